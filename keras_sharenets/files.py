@@ -1,0 +1,82 @@
+"""Reading and writing files so that a reader never meets half of one.
+
+Everything is written to the side and renamed: a killed process leaves the old file or the new one.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+import zipfile
+
+import keras
+
+
+def write_bytes(path, data):
+    """Writes `data` to `path` in one step; folders on the way are made."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    """Writes `text` as UTF-8 to `path` in one step."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path, value):
+    """Writes `value` as indented JSON to `path` in one step."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def save_model(model, path):
+    """Saves a Keras model as a `.keras` file in one step.
+
+    Keras writes the file piece by piece, so it is made in a temporary folder elsewhere and then copied.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = pathlib.Path(folder) / "model.keras"
+        model.save(scratch)
+        write_bytes(path, scratch.read_bytes())
+
+
+def load_model(path):
+    """Loads a `.keras` file, without its optimizer.
+
+    Raises:
+        ValueError: there is no such file, or it is no Keras file, or it is damaged. The message says which.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}.")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not a Keras file: a `.keras` file is a zip archive with `config.json` in it.")
+    with zipfile.ZipFile(path) as archive:
+        if "config.json" not in archive.namelist():
+            raise ValueError(f"{path} is not a Keras file: the archive holds no `config.json`.")
+    try:
+        return keras.saving.load_model(path, compile=False)
+    # Keras raises whatever its parts raise on damaged input: KeyError, OSError, zlib.error, TypeError ...
+    except Exception as error:
+        raise ValueError(f"{path} cannot be loaded as a Keras model: {type(error).__name__}: {error}") from error
+
+
+def replace_folder(source, target):
+    """Moves the finished folder `source` to `target`, which must not exist; across file systems it is copied."""
+    target = pathlib.Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        shutil.copytree(source, partial)
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,45 @@
+import keras
+from keras import ops
+
+from keras_sharenets import _checks
+
+
+@keras.saving.register_keras_serializable("keras_sharenets")
+class ChannelPadding(keras.layers.Layer):
+    """Appends channels of zeros: the shortcut without parameters where a residual network widens.
+
+    Args:
+        channels: int, number of channels of the output; at least that of the input.
+
+    Input shape: `(..., fewer channels)`. Output shape: `(..., channels)`. It stores nothing.
+
+    Raises:
+        ValueError: `channels` is not a positive whole number, or the input has more.
+
+    >>> import numpy as np
+    >>> ChannelPadding(3)(np.ones((1, 2))).tolist()
+    [[1.0, 1.0, 0.0]]
+
+    Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, option A of section 4.2.
+    """
+
+    def __init__(self, channels, **kwargs):
+        super().__init__(**kwargs)
+        _checks.positive("channels", channels)
+        self.channels = channels
+
+    def build(self, input_shape):
+        if input_shape[-1] > self.channels:
+            raise ValueError(
+                f"`channels` (={self.channels}) must be at least the number of input channels (={input_shape[-1]})."
+            )
+
+    def call(self, inputs):
+        widths = [(0, 0)] * (len(inputs.shape) - 1) + [(0, self.channels - inputs.shape[-1])]
+        return ops.pad(inputs, widths)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.channels)
+
+    def get_config(self):
+        return {**super().get_config(), "channels": self.channels}

@@ -1,0 +1,205 @@
+import warnings
+
+import keras
+from keras import ops
+
+from keras_sharenets import _checks
+from keras_sharenets.ops import convolution, kernels, permutations
+
+IMPLEMENTATIONS = ("auto", *convolution.IMPLEMENTATIONS)
+
+
+@keras.saving.register_keras_serializable("keras_sharenets")
+class HighlySharedConv2D(keras.layers.Layer):
+    """2D convolution that stores few filters and reuses them along the channels, and in new arrangements.
+
+    The stored filters become the kernel of an ordinary grouped convolution in two steps, each of which can be off:
+
+    * arranged shared filters (ASF): inside each group, every stored filter appears `arrangements` times, its input
+      planes shuffled `t` times in its `t`-th copy;
+    * channel repeated filters (CRF): the bank of `groups / channel_repeats` distinct group filters is used
+      `channel_repeats` times along the channels.
+
+    Call the layer in several places for layer repeated filters (LRF): the weights are stored, trained and saved once.
+    With `groups=channel_repeats=arrangements=1` it equals `keras.layers.Conv2D`; with `channel_repeats=arrangements=1`
+    it equals `keras.layers.Conv2D(groups=groups)`, and trains faster on a CPU.
+
+    Args:
+        filters: int, number of output channels.
+        kernel_size: int or pair of ints.
+        groups: int, groups of input and output channels (the paper's G).
+        channel_repeats: int, uses of each group filter along the channels (the paper's R); must divide `groups`.
+        arrangements: int, uses of each filter under different orders of its input planes (the paper's T); must divide
+            `filters / groups`.
+        strides: int or pair of ints.
+        padding: `"same"` or `"valid"`.
+        use_bias: bool, whether to add a bias of one number per output channel; a bias is never shared.
+        shuffle_groups: int, rows of the shuffle that arranges the input planes; must divide the input channels of a
+            group when `arrangements > 1`. The paper does not give it.
+        implementation: how to run it: `"grouped"` (native grouped convolution, for inference runtimes), `"folded"`
+            (repeats folded into the batch, for training) or `"auto"` (folded). The weights and results are the same.
+        activation: activation function or its name, or `None`.
+        kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, kernel_constraint, bias_constraint:
+            as in `keras.layers.Conv2D`, for the stored tensors. The default initialisation has the fan-in of the full
+            kernel, `kernel height * kernel width * channels / groups`.
+
+    Call arguments:
+        inputs: tensor.
+        strides: int or pair of ints for this call alone, or `None` for the layer's own. It lets one layer be shared by
+            places of different stride.
+
+    Input shape: `(batch, height, width, channels)`, channels last whatever the Keras setting.
+    Output shape: `(batch, new height, new width, filters)`.
+
+    Stored parameters:
+        `kernel height * kernel width * (channels / groups) * filters / (channel_repeats * arrangements)`, and `filters`
+        more with a bias.
+
+    Raises:
+        ValueError: an argument breaks a rule above; the message names it, its value and the rule.
+
+    >>> import keras
+    >>> layer = HighlySharedConv2D(64, 3, groups=16, channel_repeats=8, arrangements=2)
+    >>> layer(keras.ops.ones((1, 32, 32, 64))).shape
+    TensorShape([1, 32, 32, 64])
+    >>> layer.count_params() == 3 * 3 * (64 // 16) * 64 // (8 * 2)
+    True
+    >>> tuple(layer.effective_kernel().shape)
+    (3, 3, 4, 64)
+
+    Reference: Lu et al., "Highly shared Convolutional Neural Networks", Expert Systems with Applications 2021,
+    section 3.1, equation 2 and figure 1.
+    """
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        groups=1,
+        channel_repeats=1,
+        arrangements=1,
+        strides=1,
+        padding="same",
+        use_bias=False,
+        *,
+        shuffle_groups=2,
+        implementation="auto",
+        activation=None,
+        kernel_initializer="he_normal",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        counts = {"filters": filters, "groups": groups, "channel_repeats": channel_repeats}
+        counts |= {"arrangements": arrangements, "shuffle_groups": shuffle_groups}
+        for name, value in counts.items():
+            _checks.positive(name, value)
+        _checks.divides("groups", groups, "`filters`", filters)
+        _checks.divides("channel_repeats", channel_repeats, "`groups`", groups)
+        _checks.divides("arrangements", arrangements, "`filters` / `groups`", filters // groups)
+        _checks.one_of("padding", padding, ("same", "valid"))
+        _checks.one_of("implementation", implementation, IMPLEMENTATIONS)
+        self.filters = filters
+        self.kernel_size = _checks.pair("kernel_size", kernel_size)
+        self.groups = groups
+        self.channel_repeats = channel_repeats
+        self.arrangements = arrangements
+        self.strides = _checks.pair("strides", strides)
+        self.padding = padding
+        self.use_bias = use_bias
+        self.shuffle_groups = shuffle_groups
+        self.implementation = implementation
+        self.activation = keras.activations.get(activation)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        if channels is None:
+            raise ValueError(f"The last axis of the input must be known, got shape {tuple(input_shape)}.")
+        _checks.divides("groups", self.groups, "the number of input channels", channels)
+        inputs_per_group = channels // self.groups
+        if self.arrangements > 1:
+            self._check_arrangements(inputs_per_group)
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(*self.kernel_size, inputs_per_group, self.filters // (self.channel_repeats * self.arrangements)),
+            initializer=self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(self.filters,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+
+    def _check_arrangements(self, inputs_per_group):
+        whole = "the number of input channels per group"
+        _checks.divides("shuffle_groups", self.shuffle_groups, whole, inputs_per_group)
+        orders = permutations.arrangements(inputs_per_group, self.arrangements, self.shuffle_groups)
+        distinct = len({tuple(order) for order in orders})
+        if distinct < self.arrangements:
+            warnings.warn(
+                f"`arrangements` (={self.arrangements}) of {inputs_per_group} input channels per group by "
+                f"`shuffle_groups` (={self.shuffle_groups}) give {distinct} different orders: some output channels of "
+                f"layer '{self.name}' are copies of others.",
+                stacklevel=2,
+            )
+
+    def effective_kernel(self):
+        """The kernel of the ordinary grouped convolution that this layer is.
+
+        Returns:
+            A tensor `(kernel height, kernel width, channels / groups, filters)`, group-major.
+        """
+        bank_groups = self.groups // self.channel_repeats
+        bank = kernels.arrange(self.kernel, self.arrangements, bank_groups, self.shuffle_groups)
+        return kernels.repeat(bank, self.channel_repeats)
+
+    def call(self, inputs, strides=None):
+        implementation = "folded" if self.implementation == "auto" else self.implementation
+        convolve = convolution.IMPLEMENTATIONS[implementation]
+        strides = self.strides if strides is None else _checks.pair("strides", strides)
+        outputs = convolve(
+            inputs, self.effective_kernel(), self.groups, self.channel_repeats, strides=strides, padding=self.padding
+        )
+        if self.bias is not None:
+            outputs = ops.add(outputs, self.bias)
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "groups": self.groups,
+            "channel_repeats": self.channel_repeats,
+            "arrangements": self.arrangements,
+            "strides": self.strides,
+            "padding": self.padding,
+            "use_bias": self.use_bias,
+            "shuffle_groups": self.shuffle_groups,
+            "implementation": self.implementation,
+            "activation": keras.activations.serialize(self.activation),
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+        }

@@ -1,0 +1,46 @@
+import keras
+from keras import ops
+
+from keras_sharenets import _checks
+
+
+@keras.saving.register_keras_serializable("keras_sharenets")
+class PaddedMaxPooling2D(keras.layers.Layer):
+    """Max pooling with `(pool_size - 1) / 2` cells of padding on every side, as in the stems of ImageNet networks.
+
+    `keras.layers.MaxPooling2D(padding="same")` pads an even picture on the far side only, which shifts a 3x3 window at
+    stride 2 by one pixel. Here the border repeats its neighbours: they lie in the same window, so the maximum is that
+    of padding with minus infinity, without an infinity in the graph.
+
+    Args:
+        pool_size: int, odd.
+        strides: int.
+
+    Input shape: `(batch, height, width, channels)`. It stores nothing.
+    Output shape: `(batch, (height - 1) // strides + 1, (width - 1) // strides + 1, channels)`.
+
+    Raises:
+        ValueError: `pool_size` is even, or an argument is not a positive whole number.
+
+    >>> import keras
+    >>> PaddedMaxPooling2D(3, strides=2)(keras.ops.ones((1, 112, 112, 64))).shape
+    TensorShape([1, 56, 56, 64])
+    """
+
+    def __init__(self, pool_size, strides, **kwargs):
+        super().__init__(**kwargs)
+        _checks.positive("pool_size", pool_size)
+        _checks.positive("strides", strides)
+        if pool_size % 2 == 0:
+            raise ValueError(f"`pool_size` (={pool_size}) must be odd.")
+        self.pool_size = pool_size
+        self.strides = strides
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def call(self, inputs):
+        border = (self.pool_size // 2,) * 2
+        inputs = ops.pad(inputs, ((0, 0), border, border, (0, 0)), mode="symmetric")
+        return ops.max_pool(inputs, self.pool_size, self.strides, padding="valid")
+
+    def get_config(self):
+        return {**super().get_config(), "pool_size": self.pool_size, "strides": self.strides}

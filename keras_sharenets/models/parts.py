@@ -1,0 +1,46 @@
+"""Pieces that the networks of every family have in common: inputs, normalisation, classifier."""
+
+import keras
+
+from keras_sharenets import _checks
+
+
+def norm_relu(x, name):
+    """Batch normalisation and ReLU. Its own layers at every call: statistics are never shared."""
+    x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
+    return keras.layers.ReLU(name=f"{name}_relu")(x)
+
+
+def per_stage(name, value, stages):
+    """`value` as a tuple with one whole number a stage: `4` means the same number in each."""
+    values = (value,) * stages if isinstance(value, int) else tuple(value)
+    if len(values) != stages:
+        raise ValueError(f"`{name}` (={value!r}) must be one number, or one for each of the {stages} stages.")
+    for entry in values:
+        _checks.positive(name, entry)
+    return values
+
+
+def input_for(input_tensor, input_shape, total_stride):
+    """The tensor that a network is built on; checks that the picture survives the network's strides."""
+    name = "input_shape"
+    if input_tensor is not None:
+        name, input_shape = "input_tensor.shape[1:]", tuple(input_tensor.shape[1:])
+    if len(input_shape) != 3 or input_shape[-1] is None:
+        raise ValueError(f"`{name}` (={input_shape}) must be `(height, width, channels)` with the channels known.")
+    for side in input_shape[:2]:
+        if side is not None and side < total_stride:
+            raise ValueError(f"`{name}` (={input_shape}) must be at least the network's total stride (={total_stride}).")
+    return keras.Input(input_shape, name="images") if input_tensor is None else input_tensor
+
+
+def classifier(x, include_top, pooling, num_classes, activation):
+    """The end of a network as in `keras.applications`: pooled and classified, or features."""
+    if include_top:
+        _checks.positive("num_classes", num_classes)
+        x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+        return keras.layers.Dense(num_classes, activation=activation, name="predictions")(x)
+    _checks.one_of("pooling", pooling, (None, "avg", "max"))
+    if pooling == "avg":
+        return keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.layers.GlobalMaxPooling2D(name="pool")(x) if pooling == "max" else x

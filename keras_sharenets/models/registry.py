@@ -1,0 +1,48 @@
+"""Networks by name."""
+
+import difflib
+import fnmatch
+
+from keras_sharenets.models import hscnet
+
+VARIANTS = {**hscnet.VARIANTS}
+
+
+def list_models(pattern="*"):
+    """The names of all networks that match a shell pattern, sorted.
+
+    >>> list_models("hscnet_m128*_r8_a2")
+    ['hscnet_m128_g16_r8_a2']
+    """
+    return sorted(fnmatch.filter(VARIANTS, pattern))
+
+
+def find_variant(name):
+    """The `Variant` of that name; a `ValueError` with the nearest names if there is none."""
+    if name not in VARIANTS:
+        near = difflib.get_close_matches(str(name), VARIANTS, n=3, cutoff=0.4)
+        hint = f"Did you mean {', '.join(map(repr, near))}?" if near else "`list_models()` lists all."
+        raise ValueError(f"`name` (={name!r}) is not a known model. {hint}")
+    return VARIANTS[name]
+
+
+def create_model(name, **overrides):
+    """Builds a named network.
+
+    Args:
+        name: str, one of `list_models()`.
+        **overrides: any argument of the family's factory, for example `num_classes`, `input_shape`, `include_top`.
+
+    Returns:
+        A functional `keras.Model` with fresh weights.
+
+    Raises:
+        ValueError: the name is unknown (the nearest ones are offered), or an argument breaks a rule of the factory.
+        TypeError: the factory has no such argument.
+
+    >>> model = create_model("hscnet_m32_g4_r2_b1_a2", num_classes=100)
+    >>> model.name, model.output_shape
+    ('hscnet_m32_g4_r2_b1_a2', (None, 100))
+    """
+    variant = find_variant(name)
+    return variant.factory(**{"name": name, "num_classes": variant.num_classes, **variant.arguments, **overrides})

@@ -1,0 +1,52 @@
+"""Ways to run a grouped convolution whose filters repeat. They differ in speed, never in meaning.
+
+`model.fit` compiles with XLA, and on a CPU XLA's gradient of a native grouped convolution takes 50 to 300 times as
+long as it should; Keras sends every grouped convolution through XLA there. So training folds the repeats into the
+batch and runs one ordinary convolution.
+"""
+
+from keras import ops
+
+from keras_sharenets.ops import kernels
+
+
+def grouped(inputs, kernel, groups, channel_repeats, strides, padding):
+    """One native grouped convolution: the form that inference runtimes execute fastest.
+
+    Args:
+        inputs: tensor `(batch, height, width, groups * c)`.
+        kernel: tensor `(kh, kw, c, filters)`, group-major.
+        groups: int, number of groups.
+        channel_repeats: int, how often the filters repeat with a period of `filters / channel_repeats`. Not used here:
+            the kernel says it all.
+        strides: pair of ints.
+        padding: `"same"` or `"valid"`.
+
+    Returns:
+        A tensor `(batch, new height, new width, filters)`.
+    """
+    return ops.conv(inputs, kernel, strides=strides, padding=padding)
+
+
+def folded(inputs, kernel, groups, channel_repeats, strides, padding):
+    """One ordinary convolution with one period of the kernel, the other periods' channels folded into the batch.
+
+    The `groups / channel_repeats` groups within a period become a block-diagonal kernel. Arguments and result as in
+    [`grouped`]: without groups or without repeats this is a dense convolution.
+    """
+    filters = kernel.shape[-1] // channel_repeats
+    period = kernels.block_diagonal(kernel[..., :filters], groups // channel_repeats)
+    if channel_repeats == 1:
+        return ops.conv(inputs, period, strides=strides, padding=padding)
+    _, height, width, channels = ops.shape(inputs)
+    pictures = ops.reshape(inputs, (-1, height, width, channel_repeats, channels // channel_repeats))
+    pictures = ops.transpose(pictures, (0, 3, 1, 2, 4))
+    pictures = ops.reshape(pictures, (-1, height, width, channels // channel_repeats))
+    outputs = ops.conv(pictures, period, strides=strides, padding=padding)
+    _, height, width, _ = ops.shape(outputs)
+    outputs = ops.reshape(outputs, (-1, channel_repeats, height, width, filters))
+    outputs = ops.transpose(outputs, (0, 2, 3, 1, 4))
+    return ops.reshape(outputs, (-1, height, width, channel_repeats * filters))
+
+
+IMPLEMENTATIONS = {"folded": folded, "grouped": grouped}

@@ -1,0 +1,70 @@
+"""From stored tensors to the kernel of an ordinary convolution, layout `(height, width, inputs per group, filters)`.
+
+Filters are group-major everywhere: with `G` groups the first `filters / G` belong to the first group, as in
+`keras.layers.Conv2D(groups=G)`.
+"""
+
+from keras import ops
+
+from keras_sharenets.ops import permutations
+
+
+def arrange(kernel, arrangements, groups=1, shuffle_groups=2):
+    """Arranged shared filters (ASF): every filter comes back `arrangements` times, its input planes permuted.
+
+    Within each group, `W = concat_t(P_t W_b)`: first the base filters, then their arranged copies.
+
+    Args:
+        kernel: tensor `(kh, kw, c, n)`, group-major.
+        arrangements: int, copies of each filter (the paper's T).
+        groups: int, groups among the `n` filters.
+        shuffle_groups: int, rows of the shuffle that permutes the `c` input planes; must divide `c`.
+
+    Returns:
+        A tensor `(kh, kw, c, n * arrangements)`.
+
+    Reference: Lu et al., "Highly shared Convolutional Neural Networks", equation 2.
+    """
+    if arrangements == 1:
+        return kernel
+    height, width, inputs, filters = kernel.shape
+    base = ops.reshape(kernel, (height, width, inputs, groups, 1, filters // groups))
+    orders = permutations.arrangements(inputs, arrangements, shuffle_groups)
+    copies = [base] + [ops.take(base, order, axis=2) for order in orders[1:]]
+    return ops.reshape(ops.concatenate(copies, axis=4), (height, width, inputs, filters * arrangements))
+
+
+def repeat(kernel, channel_repeats):
+    """Channel repeated filters (CRF): the whole bank of group filters again and again, `channel_repeats` times.
+
+    Group `i` of the result uses the filters of group `i mod (G / R)` of the bank: the paper's stride of `C / R`
+    channels is exactly one period of the bank.
+
+    Args:
+        kernel: tensor `(kh, kw, c, n)`, the bank of `G / R` groups.
+        channel_repeats: int, the paper's R.
+
+    Returns:
+        A tensor `(kh, kw, c, n * channel_repeats)`.
+
+    Reference: Lu et al., "Highly shared Convolutional Neural Networks", section 3.1.
+    """
+    return kernel if channel_repeats == 1 else ops.tile(kernel, (1, 1, 1, channel_repeats))
+
+
+def block_diagonal(kernel, groups):
+    """The dense kernel that does what `kernel` does in a grouped convolution: zeros between the groups.
+
+    Args:
+        kernel: tensor `(kh, kw, c, n)`, group-major.
+        groups: int, number of groups.
+
+    Returns:
+        A tensor `(kh, kw, groups * c, n)`.
+    """
+    if groups == 1:
+        return kernel
+    height, width, inputs, filters = kernel.shape
+    columns = ops.reshape(kernel, (height, width, 1, inputs, groups, filters // groups))
+    own_group = ops.reshape(ops.eye(groups, dtype=kernel.dtype), (1, 1, groups, 1, groups, 1))
+    return ops.reshape(columns * own_group, (height, width, groups * inputs, filters))
