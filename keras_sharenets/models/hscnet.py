@@ -124,13 +124,13 @@ def HSCNet(
     total_stride = 2 ** (len(widths) - 1) * (4 if stem == "imagenet" else 1)
     inputs = parts.input_for(input_tensor, input_shape, total_stride)
     x = _stem(inputs, stem, stem_filters, options)
-    for stage, (stage_width, count) in enumerate(zip(widths, counts), start=1):
+    for stage, (stage_width, count) in enumerate(zip(widths, counts, strict=True), start=1):
         for index in range(1, count + 1):
             strides = 2 if stage > 1 and index == 1 else 1
             x = module(x, stage_width, strides, options, f"stage{stage}_module{index}")
     x = parts.norm_relu(x, "head")
     outputs = parts.classifier(x, include_top, pooling, num_classes, classifier_activation)
-    return keras.Model(keras.utils.get_source_inputs(inputs), outputs, name=name)
+    return parts.network(inputs, outputs, name)
 
 
 def _variant(width, groups, channel_repeats, alpha=2, star=False, *, num_classes=10, paper=None, note="", **more):

@@ -30,7 +30,9 @@ def input_for(input_tensor, input_shape, total_stride):
         raise ValueError(f"`{name}` (={input_shape}) must be `(height, width, channels)` with the channels known.")
     for side in input_shape[:2]:
         if side is not None and side < total_stride:
-            raise ValueError(f"`{name}` (={input_shape}) must be at least the network's total stride (={total_stride}).")
+            raise ValueError(
+                f"`{name}` (={input_shape}) must be at least the network's total stride (={total_stride})."
+            )
     return keras.Input(input_shape, name="images") if input_tensor is None else input_tensor
 
 
@@ -44,3 +46,9 @@ def classifier(x, include_top, pooling, num_classes, activation):
     if pooling == "avg":
         return keras.layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.layers.GlobalMaxPooling2D(name="pool")(x) if pooling == "max" else x
+
+
+def network(inputs, outputs, name):
+    """The model from the tensor that it was built on, or from the inputs that this tensor comes from."""
+    sources = keras.utils.get_source_inputs(inputs)
+    return keras.Model(sources[0] if len(sources) == 1 else sources, outputs, name=name)
