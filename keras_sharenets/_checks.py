@@ -9,6 +9,18 @@ def positive(name, value):
         raise ValueError(f"`{name}` (={value!r}) must be a whole number of at least 1.")
 
 
+def above_zero(name, value):
+    """Raise a `ValueError` unless `value` is a number above 0."""
+    if not isinstance(value, numbers.Real) or not value > 0:
+        raise ValueError(f"`{name}` (={value!r}) must be a number above 0.")
+
+
+def rate(name, value):
+    """Raise a `ValueError` unless `value` is a number from 0 up to, not including, 1."""
+    if not isinstance(value, numbers.Real) or not 0 <= value < 1:
+        raise ValueError(f"`{name}` (={value!r}) must be at least 0 and below 1.")
+
+
 def divides(name, value, whole_name, whole):
     """Raise a `ValueError` unless `value` divides `whole`."""
     if whole % value:

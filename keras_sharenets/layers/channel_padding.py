@@ -17,7 +17,7 @@ class ChannelPadding(keras.layers.Layer):
         ValueError: `channels` is not a positive whole number, or the input has more.
 
     >>> import numpy as np
-    >>> ChannelPadding(3)(np.ones((1, 2))).tolist()
+    >>> np.asarray(ChannelPadding(3)(np.ones((1, 2)))).tolist()
     [[1.0, 1.0, 0.0]]
 
     Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, option A of section 4.2.

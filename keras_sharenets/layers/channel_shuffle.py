@@ -19,7 +19,7 @@ class ChannelShuffle(keras.layers.Layer):
         ValueError: an argument is not a positive whole number, or their product does not divide the channels.
 
     >>> import numpy as np
-    >>> ChannelShuffle(groups=2)(np.arange(6.0)[None]).tolist()
+    >>> np.asarray(ChannelShuffle(groups=2)(np.arange(6.0)[None])).tolist()
     [[0.0, 3.0, 1.0, 4.0, 2.0, 5.0]]
 
     Reference: Zhang et al., "ShuffleNet", CVPR 2018, figure 1.

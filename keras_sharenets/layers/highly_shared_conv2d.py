@@ -60,8 +60,8 @@ class HighlySharedConv2D(keras.layers.Layer):
 
     >>> import keras
     >>> layer = HighlySharedConv2D(64, 3, groups=16, channel_repeats=8, arrangements=2)
-    >>> layer(keras.ops.ones((1, 32, 32, 64))).shape
-    TensorShape([1, 32, 32, 64])
+    >>> tuple(layer(keras.ops.ones((1, 32, 32, 64))).shape)
+    (1, 32, 32, 64)
     >>> layer.count_params() == 3 * 3 * (64 // 16) * 64 // (8 * 2)
     True
     >>> tuple(layer.effective_kernel().shape)

@@ -23,8 +23,8 @@ class PaddedMaxPooling2D(keras.layers.Layer):
         ValueError: `pool_size` is even, or an argument is not a positive whole number.
 
     >>> import keras
-    >>> PaddedMaxPooling2D(3, strides=2)(keras.ops.ones((1, 112, 112, 64))).shape
-    TensorShape([1, 56, 56, 64])
+    >>> tuple(PaddedMaxPooling2D(3, strides=2)(keras.ops.ones((1, 112, 112, 64))).shape)
+    (1, 56, 56, 64)
     """
 
     def __init__(self, pool_size, strides, **kwargs):

@@ -5,6 +5,7 @@ The paper leaves its transition modules, shortcuts, stem and batch normalisation
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import keras
 
@@ -29,6 +30,14 @@ def _stem(x, kind, filters, options):
         name="stem",
     )(x)
     return PaddedMaxPooling2D(3, strides=2, name="stem_pool")(x) if kind == "imagenet" else x
+
+
+def _stage_widths(width):
+    """The width of every stage: three doubling ones from a single number."""
+    widths = tuple(width) if isinstance(width, Sequence) else (width,)
+    for stage_width in widths:
+        _checks.positive("width", stage_width)
+    return widths if isinstance(width, Sequence) else (width, 2 * width, 4 * width)
 
 
 def HSCNet(
@@ -69,7 +78,7 @@ def HSCNet(
 
     Args:
         width: int, output channels of the first of three stages, doubled in each later one (the paper's M); or a
-            sequence with the width of every stage.
+            sequence with the width of every stage, never falling with `shortcut="pad"`.
         groups: int, groups of the 3x3 convolution (G); must divide the bottleneck of every stage.
         channel_repeats: int, uses of each group filter along the channels (R); must divide `groups`.
         arrangements: int, uses of each arranged filter (T); must divide the bottleneck channels per group.
@@ -119,7 +128,10 @@ def HSCNet(
     given = locals()
     options = Options(**{field.name: given[field.name] for field in dataclasses.fields(Options)})
     _checks.one_of("stem", stem, ("cifar", "imagenet"))
-    widths = (width, 2 * width, 4 * width) if isinstance(width, int) else tuple(width)
+    _checks.positive("stem_filters", stem_filters)
+    widths = _stage_widths(width)
+    if shortcut == "pad" and stem_filters > widths[0]:
+        raise ValueError(f"`stem_filters` (={stem_filters}) must be at most the first stage's width (={widths[0]}).")
     counts = parts.per_stage("modules_per_stage", modules_per_stage, len(widths))
     total_stride = 2 ** (len(widths) - 1) * (4 if stem == "imagenet" else 1)
     inputs = parts.input_for(input_tensor, input_shape, total_stride)

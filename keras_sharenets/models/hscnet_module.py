@@ -33,6 +33,8 @@ class Options:
     def __post_init__(self):
         for name in ("groups", "channel_repeats", "arrangements", "shuffle_groups"):
             _checks.positive(name, getattr(self, name))
+        _checks.above_zero("alpha", self.alpha)
+        _checks.rate("dropout", self.dropout)
         _checks.divides("channel_repeats", self.channel_repeats, "`groups`", self.groups)
         _checks.one_of("arrange_in_transition", self.arrange_in_transition, ("expand", "reduce"))
         _checks.one_of("spatial_order", self.spatial_order, ("group_major", "arrangement_major"))

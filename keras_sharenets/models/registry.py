@@ -26,7 +26,7 @@ def find_variant(name):
     return VARIANTS[name]
 
 
-def create_model(name, **overrides):
+def create_model(name, /, **overrides):
     """Builds a named network.
 
     Args:

@@ -1,0 +1,55 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import settings
+
+# The same examples in every continuous-integration run: a red run can be repeated. Elsewhere new ones are tried.
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("default", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+TESTS = pathlib.Path(__file__).parent
+
+
+class Backend:
+    """A worker process that computes what `harness.outputs_and_gradients` computes, on another backend."""
+
+    def __init__(self, name):
+        environment = {**os.environ, "KERAS_BACKEND": name, "PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
+        command = [sys.executable, str(TESTS / "backend_worker.py")]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True)
+
+    def outputs_and_gradients(self, model_path, images, folder):
+        job = {"model": str(model_path), "images": f"{folder}/images.npy", "results": f"{folder}/results.npz"}
+        np.save(job["images"], images)
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        assert answer == "done\n", f"the other backend's process ended with {self.process.wait()}"
+        with np.load(job["results"]) as results:
+            outputs, *gradients = [results[name] for name in results.files]
+        return outputs, gradients
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def other_backend():
+    """The JAX backend in a process of its own. When JAX itself runs the tests, `None`: TensorFlow's run compares."""
+    if keras.backend.backend() == "jax":
+        yield None
+        return
+    worker = Backend("jax")
+    yield worker
+    worker.close()

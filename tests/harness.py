@@ -1,0 +1,159 @@
+"""What every layer and every network of the library goes through; a new one is a row in a test's table."""
+
+import json
+
+import keras
+import numpy as np
+
+
+def pseudo_random(shape, seed=0):
+    """Reproducible float32 numbers of mean 0 and variance 1; `None` in the shape becomes 2."""
+    return np.random.default_rng(seed).standard_normal([side or 2 for side in shape]).astype("float32")
+
+
+def outputs_and_gradients(model, images, training=False):
+    """The outputs, and the gradients of `sum(outputs * probe)` by the trainable weights, on whatever backend runs.
+
+    The probe is fixed pseudo-random numbers, so that no gradient vanishes by symmetry (those of a softmax sum to 0).
+    """
+    probe = pseudo_random((len(images), *model.output_shape[1:]), seed=1)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            outputs = model(images, training=training)
+            loss = tf.reduce_sum(tf.cast(outputs, tf.float32) * probe)
+        gradients = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+        gradients = [None if gradient is None else np.asarray(tf.convert_to_tensor(gradient)) for gradient in gradients]
+        return np.asarray(tf.cast(outputs, tf.float32)), gradients
+    import jax
+
+    def loss(trainable, fixed):
+        outputs, _ = model.stateless_call(trainable, fixed, images, training=training)
+        return (outputs.astype("float32") * probe).sum(), outputs.astype("float32")
+
+    weights = [variable.value for variable in model.trainable_variables]
+    fixed = [variable.value for variable in model.non_trainable_variables]
+    (_, outputs), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(weights, fixed)
+    return np.asarray(outputs), [np.asarray(gradient) for gradient in gradients]
+
+
+def assert_close(actual, expected, tolerance):
+    """Equal but for `tolerance` times the largest expected magnitude."""
+    scale = max(float(np.max(np.abs(expected), initial=0.0)), 1e-6)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
+
+
+def _check_config(instance, rebuild):
+    before = json.dumps(instance.get_config(), sort_keys=True, default=str)
+    after = json.dumps(rebuild(instance.get_config()).get_config(), sort_keys=True, default=str)
+    assert before == after
+
+
+def _check_file(model, images, folder, other_backend):
+    """A `.keras` file gives the same network again: here, and on the other backend with the same gradients."""
+    path = folder / "model.keras"
+    model.save(path)
+    outputs, gradients = outputs_and_gradients(model, images)
+    reloaded = keras.saving.load_model(path, compile=False)
+    assert len(reloaded.weights) == len(model.weights)
+    assert_close(outputs_and_gradients(reloaded, images)[0], outputs, 1e-6)
+    if other_backend is not None:
+        there = other_backend.outputs_and_gradients(path, images, folder)
+        assert_close(there[0], outputs, 1e-4)
+        assert len(there[1]) == len(gradients)
+        for actual, expected in zip(there[1], gradients, strict=True):
+            assert_close(actual, expected, 1e-4)
+
+
+def _check_gradients(model, images):
+    """Every number that is stored is trained."""
+    _, gradients = outputs_and_gradients(model, images, training=True)
+    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+        assert gradient is not None, f"no gradient reaches {variable.path}"
+        assert np.all(np.isfinite(gradient)), variable.path
+        assert np.count_nonzero(gradient) >= 0.5 * gradient.size, f"most gradients of {variable.path} are 0"
+    return gradients
+
+
+# A float16 number has 11 binary digits, a bfloat16 number 8: the same sum of roundings weighs 8 times as much.
+DIGITS_LOST = {"mixed_float16": 1, "mixed_bfloat16": 8}
+
+
+def _check_mixed_precision(build, weights, images, expected, tolerance):
+    """Computes in half precision, stores in full: float16 within `tolerance`, bfloat16 within 8 times that."""
+    for policy, factor in DIGITS_LOST.items():
+        keras.config.set_dtype_policy(policy)
+        try:
+            model = build()
+        finally:
+            keras.config.set_dtype_policy("float32")
+        assert {variable.dtype for variable in model.trainable_variables} <= {"float32"}
+        assert keras.backend.standardize_dtype(model.output.dtype) == policy.removeprefix("mixed_")
+        model.set_weights(weights)
+        difference = outputs_and_gradients(model, images)[0] - expected
+        assert np.linalg.norm(difference) <= factor * tolerance * np.linalg.norm(expected), policy
+
+
+def check_layer(layer_class, arguments, input_shape, output_shape, stored_parameters, folder, other_backend=None):
+    """Runs one layer through everything.
+
+    Args:
+        layer_class: the class.
+        arguments: dict, its constructor's arguments.
+        input_shape, output_shape: with the batch dimension.
+        stored_parameters: int, the count as independent arithmetic.
+        folder: path for files.
+        other_backend: what `conftest.other_backend` gives, or `None` to leave that comparison out.
+    """
+    keras.utils.set_random_seed(0)
+
+    def build():
+        inputs = keras.Input(input_shape[1:])
+        return keras.Model(inputs, layer_class(**arguments)(inputs))
+
+    images = pseudo_random(input_shape)
+    model = build()
+    layer = model.layers[-1]
+    _check_config(layer, layer_class.from_config)
+    assert {name: layer.get_config()[name] for name in arguments} == arguments
+    assert layer.count_params() == stored_parameters
+    assert model.output_shape == (None, *output_shape[1:])
+    outputs, _ = outputs_and_gradients(model, images)
+    assert outputs.shape == tuple(output_shape)
+    for gradient in _check_gradients(model, images):
+        assert np.count_nonzero(gradient) == gradient.size
+    _check_file(model, images, folder, other_backend)
+    _check_mixed_precision(build, model.get_weights(), images, outputs, tolerance=1e-3)
+
+
+def check_model(factory, arguments, folder, other_backend=None, batch=4):
+    """Runs one network through everything.
+
+    Args:
+        factory: function that returns a functional model; takes `classifier_activation`.
+        arguments: dict, its arguments.
+        folder: path for files.
+        other_backend: what `conftest.other_backend` gives, or `None` to leave that comparison out.
+        batch: int, pictures to run.
+    """
+    keras.utils.set_random_seed(0)
+
+    # Logits: the softmax of an untrained deep network is one-hot, whatever its weights.
+    def build():
+        return factory(**arguments, classifier_activation=None)
+
+    model = build()
+    images = pseudo_random((batch, *model.input_shape[1:]))
+    _check_config(model, keras.Model.from_config)
+    _check_gradients(model, images)
+    calm_statistics(model, images)
+    _check_file(model, images, folder, other_backend)
+    outputs, _ = outputs_and_gradients(model, images)
+    _check_mixed_precision(build, model.get_weights(), images, outputs, tolerance=3e-2)
+
+
+def calm_statistics(model, images, steps=30):
+    """Lets the moving statistics follow `images`: without, a deep untrained network explodes in inference mode."""
+    for _ in range(steps):
+        model(images, training=True)

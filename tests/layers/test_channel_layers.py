@@ -1,0 +1,62 @@
+"""The layers without weights."""
+
+import keras
+import numpy as np
+import pytest
+from harness import check_layer, pseudo_random
+
+from keras_sharenets.layers import ChannelPadding, ChannelShuffle, PaddedMaxPooling2D
+
+
+@pytest.mark.parametrize(
+    ("layer_class", "arguments", "input_shape", "output_shape"),
+    [
+        (ChannelShuffle, {"groups": 3}, (2, 4, 4, 12), (2, 4, 4, 12)),
+        (ChannelShuffle, {"groups": 2, "block_size": 3}, (2, 12), (2, 12)),
+        (ChannelPadding, {"channels": 7}, (2, 4, 4, 5), (2, 4, 4, 7)),
+        (ChannelPadding, {"channels": 5}, (2, 5), (2, 5)),
+        (PaddedMaxPooling2D, {"pool_size": 3, "strides": 2}, (2, 8, 7, 3), (2, 4, 4, 3)),
+        (PaddedMaxPooling2D, {"pool_size": 5, "strides": 1}, (2, 8, 7, 3), (2, 8, 7, 3)),
+    ],
+)
+def test_harness(layer_class, arguments, input_shape, output_shape, tmp_path, other_backend):
+    check_layer(layer_class, arguments, input_shape, output_shape, 0, tmp_path, other_backend)
+
+
+def test_shuffle_transposes_the_table_of_groups():
+    channels = pseudo_random((2, 3, 12))
+    shuffled = keras.ops.convert_to_numpy(ChannelShuffle(4)(channels))
+    assert np.array_equal(shuffled, channels.reshape(2, 3, 4, 3).swapaxes(2, 3).reshape(2, 3, 12))
+
+
+def test_padding_keeps_the_input_in_front_of_zeros():
+    channels = pseudo_random((2, 3))
+    padded = keras.ops.convert_to_numpy(ChannelPadding(5)(channels))
+    assert np.array_equal(padded, np.concatenate([channels, np.zeros((2, 2), "float32")], axis=1))
+
+
+@pytest.mark.parametrize(("pool_size", "strides", "side"), [(3, 2, 8), (3, 2, 7), (5, 3, 9), (1, 2, 4), (3, 1, 1)])
+def test_pooling_equals_padding_with_minus_infinity(pool_size, strides, side):
+    images = pseudo_random((2, side, side, 3))
+    border = pool_size // 2
+    padded = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)), constant_values=-np.inf)
+    pooled = keras.ops.convert_to_numpy(PaddedMaxPooling2D(pool_size, strides)(images))
+    places = range(0, side, strides)
+    expected = [[padded[:, y : y + pool_size, x : x + pool_size].max((1, 2)) for x in places] for y in places]
+    assert np.array_equal(pooled, np.moveaxis(np.array(expected), 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ChannelShuffle(0), r"`groups` \(=0\) must be a whole number"),
+        (lambda: ChannelShuffle(2, block_size=-1), r"`block_size` \(=-1\) must be a whole number"),
+        (lambda: ChannelShuffle(4).build((None, 6)), r"`groups` \(=4\) must divide the number of channels \(=6\)"),
+        (lambda: ChannelPadding(4).build((None, 6)), r"`channels` \(=4\) must be at least .* \(=6\)"),
+        (lambda: PaddedMaxPooling2D(2, 2), r"`pool_size` \(=2\) must be odd"),
+        (lambda: PaddedMaxPooling2D(3, 0), r"`strides` \(=0\) must be a whole number"),
+    ],
+)
+def test_bad_arguments(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -1,0 +1,239 @@
+import keras
+import numpy as np
+import pytest
+from harness import assert_close, check_layer, outputs_and_gradients, pseudo_random
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from keras_sharenets.layers import HighlySharedConv2D
+
+
+def loop(images, stored, groups, channel_repeats, arrangements, shuffle_groups, strides, padding):
+    """Equations 1 and 2 of the paper, one number at a time, in float64.
+
+    Group `i` uses group `i mod (G / R)` of the stored bank; copy `t` of a filter reads its input plane `p` from the
+    place where `t` shuffles bring it.
+    """
+    height, width, planes, bank_filters = stored.shape
+    base_filters = bank_filters // (groups // channel_repeats)
+    pads = []
+    for size, kernel, stride in zip(images.shape[1:3], (height, width), strides, strict=True):
+        total = max((-(-size // stride) - 1) * stride + kernel - size, 0) if padding == "same" else 0
+        pads.append((total // 2, total - total // 2))
+    padded = np.pad(images.astype("float64"), ((0, 0), *pads, (0, 0)))
+    rows = (padded.shape[1] - height) // strides[0] + 1
+    columns = (padded.shape[2] - width) // strides[1] + 1
+    outputs = np.zeros((len(images), rows, columns, groups * arrangements * base_filters))
+    for group in range(groups):
+        for copy in range(arrangements):
+            for base in range(base_filters):
+                bank_filter = group % (groups // channel_repeats) * base_filters + base
+                output_channel = (group * arrangements + copy) * base_filters + base
+                for plane in range(planes):
+                    source = plane
+                    for _ in range(copy):
+                        source = source % shuffle_groups * (planes // shuffle_groups) + source // shuffle_groups
+                    weights = stored[:, :, source, bank_filter]
+                    for row in range(rows):
+                        for column in range(columns):
+                            top, left = row * strides[0], column * strides[1]
+                            patch = padded[:, top : top + height, left : left + width, group * planes + plane]
+                            outputs[:, row, column, output_channel] += (patch * weights).sum((1, 2))
+    return outputs
+
+
+@st.composite
+def layer_settings(draw, largest=8):
+    groups = draw(st.sampled_from([1, 2, 3, 4, 6, 8]))
+    channel_repeats = draw(st.sampled_from([r for r in range(1, groups + 1) if groups % r == 0]))
+    arrangements = draw(st.integers(1, 3))
+    shuffle_groups = draw(st.sampled_from([2, 3]))
+    planes = draw(st.integers(1, 4)) if arrangements == 1 else shuffle_groups * draw(st.integers(1, 2))
+    kernel_size = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    arguments = {
+        "filters": groups * arrangements * draw(st.integers(1, 2)),
+        "kernel_size": kernel_size,
+        "groups": groups,
+        "channel_repeats": channel_repeats,
+        "arrangements": arrangements,
+        "strides": draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
+        "padding": draw(st.sampled_from(["same", "valid"])),
+        "shuffle_groups": shuffle_groups,
+        "implementation": draw(st.sampled_from(["auto", "folded", "grouped"])),
+    }
+    sides = [draw(st.integers(kernel, max(largest, kernel))) for kernel in kernel_size]
+    return arguments, (draw(st.integers(1, 2)), *sides, groups * planes)
+
+
+def loop_for(arguments, images, stored):
+    names = ("groups", "channel_repeats", "arrangements", "shuffle_groups", "strides", "padding")
+    return loop(images, stored, **{name: arguments[name] for name in names})
+
+
+def built(arguments, input_shape):
+    layer = HighlySharedConv2D(**arguments)
+    layer.build(input_shape)
+    layer.kernel.assign(pseudo_random(layer.kernel.shape, seed=7))
+    return layer
+
+
+thorough = settings(suppress_health_check=[HealthCheck.too_slow])
+
+
+@pytest.mark.filterwarnings("ignore:`arrangements`")
+@settings(thorough, max_examples=200)
+@given(layer_settings())
+def test_equals_a_loop_written_from_the_equations(case):
+    arguments, input_shape = case
+    layer, images = built(arguments, input_shape), pseudo_random(input_shape)
+    expected = loop_for(arguments, images, pseudo_random(layer.kernel.shape, seed=7))
+    assert_close(keras.ops.convert_to_numpy(layer(images)), expected, 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:`arrangements`")
+@settings(thorough, max_examples=25)
+@given(layer_settings(largest=4))
+def test_gradients_equal_finite_differences_of_the_loop(case):
+    arguments, input_shape = case
+    inputs = keras.Input(input_shape[1:])
+    layer = built(arguments, input_shape)
+    model, images = keras.Model(inputs, layer(inputs)), pseudo_random(input_shape)
+    outputs, (gradient,) = outputs_and_gradients(model, images)
+    probe = pseudo_random(outputs.shape, seed=1)
+    stored = pseudo_random(layer.kernel.shape, seed=7).astype("float64")
+    expected = np.zeros_like(stored)
+    for place in np.ndindex(stored.shape):
+        step = np.zeros_like(stored)
+        step[place] = 0.5
+        ahead, behind = (loop_for(arguments, images, stored + sign * step) for sign in (1, -1))
+        expected[place] = ((ahead - behind) * probe).sum()
+    assert_close(gradient, expected, 1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("strides", [1, 2, (1, 3)])
+@pytest.mark.parametrize("kernel_size", [1, 3, (2, 5)])
+def test_equals_conv2d_with_sharing_off(groups, padding, strides, kernel_size):
+    arguments = {"strides": strides, "padding": padding, "groups": groups, "activation": "relu", "use_bias": True}
+    plain = keras.layers.Conv2D(8, kernel_size, bias_initializer="normal", **arguments)
+    ours = HighlySharedConv2D(8, kernel_size, **arguments)
+    images = pseudo_random((2, 9, 8, 4))
+    expected = keras.ops.convert_to_numpy(plain(images))
+    ours.build(images.shape)
+    ours.set_weights(plain.get_weights())
+    assert_close(keras.ops.convert_to_numpy(ours(images)), expected, 1e-5)
+
+
+@pytest.mark.parametrize("sharing", [(16, 8, 2), (8, 4, 1), (4, 1, 2), (1, 1, 2), (4, 4, 1)])
+def test_equals_conv2d_with_the_effective_kernel(sharing):
+    groups, channel_repeats, arrangements = sharing
+    ours = HighlySharedConv2D(64, 3, groups, channel_repeats, arrangements)
+    images = pseudo_random((2, 6, 6, 64))
+    outputs = keras.ops.convert_to_numpy(ours(images))
+    plain = keras.layers.Conv2D(64, 3, padding="same", groups=groups, use_bias=False)
+    plain.build(images.shape)
+    plain.set_weights([keras.ops.convert_to_numpy(ours.effective_kernel())])
+    assert_close(outputs, keras.ops.convert_to_numpy(plain(images)), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "input_shape", "output_shape", "stored_parameters"),
+    [
+        ({"filters": 8, "kernel_size": (3, 3)}, (2, 5, 5, 4), (2, 5, 5, 8), 3 * 3 * 4 * 8),
+        (
+            {"filters": 64, "kernel_size": (3, 3), "groups": 16, "channel_repeats": 8, "arrangements": 2},
+            (2, 6, 6, 64),
+            (2, 6, 6, 64),
+            3 * 3 * 4 * 64 // 16,
+        ),
+        (
+            {"filters": 12, "kernel_size": (1, 1), "arrangements": 3, "use_bias": True, "strides": (2, 2)},
+            (2, 5, 5, 6),
+            (2, 3, 3, 12),
+            6 * 12 // 3 + 12,
+        ),
+        (
+            {"filters": 8, "kernel_size": (3, 2), "groups": 4, "channel_repeats": 2, "padding": "valid"},
+            (2, 5, 5, 8),
+            (2, 3, 4, 8),
+            3 * 2 * 2 * 8 // 2,
+        ),
+    ],
+)
+def test_harness(arguments, input_shape, output_shape, stored_parameters, tmp_path, other_backend):
+    check_layer(HighlySharedConv2D, arguments, input_shape, output_shape, stored_parameters, tmp_path, other_backend)
+
+
+def test_one_layer_in_places_of_different_stride():
+    inputs = keras.Input((8, 8, 8))
+    layer = HighlySharedConv2D(8, 3, groups=2, channel_repeats=2)
+    model = keras.Model(inputs, layer(layer(inputs, strides=2)))
+    assert model.output_shape == (None, 4, 4, 8)
+    assert model.count_params() == 3 * 3 * 4 * 8 // 2
+    images = pseudo_random((1, 8, 8, 8))
+    kernel = keras.ops.convert_to_numpy(layer.kernel)
+    middle = loop(images, kernel, 2, 2, 1, 2, (2, 2), "same")
+    assert_close(keras.ops.convert_to_numpy(model(images)), loop(middle, kernel, 2, 2, 1, 2, (1, 1), "same"), 1e-5)
+
+
+def test_unknown_height_and_width():
+    inputs = keras.Input((None, None, 8))
+    model = keras.Model(inputs, HighlySharedConv2D(8, 3, groups=4, channel_repeats=2, strides=2)(inputs))
+    for side in (5, 8):
+        assert model(pseudo_random((3, side, side, 8))).shape == (3, -(-side // 2), -(-side // 2), 8)
+
+
+def test_sharing_holds_after_training_steps():
+    inputs = keras.Input((6, 6, 16))
+    layer = HighlySharedConv2D(16, 3, groups=4, channel_repeats=2, arrangements=2)
+    model = keras.Model(inputs, layer(inputs))
+    before = keras.ops.convert_to_numpy(layer.kernel)
+    model.compile("sgd", "mse")
+    model.fit(pseudo_random((8, 6, 6, 16)), pseudo_random((8, 6, 6, 16), seed=2), epochs=2, verbose=0)
+    kernel = keras.ops.convert_to_numpy(layer.effective_kernel())
+    assert not np.array_equal(before, keras.ops.convert_to_numpy(layer.kernel))
+    assert np.array_equal(kernel[..., :8], kernel[..., 8:])
+
+
+def test_initial_deviation_is_that_of_the_full_kernel():
+    layer = HighlySharedConv2D(256, 3, groups=8, channel_repeats=4, arrangements=2)
+    layer.build((None, 8, 8, 256))
+    deviation = np.std(keras.ops.convert_to_numpy(layer.kernel))
+    assert deviation == pytest.approx(np.sqrt(2 / (3 * 3 * 256 / 8)), rel=0.05)
+
+
+def test_warns_when_arrangements_coincide():
+    with pytest.warns(UserWarning, match=r"`arrangements` \(=2\) of 2 input channels per group .* 1 different orders"):
+        HighlySharedConv2D(8, 1, groups=2, arrangements=2).build((None, 4, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"groups": 5}, r"`groups` \(=5\) must divide `filters` \(=64\)\."),
+        ({"groups": 16, "channel_repeats": 3}, r"`channel_repeats` \(=3\) must divide `groups` \(=16\)\."),
+        ({"groups": 16, "arrangements": 3}, r"`arrangements` \(=3\) must divide `filters` / `groups` \(=4\)\."),
+        ({"groups": 0}, r"`groups` \(=0\) must be a whole number of at least 1\."),
+        ({"channel_repeats": 1.5}, r"`channel_repeats` \(=1\.5\) must be a whole number of at least 1\."),
+        ({"padding": "full"}, r"`padding` \(='full'\) must be one of 'same', 'valid'\."),
+        ({"strides": (1, 2, 3)}, r"`strides` \(=\(1, 2, 3\)\) must be a whole number or a pair of them\."),
+        ({"kernel_size": 0}, r"`kernel_size` \(=0\) must be a whole number of at least 1\."),
+        ({"implementation": "fast"}, r"`implementation` \(='fast'\) must be one of 'auto', 'folded', 'grouped'\."),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        HighlySharedConv2D(**{"filters": 64, "kernel_size": 3, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"groups": 16}, r"`groups` \(=16\) must divide the number of input channels \(=36\)\."),
+        ({"groups": 4, "arrangements": 2}, r"`shuffle_groups` \(=2\) must divide .* channels per group \(=9\)\."),
+    ],
+)
+def test_input_that_does_not_fit(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        HighlySharedConv2D(64, 3, **arguments)(pseudo_random((1, 4, 4, 36)))

@@ -1,0 +1,229 @@
+import keras
+import numpy as np
+import pytest
+from harness import assert_close, check_model, outputs_and_gradients, pseudo_random
+
+import keras_sharenets as ksn
+from keras_sharenets.models import HSCNet
+
+# From the specification's table; `trainable` counts: normalisation scales and offsets in, moving statistics out.
+COUNTS = [
+    ("hscnet_m96_g8_r4_a2", 1000, 1_421_448),
+    ("hscnet_m128_g16_r8_a2", 1000, 2_286_840),
+    ("hscnet_m160_g8_r4_a2", 1000, 3_492_744),
+    ("hscnet_m224_g16_r8_a1_75", 1000, 6_997_688),
+    ("hscnet_m128_g16_r4_a2", 10, 1_791_066),
+    ("hscnet_m128_g16_r8_a2", 10, 1_778_970),
+    ("hscnet_m128_g16_r8_a2", 100, 1_825_140),
+    ("hscnet_m192_g16_r8_a2_star", 10, 3_200_298),
+    ("hscnet_m192_g16_r8_a2_star", 100, 3_269_508),
+    ("hscnet_m128_g16_r8_a2_star", 10, 1_434_906),
+    ("hscnet_m160_imagenet", 1000, 7_204_440),
+]
+SMALL = {"width": 16, "groups": 4, "channel_repeats": 2, "alpha": 1, "modules_per_stage": 1, "stem_filters": 8}
+TINY = {**SMALL, "input_shape": (8, 8, 3), "num_classes": 5}
+
+
+def trainable(model):
+    return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+
+
+@pytest.mark.parametrize(("name", "num_classes", "expected"), COUNTS)
+def test_counts_of_the_named_networks(name, num_classes, expected):
+    assert trainable(ksn.create_model(name, num_classes=num_classes)) == expected
+
+
+def test_every_named_network_of_the_paper_is_counted():
+    ours = {"hscnet_m64_g8_r4_b2_a2", "hscnet_m32_g4_r2_b1_a2"}
+    assert set(ksn.list_models("hscnet*")) - ours == {name for name, _, _ in COUNTS}
+
+
+# The specification's table of other readings of the paper, for M128 with 10 classes (exact figures from its counter).
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ({"stem_filters": 128}, 1_775_050),
+        ({"share_in_transition": False}, 1_787_370),
+        ({"arrange_in_transition": "reduce"}, 1_778_970),
+        ({"arrange_group_pointwise": True}, 1_768_218),
+        ({"arrange_first_expand": False}, 2_123_034),
+        ({"shortcut": "pad", "arrange_first_expand": False, "stem_filters": 128}, 1_791_434),
+        ({"stride_on": "reduce"}, 1_778_970),
+        ({"spatial_order": "arrangement_major"}, 1_778_970),
+        ({"projection_input": "raw"}, 1_778_970),
+        ({"dropout": 0.3}, 1_778_970),
+    ],
+)
+def test_counts_of_other_readings(choice, expected):
+    assert trainable(ksn.create_model("hscnet_m128_g16_r8_a2", **choice)) == expected
+
+
+CHOICES = [
+    {},
+    {"star": True, "modules_per_stage": (1, 1, 2)},
+    {"shortcut": "pad"},
+    {"stride_on": "reduce", "projection_input": "raw"},
+    {"arrange_in_transition": "reduce", "share_in_transition": False},
+    {"spatial_order": "arrangement_major", "arrange_group_pointwise": True},
+    {"stem": "imagenet", "input_shape": (32, 32, 3), "width": (16, 24), "modules_per_stage": (2, 1)},
+]
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: "-".join(choice) or "default")
+def test_harness(choice, tmp_path, other_backend):
+    check_model(HSCNet, {**TINY, **choice}, tmp_path, other_backend)
+
+
+def conv(images, kernel, strides=1, groups=1):
+    """A group convolution with (k - 1) / 2 zeros on each side, in numpy."""
+    size = kernel.shape[0]
+    border = size // 2
+    images = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)))
+    side = (images.shape[1] - size) // strides + 1
+    inputs, filters = kernel.shape[2], kernel.shape[3] // groups
+    outputs = np.zeros((len(images), side, side, kernel.shape[3]))
+    for row in range(side):
+        for column in range(side):
+            top, left = row * strides, column * strides
+            patch = images[:, top : top + size, left : left + size]
+            for group in range(groups):
+                own = slice(group * filters, (group + 1) * filters)
+                planes = patch[..., group * inputs : (group + 1) * inputs]
+                outputs[:, row, column, own] = np.einsum("bhwc,hwcf->bf", planes, kernel[..., own])
+    return outputs
+
+
+def arrange(kernel, groups=1):
+    """Two arrangements inside each group: base filters, then the same with planes 0 .. c-1 as 0, c/2, 1, c/2+1 ..."""
+    planes = kernel.shape[2]
+    order = [plane % 2 * (planes // 2) + plane // 2 for plane in range(planes)]
+    parts = [half for group in np.split(kernel, groups, axis=3) for half in (group, group[:, :, order])]
+    return np.concatenate(parts, axis=3)
+
+
+def drawn(model, images, groups, channel_repeats, stages):
+    """The network as the specification draws it (sections 1.1, 1.2, 1.4), from the stored tensors alone."""
+    weights = {layer.name: [np.asarray(value, "float64") for value in layer.get_weights()] for layer in model.layers}
+
+    def norm_relu(x, name):
+        scale, offset, mean, variance = weights[f"{name}_norm"]
+        return np.maximum((x - mean) / np.sqrt(variance + 1e-5) * scale + offset, 0)
+
+    def general_layer(x, module, layer, theta1, theta23, stride):
+        (theta4,), (theta5,) = weights[f"{module}_spatial"], weights[f"{module}_group_pointwise"]
+        full = np.concatenate([arrange(theta4, groups // channel_repeats)] * channel_repeats, axis=3)
+        y = norm_relu(conv(x, theta1), f"{module}_{layer}_reduced")
+        y = conv(y, full, stride, groups) + conv(y, theta5, stride, groups)
+        return conv(norm_relu(y, f"{module}_{layer}_convolved"), theta23)
+
+    x = conv(images, weights["stem"][0])
+    for stage, count in enumerate(stages, start=1):
+        for index in range(1, count + 1):
+            module, stride = f"stage{stage}_module{index}", 2 if stage > 1 and index == 1 else 1
+            active = norm_relu(x, f"{module}_input")
+            if index == 1:
+                x = conv(active, weights[f"{module}_projection"][0], stride)
+                first, second = weights[f"{module}_reduce1"][0], weights[f"{module}_reduce2"][0]
+            else:
+                first = second = arrange(weights[f"{module}_reduce"][0])
+            y = general_layer(active, module, "layer1", first, arrange(weights[f"{module}_expand1"][0]), stride)
+            y = norm_relu(y, f"{module}_middle")
+            x = x + general_layer(y, module, "layer2", second, weights[f"{module}_expand2"][0], 1)
+    features = norm_relu(x, "head").mean((1, 2))
+    return features @ weights["predictions"][0] + weights["predictions"][1]
+
+
+def test_equals_the_network_drawn_in_numpy():
+    keras.utils.set_random_seed(3)
+    model = HSCNet(**{**TINY, "modules_per_stage": 2, "alpha": 0.5}, classifier_activation=None)
+    for index, layer in enumerate(model.layers):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            numbers = np.random.default_rng(index).uniform(0.5, 1.5, (4, layer.gamma.shape[0]))
+            layer.set_weights([numbers[0], numbers[1] - 1, numbers[2] - 1, numbers[3]])
+    images = pseudo_random((2, 8, 8, 3))
+    expected = drawn(model, images, groups=4, channel_repeats=2, stages=(2, 2, 2))
+    assert_close(outputs_and_gradients(model, images)[0], expected, 1e-4)
+
+
+def test_layers_are_shared_as_the_paper_shares_them():
+    model = HSCNet(**{**TINY, "modules_per_stage": 2})
+    calls = {layer["name"]: len(layer["inbound_nodes"]) for layer in model.get_config()["layers"]}
+    shared = ("spatial", "group_pointwise")
+    expected = {f"stage{stage}_module{module}_{role}" for stage in (1, 2, 3) for module in (1, 2) for role in shared}
+    # theta1 of a transition would have to read two widths.
+    expected |= {f"stage{stage}_module2_reduce" for stage in (1, 2, 3)}
+    assert {name for name, count in calls.items() if count == 2} == expected
+    assert max(calls.values()) == 2
+
+
+def test_spatial_orders_differ_by_the_order_of_channels_alone():
+    images = pseudo_random((2, 8, 8, 3))
+    arguments = {**TINY, "width": (16,), "stem_filters": 16}
+    models = [HSCNet(**arguments, spatial_order=order) for order in ("group_major", "arrangement_major")]
+    models[1].set_weights(models[0].get_weights())
+    taps = []
+    for model in models:
+        summands = model.get_layer("stage1_module1_layer1_sum").input
+        taps.append(outputs_and_gradients(keras.Model(model.input, summands[0]), images)[0])
+    group_major, arrangement_major = taps
+    # 16 channels: 4 groups of 2 arrangements of 2 filters.
+    for group in range(4):
+        for copy in range(2):
+            for base in range(2):
+                here, there = (group * 2 + copy) * 2 + base, (copy * 4 + group) * 2 + base
+                assert_close(arrangement_major[..., there], group_major[..., here], 1e-6)
+
+
+def test_without_the_top_the_weights_are_the_full_networks():
+    full = HSCNet(**TINY)
+    headless = HSCNet(**TINY, include_top=False)
+    pooled = HSCNet(**TINY, include_top=False, pooling="avg")
+    assert headless.output_shape == (None, 2, 2, 64)
+    assert pooled.output_shape == (None, 64)
+    assert [tuple(w.shape) for w in headless.weights] == [tuple(w.shape) for w in full.weights[:-2]]
+    headless.set_weights(full.get_weights()[:-2])
+    images = pseudo_random((2, 8, 8, 3))
+    features = outputs_and_gradients(headless, images)[0].mean((1, 2))
+    kernel, bias = full.get_layer("predictions").get_weights()
+    logits = features @ kernel + bias
+    probabilities = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities /= probabilities.sum(1, keepdims=True)
+    assert_close(outputs_and_gradients(full, images)[0], probabilities, 1e-4)
+
+
+def test_input_tensor_is_built_upon():
+    inputs = keras.Input((8, 8, 3))
+    model = HSCNet(**TINY, input_tensor=keras.layers.Rescaling(1 / 255)(inputs))
+    assert model.input is inputs
+    assert isinstance(model.layers[1], keras.layers.Rescaling)
+
+
+def test_unknown_height_and_width():
+    model = HSCNet(**{**TINY, "input_shape": (None, None, 3)})
+    assert model(pseudo_random((1, 12, 20, 3))).shape == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"groups": 3}, r"`channel_repeats` \(=2\) must divide `groups` \(=3\)"),
+        ({"groups": 6}, r"`groups` \(=6\) must divide the bottleneck of a stage of width 16 \(=16\)"),
+        ({"channel_repeats": 3}, r"`channel_repeats` \(=3\) must divide `groups` \(=4\)"),
+        ({"arrangements": 3}, r"`arrangements` \(=3\) must divide the bottleneck channels per group \(=4\)"),
+        ({"alpha": 1.7}, r"`alpha` \(=1\.7\) must divide every stage width \(=16\)"),
+        ({"alpha": 0}, r"`alpha` \(=0\) must be a number above 0"),
+        ({"width": 0}, r"`width` \(=0\) must be a whole number of at least 1"),
+        ({"modules_per_stage": (1, 2)}, r"`modules_per_stage` \(=\(1, 2\)\) must be .* each of the 3 stages"),
+        ({"input_shape": (8, 3, 3)}, r"`input_shape` \(=\(8, 3, 3\)\) must be at least .* total stride \(=4\)"),
+        ({"input_shape": (8, 8)}, r"`input_shape` \(=\(8, 8\)\) must be `\(height, width, channels\)`"),
+        ({"stem": "resnet"}, r"`stem` \(='resnet'\) must be one of 'cifar', 'imagenet'"),
+        ({"shortcut": "none"}, r"`shortcut` \(='none'\) must be one of"),
+        ({"num_classes": 0}, r"`num_classes` \(=0\) must be a whole number of at least 1"),
+        ({"include_top": False, "pooling": "sum"}, r"`pooling` \(='sum'\) must be one of None, 'avg', 'max'"),
+        ({"dropout": 1.0}, r"`dropout` \(=1\.0\) must be at least 0 and below 1"),
+        ({"shortcut": "pad", "width": 4, "groups": 2, "alpha": 1}, r"`stem_filters` \(=8\) must be at most .* \(=4\)"),
+    ],
+)
+def test_bad_arguments(changes, message):
+    with pytest.raises(ValueError, match=message):
+        HSCNet(**{**TINY, **changes})

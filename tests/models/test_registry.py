@@ -1,0 +1,32 @@
+import pytest
+
+import keras_sharenets as ksn
+
+
+def test_names_are_sorted_and_filtered_by_shell_patterns():
+    names = ksn.list_models()
+    assert names == sorted(names)
+    assert ksn.list_models("hscnet_m1?8_g16_r4*") == ["hscnet_m128_g16_r4_a2"]
+    assert ksn.list_models("nothing*") == []
+
+
+def test_overrides_reach_the_factory():
+    model = ksn.create_model("hscnet_m32_g4_r2_b1_a2", num_classes=7, input_shape=(16, 8, 1), name="mine")
+    assert model.name == "mine"
+    assert model.input_shape == (None, 16, 8, 1)
+    assert model.output_shape == (None, 7)
+
+
+def test_unknown_name_offers_the_nearest():
+    with pytest.raises(ValueError, match=r"`name` \(='hscnet_m128_g16_r8'\) .* 'hscnet_m128_g16_r8_a2'"):
+        ksn.create_model("hscnet_m128_g16_r8")
+
+
+def test_name_like_no_other_points_to_the_list():
+    with pytest.raises(ValueError, match=r"`name` \(='zzz'\) is not a known model\. `list_models\(\)` lists all\."):
+        ksn.create_model("zzz")
+
+
+def test_unknown_argument():
+    with pytest.raises(TypeError, match="depth"):
+        ksn.create_model("hscnet_m32_g4_r2_b1_a2", depth=3)
