@@ -60,7 +60,7 @@ def test_counts_of_other_readings(choice, expected):
 
 CHOICES = [
     {},
-    {"star": True, "modules_per_stage": (1, 1, 2)},
+    {"star": True},
     {"shortcut": "pad"},
     {"stride_on": "reduce", "projection_input": "raw"},
     {"arrange_in_transition": "reduce", "share_in_transition": False},

@@ -1,0 +1,128 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from harness import pseudo_random
+
+import keras_sharenets as ksn
+from keras_sharenets import files
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ksn.create_model("hscnet_m32_g4_r2_b1_a2", input_shape=(8, 8, 1))
+
+
+def test_model_comes_back(model, tmp_path):
+    files.save_model(model, tmp_path / "new" / "model.keras")
+    images = pseudo_random((2, 8, 8, 1))
+    loaded = files.load_model(tmp_path / "new" / "model.keras")
+    assert np.array_equal(np.asarray(model(images)), np.asarray(loaded(images)))
+    assert os.listdir(tmp_path / "new") == ["model.keras"]
+
+
+def test_json_comes_back(tmp_path):
+    files.write_json(tmp_path / "a.json", {"epochs": [1, 2.5], "name": "ä"})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"epochs": [1, 2.5], "name": "ä"}
+
+
+def test_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
+    files.write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(TypeError):
+        files.write_bytes(tmp_path / "a.txt", 3)
+    with pytest.raises(TypeError):
+        files.write_json(tmp_path / "a.txt", {1, 2})
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_folder_is_replaced_as_a_whole(tmp_path):
+    (tmp_path / "made" / "inner").mkdir(parents=True)
+    (tmp_path / "made" / "inner" / "a.txt").write_text("a")
+    files.replace_folder(tmp_path / "made", tmp_path / "deep" / "target")
+    assert (tmp_path / "deep" / "target" / "inner" / "a.txt").read_text() == "a"
+    assert os.listdir(tmp_path / "deep") == ["target"]
+
+
+WRITER = """
+import sys, pathlib
+from keras_sharenets import files
+number = 0
+while True:
+    files.write_bytes(sys.argv[1], bytes([number % 251]) * 4_000_000)
+    number += 1
+    if number == 1:
+        print("started", flush=True)
+"""
+
+
+def test_killed_writer_leaves_a_whole_file(tmp_path):
+    target = tmp_path / "data.bin"
+    for delay in (0.01, 0.05, 0.13):
+        command = [sys.executable, "-c", WRITER, str(target)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            assert process.stdout.readline() == b"started\n"
+            time.sleep(delay)
+            process.send_signal(signal.SIGKILL)
+        data = target.read_bytes()
+        assert len(data) == 4_000_000
+        assert len(set(data)) == 1
+
+
+def _zip_without_config(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("other.txt", "")
+
+
+def _truncated(path):
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]).save(path)
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def _weights_damaged(path):
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]).save(path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["model.weights.h5"] = members["model.weights.h5"][:500]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+
+def _unknown_class(path):
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]).save(path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["config.json"] = members["config.json"].replace(b'"Dense"', b'"Danse"')
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: None, r"There is no file .*model\.keras"),
+        (
+            lambda path: path.write_bytes(b"TFL3 something else"),
+            r"model\.keras is not a Keras file: a `\.keras` file is",
+        ),
+        (lambda path: path.write_bytes(b""), r"model\.keras is not a Keras file"),
+        (_zip_without_config, r"model\.keras is not a Keras file: the archive holds no `config\.json`"),
+        (_truncated, r"model\.keras is not a Keras file"),
+        (_weights_damaged, r"model\.keras cannot be loaded as a Keras model"),
+        (_unknown_class, r"model\.keras cannot be loaded as a Keras model: .*Danse"),
+    ],
+)
+def test_what_is_no_keras_file(damage, message, tmp_path):
+    path = tmp_path / "model.keras"
+    damage(path)
+    with pytest.raises(ValueError, match=message):
+        files.load_model(path)

@@ -1,0 +1,33 @@
+"""Rules that a search can check. They hold for every file that git knows."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+SOURCES = sorted(path for folder in ("keras_sharenets", "trainers") for path in (ROOT / folder).rglob("*.py"))
+IDS = [path.relative_to(ROOT).as_posix() for path in SOURCES]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=IDS)
+def test_source_file(path):
+    text = path.read_text()
+    place = path.relative_to(ROOT).parts
+    assert len(text.splitlines()) <= 250
+    assert not re.search(r"\bkeras\.src\b|\btf\.keras\b|tensorflow\.keras", text), "private Keras or tf.keras"
+    if place[:2] != ("keras_sharenets", "mobile") and place[0] != "trainers":
+        assert not re.search(r"^\s*(import|from) (tensorflow|tf_keras)", text, re.M), "TensorFlow outside its rooms"
+    if place[0] == "keras_sharenets":
+        assert not re.search(r"^\s*(import|from) (trainers|tuning)\b", text, re.M), "the library uses its programs"
+        assert place[1] == "cli.py" or not re.search(r"^\s*print\(", text, re.M), "print outside the command line"
+    assert not re.search(r"^\s*except:", text, re.M), "bare except"
+
+
+def test_import_leaves_tensorflow_out():
+    script = "import sys, keras_sharenets; sys.exit('tensorflow' in sys.modules)"
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
