@@ -1,0 +1,143 @@
+"""What one call costs: the multiply-adds of every layer whose arithmetic is known, from shapes alone.
+
+A rule counts the products of stored weights with activations for one picture. Additions of a bias, normalisations,
+activations, pooling and sums count zero, as is usual in the literature.
+"""
+
+import math
+
+from keras import layers
+
+# They hold weights of two or more axes at times, but multiply them element by element, or only look them up.
+_ELEMENTWISE = (
+    layers.BatchNormalization,
+    layers.Embedding,
+    layers.GroupNormalization,
+    layers.LayerNormalization,
+    layers.Normalization,
+    layers.PReLU,
+    layers.RMSNormalization,
+)
+# Products without weights of their own. Keras has no public classes for its functions, so they go by name.
+_PRODUCTS = {
+    "AdditiveAttention",
+    "Attention",
+    "Conv",
+    "ConvTranspose",
+    "DepthwiseConv",
+    "Dot",
+    "DotProductAttention",
+    "Einsum",
+    "Inner",
+    "Matmul",
+    "Outer",
+    "SeparableConv",
+    "Tensordot",
+    "Vdot",
+}
+
+
+class _OpenSideError(Exception):
+    """A cost depends on a side that is `None`."""
+
+
+def _product(sides):
+    if None in sides:
+        raise _OpenSideError
+    return math.prod(sides)
+
+
+def _size(shape):
+    """Numbers in one picture's share of a tensor with the batch first."""
+    return _product(shape[1:])
+
+
+def _channels(layer, shape):
+    return shape[1 if layer.data_format == "channels_first" else -1]
+
+
+def _convolution(layer, inputs, outputs):
+    """Every output number takes a window of the input channels of its group."""
+    return _size(outputs) * math.prod(layer.kernel_size) * (_channels(layer, inputs) // layer.groups)
+
+
+def _depthwise(layer, inputs, outputs):
+    """Every output number takes a window of one input channel."""
+    return _size(outputs) * math.prod(layer.kernel_size)
+
+
+def _separable(layer, inputs, outputs):
+    """Depthwise at the output's resolution, then 1x1."""
+    hidden = _channels(layer, inputs) * layer.depth_multiplier
+    pixels = _size(outputs) // layer.filters
+    return pixels * hidden * math.prod(layer.kernel_size) + pixels * hidden * layer.filters
+
+
+def _transposed(layer, inputs, outputs):
+    """Every input number is spread over a window of the output; what falls off the border is counted."""
+    return _size(inputs) * math.prod(layer.kernel_size) * layer.filters
+
+
+def _dense(layer, inputs, outputs):
+    return _size(outputs) * inputs[-1]
+
+
+def _einsum_dense(layer, inputs, outputs):
+    """The whole kernel once for every place along the axes that the kernel does not have."""
+    terms, kernel = layer.equation.replace(" ", "").split("->")[0].split(",")
+    before, _, after = terms.partition("...")
+    hidden = len(inputs) - len(before) - len(after)
+    labels = [*before, *[""] * hidden, *after]
+    places = [side for label, side in zip(labels, inputs, strict=True) if not label or label not in kernel]
+    return _product(places[1:]) * math.prod(layer.kernel.shape)
+
+
+_RULES = (
+    ((layers.Conv1D, layers.Conv2D, layers.Conv3D), _convolution),
+    ((layers.DepthwiseConv1D, layers.DepthwiseConv2D), _depthwise),
+    ((layers.SeparableConv1D, layers.SeparableConv2D), _separable),
+    ((layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose), _transposed),
+    ((layers.Dense,), _dense),
+    ((layers.EinsumDense,), _einsum_dense),
+)
+
+
+def _kernel_rule(kernel_shape):
+    """Every output number takes the whole kernel of its filter."""
+    return lambda layer, inputs, outputs: _size(outputs) * math.prod(kernel_shape[:-1])
+
+
+def _rule(operation):
+    return next((rule for classes, rule in _RULES if isinstance(operation, classes)), None)
+
+
+def multiply_adds(call, kernel_shape=None):
+    """The multiply-adds of one call for one picture.
+
+    Args:
+        call: a `Call` of `keras_sharenets.analysis.graph`.
+        kernel_shape: shape of the layer's effective kernel, its last axis the filters, if the layer has one.
+
+    Returns:
+        An int; `None` where the arithmetic is not known: a layer with a weight of two or more axes that has no rule,
+        or a product without weights (attention, `keras.ops.matmul`).
+
+    Raises:
+        ValueError: the cost depends on sides that are open.
+    """
+    operation = call.operation
+    rule = _kernel_rule(kernel_shape) if kernel_shape is not None else _rule(operation)
+    if rule is not None:
+        inputs, outputs = call.input_shapes[0], call.output_shapes[0]
+        try:
+            return rule(operation, inputs, outputs)
+        except _OpenSideError as error:
+            raise ValueError(
+                f"`input_shape` must give the sides that the model leaves open: the multiply-adds of '{call.path}' "
+                f"depend on them (its input is {inputs}, its output {outputs})."
+            ) from error
+    if isinstance(operation, _ELEMENTWISE):
+        return 0
+    weights = getattr(operation, "weights", ())
+    unknown = type(operation).__name__ in _PRODUCTS or any(len(weight.shape) > 1 for weight in weights)
+    return None if unknown else 0

@@ -1,0 +1,182 @@
+"""What a network stores, what it would store without sharing, and what it computes."""
+
+import dataclasses
+import math
+
+from keras_sharenets.analysis.graph import trace
+from keras_sharenets.analysis.multiply_adds import multiply_adds
+
+# A frozen layer lists all its weights as not trainable, and Keras does not tell which of them would be trained if it
+# were not frozen. These are the names that Keras gives to weights that never are: moving statistics, the statistics
+# of `Normalization`, the vector of `SpectralNormalization`.
+_NEVER_TRAINED = {"count", "mean", "moving_mean", "moving_variance", "variance", "vector_u"}
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerProfile:
+    """One call of one layer, or of one function such as `keras.ops.add`.
+
+    Attributes:
+        name: str, with the names of nested models before it: `"outer/inner"`.
+        type: str, name of the class.
+        call: int, 0 for the first call of this layer, 1 for the second.
+        input_shape, output_shape: tuple with the batch first; a tuple of such tuples where there are several.
+        stored_parameters: int, parameters that no earlier row has: 0 in every later call of a shared layer.
+        effective_parameters: int, parameters that this call would need if nothing were shared.
+        non_trainable_parameters: int, moving statistics and the like that no earlier row has.
+        multiply_adds: int for one picture, or `None` where they are not known.
+    """
+
+    name: str
+    type: str
+    call: int
+    input_shape: tuple
+    output_shape: tuple
+    stored_parameters: int
+    effective_parameters: int
+    non_trainable_parameters: int
+    multiply_adds: int | None
+
+    @property
+    def shared(self):
+        """Whether all the parameters of this call are stored by an earlier one."""
+        return self.stored_parameters == 0 < self.effective_parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """A network: its name, the shape of one picture for each of its inputs, and one row for each call, in order."""
+
+    name: str
+    input_shapes: tuple
+    layers: tuple[LayerProfile, ...]
+
+    @property
+    def stored_parameters(self):
+        """Trainable weights, each tensor once however many calls and layers use it. Frozen ones count."""
+        return sum(row.stored_parameters for row in self.layers)
+
+    @property
+    def effective_parameters(self):
+        """What the same network would store without sharing: every call with weights, and full kernels, of its own."""
+        return sum(row.effective_parameters for row in self.layers)
+
+    @property
+    def non_trainable_parameters(self):
+        """Weights that are stored but never trained, such as moving statistics; in no other count."""
+        return sum(row.non_trainable_parameters for row in self.layers)
+
+    @property
+    def multiply_adds(self):
+        """Multiply-adds for one picture; a layer called twice costs twice. A lower bound if `uncounted` has names."""
+        return sum(row.multiply_adds or 0 for row in self.layers)
+
+    @property
+    def uncounted(self):
+        """Names of the layers whose multiply-adds are not known, each once."""
+        return tuple(dict.fromkeys(row.name for row in self.layers if row.multiply_adds is None))
+
+    @property
+    def ratio(self):
+        """Effective parameters for each stored one; 1.0 for a network that stores none."""
+        return self.effective_parameters / self.stored_parameters if self.stored_parameters else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Weights:
+    """The weights of one layer: what it trains, what it does not, its effective kernel, if any, and the full count."""
+
+    parameters: tuple = ()
+    others: tuple = ()
+    kernel_shape: tuple | None = None
+    effective_parameters: int = 0
+
+
+def _size(shape):
+    return math.prod(shape)
+
+
+def _weights(operation):
+    weights = getattr(operation, "weights", ())
+    parameters = [
+        weight
+        for weight in weights
+        if weight.trainable or (not operation.trainable and weight.name not in _NEVER_TRAINED)
+    ]
+    trained = {id(weight) for weight in parameters}
+    others = tuple(weight for weight in weights if id(weight) not in trained)
+    if not hasattr(operation, "effective_kernel"):
+        effective = sum(_size(weight.shape) for weight in parameters)
+        return _Weights(tuple(parameters), others, None, effective)
+    kernel_shape = tuple(operation.effective_kernel().shape)
+    bias = getattr(operation, "bias", None)
+    effective = _size(kernel_shape) + (0 if bias is None else _size(bias.shape))
+    return _Weights(tuple(parameters), others, kernel_shape, effective)
+
+
+def _single(shapes):
+    return shapes[0] if len(shapes) == 1 else shapes
+
+
+def profile(model, input_shape=None):
+    """Counts the parameters and the multiply-adds of a functional model.
+
+    Parameters are the trainable weights, as papers count them: the moving statistics of a batch normalisation are not
+    among them, random seeds are not weights at all. A layer frozen by `layer.trainable = False` keeps its parameters:
+    all its weights but those that bear the name of a statistic (`moving_mean`, `moving_variance` and so on). In a layer
+    that is not frozen, a weight that does not train is no parameter; so a weight that is frozen alone, or turned into
+    integers by Keras's own quantisation, is counted as non-trainable.
+
+    A layer that has a method `effective_kernel()` is taken for a convolution by that kernel, its last axis the filters:
+    without sharing it would store the kernel and its `bias`. Its multiply-adds are those of the kernel at each output
+    pixel, and so are counted however the layer carries it out.
+
+    Multiply-adds are the products of weights with activations in convolutions (also depthwise, separable, transposed
+    and grouped), `Dense` and `EinsumDense`. What else stores a weight of two or more axes, and attention and
+    `keras.ops.matmul`, is listed as `uncounted`; the rest counts zero.
+
+    Args:
+        model: functional `keras.Model` or built `keras.Sequential`. Models inside it are opened; a wrapper or a
+            subclassed model inside it is one row.
+        input_shape: shape of one picture, without the batch, for a model that leaves sides open; with several inputs
+            a sequence of shapes in the order of `model.inputs`.
+
+    Returns:
+        A `Profile`.
+
+    Raises:
+        ValueError: the model is not functional or not built; `input_shape` contradicts it; or the multiply-adds depend
+            on sides that nobody has given.
+
+    >>> import keras
+    >>> shared = keras.layers.Conv2D(8, 3, padding="same", use_bias=False)
+    >>> inputs = keras.Input((16, 16, 8))
+    >>> p = profile(keras.Model(inputs, shared(shared(inputs))))
+    >>> p.stored_parameters, p.effective_parameters, p.ratio, p.multiply_adds
+    (576, 1152, 2.0, 294912)
+    """
+    graph = trace(model, input_shape)
+    known, seen, rows = {}, set(), []
+
+    def unseen(weights):
+        fresh = {id(weight): _size(weight.shape) for weight in weights if id(weight) not in seen}
+        seen.update(fresh)
+        return sum(fresh.values())
+
+    for call in graph.calls:
+        if id(call.operation) not in known:
+            known[id(call.operation)] = _weights(call.operation)
+        weights = known[id(call.operation)]
+        row = LayerProfile(
+            name=call.path,
+            type=type(call.operation).__name__,
+            call=call.index,
+            input_shape=_single(call.input_shapes),
+            output_shape=_single(call.output_shapes),
+            stored_parameters=unseen(weights.parameters),
+            effective_parameters=weights.effective_parameters,
+            non_trainable_parameters=unseen(weights.others),
+            multiply_adds=multiply_adds(call, weights.kernel_shape),
+        )
+        rows.append(row)
+    return Profile(model.name, tuple(tensor.shape[1:] for tensor in graph.inputs), tuple(rows))
