@@ -70,6 +70,12 @@ def load_model(path):
         raise ValueError(f"{path} cannot be loaded as a Keras model: {type(error).__name__}: {error}") from error
 
 
+def read_labels(model_path):
+    """The class names in `labels.txt` beside a `.keras` file, one a line, as a tuple; `None` without such a file."""
+    labels = pathlib.Path(model_path).with_name("labels.txt")
+    return tuple(labels.read_text().splitlines()) if labels.is_file() else None
+
+
 def replace_folder(source, target):
     """Moves the finished folder `source` to `target`, which must not exist; across file systems it is copied."""
     target = pathlib.Path(target)

@@ -1,0 +1,165 @@
+"""The command `sharenets`: look at networks, export them, run them. Training is `python -m trainers` in a checkout."""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+
+import numpy as np
+
+import keras_sharenets as ksn
+from keras_sharenets import analysis, files, pictures
+
+
+def _list(arguments):
+    names = ksn.list_models(arguments.pattern)
+    if not names:
+        raise ValueError(f"`pattern` (={arguments.pattern!r}) matches no model; `sharenets list` shows all.")
+    for name in names:
+        variant = ksn.models.find_variant(name)
+        print(f"{name:32} {variant.paper_parameters or '-':>6}  {variant.note}".rstrip())
+
+
+def _describe(arguments):
+    if arguments.target.endswith(".tflite"):
+        print(json.dumps(ksn.mobile.describe_tflite(arguments.target), indent=2))
+        return
+    if arguments.target.endswith(".keras"):
+        model = files.load_model(arguments.target)
+    else:
+        overrides = {} if arguments.classes is None else {"num_classes": arguments.classes}
+        model = ksn.create_model(arguments.target, **overrides)
+    profile = ksn.profile(model)
+    if arguments.format == "json":
+        print(json.dumps(analysis.to_dict(profile), indent=2))
+    else:
+        print({"text": analysis.to_text, "csv": analysis.to_csv}[arguments.format](profile))
+
+
+def _calibration_pictures(folder, shape, count):
+    """Up to `count` pictures spread evenly over those below `folder`."""
+    found = pictures.find_pictures(folder)
+    if not found:
+        raise ValueError(f"`--calibration` (={folder}) must be a folder with pictures in it.")
+    chosen = [found[index] for index in np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)]
+    return _read(chosen, shape)
+
+
+def _export(arguments):
+    if arguments.to == "saved_model" and arguments.quantization:
+        raise ValueError("`--quantization` goes with `--to tflite`.")
+    if arguments.quantization == "int8" and arguments.calibration is None:
+        raise ValueError("`--quantization int8` needs `--calibration FOLDER`: pictures to measure the ranges with.")
+    model = files.load_model(arguments.file)
+    class_names = files.read_labels(arguments.file)
+    sample = None
+    if arguments.calibration is not None:
+        sample = _calibration_pictures(arguments.calibration, model.input_shape[1:], arguments.pictures)
+    source = pathlib.Path(arguments.file)
+    if arguments.to == "saved_model":
+        target = arguments.output or source.with_name(f"{source.stem}_saved_model")
+        _print_report(ksn.mobile.export_saved_model(model, target, class_names=class_names, sample=sample))
+        return
+    target = arguments.output or source.with_suffix(".tflite")
+    report = ksn.mobile.export_tflite(
+        model, target, arguments.quantization, representative_data=sample, class_names=class_names
+    )
+    _print_report(report)
+    print(f"the weights in the file take {report.repetition:.2f} times what is stored: shared filters are written out")
+
+
+def _print_report(report):
+    """A report's fields, one a line."""
+    for name, value in dataclasses.asdict(report).items():
+        text = {int: "{:,}", float: "{:.4g}"}.get(type(value), "{}").format(value)
+        print(f"{name.replace('_', ' '):22} {text}")
+
+
+def _benchmark(arguments):
+    for path in arguments.files:
+        _print_report(ksn.mobile.benchmark_tflite(path, arguments.threads, arguments.repetitions))
+
+
+def _probabilities(path, paths):
+    """`(class names or None, probabilities)` of picture files under a `.keras` or `.tflite` file."""
+    if str(path).endswith(".tflite"):
+        shape = ksn.mobile.describe_tflite(path)["inputs"][0]["shape"][1:]
+        return ksn.mobile.read_labels(path), ksn.mobile.predict_tflite(path, _read(paths, shape))
+    model = files.load_model(path)
+    return files.read_labels(path), model.predict(_read(paths, model.input_shape[1:]), verbose=0)
+
+
+def _read(paths, shape):
+    if len(shape) != 3:
+        raise ValueError(f"The network takes inputs of shape {tuple(shape)}: these are no pictures.")
+    return np.stack([pictures.read_picture(path, tuple(shape)) for path in paths]).astype("float32")
+
+
+def _predict(arguments):
+    class_names, probabilities = _probabilities(arguments.file, arguments.pictures)
+    for path, row in zip(arguments.pictures, probabilities, strict=True):
+        best = np.argsort(-row)[: arguments.top]
+        answers = [f"{class_names[index] if class_names else f'class {index}'} {row[index]:.3f}" for index in best]
+        print(f"{path}: {', '.join(answers)}")
+
+
+def _add(commands, name, run, summary, example):
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="sharenets", description="Small networks that reuse their filters.")
+    parser.add_argument("--version", action="version", version=ksn.__version__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    command = _add(commands, "list", _list, "List the named networks.", "sharenets list 'hscnet_m128*'")
+    command.add_argument("pattern", nargs="?", default="*", help="shell pattern, quoted")
+
+    summary = "Show weights and multiply-adds of a network, call by call, or what is in a .tflite file."
+    command = _add(commands, "describe", _describe, summary, "sharenets describe hscnet_m128_g16_r8_a2")
+    command.add_argument("target", metavar="NAME|FILE", help="named network, .keras file or .tflite file")
+    command.add_argument("--classes", type=int, help="number of classes of a named network")
+    command.add_argument("--format", choices=("text", "csv", "json"), default="text")
+
+    summary = "Turn a .keras file into a .tflite file or a SavedModel, checked against Keras before it is kept."
+    example = "sharenets export best.keras --quantization int8 --calibration pictures/"
+    command = _add(commands, "export", _export, summary, example)
+    command.add_argument("file", metavar="FILE", help=".keras file; labels.txt beside it gives the class names")
+    command.add_argument("--to", choices=("tflite", "saved_model"), default="tflite")
+    command.add_argument("--quantization", choices=("float16", "int8"), help="default: float32")
+    command.add_argument("--calibration", metavar="FOLDER", help="pictures to calibrate int8 and to check with")
+    command.add_argument("--pictures", type=int, default=200, help="how many of them to use (default: 200)")
+    command.add_argument("--output", metavar="PATH", help="default: beside FILE")
+
+    summary = "Measure the latency of .tflite files with LiteRT."
+    command = _add(commands, "benchmark", _benchmark, summary, "sharenets benchmark best.tflite --threads 2")
+    command.add_argument("files", nargs="+", metavar="FILE.tflite")
+    command.add_argument("--threads", type=int, default=1)
+    command.add_argument("--repetitions", type=int, default=200)
+
+    summary = "Name what is in pictures."
+    command = _add(commands, "predict", _predict, summary, "sharenets predict best.tflite cat.jpg")
+    command.add_argument("file", metavar="FILE", help=".keras or .tflite file")
+    command.add_argument("pictures", nargs="+", metavar="PICTURE")
+    command.add_argument("--top", type=int, default=3, help="how many classes to name (default: 3)")
+    return parser
+
+
+def main(argv=None):
+    """Runs one command; returns the exit status: 0, or 2 with one line on standard error."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"sharenets: {error}", file=sys.stderr)
+        return 2
+    return 0
