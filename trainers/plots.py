@@ -1,0 +1,49 @@
+"""The curves of a training run as a picture."""
+
+import io
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+TRAIN, TEST, GRID = "#9aa5b1", "#1f5fbf", "#e4e7eb"
+
+
+def draw_curves(run):
+    """Loss and accuracy of every epoch, training beside test split.
+
+    Args:
+        run: `Run` with at least one epoch.
+
+    Returns:
+        bytes: a PNG file.
+    """
+    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    _draw(loss, run.epochs, "loss")
+    _draw(accuracy, run.epochs, "accuracy")
+    loss.set_ylim(bottom=0)
+    accuracy.set_ylim(top=1)
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    loss.set_title("Loss", loc="left", fontsize=11)
+    accuracy.set_title("Accuracy", loc="left", fontsize=11)
+    if run.last.test_accuracy is not None:
+        accuracy.set_title(f"last epoch, test: {run.last.test_accuracy:.2%}", loc="right", fontsize=10, color=TEST)
+    loss.legend(frameon=False)
+    figure.suptitle(f"{run.model} on {run.data['name']}", fontsize=12)
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    return png.getvalue()
+
+
+def _draw(axes, epochs, name):
+    numbers = [epoch.epoch for epoch in epochs]
+    marker = "o" if len(epochs) <= 20 else ""
+    for key, label, colour in ((name, "training", TRAIN), (f"test_{name}", "test", TEST)):
+        values = [getattr(epoch, key) for epoch in epochs]
+        values = [float("nan") if value is None else value for value in values]
+        axes.plot(numbers, values, label=label, color=colour, marker=marker, markersize=4, linewidth=1.8)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(color=GRID)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

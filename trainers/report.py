@@ -1,0 +1,111 @@
+"""What is known of a training run, and its files: `metrics.json` and `history.csv`."""
+
+import csv
+import dataclasses
+import io
+import math
+
+from keras_sharenets import files
+from trainers.recipes import Recipe
+
+ACCURACY_NOTE = (
+    "All test figures are measured on the test split, which is also the validation data. `test_accuracy`, the figure "
+    "to quote, is that of the last epoch (last.keras). best.keras is chosen on the test split, so its accuracy "
+    "flatters. `loss` and `test_loss` include the penalty of the weight decay."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """One epoch, counted from 1. A figure of the test split that is not finite is `None`.
+
+    `loss` and `accuracy` are means over the epoch, on changed pictures and while the weights move; `learning_rate` is
+    that of its first step.
+    """
+
+    epoch: int
+    loss: float
+    accuracy: float
+    test_loss: float | None
+    test_accuracy: float | None
+    learning_rate: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A training run: what went in, and how far it has come.
+
+    Attributes:
+        model: str, name of the network.
+        options: dict, arguments of its factory beyond the name.
+        data: dict: name, note, class names, shape, pictures in each split, mean and variance.
+        recipe: `Recipe`, as it was used.
+        seed: int.
+        backend: str, Keras' backend.
+        jit_compile: `"auto"` or bool, as given to `compile`.
+        versions: dict, package to version.
+        state: `"running"` (also what a killed run leaves), `"finished"` or `"stopped"`.
+        reason: str, why it was stopped.
+        epochs: tuple of `Epoch`.
+        seconds: float, since the start.
+    """
+
+    model: str
+    options: dict
+    data: dict
+    recipe: Recipe
+    seed: int
+    backend: str
+    jit_compile: bool | str
+    versions: dict
+    state: str = "running"
+    reason: str | None = None
+    epochs: tuple[Epoch, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def last(self):
+        """The last epoch; `None` before the first has ended."""
+        return self.epochs[-1] if self.epochs else None
+
+    @property
+    def best(self):
+        """The first of the epochs with the highest test accuracy; `None` before the first has ended."""
+        return max(self.epochs, key=lambda epoch: epoch.test_accuracy or 0.0, default=None)
+
+    @property
+    def test_accuracy(self):
+        """The figure to quote: the last epoch's test accuracy; `None` unless the run is finished."""
+        return self.last.test_accuracy if self.state == "finished" else None
+
+
+def finite(value):
+    """`value` as a float, or `None` where it is no finite number: JSON has no other."""
+    return float(value) if math.isfinite(value) else None
+
+
+def write_metrics(run, path):
+    """Writes a `Run` as JSON in one step, the outcome first."""
+    outcome = {
+        "state": run.state,
+        "reason": run.reason,
+        "test_accuracy": run.test_accuracy,
+        "last": _outcome(run.last, "last.keras"),
+        "best": _outcome(run.best, "best.keras"),
+        "accuracy_note": ACCURACY_NOTE,
+    }
+    files.write_json(path, outcome | dataclasses.asdict(run))
+
+
+def _outcome(epoch, file):
+    return epoch and {"epoch": epoch.epoch, "test_accuracy": epoch.test_accuracy, "file": file}
+
+
+def write_history(run, path):
+    """Writes the epochs of a `Run` as CSV in one step, one line an epoch under a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(Epoch)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(dataclasses.asdict, run.epochs))
+    files.write_text(path, text.getvalue())
