@@ -1,0 +1,34 @@
+"""From a trained network to files that phones and servers run, and programs to run and measure such files."""
+
+try:
+    import ai_edge_litert  # noqa: F401
+    import flatbuffers  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"{error}. `keras_sharenets.mobile` needs more packages: pip install 'keras_sharenets[mobile]'",
+        name=error.name,
+    ) from error
+
+from keras_sharenets.mobile.benchmark import BenchmarkReport, benchmark_tflite
+from keras_sharenets.mobile.inference import inference_form
+from keras_sharenets.mobile.interpreter import describe_tflite, open_tflite, predict_tflite
+from keras_sharenets.mobile.metadata import read_labels, write_labels
+from keras_sharenets.mobile.parity import ExportMismatchError
+from keras_sharenets.mobile.saved_model import SavedModelReport, export_saved_model
+from keras_sharenets.mobile.tflite import TFLiteReport, export_tflite
+
+__all__ = [
+    "BenchmarkReport",
+    "ExportMismatchError",
+    "SavedModelReport",
+    "TFLiteReport",
+    "benchmark_tflite",
+    "describe_tflite",
+    "export_saved_model",
+    "export_tflite",
+    "inference_form",
+    "open_tflite",
+    "predict_tflite",
+    "read_labels",
+    "write_labels",
+]

@@ -1,0 +1,81 @@
+"""The form of a network that runtimes run: the same weights and results, other ways to compute them."""
+
+import keras
+
+ENDS = (keras.activations.softmax, keras.activations.sigmoid)
+
+
+def inference_form(model):
+    """A copy of a network in which every convolution that can choose runs as a native grouped convolution.
+
+    Training folds repeated filters into the batch, because that is fast under XLA. Inference runtimes run native
+    grouped convolutions faster, and their files show the groups.
+
+    Args:
+        model: functional or sequential `keras.Model`, built. It is not changed.
+
+    Returns:
+        A new model with copies of the weights, layers shared as before, and the same outputs.
+
+    Raises:
+        ValueError: the model is neither functional nor sequential.
+
+    >>> import keras_sharenets as ksn
+    >>> model = ksn.create_model("hscnet_m32_g4_r2_b1_a2", input_shape=(16, 16, 3))
+    >>> inference_form(model).get_layer("stage1_module1_spatial").implementation
+    'grouped'
+    """
+
+    def copy_layer(layer):
+        config = layer.get_config()
+        # Our layers name their implementations; an old setting of Keras' recurrent layers is a number.
+        if isinstance(config.get("implementation"), str):
+            config["implementation"] = "grouped"
+        return type(layer).from_config(config)
+
+    # `recursive` reaches into networks that are used as layers of this one.
+    return _copy(model, clone_function=copy_layer, recursive=True)
+
+
+def score_form(model):
+    """A copy of a classifier that ends before its softmax or sigmoid.
+
+    Where a classifier is very sure, its probabilities are exactly 0 and 1 and no longer show what happens inside; the
+    scores before them always do.
+
+    Args:
+        model: functional or sequential `keras.Model`, built. It is not changed.
+
+    Returns:
+        A new model with copies of the weights, or `None` if the model does not end in a softmax or sigmoid.
+    """
+    if not gives_probabilities(model):
+        return None
+    copy = _copy(model)
+    end = _last_layer(copy)
+    if isinstance(end, keras.layers.Softmax):
+        return keras.Model(copy.input, end.input)
+    end.activation = keras.activations.linear
+    return copy
+
+
+def gives_probabilities(model):
+    """Whether the network visibly ends in a softmax or sigmoid."""
+    end = _last_layer(model)
+    return isinstance(end, keras.layers.Softmax) or getattr(end, "activation", None) in ENDS
+
+
+def _last_layer(model):
+    if isinstance(model, keras.Sequential):
+        return model.layers[-1]
+    return model.get_layer(model.output_names[0])
+
+
+def _copy(model, **options):
+    try:
+        copy = keras.models.clone_model(model, **options)
+    except ValueError as error:
+        name = getattr(model, "name", model)
+        raise ValueError(f"`model` (={name!r}) must be a functional or sequential Keras model: {error}") from error
+    copy.set_weights(model.get_weights())
+    return copy

@@ -1,0 +1,59 @@
+import keras
+import numpy as np
+import pytest
+from mobile_networks import NAMES, small_network
+from sklearn.datasets import load_digits
+
+from keras_sharenets import mobile
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Real pictures `(1797, 8, 8, 1)` with pixel values from 0 to 255, and their classes."""
+    data = load_digits()
+    return (data.images[..., None] * (255 / 16)).round().astype(np.uint8), data.target
+
+
+@pytest.fixture(scope="session")
+def trained(digits):
+    """The small network, trained on all pictures but the last 500."""
+    keras.utils.set_random_seed(0)
+    model = small_network()
+    model.compile(keras.optimizers.Adam(5e-3), "sparse_categorical_crossentropy", jit_compile=False)
+    pictures, classes = digits
+    model.fit(pictures[:-500].astype("float32"), classes[:-500], batch_size=32, epochs=6, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="session")
+def plain():
+    """An untrained network of Keras' own layers, for RGB, without sharing."""
+    keras.utils.set_random_seed(1)
+    layers = [
+        keras.Input((6, 5, 3)),
+        keras.layers.Rescaling(1 / 255),
+        keras.layers.Conv2D(4, 3, activation="relu", bias_initializer="ones"),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(3, activation="softmax", bias_initializer="ones"),
+    ]
+    return keras.Sequential(layers)
+
+
+@pytest.fixture(scope="session")
+def saturated(trained):
+    """The trained network with its scores a thousand times as large: its probabilities are exactly 0 and 1."""
+    model = keras.models.clone_model(trained)
+    *weights, kernel, bias = trained.get_weights()
+    model.set_weights([*weights, 1000 * kernel, 1000 * bias])
+    return model
+
+
+@pytest.fixture(scope="session")
+def tflite_files(trained, digits, tmp_path_factory):
+    """The trained network as a file of each precision: `{quantization: (path, report)}`."""
+    folder, pictures = tmp_path_factory.mktemp("tflite"), digits[0][:200]
+    exported = {}
+    for quantization in (None, "float16", "int8"):
+        path = folder / f"{quantization}.tflite"
+        exported[quantization] = path, mobile.export_tflite(trained, path, quantization, pictures, NAMES)
+    return exported

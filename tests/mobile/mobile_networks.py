@@ -1,0 +1,31 @@
+"""Networks that the tests of the exports have in common."""
+
+import keras
+import numpy as np
+
+import keras_sharenets as ksn
+
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+def small_network(end="softmax"):
+    """A classifier of digits with one shared layer, called three times."""
+    inputs = keras.Input((8, 8, 1), name="images")
+    x = keras.layers.Normalization(mean=[78.0], variance=[9200.0])(inputs)
+    x = keras.layers.Conv2D(32, 3, padding="same", name="stem")(x)
+    shared = ksn.layers.HighlySharedConv2D(32, 3, groups=4, channel_repeats=2, arrangements=2, name="shared")
+    for _ in range(3):
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(shared(x)))
+    x = keras.layers.GlobalMaxPooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(10, activation=end, name="predictions")(x))
+
+
+def with_noise(model):
+    """The same network with a kernel in its middle perturbed."""
+    copy = keras.models.clone_model(model)
+    weights = model.get_weights()
+    middle = [index for index, weight in enumerate(weights) if weight.ndim == 4][-1]
+    random = np.random.default_rng(0)
+    weights[middle] = random.permutation(weights[middle].reshape(-1)).reshape(weights[middle].shape)
+    copy.set_weights(weights)
+    return copy

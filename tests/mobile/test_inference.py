@@ -1,0 +1,69 @@
+import keras
+import numpy as np
+import pytest
+from mobile_networks import small_network
+
+import keras_sharenets as ksn
+from keras_sharenets.mobile import inference_form
+from keras_sharenets.mobile.inference import gives_probabilities, score_form
+
+
+def implementations(model):
+    return [layer.implementation for layer in model.layers if isinstance(layer, ksn.layers.HighlySharedConv2D)]
+
+
+@pytest.mark.parametrize("name", ["hscnet_m32_g4_r2_b1_a2"])
+def test_named_network(name):
+    model = ksn.create_model(name, input_shape=(16, 16, 3))
+    copy = inference_form(model)
+    pictures = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype("float32")
+    np.testing.assert_allclose(copy(pictures), model(pictures), atol=1e-5)
+    assert set(implementations(copy)) == {"grouped"}
+    assert set(implementations(model)) == {"auto"}
+    assert [weight.shape for weight in copy.weights] == [weight.shape for weight in model.weights]
+
+
+def test_copy_has_weights_of_its_own(trained):
+    copy, before = inference_form(trained), trained.get_layer("stem").get_weights()[0]
+    copy.get_layer("stem").kernel.assign(np.zeros_like(before))
+    np.testing.assert_array_equal(trained.get_layer("stem").get_weights()[0], before)
+
+
+def test_nested_network_stays_shared():
+    shared = ksn.layers.HighlySharedConv2D(4, 3, groups=2)
+    inner = keras.Sequential([keras.Input((8, 8, 4)), shared], name="inner")
+    inputs = keras.Input((8, 8, 4))
+    model = keras.Model(inputs, inner(inner(inputs)))
+    copy = inference_form(model)
+    assert implementations(copy.get_layer("inner")) == ["grouped"]
+    assert len(copy.weights) == 1
+    pictures = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype("float32")
+    np.testing.assert_allclose(copy(pictures), model(pictures), atol=1e-5)
+
+
+def test_subclassed_model_is_refused():
+    class Subclassed(keras.Model):
+        pass
+
+    with pytest.raises(ValueError, match="must be a functional or sequential Keras model"):
+        inference_form(Subclassed())
+
+
+@pytest.mark.parametrize("end", ["softmax", "sigmoid", "layer"])
+def test_score_form(end):
+    model = small_network(None if end == "layer" else end)
+    if end == "layer":
+        model = keras.Model(model.input, keras.layers.Softmax()(model.output))
+    pictures = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 1)).astype("float32")
+    scores = np.asarray(score_form(model)(pictures), np.float64)
+    exponentials = np.exp(scores - scores.max(-1, keepdims=True))
+    expected = 1 / (1 + np.exp(-scores)) if end == "sigmoid" else exponentials / exponentials.sum(-1, keepdims=True)
+    np.testing.assert_allclose(model(pictures), expected, atol=1e-6)
+    assert gives_probabilities(model)
+
+
+def test_linear_end_gives_no_probabilities(plain):
+    assert gives_probabilities(plain)
+    model = small_network(None)
+    assert not gives_probabilities(model)
+    assert score_form(model) is None

@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+from mobile_networks import NAMES
+
+from keras_sharenets.mobile import describe_tflite, open_tflite, predict_tflite
+
+
+def test_predict_quantises_by_the_rule(tflite_files, digits):
+    """Against the interpreter driven by hand: value = scale * (integer - zero point)."""
+    path, pictures = tflite_files["int8"][0], digits[0][-4:]
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    (entry,), (end,) = interpreter.get_input_details(), interpreter.get_output_details()
+    expected = []
+    for picture in pictures:
+        scale, zero_point = entry["quantization"]
+        integers = np.clip(np.round(picture / scale) + zero_point, -128, 127).astype(np.int8)
+        interpreter.set_tensor(entry["index"], integers[None])
+        interpreter.invoke()
+        scale, zero_point = end["quantization"]
+        expected.append(scale * (interpreter.get_tensor(end["index"])[0].astype(float) - zero_point))
+    outputs = predict_tflite(path, pictures)
+    assert outputs.dtype == np.float32
+    np.testing.assert_allclose(outputs, expected, atol=1e-6)
+
+
+def test_predict_clips_what_lies_outside(tflite_files):
+    path = tflite_files["int8"][0]
+    white, too_white = np.full((1, 8, 8, 1), 255), np.full((1, 8, 8, 1), 700)
+    np.testing.assert_array_equal(predict_tflite(path, white), predict_tflite(path, too_white))
+
+
+def test_predict_nothing(tflite_files):
+    assert predict_tflite(tflite_files[None][0], np.zeros((0, 8, 8, 1))).shape == (0, 10)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (2, 8, 8, 3), (2, 8, 9, 1)])
+def test_pictures_of_another_shape(tflite_files, shape):
+    with pytest.raises(ValueError, match=r"`images` must have the shape \(n, 8, 8, 1\), has"):
+        predict_tflite(tflite_files[None][0], np.zeros(shape))
+
+
+def test_describe(tflite_files):
+    path, report = tflite_files[None]
+    description = describe_tflite(path)
+    assert description["file_bytes"] == path.stat().st_size
+    assert sum(description["constant_bytes"].values()) == report.file_weight_bytes
+    assert set(description["constant_bytes"]) <= {"float32", "int32"}
+    (entry,), (end,) = description["inputs"], description["outputs"]
+    assert (entry["shape"], entry["dtype"], entry["scale"]) == ([1, 8, 8, 1], "float32", None)
+    assert (end["shape"], end["dtype"], end["zero_point"]) == ([1, 10], "float32", None)
+    assert description["signatures"] == {"classify": {"inputs": ["images"], "outputs": ["probabilities"]}}
+    assert description["labels"] == list(NAMES)
+    assert description["operators"]["CONV_2D"] == 4
+    assert description["operators"]["SOFTMAX"] == 1
+
+
+def test_describe_integers(tflite_files):
+    description = describe_tflite(tflite_files["int8"][0])
+    (entry,), (end,) = description["inputs"], description["outputs"]
+    # Pixel values from 0 to 255 in 256 steps; LiteRT fixes the steps of a softmax.
+    assert (entry["dtype"], entry["scale"], entry["zero_point"]) == ("int8", 1.0, -128)
+    assert (end["dtype"], end["scale"], end["zero_point"]) == ("int8", 1 / 256, -128)
+
+
+def test_threads(tflite_files):
+    with pytest.raises(ValueError, match=r"`num_threads` \(=0\) must be a whole number of at least 1"):
+        open_tflite(tflite_files[None][0], num_threads=0)
+
+
+@pytest.mark.parametrize(
+    "use", [open_tflite, describe_tflite, lambda path: predict_tflite(path, np.zeros((1, 8, 8, 1)))]
+)
+def test_no_file(tmp_path, use):
+    with pytest.raises(ValueError, match=r"There is no file .*none\.tflite"):
+        use(tmp_path / "none.tflite")
+
+
+@pytest.mark.parametrize("data", [b"", b"TFL3", b"\x89PNG\r\n\x1a\n and so on", b"PK\3\4" + bytes(200)])
+def test_foreign_file(tmp_path, data):
+    path = tmp_path / "foreign.tflite"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"foreign\.tflite is not a TFLite file: it has no TFLite identifier"):
+        open_tflite(path)
+
+
+def test_truncated_file(tflite_files, tmp_path):
+    whole, path = tflite_files["int8"][0].read_bytes(), tmp_path / "cut.tflite"
+    # The archive of labels behind the flatbuffer is not needed to run the file.
+    flatbuffer = whole.index(b"PK\3\4")
+    lengths = [8, 9, 12, 16, 20, 40, 100, 500, 1000, *np.linspace(1500, flatbuffer - 16, 20).astype(int)]
+    for length in lengths:
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"cut\.tflite (is damaged|is not a TFLite file: it ends)"):
+            open_tflite(path)
+
+
+def test_random_bytes(tmp_path):
+    random, path = np.random.default_rng(0), tmp_path / "random.tflite"
+    for length in (16, 100, 1000, 20000):
+        path.write_bytes(random.bytes(4) + b"TFL3" + random.bytes(length))
+        with pytest.raises(ValueError, match=r"random\.tflite (is damaged|is not a TFLite file: it ends)"):
+            open_tflite(path)
+        path.write_bytes(b"\x08\0\0\0TFL3" + random.bytes(length))
+        with pytest.raises(ValueError, match=r"random\.tflite is damaged"):
+            open_tflite(path)
+
+
+def test_damage_inside(tflite_files, tmp_path):
+    """Flipped bits either change numbers, or are refused with a `ValueError`; nothing else may happen."""
+    whole, path = tflite_files[None][0].read_bytes(), tmp_path / "flipped.tflite"
+    random, refused = np.random.default_rng(0), 0
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for position in random.integers(8, len(whole), 40):
+            damaged[position] ^= 1 << random.integers(8)
+        path.write_bytes(damaged)
+        try:
+            predict_tflite(path, np.zeros((1, 8, 8, 1)))
+        except ValueError:
+            refused += 1
+    assert refused > 0
+
+
+def test_file_that_is_no_classifier(tmp_path):
+    import tensorflow as tf
+
+    function = tf.function(lambda x: x * 2, input_signature=[tf.TensorSpec((3,), tf.float32)])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
+    path = tmp_path / "vector.tflite"
+    path.write_bytes(converter.convert())
+    with pytest.raises(ValueError, match=r"vector\.tflite is no classifier for one picture at a time"):
+        predict_tflite(path, np.zeros((1, 8, 8, 1)))
+    assert describe_tflite(path)["labels"] is None

@@ -1,0 +1,159 @@
+import io
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+from mobile_networks import NAMES
+
+from keras_sharenets.mobile import export_tflite, predict_tflite, read_labels, write_labels
+from keras_sharenets.mobile.graph import read_graph
+from keras_sharenets.mobile.metadata_buffers import add_buffers, read_buffer
+
+
+@pytest.fixture(scope="module")
+def converted(plain, tmp_path_factory):
+    """Path and bytes of a file without labels, for three classes."""
+    path = tmp_path_factory.mktemp("metadata") / "plain.tflite"
+    export_tflite(plain, path)
+    return path, path.read_bytes()
+
+
+@pytest.mark.parametrize("names", [("a", "b", "c"), ("grey wolf", "café", "日本")])
+def test_labels_come_back(converted, tmp_path, names):
+    data = write_labels(converted[1], list(names))
+    (tmp_path / "labelled.tflite").write_bytes(data)
+    assert read_labels(data) == names
+    assert read_labels(tmp_path / "labelled.tflite") == names
+    assert read_labels(converted[1]) is None
+
+
+def test_file_computes_the_same_and_holds_what_the_converter_wrote(converted, tmp_path):
+    path, data = converted
+    labelled = write_labels(data, ("a", "b", "c"))
+    position = labelled.find(data)
+    assert position > 0
+    assert position % 16 == 0
+    (tmp_path / "labelled.tflite").write_bytes(labelled)
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 6, 5, 3))
+    np.testing.assert_array_equal(
+        predict_tflite(tmp_path / "labelled.tflite", pictures), predict_tflite(path, pictures)
+    )
+
+
+def test_archive_for_unzip_and_android(tflite_files):
+    with zipfile.ZipFile(tflite_files["int8"][0]) as archive:
+        assert archive.namelist() == ["labels.txt"]
+        assert archive.testzip() is None
+        assert archive.read("labels.txt").decode() == "".join(f"{name}\n" for name in NAMES)
+
+
+def test_labels_of_another_program(converted):
+    """Only the archive, written as Windows would, and not the buffer."""
+    file = io.BytesIO(converted[1])
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("labels.txt", "a\r\nb\r\nc")
+    assert read_labels(file.getvalue()) == ("a", "b", "c")
+
+
+def test_no_labels_in_an_archive_of_another_purpose(converted):
+    file = io.BytesIO(converted[1])
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("notes.txt", "nothing")
+    assert read_labels(file.getvalue()) is None
+
+
+class Table:
+    """A reader of flatbuffer tables by field number, written from the format's description."""
+
+    def __init__(self, data, position=None):
+        self.data = data
+        self.position = self.follow(0) if position is None else position
+
+    def follow(self, position):
+        return position + struct.unpack_from("<I", self.data, position)[0]
+
+    def place(self, field):
+        table = self.position - struct.unpack_from("<i", self.data, self.position)[0]
+        return self.position + struct.unpack_from("<H", self.data, table + 4 + 2 * field)[0]
+
+    def table(self, field):
+        return Table(self.data, self.follow(self.place(field)))
+
+    def entry(self, field, index=0):
+        return Table(self.data, self.follow(self.follow(self.place(field)) + 4 + 4 * index))
+
+    def text(self, field):
+        start = self.follow(self.place(field))
+        return self.data[start + 4 : start + 4 + struct.unpack_from("<I", self.data, start)[0]].decode()
+
+    def byte(self, field):
+        return self.data[self.place(field)]
+
+    def floats(self, field):
+        start = self.follow(self.place(field))
+        return struct.unpack_from(f"<{struct.unpack_from('<I', self.data, start)[0]}f", self.data, start + 4)
+
+
+@pytest.mark.parametrize(("color_space", "fixture"), [(1, "converted"), (2, "tflite_files")])
+def test_standard_metadata(request, color_space, fixture):
+    """Field numbers are those of metadata_schema.fbs, counted from 0; a union takes two."""
+    if fixture == "converted":
+        data = write_labels(request.getfixturevalue(fixture)[1], ("a", "b", "c"))
+    else:
+        data = request.getfixturevalue(fixture)["int8"][0].read_bytes()
+    content = read_buffer(read_graph(data), "TFLITE_METADATA")
+    assert content[4:8] == b"M001"
+    model = Table(content)
+    assert model.text(7) == "1.0.0"
+    graph = model.entry(3)
+    images, classes = graph.entry(2), graph.entry(3)
+    assert images.text(0) == "images"
+    assert images.table(3).byte(0) == 2  # the content is ImageProperties
+    assert images.table(3).table(1).byte(0) == color_space
+    unit = images.entry(4)
+    assert unit.byte(0) == 1  # NormalizationOptions
+    assert (unit.table(1).floats(0), unit.table(1).floats(1)) == ((0.0,), (1.0,))
+    assert (images.table(5).floats(0), images.table(5).floats(1)) == ((255.0,), (0.0,))
+    labels = classes.entry(6)
+    assert (labels.text(0), labels.byte(2)) == ("labels.txt", 2)  # TENSOR_AXIS_LABELS
+
+
+def test_buffers_of_any_content(converted):
+    contents = {"empty": b"", "one": b"\0", "many": bytes(range(256)) * 5}
+    model = read_graph(add_buffers(converted[1], contents))
+    assert {name: read_buffer(model, name) for name in contents} == contents
+    assert read_buffer(model, "none") is None
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("a", "b"), "has 2 entries, but the network has 3 classes"),
+        (("a", "b", ""), "entry '' must be a string of one line"),
+        (("a", "b\nc", "d"), r"entry 'b\\nc' must be a string of one line"),
+        (("a", "b\u2028c", "d"), "must be a string of one line"),
+        (("a ", "b", "c"), "without spaces at its ends"),
+        ((0, 1, 2), "entry 0 must be a string"),
+        ("abc", "not one string"),
+    ],
+)
+def test_bad_names(converted, names, message):
+    with pytest.raises(ValueError, match=message):
+        write_labels(converted[1], names)
+
+
+def test_labels_twice(converted):
+    with pytest.raises(ValueError, match="holds class names already"):
+        write_labels(write_labels(converted[1], ["a", "b", "c"]), ["d", "e", "f"])
+
+
+def test_no_tflite_file(tmp_path, converted):
+    with pytest.raises(ValueError, match="There is no file"):
+        read_labels(tmp_path / "none.tflite")
+    with pytest.raises(ValueError, match="has no TFLite identifier"):
+        read_labels(b"\x89PNG\r\n\x1a\n and so on")
+    with pytest.raises(ValueError, match="has no TFLite identifier"):
+        write_labels(b"", ("a",))
+    with pytest.raises(ValueError, match="is no whole TFLite file"):
+        read_labels(write_labels(converted[1], ("a", "b", "c"))[:200])

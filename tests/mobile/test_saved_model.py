@@ -1,0 +1,156 @@
+import io
+
+import keras
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+from mobile_networks import NAMES, small_network, with_noise
+
+from keras_sharenets.mobile import ExportMismatchError, export_saved_model, saved_model
+from keras_sharenets.pictures import read_picture
+
+
+def encode(picture, kind):
+    file = io.BytesIO()
+    PIL.Image.fromarray(picture.squeeze()).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def exported(trained, digits, tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "digits"
+    return path, export_saved_model(trained, path, NAMES, digits[0][:200])
+
+
+def test_both_signatures(exported, trained, digits):
+    pictures = digits[0][-30:]
+    expected = np.asarray(trained(pictures.astype("float32")))
+    signatures = tf.saved_model.load(str(exported[0])).signatures
+    runs = [
+        signatures["serving_default"](images=tf.constant(pictures, tf.float32)),
+        signatures["serve_encoded"](encoded=tf.constant([encode(picture, "PNG") for picture in pictures])),
+    ]
+    for results in runs:
+        assert set(results) == {"class_name", "class_names", "probabilities"}
+        np.testing.assert_allclose(results["probabilities"], expected, atol=1e-5)
+        first = [NAMES[index].encode() for index in expected.argmax(-1)]
+        assert results["class_name"].numpy().tolist() == first
+        assert results["class_names"].numpy().tolist() == [[name.encode() for name in NAMES]] * len(pictures)
+
+
+def test_no_picture(exported):
+    signatures = tf.saved_model.load(str(exported[0])).signatures
+    results = signatures["serve_encoded"](encoded=tf.constant([], tf.string))
+    assert {name: tuple(result.shape) for name, result in results.items()} == {
+        "class_name": (0,),
+        "class_names": (0, 10),
+        "probabilities": (0, 10),
+    }
+
+
+def test_no_operation_that_a_server_may_lack(exported):
+    """Nothing compiled by XLA."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    content = saved_model_pb2.SavedModel.FromString((exported[0] / "saved_model.pb").read_bytes())
+    functions = content.meta_graphs[0].graph_def.library.function
+    assert len(functions) > 1
+    assert not [function for function in functions if function.attr["_XlaMustCompile"].b]
+
+
+def test_report(exported):
+    path, report = exported
+    assert report.path == str(path)
+    assert report.total_bytes == sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    assert report.verified_on == "64 given pictures"
+    assert report.class_names == NAMES
+    assert report.largest_difference < 1e-5
+
+
+def test_colour_without_names(plain, tmp_path):
+    report = export_saved_model(plain, tmp_path / "plain")
+    assert report.verified_on == "16 synthetic pictures"
+    assert report.class_names == ("0", "1", "2")
+    picture = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype="uint8")
+    results = tf.saved_model.load(str(tmp_path / "plain")).signatures["serve_encoded"](
+        encoded=tf.constant([encode(picture, "PNG")])
+    )
+    np.testing.assert_allclose(results["probabilities"], plain(picture[None].astype("float32")), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("stored", [(40, 30, 3), (40, 30, 1), (6, 5, 3)])
+@pytest.mark.parametrize("shape", [(6, 5, 3), (6, 5, 1), (70, 90, 3)])
+def test_decode_as_read_picture(tmp_path, kind, stored, shape):
+    random = np.random.default_rng(0)
+    blocks = random.integers(0, 256, (-(-stored[0] // 4), -(-stored[1] // 4), stored[2]), dtype="uint8")
+    data = encode(blocks.repeat(4, 0).repeat(4, 1)[: stored[0], : stored[1]], kind)
+    (tmp_path / "picture").write_bytes(data)
+    expected = read_picture(tmp_path / "picture", shape).astype(int)
+    # Resizing rounds after each axis in Pillow and once in TensorFlow.
+    np.testing.assert_allclose(saved_model.decode(tf.constant(data), shape), expected, atol=0 if stored == shape else 1)
+
+
+def test_scores_are_not_called_probabilities(tmp_path):
+    export_saved_model(small_network(None), tmp_path / "scores")
+    signature = tf.saved_model.load(str(tmp_path / "scores")).signatures["serving_default"]
+    assert set(signature.structured_outputs) == {"class_name", "class_names", "scores"}
+
+
+def test_dropout_and_frozen_layers(tmp_path):
+    """Seeds of random numbers and frozen weights do not confuse the comparison of the weights."""
+    inputs = keras.Input((4, 4, 1))
+    x = keras.layers.Flatten()(inputs)
+    x = keras.layers.Dropout(0.5)(keras.layers.Dense(8, trainable=False)(x))
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
+    assert export_saved_model(model, tmp_path / "m").largest_difference < 1e-5
+
+
+@pytest.mark.parametrize("network", ["trained", "saturated"])
+def test_wrong_folder_is_caught(request, tmp_path, monkeypatch, network):
+    write = saved_model._write
+    monkeypatch.setattr(saved_model, "_write", lambda model, *rest: write(with_noise(model), *rest))
+    with pytest.raises(ExportMismatchError, match="does not hold the weights of the model, and was not written"):
+        export_saved_model(request.getfixturevalue(network), tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_decoding_is_caught(plain, tmp_path, monkeypatch):
+    decode = saved_model.decode
+    monkeypatch.setattr(saved_model, "decode", lambda data, shape: 255 - decode(data, shape))
+    with pytest.raises(ExportMismatchError, match="signature 'serve_encoded' does not compute what Keras computes"):
+        export_saved_model(plain, tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+
+
+def test_existing_folder(plain, tmp_path, monkeypatch):
+    monkeypatch.setattr(saved_model, "_write", lambda *_: pytest.fail("work was done before the check"))
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"exists\. Give a folder that does not"):
+        export_saved_model(plain, tmp_path / "m")
+    assert (tmp_path / "m" / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("shape", "arguments", "message"),
+    [
+        ((4, 4, 2), {}, "must take pictures of 1 or 3 channels"),
+        ((None, 4, 3), {}, "Export needs a fixed picture size"),
+        ((4, 4, 3), {"class_names": ["a"]}, "`class_names` has 1 entries, but the network has 2 classes"),
+        ((4, 4, 3), {"sample": np.zeros((2, 4, 4, 1))}, "`sample` must hold pictures of shape"),
+    ],
+)
+def test_bad_argument(tmp_path, monkeypatch, shape, arguments, message):
+    monkeypatch.setattr(saved_model, "_write", lambda *_: pytest.fail("work was done before the check"))
+    layers = [keras.Input(shape), keras.layers.GlobalMaxPooling2D(), keras.layers.Dense(2)]
+    with pytest.raises(ValueError, match=message):
+        export_saved_model(keras.Sequential(layers), tmp_path / "m", **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_backend(plain, tmp_path, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(RuntimeError, match="Export needs the TensorFlow backend, and Keras runs on 'jax'"):
+        export_saved_model(plain, tmp_path / "m")

@@ -1,0 +1,214 @@
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
+from mobile_networks import NAMES, small_network, with_noise
+
+from keras_sharenets.mobile import ExportMismatchError, _sources, converter, export_tflite, predict_tflite, read_labels
+
+QUANTIZATIONS = (None, "float16", "int8")
+
+
+def flatbuffer(path):
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes()))
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_file_computes_what_keras_computes(tflite_files, trained, digits, quantization):
+    path, report = tflite_files[quantization]
+    pictures, classes = digits[0][-500:], digits[1][-500:]
+    expected = np.asarray(trained(pictures.astype("float32")))
+    outputs = predict_tflite(path, pictures)
+    atol = {None: 1e-5, "float16": 1e-2, "int8": 0.3}[quantization]
+    np.testing.assert_allclose(outputs, expected, atol=atol)
+    accuracy = [(run.argmax(-1) == classes).mean() for run in (expected, outputs)]
+    assert accuracy[0] > 0.8
+    assert abs(accuracy[0] - accuracy[1]) <= 0.02
+    assert (outputs.argmax(-1) == expected.argmax(-1)).mean() >= 0.97
+    assert report.verified_on == "64 given pictures"
+    assert report.top1_agreement >= 0.95
+
+
+def test_report(tflite_files, digits):
+    kernels = 3 * 3 * 1 * 32 + 3 * 3 * (32 // 4) * 32 // (2 * 2) + 32 * 10
+    vectors = 32 + 3 * (32 + 32) + 10
+    sizes = {None: (4, 4), "float16": (2, 2), "int8": (1, 4)}
+    for quantization, (path, report) in tflite_files.items():
+        assert report.path == str(path)
+        assert report.quantization == quantization
+        assert report.file_bytes == path.stat().st_size
+        assert report.stored_parameters == kernels + vectors
+        kernel_bytes, vector_bytes = sizes[quantization]
+        assert report.stored_weight_bytes == kernels * kernel_bytes + vectors * vector_bytes
+        buffers = {tensor.buffer for tensor in flatbuffer(path).subgraphs[0].tensors}
+        constants = [flatbuffer(path).buffers[index].data for index in buffers]
+        assert report.file_weight_bytes == sum(len(data) for data in constants if data is not None)
+        assert report.repetition == report.file_weight_bytes / report.stored_weight_bytes
+        assert report.classes == len(NAMES)
+    # Three float uses of the shared filters, each 4 times as large as what is stored, and the rest once.
+    assert tflite_files[None][1].file_weight_bytes >= 4 * (3 * 4 * 3 * 3 * 8 * 32 // 4)
+    assert tflite_files[None][1].repetition > 3
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_what_is_in_the_file(tflite_files, quantization):
+    path, _ = tflite_files[quantization]
+    model = flatbuffer(path)
+    graph, names = model.subgraphs[0], {code: name for name, code in vars(schema.BuiltinOperator).items()}
+    kinds = [names[code.builtinCode] for code in model.operatorCodes]
+    assert {"CUSTOM", "TILE", "GATHER", "TRANSPOSE"}.isdisjoint(kinds)
+    filters = []
+    for operator in graph.operators:
+        if kinds[operator.opcodeIndex] == "CONV_2D":
+            inputs, kernel = (tuple(graph.tensors[index].shape) for index in operator.inputs[:2])
+            filters.append((inputs[-1], kernel))
+    assert filters == [(1, (32, 3, 3, 1))] + 3 * [(32, (32, 3, 3, 8))]
+    types = {graph.tensors[index].type for index in (*graph.inputs, *graph.outputs)}
+    everything = {tensor.type for tensor in graph.tensors}
+    kind = schema.TensorType
+    if quantization == "int8":
+        assert types == {kind.INT8}
+        assert everything <= {kind.INT8, kind.INT32}
+    else:
+        assert types == {kind.FLOAT32}
+        assert (kind.FLOAT16 in everything) == (quantization == "float16")
+    signatures = Interpreter(model_content=path.read_bytes()).get_signature_list()
+    assert signatures == {"classify": {"inputs": ["images"], "outputs": ["probabilities"]}}
+    assert read_labels(path) == NAMES
+
+
+def test_plain_network_is_stored_once(plain, tmp_path):
+    report = export_tflite(plain, tmp_path / "plain.tflite")
+    parameters = 3 * 3 * 3 * 4 + 4 + 4 * 3 + 3
+    # The mean stores its two axes; the rescaling is folded into the convolution.
+    assert report.file_weight_bytes == 4 * (parameters + 2)
+    assert report.stored_weight_bytes == 4 * parameters
+    assert report.verified_on == "16 synthetic pictures"
+    assert report.largest_difference < 1e-5
+    assert read_labels(tmp_path / "plain.tflite") is None
+
+
+def test_scores_are_not_called_probabilities(tmp_path, digits):
+    model, path = small_network(None), tmp_path / "scores.tflite"
+    export_tflite(model, path)
+    assert Interpreter(str(path)).get_signature_list()["classify"]["outputs"] == ["scores"]
+    pictures = digits[0][:8]
+    np.testing.assert_allclose(predict_tflite(path, pictures), model(pictures.astype("float32")), rtol=1e-4, atol=1e-4)
+
+
+def test_representative_data_in_batches(plain, tmp_path):
+    random = np.random.default_rng(0)
+    batches = (random.integers(0, 256, (count, 6, 5, 3), dtype="uint8") for count in (3, 4))
+    assert export_tflite(plain, tmp_path / "m.tflite", "int8", batches).verified_on == "7 given pictures"
+    assert export_tflite(plain, tmp_path / "m.tflite", None, [np.zeros((6, 5, 3))]).verified_on == "1 given picture"
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+@pytest.mark.parametrize("network", ["trained", "saturated"])
+def test_wrong_file_is_caught(request, digits, tmp_path, monkeypatch, network, quantization):
+    model, right = request.getfixturevalue(network), converter.convert
+    monkeypatch.setattr(converter, "convert", lambda model, *rest: right(with_noise(model), *rest))
+    with pytest.raises(ExportMismatchError, match=r"64 pictures, and was not written: relative error of the scores"):
+        export_tflite(model, tmp_path / "wrong.tflite", quantization, digits[0][:64])
+    assert not list(tmp_path.iterdir())
+
+
+def test_saturated_network(saturated, digits, tmp_path, monkeypatch):
+    pictures = digits[0][:64]
+    probabilities = np.asarray(saturated(pictures.astype("float32")))
+    assert np.isin(probabilities, (0, 1)).mean() > 0.99
+    assert export_tflite(saturated, tmp_path / "m.tflite", "int8", pictures).score_error < 0.2
+    right = converter.convert
+
+    def with_weak_end(model, *rest):
+        """Scores of a fifth: the same class is first in every picture, with a probability of 1."""
+        copy = keras.models.clone_model(model)
+        *weights, kernel, bias = model.get_weights()
+        copy.set_weights([*weights, kernel / 5, bias / 5])
+        return right(copy, *rest)
+
+    monkeypatch.setattr(converter, "convert", with_weak_end)
+    with pytest.raises(ExportMismatchError, match=r"relative error of the scores 0\.8"):
+        export_tflite(saturated, tmp_path / "wrong.tflite", "int8", pictures)
+
+
+def test_earlier_file_survives_a_failure(plain, tmp_path, monkeypatch):
+    path = tmp_path / "m.tflite"
+    path.write_bytes(b"earlier")
+    monkeypatch.setattr(converter, "convert", lambda *_: b"\0\0\0\0TFL3")
+    with pytest.raises(ValueError, match="The converted file is damaged"):
+        export_tflite(plain, path)
+    assert path.read_bytes() == b"earlier"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"quantization": "int4"}, r"`quantization` \(='int4'\) must be one of None, 'float16', 'int8'"),
+        ({"quantization": "int8"}, "needs `representative_data`"),
+        ({"representative_data": np.zeros((2, 5, 6, 3))}, r"of shape \(6, 5, 3\), holds an array of shape"),
+        ({"representative_data": np.zeros((0, 6, 5, 3))}, "holds no pictures"),
+        ({"representative_data": iter(())}, "holds no pictures"),
+        ({"representative_data": 7}, "must be an array of pictures or an iterable"),
+        ({"representative_data": [(np.zeros((2, 6, 5, 3)), np.zeros(2))]}, "gave a tuple"),
+        ({"representative_data": np.full((2, 6, 5, 3), "0")}, "must hold numbers, holds <U1"),
+        ({"representative_data": np.full((2, 6, 5, 3), np.nan)}, "not finite"),
+        ({"class_names": ["a", "b"]}, "`class_names` has 2 entries, but the network has 3 classes"),
+        ({"class_names": "abc"}, "not one string"),
+    ],
+)
+def test_bad_argument(plain, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setattr(converter, "convert", lambda *_: pytest.fail("work was done before the check"))
+    with pytest.raises(ValueError, match=message):
+        export_tflite(plain, tmp_path / "m.tflite", **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_path_is_a_folder(plain, tmp_path):
+    with pytest.raises(ValueError, match="is a folder, and must be a file"):
+        export_tflite(plain, tmp_path)
+
+
+def _two_inputs():
+    inputs = [keras.Input((4, 4, 1)), keras.Input((4, 4, 1))]
+    return keras.Model(inputs, keras.layers.Flatten()(keras.layers.Add()(inputs)))
+
+
+def _network(shape, *layers):
+    return keras.Sequential([keras.Input(shape), *layers])
+
+
+class Subclassed(keras.Model):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: _network((None, None, 3), keras.layers.GlobalMaxPooling2D()), "Export needs a fixed picture size"),
+        (lambda: _network((4, 4, 1), keras.layers.Conv2D(2, 1)), r"must give one vector a picture"),
+        (lambda: _network((4,), keras.layers.Dense(2)), "must be pictures"),
+        (_two_inputs, "must have one input and one output, has 2 and 1"),
+        (Subclassed, "must be a functional or sequential Keras model"),
+        (lambda: "model.keras", "must be a functional or sequential Keras model"),
+        (lambda: _network((4, 4, 1), keras.layers.Flatten(dtype="mixed_float16")), "computes in float16"),
+    ],
+)
+def test_network_that_cannot_be_exported(tmp_path, build, message):
+    with pytest.raises(ValueError, match=message):
+        export_tflite(build(), tmp_path / "m.tflite")
+
+
+def test_numbers_that_are_not_finite(plain, tmp_path):
+    model = keras.models.clone_model(plain)
+    model.set_weights([np.full_like(weight, np.nan) for weight in plain.get_weights()])
+    with pytest.raises(ValueError, match="not finite"):
+        export_tflite(model, tmp_path / "m.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_backend(plain, tmp_path, monkeypatch):
+    monkeypatch.setattr(_sources.keras.backend, "backend", lambda: "jax")
+    with pytest.raises(RuntimeError, match="set the environment variable KERAS_BACKEND=tensorflow"):
+        export_tflite(plain, tmp_path / "m.tflite")
