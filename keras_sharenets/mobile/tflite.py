@@ -63,7 +63,7 @@ class TFLiteReport:
         is folded away, such as the scale of a normalisation, works the other way, so a network that shares nothing
         comes out a little below 1.
         """
-        return self.file_weight_bytes / self.stored_weight_bytes
+        return self.file_weight_bytes / self.stored_weight_bytes if self.stored_weight_bytes else 1.0
 
 
 def export_tflite(model, path, quantization=None, representative_data=None, class_names=None):
@@ -71,8 +71,8 @@ def export_tflite(model, path, quantization=None, representative_data=None, clas
 
     The file takes one picture of raw pixel values at a time, has the signature `classify` from `images` to
     `probabilities` (`scores` if the network does not end in a softmax or sigmoid), and carries the class names.
-    Convolutions are grouped. Filters that the network shares are written out at every use; the report says how much
-    larger that makes the file than what the network stores.
+    Convolutions are grouped. Nothing is done yet to keep filters that the network shares single in the file; the report
+    says how much larger than the stored weights that makes it.
 
     Before the file gets its name it is run in the LiteRT interpreter, on up to 64 of `representative_data` or on 16
     synthetic pictures. Its scores may differ from Keras' by 1e-4 of their length (float32), 1e-2 (float16) or 0.5
