@@ -58,8 +58,8 @@ class Batches(keras.utils.PyDataset):
     sits out that epoch, since a batch of another size would be compiled for again). Without, every picture comes once,
     in order and unchanged.
 
-    For training, `model.fit` needs `callback()` among its callbacks and `shuffle=False`, or it would take the batches of
-    one epoch again and again, in another order.
+    For training, `model.fit` needs `callback()` among its callbacks and `shuffle=False`; or else it takes the batches
+    of one epoch again and again, in another order.
 
     Args:
         source: `Arrays` or `Files`.

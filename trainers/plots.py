@@ -1,11 +1,12 @@
-"""The curves of a training run as a picture."""
+"""The pictures of a training run: its curves, and what it makes of some pictures."""
 
 import io
+import math
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-TRAIN, TEST, GRID = "#9aa5b1", "#1f5fbf", "#e4e7eb"
+TRAIN, TEST, GRID, WRONG = "#9aa5b1", "#1f5fbf", "#e4e7eb", "#c62828"
 
 
 def draw_curves(run):
@@ -30,6 +31,39 @@ def draw_curves(run):
         accuracy.set_title(f"last epoch, test: {run.last.test_accuracy:.2%}", loc="right", fontsize=10, color=TEST)
     loss.legend(frameon=False)
     figure.suptitle(f"{run.model} on {run.data['name']}", fontsize=12)
+    return _png(figure)
+
+
+def draw_predictions(pictures, labels, probabilities, class_names, columns=10):
+    """A grid of pictures, each with the class that comes first and its probability; wrong ones in red.
+
+    Args:
+        pictures: uint8 array `(n, height, width, channels)`.
+        labels: int array `(n,)`, the right classes.
+        probabilities: array `(n, classes)`.
+        class_names: sequence of str.
+        columns: int, pictures a row.
+
+    Returns:
+        bytes: a PNG file.
+    """
+    rows = math.ceil(len(pictures) / columns)
+    figure = Figure(figsize=(columns, 1.25 * rows), dpi=120, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes in grid:
+        axes.axis("off")
+    for axes, picture, label, row in zip(grid, pictures, labels, probabilities, strict=False):
+        axes.imshow(picture.squeeze(), cmap="gray_r" if picture.shape[-1] == 1 else None)
+        best = int(row.argmax())
+        text = f"{class_names[best]} {row[best]:.0%}"
+        if best == label:
+            axes.set_title(text, fontsize=8)
+        else:
+            axes.set_title(f"{text}\n(is {class_names[label]})", fontsize=8, color=WRONG)
+    return _png(figure)
+
+
+def _png(figure):
     png = io.BytesIO()
     figure.savefig(png, format="png")
     return png.getvalue()

@@ -1,8 +1,6 @@
 import collections
 import io
 import json
-import os
-import pathlib
 import shutil
 
 import keras
@@ -17,22 +15,6 @@ from trainers.data import load
 from trainers.dataset import Arrays, stratified_split
 from trainers.network import build
 from trainers.recipes import recipe_for
-
-ROOT = pathlib.Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def cifar10_folder():
-    folders = [os.environ.get("TFDS_DATA_DIR"), ROOT.parent / "shared" / "tensorflow_datasets"]
-    for folder in folders:
-        if folder and (pathlib.Path(folder) / "cifar10").is_dir():
-            return pathlib.Path(folder)
-    pytest.skip("no CIFAR-10: TFDS_DATA_DIR is not set, and ../shared/tensorflow_datasets is not there")
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load("digits")
 
 
 def write_picture(path, colour, size=(6, 4)):
@@ -226,8 +208,8 @@ def test_bad_input_shape(tmp_path, shape, message):
 # CIFAR-10
 
 
-def test_real_cifar10(cifar10_folder):
-    dataset = load("cifar10", data_dir=cifar10_folder)
+def test_real_cifar10(cifar10, cifar10_folder):
+    dataset = cifar10
     assert dataset.train.images.shape == (50000, 32, 32, 3)
     assert dataset.test.images.shape == (10000, 32, 32, 3)
     assert np.bincount(dataset.train.labels).tolist() == [5000] * 10

@@ -1,0 +1,73 @@
+"""Trains a small network on digits, exports it, runs the files and writes one page about it.
+
+python -m trainers demo --output runs/demo
+"""
+
+import pathlib
+
+import keras_sharenets as ksn
+from keras_sharenets import analysis, files
+from trainers.data import load_digits
+from trainers.evaluate import evaluate
+from trainers.fit import fit
+from trainers.page import page
+from trainers.plots import draw_predictions
+from trainers.recipes import override, recipe_for
+
+MODEL = "hscnet_m32_g4_r2_b1_a2"
+CALIBRATION = 200
+
+
+def add_arguments(parser):
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for all files; must not hold a run")
+    parser.add_argument("--epochs", type=int, default=25, help="passes over the training split (default: 25)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: 0)")
+
+
+def run(args):
+    """Prints the profile and one table; leaves `report.html` beside the files."""
+    output = pathlib.Path(args.output)
+    dataset = load_digits()
+    recipe = override(recipe_for(MODEL, dataset.name), epochs=args.epochs)
+    result = fit(MODEL, dataset, output, recipe=recipe, seed=args.seed)
+
+    model = files.load_model(output / "last.keras")
+    profile = ksn.profile(model)
+    print(analysis.to_text(profile))
+
+    calibration = dataset.train.images[:CALIBRATION]
+    saved_model = ksn.mobile.export_saved_model(
+        model, output / "saved_model", class_names=dataset.class_names, sample=dataset.test.images
+    )
+    tflite = ksn.mobile.export_tflite(
+        model, output / "int8.tflite", "int8", representative_data=calibration, class_names=dataset.class_names
+    )
+    latency = ksn.mobile.benchmark_tflite(tflite.path, repetitions=500, warmup=50)
+    in_keras = evaluate(output / "last.keras", dataset)
+    in_int8 = evaluate(tflite.path, dataset)
+    rows = [
+        ("stored parameters", f"{profile.stored_parameters:,}"),
+        ("effective parameters", f"{profile.effective_parameters:,}"),
+        ("multiply-adds", f"{profile.multiply_adds:,}"),
+        ("test accuracy, Keras", f"{in_keras.accuracy:.4f} ({in_keras.correct} of {in_keras.pictures})"),
+        ("test accuracy, int8 TFLite", f"{in_int8.accuracy:.4f} ({in_int8.correct} of {in_int8.pictures})"),
+        (".keras file", f"{(output / 'last.keras').stat().st_size:,} bytes"),
+        ("SavedModel folder", f"{saved_model.total_bytes:,} bytes"),
+        ("int8 .tflite file", f"{tflite.file_bytes:,} bytes, {tflite.file_weight_bytes:,} of them weights"),
+        ("stored weights at int8", f"{tflite.stored_weight_bytes:,} bytes"),
+        ("latency, int8, one thread", f"{latency.median_ms:.3f} ms (median of {latency.repetitions})"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(f"{name:{width}}  {value}" for name, value in rows))
+
+    pictures = dataset.test.images[:: len(dataset.test) // 40][:40]
+    labels = dataset.test.labels[:: len(dataset.test) // 40][:40]
+    probabilities = ksn.mobile.predict_tflite(tflite.path, pictures)
+    images = {
+        "Training": (output / "curves.png").read_bytes(),
+        "Predictions of the int8 file": draw_predictions(pictures, labels, probabilities, dataset.class_names),
+    }
+    heading = f"{MODEL} on {dataset.name}"
+    note = f"{dataset.note}. {result.recipe.epochs} epochs, seed {result.seed}."
+    files.write_text(output / "report.html", page(heading, note, rows, images, analysis.to_text(profile)))
+    print(f"report: {output / 'report.html'}")
