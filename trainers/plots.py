@@ -4,7 +4,7 @@ import io
 import math
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 TRAIN, TEST, GRID, WRONG = "#9aa5b1", "#1f5fbf", "#e4e7eb", "#c62828"
 
@@ -22,10 +22,14 @@ def draw_curves(run):
     loss, accuracy = figure.subplots(1, 2)
     _draw(loss, run.epochs, "loss")
     _draw(accuracy, run.epochs, "accuracy")
-    loss.set_ylim(bottom=0)
+    # The first test losses can be far above all others: moving statistics take a while to follow young weights.
+    loss.set_yscale("log")
+    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    loss.yaxis.set_major_formatter("{x:g}")
+    loss.yaxis.set_minor_locator(NullLocator())
     accuracy.set_ylim(top=1)
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    loss.set_title("Loss", loc="left", fontsize=11)
+    loss.set_title("Loss, with the penalty of the weight decay", loc="left", fontsize=11)
     accuracy.set_title("Accuracy", loc="left", fontsize=11)
     if run.last.test_accuracy is not None:
         accuracy.set_title(f"last epoch, test: {run.last.test_accuracy:.2%}", loc="right", fontsize=10, color=TEST)
@@ -77,6 +81,7 @@ def _draw(axes, epochs, name):
         values = [float("nan") if value is None else value for value in values]
         axes.plot(numbers, values, label=label, color=colour, marker=marker, markersize=4, linewidth=1.8)
     axes.set_xlabel("epoch")
+    axes.set_xlim(0.5, len(epochs) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color=GRID)
     axes.set_axisbelow(True)

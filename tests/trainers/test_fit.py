@@ -335,7 +335,7 @@ def test_real_pictures_from_a_folder(tmp_path):
             pixels[..., channel] += 120
             PIL.Image.fromarray(pixels).save(tmp_path / "colours" / name / f"{number}.png")
     dataset = load(tmp_path / "colours")
-    changes = {"epochs": 12, "batch_size": 12, "learning_rate": 0.05, "schedule": "cosine"}
+    changes = {"epochs": 8, "batch_size": 12, "learning_rate": 0.05, "schedule": "cosine"}
     settings = override(recipe_for(MODEL, dataset.name), **changes)
     run = fit(MODEL, dataset, tmp_path / "run", recipe=settings, options=TINY, jit_compile=False, verbose=0)
     assert run.test_accuracy == 1.0
