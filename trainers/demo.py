@@ -20,7 +20,7 @@ CALIBRATION = 200
 
 def add_arguments(parser):
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for all files; must not hold a run")
-    parser.add_argument("--epochs", type=int, default=25, help="passes over the training split (default: 25)")
+    parser.add_argument("--epochs", type=int, default=60, help="passes over the training split (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: 0)")
 
 

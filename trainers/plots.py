@@ -53,7 +53,7 @@ def draw_predictions(pictures, labels, probabilities, class_names, columns=10):
     """
     rows = math.ceil(len(pictures) / columns)
     figure = Figure(figsize=(columns, 1.25 * rows), dpi=120, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.axis("off")
     for axes, picture, label, row in zip(grid, pictures, labels, probabilities, strict=False):
