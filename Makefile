@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # What runs on any Keras backend is tested on both.
-NEUTRAL := tests/ops tests/layers tests/models tests/analysis
+NEUTRAL := $(foreach room,ops layers models analysis,tests/$(room) keras_sharenets/$(room))
 
 .PHONY: demo test test-all lint clean
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 import keras_sharenets as ksn
-from keras_sharenets import analysis, files, pictures
+from keras_sharenets import _checks, analysis, files, pictures
 
 
 def _list(arguments):
@@ -47,6 +47,7 @@ def _calibration_pictures(folder, shape, count):
 
 
 def _export(arguments):
+    _checks.positive("--pictures", arguments.pictures)
     if arguments.to == "saved_model" and arguments.quantization:
         raise ValueError("`--quantization` goes with `--to tflite`.")
     if arguments.quantization == "int8" and arguments.calibration is None:
@@ -97,6 +98,7 @@ def _read(paths, shape):
 
 
 def _predict(arguments):
+    _checks.positive("--top", arguments.top)
     class_names, probabilities = _probabilities(arguments.file, arguments.pictures)
     for path, row in zip(arguments.pictures, probabilities, strict=True):
         best = np.argsort(-row)[: arguments.top]
@@ -160,6 +162,6 @@ def main(argv=None):
     try:
         arguments.run(arguments)
     except (ValueError, RuntimeError, OSError) as error:
-        print(f"sharenets: {error}", file=sys.stderr)
+        print(f"sharenets: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0

@@ -1,0 +1,165 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import PIL.Image
+import pytest
+
+import keras_sharenets as ksn
+from keras_sharenets import cli, files
+
+NAMES = ("circle", "square", "star")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small network with its labels, and pictures: what a user has after training."""
+    folder = tmp_path_factory.mktemp("cli")
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    scaled = keras.layers.Rescaling(1 / 255)(inputs)
+    shared = ksn.layers.HighlySharedConv2D(8, 3, groups=4, channel_repeats=2, activation="relu")
+    x = keras.layers.Conv2D(8, 3, padding="same")(scaled)
+    x = keras.layers.GlobalAveragePooling2D()(shared(shared(x)))
+    files.save_model(keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x)), folder / "net.keras")
+    (folder / "labels.txt").write_text("\n".join(NAMES))
+    (folder / "pictures").mkdir()
+    for index in range(12):
+        noise = np.random.default_rng(index).integers(0, 256, (9, 11, 3), np.uint8)
+        PIL.Image.fromarray(noise).save(folder / "pictures" / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def run(capsys):
+    def run(*arguments):
+        status = cli.main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+def test_list(run):
+    status, out, _ = run("list", "hscnet_m1?8*_r8*")
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["hscnet_m128_g16_r8_a2", "hscnet_m128_g16_r8_a2_star"]
+    assert out.splitlines()[0].split()[1] == "1.8M"
+
+
+def test_describe_a_name(run):
+    status, out, _ = run("describe", "hscnet_m128_g16_r8_a2", "--format", "json")
+    profile = json.loads(out)
+    assert status == 0
+    assert profile["stored_parameters"] == 1_778_970
+    assert profile["multiply_adds"] == 494_326_784
+    status, out, _ = run("describe", "hscnet_m128_g16_r8_a2", "--classes", 100)
+    assert status == 0
+    assert "1,825,140" in out
+
+
+def test_describe_a_keras_file(run, folder):
+    status, out, _ = run("describe", folder / "net.keras", "--format", "csv")
+    assert status == 0
+    assert sum(line.startswith("highly_shared_conv2d") for line in out.splitlines()) == 2
+
+
+def test_export_predict_benchmark_and_describe_a_tflite_file(run, folder, tmp_path):
+    target = tmp_path / "net.tflite"
+    calibration = ("--calibration", folder / "pictures")
+    status, out, _ = run("export", folder / "net.keras", "--quantization", "int8", *calibration, "--output", target)
+    assert status == 0
+    assert f"{target.stat().st_size:,}" in out
+
+    status, out, _ = run("describe", target)
+    described = json.loads(out)
+    assert status == 0
+    assert described["labels"] == list(NAMES)
+    assert described["inputs"][0]["shape"] == [1, 8, 8, 3]
+    assert described["inputs"][0]["dtype"] == "int8"
+
+    status, out, _ = run("predict", target, folder / "pictures" / "0.png", "--top", 2)
+    line = out.strip().splitlines()[-1]
+    assert status == 0
+    assert sum(name in line for name in NAMES) == 2
+
+    status, out, _ = run("benchmark", target, "--repetitions", 3)
+    assert status == 0
+    assert "median ms" in out
+
+
+def test_predictions_of_keras_and_of_float32_tflite_agree(run, folder):
+    assert run("export", folder / "net.keras")[0] == 0
+    pictures = sorted((folder / "pictures").iterdir())
+    _, keras_out, _ = run("predict", folder / "net.keras", *pictures)
+    _, tflite_out, _ = run("predict", folder / "net.tflite", *pictures)
+    assert len(keras_out.splitlines()) == 12
+    assert keras_out == tflite_out
+
+
+def test_export_a_saved_model(run, folder):
+    status, _, _ = run("export", folder / "net.keras", "--to", "saved_model", "--calibration", folder / "pictures")
+    assert status == 0
+    assert (folder / "net_saved_model" / "saved_model.pb").is_file()
+    status, _, err = run("export", folder / "net.keras", "--to", "saved_model")
+    assert status == 2
+    assert "exists" in err
+
+
+def bad_inputs(folder):
+    net, pictures = folder / "net.keras", folder / "pictures"
+    (folder / "foreign.keras").write_text("no model")
+    (folder / "foreign.tflite").write_bytes(bytes(range(256)) * 10)
+    (folder / "text.png").write_text("no picture")
+    (folder / "empty").mkdir(exist_ok=True)
+    return [
+        (("list", "zzz*"), "`pattern` (='zzz*') matches no model"),
+        (("describe", "hscnet_m128_g16"), "Did you mean 'hscnet_m128_g16_r8_a2'"),
+        (("describe", folder / "none.keras"), "There is no file"),
+        (("describe", folder / "foreign.keras"), "is not a Keras file"),
+        (("describe", folder / "foreign.tflite"), "is not a TFLite file"),
+        (("export", folder / "foreign.keras"), "is not a Keras file"),
+        (("export", net, "--quantization", "int8"), "`--quantization int8` needs `--calibration FOLDER`"),
+        (("export", net, "--to", "saved_model", "--quantization", "int8"), "goes with `--to tflite`"),
+        (("export", net, "--calibration", folder / "empty"), "must be a folder with pictures in it"),
+        (("export", net, "--calibration", pictures, "--pictures", 0), "`--pictures` (=0) must be a whole number"),
+        (("benchmark", folder / "foreign.tflite"), "is not a TFLite file"),
+        (("benchmark", folder / "none.tflite"), "There is no file"),
+        (("predict", net, folder / "text.png"), "text.png is not a picture that can be read"),
+        (("predict", net, folder / "none.png"), "There is no file"),
+        (("predict", folder / "foreign.keras", pictures / "0.png"), "is not a Keras file"),
+        (("predict", net, pictures / "0.png", "--top", 0), "`--top` (=0) must be a whole number"),
+    ]
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(run, folder):
+    cases = bad_inputs(folder)
+    before = sorted(path for path in folder.rglob("*"))
+    for arguments, message in cases:
+        status, _, err = run(*arguments)
+        assert status == 2, arguments
+        assert message in err, arguments
+        assert err.startswith("sharenets: "), arguments
+        assert len(err.strip().splitlines()) == 1, arguments
+    assert sorted(path for path in folder.rglob("*")) == before
+
+
+def test_every_command_has_an_example_in_its_help(capsys):
+    for command in ("list", "describe", "export", "benchmark", "predict"):
+        with pytest.raises(SystemExit) as exit_info:
+            cli.main([command, "--help"])
+        assert exit_info.value.code == 0
+        assert f"example: sharenets {command} " in capsys.readouterr().out
+
+
+def test_installed_command():
+    command = pathlib.Path(sys.executable).parent / "sharenets"
+    if not command.exists():
+        pytest.skip("the package is not installed beside this Python")
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    result = subprocess.run([command, "--version"], capture_output=True, text=True, check=True, env=environment)
+    assert result.stdout.strip() == ksn.__version__
