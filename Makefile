@@ -1,13 +1,14 @@
 # `make demo` runs the main job, `make test` the tests; each sets the environment up when that is still to do.
 
 PYTHON ?= python3
+OLDEST_PYTHON ?= python3.10
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # What runs on any Keras backend is tested on both.
 NEUTRAL := $(foreach room,ops layers models analysis,tests/$(room) keras_sharenets/$(room))
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all test-lowest lint clean
 
 demo: $(INSTALLED)
 	rm -rf runs/demo
@@ -21,6 +22,13 @@ test-all: lint
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -m "" $(NEUTRAL)
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -m ""
 
+# The oldest versions that setup.cfg allows, on the oldest Python.
+test-lowest: $(INSTALLED)
+	$(BIN)/uv venv --quiet --clear --python $(OLDEST_PYTHON) $(VENV)-lowest
+	$(BIN)/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct -e ".[all,test]"
+	KERAS_BACKEND=jax $(VENV)-lowest/bin/python -m pytest $(NEUTRAL)
+	KERAS_BACKEND=tensorflow $(VENV)-lowest/bin/python -m pytest
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -32,4 +40,4 @@ $(INSTALLED): setup.cfg pyproject.toml
 	touch $(INSTALLED)
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest runs build *.egg-info .pytest_cache .ruff_cache .hypothesis
