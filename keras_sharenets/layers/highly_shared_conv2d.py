@@ -182,6 +182,15 @@ class HighlySharedConv2D(keras.layers.Layer):
             outputs = ops.add(outputs, self.bias)
         return outputs if self.activation is None else self.activation(outputs)
 
+    def compute_output_shape(self, input_shape, strides=None):
+        strides = self.strides if strides is None else _checks.pair("strides", strides)
+        sides = convolution.output_sides(input_shape[1:3], self.kernel_size, strides, self.padding)
+        return (input_shape[0], *sides, self.filters)
+
+    def compute_output_spec(self, inputs, strides=None):
+        # Keras would trace `call` to learn this: with some hundred calls in a network, most of the time to build it.
+        return keras.KerasTensor(self.compute_output_shape(inputs.shape, strides), self.compute_dtype)
+
     def get_config(self):
         return {
             **super().get_config(),

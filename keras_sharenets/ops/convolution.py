@@ -49,4 +49,23 @@ def folded(inputs, kernel, groups, channel_repeats, strides, padding):
     return ops.reshape(outputs, (-1, height, width, channel_repeats * filters))
 
 
+def output_sides(sides, kernel_size, strides, padding):
+    """Height and width after a convolution; a side of `None` stays open.
+
+    Raises:
+        ValueError: without padding, the kernel is larger than the picture.
+
+    >>> output_sides((8, None), (3, 3), (2, 2), "valid")
+    (3, None)
+    """
+
+    results = []
+    for side, size, stride in zip(sides, kernel_size, strides, strict=True):
+        places = side if side is None or padding == "same" else side - size + 1
+        if places is not None and places < 1:
+            raise ValueError(f"`kernel_size` (={kernel_size}) must fit into the picture (={tuple(sides)}).")
+        results.append(None if places is None else -(-places // stride))
+    return tuple(results)
+
+
 IMPLEMENTATIONS = {"folded": folded, "grouped": grouped}

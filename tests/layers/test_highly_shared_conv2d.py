@@ -88,6 +88,7 @@ def test_equals_a_loop_written_from_the_equations(case):
     layer, images = built(arguments, input_shape), pseudo_random(input_shape)
     expected = loop_for(arguments, images, pseudo_random(layer.kernel.shape, seed=7))
     assert_close(keras.ops.convert_to_numpy(layer(images)), expected, 1e-5)
+    assert layer.compute_output_shape(input_shape) == expected.shape
 
 
 @pytest.mark.filterwarnings("ignore:`arrangements`")
@@ -135,6 +136,11 @@ def test_equals_conv2d_with_the_effective_kernel(sharing):
     plain.build(images.shape)
     plain.set_weights([keras.ops.convert_to_numpy(ours.effective_kernel())])
     assert_close(outputs, keras.ops.convert_to_numpy(plain(images)), 1e-5)
+
+
+def test_kernel_larger_than_the_picture():
+    with pytest.raises(ValueError, match=r"`kernel_size` \(=\(3, 5\)\) must fit into the picture \(=\(4, 4\)\)"):
+        HighlySharedConv2D(8, (3, 5), padding="valid")(keras.Input((4, 4, 3)))
 
 
 @pytest.mark.parametrize(
