@@ -24,6 +24,8 @@ class Backend:
 
     def __init__(self, name):
         environment = {**os.environ, "KERAS_BACKEND": name, "PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
+        # Without this JAX computes in float32 whatever the model says.
+        environment["JAX_ENABLE_X64"] = "1"
         command = [sys.executable, str(TESTS / "backend_worker.py")]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True)
