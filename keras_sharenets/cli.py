@@ -18,7 +18,7 @@ def _list(arguments):
         raise ValueError(f"`pattern` (={arguments.pattern!r}) matches no model; `sharenets list` shows all.")
     for name in names:
         variant = ksn.models.find_variant(name)
-        print(f"{name:32} {variant.paper_parameters or '-':>6}  {variant.note}".rstrip())
+        print(f"{name:32} {variant.forms[0].paper_figure or '-':>6}  {variant.note}".rstrip())
 
 
 def _describe(arguments):

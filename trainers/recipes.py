@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_sharenets import _checks
-from keras_sharenets.models import find_variant
+from keras_sharenets.models import find_family
 
 
 def _field(help_text, **more):
@@ -85,8 +85,7 @@ RECIPES = {
 def recipe_for(model_name, data_name):
     """The recipe of a named network on a data set: its paper's where there is one, else ours.
 
-    A family is a module of `keras_sharenets.models`. A folder of pictures is called by its own name, so that one called
-    `cinic10` gets the recipe for CINIC-10.
+    A folder of pictures is called by its own name, so that one called `cinic10` gets the recipe for CINIC-10.
 
     Raises:
         ValueError: there is no such network; the nearest names are offered.
@@ -94,7 +93,7 @@ def recipe_for(model_name, data_name):
     >>> recipe_for("hscnet_m128_g16_r8_a2", "cifar100").weight_decay
     0.0005
     """
-    family = find_variant(model_name).factory.__module__.rpartition(".")[2]
+    family = find_family(model_name)
     keys = [(family, data_name), ("*", data_name), ("*", "*")]
     return next(RECIPES[key] for key in keys if key in RECIPES)
 

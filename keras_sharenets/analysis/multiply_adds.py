@@ -103,8 +103,14 @@ _RULES = (
 
 
 def _kernel_rule(kernel_shape):
-    """Every output number takes the whole kernel of its filter."""
-    return lambda layer, inputs, outputs: _size(outputs) * math.prod(kernel_shape[:-1])
+    """Every output number takes the whole kernel of its filter, unless the layer is drawn with fewer products."""
+
+    def rule(layer, inputs, outputs):
+        if hasattr(layer, "products_per_pixel"):
+            return _size(outputs) // outputs[-1] * layer.products_per_pixel()
+        return _size(outputs) * math.prod(kernel_shape[:-1])
+
+    return rule
 
 
 def _rule(operation):

@@ -129,7 +129,8 @@ def profile(model, input_shape=None):
 
     A layer that has a method `effective_kernel()` is taken for a convolution by that kernel, its last axis the filters:
     without sharing it would store the kernel and its `bias`. Its multiply-adds are those of the kernel at each output
-    pixel, and so are counted however the layer carries it out.
+    pixel, and so are counted however the layer carries it out. A layer that its paper draws as a chain or product of
+    smaller convolutions, and counts so, says by a method `products_per_pixel()` how many products that are.
 
     Multiply-adds are the products of weights with activations in convolutions (also depthwise, separable, transposed
     and grouped), `Dense` and `EinsumDense`. What else stores a weight of two or more axes, and attention and

@@ -71,6 +71,8 @@ class HighlySharedConv2D(keras.layers.Layer):
     section 3.1, equation 2 and figure 1.
     """
 
+    inference_implementation = "grouped"
+
     def __init__(
         self,
         filters,

@@ -6,10 +6,10 @@ ENDS = (keras.activations.softmax, keras.activations.sigmoid)
 
 
 def inference_form(model):
-    """A copy of a network in which every convolution that can choose runs as a native grouped convolution.
+    """A copy of a network in which every layer that can choose runs the way that inference runtimes run fastest.
 
     Training folds repeated filters into the batch, because that is fast under XLA. Inference runtimes run native
-    grouped convolutions faster, and their files show the groups.
+    grouped convolutions faster, and their files show the groups. A layer's `inference_implementation` names its choice.
 
     Args:
         model: functional or sequential `keras.Model`, built. It is not changed.
@@ -28,9 +28,8 @@ def inference_form(model):
 
     def copy_layer(layer):
         config = layer.get_config()
-        # Our layers name their implementations; an old setting of Keras' recurrent layers is a number.
-        if isinstance(config.get("implementation"), str):
-            config["implementation"] = "grouped"
+        if hasattr(layer, "inference_implementation"):
+            config["implementation"] = layer.inference_implementation
         return type(layer).from_config(config)
 
     # `recursive` reaches into networks that are used as layers of this one.

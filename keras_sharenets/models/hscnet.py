@@ -13,7 +13,7 @@ from keras_sharenets import _checks
 from keras_sharenets.layers import PaddedMaxPooling2D
 from keras_sharenets.models import parts
 from keras_sharenets.models.hscnet_module import Options, module
-from keras_sharenets.models.variant import Variant
+from keras_sharenets.models.variant import Form, Variant
 
 
 def _stem(x, kind, filters, options):
@@ -145,28 +145,38 @@ def HSCNet(
     return parts.network(inputs, outputs, name)
 
 
-def _variant(width, groups, channel_repeats, alpha=2, star=False, *, num_classes=10, paper=None, note="", **more):
+_OURS = (Form(),)
+
+
+def _variant(width, groups, channel_repeats, alpha=2, star=False, *, forms=_OURS, note="", **more):
     sharing = {"width": width, "groups": groups, "channel_repeats": channel_repeats, "alpha": alpha, "star": star}
-    return Variant(HSCNet, {**sharing, **more}, num_classes=num_classes, paper_parameters=paper, note=note)
+    return Variant(HSCNet, {**sharing, **more}, forms, note=note)
 
 
-_IMAGENET = {
-    "input_shape": (224, 224, 3),
-    "stem": "imagenet",
-    "stem_filters": 64,
-    "modules_per_stage": (3, 3, 2, 2),
-}
+def _imagenet32(paper_figure):
+    return Form(1000, paper_figure=paper_figure)
+
+
+_CIFAR = (Form(10, paper_figure="1.8M"), Form(100, paper_figure="1.8M"))
+_STAR = (Form(10, paper_figure="3.2M"), Form(100, paper_figure="3.2M"))
+_IMAGENET = {"stem": "imagenet", "stem_filters": 64, "modules_per_stage": (3, 3, 2, 2)}
 
 VARIANTS = {
-    "hscnet_m96_g8_r4_a2": _variant(96, 8, 4, num_classes=1000, paper="1.4M"),
-    "hscnet_m128_g16_r8_a2": _variant(128, 16, 8, paper="1.8M", note="2.3M with the 1000 classes of ImageNet-32"),
-    "hscnet_m160_g8_r4_a2": _variant(160, 8, 4, num_classes=1000, paper="3.5M"),
-    "hscnet_m224_g16_r8_a1_75": _variant(224, 16, 8, 1.75, num_classes=1000, paper="7.0M"),
-    "hscnet_m128_g16_r4_a2": _variant(128, 16, 4, paper="1.8M"),
+    "hscnet_m96_g8_r4_a2": _variant(96, 8, 4, forms=(_imagenet32("1.4M"),)),
+    "hscnet_m128_g16_r8_a2": _variant(128, 16, 8, forms=(*_CIFAR, _imagenet32("2.3M"))),
+    "hscnet_m160_g8_r4_a2": _variant(160, 8, 4, forms=(_imagenet32("3.5M"),)),
+    "hscnet_m224_g16_r8_a1_75": _variant(224, 16, 8, 1.75, forms=(_imagenet32("7.0M"),)),
+    "hscnet_m128_g16_r4_a2": _variant(128, 16, 4, forms=(Form(paper_figure="1.8M"),)),
     "hscnet_m128_g16_r8_a2_star": _variant(128, 16, 8, star=True, note="figure 8; in no table of the paper"),
-    "hscnet_m192_g16_r8_a2_star": _variant(192, 16, 8, star=True, paper="3.2M"),
+    "hscnet_m192_g16_r8_a2_star": _variant(192, 16, 8, star=True, forms=_STAR),
     "hscnet_m160_imagenet": _variant(
-        (160, 320, 480, 1120), 8, 4, 5 / 3, num_classes=1000, paper="7.2M", note="G, R and alpha are ours", **_IMAGENET
+        (160, 320, 480, 1120),
+        8,
+        4,
+        5 / 3,
+        forms=(Form(1000, (224, 224, 3), "7.2M"),),
+        note="G, R and alpha are ours",
+        **_IMAGENET,
     ),
     "hscnet_m64_g8_r4_b2_a2": _variant(64, 8, 4, modules_per_stage=2, note="ours: small enough to train on a CPU"),
     "hscnet_m32_g4_r2_b1_a2": _variant(32, 4, 2, modules_per_stage=1, note="ours: for the demo"),

@@ -3,12 +3,46 @@
 import keras
 
 from keras_sharenets import _checks
+from keras_sharenets.layers import HighlySharedConv2D
+
+
+def norm(x, name):
+    """Batch normalisation. Its own layer at every call: statistics are never shared."""
+    return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
 
 
 def norm_relu(x, name):
-    """Batch normalisation and ReLU. Its own layers at every call: statistics are never shared."""
-    x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
-    return keras.layers.ReLU(name=f"{name}_relu")(x)
+    """Batch normalisation and ReLU."""
+    return keras.layers.ReLU(name=f"{name}_relu")(norm(x, name))
+
+
+def pad_for(x, kernel_size, strides, name):
+    """`(x, padding)` for a convolution with `kernel_size // 2` zeros on each side.
+
+    At stride 2, `"same"` would pad an even picture on the far side only; so there the zeros are put by hand.
+    """
+    if strides == 1 or kernel_size == 1:
+        return x, "same"
+    return keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x), "valid"
+
+
+def conv2d(x, filters, kernel_size=1, strides=1, groups=1, *, name, use_bias=False, kernel_initializer="he_normal"):
+    """A convolution with symmetric padding. Groups run in a form that XLA on a CPU trains fast (`ops.convolution`)."""
+    x, padding = pad_for(x, kernel_size, strides, name)
+    common = {"strides": strides, "padding": padding, "use_bias": use_bias, "kernel_initializer": kernel_initializer}
+    if groups == 1:
+        return keras.layers.Conv2D(filters, kernel_size, name=name, **common)(x)
+    return HighlySharedConv2D(filters, kernel_size, groups=groups, name=name, **common)(x)
+
+
+def depthwise_conv2d(x, kernel_size=3, strides=1, *, name):
+    """A depthwise convolution without bias, with symmetric padding, in He's initialisation."""
+    # Keras takes the fan-in of a depthwise kernel to be that of a dense one, `channels` times too large.
+    initializer = keras.initializers.VarianceScaling(2 * x.shape[-1], "fan_in", "truncated_normal")
+    x, padding = pad_for(x, kernel_size, strides, name)
+    return keras.layers.DepthwiseConv2D(
+        kernel_size, strides, padding=padding, use_bias=False, depthwise_initializer=initializer, name=name
+    )(x)
 
 
 def per_stage(name, value, stages):

@@ -5,7 +5,10 @@ import fnmatch
 
 from keras_sharenets.models import hscnet
 
-VARIANTS = {**hscnet.VARIANTS}
+FAMILIES = {
+    "hscnet": hscnet.VARIANTS,
+}
+VARIANTS = {name: variant for variants in FAMILIES.values() for name, variant in variants.items()}
 
 
 def list_models(pattern="*"):
@@ -24,6 +27,16 @@ def find_variant(name):
         hint = f"Did you mean {', '.join(map(repr, near))}?" if near else "`list_models()` lists all."
         raise ValueError(f"`name` (={name!r}) is not a known model. {hint}")
     return VARIANTS[name]
+
+
+def find_family(name):
+    """The key in `FAMILIES` of a named network; a `ValueError` with the nearest names if there is none.
+
+    >>> find_family("hscnet_m128_g16_r8_a2")
+    'hscnet'
+    """
+    find_variant(name)
+    return next(family for family, variants in FAMILIES.items() if name in variants)
 
 
 def create_model(name, /, **overrides):
@@ -45,4 +58,6 @@ def create_model(name, /, **overrides):
     ('hscnet_m32_g4_r2_b1_a2', (None, 100))
     """
     variant = find_variant(name)
-    return variant.factory(**{"name": name, "num_classes": variant.num_classes, **variant.arguments, **overrides})
+    form = variant.forms[0]
+    given = {"name": name, "num_classes": form.num_classes, "input_shape": form.input_shape}
+    return variant.factory(**{**given, **variant.arguments, **overrides})

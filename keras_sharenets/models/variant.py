@@ -6,19 +6,37 @@ from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
+class Form:
+    """One size of a named network: a paper counts some networks for several data sets.
+
+    Attributes:
+        num_classes: int.
+        input_shape: `(height, width, channels)`.
+        paper_figure: the parameters as the paper prints them (`"1.8M"`, `"9.3K"`), or how many times fewer they are
+            than those of `baseline` (`"C=6.5"`); `None` where it prints neither.
+        baseline: name of the network that `"C=..."` compares with, with as many classes.
+    """
+
+    num_classes: int = 10
+    input_shape: tuple[int, int, int] = (32, 32, 3)
+    paper_figure: str | None = None
+    baseline: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Variant:
     """One named network.
 
     Attributes:
         factory: function with keyword-only arguments that returns a functional `keras.Model`.
-        arguments: those arguments of `factory` that make this variant, `num_classes` apart.
-        num_classes: int, classes of the data set that the paper counts it for.
-        paper_parameters: the parameter count as the paper prints it, or `None` where it prints none.
+        arguments: those arguments of `factory` that make this variant, beside `num_classes` and `input_shape`.
+        forms: tuple of `Form`; `create_model` builds the first unless told otherwise.
+        count_rule: what the paper's figures count, a key of `keras_sharenets.analysis.counting.RULES`.
         note: one line for the reader of a table.
     """
 
     factory: Callable
     arguments: Mapping[str, Any]
-    num_classes: int = 10
-    paper_parameters: str | None = None
+    forms: tuple[Form, ...] = (Form(),)
+    count_rule: str = "trainable"
     note: str = ""

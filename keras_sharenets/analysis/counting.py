@@ -1,0 +1,56 @@
+"""What papers count when they count the parameters of a network. A shared tensor counts once, statistics never."""
+
+import math
+
+import keras
+
+from keras_sharenets import _checks
+from keras_sharenets.analysis.graph import calls
+
+
+def _is_convolution(layer):
+    return hasattr(layer, "effective_kernel") or isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D))
+
+
+def _is_normalisation(layer):
+    return isinstance(layer, keras.layers.BatchNormalization)
+
+
+# Rule: does this weight of this layer count?
+RULES = {
+    "trainable": lambda layer, weight: True,
+    "trainable_without_bn": lambda layer, weight: not _is_normalisation(layer),
+    "conv_kernels": lambda layer, weight: _is_convolution(layer) and len(weight.shape) > 1,
+    "conv_kernels_and_biases": lambda layer, weight: _is_convolution(layer),
+}
+
+
+def count_parameters(model, rule="trainable"):
+    """The trainable parameters of a functional model that a paper's rule counts.
+
+    Args:
+        model: functional `keras.Model` or built `keras.Sequential`.
+        rule: `"trainable"` (all), `"trainable_without_bn"` (without scales and offsets of batch normalisation),
+            `"conv_kernels"` (convolutions of any kind without their biases; no dense layer) or
+            `"conv_kernels_and_biases"`.
+
+    Returns:
+        An int.
+
+    Raises:
+        ValueError: the rule is unknown, or the model not functional.
+
+    >>> inputs = keras.Input((8, 8, 3))
+    >>> model = keras.Model(inputs, keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(inputs)))
+    >>> [count_parameters(model, rule) for rule in RULES]
+    [120, 112, 108, 112]
+    """
+    _checks.one_of("rule", rule, tuple(RULES))
+    layers = {id(call.operation): call.operation for call in calls(model)}.values()
+    counted = {
+        id(weight): math.prod(weight.shape)
+        for layer in layers
+        for weight in getattr(layer, "trainable_weights", ())
+        if RULES[rule](layer, weight)
+    }
+    return sum(counted.values())
