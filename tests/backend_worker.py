@@ -3,17 +3,20 @@
 import json
 import sys
 
+import harness
 import numpy as np
-from harness import outputs_and_gradients
 
 from keras_sharenets import files
+
+FUNCTIONS = {"outputs_and_gradients": harness.outputs_and_gradients, "training_step": harness.training_step}
 
 
 def main():
     for line in sys.stdin:
         job = json.loads(line)
-        outputs, gradients = outputs_and_gradients(files.load_model(job["model"]), np.load(job["images"]))
-        np.savez(job["results"], outputs, *gradients)
+        with np.load(job["arrays"]) as arrays:
+            first, rest = FUNCTIONS[job["function"]](files.load_model(job["model"]), **arrays)
+        np.savez(job["results"], first, *rest)
         sys.stdout.write("done\n")
         sys.stdout.flush()
 

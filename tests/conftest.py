@@ -20,7 +20,7 @@ TESTS = pathlib.Path(__file__).parent
 
 
 class Backend:
-    """A worker process that computes what `harness.outputs_and_gradients` computes, on another backend."""
+    """A worker process that computes what two functions of `harness` compute, on another backend."""
 
     def __init__(self, name):
         environment = {**os.environ, "KERAS_BACKEND": name, "PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
@@ -31,15 +31,23 @@ class Backend:
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True)
 
     def outputs_and_gradients(self, model_path, images, folder):
-        job = {"model": str(model_path), "images": f"{folder}/images.npy", "results": f"{folder}/results.npz"}
-        np.save(job["images"], images)
+        outputs, *gradients = self._compute("outputs_and_gradients", model_path, folder, images=images)
+        return outputs, gradients
+
+    def training_step(self, model_path, images, labels, folder):
+        loss, *weights = self._compute("training_step", model_path, folder, images=images, labels=labels)
+        return float(loss), weights
+
+    def _compute(self, function, model_path, folder, **arrays):
+        job = {"function": function, "model": str(model_path), "arrays": f"{folder}/arrays.npz"}
+        job["results"] = f"{folder}/results.npz"
+        np.savez(job["arrays"], **arrays)
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         assert answer == "done\n", f"the other backend's process ended with {self.process.wait()}"
         with np.load(job["results"]) as results:
-            outputs, *gradients = [results[name] for name in results.files]
-        return outputs, gradients
+            return [results[name] for name in results.files]
 
     def close(self):
         self.process.stdin.close()

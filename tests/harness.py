@@ -50,20 +50,36 @@ def _check_config(instance, rebuild):
     assert before == after
 
 
-def _check_file(model, images, folder, other_backend, tolerance):
-    """A `.keras` file gives the same network again: here, and on the other backend with the same gradients."""
-    path = folder / "model.keras"
+def training_step(model, images, labels):
+    """The loss of one step of SGD with momentum on a batch, and all weights after it, on whatever backend runs."""
+    # On a CPU, compiling with XLA takes longer than the step; on JAX there is no other way.
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=keras.backend.backend() == "jax",
+    )
+    loss = model.train_on_batch(images, labels)
+    return float(loss), model.get_weights()
+
+
+def _check_file(model, images, path):
+    """A `.keras` file gives the same network again. Returns the outputs."""
     model.save(path)
-    outputs, gradients = outputs_and_gradients(model, images)
+    outputs, _ = outputs_and_gradients(model, images)
     reloaded = keras.saving.load_model(path, compile=False)
     assert len(reloaded.weights) == len(model.weights)
     assert_close(outputs_and_gradients(reloaded, images)[0], outputs, 1e-6)
-    if other_backend is not None:
-        there = other_backend.outputs_and_gradients(path, images, folder)
-        assert_close(there[0], outputs, tolerance)
-        assert len(there[1]) == len(gradients)
-        for actual, expected in zip(there[1], gradients, strict=True):
-            assert_close(actual, expected, tolerance)
+    return outputs
+
+
+def _check_same_there(model, path, images, folder, other_backend):
+    """The other backend gives the same outputs and gradients from the same file."""
+    outputs, gradients = outputs_and_gradients(model, images)
+    outputs_there, gradients_there = other_backend.outputs_and_gradients(path, images, folder)
+    assert_close(outputs_there, outputs, 1e-5)
+    assert len(gradients_there) == len(gradients)
+    for actual, expected in zip(gradients_there, gradients, strict=True):
+        assert_close(actual, expected, 1e-5)
 
 
 def _check_gradients(model, images):
@@ -128,7 +144,10 @@ def check_layer(layer_class, arguments, input_shape, output_shape, stored_parame
     assert outputs.shape == tuple(output_shape)
     for gradient in _check_gradients(model, images):
         assert np.count_nonzero(gradient) == gradient.size
-    _check_file(model, images, folder, other_backend, tolerance=1e-5)
+    path = folder / "model.keras"
+    _check_file(model, images, path)
+    if other_backend is not None:
+        _check_same_there(model, path, images, folder, other_backend)
     _check_mixed_precision(build, model.get_weights(), images, outputs, tolerance=1e-3)
 
 
@@ -155,25 +174,41 @@ def check_model(factory, arguments, folder, other_backend=None, batch=4):
     calm_statistics(model, images)
     precise = model if other_backend is None else with_policy("float64", build)
     precise.set_weights(model.get_weights())
-    _check_file_on_smooth_ground(precise, images, folder, other_backend)
+    path = folder / "model.keras"
+    _check_file(precise, images, path)
+    if other_backend is not None:
+        _check_training_there(precise, path, len(images), folder, other_backend)
     outputs, _ = outputs_and_gradients(model, images)
     _check_mixed_precision(build, model.get_weights(), images, outputs, tolerance=3e-2)
 
 
-def _check_file_on_smooth_ground(model, images, folder, other_backend, draws=3):
-    """`_check_file`, on other pictures when it fails.
+def _check_training_there(model, path, batch, folder, other_backend, draws=3):
+    """The other backend gives the same outputs on every draw of pictures; gradients and one training step on one.
 
     Two backends round differently, and where the input of one ReLU among thousands is 0 but for rounding, their
-    gradients part by a percent. Float64 makes that rare, not impossible: Keras normalises in float32 even then. A
-    wrong gradient is wrong on every draw.
+    gradients part by a percent. Float64 makes that rare, not impossible: on JAX, Keras takes the common type of float64
+    and float32 to be float32, and batch normalisation computes in it. A wrong gradient is wrong on every draw.
     """
+    weights = model.get_weights()
+    labels = np.arange(batch) % model.output_shape[-1]
     for draw in range(draws):
+        images = pseudo_random((batch, *model.input_shape[1:]), seed=draw)
+        model.set_weights(weights)
+        outputs, gradients = outputs_and_gradients(model, images)
+        outputs_there, gradients_there = other_backend.outputs_and_gradients(path, images, folder)
+        assert_close(outputs_there, outputs, 1e-5)
+        loss, updated = training_step(model, images, labels)
+        loss_there, updated_there = other_backend.training_step(path, images, labels, folder)
         try:
-            return _check_file(model, images, folder, other_backend, tolerance=1e-5)
+            for actual, expected in zip(gradients_there, gradients, strict=True):
+                assert_close(actual, expected, 1e-5)
+            assert_close(loss_there, loss, 1e-4)
+            for actual, expected in zip(updated_there, updated, strict=True):
+                assert_close(actual, expected, 1e-4)
+            return
         except AssertionError:
             if draw == draws - 1:
                 raise
-            images = pseudo_random(images.shape, seed=100 + draw)
 
 
 def calm_statistics(model, images, steps=30):
