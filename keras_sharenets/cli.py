@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import fnmatch
 import json
 import pathlib
 import sys
@@ -10,6 +11,8 @@ import numpy as np
 
 import keras_sharenets as ksn
 from keras_sharenets import _checks, analysis, files, pictures
+from keras_sharenets.analysis import catalogue
+from keras_sharenets.models.registry import VARIANTS
 
 
 def _list(arguments):
@@ -19,6 +22,22 @@ def _list(arguments):
     for name in names:
         variant = ksn.models.find_variant(name)
         print(f"{name:32} {variant.forms[0].paper_figure or '-':>6}  {variant.note}".rstrip())
+
+
+def _table(arguments):
+    names = [name for name in VARIANTS if fnmatch.fnmatch(name, arguments.pattern)]
+    if not names:
+        raise ValueError(f"`pattern` (={arguments.pattern!r}) matches no model; `sharenets list` shows all.")
+    listed = []
+    for entry in catalogue.entries(names):
+        listed.append(entry)
+        print(f"{len(listed)}: {entry.name}", file=sys.stderr, flush=True)
+    if arguments.update is None:
+        print(catalogue.to_markdown(listed), end="")
+        return
+    page = pathlib.Path(arguments.update)
+    text = catalogue.replace_table(page.read_text(), catalogue.to_markdown(listed))
+    files.write_text(page, text)
 
 
 def _describe(arguments):
@@ -125,6 +144,11 @@ def _parser():
 
     command = _add(commands, "list", _list, "List the named networks.", "sharenets list 'hscnet_m128*'")
     command.add_argument("pattern", nargs="?", default="*", help="shell pattern, quoted")
+
+    summary = "Count named networks beside what their papers print, as Markdown tables. All of them take minutes."
+    command = _add(commands, "table", _table, summary, "sharenets table 'igcv2*'")
+    command.add_argument("pattern", nargs="?", default="*", help="shell pattern, quoted")
+    command.add_argument("--update", metavar="FILE", help="replace the tables between the markers of a Markdown file")
 
     summary = "Show weights and multiply-adds of a network, call by call, or what is in a .tflite file."
     command = _add(commands, "describe", _describe, summary, "sharenets describe hscnet_m128_g16_r8_a2")

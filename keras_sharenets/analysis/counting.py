@@ -5,7 +5,15 @@ import math
 import keras
 
 from keras_sharenets import _checks
-from keras_sharenets.analysis.graph import calls
+
+
+def _layers(model):
+    """The layers of a model, those of models inside it in their place."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)
+        else:
+            yield layer
 
 
 def _is_convolution(layer):
@@ -26,10 +34,10 @@ RULES = {
 
 
 def count_parameters(model, rule="trainable"):
-    """The trainable parameters of a functional model that a paper's rule counts.
+    """The trainable parameters of a model that a paper's rule counts.
 
     Args:
-        model: functional `keras.Model` or built `keras.Sequential`.
+        model: `keras.Model`, built. Models inside it are opened; any other layer of layers counts as a whole.
         rule: `"trainable"` (all), `"trainable_without_bn"` (without scales and offsets of batch normalisation),
             `"conv_kernels"` (convolutions of any kind without their biases; no dense layer) or
             `"conv_kernels_and_biases"`.
@@ -38,7 +46,7 @@ def count_parameters(model, rule="trainable"):
         An int.
 
     Raises:
-        ValueError: the rule is unknown, or the model not functional.
+        ValueError: the rule is unknown.
 
     >>> inputs = keras.Input((8, 8, 3))
     >>> model = keras.Model(inputs, keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(inputs)))
@@ -46,11 +54,10 @@ def count_parameters(model, rule="trainable"):
     [120, 112, 108, 112]
     """
     _checks.one_of("rule", rule, tuple(RULES))
-    layers = {id(call.operation): call.operation for call in calls(model)}.values()
     counted = {
         id(weight): math.prod(weight.shape)
-        for layer in layers
-        for weight in getattr(layer, "trainable_weights", ())
+        for layer in _layers(model)
+        for weight in layer.trainable_weights
         if RULES[rule](layer, weight)
     }
     return sum(counted.values())

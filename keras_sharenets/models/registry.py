@@ -8,6 +8,14 @@ from keras_sharenets.models import hscnet
 FAMILIES = {
     "hscnet": hscnet.VARIANTS,
 }
+PAPERS = {
+    "hscnet": "Highly shared Convolutional Neural Networks (Lu et al., Expert Systems with Applications 2021)",
+    "hgcnet": "HGC: Hierarchical Group Convolution for Highly Efficient Neural Network (Xie et al., arXiv 1906.03657)",
+    "igcnet": "Interleaved Structured Sparse Convolutional Neural Networks (Xie et al., CVPR 2018)",
+    "sharesnet": "ShaResNet: reducing residual network parameter number by sharing weights (Boulch, PRL 2018)",
+    "shardnet": "ShardNet: One filter set to rule them all (Jetley et al., submission to ICLR 2020)",
+    "mobile_baselines": "Peers that the papers compare with",
+}
 VARIANTS = {name: variant for variants in FAMILIES.values() for name, variant in variants.items()}
 
 

@@ -1,0 +1,153 @@
+"""All named networks with their counts beside what their papers print."""
+
+import dataclasses
+
+from keras_sharenets.analysis.counting import count_parameters
+from keras_sharenets.analysis.profile import profile
+from keras_sharenets.models.registry import FAMILIES, PAPERS, create_model, find_variant
+
+BEGIN, END = "<!-- networks: begin -->", "<!-- networks: end -->"
+_UNITS = {"K": 1e3, "M": 1e6}
+_HEADER = (
+    "name",
+    "input",
+    "classes",
+    "stored",
+    "effective",
+    "multiply-adds",
+    "as counted there",
+    "paper",
+    "difference",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One form of one named network.
+
+    Attributes:
+        name, family: str.
+        input_shape: `(height, width, channels)`.
+        num_classes: int.
+        stored_parameters, effective_parameters, multiply_adds: int, those of its profile.
+        count_rule: str, what the paper counts, a key of `keras_sharenets.analysis.counting.RULES`.
+        counted_parameters: int, what that rule counts here.
+        paper_figure: str as the paper prints it, or `None`.
+        difference: float, how far the count (or the ratio) is above the paper's figure, as a share of that; or `None`.
+        note: str.
+    """
+
+    name: str
+    family: str
+    input_shape: tuple
+    num_classes: int
+    stored_parameters: int
+    effective_parameters: int
+    multiply_adds: int
+    count_rule: str
+    counted_parameters: int
+    paper_figure: str | None
+    difference: float | None
+    note: str
+
+
+def entries(names):
+    """Builds every form of the named networks and counts; a generator of `Entry`, for it takes a while.
+
+    Args:
+        names: iterable of names of `keras_sharenets.list_models()`.
+
+    Raises:
+        ValueError: a name is unknown; the nearest ones are offered.
+
+    >>> [(entry.stored_parameters, entry.multiply_adds) for entry in entries(["hscnet_m32_g4_r2_b1_a2"])]
+    [(50922, 13019456)]
+    """
+    for name in names:
+        for form in find_variant(name).forms:
+            yield _entry(name, form)
+
+
+def _entry(name, form):
+    variant = find_variant(name)
+    model = create_model(name, num_classes=form.num_classes, input_shape=form.input_shape)
+    counts = profile(model)
+    counted = count_parameters(model, variant.count_rule)
+    return Entry(
+        name=name,
+        family=next(family for family, variants in FAMILIES.items() if name in variants),
+        input_shape=form.input_shape,
+        num_classes=form.num_classes,
+        stored_parameters=counts.stored_parameters,
+        effective_parameters=counts.effective_parameters,
+        multiply_adds=counts.multiply_adds,
+        count_rule=variant.count_rule,
+        counted_parameters=counted,
+        paper_figure=form.paper_figure,
+        difference=_difference(form, counted, variant.count_rule),
+        note=variant.note,
+    )
+
+
+def _difference(form, counted, rule):
+    """How far a count, or the ratio of two, is above the paper's figure."""
+    if form.paper_figure is None:
+        return None
+    if form.paper_figure.startswith("C="):
+        baseline = create_model(form.baseline, num_classes=form.num_classes, input_shape=form.input_shape)
+        return count_parameters(baseline, rule) / counted / float(form.paper_figure[2:]) - 1
+    return counted / (float(form.paper_figure[:-1]) * _UNITS[form.paper_figure[-1]]) - 1
+
+
+def _cells(entry):
+    difference = "" if entry.difference is None else f"{100 * entry.difference:+.1f} %".replace("-0.0", "+0.0")
+    return (
+        f"`{entry.name}`",
+        "x".join(map(str, entry.input_shape)),
+        str(entry.num_classes),
+        f"{entry.stored_parameters:,}",
+        f"{entry.effective_parameters:,}",
+        f"{entry.multiply_adds / 1e6:,.1f} M",
+        f"{entry.counted_parameters:,}",
+        entry.paper_figure or "",
+        difference,
+    )
+
+
+def _line(cells):
+    return f"| {' | '.join(cells)} |"
+
+
+def to_markdown(listed):
+    """One table a family, under the title of its paper.
+
+    Args:
+        listed: iterable of `Entry`.
+
+    Returns:
+        A str that ends with a line break.
+    """
+    listed = list(listed)
+    blocks = []
+    for family, paper in PAPERS.items():
+        rows = [entry for entry in listed if entry.family == family]
+        if not rows:
+            continue
+        notes = [f"`{entry.name}`: {entry.note}" for entry in rows if entry.note]
+        table = [_line(_HEADER), _line(["---", "---", *["---:"] * (len(_HEADER) - 2)]), *map(_line, map(_cells, rows))]
+        blocks.append("\n".join([f"**{paper}**", "", *table]))
+        if notes:
+            blocks.append("; ".join(dict.fromkeys(notes)) + ".")
+    return "\n\n".join(blocks) + "\n"
+
+
+def replace_table(text, table):
+    """`text` with what stands between the two markers replaced by `table`.
+
+    Raises:
+        ValueError: a marker is missing or comes twice.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"The text must have the markers {BEGIN} and {END} once each.")
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{table}{END}{rest.split(END)[1]}"

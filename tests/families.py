@@ -1,0 +1,14 @@
+"""One network of every family, at the size of CIFAR-10, for tests that each family passes."""
+
+import keras_sharenets as ksn
+
+# Family: a named network and what makes it cheap.
+REPRESENTATIVES = {
+    "hscnet": ("hscnet_m32_g4_r2_b1_a2", {}),
+}
+
+
+def representative(family, **overrides):
+    """A fresh network of a family for 32x32 pictures and 10 classes."""
+    name, cheaper = REPRESENTATIVES[family]
+    return ksn.create_model(name, **{"num_classes": 10, "input_shape": (32, 32, 3), **cheaper, **overrides})

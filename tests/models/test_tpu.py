@@ -1,0 +1,70 @@
+"""Training steps as a TPU compiles them: JAX lowers for a TPU on a machine without one."""
+
+import re
+
+import keras
+import pytest
+from families import REPRESENTATIVES, representative
+from harness import with_policy
+
+from keras_sharenets.models.registry import FAMILIES
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX lowers for TPUs")
+
+BATCH = 8
+
+
+def lowered_training_step(model):
+    """One whole step (forward, loss, gradients, SGD with momentum, moving statistics) as StableHLO for a TPU."""
+    import jax
+
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True)
+    optimizer.build(model.trainable_variables)
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def step(trained, fixed, state, images, labels):
+        def loss(trained, fixed):
+            logits, fixed = model.stateless_call(trained, fixed, images, training=True)
+            return cross_entropy(labels, logits), fixed
+
+        (value, fixed), gradients = jax.value_and_grad(loss, has_aux=True)(trained, fixed)
+        trained, state = optimizer.stateless_apply(state, gradients, trained)
+        return value, trained, fixed, state
+
+    def shapes(variables):
+        return [jax.ShapeDtypeStruct(variable.shape, variable.dtype) for variable in variables]
+
+    exported = jax.export.export(jax.jit(step), platforms=["tpu"])(
+        shapes(model.trainable_variables),
+        shapes(model.non_trainable_variables),
+        shapes(optimizer.variables),
+        jax.ShapeDtypeStruct((BATCH, *model.input_shape[1:]), "float32"),
+        jax.ShapeDtypeStruct((BATCH,), "int32"),
+    )
+    return exported
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_step_lowers_for_tpu(family, policy):
+    model = with_policy(policy, lambda: representative(family, classifier_activation=None))
+    exported = lowered_training_step(model)
+    text = exported.mlir_module()
+    assert exported.platforms == ("tpu",)
+    assert all(isinstance(side, int) for value in exported.in_avals for side in value.shape)
+    assert "tensor<?" not in text, "a shape that is not static"
+    assert not re.search(r"callback|infeed|outfeed|stablehlo\.(send|recv)", text), "the host would be asked"
+    convolutions = re.findall(r"stablehlo\.convolution\(.*", text)
+    # Forward, by the input and by the kernel: about three for every call of a convolution.
+    assert len(convolutions) >= 2 * sum(isinstance(layer, keras.layers.Conv2D) for layer in model.layers)
+    if policy == "mixed_bfloat16":
+        assert all("bf16>" in call for call in convolutions), "a convolution in full precision"
+    # What a step gives back is what the next one takes.
+    taken = [value.shape for value in exported.in_avals[:-2]]
+    assert [value.shape for value in exported.out_avals[1:]] == taken
+
+
+def test_every_family_has_a_representative():
+    assert set(REPRESENTATIVES) == set(FAMILIES)
+    for family, (name, _) in REPRESENTATIVES.items():
+        assert name in FAMILIES[family]
