@@ -7,8 +7,6 @@ The paper leaves its transition modules, shortcuts, stem and batch normalisation
 import dataclasses
 from collections.abc import Sequence
 
-import keras
-
 from keras_sharenets import _checks
 from keras_sharenets.layers import PaddedMaxPooling2D
 from keras_sharenets.models import parts
@@ -17,18 +15,8 @@ from keras_sharenets.models.variant import Form, Variant
 
 
 def _stem(x, kind, filters, options):
-    if kind == "imagenet":
-        x = keras.layers.ZeroPadding2D(3, name="stem_pad")(x)
-    kernel_size, strides, padding = (7, 2, "valid") if kind == "imagenet" else (3, 1, "same")
-    x = keras.layers.Conv2D(
-        filters,
-        kernel_size,
-        strides=strides,
-        padding=padding,
-        use_bias=False,
-        kernel_initializer=options.kernel_initializer,
-        name="stem",
-    )(x)
+    kernel_size, strides = (7, 2) if kind == "imagenet" else (3, 1)
+    x = parts.conv2d(x, filters, kernel_size, strides, kernel_initializer=options.kernel_initializer, name="stem")
     return PaddedMaxPooling2D(3, strides=2, name="stem_pool")(x) if kind == "imagenet" else x
 
 

@@ -118,15 +118,8 @@ def module(x, width, strides, options, name):
     active = parts.norm_relu(x, f"{name}_input")
     if transition:
         source = active if options.projection_input == "activated" else x
-        project = keras.layers.Conv2D(
-            width,
-            1,
-            strides=strides,
-            use_bias=False,
-            kernel_initializer=options.kernel_initializer,
-            name=f"{name}_projection",
-        )
-        shortcut = project(source)
+        initializer = options.kernel_initializer
+        shortcut = parts.conv2d(source, width, 1, strides, kernel_initializer=initializer, name=f"{name}_projection")
     else:
         shortcut = x
         if channels != width:
