@@ -8,6 +8,8 @@ import math
 
 from keras import layers
 
+from keras_sharenets.layers import SqueezeExcite
+
 # They hold weights of two or more axes at times, but multiply them element by element, or only look them up.
 _ELEMENTWISE = (
     layers.BatchNormalization,
@@ -82,6 +84,11 @@ def _dense(layer, inputs, outputs):
     return _size(outputs) * inputs[-1]
 
 
+def _squeeze_excite(layer, inputs, outputs):
+    """Two dense layers on one vector a picture: there and back."""
+    return 2 * inputs[-1] * (inputs[-1] // layer.reduction)
+
+
 def _einsum_dense(layer, inputs, outputs):
     """The whole kernel once for every place along the axes that the kernel does not have."""
     terms, kernel = layer.equation.replace(" ", "").split("->")[0].split(",")
@@ -99,6 +106,7 @@ _RULES = (
     ((layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose), _transposed),
     ((layers.Dense,), _dense),
     ((layers.EinsumDense,), _einsum_dense),
+    ((SqueezeExcite,), _squeeze_excite),
 )
 
 

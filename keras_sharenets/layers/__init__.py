@@ -1,8 +1,21 @@
 """Layers that reuse their weights, and the small ones without weights that their networks need."""
 
+from keras_sharenets.layers.channel_deal import ChannelDeal
 from keras_sharenets.layers.channel_padding import ChannelPadding
 from keras_sharenets.layers.channel_shuffle import ChannelShuffle
+from keras_sharenets.layers.hierarchical_group_conv2d import HierarchicalGroupConv2D
 from keras_sharenets.layers.highly_shared_conv2d import HighlySharedConv2D
 from keras_sharenets.layers.padded_max_pooling2d import PaddedMaxPooling2D
+from keras_sharenets.layers.split_group_conv2d import SplitGroupConv2D
+from keras_sharenets.layers.squeeze_excite import SqueezeExcite
 
-__all__ = ["ChannelPadding", "ChannelShuffle", "HighlySharedConv2D", "PaddedMaxPooling2D"]
+__all__ = [
+    "ChannelDeal",
+    "ChannelPadding",
+    "ChannelShuffle",
+    "HierarchicalGroupConv2D",
+    "HighlySharedConv2D",
+    "PaddedMaxPooling2D",
+    "SplitGroupConv2D",
+    "SqueezeExcite",
+]

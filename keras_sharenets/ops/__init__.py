@@ -1,5 +1,5 @@
 """Pure functions: permutations, kernels, ways to convolve. No layers, no state."""
 
-from keras_sharenets.ops import convolution, kernels, permutations
+from keras_sharenets.ops import convolution, hierarchical, kernels, permutations
 
-__all__ = ["convolution", "kernels", "permutations"]
+__all__ = ["convolution", "hierarchical", "kernels", "permutations"]

@@ -36,6 +36,32 @@ def channel_shuffle(channels, groups, block_size=1):
     return table.swapaxes(0, 1).reshape(-1)
 
 
+def deal(channels, groups):
+    """Deals the channels to `groups` groups like cards: group `g` gets channels `g`, `g + groups`, `g + 2 groups` ...
+
+    Where `groups` divides `channels` this is `channel_shuffle(channels, channels // groups)`.
+
+    Args:
+        channels: int, length of the permutation.
+        groups: int, at most `channels`. The first `channels % groups` groups get one channel more.
+
+    Returns:
+        An int vector of shape `(channels,)`, the groups one after the other: entry `c` is the channel that moves to
+        place `c`.
+
+    Raises:
+        ValueError: an argument is not a positive whole number, or there are more groups than channels.
+
+    >>> deal(7, groups=3).tolist()
+    [0, 3, 6, 1, 4, 2, 5]
+    """
+    _checks.positive("channels", channels)
+    _checks.positive("groups", groups)
+    if groups > channels:
+        raise ValueError(f"`groups` (={groups}) must be at most the number of channels (={channels}).")
+    return np.concatenate([np.arange(first, channels, groups) for first in range(groups)])
+
+
 def arrangements(channels, count, shuffle_groups=2):
     """The permutations `P_0 ... P_{count-1}` of ASF: `P_0` changes nothing, `P_t` shuffles `t` times.
 

@@ -1,0 +1,40 @@
+import keras
+
+from keras_sharenets.layers.group_pointwise import GroupPointwise
+from keras_sharenets.ops import hierarchical
+
+
+@keras.saving.register_keras_serializable("keras_sharenets")
+class SplitGroupConv2D(GroupPointwise):
+    """1x1 convolution in groups that may differ by one channel: what `HierarchicalGroupConv2D` is compared with (SGC).
+
+    `Y_i = X_i W_i`, the output `[Y_1 ... Y_G]`. Where `groups` divides the channels it equals
+    `keras.layers.Conv2D(filters, 1, groups=groups)`; otherwise the first groups have one channel more.
+
+    Args:
+        filters, groups, use_bias, implementation, kernel_initializer, bias_initializer, kernel_regularizer,
+            bias_regularizer, kernel_constraint, bias_constraint: as in `HierarchicalGroupConv2D`.
+
+    Input shape: `(batch, height, width, channels)`, channels last whatever the Keras setting.
+    Output shape: `(batch, height, width, filters)`.
+
+    Stored parameters:
+        `channels * filters / groups`, in one kernel a group, and `filters` more with a bias.
+
+    Raises:
+        ValueError: an argument breaks a rule; the message names it, its value and the rule.
+
+    >>> import keras
+    >>> layer = SplitGroupConv2D(48, groups=6)
+    >>> tuple(layer(keras.ops.ones((1, 8, 8, 16))).shape)
+    (1, 8, 8, 48)
+    >>> [kernel.shape[2] for kernel in layer.kernels]
+    [3, 3, 3, 3, 2, 2]
+
+    Reference: "HGC: Hierarchical Group Convolution for Highly Efficient Neural Network", arXiv 1906.03657, section 5,
+    the networks SGCNet.
+    """
+
+    kernel_inputs = staticmethod(hierarchical.split_inputs)
+    run = staticmethod(hierarchical.split)
+    compose = staticmethod(hierarchical.split_kernel)

@@ -1,0 +1,66 @@
+import keras
+from keras import ops
+
+from keras_sharenets import _checks
+
+
+@keras.saving.register_keras_serializable("keras_sharenets")
+class SqueezeExcite(keras.layers.Layer):
+    """Scales every channel by a number between 0 and 1 that depends on the whole picture.
+
+    Global average pooling, a dense layer to `channels / reduction` with ReLU, a dense layer back with a sigmoid, both
+    with bias; then the input times the result.
+
+    Args:
+        reduction: int, channels of the input divided by those between the dense layers; must divide the channels.
+
+    Input and output shape: `(batch, height, width, channels)`, channels last whatever the Keras setting.
+
+    Stored parameters:
+        With `h = channels / reduction`: `2 * channels * h + channels + h`.
+
+    Raises:
+        ValueError: `reduction` is not a positive whole number, or does not divide the channels.
+
+    >>> import keras
+    >>> layer = SqueezeExcite(reduction=8)
+    >>> tuple(layer(keras.ops.ones((1, 8, 8, 48))).shape)
+    (1, 8, 8, 48)
+    >>> layer.count_params() == 2 * 48 * 6 + 48 + 6
+    True
+
+    Reference: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, section 3.
+    """
+
+    def __init__(self, reduction, **kwargs):
+        super().__init__(**kwargs)
+        _checks.positive("reduction", reduction)
+        self.reduction = reduction
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        if channels is None:
+            raise ValueError(f"The last axis of the input must be known, got shape {tuple(input_shape)}.")
+        _checks.divides("reduction", self.reduction, "the number of input channels", channels)
+        hidden = channels // self.reduction
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})
+        self.squeeze = self._dense(channels, hidden, "relu", "squeeze")
+        self.excite = self._dense(hidden, channels, "sigmoid", "excite")
+
+    def _dense(self, inputs, units, activation, name):
+        dense = keras.layers.Dense(
+            units, activation, kernel_initializer="he_normal", dtype=self.dtype_policy, name=name
+        )
+        dense.build((None, inputs))
+        return dense
+
+    def call(self, inputs):
+        scales = self.excite(self.squeeze(ops.mean(inputs, axis=(1, 2))))
+        return ops.multiply(inputs, ops.reshape(scales, (-1, 1, 1, inputs.shape[-1])))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "reduction": self.reduction}

@@ -1,0 +1,119 @@
+"""Group convolutions of size 1x1 whose groups have kernels of their own: run group by group, or composed into one.
+
+Channels come in groups `X_1 ... X_G` that may differ by one channel, filters in groups of `p`. A split group
+convolution is `Y_i = X_i W_i`; a hierarchical one lets every group but the first read the output of the group before:
+`Y_i = [X_i, Y_(i-1)] W_i`. Nothing nonlinear lies between, so both are one ordinary 1x1 convolution, whose kernel
+comes from a few small products without pixels.
+
+Kernels are `(1, 1, inputs, p)`. A hierarchical one has the rows of `X_i` first.
+
+Reference: "HGC: Hierarchical Group Convolution for Highly Efficient Neural Network", arXiv 1906.03657, equations 1, 2.
+"""
+
+import itertools
+
+from keras import ops
+
+from keras_sharenets import _checks
+
+
+def split_sizes(channels, groups):
+    """Channels of every group, as even as possible: the first `channels % groups` groups have one more.
+
+    Args:
+        channels: int.
+        groups: int, at most `channels`.
+
+    Returns:
+        A tuple of `groups` ints.
+
+    Raises:
+        ValueError: an argument is not a positive whole number, or there are more groups than channels.
+
+    >>> split_sizes(16, groups=6)
+    (3, 3, 3, 3, 2, 2)
+    """
+    _checks.positive("channels", channels)
+    _checks.positive("groups", groups)
+    if groups > channels:
+        raise ValueError(f"`groups` (={groups}) must be at most the number of input channels (={channels}).")
+    return tuple(channels // groups + (group < channels % groups) for group in range(groups))
+
+
+def split_inputs(sizes, filters):
+    """What the kernels of a split group convolution read: their own group."""
+    return sizes
+
+
+def chain_inputs(sizes, filters):
+    """What the kernels of a hierarchical one read: their own group and, but for the first, `filters` outputs more.
+
+    >>> chain_inputs((3, 2, 2), filters=4)
+    (3, 6, 6)
+    """
+    return (sizes[0], *(size + filters for size in sizes[1:]))
+
+
+def convolve(inputs, kernel):
+    """An ordinary 1x1 convolution, channels last."""
+    return ops.conv(inputs, kernel, padding="valid", data_format="channels_last")
+
+
+def _groups(inputs, sizes):
+    if len(sizes) == 1:  # TensorFlow splits into two parts or more.
+        return [inputs]
+    return ops.split(inputs, list(itertools.accumulate(sizes[:-1])), axis=-1)
+
+
+def split(inputs, kernels, sizes):
+    """The split group convolution, group by group.
+
+    Args:
+        inputs: tensor `(batch, height, width, sum of sizes)`.
+        kernels: one tensor `(1, 1, split_inputs(sizes, p)[i], p)` a group.
+        sizes: tuple, channels of every group.
+
+    Returns:
+        A tensor `(batch, height, width, groups * p)`.
+    """
+    own = _groups(inputs, sizes)
+    return ops.concatenate([convolve(x, kernel) for x, kernel in zip(own, kernels, strict=True)], axis=-1)
+
+
+def chain(inputs, kernels, sizes):
+    """The hierarchical group convolution, group by group.
+
+    Arguments and result as in [`split`], but for the kernels: `(1, 1, chain_inputs(sizes, p)[i], p)`.
+    """
+    outputs = []
+    for x, kernel in zip(_groups(inputs, sizes), kernels, strict=True):
+        read = ops.concatenate([x, outputs[-1]], axis=-1) if outputs else x
+        outputs.append(convolve(read, kernel))
+    return ops.concatenate(outputs, axis=-1)
+
+
+def _columns(blocks, above, sizes):
+    """The kernel whose columns are `blocks`, each with zeros for the `above[i]` channels before it and all after it."""
+    columns = []
+    for block, start in zip(blocks, above, strict=True):
+        below = sum(sizes) - start - block.shape[2]
+        columns.append(ops.pad(block, ((0, 0), (0, 0), (start, below), (0, 0))))
+    return ops.concatenate(columns, axis=3)
+
+
+def split_kernel(kernels, sizes):
+    """The kernel of the ordinary convolution that [`split`] is: `(1, 1, sum of sizes, groups * p)`, block diagonal."""
+    return _columns(kernels, [0, *itertools.accumulate(sizes[:-1])], sizes)
+
+
+def chain_kernel(kernels, sizes):
+    """The kernel of the ordinary convolution that [`chain`] is: `(1, 1, sum of sizes, groups * p)`.
+
+    With `A_i` the rows of `W_i` that read `X_i`, and `B_i` those that read `Y_(i-1)`, the columns of group `i` are
+    `E_i = [E_(i-1) B_i, A_i]`: a group reads all channels up to its own.
+    """
+    blocks = []
+    for size, kernel in zip(sizes, kernels, strict=True):
+        own, previous = kernel[:, :, :size], kernel[:, :, size:]
+        blocks.append(ops.concatenate([ops.matmul(blocks[-1], previous), own], axis=2) if blocks else own)
+    return _columns(blocks, [0] * len(blocks), sizes)

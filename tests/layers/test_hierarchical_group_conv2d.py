@@ -1,0 +1,275 @@
+"""`HierarchicalGroupConv2D` and `SplitGroupConv2D`."""
+
+import keras
+import numpy as np
+import pytest
+from harness import assert_close, check_layer, outputs_and_gradients, pseudo_random, with_policy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import keras_sharenets as ksn
+from keras_sharenets.layers import HierarchicalGroupConv2D, SplitGroupConv2D
+from keras_sharenets.mobile.inference import inference_form
+
+LAYERS = [HierarchicalGroupConv2D, SplitGroupConv2D]
+both = pytest.mark.parametrize("layer_class", LAYERS, ids=lambda layer_class: layer_class.__name__)
+
+
+def drawn(layer_class, images, kernels):
+    """Equations 1 and 2 of the paper in numpy, groups taken from the left as wide as their kernels say."""
+    outputs = []
+    for kernel in kernels:
+        chained = outputs and layer_class is HierarchicalGroupConv2D
+        own = kernel.shape[2] - (kernel.shape[3] if chained else 0)
+        read, images = images[..., :own], images[..., own:]
+        if chained:
+            read = np.concatenate([read, outputs[-1]], axis=-1)
+        outputs.append(read @ kernel[0, 0])
+    assert images.shape[-1] == 0
+    return np.concatenate(outputs, axis=-1)
+
+
+def network(layer_class, channels, filters, groups, implementation, use_bias=False):
+    """A model of one layer, its weights pseudo-random."""
+    inputs = keras.Input((3, 2, channels))
+    layer = layer_class(filters, groups, use_bias, implementation=implementation)
+    model = keras.Model(inputs, layer(inputs))
+    model.set_weights([pseudo_random(weight.shape, seed=place) for place, weight in enumerate(model.weights)])
+    return model
+
+
+@st.composite
+def cases(draw):
+    groups = draw(st.integers(1, 6))
+    channels = groups + draw(st.integers(0, 8))
+    return channels, groups * draw(st.integers(1, 3)), groups
+
+
+# JAX compiles every case anew.
+few = settings(suppress_health_check=[HealthCheck.too_slow], max_examples=12)
+
+
+@both
+@few
+@given(case=cases())
+def test_both_forms_agree_in_outputs_and_gradients(layer_class, case):
+    channels, filters, groups = case
+    images = pseudo_random((2, 3, 2, channels))
+    composed, factored = (
+        outputs_and_gradients(network(layer_class, *case, implementation, use_bias=True), images)
+        for implementation in ("composed", "factored")
+    )
+    assert len(composed[1]) == groups + 1
+    assert composed[0].shape == (2, 3, 2, filters)
+    assert_close(composed[0], factored[0], 1e-5)
+    for one, other in zip(composed[1], factored[1], strict=True):
+        assert_close(one, other, 1e-5)
+
+
+@both
+@few
+@given(case=cases())
+def test_gradients_equal_finite_differences_of_the_drawing(layer_class, case):
+    images = pseudo_random((2, 3, 2, case[0]))
+    model = network(layer_class, *case, "auto")
+    outputs, gradients = outputs_and_gradients(model, images)
+    kernels = [kernel.astype("float64") for kernel in model.get_weights()]
+    assert_close(outputs, drawn(layer_class, images, kernels), 1e-5)
+    probe = pseudo_random(outputs.shape, seed=1)
+    for kernel, gradient in zip(kernels, gradients, strict=True):
+        expected = np.zeros_like(kernel)
+        for place in np.ndindex(kernel.shape):
+            # The output is affine in every single weight, so a wide step is exact.
+            kernel[place] += 0.5
+            ahead = drawn(layer_class, images, kernels)
+            kernel[place] -= 1
+            behind = drawn(layer_class, images, kernels)
+            kernel[place] += 0.5
+            expected[place] = ((ahead - behind) * probe).sum()
+        assert_close(gradient, expected, 1e-5)
+
+
+@both
+@pytest.mark.parametrize("implementation", ["composed", "factored"])
+@pytest.mark.parametrize(("channels", "groups"), [(8, 4), (16, 6), (5, 1)])
+def test_structure_seen_by_unit_vectors(layer_class, implementation, channels, groups):
+    filters = 2 * groups
+    model = network(layer_class, channels, filters, groups, implementation)
+    units = np.eye(channels, dtype="float32").reshape(channels, 1, 1, channels) * np.ones((1, 3, 2, 1), "float32")
+    outputs, _ = outputs_and_gradients(model, units)
+    assert np.array_equal(outputs, outputs[:, :1, :1] * np.ones((1, 3, 2, 1))), "pixels mix"
+    reads = outputs[:, 0, 0] != 0
+    sizes = [channels // groups + (group < channels % groups) for group in range(groups)]
+    group_in = np.repeat(np.arange(groups), sizes)[:, None]
+    group_out = np.repeat(np.arange(groups), 2)[None]
+    expected = group_in <= group_out if layer_class is HierarchicalGroupConv2D else group_in == group_out
+    assert np.array_equal(reads, expected)
+    # The effective kernel is the matrix that the unit vectors show.
+    kernel = keras.ops.convert_to_numpy(model.layers[-1].effective_kernel())
+    assert kernel.shape == (1, 1, channels, filters)
+    assert_close(kernel[0, 0], outputs[:, 0, 0], 1e-5)
+
+
+@both
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_equals_conv2d_with_one_group(layer_class, use_bias):
+    plain = keras.layers.Conv2D(6, 1, use_bias=use_bias, bias_initializer="normal")
+    images = pseudo_random((2, 3, 4, 5))
+    expected = keras.ops.convert_to_numpy(plain(images))
+    for implementation in ("composed", "factored"):
+        ours = layer_class(6, groups=1, use_bias=use_bias, implementation=implementation)
+        ours.build(images.shape)
+        ours.set_weights(plain.get_weights())
+        assert_close(keras.ops.convert_to_numpy(ours(images)), expected, 1e-5)
+
+
+def test_split_equals_conv2d_with_groups_where_they_divide():
+    plain = keras.layers.Conv2D(6, 1, groups=3, use_bias=False)
+    images = pseudo_random((2, 3, 4, 9))
+    expected = keras.ops.convert_to_numpy(plain(images))
+    ours = SplitGroupConv2D(6, groups=3)
+    ours.build(images.shape)
+    ours.set_weights(np.split(plain.get_weights()[0], 3, axis=3))
+    assert_close(keras.ops.convert_to_numpy(ours(images)), expected, 1e-5)
+
+
+@both
+@pytest.mark.parametrize(("saved", "loaded"), [("composed", "factored"), ("factored", "composed")])
+def test_weights_saved_under_one_form_load_under_the_other(layer_class, saved, loaded, tmp_path):
+    model = network(layer_class, 8, 6, 3, saved, use_bias=True)
+    model.save(tmp_path / "model.keras")
+    assert keras.saving.load_model(tmp_path / "model.keras").layers[-1].implementation == saved
+    other = network(layer_class, 8, 6, 3, loaded, use_bias=True)
+    other.set_weights([np.zeros_like(weight) for weight in other.get_weights()])
+    other.load_weights(tmp_path / "model.keras")
+    images = pseudo_random((2, 3, 2, 8))
+    assert_close(outputs_and_gradients(other, images)[0], outputs_and_gradients(model, images)[0], 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layer_class", "arguments", "channels", "stored_parameters"),
+    [
+        (HierarchicalGroupConv2D, {"filters": 12, "groups": 3}, 9, 9 * 4 + 2 * 4 * 4),
+        (HierarchicalGroupConv2D, {"filters": 12, "groups": 6, "use_bias": True}, 16, 16 * 2 + 5 * 2 * 2 + 12),
+        (HierarchicalGroupConv2D, {"filters": 8, "groups": 4, "implementation": "factored"}, 7, 7 * 2 + 3 * 2 * 2),
+        (HierarchicalGroupConv2D, {"filters": 4, "groups": 1}, 3, 3 * 4),
+        (SplitGroupConv2D, {"filters": 12, "groups": 3, "use_bias": True}, 9, 9 * 4 + 12),
+        (SplitGroupConv2D, {"filters": 12, "groups": 6, "implementation": "factored"}, 16, 16 * 2),
+    ],
+)
+def test_harness(layer_class, arguments, channels, stored_parameters, tmp_path, other_backend):
+    shapes = (2, 5, 4, channels), (2, 5, 4, arguments["filters"])
+    check_layer(layer_class, arguments, *shapes, stored_parameters, tmp_path, other_backend)
+
+
+def test_every_setting_survives_the_config():
+    settings = {
+        "kernel_initializer": "glorot_uniform",
+        "bias_initializer": "ones",
+        "kernel_regularizer": "l2",
+        "bias_regularizer": "l1",
+        "kernel_constraint": "non_neg",
+        "bias_constraint": "max_norm",
+    }
+    config = HierarchicalGroupConv2D(12, 3, True, implementation="factored", **settings).get_config()
+    again = HierarchicalGroupConv2D.from_config(config)
+    assert again.get_config() == config
+    again.build((None, 2, 2, 7))
+    assert all(kernel.regularizer is again.kernel_regularizer for kernel in again.kernels)
+    assert all(kernel.constraint is again.kernel_constraint for kernel in again.kernels)
+    assert (again.bias.regularizer, again.bias.constraint) == (again.bias_regularizer, again.bias_constraint)
+    assert keras.ops.convert_to_numpy(again.bias).tolist() == [1.0] * 12
+
+
+@pytest.mark.parametrize(("layer_class", "extra"), [(HierarchicalGroupConv2D, 64), (SplitGroupConv2D, 0)])
+def test_every_kernel_starts_from_numbers_of_its_own_by_what_it_reads(layer_class, extra):
+    keras.utils.set_random_seed(0)
+    layer = layer_class(256, 4)
+    layer.build((None, 4, 4, 256))
+    kernels = layer.get_weights()
+    for group, kernel in enumerate(kernels):
+        fan_in = 64 + (extra if group else 0)
+        assert np.std(kernel) == pytest.approx(np.sqrt(2 / fan_in), rel=0.05)
+        assert group == 0 or not np.any(kernel[:, :, :64] == kernels[group - 1][:, :, :64])
+
+
+def test_initialiser_may_be_a_function():
+    layer = HierarchicalGroupConv2D(4, 2, kernel_initializer=lambda shape, dtype=None: keras.ops.full(shape, 2.0))
+    layer.build((None, 2, 2, 4))
+    assert all(np.all(kernel == 2) for kernel in layer.get_weights())
+
+
+def test_mixed_precision_composes_in_full_precision():
+    model = with_policy("mixed_float16", lambda: network(HierarchicalGroupConv2D, 12, 12, 4, "composed"))
+    units = np.eye(12, dtype="float32").reshape(12, 1, 1, 12) * np.ones((1, 3, 2, 1), "float32")
+    outputs, _ = outputs_and_gradients(model, units)
+    full = np.asarray(network(HierarchicalGroupConv2D, 12, 12, 4, "composed").layers[-1].effective_kernel())
+    # One rounding, at the end: a product of rounded kernels would be off in its last digits.
+    assert np.array_equal(outputs[:, 0, 0], full[0, 0].astype("float16").astype("float32"))
+
+
+@pytest.mark.parametrize(
+    ("layer", "products"),
+    [(HierarchicalGroupConv2D(12, 4), 10 * 3 + 3 * 3 * 3), (SplitGroupConv2D(12, 4, use_bias=True), 10 * 3)],
+)
+def test_products_are_those_of_the_drawing(layer, products):
+    inputs = keras.Input((5, 7, 10))
+    profile = ksn.profile(keras.Model(inputs, layer(inputs)))
+    assert layer.products_per_pixel() == products
+    assert profile.multiply_adds == 5 * 7 * products
+    assert profile.stored_parameters == products + (12 if layer.use_bias else 0)
+
+
+@both
+def test_inference_composes(layer_class):
+    model = network(layer_class, 8, 6, 3, "factored")
+    copy = inference_form(model)
+    assert copy.layers[-1].implementation == "composed"
+    images = pseudo_random((2, 3, 2, 8))
+    assert_close(outputs_and_gradients(copy, images)[0], outputs_and_gradients(model, images)[0], 1e-5)
+
+
+@both
+def test_shape_is_known_without_a_call(layer_class, monkeypatch):
+    def call(self, inputs):
+        raise AssertionError("called to learn the shape")
+
+    monkeypatch.setattr(layer_class, "call", call)
+    layer = layer_class(6, 3)
+    assert layer.compute_output_shape((None, 4, None, 8)) == (None, 4, None, 6)
+    assert layer.compute_output_spec(keras.KerasTensor((None, 4, None, 8))).shape == (None, 4, None, 6)
+
+
+def test_unknown_height_and_width():
+    inputs = keras.Input((None, None, 8))
+    for implementation in ("composed", "factored"):
+        model = keras.Model(inputs, HierarchicalGroupConv2D(6, 3, implementation=implementation)(inputs))
+        assert model(pseudo_random((3, 5, 4, 8))).shape == (3, 5, 4, 6)
+
+
+@both
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"filters": 0}, r"`filters` \(=0\) must be a whole number of at least 1\."),
+        ({"groups": 1.5}, r"`groups` \(=1\.5\) must be a whole number of at least 1\."),
+        ({"groups": 5}, r"`groups` \(=5\) must divide `filters` \(=12\)\."),
+        ({"implementation": "fast"}, r"`implementation` \(='fast'\) must be one of 'auto', 'composed', 'factored'\."),
+    ],
+)
+def test_bad_arguments(layer_class, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        layer_class(**{"filters": 12, "groups": 3, **arguments})
+
+
+@both
+@pytest.mark.parametrize(
+    ("input_shape", "message"),
+    [
+        ((None, 4, 4, 2), r"`groups` \(=3\) must be at most the number of input channels \(=2\)\."),
+        ((None, 4, 4, None), r"The last axis of the input must be known, got shape \(None, 4, 4, None\)\."),
+    ],
+)
+def test_input_that_does_not_fit(layer_class, input_shape, message):
+    with pytest.raises(ValueError, match=message):
+        layer_class(12, 3).build(input_shape)
