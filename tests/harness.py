@@ -4,6 +4,10 @@ import json
 
 import keras
 import numpy as np
+import pytest
+
+# Building a large network takes JAX seconds, and what it counts is the same on every backend.
+on_one_backend = pytest.mark.skipif(keras.backend.backend() == "jax", reason="counts: TensorFlow's run has them")
 
 
 def pseudo_random(shape, seed=0):
@@ -38,6 +42,23 @@ def outputs_and_gradients(model, images, training=False):
     return np.asarray(outputs), [np.asarray(gradient) for gradient in gradients]
 
 
+def outputs_of(model, images):
+    """The outputs in inference mode as float32 or wider; compiled at once where the backend would go call by call."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        weights = [[variable.value for variable in group] for group in _groups(model)]
+        outputs = jax.jit(lambda trained, fixed: model.stateless_call(trained, fixed, images)[0])(*weights)
+    else:
+        outputs = model(images, training=False)
+    dtype = keras.backend.standardize_dtype(outputs.dtype)
+    return keras.ops.convert_to_numpy(outputs if dtype == "float64" else keras.ops.cast(outputs, "float32"))
+
+
+def _groups(model):
+    return model.trainable_variables, model.non_trainable_variables
+
+
 def assert_close(actual, expected, tolerance):
     """Equal but for `tolerance` times the largest expected magnitude."""
     scale = max(float(np.max(np.abs(expected), initial=0.0)), 1e-6)
@@ -63,13 +84,11 @@ def training_step(model, images, labels):
 
 
 def _check_file(model, images, path):
-    """A `.keras` file gives the same network again. Returns the outputs."""
+    """A `.keras` file gives the same network again."""
     model.save(path)
-    outputs, _ = outputs_and_gradients(model, images)
     reloaded = keras.saving.load_model(path, compile=False)
     assert len(reloaded.weights) == len(model.weights)
-    assert_close(outputs_and_gradients(reloaded, images)[0], outputs, 1e-6)
-    return outputs
+    assert_close(outputs_of(reloaded, images), outputs_of(model, images), 1e-6)
 
 
 def _check_same_there(model, path, images, folder, other_backend):
@@ -112,7 +131,7 @@ def _check_mixed_precision(build, weights, images, expected, tolerance):
         assert {variable.dtype for variable in model.trainable_variables} <= {"float32"}
         assert keras.backend.standardize_dtype(model.output.dtype) == policy.removeprefix("mixed_")
         model.set_weights(weights)
-        difference = outputs_and_gradients(model, images)[0] - expected
+        difference = outputs_of(model, images) - expected
         assert np.linalg.norm(difference) <= factor * tolerance * np.linalg.norm(expected), policy
 
 
@@ -140,7 +159,7 @@ def check_layer(layer_class, arguments, input_shape, output_shape, stored_parame
     assert {name: layer.get_config()[name] for name in arguments} == arguments
     assert layer.count_params() == stored_parameters
     assert model.output_shape == (None, *output_shape[1:])
-    outputs, _ = outputs_and_gradients(model, images)
+    outputs = outputs_of(model, images)
     assert outputs.shape == tuple(output_shape)
     for gradient in _check_gradients(model, images):
         assert np.count_nonzero(gradient) == gradient.size
@@ -178,8 +197,7 @@ def check_model(factory, arguments, folder, other_backend=None, batch=4):
     _check_file(precise, images, path)
     if other_backend is not None:
         _check_training_there(precise, path, len(images), folder, other_backend)
-    outputs, _ = outputs_and_gradients(model, images)
-    _check_mixed_precision(build, model.get_weights(), images, outputs, tolerance=3e-2)
+    _check_mixed_precision(build, model.get_weights(), images, outputs_of(model, images), tolerance=3e-2)
 
 
 def _check_training_there(model, path, batch, folder, other_backend, draws=3):
@@ -213,5 +231,15 @@ def _check_training_there(model, path, batch, folder, other_backend, draws=3):
 
 def calm_statistics(model, images, steps=30):
     """Lets the moving statistics follow `images`: without, a deep untrained network explodes in inference mode."""
+    if keras.backend.backend() != "jax":
+        for _ in range(steps):
+            model(images, training=True)
+        return
+    import jax
+
+    step = jax.jit(lambda trained, fixed: model.stateless_call(trained, fixed, images, training=True)[1])
+    trained, fixed = ([variable.value for variable in group] for group in _groups(model))
     for _ in range(steps):
-        model(images, training=True)
+        fixed = step(trained, fixed)
+    for variable, value in zip(model.non_trainable_variables, fixed, strict=True):
+        variable.assign(value)
