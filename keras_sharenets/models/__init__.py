@@ -2,5 +2,17 @@
 
 from keras_sharenets.models.hscnet import HSCNet
 from keras_sharenets.models.registry import create_model, find_family, find_variant, list_models
+from keras_sharenets.models.shardnet_cifar_resnet import ShardResNet
+from keras_sharenets.models.shardnet_deep_resnet import ShardDeepResNet
+from keras_sharenets.models.shardnet_vgg import ShardVGGNet
 
-__all__ = ["HSCNet", "create_model", "find_family", "find_variant", "list_models"]
+__all__ = [
+    "HSCNet",
+    "ShardDeepResNet",
+    "ShardResNet",
+    "ShardVGGNet",
+    "create_model",
+    "find_family",
+    "find_variant",
+    "list_models",
+]

@@ -3,10 +3,11 @@
 import difflib
 import fnmatch
 
-from keras_sharenets.models import hscnet
+from keras_sharenets.models import hscnet, shardnet
 
 FAMILIES = {
     "hscnet": hscnet.VARIANTS,
+    "shardnet": shardnet.VARIANTS,
 }
 PAPERS = {
     "hscnet": "Highly shared Convolutional Neural Networks (Lu et al., Expert Systems with Applications 2021)",

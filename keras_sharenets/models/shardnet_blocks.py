@@ -1,0 +1,113 @@
+"""What the networks of ShardNet are put together from: one convolution for many places, blending layers, blocks."""
+
+import keras
+
+from keras_sharenets.layers import ChannelPadding
+from keras_sharenets.models import parts
+
+
+def convolutions(shared, use_bias):
+    """A function that gives the convolution for a place in the network.
+
+    It takes `(filters, kernel_size, name, role)`. With `shared`, all places of one role get the same layer object,
+    `shared_{role}`; otherwise each place gets its own, `name`. Batch normalisation is up to the caller: never shared.
+    """
+    layers = {}
+
+    def convolution(filters, kernel_size, name, role="spatial"):
+        name = f"shared_{role}" if shared else name
+        if name not in layers:
+            layers[name] = keras.layers.Conv2D(
+                filters,
+                kernel_size,
+                padding="same",
+                use_bias=use_bias,
+                kernel_initializer="he_normal",
+                name=name,
+            )
+        return layers[name]
+
+    return convolution
+
+
+def widths_for(filters, levels, shared):
+    """`filters` as one width a level; a shared convolution has but one."""
+    widths = parts.per_stage("filters", filters, levels)
+    if shared and len(set(widths)) > 1:
+        raise ValueError(f"`filters` (={filters!r}) must be the same at every level when convolutions are shared.")
+    return widths
+
+
+def padded_image(images, filters):
+    """The image with channels of zeros up to those of the shared convolution, for which it is an input like any."""
+    channels = images.shape[-1]
+    if filters < channels:
+        raise ValueError(
+            f"`filters` (={filters}) must be at least the number of image channels (={channels}): "
+            "the shared convolution reads the image too."
+        )
+    return images if filters == channels else ChannelPadding(filters, name="image_pad")(images)
+
+
+def known_sides(inputs, needed_for):
+    """Height and width of the pictures; a `ValueError` if one is unknown."""
+    height, width = inputs.shape[1:3]
+    if height is None or width is None:
+        raise ValueError(
+            f"`input_shape` (={tuple(inputs.shape[1:])}) must have a known height and width for {needed_for}."
+        )
+    return height, width
+
+
+def blend(x, filters, index, use_bias):
+    """A blending layer: a 1x1 convolution of its own, without normalisation and ReLU (the paper's linear layer)."""
+    return parts.conv2d(x, filters, name=f"blend{index}", use_bias=use_bias)
+
+
+def pool(x, name):
+    """Max pooling that halves height and width; an odd last row or column is left out."""
+    return keras.layers.MaxPooling2D(2, name=f"{name}_pool")(x)
+
+
+def _residual(shortcut, x, name):
+    x = keras.layers.Add(name=f"{name}_add")([shortcut, x])
+    return keras.layers.ReLU(name=f"{name}_relu")(x)
+
+
+def basic_block(x, width, convolution, name):
+    """Two 3x3 convolutions around an identity; when shared, both are one layer."""
+    y = convolution(width, 3, f"{name}_spatial1")(x)
+    y = parts.norm_relu(y, f"{name}_spatial1")
+    y = convolution(width, 3, f"{name}_spatial2")(y)
+    return _residual(x, parts.norm(y, f"{name}_spatial2"), name)
+
+
+def bottleneck_block(x, width, convolution, name):
+    """1x1 to `width`, 3x3, 1x1 back to 4 `width`, around an identity; shared as a unit, for the shapes differ."""
+    y = convolution(width, 1, f"{name}_reduce", "reduce")(x)
+    y = parts.norm_relu(y, f"{name}_reduce")
+    y = convolution(width, 3, f"{name}_spatial")(y)
+    y = parts.norm_relu(y, f"{name}_spatial")
+    y = convolution(4 * width, 1, f"{name}_expand", "expand")(y)
+    return _residual(x, parts.norm(y, f"{name}_expand"), name)
+
+
+def residual_levels(x, block, widths, expansion, counts, convolution, linear_bias):
+    """Levels of residual blocks; between two of them a blending layer to the next width, and pooling.
+
+    Args:
+        x: tensor with `expansion * widths[0]` channels.
+        block: `basic_block` or `bottleneck_block`.
+        widths: width of every level.
+        expansion: int, channels of a block's output for one of `width`.
+        counts: number of blocks of every level.
+        convolution: what `convolutions` gives.
+        linear_bias: bool, whether blending layers have a bias.
+    """
+    for level, (width, count) in enumerate(zip(widths, counts, strict=True), start=1):
+        if level > 1:
+            x = blend(x, expansion * width, level - 1, linear_bias)
+            x = pool(x, f"level{level - 1}")
+        for index in range(1, count + 1):
+            x = block(x, width, convolution, f"level{level}_block{index}")
+    return x
