@@ -3,10 +3,11 @@
 import difflib
 import fnmatch
 
-from keras_sharenets.models import hscnet, shardnet
+from keras_sharenets.models import hscnet, shardnet, sharesnet
 
 FAMILIES = {
     "hscnet": hscnet.VARIANTS,
+    "sharesnet": sharesnet.VARIANTS,
     "shardnet": shardnet.VARIANTS,
 }
 PAPERS = {
