@@ -1,5 +1,6 @@
 """Networks: one factory a family, and every network of the papers by name."""
 
+from keras_sharenets.models.hgcnet import HGCNet
 from keras_sharenets.models.hscnet import HSCNet
 from keras_sharenets.models.imagenet_resnet import ResNet
 from keras_sharenets.models.preact_resnet import PreActResNet
@@ -10,6 +11,7 @@ from keras_sharenets.models.shardnet_vgg import ShardVGGNet
 from keras_sharenets.models.wide_resnet import WideResNet
 
 __all__ = [
+    "HGCNet",
     "HSCNet",
     "PreActResNet",
     "ResNet",

@@ -3,10 +3,11 @@
 import difflib
 import fnmatch
 
-from keras_sharenets.models import hscnet, shardnet, sharesnet
+from keras_sharenets.models import hgcnet, hscnet, shardnet, sharesnet
 
 FAMILIES = {
     "hscnet": hscnet.VARIANTS,
+    "hgcnet": hgcnet.VARIANTS,
     "sharesnet": sharesnet.VARIANTS,
     "shardnet": shardnet.VARIANTS,
 }

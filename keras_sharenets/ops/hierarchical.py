@@ -12,6 +12,7 @@ Reference: "HGC: Hierarchical Group Convolution for Highly Efficient Neural Netw
 
 import itertools
 
+import numpy as np
 from keras import ops
 
 from keras_sharenets import _checks
@@ -92,28 +93,26 @@ def chain(inputs, kernels, sizes):
     return ops.concatenate(outputs, axis=-1)
 
 
-def _columns(blocks, above, sizes):
-    """The kernel whose columns are `blocks`, each with zeros for the `above[i]` channels before it and all after it."""
-    columns = []
-    for block, start in zip(blocks, above, strict=True):
-        below = sum(sizes) - start - block.shape[2]
-        columns.append(ops.pad(block, ((0, 0), (0, 0), (start, below), (0, 0))))
-    return ops.concatenate(columns, axis=3)
+def _columns(rows, sizes):
+    """One tensor `(1, 1, sum of sizes, p)` a group: the rows of its own channels, zeros elsewhere."""
+    rows = ops.concatenate(rows, axis=2)
+    own = np.repeat(np.eye(len(sizes), dtype=bool), sizes, axis=0)
+    return [ops.where(own[:, group, None], rows, ops.zeros_like(rows)) for group in range(len(sizes))]
 
 
 def split_kernel(kernels, sizes):
     """The kernel of the ordinary convolution that [`split`] is: `(1, 1, sum of sizes, groups * p)`, block diagonal."""
-    return _columns(kernels, [0, *itertools.accumulate(sizes[:-1])], sizes)
+    return ops.concatenate(_columns(kernels, sizes), axis=3)
 
 
 def chain_kernel(kernels, sizes):
     """The kernel of the ordinary convolution that [`chain`] is: `(1, 1, sum of sizes, groups * p)`.
 
     With `A_i` the rows of `W_i` that read `X_i`, and `B_i` those that read `Y_(i-1)`, the columns of group `i` are
-    `E_i = [E_(i-1) B_i, A_i]`: a group reads all channels up to its own.
+    `E_i = A_i + E_(i-1) B_i`: a group reads all channels up to its own.
     """
-    blocks = []
-    for size, kernel in zip(sizes, kernels, strict=True):
-        own, previous = kernel[:, :, :size], kernel[:, :, size:]
-        blocks.append(ops.concatenate([ops.matmul(blocks[-1], previous), own], axis=2) if blocks else own)
-    return _columns(blocks, [0] * len(blocks), sizes)
+    pairs = list(zip(kernels, sizes, strict=True))
+    columns = _columns([kernel[:, :, :size] for kernel, size in pairs], sizes)
+    for group, (kernel, size) in enumerate(pairs[1:], start=1):
+        columns[group] = ops.add(columns[group], ops.matmul(columns[group - 1], kernel[:, :, size:]))
+    return ops.concatenate(columns, axis=3)

@@ -1,0 +1,242 @@
+import keras
+import numpy as np
+import pytest
+from harness import assert_close, check_model, outputs_and_gradients, pseudo_random
+
+import keras_sharenets as ksn
+from keras_sharenets.analysis.counting import count_parameters
+from keras_sharenets.layers import ChannelDeal, ChannelShuffle, HierarchicalGroupConv2D, SplitGroupConv2D
+from keras_sharenets.models import HGCNet, hgcnet
+
+# From the specification: parameters without those of batch normalisation, multiply-adds with the classifier's.
+COUNTS = {
+    "sgcnet_42_g1": (547_930, 88_407_888),
+    "hgcnet_42_g2": (412_570, 71_450_448),
+    "sgcnet_42_g2": (331_354, 59_064_144),
+    "hgcnet_42_g4": (283_978, 53_682_000),
+    "sgcnet_42_g4": (223_066, 44_392_272),
+    "hgcnet_42_g6": (232_090, 46_382_928),
+    "sgcnet_42_g6": (186_970, 39_501_648),
+    "hgcnet_67_g4": (580_298, 104_294_416),
+    "hgcnet_91_g4": (972_362, 170_373_328),
+    "se_hgcnet_42_g4": (367_732, 53_763_216),
+    # The runner-up reading, from the specification's counter.
+    "hgcnet_42_g4_clean": (291_442, 53_383_152),
+}
+SMALL = {"modules_per_stage": 1, "growth": 4, "bottleneck": 3, "stem_filters": 8}
+TINY = {**SMALL, "input_shape": (8, 8, 3), "num_classes": 5}
+
+
+slow_on_jax = pytest.mark.skipif(
+    keras.backend.backend() == "jax", reason="JAX compiles the initialisation of every shape; counts are the same"
+)
+
+
+@slow_on_jax
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts_of_the_named_networks(name):
+    model = ksn.create_model(name)
+    profile = ksn.profile(model)
+    assert (count_parameters(model, "trainable_without_bn"), profile.multiply_adds) == COUNTS[name]
+    assert profile.uncounted == ()
+
+
+def test_every_named_network_is_counted():
+    assert set(hgcnet.VARIANTS) == set(COUNTS)
+
+
+# The runner-up reading with other groups and depths: the specification's section 1.3, in millions.
+@slow_on_jax
+@pytest.mark.parametrize(
+    ("changes", "millions"),
+    [
+        ({"groups": 1}, 0.529),
+        ({"groups": 2}, 0.409),
+        ({"groups": 2, "hierarchical": False}, 0.332),
+        ({"groups": 4, "hierarchical": False}, 0.234),
+        ({"groups": 6}, 0.244),
+        ({"groups": 6, "hierarchical": False}, 0.201),
+        ({"modules_per_stage": (10, 12, 10)}, 0.592),
+        ({"modules_per_stage": (14, 16, 14)}, 0.986),
+        ({"squeeze_excite": 8}, 0.371),
+    ],
+)
+def test_counts_of_the_runner_up(changes, millions):
+    model = ksn.create_model("hgcnet_42_g4_clean", **changes)
+    assert round(count_parameters(model, "trainable_without_bn") / 1e6, 3) == millions
+
+
+def with_offsets(**arguments):
+    """An `HGCNet` in which the last normalisation of a module does not start from offsets of 0.
+
+    What a module adds is normalised again wherever it is read. So in training the gradients of those offsets are 0 but
+    for rounding, and beside an offset of 0 that rounding would be all there is to compare.
+    """
+    model = HGCNet(**arguments)
+    for layer in model.layers:
+        if layer.name.endswith("_depthwise_norm"):
+            layer.beta.assign(pseudo_random(layer.beta.shape))
+    return model
+
+
+CHOICES = [
+    {},
+    {"groups": 6, "hierarchical": False},
+    {"groups": 3, "squeeze_excite": 4, "stem_filters": 16},
+    {"groups": 2, "bottleneck": 2, "compression": 0.5},
+]
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: "-".join(choice) or "default")
+def test_harness(choice, tmp_path, other_backend):
+    check_model(with_offsets, {**TINY, **choice}, tmp_path, other_backend)
+
+
+def depthwise(images, kernel):
+    """A 3x3 depthwise convolution with one zero on each side, in numpy."""
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    side = images.shape[1]
+    windows = [(row, column) for row in range(3) for column in range(3)]
+    return sum(padded[:, y : y + side, x : x + side] * kernel[y, x, :, 0] for y, x in windows)
+
+
+def convolve(images, kernel):
+    """A 3x3 convolution with one zero on each side, in numpy."""
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    side = images.shape[1]
+    windows = [(row, column) for row in range(3) for column in range(3)]
+    return sum(padded[:, y : y + side, x : x + side] @ kernel[y, x] for y, x in windows)
+
+
+def drawn(model, images, groups, hierarchical, squeeze_excite, stages):
+    """The network as the specification draws it (sections 1.1 to 1.3), from the stored tensors alone."""
+    weights = {layer.name: [np.asarray(value, "float64") for value in layer.get_weights()] for layer in model.layers}
+
+    def norm(x, name):
+        scale, offset, mean, variance = weights[f"{name}_norm"]
+        return (x - mean) / np.sqrt(variance + 1e-5) * scale + offset
+
+    def grouped(x, kernels):
+        outputs = []
+        for group, kernel in enumerate(kernels):
+            # The channels that the shuffle deals to this group.
+            read = x[..., group::groups]
+            if hierarchical and outputs:
+                read = np.concatenate([read, outputs[-1]], axis=-1)
+            outputs.append(read @ kernel[0, 0])
+        return np.concatenate(outputs, axis=-1)
+
+    def module(x, name):
+        y = grouped(np.maximum(norm(x, f"{name}_input"), 0), weights[f"{name}_group_pointwise"])
+        y = norm(y, f"{name}_group_pointwise")
+        if squeeze_excite:
+            squeeze, squeeze_bias, excite, excite_bias = weights[f"{name}_squeeze_excite"]
+            hidden = np.maximum(y.mean((1, 2)) @ squeeze + squeeze_bias, 0)
+            y = y / (1 + np.exp(-(hidden @ excite + excite_bias)))[:, None, None]
+        y = norm(depthwise(y, weights[f"{name}_depthwise"][0]), f"{name}_depthwise")
+        return np.concatenate([x, y @ weights[f"{name}_pointwise"][0][0, 0]], axis=-1)
+
+    x = convolve(images, weights["stem"][0])
+    for stage, count in enumerate(stages, start=1):
+        if stage > 1:
+            name = f"transition{stage - 1}"
+            x = np.maximum(norm(x, f"{name}_input"), 0) @ weights[f"{name}_pointwise"][0][0, 0]
+            x = (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
+        for index in range(1, count + 1):
+            x = module(x, f"stage{stage}_module{index}")
+    features = np.maximum(norm(x, "head"), 0).mean((1, 2))
+    return features @ weights["predictions"][0] + weights["predictions"][1]
+
+
+@pytest.mark.parametrize(
+    ("hierarchical", "squeeze_excite", "compression"), [(True, None, 1.0), (True, 4, 0.7), (False, None, 0.5)]
+)
+def test_equals_the_network_drawn_in_numpy(hierarchical, squeeze_excite, compression):
+    keras.utils.set_random_seed(3)
+    choice = {"groups": 3, "hierarchical": hierarchical, "squeeze_excite": squeeze_excite, "compression": compression}
+    model = HGCNet(**{**TINY, **choice, "modules_per_stage": (2, 1, 2)}, classifier_activation=None)
+    for index, layer in enumerate(model.layers):
+        numbers = np.random.default_rng(index)
+        if isinstance(layer, keras.layers.BatchNormalization):
+            statistics = numbers.uniform(0.5, 1.5, (4, layer.gamma.shape[0]))
+            layer.set_weights([statistics[0], statistics[1] - 1, statistics[2] - 1, statistics[3]])
+        elif layer.name.endswith("squeeze_excite"):
+            layer.set_weights([numbers.uniform(-1, 1, weight.shape) for weight in layer.weights])
+    images = pseudo_random((2, 8, 8, 3))
+    expected = drawn(model, images, 3, hierarchical, squeeze_excite, stages=(2, 1, 2))
+    assert_close(outputs_and_gradients(model, images)[0], expected, 1e-4)
+
+
+def test_channels_are_shuffled_where_the_groups_divide_and_dealt_where_not():
+    model = HGCNet(**{**TINY, "groups": 3, "modules_per_stage": 2})
+    shuffles = [layer for layer in model.layers if isinstance(layer, (ChannelShuffle, ChannelDeal))]
+    kinds = {layer.input.shape[-1]: (type(layer), layer.groups) for layer in shuffles}
+    assert kinds == {
+        8: (ChannelDeal, 3),
+        12: (ChannelShuffle, 4),
+        16: (ChannelDeal, 3),
+        24: (ChannelShuffle, 8),
+        32: (ChannelDeal, 3),
+        48: (ChannelShuffle, 16),
+    }
+    plain = HGCNet(**{**TINY, "groups": 1})
+    assert not any(isinstance(layer, (ChannelShuffle, ChannelDeal)) for layer in plain.layers)
+
+
+@pytest.mark.parametrize(
+    ("hierarchical", "kind"), [(True, HierarchicalGroupConv2D), (False, SplitGroupConv2D)], ids=["hgcnet", "sgcnet"]
+)
+def test_only_the_first_convolution_of_a_module_has_groups(hierarchical, kind):
+    model = HGCNet(**TINY, hierarchical=hierarchical)
+    grouped = [layer.name for layer in model.layers if isinstance(layer, (HierarchicalGroupConv2D, SplitGroupConv2D))]
+    assert grouped == [f"stage{stage}_module1_group_pointwise" for stage in (1, 2, 3)]
+    assert all(type(model.get_layer(name)) is kind for name in grouped)
+    activated = [layer.name for layer in model.layers if isinstance(layer, keras.layers.ReLU)]
+    before = [f"stage{stage}_module1" for stage in (1, 2, 3)]
+    before[1:1], before[3:3] = ["transition1"], ["transition2"]
+    assert activated == [f"{name}_input_relu" for name in before] + ["head_relu"]
+
+
+def test_without_the_top_the_weights_are_the_full_networks():
+    full = HGCNet(**TINY)
+    headless = HGCNet(**TINY, include_top=False)
+    assert headless.output_shape == (None, 2, 2, 8 + 4 + 8 + 16)
+    assert HGCNet(**TINY, include_top=False, pooling="max").output_shape == (None, 36)
+    assert [tuple(w.shape) for w in headless.weights] == [tuple(w.shape) for w in full.weights[:-2]]
+
+
+def test_input_tensor_is_built_upon():
+    inputs = keras.Input((8, 8, 3))
+    model = HGCNet(**TINY, input_tensor=keras.layers.Rescaling(1 / 255)(inputs))
+    assert model.input is inputs
+    assert isinstance(model.layers[1], keras.layers.Rescaling)
+
+
+def test_unknown_height_and_width():
+    model = HGCNet(**{**TINY, "input_shape": (None, None, 3)}, squeeze_excite=4)
+    assert model(pseudo_random((1, 13, 20, 3))).shape == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"groups": 0}, r"`groups` \(=0\) must be a whole number of at least 1"),
+        ({"groups": 5}, r"`groups` \(=5\) must divide `growth` \* `bottleneck` \(=12\)"),
+        ({"groups": 12}, r"`groups` \(=12\) must be at most the number of channels \(=8\)"),
+        ({"growth": 2.5}, r"`growth` \(=2\.5\) must be a whole number of at least 1"),
+        ({"bottleneck": -1}, r"`bottleneck` \(=-1\) must be a whole number of at least 1"),
+        ({"stem_filters": 0}, r"`stem_filters` \(=0\) must be a whole number of at least 1"),
+        ({"modules_per_stage": (1, 2)}, r"`modules_per_stage` \(=\(1, 2\)\) must be .* each of the 3 stages"),
+        ({"squeeze_excite": 0}, r"`squeeze_excite` \(=0\) must be a whole number of at least 1"),
+        ({"squeeze_excite": 8}, r"`squeeze_excite` \(=8\) must divide `growth` \* `bottleneck` \(=12\)"),
+        ({"compression": 0}, r"`compression` \(=0\) must be a number above 0"),
+        ({"compression": 1.5}, r"`compression` \(=1\.5\) must be at most 1"),
+        ({"compression": 0.05}, r"`compression \* channels` \(=0\) must be a whole number of at least 1"),
+        ({"input_shape": (8, 3, 3)}, r"`input_shape` \(=\(8, 3, 3\)\) must be at least .* total stride \(=4\)"),
+        ({"num_classes": 0}, r"`num_classes` \(=0\) must be a whole number of at least 1"),
+        ({"include_top": False, "pooling": "sum"}, r"`pooling` \(='sum'\) must be one of None, 'avg', 'max'"),
+    ],
+)
+def test_bad_arguments(changes, message):
+    with pytest.raises(ValueError, match=message):
+        HGCNet(**{**TINY, **changes})
