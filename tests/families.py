@@ -5,6 +5,7 @@ import keras_sharenets as ksn
 # Family: a named network and what makes it cheap.
 REPRESENTATIVES = {
     "hscnet": ("hscnet_m32_g4_r2_b1_a2", {}),
+    "mobile_baselines": ("shufflenet_v2_2_0", {"filters": (24, 48, 96, 192, 256), "blocks_per_stage": 2}),
 }
 
 

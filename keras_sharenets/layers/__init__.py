@@ -3,6 +3,7 @@
 from keras_sharenets.layers.channel_deal import ChannelDeal
 from keras_sharenets.layers.channel_padding import ChannelPadding
 from keras_sharenets.layers.channel_shuffle import ChannelShuffle
+from keras_sharenets.layers.channel_slice import ChannelSlice
 from keras_sharenets.layers.hierarchical_group_conv2d import HierarchicalGroupConv2D
 from keras_sharenets.layers.highly_shared_conv2d import HighlySharedConv2D
 from keras_sharenets.layers.padded_max_pooling2d import PaddedMaxPooling2D
@@ -13,6 +14,7 @@ __all__ = [
     "ChannelDeal",
     "ChannelPadding",
     "ChannelShuffle",
+    "ChannelSlice",
     "HierarchicalGroupConv2D",
     "HighlySharedConv2D",
     "PaddedMaxPooling2D",

@@ -3,13 +3,14 @@
 import difflib
 import fnmatch
 
-from keras_sharenets.models import hgcnet, hscnet, shardnet, sharesnet
+from keras_sharenets.models import hgcnet, hscnet, mobile_baselines, shardnet, sharesnet
 
 FAMILIES = {
     "hscnet": hscnet.VARIANTS,
     "hgcnet": hgcnet.VARIANTS,
     "sharesnet": sharesnet.VARIANTS,
     "shardnet": shardnet.VARIANTS,
+    "mobile_baselines": mobile_baselines.VARIANTS,
 }
 PAPERS = {
     "hscnet": "Highly shared Convolutional Neural Networks (Lu et al., Expert Systems with Applications 2021)",

@@ -1,0 +1,47 @@
+import keras
+
+from keras_sharenets import _checks
+
+
+@keras.saving.register_keras_serializable("keras_sharenets")
+class ChannelSlice(keras.layers.Layer):
+    """The channels from `start` up to, not including, `stop`.
+
+    Two of them split the channels: one half goes through a branch, the other past it.
+
+    Args:
+        start: int, from 0.
+        stop: int, above `start`; at most the number of channels.
+
+    Input shape: `(..., channels)`. Output shape: `(..., stop - start)`. It stores nothing.
+
+    Raises:
+        ValueError: an argument breaks a rule above.
+
+    >>> import numpy as np
+    >>> np.asarray(ChannelSlice(1, 3)(np.arange(4.0)[None])).tolist()
+    [[1.0, 2.0]]
+
+    Reference: Ma et al., "ShuffleNet V2", ECCV 2018, figure 3c.
+    """
+
+    def __init__(self, start, stop, **kwargs):
+        super().__init__(**kwargs)
+        _checks.positive("stop", stop)
+        if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start < stop:
+            raise ValueError(f"`start` (={start!r}) must be a whole number from 0 to below `stop` (={stop}).")
+        self.start = start
+        self.stop = stop
+
+    def build(self, input_shape):
+        if input_shape[-1] < self.stop:
+            raise ValueError(f"`stop` (={self.stop}) must be at most the number of channels (={input_shape[-1]}).")
+
+    def call(self, inputs):
+        return inputs[..., self.start : self.stop]
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.stop - self.start)
+
+    def get_config(self):
+        return {**super().get_config(), "start": self.start, "stop": self.stop}

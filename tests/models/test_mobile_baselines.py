@@ -1,0 +1,250 @@
+import keras
+import numpy as np
+import pytest
+from harness import assert_close, check_model, on_one_backend, outputs_of, pseudo_random
+
+import keras_sharenets as ksn
+from keras_sharenets.models import IGCV3, MobileNetV2, ShuffleNetV2
+
+WIDTHS_244, WIDTHS_224 = (24, 244, 488, 976, 2048), (24, 224, 488, 976, 2048)
+# Strides that leave an 8x8 map of a 32x32 picture, where the defaults leave 4x4.
+LATE = {MobileNetV2: (1, 1, 1, 1, 2, 1, 2, 1), IGCV3: (1, 1, 1, 1, 2, 1, 2, 1), ShuffleNetV2: (1, 1, 1, 2, 2)}
+TINY = {
+    MobileNetV2: {"width_multiplier": 0.25, "blocks_per_stage": (1, 2, 1, 1, 1, 1, 1)},
+    IGCV3: {"width_multiplier": 0.25, "blocks_per_stage": (1, 2, 1, 1, 1, 1, 1)},
+    ShuffleNetV2: {"filters": (8, 12, 16, 20, 32), "blocks_per_stage": (2, 3, 1)},
+}
+SMALL = {"input_shape": (8, 8, 3), "num_classes": 5}
+
+
+def trainable(model):
+    return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+
+
+# The specification's table of baselines: classes and the trainable count.
+@on_one_backend
+@pytest.mark.parametrize(
+    ("factory", "arguments", "counts"),
+    [
+        (MobileNetV2, {"width_multiplier": 1.0}, {1000: 3_504_872, 10: 2_236_682, 100: 2_351_972}),
+        (MobileNetV2, {"width_multiplier": 1.25}, {200: 3_769_576, 10: 3_465_386}),
+        (MobileNetV2, {"width_multiplier": 1.4}, {1000: 6_108_776}),
+        (IGCV3, {"width_multiplier": 1.0}, {1000: 3_491_688, 10: 2_223_498, 100: 2_338_788}),
+        (IGCV3, {"width_multiplier": 1.25}, {200: 3_719_096, 10: 3_414_906}),
+        (IGCV3, {"width_multiplier": 1.4}, {1000: 6_030_216}),
+        (ShuffleNetV2, {"filters": WIDTHS_244}, {1000: 7_393_996, 200: 5_754_796, 100: 5_549_896, 10: 5_365_486}),
+        (ShuffleNetV2, {"filters": WIDTHS_224}, {1000: 7_366_536, 100: 5_522_436}),
+    ],
+)
+def test_counts_for_any_number_of_classes(factory, arguments, counts):
+    model = factory(**arguments, input_shape=(32, 32, 3), num_classes=next(iter(counts)))
+    assert trainable(model) == counts[model.output_shape[1]]
+    features = model.get_layer("predictions").input.shape[1]
+    body = trainable(model) - (features + 1) * model.output_shape[1]
+    assert {classes: body + (features + 1) * classes for classes in counts} == counts
+
+
+# Millions of multiply-adds with 1000 classes: at 32x32 with a last map of 4x4 and of 8x8, and at 224x224.
+@on_one_backend
+@pytest.mark.parametrize(
+    ("factory", "small", "late", "large"),
+    [(MobileNetV2, 89, 298, 301), (IGCV3, 95, 312, 313), (ShuffleNetV2, 190, 742, 583)],
+)
+def test_strides_change_the_work_and_nothing_else(factory, small, late, large):
+    models = [
+        factory(input_shape=(32, 32, 3)),
+        factory(input_shape=(32, 32, 3), strides=LATE[factory]),
+        factory(input_shape=(224, 224, 3)),
+    ]
+    assert len({trainable(model) for model in models}) == 1
+    assert [round(ksn.profile(model).multiply_adds / 1e6) for model in models] == [small, late, large]
+
+
+@pytest.mark.parametrize("factory", TINY)
+@pytest.mark.parametrize(("side", "last"), [(32, 4), (111, 14), (112, 4)])
+def test_small_pictures_keep_their_size_for_longer(factory, side, last):
+    model = factory(**TINY[factory], input_shape=(side, side, 3), include_top=False)
+    assert model.output_shape[1:3] == (last, last)
+
+
+def scramble(model):
+    """Random normalisations: as initialised, they would hide one that is forgotten."""
+    for index, layer in enumerate(model.layers):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            numbers = np.random.default_rng(index).uniform(0.5, 1.5, (4, layer.gamma.shape[0]))
+            layer.set_weights([numbers[0], numbers[1] - 1, numbers[2] - 1, numbers[3]])
+
+
+@pytest.mark.parametrize("factory", TINY)
+def test_harness(factory, tmp_path, other_backend):
+    def build(**arguments):
+        model = factory(**arguments)
+        # The offset behind a linear convolution has no gradient in training, for what reads it is normalised again.
+        # Beside an offset of 0 the rounding of that gradient would be all there is to compare.
+        scramble(model)
+        return model
+
+    strides = (1, 1, 2, 1, 2, 1, 1, 1) if factory is not ShuffleNetV2 else (1, 2, 1, 2, 1)
+    check_model(build, {**TINY[factory], **SMALL, "strides": strides}, tmp_path, other_backend)
+
+
+def test_mobilenet_v2_equals_that_of_keras():
+    keras.utils.set_random_seed(0)
+    # Odd at every stride of 2 (33, 17, 9, 5, 3): there the padding of Keras is symmetric too.
+    common = {"input_shape": (33, 33, 3), "classifier_activation": None}
+    theirs = keras.applications.MobileNetV2(weights=None, alpha=0.35, classes=10, **common)
+    strides = (2, 1, 2, 2, 2, 1, 2, 1)
+    ours = MobileNetV2(width_multiplier=0.35, num_classes=10, strides=strides, **common)
+    scramble(theirs)
+    assert [weight.shape for weight in ours.weights] == [weight.shape for weight in theirs.weights]
+    ours.set_weights(theirs.get_weights())
+    for layer in ours.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.epsilon = 1e-3
+    images = pseudo_random((2, 33, 33, 3))
+    assert_close(outputs_of(ours, images), outputs_of(theirs, images), 1e-5)
+
+
+def conv(images, kernel, strides=1, groups=1):
+    """A group convolution with (k - 1) / 2 zeros on each side, in numpy; `kernel` holds the filters group by group."""
+    size, inputs, filters = kernel.shape[0], kernel.shape[2], kernel.shape[3] // groups
+    height, width = images.shape[1:3]
+    images = np.pad(images, ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)))
+    outputs = []
+    for group in range(groups):
+        planes = images[..., group * inputs : (group + 1) * inputs]
+        own = kernel[..., group * filters : (group + 1) * filters]
+        windows = [
+            planes[:, row : row + height : strides, column : column + width : strides] @ own[row, column]
+            for row in range(size)
+            for column in range(size)
+        ]
+        outputs.append(sum(windows))
+    return np.concatenate(outputs, axis=-1)
+
+
+class Drawing:
+    """The tensors of a model by the names of its layers, and what two lines of a paper's figure do with them."""
+
+    def __init__(self, model):
+        self.stored = {layer.name: [np.asarray(v, "float64") for v in layer.get_weights()] for layer in model.layers}
+
+    def conv(self, x, name, strides=1, groups=1):
+        """A convolution and its normalisation; `groups=None` for a depthwise one."""
+        (kernel,) = self.stored[name]
+        if groups is None:
+            kernel, groups = kernel.swapaxes(2, 3), x.shape[-1]
+        scale, offset, mean, variance = self.stored[f"{name}_norm"]
+        return (conv(x, kernel, strides, groups) - mean) / np.sqrt(variance + 1e-5) * scale + offset
+
+    def classified(self, x):
+        kernel, bias = self.stored["predictions"]
+        return x.mean((1, 2)) @ kernel + bias
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def relu6(x):
+    return np.clip(x, 0, 6)
+
+
+def test_igcv3_equals_the_network_drawn_in_numpy():
+    keras.utils.set_random_seed(0)
+    strides = (1, 1, 2, 1, 2, 1, 1, 1)
+    model = IGCV3(**TINY[IGCV3], **SMALL, strides=strides, classifier_activation=None)
+    scramble(model)
+    drawing = Drawing(model)
+
+    def block(x, name, strides):
+        y = drawing.conv(x, f"{name}_expand", groups=2)
+        # The two groups deal their channels in turn; then back, even channels before odd ones.
+        half = y.shape[-1] // 2
+        y = np.stack([y[..., :half], y[..., half:]], axis=-1).reshape(y.shape)
+        y = relu6(drawing.conv(y, f"{name}_depthwise", strides, groups=None))
+        y = drawing.conv(y, f"{name}_project", groups=2)
+        return np.concatenate([y[..., 0::2], y[..., 1::2]], axis=-1)
+
+    images = pseudo_random((2, 8, 8, 3))
+    x = relu6(drawing.conv(images, "stem"))
+    for stage, count in enumerate(TINY[IGCV3]["blocks_per_stage"], start=1):
+        for index in range(1, count + 1):
+            block_strides = strides[stage] if index == 1 else 1
+            y = block(x, f"stage{stage}_block{index}", block_strides)
+            x = x + y if x.shape == y.shape and block_strides == 1 else y
+    x = relu6(drawing.conv(x, "last"))
+    assert_close(outputs_of(model, images), drawing.classified(x), 1e-4)
+
+
+def test_shufflenet_v2_equals_the_network_drawn_in_numpy():
+    keras.utils.set_random_seed(0)
+    model = ShuffleNetV2(**TINY[ShuffleNetV2], **SMALL, strides=(1, 1, 2, 2, 1), classifier_activation=None)
+    scramble(model)
+    drawing = Drawing(model)
+
+    def convolved(x, name, strides):
+        x = relu(drawing.conv(x, f"{name}_pointwise1"))
+        x = drawing.conv(x, f"{name}_depthwise", strides, groups=None)
+        return relu(drawing.conv(x, f"{name}_pointwise2"))
+
+    def first_block(x, name, strides):
+        past = drawing.conv(x, f"{name}_shortcut_depthwise", strides, groups=None)
+        return relu(drawing.conv(past, f"{name}_shortcut_pointwise")), convolved(x, name, strides)
+
+    def later_block(x, name):
+        half = x.shape[-1] // 2
+        return x[..., :half], convolved(x[..., half:], name, 1)
+
+    images = pseudo_random((2, 8, 8, 3))
+    x = relu(drawing.conv(images, "stem"))
+    for stage, (count, strides) in enumerate(zip((2, 3, 1), (2, 2, 1), strict=True), start=1):
+        for index in range(1, count + 1):
+            name = f"stage{stage}_block{index}"
+            branches = first_block(x, name, strides) if index == 1 else later_block(x, name)
+            x = np.stack(branches, axis=-1).reshape(*branches[0].shape[:3], -1)
+    x = relu(drawing.conv(x, "last"))
+    assert_close(outputs_of(model, images), drawing.classified(x), 1e-4)
+
+
+def test_shufflenet_v2_pools_behind_the_stem_of_large_pictures_only():
+    names = {
+        side: {layer.name for layer in ShuffleNetV2(**TINY[ShuffleNetV2], input_shape=(side, side, 3)).layers}
+        for side in (32, 224)
+    }
+    assert names[224] - names[32] == {"stem_pool", "stem_pad"}
+
+
+@pytest.mark.parametrize("factory", TINY)
+def test_unknown_height_and_width(factory):
+    open_sides = factory(**TINY[factory], input_shape=(None, None, 3), num_classes=5, strides=LATE[factory])
+    assert open_sides(pseudo_random((1, 12, 20, 3))).shape == (1, 5)
+
+
+@pytest.mark.parametrize("factory", TINY)
+def test_without_the_top_and_upon_a_tensor(factory):
+    inputs = keras.Input((32, 32, 3))
+    scaled = keras.layers.Rescaling(1 / 255)(inputs)
+    features = factory(**TINY[factory], input_tensor=scaled, include_top=False, pooling="avg")
+    assert features.input is inputs
+    full = factory(**TINY[factory], input_shape=(32, 32, 3))
+    assert [weight.shape for weight in features.weights] == [weight.shape for weight in full.weights[:-2]]
+
+
+@pytest.mark.parametrize(
+    ("factory", "changes", "message"),
+    [
+        (MobileNetV2, {"width_multiplier": 0}, r"`width_multiplier` \(=0\) must be a number above 0"),
+        (IGCV3, {"blocks_per_stage": (1, 2)}, r"`blocks_per_stage` \(=\(1, 2\)\) must be .* each of the 7 stages"),
+        (MobileNetV2, {"strides": 2}, r"`strides` \(=2\) must be a sequence of 8 numbers, or `None`"),
+        (ShuffleNetV2, {"strides": (1, 1)}, r"`strides` \(=\(1, 1\)\) must be a sequence of 5 numbers, or `None`"),
+        (IGCV3, {"strides": (1, 1, 1, 2, 0, 1, 2, 1)}, r"`strides` \(=0\) must be a whole number of at least 1"),
+        (IGCV3, {"input_shape": (None, 32, 3)}, r"`strides` \(=None\) must be given for pictures of open height"),
+        (MobileNetV2, {"input_shape": (32, 6, 3)}, r"`input_shape` \(=\(32, 6, 3\)\) must be .* stride \(=8\)"),
+        (ShuffleNetV2, {"filters": (8, 15, 16, 20, 32)}, r"`filters` \(=\(8, 15, .* must be even for each stage"),
+        (ShuffleNetV2, {"filters": (8, 16)}, r"`filters` \(=\(8, 16\)\) must be .* each of the 5 stages"),
+    ],
+)
+def test_bad_arguments(factory, changes, message):
+    with pytest.raises(ValueError, match=message):
+        factory(**{**TINY[factory], **SMALL, **changes})
