@@ -41,3 +41,12 @@ def pair(name, value):
     for entry in values:
         positive(name, entry)
     return tuple(int(entry) for entry in values)
+
+
+def sizes(name, value):
+    """`value` as a tuple of one whole number or more, each at least 1."""
+    if not isinstance(value, (tuple, list)) or not value:
+        raise ValueError(f"`{name}` (={value!r}) must be a tuple or list of at least one whole number.")
+    for entry in value:
+        positive(name, entry)
+    return tuple(int(entry) for entry in value)

@@ -6,6 +6,7 @@ from keras_sharenets.layers.channel_shuffle import ChannelShuffle
 from keras_sharenets.layers.channel_slice import ChannelSlice
 from keras_sharenets.layers.hierarchical_group_conv2d import HierarchicalGroupConv2D
 from keras_sharenets.layers.highly_shared_conv2d import HighlySharedConv2D
+from keras_sharenets.layers.interleaved_group_conv2d import InterleavedGroupConv2D
 from keras_sharenets.layers.padded_max_pooling2d import PaddedMaxPooling2D
 from keras_sharenets.layers.split_group_conv2d import SplitGroupConv2D
 from keras_sharenets.layers.squeeze_excite import SqueezeExcite
@@ -17,6 +18,7 @@ __all__ = [
     "ChannelSlice",
     "HierarchicalGroupConv2D",
     "HighlySharedConv2D",
+    "InterleavedGroupConv2D",
     "PaddedMaxPooling2D",
     "SplitGroupConv2D",
     "SqueezeExcite",

@@ -1,5 +1,7 @@
 """Channel permutations as numpy index vectors: `x[..., index]` or `keras.ops.take(x, index, axis=-1)` applies one."""
 
+import math
+
 import numpy as np
 
 from keras_sharenets import _checks
@@ -88,3 +90,76 @@ def arrangements(channels, count, shuffle_groups=2):
         for _ in range(count - 1):
             rows.append(rows[-1][shuffle])
     return np.stack(rows)
+
+
+def interleaving(channels, branch_channels, filters):
+    """What to `deal` to after each group convolution of IGC-V2, so that the next one mixes what this one has not.
+
+    With channels counted in mixed radix, `c = d_1 + K_1 (d_2 + K_2 (d_3 + ...))` for branches of `K_1, K_2 ...`
+    channels, group convolution `l` mixes digit `d_l` alone. Dealing to `K_l` groups then moves this digit to the
+    slowest place and the next one to the fastest. If the product of all `K_l` is `channels`, exactly one path leads
+    from each input to each output. In general an output reads as many channels as the product is, one after the other
+    and from the end on to the start: the numbers of paths differ by at most one, and all are above zero if the product
+    is at least `channels`.
+
+    After the last convolution the channels go back to their order at the start, so that a shortcut adds equal ones.
+    Where the last convolution widens there is no such order, and its outputs are dealt once more.
+
+    Args:
+        channels: int, of the input and between the convolutions.
+        branch_channels: tuple or list of ints, input channels of a branch in each group convolution; each must divide
+            `channels`.
+        filters: int, outputs of the last convolution; at least `channels`, and a multiple of its branches.
+
+    Returns:
+        A tuple with one tuple a group convolution: numbers of groups to deal to, one after the other.
+
+    Raises:
+        ValueError: an argument breaks a rule above.
+
+    >>> interleaving(12, (3, 4), filters=12)
+    ((3,), (4,))
+    >>> interleaving(16, (8, 8, 8), filters=16)
+    ((8,), (8,), (2, 2))
+    >>> interleaving(16, (8, 8), filters=32)
+    ((8,), (16,))
+
+    Reference: Xie et al., "Interleaved Structured Sparse Convolutional Neural Networks", CVPR 2018, equation 4 and
+    condition 1.
+    """
+    _checks.positive("channels", channels)
+    _checks.positive("filters", filters)
+    sizes = _checks.sizes("branch_channels", branch_channels)
+    for place, size in enumerate(sizes):
+        _checks.divides(f"branch_channels[{place}]", size, "the number of input channels", channels)
+    if filters < channels:
+        raise ValueError(f"`filters` (={filters}) must be at least the number of input channels (={channels}).")
+    *first, last = sizes
+    _checks.divides("channels / branch_channels[-1]", channels // last, "`filters`", filters)
+    if filters > channels:
+        after = (filters * last // channels,)
+    elif math.prod(sizes) == channels:
+        after = (last,)
+    else:
+        after = tuple(channels // size for size in first)
+    return (*((size,) for size in first), after)
+
+
+def interleaved(channels, branch_channels, filters):
+    """The permutations after each group convolution of IGC-V2 (the paper's P_1, P_2 ...).
+
+    Arguments and errors as in [`interleaving`].
+
+    Returns:
+        A list with one int vector a group convolution: entry `c` is the channel that moves to place `c`.
+
+    >>> [order.tolist() for order in interleaved(6, (2, 3), filters=6)]
+    [[0, 2, 4, 1, 3, 5], [0, 3, 1, 4, 2, 5]]
+    """
+    orders = []
+    for place, deals in enumerate(interleaving(channels, branch_channels, filters), start=1):
+        order = np.arange(filters if place == len(branch_channels) else channels)
+        for groups in deals:
+            order = order[deal(len(order), groups)]
+        orders.append(order)
+    return orders

@@ -54,3 +54,61 @@ def test_one_arrangement_needs_no_shuffle():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         permutations.channel_shuffle(**arguments)
+
+
+def test_channels_are_dealt_as_the_paper_draws_them():
+    first, second = permutations.interleaved(12, (3, 4), filters=12)
+    assert first.tolist() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]
+    assert second.tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
+
+
+def dealt(sequence, size):
+    """Place `q * size + r` moves to place `r * (channels / size) + q`."""
+    moved = [None] * len(sequence)
+    for place, entry in enumerate(sequence):
+        q, r = divmod(place, size)
+        moved[r * (len(sequence) // size) + q] = entry
+    return moved
+
+
+@given(factors=st.lists(st.integers(2, 4), min_size=1, max_size=4))
+def test_with_one_path_every_shuffle_deals_by_its_own_branch_and_all_together_change_nothing(factors):
+    channels = int(np.prod(factors))
+    orders = permutations.interleaved(channels, factors, filters=channels)
+    together = np.arange(channels)
+    for size, order in zip(factors, orders, strict=True):
+        assert order.tolist() == dealt(range(channels), size)
+        together = together[order]
+    assert together.tolist() == list(range(channels))
+
+
+@pytest.mark.parametrize("sizes", [(8, 8, 8), (4, 12), (6, 2), (24, 3, 8, 2), (3,)])
+def test_the_last_shuffle_restores_the_order(sizes):
+    orders = permutations.interleaved(24, sizes, filters=24)
+    together = np.arange(24)
+    for size, order in zip(sizes[:-1], orders[:-1], strict=True):
+        assert order.tolist() == dealt(range(24), size)
+        together = together[order]
+    assert together[orders[-1]].tolist() == list(range(24))
+
+
+def test_where_the_last_convolution_widens_its_outputs_are_dealt_by_a_branch_of_theirs():
+    *first, last = permutations.interleaved(64, (8, 8, 8), filters=216)
+    assert [order.tolist() for order in first] == [dealt(range(64), 8)] * 2
+    assert last.tolist() == dealt(range(216), 27)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "filters", "message"),
+    [
+        ((), 12, r"`branch_channels` \(=\(\)\) must be a tuple or list of at least one whole number\."),
+        (4, 12, r"`branch_channels` \(=4\) must be a tuple or list of at least one whole number\."),
+        ((4, 0), 12, r"`branch_channels` \(=0\) must be a whole number of at least 1\."),
+        ((4, 5), 12, r"`branch_channels\[1\]` \(=5\) must divide the number of input channels \(=12\)\."),
+        ((3, 4), 10, r"`filters` \(=10\) must be at least the number of input channels \(=12\)\."),
+        ((4, 3), 18, r"`channels / branch_channels\[-1\]` \(=4\) must divide `filters` \(=18\)\."),
+    ],
+)
+def test_branches_that_do_not_fit(sizes, filters, message):
+    with pytest.raises(ValueError, match=message):
+        permutations.interleaved(12, sizes, filters)

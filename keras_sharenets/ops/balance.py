@@ -1,0 +1,154 @@
+"""The balance condition of IGC-V2: how large the branches of a block should be for it to have the fewest weights.
+
+A block has L convolutions: a spatial one, with `kernel_area` (S) weights for each pair of channels that it connects,
+and 1x1 ones. All together they connect every input with every output on one path.
+
+Reference: Xie et al., "Interleaved Structured Sparse Convolutional Neural Networks", CVPR 2018, section 3.2.
+"""
+
+import dataclasses
+import functools
+import math
+
+from keras_sharenets import _checks
+
+
+@dataclasses.dataclass(frozen=True)
+class Balance:
+    """The sizes at which a block has the fewest weights; whole numbers only by chance.
+
+    Attributes:
+        convolutions: number of convolutions, the spatial one among them (L).
+        spatial_branch: input channels of a branch of the spatial convolution (K_1).
+        branch_channels: input channels of a branch of each 1x1 convolution (K_2 = ... = K_L).
+        parameters: weights of the block (Q).
+    """
+
+    convolutions: float
+    spatial_branch: float
+    branch_channels: float
+    parameters: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Factors:
+    """The same in whole numbers: the branches of each 1x1 convolution beside a depthwise one, the weights of all."""
+
+    branch_channels: tuple[int, ...]
+    parameters: int
+
+
+def _check(channels, kernel_area):
+    _checks.positive("channels", channels)
+    _checks.positive("kernel_area", kernel_area)
+    if channels == 1:
+        raise ValueError("`channels` (=1) must be at least 2: one channel has no branches.")
+
+
+def parameters(channels, branch_channels, spatial_branch=1, kernel_area=9):
+    """Weights of a block that does not widen (the paper's equation 7).
+
+    Args:
+        channels: int.
+        branch_channels: sequence of numbers, input channels of a branch in each 1x1 convolution.
+        spatial_branch: number, input channels of a branch in the spatial convolution; 1 for a depthwise one.
+        kernel_area: int, height times width of the spatial kernel.
+
+    >>> parameters(98, (7, 7), spatial_branch=2)
+    3136
+    """
+    return channels * (kernel_area * spatial_branch + sum(branch_channels))
+
+
+def balance(channels, convolutions=None, kernel_area=9):
+    """The balance condition over all convolutions of a block (the paper's equations 10, 11 and 14).
+
+    Args:
+        channels: int (C).
+        convolutions: int, convolutions of the block, or `None` for the number with the fewest weights, `ln(S C)`.
+        kernel_area: int, height times width of the spatial kernel (S).
+
+    Returns:
+        A `Balance` with `S K_1 = K_2 = ... = K_L = (S C)^(1 / L)`.
+
+    Raises:
+        ValueError: an argument is not a whole number of at least 1.
+
+    >>> [round(size, 2) for size in dataclasses.astuple(balance(98, convolutions=3))]
+    [3, 1.07, 9.59, 2819.49]
+    """
+    _check(channels, kernel_area)
+    total = kernel_area * channels
+    if convolutions is None:
+        convolutions = math.log(total)
+    else:
+        _checks.positive("convolutions", convolutions)
+    size = total ** (1 / convolutions)
+    return Balance(convolutions, size / kernel_area, size, channels * convolutions * size)
+
+
+def separated_balance(channels, convolutions=None, kernel_area=9):
+    """The balance condition over the 1x1 convolutions alone, beside a depthwise one: what the paper recommends.
+
+    Args:
+        channels, kernel_area: as in [`balance`].
+        convolutions: int of at least 2, or `None` for the number with the fewest weights, `1 + ln(C)`.
+
+    Returns:
+        A `Balance` with `K_1 = 1` and `K_2 = ... = K_L = C^(1 / (L - 1))`.
+
+    Raises:
+        ValueError: an argument is not a whole number, or too small.
+
+    >>> separated_balance(144, convolutions=3)
+    Balance(convolutions=3, spatial_branch=1, branch_channels=12.0, parameters=4752.0)
+    """
+    _check(channels, kernel_area)
+    if convolutions is None:
+        convolutions = 1 + math.log(channels)
+    else:
+        _checks.positive("convolutions - 1", convolutions - 1)
+    size = channels ** (1 / (convolutions - 1))
+    return Balance(convolutions, 1, size, kernel_area * channels + (convolutions - 1) * channels * size)
+
+
+@functools.cache
+def _least_sum(channels, count, least):
+    """The factors, none below `least`, with the smallest sum; `count` of them, or any number if it is `None`."""
+    found = [(channels,)] if count in (None, 1) and channels >= least else []
+    fewer = count and count - 1
+    for size in range(least, math.isqrt(channels) + 1) if count != 1 else ():
+        rest = _least_sum(channels // size, fewer, size) if channels % size == 0 else None
+        if rest:
+            found.append((size, *rest))
+    return min(found, key=sum, default=None)
+
+
+def best_integer(channels, group_convolutions=None, kernel_area=9):
+    """The fewest weights over all ways to write `channels` as a product of whole numbers.
+
+    Args:
+        channels: int of at least 2.
+        group_convolutions: int, number of factors, or `None` for any.
+        kernel_area: int, height times width of the kernel of the depthwise convolution.
+
+    Returns:
+        `Factors`, the smaller ones first. If any number will do, they are the prime factors, but
+        for a 4 that does as well as two twos.
+
+    Raises:
+        ValueError: an argument is not a whole number or too small; or `channels` has fewer prime factors.
+
+    >>> best_integer(144, group_convolutions=2)
+    Factors(branch_channels=(12, 12), parameters=4752)
+    """
+    _check(channels, kernel_area)
+    if group_convolutions is not None:
+        _checks.positive("group_convolutions", group_convolutions)
+    sizes = _least_sum(channels, group_convolutions, 2)
+    if sizes is None:
+        raise ValueError(
+            f"`group_convolutions` (={group_convolutions}) must be at most the number of prime factors of `channels` "
+            f"(={channels})."
+        )
+    return Factors(sizes, parameters(channels, sizes, kernel_area=kernel_area))

@@ -1,0 +1,107 @@
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keras_sharenets.ops import balance
+
+# C, ln(SC), S K_1 = K_2 for L=3, the paper's S K_1, K_2, K_3, then K and Q beside a depthwise convolution for L=3, and
+# Q with the paper's K.
+WORKED = [
+    (98, 6.78, 9.59, (18, 7, 7), 9.90, 2822, 3136),
+    (162, 7.28, 11.34, (18, 9, 9), 12.73, 5582, 5832),
+    (242, 7.69, 12.96, (18, 11, 11), 15.56, 9707, 9680),
+    (100, 6.80, 9.65, (9, 10, 10), 10, 2900, 2900),
+    (169, 7.33, 11.50, (9, 13, 13), 13, 5915, 5915),
+    (256, 7.74, 13.21, (9, 16, 16), 16, 10496, 10496),
+    (144, 7.17, 10.90, (9, 12, 12), 12, 4752, 4752),
+    (361, 8.09, 14.81, (9, 19, 19), 19, 16967, 16967),
+]
+
+
+@pytest.mark.parametrize(("channels", "best", "size", "paper", "separated_size", "separated", "printed"), WORKED)
+def test_worked_numbers(channels, best, size, paper, separated_size, separated, printed):
+    whole = balance.balance(channels, convolutions=3)
+    assert whole.branch_channels == pytest.approx(size, abs=0.005)
+    assert whole.spatial_branch * 9 == pytest.approx(whole.branch_channels)
+    assert whole.parameters == pytest.approx(channels * 3 * (9 * channels) ** (1 / 3))
+    assert balance.balance(channels).convolutions == pytest.approx(best, abs=0.005)
+    apart = balance.separated_balance(channels, convolutions=3)
+    assert apart.branch_channels == pytest.approx(separated_size, abs=0.005)
+    assert apart.parameters == pytest.approx(separated, abs=0.5)
+    spatial, *sizes = paper
+    assert balance.parameters(channels, sizes, spatial_branch=spatial // 9) == printed
+
+
+@given(channels=st.integers(8, 500), kernel_area=st.sampled_from([1, 9, 25]), step=st.floats(-0.5, 1.0))
+def test_no_other_number_of_convolutions_has_fewer_weights(channels, kernel_area, step):
+    best = balance.balance(channels, kernel_area=kernel_area)
+    assert best.branch_channels == pytest.approx(math.e)
+    convolutions = best.convolutions * (1 + step)
+    assert best.parameters <= channels * convolutions * (kernel_area * channels) ** (1 / convolutions) * (1 + 1e-9)
+    apart = balance.separated_balance(channels, kernel_area=kernel_area)
+    assert apart.convolutions == pytest.approx(1 + math.log(channels))
+    for convolutions in range(2, 10):
+        other = balance.separated_balance(channels, convolutions, kernel_area)
+        assert apart.parameters <= other.parameters * (1 + 1e-9)
+
+
+@given(channels=st.integers(8, 500), convolutions=st.integers(2, 5), shift=st.floats(0.5, 2))
+def test_unequal_convolutions_have_more_weights(channels, convolutions, shift):
+    even = balance.balance(channels, convolutions)
+    sizes = [even.branch_channels] * (convolutions - 1)
+    assert balance.parameters(channels, sizes, even.spatial_branch) == pytest.approx(even.parameters)
+    sizes[0] *= shift
+    uneven = balance.parameters(channels, sizes, even.spatial_branch / shift)
+    assert uneven >= even.parameters * (1 - 1e-9)
+
+
+def factorisations(channels, least=2):
+    """All ways to write `channels` as a product, the smaller factors first."""
+    yield (channels,)
+    for size in range(least, channels):
+        if channels % size == 0 and channels // size >= size:
+            yield from ((size, *rest) for rest in factorisations(channels // size, size) if min(rest) >= size)
+
+
+@given(channels=st.integers(2, 300))
+def test_best_integer_is_the_best_of_all(channels):
+    ways = list(factorisations(channels))
+    assert all(math.prod(way) == channels for way in ways)
+    best = balance.best_integer(channels)
+    assert best.branch_channels in ways
+    assert best.parameters == channels * (9 + sum(best.branch_channels)) == channels * (9 + min(map(sum, ways)))
+    for count, group in itertools.groupby(sorted(ways, key=len), key=len):
+        best = balance.best_integer(channels, count)
+        assert len(best.branch_channels) == count
+        assert math.prod(best.branch_channels) == channels
+        assert best.parameters == channels * (9 + min(map(sum, group)))
+
+
+def test_best_integer_of_the_papers_widths():
+    assert balance.best_integer(144, 2).branch_channels == (12, 12)
+    assert balance.best_integer(98, 2, kernel_area=25) == balance.Factors((7, 14), 98 * (25 + 21))
+    assert balance.best_integer(216, 3).branch_channels == (6, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        ("balance", (1,), r"`channels` \(=1\) must be at least 2"),
+        ("balance", (64, 0), r"`convolutions` \(=0\) must be a whole number of at least 1\."),
+        ("separated_balance", (64, 1), r"`convolutions - 1` \(=0\) must be a whole number of at least 1\."),
+        ("separated_balance", (64, 3, 0), r"`kernel_area` \(=0\) must be a whole number of at least 1\."),
+        ("best_integer", (7.5,), r"`channels` \(=7\.5\) must be a whole number of at least 1\."),
+        (
+            "best_integer",
+            (6, 3),
+            r"`group_convolutions` \(=3\) must be at most the number of prime factors .* \(=6\)\.",
+        ),
+        ("best_integer", (6, 0), r"`group_convolutions` \(=0\) must be a whole number of at least 1\."),
+    ],
+)
+def test_bad_arguments(function, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(balance, function)(*arguments)
