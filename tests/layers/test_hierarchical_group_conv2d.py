@@ -163,7 +163,7 @@ def test_harness(layer_class, arguments, channels, stored_parameters, tmp_path, 
 
 
 def test_every_setting_survives_the_config():
-    settings = {
+    chosen = {
         "kernel_initializer": "glorot_uniform",
         "bias_initializer": "ones",
         "kernel_regularizer": "l2",
@@ -171,7 +171,7 @@ def test_every_setting_survives_the_config():
         "kernel_constraint": "non_neg",
         "bias_constraint": "max_norm",
     }
-    config = HierarchicalGroupConv2D(12, 3, True, implementation="factored", **settings).get_config()
+    config = HierarchicalGroupConv2D(12, 3, True, implementation="factored", **chosen).get_config()
     again = HierarchicalGroupConv2D.from_config(config)
     assert again.get_config() == config
     again.build((None, 2, 2, 7))
