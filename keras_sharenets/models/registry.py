@@ -3,11 +3,12 @@
 import difflib
 import fnmatch
 
-from keras_sharenets.models import hgcnet, hscnet, mobile_baselines, shardnet, sharesnet
+from keras_sharenets.models import hgcnet, hscnet, igcnet, mobile_baselines, shardnet, sharesnet
 
 FAMILIES = {
     "hscnet": hscnet.VARIANTS,
     "hgcnet": hgcnet.VARIANTS,
+    "igcnet": igcnet.VARIANTS,
     "sharesnet": sharesnet.VARIANTS,
     "shardnet": shardnet.VARIANTS,
     "mobile_baselines": mobile_baselines.VARIANTS,

@@ -1,0 +1,309 @@
+import keras
+import numpy as np
+import pytest
+from harness import assert_close, check_model, on_one_backend, outputs_of, pseudo_random
+
+import keras_sharenets as ksn
+from keras_sharenets.analysis import count_parameters
+from keras_sharenets.models import IGCNet, PlainIGCNet, find_variant
+
+SMALL = {"width": 8, "input_shape": (8, 8, 3), "num_classes": 5}
+# Products equal to the width of the first two stages, and above that of the third.
+BRANCHES = {"branch_channels": ((4, 2), (4, 4), (8, 4, 2))}
+TINY = {
+    "xception": {**SMALL, "block": "xception", "stem_filters": 5},
+    "igcv1": {**SMALL, "block": "igcv1", "stem_filters": 4},
+    "igcv2": {**SMALL, "block": "igcv2", "stem_filters": 4, **BRANCHES},
+    "igcv2_i": {**SMALL, "block": "igcv2_i", **BRANCHES},
+    "star": {**SMALL, "block": "igcv2"},
+}
+
+
+# Kernels of convolutions, and multiply-adds of one 32x32 picture without the classifier; paper: tables 3, 4 and 6.
+COUNTS = {
+    "xception_c35_d8": (55_860, 9_502_080),
+    "xception_c35_d20": (167_580, 26_812_800),
+    "xception_c35_d26": (223_440, 35_468_160),
+    "igcv2_c64_d8": (47_232, 9_510_912),
+    "igcv2_c64_d20": (149_376, 26_222_592),
+    "igcv2_c64_d26": (200_448, 34_578_432),
+    "igcv1_c48_d8": (46_032, 9_977_856),
+    "igcv1_c48_d20": (150_864, 28_852_224),
+    "igcv1_c48_d26": (203_280, 38_289_408),
+    "igcv2_c80_d8": (46_240, 11_683_840),
+    "igcv2_c80_d20": (144_480, 31_918_080),
+    "igcv2_c80_d26": (193_600, 42_035_200),
+    "xception_c58_d20": (443_626, 66_807_040),
+    "xception_c71_d20": (658_152, 97_559_424),
+    "xception_c83_d20": (893_676, 131_168_640),
+    "igcv1_c96_d20": (398_496, 82_477_056),
+    "igcv1_c126_d20": (602_406, 128_572_416),
+    "igcv1_c150_d20": (792_750, 172_416_000),
+    "igcv2_star_c216_d20": (323_440, 75_320_320),
+    "igcv2_star_c304_d20": (480_608, 111_466_496),
+    "igcv2_star_c416_d20": (656_448, 151_277_568),
+}
+
+
+@on_one_backend
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts(name):
+    model = ksn.create_model(name)
+    profile = ksn.profile(model)
+    convolutions = [row for row in profile.layers if row.name != "predictions"]
+    assert (count_parameters(model, "conv_kernels"), sum(row.multiply_adds for row in convolutions)) == COUNTS[name]
+    assert not profile.uncounted
+
+
+@on_one_backend
+def test_every_row_of_the_papers_tables_is_there():
+    names = [name for pattern in ("xception_*", "igcv1_*", "igcv2_*") for name in ksn.list_models(pattern)]
+    assert sorted(names) == sorted(COUNTS)
+    assert len(ksn.list_models("plain_*_c*")) == 14
+
+
+# The weights of one block, and what the paper prints for the line of its table; multiply-adds in millions.
+BLOCKS = [
+    ("plain_xception_c64", 9 * 64 + 64 * 64, 4700, 4.8),
+    ("plain_igcv2_c144_k12", 9 * 144 + 2 * 12 * 144, 4700, 4.8),
+    ("plain_xception_c96", 9 * 96 + 96 * 96, 10000, 10),
+    ("plain_igcv2_c256_k16", 9 * 256 + 2 * 16 * 256, 10000, 10),
+    ("plain_xception_c128", 9 * 128 + 128 * 128, 17000, 17),
+    ("plain_igcv2_c361_k19", 9 * 361 + 2 * 19 * 361, 17000, 17),
+    ("plain_igcv1_c64", 9 * 2 * 64 + 32 * 64, 3000, 3.2),
+    ("plain_igcv2_i_c98_k7", 9 * 2 * 98 + 2 * 7 * 98, 3000, 3.2),
+    ("plain_igcv2_ii_c100_k10", 9 * 100 + 2 * 10 * 100, 3000, 3.2),
+    ("plain_igcv1_c96", 9 * 2 * 96 + 48 * 96, 6000, 6.1),
+    ("plain_igcv2_i_c162_k9", 9 * 2 * 162 + 2 * 9 * 162, 6000, 6.1),
+    ("plain_igcv2_ii_c169_k13", 9 * 169 + 2 * 13 * 169, 6000, 6.1),
+    ("plain_igcv1_c128", 9 * 2 * 128 + 64 * 128, 10000, 11),
+    ("plain_igcv2_i_c242_k11", 9 * 2 * 242 + 2 * 11 * 242, 10000, 11),
+]
+
+
+@on_one_backend
+@pytest.mark.parametrize(("name", "weights", "printed", "millions"), BLOCKS)
+def test_blocks_of_the_plain_networks(name, weights, printed, millions):
+    model = ksn.create_model(name)
+    width = model.get_layer("stem").filters
+    for index in range(1, 7):
+        rows = [row for row in ksn.profile(model).layers if row.name.startswith(f"block{index}_")]
+        assert sum(row.multiply_adds for row in rows) == 32 * 32 * weights
+        # And batch normalisation.
+        assert sum(row.stored_parameters for row in rows) == weights + 2 * width
+    assert count_parameters(model, "conv_kernels") == 27 * width + 6 * weights
+    assert weights == pytest.approx(printed, rel=0.07)
+    assert 32 * 32 * weights / 1e6 == pytest.approx(millions, rel=0.1)
+    assert find_variant(name).note == f"a block has {weights:,} weights; the paper prints about {printed:,}"
+
+
+@on_one_backend
+def test_a_strided_stem_makes_the_pictures_of_tiny_imagenet_as_costly_as_those_of_cifar():
+    sizes = {"num_classes": 200, "input_shape": (64, 64, 3), "stem_strides": 2}
+    profile = ksn.profile(ksn.create_model("igcv2_c64_d8", **sizes))
+    assert profile.multiply_adds == COUNTS["igcv2_c64_d8"][1] + 256 * 200
+
+
+@pytest.mark.parametrize("setting", ["xception", "igcv1", "igcv2"])
+def test_harness(setting, tmp_path, other_backend):
+    check_model(IGCNet, TINY[setting], tmp_path, other_backend)
+
+
+def test_harness_with_norm_after_each_convolution_and_a_strided_stem(tmp_path):
+    changes = {"norm_each": True, "stem_strides": 2, "input_shape": (16, 16, 3)}
+    # What one normalisation centres, the next one finds to have the mean 0: each backend with other roundings.
+    check_model(IGCNet, {**TINY["igcv2"], **changes}, tmp_path)
+
+
+def test_harness_of_plain_networks(tmp_path, other_backend):
+    arguments = {**SMALL, "block": "igcv2_i", "branch_channels": (2, 4), "blocks": 2}
+    check_model(PlainIGCNet, arguments, tmp_path, other_backend)
+
+
+def conv(images, kernel, strides=1, groups=1):
+    """A group convolution with (k - 1) / 2 zeros on each side, in numpy."""
+    size = kernel.shape[0]
+    border = size // 2
+    images = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(images, (size, size), axis=(1, 2))[:, ::strides, ::strides]
+    planes, filters = np.split(windows, groups, axis=3), np.split(kernel, groups, axis=3)
+    pairs = zip(planes, filters, strict=True)
+    return np.concatenate([np.einsum("bhwcij,ijcf->bhwf", *pair) for pair in pairs], axis=-1)
+
+
+def shuffle(x, size):
+    """The specification's shuffle: `new[j] = old[perm[j]]`."""
+    channels = x.shape[-1]
+    return x[..., np.arange(channels).reshape(channels // size, size).T.ravel()]
+
+
+def interleaved(x, kernels):
+    """Equation 4 with the shuffles of the specification."""
+    channels, places = x.shape[-1], np.arange(x.shape[-1])
+    for kernel in kernels[:-1]:
+        size = kernel.shape[2]
+        x, places = shuffle(conv(x, kernel, groups=channels // size), size), shuffle(places, size)
+    size, filters = kernels[-1].shape[2:]
+    x = conv(x, kernels[-1], groups=channels // size)
+    return x[..., np.argsort(places)] if filters == channels else shuffle(x, size * filters // channels)
+
+
+def drawn(model, images, block, width, plain=False):
+    """The network as the specification draws it, from the stored tensors alone."""
+    weights = {layer.name: [np.asarray(value, "float64") for value in layer.get_weights()] for layer in model.layers}
+
+    def norm(x, name):
+        scale, offset, mean, variance = weights[f"{name}_norm"]
+        return (x - mean) / np.sqrt(variance + 1e-5) * scale + offset
+
+    def run(x, filters, stride, name):
+        (spatial,) = weights[f"{name}_spatial"]
+        if block in ("xception", "igcv2"):
+            x = conv(x, spatial.transpose(0, 1, 3, 2), stride, groups=x.shape[-1])
+        else:
+            x = shuffle(conv(x, spatial, stride, groups=width // 2), filters // (width // 2))
+        if block in ("igcv2", "igcv2_i"):
+            x = interleaved(x, weights[f"{name}_interleaved"])
+        else:
+            x = conv(x, weights[f"{name}_pointwise"][0], groups=1 if block == "xception" else filters // (width // 2))
+        return shuffle(x, width // 2) if block in ("igcv1", "igcv2_i") else x
+
+    x = np.maximum(norm(conv(images, weights["stem"][0]), "stem"), 0)
+    if plain:
+        for index in (1, 2):
+            x = np.maximum(norm(run(x, width, 1, f"block{index}"), f"block{index}"), 0)
+    for stage in () if plain else (1, 2, 3):
+        filters, stride = width * 2 ** (stage - 1), 2 if stage > 1 else 1
+        first, second = f"stage{stage}_block1", f"stage{stage}_block2"
+        y = np.maximum(norm(run(x, filters, stride, first), first), 0)
+        y = norm(run(y, filters, 1, second), second)
+        if stage == 1:
+            x = np.pad(x, ((0, 0), (0, 0), (0, 0), (0, filters - x.shape[-1])))
+        else:
+            kernel = weights[f"{first}_shortcut"][0]
+            x = norm(conv(x, kernel, 2, groups=1 if block == "xception" else width // 2), f"{first}_shortcut")
+        x = np.maximum(x + y, 0)
+    return x.mean((1, 2)) @ weights["predictions"][0] + weights["predictions"][1]
+
+
+def randomise_norms(model):
+    """Scales, offsets and statistics that are not those of a fresh network."""
+    for index, layer in enumerate(model.layers):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            numbers = np.random.default_rng(index).uniform(0.5, 1.5, (4, layer.gamma.shape[0]))
+            layer.set_weights([numbers[0], numbers[1] - 1, numbers[2] - 1, numbers[3]])
+
+
+@pytest.mark.parametrize("setting", TINY)
+def test_equals_the_network_drawn_in_numpy(setting):
+    keras.utils.set_random_seed(3)
+    model = IGCNet(**TINY[setting], classifier_activation=None)
+    randomise_norms(model)
+    images = pseudo_random((2, 8, 8, 3))
+    assert_close(outputs_of(model, images), drawn(model, images, TINY[setting]["block"], width=8), 1e-4)
+
+
+def test_plain_network_equals_the_drawing():
+    keras.utils.set_random_seed(3)
+    arguments = {"block": "igcv2_i", "width": 12, "branch_channels": (3, 2), "blocks": 2, "input_shape": (4, 4, 3)}
+    model = PlainIGCNet(**arguments, classifier_activation=None)
+    randomise_norms(model)
+    images = pseudo_random((2, 4, 4, 3))
+    assert_close(outputs_of(model, images), drawn(model, images, "igcv2_i", width=12, plain=True), 1e-4)
+
+
+@pytest.mark.parametrize("setting", TINY)
+def test_norms_between_the_convolutions_change_no_kernel_and_no_path(setting):
+    keras.utils.set_random_seed(3)
+    whole, apart = (IGCNet(**TINY[setting], norm_each=each, classifier_activation=None) for each in (False, True))
+    assert count_parameters(whole, "conv_kernels") == count_parameters(apart, "conv_kernels")
+    for layer in apart.layers:
+        if layer.name.startswith("stage") and layer.weights and not layer.name.endswith("_norm"):
+            block, _, part = layer.name.partition("_pointwise")
+            if part:
+                kernel = whole.get_layer(f"{block}_interleaved").get_weights()[int(part) - 1]
+                layer.set_weights([kernel])
+            else:
+                layer.set_weights(whole.get_layer(layer.name).get_weights())
+        elif layer.name in ("stem", "predictions"):
+            layer.set_weights(whole.get_layer(layer.name).get_weights())
+    images = pseudo_random((2, 8, 8, 3))
+    # A fresh normalisation in inference mode divides by the root of 1 + 1e-5.
+    assert_close(outputs_of(apart, images), outputs_of(whole, images), 3e-4)
+    norms = [sum(layer.name.endswith("_norm") for layer in model.layers) for model in (whole, apart)]
+    # The stem, two shortcuts, the ends of six blocks; then all convolutions of these blocks but the last of each.
+    between = {"xception": 6 * 1, "igcv1": 6 * 1, "igcv2": 2 * (2 + 2 + 3), "igcv2_i": 2 * (2 + 2 + 3)}
+    between["star"] = 2 * (1 + 2 + 2)
+    assert norms == [1 + 2 + 6, 1 + 2 + 6 + between[setting]]
+
+
+def test_eights_are_as_many_as_connect_a_stage():
+    model = ksn.create_model("igcv2_star_c216_d20", blocks_per_stage=2)
+    branches = [model.get_layer(f"stage{stage}_block1_interleaved").branch_channels for stage in (1, 2, 3)]
+    assert branches == [(8,) * 3, (8,) * 3, (8,) * 4]
+    first = model.get_layer("stage1_block1_interleaved")
+    assert [tuple(kernel.shape) for kernel in first.kernels] == [(1, 1, 8, 64), (1, 1, 8, 64), (1, 1, 8, 216)]
+
+
+def test_without_the_top_the_weights_are_the_full_networks():
+    full = IGCNet(**TINY["igcv2"], classifier_activation=None)
+    headless = IGCNet(**TINY["igcv2"], include_top=False, pooling="avg")
+    assert headless.output_shape == (None, 32)
+    assert IGCNet(**TINY["igcv2"], include_top=False).output_shape == (None, 2, 2, 32)
+    headless.set_weights(full.get_weights()[:-2])
+    images = pseudo_random((2, 8, 8, 3))
+    kernel, bias = full.get_layer("predictions").get_weights()
+    assert_close(outputs_of(full, images), outputs_of(headless, images) @ kernel + bias, 1e-5)
+
+
+def test_input_tensor_and_unknown_height_and_width():
+    inputs = keras.Input((None, None, 3))
+    model = IGCNet(**{**TINY["igcv2"], "input_tensor": keras.layers.Rescaling(1 / 255)(inputs)})
+    assert model.input is inputs
+    assert model(pseudo_random((1, 12, 20, 3))).shape == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"block": "igcv3"}, r"`block` \(='igcv3'\) must be one of 'xception', 'igcv1', 'igcv2', 'igcv2_i'\."),
+        ({"width": 0}, r"`width` \(=0\) must be a whole number of at least 1\."),
+        ({"width": 9}, r"`width` \(=9\) must be even for `block` \(='igcv2'\)\."),
+        ({"stem_filters": 0}, r"`stem_filters` \(=0\) must be a whole number of at least 1\."),
+        ({"stem_filters": 9}, r"`stem_filters` \(=9\) must be at most `width` \(=8\)\."),
+        ({"stem_strides": 0}, r"`stem_strides` \(=0\) must be a whole number of at least 1\."),
+        ({"blocks_per_stage": 3}, r"`2` \(=2\) must divide `blocks_per_stage` \(=3\)\."),
+        ({"blocks_per_stage": (2, 2)}, r"`blocks_per_stage` \(=\(2, 2\)\) must be .* each of the 3 stages"),
+        ({"branch_channels": (4, 2)}, r"`branch_channels` \(=\(4, 2\)\) must be one tuple for each of the 3 stages\."),
+        ({"branch_channels": (8, 8, 8)}, r"`branch_channels` \(=8\) must be a tuple or list"),
+        ({"branch_channels": ((4, 2), (3, 4), (8, 4))}, r"`branch_channels\[0\]` \(=3\) must divide .* \(=8\)\."),
+        ({"block": "xception"}, r"`branch_channels` \(=.*\) must be `None` for `block` \(='xception'\)\."),
+        (
+            {"block": "igcv1", "branch_channels": None, "stem_filters": 6},
+            r"`width / 2` \(=4\) must divide `stem_filters` \(=6\)\.",
+        ),
+        ({"input_shape": (8, 3, 3)}, r"`input_shape` \(=\(8, 3, 3\)\) must be at least .* total stride \(=4\)"),
+        ({"stem_strides": 4}, r"`input_shape` \(=\(8, 8, 3\)\) must be at least .* total stride \(=16\)"),
+        ({"num_classes": 0}, r"`num_classes` \(=0\) must be a whole number of at least 1\."),
+    ],
+)
+def test_bad_arguments(changes, message):
+    with pytest.raises(ValueError, match=message):
+        IGCNet(**{**TINY["igcv2"], **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"blocks": 0}, r"`blocks` \(=0\) must be a whole number of at least 1\."),
+        ({"block": "xception"}, r"`branch_channels` \(=\(5, 5\)\) must be `None` for `block` \(='xception'\)\."),
+        ({"block": "igcv2_i"}, r"`width` \(=25\) must be even for `block` \(='igcv2_i'\)\."),
+        (
+            {"branch_channels": ()},
+            r"`branch_channels` \(=\(\)\) must be a tuple or list of at least one whole number\.",
+        ),
+    ],
+)
+def test_bad_arguments_of_plain_networks(changes, message):
+    with pytest.raises(ValueError, match=message):
+        PlainIGCNet(**{"width": 25, "branch_channels": (5, 5), "input_shape": (4, 4, 3), **changes})
