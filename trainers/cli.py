@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from trainers import demo, evaluate, fit_command
+from trainers import blending_command, demo, evaluate, fit_command
 
 # A command is a module: its docstring is the help text, `add_arguments(parser)` its options, `run(args)` its work.
-COMMANDS = {"fit": fit_command, "evaluate": evaluate, "demo": demo}
+COMMANDS = {"fit": fit_command, "evaluate": evaluate, "demo": demo, "blending": blending_command}
 
 
 def make_parser():
