@@ -133,11 +133,11 @@ def to_markdown(listed):
         rows = [entry for entry in listed if entry.family == family]
         if not rows:
             continue
-        notes = [f"`{entry.name}`: {entry.note}" for entry in rows if entry.note]
+        notes = dict.fromkeys(f"- `{entry.name}`: {entry.note}." for entry in rows if entry.note)
         table = [_line(_HEADER), _line(["---", "---", *["---:"] * (len(_HEADER) - 2)]), *map(_line, map(_cells, rows))]
         blocks.append("\n".join([f"**{paper}**", "", *table]))
         if notes:
-            blocks.append("; ".join(dict.fromkeys(notes)) + ".")
+            blocks.append("\n".join(notes))
     return "\n\n".join(blocks) + "\n"
 
 
