@@ -29,8 +29,7 @@ class InterleavedGroupConv2D(keras.layers.Layer):
         use_bias: bool, whether to add a bias of one number per output channel.
         implementation: how to run it: `"composed"` (the kernels multiplied into one, then one convolution),
             `"factored"` (one group convolution after the other, as the paper draws it) or `"auto"` (composed). The
-            weights are the same, and the results but for rounding. Composed suits inference and accelerators; for
-            training wide layers on a CPU, factored is the faster one.
+            weights are the same, and the results but for rounding.
         kernel_initializer: as in `keras.layers.Conv2D`, for each stored tensor alone: its fan-in is what a branch
             reads. `None` gives all n of them the variance `2 ** (1 / n) / fan-in`: the factor 2 of He's initialisation
             belongs to the product once, for only one ReLU follows.

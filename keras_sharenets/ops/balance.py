@@ -113,12 +113,13 @@ def separated_balance(channels, convolutions=None, kernel_area=9):
 
 
 @functools.cache
-def _least_sum(channels, count, least):
-    """The factors, none below `least`, with the smallest sum; `count` of them, or any number if it is `None`."""
-    found = [(channels,)] if count in (None, 1) and channels >= least else []
+def _least_sum(channels, count):
+    """The factors, none of them 1, with the smallest sum: `count` of them, or any number of them if it is `None`."""
+    found = [(channels,)] if count in (None, 1) else []
     fewer = count and count - 1
-    for size in range(least, math.isqrt(channels) + 1) if count != 1 else ():
-        rest = _least_sum(channels // size, fewer, size) if channels % size == 0 else None
+    # The smallest of several factors is at most the root.
+    for size in range(2, math.isqrt(channels) + 1) if count != 1 else ():
+        rest = _least_sum(channels // size, fewer) if channels % size == 0 else None
         if rest:
             found.append((size, *rest))
     return min(found, key=sum, default=None)
@@ -145,7 +146,7 @@ def best_integer(channels, group_convolutions=None, kernel_area=9):
     _check(channels, kernel_area)
     if group_convolutions is not None:
         _checks.positive("group_convolutions", group_convolutions)
-    sizes = _least_sum(channels, group_convolutions, 2)
+    sizes = _least_sum(channels, group_convolutions)
     if sizes is None:
         raise ValueError(
             f"`group_convolutions` (={group_convolutions}) must be at most the number of prime factors of `channels` "

@@ -111,6 +111,7 @@ CUTS = [
     (64, (4, 8), None, (False,)),  # too few paths
     (16, (8, 8), None, (False,)),  # too many: branches share 4 channels
     (80, (10, 10), None, (False,)),
+    (6, (2, 2, 3), None, (False, False)),  # each branch meets each, but those before a cut overlap
     (64, (64,), None, ()),
 ]
 
