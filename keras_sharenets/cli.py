@@ -83,10 +83,15 @@ def _export(arguments):
         return
     target = arguments.output or source.with_suffix(".tflite")
     report = ksn.mobile.export_tflite(
-        model, target, arguments.quantization, representative_data=sample, class_names=class_names
+        model,
+        target,
+        arguments.quantization,
+        representative_data=sample,
+        class_names=class_names,
+        prefer=arguments.prefer,
     )
     _print_report(report)
-    print(f"the weights in the file take {report.repetition:.2f} times what is stored: shared filters are written out")
+    print(f"the weights in the file take {report.repetition:.2f} times what is stored")
 
 
 def _print_report(report):
@@ -162,6 +167,8 @@ def _parser():
     command.add_argument("file", metavar="FILE", help=".keras file; labels.txt beside it gives the class names")
     command.add_argument("--to", choices=("tflite", "saved_model"), default="tflite")
     command.add_argument("--quantization", choices=("float16", "int8"), help="default: float32")
+    prefer_help = "speed: every use of a shared kernel has one of its own (default: size)"
+    command.add_argument("--prefer", choices=("size", "speed"), default="size", help=prefer_help)
     command.add_argument("--calibration", metavar="FOLDER", help="pictures to calibrate int8 and to check with")
     command.add_argument("--pictures", type=int, default=200, help="how many of them to use (default: 200)")
     command.add_argument("--output", metavar="PATH", help="default: beside FILE")

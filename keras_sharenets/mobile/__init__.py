@@ -12,6 +12,7 @@ except ModuleNotFoundError as error:
 from keras_sharenets.mobile.benchmark import BenchmarkReport, benchmark_tflite
 from keras_sharenets.mobile.inference import inference_form
 from keras_sharenets.mobile.interpreter import describe_tflite, open_tflite, predict_tflite
+from keras_sharenets.mobile.lowering_rules import UnsupportedLayerError
 from keras_sharenets.mobile.metadata import read_labels, write_labels
 from keras_sharenets.mobile.parity import ExportMismatchError
 from keras_sharenets.mobile.saved_model import SavedModelReport, export_saved_model
@@ -22,6 +23,7 @@ __all__ = [
     "ExportMismatchError",
     "SavedModelReport",
     "TFLiteReport",
+    "UnsupportedLayerError",
     "benchmark_tflite",
     "describe_tflite",
     "export_saved_model",

@@ -1,16 +1,15 @@
 """From a Keras classifier to the bytes of a TFLite file."""
 
-import functools
-import tempfile
-import warnings
-
-import keras
-import numpy as np
-import tensorflow as tf
-
-from keras_sharenets.mobile.inference import gives_probabilities, inference_form
+from keras_sharenets.mobile import passes
+from keras_sharenets.mobile.float_file import write_float
+from keras_sharenets.mobile.inference import gives_probabilities
+from keras_sharenets.mobile.integer_file import write_int8
+from keras_sharenets.mobile.lowering import lower
+from keras_sharenets.mobile.quantisation import quantise
 
 SIGNATURE, INPUT = "classify", "images"
+QUANTIZATIONS = (None, "float16", "int8")
+PREFERENCES = ("size", "speed")
 
 
 def output_name(model):
@@ -18,69 +17,24 @@ def output_name(model):
     return "probabilities" if gives_probabilities(model) else "scores"
 
 
-def convert(model, quantization=None, calibration=None):
+def convert(model, quantization=None, calibration=None, prefer="size"):
     """Converts a classifier for one picture at a time.
 
     Args:
         model: functional or sequential `keras.Model` with a fixed picture size.
         quantization: `None` for float32, `"float16"` for stored weights of that type, `"int8"` for integers throughout.
-        calibration: array `(n, height, width, channels)` of pixel values, for `"int8"`: the range of every tensor is
+        calibration: array `(n, height, width, channels)` of pixel values, for `"int8"`: the range of every value is
             measured on it.
+        prefer: `"size"`: every stored tensor is in the file once; `"speed"`: every use has a kernel of its own, written
+            out in full.
 
     Returns:
         The bytes, with the signature `classify` from `images` to `probabilities` or `scores`.
     """
-    network, name = inference_form(model), output_name(model)
-    _freeze_kernels(network)
-    shape = tuple(model.inputs[0].shape[1:])
-    specification = tf.TensorSpec((1, *shape), tf.float32, name=INPUT)
-
-    def classify(images):
-        return {name: network(images, training=False)}
-
-    with tempfile.TemporaryDirectory() as folder:
-        archive = keras.export.ExportArchive()
-        archive.track(network)
-        archive.add_endpoint(SIGNATURE, classify, input_signature=[specification])
-        archive.write_out(folder, verbose=False)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SIGNATURE])
-        _QUANTIZE[quantization](converter, calibration)
-        with warnings.catch_warnings():
-            # The converter measures the ranges with an interpreter that its own package calls outdated.
-            warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter is deprecated", UserWarning)
-            return converter.convert()
-
-
-def _freeze_kernels(network):
-    """Expands every kernel now. The converter leaves larger expansions to the runtime, which then repeats them at every
-    picture, between convolutions that it can no longer hand over to a delegate in one piece."""
-    for layer in network.layers:
-        if isinstance(layer, keras.Model):
-            _freeze_kernels(layer)
-        elif hasattr(layer, "effective_kernel"):
-            kernel = np.asarray(layer.effective_kernel())
-            layer.effective_kernel = functools.partial(keras.ops.convert_to_tensor, kernel)
-
-
-def _float32(converter, calibration):
-    """The converter as it is."""
-
-
-def _float16(converter, calibration):
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.target_spec.supported_types = [tf.float16]
-
-
-def _int8(converter, calibration):
-    def pictures():
-        for picture in calibration:
-            yield {INPUT: picture[None].astype(np.float32)}
-
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = pictures
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = converter.inference_output_type = tf.int8
-
-
-_QUANTIZE = {None: _float32, "float16": _float16, "int8": _int8}
-QUANTIZATIONS = tuple(_QUANTIZE)
+    share = prefer == "size"
+    graph = passes.simplify(lower(model, compact=lambda layer: share))
+    names = SIGNATURE, INPUT, output_name(model)
+    if quantization == "int8":
+        return write_int8(quantise(passes.integer_form(graph, share), calibration), *names)
+    stored_type = quantization or "float32"
+    return write_float(passes.float_form(graph, share), *names, stored_type)

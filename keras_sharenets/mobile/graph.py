@@ -73,6 +73,23 @@ def constant_bytes(model):
     return dict(totals)
 
 
+def repeated_bytes(model):
+    """Bytes of buffers whose contents an earlier buffer has too."""
+    seen, repeated = set(), 0
+    for buffer in map(model.Buffers, range(model.BuffersLength())):
+        if buffer.DataLength():
+            contents = buffer.DataAsNumpy().tobytes()
+            repeated += len(contents) if contents in seen else 0
+            seen.add(contents)
+    return repeated
+
+
+def tensor_types(model):
+    """The types of all tensors of the main graph, as a set of str."""
+    graph = model.Subgraphs(0)
+    return {_TYPES[graph.Tensors(index).Type()].lower() for index in range(graph.TensorsLength())}
+
+
 def score_tensor(model):
     """The tensor that holds the scores before a final softmax or sigmoid.
 

@@ -11,6 +11,7 @@ from keras_sharenets import _checks, files
 from keras_sharenets.analysis import profile
 from keras_sharenets.mobile import _sources, converter, graph, interpreter, metadata, parity
 from keras_sharenets.mobile.inference import score_form
+from keras_sharenets.mobile.parity import ExportMismatchError
 
 # Bytes of a stored number by the rank of its tensor: kernels, and vectors such as biases. The integers that are added
 # to the products of int8 numbers have 4 bytes.
@@ -29,6 +30,7 @@ class TFLiteReport:
     Attributes:
         path: the file.
         quantization: `None`, `"float16"` or `"int8"`.
+        prefer: `"size"` or `"speed"`.
         file_bytes: size of the file.
         stored_parameters: as in `keras_sharenets.profile`: trainable parameters of the network, shared ones once.
         stored_weight_bytes: what these parameters take at the file's precision: in kernels 4 (float32), 2 (float16) or
@@ -44,6 +46,7 @@ class TFLiteReport:
 
     path: str
     quantization: str | None
+    prefer: str
     file_bytes: int
     stored_parameters: int
     stored_weight_bytes: int
@@ -56,23 +59,23 @@ class TFLiteReport:
 
     @property
     def repetition(self):
-        """`file_weight_bytes / stored_weight_bytes`: above 1, shared filters lie in the file more than once.
+        """`file_weight_bytes / stored_weight_bytes`: how much sharing is lost in the file.
 
-        This version does nothing against that. Each use of a shared filter becomes a filter of its own, repeated and
-        arranged filters are written out in full, and the converter merges only copies that happen to be equal. What
-        is folded away, such as the scale of a normalisation, works the other way, so a network that shares nothing
-        comes out a little below 1.
+        With `prefer="size"` it is near 1: every kernel is there once, and beside it what differs between its uses, such
+        as the scales that normalisations leave. With `prefer="speed"` each use of a shared kernel has one of its own.
         """
         return self.file_weight_bytes / self.stored_weight_bytes if self.stored_weight_bytes else 1.0
 
 
-def export_tflite(model, path, quantization=None, representative_data=None, class_names=None):
+def export_tflite(model, path, quantization=None, representative_data=None, class_names=None, prefer="size"):
     """Writes a classifier as a TFLite file for phones, after running it and comparing it with Keras.
 
     The file takes one picture of raw pixel values at a time, has the signature `classify` from `images` to
     `probabilities` (`scores` if the network does not end in a softmax or sigmoid), and carries the class names.
-    Convolutions are grouped. Nothing is done yet to keep filters that the network shares single in the file; the report
-    says how much larger than the stored weights that makes it.
+
+    What the network stores once is in the file once, in integers too: a kernel's integers are chosen before anything is
+    folded, and what a normalisation makes of them at one use goes into the scales of that use, or into a step of its
+    own where a scale is negative.
 
     Before the file gets its name it is run in the LiteRT interpreter, on up to 64 of `representative_data` or on 16
     synthetic pictures. Its scores may differ from Keras' by 1e-4 of their length (float32), 1e-2 (float16) or 0.5
@@ -88,16 +91,20 @@ def export_tflite(model, path, quantization=None, representative_data=None, clas
         representative_data: array `(n, height, width, channels)` of pixel values, or an iterable of such arrays;
             `"int8"` needs it to measure the range of every tensor. A few hundred training pictures are enough.
         class_names: sequence of strings, one a class, or `None`.
+        prefer: `"size"`, or `"speed"` for a file in which every use of a shared kernel has one of its own, written out
+            and with its normalisation multiplied in.
 
     Returns:
         A `TFLiteReport`.
 
     Raises:
-        ValueError: an argument breaks a rule above; nothing has been done then.
+        ValueError: an argument breaks a rule above; nothing has been done then. Among them `UnsupportedLayerError`: a
+            layer has no counterpart on a phone.
         RuntimeError: Keras does not run on TensorFlow.
         ExportMismatchError: the file does not compute what Keras computes; it is not written.
     """
     _checks.one_of("quantization", quantization, converter.QUANTIZATIONS)
+    _checks.one_of("prefer", prefer, converter.PREFERENCES)
     _sources.check_backend()
     shape, classes = _sources.check_classifier(model)
     if class_names is not None:
@@ -108,16 +115,18 @@ def export_tflite(model, path, quantization=None, representative_data=None, clas
         representative_data = _sources.gather_pictures("representative_data", representative_data, shape)
     if pathlib.Path(path).is_dir():
         raise ValueError(f"`path` (={str(path)!r}) is a folder, and must be a file.")
-    data = converter.convert(model, quantization, representative_data)
+    data = converter.convert(model, quantization, representative_data, prefer)
     if class_names is not None:
         data = metadata.write_labels(data, class_names)
     pictures, verified_on = _sources.verification_pictures(representative_data, shape)
     agreement = _verify(model, data, quantization, pictures)
+    _check_contents(data, quantization)
     stored = profile(model).stored_parameters
     files.write_bytes(path, data)
     return TFLiteReport(
         path=str(path),
         quantization=quantization,
+        prefer=prefer,
         file_bytes=len(data),
         stored_parameters=stored,
         stored_weight_bytes=_weight_bytes(model, stored, quantization),
@@ -126,6 +135,17 @@ def export_tflite(model, path, quantization=None, representative_data=None, clas
         classes=classes,
         **dataclasses.asdict(agreement),
     )
+
+
+def _check_contents(data, quantization):
+    """Raises if a constant is in the file twice, or something stayed in float in a file of integers."""
+    contents = graph.read_graph(data)
+    repeated, floats = graph.repeated_bytes(contents), graph.tensor_types(contents) - {"int8", "int32"}
+    if repeated:
+        raise ExportMismatchError(f"{repeated} bytes of constants are in the converted file twice; it was not written.")
+    if quantization == "int8" and floats:
+        names = ", ".join(sorted(floats))
+        raise ExportMismatchError(f"Some values of the converted file stayed in {names}; it was not written.")
 
 
 def _weight_bytes(model, parameters, quantization):
@@ -151,7 +171,7 @@ def _verify(model, data, quantization, pictures):
     difference_limit = np.inf if quantization == "int8" else limit * (1 + np.abs(expected_scores).max() / 2)
     # Written so that a difference that is no number fails.
     if not (agreement.score_error <= limit and agreement.largest_difference <= difference_limit):
-        raise parity.ExportMismatchError(
+        raise ExportMismatchError(
             f"The converted file does not compute what Keras computes on {len(pictures)} pictures, and was not written:"
             f" relative error of the scores {agreement.score_error:.2g} (at most {limit:.2g} is right), largest"
             f" difference of the outputs {agreement.largest_difference:.2g} (at most {difference_limit:.2g})."

@@ -1,0 +1,226 @@
+"""Small rewrites of an inference graph. Each takes a graph and returns one that computes the same."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from keras_sharenets.mobile.inference_graph import InferenceGraph, Operation, Stored, Value
+
+_LINEAR = ("conv", "depthwise", "dense", "affine")
+_ACTIVATED = (*_LINEAR, "add")
+
+
+def _merge_into_producer(graph, mergeable):
+    """Replaces a producer and its only reader by one operation, wherever `mergeable(producer, reader)` gives one."""
+    readers = graph.consumers()
+    producers, order = {}, []
+    for operation in graph.operations:
+        producer = producers.get(operation.inputs[0].number) if len(operation.inputs) == 1 else None
+        merged = None
+        if producer is not None and len(readers[producer.output.number]) == 1 and producer.output != graph.output:
+            merged = mergeable(producer, operation)
+        if merged is not None:
+            order[order.index(producer)] = merged
+            operation = merged
+        else:
+            order.append(operation)
+        producers[operation.output.number] = operation
+    return dataclasses.replace(graph, operations=tuple(order))
+
+
+def fold_scales(graph):
+    """A scale and shift behind a linear operation becomes part of it; the kernel itself stays as it is stored."""
+
+    def mergeable(producer, reader):
+        if reader.kind != "affine" or not producer.is_linear or producer.kind not in _LINEAR:
+            return None
+        scale = reader.scale if producer.scale is None else reader.scale * producer.scale
+        bias = reader.bias if producer.bias is None else reader.bias + reader.scale * producer.bias
+        return dataclasses.replace(producer, output=reader.output, scale=scale, bias=bias, activation=reader.activation)
+
+    return _merge_into_producer(graph, mergeable)
+
+
+def fuse_activations(graph):
+    """A ReLU becomes part of the operation before it."""
+
+    def mergeable(producer, reader):
+        if reader.kind != "identity" or producer.activation is not None or producer.kind not in _ACTIVATED:
+            return None
+        return dataclasses.replace(producer, output=reader.output, activation=reader.activation)
+
+    return _merge_into_producer(graph, mergeable)
+
+
+def pad_with_zeros(graph):
+    """Padding that repeats the border, before a max pooling, becomes padding with zeros where nothing is negative."""
+    positive, operations = set(), []
+    for operation in graph.operations:
+        symmetric = operation.attributes.get("mode") == "symmetric"
+        if symmetric and operation.inputs[0].number in positive:
+            operation = dataclasses.replace(operation, attributes={"paddings": operation.attributes["paddings"]})
+        if operation.activation is not None:
+            positive.add(operation.output.number)
+        operations.append(operation)
+    return dataclasses.replace(graph, operations=tuple(operations))
+
+
+def shuffle_last(graph):
+    """A scale, shift or ReLU behind a permutation of channels goes before it, so that it can become part of more."""
+    readers, producers, operations = graph.consumers(), {}, []
+    for operation in graph.operations:
+        before = producers.get(operation.inputs[0].number)
+        movable = operation.kind in ("affine", "identity") and before is not None and before.kind == "permute"
+        if movable and len(readers[before.output.number]) == 1 and before.output != graph.output:
+            indices = before.attributes["indices"]
+            vectors = {name: _unpermuted(getattr(operation, name), indices) for name in ("scale", "bias")}
+            between = before.output
+            operations.remove(before)
+            operations.append(dataclasses.replace(operation, inputs=before.inputs, output=between, **vectors))
+            operation = dataclasses.replace(before, inputs=(between,), output=operation.output)
+        operations.append(operation)
+        producers[operation.output.number] = operation
+    return dataclasses.replace(graph, operations=tuple(operations))
+
+
+def join_last(graph):
+    """A scale, shift or ReLU behind joined channels goes before the join, to each part its own."""
+    readers, producers, operations = graph.consumers(), {}, []
+    number = graph.next_number()
+    for operation in graph.operations:
+        before = producers.get(operation.inputs[0].number)
+        movable = operation.kind in ("affine", "identity") and before is not None and before.kind == "concat"
+        alone = movable and len(readers[before.output.number]) == 1 and before.output != graph.output
+        if alone and all(len(readers.get(value.number, ())) == 1 for value in before.inputs):
+            operations.remove(before)
+            parts, start = [], 0
+            for value in before.inputs:
+                part = Value(number, value.shape)
+                own = slice(start, start + value.shape[-1])
+                vectors = {name: _part(getattr(operation, name), own) for name in ("scale", "bias")}
+                operations.append(dataclasses.replace(operation, inputs=(value,), output=part, **vectors))
+                parts.append(part)
+                number, start = number + 1, own.stop
+            operation = dataclasses.replace(before, inputs=tuple(parts), output=operation.output)
+        operations.append(operation)
+        producers[operation.output.number] = operation
+    return dataclasses.replace(graph, operations=tuple(operations))
+
+
+def _part(vector, own):
+    return None if vector is None else vector[own]
+
+
+def _unpermuted(vector, indices):
+    if vector is None:
+        return None
+    original = np.empty_like(vector)
+    original[indices] = vector
+    return original
+
+
+def expand_kernels(graph):
+    """Every use gets a kernel of its own, its scale multiplied in: the fastest form in float, and the largest."""
+    return _expand(graph, lambda operation: True)
+
+
+def expand_own_kernels(graph):
+    """A kernel that is used in one place alone gets the scale of that place multiplied in."""
+    uses = graph.uses()
+    return _expand(graph, lambda operation: len(uses[operation.kernel]) == 1)
+
+
+def _expand(graph, chosen):
+    operations = []
+    for operation in graph.operations:
+        scaled = operation.scale is not None and operation.kernel is not None and operation.kind != "shared_conv"
+        if scaled and chosen(operation):
+            operation = dataclasses.replace(operation, kernel=_scaled(operation), scale=None)
+        operations.append(operation)
+    return dataclasses.replace(graph, operations=tuple(operations))
+
+
+def _scaled(operation):
+    array = operation.kernel.array
+    # A depthwise kernel is (height, width, channels, 1), all others end in the output channels.
+    scale = operation.scale[:, None] if operation.kind == "depthwise" else operation.scale
+    return Stored(f"{operation.kernel.name} in {operation.name}", (array * scale).astype("float32"))
+
+
+def split_scales(graph, chosen):
+    """Scale, shift and activation of the operations that `chosen` picks become steps of their own behind them."""
+    number, operations = graph.next_number(), []
+    for operation in graph.operations:
+        vectors = {"scale": operation.scale, "bias": operation.bias}
+        if operation.kernel is not None and any(v is not None for v in vectors.values()) and chosen(operation):
+            between = Value(number, operation.output.shape)
+            number += 1
+            operations.append(dataclasses.replace(operation, output=between, scale=None, bias=None, activation=None))
+            if operation.scale is None:
+                vectors["scale"] = np.ones_like(operation.bias)
+            more = {**vectors, "activation": operation.activation}
+            operation = Operation("affine", operation.name, (between,), operation.output, **more)
+        operations.append(operation)
+    return InferenceGraph(graph.input, tuple(operations), graph.output)
+
+
+def average_by_convolution(graph):
+    """Average pooling becomes a depthwise convolution with equal weights: delegates average no integers."""
+    kernels, operations = {}, []
+    for operation in graph.operations:
+        if operation.kind == "average_pool" and operation.attributes["padding"] == "valid":
+            size, channels = operation.attributes["pool_size"], operation.output.shape[-1]
+            if (size, channels) not in kernels:
+                equal = np.full((*size, channels, 1), 1 / math.prod(size), "float32")
+                kernels[size, channels] = Stored(f"mean of {size}", equal)
+            window = {name: operation.attributes[name] for name in ("strides", "padding")}
+            kernel = kernels[size, channels]
+            operation = dataclasses.replace(operation, kind="depthwise", kernel=kernel, attributes=window)
+        operations.append(operation)
+    return dataclasses.replace(graph, operations=tuple(operations))
+
+
+def float_form(graph, share):
+    """The form for a float file: no scale beside a kernel.
+
+    Args:
+        share: bool, whether a kernel that is used with different scales is kept single, each scale and shift a step of
+            its own; otherwise each use gets a kernel of its own.
+    """
+    if not share:
+        graph = expand_kernels(graph)
+    graph = split_scales(expand_own_kernels(graph), lambda operation: operation.kind == "shared_conv")
+    return split_scales(graph, lambda operation: operation.scale is not None)
+
+
+def integer_form(graph, share):
+    """The form for an integer file: a scale beside a kernel is positive.
+
+    A scale in the file has to be positive, and the integers of a kernel that is used elsewhere must not change sign.
+    Nor may a scale be so small that the bias overflows beside it.
+    """
+    graph = average_by_convolution(graph)
+    graph = expand_own_kernels(graph) if share else expand_kernels(graph)
+    graph = split_scales(graph, lambda operation: operation.kind == "shared_conv")
+    return split_scales(graph, lambda operation: operation.scale is not None and not _positive(operation.scale))
+
+
+def _positive(scale):
+    return scale.min() > 1e-4 * np.abs(scale).max()
+
+
+def simplify(graph):
+    """The passes that every export begins with, in their order."""
+    for rewrite in (
+        shuffle_last,
+        shuffle_last,
+        join_last,
+        join_last,
+        fold_scales,
+        fuse_activations,
+        fold_scales,
+        pad_with_zeros,
+    ):
+        graph = rewrite(graph)
+    return graph

@@ -1,0 +1,163 @@
+"""What sharing is worth in a file: size, one copy of every stored tensor, integers throughout, one delegate."""
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
+from families import REPRESENTATIVES, representative
+
+import keras_sharenets as ksn
+from keras_sharenets.analysis import calls
+from keras_sharenets.mobile import UnsupportedLayerError, converter, execution, passes, predict_tflite
+from keras_sharenets.mobile.lowering import lower
+
+BYTES = {None: 4, "float16": 2, "int8": 1}
+
+
+def trained_like(model, seed=0, negative=0.02):
+    """Statistics as after training: they fit what flows, and some scales are negative."""
+    random = np.random.default_rng(seed)
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for norm in norms:
+        channels = norm.gamma.shape[0]
+        sign = np.where(random.random(channels) < negative, -1, 1)
+        norm.gamma.assign(sign * random.uniform(0.5, 1.5, channels))
+        norm.beta.assign(random.normal(0, 0.3, channels))
+    pictures = random.normal(size=(8, *model.input_shape[1:])).astype("float32")
+    for _ in range(30):
+        model(pictures, training=True)
+    return model, pictures
+
+
+@pytest.fixture(scope="module", params=REPRESENTATIVES)
+def network(request):
+    keras.utils.set_random_seed(0)
+    return trained_like(representative(request.param, classifier_activation=None))
+
+
+def relative(outputs, expected):
+    return np.linalg.norm(outputs - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_every_form_of_the_graph_computes_what_keras_computes(network, share):
+    model, pictures = network
+    expected = np.asarray(model(pictures))
+    graph = lower(model, compact=lambda layer: share)
+    simple = passes.simplify(graph)
+    assert len(simple.operations) < len(graph.operations)
+    for form in (graph, simple, passes.float_form(simple, share), passes.integer_form(simple, share)):
+        assert relative(execution.run(form, pictures), expected) < 1e-4
+
+
+def parts(data):
+    """`(operators as (name, input types), number of delegates)` of a file as the runtime sees it."""
+    runtime = Interpreter(model_content=data, num_threads=1)
+    runtime.allocate_tensors()
+    names = [operator["op_name"] for operator in runtime._get_ops_details()]
+    graph = schema.Model.GetRootAs(data).Subgraphs(0)
+    types = {graph.Tensors(index).Type() for index in range(graph.TensorsLength())}
+    return names, types
+
+
+def bound(model, quantization):
+    """The bytes that a file may have: what is stored, little for each use of each channel, and 32 KiB."""
+    stored = BYTES[quantization] * ksn.profile(model).stored_parameters
+    convolutions = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+    channels = sum(
+        call.output_shapes[0][-1]
+        for call in calls(model)
+        if isinstance(call.operation, convolutions) or hasattr(call.operation, "effective_kernel")
+    )
+    share, per_channel = (1.15, 24) if quantization == "int8" else (1.10, 20)
+    return share * stored + per_channel * channels + 2**15
+
+
+@pytest.mark.parametrize("prefer", converter.PREFERENCES)
+@pytest.mark.parametrize("quantization", converter.QUANTIZATIONS)
+def test_file(network, quantization, prefer, tmp_path):
+    model, pictures = network
+    data = converter.convert(model, quantization, pictures, prefer)
+    if prefer == "size":
+        assert len(data) <= bound(model, quantization)
+    names, types = parts(data)
+    assert names.count("DELEGATE") == 1
+    if quantization == "int8":
+        assert types <= {schema.TensorType.INT8, schema.TensorType.INT32}
+    (tmp_path / "net.tflite").write_bytes(data)
+    outputs = predict_tflite(tmp_path / "net.tflite", pictures)
+    assert relative(outputs, np.asarray(model(pictures))) < {None: 1e-4, "float16": 1e-2, "int8": 0.35}[quantization]
+
+
+def shared_three_times(gammas):
+    """A 3x3 convolution with 16 filters, called three times; each call has normalisation scales of its own."""
+    inputs = keras.Input((8, 8, 16))
+    shared, x = keras.layers.Conv2D(16, 3, padding="same", use_bias=False, name="shared"), inputs
+    for scales in gammas:
+        norm = keras.layers.BatchNormalization()
+        x = keras.layers.ReLU()(norm(shared(x)))
+        norm.gamma.assign(scales)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(5)(x))
+
+
+def kernel_buffers(data):
+    """The number of buffers that hold 3x3 kernels of int8."""
+    contents = schema.Model.GetRootAs(data)
+    graph = contents.Subgraphs(0)
+    tensors = [graph.Tensors(index) for index in range(graph.TensorsLength())]
+    constants = {
+        tensor.Buffer(): tuple(tensor.ShapeAsNumpy())
+        for tensor in tensors
+        if tensor.Type() == schema.TensorType.INT8 and contents.Buffers(tensor.Buffer()).DataLength()
+    }
+    return sum(shape[1:3] == (3, 3) for shape in constants.values())
+
+
+@pytest.mark.parametrize("draw", range(50))
+def test_no_draw_loses_its_sharing(draw):
+    keras.utils.set_random_seed(draw)
+    random = np.random.default_rng(draw)
+    # Scales of either sign, zero and tiny ones among them, and of each kind where there are none of the others.
+    kinds = [random.uniform(0.5, 1.5, (3, 16)), random.normal(0, 1, (3, 16)), random.choice([0, 1e-8, 1, -1], (3, 16))]
+    model, pictures = trained_like(shared_three_times(kinds[draw % 3]), seed=draw, negative=0.0)
+    for norm, scales in zip([layer for layer in model.layers if hasattr(layer, "gamma")], kinds[draw % 3], strict=True):
+        norm.gamma.assign(scales)
+    data = converter.convert(model, "int8", pictures, "size")
+    assert kernel_buffers(data) == 1
+    assert parts(data)[1] <= {schema.TensorType.INT8, schema.TensorType.INT32}
+
+
+def test_scales_that_are_positive_cost_no_step_of_their_own():
+    model = shared_three_times(np.full((3, 16), 0.7))
+    pictures = np.random.default_rng(0).normal(size=(4, 8, 8, 16)).astype("float32")
+    assert parts(converter.convert(model, "int8", pictures, "size"))[0].count("DEPTHWISE_CONV_2D") == 0
+    model.layers[2].gamma.assign([-0.7] + 15 * [0.7])
+    assert parts(converter.convert(model, "int8", pictures, "size"))[0].count("DEPTHWISE_CONV_2D") == 1
+
+
+def test_layer_without_a_rule_is_named(tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(keras.layers.UpSampling2D(name="grow")(inputs)))
+    with pytest.raises(
+        UnsupportedLayerError, match=r"'grow', a UpSampling2D, cannot be exported to TFLite\. Replace it"
+    ):
+        ksn.mobile.export_tflite(model, tmp_path / "net.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (keras.layers.Conv2D(4, 3, dilation_rate=2, name="holes"), "'holes' is dilated"),
+        (keras.layers.DepthwiseConv2D(3, depth_multiplier=2, name="two"), "'two' has a depth multiplier above 1"),
+        (keras.layers.Conv2D(4, 1, activation="gelu", name="soft"), "'soft' has the activation `gelu`"),
+        (keras.layers.ReLU(negative_slope=0.1, name="leaky"), r"'leaky' must be a plain ReLU or ReLU\(6\)"),
+    ],
+)
+def test_setting_without_a_rule_is_named(layer, message):
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(layer(inputs)))
+    with pytest.raises(UnsupportedLayerError, match=message):
+        lower(model)
