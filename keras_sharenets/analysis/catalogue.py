@@ -61,7 +61,7 @@ def entries(names):
         ValueError: a name is unknown; the nearest ones are offered.
 
     >>> [(entry.stored_parameters, entry.multiply_adds) for entry in entries(["hscnet_m32_g4_r2_b1_a2"])]
-    [(50922, 13019456)]
+    [(50922, 13026560)]
     """
     for name in names:
         for form in find_variant(name).forms:
