@@ -42,7 +42,9 @@ def _table(arguments):
 
 def _describe(arguments):
     if arguments.target.endswith(".tflite"):
-        print(json.dumps(ksn.mobile.describe_tflite(arguments.target), indent=2))
+        description = ksn.mobile.describe_tflite(arguments.target)
+        description["size"] = ksn.mobile.size_report(arguments.target).parts
+        print(json.dumps(description, indent=2))
         return
     if arguments.target.endswith(".keras"):
         model = files.load_model(arguments.target)
@@ -54,6 +56,12 @@ def _describe(arguments):
         print(json.dumps(analysis.to_dict(profile), indent=2))
     else:
         print({"text": analysis.to_text, "csv": analysis.to_csv}[arguments.format](profile))
+
+
+def _size(arguments):
+    from keras_sharenets.mobile.tables import size_table
+
+    print(size_table([ksn.mobile.size_report(path) for path in arguments.files]), end="")
 
 
 def _calibration_pictures(folder, shape, count):
@@ -160,6 +168,10 @@ def _parser():
     command.add_argument("target", metavar="NAME|FILE", help="named network, .keras file or .tflite file")
     command.add_argument("--classes", type=int, help="number of classes of a named network")
     command.add_argument("--format", choices=("text", "csv", "json"), default="text")
+
+    summary = "Show what the bytes of .tflite files are spent on, side by side."
+    command = _add(commands, "size", _size, summary, "sharenets size small.tflite fast.tflite")
+    command.add_argument("files", nargs="+", metavar="FILE.tflite")
 
     summary = "Turn a .keras file into a .tflite file or a SavedModel, checked against Keras before it is kept."
     example = "sharenets export best.keras --quantization int8 --calibration pictures/"

@@ -81,6 +81,7 @@ def test_export_predict_benchmark_and_describe_a_tflite_file(run, folder, tmp_pa
     assert described["labels"] == list(NAMES)
     assert described["inputs"][0]["shape"] == [1, 8, 8, 3]
     assert described["inputs"][0]["dtype"] == "int8"
+    assert sum(described["size"].values()) == described["file_bytes"] == target.stat().st_size
 
     status, out, _ = run("predict", target, folder / "pictures" / "0.png", "--top", 2)
     line = out.strip().splitlines()[-1]
@@ -90,6 +91,24 @@ def test_export_predict_benchmark_and_describe_a_tflite_file(run, folder, tmp_pa
     status, out, _ = run("benchmark", target, "--repetitions", 3)
     assert status == 0
     assert "median ms" in out
+
+
+def test_size_of_files_side_by_side(run, folder, tmp_path):
+    files = [tmp_path / "size.tflite", tmp_path / "speed.tflite"]
+    for path in files:
+        assert run("export", folder / "net.keras", "--prefer", path.stem, "--output", path)[0] == 0
+    status, out, _ = run("size", *files)
+    head, *lines = out.splitlines()
+    assert status == 0
+    assert head.split() == ["bytes", *map(str, files)]
+    table = {line.rsplit(None, 2)[0]: [int(count.replace(",", "")) for count in line.split()[-2:]] for line in lines}
+    assert table.pop("total") == [path.stat().st_size for path in files]
+    assert [sum(column) for column in zip(*table.values(), strict=True)] == [path.stat().st_size for path in files]
+    small, fast = table["float32 kernels"]
+    assert small < fast
+    # A part that is in no file has no line: floats need no scales, and nothing is in a file twice.
+    assert "quantization parameters" not in table
+    assert "repeated constants" not in table
 
 
 def test_predictions_of_keras_and_of_float32_tflite_agree(run, folder):
@@ -127,6 +146,7 @@ def bad_inputs(folder):
         (("export", net, "--to", "saved_model", "--quantization", "int8"), "goes with `--to tflite`"),
         (("export", net, "--calibration", folder / "empty"), "must be a folder with pictures in it"),
         (("export", net, "--calibration", pictures, "--pictures", 0), "`--pictures` (=0) must be a whole number"),
+        (("size", folder / "foreign.tflite"), "is not a TFLite file"),
         (("benchmark", folder / "foreign.tflite"), "is not a TFLite file"),
         (("benchmark", folder / "none.tflite"), "There is no file"),
         (("predict", net, folder / "text.png"), "text.png is not a picture that can be read"),
@@ -149,7 +169,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, folder):
 
 
 def test_every_command_has_an_example_in_its_help(capsys):
-    for command in ("list", "describe", "export", "benchmark", "predict"):
+    for command in ("list", "describe", "size", "export", "benchmark", "predict"):
         with pytest.raises(SystemExit) as exit_info:
             cli.main([command, "--help"])
         assert exit_info.value.code == 0

@@ -16,12 +16,14 @@ from keras_sharenets.mobile.lowering_rules import UnsupportedLayerError
 from keras_sharenets.mobile.metadata import read_labels, write_labels
 from keras_sharenets.mobile.parity import ExportMismatchError
 from keras_sharenets.mobile.saved_model import SavedModelReport, export_saved_model
+from keras_sharenets.mobile.size_report import SizeReport, size_report
 from keras_sharenets.mobile.tflite import TFLiteReport, export_tflite
 
 __all__ = [
     "BenchmarkReport",
     "ExportMismatchError",
     "SavedModelReport",
+    "SizeReport",
     "TFLiteReport",
     "UnsupportedLayerError",
     "benchmark_tflite",
@@ -32,5 +34,6 @@ __all__ = [
     "open_tflite",
     "predict_tflite",
     "read_labels",
+    "size_report",
     "write_labels",
 ]
