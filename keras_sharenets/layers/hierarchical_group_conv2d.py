@@ -47,5 +47,9 @@ class HierarchicalGroupConv2D(GroupPointwise):
     """
 
     kernel_inputs = staticmethod(hierarchical.chain_inputs)
-    run = staticmethod(hierarchical.chain)
-    compose = staticmethod(hierarchical.chain_kernel)
+
+    def run(self, inputs, kernels):
+        return hierarchical.chain(inputs, kernels, self.sizes)
+
+    def compose(self, kernels):
+        return hierarchical.chain_kernel(kernels, self.sizes)

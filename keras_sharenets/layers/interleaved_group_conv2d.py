@@ -1,16 +1,12 @@
-import math
-
 import keras
-from keras import ops
 
 from keras_sharenets import _checks
+from keras_sharenets.layers.composed_pointwise import ComposedPointwise
 from keras_sharenets.ops import interleaved, permutations
-
-IMPLEMENTATIONS = ("auto", "composed", "factored")
 
 
 @keras.saving.register_keras_serializable("keras_sharenets")
-class InterleavedGroupConv2D(keras.layers.Layer):
+class InterleavedGroupConv2D(ComposedPointwise):
     """1x1 convolution whose kernel is a product of sparse ones: group convolutions with shuffles between them (IGC-V2).
 
     A branch of each group convolution reads from different branches of the one before. If the product of
@@ -59,111 +55,22 @@ class InterleavedGroupConv2D(keras.layers.Layer):
     equation 4, condition 1 and figure 1.
     """
 
-    inference_implementation = "composed"
+    division = "branch_channels"
 
-    def __init__(
-        self,
-        filters,
-        branch_channels=(8, 8),
-        use_bias=False,
-        *,
-        implementation="auto",
-        kernel_initializer=None,
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        _checks.positive("filters", filters)
-        _checks.one_of("implementation", implementation, IMPLEMENTATIONS)
-        self.filters = filters
-        self.branch_channels = _checks.sizes("branch_channels", branch_channels)
-        self.use_bias = use_bias
-        self.implementation = implementation
+    def __init__(self, filters, branch_channels=(8, 8), use_bias=False, *, kernel_initializer=None, **kwargs):
+        branch_channels = _checks.sizes("branch_channels", branch_channels)
         if kernel_initializer is None:
-            gain = 2 ** (1 / len(self.branch_channels))
+            gain = 2 ** (1 / len(branch_channels))
             kernel_initializer = keras.initializers.VarianceScaling(gain, "fan_in", "truncated_normal")
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        self.bias_constraint = keras.constraints.get(bias_constraint)
-        self.input_spec = keras.layers.InputSpec(ndim=4)
+        super().__init__(filters, use_bias, kernel_initializer=kernel_initializer, **kwargs)
+        self.branch_channels = branch_channels
 
-    def build(self, input_shape):
-        channels = input_shape[-1]
-        if channels is None:
-            raise ValueError(f"The last axis of the input must be known, got shape {tuple(input_shape)}.")
+    def plan(self, channels):
         self.deals = permutations.interleaving(channels, self.branch_channels, self.filters)
-        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})
-        self.kernels = [
-            self.add_weight(
-                name=f"kernel_{place}",
-                shape=shape,
-                initializer=self._fresh_kernel_initializer(),
-                regularizer=self.kernel_regularizer,
-                constraint=self.kernel_constraint,
-                # Composed in full precision also where the convolution runs in half.
-                autocast=False,
-            )
-            for place, shape in enumerate(
-                interleaved.kernel_shapes(channels, self.branch_channels, self.filters), start=1
-            )
-        ]
-        self.bias = None
-        if self.use_bias:
-            self.bias = self.add_weight(
-                name="bias",
-                shape=(self.filters,),
-                initializer=self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-            )
+        return interleaved.kernel_shapes(channels, self.branch_channels, self.filters)
 
-    def _fresh_kernel_initializer(self):
-        # One initialiser called twice gives the same numbers twice.
-        initializer = self.kernel_initializer
-        return initializer.clone() if isinstance(initializer, keras.initializers.Initializer) else initializer
+    def run(self, inputs, kernels):
+        return interleaved.factored(inputs, kernels, self.deals)
 
-    def effective_kernel(self):
-        """The kernel of the ordinary 1x1 convolution that this layer is.
-
-        Returns:
-            A tensor `(1, 1, channels, filters)` of the type in which the weights are stored.
-        """
-        kernels = [ops.convert_to_tensor(kernel) for kernel in self.kernels]
+    def compose(self, kernels):
         return interleaved.compose(self.input_spec.axes[-1], kernels, self.deals)
-
-    def products_per_pixel(self):
-        """Products of weights with activations at each pixel, as the paper draws it: every stored weight once."""
-        return sum(math.prod(kernel.shape) for kernel in self.kernels)
-
-    def call(self, inputs):
-        if self.implementation == "factored":
-            kernels = [ops.cast(kernel, self.compute_dtype) for kernel in self.kernels]
-            outputs = interleaved.factored(inputs, kernels, self.deals)
-        else:
-            outputs = interleaved.convolve(inputs, ops.cast(self.effective_kernel(), self.compute_dtype))
-        return outputs if self.bias is None else ops.add(outputs, self.bias)
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], self.filters)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "branch_channels": self.branch_channels,
-            "use_bias": self.use_bias,
-            "implementation": self.implementation,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
-            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
-            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
-        }

@@ -36,5 +36,9 @@ class SplitGroupConv2D(GroupPointwise):
     """
 
     kernel_inputs = staticmethod(hierarchical.split_inputs)
-    run = staticmethod(hierarchical.split)
-    compose = staticmethod(hierarchical.split_kernel)
+
+    def run(self, inputs, kernels):
+        return hierarchical.split(inputs, kernels, self.sizes)
+
+    def compose(self, kernels):
+        return hierarchical.split_kernel(kernels, self.sizes)

@@ -1,8 +1,8 @@
-"""Ways to run a grouped convolution whose filters repeat. They differ in speed, never in meaning.
+"""Ways to run a grouped convolution whose filters repeat, and the plain 1x1 convolution.
 
-`model.fit` compiles with XLA, and on a CPU XLA's gradient of a native grouped convolution takes 50 to 300 times as
-long as it should; Keras sends every grouped convolution through XLA there. So training folds the repeats into the
-batch and runs one ordinary convolution.
+Those ways differ in speed, never in meaning. `model.fit` compiles with XLA, and on a CPU XLA's gradient of a native
+grouped convolution takes 50 to 300 times as long as it should; Keras sends every grouped convolution through XLA there.
+So training folds the repeats into the batch and runs one ordinary convolution.
 """
 
 from keras import ops
@@ -47,6 +47,11 @@ def folded(inputs, kernel, groups, channel_repeats, strides, padding):
     outputs = ops.reshape(outputs, (-1, channel_repeats, height, width, filters))
     outputs = ops.transpose(outputs, (0, 2, 3, 1, 4))
     return ops.reshape(outputs, (-1, height, width, channel_repeats * filters))
+
+
+def pointwise(inputs, kernel):
+    """An ordinary 1x1 convolution, channels last."""
+    return ops.conv(inputs, kernel, padding="valid", data_format="channels_last")
 
 
 def output_sides(sides, kernel_size, strides, padding):

@@ -16,6 +16,7 @@ import numpy as np
 from keras import ops
 
 from keras_sharenets import _checks
+from keras_sharenets.ops import convolution
 
 
 def split_sizes(channels, groups):
@@ -55,11 +56,6 @@ def chain_inputs(sizes, filters):
     return (sizes[0], *(size + filters for size in sizes[1:]))
 
 
-def convolve(inputs, kernel):
-    """An ordinary 1x1 convolution, channels last."""
-    return ops.conv(inputs, kernel, padding="valid", data_format="channels_last")
-
-
 def _groups(inputs, sizes):
     if len(sizes) == 1:  # TensorFlow splits into two parts or more.
         return [inputs]
@@ -78,7 +74,7 @@ def split(inputs, kernels, sizes):
         A tensor `(batch, height, width, groups * p)`.
     """
     own = _groups(inputs, sizes)
-    return ops.concatenate([convolve(x, kernel) for x, kernel in zip(own, kernels, strict=True)], axis=-1)
+    return ops.concatenate([convolution.pointwise(x, kernel) for x, kernel in zip(own, kernels, strict=True)], axis=-1)
 
 
 def chain(inputs, kernels, sizes):
@@ -89,7 +85,7 @@ def chain(inputs, kernels, sizes):
     outputs = []
     for x, kernel in zip(_groups(inputs, sizes), kernels, strict=True):
         read = ops.concatenate([x, outputs[-1]], axis=-1) if outputs else x
-        outputs.append(convolve(read, kernel))
+        outputs.append(convolution.pointwise(read, kernel))
     return ops.concatenate(outputs, axis=-1)
 
 

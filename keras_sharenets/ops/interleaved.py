@@ -65,8 +65,3 @@ def factored(inputs, kernels, deals):
     _, height, width, channels = ops.shape(inputs)
     rows = chain(ops.transpose(ops.reshape(inputs, (-1, channels))), kernels, deals)
     return ops.reshape(ops.transpose(rows), (-1, height, width, rows.shape[0]))
-
-
-def convolve(inputs, kernel):
-    """An ordinary 1x1 convolution, channels last."""
-    return ops.conv(inputs, kernel, padding="valid", data_format="channels_last")

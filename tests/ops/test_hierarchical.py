@@ -5,7 +5,7 @@ from harness import assert_close, pseudo_random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_sharenets.ops import hierarchical
+from keras_sharenets.ops import convolution, hierarchical
 
 
 def loop(images, kernels, sizes, hierarchy):
@@ -60,7 +60,7 @@ def test_both_forms_equal_a_loop_written_from_the_equations(hierarchy, case):
     assert_close(keras.ops.convert_to_numpy(run(images, kernels, sizes)), expected, 1e-5)
     kernel = compose(kernels, sizes)
     assert kernel.shape == (1, 1, channels, groups * filters)
-    assert_close(keras.ops.convert_to_numpy(hierarchical.convolve(images, kernel)), expected, 1e-5)
+    assert_close(keras.ops.convert_to_numpy(convolution.pointwise(images, kernel)), expected, 1e-5)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from harness import assert_close, pseudo_random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_sharenets.ops import interleaved, permutations
+from keras_sharenets.ops import convolution, interleaved, permutations
 
 
 def shuffled(columns, size):
@@ -65,4 +65,4 @@ def test_both_forms_equal_a_loop_written_from_the_equation(case):
     assert_close(keras.ops.convert_to_numpy(interleaved.factored(images, kernels, deals)), expected, 1e-5)
     kernel = interleaved.compose(channels, kernels, deals)
     assert kernel.shape == (1, 1, channels, filters)
-    assert_close(keras.ops.convert_to_numpy(interleaved.convolve(images, kernel)), expected, 1e-5)
+    assert_close(keras.ops.convert_to_numpy(convolution.pointwise(images, kernel)), expected, 1e-5)
