@@ -12,36 +12,53 @@ TYPES = {
 }
 
 
-class _Once(schema.QuantizationParametersT):
-    """Quantisation parameters whose vectors are written once, however many tensors have equal ones.
+class _Builder(flatbuffers.Builder):
+    """Writes equal vectors of numbers once, however many tables point to them.
 
-    The classes that are generated from the schema write every vector anew: scale and zero point of every channel of
-    every use would outweigh the kernels of a network that shares them.
+    Scale and zero point of every channel of every use, and the shapes of all values, would else outweigh the kernels of
+    a network that shares them.
     """
 
-    def __init__(self, scale, zero_point, axis, written):
-        super().__init__()
-        self.scale = np.atleast_1d(np.asarray(scale, "float32"))
-        self.zeroPoint = np.broadcast_to(np.asarray(zero_point, "int64"), self.scale.shape)
-        self.quantizedDimension = axis
-        self._written = written
+    def __init__(self):
+        super().__init__(1024)
+        self.written = {}
 
-    def _vector(self, builder, array):
-        key = array.dtype.str, array.tobytes()
-        if key not in self._written:
-            self._written[key] = builder.CreateNumpyVector(np.ascontiguousarray(array))
-        return self._written[key]
+    def CreateNumpyVector(self, x):
+        key = x.dtype.str, x.tobytes()
+        if key not in self.written:
+            self.written[key] = super().CreateNumpyVector(x)
+        return self.written[key]
+
+
+class _Data(schema.BufferT):
+    """A constant, at a multiple of 16 bytes: the schema asks for it, the classes generated from it do not see to it."""
 
     def Pack(self, builder):
-        key = self.scale.tobytes(), self.zeroPoint.tobytes(), self.quantizedDimension
-        if key not in self._written:
-            scale, zero_point = self._vector(builder, self.scale), self._vector(builder, self.zeroPoint)
-            schema.QuantizationParametersStart(builder)
-            schema.QuantizationParametersAddScale(builder, scale)
-            schema.QuantizationParametersAddZeroPoint(builder, zero_point)
-            schema.QuantizationParametersAddQuantizedDimension(builder, self.quantizedDimension)
-            self._written[key] = schema.QuantizationParametersEnd(builder)
-        return self._written[key]
+        builder.StartVector(1, len(self.data), 16)
+        builder.head -= len(self.data)
+        builder.Bytes[builder.head : builder.head + len(self.data)] = self.data
+        vector = builder.EndVector()
+        schema.BufferStart(builder)
+        schema.BufferAddData(builder, vector)
+        return schema.BufferEnd(builder)
+
+
+class _Once:
+    """A table that is written once, however many others point to an equal one."""
+
+    def __init__(self, table):
+        self._table = table
+
+    def Pack(self, builder):
+        contents = [(name, _plain(value)) for name, value in sorted(vars(self._table).items())]
+        key = type(self._table).__name__, repr(contents)
+        if key not in builder.written:
+            builder.written[key] = self._table.Pack(builder)
+        return builder.written[key]
+
+
+def _plain(value):
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 class FileWriter:
@@ -53,13 +70,12 @@ class FileWriter:
         self._buffers = [schema.BufferT()]  # The first one is empty, for tensors that are computed.
         self._buffer_numbers = {}
         self._codes = {}
-        self._written = {}
 
     def _buffer(self, array):
         data = np.ascontiguousarray(array).tobytes()
         if data not in self._buffer_numbers:
-            buffer = schema.BufferT()
-            buffer.data = np.frombuffer(data, "uint8")
+            buffer = _Data()
+            buffer.data = data
             self._buffers.append(buffer)
             self._buffer_numbers[data] = len(self._buffers) - 1
         return self._buffer_numbers[data]
@@ -77,7 +93,7 @@ class FileWriter:
         tensor.shape = np.asarray(shape, "int32")
         tensor.type = TYPES[dtype]
         tensor.buffer = 0 if constant is None else self._buffer(np.asarray(constant, dtype))
-        tensor.quantization = None if quantisation is None else _Once(*quantisation, self._written)
+        tensor.quantization = None if quantisation is None else _Once(_quantisation(*quantisation))
         tensor.hasRank = True
         self._graph.tensors.append(tensor)
         return len(self._graph.tensors) - 1
@@ -96,7 +112,7 @@ class FileWriter:
         operator.inputs, operator.outputs = np.asarray(inputs, "int32"), np.asarray(outputs, "int32")
         if options is not None:
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__[:-1])
-            operator.builtinOptions = options
+            operator.builtinOptions = _Once(options)
         self._graph.operators.append(operator)
 
     def finish(self, signature, inputs, outputs):
@@ -117,9 +133,17 @@ class FileWriter:
         definition.inputs = [_named(name, number) for name, number in inputs.items()]
         definition.outputs = [_named(name, number) for name, number in outputs.items()]
         model.signatureDefs = [definition]
-        builder = flatbuffers.Builder(1024)
+        builder = _Builder()
         builder.Finish(model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
+
+
+def _quantisation(scale, zero_point, axis):
+    parameters = schema.QuantizationParametersT()
+    parameters.scale = np.atleast_1d(np.asarray(scale, "float32"))
+    parameters.zeroPoint = np.full(parameters.scale.shape, zero_point, "int64")
+    parameters.quantizedDimension = axis
+    return parameters
 
 
 def _code(name, version):

@@ -1,5 +1,8 @@
 """What sharing is worth in a file: size, one copy of every stored tensor, integers throughout, one delegate."""
 
+import pathlib
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -161,3 +164,27 @@ def test_setting_without_a_rule_is_named(layer, message):
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(layer(inputs)))
     with pytest.raises(UnsupportedLayerError, match=message):
         lower(model)
+
+
+README = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
+SIZES = re.findall(
+    r"^\| `(\w+)` \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", README, re.M
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", SIZES, ids=lambda row: row[0])
+def test_sizes_in_the_readme(row):
+    keras.utils.set_random_seed(0)
+    model, pictures = trained_like(ksn.create_model(row[0], num_classes=10, classifier_activation=None))
+    stored = ksn.profile(model).stored_parameters
+    sizes = [4 * stored]
+    sizes += [len(converter.convert(model, None, pictures, prefer)) for prefer in converter.PREFERENCES]
+    sizes += [stored]
+    sizes += [len(converter.convert(model, "int8", pictures, prefer)) for prefer in converter.PREFERENCES]
+    # What is quantised, and so which buffers are equal, may depend on the machine's rounding.
+    assert [int(size.replace(",", "")) for size in row[1:]] == pytest.approx(sizes, rel=0.005)
+
+
+def test_readme_has_sizes():
+    assert len(SIZES) == 6

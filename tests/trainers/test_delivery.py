@@ -58,10 +58,10 @@ def test_float_tflite_gives_the_same_classes(model, images, top1, cifar10, tmp_p
 
 
 def test_int8_tflite_follows(model, images, top1, cifar10, tmp_path):
-    # The aim is 1 %. Measured: 2.5 %. This network is unsure of many pictures, and rounding its last scores to int8
+    # The aim is 1 %. Measured: 2.0 %. This network is unsure of many pictures, and rounding its last scores to int8
     # changes 0.8 % of the classes before any other layer has been rounded.
     path = tmp_path / "net.tflite"
-    assert disagreement(model, images, top1, cifar10.train.images[:500], path, "int8") <= 0.03
+    assert disagreement(model, images, top1, cifar10.train.images[:500], path, "int8") <= 0.022
     int8 = mobile.predict_tflite(path, images).argmax(-1)
     assert abs((int8 == cifar10.test.labels).mean() - (top1 == cifar10.test.labels).mean()) <= 0.01
 
