@@ -5,6 +5,8 @@ import dataclasses
 import fnmatch
 import json
 import pathlib
+import platform
+import re
 import sys
 
 import numpy as np
@@ -109,9 +111,34 @@ def _print_report(report):
         print(f"{name.replace('_', ' '):22} {text}")
 
 
+def _accuracies(entries, paths):
+    """`{file: share}` from the `FILE=SHARE` of `--accuracy`."""
+    accuracies = {}
+    for entry in entries:
+        path, _, share = entry.rpartition("=")
+        if path not in paths or not re.fullmatch(r"[01]|[01]?\.\d+", share) or float(share) > 1:
+            raise ValueError(
+                f"`--accuracy` (={entry}) must be FILE=SHARE: a file of this run and a number from 0 to 1."
+            )
+        accuracies[path] = float(share)
+    return accuracies
+
+
 def _benchmark(arguments):
-    for path in arguments.files:
-        _print_report(ksn.mobile.benchmark_tflite(path, arguments.threads, arguments.repetitions))
+    from keras_sharenets.mobile import benchmark_picture, tables
+
+    accuracies = _accuracies(arguments.accuracy, arguments.files)
+    if arguments.picture and len(accuracies) < len(set(arguments.files)):
+        raise ValueError("`--picture` needs `--accuracy FILE=SHARE` for every file.")
+    reports = ksn.mobile.compare_tflite(arguments.files, arguments.threads, arguments.repetitions)
+    print(tables.benchmark_table(reports, accuracies), end="")
+    if arguments.json:
+        entries = [{**dataclasses.asdict(report), "accuracy": accuracies.get(report.path)} for report in reports]
+        files.write_json(arguments.json, {"machine": platform.platform(), "files": entries})
+    if arguments.picture:
+        title = "Accuracy and size of TFLite files"
+        picture = benchmark_picture.draw_accuracy_against_size(reports, accuracies, title)
+        files.write_bytes(arguments.picture, picture)
 
 
 def _probabilities(path, paths):
@@ -185,11 +212,15 @@ def _parser():
     command.add_argument("--pictures", type=int, default=200, help="how many of them to use (default: 200)")
     command.add_argument("--output", metavar="PATH", help="default: beside FILE")
 
-    summary = "Measure the latency of .tflite files with LiteRT."
-    command = _add(commands, "benchmark", _benchmark, summary, "sharenets benchmark best.tflite --threads 2")
+    summary = "Measure time, memory and size of .tflite files with LiteRT, side by side."
+    command = _add(commands, "benchmark", _benchmark, summary, "sharenets benchmark a.tflite b.tflite --threads 2")
     command.add_argument("files", nargs="+", metavar="FILE.tflite")
     command.add_argument("--threads", type=int, default=1)
     command.add_argument("--repetitions", type=int, default=200)
+    command.add_argument("--json", metavar="FILE", help="write all figures to FILE too")
+    accuracy_help = "known accuracies, as 0.77, for the table and the picture"
+    command.add_argument("--accuracy", nargs="+", action="extend", default=[], metavar="FILE=SHARE", help=accuracy_help)
+    command.add_argument("--picture", metavar="FILE.png", help="draw accuracy against size")
 
     summary = "Name what is in pictures."
     command = _add(commands, "predict", _predict, summary, "sharenets predict best.tflite cat.jpg")

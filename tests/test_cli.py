@@ -111,6 +111,26 @@ def test_size_of_files_side_by_side(run, folder, tmp_path):
     assert "repeated constants" not in table
 
 
+def test_benchmark_of_files_side_by_side(run, folder, tmp_path, monkeypatch):
+    for name, preference in (("small", "size"), ("fast", "speed")):
+        export = ("export", folder / "net.keras", "--prefer", preference, "--output", tmp_path / f"{name}.tflite")
+        assert run(*export)[0] == 0
+    monkeypatch.chdir(tmp_path)
+    files = ("small.tflite", "fast.tflite")
+    accuracies = ("--accuracy", "small.tflite=0.7705", "--accuracy", "fast.tflite=1")
+    targets = ("--json", "figures/run.json", "--picture", "figures/run.png")
+    status, out, _ = run("benchmark", *files, "--repetitions", 3, *accuracies, *targets)
+    assert status == 0
+    lines = out.splitlines()
+    assert [lines[1].split()[0], lines[1].split()[-1]] == ["small.tflite", "77.05%"]
+    assert [lines[2].split()[0], lines[2].split()[-1]] == ["fast.tflite", "100.00%"]
+    entries = json.loads((tmp_path / "figures" / "run.json").read_text())["files"]
+    assert [entry["path"] for entry in entries] == list(files)
+    assert [entry["accuracy"] for entry in entries] == [0.7705, 1.0]
+    assert [entry["file_bytes"] for entry in entries] == [(tmp_path / name).stat().st_size for name in files]
+    assert PIL.Image.open(tmp_path / "figures" / "run.png").format == "PNG"
+
+
 def test_predictions_of_keras_and_of_float32_tflite_agree(run, folder):
     assert run("export", folder / "net.keras")[0] == 0
     pictures = sorted((folder / "pictures").iterdir())
@@ -149,6 +169,10 @@ def bad_inputs(folder):
         (("size", folder / "foreign.tflite"), "is not a TFLite file"),
         (("benchmark", folder / "foreign.tflite"), "is not a TFLite file"),
         (("benchmark", folder / "none.tflite"), "There is no file"),
+        (("benchmark", "a.tflite", "--accuracy", "b.tflite=0.5"), "`--accuracy` (=b.tflite=0.5) must be FILE=SHARE"),
+        (("benchmark", "a.tflite", "--accuracy", "a.tflite=77"), "a number from 0 to 1"),
+        (("benchmark", "a.tflite", "--accuracy", "a.tflite=nan"), "a number from 0 to 1"),
+        (("benchmark", "a.tflite", "--picture", folder / "run.png"), "`--picture` needs `--accuracy FILE=SHARE`"),
         (("predict", net, folder / "text.png"), "text.png is not a picture that can be read"),
         (("predict", net, folder / "none.png"), "There is no file"),
         (("predict", folder / "foreign.keras", pictures / "0.png"), "is not a Keras file"),

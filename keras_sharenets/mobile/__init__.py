@@ -9,7 +9,7 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-from keras_sharenets.mobile.benchmark import BenchmarkReport, benchmark_tflite
+from keras_sharenets.mobile.benchmark import BenchmarkReport, benchmark_tflite, compare_tflite
 from keras_sharenets.mobile.inference import inference_form
 from keras_sharenets.mobile.interpreter import describe_tflite, open_tflite, predict_tflite
 from keras_sharenets.mobile.lowering_rules import UnsupportedLayerError
@@ -27,6 +27,7 @@ __all__ = [
     "TFLiteReport",
     "UnsupportedLayerError",
     "benchmark_tflite",
+    "compare_tflite",
     "describe_tflite",
     "export_saved_model",
     "export_tflite",

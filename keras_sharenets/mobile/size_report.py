@@ -12,6 +12,8 @@ from ai_edge_litert import schema_py_generated as schema
 from keras_sharenets.mobile import graph
 
 _TYPES = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
+# What following a wrong offset, or an archive that is none, raises.
+_DAMAGE = (IndexError, KeyError, NotImplementedError, struct.error, TypeError, ValueError, zipfile.BadZipFile)
 # Numbers of fields in the TFLite schema, where a position in the file is needed and not only what stands there.
 _NAME, _DESCRIPTION, _CUSTOM_CODE, _SIGNATURE_KEY, _BUFFER_DATA = 0, 3, 1, 2, 0
 _TENSOR_NAME, _GRAPH_NAME = 3, 4
@@ -105,8 +107,7 @@ def size_report(path):
         raise ValueError(f"{path} is not a TFLite file: {error}") from error
     try:
         parts, constants = _parts(data, model)
-    # What following a wrong offset, or text and archives that are none, raise.
-    except (IndexError, KeyError, struct.error, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise ValueError(f"{path} is no whole TFLite file: {error}") from error
     fields = ("repeated_constants", "quantization_parameters", "names", "metadata", "structure")
     return SizeReport(

@@ -31,3 +31,33 @@ def size_table(reports):
             rows.append([name, *(f"{count:,}" for count in counts)])
     rows.append(["total", *(f"{report.file_bytes:,}" for report in reports)])
     return aligned(rows)
+
+
+def benchmark_table(reports, accuracies=None):
+    """What files cost, and what was measured.
+
+    Args:
+        reports: sequence of `BenchmarkReport` of one run.
+        accuracies: dict from path to a share of 1, or `None`.
+
+    Returns:
+        A str: one line a file, and below what the columns mean.
+    """
+    head = ["", "file bytes", "weight bytes", "median ms", "spread ms", "peak memory", "delegates", "outside"]
+    rows = [[*head, "accuracy"] if accuracies else head]
+    for report in reports:
+        memory = "?" if report.peak_memory_bytes is None else f"{report.peak_memory_bytes:,}"
+        outside = " + ".join(f"{count} {name}" for name, count in report.outside.items()) or "nothing"
+        counts = [f"{report.file_bytes:,}", f"{report.weight_bytes:,}"]
+        times = [f"{report.median_ms:.4g}", f"{report.spread_ms:.2g}"]
+        row = [report.path, *counts, *times, memory, str(report.delegates), outside]
+        if accuracies:
+            row.append(f"{accuracies[report.path]:.2%}" if report.path in accuracies else "")
+        rows.append(row)
+    first = reports[0]
+    return f"""{aligned(rows)}
+{first.threads} thread{"s" if first.threads > 1 else ""}, {first.repetitions} inferences of each file after \
+{first.warmup} that do not count, in turns; spread: interquartile range.
+weight bytes: constants, each buffer once. outside: operators that the runtime runs itself, no delegate.
+peak memory: growth of a fresh process that opens the file and runs it; parts of the runtime are in it.
+"""

@@ -1,15 +1,30 @@
+import dataclasses
+import io
+import os
+import types
+
+import keras
+import numpy as np
+import PIL.Image
 import pytest
 
-from keras_sharenets.mobile import benchmark_tflite
+from keras_sharenets.mobile import benchmark, benchmark_tflite, compare_tflite, converter, memory_probe, open_tflite
+from keras_sharenets.mobile.benchmark_picture import draw_accuracy_against_size
+from keras_sharenets.mobile.delegates import delegated
+from keras_sharenets.mobile.tables import benchmark_table
 
 
 @pytest.mark.parametrize("quantization", [None, "int8"])
 def test_report(tflite_files, quantization):
-    path, _ = tflite_files[quantization]
+    path, exported = tflite_files[quantization]
     report = benchmark_tflite(path, num_threads=2, repetitions=20, warmup=0)
     assert 0 < report.percentile_10_ms <= report.median_ms <= report.percentile_90_ms
     assert (report.path, report.file_bytes) == (str(path), path.stat().st_size)
-    assert (report.threads, report.repetitions) == (2, 20)
+    assert (report.threads, report.repetitions, report.warmup) == (2, 20, 0)
+    assert report.weight_bytes == exported.file_weight_bytes
+    assert report.delegates == 1
+    # XNNPACK has no softmax of integers.
+    assert report.outside == ({} if quantization is None else {"SOFTMAX": 1})
 
 
 def test_times_are_milliseconds_of_the_inferences_after_the_warmup(tflite_files, monkeypatch):
@@ -20,6 +35,82 @@ def test_times_are_milliseconds_of_the_inferences_after_the_warmup(tflite_files,
     assert report.median_ms == pytest.approx(6)
     assert report.percentile_10_ms == pytest.approx(2)
     assert report.percentile_90_ms == pytest.approx(10)
+    assert report.spread_ms == pytest.approx(8.5 - 3.5)
+
+
+def test_files_take_turns(tflite_files, monkeypatch):
+    """Of each pair of inferences the second one is measured."""
+    run, clock = [], []
+    monkeypatch.setattr(benchmark.runtime, "invoke", lambda interpreter: run.append(id(interpreter)))
+    monkeypatch.setattr("time.perf_counter", lambda: clock.append(len(run)) or 0.0)
+    reports = compare_tflite([tflite_files[None][0], tflite_files["int8"][0]], repetitions=3, warmup=2)
+    first, second = run[0], run[2]
+    assert first != second
+    assert run == [first, first, second, second, *3 * [first, first, second, second]]
+    assert clock == [count for turn in range(6) for count in (4 + 2 * turn + 1, 4 + 2 * turn + 2)]
+    assert [report.path for report in reports] == [str(tflite_files[kind][0]) for kind in (None, "int8")]
+
+
+def test_operators_between_delegates(tmp_path):
+    """A gather, which XNNPACK does not have, cuts a graph of convolutions in two."""
+    import tensorflow as tf
+
+    kernel = tf.constant(np.random.default_rng(0).normal(size=(3, 3, 4, 4)), tf.float32)
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 8, 8, 4), tf.float32)])
+    def function(x):
+        x = tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME"))
+        x = tf.gather(x, [2, 0, 3, 1], axis=3)
+        return tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME"))
+
+    path = tmp_path / "cut.tflite"
+    path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()]).convert())
+    assert delegated(open_tflite(path)) == (2, {"GATHER": 1})
+
+
+def test_operators_inside_a_delegate():
+    """By hand: 0 and 1 are replaced, with a constant and two outputs; 2 lies between; 3 is replaced; 4 comes last."""
+    rows = [
+        ("CONV_2D", [0, 10], [1]),
+        ("ADD", [1, 1], [2]),
+        ("CUSTOM", [2, -1], [3]),
+        ("MUL", [3, 1], [4]),
+        ("CUSTOM", [4], [5]),
+        ("DELEGATE", [0, 10], [1, 2]),
+        ("DELEGATE", [3, 1], [4]),
+    ]
+    operators = [
+        {"index": index, "op_name": name, "inputs": np.array(inputs), "outputs": np.array(outputs)}
+        for index, (name, inputs, outputs) in enumerate(rows)
+    ]
+    assert delegated(types.SimpleNamespace(_get_ops_details=lambda: operators)) == (2, {"CUSTOM": 2})
+    without = types.SimpleNamespace(_get_ops_details=lambda: operators[:2])
+    assert delegated(without) == (0, {"CONV_2D": 1, "ADD": 1})
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system does not tell")
+def test_memory_grows_with_the_file(tmp_path):
+    """Weights of 8 MB more, and at most a copy or two of them."""
+    peaks = []
+    for units in (10, 1010):
+        inputs = keras.Input((40, 50, 1))
+        path = tmp_path / f"{units}.tflite"
+        model = keras.Model(inputs, keras.layers.Dense(units)(keras.layers.Flatten()(inputs)))
+        path.write_bytes(converter.convert(model))
+        peaks.append(benchmark_tflite(path, repetitions=1).peak_memory_bytes)
+    assert 8e6 < peaks[1] - peaks[0] < 3.5 * 8e6
+
+
+def test_memory_that_cannot_be_known(tflite_files, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(memory_probe, "__file__", "none.py")
+        if os.access("/proc/self/clear_refs", os.W_OK):
+            with pytest.raises(RuntimeError, match=r"The memory of .* cannot be measured: .*none\.py"):
+                benchmark_tflite(tflite_files[None][0], repetitions=1)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    report = benchmark_tflite(tflite_files[None][0], repetitions=1)
+    assert report.peak_memory_bytes is None
+    assert "?" in benchmark_table([report])
 
 
 @pytest.mark.parametrize("argument", ["num_threads", "repetitions", "warmup"])
@@ -31,3 +122,39 @@ def test_bad_argument(tflite_files, argument):
 def test_no_file(tmp_path):
     with pytest.raises(ValueError, match="There is no file"):
         benchmark_tflite(tmp_path / "none.tflite")
+    for paths in ([], "net.tflite", tmp_path / "net.tflite"):
+        with pytest.raises(ValueError, match="must be a sequence of at least one file"):
+            compare_tflite(paths)
+
+
+def report_of(path, file_bytes):
+    values = {field.name: 1 for field in dataclasses.fields(benchmark.BenchmarkReport)}
+    return benchmark.BenchmarkReport(**values | {"path": path, "file_bytes": file_bytes, "outside": {"SOFTMAX": 2}})
+
+
+def test_table_is_aligned():
+    reports = [report_of("a.tflite", 1_234_567), report_of("longer name.tflite", 8)]
+    head, *lines = benchmark_table(reports, {"a.tflite": 0.7705}).splitlines()
+    assert lines[0].split() == ["a.tflite", "1,234,567", "1", "1", "1", "1", "1", "2", "SOFTMAX", "77.05%"]
+    assert lines[1].split() == ["longer", "name.tflite", "8", "1", "1", "1", "1", "1", "2", "SOFTMAX"]
+    assert len(head) == len(lines[0])
+    for column in ("file bytes", "weight bytes", "median ms", "spread ms", "peak memory", "delegates", "outside"):
+        end = head.index(column) + len(column)
+        assert all(line[end - 1] != " " and line[end : end + 1] in ("", " ") for line in lines[:2])
+    assert "accuracy" not in benchmark_table(reports)
+
+
+# Within a factor of 8 the axis is linear, beyond it logarithmic.
+@pytest.mark.parametrize("largest", [4000, 90_000])
+def test_picture_has_a_point_for_every_file(largest):
+    def blue_pixels(sizes):
+        reports = [report_of(f"runs/{index}.tflite", size) for index, size in enumerate(sizes)]
+        accuracies = {report.path: 0.5 + report.file_bytes / 1e6 for report in reports}
+        picture = PIL.Image.open(io.BytesIO(draw_accuracy_against_size(reports, accuracies, "a title")))
+        assert picture.size == (900, 504)
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+        return np.abs(pixels - (0x1F, 0x5F, 0xBF)).max(-1).__lt__(30).sum()
+
+    one = blue_pixels([1000])
+    assert one > 20
+    assert blue_pixels([1000, 2000, 3000, largest]) == pytest.approx(4 * one, rel=0.15)
