@@ -1,6 +1,7 @@
 """Runs an inference graph in float, to test it by itself and to measure the ranges of its values."""
 
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from keras_sharenets.ops import kernels
@@ -54,17 +55,22 @@ def _window(operation):
     return {"strides": operation.attributes["strides"], "padding": operation.attributes["padding"]}
 
 
+def _convolve(operation, x, kernel):
+    # Not `keras.ops.conv`: on a CPU that compiles every grouped convolution with XLA first.
+    window = _window(operation)
+    return tf.nn.conv2d(x, kernel, window["strides"], window["padding"].upper())
+
+
 def _depthwise(operation, x):
     return ops.depthwise_conv(x, _kernel(operation), data_format="channels_last", **_window(operation))
 
 
 def _conv(operation, x):
-    return ops.conv(x, _kernel(operation), data_format="channels_last", **_window(operation))
+    return _convolve(operation, x, _kernel(operation))
 
 
 def _shared_conv(operation, x):
-    kernel = kernels.repeat(_kernel(operation), operation.attributes["channel_repeats"])
-    return ops.conv(x, kernel, data_format="channels_last", **_window(operation))
+    return _convolve(operation, x, kernels.repeat(_kernel(operation), operation.attributes["channel_repeats"]))
 
 
 def _pool(function):
