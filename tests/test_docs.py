@@ -1,0 +1,88 @@
+"""The examples of the pages under `docs`: run as they stand there, in an empty folder with some pictures."""
+
+import ast
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from keras_sharenets import cli
+from trainers.cli import main as trainers_main
+
+PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "mobile.md").read_text()
+CLASSES = ("cat", "dog", "fox")
+
+
+def blocks(*languages):
+    """`(language, text)` of the page's blocks, in order."""
+    return re.findall(rf"```({'|'.join(languages)})\n(.*?)```", PAGE, re.S)
+
+
+def run_python(block, names):
+    """Runs a block and returns what its lines `expression  # value` promise and give."""
+    exec(block, names)
+    claims = re.findall(r"^([^#\n=(]\S.*?)  # ([\[({\"\dTF].*)$", block, re.M)
+    return [(text, eval(text, names), ast.literal_eval(promise)) for text, promise in claims]
+
+
+def run_shell(block):
+    """Runs a block line by line: the programs of this repository in this process, others as they are."""
+    for line in block.splitlines():
+        words = shlex.split(line)
+        if words[0] == "sharenets":
+            assert cli.main(words[1:]) == 0, line
+        elif words[:3] == ["python", "-m", "trainers"]:
+            assert not trainers_main(words[3:]), line
+        elif shutil.which(words[0]):
+            # unzip answers with 1 and does its work when it finds something before the archive.
+            assert subprocess.run(line, shell=True).returncode in (0, 1), line
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    for name in CLASSES:
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for index in range(4):
+            picture = PIL.Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8))
+            picture.save(tmp_path / "pictures" / name / f"{index}.png")
+    (tmp_path / "labels.txt").write_text("\n".join(CLASSES))
+    return tmp_path
+
+
+def test_examples_run_and_give_what_they_say(folder):
+    names, checked = {}, 0
+    for language, block in blocks("python", "shell"):
+        if language == "shell":
+            run_shell(block)
+            continue
+        for text, value, promise in run_python(block, names):
+            assert value == promise, text
+            checked += 1
+    assert checked == 8
+    assert (folder / "benchmark.json").is_file()
+    assert (folder / "benchmark.png").is_file()
+    assert (folder / "app" / "src" / "main" / "assets" / "net.tflite").is_file()
+    if shutil.which("unzip"):
+        assert (folder / "app/src/main/assets/labels.txt").read_text().split() == list(CLASSES)
+    half, whole = ((folder / name).stat().st_size for name in ("half.tflite", "float.tflite"))
+    assert half < whole
+
+
+def test_listings_of_kotlin_are_whole():
+    """All that can be said without a compiler: brackets close, and what is used of LiteRT is imported."""
+    listings = [text for _, text in blocks("kotlin")]
+    assert len(listings) == 3
+    for text in listings:
+        for opening, closing in ("{}", "()", "[]"):
+            assert text.count(opening) == text.count(closing)
+    imported = set(re.findall(r"^import [\w.]+\.(\w+)$", listings[1], re.M))
+    assert {"Interpreter", "DataType", "Bitmap", "ByteBuffer"} <= imported
+    for name in imported:
+        assert len(re.findall(rf"\b{name}\b", listings[1])) > 1, f"{name} is imported and not used"
