@@ -157,7 +157,7 @@ def bad_inputs(folder):
     (folder / "empty").mkdir(exist_ok=True)
     return [
         (("list", "zzz*"), "`pattern` (='zzz*') matches no model"),
-        (("describe", "hscnet_m128_g16"), "Did you mean 'hscnet_m128_g16_r8_a2'"),
+        (("describe", "hscnet_m128_g16"), "Did you mean 'hscnet_m128_g16_r4_a2'"),
         (("describe", folder / "none.keras"), "There is no file"),
         (("describe", folder / "foreign.keras"), "is not a Keras file"),
         (("describe", folder / "foreign.tflite"), "is not a TFLite file"),

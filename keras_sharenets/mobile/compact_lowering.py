@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_sharenets import layers as ours
+from keras_sharenets.mobile.lowering_rules import activate
 from keras_sharenets.ops import kernels, permutations
 
 
@@ -24,6 +25,10 @@ def _window(groups):
 
 def highly_shared(graph, layer, call, x, shape):
     """The bank of filters, over every repeat and every arrangement of the picture's channels."""
+    return activate(graph, layer, _highly_shared(graph, layer, call, x, shape), layer.activation)
+
+
+def _highly_shared(graph, layer, call, x, shape):
     strides = call.kwargs.get("strides") or layer.strides
     attributes = {
         "strides": (strides, strides) if isinstance(strides, int) else tuple(strides),

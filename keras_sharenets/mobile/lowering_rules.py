@@ -23,7 +23,7 @@ _ACTIVATIONS = {activations.relu: "relu", activations.relu6: "relu6"}
 _ENDS = {activations.softmax: "softmax", activations.sigmoid: "sigmoid"}
 
 
-def _activate(graph, layer, x, activation):
+def activate(graph, layer, x, activation):
     """The output of a layer's own activation."""
     if activation in (None, activations.linear):
         return x
@@ -44,7 +44,7 @@ def _conv2d(graph, layer, call, x, shape):
     if tuple(layer.dilation_rate) != (1, 1):
         raise UnsupportedLayerError(f"Layer '{layer.name}' is dilated, which cannot be exported.")
     x = graph.add("conv", layer.name, x, shape, kernel=kernel, bias=_vector(layer.bias), attributes=attributes)
-    return _activate(graph, layer, x, layer.activation)
+    return activate(graph, layer, x, layer.activation)
 
 
 def _channels_last(layer):
@@ -59,7 +59,7 @@ def _depthwise(graph, layer, call, x, shape):
     kernel = graph.stored(layer, "kernel", lambda: ops.convert_to_numpy(layer.kernel))
     attributes = {"strides": tuple(layer.strides), "padding": layer.padding}
     x = graph.add("depthwise", layer.name, x, shape, kernel=kernel, bias=_vector(layer.bias), attributes=attributes)
-    return _activate(graph, layer, x, layer.activation)
+    return activate(graph, layer, x, layer.activation)
 
 
 def expanded(graph, layer, call, x, shape):
@@ -70,7 +70,7 @@ def expanded(graph, layer, call, x, shape):
     groups = x[0].shape[-1] // kernel.array.shape[2]
     attributes = {"strides": strides, "padding": getattr(layer, "padding", "valid"), "groups": groups}
     x = graph.add("conv", layer.name, x, shape, kernel=kernel, bias=_vector(layer.bias), attributes=attributes)
-    return _activate(graph, layer, x, getattr(layer, "activation", None))
+    return activate(graph, layer, x, getattr(layer, "activation", None))
 
 
 def _dense(graph, layer, call, x, shape):
@@ -78,7 +78,7 @@ def _dense(graph, layer, call, x, shape):
         raise UnsupportedLayerError(f"Layer '{layer.name}', a Dense layer, must read one vector a picture.")
     kernel = graph.stored(layer, "kernel", lambda: ops.convert_to_numpy(layer.kernel))
     x = graph.add("dense", layer.name, x, shape, kernel=kernel, bias=_vector(layer.bias))
-    return _activate(graph, layer, x, layer.activation)
+    return activate(graph, layer, x, layer.activation)
 
 
 def _batch_normalisation(graph, layer, call, x, shape):
@@ -117,7 +117,7 @@ def _relu(graph, layer, call, x, shape):
 
 
 def _activation(graph, layer, call, x, shape):
-    return _activate(graph, layer, x[0], layer.activation)
+    return activate(graph, layer, x[0], layer.activation)
 
 
 def _skip(graph, layer, call, x, shape):
@@ -187,7 +187,7 @@ def _squeeze_excite(graph, layer, call, x, shape):
         kernel = graph.stored(dense, "kernel", lambda dense=dense: ops.convert_to_numpy(dense.kernel)[None, None])
         vectors = {"kernel": kernel, "bias": _vector(dense.bias)}
         y = graph.add("conv", layer.name, [y], (1, 1, 1, dense.units), attributes=window, **vectors)
-        y = _activate(graph, dense, y, dense.activation)
+        y = activate(graph, dense, y, dense.activation)
     return graph.add("multiply", layer.name, [x[0], y], shape)
 
 

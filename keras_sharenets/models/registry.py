@@ -36,7 +36,8 @@ def list_models(pattern="*"):
 def find_variant(name):
     """The `Variant` of that name; a `ValueError` with the nearest names if there is none."""
     if name not in VARIANTS:
-        near = difflib.get_close_matches(str(name), VARIANTS, n=3, cutoff=0.4)
+        longer = list_models(f"{name}*")[:3]
+        near = longer or difflib.get_close_matches(str(name), VARIANTS, n=3, cutoff=0.4)
         hint = f"Did you mean {', '.join(map(repr, near))}?" if near else "`list_models()` lists all."
         raise ValueError(f"`name` (={name!r}) is not a known model. {hint}")
     return VARIANTS[name]

@@ -140,6 +140,37 @@ def test_scales_that_are_positive_cost_no_step_of_their_own():
     assert parts(converter.convert(model, "int8", pictures, "size"))[0].count("DEPTHWISE_CONV_2D") == 1
 
 
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        ksn.layers.HighlySharedConv2D(16, 3, 4, 2, 2, use_bias=True, activation="relu"),
+        ksn.layers.HighlySharedConv2D(16, 1, 2, 1, 2, use_bias=True, activation="relu", strides=2),
+        ksn.layers.HighlySharedConv2D(16, 3, 1, 1, 4, use_bias=True, padding="valid"),
+        ksn.layers.HierarchicalGroupConv2D(12, 3, use_bias=True),
+        ksn.layers.SplitGroupConv2D(12, 3, use_bias=True),
+        ksn.layers.SplitGroupConv2D(16, 4, use_bias=True),
+        ksn.layers.InterleavedGroupConv2D(16, (4, 4), use_bias=True),
+        ksn.layers.InterleavedGroupConv2D(32, (4, 8), use_bias=True),
+        ksn.layers.SqueezeExcite(4),
+        ksn.layers.ChannelDeal(3),
+        ksn.layers.ChannelShuffle(2, block_size=4),
+        ksn.layers.ChannelSlice(3, 9),
+        ksn.layers.ChannelPadding(20),
+        ksn.layers.PaddedMaxPooling2D(3, 2),
+    ],
+    ids=lambda layer: layer.name,
+)
+def test_every_layer_of_the_library(layer, share, tmp_path):
+    inputs = keras.Input((8, 8, 16))
+    model = keras.Model(inputs, keras.layers.Flatten()(layer(keras.layers.ReLU()(inputs))))
+    if getattr(layer, "bias", None) is not None:
+        layer.bias.assign(np.random.default_rng(1).normal(size=layer.bias.shape))
+    pictures = np.random.default_rng(0).normal(size=(4, 8, 8, 16)).astype("float32")
+    (tmp_path / "net.tflite").write_bytes(converter.convert(model, None, None, "size" if share else "speed"))
+    assert relative(predict_tflite(tmp_path / "net.tflite", pictures), np.asarray(model(pictures))) < 1e-5
+
+
 def test_layer_without_a_rule_is_named(tmp_path):
     inputs = keras.Input((8, 8, 3))
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(keras.layers.UpSampling2D(name="grow")(inputs)))

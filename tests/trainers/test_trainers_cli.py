@@ -88,8 +88,8 @@ FIT = ["fit", "--model", MODEL, "--data", "digits", "--output", "run"]
     ("arguments", "message"),
     [
         (
-            [*FIT, "--model", "hscnet_m32_g4"],
-            "error: `name` (='hscnet_m32_g4') is not a known model. Did you mean 'hscnet_m32_g4",
+            [*FIT, "--model", "hscnet_m32"],
+            "error: `name` (='hscnet_m32') is not a known model. Did you mean 'hscnet_m32_g4",
         ),
         ([*FIT, "--data", "nowhere"], "error: `data` (='nowhere') is neither 'cifar10' nor 'digits' nor a folder."),
         (
