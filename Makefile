@@ -5,6 +5,8 @@ OLDEST_PYTHON ?= python3.10
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Two processes at a time; what is built once for a file of tests is built once.
+PYTEST := -m pytest -n 2 --dist loadfile
 # What runs on any Keras backend is tested on both.
 NEUTRAL := $(foreach room,ops layers models analysis,tests/$(room) keras_sharenets/$(room))
 
@@ -15,19 +17,19 @@ demo: $(INSTALLED)
 	$(BIN)/python -m trainers demo --output runs/demo
 
 test: lint
-	KERAS_BACKEND=jax $(BIN)/python -m pytest $(NEUTRAL)
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest
+	KERAS_BACKEND=jax $(BIN)/python $(PYTEST) $(NEUTRAL)
+	KERAS_BACKEND=tensorflow $(BIN)/python $(PYTEST)
 
 test-all: lint
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -m "" $(NEUTRAL)
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -m ""
+	KERAS_BACKEND=jax $(BIN)/python $(PYTEST) -m "" $(NEUTRAL)
+	KERAS_BACKEND=tensorflow $(BIN)/python $(PYTEST) -m ""
 
 # The oldest versions that setup.cfg allows, on the oldest Python.
 test-lowest: $(INSTALLED)
 	$(BIN)/uv venv --quiet --clear --python $(OLDEST_PYTHON) $(VENV)-lowest
 	$(BIN)/uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct -e ".[all,test]"
-	KERAS_BACKEND=jax $(VENV)-lowest/bin/python -m pytest $(NEUTRAL)
-	KERAS_BACKEND=tensorflow $(VENV)-lowest/bin/python -m pytest
+	KERAS_BACKEND=jax $(VENV)-lowest/bin/python $(PYTEST) $(NEUTRAL)
+	KERAS_BACKEND=tensorflow $(VENV)-lowest/bin/python $(PYTEST)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -99,6 +99,7 @@ def _export(arguments):
         representative_data=sample,
         class_names=class_names,
         prefer=arguments.prefer,
+        max_bytes=arguments.max_bytes,
     )
     _print_report(report)
     print(f"the weights in the file take {report.repetition:.2f} times what is stored")
@@ -208,6 +209,7 @@ def _parser():
     command.add_argument("--quantization", choices=("float16", "int8"), help="default: float32")
     prefer_help = "speed: every use of a shared kernel has one of its own (default: size)"
     command.add_argument("--prefer", choices=("size", "speed"), default="size", help=prefer_help)
+    command.add_argument("--max-bytes", type=int, metavar="N", help="instead: the fastest that fits into so many bytes")
     command.add_argument("--calibration", metavar="FOLDER", help="pictures to calibrate int8 and to check with")
     command.add_argument("--pictures", type=int, default=200, help="how many of them to use (default: 200)")
     command.add_argument("--output", metavar="PATH", help="default: beside FILE")

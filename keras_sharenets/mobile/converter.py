@@ -1,6 +1,6 @@
 """From a Keras classifier to the bytes of a TFLite file."""
 
-from keras_sharenets.mobile import passes
+from keras_sharenets.mobile import budget, passes
 from keras_sharenets.mobile.float_file import write_float
 from keras_sharenets.mobile.inference import gives_probabilities
 from keras_sharenets.mobile.integer_file import write_int8
@@ -17,7 +17,7 @@ def output_name(model):
     return "probabilities" if gives_probabilities(model) else "scores"
 
 
-def convert(model, quantization=None, calibration=None, prefer="size"):
+def convert(model, quantization=None, calibration=None, prefer="size", max_bytes=None):
     """Converts a classifier for one picture at a time.
 
     Args:
@@ -27,14 +27,36 @@ def convert(model, quantization=None, calibration=None, prefer="size"):
             measured on it.
         prefer: `"size"`: every stored tensor is in the file once; `"speed"`: every use has a kernel of its own, written
             out in full.
+        max_bytes: int, instead of `prefer`: kernels are written out as far as that gains most, in a file of so many
+            bytes at most.
 
     Returns:
         The bytes, with the signature `classify` from `images` to `probabilities` or `scores`.
+
+    Raises:
+        ValueError: the smallest file is larger than `max_bytes`.
     """
-    share = prefer == "size"
-    graph = passes.simplify(lower(model, compact=lambda layer: share))
     names = SIGNATURE, INPUT, output_name(model)
-    if quantization == "int8":
-        return write_int8(quantise(passes.integer_form(graph, share), calibration), *names)
-    stored_type = quantization or "float32"
-    return write_float(passes.float_form(graph, share), *names, stored_type)
+
+    def form(written_out):
+        graph = passes.simplify(lower(model, compact=lambda layer: not written_out(layer.name)))
+        return (passes.integer_form if quantization == "int8" else passes.float_form)(graph, written_out)
+
+    def write(written_out, pictures):
+        graph = form(written_out)
+        if quantization == "int8":
+            return write_int8(quantise(graph, pictures), *names)
+        return write_float(graph, *names, quantization or "float32")
+
+    if max_bytes is None:
+        return write(lambda name: prefer == "speed", calibration)
+    # The size hardly depends on the ranges: one picture does to look for it.
+    sample = None if calibration is None else calibration[:1]
+    chosen = budget.fill(form, lambda written_out: len(write(written_out, sample)), max_bytes, quantization)
+    data = write(chosen.__contains__, calibration)
+    while chosen and len(data) > max_bytes:
+        chosen = chosen[:-1]
+        data = write(chosen.__contains__, calibration)
+    if len(data) > max_bytes:
+        raise ValueError(f"`max_bytes` (={max_bytes}) must be at least {len(data)}, the size with every tensor once.")
+    return data

@@ -120,22 +120,16 @@ def _unpermuted(vector, indices):
     return original
 
 
-def expand_kernels(graph):
-    """Every use gets a kernel of its own, its scale multiplied in: the fastest form in float, and the largest."""
-    return _expand(graph, lambda operation: True)
+def expand_kernels(graph, written_out):
+    """Multiplies a scale into its kernel where that costs nothing or is wanted.
 
-
-def expand_own_kernels(graph):
-    """A kernel that is used in one place alone gets the scale of that place multiplied in."""
-    uses = graph.uses()
-    return _expand(graph, lambda operation: len(uses[operation.kernel]) == 1)
-
-
-def _expand(graph, chosen):
-    operations = []
+    A kernel that is used in one place alone gets the scale of that place; of the others, every use that `written_out`
+    picks gets a kernel of its own.
+    """
+    uses, operations = graph.uses(), []
     for operation in graph.operations:
         scaled = operation.scale is not None and operation.kernel is not None and operation.kind != "shared_conv"
-        if scaled and chosen(operation):
+        if scaled and (len(uses[operation.kernel]) == 1 or written_out(operation.name)):
             operation = dataclasses.replace(operation, kernel=_scaled(operation), scale=None)
         operations.append(operation)
     return dataclasses.replace(graph, operations=tuple(operations))
@@ -181,27 +175,24 @@ def average_by_convolution(graph):
     return dataclasses.replace(graph, operations=tuple(operations))
 
 
-def float_form(graph, share):
+def float_form(graph, written_out):
     """The form for a float file: no scale beside a kernel.
 
     Args:
-        share: bool, whether a kernel that is used with different scales is kept single, each scale and shift a step of
-            its own; otherwise each use gets a kernel of its own.
+        written_out: function of a layer's name: whether each use of its kernel gets one of its own. A kernel that is
+            kept single is used without scales, and each scale and shift is a step of its own.
     """
-    if not share:
-        graph = expand_kernels(graph)
-    graph = split_scales(expand_own_kernels(graph), lambda operation: operation.kind == "shared_conv")
+    graph = split_scales(expand_kernels(graph, written_out), lambda operation: operation.kind == "shared_conv")
     return split_scales(graph, lambda operation: operation.scale is not None)
 
 
-def integer_form(graph, share):
+def integer_form(graph, written_out):
     """The form for an integer file: a scale beside a kernel is positive.
 
     A scale in the file has to be positive, and the integers of a kernel that is used elsewhere must not change sign.
     Nor may a scale be so small that the bias overflows beside it.
     """
-    graph = average_by_convolution(graph)
-    graph = expand_own_kernels(graph) if share else expand_kernels(graph)
+    graph = expand_kernels(average_by_convolution(graph), written_out)
     graph = split_scales(graph, lambda operation: operation.kind == "shared_conv")
     return split_scales(graph, lambda operation: operation.scale is not None and not _positive(operation.scale))
 

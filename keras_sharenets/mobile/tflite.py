@@ -30,7 +30,7 @@ class TFLiteReport:
     Attributes:
         path: the file.
         quantization: `None`, `"float16"` or `"int8"`.
-        prefer: `"size"` or `"speed"`.
+        prefer: `"size"` or `"speed"`; `"max_bytes"` where a budget was given instead.
         file_bytes: size of the file.
         stored_parameters: as in `keras_sharenets.profile`: trainable parameters of the network, shared ones once.
         stored_weight_bytes: what these parameters take at the file's precision: in kernels 4 (float32), 2 (float16) or
@@ -67,7 +67,9 @@ class TFLiteReport:
         return self.file_weight_bytes / self.stored_weight_bytes if self.stored_weight_bytes else 1.0
 
 
-def export_tflite(model, path, quantization=None, representative_data=None, class_names=None, prefer="size"):
+def export_tflite(
+    model, path, quantization=None, representative_data=None, class_names=None, prefer="size", max_bytes=None
+):
     """Writes a classifier as a TFLite file for phones, after running it and comparing it with Keras.
 
     The file takes one picture of raw pixel values at a time, has the signature `classify` from `images` to
@@ -75,7 +77,8 @@ def export_tflite(model, path, quantization=None, representative_data=None, clas
 
     What the network stores once is in the file once, in integers too: a kernel's integers are chosen before anything is
     folded, and what a normalisation makes of them at one use goes into the scales of that use, or into a step of its
-    own where a scale is negative.
+    own where a scale is negative. (One exception: filters that are both repeated and arranged have their arrangements
+    written out, once for all uses. To shuffle the few channels of a small group takes longer than to convolve them.)
 
     Before the file gets its name it is run in the LiteRT interpreter, on up to 64 of `representative_data` or on 16
     synthetic pictures. Its scores may differ from Keras' by 1e-4 of their length (float32), 1e-2 (float16) or 0.5
@@ -93,6 +96,8 @@ def export_tflite(model, path, quantization=None, representative_data=None, clas
         class_names: sequence of strings, one a class, or `None`.
         prefer: `"size"`, or `"speed"` for a file in which every use of a shared kernel has one of its own, written out
             and with its normalisation multiplied in.
+        max_bytes: int, or `None`. Instead of `prefer`: the layers that gain most time for a byte are written out, by a
+            simple model of their cost, as far as the graph stays within so many bytes (labels come on top).
 
     Returns:
         A `TFLiteReport`.
@@ -105,6 +110,8 @@ def export_tflite(model, path, quantization=None, representative_data=None, clas
     """
     _checks.one_of("quantization", quantization, converter.QUANTIZATIONS)
     _checks.one_of("prefer", prefer, converter.PREFERENCES)
+    if max_bytes is not None:
+        _checks.positive("max_bytes", max_bytes)
     _sources.check_backend()
     shape, classes = _sources.check_classifier(model)
     if class_names is not None:
@@ -115,7 +122,7 @@ def export_tflite(model, path, quantization=None, representative_data=None, clas
         representative_data = _sources.gather_pictures("representative_data", representative_data, shape)
     if pathlib.Path(path).is_dir():
         raise ValueError(f"`path` (={str(path)!r}) is a folder, and must be a file.")
-    data = converter.convert(model, quantization, representative_data, prefer)
+    data = converter.convert(model, quantization, representative_data, prefer, max_bytes)
     if class_names is not None:
         data = metadata.write_labels(data, class_names)
     pictures, verified_on = _sources.verification_pictures(representative_data, shape)
@@ -126,7 +133,7 @@ def export_tflite(model, path, quantization=None, representative_data=None, clas
     return TFLiteReport(
         path=str(path),
         quantization=quantization,
-        prefer=prefer,
+        prefer=prefer if max_bytes is None else "max_bytes",
         file_bytes=len(data),
         stored_parameters=stored,
         stored_weight_bytes=_weight_bytes(model, stored, quantization),

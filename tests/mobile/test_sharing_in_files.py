@@ -50,7 +50,8 @@ def test_every_form_of_the_graph_computes_what_keras_computes(network, share):
     graph = lower(model, compact=lambda layer: share)
     simple = passes.simplify(graph)
     assert len(simple.operations) < len(graph.operations)
-    for form in (graph, simple, passes.float_form(simple, share), passes.integer_form(simple, share)):
+    forms = [make(simple, lambda name: not share) for make in (passes.float_form, passes.integer_form)]
+    for form in (graph, simple, *forms):
         assert relative(execution.run(form, pictures), expected) < 1e-4
 
 
@@ -138,6 +139,29 @@ def test_scales_that_are_positive_cost_no_step_of_their_own():
     assert parts(converter.convert(model, "int8", pictures, "size"))[0].count("DEPTHWISE_CONV_2D") == 0
     model.layers[2].gamma.assign([-0.7] + 15 * [0.7])
     assert parts(converter.convert(model, "int8", pictures, "size"))[0].count("DEPTHWISE_CONV_2D") == 1
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_budget_is_kept_and_a_larger_one_used(quantization, tmp_path):
+    model, pictures = trained_like(representative("hscnet"))
+    ends = [len(converter.convert(model, quantization, pictures, prefer)) for prefer in converter.PREFERENCES]
+    budgets = [round(ends[0] + (ends[1] - ends[0]) * share) for share in (0.0, 0.2, 0.4, 0.6, 0.8)]
+    sizes = [len(converter.convert(model, quantization, pictures, max_bytes=budget)) for budget in budgets]
+    assert all(size <= budget for size, budget in zip(sizes, budgets, strict=True))
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > sizes[0]
+    report = ksn.mobile.export_tflite(model, tmp_path / "net.tflite", quantization, pictures, max_bytes=ends[0] + 1000)
+    assert report.file_bytes <= ends[0] + 1000
+    assert report.prefer == "max_bytes"
+
+
+def test_budget_that_nothing_fits_into(tmp_path):
+    model, _ = trained_like(representative("hscnet"))
+    with pytest.raises(
+        ValueError, match=r"`max_bytes` \(=1000\) must be at least \d+, the size with every tensor once"
+    ):
+        ksn.mobile.export_tflite(model, tmp_path / "net.tflite", max_bytes=1000)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("share", [True, False])
