@@ -158,3 +158,26 @@ def test_weight_decay_in_the_loss():
     assert model.evaluate(black, black, verbose=0) == pytest.approx(expected, rel=1e-5)
     decay_weights(model, 0.0)
     assert model.losses == []
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # As the specifications of the papers' training sections have them.
+        ("hgcnet_42_g4", (300, 0.1, 1e-4, "cosine", (), 128)),
+        ("igcv2_c64_d8", (400, 0.1, 1e-4, "step", (200, 300, 350), 64)),
+        ("sharesnet_164", (200, 0.1, 5e-4, "step", (60, 120, 160), 128)),
+    ],
+)
+def test_recipes_of_the_other_papers(name, expected):
+    for data in ("cifar10", "cifar100"):
+        recipe = recipe_for(name, data)
+        milestones = tuple(round(fraction * recipe.epochs) for fraction in recipe.milestones)
+        assert (
+            recipe.epochs,
+            recipe.learning_rate,
+            recipe.weight_decay,
+            recipe.schedule,
+            milestones,
+            recipe.batch_size,
+        ) == expected
