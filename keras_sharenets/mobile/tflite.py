@@ -94,8 +94,8 @@ def export_tflite(
         representative_data: array `(n, height, width, channels)` of pixel values, or an iterable of such arrays;
             `"int8"` needs it to measure the range of every tensor. A few hundred training pictures are enough.
         class_names: sequence of strings, one a class, or `None`.
-        prefer: `"size"`, or `"speed"` for a file in which every use of a shared kernel has one of its own, written out
-            and with its normalisation multiplied in.
+        prefer: `"size"`, or `"speed"` for a file in which each use of a shared kernel has one of its own, written out
+            and with its normalisation multiplied in, where that is faster.
         max_bytes: int, or `None`. Instead of `prefer`: the layers that gain most time for a byte are written out, by a
             simple model of their cost, as far as the graph stays within so many bytes (labels come on top).
 
