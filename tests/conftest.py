@@ -8,7 +8,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # The tests of JAX mostly wait for its compiler; with little optimisation it takes half the time.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
-import keras
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -59,6 +58,9 @@ class Backend:
 @pytest.fixture(scope="session")
 def other_backend():
     """The JAX backend in a process of its own. When JAX itself runs the tests, `None`: TensorFlow's run compares."""
+    # Not above: the process that hands out the tests would load TensorFlow, and show its log behind pytest's last line.
+    import keras
+
     if keras.backend.backend() == "jax":
         yield None
         return
