@@ -6,6 +6,7 @@ from keras_sharenets.mobile.inference import gives_probabilities
 from keras_sharenets.mobile.integer_file import write_int8
 from keras_sharenets.mobile.lowering import lower
 from keras_sharenets.mobile.quantisation import quantise
+from keras_sharenets.mobile.uneven_deals import deal_by_tables
 
 SIGNATURE, INPUT = "classify", "images"
 QUANTIZATIONS = (None, "float16", "int8")
@@ -39,7 +40,7 @@ def convert(model, quantization=None, calibration=None, prefer="size", max_bytes
     names = SIGNATURE, INPUT, output_name(model)
 
     def form(written_out):
-        graph = passes.simplify(lower(model, compact=lambda layer: not written_out(layer.name)))
+        graph = deal_by_tables(passes.simplify(lower(model, compact=lambda layer: not written_out(layer.name))))
         return (passes.integer_form if quantization == "int8" else passes.float_form)(graph, written_out)
 
     def write(written_out, pictures):

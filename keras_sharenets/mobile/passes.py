@@ -112,6 +112,31 @@ def _part(vector, own):
     return None if vector is None else vector[own]
 
 
+def permute_kernels(graph):
+    """A permutation that only convolutions without groups read becomes part of their kernels, if each has one use."""
+    readers, uses = graph.consumers(), graph.uses()
+    gone = {}
+    for operation in graph.operations:
+        read = readers.get(operation.output.number, [])
+        taken_in = all(_mixes_channels(reader) and len(uses[reader.kernel]) == 1 for reader in read)
+        if operation.kind == "permute" and read and taken_in and operation.output != graph.output:
+            gone[operation.output.number] = operation
+    operations = []
+    for operation in graph.operations:
+        before = gone.get(operation.inputs[0].number)
+        if before is not None:
+            rows = np.empty_like(operation.kernel.array)
+            rows[:, :, before.attributes["indices"]] = operation.kernel.array
+            operation = dataclasses.replace(operation, inputs=before.inputs, kernel=Stored(operation.kernel.name, rows))
+        if operation.output.number not in gone:
+            operations.append(operation)
+    return dataclasses.replace(graph, operations=tuple(operations))
+
+
+def _mixes_channels(operation):
+    return operation.kind == "conv" and operation.attributes["groups"] == 1
+
+
 def _unpermuted(vector, indices):
     if vector is None:
         return None
@@ -211,6 +236,7 @@ def simplify(graph):
         fold_scales,
         fuse_activations,
         fold_scales,
+        permute_kernels,
         pad_with_zeros,
     ):
         graph = rewrite(graph)

@@ -195,6 +195,39 @@ def test_every_layer_of_the_library(layer, share, tmp_path):
     assert relative(predict_tflite(tmp_path / "net.tflite", pictures), np.asarray(model(pictures))) < 1e-5
 
 
+@pytest.mark.parametrize(("channels", "groups"), [(16, 3), (16, 6), (15, 4), (7, 5), (9, 2)])
+def test_uneven_deal_stays_in_the_delegate(channels, groups, tmp_path):
+    inputs = keras.Input((6, 6, channels))
+    x = keras.layers.Flatten()(keras.layers.MaxPooling2D(2)(ksn.layers.ChannelDeal(groups)(inputs)))
+    model = keras.Model(inputs, x)
+    pictures = np.random.default_rng(0).normal(size=(4, 6, 6, channels)).astype("float32")
+    for quantization, tolerance in ((None, 1e-6), ("int8", 0.02)):
+        data = converter.convert(model, quantization, pictures)
+        names, _ = parts(data)
+        assert "GATHER" not in names
+        assert names.count("DELEGATE") == 1
+        (tmp_path / "net.tflite").write_bytes(data)
+        assert relative(predict_tflite(tmp_path / "net.tflite", pictures), np.asarray(model(pictures))) < tolerance
+
+
+@pytest.mark.parametrize(
+    ("shuffle", "taken_in"),
+    [(ksn.layers.ChannelDeal(3), True), (ksn.layers.ChannelShuffle(4), True), (ksn.layers.ChannelDeal(3), False)],
+)
+def test_shuffle_before_a_convolution_costs_nothing(shuffle, taken_in, tmp_path):
+    inputs = keras.Input((8, 8, 16))
+    shuffled = shuffle(keras.layers.Conv2D(16, 1)(inputs))
+    paths = [keras.layers.Conv2D(8, 3, padding="same")(shuffled), keras.layers.Conv2D(8, 1, strides=1)(shuffled)]
+    if not taken_in:
+        paths.append(keras.layers.MaxPooling2D(1)(shuffled))
+    model = keras.Model(inputs, keras.layers.Flatten()(keras.layers.Concatenate()(paths)))
+    pictures = np.random.default_rng(0).normal(size=(4, 8, 8, 16)).astype("float32")
+    data = converter.convert(model)
+    assert ({"GATHER", "TRANSPOSE"}.isdisjoint(parts(data)[0])) == taken_in
+    (tmp_path / "net.tflite").write_bytes(data)
+    assert relative(predict_tflite(tmp_path / "net.tflite", pictures), np.asarray(model(pictures))) < 1e-5
+
+
 def test_layer_without_a_rule_is_named(tmp_path):
     inputs = keras.Input((8, 8, 3))
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(keras.layers.UpSampling2D(name="grow")(inputs)))
