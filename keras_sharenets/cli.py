@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import fnmatch
 import json
 import pathlib
 import platform
@@ -17,21 +16,24 @@ from keras_sharenets.analysis import catalogue
 from keras_sharenets.models.registry import VARIANTS
 
 
-def _list(arguments):
-    names = ksn.list_models(arguments.pattern)
+def _names(pattern):
+    """The models that match a pattern; a `ValueError` if there is none."""
+    names = ksn.list_models(pattern)
     if not names:
-        raise ValueError(f"`pattern` (={arguments.pattern!r}) matches no model; `sharenets list` shows all.")
-    for name in names:
+        raise ValueError(f"`pattern` (={pattern!r}) matches no model; `sharenets list` shows all.")
+    return names
+
+
+def _list(arguments):
+    for name in _names(arguments.pattern):
         variant = ksn.models.find_variant(name)
         print(f"{name:32} {variant.forms[0].paper_figure or '-':>6}  {variant.note}".rstrip())
 
 
 def _table(arguments):
-    names = [name for name in VARIANTS if fnmatch.fnmatch(name, arguments.pattern)]
-    if not names:
-        raise ValueError(f"`pattern` (={arguments.pattern!r}) matches no model; `sharenets list` shows all.")
     listed = []
-    for entry in catalogue.entries(names):
+    # In the order of the papers' tables, not of the alphabet.
+    for entry in catalogue.entries(sorted(_names(arguments.pattern), key=list(VARIANTS).index)):
         listed.append(entry)
         print(f"{len(listed)}: {entry.name}", file=sys.stderr, flush=True)
     if arguments.update is None:

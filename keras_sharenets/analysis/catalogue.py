@@ -4,7 +4,7 @@ import dataclasses
 
 from keras_sharenets.analysis.counting import count_parameters
 from keras_sharenets.analysis.profile import profile
-from keras_sharenets.models.registry import FAMILIES, PAPERS, create_model, find_variant
+from keras_sharenets.models.registry import PAPERS, create_model, find_family, find_variant
 
 BEGIN, END = "<!-- networks: begin -->", "<!-- networks: end -->"
 _UNITS = {"K": 1e3, "M": 1e6}
@@ -75,7 +75,7 @@ def _entry(name, form):
     counted = count_parameters(model, variant.count_rule)
     return Entry(
         name=name,
-        family=next(family for family, variants in FAMILIES.items() if name in variants),
+        family=find_family(name),
         input_shape=form.input_shape,
         num_classes=form.num_classes,
         stored_parameters=counts.stored_parameters,

@@ -55,11 +55,6 @@ class Operation:
     activation: str | None = None
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    @property
-    def is_linear(self):
-        """Whether the output is linear in the input up to here, and scaled and shifted channel by channel."""
-        return self.kind in ("conv", "shared_conv", "depthwise", "dense", "affine") and self.activation is None
-
 
 @dataclasses.dataclass(frozen=True)
 class InferenceGraph:

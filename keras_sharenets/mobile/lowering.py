@@ -73,5 +73,5 @@ def _rule(layer, path, compact):
             return rule
     raise UnsupportedLayerError(
         f"'{path}', a {type(layer).__name__}, cannot be exported to TFLite. Replace it by layers of Keras or of this "
-        "library that have a rule in `keras_sharenets.mobile.lowering`."
+        "library that have a rule in `keras_sharenets.mobile.lowering_rules`."
     )

@@ -33,7 +33,7 @@ def fold_scales(graph):
     """A scale and shift behind a linear operation becomes part of it; the kernel itself stays as it is stored."""
 
     def mergeable(producer, reader):
-        if reader.kind != "affine" or not producer.is_linear or producer.kind not in _LINEAR:
+        if reader.kind != "affine" or producer.activation is not None or producer.kind not in _LINEAR:
             return None
         scale = reader.scale if producer.scale is None else reader.scale * producer.scale
         bias = reader.bias if producer.bias is None else reader.bias + reader.scale * producer.bias
