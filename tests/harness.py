@@ -135,7 +135,9 @@ def _check_mixed_precision(build, weights, images, expected, tolerance):
         assert np.linalg.norm(difference) <= factor * tolerance * np.linalg.norm(expected), policy
 
 
-def check_layer(layer_class, arguments, input_shape, output_shape, stored_parameters, folder, other_backend=None):
+def check_layer(
+    layer_class, arguments, input_shape, output_shape, stored_parameters, folder, other_backend=None, half=1e-3
+):
     """Runs one layer through everything.
 
     Args:
@@ -145,6 +147,7 @@ def check_layer(layer_class, arguments, input_shape, output_shape, stored_parame
         stored_parameters: int, the count as independent arithmetic.
         folder: path for files.
         other_backend: what `conftest.other_backend` gives, or `None` to leave that comparison out.
+        half: how far float16 may carry the outputs, as a share of their length.
     """
     keras.utils.set_random_seed(0)
 
@@ -167,7 +170,7 @@ def check_layer(layer_class, arguments, input_shape, output_shape, stored_parame
     _check_file(model, images, path)
     if other_backend is not None:
         _check_same_there(model, path, images, folder, other_backend)
-    _check_mixed_precision(build, model.get_weights(), images, outputs, tolerance=1e-3)
+    _check_mixed_precision(build, model.get_weights(), images, outputs, half)
 
 
 def check_model(factory, arguments, folder, other_backend=None, batch=4):

@@ -4,10 +4,12 @@ from keras_sharenets.layers.channel_deal import ChannelDeal
 from keras_sharenets.layers.channel_padding import ChannelPadding
 from keras_sharenets.layers.channel_shuffle import ChannelShuffle
 from keras_sharenets.layers.channel_slice import ChannelSlice
+from keras_sharenets.layers.fake_quantize import FakeQuantize
 from keras_sharenets.layers.hierarchical_group_conv2d import HierarchicalGroupConv2D
 from keras_sharenets.layers.highly_shared_conv2d import HighlySharedConv2D
 from keras_sharenets.layers.interleaved_group_conv2d import InterleavedGroupConv2D
 from keras_sharenets.layers.padded_max_pooling2d import PaddedMaxPooling2D
+from keras_sharenets.layers.quantized_kernels import QuantizedKernels
 from keras_sharenets.layers.split_group_conv2d import SplitGroupConv2D
 from keras_sharenets.layers.squeeze_excite import SqueezeExcite
 
@@ -16,10 +18,12 @@ __all__ = [
     "ChannelPadding",
     "ChannelShuffle",
     "ChannelSlice",
+    "FakeQuantize",
     "HierarchicalGroupConv2D",
     "HighlySharedConv2D",
     "InterleavedGroupConv2D",
     "PaddedMaxPooling2D",
+    "QuantizedKernels",
     "SplitGroupConv2D",
     "SqueezeExcite",
 ]
