@@ -5,6 +5,7 @@ import math
 
 from keras_sharenets.analysis.graph import trace
 from keras_sharenets.analysis.multiply_adds import multiply_adds
+from keras_sharenets.layers.quantized_kernels import inner
 
 # A frozen layer lists all its weights as not trainable, and Keras does not tell which of them would be trained if it
 # were not frozen. These are the names that Keras gives to weights that never are: moving statistics, the statistics
@@ -165,6 +166,7 @@ def profile(model, input_shape=None):
         return sum(fresh.values())
 
     for call in graph.calls:
+        call = dataclasses.replace(call, operation=inner(call.operation))
         if id(call.operation) not in known:
             known[id(call.operation)] = _weights(call.operation)
         weights = known[id(call.operation)]

@@ -15,6 +15,7 @@ from keras_sharenets.mobile.interpreter import describe_tflite, open_tflite, pre
 from keras_sharenets.mobile.lowering_rules import UnsupportedLayerError
 from keras_sharenets.mobile.metadata import read_labels, write_labels
 from keras_sharenets.mobile.parity import ExportMismatchError
+from keras_sharenets.mobile.quantize_aware import quantize_aware
 from keras_sharenets.mobile.saved_model import SavedModelReport, export_saved_model
 from keras_sharenets.mobile.size_report import SizeReport, size_report
 from keras_sharenets.mobile.tflite import TFLiteReport, export_tflite
@@ -34,6 +35,7 @@ __all__ = [
     "inference_form",
     "open_tflite",
     "predict_tflite",
+    "quantize_aware",
     "read_labels",
     "size_report",
     "write_labels",

@@ -1,6 +1,6 @@
 """From a Keras classifier to the bytes of a TFLite file."""
 
-from keras_sharenets.mobile import budget, passes
+from keras_sharenets.mobile import budget, forms, passes
 from keras_sharenets.mobile.float_file import write_float
 from keras_sharenets.mobile.inference import gives_probabilities
 from keras_sharenets.mobile.integer_file import write_int8
@@ -41,7 +41,7 @@ def convert(model, quantization=None, calibration=None, prefer="size", max_bytes
 
     def form(written_out):
         graph = deal_by_tables(passes.simplify(lower(model, compact=lambda layer: not written_out(layer.name))))
-        return (passes.integer_form if quantization == "int8" else passes.float_form)(graph, written_out)
+        return (forms.integer_form if quantization == "int8" else forms.float_form)(graph, written_out)
 
     def write(written_out, pictures):
         graph = form(written_out)

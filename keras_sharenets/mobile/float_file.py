@@ -58,7 +58,7 @@ def write_float(graph, signature, input_name, output_name, stored_type="float32"
     """The bytes of a file that computes in float32.
 
     Args:
-        graph: `InferenceGraph` without scales beside kernels (`passes.expand_kernels`, `passes.keep_kernels_shared`).
+        graph: `InferenceGraph` without scales beside kernels (`forms.float_form`).
         signature, input_name, output_name: str, names in the signature.
         stored_type: `"float32"`, or `"float16"` for constants of half the size.
     """

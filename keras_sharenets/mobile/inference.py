@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_sharenets.layers.quantized_kernels import inner
+
 ENDS = (keras.activations.softmax, keras.activations.sigmoid)
 
 
@@ -54,13 +56,13 @@ def score_form(model):
     end = _last_layer(copy)
     if isinstance(end, keras.layers.Softmax):
         return keras.Model(copy.input, end.input)
-    end.activation = keras.activations.linear
+    inner(end).activation = keras.activations.linear
     return copy
 
 
 def gives_probabilities(model):
     """Whether the network visibly ends in a softmax or sigmoid."""
-    end = _last_layer(model)
+    end = inner(_last_layer(model))
     return isinstance(end, keras.layers.Softmax) or getattr(end, "activation", None) in ENDS
 
 

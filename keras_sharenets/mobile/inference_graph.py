@@ -58,11 +58,15 @@ class Operation:
 
 @dataclasses.dataclass(frozen=True)
 class InferenceGraph:
-    """A network for one picture: its input, its operations in order, its output."""
+    """A network for one picture: its input, its operations in order, its output.
+
+    `ranges` is what is known of the ranges of values from training: `{value number: (smallest, largest)}`.
+    """
 
     input: Value
     operations: tuple[Operation, ...]
     output: Value
+    ranges: dict[int, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     def consumers(self):
         """`{value number: operations that read it}`; the graph's own output is read by nobody in it."""

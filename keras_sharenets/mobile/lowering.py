@@ -4,9 +4,13 @@ A layer without a rule is refused by name. Dropout and the like vanish; a batch 
 shift; a layer that is called in several places gives operations that share one stored tensor.
 """
 
+import contextlib
+
 import numpy as np
 
+from keras_sharenets import layers as ours
 from keras_sharenets.analysis.graph import trace
+from keras_sharenets.layers.quantized_kernels import inner
 from keras_sharenets.mobile import compact_lowering
 from keras_sharenets.mobile.inference_graph import InferenceGraph, Operation, Stored, Value
 from keras_sharenets.mobile.lowering_rules import RULES, UnsupportedLayerError, expanded
@@ -17,6 +21,7 @@ class Lowering:
 
     def __init__(self):
         self.operations = []
+        self.ranges = {}
         self._stored = {}
         self._count = 0
 
@@ -47,22 +52,43 @@ def lower(model, compact=lambda layer: False):
             of one convolution with its effective kernel.
 
     Returns:
-        An `InferenceGraph`.
+        An `InferenceGraph`. What a quantisation-aware network learnt about ranges is in it.
 
     Raises:
         ValueError: the model is not functional, or has open sides or several inputs or outputs.
         UnsupportedLayerError: a layer has no rule; the message names it.
     """
-    traced = trace(model)
+    return lower_calls(trace(model), compact)[0]
+
+
+def lower_calls(traced, compact=lambda layer: False):
+    """As [`lower`], for a model that has been traced.
+
+    Returns:
+        `(graph, values)`: the `InferenceGraph`, and `{traced tensor's number: Value}`.
+    """
     graph = Lowering()
     start = graph.value(traced.inputs[0].shape)
     values = {traced.inputs[0].number: start}
     for call in traced.calls:
-        layer = call.operation
-        rule = _rule(layer, call.path, compact)
         inputs = [values[tensor.number] for tensor in call.inputs]
-        values[call.outputs[0].number] = rule(graph, layer, call, inputs, call.outputs[0].shape)
-    return InferenceGraph(start, tuple(graph.operations), values[traced.outputs[0].number])
+        values[call.outputs[0].number] = _lower_call(graph, call, inputs, compact)
+    output = values[traced.outputs[0].number]
+    return InferenceGraph(start, tuple(graph.operations), output, graph.ranges), values
+
+
+def _lower_call(graph, call, inputs, compact):
+    layer = call.operation
+    if isinstance(layer, ours.FakeQuantize):
+        low, high = layer.range()
+        if high > low:
+            graph.ranges[inputs[0].number] = float(low), float(high)
+        return inputs[0]
+    with contextlib.ExitStack() as stack:
+        if isinstance(layer, ours.QuantizedKernels):
+            stack.enter_context(layer.rounded())
+        rule = _rule(inner(layer), call.path, compact)
+        return rule(graph, inner(layer), call, inputs, call.outputs[0].shape)
 
 
 def _rule(layer, path, compact):

@@ -1,11 +1,10 @@
 """Small rewrites of an inference graph. Each takes a graph and returns one that computes the same."""
 
 import dataclasses
-import math
 
 import numpy as np
 
-from keras_sharenets.mobile.inference_graph import InferenceGraph, Operation, Stored, Value
+from keras_sharenets.mobile.inference_graph import Stored, Value
 
 _LINEAR = ("conv", "depthwise", "dense", "affine")
 _ACTIVATED = (*_LINEAR, "add")
@@ -69,13 +68,14 @@ def pad_with_zeros(graph):
 def shuffle_last(graph):
     """A scale, shift or ReLU behind a permutation of channels goes before it, so that it can become part of more."""
     readers, producers, operations = graph.consumers(), {}, []
+    number = graph.next_number()
     for operation in graph.operations:
         before = producers.get(operation.inputs[0].number)
         movable = operation.kind in ("affine", "identity") and before is not None and before.kind == "permute"
         if movable and len(readers[before.output.number]) == 1 and before.output != graph.output:
             indices = before.attributes["indices"]
             vectors = {name: _unpermuted(getattr(operation, name), indices) for name in ("scale", "bias")}
-            between = before.output
+            between, number = Value(number, before.output.shape), number + 1
             operations.remove(before)
             operations.append(dataclasses.replace(operation, inputs=before.inputs, output=between, **vectors))
             operation = dataclasses.replace(before, inputs=(between,), output=operation.output)
@@ -143,87 +143,6 @@ def _unpermuted(vector, indices):
     original = np.empty_like(vector)
     original[indices] = vector
     return original
-
-
-def expand_kernels(graph, written_out):
-    """Multiplies a scale into its kernel where that costs nothing or is wanted.
-
-    A kernel that is used in one place alone gets the scale of that place; of the others, every use that `written_out`
-    picks gets a kernel of its own.
-    """
-    uses, operations = graph.uses(), []
-    for operation in graph.operations:
-        scaled = operation.scale is not None and operation.kernel is not None and operation.kind != "shared_conv"
-        if scaled and (len(uses[operation.kernel]) == 1 or written_out(operation.name)):
-            operation = dataclasses.replace(operation, kernel=_scaled(operation), scale=None)
-        operations.append(operation)
-    return dataclasses.replace(graph, operations=tuple(operations))
-
-
-def _scaled(operation):
-    array = operation.kernel.array
-    # A depthwise kernel is (height, width, channels, 1), all others end in the output channels.
-    scale = operation.scale[:, None] if operation.kind == "depthwise" else operation.scale
-    return Stored(f"{operation.kernel.name} in {operation.name}", (array * scale).astype("float32"))
-
-
-def split_scales(graph, chosen):
-    """Scale, shift and activation of the operations that `chosen` picks become steps of their own behind them."""
-    number, operations = graph.next_number(), []
-    for operation in graph.operations:
-        vectors = {"scale": operation.scale, "bias": operation.bias}
-        if operation.kernel is not None and any(v is not None for v in vectors.values()) and chosen(operation):
-            between = Value(number, operation.output.shape)
-            number += 1
-            operations.append(dataclasses.replace(operation, output=between, scale=None, bias=None, activation=None))
-            if operation.scale is None:
-                vectors["scale"] = np.ones_like(operation.bias)
-            more = {**vectors, "activation": operation.activation}
-            operation = Operation("affine", operation.name, (between,), operation.output, **more)
-        operations.append(operation)
-    return InferenceGraph(graph.input, tuple(operations), graph.output)
-
-
-def average_by_convolution(graph):
-    """Average pooling becomes a depthwise convolution with equal weights: delegates average no integers."""
-    kernels, operations = {}, []
-    for operation in graph.operations:
-        if operation.kind == "average_pool" and operation.attributes["padding"] == "valid":
-            size, channels = operation.attributes["pool_size"], operation.output.shape[-1]
-            if (size, channels) not in kernels:
-                equal = np.full((*size, channels, 1), 1 / math.prod(size), "float32")
-                kernels[size, channels] = Stored(f"mean of {size}", equal)
-            window = {name: operation.attributes[name] for name in ("strides", "padding")}
-            kernel = kernels[size, channels]
-            operation = dataclasses.replace(operation, kind="depthwise", kernel=kernel, attributes=window)
-        operations.append(operation)
-    return dataclasses.replace(graph, operations=tuple(operations))
-
-
-def float_form(graph, written_out):
-    """The form for a float file: no scale beside a kernel.
-
-    Args:
-        written_out: function of a layer's name: whether each use of its kernel gets one of its own. A kernel that is
-            kept single is used without scales, and each scale and shift is a step of its own.
-    """
-    graph = split_scales(expand_kernels(graph, written_out), lambda operation: operation.kind == "shared_conv")
-    return split_scales(graph, lambda operation: operation.scale is not None)
-
-
-def integer_form(graph, written_out):
-    """The form for an integer file: a scale beside a kernel is positive.
-
-    A scale in the file has to be positive, and the integers of a kernel that is used elsewhere must not change sign.
-    Nor may a scale be so small that the bias overflows beside it.
-    """
-    graph = expand_kernels(average_by_convolution(graph), written_out)
-    graph = split_scales(graph, lambda operation: operation.kind == "shared_conv")
-    return split_scales(graph, lambda operation: operation.scale is not None and not _positive(operation.scale))
-
-
-def _positive(scale):
-    return scale.min() > 1e-4 * np.abs(scale).max()
 
 
 def simplify(graph):

@@ -12,10 +12,12 @@ from keras_sharenets.mobile.execution import run
 from keras_sharenets.mobile.inference_graph import InferenceGraph
 
 # Operations that move numbers about: the integers stay what they are, so all their values have one scale.
-_MOVES = ("average_pool", "concat", "max", "max_pool", "pad", "permute", "reshape", "slice")
-_PROBABILITIES = ("softmax", "sigmoid")
+MOVES = ("average_pool", "concat", "max", "max_pool", "pad", "permute", "reshape", "slice")
+PROBABILITIES = ("softmax", "sigmoid")
 # What XNNPACK multiplies a sum of products with has to be below 256.
 _LARGEST_FACTOR = 128
+# A kernel with so many weights for each magnitude, or more, counts as clustered.
+_USES_OF_A_CLUSTER = 8
 # The sum of products and bias has 32 bits; a bias may take a quarter of that.
 _LARGEST_BIAS = 2**29
 
@@ -51,22 +53,24 @@ def quantise(graph, pictures):
     """Chooses all encodings.
 
     Args:
-        graph: `InferenceGraph` in the form for integers (`passes.integer_form`).
-        pictures: float array `(n, height, width, channels)`: the range of every value is measured on them.
+        graph: `InferenceGraph` in the form for integers (`forms.integer_form`).
+        pictures: float array `(n, height, width, channels)`: the range of every value that `graph.ranges` does not
+            have is measured on them.
 
     Returns:
         A `Quantised`.
     """
     kernels = {kernel: kernel_encoding(kernel.array, users[0].kind) for kernel, users in graph.uses().items()}
-    ranges = _tied(graph, _wide_enough(graph, _tied(graph, _ranges(graph, pictures)), kernels))
+    ranges = {**_tied(graph, _measured(graph, pictures)), **_tied(graph, graph.ranges)}
+    ranges = _tied(graph, _wide_enough(graph, ranges, kernels))
     values = {number: _value_encoding(*limits) for number, limits in ranges.items()}
     for operation in graph.operations:
-        if operation.kind in _PROBABILITIES:
+        if operation.kind in PROBABILITIES:
             values[operation.output.number] = Encoding(np.float32(1 / 256), -128)
     return Quantised(graph, values, kernels)
 
 
-def _ranges(graph, pictures, batch=32):
+def _measured(graph, pictures, batch=32):
     """`{value number: (smallest, largest)}` over all pictures."""
     ranges = {}
 
@@ -80,9 +84,10 @@ def _ranges(graph, pictures, batch=32):
     return ranges
 
 
-def _tied(graph, ranges):
-    """The ranges, those that must be equal made so: as wide as the widest of them."""
-    group = {number: number for number in ranges}
+def tied_values(graph):
+    """`{value number: number}`: values that must have one scale have the same number."""
+    group = {graph.input.number: graph.input.number}
+    group.update({operation.output.number: operation.output.number for operation in graph.operations})
 
     def root(number):
         while group[number] != number:
@@ -90,14 +95,20 @@ def _tied(graph, ranges):
         return number
 
     for operation in graph.operations:
-        if operation.kind in _MOVES:
+        if operation.kind in MOVES:
             for value in operation.inputs:
                 group[root(value.number)] = root(operation.output.number)
-    wide = {}
+    return {number: root(number) for number in group}
+
+
+def _tied(graph, ranges):
+    """Ranges for all values that have one or are tied to one that has: as wide as the widest of those."""
+    group, wide = tied_values(graph), {}
     for number, (low, high) in ranges.items():
-        before = wide.get(root(number), (0.0, 0.0))
-        wide[root(number)] = min(low, before[0]), max(high, before[1])
-    return {number: wide[root(number)] for number in ranges}
+        if number in group:
+            before = wide.get(group[number], (0.0, 0.0))
+            wide[group[number]] = min(low, before[0]), max(high, before[1])
+    return {number: wide[root] for number, root in group.items() if root in wide}
 
 
 def _wide_enough(graph, ranges, kernels):
@@ -127,10 +138,22 @@ def filter_axis(kind):
     return 2 if kind == "depthwise" else -1
 
 
+def filter_limits(array, kind):
+    """The largest magnitude of each filter of a kernel; for one that is 0 throughout, that of all of them.
+
+    A kernel of few distinct magnitudes, each of them used often, has been clustered: the largest of all for each filter
+    keeps its integers as few.
+    """
+    axes = tuple(axis for axis in range(array.ndim) if axis != filter_axis(kind) % array.ndim)
+    limits = np.abs(array).max(axes)
+    largest = limits.max() or 1.0
+    clustered = np.unique(np.abs(array)).size * _USES_OF_A_CLUSTER <= array.size
+    return np.where((limits == 0) | clustered, largest, limits).astype("float32")
+
+
 def kernel_encoding(array, kind):
     """A scale for each filter: its largest number becomes 127."""
-    axes = tuple(axis for axis in range(array.ndim) if axis != filter_axis(kind) % array.ndim)
-    return Encoding(np.maximum(np.abs(array).max(axes), 1e-12).astype("float32") / np.float32(127))
+    return Encoding(filter_limits(array, kind) / np.float32(127))
 
 
 def affine_encoding(operation, input_scale):

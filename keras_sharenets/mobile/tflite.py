@@ -157,7 +157,8 @@ def _check_contents(data, quantization):
 
 def _weight_bytes(model, parameters, quantization):
     """Bytes of so many stored parameters at a precision; those that are in no kernel are in vectors."""
-    kernels = {id(weight): math.prod(weight.shape) for weight in model.weights if len(weight.shape) > 1}
+    numbers = [weight for weight in model.weights if weight.dtype.startswith("float")]
+    kernels = {id(weight): math.prod(weight.shape) for weight in numbers if len(weight.shape) > 1}
     in_kernels = sum(kernels.values())
     return in_kernels * _KERNEL_BYTES[quantization] + (parameters - in_kernels) * _VECTOR_BYTES[quantization]
 

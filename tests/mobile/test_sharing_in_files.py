@@ -12,7 +12,7 @@ from families import REPRESENTATIVES, representative
 
 import keras_sharenets as ksn
 from keras_sharenets.analysis import calls
-from keras_sharenets.mobile import UnsupportedLayerError, converter, execution, passes, predict_tflite
+from keras_sharenets.mobile import UnsupportedLayerError, converter, execution, forms, passes, predict_tflite
 from keras_sharenets.mobile.lowering import lower
 
 BYTES = {None: 4, "float16": 2, "int8": 1}
@@ -50,8 +50,8 @@ def test_every_form_of_the_graph_computes_what_keras_computes(network, share):
     graph = lower(model, compact=lambda layer: share)
     simple = passes.simplify(graph)
     assert len(simple.operations) < len(graph.operations)
-    forms = [make(simple, lambda name: not share) for make in (passes.float_form, passes.integer_form)]
-    for form in (graph, simple, *forms):
+    final = [make(simple, lambda name: not share) for make in (forms.float_form, forms.integer_form)]
+    for form in (graph, simple, *final):
         assert relative(execution.run(form, pictures), expected) < 1e-4
 
 

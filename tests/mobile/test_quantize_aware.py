@@ -1,0 +1,161 @@
+import keras
+import numpy as np
+import pytest
+from families import REPRESENTATIVES, representative
+from harness import assert_close, calm_statistics, check_model, outputs_of
+
+import keras_sharenets as ksn
+from keras_sharenets import mobile
+from keras_sharenets.layers import FakeQuantize, QuantizedKernels
+
+
+def ranges(model):
+    return [layer for layer in model.layers if isinstance(layer, FakeQuantize)]
+
+
+def names_of_ranges(model):
+    return [layer.name.removesuffix("_range") for layer in ranges(model)]
+
+
+def test_a_value_is_rounded_where_the_file_has_it(digits):
+    """Of convolution, normalisation and ReLU only the last; of a shared layer each use for itself."""
+    inputs = keras.Input((8, 8, 1), name="images")
+    shared = keras.layers.Conv2D(4, 3, padding="same", name="shared")
+    x = keras.layers.Conv2D(4, 3, padding="same", name="stem")(inputs)
+    for use in "ab":
+        x = keras.layers.BatchNormalization(name=f"norm_{use}")(shared(x))
+        x = keras.layers.ReLU(name=f"relu_{use}")(x)
+    x = keras.layers.MaxPooling2D(name="pool")(x)
+    y = keras.layers.Conv2D(4, 1, name="branch")(x)
+    x = keras.layers.Add(name="sum")([x, y])
+    x = keras.layers.GlobalAveragePooling2D(name="mean")(x)
+    q = mobile.quantize_aware(keras.Model(inputs, keras.layers.Dense(10, "softmax", name="scores")(x)))
+    # A pooling moves integers; a softmax has fixed ones, and the scores before it are inside the layer.
+    assert names_of_ranges(q) == ["images", "stem", "relu_a", "relu_b", "branch", "sum", "mean"]
+    assert [layer.name for layer in q.layers if isinstance(layer, QuantizedKernels)] == [
+        "stem_rounded",
+        "shared_rounded",
+        "branch_rounded",
+        "scores_rounded",
+    ]
+
+
+def test_values_that_are_joined_have_one_range():
+    inputs = keras.Input((8, 8, 2), name="images")
+    first = keras.layers.Conv2D(4, 1, name="first")(inputs)
+    second = keras.layers.Conv2D(4, 1, name="second", activation="relu")(first)
+    joined = keras.layers.Concatenate(name="joined")([first, second])
+    x = keras.layers.GlobalAveragePooling2D(name="mean")(joined)
+    q = mobile.quantize_aware(keras.Model(inputs, keras.layers.Dense(3, name="scores")(x)))
+    assert names_of_ranges(q) == ["images", "first", "mean", "scores"]
+    assert [layer.places for layer in ranges(q)] == [1, 2, 1, 1]
+
+
+def test_training_moves_the_weights_of_the_model(digits):
+    model = ksn.create_model("hscnet_m32_g4_r2_b1_a2", input_shape=(8, 8, 1), num_classes=10)
+    before = model.get_weights()
+    q = mobile.quantize_aware(model)
+    pictures, classes = digits
+    x = pictures[:64].astype("float32")
+    calm_statistics(model, x)
+    assert_close(outputs_of(q, x), outputs_of(model, x), 0.3)
+    q.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    q.fit(x, classes[:64], batch_size=32, verbose=0)
+    moved = [np.abs(new - old).max() for new, old in zip(model.get_weights(), before, strict=True)]
+    assert sum(change > 0 for change in moved) >= len(model.trainable_weights)
+    assert all(float(layer.high.numpy().max()) > 0 for layer in ranges(q))
+    assert ksn.profile(q).stored_parameters == ksn.profile(model).stored_parameters
+    assert ksn.profile(q).multiply_adds == ksn.profile(model).multiply_adds
+
+
+@pytest.fixture(scope="module")
+def quantised(trained, digits):
+    """The trained network, a copy of it trained two epochs more with rounding, and its file."""
+    copy = keras.models.clone_model(trained)
+    copy.set_weights(trained.get_weights())
+    for layer in copy.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
+    q = mobile.quantize_aware(copy)
+    keras.utils.set_random_seed(0)
+    q.compile(keras.optimizers.Adam(5e-4), "sparse_categorical_crossentropy", jit_compile=False)
+    pictures, classes = digits
+    q.fit(pictures[:-500].astype("float32"), classes[:-500], epochs=2, verbose=0)
+    return q
+
+
+def test_the_file_computes_what_was_trained(quantised, trained, digits, tmp_path):
+    pictures, classes = digits
+    report = mobile.export_tflite(quantised, tmp_path / "q.tflite", "int8", pictures[:100])
+    plain = mobile.export_tflite(trained, tmp_path / "t.tflite", "int8", pictures[:100])
+    assert abs(report.file_bytes - plain.file_bytes) < 0.02 * plain.file_bytes
+    assert report.stored_parameters == plain.stored_parameters
+    # What is trained knows of the rounding: half the error of rounding afterwards, or less.
+    assert report.score_error < 0.03
+    test = pictures[-500:]
+    in_keras = outputs_of(quantised, test.astype("float32")).argmax(1)
+    in_file = mobile.predict_tflite(tmp_path / "q.tflite", test).argmax(1)
+    assert (in_keras == in_file).mean() >= 0.99
+    assert (in_file == classes[-500:]).mean() >= (in_keras == classes[-500:]).mean() - 0.005
+
+
+def test_the_file_has_the_learnt_ranges(quantised, digits, tmp_path):
+    """Even where the pictures that calibrate have others."""
+    dark = digits[0][:20] // 16
+    mobile.export_tflite(quantised, tmp_path / "q.tflite", "int8", dark)
+    runtime = mobile.open_tflite(tmp_path / "q.tflite")
+    scale, zero_point = runtime.get_input_details()[0]["quantization"]
+    assert scale == pytest.approx(255 / 255, rel=1e-5)
+    assert zero_point == -128
+
+
+def test_a_saved_network_is_the_same_and_exports_the_same(quantised, digits, tmp_path):
+    quantised.save(tmp_path / "q.keras")
+    reloaded = keras.saving.load_model(tmp_path / "q.keras")
+    test = digits[0][:100].astype("float32")
+    assert_close(outputs_of(reloaded, test), outputs_of(quantised, test), 1e-6)
+    for name, model in (("a", quantised), ("b", reloaded)):
+        mobile.export_tflite(model, tmp_path / f"{name}.tflite", "int8", digits[0][:50])
+    assert (tmp_path / "a.tflite").read_bytes() == (tmp_path / "b.tflite").read_bytes()
+
+
+@pytest.mark.parametrize("family", REPRESENTATIVES)
+def test_every_family(family, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = representative(family)
+    pictures = np.random.default_rng(0).uniform(0, 1, (8, 32, 32, 3)).astype("float32")
+    calm_statistics(model, pictures)
+    q = mobile.quantize_aware(model)
+    q.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    q.optimizer.learning_rate = 0.0
+    q.fit(pictures, np.arange(8), epochs=1, verbose=0)
+    report = mobile.export_tflite(q, tmp_path / "q.tflite", "int8", pictures)
+    plain = mobile.export_tflite(model, tmp_path / "m.tflite", "int8", pictures)
+    assert abs(report.file_bytes - plain.file_bytes) < 0.02 * plain.file_bytes
+    assert report.score_error < 0.2
+
+
+def test_harness(tmp_path, other_backend):
+    def factory(classifier_activation):
+        inputs = keras.Input((8, 8, 4))
+        shared = ksn.layers.HighlySharedConv2D(8, 3, groups=2, channel_repeats=2, name="shared")
+        x = keras.layers.Conv2D(8, 1, name="stem")(inputs)
+        for use in range(2):
+            x = keras.layers.BatchNormalization(name=f"norm_{use}")(shared(x))
+        x = keras.layers.GlobalAveragePooling2D(name="mean")(x)
+        return mobile.quantize_aware(keras.Model(inputs, keras.layers.Dense(3, classifier_activation, name="end")(x)))
+
+    check_model(factory, {}, tmp_path, other_backend)
+
+
+def test_bad_arguments():
+    inputs = keras.Input((4, 4, 3))
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 1, name="conv")(inputs))
+    with pytest.raises(ValueError, match=r"`preserve` \(='all'\) must be one of None, 'zeros', 'clusters'"):
+        mobile.quantize_aware(model, preserve="all")
+    q = mobile.quantize_aware(model)
+    with pytest.raises(ValueError, match=r"quantisation-aware already"):
+        mobile.quantize_aware(q)
+    odd = keras.Model(inputs, keras.layers.Conv2DTranspose(2, 1, name="odd")(inputs))
+    with pytest.raises(mobile.UnsupportedLayerError, match="'odd', a Conv2DTranspose"):
+        mobile.quantize_aware(odd)
