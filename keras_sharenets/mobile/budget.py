@@ -1,4 +1,4 @@
-"""Which layers to write out in full where a file may have so many bytes: those that gain most time for a byte."""
+"""Which calls to write out in full where a file may have so many bytes: those that gain most time for a byte."""
 
 import math
 
@@ -10,26 +10,27 @@ _MOVE = {None: 1.0, "float16": 1.0, "int8": 0.7}
 
 
 def faster_written_out(form, quantization):
-    """The layers that are faster with a kernel for each use, written out: names, those first that gain most for a byte.
+    """The calls of layers that are faster with a kernel of their own, written out; those first that gain most for a byte.
 
     Args:
-        form: function that makes the inference graph from a predicate of layers' names: which are written out.
+        form: function that makes the inference graph from a predicate of calls, `(layer's name, use)`: which are
+            written out.
         quantization: `None`, `"float16"` or `"int8"`.
 
     Returns:
-        A list of names.
+        A list of calls.
     """
-    before, after = (_costs(form(lambda name, out=out: out), quantization) for out in (False, True))
+    before, after = (_costs(form(lambda site, out=out: out), quantization) for out in (False, True))
     gains = {}
-    for name, (seconds, size) in after.items():
-        slower, smaller = before.get(name, (0.0, 0))
+    for site, (seconds, size) in after.items():
+        slower, smaller = before.get(site, (0.0, 0))
         if slower > seconds and size > smaller:
-            gains[name] = (slower - seconds) / (size - smaller)
-    return sorted(gains, key=lambda name: (-gains[name], name))
+            gains[site] = (slower - seconds) / (size - smaller)
+    return sorted(gains, key=lambda site: (-gains[site], site))
 
 
 def fill(form, size, max_bytes, quantization):
-    """The layers to write out in the fastest file that fits, those first that gain most.
+    """The calls to write out in the fastest file that fits, those first that gain most.
 
     Args:
         form, quantization: as in [`faster_written_out`].
@@ -37,7 +38,7 @@ def fill(form, size, max_bytes, quantization):
         max_bytes: int.
 
     Returns:
-        A tuple of names, empty if nothing more fits. A larger budget gives more behind the same.
+        A tuple of calls, empty if nothing more fits. A larger budget gives more behind the same.
     """
     order = faster_written_out(form, quantization)
     fits, too_many = 0, len(order) + 1
@@ -51,20 +52,24 @@ def fill(form, size, max_bytes, quantization):
 
 
 def _costs(graph, quantization):
-    """`{layer's name: (time, bytes of its kernels)}`; a kernel that several operations use counts once."""
+    """`{call: (time, bytes of its kernels)}`; of a kernel that several calls use, none of them has the bytes.
+
+    So a call is charged for a kernel of its own, and not for the one that stays where it is for the others.
+    """
+    sites = {kernel: {operation.site for operation in users} for kernel, users in graph.uses().items()}
     costs, seen = {}, set()
     for operation in graph.operations:
-        seconds, size = costs.get(operation.name, (0.0, 0))
+        seconds, size = costs.get(operation.site, (0.0, 0))
         numbers = math.prod(operation.output.shape)
         if operation.kernel is not None:
             products = numbers * operation.kernel.array.size // operation.kernel.array.shape[-1]
             seconds += products * _PRODUCT[quantization]
             if operation.kind == "shared_conv":  # Its repeats are folded into the batch, and back.
                 seconds += 2 * numbers * _MOVE[quantization]
-            if operation.kernel not in seen:
+            if operation.kernel not in seen and len(sites[operation.kernel]) == 1:
                 size += operation.kernel.array.size * _BYTES[quantization]
                 seen.add(operation.kernel)
         else:
             seconds += numbers * _MOVE[quantization]
-        costs[operation.name] = seconds, size
+        costs[operation.site] = seconds, size
     return costs

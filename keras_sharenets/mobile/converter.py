@@ -40,7 +40,7 @@ def convert(model, quantization=None, calibration=None, prefer="size", max_bytes
     names = SIGNATURE, INPUT, output_name(model)
 
     def form(written_out):
-        graph = deal_by_tables(passes.simplify(lower(model, compact=lambda layer: not written_out(layer.name))))
+        graph = deal_by_tables(passes.simplify(lower(model, compact=lambda site: not written_out(site))))
         return (forms.integer_form if quantization == "int8" else forms.float_form)(graph, written_out)
 
     def write(written_out, pictures):

@@ -21,7 +21,7 @@ def expand_kernels(graph, written_out):
     uses, operations = graph.uses(), []
     for operation in graph.operations:
         scaled = operation.scale is not None and operation.kernel is not None and operation.kind != "shared_conv"
-        if scaled and (len(uses[operation.kernel]) == 1 or written_out(operation.name)):
+        if scaled and (len(uses[operation.kernel]) == 1 or written_out(operation.site)):
             operation = dataclasses.replace(operation, kernel=_scaled(operation), scale=None)
         operations.append(operation)
     return dataclasses.replace(graph, operations=tuple(operations))
@@ -46,7 +46,7 @@ def split_scales(graph, chosen):
             if operation.scale is None:
                 vectors["scale"] = np.ones_like(operation.bias)
             more = {**vectors, "activation": operation.activation}
-            operation = Operation("affine", operation.name, (between,), operation.output, **more)
+            operation = Operation("affine", operation.name, (between,), operation.output, use=operation.use, **more)
         operations.append(operation)
     return dataclasses.replace(graph, operations=tuple(operations))
 
@@ -71,7 +71,7 @@ def float_form(graph, written_out):
     """The form for a float file: no scale beside a kernel.
 
     Args:
-        written_out: function of a layer's name: whether each use of its kernel gets one of its own. A kernel that is
+        written_out: function of a call, `(layer's name, use)`: whether this use of a kernel gets one of its own. A kernel that is
             kept single is used without scales, and each scale and shift is a step of its own.
     """
     graph = split_scales(expand_kernels(graph, written_out), lambda operation: operation.kind == "shared_conv")
@@ -87,7 +87,7 @@ def fold_signs(graph, written_out):
     uses, operations = graph.uses(), []
     for operation in graph.operations:
         scaled = operation.scale is not None and operation.kernel is not None and operation.kind != "shared_conv"
-        if scaled and (len(uses[operation.kernel]) == 1 or written_out(operation.name)):
+        if scaled and (len(uses[operation.kernel]) == 1 or written_out(operation.site)):
             magnitudes = np.abs(operation.scale)
             nothing = _strengths(operation) <= _NEXT_TO_NOTHING * _strengths(operation).max()
             kernel = _scaled(dataclasses.replace(operation, scale=np.where(nothing, 0, np.sign(operation.scale))))

@@ -38,6 +38,7 @@ class Operation:
             (pool_size, strides, padding), `"mean"` and `"max"` over the picture (keepdims), `"reshape"`, `"slice"` and
             `"permute"` of channels (start; indices), `"softmax"`, `"sigmoid"`, `"identity"`.
         name: str, that of the layer.
+        use: int, 0 in the first call of the layer, 1 in the second.
         inputs, output: `Value`s.
         kernel: `Stored`, of the kinds with one.
         scale, bias: float32 vectors with one number an output channel, or `None` for 1 and 0.
@@ -54,6 +55,12 @@ class Operation:
     bias: np.ndarray | None = None
     activation: str | None = None
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    use: int = 0
+
+    @property
+    def site(self):
+        """The call of a layer that this comes from: `(name, use)`."""
+        return self.name, self.use
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ class Lowering:
     def __init__(self):
         self.operations = []
         self.ranges = {}
+        self.use = 0
         self._stored = {}
         self._count = 0
 
@@ -39,17 +40,17 @@ class Lowering:
     def add(self, kind, name, inputs, shape, **more):
         """Appends an operation and returns its output."""
         output = self.value(shape)
-        self.operations.append(Operation(kind, name, tuple(inputs), output, **more))
+        self.operations.append(Operation(kind, name, tuple(inputs), output, use=self.use, **more))
         return output
 
 
-def lower(model, compact=lambda layer: False):
+def lower(model, compact=lambda site: False):
     """The inference graph of a trained classifier, nothing folded yet.
 
     Args:
         model: functional or built sequential `keras.Model` with one input of a fixed picture size, and one output.
-        compact: function of a kernel-shared layer: whether it becomes operations on the tensors that it stores, instead
-            of one convolution with its effective kernel.
+        compact: function of a call of a kernel-shared layer, `(name, use)`: whether it becomes operations on the
+            tensors that the layer stores, instead of one convolution with its effective kernel.
 
     Returns:
         An `InferenceGraph`. What a quantisation-aware network learnt about ranges is in it.
@@ -61,7 +62,7 @@ def lower(model, compact=lambda layer: False):
     return lower_calls(trace(model), compact)[0]
 
 
-def lower_calls(traced, compact=lambda layer: False):
+def lower_calls(traced, compact=lambda site: False):
     """As [`lower`], for a model that has been traced.
 
     Returns:
@@ -87,17 +88,18 @@ def _lower_call(graph, call, inputs, compact):
     with contextlib.ExitStack() as stack:
         if isinstance(layer, ours.QuantizedKernels):
             stack.enter_context(layer.rounded())
-        rule = _rule(inner(layer), call.path, compact)
+        graph.use = call.index
+        rule = _rule(inner(layer), call, compact)
         return rule(graph, inner(layer), call, inputs, call.outputs[0].shape)
 
 
-def _rule(layer, path, compact):
-    if hasattr(layer, "effective_kernel") and not compact(layer):
+def _rule(layer, call, compact):
+    if hasattr(layer, "effective_kernel") and not compact((layer.name, call.index)):
         return expanded
     for classes, rule in (*RULES, *compact_lowering.RULES):
         if isinstance(layer, classes):
             return rule
     raise UnsupportedLayerError(
-        f"'{path}', a {type(layer).__name__}, cannot be exported to TFLite. Replace it by layers of Keras or of this "
+        f"'{call.path}', a {type(layer).__name__}, cannot be exported to TFLite. Replace it by layers of Keras or of this "
         "library that have a rule in `keras_sharenets.mobile.lowering_rules`."
     )

@@ -54,8 +54,8 @@ def quantize_aware(model, preserve=None):
 
 def _ranges(traced):
     """`{traced tensor's number: group}`: the tensors to round, those of one group with one range."""
-    lowered, values = lower_calls(traced, compact=lambda layer: True)
-    graph = forms.integer_form(passes.simplify(lowered), lambda name: False)
+    lowered, values = lower_calls(traced, compact=lambda site: True)
+    graph = forms.integer_form(passes.simplify(lowered), lambda site: False)
     groups, tensors = tied_values(graph), {}
     for tensor in (*traced.inputs, *(output for call in traced.calls for output in call.outputs)):
         # A layer that does nothing in inference gives the value that it is given: the first tensor stands for it.

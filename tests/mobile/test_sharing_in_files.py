@@ -47,10 +47,10 @@ def relative(outputs, expected):
 def test_every_form_of_the_graph_computes_what_keras_computes(network, share):
     model, pictures = network
     expected = np.asarray(model(pictures))
-    graph = lower(model, compact=lambda layer: share)
+    graph = lower(model, compact=lambda site: share)
     simple = passes.simplify(graph)
     assert len(simple.operations) < len(graph.operations)
-    final = [make(simple, lambda name: not share) for make in (forms.float_form, forms.integer_form)]
+    final = [make(simple, lambda site: not share) for make in (forms.float_form, forms.integer_form)]
     for form in (graph, simple, *final):
         assert relative(execution.run(form, pictures), expected) < 1e-4
 
@@ -145,14 +145,26 @@ def test_scales_that_are_positive_cost_no_step_of_their_own():
 def test_budget_is_kept_and_a_larger_one_used(quantization, tmp_path):
     model, pictures = trained_like(representative("hscnet"))
     ends = [len(converter.convert(model, quantization, pictures, prefer)) for prefer in converter.PREFERENCES]
-    budgets = [round(ends[0] + (ends[1] - ends[0]) * share) for share in (0.0, 0.2, 0.4, 0.6, 0.8)]
+    budgets = [round(ends[0] + (ends[1] - ends[0]) * share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
     sizes = [len(converter.convert(model, quantization, pictures, max_bytes=budget)) for budget in budgets]
     assert all(size <= budget for size, budget in zip(sizes, budgets, strict=True))
     assert sizes == sorted(sizes)
-    assert sizes[-1] > sizes[0]
+    assert sizes[-1] == ends[1] > sizes[0]
     report = ksn.mobile.export_tflite(model, tmp_path / "net.tflite", quantization, pictures, max_bytes=ends[0] + 1000)
     assert report.file_bytes <= ends[0] + 1000
     assert report.prefer == "max_bytes"
+
+
+def test_budget_between_the_uses_of_one_kernel():
+    """Each use for itself gets a kernel of its own: 16 * 16 * 9 numbers of 4 bytes more a use."""
+    model = shared_three_times(np.random.default_rng(0).uniform(0.5, 1.5, (3, 16)))
+    smallest, kernel = len(converter.convert(model)), 16 * 16 * 9 * 4
+    sizes = [len(converter.convert(model, max_bytes=smallest + more * kernel)) for more in (0, 1, 2)]
+    # The step for the scale behind the shared kernel goes, and less than 1 KB with it.
+    for more, size in enumerate(sizes):
+        assert more * kernel - 1024 * more <= size - smallest <= more * kernel
+    # With the last use the shared kernel itself goes.
+    assert len(converter.convert(model, prefer="speed")) - smallest <= 2 * kernel
 
 
 def test_budget_that_nothing_fits_into(tmp_path):
