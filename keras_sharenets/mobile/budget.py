@@ -10,7 +10,7 @@ _MOVE = {None: 1.0, "float16": 1.0, "int8": 0.7}
 
 
 def faster_written_out(form, quantization):
-    """The calls of layers that are faster with a kernel of their own, written out; those first that gain most for a byte.
+    """The calls that are faster with a kernel of their own, written out; those first that gain most for a byte.
 
     Args:
         form: function that makes the inference graph from a predicate of calls, `(layer's name, use)`: which are

@@ -71,8 +71,8 @@ def float_form(graph, written_out):
     """The form for a float file: no scale beside a kernel.
 
     Args:
-        written_out: function of a call, `(layer's name, use)`: whether this use of a kernel gets one of its own. A kernel that is
-            kept single is used without scales, and each scale and shift is a step of its own.
+        written_out: function of a call, `(layer's name, use)`: whether this use of a kernel gets one of its own. A
+            kernel that is kept single is used without scales, and each scale and shift is a step of its own.
     """
     graph = split_scales(expand_kernels(graph, written_out), lambda operation: operation.kind == "shared_conv")
     return split_scales(graph, lambda operation: operation.scale is not None)

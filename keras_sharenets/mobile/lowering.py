@@ -100,6 +100,6 @@ def _rule(layer, call, compact):
         if isinstance(layer, classes):
             return rule
     raise UnsupportedLayerError(
-        f"'{call.path}', a {type(layer).__name__}, cannot be exported to TFLite. Replace it by layers of Keras or of this "
-        "library that have a rule in `keras_sharenets.mobile.lowering_rules`."
+        f"'{call.path}', a {type(layer).__name__}, cannot be exported to TFLite. Replace it by layers of Keras or of "
+        "this library that have a rule in `keras_sharenets.mobile.lowering_rules`."
     )
