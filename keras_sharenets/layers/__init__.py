@@ -4,6 +4,7 @@ from keras_sharenets.layers.channel_deal import ChannelDeal
 from keras_sharenets.layers.channel_padding import ChannelPadding
 from keras_sharenets.layers.channel_shuffle import ChannelShuffle
 from keras_sharenets.layers.channel_slice import ChannelSlice
+from keras_sharenets.layers.depthwise_conv2d import DepthwiseConv2D
 from keras_sharenets.layers.fake_quantize import FakeQuantize
 from keras_sharenets.layers.hierarchical_group_conv2d import HierarchicalGroupConv2D
 from keras_sharenets.layers.highly_shared_conv2d import HighlySharedConv2D
@@ -18,6 +19,7 @@ __all__ = [
     "ChannelPadding",
     "ChannelShuffle",
     "ChannelSlice",
+    "DepthwiseConv2D",
     "FakeQuantize",
     "HierarchicalGroupConv2D",
     "HighlySharedConv2D",

@@ -3,7 +3,7 @@
 import keras
 
 from keras_sharenets import _checks
-from keras_sharenets.layers import HighlySharedConv2D
+from keras_sharenets.layers import DepthwiseConv2D, HighlySharedConv2D
 
 
 def norm(x, name):
@@ -40,7 +40,7 @@ def depthwise_conv2d(x, kernel_size=3, strides=1, *, name):
     # Keras takes the fan-in of a depthwise kernel to be that of a dense one, `channels` times too large.
     initializer = keras.initializers.VarianceScaling(2 * x.shape[-1], "fan_in", "truncated_normal")
     x, padding = pad_for(x, kernel_size, strides, name)
-    return keras.layers.DepthwiseConv2D(
+    return DepthwiseConv2D(
         kernel_size, strides, padding=padding, use_bias=False, depthwise_initializer=initializer, name=name
     )(x)
 
