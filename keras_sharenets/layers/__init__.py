@@ -1,5 +1,6 @@
 """Layers that reuse their weights, and the small ones without weights that their networks need."""
 
+from keras_sharenets.layers.batch_normalization import BatchNormalization
 from keras_sharenets.layers.channel_deal import ChannelDeal
 from keras_sharenets.layers.channel_padding import ChannelPadding
 from keras_sharenets.layers.channel_shuffle import ChannelShuffle
@@ -15,6 +16,7 @@ from keras_sharenets.layers.split_group_conv2d import SplitGroupConv2D
 from keras_sharenets.layers.squeeze_excite import SqueezeExcite
 
 __all__ = [
+    "BatchNormalization",
     "ChannelDeal",
     "ChannelPadding",
     "ChannelShuffle",

@@ -3,12 +3,12 @@
 import keras
 
 from keras_sharenets import _checks
-from keras_sharenets.layers import DepthwiseConv2D, HighlySharedConv2D
+from keras_sharenets.layers import BatchNormalization, DepthwiseConv2D, HighlySharedConv2D
 
 
 def norm(x, name):
     """Batch normalisation. Its own layer at every call: statistics are never shared."""
-    return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
+    return BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
 
 
 def norm_relu(x, name):

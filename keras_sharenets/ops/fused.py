@@ -1,0 +1,24 @@
+"""What TensorFlow computes in one operation and Keras in several. The one place beside the exports that needs it."""
+
+
+def batch_normalization(inputs, gamma, beta, epsilon):
+    """Normalises a batch of pictures, channels last, by its own moments.
+
+    Args:
+        inputs: tensor `(batch, height, width, channels)`, float32 or bfloat16.
+        gamma, beta: float32 tensors `(channels,)`.
+        epsilon: float.
+
+    Returns:
+        `(outputs, mean, variance)`: a tensor of the type and shape of `inputs`, and the moments, float32
+        `(channels,)`; the variance is the biased one, that of the batch itself.
+    """
+    # Only where Keras runs on TensorFlow, which is loaded then.
+    import tensorflow as tf
+
+    outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=inputs, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon, is_training=True
+    )
+    count = tf.cast(tf.size(inputs) / inputs.shape[-1], variance.dtype)
+    # The operation gives the unbiased one.
+    return outputs, mean, variance * (count - 1) / count
