@@ -18,7 +18,9 @@ from keras_sharenets.mobile.parity import ExportMismatchError
 from keras_sharenets.mobile.quantize_aware import quantize_aware
 from keras_sharenets.mobile.saved_model import SavedModelReport, export_saved_model
 from keras_sharenets.mobile.size_report import SizeReport, size_report
+from keras_sharenets.mobile.stripping import strip
 from keras_sharenets.mobile.tflite import TFLiteReport, export_tflite
+from keras_sharenets.mobile.tfmot.compression import cluster, prune
 
 __all__ = [
     "BenchmarkReport",
@@ -28,6 +30,7 @@ __all__ = [
     "TFLiteReport",
     "UnsupportedLayerError",
     "benchmark_tflite",
+    "cluster",
     "compare_tflite",
     "describe_tflite",
     "export_saved_model",
@@ -35,8 +38,10 @@ __all__ = [
     "inference_form",
     "open_tflite",
     "predict_tflite",
+    "prune",
     "quantize_aware",
     "read_labels",
     "size_report",
+    "strip",
     "write_labels",
 ]
