@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from keras_sharenets.mobile.inference_graph import Stored, Value
+from keras_sharenets.mobile.merging import merge_added
 
 _LINEAR = ("conv", "depthwise", "dense", "affine")
 _ACTIVATED = (*_LINEAR, "add")
@@ -148,6 +149,7 @@ def _unpermuted(vector, indices):
 def simplify(graph):
     """The passes that every export begins with, in their order."""
     for rewrite in (
+        merge_added,
         shuffle_last,
         shuffle_last,
         join_last,

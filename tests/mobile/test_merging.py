@@ -1,0 +1,81 @@
+"""Additions of two convolutions of one picture, merged in the inference graph."""
+
+import keras
+import numpy as np
+import pytest
+from harness import assert_close, pseudo_random
+
+from keras_sharenets.mobile import execution
+from keras_sharenets.mobile.lowering import lower
+from keras_sharenets.mobile.merging import merge_added
+
+
+def network(uses=1, strides=1, padded=False, also=None, kernel_size=3, padding="same"):
+    """`spatial(x) + pointwise(x)`, both called `uses` times; `also` reads one of the parts a second time."""
+    x = inputs = keras.Input((6, 6, 4))
+    spatial = keras.layers.Conv2D(
+        4, kernel_size, strides, "valid" if padded else padding, use_bias=False, name="spatial"
+    )
+    pointwise = keras.layers.Conv2D(4, 1, strides, use_bias=False, name="pointwise")
+    for _ in range(uses):
+        planes = keras.layers.ZeroPadding2D(1)(x) if padded else x
+        parts = spatial(planes), pointwise(x)
+        x = keras.layers.Add()([parts[0], parts[1]])
+        x = x if also is None else keras.layers.Concatenate()([x, parts[also]])
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    model.set_weights([pseudo_random(weight.shape, seed=place) for place, weight in enumerate(model.weights)])
+    return model
+
+
+def kinds(graph):
+    return [operation.kind for operation in graph.operations]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        ({}, (1, 1)),
+        ({"kernel_size": 5}, (2, 2)),
+        # Padded by hand, a strided convolution has its middle where the 1x1 is; padded as "same" it has not.
+        ({"strides": 2, "padded": True}, (1, 1)),
+        ({"uses": 3}, (1, 1)),
+    ],
+)
+def test_merged_kernel_has_the_sum_where_they_meet(arguments, place):
+    model = network(**arguments)
+    pictures = pseudo_random((3, 6, 6, 4), seed=7)
+    graph = lower(model)
+    merged = merge_added(graph)
+    assert "add" not in kinds(merged)
+    assert kinds(merged).count("conv") == arguments.get("uses", 1)
+    assert len(merged.uses()) == 1
+    expected = model.get_weights()[0].copy()
+    expected[place] += model.get_weights()[1][0, 0]
+    (kernel,) = merged.uses()
+    assert_close(kernel.array, expected, 1e-6)
+    assert_close(execution.run(merged, pictures), np.asarray(model(pictures)), 1e-5)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"strides": 2},
+        {"kernel_size": 2},
+        {"also": 0},
+        {"also": 1},
+    ],
+    ids=["same at stride 2 has no middle", "an even kernel has none", "a part is read again", "the other too"],
+)
+def test_left_alone(arguments):
+    graph = lower(network(**arguments))
+    assert kinds(merge_added(graph)) == kinds(graph)
+
+
+def test_a_kernel_that_is_used_in_another_way_stays_single():
+    inputs = keras.Input((6, 6, 4))
+    spatial = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)
+    pointwise = keras.layers.Conv2D(4, 1, use_bias=False)
+    x = keras.layers.Add()([spatial(inputs), pointwise(inputs)])
+    x = keras.layers.GlobalAveragePooling2D()(pointwise(x))
+    graph = lower(keras.Model(inputs, x))
+    assert kinds(merge_added(graph)) == kinds(graph)
