@@ -41,6 +41,9 @@ def fill(form, size, max_bytes, quantization):
         A tuple of calls, empty if nothing more fits. A larger budget gives more behind the same.
     """
     order = faster_written_out(form, quantization)
+    # All at once can be smaller than most of them: what is written out everywhere can be merged with its neighbours.
+    if size(frozenset(order).__contains__) <= max_bytes:
+        return tuple(order)
     fits, too_many = 0, len(order) + 1
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
