@@ -1,0 +1,41 @@
+"""What a benchmark ran on."""
+
+import datetime
+import importlib.metadata
+import os
+import pathlib
+import platform
+
+import keras
+
+import keras_sharenets
+
+PACKAGES = ("keras", "tensorflow", "jax", "ai-edge-litert", "numpy")
+
+
+def describe_machine():
+    """Date, machine, versions and backend, as plain data for JSON."""
+    versions = {"python": platform.python_version(), "keras_sharenets": keras_sharenets.__version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+        # How many programs wanted to run at once in the last quarter of an hour: more than there are cores blur times.
+        "load": round(os.getloadavg()[2], 2) if hasattr(os, "getloadavg") else None,
+        "backend": keras.backend.backend(),
+        "versions": versions,
+    }
+
+
+def _processor():
+    """The processor's name, which Linux keeps in a file."""
+    information = pathlib.Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

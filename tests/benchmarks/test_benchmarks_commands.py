@@ -1,0 +1,163 @@
+import io
+import json
+
+import PIL.Image
+import pytest
+
+import keras_sharenets as ksn
+from benchmarks import delivery, inference, litert
+from benchmarks.cli import COMMANDS, main, make_parser
+from benchmarks.delivery_claims import claims
+
+QUICK = "hscnet_m32_g4_r2_b1_a2"
+
+
+@pytest.fixture(scope="module")
+def delivered(tmp_path_factory):
+    """What `delivery --quick` leaves; LiteRT is made to refuse TensorFlow's int8 file."""
+    folder = tmp_path_factory.mktemp("delivery")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(litert, "runs", lambda path: path.parent.name != "int8")
+        assert main(["delivery", "--quick", "--output", str(folder)]) == 0
+    return folder
+
+
+def test_delivery_has_every_form(delivered):
+    rows = json.loads((delivered / "delivery.json").read_text())["rows"]
+    parameters = ksn.profile(ksn.create_model(QUICK)).stored_parameters
+    for precision, size in (("float32", 4), ("int8", 1)):
+        small, *between, fast, plain = [row for row in rows if row["precision"] == precision]
+        assert (small["form"], fast["form"], plain["form"]) == ("size", "speed", "plain converter")
+        assert (small["peer"], fast["peer"], plain["peer"]) == (False, False, True)
+        assert fast["ratio"] == 1
+        assert small["file_bytes"] < plain["file_bytes"]
+        # Vectors keep 4 bytes a number.
+        assert size * parameters <= plain["stored_weight_bytes"] <= 1.2 * size * parameters
+        budgets = delivery.budgets(small["file_bytes"], fast["file_bytes"])
+        assert [row["max_bytes"] for row in between] == budgets
+        assert [row["form"] for row in between] == [f"budget {number}" for number, _ in enumerate(budgets, 1)]
+        assert all(row["file_bytes"] <= row["max_bytes"] for row in between)
+    assert {row["network"] for row in rows} == {QUICK}
+
+
+def test_budgets():
+    assert delivery.budgets(1000, 1060) == [1010, 1020, 1030, 1040, 1050]
+    assert delivery.budgets(1000, 1000) == delivery.budgets(1000, 900) == []
+
+
+def test_file_that_is_refused_stands_in_the_table_without_times(delivered):
+    contents = json.loads((delivered / "delivery.json").read_text())
+    refused = contents["rows"][-1]
+    assert refused["milliseconds"] is refused["ratio"] is refused["delegates"] is None
+    assert refused["outside_text"] == "LiteRT refuses the file"
+    claimed = [claim["text"] for claim in contents["claims"] if claim["where"].endswith("int8")]
+    assert "fast file to the plain converter's" not in claimed
+    assert len(claimed) == 3
+    assert "LiteRT refuses the file" in (delivered / "delivery.md").read_text()
+    assert PIL.Image.open(io.BytesIO((delivered / "delivery.png").read_bytes())).size[0] > 1000
+
+
+def delivered_rows(network, precision, ratios, plain, delegates=1, outside=None):
+    forms = ["size", *(f"budget {number}" for number in range(1, len(ratios) - 1)), "speed"]
+    row = {"network": network, "precision": precision, "delegates": delegates, "outside": outside or {}}
+    rows = [{**row, "form": form, "ratio": ratio} for form, ratio in zip(forms, ratios, strict=True)]
+    return [*rows, {**row, "form": "plain converter", "ratio": plain, "delegates": 25}]
+
+
+def test_claims():
+    """By hand: a family that shares kernels may be slower when small than one that shares layers."""
+    rows = delivered_rows("hgcnet_42_g4", "float32", [1.3, 1.2, 1.1, 1.0], 2.0)
+    rows += delivered_rows("sharesnet_164", "float32", [1.3, 1.1, 1.1 * 1.05, 1.0], 0.8)
+    rows += delivered_rows("hgcnet_42_g4", "int8", [1.9, 1.0], 1.0, outside={"SOFTMAX": 1})
+    rows += delivered_rows("sl3_resnet_64", "float32", [1.1, 1.0], None, delegates=2, outside={"SOFTMAX": 1})
+    made = [(claim.value, claim.holds) for claim in claims(rows)]
+    expected = [
+        *((1.3, True), (0.5, True), (1.2 / 1.3, True), (1, True)),
+        *((1.3, False), (1.25, False), (1.05, False), (1, True)),
+        *((1.9, True), (1.0, True), (1 / 1.9, True), (1, True)),
+        *((1.1, True), (1 / 1.1, True), (3, False)),
+    ]
+    assert [holds for _, holds in made] == [holds for _, holds in expected]
+    assert [value for value, _ in made] == pytest.approx([value for value, _ in expected])
+
+
+def test_inference(tmp_path, capsys):
+    assert main(["inference", "--quick", "--output", str(tmp_path), "--batch-size", "2"]) == 0
+    contents = json.loads((tmp_path / "inference.json").read_text())
+    runtimes = ["Keras, tf.function", "Keras, XLA", "LiteRT, float32, 1 thread", "LiteRT, int8, 1 thread"]
+    names = [QUICK, "mobilenet_v2_1_0"]
+    assert [(row["runtime"], row["network"]) for row in contents["rows"]] == [
+        (runtime, name) for runtime in runtimes for name in names
+    ]
+    profiles = {name: ksn.profile(ksn.create_model(name, num_classes=10)) for name in names}
+    peaks = set()
+    for row in contents["rows"]:
+        profile = profiles[row["network"]]
+        assert row["multiply_adds"] == profile.multiply_adds
+        assert row["stored_parameters"] == profile.stored_parameters
+        assert row["multiply_adds_per_second"] == pytest.approx(profile.multiply_adds / (row["milliseconds"] / 1000))
+        peaks.add(round(row["multiply_adds_per_second"] / row["share_of_peak"]))
+        assert row["peer"] == (row["network"] != QUICK)
+        assert (row["ratio"] == 1) == row["peer"]
+        assert (row["file_bytes"] is None) == row["runtime"].startswith("Keras")
+    assert len(peaks) == 1
+    assert (tmp_path / "inference.md").read_text() == capsys.readouterr().out
+
+
+def test_keras_gets_whole_batches_and_waits():
+    model = inference.build(QUICK, input_shape=(16, 16, 3), num_classes=7)
+    outputs = inference.keras_call(model, 3, jit_compile=False)()
+    assert outputs.shape == (3, 7)
+    assert outputs.sum(-1) == pytest.approx([1, 1, 1])
+
+
+def test_peer_from_keras_has_the_parameters_of_its_paper():
+    model = inference.build(inference.KERAS_PEER, input_shape=(32, 32, 3), num_classes=1000)
+    assert ksn.profile(model).stored_parameters == 3_504_872
+    assert ksn.profile(model).uncounted == ()
+
+
+def test_twins_and_peers_come_once():
+    names = inference.with_peers(["sharesnet_164", "mobilenet_v2_1_0", "resnet_164"], inference.PEERS)
+    assert names[:3] == ("sharesnet_164", "resnet_164", "mobilenet_v2_1_0")
+    assert sorted(names) == sorted({"sharesnet_164", "resnet_164", *inference.PEERS})
+
+
+def test_help_has_an_example(capsys):
+    for command in COMMANDS:
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        text = capsys.readouterr().out
+        assert f"example:\n  python -m benchmarks {command} " in text
+        example = text.partition("example:\n")[2].split()[3:]
+        assert make_parser().parse_args(example).command == command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--networks", "hgcnet_42"], "error: `name` (='hgcnet_42') is not a known model. Did you mean 'hgcnet_42_g"),
+        (["--repetitions", "0"], "error: `repetitions` (=0) must be a whole number of at least 1."),
+        (["--threads", "0"], "error: `threads` (=0) must be a whole number of at least 1."),
+        (["--output", "file"], "error: [Errno 17] File exists: 'file'"),
+    ],
+)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_bad_input_is_one_line_and_exit_code_2(command, arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("42")
+    assert main([command, *arguments]) == 2
+    output, errors = capsys.readouterr()
+    assert errors.startswith(message)
+    assert errors.count("\n") == 1
+    assert output == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_networks_are_measured_once_each(monkeypatch, tmp_path):
+    measured = []
+    monkeypatch.setattr(delivery, "measure", lambda name, *_, **__: measured.append(name) or [])
+    monkeypatch.setattr(delivery.results, "write", lambda *_: [tmp_path / "table.md"])
+    (tmp_path / "table.md").write_text("")
+    assert main(["delivery", "--networks", QUICK, "vggnet", QUICK, "--output", str(tmp_path)]) == 0
+    assert measured == [QUICK, "vggnet"]

@@ -1,0 +1,104 @@
+import io
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from benchmarks import results
+from benchmarks.picture import draw
+
+BLUE, GREY = (0x1F, 0x5F, 0xBF), (0x9A, 0xA5, 0xB1)
+
+
+def row(network, form, ratio, peer=False):
+    columns = {"milliseconds": 5 * ratio, "milliseconds_low": 4 * ratio, "milliseconds_high": 7 * ratio}
+    columns |= {"ratio": ratio, "ratio_low": ratio, "ratio_high": ratio}
+    return {"network": network, "form": form, "peer": peer, "file_bytes": 1234567, **columns}
+
+
+def table_of(*rows, claims=()):
+    return results.Table(
+        name="made_up",
+        title="A title",
+        note="A note.",
+        ratio="share",
+        panel="{network}",
+        label="{form}",
+        columns={"file bytes": "{file_bytes:,}", "ms": "{milliseconds:.1f}"},
+        rows=rows,
+        claims=claims,
+    )
+
+
+def test_files(tmp_path):
+    claims = (results.Claim("fast", "here", 1.0, 1.0), results.Claim("small", "there", 2.5, 2.0))
+    table = table_of(row("b", "slow", 2.0), row("a", "slow", 1.5), row("b", "fast", 1.0, peer=True), claims=claims)
+    paths = results.write(table, tmp_path / "new", "python -m benchmarks made_up")
+    assert [path.name for path in paths] == ["made_up.md", "made_up.json", "made_up.png"]
+    assert sorted(paths) == sorted((tmp_path / "new").iterdir())
+
+    contents = json.loads(paths[1].read_text())
+    assert contents["rows"] == list(table.rows)
+    assert contents["command"] == "python -m benchmarks made_up"
+    assert contents["backend"] == "tensorflow"
+    assert {"keras", "tensorflow", "ai-edge-litert", "python"} <= contents["versions"].keys()
+    assert contents["cores"] >= 1
+    assert contents["processor"]
+    assert [claim["holds"] for claim in contents["claims"]] == [True, False]
+
+    text = paths[0].read_text()
+    assert text.startswith("# A title\n\n`python -m benchmarks made_up`\n")
+    panels = """## b
+
+|  | file bytes | ms |
+| :-- | --: | --: |
+| slow | 1,234,567 | 10.0 |
+| fast | 1,234,567 | 5.0 |
+
+## a
+
+|  | file bytes | ms |
+| :-- | --: | --: |
+| slow | 1,234,567 | 7.5 |
+
+## Claims
+
+|  |  | measured | at most | holds |
+| :-- | :-- | --: | --: | --: |
+| fast | here | 1 | 1 | yes |
+| small | there | 2.5 | 2 | **no** |
+"""
+    assert text.endswith(panels.replace("| :-- | :-- | --: |", "| :-- | --: | --: |"))
+
+
+def pixels(table, colour):
+    """The number of pixels of a colour in the picture of a table."""
+    picture = PIL.Image.open(io.BytesIO(draw(table, "a machine"))).convert("RGB")
+    return int((np.abs(np.asarray(picture).astype(int) - colour).max(-1) < 30).sum())
+
+
+def test_bars_are_as_long_as_the_logarithms_of_the_ratios():
+    # The last row keeps the scale and its own width of pixels the same in all pictures.
+    def blue(ratio):
+        return pixels(table_of(row("net", "ours", ratio), row("net", "peer", 4.0, peer=True)), BLUE)
+
+    assert blue(4.0) > 2000
+    assert blue(2.0) == pytest.approx(blue(4.0) / 2, rel=0.05)
+    assert blue(0.75) == pytest.approx(blue(4.0) * np.log(4 / 3) / np.log(4), rel=0.1)
+    assert blue(1.0) < 50
+
+
+def test_peers_are_grey():
+    ours, peer = row("net", "ours", 2.0), row("net", "theirs", 2.0, peer=True)
+    assert pixels(table_of(ours), GREY) < 0.1 * pixels(table_of(ours, peer), GREY)
+    assert pixels(table_of(ours, peer), GREY) == pytest.approx(pixels(table_of(ours, peer), BLUE), rel=0.2)
+
+
+def test_row_that_could_not_be_measured():
+    unknown = {**row("net", "theirs", 1.0, peer=True), **dict.fromkeys(row("net", "", 1.0).keys() - {"network"})}
+    unknown |= {"form": "theirs", "peer": True, "file_bytes": 7}
+    table = table_of(row("net", "ours", 2.0), unknown)
+    assert pixels(table, BLUE) == pytest.approx(pixels(table_of(row("net", "ours", 2.0)), BLUE), rel=0.5)
+    context = {"processor": "", "cores": 2, "load": None, "versions": {}, "date": "", "command": ""}
+    assert "| theirs | 7 | - |" in results.to_markdown(table, context)
