@@ -98,9 +98,6 @@ class ClusteredKernel:
             max(min(number, len(np.unique(weights))), 3 if sparse else 2),
             tfmot.clustering.keras.CentroidInitialization[centroids],
             preserve_sparsity=sparse,
-            # TFMOT's enumeration of these is one of strings. Its default, the sum, is as many times as large as a
-            # centroid has weights: with SGD, a network of few and large kernels is lost in a few steps.
-            cluster_gradient_aggregation="GradientAggregation.AVG",
         )
         self._wrapper.build(())
         self._centroids = keras.Variable(self._wrapper.cluster_centroids["kernel"])
@@ -130,7 +127,12 @@ class ClusteredKernel:
             return [(None, source) for source in sources]
         with tf.GradientTape() as tape:
             replaced = self._replaced()
-        return list(zip(tape.gradient(replaced, sources, output_gradients=gradient), sources, strict=True))
+        own, summed = tape.gradient(replaced, sources, output_gradients=gradient)
+        # TFMOT sums the gradients of all weights that a centroid stands for: with SGD, a network of few and large
+        # kernels is lost in a few steps. It can also take means, but not under XLA.
+        members = self._wrapper.pulling_indices["kernel"]
+        sizes = tf.math.unsorted_segment_sum(tf.ones_like(gradient), members, summed.shape[0])
+        return [(own, self._weights), (tf.math.divide_no_nan(summed, sizes), self._centroids)]
 
     def end_step(self):
         """Replaces the weights."""
