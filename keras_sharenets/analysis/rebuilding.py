@@ -21,9 +21,11 @@ def rebuild(model, graph, call, start=lambda tensor, symbol: symbol):
     Returns:
         A functional `keras.Model`, not compiled.
     """
+    plain = keras.Model(model.inputs, model.outputs)
+    names = [layer.name for layer in plain.layers if isinstance(layer, keras.layers.InputLayer)]
     inputs = [
-        keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=own.name)
-        for tensor, own in zip(graph.inputs, model.inputs, strict=True)
+        keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)
+        for tensor, name in zip(graph.inputs, names, strict=True)
     ]
     values = {tensor.number: start(tensor, symbol) for tensor, symbol in zip(graph.inputs, inputs, strict=True)}
 

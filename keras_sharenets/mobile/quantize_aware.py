@@ -10,9 +10,12 @@ from keras_sharenets.layers.quantized_kernels import PRESERVE, stored_kernels
 from keras_sharenets.mobile import forms, passes
 from keras_sharenets.mobile.lowering import lower_calls
 from keras_sharenets.mobile.quantisation import MOVES, PROBABILITIES, tied_values
+from keras_sharenets.mobile.tfmot.training import check_backend
+
+ENGINES = ("keras", "tfmot")
 
 
-def quantize_aware(model, preserve=None):
+def quantize_aware(model, engine="keras", *, preserve=None):
     """A network to train further, in which kernels and values are rounded as an int8 file will round them.
 
     It has the very layers of `model`: training moves the weights of both, and nothing has to be brought back. Layers
@@ -27,6 +30,8 @@ def quantize_aware(model, preserve=None):
 
     Args:
         model: functional or sequential `keras.Model` that can be exported.
+        engine: what rounds in training steps: `"keras"`, on every backend, or `"tfmot"`, the quantizers of TensorFlow's
+            Model Optimization Toolkit, on TensorFlow. All else is the same.
         preserve: `None`; `"zeros"`: weights that are 0 stay 0, as after pruning; `"clusters"`: the same, and weights
             of a kernel that are equal stay equal, as after clustering.
 
@@ -34,8 +39,9 @@ def quantize_aware(model, preserve=None):
         A functional `keras.Model` that is not compiled. It is saved and loaded as any other, on every backend.
 
     Raises:
-        ValueError: `preserve` is none of these; a kernel has more than 256 distinct values and `preserve="clusters"`;
-            or `model` cannot be exported, among them `UnsupportedLayerError`.
+        ValueError: an argument breaks a rule above; a kernel has more than 256 distinct values and
+            `preserve="clusters"`; or `model` cannot be exported, among them `UnsupportedLayerError`.
+        RuntimeError: `engine="tfmot"`, and Keras does not run on TensorFlow.
 
     >>> import keras_sharenets as ksn
     >>> model = ksn.create_model("hscnet_m32_g4_r2_b1_a2", input_shape=(16, 16, 3))
@@ -43,13 +49,21 @@ def quantize_aware(model, preserve=None):
     >>> q.count_params() - model.count_params() == 2 * sum(isinstance(x, ksn.layers.FakeQuantize) for x in q.layers)
     True
     """
+    _checks.one_of("engine", engine, ENGINES)
     _checks.one_of("preserve", preserve, PRESERVE)
+    if engine == "tfmot":
+        check_backend()
     traced = trace(model)
     for call in traced.calls:
         if isinstance(call.operation, (ours.FakeQuantize, ours.QuantizedKernels)):
             raise ValueError(f"`model` (='{model.name}') is quantisation-aware already: '{call.path}' rounds.")
     layers = _RoundingLayers(_ranges(traced), preserve)
-    return rebuild(model, traced, layers.call, layers.ranged)
+    rounding = rebuild(model, traced, layers.call, layers.ranged)
+    if engine == "keras":
+        return rounding
+    from keras_sharenets.mobile.tfmot.quantising import rounded_by_tfmot
+
+    return rounded_by_tfmot(rounding)
 
 
 def _ranges(traced):

@@ -31,6 +31,7 @@ def test_a_value_is_rounded_where_the_file_has_it(digits):
     x = keras.layers.GlobalAveragePooling2D(name="mean")(x)
     q = mobile.quantize_aware(keras.Model(inputs, keras.layers.Dense(10, "softmax", name="scores")(x)))
     # A pooling moves integers; a softmax has fixed ones, and the scores before it are inside the layer.
+    assert q.input.name == q.layers[0].name == "images"
     assert names_of_ranges(q) == ["images", "stem", "relu_a", "relu_b", "branch", "sum", "mean"]
     assert [layer.name for layer in q.layers if isinstance(layer, QuantizedKernels)] == [
         "stem_rounded",
@@ -153,9 +154,25 @@ def test_bad_arguments():
     model = keras.Model(inputs, keras.layers.Conv2D(2, 1, name="conv")(inputs))
     with pytest.raises(ValueError, match=r"`preserve` \(='all'\) must be one of None, 'zeros', 'clusters'"):
         mobile.quantize_aware(model, preserve="all")
+    with pytest.raises(ValueError, match=r"`engine` \(='tf'\) must be one of 'keras', 'tfmot'"):
+        mobile.quantize_aware(model, "tf")
     q = mobile.quantize_aware(model)
     with pytest.raises(ValueError, match=r"quantisation-aware already"):
         mobile.quantize_aware(q)
     odd = keras.Model(inputs, keras.layers.Conv2DTranspose(2, 1, name="odd")(inputs))
     with pytest.raises(mobile.UnsupportedLayerError, match="'odd', a Conv2DTranspose"):
         mobile.quantize_aware(odd)
+
+
+def test_engines_round_alike(trained, digits):
+    """One training step from the same weights: the same loss, and ranges that are the same."""
+    losses, limits = [], []
+    for engine in ("keras", "tfmot"):
+        copy = keras.models.clone_model(trained)
+        copy.set_weights(trained.get_weights())
+        q = mobile.quantize_aware(copy, engine)
+        q.compile(keras.optimizers.SGD(1e-3), "sparse_categorical_crossentropy", jit_compile=False)
+        losses.append(q.train_on_batch(digits[0][:64].astype("float32"), digits[1][:64]))
+        limits.append([float(limit) for layer in ranges(q) for limit in layer.range()])
+    assert_close(losses[1], losses[0], 1e-4)
+    assert_close(limits[1], limits[0], 1e-4)

@@ -1,0 +1,56 @@
+import keras
+import numpy as np
+from harness import assert_close, outputs_of, pseudo_random
+
+from keras_sharenets.analysis.graph import trace
+from keras_sharenets.analysis.rebuilding import rebuild
+
+
+def same(call, operation, *args, **kwargs):
+    return operation(*args, **kwargs)
+
+
+def nested():
+    """Two inputs, a layer called twice, arguments of a call, a model inside, two outputs."""
+    inner_input = keras.Input((4,))
+    inner = keras.Model(inner_input, keras.layers.Dense(4, name="inside")(inner_input), name="inner")
+    left, right = keras.Input((4,), name="left"), keras.Input((4,), name="right")
+    shared = keras.layers.Dense(4, name="shared")
+    x = keras.layers.Concatenate(name="both", axis=-1)([shared(left), inner(shared(right))])
+    return keras.Model([left, right], [x, keras.layers.Dense(2, name="end")(x)], name="whole")
+
+
+def test_the_same_layers_give_the_same():
+    model = nested()
+    again = rebuild(model, trace(model), same)
+    assert again.name == "whole"
+    assert [layer.name for layer in again.layers[:2]] == ["left", "right"]
+    assert {id(weight) for weight in again.weights} == {id(weight) for weight in model.weights}
+    data = [pseudo_random((3, 4)), pseudo_random((3, 4), seed=1)]
+    for actual, expected in zip(again(data), model(data), strict=True):
+        assert_close(keras.ops.convert_to_numpy(actual), keras.ops.convert_to_numpy(expected), 1e-6)
+
+
+def test_calls_and_inputs_can_be_changed():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(3, name="dense")(keras.layers.ReLU()(inputs)))
+    seen = []
+
+    def call(each, operation, *args, **kwargs):
+        seen.append((each.path, each.index))
+        return args[0] if isinstance(operation, keras.layers.ReLU) else operation(*args, **kwargs)
+
+    again = rebuild(model, trace(model), call, start=lambda tensor, symbol: keras.layers.Rescaling(2.0)(symbol))
+    data = pseudo_random((5, 4))
+    kernel, bias = model.get_weights()
+    assert_close(outputs_of(again, data), 2 * data @ kernel + bias, 1e-5)
+    assert [path for path, _ in seen][1] == "dense"
+    assert np.all([index == 0 for _, index in seen])
+
+
+def test_sequential():
+    model = keras.Sequential([keras.Input((4,), name="start"), keras.layers.Dense(3)])
+    again = rebuild(model, trace(model), same)
+    data = pseudo_random((5, 4))
+    assert_close(outputs_of(again, data), outputs_of(model, data), 1e-6)
+    assert again.layers[0].name == "start"
