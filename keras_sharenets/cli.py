@@ -135,8 +135,12 @@ def _benchmark(arguments):
         raise ValueError("`--picture` needs `--accuracy FILE=SHARE` for every file.")
     reports = ksn.mobile.compare_tflite(arguments.files, arguments.threads, arguments.repetitions)
     print(tables.benchmark_table(reports, accuracies), end="")
+    operators = {}
+    for path in arguments.files if arguments.operators else ():
+        operators[path] = ksn.mobile.operator_times(path, arguments.threads)
+        print("\n" + tables.operator_table(path, operators[path]), end="")
     if arguments.json:
-        entries = [{**dataclasses.asdict(report), "accuracy": accuracies.get(report.path)} for report in reports]
+        entries = tables.benchmark_entries(reports, accuracies, operators)
         files.write_json(arguments.json, {"machine": platform.platform(), "files": entries})
     if arguments.picture:
         title = "Accuracy and size of TFLite files"
@@ -221,6 +225,7 @@ def _parser():
     command.add_argument("files", nargs="+", metavar="FILE.tflite")
     command.add_argument("--threads", type=int, default=1)
     command.add_argument("--repetitions", type=int, default=200)
+    command.add_argument("--operators", action="store_true", help="measure each operator of each file alone too")
     command.add_argument("--json", metavar="FILE", help="write all figures to FILE too")
     accuracy_help = "known accuracies, as 0.77, for the table and the picture"
     command.add_argument("--accuracy", nargs="+", action="extend", default=[], metavar="FILE=SHARE", help=accuracy_help)

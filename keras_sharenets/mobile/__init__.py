@@ -14,6 +14,7 @@ from keras_sharenets.mobile.inference import inference_form
 from keras_sharenets.mobile.interpreter import describe_tflite, open_tflite, predict_tflite
 from keras_sharenets.mobile.lowering_rules import UnsupportedLayerError
 from keras_sharenets.mobile.metadata import read_labels, write_labels
+from keras_sharenets.mobile.operator_timing import OperatorTime, operator_times
 from keras_sharenets.mobile.parity import ExportMismatchError
 from keras_sharenets.mobile.quantize_aware import quantize_aware
 from keras_sharenets.mobile.saved_model import SavedModelReport, export_saved_model
@@ -25,6 +26,7 @@ from keras_sharenets.mobile.tfmot.compression import cluster, prune
 __all__ = [
     "BenchmarkReport",
     "ExportMismatchError",
+    "OperatorTime",
     "SavedModelReport",
     "SizeReport",
     "TFLiteReport",
@@ -37,6 +39,7 @@ __all__ = [
     "export_tflite",
     "inference_form",
     "open_tflite",
+    "operator_times",
     "predict_tflite",
     "prune",
     "quantize_aware",

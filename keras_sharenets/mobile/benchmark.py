@@ -94,19 +94,18 @@ def compare_tflite(paths, num_threads=1, repetitions=50, warmup=5):
     _checks.positive("repetitions", repetitions)
     if warmup != 0:
         _checks.positive("warmup", warmup)
-    interpreters = [_ready(path, num_threads) for path in paths]
+    interpreters = [with_random_inputs(runtime.open_tflite(path, num_threads)) for path in paths]
     for interpreter in interpreters:
         _invoke(interpreter, warmup)
-    times = _take_turns(interpreters, repetitions)
+    times = take_turns(interpreters, repetitions)
     return [
         _report(path, interpreter, of_file, threads=num_threads, repetitions=repetitions, warmup=warmup)
         for path, interpreter, of_file in zip(paths, interpreters, times, strict=True)
     ]
 
 
-def _ready(path, num_threads):
-    """An interpreter with random inputs."""
-    interpreter = runtime.open_tflite(path, num_threads)
+def with_random_inputs(interpreter):
+    """The interpreter, seeded random numbers at its inputs."""
     random = np.random.default_rng(0)
     for entry in interpreter.get_input_details():
         values = random.uniform(0, 127, entry["shape"])
@@ -119,7 +118,7 @@ def _invoke(interpreter, times):
         runtime.invoke(interpreter)
 
 
-def _take_turns(interpreters, repetitions):
+def take_turns(interpreters, repetitions):
     """Milliseconds of `repetitions` inferences of each, as a list of lists."""
     times = [[] for _ in interpreters]
     for _ in range(repetitions):

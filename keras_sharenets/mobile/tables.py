@@ -1,4 +1,6 @@
-"""Reports about several TFLite files as one aligned table."""
+"""Reports about TFLite files as aligned tables, and as dicts."""
+
+import dataclasses
 
 
 def aligned(rows):
@@ -31,6 +33,41 @@ def size_table(reports):
             rows.append([name, *(f"{count:,}" for count in counts)])
     rows.append(["total", *(f"{report.file_bytes:,}" for report in reports)])
     return aligned(rows)
+
+
+def benchmark_entries(reports, accuracies, operators):
+    """What files cost, as dicts for JSON.
+
+    Args:
+        reports: sequence of `BenchmarkReport`.
+        accuracies: dict from path to a share of 1.
+        operators: dict from path to a list of `OperatorTime`.
+    """
+    return [
+        {
+            **dataclasses.asdict(report),
+            "accuracy": accuracies.get(report.path),
+            "operators": [dataclasses.asdict(entry) for entry in operators.get(report.path, ())],
+        }
+        for report in reports
+    ]
+
+
+def operator_table(path, times):
+    """Where the time of a file goes.
+
+    Args:
+        path: str.
+        times: list of `OperatorTime`.
+
+    Returns:
+        A str: one line a kind of operator, the most expensive first.
+    """
+    total = sum(entry.milliseconds for entry in times)
+    rows = [[path, "count", "ms", "share"]]
+    for entry in times:
+        rows.append([entry.name, str(entry.count), f"{entry.milliseconds:.4g}", f"{entry.milliseconds / total:.1%}"])
+    return f"{aligned(rows)}Each operator measured alone: take the times as shares.\n"
 
 
 def benchmark_table(reports, accuracies=None):

@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+import keras_sharenets as ksn
+from keras_sharenets import cli, mobile
+from keras_sharenets.mobile import benchmark, graph, operator_timing
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_every_operator_of_the_file_is_measured(tflite_files, quantization, monkeypatch):
+    """With times that are known: the n-th operator that is unlike the others takes n milliseconds."""
+    measured = []
+
+    def turns(interpreters, repetitions):
+        measured.extend(interpreters)
+        return [[float(place)] * repetitions for place, _ in enumerate(interpreters, start=1)]
+
+    monkeypatch.setattr(benchmark, "take_turns", turns)
+    path = tflite_files[quantization][0]
+    times = mobile.operator_times(path, repetitions=2)
+    counts = graph.operator_counts(graph.read_graph(path.read_bytes()))
+    assert {entry.name: entry.count for entry in times} == counts
+    assert [entry.milliseconds for entry in times] == sorted((entry.milliseconds for entry in times), reverse=True)
+    # The network calls one layer three times: its operators are measured once.
+    assert len(measured) < sum(counts.values())
+    assert sum(entry.milliseconds for entry in times) > sum(range(1, len(measured) + 1))
+
+
+def test_an_operator_alone_has_the_shapes_and_constants_of_the_file(tflite_files):
+    path = tflite_files[None][0]
+    listed = graph.operators(graph.read_graph(path.read_bytes()))
+    whole = operator_timing.schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    place = [name for name, _, _ in listed].index("CONV_2D")
+    alone = operator_timing._alone(whole, place, "one", 1)
+    _, inputs, outputs = listed[place]
+    tensors = whole.subgraphs[0].tensors
+    (entry,), (end,) = alone.get_input_details(), alone.get_output_details()
+    assert entry["shape"].tolist() == list(tensors[inputs[0]].shape)
+    assert end["shape"].tolist() == list(tensors[outputs[0]].shape)
+    kernel = whole.buffers[tensors[inputs[1]].buffer].data
+    constants = [alone.get_tensor(detail["index"]).tobytes() for detail in alone.get_tensor_details()[1:3]]
+    assert bytes(kernel) in constants
+
+
+def test_command(tflite_files, tmp_path, capsys):
+    path = str(tflite_files["int8"][0])
+    arguments = ["benchmark", path, "--repetitions", "2", "--operators", "--json", str(tmp_path / "b.json")]
+    assert cli.main(arguments) == 0
+    assert "Each operator measured alone" in capsys.readouterr().out
+    (entry,) = json.loads((tmp_path / "b.json").read_text())["files"]
+    counts = {operator["name"]: operator["count"] for operator in entry["operators"]}
+    assert counts == ksn.mobile.describe_tflite(path)["operators"]
+    assert all(operator["milliseconds"] > 0 for operator in entry["operators"])
+
+
+def test_bad_arguments(tmp_path, tflite_files):
+    (tmp_path / "no.tflite").write_bytes(b"none")
+    with pytest.raises(ValueError, match="is not a TFLite file"):
+        mobile.operator_times(tmp_path / "no.tflite")
+    with pytest.raises(ValueError, match=r"`repetitions` \(=0\)"):
+        mobile.operator_times(tflite_files[None][0], repetitions=0)
