@@ -20,7 +20,7 @@ def faster_written_out(form, quantization):
     Returns:
         A list of calls.
     """
-    before, after = (_costs(form(lambda site, out=out: out), quantization) for out in (False, True))
+    before, after = (_costs(form(lambda site, out=out: out), quantization, out) for out in (False, True))
     gains = {}
     for site, (seconds, size) in after.items():
         slower, smaller = before.get(site, (0.0, 0))
@@ -54,10 +54,11 @@ def fill(form, size, max_bytes, quantization):
     return tuple(order[:fits])
 
 
-def _costs(graph, quantization):
-    """`{call: (time, bytes of its kernels)}`; of a kernel that several calls use, none of them has the bytes.
+def _costs(graph, quantization, written_out):
+    """`{call: (time, bytes of its kernels)}`.
 
-    So a call is charged for a kernel of its own, and not for the one that stays where it is for the others.
+    Written out, each call is charged for its kernel. Else none is for a kernel that several calls use: it stays for the
+    others.
     """
     sites = {kernel: {operation.site for operation in users} for kernel, users in graph.uses().items()}
     costs, seen = {}, set()
@@ -69,9 +70,10 @@ def _costs(graph, quantization):
             seconds += products * _PRODUCT[quantization]
             if operation.kind == "shared_conv":  # Its repeats are folded into the batch, and back.
                 seconds += 2 * numbers * _MOVE[quantization]
-            if operation.kernel not in seen and len(sites[operation.kernel]) == 1:
+            charged = written_out or len(sites[operation.kernel]) == 1
+            if charged and (operation.site, operation.kernel) not in seen:
                 size += operation.kernel.array.size * _BYTES[quantization]
-                seen.add(operation.kernel)
+                seen.add((operation.site, operation.kernel))
         else:
             seconds += numbers * _MOVE[quantization]
         costs[operation.site] = seconds, size
