@@ -13,7 +13,7 @@ _TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20,
 
 
 def draw(table, machine):
-    """The rows of a `Table` as bars: one plot a panel, two side by side, all to one scale.
+    """The rows of a `Table` as bars: one plot a panel, two side by side and to one scale.
 
     Bars start at 1, the peer's time, and grow to the right where something takes longer and to the left where it takes
     less; the scale is logarithmic, so that half and twice the time are as far from 1. The line on a bar goes from the
@@ -35,12 +35,13 @@ def draw(table, machine):
     )
     figure.get_layout_engine().set(hspace=0.06, wspace=0.03)
     grid = figure.subplots(len(lines), columns, squeeze=False, height_ratios=[count + 2 for count in bars])
-    limits = _limits(table.rows)
-    for row_of_axes, line in zip(grid, lines, strict=True):
+    for row_of_axes, line, count in zip(grid, lines, bars, strict=True):
+        limits = _limits([row for _, rows in line for row in rows])
         for axes in row_of_axes[len(line) :]:
             axes.axis("off")
         for axes, (name, rows) in zip(row_of_axes, line, strict=False):
             _draw_panel(axes, name, rows, table.label, limits)
+            axes.set_ylim(count - 0.4, -0.6)
     figure.suptitle(table.title, x=0.01, ha="left", fontsize=13, color=DARK)
     figure.supxlabel(f"{table.ratio}; lines: quartiles\n{machine}", x=0.01, ha="left", fontsize=9, color=QUIET)
     png = io.BytesIO()
@@ -68,7 +69,6 @@ def _draw_panel(axes, name, rows, label, limits):
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")
     axes.tick_params(length=0, labelsize=8, labelcolor=DARK)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_yticks(range(len(rows)), [label.format(**row) for row in rows])
     axes.set_title(name, loc="left", fontsize=9.5, color=DARK)
     axes.grid(axis="x", color=GRID, zorder=0)
