@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 import sklearn.datasets
 
-from trainers.batches import Augmentation, Batches, augment, held_out_batches, training_batches
+from trainers.batches import Augmentation, Batches, augment, draw_changes, held_out_batches, training_batches
 from trainers.cifar10 import describe_encoding
 from trainers.data import load
 from trainers.dataset import Arrays, stratified_split
@@ -317,6 +317,44 @@ def test_a_small_training_split_is_one_batch():
     assert (len(batches), len(batches[0][0])) == (1, 23)
 
 
+@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("augmentation", [None, Augmentation(1, True, (3, 4))])
+def test_workers_together_have_the_batches_of_one(workers, augmentation):
+    settings = (numbered(), 3, 6, augmentation, 7)
+    parts = [Batches(*settings, worker=worker, workers=workers) for worker in range(workers)]
+    alone = Batches(*settings)
+    assert {len(part) for part in parts} == {len(alone)}
+    for epoch, index in [(0, 0), (4, len(alone) - 1), (4, 1)]:
+        shares = [part.batch(epoch, index) for part in parts]
+        together = map(np.concatenate, zip(*shares, strict=True))
+        for array, expected in zip(together, alone.batch(epoch, index), strict=True):
+            np.testing.assert_array_equal(array, expected)
+        if augmentation is not None:
+            assert {len(images) for images, _ in shares} == {6 // workers}
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"workers": 0}, r"`workers` \(=0\) must be a whole number of at least 1"),
+        ({"workers": 2, "worker": 2}, r"`worker` \(=2\) must be one of 0, 1"),
+        ({"workers": 4}, r"`workers` \(=4\) must divide `batch_size` \(=6\)"),
+    ],
+)
+def test_bad_workers(part, message):
+    with pytest.raises(ValueError, match=message):
+        Batches(numbered(), 3, 6, **part)
+
+
+def test_an_epoch_can_begin_at_any_step():
+    settings = (numbered(), 3, 5, Augmentation(1, True, (3, 4)), 7)
+    alone, late = Batches(*settings), Batches(*settings, first=1)
+    late.epoch = 2
+    assert (len(late), late.steps) == (3, 4)
+    for index in range(3):
+        np.testing.assert_array_equal(late[index][0], alone.batch(2, index + 1)[0])
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_augmentation_gives_every_crop_and_nothing_else(flip):
     images = np.repeat(numbered(1).images, 600, axis=0)
@@ -326,7 +364,8 @@ def test_augmentation_gives_every_crop_and_nothing_else(flip):
     expected = {crop.astype("float32").tobytes() for crop in crops}
     if flip:
         expected |= {np.ascontiguousarray(crop[:, ::-1]).astype("float32").tobytes() for crop in crops}
-    changed = augment(images, Augmentation(1, flip, fill), np.random.default_rng(0))
+    augmentation = Augmentation(1, flip, fill)
+    changed = augment(images, augmentation, draw_changes(augmentation, len(images), np.random.default_rng(0)))
     assert (changed.shape, changed.dtype) == (images.shape, np.float32)
     assert {picture.tobytes() for picture in changed} == expected
     assert len(expected) == (18 if flip else 9)
