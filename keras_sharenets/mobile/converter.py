@@ -2,10 +2,12 @@
 
 from keras_sharenets.mobile import budget, forms, passes
 from keras_sharenets.mobile.float_file import write_float
+from keras_sharenets.mobile.group_chains import normalise_links, stack_deals
 from keras_sharenets.mobile.inference import gives_probabilities
 from keras_sharenets.mobile.integer_file import write_int8
 from keras_sharenets.mobile.lowering import lower
 from keras_sharenets.mobile.quantisation import quantise
+from keras_sharenets.mobile.row_scales import whole_scales
 from keras_sharenets.mobile.uneven_deals import deal_by_tables
 
 SIGNATURE, INPUT = "classify", "images"
@@ -40,7 +42,10 @@ def convert(model, quantization=None, calibration=None, prefer="size", max_bytes
     names = SIGNATURE, INPUT, output_name(model)
 
     def form(written_out):
-        graph = deal_by_tables(passes.simplify(lower(model, compact=lambda site: not written_out(site))))
+        graph = normalise_links(passes.simplify(lower(model, compact=lambda site: not written_out(site))))
+        if quantization == "int8":
+            graph = whole_scales(graph)
+        graph = deal_by_tables(stack_deals(graph))
         return (forms.integer_form if quantization == "int8" else forms.float_form)(graph, written_out)
 
     def write(written_out, pictures):

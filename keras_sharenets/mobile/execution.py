@@ -89,8 +89,15 @@ def _over_picture(function):
 
 
 def _slice(operation, x):
+    if "picture" in operation.attributes:
+        x = x[operation.attributes["picture"]]
     start = operation.attributes["start"]
     return x[..., start : start + operation.output.shape[-1]]
+
+
+def _stack(operation, x):
+    groups = operation.attributes["groups"]
+    return ops.moveaxis(ops.reshape(x, (*x.shape[:-1], x.shape[-1] // groups, groups)), -1, 0)
 
 
 _LINEAR = {
@@ -110,6 +117,7 @@ _LINEAR = {
     "max": _over_picture(ops.max),
     "reshape": lambda operation, x: ops.reshape(x, (-1, *operation.output.shape[1:])),
     "slice": _slice,
+    "stack": _stack,
     "permute": lambda operation, x: ops.take(x, operation.attributes["indices"], axis=-1),
     "softmax": lambda operation, x: ops.softmax(x),
     "sigmoid": lambda operation, x: ops.sigmoid(x),

@@ -49,9 +49,13 @@ class _Once:
     def __init__(self, table):
         self._table = table
 
-    def Pack(self, builder):
+    def key(self):
+        """The same for equal tables."""
         contents = [(name, _plain(value)) for name, value in sorted(vars(self._table).items())]
-        key = type(self._table).__name__, repr(contents)
+        return type(self._table).__name__, repr(contents)
+
+    def Pack(self, builder):
+        key = self.key()
         if key not in builder.written:
             builder.written[key] = self._table.Pack(builder)
         return builder.written[key]
@@ -69,6 +73,7 @@ class FileWriter:
         self._graph.tensors, self._graph.operators = [], []
         self._buffers = [schema.BufferT()]  # The first one is empty, for tensors that are computed.
         self._buffer_numbers = {}
+        self._constants = {}
         self._codes = {}
 
     def _buffer(self, array):
@@ -81,7 +86,7 @@ class FileWriter:
         return self._buffer_numbers[data]
 
     def tensor(self, shape, dtype, constant=None, quantisation=None):
-        """Adds a tensor and returns its number.
+        """Adds a tensor, unless it is a constant that is there already, and returns its number.
 
         Args:
             shape: tuple of ints.
@@ -89,14 +94,18 @@ class FileWriter:
             constant: array with its contents, or `None` if it is computed.
             quantisation: `(scale, zero_point, axis)`, vectors along an axis or single numbers, or `None`.
         """
+        buffer = 0 if constant is None else self._buffer(np.asarray(constant, dtype))
+        parameters = None if quantisation is None else _Once(_quantisation(*quantisation))
+        key = tuple(shape), dtype, buffer, None if parameters is None else parameters.key()
+        if constant is not None and key in self._constants:
+            return self._constants[key]
         tensor = schema.TensorT()
         tensor.shape = np.asarray(shape, "int32")
         tensor.type = TYPES[dtype]
-        tensor.buffer = 0 if constant is None else self._buffer(np.asarray(constant, dtype))
-        tensor.quantization = None if quantisation is None else _Once(_quantisation(*quantisation))
-        tensor.hasRank = True
+        tensor.buffer, tensor.quantization, tensor.hasRank = buffer, parameters, True
         self._graph.tensors.append(tensor)
-        return len(self._graph.tensors) - 1
+        number = self._constants[key] = len(self._graph.tensors) - 1
+        return number
 
     def operator(self, name, version, inputs, outputs, options=None):
         """Adds an operator.

@@ -36,7 +36,8 @@ class Operation:
             is one period of the repeated filters), `"depthwise"` (strides, padding), `"dense"`, `"affine"` (only scale
             and bias), `"add"`, `"multiply"`, `"concat"`, `"pad"` (paddings), `"max_pool"` and `"average_pool"`
             (pool_size, strides, padding), `"mean"` and `"max"` over the picture (keepdims), `"reshape"`, `"slice"` and
-            `"permute"` of channels (start; indices), `"softmax"`, `"sigmoid"`, `"identity"`.
+            `"permute"` of channels (start and, out of a stack, picture; indices), `"stack"` of the groups that
+            channels are dealt to, like pictures (groups), `"softmax"`, `"sigmoid"`, `"identity"`.
         name: str, that of the layer.
         use: int, 0 in the first call of the layer, 1 in the second.
         inputs, output: `Value`s.

@@ -29,6 +29,8 @@ _VERSIONS = {
     "SOFTMAX": {"float32": 1, "int8": 2},
     "TRANSPOSE": {"float32": 1, "int8": 2},
 }
+# Delegates join so many tensors at a time.
+_MOST_JOINED = 5
 
 
 def operator(form, name, inputs, output, options=None, version=None):
@@ -38,6 +40,24 @@ def operator(form, name, inputs, output, options=None, version=None):
 def integers(form, values):
     array = np.asarray(values, "int32")
     return form.writer.tensor(array.shape, "int32", array)
+
+
+def joined(form, parts, value):
+    """Joins the channels of `parts`, pairs of a tensor of the type of `value` and its channels, to `value`."""
+    *places, _ = value.shape
+    while len(parts) > _MOST_JOINED:
+        count = min(_MOST_JOINED, len(parts) - _MOST_JOINED + 1)
+        width = sum(channels for _, channels in parts[:count])
+        between = form.like(value, (*places, width))
+        _join(form, parts[:count], between, len(places))
+        parts = [(between, width), *parts[count:]]
+    _join(form, parts, form.value(value), len(places))
+
+
+def _join(form, parts, target, axis):
+    options = schema.ConcatenationOptionsT()
+    options.axis, options.fusedActivationFunction = axis, schema.ActivationFunctionType.NONE
+    operator(form, "CONCATENATION", [tensor for tensor, _ in parts], target, options)
 
 
 def reshaped(form, source, target, shape):

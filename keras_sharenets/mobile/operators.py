@@ -14,7 +14,7 @@ object with `writer`, `version` ("float32" or "int8") and the methods
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_sharenets.mobile.operator_steps import integers, operator, reshaped, transposed
+from keras_sharenets.mobile.operator_steps import integers, joined, operator, reshaped, transposed
 from keras_sharenets.ops import permutations
 
 _FUSED = {
@@ -114,9 +114,8 @@ def _pool(name):
 
 
 def _concat(form, operation):
-    axis = len(operation.output.shape) - 1
-    options = _options("Concatenation", operation, axis=axis)
-    operator(form, "CONCATENATION", _inputs(form, operation), form.value(operation.output), options)
+    parts = [(form.value(value), value.shape[-1]) for value in operation.inputs]
+    joined(form, parts, operation.output)
 
 
 def _pad(form, operation):
@@ -145,9 +144,17 @@ def _reshape(form, operation):
 
 def _slice(form, operation):
     shape = operation.output.shape
-    begin = [0] * (len(shape) - 1) + [operation.attributes["start"]]
+    begin = [operation.attributes.get("picture", 0), *[0] * (len(shape) - 2), operation.attributes["start"]]
     tensors = [*_inputs(form, operation), integers(form, begin), integers(form, shape)]
     operator(form, "SLICE", tensors, form.value(operation.output), schema.SliceOptionsT())
+
+
+def _stack(form, operation):
+    """The groups that channels are dealt to are the columns of a table, which delegates turn as a whole."""
+    (source,), (groups, height, width, size) = operation.inputs, operation.output.shape
+    table = (height * width, size, groups)
+    stacked = transposed(form, form.value(source), source, table, (2, 0, 1), operation.output.shape)
+    form.take_over(operation.output, stacked)
 
 
 def _permute(form, operation):
@@ -198,6 +205,7 @@ _KINDS = {
     "max": _over_picture("REDUCE_MAX"),
     "reshape": _reshape,
     "slice": _slice,
+    "stack": _stack,
     "permute": _permute,
     "softmax": _softmax,
     "sigmoid": _plain("LOGISTIC"),

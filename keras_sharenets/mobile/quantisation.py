@@ -12,7 +12,7 @@ from keras_sharenets.mobile.execution import run
 from keras_sharenets.mobile.inference_graph import InferenceGraph
 
 # Operations that move numbers about: the integers stay what they are, so all their values have one scale.
-MOVES = ("average_pool", "concat", "max", "max_pool", "pad", "permute", "reshape", "slice")
+MOVES = ("average_pool", "concat", "max", "max_pool", "pad", "permute", "reshape", "slice", "stack")
 PROBABILITIES = ("softmax", "sigmoid")
 # What XNNPACK multiplies a sum of products with has to be below 256.
 _LARGEST_FACTOR = 128
