@@ -1,0 +1,1 @@
+"""Programs that search for networks; run from a checkout: `python -m tuning`."""
