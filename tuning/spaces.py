@@ -103,16 +103,12 @@ def draw(space, seed, input_shape=PICTURE):
     return choose(space, lambda choice, values, chosen: generator.choice(values), input_shape)
 
 
-def points(space, input_shape=PICTURE):
-    """All points, one after the other.
-
-    >>> sum(1 for _ in points(find_space("sharesnet"), (8, 8, 1)))
-    477
-    """
+def walk(space, input_shape=PICTURE):
+    """All ways through the choices: for each a dict of what was chosen, by name and in order, `"input_shape"` first."""
 
     def extend(place, chosen):
         if place == len(space.choices):
-            yield as_point(space, chosen)
+            yield chosen
             return
         choice = space.choices[place]
         values = options(choice, chosen)
@@ -122,6 +118,15 @@ def points(space, input_shape=PICTURE):
             yield from extend(place + 1, {**chosen, choice.name: value})
 
     return extend(0, {"input_shape": check_picture(input_shape)})
+
+
+def points(space, input_shape=PICTURE):
+    """All points, one after the other.
+
+    >>> sum(1 for _ in points(find_space("sharesnet"), (8, 8, 1)))
+    477
+    """
+    return (as_point(space, chosen) for chosen in walk(space, input_shape))
 
 
 def check(space, point, input_shape=PICTURE):
