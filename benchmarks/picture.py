@@ -1,6 +1,7 @@
 """Ratios as horizontal bars. It needs matplotlib: `pip install 'keras_sharenets[plots]'`."""
 
 import io
+import math
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
@@ -33,7 +34,7 @@ def draw(table, machine):
     figure = Figure(
         figsize=(6.6 * columns, 1.3 + sum(0.24 * count + 0.65 for count in bars)), dpi=110, layout="constrained"
     )
-    figure.get_layout_engine().set(hspace=0.06, wspace=0.03)
+    figure.get_layout_engine().set(hspace=0.06, wspace=0.03, rect=(0, 0, 0.985, 1))
     grid = figure.subplots(len(lines), columns, squeeze=False, height_ratios=[count + 2 for count in bars])
     for row_of_axes, line, count in zip(grid, lines, bars, strict=True):
         limits = _limits([row for _, rows in line for row in rows])
@@ -76,11 +77,16 @@ def _draw_panel(axes, name, rows, label, limits):
 
 
 def _draw_bar(axes, place, row):
-    texts = {1.24: "not measured"}
+    texts = {1.28: "not measured"}
     if row["ratio"] is not None:
         axes.barh(place, row["ratio"] - 1, left=1, height=0.66, color=PEER if row["peer"] else OURS, zorder=2)
         axes.hlines(place, row["ratio_low"], row["ratio_high"], DARK, linewidth=1.2, zorder=3)
-        texts = {1.08: f"{row['ratio']:#.3g}", 1.24: f"{row['milliseconds']:#.3g} ms"}
+        texts = {1.09: _three_digits(row["ratio"]), 1.28: f"{_three_digits(row['milliseconds'])} ms"}
     for across, text in texts.items():
         where = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center"}
         axes.text(across, place, text, fontsize=8, color=QUIET, **where)
+
+
+def _three_digits(value):
+    """A number above 0 with three digits that count, at least: `0.0659`, `1.00`, `113`, `1250`."""
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"

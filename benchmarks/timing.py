@@ -95,12 +95,14 @@ def _columns(name, values):
     return {name: values.median, f"{name}_low": values.low, f"{name}_high": values.high}
 
 
-def matmul_peak(sizes=(1024, 2048, 4096), repetitions=5):
+def matmul_peak(sizes=(512, 1024, 2048, 4096), seconds=1.0):
     """The most multiply-adds a second that square float32 matrices get from this machine, with all its threads.
+
+    On a machine with other work it comes out too low: the largest of several moments is nearer to the truth.
 
     Args:
         sizes: sequence of int, sides of the matrices to try.
-        repetitions: int, products of each size; the fastest counts.
+        seconds: float, how long each size is tried; its fastest product counts.
 
     Returns:
         float.
@@ -108,11 +110,10 @@ def matmul_peak(sizes=(1024, 2048, 4096), repetitions=5):
     speeds = []
     for size in sizes:
         left, right = (keras.random.normal((size, size), seed=seed) for seed in (0, 1))
-
-        def product(left=left, right=right):
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            start = time.perf_counter()
             # Reading a number waits until all of them are there.
             keras.ops.convert_to_numpy(keras.ops.matmul(left, right)[0, 0])
-
-        (times,) = take_turns({size: product}, repetitions, warmup=1).values()
-        speeds.append(size**3 / min(times))
+            speeds.append(size**3 / (time.perf_counter() - start))
     return max(speeds)

@@ -44,21 +44,29 @@ def test_bad_argument(argument):
 
 
 def test_peak_is_that_of_the_fastest_product(monkeypatch):
-    durations = iter([0.5, 0.25, 1.0, 1.0, 2.0, 4.0])
-    clock = [0.0]
-    readings = [0]
+    """A clock that moves by the time of one product after another, and not between them."""
+    products = []
 
-    def read():
-        readings[0] += 1
-        if readings[0] % 2 == 0:
-            clock[0] += next(durations)
-        return clock[0]
+    def peak(*durations, **options):
+        clock, left = [0.0], list(durations)
+        monkeypatch.setattr(timing.keras.ops, "matmul", lambda a, b: products.append(a.shape) or a)
+        monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+        monkeypatch.setattr(
+            timing.keras.ops, "convert_to_numpy", lambda _: clock.__setitem__(0, clock[0] + left.pop(0))
+        )
+        return timing.matmul_peak(**options)
 
-    monkeypatch.setattr("time.perf_counter", read)
-    # 8 products in a quarter of a second; 64 in one second.
-    assert timing.matmul_peak(sizes=(2, 4), repetitions=3) == 64
-    durations = iter([0.5, 0.1, 1.0, 4.0, 4.0, 2.0])
-    assert timing.matmul_peak(sizes=(2, 4), repetitions=3) == pytest.approx(80)
+    # 8 multiply-adds in half a second, a quarter, a quarter; 64 in two seconds.
+    assert peak(0.5, 0.25, 0.25, 2.0, sizes=(2, 4), seconds=1.0) == 32
+    assert products == [(2, 2), (2, 2), (2, 2), (4, 4)]
+    assert peak(1.0, 0.75, 0.5, sizes=(2, 4), seconds=1.0) == 128
+    # However long it takes, there is one.
+    assert peak(9.0, sizes=(2,), seconds=1.0) == pytest.approx(8 / 9)
+
+
+def test_peak_of_this_machine():
+    """No processor is slower than a million, none has a trillion of these matrices."""
+    assert 1e6 < timing.matmul_peak(sizes=(64, 256), seconds=0.05) < 1e15
 
 
 def test_memory_of_a_fresh_process():
