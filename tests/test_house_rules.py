@@ -9,7 +9,8 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-SOURCES = sorted(path for folder in ("keras_sharenets", "trainers") for path in (ROOT / folder).rglob("*.py"))
+PROGRAMS = ("trainers", "tuning", "benchmarks")
+SOURCES = sorted(path for folder in ("keras_sharenets", *PROGRAMS) for path in (ROOT / folder).rglob("*.py"))
 IDS = [path.relative_to(ROOT).as_posix() for path in SOURCES]
 
 
@@ -19,10 +20,12 @@ def test_source_file(path):
     place = path.relative_to(ROOT).parts
     assert len(text.splitlines()) <= 250
     assert not re.search(r"\bkeras\.src\b|\btf\.keras\b|tensorflow\.keras", text), "private Keras or tf.keras"
-    if place[:2] != ("keras_sharenets", "mobile") and place[0] != "trainers" and path.name != "fused.py":
+    if place[:2] != ("keras_sharenets", "mobile") and place[0] not in PROGRAMS and path.name != "fused.py":
         assert not re.search(r"^\s*(import|from) (tensorflow|tf_keras)", text, re.M), "TensorFlow outside its rooms"
     if place[0] == "keras_sharenets":
-        assert not re.search(r"^\s*(import|from) (trainers|tuning)\b", text, re.M), "the library uses its programs"
+        assert not re.search(r"^\s*(import|from) (trainers|tuning|benchmarks)\b", text, re.M), (
+            "the library uses its programs"
+        )
         assert place[1] == "cli.py" or not re.search(r"^\s*print\(", text, re.M), "print outside the command line"
     assert not re.search(r"^\s*except:", text, re.M), "bare except"
 
