@@ -6,22 +6,23 @@ import keras
 from keras import ops
 
 from keras_sharenets import _checks
-from keras_sharenets.ops import convolution
+from keras_sharenets.ops import choices, convolution
 
-IMPLEMENTATIONS = ("auto", "composed", "factored")
+IMPLEMENTATIONS = ("auto", "composed", "multiplied", "factored")
 
 
 class ComposedPointwise(keras.layers.Layer):
     """Base of the layers whose kernels act in groups or in turn, with nothing nonlinear between them.
 
-    A subclass names in `division` its own argument, kept as an attribute, that says how the channels are divided, and
-    has three methods. `plan(channels)` checks the input channels, keeps what the others need, and returns the shapes of
-    the kernels; `run(inputs, kernels)` convolves as the paper draws it; `compose(kernels)` gives the kernel
-    `(1, 1, channels, filters)` that does the same.
+    A subclass names in `kind` what it is in `ops.choices`, and in `division` its own argument, kept as an attribute,
+    that says how the channels are divided. It has three methods. `plan(channels)` checks the input channels, keeps what
+    the others need, and returns the shapes of the kernels; `run(inputs, kernels)` convolves as the paper draws it;
+    `compose(kernels)` gives the kernel `(1, 1, channels, filters)` that does the same.
     """
 
     inference_implementation = "composed"
 
+    kind = None
     division = None
 
     def __init__(
@@ -97,11 +98,25 @@ class ComposedPointwise(keras.layers.Layer):
         """Products of weights with activations at each pixel, as the paper draws it: every stored weight once."""
         return sum(math.prod(kernel.shape) for kernel in self.kernels)
 
-    def call(self, inputs):
-        if self.implementation == "factored":
+    def choose_implementation(self, input_shape, training=None):
+        """What runs for inputs of this shape in the graph that is being built: one of `IMPLEMENTATIONS`, not `"auto"`.
+
+        Where the layer's `implementation` is not `"auto"`, it is that.
+        """
+        if self.implementation != "auto":
+            return self.implementation
+        return choices.choose(
+            self.kind, input_shape[-1], input_shape[1:3], training, choices.runtime(self.compute_dtype)
+        )
+
+    def call(self, inputs, training=None):
+        implementation = self.choose_implementation(inputs.shape, training)
+        if implementation == "factored":
             outputs = self.run(inputs, [ops.cast(kernel, self.compute_dtype) for kernel in self.kernels])
         else:
-            outputs = convolution.pointwise(inputs, ops.cast(self.effective_kernel(), self.compute_dtype))
+            kernel = ops.cast(self.effective_kernel(), self.compute_dtype)
+            whole = {"composed": convolution.pointwise, "multiplied": convolution.pointwise_product}
+            outputs = whole[implementation](inputs, kernel)
         return outputs if self.bias is None else ops.add(outputs, self.bias)
 
     def compute_output_shape(self, input_shape):

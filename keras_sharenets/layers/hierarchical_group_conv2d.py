@@ -18,7 +18,8 @@ class HierarchicalGroupConv2D(GroupPointwise):
             number of input channels.
         use_bias: bool, whether to add a bias of one number per output channel.
         implementation: how to run it: `"composed"` (the kernels multiplied into one, then one convolution),
-            `"factored"` (group by group, as the paper draws it) or `"auto"` (composed). The weights are the same, and
+            `"multiplied"` (the same, with a matrix product in the convolution's place), `"factored"` (group by group,
+            as the paper draws it) or `"auto"` (the fastest as measured, `ops.choices`). The weights are the same, and
             the results but for rounding.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, kernel_constraint, bias_constraint:
             as in `keras.layers.Conv2D`, for each stored tensor alone: the fan-in of a kernel is what it reads.
@@ -46,6 +47,7 @@ class HierarchicalGroupConv2D(GroupPointwise):
     equations 1 and 2 and figure 2.
     """
 
+    kind = "hierarchical"
     kernel_inputs = staticmethod(hierarchical.chain_inputs)
 
     def run(self, inputs, kernels):

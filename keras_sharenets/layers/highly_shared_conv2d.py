@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_sharenets import _checks
-from keras_sharenets.ops import convolution, kernels, permutations
+from keras_sharenets.ops import choices, convolution, kernels, permutations
 
 IMPLEMENTATIONS = ("auto", *convolution.IMPLEMENTATIONS)
 
@@ -22,7 +22,8 @@ class HighlySharedConv2D(keras.layers.Layer):
 
     Call the layer in several places for layer repeated filters (LRF): the weights are stored, trained and saved once.
     With `groups=channel_repeats=arrangements=1` it equals `keras.layers.Conv2D`; with `channel_repeats=arrangements=1`
-    it equals `keras.layers.Conv2D(groups=groups)`, and trains faster on a CPU.
+    it equals `keras.layers.Conv2D(groups=groups)`, and trains faster on a CPU: there Keras hands groups to XLA, which
+    is slow at them, and this layer to what is fast, under XLA something else than outside.
 
     Args:
         filters: int, number of output channels.
@@ -36,8 +37,9 @@ class HighlySharedConv2D(keras.layers.Layer):
         use_bias: bool, whether to add a bias of one number per output channel; a bias is never shared.
         shuffle_groups: int, rows of the shuffle that arranges the input planes; must divide the input channels of a
             group when `arrangements > 1`. The paper does not give it.
-        implementation: how to run it: `"grouped"` (native grouped convolution, for inference runtimes), `"folded"`
-            (repeats folded into the batch, for training) or `"auto"` (folded). The weights and results are the same.
+        implementation: how to run it: `"grouped"` (native grouped convolution), `"folded"` (repeats folded into the
+            batch, groups filled up with zeros), `"multiplied"` (matrix products, only for a kernel of 1x1) or `"auto"`
+            (the fastest as measured, `ops.choices`). The weights are the same, and the results but for rounding.
         activation: activation function or its name, or `None`.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, kernel_constraint, bias_constraint:
             as in `keras.layers.Conv2D`, for the stored tensors. The default initialisation has the fan-in of the full
@@ -107,6 +109,8 @@ class HighlySharedConv2D(keras.layers.Layer):
         _checks.one_of("implementation", implementation, IMPLEMENTATIONS)
         self.filters = filters
         self.kernel_size = _checks.pair("kernel_size", kernel_size)
+        if implementation == "multiplied" and self.kernel_size != (1, 1):
+            raise ValueError(f"`implementation` (='multiplied') needs `kernel_size` (={self.kernel_size}) to be 1.")
         self.groups = groups
         self.channel_repeats = channel_repeats
         self.arrangements = arrangements
@@ -173,9 +177,22 @@ class HighlySharedConv2D(keras.layers.Layer):
         bank = kernels.arrange(self.kernel, self.arrangements, bank_groups, self.shuffle_groups)
         return kernels.repeat(bank, self.channel_repeats)
 
-    def call(self, inputs, strides=None):
-        implementation = "folded" if self.implementation == "auto" else self.implementation
-        convolve = convolution.IMPLEMENTATIONS[implementation]
+    def choose_implementation(self, input_shape, strides=None, training=None):
+        """What runs for inputs of this shape in the graph that is being built: a key of `convolution.IMPLEMENTATIONS`.
+
+        Where the layer's `implementation` is not `"auto"`, it is that.
+        """
+        strides = self.strides if strides is None else _checks.pair("strides", strides)
+        kind = choices.convolution_kind(self.kernel_size, self.groups, self.channel_repeats, strides)
+        if self.implementation != "auto":
+            return self.implementation
+        if kind is None:
+            return "folded"
+        sides = convolution.output_sides(input_shape[1:3], self.kernel_size, strides, self.padding)
+        return choices.choose(kind, input_shape[-1], sides, training, choices.runtime(self.compute_dtype))
+
+    def call(self, inputs, strides=None, training=None):
+        convolve = convolution.IMPLEMENTATIONS[self.choose_implementation(inputs.shape, strides, training)]
         strides = self.strides if strides is None else _checks.pair("strides", strides)
         outputs = convolve(
             inputs, self.effective_kernel(), self.groups, self.channel_repeats, strides=strides, padding=self.padding
@@ -189,7 +206,7 @@ class HighlySharedConv2D(keras.layers.Layer):
         sides = convolution.output_sides(input_shape[1:3], self.kernel_size, strides, self.padding)
         return (input_shape[0], *sides, self.filters)
 
-    def compute_output_spec(self, inputs, strides=None):
+    def compute_output_spec(self, inputs, strides=None, training=None):
         # Keras would trace `call` to learn this: with some hundred calls in a network, most of the time to build it.
         return keras.KerasTensor(self.compute_output_shape(inputs.shape, strides), self.compute_dtype)
 

@@ -24,8 +24,9 @@ class InterleavedGroupConv2D(ComposedPointwise):
             K); each must divide the input channels.
         use_bias: bool, whether to add a bias of one number per output channel.
         implementation: how to run it: `"composed"` (the kernels multiplied into one, then one convolution),
-            `"factored"` (one group convolution after the other, as the paper draws it) or `"auto"` (composed). The
-            weights are the same, and the results but for rounding.
+            `"multiplied"` (the same, with a matrix product in the convolution's place), `"factored"` (one group
+            convolution after the other, as the paper draws it) or `"auto"` (the fastest as measured, `ops.choices`).
+            The weights are the same, and the results but for rounding.
         kernel_initializer: as in `keras.layers.Conv2D`, for each stored tensor alone: its fan-in is what a branch
             reads. `None` gives all n of them the variance `2 ** (1 / n) / fan-in`: the factor 2 of He's initialisation
             belongs to the product once, for only one ReLU follows.
@@ -55,6 +56,7 @@ class InterleavedGroupConv2D(ComposedPointwise):
     equation 4, condition 1 and figure 1.
     """
 
+    kind = "interleaved"
     division = "branch_channels"
 
     def __init__(self, filters, branch_channels=(8, 8), use_bias=False, *, kernel_initializer=None, **kwargs):

@@ -35,6 +35,7 @@ class SplitGroupConv2D(GroupPointwise):
     the networks SGCNet.
     """
 
+    kind = "split"
     kernel_inputs = staticmethod(hierarchical.split_inputs)
 
     def run(self, inputs, kernels):

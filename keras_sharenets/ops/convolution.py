@@ -1,17 +1,17 @@
 """Ways to run a grouped convolution whose filters repeat, and the plain 1x1 convolution.
 
-Those ways differ in speed, never in meaning. `model.fit` compiles with XLA, and on a CPU XLA's gradient of a native
-grouped convolution takes 50 to 300 times as long as it should; Keras sends every grouped convolution through XLA there.
-So training folds the repeats into the batch and runs one ordinary convolution.
+Those ways differ in speed, never in meaning; `ops.choices` says which is fastest where. On a CPU XLA's gradient of a
+native grouped convolution takes 50 to 300 times as long as it should, and Keras sends every grouped convolution through
+XLA there, also in a network that is not compiled with it. TensorFlow's own is fast.
 """
 
 from keras import ops
 
-from keras_sharenets.ops import kernels
+from keras_sharenets.ops import choices, fused, kernels
 
 
 def grouped(inputs, kernel, groups, channel_repeats, strides, padding):
-    """One native grouped convolution: the form that inference runtimes execute fastest.
+    """One native grouped convolution: the form that inference runtimes execute fastest, and TensorFlow without XLA.
 
     Args:
         inputs: tensor `(batch, height, width, groups * c)`.
@@ -25,6 +25,8 @@ def grouped(inputs, kernel, groups, channel_repeats, strides, padding):
     Returns:
         A tensor `(batch, new height, new width, filters)`.
     """
+    if choices.runtime(inputs.dtype) == "tensorflow":
+        return fused.convolution(inputs, kernel, strides, padding)
     return ops.conv(inputs, kernel, strides=strides, padding=padding)
 
 
@@ -49,9 +51,33 @@ def folded(inputs, kernel, groups, channel_repeats, strides, padding):
     return ops.reshape(outputs, (-1, height, width, channel_repeats * filters))
 
 
+def multiplied(inputs, kernel, groups, channel_repeats, strides, padding):
+    """A 1x1 convolution as one batch of matrix products, a product for each group.
+
+    Arguments and result as in [`grouped`], with a kernel `(1, 1, c, filters)`.
+    """
+    if strides != (1, 1):
+        inputs = inputs[:, :: strides[0], :: strides[1]]
+    if groups == 1:
+        return pointwise_product(inputs, kernel)
+    _, height, width, channels = ops.shape(inputs)
+    filters = kernel.shape[-1]
+    pixels = ops.transpose(ops.reshape(inputs, (-1, groups, channels // groups)), (1, 0, 2))
+    matrices = ops.transpose(ops.reshape(kernel, (channels // groups, groups, filters // groups)), (1, 0, 2))
+    pixels = ops.transpose(ops.matmul(pixels, matrices), (1, 0, 2))
+    return ops.reshape(pixels, (-1, height, width, filters))
+
+
 def pointwise(inputs, kernel):
     """An ordinary 1x1 convolution, channels last."""
     return ops.conv(inputs, kernel, padding="valid", data_format="channels_last")
+
+
+def pointwise_product(inputs, kernel):
+    """What [`pointwise`] is, as one matrix product: on a CPU its gradients are cheaper than a convolution's."""
+    _, height, width, channels = ops.shape(inputs)
+    pixels = ops.matmul(ops.reshape(inputs, (-1, channels)), kernel[0, 0])
+    return ops.reshape(pixels, (-1, height, width, kernel.shape[-1]))
 
 
 def output_sides(sides, kernel_size, strides, padding):
@@ -73,4 +99,4 @@ def output_sides(sides, kernel_size, strides, padding):
     return tuple(results)
 
 
-IMPLEMENTATIONS = {"folded": folded, "grouped": grouped}
+IMPLEMENTATIONS = {"folded": folded, "grouped": grouped, "multiplied": multiplied}

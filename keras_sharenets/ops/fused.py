@@ -22,3 +22,30 @@ def batch_normalization(inputs, gamma, beta, epsilon):
     count = tf.cast(tf.size(inputs) / inputs.shape[-1], variance.dtype)
     # The operation gives the unbiased one.
     return outputs, mean, variance * (count - 1) / count
+
+
+def convolution(inputs, kernel, strides, padding):
+    """A convolution, channels last, in groups where the kernel has fewer planes than the inputs.
+
+    Keras hands every convolution in groups to XLA, whose gradient of it is hopeless on a CPU.
+
+    Args:
+        inputs: tensor `(batch, height, width, channels)`.
+        kernel: tensor `(kh, kw, channels / groups, filters)`, group-major.
+        strides: pair of ints.
+        padding: `"same"` or `"valid"`.
+
+    Returns:
+        A tensor `(batch, new height, new width, filters)`.
+    """
+    # Only where Keras runs on TensorFlow, which is loaded then.
+    import tensorflow as tf
+
+    return tf.nn.conv2d(inputs, kernel, strides=strides, padding=padding.upper())
+
+
+def in_xla():
+    """Whether TensorFlow is building a graph that XLA will compile."""
+    import tensorflow as tf
+
+    return tf.__internal__.get_enclosing_xla_context() is not None

@@ -55,15 +55,16 @@ few = settings(suppress_health_check=[HealthCheck.too_slow], max_examples=12)
 def test_both_forms_agree_in_outputs_and_gradients(layer_class, case):
     channels, filters, groups = case
     images = pseudo_random((2, 3, 2, channels))
-    composed, factored = (
+    composed, multiplied, factored = (
         outputs_and_gradients(network(layer_class, *case, implementation, use_bias=True), images)
-        for implementation in ("composed", "factored")
+        for implementation in ("composed", "multiplied", "factored")
     )
     assert len(composed[1]) == groups + 1
     assert composed[0].shape == (2, 3, 2, filters)
-    assert_close(composed[0], factored[0], 1e-5)
-    for one, other in zip(composed[1], factored[1], strict=True):
-        assert_close(one, other, 1e-5)
+    for outputs, gradients in (composed, multiplied):
+        assert_close(outputs, factored[0], 1e-5)
+        for one, other in zip(gradients, factored[1], strict=True):
+            assert_close(one, other, 1e-5)
 
 
 @both
@@ -93,7 +94,7 @@ def test_gradients_equal_finite_differences_of_the_drawing(layer_class, case):
 
 
 @both
-@pytest.mark.parametrize("implementation", ["composed", "factored"])
+@pytest.mark.parametrize("implementation", ["composed", "multiplied", "factored"])
 @pytest.mark.parametrize(("channels", "groups"), [(8, 4), (16, 6), (5, 1)])
 def test_structure_seen_by_unit_vectors(layer_class, implementation, channels, groups):
     filters = 2 * groups
@@ -257,7 +258,10 @@ def test_unknown_height_and_width():
         ({"filters": 0}, r"`filters` \(=0\) must be a whole number of at least 1\."),
         ({"groups": 1.5}, r"`groups` \(=1\.5\) must be a whole number of at least 1\."),
         ({"groups": 5}, r"`groups` \(=5\) must divide `filters` \(=12\)\."),
-        ({"implementation": "fast"}, r"`implementation` \(='fast'\) must be one of 'auto', 'composed', 'factored'\."),
+        (
+            {"implementation": "fast"},
+            r"`implementation` \(='fast'\) must be one of 'auto', 'composed', 'multiplied', 'factored'\.",
+        ),
     ],
 )
 def test_bad_arguments(layer_class, arguments, message):

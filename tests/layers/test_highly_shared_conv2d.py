@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keras_sharenets.layers import HighlySharedConv2D
+from keras_sharenets.ops import choices, convolution
 
 
 def loop(images, stored, groups, channel_repeats, arrangements, shuffle_groups, strides, padding):
@@ -49,7 +50,7 @@ def layer_settings(draw, largest=8):
     arrangements = draw(st.integers(1, 3))
     shuffle_groups = draw(st.sampled_from([2, 3]))
     planes = draw(st.integers(1, 4)) if arrangements == 1 else shuffle_groups * draw(st.integers(1, 2))
-    kernel_size = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    kernel_size = draw(st.just((1, 1)) | st.tuples(st.integers(1, 4), st.integers(1, 4)))
     arguments = {
         "filters": groups * arrangements * draw(st.integers(1, 2)),
         "kernel_size": kernel_size,
@@ -61,6 +62,8 @@ def layer_settings(draw, largest=8):
         "shuffle_groups": shuffle_groups,
         "implementation": draw(st.sampled_from(["auto", "folded", "grouped"])),
     }
+    if kernel_size == (1, 1):
+        arguments["implementation"] = draw(st.sampled_from(["auto", *convolution.IMPLEMENTATIONS]))
     sides = [draw(st.integers(kernel, max(largest, kernel))) for kernel in kernel_size]
     return arguments, (draw(st.integers(1, 2)), *sides, groups * planes)
 
@@ -124,6 +127,64 @@ def test_equals_conv2d_with_sharing_off(groups, padding, strides, kernel_size):
     ours.build(images.shape)
     ours.set_weights(plain.get_weights())
     assert_close(keras.ops.convert_to_numpy(ours(images)), expected, 1e-5)
+
+
+@pytest.mark.parametrize("compiler", [False, True])
+@pytest.mark.parametrize("implementation", ["auto", *convolution.IMPLEMENTATIONS])
+@pytest.mark.parametrize(("kernel_size", "groups", "strides"), [(1, 1, 1), (1, 4, 2), (3, 4, 1)])
+def test_implementations_have_the_same_gradients(kernel_size, groups, strides, implementation, compiler):
+    """By the inputs and the stored filters, compiled by XLA and not, against a dense convolution, zeros filled in."""
+    if keras.backend.backend() != "tensorflow" or (implementation, kernel_size) == ("multiplied", 3):
+        pytest.skip("JAX has XLA only; a product is for 1x1")
+    import tensorflow as tf
+
+    images = tf.constant(pseudo_random((2, 6, 6, 8)))
+    arguments = {"kernel_size": kernel_size, "groups": groups, "strides": strides, "implementation": implementation}
+    ours = HighlySharedConv2D(8, channel_repeats=min(groups, 2), **arguments)
+    ours.build(images.shape)
+    stored = pseudo_random(ours.kernel.shape, seed=7)
+    kernel = np.zeros((kernel_size, kernel_size, 8, 8), "float32")
+    size = 8 // groups
+    for group in range(groups):
+        own = slice(group * size, group * size + size)
+        bank = (group * size) % stored.shape[-1]
+        kernel[:, :, own, own] = stored[..., bank : bank + size]
+
+    def gradients(weights, run):
+        def step(images):
+            with tf.GradientTape() as tape:
+                tape.watch(images)
+                outputs = run(images)
+            return tape.gradient(outputs, [images, weights], pseudo_random(outputs.shape, seed=1))
+
+        return [value.numpy() for value in tf.function(step, jit_compile=compiler)(images)]
+
+    ours.kernel.assign(stored)
+    dense = tf.Variable(kernel)
+    by_images, by_stored = gradients(ours.kernel.value, lambda images: ours(images, training=True))
+    expected, by_dense = gradients(dense, lambda images: tf.nn.conv2d(images, dense, strides, "SAME"))
+    assert_close(by_images, expected, 1e-5)
+    summed = np.zeros_like(stored)
+    for group in range(groups):
+        own = slice(group * size, group * size + size)
+        bank = (group * size) % stored.shape[-1]
+        summed[..., bank : bank + size] += by_dense[:, :, own, own]
+    assert_close(by_stored, summed, 1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX has XLA only")
+def test_choice_depends_on_training_and_the_compiler():
+    import tensorflow as tf
+
+    layer, seen = HighlySharedConv2D(64, 3, groups=16, channel_repeats=8), []
+
+    def note(training):
+        seen.append(layer.choose_implementation((None, 32, 32, 64), training=training))
+
+    for compiler, runtime in ((False, "tensorflow"), (True, "xla")):
+        for training, direction in ((True, "training"), (None, "inference")):
+            tf.function(lambda training=training: note(training), jit_compile=compiler)()
+            assert seen.pop() == choices.MEASURED[runtime]["repeated", direction]
 
 
 @pytest.mark.parametrize("sharing", [(16, 8, 2), (8, 4, 1), (4, 1, 2), (1, 1, 2), (4, 4, 1)])
@@ -225,7 +286,14 @@ def test_warns_when_arrangements_coincide():
         ({"padding": "full"}, r"`padding` \(='full'\) must be one of 'same', 'valid'\."),
         ({"strides": (1, 2, 3)}, r"`strides` \(=\(1, 2, 3\)\) must be a whole number or a pair of them\."),
         ({"kernel_size": 0}, r"`kernel_size` \(=0\) must be a whole number of at least 1\."),
-        ({"implementation": "fast"}, r"`implementation` \(='fast'\) must be one of 'auto', 'folded', 'grouped'\."),
+        (
+            {"implementation": "fast"},
+            r"`implementation` \(='fast'\) must be one of 'auto', 'folded', 'grouped', 'multiplied'\.",
+        ),
+        (
+            {"implementation": "multiplied"},
+            r"`implementation` \(='multiplied'\) needs `kernel_size` \(=\(3, 3\)\) to be 1\.",
+        ),
     ],
 )
 def test_bad_arguments(arguments, message):

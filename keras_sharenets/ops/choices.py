@@ -1,0 +1,109 @@
+"""Which implementation of a layer runs: the rule behind `implementation="auto"`, as data.
+
+`python -m benchmarks layers` measures every implementation on the shapes that the networks use, and writes the table
+`MEASURED` anew: for each runtime, kind of layer and direction the one or two implementations that lose least to the
+fastest. Where there are two, a limit lies between them, on the channels that come in for each pixel that goes out: a
+deep small picture has large kernels and little to use them on.
+"""
+
+import keras
+
+from keras_sharenets.ops import devices, fused
+
+# By runtime, then by kind and direction: an implementation, or one up to a limit of channels per pixel, the limit, and
+# the one beyond.
+MEASURED = {
+    "tensorflow": {
+        ("dense pointwise", "inference"): "folded",
+        ("dense pointwise", "training"): "folded",
+        ("group pointwise", "inference"): "grouped",
+        ("group pointwise", "training"): "grouped",
+        ("grouped", "inference"): "grouped",
+        ("grouped", "training"): "grouped",
+        ("repeated", "inference"): "grouped",
+        ("repeated", "training"): "folded",
+        ("hierarchical", "inference"): "multiplied",
+        ("hierarchical", "training"): "multiplied",
+        ("split", "inference"): "factored",
+        ("split", "training"): "factored",
+        ("interleaved", "inference"): ("multiplied", 1.0, "factored"),
+        ("interleaved", "training"): ("multiplied", 1.0, "factored"),
+    },
+    "xla": {
+        ("dense pointwise", "inference"): "folded",
+        ("dense pointwise", "training"): "multiplied",
+        ("group pointwise", "inference"): ("folded", 0.3, "multiplied"),
+        ("group pointwise", "training"): ("folded", 0.3, "multiplied"),
+        ("grouped", "inference"): "folded",
+        ("grouped", "training"): "folded",
+        ("repeated", "inference"): "folded",
+        ("repeated", "training"): "folded",
+        ("hierarchical", "inference"): "multiplied",
+        ("hierarchical", "training"): "multiplied",
+        ("split", "inference"): "factored",
+        ("split", "training"): "factored",
+        ("interleaved", "inference"): ("composed", 1.0, "factored"),
+        ("interleaved", "training"): ("multiplied", 1.0, "factored"),
+    },
+}
+# Accelerators are not measured: native grouped convolutions, and one product instead of many small ones.
+_ACCELERATED = {"hierarchical": "composed", "split": "composed", "interleaved": "composed", "dense pointwise": "folded"}
+
+
+def runtime(dtype="float32"):
+    """What runs: `"accelerator"`, or on a CPU `"xla"` (JAX, or TensorFlow while it compiles) or `"tensorflow"`.
+
+    For float16 and float64 it is never `"tensorflow"`, which has no gradients of grouped convolutions in them.
+    """
+    if devices.accelerated():
+        return "accelerator"
+    known = keras.backend.standardize_dtype(dtype) in ("float32", "bfloat16")
+    return "tensorflow" if known and devices.xla_optional() and not fused.in_xla() else "xla"
+
+
+def convolution_kind(kernel_size, groups, channel_repeats, strides):
+    """The kind of a `HighlySharedConv2D`, or `None` where there is no choice: a dense convolution.
+
+    >>> convolution_kind((3, 3), groups=16, channel_repeats=8, strides=(1, 1))
+    'repeated'
+    """
+    if groups == 1:
+        return "dense pointwise" if kernel_size == strides == (1, 1) else None
+    if kernel_size == (1, 1):
+        return "group pointwise"
+    return "grouped" if channel_repeats == 1 else "repeated"
+
+
+def choose(kind, channels, sides, training, where):
+    """The fastest implementation as far as measured.
+
+    Args:
+        kind: one of the kinds in `MEASURED`.
+        channels: int, that come in.
+        sides: pair, height and width that go out; `None` where open.
+        training: bool, whether gradients will be wanted; `None` counts as no.
+        where: str as from [`runtime`]. On an accelerator nothing is measured: native grouped convolutions, and
+            kernels composed into one.
+
+    Returns:
+        str, a name for `implementation`.
+
+    >>> choose("repeated", 128, (16, 16), training=True, where="tensorflow")
+    'folded'
+    """
+    if where == "accelerator":
+        return _ACCELERATED.get(kind, "grouped")
+    chosen = MEASURED[where][kind, "training" if training else "inference"]
+    if isinstance(chosen, str):
+        return chosen
+    shallow, limit, deep = chosen
+    return deep if depth(channels, sides) > limit else shallow
+
+
+def depth(channels, sides):
+    """Channels that come in for each pixel that goes out; 0 where their number is open.
+
+    >>> depth(256, (8, 8)), depth(256, (None, 8))
+    (4.0, 0.0)
+    """
+    return 0.0 if None in sides else channels / (sides[0] * sides[1])

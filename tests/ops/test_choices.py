@@ -1,0 +1,127 @@
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from keras_sharenets import layers
+from keras_sharenets.layers import composed_pointwise
+from keras_sharenets.ops import choices, convolution
+
+CONVOLUTIONS = ("dense pointwise", "group pointwise", "grouped", "repeated")
+POINTWISE = ("hierarchical", "split", "interleaved")
+
+
+def named(chosen):
+    """The implementations in an entry of the table."""
+    if isinstance(chosen, str):
+        return {chosen}
+    shallow, limit, deep = chosen
+    assert limit > 0
+    assert shallow != deep
+    return {shallow, deep}
+
+
+@pytest.mark.parametrize("where", ["tensorflow", "xla"])
+@pytest.mark.parametrize("direction", ["training", "inference"])
+@pytest.mark.parametrize("kind", CONVOLUTIONS + POINTWISE)
+def test_table_names_implementations_that_exist(kind, direction, where):
+    allowed = set(convolution.IMPLEMENTATIONS)
+    if kind in POINTWISE:
+        allowed = set(composed_pointwise.IMPLEMENTATIONS) - {"auto"}
+    elif not kind.endswith("pointwise"):
+        allowed.remove("multiplied")
+    assert named(choices.MEASURED[where][kind, direction]) <= allowed
+
+
+def test_xla_never_meets_groups():
+    assert not any("grouped" in named(chosen) for chosen in choices.MEASURED["xla"].values())
+
+
+def test_one_entry_for_each_kind_and_direction():
+    for table in choices.MEASURED.values():
+        assert set(table) == {(kind, way) for kind in CONVOLUTIONS + POINTWISE for way in ("training", "inference")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (((1, 1), 1, 1, (1, 1)), "dense pointwise"),
+        (((1, 1), 1, 1, (2, 2)), None),
+        (((3, 3), 1, 1, (1, 1)), None),
+        (((1, 1), 8, 1, (2, 2)), "group pointwise"),
+        (((1, 1), 8, 4, (1, 1)), "group pointwise"),
+        (((3, 3), 8, 1, (1, 1)), "grouped"),
+        (((3, 1), 8, 4, (2, 2)), "repeated"),
+    ],
+)
+def test_kinds(arguments, kind):
+    assert choices.convolution_kind(*arguments) == kind
+
+
+def test_limit_is_on_channels_per_pixel(monkeypatch):
+    monkeypatch.setitem(choices.MEASURED, "xla", {("split", "training"): ("composed", 0.5, "factored")})
+    cases = {(32, (8, 8)): "composed", (33, (8, 8)): "factored", (33, (None, 8)): "composed", (1, (1, 1)): "factored"}
+    for (channels, sides), chosen in cases.items():
+        assert choices.choose("split", channels, sides, training=True, where="xla") == chosen
+
+
+def test_hand_picked_rows():
+    """What has to come out by a wide margin: with kernels that are large for the picture, the drawing is cheapest."""
+    rows = [
+        ("interleaved", 864, (8, 8), True, "factored"),
+        ("interleaved", 216, (32, 32), True, "multiplied"),
+        ("group pointwise", 864, (8, 8), False, "grouped"),
+        ("grouped", 64, (32, 32), True, "grouped"),
+    ]
+    for kind, channels, sides, training, expected in rows:
+        assert choices.choose(kind, channels, sides, training, "tensorflow") == expected
+    assert choices.choose("repeated", 64, (32, 32), True, "xla") == "folded"
+
+
+def test_accelerator_is_not_measured():
+    chosen = {kind: choices.choose(kind, 64, (8, 8), True, "accelerator") for kind in CONVOLUTIONS + POINTWISE}
+    assert chosen == {
+        "dense pointwise": "folded",
+        "group pointwise": "grouped",
+        "grouped": "grouped",
+        "repeated": "grouped",
+        "hierarchical": "composed",
+        "split": "composed",
+        "interleaved": "composed",
+    }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+def test_runtime(dtype):
+    if keras.backend.backend() != "tensorflow":
+        assert choices.runtime(dtype) == "xla"
+        return
+    import tensorflow as tf
+
+    seen = []
+    for compiled in (False, True):
+        tf.function(lambda: seen.append(choices.runtime(dtype)), jit_compile=compiled)()
+    assert seen == ["tensorflow" if dtype in ("float32", "bfloat16") else "xla", "xla"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16", "float64"])
+def test_training_in_every_precision(dtype):
+    """TensorFlow has gradients of grouped convolutions for two types only: `"auto"` must not meet the others."""
+    inputs = keras.Input((4, 4, 8))
+    x = layers.HighlySharedConv2D(8, 3, groups=4, channel_repeats=2, dtype=dtype)(inputs)
+    x = layers.HighlySharedConv2D(8, 1, groups=4, dtype=dtype)(x)
+    model = keras.Model(inputs, layers.SplitGroupConv2D(8, 4, dtype=dtype)(x))
+    model.compile("sgd", "mse", jit_compile=keras.backend.backend() == "jax")
+    before = model.get_weights()
+    model.train_on_batch(np.ones((2, 4, 4, 8), "float32"), np.ones((2, 4, 4, 8), "float32"))
+    assert all(np.any(one != other) for one, other in zip(before, model.get_weights(), strict=True))
+
+
+def test_source_fits_one_screen():
+    """The table is read by people."""
+    import inspect
+
+    source = inspect.getsource(choices)
+    table = re.search(r"^MEASURED = \{.*?^\}", source, re.M | re.S)[0]
+    assert len(table.splitlines()) <= 40
