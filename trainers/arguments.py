@@ -5,10 +5,10 @@ import ast
 from trainers.data import load
 
 
-def add_data_arguments(parser):
+def add_data_arguments(parser, required=True):
     """`--data` and what goes with it."""
     parser.add_argument(
-        "--data", required=True, help="digits, cifar10, or a folder with one folder of pictures per class"
+        "--data", required=required, help="digits, cifar10, or a folder with one folder of pictures per class"
     )
     parser.add_argument("--data-dir", metavar="D", help="folder of TensorFlow Datasets (default: TFDS_DATA_DIR)")
     parser.add_argument("--download", action="store_true", help="allow TensorFlow Datasets to download CIFAR-10")

@@ -2,27 +2,44 @@
 
 import dataclasses
 import importlib.metadata
+import json
 import pathlib
 import platform
 
 import keras
 
 import keras_sharenets
+from keras_sharenets import _checks
 from trainers.batches import held_out_batches, training_batches
+from trainers.checkpoints import FOLDER, list_checkpoints, load_checkpoint, restore
 from trainers.network import build
 from trainers.recipes import build_optimizer, decay_weights, recipe_for
 from trainers.recorder import Recorder
-from trainers.report import Run
+from trainers.report import Run, read_metrics, run_from_dict
 
 PACKAGES = ("keras", "tensorflow", "jax", "numpy", "tensorflow_datasets", "scikit-learn", "pillow")
 
 
-def fit(model_name, dataset, output, *, recipe=None, options=None, seed=0, jit_compile="auto", verbose="auto"):
+def fit(
+    model_name,
+    dataset,
+    output,
+    *,
+    recipe=None,
+    options=None,
+    seed=0,
+    jit_compile="auto",
+    deterministic=False,
+    checkpoint_steps=None,
+    keep_checkpoints=3,
+    source=None,
+    verbose="auto",
+):
     """Trains a named network with `model.fit` and writes all that is worth keeping into a folder.
 
-    The folder gets `last.keras`, `best.keras`, `labels.txt`, `metrics.json`, `history.csv`, `curves.png` and
-    TensorBoard's `logs/`. Every file but the logs is written to the side and renamed: whenever the process is killed,
-    what is there is whole. The models are saved without the optimizer.
+    The folder gets `last.keras`, `best.keras`, `labels.txt`, `metrics.json`, `history.csv`, `curves.png`, TensorBoard's
+    `logs/` and `checkpoints/`, from which `resume` goes on. Every file but the logs is written to the side and renamed:
+    whenever the process is killed, what is there is whole. The models are saved without the optimizer.
 
     Args:
         model_name: str, one of `keras_sharenets.list_models()`.
@@ -32,6 +49,12 @@ def fit(model_name, dataset, output, *, recipe=None, options=None, seed=0, jit_c
         options: dict, further arguments of the network's factory.
         seed: int, at least 0, of the weights, the order of the pictures and their changes.
         jit_compile: `"auto"`, `True` or `False`, as in `model.compile`.
+        deterministic: bool, whether the same arguments give the same bits on the same machine, also when the run is
+            killed and resumed. It takes longer on TensorFlow, where it holds for the rest of the process; on JAX, a CPU
+            does so always, and another device is not asked to.
+        checkpoint_steps: int, checkpoints every so many steps of an epoch; `None`: only at its end.
+        keep_checkpoints: int, how many checkpoints stay.
+        source: dict, kept for whoever resumes: arguments of `trainers.data.load` that give this data set.
         verbose: as in `model.fit`.
 
     Returns:
@@ -45,31 +68,101 @@ def fit(model_name, dataset, output, *, recipe=None, options=None, seed=0, jit_c
     output = check_output(output)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"`seed` (={seed!r}) must be a whole number of at least 0.")
-    recipe = recipe or recipe_for(model_name, dataset.name)
-    keras.utils.set_random_seed(seed)
-    network = build(model_name, dataset, options)
-    batches = training_batches(dataset, recipe, seed)
-    trained = _compiled(network, recipe, len(batches), jit_compile)
     run = Run(
         model_name,
         dict(options or {}),
         _summary(dataset),
-        recipe,
+        recipe or recipe_for(model_name, dataset.name),
         seed,
         keras.backend.backend(),
         jit_compile,
         _versions(),
+        deterministic=deterministic,
+        checkpoint_steps=checkpoint_steps,
+        keep_checkpoints=keep_checkpoints,
+        source=source,
     )
-    recorder = Recorder(network, output, run)
+    return _train(run, dataset, output, None, verbose)
+
+
+def resume(output, dataset, *, checkpoint_steps=None, keep_checkpoints=None, verbose="auto"):
+    """Goes on with a run that was killed, interrupted or stopped, from its last checkpoint.
+
+    Batches, learning rate, momentum, random numbers and the means of the running epoch are what they would have been.
+    Without a checkpoint the run begins anew.
+
+    Args:
+        output: path of the run's folder.
+        dataset: `Dataset`, the one that the run began with.
+        checkpoint_steps, keep_checkpoints: as in `fit`; by default as before.
+        verbose: as in `model.fit`.
+
+    Returns:
+        The finished `Run`, at once if it was finished before.
+
+    Raises:
+        ValueError: there is no run in `output`, or it was begun with another data set or backend, or its last
+            checkpoint is damaged. Later as in `fit`.
+    """
+    output = pathlib.Path(output)
+    run = read_metrics(output / "metrics.json")
+    if run.backend != keras.backend.backend():
+        raise ValueError(f"The run in {output} was begun with KERAS_BACKEND={run.backend}; so must it go on.")
+    summary = json.loads(json.dumps(_summary(dataset)))
+    for name, value in summary.items():
+        if run.data[name] != value:
+            raise ValueError(f"The data set has the {name} {value}, but the run in {output} {run.data[name]}.")
+    if run.state == "finished":
+        return run
+    checkpoints = list_checkpoints(output / FOLDER)
+    checkpoint = load_checkpoint(checkpoints[-1]) if checkpoints else None
+    # Its checkpoint knows a run best: an epoch may be finished without being in the other files.
+    run = run_from_dict(checkpoint[1]["run"]) if checkpoint else run
+    changes = {"checkpoint_steps": checkpoint_steps, "keep_checkpoints": keep_checkpoints}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    run = dataclasses.replace(run, state="running", reason=None, **changes)
+    for leftover in output.rglob(".*.partial"):
+        leftover.unlink()
+    return _train(run, dataset, output, checkpoint, verbose)
+
+
+def _train(run, dataset, output, checkpoint, verbose):
+    """Trains from `checkpoint`, or from the beginning if it is `None`."""
+    if run.checkpoint_steps is not None:
+        _checks.positive("checkpoint_steps", run.checkpoint_steps)
+    _checks.positive("keep_checkpoints", run.keep_checkpoints)
+    keras.utils.set_random_seed(run.seed)
+    if run.deterministic and run.backend == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+    network = build(run.model, dataset, run.options)
+    steps = training_batches(dataset, run.recipe, run.seed).steps
+    trained = _compiled(network, run.recipe, steps, run.jit_compile)
+    recorder = Recorder(network, output, run, steps)
+    first = 0
+    if checkpoint is not None:
+        restore(trained, checkpoint[0], ["weights", "optimizer"])
+        recorder.resume(*checkpoint)
+        first = checkpoint[1]["step"]
     try:
-        trained.fit(
-            batches,
-            validation_data=held_out_batches(dataset, recipe.batch_size),
-            epochs=recipe.epochs,
-            shuffle=False,  # The batches are shuffled already, reproducibly.
-            verbose=verbose,
-            callbacks=[batches.callback(), recorder, keras.callbacks.TensorBoard(output / "logs", write_graph=False)],
-        )
+        while (epoch := len(recorder.run.epochs)) < run.recipe.epochs:
+            # What is left of an epoch is a call of its own: `model.fit` takes all its epochs to be of one length.
+            batches = training_batches(dataset, run.recipe, run.seed, first=first)
+            trained.fit(
+                batches,
+                validation_data=held_out_batches(dataset, run.recipe.batch_size),
+                initial_epoch=epoch,
+                epochs=epoch + 1 if first else run.recipe.epochs,
+                shuffle=False,  # The batches are shuffled already, reproducibly.
+                verbose=verbose,
+                callbacks=[
+                    batches.callback(),
+                    recorder,
+                    keras.callbacks.TensorBoard(output / "logs", write_graph=False),
+                ],
+            )
+            first = 0
     except BaseException as error:
         recorder.close("stopped", f"{type(error).__name__}: {error}".rstrip(": "))
         raise
@@ -82,7 +175,8 @@ def check_output(output):
     output = pathlib.Path(output)
     if (output / "metrics.json").exists():
         raise ValueError(f"The output directory {output} already holds a run. Choose another one.")
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+    # What a run leaves that was killed before its first file was whole does not count.
+    if output.exists() and not (output.is_dir() and all(path.name.endswith(".partial") for path in output.iterdir())):
         raise ValueError(f"The output directory {output} exists and is not an empty folder. Choose another one.")
     return output
 
@@ -97,6 +191,11 @@ def _compiled(network, recipe, steps_per_epoch, jit_compile):
         metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
         jit_compile=jit_compile,
     )
+    # Built before the first batch, so that a checkpoint can be restored.
+    model.optimizer.build(model.trainable_variables)
+    nothing = keras.ops.zeros((1, model.output_shape[-1]))
+    model.compute_metrics(None, nothing, nothing)
+    model.reset_metrics()
     return model
 
 

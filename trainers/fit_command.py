@@ -5,21 +5,29 @@ python -m trainers fit --model hscnet_m32_g4_r2_b1_a2 --data digits --epochs 40 
 
 import argparse
 import dataclasses
+import pathlib
 import typing
 
 from keras_sharenets.models import find_variant
 from trainers.arguments import add_data_arguments, load_data, parse_option
-from trainers.fit import check_output, fit
+from trainers.fit import check_output, fit, resume
 from trainers.recipes import Recipe, override, recipe_for
+from trainers.report import as_tuples, read_metrics
 
+SOURCE = ("data", "data_dir", "input_shape")
 JIT_COMPILE = {"auto": "auto", "true": True, "false": False}
 
 
 def add_arguments(parser):
-    parser.add_argument("--model", required=True, metavar="NAME", help="name of the network (`sharenets list`)")
-    add_data_arguments(parser)
-    parser.add_argument("--output", required=True, metavar="RUN_DIR", help="folder for the run; must not hold one")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: 0)")
+    parser.add_argument("--model", metavar="NAME", help="name of the network (`sharenets list`)")
+    add_data_arguments(parser, required=False)
+    parser.add_argument("--output", metavar="RUN_DIR", help="folder for the run; must not hold one")
+    parser.add_argument(
+        "--resume",
+        metavar="RUN_DIR",
+        help="go on with the run in this folder from its last checkpoint, with the arguments that it began with",
+    )
+    parser.add_argument("--seed", type=int, help="of weights, order and augmentation (default: 0)")
     parser.add_argument(
         "--model-option",
         action="append",
@@ -27,7 +35,14 @@ def add_arguments(parser):
         metavar="KEY=VALUE",
         help="argument of the network's factory, a Python literal; repeatable",
     )
-    parser.add_argument("--jit-compile", choices=JIT_COMPILE, default="auto", help="compile with XLA (default: auto)")
+    parser.add_argument("--jit-compile", choices=JIT_COMPILE, help="compile with XLA (default: auto)")
+    parser.add_argument(
+        "--deterministic", action="store_true", default=None, help="the same bits every time, also when resumed; slower"
+    )
+    parser.add_argument(
+        "--checkpoint-steps", type=int, metavar="N", help="a checkpoint every N steps, not only after each epoch"
+    )
+    parser.add_argument("--keep-checkpoints", type=int, metavar="K", help="how many checkpoints stay (default: 3)")
     group = parser.add_argument_group("recipe", "Without these, the recipe of the network's paper for this data set.")
     for field in dataclasses.fields(Recipe):
         _add_recipe_argument(group, field)
@@ -46,23 +61,64 @@ def _add_recipe_argument(group, field):
 
 def run(args):
     """Checks what is cheap to check, then loads the data and trains; prints where the files are."""
+    output = pathlib.Path(args.resume or args.output or ".")
+    result = _begin(args) if args.resume is None else _go_on(args)
+    print(f"{result.model} on {result.data['name']} ({result.data['note']})")
+    print(f"test accuracy {result.test_accuracy:.4f} after the last epoch; best epoch: {result.best.epoch}")
+    print(f"files in {output}")
+
+
+def _begin(args):
+    for name in ("model", "data", "output"):
+        if getattr(args, name) is None:
+            raise ValueError(f"`--{name}` is needed for a new run; `--resume RUN_DIR` goes on with an old one.")
     output = check_output(args.output)
     find_variant(args.model)
     options = dict(map(parse_option, args.model_option))
     dataset = load_data(args)
+    recipe = override(recipe_for(args.model, dataset.name), **_given_of_recipe(args))
+    source = {name: getattr(args, name) for name in SOURCE}
+    # What is not given is left to `fit`.
+    choices = {name: getattr(args, name) for name in ("seed", "deterministic", "checkpoint_steps", "keep_checkpoints")}
+    choices = {name: value for name, value in choices.items() if value is not None}
+    jit_compile = JIT_COMPILE[args.jit_compile or "auto"]
+    return fit(
+        args.model, dataset, output, recipe=recipe, options=options, jit_compile=jit_compile, source=source, **choices
+    )
+
+
+def _go_on(args):
+    recorded = read_metrics(pathlib.Path(args.resume) / "metrics.json")
+    _check_unchanged(args, recorded)
+    # The pictures may lie elsewhere by now. Whether they are the same ones, `resume` finds out.
+    for name, value in (recorded.source or {}).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    if args.data is None:
+        raise ValueError(f"`--data` is needed: the run in {args.resume} does not say where its data came from.")
+    dataset = load_data(args)
+    return resume(args.resume, dataset, checkpoint_steps=args.checkpoint_steps, keep_checkpoints=args.keep_checkpoints)
+
+
+def _check_unchanged(args, recorded):
+    """Raises a `ValueError` if an argument is given that would make it another run."""
+    given = {name: getattr(args, name) for name in ("model", "seed", "deterministic")} | _given_of_recipe(args)
+    before = {"model": recorded.model, "seed": recorded.seed, "deterministic": recorded.deterministic}
+    before |= dataclasses.asdict(recorded.recipe)
+    if args.jit_compile is not None:
+        given["jit_compile"], before["jit_compile"] = JIT_COMPILE[args.jit_compile], recorded.jit_compile
+    if args.output is not None:
+        given["output"], before["output"] = pathlib.Path(args.output).resolve(), pathlib.Path(args.resume).resolve()
+    for name, value in map(parse_option, args.model_option):
+        given[f"model-option {name}"], before[f"model-option {name}"] = as_tuples(value), recorded.options.get(name)
+    for name, value in given.items():
+        if value is not None and as_tuples(value) != as_tuples(before[name]):
+            raise ValueError(
+                f"`--{name.replace('_', '-')}` (={value}) must be that of the run in {args.resume} (={before[name]}), "
+                "or be left out. Choose another `--output` for another run."
+            )
+
+
+def _given_of_recipe(args):
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Recipe)}
-    recipe = override(
-        recipe_for(args.model, dataset.name), **{name: value for name, value in given.items() if value is not None}
-    )
-    result = fit(
-        args.model,
-        dataset,
-        output,
-        recipe=recipe,
-        options=options,
-        seed=args.seed,
-        jit_compile=JIT_COMPILE[args.jit_compile],
-    )
-    print(f"{result.model} on {dataset.name} ({dataset.note})")
-    print(f"test accuracy {result.test_accuracy:.4f} after the last epoch; best epoch: {result.best.epoch}")
-    print(f"files in {output}")
+    return {name: value for name, value in given.items() if value is not None}

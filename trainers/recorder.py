@@ -7,6 +7,7 @@ import time
 import keras
 
 from keras_sharenets import files
+from trainers.checkpoints import FOLDER, restore, save_checkpoint
 from trainers.plots import draw_curves
 from trainers.report import Epoch, finite, write_history, write_metrics
 
@@ -14,32 +15,60 @@ from trainers.report import Epoch, finite, write_history, write_metrics
 class Recorder(keras.callbacks.Callback):
     """Keeps a `Run` up to date, in memory and on disk.
 
+    A finished epoch is in a checkpoint before anything else speaks of it: a run that goes on from its last checkpoint
+    knows every epoch that its files know, and writes these files again if it was killed before they were.
+
     Args:
         network: the model to save; shares its layers with the one that is trained.
         folder: path, made here.
-        run: `Run` as it starts.
+        run: `Run` as it starts, or goes on.
+        steps: int, batches of an epoch.
     """
 
-    def __init__(self, network, folder, run):
+    def __init__(self, network, folder, run, steps):
         super().__init__()
         self.network = network
         self.folder = folder
         self.run = run
-        self._start = self._epoch_start = time.perf_counter()
-        self._rate = None
-        files.write_text(folder / "labels.txt", "".join(f"{name}\n" for name in run.data["class_names"]))
+        self.steps = steps
+        self._start = time.perf_counter() - run.seconds
+        self._epoch_start = self._rate = None
+        self._step = 0
+        self._resumed = None
         self._write()
+        files.write_text(folder / "labels.txt", "".join(f"{name}\n" for name in run.data["class_names"]))
+
+    def resume(self, arrays, state):
+        """Goes on from a checkpoint, whose weights `network` has already."""
+        self._step = state["step"]
+        if self._step:
+            self._resumed = arrays, state
+        else:
+            self._publish()
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._epoch_start = time.perf_counter()
-        self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        if self._resumed is None:
+            self._step = 0
+            self._epoch_start = time.perf_counter()
+            self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+            return
+        # Only now: `model.fit` sets them to 0 at the beginning of every epoch, and this is the middle of one.
+        arrays, state = self._resumed
+        restore(self.model, arrays, ["metrics"])
+        self._epoch_start = time.perf_counter() - state["epoch_seconds"]
+        self._rate = state["learning_rate"]
+        self._resumed = None
 
     def on_train_batch_end(self, batch, logs=None):
+        self._step += 1
         if not math.isfinite(logs["loss"]):
             raise ValueError(
-                f"The loss is {float(logs['loss'])} after step {batch + 1} of epoch {len(self.run.epochs) + 1}. "
+                f"The loss is {float(logs['loss'])} after step {self._step} of epoch {len(self.run.epochs) + 1}. "
                 f"Try a smaller `learning_rate` (={self.run.recipe.learning_rate}) or a warm-up."
             )
+        every = self.run.checkpoint_steps
+        if every and self._step % every == 0 and self._step < self.steps:
+            self._save_checkpoint()
 
     def on_epoch_end(self, epoch, logs=None):
         record = Epoch(
@@ -52,11 +81,9 @@ class Recorder(keras.callbacks.Callback):
             time.perf_counter() - self._epoch_start,
         )
         self.run = dataclasses.replace(self.run, epochs=(*self.run.epochs, record))
-        # The models first: the figures never speak of a file that is not there.
-        files.save_model(self.network, self.folder / "last.keras")
-        if self.run.best is record:
-            files.save_model(self.network, self.folder / "best.keras")
-        self._write()
+        self._step = 0
+        self._save_checkpoint()
+        self._publish()
 
     def close(self, state, reason=None):
         """Writes the end of the run: its state, and the curves if there are any."""
@@ -65,7 +92,28 @@ class Recorder(keras.callbacks.Callback):
         if self.run.epochs:
             files.write_bytes(self.folder / "curves.png", draw_curves(self.run))
 
+    def _save_checkpoint(self):
+        self._count_seconds()
+        state = {
+            "run": dataclasses.asdict(self.run),
+            "step": self._step,
+            "learning_rate": self._rate,
+            "epoch_seconds": time.perf_counter() - self._epoch_start,
+        }
+        number = len(self.run.epochs) * self.steps + self._step
+        save_checkpoint(self.folder / FOLDER, self.model, state, number, self.run.keep_checkpoints)
+
+    def _publish(self):
+        # The models first: the figures never speak of a file that is not there.
+        files.save_model(self.network, self.folder / "last.keras")
+        if self.run.best is self.run.last:
+            files.save_model(self.network, self.folder / "best.keras")
+        self._write()
+
     def _write(self):
-        self.run = dataclasses.replace(self.run, seconds=time.perf_counter() - self._start)
+        self._count_seconds()
         write_history(self.run, self.folder / "history.csv")
         write_metrics(self.run, self.folder / "metrics.json")
+
+    def _count_seconds(self):
+        self.run = dataclasses.replace(self.run, seconds=time.perf_counter() - self._start)

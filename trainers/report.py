@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import json
 import math
 
 from keras_sharenets import files
@@ -48,7 +49,11 @@ class Run:
         state: `"running"` (also what a killed run leaves), `"finished"` or `"stopped"`.
         reason: str, why it was stopped.
         epochs: tuple of `Epoch`.
-        seconds: float, since the start.
+        seconds: float, of training; the time between a kill and what continues it does not count.
+        deterministic: bool, whether the same run gives the same bits again.
+        checkpoint_steps: int, or `None`: checkpoints are written every so many steps of an epoch, and at its end.
+        keep_checkpoints: int, how many of them stay.
+        source: dict, arguments of `trainers.data.load` that give the data set again; `None` if it was made otherwise.
     """
 
     model: str
@@ -63,6 +68,10 @@ class Run:
     reason: str | None = None
     epochs: tuple[Epoch, ...] = ()
     seconds: float = 0.0
+    deterministic: bool = False
+    checkpoint_steps: int | None = None
+    keep_checkpoints: int = 3
+    source: dict | None = None
 
     @property
     def last(self):
@@ -96,6 +105,37 @@ def write_metrics(run, path):
         "accuracy_note": ACCURACY_NOTE,
     }
     files.write_json(path, outcome | dataclasses.asdict(run))
+
+
+def read_metrics(path):
+    """The `Run` that `write_metrics` wrote.
+
+    Raises:
+        ValueError: there is no such file, or it was not written by this version.
+    """
+    if not path.is_file():
+        raise ValueError(f"There is no {path}: {path.parent} holds no run.")
+    try:
+        return run_from_dict(json.loads(path.read_text()))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not the record of a run of this version: {type(error).__name__} {error}"
+        ) from error
+
+
+def run_from_dict(values):
+    """A `Run` from the dict that `dataclasses.asdict` made of it, also after a way through JSON."""
+    values = {field.name: values[field.name] for field in dataclasses.fields(Run)}
+    # JSON knows no tuples, and factories of networks want them.
+    options = {name: as_tuples(value) for name, value in values["options"].items()}
+    recipe = Recipe(**values["recipe"])
+    epochs = tuple(Epoch(**epoch) for epoch in values["epochs"])
+    return Run(**(values | {"options": options, "recipe": recipe, "epochs": epochs}))
+
+
+def as_tuples(value):
+    """`value` with tuples for all lists, also inside each other."""
+    return tuple(map(as_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _outcome(epoch, file):

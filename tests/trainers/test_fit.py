@@ -53,7 +53,16 @@ def accuracy_by_hand(path, dataset):
 
 def test_files_of_a_run(run):
     _, folder = run
-    names = {"best.keras", "last.keras", "labels.txt", "metrics.json", "history.csv", "curves.png", "logs"}
+    names = {
+        "best.keras",
+        "last.keras",
+        "labels.txt",
+        "metrics.json",
+        "history.csv",
+        "curves.png",
+        "logs",
+        "checkpoints",
+    }
     assert {path.name for path in folder.iterdir()} == names
     assert (folder / "labels.txt").read_text() == "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n"
     for split in ("train", "validation"):
@@ -211,7 +220,7 @@ def test_recorder_keeps_the_first_of_the_best(digits, recipe, tmp_path):
     network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
     network.compile(build_optimizer(recipe, steps_per_epoch=1), "mse")
     start = Run("dense", {}, {"name": "d", "class_names": ["a", "b"]}, recipe, 0, "tensorflow", "auto", {})
-    recorder = Recorder(network, tmp_path / "run", start)
+    recorder = Recorder(network, tmp_path / "run", start, steps=1)
     recorder.set_model(network)
 
     def metrics():
@@ -318,13 +327,14 @@ def test_all_of_this_on_jax():
         "test_data.py": ["test_fit_takes_the_batches_in_order_epoch_by_epoch"],
         "test_recipes.py": ["test_weight_decay_counts_a_shared_tensor_once", "test_weight_decay_in_the_loss"],
         "test_fit.py": ["test_metrics_say_what_came_out", "test_saved_models_have_the_accuracy_that_is_reported"],
+        "test_resume.py": ["test_a_checkpoint_holds_all_that_the_next_steps_depend_on"],
     }
     names = [f"tests/trainers/{file}::{name}" for file, names in tests.items() for name in names]
     command = [sys.executable, "-m", "pytest", "-q", *names]
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
-    assert "5 passed" in result.stdout
+    assert "6 passed" in result.stdout
 
 
 def test_real_pictures_from_a_folder(tmp_path):
