@@ -2,7 +2,13 @@
 
 import math
 
+from keras_sharenets.mobile.row_scales import is_clustered
+
 _BYTES = {None: 4, "float16": 2, "int8": 1}
+# The bytes of an operator without its kernel, as records and vectors: what writing out a layer of HGCNet was seen to
+# save for each operator that goes. Some operations are several operators.
+_RECORDS = {None: 100, "float16": 100, "int8": 120}
+_OPERATORS = {"permute": 3, "shared_conv": 4, "stack": 3}
 # Time in proportion: a product of a convolution, and a number that is moved, scaled or added. Estimates, not measured
 # operation by operation; what they pick agreed with latencies of HSC, HGC and IGC networks in LiteRT on one server.
 _PRODUCT = {None: 1 / 30, "float16": 1 / 30, "int8": 1 / 120}
@@ -20,13 +26,30 @@ def faster_written_out(form, quantization):
     Returns:
         A list of calls.
     """
+    gains = _gains(form, quantization)
+    return sorted(gains, key=lambda site: (-gains[site], site))
+
+
+def free_written_out(form, quantization):
+    """The calls that are faster written out and take no more bytes so: one large operator instead of many small ones.
+
+    Arguments and result as in [`faster_written_out`]. A layer that has been clustered stays as it is stored.
+    """
+    stored = (operation for operation in form(lambda site: False).operations if operation.kernel is not None)
+    clustered = {operation.site for operation in stored if is_clustered(operation)}
+    gains = _gains(form, quantization)
+    return [site for site, gain in gains.items() if gain == math.inf and site not in clustered]
+
+
+def _gains(form, quantization):
+    """`{call: time gained for a byte}` of the calls that are faster written out, infinite where that takes no bytes."""
     before, after = (_costs(form(lambda site, out=out: out), quantization, out) for out in (False, True))
     gains = {}
     for site, (seconds, size) in after.items():
         slower, smaller = before.get(site, (0.0, 0))
-        if slower > seconds and size > smaller:
-            gains[site] = (slower - seconds) / (size - smaller)
-    return sorted(gains, key=lambda site: (-gains[site], site))
+        if slower > seconds:
+            gains[site] = (slower - seconds) / (size - smaller) if size > smaller else math.inf
+    return gains
 
 
 def fill(form, size, max_bytes, quantization):
@@ -44,7 +67,7 @@ def fill(form, size, max_bytes, quantization):
     # All at once can be smaller than most of them: what is written out everywhere can be merged with its neighbours.
     if size(frozenset(order).__contains__) <= max_bytes:
         return tuple(order)
-    fits, too_many = 0, len(order) + 1
+    fits, too_many = len(free_written_out(form, quantization)), len(order) + 1
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
         if size(frozenset(order[:middle]).__contains__) <= max_bytes:
@@ -55,7 +78,7 @@ def fill(form, size, max_bytes, quantization):
 
 
 def _costs(graph, quantization, written_out):
-    """`{call: (time, bytes of its kernels)}`.
+    """`{call: (time, bytes)}`.
 
     Written out, each call is charged for its kernel. Else none is for a kernel that several calls use: it stays for the
     others.
@@ -64,6 +87,7 @@ def _costs(graph, quantization, written_out):
     costs, seen = {}, set()
     for operation in graph.operations:
         seconds, size = costs.get(operation.site, (0.0, 0))
+        size += _OPERATORS.get(operation.kind, 1) * _RECORDS[quantization]
         numbers = math.prod(operation.output.shape)
         if operation.kernel is not None:
             products = numbers * operation.kernel.array.size // operation.kernel.array.shape[-1]

@@ -28,8 +28,8 @@ def convert(model, quantization=None, calibration=None, prefer="size", max_bytes
         quantization: `None` for float32, `"float16"` for stored weights of that type, `"int8"` for integers throughout.
         calibration: array `(n, height, width, channels)` of pixel values, for `"int8"`: the range of every value is
             measured on it.
-        prefer: `"size"`: every stored tensor is in the file once; `"speed"`: layers are written out in full, each use
-            with a kernel of its own, where that is faster.
+        prefer: `"size"`: every stored tensor is in the file once, or its layer is written out where that takes no more
+            bytes; `"speed"`: layers are written out in full, each use with a kernel of its own, where that is faster.
         max_bytes: int, instead of `prefer`: kernels are written out as far as that gains most, in a file of so many
             bytes at most.
 
@@ -55,7 +55,8 @@ def convert(model, quantization=None, calibration=None, prefer="size", max_bytes
         return write_float(graph, *names, quantization or "float32")
 
     if max_bytes is None:
-        chosen = budget.faster_written_out(form, quantization) if prefer == "speed" else ()
+        choose = budget.faster_written_out if prefer == "speed" else budget.free_written_out
+        chosen = choose(form, quantization)
         return write(frozenset(chosen).__contains__, calibration)
     # The size hardly depends on the ranges: one picture does to look for it.
     sample = None if calibration is None else calibration[:1]

@@ -94,6 +94,41 @@ def test_file(network, quantization, prefer, tmp_path):
     assert relative(outputs, np.asarray(model(pictures))) < {None: 1e-4, "float16": 1e-2, "int8": 0.35}[quantization]
 
 
+@pytest.mark.parametrize("quantization", converter.QUANTIZATIONS)
+def test_what_is_written_out_for_nothing_takes_no_bytes(network, quantization, monkeypatch):
+    model, pictures = network
+    size = len(converter.convert(model, quantization, pictures))
+    monkeypatch.setattr(converter.budget, "free_written_out", lambda form, quantization: [])
+    assert size <= len(converter.convert(model, quantization, pictures))
+
+
+def test_few_channels_are_written_out_for_nothing_and_clustered_ones_not():
+    inputs = keras.Input((8, 8, 16))
+    layer = ksn.layers.HierarchicalGroupConv2D(24, 4)
+    model = keras.Model(inputs, keras.layers.Flatten()(layer(ksn.layers.ChannelDeal(4)(inputs))))
+    # 24 x 16 weights instead of 6 x (4 + 3 x 10), for an operator instead of 15.
+    assert parts(converter.convert(model))[0].count("CONV_2D") == 1
+    for kernel in layer.kernels:
+        kernel.assign(np.random.default_rng(0).choice([-0.5, 0.25, 1.0], kernel.shape))
+    assert parts(converter.convert(model))[0].count("CONV_2D") == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("negative", [0.0, 0.02])
+@pytest.mark.parametrize("name", ["hgcnet_42_g4", "hgcnet_42_g6"])
+@pytest.mark.parametrize(("quantization", "slower"), [(None, 1.4), ("int8", 2.0)])
+def test_hierarchical_groups_are_small_and_nearly_as_fast(name, quantization, slower, negative, tmp_path):
+    keras.utils.set_random_seed(0)
+    model, pictures = trained_like(ksn.create_model(name, classifier_activation=None), negative=negative)
+    paths = [tmp_path / f"{prefer}.tflite" for prefer in converter.PREFERENCES]
+    for path, prefer in zip(paths, converter.PREFERENCES, strict=True):
+        path.write_bytes(converter.convert(model, quantization, pictures, prefer))
+    small, fast = ksn.mobile.compare_tflite(paths, num_threads=1, repetitions=100)
+    assert small.file_bytes <= bound(model, quantization)
+    assert (small.delegates, small.outside) == (1, {})
+    assert small.median_ms <= slower * fast.median_ms
+
+
 def shared_three_times(gammas):
     """A 3x3 convolution with 16 filters, called three times; each call has normalisation scales of its own."""
     inputs = keras.Input((8, 8, 16))

@@ -1,0 +1,133 @@
+"""Chains of groups in the inference graph: normalised inside, their groups stacked like pictures."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from harness import assert_close, pseudo_random
+
+import keras_sharenets as ksn
+from keras_sharenets.mobile import converter, execution, passes, predict_tflite
+from keras_sharenets.mobile import interpreter as runtime
+from keras_sharenets.mobile.delegates import delegated
+from keras_sharenets.mobile.group_chains import normalise_links, stack_deals
+from keras_sharenets.mobile.lowering import lower
+
+
+def chain(groups=3, channels=13, filters=12, use_bias=False, smallest=0.5, uses=1, relu=False, also=False):
+    """Hierarchical group convolutions of dealt channels, normalised with scales of both signs, and 3 pictures.
+
+    `smallest` is the smallest magnitude of a scale, `also` reads what is not normalised.
+    """
+    x = inputs = keras.Input((4, 5, channels))
+    layer = ksn.layers.HierarchicalGroupConv2D(filters, groups, use_bias=use_bias, name="chain")
+    random = np.random.default_rng(groups)
+    for _ in range(uses):
+        y = layer(ksn.layers.ChannelDeal(groups)(x))
+        norm = keras.layers.BatchNormalization(epsilon=1e-3)
+        x = norm(y)
+        scale = random.choice([-1, 1], filters) * np.array([smallest, *random.uniform(0.5, 1.5, filters - 1)])
+        norm.set_weights([scale, random.normal(size=filters), random.normal(size=filters), np.full(filters, 0.999)])
+        x = keras.layers.ReLU()(x) if relu else x
+        x = keras.layers.Concatenate()([x, y]) if also else x
+        x = x if uses == 1 else ksn.layers.ChannelPadding(channels)(x)
+    model = keras.Model(inputs, keras.layers.Flatten()(x))
+    for place, weight in enumerate(layer.weights):
+        weight.assign(pseudo_random(weight.shape, seed=place) / np.sqrt(math.prod(weight.shape[:-1])))
+    return model, pseudo_random((3, 4, 5, channels), seed=9)
+
+
+def lowered(model):
+    return passes.simplify(lower(model, compact=lambda site: True))
+
+
+def kinds(graph):
+    return [operation.kind for operation in graph.operations]
+
+
+@pytest.mark.parametrize("groups", [2, 3, 4, 6])
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_normalisation_costs_no_step(groups, use_bias):
+    model, pictures = chain(groups, use_bias=use_bias)
+    graph = normalise_links(lowered(model))
+    assert kinds(graph).count("conv") == groups
+    assert "affine" not in kinds(graph)
+    stored = sum(np.asarray(kernel).size for kernel in model.get_layer("chain").kernels)
+    assert sum(kernel.array.size for kernel in graph.uses()) == stored
+    assert_close(execution.run(graph, pictures), np.asarray(model(pictures)), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "steps"),
+    [({"smallest": 0.01}, 1), ({"smallest": 0.0}, 1), ({"uses": 2}, 2), ({"relu": True}, 1), ({"also": True}, 1)],
+    ids=["a scale that is hardly there", "a scale of 0", "kernels of two uses", "a ReLU", "read again"],
+)
+def test_normalisation_that_stays_behind(arguments, steps):
+    model, pictures = chain(**arguments)
+    graph = normalise_links(lowered(model))
+    assert kinds(graph).count("affine") == steps
+    assert_close(execution.run(graph, pictures), np.asarray(model(pictures)), 1e-5)
+
+
+@pytest.mark.parametrize("groups", [2, 3, 4, 6])
+def test_groups_are_stacked_and_taken_out_as_they_lie(groups):
+    model, pictures = chain(groups)
+    values = {}
+    graph = stack_deals(lowered(model))
+    assert "permute" not in kinds(graph)
+    assert kinds(graph).count("pad") == (13 % groups > 0)
+    outputs = execution.run(graph, pictures, lambda value, array: values.setdefault(value.number, np.asarray(array)))
+    assert_close(outputs, np.asarray(model(pictures)), 1e-5)
+    slices = [operation for operation in graph.operations if operation.kind == "slice"]
+    assert len(slices) == groups
+    for group, operation in enumerate(slices):
+        np.testing.assert_array_equal(values[operation.output.number], pictures[..., group::groups])
+
+
+def dealt(read):
+    """A deal to 4 groups of the channels of a picture, and what `read` makes of it."""
+    inputs = keras.Input((4, 5, 16))
+    return keras.Model(inputs, keras.layers.Flatten()(read(ksn.layers.ChannelDeal(4)(inputs))))
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: ksn.layers.ChannelSlice(0, 4)(x),
+        lambda x: keras.layers.Concatenate()([ksn.layers.ChannelSlice(start, start + 8)(x) for start in (0, 8, 4)]),
+        lambda x: keras.layers.Concatenate()([ksn.layers.ChannelSlice(start, start + 5)(x) for start in (0, 5, 10)]),
+        lambda x: keras.layers.Concatenate()([x, *(ksn.layers.ChannelSlice(4 * i, 4 * i + 4)(x) for i in range(4))]),
+    ],
+    ids=["one group", "parts that overlap", "parts of another size", "all channels too"],
+)
+def test_other_parts_are_not_stacked(read):
+    model, pictures = dealt(read), pseudo_random((2, 4, 5, 16))
+    graph = stack_deals(lowered(model))
+    assert "stack" not in kinds(graph)
+    np.testing.assert_array_equal(execution.run(graph, pictures), np.asarray(model(pictures)))
+
+
+@pytest.mark.parametrize("groups", [2, 3, 4, 6])
+@pytest.mark.parametrize(("quantization", "tolerance"), [(None, 1e-5), ("int8", 0.05)])
+def test_file_is_one_piece(groups, quantization, tolerance, tmp_path):
+    model, pictures = chain(groups, 121, 48)  # Too large to be written out for nothing.
+    (tmp_path / "net.tflite").write_bytes(converter.convert(model, quantization, pictures))
+    interpreter = runtime.open_tflite(tmp_path / "net.tflite")
+    assert delegated(interpreter) == (1, {})
+    names = [operator["op_name"] for operator in interpreter._get_ops_details()]
+    assert (names.count("CONV_2D"), names.count("TRANSPOSE")) == (groups, 1)
+    assert_close(predict_tflite(tmp_path / "net.tflite", pictures), np.asarray(model(pictures)), tolerance)
+
+
+@pytest.mark.parametrize("parts", [5, 6, 7, 12, 30])
+def test_any_number_of_parts_is_joined_in_the_delegate(parts, tmp_path):
+    inputs = keras.Input((3, 3, parts))
+    slices = [ksn.layers.ChannelSlice(start, start + 1)(inputs) for start in reversed(range(parts))]
+    joined = keras.layers.MaxPooling2D(1)(keras.layers.Concatenate()(slices))
+    model = keras.Model(inputs, keras.layers.Flatten()(joined))
+    pictures = pseudo_random((2, 3, 3, parts))
+    (tmp_path / "net.tflite").write_bytes(converter.convert(model))
+    assert delegated(runtime.open_tflite(tmp_path / "net.tflite"))[1].get("CONCATENATION", 0) == 0
+    expected = pictures[..., ::-1].reshape(2, -1)
+    np.testing.assert_array_equal(predict_tflite(tmp_path / "net.tflite", pictures), expected)
