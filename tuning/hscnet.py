@@ -21,19 +21,19 @@ def _whole_bottleneck(alpha, chosen):
 
 def _are_distinct(channels, arrangements):
     """Whether all arrangements of so many channels differ; equal ones make copies of filters."""
-    if channels % SHUFFLE_GROUPS:
-        return False
     orders = permutations.arrangements(channels, arrangements, SHUFFLE_GROUPS)
     return len({tuple(order) for order in orders}) == arrangements
 
 
 def _arranges(arrangements, chosen):
+    if arrangements == 1:
+        return True
     hidden = _hidden(chosen)
     arranged = (hidden // chosen["groups"], hidden, chosen["width"])
+    # Numbers that 2 or 4 divide have the two rows of the shuffle too.
     if any(filters % arrangements for filters in arranged):
         return False
-    planes = {channels * 2**stage for channels in arranged for stage in range(STAGES)}
-    return arrangements == 1 or all(_are_distinct(channels, arrangements) for channels in planes)
+    return all(_are_distinct(channels * 2**stage, arrangements) for channels in arranged for stage in range(STAGES))
 
 
 CHOICES = (
