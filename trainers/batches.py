@@ -109,6 +109,7 @@ class Batches(keras.utils.PyDataset):
         self.workers = workers
         self.first = first
         self.epoch = 0
+        self.failure = None  # The error of a batch that could not be had; `model.fit` need not pass it on as it is.
 
     def __len__(self):
         return self.steps - self.first
@@ -140,7 +141,11 @@ class Batches(keras.utils.PyDataset):
         return images, np.eye(self.class_count, dtype="float32")[self.source.labels[chosen[part]]]
 
     def __getitem__(self, index):
-        return self.batch(self.epoch, self.first + index)
+        try:
+            return self.batch(self.epoch, self.first + index)
+        except ValueError as error:
+            self.failure = error
+            raise
 
     def callback(self):
         """A callback for `model.fit` that says which epoch it is.

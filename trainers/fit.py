@@ -1,5 +1,6 @@
 """One training run, from a data set to files."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -62,7 +63,9 @@ def fit(
 
     Raises:
         ValueError: `output` holds a run already, or an argument breaks a rule: before anything is written. Or the loss
-            is no longer finite: what was saved before stays.
+            is no longer finite, or a picture cannot be read any more: what was saved before stays, and the message
+            names the last checkpoint.
+        OSError: a file cannot be written, for example on a full disk; the message names the last checkpoint.
         KeyboardInterrupt: passed on, as any other error, after it has been noted in `metrics.json`.
     """
     output = check_output(output)
@@ -115,9 +118,9 @@ def resume(output, dataset, *, checkpoint_steps=None, keep_checkpoints=None, ver
     if run.state == "finished":
         return run
     checkpoints = list_checkpoints(output / FOLDER)
-    checkpoint = load_checkpoint(checkpoints[-1]) if checkpoints else None
+    checkpoint = (checkpoints[-1], *load_checkpoint(checkpoints[-1])) if checkpoints else None
     # Its checkpoint knows a run best: an epoch may be finished without being in the other files.
-    run = run_from_dict(checkpoint[1]["run"]) if checkpoint else run
+    run = run_from_dict(checkpoint[-1]["run"]) if checkpoint else run
     changes = {"checkpoint_steps": checkpoint_steps, "keep_checkpoints": keep_checkpoints}
     changes = {name: value for name, value in changes.items() if value is not None}
     run = dataclasses.replace(run, state="running", reason=None, **changes)
@@ -127,7 +130,7 @@ def resume(output, dataset, *, checkpoint_steps=None, keep_checkpoints=None, ver
 
 
 def _train(run, dataset, output, checkpoint, verbose):
-    """Trains from `checkpoint`, or from the beginning if it is `None`."""
+    """Trains from `checkpoint`, a path and what is in it, or from the beginning if it is `None`."""
     if run.checkpoint_steps is not None:
         _checks.positive("checkpoint_steps", run.checkpoint_steps)
     _checks.positive("keep_checkpoints", run.keep_checkpoints)
@@ -140,18 +143,20 @@ def _train(run, dataset, output, checkpoint, verbose):
     steps = training_batches(dataset, run.recipe, run.seed).steps
     trained = _compiled(network, run.recipe, steps, run.jit_compile)
     recorder = Recorder(network, output, run, steps)
+    held_out = held_out_batches(dataset, run.recipe.batch_size)
     first = 0
     if checkpoint is not None:
-        restore(trained, checkpoint[0], ["weights", "optimizer"])
-        recorder.resume(*checkpoint)
-        first = checkpoint[1]["step"]
+        path, arrays, state = checkpoint
+        restore(trained, arrays, ["weights", "optimizer"])
+        recorder.resume(path, arrays, state)
+        first = state["step"]
     try:
         while (epoch := len(recorder.run.epochs)) < run.recipe.epochs:
             # What is left of an epoch is a call of its own: `model.fit` takes all its epochs to be of one length.
             batches = training_batches(dataset, run.recipe, run.seed, first=first)
             trained.fit(
                 batches,
-                validation_data=held_out_batches(dataset, run.recipe.batch_size),
+                validation_data=held_out,
                 initial_epoch=epoch,
                 epochs=epoch + 1 if first else run.recipe.epochs,
                 shuffle=False,  # The batches are shuffled already, reproducibly.
@@ -164,7 +169,15 @@ def _train(run, dataset, output, checkpoint, verbose):
             )
             first = 0
     except BaseException as error:
-        recorder.close("stopped", f"{type(error).__name__}: {error}".rstrip(": "))
+        # TensorFlow makes an error of its own of what a batch raises.
+        reason = batches.failure or held_out.failure or error
+        # A disk that is full takes no note of it either.
+        with contextlib.suppress(OSError):
+            recorder.close("stopped", f"{type(reason).__name__}: {reason}".rstrip(": "))
+        if isinstance(reason, OSError):
+            raise OSError(f"A file of the run cannot be written: {reason}. {recorder.way_on()}") from error
+        if isinstance(reason, ValueError):
+            raise ValueError(f"{str(reason).rstrip('.')}. {recorder.way_on()}") from error
         raise
     recorder.close("finished")
     return recorder.run

@@ -35,11 +35,13 @@ class Recorder(keras.callbacks.Callback):
         self._epoch_start = self._rate = None
         self._step = 0
         self._resumed = None
+        self._checkpoint = None
         self._write()
         files.write_text(folder / "labels.txt", "".join(f"{name}\n" for name in run.data["class_names"]))
 
-    def resume(self, arrays, state):
+    def resume(self, path, arrays, state):
         """Goes on from a checkpoint, whose weights `network` has already."""
+        self._checkpoint = path
         self._step = state["step"]
         if self._step:
             self._resumed = arrays, state
@@ -92,6 +94,12 @@ class Recorder(keras.callbacks.Callback):
         if self.run.epochs:
             files.write_bytes(self.folder / "curves.png", draw_curves(self.run))
 
+    def way_on(self):
+        """What is left of a run that was stopped, as a sentence."""
+        if self._checkpoint is None:
+            return f"There is no checkpoint in {self.folder} yet."
+        return f"The last good checkpoint is {self._checkpoint}; `fit --resume {self.folder}` goes on from there."
+
     def _save_checkpoint(self):
         self._count_seconds()
         state = {
@@ -101,7 +109,7 @@ class Recorder(keras.callbacks.Callback):
             "epoch_seconds": time.perf_counter() - self._epoch_start,
         }
         number = len(self.run.epochs) * self.steps + self._step
-        save_checkpoint(self.folder / FOLDER, self.model, state, number, self.run.keep_checkpoints)
+        self._checkpoint = save_checkpoint(self.folder / FOLDER, self.model, state, number, self.run.keep_checkpoints)
 
     def _publish(self):
         # The models first: the figures never speak of a file that is not there.
