@@ -2,7 +2,7 @@
 
 from keras_sharenets.mobile import budget, forms, passes
 from keras_sharenets.mobile.float_file import write_float
-from keras_sharenets.mobile.group_chains import normalise_links, stack_deals
+from keras_sharenets.mobile.group_chains import normalise_links, read_apart, stack_deals
 from keras_sharenets.mobile.inference import gives_probabilities
 from keras_sharenets.mobile.integer_file import write_int8
 from keras_sharenets.mobile.lowering import lower
@@ -43,8 +43,7 @@ def convert(model, quantization=None, calibration=None, prefer="size", max_bytes
 
     def form(written_out):
         graph = normalise_links(passes.simplify(lower(model, compact=lambda site: not written_out(site))))
-        if quantization == "int8":
-            graph = whole_scales(graph)
+        graph = whole_scales(graph) if quantization == "int8" else read_apart(graph)
         graph = deal_by_tables(stack_deals(graph))
         return (forms.integer_form if quantization == "int8" else forms.float_form)(graph, written_out)
 

@@ -137,3 +137,44 @@ def _stacked(operation, groups, number):
     stack = Value(operation.output.number, (groups, height, width, size))
     steps.append(Operation("stack", inputs=(source,), output=stack, attributes={"groups": groups}, **common))
     return steps
+
+
+def read_apart(graph):
+    """A 1x1 convolution that alone reads two joined values becomes two convolutions, added.
+
+    It is done where an addition, which moves three numbers for each filter, is less than to join, which moves two for
+    each channel. In integers the sum would be rounded once more.
+    """
+    readers, uses, number = graph.consumers(), graph.uses(), graph.next_number()
+    pairs = {
+        join.output.number: join
+        for join in graph.operations
+        if join.kind == "concat" and len(join.inputs) == 2 and join.output != graph.output
+    }
+    operations = []
+    for operation in graph.operations:
+        join = pairs.get(operation.inputs[0].number)
+        if join is None or len(readers[join.output.number]) > 1 or not _is_cheaper_apart(operation, uses):
+            operations.append(operation)
+            continue
+        operations.remove(join)
+        parts, first = [], 0
+        for value in join.inputs:
+            stop = first + value.shape[-1]
+            kernel = Stored(f"{operation.kernel.name}_{first}", operation.kernel.array[:, :, first:stop])
+            output = Value(number + len(parts), operation.output.shape)
+            vectors = {"bias": None if parts else operation.bias, "activation": None}
+            parts.append(dataclasses.replace(operation, inputs=(value,), output=output, kernel=kernel, **vectors))
+            first = stop
+        added = tuple(part.output for part in parts)
+        sums = Operation("add", operation.name, added, operation.output, activation=operation.activation)
+        operations += [*parts, dataclasses.replace(sums, use=operation.use)]
+        number += len(parts)
+    return dataclasses.replace(graph, operations=tuple(operations))
+
+
+def _is_cheaper_apart(operation, uses):
+    if operation.kind != "conv" or not _pointwise(operation) or len(uses[operation.kernel]) > 1:
+        return False
+    _, _, channels, filters = operation.kernel.array.shape
+    return 3 * filters <= 2 * channels and operation.attributes["strides"] == (1, 1)

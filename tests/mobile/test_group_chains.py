@@ -11,7 +11,7 @@ import keras_sharenets as ksn
 from keras_sharenets.mobile import converter, execution, passes, predict_tflite
 from keras_sharenets.mobile import interpreter as runtime
 from keras_sharenets.mobile.delegates import delegated
-from keras_sharenets.mobile.group_chains import normalise_links, stack_deals
+from keras_sharenets.mobile.group_chains import normalise_links, read_apart, stack_deals
 from keras_sharenets.mobile.lowering import lower
 
 
@@ -108,15 +108,51 @@ def test_other_parts_are_not_stacked(read):
     np.testing.assert_array_equal(execution.run(graph, pictures), np.asarray(model(pictures)))
 
 
+def joined(filters=4, widths=(3, 3), strides=1, uses=1, relu=True, also=False, kernel_size=1):
+    """A convolution of joined channels of a picture of 6, and 3 pictures; `also` reads the joined ones again."""
+    inputs = keras.Input((4, 5, 6))
+    layer = keras.layers.Conv2D(filters, kernel_size, strides, bias_initializer="ones")
+    starts = np.cumsum((0, *widths[:-1])).tolist()
+    x = [ksn.layers.ChannelSlice(start, start + width)(inputs) for start, width in zip(starts, widths, strict=True)]
+    x = keras.layers.Concatenate()(x)
+    outputs = [layer(x), *(layer(inputs) for _ in range(uses - 1))]
+    outputs = [keras.layers.ReLU()(y) if relu else y for y in outputs] + [x] * also
+    model = keras.Model(inputs, keras.layers.Concatenate()([keras.layers.Flatten()(y) for y in outputs]))
+    return model, pseudo_random((3, 4, 5, 6))
+
+
+@pytest.mark.parametrize("arguments", [{}, {"widths": (1, 5)}, {"relu": False}], ids=str)
+def test_read_apart(arguments):
+    model, pictures = joined(**arguments)
+    graph = read_apart(lowered(model))
+    assert (kinds(graph).count("conv"), kinds(graph).count("add")) == (2, 1)
+    assert [kernel.array.shape[2] for kernel in graph.uses()] == list(arguments.get("widths", (3, 3)))
+    assert_close(execution.run(graph, pictures), np.asarray(model(pictures)), 1e-5)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"filters": 5}, {"widths": (2, 2, 2)}, {"strides": 2}, {"uses": 2}, {"also": True}, {"kernel_size": 3}],
+    ids=["too many filters", "three parts", "strides", "kernel of two uses", "read again", "3x3"],
+)
+def test_read_joined(arguments):
+    model, pictures = joined(**arguments)
+    graph = read_apart(lowered(model))
+    assert "add" not in kinds(graph)
+    assert_close(execution.run(graph, pictures), np.asarray(model(pictures)), 1e-5)
+
+
 @pytest.mark.parametrize("groups", [2, 3, 4, 6])
-@pytest.mark.parametrize(("quantization", "tolerance"), [(None, 1e-5), ("int8", 0.05)])
-def test_file_is_one_piece(groups, quantization, tolerance, tmp_path):
+@pytest.mark.parametrize(
+    ("quantization", "links", "tolerance"), [(None, 2, 1e-5), ("float16", 2, 1e-2), ("int8", 1, 0.05)]
+)
+def test_file_is_one_piece(groups, quantization, links, tolerance, tmp_path):
     model, pictures = chain(groups, 121, 48)  # Too large to be written out for nothing.
     (tmp_path / "net.tflite").write_bytes(converter.convert(model, quantization, pictures))
     interpreter = runtime.open_tflite(tmp_path / "net.tflite")
     assert delegated(interpreter) == (1, {})
     names = [operator["op_name"] for operator in interpreter._get_ops_details()]
-    assert (names.count("CONV_2D"), names.count("TRANSPOSE")) == (groups, 1)
+    assert (names.count("CONV_2D"), names.count("TRANSPOSE")) == (1 + links * (groups - 1), 1)
     assert_close(predict_tflite(tmp_path / "net.tflite", pictures), np.asarray(model(pictures)), tolerance)
 
 
