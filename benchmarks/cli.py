@@ -4,10 +4,10 @@ import argparse
 import shlex
 import sys
 
-from benchmarks import delivery, inference
+from benchmarks import delivery, inference, layers
 
 # A command is a module: its docstring is the help text, `add_arguments(parser)` its options, `run(args)` its work.
-COMMANDS = {"delivery": delivery, "inference": inference}
+COMMANDS = {"delivery": delivery, "inference": inference, "layers": layers}
 
 
 def make_parser():

@@ -29,6 +29,11 @@ def drawn(layer_class, images, kernels):
     return np.concatenate(outputs, axis=-1)
 
 
+def flat(gradients):
+    """All in one: a single number may be a sum that cancels, and is then as exact as its largest term."""
+    return np.concatenate([gradient.ravel() for gradient in gradients])
+
+
 def network(layer_class, channels, filters, groups, implementation, use_bias=False):
     """A model of one layer, its weights pseudo-random."""
     inputs = keras.Input((3, 2, channels))
@@ -63,8 +68,7 @@ def test_both_forms_agree_in_outputs_and_gradients(layer_class, case):
     assert composed[0].shape == (2, 3, 2, filters)
     for outputs, gradients in (composed, multiplied):
         assert_close(outputs, factored[0], 1e-5)
-        for one, other in zip(gradients, factored[1], strict=True):
-            assert_close(one, other, 1e-5)
+        assert_close(flat(gradients), flat(factored[1]), 1e-5)
 
 
 @both

@@ -1,0 +1,145 @@
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+from harness import assert_close, pseudo_random
+
+from benchmarks import layer_choices, layer_shapes, layers, steps
+from benchmarks.cli import main
+from benchmarks.layer_claims import claims
+from keras_sharenets.layers import HierarchicalGroupConv2D, HighlySharedConv2D, InterleavedGroupConv2D, SplitGroupConv2D
+from keras_sharenets.ops import choices
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="its table has both of TensorFlow's")
+SHAPES = [
+    (HighlySharedConv2D(16, 3, 4, 2, 2, padding="valid"), (9, 8, 16), "repeated", (2, 2)),
+    (HighlySharedConv2D(12, 1, 3), (4, 4, 6), "group pointwise", (1, 1)),
+    (HighlySharedConv2D(12, 1, arrangements=2), (4, 4, 6), "dense pointwise", (1, 1)),
+    (HierarchicalGroupConv2D(12, 4), (4, 4, 10), "hierarchical", (1, 1)),
+    (SplitGroupConv2D(12, 4), (4, 4, 10), "split", (1, 1)),
+    (InterleavedGroupConv2D(24, (3, 4)), (4, 4, 12), "interleaved", (1, 1)),
+]
+
+
+@pytest.fixture(params=SHAPES, ids=lambda entry: entry[2])
+def shape(request):
+    return layer_shapes.Shape("by_hand", *request.param)
+
+
+def test_every_way_computes_what_the_drawing_does(shape):
+    images = pseudo_random((2, *shape.input_shape))
+    drawing = shape.build_literal()
+    weights = [pseudo_random(weight.shape, seed=place) for place, weight in enumerate(drawing.weights)]
+    drawing.set_weights(weights)
+    expected = keras.ops.convert_to_numpy(drawing(images))
+    assert expected.shape[1:3] == shape.sides
+    for implementation in ("auto", *shape.implementations):
+        model = shape.build(implementation)
+        model.set_weights(weights)
+        assert_close(keras.ops.convert_to_numpy(model(images)), expected, 1e-5)
+    dense = shape.build_dense()
+    assert dense.output_shape[1:] == expected.shape[1:]
+    kernel = (*layer_shapes.kernel_size(shape.layer), shape.input_shape[-1], shape.layer.filters)
+    assert [weight.shape for weight in dense.weights] == [kernel]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_steps_form_gradients_by_pictures_and_weights(compiled):
+    inputs = keras.Input((3, 3, 2))
+    model = keras.Model(inputs, keras.layers.Conv2D(4, 1, use_bias=False)(inputs))
+    gradients = steps.make(model, 5, training=True, compiled=compiled)()
+    assert [tuple(gradient.shape) for gradient in gradients] == [(5, 3, 3, 2), (1, 1, 2, 4)]
+    assert all(np.count_nonzero(gradient) == np.size(gradient) for gradient in gradients)
+    assert steps.make(model, 5, training=False, compiled=compiled)().shape == (5, 3, 3, 4)
+
+
+def test_shapes_are_those_of_the_network():
+    everything = layer_shapes.collect({"hscnet_m32_g4_r2_b1_a2": None}, widest=False)
+    widest = layer_shapes.collect({"hscnet_m32_g4_r2_b1_a2": None})
+    names = [shape.name for shape in everything]
+    assert len(set(names)) == len(names)
+    assert {shape.name for shape in widest} < set(names)
+    assert {shape.kind for shape in widest} == {"dense pointwise", "group pointwise", "repeated"}
+    assert "repeated 3x3/2, 34x34x32 to 32, G=4 R=2 T=2" in names
+    assert all(shape.input_shape[0] == 8 for shape in layer_shapes.collect({"hscnet_m32_g4_r2_b1_a2": 8}, widest=False))
+
+
+def row(depth, runtime="xla", kind="split", **milliseconds):
+    """A row for the fit."""
+    case = {"runtime": runtime, "kind": kind, "direction": "training", "depth": depth}
+    return case | {"implementations": tuple(milliseconds), "all": milliseconds | {"dense": 0.1}}
+
+
+def test_fit_takes_what_loses_least():
+    rows = [row(1, a=1, b=2), row(2, a=1, b=1.5), row(3, a=2, b=1)]
+    assert layer_choices.fit([*rows, row(1, "tensorflow", a=2, b=1)]) == {
+        "tensorflow": {("split", "training"): "b"},
+        "xla": {("split", "training"): ("a", 2.4, "b")},
+    }
+    assert layer_choices.loss(rows, "a") == pytest.approx(math.log(2) / 3)
+    assert layer_choices.loss(rows, "a", 2.4, "b") == 0
+
+
+def test_fit_has_no_limit_for_little():
+    assert layer_choices.best([row(1, a=1, b=1.01), row(2, a=1.01, b=1)]) in ("a", "b")
+    assert layer_choices.best([row(1, a=1, b=2)]) == "a"
+
+
+def test_fit_leaves_out_what_was_not_measured_everywhere():
+    assert layer_choices.best([row(1, a=None, b=2, c=3), row(2, a=1, b=2, c=3)]) == "b"
+
+
+def test_table_reads_back():
+    text = layer_choices.to_text(choices.MEASURED)
+    assert eval(text.removeprefix("MEASURED = ")) == choices.MEASURED
+
+
+def test_claims():
+    common = {"layer": "repeated 3x3, 32x32x64 to 64, G=16 R=8 T=2", "kind": "repeated", "runtime": "xla"}
+    common |= {"milliseconds": 2.0, "ratio": 1.4, "to_literal": 0.5, "all": {"grouped": 150.0}}
+    training = common | {"direction": "training", "to_fastest": 1.05}
+    inference = common | {"direction": "inference", "to_fastest": 1.2}
+    made = [(claim.value, claim.limit, claim.holds) for claim in claims([training, inference])]
+    expected = [(1.05, 1.1, True), (1.4, 1.3, False), (0.5, 1, True), (2 / 150, 1 / 100, False), (1.2, 1.1, False)]
+    assert made == expected
+    wide = training | {"layer": "interleaved 1x1, 32x32x216 to 216, K=8,8,8", "kind": "interleaved", "to_literal": 0.02}
+    assert [claim.limit for claim in claims([wide])] == [1.1, 1.3, 1 / 100]
+    narrow = wide | {"layer": "interleaved 1x1, 8x8x64 to 64, K=8,8"}
+    assert [claim.limit for claim in claims([narrow])] == [1.1, 1.3]
+
+
+def test_quick_table(tmp_path, capsys):
+    rows = ["interleaved", "G=4 R=2", "split"]
+    assert main(["layers", "--quick", "--rows", *rows, "--output", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "layers.json").read_text())["rows"]
+    assert {(entry["runtime"], entry["direction"]) for entry in found} == {
+        (runtime, direction) for runtime in ("tensorflow", "xla") for direction in ("training", "inference")
+    }
+    assert {entry["kind"] for entry in found} == {"interleaved", "repeated", "split"}
+    for entry in found:
+        chosen = choices.MEASURED[entry["runtime"]][entry["kind"], entry["direction"]]
+        assert entry["auto"] in ([chosen] if isinstance(chosen, str) else chosen)
+        assert entry["milliseconds"] > 0
+        assert {*entry["implementations"], "dense", "drawing"} == set(entry["all"])
+    fitted = eval((tmp_path / "layer_choices.txt").read_text().removeprefix("MEASURED = "))
+    assert {case for table in fitted.values() for case, _ in table} == {"interleaved", "repeated", "split"}
+    assert (tmp_path / "layers.md").read_text() in capsys.readouterr().out
+    assert (tmp_path / "layers.png").stat().st_size > 1000
+
+
+def test_rows_that_no_layer_has(tmp_path, capsys):
+    assert main(["layers", "--quick", "--rows", "nothing", "--output", str(tmp_path)]) == 2
+    assert "`rows` (=['nothing']) must be part of the name of a layer" in capsys.readouterr().err
+
+
+def test_call_that_takes_too_long_is_left_out(monkeypatch):
+    shape = layer_shapes.Shape("by_hand", *SHAPES[0])
+    models = {"folded": shape.build("folded"), "drawing": shape.build_literal()}
+    monkeypatch.setattr(layers, "SLOW", 0)
+    seconds, slow = layers.measure_models(models, 2, training=False, compiled=False, repetitions=2)
+    assert set(seconds) == {"folded"}
+    assert slow["drawing"] > 0
+    monkeypatch.setattr(layers, "TOO_LONG", 0)
+    assert layers.measure_models(models, 2, training=False, compiled=False, repetitions=2)[1] == {"drawing": None}
