@@ -116,17 +116,13 @@ def test_few_channels_are_written_out_for_nothing_and_clustered_ones_not():
 @pytest.mark.slow
 @pytest.mark.parametrize("negative", [0.0, 0.02])
 @pytest.mark.parametrize("name", ["hgcnet_42_g4", "hgcnet_42_g6"])
-@pytest.mark.parametrize(("quantization", "slower"), [(None, 1.4), ("int8", 2.0)])
-def test_hierarchical_groups_are_small_and_nearly_as_fast(name, quantization, slower, negative, tmp_path):
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_hierarchical_groups_are_small_and_in_one_piece(name, quantization, negative):
     keras.utils.set_random_seed(0)
     model, pictures = trained_like(ksn.create_model(name, classifier_activation=None), negative=negative)
-    paths = [tmp_path / f"{prefer}.tflite" for prefer in converter.PREFERENCES]
-    for path, prefer in zip(paths, converter.PREFERENCES, strict=True):
-        path.write_bytes(converter.convert(model, quantization, pictures, prefer))
-    small, fast = ksn.mobile.compare_tflite(paths, num_threads=1, repetitions=100)
-    assert small.file_bytes <= bound(model, quantization)
-    assert (small.delegates, small.outside) == (1, {})
-    assert small.median_ms <= slower * fast.median_ms
+    data = converter.convert(model, quantization, pictures)
+    assert len(data) <= bound(model, quantization)
+    assert parts(data)[0].count("DELEGATE") == 1
 
 
 def shared_three_times(gammas):
@@ -203,12 +199,14 @@ def test_budget_between_the_uses_of_one_kernel():
 
 
 def test_budget_that_nothing_fits_into(tmp_path):
-    model, _ = trained_like(representative("hscnet"))
+    model, _ = trained_like(representative("hgcnet"))
+    least = len(converter.convert(model))
     with pytest.raises(
-        ValueError, match=r"`max_bytes` \(=1000\) must be at least \d+, the size with every tensor once"
+        ValueError, match=rf"`max_bytes` \(=1000\) must be at least {least}, the size with every tensor once"
     ):
         ksn.mobile.export_tflite(model, tmp_path / "net.tflite", max_bytes=1000)
     assert not list(tmp_path.iterdir())
+    assert len(converter.convert(model, max_bytes=least)) == least
 
 
 @pytest.mark.parametrize("share", [True, False])
