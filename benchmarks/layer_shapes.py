@@ -146,6 +146,13 @@ def collect(networks, widest=True):
     return tuple({shape.name: shape for _, shape in found.values()}.values())
 
 
+def unshared():
+    """Three more, which no named network has: the repeated filters of HSC-Net-M128, not repeated."""
+    sizes = {32: 64, 16: 128, 8: 256}
+    layers = [(HighlySharedConv2D(width, 3, 16), (side, side, width)) for side, width in sizes.items()]
+    return tuple(Shape("none", layer, input_shape, "grouped", (1, 1)) for layer, input_shape in layers)
+
+
 def _shape(network, call):
     layer = call.operation
     kind, strides = getattr(layer, "kind", None), (1, 1)

@@ -49,6 +49,7 @@ def run(args):
     _checks.positive("batch_size", batch_size)
     pathlib.Path(args.output).mkdir(parents=True, exist_ok=True)
     shapes = layer_shapes.collect(layer_shapes.QUICK if args.quick else layer_shapes.NETWORKS)
+    shapes += layer_shapes.unshared()[-1 if args.quick else 0 :]
     wanted = [shape for shape in shapes if not args.rows or any(text in shape.name for text in args.rows)]
     if not wanted:
         raise ValueError(f"`rows` (={args.rows}) must be part of the name of a layer, such as '{shapes[0].name}'.")

@@ -35,8 +35,12 @@ class SplitGroupConv2D(GroupPointwise):
     the networks SGCNet.
     """
 
-    kind = "split"
     kernel_inputs = staticmethod(hierarchical.split_inputs)
+
+    def plan(self, channels):
+        # Equal groups are one grouped convolution where TensorFlow has it.
+        self.kind = "uneven split" if channels % self.groups else "split"
+        return super().plan(channels)
 
     def run(self, inputs, kernels):
         return hierarchical.split(inputs, kernels, self.sizes)

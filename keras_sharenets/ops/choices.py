@@ -14,40 +14,45 @@ from keras_sharenets.ops import devices, fused
 # the one beyond.
 MEASURED = {
     "tensorflow": {
-        ("dense pointwise", "inference"): "folded",
-        ("dense pointwise", "training"): "folded",
+        ("dense pointwise", "inference"): "multiplied",
+        ("dense pointwise", "training"): "multiplied",
         ("group pointwise", "inference"): "grouped",
         ("group pointwise", "training"): "grouped",
         ("grouped", "inference"): "grouped",
         ("grouped", "training"): "grouped",
-        ("repeated", "inference"): "grouped",
-        ("repeated", "training"): "folded",
         ("hierarchical", "inference"): "multiplied",
         ("hierarchical", "training"): "multiplied",
+        ("interleaved", "inference"): ("multiplied", 0.92, "factored"),
+        ("interleaved", "training"): ("multiplied", 0.92, "factored"),
+        ("repeated", "inference"): "grouped",
+        ("repeated", "training"): "grouped",
         ("split", "inference"): "factored",
-        ("split", "training"): "factored",
-        ("interleaved", "inference"): ("multiplied", 1.0, "factored"),
-        ("interleaved", "training"): ("multiplied", 1.0, "factored"),
+        ("split", "training"): ("multiplied", 0.22, "factored"),
+        ("uneven split", "inference"): "multiplied",
+        ("uneven split", "training"): "multiplied",
     },
     "xla": {
-        ("dense pointwise", "inference"): "folded",
+        ("dense pointwise", "inference"): "multiplied",
         ("dense pointwise", "training"): "multiplied",
-        ("group pointwise", "inference"): ("folded", 0.3, "multiplied"),
-        ("group pointwise", "training"): ("folded", 0.3, "multiplied"),
+        ("group pointwise", "inference"): ("folded", 0.088, "multiplied"),
+        ("group pointwise", "training"): ("folded", 0.088, "multiplied"),
         ("grouped", "inference"): "folded",
         ("grouped", "training"): "folded",
+        ("hierarchical", "inference"): ("composed", 1.8, "factored"),
+        ("hierarchical", "training"): ("multiplied", 1.8, "factored"),
+        ("interleaved", "inference"): ("multiplied", 0.92, "factored"),
+        ("interleaved", "training"): ("multiplied", 0.92, "factored"),
         ("repeated", "inference"): "folded",
         ("repeated", "training"): "folded",
-        ("hierarchical", "inference"): "multiplied",
-        ("hierarchical", "training"): "multiplied",
-        ("split", "inference"): "factored",
-        ("split", "training"): "factored",
-        ("interleaved", "inference"): ("composed", 1.0, "factored"),
-        ("interleaved", "training"): ("multiplied", 1.0, "factored"),
+        ("split", "inference"): ("composed", 0.22, "factored"),
+        ("split", "training"): ("composed", 0.22, "factored"),
+        ("uneven split", "inference"): "multiplied",
+        ("uneven split", "training"): "multiplied",
     },
 }
 # Accelerators are not measured: native grouped convolutions, and one product instead of many small ones.
-_ACCELERATED = {"hierarchical": "composed", "split": "composed", "interleaved": "composed", "dense pointwise": "folded"}
+_ACCELERATED = dict.fromkeys(("hierarchical", "interleaved", "split", "uneven split"), "composed")
+_ACCELERATED["dense pointwise"] = "folded"
 
 
 def runtime(dtype="float32"):
@@ -88,8 +93,8 @@ def choose(kind, channels, sides, training, where):
     Returns:
         str, a name for `implementation`.
 
-    >>> choose("repeated", 128, (16, 16), training=True, where="tensorflow")
-    'folded'
+    >>> [choose("interleaved", channels, (16, 16), True, "tensorflow") for channels in (128, 432)]
+    ['multiplied', 'factored']
     """
     if where == "accelerator":
         return _ACCELERATED.get(kind, "grouped")

@@ -18,7 +18,8 @@ SHAPES = [
     (HighlySharedConv2D(12, 1, 3), (4, 4, 6), "group pointwise", (1, 1)),
     (HighlySharedConv2D(12, 1, arrangements=2), (4, 4, 6), "dense pointwise", (1, 1)),
     (HierarchicalGroupConv2D(12, 4), (4, 4, 10), "hierarchical", (1, 1)),
-    (SplitGroupConv2D(12, 4), (4, 4, 10), "split", (1, 1)),
+    (SplitGroupConv2D(12, 4), (4, 4, 8), "split", (1, 1)),
+    (SplitGroupConv2D(12, 4), (4, 4, 10), "uneven split", (1, 1)),
     (InterleavedGroupConv2D(24, (3, 4)), (4, 4, 12), "interleaved", (1, 1)),
 ]
 

@@ -250,7 +250,7 @@ def test_shape_is_known_without_a_call(layer_class, monkeypatch):
 
 def test_unknown_height_and_width():
     inputs = keras.Input((None, None, 8))
-    for implementation in ("composed", "factored"):
+    for implementation in ("composed", "multiplied", "factored"):
         model = keras.Model(inputs, HierarchicalGroupConv2D(6, 3, implementation=implementation)(inputs))
         assert model(pseudo_random((3, 5, 4, 8))).shape == (3, 5, 4, 6)
 

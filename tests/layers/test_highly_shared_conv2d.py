@@ -251,6 +251,15 @@ def test_unknown_height_and_width():
         assert model(pseudo_random((3, side, side, 8))).shape == (3, -(-side // 2), -(-side // 2), 8)
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+def test_product_of_unknown_height_and_width(groups):
+    inputs = keras.Input((None, None, 8))
+    layer = HighlySharedConv2D(8, 1, groups, strides=2, implementation="multiplied")
+    model = keras.Model(inputs, layer(inputs))
+    for side in (5, 8):
+        assert model(pseudo_random((3, side, side, 8))).shape == (3, -(-side // 2), -(-side // 2), 8)
+
+
 def test_sharing_holds_after_training_steps():
     inputs = keras.Input((6, 6, 16))
     layer = HighlySharedConv2D(16, 3, groups=4, channel_repeats=2, arrangements=2)

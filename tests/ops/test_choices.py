@@ -9,7 +9,7 @@ from keras_sharenets.layers import composed_pointwise
 from keras_sharenets.ops import choices, convolution
 
 CONVOLUTIONS = ("dense pointwise", "group pointwise", "grouped", "repeated")
-POINTWISE = ("hierarchical", "split", "interleaved")
+POINTWISE = ("hierarchical", "split", "uneven split", "interleaved")
 
 
 def named(chosen):
@@ -66,6 +66,13 @@ def test_limit_is_on_channels_per_pixel(monkeypatch):
         assert choices.choose("split", channels, sides, training=True, where="xla") == chosen
 
 
+@pytest.mark.parametrize(("channels", "kind"), [(8, "split"), (10, "uneven split")])
+def test_kind_of_split_groups(channels, kind):
+    layer = layers.SplitGroupConv2D(8, 4)
+    layer.build((None, 4, 4, channels))
+    assert layer.kind == kind
+
+
 def test_hand_picked_rows():
     """What has to come out by a wide margin: with kernels that are large for the picture, the drawing is cheapest."""
     rows = [
@@ -88,6 +95,7 @@ def test_accelerator_is_not_measured():
         "repeated": "grouped",
         "hierarchical": "composed",
         "split": "composed",
+        "uneven split": "composed",
         "interleaved": "composed",
     }
 
