@@ -7,7 +7,7 @@ from keras_sharenets.mobile.row_scales import is_clustered
 _BYTES = {None: 4, "float16": 2, "int8": 1}
 # The bytes of an operator without its kernel, as records and vectors: what writing out a layer of HGCNet was seen to
 # save for each operator that goes. Some operations are several operators.
-_RECORDS = {None: 100, "float16": 100, "int8": 120}
+_RECORDS = {None: 126, "float16": 155, "int8": 145}
 _OPERATORS = {"permute": 3, "shared_conv": 4, "stack": 3}
 # Time in proportion: a product of a convolution, and a number that is moved, scaled or added. Estimates, not measured
 # operation by operation; what they pick agreed with latencies of HSC, HGC and IGC networks in LiteRT on one server.
@@ -26,30 +26,35 @@ def faster_written_out(form, quantization):
     Returns:
         A list of calls.
     """
-    gains = _gains(form, quantization)
-    return sorted(gains, key=lambda site: (-gains[site], site))
+    return _ordered(_gains(form, quantization))
 
 
 def free_written_out(form, quantization):
     """The calls that are faster written out and take no more bytes so: one large operator instead of many small ones.
 
-    Arguments and result as in [`faster_written_out`]. A layer that has been clustered stays as it is stored.
+    Arguments and result as in [`faster_written_out`], which begins with them. A layer that has been clustered is not
+    one of them: what it stores compresses well.
     """
-    stored = (operation for operation in form(lambda site: False).operations if operation.kernel is not None)
-    clustered = {operation.site for operation in stored if is_clustered(operation)}
     gains = _gains(form, quantization)
-    return [site for site, gain in gains.items() if gain == math.inf and site not in clustered]
+    return [site for site in _ordered(gains) if gains[site] == math.inf]
 
 
 def _gains(form, quantization):
-    """`{call: time gained for a byte}` of the calls that are faster written out, infinite where that takes no bytes."""
-    before, after = (_costs(form(lambda site, out=out: out), quantization, out) for out in (False, True))
+    """`{call: time gained for a byte}` of the calls that are faster written out, infinite for those that are free."""
+    stored, written_out = (form(lambda site, out=out: out) for out in (False, True))
+    clustered = {operation.site for operation in stored.operations if operation.kernel and is_clustered(operation)}
+    before, after = _costs(stored, quantization, False), _costs(written_out, quantization, True)
     gains = {}
     for site, (seconds, size) in after.items():
         slower, smaller = before.get(site, (0.0, 0))
         if slower > seconds:
-            gains[site] = (slower - seconds) / (size - smaller) if size > smaller else math.inf
+            free = size <= smaller and site not in clustered
+            gains[site] = math.inf if free else (slower - seconds) / max(size - smaller, 1)
     return gains
+
+
+def _ordered(gains):
+    return sorted(gains, key=lambda site: (-gains[site], site))
 
 
 def fill(form, size, max_bytes, quantization):
@@ -61,13 +66,14 @@ def fill(form, size, max_bytes, quantization):
         max_bytes: int.
 
     Returns:
-        A tuple of calls, empty if nothing more fits. A larger budget gives more behind the same.
+        A tuple of calls, those that are free if nothing more fits. A larger budget gives more behind the same.
     """
-    order = faster_written_out(form, quantization)
+    gains = _gains(form, quantization)
+    order = _ordered(gains)
     # All at once can be smaller than most of them: what is written out everywhere can be merged with its neighbours.
     if size(frozenset(order).__contains__) <= max_bytes:
         return tuple(order)
-    fits, too_many = len(free_written_out(form, quantization)), len(order) + 1
+    fits, too_many = sum(gain == math.inf for gain in gains.values()), len(order) + 1
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
         if size(frozenset(order[:middle]).__contains__) <= max_bytes:

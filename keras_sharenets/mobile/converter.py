@@ -61,7 +61,8 @@ def convert(model, quantization=None, calibration=None, prefer="size", max_bytes
     sample = None if calibration is None else calibration[:1]
     chosen = budget.fill(form, lambda written_out: len(write(written_out, sample)), max_bytes, quantization)
     data = write(chosen.__contains__, calibration)
-    while chosen and len(data) > max_bytes:
+    least = len(budget.free_written_out(form, quantization))
+    while len(chosen) > least and len(data) > max_bytes:
         chosen = chosen[:-1]
         data = write(chosen.__contains__, calibration)
     if len(data) > max_bytes:
