@@ -2,7 +2,7 @@
 
 import math
 
-from keras_sharenets.mobile.row_scales import is_clustered
+from keras_sharenets.mobile.own_kernels import is_clustered
 
 _BYTES = {None: 4, "float16": 2, "int8": 1}
 # The bytes of an operator without its kernel, as records and vectors: what writing out a layer of HGCNet was seen to

@@ -7,7 +7,6 @@ from keras_sharenets.mobile.inference import gives_probabilities
 from keras_sharenets.mobile.integer_file import write_int8
 from keras_sharenets.mobile.lowering import lower
 from keras_sharenets.mobile.quantisation import quantise
-from keras_sharenets.mobile.row_scales import whole_scales
 from keras_sharenets.mobile.uneven_deals import deal_by_tables
 
 SIGNATURE, INPUT = "classify", "images"
@@ -43,7 +42,8 @@ def convert(model, quantization=None, calibration=None, prefer="size", max_bytes
 
     def form(written_out):
         graph = normalise_links(passes.simplify(lower(model, compact=lambda site: not written_out(site))))
-        graph = whole_scales(graph) if quantization == "int8" else read_apart(graph)
+        if quantization != "int8":
+            graph = read_apart(graph)
         graph = deal_by_tables(stack_deals(graph))
         return (forms.integer_form if quantization == "int8" else forms.float_form)(graph, written_out)
 

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 
 from keras_sharenets.mobile.inference_graph import Operation, Stored, Value
-from keras_sharenets.mobile.row_scales import own_kernels
+from keras_sharenets.mobile.own_kernels import own_kernels
 from keras_sharenets.ops import hierarchical, permutations
 
 # The share of the largest scale below which integers lose what is divided by one.

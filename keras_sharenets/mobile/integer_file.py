@@ -4,8 +4,7 @@ import numpy as np
 
 from keras_sharenets.mobile.file_writer import FileWriter
 from keras_sharenets.mobile.operators import write_operation
-from keras_sharenets.mobile.quantisation import Encoding, affine_encoding
-from keras_sharenets.mobile.row_scales import common_scale
+from keras_sharenets.mobile.quantisation import affine_encoding
 
 
 class _IntegerForm:
@@ -40,10 +39,6 @@ class _IntegerForm:
 
     def scale(self, operation):
         integers, encoding = affine_encoding(operation, self._input_scale(operation))
-        step = common_scale(operation.scale)
-        if step is not None and encoding.scale.max() <= step:
-            encoding = Encoding(step)
-            integers = encoding.integers(operation.scale)
         return self._constant(operation, integers[None, None, None], encoding.scale, 3)
 
     def bias(self, operation):
