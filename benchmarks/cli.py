@@ -5,9 +5,10 @@ import shlex
 import sys
 
 from benchmarks import delivery, inference, layers
+from benchmarks import input as input_speed
 
 # A command is a module: its docstring is the help text, `add_arguments(parser)` its options, `run(args)` its work.
-COMMANDS = {"delivery": delivery, "inference": inference, "layers": layers}
+COMMANDS = {"delivery": delivery, "inference": inference, "input": input_speed, "layers": layers}
 
 
 def make_parser():

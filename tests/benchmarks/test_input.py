@@ -1,0 +1,100 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from benchmarks import input as input_speed
+from benchmarks.cli import main
+
+SHAPE = (32, 32, 3)
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """What `input --quick` leaves."""
+    folder = tmp_path_factory.mktemp("input")
+    assert main(["input", "--quick", "--repetitions", "1", "--output", str(folder)]) == 0
+    return folder
+
+
+def test_quick_table_has_every_way_beside_the_network(quick):
+    contents = json.loads((quick / "input.json").read_text())
+    panels = {}
+    for row in contents["rows"]:
+        panels.setdefault(row["panel"], []).append(row)
+    ways = [f"{change}{threads}" for change in ("", "augmented, ") for threads in ("1 thread", "2 threads")]
+    files = ("memory", "JPEG files", "PNG files")
+    expected = {
+        "8x8x1, alone": [f"memory, {way}" for way in ways],
+        "8x8x1, fit": ["memory, augmented"],
+        "32x32x3, alone": [f"{source}, {way}" for source in files for way in ways],
+        "32x32x3, fit": [f"{source}, augmented" for source in files],
+    }
+    assert {panel: [row["what"] for row in rows if not row["peer"]] for panel, rows in panels.items()} == expected
+    for rows in panels.values():
+        (peer,) = (row for row in rows if row["peer"])
+        assert peer["ratio"] == 1
+        assert "igcv2_c64_d8" in peer["what"]
+    for row in contents["rows"]:
+        assert row["speed"] * row["milliseconds"] == pytest.approx(1000)
+    assert len(contents["claims"]) == sum(map(len, expected.values()))
+    assert (quick / "input.md").read_text().count("\n## ") == 5
+    assert (quick / "input.png").stat().st_size > 1000
+
+
+def test_claims_are_about_input_alone_and_in_fit():
+    rows = [{"panel": "a", "what": "files", "peer": False, "ratio": 0.9}]
+    waits = [{"panel": "b", "what": "files", "peer": False, "ratio": 1.3}]
+    peer = {"panel": "a", "what": "network", "peer": True, "ratio": 1.0}
+    made = input_speed.claims([peer, *rows], [peer, *waits])
+    assert [(claim.where, claim.value, claim.limit, claim.holds) for claim in made] == [
+        ("a: files", 0.9, 1, True),
+        ("b: files", 1.3, input_speed.WAIT, False),
+    ]
+
+
+def test_sources_hold_the_same_pictures(tmp_path):
+    sources = input_speed.make_sources(SHAPE, 6, tmp_path)
+    assert list(sources) == ["memory", "JPEG files", "PNG files"]
+    indices = np.array([4, 1])
+    pixels = {name: source.pixels(indices).astype(int) for name, source in sources.items()}
+    np.testing.assert_array_equal(pixels["PNG files"], pixels["memory"])
+    assert 0 < np.abs(pixels["JPEG files"] - pixels["memory"]).mean() < 30
+
+
+def test_batches_are_those_of_the_trainers(tmp_path):
+    source = input_speed.make_sources(SHAPE, 6, tmp_path)["PNG files"]
+    plain, augmented = (input_speed.make_batches(SHAPE, source, 3, change) for change in (False, True))
+    for batches, same in ((plain, True), (augmented, False)):
+        for threads in input_speed.THREADS:
+            fetched = input_speed.fetch(batches, threads)
+            assert len(fetched) == input_speed.FETCHED
+            for index, (images, labels) in enumerate(fetched):
+                np.testing.assert_array_equal(images, batches[index][0])
+                assert labels.shape == (3, input_speed.CLASSES)
+                # What is changed is in another order, and padded.
+                assert np.array_equal(images, source.pixels(np.arange(3 * index, 3 * index + 3))) is same
+    ready = input_speed.Ready(augmented)
+    assert len(ready) == len(augmented) == 2
+    np.testing.assert_array_equal(ready[1][0], augmented[0][0])
+
+
+def test_time_is_that_of_a_picture(monkeypatch, tmp_path):
+    """An input has `FETCHED` batches of three pictures, a step of a network one, a run of `fit` `STEPS`."""
+    monkeypatch.setattr(input_speed.timing, "take_turns", lambda calls, *_, **__: {key: [6.0, 6.0] for key in calls})
+    inputs = keras.Input(SHAPE)
+    model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs)))
+    sources = {"memory": input_speed.make_sources(SHAPE, 6, tmp_path)["memory"]}
+    rows = input_speed.measure_input(SHAPE, sources, {"a": model}, 3, 2)
+    assert {(row["milliseconds"], row["ratio"], row["peer"]) for row in rows} == {
+        (2000 / input_speed.FETCHED, 1 / input_speed.FETCHED, False),
+        (2000.0, 1.0, True),
+    }
+    waits = input_speed.measure_fit(SHAPE, sources, "a", model, 3, 2)
+    assert {(row["milliseconds"], row["ratio"]) for row in waits} == {(2000 / input_speed.STEPS, 1.0)}
+
+
+def test_bad_batch_size_is_one_line_and_exit_code_2(capsys, tmp_path):
+    assert main(["input", "--quick", "--batch-size", "0", "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "error: `batch_size` (=0) must be a whole number of at least 1.\n"
