@@ -4,11 +4,18 @@ import argparse
 import shlex
 import sys
 
-from benchmarks import delivery, inference, layers
+from benchmarks import delivery, inference, layers, scaling, training
 from benchmarks import input as input_speed
 
 # A command is a module: its docstring is the help text, `add_arguments(parser)` its options, `run(args)` its work.
-COMMANDS = {"delivery": delivery, "inference": inference, "input": input_speed, "layers": layers}
+COMMANDS = {
+    "delivery": delivery,
+    "inference": inference,
+    "input": input_speed,
+    "layers": layers,
+    "scaling": scaling,
+    "training": training,
+}
 
 
 def make_parser():

@@ -22,6 +22,10 @@ class PowerLaw:
     def __call__(self, x):
         return self.factor * x**self.exponent
 
+    def __str__(self):
+        # Without the addition a constant could have the exponent -0.00.
+        return f"{round(self.exponent, 2) + 0:.2f}"
+
 
 def fit(xs, ys):
     """The `PowerLaw` whose logarithm is nearest to that of some points, by least squares.

@@ -120,8 +120,7 @@ def make_row(axis, points, peak):
         known = points[0][name] is not None
         law = power_law.fit(*([point[key] for point in points] for key in ("value", name))) if known else None
         row["laws"][name] = law and dataclasses.asdict(law)
-        # Without the addition a constant may have the exponent -0.00.
-        row[f"{name}_law"] = law and f"{round(law.exponent, 2) + 0:.2f} (+-{law.deviation:.0%})"
+        row[f"{name}_law"] = law and f"{law} (+-{law.deviation:.0%})"
     return row
 
 

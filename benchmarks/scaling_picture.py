@@ -62,7 +62,10 @@ def _draw_axis(axes, row):
         measured = [point[name] / start for point in row["points"]]
         style = {"color": colour, "zorder": 3 if name == "milliseconds" else 2}
         axes.plot(values, law(values.astype(float)) / start, linewidth=1.4, **style)
-        axes.plot(values, measured, marker, markersize=4, label=f"{text} {law.exponent:.2f}", **style)
+        axes.plot(values, measured, marker, markersize=4, label=f"{text} {law}", **style)
+    low, high = axes.get_ylim()
+    # Where nothing grows, a few per cent shall look like that.
+    axes.set_ylim(min(low, 0.5), max(high, 2))
     axes.set_title(f"{row['family']}, {row['letter']}", loc="left", fontsize=9.5, color=DARK)
     axes.xaxis.set_major_locator(FixedLocator(values))
     axes.yaxis.set_major_locator(FixedLocator(TICKS))

@@ -43,7 +43,7 @@ def add_arguments(parser):
     parser.add_argument("--mixed-precision", action="store_true", help="dtype policy mixed_bfloat16")
     jit_help = "whether TensorFlow compiles a step with XLA; JAX always does (default: false)"
     parser.add_argument("--jit-compile", choices=("false", "true"), default="false", help=jit_help)
-    parser.add_argument("--repetitions", type=int, metavar="N", help="measured steps of each (default: 5)")
+    parser.add_argument("--repetitions", type=int, metavar="N", help="measured steps of each (default: 7)")
     parser.add_argument("--quick", action="store_true", help=f"few steps of {QUICK[0]}: shows that it works")
     memory_help = "also measure the memory, in a fresh process for each network (takes minutes)"
     parser.add_argument("--memory", action="store_true", help=memory_help)
@@ -55,7 +55,7 @@ def run(args):
     names = tuple(dict.fromkeys(args.models or (QUICK if args.quick else MODELS)))
     for name in names:
         find_variant(name)
-    repetitions = (2 if args.quick else 5) if args.repetitions is None else args.repetitions
+    repetitions = (2 if args.quick else 7) if args.repetitions is None else args.repetitions
     batch_size = (4 if args.quick else 64) if args.batch_size is None else args.batch_size
     _checks.positive("repetitions", repetitions)
     _checks.positive("batch_size", batch_size)
@@ -94,7 +94,7 @@ def make_table(rows, peak, repetitions, *, batch_size, policy, jit_compile):
         name="training",
         title="A step of training, beside twins, drawings and peers",
         note=note,
-        ratio="Time of a step, as a multiple of that of the network over each plot; grey: twins, drawings and peers",
+        ratio="Time of a step, as a multiple of that of the network over the plot",
         panel="{network}",
         label="{contender}",
         columns=COLUMNS,

@@ -54,6 +54,9 @@ class Contender:
 
     @property
     def label(self):
+        """Its name beside the network: the make alone if it is that network."""
+        if self.role in ("drawing", "twin") and self.make:
+            return self.make
         return f"{self.name}, {self.make}" if self.make else self.name
 
     def build(self, policy="float32"):
@@ -80,7 +83,7 @@ def beside(name, drawing):
     >>> [contender.label for contender in beside("sharesnet_164", drawing=True)]
     ['sharesnet_164', 'resnet_164']
     >>> [contender.label for contender in beside("sl3_resnet_64", drawing=True)]
-    ['sl3_resnet_64', 'sl3_resnet_64, unshared']
+    ['sl3_resnet_64', 'unshared']
     """
     found = [Contender(name, role="network")]
     if find_family(name) == "hscnet" and drawing:
