@@ -1,29 +1,51 @@
 """Options that several commands have in common."""
 
 import ast
+import sys
 
-from trainers.data import load
+from trainers.data import KNOWN, load
 
 
 def add_data_arguments(parser, required=True):
     """`--data` and what goes with it."""
     parser.add_argument(
-        "--data", required=required, help="digits, cifar10, or a folder with one folder of pictures per class"
+        "--data",
+        required=required,
+        help=f"{', '.join(KNOWN)}, any name of TensorFlow Datasets, or a folder with one folder of pictures per class",
     )
-    parser.add_argument("--data-dir", metavar="D", help="folder of TensorFlow Datasets (default: TFDS_DATA_DIR)")
-    parser.add_argument("--download", action="store_true", help="allow TensorFlow Datasets to download CIFAR-10")
+    parser.add_argument(
+        "--data-dir",
+        metavar="D",
+        help="folder of TensorFlow Datasets (default: TFDS_DATA_DIR), or where the data set was unpacked",
+    )
+    parser.add_argument("--download", action="store_true", help="allow TensorFlow Datasets to download")
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        default=None,
+        help="leave out files that are no pictures, and name them",
+    )
     parser.add_argument(
         "--input-shape",
         type=int,
         nargs=3,
         metavar=("HEIGHT", "WIDTH", "CHANNELS"),
-        help="size to which the pictures of a folder are resized (default: they all have one size already)",
+        help="size to which pictures are resized (default: they all have one size already); 0 0 C: each keeps its own",
     )
 
 
 def load_data(args):
-    """The `Dataset` that the options of `add_data_arguments` ask for."""
-    return load(args.data, data_dir=args.data_dir, input_shape=args.input_shape, download=args.download)
+    """The `Dataset` that the options of `add_data_arguments` ask for; names on standard error what it leaves out."""
+    dataset = load(
+        args.data,
+        data_dir=args.data_dir,
+        input_shape=args.input_shape,
+        download=args.download,
+        skip_unreadable=bool(args.skip_unreadable),
+    )
+    for complaint in dataset.unreadable:
+        print(f"left out: {complaint}", file=sys.stderr)
+    return dataset
 
 
 def parse_option(text):

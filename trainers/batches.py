@@ -1,6 +1,8 @@
-"""Batches for `model.fit`: a pure function of the seed, the epoch and the index."""
+"""Batches for `model.fit`: a pure function of the seed, the epoch and the index.
 
-import dataclasses
+Not Grain's: measured, it took 7.8 ms for a batch that takes 4.6 ms here.
+"""
+
 import functools
 import math
 
@@ -8,59 +10,12 @@ import keras
 import numpy as np
 
 from keras_sharenets import _checks
+from trainers.augmentation import Augmentation, augment, draw_changes
+from trainers.crops import CENTER, crop_views
+from trainers.network import input_shape
 
 # Two streams of random numbers from one seed: the order of an epoch, and the changes to the pictures of a batch.
 ORDER, CHANGES = 0, 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """How training pictures are changed.
-
-    Attributes:
-        pad: int, pixels of padding on each side before a crop of the old size at a random place.
-        flip: bool, whether every other picture, at random, is mirrored left to right.
-        fill: tuple, the colour of the padding, one number a channel. The mean, which becomes 0 when normalised.
-    """
-
-    pad: int
-    flip: bool
-    fill: tuple
-
-
-def draw_changes(augmentation, count, generator):
-    """Draws from `generator` how `count` pictures are changed.
-
-    Returns:
-        `(tops, lefts, steps)`: int arrays of shape `(count,)`, the upper left corner of each crop and the step of its
-        columns, -1 for a mirrored picture.
-    """
-    tops = generator.integers(0, 2 * augmentation.pad, count, endpoint=True)
-    lefts = generator.integers(0, 2 * augmentation.pad, count, endpoint=True)
-    return tops, lefts, np.where(augmentation.flip & (generator.random(count) < 0.5), -1, 1)
-
-
-def augment(images, augmentation, changes):
-    """Pads, crops and flips.
-
-    Args:
-        images: uint8 array of shape `(pictures, height, width, channels)`.
-        augmentation: `Augmentation`.
-        changes: as `draw_changes` returns them, one entry a picture.
-
-    Returns:
-        A float32 array of the same shape, values from 0 to 255.
-    """
-    count, height, width, channels = images.shape
-    pad = augmentation.pad
-    padded = np.empty((count, height + 2 * pad, width + 2 * pad, channels), "float32")
-    padded[:] = augmentation.fill
-    padded[:, pad : pad + height, pad : pad + width] = images
-    changed = np.empty(images.shape, "float32")
-    # One slice a picture copies whole rows; indexing all pixels at once takes 10 times as long.
-    for picture, source, top, left, step in zip(changed, padded, *changes, strict=True):
-        picture[:] = source[top : top + height, left : left + width][:, ::step]
-    return changed
 
 
 # An epoch's order is wanted once a batch; two, since batches are fetched ahead.
@@ -90,12 +45,15 @@ class Batches(keras.utils.PyDataset):
         worker: int, which of the `workers` this is, counted from 0.
         workers: int; divides `batch_size`.
         first: int, the step of the epoch at which `model.fit` begins; `batch` counts from 0 all the same.
+        view: function from pictures to the part of each that is tested, as float32; `None`: all of it.
 
     Raises:
         ValueError: an argument breaks a rule.
     """
 
-    def __init__(self, source, class_count, batch_size, augmentation=None, seed=0, *, worker=0, workers=1, first=0):
+    def __init__(
+        self, source, class_count, batch_size, augmentation=None, seed=0, *, worker=0, workers=1, first=0, view=None
+    ):
         super().__init__()
         _checks.positive("workers", workers)
         _checks.one_of("worker", worker, range(workers))
@@ -105,9 +63,11 @@ class Batches(keras.utils.PyDataset):
         self.batch_size = batch_size
         self.augmentation = augmentation
         self.seed = seed
-        self.worker = worker
-        self.workers = workers
+        # Keras takes `workers` of a `PyDataset` for a number of threads; one, since more may keep old batches over.
+        self.part = worker
+        self.parts = workers
         self.first = first
+        self.view = view
         self.epoch = 0
         self.failure = None  # The error of a batch that could not be had; `model.fit` need not pass it on as it is.
 
@@ -129,10 +89,10 @@ class Batches(keras.utils.PyDataset):
         count = len(self.source)
         order = np.arange(count) if self.augmentation is None else _order(self.seed, epoch, count)
         chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-        part = np.array_split(np.arange(len(chosen)), self.workers)[self.worker]
+        part = np.array_split(np.arange(len(chosen)), self.parts)[self.part]
         images = self.source.pixels(chosen[part])
         if self.augmentation is None:
-            images = images.astype("float32")
+            images = images.astype("float32") if self.view is None else self.view(images)
         else:
             # Drawn for the pictures of all workers, so that their number changes nothing.
             generator = np.random.default_rng((self.seed, CHANGES, epoch, index))
@@ -160,11 +120,29 @@ class Batches(keras.utils.PyDataset):
 
 
 def training_batches(dataset, recipe, seed, **part):
-    """The training split of a `Dataset`, as a `Recipe` wants it; `part` is `worker`, `workers` and `first`."""
-    augmentation = Augmentation(recipe.pad, recipe.flip, dataset.mean)
+    """The training split of a `Dataset`, as a `Recipe` wants it; `part` is `worker`, `workers` and `first`.
+
+    Raises:
+        ValueError: the recipe changes colours, but the pictures are grey.
+    """
+    height, width, channels = input_shape(dataset, recipe)
+    for name in ("jitter", "lighting"):
+        if getattr(recipe, name) and channels != 3:
+            raise ValueError(f"`{name}` (={getattr(recipe, name)}) is for colours, but {dataset.name} is grey.")
+    augmentation = Augmentation(
+        recipe.pad,
+        recipe.flip,
+        dataset.mean,
+        recipe.border,
+        recipe.crop,
+        (height, width),
+        recipe.jitter,
+        recipe.lighting,
+    )
     return Batches(dataset.train, len(dataset.class_names), recipe.batch_size, augmentation, seed, **part)
 
 
-def held_out_batches(dataset, batch_size):
-    """The test split of a `Dataset`."""
-    return Batches(dataset.test, len(dataset.class_names), batch_size)
+def held_out_batches(dataset, batch_size, size=None, view=CENTER):
+    """The test split of a `Dataset`; with a `size`, `(height, width)`, one of the ten views of each picture."""
+    views = None if size is None else functools.partial(crop_views, size=size, view=view)
+    return Batches(dataset.test, len(dataset.class_names), batch_size, view=views)

@@ -3,10 +3,16 @@
 import argparse
 import sys
 
-from trainers import blending_command, demo, evaluate, fit_command
+from trainers import blending_command, demo, evaluate, fit_command, recipes_command
 
 # A command is a module: its docstring is the help text, `add_arguments(parser)` its options, `run(args)` its work.
-COMMANDS = {"fit": fit_command, "evaluate": evaluate, "demo": demo, "blending": blending_command}
+COMMANDS = {
+    "fit": fit_command,
+    "recipes": recipes_command,
+    "evaluate": evaluate,
+    "demo": demo,
+    "blending": blending_command,
+}
 
 
 def make_parser():
@@ -31,7 +37,7 @@ def main(arguments=None):
     args = make_parser().parse_args(arguments)
     try:
         COMMANDS[args.command].run(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -12,9 +12,11 @@ import keras
 import keras_sharenets
 from keras_sharenets import _checks
 from trainers.batches import held_out_batches, training_batches
+from trainers.callbacks import check_tensorboard, make_callbacks
 from trainers.checkpoints import FOLDER, list_checkpoints, load_checkpoint, restore
-from trainers.network import build
-from trainers.recipes import build_optimizer, decay_weights, recipe_for
+from trainers.network import build, input_shape
+from trainers.optimizers import build_optimizer, decay_weights
+from trainers.recipes import recipe_for
 from trainers.recorder import Recorder
 from trainers.report import Run, read_metrics, run_from_dict
 
@@ -34,12 +36,13 @@ def fit(
     checkpoint_steps=None,
     keep_checkpoints=3,
     source=None,
+    tensorboard=None,
     verbose="auto",
 ):
     """Trains a named network with `model.fit` and writes all that is worth keeping into a folder.
 
-    The folder gets `last.keras`, `best.keras`, `labels.txt`, `metrics.json`, `history.csv`, `curves.png`, TensorBoard's
-    `logs/` and `checkpoints/`, from which `resume` goes on. Every file but the logs is written to the side and renamed:
+    The folder gets `last.keras`, `best.keras`, `labels.txt`, `metrics.json`, `history.csv`, `curves.png` and
+    `checkpoints/`, from which `resume` goes on. Every file but TensorBoard's logs is written to the side and renamed:
     whenever the process is killed, what is there is whole. The models are saved without the optimizer.
 
     Args:
@@ -56,6 +59,8 @@ def fit(
         checkpoint_steps: int, checkpoints every so many steps of an epoch; `None`: only at its end.
         keep_checkpoints: int, how many checkpoints stay.
         source: dict, kept for whoever resumes: arguments of `trainers.data.load` that give this data set.
+        tensorboard: `None`, or what `logs/` gets for TensorBoard beyond scalars: a sequence of "graph" (on TensorFlow)
+            and "histograms".
         verbose: as in `model.fit`.
 
     Returns:
@@ -71,6 +76,7 @@ def fit(
     output = check_output(output)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"`seed` (={seed!r}) must be a whole number of at least 0.")
+    check_tensorboard(tensorboard)
     run = Run(
         model_name,
         dict(options or {}),
@@ -81,6 +87,7 @@ def fit(
         jit_compile,
         _versions(),
         deterministic=deterministic,
+        tensorboard=None if tensorboard is None else tuple(tensorboard),
         checkpoint_steps=checkpoint_steps,
         keep_checkpoints=keep_checkpoints,
         source=source,
@@ -139,11 +146,12 @@ def _train(run, dataset, output, checkpoint, verbose):
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
-    network = build(run.model, dataset, run.options)
+    network = build(run.model, dataset, run.options, run.recipe)
     steps = training_batches(dataset, run.recipe, run.seed).steps
     trained = _compiled(network, run.recipe, steps, run.jit_compile)
     recorder = Recorder(network, output, run, steps)
-    held_out = held_out_batches(dataset, run.recipe.batch_size)
+    size = input_shape(dataset, run.recipe)[:2] if run.recipe.crop_size else None
+    held_out = held_out_batches(dataset, run.recipe.batch_size, size)
     first = 0
     if checkpoint is not None:
         path, arrays, state = checkpoint
@@ -161,11 +169,7 @@ def _train(run, dataset, output, checkpoint, verbose):
                 epochs=epoch + 1 if first else run.recipe.epochs,
                 shuffle=False,  # The batches are shuffled already, reproducibly.
                 verbose=verbose,
-                callbacks=[
-                    batches.callback(),
-                    recorder,
-                    keras.callbacks.TensorBoard(output / "logs", write_graph=False),
-                ],
+                callbacks=make_callbacks(trained, batches, recorder),
             )
             first = 0
     except BaseException as error:

@@ -10,11 +10,13 @@ import typing
 
 from keras_sharenets.models import find_variant
 from trainers.arguments import add_data_arguments, load_data, parse_option
+from trainers.callbacks import EXTRAS
 from trainers.fit import check_output, fit, resume
-from trainers.recipes import Recipe, override, recipe_for
+from trainers.recipe import OPTIONS
+from trainers.recipes import find_recipe, override, recipe_for
 from trainers.report import as_tuples, read_metrics
+from trainers.runs import SOURCE, fill_source
 
-SOURCE = ("data", "data_dir", "input_shape")
 JIT_COMPILE = {"auto": "auto", "true": True, "false": False}
 
 
@@ -43,8 +45,15 @@ def add_arguments(parser):
         "--checkpoint-steps", type=int, metavar="N", help="a checkpoint every N steps, not only after each epoch"
     )
     parser.add_argument("--keep-checkpoints", type=int, metavar="K", help="how many checkpoints stay (default: 3)")
+    parser.add_argument(
+        "--tensorboard",
+        nargs="*",
+        metavar="EXTRA",
+        help=f"write logs for TensorBoard: scalars, and what is named of {' and '.join(EXTRAS)}",
+    )
     group = parser.add_argument_group("recipe", "Without these, the recipe of the network's paper for this data set.")
-    for field in dataclasses.fields(Recipe):
+    group.add_argument("--recipe", metavar="NAME", help="another recipe (`python -m trainers recipes` lists them)")
+    for field in OPTIONS:
         _add_recipe_argument(group, field)
 
 
@@ -75,11 +84,13 @@ def _begin(args):
     output = check_output(args.output)
     find_variant(args.model)
     options = dict(map(parse_option, args.model_option))
+    chosen = None if args.recipe is None else override(find_recipe(args.recipe), **_given_of_recipe(args))
     dataset = load_data(args)
-    recipe = override(recipe_for(args.model, dataset.name), **_given_of_recipe(args))
+    recipe = chosen or override(recipe_for(args.model, dataset.name), **_given_of_recipe(args))
     source = {name: getattr(args, name) for name in SOURCE}
     # What is not given is left to `fit`.
-    choices = {name: getattr(args, name) for name in ("seed", "deterministic", "checkpoint_steps", "keep_checkpoints")}
+    names = ("seed", "deterministic", "checkpoint_steps", "keep_checkpoints", "tensorboard")
+    choices = {name: getattr(args, name) for name in names}
     choices = {name: value for name, value in choices.items() if value is not None}
     jit_compile = JIT_COMPILE[args.jit_compile or "auto"]
     return fit(
@@ -91,19 +102,16 @@ def _go_on(args):
     recorded = read_metrics(pathlib.Path(args.resume) / "metrics.json")
     _check_unchanged(args, recorded)
     # The pictures may lie elsewhere by now. Whether they are the same ones, `resume` finds out.
-    for name, value in (recorded.source or {}).items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
-    if args.data is None:
-        raise ValueError(f"`--data` is needed: the run in {args.resume} does not say where its data came from.")
+    fill_source(args, args.resume, recorded)
     dataset = load_data(args)
     return resume(args.resume, dataset, checkpoint_steps=args.checkpoint_steps, keep_checkpoints=args.keep_checkpoints)
 
 
 def _check_unchanged(args, recorded):
     """Raises a `ValueError` if an argument is given that would make it another run."""
-    given = {name: getattr(args, name) for name in ("model", "seed", "deterministic")} | _given_of_recipe(args)
-    before = {"model": recorded.model, "seed": recorded.seed, "deterministic": recorded.deterministic}
+    names = ("model", "seed", "deterministic", "tensorboard")
+    given = {name: getattr(args, name) for name in names} | {"recipe": args.recipe} | _given_of_recipe(args)
+    before = {name: getattr(recorded, name) for name in names} | {"recipe": recorded.recipe.name}
     before |= dataclasses.asdict(recorded.recipe)
     if args.jit_compile is not None:
         given["jit_compile"], before["jit_compile"] = JIT_COMPILE[args.jit_compile], recorded.jit_compile
@@ -120,5 +128,5 @@ def _check_unchanged(args, recorded):
 
 
 def _given_of_recipe(args):
-    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Recipe)}
+    given = {field.name: getattr(args, field.name) for field in OPTIONS}
     return {name: value for name, value in given.items() if value is not None}

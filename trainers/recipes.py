@@ -1,98 +1,144 @@
-"""How networks are trained: the figures of the papers, and what builds an optimizer from them."""
+"""How networks are trained: one recipe per paper and data set, with the figures of the papers, and two of our own."""
 
 import dataclasses
 import difflib
+import fnmatch
 
-import keras
-from keras import ops
-
-from keras_sharenets import _checks
 from keras_sharenets.models import find_family
+from trainers.recipe import OPTIONS, Recipe
+
+_CIFAR_STEPS = {"milestones": (0.3, 0.6, 0.8), "decay_factor": 0.2}
+_LATE_STEPS = {"milestones": (0.5, 0.75, 0.875), "decay_factor": 0.1}
 
 
-def _field(help_text, **more):
-    return dataclasses.field(metadata={"help": help_text}, **more)
+def _hscnet(data, *figures, source="section 4; pad and flip are ours, it refers to common practice", **more):
+    return Recipe(*figures, name=f"hscnet-{data}", source=f"HSC-Net, {source}", **more)
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """Everything that a training run needs to know beside the network and the data.
+def _mobile(data, *figures):
+    source = "HSC-Net, section 4: other mobile networks train for 400 epochs; all else as HSC-Net"
+    return Recipe(400, *figures, name=f"mobile-{data}", source=source, **_CIFAR_STEPS)
 
-    Each field is described by its metadata; the command line makes its options from it.
 
-    Raises:
-        ValueError: a field breaks its rule; the message names it, its value and the rule.
-    """
+def _hgcnet(data):
+    source = "HGC, section 5; its momentum cannot be read in our copy, 0.9 is that of the papers that it follows"
+    return Recipe(300, 0.1, 1e-4, "cosine", name=f"hgcnet-{data}", source=source)
 
-    epochs: int = _field("passes over the training split")
-    learning_rate: float = _field("learning rate of SGD at the start, or after the warm-up")
-    weight_decay: float = _field("d: every trained weight w adds d * w to its gradient")
-    schedule: str = _field(
-        "'step': the rate falls at the milestones; 'cosine': to 0 along half a cosine", default="step"
+
+def _igcnet(data, epochs, **more):
+    source = "IGC-V2, section 4.1"
+    return Recipe(epochs, 0.1, 1e-4, batch_size=64, name=f"igcnet-{data}", source=source, **_LATE_STEPS, **more)
+
+
+def _sharesnet(data, whitening="mean and variance stand in for its whitening", **more):
+    source = f"ShaResNet, section 4.3 and the trainer that it names; {whitening}"
+    more = {"border": "reflect", "initialization": "he_fan_out", **_CIFAR_STEPS} | more
+    return Recipe(200, 0.1, 5e-4, name=f"sharesnet-{data}", source=source, **more)
+
+
+def _shardnet(data, epochs, learning_rate, source, **more):
+    source = f"ShardNet, section A.4; {source}. Patience and the split watched are ours"
+    return Recipe(
+        epochs, learning_rate, 5e-4, "plateau", nesterov=False, name=f"shardnet-{data}", source=source, **more
     )
-    milestones: tuple[float, ...] = _field("where the rate falls, as fractions of all epochs", default=())
-    decay_factor: float = _field("what the rate is multiplied by at each milestone", default=0.1)
-    warmup_epochs: int = _field("epochs over which the rate rises linearly from 0 first", default=0)
-    batch_size: int = _field("pictures a step", default=128)
-    momentum: float = _field("momentum of SGD", default=0.9)
-    nesterov: bool = _field("Nesterov's momentum", default=True)
-    label_smoothing: float = _field("part of each label that is spread over all classes", default=0.0)
-    pad: int = _field("pixels of padding on each side before a random crop of the old size", default=4)
-    flip: bool = _field("mirror pictures left to right at random", default=True)
-
-    def __post_init__(self):
-        for name in ("epochs", "batch_size"):
-            _checks.positive(name, getattr(self, name))
-        _checks.above_zero("learning_rate", self.learning_rate)
-        _checks.one_of("schedule", self.schedule, ("step", "cosine"))
-        for name in ("momentum", "label_smoothing", "weight_decay"):
-            _checks.rate(name, getattr(self, name))
-        for name, limit in (("warmup_epochs", self.epochs), ("pad", None)):
-            _at_least_zero(name, getattr(self, name), limit)
-        if not 0 < self.decay_factor <= 1:
-            raise ValueError(f"`decay_factor` (={self.decay_factor!r}) must be above 0 and at most 1.")
-        milestones = tuple(self.milestones)
-        if list(milestones) != sorted(set(milestones)) or any(not 0 < fraction < 1 for fraction in milestones):
-            raise ValueError(
-                f"`milestones` (={milestones}) must rise and lie between 0 and 1, fractions of all epochs."
-            )
-        object.__setattr__(self, "milestones", milestones)
 
 
-def _at_least_zero(name, value, limit):
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0 or (limit is not None and value >= limit):
-        below = f" and below `epochs` (={limit})" if limit is not None else ""
-        raise ValueError(f"`{name}` (={value!r}) must be a whole number of at least 0{below}.")
+_SHARDNET_CIFAR = {"decay_factor": 0.5, "patience": 10}
+_SHARDNET_CROPS = {"decay_factor": 0.1, "patience": 5, "crop": "area"}
+_WHITENED = {"normalization": "zca", "whitening": "the paper's whitening; its constants are those of PyLearn2"}
+_TEN_CROPS = "test it with `evaluate --crops ten`"
 
-
-_HSCNET_CIFAR = Recipe(200, 0.1, 2e-4, milestones=(0.3, 0.6, 0.8), decay_factor=0.2)
-_HSCNET_CINIC = Recipe(200, 0.1, 1e-4, milestones=(0.5, 0.75, 0.875), decay_factor=0.1)
-
-# HGCNet: section 5; its momentum is not readable in our copy, 0.9 is that of the papers that it follows.
-_HGCNET = Recipe(300, 0.1, 1e-4, schedule="cosine")
-# IGC-V2: section 4.1.
-_IGCNET = Recipe(400, 0.1, 1e-4, milestones=(0.5, 0.75, 0.875), batch_size=64)
-# ShaResNet: the trainer that the paper names. The paper's whitening is not here, and its padding repeats the border.
-_SHARESNET = Recipe(200, 0.1, 5e-4, milestones=(0.3, 0.6, 0.8), decay_factor=0.2)
-
-# By family and data set; "*" stands for every family, or every other data set.
-# HSC-Net: section 4 of the paper. For augmentation it refers to "common practices"; 4 pixels and flips are ours.
 RECIPES = {
-    ("hscnet", "cifar10"): _HSCNET_CIFAR,
-    ("hscnet", "cifar100"): dataclasses.replace(_HSCNET_CIFAR, weight_decay=5e-4),
-    ("hscnet", "imagenet32"): Recipe(40, 0.01, 5e-4, milestones=(0.25, 0.5, 0.75), decay_factor=0.2),
-    ("hscnet", "cinic10"): _HSCNET_CINIC,
-    ("hscnet", "tiny_imagenet"): _HSCNET_CINIC,
-    ("hgcnet", "cifar10"): _HGCNET,
-    ("hgcnet", "cifar100"): _HGCNET,
-    ("igcnet", "cifar10"): _IGCNET,
-    ("igcnet", "cifar100"): _IGCNET,
-    ("sharesnet", "cifar10"): _SHARESNET,
-    ("sharesnet", "cifar100"): _SHARESNET,
-    # Ours. A mirrored digit is no digit, and one pixel of eight is a large shift.
-    ("*", "digits"): Recipe(40, 0.1, 5e-4, schedule="cosine", batch_size=64, pad=1, flip=False),
-    ("*", "*"): Recipe(100, 0.1, 5e-4, schedule="cosine"),
+    recipe.name: recipe
+    for recipe in (
+        _hscnet("cifar10", 200, 0.1, 2e-4, **_CIFAR_STEPS),
+        _hscnet("cifar100", 200, 0.1, 5e-4, **_CIFAR_STEPS),
+        _hscnet("imagenet32", 40, 0.01, 5e-4, milestones=(0.25, 0.5, 0.75), decay_factor=0.2),
+        _hscnet("cinic10", 200, 0.1, 1e-4, **_LATE_STEPS),
+        _hscnet("tiny-imagenet", 200, 0.1, 1e-4, **_LATE_STEPS),
+        _hscnet(
+            "imagenet",
+            *(120, 0.1, 1e-4, "cosine"),
+            source="section 4: epochs and batch; all else is ours",
+            crop="area",
+            crop_size=224,
+        ),
+        _mobile("cifar10", 0.1, 2e-4),
+        _mobile("cifar100", 0.1, 5e-4),
+        _hgcnet("cifar10"),
+        _hgcnet("cifar100"),
+        _igcnet("cifar10", 400),
+        _igcnet("cifar100", 400),
+        _igcnet("tiny-imagenet", 200, crop="scale", crop_size=64),
+        _sharesnet("cifar10"),
+        _sharesnet("cifar10-zca", **_WHITENED),
+        _sharesnet("cifar100"),
+        _sharesnet("cifar100-wide", dropout=0.3),
+        _sharesnet("cifar100-wide-zca", dropout=0.3, **_WHITENED),
+        Recipe(
+            90,
+            0.1,
+            1e-4,
+            milestones=(1 / 3, 2 / 3),
+            batch_size=256,
+            crop="area",
+            crop_size=224,
+            jitter=0.4,
+            lighting=0.1,
+            initialization="he_fan_out",
+            name="sharesnet-imagenet",
+            source="ShaResNet, section 4.3: the usual training of Torch's ResNets on ImageNet, its options from memory",
+        ),
+        _shardnet("cifar10", 200, 0.05, "batch is ours", **_SHARDNET_CIFAR),
+        _shardnet("cifar100", 200, 0.05, "batch is ours", **_SHARDNET_CIFAR),
+        _shardnet("tiny-imagenet", 100, 0.05, f"batch is ours; {_TEN_CROPS}", crop_size=56, **_SHARDNET_CROPS),
+        _shardnet("tiny-imagenet-vgg", 100, 0.01, f"batch is ours; {_TEN_CROPS}", crop_size=56, **_SHARDNET_CROPS),
+        _shardnet(
+            "imagenet", 100, 0.1, f"batch is ours; {_TEN_CROPS}", batch_size=256, crop_size=224, **_SHARDNET_CROPS
+        ),
+        Recipe(15, 0.1, 5e-4, "one_cycle", name="fast", source="ours: short, for any network and any pictures"),
+        Recipe(
+            40,
+            0.1,
+            5e-4,
+            "cosine",
+            batch_size=64,
+            pad=1,
+            flip=False,
+            name="digits",
+            source="ours: a mirrored digit is no digit, and one pixel of eight is a large shift",
+        ),
+        Recipe(100, 0.1, 5e-4, "cosine", name="default", source="ours: for data sets that the paper does not have"),
+    )
 }
+
+# Which recipe a network gets on a data set where none is named: the first line that fits `family/network data`.
+DEFAULTS = (
+    ("* digits", "digits"),
+    ("hscnet/* cifar10", "hscnet-cifar10"),
+    ("hscnet/* cifar100", "hscnet-cifar100"),
+    ("hscnet/* imagenet32", "hscnet-imagenet32"),
+    ("hscnet/* cinic10", "hscnet-cinic10"),
+    ("hscnet/* tiny_imagenet", "hscnet-tiny-imagenet"),
+    ("hscnet/* imagenet", "hscnet-imagenet"),
+    ("mobile_baselines/* cifar10", "mobile-cifar10"),
+    ("mobile_baselines/* cifar100", "mobile-cifar100"),
+    ("hgcnet/* cifar10", "hgcnet-cifar10"),
+    ("hgcnet/* cifar100", "hgcnet-cifar100"),
+    ("igcnet/* cifar10", "igcnet-cifar10"),
+    ("igcnet/* cifar100", "igcnet-cifar100"),
+    ("igcnet/* tiny_imagenet", "igcnet-tiny-imagenet"),
+    ("sharesnet/* cifar10", "sharesnet-cifar10"),
+    ("sharesnet/*wrn_2?_10 cifar100", "sharesnet-cifar100-wide"),
+    ("sharesnet/* cifar100", "sharesnet-cifar100"),
+    ("sharesnet/* imagenet", "sharesnet-imagenet"),
+    ("shardnet/* cifar10", "shardnet-cifar10"),
+    ("shardnet/* cifar100", "shardnet-cifar100"),
+    ("shardnet/*vggnet* tiny_imagenet", "shardnet-tiny-imagenet-vgg"),
+    ("shardnet/* tiny_imagenet", "shardnet-tiny-imagenet"),
+    ("shardnet/* imagenet", "shardnet-imagenet"),
+    ("*", "default"),
+)
 
 
 def recipe_for(model_name, data_name):
@@ -106,13 +152,24 @@ def recipe_for(model_name, data_name):
     >>> recipe_for("hscnet_m128_g16_r8_a2", "cifar100").weight_decay
     0.0005
     """
-    family = find_family(model_name)
-    keys = [(family, data_name), ("*", data_name), ("*", "*")]
-    return next(RECIPES[key] for key in keys if key in RECIPES)
+    asked = f"{find_family(model_name)}/{model_name} {data_name}"
+    return RECIPES[next(name for pattern, name in DEFAULTS if fnmatch.fnmatchcase(asked, pattern))]
+
+
+def find_recipe(name):
+    """The recipe of that name; a `ValueError` with the nearest names if there is none.
+
+    >>> find_recipe("shardnet-cifar10").schedule
+    'plateau'
+    """
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or sorted(RECIPES)
+        raise ValueError(f"`recipe` (={name!r}) is not a known recipe. Did you mean {', '.join(map(repr, near))}?")
+    return RECIPES[name]
 
 
 def override(recipe, **changes):
-    """The recipe with some fields changed.
+    """The recipe with some fields changed; it keeps its name.
 
     Raises:
         ValueError: there is no such field (the nearest is offered), or a value breaks its rule.
@@ -120,7 +177,7 @@ def override(recipe, **changes):
     >>> override(recipe_for("hscnet_m128_g16_r8_a2", "cifar10"), epochs=10).milestones
     (0.3, 0.6, 0.8)
     """
-    known = [field.name for field in dataclasses.fields(Recipe)]
+    known = [field.name for field in OPTIONS]
     for name in changes:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1) or known
@@ -128,59 +185,12 @@ def override(recipe, **changes):
     return dataclasses.replace(recipe, **changes)
 
 
-@keras.saving.register_keras_serializable("keras_sharenets")
-class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises linearly to `peak` within `steps` steps, then follows the schedule `after` from its beginning."""
+def changed_fields(recipe):
+    """The names of the fields in which a recipe differs from the one that its name stands for, in order.
 
-    def __init__(self, peak, steps, after):
-        super().__init__()
-        self.peak = peak
-        self.steps = steps
-        self.after = after
-
-    def __call__(self, step):
-        step = ops.cast(step, "float32")
-        return ops.where(step < self.steps, self.peak * (step + 1) / self.steps, self.after(step - self.steps))
-
-    def get_config(self):
-        after = keras.saving.serialize_keras_object(self.after)
-        return {"peak": self.peak, "steps": self.steps, "after": after}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**{**config, "after": keras.saving.deserialize_keras_object(config["after"])})
-
-
-def build_schedule(recipe, steps_per_epoch):
-    """The learning rate as a function of the step, counted from 0: a Keras `LearningRateSchedule`.
-
-    Milestones are fractions of all epochs, so a shortened run keeps the shape of the long one.
+    >>> changed_fields(override(find_recipe("fast"), epochs=3, flip=True))
+    ('epochs',)
     """
-    warmup = recipe.warmup_epochs * steps_per_epoch
-    total = recipe.epochs * steps_per_epoch
-    if recipe.schedule == "cosine":
-        schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, total - warmup)
-    else:
-        # Keras gives the old rate up to and including the boundary, and wants at least one: here behind the last step.
-        boundaries = [round(fraction * total) - warmup - 1 for fraction in recipe.milestones] or [total]
-        rates = [recipe.learning_rate * recipe.decay_factor**drops for drops in range(len(boundaries) + 1)]
-        schedule = keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
-    return WarmUp(recipe.learning_rate, warmup, schedule) if warmup else schedule
-
-
-def build_optimizer(recipe, steps_per_epoch):
-    """SGD with the recipe's momentum and schedule. Weight decay is not its business: `decay_weights`."""
-    schedule = build_schedule(recipe, steps_per_epoch)
-    return keras.optimizers.SGD(schedule, momentum=recipe.momentum, nesterov=recipe.nesterov)
-
-
-def decay_weights(model, rate):
-    """Gives every trainable variable the penalty `rate / 2 * sum(w ** 2)`, whose gradient is `rate * w`.
-
-    This is the classic coupled weight decay: the penalty's gradient goes through the momentum and is scaled by the
-    learning rate, as in the papers' frameworks, and unlike the decoupled `weight_decay` of Keras optimizers. It counts
-    each stored tensor once, however often its layer is called. It covers the scales and biases of batch normalisation
-    too, as those frameworks did. The penalties are part of the loss that `model.fit` reports; files do not keep them.
-    """
-    for variable in model.trainable_variables:
-        variable.regularizer = keras.regularizers.L2(rate / 2) if rate else None
+    original = RECIPES.get(recipe.name, recipe)
+    names = [field.name for field in OPTIONS]
+    return tuple(name for name in names if getattr(recipe, name) != getattr(original, name))

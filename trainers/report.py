@@ -7,7 +7,8 @@ import json
 import math
 
 from keras_sharenets import files
-from trainers.recipes import Recipe
+from trainers.recipe import Recipe
+from trainers.recipes import changed_fields
 
 ACCURACY_NOTE = (
     "All test figures are measured on the test split, which is also the validation data. `test_accuracy`, the figure "
@@ -51,6 +52,7 @@ class Run:
         epochs: tuple of `Epoch`.
         seconds: float, of training; the time between a kill and what continues it does not count.
         deterministic: bool, whether the same run gives the same bits again.
+        tensorboard: tuple of what TensorBoard gets beyond scalars, of "graph" and "histograms"; `None`: nothing at all.
         checkpoint_steps: int, or `None`: checkpoints are written every so many steps of an epoch, and at its end.
         keep_checkpoints: int, how many of them stay.
         source: dict, arguments of `trainers.data.load` that give the data set again; `None` if it was made otherwise.
@@ -69,6 +71,7 @@ class Run:
     epochs: tuple[Epoch, ...] = ()
     seconds: float = 0.0
     deterministic: bool = False
+    tensorboard: tuple[str, ...] | None = None
     checkpoint_steps: int | None = None
     keep_checkpoints: int = 3
     source: dict | None = None
@@ -102,6 +105,7 @@ def write_metrics(run, path):
         "test_accuracy": run.test_accuracy,
         "last": _outcome(run.last, "last.keras"),
         "best": _outcome(run.best, "best.keras"),
+        "recipe_changes": changed_fields(run.recipe),
         "accuracy_note": ACCURACY_NOTE,
     }
     files.write_json(path, outcome | dataclasses.asdict(run))
@@ -130,7 +134,8 @@ def run_from_dict(values):
     options = {name: as_tuples(value) for name, value in values["options"].items()}
     recipe = Recipe(**values["recipe"])
     epochs = tuple(Epoch(**epoch) for epoch in values["epochs"])
-    return Run(**(values | {"options": options, "recipe": recipe, "epochs": epochs}))
+    tensorboard = as_tuples(values["tensorboard"])
+    return Run(**(values | {"options": options, "recipe": recipe, "epochs": epochs, "tensorboard": tensorboard}))
 
 
 def as_tuples(value):

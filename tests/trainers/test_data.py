@@ -10,9 +10,9 @@ import pytest
 import sklearn.datasets
 
 from trainers.batches import Augmentation, Batches, augment, draw_changes, held_out_batches, training_batches
-from trainers.cifar10 import describe_encoding
 from trainers.data import load
 from trainers.dataset import Arrays, stratified_split
+from trainers.encoding import describe_encoding
 from trainers.network import build
 from trainers.recipes import recipe_for
 
@@ -66,7 +66,7 @@ def test_fixed_shape_of_a_known_data_set():
 
 
 def test_neither_name_nor_folder(tmp_path):
-    with pytest.raises(ValueError, match=r"`data` \(='.*nowhere'\) is neither 'cifar10' nor 'digits' nor a folder"):
+    with pytest.raises(ValueError, match=r"`data` \(='.*nowhere'\) is none of 'digits', 'cifar10', .*, no folder"):
         load(tmp_path / "nowhere")
 
 

@@ -15,11 +15,13 @@ import PIL.Image
 import pytest
 
 from keras_sharenets import files
+from trainers.callbacks import EXTRAS, check_tensorboard
 from trainers.data import load
 from trainers.dataset import Arrays
 from trainers.evaluate import evaluate
 from trainers.fit import fit
-from trainers.recipes import build_optimizer, override, recipe_for
+from trainers.optimizers import build_optimizer
+from trainers.recipes import override, recipe_for
 from trainers.recorder import Recorder
 from trainers.report import Run
 
@@ -38,7 +40,9 @@ def recipe():
 def run(digits, recipe, tmp_path_factory):
     """A finished run with all defaults, XLA included, and its folder."""
     folder = tmp_path_factory.mktemp("runs") / "deeper" / "run"
-    return fit(MODEL, digits, folder, recipe=recipe, options=TINY, seed=3, verbose=0), folder
+    extras = EXTRAS if keras.backend.backend() == "tensorflow" else ("histograms",)
+    settings = {"recipe": recipe, "options": TINY, "seed": 3, "tensorboard": extras}
+    return fit(MODEL, digits, folder, verbose=0, **settings), folder
 
 
 def accuracy_by_hand(path, dataset):
@@ -67,6 +71,10 @@ def test_files_of_a_run(run):
     assert (folder / "labels.txt").read_text() == "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n"
     for split in ("train", "validation"):
         assert [path.stat().st_size > 0 for path in (folder / "logs" / split).glob("events.*")] == [True]
+    written = b"".join(path.read_bytes() for path in (folder / "logs" / "train").glob("events.*"))
+    assert b"epoch_accuracy" in written
+    assert b"gamma/histogram" in written
+    assert (b"keras" in written) == (keras.backend.backend() == "tensorflow")  # The graph's tag.
     with PIL.Image.open(folder / "curves.png") as picture:
         assert picture.format == "PNG"
         assert picture.width >= 1000
@@ -200,6 +208,15 @@ def test_bad_seed(digits, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_tensorboard_cannot_have(monkeypatch):
+    with pytest.raises(ValueError, match=r"`tensorboard` \(='images'\) must be one of 'graph', 'histograms'"):
+        check_tensorboard(["histograms", "images"])
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    check_tensorboard(["histograms"])
+    with pytest.raises(ValueError, match=r"`tensorboard` \(='graph'\) needs KERAS_BACKEND=tensorflow"):
+        check_tensorboard(["graph"])
+
+
 # What goes wrong on the way
 
 
@@ -326,7 +343,11 @@ def test_all_of_this_on_jax():
     tests = {
         "test_data.py": ["test_fit_takes_the_batches_in_order_epoch_by_epoch"],
         "test_recipes.py": ["test_weight_decay_counts_a_shared_tensor_once", "test_weight_decay_in_the_loss"],
-        "test_fit.py": ["test_metrics_say_what_came_out", "test_saved_models_have_the_accuracy_that_is_reported"],
+        "test_fit.py": [
+            "test_files_of_a_run",
+            "test_metrics_say_what_came_out",
+            "test_saved_models_have_the_accuracy_that_is_reported",
+        ],
         "test_resume.py": ["test_a_checkpoint_holds_all_that_the_next_steps_depend_on"],
     }
     names = [f"tests/trainers/{file}::{name}" for file, names in tests.items() for name in names]
@@ -334,7 +355,7 @@ def test_all_of_this_on_jax():
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
-    assert "6 passed" in result.stdout
+    assert "7 passed" in result.stdout
 
 
 def test_real_pictures_from_a_folder(tmp_path):

@@ -32,7 +32,7 @@ NETWORK = """
 import os, signal, sys
 import keras, trainers.fit
 from keras import layers
-def build(name, dataset, options):
+def build(name, dataset, options, recipe):
     convolution = [layers.Rescaling(1 / 255), layers.Conv2D(8, 3, strides=2), layers.BatchNormalization()]
     classifier = [layers.ReLU(), layers.Flatten(), layers.Dropout(0.3), layers.Dense(10, activation="softmax")]
     images = keras.Input(dataset.shape)
@@ -207,6 +207,8 @@ def test_resuming_takes_the_same_arguments_or_none(interrupted, capsys):
     [
         (["--epochs", "3"], "`--epochs` (=3) must be that of the run in RUN (=2), or be left out."),
         (["--batch-size", "64"], "`--batch-size` (=64) must be that of the run in RUN (=256)"),
+        (["--recipe", "fast"], "`--recipe` (=fast) must be that of the run in RUN (=digits)"),
+        (["--tensorboard"], "`--tensorboard` (=[]) must be that of the run in RUN (=None)"),
         (["--seed", "4"], "`--seed` (=4) must be that of the run in RUN (=3)"),
         (["--model", "hscnet_m64"], "`--model` (=hscnet_m64) must be that of the run in RUN (=hscnet_m32_g4_r2_b1_a2)"),
         (["--jit-compile", "true"], "`--jit-compile` (=True) must be that of the run in RUN (=False)"),

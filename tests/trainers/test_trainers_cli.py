@@ -1,4 +1,3 @@
-import dataclasses
 import json
 
 import pytest
@@ -6,7 +5,8 @@ import pytest
 import keras_sharenets as ksn
 from keras_sharenets import files
 from trainers.cli import COMMANDS, main, make_parser
-from trainers.recipes import Recipe
+from trainers.recipe import OPTIONS
+from trainers.recipes import find_recipe
 
 MODEL = "hscnet_m32_g4_r2_b1_a2"
 TINY = ["--model-option", "width=(16,)", "--model-option", "arrangements=1", "--jit-compile", "false"]
@@ -40,7 +40,21 @@ def test_flags_reach_recipe_and_network(run):
         "warmup_epochs": 0,
         "label_smoothing": 0.0,
         "pad": 1,
+        "patience": 10,
+        "watch": "train",
+        "dropout": 0.0,
+        "crop": "shift",
+        "crop_size": 0,
+        "border": "mean",
+        "jitter": 0.0,
+        "lighting": 0.0,
+        "normalization": "channels",
+        "initialization": "network",
+        "name": "digits",
+        "source": find_recipe("digits").source,
     }
+    changed = ["epochs", "weight_decay", "schedule", "milestones", "batch_size", "nesterov", "flip"]
+    assert metrics["recipe_changes"] == changed
     assert metrics["options"] == {"width": [16], "arrangements": 1}
     assert (metrics["jit_compile"], metrics["state"], metrics["seed"]) == (False, "finished", 0)
 
@@ -70,7 +84,7 @@ def test_help_has_an_example_and_every_field_of_the_recipe(capsys):
     with pytest.raises(SystemExit):
         main(["fit", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for field in dataclasses.fields(Recipe):
+    for field in OPTIONS:
         assert f"--{field.name.replace('_', '-')}" in text
 
 
@@ -91,7 +105,7 @@ FIT = ["fit", "--model", MODEL, "--data", "digits", "--output", "run"]
             [*FIT, "--model", "hscnet_m32"],
             "error: `name` (='hscnet_m32') is not a known model. Did you mean 'hscnet_m32_g4",
         ),
-        ([*FIT, "--data", "nowhere"], "error: `data` (='nowhere') is neither 'cifar10' nor 'digits' nor a folder."),
+        ([*FIT, "--data", "nowhere"], "error: `data` (='nowhere') is none of 'digits', 'cifar10', "),
         (
             [*FIT, "--data", "empty"],
             "error: empty holds no class folders. Expected is one folder of pictures per class",
@@ -107,6 +121,10 @@ FIT = ["fit", "--model", MODEL, "--data", "digits", "--output", "run"]
         ([*FIT, "--model-option", "depth=3"], f"error: {MODEL} has no option `depth`. Did you mean"),
         ([*FIT, "--epochs", "0"], "error: `epochs` (=0) must be a whole number of at least 1."),
         ([*FIT, "--milestones", "60", "120"], "error: `milestones` (=(60.0, 120.0)) must rise and lie between 0 and 1"),
+        ([*FIT, "--recipe", "digit"], "error: `recipe` (='digit') is not a known recipe. Did you mean 'digits'"),
+        ([*FIT, "--recipe", "fast", "--epochs", "0"], "error: `epochs` (=0) must be a whole number of at least 1."),
+        ([*FIT, "--jitter", "0.5"], "error: `jitter` (=0.5) is for colours, but digits is grey."),
+        ([*FIT, "--tensorboard", "images"], "error: `tensorboard` (='images') must be one of 'graph', 'histograms'."),
         ([*FIT, "--seed", "-1"], "error: `seed` (=-1) must be a whole number of at least 0."),
         (["evaluate", "none.keras", "--data", "digits"], "error: There is no file none.keras."),
         (

@@ -1,0 +1,122 @@
+"""What a training run needs to know beside the network and the data, as one record."""
+
+import dataclasses
+
+from keras_sharenets import _checks
+
+SCHEDULES = ("step", "cosine", "one_cycle", "plateau")
+SPLITS = ("train", "test")
+CROPS = ("shift", "area", "scale")
+BORDERS = ("mean", "edge", "reflect")
+NORMALIZATIONS = ("channels", "zca")
+INITIALIZATIONS = ("network", "he_fan_in", "he_fan_out")
+
+
+def _field(help_text, **more):
+    return dataclasses.field(metadata={"help": help_text}, **more)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything that a training run needs to know beside the network and the data. The optimizer is SGD.
+
+    Each field but the first two is described by its metadata; the command line makes its options from these.
+
+    Attributes:
+        name: str, what `recipes` lists it under. One with changed fields keeps it: `changed_fields` tells which.
+        source: str, where the figures come from and which of them are ours.
+
+    Raises:
+        ValueError: a field breaks its rule; the message names it, its value and the rule.
+    """
+
+    epochs: int = _field("passes over the training split")
+    learning_rate: float = _field("learning rate of SGD at the start, or after the warm-up; the highest of one_cycle")
+    weight_decay: float = _field("d: every trained weight w adds d * w to its gradient, once per stored tensor")
+    schedule: str = _field(
+        "'step': the rate falls at the milestones; 'cosine': to 0 along half a cosine; 'one_cycle': up for 30 % of the "
+        "steps, then that cosine; 'plateau': it falls when the error does not",
+        default="step",
+    )
+    milestones: tuple[float, ...] = _field("where the rate falls, as fractions of all epochs", default=())
+    decay_factor: float = _field("what the rate is multiplied by at each milestone or plateau", default=0.1)
+    patience: int = _field("epochs without a new lowest error that are a plateau", default=10)
+    watch: str = _field("'train' or 'test': the split whose error is watched for a plateau", default="train")
+    warmup_epochs: int = _field("epochs over which the rate rises linearly from 0 first", default=0)
+    batch_size: int = _field("pictures a step", default=128)
+    momentum: float = _field("momentum of SGD", default=0.9)
+    nesterov: bool = _field("Nesterov's momentum", default=True)
+    label_smoothing: float = _field("part of each label that is spread over all classes", default=0.0)
+    dropout: float = _field("`dropout_rate` of networks that have one", default=0.0)
+    crop: str = _field(
+        "'shift': pad, then a crop of the old size; 'area': 8 to 100 % of the picture at a ratio of 3:4 to 4:3, "
+        "resized; 'scale': resized to 1 to 1.25 times the size, then a crop",
+        default="shift",
+    )
+    crop_size: int = _field("side of what 'area' and 'scale' crop; 0: that of the pictures", default=0)
+    pad: int = _field("pixels of padding on each side before a random crop of the old size", default=4)
+    border: str = _field(
+        "what pads: 'mean' (0 when normalised), 'edge' (repeated) or 'reflect' (mirrored)", default="mean"
+    )
+    flip: bool = _field("mirror pictures left to right at random", default=True)
+    jitter: float = _field(
+        "brightness, contrast and saturation change by up to this part, in random order", default=0.0
+    )
+    lighting: float = _field("deviation of the shift along the principal colours of ImageNet", default=0.0)
+    normalization: str = _field(
+        "'channels': mean 0 and variance 1 per channel; 'zca': contrast per picture, then whitened pixels",
+        default="channels",
+    )
+    initialization: str = _field(
+        "'network': the network's own; 'he_fan_in', 'he_fan_out': He's for all (ordinary) convolutions",
+        default="network",
+    )
+    name: str = "own"
+    source: str = ""
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "patience"):
+            _checks.positive(name, getattr(self, name))
+        _checks.above_zero("learning_rate", self.learning_rate)
+        for name, allowed in _WORDS.items():
+            _checks.one_of(name, getattr(self, name), allowed)
+        for name in ("momentum", "label_smoothing", "dropout", "weight_decay", "jitter", "lighting"):
+            _checks.rate(name, getattr(self, name))
+        for name, limit in (("warmup_epochs", self.epochs), ("pad", None), ("crop_size", None)):
+            _at_least_zero(name, getattr(self, name), limit)
+        if not 0 < self.decay_factor <= 1:
+            raise ValueError(f"`decay_factor` (={self.decay_factor!r}) must be above 0 and at most 1.")
+        milestones = tuple(self.milestones)
+        if list(milestones) != sorted(set(milestones)) or any(not 0 < fraction < 1 for fraction in milestones):
+            raise ValueError(
+                f"`milestones` (={milestones}) must rise and lie between 0 and 1, fractions of all epochs."
+            )
+        object.__setattr__(self, "milestones", milestones)
+        self._check_together()
+
+    def _check_together(self):
+        if self.warmup_epochs and self.schedule in ("one_cycle", "plateau"):
+            raise ValueError(f"`warmup_epochs` (={self.warmup_epochs}) must be 0 for the schedule {self.schedule!r}.")
+        if self.crop_size and self.crop == "shift":
+            raise ValueError(
+                f"`crop_size` (={self.crop_size}) must be 0 for the crop 'shift', which keeps the old size."
+            )
+        if self.normalization == "zca" and self.crop_size:
+            raise ValueError(f"`crop_size` (={self.crop_size}) must be 0 for the normalization 'zca'.")
+
+
+_WORDS = {
+    "schedule": SCHEDULES,
+    "watch": SPLITS,
+    "crop": CROPS,
+    "border": BORDERS,
+    "normalization": NORMALIZATIONS,
+    "initialization": INITIALIZATIONS,
+}
+OPTIONS = tuple(field for field in dataclasses.fields(Recipe) if field.metadata)
+
+
+def _at_least_zero(name, value, limit):
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0 or (limit is not None and value >= limit):
+        below = f" and below `epochs` (={limit})" if limit is not None else ""
+        raise ValueError(f"`{name}` (={value!r}) must be a whole number of at least 0{below}.")

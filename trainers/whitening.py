@@ -1,0 +1,60 @@
+"""Whitened pixels: contrast normalised picture by picture, then no correlation left between any two of its values."""
+
+import keras
+import numpy as np
+from keras import ops
+
+LIMIT = 4096  # Values a picture: the matrix is a square of that, 64 MiB.
+# The figures of PyLearn2, whose whitened CIFAR the ShaResNet paper trained on, as far as we know them.
+CONTRAST, FILTER = 10.0, 0.1
+
+
+@keras.saving.register_keras_serializable("keras_sharenets")
+class Whitening(keras.layers.Layer):
+    """Global contrast normalisation, then ZCA: `(g(x) - mean) @ matrix` over all values of a picture.
+
+    `g` takes a picture's mean off and divides by `sqrt(10 + variance)`. Weights, not trained: `mean` `(d,)` and
+    `matrix` `(d, d)` for `d` values a picture. They start as 0 and the identity; `whitening_statistics` gives those of
+    a data set.
+    """
+
+    def build(self, input_shape):
+        values = int(np.prod(input_shape[1:]))
+        self.mean = self.add_weight(shape=(values,), initializer="zeros", trainable=False, name="mean")
+        self.matrix = self.add_weight(shape=(values, values), initializer="identity", trainable=False, name="matrix")
+
+    def call(self, inputs):
+        flat = ops.reshape(inputs, (-1, self.mean.shape[0]))
+        flat = flat - ops.mean(flat, axis=1, keepdims=True)
+        flat = flat / ops.sqrt(CONTRAST + ops.mean(ops.square(flat), axis=1, keepdims=True))
+        return ops.reshape(ops.matmul(flat - self.mean, self.matrix), (-1, *inputs.shape[1:]))
+
+
+def whitening_statistics(chunks, shape):
+    """The weights of `Whitening` for a data set.
+
+    Args:
+        chunks: iterable of uint8 arrays `(n, *shape)`, the training pictures.
+        shape: `(height, width, channels)`.
+
+    Returns:
+        `(mean, matrix)`, float32 arrays.
+
+    Raises:
+        ValueError: a picture has more than 4,096 values.
+    """
+    values = int(np.prod(shape))
+    if values > LIMIT:
+        raise ValueError(f"`normalization` (='zca') is for pictures of at most {LIMIT} values; these have {values}.")
+    count, total, products = 0, np.zeros(values), np.zeros((values, values))
+    for pixels in chunks:
+        flat = pixels.reshape(len(pixels), -1).astype("float64")
+        flat -= flat.mean(axis=1, keepdims=True)
+        flat /= np.sqrt(CONTRAST + np.square(flat).mean(axis=1, keepdims=True))
+        count += len(flat)
+        total += flat.sum(axis=0)
+        products += flat.T @ flat
+    mean = total / count
+    variances, directions = np.linalg.eigh(products / count - np.outer(mean, mean))
+    matrix = (directions / np.sqrt(np.maximum(variances, 0) + FILTER)) @ directions.T
+    return mean.astype("float32"), matrix.astype("float32")
