@@ -135,6 +135,28 @@ def _check_mixed_precision(build, weights, images, expected, tolerance):
         assert np.linalg.norm(difference) <= factor * tolerance * np.linalg.norm(expected), policy
 
 
+def check_half_precision(build, weights, images, bar=1e-2):
+    """Outputs in training and the gradients of all weights, in half precision, keep within `bar` of full precision.
+
+    Args:
+        build: function that returns a model.
+        weights: list of arrays.
+        images: float32 array.
+        bar: float, the length of a difference as a share of the length of what is right.
+    """
+
+    def compute(policy):
+        model = with_policy(policy, build)
+        model.set_weights(weights)
+        outputs, gradients = outputs_and_gradients(model, images, training=True)
+        return ["outputs", *(variable.path for variable in model.trainable_variables)], [outputs, *gradients]
+
+    _, expected = compute("float32")
+    for policy in DIGITS_LOST:
+        for name, value, right in zip(*compute(policy), expected, strict=True):
+            assert np.linalg.norm(value - right) <= bar * np.linalg.norm(right), f"{policy}: {name}"
+
+
 def check_layer(
     layer_class, arguments, input_shape, output_shape, stored_parameters, folder, other_backend=None, half=1e-3
 ):
@@ -172,6 +194,8 @@ def check_layer(
         _check_same_there(model, path, images, folder, other_backend)
     # Once more: layers that watch their input have learnt from it meanwhile.
     _check_mixed_precision(build, model.get_weights(), images, outputs_of(model, images), half)
+    if model.trainable_variables:
+        check_half_precision(build, model.get_weights(), images)
 
 
 def check_model(factory, arguments, folder, other_backend=None, batch=4):

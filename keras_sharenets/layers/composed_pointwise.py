@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_sharenets import _checks
-from keras_sharenets.ops import choices, convolution
+from keras_sharenets.ops import choices, convolution, precision
 
 IMPLEMENTATIONS = ("auto", "composed", "multiplied", "factored")
 
@@ -112,12 +112,14 @@ class ComposedPointwise(keras.layers.Layer):
     def call(self, inputs, training=None):
         implementation = self.choose_implementation(inputs.shape, training)
         if implementation == "factored":
-            outputs = self.run(inputs, [ops.cast(kernel, self.compute_dtype) for kernel in self.kernels])
+            # In full precision: rounded after every group, what a chain carries would be off by more than a percent.
+            kernels = [precision.full(ops.convert_to_tensor(kernel)) for kernel in self.kernels]
+            outputs = ops.cast(self.run(precision.full(inputs), kernels), self.compute_dtype)
         else:
             kernel = ops.cast(self.effective_kernel(), self.compute_dtype)
             whole = {"composed": convolution.pointwise, "multiplied": convolution.pointwise_product}
             outputs = whole[implementation](inputs, kernel)
-        return outputs if self.bias is None else ops.add(outputs, self.bias)
+        return outputs if self.bias is None else precision.add_bias(outputs, self.bias)
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.filters)

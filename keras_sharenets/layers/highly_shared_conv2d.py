@@ -1,10 +1,9 @@
 import warnings
 
 import keras
-from keras import ops
 
 from keras_sharenets import _checks
-from keras_sharenets.ops import choices, convolution, kernels, permutations
+from keras_sharenets.ops import choices, convolution, kernels, permutations, precision
 
 IMPLEMENTATIONS = ("auto", *convolution.IMPLEMENTATIONS)
 
@@ -198,7 +197,7 @@ class HighlySharedConv2D(keras.layers.Layer):
             inputs, self.effective_kernel(), self.groups, self.channel_repeats, strides=strides, padding=self.padding
         )
         if self.bias is not None:
-            outputs = ops.add(outputs, self.bias)
+            outputs = precision.add_bias(outputs, self.bias)
         return outputs if self.activation is None else self.activation(outputs)
 
     def compute_output_shape(self, input_shape, strides=None):

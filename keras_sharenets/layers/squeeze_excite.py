@@ -2,6 +2,7 @@ import keras
 from keras import ops
 
 from keras_sharenets import _checks
+from keras_sharenets.ops import precision
 
 
 @keras.saving.register_keras_serializable("keras_sharenets")
@@ -50,14 +51,17 @@ class SqueezeExcite(keras.layers.Layer):
 
     def _dense(self, inputs, units, activation, name):
         dense = keras.layers.Dense(
-            units, activation, kernel_initializer="he_normal", dtype=self.dtype_policy, name=name
+            units, activation, kernel_initializer="he_normal", dtype=self.variable_dtype, name=name
         )
         dense.build((None, inputs))
         return dense
 
     def call(self, inputs):
-        scales = self.excite(self.squeeze(ops.mean(inputs, axis=(1, 2))))
-        return ops.multiply(inputs, ops.reshape(scales, (-1, 1, 1, inputs.shape[-1])))
+        # Means over pixels, and scales whose gradients are sums over pixels, in full precision.
+        pixels = precision.full(inputs)
+        scales = precision.full(self.excite(self.squeeze(ops.mean(pixels, axis=(1, 2)))))
+        outputs = ops.multiply(pixels, ops.reshape(scales, (-1, 1, 1, inputs.shape[-1])))
+        return ops.cast(outputs, inputs.dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -1,0 +1,31 @@
+"""Sums over many pixels in layers that compute in half precision.
+
+A sum in bfloat16 stands still once it is 256 times as large as what is added to it. The gradient of whatever is the
+same at every pixel is such a sum, and it is formed in the type of the operation that brought both together.
+"""
+
+import keras
+from keras import ops
+
+
+def full(tensor):
+    """The tensor in float32 if it is in half precision, or else itself.
+
+    >>> full(ops.ones(1, "bfloat16")).dtype == full(ops.ones(1)).dtype
+    True
+    """
+    half = keras.backend.standardize_dtype(tensor.dtype) in ("bfloat16", "float16")
+    return ops.cast(tensor, "float32") if half else tensor
+
+
+def add_bias(outputs, bias):
+    """`outputs + bias` in the type of `outputs`, added so that the gradient of `bias` is summed in full precision.
+
+    Args:
+        outputs: tensor.
+        bias: tensor or variable that goes with its last axes.
+
+    Returns:
+        A tensor of the type and shape of `outputs`.
+    """
+    return ops.cast(ops.add(full(outputs), full(ops.convert_to_tensor(bias))), outputs.dtype)

@@ -1,0 +1,82 @@
+"""Half precision in every way to run a layer, over enough pixels that a sum in half precision shows."""
+
+import keras
+import numpy as np
+import pytest
+from harness import check_half_precision, pseudo_random, with_policy
+
+from keras_sharenets.layers import (
+    BatchNormalization,
+    DepthwiseConv2D,
+    HierarchicalGroupConv2D,
+    HighlySharedConv2D,
+    InterleavedGroupConv2D,
+    QuantizedKernels,
+    SplitGroupConv2D,
+    SqueezeExcite,
+)
+
+COMPOSED = ("composed", "multiplied", "factored")
+# A layer, its arguments, and the implementations to try.
+LAYERS = {
+    "repeated": (HighlySharedConv2D, (64, 3, 16, 8, 2), ("grouped", "folded")),
+    "arranged": (HighlySharedConv2D, (64, 1, 1, 1, 4), ("folded", "multiplied")),
+    "grouped": (HighlySharedConv2D, (64, 1, 4, 2, 2), ("grouped", "folded", "multiplied")),
+    "hierarchical": (HierarchicalGroupConv2D, (48, 6), COMPOSED),
+    "split": (SplitGroupConv2D, (48, 4), COMPOSED),
+    "interleaved": (InterleavedGroupConv2D, (64, (4, 4, 4)), COMPOSED),
+}
+CASES = {
+    f"{name}, {how}": lambda kind=kind, given=given, how=how: kind(*given, use_bias=True, implementation=how)
+    for name, (kind, given, ways) in LAYERS.items()
+    for how in ways
+}
+CASES |= {
+    "depthwise": lambda: DepthwiseConv2D(3, padding="same"),
+    "normalised": BatchNormalization,
+    "squeezed": lambda: SqueezeExcite(8),
+    "repeated, rounded": lambda: QuantizedKernels(HighlySharedConv2D(64, 3, 16, 8, 2, use_bias=True)),
+    "hierarchical, rounded": lambda: QuantizedKernels(HierarchicalGroupConv2D(48, 6, use_bias=True)),
+}
+FITTED = ("repeated, grouped", "grouped, folded", "hierarchical, factored", "interleaved, multiplied")
+FITTED += ("depthwise", "squeezed", "normalised", "repeated, rounded")
+
+
+def network(layer):
+    inputs = keras.Input((16, 16, 64))
+    return keras.Model(inputs, layer(inputs))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_and_gradients_are_within_a_hundredth(name):
+    keras.utils.set_random_seed(0)
+
+    def build():
+        return network(CASES[name]())
+
+    check_half_precision(build, build().get_weights(), pseudo_random((4, 16, 16, 64)))
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_fit_in_float16_scales_the_loss_and_moves_weights_alike(name):
+    keras.utils.set_random_seed(0)
+    images, start, moves = pseudo_random((4, 16, 16, 64)), None, {}
+    for policy in ("float32", "mixed_float16"):
+        model = with_policy(policy, lambda: network(CASES[name]()))
+        start = model.get_weights() if start is None else start
+        model.set_weights(start)
+        targets = pseudo_random((4, *model.output_shape[1:]), seed=1)
+        # The gradient of a mean over so many numbers is below what float16 resolves.
+        model.compile(keras.optimizers.SGD(1.0), "mse", jit_compile=keras.backend.backend() == "jax")
+        scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+        assert scaled is (policy == "mixed_float16")
+        model.fit(images, targets, batch_size=4, epochs=1, shuffle=False, verbose=0)
+        trainable = {id(variable) for variable in model.trainable_variables}
+        moves[policy] = [
+            after - before
+            for variable, before, after in zip(model.weights, start, model.get_weights(), strict=True)
+            if id(variable) in trainable
+        ]
+    for actual, expected in zip(moves["mixed_float16"], moves["float32"], strict=True):
+        assert np.linalg.norm(expected) > 0
+        assert np.linalg.norm(actual - expected) <= 1e-2 * np.linalg.norm(expected)
