@@ -1,19 +1,20 @@
 import keras
 from keras import ops
 
-from keras_sharenets.ops import depthwise, devices
+from keras_sharenets.ops import depthwise, devices, precision
 
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
     """`keras.layers.DepthwiseConv2D` that trains fast on a CPU too, where XLA does not.
 
-    `fit` compiles with XLA unless a layer says that it should not. On a CPU, XLA's gradient of a depthwise convolution
-    takes 30 to 45 times as long as TensorFlow's own. So on TensorFlow without an accelerator this layer says so (its
-    `supports_jit` is false, and Keras then compiles without); and on JAX, where there is nothing but XLA, it
-    sums over the places of the kernel, which XLA compiles well. On a GPU or TPU it is Keras' layer.
+    On a CPU, XLA's gradient of a depthwise convolution takes 30 to 45 times as long as TensorFlow's own. Keras leaves
+    XLA out there by itself. A model with this layer also goes without where `compile(jit_compile=True)` asks for it, on
+    TensorFlow without an accelerator: `supports_jit` is false, and Keras warns. On JAX, where there is nothing but XLA,
+    the layer sums over the places of the kernel, which XLA compiles well. On a GPU or TPU it computes as Keras' layer.
 
-    Arguments, shapes, stored parameters and errors are those of Keras' layer.
+    Arguments, shapes, stored parameters and errors are those of Keras' layer. In half precision the gradients of kernel
+    and bias are summed in full.
 
     >>> import keras
     >>> layer = DepthwiseConv2D(3, padding="same", use_bias=False)
@@ -26,10 +27,16 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
         self.supports_jit = not devices.xla_optional()
 
     def call(self, inputs):
-        plain = self.depth_multiplier == 1 and self.data_format == "channels_last" and set(self.dilation_rate) == {1}
-        if not (plain and devices.xla_only() and None not in inputs.shape[1:3]):
-            return super().call(inputs)
-        outputs = depthwise.by_places(inputs, ops.convert_to_tensor(self.kernel), self.strides, self.padding)
+        channels_last = self.data_format == "channels_last"
+        plain = self.depth_multiplier == 1 and channels_last and set(self.dilation_rate) == {1}
+        kernel = ops.convert_to_tensor(self.kernel)
+        if plain and devices.xla_only() and None not in inputs.shape[1:3]:
+            outputs = depthwise.by_places(precision.full(inputs), precision.full(kernel), self.strides, self.padding)
+            outputs = ops.cast(outputs, inputs.dtype)
+        else:
+            outputs = ops.depthwise_conv(
+                inputs, kernel, self.strides, self.padding, self.data_format, self.dilation_rate
+            )
         if self.use_bias:
-            outputs = ops.add(outputs, self.bias)
+            outputs = precision.add_bias(outputs, self.bias if channels_last else ops.reshape(self.bias, (-1, 1, 1)))
         return outputs if self.activation is None else self.activation(outputs)

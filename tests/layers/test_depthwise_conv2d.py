@@ -66,11 +66,25 @@ def test_what_only_the_layer_of_keras_can(arguments):
     assert_close(outputs[0], outputs[1], 1e-5)
 
 
-@pytest.mark.skipif(devices.accelerated(), reason="on a GPU XLA is welcome")
-def test_fit_leaves_xla_out_where_there_is_something_else():
+@pytest.mark.skipif(not devices.xla_optional(), reason="elsewhere XLA is welcome")
+def test_xla_that_is_asked_for_is_left_out_where_there_is_something_else():
     model = network(DepthwiseConv2D, {"kernel_size": 3}, (4, 4, 2))
-    model.compile("sgd", "mse")
-    assert model.jit_compile is (keras.backend.backend() != "tensorflow")
+    with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):
+        model.compile("sgd", "mse", jit_compile=True)
+    assert model.jit_compile is False
+
+
+def test_channels_first_with_bias():
+    settings = {"kernel_size": 3, "data_format": "channels_first", "activation": "relu"}
+    inputs = keras.Input((2, 5, 5))
+    ours, theirs = (layer(**settings) for layer in (DepthwiseConv2D, keras.layers.DepthwiseConv2D))
+    outputs = [keras.Model(inputs, layer(inputs)).output_shape for layer in (ours, theirs)]
+    assert outputs == [(None, 2, 3, 3)] * 2
+    weights = [pseudo_random(weight.shape, place) for place, weight in enumerate(ours.weights)]
+    for layer in (ours, theirs):
+        layer.set_weights(weights)
+    images = pseudo_random((1, 2, 5, 5))
+    assert_close(keras.ops.convert_to_numpy(ours(images)), keras.ops.convert_to_numpy(theirs(images)), 1e-5)
 
 
 def test_unknown_sides():
