@@ -1,3 +1,5 @@
+import inspect
+
 import keras
 import numpy as np
 from keras import ops
@@ -107,15 +109,20 @@ class QuantizedKernels(keras.layers.Wrapper):
             values[id(variable)] = variable, rounding.round_filters(kernel, axis)
         return keras.StatelessScope(state_mapping=list(values.values()))
 
-    def call(self, inputs, **kwargs):
+    def call(self, inputs, training=None, **kwargs):
         with self.rounded():
-            return self.layer.call(inputs, **kwargs)
+            return self.layer.call(inputs, **self._passed_on(training, kwargs))
+
+    def _passed_on(self, training, arguments):
+        """The arguments of a call for the layer; not every one asks whether it is trained."""
+        asks = "training" in inspect.signature(self.layer.call).parameters
+        return {**arguments, "training": training} if asks else arguments
 
     def compute_output_shape(self, input_shape, **kwargs):
         return self.layer.compute_output_shape(input_shape, **kwargs)
 
-    def compute_output_spec(self, inputs, **kwargs):
-        return self.layer.compute_output_spec(inputs, **kwargs)
+    def compute_output_spec(self, inputs, training=None, **kwargs):
+        return self.layer.compute_output_spec(inputs, **self._passed_on(training, kwargs))
 
     def get_config(self):
         return {**super().get_config(), "preserve": self.preserve}

@@ -5,6 +5,7 @@ from harness import assert_close, outputs_of, pseudo_random
 
 import keras_sharenets as ksn
 from keras_sharenets.layers import QuantizedKernels, SqueezeExcite
+from keras_sharenets.ops import choices
 
 LAYERS = {
     "dense": (lambda: keras.layers.Dense(5), -1),
@@ -55,6 +56,17 @@ def test_arguments_of_a_call_reach_the_layer():
     model = keras.Model(inputs, wrapper(wrapper(inputs), strides=2))
     assert model.output_shape == (None, 4, 4, 8)
     assert model.count_params() == shared.count_params()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_layer_learns_whether_it_is_trained(training, monkeypatch):
+    seen = []
+    monkeypatch.setattr(choices, "choose", lambda kind, *_: seen.append(_[2]) or "composed")
+    wrapper = QuantizedKernels(ksn.layers.HierarchicalGroupConv2D(8, groups=4))
+    wrapper.build((None, 4, 4, 8))
+    seen.clear()
+    wrapper(pseudo_random((1, 4, 4, 8)), training=training)
+    assert seen == [training]
 
 
 def trained(layer, preserve, kernel, steps=5):
