@@ -37,8 +37,8 @@ COLUMNS = {
     "quartiles of the ratio": "{ratio_low:.3g} - {ratio_high:.3g}",
     "speed to the network's": "{speed_ratio:.3g}",
 }
-# By how much training in `fit` may take longer than from a batch that is there: both want the same cores.
-WAIT = 1.25
+# How much longer `fit` of the fastest network may take than from a batch that is there: both want the same cores.
+WAIT = 1.5
 
 
 class Ready(keras.utils.PyDataset):
@@ -80,29 +80,33 @@ def run(args):
             rows += measured
             fastest = min((row for row in measured if row["peer"]), key=lambda row: row["milliseconds"])["what"]
             progress(f"{form(shape)}: measuring `fit` of {fastest}")
-            # A run has several steps: fewer rounds do.
-            waits += measure_fit(shape, sources, fastest, models[fastest], batch_size, -(-repetitions // STEPS))
+            waits += measure_fit(shape, sources, fastest, models[fastest], batch_size, fit_rounds(repetitions))
     table = make_table(rows + waits, claims(rows, waits), batch_size, repetitions)
     written = results.write(table, args.output, args.command_line)
     print(written[0].read_text(), end="")
     progress(f"written: {', '.join(map(str, written))}")
 
 
+def fit_rounds(repetitions):
+    """Rounds for runs of `fit`, which have several steps each."""
+    return -(-repetitions // 4)
+
+
 def make_table(rows, made_claims, batch_size, repetitions):
     """The `Table` of rows with all columns."""
     note = (
-        f"Batches of {batch_size} random pictures; times are for one picture, ratios are taken round by round. alone: "
+        f"Batches of {batch_size} random pictures; times are for a batch, ratios are taken round by round. alone: "
         f"{repetitions} rounds in which the batches of the trainers, fetched in one thread or in two at a time, take "
         "turns with forward and gradients of the networks on a batch that is there already, without an optimizer. "
         "Files lie in the cache; a batch is decoded in several threads. augmented: padded, cropped and mirrored. "
-        f"fit: {-(-repetitions // STEPS)} rounds of `model.fit` of the fastest network, {STEPS} steps each, on these "
+        f"fit: {fit_rounds(repetitions)} rounds of `model.fit` of the fastest network, {STEPS} steps each, on these "
         "batches and on one that is there already; input and training share the cores."
     )
     return results.Table(
         name="input",
         title="Input of pictures, beside the training of the fastest networks",
         note=note,
-        ratio="Time for a picture, as a multiple of that of the fastest network; grey: networks",
+        ratio="Time for a batch, as a multiple of that of the fastest network; grey: networks",
         panel="{panel}",
         label="{what}",
         columns=COLUMNS,
@@ -187,18 +191,18 @@ def measure_input(shape, sources, models, batch_size, repetitions):
     seconds = timing.take_turns(calls | trained, repetitions)
     seconds |= {name: np.divide(seconds[name], FETCHED) for name in calls}
     fastest = min(models, key=lambda name: timing.spread(seconds[name]).median)
-    return _rows(f"{form(shape)}, alone", timing.figures(seconds, fastest, batch_size), models)
+    return _rows(f"{form(shape)}, alone", timing.figures(seconds, fastest), batch_size, models)
 
 
 def measure_fit(shape, sources, name, model, batch_size, repetitions):
     """Rows for `fit` of a network on a batch that is there already, and on augmented pictures from every source."""
     inputs = {name: make_batches(shape, source, batch_size, True) for name, source in sources.items()}
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "categorical_crossentropy")
-    ready = f"{name}, a batch that is there"
+    ready = f"{name}, ready"
     calls = {ready: fit_call(model, Ready(inputs["memory"]))}
     calls |= {f"{key}, augmented": fit_call(model, batches, batches.callback()) for key, batches in inputs.items()}
     seconds = timing.take_turns(calls, repetitions, warmup=1)
-    return _rows(f"{form(shape)}, fit", timing.figures(seconds, ready, batch_size * STEPS), (ready,))
+    return _rows(f"{form(shape)}, fit", timing.figures(seconds, ready, STEPS), batch_size, (ready,))
 
 
 def fit_call(model, batches, *callbacks):
@@ -206,9 +210,9 @@ def fit_call(model, batches, *callbacks):
     return functools.partial(model.fit, batches, shuffle=False, verbose=0, callbacks=list(callbacks))
 
 
-def _rows(panel, measured, peers):
+def _rows(panel, measured, batch_size, peers):
     rows = []
     for what, columns in measured.items():
-        speeds = {"speed": 1000 / columns["milliseconds"], "speed_ratio": 1 / columns["ratio"]}
+        speeds = {"speed": 1000 * batch_size / columns["milliseconds"], "speed_ratio": 1 / columns["ratio"]}
         rows.append({"panel": panel, "what": what, "peer": what in peers, **columns, **speeds})
     return rows

@@ -37,7 +37,7 @@ def test_quick_table_has_every_way_beside_the_network(quick):
         assert peer["ratio"] == 1
         assert "igcv2_c64_d8" in peer["what"]
     for row in contents["rows"]:
-        assert row["speed"] * row["milliseconds"] == pytest.approx(1000)
+        assert row["speed"] * row["milliseconds"] == pytest.approx(1000 * 16)
     assert len(contents["claims"]) == sum(map(len, expected.values()))
     assert (quick / "input.md").read_text().count("\n## ") == 5
     assert (quick / "input.png").stat().st_size > 1000
@@ -45,12 +45,12 @@ def test_quick_table_has_every_way_beside_the_network(quick):
 
 def test_claims_are_about_input_alone_and_in_fit():
     rows = [{"panel": "a", "what": "files", "peer": False, "ratio": 0.9}]
-    waits = [{"panel": "b", "what": "files", "peer": False, "ratio": 1.3}]
+    waits = [{"panel": "b", "what": "files", "peer": False, "ratio": 1.6}]
     peer = {"panel": "a", "what": "network", "peer": True, "ratio": 1.0}
     made = input_speed.claims([peer, *rows], [peer, *waits])
     assert [(claim.where, claim.value, claim.limit, claim.holds) for claim in made] == [
         ("a: files", 0.9, 1, True),
-        ("b: files", 1.3, input_speed.WAIT, False),
+        ("b: files", 1.6, input_speed.WAIT, False),
     ]
 
 
@@ -80,19 +80,19 @@ def test_batches_are_those_of_the_trainers(tmp_path):
     np.testing.assert_array_equal(ready[1][0], augmented[0][0])
 
 
-def test_time_is_that_of_a_picture(monkeypatch, tmp_path):
-    """An input has `FETCHED` batches of three pictures, a step of a network one, a run of `fit` `STEPS`."""
+def test_time_is_that_of_a_batch(monkeypatch, tmp_path):
+    """An input has `FETCHED` batches, a step of a network one, a run of `fit` `STEPS`."""
     monkeypatch.setattr(input_speed.timing, "take_turns", lambda calls, *_, **__: {key: [6.0, 6.0] for key in calls})
     inputs = keras.Input(SHAPE)
     model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs)))
     sources = {"memory": input_speed.make_sources(SHAPE, 6, tmp_path)["memory"]}
     rows = input_speed.measure_input(SHAPE, sources, {"a": model}, 3, 2)
     assert {(row["milliseconds"], row["ratio"], row["peer"]) for row in rows} == {
-        (2000 / input_speed.FETCHED, 1 / input_speed.FETCHED, False),
-        (2000.0, 1.0, True),
+        (6000 / input_speed.FETCHED, 1 / input_speed.FETCHED, False),
+        (6000.0, 1.0, True),
     }
     waits = input_speed.measure_fit(SHAPE, sources, "a", model, 3, 2)
-    assert {(row["milliseconds"], row["ratio"]) for row in waits} == {(2000 / input_speed.STEPS, 1.0)}
+    assert {(row["milliseconds"], row["ratio"]) for row in waits} == {(6000 / input_speed.STEPS, 1.0)}
 
 
 def test_bad_batch_size_is_one_line_and_exit_code_2(capsys, tmp_path):
