@@ -115,9 +115,11 @@ class _Replay:
 
         def call(operation, *args, **kwargs):
             given_args, given_kwargs = keras.tree.map_structure(described, (args, kwargs))
+            inner = given_args[0] if given_args else given_kwargs.get("inputs")
             if is_functional(operation):
-                inner = given_args[0] if given_args else given_kwargs["inputs"]
                 outputs = self.model(operation, keras.tree.flatten(inner), f"{prefix}{operation.name}/")
+            elif hasattr(operation, "drawing"):
+                outputs = self.model(operation.drawing(*args, **kwargs), [inner], prefix)
             else:
                 outputs = self._record(operation, args, kwargs, given_args, given_kwargs, prefix)
             results = [keras.KerasTensor(tensor.shape, tensor.dtype) for tensor in outputs]
@@ -189,7 +191,8 @@ def trace(model, input_shape=None):
             a sequence of shapes in the order of `model.inputs`.
 
     Returns:
-        A `Graph`. Inputs have no call. Layers that contain layers (wrappers, subclassed models) stay one call.
+        A `Graph`. Inputs have no call. Layers that contain layers (wrappers, subclassed models) stay one call, but for
+        those with a method `drawing`, which stand for other calls: a [`keras_sharenets.layers.ParallelConv2D`].
 
     Raises:
         ValueError: the model is neither, or a `Sequential` that is not built; or `input_shape` contradicts its inputs.

@@ -11,6 +11,7 @@ from keras_sharenets.layers.hierarchical_group_conv2d import HierarchicalGroupCo
 from keras_sharenets.layers.highly_shared_conv2d import HighlySharedConv2D
 from keras_sharenets.layers.interleaved_group_conv2d import InterleavedGroupConv2D
 from keras_sharenets.layers.padded_max_pooling2d import PaddedMaxPooling2D
+from keras_sharenets.layers.parallel_conv2d import ParallelConv2D
 from keras_sharenets.layers.quantized_kernels import QuantizedKernels
 from keras_sharenets.layers.split_group_conv2d import SplitGroupConv2D
 from keras_sharenets.layers.squeeze_excite import SqueezeExcite
@@ -27,6 +28,7 @@ __all__ = [
     "HighlySharedConv2D",
     "InterleavedGroupConv2D",
     "PaddedMaxPooling2D",
+    "ParallelConv2D",
     "QuantizedKernels",
     "SplitGroupConv2D",
     "SqueezeExcite",

@@ -25,7 +25,7 @@ def strip(model):
     >>> import keras_sharenets as ksn
     >>> model = ksn.create_model("hscnet_m32_g4_r2_b1_a2", input_shape=(16, 16, 3))
     >>> stripped = strip(ksn.mobile.quantize_aware(model))
-    >>> [layer.name for layer in stripped.layers] == [layer.name for layer in model.layers]
+    >>> {weight.path for weight in stripped.weights} == {weight.path for weight in model.weights}
     True
     """
     traced = trace(model)

@@ -5,7 +5,7 @@ import dataclasses
 import keras
 
 from keras_sharenets import _checks
-from keras_sharenets.layers import ChannelPadding, ChannelShuffle, HighlySharedConv2D
+from keras_sharenets.layers import ChannelPadding, ChannelShuffle, HighlySharedConv2D, ParallelConv2D
 from keras_sharenets.models import parts
 
 
@@ -63,9 +63,10 @@ class Options:
 
 
 def _module_layers(options, width, strides, transition, name):
-    """The convolutions of one module: `(reduce, spatial, group pointwise, expand)` for each of its two general layers.
+    """The convolutions of one module: `(reduce, convolve, expand)` for each of its two general layers.
 
-    theta1 is `reduce`, theta4 `spatial`, theta5 `group_pointwise`, theta2 and theta3 `expand1` and `expand2`.
+    theta1 is `reduce`, theta4 and theta5 are `convolve.spatial` and `convolve.pointwise`, theta2 and theta3 `expand1`
+    and `expand2`.
     """
     hidden = options.hidden_width(width)
     arranged = {True: options.arrangements, False: 1}
@@ -73,41 +74,49 @@ def _module_layers(options, width, strides, transition, name):
     # A layer shared between places of different stride pads by hand: "same" would centre the strided 3x3 elsewhere.
     padding = "valid" if strides > 1 else "same"
 
-    def spatial(suffix):
+    def convolution(suffix):
         sharing = {"channel_repeats": options.channel_repeats, "arrangements": options.arrangements}
         conv = options.conv(hidden, 3, f"{name}_spatial{suffix}", padding=padding, **grouped, **sharing)
         arrangements = arranged[options.arrange_group_pointwise]
         pointwise_name = f"{name}_group_pointwise{suffix}"
-        return conv, options.conv(hidden, 1, pointwise_name, arrangements=arrangements, **grouped)
+        pointwise = options.conv(hidden, 1, pointwise_name, arrangements=arrangements, **grouped)
+        return ParallelConv2D(conv, pointwise, name=f"{name}_convolution{suffix}")
 
-    first = second = spatial("")
+    first = second = convolution("")
     arrange_reduce_second = transition and options.arrange_in_transition == "reduce"
     if transition:
         # c x K against M x K: the two uses of theta1 cannot be one tensor.
         reduce_first = options.conv(hidden, 1, f"{name}_reduce1")
         reduce_second = options.conv(hidden, 1, f"{name}_reduce2", arrangements=arranged[arrange_reduce_second])
         if not options.share_in_transition:
-            second = spatial("2")
+            second = convolution("2")
     else:
         reduce_first = reduce_second = options.conv(hidden, 1, f"{name}_reduce", arrangements=options.arrangements)
     arrange_expand1 = options.arrange_first_expand and not arrange_reduce_second
     expand1 = options.conv(width, 1, f"{name}_expand1", arrangements=arranged[arrange_expand1])
     expand2 = options.conv(width, 1, f"{name}_expand2", arrangements=arranged[options.star])
-    return (reduce_first, *first, expand1), (reduce_second, *second, expand2)
+    return (reduce_first, first, expand1), (reduce_second, second, expand2)
 
 
 def _general_layer(x, layers, strides, options, name):
-    """Reduce, convolve in groups, expand; `x` is activated, `strides` those of (reduce, spatial)."""
-    reduce, spatial, group_pointwise, expand = layers
+    """Reduce, convolve in groups, expand; `x` is activated, `strides` those of (reduce, convolve)."""
+    reduce, convolve, expand = layers
     x = reduce(x, strides=strides[0])
     x = parts.norm_relu(x, f"{name}_reduced")
-    planes = keras.layers.ZeroPadding2D(1, name=f"{name}_pad")(x) if spatial.padding == "valid" else x
-    common = spatial(planes, strides=strides[1])
     if options.spatial_order == "arrangement_major" and options.arrangements > 1:
-        block = spatial.filters // (options.groups * options.arrangements)
-        common = ChannelShuffle(options.groups, block_size=block, name=f"{name}_arrangement_major")(common)
-    x = keras.layers.Add(name=f"{name}_sum")([common, group_pointwise(x, strides=strides[1])])
+        x = _arrangement_major(x, convolve, strides[1], options, name)
+    else:
+        x = convolve(x, strides=strides[1])
     return expand(parts.norm_relu(x, f"{name}_convolved"))
+
+
+def _arrangement_major(x, convolve, strides, options, name):
+    """The two convolutions and their sum, where another order of the first one's channels comes between."""
+    planes = keras.layers.ZeroPadding2D(1, name=f"{name}_pad")(x) if any(convolve.border) else x
+    common = convolve.spatial(planes, strides=strides)
+    block = convolve.spatial.filters // (options.groups * options.arrangements)
+    common = ChannelShuffle(options.groups, block_size=block, name=f"{name}_arrangement_major")(common)
+    return keras.layers.Add(name=f"{name}_sum")([common, convolve.pointwise(x, strides=strides)])
 
 
 def module(x, width, strides, options, name):

@@ -1,9 +1,13 @@
+import collections
+
 import keras
 import numpy as np
 import pytest
 from harness import assert_close, check_model, on_one_backend, outputs_and_gradients, pseudo_random
 
 import keras_sharenets as ksn
+from keras_sharenets.analysis.graph import calls, trace
+from keras_sharenets.analysis.rebuilding import rebuild
 from keras_sharenets.models import HSCNet
 
 SMALL = {"width": 16, "groups": 4, "channel_repeats": 2, "alpha": 1, "modules_per_stage": 1, "stem_filters": 8}
@@ -86,7 +90,12 @@ def arrange(kernel, groups=1):
 
 def drawn(model, images, groups, channel_repeats, stages):
     """The network as the specification draws it (sections 1.1, 1.2, 1.4), from the stored tensors alone."""
-    weights = {layer.name: [np.asarray(value, "float64") for value in layer.get_weights()] for layer in model.layers}
+    layers = {call.operation.name: call.operation for call in calls(model)}
+    weights = {
+        name: [np.asarray(value, "float64") for value in layer.get_weights()]
+        for name, layer in layers.items()
+        if isinstance(layer, keras.Layer)
+    }
 
     def norm_relu(x, name):
         scale, offset, mean, variance = weights[f"{name}_norm"]
@@ -130,13 +139,15 @@ def test_equals_the_network_drawn_in_numpy():
 
 def test_layers_are_shared_as_the_paper_shares_them():
     model = HSCNet(**{**TINY, "modules_per_stage": 2})
-    calls = {layer["name"]: len(layer["inbound_nodes"]) for layer in model.get_config()["layers"]}
+    uses = collections.Counter(
+        each.path for each in calls(model) if isinstance(each.operation, keras.Layer) and each.operation.weights
+    )
     shared = ("spatial", "group_pointwise")
     expected = {f"stage{stage}_module{module}_{role}" for stage in (1, 2, 3) for module in (1, 2) for role in shared}
     # theta1 of a transition would have to read two widths.
     expected |= {f"stage{stage}_module2_reduce" for stage in (1, 2, 3)}
-    assert {name for name, count in calls.items() if count == 2} == expected
-    assert max(calls.values()) == 2
+    assert {name for name, count in uses.items() if count == 2} == expected
+    assert max(uses.values()) == 2
 
 
 def test_spatial_orders_differ_by_the_order_of_channels_alone():
@@ -146,8 +157,14 @@ def test_spatial_orders_differ_by_the_order_of_channels_alone():
     models[1].set_weights(models[0].get_weights())
     taps = []
     for model in models:
-        summands = model.get_layer("stage1_module1_layer1_sum").input
-        taps.append(outputs_and_gradients(keras.Model(model.input, summands[0]), images)[0])
+        outputs = {}
+
+        def call(each, operation, *args, outputs=outputs, **kwargs):
+            return outputs.setdefault((each.path, each.index), operation(*args, **kwargs))
+
+        drawing = rebuild(model, trace(model), call)
+        spatial = outputs.get(("stage1_module1_layer1_arrangement_major", 0), outputs["stage1_module1_spatial", 0])
+        taps.append(outputs_and_gradients(keras.Model(drawing.input, spatial), images)[0])
     group_major, arrangement_major = taps
     # 16 channels: 4 groups of 2 arrangements of 2 filters.
     for group in range(4):

@@ -1,0 +1,144 @@
+import keras
+from keras import ops
+
+from keras_sharenets import _checks
+from keras_sharenets.ops import convolution
+
+
+@keras.saving.register_keras_serializable("keras_sharenets")
+class ParallelConv2D(keras.layers.Layer):
+    """The sum of two convolutions of the same pictures, the second of 1x1; one convolution where that is faster.
+
+    A 1x1 kernel does what a larger one does that is 0 but for its centre. So the sum of both kernels gives the sum of
+    both results, and adding kernels costs nothing beside a convolution. Native groups run that way; where the first
+    layer's repeated filters are folded into the batch both run for themselves.
+
+    Profiles, exports and quantisation see the two layers and their sum.
+
+    Args:
+        spatial: `HighlySharedConv2D` with an odd kernel and without bias and activation. With `padding="valid"` its
+            pictures are padded with zeros, so that its kernel is centred on every place whatever the strides; with
+            `"same"` it must not be called with strides.
+        pointwise: `HighlySharedConv2D` with `kernel_size=1`, the same `filters` and `groups`, no bias and no
+            activation.
+
+    Call arguments:
+        inputs: tensor.
+        strides: int or pair of ints, of both convolutions, for this call alone.
+
+    Input shape: `(batch, height, width, channels)`.
+    Output shape: `(batch, ceil(height / strides), ceil(width / strides), filters)`.
+
+    Stored parameters: those of the two layers.
+
+    Raises:
+        ValueError: the layers do not go together; the message names what differs.
+
+    >>> import keras
+    >>> from keras_sharenets.layers import HighlySharedConv2D
+    >>> spatial = HighlySharedConv2D(8, 3, groups=4, channel_repeats=2)
+    >>> layer = ParallelConv2D(spatial, HighlySharedConv2D(8, 1, groups=4))
+    >>> tuple(layer(keras.ops.ones((1, 6, 6, 8))).shape), layer.count_params()
+    ((1, 6, 6, 8), 88)
+
+    Reference: Lu et al., "Highly shared Convolutional Neural Networks", Expert Systems with Applications 2021,
+    figure 5, where theta4 and theta5 are such a pair.
+    """
+
+    def __init__(self, spatial, pointwise, **kwargs):
+        super().__init__(**kwargs)
+        for name in ("filters", "groups"):
+            first, second = getattr(spatial, name), getattr(pointwise, name)
+            if first != second:
+                raise ValueError(f"`{name}` of `pointwise` (={second}) must be that of `spatial` (={first}).")
+        if pointwise.kernel_size != (1, 1):
+            raise ValueError(f"`kernel_size` of `pointwise` (={pointwise.kernel_size}) must be 1.")
+        if any(side % 2 == 0 for side in spatial.kernel_size):
+            raise ValueError(f"`kernel_size` of `spatial` (={spatial.kernel_size}) must be odd.")
+        for name, layer in (("spatial", spatial), ("pointwise", pointwise)):
+            plain = not layer.use_bias and layer.activation is keras.activations.linear and layer.strides == (1, 1)
+            if not plain:
+                raise ValueError(f"`{name}` (='{layer.name}') must have no bias, no activation and strides of 1.")
+        self.spatial = spatial
+        self.pointwise = pointwise
+        # Only in `drawing`, where they are the same ones at every call.
+        self._pad = keras.layers.ZeroPadding2D(self.border, name=f"{self.name}_pad")
+        self._sum = keras.layers.Add(name=f"{self.name}_sum")
+
+    @property
+    def border(self):
+        """Rows and columns of zeros that are put around the pictures."""
+        if self.spatial.padding == "same":
+            return (0, 0)
+        return tuple(side // 2 for side in self.spatial.kernel_size)
+
+    def _strides(self, strides):
+        strides = _checks.pair("strides", 1 if strides is None else strides)
+        if self.spatial.padding == "same" and strides != (1, 1):
+            raise ValueError(f"`strides` (={strides}) need `padding='valid'` in layer '{self.spatial.name}'.")
+        return strides
+
+    def build(self, input_shape):
+        # Loaded layers are built already.
+        for layer, shape in ((self.spatial, self._padded_shape(input_shape)), (self.pointwise, input_shape)):
+            if not layer.built:
+                layer.build(shape)
+
+    def _padded_shape(self, shape):
+        sides = [side and side + 2 * border for side, border in zip(shape[1:3], self.border, strict=True)]
+        return (shape[0], *sides, shape[3])
+
+    def effective_kernel(self):
+        """The kernel of the ordinary grouped convolution that this layer is.
+
+        Returns:
+            A tensor `(kernel height, kernel width, channels / groups, filters)`.
+        """
+        sides = [(side // 2, side // 2) for side in self.spatial.kernel_size]
+        central = ops.pad(self.pointwise.effective_kernel(), (*sides, (0, 0), (0, 0)))
+        return ops.add(self.spatial.effective_kernel(), central)
+
+    def call(self, inputs, strides=None, training=None):
+        strides = self._strides(strides)
+        padded = self._padded(inputs)
+        if self.spatial.choose_implementation(padded.shape, strides, training) != "grouped":
+            spatial = self.spatial(padded, strides=strides, training=training)
+            return ops.add(spatial, self.pointwise(inputs, strides=strides, training=training))
+        groups, padding = self.spatial.groups, self.spatial.padding
+        return convolution.grouped(padded, self.effective_kernel(), groups, 1, strides=strides, padding=padding)
+
+    def _padded(self, inputs):
+        rows, columns = self.border
+        return ops.pad(inputs, ((0, 0), (rows, rows), (columns, columns), (0, 0))) if any(self.border) else inputs
+
+    def drawing(self, inputs, strides=None):
+        """What the layer stands for: its two layers and their sum, as a functional model.
+
+        Args:
+            inputs: `keras.KerasTensor`, what the layer is called on.
+            strides: as in a call.
+
+        Returns:
+            A `keras.Model` over the very layers of this one.
+        """
+        strides = self._strides(strides)
+        start = keras.Input(batch_shape=inputs.shape, dtype=inputs.dtype)
+        padded = self._pad(start) if any(self.border) else start
+        parts = [self.spatial(padded, strides=strides), self.pointwise(start, strides=strides)]
+        return keras.Model(start, self._sum(parts))
+
+    def compute_output_shape(self, input_shape, strides=None):
+        return self.spatial.compute_output_shape(self._padded_shape(input_shape), self._strides(strides))
+
+    def compute_output_spec(self, inputs, strides=None, training=None):
+        return keras.KerasTensor(self.compute_output_shape(inputs.shape, strides), self.compute_dtype)
+
+    def get_config(self):
+        layers = {"spatial": self.spatial, "pointwise": self.pointwise}
+        saved = {name: keras.saving.serialize_keras_object(layer) for name, layer in layers.items()}
+        return {**super().get_config(), **saved}
+
+    @classmethod
+    def from_config(cls, config):
+        loaded = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("spatial", "pointwise")}
+        return cls(**{**config, **loaded})
