@@ -43,7 +43,7 @@ def unshared(model):
         return _copied(layer, name(layer))(*args, **kwargs)
 
     # A plain model over the same graph: `clone_model` would compile the copy of a compiled one.
-    plain = keras.Model(model.inputs, model.outputs, name=model.name)
+    plain = keras.Model(model.input, model.output, name=model.name)
     return keras.models.clone_model(plain, clone_function=lambda layer: layer, call_function=call)
 
 
