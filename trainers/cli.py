@@ -3,13 +3,27 @@
 import argparse
 import sys
 
-from trainers import blending_command, demo, evaluate, fit_command, recipes_command
+from trainers import (
+    blending_command,
+    compare_command,
+    demo,
+    evaluate,
+    export_command,
+    fit_command,
+    predict_command,
+    recipes_command,
+    report_command,
+)
 
 # A command is a module: its docstring is the help text, `add_arguments(parser)` its options, `run(args)` its work.
 COMMANDS = {
     "fit": fit_command,
     "recipes": recipes_command,
     "evaluate": evaluate,
+    "predict": predict_command,
+    "export": export_command,
+    "report": report_command,
+    "compare": compare_command,
     "demo": demo,
     "blending": blending_command,
 }

@@ -10,7 +10,7 @@ import typing
 
 from keras_sharenets.models import find_variant
 from trainers.arguments import add_data_arguments, load_data, parse_option
-from trainers.callbacks import EXTRAS
+from trainers.callbacks import EXTRAS, check_tensorboard
 from trainers.fit import check_output, fit, resume
 from trainers.recipe import OPTIONS
 from trainers.recipes import find_recipe, override, recipe_for
@@ -83,6 +83,7 @@ def _begin(args):
             raise ValueError(f"`--{name}` is needed for a new run; `--resume RUN_DIR` goes on with an old one.")
     output = check_output(args.output)
     find_variant(args.model)
+    check_tensorboard(args.tensorboard)
     options = dict(map(parse_option, args.model_option))
     chosen = None if args.recipe is None else override(find_recipe(args.recipe), **_given_of_recipe(args))
     dataset = load_data(args)

@@ -12,19 +12,22 @@ pre { font-size: 0.8rem; overflow-x: auto; background: #f5f7fa; padding: 1rem; }
 """
 
 
-def page(heading, note, rows, images, appendix):
+def page(heading, note, rows, images, appendix=""):
     """A report as HTML.
 
     Args:
         heading, note: str.
-        rows: sequence of `(name, value)`, the table.
+        rows: sequence of tuples of str, the table; often `(name, value)`.
         images: dict, heading to the bytes of a PNG file.
-        appendix: str, shown as it is at the end.
+        appendix: str, the profile of a network, shown as it is at the end; none if empty.
 
     Returns:
         str.
     """
-    table = "\n".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows)
+    table = "\n".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    counts = (
+        f"<h2>Weights and multiply-adds, call by call</h2>\n<pre>{html.escape(appendix)}</pre>\n" if appendix else ""
+    )
     pictures = "\n".join(
         f'<h2>{html.escape(title)}</h2>\n<img alt="{html.escape(title)}" src="data:image/png;base64,'
         f'{base64.b64encode(data).decode()}">'
@@ -42,7 +45,5 @@ def page(heading, note, rows, images, appendix):
 {table}
 </table>
 {pictures}
-<h2>Weights and multiply-adds, call by call</h2>
-<pre>{html.escape(appendix)}</pre>
-</html>
+{counts}</html>
 """

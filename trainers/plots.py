@@ -2,7 +2,9 @@
 
 import io
 import math
+from itertools import cycle
 
+from matplotlib import rcParams
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
@@ -22,19 +24,38 @@ def draw_curves(run):
     loss, accuracy = figure.subplots(1, 2)
     _draw(loss, run.epochs, "loss")
     _draw(accuracy, run.epochs, "accuracy")
-    # The first test losses can be far above all others: moving statistics take a while to follow young weights.
-    loss.set_yscale("log")
-    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    loss.yaxis.set_major_formatter("{x:g}")
-    loss.yaxis.set_minor_locator(NullLocator())
-    accuracy.set_ylim(top=1)
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    _shape_panels(loss, accuracy)
     loss.set_title("Loss, with the penalty of the weight decay", loc="left", fontsize=11)
     accuracy.set_title("Accuracy", loc="left", fontsize=11)
     if run.last.test_accuracy is not None:
         accuracy.set_title(f"last epoch, test: {run.last.test_accuracy:.2%}", loc="right", fontsize=10, color=TEST)
     loss.legend(frameon=False)
     figure.suptitle(f"{run.model} on {run.data['name']}", fontsize=12)
+    return _png(figure)
+
+
+def draw_comparison(runs):
+    """Loss and accuracy of several runs on their test splits, one colour a run.
+
+    Args:
+        runs: dict, name to `Run` with at least one epoch.
+
+    Returns:
+        bytes: a PNG file.
+    """
+    figure = Figure(figsize=(10, 4.4 + 0.2 * len(runs)), dpi=120, layout="constrained")
+    panels = figure.subplots(1, 2)
+    colours = cycle(rcParams["axes.prop_cycle"].by_key()["color"])
+    for (name, run), colour in zip(runs.items(), colours, strict=False):
+        label = f"{name}: {run.model} on {run.data['name']}"
+        for axes, key in zip(panels, ("test_loss", "test_accuracy"), strict=True):
+            _plot(axes, run.epochs, key, label, colour)
+    for axes, title in zip(panels, ("Test loss, with the penalty of the weight decay", "Test accuracy"), strict=True):
+        _frame(axes, max(len(run.epochs) for run in runs.values()))
+        axes.set_title(title, loc="left", fontsize=11)
+    _shape_panels(*panels)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=9)
     return _png(figure)
 
 
@@ -67,6 +88,16 @@ def draw_predictions(pictures, labels, probabilities, class_names, columns=10):
     return _png(figure)
 
 
+def _shape_panels(loss, accuracy):
+    # The first test losses can be far above all others: moving statistics take a while to follow young weights.
+    loss.set_yscale("log")
+    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    loss.yaxis.set_major_formatter("{x:g}")
+    loss.yaxis.set_minor_locator(NullLocator())
+    accuracy.set_ylim(top=1)
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+
+
 def _png(figure):
     png = io.BytesIO()
     figure.savefig(png, format="png")
@@ -74,14 +105,22 @@ def _png(figure):
 
 
 def _draw(axes, epochs, name):
-    numbers = [epoch.epoch for epoch in epochs]
-    marker = "o" if len(epochs) <= 20 else ""
     for key, label, colour in ((name, "training", TRAIN), (f"test_{name}", "test", TEST)):
-        values = [getattr(epoch, key) for epoch in epochs]
-        values = [float("nan") if value is None else value for value in values]
-        axes.plot(numbers, values, label=label, color=colour, marker=marker, markersize=4, linewidth=1.8)
+        _plot(axes, epochs, key, label, colour)
+    _frame(axes, len(epochs))
+
+
+def _plot(axes, epochs, key, label, colour):
+    values = [getattr(epoch, key) for epoch in epochs]
+    values = [float("nan") if value is None else value for value in values]
+    marker = "o" if len(epochs) <= 20 else ""
+    numbers = [epoch.epoch for epoch in epochs]
+    axes.plot(numbers, values, label=label, color=colour, marker=marker, markersize=4, linewidth=1.8)
+
+
+def _frame(axes, count):
     axes.set_xlabel("epoch")
-    axes.set_xlim(0.5, len(epochs) + 0.5)
+    axes.set_xlim(0.5, count + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color=GRID)
     axes.set_axisbelow(True)

@@ -1,0 +1,88 @@
+"""Writes the network of a run in every form in which it is delivered, checked against Keras.
+
+python -m trainers export runs/mine
+"""
+
+import dataclasses
+import pathlib
+
+from keras_sharenets import _checks, files
+from trainers.arguments import add_data_arguments
+from trainers.fit import check_output
+from trainers.runs import load_run_data, network_file, open_run, training_pictures
+from trainers.tables import text_table
+
+FORMS = ("keras", "saved_model", "float", "int8")
+
+
+def add_arguments(parser):
+    parser.add_argument("run", metavar="RUN_DIR", help="folder of a finished run")
+    parser.add_argument("--output", metavar="DIR", help="folder for all files; must be empty or new (default: export)")
+    parser.add_argument("--forms", nargs="+", default=FORMS, metavar="FORM", help=f"some of {', '.join(FORMS)}")
+    parser.add_argument(
+        "--pictures", type=int, default=200, metavar="N", help="of the training split, to calibrate int8 (default: 200)"
+    )
+    add_data_arguments(parser, required=False)
+
+
+def run(args):
+    """Prints a table of the files; leaves `export.json` beside them."""
+    _checks.positive("--pictures", args.pictures)
+    for form in args.forms:
+        _checks.one_of("--forms", form, FORMS)
+    output = check_output(args.output or pathlib.Path(args.run) / "export")
+    trained = open_run(args.run)
+    if trained.state != "finished":
+        raise ValueError(f"The run in {args.run} is not finished: `fit --resume {args.run}` goes on with it.")
+    dataset = load_run_data(args, args.run, trained)
+    pictures = training_pictures(dataset, trained, args.pictures)
+    model = files.load_model(network_file(args.run))
+    written = export(model, output, dataset.class_names, pictures, args.forms)
+    files.write_json(output / "export.json", {"model": trained.model, "data": trained.data["name"], "files": written})
+    rows = [(entry["path"], f"{entry['bytes']:,} bytes", entry["checked"]) for entry in written]
+    print(text_table([("file", "size", "compared with Keras"), *rows]))
+
+
+def export(model, output, class_names, pictures, forms=FORMS):
+    """Writes a trained network in some of the forms "keras", "saved_model", "float" and "int8" (the last two TFLite).
+
+    Args:
+        model: functional `keras.Model` from raw pixels to probabilities.
+        output: path of the folder.
+        class_names: sequence of str.
+        pictures: float32 array `(n, height, width, channels)`, to calibrate and to compare with.
+        forms: sequence of str.
+
+    Returns:
+        A list of dicts, one a form, with what its check has found.
+
+    Raises:
+        ValueError: a layer has no form in a file.
+        keras_sharenets.mobile.ExportMismatchError: a file does not compute what Keras does; it is not written.
+    """
+    from keras_sharenets import mobile
+
+    written = []
+    for form in forms:
+        if form == "keras":
+            path = output / "model.keras"
+            files.save_model(model, path)
+            files.write_text(output / "labels.txt", "".join(f"{name}\n" for name in class_names))
+            written.append(_entry(form, path, path.stat().st_size, "the file itself"))
+        elif form == "saved_model":
+            report = mobile.export_saved_model(model, output / "saved_model", class_names=class_names, sample=pictures)
+            checked = f"outputs differ by up to {report.largest_difference:.1e}"
+            written.append(_entry(form, report.path, report.total_bytes, checked, report))
+        else:
+            path, quantization = output / f"{form}.tflite", None if form == "float" else form
+            report = mobile.export_tflite(
+                model, path, quantization, representative_data=pictures, class_names=class_names
+            )
+            checked = f"same class for {report.top1_agreement:.1%} of {report.verified_on}"
+            written.append(_entry(form, report.path, report.file_bytes, checked, report))
+    return written
+
+
+def _entry(form, path, size, checked, report=None):
+    details = {} if report is None else {"report": dataclasses.asdict(report)}
+    return {"form": form, "path": str(path), "bytes": size, "checked": checked, **details}
