@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 import keras_sharenets as ksn
-from keras_sharenets import _checks, analysis, files, pictures
+from keras_sharenets import _checks, analysis, creation, files, pictures
 from keras_sharenets.analysis import catalogue
 from keras_sharenets.models.registry import VARIANTS
 
@@ -173,13 +173,8 @@ def _predict(arguments):
 
 
 def _add(commands, name, run, summary, example):
-    parser = commands.add_parser(
-        name,
-        help=summary,
-        description=summary,
-        epilog=f"example: {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    texts = {"help": summary, "description": summary, "epilog": f"example: {example}"}
+    parser = commands.add_parser(name, formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
     parser.set_defaults(run=run)
     return parser
 
@@ -202,6 +197,10 @@ def _parser():
     command.add_argument("target", metavar="NAME|FILE", help="named network, .keras file or .tflite file")
     command.add_argument("--classes", type=int, help="number of classes of a named network")
     command.add_argument("--format", choices=("text", "csv", "json"), default="text")
+
+    summary = "Write a fresh network as a .keras file: a named one, or that of a trial of a search."
+    example = "sharenets create --from-trial runs/search/07 --output net.keras"
+    creation.add_arguments(_add(commands, "create", lambda given: print(creation.create(given)), summary, example))
 
     summary = "Show what the bytes of .tflite files are spent on, side by side."
     command = _add(commands, "size", _size, summary, "sharenets size small.tflite fast.tflite")

@@ -68,6 +68,33 @@ def test_describe_a_keras_file(run, folder):
     assert sum(line.startswith("highly_shared_conv2d") for line in out.splitlines()) == 2
 
 
+def test_create_a_name(run, tmp_path):
+    target = tmp_path / "net.keras"
+    options = ("--classes", 7, "--input-shape", 8, 8, 1, "--output", target)
+    status, out, _ = run("create", "hscnet_m32_g4_r2_b1_a2", *options)
+    assert status == 0
+    model = files.load_model(target)
+    assert (model.input_shape, model.output_shape) == ((None, 8, 8, 1), (None, 7))
+    assert f"{ksn.profile(model).stored_parameters:,} parameters" in out
+
+
+def test_create_from_a_trial(run, tmp_path):
+    arguments = {"width": 64, "blocks_per_stage": 2, "branch_channels": [[8, 8], [16, 16], [32, 32]]}
+    arguments |= {"input_shape": [8, 8, 1], "num_classes": 10}
+    (tmp_path / "03").mkdir()
+    (tmp_path / "03" / "trial.json").write_text(json.dumps({"name": "igcv2_c64_d20", "arguments": arguments}))
+    assert run("create", "--from-trial", tmp_path / "03", "--output", tmp_path / "net.keras")[0] == 0
+    branches = ((8, 8), (16, 16), (32, 32))
+    same = ksn.models.IGCNet(
+        width=64, blocks_per_stage=2, branch_channels=branches, input_shape=(8, 8, 1), num_classes=10
+    )
+    loaded = files.load_model(tmp_path / "net.keras")
+    assert [weight.shape for weight in loaded.weights] == [weight.shape for weight in same.weights]
+    given = ("--classes", 3, "--output", tmp_path / "three.keras")
+    assert run("create", "--from-trial", tmp_path / "03", *given)[0] == 0
+    assert files.load_model(tmp_path / "three.keras").output_shape == (None, 3)
+
+
 def test_export_predict_benchmark_and_describe_a_tflite_file(run, folder, tmp_path):
     target = tmp_path / "net.tflite"
     calibration = ("--calibration", folder / "pictures")
@@ -155,10 +182,20 @@ def bad_inputs(folder):
     (folder / "foreign.tflite").write_bytes(bytes(range(256)) * 10)
     (folder / "text.png").write_text("no picture")
     (folder / "empty").mkdir(exist_ok=True)
+    broken, foreign = folder / "broken", folder / "foreign"
+    for trial, text in ((broken, "{"), (foreign, '{"name": "resnet_164", "arguments": {"colour": 1}}')):
+        trial.mkdir(exist_ok=True)
+        (trial / "trial.json").write_text(text)
     return [
         (("list", "zzz*"), "`pattern` (='zzz*') matches no model"),
         (("describe", "hscnet_m128_g16"), "Did you mean 'hscnet_m128_g16_r4_a2'"),
         (("describe", folder / "none.keras"), "There is no file"),
+        (("create", "--output", folder / "new.keras"), "Either NAME or `--from-trial DIR/ID` must be given"),
+        (("create", "hscnet_m128_g16", "--output", folder / "new.keras"), "Did you mean 'hscnet_m128_g16_r4_a2'"),
+        (("create", "igcv2_c64_d20", "--output", folder / "new.h5"), "must end in `.keras`"),
+        (("create", "--from-trial", folder, "--output", folder / "new.keras"), "is not the folder of a trial"),
+        (("create", "--from-trial", broken, "--output", folder / "new.keras"), "is not the record of a trial"),
+        (("create", "--from-trial", foreign, "--output", folder / "new.keras"), "that this version has not"),
         (("describe", folder / "foreign.keras"), "is not a Keras file"),
         (("describe", folder / "foreign.tflite"), "is not a TFLite file"),
         (("export", folder / "foreign.keras"), "is not a Keras file"),
@@ -193,7 +230,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, folder):
 
 
 def test_every_command_has_an_example_in_its_help(capsys):
-    for command in ("list", "describe", "size", "export", "benchmark", "predict"):
+    for command in ("list", "describe", "create", "size", "export", "benchmark", "predict"):
         with pytest.raises(SystemExit) as exit_info:
             cli.main([command, "--help"])
         assert exit_info.value.code == 0

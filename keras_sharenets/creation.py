@@ -1,0 +1,68 @@
+"""The command `sharenets create`: a fresh network as a `.keras` file."""
+
+import json
+import pathlib
+
+from keras_sharenets import files
+from keras_sharenets.analysis import profile
+from keras_sharenets.models import create_model
+
+
+def add_arguments(parser):
+    parser.add_argument("name", nargs="?", metavar="NAME", help="named network")
+    parser.add_argument("--from-trial", metavar="DIR/ID", help="instead: the network of a trial of `python -m tuning`")
+    parser.add_argument("--classes", type=int, help="number of classes")
+    sides = ("HEIGHT", "WIDTH", "CHANNELS")
+    parser.add_argument("--input-shape", type=int, nargs=3, metavar=sides, help="size of the pictures")
+    parser.add_argument("--output", required=True, metavar="FILE.keras")
+
+
+def create(arguments):
+    """Writes the file that the options of `add_arguments` ask for.
+
+    Returns:
+        str: what is in it.
+
+    Raises:
+        ValueError: an option breaks a rule, or the trial cannot be read, or is not one of this version.
+    """
+    if (arguments.name is None) == (arguments.from_trial is None):
+        raise ValueError("Either NAME or `--from-trial DIR/ID` must be given, and not both.")
+    if not arguments.output.endswith(".keras"):
+        raise ValueError(f"`--output` (={arguments.output}) must end in `.keras`.")
+    given = {"num_classes": arguments.classes, "input_shape": arguments.input_shape}
+    given = {key: _with_tuples(value) for key, value in given.items() if value is not None}
+    name, options = (arguments.name, {}) if arguments.name else read_trial(arguments.from_trial)
+    try:
+        model = create_model(name, **{**options, **given})
+    except TypeError as error:
+        raise ValueError(f"{arguments.from_trial} has a network that this version has not: {error}") from error
+    files.save_model(model, arguments.output)
+    return f"{arguments.output}: {name}, {profile(model).stored_parameters:,} parameters, not trained"
+
+
+def read_trial(folder):
+    """The network of a trial of a search: `create_model(name, **options)`.
+
+    Args:
+        folder: path of the trial, with `trial.json` in it.
+
+    Returns:
+        `(name, options)`.
+
+    Raises:
+        ValueError: there is no such file, or it is not the record of a trial.
+    """
+    path = pathlib.Path(folder) / "trial.json"
+    if not path.is_file():
+        raise ValueError(f"There is no {path}: {folder} is not the folder of a trial.")
+    try:
+        trial = json.loads(path.read_text())
+        return trial["name"], {key: _with_tuples(value) for key, value in trial["arguments"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not the record of a trial: {type(error).__name__} {error}") from error
+
+
+def _with_tuples(value):
+    """JSON knows no tuples, and networks want them."""
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
