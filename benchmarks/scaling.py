@@ -137,7 +137,8 @@ def make_table(rows, peak, batch_size, repetitions):
         "most. A law says nothing beyond its points. multiply-adds: of the whole step, three times those of the "
         f"forward pass. share of peak: of the {peak / 1e9:.4g} * 10^9 multiply-adds a second of a large "
         "`keras.ops.matmul`. weights and momenta: bytes of all variables of network and optimizer. activations: of "
-        "the outputs of all layers, what a step keeps at most. peak memory: growth of a fresh process."
+        "the outputs of all layers, what a step keeps at most. peak memory: growth of a fresh process, building and "
+        "compiling included."
     )
     return results.Table(
         name=NAME,

@@ -88,7 +88,7 @@ def make_table(rows, peak, repetitions, *, batch_size, policy, jit_compile):
         "the first three strides of 2 are 1. paper: its ratios to HSC-Net-M96 in table 2, which gives no strides. "
         "multiply-adds: of one picture, forward; a step is reckoned as three times that. share of peak: of the "
         f"{peak / 1e9:.4g} * 10^9 multiply-adds a second of a large float32 `keras.ops.matmul`, at the best moment. "
-        "weight bytes: with moving statistics. peak memory: growth of a fresh process."
+        "weight bytes: with moving statistics. peak memory: growth of a fresh process, building and compiling included."
     )
     return results.Table(
         name="training",
