@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from tuning import enumerate_command
+from tuning import enumerate_command, report_command, search_command
 
 # A command is a module: its docstring is the help text, `add_arguments(parser)` its options, `run(args)` its work.
-COMMANDS = {"enumerate": enumerate_command}
+COMMANDS = {"enumerate": enumerate_command, "search": search_command, "report": report_command}
 
 
 def make_parser():
@@ -34,7 +34,7 @@ def main(arguments=None):
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(": ".join(["interrupted", *map(str, stop.args)]), file=sys.stderr)
         return 130
     return 0

@@ -195,6 +195,15 @@ def count(space, point, input_shape=PICTURE, num_classes=10):
     return Counts(stored, products, *(space.connections(arguments) if space.connections else ()))
 
 
+def kernel_parameters(space, point, input_shape=PICTURE, num_classes=10):
+    """How many of the stored parameters of a point are multiplied: those of normalisations are not.
+
+    A file holds each of them in a byte or more; the others may become part of something else.
+    """
+    network, arguments = _split(space, point)
+    return sum(stored for stored, products in space.costs(network, arguments, input_shape, num_classes) if products)
+
+
 def named(space, point):
     """The named network with the factory of a point, and the arguments that replace that network's own."""
     network, arguments = _split(space, point)

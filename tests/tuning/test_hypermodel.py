@@ -83,3 +83,46 @@ def test_random_search_on_digits(tmp_path):
         profile = ksn.profile(model)
         assert (counts.stored_parameters, counts.multiply_adds) == (profile.stored_parameters, profile.multiply_adds)
         assert SMALL.allows(counts)
+
+
+def _too_large(limit, name):
+    return lambda point: (name,) if getattr(count(find_space("hscnet"), point, DIGITS), name) > limit else ()
+
+
+@pytest.mark.parametrize(("name", "limit"), [("stored_parameters", 30_000), ("multiply_adds", 100_000)])
+def test_other_limits_are_kept_and_what_is_within_them_stays(name, limit):
+    free = SpaceHyperModel("hscnet", DIGITS)
+    asked = []
+    limited = SpaceHyperModel(
+        "hscnet", DIGITS, excess=lambda point: asked.append(point) or _too_large(limit, name)(point)
+    )
+    most, found = 0, set()
+    for seed in range(200):
+        hp = _random_hyperparameters(free, seed)
+        before, asked[:] = free.point(hp), []
+        point = limited.point(hp)
+        most = max(most, len(asked))
+        check(find_space("hscnet"), point, DIGITS)
+        assert getattr(count(find_space("hscnet"), point, DIGITS), name) <= limit
+        assert before == point or _too_large(limit, name)(before)
+        assert limited.point(hp) == point
+        found.add(repr(point))
+    assert most < 80
+    assert len(found) > 10
+
+
+def test_both_kinds_of_limits_and_none_that_fits():
+    def excess(point):
+        counts = count(find_space("hscnet"), point, DIGITS)
+        if counts.stored_parameters > 20_000:
+            return ("stored_parameters",)
+        return ("multiply_adds",) if counts.multiply_adds > 200_000 else ()
+
+    limited = SpaceHyperModel("hscnet", DIGITS, excess=excess)
+    for seed in range(100):
+        assert not excess(limited.point(_random_hyperparameters(limited, seed)))
+    nothing = SpaceHyperModel("hscnet", DIGITS, excess=lambda point: ("multiply_adds",))
+    with pytest.raises(
+        ValueError, match=r"limits on files allow none of \d+ networks .* the least multiply adds among"
+    ):
+        nothing.point(_random_hyperparameters(nothing, 0))

@@ -1,0 +1,164 @@
+"""`python -m tuning search` and `report`, from the command line to their files."""
+
+import json
+
+import pytest
+
+import keras_sharenets as ksn
+from keras_sharenets import cli as sharenets
+from keras_sharenets import files
+from trainers.cli import make_parser as trainers_parser
+from tuning import search, trials
+from tuning.cli import main
+
+TINY = [
+    "--space",
+    "shardnet",
+    "--data",
+    "digits",
+    "--trials",
+    "2",
+    "--epochs",
+    "1",
+    "--learning-rate",
+    "0.01",
+    "--max-parameters",
+    "3000",
+]
+VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A search that is finished, with real trainings."""
+    folder = tmp_path_factory.mktemp("search") / "run"
+    assert main(["search", *TINY, "--max-tflite-bytes", "30000", "--output", str(folder)]) == 0
+    return folder
+
+
+def test_files_keep_every_budget_and_counts_are_those_of_the_files(folder):
+    results = trials.read_all(folder)
+    assert [result.state for result in results] == ["finished"] * 2
+    for result in results:
+        model = files.load_model(folder / result.id / "network.keras")
+        profile = ksn.profile(model)
+        assert (result.parameters, result.multiply_adds) == (profile.stored_parameters, profile.multiply_adds)
+        assert result.parameters <= 3000
+        assert (folder / result.id / "int8.tflite").stat().st_size == result.int8_bytes <= 30_000
+        assert (folder / result.id / "float32.tflite").stat().st_size == result.float32_bytes
+        assert result.within_budget
+
+
+def test_same_command_on_a_finished_search_says_its_winner_again(folder, capsys):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert main(["search", *TINY, "--max-tflite-bytes", "30000", "--output", str(folder)]) == 0
+    out = capsys.readouterr().out
+    best = trials.winner(trials.read_all(folder))
+    assert f"winner: trial {best.id}, validation accuracy {best.accuracy:.4f}" in out
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-tflite-bytes", "29999"], "`max_tflite_bytes` (=29999) must be that of the search in"),
+        (["--seed", "1"], "`seed` (=1) must be that of the search in"),
+        (["--batch-size", "32"], "`batch_size` (=32) must be that of the search in"),
+        (["--trials", "3"], "`trials` (=3) must be that of the search in"),
+    ],
+)
+def test_another_search_does_not_mix_with_it(folder, capsys, arguments, message):
+    assert main(["search", *TINY, "--max-tflite-bytes", "30000", *arguments, "--output", str(folder)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_report(folder, capsys, monkeypatch):
+    costs = {name: {"int8_bytes": 10**6, "latency_ms": 1.0} for name in ("mobilenet_v2_1_0", "igcv3_d_1_0")}
+    files.write_json(folder / "references.json", costs)
+    run = {"model": "igcv3_d_1_0", "options": {}, "state": "finished", "test_accuracy": 0.75}
+    files.write_json(folder / "igcv3" / "metrics.json", run)
+    assert main(["report", str(folder)]) == 0
+    out = capsys.readouterr().out
+    results = trials.read_all(folder)
+    lines = [line for line in out.splitlines() if line.startswith("| ") and f"{results[0].int8_bytes:,}" in line]
+    assert f"| {results[0].accuracy:.4f} |" in lines[0]
+    report = json.loads((folder / "report.json").read_text())
+    assert [trial["id"] for trial in report["trials"]] == ["0", "1"]
+    assert report["winner"] == trials.winner(results).id == report["conclusion"]["winner"]
+    assert {entry["name"]: entry["accuracy"] for entry in report["references"]} == {
+        "mobilenet_v2_1_0": None,
+        "igcv3_d_1_0": 0.75,
+    }
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    # The command is one that `fit` takes.
+    command = report["command"].split(" trainers ")[1]
+    assert command in out
+    import shlex
+
+    given = trainers_parser().parse_args(shlex.split(command))
+    assert (given.epochs, given.seed, given.data) == (None, 0, "digits") or given.epochs == 1
+
+
+def test_network_of_a_trial(folder, tmp_path):
+    (first, _) = trials.read_all(folder)
+    target = tmp_path / "net.keras"
+    assert sharenets.main(["create", "--from-trial", str(folder / first.id), "--output", str(target)]) == 0
+    model = files.load_model(target)
+    assert ksn.profile(model).stored_parameters == first.parameters
+    assert (model.input_shape, model.output_shape) == ((None, 8, 8, 1), (None, 10))
+
+
+def test_interrupted_search_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "train", interrupted)
+    assert main(["search", *TINY, "--output", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().err.strip() == (
+        "interrupted: 0 of 2 trials have ended; the same command goes on with the others"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--space", "hsc"], "`space` (='hsc') must be one of 'hscnet'"),
+        (["--trials", "0"], "`trials` (=0) must be a whole number of at least 1"),
+        (["--validation", "1"], "`validation` (=1.0) must be at least 0 and below 1"),
+        (["--validation", "0"], "`validation` (=0.0) must be a number above 0"),
+        (["--halving-worth", "-1"], "`halving_worth` (=-1.0) must be"),
+        (["--max-parameters", "0"], "`max_parameters` (=0) must be"),
+        (["--max-latency-ms", "0"], "`max_latency_ms` (=0.0) must be"),
+        (["--seed", "-1"], "`seed` (=-1) must be"),
+        (["--data", "nowhere"], "`data` (='nowhere')"),
+        (["--epochs", "0"], "`epochs` (=0) must be"),
+        (["--recipe", "slow"], "`recipe` (='slow') is not a known recipe"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(arguments, message, tmp_path, capsys):
+    assert main(["search", *TINY, "--output", str(tmp_path / "run"), *arguments]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ")
+    assert message in output.err
+    assert output.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_holds_something_else(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("")
+    assert main(["search", *TINY, "--output", str(tmp_path)]) == 2
+    assert "must be an empty folder or that of a search" in capsys.readouterr().err
+    assert main(["report", str(tmp_path)]) == 2
+    assert "holds no search" in capsys.readouterr().err
+
+
+def test_variables_come_together(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv(VARIABLES[0], "worker0")
+    assert main(["search", *TINY, "--output", str(tmp_path / "run")]) == 2
+    assert "`KERASTUNER_ORACLE_IP` must be set too" in capsys.readouterr().err
+    for name in VARIABLES[1:]:
+        monkeypatch.setenv(name, "1")
+    assert search.role() == "worker"
+    monkeypatch.setenv(VARIABLES[0], "chief")
+    assert search.role() == "chief"

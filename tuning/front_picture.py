@@ -1,0 +1,64 @@
+"""Accuracy against cost as a picture. It needs matplotlib: `pip install 'keras_sharenets[plots]'`."""
+
+import io
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
+
+from tuning import trials
+
+FRONT, OTHER, PEER, DARK, GRID = "#1f5fbf", "#b9c4d0", "#c2762b", "#1f2933", "#e4e7eb"
+
+
+def draw_front(results, references, cost, label, unit=1):
+    """The candidates of a search, those on the Pareto front joined; networks to compare with beside them.
+
+    One whose accuracy is not known is a vertical line at what it costs.
+
+    Args:
+        results: list of `Result`, at least one of them a candidate.
+        references: list of `Reference`.
+        cost: `"int8_bytes"` or `"latency_ms"`.
+        label: str, of the axis.
+        unit: number that costs are divided by.
+
+    Returns:
+        bytes: a PNG file.
+    """
+    figure = Figure(figsize=(7.5, 4.4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    front = trials.pareto_front(results, cost)
+    others = [result for result in trials.candidates(results) if result not in front]
+    for group, colour, size in ((others, OTHER, 24), (front, FRONT, 36)):
+        across = [getattr(result, cost) / unit for result in group]
+        axes.scatter(across, [result.accuracy for result in group], color=colour, s=size, zorder=3)
+    across = [getattr(result, cost) / unit for result in front]
+    axes.step(across, [result.accuracy for result in front], where="post", color=FRONT, linewidth=1.2, zorder=2)
+    for result, place in zip(front, across, strict=True):
+        text = {"textcoords": "offset points", "fontsize": 8, "color": DARK}
+        axes.annotate(result.id, (place, result.accuracy), (5, -10), **text)
+    for height, reference in enumerate(references):
+        _draw_reference(axes, reference, getattr(reference, cost) / unit, 0.04 + 0.07 * height)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.set_xlabel(label)
+    axes.set_ylabel("accuracy")
+    axes.grid(color=GRID, zorder=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    return png.getvalue()
+
+
+def _draw_reference(axes, reference, place, height):
+    if reference.accuracy is None:
+        axes.axvline(place, color=PEER, linewidth=1, linestyle=":", zorder=1)
+        where = {"transform": axes.get_xaxis_transform(), "ha": "right", "fontsize": 8, "color": PEER}
+        axes.text(place, height, f"{reference.name}, accuracy unknown ", **where)
+        return
+    axes.scatter([place], [reference.accuracy], color=PEER, marker="s", s=32, zorder=3)
+    where = {"textcoords": "offset points", "ha": "right", "fontsize": 8, "color": PEER}
+    axes.annotate(f"{reference.name}, test split", (place, reference.accuracy), (-6, -3), **where)

@@ -1,0 +1,106 @@
+"""KerasTuner's oracles, kept in one file that is whole whenever the process is killed.
+
+KerasTuner itself writes a file for the oracle and one for each trial, in place and one after the other: killed in
+between, it forgets a trial that it has counted, and a file cut short ends the search for good.
+"""
+
+import json
+import pathlib
+
+import keras_tuner
+from keras_tuner.engine.trial import Trial
+
+from keras_sharenets import _checks, files
+
+SCORE = "score"
+_FACTOR = 3
+
+
+class _OneFile:
+    """Makes an oracle write all it knows, its trials too, in one step to `path`."""
+
+    path = None
+
+    def get_state(self):
+        return {**super().get_state(), "trials": [trial.get_state() for trial in self.trials.values()]}
+
+    def set_state(self, state):
+        trials = map(Trial.from_state, state["trials"])
+        self.trials = {trial.trial_id: trial for trial in trials}
+        # Whoever ran these is gone. A trial that ended just before the file was written is not among them.
+        ids = state["ongoing_trials"].values()
+        lost = [trial_id for trial_id in ids if self.trials[trial_id].status == "RUNNING"]
+        super().set_state({**state, "ongoing_trials": {}, "retry_queue": [*state["retry_queue"], *lost]})
+
+    def save(self):
+        files.write_text(self.path, json.dumps(self.get_state()))
+
+    def reload(self):
+        self.set_state(json.loads(pathlib.Path(self.path).read_text()))
+
+
+class _Random(_OneFile, keras_tuner.oracles.RandomSearchOracle):
+    pass
+
+
+class _Bayesian(_OneFile, keras_tuner.oracles.BayesianOptimizationOracle):
+    pass
+
+
+class _Hyperband(_OneFile, keras_tuner.oracles.HyperbandOracle):
+    pass
+
+
+def _random(trials, **options):
+    return _Random(max_trials=trials, **options)
+
+
+def _bayesian(trials, **options):
+    # By default it draws three networks a hyperparameter at random first, more than many a search has trials.
+    return _Bayesian(max_trials=trials, num_initial_points=max(2, trials // 3), **options)
+
+
+def _hyperband(trials, **options):
+    parts = parts_of_training("hyperband", trials)
+    oracle = _Hyperband(max_epochs=parts, factor=_FACTOR, hyperband_iterations=trials, **options)
+    # Its iterations end with the trials.
+    oracle.max_trials = trials
+    return oracle
+
+
+ORACLES = {"random": _random, "bayesian": _bayesian, "hyperband": _hyperband}
+
+
+def parts_of_training(tuner, trials):
+    """Into how many parts a tuner divides the training of a network: 1, or with Hyperband a power of 3.
+
+    It is the highest power for which a first round fits into the trials: 9 networks for a ninth of the training, the
+    best 3 of them to a third, the best of all to the end, that is 13 trials.
+
+    >>> [parts_of_training("hyperband", trials) for trials in (3, 4, 12, 13, 40)]
+    [1, 3, 3, 9, 27]
+    """
+    parts = 1
+    while tuner == "hyperband" and (parts * _FACTOR**2 - 1) // (_FACTOR - 1) <= trials:
+        parts *= _FACTOR
+    return parts
+
+
+def make_oracle(tuner, trials, seed, path):
+    """An oracle that looks for the highest `SCORE`, as it was if `path` exists.
+
+    Args:
+        tuner: a key of `ORACLES`.
+        trials: int, how many there are at most; with Hyperband one that goes on with another counts too.
+        seed: int, at least 0.
+        path: file that it is kept in.
+
+    Returns:
+        A `keras_tuner.Oracle`.
+    """
+    _checks.one_of("tuner", tuner, tuple(ORACLES))
+    _checks.positive("trials", trials)
+    # To KerasTuner 0 means any seed.
+    oracle = ORACLES[tuner](trials, objective=keras_tuner.Objective(SCORE, "max"), seed=seed + 1)
+    oracle.path = pathlib.Path(path)
+    return oracle

@@ -1,0 +1,173 @@
+"""Look for the best network of a space within a budget, with KerasTuner; the same command goes on with a search.
+
+python -m tuning search --space hscnet --data digits --tuner hyperband --trials 12 --output runs/search
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import typing
+
+from keras_sharenets import _checks, files
+from trainers.arguments import add_data_arguments, load_data
+from trainers.recipes import Recipe, find_recipe, override, recipe_for
+from tuning import budgets, search, trials
+from tuning.conclusion import conclude, read_conclusion
+from tuning.oracles import ORACLES
+from tuning.report import full_training
+from tuning.spaces import SPACES, find_space
+
+SOURCE = ("data", "data_dir", "input_shape", "skip_unreadable")
+_RECIPE = tuple(field for field in dataclasses.fields(Recipe) if "help" in field.metadata)
+
+
+def add_arguments(parser):
+    parser.add_argument("--space", required=True, help=", ".join(SPACES))
+    add_data_arguments(parser)
+    parser.add_argument("--tuner", choices=tuple(ORACLES), default="random", help="default: random")
+    trials_help = "with hyperband one that goes on with another counts too"
+    parser.add_argument("--trials", type=int, required=True, metavar="N", help=trials_help)
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the search")
+    budgets.add_arguments(parser)
+    budgets.add_file_arguments(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of draws, splits and trainings (default: 0)")
+    parser.add_argument(
+        "--validation",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="part of the training split that networks are compared on (default: 0.2)",
+    )
+    parser.add_argument(
+        "--halving-worth",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="accuracy that half the bytes or half the time is worth; 0.01: one per cent (default: 0, accuracy alone)",
+    )
+    group = parser.add_argument_group("recipe", "Without these, the recipe of the network's paper for this data set.")
+    group.add_argument("--recipe", metavar="NAME", help="another recipe (`python -m trainers recipes` lists them)")
+    for field in _RECIPE:
+        _add_recipe_argument(group, field)
+
+
+def _add_recipe_argument(group, field):
+    flag, help_text = f"--{field.name.replace('_', '-')}", field.metadata["help"].replace("%", "%%")
+    if field.type is bool:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=help_text)
+    elif typing.get_origin(field.type) is tuple:
+        group.add_argument(flag, type=typing.get_args(field.type)[0], nargs="*", metavar="X", help=help_text)
+    else:
+        group.add_argument(flag, type=field.type, metavar="X", help=help_text)
+
+
+def _recipe(args, dataset):
+    given = {field.name: getattr(args, field.name) for field in _RECIPE}
+    given = {name: value for name, value in given.items() if value is not None}
+    first = next(iter(find_space(args.space).networks.values()))
+    return override(find_recipe(args.recipe) if args.recipe else recipe_for(first, dataset.name), **given)
+
+
+def _search(args):
+    find_space(args.space)
+    if isinstance(args.seed, bool) or args.seed < 0:
+        raise ValueError(f"`seed` (={args.seed!r}) must be a whole number of at least 0.")
+    _checks.positive("trials", args.trials)
+    _checks.above_zero("validation", args.validation)
+    _checks.rate("validation", args.validation)
+    _checks.rate("halving_worth", args.halving_worth)
+    budget, file_budget = budgets.from_arguments(args), budgets.files_from_arguments(args)
+    dataset = load_data(args)
+    return search.Search(
+        folder=pathlib.Path(args.output),
+        space=args.space,
+        dataset=dataset,
+        tuner=args.tuner,
+        trials=args.trials,
+        recipe=_recipe(args, dataset),
+        budget=budget,
+        file_budget=file_budget,
+        seed=args.seed,
+        validation=args.validation,
+        halving_worth=args.halving_worth,
+    )
+
+
+def _settings(asked, args):
+    """All that makes it this search, as plain data, by the names of the options."""
+    kept = ("space", "tuner", "trials", "seed", "validation", "halving_worth")
+    summary = {name: getattr(asked.dataset, name) for name in ("name", "note", "class_names", "shape")}
+    splits = {"train": len(asked.dataset.train), "test": len(asked.dataset.test)}
+    settings = {
+        **{name: getattr(asked, name) for name in kept},
+        **dataclasses.asdict(asked.budget),
+        **dataclasses.asdict(asked.file_budget),
+        "recipe": dataclasses.asdict(asked.recipe),
+        "data": summary | splits,
+        "source": {name: getattr(args, name) for name in SOURCE},
+    }
+    return json.loads(json.dumps(settings))
+
+
+def _check_unchanged(settings, folder):
+    """Writes what makes it this search, or raises a `ValueError` if another one is in the folder."""
+    path = folder / search.SETTINGS
+    if not path.is_file():
+        # Processes of one search may start at once.
+        if folder.exists() and not all(entry.name.endswith(".partial") for entry in folder.iterdir()):
+            raise ValueError(f"`output` (={folder}) must be an empty folder or that of a search.")
+        files.write_json(path, settings)
+        return
+    before = json.loads(path.read_text())
+    given, recorded = (values | values["recipe"] for values in (settings, before))
+    for name in given.keys() - {"recipe", "source"}:
+        if given[name] != recorded.get(name):
+            raise ValueError(
+                f"`{name}` (={given[name]}) must be that of the search in {folder} (={recorded.get(name)}). Choose "
+                "another `--output` for another search."
+            )
+
+
+def _line(result):
+    """What is said of a trial when it begins and when it ends."""
+    head = f"trial {result.id}:" if result.worker == "tuner0" else f"{result.worker}, trial {result.id}:"
+    if result.state == "running":
+        hidden = ("input_shape", "num_classes")
+        choices = ", ".join(f"{name} {value}" for name, value in result.arguments.items() if name not in hidden)
+        going_on = "" if result.continues is None else f", going on with trial {result.continues}"
+        return f"{head} {choices}; {result.parameters:,} parameters; {result.epochs} epochs{going_on}"
+    if result.state == "failed":
+        return f"{head} failed: {result.reason}"
+    over = "" if result.within_budget else ", over the limits on files"
+    return (
+        f"{head} validation accuracy {result.accuracy:.4f}, int8 file {result.int8_bytes:,} bytes, "
+        f"{result.latency_ms:.3g} ms{over}; {result.seconds:.0f} s"
+    )
+
+
+def run(args):
+    """Prints two lines a trial, and in the end the winner with its accuracy on the test split."""
+    part = search.role()
+    asked = _search(args)
+    folder = asked.folder
+    _check_unchanged(_settings(asked, args), folder)
+    if read_conclusion(folder) is None:
+        done = len(trials.read_all(folder))
+        print(f"{args.space} on {asked.dataset.name}: {done} of {args.trials} trials have ended", flush=True)
+        try:
+            search.run(asked, lambda result: print(_line(result), flush=True))
+        except KeyboardInterrupt:
+            done = len(trials.read_all(folder))
+            raise KeyboardInterrupt(
+                f"{done} of {args.trials} trials have ended; the same command goes on with the others"
+            ) from None
+        if part == "worker":
+            print("no trial is left")
+            return
+        conclude(asked)
+    found = read_conclusion(folder)
+    print(f"winner: trial {found['winner']}, validation accuracy {found['validation_accuracy']:.4f}")
+    print(f"on the test split: {found['test_accuracy']:.4f}, its int8 file {found['int8_test_accuracy']:.4f}")
+    print(f"train it in full: {full_training(folder)}")
+    print(f"look at all trials: python -m tuning report {folder}")
