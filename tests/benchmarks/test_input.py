@@ -6,6 +6,8 @@ import pytest
 
 from benchmarks import input as input_speed
 from benchmarks.cli import main
+from trainers.batches import Batches
+from trainers.dataset import Arrays
 
 SHAPE = (32, 32, 3)
 
@@ -78,6 +80,13 @@ def test_batches_are_those_of_the_trainers(tmp_path):
     ready = input_speed.Ready(augmented)
     assert len(ready) == len(augmented) == 2
     np.testing.assert_array_equal(ready[1][0], augmented[0][0])
+
+
+def test_workers_who_share_batches_are_no_threads_of_keras():
+    images, labels = np.zeros((6, 2, 2, 1), "uint8"), np.zeros(6, int)
+    batches = Batches(Arrays(images, labels), class_count=2, batch_size=4, worker=1, workers=2)
+    assert batches.workers == 1
+    assert len(batches[0][0]) == 2
 
 
 def test_time_is_that_of_a_batch(monkeypatch, tmp_path):

@@ -11,6 +11,7 @@ from keras_sharenets.layers import (
     HierarchicalGroupConv2D,
     HighlySharedConv2D,
     InterleavedGroupConv2D,
+    ParallelConv2D,
     QuantizedKernels,
     SplitGroupConv2D,
     SqueezeExcite,
@@ -37,6 +38,12 @@ CASES |= {
     "squeezed": lambda: SqueezeExcite(8),
     "repeated, rounded": lambda: QuantizedKernels(HighlySharedConv2D(64, 3, 16, 8, 2, use_bias=True)),
     "hierarchical, rounded": lambda: QuantizedKernels(HierarchicalGroupConv2D(48, 6, use_bias=True)),
+}
+CASES |= {
+    f"parallel, {how}": lambda how=how: ParallelConv2D(
+        HighlySharedConv2D(64, 3, 16, 8, implementation=how), HighlySharedConv2D(64, 1, 16)
+    )
+    for how in ("grouped", "folded")
 }
 FITTED = ("repeated, grouped", "grouped, folded", "hierarchical, factored", "interleaved, multiplied")
 FITTED += ("depthwise", "squeezed", "normalised", "repeated, rounded")
