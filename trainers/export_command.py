@@ -6,13 +6,16 @@ python -m trainers export runs/mine
 import dataclasses
 import pathlib
 
+import keras
+
 from keras_sharenets import _checks, files
 from trainers.arguments import add_data_arguments
 from trainers.fit import check_output
 from trainers.runs import load_run_data, network_file, open_run, training_pictures
 from trainers.tables import text_table
 
-FORMS = ("keras", "saved_model", "float", "int8")
+# In this order: what a network may have no form in comes first, so that nothing is written then.
+FORMS = ("float", "int8", "saved_model", "keras")
 
 
 def add_arguments(parser):
@@ -30,6 +33,8 @@ def run(args):
     _checks.positive("--pictures", args.pictures)
     for form in args.forms:
         _checks.one_of("--forms", form, FORMS)
+    if keras.backend.backend() != "tensorflow" and set(args.forms) != {"keras"}:
+        raise ValueError(f"`--forms` (={' '.join(args.forms)}) need KERAS_BACKEND=tensorflow, all but keras.")
     output = check_output(args.output or pathlib.Path(args.run) / "export")
     trained = open_run(args.run)
     if trained.state != "finished":
@@ -44,7 +49,7 @@ def run(args):
 
 
 def export(model, output, class_names, pictures, forms=FORMS):
-    """Writes a trained network in some of the forms "keras", "saved_model", "float" and "int8" (the last two TFLite).
+    """Writes a trained network in some of the forms "float" and "int8" (TFLite), "saved_model" and "keras".
 
     Args:
         model: functional `keras.Model` from raw pixels to probabilities.

@@ -56,7 +56,9 @@ def load_cinic10(folder, input_shape=None, skip_unreadable=False):
 
 
 def load_imagenet32(folder):
-    """ImageNet in 32x32: 1,281,167 pictures to train with and 50,000 to test with, in memory (4 GB).
+    """ImageNet in 32x32: 1,281,167 pictures to train with and 50,000 to test with, in memory.
+
+    That takes 4 GB, and twice as much while it is read.
 
     Args:
         folder: path with `train_data_batch_1.npz` to `train_data_batch_10.npz` and `val_data.npz`, each with `data`,

@@ -5,6 +5,7 @@ import pathlib
 import re
 import shlex
 
+import keras
 import numpy as np
 import PIL.Image
 import pytest
@@ -135,7 +136,7 @@ def test_comparison(folder):
 def test_delivery(folder, digits):
     output = folder / "runs" / "digits" / "export"
     written = {entry["form"]: entry for entry in json.loads((output / "export.json").read_text())["files"]}
-    assert list(written) == ["keras", "saved_model", "float", "int8"]
+    assert list(written) == ["float", "int8", "saved_model", "keras"]
     images = digits.test.images
     expected = files.load_model(output / "model.keras").predict(images.astype("float32"), verbose=0)
     assert files.read_labels(output / "model.keras") == tuple("0123456789")
@@ -160,7 +161,7 @@ def test_delivery(folder, digits):
         (["export", "runs/digits"], "The output directory runs/digits/export exists and is not an empty folder."),
         (
             ["export", "runs/digits", "--output", "new", "--forms", "onnx"],
-            "`--forms` (='onnx') must be one of 'keras',",
+            "`--forms` (='onnx') must be one of 'float',",
         ),
         (["export", "runs/digits", "--output", "new", "--pictures", "0"], "`--pictures` (=0) must be a whole number"),
         (
@@ -191,6 +192,26 @@ def test_bad_input(folder, arguments, message, capsys, monkeypatch):
     assert errors.count("\n") == 1
     assert output == ""
     assert not (folder / "new").exists()
+
+
+def test_export_needs_tensorflow(folder, capsys, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    assert main(["export", str(folder / "runs" / "digits"), "--output", str(folder / "new"), "--forms", "float"]) == 2
+    assert "`--forms` (=float) need KERAS_BACKEND=tensorflow, all but keras." in capsys.readouterr().err
+
+
+def test_whitened_networks_have_no_tflite(folder, capsys, monkeypatch):
+    """They are trained, tested and saved; where they cannot be delivered, nothing is written."""
+    monkeypatch.chdir(folder)
+    network = "--model hscnet_m32_g4_r2_b1_a2 --model-option width=(16,) --model-option arrangements=1"
+    recipe = "--normalization zca --epochs 1 --batch-size 359 --jit-compile false"
+    assert main(f"fit {network} --data digits {recipe} --output white".split()) == 0
+    assert main(["evaluate", "white/last.keras", "--data", "digits"]) == 0
+    assert f"accuracy {metrics(folder / 'white')['test_accuracy']:.4f}" in capsys.readouterr().out
+    assert main(["export", "white"]) == 2
+    assert "'normalise', a Whitening, cannot be exported to TFLite" in capsys.readouterr().err
+    assert not (folder / "white" / "export").exists()
+    assert main(["export", "white", "--forms", "saved_model", "keras"]) == 0
 
 
 def test_names_of_runs():
