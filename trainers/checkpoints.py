@@ -33,21 +33,31 @@ def save_checkpoint(folder, model, state, number, keep):
     Raises:
         ValueError: a weight is not finite; nothing is written.
     """
-    arrays = {
-        f"{group}/{index}": ops.convert_to_numpy(variable)
-        for group, variables in _variables(model).items()
-        for index, variable in enumerate(variables)
-    }
+    arrays = read_variables(model)
     for name, array in arrays.items():
         if name.startswith("weights") and not np.isfinite(array).all():
             raise ValueError(f"The weights are no longer finite after {number} steps.")
     data = io.BytesIO()
     np.savez(data, state=json.dumps(state), **arrays)
-    path = pathlib.Path(folder) / f"{number:09d}.npz"
+    path = checkpoint_path(folder, number)
     files.write_bytes(path, data.getvalue())
     for old in list_checkpoints(folder)[:-keep]:
         old.unlink()
     return path
+
+
+def checkpoint_path(folder, number):
+    """Where the checkpoint after `number` steps is."""
+    return pathlib.Path(folder) / f"{number:09d}.npz"
+
+
+def read_variables(model):
+    """The arrays of a checkpoint of `model`, called `group/index`. Workers must all call it."""
+    return {
+        f"{group}/{index}": ops.convert_to_numpy(variable)
+        for group, variables in _variables(model).items()
+        for index, variable in enumerate(variables)
+    }
 
 
 def list_checkpoints(folder):

@@ -14,11 +14,15 @@ from keras_sharenets import _checks
 from trainers.batches import held_out_batches, training_batches
 from trainers.callbacks import check_tensorboard, make_callbacks
 from trainers.checkpoints import FOLDER, list_checkpoints, load_checkpoint, restore
+from trainers.devices import check_alike, check_fits, connect, copy_of
+from trainers.even_batches import EvenBatches
+from trainers.follower import Follower
 from trainers.network import build, input_shape
-from trainers.optimizers import build_optimizer, decay_weights
 from trainers.recipes import recipe_for
 from trainers.recorder import Recorder
 from trainers.report import Run, read_metrics, run_from_dict
+from trainers.training_model import compile_model
+from trainers.watch import Watch
 
 PACKAGES = ("keras", "tensorflow", "jax", "numpy", "tensorflow_datasets", "scikit-learn", "pillow")
 
@@ -37,6 +41,7 @@ def fit(
     keep_checkpoints=3,
     source=None,
     tensorboard=None,
+    strategy="default",
     verbose="auto",
 ):
     """Trains a named network with `model.fit` and writes all that is worth keeping into a folder.
@@ -61,6 +66,8 @@ def fit(
         source: dict, kept for whoever resumes: arguments of `trainers.data.load` that give this data set.
         tensorboard: `None`, or what `logs/` gets for TensorBoard beyond scalars: a sequence of "graph" (on TensorFlow)
             and "histograms".
+        strategy: str, the devices, as in `trainers.devices.connect`. What is trained does not depend on them but for
+            rounding (and random numbers inside the network on TensorFlow); the batches are those of one device.
         verbose: as in `model.fit`.
 
     Returns:
@@ -92,10 +99,10 @@ def fit(
         keep_checkpoints=keep_checkpoints,
         source=source,
     )
-    return _train(run, dataset, output, None, verbose)
+    return _train(run, dataset, output, None, connect(strategy), verbose)
 
 
-def resume(output, dataset, *, checkpoint_steps=None, keep_checkpoints=None, verbose="auto"):
+def resume(output, dataset, *, checkpoint_steps=None, keep_checkpoints=None, strategy="default", verbose="auto"):
     """Goes on with a run that was killed, interrupted or stopped, from its last checkpoint.
 
     Batches, learning rate, momentum, random numbers and the means of the running epoch are what they would have been.
@@ -105,6 +112,7 @@ def resume(output, dataset, *, checkpoint_steps=None, keep_checkpoints=None, ver
         output: path of the run's folder.
         dataset: `Dataset`, the one that the run began with.
         checkpoint_steps, keep_checkpoints: as in `fit`; by default as before.
+        strategy: as in `fit`; need not be the one before.
         verbose: as in `model.fit`.
 
     Returns:
@@ -132,12 +140,14 @@ def resume(output, dataset, *, checkpoint_steps=None, keep_checkpoints=None, ver
     changes = {"checkpoint_steps": checkpoint_steps, "keep_checkpoints": keep_checkpoints}
     changes = {name: value for name, value in changes.items() if value is not None}
     run = dataclasses.replace(run, state="running", reason=None, **changes)
-    for leftover in output.rglob(".*.partial"):
-        leftover.unlink()
-    return _train(run, dataset, output, checkpoint, verbose)
+    devices = connect(strategy)
+    if devices.chief:
+        for leftover in output.rglob(".*.partial"):
+            leftover.unlink()
+    return _train(run, dataset, output, checkpoint, devices, verbose)
 
 
-def _train(run, dataset, output, checkpoint, verbose):
+def _train(run, dataset, output, checkpoint, devices, verbose):
     """Trains from `checkpoint`, a path and what is in it, or from the beginning if it is `None`."""
     if run.checkpoint_steps is not None:
         _checks.positive("checkpoint_steps", run.checkpoint_steps)
@@ -148,11 +158,23 @@ def _train(run, dataset, output, checkpoint, verbose):
 
         tf.config.experimental.enable_op_determinism()
     network = build(run.model, dataset, run.options, run.recipe)
-    steps = training_batches(dataset, run.recipe, run.seed).steps
-    trained = _compiled(network, run.recipe, steps, run.jit_compile)
-    recorder = Recorder(network, output, run, steps)
+    with devices.scope():
+        return _train_on(devices, network, run, dataset, output, checkpoint, verbose)
+
+
+def _train_on(devices, network, run, dataset, output, checkpoint, verbose):
+    part = {"worker": devices.worker, "workers": devices.workers}
+    batches = training_batches(dataset, run.recipe, run.seed, **part)
+    check_fits(devices, batches, run.jit_compile)
+    steps = batches.steps
+    copy = copy_of(network, devices, lambda: build(run.model, dataset, run.options, run.recipe))
+    trained = compile_model(copy, run, steps, devices)
     size = input_shape(dataset, run.recipe)[:2] if run.recipe.crop_size else None
     held_out = held_out_batches(dataset, run.recipe.batch_size, size)
+    held_out = held_out if devices.strategy == "default" else EvenBatches(held_out, **part)
+    check_alike(devices, run, 0 if checkpoint is None else checkpoint[-1]["step"])
+    watch = Watch(devices, f"Start all workers again with `fit --resume {output} --strategy {devices.strategy}`.")
+    recorder = (Recorder if devices.chief else Follower)(network, output, run, steps, copy)
     first = 0
     if checkpoint is not None:
         path, arrays, state = checkpoint
@@ -162,20 +184,22 @@ def _train(run, dataset, output, checkpoint, verbose):
     try:
         while (epoch := len(recorder.run.epochs)) < run.recipe.epochs:
             # What is left of an epoch is a call of its own: `model.fit` takes all its epochs to be of one length.
-            batches = training_batches(dataset, run.recipe, run.seed, first=first)
+            batches = training_batches(dataset, run.recipe, run.seed, first=first, **part)
             trained.fit(
-                batches,
-                validation_data=held_out,
+                devices.feed(batches),
+                validation_data=devices.feed(held_out),
                 initial_epoch=epoch,
                 epochs=epoch + 1 if first else run.recipe.epochs,
                 shuffle=False,  # The batches are shuffled already, reproducibly.
-                verbose=verbose,
+                verbose=verbose if devices.chief else 0,
                 callbacks=make_callbacks(trained, batches, recorder),
             )
             first = 0
     except BaseException as error:
         # TensorFlow makes an error of its own of what a batch raises.
         reason = batches.failure or held_out.failure or error
+        watch.wait(reason)
+        watch.close(finished=False)
         # A disk that is full takes no note of it either.
         with contextlib.suppress(OSError):
             recorder.close("stopped", f"{type(reason).__name__}: {reason}".rstrip(": "))
@@ -185,6 +209,7 @@ def _train(run, dataset, output, checkpoint, verbose):
             raise ValueError(f"{str(reason).rstrip('.')}. {recorder.way_on()}") from error
         raise
     recorder.close("finished")
+    watch.close(finished=True)
     return recorder.run
 
 
@@ -197,24 +222,6 @@ def check_output(output):
     if output.exists() and not (output.is_dir() and all(path.name.endswith(".partial") for path in output.iterdir())):
         raise ValueError(f"The output directory {output} exists and is not an empty folder. Choose another one.")
     return output
-
-
-def _compiled(network, recipe, steps_per_epoch, jit_compile):
-    """A second model on the same layers, compiled; `network` stays without optimizer, and so do its files."""
-    decay_weights(network, recipe.weight_decay)
-    model = keras.Model(network.input, network.output, name=network.name)
-    model.compile(
-        optimizer=build_optimizer(recipe, steps_per_epoch),
-        loss=keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
-        metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
-        jit_compile=jit_compile,
-    )
-    # Built before the first batch, so that a checkpoint can be restored.
-    model.optimizer.build(model.trainable_variables)
-    nothing = keras.ops.zeros((1, model.output_shape[-1]))
-    model.compute_metrics(None, nothing, nothing)
-    model.reset_metrics()
-    return model
 
 
 def _summary(dataset):

@@ -11,6 +11,7 @@ import typing
 from keras_sharenets.models import find_variant
 from trainers.arguments import add_data_arguments, load_data, parse_option
 from trainers.callbacks import EXTRAS, check_tensorboard
+from trainers.devices import STRATEGIES, connect
 from trainers.fit import check_output, fit, resume
 from trainers.recipe import OPTIONS
 from trainers.recipes import find_recipe, override, recipe_for
@@ -51,6 +52,13 @@ def add_arguments(parser):
         metavar="EXTRA",
         help=f"write logs for TensorBoard: scalars, and what is named of {' and '.join(EXTRAS)}",
     )
+    parser.add_argument(
+        "--strategy",
+        choices=STRATEGIES,
+        default="default",
+        help="the devices: one; all of this machine ('mirrored'); the workers that TF_CONFIG lists, a process each "
+        "('multi_worker'; through jax.distributed on JAX); a TPU",
+    )
     group = parser.add_argument_group("recipe", "Without these, the recipe of the network's paper for this data set.")
     group.add_argument("--recipe", metavar="NAME", help="another recipe (`python -m trainers recipes` lists them)")
     for field in OPTIONS:
@@ -85,6 +93,7 @@ def _begin(args):
     find_variant(args.model)
     check_tensorboard(args.tensorboard)
     options = dict(map(parse_option, args.model_option))
+    connect(args.strategy)  # Before anything is computed, so before there are data.
     chosen = None if args.recipe is None else override(find_recipe(args.recipe), **_given_of_recipe(args))
     dataset = load_data(args)
     recipe = chosen or override(recipe_for(args.model, dataset.name), **_given_of_recipe(args))
@@ -92,7 +101,7 @@ def _begin(args):
     # What is not given is left to `fit`.
     names = ("seed", "deterministic", "checkpoint_steps", "keep_checkpoints", "tensorboard")
     choices = {name: getattr(args, name) for name in names}
-    choices = {name: value for name, value in choices.items() if value is not None}
+    choices = {name: value for name, value in choices.items() if value is not None} | {"strategy": args.strategy}
     jit_compile = JIT_COMPILE[args.jit_compile or "auto"]
     return fit(
         args.model, dataset, output, recipe=recipe, options=options, jit_compile=jit_compile, source=source, **choices
@@ -102,10 +111,12 @@ def _begin(args):
 def _go_on(args):
     recorded = read_metrics(pathlib.Path(args.resume) / "metrics.json")
     _check_unchanged(args, recorded)
+    connect(args.strategy)
     # The pictures may lie elsewhere by now. Whether they are the same ones, `resume` finds out.
     fill_source(args, args.resume, recorded)
     dataset = load_data(args)
-    return resume(args.resume, dataset, checkpoint_steps=args.checkpoint_steps, keep_checkpoints=args.keep_checkpoints)
+    kept = {"checkpoint_steps": args.checkpoint_steps, "keep_checkpoints": args.keep_checkpoints}
+    return resume(args.resume, dataset, strategy=args.strategy, **kept)
 
 
 def _check_unchanged(args, recorded):

@@ -19,30 +19,31 @@ class Recorder(keras.callbacks.Callback):
     knows every epoch that its files know, and writes these files again if it was killed before they were.
 
     Args:
-        network: the model to save; shares its layers with the one that is trained.
+        network: the model to save.
         folder: path, made here.
         run: `Run` as it starts, or goes on.
         steps: int, batches of an epoch.
+        trained: the model that is trained, if it does not share its layers with `network`.
     """
 
-    def __init__(self, network, folder, run, steps):
+    def __init__(self, network, folder, run, steps, trained=None):
         super().__init__()
         self.network = network
+        self.trained = trained or network
         self.folder = folder
         self.run = run
         self.steps = steps
         self._start = time.perf_counter() - run.seconds
         self._epoch_start = self._rate = None
-        self._step = 0
+        self._step = self._first = 0
         self._resumed = None
         self._checkpoint = None
         self._write()
-        files.write_text(folder / "labels.txt", "".join(f"{name}\n" for name in run.data["class_names"]))
 
     def resume(self, path, arrays, state):
-        """Goes on from a checkpoint, whose weights `network` has already."""
+        """Goes on from a checkpoint, whose weights the trained model has already."""
         self._checkpoint = path
-        self._step = state["step"]
+        self._step = self._first = state["step"]
         if self._step:
             self._resumed = arrays, state
         else:
@@ -50,7 +51,7 @@ class Recorder(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._resumed is None:
-            self._step = 0
+            self._step = self._first = 0
             self._epoch_start = time.perf_counter()
             self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
             return
@@ -62,7 +63,8 @@ class Recorder(keras.callbacks.Callback):
         self._resumed = None
 
     def on_train_batch_end(self, batch, logs=None):
-        self._step += 1
+        # Counted by `model.fit`: some devices take several steps at once.
+        self._step = min(self._first + batch + 1, self.steps)
         if not math.isfinite(logs["loss"]):
             raise ValueError(
                 f"The loss is {float(logs['loss'])} after step {self._step} of epoch {len(self.run.epochs) + 1}. "
@@ -112,6 +114,8 @@ class Recorder(keras.callbacks.Callback):
         self._checkpoint = save_checkpoint(self.folder / FOLDER, self.model, state, number, self.run.keep_checkpoints)
 
     def _publish(self):
+        if self.trained is not self.network:
+            self.network.set_weights(self.trained.get_weights())
         # The models first: the figures never speak of a file that is not there.
         files.save_model(self.network, self.folder / "last.keras")
         if self.run.best is self.run.last:
@@ -120,6 +124,7 @@ class Recorder(keras.callbacks.Callback):
 
     def _write(self):
         self._count_seconds()
+        files.write_text(self.folder / "labels.txt", "".join(f"{name}\n" for name in self.run.data["class_names"]))
         write_history(self.run, self.folder / "history.csv")
         write_metrics(self.run, self.folder / "metrics.json")
 
