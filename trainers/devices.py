@@ -120,7 +120,8 @@ def check_alike(devices, run, step):
     """Raises a `ValueError` unless all workers begin with the same run, after the same steps; all must call it."""
     names = ("model", "options", "recipe", "seed", "jit_compile", "deterministic", "checkpoint_steps", "epochs")
     facts = [getattr(run, name) for name in names] + [run.data["name"], run.data["train"], run.data["test"], step]
-    mark = zlib.crc32(repr(facts).encode()) >> 1  # An int32 for those who have no other.
+    # JSON for tuples that have been lists in a file; an int32 for those who have no other.
+    mark = zlib.crc32(json.dumps(facts, default=dataclasses.asdict, sort_keys=True).encode()) >> 1
     if len(set(devices.gather(mark))) > 1:
         raise ValueError(
             "The workers were not started alike: model, data, recipe, seed or checkpoint differ. Start all of them "

@@ -1,6 +1,7 @@
 """`python clustered_fit.py LOG STEP ARGUMENTS`: the command line `python -m trainers ARGUMENTS`, with a small network.
 
-Writes the losses of its steps and its last weights to LOG, an `.npz` file. Kills itself after STEP, unless that is 0.
+Writes the losses of its steps and its last weights to LOG, an `.npz` file. Kills itself after STEP, unless that is 0;
+SIGNAL says how.
 """
 
 import os
@@ -37,7 +38,7 @@ def record(log, last_step):
         end_step(self, batch, logs)
         losses.append(float(logs["loss"]))
         if self._step == last_step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.Signals[os.environ.get("SIGNAL", "SIGKILL")])
 
     def record_epoch(self, epoch, logs=None):
         end_epoch(self, epoch, logs)

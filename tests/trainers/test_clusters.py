@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -147,6 +148,34 @@ def test_a_worker_that_is_killed_stops_the_other_and_both_go_on(backend, gone, t
         assert len(values.pop("losses")) == 12
         for name, value in values.items():
             np.testing.assert_array_equal(value, undisturbed[name], err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_a_worker_that_is_silent_stops_the_other(backend, tmp_path):
+    """A process that is stopped keeps its connections, like a machine that is cut off."""
+    logs = [tmp_path / "0.npz", tmp_path / "1.npz"]
+    processes = start_two(backend, [*BEGIN, "--output", tmp_path / "run"], logs, kill_after=(0, 13), SIGNAL="SIGSTOP")
+    try:
+        os.waitid(os.P_PID, processes[1].pid, os.WSTOPPED)
+        stopped = time.monotonic()
+        assert processes[0].wait(60) == 2
+        assert time.monotonic() - stopped < 60
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert "error: Worker 1 is gone, so worker 0 of 2 stops too." in logs[0].with_suffix(".err").read_text()
+
+
+@pytest.mark.slow
+def test_the_example_of_the_page(tmp_path):
+    page = (FOLDER.parents[1] / "docs" / "clusters.md").read_text()
+    (example,) = re.findall(r"```shell\n(# Two workers.*?)```", page, re.S)
+    path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parents[1]), "PATH": path}
+    subprocess.run(["bash", "-ec", example], cwd=tmp_path, env=environment, check=True, timeout=SECONDS)
+    assert json.loads((tmp_path / "runs" / "two" / "metrics.json").read_text())["state"] == "finished"
 
 
 def test_workers_that_are_not_started_alike(tmp_path):
