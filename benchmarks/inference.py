@@ -11,13 +11,16 @@ import keras
 import tensorflow as tf
 
 import keras_sharenets as ksn
-from benchmarks import litert, networks, results, timing
+from benchmarks import litert, networks, results, timing, twins
 from benchmarks.arguments import add_arguments as add_common_arguments
 from benchmarks.arguments import progress, settle
+from benchmarks.inference_claims import claims
 from benchmarks.memory import peak_memory
+from benchmarks.training_peers import LATER_STRIDES, PAPER, PAPER_NETWORK
 from keras_sharenets import _checks, mobile
 
 NETWORKS = (
+    PAPER_NETWORK,
     "hscnet_m128_g16_r8_a2",
     "hgcnet_42_g4",
     "igcv2_star_c216_d20",
@@ -26,7 +29,9 @@ NETWORKS = (
 )
 QUICK = "hscnet_m32_g4_r2_b1_a2"
 PEER, KERAS_PEER = "mobilenet_v2_1_0", "keras.applications.MobileNetV2"
-PEERS = (PEER, "shufflenet_v2_2_0", "igcv3_d_1_0", KERAS_PEER)
+PEERS = (PEER, "shufflenet_v2_2_0", "igcv3_d_1_0", *(f"{name}, 8x8" for name in LATER_STRIDES), KERAS_PEER)
+# What TensorFlow's converter makes of the network as its paper draws it, out of Keras' layers.
+DRAWING = f"{PAPER_NETWORK}, as drawn"
 PRECISIONS = {"float32": None, "int8": "int8"}
 # `tf.function` without and with XLA.
 COMPILERS = {"Keras, tf.function": False, "Keras, XLA": True}
@@ -35,6 +40,7 @@ COLUMNS = {
     "quartiles": "{milliseconds_low:.4g} - {milliseconds_high:.4g}",
     f"to {PEER}": "{ratio:.3f}",
     "quartiles of the ratio": "{ratio_low:.3f} - {ratio_high:.3f}",
+    "paper, CPU test": "{paper:.2f}",
     "multiply-adds": "{multiply_adds:,}",
     "10^9 multiply-adds/s": "{speed:.4g}",
     "share of peak": "{share_of_peak:.1%}",
@@ -92,7 +98,9 @@ def make_table(rows, peak, batch_size, repetitions):
         f"by round, to {PEER}. Times are for one picture; Keras, with all threads of the machine, gets {batch_size} at "
         'a time and LiteRT one. Files are exports of this library with `prefer="speed"`, also those of the peers. '
         f"share of peak: of the {peak / 1e9:.4g} * 10^9 multiply-adds a second that `keras.ops.matmul` of large "
-        "float32 matrices reached here with all threads, at the best of three moments; integers may exceed it. stored "
+        "float32 matrices reached here with all threads, at the best of three moments; integers may exceed it. 8x8: "
+        "with that last map for 32x32 pixels, not 4x4. as drawn: of Keras' own layers, the file by TensorFlow's "
+        "converter. paper: the ratio in table 2 of HSC-Net's, which says neither which form nor what ran it. stored "
         "parameters: trainable, shared ones once. peak memory: growth of a fresh process, with what the runtime itself "
         "first uses then."
     )
@@ -105,25 +113,33 @@ def make_table(rows, peak, batch_size, repetitions):
         label="{network}",
         columns=COLUMNS,
         rows=tuple(rows),
+        claims=claims(rows, PAPER_NETWORK, DRAWING),
     )
 
 
 def with_peers(names, peers):
-    """Networks, each before its unshared twin where the library has one by name, and then the peers; each once.
+    """Networks, each before its unshared twin where the library has one by name, and its drawing; then the peers.
 
     >>> with_peers(["sharesnet_164", "hgcnet_42_g4"], ["mobilenet_v2_1_0"])
     ('sharesnet_164', 'resnet_164', 'hgcnet_42_g4', 'mobilenet_v2_1_0')
     """
-    with_twins = [entry for name in names for entry in (name, networks.find_twin(name)) if entry]
-    return tuple(dict.fromkeys([*with_twins, *peers]))
+    drawings = {PAPER_NETWORK: DRAWING}
+    beside = [entry for name in names for entry in (name, networks.find_twin(name), drawings.get(name)) if entry]
+    return tuple(dict.fromkeys([*beside, *peers]))
 
 
 def build(name, *, input_shape, num_classes):
-    """A network by its name in the library, or `KERAS_PEER`, with statistics as after training."""
-    if name != KERAS_PEER:
-        return networks.build(name, input_shape=input_shape, num_classes=num_classes)
-    model = keras.applications.MobileNetV2(input_shape=input_shape, weights=None, classes=num_classes)
-    networks.like_trained(model)
+    """A network by its name in the library, one of `PEERS` or `DRAWING`, with statistics as after training."""
+    name, _, make = name.partition(", ")
+    if name == KERAS_PEER:
+        model = keras.applications.MobileNetV2(input_shape=input_shape, weights=None, classes=num_classes)
+        networks.like_trained(model)
+        return model
+    strides = {"strides": LATER_STRIDES[name]} if make == "8x8" else {}
+    model = networks.build(name, input_shape=input_shape, num_classes=num_classes, **strides)
+    if make == "as drawn":
+        model = twins.drawn(model)
+        networks.like_trained(model)
     return model
 
 
@@ -175,7 +191,7 @@ def measure_litert(models, threads, repetitions):
             paths = {name: pathlib.Path(folder) / f"{name}_{precision}.tflite" for name in models}
             for name, model in models.items():
                 progress(f"LiteRT, {precision}: exporting {name}")
-                mobile.export_tflite(model, paths[name], quantization, networks.pictures(model), prefer="speed")
+                _export(name, model, paths[name], quantization)
             for count in threads:
                 runtime = f"LiteRT, {precision}, {count} thread{'s' if count > 1 else ''}"
                 progress(f"{runtime}: measuring {len(models)} networks")
@@ -184,18 +200,38 @@ def measure_litert(models, threads, repetitions):
     return rows
 
 
+def _export(name, model, path, quantization):
+    pictures = networks.pictures(model)
+    if name == DRAWING:
+        path.write_bytes(litert.convert_plainly(model, quantization, pictures))
+    else:
+        mobile.export_tflite(model, path, quantization, pictures, prefer="speed")
+
+
 def _counts(row, models, peak, names):
     """The columns that follow from a network and its time."""
     profile = _profile(models[row["network"]])
     per_second = profile.multiply_adds / row["milliseconds"] * 1000
     return {
         "peer": row["network"] not in names,
+        "paper": paper_ratio(row["network"]),
         "multiply_adds": profile.multiply_adds,
         "stored_parameters": profile.stored_parameters,
         "multiply_adds_per_second": per_second,
         "speed": per_second / 1e9,
         "share_of_peak": per_second / peak,
     }
+
+
+def paper_ratio(name):
+    """The time for a picture on a CPU to that of `PEER`, as HSC-Net's paper has it (table 2); `None` if it has none.
+
+    >>> f"{paper_ratio('igcv3_d_1_0'):.2f}, {paper_ratio('hscnet_m96_g8_r4_a2'):.2f}", paper_ratio("sharesnet_164")
+    ('1.96, 0.54', None)
+    """
+    times = {PAPER_NETWORK: 1.0} | {peer: test for peer, (_, test) in PAPER.items()}
+    time = times.get(name.partition(", ")[0])
+    return time and time / times[PEER]
 
 
 @functools.cache

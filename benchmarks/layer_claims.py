@@ -6,10 +6,10 @@ TO_FASTEST = 1.1
 TO_DENSE = 1.3
 # To the drawing in a training step, by kind, without XLA and with it.
 TO_LITERAL = {
-    "interleaved": {"tensorflow": 1 / 3, "xla": 1 / 100},
-    "hierarchical": {"tensorflow": 1 / 1.25, "xla": 1 / 1.25},
-    "repeated": {"tensorflow": 1, "xla": 1},
-    "dense pointwise": {"tensorflow": 1, "xla": 1},
+    "interleaved": {"tensorflow": 1 / 3, "xla": 1 / 100, "jax": 1 / 100},
+    "hierarchical": dict.fromkeys(("tensorflow", "xla", "jax"), 1 / 1.25),
+    "repeated": dict.fromkeys(("tensorflow", "xla", "jax"), 1),
+    "dense pointwise": dict.fromkeys(("tensorflow", "xla", "jax"), 1),
 }
 TO_TILED = 1 / 100
 
@@ -31,7 +31,7 @@ def claims(rows):
         if row["to_literal"] is not None and drawn(row):
             made.append(Claim("auto to the drawing", where, row["to_literal"], TO_LITERAL[row["kind"]][row["runtime"]]))
         tiled = row["all"].get("grouped")
-        if tiled and row["runtime"] == "xla" and row["kind"] == "repeated" and "G=16 R=8" in row["layer"]:
+        if tiled and row["runtime"] != "tensorflow" and row["kind"] == "repeated" and "G=16 R=8" in row["layer"]:
             made.append(Claim("auto to a grouped convolution", where, row["milliseconds"] / tiled, TO_TILED))
     return tuple(made)
 

@@ -15,7 +15,7 @@ from keras_sharenets import _checks, files
 from keras_sharenets.ops import choices
 
 DIRECTIONS = {"training": True, "inference": False}
-COMPILERS = {"tensorflow": {"tensorflow": False, "xla": True}, "jax": {"xla": True}}
+COMPILERS = {"tensorflow": {"tensorflow": False, "xla": True}, "jax": {"jax": True}}
 # A call with one picture that takes longer is not measured with more.
 SLOW = 0.05
 TOO_LONG = 10

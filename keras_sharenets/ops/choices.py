@@ -26,28 +26,46 @@ MEASURED = {
         ("interleaved", "training"): ("multiplied", 0.92, "factored"),
         ("repeated", "inference"): "grouped",
         ("repeated", "training"): "grouped",
-        ("split", "inference"): "factored",
-        ("split", "training"): ("multiplied", 0.22, "factored"),
+        ("split", "inference"): ("multiplied", 0.074, "factored"),
+        ("split", "training"): ("multiplied", 0.53, "factored"),
         ("uneven split", "inference"): "multiplied",
         ("uneven split", "training"): "multiplied",
     },
     "xla": {
         ("dense pointwise", "inference"): "multiplied",
-        ("dense pointwise", "training"): "multiplied",
-        ("group pointwise", "inference"): ("folded", 0.088, "multiplied"),
-        ("group pointwise", "training"): ("folded", 0.088, "multiplied"),
+        ("dense pointwise", "training"): ("multiplied", 0.11, "folded"),
+        ("group pointwise", "inference"): ("folded", 0.43, "multiplied"),
+        ("group pointwise", "training"): ("folded", 0.054, "multiplied"),
         ("grouped", "inference"): "folded",
         ("grouped", "training"): "folded",
-        ("hierarchical", "inference"): ("composed", 1.8, "factored"),
+        ("hierarchical", "inference"): ("multiplied", 1.8, "factored"),
         ("hierarchical", "training"): ("multiplied", 1.8, "factored"),
         ("interleaved", "inference"): ("multiplied", 0.92, "factored"),
         ("interleaved", "training"): ("multiplied", 0.92, "factored"),
         ("repeated", "inference"): "folded",
         ("repeated", "training"): "folded",
-        ("split", "inference"): ("composed", 0.22, "factored"),
-        ("split", "training"): ("composed", 0.22, "factored"),
-        ("uneven split", "inference"): "multiplied",
-        ("uneven split", "training"): "multiplied",
+        ("split", "inference"): ("multiplied", 0.19, "factored"),
+        ("split", "training"): ("multiplied", 0.53, "factored"),
+        ("uneven split", "inference"): ("multiplied", 1.7, "factored"),
+        ("uneven split", "training"): ("multiplied", 0.22, "factored"),
+    },
+    "jax": {
+        ("dense pointwise", "inference"): ("folded", 0.11, "multiplied"),
+        ("dense pointwise", "training"): "multiplied",
+        ("group pointwise", "inference"): ("folded", 0.43, "multiplied"),
+        ("group pointwise", "training"): "multiplied",
+        ("grouped", "inference"): "folded",
+        ("grouped", "training"): "folded",
+        ("hierarchical", "inference"): ("multiplied", 1.8, "factored"),
+        ("hierarchical", "training"): "multiplied",
+        ("interleaved", "inference"): ("multiplied", 7.3, "factored"),
+        ("interleaved", "training"): ("multiplied", 0.92, "factored"),
+        ("repeated", "inference"): "folded",
+        ("repeated", "training"): "folded",
+        ("split", "inference"): ("multiplied", 0.19, "factored"),
+        ("split", "training"): "multiplied",
+        ("uneven split", "inference"): ("multiplied", 1.7, "factored"),
+        ("uneven split", "training"): ("multiplied", 0.22, "factored"),
     },
 }
 # Accelerators are not measured: native grouped convolutions, and one product instead of many small ones.
@@ -56,12 +74,14 @@ _ACCELERATED["dense pointwise"] = "folded"
 
 
 def runtime(dtype="float32"):
-    """What runs: `"accelerator"`, or on a CPU `"xla"` (JAX, or TensorFlow while it compiles) or `"tensorflow"`.
+    """What runs: `"accelerator"`, or on a CPU `"jax"`, `"tensorflow"`, or `"xla"` where TensorFlow compiles with it.
 
     For float16 and float64 it is never `"tensorflow"`, which has no gradients of grouped convolutions in them.
     """
     if devices.accelerated():
         return "accelerator"
+    if devices.xla_only():
+        return "jax"
     known = keras.backend.standardize_dtype(dtype) in ("float32", "bfloat16")
     return "tensorflow" if known and devices.xla_optional() and not fused.in_xla() else "xla"
 

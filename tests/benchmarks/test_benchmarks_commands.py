@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 
 import keras_sharenets as ksn
-from benchmarks import delivery, inference, litert
+from benchmarks import delivery, inference, inference_claims, litert
 from benchmarks.cli import COMMANDS, main, make_parser
 from benchmarks.delivery_claims import claims
 
@@ -121,6 +121,31 @@ def test_twins_and_peers_come_once():
     names = inference.with_peers(["sharesnet_164", "mobilenet_v2_1_0", "resnet_164"], inference.PEERS)
     assert names[:3] == ("sharesnet_164", "resnet_164", "mobilenet_v2_1_0")
     assert sorted(names) == sorted({"sharesnet_164", "resnet_164", *inference.PEERS})
+
+
+def test_peers_of_the_paper():
+    network, drawing = inference.PAPER_NETWORK, inference.DRAWING
+    assert inference.with_peers([network], ["mobilenet_v2_1_0"]) == (network, drawing, "mobilenet_v2_1_0")
+    assert inference.paper_ratio(network) == pytest.approx(1 / 1.84)
+    assert inference.paper_ratio("shufflenet_v2_2_0, 8x8") == pytest.approx(1.65 / 1.84)
+    form = {"input_shape": (32, 32, 3), "num_classes": 1000}
+    near, far = (inference.build(f"mobilenet_v2_1_0{make}", **form) for make in ("", ", 8x8"))
+    # The same weights; what follows the third stride of 2 goes over four times the places.
+    assert near.count_params() == far.count_params() == 3_538_984
+    assert [ksn.profile(model).multiply_adds for model in (near, far)] == [89_243_648, 297_740_288]
+
+
+@pytest.mark.parametrize(("theirs", "holds"), [(10.0, True), (7.0, False)])
+def test_claim_about_the_drawing(theirs, holds):
+    runtimes = ("Keras, XLA", "LiteRT, float32, 1 thread", "LiteRT, int8, 2 threads")
+    times = {"a": 6.5, "b": theirs}
+    rows = [{"network": name, "runtime": where, "milliseconds": times[name]} for where in runtimes for name in times]
+    made = inference_claims.claims(rows, "a", "b")
+    assert [(claim.where, claim.limit, claim.holds) for claim in made] == [
+        (runtimes[1], 0.9, holds),
+        (runtimes[2], 0.72, holds),
+    ]
+    assert inference_claims.claims(rows, "a", "c") == ()
 
 
 def test_help_has_an_example(capsys):

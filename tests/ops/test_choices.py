@@ -22,7 +22,7 @@ def named(chosen):
     return {shallow, deep}
 
 
-@pytest.mark.parametrize("where", ["tensorflow", "xla"])
+@pytest.mark.parametrize("where", ["tensorflow", "xla", "jax"])
 @pytest.mark.parametrize("direction", ["training", "inference"])
 @pytest.mark.parametrize("kind", CONVOLUTIONS + POINTWISE)
 def test_table_names_implementations_that_exist(kind, direction, where):
@@ -35,7 +35,8 @@ def test_table_names_implementations_that_exist(kind, direction, where):
 
 
 def test_xla_never_meets_groups():
-    assert not any("grouped" in named(chosen) for chosen in choices.MEASURED["xla"].values())
+    for where in ("xla", "jax"):
+        assert not any("grouped" in named(chosen) for chosen in choices.MEASURED[where].values())
 
 
 def test_one_entry_for_each_kind_and_direction():
@@ -103,7 +104,7 @@ def test_accelerator_is_not_measured():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
 def test_runtime(dtype):
     if keras.backend.backend() != "tensorflow":
-        assert choices.runtime(dtype) == "xla"
+        assert choices.runtime(dtype) == "jax"
         return
     import tensorflow as tf
 
