@@ -166,13 +166,13 @@ def _train_on(devices, network, run, dataset, output, checkpoint, verbose):
     part = {"worker": devices.worker, "workers": devices.workers}
     batches = training_batches(dataset, run.recipe, run.seed, **part)
     check_fits(devices, batches, run.jit_compile)
+    check_alike(devices, run, 0 if checkpoint is None else checkpoint[-1]["step"])
     steps = batches.steps
     copy = copy_of(network, devices, lambda: build(run.model, dataset, run.options, run.recipe))
     trained = compile_model(copy, run, steps, devices)
     size = input_shape(dataset, run.recipe)[:2] if run.recipe.crop_size else None
     held_out = held_out_batches(dataset, run.recipe.batch_size, size)
     held_out = held_out if devices.strategy == "default" else EvenBatches(held_out, **part)
-    check_alike(devices, run, 0 if checkpoint is None else checkpoint[-1]["step"])
     watch = Watch(devices, f"Start all workers again with `fit --resume {output} --strategy {devices.strategy}`.")
     recorder = (Recorder if devices.chief else Follower)(network, output, run, steps, copy)
     first = 0

@@ -6,7 +6,9 @@ machine that is cut off no longer says that it is alive.
 """
 
 import contextlib
+import ctypes
 import os
+import signal
 import socket
 import struct
 import sys
@@ -50,10 +52,16 @@ class Watch:
             peer.settimeout(PATIENCE)
             threading.Thread(target=self._listen, args=(number, peer), daemon=True).start()
         threading.Thread(target=self._speak, daemon=True).start()
+        # JAX aborts the process when worker 0 is gone. The abort waits until `_stop` has had its time: a handler of
+        # Python's own would not be called before the process has ended.
+        self._on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: self._over.wait(INTERVAL))
+        ctypes.CDLL(None).signal(int(signal.SIGABRT), self._on_abort)
 
     def close(self, finished):
         """Ends the watch; the others stop unless this worker is `finished`."""
         self._over.set()
+        if self._peers:
+            ctypes.CDLL(None).signal(int(signal.SIGABRT), None)
         if finished:
             self._send(FINISHED)
             return

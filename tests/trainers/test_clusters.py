@@ -178,10 +178,25 @@ def test_the_example_of_the_page(tmp_path):
     assert json.loads((tmp_path / "runs" / "two" / "metrics.json").read_text())["state"] == "finished"
 
 
-def test_workers_that_are_not_started_alike(tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_an_error_of_all_is_told_by_all(backend, tmp_path):
+    logs = [tmp_path / "0.npz", tmp_path / "1.npz"]
+    arguments = [*BEGIN, "--output", tmp_path / "run", "--learning-rate=1e30"]
+    assert finish(start_two(backend, arguments, logs)) == [2, 2]
+    for log in logs:
+        errors = [line for line in log.with_suffix(".err").read_text().splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1
+        assert errors[0].startswith("error: The loss is ")
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["state"] == "stopped"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_workers_that_are_not_started_alike(backend, tmp_path):
     logs = [tmp_path / "0.npz", tmp_path / "1.npz"]
     own = [["--seed=0"], ["--seed=1"]]
-    assert finish(start_two("tensorflow", [*BEGIN, "--output", tmp_path / "run"], logs, own=own)) == [2, 2]
+    assert finish(start_two(backend, [*BEGIN, "--output", tmp_path / "run"], logs, own=own)) == [2, 2]
     for log in logs:
         assert "error: The workers were not started alike" in log.with_suffix(".err").read_text()
     assert not (tmp_path / "run").exists()

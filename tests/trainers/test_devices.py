@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import trainers.fit
+from keras_sharenets import files
 from trainers.batches import held_out_batches, training_batches
 from trainers.checkpoints import list_checkpoints
 from trainers.cli import main
@@ -16,6 +17,8 @@ from trainers.even_batches import EvenBatches
 from trainers.fit import fit
 from trainers.recipes import override, recipe_for
 from trainers.report import read_metrics
+from trainers.tf_data import as_tf_data
+from trainers.training_model import compile_model
 
 MODEL = "hscnet_m32_g4_r2_b1_a2"
 TINY = {"width": (16,), "shuffle_groups": 1, "arrangements": 1}
@@ -114,6 +117,33 @@ def test_steps_taken_at_once_change_nothing(digits, recipe, tmp_path, monkeypatc
     assert names == [f"{step:09d}.npz" for step in (4, 8, 12, 16, 20, 22)]
     for name in ("loss", "accuracy", "test_loss", "test_accuracy", "learning_rate"):
         assert getattr(many.last, name) == pytest.approx(getattr(one.last, name), abs=1e-5)
+
+
+def test_all_of_a_tpu_but_the_tpu(digits, recipe, tmp_path, monkeypatch):
+    """Fixed shapes, bfloat16 and steps taken at once train a network, and its file is that of any machine."""
+    feed = as_tf_data if keras.backend.backend() == "tensorflow" else lambda batches: batches
+    devices = Devices("tpu", feed=feed, policy="mixed_bfloat16", steps_per_execution=32)
+    monkeypatch.setattr(trainers.fit, "connect", lambda strategy: devices)
+    compiled = []
+    monkeypatch.setattr(
+        trainers.fit, "compile_model", lambda *args: compiled.append(compile_model(*args)) or compiled[0]
+    )
+    settings = {"recipe": override(recipe, epochs=2), "options": TINY, "verbose": 0}
+    run = fit(MODEL, digits, tmp_path / "run", **settings)
+    monkeypatch.undo()
+    plain = fit(MODEL, digits, tmp_path / "plain", jit_compile=False, **settings)
+    assert [epoch.loss for epoch in run.epochs] == pytest.approx([epoch.loss for epoch in plain.epochs], abs=0.05)
+    assert {layer.compute_dtype for layer in compiled[0].layers[2:]} == {"bfloat16"}
+    assert all(weight.dtype == "float32" for weight in compiled[0].trainable_weights)
+    network = files.load_model(tmp_path / "run" / "last.keras")
+    assert {layer.compute_dtype for layer in network.layers} == {"float32"}
+    assert not any(getattr(layer, "synchronized", False) for layer in network.layers)
+    assert keras.config.dtype_policy().name == "float32"
+    # The file has the weights that were trained, so it has their accuracy.
+    predicted = network.predict(digits.test.pixels(np.arange(359)), verbose=0).argmax(-1)
+    assert np.mean(predicted == digits.test.labels) == pytest.approx(run.test_accuracy, abs=0.05)
+    for batches in (training_batches(digits, recipe, 0), EvenBatches(held_out_batches(digits, 64), 0, 1)):
+        assert all(spec.shape.is_fully_defined() for spec in as_tf_data(batches).element_spec)
 
 
 def test_no_tpu_is_one_line(tmp_path, capsys, monkeypatch):
