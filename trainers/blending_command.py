@@ -16,7 +16,7 @@ from trainers.arguments import add_data_arguments, load_data
 from trainers.batches import held_out_batches
 from trainers.evaluate import BATCH_SIZE, evaluate
 from trainers.fit import check_output
-from trainers.page import page
+from trainers.page import COUNTS, page
 
 HARDLY_USED = 2  # An input channel is worth a word if it is blue this many times as often as by chance.
 
@@ -123,12 +123,16 @@ def _write_all(model, dataset, before, rows, patterns, args, output):
         *((f"{100 * row.fraction:g} % of them set to 0", _summary(row)) for row in rows),
         *((f"inputs that {pattern.name} hardly uses", _hardly_used(pattern)) for pattern in patterns),
     ]
-    images = {"Accuracy of the pruned network": curve, "Which inputs the outputs use least and most": drawn}
-    text = analysis.to_text(analysis.profile(model))
+    sections = {
+        "": table,
+        "Accuracy of the pruned network": curve,
+        "Which inputs the outputs use least and most": drawn,
+        COUNTS: analysis.to_text(analysis.profile(model)),
+    }
     files.write_bytes(output / "curve.png", curve)
     files.write_bytes(output / "patterns.png", drawn)
     files.write_json(output / "curve.json", report)
-    files.write_text(output / "index.html", page(heading, _note(dataset, args.ranking), table, images, text))
+    files.write_text(output / "index.html", page(heading, _note(dataset, args.ranking), sections))
 
 
 def _plain(pattern):

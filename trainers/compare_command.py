@@ -40,7 +40,9 @@ def run(args):
     files.write_bytes(output / "compare.png", picture)
     files.write_json(output / "compare.json", {"note": note, "runs": entries})
     files.write_text(output / "compare.md", f"{markdown_table(rows)}\n\n{note}\n\n![Loss and accuracy](compare.png)\n")
-    files.write_text(output / "index.html", page("Runs compared", note, rows, {"Test split, epoch by epoch": picture}))
+    files.write_text(
+        output / "index.html", page("Runs compared", note, {"": rows, "Test split, epoch by epoch": picture})
+    )
     print(text_table(rows))
     print(f"files in {output}")
 

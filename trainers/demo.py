@@ -10,7 +10,7 @@ from keras_sharenets import analysis, files
 from trainers.data import load_digits
 from trainers.evaluate import evaluate
 from trainers.fit import fit
-from trainers.page import page
+from trainers.page import COUNTS, page
 from trainers.plots import draw_predictions
 from trainers.recipes import override, recipe_for
 
@@ -63,11 +63,13 @@ def run(args):
     pictures = dataset.test.images[:: len(dataset.test) // 40][:40]
     labels = dataset.test.labels[:: len(dataset.test) // 40][:40]
     probabilities = ksn.mobile.predict_tflite(tflite.path, pictures)
-    images = {
+    sections = {
+        "": rows,
         "Training": (output / "curves.png").read_bytes(),
         "Predictions of the int8 file": draw_predictions(pictures, labels, probabilities, dataset.class_names),
+        COUNTS: analysis.to_text(profile),
     }
     heading = f"{MODEL} on {dataset.name}"
     note = f"{dataset.note}. {result.recipe.epochs} epochs, seed {result.seed}."
-    files.write_text(output / "report.html", page(heading, note, rows, images, analysis.to_text(profile)))
+    files.write_text(output / "report.html", page(heading, note, sections))
     print(f"report: {output / 'report.html'}")

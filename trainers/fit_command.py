@@ -3,18 +3,15 @@
 python -m trainers fit --model hscnet_m32_g4_r2_b1_a2 --data digits --epochs 40 --output runs/digits
 """
 
-import argparse
 import dataclasses
 import pathlib
-import typing
 
 from keras_sharenets.models import find_variant
 from trainers.arguments import add_data_arguments, load_data, parse_option
 from trainers.callbacks import EXTRAS, check_tensorboard
 from trainers.devices import STRATEGIES, connect
 from trainers.fit import check_output, fit, resume
-from trainers.recipe import OPTIONS
-from trainers.recipes import find_recipe, override, recipe_for
+from trainers.recipe_arguments import add_recipe_arguments, chosen_recipe, given_fields, named_recipe
 from trainers.report import as_tuples, read_metrics
 from trainers.runs import SOURCE, fill_source
 
@@ -59,21 +56,7 @@ def add_arguments(parser):
         help="the devices: one; all of this machine ('mirrored'); the workers that TF_CONFIG lists, a process each "
         "('multi_worker'; through jax.distributed on JAX); a TPU",
     )
-    group = parser.add_argument_group("recipe", "Without these, the recipe of the network's paper for this data set.")
-    group.add_argument("--recipe", metavar="NAME", help="another recipe (`python -m trainers recipes` lists them)")
-    for field in OPTIONS:
-        _add_recipe_argument(group, field)
-
-
-def _add_recipe_argument(group, field):
-    flag = f"--{field.name.replace('_', '-')}"
-    help_text = field.metadata["help"].replace("%", "%%")
-    if field.type is bool:
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=help_text)
-    elif typing.get_origin(field.type) is tuple:
-        group.add_argument(flag, type=typing.get_args(field.type)[0], nargs="*", metavar="X", help=help_text)
-    else:
-        group.add_argument(flag, type=field.type, metavar="X", help=help_text)
+    add_recipe_arguments(parser)
 
 
 def run(args):
@@ -94,9 +77,9 @@ def _begin(args):
     check_tensorboard(args.tensorboard)
     options = dict(map(parse_option, args.model_option))
     connect(args.strategy)  # Before anything is computed, so before there are data.
-    chosen = None if args.recipe is None else override(find_recipe(args.recipe), **_given_of_recipe(args))
+    named_recipe(args)  # An error of it comes before the data are read.
     dataset = load_data(args)
-    recipe = chosen or override(recipe_for(args.model, dataset.name), **_given_of_recipe(args))
+    recipe = chosen_recipe(args, args.model, dataset.name)
     source = {name: getattr(args, name) for name in SOURCE}
     # What is not given is left to `fit`.
     names = ("seed", "deterministic", "checkpoint_steps", "keep_checkpoints", "tensorboard")
@@ -122,7 +105,7 @@ def _go_on(args):
 def _check_unchanged(args, recorded):
     """Raises a `ValueError` if an argument is given that would make it another run."""
     names = ("model", "seed", "deterministic", "tensorboard")
-    given = {name: getattr(args, name) for name in names} | {"recipe": args.recipe} | _given_of_recipe(args)
+    given = {name: getattr(args, name) for name in names} | {"recipe": args.recipe} | given_fields(args)
     before = {name: getattr(recorded, name) for name in names} | {"recipe": recorded.recipe.name}
     before |= dataclasses.asdict(recorded.recipe)
     if args.jit_compile is not None:
@@ -137,8 +120,3 @@ def _check_unchanged(args, recorded):
                 f"`--{name.replace('_', '-')}` (={value}) must be that of the run in {args.resume} (={before[name]}), "
                 "or be left out. Choose another `--output` for another run."
             )
-
-
-def _given_of_recipe(args):
-    given = {field.name: getattr(args, field.name) for field in OPTIONS}
-    return {name: value for name, value in given.items() if value is not None}

@@ -12,7 +12,7 @@ from keras_sharenets import analysis, files
 from trainers.arguments import add_data_arguments
 from trainers.confusion import confusion_matrix, draw_confusion, most_confused
 from trainers.evaluate import predict_test_split
-from trainers.page import page
+from trainers.page import COUNTS, page
 from trainers.plots import draw_curves
 from trainers.recipes import changed_fields
 from trainers.runs import load_run_data, network_file, open_run, tested_crops
@@ -52,10 +52,12 @@ def report_page(run, folder, dataset):
         ("training time", f"{minutes} min {seconds} s, seed {run.seed}, {run.backend} backend"),
         *(("mistake", words) for words in most_confused(matrix, dataset.class_names)),
     ]
-    images = {
+    sections = {
+        "": rows,
         "Training": draw_curves(run),
         "Which classes are taken for which": draw_confusion(
             matrix, dataset.class_names, f"{run.model} on {run.data['name']}, test split"
         ),
+        COUNTS: analysis.to_text(profile),
     }
-    return page(f"{run.model} on {run.data['name']}", f"{dataset.note}.", rows, images, analysis.to_text(profile))
+    return page(f"{run.model} on {run.data['name']}", f"{dataset.note}.", sections)

@@ -7,8 +7,9 @@ import pathlib
 
 from keras_sharenets import files
 from trainers.data import load as load_data
-from trainers.recipes import Recipe
-from tuning import page, report, trials
+from trainers.page import page
+from trainers.recipe import Recipe
+from tuning import report, trials
 from tuning.front_picture import draw_front
 from tuning.references import measure_references
 
@@ -63,7 +64,7 @@ def run(args):
     if effects:
         sections["Effects of the choices"] = [_EFFECTS, *effects]
     files.write_json(folder / "report.json", report.to_dict(found))
-    files.write_text(folder / "report.html", page.to_html(found.title, found.note, sections))
+    files.write_text(folder / "report.html", page(found.title, found.note, sections))
     print(f"# {found.title}\n\n{found.note}\n\n{_markdown(table)}\n\n{outcome}")
     if effects:
         print(f"\n{_markdown([_EFFECTS, *effects])}")

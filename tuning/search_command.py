@@ -3,15 +3,13 @@
 python -m tuning search --space hscnet --data digits --tuner hyperband --trials 12 --output runs/search
 """
 
-import argparse
 import dataclasses
 import json
 import pathlib
-import typing
 
 from keras_sharenets import _checks, files
 from trainers.arguments import add_data_arguments, load_data
-from trainers.recipes import Recipe, find_recipe, override, recipe_for
+from trainers.recipe_arguments import add_recipe_arguments, chosen_recipe
 from tuning import budgets, search, trials
 from tuning.conclusion import conclude, read_conclusion
 from tuning.oracles import ORACLES
@@ -19,7 +17,6 @@ from tuning.report import full_training
 from tuning.spaces import SPACES, find_space
 
 SOURCE = ("data", "data_dir", "input_shape", "skip_unreadable")
-_RECIPE = tuple(field for field in dataclasses.fields(Recipe) if "help" in field.metadata)
 
 
 def add_arguments(parser):
@@ -46,27 +43,11 @@ def add_arguments(parser):
         metavar="SHARE",
         help="accuracy that half the bytes or half the time is worth; 0.01: one per cent (default: 0, accuracy alone)",
     )
-    group = parser.add_argument_group("recipe", "Without these, the recipe of the network's paper for this data set.")
-    group.add_argument("--recipe", metavar="NAME", help="another recipe (`python -m trainers recipes` lists them)")
-    for field in _RECIPE:
-        _add_recipe_argument(group, field)
-
-
-def _add_recipe_argument(group, field):
-    flag, help_text = f"--{field.name.replace('_', '-')}", field.metadata["help"].replace("%", "%%")
-    if field.type is bool:
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, help=help_text)
-    elif typing.get_origin(field.type) is tuple:
-        group.add_argument(flag, type=typing.get_args(field.type)[0], nargs="*", metavar="X", help=help_text)
-    else:
-        group.add_argument(flag, type=field.type, metavar="X", help=help_text)
+    add_recipe_arguments(parser)
 
 
 def _recipe(args, dataset):
-    given = {field.name: getattr(args, field.name) for field in _RECIPE}
-    given = {name: value for name, value in given.items() if value is not None}
-    first = next(iter(find_space(args.space).networks.values()))
-    return override(find_recipe(args.recipe) if args.recipe else recipe_for(first, dataset.name), **given)
+    return chosen_recipe(args, next(iter(find_space(args.space).networks.values())), dataset.name)
 
 
 def _search(args):
