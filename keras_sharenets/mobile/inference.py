@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_sharenets.analysis.graph import calls
 from keras_sharenets.layers.quantized_kernels import inner
 
 ENDS = (keras.activations.softmax, keras.activations.sigmoid)
@@ -24,18 +25,16 @@ def inference_form(model):
 
     >>> import keras_sharenets as ksn
     >>> model = ksn.create_model("hscnet_m32_g4_r2_b1_a2", input_shape=(16, 16, 3))
-    >>> inference_form(model).get_layer("stage1_module1_spatial").implementation
+    >>> inference_form(model).get_layer("stage1_module1_convolution").spatial.implementation
     'grouped'
     """
 
-    def copy_layer(layer):
-        config = layer.get_config()
+    copy = _copy(model)
+    for call in calls(copy):
+        layer = inner(call.operation)
         if hasattr(layer, "inference_implementation"):
-            config["implementation"] = layer.inference_implementation
-        return type(layer).from_config(config)
-
-    # `recursive` reaches into networks that are used as layers of this one.
-    return _copy(model, clone_function=copy_layer, recursive=True)
+            layer.implementation = layer.inference_implementation
+    return copy
 
 
 def score_form(model):
@@ -72,9 +71,9 @@ def _last_layer(model):
     return model.get_layer(model.output_names[0])
 
 
-def _copy(model, **options):
+def _copy(model):
     try:
-        copy = keras.models.clone_model(model, **options)
+        copy = keras.models.clone_model(model)
     except ValueError as error:
         name = getattr(model, "name", model)
         raise ValueError(f"`model` (={name!r}) must be a functional or sequential Keras model: {error}") from error

@@ -45,7 +45,7 @@ def test_subclassed_model_is_refused():
     class Subclassed(keras.Model):
         pass
 
-    with pytest.raises(ValueError, match="must be a functional or sequential Keras model"):
+    with pytest.raises(ValueError, match="must be a functional Keras model or a Sequential"):
         inference_form(Subclassed())
 
 

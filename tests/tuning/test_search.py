@@ -104,7 +104,10 @@ def test_hyperband_goes_on_with_the_best(trained, tmp_path):
         assert (result.name, result.arguments) == (before.name, before.arguments)
 
 
-@pytest.mark.parametrize("tuner", ORACLES)
+# Each takes a minute and more; hyperband's trials also go on with each other.
+@pytest.mark.parametrize(
+    "tuner", [pytest.param(name, marks=[] if name == "hyperband" else pytest.mark.slow) for name in ORACLES]
+)
 def test_killed_at_any_write_nothing_is_lost_or_counted_twice(tuner, trained, tmp_path, monkeypatch):
     """The process ends before or after each of its writes; the same call goes on, and all is as without the kill."""
     write, writes = files.write_bytes, []
