@@ -18,6 +18,23 @@ def add_arguments(parser, networks, quick_network):
     parser.set_defaults(default_networks=(networks, (quick_network,)), default_repetitions=(100, 3))
 
 
+def add_run_arguments(parser, repetitions, batch_size, quick):
+    """`--repetitions`, `--batch-size`, `--quick` and `--output`, for commands whose subjects are not networks by name.
+
+    Args:
+        parser: `argparse.ArgumentParser`.
+        repetitions, batch_size: pairs of ints, the default and that of `--quick`.
+        quick: str, what `--quick` measures.
+    """
+    parser.add_argument(
+        "--repetitions", type=int, metavar="N", help=f"measured runs of each (default: {repetitions[0]})"
+    )
+    parser.add_argument("--batch-size", type=int, metavar="N", help=f"pictures at a time (default: {batch_size[0]})")
+    parser.add_argument("--quick", action="store_true", help=f"{quick}: shows that it works")
+    parser.add_argument("--output", default="runs/benchmarks", metavar="DIR", help="folder (default: runs/benchmarks)")
+    parser.set_defaults(default_repetitions=repetitions, default_batch_size=batch_size)
+
+
 def settle(args):
     """The networks, each once, and the repetitions that the options of `add_arguments` ask for; makes the folder.
 
@@ -28,10 +45,21 @@ def settle(args):
     networks = tuple(dict.fromkeys(args.networks or args.default_networks[args.quick]))
     for name in networks:
         find_variant(name)
-    repetitions = args.default_repetitions[args.quick] if args.repetitions is None else args.repetitions
-    _checks.positive("repetitions", repetitions)
+    repetitions = chosen(args, "repetitions")
     pathlib.Path(args.output).mkdir(parents=True, exist_ok=True)
     return networks, repetitions
+
+
+def chosen(args, name):
+    """The positive whole number of an option, or else its default, of which there is another with `--quick`.
+
+    Raises:
+        ValueError: it is no positive whole number.
+    """
+    value = getattr(args, name)
+    value = getattr(args, f"default_{name}")[args.quick] if value is None else value
+    _checks.positive(name, value)
+    return value
 
 
 def progress(text):

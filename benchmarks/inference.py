@@ -11,12 +11,12 @@ import keras
 import tensorflow as tf
 
 import keras_sharenets as ksn
-from benchmarks import litert, networks, results, timing, twins
+from benchmarks import litert, networks, results, timing
 from benchmarks.arguments import add_arguments as add_common_arguments
 from benchmarks.arguments import progress, settle
 from benchmarks.inference_claims import claims
 from benchmarks.memory import peak_memory
-from benchmarks.training_peers import LATER_STRIDES, PAPER, PAPER_NETWORK
+from benchmarks.training_peers import LATER_STRIDES, MAKES, PAPER, PAPER_NETWORK
 from keras_sharenets import _checks, mobile
 
 NETWORKS = (
@@ -73,8 +73,7 @@ def run(args):
     names, repetitions = settle(args)
     peers = (PEER,) if args.quick else PEERS
     form = {"input_shape": tuple(args.input_shape), "num_classes": args.classes}
-    measure_peak = functools.partial(timing.matmul_peak, seconds=0.1 if args.quick else 1.0)
-    peaks = [measure_peak()]
+    peaks = [timing.measure_peak(args.quick)]
     models = {}
     for name in with_peers(names, peers):
         progress(f"building {name}")
@@ -82,9 +81,9 @@ def run(args):
     rows = measure_keras(models, args.batch_size, repetitions)
     if args.memory:
         rows = [row | {"peak_memory_bytes": _keras_memory(row, form, args.batch_size)} for row in rows]
-    peaks.append(measure_peak())
+    peaks.append(timing.measure_peak(args.quick))
     rows += measure_litert(models, threads, repetitions)
-    peak = max(*peaks, measure_peak())
+    peak = max(*peaks, timing.measure_peak(args.quick))
     table = make_table([row | _counts(row, models, peak, names) for row in rows], peak, args.batch_size, repetitions)
     written = results.write(table, args.output, args.command_line)
     print(written[0].read_text(), end="")
@@ -131,15 +130,12 @@ def with_peers(names, peers):
 def build(name, *, input_shape, num_classes):
     """A network by its name in the library, one of `PEERS` or `DRAWING`, with statistics as after training."""
     name, _, make = name.partition(", ")
+    keras.utils.set_random_seed(0)
     if name == KERAS_PEER:
         model = keras.applications.MobileNetV2(input_shape=input_shape, weights=None, classes=num_classes)
-        networks.like_trained(model)
-        return model
-    strides = {"strides": LATER_STRIDES[name]} if make == "8x8" else {}
-    model = networks.build(name, input_shape=input_shape, num_classes=num_classes, **strides)
-    if make == "as drawn":
-        model = twins.drawn(model)
-        networks.like_trained(model)
+    else:
+        model = MAKES[make](name, input_shape=input_shape, num_classes=num_classes)
+    networks.like_trained(model)
     return model
 
 

@@ -14,8 +14,7 @@ import PIL.Image
 
 from benchmarks import networks, results, steps, timing
 from benchmarks.arguments import add_arguments as add_common_arguments
-from benchmarks.arguments import progress, settle
-from keras_sharenets import _checks
+from benchmarks.arguments import chosen, progress, settle
 from trainers.batches import Augmentation, Batches
 from trainers.dataset import Arrays, Files
 
@@ -63,12 +62,12 @@ class Ready(keras.utils.PyDataset):
 def add_arguments(parser):
     add_common_arguments(parser, NETWORKS, QUICK)
     parser.add_argument("--batch-size", type=int, metavar="N", help="pictures at a time (default: 128)")
+    parser.set_defaults(default_batch_size=(128, 16))
 
 
 def run(args):
     """Writes and prints the table."""
-    batch_size = (16 if args.quick else 128) if args.batch_size is None else args.batch_size
-    _checks.positive("batch_size", batch_size)
+    batch_size = chosen(args, "batch_size")
     names, repetitions = settle(args)
     rows, waits = [], []
     for shape in SOURCES:

@@ -9,9 +9,9 @@ import keras
 
 import keras_sharenets as ksn
 from benchmarks import layer_choices, layer_shapes, results, steps, timing
-from benchmarks.arguments import progress
+from benchmarks.arguments import add_run_arguments, chosen, progress
 from benchmarks.layer_claims import claims
-from keras_sharenets import _checks, files
+from keras_sharenets import files
 from keras_sharenets.ops import choices
 
 DIRECTIONS = {"training": True, "inference": False}
@@ -35,25 +35,19 @@ COLUMNS = {
 
 def add_arguments(parser):
     parser.add_argument("--rows", nargs="+", metavar="TEXT", help="only layers with one of these in their name")
-    parser.add_argument("--repetitions", type=int, metavar="N", help="measured runs of each (default: 15)")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="pictures at a time (default: 16)")
-    parser.add_argument("--quick", action="store_true", help="few layers, runs and pictures: shows that it works")
-    parser.add_argument("--output", default="runs/benchmarks", metavar="DIR", help="folder (default: runs/benchmarks)")
+    add_run_arguments(parser, repetitions=(15, 2), batch_size=(16, 2), quick="few layers, runs and pictures")
 
 
 def run(args):
     """Writes and prints the table, and beside it `layer_choices.txt`, the rule that these times give."""
-    repetitions = (2 if args.quick else 15) if args.repetitions is None else args.repetitions
-    batch_size = (2 if args.quick else 16) if args.batch_size is None else args.batch_size
-    _checks.positive("repetitions", repetitions)
-    _checks.positive("batch_size", batch_size)
-    pathlib.Path(args.output).mkdir(parents=True, exist_ok=True)
+    repetitions, batch_size = chosen(args, "repetitions"), chosen(args, "batch_size")
     shapes = layer_shapes.collect(layer_shapes.QUICK if args.quick else layer_shapes.NETWORKS)
     shapes += layer_shapes.unshared()[-1 if args.quick else 0 :]
     wanted = [shape for shape in shapes if not args.rows or any(text in shape.name for text in args.rows)]
     if not wanted:
         raise ValueError(f"`rows` (={args.rows}) must be part of the name of a layer, such as '{shapes[0].name}'.")
-    peak = timing.matmul_peak(**({"sizes": (512,)} if args.quick else {}))
+    pathlib.Path(args.output).mkdir(parents=True, exist_ok=True)
+    peak = timing.measure_peak(args.quick)
     rows = []
     for number, shape in enumerate(wanted, start=1):
         progress(f"{number} of {len(wanted)}: {shape.name}")

@@ -4,16 +4,15 @@ python -m benchmarks scaling --rows "hscnet, G" "depth" --output runs/scaling
 """
 
 import dataclasses
-import functools
 import pathlib
 
 import keras_sharenets as ksn
 from benchmarks import power_law, results, scaling_picture, timing, training_step
-from benchmarks.arguments import progress
+from benchmarks.arguments import add_run_arguments, chosen, progress
 from benchmarks.machine import describe_machine
 from benchmarks.memory import peak_memory
 from benchmarks.scaling_axes import AXES, QUICK
-from keras_sharenets import _checks, files
+from keras_sharenets import files
 
 NAME, TITLE = "scaling", "How a step of training grows"
 # Columns of a point to each of which a power law is fitted.
@@ -35,32 +34,25 @@ COLUMNS = {
 
 def add_arguments(parser):
     parser.add_argument("--rows", nargs="+", metavar="TEXT", help="only growths with one of these in their name")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="pictures a step (default: 16)")
-    parser.add_argument("--repetitions", type=int, metavar="N", help="measured steps of each (default: 7)")
-    parser.add_argument("--quick", action="store_true", help=f"few steps of {QUICK[0].name}: shows that it works")
+    add_run_arguments(parser, repetitions=(7, 2), batch_size=(16, 2), quick=f"few steps of {QUICK[0].name}")
     memory_help = "also measure the memory, in a fresh process for each network (takes minutes)"
     parser.add_argument("--memory", action="store_true", help=memory_help)
-    parser.add_argument("--output", default="runs/benchmarks", metavar="DIR", help="folder (default: runs/benchmarks)")
 
 
 def run(args):
     """Writes and prints the table."""
-    repetitions = (2 if args.quick else 7) if args.repetitions is None else args.repetitions
-    batch_size = (2 if args.quick else 16) if args.batch_size is None else args.batch_size
-    _checks.positive("repetitions", repetitions)
-    _checks.positive("batch_size", batch_size)
+    repetitions, batch_size = chosen(args, "repetitions"), chosen(args, "batch_size")
     axes = QUICK if args.quick else AXES
     axes = [axis for axis in axes if not args.rows or any(text in axis.name for text in args.rows)]
     if not axes:
         raise ValueError(f"`rows` (={args.rows}) must be part of a name such as '{AXES[0].name}'.")
     folder = pathlib.Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
-    measure_peak = functools.partial(timing.matmul_peak, **({"sizes": (512,), "seconds": 0.1} if args.quick else {}))
-    peaks, measured = [measure_peak()], []
+    peak, measured = timing.measure_peak(args.quick), []
     for number, axis in enumerate(axes, start=1):
         progress(f"{number} of {len(axes)}: {axis.name} = {', '.join(map(str, axis.values))}")
         measured.append(measure(axis, batch_size, repetitions, args.memory))
-    peak = max(*peaks, measure_peak())
+    peak = max(peak, timing.measure_peak(args.quick))
     rows = [make_row(axis, points, peak) for axis, points in zip(axes, measured, strict=True)]
     written = write(make_table(rows, peak, batch_size, repetitions), folder, args.command_line)
     print(written[0].read_text(), end="")

@@ -95,6 +95,11 @@ def _columns(name, values):
     return {name: values.median, f"{name}_low": values.low, f"{name}_high": values.high}
 
 
+def measure_peak(quick):
+    """What [`matmul_peak`] gives; with `quick` a glance at one small size."""
+    return matmul_peak(sizes=(512,), seconds=0.1) if quick else matmul_peak()
+
+
 def matmul_peak(sizes=(512, 1024, 2048, 4096), seconds=1.0):
     """The most multiply-adds a second that square float32 matrices get from this machine, with all its threads.
 

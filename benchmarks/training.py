@@ -3,18 +3,16 @@
 python -m benchmarks training --models hscnet_m96_g8_r4_a2 sharesnet_164 --batch-size 32 --output runs/training
 """
 
-import functools
 import pathlib
 
 import keras
 
 import keras_sharenets as ksn
 from benchmarks import results, timing, training_step
-from benchmarks.arguments import progress
+from benchmarks.arguments import add_run_arguments, chosen, progress
 from benchmarks.memory import peak_memory
 from benchmarks.training_claims import claims
 from benchmarks.training_peers import PAPER, PAPER_NETWORK, beside
-from keras_sharenets import _checks
 from keras_sharenets.models import find_variant
 
 MODELS = (PAPER_NETWORK, "sharesnet_164", "sl3_resnet_64", "hgcnet_42_g4", "igcv2_star_c216_d20")
@@ -39,15 +37,12 @@ COLUMNS = {
 
 def add_arguments(parser):
     parser.add_argument("--models", nargs="+", metavar="NAME", help=f"named networks (default: {' '.join(MODELS)})")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="pictures a step (default: 64)")
     parser.add_argument("--mixed-precision", action="store_true", help="dtype policy mixed_bfloat16")
     jit_help = "whether TensorFlow compiles a step with XLA; JAX always does (default: false)"
     parser.add_argument("--jit-compile", choices=("false", "true"), default="false", help=jit_help)
-    parser.add_argument("--repetitions", type=int, metavar="N", help="measured steps of each (default: 7)")
-    parser.add_argument("--quick", action="store_true", help=f"few steps of {QUICK[0]}: shows that it works")
+    add_run_arguments(parser, repetitions=(7, 2), batch_size=(64, 4), quick=f"few steps of {QUICK[0]}")
     memory_help = "also measure the memory, in a fresh process for each network (takes minutes)"
     parser.add_argument("--memory", action="store_true", help=memory_help)
-    parser.add_argument("--output", default="runs/benchmarks", metavar="DIR", help="folder (default: runs/benchmarks)")
 
 
 def run(args):
@@ -55,18 +50,14 @@ def run(args):
     names = tuple(dict.fromkeys(args.models or (QUICK if args.quick else MODELS)))
     for name in names:
         find_variant(name)
-    repetitions = (2 if args.quick else 7) if args.repetitions is None else args.repetitions
-    batch_size = (4 if args.quick else 64) if args.batch_size is None else args.batch_size
-    _checks.positive("repetitions", repetitions)
-    _checks.positive("batch_size", batch_size)
+    repetitions, batch_size = chosen(args, "repetitions"), chosen(args, "batch_size")
     pathlib.Path(args.output).mkdir(parents=True, exist_ok=True)
     policy = "mixed_bfloat16" if args.mixed_precision else "float32"
     how = {"batch_size": batch_size, "policy": policy, "jit_compile": args.jit_compile == "true"}
-    measure_peak = functools.partial(timing.matmul_peak, **({"sizes": (512,), "seconds": 0.1} if args.quick else {}))
-    peak, rows = measure_peak(), []
+    peak, rows = timing.measure_peak(args.quick), []
     for name in names:
         rows += measure(name, repetitions=repetitions, memory=args.memory, **how)
-        peak = max(peak, measure_peak())
+        peak = max(peak, timing.measure_peak(args.quick))
         shares = [row | {"share_of_peak": row["multiply_adds_per_second"] / peak} for row in rows]
         written = results.write(make_table(shares, peak, repetitions, **how), args.output, args.command_line)
     print(written[0].read_text(), end="")

@@ -17,9 +17,9 @@ LATER_STRIDES = {
 }
 MAKES = {
     "": ksn.create_model,
-    "8x8": lambda name: ksn.create_model(name, strides=LATER_STRIDES[name]),
-    "unshared": lambda name: twins.unshared(ksn.create_model(name)),
-    "as drawn": lambda name: twins.drawn(ksn.create_model(name)),
+    "8x8": lambda name, **form: ksn.create_model(name, strides=LATER_STRIDES[name], **form),
+    "unshared": lambda name, **form: twins.unshared(ksn.create_model(name, **form)),
+    "as drawn": lambda name, **form: twins.drawn(ksn.create_model(name, **form)),
 }
 # What a step of the peer takes to one of HSC-Net-M96, in training on GPUs and in testing on a CPU (HSC-Net, table 2).
 PAPER = {"mobilenet_v2_1_0": (1.79, 1.84), "igcv3_d_1_0": (3.24, 3.60), "shufflenet_v2_2_0": (1.57, 1.65)}

@@ -158,20 +158,32 @@ def test_help_has_an_example(capsys):
         assert make_parser().parse_args(example).command == command
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--networks", "hgcnet_42"], "error: `name` (='hgcnet_42') is not a known model. Did you mean 'hgcnet_42_g"),
-        (["--repetitions", "0"], "error: `repetitions` (=0) must be a whole number of at least 1."),
-        (["--threads", "0"], "error: `threads` (=0) must be a whole number of at least 1."),
-        (["--output", "file"], "error: [Errno 17] File exists: 'file'"),
-    ],
-)
-@pytest.mark.parametrize("command", ["delivery", "inference"])
-def test_bad_input_is_one_line_and_exit_code_2(command, arguments, message, capsys, tmp_path, monkeypatch):
+UNKNOWN = "error: `name` (='hgcnet_42') is not a known model. Did you mean 'hgcnet_42_g"
+ROWS = "error: `rows` (=['nothing']) must be part of "
+
+
+def whole(name):
+    return [f"--{name}", "0"], f"error: `{name.replace('-', '_')}` (=0) must be a whole number of at least 1."
+
+
+BAD_INPUT = [
+    *((command, whole("repetitions")) for command in COMMANDS),
+    *((command, (["--output", "file"], "error: [Errno 17] File exists: 'file'")) for command in COMMANDS),
+    *((command, whole("batch-size")) for command in ("inference", "input", "layers", "scaling", "training")),
+    *((command, whole("threads")) for command in ("delivery", "inference")),
+    *((command, (["--networks", "hgcnet_42"], UNKNOWN)) for command in ("delivery", "inference", "input")),
+    ("training", (["--models", "hgcnet_42"], UNKNOWN)),
+    ("layers", (["--rows", "nothing"], f"{ROWS}the name of a layer")),
+    ("scaling", (["--rows", "nothing"], f"{ROWS}a name such as 'hscnet, G'.")),
+]
+
+
+@pytest.mark.parametrize(("command", "bad"), BAD_INPUT)
+def test_bad_input_is_one_line_and_exit_code_2(command, bad, capsys, tmp_path, monkeypatch):
+    arguments, message = bad
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("42")
-    assert main([command, *arguments]) == 2
+    assert main([command, "--quick", *arguments]) == 2
     output, errors = capsys.readouterr()
     assert errors.startswith(message)
     assert errors.count("\n") == 1

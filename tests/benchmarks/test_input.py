@@ -102,8 +102,3 @@ def test_time_is_that_of_a_batch(monkeypatch, tmp_path):
     }
     waits = input_speed.measure_fit(SHAPE, sources, "a", model, 3, 2)
     assert {(row["milliseconds"], row["ratio"]) for row in waits} == {(6000 / input_speed.STEPS, 1.0)}
-
-
-def test_bad_batch_size_is_one_line_and_exit_code_2(capsys, tmp_path):
-    assert main(["input", "--quick", "--batch-size", "0", "--output", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "error: `batch_size` (=0) must be a whole number of at least 1.\n"

@@ -130,25 +130,6 @@ def test_quick_table(tmp_path, capsys):
     assert (tmp_path / "layers.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--rows", "nothing"], "error: `rows` (=['nothing']) must be part of the name of a layer"),
-        (["--repetitions", "0"], "error: `repetitions` (=0) must be a whole number of at least 1."),
-        (["--batch-size", "0"], "error: `batch_size` (=0) must be a whole number of at least 1."),
-        (["--output", "file"], "error: [Errno 17] File exists: 'file'"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").write_text("42")
-    assert main(["layers", "--quick", *arguments]) == 2
-    output, errors = capsys.readouterr()
-    assert errors.startswith(message)
-    assert errors.count("\n") == 1
-    assert output == ""
-
-
 def test_call_that_takes_too_long_is_left_out(monkeypatch):
     shape = layer_shapes.Shape("by_hand", *SHAPES[0])
     models = {"folded": shape.build("folded"), "drawing": shape.build_literal()}

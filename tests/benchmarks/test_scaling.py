@@ -163,22 +163,3 @@ def test_picture_shows_what_grows_and_what_falls():
     rows = [scaling.make_row(BY_NAME["hscnet, G"], points(*times), 1e9) for times in ((1.0, 2.0, 4.0), (4.0, 2.0, 1.0))]
     assert slope(rows[0]) > 0.6
     assert slope(rows[1]) < -0.6
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--rows", "nothing"], "error: `rows` (=['nothing']) must be part of a name such as 'hscnet, G'."),
-        (["--repetitions", "0"], "error: `repetitions` (=0) must be a whole number of at least 1."),
-        (["--batch-size", "0"], "error: `batch_size` (=0) must be a whole number of at least 1."),
-        (["--output", "file"], "error: [Errno 17] File exists: 'file'"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").write_text("42")
-    assert main(["scaling", "--quick", *arguments]) == 2
-    output, errors = capsys.readouterr()
-    assert errors.startswith(message)
-    assert errors.count("\n") == 1
-    assert output == ""

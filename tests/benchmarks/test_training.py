@@ -249,22 +249,3 @@ def test_options_reach_the_step(monkeypatch, tmp_path):
     assert main(["training", *arguments]) == 0
     how = {"batch_size": 5, "policy": "mixed_bfloat16", "jit_compile": True, "repetitions": 4, "memory": False}
     assert measured == [(QUICK, how), ("vggnet", how)]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--models", "hgcnet_42"], "error: `name` (='hgcnet_42') is not a known model. Did you mean 'hgcnet_42_g"),
-        (["--repetitions", "0"], "error: `repetitions` (=0) must be a whole number of at least 1."),
-        (["--batch-size", "0"], "error: `batch_size` (=0) must be a whole number of at least 1."),
-        (["--output", "file"], "error: [Errno 17] File exists: 'file'"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").write_text("42")
-    assert main(["training", "--quick", *arguments]) == 2
-    output, errors = capsys.readouterr()
-    assert errors.startswith(message)
-    assert errors.count("\n") == 1
-    assert output == ""
