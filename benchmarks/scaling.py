@@ -80,17 +80,12 @@ def measure(axis, batch_size, repetitions, memory=False):
         point = {"value": value, "kept_bytes": sum(training_step.stored_bytes(model))}
         point["activation_bytes"] = training_step.activation_bytes(model, size)
         point["multiply_adds"] = 3 * size * ksn.profile(model).multiply_adds
-        point["peak_memory_bytes"] = peak_memory(run_once, axis, value, size) if memory else None
+        point["peak_memory_bytes"] = (
+            peak_memory(training_step.train_new, axis.build, value, size, False) if memory else None
+        )
         points.append(point)
     figures = timing.figures(timing.take_turns(calls, repetitions, warmup=1), axis.values[0])
     return [point | figures[point["value"]] for point in points]
-
-
-def run_once(axis, value, batch_size):
-    """Builds a network and trains it for three steps: what a fresh process does whose memory is measured."""
-    step = training_step.make(axis.build(value), batch_size, jit_compile=False)
-    for _ in range(3):
-        step()
 
 
 def make_row(axis, points, peak):

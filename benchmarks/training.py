@@ -127,7 +127,9 @@ def measure(name, *, batch_size, policy, jit_compile, repetitions, memory=False)
         row["peak_memory_bytes"] = None
         if memory:
             progress(f"{name}: memory of {label}")
-            row["peak_memory_bytes"] = peak_memory(run_once, contender, batch_size, policy, jit_compile)
+            row["peak_memory_bytes"] = peak_memory(
+                training_step.train_new, contender.build, policy, batch_size, jit_compile
+            )
         rows.append(row)
     return rows
 
@@ -145,13 +147,6 @@ def counts(model, batch_size, milliseconds):
         "weight_bytes": weights,
         "optimizer_bytes": optimizer,
     }
-
-
-def run_once(contender, batch_size, policy, jit_compile):
-    """Builds a network and trains it for three steps: what a fresh process does whose memory is measured."""
-    step = training_step.make(contender.build(policy), batch_size, jit_compile)
-    for _ in range(3):
-        step()
 
 
 def _paper(name, peer):

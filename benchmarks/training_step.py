@@ -34,6 +34,13 @@ def make(model, batch_size, jit_compile):
     return lambda: model.train_on_batch(pictures, labels)
 
 
+def train_new(build, argument, batch_size, jit_compile):
+    """Trains the network `build(argument)` for three steps: what a fresh process does whose memory is measured."""
+    step = make(build(argument), batch_size, jit_compile)
+    for _ in range(3):
+        step()
+
+
 def stored_bytes(model):
     """Bytes of what a model that `make` compiled keeps: `(weights, optimizer)`, each variable once."""
     return _bytes(model.weights), _bytes(model.optimizer.variables)

@@ -119,7 +119,7 @@ def classifier(width):
 
 def test_batch_grows_in_products_and_activations_alone(monkeypatch):
     """What a fresh process would do for its memory, this one does."""
-    monkeypatch.setattr(scaling, "peak_memory", lambda function, *given: function(*given) or 100 * given[-1] ** 2)
+    monkeypatch.setattr(scaling, "peak_memory", lambda function, *given: function(*given) or 100 * given[2] ** 2)
     axis = Axis("made up", "batch", "batch_size", (1, 2, 4, 8), classifier, {"width": 5})
     points = scaling.measure(axis, batch_size=3, repetitions=1, memory=True)
     # Outputs: 2x2x5 numbers of the convolution, the same flat, 4 classes.
