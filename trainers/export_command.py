@@ -10,12 +10,14 @@ import keras
 
 from keras_sharenets import _checks, files
 from trainers.arguments import add_data_arguments
+from trainers.evaluate import evaluate
 from trainers.fit import check_output
-from trainers.runs import load_run_data, network_file, open_run, training_pictures
+from trainers.runs import load_run_data, network_file, open_run, tested_crops, training_pictures
 from trainers.tables import text_table
 
 # In this order: what a network may have no form in comes first, so that nothing is written then.
 FORMS = ("float", "int8", "saved_model", "keras")
+TFLITE = FORMS[:2]
 
 
 def add_arguments(parser):
@@ -25,6 +27,9 @@ def add_arguments(parser):
     parser.add_argument(
         "--pictures", type=int, default=200, metavar="N", help="of the training split, to calibrate int8 (default: 200)"
     )
+    parser.add_argument(
+        "--test", action="store_true", help="measure the .tflite files on the whole test split, and record it"
+    )
     add_data_arguments(parser, required=False)
 
 
@@ -33,6 +38,10 @@ def run(args):
     _checks.positive("--pictures", args.pictures)
     for form in args.forms:
         _checks.one_of("--forms", form, FORMS)
+    if args.test and not set(args.forms) & set(TFLITE):
+        raise ValueError(
+            f"`--test` is for {' and '.join(TFLITE)}, but `--forms` (={' '.join(args.forms)}) has neither."
+        )
     if keras.backend.backend() != "tensorflow" and set(args.forms) != {"keras"}:
         raise ValueError(f"`--forms` (={' '.join(args.forms)}) need KERAS_BACKEND=tensorflow, all but keras.")
     output = check_output(args.output or pathlib.Path(args.run) / "export")
@@ -43,9 +52,26 @@ def run(args):
     pictures = training_pictures(dataset, trained, args.pictures)
     model = files.load_model(network_file(args.run))
     written = export(model, output, dataset.class_names, pictures, args.forms)
+    if args.test:
+        written = [entry | _tested(entry, output, dataset, tested_crops(trained)) for entry in written]
     files.write_json(output / "export.json", {"model": trained.model, "data": trained.data["name"], "files": written})
-    rows = [(entry["path"], f"{entry['bytes']:,} bytes", entry["checked"]) for entry in written]
-    print(text_table([("file", "size", "compared with Keras"), *rows]))
+    print(text_table(_rows(written, output, args.test)))
+
+
+def _tested(entry, output, dataset, crops):
+    """What the test split says about a TFLite file; nothing about other forms."""
+    if entry["form"] not in TFLITE:
+        return {}
+    result = evaluate(output / entry["path"], dataset, crops)
+    return {"test_accuracy": result.accuracy, "test_correct": result.correct, "test_pictures": result.pictures}
+
+
+def _rows(written, output, tested):
+    rows = [("file", "size", "compared with Keras", "test accuracy")]
+    for entry in written:
+        accuracy = f"{entry['test_accuracy']:.2%}" if "test_accuracy" in entry else "-"
+        rows.append((str(output / entry["path"]), f"{entry['bytes']:,} bytes", entry["checked"], accuracy))
+    return rows if tested else [row[:-1] for row in rows]
 
 
 def export(model, output, class_names, pictures, forms=FORMS):
@@ -59,7 +85,7 @@ def export(model, output, class_names, pictures, forms=FORMS):
         forms: sequence of str.
 
     Returns:
-        A list of dicts, one a form, with what its check has found.
+        A list of dicts, one a form, with what its check has found. Paths are relative to `output`.
 
     Raises:
         ValueError: a layer has no form in a file.
@@ -73,21 +99,21 @@ def export(model, output, class_names, pictures, forms=FORMS):
             path = output / "model.keras"
             files.save_model(model, path)
             files.write_text(output / "labels.txt", "".join(f"{name}\n" for name in class_names))
-            written.append(_entry(form, path, path.stat().st_size, "the file itself"))
+            written.append(_entry(form, path.name, path.stat().st_size, "the file itself"))
         elif form == "saved_model":
             report = mobile.export_saved_model(model, output / "saved_model", class_names=class_names, sample=pictures)
             checked = f"outputs differ by up to {report.largest_difference:.1e}"
-            written.append(_entry(form, report.path, report.total_bytes, checked, report))
+            written.append(_entry(form, pathlib.Path(report.path).name, report.total_bytes, checked, report))
         else:
             path, quantization = output / f"{form}.tflite", None if form == "float" else form
             report = mobile.export_tflite(
                 model, path, quantization, representative_data=pictures, class_names=class_names
             )
             checked = f"same class for {report.top1_agreement:.1%} of {report.verified_on}"
-            written.append(_entry(form, report.path, report.file_bytes, checked, report))
+            written.append(_entry(form, pathlib.Path(report.path).name, report.file_bytes, checked, report))
     return written
 
 
-def _entry(form, path, size, checked, report=None):
-    details = {} if report is None else {"report": dataclasses.asdict(report)}
-    return {"form": form, "path": str(path), "bytes": size, "checked": checked, **details}
+def _entry(form, name, size, checked, report=None):
+    details = {} if report is None else {"report": dataclasses.asdict(report) | {"path": name}}
+    return {"form": form, "path": name, "bytes": size, "checked": checked, **details}

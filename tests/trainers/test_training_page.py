@@ -147,8 +147,21 @@ def test_delivery(folder, digits):
     int8 = mobile.predict_tflite(output / "int8.tflite", images)
     assert (int8.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.9
     for form in ("keras", "float", "int8"):
-        assert written[form]["bytes"] == pathlib.Path(folder / written[form]["path"]).stat().st_size
+        assert written[form]["bytes"] == (output / written[form]["path"]).stat().st_size
+    # Relative, so that the folder can be published.
+    assert [entry["path"] for entry in written.values()] == [
+        "float.tflite",
+        "int8.tflite",
+        "saved_model",
+        "model.keras",
+    ]
+    assert all(entry["report"]["path"] == entry["path"] for entry in written.values() if "report" in entry)
     assert written["int8"]["report"]["verified_on"].endswith("given pictures")
+    for form, probabilities in (("float", expected), ("int8", int8)):
+        correct = int((probabilities.argmax(axis=1) == digits.test.labels).sum())
+        measured = [written[form][name] for name in ("test_correct", "test_pictures", "test_accuracy")]
+        assert measured == [correct, 359, correct / 359]
+    assert not any("test_accuracy" in written[form] for form in ("saved_model", "keras"))
 
 
 @pytest.mark.parametrize(
@@ -164,6 +177,10 @@ def test_delivery(folder, digits):
             "`--forms` (='onnx') must be one of 'float',",
         ),
         (["export", "runs/digits", "--output", "new", "--pictures", "0"], "`--pictures` (=0) must be a whole number"),
+        (
+            ["export", "runs/digits", "--output", "new", "--forms", "keras", "--test"],
+            "`--test` is for float and int8, but `--forms` (=keras) has neither.",
+        ),
         (
             ["export", "stopped", "--output", "new"],
             "The run in stopped is not finished: `fit --resume stopped` goes on",
@@ -241,8 +258,9 @@ def test_runs_on_crops(folder, capsys, monkeypatch):
     assert f"accuracy {accuracy:.4f}" in capsys.readouterr().out
     assert main(["report", "crops"]) == 0
     assert f"{accuracy:.4f} ({round(4 * accuracy)} of 4)" in (folder / "crops" / "report.html").read_text()
-    assert main(["export", "crops", "--forms", "float"]) == 0
-    capsys.readouterr()
+    assert main(["export", "crops", "--forms", "float", "--test"]) == 0
+    # A float file is right where Keras is, on the same crops.
+    assert capsys.readouterr().out.splitlines()[-1].split()[-1] == f"{round(4 * accuracy) / 4:.2%}"
     assert main(["predict", "crops", "sizes/ant/3.png", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)[0]["classes"]
     # 23 x 24 pixels: the short side becomes 9, the other 10; the middle begins at row round(0.5) and column 1.
