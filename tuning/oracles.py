@@ -51,17 +51,17 @@ class _Hyperband(_OneFile, keras_tuner.oracles.HyperbandOracle):
     pass
 
 
-def _random(trials, **options):
+def _random(trials, epochs, **options):
     return _Random(max_trials=trials, **options)
 
 
-def _bayesian(trials, **options):
+def _bayesian(trials, epochs, **options):
     # By default it draws three networks a hyperparameter at random first, more than many a search has trials.
     return _Bayesian(max_trials=trials, num_initial_points=max(2, trials // 3), **options)
 
 
-def _hyperband(trials, **options):
-    parts = parts_of_training("hyperband", trials)
+def _hyperband(trials, epochs, **options):
+    parts = parts_of_training("hyperband", trials, epochs)
     oracle = _Hyperband(max_epochs=parts, factor=_FACTOR, hyperband_iterations=trials, **options)
     # Its iterations end with the trials.
     oracle.max_trials = trials
@@ -71,27 +71,30 @@ def _hyperband(trials, **options):
 ORACLES = {"random": _random, "bayesian": _bayesian, "hyperband": _hyperband}
 
 
-def parts_of_training(tuner, trials):
+def parts_of_training(tuner, trials, epochs):
     """Into how many parts a tuner divides the training of a network: 1, or with Hyperband a power of 3.
 
     It is the highest power for which a first round fits into the trials: 9 networks for a ninth of the training, the
-    best 3 of them to a third, the best of all to the end, that is 13 trials.
+    best 3 of them to a third, the best of all to the end, that is 13 trials. No part is less than an epoch.
 
-    >>> [parts_of_training("hyperband", trials) for trials in (3, 4, 12, 13, 40)]
+    >>> [parts_of_training("hyperband", trials, epochs=40) for trials in (3, 4, 12, 13, 40)]
     [1, 3, 3, 9, 27]
+    >>> [parts_of_training("hyperband", 40, epochs) for epochs in (2, 3, 9)]
+    [1, 3, 9]
     """
     parts = 1
-    while tuner == "hyperband" and (parts * _FACTOR**2 - 1) // (_FACTOR - 1) <= trials:
+    while tuner == "hyperband" and (parts * _FACTOR**2 - 1) // (_FACTOR - 1) <= trials and parts * _FACTOR <= epochs:
         parts *= _FACTOR
     return parts
 
 
-def make_oracle(tuner, trials, seed, path):
+def make_oracle(tuner, trials, epochs, seed, path):
     """An oracle that looks for the highest `SCORE`, as it was if `path` exists.
 
     Args:
         tuner: a key of `ORACLES`.
         trials: int, how many there are at most; with Hyperband one that goes on with another counts too.
+        epochs: int, of a whole training.
         seed: int, at least 0.
         path: file that it is kept in.
 
@@ -100,7 +103,8 @@ def make_oracle(tuner, trials, seed, path):
     """
     _checks.one_of("tuner", tuner, tuple(ORACLES))
     _checks.positive("trials", trials)
+    _checks.positive("epochs", epochs)
     # To KerasTuner 0 means any seed.
-    oracle = ORACLES[tuner](trials, objective=keras_tuner.Objective(SCORE, "max"), seed=seed + 1)
+    oracle = ORACLES[tuner](trials, epochs, objective=keras_tuner.Objective(SCORE, "max"), seed=seed + 1)
     oracle.path = pathlib.Path(path)
     return oracle

@@ -87,7 +87,9 @@ class _Tuner(keras_tuner.Tuner):
             limits = FileLimits(space, search.file_budget, self.held, search.recipe, search.folder / "foreseen")
         self.picture, self.classes = input_shape(search.dataset, search.recipe), len(search.dataset.class_names)
         hypermodel = SpaceHyperModel(search.space, self.picture, self.classes, search.budget, limits)
-        oracle = make_oracle(search.tuner, search.trials, search.seed, search.folder / "oracle.json")
+        oracle = make_oracle(
+            search.tuner, search.trials, search.recipe.epochs, search.seed, search.folder / "oracle.json"
+        )
         super().__init__(oracle, hypermodel, directory=search.folder, project_name="keras_tuner")
         if self._has_oracle() and oracle.path.is_file():
             self.oracle.reload()
@@ -152,7 +154,7 @@ class _Tuner(keras_tuner.Tuner):
         space, point = self.hypermodel.space, self.hypermodel.point(trial.hyperparameters)
         name, arguments = named(space, point)
         counts = count(space, point, self.picture, self.classes)
-        parts = parts_of_training(search.tuner, search.trials)
+        parts = parts_of_training(search.tuner, search.trials, search.recipe.epochs)
         return records.Result(
             id=trial.trial_id,
             state="running",

@@ -94,7 +94,7 @@ def test_every_trial_is_a_network_of_the_space_within_the_budget(tuner, trained,
 
 def test_hyperband_goes_on_with_the_best(trained, tmp_path):
     search.run(_make(tmp_path, tuner="hyperband", trials=13), _silent)
-    assert parts_of_training("hyperband", 13) == 9
+    assert parts_of_training("hyperband", 13, 9) == 9
     # Trainings become better by the fake: of nine the last three go on, of these the last.
     assert trained == [(0, 1)] * 9 + [(1, 3)] * 3 + [(3, 9)]
     results = trials.read_all(tmp_path)
@@ -102,6 +102,14 @@ def test_hyperband_goes_on_with_the_best(trained, tmp_path):
     for result in results[9:]:
         before = results[int(result.continues)]
         assert (result.name, result.arguments) == (before.name, before.arguments)
+
+
+def test_hyperband_trains_whole_epochs(trained, tmp_path):
+    recipe = override(RECIPE, epochs=3)
+    search.run(_make(tmp_path, tuner="hyperband", trials=13, recipe=recipe), _silent)
+    # As many trials as would do for ninths: there are none of 3 epochs, so each trial trains for one or more.
+    assert trained[:4] == [(0, 1)] * 3 + [(1, 3)]
+    assert all(first < last for first, last in trained)
 
 
 # Each takes a minute and more; hyperband's trials also go on with each other.
