@@ -1,5 +1,9 @@
 """Tables of words, for a terminal and in Markdown."""
 
+import re
+
+_NUMBER = re.compile(r"[+-]?[\d,]*\.?\d+(e[+-]?\d+)?( ?%)?")
+
 
 def text_table(rows):
     """Rows of equally many words, the columns aligned on the left.
@@ -15,12 +19,18 @@ def text_table(rows):
 
 
 def markdown_table(rows):
-    """The same in Markdown; the first row is the header.
+    """The same in Markdown; the first row is the header. Columns of which most cells are numbers align on the right.
 
     >>> print(markdown_table([("name", "epochs"), ("fast", "15")]))
     | name | epochs |
-    | --- | --- |
+    | --- | ---: |
     | fast | 15 |
     """
     header, *body = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
-    return "\n".join([header, f"|{' --- |' * len(rows[0])}", *body])
+    rules = ["---:" if _are_numbers(column) else "---" for _, *column in zip(*rows, strict=True)]
+    return "\n".join([header, f"| {' | '.join(rules)} |", *body])
+
+
+def _are_numbers(cells):
+    given = [cell for cell in cells if cell]
+    return 2 * sum(_NUMBER.fullmatch(cell) is not None for cell in given) > len(given)

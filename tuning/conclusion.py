@@ -1,35 +1,53 @@
-"""The end of a search: its winner, and how it does on the test split, which nothing has seen until then."""
+"""The end of a search: its winner, trained on the whole training split, meets the test split, once."""
 
+import dataclasses
 import json
+import time
+
+import keras_tuner
 
 from keras_sharenets import files
 from trainers.evaluate import evaluate
 from tuning import trials
-from tuning.search import NETWORK
+from tuning.search import fresh_network, train_into
+from tuning.training import hold_out
 
-FILE = "conclusion.json"
+FILE, FOLDER = "conclusion.json", "winner"
 
 
 def conclude(search):
-    """Tests the winner and writes `conclusion.json`.
+    """Trains the winner's network anew, on the whole training split for all epochs; writes `conclusion.json`.
+
+    The trials had to do without the pictures that they were compared on; a network that is used need not. Its files are
+    in `winner/`. The test split decides nothing, neither here nor before.
 
     Args:
         search: `Search` whose trials have ended.
 
     Raises:
-        ValueError: no trial ended with a network within the budget.
+        ValueError: no trial ended with a network within the budget, or the winner's training diverged.
     """
-    best = trials.winner(trials.read_all(search.folder))
+    best, started = trials.winner(trials.read_all(search.folder)), time.perf_counter()
     if best is None:
         raise ValueError(f"No trial in {search.folder} ended with a network within the limits on files.")
-    folder = search.folder / best.id
+    # The ranges of int8 are measured on pictures of the training split: the test split stays unseen.
+    held = hold_out(search.dataset, search.validation, search.seed)
+    network, folder = fresh_network(search, best, search.dataset), search.folder / FOLDER
+    try:
+        accuracy, costs = train_into(folder, search, network, search.dataset, (0, search.recipe.epochs), held)
+    except keras_tuner.errors.FailedTrialError as error:
+        raise ValueError(f"Trial {best.id} wins, but on the whole training split {error}.") from error
+    crops = "center" if search.recipe.crop_size else "none"
     files.write_json(
         search.folder / FILE,
         {
             "winner": best.id,
             "validation_accuracy": best.accuracy,
-            "test_accuracy": evaluate(folder / NETWORK, search.dataset).accuracy,
-            "int8_test_accuracy": evaluate(folder / "int8.tflite", search.dataset).accuracy,
+            "test_accuracy": accuracy,
+            "int8_test_accuracy": evaluate(folder / "int8.tflite", search.dataset, crops).accuracy,
+            **dataclasses.asdict(costs),
+            "within_budget": search.file_budget.allows(costs),
+            "seconds": time.perf_counter() - started,
         },
     )
 

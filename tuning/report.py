@@ -11,8 +11,6 @@ from tuning.conclusion import read_conclusion
 from tuning.references import Reference
 from tuning.search import SETTINGS
 
-_FROM_DATA = ("input_shape", "num_classes")
-
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -90,7 +88,7 @@ def rows(report):
             measured = [f"{result.accuracy:.4f}{over}", f"{result.float32_bytes:,}", f"{result.int8_bytes:,}"]
             measured.append(f"{result.latency_ms:.3g}")
         accuracy, *costs = measured
-        network = ", ".join(f"{name} {_text(value)}" for name, value in _choices(result))
+        network = ", ".join(f"{name} {_text(value)}" for name, value in result.choices.items())
         table.append([f"{result.id} {marks}".strip(), accuracy, str(result.epochs), *counts, *costs, network])
     return table
 
@@ -99,7 +97,7 @@ def effects(report):
     """`[(argument, value, trials, mean accuracy, highest accuracy)]` of the candidates, for arguments that vary."""
     found = {}
     for result in trials.candidates(report.results):
-        for name, value in [("network", result.name), *_choices(result)]:
+        for name, value in [("network", result.name), *result.choices.items()]:
             found.setdefault(name, {}).setdefault(_text(value), []).append(result.accuracy)
     return [
         (name, value, len(accuracies), statistics.mean(accuracies), max(accuracies))
@@ -117,7 +115,7 @@ def full_training(folder):
         return None
     source, recipe = report.settings["source"], Recipe(**report.settings["recipe"])
     words = ["python", "-m", "trainers", "fit", "--model", best.name]
-    for name, value in _choices(best):
+    for name, value in best.choices.items():
         words += ["--model-option", f"{name}={value!r}"]
     words += ["--data", source["data"]]
     for name in ("data_dir", "input_shape", "skip_unreadable"):
@@ -126,7 +124,7 @@ def full_training(folder):
     words += ["--recipe", recipe.name]
     for name in changed_fields(recipe):
         words += _option(name, getattr(recipe, name))
-    words += ["--seed", str(report.settings["seed"]), "--output", str(folder / "winner")]
+    words += ["--seed", str(report.settings["seed"]), "--output", str(folder / "fit")]
     return shlex.join(words)
 
 
@@ -135,15 +133,6 @@ def _option(name, value):
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
     return [f"--{flag}", *map(str, value if isinstance(value, (list, tuple)) else [value])]
-
-
-def _choices(result):
-    """The arguments that were chosen, as pairs; lists of JSON are tuples again."""
-    return [(name, _tuples(value)) for name, value in result.arguments.items() if name not in _FROM_DATA]
-
-
-def _tuples(value):
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _text(value):

@@ -9,6 +9,7 @@ from keras_sharenets import files
 from trainers.data import load as load_data
 from trainers.page import page
 from trainers.recipe import Recipe
+from trainers.tables import markdown_table
 from tuning import report, trials
 from tuning.front_picture import draw_front
 from tuning.references import measure_references
@@ -20,12 +21,6 @@ def add_arguments(parser):
     parser.add_argument("folder", metavar="DIR", help="folder of the search")
 
 
-def _markdown(table):
-    head, *lines = table
-    rule = [":--", *("--:" for _ in head[2:]), ":--"]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))
-
-
 def _outcome(found):
     """The winner in a sentence, and what trains it."""
     best, conclusion = trials.winner(found.results), found.conclusion
@@ -34,8 +29,8 @@ def _outcome(found):
     text = f"Winner: trial {best.id}, validation accuracy {best.accuracy:.4f}, {best.parameters:,} parameters."
     if conclusion is not None:
         text += (
-            f" On the test split: {conclusion['test_accuracy']:.4f}, its int8 file "
-            f"{conclusion['int8_test_accuracy']:.4f}."
+            f" Trained anew on the whole training split: test accuracy {conclusion['test_accuracy']:.4f}, its int8 "
+            f"file {conclusion['int8_test_accuracy']:.4f}, {conclusion['int8_bytes']:,} bytes."
         )
     return text, report.full_training(found.folder)
 
@@ -65,9 +60,9 @@ def run(args):
         sections["Effects of the choices"] = [_EFFECTS, *effects]
     files.write_json(folder / "report.json", report.to_dict(found))
     files.write_text(folder / "report.html", page(found.title, found.note, sections))
-    print(f"# {found.title}\n\n{found.note}\n\n{_markdown(table)}\n\n{outcome}")
+    print(f"# {found.title}\n\n{found.note}\n\n{markdown_table(table)}\n\n{outcome}")
     if effects:
-        print(f"\n{_markdown([_EFFECTS, *effects])}")
+        print(f"\n{markdown_table([_EFFECTS, *effects])}")
     if command:
         print(f"\n    {command}")
     print(f"\nreport: {folder / 'report.html'}")

@@ -117,11 +117,7 @@ class _Tuner(keras_tuner.Tuner):
         folder = search.folder / draft.id
         try:
             network, first_epoch = self._network(draft)
-            accuracy = train(network, self.held, search.recipe, search.seed, first_epoch, draft.epochs)
-            _check_finite(network)
-            files.save_model(network, folder / NETWORK)
-            files.write_text(folder / "labels.txt", "".join(f"{name}\n" for name in search.dataset.class_names))
-            costs = measure(network, folder, self.held)
+            accuracy, costs = train_into(folder, search, network, self.held, (first_epoch, draft.epochs), self.held)
         except OSError as error:
             # A full disk: no other network would fare better, and the trial is not lost.
             raise keras_tuner.errors.FatalValueError(f"A file cannot be written: {error}") from error
@@ -170,19 +166,45 @@ class _Tuner(keras_tuner.Tuner):
 
     def _network(self, draft):
         """The network of a trial and how many epochs it has been trained for."""
-        keras.utils.clear_session()
-        keras.utils.set_random_seed(self.search_settings.seed)
+        search = self.search_settings
         if draft.continues is None:
-            options = {key: draft.arguments[key] for key in draft.arguments.keys() - {"input_shape", "num_classes"}}
-            return build(draft.name, self.held, options, self.search_settings.recipe), 0
-        before = self.search_settings.folder / draft.continues
+            return fresh_network(search, draft, self.held), 0
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(search.seed)
+        before = search.folder / draft.continues
         return files.load_model(before / NETWORK), records.read(before / records.FILE).epochs
 
 
-def _check_finite(network):
-    """Ends the trial, as a failed one, if the training diverged: such weights make no file."""
+def fresh_network(search, result, dataset):
+    """The network of a `Result` before its training on a data set."""
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(search.seed)
+    return build(result.name, dataset, result.choices, search.recipe)
+
+
+def train_into(folder, search, network, dataset, epochs, held):
+    """Trains a network of a search and leaves it and its files in a folder.
+
+    Args:
+        folder: path.
+        search: `Search`.
+        network: functional `keras.Model`.
+        dataset: `Dataset` to train and to test on.
+        epochs: the first epoch and the one after the last.
+        held: `Dataset` whose test split has the pictures to measure the ranges of int8 on.
+
+    Returns:
+        The accuracy on the test split, and `Costs`.
+
+    Raises:
+        keras_tuner.errors.FailedTrialError: the training diverged: such weights make no file.
+    """
+    accuracy = train(network, dataset, search.recipe, search.seed, *epochs)
     if not all(np.isfinite(weight).all() for weight in network.get_weights()):
         raise keras_tuner.errors.FailedTrialError("the training diverged: a weight is no finite number")
+    files.save_model(network, folder / NETWORK)
+    files.write_text(folder / "labels.txt", "".join(f"{name}\n" for name in dataset.class_names))
+    return accuracy, measure(network, folder, held)
 
 
 def run(search, tell):

@@ -11,7 +11,7 @@ from keras_sharenets import _checks, files
 from trainers.arguments import add_data_arguments, load_data
 from trainers.recipe_arguments import add_recipe_arguments, chosen_recipe
 from tuning import budgets, search, trials
-from tuning.conclusion import conclude, read_conclusion
+from tuning.conclusion import FOLDER, conclude, read_conclusion
 from tuning.oracles import ORACLES
 from tuning.report import full_training
 from tuning.spaces import SPACES, find_space
@@ -114,8 +114,7 @@ def _line(result):
     """What is said of a trial when it begins and when it ends."""
     head = f"trial {result.id}:" if result.worker == "tuner0" else f"{result.worker}, trial {result.id}:"
     if result.state == "running":
-        hidden = ("input_shape", "num_classes")
-        choices = ", ".join(f"{name} {value}" for name, value in result.arguments.items() if name not in hidden)
+        choices = ", ".join(f"{name} {value}" for name, value in result.choices.items())
         going_on = "" if result.continues is None else f", going on with trial {result.continues}"
         return f"{head} {choices}; {result.parameters:,} parameters; {result.epochs} epochs{going_on}"
     if result.state == "failed":
@@ -124,6 +123,17 @@ def _line(result):
     return (
         f"{head} validation accuracy {result.accuracy:.4f}, int8 file {result.int8_bytes:,} bytes, "
         f"{result.latency_ms:.3g} ms{over}; {result.seconds:.0f} s"
+    )
+
+
+def _outcome(found, folder):
+    """What is said of the winner."""
+    over = "" if found["within_budget"] else ", over the limits on files"
+    return (
+        f"winner: trial {found['winner']}, validation accuracy {found['validation_accuracy']:.4f}\n"
+        f"trained on the whole training split: test accuracy {found['test_accuracy']:.4f}, its int8 file "
+        f"{found['int8_test_accuracy']:.4f}, {found['int8_bytes']:,} bytes, {found['latency_ms']:.3g} ms{over}\n"
+        f"files in {folder / FOLDER}"
     )
 
 
@@ -138,17 +148,14 @@ def run(args):
         print(f"{args.space} on {asked.dataset.name}: {done} of {args.trials} trials have ended", flush=True)
         try:
             search.run(asked, lambda result: print(_line(result), flush=True))
+            if part == "worker":
+                print("no trial is left")
+                return
+            print("the winner's network is trained anew, on the whole training split", flush=True)
+            conclude(asked)
         except KeyboardInterrupt:
             done = len(trials.read_all(folder))
-            raise KeyboardInterrupt(
-                f"{done} of {args.trials} trials have ended; the same command goes on with the others"
-            ) from None
-        if part == "worker":
-            print("no trial is left")
-            return
-        conclude(asked)
-    found = read_conclusion(folder)
-    print(f"winner: trial {found['winner']}, validation accuracy {found['validation_accuracy']:.4f}")
-    print(f"on the test split: {found['test_accuracy']:.4f}, its int8 file {found['int8_test_accuracy']:.4f}")
-    print(f"train it in full: {full_training(folder)}")
+            raise KeyboardInterrupt(f"{done} of {args.trials} trials have ended; the same command goes on") from None
+    print(_outcome(read_conclusion(folder), folder))
+    print(f"train it with checkpoints, or for longer: {full_training(folder)}")
     print(f"look at all trials: python -m tuning report {folder}")

@@ -5,8 +5,10 @@ import json
 import pathlib
 
 from keras_sharenets import files
+from trainers.report import as_tuples
 
 FILE = "trial.json"
+_FROM_DATA = ("input_shape", "num_classes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Result:
     latency_ms: float | None = None
     within_budget: bool | None = None
     seconds: float | None = None
+
+    @property
+    def choices(self):
+        """The arguments that were chosen, without those that the data set gives; lists of JSON are tuples again."""
+        return {name: as_tuples(value) for name, value in self.arguments.items() if name not in _FROM_DATA}
 
 
 def write(result, folder):

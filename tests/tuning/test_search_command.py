@@ -2,14 +2,20 @@
 
 import json
 
+import keras
 import pytest
 
 import keras_sharenets as ksn
 from keras_sharenets import cli as sharenets
 from keras_sharenets import files
 from trainers.cli import make_parser as trainers_parser
+from trainers.data import load
+from trainers.evaluate import evaluate
+from trainers.network import build
+from trainers.recipe import Recipe
 from tuning import search, trials
 from tuning.cli import main
+from tuning.training import train
 
 TINY = [
     "--space",
@@ -47,6 +53,20 @@ def test_files_keep_every_budget_and_counts_are_those_of_the_files(folder):
         assert (folder / result.id / "int8.tflite").stat().st_size == result.int8_bytes <= 30_000
         assert (folder / result.id / "float32.tflite").stat().st_size == result.float32_bytes
         assert result.within_budget
+
+
+def test_winner_is_trained_on_the_whole_training_split_and_tested_once(folder, monkeypatch):
+    best = trials.winner(trials.read_all(folder))
+    found = json.loads((folder / "conclusion.json").read_text())
+    assert (found["winner"], found["validation_accuracy"]) == (best.id, best.accuracy)
+    digits, recipe = load("digits"), Recipe(**json.loads((folder / "search.json").read_text())["recipe"])
+    keras.utils.set_random_seed(0)
+    twin = build(best.name, digits, best.choices, recipe)
+    assert found["test_accuracy"] == train(twin, digits, recipe, 0, 0, 1)
+    assert evaluate(folder / "winner" / "network.keras", digits).accuracy == pytest.approx(found["test_accuracy"])
+    assert evaluate(folder / "winner" / "int8.tflite", digits).accuracy == found["int8_test_accuracy"]
+    assert (folder / "winner" / "int8.tflite").stat().st_size == found["int8_bytes"] <= 30_000
+    assert found["within_budget"]
 
 
 def test_same_command_on_a_finished_search_says_its_winner_again(folder, capsys):
@@ -115,9 +135,7 @@ def test_interrupted_search_says_how_to_go_on(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(search, "train", interrupted)
     assert main(["search", *TINY, "--output", str(tmp_path / "run")]) == 130
-    assert capsys.readouterr().err.strip() == (
-        "interrupted: 0 of 2 trials have ended; the same command goes on with the others"
-    )
+    assert capsys.readouterr().err.strip() == ("interrupted: 0 of 2 trials have ended; the same command goes on")
 
 
 @pytest.mark.parametrize(
