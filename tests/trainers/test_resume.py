@@ -78,6 +78,11 @@ def check_loadable(folder):
     return [int(path.stem) for path in checkpoints]
 
 
+def newest(folder):
+    """The number of the newest checkpoint; 0 when there is none."""
+    return max((int(path.stem) for path in list_checkpoints(folder / "checkpoints")), default=0)
+
+
 def outcome(folder):
     """All that must not depend on kills: each variable's bytes, each file's weights, the history but for its times."""
     arrays, _ = load_checkpoint(list_checkpoints(folder / "checkpoints")[-1])
@@ -131,7 +136,10 @@ def test_killed_20_times_at_random_is_undisturbed_bit_for_bit(backend, tmp_path)
         while not metrics.exists() or metrics.stat().st_mtime_ns == before:
             assert process.poll() is None
             time.sleep(0.01)
-        time.sleep(moments.uniform(0, 4))
+        # A random time, but at most so many steps: a fast machine must not be through before the last kill.
+        end, last_step = time.monotonic() + moments.uniform(0, 4), newest(killed) + moments.randint(1, 30)
+        while time.monotonic() < end and newest(killed) < last_step:
+            time.sleep(0.01)
         assert process.poll() is None, "the run is too short for 20 kills"
         process.kill()
         process.wait()
