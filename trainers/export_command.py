@@ -77,6 +77,8 @@ def _rows(written, output, tested):
 def export(model, output, class_names, pictures, forms=FORMS):
     """Writes a trained network in some of the forms "float" and "int8" (TFLite), "saved_model" and "keras".
 
+    `labels.txt` with the class names is beside them.
+
     Args:
         model: functional `keras.Model` from raw pixels to probabilities.
         output: path of the folder.
@@ -98,7 +100,6 @@ def export(model, output, class_names, pictures, forms=FORMS):
         if form == "keras":
             path = output / "model.keras"
             files.save_model(model, path)
-            files.write_text(output / "labels.txt", "".join(f"{name}\n" for name in class_names))
             written.append(_entry(form, path.name, path.stat().st_size, "the file itself"))
         elif form == "saved_model":
             report = mobile.export_saved_model(model, output / "saved_model", class_names=class_names, sample=pictures)
@@ -111,6 +112,7 @@ def export(model, output, class_names, pictures, forms=FORMS):
             )
             checked = f"same class for {report.top1_agreement:.1%} of {report.verified_on}"
             written.append(_entry(form, pathlib.Path(report.path).name, report.file_bytes, checked, report))
+    files.write_text(output / "labels.txt", "".join(f"{name}\n" for name in class_names))
     return written
 
 
