@@ -13,6 +13,7 @@ from trainers import (
     predict_command,
     recipes_command,
     report_command,
+    results_command,
 )
 
 # A command is a module: its docstring is the help text, `add_arguments(parser)` its options, `run(args)` its work.
@@ -24,6 +25,7 @@ COMMANDS = {
     "export": export_command,
     "report": report_command,
     "compare": compare_command,
+    "results": results_command,
     "demo": demo,
     "blending": blending_command,
 }

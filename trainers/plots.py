@@ -59,6 +59,34 @@ def draw_comparison(runs):
     return _png(figure)
 
 
+def draw_accuracies(points):
+    """Test accuracy against stored parameters, one point a network: the mean, and bars from lowest to highest.
+
+    Args:
+        points: dict, label to a pair: stored parameters, and a sequence of accuracies.
+
+    Returns:
+        bytes: a PNG file.
+    """
+    figure = Figure(figsize=(8, 4.4 + 0.1 * len(points)), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    colours = cycle(rcParams["axes.prop_cycle"].by_key()["color"])
+    for (label, (parameters, accuracies)), colour in zip(points.items(), colours, strict=False):
+        mean = sum(accuracies) / len(accuracies)
+        bars = [[mean - min(accuracies)], [max(accuracies) - mean]]
+        axes.errorbar([parameters], [mean], bars, label=label, color=colour, fmt="o", capsize=4)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.set_xlabel("stored parameters")
+    axes.set_title("Test accuracy after the last epoch", loc="left", fontsize=11)
+    _plain(axes)
+    figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
+    return _png(figure)
+
+
 def draw_predictions(pictures, labels, probabilities, class_names, columns=10):
     """A grid of pictures, each with the class that comes first and its probability; wrong ones in red.
 
@@ -122,6 +150,10 @@ def _frame(axes, count):
     axes.set_xlabel("epoch")
     axes.set_xlim(0.5, count + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _plain(axes)
+
+
+def _plain(axes):
     axes.grid(color=GRID)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -141,13 +141,13 @@ def to_markdown(listed):
     return "\n\n".join(blocks) + "\n"
 
 
-def replace_table(text, table):
-    """`text` with what stands between the two markers replaced by `table`.
+def replace_table(text, table, begin=BEGIN, end=END):
+    """`text` with what stands between two markers replaced by `table`.
 
     Raises:
         ValueError: a marker is missing or comes twice.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"The text must have the markers {BEGIN} and {END} once each.")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{table}{END}{rest.split(END)[1]}"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"The text must have the markers {begin} and {end} once each.")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{table}{end}{rest.split(end)[1]}"

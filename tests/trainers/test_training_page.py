@@ -13,7 +13,7 @@ import sklearn.metrics
 import tensorflow as tf
 
 from keras_sharenets import files, mobile
-from trainers.cli import COMMANDS, main
+from trainers.cli import COMMANDS, main, make_parser
 from trainers.compare_command import short_names
 from trainers.confusion import confusion_matrix, most_confused
 from trainers.recipes import RECIPES
@@ -164,6 +164,32 @@ def test_delivery(folder, digits):
     assert not any("test_accuracy" in written[form] for form in ("saved_model", "keras"))
 
 
+def test_results(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "runs" / "results.png").unlink()
+    assert main(["results", "runs/digits", "runs/pictures"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (folder / "runs" / "results.png").read_bytes().startswith(b"\x89PNG")
+    written = json.loads((folder / "runs" / "digits" / "export" / "export.json").read_text())["files"]
+    (int8,) = (entry for entry in written if entry["form"] == "int8")
+    model = files.load_model(folder / "runs" / "digits" / "last.keras")
+    stored = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+    accuracies = [metrics(folder / "runs" / "digits")["test_accuracy"], int8["test_correct"] / 359]
+    figures = [*(f"{100 * accuracy:.2f} %" for accuracy in accuracies), f"{int8['bytes']:,}", f"{stored:,}", "-"]
+    (row,) = (line for line in lines if "(runs/digits)" in line)
+    assert row == (
+        "| `hscnet_m32_g4_r2_b1_a2` | digits | fast, 10 epochs, pad 1, flip False | [0](runs/digits) | "
+        f"{' | '.join(figures)} |"
+    )
+    # The commands of the page, but for what changes no network.
+    for name in ("digits", "pictures"):
+        line = next(line for line in lines if line.endswith(f"--seed 0 --output runs/{name}_seed0"))
+        original = next(line for line in PAGE.splitlines() if line.endswith(f"--output runs/{name}"))
+        given, printed = (make_parser().parse_args(shlex.split(text)[3:]) for text in (original, line))
+        changed = {key for key, value in vars(given).items() if getattr(printed, key) != value}
+        assert changed == {"seed", "output", *(["tensorboard"] if name == "digits" else ["recipe"])}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -259,6 +285,7 @@ def test_runs_on_crops(folder, capsys, monkeypatch):
     assert main(["report", "crops"]) == 0
     assert f"{accuracy:.4f} ({round(4 * accuracy)} of 4)" in (folder / "crops" / "report.html").read_text()
     assert main(["export", "crops", "--forms", "float", "--test"]) == 0
+    assert files.read_labels("crops/export/float.tflite") == CLASSES
     # A float file is right where Keras is, on the same crops.
     assert capsys.readouterr().out.splitlines()[-1].split()[-1] == f"{round(4 * accuracy) / 4:.2%}"
     assert main(["predict", "crops", "sizes/ant/3.png", "--json"]) == 0

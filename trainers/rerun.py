@@ -1,0 +1,43 @@
+"""The command that makes a run again, from its record."""
+
+import shlex
+
+from trainers.arguments import parse_option
+from trainers.recipes import RECIPES, changed_fields
+
+
+def fit_command_line(run):
+    """`python -m trainers fit ...` for a `Run`, as one line of a shell without `--seed` and `--output`.
+
+    What does not change the trained network (checkpoints, logs, the devices) is left out.
+
+    Raises:
+        ValueError: the recipe is none of those that the command line knows by name.
+    """
+    recipe, source = run.recipe, run.source or {"data": run.data["name"]}
+    if recipe.name not in RECIPES:
+        raise ValueError(f"The recipe {recipe.name!r} of the run of {run.model} is none of `recipes`.")
+    words = ["python", "-m", "trainers", "fit", "--model", run.model]
+    words += [word for item in run.options.items() for word in ("--model-option", _option(*item))]
+    words += [word for name in ("data", "data_dir", "input_shape") for word in _flag(name, source.get(name))]
+    words += ["--skip-unreadable"] if source.get("skip_unreadable") else []
+    words += ["--recipe", recipe.name]
+    words += [word for name in changed_fields(recipe) for word in _flag(name, getattr(recipe, name))]
+    words += ["--jit-compile", str(run.jit_compile).lower()] if run.jit_compile != "auto" else []
+    words += ["--deterministic"] if run.deterministic else []
+    backend = "" if run.backend == "tensorflow" else f"KERAS_BACKEND={run.backend} "
+    return backend + shlex.join(words)
+
+
+def _option(key, value):
+    word = f"{key}={value}"
+    return word if parse_option(word) == (key, value) else f"{key}={value!r}"
+
+
+def _flag(name, value):
+    flag = name.replace("_", "-")
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", *map(str, value if isinstance(value, (tuple, list)) else [value])]
