@@ -6,7 +6,6 @@ import io
 import pathlib
 import tempfile
 
-import keras
 import numpy as np
 import PIL.Image
 import tensorflow as tf
@@ -108,14 +107,15 @@ def _write(model, folder, names, shape):
         specification = tf.TensorSpec(shape, tf.float32)
         return classify(tf.map_fn(lambda data: decode(data, shape), encoded, fn_output_signature=specification))
 
-    archive = keras.export.ExportArchive()
-    archive.track(model)
+    # Not with `keras.export.ExportArchive`: it writes every variable twice, once as Keras' and once as TensorFlow's.
+    module = tf.Module()
+    module.weights = [weight.value for weight in model.weights]
     images = tf.TensorSpec((None, *shape), tf.float32, name="images")
-    archive.add_endpoint("serving_default", classify, input_signature=[images])
-    archive.add_endpoint(
-        "serve_encoded", classify_encoded, input_signature=[tf.TensorSpec((None,), tf.string, name="encoded")]
-    )
-    archive.write_out(str(folder), verbose=False)
+    encoded = tf.TensorSpec((None,), tf.string, name="encoded")
+    module.serving_default = tf.function(classify, input_signature=[images])
+    module.serve_encoded = tf.function(classify_encoded, input_signature=[encoded])
+    signatures = {name: getattr(module, name) for name in ("serving_default", "serve_encoded")}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
 def decode(data, shape):
@@ -139,7 +139,7 @@ def decode(data, shape):
 def _verify(model, folder, names, pictures):
     """Loads the folder and runs both signatures; the largest difference, or an `ExportMismatchError`."""
     loaded = tf.saved_model.load(str(folder))
-    saved = collections.Counter(variable.numpy().tobytes() for variable in loaded.variables)
+    saved = collections.Counter(variable.numpy().tobytes() for variable in loaded.weights)
     if collections.Counter(np.asarray(weight).tobytes() for weight in model.weights) - saved:
         raise parity.ExportMismatchError("The SavedModel does not hold the weights of the model, and was not written.")
     pictures = np.clip(np.round(pictures), 0, 255).astype(np.uint8)

@@ -59,6 +59,14 @@ def test_no_operation_that_a_server_may_lack(exported):
     assert not [function for function in functions if function.attr["_XlaMustCompile"].b]
 
 
+def test_every_weight_is_stored_once(exported, trained):
+    reader = tf.train.load_checkpoint(str(exported[0] / "variables" / "variables"))
+    numbers = [name for name, dtype in reader.get_variable_to_dtype_map().items() if dtype.is_floating]
+    assert len(numbers) == len(trained.weights)
+    stored = sorted(reader.get_tensor(name).tobytes() for name in numbers)
+    assert stored == sorted(np.asarray(weight).tobytes() for weight in trained.weights)
+
+
 def test_report(exported):
     path, report = exported
     assert report.path == str(path)
