@@ -25,7 +25,7 @@ def conclude(search):
         search: `Search` whose trials have ended.
 
     Raises:
-        ValueError: no trial ended with a network within the budget, or the winner's training diverged.
+        ValueError: no trial ended with a network within the budget, or the winner's training failed.
     """
     best, started = trials.winner(trials.read_all(search.folder)), time.perf_counter()
     if best is None:
@@ -36,7 +36,7 @@ def conclude(search):
     try:
         accuracy, costs = train_into(folder, search, network, search.dataset, (0, search.recipe.epochs), held)
     except keras_tuner.errors.FailedTrialError as error:
-        raise ValueError(f"Trial {best.id} wins, but on the whole training split {error}.") from error
+        raise ValueError(f"Trial {best.id} wins, but not so its training on the whole split: {error}") from error
     crops = "center" if search.recipe.crop_size else "none"
     files.write_json(
         search.folder / FILE,

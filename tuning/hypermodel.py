@@ -125,6 +125,12 @@ class SpaceHyperModel(keras_tuner.HyperModel):
                 )
         return dict(self._points[place])
 
+    def point_of_values(self, values):
+        """As `point`, of the values of hyperparameters by name."""
+        hp = keras_tuner.HyperParameters()
+        hp.values = dict(values)
+        return self.point(hp)
+
     def _less(self, place, too_much):
         """The nearest network in the order of the space with less of these counts and no more of the others."""
         limits = np.where([name in too_much for name in _COLUMNS], _SHRINK, 1) * self._counts[place]

@@ -43,11 +43,20 @@ def _calibration_batch(dataset, shape):
     return held_out_batches(dataset, _CALIBRATION, size)[0][0]
 
 
-def latency(data):
-    """Milliseconds that the bytes of a TFLite file take for one picture in LiteRT: the median, one thread."""
-    interpreter = with_random_inputs(open_bytes(data, "The file to measure"))
-    take_turns([interpreter], _WARMUP)
-    return statistics.median(take_turns([interpreter], _REPETITIONS)[0])
+def latencies(contents):
+    """Milliseconds that TFLite files take for one picture in LiteRT: medians, one thread, all files in turns.
+
+    A machine is slower at one time than at another: only what was measured together can be compared.
+
+    Args:
+        contents: sequence of bytes.
+
+    Returns:
+        A list of float.
+    """
+    interpreters = [with_random_inputs(open_bytes(data, "The file to measure")) for data in contents]
+    take_turns(interpreters, _WARMUP)
+    return [statistics.median(times) for times in take_turns(interpreters, _REPETITIONS)]
 
 
 def measure(model, folder, dataset):
@@ -66,11 +75,11 @@ def measure(model, folder, dataset):
     for path, quantization in zip(paths, (None, "int8"), strict=True):
         report = mobile.export_tflite(model, path, quantization, pictures, dataset.class_names)
         sizes.append(report.file_bytes)
-    return Costs(sizes[1], latency(paths[1].read_bytes()), sizes[0])
+    return Costs(sizes[1], *latencies([paths[1].read_bytes()]), sizes[0])
 
 
-def foresee(model, dataset):
-    """What the int8 file of an untrained network would cost if it were trained; its weights are changed.
+def foreseen_file(model, dataset):
+    """The int8 file that an untrained network would become if it were trained; its weights are changed.
 
     Training makes some scales of normalisations negative, for which a file holds more. Here every other one is, so that
     hardly a trained network's file is larger.
@@ -80,7 +89,7 @@ def foresee(model, dataset):
         dataset: `Dataset` that it is for.
 
     Returns:
-        `Costs`.
+        bytes.
     """
     like_trained(model)
     for layer in model.layers:
@@ -88,7 +97,13 @@ def foresee(model, dataset):
             signs = np.where(np.arange(layer.gamma.shape[0]) % 2, -1, 1)
             layer.gamma.assign(layer.gamma * signs)
     data = converter.convert(model, "int8", _calibration_batch(dataset, model.input_shape[1:]))
-    return Costs(len(mobile.write_labels(data, dataset.class_names)), latency(data))
+    return mobile.write_labels(data, dataset.class_names)
+
+
+def foresee(model, dataset):
+    """The `Costs` of the [`foreseen_file`]."""
+    data = foreseen_file(model, dataset)
+    return Costs(len(data), *latencies([data]))
 
 
 class FileLimits:

@@ -14,12 +14,18 @@ from keras_sharenets import _checks, files
 
 SCORE = "score"
 _FACTOR = 3
+# After so many draws of networks that were tried before, there is hardly another one.
+_COLLISIONS = 200
 
 
 class _OneFile:
-    """Makes an oracle write all it knows, its trials too, in one step to `path`."""
+    """Makes an oracle write all it knows, its trials too, in one step to `path`, and ask for no network twice."""
 
-    path = None
+    path = network = None
+
+    def _compute_values_hash(self, values):
+        # Several settings mean the same network, which would train to the same accuracy.
+        return super()._compute_values_hash(self.network(values))
 
     def get_state(self):
         return {**super().get_state(), "trials": [trial.get_state() for trial in self.trials.values()]}
@@ -44,7 +50,11 @@ class _Random(_OneFile, keras_tuner.oracles.RandomSearchOracle):
 
 
 class _Bayesian(_OneFile, keras_tuner.oracles.BayesianOptimizationOracle):
-    pass
+    def populate_space(self, trial_id):
+        found = super().populate_space(trial_id)
+        if found["values"] is not None and self._duplicate(found["values"]):
+            return self._random_populate_space()
+        return found
 
 
 class _Hyperband(_OneFile, keras_tuner.oracles.HyperbandOracle):
@@ -88,8 +98,10 @@ def parts_of_training(tuner, trials, epochs):
     return parts
 
 
-def make_oracle(tuner, trials, epochs, seed, path):
-    """An oracle that looks for the highest `SCORE`, as it was if `path` exists.
+def make_oracle(tuner, trials, epochs, seed, path, network):
+    """An oracle that looks for the highest `SCORE` and asks for a network once, or to go on with it.
+
+    Where no network is left, the search ends with fewer trials.
 
     Args:
         tuner: a key of `ORACLES`.
@@ -97,6 +109,7 @@ def make_oracle(tuner, trials, epochs, seed, path):
         epochs: int, of a whole training.
         seed: int, at least 0.
         path: file that it is kept in.
+        network: function from the values of hyperparameters to a dict that is the same for the same network.
 
     Returns:
         A `keras_tuner.Oracle`.
@@ -106,5 +119,5 @@ def make_oracle(tuner, trials, epochs, seed, path):
     _checks.positive("epochs", epochs)
     # To KerasTuner 0 means any seed.
     oracle = ORACLES[tuner](trials, epochs, objective=keras_tuner.Objective(SCORE, "max"), seed=seed + 1)
-    oracle.path = pathlib.Path(path)
+    oracle.path, oracle.network, oracle._max_collisions = pathlib.Path(path), network, _COLLISIONS
     return oracle

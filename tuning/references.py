@@ -1,44 +1,46 @@
-"""Networks of other papers beside those of a search: what their int8 files cost for the same pictures."""
+"""Networks of other papers beside those of a search: their int8 files for the same pictures."""
 
 import dataclasses
 import json
+import pathlib
 
 from keras_sharenets import files
 from trainers.network import build
-from tuning.measuring import foresee
+from tuning.measuring import foreseen_file
 
 NAMES = ("mobilenet_v2_1_0", "shufflenet_v2_2_0", "igcv3_d_1_0")
-FILE = "references.json"
+FOLDER = "references"
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """A network to compare with; its file is that of random weights.
+    """A network to compare with.
 
     Attributes:
         name: str, one of `keras_sharenets.list_models()`.
-        int8_bytes, latency_ms: as in `Costs`.
+        file: path of its int8 file, of random weights.
+        int8_bytes: int, its size.
         accuracy: float, on the test split, if a training of it lies in the folder of the search; else `None`.
+        latency_ms: float, as in `Costs`; `None` before it is measured.
     """
 
     name: str
+    file: pathlib.Path
     int8_bytes: int
-    latency_ms: float
     accuracy: float | None = None
+    latency_ms: float | None = None
 
 
-def measure_references(folder, dataset, recipe):
-    """The `Reference`s for a data set and a `Recipe`; what they cost is measured once and kept in the folder."""
-    path = folder / FILE
-    if not path.is_file():
-        plain = dataclasses.replace(recipe, initialization="network", dropout=0.0)
-        costs = {name: dataclasses.asdict(foresee(build(name, dataset, {}, plain), dataset)) for name in NAMES}
-        files.write_json(path, costs)
-    accuracies = _accuracies(folder)
-    return [
-        Reference(name, costs["int8_bytes"], costs["latency_ms"], accuracies.get(name))
-        for name, costs in json.loads(path.read_text()).items()
-    ]
+def make_references(folder, dataset, recipe):
+    """The `Reference`s for a data set and a `Recipe`; their files are made once and stay below the folder."""
+    plain, accuracies = dataclasses.replace(recipe, initialization="network", dropout=0.0), _accuracies(folder)
+    references = []
+    for name in NAMES:
+        path = folder / FOLDER / f"{name}.tflite"
+        if not path.is_file():
+            files.write_bytes(path, foreseen_file(build(name, dataset, {}, plain), dataset))
+        references.append(Reference(name, path, path.stat().st_size, accuracies.get(name)))
+    return references
 
 
 def _accuracies(folder):

@@ -5,9 +5,12 @@ import json
 import shlex
 import statistics
 
+from benchmarks.machine import describe_machine
 from trainers.recipes import Recipe, changed_fields
 from tuning import trials
+from tuning.conclusion import FOLDER as WINNER
 from tuning.conclusion import read_conclusion
+from tuning.measuring import latencies
 from tuning.references import Reference
 from tuning.search import SETTINGS
 
@@ -22,6 +25,7 @@ class Report:
         results: list of `Result`.
         references: list of `Reference`.
         conclusion: dict as `tuning.conclusion` writes it, or `None`.
+        machine: dict, what the times were measured on.
     """
 
     folder: object
@@ -29,6 +33,7 @@ class Report:
     results: list
     references: list[Reference]
     conclusion: dict | None
+    machine: dict
 
     @property
     def title(self):
@@ -42,10 +47,14 @@ class Report:
         settings = self.settings
         limits = {name: value for name, value in settings.items() if name.startswith("max_") and value is not None}
         budget = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in limits.items()) or "none"
+        recipe, held = Recipe(**settings["recipe"]), settings["validation"]
+        changes = [f"{name} {getattr(recipe, name)}" for name in changed_fields(recipe)] or [f"{recipe.epochs} epochs"]
         return (
-            f"{settings['data']['note']}. Limits: {budget}. Seed {settings['seed']}. Accuracies of trials are those on "
-            f"{settings['validation']:.0%} of the training split, held out. Bytes and time are those of the exported "
-            "int8 file of the trained network; time: LiteRT on the machine of the search, one thread, median."
+            f"{settings['data']['note']}. Limits: {budget}. Recipe {recipe.name}, {', '.join(changes)}. Seed "
+            f"{settings['seed']}. Trials are trained on {1 - held:.0%} of the {settings['data']['train']:,} pictures "
+            f"of the training split; their accuracies are those on the other {held:.0%}. Bytes and time are those of "
+            "the int8 file; time: LiteRT, one thread, one picture, the median of each file, all files in turns when "
+            f"this report was made, on {self.machine['processor']} under a load of {self.machine['load']} programs."
         )
 
 
@@ -55,20 +64,51 @@ def load(folder, references=()):
     if not path.is_file():
         raise ValueError(f"There is no {path}: {folder} holds no search.")
     settings = json.loads(path.read_text())
-    return Report(folder, settings, trials.read_all(folder), list(references), read_conclusion(folder))
+    found = read_conclusion(folder)
+    return Report(folder, settings, trials.read_all(folder), list(references), found, describe_machine())
+
+
+def measured(report):
+    """The report with times measured now: those of the search were taken at different times."""
+    finished = [result for result in report.results if result.state == "finished"]
+    paths = [report.folder / result.id / "int8.tflite" for result in finished]
+    paths += [reference.file for reference in report.references]
+    paths += [report.folder / WINNER / "int8.tflite"] if report.conclusion else []
+    times = iter(latencies([path.read_bytes() for path in paths]))
+    by_id = {result.id: next(times) for result in finished}
+    return dataclasses.replace(
+        report,
+        results=[dataclasses.replace(result, latency_ms=by_id.get(result.id)) for result in report.results],
+        references=[dataclasses.replace(reference, latency_ms=next(times)) for reference in report.references],
+        conclusion=report.conclusion and {**report.conclusion, "latency_ms": next(times)},
+    )
+
+
+def beside(report):
+    """The winner as `conclude` trained it and the networks to compare with, as cells under a line of headings."""
+    table = [["network", "int8 bytes", "ms", "test accuracy"]]
+    if report.conclusion:
+        found = report.conclusion
+        costs = [f"{found['int8_bytes']:,}", f"{found['latency_ms']:.3g}", f"{found['test_accuracy']:.4f}"]
+        table.append([f"winner, trial {found['winner']}", *costs])
+    for reference in report.references:
+        accuracy = "" if reference.accuracy is None else f"{reference.accuracy:.4f}"
+        table.append([reference.name, f"{reference.int8_bytes:,}", f"{reference.latency_ms:.3g}", accuracy])
+    return table
 
 
 def rows(report):
-    """The trials as cells, the best first, under a line of headings; the first cell says where a trial stands.
+    """The trials as cells, the best first, under a line of headings.
 
-    `*`: on the Pareto front of accuracy and bytes, `+`: of accuracy and time.
+    The second column says on which front a trial is: that of accuracy and bytes, that of accuracy and time, or both.
     """
     fronts = {
-        mark: {result.id for result in trials.pareto_front(report.results, cost)}
-        for mark, cost in (("*", "int8_bytes"), ("+", "latency_ms"))
+        name: {result.id for result in trials.pareto_front(report.results, cost)}
+        for name, cost in (("bytes", "int8_bytes"), ("time", "latency_ms"))
     }
     head = [
         "trial",
+        "front",
         "accuracy",
         "epochs",
         "parameters",
@@ -80,7 +120,7 @@ def rows(report):
     ]
     table = [head]
     for result in sorted(report.results, key=lambda result: -(result.accuracy or 0)):
-        marks = "".join(mark for mark, ids in fronts.items() if result.id in ids)
+        on = ", ".join(name for name, ids in fronts.items() if result.id in ids)
         counts = [f"{result.parameters:,}", f"{result.multiply_adds:,}"]
         measured = ["failed", "", "", ""]
         if result.state == "finished":
@@ -89,14 +129,17 @@ def rows(report):
             measured.append(f"{result.latency_ms:.3g}")
         accuracy, *costs = measured
         network = ", ".join(f"{name} {_text(value)}" for name, value in result.choices.items())
-        table.append([f"{result.id} {marks}".strip(), accuracy, str(result.epochs), *counts, *costs, network])
+        table.append([result.id, on, accuracy, str(result.epochs), *counts, *costs, network])
     return table
 
 
 def effects(report):
-    """`[(argument, value, trials, mean accuracy, highest accuracy)]` of the candidates, for arguments that vary."""
+    """`[(argument, value, trials, mean accuracy, highest accuracy)]` for arguments that vary.
+
+    Only trials count that were trained longest: the others are no measure of a network's value beside them.
+    """
     found = {}
-    for result in trials.candidates(report.results):
+    for result in trials.longest(report.results):
         for name, value in [("network", result.name), *result.choices.items()]:
             found.setdefault(name, {}).setdefault(_text(value), []).append(result.accuracy)
     return [
@@ -147,6 +190,7 @@ def to_dict(report):
     best = trials.winner(report.results)
     return {
         "settings": report.settings,
+        "machine": report.machine,
         "winner": best and best.id,
         "conclusion": report.conclusion,
         "command": full_training(report.folder),
@@ -156,6 +200,8 @@ def to_dict(report):
             dict(zip(("argument", "value", "trials", "mean_accuracy", "highest_accuracy"), effect, strict=True))
             for effect in effects(report)
         ],
-        "references": [dataclasses.asdict(reference) for reference in report.references],
+        "references": [
+            dataclasses.asdict(reference) | {"file": str(reference.file)} for reference in report.references
+        ],
         "trials": [dataclasses.asdict(result) for result in report.results],
     }

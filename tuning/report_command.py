@@ -1,4 +1,4 @@
-"""Report on a search, finished or not: a table in Markdown, `report.json` and `report.html`.
+"""Report on a search, finished or not: tables in Markdown, pictures, `report.json` and `report.html`.
 
 python -m tuning report runs/search
 """
@@ -12,8 +12,12 @@ from trainers.recipe import Recipe
 from trainers.tables import markdown_table
 from tuning import report, trials
 from tuning.front_picture import draw_front
-from tuning.references import measure_references
+from tuning.references import make_references
 
+PICTURES = {
+    "Accuracy against stored bytes": ("int8_bytes", "size of the int8 file in kB (1000 bytes)", 1000),
+    "Accuracy against time": ("latency_ms", "milliseconds for one picture, int8, one thread", 1),
+}
 _EFFECTS = ["choice", "value", "trials", "mean accuracy", "highest accuracy"]
 
 
@@ -36,33 +40,49 @@ def _outcome(found):
 
 
 def run(args):
-    """Prints the table; leaves `report.json` and `report.html` in the folder."""
+    """Prints what `report.md` holds; leaves that, its pictures, `report.json` and `report.html` in the folder."""
     folder = pathlib.Path(args.folder)
     settings = report.load(folder).settings
     source, recipe = settings["source"], Recipe(**settings["recipe"])
     dataset = load_data(source.pop("data"), **source)
-    found = report.load(folder, measure_references(folder, dataset, recipe))
+    found = report.measured(report.load(folder, make_references(folder, dataset, recipe)))
     outcome, command = _outcome(found)
-    table = report.rows(found)
+    sections = {"Winner": f"{outcome}\n\n{command}" if command else outcome}
+    if command:
+        sections |= {heading: draw_front(found.results, found.references, *what) for heading, what in PICTURES.items()}
+    sections |= _tables(found)
+    for heading, (cost, *_) in PICTURES.items():
+        if heading in sections:
+            files.write_bytes(folder / f"{cost}.png", sections[heading])
+    text = _markdown(found, outcome, command)
+    files.write_text(folder / "report.md", text)
+    files.write_json(folder / "report.json", report.to_dict(found))
+    files.write_text(folder / "report.html", page(found.title, found.note, sections))
+    print(f"{text}\nreport: {folder / 'report.html'}")
+
+
+def _tables(found):
+    """Headings with what is below them."""
     effects = [
         [name, value, str(count), f"{mean:.4f}", f"{best:.4f}"]
         for name, value, count, mean, best in report.effects(found)
     ]
-    sections = {"Trials (* and +: none is better at the same bytes or time)": table}
-    if command:
-        pictures = {
-            "Accuracy against stored bytes": ("int8_bytes", "size of the int8 file in kB (1000 bytes)", 1000),
-            "Accuracy against time": ("latency_ms", "milliseconds for one picture, int8, one thread", 1),
-        }
-        drawn = {name: draw_front(found.results, found.references, *what) for name, what in pictures.items()}
-        sections = {"Winner": f"{outcome}\n\n{command}", **drawn, **sections}
+    tables = {
+        "Beside other networks": report.beside(found),
+        "Trials (front: none is as accurate for less)": report.rows(found),
+    }
     if effects:
-        sections["Effects of the choices"] = [_EFFECTS, *effects]
-    files.write_json(folder / "report.json", report.to_dict(found))
-    files.write_text(folder / "report.html", page(found.title, found.note, sections))
-    print(f"# {found.title}\n\n{found.note}\n\n{markdown_table(table)}\n\n{outcome}")
-    if effects:
-        print(f"\n{markdown_table([_EFFECTS, *effects])}")
+        epochs = trials.longest(found.results)[0].epochs
+        tables[f"Effects of the choices, trials of {epochs} epochs"] = [_EFFECTS, *effects]
+    return tables
+
+
+def _markdown(found, outcome, command):
+    """The report in Markdown, its pictures as files beside it."""
+    parts = [f"# {found.title}", found.note, outcome]
     if command:
-        print(f"\n    {command}")
-    print(f"\nreport: {folder / 'report.html'}")
+        parts.append(f"```shell\n{command}\n```")
+        parts += [f"![{heading}]({cost}.png)" for heading, (cost, *_) in PICTURES.items()]
+    for heading, table in _tables(found).items():
+        parts += [f"## {heading}", markdown_table(table)]
+    return "\n\n".join(parts) + "\n"

@@ -12,6 +12,7 @@ import keras_tuner
 import numpy as np
 
 from keras_sharenets import files
+from keras_sharenets.mobile.parity import ExportMismatchError
 from trainers.dataset import Dataset
 from trainers.network import build, input_shape
 from trainers.recipes import Recipe
@@ -87,9 +88,8 @@ class _Tuner(keras_tuner.Tuner):
             limits = FileLimits(space, search.file_budget, self.held, search.recipe, search.folder / "foreseen")
         self.picture, self.classes = input_shape(search.dataset, search.recipe), len(search.dataset.class_names)
         hypermodel = SpaceHyperModel(search.space, self.picture, self.classes, search.budget, limits)
-        oracle = make_oracle(
-            search.tuner, search.trials, search.recipe.epochs, search.seed, search.folder / "oracle.json"
-        )
+        settings = search.tuner, search.trials, search.recipe.epochs, search.seed
+        oracle = make_oracle(*settings, search.folder / "oracle.json", hypermodel.point_of_values)
         super().__init__(oracle, hypermodel, directory=search.folder, project_name="keras_tuner")
         if self._has_oracle() and oracle.path.is_file():
             self.oracle.reload()
@@ -139,6 +139,7 @@ class _Tuner(keras_tuner.Tuner):
         if trial.status != "COMPLETED":
             # The last line of a traceback.
             reason = (trial.message or "no reason given").strip().splitlines()[-1]
+            reason = reason.removeprefix("keras_tuner.src.errors.FailedTrialError: ")
             result = dataclasses.replace(self._draft(trial), state="failed", reason=reason)
             records.write(result, self.search_settings.folder)
             self.tell(result)
@@ -197,14 +198,17 @@ def train_into(folder, search, network, dataset, epochs, held):
         The accuracy on the test split, and `Costs`.
 
     Raises:
-        keras_tuner.errors.FailedTrialError: the training diverged: such weights make no file.
+        keras_tuner.errors.FailedTrialError: the training diverged, or int8 does not suit the network: it has no file.
     """
     accuracy = train(network, dataset, search.recipe, search.seed, *epochs)
     if not all(np.isfinite(weight).all() for weight in network.get_weights()):
         raise keras_tuner.errors.FailedTrialError("the training diverged: a weight is no finite number")
     files.save_model(network, folder / NETWORK)
     files.write_text(folder / "labels.txt", "".join(f"{name}\n" for name in dataset.class_names))
-    return accuracy, measure(network, folder, held)
+    try:
+        return accuracy, measure(network, folder, held)
+    except ExportMismatchError as error:
+        raise keras_tuner.errors.FailedTrialError(str(error)) from None
 
 
 def run(search, tell):

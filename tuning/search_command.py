@@ -151,6 +151,9 @@ def run(args):
             if part == "worker":
                 print("no trial is left")
                 return
+            done = len(trials.read_all(folder))
+            if done < args.trials:
+                print(f"{done} trials: no other network is within the limits", flush=True)
             print("the winner's network is trained anew, on the whole training split", flush=True)
             conclude(asked)
         except KeyboardInterrupt:

@@ -96,6 +96,13 @@ def candidates(results):
     return [result for result in results if result.within_budget and result.id not in continued]
 
 
+def longest(results):
+    """The candidates that were trained for as many epochs as any."""
+    found = candidates(results)
+    most = max((result.epochs for result in found), default=0)
+    return [result for result in found if result.epochs == most]
+
+
 def winner(results):
     """The candidate with the highest score, of equal ones that with the smallest file; `None` if there is none."""
     return max(candidates(results), key=lambda result: (result.score, -result.int8_bytes), default=None)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from keras_sharenets import files
+from keras_sharenets.mobile.parity import ExportMismatchError
 from trainers.data import load
 from trainers.recipes import override, recipe_for
 from tuning import hypermodel, search, trials
@@ -104,6 +105,16 @@ def test_hyperband_goes_on_with_the_best(trained, tmp_path):
         assert (result.name, result.arguments) == (before.name, before.arguments)
 
 
+@pytest.mark.parametrize("tuner", ORACLES)
+def test_no_network_is_tried_twice(tuner, trained, tmp_path):
+    budget = Budget(max_parameters=1400)
+    networks = len(hypermodel.SpaceHyperModel("shardnet", DIGITS.shape, 10, budget))
+    assert networks == 8
+    search.run(_make(tmp_path, tuner=tuner, trials=12, budget=budget), _silent)
+    tried = [(result.name, str(result.arguments)) for result in trials.read_all(tmp_path) if result.continues is None]
+    assert len(tried) == len(set(tried)) == networks
+
+
 def test_hyperband_trains_whole_epochs(trained, tmp_path):
     recipe = override(RECIPE, epochs=3)
     search.run(_make(tmp_path, tuner="hyperband", trials=13, recipe=recipe), _silent)
@@ -190,6 +201,21 @@ def test_network_that_diverged_is_a_failed_trial(trained, tmp_path, monkeypatch)
     results = trials.read_all(tmp_path)
     assert [result.state for result in results] == ["finished", "failed", "finished"]
     assert "diverged" in results[1].reason
+
+
+def test_network_that_int8_does_not_suit_is_a_failed_trial(trained, tmp_path, monkeypatch):
+    fine = search.measure
+
+    def mismatch_once(*arguments):
+        if len(trained) == 2:
+            raise ExportMismatchError("The converted file does not compute what Keras computes")
+        return fine(*arguments)
+
+    monkeypatch.setattr(search, "measure", mismatch_once)
+    search.run(_make(tmp_path, trials=3), _silent)
+    results = trials.read_all(tmp_path)
+    assert [result.state for result in results] == ["finished", "failed", "finished"]
+    assert results[1].reason == "The converted file does not compute what Keras computes"
 
 
 def test_three_failures_in_a_row_end_the_search(trained, tmp_path, monkeypatch):
