@@ -14,8 +14,8 @@ FRONT, OTHER, PEER, DARK, GRID = "#1f5fbf", "#93a1b1", "#c2762b", "#1f2933", "#e
 def draw_front(results, references, cost, label, unit=1):
     """The candidates of a search, those on the Pareto front joined; networks to compare with beside them.
 
-    Trials that were trained for a part of the epochs are circles. A network to compare with whose accuracy is not known
-    is a vertical line at what it costs.
+    Trials that were trained for a part of the epochs are shown on the front alone, as circles. A network to compare
+    with whose accuracy is not known is a vertical line at what it costs.
 
     Args:
         results: list of `Result`, at least one of them a candidate.
@@ -31,7 +31,8 @@ def draw_front(results, references, cost, label, unit=1):
     axes = figure.subplots()
     front = trials.pareto_front(results, cost)
     full = trials.longest(results)
-    for result in trials.candidates(results):
+    shown = [result for result in trials.candidates(results) if result in full or result in front]
+    for result in shown:
         colour = FRONT if result in front else OTHER
         look = {"edgecolors": colour, "facecolors": colour if result in full else "white", "s": 30, "zorder": 3}
         axes.scatter([getattr(result, cost) / unit], [result.accuracy], **look)
@@ -50,7 +51,13 @@ def draw_front(results, references, cost, label, unit=1):
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     axes.set_xlabel(label)
     axes.set_ylabel("accuracy on the held-out part")
-    axes.legend(handles=_legend(front, full, trials.candidates(results)), fontsize=8, loc="best", framealpha=1)
+    if any(reference.accuracy is None for reference in references):
+        # Room for their names below all trials.
+        low, high = axes.get_ylim()
+        axes.set_ylim(low - 0.35 * (high - low), high)
+    left_out = len(trials.candidates(results)) - len(shown)
+    entries = {"handles": _legend(front, full, shown), "title": f"{left_out} of fewer epochs left out" * bool(left_out)}
+    axes.legend(**entries, fontsize=8, title_fontsize=8, loc="best", framealpha=1)
     axes.grid(color=GRID, zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
     png = io.BytesIO()
@@ -58,9 +65,9 @@ def draw_front(results, references, cost, label, unit=1):
     return png.getvalue()
 
 
-def _legend(front, full, candidates):
+def _legend(front, full, shown):
     """One entry for each kind of trial that is there."""
-    kinds = dict.fromkeys((result in front, result in full) for result in candidates)
+    kinds = dict.fromkeys((result in front, result in full) for result in shown)
     entries = []
     for on_front, in_full in sorted(kinds, reverse=True):
         colour = FRONT if on_front else OTHER

@@ -64,7 +64,7 @@ class SpaceHyperModel(keras_tuner.HyperModel):
         budget: `Budget`; no network is over it, so none costs a trial.
         excess: function of a point that returns what there must be less of, fields of `Counts`, to keep within other
             limits; nothing if it is within them. It always says the same of a point. In place of a network that is over
-            such a limit stands another with less: no trial is spent on it.
+            such a limit stands another with less: no trial is spent on it. A message calls the limits `str(excess)`.
 
     Raises:
         ValueError: an argument breaks a rule, or the budget allows no network.
@@ -120,8 +120,8 @@ class SpaceHyperModel(keras_tuner.HyperModel):
             place = self._less(place, too_much)
             if place in tried:
                 raise ValueError(
-                    f"The limits on files allow none of {len(tried)} networks of the space '{self.space.name}' that "
-                    f"were tried, the one with the least {too_much[0].replace('_', ' ')} among them."
+                    f"{self.excess} must allow a network: of {len(tried)} of the space '{self.space.name}' that were "
+                    f"tried it allows none, the one with the least {too_much[0].replace('_', ' ')} among them."
                 )
         return dict(self._points[place])
 

@@ -139,6 +139,16 @@ class FileLimits:
             return ()
         return ("stored_parameters",) if limit is not None and costs.int8_bytes > limit else ("multiply_adds",)
 
+    def __str__(self):
+        """The limits, each with the least that was measured."""
+        found, texts = [json.loads(path.read_text()) for path in self.folder.glob("*.json")], []
+        for name, cost in (("max_tflite_bytes", "int8_bytes"), ("max_latency_ms", "latency_ms")):
+            limit = getattr(self.budget, name)
+            if limit is not None:
+                least = f"; least measured: {min(costs[cost] for costs in found):.6g}" if found else ""
+                texts.append(f"`{name}` (={limit}{least})")
+        return " and ".join(texts)
+
     def costs(self, point):
         """The `Costs` of the network of a point, foreseen now or before."""
         name = hashlib.sha256(json.dumps(point, sort_keys=True).encode()).hexdigest()[:20]

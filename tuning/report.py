@@ -54,7 +54,7 @@ class Report:
             f"{settings['seed']}. Trials are trained on {1 - held:.0%} of the {settings['data']['train']:,} pictures "
             f"of the training split; their accuracies are those on the other {held:.0%}. Bytes and time are those of "
             "the int8 file; time: LiteRT, one thread, one picture, the median of each file, all files in turns when "
-            f"this report was made, on {self.machine['processor']} under a load of {self.machine['load']} programs."
+            f"this report was made, on {self.machine['processor']}, {self.machine['cores']} cores."
         )
 
 

@@ -123,6 +123,6 @@ def test_both_kinds_of_limits_and_none_that_fits():
         assert not excess(limited.point(_random_hyperparameters(limited, seed)))
     nothing = SpaceHyperModel("hscnet", DIGITS, excess=lambda point: ("multiply_adds",))
     with pytest.raises(
-        ValueError, match=r"limits on files allow none of \d+ networks .* the least multiply adds among"
+        ValueError, match=r"must allow a network: of \d+ of .* allows none, the one with the least multiply adds among"
     ):
         nothing.point(_random_hyperparameters(nothing, 0))

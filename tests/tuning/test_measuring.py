@@ -95,6 +95,12 @@ def test_limits_are_measured_once(tmp_path, monkeypatch):
     assert ask(max_tflite_bytes=49_999, max_latency_ms=1) == ("stored_parameters",)
     assert ask(max_latency_ms=1.9) == ("multiply_adds",)
     assert len(measured) == 1
+    limits = FileLimits(
+        find_space("hscnet"), FileBudget(max_tflite_bytes=10, max_latency_ms=0.5), DIGITS, RECIPE, tmp_path
+    )
+    assert str(limits) == (
+        "`max_tflite_bytes` (=10; least measured: 50000) and `max_latency_ms` (=0.5; least measured: 2)"
+    )
     (path,) = tmp_path.iterdir()
     assert json.loads(path.read_text())["arguments"] == POINT
 

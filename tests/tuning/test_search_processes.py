@@ -53,7 +53,7 @@ class Process:
 
     def wait(self):
         """The exit status; what it printed is shown where it is not 0."""
-        status = self.process.wait(timeout=100)
+        status = self.process.wait(timeout=300)
         self.reader.join()
         if status:
             print("".join(self.lines))
@@ -61,7 +61,7 @@ class Process:
 
     def kill_in_a_trial(self):
         """Kills it with SIGKILL as soon as a trial has begun; returns the trial's id."""
-        assert self.begun.wait(timeout=120)
+        assert self.begun.wait(timeout=300)
         self.process.kill()
         self.wait()
         return re.search(r"trial (\d+):", self.lines[-1]).group(1)

@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import keras
 import pytest
 
 import keras_sharenets as ksn
@@ -79,6 +80,33 @@ def test_ten_thousand_draws_fit_the_checks_of_the_layers(name):
         point = draw(space, seed, input_shape)
         check(space, point, input_shape)
         _assert_buildable(name, point, input_shape)
+
+
+def _shallow(name, point):
+    """The point with two of each kind of module; in HGC-Net all differ."""
+    depth = {"hscnet": {"modules_per_stage": 2}, "igcv2": {"blocks_per_stage": 2}}
+    return {**point, **depth.get(name, {})}
+
+
+@pytest.mark.slow
+@ALL
+def test_ten_thousand_draws_are_built_without_weights(name):
+    """Of HGC-Net, whose networks are the longest, a tenth; what is drawn again is not built again."""
+    space, input_shape = find_space(name), PICTURES["digits"]
+    drawn = (_shallow(name, draw(space, seed, input_shape)) for seed in range(10_000))
+    distinct = list({repr(sorted(point.items())): point for point in drawn}.values())
+    distinct = distinct[:: 10 if name == "hgcnet" else 1]
+    assert len(distinct) > 400
+    for first in range(0, len(distinct), 50):
+        with keras.StatelessScope():
+            for point in distinct[first : first + 50]:
+                model = build(space, point, input_shape)
+                assert model.output_shape == (None, 10)
+                stored = sum(math.prod(weight.shape) for weight in model.trainable_variables)
+                assert stored == count(space, point, input_shape).stored_parameters, point
+            # The end of the scope would make the weights of all that it still knows.
+            del model
+            keras.utils.clear_session()
 
 
 @ALL
