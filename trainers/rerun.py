@@ -1,4 +1,4 @@
-"""The command that makes a run again, from its record."""
+"""The command that trains a network as a record says."""
 
 import shlex
 
@@ -6,23 +6,34 @@ from trainers.arguments import parse_option
 from trainers.recipes import RECIPES, changed_fields
 
 
-def fit_command_line(run):
-    """`python -m trainers fit ...` for a `Run`, as one line of a shell without `--seed` and `--output`.
+def fit_words(model, options, source, recipe):
+    """The words of a `python -m trainers fit` that trains a network, without `--seed` and `--output`.
 
-    What does not change the trained network (checkpoints, logs, the devices) is left out.
+    Args:
+        model: str, its name.
+        options: dict, arguments of its factory.
+        source: dict, arguments of `trainers.data.load`.
+        recipe: `Recipe`.
 
     Raises:
         ValueError: the recipe is none of those that the command line knows by name.
     """
-    recipe, source = run.recipe, run.source or {"data": run.data["name"]}
     if recipe.name not in RECIPES:
-        raise ValueError(f"The recipe {recipe.name!r} of the run of {run.model} is none of `recipes`.")
-    words = ["python", "-m", "trainers", "fit", "--model", run.model]
-    words += [word for item in run.options.items() for word in ("--model-option", _option(*item))]
+        raise ValueError(f"The recipe {recipe.name!r} of {model} is none of `recipes`.")
+    words = ["python", "-m", "trainers", "fit", "--model", model]
+    words += [word for item in options.items() for word in ("--model-option", _option(*item))]
     words += [word for name in ("data", "data_dir", "input_shape") for word in _flag(name, source.get(name))]
     words += ["--skip-unreadable"] if source.get("skip_unreadable") else []
     words += ["--recipe", recipe.name]
-    words += [word for name in changed_fields(recipe) for word in _flag(name, getattr(recipe, name))]
+    return words + [word for name in changed_fields(recipe) for word in _flag(name, getattr(recipe, name))]
+
+
+def fit_command_line(run):
+    """What makes a `Run` again, as one line of a shell without `--seed` and `--output`.
+
+    What does not change the trained network (checkpoints, logs, the devices) is left out. Errors: as `fit_words`.
+    """
+    words = fit_words(run.model, run.options, run.source or {"data": run.data["name"]}, run.recipe)
     words += ["--jit-compile", str(run.jit_compile).lower()] if run.jit_compile != "auto" else []
     words += ["--deterministic"] if run.deterministic else []
     backend = "" if run.backend == "tensorflow" else f"KERAS_BACKEND={run.backend} "

@@ -6,7 +6,9 @@ import shlex
 import statistics
 
 from benchmarks.machine import describe_machine
-from trainers.recipes import Recipe, changed_fields
+from trainers.recipe import Recipe
+from trainers.recipes import changed_fields
+from trainers.rerun import fit_words
 from tuning import trials
 from tuning.conclusion import FOLDER as WINNER
 from tuning.conclusion import read_conclusion
@@ -156,26 +158,8 @@ def full_training(folder):
     best = trials.winner(report.results)
     if best is None:
         return None
-    source, recipe = report.settings["source"], Recipe(**report.settings["recipe"])
-    words = ["python", "-m", "trainers", "fit", "--model", best.name]
-    for name, value in best.choices.items():
-        words += ["--model-option", f"{name}={value!r}"]
-    words += ["--data", source["data"]]
-    for name in ("data_dir", "input_shape", "skip_unreadable"):
-        if source[name]:
-            words += _option(name, source[name])
-    words += ["--recipe", recipe.name]
-    for name in changed_fields(recipe):
-        words += _option(name, getattr(recipe, name))
-    words += ["--seed", str(report.settings["seed"]), "--output", str(folder / "fit")]
-    return shlex.join(words)
-
-
-def _option(name, value):
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}", *map(str, value if isinstance(value, (list, tuple)) else [value])]
+    words = fit_words(best.name, best.choices, report.settings["source"], Recipe(**report.settings["recipe"]))
+    return shlex.join([*words, "--seed", str(report.settings["seed"]), "--output", str(folder / "fit")])
 
 
 def _text(value):

@@ -254,7 +254,7 @@ def edit(folder, **changes):
         (lambda folder: edit(folder, model="vgg"), "`name` (='vgg') is not a known model."),
         (
             lambda folder: edit(folder, recipe=json.loads(json.dumps(vars(SHORT))) | {"name": "own"}),
-            "The recipe 'own' of the run of s_vggnet_32 is none of `recipes`.",
+            "The recipe 'own' of s_vggnet_32 is none of `recipes`.",
         ),
         (lambda folder: (folder / "page.md").write_text("no markers"), f"The text must have the markers {BEGIN} and"),
     ],
