@@ -36,7 +36,10 @@ def conclude(search):
     try:
         accuracy, costs = train_into(folder, search, network, search.dataset, (0, search.recipe.epochs), held)
     except keras_tuner.errors.FailedTrialError as error:
-        raise ValueError(f"Trial {best.id} wins, but not so its training on the whole split: {error}") from error
+        raise ValueError(
+            f"Trial {best.id} wins, but its training on the whole training split failed: {error}. "
+            f"What the trial left is in {search.folder / best.id}."
+        ) from error
     crops = "center" if search.recipe.crop_size else "none"
     files.write_json(
         search.folder / FILE,

@@ -1,8 +1,10 @@
 """`python -m tuning search` and `report`, from the command line to their files."""
 
 import json
+import shutil
 
 import keras
+import keras_tuner
 import pytest
 
 import keras_sharenets as ksn
@@ -13,7 +15,7 @@ from trainers.data import load
 from trainers.evaluate import evaluate
 from trainers.network import build
 from trainers.recipe import Recipe
-from tuning import search, trials
+from tuning import conclusion, search, trials
 from tuning.cli import main
 from tuning.references import NAMES
 from tuning.training import train
@@ -68,6 +70,24 @@ def test_winner_is_trained_on_the_whole_training_split_and_tested_once(folder, m
     assert evaluate(folder / "winner" / "int8.tflite", digits).accuracy == found["int8_test_accuracy"]
     assert (folder / "winner" / "int8.tflite").stat().st_size == found["int8_bytes"] <= 30_000
     assert found["within_budget"]
+
+
+def test_last_training_that_fails_is_told_and_can_be_tried_again(folder, tmp_path, capsys, monkeypatch):
+    def fail(*args):
+        raise keras_tuner.errors.FailedTrialError("the training diverged")
+
+    shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("conclusion.json"))
+    command = ["search", *TINY, "--max-tflite-bytes", "30000", "--output", str(tmp_path / "run")]
+    with monkeypatch.context() as patch:
+        patch.setattr(conclusion, "train_into", fail)
+        assert main(command) == 2
+    best = trials.winner(trials.read_all(folder)).id
+    told = capsys.readouterr().err
+    assert f"Trial {best} wins, but its training on the whole training split failed: the training diverged." in told
+    assert str(tmp_path / "run" / best) in told
+    assert main(command) == 0
+    again, before = (json.loads((run / "conclusion.json").read_text()) for run in (tmp_path / "run", folder))
+    assert again["test_accuracy"] == before["test_accuracy"]
 
 
 def test_same_command_on_a_finished_search_says_its_winner_again(folder, capsys):
