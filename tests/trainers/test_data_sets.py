@@ -387,20 +387,35 @@ def test_ten_crops_are_averaged(tmp_path, suffix):
 # Feeding
 
 
-def test_jax_is_fed_without_tensorflow(half_broken):
-    """Files, crops and batches import none of it."""
-    script = f"""
+FEED = """
 import sys
+import numpy as np
 from trainers.data import load
 from trainers.batches import held_out_batches, training_batches
 from trainers.recipes import find_recipe, override
-dataset = load({str(half_broken)!r}, skip_unreadable=True)
+folder, file = sys.argv[1:]
+dataset = load(folder, skip_unreadable=True)
 recipe = override(find_recipe("default"), crop="area", crop_size=8, batch_size=4)
-training_batches(dataset, recipe, 0).batch(0, 0), held_out_batches(dataset, 4)[0]
-sys.exit("tensorflow" in sys.modules)
+batches = training_batches(dataset, recipe, 5)
+images, labels = zip(batches.batch(0, 0), batches.batch(0, 1), batches.batch(3, 0), held_out_batches(dataset, 4)[0])
+np.savez(file, *images, *labels)
+sys.exit("tensorflow" in sys.modules and sys.modules["keras"].backend.backend() == "jax")
 """
-    environment = {**os.environ, "KERAS_BACKEND": "jax"}
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, check=True)
+
+
+def test_both_backends_get_the_same_batches_and_jax_without_tensorflow(half_broken, tmp_path):
+    """Files, crops and batches import none of it."""
+    batches = {}
+    for backend in ("tensorflow", "jax"):
+        command = [sys.executable, "-c", FEED, str(half_broken), str(tmp_path / f"{backend}.npz")]
+        subprocess.run(command, cwd=ROOT, env={**os.environ, "KERAS_BACKEND": backend}, check=True)
+        with np.load(tmp_path / f"{backend}.npz") as arrays:
+            batches[backend] = [arrays[name] for name in arrays.files]
+    for ours, theirs in zip(*batches.values(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    first, second, *_ = batches["jax"]
+    assert first.shape == second.shape == (4, 8, 8, 3)
+    assert not np.array_equal(first, second)
 
 
 @pytest.mark.parametrize("augmentation", [None, Augmentation(1, True, (3.0, 4.0, 5.0))])
