@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import io
 import pathlib
 import tempfile
@@ -91,6 +92,10 @@ def export_saved_model(model, path, class_names=None, sample=None):
 def _write(model, folder, names, shape):
     output = converter.output_name(model)
 
+    images = tf.TensorSpec((None, *shape), tf.float32, name="images")
+    encoded = tf.TensorSpec((None,), tf.string, name="encoded")
+
+    @functools.partial(tf.function, input_signature=[images])
     def classify(images):
         # The model as it is, not its inference form: on a CPU Keras gives native grouped convolutions to XLA, which a
         # server may lack.
@@ -103,18 +108,17 @@ def _write(model, folder, names, shape):
             output: tf.cast(results, tf.float32),
         }
 
+    @functools.partial(tf.function, input_signature=[encoded])
     def classify_encoded(encoded):
+        # A call of the other function, so that the network is in the file once.
         specification = tf.TensorSpec(shape, tf.float32)
         return classify(tf.map_fn(lambda data: decode(data, shape), encoded, fn_output_signature=specification))
 
     # Not with `keras.export.ExportArchive`: it writes every variable twice, once as Keras' and once as TensorFlow's.
     module = tf.Module()
     module.weights = [weight.value for weight in model.weights]
-    images = tf.TensorSpec((None, *shape), tf.float32, name="images")
-    encoded = tf.TensorSpec((None,), tf.string, name="encoded")
-    module.serving_default = tf.function(classify, input_signature=[images])
-    module.serve_encoded = tf.function(classify_encoded, input_signature=[encoded])
-    signatures = {name: getattr(module, name) for name in ("serving_default", "serve_encoded")}
+    module.serving_default, module.serve_encoded = classify, classify_encoded
+    signatures = {"serving_default": classify, "serve_encoded": classify_encoded}
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 

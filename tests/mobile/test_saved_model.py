@@ -6,6 +6,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 from mobile_networks import NAMES, small_network, with_noise
+from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_sharenets.mobile import ExportMismatchError, export_saved_model, saved_model
 from keras_sharenets.pictures import read_picture
@@ -21,6 +22,11 @@ def encode(picture, kind):
 def exported(trained, digits, tmp_path_factory):
     path = tmp_path_factory.mktemp("saved") / "digits"
     return path, export_saved_model(trained, path, NAMES, digits[0][:200])
+
+
+def functions_of(folder):
+    content = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    return content.meta_graphs[0].graph_def.library.function
 
 
 def test_both_signatures(exported, trained, digits):
@@ -51,10 +57,7 @@ def test_no_picture(exported):
 
 def test_no_operation_that_a_server_may_lack(exported):
     """Nothing compiled by XLA."""
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    content = saved_model_pb2.SavedModel.FromString((exported[0] / "saved_model.pb").read_bytes())
-    functions = content.meta_graphs[0].graph_def.library.function
+    functions = functions_of(exported[0])
     assert len(functions) > 1
     assert not [function for function in functions if function.attr["_XlaMustCompile"].b]
 
@@ -65,6 +68,15 @@ def test_every_weight_is_stored_once(exported, trained):
     assert len(numbers) == len(trained.weights)
     stored = sorted(reader.get_tensor(name).tobytes() for name in numbers)
     assert stored == sorted(np.asarray(weight).tobytes() for weight in trained.weights)
+
+
+def test_the_network_is_there_once(exported, trained):
+    """Both signatures call one function."""
+    drawing = tf.function(lambda images: trained(images, training=False))
+    traced = drawing.get_concrete_function(tf.TensorSpec((None, 8, 8, 1))).graph.get_operations()
+    convolutions = [operation for operation in traced if operation.type == "Conv2D"]
+    nodes = [node for function in functions_of(exported[0]) for node in function.node_def]
+    assert len([node for node in nodes if node.op == "Conv2D"]) == len(convolutions) >= 4
 
 
 def test_report(exported):
