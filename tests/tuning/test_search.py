@@ -75,7 +75,11 @@ def _settings(folder):
     return [result.settings for result in trials.read_all(folder)]
 
 
-@pytest.mark.parametrize("tuner", ORACLES)
+# The others do more of their own than the random one.
+TUNERS = [pytest.param(name, marks=pytest.mark.slow if name == "random" else []) for name in ORACLES]
+
+
+@pytest.mark.parametrize("tuner", TUNERS)
 def test_every_trial_is_a_network_of_the_space_within_the_budget(tuner, trained, tmp_path):
     said = []
     asked = _make(tmp_path, tuner=tuner, trials=8)
@@ -105,7 +109,7 @@ def test_hyperband_goes_on_with_the_best(trained, tmp_path):
         assert (result.name, result.arguments) == (before.name, before.arguments)
 
 
-@pytest.mark.parametrize("tuner", ORACLES)
+@pytest.mark.parametrize("tuner", TUNERS)
 def test_no_network_is_tried_twice(tuner, trained, tmp_path):
     budget = Budget(max_parameters=1400)
     networks = len(hypermodel.SpaceHyperModel("shardnet", DIGITS.shape, 10, budget))
@@ -123,10 +127,9 @@ def test_hyperband_trains_whole_epochs(trained, tmp_path):
     assert all(first < last for first, last in trained)
 
 
-# Each takes a minute and more; hyperband's trials also go on with each other.
-@pytest.mark.parametrize(
-    "tuner", [pytest.param(name, marks=[] if name == "hyperband" else pytest.mark.slow) for name in ORACLES]
-)
+# Each takes a minute and more.
+@pytest.mark.slow
+@pytest.mark.parametrize("tuner", ORACLES)
 def test_killed_at_any_write_nothing_is_lost_or_counted_twice(tuner, trained, tmp_path, monkeypatch):
     """The process ends before or after each of its writes; the same call goes on, and all is as without the kill."""
     write, writes = files.write_bytes, []
