@@ -1,34 +1,24 @@
+"""A run of `fit`: its files while it goes on and at its end, and what they say."""
+
 import csv
 import dataclasses
 import json
-import os
-import pathlib
-import re
-import signal
-import subprocess
-import sys
 import zipfile
 
 import keras
 import numpy as np
 import PIL.Image
 import pytest
+from tiny_network import MODEL, TINY
 
 from keras_sharenets import files
-from trainers.callbacks import EXTRAS, check_tensorboard
-from trainers.data import load
-from trainers.dataset import Arrays
+from trainers.callbacks import EXTRAS
 from trainers.evaluate import evaluate
 from trainers.fit import fit
 from trainers.optimizers import build_optimizer
 from trainers.recipes import override, recipe_for
 from trainers.recorder import Recorder
 from trainers.report import Run
-
-ROOT = pathlib.Path(__file__).parents[2]
-MODEL = "hscnet_m32_g4_r2_b1_a2"
-# One stage: a third of the layers to compile.
-TINY = {"width": (16,), "shuffle_groups": 1, "arrangements": 1}
 
 
 @pytest.fixture(scope="module")
@@ -164,60 +154,11 @@ def test_evaluate_refuses_other_data(run, digits, tmp_path):
         evaluate(tmp_path / "model.h5", digits)
 
 
-# What is refused before anything is written
-
-
 def test_folder_that_holds_a_run(run, digits):
     before = {path: path.read_bytes() for path in run[1].glob("*.*")}
     with pytest.raises(ValueError, match=rf"{run[1]} already holds a run"):
         fit("no such model either", digits, run[1])
     assert {path: path.read_bytes() for path in run[1].glob("*.*")} == before
-
-
-def test_folder_that_holds_something_else(digits, tmp_path):
-    (tmp_path / "thesis.tex").write_text("42")
-    for output in (tmp_path, tmp_path / "thesis.tex"):
-        with pytest.raises(ValueError, match=rf"{output} exists and is not an empty folder"):
-            fit(MODEL, digits, output)
-
-
-@pytest.mark.parametrize(
-    ("model", "options", "message"),
-    [
-        ("hscnet_m32_g4_r2_b1", {}, r"`name` \(='hscnet_m32_g4_r2_b1'\) .* 'hscnet_m32_g4_r2_b1_a2'"),
-        (MODEL, {"group": 4}, rf"{MODEL} has no option `group`\. Did you mean 'groups'"),
-        (MODEL, {"num_classes": 4}, r"`num_classes` cannot be given: it follows from the data"),
-        (MODEL, {"include_top": False}, r"`include_top` cannot be given: a trained network is a named classifier"),
-        (MODEL, {"groups": 4, "channel_repeats": 3}, r"`channel_repeats` \(=3\) must divide `groups` \(=4\)"),
-        (
-            MODEL,
-            {"width": (32, 64, 128, 256, 512)},
-            r"\(=\(8, 8, 1\)\) must be at least the network's total stride \(=16\)",
-        ),
-    ],
-)
-def test_bad_networks(digits, tmp_path, model, options, message):
-    with pytest.raises(ValueError, match=message):
-        fit(model, digits, tmp_path / "run", options=options)
-    assert not list(tmp_path.iterdir())
-
-
-def test_bad_seed(digits, tmp_path):
-    with pytest.raises(ValueError, match=r"`seed` \(=-1\) must be a whole number of at least 0"):
-        fit(MODEL, digits, tmp_path / "run", seed=-1)
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_tensorboard_cannot_have(monkeypatch):
-    with pytest.raises(ValueError, match=r"`tensorboard` \(='images'\) must be one of 'graph', 'histograms'"):
-        check_tensorboard(["histograms", "images"])
-    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    check_tensorboard(["histograms"])
-    with pytest.raises(ValueError, match=r"`tensorboard` \(='graph'\) needs KERAS_BACKEND=tensorflow"):
-        check_tensorboard(["graph"])
-
-
-# What goes wrong on the way
 
 
 def test_loss_that_is_no_number_stops_the_run(digits, recipe, tmp_path):
@@ -264,124 +205,3 @@ def test_recorder_keeps_the_first_of_the_best(digits, recipe, tmp_path):
     recorder.close("finished")
     assert (metrics()["state"], metrics()["test_accuracy"]) == ("finished", 0.6)
     assert (tmp_path / "run" / "curves.png").is_file()
-
-
-# Other processes: what a signal leaves behind, and the other backend
-
-
-def start_long_training(folder):
-    """`python -m trainers fit` in a process of its own.
-
-    Without XLA, because it starts sooner; 359 steps an epoch, so that a signal has time to arrive in.
-    """
-    arguments = ["fit", "--model", MODEL, "--data", "digits", "--output", str(folder)]
-    for key, value in TINY.items():
-        arguments += ["--model-option", f"{key}={value}"]
-    arguments += ["--epochs=50", "--batch-size=4", "--learning-rate=0.01", "--jit-compile=false"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "trainers", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        # What a shell starts in the background ignores an interrupt, and so do its children unless told otherwise.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-
-
-def read_into(process, epoch):
-    """Reads the progress bar, which is not drawn at every step, until that epoch is well on its way."""
-    text = ""
-    while chunk := os.read(process.stdout.fileno(), 4096).decode(errors="ignore"):
-        text += chunk
-        if any(int(step) >= 20 for step in re.findall(r"(\d+)/359", text.partition(f"Epoch {epoch}/")[2])):
-            return
-    raise AssertionError(f"ended with {process.wait()} before epoch {epoch}: {process.stderr.read().decode()}")
-
-
-def check_whole(folder, epochs):
-    """Every file is whole, and speaks of that many finished epochs."""
-    names = {path.name for path in folder.iterdir()}
-    assert {"metrics.json", "history.csv", "labels.txt"} <= names
-    assert {name for name in names if name.endswith(".keras")} == ({"best.keras", "last.keras"} if epochs else set())
-    assert not [name for name in names if name.endswith(".partial")]
-    for path in folder.glob("*.keras"):
-        assert files.load_model(path).output_shape == (None, 10)
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert len(metrics["epochs"]) == epochs
-    assert len((folder / "history.csv").read_text().splitlines()) == 1 + epochs
-    return metrics
-
-
-@pytest.mark.parametrize("epoch", [1, 2])
-def test_kill_in_the_middle_of_an_epoch_leaves_whole_files(tmp_path, epoch):
-    process = start_long_training(tmp_path / "run")
-    with process:
-        read_into(process, epoch)
-        process.kill()
-    assert process.returncode == -9
-    metrics = check_whole(tmp_path / "run", epochs=epoch - 1)
-    assert (metrics["state"], metrics["test_accuracy"]) == ("running", None)
-
-
-def test_interrupt_is_noted(tmp_path):
-    process = start_long_training(tmp_path / "run")
-    with process:
-        read_into(process, 2)
-        process.send_signal(signal.SIGINT)
-        errors = process.communicate(timeout=60)[1].decode()
-    assert process.returncode == 130
-    assert errors.splitlines()[-1] == "interrupted"
-    assert "Traceback" not in errors
-    metrics = check_whole(tmp_path / "run", epochs=1)
-    assert (metrics["state"], metrics["reason"]) == ("stopped", "KeyboardInterrupt")
-    assert (tmp_path / "run" / "curves.png").is_file()
-
-
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="this is the JAX run")
-def test_all_of_this_on_jax():
-    tests = {
-        "test_data.py": ["test_fit_takes_the_batches_in_order_epoch_by_epoch"],
-        "test_recipes.py": ["test_weight_decay_counts_a_shared_tensor_once", "test_weight_decay_in_the_loss"],
-        "test_fit.py": [
-            "test_files_of_a_run",
-            "test_metrics_say_what_came_out",
-            "test_saved_models_have_the_accuracy_that_is_reported",
-        ],
-        "test_resume.py": ["test_a_checkpoint_holds_all_that_the_next_steps_depend_on"],
-    }
-    names = [f"tests/trainers/{file}::{name}" for file, names in tests.items() for name in names]
-    command = [sys.executable, "-m", "pytest", "-q", *names]
-    environment = {**os.environ, "KERAS_BACKEND": "jax"}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout
-    assert "7 passed" in result.stdout
-
-
-def test_real_pictures_from_a_folder(tmp_path):
-    """A folder of pictures, decoded batch by batch: red ones, green ones and blue ones."""
-    generator = np.random.default_rng(0)
-    for channel, name in enumerate(("red", "green", "blue")):
-        (tmp_path / "colours" / name).mkdir(parents=True)
-        for number in range(20):
-            pixels = generator.integers(0, 100, (8, 8, 3), dtype="uint8")
-            pixels[..., channel] += 120
-            PIL.Image.fromarray(pixels).save(tmp_path / "colours" / name / f"{number}.png")
-    dataset = load(tmp_path / "colours")
-    changes = {"epochs": 8, "batch_size": 12, "learning_rate": 0.05, "schedule": "cosine"}
-    settings = override(recipe_for(MODEL, dataset.name), **changes)
-    run = fit(MODEL, dataset, tmp_path / "run", recipe=settings, options=TINY, jit_compile=False, verbose=0)
-    assert run.test_accuracy == 1.0
-    assert (tmp_path / "run" / "labels.txt").read_text() == "blue\ngreen\nred\n"
-
-
-def test_real_cifar10_pictures(cifar10, tmp_path):
-    """The first 600 of them, twice, with the paper's recipe shortened."""
-    few = [Arrays(source.images[:600], source.labels[:600]) for source in (cifar10.train, cifar10.test)]
-    dataset = dataclasses.replace(cifar10, train=few[0], test=few[1])
-    recipe = override(recipe_for(MODEL, "cifar10"), epochs=2, batch_size=100)
-    run = fit(MODEL, dataset, tmp_path / "run", recipe=recipe, options=TINY, jit_compile=False, verbose=0)
-    assert run.epochs[1].loss < run.epochs[0].loss
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert (metrics["data"]["note"], metrics["data"]["train"]) == (cifar10.note, 600)
-    assert "airplane\nautomobile" in (tmp_path / "run" / "labels.txt").read_text()

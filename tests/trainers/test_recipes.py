@@ -134,7 +134,7 @@ def test_bad_recipes(changes, message):
         override(PLAIN, **changes)
 
 
-# Weight decay. These run on the JAX backend too: `test_fit` starts them there.
+# Weight decay. These run on the JAX backend too: `test_trainers_on_jax` starts them there.
 
 
 def recurrent_network():

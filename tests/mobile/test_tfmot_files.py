@@ -1,0 +1,104 @@
+"""What is left of pruning and clustering: zeros and clusters in the files, and a plain model."""
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from families import representative
+from harness import outputs_of, pseudo_random
+from tfmot_networks import PICTURES, distinct, fit, kernels, network, one_layer, small_network
+
+import keras_sharenets as ksn
+from keras_sharenets import mobile
+from keras_sharenets.analysis.blending import blending_layers
+from keras_sharenets.mobile import graph as files
+
+TYPES = {"float32": schema.TensorType.FLOAT32, "int8": schema.TensorType.INT8}
+
+
+def constants(path, kind):
+    """The constants of a type in a file, each buffer once."""
+    contents = files.read_graph(path.read_bytes())
+    graph = contents.Subgraphs(0)
+    tensors = {graph.Tensors(index).Buffer(): graph.Tensors(index) for index in range(graph.TensorsLength())}
+    return [
+        contents.Buffers(buffer).DataAsNumpy().view(kind).reshape(tensor.ShapeAsNumpy())
+        for buffer, tensor in tensors.items()
+        if contents.Buffers(buffer).DataLength() and tensor.Type() == TYPES[kind]
+    ]
+
+
+def exported(model, quantization, folder):
+    """The constants of the file of a model, kernels with the axes of Keras."""
+    path, pictures = folder / "net.tflite", pseudo_random((8, *model.input_shape[1:]))
+    report = mobile.export_tflite(model, path, quantization, pictures, prefer="size")
+    assert report.stored_parameters == ksn.profile(model).stored_parameters
+    found = constants(path, "float32" if quantization is None else "int8")
+    return [array.transpose(1, 2, 3, 0) for array in found if array.ndim == 4]
+
+
+@pytest.fixture(scope="module")
+def shardnet():
+    """A function that gives a fresh small network with one 3x3 convolution in seven places, and two blending layers."""
+
+    def build():
+        keras.utils.set_random_seed(0)
+        overrides = {"filters": 20, "blocks_per_level": 1, "input_shape": (16, 16, 3)}
+        return representative("shardnet", **overrides)
+
+    return build
+
+
+def test_zeros_of_blending_layers_reach_the_files(shardnet, tmp_path):
+    model = shardnet()
+    before = ksn.profile(model)
+    pruned = mobile.prune(model, 0.6, "blending", end_step=4, frequency=1)
+    fit(pruned, pseudo_random((32, 16, 16, 3)), np.arange(32) % 10)
+    small = mobile.strip(pruned)
+    assert ksn.profile(small).stored_parameters == before.stored_parameters
+    blends = [layer.kernel.numpy() for layer in blending_layers(small).values()]
+    assert [(kernel == 0).sum() for kernel in blends] == [240, 240]
+    for quantization in (None, "int8"):
+        found = exported(small, quantization, tmp_path)
+        assert sum(array.shape == (3, 3, 20, 20) for array in found) == 1
+        for kernel in blends:
+            alike = [array for array in found if array.shape == kernel.shape and not array[kernel == 0].any()]
+            assert len(alike) == 1
+            assert (alike[0] == 0).mean() == pytest.approx(0.6, abs=0.02)
+
+
+def test_clusters_of_the_shared_kernel_reach_the_file(shardnet, tmp_path):
+    model = shardnet()
+    clustered = mobile.cluster(model)
+    fit(clustered, pseudo_random((32, 16, 16, 3)), np.arange(32) % 10)
+    small = mobile.strip(clustered)
+    assert all(distinct(kernel) <= 16 for kernel in kernels(small).values())
+    (shared,) = (array for array in exported(small, None, tmp_path) if array.shape == (3, 3, 20, 20))
+    assert distinct(shared) == distinct(model.get_layer("shared_spatial").kernel.numpy()) > 8
+
+
+def test_files_and_copies_are_plain(tmp_path):
+    model = small_network()
+    clustered = mobile.cluster(model, 5)
+    fit(clustered)
+    clustered.save(tmp_path / "own.keras")
+    keras.saving.save_model(clustered, tmp_path / "keras.keras")
+    copies = [keras.saving.load_model(tmp_path / f"{name}.keras", compile=False) for name in ("own", "keras")]
+    stripped = mobile.strip(clustered)
+    assert stripped.layers == model.layers
+    for copy in (*copies, stripped):
+        assert type(copy) is type(model)
+        np.testing.assert_array_equal(outputs_of(copy, PICTURES), outputs_of(model, PICTURES))
+    assert clustered.count_params() == model.count_params()
+    assert ksn.profile(clustered) == ksn.profile(model)
+
+
+def test_strip_leaves_other_models_as_they_are():
+    model = network()
+    stripped = mobile.strip(model)
+    assert stripped is not model
+    assert stripped.layers == model.layers
+    sequential = one_layer(np.ones((2, 3)))
+    assert mobile.strip(sequential).layers[-1] is sequential.layers[0]
+    with pytest.raises(ValueError, match="must be a functional Keras model"):
+        mobile.strip(keras.layers.Dense(1))

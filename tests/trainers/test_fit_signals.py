@@ -1,0 +1,85 @@
+"""What a signal leaves behind of a run in a process of its own."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+from tiny_network import MODEL, TINY
+
+from keras_sharenets import files
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def start_long_training(folder):
+    """`python -m trainers fit` in a process of its own.
+
+    Without XLA, because it starts sooner; 359 steps an epoch, so that a signal has time to arrive in.
+    """
+    arguments = ["fit", "--model", MODEL, "--data", "digits", "--output", str(folder)]
+    for key, value in TINY.items():
+        arguments += ["--model-option", f"{key}={value}"]
+    arguments += ["--epochs=50", "--batch-size=4", "--learning-rate=0.01", "--jit-compile=false"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainers", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # What a shell starts in the background ignores an interrupt, and so do its children unless told otherwise.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def read_into(process, epoch):
+    """Reads the progress bar, which is not drawn at every step, until that epoch is well on its way."""
+    text = ""
+    while chunk := os.read(process.stdout.fileno(), 4096).decode(errors="ignore"):
+        text += chunk
+        if any(int(step) >= 20 for step in re.findall(r"(\d+)/359", text.partition(f"Epoch {epoch}/")[2])):
+            return
+    raise AssertionError(f"ended with {process.wait()} before epoch {epoch}: {process.stderr.read().decode()}")
+
+
+def check_whole(folder, epochs):
+    """Every file is whole, and speaks of that many finished epochs."""
+    names = {path.name for path in folder.iterdir()}
+    assert {"metrics.json", "history.csv", "labels.txt"} <= names
+    assert {name for name in names if name.endswith(".keras")} == ({"best.keras", "last.keras"} if epochs else set())
+    assert not [name for name in names if name.endswith(".partial")]
+    for path in folder.glob("*.keras"):
+        assert files.load_model(path).output_shape == (None, 10)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert len(metrics["epochs"]) == epochs
+    assert len((folder / "history.csv").read_text().splitlines()) == 1 + epochs
+    return metrics
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_kill_in_the_middle_of_an_epoch_leaves_whole_files(tmp_path, epoch):
+    process = start_long_training(tmp_path / "run")
+    with process:
+        read_into(process, epoch)
+        process.kill()
+    assert process.returncode == -9
+    metrics = check_whole(tmp_path / "run", epochs=epoch - 1)
+    assert (metrics["state"], metrics["test_accuracy"]) == ("running", None)
+
+
+def test_interrupt_is_noted(tmp_path):
+    process = start_long_training(tmp_path / "run")
+    with process:
+        read_into(process, 2)
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in errors
+    metrics = check_whole(tmp_path / "run", epochs=1)
+    assert (metrics["state"], metrics["reason"]) == ("stopped", "KeyboardInterrupt")
+    assert (tmp_path / "run" / "curves.png").is_file()
