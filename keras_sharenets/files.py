@@ -12,6 +12,8 @@ import zipfile
 
 import keras
 
+LABELS = "labels.txt"  # Class names, one a line, beside the files of a classifier.
+
 
 def write_bytes(path, data):
     """Writes `data` to `path` in one step; folders on the way are made."""
@@ -70,9 +72,14 @@ def load_model(path):
         raise ValueError(f"{path} cannot be loaded as a Keras model: {type(error).__name__}: {error}") from error
 
 
+def write_labels(folder, class_names):
+    """Writes the class names to `labels.txt` in a folder, one a line."""
+    write_text(pathlib.Path(folder) / LABELS, "".join(f"{name}\n" for name in class_names))
+
+
 def read_labels(model_path):
     """The class names in `labels.txt` beside a `.keras` file, one a line, as a tuple; `None` without such a file."""
-    labels = pathlib.Path(model_path).with_name("labels.txt")
+    labels = pathlib.Path(model_path).with_name(LABELS)
     return tuple(labels.read_text().splitlines()) if labels.is_file() else None
 
 

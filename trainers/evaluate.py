@@ -57,7 +57,7 @@ def evaluate(path, dataset, crops="none"):
 def predict_test_split(path, dataset, crops="none"):
     """The probabilities `(pictures, classes)` that a file gives the test split; arguments and errors as `evaluate`."""
     path = pathlib.Path(path)
-    _check_labels(path.with_name("labels.txt"), dataset)
+    _check_labels(path, dataset)
     if path.suffix not in _READERS:
         raise ValueError(f"{path} is neither a .keras nor a .tflite file.")
     shape, predict = _READERS[path.suffix](path)
@@ -82,11 +82,11 @@ def _check_shape(path, shape, dataset, crops):
         )
 
 
-def _check_labels(labels_file, dataset):
-    if labels_file.is_file():
-        names = tuple(labels_file.read_text().splitlines())
-        if names != dataset.class_names:
-            raise ValueError(f"The classes of {labels_file} ({', '.join(names)}) are not those of {dataset.name}.")
+def _check_labels(path, dataset):
+    names = files.read_labels(path)
+    if names not in (None, dataset.class_names):
+        labels_file = path.with_name(files.LABELS)
+        raise ValueError(f"The classes of {labels_file} ({', '.join(names)}) are not those of {dataset.name}.")
 
 
 def _keras_file(path):

@@ -55,7 +55,7 @@ def run(args):
     if args.test:
         written = [entry | _tested(entry, output, dataset, tested_crops(trained)) for entry in written]
     files.write_json(output / "export.json", {"model": trained.model, "data": trained.data["name"], "files": written})
-    print(text_table(_rows(written, output, args.test)))
+    print(text_table(_rows(written, output)))
 
 
 def _tested(entry, output, dataset, crops):
@@ -66,12 +66,14 @@ def _tested(entry, output, dataset, crops):
     return {"test_accuracy": result.accuracy, "test_correct": result.correct, "test_pictures": result.pictures}
 
 
-def _rows(written, output, tested):
-    rows = [("file", "size", "compared with Keras", "test accuracy")]
-    for entry in written:
-        accuracy = f"{entry['test_accuracy']:.2%}" if "test_accuracy" in entry else "-"
-        rows.append((str(output / entry["path"]), f"{entry['bytes']:,} bytes", entry["checked"], accuracy))
-    return rows if tested else [row[:-1] for row in rows]
+def _rows(written, output):
+    head = ["file", "size", "compared with Keras"]
+    rows = [[str(output / entry["path"]), f"{entry['bytes']:,} bytes", entry["checked"]] for entry in written]
+    if any("test_accuracy" in entry for entry in written):
+        head.append("test accuracy")
+        for row, entry in zip(rows, written, strict=True):
+            row.append(f"{entry['test_accuracy']:.2%}" if "test_accuracy" in entry else "-")
+    return [head, *rows]
 
 
 def export(model, output, class_names, pictures, forms=FORMS):
@@ -112,7 +114,7 @@ def export(model, output, class_names, pictures, forms=FORMS):
             )
             checked = f"same class for {report.top1_agreement:.1%} of {report.verified_on}"
             written.append(_entry(form, pathlib.Path(report.path).name, report.file_bytes, checked, report))
-    files.write_text(output / "labels.txt", "".join(f"{name}\n" for name in class_names))
+    files.write_labels(output, class_names)
     return written
 
 

@@ -124,7 +124,7 @@ class Recorder(keras.callbacks.Callback):
 
     def _write(self):
         self._count_seconds()
-        files.write_text(self.folder / "labels.txt", "".join(f"{name}\n" for name in self.run.data["class_names"]))
+        files.write_labels(self.folder, self.run.data["class_names"])
         write_history(self.run, self.folder / "history.csv")
         write_metrics(self.run, self.folder / "metrics.json")
 
