@@ -8,14 +8,14 @@ import keras_tuner
 
 from keras_sharenets import files
 from trainers.evaluate import evaluate
-from tuning import trials
-from tuning.search import fresh_network, train_into
+from tuning.finals import play
+from tuning.search import starting_network, train_into
 from tuning.training import hold_out
 
 FILE, FOLDER = "conclusion.json", "winner"
 
 
-def conclude(search):
+def conclude(search, say):
     """Trains the winner's network anew, on the whole training split for all epochs; writes `conclusion.json`.
 
     The trials had to do without the pictures that they were compared on; a network that is used need not. Its files are
@@ -23,16 +23,20 @@ def conclude(search):
 
     Args:
         search: `Search` whose trials have ended.
+        say: function that is called with a line for each training.
 
     Raises:
         ValueError: no trial ended with a network within the budget, or the winner's training failed.
     """
-    best, started = trials.winner(trials.read_all(search.folder)), time.perf_counter()
+    best, finalists = play(search, say)
     if best is None:
         raise ValueError(f"No trial in {search.folder} ended with a network within the limits on files.")
+    say("the winner's network is trained anew, on the whole training split")
+    started = time.perf_counter()
     # The ranges of int8 are measured on pictures of the training split: the test split stays unseen.
     held = hold_out(search.dataset, search.validation, search.seed)
-    network, folder = fresh_network(search, best, search.dataset), search.folder / FOLDER
+    network, _ = starting_network(search, dataclasses.replace(best, continues=None), search.dataset)
+    folder = search.folder / FOLDER
     try:
         accuracy, costs = train_into(folder, search, network, search.dataset, (0, search.recipe.epochs), held)
     except keras_tuner.errors.FailedTrialError as error:
@@ -45,6 +49,7 @@ def conclude(search):
         search.folder / FILE,
         {
             "winner": best.id,
+            "finalists": [dataclasses.asdict(finalist) for finalist in finalists],
             "validation_accuracy": best.accuracy,
             "test_accuracy": accuracy,
             "int8_test_accuracy": evaluate(folder / "int8.tflite", search.dataset, crops).accuracy,

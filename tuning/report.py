@@ -44,6 +44,13 @@ class Report:
         return f"{settings['space']} on {settings['data']['name']}: {len(self.results)} trials, {settings['tuner']}"
 
     @property
+    def winner(self):
+        """The `Result` that the search concluded with; before that the best one, `None` if there is none."""
+        if self.conclusion is None:
+            return next(iter(trials.ranked(self.results)), None)
+        return next(result for result in self.results if result.id == self.conclusion["winner"])
+
+    @property
     def note(self):
         """What the figures are, in some sentences."""
         settings = self.settings
@@ -60,14 +67,13 @@ class Report:
         )
 
 
-def load(folder, references=()):
-    """The `Report` on the search in a folder; a `ValueError` if there is none."""
+def load(folder):
+    """The `Report` on the search in a folder, without references; a `ValueError` if there is none."""
     path = folder / SETTINGS
     if not path.is_file():
         raise ValueError(f"There is no {path}: {folder} holds no search.")
     settings = json.loads(path.read_text())
-    found = read_conclusion(folder)
-    return Report(folder, settings, trials.read_all(folder), list(references), found, describe_machine())
+    return Report(folder, settings, trials.read_all(folder), [], read_conclusion(folder), describe_machine())
 
 
 def measured(report):
@@ -97,6 +103,20 @@ def beside(report):
         accuracy = "" if reference.accuracy is None else f"{reference.accuracy:.4f}"
         table.append([reference.name, f"{reference.int8_bytes:,}", f"{reference.latency_ms:.3g}", accuracy])
     return table
+
+
+def last_round(report):
+    """The finalists, the best first, as cells under a line of headings; headings alone if there was no last round."""
+    finalists = (report.conclusion or {}).get("finalists", [])
+    head = ["trial", "accuracies", "mean"]
+    return [head] + [
+        [
+            finalist["id"],
+            ", ".join(f"{accuracy:.4f}" for accuracy in finalist["accuracies"]),
+            f"{statistics.mean(finalist['accuracies']):.4f}",
+        ]
+        for finalist in finalists
+    ]
 
 
 def rows(report):
@@ -152,14 +172,13 @@ def effects(report):
     ]
 
 
-def full_training(folder):
+def full_training(report):
     """The command that trains the winner of a search on the whole training split; `None` if there is no winner."""
-    report = load(folder)
-    best = trials.winner(report.results)
+    best = report.winner
     if best is None:
         return None
     words = fit_words(best.name, best.choices, report.settings["source"], Recipe(**report.settings["recipe"]))
-    return shlex.join([*words, "--seed", str(report.settings["seed"]), "--output", str(folder / "fit")])
+    return shlex.join([*words, "--seed", str(report.settings["seed"]), "--output", str(report.folder / "fit")])
 
 
 def _text(value):
@@ -171,13 +190,13 @@ def _text(value):
 
 def to_dict(report):
     """What `report.json` holds."""
-    best = trials.winner(report.results)
+    best = report.winner
     return {
         "settings": report.settings,
         "machine": report.machine,
         "winner": best and best.id,
         "conclusion": report.conclusion,
-        "command": full_training(report.folder),
+        "command": full_training(report),
         "pareto_bytes": [result.id for result in trials.pareto_front(report.results, "int8_bytes")],
         "pareto_latency": [result.id for result in trials.pareto_front(report.results, "latency_ms")],
         "effects": [

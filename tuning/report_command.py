@@ -3,6 +3,7 @@
 python -m tuning report runs/search
 """
 
+import dataclasses
 import pathlib
 
 from keras_sharenets import files
@@ -27,7 +28,7 @@ def add_arguments(parser):
 
 def _outcome(found):
     """The winner in a sentence, and what trains it."""
-    best, conclusion = trials.winner(found.results), found.conclusion
+    best, conclusion = found.winner, found.conclusion
     if best is None:
         return "No trial has ended with a network within the limits.", None
     text = f"Winner: trial {best.id}, validation accuracy {best.accuracy:.4f}, {best.parameters:,} parameters."
@@ -36,16 +37,16 @@ def _outcome(found):
             f" Trained anew on the whole training split: test accuracy {conclusion['test_accuracy']:.4f}, its int8 "
             f"file {conclusion['int8_test_accuracy']:.4f}, {conclusion['int8_bytes']:,} bytes."
         )
-    return text, report.full_training(found.folder)
+    return text, report.full_training(found)
 
 
 def run(args):
     """Prints what `report.md` holds; leaves that, its pictures, `report.json` and `report.html` in the folder."""
     folder = pathlib.Path(args.folder)
-    settings = report.load(folder).settings
-    source, recipe = settings["source"], Recipe(**settings["recipe"])
+    found = report.load(folder)
+    source, recipe = dict(found.settings["source"]), Recipe(**found.settings["recipe"])
     dataset = load_data(source.pop("data"), **source)
-    found = report.measured(report.load(folder, make_references(folder, dataset, recipe)))
+    found = report.measured(dataclasses.replace(found, references=make_references(folder, dataset, recipe)))
     outcome, command = _outcome(found)
     sections = {"Winner": f"{outcome}\n\n{command}" if command else outcome}
     if command:
@@ -67,10 +68,11 @@ def _tables(found):
         [name, value, str(count), f"{mean:.4f}", f"{best:.4f}"]
         for name, value, count, mean, best in report.effects(found)
     ]
-    tables = {
-        "Beside other networks": report.beside(found),
-        "Trials (front: none is as accurate for less)": report.rows(found),
-    }
+    last_round = report.last_round(found)
+    tables = {"Beside other networks": report.beside(found)}
+    if len(last_round) > 1:
+        tables["Finalists, their accuracies on several held-out parts"] = last_round
+    tables["Trials (front: none is as accurate for less)"] = report.rows(found)
     if effects:
         epochs = trials.longest(found.results)[0].epochs
         tables[f"Effects of the choices, trials of {epochs} epochs"] = [_EFFECTS, *effects]

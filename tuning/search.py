@@ -46,6 +46,7 @@ class Search:
         validation: float, the part of the training split that is held out to compare networks on.
         halving_worth: float, the accuracy that half the bytes or half the time of the int8 file is worth; 0 looks for
             accuracy alone.
+        finalists: int, so many of the best trials are compared anew before one wins.
     """
 
     folder: pathlib.Path
@@ -59,6 +60,7 @@ class Search:
     seed: int
     validation: float
     halving_worth: float
+    finalists: int
 
 
 def role():
@@ -116,7 +118,7 @@ class _Tuner(keras_tuner.Tuner):
         self.tell(draft)
         folder = search.folder / draft.id
         try:
-            network, first_epoch = self._network(draft)
+            network, first_epoch = starting_network(search, draft, self.held)
             accuracy, costs = train_into(folder, search, network, self.held, (first_epoch, draft.epochs), self.held)
         except OSError as error:
             # A full disk: no other network would fare better, and the trial is not lost.
@@ -139,7 +141,8 @@ class _Tuner(keras_tuner.Tuner):
         if trial.status != "COMPLETED":
             # The last line of a traceback.
             reason = (trial.message or "no reason given").strip().splitlines()[-1]
-            reason = reason.removeprefix("keras_tuner.src.errors.FailedTrialError: ")
+            failed = keras_tuner.errors.FailedTrialError
+            reason = reason.removeprefix(f"{failed.__module__}.{failed.__qualname__}: ")
             result = dataclasses.replace(self._draft(trial), state="failed", reason=reason)
             records.write(result, self.search_settings.folder)
             self.tell(result)
@@ -165,22 +168,15 @@ class _Tuner(keras_tuner.Tuner):
             worker=self.tuner_id,
         )
 
-    def _network(self, draft):
-        """The network of a trial and how many epochs it has been trained for."""
-        search = self.search_settings
-        if draft.continues is None:
-            return fresh_network(search, draft, self.held), 0
-        keras.utils.clear_session()
-        keras.utils.set_random_seed(search.seed)
-        before = search.folder / draft.continues
-        return files.load_model(before / NETWORK), records.read(before / records.FILE).epochs
 
-
-def fresh_network(search, result, dataset):
-    """The network of a `Result` before its training on a data set."""
+def starting_network(search, result, dataset):
+    """The network that the training of a `Result` begins with, and how many epochs it has been trained for before."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(search.seed)
-    return build(result.name, dataset, result.choices, search.recipe)
+    if result.continues is None:
+        return build(result.name, dataset, result.choices, search.recipe), 0
+    before = search.folder / result.continues
+    return files.load_model(before / NETWORK), records.read(before / records.FILE).epochs
 
 
 def train_into(folder, search, network, dataset, epochs, held):
@@ -204,7 +200,7 @@ def train_into(folder, search, network, dataset, epochs, held):
     if not all(np.isfinite(weight).all() for weight in network.get_weights()):
         raise keras_tuner.errors.FailedTrialError("the training diverged: a weight is no finite number")
     files.save_model(network, folder / NETWORK)
-    files.write_text(folder / "labels.txt", "".join(f"{name}\n" for name in dataset.class_names))
+    files.write_labels(folder, dataset.class_names)
     try:
         return accuracy, measure(network, folder, held)
     except ExportMismatchError as error:

@@ -13,7 +13,7 @@ from trainers.recipe_arguments import add_recipe_arguments, chosen_recipe
 from tuning import budgets, search, trials
 from tuning.conclusion import FOLDER, conclude, read_conclusion
 from tuning.oracles import ORACLES
-from tuning.report import full_training
+from tuning.report import full_training, load
 from tuning.spaces import SPACES, find_space
 
 SOURCE = ("data", "data_dir", "input_shape", "skip_unreadable")
@@ -43,6 +43,14 @@ def add_arguments(parser):
         metavar="SHARE",
         help="accuracy that half the bytes or half the time is worth; 0.01: one per cent (default: 0, accuracy alone)",
     )
+    parser.add_argument(
+        "--finalists",
+        type=int,
+        default=1,
+        metavar="N",
+        help="so many of the best networks are compared on two more held-out parts before one wins (default: 1, the "
+        "best trial wins as it is)",
+    )
     add_recipe_arguments(parser)
 
 
@@ -55,6 +63,7 @@ def _search(args):
     if isinstance(args.seed, bool) or args.seed < 0:
         raise ValueError(f"`seed` (={args.seed!r}) must be a whole number of at least 0.")
     _checks.positive("trials", args.trials)
+    _checks.positive("finalists", args.finalists)
     _checks.above_zero("validation", args.validation)
     _checks.rate("validation", args.validation)
     _checks.rate("halving_worth", args.halving_worth)
@@ -72,12 +81,13 @@ def _search(args):
         seed=args.seed,
         validation=args.validation,
         halving_worth=args.halving_worth,
+        finalists=args.finalists,
     )
 
 
 def _settings(asked, args):
     """All that makes it this search, as plain data, by the names of the options."""
-    kept = ("space", "tuner", "trials", "seed", "validation", "halving_worth")
+    kept = ("space", "tuner", "trials", "seed", "validation", "halving_worth", "finalists")
     summary = {name: getattr(asked.dataset, name) for name in ("name", "note", "class_names", "shape")}
     splits = {"train": len(asked.dataset.train), "test": len(asked.dataset.test)}
     settings = {
@@ -154,11 +164,10 @@ def run(args):
             done = len(trials.read_all(folder))
             if done < args.trials:
                 print(f"{done} trials: no other network is within the limits", flush=True)
-            print("the winner's network is trained anew, on the whole training split", flush=True)
-            conclude(asked)
+            conclude(asked, lambda line: print(line, flush=True))
         except KeyboardInterrupt:
             done = len(trials.read_all(folder))
             raise KeyboardInterrupt(f"{done} of {args.trials} trials have ended; the same command goes on") from None
     print(_outcome(read_conclusion(folder), folder))
-    print(f"train it with checkpoints, or for longer: {full_training(folder)}")
+    print(f"train it with checkpoints, or for longer: {full_training(load(folder))}")
     print(f"look at all trials: python -m tuning report {folder}")

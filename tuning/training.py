@@ -6,7 +6,7 @@ import keras
 import keras_tuner
 
 from trainers.batches import held_out_batches, training_batches
-from trainers.dataset import Arrays, stratified_split
+from trainers.dataset import stratified_split
 from trainers.network import input_shape
 from trainers.optimizers import build_optimizer, decay_weights
 
@@ -28,15 +28,8 @@ def hold_out(dataset, share, seed):
     >>> len(digits.train), len(held.train), len(held.test)
     (1438, 1151, 287)
     """
-    kept, held = (_part(dataset.train, indices) for indices in stratified_split(dataset.train.labels, share, seed))
+    kept, held = map(dataset.train.part, stratified_split(dataset.train.labels, share, seed))
     return dataclasses.replace(dataset, train=kept, test=held)
-
-
-def _part(source, indices):
-    labels = source.labels[indices]
-    if isinstance(source, Arrays):
-        return Arrays(source.images[indices], labels)
-    return dataclasses.replace(source, paths=tuple(source.paths[index] for index in indices), labels=labels)
 
 
 def train(network, dataset, recipe, seed, first_epoch, last_epoch):

@@ -103,9 +103,9 @@ def longest(results):
     return [result for result in found if result.epochs == most]
 
 
-def winner(results):
-    """The candidate with the highest score, of equal ones that with the smallest file; `None` if there is none."""
-    return max(candidates(results), key=lambda result: (result.score, -result.int8_bytes), default=None)
+def ranked(results):
+    """The candidates, that with the highest score first, of equal ones that with the smallest file."""
+    return sorted(candidates(results), key=lambda result: (-result.score, result.int8_bytes))
 
 
 def pareto_front(results, cost):

@@ -42,6 +42,7 @@ def _make(folder, **changes):
         seed=0,
         validation=0.2,
         halving_worth=0.0,
+        finalists=1,
     )
     return dataclasses.replace(asked, **changes)
 
@@ -295,11 +296,11 @@ def test_pareto_front_is_what_nothing_beats():
     assert [result.int8_bytes for result in front] == sorted(result.int8_bytes for result in front)
 
 
-def test_winner_is_within_budget_and_the_smaller_of_equals():
+def test_first_is_within_budget_and_the_smaller_of_equals():
     results = [_result(0, 0.9, 20, 1), _result(1, 0.9, 10, 1), _result(2, 0.95, 10, 1, within_budget=False)]
     results.append(_result(3, None, None, None, state="failed", within_budget=None, score=None))
-    assert trials.winner(results).id == "1"
-    assert trials.winner(results[2:]) is None
+    assert [result.id for result in trials.ranked(results)] == ["1", "0"]
+    assert trials.ranked(results[2:]) == []
 
 
 def test_record_survives_its_file(tmp_path):

@@ -1,6 +1,7 @@
 """`python -m tuning search` and `report`, from the command line to their files."""
 
 import json
+import re
 import shutil
 
 import keras
@@ -37,12 +38,19 @@ TINY = [
 VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
 
 
+WHOLE = [*TINY, "--max-tflite-bytes", "30000"]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A search that is finished, with real trainings."""
     folder = tmp_path_factory.mktemp("search") / "run"
-    assert main(["search", *TINY, "--max-tflite-bytes", "30000", "--output", str(folder)]) == 0
+    assert main(["search", *WHOLE, "--output", str(folder)]) == 0
     return folder
+
+
+def winner(folder):
+    return trials.ranked(trials.read_all(folder))[0]
 
 
 def test_files_keep_every_budget_and_counts_are_those_of_the_files(folder):
@@ -59,7 +67,7 @@ def test_files_keep_every_budget_and_counts_are_those_of_the_files(folder):
 
 
 def test_winner_is_trained_on_the_whole_training_split_and_tested_once(folder, monkeypatch):
-    best = trials.winner(trials.read_all(folder))
+    best = winner(folder)
     found = json.loads((folder / "conclusion.json").read_text())
     assert (found["winner"], found["validation_accuracy"]) == (best.id, best.accuracy)
     digits, recipe = load("digits"), Recipe(**json.loads((folder / "search.json").read_text())["recipe"])
@@ -77,11 +85,11 @@ def test_last_training_that_fails_is_told_and_can_be_tried_again(folder, tmp_pat
         raise keras_tuner.errors.FailedTrialError("the training diverged")
 
     shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("conclusion.json"))
-    command = ["search", *TINY, "--max-tflite-bytes", "30000", "--output", str(tmp_path / "run")]
+    command = ["search", *WHOLE, "--output", str(tmp_path / "run")]
     with monkeypatch.context() as patch:
         patch.setattr(conclusion, "train_into", fail)
         assert main(command) == 2
-    best = trials.winner(trials.read_all(folder)).id
+    best = winner(folder).id
     told = capsys.readouterr().err
     assert f"Trial {best} wins, but its training on the whole training split failed: the training diverged." in told
     assert str(tmp_path / "run" / best) in told
@@ -92,9 +100,9 @@ def test_last_training_that_fails_is_told_and_can_be_tried_again(folder, tmp_pat
 
 def test_same_command_on_a_finished_search_says_its_winner_again(folder, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    assert main(["search", *TINY, "--max-tflite-bytes", "30000", "--output", str(folder)]) == 0
+    assert main(["search", *WHOLE, "--output", str(folder)]) == 0
     out = capsys.readouterr().out
-    best = trials.winner(trials.read_all(folder))
+    best = winner(folder)
     assert f"winner: trial {best.id}, validation accuracy {best.accuracy:.4f}" in out
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
@@ -106,10 +114,11 @@ def test_same_command_on_a_finished_search_says_its_winner_again(folder, capsys)
         (["--seed", "1"], "`seed` (=1) must be that of the search in"),
         (["--batch-size", "32"], "`batch_size` (=32) must be that of the search in"),
         (["--trials", "3"], "`trials` (=3) must be that of the search in"),
+        (["--finalists", "2"], "`finalists` (=2) must be that of the search in"),
     ],
 )
 def test_another_search_does_not_mix_with_it(folder, capsys, arguments, message):
-    assert main(["search", *TINY, "--max-tflite-bytes", "30000", *arguments, "--output", str(folder)]) == 2
+    assert main(["search", *WHOLE, *arguments, "--output", str(folder)]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -127,7 +136,7 @@ def test_report(folder, capsys, monkeypatch):
     assert f"| {results[0].int8_bytes:,} |" in line
     report = json.loads((folder / "report.json").read_text())
     assert [trial["id"] for trial in report["trials"]] == ["0", "1"]
-    assert report["winner"] == trials.winner(results).id == report["conclusion"]["winner"]
+    assert report["winner"] == winner(folder).id == report["conclusion"]["winner"]
     assert {entry["name"]: entry["accuracy"] for entry in report["references"]} == {
         "mobilenet_v2_1_0": None,
         "shufflenet_v2_2_0": None,
@@ -148,6 +157,26 @@ def test_report(folder, capsys, monkeypatch):
 
     given = trainers_parser().parse_args(shlex.split(command))
     assert (given.epochs, given.seed, given.data) == (None, 0, "digits") or given.epochs == 1
+
+
+@pytest.mark.slow
+def test_last_round(folder, tmp_path, capsys):
+    """With real trainings; what else there is to it is in `test_finals`."""
+    run = tmp_path / "run"
+    assert main(["search", *WHOLE, "--finalists", "2", "--output", str(run)]) == 0
+    out, found = capsys.readouterr().out, json.loads((run / "conclusion.json").read_text())
+    ahead = trials.ranked(trials.read_all(run))
+    # The last round changes nothing before it.
+    assert [result.accuracy for result in ahead] == [
+        result.accuracy for result in trials.ranked(trials.read_all(folder))
+    ]
+    accuracies = {finalist["id"]: finalist["accuracies"] for finalist in found["finalists"]}
+    assert {result.id: result.accuracy for result in ahead} == {name: seen[0] for name, seen in accuracies.items()}
+    assert found["winner"] == max(ahead, key=lambda result: sum(accuracies[result.id])).id
+    assert len(re.findall(r"^finalist \d, part [23] of 3: validation accuracy", out, re.M)) == 4
+    winner = (run / "winner" / "network.keras").read_bytes()
+    assert main(["search", *WHOLE, "--finalists", "2", "--output", str(run)]) == 0
+    assert (run / "winner" / "network.keras").read_bytes() == winner
 
 
 def test_network_of_a_trial(folder, tmp_path):
@@ -173,6 +202,7 @@ def test_interrupted_search_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     [
         (["--space", "hsc"], "`space` (='hsc') must be one of 'hscnet'"),
         (["--trials", "0"], "`trials` (=0) must be a whole number of at least 1"),
+        (["--finalists", "0"], "`finalists` (=0) must be a whole number of at least 1"),
         (["--validation", "1"], "`validation` (=1.0) must be at least 0 and below 1"),
         (["--validation", "0"], "`validation` (=0.0) must be a number above 0"),
         (["--halving-worth", "-1"], "`halving_worth` (=-1.0) must be"),

@@ -87,7 +87,7 @@ def _assert_complete(folder, trial_count):
     assert sorted(state["start_order"]) == sorted(state["end_order"]) == [result.id for result in results]
     scores = {trial["trial_id"]: trial["score"] for trial in state["trials"]}
     assert scores == pytest.approx({result.id: result.score for result in results})
-    assert json.loads((folder / "conclusion.json").read_text())["winner"] == trials.winner(results).id
+    assert json.loads((folder / "conclusion.json").read_text())["winner"] == trials.ranked(results)[0].id
     return results
 
 
