@@ -46,23 +46,22 @@ def test_saved_model_gives_the_same_classes(model, images, top1, names, cifar10,
     assert (served != expected).mean() <= 0.001
 
 
-def disagreement(model, images, top1, calibration, path, quantization):
-    mobile.export_tflite(model, path, quantization, representative_data=calibration)
-    return (mobile.predict_tflite(path, images).argmax(-1) != top1).mean()
+def classes_in_a_file(model, cifar10, path, quantization):
+    mobile.export_tflite(model, path, quantization, representative_data=cifar10.train.images[:500])
+    return mobile.predict_tflite(path, cifar10.test.images).argmax(-1)
 
 
-@pytest.mark.parametrize("quantization", [None, "float16"])
-def test_float_tflite_gives_the_same_classes(model, images, top1, cifar10, tmp_path, quantization):
-    path = tmp_path / "net.tflite"
-    assert disagreement(model, images, top1, cifar10.train.images[:500], path, quantization) <= 0.001
+@pytest.mark.parametrize("quantization", [None, pytest.param("float16", marks=pytest.mark.slow)])
+def test_float_tflite_gives_the_same_classes(model, top1, cifar10, tmp_path, quantization):
+    found = classes_in_a_file(model, cifar10, tmp_path / "net.tflite", quantization)
+    assert (found != top1).mean() <= 0.001
 
 
-def test_int8_tflite_follows(model, images, top1, cifar10, tmp_path):
+def test_int8_tflite_follows(model, top1, cifar10, tmp_path):
     # The aim is 1 %. Measured: 2.0 %. This network is unsure of many pictures, and rounding its last scores to int8
     # changes 0.8 % of the classes before any other layer has been rounded.
-    path = tmp_path / "net.tflite"
-    assert disagreement(model, images, top1, cifar10.train.images[:500], path, "int8") <= 0.022
-    int8 = mobile.predict_tflite(path, images).argmax(-1)
+    int8 = classes_in_a_file(model, cifar10, tmp_path / "net.tflite", "int8")
+    assert (int8 != top1).mean() <= 0.022
     assert abs((int8 == cifar10.test.labels).mean() - (top1 == cifar10.test.labels).mean()) <= 0.01
 
 
