@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import time
+import warnings
 
 import grpc
 import keras
@@ -123,6 +124,11 @@ class _Tuner(keras_tuner.Tuner):
         except OSError as error:
             # A full disk: no other network would fare better, and the trial is not lost.
             raise keras_tuner.errors.FatalValueError(f"A file cannot be written: {error}") from error
+        except keras_tuner.errors.FailedTrialError as error:
+            # Raised further, it would be shown with its traceback. To the oracle no number is a failed trial too.
+            trial.message = str(error)
+            self._fail(draft, trial.message)
+            return math.nan
         halvings = math.log2(costs.int8_bytes) + math.log2(costs.latency_ms)
         result = dataclasses.replace(
             draft,
@@ -140,13 +146,13 @@ class _Tuner(keras_tuner.Tuner):
     def on_trial_end(self, trial):
         if trial.status != "COMPLETED":
             # The last line of a traceback.
-            reason = (trial.message or "no reason given").strip().splitlines()[-1]
-            failed = keras_tuner.errors.FailedTrialError
-            reason = reason.removeprefix(f"{failed.__module__}.{failed.__qualname__}: ")
-            result = dataclasses.replace(self._draft(trial), state="failed", reason=reason)
-            records.write(result, self.search_settings.folder)
-            self.tell(result)
+            self._fail(self._draft(trial), (trial.message or "no reason given").strip().splitlines()[-1])
         super().on_trial_end(trial)
+
+    def _fail(self, draft, reason):
+        result = dataclasses.replace(draft, state="failed", reason=reason)
+        records.write(result, self.search_settings.folder)
+        self.tell(result)
 
     def _draft(self, trial):
         """What is known of a trial before it is run, as a `Result` in the state `"running"`."""
@@ -223,7 +229,10 @@ def run(search, tell):
         raise ValueError("`schedule` (='plateau') watches one long training: a search needs another, 'cosine' for one.")
     tuner = _Tuner(search, tell)
     try:
-        tuner.search(verbose=0)
+        with warnings.catch_warnings():
+            # The score of a failed trial is no number.
+            warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
+            tuner.search(verbose=0)
     except grpc.RpcError as error:
         raise OSError(f"The chief does not answer as it should: {error.details()}") from error
     except RuntimeError as error:

@@ -7,6 +7,7 @@ import math
 import pathlib
 
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 
@@ -207,7 +208,7 @@ def test_network_that_diverged_is_a_failed_trial(trained, tmp_path, monkeypatch)
     assert "diverged" in results[1].reason
 
 
-def test_network_that_int8_does_not_suit_is_a_failed_trial(trained, tmp_path, monkeypatch):
+def test_network_that_int8_does_not_suit_is_a_failed_trial(trained, tmp_path, monkeypatch, capfd, recwarn):
     fine = search.measure
 
     def mismatch_once(*arguments):
@@ -220,17 +221,27 @@ def test_network_that_int8_does_not_suit_is_a_failed_trial(trained, tmp_path, mo
     results = trials.read_all(tmp_path)
     assert [result.state for result in results] == ["finished", "failed", "finished"]
     assert results[1].reason == "The converted file does not compute what Keras computes"
+    assert "Traceback" not in capfd.readouterr().err
+    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
+    search.run(_make(tmp_path, trials=3), _silent)
+    assert trials.read_all(tmp_path) == results
 
 
-def test_three_failures_in_a_row_end_the_search(trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ArithmeticError("out of memory"), "ArithmeticError: out of memory"),
+        (keras_tuner.errors.FailedTrialError("the training diverged"), "the training diverged"),
+    ],
+)
+def test_three_failures_in_a_row_end_the_search(trained, tmp_path, monkeypatch, error, said):
     def fail(*arguments):
-        raise ArithmeticError("out of memory")
+        raise error
 
     monkeypatch.setattr(search, "train", fail)
-    with pytest.raises(
-        ValueError, match=r"Three trials in a row failed, the last one with ArithmeticError: out of mem"
-    ):
+    with pytest.raises(ValueError, match=f"Three trials in a row failed, the last one with {said}$"):
         search.run(_make(tmp_path), _silent)
+    assert [(result.state, result.reason) for result in trials.read_all(tmp_path)] == [("failed", said)] * 3
 
 
 def test_full_disk_ends_the_search_and_the_trial_is_run_again(trained, tmp_path, monkeypatch):
