@@ -55,6 +55,15 @@ class Backend:
         self.process.wait(timeout=60)
 
 
+@pytest.fixture
+def no_weights():
+    """For tests that `harness.counts_only` marks."""
+    import harness
+
+    with harness.without_weights():
+        yield
+
+
 @pytest.fixture(scope="session")
 def other_backend():
     """The JAX backend in a process of its own. When JAX itself runs the tests, `None`: TensorFlow's run compares."""

@@ -1,5 +1,6 @@
 """What every layer and every network of the library goes through; a new one is a row in a test's table."""
 
+import contextlib
 import json
 
 import keras
@@ -8,6 +9,20 @@ import pytest
 
 # Building a large network takes JAX seconds, and what it counts is the same on every backend.
 on_one_backend = pytest.mark.skipif(keras.backend.backend() == "jax", reason="counts: TensorFlow's run has them")
+
+
+@contextlib.contextmanager
+def without_weights():
+    """Networks that are built here have shapes and no numbers: to count them takes less than half the time then."""
+    with keras.StatelessScope():
+        yield
+        # The end of the scope would make the weights of all that it still knows.
+        keras.utils.clear_session()
+
+
+def counts_only(test):
+    """Marks a test that builds large networks and looks at shapes alone."""
+    return on_one_backend(pytest.mark.usefixtures("no_weights")(test))
 
 
 def pseudo_random(shape, seed=0):

@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from harness import on_one_backend, pseudo_random
+from harness import counts_only, pseudo_random
 from keras import layers
 
 import keras_sharenets as ksn
@@ -48,7 +48,7 @@ M224_EFFECTIVE = effective_hscnet((224, 448, 896), groups=16, alpha=1.75, classe
 M160_EFFECTIVE = effective_hscnet((160, 320, 480, 1120), (3, 3, 2, 2), 8, 5 / 3, 1000, stem_side=7, stem_filters=64)
 
 
-@on_one_backend
+@counts_only
 @pytest.mark.parametrize(
     ("name", "stored", "non_trainable", "multiply_adds", "tensors", "effective"),
     [

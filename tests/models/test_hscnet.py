@@ -3,7 +3,7 @@ import collections
 import keras
 import numpy as np
 import pytest
-from harness import assert_close, check_model, on_one_backend, outputs_and_gradients, pseudo_random
+from harness import assert_close, check_model, counts_only, outputs_and_gradients, pseudo_random
 
 import keras_sharenets as ksn
 from keras_sharenets.analysis.graph import calls, trace
@@ -19,13 +19,13 @@ def trainable(model):
 
 
 # The other named networks are counted in tests/test_catalogue.py.
-@on_one_backend
+@counts_only
 def test_count_of_the_network_of_figure_8():
     assert trainable(ksn.create_model("hscnet_m128_g16_r8_a2_star")) == 1_434_906
 
 
 # The specification's table of other readings of the paper, for M128 with 10 classes (exact figures from its counter).
-@on_one_backend
+@counts_only
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [

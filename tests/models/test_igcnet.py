@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from harness import assert_close, check_model, on_one_backend, outputs_of, pseudo_random
+from harness import assert_close, check_model, counts_only, outputs_of, pseudo_random
 
 import keras_sharenets as ksn
 from keras_sharenets.analysis import count_parameters
@@ -45,7 +45,7 @@ COUNTS = {
 }
 
 
-@on_one_backend
+@counts_only
 @pytest.mark.parametrize("name", COUNTS)
 def test_counts(name):
     model = ksn.create_model(name)
@@ -55,7 +55,7 @@ def test_counts(name):
     assert not profile.uncounted
 
 
-@on_one_backend
+@counts_only
 def test_every_row_of_the_papers_tables_is_there():
     names = [name for pattern in ("xception_*", "igcv1_*", "igcv2_*") for name in ksn.list_models(pattern)]
     assert sorted(names) == sorted(COUNTS)
@@ -81,7 +81,7 @@ BLOCKS = [
 ]
 
 
-@on_one_backend
+@counts_only
 @pytest.mark.parametrize(("name", "weights", "printed", "millions"), BLOCKS)
 def test_blocks_of_the_plain_networks(name, weights, printed, millions):
     model = ksn.create_model(name)
@@ -97,7 +97,7 @@ def test_blocks_of_the_plain_networks(name, weights, printed, millions):
     assert find_variant(name).note == f"a block has {weights:,} weights; the paper prints about {printed:,}"
 
 
-@on_one_backend
+@counts_only
 def test_a_strided_stem_makes_the_pictures_of_tiny_imagenet_as_costly_as_those_of_cifar():
     sizes = {"num_classes": 200, "input_shape": (64, 64, 3), "stem_strides": 2}
     profile = ksn.profile(ksn.create_model("igcv2_c64_d8", **sizes))

@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from harness import assert_close, check_model, on_one_backend, outputs_of, pseudo_random
+from harness import assert_close, check_model, counts_only, outputs_of, pseudo_random
 
 import keras_sharenets as ksn
 from keras_sharenets.models import IGCV3, MobileNetV2, ShuffleNetV2
@@ -23,7 +23,7 @@ def trainable(model):
 
 
 # The specification's table of baselines: classes and the trainable count.
-@on_one_backend
+@counts_only
 @pytest.mark.parametrize(
     ("factory", "arguments", "counts"),
     [
@@ -46,7 +46,7 @@ def test_counts_for_any_number_of_classes(factory, arguments, counts):
 
 
 # Millions of multiply-adds with 1000 classes: at 32x32 with a last map of 4x4 and of 8x8, and at 224x224.
-@on_one_backend
+@counts_only
 @pytest.mark.parametrize(
     ("factory", "small", "late", "large"),
     [(MobileNetV2, 89, 298, 301), (IGCV3, 95, 312, 313), (ShuffleNetV2, 190, 742, 583)],
