@@ -58,7 +58,13 @@ class _Bayesian(_OneFile, keras_tuner.oracles.BayesianOptimizationOracle):
 
 
 class _Hyperband(_OneFile, keras_tuner.oracles.HyperbandOracle):
-    pass
+    def populate_space(self, trial_id):
+        # KerasTuner goes on with the best of a round when all of it are trained, and a failed one never is: the others
+        # were trained for nothing. Another network takes its place.
+        for bracket in self._brackets:
+            first = bracket["rounds"][0]
+            first[:] = [entry for entry in first if self.trials[entry["id"]].status != "FAILED"]
+        return super().populate_space(trial_id)
 
 
 def _random(trials, epochs, **options):

@@ -111,6 +111,23 @@ def test_hyperband_goes_on_with_the_best(trained, tmp_path):
         assert (result.name, result.arguments) == (before.name, before.arguments)
 
 
+def test_hyperband_tries_another_network_in_place_of_a_failed_one(trained, tmp_path, monkeypatch):
+    fine = search.train
+
+    def fail_once(*arguments):
+        accuracy = fine(*arguments)
+        if len(trained) == 2:
+            raise keras_tuner.errors.FailedTrialError("the training diverged")
+        return accuracy
+
+    monkeypatch.setattr(search, "train", fail_once)
+    search.run(_make(tmp_path, tuner="hyperband", trials=5), _silent)
+    results = trials.read_all(tmp_path)
+    assert [result.state for result in results] == ["finished", "failed", "finished", "finished", "finished"]
+    assert trained == [(0, 3)] * 4 + [(3, 9)]
+    assert results[4].continues == "3"
+
+
 @pytest.mark.parametrize("tuner", TUNERS)
 def test_no_network_is_tried_twice(tuner, trained, tmp_path):
     budget = Budget(max_parameters=1400)
