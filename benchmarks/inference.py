@@ -135,7 +135,7 @@ def build(name, *, input_shape, num_classes):
         model = keras.applications.MobileNetV2(input_shape=input_shape, weights=None, classes=num_classes)
     else:
         model = MAKES[make](name, input_shape=input_shape, num_classes=num_classes)
-    networks.like_trained(model)
+    networks.randomize_batchnorm(model)
     return model
 
 

@@ -15,8 +15,8 @@ import PIL.Image
 from benchmarks import networks, results, steps, timing
 from benchmarks.arguments import add_arguments as add_common_arguments
 from benchmarks.arguments import chosen, progress, settle
-from trainers.batches import Augmentation, Batches
-from trainers.dataset import Arrays, Files
+from keras_sharenets.training.data.batches import Augmentation, Batches
+from keras_sharenets.training.data.dataset import Arrays, Files
 
 # The named networks with the fewest multiply-adds for a picture.
 NETWORKS = ("igcv2_c64_d8", "igcv2_c80_d8", "hscnet_m32_g4_r2_b1_a2")

@@ -8,12 +8,7 @@ from keras import ops
 
 import keras_sharenets as ksn
 from keras_sharenets.analysis.graph import calls
-from keras_sharenets.layers import (
-    HierarchicalGroupConv2D,
-    HighlySharedConv2D,
-    InterleavedGroupConv2D,
-    SplitGroupConv2D,
-)
+from keras_sharenets.layers import HierarchicalGroupConv2D, HighlySharedConv2D, InterleavedGroupConv2D, SplitGroupConv2D
 from keras_sharenets.layers.composed_pointwise import IMPLEMENTATIONS
 from keras_sharenets.ops import choices, convolution, hierarchical, permutations
 

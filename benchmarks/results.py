@@ -4,9 +4,9 @@ import dataclasses
 import pathlib
 import string
 
-from benchmarks.machine import describe_machine
 from benchmarks.picture import draw
 from keras_sharenets import files
+from keras_sharenets.machine import describe_machine
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,10 +9,10 @@ import pathlib
 import keras_sharenets as ksn
 from benchmarks import power_law, results, scaling_picture, timing, training_step
 from benchmarks.arguments import add_run_arguments, chosen, progress
-from benchmarks.machine import describe_machine
 from benchmarks.memory import peak_memory
 from benchmarks.scaling_axes import AXES, QUICK
 from keras_sharenets import files
+from keras_sharenets.machine import describe_machine
 
 NAME, TITLE = "scaling", "How a step of training grows"
 # Columns of a point to each of which a power law is fitted.

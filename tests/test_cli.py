@@ -10,7 +10,8 @@ import PIL.Image
 import pytest
 
 import keras_sharenets as ksn
-from keras_sharenets import cli, files
+from keras_sharenets import files
+from keras_sharenets.cli import networks as cli
 
 NAMES = ("circle", "square", "star")
 

@@ -2,7 +2,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from keras_sharenets import pictures
+from keras_sharenets import images as pictures
 
 
 @pytest.fixture

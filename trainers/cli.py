@@ -3,18 +3,16 @@
 import argparse
 import sys
 
-from trainers import (
-    blending_command,
-    compare_command,
-    demo,
-    evaluate,
-    export_command,
-    fit_command,
-    predict_command,
-    recipes_command,
-    report_command,
-    results_command,
-)
+from keras_sharenets.cli import blending as blending_command
+from keras_sharenets.cli import compare as compare_command
+from keras_sharenets.cli import deliver as export_command
+from keras_sharenets.cli import fit as fit_command
+from keras_sharenets.cli import predict as predict_command
+from keras_sharenets.cli import recipes as recipes_command
+from keras_sharenets.cli import report as report_command
+from keras_sharenets.cli import results as results_command
+from keras_sharenets.training.reports import evaluate
+from trainers import demo
 
 # A command is a module: its docstring is the help text, `add_arguments(parser)` its options, `run(args)` its work.
 COMMANDS = {

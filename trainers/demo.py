@@ -7,12 +7,12 @@ import pathlib
 
 import keras_sharenets as ksn
 from keras_sharenets import analysis, files
-from trainers.data import load_digits
-from trainers.evaluate import evaluate
-from trainers.fit import fit
-from trainers.page import COUNTS, page
-from trainers.plots import draw_predictions
-from trainers.recipes import override, recipe_for
+from keras_sharenets.rendering.page import COUNTS, page
+from keras_sharenets.training.data.sources import load_digits
+from keras_sharenets.training.recipes.named import override, recipe_for
+from keras_sharenets.training.reports.evaluate import evaluate
+from keras_sharenets.training.reports.plots import draw_predictions
+from keras_sharenets.training.run.fit import fit
 
 MODEL = "hscnet_m32_g4_r2_b1_a2"
 CALIBRATION = 200

@@ -3,7 +3,9 @@
 import argparse
 import sys
 
-from tuning import enumerate_command, report_command, search_command
+from keras_sharenets.cli import enumerate as enumerate_command
+from keras_sharenets.cli import search as search_command
+from keras_sharenets.cli import search_report as report_command
 
 # A command is a module: its docstring is the help text, `add_arguments(parser)` its options, `run(args)` its work.
 COMMANDS = {"enumerate": enumerate_command, "search": search_command, "report": report_command}

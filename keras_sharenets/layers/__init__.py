@@ -15,6 +15,7 @@ from keras_sharenets.layers.parallel_conv2d import ParallelConv2D
 from keras_sharenets.layers.quantized_kernels import QuantizedKernels
 from keras_sharenets.layers.split_group_conv2d import SplitGroupConv2D
 from keras_sharenets.layers.squeeze_excite import SqueezeExcite
+from keras_sharenets.layers.whitening import Whitening
 
 __all__ = [
     "BatchNormalization",
@@ -32,4 +33,5 @@ __all__ = [
     "QuantizedKernels",
     "SplitGroupConv2D",
     "SqueezeExcite",
+    "Whitening",
 ]

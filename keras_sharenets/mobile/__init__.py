@@ -9,19 +9,19 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-from keras_sharenets.mobile.benchmark import BenchmarkReport, benchmark_tflite, compare_tflite
-from keras_sharenets.mobile.inference import inference_form
-from keras_sharenets.mobile.interpreter import describe_tflite, open_tflite, predict_tflite
-from keras_sharenets.mobile.lowering_rules import UnsupportedLayerError
-from keras_sharenets.mobile.metadata import read_labels, write_labels
-from keras_sharenets.mobile.operator_timing import OperatorTime, operator_times
-from keras_sharenets.mobile.parity import ExportMismatchError
-from keras_sharenets.mobile.quantize_aware import quantize_aware
-from keras_sharenets.mobile.saved_model import SavedModelReport, export_saved_model
-from keras_sharenets.mobile.size_report import SizeReport, size_report
-from keras_sharenets.mobile.stripping import strip
-from keras_sharenets.mobile.tflite import TFLiteReport, export_tflite
-from keras_sharenets.mobile.tfmot.compression import cluster, prune
+from keras_sharenets.mobile.compress.pruning import cluster, prune
+from keras_sharenets.mobile.compress.quantize_aware import quantize_aware
+from keras_sharenets.mobile.compress.stripping import strip
+from keras_sharenets.mobile.export.inference import inference_form
+from keras_sharenets.mobile.export.metadata import read_labels, write_labels
+from keras_sharenets.mobile.export.parity import ExportMismatchError
+from keras_sharenets.mobile.export.saved_model import SavedModelReport, export_saved_model
+from keras_sharenets.mobile.export.tflite import TFLiteReport, export_tflite
+from keras_sharenets.mobile.graph.lowering_rules import UnsupportedLayerError
+from keras_sharenets.mobile.inspect.benchmark import BenchmarkReport, benchmark_tflite, compare_tflite
+from keras_sharenets.mobile.inspect.interpreter import describe_tflite, open_tflite, predict_tflite
+from keras_sharenets.mobile.inspect.operator_timing import OperatorTime, operator_times
+from keras_sharenets.mobile.inspect.size_report import SizeReport, size_report
 
 __all__ = [
     "BenchmarkReport",

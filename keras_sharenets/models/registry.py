@@ -3,7 +3,12 @@
 import difflib
 import fnmatch
 
-from keras_sharenets.models import hgcnet, hscnet, igcnet, mobile_baselines, shardnet, sharesnet
+from keras_sharenets.models.baselines import variants as mobile_baselines
+from keras_sharenets.models.hgcnet import hgcnet
+from keras_sharenets.models.hscnet import hscnet
+from keras_sharenets.models.igcnet import igcnet
+from keras_sharenets.models.shardnet import shardnet
+from keras_sharenets.models.sharesnet import sharesnet
 
 FAMILIES = {
     "hscnet": hscnet.VARIANTS,

@@ -53,7 +53,7 @@ def test_twin(name, twin):
 def test_plain_conversion_computes_what_keras_computes(model, quantization, tolerance, tmp_path):
     # Kernels that are computed in the network the converter gives a zero point, which LiteRT refuses.
     model = twins.drawn(model)
-    networks.like_trained(model)
+    networks.randomize_batchnorm(model)
     pictures = networks.pictures(model)
     path = tmp_path / "plain.tflite"
     path.write_bytes(litert.convert_plainly(model, quantization, pictures))

@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks import input as input_speed
 from benchmarks.cli import main
-from trainers.batches import Batches
-from trainers.dataset import Arrays
+from keras_sharenets.training.data.batches import Batches
+from keras_sharenets.training.data.dataset import Arrays
 
 SHAPE = (32, 32, 3)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import keras_sharenets as ksn
 from keras_sharenets.layers import HierarchicalGroupConv2D, SplitGroupConv2D
-from keras_sharenets.mobile.inference import inference_form
+from keras_sharenets.mobile.export.inference import inference_form
 
 LAYERS = [HierarchicalGroupConv2D, SplitGroupConv2D]
 both = pytest.mark.parametrize("layer_class", LAYERS, ids=lambda layer_class: layer_class.__name__)

@@ -5,7 +5,7 @@ from harness import assert_close, check_layer, outputs_and_gradients, outputs_of
 
 import keras_sharenets as ksn
 from keras_sharenets.layers import InterleavedGroupConv2D
-from keras_sharenets.mobile.inference import inference_form
+from keras_sharenets.mobile.export.inference import inference_form
 
 FORMS = ["composed", "multiplied", "factored"]
 # Channels, branches, filters: one path, nearly one path, both with a last convolution that widens.

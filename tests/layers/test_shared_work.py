@@ -14,12 +14,7 @@ import numpy as np
 import pytest
 from harness import assert_close, pseudo_random
 
-from keras_sharenets.layers import (
-    HierarchicalGroupConv2D,
-    HighlySharedConv2D,
-    InterleavedGroupConv2D,
-    QuantizedKernels,
-)
+from keras_sharenets.layers import HierarchicalGroupConv2D, HighlySharedConv2D, InterleavedGroupConv2D, QuantizedKernels
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 SHAPE = (4, 4, 16)

@@ -8,10 +8,12 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from keras_sharenets.mobile import benchmark, benchmark_tflite, compare_tflite, converter, memory_probe, open_tflite
-from keras_sharenets.mobile.benchmark_picture import draw_accuracy_against_size
-from keras_sharenets.mobile.delegates import delegated
-from keras_sharenets.mobile.tables import benchmark_table
+from keras_sharenets.mobile import benchmark_tflite, compare_tflite, open_tflite
+from keras_sharenets.mobile.export import conversion as converter
+from keras_sharenets.mobile.inspect import benchmark, memory_probe
+from keras_sharenets.mobile.inspect.benchmark_figure import draw_accuracy_against_size
+from keras_sharenets.mobile.inspect.delegates import delegated
+from keras_sharenets.mobile.inspect.tables import benchmark_table
 
 
 @pytest.mark.parametrize("quantization", [None, "int8"])

@@ -8,7 +8,7 @@ import pytest
 
 import keras_sharenets as ksn
 from keras_sharenets import mobile
-from keras_sharenets.mobile import graph
+from keras_sharenets.mobile.inspect import contents as graph
 
 KERNEL = 3 * 3 * 16 * 16
 

@@ -8,11 +8,13 @@ import pytest
 from harness import assert_close, pseudo_random
 
 import keras_sharenets as ksn
-from keras_sharenets.mobile import converter, execution, passes, predict_tflite
-from keras_sharenets.mobile import interpreter as runtime
-from keras_sharenets.mobile.delegates import delegated
-from keras_sharenets.mobile.group_chains import normalise_links, read_apart, stack_deals
-from keras_sharenets.mobile.lowering import lower
+from keras_sharenets.mobile import predict_tflite
+from keras_sharenets.mobile.export import conversion as converter
+from keras_sharenets.mobile.graph import execution, passes
+from keras_sharenets.mobile.graph.group_chains import normalise_links, read_apart, stack_deals
+from keras_sharenets.mobile.graph.lowering import lower
+from keras_sharenets.mobile.inspect import interpreter as runtime
+from keras_sharenets.mobile.inspect.delegates import delegated
 
 
 def chain(groups=3, channels=13, filters=12, use_bias=False, smallest=0.5, uses=1, relu=False, also=False):

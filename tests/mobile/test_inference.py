@@ -5,7 +5,7 @@ from mobile_networks import small_network
 
 import keras_sharenets as ksn
 from keras_sharenets.mobile import inference_form
-from keras_sharenets.mobile.inference import gives_probabilities, score_form
+from keras_sharenets.mobile.export.inference import gives_probabilities, score_form
 
 
 def implementations(model):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from harness import assert_close, pseudo_random
 
-from keras_sharenets.mobile import execution
-from keras_sharenets.mobile.lowering import lower
-from keras_sharenets.mobile.merging import merge_added
+from keras_sharenets.mobile.graph import execution
+from keras_sharenets.mobile.graph.lowering import lower
+from keras_sharenets.mobile.graph.merging import merge_added
 
 
 def network(uses=1, strides=1, padded=False, also=None, kernel_size=3, padding="same"):

@@ -7,8 +7,8 @@ import pytest
 from mobile_networks import NAMES
 
 from keras_sharenets.mobile import export_tflite, predict_tflite, read_labels, write_labels
-from keras_sharenets.mobile.graph import read_graph
-from keras_sharenets.mobile.metadata_buffers import add_buffers, read_buffer
+from keras_sharenets.mobile.export.metadata_buffers import add_buffers, read_buffer
+from keras_sharenets.mobile.inspect.contents import read_graph
 
 
 @pytest.fixture(scope="module")

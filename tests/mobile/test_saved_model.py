@@ -8,8 +8,9 @@ import tensorflow as tf
 from mobile_networks import NAMES, small_network, with_noise
 from tensorflow.core.protobuf import saved_model_pb2
 
-from keras_sharenets.mobile import ExportMismatchError, export_saved_model, saved_model
-from keras_sharenets.pictures import read_picture
+from keras_sharenets.images import read_picture
+from keras_sharenets.mobile import ExportMismatchError, export_saved_model
+from keras_sharenets.mobile.export import saved_model
 
 
 def encode(picture, kind):

@@ -12,8 +12,10 @@ from families import REPRESENTATIVES, representative
 
 import keras_sharenets as ksn
 from keras_sharenets.analysis import calls
-from keras_sharenets.mobile import UnsupportedLayerError, converter, execution, forms, passes, predict_tflite
-from keras_sharenets.mobile.lowering import lower
+from keras_sharenets.mobile import UnsupportedLayerError, predict_tflite
+from keras_sharenets.mobile.export import conversion as converter
+from keras_sharenets.mobile.graph import execution, forms, passes
+from keras_sharenets.mobile.graph.lowering import lower
 
 BYTES = {None: 4, "float16": 2, "int8": 1}
 

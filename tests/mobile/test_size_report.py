@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_sharenets.mobile import export_tflite, size_report, write_labels
-from keras_sharenets.mobile.metadata_buffers import read_buffer
+from keras_sharenets.mobile import export_tflite, write_labels
+from keras_sharenets.mobile.export.metadata_buffers import read_buffer
+from keras_sharenets.mobile.inspect import size_report
 
 
 def packed(model):

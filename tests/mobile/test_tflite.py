@@ -5,7 +5,9 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from mobile_networks import NAMES, small_network, with_noise
 
-from keras_sharenets.mobile import ExportMismatchError, _sources, converter, export_tflite, predict_tflite, read_labels
+from keras_sharenets.mobile import ExportMismatchError, export_tflite, predict_tflite, read_labels
+from keras_sharenets.mobile.export import conversion as converter
+from keras_sharenets.mobile.export import images as _sources
 
 QUANTIZATIONS = (None, "float16", "int8")
 

@@ -11,7 +11,7 @@ from tfmot_networks import PICTURES, distinct, fit, kernels, network, one_layer,
 import keras_sharenets as ksn
 from keras_sharenets import mobile
 from keras_sharenets.analysis.blending import blending_layers
-from keras_sharenets.mobile import graph as files
+from keras_sharenets.mobile.inspect import contents as files
 
 TYPES = {"float32": schema.TensorType.FLOAT32, "int8": schema.TensorType.INT8}
 

@@ -6,8 +6,8 @@ from harness import outputs_of, pseudo_random
 import keras_sharenets as ksn
 from keras_sharenets import mobile
 from keras_sharenets.layers import FakeQuantize, QuantizedKernels
-from keras_sharenets.mobile.tfmot import quantising
-from keras_sharenets.mobile.tfmot.quantising import rounded_by_tfmot
+from keras_sharenets.mobile.compress import tfmot_quantization as quantising
+from keras_sharenets.mobile.compress.tfmot_quantization import rounded_by_tfmot
 
 PICTURES, CLASSES = pseudo_random((48, 8, 8, 3)), np.arange(48) % 5
 

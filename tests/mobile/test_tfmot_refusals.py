@@ -58,7 +58,7 @@ def test_other_bad_arguments():
 
 
 def test_other_backends_and_missing_packages(monkeypatch):
-    packages = "keras_sharenets.mobile.tfmot.packages"
+    packages = "keras_sharenets.mobile.compress.tfmot_packages"
     monkeypatch.delitem(sys.modules, packages, raising=False)
     monkeypatch.setitem(sys.modules, "tensorflow_model_optimization", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'keras_sharenets\[mobile\]'"):

@@ -6,7 +6,8 @@ from harness import assert_close, check_model, outputs_and_gradients, pseudo_ran
 import keras_sharenets as ksn
 from keras_sharenets.analysis.counting import count_parameters
 from keras_sharenets.layers import ChannelDeal, ChannelShuffle, HierarchicalGroupConv2D, SplitGroupConv2D
-from keras_sharenets.models import HGCNet, hgcnet
+from keras_sharenets.models import HGCNet
+from keras_sharenets.models.hgcnet import hgcnet
 
 # From the specification: parameters without those of batch normalisation, multiply-adds with the classifier's.
 COUNTS = {

@@ -8,7 +8,7 @@ from sharesnet_networks import BOTTLENECKS, LARGE, WIDE
 
 import keras_sharenets as ksn
 from keras_sharenets.models import PreActResNet, ResNet, WideResNet
-from keras_sharenets.models.sharesnet import VARIANTS, nominal_convolutions
+from keras_sharenets.models.sharesnet.sharesnet import VARIANTS, nominal_convolutions
 
 
 def trainable(model):

@@ -1,0 +1,53 @@
+"""Lists the recipes for training, or shows all fields of one.
+
+python -m trainers recipes shardnet-cifar10
+"""
+
+from keras_sharenets.rendering.tables import text_table
+from keras_sharenets.training.recipes.named import RECIPES, find_recipe
+from keras_sharenets.training.recipes.recipe import OPTIONS
+
+HEADER = ("name", "epochs", "batch", "rate", "schedule", "decay", "momentum", "crop", "source")
+
+
+def add_arguments(parser):
+    parser.add_argument("name", nargs="?", metavar="NAME", help="show this one alone, field by field")
+
+
+def run(args):
+    """Prints a table; names what `fit --recipe` takes."""
+    if args.name is None:
+        print(text_table([HEADER, *map(_figures, RECIPES.values())]))
+        return
+    recipe = find_recipe(args.name)
+    print(f"{recipe.name}: {recipe.source}\n")
+    print(text_table([(field.name, _text(getattr(recipe, field.name)), field.metadata["help"]) for field in OPTIONS]))
+
+
+def _figures(recipe):
+    momentum = f"{recipe.momentum:g}" + (" Nesterov" if recipe.nesterov else "")
+    figures = (f"{recipe.learning_rate:g}", describe_schedule(recipe), f"{recipe.weight_decay:g}", momentum)
+    return (recipe.name, str(recipe.epochs), str(recipe.batch_size), *figures, _crop(recipe), recipe.source)
+
+
+def describe_schedule(recipe):
+    """The schedule with its figures, in epochs.
+
+    >>> from keras_sharenets.training.recipes.named import RECIPES
+    >>> describe_schedule(RECIPES["hscnet-cifar10"]), describe_schedule(RECIPES["shardnet-cifar10"])
+    ('x0.2 at 60, 120, 160', 'x0.5 after 10 without gain')
+    """
+    if recipe.schedule == "step":
+        return f"x{recipe.decay_factor:g} at {', '.join(f'{part * recipe.epochs:.4g}' for part in recipe.milestones)}"
+    if recipe.schedule == "plateau":
+        return f"x{recipe.decay_factor:g} after {recipe.patience} without gain"
+    return recipe.schedule
+
+
+def _crop(recipe):
+    crop = f"pad {recipe.pad} {recipe.border}" if recipe.crop == "shift" else f"{recipe.crop} {recipe.crop_size or ''}"
+    return f"{crop.rstrip()}{', flip' if recipe.flip else ''}"
+
+
+def _text(value):
+    return ", ".join(f"{part:g}" for part in value) or "none" if isinstance(value, tuple) else str(value)

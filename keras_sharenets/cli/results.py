@@ -1,0 +1,200 @@
+"""Makes the tables of published runs from their records, beside what the papers print, and a picture.
+
+python -m trainers results saved_models/*_seed* --update README.md
+"""
+
+import os
+import pathlib
+import shlex
+import textwrap
+
+from keras_sharenets import files
+from keras_sharenets.analysis.catalogue import replace_table
+from keras_sharenets.rendering.tables import markdown_table
+from keras_sharenets.training.recipes.named import changed_fields
+from keras_sharenets.training.reports.plots import draw_accuracies
+from keras_sharenets.training.reports.rerun import fit_command_line
+from keras_sharenets.training.reports.results import compare, direction, make_rows, read_published
+
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+PICTURE = "results.png"
+NETWORKS = (
+    "network",
+    "data",
+    "recipe",
+    "seeds",
+    "test accuracy",
+    "int8 file",
+    "its bytes",
+    "stored parameters",
+    "paper",
+)
+PAIRS = ("pair", "here", "seed by seed", "paper", "direction")
+ACCURACY_NOTE = (
+    "Test accuracy is that of the last epoch: the mean over the seeds, and from the lowest to the highest. The int8 "
+    "file is measured on the same test split. Stored parameters count each shared tensor once."
+)
+PAIRS_NOTE = (
+    'Accuracy of the first minus that of the second, in percentage points, over the seeds that both have. "As in the '
+    'paper": the first, which is ahead in the paper, is ahead with every seed; "against the paper": it is behind with '
+    'every seed; "within the spread of the seeds": neither. One seed shows no spread.'
+)
+
+
+def add_arguments(parser):
+    parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="folder of a finished run; all lie in one folder")
+    parser.add_argument("--update", metavar="PAGE", help=f"write into this page, between {BEGIN} and {END}")
+
+
+def run(args):
+    """Writes `results.png` beside the runs, and the tables into the page; prints them where none is given."""
+    places = {pathlib.Path(folder).resolve().parent for folder in args.runs}
+    if len(places) > 1:
+        raise ValueError(f"`runs` (={' '.join(args.runs)}) must lie in one folder.")
+    page = pathlib.Path(args.update) if args.update else None
+    rows = make_rows(map(read_published, args.runs))
+    text = to_markdown(rows, page.parent if page else pathlib.Path())
+    changed = replace_table(page.read_text(), text, BEGIN, END) if page else None
+    files.write_bytes(places.pop() / PICTURE, draw(rows))
+    if page:
+        files.write_text(page, changed)
+    else:
+        print(text, end="")
+
+
+def to_markdown(rows, place):
+    """All that is published about some runs.
+
+    Args:
+        rows: list of `Row`.
+        place: path of the folder in which the page lies, for its links.
+
+    Returns:
+        A str that ends with a line break.
+    """
+    picture = _link(rows[0].published[0].folder.parent / PICTURE, place)
+    parts = [
+        markdown_table([NETWORKS, *(_network(row, place) for row in rows)]),
+        _fill(" ".join([ACCURACY_NOTE, *_papers_note(rows), *_data_notes(rows)])),
+        f"![Test accuracy against stored parameters]({picture})",
+    ]
+    comparisons = compare(rows)
+    if comparisons:
+        parts += [markdown_table([PAIRS, *map(_pair, comparisons)]), _fill(PAIRS_NOTE)]
+    commands = "\n".join(line for row in rows for line in shell_lines(row))
+    return "\n\n".join([*parts, f"```\n{commands}\n```"]) + "\n"
+
+
+def draw(rows):
+    """The picture of a list of `Row`: accuracies against stored parameters, as the bytes of a PNG file."""
+    labels = [f"{_name(row.run)}: {row.run.data['name']}, {describe_recipe(row.run.recipe)}" for row in rows]
+    points = [(row.stored_parameters, tuple(row.accuracies.values())) for row in rows]
+    return draw_accuracies(dict(zip(labels, points, strict=True)))
+
+
+def _network(row, place):
+    run = row.run
+    seeds = ", ".join(f"[{one.run.seed}]({_link(one.folder, place)})" for one in row.published)
+    figures = (_accuracy(row), *_int8(row), f"{row.stored_parameters:,}", _paper(row.paper))
+    return (_name(run, "`"), run.data["name"], describe_recipe(run.recipe), seeds, *figures)
+
+
+def _name(run, quote=""):
+    return " ".join([f"{quote}{run.model}{quote}", *(f"{key}={value}" for key, value in run.options.items())])
+
+
+def describe_recipe(recipe):
+    """Name, epochs, and what was changed.
+
+    >>> from keras_sharenets.training.recipes.named import find_recipe, override
+    >>> describe_recipe(override(find_recipe("fast"), epochs=4, batch_size=64, flip=False))
+    'fast, 4 epochs, batch 64, flip False'
+    """
+    names = [name for name in changed_fields(recipe) if name != "epochs"]
+    changes = [f"{'batch' if name == 'batch_size' else name} {getattr(recipe, name)}" for name in names]
+    return ", ".join([recipe.name, f"{recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}", *changes])
+
+
+def _accuracy(row):
+    accuracies = row.accuracies.values()
+    spread = f" ({100 * min(accuracies):.2f} to {100 * max(accuracies):.2f})" if len(accuracies) > 1 else ""
+    return f"{_percent(row.mean)}{spread}"
+
+
+def _int8(row):
+    """The accuracies and the bytes of the int8 files that there are."""
+    delivered = [one for one in row.published if one.int8]
+    accuracies = []
+    for one in delivered:
+        measured = _percent(one.int8["test_accuracy"]) if "test_accuracy" in one.int8 else "not measured"
+        of_which = (
+            f" (seed {one.run.seed}; {_percent(one.run.test_accuracy)} in Keras)" if len(row.published) > 1 else ""
+        )
+        accuracies.append(measured + of_which)
+    sizes = dict.fromkeys(f"{one.int8['bytes']:,}" for one in delivered)
+    return ", ".join(accuracies) or "-", ", ".join(sizes) or "-"
+
+
+def _paper(paper):
+    if paper is None:
+        return "-"
+    deviation = f" ± {paper.deviation}" if paper.deviation else ""
+    return f"{paper.accuracy}{deviation} % on {paper.data}, {paper.epochs} epochs ({paper.paper}, {paper.table})"
+
+
+def _papers_note(rows):
+    epochs = {row.paper.paper: row.paper.epochs for row in rows if row.paper}
+    if not epochs:
+        return []
+    theirs = ", ".join(f"{count} ({paper})" for paper, count in epochs.items())
+    ours = sorted({row.run.recipe.epochs for row in rows if row.paper})
+    here = f"{ours[0]} to {ours[-1]}" if len(ours) > 1 else f"{ours[0]}"
+    return [
+        f"The papers' figures are of the lossless pictures of the data set named with them, after {theirs} epochs; the "
+        f"runs here have {here}."
+    ]
+
+
+def _data_notes(rows):
+    notes = {row.run.data["name"]: row.run.data["note"] for row in rows}
+    return [f"`{name}` is {note}." for name, note in notes.items()]
+
+
+def _pair(comparison):
+    first, second = comparison.first, comparison.second
+    differences = comparison.differences
+    mean = _points_text(comparison.mean) if differences else "-"
+    each = ", ".join(f"{_points_text(value)} (seed {seed})" for seed, value in differences.items())
+    paper = f"{first.paper.accuracy - second.paper.accuracy:+} on {first.paper.data}"
+    names = f"`{first.run.model}` - `{second.run.model}`"
+    return (names, mean, each or "-", paper, direction(list(differences.values())))
+
+
+def shell_lines(row):
+    """The commands that make the runs of a `Row` again: a loop over its seeds, mostly."""
+    seeds = {}
+    for one in row.published:
+        stem = shlex.quote(one.folder.name.removesuffix(f"_seed{one.run.seed}"))
+        seeds.setdefault((fit_command_line(one.run), stem), []).append(str(one.run.seed))
+    lines = []
+    for (command, stem), numbers in seeds.items():
+        seed = "$seed" if len(numbers) > 1 else numbers[0]
+        line = f"{command} --seed {seed} --output runs/{stem}_seed{seed}"
+        lines.append(f"for seed in {' '.join(numbers)}; do {line}; done" if len(numbers) > 1 else line)
+    return lines
+
+
+def _percent(share):
+    return f"{100 * share:.2f} %"
+
+
+def _points_text(difference):
+    return f"{difference:+.2f}"
+
+
+def _link(path, place):
+    return pathlib.PurePath(os.path.relpath(path, place)).as_posix()
+
+
+def _fill(text):
+    return textwrap.fill(text, 125, break_long_words=False, break_on_hyphens=False)

@@ -1,0 +1,179 @@
+"""From a trained classifier to a SavedModel that a server loads."""
+
+import collections
+import dataclasses
+import functools
+import io
+import pathlib
+import tempfile
+
+import numpy as np
+import PIL.Image
+import tensorflow as tf
+
+from keras_sharenets import files
+from keras_sharenets.mobile.export import conversion as converter
+from keras_sharenets.mobile.export import images as _sources
+from keras_sharenets.mobile.export import metadata, parity
+
+# A server runs the graph that Keras runs; only the order of some additions may differ.
+_TOLERANCE = 1e-4
+_LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedModelReport:
+    """What `export_saved_model` wrote, and how it was verified.
+
+    Attributes:
+        path: the folder.
+        total_bytes: size of all files in it.
+        largest_difference: the largest difference between an output of Keras and one of either signature.
+        verified_on: number and kind of the pictures compared.
+        class_names: what the signatures call the classes.
+    """
+
+    path: str
+    total_bytes: int
+    largest_difference: float
+    verified_on: str
+    class_names: tuple[str, ...]
+
+
+def export_saved_model(model, path, class_names=None, sample=None):
+    """Writes a classifier as a SavedModel for TensorFlow Serving, after running it and comparing it with Keras.
+
+    It has two signatures:
+
+    * `serving_default` takes `images`, float32 `(batch, height, width, channels)`, pixel values from 0 to 255;
+    * `serve_encoded` takes `encoded`, a vector of strings, each the bytes of a JPEG or PNG file. Pictures of another
+      size are resized; grey ones go to networks for RGB and the other way round.
+
+    Both return `class_name` `(batch,)`, the class that comes first, `class_names` `(batch, classes)`, the same in every
+    row, and `probabilities` `(batch, classes)`, called `scores` if the network does not end in a softmax or sigmoid.
+
+    The folder gets its name only after both signatures, loaded again, have given what Keras gives, to 1e-4 of the
+    largest output, and the variables in it have been found equal to the model's.
+
+    Args:
+        model: functional or sequential `keras.Model` for pictures of a fixed size, with 1 or 3 channels.
+        path: folder to write; must not exist.
+        class_names: sequence of strings, one a class; `None` for "0", "1" and so on.
+        sample: array `(n, height, width, channels)` of pixel values to compare on, or an iterable of such arrays; at
+            most 64 of them are used. `None` for 16 synthetic pictures.
+
+    Returns:
+        A `SavedModelReport`.
+
+    Raises:
+        ValueError: an argument breaks a rule above; nothing has been done then.
+        RuntimeError: Keras does not run on TensorFlow.
+        ExportMismatchError: the SavedModel does not compute what Keras computes; it is not written.
+    """
+    _sources.check_backend()
+    shape, classes = _sources.check_classifier(model)
+    if shape[-1] not in (1, 3):
+        raise ValueError(f"`model` must take pictures of 1 or 3 channels, to be given encoded ones; takes {shape}.")
+    names = map(str, range(classes)) if class_names is None else class_names
+    names = metadata.check_class_names(names, classes)
+    path = pathlib.Path(path)
+    if path.exists():
+        raise ValueError(f"`path` (={str(path)!r}) exists. Give a folder that does not, so that nothing is mixed up.")
+    if sample is not None:
+        sample = _sources.gather_pictures("sample", sample, shape)
+    pictures, verified_on = _sources.verification_pictures(sample, shape)
+    with tempfile.TemporaryDirectory() as parent:
+        folder = pathlib.Path(parent) / "model"
+        _write(model, folder, names, shape)
+        difference = _verify(model, folder, names, pictures)
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        files.replace_folder(folder, path)
+    return SavedModelReport(str(path), size, difference, verified_on, names)
+
+
+def _write(model, folder, names, shape):
+    output = converter.output_name(model)
+
+    images = tf.TensorSpec((None, *shape), tf.float32, name="images")
+    encoded = tf.TensorSpec((None,), tf.string, name="encoded")
+
+    @functools.partial(tf.function, input_signature=[images])
+    def classify(images):
+        # The model as it is, not its inference form: on a CPU Keras gives native grouped convolutions to XLA, which a
+        # server may lack.
+        results = model(images, training=False)
+        rows = tf.shape(results)[0]
+        return {
+            "class_name": tf.gather(tf.constant(names), tf.argmax(results, axis=-1)),
+            # In every row, because a server gives back one row for each picture of a request.
+            "class_names": tf.tile(tf.constant([names]), (rows, 1)),
+            output: tf.cast(results, tf.float32),
+        }
+
+    @functools.partial(tf.function, input_signature=[encoded])
+    def classify_encoded(encoded):
+        # A call of the other function, so that the network is in the file once.
+        specification = tf.TensorSpec(shape, tf.float32)
+        return classify(tf.map_fn(lambda data: decode(data, shape), encoded, fn_output_signature=specification))
+
+    # Not with `keras.export.ExportArchive`: it writes every variable twice, once as Keras' and once as TensorFlow's.
+    module = tf.Module()
+    module.weights = [weight.value for weight in model.weights]
+    module.serving_default, module.serve_encoded = classify, classify_encoded
+    signatures = {"serving_default": classify, "serve_encoded": classify_encoded}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def decode(data, shape):
+    """The TensorFlow graph that makes a picture of the bytes of a JPEG or PNG file, as `read_picture` makes it.
+
+    Args:
+        data: string tensor, one file.
+        shape: `(height, width, channels)` of the picture; 1 channel or 3.
+
+    Returns:
+        A float32 tensor of that shape, whole pixel values from 0 to 255.
+    """
+    # This operation reads PNG too, and it alone can ask for the exact inverse transform, which Pillow uses.
+    picture = tf.cast(tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"), tf.float32)
+    if shape[-1] == 1:
+        picture = tf.round(tf.reduce_sum(picture * _LUMA, axis=-1, keepdims=True))
+    picture = tf.image.resize(picture, shape[:2], antialias=True)
+    return tf.ensure_shape(tf.clip_by_value(tf.round(picture), 0, 255), shape)
+
+
+def _verify(model, folder, names, pictures):
+    """Loads the folder and runs both signatures; the largest difference, or an `ExportMismatchError`."""
+    loaded = tf.saved_model.load(str(folder))
+    saved = collections.Counter(variable.numpy().tobytes() for variable in loaded.weights)
+    if collections.Counter(np.asarray(weight).tobytes() for weight in model.weights) - saved:
+        raise parity.ExportMismatchError("The SavedModel does not hold the weights of the model, and was not written.")
+    pictures = np.clip(np.round(pictures), 0, 255).astype(np.uint8)
+    encoded = tf.constant([_png(picture) for picture in pictures])
+    runs = {
+        "serving_default": {"images": tf.constant(pictures, tf.float32)},
+        "serve_encoded": {"encoded": encoded},
+    }
+    expected = parity.run_keras(model, pictures)
+    if not np.isfinite(expected).all():
+        raise ValueError("`model` gives numbers that are not finite: it cannot be verified and is of no use.")
+    limit = _TOLERANCE * max(1, np.abs(expected).max())
+    differences = []
+    for signature, inputs in runs.items():
+        results = loaded.signatures[signature](**inputs)
+        outputs = results[converter.output_name(model)].numpy()
+        differences.append(float(np.abs(outputs - expected).max()))
+        first = [names[index].encode() for index in outputs.argmax(-1)]
+        # Written so that a difference that is no number fails.
+        if not differences[-1] <= limit or results["class_name"].numpy().tolist() != first:
+            raise parity.ExportMismatchError(
+                f"The signature {signature!r} does not compute what Keras computes on {len(pictures)} pictures, and the"
+                f" SavedModel was not written: largest difference {differences[-1]:.2g} (at most {limit:.2g} is right)."
+            )
+    return max(differences)
+
+
+def _png(picture):
+    file = io.BytesIO()
+    PIL.Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,199 @@
+"""From a trained classifier to a TFLite file that is known to work."""
+
+import dataclasses
+import math
+import pathlib
+import warnings
+
+import numpy as np
+
+from keras_sharenets import _checks, files
+from keras_sharenets.analysis import profile
+from keras_sharenets.mobile.export import conversion as converter
+from keras_sharenets.mobile.export import images as _sources
+from keras_sharenets.mobile.export import metadata, parity
+from keras_sharenets.mobile.export.inference import score_form
+from keras_sharenets.mobile.export.parity import ExportMismatchError
+from keras_sharenets.mobile.inspect import contents as graph
+from keras_sharenets.mobile.inspect import interpreter
+
+# Bytes of a stored number by the rank of its tensor: kernels, and vectors such as biases. The integers that are added
+# to the products of int8 numbers have 4 bytes.
+_KERNEL_BYTES = {None: 4, "float16": 2, "int8": 1}
+_VECTOR_BYTES = {None: 4, "float16": 2, "int8": 4}
+
+# The largest `score_error` of a right file. Right ones had up to 1e-6, 1e-3 and 0.07 (untrained and trained networks of
+# 4 to 100 convolutions); files with the values of a kernel shuffled or with doubled scores had 0.5 to 4.
+_TOLERANCES = {None: 1e-4, "float16": 1e-2, "int8": 0.5}
+
+
+@dataclasses.dataclass(frozen=True)
+class TFLiteReport:
+    """What `export_tflite` wrote, and how it was verified.
+
+    Attributes:
+        path: the file.
+        quantization: `None`, `"float16"` or `"int8"`.
+        prefer: `"size"` or `"speed"`; `"max_bytes"` where a budget was given instead.
+        file_bytes: size of the file.
+        stored_parameters: as in `keras_sharenets.profile`: trainable parameters of the network, shared ones once.
+        stored_weight_bytes: what these parameters take at the file's precision: in kernels 4 (float32), 2 (float16) or
+            1 (int8) bytes each, in vectors such as biases 4, 2 or 4.
+        file_weight_bytes: what the constants in the file really take.
+        largest_difference: the largest difference between an output of the file and of Keras.
+        score_error: length of the difference of all scores, as a share of the length of Keras' scores. Scores are the
+            numbers before a final softmax or sigmoid, else the outputs.
+        top1_agreement: share of the pictures for which file and Keras put the same class first.
+        verified_on: number and kind of these pictures.
+        classes: number of classes.
+    """
+
+    path: str
+    quantization: str | None
+    prefer: str
+    file_bytes: int
+    stored_parameters: int
+    stored_weight_bytes: int
+    file_weight_bytes: int
+    largest_difference: float
+    score_error: float
+    top1_agreement: float
+    verified_on: str
+    classes: int
+
+    @property
+    def repetition(self):
+        """`file_weight_bytes / stored_weight_bytes`: how much sharing is lost in the file.
+
+        With `prefer="size"` it is near 1: every kernel is there once, and beside it what differs between its uses, such
+        as the scales that normalisations leave. With `prefer="speed"` each use of a shared kernel has one of its own.
+        """
+        return self.file_weight_bytes / self.stored_weight_bytes if self.stored_weight_bytes else 1.0
+
+
+def export_tflite(
+    model, path, quantization=None, representative_data=None, class_names=None, prefer="size", max_bytes=None
+):
+    """Writes a classifier as a TFLite file for phones, after running it and comparing it with Keras.
+
+    The file takes one picture of raw pixel values at a time, has the signature `classify` from `images` to
+    `probabilities` (`scores` if the network does not end in a softmax or sigmoid), and carries the class names.
+
+    What the network stores once is in the file once, in integers too: a kernel's integers are chosen before anything is
+    folded, and what a normalisation makes of them at one use goes into the scales of that use, or into a step of its
+    own where a scale is negative. (One exception: filters that are both repeated and arranged have their arrangements
+    written out, once for all uses. To shuffle the few channels of a small group takes longer than to convolve them.)
+
+    Before the file gets its name it is run in the LiteRT interpreter, on up to 64 of `representative_data` or on 16
+    synthetic pictures. Its scores may differ from Keras' by 1e-4 of their length (float32), 1e-2 (float16) or 0.5
+    (int8), and in the float modes its outputs by the same share of 1 plus half the largest score, which is how far a
+    softmax carries such a difference. The bound for int8 catches wrong files, not imprecise ones: look at
+    `top1_agreement`, and measure the accuracy of the file.
+
+    Args:
+        model: functional or sequential `keras.Model` for pictures of a fixed size.
+        path: file to write; a file of that name is replaced.
+        quantization: `None` for float32, `"float16"` for weights of half the size, `"int8"` for integers throughout,
+            inputs and outputs too.
+        representative_data: array `(n, height, width, channels)` of pixel values, or an iterable of such arrays;
+            `"int8"` needs it to measure the range of every tensor. A few hundred training pictures are enough.
+        class_names: sequence of strings, one a class, or `None`.
+        prefer: `"size"`, or `"speed"` for a file in which each use of a shared kernel has one of its own, written out
+            and with its normalisation multiplied in, where that is faster.
+        max_bytes: int, or `None`. Instead of `prefer`: the layers that gain most time for a byte are written out, by a
+            simple model of their cost, as far as the graph stays within so many bytes (labels come on top).
+
+    Returns:
+        A `TFLiteReport`.
+
+    Raises:
+        ValueError: an argument breaks a rule above; nothing has been done then. Among them `UnsupportedLayerError`: a
+            layer has no counterpart on a phone.
+        RuntimeError: Keras does not run on TensorFlow.
+        ExportMismatchError: the file does not compute what Keras computes; it is not written.
+    """
+    _checks.one_of("quantization", quantization, converter.QUANTIZATIONS)
+    _checks.one_of("prefer", prefer, converter.PREFERENCES)
+    if max_bytes is not None:
+        _checks.positive("max_bytes", max_bytes)
+    _sources.check_backend()
+    shape, classes = _sources.check_classifier(model)
+    if class_names is not None:
+        class_names = metadata.check_class_names(class_names, classes)
+    if quantization == "int8" and representative_data is None:
+        raise ValueError('`quantization="int8"` needs `representative_data`: pictures to measure the ranges on.')
+    if representative_data is not None:
+        representative_data = _sources.gather_pictures("representative_data", representative_data, shape)
+    if pathlib.Path(path).is_dir():
+        raise ValueError(f"`path` (={str(path)!r}) is a folder, and must be a file.")
+    data = converter.convert(model, quantization, representative_data, prefer, max_bytes)
+    if class_names is not None:
+        data = metadata.write_labels(data, class_names)
+    pictures, verified_on = _sources.verification_pictures(representative_data, shape)
+    agreement = _verify(model, data, quantization, pictures)
+    _check_contents(data, quantization)
+    stored = profile(model).stored_parameters
+    files.write_bytes(path, data)
+    return TFLiteReport(
+        path=str(path),
+        quantization=quantization,
+        prefer=prefer if max_bytes is None else "max_bytes",
+        file_bytes=len(data),
+        stored_parameters=stored,
+        stored_weight_bytes=_weight_bytes(model, stored, quantization),
+        file_weight_bytes=sum(graph.constant_bytes(graph.read_graph(data)).values()),
+        verified_on=verified_on,
+        classes=classes,
+        **dataclasses.asdict(agreement),
+    )
+
+
+def _check_contents(data, quantization):
+    """Raises if a constant is in the file twice, or something stayed in float in a file of integers."""
+    contents = graph.read_graph(data)
+    repeated, floats = graph.repeated_bytes(contents), graph.tensor_types(contents) - {"int8", "int32"}
+    if repeated:
+        raise ExportMismatchError(f"{repeated} bytes of constants are in the converted file twice; it was not written.")
+    if quantization == "int8" and floats:
+        names = ", ".join(sorted(floats))
+        raise ExportMismatchError(f"Some values of the converted file stayed in {names}; it was not written.")
+
+
+def _weight_bytes(model, parameters, quantization):
+    """Bytes of so many stored parameters at a precision; those that are in no kernel are in vectors."""
+    numbers = [weight for weight in model.weights if weight.dtype.startswith("float")]
+    kernels = {id(weight): math.prod(weight.shape) for weight in numbers if len(weight.shape) > 1}
+    in_kernels = sum(kernels.values())
+    return in_kernels * _KERNEL_BYTES[quantization] + (parameters - in_kernels) * _VECTOR_BYTES[quantization]
+
+
+def _verify(model, data, quantization, pictures):
+    """Runs the file and compares it with Keras; an `ExportMismatchError` if it is wrong."""
+    runtime = interpreter.open_bytes(data, "The converted file")
+    (outputs,) = interpreter.run_pictures(runtime, pictures, [runtime.get_output_details()[0]["index"]])
+    expected = parity.run_keras(model, pictures)
+    scores, expected_scores = outputs, expected
+    tensor, scoring = graph.score_tensor(graph.read_graph(data)), score_form(model)
+    if tensor is not None and scoring is not None:
+        scores, expected_scores = _file_scores(data, tensor, pictures), parity.run_keras(scoring, pictures)
+    if not np.isfinite(expected_scores).all():
+        raise ValueError("`model` gives numbers that are not finite: it cannot be verified and is of no use.")
+    agreement = parity.compare(outputs, scores, expected, expected_scores)
+    limit = _TOLERANCES[quantization]
+    difference_limit = np.inf if quantization == "int8" else limit * (1 + np.abs(expected_scores).max() / 2)
+    # Written so that a difference that is no number fails.
+    if not (agreement.score_error <= limit and agreement.largest_difference <= difference_limit):
+        raise ExportMismatchError(
+            f"The converted file does not compute what Keras computes on {len(pictures)} pictures, and was not written:"
+            f" relative error of the scores {agreement.score_error:.2g} (at most {limit:.2g} is right), largest"
+            f" difference of the outputs {agreement.largest_difference:.2g} (at most {difference_limit:.2g})."
+        )
+    return agreement
+
+
+def _file_scores(data, tensor, pictures):
+    """The scores inside the file, which LiteRT keeps only when asked to, and then says that this costs memory."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        runtime = interpreter.open_bytes(data, "The converted file", experimental_preserve_all_tensors=True)
+    return interpreter.run_pictures(runtime, pictures, [tensor])[0]

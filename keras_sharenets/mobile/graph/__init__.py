@@ -1,0 +1,1 @@
+"""The inference graph between a Keras model and its file: lowering, rewrites, quantization."""

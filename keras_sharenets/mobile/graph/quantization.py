@@ -1,0 +1,167 @@
+"""Integers for an inference graph: which scale every value and every stored tensor gets.
+
+A real number is `scale * (integer - zero point)`. The integers of a stored tensor are fixed once, before any use; what
+a batch normalisation makes of them at one use goes into the scales of that use. So they cannot differ between uses.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from keras_sharenets.mobile.graph.execution import run
+from keras_sharenets.mobile.graph.inference_graph import InferenceGraph
+
+# Operations that move numbers about: the integers stay what they are, so all their values have one scale.
+MOVES = ("average_pool", "concat", "max", "max_pool", "pad", "permute", "reshape", "slice", "stack")
+PROBABILITIES = ("softmax", "sigmoid")
+# What XNNPACK multiplies a sum of products with has to be below 256.
+_LARGEST_FACTOR = 128
+# A kernel with so many weights for each magnitude, or more, counts as clustered.
+_USES_OF_A_CLUSTER = 8
+# The sum of products and bias has 32 bits; a bias may take a quarter of that.
+_LARGEST_BIAS = 2**29
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """How integers stand for real numbers: single numbers for values, a scale for each filter of a kernel."""
+
+    scale: np.ndarray
+    zero_point: int = 0
+
+    def integers(self, numbers, low=-128, high=127):
+        """The nearest integers."""
+        return np.clip(np.round(numbers / self.scale) + self.zero_point, low, high)
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantised:
+    """An inference graph with the encodings of its values, by their numbers, and of its kernels.
+
+    Attributes:
+        graph: `InferenceGraph`.
+        values: `{number: Encoding}`.
+        kernels: `{Stored: Encoding}`, one scale a filter.
+    """
+
+    graph: InferenceGraph
+    values: dict
+    kernels: dict
+
+
+def quantise(graph, pictures):
+    """Chooses all encodings.
+
+    Args:
+        graph: `InferenceGraph` in the form for integers (`forms.integer_form`).
+        pictures: float array `(n, height, width, channels)`: the range of every value that `graph.ranges` does not
+            have is measured on them.
+
+    Returns:
+        A `Quantised`.
+    """
+    kernels = {kernel: kernel_encoding(kernel.array, users[0].kind) for kernel, users in graph.uses().items()}
+    ranges = {**_tied(graph, _measured(graph, pictures)), **_tied(graph, graph.ranges)}
+    ranges = _tied(graph, _wide_enough(graph, ranges, kernels))
+    values = {number: _value_encoding(*limits) for number, limits in ranges.items()}
+    for operation in graph.operations:
+        if operation.kind in PROBABILITIES:
+            values[operation.output.number] = Encoding(np.float32(1 / 256), -128)
+    return Quantised(graph, values, kernels)
+
+
+def _measured(graph, pictures, batch=32):
+    """`{value number: (smallest, largest)}` over all pictures."""
+    ranges = {}
+
+    def watch(value, array):
+        array = np.asarray(array)
+        low, high = ranges.get(value.number, (np.inf, -np.inf))
+        ranges[value.number] = min(low, float(array.min())), max(high, float(array.max()))
+
+    for start in range(0, len(pictures), batch):
+        run(graph, pictures[start : start + batch], watch)
+    return ranges
+
+
+def tied_values(graph):
+    """`{value number: number}`: values that must have one scale have the same number."""
+    group = {graph.input.number: graph.input.number}
+    group.update({operation.output.number: operation.output.number for operation in graph.operations})
+
+    def root(number):
+        while group[number] != number:
+            number = group[number]
+        return number
+
+    for operation in graph.operations:
+        if operation.kind in MOVES:
+            for value in operation.inputs:
+                group[root(value.number)] = root(operation.output.number)
+    return {number: root(number) for number in group}
+
+
+def _tied(graph, ranges):
+    """Ranges for all values that have one or are tied to one that has: as wide as the widest of those."""
+    group, wide = tied_values(graph), {}
+    for number, (low, high) in ranges.items():
+        if number in group:
+            before = wide.get(group[number], (0.0, 0.0))
+            wide[group[number]] = min(low, before[0]), max(high, before[1])
+    return {number: wide[root] for number, root in group.items() if root in wide}
+
+
+def _wide_enough(graph, ranges, kernels):
+    """The ranges, those wider that are so small beside what is summed up that a runtime could not scale to them.
+
+    That happens to a value that is 0 on all pictures, such as what a squeeze leaves of a ReLU.
+    """
+    ranges = dict(ranges)
+    for operation in graph.operations:
+        if operation.kernel is not None:
+            low, high = ranges[operation.inputs[0].number]
+            scales = kernels[operation.kernel].scale * (1 if operation.scale is None else operation.scale)
+            least = (high - low) * float(scales.max()) / _LARGEST_FACTOR
+            low, high = ranges[operation.output.number]
+            ranges[operation.output.number] = low, max(high, low + least)
+    return ranges
+
+
+def _value_encoding(low, high):
+    """255 steps from `low` to `high`; 0, which padding and ReLU need, is one of them exactly."""
+    scale = np.float32(max(high - low, 1e-6) / 255)
+    return Encoding(scale, int(np.clip(np.round(-128 - low / scale), -128, 127)))
+
+
+def filter_axis(kind):
+    """The axis of a kernel, as Keras lays it out, along which filters are counted."""
+    return 2 if kind == "depthwise" else -1
+
+
+def filter_limits(array, kind):
+    """The largest magnitude of each filter of a kernel; for one that is 0 throughout, that of all of them.
+
+    A kernel of few distinct magnitudes, each of them used often, has been clustered: the largest of all for each filter
+    keeps its integers as few.
+    """
+    axes = tuple(axis for axis in range(array.ndim) if axis != filter_axis(kind) % array.ndim)
+    limits = np.abs(array).max(axes)
+    largest = limits.max() or 1.0
+    clustered = np.unique(np.abs(array)).size * _USES_OF_A_CLUSTER <= array.size
+    return np.where((limits == 0) | clustered, largest, limits).astype("float32")
+
+
+def kernel_encoding(array, kind):
+    """A scale for each filter: its largest number becomes 127."""
+    return Encoding(filter_limits(array, kind) / np.float32(127))
+
+
+def affine_encoding(operation, input_scale):
+    """Integers and their scales for a scale that stands alone: 127 or -127, less where the bias would overflow.
+
+    Returns:
+        `(integers, Encoding)`.
+    """
+    least = np.abs(operation.bias) / (input_scale * _LARGEST_BIAS) if operation.bias is not None else 0.0
+    encoding = Encoding(np.maximum(np.maximum(np.abs(operation.scale) / 127, least), 1e-12).astype("float32"))
+    return encoding.integers(operation.scale), encoding

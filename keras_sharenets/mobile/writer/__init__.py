@@ -1,0 +1,1 @@
+"""An inference graph as the bytes of a TFLite file."""

@@ -1,0 +1,1 @@
+"""Peers that the papers compare with."""

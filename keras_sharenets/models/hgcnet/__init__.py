@@ -1,0 +1,1 @@
+"""HGCNet: hierarchical group convolution."""

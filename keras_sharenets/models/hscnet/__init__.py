@@ -1,0 +1,1 @@
+"""HSC-Net: filters repeated along channels, across layers, and arranged into new ones."""

@@ -1,0 +1,1 @@
+"""ShardNet: one filter set applied through a whole VGG or ResNet."""

@@ -1,0 +1,1 @@
+"""ShaResNet: the blocks of a residual stage share their spatial convolution."""

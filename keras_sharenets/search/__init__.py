@@ -1,0 +1,1 @@
+"""Search for networks within a budget, with KerasTuner."""

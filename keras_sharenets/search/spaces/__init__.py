@@ -1,0 +1,1 @@
+"""Spaces of networks: choices, rules and costs, one module a family."""

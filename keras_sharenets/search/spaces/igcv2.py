@@ -1,0 +1,108 @@
+"""The space of IGC-V2: width, depth, and in each stage L and K near the balance condition.
+
+A stage has L - 1 group convolutions; the condition asks for branches of equal size whose product is the number of
+channels. Here the sizes of a stage are one divisor of its channels or two neighbouring ones, their product is from half
+to five times the channels, and L grows by one a stage at most.
+"""
+
+import math
+
+from keras_sharenets.search.spaces import costs
+from keras_sharenets.search.spaces.choices import Choice, Rule, Space
+
+STAGES = 3
+COUNTS = (2, 3, 4)
+MOST_PATHS = 5
+
+
+def _channels(chosen, stage):
+    """The fewest channels that a block of the stage reads: its first one widens."""
+    return chosen["width"] * 2 ** max(stage - 1, 0)
+
+
+def _divisors(number):
+    return [size for size in range(2, number) if number % size == 0]
+
+
+def _branches(stage):
+    """The choice of the branches of one stage."""
+
+    def values(chosen):
+        divisors = _divisors(_channels(chosen, stage))
+        neighbours = zip(divisors, [*divisors[1:], None], strict=True)
+        # The smaller ones first, as in `keras_sharenets.ops.balance.best_integer`.
+        return tuple(
+            (size,) * (count - larger) + (next_size,) * larger
+            for size, next_size in neighbours
+            for count in COUNTS
+            for larger in range(count if next_size else 1)
+        )
+
+    def near_one_path(sizes, chosen):
+        return 1 <= 2 * math.prod(sizes) / (chosen["width"] * 2**stage) <= 2 * MOST_PATHS
+
+    def no_shorter(sizes, chosen):
+        return len(sizes) - len(chosen[before]) in (0, 1)
+
+    before = f"branch_channels[{stage - 1}]"
+    rules = (
+        Rule(
+            f"have a product from half to {MOST_PATHS} times the channels of stage {stage + 1} at `width` (={{width}})",
+            near_one_path,
+        ),
+    )
+    reads = ("width",)
+    if stage:
+        rules += (Rule("have as many entries as the stage before, or one more", no_shorter),)
+        reads += (before,)
+    return Choice("branch_channels", values, rules, reads, place=stage)
+
+
+CHOICES = (
+    Choice("width", (16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 192, 216, 256, 304, 416)),
+    Choice("blocks_per_stage", (2, 4, 6, 8)),
+    *(_branches(stage) for stage in range(STAGES)),
+)
+
+
+def _block(channels, width, pixels, sizes):
+    *first, last = sizes
+    weights = channels * sum(first) + width * last
+    yield costs.depthwise(channels, pixels)
+    yield weights, weights * pixels
+    yield costs.norm(width)
+
+
+def _costs(network, arguments, input_shape, num_classes):
+    *sides, colours = input_shape
+    channels = arguments["width"]
+    yield costs.conv(colours, channels, math.prod(sides), 9)
+    yield costs.norm(channels)
+    for stage, sizes in enumerate(arguments["branch_channels"]):
+        width = arguments["width"] * 2**stage
+        if stage:
+            sides = costs.halved(sides)
+            yield costs.conv(channels, width, math.prod(sides), groups=arguments["width"] // 2)
+            yield costs.norm(width)
+        pixels = math.prod(sides)
+        yield from _block(channels, width, pixels, sizes)
+        rest = arguments["blocks_per_stage"] - 1
+        yield from ((rest * stored, rest * products) for stored, products in _block(width, width, pixels, sizes))
+        channels = width
+    yield costs.dense(channels, num_classes)
+
+
+def _connections(arguments):
+    """Of the blocks that do not widen: the lowest share of connected pairs, and whether each has one path for each.
+
+    An output reads as many channels as the product of the branches is, one after the other, and from the end on to the
+    start (`keras_sharenets.ops.permutations.interleaving`).
+    """
+    widths = [arguments["width"] * 2**stage for stage in range(STAGES)]
+    products = [math.prod(sizes) for sizes in arguments["branch_channels"]]
+    stages = list(zip(products, widths, strict=True))
+    density = min(min(1.0, product / width) for product, width in stages)
+    return density, all(product == width for product, width in stages)
+
+
+SPACE = Space("igcv2", {"igcv2": "igcv2_c64_d8"}, CHOICES, _costs, _connections)

@@ -1,0 +1,160 @@
+"""The space of ShardNet: which network, its width n, its blocks, what is shared, and blending."""
+
+import math
+
+from keras_sharenets.search.spaces import costs
+from keras_sharenets.search.spaces.choices import Choice, Rule, Space
+
+_STRIDES = {"shard_resnet": 4, "shard_deep_resnet": 8}
+# From these sides on a deep network has the stem of ImageNet.
+LARGE = 112
+
+
+def _reads_image(filters, chosen):
+    return filters >= chosen["input_shape"][-1]
+
+
+_FILTERS = (Rule("be at least the channels of the picture (`input_shape` is {input_shape})", _reads_image),)
+
+
+def _fits(network, chosen):
+    return min(chosen["input_shape"][:2]) >= _STRIDES.get(network, 1)
+
+
+def _survives(convs_per_block, chosen):
+    return min(chosen["input_shape"][:2]) >= 2 ** (len(convs_per_block) - 1)
+
+
+CHOICES = (
+    Choice(
+        "network",
+        ("shard_resnet", "shard_vggnet", "shard_deep_resnet"),
+        (Rule("be a network whose strides the picture survives (`input_shape` is {input_shape})", _fits),),
+    ),
+    Choice("filters", (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384, 512), _FILTERS),
+    Choice("blocks_per_level", (1, 2, 3, 4, 5, 6, 7, 8, 9), when="shard_resnet"),
+    Choice("blocks_per_level", (1, 2, 3, 4, 5, 6), when="shard_deep_resnet"),
+    Choice(
+        "convs_per_block",
+        (
+            (1, 1),
+            (2, 2),
+            (3, 3),
+            (1, 1, 1),
+            (2, 2, 2),
+            (3, 3, 3),
+            (1, 1, 1, 1),
+            (2, 2, 2, 2),
+            (3, 3, 3, 3),
+            (1, 1, 1, 1, 1),
+            (2, 2, 2, 2, 2),
+            (2, 2, 3, 3, 3),
+            (3, 3, 3, 3, 3),
+        ),
+        (Rule("have no more blocks than the picture can be halved for (`input_shape` is {input_shape})", _survives),),
+        when="shard_vggnet",
+    ),
+    Choice("bottleneck", (False, True), when="shard_deep_resnet"),
+    Choice("blending", (False, True), when="shard_vggnet"),
+    Choice("share", ("none", "spatial"), when="shard_resnet"),
+    Choice("share", ("none", "spatial"), when="shard_vggnet"),
+    Choice("share", ("none", "block"), when="shard_deep_resnet"),
+)
+
+
+def _conv(channels, filters, pixels, area=1):
+    """A convolution with bias."""
+    weights, products = costs.conv(channels, filters, pixels, area)
+    return weights + filters, products
+
+
+def _norms(channels, count):
+    return 2 * channels * count, 0
+
+
+def _used(cost, uses, stored):
+    """All uses of a convolution, of which so many are stored."""
+    return stored * cost[0], uses * cost[1]
+
+
+def _vggnet(arguments, sides, colours, num_classes):
+    filters, counts = arguments["filters"], arguments["convs_per_block"]
+    shared = arguments["share"] == "spatial"
+    whole = all(side % 2 ** len(counts) == 0 for side in sides)
+    stored = False
+    for block, count in enumerate(counts, start=1):
+        pixels = math.prod(sides)
+        for index in range(count):
+            reads = colours if block == 1 and index == 0 and not shared else filters
+            cost = _conv(reads, filters, pixels, 9)
+            yield costs.again(cost) if shared and stored else cost
+            stored = True
+        yield _norms(filters, count)
+        if block < len(counts) and arguments["blending"]:
+            yield costs.conv(filters, filters, pixels)
+        if block < len(counts) or whole:
+            sides = costs.pooled(sides)
+    units = filters * math.prod(sides)
+    hidden = (512, 512) if num_classes <= 10 else (1024, 1024) if num_classes <= 100 else (2048,)
+    for width in (*hidden, num_classes):
+        yield costs.dense(units, width)
+        units = width
+
+
+def _resnet(arguments, sides, colours, num_classes):
+    filters, blocks = arguments["filters"], arguments["blocks_per_level"]
+    shared = arguments["share"] == "spatial"
+    stem = _conv(filters if shared else colours, filters, math.prod(sides), 9)
+    yield from (stem, _norms(filters, 1 + 6 * blocks))
+    for level in range(3):
+        if level:
+            yield _conv(filters, filters, math.prod(sides))
+            sides = costs.pooled(sides)
+        uses = 2 * blocks
+        yield _used(_conv(filters, filters, math.prod(sides), 9), uses, 0 if shared else uses)
+    yield costs.dense(filters, num_classes)
+
+
+def _deep_resnet(arguments, sides, colours, num_classes):
+    filters, blocks = arguments["filters"], arguments["blocks_per_level"]
+    large = min(sides) >= LARGE
+    sides = costs.halved(sides) if large else sides
+    yield costs.conv(colours, filters, math.prod(sides), 49 if large else 9)
+    expansion = 4 if arguments["bottleneck"] else 1
+    outer = expansion * filters
+    if arguments["bottleneck"]:
+        yield _conv(filters, outer, math.prod(sides))
+        kernels = ((outer, filters, 1), (filters, filters, 9), (filters, outer, 1))
+    else:
+        kernels = ((filters, filters, 9),) * 2
+    sides = costs.pooled(sides) if large else sides
+    # The convolutions of a bottleneck have three shapes, the two of a basic block are one layer when shared.
+    distinct = set(kernels) if arguments["share"] == "block" else ()
+    yield _norms(filters, 1)
+    for level in range(4):
+        pixels = math.prod(sides)
+        if level:
+            yield _conv(outer, outer, pixels)
+            sides = costs.pooled(sides)
+            pixels = math.prod(sides)
+        for channels, width, area in kernels:
+            yield _used(costs.conv(channels, width, pixels, area), blocks, 0 if distinct else blocks)
+            yield _norms(width, blocks)
+    yield from (costs.conv(channels, width, 0, area) for channels, width, area in distinct)
+    yield costs.dense(outer, num_classes)
+
+
+_COSTS = {"shard_resnet": _resnet, "shard_vggnet": _vggnet, "shard_deep_resnet": _deep_resnet}
+
+
+def _costs(network, arguments, input_shape, num_classes):
+    *sides, colours = input_shape
+    return _COSTS[network](arguments, sides, colours, num_classes)
+
+
+NETWORKS = {
+    "shard_resnet": "sl3_resnet_128",
+    "shard_vggnet": "sl_vggnet_128",
+    "shard_deep_resnet": "sl_resnet_34_256",
+}
+SPACE = Space("shardnet", NETWORKS, CHOICES, _costs)

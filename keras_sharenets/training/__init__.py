@@ -1,0 +1,1 @@
+"""Training of named networks: data, recipes, runs, devices, reports."""

@@ -1,0 +1,1 @@
+"""Data sets as raw pixels with labels, and batches of them."""

@@ -1,0 +1,1 @@
+"""How networks are trained: one recipe per paper and data set."""

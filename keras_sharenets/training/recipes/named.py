@@ -1,0 +1,196 @@
+"""How networks are trained: one recipe per paper and data set, with the figures of the papers, and two of our own."""
+
+import dataclasses
+import difflib
+import fnmatch
+
+from keras_sharenets.models import find_family
+from keras_sharenets.training.recipes.recipe import OPTIONS, Recipe
+
+_CIFAR_STEPS = {"milestones": (0.3, 0.6, 0.8), "decay_factor": 0.2}
+_LATE_STEPS = {"milestones": (0.5, 0.75, 0.875), "decay_factor": 0.1}
+
+
+def _hscnet(data, *figures, source="section 4; pad and flip are ours, it refers to common practice", **more):
+    return Recipe(*figures, name=f"hscnet-{data}", source=f"HSC-Net, {source}", **more)
+
+
+def _mobile(data, *figures):
+    source = "HSC-Net, section 4: other mobile networks train for 400 epochs; all else as HSC-Net"
+    return Recipe(400, *figures, name=f"mobile-{data}", source=source, **_CIFAR_STEPS)
+
+
+def _hgcnet(data):
+    source = "HGC, section 5; its momentum cannot be read in our copy, 0.9 is that of the papers that it follows"
+    return Recipe(300, 0.1, 1e-4, "cosine", name=f"hgcnet-{data}", source=source)
+
+
+def _igcnet(data, epochs, **more):
+    source = "IGC-V2, section 4.1"
+    return Recipe(epochs, 0.1, 1e-4, batch_size=64, name=f"igcnet-{data}", source=source, **_LATE_STEPS, **more)
+
+
+def _sharesnet(data, whitening="mean and variance stand in for its whitening", **more):
+    source = f"ShaResNet, section 4.3 and the trainer that it names; {whitening}"
+    more = {"border": "reflect", "initialization": "he_fan_out", **_CIFAR_STEPS} | more
+    return Recipe(200, 0.1, 5e-4, name=f"sharesnet-{data}", source=source, **more)
+
+
+def _shardnet(data, epochs, learning_rate, source, **more):
+    source = f"ShardNet, section A.4; {source}. Patience and the split watched are ours"
+    return Recipe(
+        epochs, learning_rate, 5e-4, "plateau", nesterov=False, name=f"shardnet-{data}", source=source, **more
+    )
+
+
+_SHARDNET_CIFAR = {"decay_factor": 0.5, "patience": 10}
+_SHARDNET_CROPS = {"decay_factor": 0.1, "patience": 5, "crop": "area"}
+_WHITENED = {"normalization": "zca", "whitening": "the paper's whitening; its constants are those of PyLearn2"}
+_TEN_CROPS = "test it with `evaluate --crops ten`"
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        _hscnet("cifar10", 200, 0.1, 2e-4, **_CIFAR_STEPS),
+        _hscnet("cifar100", 200, 0.1, 5e-4, **_CIFAR_STEPS),
+        _hscnet("imagenet32", 40, 0.01, 5e-4, milestones=(0.25, 0.5, 0.75), decay_factor=0.2),
+        _hscnet("cinic10", 200, 0.1, 1e-4, **_LATE_STEPS),
+        _hscnet("tiny-imagenet", 200, 0.1, 1e-4, **_LATE_STEPS),
+        _hscnet(
+            "imagenet",
+            *(120, 0.1, 1e-4, "cosine"),
+            source="section 4: epochs and batch; all else is ours",
+            crop="area",
+            crop_size=224,
+        ),
+        _mobile("cifar10", 0.1, 2e-4),
+        _mobile("cifar100", 0.1, 5e-4),
+        _hgcnet("cifar10"),
+        _hgcnet("cifar100"),
+        _igcnet("cifar10", 400),
+        _igcnet("cifar100", 400),
+        _igcnet("tiny-imagenet", 200, crop="scale", crop_size=64),
+        _sharesnet("cifar10"),
+        _sharesnet("cifar10-zca", **_WHITENED),
+        _sharesnet("cifar100"),
+        _sharesnet("cifar100-wide", dropout=0.3),
+        _sharesnet("cifar100-wide-zca", dropout=0.3, **_WHITENED),
+        Recipe(
+            90,
+            0.1,
+            1e-4,
+            milestones=(1 / 3, 2 / 3),
+            batch_size=256,
+            crop="area",
+            crop_size=224,
+            jitter=0.4,
+            lighting=0.1,
+            initialization="he_fan_out",
+            name="sharesnet-imagenet",
+            source="ShaResNet, section 4.3: the usual training of Torch's ResNets on ImageNet, its options from memory",
+        ),
+        _shardnet("cifar10", 200, 0.05, "batch is ours", **_SHARDNET_CIFAR),
+        _shardnet("cifar100", 200, 0.05, "batch is ours", **_SHARDNET_CIFAR),
+        _shardnet("tiny-imagenet", 100, 0.05, f"batch is ours; {_TEN_CROPS}", crop_size=56, **_SHARDNET_CROPS),
+        _shardnet("tiny-imagenet-vgg", 100, 0.01, f"batch is ours; {_TEN_CROPS}", crop_size=56, **_SHARDNET_CROPS),
+        _shardnet(
+            "imagenet", 100, 0.1, f"batch is ours; {_TEN_CROPS}", batch_size=256, crop_size=224, **_SHARDNET_CROPS
+        ),
+        Recipe(15, 0.1, 5e-4, "one_cycle", name="fast", source="ours: short, for any network and any pictures"),
+        Recipe(
+            40,
+            0.1,
+            5e-4,
+            "cosine",
+            batch_size=64,
+            pad=1,
+            flip=False,
+            name="digits",
+            source="ours: a mirrored digit is no digit, and one pixel of eight is a large shift",
+        ),
+        Recipe(100, 0.1, 5e-4, "cosine", name="default", source="ours: for data sets that the paper does not have"),
+    )
+}
+
+# Which recipe a network gets on a data set where none is named: the first line that fits `family/network data`.
+DEFAULTS = (
+    ("* digits", "digits"),
+    ("hscnet/* cifar10", "hscnet-cifar10"),
+    ("hscnet/* cifar100", "hscnet-cifar100"),
+    ("hscnet/* imagenet32", "hscnet-imagenet32"),
+    ("hscnet/* cinic10", "hscnet-cinic10"),
+    ("hscnet/* tiny_imagenet", "hscnet-tiny-imagenet"),
+    ("hscnet/* imagenet", "hscnet-imagenet"),
+    ("mobile_baselines/* cifar10", "mobile-cifar10"),
+    ("mobile_baselines/* cifar100", "mobile-cifar100"),
+    ("hgcnet/* cifar10", "hgcnet-cifar10"),
+    ("hgcnet/* cifar100", "hgcnet-cifar100"),
+    ("igcnet/* cifar10", "igcnet-cifar10"),
+    ("igcnet/* cifar100", "igcnet-cifar100"),
+    ("igcnet/* tiny_imagenet", "igcnet-tiny-imagenet"),
+    ("sharesnet/* cifar10", "sharesnet-cifar10"),
+    ("sharesnet/*wrn_2?_10 cifar100", "sharesnet-cifar100-wide"),
+    ("sharesnet/* cifar100", "sharesnet-cifar100"),
+    ("sharesnet/* imagenet", "sharesnet-imagenet"),
+    ("shardnet/* cifar10", "shardnet-cifar10"),
+    ("shardnet/* cifar100", "shardnet-cifar100"),
+    ("shardnet/*vggnet* tiny_imagenet", "shardnet-tiny-imagenet-vgg"),
+    ("shardnet/* tiny_imagenet", "shardnet-tiny-imagenet"),
+    ("shardnet/* imagenet", "shardnet-imagenet"),
+    ("*", "default"),
+)
+
+
+def recipe_for(model_name, data_name):
+    """The recipe of a named network on a data set: its paper's where there is one, else ours.
+
+    A folder of pictures is called by its own name, so that one called `cinic10` gets the recipe for CINIC-10.
+
+    Raises:
+        ValueError: there is no such network; the nearest names are offered.
+
+    >>> recipe_for("hscnet_m128_g16_r8_a2", "cifar100").weight_decay
+    0.0005
+    """
+    asked = f"{find_family(model_name)}/{model_name} {data_name}"
+    return RECIPES[next(name for pattern, name in DEFAULTS if fnmatch.fnmatchcase(asked, pattern))]
+
+
+def find_recipe(name):
+    """The recipe of that name; a `ValueError` with the nearest names if there is none.
+
+    >>> find_recipe("shardnet-cifar10").schedule
+    'plateau'
+    """
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or sorted(RECIPES)
+        raise ValueError(f"`recipe` (={name!r}) is not a known recipe. Did you mean {', '.join(map(repr, near))}?")
+    return RECIPES[name]
+
+
+def override(recipe, **changes):
+    """The recipe with some fields changed; it keeps its name.
+
+    Raises:
+        ValueError: there is no such field (the nearest is offered), or a value breaks its rule.
+
+    >>> override(recipe_for("hscnet_m128_g16_r8_a2", "cifar10"), epochs=10).milestones
+    (0.3, 0.6, 0.8)
+    """
+    known = [field.name for field in OPTIONS]
+    for name in changes:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1) or known
+            raise ValueError(f"`{name}` is not part of a recipe. Did you mean {' or '.join(map(repr, near))}?")
+    return dataclasses.replace(recipe, **changes)
+
+
+def changed_fields(recipe):
+    """The names of the fields in which a recipe differs from the one that its name stands for, in order.
+
+    >>> changed_fields(override(find_recipe("fast"), epochs=3, flip=True))
+    ('epochs',)
+    """
+    original = RECIPES.get(recipe.name, recipe)
+    names = [field.name for field in OPTIONS]
+    return tuple(name for name in names if getattr(recipe, name) != getattr(original, name))

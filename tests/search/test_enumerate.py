@@ -1,0 +1,122 @@
+import json
+import random
+import time
+
+import pytest
+
+import keras_sharenets as ksn
+from keras_sharenets.cli import enumerate as enumerate_command
+from keras_sharenets.search import budgets
+from keras_sharenets.search.spaces.registry import SPACES, count, find_space, points
+from tuning.cli import COMMANDS, main, make_parser
+
+DIGITS = ["--input-shape", "8", "8", "1"]
+
+
+def _run(capsys, *arguments):
+    assert main(["enumerate", *arguments]) == 0
+    *lines, summary = capsys.readouterr().out.splitlines()
+    return [line.split("  ") for line in lines if line], summary
+
+
+def _number(text):
+    return int(text.replace(",", ""))
+
+
+def test_all_within_the_budget_are_listed_and_no_other(capsys):
+    space = find_space("sharesnet")
+    counts = [count(space, point, (8, 8, 1)) for point in points(space, (8, 8, 1))]
+    within = [entry.stored_parameters for entry in counts if entry.stored_parameters <= 50_000]
+    (head, *rows), summary = _run(capsys, "--space", "sharesnet", "--max-parameters", "50000", *DIGITS)
+    assert head[0] == "parameters"
+    assert [_number(row[0]) for row in rows] == sorted(within)
+    assert summary == f"{len(counts)} networks considered, {len(within)} within the budget"
+
+
+def test_both_limits_hold(tmp_path):
+    arguments = ["--max-parameters", "20000", "--max-multiply-adds", "300000", "--json", str(tmp_path / "found.json")]
+    assert main(["enumerate", "--space", "hscnet", "--classes", "100", *arguments, *DIGITS]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    pairs = [(network["stored_parameters"], network["multiply_adds"]) for network in found["networks"]]
+    every = [count(find_space("hscnet"), point, (8, 8, 1), 100) for point in points(find_space("hscnet"), (8, 8, 1))]
+    within = [entry for entry in every if entry.stored_parameters <= 20_000 and entry.multiply_adds <= 300_000]
+    assert sorted(pairs) == sorted((entry.stored_parameters, entry.multiply_adds) for entry in within)
+    assert (found["considered"], found["within_budget"]) == (len(every), len(within))
+    assert (found["num_classes"], found["input_shape"]) == (100, [8, 8, 1])
+    network = found["networks"][0]
+    model = ksn.create_model(network["name"], num_classes=100, input_shape=(8, 8, 1), **network["arguments"])
+    assert ksn.profile(model).stored_parameters == network["stored_parameters"]
+
+
+def test_ten_thousand_in_less_than_thirty_seconds(capsys):
+    started = time.perf_counter()
+    rows, summary = _run(capsys, "--space", "igcv2", "--max-parameters", "200000", "--limit", "7")
+    assert time.perf_counter() - started < 30
+    considered, within = (_number(summary.split(text)[0].split()[-1]) for text in (" networks", " within"))
+    assert considered > 10_000
+    assert 7 < within < considered
+    assert len(rows) == 8
+    assert summary.endswith("the first 7 listed")
+
+
+@pytest.mark.slow
+def test_counts_of_fifty_listed_networks_are_those_of_built_ones(tmp_path):
+    path = tmp_path / "found.json"
+    assert main(["enumerate", "--space", "igcv2", "--max-parameters", "200000", "--json", str(path)]) == 0
+    for network in random.Random(0).sample(json.loads(path.read_text())["networks"], 50):
+        profile = ksn.profile(ksn.create_model(network["name"], num_classes=10, **network["arguments"]))
+        counted = network["stored_parameters"], network["multiply_adds"]
+        assert counted == (profile.stored_parameters, profile.multiply_adds), network
+
+
+def test_sorting_by_several_columns():
+    space = find_space("igcv2")
+    found = enumerate_command.find(space, budgets.Budget(max_parameters=20_000))
+    listed = enumerate_command.ordered(space, found.networks, ["-density", "multiply_adds", "-width"])
+    keys = [(-counts.density, counts.multiply_adds, -point["width"]) for point, counts in listed]
+    assert keys == sorted(keys)
+    assert len(keys) == len(found.networks) > 100
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_argument_is_a_column(name, capsys):
+    columns = list(dict.fromkeys(choice.argument for choice in find_space(name).choices))
+    (head, *rows), _ = _run(capsys, "--space", name, "--sort", ",".join(columns), "--limit", "3", *DIGITS)
+    titles = [title.strip() for title in head if title]
+    assert titles[-len(columns) :] == columns
+    assert len(rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--space", "hsc"], "`space` (='hsc') must be one of 'hscnet'"),
+        (["--space", "hscnet", "--sort", "density"], "`sort` (='density') must be one of 'stored_parameters'"),
+        (["--space", "hscnet", "--max-parameters", "0"], "`max_parameters` (=0) must be a whole number of at least 1"),
+        (["--space", "hscnet", "--limit", "-1"], "`limit` (=-1) must be"),
+        (["--space", "hscnet", "--classes", "0"], "`classes` (=0) must be"),
+        (["--space", "hscnet", "--input-shape", "2", "8", "1"], "`input_shape` (=(2, 8, 1)) must be"),
+        (["--space", "hscnet", "--max-parameters", "1", "--json", "/nowhere/found.json"], "/nowhere/found.json"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, capsys):
+    assert main(["enumerate", *arguments]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: ")
+    assert message in output.err
+    assert output.err.count("\n") == 1
+
+
+def test_nothing_within_the_budget(capsys):
+    rows, summary = _run(capsys, "--space", "shardnet", "--max-parameters", "10")
+    assert rows == []
+    assert summary.endswith("networks considered, 0 within the budget")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example_that_parses(command):
+    *_, example = COMMANDS[command].__doc__.strip().splitlines()
+    program, arguments = example.split("tuning ")
+    assert program == "python -m "
+    assert make_parser().parse_args(arguments.split()).command == command

@@ -1,0 +1,307 @@
+"""The search with trainings that take no time: what is asked, kept and counted, whatever interrupts it."""
+
+import dataclasses
+import functools
+import math
+import pathlib
+
+import keras
+import keras_tuner
+import numpy as np
+import pytest
+
+from keras_sharenets import files
+from keras_sharenets.mobile.export.parity import ExportMismatchError
+from keras_sharenets.search import hypermodel, search, trials
+from keras_sharenets.search.budgets import Budget, FileBudget
+from keras_sharenets.search.measuring import Costs
+from keras_sharenets.search.oracles import ORACLES, parts_of_training
+from keras_sharenets.search.spaces.registry import check, find_space
+from keras_sharenets.training.data.sources import load
+from keras_sharenets.training.recipes.named import override, recipe_for
+
+DIGITS = load("digits")
+WITHIN = functools.cache(hypermodel._within)
+RECIPE = override(recipe_for("hscnet_m32_g4_r2_b1_a2", "digits"), epochs=9)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing of the program handles it."""
+
+
+def _make(folder, **changes):
+    asked = search.Search(
+        folder=pathlib.Path(folder),
+        space="shardnet",
+        dataset=DIGITS,
+        tuner="random",
+        trials=5,
+        recipe=RECIPE,
+        budget=Budget(max_parameters=20_000),
+        file_budget=FileBudget(),
+        seed=0,
+        validation=0.2,
+        halving_worth=0.0,
+        finalists=1,
+    )
+    return dataclasses.replace(asked, **changes)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Replaces what takes long; a list of the trainings, each with its first epoch and the one after its last."""
+    done = []
+    inputs = keras.Input((1,))
+    tiny = keras.Model(inputs, keras.layers.Dense(1)(inputs))
+
+    def train(network, dataset, recipe, seed, first_epoch, last_epoch):
+        done.append((first_epoch, last_epoch))
+        return 0.5 + 0.01 * len(done)
+
+    monkeypatch.setattr(search, "build", lambda name, dataset, options, recipe: tiny)
+    monkeypatch.setattr(search, "train", train)
+    monkeypatch.setattr(search, "measure", lambda model, folder, dataset: Costs(1000, 0.5, 4000))
+    monkeypatch.setattr(search, "_PAUSE", 0)
+    monkeypatch.setattr(hypermodel, "_within", WITHIN)
+    # KerasTuner asks for one network before it starts, to see the hyperparameters.
+    monkeypatch.setattr(hypermodel.SpaceHyperModel, "build", hypermodel.SpaceHyperModel.point)
+    return done
+
+
+def _silent(result):
+    pass
+
+
+def _settings(folder):
+    return [result.settings for result in trials.read_all(folder)]
+
+
+# The others do more of their own than the random one.
+TUNERS = [pytest.param(name, marks=pytest.mark.slow if name == "random" else []) for name in ORACLES]
+
+
+@pytest.mark.parametrize("tuner", TUNERS)
+def test_every_trial_is_a_network_of_the_space_within_the_budget(tuner, trained, tmp_path):
+    said = []
+    asked = _make(tmp_path, tuner=tuner, trials=8)
+    search.run(asked, said.append)
+    results = trials.read_all(tmp_path)
+    assert [result.id for result in results] == [str(number) for number in range(8)]
+    assert [(result.id, result.state) for result in said] == [
+        (str(number), state) for number in range(8) for state in ("running", "finished")
+    ]
+    for result in results:
+        arguments = dict(result.arguments)
+        assert (arguments.pop("input_shape"), arguments.pop("num_classes")) == ([8, 8, 1], 10)
+        assert result.parameters <= 20_000
+        assert result.score == result.accuracy
+    assert len(trained) == 8
+
+
+def test_hyperband_goes_on_with_the_best(trained, tmp_path):
+    search.run(_make(tmp_path, tuner="hyperband", trials=13), _silent)
+    assert parts_of_training("hyperband", 13, 9) == 9
+    # Trainings become better by the fake: of nine the last three go on, of these the last.
+    assert trained == [(0, 1)] * 9 + [(1, 3)] * 3 + [(3, 9)]
+    results = trials.read_all(tmp_path)
+    assert [result.continues for result in results] == [None] * 9 + ["08", "07", "06", "11"]
+    for result in results[9:]:
+        before = results[int(result.continues)]
+        assert (result.name, result.arguments) == (before.name, before.arguments)
+
+
+def test_hyperband_tries_another_network_in_place_of_a_failed_one(trained, tmp_path, monkeypatch):
+    fine = search.train
+
+    def fail_once(*arguments):
+        accuracy = fine(*arguments)
+        if len(trained) == 2:
+            raise keras_tuner.errors.FailedTrialError("the training diverged")
+        return accuracy
+
+    monkeypatch.setattr(search, "train", fail_once)
+    search.run(_make(tmp_path, tuner="hyperband", trials=5), _silent)
+    results = trials.read_all(tmp_path)
+    assert [result.state for result in results] == ["finished", "failed", "finished", "finished", "finished"]
+    assert trained == [(0, 3)] * 4 + [(3, 9)]
+    assert results[4].continues == "3"
+
+
+@pytest.mark.parametrize("tuner", TUNERS)
+def test_no_network_is_tried_twice(tuner, trained, tmp_path):
+    budget = Budget(max_parameters=1400)
+    networks = len(hypermodel.SpaceHyperModel("shardnet", DIGITS.shape, 10, budget))
+    assert networks == 8
+    search.run(_make(tmp_path, tuner=tuner, trials=12, budget=budget), _silent)
+    tried = [(result.name, str(result.arguments)) for result in trials.read_all(tmp_path) if result.continues is None]
+    assert len(tried) == len(set(tried)) == networks
+
+
+def test_hyperband_trains_whole_epochs(trained, tmp_path):
+    recipe = override(RECIPE, epochs=3)
+    search.run(_make(tmp_path, tuner="hyperband", trials=13, recipe=recipe), _silent)
+    # As many trials as would do for ninths: there are none of 3 epochs, so each trial trains for one or more.
+    assert trained[:4] == [(0, 1)] * 3 + [(1, 3)]
+    assert all(first < last for first, last in trained)
+
+
+# Each takes a minute and more.
+@pytest.mark.slow
+@pytest.mark.parametrize("tuner", ORACLES)
+def test_killed_at_any_write_nothing_is_lost_or_counted_twice(tuner, trained, tmp_path, monkeypatch):
+    """The process ends before or after each of its writes; the same call goes on, and all is as without the kill."""
+    write, writes = files.write_bytes, []
+
+    def count(path, data):
+        writes.append(path)
+        write(path, data)
+
+    monkeypatch.setattr(files, "write_bytes", count)
+    search.run(_make(tmp_path / "whole", tuner=tuner, trials=4), _silent)
+    whole, trainings = _settings(tmp_path / "whole"), len(trained)
+    assert trainings == 4
+    for place in range(0, len(writes), 3):
+        folder, left = tmp_path / f"{place}", [place]
+
+        def kill(path, data, left=left, place=place):
+            left[0] -= 1
+            if left[0] >= 0 or place % 2:
+                write(path, data)
+            if left[0] < 0:
+                raise Killed
+
+        trained.clear()
+        monkeypatch.setattr(files, "write_bytes", kill)
+        with pytest.raises(Killed):
+            search.run(_make(folder, tuner=tuner, trials=4), _silent)
+        monkeypatch.setattr(files, "write_bytes", write)
+        search.run(_make(folder, tuner=tuner, trials=4), _silent)
+        assert [result.id for result in trials.read_all(folder)] == list("0123")
+        assert {result.state for result in trials.read_all(folder)} == {"finished"}
+        # The one that was running is run again, no other.
+        assert trainings <= len(trained) <= trainings + 1
+        if tuner == "random":
+            assert _settings(folder) == whole
+
+
+def test_finished_search_runs_nothing_more(trained, tmp_path):
+    search.run(_make(tmp_path), _silent)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("trial.json")}
+    search.run(_make(tmp_path), _silent)
+    assert len(trained) == 5
+    assert {path: path.read_bytes() for path in tmp_path.rglob("trial.json")} == before
+
+
+def test_failed_trial_is_written_down_and_counted_once(trained, tmp_path, monkeypatch):
+    fine = search.train
+
+    def fail_once(*arguments):
+        if len(trained) == 2:
+            trained.append("failed")
+            raise ArithmeticError("out of memory")
+        return fine(*arguments)
+
+    monkeypatch.setattr(search, "train", fail_once)
+    search.run(_make(tmp_path), _silent)
+    results = trials.read_all(tmp_path)
+    assert [result.state for result in results] == ["finished", "finished", "failed", "finished", "finished"]
+    assert results[2].reason == "ArithmeticError: out of memory"
+    assert results[2] not in trials.candidates(results)
+
+
+def test_network_that_diverged_is_a_failed_trial(trained, tmp_path, monkeypatch):
+    fine = search.train
+
+    def diverge_once(network, *arguments):
+        values = math.nan if len(trained) == 1 else 0.0
+        network.set_weights([np.full(weight.shape, values) for weight in network.get_weights()])
+        return fine(network, *arguments)
+
+    monkeypatch.setattr(search, "train", diverge_once)
+    search.run(_make(tmp_path, trials=3), _silent)
+    results = trials.read_all(tmp_path)
+    assert [result.state for result in results] == ["finished", "failed", "finished"]
+    assert "diverged" in results[1].reason
+
+
+def test_network_that_int8_does_not_suit_is_a_failed_trial(trained, tmp_path, monkeypatch, capfd, recwarn):
+    fine = search.measure
+
+    def mismatch_once(*arguments):
+        if len(trained) == 2:
+            raise ExportMismatchError("The converted file does not compute what Keras computes")
+        return fine(*arguments)
+
+    monkeypatch.setattr(search, "measure", mismatch_once)
+    search.run(_make(tmp_path, trials=3), _silent)
+    results = trials.read_all(tmp_path)
+    assert [result.state for result in results] == ["finished", "failed", "finished"]
+    assert results[1].reason == "The converted file does not compute what Keras computes"
+    assert "Traceback" not in capfd.readouterr().err
+    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
+    search.run(_make(tmp_path, trials=3), _silent)
+    assert trials.read_all(tmp_path) == results
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ArithmeticError("out of memory"), "ArithmeticError: out of memory"),
+        (keras_tuner.errors.FailedTrialError("the training diverged"), "the training diverged"),
+    ],
+)
+def test_three_failures_in_a_row_end_the_search(trained, tmp_path, monkeypatch, error, said):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(search, "train", fail)
+    with pytest.raises(ValueError, match=f"Three trials in a row failed, the last one with {said}$"):
+        search.run(_make(tmp_path), _silent)
+    assert [(result.state, result.reason) for result in trials.read_all(tmp_path)] == [("failed", said)] * 3
+
+
+def test_full_disk_ends_the_search_and_the_trial_is_run_again(trained, tmp_path, monkeypatch):
+    def full(model, path):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(files, "save_model", full)
+        with pytest.raises(ValueError, match=r"A file cannot be written: .*No space left"):
+            search.run(_make(tmp_path), _silent)
+    assert trials.read_all(tmp_path) == []
+    search.run(_make(tmp_path), _silent)
+    assert [result.state for result in trials.read_all(tmp_path)] == ["finished"] * 5
+
+
+def test_what_halving_is_worth(trained, tmp_path, monkeypatch):
+    sizes = iter([(1000, 1.0), (500, 1.0), (1000, 0.5), (4000, 4.0), (1000, 1.0)])
+    monkeypatch.setattr(search, "train", lambda *arguments: 0.9)
+    monkeypatch.setattr(search, "measure", lambda model, folder, dataset: Costs(*next(sizes), 4000))
+    search.run(_make(tmp_path, halving_worth=0.01), _silent)
+    scores = [result.score for result in trials.read_all(tmp_path)]
+    assert [round(score - scores[0], 9) for score in scores] == [0, 0.01, 0.01, -0.04, 0]
+
+
+def test_file_over_the_limit_cannot_win(trained, tmp_path, monkeypatch):
+    sizes = iter([900, 1100, 900, 1100, 900])
+    monkeypatch.setattr(search, "measure", lambda model, folder, dataset: Costs(next(sizes), 0.5, 4000))
+    monkeypatch.setattr(search.FileLimits, "__call__", lambda self, point: ())
+    search.run(_make(tmp_path, file_budget=FileBudget(max_tflite_bytes=1000)), _silent)
+    results = trials.read_all(tmp_path)
+    assert [result.within_budget for result in results] == [True, False, True, False, True]
+    assert {result.id for result in trials.candidates(results)} == {"0", "2", "4"}
+
+
+def test_schedule_that_watches_a_plateau(tmp_path):
+    with pytest.raises(ValueError, match=r"`schedule` \(='plateau'\)"):
+        search.run(_make(tmp_path, recipe=override(RECIPE, schedule="plateau")), _silent)
+
+
+def test_spaces_know_their_trials(trained, tmp_path):
+    search.run(_make(tmp_path), _silent)
+    space = find_space("shardnet")
+    for result in trials.read_all(tmp_path):
+        point = {key: value for key, value in result.arguments.items() if key not in ("input_shape", "num_classes")}
+        point = {key: tuple(value) if isinstance(value, list) else value for key, value in point.items()}
+        kind = next(kind for kind, name in space.networks.items() if name == result.name)
+        check(space, {"network": kind, **point}, (8, 8, 1))

@@ -1,0 +1,242 @@
+"""`python -m tuning search` and `report`, from the command line to their files."""
+
+import json
+import re
+import shutil
+
+import keras
+import keras_tuner
+import pytest
+
+import keras_sharenets as ksn
+from keras_sharenets import files
+from keras_sharenets.cli import networks as sharenets
+from keras_sharenets.search import conclusion, search, trials
+from keras_sharenets.search.references import NAMES
+from keras_sharenets.search.training import train
+from keras_sharenets.training.data.sources import load
+from keras_sharenets.training.recipes.recipe import Recipe
+from keras_sharenets.training.reports.evaluate import evaluate
+from keras_sharenets.training.run.network import build
+from trainers.cli import make_parser as trainers_parser
+from tuning.cli import main
+
+TINY = [
+    "--space",
+    "shardnet",
+    "--data",
+    "digits",
+    "--trials",
+    "2",
+    "--epochs",
+    "1",
+    "--learning-rate",
+    "0.01",
+    "--max-parameters",
+    "3000",
+]
+VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
+
+
+WHOLE = [*TINY, "--max-tflite-bytes", "30000"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A search that is finished, with real trainings."""
+    folder = tmp_path_factory.mktemp("search") / "run"
+    assert main(["search", *WHOLE, "--output", str(folder)]) == 0
+    return folder
+
+
+def winner(folder):
+    return trials.ranked(trials.read_all(folder))[0]
+
+
+def test_files_keep_every_budget_and_counts_are_those_of_the_files(folder):
+    results = trials.read_all(folder)
+    assert [result.state for result in results] == ["finished"] * 2
+    for result in results:
+        model = files.load_model(folder / result.id / "network.keras")
+        profile = ksn.profile(model)
+        assert (result.parameters, result.multiply_adds) == (profile.stored_parameters, profile.multiply_adds)
+        assert result.parameters <= 3000
+        assert (folder / result.id / "int8.tflite").stat().st_size == result.int8_bytes <= 30_000
+        assert (folder / result.id / "float32.tflite").stat().st_size == result.float32_bytes
+        assert result.within_budget
+
+
+def test_winner_is_trained_on_the_whole_training_split_and_tested_once(folder, monkeypatch):
+    best = winner(folder)
+    found = json.loads((folder / "conclusion.json").read_text())
+    assert (found["winner"], found["validation_accuracy"]) == (best.id, best.accuracy)
+    digits, recipe = load("digits"), Recipe(**json.loads((folder / "search.json").read_text())["recipe"])
+    keras.utils.set_random_seed(0)
+    twin = build(best.name, digits, best.choices, recipe)
+    assert found["test_accuracy"] == train(twin, digits, recipe, 0, 0, 1)
+    assert evaluate(folder / "winner" / "network.keras", digits).accuracy == pytest.approx(found["test_accuracy"])
+    assert evaluate(folder / "winner" / "int8.tflite", digits).accuracy == found["int8_test_accuracy"]
+    assert (folder / "winner" / "int8.tflite").stat().st_size == found["int8_bytes"] <= 30_000
+    assert found["within_budget"]
+
+
+def test_last_training_that_fails_is_told_and_can_be_tried_again(folder, tmp_path, capsys, monkeypatch):
+    def fail(*args):
+        raise keras_tuner.errors.FailedTrialError("the training diverged")
+
+    shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("conclusion.json"))
+    command = ["search", *WHOLE, "--output", str(tmp_path / "run")]
+    with monkeypatch.context() as patch:
+        patch.setattr(conclusion, "train_into", fail)
+        assert main(command) == 2
+    best = winner(folder).id
+    told = capsys.readouterr().err
+    assert f"Trial {best} wins, but its training on the whole training split failed: the training diverged." in told
+    assert str(tmp_path / "run" / best) in told
+    assert main(command) == 0
+    again, before = (json.loads((run / "conclusion.json").read_text()) for run in (tmp_path / "run", folder))
+    assert again["test_accuracy"] == before["test_accuracy"]
+
+
+def test_same_command_on_a_finished_search_says_its_winner_again(folder, capsys):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert main(["search", *WHOLE, "--output", str(folder)]) == 0
+    out = capsys.readouterr().out
+    best = winner(folder)
+    assert f"winner: trial {best.id}, validation accuracy {best.accuracy:.4f}" in out
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-tflite-bytes", "29999"], "`max_tflite_bytes` (=29999) must be that of the search in"),
+        (["--seed", "1"], "`seed` (=1) must be that of the search in"),
+        (["--batch-size", "32"], "`batch_size` (=32) must be that of the search in"),
+        (["--trials", "3"], "`trials` (=3) must be that of the search in"),
+        (["--finalists", "2"], "`finalists` (=2) must be that of the search in"),
+    ],
+)
+def test_another_search_does_not_mix_with_it(folder, capsys, arguments, message):
+    assert main(["search", *WHOLE, *arguments, "--output", str(folder)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_report(folder, capsys, monkeypatch):
+    for name in NAMES:
+        # In place of real ones, which take time to make.
+        files.write_bytes(folder / "references" / f"{name}.tflite", (folder / "0" / "int8.tflite").read_bytes())
+    run = {"model": "igcv3_d_1_0", "options": {}, "state": "finished", "test_accuracy": 0.75}
+    files.write_json(folder / "igcv3" / "metrics.json", run)
+    assert main(["report", str(folder)]) == 0
+    out = capsys.readouterr().out
+    results = trials.read_all(folder)
+    (line,) = [line for line in out.splitlines() if line.startswith("| 0 |")]
+    assert f"| {results[0].accuracy:.4f} |" in line
+    assert f"| {results[0].int8_bytes:,} |" in line
+    report = json.loads((folder / "report.json").read_text())
+    assert [trial["id"] for trial in report["trials"]] == ["0", "1"]
+    assert report["winner"] == winner(folder).id == report["conclusion"]["winner"]
+    assert {entry["name"]: entry["accuracy"] for entry in report["references"]} == {
+        "mobilenet_v2_1_0": None,
+        "shufflenet_v2_2_0": None,
+        "igcv3_d_1_0": 0.75,
+    }
+    measured = [*report["trials"], *report["references"], report["conclusion"]]
+    assert all(0 < entry["latency_ms"] < 100 for entry in measured)
+    assert (folder / "report.md").read_text() in out
+    for cost in ("int8_bytes", "latency_ms"):
+        assert f"]({cost}.png)" in out
+        assert (folder / f"{cost}.png").read_bytes().startswith(b"\x89PNG")
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    # The command is one that `fit` takes.
+    command = report["command"].split(" trainers ")[1]
+    assert command in out
+    import shlex
+
+    given = trainers_parser().parse_args(shlex.split(command))
+    assert (given.epochs, given.seed, given.data) == (None, 0, "digits") or given.epochs == 1
+
+
+@pytest.mark.slow
+def test_last_round(folder, tmp_path, capsys):
+    """With real trainings; what else there is to it is in `test_finals`."""
+    run = tmp_path / "run"
+    assert main(["search", *WHOLE, "--finalists", "2", "--output", str(run)]) == 0
+    out, found = capsys.readouterr().out, json.loads((run / "conclusion.json").read_text())
+    ahead = trials.ranked(trials.read_all(run))
+    # The last round changes nothing before it.
+    assert [result.accuracy for result in ahead] == [
+        result.accuracy for result in trials.ranked(trials.read_all(folder))
+    ]
+    accuracies = {finalist["id"]: finalist["accuracies"] for finalist in found["finalists"]}
+    assert {result.id: result.accuracy for result in ahead} == {name: seen[0] for name, seen in accuracies.items()}
+    assert found["winner"] == max(ahead, key=lambda result: sum(accuracies[result.id])).id
+    assert len(re.findall(r"^finalist \d, part [23] of 3: validation accuracy", out, re.M)) == 4
+    winner = (run / "winner" / "network.keras").read_bytes()
+    assert main(["search", *WHOLE, "--finalists", "2", "--output", str(run)]) == 0
+    assert (run / "winner" / "network.keras").read_bytes() == winner
+
+
+def test_network_of_a_trial(folder, tmp_path):
+    (first, _) = trials.read_all(folder)
+    target = tmp_path / "net.keras"
+    assert sharenets.main(["create", "--from-trial", str(folder / first.id), "--output", str(target)]) == 0
+    model = files.load_model(target)
+    assert ksn.profile(model).stored_parameters == first.parameters
+    assert (model.input_shape, model.output_shape) == ((None, 8, 8, 1), (None, 10))
+
+
+def test_interrupted_search_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "train", interrupted)
+    assert main(["search", *TINY, "--output", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().err.strip() == ("interrupted: 0 of 2 trials have ended; the same command goes on")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--space", "hsc"], "`space` (='hsc') must be one of 'hscnet'"),
+        (["--trials", "0"], "`trials` (=0) must be a whole number of at least 1"),
+        (["--finalists", "0"], "`finalists` (=0) must be a whole number of at least 1"),
+        (["--validation", "1"], "`validation` (=1.0) must be at least 0 and below 1"),
+        (["--validation", "0"], "`validation` (=0.0) must be a number above 0"),
+        (["--halving-worth", "-1"], "`halving_worth` (=-1.0) must be"),
+        (["--max-parameters", "0"], "`max_parameters` (=0) must be"),
+        (["--max-latency-ms", "0"], "`max_latency_ms` (=0.0) must be"),
+        (["--seed", "-1"], "`seed` (=-1) must be"),
+        (["--data", "nowhere"], "`data` (='nowhere')"),
+        (["--epochs", "0"], "`epochs` (=0) must be"),
+        (["--recipe", "slow"], "`recipe` (='slow') is not a known recipe"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(arguments, message, tmp_path, capsys):
+    assert main(["search", *TINY, "--output", str(tmp_path / "run"), *arguments]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ")
+    assert message in output.err
+    assert output.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_holds_something_else(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("")
+    assert main(["search", *TINY, "--output", str(tmp_path)]) == 2
+    assert "must be an empty folder or that of a search" in capsys.readouterr().err
+    assert main(["report", str(tmp_path)]) == 2
+    assert "holds no search" in capsys.readouterr().err
+
+
+def test_variables_come_together(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv(VARIABLES[0], "worker0")
+    assert main(["search", *TINY, "--output", str(tmp_path / "run")]) == 2
+    assert "`KERASTUNER_ORACLE_IP` must be set too" in capsys.readouterr().err
+    for name in VARIABLES[1:]:
+        monkeypatch.setenv(name, "1")
+    assert search.role() == "worker"
+    monkeypatch.setenv(VARIABLES[0], "chief")
+    assert search.role() == "chief"

@@ -1,0 +1,124 @@
+"""Searches as processes of their own: killed ones, and several that share the trials of a chief."""
+
+import collections
+import json
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from keras_sharenets.search import trials
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+TINY = [
+    "--space",
+    "shardnet",
+    "--data",
+    "digits",
+    "--epochs",
+    "1",
+    "--learning-rate",
+    "0.01",
+    "--max-parameters",
+    "2000",
+]
+
+
+class Process:
+    """`python -m tuning search` with what it prints, line by line."""
+
+    def __init__(self, folder, trial_count, tuner_id=None, port=None, tuner="random"):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        if tuner_id is not None:
+            environment |= {"KERASTUNER_TUNER_ID": tuner_id, "KERASTUNER_ORACLE_IP": "127.0.0.1"}
+            environment["KERASTUNER_ORACLE_PORT"] = str(port)
+        command = [sys.executable, "-m", "tuning", "search", *TINY, "--tuner", tuner, "--trials", str(trial_count)]
+        command += ["--output", str(folder)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, env=environment, text=True)
+        self.lines, self.begun = [], threading.Event()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if " epochs" in line:
+                self.begun.set()
+
+    def wait(self):
+        """The exit status; what it printed is shown where it is not 0."""
+        status = self.process.wait(timeout=300)
+        self.reader.join()
+        if status:
+            print("".join(self.lines))
+        return status
+
+    def kill_in_a_trial(self):
+        """Kills it with SIGKILL as soon as a trial has begun; returns the trial's id."""
+        assert self.begun.wait(timeout=300)
+        self.process.kill()
+        self.wait()
+        return re.search(r"trial (\d+):", self.lines[-1]).group(1)
+
+
+def _free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _ended(processes):
+    """How often the end of each trial was told of."""
+    said = "".join(line for process in processes for line in process.lines)
+    return collections.Counter(re.findall(r"trial (\d+): validation accuracy", said))
+
+
+def _assert_complete(folder, trial_count):
+    results = trials.read_all(folder)
+    assert [result.id for result in results] == [str(number) for number in range(trial_count)]
+    assert {result.state for result in results} == {"finished"}
+    state = json.loads((folder / "oracle.json").read_text())
+    assert sorted(state["start_order"]) == sorted(state["end_order"]) == [result.id for result in results]
+    scores = {trial["trial_id"]: trial["score"] for trial in state["trials"]}
+    assert scores == pytest.approx({result.id: result.score for result in results})
+    assert json.loads((folder / "conclusion.json").read_text())["winner"] == trials.ranked(results)[0].id
+    return results
+
+
+def test_chief_and_two_workers(tmp_path):
+    folder, port = tmp_path / "run", _free_port()
+    processes = [Process(folder, 4, name, port) for name in ("chief", "worker0", "worker1")]
+    # The workers first: without them the chief waits for ever.
+    assert [process.wait() for process in reversed(processes)] == [0, 0, 0]
+    _assert_complete(folder, 4)
+    assert _ended(processes) == {str(number): 1 for number in range(4)}
+
+
+@pytest.mark.slow
+def test_worker_that_is_killed_and_started_again_gets_its_trial_back(tmp_path):
+    folder, port = tmp_path / "run", _free_port()
+    chief, steady = (Process(folder, 5, name, port) for name in ("chief", "worker0"))
+    killed = Process(folder, 5, "worker1", port)
+    lost = killed.kill_in_a_trial()
+    again = Process(folder, 5, "worker1", port)
+    assert [process.wait() for process in (again, steady, chief)] == [0, 0, 0]
+    results = _assert_complete(folder, 5)
+    assert results[int(lost)].worker == "worker1"
+    assert _ended([steady, killed, again]) == {str(number): 1 for number in range(5)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tuner", ["random", "hyperband"])
+def test_search_that_is_killed_goes_on_with_the_same_command(tmp_path, tuner):
+    first = Process(tmp_path / "run", 4, tuner=tuner)
+    assert first.kill_in_a_trial() == "0"
+    second = Process(tmp_path / "run", 4, tuner=tuner)
+    assert second.wait() == 0
+    _assert_complete(tmp_path / "run", 4)
+    assert _ended([first, second]) == {str(number): 1 for number in range(4)}

@@ -1,0 +1,245 @@
+import itertools
+import math
+
+import pytest
+from harness import without_weights
+
+import keras_sharenets as ksn
+from keras_sharenets.models.hscnet.module import Options
+from keras_sharenets.models.sharesnet import imagenet_resnet, preact_resnet, wide_resnet
+from keras_sharenets.ops import connectivity, hierarchical, permutations
+from keras_sharenets.search.spaces.registry import SPACES, build, check, count, draw, find_space, points
+
+PICTURES = {"digits": (8, 8, 1), "cifar": (32, 32, 3), "odd": (37, 45, 1), "large": (224, 160, 3)}
+ALL = pytest.mark.parametrize("name", SPACES)
+
+
+def _hscnet_shapes(point):
+    sharing = {name: point[name] for name in ("groups", "channel_repeats", "arrangements", "alpha", "star")}
+    fixed = {"shuffle_groups": 2, "arrange_first_expand": True, "arrange_group_pointwise": False}
+    fixed |= {"arrange_in_transition": "expand", "share_in_transition": True, "spatial_order": "group_major"}
+    fixed |= {"stride_on": "spatial", "shortcut": "projection", "projection_input": "activated", "dropout": 0.0}
+    options = Options(**sharing, **fixed, kernel_initializer="he_normal")
+    times = point["arrangements"]
+    for stage in range(3):
+        width = point["width"] * 2**stage
+        hidden = options.hidden_width(width)
+        # Filters and the planes that each reads: theta1, theta2 and, in each of G groups, theta4.
+        for filters, planes in ((hidden, width), (width, hidden), (hidden // point["groups"],) * 2):
+            assert filters % times == 0
+            assert len({tuple(order) for order in permutations.arrangements(planes, times)}) == times
+
+
+def _hgcnet_shapes(point):
+    filters = point["growth"] * point["bottleneck"]
+    assert filters % point["groups"] == 0
+    assert filters % (point["squeeze_excite"] or 1) == 0
+    channels = 16
+    for stage, modules in enumerate(point["modules_per_stage"]):
+        channels = int(point["compression"] * channels) if stage else channels
+        for _ in range(modules):
+            hierarchical.split_sizes(channels, point["groups"])
+            channels += point["growth"] * 2**stage
+
+
+def _igcv2_shapes(point):
+    channels = point["width"]
+    assert point["blocks_per_stage"] % 2 == 0
+    for stage, sizes in enumerate(point["branch_channels"]):
+        width = point["width"] * 2**stage
+        permutations.interleaving(channels, sizes, width)
+        permutations.interleaving(width, sizes, width)
+        channels = width
+
+
+def _sharesnet_shapes(point):
+    kinds = {"preact_resnet": preact_resnet, "wide_resnet": wide_resnet, "resnet": imagenet_resnet}
+    blocks = kinds[point["network"]].stage_blocks(point["depth"])
+    assert point["share"] == "none" or min(blocks) > 1
+    assert (point["network"], point["share"]) != ("resnet", "all") or point["depth"] == 34
+
+
+def _shardnet_shapes(point, input_shape):
+    side = min(input_shape[:2])
+    assert point["filters"] >= input_shape[2]
+    strides = {"shard_resnet": 4, "shard_deep_resnet": 32 if side >= 112 else 8}
+    assert side >= strides.get(point["network"], 2 ** (len(point.get("convs_per_block", ())) - 1))
+
+
+def _assert_buildable(name, point, input_shape):
+    if name == "shardnet":
+        _shardnet_shapes(point, input_shape)
+    else:
+        globals()[f"_{name}_shapes"](point)
+
+
+@ALL
+def test_ten_thousand_draws_fit_the_checks_of_the_layers(name):
+    space, pictures = find_space(name), itertools.cycle(PICTURES.values())
+    for seed, input_shape in zip(range(10_000), pictures, strict=False):
+        point = draw(space, seed, input_shape)
+        check(space, point, input_shape)
+        _assert_buildable(name, point, input_shape)
+
+
+def _shallow(name, point):
+    """The point with two of each kind of module; in HGC-Net all differ."""
+    depth = {"hscnet": {"modules_per_stage": 2}, "igcv2": {"blocks_per_stage": 2}}
+    return {**point, **depth.get(name, {})}
+
+
+@pytest.mark.slow
+@ALL
+def test_ten_thousand_draws_are_built_without_weights(name):
+    """Of HGC-Net, whose networks are the longest, a tenth; what is drawn again is not built again."""
+    space, input_shape = find_space(name), PICTURES["digits"]
+    drawn = (_shallow(name, draw(space, seed, input_shape)) for seed in range(10_000))
+    distinct = list({repr(sorted(point.items())): point for point in drawn}.values())
+    distinct = distinct[:: 10 if name == "hgcnet" else 1]
+    assert len(distinct) > 400
+    for first in range(0, len(distinct), 50):
+        with without_weights():
+            for point in distinct[first : first + 50]:
+                model = build(space, point, input_shape)
+                assert model.output_shape == (None, 10)
+                stored = sum(math.prod(weight.shape) for weight in model.trainable_variables)
+                assert stored == count(space, point, input_shape).stored_parameters, point
+            del model
+
+
+@ALL
+def test_no_choice_is_left_without_a_value(name):
+    space = find_space(name)
+    names = {}
+    for point in points(space):
+        given = names.setdefault(point.get("network"), tuple(point))
+        assert tuple(point) == given
+        assert all(len(value) == 3 for key, value in point.items() if key == "branch_channels")
+
+
+@ALL
+def test_points_differ_and_draws_are_among_them(name):
+    space, input_shape = find_space(name), (8, 8, 1)
+    everything = {repr(sorted(point.items())) for point in points(space, input_shape)}
+    assert len(everything) == sum(1 for _ in points(space, input_shape))
+    assert all(repr(sorted(draw(space, seed, input_shape).items())) in everything for seed in range(100))
+
+
+def _is_cheap(space, point, most):
+    """Whether the network has few layers; each of them takes time to make."""
+    network, arguments = point.get("network"), {key: value for key, value in point.items() if key != "network"}
+    if arguments.get("blocks_per_stage", 0) > 4 or arguments.get("filters", 0) * 4 > 1024:
+        return False
+    return sum(1 for _ in space.costs(network, arguments, (32, 32, 3), 10)) <= most
+
+
+def _assert_counts(space, seeds, number, most=math.inf):
+    """Profiles of so many random networks, in turn for pictures of all sizes."""
+    seeds_and_pictures = zip(seeds, itertools.cycle(PICTURES.values()), strict=False)
+    drawn = ((draw(space, seed, picture), picture) for seed, picture in seeds_and_pictures)
+    cheap = itertools.islice((pair for pair in drawn if _is_cheap(space, pair[0], most)), number)
+    for classes, (point, picture) in zip(itertools.cycle((10, 100, 200)), cheap, strict=False):
+        profile = ksn.profile(build(space, point, picture, classes))
+        counted = count(space, point, picture, classes)
+        assert (counted.stored_parameters, counted.multiply_adds) == (
+            profile.stored_parameters,
+            profile.multiply_adds,
+        ), (point, picture, classes)
+
+
+@ALL
+def test_counts_are_those_of_built_networks(name):
+    _assert_counts(find_space(name), range(10_000), {"igcv2": 3, "hgcnet": 4, "hscnet": 4}.get(name, 8), most=80)
+
+
+@pytest.mark.slow
+@ALL
+def test_counts_are_those_of_many_built_networks(name):
+    _assert_counts(find_space(name), range(20_000, 90_000), 50, most=250)
+
+
+def test_connections_of_igcv2_are_those_of_its_path_counts():
+    space = find_space("igcv2")
+    for seed in range(400):
+        point = draw(space, seed)
+        if point["width"] > 64:
+            continue
+        widths = [point["width"] * 2**stage for stage in range(3)]
+        found = [connectivity.connectivity(*pair) for pair in zip(widths, point["branch_channels"], strict=True)]
+        counted = count(space, point)
+        assert counted.density == min(stage.density for stage in found)
+        assert counted.one_path == all(stage.one_path for stage in found)
+
+
+def test_named_networks_have_their_counts():
+    igcv2 = {"width": 64, "blocks_per_stage": 2, "branch_channels": ((8, 8), (16, 16), (32, 32))}
+    shared = {"network": "shard_resnet", "filters": 128, "share": "spatial", "blocks_per_level": 3}
+    hscnet = {"width": 128, "alpha": 2, "groups": 16, "channel_repeats": 8, "arrangements": 2}
+    hscnet |= {"modules_per_stage": 4, "star": False}
+    # IGC-V2's table has kernels alone: to them come normalisations (stem, blocks, shortcuts) and the classifier.
+    more = 2 * (64 + 2 * (64 + 128 + 256) + 128 + 256) + 256 * 10 + 10
+    assert count(find_space("igcv2"), igcv2).stored_parameters == 47_232 + more
+    assert count(find_space("hscnet"), hscnet).stored_parameters == 1_778_970
+    assert count(find_space("hscnet"), hscnet, num_classes=100).stored_parameters == 1_825_140
+    assert count(find_space("shardnet"), shared).stored_parameters == 186_762
+    wide = {"network": "wide_resnet", "depth": 28, "widening": 10, "share": "rest"}
+    assert count(find_space("sharesnet"), wide, num_classes=100).stored_parameters == 26_860_084
+
+
+HSCNET = {"width": 32, "alpha": 2, "groups": 4, "channel_repeats": 2, "arrangements": 2, "modules_per_stage": 1}
+HSCNET |= {"star": False}
+IGCV2 = {"width": 64, "blocks_per_stage": 2, "branch_channels": ((8, 8), (16, 16), (32, 32))}
+
+
+@pytest.mark.parametrize(
+    ("name", "point", "message"),
+    [
+        ("hscnet", {**HSCNET, "channel_repeats": 8}, r"`channel_repeats` \(=8\) must divide `groups` \(=4\)\."),
+        ("hscnet", {**HSCNET, "groups": 32}, r"`groups` \(=32\) must divide the bottleneck .*`width` \(=32\)"),
+        ("hscnet", {**HSCNET, "alpha": 1.75}, r"`alpha` \(=1\.75\) must divide `width` \(=32\) into a whole number"),
+        ("hscnet", {**HSCNET, "arrangements": 4}, r"`arrangements` \(=4\) must divide, for `width` \(=32\)"),
+        ("hscnet", {**HSCNET, "arrangements": 1, "star": True}, r"`star` \(=True\) must be False"),
+        ("hscnet", {**HSCNET, "modules_per_stage": True}, r"`modules_per_stage` \(=True\) must be one of 1, 2"),
+        ("hscnet", {**HSCNET, "colour": 1}, r"`colour` \(=1\) must be one of 'width'"),
+        ("igcv2", {**IGCV2, "branch_channels": ((8, 8), (16, 16))}, r"`branch_channels\[2\]` \(=None\) must be one of"),
+        (
+            "igcv2",
+            {**IGCV2, "branch_channels": ((8, 8), (16, 16), (2, 2))},
+            r"must have a product from half to 5 times",
+        ),
+        ("igcv2", {**IGCV2, "branch_channels": ((8, 7), (16, 16), (32, 32))}, r"`branch_channels\[0\]` \(=\(8, 7\)\)"),
+        ("igcv2", {**IGCV2, "branch_channels": (*IGCV2["branch_channels"], (8, 8))}, r"must have 3 entries"),
+        ("igcv2", {"width": 64}, r"`blocks_per_stage` must be given in a point of the space 'igcv2'"),
+        ("shardnet", {"network": "vgg"}, r"`network` \(='vgg'\) must be one of 'shard_resnet'"),
+    ],
+)
+def test_check_names_the_argument_and_the_rule(name, point, message):
+    with pytest.raises(ValueError, match=message):
+        check(find_space(name), point)
+    with pytest.raises(ValueError, match=message):
+        build(find_space(name), point)
+
+
+def test_pictures_limit_what_there_is():
+    sharesnet, shardnet = find_space("sharesnet"), find_space("shardnet")
+    large = {"network": "resnet", "depth": 34, "width": 8, "share": "all"}
+    check(sharesnet, large, (32, 32, 3))
+    with pytest.raises(ValueError, match=r"`network` \(='resnet'\) must be another network for pictures smaller"):
+        check(sharesnet, large, (31, 64, 3))
+    deep = {"network": "shard_vggnet", "filters": 16, "share": "spatial", "blending": True}
+    check(shardnet, {**deep, "convs_per_block": (1, 1, 1, 1)}, (8, 8, 1))
+    with pytest.raises(ValueError, match=r"`convs_per_block` \(=\(1, 1, 1, 1, 1\)\) must have no more blocks"):
+        check(shardnet, {**deep, "convs_per_block": (1, 1, 1, 1, 1)}, (8, 8, 1))
+    with pytest.raises(ValueError, match=r"`filters` \(=16\) must be at least the channels of the picture"):
+        check(shardnet, {**deep, "convs_per_block": (1, 1)}, (8, 8, 20))
+
+
+@pytest.mark.parametrize("input_shape", [(3, 8, 1), (8, 8), (8, 8, 0)])
+def test_picture_is_checked(input_shape):
+    with pytest.raises(ValueError, match="input_shape"):
+        draw(find_space("hscnet"), 0, input_shape)
+
+
+def test_unknown_space():
+    with pytest.raises(ValueError, match=r"`space` \(='hsc'\) must be one of 'hscnet', 'hgcnet', 'igcv2'"):
+        find_space("hsc")

@@ -1,0 +1,50 @@
+"""Records of trials: the files, the order, the front."""
+
+import json
+import math
+
+import pytest
+
+from keras_sharenets.search import trials
+
+
+def _result(number, accuracy, size, milliseconds, **more):
+    given = {"id": str(number), "state": "finished", "name": "", "arguments": {}, "parameters": 1, "multiply_adds": 1}
+    given |= {"epochs": 1, "continues": None, "settings": {}, "worker": "tuner0", "within_budget": True}
+    given |= {"accuracy": accuracy, "score": accuracy, "int8_bytes": size, "latency_ms": milliseconds}
+    return trials.Result(**{**given, **more})
+
+
+def test_pareto_front_is_what_nothing_beats():
+    sizes = [((7 * number) % 31 + 1, (11 * number) % 29 / 29) for number in range(40)]
+    results = [_result(number, accuracy, size, size) for number, (size, accuracy) in enumerate(sizes)]
+    front = trials.pareto_front(results, "int8_bytes")
+
+    def beaten(result):
+        return any(
+            other.int8_bytes <= result.int8_bytes
+            and other.accuracy >= result.accuracy
+            and (other.int8_bytes, other.accuracy) != (result.int8_bytes, result.accuracy)
+            for other in results
+        )
+
+    expected = {(result.int8_bytes, result.accuracy) for result in results if not beaten(result)}
+    assert {(result.int8_bytes, result.accuracy) for result in front} == expected
+    assert len(front) == len(expected) > 2
+    assert [result.int8_bytes for result in front] == sorted(result.int8_bytes for result in front)
+
+
+def test_first_is_within_budget_and_the_smaller_of_equals():
+    results = [_result(0, 0.9, 20, 1), _result(1, 0.9, 10, 1), _result(2, 0.95, 10, 1, within_budget=False)]
+    results.append(_result(3, None, None, None, state="failed", within_budget=None, score=None))
+    assert [result.id for result in trials.ranked(results)] == ["1", "0"]
+    assert trials.ranked(results[2:]) == []
+
+
+def test_record_survives_its_file(tmp_path):
+    result = _result(7, 0.5, 10, math.pi)
+    trials.write(result, tmp_path)
+    assert trials.read_all(tmp_path) == [result]
+    (tmp_path / "7" / "trial.json").write_text(json.dumps({"id": "7"}))
+    with pytest.raises(ValueError, match=r"7/trial\.json is not the record of a trial: KeyError 'state'"):
+        trials.read_all(tmp_path)

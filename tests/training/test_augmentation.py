@@ -1,0 +1,196 @@
+"""Crops, borders and colours, against what numpy says of single pictures."""
+
+import math
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from keras_sharenets.training.data.augmentation import Augmentation, augment, draw_changes, window
+from keras_sharenets.training.data.batches import Batches, held_out_batches, training_batches
+from keras_sharenets.training.data.crops import CENTER, TEN, covering, crop_views, resized
+from keras_sharenets.training.data.dataset import Arrays, Files
+from keras_sharenets.training.data.sources import load
+from keras_sharenets.training.recipes.named import find_recipe, override
+
+RANDOM = np.random.default_rng(0)
+
+
+def pictures(count=40, height=12, width=10, channels=3):
+    return RANDOM.integers(0, 256, (count, height, width, channels), np.uint8)
+
+
+def gradient(height, width):
+    """Red is the row, green the column: a crop tells where it was taken."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows, columns, np.zeros_like(rows)], axis=-1).astype("uint8")
+
+
+def changed(images, augmentation, seed=0):
+    return augment(images, augmentation, draw_changes(augmentation, len(images), np.random.default_rng(seed)))
+
+
+@pytest.mark.parametrize("border", ["edge", "reflect"])
+def test_borders_are_repeated_or_mirrored(border):
+    images = np.repeat(pictures(1), 300, axis=0)
+
+    def place(index, side):
+        if 0 <= index < side:
+            return index
+        return min(max(index, 0), side - 1) if border == "edge" else (-index if index < 0 else 2 * side - 2 - index)
+
+    expected = set()
+    for top in range(-2, 3):
+        for left in range(-2, 3):
+            rows = [place(top + row, 12) for row in range(12)]
+            columns = [place(left + column, 10) for column in range(10)]
+            expected.add(images[0][rows][:, columns].astype("float32").tobytes())
+    found = {picture.tobytes() for picture in changed(images, Augmentation(2, False, (0, 0, 0), border))}
+    assert found == expected
+    assert len(found) == 25
+
+
+def test_windows_have_the_areas_and_ratios_that_are_asked_for():
+    numbers = RANDOM.random((500, 10, 4))
+    for sides in ((40, 60), (64, 64)):
+        windows = [window(sides, row) for row in numbers]
+        for top, left, height, width in windows:
+            assert 0 <= top <= sides[0] - height
+            assert 0 <= left <= sides[1] - width
+            # A side is rounded by up to half a pixel.
+            assert (height - 0.5) * (width - 0.5) <= sides[0] * sides[1]
+            assert (height + 0.5) * (width + 0.5) >= 0.08 * sides[0] * sides[1]
+            assert (width + 0.5) / (height - 0.5) >= 3 / 4
+            assert (width - 0.5) / (height + 0.5) <= 4 / 3
+        assert len(set(windows)) > 450
+        areas = [height * width / (sides[0] * sides[1]) for _, _, height, width in windows]
+        assert min(areas) < 0.15
+        assert max(areas) > 0.75
+
+
+def test_window_of_given_numbers():
+    # A quarter of 64 x 64 at a ratio of 1 is 32 x 32; the place is a share of what is left.
+    numbers = np.array([[(0.25 - 0.08) / 0.92, 0.5, 0.5, 0.999]])
+    assert window((64, 64), numbers) == (16, 32, 32, 32)
+    # The whole area of a strip at 1:1 does not fit: the square in its middle.
+    assert window((10, 40), np.array([[1.0, 0.5, 0.0, 0.0]])) == (0, 15, 10, 10)
+
+
+def test_areas_are_resized_parts():
+    images = np.stack([gradient(40, 60)] * 50)
+    augmentation = Augmentation(4, True, (0, 0, 0), crop="area", size=(20, 30))
+    crops = changed(images, augmentation)
+    assert (crops.shape, crops.dtype) == ((50, 20, 30, 3), np.float32)
+    steps = draw_changes(augmentation, 50, np.random.default_rng(0))[1]
+    for crop, step in zip(crops, steps, strict=True):
+        rows, columns = crop[..., 0].mean(axis=1), crop[..., 1].mean(axis=0)[::step]
+        # Straight lines over the part that was cut out.
+        for line, side in ((rows, 40), (columns, 60)):
+            slope = (line[-4] - line[3]) / (len(line) - 7)
+            np.testing.assert_allclose(line[3:-3], line[3] + slope * np.arange(len(line) - 6), atol=1)
+            assert 0 <= line.min() <= line.max() <= side - 1
+    assert {int(step) for step in steps} == {-1, 1}
+
+
+def test_scales_are_between_1_and_a_quarter_more():
+    images = [gradient(64, 64)] * 80
+    crops = changed(images, Augmentation(4, False, (0, 0, 0), crop="scale", size=(64, 64)))
+    # 64 pixels of a picture of s pixels show 64 * 64 / s of the 64 rows.
+    seen = np.array([crop[-1, :, 0].mean() - crop[0, :, 0].mean() for crop in crops]) + 1
+    assert seen.min() == pytest.approx(64 / 1.25, abs=1.5)
+    assert seen.max() == pytest.approx(64, abs=1.5)
+
+
+def test_pictures_of_many_sizes():
+    images = [gradient(30, 50), gradient(64, 20)]
+    for crop in ("area", "scale"):
+        assert changed(images, Augmentation(0, False, (0, 0, 0), crop=crop, size=(16, 16))).shape == (2, 16, 16, 3)
+
+
+def test_jitter_is_a_blend_of_three():
+    image = pictures(1)[0].astype("float64")
+    augmentation = Augmentation(0, False, (0, 0, 0), jitter=0.4)
+    _, steps, _, shifts = draw_changes(augmentation, 1, np.random.default_rng(0))
+    numbers = np.array([[0.9, 0.2, 0.6, 0.3, 0.1, 0.2]])  # contrast, then saturation, then brightness
+    result = augment(image[None].astype("uint8"), augmentation, (np.zeros((1, 2), int), steps * 0 + 1, numbers, shifts))
+    luma = [0.299, 0.587, 0.114]
+    contrast, saturation, brightness = 1 - 0.4 * 0.6, 1 + 0.4 * 0.2, 1 + 0.4 * 0.8
+    expected = contrast * image + (1 - contrast) * (image * luma).sum(axis=-1).mean()
+    expected = saturation * expected + (1 - saturation) * (expected * luma).sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(result[0], brightness * expected, rtol=1e-4, atol=1e-2)
+
+
+def test_lighting_shifts_along_the_principal_colours():
+    images = np.repeat(pictures(1), 4000, axis=0)
+    shifts = (changed(images, Augmentation(0, False, (0, 0, 0), lighting=0.1)) - images)[:, 0, 0] / 255
+    # Its covariance has the squares of 0.1 * (0.2175, 0.0188, 0.0045) as eigenvalues, the first nearly grey.
+    values, directions = np.linalg.eigh(np.cov(shifts.T))
+    np.testing.assert_allclose(np.sqrt(values[::-1]), [0.02175, 0.00188, 0.00045], rtol=0.05)
+    assert abs(directions[:, -1].sum()) == pytest.approx(math.sqrt(3), rel=0.01)
+
+
+# Views of pictures that are tested
+
+
+def test_ten_views_are_corners_centre_and_mirrors():
+    # 64 pixels for a crop of 56: nothing is resized.
+    images = np.stack([gradient(64, 64)] * 2)
+    corners = {0: (0, 0), 1: (0, 8), 2: (8, 0), 3: (8, 8), 4: (4, 4)}
+    for view in TEN:
+        top, left = corners[view % 5]
+        expected = images[:, top : top + 56, left : left + 56]
+        expected = expected if view < 5 else expected[:, :, ::-1]
+        np.testing.assert_array_equal(crop_views(images, (56, 56), view), expected)
+    assert (len(TEN), CENTER) == (10, 4)
+
+
+def test_short_side_is_resized_first():
+    # 512 x 768 for a crop of 224: 256 x 384.
+    picture = np.asarray(PIL.Image.fromarray(gradient(128, 192)).resize((768, 512)))
+    assert covering(picture, (224, 224), 8 / 7).shape == (256, 384, 3)
+    assert crop_views([picture, picture[:300]], (224, 224), CENTER).shape == (2, 224, 224, 3)
+    grey = resized(picture[..., :1], (10, 15))
+    assert (grey.shape, grey.dtype) == ((10, 15, 1), np.uint8)
+
+
+def test_batches_of_crops(tmp_path):
+    images = pictures(12, 16, 16)
+    for label in range(2):
+        (tmp_path / "data" / "ab"[label]).mkdir(parents=True)
+        for number in range(6):
+            path = tmp_path / "data" / "ab"[label] / f"{number}.png"
+            PIL.Image.fromarray(images[6 * label + number][: 16 - number]).save(path)
+    dataset = load(tmp_path / "data", input_shape=(0, 0, 3))
+    assert (dataset.shape, "sizes of their own" in dataset.note) == ((None, None, 3), True)
+    total = sum(picture[: 16 - index % 6].astype(float).sum() for index, picture in enumerate(images))
+    assert isinstance(dataset.train, Files)
+    sums = [
+        sum(float(picture.sum()) for picture in part.pixels(np.arange(len(part))))
+        for part in (dataset.train, dataset.test)
+    ]
+    assert sum(sums) == total
+    recipe = override(find_recipe("default"), crop="area", crop_size=8, batch_size=4)
+    batches = training_batches(dataset, recipe, seed=1)
+    assert batches.batch(0, 1)[0].shape == (4, 8, 8, 3)
+    np.testing.assert_array_equal(batches.batch(3, 0)[0], training_batches(dataset, recipe, seed=1).batch(3, 0)[0])
+    assert held_out_batches(dataset, 64, (8, 8))[0][0].shape == (2, 8, 8, 3)
+    with pytest.raises(ValueError, match=r"data have sizes of their own: give an `input_shape` .* or a recipe with"):
+        training_batches(dataset, find_recipe("default"), seed=1)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_together_have_the_crops_of_one(workers):
+    source = Arrays(pictures(12, 10, 10), np.arange(12) % 3)
+    augmentation = Augmentation(0, True, (0, 0, 0), crop="area", size=(6, 6), jitter=0.4, lighting=0.1)
+    settings = (source, 3, 6, augmentation, 7)
+    parts = [Batches(*settings, worker=worker, workers=workers).batch(2, 1) for worker in range(workers)]
+    for array, expected in zip(
+        map(np.concatenate, zip(*parts, strict=True)), Batches(*settings).batch(2, 1), strict=True
+    ):
+        np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("change", [{"jitter": 0.4}, {"lighting": 0.1}])
+def test_grey_pictures_have_no_colours(digits, change):
+    with pytest.raises(ValueError, match=r"`(jitter|lighting)` \(=0\.\d\) is for colours, but digits is grey"):
+        training_batches(digits, override(find_recipe("digits"), **change), seed=0)

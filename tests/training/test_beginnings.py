@@ -1,0 +1,116 @@
+"""What a network begins with: whitened pixels, fresh weights, dropout; and a rate that falls at plateaus."""
+
+import csv
+
+import keras
+import numpy as np
+import pytest
+
+from keras_sharenets import files
+from keras_sharenets.layers.whitening import Whitening, whitening_statistics
+from keras_sharenets.training.recipes.named import find_recipe, override
+from keras_sharenets.training.run.fit import fit, resume
+from keras_sharenets.training.run.network import build
+from keras_sharenets.training.run.recorder import Recorder
+
+DIGITS = find_recipe("digits")
+TINY = {"width": (16,), "shuffle_groups": 1, "arrangements": 1}
+
+
+def contrast(images):
+    """Global contrast normalisation, picture by picture."""
+    rows = [image.astype("float64").ravel() for image in images]
+    return np.array([(row - row.mean()) / np.sqrt(10 + row.var()) for row in rows])
+
+
+def test_whitened_pixels_are_uncorrelated(digits):
+    recipe = override(DIGITS, normalization="zca")
+    network = build("hscnet_m32_g4_r2_b1_a2", digits, TINY, recipe)
+    whitening = network.layers[1]
+    assert isinstance(whitening, Whitening)
+    assert (len(whitening.trainable_weights), whitening.count_params()) == (0, 64 + 64 * 64)
+    images = digits.train.images
+    found = keras.ops.convert_to_numpy(whitening(images.astype("float32"))).reshape(len(images), -1)
+    values = contrast(images)
+    covariance = np.cov(values.T, bias=True)
+    # Along every principal direction the variance v becomes v / (v + 0.1): no correlation is left but by the filter.
+    variances, directions = np.linalg.eigh(covariance)
+    expected = directions @ np.diag(variances / (variances + 0.1)) @ directions.T
+    np.testing.assert_allclose(np.cov(found.T, bias=True), expected, atol=1e-3)
+    np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-3)
+    # ZCA is the symmetric one of all such matrices: whitened pictures look like the old ones.
+    matrix = keras.ops.convert_to_numpy(whitening.matrix)
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-5)
+    assert np.linalg.eigvalsh(matrix).min() > 0
+    np.testing.assert_allclose(found, (values - values.mean(axis=0)) @ matrix, atol=1e-3)
+
+
+def test_whitening_is_in_the_file(digits, tmp_path):
+    network = build("hscnet_m32_g4_r2_b1_a2", digits, TINY, override(DIGITS, normalization="zca"))
+    files.save_model(network, tmp_path / "net.keras")
+    images = digits.test.images[:8].astype("float32")
+    again = files.load_model(tmp_path / "net.keras")
+    np.testing.assert_array_equal(again.layers[1](images), network.layers[1](images))
+
+
+def test_pictures_too_large_to_whiten():
+    with pytest.raises(
+        ValueError, match=r"`normalization` \(='zca'\) is for pictures of at most 4096 values; .* 12288"
+    ):
+        whitening_statistics([], (64, 64, 3))
+
+
+@pytest.mark.parametrize(("how", "fan"), [("he_fan_in", lambda i, o: i), ("he_fan_out", lambda i, o: o)])
+def test_initialization(digits, how, fan):
+    options = {"depth": 10, "widening": 4}
+    network = build("sha_wrn_40_4", digits, options, override(DIGITS, initialization=how))
+    convolutions = [layer for layer in network.layers if type(layer) is keras.layers.Conv2D]
+    assert len(convolutions) > 5
+    for layer in convolutions:
+        height, width, inputs, outputs = layer.kernel.shape
+        values = keras.ops.convert_to_numpy(layer.kernel)
+        expected = np.sqrt(2 / (height * width * fan(inputs, outputs)))
+        assert values.std() == pytest.approx(expected, rel=4 / np.sqrt(values.size))
+        assert abs(values.mean()) < 4 * expected / np.sqrt(values.size)
+
+
+def test_initialization_of_other_layers(digits):
+    with pytest.raises(
+        ValueError, match=r"`initialization` \(='he_fan_out'\) is for ordinary convolutions, and '.*HighlyShared"
+    ):
+        build("hscnet_m32_g4_r2_b1_a2", digits, {}, override(DIGITS, initialization="he_fan_out"))
+
+
+def test_dropout_is_an_argument_of_the_network(digits):
+    recipe = override(DIGITS, dropout=0.3)
+    network = build("sha_wrn_40_4", digits, {"depth": 10, "widening": 1}, recipe)
+    assert {layer.rate for layer in network.layers if isinstance(layer, keras.layers.Dropout)} == {0.3}
+    with pytest.raises(ValueError, match="has no option `dropout_rate`"):
+        build("sl3_resnet_64", digits, {}, recipe)
+
+
+def test_a_plateau_is_where_it_was_when_a_run_goes_on(digits, tmp_path, monkeypatch):
+    """Rates so small that the training error only wavers: it falls whenever an epoch is no better than all before."""
+    changes = {"schedule": "plateau", "patience": 1, "decay_factor": 0.5, "learning_rate": 1e-9}
+    recipe = override(DIGITS, epochs=5, batch_size=359, **changes)
+    publish = Recorder._publish
+
+    def interrupt(recorder):
+        publish(recorder)
+        if len(recorder.run.epochs) == 3:
+            raise KeyboardInterrupt
+
+    settings = {"recipe": recipe, "options": TINY, "jit_compile": False, "verbose": 0}
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "_publish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fit("hscnet_m32_g4_r2_b1_a2", digits, tmp_path / "run", **settings)
+    run = resume(tmp_path / "run", digits, verbose=0)
+    expected, best = [1e-9], run.epochs[0].accuracy
+    for epoch in run.epochs[1:-1]:
+        expected.append(expected[-1] * (1 if epoch.accuracy > best else 0.5))
+        best = max(best, epoch.accuracy)
+    expected.insert(1, 1e-9)  # The first epoch is always the best so far.
+    assert expected[-1] < 1e-9
+    with open(tmp_path / "run" / "history.csv", newline="") as file:
+        assert [float(row["learning_rate"]) for row in csv.DictReader(file)] == pytest.approx(expected, rel=1e-6)

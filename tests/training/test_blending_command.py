@@ -1,0 +1,124 @@
+import csv
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from keras_sharenets import files
+from keras_sharenets.analysis.blending import blending_patterns
+from keras_sharenets.analysis.blending_pruning import prune_blending
+from keras_sharenets.cli import blending as blending_command
+from keras_sharenets.training.recipes.named import override, recipe_for
+from keras_sharenets.training.run.fit import fit
+from trainers.cli import main
+
+MODEL = "sl3_resnet_64"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, digits):
+    """The file of a ShardNet of 12 channels after some epochs on digits."""
+    folder = tmp_path_factory.mktemp("blending") / "run"
+    recipe = override(recipe_for(MODEL, "digits"), epochs=6, learning_rate=0.05)
+    options = {"filters": 12, "blocks_per_level": 1}
+    fit(MODEL, digits, folder, recipe=recipe, options=options, jit_compile=False, verbose=0)
+    return folder / "last.keras"
+
+
+def accuracy(model, digits):
+    scores = model.predict(digits.test.images.astype("float32"), verbose=0)
+    return float((scores.argmax(1) == digits.test.labels).mean())
+
+
+def test_command_leaves_the_curve_the_pictures_and_a_page(trained, digits, tmp_path, capsys):
+    output = tmp_path / "blending"
+    options = "--fractions 0 0.5 0.9 --baseline 30000 --strongest 2"
+    assert main(["blending", str(trained), "--data", "digits", "--output", str(output), *options.split()]) == 0
+    printed = capsys.readouterr().out
+    assert sorted(path.name for path in output.iterdir()) == [
+        "curve.csv",
+        "curve.json",
+        "curve.png",
+        "index.html",
+        "patterns.png",
+    ]
+    model = files.load_model(trained)
+    report = json.loads((output / "curve.json").read_text())
+    assert report["accuracy"] == accuracy(model, digits) > 0.5
+    with open(output / "curve.csv") as file:
+        table = list(csv.DictReader(file))
+    assert [{name: float(value) for name, value in row.items()} for row in table] == report["curve"]
+    assert [row["fraction"] for row in report["curve"]] == [0, 0.5, 0.9]
+    for row in report["curve"]:
+        pruned, pruning = prune_blending(model, row["fraction"], baseline=30000)
+        assert row["accuracy"] == accuracy(pruned, digits)
+        expected = (pruning.zeroed, pruning.remaining, pruning.compression)
+        assert (row["zeroed"], row["remaining"], row["compression"]) == expected
+        assert f"accuracy {row['accuracy']:.4f}, {row['remaining']:,} parameters left" in printed
+    for pattern, plain in zip(blending_patterns(model, 2), report["patterns"], strict=True):
+        assert (plain["layer"], plain["outputs"], plain["inputs"], plain["each"]) == (pattern.name, 12, 12, 2)
+        assert np.array_equal(plain["blue_share"], pattern.blue_share)
+        assert plain["chance"] == 2 / 12
+
+    page = (output / "index.html").read_text()
+    assert len(re.findall(r'<img alt="[^"]+" src="data:image/png;base64,iVBOR', page)) == 2
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "<tr><td>accuracy as trained</td>" in page
+    assert page.count("hardly uses</td>") == 2
+
+
+def test_layers_and_ranking_reach_the_curve(trained, tmp_path):
+    options = ["--layers", "blend2", "--ranking", "per_layer", "--fractions", "0.5"]
+    assert main(["blending", str(trained), "--data", "digits", "--output", str(tmp_path / "out"), *options]) == 0
+    report = json.loads((tmp_path / "out" / "curve.json").read_text())
+    assert report["ranking"] == "per_layer"
+    assert report["curve"][0]["zeroed"] == 12 * 12 // 2
+    assert report["curve"][0]["compression"] is None
+    assert [pattern["layer"] for pattern in report["patterns"]] == ["blend2"]
+
+
+def test_interrupted_run_keeps_its_rows(trained, tmp_path, capsys, monkeypatch):
+    def interrupt(row):
+        if row.fraction == 0.5:
+            raise KeyboardInterrupt
+        return "measured"
+
+    monkeypatch.setattr(blending_command, "_summary", interrupt)
+    options = ["--fractions", "0", "0.5", "0.9"]
+    assert main(["blending", str(trained), "--data", "digits", "--output", str(tmp_path / "out"), *options]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["curve.csv"]
+    with open(tmp_path / "out" / "curve.csv") as file:
+        assert [row["fraction"] for row in csv.DictReader(file)] == ["0.0", "0.5"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--fractions", "0.5", "1"], "error: `--fractions` (=1.0) must be at least 0 and below 1."),
+        (["--baseline", "0"], "error: `--baseline` (=0) must be a whole number of at least 1."),
+        (["--strongest", "0"], "error: `strongest` (=0) must be a whole number of at least 1."),
+        (["--layers", "stem"], "error: `layers` (=['stem']) must be names of 1x1 convolutions"),
+        (["--data", "nowhere"], "error: `data` (='nowhere') is none of"),
+        (["--output", "."], "error: The output directory . exists and is not an empty folder."),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(trained, options, message, tmp_path, capsys, monkeypatch):
+    (tmp_path / "thesis.txt").write_text("42")
+    monkeypatch.chdir(tmp_path)
+    assert main(["blending", str(trained), "--data", "digits", "--output", "out", *options]) == 2
+    output, errors = capsys.readouterr()
+    assert errors.startswith(message)
+    assert errors.count("\n") == 1
+    assert output == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_network_without_blending_layers(tmp_path, capsys):
+    images = keras.Input((8, 8, 1))
+    files.save_model(keras.Model(images, keras.layers.Conv2D(2, 1, name="mix")(images)), tmp_path / "plain.keras")
+    arguments = ["blending", str(tmp_path / "plain.keras"), "--data", "digits", "--output", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert "must have 1x1 convolutions whose names begin with 'blend'" in capsys.readouterr().err

@@ -1,0 +1,212 @@
+"""Real processes that train together over loopback: what they end with is what one process ends with."""
+
+import json
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from keras_sharenets import files
+from keras_sharenets.training.run.checkpoints import list_checkpoints
+
+FOLDER = pathlib.Path(__file__).parent
+# 1,438 pictures: 22 steps of 64. 359 test pictures: 5.6 batches.
+BEGIN = ["fit", "--model", "hscnet_m32_g4_r2_b1_a2", "--data", "digits", "--deterministic", "--learning-rate=0.03"]
+BEGIN += ["--batch-size=64", "--epochs=1"]
+TWO_DEVICES = {"LOGICAL_CPUS": "2", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+BACKENDS = ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)]
+SECONDS = 120
+
+
+def start(backend, arguments, log, kill_after=0, script="clustered_fit.py", **environment):
+    """Starts `clustered_fit.py`; its standard error goes to a file beside its log."""
+    command = [sys.executable, str(FOLDER / script), str(log), str(kill_after), *map(str, arguments)]
+    environment = {**os.environ, "KERAS_BACKEND": backend, **environment}
+    with open(log.with_suffix(".err"), "w") as errors, open(log.with_suffix(".out"), "w") as output:
+        return subprocess.Popen(command, env=environment, stdout=output, stderr=errors)
+
+
+def start_two(backend, arguments, logs, kill_after=(0, 0), own=((), ()), **more):
+    """Starts both workers with the same arguments, and each with its `own`."""
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        workers = [f"127.0.0.1:{server.getsockname()[1]}" for server in (first, second)]
+    processes = []
+    for index in range(2):
+        config = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        settings = {"kill_after": kill_after[index], "TF_CONFIG": json.dumps(config), **more}
+        processes.append(start(backend, [*arguments, *own[index], "--strategy=multi_worker"], logs[index], **settings))
+    return processes
+
+
+def finish(processes):
+    try:
+        return [process.wait(SECONDS) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def outcome(log):
+    """The losses of all steps, those of the test split, and all weights."""
+    with np.load(log) as values:
+        return {name: values[name] for name in values.files}
+
+
+def check_equal(log, other, tolerance):
+    values, others = outcome(log), outcome(other)
+    assert len(values["losses"]) == 22
+    for name, value in values.items():
+        np.testing.assert_allclose(value, others[name], rtol=0, atol=tolerance, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    """The log of one process with one device, per backend; made when it is asked for."""
+    logs = {}
+
+    def run(backend):
+        if backend not in logs:
+            folder = tmp_path_factory.mktemp(f"one_{backend}")
+            assert finish([start(backend, [*BEGIN, "--output", folder / "run"], folder / "log.npz")]) == [0]
+            logs[backend] = folder / "log.npz"
+        return logs[backend]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory):
+    """The folder of a run of two workers, per backend, with the logs `0.npz` and `1.npz`."""
+    folders = {}
+
+    def run(backend):
+        if backend not in folders:
+            folder = tmp_path_factory.mktemp(f"two_{backend}")
+            arguments = [*BEGIN, "--output", folder / "run", "--checkpoint-steps=5"]
+            assert finish(start_two(backend, arguments, [folder / "0.npz", folder / "1.npz"])) == [0, 0]
+            folders[backend] = folder
+        return folders[backend]
+
+    return run
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_two_workers_are_one_process(backend, one_process, two_workers):
+    folder = two_workers(backend)
+    check_equal(folder / "0.npz", one_process(backend), 1e-4)
+    check_equal(folder / "0.npz", folder / "1.npz", 0)
+    # The file is that of one device, and what was trained.
+    run = folder / "run"
+    one = files.load_model(one_process(backend).parent / "run" / "last.keras")
+    two = files.load_model(run / "last.keras")
+    for weight, twin in zip(one.get_weights(), two.get_weights(), strict=True):
+        np.testing.assert_allclose(weight, twin, rtol=0, atol=1e-4)
+    assert '"synchronized": true' not in two.to_json()
+    # Nobody but worker 0 wrote anything.
+    assert len((run / "history.csv").read_text().splitlines()) == 2
+    assert not list(run.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_devices_of_one_machine_are_one_device(backend, one_process, tmp_path):
+    arguments = [*BEGIN, "--output", tmp_path / "run", "--strategy=mirrored"]
+    assert finish([start(backend, arguments, tmp_path / "log.npz", **TWO_DEVICES)]) == [0]
+    check_equal(tmp_path / "log.npz", one_process(backend), 1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("gone", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_worker_that_is_killed_stops_the_other_and_both_go_on(backend, gone, two_workers, tmp_path):
+    logs = [tmp_path / "0.npz", tmp_path / "1.npz"]
+    arguments = [*BEGIN, "--output", tmp_path / "run", "--checkpoint-steps=5"]
+    processes = start_two(backend, arguments, logs, kill_after=[13 * (number == gone) for number in range(2)])
+    try:
+        assert processes[gone].wait(SECONDS) == -9
+        killed = time.monotonic()
+        assert processes[1 - gone].wait(60) == 2
+        assert time.monotonic() - killed < 60
+    finally:
+        finish(processes)
+    # TensorFlow and JAX may have complained before; nothing comes after the line.
+    errors = logs[1 - gone].with_suffix(".err").read_text().splitlines()
+    assert errors[-1] == (
+        f"error: Worker {gone} is gone, so worker {1 - gone} of 2 stops too. Start all workers again with "
+        f"`fit --resume {tmp_path / 'run'} --strategy multi_worker`."
+    )
+    assert sum("error: " in line for line in errors) == 1
+    assert [path.stem for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["000000005", "000000010"]
+    assert finish(start_two(backend, ["fit", "--resume", tmp_path / "run"], logs)) == [0, 0]
+    undisturbed = outcome(two_workers(backend) / "0.npz")
+    for log in logs:
+        values = outcome(log)
+        assert len(values.pop("losses")) == 12
+        for name, value in values.items():
+            np.testing.assert_array_equal(value, undisturbed[name], err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_a_worker_that_is_silent_stops_the_other(backend, tmp_path):
+    """A process that is stopped keeps its connections, like a machine that is cut off."""
+    logs = [tmp_path / "0.npz", tmp_path / "1.npz"]
+    processes = start_two(backend, [*BEGIN, "--output", tmp_path / "run"], logs, kill_after=(0, 13), SIGNAL="SIGSTOP")
+    try:
+        os.waitid(os.P_PID, processes[1].pid, os.WSTOPPED)
+        stopped = time.monotonic()
+        assert processes[0].wait(60) == 2
+        assert time.monotonic() - stopped < 60
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert "error: Worker 1 is gone, so worker 0 of 2 stops too." in logs[0].with_suffix(".err").read_text()
+
+
+@pytest.mark.slow
+def test_the_example_of_the_page(tmp_path):
+    page = (FOLDER.parents[1] / "docs" / "clusters.md").read_text()
+    (example,) = re.findall(r"```shell\n(# Two workers.*?)```", page, re.S)
+    path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parents[1]), "PATH": path}
+    subprocess.run(["bash", "-ec", example], cwd=tmp_path, env=environment, check=True, timeout=SECONDS)
+    assert json.loads((tmp_path / "runs" / "two" / "metrics.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_an_error_of_all_is_told_by_all(backend, tmp_path):
+    logs = [tmp_path / "0.npz", tmp_path / "1.npz"]
+    arguments = [*BEGIN, "--output", tmp_path / "run", "--learning-rate=1e30"]
+    assert finish(start_two(backend, arguments, logs)) == [2, 2]
+    for log in logs:
+        errors = [line for line in log.with_suffix(".err").read_text().splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1
+        assert errors[0].startswith("error: The loss is ")
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["state"] == "stopped"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_workers_that_are_not_started_alike(backend, tmp_path):
+    logs = [tmp_path / "0.npz", tmp_path / "1.npz"]
+    own = [["--seed=0"], ["--seed=1"]]
+    assert finish(start_two(backend, [*BEGIN, "--output", tmp_path / "run"], logs, own=own)) == [2, 2]
+    for log in logs:
+        assert "error: The workers were not started alike" in log.with_suffix(".err").read_text()
+    assert not (tmp_path / "run").exists()
+
+
+def test_faults_of_keras_that_are_gone_round_are_still_there(tmp_path):
+    """When this fails, Keras has mended them: `MultiWorkerModel` can lose what the test names, or go."""
+    logs = [tmp_path / "0.npz", tmp_path / "1.npz"]
+    assert finish(start_two("tensorflow", [], logs, script="keras_faults.py")) == [0, 0]
+    lines = dict(line.split(maxsplit=1) for line in logs[0].with_suffix(".out").read_text().splitlines())
+    assert lines.pop("MultiWorkerModel") == "works"
+    assert "works" not in lines.values()
+    assert set(lines) == {"PlainBuild", "PlainLogs"}

@@ -1,0 +1,166 @@
+"""Strategies, without other processes: what is asked for, what fits, and how batches and steps are divided."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import keras_sharenets.training.run.fit
+from keras_sharenets import files
+from keras_sharenets.training.data.batches import held_out_batches, training_batches
+from keras_sharenets.training.data.even_batches import EvenBatches
+from keras_sharenets.training.data.tf_data import as_tf_data
+from keras_sharenets.training.devices.devices import Devices, check_alike, check_fits, connect, read_cluster
+from keras_sharenets.training.recipes.named import override, recipe_for
+from keras_sharenets.training.run.checkpoints import list_checkpoints
+from keras_sharenets.training.run.fit import fit
+from keras_sharenets.training.run.record import read_metrics
+from keras_sharenets.training.run.training_model import compile_model
+from trainers.cli import main
+
+MODEL = "hscnet_m32_g4_r2_b1_a2"
+TINY = {"width": (16,), "shuffle_groups": 1, "arrangements": 1}
+CLUSTER = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return override(recipe_for(MODEL, "digits"), epochs=1, batch_size=64, learning_rate=0.03)
+
+
+def test_a_strategy_that_is_not_known():
+    with pytest.raises(ValueError, match=r"`strategy` \(='two'\) must be one of 'default', 'mirrored'"):
+        connect("two")
+
+
+def test_the_cluster_is_read(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", json.dumps(CLUSTER))
+    assert read_cluster() == (["a:1", "b:2"], 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"needs the environment variable TF_CONFIG, like \{"),
+        ("{", "TF_CONFIG .* must be like .*JSONDecodeError"),
+        ("{}", "KeyError: 'cluster'"),
+        (json.dumps(CLUSTER).replace("b:2", "b"), "must be like"),
+        (json.dumps(CLUSTER).replace("b:2", "b:c"), "invalid literal"),
+        (json.dumps(CLUSTER).replace('"index": 1', '"index": 2'), "the index counts them from 0"),
+        (json.dumps(CLUSTER).replace('"worker", "index"', '"chief", "index"'), "all must be of the type worker"),
+        (json.dumps(CLUSTER).replace('"worker": [', '"ps": [], "worker": ['), "all must be of the type worker"),
+    ],
+)
+def test_a_cluster_that_is_wrong(text, message, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(ValueError, match=message):
+        read_cluster()
+
+
+def test_what_does_not_fit_the_devices(digits, recipe):
+    three = Devices("mirrored", replicas=3)
+    with pytest.raises(ValueError, match=r"`devices` \(=3\) must divide `batch_size` \(=64\)"):
+        check_fits(three, training_batches(digits, recipe, 0), "auto")
+    large = training_batches(digits, override(recipe, batch_size=1500), 0)
+    with pytest.raises(ValueError, match=r"`batch_size` \(=1500\) must be at most .* \(=1438\)"):
+        check_fits(three, large, "auto")
+    check_fits(Devices(), large, True)
+    check_fits(three, training_batches(digits, override(recipe, batch_size=66), 0), False)
+    if keras.backend.backend() == "tensorflow":
+        with pytest.raises(ValueError, match=r"`jit_compile` \(=True\) must be 'auto' or False"):
+            check_fits(three, training_batches(digits, override(recipe, batch_size=66), 0), True)
+
+
+def test_workers_compare_what_they_begin_with(digits, recipe, tmp_path):
+    run = fit(MODEL, digits, tmp_path / "run", recipe=recipe, options=TINY, jit_compile=False, verbose=0)
+    marks = []
+    alone = Devices(gather=lambda number: marks.append(number) or [number])
+    for change in ({}, {"seconds": 1.0, "versions": {}}, {"seed": 1}, {"model": "other"}):
+        check_alike(alone, dataclasses.replace(run, **change), 5)
+    check_alike(alone, run, 6)
+    # From the file, lists are what tuples were.
+    check_alike(alone, read_metrics(tmp_path / "run" / "metrics.json"), 5)
+    assert len(set(marks)) == 4
+    assert marks[0] == marks[1] == marks[5]
+    assert all(mark in range(2**31) for mark in marks)
+    with pytest.raises(ValueError, match="The workers were not started alike"):
+        check_alike(Devices(gather=lambda number: [number, number + 1]), run, 5)
+
+
+def test_even_batches_have_the_means_of_the_pictures(digits):
+    """359 pictures in batches of 64 for two workers: each comes once, and the figures are those of all."""
+    held_out = held_out_batches(digits, 64)
+    parts = [EvenBatches(held_out, worker, 2) for worker in range(2)]
+    batches = [parts[worker].batch(0, index) for index in range(6) for worker in range(2)]
+    assert {tuple(map(len, batch)) for batch in batches} == {(32, 32, 32)}
+    images, labels, weights = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
+    real = weights > 0
+    np.testing.assert_array_equal(images[real], digits.test.pixels(np.arange(359)))
+    np.testing.assert_array_equal(labels[real].argmax(-1), digits.test.labels)
+    inputs = keras.Input(digits.shape)
+    hidden = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(10, activation="softmax", kernel_regularizer="l2")(hidden))
+    model.compile("sgd", "categorical_crossentropy", weighted_metrics=["accuracy"], jit_compile=False)
+    even = model.evaluate(EvenBatches(held_out, 0, 1), verbose=0)
+    np.testing.assert_allclose(even, model.evaluate(held_out, verbose=0), rtol=1e-5)
+
+
+def test_steps_taken_at_once_change_nothing(digits, recipe, tmp_path, monkeypatch):
+    """22 steps, at most 8 at once, with a checkpoint after every 4 of them: so 4 at once, and 2 in the end."""
+    settings = {"recipe": recipe, "options": TINY, "jit_compile": False, "verbose": 0, "checkpoint_steps": 4}
+    one = fit(MODEL, digits, tmp_path / "one", keep_checkpoints=9, **settings)
+    monkeypatch.setattr(keras_sharenets.training.run.fit, "connect", lambda strategy: Devices(steps_per_execution=8))
+    many = fit(MODEL, digits, tmp_path / "many", keep_checkpoints=9, **settings)
+    names = [path.name for path in list_checkpoints(tmp_path / "many" / "checkpoints")]
+    assert names == [f"{step:09d}.npz" for step in (4, 8, 12, 16, 20, 22)]
+    for name in ("loss", "accuracy", "test_loss", "test_accuracy", "learning_rate"):
+        assert getattr(many.last, name) == pytest.approx(getattr(one.last, name), abs=1e-5)
+
+
+def test_all_of_a_tpu_but_the_tpu(digits, recipe, tmp_path, monkeypatch):
+    """Fixed shapes, bfloat16 and steps taken at once train a network, and its file is that of any machine."""
+    feed = as_tf_data if keras.backend.backend() == "tensorflow" else lambda batches: batches
+    devices = Devices("tpu", feed=feed, policy="mixed_bfloat16", steps_per_execution=32)
+    monkeypatch.setattr(keras_sharenets.training.run.fit, "connect", lambda strategy: devices)
+    compiled = []
+    monkeypatch.setattr(
+        keras_sharenets.training.run.fit,
+        "compile_model",
+        lambda *args: compiled.append(compile_model(*args)) or compiled[0],
+    )
+    settings = {"recipe": override(recipe, epochs=2), "options": TINY, "verbose": 0}
+    run = fit(MODEL, digits, tmp_path / "run", **settings)
+    monkeypatch.undo()
+    plain = fit(MODEL, digits, tmp_path / "plain", jit_compile=False, **settings)
+    assert [epoch.loss for epoch in run.epochs] == pytest.approx([epoch.loss for epoch in plain.epochs], abs=0.05)
+    assert {layer.compute_dtype for layer in compiled[0].layers[2:]} == {"bfloat16"}
+    assert all(weight.dtype == "float32" for weight in compiled[0].trainable_weights)
+    network = files.load_model(tmp_path / "run" / "last.keras")
+    assert {layer.compute_dtype for layer in network.layers} == {"float32"}
+    assert not any(getattr(layer, "synchronized", False) for layer in network.layers)
+    assert keras.config.dtype_policy().name == "float32"
+    # The file has the weights that were trained, so it has their accuracy.
+    predicted = network.predict(digits.test.pixels(np.arange(359)), verbose=0).argmax(-1)
+    assert np.mean(predicted == digits.test.labels) == pytest.approx(run.test_accuracy, abs=0.05)
+    for batches in (training_batches(digits, recipe, 0), EvenBatches(held_out_batches(digits, 64), 0, 1)):
+        assert all(spec.shape.is_fully_defined() for spec in as_tf_data(batches).element_spec)
+
+
+def test_no_tpu_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("TPU_NAME", raising=False)
+    arguments = ["--model", MODEL, "--data", "digits", "--output", str(tmp_path / "run"), "--strategy", "tpu"]
+    assert main(["fit", *arguments]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[-1].startswith("error: `strategy` (='tpu') needs a TPU, and ")
+    assert "docs/clusters.md says how to start one." in errors[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_cluster_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    arguments = ["--model", MODEL, "--data", "digits", "--output", str(tmp_path / "run"), "--strategy", "multi_worker"]
+    assert main(["fit", *arguments]) == 2
+    assert "needs the environment variable TF_CONFIG" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

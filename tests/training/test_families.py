@@ -1,0 +1,65 @@
+"""One network of every family goes the whole way: real pictures, training, files, phones."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from families import REPRESENTATIVES
+
+import keras_sharenets as ksn
+from keras_sharenets import files, mobile
+from keras_sharenets.training.data.dataset import Arrays
+from keras_sharenets.training.recipes.named import override, recipe_for
+from keras_sharenets.training.reports.evaluate import evaluate
+from keras_sharenets.training.run.fit import fit
+
+
+@pytest.fixture(scope="module")
+def some_pictures(cifar10):
+    """256 pictures of CIFAR-10 to train with and 64 to test with."""
+    train = Arrays(cifar10.train.images[:256], cifar10.train.labels[:256])
+    test = Arrays(cifar10.test.images[:64], cifar10.test.labels[:64])
+    return dataclasses.replace(cifar10, train=train, test=test)
+
+
+@pytest.fixture(scope="module", params=REPRESENTATIVES)
+def run(request, some_pictures, tmp_path_factory):
+    """The folder of a run of 5 epochs, whose loss is the cross entropy alone."""
+    name, options = REPRESENTATIVES[request.param]
+    folder = tmp_path_factory.mktemp("families") / request.param
+    plain = {"weight_decay": 0.0, "pad": 0, "flip": False}
+    recipe = override(recipe_for(name, "*"), epochs=5, learning_rate=0.05, batch_size=32, **plain)
+    # Compiling with XLA takes minutes for the deep ones.
+    fit(name, some_pictures, folder, recipe=recipe, options=options, jit_compile=False, verbose=0)
+    return folder
+
+
+def test_loss_falls_on_real_pictures(run):
+    losses = [epoch["loss"] for epoch in json.loads((run / "metrics.json").read_text())["epochs"]]
+    assert losses[-1] == min(losses)
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_file_is_evaluated_and_profiled(run, some_pictures):
+    evaluation = evaluate(run / "last.keras", some_pictures)
+    recorded = json.loads((run / "metrics.json").read_text())
+    assert evaluation.accuracy == pytest.approx(recorded["test_accuracy"])
+    counts = ksn.profile(files.load_model(run / "last.keras"))
+    assert not counts.uncounted
+    assert counts.stored_parameters <= counts.effective_parameters
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_file_for_a_phone_follows_keras(run, some_pictures, tmp_path, quantization):
+    model = files.load_model(run / "last.keras")
+    pictures = some_pictures.train.images
+    report = mobile.export_tflite(model, tmp_path / "net.tflite", quantization, representative_data=pictures[:64])
+    probabilities = mobile.predict_tflite(tmp_path / "net.tflite", pictures)
+    expected = model.predict(pictures.astype("float32"), verbose=0)
+    if quantization is None:
+        assert report.score_error < 1e-5
+        np.testing.assert_allclose(probabilities, expected, atol=1e-4)
+    else:
+        # After 40 steps the classes are nearly tied for some networks: which comes first says little.
+        assert report.score_error < 0.15

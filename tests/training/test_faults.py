@@ -1,0 +1,97 @@
+"""What goes wrong in the middle of a run: one line, and the last good checkpoint stays."""
+
+import errno
+import json
+import os
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from keras_sharenets.training.run.checkpoints import list_checkpoints, load_checkpoint
+from keras_sharenets.training.run.recorder import Recorder
+from trainers.cli import main
+
+MODEL = "hscnet_m32_g4_r2_b1_a2"
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """A folder of 40 pictures, red ones and green ones: 32 to train with, 2 steps an epoch."""
+    for channel, name in enumerate(("red", "green")):
+        (tmp_path / "colours" / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = np.zeros((8, 8, 3), "uint8")
+            pixels[..., channel] = 100 + number
+            PIL.Image.fromarray(pixels).save(tmp_path / "colours" / name / f"{number}.png")
+    return tmp_path / "colours"
+
+
+def run_and_break(colours, folder, monkeypatch, fault):
+    """The command line, for 3 epochs; `fault(recorder)` happens when the files of the first are written."""
+    publish = Recorder._publish
+
+    def publish_and_break(recorder):
+        publish(recorder)
+        fault(recorder)
+
+    monkeypatch.setattr(Recorder, "_publish", publish_and_break)
+    options = "--epochs 3 --batch-size 16 --learning-rate 0.01 --jit-compile false --model-option width=(16,)"
+    options += " --model-option arrangements=1"
+    return main(["fit", "--model", MODEL, "--data", str(colours), "--output", str(folder), *options.split()])
+
+
+def check(folder, capsys, message):
+    """One line with that message; the checkpoint of the first epoch is the last one and whole."""
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert errors.startswith(f"error: {message}")
+    path = folder / "checkpoints" / "000000002.npz"
+    assert f"The last good checkpoint is {path}; `fit --resume {folder}` goes on from there." in errors
+    assert list_checkpoints(folder / "checkpoints") == [path]
+    arrays, state = load_checkpoint(path)
+    assert all(np.isfinite(array).all() for array in arrays.values())
+    assert [epoch["epoch"] for epoch in state["run"]["epochs"]] == [1]
+    assert not list(folder.rglob(".*.partial"))
+    return errors
+
+
+def test_loss_that_is_no_number(colours, tmp_path, capsys, monkeypatch):
+    def fault(recorder):
+        variable = recorder.network.trainable_variables[0]
+        variable.assign(np.full(variable.shape, np.nan))
+
+    assert run_and_break(colours, tmp_path / "run", monkeypatch, fault) == 2
+    check(tmp_path / "run", capsys, "The loss is nan after step 1 of epoch 2. Try a smaller `learning_rate` (=0.01)")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (metrics["state"], len(metrics["epochs"])) == ("stopped", 1)
+
+
+def test_full_disk(colours, tmp_path, capsys, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        assert run_and_break(colours, tmp_path / "run", patch, lambda recorder: patch.setattr(os, "fsync", full)) == 2
+    check(tmp_path / "run", capsys, "A file of the run cannot be written: [Errno 28] No space left on device.")
+    assert main(["fit", "--resume", str(tmp_path / "run")]) == 0
+    assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 4
+
+
+def test_unreadable_picture(colours, tmp_path, capsys, monkeypatch):
+    def fault(recorder):
+        for path in colours.rglob("*.png"):
+            path.write_bytes(path.read_bytes()[:45])
+
+    assert run_and_break(colours, tmp_path / "run", monkeypatch, fault) == 2
+    errors = check(tmp_path / "run", capsys, f"{colours}/")
+    assert ".png is not a picture that can be read: " in errors
+
+
+def test_fault_before_the_first_checkpoint(tmp_path, capsys):
+    options = ["--model-option", "width=(16,)", "--learning-rate", "1e30", "--jit-compile", "false"]
+    folder = tmp_path / "run"
+    assert main(["fit", "--model", MODEL, "--data", "digits", "--output", str(folder), *options]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert f"There is no checkpoint in {folder} yet." in errors

@@ -1,0 +1,82 @@
+"""How batches come to `fit`: the same on both backends, and through tf.data."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_sharenets.training.data.augmentation import Augmentation
+from keras_sharenets.training.data.batches import Batches
+from keras_sharenets.training.data.dataset import Arrays
+from keras_sharenets.training.data.tf_data import as_tf_data
+
+ROOT = pathlib.Path(__file__).parents[2]
+RANDOM = np.random.default_rng(0)
+FEED = """
+import sys
+import numpy as np
+from keras_sharenets.training.data.sources import load
+from keras_sharenets.training.data.batches import held_out_batches, training_batches
+from keras_sharenets.training.recipes.named import find_recipe, override
+folder, file = sys.argv[1:]
+dataset = load(folder, skip_unreadable=True)
+recipe = override(find_recipe("default"), crop="area", crop_size=8, batch_size=4)
+batches = training_batches(dataset, recipe, 5)
+images, labels = zip(batches.batch(0, 0), batches.batch(0, 1), batches.batch(3, 0), held_out_batches(dataset, 4)[0])
+np.savez(file, *images, *labels)
+sys.exit("tensorflow" in sys.modules and sys.modules["keras"].backend.backend() == "jax")
+"""
+
+
+def test_both_backends_get_the_same_batches_and_jax_without_tensorflow(half_broken, tmp_path):
+    """Files, crops and batches import none of it."""
+    batches = {}
+    for backend in ("tensorflow", "jax"):
+        command = [sys.executable, "-c", FEED, str(half_broken), str(tmp_path / f"{backend}.npz")]
+        subprocess.run(command, cwd=ROOT, env={**os.environ, "KERAS_BACKEND": backend}, check=True)
+        with np.load(tmp_path / f"{backend}.npz") as arrays:
+            batches[backend] = [arrays[name] for name in arrays.files]
+    for ours, theirs in zip(*batches.values(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    first, second, *_ = batches["jax"]
+    assert first.shape == second.shape == (4, 8, 8, 3)
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("augmentation", [None, Augmentation(1, True, (3.0, 4.0, 5.0))])
+def test_tf_data_gives_the_same_batches(augmentation):
+    source = Arrays(RANDOM.integers(0, 256, (10, 5, 6, 3), np.uint8), np.arange(10) % 3)
+    batches = Batches(source, 3, 4, augmentation, seed=7)
+    dataset = as_tf_data(batches)
+    count = 3 if augmentation is None else 2
+    assert int(dataset.cardinality()) == len(batches) == count
+    assert dataset.element_spec[0].shape.as_list() == [None if augmentation is None else 4, 5, 6, 3]
+    for epoch in (0, 3):
+        batches.epoch = epoch
+        found = list(dataset.as_numpy_iterator())
+        assert len(found) == count
+        for index, (images, labels) in enumerate(found):
+            expected = batches.batch(epoch, index)
+            np.testing.assert_array_equal(images, expected[0])
+            np.testing.assert_array_equal(labels, expected[1])
+
+
+def test_fit_takes_tf_data_epoch_by_epoch():
+    """The same weights, bit for bit, as from the batches themselves."""
+    source = Arrays(RANDOM.integers(0, 256, (12, 5, 5, 3), np.uint8), np.arange(12) % 3)
+    weights = []
+    for change in (lambda batches: batches, as_tf_data):
+        model = keras.Sequential(
+            [keras.Input((5, 5, 3)), keras.layers.Flatten(), keras.layers.Dense(3, use_bias=False)]
+        )
+        model.set_weights([np.ones((75, 3)) / 100])
+        model.compile(keras.optimizers.SGD(1e-7), "mean_squared_error", jit_compile=False)
+        batches = Batches(source, 3, 4, Augmentation(1, True, (3.0, 4.0, 5.0)), seed=2)
+        model.fit(change(batches), epochs=3, shuffle=False, callbacks=[batches.callback()], verbose=0)
+        weights.append(model.get_weights()[0])
+    np.testing.assert_array_equal(*weights)
+    assert not np.array_equal(weights[0], np.float32(np.ones((75, 3)) / 100))

@@ -1,0 +1,42 @@
+"""Real pictures, from a folder and from CIFAR-10, through a whole run."""
+
+import dataclasses
+import json
+
+import numpy as np
+import PIL.Image
+from tiny_network import MODEL, TINY
+
+from keras_sharenets.training.data.dataset import Arrays
+from keras_sharenets.training.data.sources import load
+from keras_sharenets.training.recipes.named import override, recipe_for
+from keras_sharenets.training.run.fit import fit
+
+
+def test_real_pictures_from_a_folder(tmp_path):
+    """A folder of pictures, decoded batch by batch: red ones, green ones and blue ones."""
+    generator = np.random.default_rng(0)
+    for channel, name in enumerate(("red", "green", "blue")):
+        (tmp_path / "colours" / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = generator.integers(0, 100, (8, 8, 3), dtype="uint8")
+            pixels[..., channel] += 120
+            PIL.Image.fromarray(pixels).save(tmp_path / "colours" / name / f"{number}.png")
+    dataset = load(tmp_path / "colours")
+    changes = {"epochs": 8, "batch_size": 12, "learning_rate": 0.05, "schedule": "cosine"}
+    settings = override(recipe_for(MODEL, dataset.name), **changes)
+    run = fit(MODEL, dataset, tmp_path / "run", recipe=settings, options=TINY, jit_compile=False, verbose=0)
+    assert run.test_accuracy == 1.0
+    assert (tmp_path / "run" / "labels.txt").read_text() == "blue\ngreen\nred\n"
+
+
+def test_real_cifar10_pictures(cifar10, tmp_path):
+    """The first 600 of them, twice, with the paper's recipe shortened."""
+    few = [Arrays(source.images[:600], source.labels[:600]) for source in (cifar10.train, cifar10.test)]
+    dataset = dataclasses.replace(cifar10, train=few[0], test=few[1])
+    recipe = override(recipe_for(MODEL, "cifar10"), epochs=2, batch_size=100)
+    run = fit(MODEL, dataset, tmp_path / "run", recipe=recipe, options=TINY, jit_compile=False, verbose=0)
+    assert run.epochs[1].loss < run.epochs[0].loss
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (metrics["data"]["note"], metrics["data"]["train"]) == (cifar10.note, 600)
+    assert "airplane\nautomobile" in (tmp_path / "run" / "labels.txt").read_text()

@@ -1,0 +1,141 @@
+"""Folders of pictures, one per class: how they are split and read, and those that cannot be used."""
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from keras_sharenets.training.data.sources import load
+
+
+def write_picture(path, colour, size=(6, 4)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.new("RGB", size, colour).save(path)
+
+
+def write_classes(folder, counts, size=(6, 4)):
+    """Class `i` has pictures of the colours (40 i, picture, 7)."""
+    for label, (name, count) in enumerate(counts.items()):
+        for number in range(count):
+            write_picture(folder / name / f"{number}.png", (40 * label, number, 7), size)
+    return folder
+
+
+def test_class_folders_are_split(tmp_path):
+    dataset = load(write_classes(tmp_path / "things", {"cat": 10, "ant": 5, "bee": 5, ".hidden": 1}))
+    assert dataset.name == "things"
+    assert dataset.class_names == ("ant", "bee", "cat")
+    assert (len(dataset.train), len(dataset.test), dataset.shape) == (8 + 4 + 4, 2 + 1 + 1, (4, 6, 3))
+    assert not set(dataset.train.paths) & set(dataset.test.paths)
+    for source in (dataset.train, dataset.test):
+        pixels = source.pixels(np.arange(len(source)))
+        written_as = {"ant": 40, "bee": 80, "cat": 0}
+        for path, label, picture in zip(source.paths, source.labels, pixels, strict=True):
+            name = path.parent.name
+            assert dataset.class_names[label] == name
+            assert np.all(picture == (written_as[name], int(path.stem), 7))
+    assert load(tmp_path / "things").test.paths == dataset.test.paths
+    assert load(tmp_path / "things", seed=1).test.paths != dataset.test.paths
+    blue, variance = dataset.mean[2], dataset.variance[2]
+    assert (blue, variance) == (7, 0)
+
+
+@pytest.mark.parametrize("name", ["test", "val", "valid", "validation"])
+def test_split_folders(tmp_path, name):
+    write_classes(tmp_path / "train", {"ant": 3, "bee": 2})
+    write_classes(tmp_path / name, {"ant": 1, "bee": 2})
+    dataset = load(tmp_path)
+    assert (len(dataset.train), len(dataset.test)) == (5, 3)
+    assert {path.relative_to(tmp_path).parts[0] for path in dataset.test.paths} == {name}
+    assert f"{name}/ is the test split" in dataset.note
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    assert load(write_classes(tmp_path, {"train": 2, "tram": 2})).class_names == ("train", "tram")
+
+
+def test_pictures_are_decoded_when_they_are_asked_for(tmp_path):
+    dataset = load(write_classes(tmp_path, {"ant": 3, "bee": 3}))
+    write_picture(dataset.train.paths[1], (9, 9, 9))
+    assert np.all(dataset.train.pixels([1]) == 9)
+
+
+def test_resized_and_grey(tmp_path):
+    write_classes(tmp_path, {"ant": 3, "bee": 3}, size=(20, 10))
+    write_picture(tmp_path / "ant" / "0.png", (200, 200, 200), size=(5, 7))
+    dataset = load(tmp_path, input_shape=(8, 12, 1))
+    pixels = dataset.train.pixels([0, 1])
+    assert (pixels.shape, pixels.dtype, dataset.shape) == ((2, 8, 12, 1), np.uint8, (8, 12, 1))
+    assert "resized to 8x12 grey" in dataset.note
+
+
+def _empty(folder):
+    folder.mkdir()
+
+
+def _one_class(folder):
+    write_classes(folder, {"ant": 3})
+
+
+def _class_without_pictures(folder):
+    write_classes(folder, {"ant": 3, "bee": 3})
+    (folder / "cow").mkdir()
+    (folder / "cow" / "notes.txt").write_text("moo")
+
+
+def _lonely_picture(folder):
+    write_classes(folder, {"ant": 3, "bee": 1})
+
+
+def _broken_picture(folder):
+    write_classes(folder, {"ant": 3, "bee": 3})
+    for number in range(3):
+        path = folder / "bee" / f"{number}.png"
+        path.write_bytes(path.read_bytes()[:45])
+
+
+def _broken_test_picture(folder):
+    write_classes(folder / "train", {"ant": 3, "bee": 3})
+    write_classes(folder / "test", {"ant": 3, "bee": 3})
+    (folder / "test" / "ant" / "2.png").write_text("no picture")
+
+
+def _other_classes(folder):
+    write_classes(folder / "train", {"ant": 1, "bee": 1, "cow": 1})
+    write_classes(folder / "val", {"ant": 1, "bee": 1, "dog": 1})
+
+
+def _other_size(folder):
+    write_classes(folder, {"ant": 3, "bee": 3})
+    for number in range(3):
+        write_picture(folder / "bee" / f"{number}.png", (1, 2, 3), size=(7, 7))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_empty, r"data holds no class folders\. Expected is one folder of pictures per class"),
+        (_one_class, r"data holds fewer than 2 class folders \(only 'ant'\)"),
+        (_class_without_pictures, r"class folder .*data/cow holds no picture \(\.bmp"),
+        (_lonely_picture, r"class folder .*data/bee holds one picture; a split needs at least 2"),
+        (_broken_picture, r"data/bee/\d\.png is not a picture that can be read"),
+        (_broken_test_picture, r"data/test/ant/2\.png is not a picture that can be read"),
+        (_other_classes, r"data/val differ from those in .*data/train: missing \['cow'\], additional \['dog'\]"),
+        (
+            _other_size,
+            r"data/bee/\d\.png has the shape \(7, 7, 3\), the first picture \(4, 6, 3\): give an `input_shape`",
+        ),
+    ],
+)
+def test_bad_folders(tmp_path, make, message):
+    make(tmp_path / "data")
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((8, 8, 2), r"`input_shape` \(=\(8, 8, 2\)\) .* 1 or 3 channels"), ((0, 8, 3), r"`input_shape` \(=0\)")],
+)
+def test_bad_input_shape(tmp_path, shape, message):
+    with pytest.raises(ValueError, match=message):
+        load(write_classes(tmp_path, {"ant": 2, "bee": 2}), input_shape=shape)

@@ -1,0 +1,323 @@
+"""The tables of published runs: from made-up records, and those of the README from the records that are published."""
+
+import io
+import json
+import pathlib
+import re
+import shlex
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from keras_sharenets import files
+from keras_sharenets.analysis.counting import count_parameters
+from keras_sharenets.cli.recipe_arguments import chosen_recipe
+from keras_sharenets.cli.results import BEGIN, END, draw, to_markdown
+from keras_sharenets.training.recipes.named import find_recipe, override
+from keras_sharenets.training.reports.evaluate import evaluate
+from keras_sharenets.training.reports.paper_results import COMPARISONS, RESULTS
+from keras_sharenets.training.reports.rerun import fit_command_line
+from keras_sharenets.training.reports.results import compare, direction, make_rows, read_published
+from keras_sharenets.training.run.record import Epoch, Run, write_metrics
+from trainers.cli import main, make_parser
+
+ROOT = pathlib.Path(__file__).parents[2]
+PUBLISHED = sorted((ROOT / "saved_models").glob("*_seed*"))
+SHORT = override(find_recipe("fast"), epochs=4, batch_size=64)
+DATA = {"name": "cifar10", "note": "pictures", "class_names": list("abcdefghij"), "shape": [32, 32, 3], "test": 10000}
+
+
+def made_up(model, seed, accuracy, recipe=SHORT, **more):
+    """A `Run` whose last epoch has this accuracy; the one before was better."""
+    epochs = tuple(Epoch(epoch, 1.0, 0.5, 1.0, value, 0.1, 1.0) for epoch, value in enumerate((0.99, accuracy), 1))
+    values = {"options": {}, "data": DATA, "backend": "tensorflow", "jit_compile": "auto", "versions": {}}
+    return Run(**(values | {"state": "finished", "epochs": epochs} | more), model=model, recipe=recipe, seed=seed)
+
+
+def publish(folder, run):
+    place = folder / f"{run.model}_cifar10_seed{run.seed}"
+    write_metrics(run, place / "metrics.json")
+    return place
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two networks with three seeds each, which differ by 1.5, -0.3 and 0.6 points; two with one; int8 files of one."""
+    for seed, ours, theirs in ((0, 0.66, 0.645), (2, 0.654, 0.657), (1, 0.663, 0.657)):
+        publish(tmp_path, made_up("sl_vggnet_32", seed, ours))
+        publish(tmp_path, made_up("s_vggnet_32", seed, theirs))
+    other = override(find_recipe("fast"), epochs=2, batch_size=64, flip=False)
+    publish(tmp_path, made_up("igcv2_c64_d8", 0, 0.7, other))
+    publish(tmp_path, made_up("xception_c35_d8", 0, 0.7125, other))
+    for model, accuracy, size in (("sl_vggnet_32", 0.659, 1234567), ("igcv2_c64_d8", 0.6999, 98765)):
+        entries = [{"form": "saved_model"}, {"form": "int8", "bytes": size, "test_accuracy": accuracy}]
+        files.write_json(tmp_path / f"{model}_cifar10_seed0" / "export" / "export.json", {"files": entries})
+    return tmp_path
+
+
+def tables(text):
+    """The rows of all Markdown tables of a text, as dicts: the networks' and the pairs'."""
+    blocks = re.findall(r"(?:^\|.*\|\n)+", text, re.M)
+    split = [[line.strip("| \n").split(" | ") for line in block.splitlines()] for block in blocks]
+    return [[dict(zip(header, row, strict=True)) for row in rows] for header, _, *rows in split]
+
+
+def results(folder, capsys, *more):
+    assert main(["results", *map(str, sorted(folder.glob("*_seed*"))), *more]) == 0
+    return capsys.readouterr().out
+
+
+def test_networks(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    networks, _ = tables(results(folder, capsys))
+    # In the order of the papers' tables. Stored: those of the README's table, whose networks have 100 classes in the
+    # case of IGC-V2: 90 columns of 257 and 141 weights less.
+    assert [list(row.values()) for row in networks] == [
+        [
+            *(
+                "`xception_c35_d8`",
+                "cifar10",
+                "fast, 2 epochs, batch 64, flip False",
+                "[0](xception_c35_d8_cifar10_seed0)",
+            ),
+            *(
+                "71.25 %",
+                "-",
+                "-",
+                f"{71430 - 90 * 141:,}",
+                "67.00 ± 0.29 % on CIFAR-100, 400 epochs (IGC-V2, table 4)",
+            ),
+        ],
+        [
+            *("`igcv2_c64_d8`", "cifar10", "fast, 2 epochs, batch 64, flip False", "[0](igcv2_c64_d8_cifar10_seed0)"),
+            *("70.00 %", "69.99 %", "98,765", f"{75620 - 90 * 257:,}"),
+            "67.83 ± 0.35 % on CIFAR-100, 400 epochs (IGC-V2, table 4)",
+        ],
+        [
+            *("`s_vggnet_32`", "cifar10", "fast, 4 epochs, batch 64"),
+            ", ".join(f"[{seed}](s_vggnet_32_cifar10_seed{seed})" for seed in (0, 1, 2)),
+            # (64.5 + 65.7 + 65.7) / 3
+            *("65.30 % (64.50 to 65.70)", "-", "-", "294,762", "73.6 % on CIFAR-10, 200 epochs (ShardNet, table 1a)"),
+        ],
+        [
+            *("`sl_vggnet_32`", "cifar10", "fast, 4 epochs, batch 64"),
+            ", ".join(f"[{seed}](sl_vggnet_32_cifar10_seed{seed})" for seed in (0, 1, 2)),
+            *("65.90 % (65.40 to 66.30)", "65.90 % (seed 0; 66.00 % in Keras)", "1,234,567", "298,858"),
+            "74.7 % on CIFAR-10, 200 epochs (ShardNet, table 1a)",
+        ],
+    ]
+
+
+def test_pairs(folder, capsys):
+    _, pairs = tables(results(folder, capsys))
+    assert [list(row.values()) for row in pairs] == [
+        [
+            *("`igcv2_c64_d8` - `xception_c35_d8`", "-1.25", "-1.25 (seed 0)", "+0.83 on CIFAR-100"),
+            "against the paper, but one seed",
+        ],
+        [
+            *("`sl_vggnet_32` - `s_vggnet_32`", "+0.60", "+1.50 (seed 0), +0.60 (seed 1), -0.30 (seed 2)"),
+            *("+1.1 on CIFAR-10", "within the spread of the seeds"),
+        ],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("differences", "words"),
+    [
+        ([0.1, 2], "as in the paper"),
+        ([-0.1, -2], "against the paper"),
+        ([0.1, -2], "within the spread of the seeds"),
+        ([0.1, 0], "within the spread of the seeds"),
+        ([0, 0], "within the spread of the seeds"),
+        ([3], "as in the paper, but one seed"),
+        ([-3], "against the paper, but one seed"),
+        ([0], "no difference, but one seed"),
+        ([], "no seed in common"),
+    ],
+)
+def test_direction(differences, words):
+    assert direction(differences) == words
+
+
+def test_runs_that_are_not_compared(tmp_path):
+    """Another recipe, other data, or networks with options."""
+    wide = {"options": {"dropout_rate": 0.1}}
+    runs = [
+        made_up("sl_vggnet_32", 0, 0.5),
+        made_up("s_vggnet_32", 1, 0.5),
+        made_up("s_vggnet_32", 0, 0.5, override(SHORT, epochs=5)),
+        made_up("s_vggnet_32", 0, 0.5, data=DATA | {"name": "digits"}),
+        made_up("s_vggnet_32", 0, 0.5, **wide),
+    ]
+    folders = [tmp_path / str(number) for number in range(len(runs))]
+    for folder, run in zip(folders, runs, strict=True):
+        write_metrics(run, folder / "metrics.json")
+    rows = make_rows(map(read_published, folders))
+    assert len(rows) == 5
+    (comparison,) = compare(rows)
+    assert (comparison.second.run.seed, comparison.differences) == (1, {})
+    assert [row.paper is None for row in rows] == [bool(row.run.options) for row in rows]
+    assert "| - | - | +1.1 on CIFAR-10 | no seed in common |" in to_markdown(rows[:1] + rows[-1:], tmp_path)
+
+
+def test_notes(folder, capsys):
+    text = " ".join(results(folder, capsys).split())
+    assert text.count("`cifar10` is pictures.") == 1
+    assert "after 400 (IGC-V2), 200 (ShardNet) epochs; the runs here have 2 to 4." in text
+
+
+def fit_arguments(line):
+    """What the real parser makes of a line of the shell."""
+    words = shlex.split(line)
+    return make_parser().parse_args(words[words.index("fit") :])
+
+
+def test_commands(folder, capsys):
+    block = re.search(r"```\n(.*?)```", results(folder, capsys), re.S)[1]
+    *_, with_xception, with_igcv2, with_s, with_sl = block.splitlines()
+    begin = "python -m trainers fit --model"
+    assert with_igcv2 == (
+        f"{begin} igcv2_c64_d8 --data cifar10 --recipe fast --epochs 2 --batch-size 64 --no-flip --seed 0 "
+        "--output runs/igcv2_c64_d8_cifar10_seed0"
+    )
+    assert with_xception == with_igcv2.replace("igcv2_c64_d8", "xception_c35_d8")
+    assert with_sl == (
+        f"for seed in 0 1 2; do {begin} sl_vggnet_32 --data cifar10 --recipe fast --epochs 4 --batch-size 64 "
+        "--seed $seed --output runs/sl_vggnet_32_cifar10_seed$seed; done"
+    )
+    assert with_s == with_sl.replace("sl_vggnet_32", "s_vggnet_32")
+
+
+def test_command_gives_the_record_again():
+    """Fields of all kinds, through the parser of `fit`."""
+    changes = {"milestones": (0.25, 0.5), "nesterov": False, "label_smoothing": 0.1, "schedule": "step", "pad": 2}
+    recipe = override(find_recipe("fast"), **changes)
+    options = {"width": (16, 32), "stem": "imagenet", "label": "3"}
+    source = {"data": "my pictures", "data_dir": None, "input_shape": [8, 8, 1], "skip_unreadable": True}
+    run = made_up(
+        *("hscnet_m32_g4_r2_b1_a2", 3, 0.5, recipe),
+        **{"options": options, "source": source, "jit_compile": False, "deterministic": True, "backend": "jax"},
+    )
+    line = fit_command_line(run)
+    assert line.startswith("KERAS_BACKEND=jax python -m trainers fit ")
+    args = fit_arguments(line)
+    assert chosen_recipe(args, args.model, "pictures") == recipe
+    assert args.model_option == ["width=(16, 32)", "stem=imagenet", "label='3'"]
+    given = (args.data, args.data_dir, args.input_shape, args.skip_unreadable, args.jit_compile, args.deterministic)
+    assert given == ("my pictures", None, [8, 8, 1], True, "false", True)
+    empty = fit_arguments(fit_command_line(made_up("s_vggnet_32", 0, 0.5, override(recipe, milestones=()))))
+    assert chosen_recipe(empty, "s_vggnet_32", "cifar10") == override(recipe, milestones=())
+
+
+def test_update_keeps_what_stands_around(folder, capsys):
+    page = folder / "docs" / "page.md"
+    page.parent.mkdir()
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    assert results(folder, capsys, "--update", str(page)) == ""
+    before, after = page.read_text().split(BEGIN)
+    text, after = after.split(END)
+    assert (before, after) == ("before\n", "\nafter\n")
+    links = re.findall(r"\]\((.*?)\)", text)
+    assert len(links) == 8 + 1
+    assert all((page.parent / link).resolve().exists() for link in links)
+    picture = PIL.Image.open(folder / "results.png")
+    assert np.asarray(picture).std() > 0
+
+
+def edit(folder, **changes):
+    path = folder / "s_vggnet_32_cifar10_seed0" / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda folder: edit(folder, state="stopped"),
+            "The run in {}/s_vggnet_32_cifar10_seed0 is not finished: it is",
+        ),
+        (
+            lambda folder: edit(folder, recipe={"epoch": 1}),
+            "{}/s_vggnet_32_cifar10_seed0/metrics.json is not the record",
+        ),
+        (lambda folder: (folder / "a_seed0").mkdir(), "There is no {}/a_seed0/metrics.json: {}/a_seed0 holds no run."),
+        (
+            lambda folder: edit(folder, seed=2),
+            "{}/s_vggnet_32_cifar10_seed0 and {}/s_vggnet_32_cifar10_seed2 are the same run: s_vggnet_32 with seed 2.",
+        ),
+        (
+            lambda folder: (folder / "sl_vggnet_32_cifar10_seed0" / "export" / "export.json").write_text("{}"),
+            "{}/sl_vggnet_32_cifar10_seed0/export/export.json is not what `export` writes: KeyError",
+        ),
+        (lambda folder: edit(folder, model="vgg"), "`name` (='vgg') is not a known model."),
+        (
+            lambda folder: edit(folder, recipe=json.loads(json.dumps(vars(SHORT))) | {"name": "own"}),
+            "The recipe 'own' of s_vggnet_32 is none of `recipes`.",
+        ),
+        (lambda folder: (folder / "page.md").write_text("no markers"), f"The text must have the markers {BEGIN} and"),
+    ],
+)
+def test_bad_input(folder, spoil, message, capsys):
+    (folder / "page.md").write_text(f"{BEGIN}{END}")
+    spoil(folder)
+    page = (folder / "page.md").read_text()
+    folders = map(str, sorted(folder.glob("*_seed*")))
+    assert main(["results", *folders, "--update", str(folder / "page.md")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message.replace('{}', str(folder))}")
+    assert not (folder / "results.png").exists()
+    assert (folder / "page.md").read_text() == page
+
+
+def test_runs_in_several_folders(folder, capsys):
+    (folder / "more").mkdir()
+    assert main(["results", str(folder / "s_vggnet_32_cifar10_seed0"), str(folder / "more" / "x")]) == 2
+    assert "must lie in one folder." in capsys.readouterr().err
+
+
+def test_winners_of_the_papers():
+    for winner, other in COMPARISONS:
+        assert RESULTS[winner].accuracy > RESULTS[other].accuracy
+        assert RESULTS[winner].data == RESULTS[other].data
+    assert sorted(RESULTS) == sorted(name for pair in COMPARISONS for name in pair)
+    # HGC prints errors: 6.64 - 6.36 points.
+    assert f"{RESULTS['hgcnet_42_g4'].accuracy - RESULTS['sgcnet_42_g4'].accuracy:+}" == "+0.28"
+
+
+def test_readme_is_what_the_published_runs_give():
+    section = (ROOT / "README.md").read_text().split(BEGIN)[1].split(END)[0]
+    if not PUBLISHED:
+        assert section.strip() == "No run of a paper's network is published yet."
+        return
+    rows = make_rows(map(read_published, PUBLISHED))
+    assert section == f"\n{to_markdown(rows, ROOT)}", "run `trainers results saved_models/*_seed* --update README.md`"
+    picture, again = PIL.Image.open(ROOT / "saved_models" / "results.png"), PIL.Image.open(io.BytesIO(draw(rows)))
+    if picture.info["Software"] == again.info["Software"]:  # Another Matplotlib draws a little differently.
+        np.testing.assert_array_equal(np.asarray(picture), np.asarray(again))
+
+
+@pytest.mark.parametrize("place", PUBLISHED, ids=lambda place: place.name)
+def test_published_files_are_those_of_the_record(place):
+    published = read_published(place)
+    if published.int8:
+        int8 = place / "export" / published.int8["path"]
+        assert int8.stat().st_size == published.int8["bytes"]
+        (row,) = make_rows([published])
+        assert count_parameters(files.load_model(place / "last.keras")) == row.stored_parameters
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", PUBLISHED, ids=lambda place: place.name)
+def test_published_files_have_the_accuracy_of_the_record(place, cifar10):
+    published = read_published(place)
+    if not published.int8:
+        pytest.skip("the record alone is published")
+    in_keras = evaluate(place / "last.keras", cifar10)
+    assert in_keras.correct == pytest.approx(10000 * published.run.test_accuracy, abs=5)
+    assert evaluate(place / "export" / published.int8["path"], cifar10).correct == published.int8["test_correct"]
+
+
+def test_saved_files_are_small():
+    sizes = {path: path.stat().st_size for path in (ROOT / "saved_models").rglob("*") if path.is_file()}
+    assert {path for path, size in sizes.items() if size > 5_000_000} == set()

@@ -1,0 +1,319 @@
+"""Runs that are killed and go on: what they end with is what they would have ended with."""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from keras_sharenets import files
+from keras_sharenets.training.recipes.named import override, recipe_for
+from keras_sharenets.training.run.checkpoints import list_checkpoints, load_checkpoint, restore, save_checkpoint
+from keras_sharenets.training.run.fit import fit, resume
+from trainers.cli import main
+
+ROOT = pathlib.Path(__file__).parents[2]
+MODEL = "hscnet_m32_g4_r2_b1_a2"
+TINY = {"width": (16,), "shuffle_groups": 1, "arrangements": 1}
+# 1,438 pictures: 22 steps of 64.
+BEGIN = ["fit", "--model", MODEL, "--data", "digits", "--deterministic", "--learning-rate=0.03", "--batch-size=64"]
+
+# The command line, but with a network that is quickly compiled and draws random numbers.
+NETWORK = """
+import os, signal, sys
+import keras, keras_sharenets.training.run.fit
+from keras import layers
+def build(name, dataset, options, recipe):
+    convolution = [layers.Rescaling(1 / 255), layers.Conv2D(8, 3, strides=2), layers.BatchNormalization()]
+    classifier = [layers.ReLU(), layers.Flatten(), layers.Dropout(0.3), layers.Dense(10, activation="softmax")]
+    images = keras.Input(dataset.shape)
+    return keras.Model(images, keras.Sequential([*convolution, *classifier])(images))
+keras_sharenets.training.run.fit.build = build
+"""
+# Patches that end the process as a SIGKILL does, at one moment.
+AT_A_STEP = """
+from keras_sharenets.training.run.recorder import Recorder
+end = Recorder.on_train_batch_end
+def last_step(self, batch, logs=None):
+    end(self, batch, logs)
+    if self._step == {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+Recorder.on_train_batch_end = last_step
+"""
+AT_A_WRITE = """
+replace = os.replace
+def die(source, target):
+    if str(target).endswith("{name}"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+os.replace = die
+"""
+GO = "\nfrom trainers.cli import main\nsys.exit(main(sys.argv[1:]))"
+
+
+def start(arguments, backend, patch=""):
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    command = [sys.executable, "-c", NETWORK + patch + GO, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def check_loadable(folder):
+    """Every file that has its final name is whole; returns the numbers of the checkpoints."""
+    for path in folder.glob("*.keras"):
+        assert files.load_model(path).output_shape == (None, 10)
+    if (folder / "metrics.json").exists():
+        json.loads((folder / "metrics.json").read_text())
+    checkpoints = list_checkpoints(folder / "checkpoints")
+    for path in checkpoints:
+        load_checkpoint(path)
+    return [int(path.stem) for path in checkpoints]
+
+
+def newest(folder):
+    """The number of the newest checkpoint; 0 when there is none."""
+    return max((int(path.stem) for path in list_checkpoints(folder / "checkpoints")), default=0)
+
+
+def outcome(folder):
+    """All that must not depend on kills: each variable's bytes, each file's weights, the history but for its times."""
+    arrays, _ = load_checkpoint(list_checkpoints(folder / "checkpoints")[-1])
+    weights = {name: files.load_model(folder / name).get_weights() for name in ("last.keras", "best.keras")}
+    with open(folder / "history.csv", newline="") as file:
+        history = [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["state"] == "finished"
+    assert not list(folder.rglob(".*.partial"))
+    return (
+        {name: array.tobytes() for name, array in arrays.items()},
+        {name: [array.tobytes() for array in values] for name, values in weights.items()},
+        history,
+        metrics["test_accuracy"],
+        metrics["best"],
+    )
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)])
+def test_killed_twice_and_resumed_is_undisturbed_bit_for_bit(backend, tmp_path):
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    begin = [*BEGIN, "--epochs=2"]
+    with start([*begin, "--output", undisturbed], backend) as calm:
+        # In the middle of the first epoch, then in the middle of writing a checkpoint in the second.
+        arguments = [*begin, "--output", killed, "--checkpoint-steps=5"]
+        assert start(arguments, backend, AT_A_STEP.format(step=13)).wait() == -9
+        assert check_loadable(killed) == [5, 10]
+        assert calm.wait() == 0
+    assert start(["fit", "--resume", killed], backend, AT_A_WRITE.format(name="000000032.npz")).wait() == -9
+    assert check_loadable(killed) == [20, 22, 27]
+    assert len(list(killed.rglob(".*.partial"))) == 1
+    assert len((killed / "history.csv").read_text().splitlines()) == 2
+    assert start(["fit", "--resume", killed], backend).wait() == 0
+    assert outcome(killed) == outcome(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_killed_20_times_at_random_is_undisturbed_bit_for_bit(backend, tmp_path):
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    begin = [*BEGIN, "--epochs=40"]
+    assert start([*begin, "--output", undisturbed], backend).wait() == 0
+    begin += ["--output", killed, "--checkpoint-steps=3"]
+    moments = random.Random(0)
+    steps = []
+    for _ in range(20):
+        metrics = killed / "metrics.json"
+        before = metrics.stat().st_mtime_ns if metrics.exists() else None
+        process = start(["fit", "--resume", killed] if metrics.exists() else begin, backend)
+        # Any moment from the first file that this process writes on: compiling, training, writing.
+        while not metrics.exists() or metrics.stat().st_mtime_ns == before:
+            assert process.poll() is None
+            time.sleep(0.01)
+        # A random time, but at most so many steps: a fast machine must not be through before the last kill.
+        end, last_step = time.monotonic() + moments.uniform(0, 4), newest(killed) + moments.randint(1, 30)
+        while time.monotonic() < end and newest(killed) < last_step:
+            time.sleep(0.01)
+        assert process.poll() is None, "the run is too short for 20 kills"
+        process.kill()
+        process.wait()
+        steps.append(max(check_loadable(killed), default=0))
+    assert len(set(steps)) > 5
+    assert start(["fit", "--resume", killed], backend).wait() == 0
+    assert outcome(killed) == outcome(undisturbed)
+
+
+# In one process
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return override(recipe_for(MODEL, "digits"), epochs=2, batch_size=256, learning_rate=0.03)
+
+
+@pytest.fixture(scope="module")
+def interrupted_run(digits, recipe, tmp_path_factory):
+    """A run that ended before the files of its first epoch were written, but after the checkpoint."""
+
+    def interrupt(model, path):
+        raise KeyboardInterrupt
+
+    folder = tmp_path_factory.mktemp("interrupted") / "run"
+    source = {"data": "digits", "data_dir": None, "input_shape": None}
+    settings = {"options": TINY, "seed": 3, "jit_compile": False, "source": source}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "save_model", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fit(MODEL, digits, folder, recipe=recipe, verbose=0, **settings)
+    assert not list(folder.glob("*.keras"))
+    return folder
+
+
+@pytest.fixture
+def interrupted(interrupted_run, tmp_path):
+    """A copy of that run."""
+    return shutil.copytree(interrupted_run, tmp_path / "run")
+
+
+def test_files_of_an_epoch_are_written_again(interrupted, digits):
+    run = resume(interrupted, digits, verbose=0)
+    assert [epoch.epoch for epoch in run.epochs] == [1, 2]
+    metrics = json.loads((interrupted / "metrics.json").read_text())
+    assert (metrics["state"], metrics["reason"]) == ("finished", None)
+    assert metrics["seconds"] >= sum(epoch["seconds"] for epoch in metrics["epochs"])
+    assert len((interrupted / "history.csv").read_text().splitlines()) == 3
+    assert (interrupted / "best.keras").is_file()
+    # A finished run is left as it is.
+    before = {path: path.stat().st_mtime_ns for path in interrupted.iterdir()}
+    assert resume(interrupted, digits) == run
+    assert {path: path.stat().st_mtime_ns for path in interrupted.iterdir()} == before
+
+
+def test_checkpoints_are_written_between_epochs_and_the_last_are_kept(digits, recipe, tmp_path):
+    settings = {"options": TINY, "jit_compile": False, "checkpoint_steps": 2, "keep_checkpoints": 4}
+    fit(MODEL, digits, tmp_path / "run", recipe=recipe, verbose=0, **settings)
+    # Five steps an epoch: after 2, 4 and 5 of each.
+    names = [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")]
+    assert names == ["000000005.npz", "000000007.npz", "000000009.npz", "000000010.npz"]
+
+
+def test_resuming_takes_the_same_arguments_or_none(interrupted, capsys):
+    same = f"--model {MODEL} --data digits --seed 3 --epochs 2 --jit-compile false --output {interrupted}".split()
+    same += ["--model-option", "width=[16]"]
+    assert main(["fit", "--resume", str(interrupted), *same]) == 0
+    assert f"files in {interrupted}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "3"], "`--epochs` (=3) must be that of the run in RUN (=2), or be left out."),
+        (["--batch-size", "64"], "`--batch-size` (=64) must be that of the run in RUN (=256)"),
+        (["--recipe", "fast"], "`--recipe` (=fast) must be that of the run in RUN (=digits)"),
+        (["--tensorboard"], "`--tensorboard` (=[]) must be that of the run in RUN (=None)"),
+        (["--seed", "4"], "`--seed` (=4) must be that of the run in RUN (=3)"),
+        (["--model", "hscnet_m64"], "`--model` (=hscnet_m64) must be that of the run in RUN (=hscnet_m32_g4_r2_b1_a2)"),
+        (["--jit-compile", "true"], "`--jit-compile` (=True) must be that of the run in RUN (=False)"),
+        (["--deterministic"], "`--deterministic` (=True) must be that of the run in RUN (=False)"),
+        (["--model-option", "width=8"], "`--model-option width` (=8) must be that of the run in RUN (=(16,))"),
+        (["--output", "elsewhere"], "elsewhere) must be that of the run in RUN"),
+        (["--data", "pictures"], "The data set has the name pictures, but the run in RUN digits."),
+        (["--checkpoint-steps", "0"], "`checkpoint_steps` (=0) must be a whole number of at least 1."),
+        (["--keep-checkpoints", "0"], "`keep_checkpoints` (=0) must be a whole number of at least 1."),
+    ],
+)
+def test_other_arguments_are_refused(interrupted, arguments, message, capsys, tmp_path, monkeypatch):
+    import PIL.Image
+
+    for name in ("ant", "bee"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(2):
+            PIL.Image.new("L", (8, 8)).save(tmp_path / "pictures" / name / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--resume", str(interrupted), *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert message.replace("RUN", str(interrupted)) in errors
+    assert errors.count("\n") == 1
+    assert json.loads((interrupted / "metrics.json").read_text())["state"] == "stopped"
+
+
+def test_what_cannot_be_resumed(interrupted, digits, tmp_path):
+    with pytest.raises(ValueError, match=rf"There is no {tmp_path}/none/metrics\.json: .*/none holds no run"):
+        resume(tmp_path / "none", digits)
+    with pytest.raises(ValueError, match=r"The data set has the mean \[1\.0\], but the run in .* \["):
+        resume(interrupted, dataclasses.replace(digits, mean=(1.0,)))
+    path = interrupted / "metrics.json"
+    metrics = json.loads(path.read_text())
+    path.write_text(json.dumps({**metrics, "backend": "torch"}))
+    with pytest.raises(ValueError, match=r"was begun with KERAS_BACKEND=torch; so must it go on"):
+        resume(interrupted, digits)
+    path.write_text(json.dumps({name: metrics[name] for name in metrics if name != "keep_checkpoints"}))
+    with pytest.raises(ValueError, match=r"metrics\.json is not the record of a run of this version: KeyError"):
+        resume(interrupted, digits)
+    path.write_text(json.dumps(metrics))
+    checkpoint = list_checkpoints(interrupted / "checkpoints")[-1]
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"The checkpoint .*000000005\.npz is damaged: .*the one before"):
+        resume(interrupted, digits)
+
+
+def test_leftovers_of_a_kill_before_the_first_file_do_not_count(digits, recipe, tmp_path):
+    (tmp_path / ".metrics.json.7.partial").write_text("{")
+    with pytest.raises(ValueError, match="`seed`"):
+        fit(MODEL, digits, tmp_path, recipe=recipe, seed=-1)
+
+
+# Checkpoints
+
+
+def small_model():
+    """Everything that has a state: normalisation, random numbers, momentum, metrics."""
+    layers = [keras.layers.Dense(4), keras.layers.BatchNormalization(), keras.layers.Dropout(0.5, seed=1)]
+    model = keras.Sequential([keras.Input((6,)), *layers, keras.layers.Dense(2)])
+    rate = keras.optimizers.schedules.CosineDecay(0.1, 8)
+    model.compile(keras.optimizers.SGD(rate, momentum=0.9), "mse", metrics=["mae"], jit_compile=False)
+    return model
+
+
+def test_a_checkpoint_holds_all_that_the_next_steps_depend_on(tmp_path):
+    inputs = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")
+    model, other = small_model(), small_model()
+    for _ in range(3):
+        model.train_on_batch(inputs, inputs[:, :2])
+    path = save_checkpoint(tmp_path, model, {"epoch": 1}, 3, keep=1)
+    expected = [model.train_on_batch(inputs, inputs[:, :2]) for _ in range(3)]
+    # Other weights, another place in the schedule, other random numbers; the metrics start at 0 again.
+    other.train_on_batch(inputs, inputs[:, :2])
+    arrays, state = load_checkpoint(path)
+    restore(other, arrays, ["weights", "optimizer", "metrics"])
+    assert state == {"epoch": 1}
+    assert [other.train_on_batch(inputs, inputs[:, :2]) for _ in range(3)] == expected
+    for weight, twin in zip(model.get_weights(), other.get_weights(), strict=True):
+        assert weight.tobytes() == twin.tobytes()
+
+
+def test_checkpoint_of_another_model(tmp_path):
+    model = small_model()
+    arrays, _ = load_checkpoint(save_checkpoint(tmp_path, model, {}, 0, keep=1))
+    wide = keras.Sequential([keras.Input((6,)), keras.layers.Dense(5)])
+    wide.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"The checkpoint has \d+ weights, the model 2"):
+        restore(wide, arrays, ["weights"])
+    arrays["weights/0"] = arrays["weights/0"][:2]
+    with pytest.raises(ValueError, match=r"kernel has the shape \(6, 4\), in the checkpoint \(2, 4\)"):
+        restore(model, arrays, ["weights"])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_not_saved(value, tmp_path):
+    model = small_model()
+    model.layers[0].bias.assign([0, value, 0, 0])
+    with pytest.raises(ValueError, match=r"The weights are no longer finite after 9 steps"):
+        save_checkpoint(tmp_path, model, {}, 9, keep=1)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,146 @@
+"""Data sets as TensorFlow Datasets prepares them, made small."""
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow_datasets as tfds
+from picture_files import random_picture
+
+from keras_sharenets.training.data.dataset import Arrays, Files
+from keras_sharenets.training.data.records import find_records, read_feature
+from keras_sharenets.training.data.sources import load
+from keras_sharenets.training.recipes.named import recipe_for
+
+NAMES = ("ant", "bee", "cow")
+
+
+def write_tfds(folder, name, shape, examples, labels=NAMES):
+    """Writes `{split: [(array, label)]}` as TensorFlow Datasets does, one file for two pictures."""
+    identity = tfds.core.dataset_info.DatasetIdentity(name, tfds.core.Version("1.0.0"), str(folder), "")
+    features = tfds.features.FeaturesDict(
+        {
+            "file": tfds.features.Text(),
+            "image": tfds.features.Image(shape=shape, encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=labels),
+        }
+    )
+    info = tfds.core.DatasetInfo(builder=identity, features=features)
+    (folder / name / "1.0.0").mkdir(parents=True)
+    identity.data_dir = str(folder / name / "1.0.0")
+    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=2)
+    writer.initialize_splits(list(examples))
+    for split, pairs in examples.items():
+        writer.add_examples(
+            {
+                split: [
+                    {"file": f"{index}.png", "image": image, "label": label}
+                    for index, (image, label) in enumerate(pairs)
+                ]
+            }
+        )
+    writer.close_all()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """`(folder, what is in it)`: one data set of one size, one of many sizes without a labelled test split."""
+    folder = tmp_path_factory.mktemp("tfds")
+    fixed = {
+        split: [(random_picture(6, 5), label) for label in labels]
+        for split, labels in {"train": [0, 1, 2, 2, 1], "test": [2, 0]}.items()
+    }
+    sizes = {
+        split: [(random_picture(10 + index, 20 - index), label) for index, label in enumerate(labels)]
+        for split, labels in {"train": [0, 1, 2, 0, 1], "validation": [1, 2], "test": [-1, -1]}.items()
+    }
+    write_tfds(folder, "squares", (6, 5, 3), fixed)
+    write_tfds(folder, "imagenet2012", (None, None, 3), sizes)
+    return folder, {"squares": fixed, "imagenet": sizes}
+
+
+@pytest.mark.parametrize("name", ["squares", "tfds:squares"])
+def test_tfds_of_one_size_is_in_memory(prepared, name):
+    folder, written = prepared
+    dataset = load(name, data_dir=folder)
+    assert (dataset.name, dataset.class_names, dataset.shape) == ("squares", NAMES, (6, 5, 3))
+    assert "squares 1.0.0 from TensorFlow Datasets, stored as PNG" in dataset.note
+    for split, pairs in written["squares"].items():
+        source = getattr(dataset, split)
+        assert isinstance(source, Arrays)
+        assert source.labels.tolist() == [label for _, label in pairs]
+        for found, (image, _) in zip(source.images, pairs, strict=True):
+            np.testing.assert_array_equal(found, image)
+
+
+def test_tfds_of_many_sizes_is_read_when_it_is_asked_for(prepared):
+    folder, written = prepared
+    dataset = load("imagenet", data_dir=folder)
+    assert (dataset.name, dataset.shape) == ("imagenet", (None, None, 3))
+    assert "ImageNet 1.0.0 from TensorFlow Datasets, stored as PNG; validation is the test split" in dataset.note
+    assert recipe_for("sharesnet_34", dataset.name).name == "sharesnet-imagenet"
+    for source, split in ((dataset.train, "train"), (dataset.test, "validation")):
+        assert isinstance(source, Files)
+        pairs = written["imagenet"][split]
+        assert source.labels.tolist() == [label for _, label in pairs]
+        for found, (image, _) in zip(source.pixels(np.arange(len(pairs))), pairs, strict=True):
+            np.testing.assert_array_equal(found, image)
+    pixels = np.concatenate([image.reshape(-1, 3) for image, _ in written["imagenet"]["train"]]).astype(float)
+    np.testing.assert_allclose(dataset.mean, pixels.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(dataset.variance, pixels.var(axis=0), rtol=1e-5)
+    resized = load("imagenet", data_dir=folder, input_shape=(4, 4, 3))
+    assert resized.train.pixels([1, 0]).shape == (2, 4, 4, 3)
+    expected = PIL.Image.fromarray(written["imagenet"]["train"][1][0]).resize((4, 4), PIL.Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(resized.train.pixels([1])[0], np.asarray(expected))
+
+
+def test_records_are_what_tfds_reads(prepared):
+    folder, _ = prepared
+    builder = tfds.builder_from_directory(folder / "squares" / "1.0.0")
+    paths = builder.info.splits["train"].filepaths
+    records = [record for path in paths for record in find_records(path)]
+    raw = builder.as_dataset(split="train", decoders={"image": tfds.decode.SkipDecoding()}, shuffle_files=False)
+    for record, example in zip(records, tfds.as_numpy(raw), strict=True):
+        for name in ("file", "image"):
+            assert read_feature(record, name) == example[name]
+        assert read_feature(record, "label") == example["label"]
+    with pytest.raises(ValueError, match=r"the record at byte 12 of .* has no feature 'shape'"):
+        read_feature(records[0], "shape")
+
+
+def test_broken_records(prepared, tmp_path):
+    path = next((prepared[0] / "squares" / "1.0.0").glob("squares-train*"))
+    record = find_records(path)[0]
+    cut = tmp_path / "cut"
+    cut.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(ValueError, match=r"cut ends in the middle of a record"):
+        find_records(cut)
+    damaged = tmp_path / "damaged"
+    data = bytearray(path.read_bytes())
+    data[record.start : record.start + 8] = b"\xff" * 8
+    damaged.write_bytes(data)
+    with pytest.raises(ValueError, match=r"the record at byte 12 of .*damaged is damaged: "):
+        read_feature(find_records(damaged)[0], "label")
+
+
+def test_tfds_without_a_held_out_split(tmp_path):
+    write_tfds(tmp_path, "alone", (4, 4, 3), {"train": [(random_picture(4, 4), label) for label in [0, 1, 2] * 5]})
+    dataset = load("alone", data_dir=tmp_path)
+    assert (len(dataset.train), sorted(dataset.test.labels.tolist())) == (12, [0, 1, 2])
+    assert "20 % of each class are the test split (seed 0)" in dataset.note
+
+
+def test_tfds_that_is_not_there(tmp_path):
+    for name, title in (("cifar100", "CIFAR-100"), ("tfds:flowers", "flowers"), ("imagenet", "ImageNet")):
+        with pytest.raises(
+            ValueError, match=rf"There is no {title} in the data directory {tmp_path}: set `--data-dir`"
+        ):
+            load(name, data_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"`data` \(='flowers'\) is none of 'digits', .* and nothing that TensorFlow"):
+        load("flowers", data_dir=tmp_path)
+
+
+def test_shape_of_tfds(prepared):
+    with pytest.raises(ValueError, match=r"`input_shape` \(=\(9, 9, 3\)\) must be that of squares \(=\(6, 5, 3\)\)"):
+        load("squares", data_dir=prepared[0], input_shape=(9, 9, 3))
+    with pytest.raises(ValueError, match=r"`input_shape` \(=\(9, 9, 4\)\) must be .* with 1 or 3 channels"):
+        load("imagenet", data_dir=prepared[0], input_shape=(9, 9, 4))

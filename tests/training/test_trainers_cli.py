@@ -1,0 +1,161 @@
+import json
+
+import pytest
+
+import keras_sharenets as ksn
+from keras_sharenets import files
+from keras_sharenets.training.recipes.named import find_recipe
+from keras_sharenets.training.recipes.recipe import OPTIONS
+from trainers.cli import COMMANDS, main, make_parser
+
+MODEL = "hscnet_m32_g4_r2_b1_a2"
+TINY = ["--model-option", "width=(16,)", "--model-option", "arrangements=1", "--jit-compile", "false"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of the command line that changes a recipe field of every kind."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    changes = (
+        "--epochs 1 --batch-size 128 --weight-decay 0.001 --milestones 0.25 0.5 --schedule step --no-nesterov --flip"
+    )
+    assert main(["fit", "--model", MODEL, "--data", "digits", "--output", str(folder), *TINY, *changes.split()]) == 0
+    return folder
+
+
+def test_flags_reach_recipe_and_network(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["recipe"] == {
+        "epochs": 1,
+        "batch_size": 128,
+        "weight_decay": 0.001,
+        "milestones": [0.25, 0.5],
+        "schedule": "step",
+        "nesterov": False,
+        "flip": True,
+        # As the recipe for digits has it.
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "decay_factor": 0.1,
+        "warmup_epochs": 0,
+        "label_smoothing": 0.0,
+        "pad": 1,
+        "patience": 10,
+        "watch": "train",
+        "dropout": 0.0,
+        "crop": "shift",
+        "crop_size": 0,
+        "border": "mean",
+        "jitter": 0.0,
+        "lighting": 0.0,
+        "normalization": "channels",
+        "initialization": "network",
+        "name": "digits",
+        "source": find_recipe("digits").source,
+    }
+    changed = ["epochs", "weight_decay", "schedule", "milestones", "batch_size", "nesterov", "flip"]
+    assert metrics["recipe_changes"] == changed
+    assert metrics["options"] == {"width": [16], "arrangements": 1}
+    assert (metrics["jit_compile"], metrics["state"], metrics["seed"]) == (False, "finished", 0)
+
+
+def test_evaluate_prints_the_accuracy_of_the_run(run, capsys):
+    accuracy = json.loads((run / "metrics.json").read_text())["test_accuracy"]
+    assert main(["evaluate", str(run / "last.keras"), "--data", "digits"]) == 0
+    expected = f"accuracy {accuracy:.4f} ({round(accuracy * 359)} of 359 test pictures) on 1,797 handwritten digits"
+    assert capsys.readouterr().out.startswith(expected)
+
+
+def test_evaluate_takes_tflite_files(run, capsys, tmp_path):
+    accuracy = json.loads((run / "metrics.json").read_text())["test_accuracy"]
+    ksn.mobile.export_tflite(files.load_model(run / "last.keras"), tmp_path / "last.tflite")
+    assert main(["evaluate", str(tmp_path / "last.tflite"), "--data", "digits"]) == 0
+    assert f"({round(accuracy * 359)} of 359 test pictures)" in capsys.readouterr().out
+
+
+def test_help_has_an_example_and_every_field_of_the_recipe(capsys):
+    for command in COMMANDS:
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        text = capsys.readouterr().out
+        assert f"example:\n  python -m trainers {command} " in text
+        example = text.partition("example:\n")[2].split()[3:]
+        assert make_parser().parse_args(example).command == command
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for field in OPTIONS:
+        assert f"--{field.name.replace('_', '-')}" in text
+
+
+def _broken_picture(folder):
+    for name in ("ant", "bee"):
+        (folder / name).mkdir(parents=True)
+        for number in range(2):
+            (folder / name / f"{number}.png").write_text("no picture")
+
+
+FIT = ["fit", "--model", MODEL, "--data", "digits", "--output", "run"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            [*FIT, "--model", "hscnet_m32"],
+            "error: `name` (='hscnet_m32') is not a known model. Did you mean 'hscnet_m32_g4",
+        ),
+        ([*FIT, "--data", "nowhere"], "error: `data` (='nowhere') is none of 'digits', 'cifar10', "),
+        (
+            [*FIT, "--data", "empty"],
+            "error: empty holds no class folders. Expected is one folder of pictures per class",
+        ),
+        ([*FIT, "--data", "broken"], "error: broken/ant/"),
+        (
+            [*FIT, "--data", "cifar10", "--data-dir", "empty"],
+            "error: There is no CIFAR-10 in the data directory empty:",
+        ),
+        ([*FIT, "--output", "full"], "error: The output directory full exists and is not an empty folder."),
+        ([*FIT, "--output", "full", "--model", "x"], "error: The output directory full exists"),
+        ([*FIT, "--model-option", "width"], "error: `--model-option` (='width') must be KEY=VALUE."),
+        ([*FIT, "--model-option", "depth=3"], f"error: {MODEL} has no option `depth`. Did you mean"),
+        ([*FIT, "--epochs", "0"], "error: `epochs` (=0) must be a whole number of at least 1."),
+        ([*FIT, "--milestones", "60", "120"], "error: `milestones` (=(60.0, 120.0)) must rise and lie between 0 and 1"),
+        ([*FIT, "--recipe", "digit"], "error: `recipe` (='digit') is not a known recipe. Did you mean 'digits'"),
+        ([*FIT, "--recipe", "fast", "--epochs", "0"], "error: `epochs` (=0) must be a whole number of at least 1."),
+        ([*FIT, "--jitter", "0.5"], "error: `jitter` (=0.5) is for colours, but digits is grey."),
+        ([*FIT, "--tensorboard", "images"], "error: `tensorboard` (='images') must be one of 'graph', 'histograms'."),
+        ([*FIT, "--seed", "-1"], "error: `seed` (=-1) must be a whole number of at least 0."),
+        (["evaluate", "none.keras", "--data", "digits"], "error: There is no file none.keras."),
+        (
+            ["evaluate", "full/thesis.txt", "--data", "digits"],
+            "error: full/thesis.txt is neither a .keras nor a .tflite",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("42")
+    _broken_picture(tmp_path / "broken")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(arguments) == 2
+    output, errors = capsys.readouterr()
+    assert errors.startswith(message)
+    assert errors.count("\n") == 1
+    assert output == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_run_that_is_already_there(run, capsys):
+    before = (run / "metrics.json").read_bytes()
+    assert main([*FIT, "--output", str(run)]) == 2
+    assert f"error: The output directory {run} already holds a run." in capsys.readouterr().err
+    assert (run / "metrics.json").read_bytes() == before
+
+
+def test_command_is_needed(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert "COMMAND" in capsys.readouterr().err

@@ -1,0 +1,299 @@
+"""The examples of docs/training.md, run as they stand there, and what they leave."""
+
+import json
+import pathlib
+import re
+import shlex
+
+import keras
+import numpy as np
+import PIL.Image
+import pytest
+import sklearn.metrics
+import tensorflow as tf
+
+from keras_sharenets import files, mobile
+from keras_sharenets.cli.compare import short_names
+from keras_sharenets.training.recipes.named import RECIPES
+from keras_sharenets.training.reports.confusion import confusion_matrix, most_confused
+from trainers.cli import COMMANDS, main, make_parser
+
+PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "training.md").read_text()
+CLASSES = ("ant", "bee")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the examples have run."""
+    folder = tmp_path_factory.mktemp("page")
+    random = np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for number in range(10):
+            picture = random.integers(0, 128, (16, 16, 3), np.uint8) + np.uint8(120 * label)
+            PIL.Image.fromarray(picture).save(folder / "pictures" / name / f"{number}.png")
+    (folder / "pictures" / "bee" / "torn.png").write_bytes((folder / "pictures" / "bee" / "0.png").read_bytes()[:50])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for block in re.findall(r"```shell\n(.*?)```", PAGE, re.S):
+            for line in block.splitlines():
+                words = shlex.split(line)
+                assert words[:3] == ["python", "-m", "trainers"]
+                assert main(words[3:]) == 0, line
+    return folder
+
+
+def metrics(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_every_command_is_on_the_page():
+    used = set(re.findall(r"^python -m trainers (\w+)", PAGE, re.M))
+    assert set(COMMANDS) - used == {"demo", "blending"}
+    named = set(re.findall(r"`(?:--recipe )?((?:hscnet|sharesnet|shardnet|fast|digits|default)[\w-]*)`", PAGE))
+    assert named
+    assert named <= set(RECIPES)
+
+
+def test_runs_know_their_recipes(folder):
+    run = metrics(folder / "runs" / "digits")
+    assert (run["recipe"]["name"], run["recipe"]["schedule"]) == ("fast", "one_cycle")
+    assert run["recipe_changes"] == ["epochs", "pad", "flip"]
+    assert run["tensorboard"] == []
+    assert list((folder / "runs" / "digits" / "logs" / "train").glob("events.*"))
+    other = metrics(folder / "runs" / "pictures")
+    assert (other["recipe"]["name"], other["tensorboard"]) == ("default", None)
+    assert not (folder / "runs" / "pictures" / "logs").exists()
+    assert [complaint.partition(" is not")[0] for complaint in other["data"]["unreadable"]] == ["pictures/bee/torn.png"]
+    assert other["source"]["skip_unreadable"] is True
+
+
+def test_predictions(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    model = files.load_model("runs/pictures/last.keras")
+    paths = ["pictures/ant/0.png", "pictures/bee/1.png"]
+    expected = model.predict(np.stack([np.asarray(PIL.Image.open(path), "float32") for path in paths]), verbose=0)
+    assert main(["predict", "runs/pictures", *paths, "--json"]) == 0
+    answers = json.loads(capsys.readouterr().out)
+    for path, answer, row in zip(paths, answers, expected, strict=True):
+        assert answer["picture"] == path
+        assert {entry["class"]: entry["probability"] for entry in answer["classes"]} == pytest.approx(
+            dict(zip(CLASSES, row.tolist(), strict=True)), rel=1e-5
+        )
+        assert [entry["probability"] for entry in answer["classes"]] == sorted(row.tolist(), reverse=True)
+    assert main(["predict", "runs/pictures", paths[0], "--top", "1"]) == 0
+    best = int(expected[0].argmax())
+    assert capsys.readouterr().out.splitlines() == [
+        "picture             1.",
+        f"pictures/ant/0.png  {CLASSES[best]} {expected[0][best]:.3f}",
+    ]
+
+
+def test_report(folder, digits):
+    page = (folder / "runs" / "digits" / "report.html").read_text()
+    assert len(re.findall(r'<img alt="[^"]+" src="data:image/png;base64,iVBOR', page)) == 2
+    rows = re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td></tr>", page)
+    table = dict(rows)
+    run = metrics(folder / "runs" / "digits")
+    correct = round(run["test_accuracy"] * 359)
+    assert table["test accuracy, last epoch"] == f"{run['test_accuracy']:.4f} ({correct} of 359)"
+    assert table["changed in it"] == "epochs 10, pad 1, flip False"
+    model = files.load_model(folder / "runs" / "digits" / "last.keras")
+    stored = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+    assert table["stored parameters"] == f"{stored:,}"
+    guesses = model.predict(digits.test.images, verbose=0).argmax(1)
+    matrix = sklearn.metrics.confusion_matrix(digits.test.labels, guesses, labels=range(10))
+    np.testing.assert_array_equal(confusion_matrix(digits.test.labels, guesses, 10), matrix)
+    mistakes = [words for name, words in rows if name == "mistake"]
+    wrong = matrix * (1 - np.eye(10, dtype=int))
+    assert len(mistakes) == min(5, np.count_nonzero(wrong))
+    if mistakes:
+        row, column, count = map(int, re.fullmatch(r"(\d) taken for (\d): (\d+)", mistakes[0]).groups())
+        assert matrix[row, column] == count == wrong.max()
+
+
+def test_most_confused_are_the_worst_first():
+    matrix = np.array([[9, 0, 2], [5, 9, 0], [0, 0, 9]])
+    assert most_confused(matrix, ("a", "b", "c")) == ["b taken for a: 5", "a taken for c: 2"]
+
+
+def test_comparison(folder):
+    output = folder / "runs" / "compared"
+    assert {path.name for path in output.iterdir()} == {"compare.md", "compare.json", "compare.png", "index.html"}
+    entries = json.loads((output / "compare.json").read_text())["runs"]
+    for entry, name in zip(entries, ("digits", "pictures"), strict=True):
+        run = metrics(folder / "runs" / name)
+        assert (entry["run"], entry["test_accuracy"]) == (name, run["test_accuracy"])
+        model = files.load_model(folder / "runs" / name / "last.keras")
+        assert entry["parameters"] == sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+        row = next(line for line in (output / "compare.md").read_text().splitlines() if line.startswith(f"| {name} |"))
+        for part in (run["model"], f"{run['test_accuracy']:.2%}", f"{entry['parameters']:,}"):
+            assert f"| {part} |" in row
+    assert (output / "compare.png").read_bytes().startswith(b"\x89PNG")
+    assert (output / "index.html").read_text().count("<tr>") == 3
+
+
+def test_delivery(folder, digits):
+    output = folder / "runs" / "digits" / "export"
+    written = {entry["form"]: entry for entry in json.loads((output / "export.json").read_text())["files"]}
+    assert list(written) == ["float", "int8", "saved_model", "keras"]
+    images = digits.test.images
+    expected = files.load_model(output / "model.keras").predict(images.astype("float32"), verbose=0)
+    assert files.read_labels(output / "model.keras") == tuple("0123456789")
+    serve = tf.saved_model.load(str(output / "saved_model")).signatures["serving_default"]
+    served = serve(images=tf.constant(images, tf.float32))["probabilities"].numpy()
+    np.testing.assert_allclose(served, expected, atol=1e-4)
+    np.testing.assert_allclose(mobile.predict_tflite(output / "float.tflite", images), expected, atol=1e-4)
+    int8 = mobile.predict_tflite(output / "int8.tflite", images)
+    assert (int8.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.9
+    for form in ("keras", "float", "int8"):
+        assert written[form]["bytes"] == (output / written[form]["path"]).stat().st_size
+    # Relative, so that the folder can be published.
+    assert [entry["path"] for entry in written.values()] == [
+        "float.tflite",
+        "int8.tflite",
+        "saved_model",
+        "model.keras",
+    ]
+    assert all(entry["report"]["path"] == entry["path"] for entry in written.values() if "report" in entry)
+    assert written["int8"]["report"]["verified_on"].endswith("given pictures")
+    for form, probabilities in (("float", expected), ("int8", int8)):
+        correct = int((probabilities.argmax(axis=1) == digits.test.labels).sum())
+        measured = [written[form][name] for name in ("test_correct", "test_pictures", "test_accuracy")]
+        assert measured == [correct, 359, correct / 359]
+    assert not any("test_accuracy" in written[form] for form in ("saved_model", "keras"))
+
+
+def test_results(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "runs" / "results.png").unlink()
+    assert main(["results", "runs/digits", "runs/pictures"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (folder / "runs" / "results.png").read_bytes().startswith(b"\x89PNG")
+    written = json.loads((folder / "runs" / "digits" / "export" / "export.json").read_text())["files"]
+    (int8,) = (entry for entry in written if entry["form"] == "int8")
+    model = files.load_model(folder / "runs" / "digits" / "last.keras")
+    stored = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+    accuracies = [metrics(folder / "runs" / "digits")["test_accuracy"], int8["test_correct"] / 359]
+    figures = [*(f"{100 * accuracy:.2f} %" for accuracy in accuracies), f"{int8['bytes']:,}", f"{stored:,}", "-"]
+    (row,) = (line for line in lines if "(runs/digits)" in line)
+    assert row == (
+        "| `hscnet_m32_g4_r2_b1_a2` | digits | fast, 10 epochs, pad 1, flip False | [0](runs/digits) | "
+        f"{' | '.join(figures)} |"
+    )
+    # The commands of the page, but for what changes no network.
+    for name in ("digits", "pictures"):
+        line = next(line for line in lines if line.endswith(f"--seed 0 --output runs/{name}_seed0"))
+        original = next(line for line in PAGE.splitlines() if line.endswith(f"--output runs/{name}"))
+        given, printed = (make_parser().parse_args(shlex.split(text)[3:]) for text in (original, line))
+        changed = {key for key, value in vars(given).items() if getattr(printed, key) != value}
+        assert changed == {"seed", "output", *(["tensorboard"] if name == "digits" else ["recipe"])}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "nowhere", "a.png"], "There is no nowhere/metrics.json: nowhere holds no run."),
+        (["predict", "runs/pictures", "none.png"], "There is no file none.png."),
+        (["predict", "runs/pictures", "pictures/bee/torn.png"], "pictures/bee/torn.png is not a picture that can be"),
+        (["predict", "runs/pictures", "pictures/ant/0.png", "--top", "0"], "`--top` (=0) must be a whole number of at"),
+        (["export", "runs/digits"], "The output directory runs/digits/export exists and is not an empty folder."),
+        (
+            ["export", "runs/digits", "--output", "new", "--forms", "onnx"],
+            "`--forms` (='onnx') must be one of 'float',",
+        ),
+        (["export", "runs/digits", "--output", "new", "--pictures", "0"], "`--pictures` (=0) must be a whole number"),
+        (
+            ["export", "runs/digits", "--output", "new", "--forms", "keras", "--test"],
+            "`--test` is for float and int8, but `--forms` (=keras) has neither.",
+        ),
+        (
+            ["export", "stopped", "--output", "new"],
+            "The run in stopped is not finished: `fit --resume stopped` goes on",
+        ),
+        (["export", "runs/digits", "--output", "new", "--data", "pictures"], "pictures/bee/torn.png is not a picture"),
+        (["report", "empty"], "The run in empty has no last.keras yet: no epoch of it is finished."),
+        (
+            ["compare", "runs/digits", "runs/../runs/digits", "--output", "new"],
+            "`runs` (=runs/digits runs/../runs/digits)",
+        ),
+        (
+            ["compare", "runs/digits", "--output", "runs/pictures"],
+            "The output directory runs/pictures already holds a run.",
+        ),
+    ],
+)
+def test_bad_input(folder, arguments, message, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    for name, changes in (("stopped", {"state": "stopped"}), ("empty", {"epochs": []})):
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / "last.keras").write_bytes(b"")
+        (folder / name / "metrics.json").write_text(json.dumps(metrics(folder / "runs" / "digits") | changes))
+    assert main(arguments) == 2
+    output, errors = capsys.readouterr()
+    assert errors.startswith(f"error: {message}")
+    assert errors.count("\n") == 1
+    assert output == ""
+    assert not (folder / "new").exists()
+
+
+def test_export_needs_tensorflow(folder, capsys, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    assert main(["export", str(folder / "runs" / "digits"), "--output", str(folder / "new"), "--forms", "float"]) == 2
+    assert "`--forms` (=float) need KERAS_BACKEND=tensorflow, all but keras." in capsys.readouterr().err
+
+
+def test_whitened_networks_have_no_tflite(folder, capsys, monkeypatch):
+    """They are trained, tested and saved; where they cannot be delivered, nothing is written."""
+    monkeypatch.chdir(folder)
+    network = "--model hscnet_m32_g4_r2_b1_a2 --model-option width=(16,) --model-option arrangements=1"
+    recipe = "--normalization zca --epochs 1 --batch-size 359 --jit-compile false"
+    assert main(f"fit {network} --data digits {recipe} --output white".split()) == 0
+    assert main(["evaluate", "white/last.keras", "--data", "digits"]) == 0
+    assert f"accuracy {metrics(folder / 'white')['test_accuracy']:.4f}" in capsys.readouterr().out
+    assert main(["export", "white"]) == 2
+    assert "'normalise', a Whitening, cannot be exported to TFLite" in capsys.readouterr().err
+    assert not (folder / "white" / "export").exists()
+    assert main(["export", "white", "--forms", "saved_model", "keras"]) == 0
+
+
+def test_names_of_runs():
+    assert short_names(["a/x/", "b/y"]) == ["x", "y"]
+
+
+def test_runs_on_crops(folder, capsys, monkeypatch):
+    """Pictures of many sizes, the paper's plateaus, area crops: trained, tested, named, delivered."""
+    monkeypatch.chdir(folder)
+    random = np.random.default_rng(1)
+    for label, name in enumerate(CLASSES):
+        (folder / "sizes" / name).mkdir(parents=True)
+        for number in range(10):
+            picture = random.integers(0, 100, (20 + number, 24, 3), np.uint8) + np.uint8(150 * label)
+            PIL.Image.fromarray(picture).save(folder / "sizes" / name / f"{number}.png")
+    network = "--model hscnet_m32_g4_r2_b1_a2 --model-option width=(16,) --model-option arrangements=1"
+    recipe = "--recipe shardnet-tiny-imagenet --crop-size 8 --epochs 2 --batch-size 8 --jitter 0.2 --lighting 0.1"
+    arguments = f"fit {network} --data sizes --input-shape 0 0 3 {recipe} --jit-compile false --output crops"
+    assert main(arguments.split()) == 0
+    model = files.load_model("crops/last.keras")
+    assert model.input_shape == (None, 8, 8, 3)
+    assert (
+        main(["evaluate", "crops/last.keras", "--data", "sizes", "--input-shape", "0", "0", "3", "--crops", "center"])
+        == 0
+    )
+    accuracy = metrics(folder / "crops")["test_accuracy"]
+    assert f"accuracy {accuracy:.4f}" in capsys.readouterr().out
+    assert main(["report", "crops"]) == 0
+    assert f"{accuracy:.4f} ({round(4 * accuracy)} of 4)" in (folder / "crops" / "report.html").read_text()
+    assert main(["export", "crops", "--forms", "float", "--test"]) == 0
+    assert files.read_labels("crops/export/float.tflite") == CLASSES
+    # A float file is right where Keras is, on the same crops.
+    assert capsys.readouterr().out.splitlines()[-1].split()[-1] == f"{round(4 * accuracy) / 4:.2%}"
+    assert main(["predict", "crops", "sizes/ant/3.png", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)[0]["classes"]
+    # 23 x 24 pixels: the short side becomes 9, the other 10; the middle begins at row round(0.5) and column 1.
+    small = PIL.Image.open("sizes/ant/3.png").resize((10, 9), PIL.Image.Resampling.BILINEAR)
+    pixels = np.asarray(small, "float32")[0:8, 1:9]
+    expected = mobile.predict_tflite("crops/export/float.tflite", pixels[None])[0]
+    assert {entry["class"]: entry["probability"] for entry in answer} == pytest.approx(
+        dict(zip(CLASSES, expected.tolist(), strict=True)), abs=1e-4
+    )
