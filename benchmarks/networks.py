@@ -5,7 +5,6 @@ import keras
 import keras_sharenets as ksn
 from keras_sharenets.analysis.randomization import SCALES, pictures, randomize_batchnorm  # noqa: F401
 from keras_sharenets.models import find_variant
-from keras_sharenets.models.registry import VARIANTS
 
 
 def build(name, scales="positive", **overrides):
@@ -26,14 +25,9 @@ def build(name, scales="positive", **overrides):
 
 
 def find_twin(name):
-    """The named network that differs from another in nothing but that it shares nothing; `None` if there is none.
+    """The name of a named network's unshared baseline; `None` if there is none.
 
     >>> find_twin("sharesnet_164"), find_twin("hgcnet_42_g4")
     ('resnet_164', None)
     """
-    variant = find_variant(name)
-    if variant.arguments.get("share", "none") == "none":
-        return None
-    unshared = {**variant.arguments, "share": "none"}
-    twins = (key for key, other in VARIANTS.items() if (other.factory, other.arguments) == (variant.factory, unshared))
-    return next(twins, None)
+    return find_variant(name).unshared

@@ -33,6 +33,8 @@ class Variant:
         forms: tuple of `Form`; `create_model` builds the first unless told otherwise.
         count_rule: what the paper's figures count, a key of `keras_sharenets.analysis.counting.RULES`.
         note: one line for the reader of a table.
+        unshared: name of the unshared baseline: the named network that has the same layers, but shares none of them.
+            `None` where there is none of that name, or where this one shares nothing itself.
     """
 
     factory: Callable
@@ -40,3 +42,4 @@ class Variant:
     forms: tuple[Form, ...] = (Form(),)
     count_rule: str = "trainable"
     note: str = ""
+    unshared: str | None = None

@@ -27,8 +27,8 @@ def _imagenet(paper_figure):
     return Form(1000, (224, 224, 3), paper_figure)
 
 
-def _vggnet(filters, letters, *forms, note="", **more):
-    return Variant(ShardVGGNet, {"filters": filters, **letters, **more}, forms, _RULE, note)
+def _vggnet(filters, letters, *forms, note="", unshared=None, **more):
+    return Variant(ShardVGGNet, {"filters": filters, **letters, **more}, forms, _RULE, note, unshared)
 
 
 def _e_resnet(blocks_per_level, width, num_classes, paper_figure):
@@ -53,19 +53,19 @@ _RESNET = (64, 128, 256, 512)
 VARIANTS = {
     "vggnet": _vggnet(_VGG16, _E, _cifar("14.7M")),
     "e_vggnet_32": _vggnet(32, _E, _cifar("112K")),
-    "s_vggnet_32": _vggnet(32, _S, _cifar("9.3K"), note="9,248 by the paper's formula"),
+    "s_vggnet_32": _vggnet(32, _S, _cifar("9.3K"), note="9,248 by the paper's formula", unshared="e_vggnet_32"),
     "sl_vggnet_32": _vggnet(32, _SL, _cifar("13.3K")),
     "e_vggnet_64": _vggnet(64, _E, _cifar("445K")),
-    "s_vggnet_64": _vggnet(64, _S, _cifar("37K")),
+    "s_vggnet_64": _vggnet(64, _S, _cifar("37K"), unshared="e_vggnet_64"),
     "sl_vggnet_64": _vggnet(64, _SL, _cifar("53.3K")),
     "e_vggnet_128": _vggnet(128, _E, _cifar("1.8M")),
-    "s_vggnet_128": _vggnet(128, _S, _cifar("148K")),
+    "s_vggnet_128": _vggnet(128, _S, _cifar("148K"), unshared="e_vggnet_128"),
     "sl_vggnet_128": _vggnet(128, _SL, _cifar("213K")),
     "e_vggnet_256": _vggnet(256, _E, _cifar("7.1M")),
-    "s_vggnet_256": _vggnet(256, _S, _cifar("590K"), _cifar("590K", num_classes=100)),
+    "s_vggnet_256": _vggnet(256, _S, _cifar("590K"), _cifar("590K", num_classes=100), unshared="e_vggnet_256"),
     "sl_vggnet_256": _vggnet(256, _SL, _cifar("852K"), _cifar("852K", num_classes=100)),
     "e_vggnet_512": _vggnet(512, _E, _cifar("28M")),
-    "s_vggnet_512": _vggnet(512, _S, _cifar("2.4M")),
+    "s_vggnet_512": _vggnet(512, _S, _cifar("2.4M"), unshared="e_vggnet_512"),
     "sl_vggnet_512": _vggnet(512, _SL, _cifar("3.4M")),
     "sl2_vggnet_256": _vggnet(256, _SL, _cifar("852K"), convs_per_block=2),
     "sl3_vggnet_256": _vggnet(256, _SL, _cifar("852K"), convs_per_block=3),

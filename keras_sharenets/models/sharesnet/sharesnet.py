@@ -12,37 +12,40 @@ from keras_sharenets.models.sharesnet.wide_resnet import WideResNet
 from keras_sharenets.models.variant import Form, Variant
 
 
-def _resnet164(depth, share, paper_figure):
-    return Variant(PreActResNet, {"depth": depth, "share": share}, (Form(10, paper_figure=paper_figure),))
+def _preact(depth, share, paper_figure, unshared=None):
+    forms = (Form(10, paper_figure=paper_figure),)
+    return Variant(PreActResNet, {"depth": depth, "share": share}, forms, unshared=unshared)
 
 
-def _wide(depth, widening, share, num_classes, paper_figure, note=""):
+def _wide(depth, widening, share, num_classes, paper_figure, unshared=None, note=""):
     arguments = {"depth": depth, "widening": widening, "share": share}
-    return Variant(WideResNet, arguments, (Form(num_classes, paper_figure=paper_figure),), note=note)
+    forms = (Form(num_classes, paper_figure=paper_figure),)
+    return Variant(WideResNet, arguments, forms, note=note, unshared=unshared)
 
 
-def _imagenet(depth, share, paper_figure):
-    return Variant(ResNet, {"depth": depth, "share": share}, (Form(1000, (224, 224, 3), paper_figure),))
+def _imagenet(depth, share, paper_figure, unshared=None):
+    forms = (Form(1000, (224, 224, 3), paper_figure),)
+    return Variant(ResNet, {"depth": depth, "share": share}, forms, unshared=unshared)
 
 
 VARIANTS = {
-    "resnet_164": _resnet164(164, "none", "1.70M"),
-    "sharesnet_164": _resnet164(164, "rest", "0.93M"),
-    "resnet_92": _resnet164(92, "none", "0.96M"),
+    "resnet_164": _preact(164, "none", "1.70M"),
+    "sharesnet_164": _preact(164, "rest", "0.93M", "resnet_164"),
+    "resnet_92": _preact(92, "none", "0.96M"),
     "wrn_40_4": _wide(40, 4, "none", 10, "8.95M"),
-    "sha_wrn_40_4": _wide(40, 4, "rest", 10, "5.85M"),
+    "sha_wrn_40_4": _wide(40, 4, "rest", 10, "5.85M", "wrn_40_4"),
     "wrn_28_10": _wide(28, 10, "none", 100, "36.54M"),
-    "sha_wrn_28_10": _wide(28, 10, "rest", 100, "26.86M"),
+    "sha_wrn_28_10": _wide(28, 10, "rest", 100, "26.86M", "wrn_28_10"),
     "wrn_28_4": _wide(28, 4, "none", 10, "5.85M"),
     "wrn_22_10": _wide(22, 10, "none", 100, "26.85M", note="the paper cuts the last digit off"),
     "resnet_34": _imagenet(34, "none", "21.8M"),
-    "sharesnet_34": _imagenet(34, "all", "13.6M"),
+    "sharesnet_34": _imagenet(34, "all", "13.6M", "resnet_34"),
     "resnet_50": _imagenet(50, "none", "25.6M"),
-    "sharesnet_50": _imagenet(50, "stride1", "20.5M"),
+    "sharesnet_50": _imagenet(50, "stride1", "20.5M", "resnet_50"),
     "resnet_101": _imagenet(101, "none", "44.5M"),
-    "sharesnet_101": _imagenet(101, "stride1", "29.4M"),
+    "sharesnet_101": _imagenet(101, "stride1", "29.4M", "resnet_101"),
     "resnet_152": _imagenet(152, "none", "60.2M"),
-    "sharesnet_152": _imagenet(152, "stride1", "36.8M"),
+    "sharesnet_152": _imagenet(152, "stride1", "36.8M", "resnet_152"),
 }
 _STAGE_BLOCKS = {
     PreActResNet: preact_resnet.stage_blocks,
