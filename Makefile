@@ -10,7 +10,7 @@ PYTEST := -m pytest -n 2 --dist loadfile
 # What runs on any Keras backend is tested on both.
 NEUTRAL := $(foreach room,ops layers models analysis,tests/$(room) keras_sharenets/$(room))
 
-.PHONY: demo test test-all test-lowest lint clean
+.PHONY: demo test test-jax test-all test-lowest lint clean
 
 demo: $(INSTALLED)
 	rm -rf runs/demo
@@ -19,6 +19,9 @@ demo: $(INSTALLED)
 test: lint
 	KERAS_BACKEND=jax $(BIN)/python $(PYTEST) $(NEUTRAL)
 	KERAS_BACKEND=tensorflow $(BIN)/python $(PYTEST)
+
+test-jax: $(INSTALLED)
+	KERAS_BACKEND=jax $(BIN)/python $(PYTEST) $(NEUTRAL)
 
 test-all: lint
 	KERAS_BACKEND=jax $(BIN)/python $(PYTEST) -m "" $(NEUTRAL)

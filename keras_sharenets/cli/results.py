@@ -1,6 +1,6 @@
 """Makes the tables of published runs from their records, beside what the papers print, and a picture.
 
-python -m trainers results saved_models/*_seed* --update README.md
+python -m trainers results saved_models/*_seed* --update docs/results.md
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The tables of published runs: from made-up records, and those of the README from the records that are published."""
+"""The tables of published runs: from made-up records, and docs/results.md from the published records."""
 
 import io
 import json
@@ -285,13 +285,14 @@ def test_winners_of_the_papers():
     assert f"{RESULTS['hgcnet_42_g4'].accuracy - RESULTS['sgcnet_42_g4'].accuracy:+}" == "+0.28"
 
 
-def test_readme_is_what_the_published_runs_give():
-    section = (ROOT / "README.md").read_text().split(BEGIN)[1].split(END)[0]
+def test_page_is_what_the_published_runs_give():
+    section = (ROOT / "docs" / "results.md").read_text().split(BEGIN)[1].split(END)[0]
     if not PUBLISHED:
         assert section.strip() == "No run of a paper's network is published yet."
         return
     rows = make_rows(map(read_published, PUBLISHED))
-    assert section == f"\n{to_markdown(rows, ROOT)}", "run `trainers results saved_models/*_seed* --update README.md`"
+    command = "trainers results saved_models/*_seed* --update docs/results.md"
+    assert section == f"\n{to_markdown(rows, ROOT / 'docs')}", f"run `{command}`"
     picture, again = PIL.Image.open(ROOT / "saved_models" / "results.png"), PIL.Image.open(io.BytesIO(draw(rows)))
     if picture.info["Software"] == again.info["Software"]:  # Another Matplotlib draws a little differently.
         np.testing.assert_array_equal(np.asarray(picture), np.asarray(again))
