@@ -39,7 +39,7 @@ def settle(args):
     """The networks, each once, and the repetitions that the options of `add_arguments` ask for; makes the folder.
 
     Raises:
-        ValueError: a network is not known, or `--repetitions` is not a positive whole number.
+        ValueError: a network is not known, or `--repetitions` is not a positive integer.
         OSError: `--output` cannot be a folder.
     """
     networks = tuple(dict.fromkeys(args.networks or args.default_networks[args.quick]))
@@ -51,10 +51,10 @@ def settle(args):
 
 
 def chosen(args, name):
-    """The positive whole number of an option, or else its default, of which there is another with `--quick`.
+    """The positive integer of an option, or else its default, of which there is another with `--quick`.
 
     Raises:
-        ValueError: it is no positive whole number.
+        ValueError: it is no positive integer.
     """
     value = getattr(args, name)
     value = getattr(args, f"default_{name}")[args.quick] if value is None else value

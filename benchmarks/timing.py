@@ -56,7 +56,7 @@ def take_turns(calls, repetitions, warmup=3):
         A dict, name to a list of seconds, one a round.
 
     Raises:
-        ValueError: `repetitions` or `warmup` is not a positive whole number.
+        ValueError: `repetitions` or `warmup` is not a positive integer.
     """
     _checks.positive("repetitions", repetitions)
     _checks.positive("warmup", warmup)

@@ -4,9 +4,9 @@ import numbers
 
 
 def positive(name, value):
-    """Raise a `ValueError` unless `value` is a whole number of at least 1."""
+    """Raise a `ValueError` unless `value` is a positive integer."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(f"`{name}` (={value!r}) must be a whole number of at least 1.")
+        raise ValueError(f"`{name}` (={value!r}) must be a positive integer.")
 
 
 def above_zero(name, value):
@@ -34,19 +34,19 @@ def one_of(name, value, allowed):
 
 
 def pair(name, value):
-    """`value` as a pair of whole numbers of at least 1: `3` and `(3, 3)` mean the same."""
+    """`value` as a pair of positive integers: `3` and `(3, 3)` mean the same."""
     values = (value, value) if isinstance(value, numbers.Integral) else value
     if not isinstance(values, (tuple, list)) or len(values) != 2:
-        raise ValueError(f"`{name}` (={value!r}) must be a whole number or a pair of them.")
+        raise ValueError(f"`{name}` (={value!r}) must be a positive integer or a pair of them.")
     for entry in values:
         positive(name, entry)
     return tuple(int(entry) for entry in values)
 
 
 def sizes(name, value):
-    """`value` as a tuple of one whole number or more, each at least 1."""
+    """`value` as a tuple of one integer or more, each at least 1."""
     if not isinstance(value, (tuple, list)) or not value:
-        raise ValueError(f"`{name}` (={value!r}) must be a tuple or list of at least one whole number.")
+        raise ValueError(f"`{name}` (={value!r}) must be a tuple or list of at least one positive integer.")
     for entry in value:
         positive(name, entry)
     return tuple(int(entry) for entry in value)

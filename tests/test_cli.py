@@ -203,7 +203,7 @@ def bad_inputs(folder):
         (("export", net, "--quantization", "int8"), "`--quantization int8` needs `--calibration FOLDER`"),
         (("export", net, "--to", "saved_model", "--quantization", "int8"), "goes with `--to tflite`"),
         (("export", net, "--calibration", folder / "empty"), "must be a folder with pictures in it"),
-        (("export", net, "--calibration", pictures, "--pictures", 0), "`--pictures` (=0) must be a whole number"),
+        (("export", net, "--calibration", pictures, "--pictures", 0), "`--pictures` (=0) must be a positive integer"),
         (("size", folder / "foreign.tflite"), "is not a TFLite file"),
         (("benchmark", folder / "foreign.tflite"), "is not a TFLite file"),
         (("benchmark", folder / "none.tflite"), "There is no file"),
@@ -214,7 +214,7 @@ def bad_inputs(folder):
         (("predict", net, folder / "text.png"), "text.png is not a picture that can be read"),
         (("predict", net, folder / "none.png"), "There is no file"),
         (("predict", folder / "foreign.keras", pictures / "0.png"), "is not a Keras file"),
-        (("predict", net, pictures / "0.png", "--top", 0), "`--top` (=0) must be a whole number"),
+        (("predict", net, pictures / "0.png", "--top", 0), "`--top` (=0) must be a positive integer"),
     ]
 
 

@@ -97,7 +97,7 @@ def blending_patterns(model, strongest=32, layers=None):
         A tuple of `Pattern`, one a layer, in the order of the network.
 
     Raises:
-        ValueError: there are no blending layers, or `strongest` is not a positive whole number.
+        ValueError: there are no blending layers, or `strongest` is not a positive integer.
 
     >>> images = keras.Input((8, 8, 4))
     >>> (pattern,) = blending_patterns(keras.Model(images, keras.layers.Conv2D(3, 1, name="blend1")(images)))

@@ -171,7 +171,7 @@ def pruning_curve(
         _checks.rate("fractions", fraction)
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ValueError(f"`labels` (of shape {labels.shape}, {labels.dtype}) must be one whole number a picture.")
+        raise ValueError(f"`labels` (of shape {labels.shape}, {labels.dtype}) must be one integer a picture.")
     pruner = _Pruner(model, layers, ranking, baseline)
     rows = []
     for fraction in fractions:

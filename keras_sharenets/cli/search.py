@@ -61,7 +61,7 @@ def _recipe(args, dataset):
 def _search(args):
     find_space(args.space)
     if isinstance(args.seed, bool) or args.seed < 0:
-        raise ValueError(f"`seed` (={args.seed!r}) must be a whole number of at least 0.")
+        raise ValueError(f"`seed` (={args.seed!r}) must be a non-negative integer.")
     _checks.positive("trials", args.trials)
     _checks.positive("finalists", args.finalists)
     _checks.above_zero("validation", args.validation)

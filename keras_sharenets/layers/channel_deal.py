@@ -18,7 +18,7 @@ class ChannelDeal(keras.layers.Layer):
     Input and output shape: `(..., channels)`. It stores nothing.
 
     Raises:
-        ValueError: `groups` is not a positive whole number, or there are fewer channels.
+        ValueError: `groups` is not a positive integer, or there are fewer channels.
 
     >>> import numpy as np
     >>> np.asarray(ChannelDeal(groups=3)(np.arange(7.0)[None])).tolist()

@@ -14,7 +14,7 @@ class ChannelPadding(keras.layers.Layer):
     Input shape: `(..., fewer channels)`. Output shape: `(..., channels)`. It stores nothing.
 
     Raises:
-        ValueError: `channels` is not a positive whole number, or the input has more.
+        ValueError: `channels` is not a positive integer, or the input has more.
 
     >>> import numpy as np
     >>> np.asarray(ChannelPadding(3)(np.ones((1, 2)))).tolist()

@@ -16,7 +16,7 @@ class ChannelShuffle(keras.layers.Layer):
     Input and output shape: `(..., channels)`. It stores nothing.
 
     Raises:
-        ValueError: an argument is not a positive whole number, or their product does not divide the channels.
+        ValueError: an argument is not a positive integer, or their product does not divide the channels.
 
     >>> import numpy as np
     >>> np.asarray(ChannelShuffle(groups=2)(np.arange(6.0)[None])).tolist()

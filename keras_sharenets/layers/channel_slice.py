@@ -29,7 +29,7 @@ class ChannelSlice(keras.layers.Layer):
         super().__init__(**kwargs)
         _checks.positive("stop", stop)
         if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start < stop:
-            raise ValueError(f"`start` (={start!r}) must be a whole number from 0 to below `stop` (={stop}).")
+            raise ValueError(f"`start` (={start!r}) must be an integer from 0 to below `stop` (={stop}).")
         self.start = start
         self.stop = stop
 

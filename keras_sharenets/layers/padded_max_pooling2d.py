@@ -20,7 +20,7 @@ class PaddedMaxPooling2D(keras.layers.Layer):
     Output shape: `(batch, (height - 1) // strides + 1, (width - 1) // strides + 1, channels)`.
 
     Raises:
-        ValueError: `pool_size` is even, or an argument is not a positive whole number.
+        ValueError: `pool_size` is even, or an argument is not a positive integer.
 
     >>> import keras
     >>> tuple(PaddedMaxPooling2D(3, strides=2)(keras.ops.ones((1, 112, 112, 64))).shape)

@@ -21,7 +21,7 @@ class SqueezeExcite(keras.layers.Layer):
         With `h = channels / reduction`: `2 * channels * h + channels + h`.
 
     Raises:
-        ValueError: `reduction` is not a positive whole number, or does not divide the channels.
+        ValueError: `reduction` is not a positive integer, or does not divide the channels.
 
     >>> import keras
     >>> layer = SqueezeExcite(reduction=8)

@@ -46,7 +46,7 @@ def depthwise_conv2d(x, kernel_size=3, strides=1, *, name):
 
 
 def per_stage(name, value, stages):
-    """`value` as a tuple with one whole number a stage: `4` means the same number in each."""
+    """`value` as a tuple with one integer a stage: `4` means the same number in each."""
     values = (value,) * stages if isinstance(value, int) else tuple(value)
     if len(values) != stages:
         raise ValueError(f"`{name}` (={value!r}) must be one number, or one for each of the {stages} stages.")

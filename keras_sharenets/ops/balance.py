@@ -15,7 +15,7 @@ from keras_sharenets import _checks
 
 @dataclasses.dataclass(frozen=True)
 class Balance:
-    """The sizes at which a block has the fewest weights; whole numbers only by chance.
+    """The sizes at which a block has the fewest weights; integers only by chance.
 
     Attributes:
         convolutions: number of convolutions, the spatial one among them (L).
@@ -32,7 +32,7 @@ class Balance:
 
 @dataclasses.dataclass(frozen=True)
 class Factors:
-    """The same in whole numbers: the branches of each 1x1 convolution beside a depthwise one, the weights of all."""
+    """The same in integers: the branches of each 1x1 convolution beside a depthwise one, the weights of all."""
 
     branch_channels: tuple[int, ...]
     parameters: int
@@ -72,7 +72,7 @@ def balance(channels, convolutions=None, kernel_area=9):
         A `Balance` with `S K_1 = K_2 = ... = K_L = (S C)^(1 / L)`.
 
     Raises:
-        ValueError: an argument is not a whole number of at least 1.
+        ValueError: an argument is not a positive integer.
 
     >>> [round(size, 2) for size in dataclasses.astuple(balance(98, convolutions=3))]
     [3, 1.07, 9.59, 2819.49]
@@ -98,7 +98,7 @@ def separated_balance(channels, convolutions=None, kernel_area=9):
         A `Balance` with `K_1 = 1` and `K_2 = ... = K_L = C^(1 / (L - 1))`.
 
     Raises:
-        ValueError: an argument is not a whole number, or too small.
+        ValueError: an argument is not an integer, or too small.
 
     >>> separated_balance(144, convolutions=3)
     Balance(convolutions=3, spatial_branch=1, branch_channels=12.0, parameters=4752.0)
@@ -126,7 +126,7 @@ def _least_sum(channels, count):
 
 
 def best_integer(channels, group_convolutions=None, kernel_area=9):
-    """The fewest weights over all ways to write `channels` as a product of whole numbers.
+    """The fewest weights over all ways to write `channels` as a product of integers.
 
     Args:
         channels: int of at least 2.
@@ -138,7 +138,7 @@ def best_integer(channels, group_convolutions=None, kernel_area=9):
         for a 4 that does as well as two twos.
 
     Raises:
-        ValueError: an argument is not a whole number or too small; or `channels` has fewer prime factors.
+        ValueError: an argument is not an integer or too small; or `channels` has fewer prime factors.
 
     >>> best_integer(144, group_convolutions=2)
     Factors(branch_channels=(12, 12), parameters=4752)

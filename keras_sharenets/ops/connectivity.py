@@ -131,7 +131,7 @@ def fewest_convolutions(channels, branch_channels=8):
         The smallest n with `branch_channels ** n >= channels`, at least 1.
 
     Raises:
-        ValueError: an argument is not a whole number, or too small.
+        ValueError: an argument is not an integer, or too small.
 
     >>> [fewest_convolutions(channels) for channels in (8, 9, 64, 65)]
     [1, 2, 2, 3]
@@ -140,7 +140,7 @@ def fewest_convolutions(channels, branch_channels=8):
     """
     _checks.positive("channels", channels)
     _checks.positive("branch_channels - 1", branch_channels - 1)
-    # Whole numbers: a logarithm of 125 to the base 5 is 3 and a bit.
+    # Integers: a logarithm of 125 to the base 5 is 3 and a bit.
     count = 1
     while branch_channels**count < channels:
         count += 1

@@ -30,7 +30,7 @@ def split_sizes(channels, groups):
         A tuple of `groups` ints.
 
     Raises:
-        ValueError: an argument is not a positive whole number, or there are more groups than channels.
+        ValueError: an argument is not a positive integer, or there are more groups than channels.
 
     >>> split_sizes(16, groups=6)
     (3, 3, 3, 3, 2, 2)

@@ -52,7 +52,7 @@ def deal(channels, groups):
         place `c`.
 
     Raises:
-        ValueError: an argument is not a positive whole number, or there are more groups than channels.
+        ValueError: an argument is not a positive integer, or there are more groups than channels.
 
     >>> deal(7, groups=3).tolist()
     [0, 3, 6, 1, 4, 2, 5]

@@ -311,8 +311,8 @@ def unblended():
         (lambda: blending_layers(network(), []), r"`layers` \(=\[\]\) must be names of 1x1 convolutions"),
         (lambda: prune_blending(network(), 1.0), r"`fraction` \(=1\.0\) must be at least 0 and below 1"),
         (lambda: prune_blending(network(), 0.5, ranking="all"), r"`ranking` \(='all'\) must be one of 'global', "),
-        (lambda: prune_blending(network(), 0.5, baseline=0), r"`baseline` \(=0\) must be a whole number of at least 1"),
-        (lambda: blending_patterns(network(), strongest=0), r"`strongest` \(=0\) must be a whole number of at least 1"),
+        (lambda: prune_blending(network(), 0.5, baseline=0), r"`baseline` \(=0\) must be a positive integer"),
+        (lambda: blending_patterns(network(), strongest=0), r"`strongest` \(=0\) must be a positive integer"),
         (lambda: pruning_curve(network(), None, [0], (0.5, 2)), r"`fractions` \(=2\) must be at least 0 and below 1"),
         (lambda: pruning_curve(network(), None, [[0, 1]]), r"`labels` \(of shape \(1, 2\), int64\) must be one whole"),
         (

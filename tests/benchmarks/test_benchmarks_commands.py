@@ -163,7 +163,7 @@ ROWS = "error: `rows` (=['nothing']) must be part of "
 
 
 def whole(name):
-    return [f"--{name}", "0"], f"error: `{name.replace('-', '_')}` (=0) must be a whole number of at least 1."
+    return [f"--{name}", "0"], f"error: `{name.replace('-', '_')}` (=0) must be a positive integer."
 
 
 BAD_INPUT = [

@@ -39,7 +39,7 @@ def test_ratio_forgets_what_slows_a_round_down():
 
 @pytest.mark.parametrize("argument", ["repetitions", "warmup"])
 def test_bad_argument(argument):
-    with pytest.raises(ValueError, match=rf"`{argument}` \(=0\) must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match=rf"`{argument}` \(=0\) must be a positive integer"):
         timing.take_turns({}, **{"repetitions": 1, argument: 0})
 
 

@@ -32,9 +32,9 @@ def test_harness(input_shape, tmp_path, other_backend):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: ChannelDeal(0), r"`groups` \(=0\) must be a whole number"),
+        (lambda: ChannelDeal(0), r"`groups` \(=0\) must be a positive integer"),
         (lambda: ChannelDeal(4).build((None, 3)), r"`groups` \(=4\) must be at most the number of channels \(=3\)"),
-        (lambda: permutations.deal(4.0, 2), r"`channels` \(=4\.0\) must be a whole number"),
+        (lambda: permutations.deal(4.0, 2), r"`channels` \(=4\.0\) must be a positive integer"),
     ],
 )
 def test_bad_arguments(build, message):

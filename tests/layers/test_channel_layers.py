@@ -49,12 +49,12 @@ def test_pooling_equals_padding_with_minus_infinity(pool_size, strides, side):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: ChannelShuffle(0), r"`groups` \(=0\) must be a whole number"),
-        (lambda: ChannelShuffle(2, block_size=-1), r"`block_size` \(=-1\) must be a whole number"),
+        (lambda: ChannelShuffle(0), r"`groups` \(=0\) must be a positive integer"),
+        (lambda: ChannelShuffle(2, block_size=-1), r"`block_size` \(=-1\) must be a positive integer"),
         (lambda: ChannelShuffle(4).build((None, 6)), r"`groups` \(=4\) must divide the number of channels \(=6\)"),
         (lambda: ChannelPadding(4).build((None, 6)), r"`channels` \(=4\) must be at least .* \(=6\)"),
         (lambda: PaddedMaxPooling2D(2, 2), r"`pool_size` \(=2\) must be odd"),
-        (lambda: PaddedMaxPooling2D(3, 0), r"`strides` \(=0\) must be a whole number"),
+        (lambda: PaddedMaxPooling2D(3, 0), r"`strides` \(=0\) must be a positive integer"),
     ],
 )
 def test_bad_arguments(build, message):

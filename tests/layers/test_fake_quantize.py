@@ -66,7 +66,7 @@ def test_harness(tmp_path, other_backend):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"places": 0}, r"`places` \(=0\) must be a whole number of at least 1\."),
+        ({"places": 0}, r"`places` \(=0\) must be a positive integer\."),
         ({"momentum": 1.0}, r"`momentum` \(=1\.0\) must be at least 0 and below 1\."),
     ],
 )

@@ -259,8 +259,8 @@ def test_unknown_height_and_width():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"filters": 0}, r"`filters` \(=0\) must be a whole number of at least 1\."),
-        ({"groups": 1.5}, r"`groups` \(=1\.5\) must be a whole number of at least 1\."),
+        ({"filters": 0}, r"`filters` \(=0\) must be a positive integer\."),
+        ({"groups": 1.5}, r"`groups` \(=1\.5\) must be a positive integer\."),
         ({"groups": 5}, r"`groups` \(=5\) must divide `filters` \(=12\)\."),
         (
             {"implementation": "fast"},

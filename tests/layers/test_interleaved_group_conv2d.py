@@ -247,13 +247,16 @@ def test_unknown_height_and_width(form):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"filters": 0}, r"`filters` \(=0\) must be a whole number of at least 1\."),
+        ({"filters": 0}, r"`filters` \(=0\) must be a positive integer\."),
         (
             {"branch_channels": ()},
-            r"`branch_channels` \(=\(\)\) must be a tuple or list of at least one whole number\.",
+            r"`branch_channels` \(=\(\)\) must be a tuple or list of at least one positive integer\.",
         ),
-        ({"branch_channels": 8}, r"`branch_channels` \(=8\) must be a tuple or list of at least one whole number\."),
-        ({"branch_channels": (8, 1.5)}, r"`branch_channels` \(=1\.5\) must be a whole number of at least 1\."),
+        (
+            {"branch_channels": 8},
+            r"`branch_channels` \(=8\) must be a tuple or list of at least one positive integer\.",
+        ),
+        ({"branch_channels": (8, 1.5)}, r"`branch_channels` \(=1\.5\) must be a positive integer\."),
         (
             {"implementation": "fast"},
             r"`implementation` \(='fast'\) must be one of 'auto', 'composed', 'multiplied', 'factored'\.",

@@ -54,7 +54,7 @@ def test_unknown_height_and_width():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: SqueezeExcite(0), r"`reduction` \(=0\) must be a whole number of at least 1\."),
+        (lambda: SqueezeExcite(0), r"`reduction` \(=0\) must be a positive integer\."),
         (lambda: SqueezeExcite(5).build((None, 2, 2, 12)), r"`reduction` \(=5\) must divide .* channels \(=12\)\."),
         (lambda: SqueezeExcite(2).build((None, 2, 2, None)), r"The last axis of the input must be known"),
     ],

@@ -117,7 +117,7 @@ def test_memory_that_cannot_be_known(tflite_files, monkeypatch):
 
 @pytest.mark.parametrize("argument", ["num_threads", "repetitions", "warmup"])
 def test_bad_argument(tflite_files, argument):
-    with pytest.raises(ValueError, match=rf"`{argument}` \(=-1\) must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match=rf"`{argument}` \(=-1\) must be a positive integer"):
         benchmark_tflite(tflite_files[None][0], **{argument: -1})
 
 

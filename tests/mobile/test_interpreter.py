@@ -65,7 +65,7 @@ def test_describe_integers(tflite_files):
 
 
 def test_threads(tflite_files):
-    with pytest.raises(ValueError, match=r"`num_threads` \(=0\) must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match=r"`num_threads` \(=0\) must be a positive integer"):
         open_tflite(tflite_files[None][0], num_threads=0)
 
 

@@ -267,11 +267,11 @@ def test_input_tensor_and_unknown_height_and_width():
     ("changes", "message"),
     [
         ({"block": "igcv3"}, r"`block` \(='igcv3'\) must be one of 'xception', 'igcv1', 'igcv2', 'igcv2_i'\."),
-        ({"width": 0}, r"`width` \(=0\) must be a whole number of at least 1\."),
+        ({"width": 0}, r"`width` \(=0\) must be a positive integer\."),
         ({"width": 9}, r"`width` \(=9\) must be even for `block` \(='igcv2'\)\."),
-        ({"stem_filters": 0}, r"`stem_filters` \(=0\) must be a whole number of at least 1\."),
+        ({"stem_filters": 0}, r"`stem_filters` \(=0\) must be a positive integer\."),
         ({"stem_filters": 9}, r"`stem_filters` \(=9\) must be at most `width` \(=8\)\."),
-        ({"stem_strides": 0}, r"`stem_strides` \(=0\) must be a whole number of at least 1\."),
+        ({"stem_strides": 0}, r"`stem_strides` \(=0\) must be a positive integer\."),
         ({"blocks_per_stage": 3}, r"`2` \(=2\) must divide `blocks_per_stage` \(=3\)\."),
         ({"blocks_per_stage": (2, 2)}, r"`blocks_per_stage` \(=\(2, 2\)\) must be .* each of the 3 stages"),
         ({"branch_channels": (4, 2)}, r"`branch_channels` \(=\(4, 2\)\) must be one tuple for each of the 3 stages\."),
@@ -284,7 +284,7 @@ def test_input_tensor_and_unknown_height_and_width():
         ),
         ({"input_shape": (8, 3, 3)}, r"`input_shape` \(=\(8, 3, 3\)\) must be at least .* total stride \(=4\)"),
         ({"stem_strides": 4}, r"`input_shape` \(=\(8, 8, 3\)\) must be at least .* total stride \(=16\)"),
-        ({"num_classes": 0}, r"`num_classes` \(=0\) must be a whole number of at least 1\."),
+        ({"num_classes": 0}, r"`num_classes` \(=0\) must be a positive integer\."),
     ],
 )
 def test_bad_arguments(changes, message):
@@ -295,12 +295,12 @@ def test_bad_arguments(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"blocks": 0}, r"`blocks` \(=0\) must be a whole number of at least 1\."),
+        ({"blocks": 0}, r"`blocks` \(=0\) must be a positive integer\."),
         ({"block": "xception"}, r"`branch_channels` \(=\(5, 5\)\) must be `None` for `block` \(='xception'\)\."),
         ({"block": "igcv2_i"}, r"`width` \(=25\) must be even for `block` \(='igcv2_i'\)\."),
         (
             {"branch_channels": ()},
-            r"`branch_channels` \(=\(\)\) must be a tuple or list of at least one whole number\.",
+            r"`branch_channels` \(=\(\)\) must be a tuple or list of at least one positive integer\.",
         ),
     ],
 )

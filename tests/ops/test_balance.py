@@ -90,16 +90,16 @@ def test_best_integer_of_the_papers_widths():
     ("function", "arguments", "message"),
     [
         ("balance", (1,), r"`channels` \(=1\) must be at least 2"),
-        ("balance", (64, 0), r"`convolutions` \(=0\) must be a whole number of at least 1\."),
-        ("separated_balance", (64, 1), r"`convolutions - 1` \(=0\) must be a whole number of at least 1\."),
-        ("separated_balance", (64, 3, 0), r"`kernel_area` \(=0\) must be a whole number of at least 1\."),
-        ("best_integer", (7.5,), r"`channels` \(=7\.5\) must be a whole number of at least 1\."),
+        ("balance", (64, 0), r"`convolutions` \(=0\) must be a positive integer\."),
+        ("separated_balance", (64, 1), r"`convolutions - 1` \(=0\) must be a positive integer\."),
+        ("separated_balance", (64, 3, 0), r"`kernel_area` \(=0\) must be a positive integer\."),
+        ("best_integer", (7.5,), r"`channels` \(=7\.5\) must be a positive integer\."),
         (
             "best_integer",
             (6, 3),
             r"`group_convolutions` \(=3\) must be at most the number of prime factors .* \(=6\)\.",
         ),
-        ("best_integer", (6, 0), r"`group_convolutions` \(=0\) must be a whole number of at least 1\."),
+        ("best_integer", (6, 0), r"`group_convolutions` \(=0\) must be a positive integer\."),
     ],
 )
 def test_bad_arguments(function, arguments, message):

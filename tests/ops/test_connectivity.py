@@ -138,7 +138,7 @@ def test_fewest_convolutions(channels, size, expected):
 
 
 def test_branches_of_one_channel_connect_nothing():
-    with pytest.raises(ValueError, match=r"`branch_channels - 1` \(=0\) must be a whole number of at least 1\."):
+    with pytest.raises(ValueError, match=r"`branch_channels - 1` \(=0\) must be a positive integer\."):
         connectivity.fewest_convolutions(64, 1)
     with pytest.raises(ValueError, match=r"`branch_channels\[0\]` \(=5\) must divide"):
         connectivity.connectivity(64, (5, 8))

@@ -67,8 +67,8 @@ def test_both_forms_equal_a_loop_written_from_the_equations(hierarchy, case):
     ("channels", "groups", "message"),
     [
         (4, 5, r"`groups` \(=5\) must be at most the number of input channels \(=4\)\."),
-        (4, 0, r"`groups` \(=0\) must be a whole number of at least 1\."),
-        (4.0, 2, r"`channels` \(=4\.0\) must be a whole number of at least 1\."),
+        (4, 0, r"`groups` \(=0\) must be a positive integer\."),
+        (4.0, 2, r"`channels` \(=4\.0\) must be a positive integer\."),
     ],
 )
 def test_bad_arguments(channels, groups, message):

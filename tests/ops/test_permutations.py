@@ -46,9 +46,9 @@ def test_one_arrangement_needs_no_shuffle():
     ("arguments", "message"),
     [
         ({"channels": 6, "groups": 4}, r"`groups` \(=4\) must divide the number of channels \(=6\)\."),
-        ({"channels": 6, "groups": 0}, r"`groups` \(=0\) must be a whole number of at least 1\."),
+        ({"channels": 6, "groups": 0}, r"`groups` \(=0\) must be a positive integer\."),
         ({"channels": 6, "groups": 2, "block_size": 2}, r"`groups \* block_size` \(=4\) must divide .* \(=6\)\."),
-        ({"channels": 6.0, "groups": 2}, r"`channels` \(=6\.0\) must be a whole number"),
+        ({"channels": 6.0, "groups": 2}, r"`channels` \(=6\.0\) must be a positive integer"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -101,9 +101,9 @@ def test_where_the_last_convolution_widens_its_outputs_are_dealt_by_a_branch_of_
 @pytest.mark.parametrize(
     ("sizes", "filters", "message"),
     [
-        ((), 12, r"`branch_channels` \(=\(\)\) must be a tuple or list of at least one whole number\."),
-        (4, 12, r"`branch_channels` \(=4\) must be a tuple or list of at least one whole number\."),
-        ((4, 0), 12, r"`branch_channels` \(=0\) must be a whole number of at least 1\."),
+        ((), 12, r"`branch_channels` \(=\(\)\) must be a tuple or list of at least one positive integer\."),
+        (4, 12, r"`branch_channels` \(=4\) must be a tuple or list of at least one positive integer\."),
+        ((4, 0), 12, r"`branch_channels` \(=0\) must be a positive integer\."),
         ((4, 5), 12, r"`branch_channels\[1\]` \(=5\) must divide the number of input channels \(=12\)\."),
         ((3, 4), 10, r"`filters` \(=10\) must be at least the number of input channels \(=12\)\."),
         ((4, 3), 18, r"`channels / branch_channels\[-1\]` \(=4\) must divide `filters` \(=18\)\."),

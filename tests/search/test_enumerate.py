@@ -92,7 +92,7 @@ def test_every_argument_is_a_column(name, capsys):
     [
         (["--space", "hsc"], "`space` (='hsc') must be one of 'hscnet'"),
         (["--space", "hscnet", "--sort", "density"], "`sort` (='density') must be one of 'stored_parameters'"),
-        (["--space", "hscnet", "--max-parameters", "0"], "`max_parameters` (=0) must be a whole number of at least 1"),
+        (["--space", "hscnet", "--max-parameters", "0"], "`max_parameters` (=0) must be a positive integer"),
         (["--space", "hscnet", "--limit", "-1"], "`limit` (=-1) must be"),
         (["--space", "hscnet", "--classes", "0"], "`classes` (=0) must be"),
         (["--space", "hscnet", "--input-shape", "2", "8", "1"], "`input_shape` (=(2, 8, 1)) must be"),

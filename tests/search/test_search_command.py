@@ -201,8 +201,8 @@ def test_interrupted_search_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["--space", "hsc"], "`space` (='hsc') must be one of 'hscnet'"),
-        (["--trials", "0"], "`trials` (=0) must be a whole number of at least 1"),
-        (["--finalists", "0"], "`finalists` (=0) must be a whole number of at least 1"),
+        (["--trials", "0"], "`trials` (=0) must be a positive integer"),
+        (["--finalists", "0"], "`finalists` (=0) must be a positive integer"),
         (["--validation", "1"], "`validation` (=1.0) must be at least 0 and below 1"),
         (["--validation", "0"], "`validation` (=0.0) must be a number above 0"),
         (["--halving-worth", "-1"], "`halving_worth` (=-1.0) must be"),

@@ -111,7 +111,7 @@ def test_imagenet32(tmp_path):
         (
             "imagenet32",
             lambda f: np.savez(f / "val_data.npz", data=np.zeros((2, 3072), np.uint8), labels=[0, 1]),
-            r"`labels` in .*val_data\.npz must be whole numbers of at least 1",
+            r"`labels` in .*val_data\.npz must be positive integers",
         ),
         ("tiny_imagenet", lambda f: None, r"There is no train in the folder .*data, where tiny_imagenet should be"),
         ("cinic10", lambda f: (f / "train").mkdir(), r"There is no valid in the folder"),

@@ -82,7 +82,7 @@ def test_workers_together_have_the_batches_of_one(workers, augmentation):
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ({"workers": 0}, r"`workers` \(=0\) must be a whole number of at least 1"),
+        ({"workers": 0}, r"`workers` \(=0\) must be a positive integer"),
         ({"workers": 2, "worker": 2}, r"`worker` \(=2\) must be one of 0, 1"),
         ({"workers": 4}, r"`workers` \(=4\) must divide `batch_size` \(=6\)"),
     ],

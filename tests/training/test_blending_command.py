@@ -98,8 +98,8 @@ def test_interrupted_run_keeps_its_rows(trained, tmp_path, capsys, monkeypatch):
     ("options", "message"),
     [
         (["--fractions", "0.5", "1"], "error: `--fractions` (=1.0) must be at least 0 and below 1."),
-        (["--baseline", "0"], "error: `--baseline` (=0) must be a whole number of at least 1."),
-        (["--strongest", "0"], "error: `strongest` (=0) must be a whole number of at least 1."),
+        (["--baseline", "0"], "error: `--baseline` (=0) must be a positive integer."),
+        (["--strongest", "0"], "error: `strongest` (=0) must be a positive integer."),
         (["--layers", "stem"], "error: `layers` (=['stem']) must be names of 1x1 convolutions"),
         (["--data", "nowhere"], "error: `data` (='nowhere') is none of"),
         (["--output", "."], "error: The output directory . exists and is not an empty folder."),

@@ -37,7 +37,7 @@ def test_bad_networks(digits, tmp_path, model, options, message):
 
 
 def test_bad_seed(digits, tmp_path):
-    with pytest.raises(ValueError, match=r"`seed` \(=-1\) must be a whole number of at least 0"):
+    with pytest.raises(ValueError, match=r"`seed` \(=-1\) must be a non-negative integer"):
         fit(MODEL, digits, tmp_path / "run", seed=-1)
     assert not list(tmp_path.iterdir())
 

@@ -95,8 +95,8 @@ def test_unknown_field():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, r"`epochs` \(=0\) must be a whole number of at least 1"),
-        ({"batch_size": 1.5}, r"`batch_size` \(=1\.5\) must be a whole number of at least 1"),
+        ({"epochs": 0}, r"`epochs` \(=0\) must be a positive integer"),
+        ({"batch_size": 1.5}, r"`batch_size` \(=1\.5\) must be a positive integer"),
         ({"learning_rate": 0.0}, r"`learning_rate` \(=0\.0\) must be a number above 0"),
         ({"schedule": "linear"}, r"`schedule` \(='linear'\) must be one of 'step', 'cosine', 'one_cycle', 'plateau'"),
         ({"momentum": 1.0}, r"`momentum` \(=1\.0\) must be at least 0 and below 1"),
@@ -105,15 +105,15 @@ def test_unknown_field():
         ({"decay_factor": 0}, r"`decay_factor` \(=0\) must be above 0 and at most 1"),
         ({"milestones": (0.5, 0.2)}, r"`milestones` \(=\(0\.5, 0\.2\)\) must rise and lie between 0 and 1"),
         ({"milestones": (60, 120)}, r"`milestones` \(=\(60, 120\)\) must rise and lie between 0 and 1"),
-        ({"pad": -1}, r"`pad` \(=-1\) must be a whole number of at least 0\."),
-        ({"patience": 0}, r"`patience` \(=0\) must be a whole number of at least 1"),
+        ({"pad": -1}, r"`pad` \(=-1\) must be a non-negative integer\."),
+        ({"patience": 0}, r"`patience` \(=0\) must be a positive integer"),
         ({"watch": "val"}, r"`watch` \(='val'\) must be one of 'train', 'test'"),
         ({"crop": "ten"}, r"`crop` \(='ten'\) must be one of 'shift', 'area', 'scale'"),
         ({"border": "black"}, r"`border` \(='black'\) must be one of 'mean', 'edge', 'reflect'"),
         ({"normalization": "pca"}, r"`normalization` \(='pca'\) must be one of 'channels', 'zca'"),
         ({"initialization": "he"}, r"`initialization` \(='he'\) must be one of 'network', 'he_fan_in', 'he_fan_out'"),
         ({"jitter": 1.0}, r"`jitter` \(=1\.0\) must be at least 0 and below 1"),
-        ({"crop_size": -1}, r"`crop_size` \(=-1\) must be a whole number of at least 0\."),
+        ({"crop_size": -1}, r"`crop_size` \(=-1\) must be a non-negative integer\."),
         ({"crop_size": 56}, r"`crop_size` \(=56\) must be 0 for the crop 'shift'"),
         (
             {"crop_size": 56, "crop": "area", "normalization": "zca"},
@@ -125,7 +125,7 @@ def test_unknown_field():
         ),
         (
             {"warmup_epochs": 10},
-            r"`warmup_epochs` \(=10\) must be a whole number of at least 0 and below `epochs` \(=10\)",
+            r"`warmup_epochs` \(=10\) must be a non-negative integer and below `epochs` \(=10\)",
         ),
     ],
 )

@@ -224,8 +224,8 @@ def test_resuming_takes_the_same_arguments_or_none(interrupted, capsys):
         (["--model-option", "width=8"], "`--model-option width` (=8) must be that of the run in RUN (=(16,))"),
         (["--output", "elsewhere"], "elsewhere) must be that of the run in RUN"),
         (["--data", "pictures"], "The data set has the name pictures, but the run in RUN digits."),
-        (["--checkpoint-steps", "0"], "`checkpoint_steps` (=0) must be a whole number of at least 1."),
-        (["--keep-checkpoints", "0"], "`keep_checkpoints` (=0) must be a whole number of at least 1."),
+        (["--checkpoint-steps", "0"], "`checkpoint_steps` (=0) must be a positive integer."),
+        (["--keep-checkpoints", "0"], "`keep_checkpoints` (=0) must be a positive integer."),
     ],
 )
 def test_other_arguments_are_refused(interrupted, arguments, message, capsys, tmp_path, monkeypatch):

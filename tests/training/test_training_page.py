@@ -196,13 +196,16 @@ def test_results(folder, capsys, monkeypatch):
         (["predict", "nowhere", "a.png"], "There is no nowhere/metrics.json: nowhere holds no run."),
         (["predict", "runs/pictures", "none.png"], "There is no file none.png."),
         (["predict", "runs/pictures", "pictures/bee/torn.png"], "pictures/bee/torn.png is not a picture that can be"),
-        (["predict", "runs/pictures", "pictures/ant/0.png", "--top", "0"], "`--top` (=0) must be a whole number of at"),
+        (["predict", "runs/pictures", "pictures/ant/0.png", "--top", "0"], "`--top` (=0) must be a positive integer"),
         (["export", "runs/digits"], "The output directory runs/digits/export exists and is not an empty folder."),
         (
             ["export", "runs/digits", "--output", "new", "--forms", "onnx"],
             "`--forms` (='onnx') must be one of 'float',",
         ),
-        (["export", "runs/digits", "--output", "new", "--pictures", "0"], "`--pictures` (=0) must be a whole number"),
+        (
+            ["export", "runs/digits", "--output", "new", "--pictures", "0"],
+            "`--pictures` (=0) must be a positive integer",
+        ),
         (
             ["export", "runs/digits", "--output", "new", "--forms", "keras", "--test"],
             "`--test` is for float and int8, but `--forms` (=keras) has neither.",

@@ -61,7 +61,7 @@ def prune(model, final_sparsity=0.6, layers=None, *, initial_sparsity=0.0, begin
     _checks.positive("end_step", end_step)
     if not isinstance(begin_step, int) or not 0 <= begin_step < end_step:
         raise ValueError(
-            f"`begin_step` (={begin_step!r}) must be a whole number from 0 and below `end_step` (={end_step})."
+            f"`begin_step` (={begin_step!r}) must be an integer from 0 and below `end_step` (={end_step})."
         )
     _checks.positive("frequency", frequency)
     variables = _kernels(model, layers)

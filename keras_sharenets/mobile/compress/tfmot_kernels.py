@@ -69,7 +69,7 @@ class PrunedKernel:
 
 
 class _ToTheEnd(tfmot.sparsity.keras.PolynomialDecay):
-    """Prunes at the last step too when that is not a whole number of intervals after the first."""
+    """Prunes at the last step too when that is not a multiple of the interval after the first."""
 
     def __call__(self, step):
         turn, sparsity = super().__call__(step)

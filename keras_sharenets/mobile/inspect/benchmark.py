@@ -68,7 +68,7 @@ def benchmark_tflite(path, num_threads=1, repetitions=50, warmup=5):
         A `BenchmarkReport`.
 
     Raises:
-        ValueError: the file cannot be used (see `open_tflite`), or an argument is not a positive whole number (`warmup`
+        ValueError: the file cannot be used (see `open_tflite`), or an argument is not a positive integer (`warmup`
             may be 0).
     """
     return compare_tflite([path], num_threads, repetitions, warmup)[0]

@@ -29,7 +29,7 @@ class SizeReport:
         path: the file, as it was given.
         file_bytes: its size.
         constants: dict from type and kind, as `"int8 kernels"`, to bytes; of equal contents the first. `kernels` have
-            at least two sides above 1; `vectors` have one, such as biases and scales; `shapes` are whole numbers that
+            at least two sides above 1; `vectors` have one, such as biases and scales; `shapes` are integers that
             stand for nothing else, such as the shapes, orders and paddings that operators read; `unused` ones belong to
             no tensor.
         repeated_constants: bytes of constants whose contents another buffer has already.

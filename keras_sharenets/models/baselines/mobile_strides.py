@@ -21,7 +21,7 @@ def strided_input(strides, for_large, for_small, input_tensor, input_shape):
         `(inputs, strides)`.
 
     Raises:
-        ValueError: `strides` is too long, too short or no whole numbers; or is `None` and a side is unknown; or the
+        ValueError: `strides` is too long, too short or not of integers; or is `None` and a side is unknown; or the
             picture is smaller than the product of the strides.
     """
     if strides is not None:

@@ -46,7 +46,7 @@ class Options:
         """Channels of the bottleneck of a stage (the paper's K)."""
         hidden = round(width / self.alpha)
         if abs(hidden * self.alpha - width) > 1e-6 * width:
-            raise ValueError(f"`alpha` (={self.alpha}) must divide every stage width (={width}) into a whole number.")
+            raise ValueError(f"`alpha` (={self.alpha}) must divide every stage width (={width}) into an integer.")
         _checks.divides("groups", self.groups, f"the bottleneck of a stage of width {width}", hidden)
         _checks.divides("arrangements", self.arrangements, "the bottleneck channels per group", hidden // self.groups)
         return hidden

@@ -41,7 +41,7 @@ CHOICES = (
     Choice(
         "alpha",
         (1, 1.5, 1.75, 2, 3, 4),
-        (Rule("divide `width` (={width}) into a whole number", _whole_bottleneck),),
+        (Rule("divide `width` (={width}) into an integer", _whole_bottleneck),),
         reads=("width",),
     ),
     Choice(

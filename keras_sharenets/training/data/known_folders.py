@@ -90,7 +90,7 @@ def _read_npz(path):
             f"`data` in {path} must be uint8 `(pictures, 3072)` with one of `labels` each; is {data.shape}."
         )
     if not len(labels) or labels.min() < 0:
-        raise ValueError(f"`labels` in {path} must be whole numbers of at least 1.")
+        raise ValueError(f"`labels` in {path} must be positive integers.")
     return np.ascontiguousarray(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
 
 

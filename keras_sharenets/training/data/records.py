@@ -49,7 +49,7 @@ def find_records(path):
 
 
 def read_feature(record, name):
-    """One feature of an example: the bytes of its first string, or its first whole number.
+    """One feature of an example: the bytes of its first string, or its first integer.
 
     Raises:
         ValueError: there is no such feature, or the example is damaged.
@@ -91,7 +91,7 @@ def _mapped(path):
 
 
 def _first(feature):
-    """The first value of a `tf.train.Feature`: bytes (field 1) or whole numbers (field 3), packed or not."""
+    """The first value of a `tf.train.Feature`: bytes (field 1) or integers (field 3), packed or not."""
     for kind, values in _fields(feature):
         for _, value in _fields(values):
             if kind == 1:
@@ -102,7 +102,7 @@ def _first(feature):
 
 
 def _fields(data):
-    """`(number, value)` of the fields of a message: whole numbers, or views of what has a length."""
+    """`(number, value)` of the fields of a message: integers, or views of what has a length."""
     place = 0
     while place < len(data):
         tag, place = _varint(data, place)

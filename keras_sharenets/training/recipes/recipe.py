@@ -119,4 +119,4 @@ OPTIONS = tuple(field for field in dataclasses.fields(Recipe) if field.metadata)
 def _at_least_zero(name, value, limit):
     if isinstance(value, bool) or not isinstance(value, int) or value < 0 or (limit is not None and value >= limit):
         below = f" and below `epochs` (={limit})" if limit is not None else ""
-        raise ValueError(f"`{name}` (={value!r}) must be a whole number of at least 0{below}.")
+        raise ValueError(f"`{name}` (={value!r}) must be a non-negative integer{below}.")

@@ -82,7 +82,7 @@ def fit(
     """
     output = check_output(output)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"`seed` (={seed!r}) must be a whole number of at least 0.")
+        raise ValueError(f"`seed` (={seed!r}) must be a non-negative integer.")
     check_tensorboard(tensorboard)
     run = Run(
         model_name,
