@@ -1,0 +1,1 @@
+"""Programs for those who work on the library: they are in no wheel."""
