@@ -1,4 +1,4 @@
-"""Pictures from files, as the networks take them: arrays of pixel values from 0 to 255."""
+"""Images from files, as the networks take them: arrays of pixel values from 0 to 255."""
 
 import pathlib
 
@@ -8,19 +8,19 @@ import PIL.Image
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 
 
-def read_picture(path, shape):
-    """One picture, resized to `shape` when it has another size.
+def read_image(path, shape):
+    """One image, resized to `shape` when it has another size.
 
     Args:
         path: file of any format that Pillow reads.
-        shape: `(height, width, channels)` with 1 (grey) or 3 (RGB) channels; a height or width of `None` keeps the
-            picture's own.
+        shape: `(height, width, channels)` with 1 (gray) or 3 (RGB) channels; a height or width of `None` keeps the
+            image's own.
 
     Returns:
         A uint8 array of that shape.
 
     Raises:
-        ValueError: the file is missing, or is no picture, or `shape` has neither 1 nor 3 channels.
+        ValueError: the file is missing, or is no image, or `shape` has neither 1 nor 3 channels.
     """
     height, width, channels = shape
     if channels not in (1, 3):
@@ -29,15 +29,15 @@ def read_picture(path, shape):
         raise ValueError(f"There is no file {path}.")
     try:
         with PIL.Image.open(path) as file:
-            picture = file.convert("L" if channels == 1 else "RGB")
+            image = file.convert("L" if channels == 1 else "RGB")
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is not a picture that can be read: {error}") from error
-    size = (width or picture.width, height or picture.height)
-    if size != picture.size:
-        picture = picture.resize(size, PIL.Image.Resampling.BILINEAR)
-    return np.asarray(picture, np.uint8).reshape(size[1], size[0], channels)
+        raise ValueError(f"{path} is not an image that can be read: {error}") from error
+    size = (width or image.width, height or image.height)
+    if size != image.size:
+        image = image.resize(size, PIL.Image.Resampling.BILINEAR)
+    return np.asarray(image, np.uint8).reshape(size[1], size[0], channels)
 
 
-def find_pictures(folder):
-    """The picture files anywhere below `folder`, by their suffix, sorted."""
+def find_images(folder):
+    """The image files anywhere below `folder`, by their suffix, sorted."""
     return sorted(path for path in pathlib.Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)

@@ -211,7 +211,7 @@ def bad_inputs(folder):
         (("benchmark", "a.tflite", "--accuracy", "a.tflite=77"), "a number from 0 to 1"),
         (("benchmark", "a.tflite", "--accuracy", "a.tflite=nan"), "a number from 0 to 1"),
         (("benchmark", "a.tflite", "--picture", folder / "run.png"), "`--picture` needs `--accuracy FILE=SHARE`"),
-        (("predict", net, folder / "text.png"), "text.png is not a picture that can be read"),
+        (("predict", net, folder / "text.png"), "text.png is not an image that can be read"),
         (("predict", net, folder / "none.png"), "There is no file"),
         (("predict", folder / "foreign.keras", pictures / "0.png"), "is not a Keras file"),
         (("predict", net, pictures / "0.png", "--top", 0), "`--top` (=0) must be a positive integer"),

@@ -48,12 +48,12 @@ class Pruning:
 
 @dataclasses.dataclass(frozen=True)
 class CurveRow:
-    """A pruned network on test pictures.
+    """A pruned network on test images.
 
     Attributes:
         fraction: float, the part of the blending weights that was to be set to 0.
         zeroed, remaining, compression: as in `Pruning`.
-        accuracy: float, the share of pictures that are classified right.
+        accuracy: float, the share of images that are classified right.
     """
 
     fraction: float
@@ -155,8 +155,8 @@ def pruning_curve(
 
     Args:
         model, layers, ranking, baseline: as for [`prune_blending`].
-        images: array of pictures, or whatever else `model.predict` takes.
-        labels: int array `(pictures,)`, the right classes.
+        images: array of images, or whatever else `model.predict` takes.
+        labels: int array `(images,)`, the right classes.
         fractions: sequence of numbers from 0 up to, not including, 1.
         batch_size: as for `model.predict`.
         on_row: function that is called with each row as soon as it is known, to show or keep it; or `None`.
@@ -165,13 +165,13 @@ def pruning_curve(
         A list of `CurveRow`, one for each fraction.
 
     Raises:
-        ValueError: an argument breaks a rule above; there are no blending layers; or there is not one label a picture.
+        ValueError: an argument breaks a rule above; there are no blending layers; or there is not one label per image.
     """
     for fraction in fractions:
         _checks.rate("fractions", fraction)
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ValueError(f"`labels` (of shape {labels.shape}, {labels.dtype}) must be one integer a picture.")
+        raise ValueError(f"`labels` (of shape {labels.shape}, {labels.dtype}) must be one integer per image.")
     pruner = _Pruner(model, layers, ranking, baseline)
     rows = []
     for fraction in fractions:

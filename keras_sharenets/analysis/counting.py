@@ -20,14 +20,14 @@ def _is_convolution(layer):
     return hasattr(layer, "effective_kernel") or isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D))
 
 
-def _is_normalisation(layer):
+def _is_normalization(layer):
     return isinstance(layer, keras.layers.BatchNormalization)
 
 
 # Rule: does this weight of this layer count?
 RULES = {
     "trainable": lambda layer, weight: True,
-    "trainable_without_bn": lambda layer, weight: not _is_normalisation(layer),
+    "trainable_without_bn": lambda layer, weight: not _is_normalization(layer),
     "conv_kernels": lambda layer, weight: _is_convolution(layer) and len(weight.shape) > 1,
     "conv_kernels_and_biases": lambda layer, weight: _is_convolution(layer),
 }
@@ -38,7 +38,7 @@ def count_parameters(model, rule="trainable"):
 
     Args:
         model: `keras.Model`, built. Models inside it are opened; any other layer of layers counts as a whole.
-        rule: `"trainable"` (all), `"trainable_without_bn"` (without scales and offsets of batch normalisation),
+        rule: `"trainable"` (all), `"trainable_without_bn"` (without scales and offsets of batch normalization),
             `"conv_kernels"` (convolutions of any kind without their biases; no dense layer) or
             `"conv_kernels_and_biases"`.
 

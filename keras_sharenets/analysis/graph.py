@@ -187,7 +187,7 @@ def trace(model, input_shape=None):
 
     Args:
         model: functional `keras.Model` or built `keras.Sequential`; nested ones are opened, at each of their calls.
-        input_shape: shape of one picture, without the batch, for a model that leaves sides open; with several inputs
+        input_shape: shape of one image, without the batch, for a model that leaves sides open; with several inputs
             a sequence of shapes in the order of `model.inputs`.
 
     Returns:

@@ -1,6 +1,6 @@
 """What one call costs: the multiply-adds of every layer whose arithmetic is known, from shapes alone.
 
-A rule counts the products of stored weights with activations for one picture. Additions of a bias, normalisations,
+A rule counts the products of stored weights with activations for one image. Additions of a bias, normalizations,
 activations, pooling and sums count zero, as is usual in the literature.
 """
 
@@ -50,7 +50,7 @@ def _product(sides):
 
 
 def _size(shape):
-    """Numbers in one picture's share of a tensor with the batch first."""
+    """Numbers in one image's share of a tensor with the batch first."""
     return _product(shape[1:])
 
 
@@ -85,7 +85,7 @@ def _dense(layer, inputs, outputs):
 
 
 def _squeeze_excite(layer, inputs, outputs):
-    """Two dense layers on one vector a picture: there and back."""
+    """Two dense layers on one vector per image: there and back."""
     return 2 * inputs[-1] * (inputs[-1] // layer.reduction)
 
 
@@ -126,7 +126,7 @@ def _rule(operation):
 
 
 def multiply_adds(call, kernel_shape=None):
-    """The multiply-adds of one call for one picture.
+    """The multiply-adds of one call for one image.
 
     Args:
         call: a `Call` of `keras_sharenets.analysis.graph`.

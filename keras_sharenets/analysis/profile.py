@@ -25,7 +25,7 @@ class LayerProfile:
         stored_parameters: int, parameters that no earlier row has: 0 in every later call of a shared layer.
         effective_parameters: int, parameters that this call would need if nothing were shared.
         non_trainable_parameters: int, moving statistics and the like that no earlier row has.
-        multiply_adds: int for one picture, or `None` where they are not known.
+        multiply_adds: int for one image, or `None` where they are not known.
     """
 
     name: str
@@ -46,7 +46,7 @@ class LayerProfile:
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """A network: its name, the shape of one picture for each of its inputs, and one row for each call, in order."""
+    """A network: its name, the shape of one image for each of its inputs, and one row for each call, in order."""
 
     name: str
     input_shapes: tuple
@@ -69,7 +69,7 @@ class Profile:
 
     @property
     def multiply_adds(self):
-        """Multiply-adds for one picture; a layer called twice costs twice. A lower bound if `uncounted` has names."""
+        """Multiply-adds for one image; a layer called twice costs twice. A lower bound if `uncounted` has names."""
         return sum(row.multiply_adds or 0 for row in self.layers)
 
     @property
@@ -122,11 +122,11 @@ def _single(shapes):
 def profile(model, input_shape=None):
     """Counts the parameters and the multiply-adds of a functional model.
 
-    Parameters are the trainable weights, as papers count them: the moving statistics of a batch normalisation are not
+    Parameters are the trainable weights, as papers count them: the moving statistics of a batch normalization are not
     among them, random seeds are not weights at all. A layer frozen by `layer.trainable = False` keeps its parameters:
     all its weights but those that bear the name of a statistic (`moving_mean`, `moving_variance` and so on). In a layer
     that is not frozen, a weight that does not train is no parameter; so a weight that is frozen alone, or turned into
-    integers by Keras's own quantisation, is counted as non-trainable.
+    integers by Keras's own quantization, is counted as non-trainable.
 
     A layer that has a method `effective_kernel()` is taken for a convolution by that kernel, its last axis the filters:
     without sharing it would store the kernel and its `bias`. Its multiply-adds are those of the kernel at each output
@@ -140,7 +140,7 @@ def profile(model, input_shape=None):
     Args:
         model: functional `keras.Model` or built `keras.Sequential`. Models inside it are opened; a wrapper or a
             subclassed model inside it is one row.
-        input_shape: shape of one picture, without the batch, for a model that leaves sides open; with several inputs
+        input_shape: shape of one image, without the batch, for a model that leaves sides open; with several inputs
             a sequence of shapes in the order of `model.inputs`.
 
     Returns:

@@ -72,7 +72,7 @@ def _size(arguments):
 
 def _calibration_pictures(folder, shape, count):
     """Up to `count` pictures spread evenly over those below `folder`."""
-    found = pictures.find_pictures(folder)
+    found = pictures.find_images(folder)
     if not found:
         raise ValueError(f"`--calibration` (={folder}) must be a folder with pictures in it.")
     chosen = [found[index] for index in np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)]
@@ -163,7 +163,7 @@ def _probabilities(path, paths):
 def _read(paths, shape):
     if len(shape) != 3:
         raise ValueError(f"The network takes inputs of shape {tuple(shape)}: these are no pictures.")
-    return np.stack([pictures.read_picture(path, tuple(shape)) for path in paths]).astype("float32")
+    return np.stack([pictures.read_image(path, tuple(shape)) for path in paths]).astype("float32")
 
 
 def _predict(arguments):

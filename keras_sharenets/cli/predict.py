@@ -8,7 +8,7 @@ import json
 import numpy as np
 
 from keras_sharenets import _checks, files
-from keras_sharenets.images import read_picture
+from keras_sharenets.images import read_image
 from keras_sharenets.rendering.tables import text_table
 from keras_sharenets.training.data.crops import CENTER, crop_views
 from keras_sharenets.training.run.finished import network_file, open_run
@@ -32,9 +32,9 @@ def predict(folder, paths):
     model = files.load_model(network_file(folder))
     shape = tuple(model.input_shape[1:])
     if run.recipe.crop_size:
-        pictures = crop_views([read_picture(path, (None, None, shape[-1])) for path in paths], shape[:2], CENTER)
+        pictures = crop_views([read_image(path, (None, None, shape[-1])) for path in paths], shape[:2], CENTER)
     else:
-        pictures = np.stack([read_picture(path, shape) for path in paths]).astype("float32")
+        pictures = np.stack([read_image(path, shape) for path in paths]).astype("float32")
     return tuple(run.data["class_names"]), model.predict(pictures, verbose=0)
 
 

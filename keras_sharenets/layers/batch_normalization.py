@@ -8,10 +8,10 @@ from keras_sharenets.ops import devices, fused
 class BatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` that trains in one operation where TensorFlow runs on a CPU.
 
-    Keras computes it in some ten operations, each of which reads the pictures; in networks of many small convolutions
+    Keras computes it in some ten operations, each of which reads the images; in networks of many small convolutions
     that is a third of a training step. Arguments, weights, shapes and results are those of Keras' layer, and wherever
     the one operation does not apply it is that layer: on JAX, on an accelerator, in inference, with a mask,
-    renormalisation or another axis than the last of a batch of pictures, in float16 and float64.
+    renormalization or another axis than the last of a batch of images, in float16 and float64.
 
     >>> import keras
     >>> layer = BatchNormalization()
@@ -31,8 +31,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
     def _is_fused(self, inputs):
-        pictures = len(inputs.shape) == 4 and self.axis in (-1, 3) and inputs.shape[-1] is not None
+        images = len(inputs.shape) == 4 and self.axis in (-1, 3) and inputs.shape[-1] is not None
         plain = not self.renorm and not self.synchronized
         types = keras.backend.standardize_dtype(inputs.dtype), self.moving_mean.dtype
         known = types[0] in ("float32", "bfloat16") and types[1] == "float32" and types[0] == self.compute_dtype
-        return pictures and plain and known and devices.xla_optional()
+        return images and plain and known and devices.xla_optional()

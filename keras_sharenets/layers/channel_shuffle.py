@@ -11,7 +11,7 @@ class ChannelShuffle(keras.layers.Layer):
 
     Args:
         groups: int, rows of the table.
-        block_size: int, neighbouring channels that stay together. `groups * block_size` must divide the channels.
+        block_size: int, neighboring channels that stay together. `groups * block_size` must divide the channels.
 
     Input and output shape: `(..., channels)`. It stores nothing.
 

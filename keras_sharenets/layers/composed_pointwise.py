@@ -82,7 +82,7 @@ class ComposedPointwise(keras.layers.Layer):
             )
 
     def _fresh_kernel_initializer(self):
-        # One initialiser called twice gives the same numbers twice.
+        # One initializer called twice gives the same numbers twice.
         initializer = self.kernel_initializer
         return initializer.clone() if isinstance(initializer, keras.initializers.Initializer) else initializer
 

@@ -41,7 +41,7 @@ class HighlySharedConv2D(keras.layers.Layer):
             (the fastest as measured, `ops.choices`). The weights are the same, and the results but for rounding.
         activation: activation function or its name, or `None`.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, kernel_constraint, bias_constraint:
-            as in `keras.layers.Conv2D`, for the stored tensors. The default initialisation has the fan-in of the full
+            as in `keras.layers.Conv2D`, for the stored tensors. The default initialization has the fan-in of the full
             kernel, `kernel height * kernel width * channels / groups`.
 
     Call arguments:

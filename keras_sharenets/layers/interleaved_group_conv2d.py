@@ -28,7 +28,7 @@ class InterleavedGroupConv2D(ComposedPointwise):
             convolution after the other, as the paper draws it) or `"auto"` (the fastest as measured, `ops.choices`).
             The weights are the same, and the results but for rounding.
         kernel_initializer: as in `keras.layers.Conv2D`, for each stored tensor alone: its fan-in is what a branch
-            reads. `None` gives all n of them the variance `2 ** (1 / n) / fan-in`: the factor 2 of He's initialisation
+            reads. `None` gives all n of them the variance `2 ** (1 / n) / fan-in`: the factor 2 of He's initialization
             belongs to the product once, for only one ReLU follows.
         bias_initializer, kernel_regularizer, bias_regularizer, kernel_constraint, bias_constraint: as in
             `keras.layers.Conv2D`, for each stored tensor.

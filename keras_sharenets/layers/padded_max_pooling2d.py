@@ -8,8 +8,8 @@ from keras_sharenets import _checks
 class PaddedMaxPooling2D(keras.layers.Layer):
     """Max pooling with `(pool_size - 1) / 2` cells of padding on every side, as in the stems of ImageNet networks.
 
-    `keras.layers.MaxPooling2D(padding="same")` pads an even picture on the far side only, which shifts a 3x3 window at
-    stride 2 by one pixel. Here the border repeats its neighbours: they lie in the same window, so the maximum is that
+    `keras.layers.MaxPooling2D(padding="same")` pads an even image on the far side only, which shifts a 3x3 window at
+    stride 2 by one pixel. Here the border repeats its neighbors: they lie in the same window, so the maximum is that
     of padding with minus infinity, without an infinity in the graph.
 
     Args:

@@ -7,17 +7,17 @@ from keras_sharenets.ops import convolution
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class ParallelConv2D(keras.layers.Layer):
-    """The sum of two convolutions of the same pictures, the second of 1x1; one convolution where that is faster.
+    """The sum of two convolutions of the same images, the second of 1x1; one convolution where that is faster.
 
-    A 1x1 kernel does what a larger one does that is 0 but for its centre. So the sum of both kernels gives the sum of
+    A 1x1 kernel does what a larger one does that is 0 but for its center. So the sum of both kernels gives the sum of
     both results, and adding kernels costs nothing beside a convolution. Native groups run that way; where the first
     layer's repeated filters are folded into the batch both run for themselves.
 
-    Profiles, exports and quantisation see the two layers and their sum.
+    Profiles, exports and quantization see the two layers and their sum.
 
     Args:
         spatial: `HighlySharedConv2D` with an odd kernel and without bias and activation. With `padding="valid"` its
-            pictures are padded with zeros, so that its kernel is centred on every place whatever the strides; with
+            images are padded with zeros, so that its kernel is centered on every place whatever the strides; with
             `"same"` it must not be called with strides.
         pointwise: `HighlySharedConv2D` with `kernel_size=1`, the same `filters` and `groups`, no bias and no
             activation.
@@ -67,7 +67,7 @@ class ParallelConv2D(keras.layers.Layer):
 
     @property
     def border(self):
-        """Rows and columns of zeros that are put around the pictures."""
+        """Rows and columns of zeros that are put around the images."""
         if self.spatial.padding == "same":
             return (0, 0)
         return tuple(side // 2 for side in self.spatial.kernel_size)

@@ -7,7 +7,7 @@ from keras_sharenets.ops import precision
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class SqueezeExcite(keras.layers.Layer):
-    """Scales every channel by a number between 0 and 1 that depends on the whole picture.
+    """Scales every channel by a number between 0 and 1 that depends on the whole image.
 
     Global average pooling, a dense layer to `channels / reduction` with ReLU, a dense layer back with a sigmoid, both
     with bias; then the input times the result.

@@ -1,20 +1,20 @@
-"""Whitened pixels: contrast normalised picture by picture, then no correlation left between any two of its values."""
+"""Whitened pixels: contrast normalized image by image, then no correlation left between any two of its values."""
 
 import keras
 import numpy as np
 from keras import ops
 
-LIMIT = 4096  # Values a picture: the matrix is a square of that, 64 MiB.
+LIMIT = 4096  # Values an image: the matrix is a square of that, 64 MiB.
 # The figures of PyLearn2, whose whitened CIFAR the ShaResNet paper trained on, as far as we know them.
 CONTRAST, FILTER = 10.0, 0.1
 
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class Whitening(keras.layers.Layer):
-    """Global contrast normalisation, then ZCA: `(g(x) - mean) @ matrix` over all values of a picture.
+    """Global contrast normalization, then ZCA: `(g(x) - mean) @ matrix` over all values of an image.
 
-    `g` takes a picture's mean off and divides by `sqrt(10 + variance)`. Weights, not trained: `mean` `(d,)` and
-    `matrix` `(d, d)` for `d` values a picture. They start as 0 and the identity; `whitening_statistics` gives those of
+    `g` takes an image's mean off and divides by `sqrt(10 + variance)`. Weights, not trained: `mean` `(d,)` and
+    `matrix` `(d, d)` for `d` values an image. They start as 0 and the identity; `whitening_statistics` gives those of
     a data set.
     """
 
@@ -34,18 +34,18 @@ def whitening_statistics(chunks, shape):
     """The weights of `Whitening` for a data set.
 
     Args:
-        chunks: iterable of uint8 arrays `(n, *shape)`, the training pictures.
+        chunks: iterable of uint8 arrays `(n, *shape)`, the training images.
         shape: `(height, width, channels)`.
 
     Returns:
         `(mean, matrix)`, float32 arrays.
 
     Raises:
-        ValueError: a picture has more than 4,096 values.
+        ValueError: an image has more than 4,096 values.
     """
     values = int(np.prod(shape))
     if values > LIMIT:
-        raise ValueError(f"`normalization` (='zca') is for pictures of at most {LIMIT} values; these have {values}.")
+        raise ValueError(f"`normalization` (='zca') is for images of at most {LIMIT} values; these have {values}.")
     count, total, products = 0, np.zeros(values), np.zeros((values, values))
     for pixels in chunks:
         flat = pixels.reshape(len(pixels), -1).astype("float64")

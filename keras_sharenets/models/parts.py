@@ -1,4 +1,4 @@
-"""Pieces that the networks of every family have in common: inputs, normalisation, classifier."""
+"""Pieces that the networks of every family have in common: inputs, normalization, classifier."""
 
 import keras
 
@@ -7,19 +7,19 @@ from keras_sharenets.layers import BatchNormalization, DepthwiseConv2D, HighlySh
 
 
 def norm(x, name):
-    """Batch normalisation. Its own layer at every call: statistics are never shared."""
+    """Batch normalization. Its own layer at every call: statistics are never shared."""
     return BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
 
 
 def norm_relu(x, name):
-    """Batch normalisation and ReLU."""
+    """Batch normalization and ReLU."""
     return keras.layers.ReLU(name=f"{name}_relu")(norm(x, name))
 
 
 def pad_for(x, kernel_size, strides, name):
     """`(x, padding)` for a convolution with `kernel_size // 2` zeros on each side.
 
-    At stride 2, `"same"` would pad an even picture on the far side only; so there the zeros are put by hand.
+    At stride 2, `"same"` would pad an even image on the far side only; so there the zeros are put by hand.
     """
     if strides == 1 or kernel_size == 1:
         return x, "same"
@@ -36,7 +36,7 @@ def conv2d(x, filters, kernel_size=1, strides=1, groups=1, *, name, use_bias=Fal
 
 
 def depthwise_conv2d(x, kernel_size=3, strides=1, *, name):
-    """A depthwise convolution without bias, with symmetric padding, in He's initialisation."""
+    """A depthwise convolution without bias, with symmetric padding, in He's initialization."""
     # Keras takes the fan-in of a depthwise kernel to be that of a dense one, `channels` times too large.
     initializer = keras.initializers.VarianceScaling(2 * x.shape[-1], "fan_in", "truncated_normal")
     x, padding = pad_for(x, kernel_size, strides, name)
@@ -56,7 +56,7 @@ def per_stage(name, value, stages):
 
 
 def input_for(input_tensor, input_shape, total_stride):
-    """The tensor that a network is built on; checks that the picture survives the network's strides."""
+    """The tensor that a network is built on; checks that the image survives the network's strides."""
     name = "input_shape"
     if input_tensor is not None:
         name, input_shape = "input_tensor.shape[1:]", tuple(input_tensor.shape[1:])

@@ -3,7 +3,7 @@
 `python -m benchmarks layers` measures every implementation on the shapes that the networks use, and writes the table
 `MEASURED` anew: for each runtime, kind of layer and direction the one or two implementations that lose least to the
 fastest. Where there are two, a limit lies between them, on the channels that come in for each pixel that goes out: a
-deep small picture has large kernels and little to use them on.
+deep small image has large kernels and little to use them on.
 """
 
 import keras

@@ -41,10 +41,10 @@ def folded(inputs, kernel, groups, channel_repeats, strides, padding):
     if channel_repeats == 1:
         return ops.conv(inputs, period, strides=strides, padding=padding)
     _, height, width, channels = ops.shape(inputs)
-    pictures = ops.reshape(inputs, (-1, height, width, channel_repeats, channels // channel_repeats))
-    pictures = ops.transpose(pictures, (0, 3, 1, 2, 4))
-    pictures = ops.reshape(pictures, (-1, height, width, channels // channel_repeats))
-    outputs = ops.conv(pictures, period, strides=strides, padding=padding)
+    images = ops.reshape(inputs, (-1, height, width, channel_repeats, channels // channel_repeats))
+    images = ops.transpose(images, (0, 3, 1, 2, 4))
+    images = ops.reshape(images, (-1, height, width, channels // channel_repeats))
+    outputs = ops.conv(images, period, strides=strides, padding=padding)
     _, height, width, _ = ops.shape(outputs)
     outputs = ops.reshape(outputs, (-1, channel_repeats, height, width, filters))
     outputs = ops.transpose(outputs, (0, 2, 3, 1, 4))
@@ -84,7 +84,7 @@ def output_sides(sides, kernel_size, strides, padding):
     """Height and width after a convolution; a side of `None` stays open.
 
     Raises:
-        ValueError: without padding, the kernel is larger than the picture.
+        ValueError: without padding, the kernel is larger than the image.
 
     >>> output_sides((8, None), (3, 3), (2, 2), "valid")
     (3, None)
@@ -94,7 +94,7 @@ def output_sides(sides, kernel_size, strides, padding):
     for side, size, stride in zip(sides, kernel_size, strides, strict=True):
         places = side if side is None or padding == "same" else side - size + 1
         if places is not None and places < 1:
-            raise ValueError(f"`kernel_size` (={kernel_size}) must fit into the picture (={tuple(sides)}).")
+            raise ValueError(f"`kernel_size` (={kernel_size}) must fit into the image (={tuple(sides)}).")
         results.append(None if places is None else -(-places // stride))
     return tuple(results)
 

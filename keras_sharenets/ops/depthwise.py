@@ -4,7 +4,7 @@ from keras import ops
 
 
 def by_places(inputs, kernel, strides, padding):
-    """One product of the whole picture, moved, for each place of the kernel, all added up.
+    """One product of the whole image, moved, for each place of the kernel, all added up.
 
     XLA makes one loop of it, and its gradients are of the same kind; the gradient of a native depthwise convolution,
     compiled by XLA for a CPU, takes 5 to 30 times as long.

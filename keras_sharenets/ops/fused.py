@@ -4,7 +4,7 @@ import keras
 
 
 def batch_normalization(inputs, gamma, beta, epsilon):
-    """Normalises a batch of pictures, channels last, by its own moments.
+    """Normalizes a batch of images, channels last, by its own moments.
 
     Args:
         inputs: tensor `(batch, height, width, channels)`, float32 or bfloat16.
@@ -43,7 +43,7 @@ def convolution(inputs, kernel, strides, padding):
     # Only where Keras runs on TensorFlow, which is loaded then.
     import tensorflow as tf
 
-    # Without a picture TensorFlow gives a convolution with a bias, such as may come before this one, too few channels.
+    # Without an image TensorFlow gives a convolution with a bias, such as may come before this one, too few channels.
     # This sets them right and costs nothing; a reshape alone it would take for superfluous.
     inputs = tf.reshape(tf.expand_dims(inputs, 0), (-1, *keras.ops.shape(inputs)[1:]))
     return tf.nn.conv2d(inputs, kernel, strides=strides, padding=padding.upper())

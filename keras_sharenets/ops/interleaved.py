@@ -21,7 +21,7 @@ def kernel_shapes(channels, branch_channels, filters):
 
 
 def _group_pointwise(rows, kernel):
-    """A 1x1 convolution whose branches are neighbouring rows."""
+    """A 1x1 convolution whose branches are neighboring rows."""
     _, _, inputs, filters = kernel.shape
     branches = rows.shape[0] // inputs
     matrices = ops.transpose(ops.reshape(kernel, (inputs, branches, filters // branches)), (1, 2, 0))

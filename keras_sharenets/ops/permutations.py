@@ -13,7 +13,7 @@ def channel_shuffle(channels, groups, block_size=1):
     Args:
         channels: int, length of the permutation.
         groups: int, rows of the table.
-        block_size: int, neighbouring channels that stay together: an entry of the table is a block of them.
+        block_size: int, neighboring channels that stay together: an entry of the table is a block of them.
             `groups * block_size` must divide `channels`.
 
     Returns:

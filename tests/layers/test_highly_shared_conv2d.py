@@ -202,7 +202,7 @@ def test_equals_conv2d_with_the_effective_kernel(sharing):
 
 
 def test_kernel_larger_than_the_picture():
-    with pytest.raises(ValueError, match=r"`kernel_size` \(=\(3, 5\)\) must fit into the picture \(=\(4, 4\)\)"):
+    with pytest.raises(ValueError, match=r"`kernel_size` \(=\(3, 5\)\) must fit into the image \(=\(4, 4\)\)"):
         HighlySharedConv2D(8, (3, 5), padding="valid")(keras.Input((4, 4, 3)))
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from mobile_networks import NAMES, small_network, with_noise
 from tensorflow.core.protobuf import saved_model_pb2
 
-from keras_sharenets.images import read_picture
+from keras_sharenets.images import read_image
 from keras_sharenets.mobile import ExportMismatchError, export_saved_model
 from keras_sharenets.mobile.export import saved_model
 
@@ -103,12 +103,12 @@ def test_colour_without_names(plain, tmp_path):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 @pytest.mark.parametrize("stored", [(40, 30, 3), (40, 30, 1), (6, 5, 3)])
 @pytest.mark.parametrize("shape", [(6, 5, 3), (6, 5, 1), (70, 90, 3)])
-def test_decode_as_read_picture(tmp_path, kind, stored, shape):
+def test_decode_as_read_image(tmp_path, kind, stored, shape):
     random = np.random.default_rng(0)
     blocks = random.integers(0, 256, (-(-stored[0] // 4), -(-stored[1] // 4), stored[2]), dtype="uint8")
     data = encode(blocks.repeat(4, 0).repeat(4, 1)[: stored[0], : stored[1]], kind)
     (tmp_path / "picture").write_bytes(data)
-    expected = read_picture(tmp_path / "picture", shape).astype(int)
+    expected = read_image(tmp_path / "picture", shape).astype(int)
     # Resizing rounds after each axis in Pillow and once in TensorFlow.
     np.testing.assert_allclose(saved_model.decode(tf.constant(data), shape), expected, atol=0 if stored == shape else 1)
 

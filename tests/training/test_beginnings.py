@@ -54,9 +54,7 @@ def test_whitening_is_in_the_file(digits, tmp_path):
 
 
 def test_pictures_too_large_to_whiten():
-    with pytest.raises(
-        ValueError, match=r"`normalization` \(='zca'\) is for pictures of at most 4096 values; .* 12288"
-    ):
+    with pytest.raises(ValueError, match=r"`normalization` \(='zca'\) is for images of at most 4096 values; .* 12288"):
         whitening_statistics([], (64, 64, 3))
 
 

@@ -85,7 +85,7 @@ def test_unreadable_picture(colours, tmp_path, capsys, monkeypatch):
 
     assert run_and_break(colours, tmp_path / "run", monkeypatch, fault) == 2
     errors = check(tmp_path / "run", capsys, f"{colours}/")
-    assert ".png is not a picture that can be read: " in errors
+    assert ".png is not an image that can be read: " in errors
 
 
 def test_fault_before_the_first_checkpoint(tmp_path, capsys):

@@ -117,8 +117,8 @@ def _other_size(folder):
         (_one_class, r"data holds fewer than 2 class folders \(only 'ant'\)"),
         (_class_without_pictures, r"class folder .*data/cow holds no picture \(\.bmp"),
         (_lonely_picture, r"class folder .*data/bee holds one picture; a split needs at least 2"),
-        (_broken_picture, r"data/bee/\d\.png is not a picture that can be read"),
-        (_broken_test_picture, r"data/test/ant/2\.png is not a picture that can be read"),
+        (_broken_picture, r"data/bee/\d\.png is not an image that can be read"),
+        (_broken_test_picture, r"data/test/ant/2\.png is not an image that can be read"),
         (_other_classes, r"data/val differ from those in .*data/train: missing \['cow'\], additional \['dog'\]"),
         (
             _other_size,

@@ -195,7 +195,7 @@ def test_results(folder, capsys, monkeypatch):
     [
         (["predict", "nowhere", "a.png"], "There is no nowhere/metrics.json: nowhere holds no run."),
         (["predict", "runs/pictures", "none.png"], "There is no file none.png."),
-        (["predict", "runs/pictures", "pictures/bee/torn.png"], "pictures/bee/torn.png is not a picture that can be"),
+        (["predict", "runs/pictures", "pictures/bee/torn.png"], "pictures/bee/torn.png is not an image that can be"),
         (["predict", "runs/pictures", "pictures/ant/0.png", "--top", "0"], "`--top` (=0) must be a positive integer"),
         (["export", "runs/digits"], "The output directory runs/digits/export exists and is not an empty folder."),
         (
@@ -214,7 +214,7 @@ def test_results(folder, capsys, monkeypatch):
             ["export", "stopped", "--output", "new"],
             "The run in stopped is not finished: `fit --resume stopped` goes on",
         ),
-        (["export", "runs/digits", "--output", "new", "--data", "pictures"], "pictures/bee/torn.png is not a picture"),
+        (["export", "runs/digits", "--output", "new", "--data", "pictures"], "pictures/bee/torn.png is not an image"),
         (["report", "empty"], "The run in empty has no last.keras yet: no epoch of it is finished."),
         (
             ["compare", "runs/digits", "runs/../runs/digits", "--output", "new"],

@@ -12,7 +12,7 @@ def test_unreadable_pictures_are_all_named(half_broken):
     with pytest.raises(ValueError, match="`--skip-unreadable` leaves such pictures out") as raised:
         load(half_broken)
     for path in ("ant/3.jpg", "bee/7.jpg", "bee/0.jpg"):
-        assert f"{half_broken / path} is not a picture that can be read" in str(raised.value)
+        assert f"{half_broken / path} is not an image that can be read" in str(raised.value)
 
 
 def test_unreadable_pictures_are_left_out_on_request(half_broken):
@@ -30,7 +30,7 @@ def test_command_line_names_what_it_leaves_out(half_broken, tmp_path, capsys):
     model.save(tmp_path / "net.keras")
     evaluate = ["evaluate", str(tmp_path / "net.keras"), "--data", str(half_broken)]
     assert main(evaluate) == 2
-    assert "is not a picture that can be read" in capsys.readouterr().err
+    assert "is not an image that can be read" in capsys.readouterr().err
     assert main([*evaluate, "--skip-unreadable"]) == 0
     output, errors = capsys.readouterr()
     assert [line.partition(" is not")[0] for line in sorted(errors.splitlines())] == [

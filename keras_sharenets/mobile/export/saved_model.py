@@ -125,7 +125,7 @@ def _write(model, folder, names, shape):
 
 
 def decode(data, shape):
-    """The TensorFlow graph that makes a picture of the bytes of a JPEG or PNG file, as `read_picture` makes it.
+    """The TensorFlow graph that makes a picture of the bytes of a JPEG or PNG file, as `read_image` makes it.
 
     Args:
         data: string tensor, one file.

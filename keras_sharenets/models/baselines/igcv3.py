@@ -1,4 +1,4 @@
-"""IGCV3-D, for large pictures and small ones."""
+"""IGCV3-D, for large images and small ones."""
 
 from keras_sharenets import _checks
 from keras_sharenets.layers import ChannelShuffle
@@ -43,12 +43,12 @@ def IGCV3(
         blocks_per_stage: int, or a sequence with one entry for each of the seven stages. The default is the deep form,
             IGCV3-D.
         strides: sequence of eight ints, those of the stem and of the first block of every stage. `None` for
-            `(2, 1, 2, 2, 2, 1, 2, 1)` from 112x112 pixels on, and `(1, 1, 1, 2, 2, 1, 2, 1)` for smaller pictures, as
+            `(2, 1, 2, 2, 2, 1, 2, 1)` from 112x112 pixels on, and `(1, 1, 1, 2, 2, 1, 2, 1)` for smaller images, as
             is usual on CIFAR. Strides do not change the count of parameters.
         input_shape: `(height, width, channels)`; with `strides` given, height and width may be `None`.
         num_classes: int.
         include_top: bool, whether the classifier is there.
-        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector a picture.
+        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector per image.
         classifier_activation: activation of the classifier; `None` for logits.
         input_tensor: optional Keras tensor to build on; replaces `input_shape`.
         name: name of the model.

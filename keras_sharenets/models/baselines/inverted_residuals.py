@@ -22,7 +22,7 @@ def rounded_width(channels):
 
 
 def norm_relu6(x, name):
-    """Batch normalisation and a ReLU that ends at 6."""
+    """Batch normalization and a ReLU that ends at 6."""
     return keras.layers.ReLU(6.0, name=f"{name}_relu")(parts.norm(x, f"{name}"))
 
 
@@ -30,7 +30,7 @@ def body(x, block, width_multiplier, blocks_per_stage, strides):
     """All but the classifier.
 
     Args:
-        x: tensor, the pictures.
+        x: tensor, the images.
         block: function of `(x, hidden, filters, strides, name)` that gives a block without its shortcut; `hidden` and
             `filters` are the channels inside it and of its output.
         width_multiplier: number that all widths are multiplied by; that of the last convolution only if above 1.

@@ -1,4 +1,4 @@
-"""Where a mobile network makes the picture smaller: as in its paper, or only later for small pictures."""
+"""Where a mobile network makes the image smaller: as in its paper, or only later for small images."""
 
 import math
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ def strided_input(strides, for_large, for_small, input_tensor, input_shape):
     """The tensor that a network is built on, and its strides.
 
     Args:
-        strides: sequence of ints as long as `for_large`; `None` to choose by the picture.
-        for_large, for_small: the strides for pictures of at least 112x112, and for smaller ones.
+        strides: sequence of ints as long as `for_large`; `None` to choose by the image.
+        for_large, for_small: the strides for images of at least 112x112, and for smaller ones.
         input_tensor, input_shape: as in every factory.
 
     Returns:
@@ -22,7 +22,7 @@ def strided_input(strides, for_large, for_small, input_tensor, input_shape):
 
     Raises:
         ValueError: `strides` is too long, too short or not of integers; or is `None` and a side is unknown; or the
-            picture is smaller than the product of the strides.
+            image is smaller than the product of the strides.
     """
     if strides is not None:
         if not isinstance(strides, Sequence) or len(strides) != len(for_large):
@@ -34,6 +34,6 @@ def strided_input(strides, for_large, for_small, input_tensor, input_shape):
     height, width = inputs.shape[1:3]
     if height is None or width is None:
         raise ValueError(
-            f"`strides` (=None) must be given for pictures of open height or width (={tuple(inputs.shape[1:])})."
+            f"`strides` (=None) must be given for images of open height or width (={tuple(inputs.shape[1:])})."
         )
     return inputs, for_large if min(height, width) >= LARGE_PICTURE else for_small

@@ -1,4 +1,4 @@
-"""MobileNetV2, for large pictures and small ones."""
+"""MobileNetV2, for large images and small ones."""
 
 from keras_sharenets import _checks
 from keras_sharenets.models import parts
@@ -31,19 +31,19 @@ def MobileNetV2(
     """A network of inverted residuals: blocks that are narrow outside, wide and depthwise inside.
 
     It has the layers and weights of `keras.applications.MobileNetV2`. Results differ in the constants of batch
-    normalisation, and, where a convolution of stride 2 reads an even side, by the padding: here it is symmetric.
+    normalization, and, where a convolution of stride 2 reads an even side, by the padding: here it is symmetric.
 
     Args:
         width_multiplier: number above 0 that all widths are multiplied by (Keras's alpha); products are rounded to
             multiples of 8.
         blocks_per_stage: int, or a sequence with one entry for each of the seven stages.
         strides: sequence of eight ints, those of the stem and of the first block of every stage. `None` for
-            `(2, 1, 2, 2, 2, 1, 2, 1)` from 112x112 pixels on, and `(1, 1, 1, 2, 2, 1, 2, 1)` for smaller pictures, as
+            `(2, 1, 2, 2, 2, 1, 2, 1)` from 112x112 pixels on, and `(1, 1, 1, 2, 2, 1, 2, 1)` for smaller images, as
             is usual on CIFAR. Strides do not change the count of parameters.
         input_shape: `(height, width, channels)`; with `strides` given, height and width may be `None`.
         num_classes: int.
         include_top: bool, whether the classifier is there.
-        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector a picture.
+        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector per image.
         classifier_activation: activation of the classifier; `None` for logits.
         input_tensor: optional Keras tensor to build on; replaces `input_shape`.
         name: name of the model.

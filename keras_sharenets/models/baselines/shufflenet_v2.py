@@ -1,4 +1,4 @@
-"""ShuffleNetV2, for large pictures and small ones."""
+"""ShuffleNetV2, for large images and small ones."""
 
 import keras
 
@@ -54,12 +54,12 @@ def ShuffleNetV2(
             The default is the 2.0x of table 5; implementations with `(24, 224, 488, 976, 2048)` are in use too.
         blocks_per_stage: int, or a sequence with one entry for each of the three stages.
         strides: sequence of five ints, those of the stem, of the max pooling (1: none) and of the first block of every
-            stage. `None` for 2 everywhere from 112x112 pixels on, and `(1, 1, 2, 2, 2)` for smaller pictures, as is
+            stage. `None` for 2 everywhere from 112x112 pixels on, and `(1, 1, 2, 2, 2)` for smaller images, as is
             usual on CIFAR. Strides do not change the count of parameters.
         input_shape: `(height, width, channels)`; with `strides` given, height and width may be `None`.
         num_classes: int.
         include_top: bool, whether the classifier is there.
-        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector a picture.
+        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector per image.
         classifier_activation: activation of the classifier; `None` for logits.
         input_tensor: optional Keras tensor to build on; replaces `input_shape`.
         name: name of the model.

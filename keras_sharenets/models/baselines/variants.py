@@ -15,7 +15,7 @@ VARIANTS = {
         MobileNetV2,
         {"width_multiplier": 1.0},
         (_imagenet32("3.5M"), Form(10, paper_figure="2.3M"), Form(100, paper_figure="2.3M")),
-        note="strides for small pictures, here and below, are those usual on CIFAR: the paper gives none",
+        note="strides for small images, here and below, are those usual on CIFAR: the paper gives none",
     ),
     "igcv3_d_1_0": Variant(
         IGCV3,

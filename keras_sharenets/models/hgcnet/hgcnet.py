@@ -2,7 +2,7 @@
 
 The paper prints parameters and multiply-adds, but neither depths nor widths. The defaults are a reading of ours under
 which all its parameter counts come out as printed; every choice is a keyword of `HGCNet`. Our multiply-adds are 3 to
-9 % below the paper's. Counting 3 more for every number that is normalised and activated, they agree, but for the two
+9 % below the paper's. Counting 3 more for every number that is normalized and activated, they agree, but for the two
 deepest networks, which stay 2 and 4 % below.
 """
 
@@ -66,8 +66,8 @@ def HGCNet(
 ):
     """A densely connected network of hierarchical group convolutions (HGCNet), or of split ones (SGCNet).
 
-    A module normalises and activates all channels so far, deals them to the groups, and adds `growth` channels: a 1x1
-    convolution in groups, a 3x3 depthwise and a dense 1x1 convolution, with batch normalisation but no ReLU between.
+    A module normalizes and activates all channels so far, deals them to the groups, and adds `growth` channels: a 1x1
+    convolution in groups, a 3x3 depthwise and a dense 1x1 convolution, with batch normalization but no ReLU between.
     A transition is a dense 1x1 convolution and average pooling.
 
     Args:
@@ -81,7 +81,7 @@ def HGCNet(
         input_shape: `(height, width, channels)`; height and width may be `None`.
         num_classes: int.
         include_top: bool, whether the classifier is there.
-        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector a picture.
+        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector per image.
         classifier_activation: activation of the classifier; `None` for logits.
         input_tensor: optional Keras tensor to build on, for example the output of `keras.layers.Normalization`;
             replaces `input_shape`.

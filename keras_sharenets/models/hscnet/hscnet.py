@@ -1,6 +1,6 @@
 """HSC-Net: "Highly shared Convolutional Neural Networks", Lu et al., Expert Systems with Applications 2021.
 
-The paper leaves its transition modules, shortcuts, stem and batch normalisation open. Each such choice is a keyword of
+The paper leaves its transition modules, shortcuts, stem and batch normalization open. Each such choice is a keyword of
 `HSCNet`; the defaults are those under which the parameter counts agree with the paper's.
 """
 
@@ -62,7 +62,7 @@ def HSCNet(
 
     A module has two general layers: a 1x1 convolution to the bottleneck (theta1, shared by both and arranged), a 3x3
     group convolution (theta4: repeated, shared and arranged) plus a 1x1 group convolution (theta5, shared), and a 1x1
-    convolution back (theta2 in the first, arranged; theta3 in the second). Batch normalisation is never shared.
+    convolution back (theta2 in the first, arranged; theta3 in the second). Batch normalization is never shared.
 
     Args:
         width: int, output channels of the first of three stages, doubled in each later one (the paper's M); or a
@@ -76,7 +76,7 @@ def HSCNet(
         input_shape: `(height, width, channels)`; height and width may be `None`.
         num_classes: int.
         include_top: bool, whether the classifier is there.
-        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector a picture.
+        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector per image.
         classifier_activation: activation of the classifier; `None` for logits.
         input_tensor: optional Keras tensor to build on, for example the output of `keras.layers.Normalization`;
             replaces `input_shape`.
@@ -97,7 +97,7 @@ def HSCNet(
             then shared in transitions too). Open in the paper.
         projection_input: `"activated"` or `"raw"`. Open in the paper.
         dropout: float, rate of the dropout between the general layers of a module. The paper mentions none.
-        kernel_initializer: initialiser of all kernels; its fan-in is that of the full kernel.
+        kernel_initializer: initializer of all kernels; its fan-in is that of the full kernel.
         name: name of the model.
 
     Returns:

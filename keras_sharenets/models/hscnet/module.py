@@ -71,7 +71,7 @@ def _module_layers(options, width, strides, transition, name):
     hidden = options.hidden_width(width)
     arranged = {True: options.arrangements, False: 1}
     grouped = {"groups": options.groups}
-    # A layer shared between places of different stride pads by hand: "same" would centre the strided 3x3 elsewhere.
+    # A layer shared between places of different stride pads by hand: "same" would center the strided 3x3 elsewhere.
     padding = "valid" if strides > 1 else "same"
 
     def convolution(suffix):

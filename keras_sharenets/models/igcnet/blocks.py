@@ -1,7 +1,7 @@
 """Blocks of the networks that the IGC-V2 paper compares: a 3x3 convolution and a 1x1 part, each sparse in the channels.
 
-Nothing nonlinear lies between the convolutions of a block, and no normalisation unless told otherwise; the network puts
-batch normalisation behind the block.
+Nothing nonlinear lies between the convolutions of a block, and no normalization unless told otherwise; the network puts
+batch normalization behind the block.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class Options:
     Attributes:
         block: str, a key of `KINDS`.
         width: int, channels of the network's first blocks.
-        norm_each: bool, whether batch normalisation follows each convolution.
+        norm_each: bool, whether batch normalization follows each convolution.
     """
 
     block: str
@@ -79,12 +79,12 @@ class Options:
 
 
 def _norm_between(x, name):
-    # Without an offset: the normalisation at the end of the block would take it away again.
+    # Without an offset: the normalization at the end of the block would take it away again.
     return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, center=False, name=f"{name}_norm")(x)
 
 
 def _interleaved(x, width, branch_channels, norm_each, name):
-    """The 1x1 part of IGC-V2, as one layer, or taken apart for batch normalisation between its convolutions."""
+    """The 1x1 part of IGC-V2, as one layer, or taken apart for batch normalization between its convolutions."""
     if not norm_each:
         return InterleavedGroupConv2D(width, branch_channels, name=f"{name}_interleaved")(x)
     channels = x.shape[-1]
@@ -101,7 +101,7 @@ def _interleaved(x, width, branch_channels, norm_each, name):
 
 
 def block(x, width, strides, branch_channels, options, name):
-    """One block, from whatever channels to `width`, without the batch normalisation at its end.
+    """One block, from whatever channels to `width`, without the batch normalization at its end.
 
     A depthwise 3x3 convolution leaves it to the 1x1 part to widen; one with branches widens itself.
     """

@@ -2,7 +2,7 @@
 
 With it come Xception and IGC-V1 as that paper builds them, for the same widths, depths and shortcuts.
 
-The paper leaves shortcuts, the block that widens and normalisation inside a block open; ours are those that agree with
+The paper leaves shortcuts, the block that widens and normalization inside a block open; ours are those that agree with
 its counts. It counts the kernels of convolutions alone, the stem's and the shortcuts' among them.
 """
 
@@ -45,7 +45,7 @@ def IGCNet(
 ):
     """A residual network of three stages whose convolutions are products of sparse ones.
 
-    A block is a 3x3 convolution and a 1x1 part, then batch normalisation and ReLU; a shortcut spans two blocks. With
+    A block is a 3x3 convolution and a 1x1 part, then batch normalization and ReLU; a shortcut spans two blocks. With
     B blocks in each stage the paper calls the depth `3B + 2`.
 
     Args:
@@ -60,13 +60,13 @@ def IGCNet(
         blocks_per_stage: int, or a sequence with one entry a stage; multiples of 2.
         stem_filters: int, channels of the stem, at most `width`, or `None` for `width`; with `"igcv1"` and `"igcv2_i"`,
             `width` or half of it.
-        stem_strides: int, stride of the stem; 2 for the 64x64 pictures of Tiny ImageNet.
-        norm_each: bool, whether batch normalisation follows each convolution of a block, and not just the last. Open in
+        stem_strides: int, stride of the stem; 2 for the 64x64 images of Tiny ImageNet.
+        norm_each: bool, whether batch normalization follows each convolution of a block, and not just the last. Open in
             the paper.
         input_shape: `(height, width, channels)`; height and width may be `None`.
         num_classes: int.
         include_top: bool, whether the classifier is there.
-        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector a picture.
+        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector per image.
         classifier_activation: activation of the classifier; `None` for logits.
         input_tensor: optional Keras tensor to build on, for example the output of `keras.layers.Normalization`;
             replaces `input_shape`.

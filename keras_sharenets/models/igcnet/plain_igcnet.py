@@ -20,7 +20,7 @@ def PlainIGCNet(
     input_tensor=None,
     name="plain_igcnet",
 ):
-    """A stem and blocks of one width, at the size of the pictures and without shortcuts.
+    """A stem and blocks of one width, at the size of the images and without shortcuts.
 
     Args:
         block: as in `IGCNet`.

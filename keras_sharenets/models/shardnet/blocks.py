@@ -10,7 +10,7 @@ def convolutions(shared, use_bias):
     """A function that gives the convolution for a place in the network.
 
     It takes `(filters, kernel_size, name, role)`. With `shared`, all places of one role get the same layer object,
-    `shared_{role}`; otherwise each place gets its own, `name`. Batch normalisation is up to the caller: never shared.
+    `shared_{role}`; otherwise each place gets its own, `name`. Batch normalization is up to the caller: never shared.
     """
     layers = {}
 
@@ -50,7 +50,7 @@ def padded_image(images, filters):
 
 
 def known_sides(inputs, needed_for):
-    """Height and width of the pictures; a `ValueError` if one is unknown."""
+    """Height and width of the images; a `ValueError` if one is unknown."""
     height, width = inputs.shape[1:3]
     if height is None or width is None:
         raise ValueError(
@@ -60,7 +60,7 @@ def known_sides(inputs, needed_for):
 
 
 def blend(x, filters, index, use_bias):
-    """A blending layer: a 1x1 convolution of its own, without normalisation and ReLU (the paper's linear layer)."""
+    """A blending layer: a 1x1 convolution of its own, without normalization and ReLU (the paper's linear layer)."""
     return parts.conv2d(x, filters, name=f"blend{index}", use_bias=use_bias)
 
 

@@ -23,7 +23,7 @@ def ShardResNet(
     """A residual network of three levels with one 3x3 convolution in all its places.
 
     A 3x3 convolution, then three levels of basic blocks, which keep their width; between levels a 1x1 blending layer
-    and max pooling. Each 3x3 convolution has its own batch normalisation. In the paper's names E means equivalent
+    and max pooling. Each 3x3 convolution has its own batch normalization. In the paper's names E means equivalent
     (`share="none"`), S shared, L with linear layers, here those that E has too; the number behind the letters is
     that of the blocks per level.
 
@@ -38,7 +38,7 @@ def ShardResNet(
         input_shape: `(height, width, channels)`; height and width may be `None`.
         num_classes: int.
         include_top: bool, whether the classifier is there.
-        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector a picture.
+        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector per image.
         classifier_activation: activation of the classifier; `None` for logits.
         input_tensor: optional Keras tensor to build on; replaces `input_shape`.
         name: name of the model.

@@ -38,7 +38,7 @@ def ShardDeepResNet(
 
     A stem of its own, then four levels of blocks, which keep their width; between levels a 1x1 blending layer and max
     pooling. Bottleneck blocks read four times their width, so one more blending layer follows the stem. Each
-    convolution has its own batch normalisation at each use. In the paper's names E means equivalent
+    convolution has its own batch normalization at each use. In the paper's names E means equivalent
     (`share="none"`), S shared, L with linear layers, here those that E has too.
 
     Args:
@@ -49,7 +49,7 @@ def ShardDeepResNet(
         bottleneck: bool, whether blocks have a bottleneck (as in ResNet-50) or are basic (as in ResNet-34).
         blocks_per_level: int, or a sequence of four. The paper has 4 and not ResNet's 3, 4, 6, 3.
         stem: `"conv3"` (3x3), or `"conv7"` (7x7 at stride 2, max pooling); `None` for the paper's: `"conv7"` for
-            pictures of at least 112x112.
+            images of at least 112x112.
         final_pool: before the classifier, `None` for global average pooling, or 3 for 3x3 average pooling, which the
             paper writes and which leaves 2x2 positions of 7x7.
         conv_bias: bool, whether the convolutions of blocks have a bias. The stem has none.
@@ -58,7 +58,7 @@ def ShardDeepResNet(
         input_shape: `(height, width, channels)`; with `stem` given and global pooling, height and width may be `None`.
         num_classes: int.
         include_top: bool, whether the classifier is there.
-        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector a picture.
+        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector per image.
         classifier_activation: activation of the classifier; `None` for logits.
         input_tensor: optional Keras tensor to build on; replaces `input_shape`.
         name: name of the model.

@@ -54,7 +54,7 @@ def ShardVGGNet(
 ):
     """VGG-16 with one 3x3 convolution in all its places.
 
-    A block is a few 3x3 convolutions, each with its own batch normalisation and ReLU, then max pooling. In the paper's
+    A block is a few 3x3 convolutions, each with its own batch normalization and ReLU, then max pooling. In the paper's
     names E means equivalent (all blocks equally wide, `share="none"`, no blending), S shared (`share="spatial"`), L
     with linear layers (`blending=True`); a number behind the letters is that of the convolutions per block.
 
@@ -68,7 +68,7 @@ def ShardVGGNet(
         hidden_units: sequence, widths of the hidden dense layers; `None` for the paper's: `(512, 512)` for up to 10
             classes, `(1024, 1024)` for up to 100, `(2048,)` for more.
         last_pool: bool, whether the last block is pooled too; `None` for the paper's: if that leaves no remainder of
-            the picture, so for 32x32 but not for 56x56.
+            the image, so for 32x32 but not for 56x56.
         conv_bias, linear_bias: bool, whether 3x3 convolutions and blending layers have a bias. The paper does not say;
             its counts need one and forbid the other.
         dropout: float, rate behind each hidden dense layer. The paper does not say.
@@ -76,7 +76,7 @@ def ShardVGGNet(
             `None`.
         num_classes: int.
         include_top: bool, whether the dense layers are there.
-        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector a picture.
+        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector per image.
         classifier_activation: activation of the classifier; `None` for logits.
         input_tensor: optional Keras tensor to build on; replaces `input_shape`.
         name: name of the model.

@@ -1,7 +1,7 @@
 """Residual blocks of which a stage shares one 3x3 convolution (the paper's figures 2 and 3).
 
 A block is a function of `(x, width, strides, shared, name)`. `shared` is the convolution layer of its stage, or `None`
-where the block keeps one of its own. Every other convolution and every batch normalisation is the block's own.
+where the block keeps one of its own. Every other convolution and every batch normalization is the block's own.
 """
 
 import keras
@@ -32,7 +32,7 @@ def _spatial(x, width, strides, shared, name):
 
 
 def preactivated_bottleneck(x, width, strides, shared, name):
-    """1x1 to `width`, 3x3, 1x1 to `4 * width`, each after normalisation and ReLU. The stride is in the first."""
+    """1x1 to `width`, 3x3, 1x1 to `4 * width`, each after normalization and ReLU. The stride is in the first."""
     filters = 4 * width
     active = parts.norm_relu(x, f"{name}_input")
     shortcut = x if x.shape[-1] == filters else conv(active, filters, 1, strides, name=f"{name}_projection")
@@ -45,7 +45,7 @@ def preactivated_bottleneck(x, width, strides, shared, name):
 
 
 def preactivated_basic(x, width, strides, shared, name, dropout_rate):
-    """Two 3x3 convolutions to `width`, each after normalisation and ReLU. The stride is in the first."""
+    """Two 3x3 convolutions to `width`, each after normalization and ReLU. The stride is in the first."""
     active = parts.norm_relu(x, f"{name}_input")
     shortcut = x if x.shape[-1] == width else conv(active, width, 1, strides, name=f"{name}_projection")
     x = conv(active, width, 3, strides, name=f"{name}_first")
@@ -57,7 +57,7 @@ def preactivated_basic(x, width, strides, shared, name, dropout_rate):
 
 
 def _add_relu(x, source, strides, name):
-    """`x` plus the block's input, that one projected and normalised where the width changes, then ReLU."""
+    """`x` plus the block's input, that one projected and normalized where the width changes, then ReLU."""
     filters = x.shape[-1]
     if source.shape[-1] != filters:
         projection = f"{name}_projection"
@@ -67,7 +67,7 @@ def _add_relu(x, source, strides, name):
 
 
 def bottleneck(x, width, strides, shared, name, stride_on):
-    """1x1 to `width`, 3x3, 1x1 to `4 * width`, each before normalisation and ReLU.
+    """1x1 to `width`, 3x3, 1x1 to `4 * width`, each before normalization and ReLU.
 
     The stride is in the first (`stride_on="reduce"`) or in the 3x3 (`"spatial"`; a strided one is never shared).
     """
@@ -82,7 +82,7 @@ def bottleneck(x, width, strides, shared, name, stride_on):
 
 
 def basic(x, width, strides, shared, name):
-    """Two 3x3 convolutions to `width`, each before normalisation and ReLU. The stride is in the first."""
+    """Two 3x3 convolutions to `width`, each before normalization and ReLU. The stride is in the first."""
     source = x
     x = conv(x, width, 3, strides, name=f"{name}_first")
     x = parts.norm_relu(x, f"{name}_middle")

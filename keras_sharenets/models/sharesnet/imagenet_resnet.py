@@ -27,7 +27,7 @@ def _check_share(share, depth):
     if share == "all" and depth not in _BASIC:
         raise ValueError(
             f"`share` (='all') must be 'none', 'rest' or 'stride1' at `depth` (={depth}): where a stage of bottlenecks "
-            "halves the picture, its first 3x3 convolution has stride 2, the others have not."
+            "halves the image, its first 3x3 convolution has stride 2, the others have not."
         )
 
 
@@ -51,17 +51,17 @@ def ResNet(
     input_tensor=None,
     name="resnet",
 ):
-    """A residual network for large pictures: 7x7 convolution, max pooling, four stages of residual blocks.
+    """A residual network for large images: 7x7 convolution, max pooling, four stages of residual blocks.
 
     A block is two 3x3 convolutions (depth 34), or a bottleneck of a 1x1, a 3x3 and a 1x1 convolution (50, 101, 152);
-    batch normalisation and ReLU follow each. With sharing, the blocks of a stage use one and the same layer (the
-    paper's W_s) for their last 3x3 convolution; its gradient is the sum over them. Batch normalisation is never shared.
+    batch normalization and ReLU follow each. With sharing, the blocks of a stage use one and the same layer (the
+    paper's W_s) for their last 3x3 convolution; its gradient is the sum over them. Batch normalization is never shared.
     Padding is symmetric, also at stride 2.
 
     Args:
         depth: int, 34, 50, 101 or 152.
         share: which blocks use their stage's 3x3 convolution: `"none"` of them, `"rest"` (all but the first of the
-            stage), `"stride1"` (all but the first of a stage that halves the picture; the paper's counts at depths 50,
+            stage), `"stride1"` (all but the first of a stage that halves the image; the paper's counts at depths 50,
             101 and 152) or `"all"` (its counts at depth 34; not with bottlenecks, where that first one is strided).
         width: int, channels of the stem and of the 3x3 convolutions of the first stage, doubled in each later one.
         blocks_per_stage: sequence with the blocks of each stage in place of those that belong to `depth`, which then
@@ -69,7 +69,7 @@ def ResNet(
         input_shape: `(height, width, channels)`; height and width may be `None`.
         num_classes: int.
         include_top: bool, whether the classifier is there.
-        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector a picture.
+        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector per image.
         classifier_activation: activation of the classifier; `None` for logits.
         input_tensor: optional Keras tensor to build on, for example the output of `keras.layers.Normalization`;
             replaces `input_shape`.

@@ -30,23 +30,23 @@ def PreActResNet(
     input_tensor=None,
     name="preact_resnet",
 ):
-    """A residual network of three stages of bottlenecks, for small pictures.
+    """A residual network of three stages of bottlenecks, for small images.
 
     A bottleneck is a 1x1, a 3x3 and a 1x1 convolution. With sharing, the bottlenecks of a stage use one and the same
-    3x3 convolution layer (the paper's W_s); its gradient is the sum over them. Batch normalisation is never shared.
+    3x3 convolution layer (the paper's W_s); its gradient is the sum over them. Batch normalization is never shared.
 
     Args:
         depth: int, `9n + 2` for n bottlenecks in each stage.
         share: which bottlenecks use their stage's 3x3 convolution: `"none"` of them, `"rest"` (all but the first of
-            the stage; the paper's counts), `"stride1"` (all but the first of a stage that halves the picture) or
+            the stage; the paper's counts), `"stride1"` (all but the first of a stage that halves the image) or
             `"all"`.
-        order: `"norm_conv"` (batch normalisation and ReLU before each convolution) or `"conv_norm"` (after it). The
+        order: `"norm_conv"` (batch normalization and ReLU before each convolution) or `"conv_norm"` (after it). The
             paper shows both and prints the same counts for both.
         width: int, channels of the stem and of the 3x3 convolutions of the first stage, doubled in each later one.
         input_shape: `(height, width, channels)`; height and width may be `None`.
         num_classes: int.
         include_top: bool, whether the classifier is there.
-        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector a picture.
+        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector per image.
         classifier_activation: activation of the classifier; `None` for logits.
         input_tensor: optional Keras tensor to build on, for example the output of `keras.layers.Normalization`;
             replaces `input_shape`.

@@ -30,23 +30,23 @@ def WideResNet(
     input_tensor=None,
     name="wide_resnet",
 ):
-    """A wide residual network of three stages, for small pictures.
+    """A wide residual network of three stages, for small images.
 
-    A block is two 3x3 convolutions, each after batch normalisation and ReLU. With sharing, the blocks of a stage use
+    A block is two 3x3 convolutions, each after batch normalization and ReLU. With sharing, the blocks of a stage use
     one and the same layer (the paper's W_s) for the second of them; its gradient is the sum over them. Batch
-    normalisation is never shared.
+    normalization is never shared.
 
     Args:
         depth: int, `6n + 4` for n blocks in each stage.
         widening: int, the first stage has `16 * widening` channels, each later one twice as many.
         share: which blocks use their stage's second convolution: `"none"` of them, `"rest"` (all but the first of the
-            stage; the paper's counts), `"stride1"` (all but the first of a stage that halves the picture) or `"all"`.
+            stage; the paper's counts), `"stride1"` (all but the first of a stage that halves the image) or `"all"`.
         dropout_rate: float, rate of the dropout between the two convolutions. The paper uses it on CIFAR-100 alone and
             states no rate.
         input_shape: `(height, width, channels)`; height and width may be `None`.
         num_classes: int.
         include_top: bool, whether the classifier is there.
-        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector a picture.
+        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector per image.
         classifier_activation: activation of the classifier; `None` for logits.
         input_tensor: optional Keras tensor to build on, for example the output of `keras.layers.Normalization`;
             replaces `input_shape`.

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_sharenets.images import read_picture
+from keras_sharenets.images import read_image
 
 CHUNK = 256  # Pictures that are held in memory at a time, where all have to be read.
 EXAMINED = 100_000  # Of more pictures in files than these, so many are looked at beforehand, evenly spread.
@@ -59,14 +59,14 @@ class Files:
         labels: int64 array of shape `(pictures,)`.
         shape: `(height, width, channels)` of every picture; height and width of `None`: each has its own.
         resize: bool, whether a picture of another size is resized; otherwise it is an error.
-        reader: function of a path and a shape, as `keras_sharenets.images.read_picture`.
+        reader: function of a path and a shape, as `keras_sharenets.images.read_image`.
     """
 
     paths: tuple
     labels: np.ndarray
     shape: tuple
     resize: bool
-    reader: collections.abc.Callable = read_picture
+    reader: collections.abc.Callable = read_image
 
     def __len__(self):
         return len(self.labels)

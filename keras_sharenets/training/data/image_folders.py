@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from keras_sharenets import _checks
-from keras_sharenets.images import SUFFIXES, find_pictures, read_picture
+from keras_sharenets.images import SUFFIXES, find_images, read_image
 from keras_sharenets.training.data.dataset import Files, make_dataset, stratified_split
 
 CHANNELS = {1: "grey", 3: "RGB"}
@@ -69,7 +69,7 @@ def check_shape(paths, input_shape):
         error = None
         for path in paths:
             try:
-                return read_picture(path, (None, None, 3)).shape
+                return read_image(path, (None, None, 3)).shape
             except ValueError as reason:
                 error = error or reason
         raise error
@@ -117,7 +117,7 @@ def read_classes(folder):
         raise ValueError(f"{folder} holds fewer than 2 class folders (only {class_names[0]!r}). {LAYOUT}")
     paths, labels = [], []
     for label, name in enumerate(class_names):
-        pictures = find_pictures(folder / name)
+        pictures = find_images(folder / name)
         if not pictures:
             raise ValueError(f"The class folder {folder / name} holds no picture ({', '.join(SUFFIXES)}).")
         paths += pictures

@@ -67,7 +67,7 @@ def read_feature(record, name):
 
 
 def read_record_picture(record, shape, name="image"):
-    """The picture in a record, as `keras_sharenets.images.read_picture` gives one, in its own size.
+    """The picture in a record, as `keras_sharenets.images.read_image` gives one, in its own size.
 
     Raises:
         ValueError: it cannot be read.
@@ -77,7 +77,7 @@ def read_record_picture(record, shape, name="image"):
         with PIL.Image.open(io.BytesIO(data)) as file:
             picture = file.convert("L" if shape[-1] == 1 else "RGB")
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise ValueError(f"{record} is not a picture that can be read: {error}") from error
+        raise ValueError(f"{record} is not an image that can be read: {error}") from error
     size = (shape[1] or picture.width, shape[0] or picture.height)
     if size != picture.size:
         picture = picture.resize(size, PIL.Image.Resampling.BILINEAR)
