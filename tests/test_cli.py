@@ -10,8 +10,7 @@ import PIL.Image
 import pytest
 
 import keras_sharenets as ksn
-from keras_sharenets import files
-from keras_sharenets.cli import networks as cli
+from keras_sharenets import cli, files
 
 NAMES = ("circle", "square", "star")
 
@@ -164,7 +163,7 @@ def test_predictions_of_keras_and_of_float32_tflite_agree(run, folder):
     pictures = sorted((folder / "pictures").iterdir())
     _, keras_out, _ = run("predict", folder / "net.keras", *pictures)
     _, tflite_out, _ = run("predict", folder / "net.tflite", *pictures)
-    assert len(keras_out.splitlines()) == 12
+    assert len(keras_out.splitlines()) == 13
     assert keras_out == tflite_out
 
 
@@ -200,17 +199,17 @@ def bad_inputs(folder):
         (("describe", folder / "foreign.keras"), "is not a Keras file"),
         (("describe", folder / "foreign.tflite"), "is not a TFLite file"),
         (("export", folder / "foreign.keras"), "is not a Keras file"),
-        (("export", net, "--quantization", "int8"), "`--quantization int8` needs `--calibration FOLDER`"),
+        (("export", net, "--quantization", "int8"), "`--quantization int8` needs `--representative-data FOLDER`"),
         (("export", net, "--to", "saved_model", "--quantization", "int8"), "goes with `--to tflite`"),
-        (("export", net, "--calibration", folder / "empty"), "must be a folder with pictures in it"),
-        (("export", net, "--calibration", pictures, "--pictures", 0), "`--pictures` (=0) must be a positive integer"),
+        (("export", net, "--calibration", folder / "empty"), "must be a folder with images in it"),
+        (("export", net, "--calibration", pictures, "--pictures", 0), "`--images` (=0) must be a positive integer"),
         (("size", folder / "foreign.tflite"), "is not a TFLite file"),
         (("benchmark", folder / "foreign.tflite"), "is not a TFLite file"),
         (("benchmark", folder / "none.tflite"), "There is no file"),
         (("benchmark", "a.tflite", "--accuracy", "b.tflite=0.5"), "`--accuracy` (=b.tflite=0.5) must be FILE=SHARE"),
         (("benchmark", "a.tflite", "--accuracy", "a.tflite=77"), "a number from 0 to 1"),
         (("benchmark", "a.tflite", "--accuracy", "a.tflite=nan"), "a number from 0 to 1"),
-        (("benchmark", "a.tflite", "--picture", folder / "run.png"), "`--picture` needs `--accuracy FILE=SHARE`"),
+        (("benchmark", "a.tflite", "--picture", folder / "run.png"), "`--figure` needs `--accuracy FILE=SHARE`"),
         (("predict", net, folder / "text.png"), "text.png is not an image that can be read"),
         (("predict", net, folder / "none.png"), "There is no file"),
         (("predict", folder / "foreign.keras", pictures / "0.png"), "is not a Keras file"),
@@ -225,7 +224,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, folder):
         status, _, err = run(*arguments)
         assert status == 2, arguments
         assert message in err, arguments
-        assert err.startswith("sharenets: "), arguments
+        assert err.startswith("error: "), arguments
         assert len(err.strip().splitlines()) == 1, arguments
     assert sorted(path for path in folder.rglob("*")) == before
 
@@ -235,7 +234,7 @@ def test_every_command_has_an_example_in_its_help(capsys):
         with pytest.raises(SystemExit) as exit_info:
             cli.main([command, "--help"])
         assert exit_info.value.code == 0
-        assert f"example: sharenets {command} " in capsys.readouterr().out
+        assert f"example:\n  sharenets {command} " in capsys.readouterr().out
 
 
 def test_installed_command():

@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from keras_sharenets.cli import networks as cli
+from keras_sharenets import cli
 from trainers.cli import main as trainers_main
 
 PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "mobile.md").read_text()

@@ -3,37 +3,42 @@
 python -m trainers demo --output runs/demo
 """
 
+from __future__ import annotations
+
+import argparse
 import pathlib
 
-import keras_sharenets as ksn
-from keras_sharenets import analysis, files
-from keras_sharenets.rendering.page import COUNTS, page
-from keras_sharenets.training.data.sources import load_digits
-from keras_sharenets.training.recipes.named import override, recipe_for
-from keras_sharenets.training.reports.evaluate import evaluate
-from keras_sharenets.training.reports.plots import draw_predictions
-from keras_sharenets.training.run.fit import fit
+from keras_sharenets.cli.command import Answer
 
 MODEL = "hscnet_m32_g4_r2_b1_a2"
 CALIBRATION = 200
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for all files; must not hold a run")
     parser.add_argument("--epochs", type=int, default=60, help="passes over the training split (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: 0)")
 
 
-def run(args):
-    """Prints the profile and one table; leaves `report.html` beside the files."""
-    output = pathlib.Path(args.output)
+def run(arguments: argparse.Namespace) -> Answer:
+    """The profile and one table; leaves `report.html` beside the files."""
+    import keras_sharenets as ksn
+    from keras_sharenets import analysis, files
+    from keras_sharenets.rendering.page import COUNTS, page
+    from keras_sharenets.rendering.tables import text_table
+    from keras_sharenets.training.data.sources import load_digits
+    from keras_sharenets.training.recipes.named import override, recipe_for
+    from keras_sharenets.training.reports.evaluate import evaluate
+    from keras_sharenets.training.reports.plots import draw_predictions
+    from keras_sharenets.training.run.fit import fit
+
+    output = pathlib.Path(arguments.output)
     dataset = load_digits()
-    recipe = override(recipe_for(MODEL, dataset.name), epochs=args.epochs)
-    result = fit(MODEL, dataset, output, recipe=recipe, seed=args.seed)
+    recipe = override(recipe_for(MODEL, dataset.name), epochs=arguments.epochs)
+    result = fit(MODEL, dataset, output, recipe=recipe, seed=arguments.seed)
 
     model = files.load_model(output / "last.keras")
     profile = ksn.profile(model)
-    print(analysis.to_text(profile))
 
     calibration = dataset.train.images[:CALIBRATION]
     saved_model = ksn.mobile.export_saved_model(
@@ -57,9 +62,6 @@ def run(args):
         ("stored weights at int8", f"{tflite.stored_weight_bytes:,} bytes"),
         ("latency, int8, one thread", f"{latency.median_ms:.3f} ms (median of {latency.repetitions})"),
     ]
-    width = max(len(name) for name, _ in rows)
-    print("\n".join(f"{name:{width}}  {value}" for name, value in rows))
-
     pictures = dataset.test.images[:: len(dataset.test) // 40][:40]
     labels = dataset.test.labels[:: len(dataset.test) // 40][:40]
     probabilities = ksn.mobile.predict_tflite(tflite.path, pictures)
@@ -72,4 +74,5 @@ def run(args):
     heading = f"{MODEL} on {dataset.name}"
     note = f"{dataset.note}. {result.recipe.epochs} epochs, seed {result.seed}."
     files.write_text(output / "report.html", page(heading, note, sections))
-    print(f"report: {output / 'report.html'}")
+    text = f"{analysis.to_text(profile)}\n{text_table(rows)}\nreport: {output / 'report.html'}"
+    return Answer(text, {"profile": analysis.to_dict(profile), "figures": dict(rows)})

@@ -1,42 +1,16 @@
-"""The command line: `python -m tuning COMMAND`."""
+"""`python -m tuning`: the commands of `sharenets` that search."""
 
-import argparse
-import sys
+from __future__ import annotations
 
-from keras_sharenets.cli import enumerate as enumerate_command
-from keras_sharenets.cli import search as search_command
-from keras_sharenets.cli import search_report as report_command
+from collections.abc import Sequence
 
-# A command is a module: its docstring is the help text, `add_arguments(parser)` its options, `run(args)` its work.
-COMMANDS = {"enumerate": enumerate_command, "search": search_command, "report": report_command}
+from keras_sharenets.cli import COMMANDS as ALL
+from keras_sharenets.cli.command import CommandLine, run_command_line
 
-
-def make_parser():
-    """The parser of all commands."""
-    parser = argparse.ArgumentParser(prog="python -m tuning", description="Looks for the best network for a budget.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module in COMMANDS.items():
-        summary, _, example = module.__doc__.strip().partition("\n")
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog=f"example:\n  {example.strip()}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(command)
-    return parser
+COMMANDS = {"enumerate": ALL["enumerate"], "search": ALL["search"], "report": ALL["search-report"]}
+LINE = CommandLine("python -m tuning", "Looks for the best network for a budget.", COMMANDS)
 
 
-def main(arguments=None):
-    """Runs a command; returns its exit code: 0, 2 for bad input (one line on standard error), 130 when interrupted."""
-    args = make_parser().parse_args(arguments)
-    try:
-        COMMANDS[args.command].run(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        print(": ".join(["interrupted", *map(str, stop.args)]), file=sys.stderr)
-        return 130
-    return 0
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit status."""
+    return run_command_line(LINE, argv)

@@ -5,6 +5,7 @@ import dataclasses
 from keras_sharenets.analysis.counting import count_parameters
 from keras_sharenets.analysis.profile import profile
 from keras_sharenets.models.registry import PAPERS, create_model, find_family, find_variant
+from keras_sharenets.rendering.tables import markdown_table
 
 BEGIN, END = "<!-- networks: begin -->", "<!-- networks: end -->"
 _UNITS = {"K": 1e3, "M": 1e6}
@@ -114,10 +115,6 @@ def _cells(entry):
     )
 
 
-def _line(cells):
-    return f"| {' | '.join(cells)} |"
-
-
 def to_markdown(listed):
     """One table a family, under the title of its paper.
 
@@ -134,8 +131,8 @@ def to_markdown(listed):
         if not rows:
             continue
         notes = dict.fromkeys(f"- `{entry.name}`: {entry.note}." for entry in rows if entry.note)
-        table = [_line(_HEADER), _line(["---", "---", *["---:"] * (len(_HEADER) - 2)]), *map(_line, map(_cells, rows))]
-        blocks.append("\n".join([f"**{paper}**", "", *table]))
+        table = markdown_table([_HEADER, *map(_cells, rows)], align="ll" + "r" * (len(_HEADER) - 2))
+        blocks.append(f"**{paper}**\n\n{table}")
         if notes:
             blocks.append("\n".join(notes))
     return "\n\n".join(blocks) + "\n"

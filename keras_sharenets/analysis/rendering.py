@@ -5,9 +5,10 @@ import dataclasses
 import io
 
 from keras_sharenets.analysis.profile import LayerProfile
+from keras_sharenets.rendering.tables import text_table
 
 _HEADER = ("layer", "type", "call", "output", "stored", "effective", "multiply-adds")
-_LEFT = 2  # columns that hold words, the others are aligned on the right
+_ALIGN = "llrrrrr"
 
 
 def _shape(shape):
@@ -28,12 +29,6 @@ def _cells(row):
     return (row.name, row.type, call, _shape(row.output_shape), *counts)
 
 
-def _line(cells, widths):
-    pairs = list(zip(cells, widths, strict=True))
-    words = [cell.ljust(width) for cell, width in pairs[:_LEFT]]
-    return "  ".join([*words, *(cell.rjust(width) for cell, width in pairs[_LEFT:])]).rstrip()
-
-
 def to_text(profile):
     """An aligned table: one line a call, then totals and the ratio of effective to stored parameters.
 
@@ -51,9 +46,8 @@ def to_text(profile):
     totals = (_count(profile.stored_parameters), _count(profile.effective_parameters))
     total = ("total", "", "", "", *totals, f"{at_least}{_count(profile.multiply_adds)}")
     table = [_HEADER, *map(_cells, profile.layers), total]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [_line(cells, widths) for cells in table]
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    lines = text_table(table, align=_ALIGN).splitlines()
+    rule = "-" * max(map(len, lines))
     inputs = "+".join(_shape((None, *shape)) for shape in profile.input_shapes)
     text = [f"{profile.name}, input {inputs}", "", lines[0], rule, *lines[1:-1], rule, lines[-1], ""]
     text.append(f"effective / stored: {profile.ratio:.2f}")

@@ -1,5 +1,36 @@
-"""The command `sharenets`."""
+"""The command `sharenets`: a table of its commands. Each is a module of its own, imported when it is asked for."""
 
-from keras_sharenets.cli.networks import main
+from __future__ import annotations
 
-__all__ = ["main"]
+from collections.abc import Sequence
+
+from keras_sharenets import __version__
+from keras_sharenets.cli.command import CommandLine, run_command_line
+
+_HERE = "keras_sharenets.cli"
+COMMANDS = {
+    "list": (f"{_HERE}.list", "List the named networks."),
+    "describe": (f"{_HERE}.describe", "Show weights and multiply-adds of a network, or what is in a .tflite file."),
+    "table": (f"{_HERE}.table", "Count named networks beside what their papers print, as Markdown tables."),
+    "create": (f"{_HERE}.create", "Write an untrained network as a .keras file."),
+    "fit": (f"{_HERE}.fit", "Train a network and write its files, or go on with a run."),
+    "recipes": (f"{_HERE}.recipes", "List the recipes for training, or show all fields of one."),
+    "evaluate": ("keras_sharenets.training.reports.evaluate", "Measure the accuracy of a .keras or .tflite file."),
+    "predict": (f"{_HERE}.predict", "Name what is in images."),
+    "report": (f"{_HERE}.report", "Write a page about a run into its folder."),
+    "compare": (f"{_HERE}.compare", "Put several runs into one figure and one table."),
+    "results": (f"{_HERE}.results", "Make the tables of published runs, beside what the papers print."),
+    "blending": (f"{_HERE}.blending", "Prune the blending layers of a trained ShardNet step by step."),
+    "export": (f"{_HERE}.export", "Turn a .keras file or a run into files for phones and servers, checked."),
+    "size": (f"{_HERE}.size", "Show what the bytes of .tflite files are spent on, side by side."),
+    "benchmark": (f"{_HERE}.benchmark", "Measure time, memory and size of .tflite files with LiteRT, side by side."),
+    "enumerate": (f"{_HERE}.enumerate", "List all networks of a search space within a budget."),
+    "search": (f"{_HERE}.search", "Look for the best network of a space within a budget."),
+    "search-report": (f"{_HERE}.search_report", "Report on a search, finished or not."),
+}
+LINE = CommandLine("sharenets", "Small convolutional networks that reuse their filters.", COMMANDS, __version__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command of `sharenets`; returns its exit status."""
+    return run_command_line(LINE, argv)

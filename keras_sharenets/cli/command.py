@@ -6,6 +6,9 @@ A command's module has a docstring, the help text and then an example, and two f
 * `run(arguments)` does the work, imports inside itself what it needs, and returns an `Answer`, or `None` if it has
   nothing to say. Progress goes to standard error.
 
+and, if the options have rules that a parser cannot tell, a third, `check(arguments)`: a `ValueError` before Keras is
+imported.
+
 Every command takes `--json FILE|-`, which is added here: the answer as data, in a file beside the text on standard
 output, or on standard output in its place.
 """
@@ -13,11 +16,21 @@ output, or on standard output in its place.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import json
+import os
+import re
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+# What TensorFlow's libraries say of themselves when they are loaded.
+_NOTICE = re.compile(
+    r"WARNING: All log messages before absl|[IW]\d{4} [\d:.]+ |\d{4}-\d\d-\d\d [\d:.]+ *: [IW] |To enable the following"
+)
+_JSON_HELP = "the answer as JSON: in a file, or in place of the text (-)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,28 +63,43 @@ class CommandLine:
     version: str | None = None
 
 
-def make_parser(line: CommandLine, wanted: str | None = None) -> argparse.ArgumentParser:
-    """The parser of a command line; only the command `wanted` is imported and gets its options."""
+def make_parser(line: CommandLine, wanted: Collection[str] | None = None) -> argparse.ArgumentParser:
+    """The parser of a command line.
+
+    Args:
+        line: the program.
+        wanted: the commands that are imported and get their options; all by default.
+    """
     parser = argparse.ArgumentParser(prog=line.prog, description=line.description)
     if line.version is not None:
         parser.add_argument("--version", action="version", version=line.version)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, summary) in line.commands.items():
-        if name != wanted:
+        if wanted is not None and name not in wanted:
             commands.add_parser(name, help=summary)
             continue
         command = importlib.import_module(module)
         text, _, example = (command.__doc__ or summary).strip().partition("\n")
+        # A module serves several programs: the example is shown as this one is called.
+        example = re.sub(r"^(sharenets|python -m \w+) \S+", f"{line.prog} {name}", example.strip())
         subparser = commands.add_parser(
             name,
             help=summary,
             description=text,
-            epilog=f"example:\n  {example.strip()}",
+            epilog=f"example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(subparser)
-        subparser.add_argument("--json", metavar="FILE|-", help="the answer as JSON: in a file, or - in place of text")
+        if "--json" not in subparser._option_string_actions:
+            subparser.add_argument("--json", nargs="?", const="-", type=_json_target, metavar="FILE|-", help=_JSON_HELP)
     return parser
+
+
+def _json_target(text: str) -> str:
+    # Whoever forgets the file's name would lose the image or network that comes next on the line.
+    if text != "-" and not text.endswith(".json"):
+        raise argparse.ArgumentTypeError(f"(={text}) must be - or a file that ends in .json")
+    return text
 
 
 def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> int:
@@ -82,25 +110,58 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
     """
     words = list(sys.argv[1:] if argv is None else argv)
     wanted = next((word for word in words if not word.startswith("-")), None)
-    arguments = make_parser(line, wanted).parse_args(words)
+    arguments = make_parser(line, (wanted,)).parse_args(words)
+    command = importlib.import_module(line.commands[arguments.command][0])
     try:
-        answer = importlib.import_module(line.commands[arguments.command][0]).run(arguments)
+        if hasattr(command, "check"):
+            command.check(arguments)
+        with _without_notices():
+            importlib.import_module("keras")
+        answer = command.run(arguments)
         if answer is not None:
             _give(answer, arguments.json)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"{line.prog}: {' '.join(str(error).split())}", file=sys.stderr)
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(": ".join(["interrupted", *map(str, stop.args)]), file=sys.stderr)
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def _without_notices() -> Iterator[None]:
+    """Keeps TensorFlow's start-up notices from standard error while Keras and its backend are imported.
+
+    TF_CPP_MIN_LOG_LEVEL does not reach those that are written before TensorFlow reads it, so the file descriptor is
+    redirected. Every other line comes through, and all lines if the import fails. With TF_CPP_MIN_LOG_LEVEL=0 nothing
+    is held back: a process that dies in the import shows why.
+    """
+    if "keras" in sys.modules or os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "0":
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    failed = True
+    with tempfile.TemporaryFile("w+", errors="replace") as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+            failed = False
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            sys.stderr.writelines(text for text in held if failed or not _NOTICE.match(text))
 
 
 def _give(answer: Answer, target: str | None) -> None:
     if target == "-":
         print(json.dumps(answer.data, indent=2))
         return
-    print(answer.text.rstrip("\n"))
+    if answer.text:
+        print(answer.text.rstrip("\n"))
     if target is not None:
         from keras_sharenets import files
 

@@ -1,35 +1,38 @@
-"""The command `sharenets create`: a fresh network as a `.keras` file."""
+"""Write an untrained network as a .keras file: a named one, or that of a trial of a search.
 
+sharenets create --from-trial runs/search/07 --output net.keras
+"""
+
+from __future__ import annotations
+
+import argparse
 import json
 import pathlib
 
-from keras_sharenets import files
-from keras_sharenets.analysis import profile
-from keras_sharenets.models import create_model
+from keras_sharenets.cli.command import Answer
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="named network")
-    parser.add_argument("--from-trial", metavar="DIR/ID", help="instead: the network of a trial of `python -m tuning`")
-    parser.add_argument("--classes", type=int, help="number of classes")
+    parser.add_argument("--from-trial", metavar="DIR/ID", help="instead: the network of a trial of `sharenets search`")
+    parser.add_argument("--classes", type=int, metavar="N", help="number of classes")
     sides = ("HEIGHT", "WIDTH", "CHANNELS")
-    parser.add_argument("--input-shape", type=int, nargs=3, metavar=sides, help="size of the pictures")
+    parser.add_argument("--input-shape", type=int, nargs=3, metavar=sides, help="size of the images")
     parser.add_argument("--output", required=True, metavar="FILE.keras")
 
 
-def create(arguments):
-    """Writes the file that the options of `add_arguments` ask for.
-
-    Returns:
-        str: what is in it.
-
-    Raises:
-        ValueError: an option breaks a rule, or the trial cannot be read, or is not one of this version.
-    """
+def check(arguments: argparse.Namespace) -> None:
     if (arguments.name is None) == (arguments.from_trial is None):
         raise ValueError("Either NAME or `--from-trial DIR/ID` must be given, and not both.")
     if not arguments.output.endswith(".keras"):
         raise ValueError(f"`--output` (={arguments.output}) must end in `.keras`.")
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    from keras_sharenets import files
+    from keras_sharenets.analysis import profile
+    from keras_sharenets.models import create_model
+
     given = {"num_classes": arguments.classes, "input_shape": arguments.input_shape}
     given = {key: _with_tuples(value) for key, value in given.items() if value is not None}
     name, options = (arguments.name, {}) if arguments.name else read_trial(arguments.from_trial)
@@ -38,10 +41,12 @@ def create(arguments):
     except TypeError as error:
         raise ValueError(f"{arguments.from_trial} has a network that this version has not: {error}") from error
     files.save_model(model, arguments.output)
-    return f"{arguments.output}: {name}, {profile(model).stored_parameters:,} parameters, not trained"
+    parameters = profile(model).stored_parameters
+    text = f"{arguments.output}: {name}, {parameters:,} parameters, not trained"
+    return Answer(text, {"path": arguments.output, "name": name, "parameters": parameters})
 
 
-def read_trial(folder):
+def read_trial(folder: str | pathlib.Path) -> tuple[str, dict[str, object]]:
     """The network of a trial of a search: `create_model(name, **options)`.
 
     Args:
@@ -63,6 +68,6 @@ def read_trial(folder):
         raise ValueError(f"{path} is not the record of a trial: {type(error).__name__} {error}") from error
 
 
-def _with_tuples(value):
+def _with_tuples(value: object) -> object:
     """JSON knows no tuples, and networks want them."""
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

@@ -8,7 +8,7 @@ import json
 import pathlib
 
 from keras_sharenets import _checks
-from keras_sharenets.mobile.inspect.tables import aligned
+from keras_sharenets.rendering.tables import text_table
 from keras_sharenets.search import budgets
 from keras_sharenets.search.spaces.registry import (
     PICTURE,
@@ -140,7 +140,7 @@ def table(space, networks):
         numbers = [f"{counts.stored_parameters:,}", f"{counts.multiply_adds:,}"]
         numbers += [_text(getattr(counts, name)) for name in counted[2:]]
         rows.append([*numbers, *(_text(point.get(name)) for name in arguments)])
-    return aligned(rows)
+    return text_table(rows) + "\n"
 
 
 def to_dict(space, found, args):

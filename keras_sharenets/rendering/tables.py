@@ -1,25 +1,36 @@
 """Tables of words, for a terminal and in Markdown."""
 
+from __future__ import annotations
+
 import re
+from collections.abc import Sequence
 
-_NUMBER = re.compile(r"[+-]?[\d,]*\.?\d+(e[+-]?\d+)?( ?%)?")
+Rows = Sequence[Sequence[str]]
+_NUMBER = re.compile(r"[+-]?[\d,]*\.?\d+(e[+-]?\d+)?( ?[%KM])?|\?")
 
 
-def text_table(rows):
-    """Rows of equally many words, the columns aligned on the left.
+def text_table(rows: Rows, *, align: str | None = None) -> str:
+    """Rows of equally many words as aligned columns, two spaces between them; the first row is the header.
+
+    Args:
+        rows: the cells.
+        align: one letter a column, `l` or `r`. By default columns of which most cells are numbers are on the right.
 
     >>> print(text_table([("name", "epochs"), ("fast", "15")]))
     name  epochs
-    fast  15
+    fast      15
     """
+    align = align or _alignment(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    lines = []
+    for row in rows:
+        cells = zip(row, widths, align, strict=True)
+        lines.append("  ".join(f"{cell:{'>' if side == 'r' else '<'}{width}}" for cell, width, side in cells).rstrip())
+    return "\n".join(lines)
 
 
-def markdown_table(rows):
-    """The same in Markdown; the first row is the header. Columns of which most cells are numbers align on the right.
+def markdown_table(rows: Rows, *, align: str | None = None) -> str:
+    """The same in Markdown.
 
     >>> print(markdown_table([("name", "epochs"), ("fast", "15")]))
     | name | epochs |
@@ -27,10 +38,14 @@ def markdown_table(rows):
     | fast | 15 |
     """
     header, *body = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
-    rules = ["---:" if _are_numbers(column) else "---" for _, *column in zip(*rows, strict=True)]
+    rules = ["---:" if side == "r" else "---" for side in align or _alignment(rows)]
     return "\n".join([header, f"| {' | '.join(rules)} |", *body])
 
 
-def _are_numbers(cells):
-    given = [cell for cell in cells if cell]
+def _alignment(rows: Rows) -> str:
+    return "".join("r" if _are_numbers(column) else "l" for _, *column in zip(*rows, strict=True))
+
+
+def _are_numbers(cells: Sequence[str]) -> bool:
+    given = [cell for cell in cells if cell not in ("", "-")]
     return 2 * sum(_NUMBER.fullmatch(cell) is not None for cell in given) > len(given)

@@ -3,8 +3,7 @@ import json
 import pytest
 
 import keras_sharenets as ksn
-from keras_sharenets import mobile
-from keras_sharenets.cli import networks as cli
+from keras_sharenets import cli, mobile
 from keras_sharenets.mobile.inspect import benchmark, operator_timing
 from keras_sharenets.mobile.inspect import contents as graph
 

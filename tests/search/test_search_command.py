@@ -9,8 +9,9 @@ import keras_tuner
 import pytest
 
 import keras_sharenets as ksn
+from keras_sharenets import cli as sharenets
 from keras_sharenets import files
-from keras_sharenets.cli import networks as sharenets
+from keras_sharenets.cli.command import make_parser
 from keras_sharenets.search import conclusion, search, trials
 from keras_sharenets.search.references import NAMES
 from keras_sharenets.search.training import train
@@ -18,7 +19,7 @@ from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.reports.evaluate import evaluate
 from keras_sharenets.training.run.network import build
-from trainers.cli import make_parser as trainers_parser
+from trainers.cli import LINE as TRAINERS
 from tuning.cli import main
 
 TINY = [
@@ -155,7 +156,7 @@ def test_report(folder, capsys, monkeypatch):
     assert command in out
     import shlex
 
-    given = trainers_parser().parse_args(shlex.split(command))
+    given = make_parser(TRAINERS).parse_args(shlex.split(command))
     assert (given.epochs, given.seed, given.data) == (None, 0, "digits") or given.epochs == 1
 
 

@@ -6,9 +6,10 @@ import pathlib
 import re
 import shlex
 
-from keras_sharenets.cli import networks as sharenets
-from trainers.cli import make_parser as trainers_parser
-from tuning.cli import make_parser
+from keras_sharenets import cli as sharenets
+from keras_sharenets.cli.command import make_parser
+from trainers.cli import LINE as TRAINERS
+from tuning.cli import LINE
 
 DOCS = pathlib.Path(__file__).parent.parent.parent / "docs"
 PAGE = (DOCS / "search.md").read_text()
@@ -33,9 +34,9 @@ def test_commands_parse():
     for words in commands:
         words = [word for word in words if not word.startswith("KERASTUNER_")]
         if words[:3] == ["python", "-m", "tuning"]:
-            make_parser().parse_args(words[3:])
+            make_parser(LINE).parse_args(words[3:])
         elif words[:3] == ["python", "-m", "trainers"]:
-            trainers_parser().parse_args(words[3:])
+            make_parser(TRAINERS).parse_args(words[3:])
         else:
             continue
         parsed += 1
@@ -48,7 +49,7 @@ def test_page_of_the_search_on_cifar10_says_what_its_report_says():
     page, folder = (DOCS / "search_cifar10.md").read_text(), DOCS / "search_cifar10"
     report = json.loads((folder / "report.json").read_text())
     command = next(line for line in page.splitlines() if line.startswith("python -m tuning search"))
-    asked, settings = vars(make_parser().parse_args(shlex.split(command)[3:])), report["settings"]
+    asked, settings = vars(make_parser(LINE).parse_args(shlex.split(command)[3:])), report["settings"]
     kept = ("space", "tuner", "trials", "seed", "validation", "max_parameters", "max_multiply_adds")
     assert {name: asked[name] for name in kept} == {name: settings[name] for name in kept}
     recipe = {name: settings["recipe"][name] for name in ("epochs", "batch_size")}

@@ -12,6 +12,7 @@ import pytest
 
 from keras_sharenets import files
 from keras_sharenets.analysis.counting import count_parameters
+from keras_sharenets.cli.command import make_parser
 from keras_sharenets.cli.recipe_arguments import chosen_recipe
 from keras_sharenets.cli.results import BEGIN, END, draw, to_markdown
 from keras_sharenets.models.registry import create_model
@@ -22,7 +23,7 @@ from keras_sharenets.training.reports.rerun import fit_command_line
 from keras_sharenets.training.reports.results import compare, direction, make_rows, read_published
 from keras_sharenets.training.run.record import Epoch, Run, write_metrics
 from tools.pack_keras import pack
-from trainers.cli import main, make_parser
+from trainers.cli import LINE, main
 
 ROOT = pathlib.Path(__file__).parents[2]
 PUBLISHED = sorted((ROOT / "saved_models").glob("*_seed*"))
@@ -173,7 +174,7 @@ def test_notes(folder, capsys):
 def fit_arguments(line):
     """What the real parser makes of a line of the shell."""
     words = shlex.split(line)
-    return make_parser().parse_args(words[words.index("fit") :])
+    return make_parser(LINE).parse_args(words[words.index("fit") :])
 
 
 def test_commands(folder, capsys):

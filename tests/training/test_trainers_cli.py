@@ -4,9 +4,10 @@ import pytest
 
 import keras_sharenets as ksn
 from keras_sharenets import files
+from keras_sharenets.cli.command import make_parser
 from keras_sharenets.training.recipes.named import find_recipe
 from keras_sharenets.training.recipes.recipe import OPTIONS
-from trainers.cli import COMMANDS, main, make_parser
+from trainers.cli import COMMANDS, LINE, main
 
 MODEL = "hscnet_m32_g4_r2_b1_a2"
 TINY = ["--model-option", "width=(16,)", "--model-option", "arrangements=1", "--jit-compile", "false"]
@@ -80,7 +81,7 @@ def test_help_has_an_example_and_every_field_of_the_recipe(capsys):
         text = capsys.readouterr().out
         assert f"example:\n  python -m trainers {command} " in text
         example = text.partition("example:\n")[2].split()[3:]
-        assert make_parser().parse_args(example).command == command
+        assert make_parser(LINE).parse_args(example).command == command
     with pytest.raises(SystemExit):
         main(["fit", "--help"])
     text = " ".join(capsys.readouterr().out.split())

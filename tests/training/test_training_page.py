@@ -13,10 +13,11 @@ import sklearn.metrics
 import tensorflow as tf
 
 from keras_sharenets import files, mobile
+from keras_sharenets.cli.command import make_parser
 from keras_sharenets.cli.compare import short_names
 from keras_sharenets.training.recipes.named import RECIPES
 from keras_sharenets.training.reports.confusion import confusion_matrix, most_confused
-from trainers.cli import COMMANDS, main, make_parser
+from trainers.cli import COMMANDS, LINE, main
 
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "training.md").read_text()
 CLASSES = ("ant", "bee")
@@ -76,7 +77,7 @@ def test_predictions(folder, capsys, monkeypatch):
     assert main(["predict", "runs/pictures", *paths, "--json"]) == 0
     answers = json.loads(capsys.readouterr().out)
     for path, answer, row in zip(paths, answers, expected, strict=True):
-        assert answer["picture"] == path
+        assert answer["image"] == path
         assert {entry["class"]: entry["probability"] for entry in answer["classes"]} == pytest.approx(
             dict(zip(CLASSES, row.tolist(), strict=True)), rel=1e-5
         )
@@ -185,7 +186,7 @@ def test_results(folder, capsys, monkeypatch):
     for name in ("digits", "pictures"):
         line = next(line for line in lines if line.endswith(f"--seed 0 --output runs/{name}_seed0"))
         original = next(line for line in PAGE.splitlines() if line.endswith(f"--output runs/{name}"))
-        given, printed = (make_parser().parse_args(shlex.split(text)[3:]) for text in (original, line))
+        given, printed = (make_parser(LINE).parse_args(shlex.split(text)[3:]) for text in (original, line))
         changed = {key for key, value in vars(given).items() if getattr(printed, key) != value}
         assert changed == {"seed", "output", *(["tensorboard"] if name == "digits" else ["recipe"])}
 

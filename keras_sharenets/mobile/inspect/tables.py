@@ -2,15 +2,7 @@
 
 import dataclasses
 
-
-def aligned(rows):
-    """Rows of str as text: the first column on the left, all others on the right, two spaces between."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines) + "\n"
+from keras_sharenets.rendering.tables import text_table
 
 
 def size_table(reports):
@@ -32,7 +24,7 @@ def size_table(reports):
         if any(counts):
             rows.append([name, *(f"{count:,}" for count in counts)])
     rows.append(["total", *(f"{report.file_bytes:,}" for report in reports)])
-    return aligned(rows)
+    return text_table(rows) + "\n"
 
 
 def benchmark_entries(reports, accuracies, operators):
@@ -67,7 +59,7 @@ def operator_table(path, times):
     rows = [[path, "count", "ms", "share"]]
     for entry in times:
         rows.append([entry.name, str(entry.count), f"{entry.milliseconds:.4g}", f"{entry.milliseconds / total:.1%}"])
-    return f"{aligned(rows)}Each operator measured alone: take the times as shares.\n"
+    return f"{text_table(rows)}\nEach operator measured alone: take the times as shares.\n"
 
 
 def benchmark_table(reports, accuracies=None):
@@ -92,7 +84,8 @@ def benchmark_table(reports, accuracies=None):
             row.append(f"{accuracies[report.path]:.2%}" if report.path in accuracies else "")
         rows.append(row)
     first = reports[0]
-    return f"""{aligned(rows)}
+    return f"""{text_table(rows, align="l" + "r" * (len(rows[0]) - 1))}
+
 {first.threads} thread{"s" if first.threads > 1 else ""}, {first.repetitions} inferences of each file after \
 {first.warmup} that do not count, in turns; spread: interquartile range.
 weight bytes: constants, each buffer once. outside: operators that the runtime runs itself, no delegate.

@@ -1,0 +1,67 @@
+"""Measure time, memory and size of .tflite files with LiteRT, side by side.
+
+sharenets benchmark a.tflite b.tflite --threads 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import re
+from collections.abc import Collection, Iterable
+
+from keras_sharenets.cli.command import Answer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE.tflite")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_argument("--repetitions", type=int, default=200, metavar="N", help="inferences a file (default: 200)")
+    parser.add_argument("--operators", action="store_true", help="measure each operator of each file alone too")
+    accuracy_help = "known accuracies, as 0.77, for the table and the figure"
+    parser.add_argument("--accuracy", nargs="+", action="extend", default=[], metavar="FILE=SHARE", help=accuracy_help)
+    parser.add_argument("--figure", "--picture", metavar="FILE.png", help="draw accuracy against size")
+
+
+def parse_accuracies(entries: Iterable[str], paths: Collection[str]) -> dict[str, float]:
+    """`{file: share}` from the `FILE=SHARE` of `--accuracy`.
+
+    >>> parse_accuracies(["a.tflite=0.77"], ["a.tflite", "b.tflite"])
+    {'a.tflite': 0.77}
+
+    Raises:
+        ValueError: a file is not among `paths`, or a share is no number from 0 to 1.
+    """
+    accuracies = {}
+    for entry in entries:
+        path, _, share = entry.rpartition("=")
+        if path not in paths or not re.fullmatch(r"[01]|[01]?\.\d+", share) or float(share) > 1:
+            raise ValueError(
+                f"`--accuracy` (={entry}) must be FILE=SHARE: a file of this run and a number from 0 to 1."
+            )
+        accuracies[path] = float(share)
+    return accuracies
+
+
+def check(arguments: argparse.Namespace) -> None:
+    accuracies = parse_accuracies(arguments.accuracy, arguments.files)
+    if arguments.figure and len(accuracies) < len(set(arguments.files)):
+        raise ValueError("`--figure` needs `--accuracy FILE=SHARE` for every file.")
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    from keras_sharenets import files, mobile
+    from keras_sharenets.mobile.inspect import benchmark_figure, tables
+
+    accuracies = parse_accuracies(arguments.accuracy, arguments.files)
+    reports = mobile.compare_tflite(arguments.files, arguments.threads, arguments.repetitions)
+    parts = [tables.benchmark_table(reports, accuracies)]
+    operators = {}
+    for path in arguments.files if arguments.operators else ():
+        operators[path] = mobile.operator_times(path, arguments.threads)
+        parts.append(tables.operator_table(path, operators[path]))
+    if arguments.figure:
+        title = "Accuracy and size of TFLite files"
+        files.write_bytes(arguments.figure, benchmark_figure.draw_accuracy_against_size(reports, accuracies, title))
+    entries = tables.benchmark_entries(reports, accuracies, operators)
+    return Answer("\n".join(parts), {"machine": platform.platform(), "files": entries})

@@ -1,0 +1,40 @@
+"""Show weights and multiply-adds of a network, call by call, or what is in a .tflite file.
+
+sharenets describe hscnet_m128_g16_r8_a2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from keras_sharenets.cli.command import Answer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="NAME|FILE", help="named network, .keras file or .tflite file")
+    parser.add_argument("--classes", type=int, metavar="N", help="number of classes of a named network")
+    parser.add_argument("--format", choices=("text", "csv", "json"), default="text", help="of the text (default: text)")
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    if arguments.target.endswith(".tflite"):
+        from keras_sharenets import mobile
+
+        description = mobile.describe_tflite(arguments.target)
+        description["size"] = mobile.size_report(arguments.target).parts
+        return Answer(json.dumps(description, indent=2), description)
+
+    from keras_sharenets import analysis, files
+    from keras_sharenets.models import create_model
+
+    if arguments.target.endswith(".keras"):
+        model = files.load_model(arguments.target)
+    else:
+        overrides = {} if arguments.classes is None else {"num_classes": arguments.classes}
+        model = create_model(arguments.target, **overrides)
+    profile = analysis.profile(model)
+    data = analysis.to_dict(profile)
+    if arguments.format == "json":
+        return Answer(json.dumps(data, indent=2), data)
+    return Answer(analysis.to_csv(profile) if arguments.format == "csv" else analysis.to_text(profile), data)

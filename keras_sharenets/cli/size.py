@@ -1,0 +1,23 @@
+"""Show what the bytes of .tflite files are spent on, side by side.
+
+sharenets size small.tflite fast.tflite
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from keras_sharenets.cli.command import Answer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE.tflite")
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    from keras_sharenets import mobile
+    from keras_sharenets.mobile.inspect.tables import size_table
+
+    reports = [mobile.size_report(path) for path in arguments.files]
+    data = [{"path": report.path, "file_bytes": report.file_bytes, "parts": report.parts} for report in reports]
+    return Answer(size_table(reports), data)

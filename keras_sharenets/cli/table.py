@@ -1,0 +1,39 @@
+"""Count named networks beside what their papers print, as Markdown tables. All of them take minutes.
+
+sharenets table 'igcv2*'
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+
+from keras_sharenets.cli.command import Answer
+from keras_sharenets.cli.list import add_pattern, matching_names
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_pattern(parser)
+    parser.add_argument("--update", metavar="FILE", help="replace the tables between the markers of a Markdown file")
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    from keras_sharenets import files
+    from keras_sharenets.analysis import catalogue
+    from keras_sharenets.models.registry import VARIANTS
+
+    # In the order of the papers' tables, not of the alphabet.
+    names = sorted(matching_names(arguments.pattern), key=list(VARIANTS).index)
+    listed = []
+    for entry in catalogue.entries(names):
+        listed.append(entry)
+        print(f"{len(listed)}: {entry.name}", file=sys.stderr, flush=True)
+    text = catalogue.to_markdown(listed)
+    data = [dataclasses.asdict(entry) for entry in listed]
+    if arguments.update is None:
+        return Answer(text, data)
+    page = pathlib.Path(arguments.update)
+    files.write_text(page, catalogue.replace_table(page.read_text(), text))
+    return Answer(f"tables of {len(names)} networks in {page}", data)
