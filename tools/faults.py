@@ -1,0 +1,284 @@
+"""Seeded faults: mistakes that a change might make, each one line, and the tests that must notice.
+
+`python -m tools.seeded_faults` tries them. A fault is found by its text, not by its place: whoever renames something
+keeps `old` and `new` in step with it.
+"""
+
+from __future__ import annotations
+
+from tools.seeded_faults import Fault
+
+FAULTS = {
+    # ops: from stored tensors to kernels
+    "wrong_shuffle": Fault(
+        "ops",
+        "table = np.arange(channels).reshape(groups, -1, block_size)",
+        "table = np.arange(channels).reshape(-1, groups, block_size)",
+        ("tests/ops/test_permutations.py",),
+    ),
+    "filters_repeated_one_by_one": Fault(
+        "ops",
+        "ops.tile(kernel, (1, 1, 1, channel_repeats))",
+        "ops.repeat(kernel, channel_repeats, axis=3)",
+        ("tests/ops/test_kernels.py",),
+    ),
+    "one_arrangement_too_early": Fault(
+        "ops",
+        "[ops.take(base, order, axis=2) for order in orders[1:]]",
+        "[ops.take(base, order, axis=2) for order in orders[:-1]]",
+        ("tests/ops/test_kernels.py",),
+    ),
+    "gradient_misses_arranged_copies": Fault(
+        "ops",
+        "[ops.take(base, order, axis=2) for order in orders[1:]]",
+        "[ops.take(ops.stop_gradient(base), order, axis=2) for order in orders[1:]]",
+        ("tests/layers/test_highly_shared_conv2d.py",),
+    ),
+    "chain_reads_the_first_group": Fault(
+        "ops",
+        "ops.matmul(columns[group - 1], kernel[:, :, size:])",
+        "ops.matmul(columns[0], kernel[:, :, size:])",
+        ("tests/ops/test_hierarchical.py",),
+    ),
+    "zeros_on_the_wrong_side": Fault(
+        "ops",
+        "return both // 2, both - both // 2",
+        "return both - both // 2, both // 2",
+        ("tests/layers/test_depthwise_conv2d.py",),
+    ),
+    "kernels_rounded_to_128_steps": Fault(
+        "ops",
+        "numbers, -limit, limit, narrow_range=True, axis=None if axis is None else -1",
+        "numbers, -limit, limit, narrow_range=False, axis=None if axis is None else -1",
+        ("tests/ops/test_rounding.py",),
+    ),
+    # layers
+    "statistics_move_too_fast": Fault(
+        "layers",
+        "moving.assign(moving * self.momentum + ops.stop_gradient(moment) * (1 - self.momentum))",
+        "moving.assign(moving * (1 - self.momentum) + ops.stop_gradient(moment) * self.momentum)",
+        ("tests/layers/test_batch_normalization.py",),
+    ),
+    "range_of_another_use": Fault(
+        "layers",
+        "here = ops.arange(self.places) == place",
+        "here = ops.arange(self.places) == 0",
+        ("tests/layers/test_fake_quantize.py",),
+    ),
+    "border_of_zeros_before_max_pooling": Fault(
+        "layers",
+        'ops.pad(inputs, ((0, 0), border, border, (0, 0)), mode="symmetric")',
+        "ops.pad(inputs, ((0, 0), border, border, (0, 0)))",
+        ("tests/layers/test_channel_layers.py",),
+    ),
+    "bank_of_the_wrong_groups": Fault(
+        "layers",
+        "bank_groups = self.groups // self.channel_repeats",
+        "bank_groups = 1",
+        ("tests/layers/test_highly_shared_conv2d.py",),
+    ),
+    "pointwise_part_twice": Fault(
+        "layers",
+        "return ops.add(self.spatial.effective_kernel(), central)",
+        "return ops.add(self.spatial.effective_kernel(), 2 * central)",
+        ("tests/layers/test_parallel_conv2d.py",),
+    ),
+    # models
+    "blocks_share_across_no_stage": Fault(
+        "models",
+        'return first[share] if index == 1 else share != "none"',
+        'return first[share] if index == 1 else share == "all"',
+        ("tests/models/test_sharesnet.py",),
+    ),
+    "stride_pads_behind_only": Fault(
+        "models",
+        'return keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x), "valid"',
+        'return keras.layers.ZeroPadding2D(((0, kernel_size - 1),) * 2, name=f"{name}_pad")(x), "valid"',
+        ("tests/models/test_sharesnet_drawing.py",),
+    ),
+    "wrong_epsilon": Fault(
+        "models",
+        'return BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)',
+        'return BatchNormalization(momentum=0.9, epsilon=1e-3, name=f"{name}_norm")(x)',
+        ("tests/models/test_hscnet.py",),
+    ),
+    "one_convolution_for_all_roles": Fault(
+        "models",
+        'name = f"shared_{role}" if shared else name',
+        'name = f"shared_{role}" if shared and role != "spatial" else name',
+        ("tests/models/test_shardnet.py",),
+    ),
+    "module_uses_its_first_expansion_twice": Fault(
+        "models",
+        "return (reduce_first, first, expand1), (reduce_second, second, expand2)",
+        "return (reduce_first, first, expand1), (reduce_second, second, expand1)",
+        ("tests/models/test_hscnet.py",),
+    ),
+    # analysis
+    "shared_tensor_counted_twice": Fault(
+        "analysis",
+        "for weight in weights if id(weight) not in seen}",
+        "for weight in weights}",
+        ("tests/analysis/test_profile.py",),
+    ),
+    "groups_cost_nothing_less": Fault(
+        "analysis",
+        "return _size(outputs) * math.prod(layer.kernel_size) * (_channels(layer, inputs) // layer.groups)",
+        "return _size(outputs) * math.prod(layer.kernel_size) * _channels(layer, inputs)",
+        ("tests/analysis/test_profile.py",),
+    ),
+    "second_call_is_called_the_first": Fault(
+        "analysis",
+        "index = self._uses[id(operation)]",
+        "index = 0",
+        ("tests/analysis/test_graph.py",),
+    ),
+    "weakest_inputs_of_the_wrong_rows": Fault(
+        "analysis",
+        "magnitudes = np.abs(keras.ops.convert_to_numpy(layer.kernel)[0, 0]).T",
+        "magnitudes = keras.ops.convert_to_numpy(layer.kernel)[0, 0].T",
+        ("tests/analysis/test_blending.py",),
+    ),
+    # export: the graph, its integers, the file
+    "wrong_epsilon_in_the_fold": Fault(
+        "export",
+        "scale = gamma / np.sqrt(variance + layer.epsilon)",
+        "scale = gamma / np.sqrt(variance + 1e-3)",
+        ("tests/mobile/test_sharing_in_files.py::test_every_form_of_the_graph_computes_what_keras_computes",),
+    ),
+    "bias_is_not_scaled": Fault(
+        "export",
+        "bias = reader.bias if producer.bias is None else reader.bias + reader.scale * producer.bias",
+        "bias = reader.bias if producer.bias is None else reader.bias + producer.bias",
+        ("tests/mobile/test_sharing_in_files.py::test_every_form_of_the_graph_computes_what_keras_computes",),
+    ),
+    "kernel_takes_the_inverse_permutation": Fault(
+        "export",
+        'rows[:, :, before.attributes["indices"]] = operation.kernel.array',
+        'rows[:] = operation.kernel.array[:, :, before.attributes["indices"]]',
+        ("tests/mobile/test_sharing_in_files.py",),
+    ),
+    "zero_point_off_by_one": Fault(
+        "export",
+        "return Encoding(scale, int(np.clip(np.round(-128 - low / scale), -128, 127)))",
+        "return Encoding(scale, int(np.clip(np.round(-127 - low / scale), -128, 127)))",
+        ("tests/mobile/test_tflite.py",),
+    ),
+    "bias_in_the_scale_of_the_output": Fault(
+        "export",
+        "return self._quantised.values[operation.inputs[0].number].scale",
+        "return self._quantised.values[operation.output.number].scale",
+        ("tests/mobile/test_tflite.py",),
+    ),
+    "moved_values_have_scales_of_their_own": Fault(
+        "export",
+        "group[root(value.number)] = root(operation.output.number)",
+        "group[root(value.number)] = root(value.number)",
+        ("tests/mobile/test_sharing_in_files.py",),
+    ),
+    "constant_written_at_every_use": Fault(
+        "export",
+        "if data not in self._buffer_numbers:",
+        "if data:",
+        ("tests/mobile/test_sharing_in_files.py",),
+    ),
+    # compress
+    "zeros_are_trained": Fault(
+        "compress",
+        "return kernel * ops.cast(kernel != 0, kernel.dtype)",
+        "return kernel * 1",
+        ("tests/ops/test_rounding.py",),
+    ),
+    "places_of_a_range_are_one": Fault(
+        "compress",
+        "place = self._taken[group]",
+        "place = 0",
+        ("tests/mobile/test_quantize_aware.py",),
+    ),
+    "pruned_weights_come_back": Fault(
+        "compress",
+        "self.variable.assign(self.variable.value * mask * self._kept)",
+        "self.variable.assign(self.variable.value * self._kept)",
+        ("tests/mobile/test_tfmot.py",),
+    ),
+    "centroids_sum_their_gradients": Fault(
+        "compress",
+        "(tf.math.divide_no_nan(summed, sizes), self._centroids)]",
+        "(summed, self._centroids)]",
+        ("tests/mobile/test_tfmot.py",),
+    ),
+    # training
+    "checkpoint_without_momentum": Fault(
+        "training",
+        'restore(trained, arrays, ["weights", "optimizer"])',
+        'restore(trained, arrays, ["weights"])',
+        ("tests/training/test_resume.py",),
+    ),
+    "resume_skips_a_batch": Fault(
+        "training",
+        "batches = training_batches(dataset, run.recipe, run.seed, first=first, **part)",
+        "batches = training_batches(dataset, run.recipe, run.seed, first=first and first + 1, **part)",
+        ("tests/training/test_resume.py",),
+    ),
+    "rate_falls_a_step_late": Fault(
+        "training",
+        "boundaries = [round(fraction * total) - warmup - 1 for fraction in recipe.milestones] or [total]",
+        "boundaries = [round(fraction * total) - warmup for fraction in recipe.milestones] or [total]",
+        ("tests/training/test_recipes.py",),
+    ),
+    "weight_decay_twice_as_large": Fault(
+        "training",
+        "variable.regularizer = keras.regularizers.L2(rate / 2) if rate else None",
+        "variable.regularizer = keras.regularizers.L2(rate) if rate else None",
+        ("tests/training/test_recipes.py",),
+    ),
+    "accuracy_on_the_training_split": Fault(
+        "training",
+        "return Batches(dataset.test, len(dataset.class_names), batch_size, view=views)",
+        "return Batches(dataset.train, len(dataset.class_names), batch_size, view=views)",
+        ("tests/training/test_fit.py",),
+    ),
+    "classes_in_reverse": Fault(
+        "training",
+        "class_names = sorted(",
+        "class_names = (lambda names: sorted(names, reverse=True))(",
+        ("tests/training/test_picture_folders.py",),
+    ),
+    "every_epoch_in_the_same_order": Fault(
+        "training",
+        "np.random.default_rng((seed, ORDER, epoch)).permutation(count)",
+        "np.random.default_rng((seed, ORDER, 0)).permutation(count)",
+        ("tests/training/test_batches.py",),
+    ),
+    "crops_never_reach_the_far_border": Fault(
+        "training",
+        "generator.integers(0, 2 * augmentation.pad, count, endpoint=True)",
+        "generator.integers(0, 2 * augmentation.pad, count)",
+        ("tests/training/test_batches.py",),
+    ),
+    # search
+    "networks_are_tried_again": Fault(
+        "search",
+        "return super()._compute_values_hash(self.network(values))",
+        "return super()._compute_values_hash(values)",
+        ("tests/search/test_search.py",),
+    ),
+    "budget_off_by_one": Fault(
+        "search",
+        "return all(limit is None or number <= limit for number, limit in pairs)",
+        "return all(limit is None or number < limit for number, limit in pairs)",
+        ("tests/search/test_enumerate.py",),
+    ),
+    "second_call_stores_again": Fault(
+        "search",
+        "return 0, cost[1]",
+        "return cost",
+        ("tests/search/test_spaces.py",),
+    ),
+    "finalists_meet_the_same_part_again": Fault(
+        "search",
+        "dataclasses.replace(search, seed=search.seed + part)",
+        "dataclasses.replace(search, seed=search.seed)",
+        ("tests/search/test_finals.py",),
+    ),
+}
