@@ -9,7 +9,7 @@ from keras import ops
 import keras_sharenets as ksn
 from keras_sharenets.analysis.graph import calls
 from keras_sharenets.layers import HierarchicalGroupConv2D, HighlySharedConv2D, InterleavedGroupConv2D, SplitGroupConv2D
-from keras_sharenets.layers.composed_pointwise import IMPLEMENTATIONS
+from keras_sharenets.layers.bases import ComposedPointwise
 from keras_sharenets.ops import choices, convolution, hierarchical, permutations
 
 # The widest layer of each kind and stride at each size of picture; of the wide IGC-V2, only the first stage.
@@ -72,7 +72,7 @@ class Shape:
     def implementations(self):
         """Those that the layer has for this shape."""
         if not isinstance(self.layer, HighlySharedConv2D):
-            return tuple(name for name in IMPLEMENTATIONS if name != "auto")
+            return tuple(name for name in ComposedPointwise.implementations if name != "auto")
         return tuple(
             name
             for name in convolution.IMPLEMENTATIONS
@@ -144,7 +144,7 @@ def collect(networks, widest=True):
 def unshared():
     """Three more, which no named network has: the repeated filters of HSC-Net-M128, not repeated."""
     sizes = {32: 64, 16: 128, 8: 256}
-    layers = [(HighlySharedConv2D(width, 3, 16), (side, side, width)) for side, width in sizes.items()]
+    layers = [(HighlySharedConv2D(width, 3, groups=16), (side, side, width)) for side, width in sizes.items()]
     return tuple(Shape("none", layer, input_shape, "grouped", (1, 1)) for layer, input_shape in layers)
 
 

@@ -1,52 +1,62 @@
 """Argument checks. Every message names the argument, its value and the rule."""
 
 import numbers
+from collections.abc import Sequence
+from typing import Any
 
 
-def positive(name, value):
+def positive(name: str, value: Any) -> None:
     """Raise a `ValueError` unless `value` is a positive integer."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"`{name}` (={value!r}) must be a positive integer.")
 
 
-def above_zero(name, value):
+def above_zero(name: str, value: Any) -> None:
     """Raise a `ValueError` unless `value` is a number above 0."""
-    if not isinstance(value, numbers.Real) or not value > 0:
+    if not isinstance(value, numbers.Real) or not float(value) > 0:
         raise ValueError(f"`{name}` (={value!r}) must be a number above 0.")
 
 
-def rate(name, value):
+def rate(name: str, value: Any) -> None:
     """Raise a `ValueError` unless `value` is a number from 0 up to, not including, 1."""
-    if not isinstance(value, numbers.Real) or not 0 <= value < 1:
+    if not isinstance(value, numbers.Real) or not 0 <= float(value) < 1:
         raise ValueError(f"`{name}` (={value!r}) must be at least 0 and below 1.")
 
 
-def divides(name, value, whole_name, whole):
+def divides(name: str, value: int, whole_name: str, whole: int) -> None:
     """Raise a `ValueError` unless `value` divides `whole`."""
     if whole % value:
         raise ValueError(f"`{name}` (={value}) must divide {whole_name} (={whole}).")
 
 
-def one_of(name, value, allowed):
+def one_of(name: str, value: Any, allowed: Sequence) -> None:
     """Raise a `ValueError` unless `value` is among `allowed`."""
     if value not in allowed:
         raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, allowed))}.")
 
 
-def pair(name, value):
+def pair(name: str, value: Any) -> tuple[int, int]:
     """`value` as a pair of positive integers: `3` and `(3, 3)` mean the same."""
     values = (value, value) if isinstance(value, numbers.Integral) else value
     if not isinstance(values, (tuple, list)) or len(values) != 2:
         raise ValueError(f"`{name}` (={value!r}) must be a positive integer or a pair of them.")
     for entry in values:
         positive(name, entry)
-    return tuple(int(entry) for entry in values)
+    return int(values[0]), int(values[1])
 
 
-def sizes(name, value):
-    """`value` as a tuple of one integer or more, each at least 1."""
+def sizes(name: str, value: Any) -> tuple[int, ...]:
+    """`value` as a tuple of at least one positive integer."""
     if not isinstance(value, (tuple, list)) or not value:
         raise ValueError(f"`{name}` (={value!r}) must be a tuple or list of at least one positive integer.")
     for entry in value:
         positive(name, entry)
     return tuple(int(entry) for entry in value)
+
+
+def plain_convolution(data_format: str | None, dilation_rate: Any) -> None:
+    """Raise a `ValueError` unless a convolution is asked for with channels last and without dilation."""
+    if data_format not in (None, "channels_last"):
+        raise ValueError(f"`data_format` (={data_format!r}) must be 'channels_last', whatever the Keras setting.")
+    if pair("dilation_rate", dilation_rate) != (1, 1):
+        raise ValueError(f"`dilation_rate` (={dilation_rate!r}) must be 1: the layer has no dilated convolution.")

@@ -118,8 +118,8 @@ class _Replay:
             inner = given_args[0] if given_args else given_kwargs.get("inputs")
             if is_functional(operation):
                 outputs = self.model(operation, keras.tree.flatten(inner), f"{prefix}{operation.name}/")
-            elif hasattr(operation, "drawing"):
-                outputs = self.model(operation.drawing(*args, **kwargs), [inner], prefix)
+            elif hasattr(operation, "reference_model"):
+                outputs = self.model(operation.reference_model(*args, **kwargs), [inner], prefix)
             else:
                 outputs = self._record(operation, args, kwargs, given_args, given_kwargs, prefix)
             results = [keras.KerasTensor(tensor.shape, tensor.dtype) for tensor in outputs]
@@ -192,7 +192,7 @@ def trace(model, input_shape=None):
 
     Returns:
         A `Graph`. Inputs have no call. Layers that contain layers (wrappers, subclassed models) stay one call, but for
-        those with a method `drawing`, which stand for other calls: a [`keras_sharenets.layers.ParallelConv2D`].
+        those with a `reference_model`, which stand for other calls: a [`keras_sharenets.layers.ParallelConv2D`].
 
     Raises:
         ValueError: the model is neither, or a `Sequential` that is not built; or `input_shape` contradicts its inputs.

@@ -1,7 +1,6 @@
 """Layers that reuse their weights, and the small ones without weights that their networks need."""
 
 from keras_sharenets.layers.batch_normalization import BatchNormalization
-from keras_sharenets.layers.channel_deal import ChannelDeal
 from keras_sharenets.layers.channel_padding import ChannelPadding
 from keras_sharenets.layers.channel_shuffle import ChannelShuffle
 from keras_sharenets.layers.channel_slice import ChannelSlice
@@ -15,11 +14,11 @@ from keras_sharenets.layers.parallel_conv2d import ParallelConv2D
 from keras_sharenets.layers.quantized_kernels import QuantizedKernels
 from keras_sharenets.layers.split_group_conv2d import SplitGroupConv2D
 from keras_sharenets.layers.squeeze_excite import SqueezeExcite
+from keras_sharenets.layers.strided_channel_shuffle import StridedChannelShuffle
 from keras_sharenets.layers.whitening import Whitening
 
 __all__ = [
     "BatchNormalization",
-    "ChannelDeal",
     "ChannelPadding",
     "ChannelShuffle",
     "ChannelSlice",
@@ -33,5 +32,6 @@ __all__ = [
     "QuantizedKernels",
     "SplitGroupConv2D",
     "SqueezeExcite",
+    "StridedChannelShuffle",
     "Whitening",
 ]

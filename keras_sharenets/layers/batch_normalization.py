@@ -1,7 +1,8 @@
 import keras
 from keras import ops
 
-from keras_sharenets.ops import devices, fused
+from keras_sharenets._types import Tensor
+from keras_sharenets.ops import choices, fused
 
 
 @keras.saving.register_keras_serializable("keras_sharenets")
@@ -19,7 +20,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     ((1, 8, 8, 4), 16)
     """
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         if not (training and self.trainable and mask is None and self._is_fused(inputs)):
             return super().call(inputs, training=training, mask=mask)
         channels = inputs.shape[-1]
@@ -30,9 +31,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
             moving.assign(moving * self.momentum + ops.stop_gradient(moment) * (1 - self.momentum))
         return outputs
 
-    def _is_fused(self, inputs):
+    def _is_fused(self, inputs: Tensor) -> bool:
         images = len(inputs.shape) == 4 and self.axis in (-1, 3) and inputs.shape[-1] is not None
         plain = not self.renorm and not self.synchronized
         types = keras.backend.standardize_dtype(inputs.dtype), self.moving_mean.dtype
         known = types[0] in ("float32", "bfloat16") and types[1] == "float32" and types[0] == self.compute_dtype
-        return images and plain and known and devices.xla_optional()
+        return images and plain and known and choices.xla_optional()

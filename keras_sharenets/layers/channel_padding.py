@@ -1,7 +1,10 @@
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_sharenets import _checks
+from keras_sharenets._types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_sharenets")
@@ -23,23 +26,23 @@ class ChannelPadding(keras.layers.Layer):
     Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, option A of section 4.2.
     """
 
-    def __init__(self, channels, **kwargs):
+    def __init__(self, channels: int, **kwargs: Any):
         super().__init__(**kwargs)
         _checks.positive("channels", channels)
         self.channels = channels
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         if input_shape[-1] > self.channels:
             raise ValueError(
                 f"`channels` (={self.channels}) must be at least the number of input channels (={input_shape[-1]})."
             )
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         widths = [(0, 0)] * (len(inputs.shape) - 1) + [(0, self.channels - inputs.shape[-1])]
         return ops.pad(inputs, widths)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.channels)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "channels": self.channels}

@@ -1,7 +1,11 @@
+from typing import Any
+
 import keras
+import numpy as np
 from keras import ops
 
 from keras_sharenets import _checks
+from keras_sharenets._types import Shape, Tensor
 from keras_sharenets.ops import permutations
 
 
@@ -25,24 +29,24 @@ class ChannelShuffle(keras.layers.Layer):
     Reference: Zhang et al., "ShuffleNet", CVPR 2018, figure 1.
     """
 
-    def __init__(self, groups, block_size=1, **kwargs):
+    def __init__(self, groups: int, *, block_size: int = 1, **kwargs: Any):
         super().__init__(**kwargs)
         _checks.positive("groups", groups)
         _checks.positive("block_size", block_size)
         self.groups = groups
         self.block_size = block_size
 
-    def _order(self, channels):
+    def _order(self, channels: int) -> np.ndarray:
         return permutations.channel_shuffle(channels, self.groups, self.block_size)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self._order(input_shape[-1])
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         return ops.take(inputs, self._order(inputs.shape[-1]), axis=-1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "groups": self.groups, "block_size": self.block_size}

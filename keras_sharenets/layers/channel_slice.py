@@ -1,6 +1,9 @@
+from typing import Any
+
 import keras
 
 from keras_sharenets import _checks
+from keras_sharenets._types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_sharenets")
@@ -25,7 +28,7 @@ class ChannelSlice(keras.layers.Layer):
     Reference: Ma et al., "ShuffleNet V2", ECCV 2018, figure 3c.
     """
 
-    def __init__(self, start, stop, **kwargs):
+    def __init__(self, start: int, stop: int, **kwargs: Any):
         super().__init__(**kwargs)
         _checks.positive("stop", stop)
         if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start < stop:
@@ -33,15 +36,15 @@ class ChannelSlice(keras.layers.Layer):
         self.start = start
         self.stop = stop
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         if input_shape[-1] < self.stop:
             raise ValueError(f"`stop` (={self.stop}) must be at most the number of channels (={input_shape[-1]}).")
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         return inputs[..., self.start : self.stop]
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.stop - self.start)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "start": self.start, "stop": self.stop}

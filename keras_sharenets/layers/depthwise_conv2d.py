@@ -1,7 +1,8 @@
 import keras
 from keras import ops
 
-from keras_sharenets.ops import depthwise, devices, precision
+from keras_sharenets._types import Shape, Tensor
+from keras_sharenets.ops import choices, convolution, precision
 
 
 @keras.saving.register_keras_serializable("keras_sharenets")
@@ -22,16 +23,17 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
     ((1, 8, 8, 4), 36)
     """
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
-        self.supports_jit = not devices.xla_optional()
+        self.supports_jit = not choices.xla_optional()
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         channels_last = self.data_format == "channels_last"
         plain = self.depth_multiplier == 1 and channels_last and set(self.dilation_rate) == {1}
         kernel = ops.convert_to_tensor(self.kernel)
-        if plain and devices.xla_only() and None not in inputs.shape[1:3]:
-            outputs = depthwise.by_places(precision.full(inputs), precision.full(kernel), self.strides, self.padding)
+        if plain and choices.xla_only() and None not in inputs.shape[1:3]:
+            tensors = precision.full(inputs), precision.full(kernel)
+            outputs = convolution.depthwise_by_places(*tensors, self.strides, self.padding)
             outputs = ops.cast(outputs, inputs.dtype)
         else:
             outputs = ops.depthwise_conv(

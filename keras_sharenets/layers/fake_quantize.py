@@ -1,7 +1,10 @@
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_sharenets import _checks
+from keras_sharenets._types import Shape, Tensor
 from keras_sharenets.ops import rounding
 
 
@@ -35,23 +38,23 @@ class FakeQuantize(keras.layers.Layer):
     [0.34, 4.1]
     """
 
-    def __init__(self, places=1, momentum=0.95, **kwargs):
+    def __init__(self, places: int = 1, *, momentum: float = 0.95, **kwargs: Any):
         super().__init__(**kwargs)
         _checks.positive("places", places)
         _checks.rate("momentum", momentum)
         self.places = places
         self.momentum = momentum
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         vector = {"shape": (self.places,), "initializer": "zeros", "trainable": False, "autocast": False}
         self.low = self.add_weight(name="low", **vector)
         self.high = self.add_weight(name="high", **vector)
 
-    def range(self):
+    def range(self) -> tuple[Tensor, Tensor]:
         """The range of all places together: `(low, high)`, scalars; equal before anything has been seen."""
         return ops.min(self.low), ops.max(self.high)
 
-    def call(self, inputs, place=0, training=None):
+    def call(self, inputs: Tensor, place: int = 0, training: bool | None = None) -> Tensor:
         if training:
             self._watch(ops.stop_gradient(ops.cast(inputs, self.low.dtype)), place)
         low, high = self.range()
@@ -59,7 +62,7 @@ class FakeQuantize(keras.layers.Layer):
         rounded = rounding.round_values(ops.cast(inputs, self.low.dtype), low, ops.where(known, high, 1.0))
         return ops.where(known, ops.cast(rounded, inputs.dtype), inputs)
 
-    def _watch(self, inputs, place):
+    def _watch(self, inputs: Tensor, place: int) -> None:
         """Moves the range of one place towards that of a batch; 0, which padding and ReLU need, is always inside."""
         here = ops.arange(self.places) == place
         low, high = ops.convert_to_tensor(self.low), ops.convert_to_tensor(self.high)
@@ -67,11 +70,11 @@ class FakeQuantize(keras.layers.Layer):
         self.low.assign(low + step * (ops.minimum(ops.min(inputs), 0.0) - low))
         self.high.assign(high + step * (ops.maximum(ops.max(inputs), 0.0) - high))
 
-    def compute_output_shape(self, input_shape, place=0):
+    def compute_output_shape(self, input_shape: Shape, place: int = 0) -> Shape:
         return tuple(input_shape)
 
-    def compute_output_spec(self, inputs, place=0, training=None):
+    def compute_output_spec(self, inputs: Tensor, place: int = 0, training: bool | None = None) -> keras.KerasTensor:
         return keras.KerasTensor(inputs.shape, self.compute_dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "places": self.places, "momentum": self.momentum}

@@ -1,6 +1,9 @@
+from collections.abc import Sequence
+
 import keras
 
-from keras_sharenets.layers.group_pointwise import GroupPointwise
+from keras_sharenets._types import Tensor
+from keras_sharenets.layers.bases import GroupPointwise
 from keras_sharenets.ops import hierarchical
 
 
@@ -14,13 +17,14 @@ class HierarchicalGroupConv2D(GroupPointwise):
 
     Args:
         filters: int, number of output channels (the paper's O).
+        kernel_size: 1, as in `keras.layers.Conv2D`; nothing else.
         groups: int, groups of input and output channels (the paper's G); must divide `filters`, and be at most the
             number of input channels.
         use_bias: bool, whether to add a bias of one number per output channel.
         implementation: how to run it: `"composed"` (the kernels multiplied into one, then one convolution),
             `"multiplied"` (the same, with a matrix product in the convolution's place), `"factored"` (group by group,
-            as the paper draws it) or `"auto"` (the fastest as measured, `ops.choices`). The weights are the same, and
-            the results but for rounding.
+            as in the paper) or `"auto"` (the fastest as measured, `ops.choices`). The weights are the same, and the
+            results but for rounding.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, kernel_constraint, bias_constraint:
             as in `keras.layers.Conv2D`, for each stored tensor alone: the fan-in of a kernel is what it reads.
 
@@ -50,8 +54,8 @@ class HierarchicalGroupConv2D(GroupPointwise):
     kind = "hierarchical"
     kernel_inputs = staticmethod(hierarchical.chain_inputs)
 
-    def run(self, inputs, kernels):
+    def run(self, inputs: Tensor, kernels: Sequence[Tensor]) -> Tensor:
         return hierarchical.chain(inputs, kernels, self.sizes)
 
-    def compose(self, kernels):
+    def compose(self, kernels: Sequence[Tensor]) -> Tensor:
         return hierarchical.chain_kernel(kernels, self.sizes)

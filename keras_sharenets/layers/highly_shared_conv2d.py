@@ -1,15 +1,16 @@
 import warnings
+from typing import Any
 
 import keras
 
 from keras_sharenets import _checks
+from keras_sharenets._types import Configured, Shape, Size, Tensor
+from keras_sharenets.layers.bases import SharedConvolution
 from keras_sharenets.ops import choices, convolution, kernels, permutations, precision
-
-IMPLEMENTATIONS = ("auto", *convolution.IMPLEMENTATIONS)
 
 
 @keras.saving.register_keras_serializable("keras_sharenets")
-class HighlySharedConv2D(keras.layers.Layer):
+class HighlySharedConv2D(SharedConvolution):
     """2D convolution that stores few filters and reuses them along the channels, and in new arrangements.
 
     The stored filters become the kernel of an ordinary grouped convolution in two steps, each of which can be off:
@@ -33,6 +34,7 @@ class HighlySharedConv2D(keras.layers.Layer):
             `filters / groups`.
         strides: int or pair of ints.
         padding: `"same"` or `"valid"`.
+        data_format, dilation_rate: as in `keras.layers.Conv2D`; only `"channels_last"` and 1.
         use_bias: bool, whether to add a bias of one number per output channel; a bias is never shared.
         shuffle_groups: int, rows of the shuffle that arranges the input planes; must divide the input channels of a
             group when `arrangements > 1`. The paper does not give it.
@@ -72,32 +74,28 @@ class HighlySharedConv2D(keras.layers.Layer):
     section 3.1, equation 2 and figure 1.
     """
 
+    implementations = ("auto", *convolution.IMPLEMENTATIONS)
     inference_implementation = "grouped"
 
     def __init__(
         self,
-        filters,
-        kernel_size,
-        groups=1,
-        channel_repeats=1,
-        arrangements=1,
-        strides=1,
-        padding="same",
-        use_bias=False,
+        filters: int,
+        kernel_size: Size,
         *,
-        shuffle_groups=2,
-        implementation="auto",
-        activation=None,
-        kernel_initializer="he_normal",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        **kwargs,
+        groups: int = 1,
+        channel_repeats: int = 1,
+        arrangements: int = 1,
+        strides: Size = 1,
+        padding: str = "same",
+        data_format: str | None = None,
+        dilation_rate: Size = 1,
+        use_bias: bool = False,
+        shuffle_groups: int = 2,
+        activation: Configured = None,
+        **kwargs: Any,
     ):
-        super().__init__(**kwargs)
-        counts = {"filters": filters, "groups": groups, "channel_repeats": channel_repeats}
+        super().__init__(filters, use_bias=use_bias, **kwargs)
+        counts = {"groups": groups, "channel_repeats": channel_repeats}
         counts |= {"arrangements": arrangements, "shuffle_groups": shuffle_groups}
         for name, value in counts.items():
             _checks.positive(name, value)
@@ -105,32 +103,20 @@ class HighlySharedConv2D(keras.layers.Layer):
         _checks.divides("channel_repeats", channel_repeats, "`groups`", groups)
         _checks.divides("arrangements", arrangements, "`filters` / `groups`", filters // groups)
         _checks.one_of("padding", padding, ("same", "valid"))
-        _checks.one_of("implementation", implementation, IMPLEMENTATIONS)
-        self.filters = filters
+        _checks.plain_convolution(data_format, dilation_rate)
         self.kernel_size = _checks.pair("kernel_size", kernel_size)
-        if implementation == "multiplied" and self.kernel_size != (1, 1):
+        if self.implementation == "multiplied" and self.kernel_size != (1, 1):
             raise ValueError(f"`implementation` (='multiplied') needs `kernel_size` (={self.kernel_size}) to be 1.")
         self.groups = groups
         self.channel_repeats = channel_repeats
         self.arrangements = arrangements
         self.strides = _checks.pair("strides", strides)
         self.padding = padding
-        self.use_bias = use_bias
         self.shuffle_groups = shuffle_groups
-        self.implementation = implementation
         self.activation = keras.activations.get(activation)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        self.bias_constraint = keras.constraints.get(bias_constraint)
-        self.input_spec = keras.layers.InputSpec(ndim=4)
 
-    def build(self, input_shape):
-        channels = input_shape[-1]
-        if channels is None:
-            raise ValueError(f"The last axis of the input must be known, got shape {tuple(input_shape)}.")
+    def build(self, input_shape: Shape) -> None:
+        channels = self.known_channels(input_shape)
         _checks.divides("groups", self.groups, "the number of input channels", channels)
         inputs_per_group = channels // self.groups
         if self.arrangements > 1:
@@ -143,17 +129,9 @@ class HighlySharedConv2D(keras.layers.Layer):
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
         )
-        self.bias = None
-        if self.use_bias:
-            self.bias = self.add_weight(
-                name="bias",
-                shape=(self.filters,),
-                initializer=self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-            )
+        self.add_bias()
 
-    def _check_arrangements(self, inputs_per_group):
+    def _check_arrangements(self, inputs_per_group: int) -> None:
         whole = "the number of input channels per group"
         _checks.divides("shuffle_groups", self.shuffle_groups, whole, inputs_per_group)
         orders = permutations.arrangements(inputs_per_group, self.arrangements, self.shuffle_groups)
@@ -166,7 +144,7 @@ class HighlySharedConv2D(keras.layers.Layer):
                 stacklevel=2,
             )
 
-    def effective_kernel(self):
+    def effective_kernel(self) -> Tensor:
         """The kernel of the ordinary grouped convolution that this layer is.
 
         Returns:
@@ -176,7 +154,9 @@ class HighlySharedConv2D(keras.layers.Layer):
         bank = kernels.arrange(self.kernel, self.arrangements, bank_groups, self.shuffle_groups)
         return kernels.repeat(bank, self.channel_repeats)
 
-    def choose_implementation(self, input_shape, strides=None, training=None):
+    def choose_implementation(
+        self, input_shape: Shape, strides: Size | None = None, training: bool | None = None
+    ) -> str:
         """What runs for inputs of this shape in the graph that is being built: a key of `convolution.IMPLEMENTATIONS`.
 
         Where the layer's `implementation` is not `"auto"`, it is that.
@@ -190,7 +170,7 @@ class HighlySharedConv2D(keras.layers.Layer):
         sides = convolution.output_sides(input_shape[1:3], self.kernel_size, strides, self.padding)
         return choices.choose(kind, input_shape[-1], sides, training, choices.runtime(self.compute_dtype))
 
-    def call(self, inputs, strides=None, training=None):
+    def call(self, inputs: Tensor, strides: Size | None = None, training: bool | None = None) -> Tensor:
         convolve = convolution.IMPLEMENTATIONS[self.choose_implementation(inputs.shape, strides, training)]
         strides = self.strides if strides is None else _checks.pair("strides", strides)
         outputs = convolve(
@@ -200,33 +180,26 @@ class HighlySharedConv2D(keras.layers.Layer):
             outputs = precision.add_bias(outputs, self.bias)
         return outputs if self.activation is None else self.activation(outputs)
 
-    def compute_output_shape(self, input_shape, strides=None):
+    def compute_output_shape(self, input_shape: Shape, strides: Size | None = None) -> Shape:
         strides = self.strides if strides is None else _checks.pair("strides", strides)
         sides = convolution.output_sides(input_shape[1:3], self.kernel_size, strides, self.padding)
         return (input_shape[0], *sides, self.filters)
 
-    def compute_output_spec(self, inputs, strides=None, training=None):
+    def compute_output_spec(
+        self, inputs: Tensor, strides: Size | None = None, training: bool | None = None
+    ) -> keras.KerasTensor:
         # Keras would trace `call` to learn this: with some hundred calls in a network, most of the time to build it.
         return keras.KerasTensor(self.compute_output_shape(inputs.shape, strides), self.compute_dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "filters": self.filters,
             "kernel_size": self.kernel_size,
             "groups": self.groups,
             "channel_repeats": self.channel_repeats,
             "arrangements": self.arrangements,
             "strides": self.strides,
             "padding": self.padding,
-            "use_bias": self.use_bias,
             "shuffle_groups": self.shuffle_groups,
-            "implementation": self.implementation,
             "activation": keras.activations.serialize(self.activation),
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
-            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
-            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
         }

@@ -1,7 +1,11 @@
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 from keras_sharenets import _checks
-from keras_sharenets.layers.composed_pointwise import ComposedPointwise
+from keras_sharenets._types import Configured, Tensor
+from keras_sharenets.layers.bases import ComposedPointwise
 from keras_sharenets.ops import interleaved, permutations
 
 
@@ -20,12 +24,13 @@ class InterleavedGroupConv2D(ComposedPointwise):
     Args:
         filters: int, number of output channels; at least the input channels, and a multiple of the branches of the last
             group convolution, which is the one that widens.
+        kernel_size: 1, as in `keras.layers.Conv2D`; nothing else.
         branch_channels: tuple or list of ints, the input channels of a branch in each group convolution (the paper's
             K); each must divide the input channels.
         use_bias: bool, whether to add a bias of one number per output channel.
         implementation: how to run it: `"composed"` (the kernels multiplied into one, then one convolution),
             `"multiplied"` (the same, with a matrix product in the convolution's place), `"factored"` (one group
-            convolution after the other, as the paper draws it) or `"auto"` (the fastest as measured, `ops.choices`).
+            convolution after the other, as in the paper) or `"auto"` (the fastest as measured, `ops.choices`).
             The weights are the same, and the results but for rounding.
         kernel_initializer: as in `keras.layers.Conv2D`, for each stored tensor alone: its fan-in is what a branch
             reads. `None` gives all n of them the variance `2 ** (1 / n) / fan-in`: the factor 2 of He's initialization
@@ -59,20 +64,29 @@ class InterleavedGroupConv2D(ComposedPointwise):
     kind = "interleaved"
     division = "branch_channels"
 
-    def __init__(self, filters, branch_channels=(8, 8), use_bias=False, *, kernel_initializer=None, **kwargs):
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Any = 1,
+        *,
+        branch_channels: Sequence[int] = (8, 8),
+        kernel_initializer: Configured = None,
+        **kwargs: Any,
+    ):
         branch_channels = _checks.sizes("branch_channels", branch_channels)
         if kernel_initializer is None:
             gain = 2 ** (1 / len(branch_channels))
             kernel_initializer = keras.initializers.VarianceScaling(gain, "fan_in", "truncated_normal")
-        super().__init__(filters, use_bias, kernel_initializer=kernel_initializer, **kwargs)
+        super().__init__(filters, kernel_size, kernel_initializer=kernel_initializer, **kwargs)
         self.branch_channels = branch_channels
 
-    def plan(self, channels):
-        self.deals = permutations.interleaving(channels, self.branch_channels, self.filters)
+    def plan(self, channels: int) -> Sequence[tuple[int, ...]]:
+        self.channels = channels
+        self.shuffles = permutations.interleaving(channels, self.branch_channels, self.filters)
         return interleaved.kernel_shapes(channels, self.branch_channels, self.filters)
 
-    def run(self, inputs, kernels):
-        return interleaved.factored(inputs, kernels, self.deals)
+    def run(self, inputs: Tensor, kernels: Sequence[Tensor]) -> Tensor:
+        return interleaved.factored(inputs, kernels, self.shuffles)
 
-    def compose(self, kernels):
-        return interleaved.compose(self.input_spec.axes[-1], kernels, self.deals)
+    def compose(self, kernels: Sequence[Tensor]) -> Tensor:
+        return interleaved.compose(self.channels, kernels, self.shuffles)

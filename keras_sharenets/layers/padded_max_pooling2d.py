@@ -1,7 +1,10 @@
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_sharenets import _checks
+from keras_sharenets._types import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_sharenets")
@@ -27,7 +30,7 @@ class PaddedMaxPooling2D(keras.layers.Layer):
     (1, 56, 56, 64)
     """
 
-    def __init__(self, pool_size, strides, **kwargs):
+    def __init__(self, pool_size: int, *, strides: int, **kwargs: Any):
         super().__init__(**kwargs)
         _checks.positive("pool_size", pool_size)
         _checks.positive("strides", strides)
@@ -37,10 +40,10 @@ class PaddedMaxPooling2D(keras.layers.Layer):
         self.strides = strides
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         border = (self.pool_size // 2,) * 2
         inputs = ops.pad(inputs, ((0, 0), border, border, (0, 0)), mode="symmetric")
         return ops.max_pool(inputs, self.pool_size, self.strides, padding="valid")
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "pool_size": self.pool_size, "strides": self.strides}

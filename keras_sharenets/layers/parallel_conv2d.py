@@ -1,7 +1,11 @@
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_sharenets import _checks
+from keras_sharenets._types import Shape, Size, Tensor
+from keras_sharenets.layers.highly_shared_conv2d import HighlySharedConv2D
 from keras_sharenets.ops import convolution
 
 
@@ -45,7 +49,7 @@ class ParallelConv2D(keras.layers.Layer):
     figure 5, where theta4 and theta5 are such a pair.
     """
 
-    def __init__(self, spatial, pointwise, **kwargs):
+    def __init__(self, spatial: HighlySharedConv2D, pointwise: HighlySharedConv2D, **kwargs: Any):
         super().__init__(**kwargs)
         for name in ("filters", "groups"):
             first, second = getattr(spatial, name), getattr(pointwise, name)
@@ -61,34 +65,35 @@ class ParallelConv2D(keras.layers.Layer):
                 raise ValueError(f"`{name}` (='{layer.name}') must have no bias, no activation and strides of 1.")
         self.spatial = spatial
         self.pointwise = pointwise
-        # Only in `drawing`, where they are the same ones at every call.
+        # Only in `reference_model`, where they are the same ones at every call.
         self._pad = keras.layers.ZeroPadding2D(self.border, name=f"{self.name}_pad")
         self._sum = keras.layers.Add(name=f"{self.name}_sum")
 
     @property
-    def border(self):
+    def border(self) -> tuple[int, int]:
         """Rows and columns of zeros that are put around the images."""
         if self.spatial.padding == "same":
             return (0, 0)
-        return tuple(side // 2 for side in self.spatial.kernel_size)
+        height, width = self.spatial.kernel_size
+        return height // 2, width // 2
 
-    def _strides(self, strides):
+    def _strides(self, strides: Size | None) -> tuple[int, int]:
         strides = _checks.pair("strides", 1 if strides is None else strides)
         if self.spatial.padding == "same" and strides != (1, 1):
             raise ValueError(f"`strides` (={strides}) need `padding='valid'` in layer '{self.spatial.name}'.")
         return strides
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         # Loaded layers are built already.
         for layer, shape in ((self.spatial, self._padded_shape(input_shape)), (self.pointwise, input_shape)):
             if not layer.built:
                 layer.build(shape)
 
-    def _padded_shape(self, shape):
+    def _padded_shape(self, shape: Shape) -> Shape:
         sides = [side and side + 2 * border for side, border in zip(shape[1:3], self.border, strict=True)]
         return (shape[0], *sides, shape[3])
 
-    def effective_kernel(self):
+    def effective_kernel(self) -> Tensor:
         """The kernel of the ordinary grouped convolution that this layer is.
 
         Returns:
@@ -98,7 +103,7 @@ class ParallelConv2D(keras.layers.Layer):
         central = ops.pad(self.pointwise.effective_kernel(), (*sides, (0, 0), (0, 0)))
         return ops.add(self.spatial.effective_kernel(), central)
 
-    def call(self, inputs, strides=None, training=None):
+    def call(self, inputs: Tensor, strides: Size | None = None, training: bool | None = None) -> Tensor:
         strides = self._strides(strides)
         padded = self._padded(inputs)
         if self.spatial.choose_implementation(padded.shape, strides, training) != "grouped":
@@ -107,12 +112,12 @@ class ParallelConv2D(keras.layers.Layer):
         groups, padding = self.spatial.groups, self.spatial.padding
         return convolution.grouped(padded, self.effective_kernel(), groups, 1, strides=strides, padding=padding)
 
-    def _padded(self, inputs):
+    def _padded(self, inputs: Tensor) -> Tensor:
         rows, columns = self.border
         return ops.pad(inputs, ((0, 0), (rows, rows), (columns, columns), (0, 0))) if any(self.border) else inputs
 
-    def drawing(self, inputs, strides=None):
-        """What the layer stands for: its two layers and their sum, as a functional model.
+    def reference_model(self, inputs: keras.KerasTensor, strides: Size | None = None) -> keras.Model:
+        """The reference implementation: the two layers and their sum, as a functional model.
 
         Args:
             inputs: `keras.KerasTensor`, what the layer is called on.
@@ -127,18 +132,20 @@ class ParallelConv2D(keras.layers.Layer):
         parts = [self.spatial(padded, strides=strides), self.pointwise(start, strides=strides)]
         return keras.Model(start, self._sum(parts))
 
-    def compute_output_shape(self, input_shape, strides=None):
+    def compute_output_shape(self, input_shape: Shape, strides: Size | None = None) -> Shape:
         return self.spatial.compute_output_shape(self._padded_shape(input_shape), self._strides(strides))
 
-    def compute_output_spec(self, inputs, strides=None, training=None):
+    def compute_output_spec(
+        self, inputs: Tensor, strides: Size | None = None, training: bool | None = None
+    ) -> keras.KerasTensor:
         return keras.KerasTensor(self.compute_output_shape(inputs.shape, strides), self.compute_dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         layers = {"spatial": self.spatial, "pointwise": self.pointwise}
         saved = {name: keras.saving.serialize_keras_object(layer) for name, layer in layers.items()}
         return {**super().get_config(), **saved}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "ParallelConv2D":
         loaded = {name: keras.saving.deserialize_keras_object(config[name]) for name in ("spatial", "pointwise")}
         return cls(**{**config, **loaded})

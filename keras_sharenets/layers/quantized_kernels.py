@@ -1,16 +1,18 @@
 import inspect
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_sharenets import _checks
+from keras_sharenets._types import Shape, Tensor
 from keras_sharenets.ops import rounding
 
 PRESERVE = (None, "zeros", "clusters")
 
 
-def stored_kernels(layer):
+def stored_kernels(layer: keras.layers.Layer) -> tuple[tuple[keras.Variable, int], ...]:
     """The kernels that a built layer stores, those of its sublayers too.
 
     Returns:
@@ -20,7 +22,7 @@ def stored_kernels(layer):
     return tuple((weight, axis) for weight in layer.weights if weight.name.split("_")[0] == "kernel")
 
 
-def inner(layer):
+def inner(layer: Any) -> Any:
     """The layer that does the work: what a `QuantizedKernels` stands around, any other itself."""
     return layer.layer if isinstance(layer, QuantizedKernels) else layer
 
@@ -56,13 +58,13 @@ class QuantizedKernels(keras.layers.Wrapper):
     0.33
     """
 
-    def __init__(self, layer, preserve=None, **kwargs):
+    def __init__(self, layer: keras.layers.Layer, *, preserve: str | None = None, **kwargs: Any):
         kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(layer, **kwargs)
         _checks.one_of("preserve", preserve, PRESERVE)
         self.preserve = preserve
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Shape | None = None) -> None:
         super().build(input_shape)
         kernels = self.kernels if self.preserve == "clusters" else ()
         whole = {"dtype": "uint8", "initializer": "zeros", "trainable": False}
@@ -72,11 +74,11 @@ class QuantizedKernels(keras.layers.Wrapper):
         ]
 
     @property
-    def kernels(self):
+    def kernels(self) -> tuple[tuple[keras.Variable, int], ...]:
         """The layer's kernels: a tuple of `(variable, axis of its filters)`."""
         return stored_kernels(self.layer)
 
-    def find_clusters(self):
+    def find_clusters(self) -> None:
         """Remembers which weights are equal, for `preserve="clusters"`.
 
         Raises:
@@ -91,7 +93,7 @@ class QuantizedKernels(keras.layers.Wrapper):
                 )
             clusters.assign(members.reshape(kernel.shape))
 
-    def preserved_kernels(self):
+    def preserved_kernels(self) -> list[Tensor]:
         """The kernels before they are rounded, as tensors: what is preserved is exactly so in them."""
         kernels = [ops.convert_to_tensor(kernel) for kernel, _ in self.kernels]
         if self.preserve is not None:
@@ -100,7 +102,7 @@ class QuantizedKernels(keras.layers.Wrapper):
             kernels = [rounding.share_gradients(*pair) for pair in zip(kernels, self.clusters, strict=True)]
         return kernels
 
-    def rounded(self):
+    def rounded(self) -> keras.StatelessScope:
         """A scope in which the layer's kernels are the rounded ones."""
         # All variables, not only the kernels: where Keras trains with a scope of its own, this one hides it.
         values = {id(variable): (variable, ops.convert_to_tensor(variable)) for variable in self.layer.variables}
@@ -109,20 +111,20 @@ class QuantizedKernels(keras.layers.Wrapper):
             values[id(variable)] = variable, rounding.round_filters(kernel, axis)
         return keras.StatelessScope(state_mapping=list(values.values()))
 
-    def call(self, inputs, training=None, **kwargs):
+    def call(self, inputs: Tensor, training: bool | None = None, **kwargs: Any) -> Tensor:
         with self.rounded():
             return self.layer.call(inputs, **self._passed_on(training, kwargs))
 
-    def _passed_on(self, training, arguments):
+    def _passed_on(self, training: bool | None, arguments: dict[str, Any]) -> dict[str, Any]:
         """The arguments of a call for the layer; not every one asks whether it is trained."""
         asks = "training" in inspect.signature(self.layer.call).parameters
         return {**arguments, "training": training} if asks else arguments
 
-    def compute_output_shape(self, input_shape, **kwargs):
+    def compute_output_shape(self, input_shape: Shape, **kwargs: Any) -> Shape:
         return self.layer.compute_output_shape(input_shape, **kwargs)
 
-    def compute_output_spec(self, inputs, training=None, **kwargs):
+    def compute_output_spec(self, inputs: Tensor, training: bool | None = None, **kwargs: Any) -> keras.KerasTensor:
         return self.layer.compute_output_spec(inputs, **self._passed_on(training, kwargs))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "preserve": self.preserve}

@@ -1,6 +1,9 @@
+from collections.abc import Sequence
+
 import keras
 
-from keras_sharenets.layers.group_pointwise import GroupPointwise
+from keras_sharenets._types import Tensor
+from keras_sharenets.layers.bases import GroupPointwise
 from keras_sharenets.ops import hierarchical
 
 
@@ -12,8 +15,8 @@ class SplitGroupConv2D(GroupPointwise):
     `keras.layers.Conv2D(filters, 1, groups=groups)`; otherwise the first groups have one channel more.
 
     Args:
-        filters, groups, use_bias, implementation, kernel_initializer, bias_initializer, kernel_regularizer,
-            bias_regularizer, kernel_constraint, bias_constraint: as in `HierarchicalGroupConv2D`.
+        filters, kernel_size, groups, use_bias, implementation, kernel_initializer, bias_initializer,
+            kernel_regularizer, bias_regularizer, kernel_constraint, bias_constraint: as in `HierarchicalGroupConv2D`.
 
     Input shape: `(batch, height, width, channels)`, channels last whatever the Keras setting.
     Output shape: `(batch, height, width, filters)`.
@@ -37,13 +40,13 @@ class SplitGroupConv2D(GroupPointwise):
 
     kernel_inputs = staticmethod(hierarchical.split_inputs)
 
-    def plan(self, channels):
+    def plan(self, channels: int) -> Sequence[tuple[int, ...]]:
         # Equal groups are one grouped convolution where TensorFlow has it.
         self.kind = "uneven split" if channels % self.groups else "split"
         return super().plan(channels)
 
-    def run(self, inputs, kernels):
+    def run(self, inputs: Tensor, kernels: Sequence[Tensor]) -> Tensor:
         return hierarchical.split(inputs, kernels, self.sizes)
 
-    def compose(self, kernels):
+    def compose(self, kernels: Sequence[Tensor]) -> Tensor:
         return hierarchical.split_kernel(kernels, self.sizes)

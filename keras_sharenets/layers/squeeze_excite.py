@@ -1,7 +1,10 @@
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_sharenets import _checks
+from keras_sharenets._types import Shape, Tensor
 from keras_sharenets.ops import precision
 
 
@@ -33,13 +36,13 @@ class SqueezeExcite(keras.layers.Layer):
     Reference: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, section 3.
     """
 
-    def __init__(self, reduction, **kwargs):
+    def __init__(self, reduction: int, **kwargs: Any):
         super().__init__(**kwargs)
         _checks.positive("reduction", reduction)
         self.reduction = reduction
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         channels = input_shape[-1]
         if channels is None:
             raise ValueError(f"The last axis of the input must be known, got shape {tuple(input_shape)}.")
@@ -49,22 +52,22 @@ class SqueezeExcite(keras.layers.Layer):
         self.squeeze = self._dense(channels, hidden, "relu", "squeeze")
         self.excite = self._dense(hidden, channels, "sigmoid", "excite")
 
-    def _dense(self, inputs, units, activation, name):
+    def _dense(self, inputs: int, units: int, activation: str, name: str) -> keras.layers.Dense:
         dense = keras.layers.Dense(
             units, activation, kernel_initializer="he_normal", dtype=self.variable_dtype, name=name
         )
         dense.build((None, inputs))
         return dense
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         # Means over pixels, and scales whose gradients are sums over pixels, in full precision.
         pixels = precision.full(inputs)
         scales = precision.full(self.excite(self.squeeze(ops.mean(pixels, axis=(1, 2)))))
         outputs = ops.multiply(pixels, ops.reshape(scales, (-1, 1, 1, inputs.shape[-1])))
         return ops.cast(outputs, inputs.dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "reduction": self.reduction}

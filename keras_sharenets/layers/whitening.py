@@ -1,8 +1,12 @@
 """Whitened pixels: contrast normalized image by image, then no correlation left between any two of its values."""
 
+from collections.abc import Iterable
+
 import keras
 import numpy as np
 from keras import ops
+
+from keras_sharenets._types import Shape, Tensor
 
 LIMIT = 4096  # Values an image: the matrix is a square of that, 64 MiB.
 # The figures of PyLearn2, whose whitened CIFAR the ShaResNet paper trained on, as far as we know them.
@@ -18,19 +22,19 @@ class Whitening(keras.layers.Layer):
     a data set.
     """
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         values = int(np.prod(input_shape[1:]))
         self.mean = self.add_weight(shape=(values,), initializer="zeros", trainable=False, name="mean")
         self.matrix = self.add_weight(shape=(values, values), initializer="identity", trainable=False, name="matrix")
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         flat = ops.reshape(inputs, (-1, self.mean.shape[0]))
         flat = flat - ops.mean(flat, axis=1, keepdims=True)
         flat = flat / ops.sqrt(CONTRAST + ops.mean(ops.square(flat), axis=1, keepdims=True))
         return ops.reshape(ops.matmul(flat - self.mean, self.matrix), (-1, *inputs.shape[1:]))
 
 
-def whitening_statistics(chunks, shape):
+def whitening_statistics(chunks: Iterable[np.ndarray], shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     """The weights of `Whitening` for a data set.
 
     Args:

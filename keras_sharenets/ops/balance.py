@@ -9,6 +9,7 @@ Reference: Xie et al., "Interleaved Structured Sparse Convolutional Neural Netwo
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 from keras_sharenets import _checks
 
@@ -35,17 +36,19 @@ class Factors:
     """The same in integers: the branches of each 1x1 convolution beside a depthwise one, the weights of all."""
 
     branch_channels: tuple[int, ...]
-    parameters: int
+    parameters: float
 
 
-def _check(channels, kernel_area):
+def _check(channels: int, kernel_area: int) -> None:
     _checks.positive("channels", channels)
     _checks.positive("kernel_area", kernel_area)
     if channels == 1:
         raise ValueError("`channels` (=1) must be at least 2: one channel has no branches.")
 
 
-def parameters(channels, branch_channels, spatial_branch=1, kernel_area=9):
+def parameters(
+    channels: int, branch_channels: Sequence[float], spatial_branch: float = 1, *, kernel_area: int = 9
+) -> float:
     """Weights of a block that does not widen (the paper's equation 7).
 
     Args:
@@ -60,7 +63,7 @@ def parameters(channels, branch_channels, spatial_branch=1, kernel_area=9):
     return channels * (kernel_area * spatial_branch + sum(branch_channels))
 
 
-def balance(channels, convolutions=None, kernel_area=9):
+def balance(channels: int, convolutions: int | None = None, *, kernel_area: int = 9) -> Balance:
     """The balance condition over all convolutions of a block (the paper's equations 10, 11 and 14).
 
     Args:
@@ -79,15 +82,14 @@ def balance(channels, convolutions=None, kernel_area=9):
     """
     _check(channels, kernel_area)
     total = kernel_area * channels
-    if convolutions is None:
-        convolutions = math.log(total)
-    else:
+    if convolutions is not None:
         _checks.positive("convolutions", convolutions)
-    size = total ** (1 / convolutions)
-    return Balance(convolutions, size / kernel_area, size, channels * convolutions * size)
+    count = math.log(total) if convolutions is None else convolutions
+    size = total ** (1 / count)
+    return Balance(count, size / kernel_area, size, channels * count * size)
 
 
-def separated_balance(channels, convolutions=None, kernel_area=9):
+def separated_balance(channels: int, convolutions: int | None = None, *, kernel_area: int = 9) -> Balance:
     """The balance condition over the 1x1 convolutions alone, beside a depthwise one: what the paper recommends.
 
     Args:
@@ -104,18 +106,17 @@ def separated_balance(channels, convolutions=None, kernel_area=9):
     Balance(convolutions=3, spatial_branch=1, branch_channels=12.0, parameters=4752.0)
     """
     _check(channels, kernel_area)
-    if convolutions is None:
-        convolutions = 1 + math.log(channels)
-    else:
+    if convolutions is not None:
         _checks.positive("convolutions - 1", convolutions - 1)
-    size = channels ** (1 / (convolutions - 1))
-    return Balance(convolutions, 1, size, kernel_area * channels + (convolutions - 1) * channels * size)
+    count = 1 + math.log(channels) if convolutions is None else convolutions
+    size = channels ** (1 / (count - 1))
+    return Balance(count, 1, size, kernel_area * channels + (count - 1) * channels * size)
 
 
 @functools.cache
-def _least_sum(channels, count):
+def _least_sum(channels: int, count: int | None) -> tuple[int, ...] | None:
     """The factors, none of them 1, with the smallest sum: `count` of them, or any number of them if it is `None`."""
-    found = [(channels,)] if count in (None, 1) else []
+    found: list[tuple[int, ...]] = [(channels,)] if count in (None, 1) else []
     fewer = count and count - 1
     # The smallest of several factors is at most the root.
     for size in range(2, math.isqrt(channels) + 1) if count != 1 else ():
@@ -125,7 +126,7 @@ def _least_sum(channels, count):
     return min(found, key=sum, default=None)
 
 
-def best_integer(channels, group_convolutions=None, kernel_area=9):
+def best_integer(channels: int, group_convolutions: int | None = None, *, kernel_area: int = 9) -> Factors:
     """The fewest weights over all ways to write `channels` as a product of integers.
 
     Args:

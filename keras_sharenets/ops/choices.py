@@ -8,10 +8,12 @@ deep small image has large kernels and little to use them on.
 
 import keras
 
-from keras_sharenets.ops import devices, fused
+from keras_sharenets._types import Shape
+from keras_sharenets.ops import fused
 
 # By runtime, then by kind and direction: an implementation, or one up to a limit of channels per pixel, the limit, and
 # the one beyond.
+MEASURED: dict[str, dict[tuple[str, str], str | tuple[str, float, str]]]
 MEASURED = {
     "tensorflow": {
         ("dense pointwise", "inference"): "multiplied",
@@ -59,24 +61,47 @@ MEASURED["jax"] = MEASURED["xla"] | {
     ("split", "training"): "multiplied",
 }
 # Accelerators are not measured: native grouped convolutions, and one product instead of many small ones.
-_ACCELERATED = dict.fromkeys(("hierarchical", "interleaved", "split", "uneven split"), "composed")
-_ACCELERATED["dense pointwise"] = "folded"
+_ACCELERATED = {
+    "dense pointwise": "folded",
+    "hierarchical": "composed",
+    "interleaved": "composed",
+    "split": "composed",
+    "uneven split": "composed",
+}
 
 
-def runtime(dtype="float32"):
+def accelerated() -> bool:
+    """Whether Keras runs on a GPU or TPU."""
+    # Without a kind Keras lists the fastest there is.
+    return not keras.distribution.list_devices()[0].startswith("cpu")
+
+
+def xla_only() -> bool:
+    """Whether everything is compiled by XLA for a CPU: JAX without an accelerator."""
+    return keras.backend.backend() == "jax" and not accelerated()
+
+
+def xla_optional() -> bool:
+    """Whether a CPU has a library of its own beside XLA: TensorFlow without an accelerator."""
+    return keras.backend.backend() == "tensorflow" and not accelerated()
+
+
+def runtime(dtype: str = "float32") -> str:
     """What runs: `"accelerator"`, or on a CPU `"jax"`, `"tensorflow"`, or `"xla"` where TensorFlow compiles with it.
 
     For float16 and float64 it is never `"tensorflow"`, which has no gradients of grouped convolutions in them.
     """
-    if devices.accelerated():
+    if accelerated():
         return "accelerator"
-    if devices.xla_only():
+    if xla_only():
         return "jax"
     known = keras.backend.standardize_dtype(dtype) in ("float32", "bfloat16")
-    return "tensorflow" if known and devices.xla_optional() and not fused.in_xla() else "xla"
+    return "tensorflow" if known and xla_optional() and not fused.in_xla() else "xla"
 
 
-def convolution_kind(kernel_size, groups, channel_repeats, strides):
+def convolution_kind(
+    kernel_size: tuple[int, int], groups: int, channel_repeats: int, strides: tuple[int, int]
+) -> str | None:
     """The kind of a `HighlySharedConv2D`, or `None` where there is no choice: a dense convolution.
 
     >>> convolution_kind((3, 3), groups=16, channel_repeats=8, strides=(1, 1))
@@ -89,7 +114,7 @@ def convolution_kind(kernel_size, groups, channel_repeats, strides):
     return "grouped" if channel_repeats == 1 else "repeated"
 
 
-def choose(kind, channels, sides, training, where):
+def choose(kind: str, channels: int, sides: Shape, training: bool | None, where: str) -> str:
     """The fastest implementation as far as measured.
 
     Args:
@@ -115,10 +140,11 @@ def choose(kind, channels, sides, training, where):
     return deep if depth(channels, sides) > limit else shallow
 
 
-def depth(channels, sides):
+def depth(channels: int, sides: Shape) -> float:
     """Channels that come in for each pixel that goes out; 0 where their number is open.
 
     >>> depth(256, (8, 8)), depth(256, (None, 8))
     (4.0, 0.0)
     """
-    return 0.0 if None in sides else channels / (sides[0] * sides[1])
+    height, width = sides
+    return 0.0 if height is None or width is None else channels / (height * width)

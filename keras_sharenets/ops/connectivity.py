@@ -5,6 +5,7 @@ Reference: Xie et al., "Interleaved Structured Sparse Convolutional Neural Netwo
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -29,17 +30,17 @@ class Connectivity:
     complementary: tuple[bool, ...]
 
     @property
-    def dense(self):
+    def dense(self) -> bool:
         """Whether every input reaches every output."""
         return self.fewest_paths > 0
 
     @property
-    def one_path(self):
+    def one_path(self) -> bool:
         """Whether every input reaches every output on exactly one path."""
         return self.fewest_paths == self.most_paths == 1
 
 
-def _walks(channels, branch_channels, filters):
+def _walks(channels: int, branch_channels: Sequence[int], filters: int | None) -> list[Callable]:
     """For each group convolution and its shuffle, a function that leads paths `(inputs, starts)` on to its outputs."""
 
     def walk(paths, shape, order):
@@ -58,7 +59,7 @@ def _paths(channels, walks):
     return functools.reduce(lambda paths, walk: walk(paths), walks, np.eye(channels, dtype=int))
 
 
-def path_counts(channels, branch_channels, filters=None):
+def path_counts(channels: int, branch_channels: Sequence[int], filters: int | None = None) -> np.ndarray:
     """The number of paths from every input to every output of an `InterleavedGroupConv2D`.
 
     Args:
@@ -94,7 +95,7 @@ def _meet_once(before, after):
     return bool(np.all(shared == 1))
 
 
-def connectivity(channels, branch_channels, filters=None):
+def connectivity(channels: int, branch_channels: Sequence[int], filters: int | None = None) -> Connectivity:
     """What an `InterleavedGroupConv2D` connects: path counts and the complementary condition.
 
     Args:
@@ -120,7 +121,7 @@ def connectivity(channels, branch_channels, filters=None):
     return Connectivity(int(paths.min()), int(paths.max()), float(np.mean(paths > 0)), complementary)
 
 
-def fewest_convolutions(channels, branch_channels=8):
+def fewest_convolutions(channels: int, branch_channels: int = 8) -> int:
     """The fewest group convolutions, all with branches of that size, that connect every input with every output.
 
     Args:

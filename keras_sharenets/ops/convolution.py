@@ -7,10 +7,13 @@ XLA there, also in a network that is not compiled with it. TensorFlow's own is f
 
 from keras import ops
 
+from keras_sharenets._types import Shape, Tensor
 from keras_sharenets.ops import choices, fused, kernels
 
 
-def grouped(inputs, kernel, groups, channel_repeats, strides, padding):
+def grouped(
+    inputs: Tensor, kernel: Tensor, groups: int, channel_repeats: int, strides: tuple[int, int], padding: str
+) -> Tensor:
     """One native grouped convolution: the form that inference runtimes execute fastest, and TensorFlow without XLA.
 
     Args:
@@ -30,7 +33,9 @@ def grouped(inputs, kernel, groups, channel_repeats, strides, padding):
     return ops.conv(inputs, kernel, strides=strides, padding=padding)
 
 
-def folded(inputs, kernel, groups, channel_repeats, strides, padding):
+def folded(
+    inputs: Tensor, kernel: Tensor, groups: int, channel_repeats: int, strides: tuple[int, int], padding: str
+) -> Tensor:
     """One ordinary convolution with one period of the kernel, the other periods' channels folded into the batch.
 
     The `groups / channel_repeats` groups within a period become a block-diagonal kernel. Arguments and result as in
@@ -41,17 +46,19 @@ def folded(inputs, kernel, groups, channel_repeats, strides, padding):
     if channel_repeats == 1:
         return ops.conv(inputs, period, strides=strides, padding=padding)
     _, height, width, channels = ops.shape(inputs)
-    images = ops.reshape(inputs, (-1, height, width, channel_repeats, channels // channel_repeats))
-    images = ops.transpose(images, (0, 3, 1, 2, 4))
-    images = ops.reshape(images, (-1, height, width, channels // channel_repeats))
-    outputs = ops.conv(images, period, strides=strides, padding=padding)
+    periods = ops.reshape(inputs, (-1, height, width, channel_repeats, channels // channel_repeats))
+    periods = ops.transpose(periods, (0, 3, 1, 2, 4))
+    periods = ops.reshape(periods, (-1, height, width, channels // channel_repeats))
+    outputs = ops.conv(periods, period, strides=strides, padding=padding)
     _, height, width, _ = ops.shape(outputs)
     outputs = ops.reshape(outputs, (-1, channel_repeats, height, width, filters))
     outputs = ops.transpose(outputs, (0, 2, 3, 1, 4))
     return ops.reshape(outputs, (-1, height, width, channel_repeats * filters))
 
 
-def multiplied(inputs, kernel, groups, channel_repeats, strides, padding):
+def multiplied(
+    inputs: Tensor, kernel: Tensor, groups: int, channel_repeats: int, strides: tuple[int, int], padding: str
+) -> Tensor:
     """A 1x1 convolution as one batch of matrix products, a product for each group.
 
     Arguments and result as in [`grouped`], with a kernel `(1, 1, c, filters)`.
@@ -68,19 +75,55 @@ def multiplied(inputs, kernel, groups, channel_repeats, strides, padding):
     return ops.reshape(pixels, (-1, height, width, filters))
 
 
-def pointwise(inputs, kernel):
+def pointwise(inputs: Tensor, kernel: Tensor) -> Tensor:
     """An ordinary 1x1 convolution, channels last."""
     return ops.conv(inputs, kernel, padding="valid", data_format="channels_last")
 
 
-def pointwise_product(inputs, kernel):
+def pointwise_product(inputs: Tensor, kernel: Tensor) -> Tensor:
     """What [`pointwise`] is, as one matrix product: on a CPU its gradients are cheaper than a convolution's."""
     _, height, width, channels = ops.shape(inputs)
     pixels = ops.matmul(ops.reshape(inputs, (-1, channels)), kernel[0, 0])
     return ops.reshape(pixels, (-1, height, width, kernel.shape[-1]))
 
 
-def output_sides(sides, kernel_size, strides, padding):
+def depthwise_by_places(inputs: Tensor, kernel: Tensor, strides: tuple[int, int], padding: str) -> Tensor:
+    """A depthwise convolution as a sum: one product of the whole image, shifted, for each place of the kernel.
+
+    XLA makes one loop of it, and its gradients are of the same kind; the gradient of a native depthwise convolution,
+    compiled by XLA for a CPU, takes 5 to 30 times as long.
+
+    Args:
+        inputs: tensor `(batch, height, width, channels)`, height and width known.
+        kernel: tensor `(kh, kw, channels, 1)`.
+        strides: pair of ints.
+        padding: `"same"` or `"valid"`.
+
+    Returns:
+        A tensor `(batch, new height, new width, channels)`.
+    """
+    (kernel_height, kernel_width), sides = kernel.shape[:2], inputs.shape[1:3]
+    if padding == "same":
+        borders = [_same_padding(*numbers) for numbers in zip(sides, kernel.shape[:2], strides, strict=True)]
+        inputs = ops.pad(inputs, ((0, 0), *borders, (0, 0)))
+        sides = inputs.shape[1:3]
+    lengths = [side - size for side, size in zip(sides, kernel.shape[:2], strict=True)]
+    outputs: Tensor = 0
+    for row in range(kernel_height):
+        for column in range(kernel_width):
+            rows = slice(row, row + lengths[0] + 1, strides[0])
+            columns = slice(column, column + lengths[1] + 1, strides[1])
+            outputs = outputs + inputs[:, rows, columns] * kernel[row, column, :, 0]
+    return outputs
+
+
+def _same_padding(side: int, size: int, stride: int) -> tuple[int, int]:
+    """Zeros before and behind a side, so that it becomes `ceil(side / stride)`; an odd one goes behind."""
+    both = max((-(-side // stride) - 1) * stride + size - side, 0)
+    return both // 2, both - both // 2
+
+
+def output_sides(sides: Shape, kernel_size: tuple[int, int], strides: tuple[int, int], padding: str) -> Shape:
     """Height and width after a convolution; a side of `None` stays open.
 
     Raises:
@@ -89,7 +132,6 @@ def output_sides(sides, kernel_size, strides, padding):
     >>> output_sides((8, None), (3, 3), (2, 2), "valid")
     (3, None)
     """
-
     results = []
     for side, size, stride in zip(sides, kernel_size, strides, strict=True):
         places = side if side is None or padding == "same" else side - size + 1

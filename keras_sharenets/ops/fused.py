@@ -2,8 +2,10 @@
 
 import keras
 
+from keras_sharenets._types import Tensor
 
-def batch_normalization(inputs, gamma, beta, epsilon):
+
+def batch_normalization(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     """Normalizes a batch of images, channels last, by its own moments.
 
     Args:
@@ -26,7 +28,7 @@ def batch_normalization(inputs, gamma, beta, epsilon):
     return outputs, mean, variance * (count - 1) / count
 
 
-def convolution(inputs, kernel, strides, padding):
+def convolution(inputs: Tensor, kernel: Tensor, strides: tuple[int, int], padding: str) -> Tensor:
     """A convolution, channels last, in groups where the kernel has fewer planes than the inputs.
 
     Keras hands every convolution in groups to XLA, whose gradient of it is hopeless on a CPU.
@@ -46,10 +48,10 @@ def convolution(inputs, kernel, strides, padding):
     # Without an image TensorFlow gives a convolution with a bias, such as may come before this one, too few channels.
     # This sets them right and costs nothing; a reshape alone it would take for superfluous.
     inputs = tf.reshape(tf.expand_dims(inputs, 0), (-1, *keras.ops.shape(inputs)[1:]))
-    return tf.nn.conv2d(inputs, kernel, strides=strides, padding=padding.upper())
+    return tf.nn.conv2d(inputs, kernel, strides=strides, padding="SAME" if padding == "same" else "VALID")
 
 
-def in_xla():
+def in_xla() -> bool:
     """Whether TensorFlow is building a graph that XLA will compile."""
     import tensorflow as tf
 

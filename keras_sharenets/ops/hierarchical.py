@@ -11,15 +11,17 @@ Reference: "HGC: Hierarchical Group Convolution for Highly Efficient Neural Netw
 """
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 from keras import ops
 
 from keras_sharenets import _checks
+from keras_sharenets._types import Tensor
 from keras_sharenets.ops import choices, convolution
 
 
-def split_sizes(channels, groups):
+def split_sizes(channels: int, groups: int) -> tuple[int, ...]:
     """Channels of every group, as even as possible: the first `channels % groups` groups have one more.
 
     Args:
@@ -42,12 +44,12 @@ def split_sizes(channels, groups):
     return tuple(channels // groups + (group < channels % groups) for group in range(groups))
 
 
-def split_inputs(sizes, filters):
+def split_inputs(sizes: tuple[int, ...], filters: int) -> tuple[int, ...]:
     """What the kernels of a split group convolution read: their own group."""
     return sizes
 
 
-def chain_inputs(sizes, filters):
+def chain_inputs(sizes: tuple[int, ...], filters: int) -> tuple[int, ...]:
     """What the kernels of a hierarchical one read: their own group and, but for the first, `filters` outputs more.
 
     >>> chain_inputs((3, 2, 2), filters=4)
@@ -56,13 +58,13 @@ def chain_inputs(sizes, filters):
     return (sizes[0], *(size + filters for size in sizes[1:]))
 
 
-def _groups(inputs, sizes):
+def _groups(inputs: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
     if len(sizes) == 1:  # TensorFlow splits into two parts or more.
         return [inputs]
     return ops.split(inputs, list(itertools.accumulate(sizes[:-1])), axis=-1)
 
 
-def split(inputs, kernels, sizes):
+def split(inputs: Tensor, kernels: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     """The split group convolution, group by group, or where TensorFlow has one for it, in one grouped convolution.
 
     Args:
@@ -79,7 +81,7 @@ def split(inputs, kernels, sizes):
     return ops.concatenate([convolution.pointwise(x, kernel) for x, kernel in zip(own, kernels, strict=True)], axis=-1)
 
 
-def chain(inputs, kernels, sizes):
+def chain(inputs: Tensor, kernels: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     """The hierarchical group convolution, group by group.
 
     Arguments and result as in [`split`], but for the kernels: `(1, 1, chain_inputs(sizes, p)[i], p)`.
@@ -91,19 +93,19 @@ def chain(inputs, kernels, sizes):
     return ops.concatenate(outputs, axis=-1)
 
 
-def _columns(rows, sizes):
+def _columns(kernels: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
     """One tensor `(1, 1, sum of sizes, p)` a group: the rows of its own channels, zeros elsewhere."""
-    rows = ops.concatenate(rows, axis=2)
+    rows = ops.concatenate(kernels, axis=2)
     own = np.repeat(np.eye(len(sizes), dtype=bool), sizes, axis=0)
     return [ops.where(own[:, group, None], rows, ops.zeros_like(rows)) for group in range(len(sizes))]
 
 
-def split_kernel(kernels, sizes):
+def split_kernel(kernels: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     """The kernel of the ordinary convolution that [`split`] is: `(1, 1, sum of sizes, groups * p)`, block diagonal."""
     return ops.concatenate(_columns(kernels, sizes), axis=3)
 
 
-def chain_kernel(kernels, sizes):
+def chain_kernel(kernels: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     """The kernel of the ordinary convolution that [`chain`] is: `(1, 1, sum of sizes, groups * p)`.
 
     With `A_i` the rows of `W_i` that read `X_i`, and `B_i` those that read `Y_(i-1)`, the columns of group `i` are

@@ -6,10 +6,11 @@ Filters are group-major everywhere: with `G` groups the first `filters / G` belo
 
 from keras import ops
 
+from keras_sharenets._types import Tensor
 from keras_sharenets.ops import permutations
 
 
-def arrange(kernel, arrangements, groups=1, shuffle_groups=2):
+def arrange(kernel: Tensor, arrangements: int, groups: int = 1, shuffle_groups: int = 2) -> Tensor:
     """Arranged shared filters (ASF): every filter comes back `arrangements` times, its input planes permuted.
 
     Within each group, `W = concat_t(P_t W_b)`: first the base filters, then their arranged copies.
@@ -34,7 +35,7 @@ def arrange(kernel, arrangements, groups=1, shuffle_groups=2):
     return ops.reshape(ops.concatenate(copies, axis=4), (height, width, inputs, filters * arrangements))
 
 
-def repeat(kernel, channel_repeats):
+def repeat(kernel: Tensor, channel_repeats: int) -> Tensor:
     """Channel repeated filters (CRF): the whole bank of group filters again and again, `channel_repeats` times.
 
     Group `i` of the result uses the filters of group `i mod (G / R)` of the bank: the paper's stride of `C / R`
@@ -52,7 +53,7 @@ def repeat(kernel, channel_repeats):
     return kernel if channel_repeats == 1 else ops.tile(kernel, (1, 1, 1, channel_repeats))
 
 
-def block_diagonal(kernel, groups):
+def block_diagonal(kernel: Tensor, groups: int) -> Tensor:
     """The dense kernel that does what `kernel` does in a grouped convolution: zeros between the groups.
 
     Args:

@@ -1,13 +1,14 @@
 """Channel permutations as numpy index vectors: `x[..., index]` or `keras.ops.take(x, index, axis=-1)` applies one."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from keras_sharenets import _checks
 
 
-def channel_shuffle(channels, groups, block_size=1):
+def channel_shuffle(channels: int, groups: int, block_size: int = 1) -> np.ndarray:
     """The shuffle of ShuffleNet: read a table of `groups` rows column by column.
 
     Args:
@@ -38,8 +39,8 @@ def channel_shuffle(channels, groups, block_size=1):
     return table.swapaxes(0, 1).reshape(-1)
 
 
-def deal(channels, groups):
-    """Deals the channels to `groups` groups like cards: group `g` gets channels `g`, `g + groups`, `g + 2 groups` ...
+def strided_shuffle(channels: int, groups: int) -> np.ndarray:
+    """Group `g` reads the channels with a stride of `groups`: `g`, `g + groups`, `g + 2 groups` ...
 
     Where `groups` divides `channels` this is `channel_shuffle(channels, channels // groups)`.
 
@@ -54,7 +55,7 @@ def deal(channels, groups):
     Raises:
         ValueError: an argument is not a positive integer, or there are more groups than channels.
 
-    >>> deal(7, groups=3).tolist()
+    >>> strided_shuffle(7, groups=3).tolist()
     [0, 3, 6, 1, 4, 2, 5]
     """
     _checks.positive("channels", channels)
@@ -64,7 +65,7 @@ def deal(channels, groups):
     return np.concatenate([np.arange(first, channels, groups) for first in range(groups)])
 
 
-def arrangements(channels, count, shuffle_groups=2):
+def arrangements(channels: int, count: int, shuffle_groups: int = 2) -> np.ndarray:
     """The permutations `P_0 ... P_{count-1}` of ASF: `P_0` changes nothing, `P_t` shuffles `t` times.
 
     Args:
@@ -92,18 +93,18 @@ def arrangements(channels, count, shuffle_groups=2):
     return np.stack(rows)
 
 
-def interleaving(channels, branch_channels, filters):
-    """What to `deal` to after each group convolution of IGC-V2, so that the next one mixes what this one has not.
+def interleaving(channels: int, branch_channels: Sequence[int], filters: int) -> tuple[tuple[int, ...], ...]:
+    """The strided shuffles after each group convolution of IGC-V2, so that the next mixes what this one has not.
 
     With channels counted in mixed radix, `c = d_1 + K_1 (d_2 + K_2 (d_3 + ...))` for branches of `K_1, K_2 ...`
-    channels, group convolution `l` mixes digit `d_l` alone. Dealing to `K_l` groups then moves this digit to the
+    channels, group convolution `l` mixes digit `d_l` alone. A strided shuffle of `K_l` groups moves this digit to the
     slowest place and the next one to the fastest. If the product of all `K_l` is `channels`, exactly one path leads
     from each input to each output. In general an output reads as many channels as the product is, one after the other
     and from the end on to the start: the numbers of paths differ by at most one, and all are above zero if the product
     is at least `channels`.
 
     After the last convolution the channels go back to their order at the start, so that a shortcut adds equal ones.
-    Where the last convolution widens there is no such order, and its outputs are dealt once more.
+    Where the last convolution widens there is no such order, and its outputs are shuffled once more.
 
     Args:
         channels: int, of the input and between the convolutions.
@@ -112,7 +113,7 @@ def interleaving(channels, branch_channels, filters):
         filters: int, outputs of the last convolution; at least `channels`, and a multiple of its branches.
 
     Returns:
-        A tuple with one tuple a group convolution: numbers of groups to deal to, one after the other.
+        One tuple for each group convolution: the `groups` of its [`strided_shuffle`]s, one after the other.
 
     Raises:
         ValueError: an argument breaks a rule above.
@@ -145,7 +146,7 @@ def interleaving(channels, branch_channels, filters):
     return (*((size,) for size in first), after)
 
 
-def interleaved(channels, branch_channels, filters):
+def interleaved(channels: int, branch_channels: Sequence[int], filters: int) -> list[np.ndarray]:
     """The permutations after each group convolution of IGC-V2 (the paper's P_1, P_2 ...).
 
     Arguments and errors as in [`interleaving`].
@@ -157,9 +158,9 @@ def interleaved(channels, branch_channels, filters):
     [[0, 2, 4, 1, 3, 5], [0, 3, 1, 4, 2, 5]]
     """
     orders = []
-    for place, deals in enumerate(interleaving(channels, branch_channels, filters), start=1):
+    for place, after in enumerate(interleaving(channels, branch_channels, filters), start=1):
         order = np.arange(filters if place == len(branch_channels) else channels)
-        for groups in deals:
-            order = order[deal(len(order), groups)]
+        for groups in after:
+            order = order[strided_shuffle(len(order), groups)]
         orders.append(order)
     return orders

@@ -7,8 +7,10 @@ same at every pixel is such a sum, and it is formed in the type of the operation
 import keras
 from keras import ops
 
+from keras_sharenets._types import Tensor
 
-def full(tensor):
+
+def full(tensor: Tensor) -> Tensor:
     """The tensor in float32 if it is in half precision, or else itself.
 
     >>> full(ops.ones(1, "bfloat16")).dtype == full(ops.ones(1)).dtype
@@ -18,7 +20,7 @@ def full(tensor):
     return ops.cast(tensor, "float32") if half else tensor
 
 
-def add_bias(outputs, bias):
+def add_bias(outputs: Tensor, bias: Tensor) -> Tensor:
     """`outputs + bias` in the type of `outputs`, added so that the gradient of `bias` is summed in full precision.
 
     Args:

@@ -3,11 +3,13 @@
 import keras
 from keras import ops
 
+from keras_sharenets._types import Tensor
+
 # What tells clusters apart has 8 bits.
 MAX_CLUSTERS = 256
 
 
-def round_filters(kernel, axis=None):
+def round_filters(kernel: Tensor, axis: int | None = None) -> Tensor:
     """A kernel rounded to 127 steps either side of 0, the last of them the largest magnitude of a filter.
 
     The gradient of what comes out is that of what goes in, everywhere: the largest number, whose step it sets, too.
@@ -34,7 +36,7 @@ def round_filters(kernel, axis=None):
     return kernel + ops.stop_gradient(rounded - kernel)
 
 
-def round_values(values, low, high):
+def round_values(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Values rounded to the 256 steps from `low` to `high`, moved so that 0 is a step; those outside are cut off.
 
     A gradient passes unchanged where a value is inside, and is 0 outside. None reaches the limits.
@@ -50,12 +52,12 @@ def round_values(values, low, high):
     return keras.quantizers.fake_quant_with_min_max_vars(values, low, high)
 
 
-def keep_zeros(kernel):
+def keep_zeros(kernel: Tensor) -> Tensor:
     """The kernel, with no gradient where it is 0."""
     return kernel * ops.cast(kernel != 0, kernel.dtype)
 
 
-def share_gradients(kernel, clusters):
+def share_gradients(kernel: Tensor, clusters: Tensor) -> Tensor:
     """The kernel, each number replaced by the mean of its cluster: they are equal, and get one gradient, the mean.
 
     Args:

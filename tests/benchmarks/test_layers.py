@@ -14,13 +14,18 @@ from keras_sharenets.ops import choices
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="its table has both of TensorFlow's")
 SHAPES = [
-    (HighlySharedConv2D(16, 3, 4, 2, 2, padding="valid"), (9, 8, 16), "repeated", (2, 2)),
-    (HighlySharedConv2D(12, 1, 3), (4, 4, 6), "group pointwise", (1, 1)),
+    (
+        HighlySharedConv2D(16, 3, groups=4, channel_repeats=2, arrangements=2, padding="valid"),
+        (9, 8, 16),
+        "repeated",
+        (2, 2),
+    ),
+    (HighlySharedConv2D(12, 1, groups=3), (4, 4, 6), "group pointwise", (1, 1)),
     (HighlySharedConv2D(12, 1, arrangements=2), (4, 4, 6), "dense pointwise", (1, 1)),
-    (HierarchicalGroupConv2D(12, 4), (4, 4, 10), "hierarchical", (1, 1)),
-    (SplitGroupConv2D(12, 4), (4, 4, 8), "split", (1, 1)),
-    (SplitGroupConv2D(12, 4), (4, 4, 10), "uneven split", (1, 1)),
-    (InterleavedGroupConv2D(24, (3, 4)), (4, 4, 12), "interleaved", (1, 1)),
+    (HierarchicalGroupConv2D(12, groups=4), (4, 4, 10), "hierarchical", (1, 1)),
+    (SplitGroupConv2D(12, groups=4), (4, 4, 8), "split", (1, 1)),
+    (SplitGroupConv2D(12, groups=4), (4, 4, 10), "uneven split", (1, 1)),
+    (InterleavedGroupConv2D(24, branch_channels=(3, 4)), (4, 4, 12), "interleaved", (1, 1)),
 ]
 
 

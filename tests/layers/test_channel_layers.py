@@ -40,7 +40,7 @@ def test_pooling_equals_padding_with_minus_infinity(pool_size, strides, side):
     images = pseudo_random((2, side, side, 3))
     border = pool_size // 2
     padded = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)), constant_values=-np.inf)
-    pooled = keras.ops.convert_to_numpy(PaddedMaxPooling2D(pool_size, strides)(images))
+    pooled = keras.ops.convert_to_numpy(PaddedMaxPooling2D(pool_size, strides=strides)(images))
     places = range(0, side, strides)
     expected = [[padded[:, y : y + pool_size, x : x + pool_size].max((1, 2)) for x in places] for y in places]
     assert np.array_equal(pooled, np.moveaxis(np.array(expected), 2, 0))
@@ -53,8 +53,8 @@ def test_pooling_equals_padding_with_minus_infinity(pool_size, strides, side):
         (lambda: ChannelShuffle(2, block_size=-1), r"`block_size` \(=-1\) must be a positive integer"),
         (lambda: ChannelShuffle(4).build((None, 6)), r"`groups` \(=4\) must divide the number of channels \(=6\)"),
         (lambda: ChannelPadding(4).build((None, 6)), r"`channels` \(=4\) must be at least .* \(=6\)"),
-        (lambda: PaddedMaxPooling2D(2, 2), r"`pool_size` \(=2\) must be odd"),
-        (lambda: PaddedMaxPooling2D(3, 0), r"`strides` \(=0\) must be a positive integer"),
+        (lambda: PaddedMaxPooling2D(2, strides=2), r"`pool_size` \(=2\) must be odd"),
+        (lambda: PaddedMaxPooling2D(3, strides=0), r"`strides` \(=0\) must be a positive integer"),
     ],
 )
 def test_bad_arguments(build, message):

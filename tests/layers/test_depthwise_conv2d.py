@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_sharenets.layers import DepthwiseConv2D
-from keras_sharenets.ops import devices
-from keras_sharenets.ops.depthwise import by_places
+from keras_sharenets.ops import choices
+from keras_sharenets.ops.convolution import depthwise_by_places
 
 
 def network(layer_class, arguments, shape, seed=0):
@@ -52,7 +52,9 @@ def test_sum_over_places_equals_a_loop(sides, size, strides, padding):
         for x, left in enumerate(starts[1]):
             window = padded[:, top : top + size[0], left : left + size[1]]
             expected[:, y, x] = (window * kernel[..., 0]).sum((1, 2))
-    actual = by_places(keras.ops.convert_to_tensor(images), keras.ops.convert_to_tensor(kernel), strides, padding)
+    actual = depthwise_by_places(
+        keras.ops.convert_to_tensor(images), keras.ops.convert_to_tensor(kernel), strides, padding
+    )
     assert_close(keras.ops.convert_to_numpy(actual), expected, 1e-5)
 
 
@@ -66,7 +68,7 @@ def test_what_only_the_layer_of_keras_can(arguments):
     assert_close(outputs[0], outputs[1], 1e-5)
 
 
-@pytest.mark.skipif(not devices.xla_optional(), reason="elsewhere XLA is welcome")
+@pytest.mark.skipif(not choices.xla_optional(), reason="elsewhere XLA is welcome")
 def test_xla_that_is_asked_for_is_left_out_where_there_is_something_else():
     model = network(DepthwiseConv2D, {"kernel_size": 3}, (4, 4, 2))
     with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import keras_sharenets as ksn
-from keras_sharenets.layers import HierarchicalGroupConv2D, SplitGroupConv2D
+from keras_sharenets.layers import HierarchicalGroupConv2D, InterleavedGroupConv2D, SplitGroupConv2D
 from keras_sharenets.mobile.export.inference import inference_form
 
 LAYERS = [HierarchicalGroupConv2D, SplitGroupConv2D]
@@ -37,7 +37,7 @@ def flat(gradients):
 def network(layer_class, channels, filters, groups, implementation, use_bias=False):
     """A model of one layer, its weights pseudo-random."""
     inputs = keras.Input((3, 2, channels))
-    layer = layer_class(filters, groups, use_bias, implementation=implementation)
+    layer = layer_class(filters, groups=groups, use_bias=use_bias, implementation=implementation)
     model = keras.Model(inputs, layer(inputs))
     model.set_weights([pseudo_random(weight.shape, seed=place) for place, weight in enumerate(model.weights)])
     return model
@@ -179,7 +179,7 @@ def test_every_setting_survives_the_config():
         "kernel_constraint": "non_neg",
         "bias_constraint": "max_norm",
     }
-    config = HierarchicalGroupConv2D(12, 3, True, implementation="factored", **chosen).get_config()
+    config = HierarchicalGroupConv2D(12, groups=3, use_bias=True, implementation="factored", **chosen).get_config()
     again = HierarchicalGroupConv2D.from_config(config)
     assert again.get_config() == config
     again.build((None, 2, 2, 7))
@@ -192,7 +192,7 @@ def test_every_setting_survives_the_config():
 @pytest.mark.parametrize(("layer_class", "extra"), [(HierarchicalGroupConv2D, 64), (SplitGroupConv2D, 0)])
 def test_every_kernel_starts_from_numbers_of_its_own_by_what_it_reads(layer_class, extra):
     keras.utils.set_random_seed(0)
-    layer = layer_class(256, 4)
+    layer = layer_class(256, groups=4)
     layer.build((None, 4, 4, 256))
     kernels = layer.get_weights()
     for group, kernel in enumerate(kernels):
@@ -202,7 +202,9 @@ def test_every_kernel_starts_from_numbers_of_its_own_by_what_it_reads(layer_clas
 
 
 def test_initialiser_may_be_a_function():
-    layer = HierarchicalGroupConv2D(4, 2, kernel_initializer=lambda shape, dtype=None: keras.ops.full(shape, 2.0))
+    layer = HierarchicalGroupConv2D(
+        4, groups=2, kernel_initializer=lambda shape, dtype=None: keras.ops.full(shape, 2.0)
+    )
     layer.build((None, 2, 2, 4))
     assert all(np.all(kernel == 2) for kernel in layer.get_weights())
 
@@ -218,7 +220,10 @@ def test_mixed_precision_composes_in_full_precision():
 
 @pytest.mark.parametrize(
     ("layer", "products"),
-    [(HierarchicalGroupConv2D(12, 4), 10 * 3 + 3 * 3 * 3), (SplitGroupConv2D(12, 4, use_bias=True), 10 * 3)],
+    [
+        (HierarchicalGroupConv2D(12, groups=4), 10 * 3 + 3 * 3 * 3),
+        (SplitGroupConv2D(12, groups=4, use_bias=True), 10 * 3),
+    ],
 )
 def test_products_are_those_of_the_drawing(layer, products):
     inputs = keras.Input((5, 7, 10))
@@ -243,7 +248,7 @@ def test_shape_is_known_without_a_call(layer_class, monkeypatch):
         raise AssertionError("called to learn the shape")
 
     monkeypatch.setattr(layer_class, "call", call)
-    layer = layer_class(6, 3)
+    layer = layer_class(6, groups=3)
     assert layer.compute_output_shape((None, 4, None, 8)) == (None, 4, None, 6)
     assert layer.compute_output_spec(keras.KerasTensor((None, 4, None, 8))).shape == (None, 4, None, 6)
 
@@ -251,7 +256,7 @@ def test_shape_is_known_without_a_call(layer_class, monkeypatch):
 def test_unknown_height_and_width():
     inputs = keras.Input((None, None, 8))
     for implementation in ("composed", "multiplied", "factored"):
-        model = keras.Model(inputs, HierarchicalGroupConv2D(6, 3, implementation=implementation)(inputs))
+        model = keras.Model(inputs, HierarchicalGroupConv2D(6, groups=3, implementation=implementation)(inputs))
         assert model(pseudo_random((3, 5, 4, 8))).shape == (3, 5, 4, 6)
 
 
@@ -283,4 +288,43 @@ def test_bad_arguments(layer_class, arguments, message):
 )
 def test_input_that_does_not_fit(layer_class, input_shape, message):
     with pytest.raises(ValueError, match=message):
-        layer_class(12, 3).build(input_shape)
+        layer_class(12, groups=3).build(input_shape)
+
+
+@pytest.mark.parametrize(
+    ("layer_class", "sharing"),
+    [
+        (HierarchicalGroupConv2D, {"groups": 4}),
+        (SplitGroupConv2D, {"groups": 4}),
+        (InterleavedGroupConv2D, {"branch_channels": (8, 8)}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("args", "more", "message"),
+    [
+        ((64, 3), {}, r"`kernel_size` \(=3\) must be 1: `<layer>` is a 1x1 convolution"),
+        (
+            (64, (8, 8)),
+            {},
+            r"`kernel_size` \(=\(8, 8\)\) must be 1: .* `\w+` is given by its name",
+        ),
+        ((64,), {"padding": "same"}, r"`padding` \(='same'\) must be left out: `<layer>` is a 1x1 convolution"),
+        ((64,), {"strides": 2}, r"`strides` \(=2\) must be left out: `<layer>` is a 1x1 convolution"),
+        ((64,), {"data_format": "channels_first"}, r"`data_format` \(='channels_first'\) must be left out"),
+    ],
+)
+def test_what_a_pointwise_convolution_does_not_have(layer_class, sharing, args, more, message):
+    with pytest.raises(ValueError, match=message.replace("<layer>", layer_class.__name__)):
+        layer_class(*args, **sharing, **more)
+
+
+@both
+def test_layer_says_that_it_is_pointwise_before_it_asks_for_groups(layer_class):
+    with pytest.raises(ValueError, match=f"`{layer_class.__name__}` is a 1x1 convolution"):
+        layer_class(64, 3)
+    with pytest.raises(ValueError, match=r"`groups` \(=0\) must be a positive integer"):
+        layer_class(64)
+
+
+def test_kernel_size_of_a_pointwise_convolution_may_be_given():
+    assert HierarchicalGroupConv2D(64, 1, groups=4).filters == SplitGroupConv2D(64, (1, 1), groups=4).filters == 64

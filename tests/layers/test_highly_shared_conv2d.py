@@ -192,7 +192,7 @@ def test_choice_depends_on_training_and_the_compiler():
 @pytest.mark.parametrize("sharing", [(16, 8, 2), (8, 4, 1), (4, 1, 2), (1, 1, 2), (4, 4, 1)])
 def test_equals_conv2d_with_the_effective_kernel(sharing):
     groups, channel_repeats, arrangements = sharing
-    ours = HighlySharedConv2D(64, 3, groups, channel_repeats, arrangements)
+    ours = HighlySharedConv2D(64, 3, groups=groups, channel_repeats=channel_repeats, arrangements=arrangements)
     images = pseudo_random((2, 6, 6, 64))
     outputs = keras.ops.convert_to_numpy(ours(images))
     plain = keras.layers.Conv2D(64, 3, padding="same", groups=groups, use_bias=False)
@@ -256,7 +256,7 @@ def test_unknown_height_and_width():
 @pytest.mark.parametrize("groups", [1, 4])
 def test_product_of_unknown_height_and_width(groups):
     inputs = keras.Input((None, None, 8))
-    layer = HighlySharedConv2D(8, 1, groups, strides=2, implementation="multiplied")
+    layer = HighlySharedConv2D(8, 1, groups=groups, strides=2, implementation="multiplied")
     model = keras.Model(inputs, layer(inputs))
     for side in (5, 8):
         assert model(pseudo_random((3, side, side, 8))).shape == (3, -(-side // 2), -(-side // 2), 8)
@@ -297,6 +297,8 @@ def test_warns_when_arrangements_coincide():
         ({"padding": "full"}, r"`padding` \(='full'\) must be one of 'same', 'valid'\."),
         ({"strides": (1, 2, 3)}, r"`strides` \(=\(1, 2, 3\)\) must be a positive integer or a pair of them\."),
         ({"kernel_size": 0}, r"`kernel_size` \(=0\) must be a positive integer\."),
+        ({"dilation_rate": 2}, r"`dilation_rate` \(=2\) must be 1: the layer has no dilated convolution\."),
+        ({"data_format": "channels_first"}, r"`data_format` \(='channels_first'\) must be 'channels_last'"),
         (
             {"implementation": "fast"},
             r"`implementation` \(='fast'\) must be one of 'auto', 'folded', 'grouped', 'multiplied'\.",
@@ -322,3 +324,11 @@ def test_bad_arguments(arguments, message):
 def test_input_that_does_not_fit(arguments, message):
     with pytest.raises(ValueError, match=message):
         HighlySharedConv2D(64, 3, **arguments)(pseudo_random((1, 4, 4, 36)))
+
+
+def test_sharing_is_given_by_name():
+    with pytest.raises(TypeError, match="positional"):
+        HighlySharedConv2D(64, 3, 2)
+    layer = HighlySharedConv2D(64, 3, data_format="channels_last", dilation_rate=(1, 1))
+    assert layer.groups == 1
+    assert layer.strides == (1, 1)

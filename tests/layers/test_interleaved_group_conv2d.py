@@ -20,7 +20,9 @@ def flat(gradients):
 def network(channels, sizes, filters, implementation="auto", use_bias=False, **options):
     """A model of one layer, its weights pseudo-random."""
     inputs = keras.Input((3, 2, channels))
-    layer = InterleavedGroupConv2D(filters, sizes, use_bias, implementation=implementation, **options)
+    layer = InterleavedGroupConv2D(
+        filters, branch_channels=sizes, use_bias=use_bias, implementation=implementation, **options
+    )
     model = keras.Model(inputs, layer(inputs))
     model.set_weights([pseudo_random(weight.shape, seed=place) for place, weight in enumerate(model.weights)])
     return model
@@ -66,7 +68,7 @@ def test_exactly_one_path_from_every_input_to_every_output(setting, form):
 def test_a_few_paths_or_none_where_the_branches_are_larger_or_smaller():
     ones = {"kernel_initializer": "ones"}
     for sizes, counts in (((6, 4), {2}), ((4, 4), {1, 2}), ((2, 4), {0, 1})):
-        layer = InterleavedGroupConv2D(12, sizes, **ones)
+        layer = InterleavedGroupConv2D(12, branch_channels=sizes, **ones)
         found = keras.ops.convert_to_numpy(layer(units(12)))
         assert set(found.reshape(-1).tolist()) == counts
 
@@ -89,7 +91,7 @@ def test_equals_conv2d_with_one_branch(filters, use_bias):
     images = pseudo_random((2, 3, 4, 5))
     expected = keras.ops.convert_to_numpy(plain(images))
     for form in FORMS:
-        ours = InterleavedGroupConv2D(filters, (5,), use_bias, implementation=form)
+        ours = InterleavedGroupConv2D(filters, branch_channels=(5,), use_bias=use_bias, implementation=form)
         ours.build(images.shape)
         ours.set_weights(plain.get_weights())
         assert_close(keras.ops.convert_to_numpy(ours(images)), expected, 1e-5)
@@ -99,7 +101,7 @@ def test_one_group_convolution_equals_conv2d_with_groups():
     plain = keras.layers.Conv2D(8, 1, groups=4, use_bias=False)
     images = pseudo_random((2, 3, 4, 8))
     expected = keras.ops.convert_to_numpy(plain(images))
-    ours = InterleavedGroupConv2D(8, (2,))
+    ours = InterleavedGroupConv2D(8, branch_channels=(2,))
     ours.build(images.shape)
     ours.set_weights(plain.get_weights())
     assert_close(keras.ops.convert_to_numpy(ours(images)), expected, 1e-5)
@@ -140,7 +142,9 @@ def test_every_setting_survives_the_config():
         "kernel_constraint": "non_neg",
         "bias_constraint": "max_norm",
     }
-    config = InterleavedGroupConv2D(12, [3, 4], True, implementation="factored", **options).get_config()
+    config = InterleavedGroupConv2D(
+        12, branch_channels=[3, 4], use_bias=True, implementation="factored", **options
+    ).get_config()
     again = InterleavedGroupConv2D.from_config(config)
     assert again.get_config() == config
     assert again.branch_channels == (3, 4)
@@ -157,7 +161,7 @@ def test_every_setting_survives_the_config():
 )
 def test_the_product_starts_as_a_layer_in_hes_initialisation(channels, sizes, filters):
     keras.utils.set_random_seed(0)
-    layer = InterleavedGroupConv2D(filters, sizes)
+    layer = InterleavedGroupConv2D(filters, branch_channels=sizes)
     layer.build((None, 4, 4, channels))
     for size, kernel in zip(sizes, layer.get_weights(), strict=True):
         assert np.var(kernel) == pytest.approx(2 ** (1 / len(sizes)) / size, rel=0.15)
@@ -167,14 +171,16 @@ def test_the_product_starts_as_a_layer_in_hes_initialisation(channels, sizes, fi
 
 
 def test_every_kernel_starts_from_numbers_of_its_own():
-    layer = InterleavedGroupConv2D(64, (8, 8))
+    layer = InterleavedGroupConv2D(64, branch_channels=(8, 8))
     layer.build((None, 4, 4, 64))
     first, second = layer.get_weights()
     assert not np.any(first == second)
 
 
 def test_initialiser_may_be_a_function():
-    layer = InterleavedGroupConv2D(4, (2, 2), kernel_initializer=lambda shape, dtype=None: keras.ops.full(shape, 2.0))
+    layer = InterleavedGroupConv2D(
+        4, branch_channels=(2, 2), kernel_initializer=lambda shape, dtype=None: keras.ops.full(shape, 2.0)
+    )
     layer.build((None, 2, 2, 4))
     assert all(np.all(kernel == 2) for kernel in layer.get_weights())
 
@@ -190,7 +196,7 @@ def test_mixed_precision_composes_in_full_precision():
 @pytest.mark.parametrize("implementation", ["composed", "multiplied", "factored"])
 def test_products_are_those_of_the_drawing(implementation):
     inputs = keras.Input((5, 7, 12))
-    layer = InterleavedGroupConv2D(24, (6, 4), use_bias=True, implementation=implementation)
+    layer = InterleavedGroupConv2D(24, branch_channels=(6, 4), use_bias=True, implementation=implementation)
     profile = ksn.profile(keras.Model(inputs, layer(inputs)))
     assert layer.products_per_pixel() == 12 * 6 + 24 * 4
     assert profile.multiply_adds == 5 * 7 * (12 * 6 + 24 * 4)
@@ -232,7 +238,7 @@ def test_shape_is_known_without_a_call(monkeypatch):
         raise AssertionError("called to learn the shape")
 
     monkeypatch.setattr(InterleavedGroupConv2D, "call", call)
-    layer = InterleavedGroupConv2D(24, (3, 4))
+    layer = InterleavedGroupConv2D(24, branch_channels=(3, 4))
     assert layer.compute_output_shape((None, 4, None, 12)) == (None, 4, None, 24)
     assert layer.compute_output_spec(keras.KerasTensor((None, 4, None, 12))).shape == (None, 4, None, 24)
 
@@ -240,7 +246,7 @@ def test_shape_is_known_without_a_call(monkeypatch):
 @pytest.mark.parametrize("form", FORMS)
 def test_unknown_height_and_width(form):
     inputs = keras.Input((None, None, 12))
-    model = keras.Model(inputs, InterleavedGroupConv2D(24, (3, 4), implementation=form)(inputs))
+    model = keras.Model(inputs, InterleavedGroupConv2D(24, branch_channels=(3, 4), implementation=form)(inputs))
     assert model(pseudo_random((3, 5, 4, 12))).shape == (3, 5, 4, 24)
 
 
@@ -279,4 +285,4 @@ def test_bad_arguments(arguments, message):
 )
 def test_input_that_does_not_fit(filters, sizes, channels, message):
     with pytest.raises(ValueError, match=message):
-        InterleavedGroupConv2D(filters, sizes).build((None, 4, 4, channels))
+        InterleavedGroupConv2D(filters, branch_channels=sizes).build((None, 4, 4, channels))

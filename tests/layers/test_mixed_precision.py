@@ -36,12 +36,15 @@ CASES |= {
     "depthwise": lambda: DepthwiseConv2D(3, padding="same"),
     "normalised": BatchNormalization,
     "squeezed": lambda: SqueezeExcite(8),
-    "repeated, rounded": lambda: QuantizedKernels(HighlySharedConv2D(64, 3, 16, 8, 2, use_bias=True)),
-    "hierarchical, rounded": lambda: QuantizedKernels(HierarchicalGroupConv2D(48, 6, use_bias=True)),
+    "repeated, rounded": lambda: QuantizedKernels(
+        HighlySharedConv2D(64, 3, groups=16, channel_repeats=8, arrangements=2, use_bias=True)
+    ),
+    "hierarchical, rounded": lambda: QuantizedKernels(HierarchicalGroupConv2D(48, groups=6, use_bias=True)),
 }
 CASES |= {
     f"parallel, {how}": lambda how=how: ParallelConv2D(
-        HighlySharedConv2D(64, 3, 16, 8, implementation=how), HighlySharedConv2D(64, 1, 16)
+        HighlySharedConv2D(64, 3, groups=16, channel_repeats=8, implementation=how),
+        HighlySharedConv2D(64, 1, groups=16),
     )
     for how in ("grouped", "folded")
 }

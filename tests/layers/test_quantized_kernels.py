@@ -72,7 +72,7 @@ def test_layer_learns_whether_it_is_trained(training, monkeypatch):
 def trained(layer, preserve, kernel, steps=5):
     """The kernel after training, with weight decay, momentum and a moving target."""
     inputs = keras.Input((6,))
-    wrapper = QuantizedKernels(layer, preserve)
+    wrapper = QuantizedKernels(layer, preserve=preserve)
     model = keras.Model(inputs, wrapper(inputs))
     layer.kernel.assign(kernel)
     if preserve == "clusters":
@@ -106,7 +106,7 @@ def test_clusters_stay_clusters_and_their_zeros_zeros():
 
 def test_a_clustered_kernel_has_one_range_and_as_few_integers():
     kernel = np.array([[0.1, 1.0], [0.05, -1.0]], "float32")
-    layer = QuantizedKernels(keras.layers.Dense(2, use_bias=False), "clusters")
+    layer = QuantizedKernels(keras.layers.Dense(2, use_bias=False), preserve="clusters")
     layer.build((None, 2))
     layer.layer.kernel.assign(kernel)
     layer.find_clusters()
@@ -117,7 +117,7 @@ def test_a_clustered_kernel_has_one_range_and_as_few_integers():
 
 def test_a_file_keeps_the_clusters(tmp_path):
     inputs = keras.Input((6,))
-    wrapper = QuantizedKernels(keras.layers.Dense(4), "clusters")
+    wrapper = QuantizedKernels(keras.layers.Dense(4), preserve="clusters")
     model = keras.Model(inputs, wrapper(inputs))
     wrapper.layer.kernel.assign(np.arange(24).reshape(6, 4) % 5 - 1.0)
     wrapper.find_clusters()
@@ -130,8 +130,8 @@ def test_a_file_keeps_the_clusters(tmp_path):
 
 def test_bad_arguments():
     with pytest.raises(ValueError, match=r"`preserve` \(='all'\) must be one of None, 'zeros', 'clusters'\."):
-        QuantizedKernels(keras.layers.Dense(4), "all")
-    layer = QuantizedKernels(keras.layers.Dense(20), "clusters")
+        QuantizedKernels(keras.layers.Dense(4), preserve="all")
+    layer = QuantizedKernels(keras.layers.Dense(20), preserve="clusters")
     layer.build((None, 30))
     with pytest.raises(ValueError, match=r"at most 256 distinct values, and .* has 600: cluster the network first"):
         layer.find_clusters()

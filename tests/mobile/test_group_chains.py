@@ -23,10 +23,10 @@ def chain(groups=3, channels=13, filters=12, use_bias=False, smallest=0.5, uses=
     `smallest` is the smallest magnitude of a scale, `also` reads what is not normalised.
     """
     x = inputs = keras.Input((4, 5, channels))
-    layer = ksn.layers.HierarchicalGroupConv2D(filters, groups, use_bias=use_bias, name="chain")
+    layer = ksn.layers.HierarchicalGroupConv2D(filters, groups=groups, use_bias=use_bias, name="chain")
     random = np.random.default_rng(groups)
     for _ in range(uses):
-        y = layer(ksn.layers.ChannelDeal(groups)(x))
+        y = layer(ksn.layers.StridedChannelShuffle(groups)(x))
         norm = keras.layers.BatchNormalization(epsilon=1e-3)
         x = norm(y)
         scale = random.choice([-1, 1], filters) * np.array([smallest, *random.uniform(0.5, 1.5, filters - 1)])
@@ -90,7 +90,7 @@ def test_groups_are_stacked_and_taken_out_as_they_lie(groups):
 def dealt(read):
     """A deal to 4 groups of the channels of a picture, and what `read` makes of it."""
     inputs = keras.Input((4, 5, 16))
-    return keras.Model(inputs, keras.layers.Flatten()(read(ksn.layers.ChannelDeal(4)(inputs))))
+    return keras.Model(inputs, keras.layers.Flatten()(read(ksn.layers.StridedChannelShuffle(4)(inputs))))
 
 
 @pytest.mark.parametrize(

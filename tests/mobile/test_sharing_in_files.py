@@ -106,8 +106,8 @@ def test_what_is_written_out_for_nothing_takes_no_bytes(network, quantization, m
 
 def test_few_channels_are_written_out_for_nothing_and_clustered_ones_not():
     inputs = keras.Input((8, 8, 16))
-    layer = ksn.layers.HierarchicalGroupConv2D(24, 4)
-    model = keras.Model(inputs, keras.layers.Flatten()(layer(ksn.layers.ChannelDeal(4)(inputs))))
+    layer = ksn.layers.HierarchicalGroupConv2D(24, groups=4)
+    model = keras.Model(inputs, keras.layers.Flatten()(layer(ksn.layers.StridedChannelShuffle(4)(inputs))))
     # 24 x 16 weights instead of 6 x (4 + 3 x 10), for an operator instead of 15 or more.
     assert parts(converter.convert(model))[0].count("CONV_2D") == 1
     for kernel in layer.kernels:
@@ -217,20 +217,26 @@ def test_budget_that_nothing_fits_into(tmp_path):
 @pytest.mark.parametrize(
     "layer",
     [
-        ksn.layers.HighlySharedConv2D(16, 3, 4, 2, 2, use_bias=True, activation="relu"),
-        ksn.layers.HighlySharedConv2D(16, 1, 2, 1, 2, use_bias=True, activation="relu", strides=2),
-        ksn.layers.HighlySharedConv2D(16, 3, 1, 1, 4, use_bias=True, padding="valid"),
-        ksn.layers.HierarchicalGroupConv2D(12, 3, use_bias=True),
-        ksn.layers.SplitGroupConv2D(12, 3, use_bias=True),
-        ksn.layers.SplitGroupConv2D(16, 4, use_bias=True),
-        ksn.layers.InterleavedGroupConv2D(16, (4, 4), use_bias=True),
-        ksn.layers.InterleavedGroupConv2D(32, (4, 8), use_bias=True),
+        ksn.layers.HighlySharedConv2D(
+            16, 3, groups=4, channel_repeats=2, arrangements=2, use_bias=True, activation="relu"
+        ),
+        ksn.layers.HighlySharedConv2D(
+            16, 1, groups=2, channel_repeats=1, arrangements=2, use_bias=True, activation="relu", strides=2
+        ),
+        ksn.layers.HighlySharedConv2D(
+            16, 3, groups=1, channel_repeats=1, arrangements=4, use_bias=True, padding="valid"
+        ),
+        ksn.layers.HierarchicalGroupConv2D(12, groups=3, use_bias=True),
+        ksn.layers.SplitGroupConv2D(12, groups=3, use_bias=True),
+        ksn.layers.SplitGroupConv2D(16, groups=4, use_bias=True),
+        ksn.layers.InterleavedGroupConv2D(16, branch_channels=(4, 4), use_bias=True),
+        ksn.layers.InterleavedGroupConv2D(32, branch_channels=(4, 8), use_bias=True),
         ksn.layers.SqueezeExcite(4),
-        ksn.layers.ChannelDeal(3),
+        ksn.layers.StridedChannelShuffle(3),
         ksn.layers.ChannelShuffle(2, block_size=4),
         ksn.layers.ChannelSlice(3, 9),
         ksn.layers.ChannelPadding(20),
-        ksn.layers.PaddedMaxPooling2D(3, 2),
+        ksn.layers.PaddedMaxPooling2D(3, strides=2),
     ],
     ids=lambda layer: layer.name,
 )
@@ -247,7 +253,7 @@ def test_every_layer_of_the_library(layer, share, tmp_path):
 @pytest.mark.parametrize(("channels", "groups"), [(16, 3), (16, 6), (15, 4), (7, 5), (9, 2)])
 def test_uneven_deal_stays_in_the_delegate(channels, groups, tmp_path):
     inputs = keras.Input((6, 6, channels))
-    x = keras.layers.Flatten()(keras.layers.MaxPooling2D(2)(ksn.layers.ChannelDeal(groups)(inputs)))
+    x = keras.layers.Flatten()(keras.layers.MaxPooling2D(2)(ksn.layers.StridedChannelShuffle(groups)(inputs)))
     model = keras.Model(inputs, x)
     pictures = np.random.default_rng(0).normal(size=(4, 6, 6, channels)).astype("float32")
     for quantization, tolerance in ((None, 1e-6), ("int8", 0.02)):
@@ -261,7 +267,11 @@ def test_uneven_deal_stays_in_the_delegate(channels, groups, tmp_path):
 
 @pytest.mark.parametrize(
     ("shuffle", "taken_in"),
-    [(ksn.layers.ChannelDeal(3), True), (ksn.layers.ChannelShuffle(4), True), (ksn.layers.ChannelDeal(3), False)],
+    [
+        (ksn.layers.StridedChannelShuffle(3), True),
+        (ksn.layers.ChannelShuffle(4), True),
+        (ksn.layers.StridedChannelShuffle(3), False),
+    ],
 )
 def test_shuffle_before_a_convolution_costs_nothing(shuffle, taken_in, tmp_path):
     inputs = keras.Input((8, 8, 16))

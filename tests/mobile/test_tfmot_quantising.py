@@ -22,7 +22,7 @@ def network():
         x = keras.layers.ReLU()(keras.layers.BatchNormalization()(shared(x)))
     y = keras.layers.DepthwiseConv2D(3, padding="same", name="depthwise")(x)
     x = keras.layers.Concatenate()([x, y])
-    x = ksn.layers.HierarchicalGroupConv2D(8, 2, name="chain")(x)
+    x = ksn.layers.HierarchicalGroupConv2D(8, groups=2, name="chain")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, keras.layers.Dense(5, "softmax", name="scores")(x))
 

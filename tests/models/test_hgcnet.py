@@ -5,7 +5,7 @@ from harness import assert_close, check_model, outputs_and_gradients, pseudo_ran
 
 import keras_sharenets as ksn
 from keras_sharenets.analysis.counting import count_parameters
-from keras_sharenets.layers import ChannelDeal, ChannelShuffle, HierarchicalGroupConv2D, SplitGroupConv2D
+from keras_sharenets.layers import ChannelShuffle, HierarchicalGroupConv2D, SplitGroupConv2D, StridedChannelShuffle
 from keras_sharenets.models import HGCNet
 from keras_sharenets.models.hgcnet import hgcnet
 
@@ -170,18 +170,18 @@ def test_equals_the_network_drawn_in_numpy(hierarchical, squeeze_excite, compres
 
 def test_channels_are_shuffled_where_the_groups_divide_and_dealt_where_not():
     model = HGCNet(**{**TINY, "groups": 3, "modules_per_stage": 2})
-    shuffles = [layer for layer in model.layers if isinstance(layer, (ChannelShuffle, ChannelDeal))]
+    shuffles = [layer for layer in model.layers if isinstance(layer, (ChannelShuffle, StridedChannelShuffle))]
     kinds = {layer.input.shape[-1]: (type(layer), layer.groups) for layer in shuffles}
     assert kinds == {
-        8: (ChannelDeal, 3),
+        8: (StridedChannelShuffle, 3),
         12: (ChannelShuffle, 4),
-        16: (ChannelDeal, 3),
+        16: (StridedChannelShuffle, 3),
         24: (ChannelShuffle, 8),
-        32: (ChannelDeal, 3),
+        32: (StridedChannelShuffle, 3),
         48: (ChannelShuffle, 16),
     }
     plain = HGCNet(**{**TINY, "groups": 1})
-    assert not any(isinstance(layer, (ChannelShuffle, ChannelDeal)) for layer in plain.layers)
+    assert not any(isinstance(layer, (ChannelShuffle, StridedChannelShuffle)) for layer in plain.layers)
 
 
 @pytest.mark.parametrize(

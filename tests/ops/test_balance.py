@@ -44,7 +44,7 @@ def test_no_other_number_of_convolutions_has_fewer_weights(channels, kernel_area
     apart = balance.separated_balance(channels, kernel_area=kernel_area)
     assert apart.convolutions == pytest.approx(1 + math.log(channels))
     for convolutions in range(2, 10):
-        other = balance.separated_balance(channels, convolutions, kernel_area)
+        other = balance.separated_balance(channels, convolutions, kernel_area=kernel_area)
         assert apart.parameters <= other.parameters * (1 + 1e-9)
 
 
@@ -92,7 +92,6 @@ def test_best_integer_of_the_papers_widths():
         ("balance", (1,), r"`channels` \(=1\) must be at least 2"),
         ("balance", (64, 0), r"`convolutions` \(=0\) must be a positive integer\."),
         ("separated_balance", (64, 1), r"`convolutions - 1` \(=0\) must be a positive integer\."),
-        ("separated_balance", (64, 3, 0), r"`kernel_area` \(=0\) must be a positive integer\."),
         ("best_integer", (7.5,), r"`channels` \(=7\.5\) must be a positive integer\."),
         (
             "best_integer",
@@ -105,3 +104,9 @@ def test_best_integer_of_the_papers_widths():
 def test_bad_arguments(function, arguments, message):
     with pytest.raises(ValueError, match=message):
         getattr(balance, function)(*arguments)
+
+
+@pytest.mark.parametrize("function", [balance.balance, balance.separated_balance, balance.best_integer])
+def test_bad_kernel_area(function):
+    with pytest.raises(ValueError, match=r"`kernel_area` \(=0\) must be a positive integer\."):
+        function(64, 3, kernel_area=0)

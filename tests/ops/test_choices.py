@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_sharenets import layers
-from keras_sharenets.layers import composed_pointwise
+from keras_sharenets.layers.bases import ComposedPointwise
 from keras_sharenets.ops import choices, convolution
 
 CONVOLUTIONS = ("dense pointwise", "group pointwise", "grouped", "repeated")
@@ -28,7 +28,7 @@ def named(chosen):
 def test_table_names_implementations_that_exist(kind, direction, where):
     allowed = set(convolution.IMPLEMENTATIONS)
     if kind in POINTWISE:
-        allowed = set(composed_pointwise.IMPLEMENTATIONS) - {"auto"}
+        allowed = set(ComposedPointwise.implementations) - {"auto"}
     elif not kind.endswith("pointwise"):
         allowed.remove("multiplied")
     assert named(choices.MEASURED[where][kind, direction]) <= allowed
@@ -69,7 +69,7 @@ def test_limit_is_on_channels_per_pixel(monkeypatch):
 
 @pytest.mark.parametrize(("channels", "kind"), [(8, "split"), (10, "uneven split")])
 def test_kind_of_split_groups(channels, kind):
-    layer = layers.SplitGroupConv2D(8, 4)
+    layer = layers.SplitGroupConv2D(8, groups=4)
     layer.build((None, 4, 4, channels))
     assert layer.kind == kind
 
@@ -120,7 +120,7 @@ def test_training_in_every_precision(dtype):
     inputs = keras.Input((4, 4, 8))
     x = layers.HighlySharedConv2D(8, 3, groups=4, channel_repeats=2, dtype=dtype)(inputs)
     x = layers.HighlySharedConv2D(8, 1, groups=4, dtype=dtype)(x)
-    model = keras.Model(inputs, layers.SplitGroupConv2D(8, 4, dtype=dtype)(x))
+    model = keras.Model(inputs, layers.SplitGroupConv2D(8, groups=4, dtype=dtype)(x))
     model.compile("sgd", "mse", jit_compile=keras.backend.backend() == "jax")
     before = model.get_weights()
     model.train_on_batch(np.ones((2, 4, 4, 8), "float32"), np.ones((2, 4, 4, 8), "float32"))

@@ -112,7 +112,7 @@ class _RoundingLayers:
         if not stored_kernels(layer):
             return layer
         if id(layer) not in self._wrappers:
-            wrapper = ours.QuantizedKernels(layer, self._preserve, name=f"{layer.name}_rounded")
+            wrapper = ours.QuantizedKernels(layer, preserve=self._preserve, name=f"{layer.name}_rounded")
             wrapper.build()
             if self._preserve == "clusters":
                 wrapper.find_clusters()

@@ -119,7 +119,7 @@ def _are_dealt(groups, indices):
     starts = (0, *itertools.accumulate(sizes[:-1]))
     taken = [(group.attributes["start"], group.output.shape[-1]) for group in groups]
     return taken == list(zip(starts, sizes, strict=True)) and np.array_equal(
-        indices, permutations.deal(len(indices), len(groups))
+        indices, permutations.strided_shuffle(len(indices), len(groups))
     )
 
 

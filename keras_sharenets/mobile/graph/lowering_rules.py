@@ -237,6 +237,9 @@ RULES = (
     (ours.PaddedMaxPooling2D, _padded_max_pooling),
     (ours.ChannelSlice, _slice),
     (ours.SqueezeExcite, _squeeze_excite),
-    (ours.ChannelDeal, _permuted(lambda layer, channels: permutations.deal(channels, layer.groups))),
+    (
+        ours.StridedChannelShuffle,
+        _permuted(lambda layer, channels: permutations.strided_shuffle(channels, layer.groups)),
+    ),
     (ours.ChannelShuffle, _permuted(lambda layer, n: permutations.channel_shuffle(n, layer.groups, layer.block_size))),
 )

@@ -128,13 +128,13 @@ def split(graph, layer, call, x, shape):
 def interleaved(graph, layer, call, x, shape):
     """One group convolution after the other, each with its shuffles."""
     (y,) = x
-    for index, (variable, deals) in enumerate(zip(layer.kernels, layer.deals, strict=True)):
+    for index, (variable, deals) in enumerate(zip(layer.kernels, layer.shuffles, strict=True)):
         kernel = graph.stored(layer, f"kernel_{index + 1}", lambda variable=variable: _array(variable))
         _, _, inputs, filters = kernel.array.shape
         window = _window(y.shape[-1] // inputs)
         y = graph.add("conv", layer.name, [y], (*y.shape[:-1], filters), kernel=kernel, attributes=window)
         for groups in deals:
-            indices = permutations.deal(filters, groups)
+            indices = permutations.strided_shuffle(filters, groups)
             y = graph.add("permute", layer.name, [y], y.shape, attributes={"indices": indices})
     return _joined(graph, layer, [y], shape)
 

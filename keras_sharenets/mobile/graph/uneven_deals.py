@@ -34,7 +34,9 @@ def _uneven_groups(operation):
     indices = operation.attributes["indices"]
     channels = len(indices)
     uneven = (groups for groups in range(2, channels) if channels % groups)
-    return next((groups for groups in uneven if np.array_equal(indices, permutations.deal(channels, groups))), None)
+    return next(
+        (groups for groups in uneven if np.array_equal(indices, permutations.strided_shuffle(channels, groups))), None
+    )
 
 
 def _steps(operation, groups, number):
@@ -51,7 +53,7 @@ def _steps(operation, groups, number):
 
     none = ((0, 0),) * len(places)
     padded = add("pad", source, groups * size, paddings=(*none, (0, groups * size - channels)))
-    dealt = add("permute", padded, groups * size, indices=permutations.deal(groups * size, groups))
+    dealt = add("permute", padded, groups * size, indices=permutations.strided_shuffle(groups * size, groups))
     # The longer groups follow one another without a gap; each of the others ends with a zero.
     starts = [(0, longer * size), *((group * size, size - 1) for group in range(longer, groups))]
     parts = [add("slice", dealt, width, start=start) for start, width in starts]

@@ -9,7 +9,13 @@ deepest networks, which stay 2 and 4 % below.
 import keras
 
 from keras_sharenets import _checks
-from keras_sharenets.layers import ChannelDeal, ChannelShuffle, HierarchicalGroupConv2D, SplitGroupConv2D, SqueezeExcite
+from keras_sharenets.layers import (
+    ChannelShuffle,
+    HierarchicalGroupConv2D,
+    SplitGroupConv2D,
+    SqueezeExcite,
+    StridedChannelShuffle,
+)
 from keras_sharenets.models import parts
 from keras_sharenets.models.variant import Form, Variant
 
@@ -22,14 +28,14 @@ def _dealt(x, groups, name):
     if groups == 1:
         return x
     if channels % groups:
-        return ChannelDeal(groups, name=f"{name}_shuffle")(x)
+        return StridedChannelShuffle(groups, name=f"{name}_shuffle")(x)
     return ChannelShuffle(channels // groups, name=f"{name}_shuffle")(x)
 
 
 def _module(x, convolution, groups, growth, bottleneck, squeeze_excite, name):
     """The module of the paper's figure 3b; only its first 1x1 convolution has groups."""
     y = _dealt(parts.norm_relu(x, f"{name}_input"), groups, name)
-    y = convolution(bottleneck * growth, groups, name=f"{name}_group_pointwise")(y)
+    y = convolution(bottleneck * growth, groups=groups, name=f"{name}_group_pointwise")(y)
     y = parts.norm(y, f"{name}_group_pointwise")
     if squeeze_excite is not None:
         y = SqueezeExcite(squeeze_excite, name=f"{name}_squeeze_excite")(y)

@@ -86,15 +86,15 @@ def _norm_between(x, name):
 def _interleaved(x, width, branch_channels, norm_each, name):
     """The 1x1 part of IGC-V2, as one layer, or taken apart for batch normalization between its convolutions."""
     if not norm_each:
-        return InterleavedGroupConv2D(width, branch_channels, name=f"{name}_interleaved")(x)
+        return InterleavedGroupConv2D(width, branch_channels=branch_channels, name=f"{name}_interleaved")(x)
     channels = x.shape[-1]
     steps = zip(branch_channels, permutations.interleaving(channels, branch_channels, width), strict=True)
-    for place, (size, deals) in enumerate(steps, start=1):
+    for place, (size, shuffles) in enumerate(steps, start=1):
         last = place == len(branch_channels)
         step = f"{name}_pointwise{place}"
         filters = width if last else channels
         x = parts.conv2d(x, filters, groups=channels // size, name=step)
-        for number, groups in enumerate(deals, start=1):
+        for number, groups in enumerate(shuffles, start=1):
             x = ChannelShuffle(filters // groups, name=f"{step}_shuffle{number}")(x)
         x = x if last else _norm_between(x, step)
     return x

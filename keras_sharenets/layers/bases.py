@@ -1,0 +1,215 @@
+"""What the convolutions with shared or sparse kernels have in common."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import keras
+from keras import ops
+
+from keras_sharenets import _checks
+from keras_sharenets._types import Configured, Shape, Tensor
+from keras_sharenets.ops import choices, convolution, hierarchical, precision
+
+
+class SharedConvolution(keras.layers.Layer):
+    """Base of all convolutions: `filters`, a bias, the choice of an implementation, and what configures the weights.
+
+    A subclass lists its `implementations` and builds its kernels; the bias is built by [`add_bias`].
+    """
+
+    implementations: ClassVar[tuple[str, ...]] = ("auto",)
+    # What the inference graph of an export runs.
+    inference_implementation: ClassVar[str]
+
+    def __init__(
+        self,
+        filters: int,
+        *,
+        use_bias: bool = False,
+        implementation: str = "auto",
+        kernel_initializer: Configured = "he_normal",
+        bias_initializer: Configured = "zeros",
+        kernel_regularizer: Configured = None,
+        bias_regularizer: Configured = None,
+        kernel_constraint: Configured = None,
+        bias_constraint: Configured = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        _checks.positive("filters", filters)
+        _checks.one_of("implementation", implementation, self.implementations)
+        self.filters = filters
+        self.use_bias = use_bias
+        self.implementation = implementation
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def known_channels(self, input_shape: Shape) -> int:
+        """The number of input channels; a `ValueError` if it is open."""
+        channels = input_shape[-1]
+        if channels is None:
+            raise ValueError(f"The last axis of the input must be known, got shape {tuple(input_shape)}.")
+        return channels
+
+    def add_bias(self) -> None:
+        """Builds the bias, or sets it to `None`."""
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(self.filters,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "use_bias": self.use_bias,
+            "implementation": self.implementation,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+        }
+
+
+class ComposedPointwise(SharedConvolution):
+    """Base of the 1x1 convolutions whose kernels act in groups or in turn, with nothing nonlinear between them.
+
+    A subclass names in `kind` what it is in `ops.choices`, and in `division` its own argument, kept as an attribute,
+    that says how the channels are divided. It has three methods. `plan(channels)` checks the input channels, keeps what
+    the others need, and returns the shapes of the kernels; `run(inputs, kernels)` convolves in the paper's steps;
+    `compose(kernels)` gives the kernel `(1, 1, channels, filters)` that does the same.
+    """
+
+    implementations = ("auto", "composed", "multiplied", "factored")
+    inference_implementation = "composed"
+
+    kind: str
+    division: ClassVar[str]
+
+    def __init__(self, filters: int, kernel_size: Any = 1, **kwargs: Any):
+        self._check_pointwise(kernel_size, kwargs)
+        super().__init__(filters, **kwargs)
+
+    def _check_pointwise(self, kernel_size: Any, arguments: dict[str, Any]) -> None:
+        """Raises a `ValueError` for what a 1x1 convolution does not have."""
+        name = type(self).__name__
+        if kernel_size not in (1, (1, 1), [1, 1]):
+            raise ValueError(
+                f"`kernel_size` (={kernel_size!r}) must be 1: `{name}` is a 1x1 convolution; "
+                f"`{self.division}` is given by its name."
+            )
+        for argument in ("strides", "padding", "dilation_rate", "data_format"):
+            if argument in arguments:
+                raise ValueError(
+                    f"`{argument}` (={arguments[argument]!r}) must be left out: `{name}` is a 1x1 convolution with "
+                    "strides of 1 and channels last, which needs no padding."
+                )
+
+    def plan(self, channels: int) -> Sequence[tuple[int, ...]]:
+        raise NotImplementedError
+
+    def run(self, inputs: Tensor, kernels: Sequence[Tensor]) -> Tensor:
+        raise NotImplementedError
+
+    def compose(self, kernels: Sequence[Tensor]) -> Tensor:
+        raise NotImplementedError
+
+    def build(self, input_shape: Shape) -> None:
+        channels = self.known_channels(input_shape)
+        shapes = self.plan(channels)
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})
+        self.kernels = [
+            self.add_weight(
+                name=f"kernel_{place}",
+                shape=shape,
+                initializer=self._new_kernel_initializer(),
+                regularizer=self.kernel_regularizer,
+                constraint=self.kernel_constraint,
+                # Composed in full precision also where the convolution runs in half.
+                autocast=False,
+            )
+            for place, shape in enumerate(shapes, start=1)
+        ]
+        self.add_bias()
+
+    def _new_kernel_initializer(self) -> Any:
+        # One initializer called twice gives the same numbers twice.
+        initializer = self.kernel_initializer
+        return initializer.clone() if isinstance(initializer, keras.initializers.Initializer) else initializer
+
+    def effective_kernel(self) -> Tensor:
+        """The kernel of the ordinary 1x1 convolution that this layer is.
+
+        Returns:
+            A tensor `(1, 1, channels, filters)` of the type in which the weights are stored.
+        """
+        return self.compose([ops.convert_to_tensor(kernel) for kernel in self.kernels])
+
+    def products_per_pixel(self) -> int:
+        """Products of weights with activations at each pixel, as the paper counts: every stored weight once."""
+        return sum(math.prod(kernel.shape) for kernel in self.kernels)
+
+    def choose_implementation(self, input_shape: Shape, training: bool | None = None) -> str:
+        """What runs for inputs of this shape in the graph that is being built: one of `implementations`, not `"auto"`.
+
+        Where the layer's `implementation` is not `"auto"`, it is that.
+        """
+        if self.implementation != "auto":
+            return self.implementation
+        runtime = choices.runtime(self.compute_dtype)
+        return choices.choose(self.kind, input_shape[-1], input_shape[1:3], training, runtime)
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        implementation = self.choose_implementation(inputs.shape, training)
+        if implementation == "factored":
+            # In full precision: rounded after every group, what a chain carries would be off by more than a percent.
+            kernels = [precision.full(ops.convert_to_tensor(kernel)) for kernel in self.kernels]
+            outputs = ops.cast(self.run(precision.full(inputs), kernels), self.compute_dtype)
+        else:
+            kernel = ops.cast(self.effective_kernel(), self.compute_dtype)
+            whole = {"composed": convolution.pointwise, "multiplied": convolution.pointwise_product}
+            outputs = whole[implementation](inputs, kernel)
+        return outputs if self.bias is None else precision.add_bias(outputs, self.bias)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return (*input_shape[:-1], self.filters)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), self.division: getattr(self, self.division)}
+
+
+class GroupPointwise(ComposedPointwise):
+    """Base of `HierarchicalGroupConv2D` and `SplitGroupConv2D`, which say what a kernel reads and how the kernels act.
+
+    `kernel_inputs(sizes, filters)` gives the channels that each kernel reads.
+    """
+
+    division = "groups"
+
+    @staticmethod
+    def kernel_inputs(sizes: tuple[int, ...], filters: int) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    def __init__(self, filters: int, kernel_size: Any = 1, *, groups: int = 0, **kwargs: Any):
+        super().__init__(filters, kernel_size, **kwargs)
+        _checks.positive("groups", groups)
+        _checks.divides("groups", groups, "`filters`", filters)
+        self.groups = groups
+
+    def plan(self, channels: int) -> Sequence[tuple[int, ...]]:
+        self.sizes = hierarchical.split_sizes(channels, self.groups)
+        filters = self.filters // self.groups
+        return [(1, 1, inputs, filters) for inputs in self.kernel_inputs(self.sizes, filters)]

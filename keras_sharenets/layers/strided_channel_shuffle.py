@@ -1,0 +1,50 @@
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_sharenets import _checks
+from keras_sharenets._types import Shape, Tensor
+from keras_sharenets.ops import permutations
+
+
+@keras.saving.register_keras_serializable("keras_sharenets")
+class StridedChannelShuffle(keras.layers.Layer):
+    """Reads the channels with a stride of `groups`: `0, groups, 2 groups ...`, then `1, 1 + groups ...`, and so on.
+
+    So each of `groups` groups gets channels from all over the input. Where `groups` divides the channels it equals
+    `ChannelShuffle(channels / groups)`; otherwise the first groups get one channel more.
+
+    Args:
+        groups: int; at most the number of channels.
+
+    Input and output shape: `(..., channels)`. It stores nothing.
+
+    Raises:
+        ValueError: `groups` is not a positive integer, or there are fewer channels.
+
+    >>> import numpy as np
+    >>> np.asarray(StridedChannelShuffle(groups=3)(np.arange(7.0)[None])).tolist()
+    [[0.0, 3.0, 6.0, 1.0, 4.0, 2.0, 5.0]]
+    """
+
+    def __init__(self, groups: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        _checks.positive("groups", groups)
+        self.groups = groups
+
+    def build(self, input_shape: Shape) -> None:
+        permutations.strided_shuffle(input_shape[-1], self.groups)
+
+    def call(self, inputs: Tensor) -> Tensor:
+        return ops.take(inputs, permutations.strided_shuffle(inputs.shape[-1], self.groups), axis=-1)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "groups": self.groups}
+
+
+# Files that were saved before the layer had its present name.
+keras.saving.get_custom_objects()["keras_sharenets>ChannelDeal"] = StridedChannelShuffle
