@@ -54,7 +54,7 @@ class CommandLine:
         prog: how it is called.
         description: one sentence.
         commands: name of a command to `(module, summary)`. The summary stands here so that `--help` imports no command.
-        version: what `--version` prints, or `None`.
+        version: what `--version` prints, or `None` for a program that is not installed: it has no completion either.
     """
 
     prog: str
@@ -73,6 +73,11 @@ def make_parser(line: CommandLine, wanted: Collection[str] | None = None) -> arg
     parser = argparse.ArgumentParser(prog=line.prog, description=line.description)
     if line.version is not None:
         parser.add_argument("--version", action="version", version=line.version)
+        completion_help = "print a script that completes commands and options in this shell"
+        shells = ("bash", "zsh", "fish", "tcsh")
+        parser.add_argument(
+            "--print-completion", action=_PrintCompletion, const=line, choices=shells, help=completion_help
+        )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, summary) in line.commands.items():
         if wanted is not None and name not in wanted:
@@ -95,6 +100,16 @@ def make_parser(line: CommandLine, wanted: Collection[str] | None = None) -> arg
     return parser
 
 
+class _PrintCompletion(argparse.Action):
+    """Prints the script for the `CommandLine` in `const`, all of whose commands are imported for it."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        import shtab
+
+        print(shtab.complete(make_parser(self.const), values))
+        parser.exit()
+
+
 def _json_target(text: str) -> str:
     # Whoever forgets the file's name would lose the image or network that comes next on the line.
     if text != "-" and not text.endswith(".json"):
@@ -115,7 +130,7 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
     try:
         if hasattr(command, "check"):
             command.check(arguments)
-        with _without_notices():
+        with without_notices():
             importlib.import_module("keras")
         answer = command.run(arguments)
         if answer is not None:
@@ -130,14 +145,14 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
 
 
 @contextlib.contextmanager
-def _without_notices() -> Iterator[None]:
+def without_notices() -> Iterator[None]:
     """Keeps TensorFlow's start-up notices from standard error while Keras and its backend are imported.
 
     TF_CPP_MIN_LOG_LEVEL does not reach those that are written before TensorFlow reads it, so the file descriptor is
     redirected. Every other line comes through, and all lines if the import fails. With TF_CPP_MIN_LOG_LEVEL=0 nothing
     is held back: a process that dies in the import shows why.
     """
-    if "keras" in sys.modules or os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "0":
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "0":
         yield
         return
     sys.stderr.flush()

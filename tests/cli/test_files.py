@@ -1,47 +1,13 @@
-import json
-import os
-import pathlib
-import subprocess
-import sys
+"""The commands on networks and files."""
 
-import keras
-import numpy as np
+import json
+
 import PIL.Image
-import pytest
 
 import keras_sharenets as ksn
-from keras_sharenets import cli, files
+from keras_sharenets import files
 
 NAMES = ("circle", "square", "star")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A small network with its labels, and pictures: what a user has after training."""
-    folder = tmp_path_factory.mktemp("cli")
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((8, 8, 3))
-    scaled = keras.layers.Rescaling(1 / 255)(inputs)
-    shared = ksn.layers.HighlySharedConv2D(8, 3, groups=4, channel_repeats=2, activation="relu")
-    x = keras.layers.Conv2D(8, 3, padding="same")(scaled)
-    x = keras.layers.GlobalAveragePooling2D()(shared(shared(x)))
-    files.save_model(keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x)), folder / "net.keras")
-    (folder / "labels.txt").write_text("\n".join(NAMES))
-    (folder / "pictures").mkdir()
-    for index in range(12):
-        noise = np.random.default_rng(index).integers(0, 256, (9, 11, 3), np.uint8)
-        PIL.Image.fromarray(noise).save(folder / "pictures" / f"{index}.png")
-    return folder
-
-
-@pytest.fixture
-def run(capsys):
-    def run(*arguments):
-        status = cli.main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
 
 
 def test_list(run):
@@ -97,8 +63,8 @@ def test_create_from_a_trial(run, tmp_path):
 
 def test_export_predict_benchmark_and_describe_a_tflite_file(run, folder, tmp_path):
     target = tmp_path / "net.tflite"
-    calibration = ("--calibration", folder / "pictures")
-    status, out, _ = run("export", folder / "net.keras", "--quantization", "int8", *calibration, "--output", target)
+    representative = ("--representative-data", folder / "images")
+    status, out, _ = run("export", folder / "net.keras", "--quantization", "int8", *representative, "--output", target)
     assert status == 0
     assert f"{target.stat().st_size:,}" in out
 
@@ -110,7 +76,7 @@ def test_export_predict_benchmark_and_describe_a_tflite_file(run, folder, tmp_pa
     assert described["inputs"][0]["dtype"] == "int8"
     assert sum(described["size"].values()) == described["file_bytes"] == target.stat().st_size
 
-    status, out, _ = run("predict", target, folder / "pictures" / "0.png", "--top", 2)
+    status, out, _ = run("predict", target, folder / "images" / "0.png", "--top", 2)
     line = out.strip().splitlines()[-1]
     assert status == 0
     assert sum(name in line for name in NAMES) == 2
@@ -160,15 +126,15 @@ def test_benchmark_of_files_side_by_side(run, folder, tmp_path, monkeypatch):
 
 def test_predictions_of_keras_and_of_float32_tflite_agree(run, folder):
     assert run("export", folder / "net.keras")[0] == 0
-    pictures = sorted((folder / "pictures").iterdir())
-    _, keras_out, _ = run("predict", folder / "net.keras", *pictures)
-    _, tflite_out, _ = run("predict", folder / "net.tflite", *pictures)
+    images = sorted((folder / "images").iterdir())
+    _, keras_out, _ = run("predict", folder / "net.keras", *images)
+    _, tflite_out, _ = run("predict", folder / "net.tflite", *images)
     assert len(keras_out.splitlines()) == 13
     assert keras_out == tflite_out
 
 
 def test_export_a_saved_model(run, folder):
-    status, _, _ = run("export", folder / "net.keras", "--to", "saved_model", "--calibration", folder / "pictures")
+    status, _, _ = run("export", folder / "net.keras", "--to", "saved_model", "--calibration", folder / "images")
     assert status == 0
     assert (folder / "net_saved_model" / "saved_model.pb").is_file()
     status, _, err = run("export", folder / "net.keras", "--to", "saved_model")
@@ -177,7 +143,7 @@ def test_export_a_saved_model(run, folder):
 
 
 def bad_inputs(folder):
-    net, pictures = folder / "net.keras", folder / "pictures"
+    net, images = folder / "net.keras", folder / "images"
     (folder / "foreign.keras").write_text("no model")
     (folder / "foreign.tflite").write_bytes(bytes(range(256)) * 10)
     (folder / "text.png").write_text("no picture")
@@ -202,7 +168,7 @@ def bad_inputs(folder):
         (("export", net, "--quantization", "int8"), "`--quantization int8` needs `--representative-data FOLDER`"),
         (("export", net, "--to", "saved_model", "--quantization", "int8"), "goes with `--to tflite`"),
         (("export", net, "--calibration", folder / "empty"), "must be a folder with images in it"),
-        (("export", net, "--calibration", pictures, "--pictures", 0), "`--images` (=0) must be a positive integer"),
+        (("export", net, "--calibration", images, "--pictures", 0), "`--images` (=0) must be a positive integer"),
         (("size", folder / "foreign.tflite"), "is not a TFLite file"),
         (("benchmark", folder / "foreign.tflite"), "is not a TFLite file"),
         (("benchmark", folder / "none.tflite"), "There is no file"),
@@ -212,8 +178,8 @@ def bad_inputs(folder):
         (("benchmark", "a.tflite", "--picture", folder / "run.png"), "`--figure` needs `--accuracy FILE=SHARE`"),
         (("predict", net, folder / "text.png"), "text.png is not an image that can be read"),
         (("predict", net, folder / "none.png"), "There is no file"),
-        (("predict", folder / "foreign.keras", pictures / "0.png"), "is not a Keras file"),
-        (("predict", net, pictures / "0.png", "--top", 0), "`--top` (=0) must be a positive integer"),
+        (("predict", folder / "foreign.keras", images / "0.png"), "is not a Keras file"),
+        (("predict", net, images / "0.png", "--top", 0), "`--top` (=0) must be a positive integer"),
     ]
 
 
@@ -227,20 +193,3 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, folder):
         assert err.startswith("error: "), arguments
         assert len(err.strip().splitlines()) == 1, arguments
     assert sorted(path for path in folder.rglob("*")) == before
-
-
-def test_every_command_has_an_example_in_its_help(capsys):
-    for command in ("list", "describe", "create", "size", "export", "benchmark", "predict"):
-        with pytest.raises(SystemExit) as exit_info:
-            cli.main([command, "--help"])
-        assert exit_info.value.code == 0
-        assert f"example:\n  sharenets {command} " in capsys.readouterr().out
-
-
-def test_installed_command():
-    command = pathlib.Path(sys.executable).parent / "sharenets"
-    if not command.exists():
-        pytest.skip("the package is not installed beside this Python")
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    result = subprocess.run([command, "--version"], capture_output=True, text=True, check=True, env=environment)
-    assert result.stdout.strip() == ksn.__version__

@@ -1,0 +1,68 @@
+"""What a fresh process does, on JAX and with TensorFlow out of reach: `python cold_start.py FOLDER SAVED_MODEL`."""
+
+import contextlib
+import importlib
+import io
+import sys
+import time
+
+
+class Refuse:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] == "tensorflow":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return None
+
+
+def answer(*words):
+    """`(exit status, standard output, standard error)` of a command."""
+    from keras_sharenets.cli import main
+
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            status = main(list(words))
+        except SystemExit as stop:
+            status = stop.code
+    return status, out.getvalue(), err.getvalue()
+
+
+def check_what_answers_at_once():
+    import keras_sharenets as ksn
+
+    assert set(dir(ksn)) == {*ksn.__all__, "__version__"}
+    assert "mobile" in dir(ksn)
+    assert answer("--version") == (0, f"{ksn.__version__}\n", "")
+    assert answer("--help")[0] == 0
+    for command in ("list", "describe", "table", "create", "size", "benchmark", "predict"):
+        status, text, _ = answer(command, "--help")
+        assert status == 0
+        assert f"example:\n  sharenets {command}" in text, command
+        assert "--json" in text, command
+    assert answer("nonsense")[0] == 2
+    heavy = {"keras", "tensorflow", "jax", "numpy", "PIL", "sklearn", "matplotlib"} & set(sys.modules)
+    assert not heavy, heavy
+    assert time.process_time() < 5, "all of this takes half a second on an idle machine"
+
+
+def check_what_needs_no_tensorflow(folder, saved):
+    import keras_sharenets as ksn
+
+    # Whoever has imported this package can load its files, though nothing of it was used.
+    keras = importlib.import_module("keras")
+    assert len(keras.saving.load_model(saved, compile=False).layers) > 10
+    assert ksn.profile(ksn.create_model("hscnet_m32_g4_r2_b1_a2")).stored_parameters == 50_922
+    assert answer("list", "hscnet_m32*")[1].startswith("hscnet_m32_g4_r2_b1_a2")
+    assert answer("describe", "hscnet_m32_g4_r2_b1_a2")[0] == 0
+    network = "--model hscnet_m32_g4_r2_b1_a2 --model-option width=(8,) --model-option arrangements=1"
+    status, _, text = answer(*f"fit {network} --data digits --epochs 1 --output {folder}/run".split())
+    assert status == 0, text
+    assert answer("evaluate", f"{folder}/run/last.keras", "--data", "digits")[1].startswith("accuracy")
+    assert not [name for name in sys.modules if name.partition(".")[0] == "tensorflow"]
+
+
+if __name__ == "__main__":
+    sys.meta_path.insert(0, Refuse)
+    check_what_answers_at_once()
+    check_what_needs_no_tensorflow(*sys.argv[1:])
+    print("done")

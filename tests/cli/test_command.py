@@ -1,0 +1,128 @@
+"""How the command line is put together: what it imports when, `--json`, what TensorFlow says of itself."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import keras_sharenets as ksn
+from keras_sharenets import cli
+from keras_sharenets.cli import command
+from keras_sharenets.cli.command import make_parser
+from trainers.cli import LINE as TRAINERS
+from tuning.cli import LINE as TUNING
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_fresh_process_without_tensorflow(tmp_path):
+    saved = ROOT / "saved_models" / "hscnet_m32_g4_r2_b1_a2_cifar10" / "last.keras"
+    words = [sys.executable, str(pathlib.Path(__file__).with_name("cold_start.py")), str(tmp_path), str(saved)]
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    result = subprocess.run(words, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
+
+
+def test_names_of_the_package():
+    assert ksn.profile is ksn.analysis.profile
+    assert ksn.create_model is ksn.models.create_model
+    assert ksn.mobile.__name__ == "keras_sharenets.mobile"
+    with pytest.raises(AttributeError, match="'keras_sharenets' has no attribute 'nonsense'"):
+        ksn.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("line", [cli.LINE, TRAINERS, TUNING], ids=lambda line: line.prog)
+def test_help_of_every_command_has_an_example_that_parses(line, capsys):
+    for name in line.commands:
+        with pytest.raises(SystemExit, match="0"):
+            command.run_command_line(line, [name, "--help"])
+        text = capsys.readouterr().out
+        example = text.partition(f"example:\n  {line.prog} ")[2]
+        assert make_parser(line, [name]).parse_args(example.replace("'", "").split()).command == name
+
+
+def test_one_json_for_all(run, tmp_path):
+    target = tmp_path / "found.json"
+    status, text, _ = run("list", "hscnet_m32*", "--json", target)
+    assert (status, text.split()[0]) == (0, "hscnet_m32_g4_r2_b1_a2")
+    data = json.loads(target.read_text())
+    assert [entry["name"] for entry in data] == ["hscnet_m32_g4_r2_b1_a2"]
+    for words in (("--json", "-"), ("--json",)):
+        status, text, _ = run("list", "hscnet_m32*", *words)
+        assert (status, json.loads(text)) == (0, data)
+
+
+def test_json_does_not_take_an_image_for_its_target(capsys, tmp_path):
+    (tmp_path / "cat.png").write_text("a cat")
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["predict", "net.keras", "--json", str(tmp_path / "cat.png")])
+    assert "must be - or a file that ends in .json" in capsys.readouterr().err
+    assert (tmp_path / "cat.png").read_text() == "a cat"
+
+
+def test_completion_knows_commands_and_their_options(capsys):
+    for shell in ("bash", "zsh", "fish", "tcsh"):
+        with pytest.raises(SystemExit, match="0"):
+            cli.main(["--print-completion", shell])
+        text = capsys.readouterr().out
+        assert "benchmark" in text
+        # For tcsh, shtab knows commands alone.
+        assert ("--representative-data" in text) == (shell != "tcsh")
+
+
+NOTICES = [
+    "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
+    "I0000 00:00:1795711341.771587    9302 port.cc:153] oneDNN custom operations are on.",
+    "2026-11-26 16:38:55.123456: I tensorflow/core/platform/cpu_feature_guard.cc:210] This binary is optimized",
+    "To enable the following instructions: AVX2 FMA, in other operations, rebuild TensorFlow",
+]
+ERROR = "E0000 00:00:1795711341.893421    9302 cuda_executor.cc:1] failed call to cuInit"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_notices_are_held_back_and_errors_are_not(fails, capfd, monkeypatch):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        with command.without_notices():
+            os.write(2, "\n".join([*NOTICES, ERROR, ""]).encode())
+            if fails:
+                raise ImportError("no")
+    except ImportError:
+        assert fails
+    lines = capfd.readouterr().err.splitlines()
+    assert lines == ([*NOTICES, ERROR] if fails else [ERROR])
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "after\n"
+
+
+def test_notices_on_request(capfd, monkeypatch):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    with command.without_notices():
+        os.write(2, NOTICES[1].encode())
+    assert capfd.readouterr().err == NOTICES[1]
+
+
+def test_missing_package_is_one_line(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras_sharenets.mobile.inspect.tables", None)
+    status, _, err = run("size", "net.tflite")
+    assert (status, err.count("\n")) == (2, 1)
+    assert err.startswith("error: ")
+
+
+def test_interruption(run, monkeypatch):
+    def interrupt(pattern):
+        raise KeyboardInterrupt("3 of 4 are done")
+
+    monkeypatch.setattr("keras_sharenets.cli.list.matching_names", interrupt)
+    assert run("list") == (130, "", "interrupted: 3 of 4 are done\n")
+
+
+def test_installed_command():
+    program = pathlib.Path(sys.executable).parent / "sharenets"
+    if not program.exists():
+        pytest.skip("the package is not installed beside this Python")
+    result = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    assert (result.stdout.strip(), result.stderr) == (ksn.__version__, "")
