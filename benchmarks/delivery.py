@@ -58,8 +58,7 @@ def run(args):
             rows += measure(name, folder, scales=args.scales, threads=args.threads, repetitions=repetitions)
             table = make_table(rows, args.scales, args.threads, repetitions)
             written = results.write(table, args.output, args.command_line)
-    print(written[0].read_text(), end="")
-    progress(f"written: {', '.join(map(str, written))}")
+    return results.answer(written)
 
 
 def make_table(rows, scales, threads, repetitions):

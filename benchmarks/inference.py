@@ -86,8 +86,7 @@ def run(args):
     peak = max(*peaks, timing.measure_peak(args.quick))
     table = make_table([row | _counts(row, models, peak, names) for row in rows], peak, args.batch_size, repetitions)
     written = results.write(table, args.output, args.command_line)
-    print(written[0].read_text(), end="")
-    progress(f"written: {', '.join(map(str, written))}")
+    return results.answer(written)
 
 
 def make_table(rows, peak, batch_size, repetitions):

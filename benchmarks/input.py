@@ -82,8 +82,7 @@ def run(args):
             waits += measure_fit(shape, sources, fastest, models[fastest], batch_size, fit_rounds(repetitions))
     table = make_table(rows + waits, claims(rows, waits), batch_size, repetitions)
     written = results.write(table, args.output, args.command_line)
-    print(written[0].read_text(), end="")
-    progress(f"written: {', '.join(map(str, written))}")
+    return results.answer(written)
 
 
 def fit_rounds(repetitions):

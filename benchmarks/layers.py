@@ -56,8 +56,7 @@ def run(args):
     written = results.write(make_table(rows, peak, batch_size, repetitions), args.output, args.command_line)
     rule = pathlib.Path(args.output) / "layer_choices.txt"
     files.write_text(rule, layer_choices.to_text(layer_choices.fit(rows)))
-    print(written[0].read_text() + rule.read_text(), end="")
-    progress(f"written: {', '.join(map(str, [*written, rule]))}")
+    return results.answer([*written, rule])
 
 
 def make_table(rows, peak, batch_size, repetitions):

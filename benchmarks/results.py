@@ -1,12 +1,16 @@
 """What a benchmark found, as a table in Markdown and JSON and as a picture."""
 
 import dataclasses
+import json
 import pathlib
 import string
 
+from benchmarks.arguments import progress
 from benchmarks.picture import draw
 from keras_sharenets import files
+from keras_sharenets.cli.command import Answer
 from keras_sharenets.machine import describe_machine
+from keras_sharenets.rendering.tables import markdown_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +90,13 @@ def write(table, folder, command):
     return paths
 
 
+def answer(written):
+    """The `Answer` of a benchmark that has written these files: a table's three, and perhaps another text."""
+    page, numbers, _, *others = written
+    progress(f"written: {', '.join(map(str, written))}")
+    return Answer("".join(path.read_text() for path in (page, *others)), json.loads(numbers.read_text()))
+
+
 def to_markdown(table, context):
     """A `Table` as a page: what it ran on, one table a panel, and what becomes of the claims.
 
@@ -101,13 +112,13 @@ def to_markdown(table, context):
     parts = [f"# {table.title}", f"`{context['command']}`", f"{context['date']}; {machine}; {versions}.", table.note]
     for panel, rows in table.panels().items():
         cells = [[fill(table.label, row), *(fill(form, row) for form in table.columns.values())] for row in rows]
-        parts += [f"## {panel}", _grid(["", *table.columns], cells)]
+        parts += [f"## {panel}", markdown_table([["", *table.columns], *cells], align="l" + "r" * len(table.columns))]
     if table.claims:
         cells = [
             [claim.text, claim.where, f"{claim.value:.3g}", f"{claim.limit:g}", "yes" if claim.holds else "**no**"]
             for claim in table.claims
         ]
-        parts += ["## Claims", _grid(["", "", "measured", "at most", "holds"], cells)]
+        parts += ["## Claims", markdown_table([["", "", "measured", "at most", "holds"], *cells], align="llrrr")]
     return "\n\n".join(parts) + "\n"
 
 
@@ -119,9 +130,3 @@ def fill(template, row):
     """
     names = (name for _, name, _, _ in string.Formatter().parse(template) if name)
     return "-" if any(row[name] is None for name in names) else template.format(**row)
-
-
-def _grid(head, rows):
-    """A Markdown table, its first column on the left and the others on the right."""
-    rule = [":--", *("--:" for _ in head[1:])]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))

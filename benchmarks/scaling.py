@@ -55,8 +55,7 @@ def run(args):
     peak = max(peak, timing.measure_peak(args.quick))
     rows = [make_row(axis, points, peak) for axis, points in zip(axes, measured, strict=True)]
     written = write(make_table(rows, peak, batch_size, repetitions), folder, args.command_line)
-    print(written[0].read_text(), end="")
-    progress(f"written: {', '.join(map(str, written))}")
+    return results.answer(written)
 
 
 def measure(axis, batch_size, repetitions, memory=False):

@@ -60,8 +60,7 @@ def run(args):
         peak = max(peak, timing.measure_peak(args.quick))
         shares = [row | {"share_of_peak": row["multiply_adds_per_second"] / peak} for row in rows]
         written = results.write(make_table(shares, peak, repetitions, **how), args.output, args.command_line)
-    print(written[0].read_text(), end="")
-    progress(f"written: {', '.join(map(str, written))}")
+    return results.answer(written)
 
 
 def make_table(rows, peak, repetitions, *, batch_size, policy, jit_compile):

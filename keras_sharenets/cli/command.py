@@ -4,7 +4,7 @@ A command's module has a docstring, the help text and then an example, and two f
 
 * `add_arguments(parser)` adds its options. It imports nothing heavy: `--help` and wrong arguments answer at once.
 * `run(arguments)` does the work, imports inside itself what it needs, and returns an `Answer`, or `None` if it has
-  nothing to say. Progress goes to standard error.
+  nothing to say. Progress goes to standard error. `arguments.command_line` is the whole line as it was typed.
 
 and, if the options have rules that a parser cannot tell, a third, `check(arguments)`: a `ValueError` before Keras is
 imported.
@@ -22,6 +22,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -126,6 +127,7 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
     words = list(sys.argv[1:] if argv is None else argv)
     wanted = next((word for word in words if not word.startswith("-")), None)
     arguments = make_parser(line, (wanted,)).parse_args(words)
+    arguments.command_line = shlex.join([*line.prog.split(), *words])
     command = importlib.import_module(line.commands[arguments.command][0])
     try:
         if hasattr(command, "check"):

@@ -52,24 +52,24 @@ def test_files(tmp_path):
     panels = """## b
 
 |  | file bytes | ms |
-| :-- | --: | --: |
+| --- | ---: | ---: |
 | slow | 1,234,567 | 10.0 |
 | fast | 1,234,567 | 5.0 |
 
 ## a
 
 |  | file bytes | ms |
-| :-- | --: | --: |
+| --- | ---: | ---: |
 | slow | 1,234,567 | 7.5 |
 
 ## Claims
 
 |  |  | measured | at most | holds |
-| :-- | :-- | --: | --: | --: |
+| --- | --- | ---: | ---: | ---: |
 | fast | here | 1 | 1 | yes |
 | small | there | 2.5 | 2 | **no** |
 """
-    assert text.endswith(panels.replace("| :-- | :-- | --: |", "| :-- | --: | --: |"))
+    assert text.endswith(panels)
 
 
 def pixels(table, colour):
