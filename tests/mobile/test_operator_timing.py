@@ -4,7 +4,7 @@ import pytest
 
 import keras_sharenets as ksn
 from keras_sharenets import cli, mobile
-from keras_sharenets.mobile.inspect import benchmark, operator_timing
+from keras_sharenets.mobile.inspect import operator_timing
 from keras_sharenets.mobile.inspect import contents as graph
 
 
@@ -13,11 +13,11 @@ def test_every_operator_of_the_file_is_measured(tflite_files, quantization, monk
     """With times that are known: the n-th operator that is unlike the others takes n milliseconds."""
     measured = []
 
-    def turns(interpreters, repetitions):
-        measured.extend(interpreters)
-        return [[float(place)] * repetitions for place, _ in enumerate(interpreters, start=1)]
+    def turns(calls, repetitions, *, warmup):
+        measured.extend(calls)
+        return {key: [place / 1000] * repetitions for place, key in enumerate(calls, start=1)}
 
-    monkeypatch.setattr(benchmark, "take_turns", turns)
+    monkeypatch.setattr(operator_timing.timing, "take_turns", turns)
     path = tflite_files[quantization][0]
     times = mobile.operator_times(path, repetitions=2)
     counts = graph.operator_counts(graph.read_graph(path.read_bytes()))

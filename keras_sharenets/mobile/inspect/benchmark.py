@@ -1,19 +1,19 @@
 """What TFLite files cost on this machine: time for one picture, memory, bytes."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import subprocess
 import sys
-import time
 
 import numpy as np
 
-from keras_sharenets import _checks
 from keras_sharenets.mobile.inspect import contents as graph
 from keras_sharenets.mobile.inspect import interpreter as runtime
 from keras_sharenets.mobile.inspect import memory_probe
 from keras_sharenets.mobile.inspect.delegates import delegated
+from keras_sharenets.timing import take_turns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,43 +92,29 @@ def compare_tflite(paths, num_threads=1, repetitions=50, warmup=5):
     """
     if isinstance(paths, (str, os.PathLike)) or not len(paths):
         raise ValueError(f"`paths` (={paths!r}) must be a sequence of at least one file.")
-    _checks.positive("repetitions", repetitions)
-    if warmup != 0:
-        _checks.positive("warmup", warmup)
-    interpreters = [with_random_inputs(runtime.open_tflite(path, num_threads)) for path in paths]
-    for interpreter in interpreters:
-        _invoke(interpreter, warmup)
-    times = take_turns(interpreters, repetitions)
+    interpreters = [runtime.open_tflite(path, num_threads) for path in paths]
+    calls = dict(enumerate(map(inference_call, interpreters)))
+    seconds = take_turns(calls, repetitions, warmup=warmup)
     return [
-        _report(path, interpreter, of_file, threads=num_threads, repetitions=repetitions, warmup=warmup)
-        for path, interpreter, of_file in zip(paths, interpreters, times, strict=True)
+        _report(
+            path,
+            interpreter,
+            1000 * np.asarray(seconds[index]),
+            threads=num_threads,
+            repetitions=repetitions,
+            warmup=warmup,
+        )
+        for index, (path, interpreter) in enumerate(zip(paths, interpreters, strict=True))
     ]
 
 
-def with_random_inputs(interpreter):
-    """The interpreter, seeded random numbers at its inputs."""
+def inference_call(interpreter):
+    """A function without arguments that runs an interpreter once, on seeded random numbers."""
     random = np.random.default_rng(0)
     for entry in interpreter.get_input_details():
         values = random.uniform(0, 127, entry["shape"])
         interpreter.set_tensor(entry["index"], values.astype(entry["dtype"]))
-    return interpreter
-
-
-def _invoke(interpreter, times):
-    for _ in range(times):
-        runtime.invoke(interpreter)
-
-
-def take_turns(interpreters, repetitions):
-    """Milliseconds of `repetitions` inferences of each, as a list of lists."""
-    times = [[] for _ in interpreters]
-    for _ in range(repetitions):
-        for interpreter, of_file in zip(interpreters, times, strict=True):
-            _invoke(interpreter, 1 if len(interpreters) > 1 else 0)
-            start = time.perf_counter()
-            runtime.invoke(interpreter)
-            of_file.append(1000 * (time.perf_counter() - start))
-    return times
+    return functools.partial(runtime.invoke, interpreter)
 
 
 def _report(path, interpreter, times, **settings):

@@ -8,9 +8,10 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_sharenets import _checks
-from keras_sharenets.mobile.inspect import benchmark, interpreter
+from keras_sharenets import timing
 from keras_sharenets.mobile.inspect import contents as graph
+from keras_sharenets.mobile.inspect import interpreter
+from keras_sharenets.mobile.inspect.benchmark import inference_call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,18 +46,16 @@ def operator_times(path, num_threads=1, repetitions=30, warmup=3):
     Raises:
         ValueError: as for `benchmark_tflite`.
     """
-    _checks.positive("repetitions", repetitions)
     interpreter.open_tflite(path, num_threads)  # Refuses what is no file for the runtime.
     whole = schema.ModelT.InitFromPackedBuf(pathlib.Path(path).read_bytes(), 0)
     names = [name for name, _, _ in graph.operators(graph.read_graph(pathlib.Path(path).read_bytes()))]
     keys = [_key(whole, operator) for operator in whole.subgraphs[0].operators]
     first = {key: place for place, key in reversed(list(enumerate(keys)))}
-    runtimes = [_alone(whole, place, f"{names[place]} of {path}", num_threads) for place in first.values()]
-    for runtime in runtimes:
-        for _ in range(warmup):
-            interpreter.invoke(runtime)
-    medians = [float(np.median(times)) for times in benchmark.take_turns(runtimes, repetitions)]
-    of_key = dict(zip(first, medians, strict=True))
+    calls = {}
+    for key, place in first.items():
+        calls[key] = inference_call(_alone(whole, place, f"{names[place]} of {path}", num_threads))
+    seconds = timing.take_turns(calls, repetitions, warmup=warmup)
+    of_key = {key: 1000 * float(np.median(times)) for key, times in seconds.items()}
     counts, totals = collections.Counter(names), collections.Counter()
     for name, key in zip(names, keys, strict=True):
         totals[name] += of_key[key]
@@ -80,7 +79,7 @@ def _key(whole, operator):
 
 
 def _alone(whole, place, name, num_threads):
-    """An interpreter for a file with this one operator, random numbers at its inputs."""
+    """An interpreter for a file with this one operator."""
     operator = whole.subgraphs[0].operators[place]
     buffers, tensors, numbers, inputs = [schema.BufferT()], [], {}, []
 
@@ -108,4 +107,4 @@ def _alone(whole, place, name, num_threads):
     model = schema.ModelT(version=3, operatorCodes=codes, subgraphs=[subgraph], buffers=buffers)
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), file_identifier=graph.IDENTIFIER)
-    return benchmark.with_random_inputs(interpreter.open_bytes(bytes(builder.Output()), name, num_threads=num_threads))
+    return interpreter.open_bytes(bytes(builder.Output()), name, num_threads=num_threads)

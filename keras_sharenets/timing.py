@@ -1,0 +1,47 @@
+"""How long callables take beside each other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
+
+from keras_sharenets import _checks
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+def take_turns(
+    calls: Mapping[Name, Callable[[], object]], repetitions: int, *, warmup: int = 3
+) -> dict[Name, list[float]]:
+    """Measures callables in rounds: each round runs every one of them.
+
+    A machine is slower at one time than at another; taking turns, that meets all alike. Where there are several, each
+    measured run follows one of the same callable that is not measured, so that the caches hold its data.
+
+    Args:
+        calls: each returns when its work is done.
+        repetitions: rounds.
+        warmup: runs of each before the first round, which compile and fetch memory.
+
+    Returns:
+        Seconds by name, one number a round.
+
+    Raises:
+        ValueError: `repetitions` is not a positive integer, or `warmup` neither that nor 0.
+    """
+    _checks.positive("repetitions", repetitions)
+    if warmup != 0:
+        _checks.positive("warmup", warmup)
+    for call in calls.values():
+        for _ in range(warmup):
+            call()
+    seconds = {name: [] for name in calls}
+    for _ in range(repetitions):
+        for name, call in calls.items():
+            if len(calls) > 1:
+                call()
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
