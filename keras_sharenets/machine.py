@@ -1,10 +1,13 @@
-"""What a benchmark ran on."""
+"""What a measurement ran on."""
+
+from __future__ import annotations
 
 import datetime
 import importlib.metadata
 import os
 import pathlib
 import platform
+from typing import Any
 
 import keras
 
@@ -13,7 +16,7 @@ import keras_sharenets
 PACKAGES = ("keras", "tensorflow", "jax", "ai-edge-litert", "numpy")
 
 
-def describe_machine():
+def describe_machine() -> dict[str, Any]:
     """Date, machine, versions and backend, as plain data for JSON."""
     versions = {"python": platform.python_version(), "keras_sharenets": keras_sharenets.__version__}
     for package in PACKAGES:
@@ -33,7 +36,7 @@ def describe_machine():
     }
 
 
-def _processor():
+def _processor() -> str:
     """The processor's name, which Linux keeps in a file."""
     information = pathlib.Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.is_file() else []

@@ -1,30 +1,35 @@
 """Untrained networks like trained ones, as far as their speed and their files go."""
 
+from __future__ import annotations
+
 import keras
 import numpy as np
 
-# Share of the normalizations' scales that are negative: training makes some so.
-SCALES = {"positive": 0.0, "mixed": 0.02}
 
+def randomize_batchnorm(model: keras.Model, *, negative_share: float = 0.0) -> None:
+    """Gives every `BatchNormalization` of a model random scales and offsets, and statistics of what flows through it.
 
-def randomize_batchnorm(model, scales="positive"):
-    """Gives every `BatchNormalization` of a model random scales and shifts, and statistics of what flows through it."""
+    Args:
+        model: functional model for images; its normalizations are changed.
+        negative_share: share of the scales that are negative: training makes some so, and a file may hold more for
+            them.
+    """
     random = np.random.default_rng(0)
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         channels = norm.moving_mean.shape[0]
-        sign = np.where(random.random(channels) < SCALES[scales], -1, 1)
+        sign = np.where(random.random(channels) < negative_share, -1, 1)
         norm.gamma.assign(sign * random.uniform(0.5, 1.5, channels))
-        # With shifts around 0, depth makes a difference of rounding a hundred times as large: training tames that.
+        # With offsets around 0, depth makes a difference of rounding a hundred times as large: training tames that.
         norm.beta.assign(random.normal(0.5, 0.3, channels))
         # Without momentum a single batch sets them.
         norm.momentum = 0.0
-    model(pictures(model), training=True)
+    model(random_images(model), training=True)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
 
-def pictures(model, count=16):
-    """Random pictures `(count, height, width, channels)` for a model, float32."""
+def random_images(model: keras.Model, count: int = 16) -> np.ndarray:
+    """Random images `(count, height, width, channels)` for a model, float32, normally distributed."""
     return np.random.default_rng(1).normal(size=(count, *model.input_shape[1:])).astype("float32")

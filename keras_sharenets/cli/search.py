@@ -1,33 +1,39 @@
 """Look for the best network of a space within a budget, with KerasTuner; the same command goes on with a search.
 
-python -m tuning search --space hscnet --data digits --tuner hyperband --trials 12 --output runs/search
+sharenets search --space hscnet --data digits --tuner hyperband --trials 12 --output runs/search
 """
 
-import dataclasses
-import json
+from __future__ import annotations
+
+import argparse
 import pathlib
+import sys
+from typing import TYPE_CHECKING, Any
 
-from keras_sharenets import _checks, files
-from keras_sharenets.cli.arguments import add_data_arguments, load_data
-from keras_sharenets.cli.recipe_arguments import add_recipe_arguments, chosen_recipe
-from keras_sharenets.search import budgets, search, trials
-from keras_sharenets.search.conclusion import FOLDER, conclude, read_conclusion
-from keras_sharenets.search.oracles import ORACLES
-from keras_sharenets.search.report import full_training, load
-from keras_sharenets.search.spaces.registry import SPACES, find_space
+from keras_sharenets.cli.arguments import add_data_arguments
+from keras_sharenets.cli.command import Answer
+from keras_sharenets.cli.enumerate import add_space_arguments, checked_budget
+from keras_sharenets.cli.recipe_arguments import add_recipe_arguments
+from keras_sharenets.search.budgets import FileBudget
+from keras_sharenets.search.settings import TUNERS, check_numbers
 
-SOURCE = ("data", "data_dir", "input_shape", "skip_unreadable")
+if TYPE_CHECKING:
+    from keras_sharenets.search.trials import Result
+
+_SOURCE = ("data", "data_dir", "input_shape", "skip_unreadable")
+_NUMBERS = ("trials", "seed", "validation", "halving_worth", "finalists")
 
 
-def add_arguments(parser):
-    parser.add_argument("--space", required=True, help=", ".join(SPACES))
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_space_arguments(parser)
     add_data_arguments(parser)
-    parser.add_argument("--tuner", choices=tuple(ORACLES), default="random", help="default: random")
+    parser.add_argument("--tuner", choices=TUNERS, default="random", help="default: random")
     trials_help = "with hyperband one that goes on with another counts too"
     parser.add_argument("--trials", type=int, required=True, metavar="N", help=trials_help)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the search")
-    budgets.add_arguments(parser)
-    budgets.add_file_arguments(parser)
+    parser.add_argument("--max-tflite-bytes", type=int, metavar="N", help="of the int8 file")
+    latency_help = "of the int8 file in LiteRT on this machine, one thread"
+    parser.add_argument("--max-latency-ms", type=float, metavar="MS", help=latency_help)
     parser.add_argument("--seed", type=int, default=0, help="of draws, splits and trainings (default: 0)")
     parser.add_argument(
         "--validation",
@@ -54,73 +60,13 @@ def add_arguments(parser):
     add_recipe_arguments(parser)
 
 
-def _recipe(args, dataset):
-    return chosen_recipe(args, next(iter(find_space(args.space).networks.values())), dataset.name)
+def check(arguments: argparse.Namespace) -> None:
+    checked_budget(arguments)
+    FileBudget(arguments.max_tflite_bytes, arguments.max_latency_ms)
+    check_numbers(**{name: getattr(arguments, name) for name in _NUMBERS})
 
 
-def _search(args):
-    find_space(args.space)
-    if isinstance(args.seed, bool) or args.seed < 0:
-        raise ValueError(f"`seed` (={args.seed!r}) must be a non-negative integer.")
-    _checks.positive("trials", args.trials)
-    _checks.positive("finalists", args.finalists)
-    _checks.above_zero("validation", args.validation)
-    _checks.rate("validation", args.validation)
-    _checks.rate("halving_worth", args.halving_worth)
-    budget, file_budget = budgets.from_arguments(args), budgets.files_from_arguments(args)
-    dataset = load_data(args)
-    return search.Search(
-        folder=pathlib.Path(args.output),
-        space=args.space,
-        dataset=dataset,
-        tuner=args.tuner,
-        trials=args.trials,
-        recipe=_recipe(args, dataset),
-        budget=budget,
-        file_budget=file_budget,
-        seed=args.seed,
-        validation=args.validation,
-        halving_worth=args.halving_worth,
-        finalists=args.finalists,
-    )
-
-
-def _settings(asked, args):
-    """All that makes it this search, as plain data, by the names of the options."""
-    kept = ("space", "tuner", "trials", "seed", "validation", "halving_worth", "finalists")
-    summary = {name: getattr(asked.dataset, name) for name in ("name", "note", "class_names", "shape")}
-    splits = {"train": len(asked.dataset.train), "test": len(asked.dataset.test)}
-    settings = {
-        **{name: getattr(asked, name) for name in kept},
-        **dataclasses.asdict(asked.budget),
-        **dataclasses.asdict(asked.file_budget),
-        "recipe": dataclasses.asdict(asked.recipe),
-        "data": summary | splits,
-        "source": {name: getattr(args, name) for name in SOURCE},
-    }
-    return json.loads(json.dumps(settings))
-
-
-def _check_unchanged(settings, folder):
-    """Writes what makes it this search, or raises a `ValueError` if another one is in the folder."""
-    path = folder / search.SETTINGS
-    if not path.is_file():
-        # Processes of one search may start at once.
-        if folder.exists() and not all(entry.name.endswith(".partial") for entry in folder.iterdir()):
-            raise ValueError(f"`output` (={folder}) must be an empty folder or that of a search.")
-        files.write_json(path, settings)
-        return
-    before = json.loads(path.read_text())
-    given, recorded = (values | values["recipe"] for values in (settings, before))
-    for name in given.keys() - {"recipe", "source"}:
-        if given[name] != recorded.get(name):
-            raise ValueError(
-                f"`{name}` (={given[name]}) must be that of the search in {folder} (={recorded.get(name)}). Choose "
-                "another `--output` for another search."
-            )
-
-
-def _line(result):
+def _trial_line(result: Result) -> str:
     """What is said of a trial when it begins and when it ends."""
     head = f"trial {result.id}:" if result.worker == "tuner0" else f"{result.worker}, trial {result.id}:"
     if result.state == "running":
@@ -129,45 +75,74 @@ def _line(result):
         return f"{head} {choices}; {result.parameters:,} parameters; {result.epochs} epochs{going_on}"
     if result.state == "failed":
         return f"{head} failed: {result.reason}"
-    over = "" if result.within_budget else ", over the limits on files"
-    return (
-        f"{head} validation accuracy {result.accuracy:.4f}, int8 file {result.int8_bytes:,} bytes, "
-        f"{result.latency_ms:.3g} ms{over}; {result.seconds:.0f} s"
-    )
+    costs = ""
+    if result.int8_bytes is not None:
+        over = "" if result.within_budget else ", over the limits on files"
+        costs = f", int8 file {result.int8_bytes:,} bytes, {result.latency_ms:.3g} ms{over}"
+    return f"{head} validation accuracy {result.accuracy:.4f}{costs}; {result.seconds:.0f} s"
 
 
-def _outcome(found, folder):
+def _outcome(found: dict[str, Any], folder: pathlib.Path) -> str:
     """What is said of the winner."""
-    over = "" if found["within_budget"] else ", over the limits on files"
+    int8 = ""
+    if found["int8_bytes"] is not None:
+        over = "" if found["within_budget"] else ", over the limits on files"
+        int8 = f", its int8 file {found['int8_test_accuracy']:.4f}, {found['int8_bytes']:,} bytes, "
+        int8 += f"{found['latency_ms']:.3g} ms{over}"
     return (
         f"winner: trial {found['winner']}, validation accuracy {found['validation_accuracy']:.4f}\n"
-        f"trained on the whole training split: test accuracy {found['test_accuracy']:.4f}, its int8 file "
-        f"{found['int8_test_accuracy']:.4f}, {found['int8_bytes']:,} bytes, {found['latency_ms']:.3g} ms{over}\n"
-        f"files in {folder / FOLDER}"
+        f"trained on the whole training split: test accuracy {found['test_accuracy']:.4f}{int8}\n"
+        f"files in {folder}"
     )
 
 
-def run(args):
-    """Prints two lines a trial, and in the end the winner with its accuracy on the test split."""
-    part = search.role()
-    asked = _search(args)
-    folder = asked.folder
-    _check_unchanged(_settings(asked, args), folder)
-    if read_conclusion(folder) is None:
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def run(arguments: argparse.Namespace) -> Answer | None:
+    """Says two lines a trial; the answer is the winner with its accuracy on the test split."""
+    from keras_sharenets.cli.arguments import load_data
+    from keras_sharenets.cli.recipe_arguments import chosen_recipe
+    from keras_sharenets.search import conclusion, search, settings, trials
+    from keras_sharenets.search.report import full_training
+    from keras_sharenets.search.spaces import find_space
+
+    role, folder = search.process_role(), pathlib.Path(arguments.output)
+    dataset = load_data(arguments)
+    network = next(iter(find_space(arguments.space).networks.values()))
+    asked = settings.Search(
+        folder=folder,
+        space=arguments.space,
+        dataset=dataset,
+        tuner=arguments.tuner,
+        recipe=chosen_recipe(arguments, network, dataset.name),
+        budget=checked_budget(arguments),
+        file_budget=FileBudget(arguments.max_tflite_bytes, arguments.max_latency_ms),
+        **{name: getattr(arguments, name) for name in _NUMBERS},
+    )
+    record = settings.record(asked, {name: getattr(arguments, name) for name in _SOURCE})
+    settings.claim_folder(folder, record)
+    if conclusion.read_conclusion(folder) is None:
         done = len(trials.read_all(folder))
-        print(f"{args.space} on {asked.dataset.name}: {done} of {args.trials} trials have ended", flush=True)
+        _say(f"{asked.space} on {dataset.name}: {done} of {asked.trials} trials have ended")
         try:
-            search.run(asked, lambda result: print(_line(result), flush=True))
-            if part == "worker":
-                print("no trial is left")
-                return
+            search.run(asked, lambda result: _say(_trial_line(result)))
+            if role == "worker":
+                _say("no trial is left")
+                return None
             done = len(trials.read_all(folder))
-            if done < args.trials:
-                print(f"{done} trials: no other network is within the limits", flush=True)
-            conclude(asked, lambda line: print(line, flush=True))
+            if done < asked.trials:
+                _say(f"{done} trials: no other network is within the limits")
+            conclusion.conclude(asked, _say)
         except KeyboardInterrupt:
             done = len(trials.read_all(folder))
-            raise KeyboardInterrupt(f"{done} of {args.trials} trials have ended; the same command goes on") from None
-    print(_outcome(read_conclusion(folder), folder))
-    print(f"train it with checkpoints, or for longer: {full_training(load(folder))}")
-    print(f"look at all trials: python -m tuning report {folder}")
+            raise KeyboardInterrupt(f"{done} of {asked.trials} trials have ended; the same command goes on") from None
+    found = conclusion.read_conclusion(folder)
+    command = full_training(trials.read(folder / found["winner"] / trials.FILE), folder, settings.read(folder))
+    text = (
+        f"{_outcome(found, folder / conclusion.FOLDER)}\n"
+        f"train it with checkpoints, or for longer: {command}\n"
+        f"look at all trials: sharenets search-report {folder}"
+    )
+    return Answer(text, {**found, "folder": str(folder), "command": command})

@@ -1,138 +1,158 @@
-"""What the files of networks cost: bytes, and time in LiteRT on this machine."""
+"""What the files of networks cost: bytes, and time in LiteRT on this machine.
+
+Files are written on the TensorFlow backend alone. On another one a search goes without them, and without what depends
+on them.
+"""
+
+from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
 import pathlib
 import statistics
+from collections.abc import Sequence
 
 import keras
+import keras_tuner
 import numpy as np
 
-from keras_sharenets import files, mobile
+from keras_sharenets import files
 from keras_sharenets.analysis.randomization import randomize_batchnorm
-from keras_sharenets.mobile.export import conversion as converter
-from keras_sharenets.mobile.inspect.benchmark import take_turns, with_random_inputs
-from keras_sharenets.mobile.inspect.interpreter import open_bytes
-from keras_sharenets.search.spaces.registry import kernel_parameters, named
+from keras_sharenets.search.budgets import FileBudget
+from keras_sharenets.search.spaces.space import Point, Space, kernel_parameters, named
+from keras_sharenets.timing import take_turns
 from keras_sharenets.training.data.batches import held_out_batches
+from keras_sharenets.training.data.dataset import Dataset
+from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.network import build, input_shape
 
-_CALIBRATION = 200
+_REPRESENTATIVE_IMAGES = 200
 _REPETITIONS, _WARMUP = 50, 5
+PEERS = ("mobilenet_v2_1_0", "shufflenet_v2_2_0", "igcv3_d_1_0")
+PEERS_FOLDER = "references"
 
 
 @dataclasses.dataclass(frozen=True)
-class Costs:
-    """What the files of a network cost.
+class FileCosts:
+    """What the files of a network cost; `None` where there is no such file.
 
     Attributes:
-        int8_bytes: int, size of the int8 file.
-        latency_ms: float, median time of the int8 file for one picture, one thread.
-        float32_bytes: int, size of the float32 file; `None` where only the other was made.
+        int8_bytes: size of the int8 file.
+        latency_ms: median time of the int8 file for one image, one thread.
+        float32_bytes: size of the float32 file.
     """
 
-    int8_bytes: int
-    latency_ms: float
+    int8_bytes: int | None = None
+    latency_ms: float | None = None
     float32_bytes: int | None = None
 
 
-def _calibration_batch(dataset, shape):
-    """Test pictures to measure the ranges of int8 on, as the network sees them: float32 array."""
+def writes_files() -> bool:
+    """Whether Keras runs on the backend that exports."""
+    return keras.backend.backend() == "tensorflow"
+
+
+def _representative_data(dataset: Dataset, shape: tuple[int, int, int]) -> np.ndarray:
+    """Test images to measure the ranges of int8 on, as the network sees them: float32 array."""
     size = None if dataset.shape == shape else shape[:2]
-    return held_out_batches(dataset, _CALIBRATION, size)[0][0]
+    return held_out_batches(dataset, _REPRESENTATIVE_IMAGES, size)[0][0]
 
 
-def latencies(contents):
-    """Milliseconds that TFLite files take for one picture in LiteRT: medians, one thread, all files in turns.
+def latencies(contents: Sequence[bytes]) -> list[float]:
+    """Milliseconds that TFLite files take for one image in LiteRT: medians, one thread, all files in turns.
 
     A machine is slower at one time than at another: only what was measured together can be compared.
-
-    Args:
-        contents: sequence of bytes.
-
-    Returns:
-        A list of float.
     """
-    interpreters = [with_random_inputs(open_bytes(data, "The file to measure")) for data in contents]
-    take_turns(interpreters, _WARMUP)
-    return [statistics.median(times) for times in take_turns(interpreters, _REPETITIONS)]
+    from keras_sharenets.mobile.inspect.benchmark import inference_call
+    from keras_sharenets.mobile.inspect.interpreter import open_bytes
+
+    calls = {index: inference_call(open_bytes(data, "The file to measure")) for index, data in enumerate(contents)}
+    return [1000 * statistics.median(times) for times in take_turns(calls, _REPETITIONS, warmup=_WARMUP).values()]
 
 
-def measure(model, folder, dataset):
+def measure(model: keras.Model, folder: pathlib.Path, dataset: Dataset) -> FileCosts:
     """Exports a trained network to `float32.tflite` and `int8.tflite` in a folder and measures both.
 
     Args:
-        model: functional `keras.Model`.
-        folder: path.
-        dataset: `Dataset` that it is for.
+        model: functional model.
+        folder: for the files.
+        dataset: has the class names, and in its test split images to measure the ranges of int8 on.
 
-    Returns:
-        `Costs`.
+    Raises:
+        keras_tuner.errors.FailedTrialError: a file does not compute what the network does.
     """
-    paths = [pathlib.Path(folder) / f"{name}.tflite" for name in ("float32", "int8")]
-    pictures, sizes = _calibration_batch(dataset, model.input_shape[1:]), []
-    for path, quantization in zip(paths, (None, "int8"), strict=True):
-        report = mobile.export_tflite(model, path, quantization, pictures, dataset.class_names)
-        sizes.append(report.file_bytes)
-    return Costs(sizes[1], *latencies([paths[1].read_bytes()]), sizes[0])
+    if not writes_files():
+        return FileCosts()
+    from keras_sharenets import mobile
+
+    images, sizes = _representative_data(dataset, model.input_shape[1:]), {}
+    for name, quantization in (("float32", None), ("int8", "int8")):
+        try:
+            report = mobile.export_tflite(
+                model,
+                folder / f"{name}.tflite",
+                quantization=quantization,
+                representative_data=images,
+                class_names=dataset.class_names,
+            )
+        except mobile.ExportMismatchError as error:
+            raise keras_tuner.errors.FailedTrialError(str(error)) from None
+        sizes[name] = report.file_bytes
+    (latency,) = latencies([(folder / "int8.tflite").read_bytes()])
+    return FileCosts(sizes["int8"], latency, sizes["float32"])
 
 
-def foreseen_file(model, dataset):
-    """The int8 file that an untrained network would become if it were trained; its weights are changed.
+def estimate_file(model: keras.Model, dataset: Dataset) -> bytes:
+    """About the int8 file that an untrained network becomes when it is trained; its weights are changed.
 
-    Training makes some scales of normalisations negative, for which a file holds more. Here every other one is, so that
+    Training makes some scales of normalizations negative, for which a file holds more. Here half of them are, so that
     hardly a trained network's file is larger.
-
-    Args:
-        model: functional `keras.Model`.
-        dataset: `Dataset` that it is for.
-
-    Returns:
-        bytes.
     """
-    randomize_batchnorm(model)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            signs = np.where(np.arange(layer.gamma.shape[0]) % 2, -1, 1)
-            layer.gamma.assign(layer.gamma * signs)
-    data = converter.convert(model, "int8", _calibration_batch(dataset, model.input_shape[1:]))
+    from keras_sharenets import mobile
+    from keras_sharenets.mobile.export import conversion
+
+    randomize_batchnorm(model, negative_share=0.5)
+    data = conversion.convert(model, "int8", _representative_data(dataset, model.input_shape[1:]))
     return mobile.write_labels(data, dataset.class_names)
 
 
-def foresee(model, dataset):
-    """The `Costs` of the [`foreseen_file`]."""
-    data = foreseen_file(model, dataset)
-    return Costs(len(data), *latencies([data]))
+def estimate_costs(model: keras.Model, dataset: Dataset) -> FileCosts:
+    """The costs of the [`estimate_file`]."""
+    data = estimate_file(model, dataset)
+    return FileCosts(len(data), *latencies([data]))
 
 
 class FileLimits:
-    """The limits of a `FileBudget` as the `excess` of a `SpaceHyperModel`.
+    """The limits of a `FileBudget` as the `violated_limits` of a `SpaceHyperModel`.
 
     A network is built, exported and measured before it is trained, once: what was found stays in a file, so that the
     answer is the same in every process and after every interruption.
 
     Args:
-        space: `Space`.
-        budget: `FileBudget`.
-        dataset: `Dataset` that the networks are for.
-        recipe: `Recipe` that they are trained with.
-        folder: path for what was found.
+        space: of the networks.
+        budget: limits on their int8 files.
+        dataset: what the networks are for.
+        recipe: what they are trained with.
+        folder: for what was found.
     """
 
-    def __init__(self, space, budget, dataset, recipe, folder):
+    def __init__(self, space: Space, *, budget: FileBudget, dataset: Dataset, recipe: Recipe, folder: pathlib.Path):
         self.space = space
         self.budget = budget
         self.dataset = dataset
         self.recipe = recipe
-        self.folder = pathlib.Path(folder)
+        self.folder = folder
 
-    def __call__(self, point):
-        """What there must be less of, fields of `Counts`."""
+    def __call__(self, point: Point) -> tuple[str, ...]:
+        """Which counts must fall, fields of `Counts`; none if the file of the network is within the limits."""
         limit = self.budget.max_tflite_bytes
-        shape, classes = input_shape(self.dataset, self.recipe), len(self.dataset.class_names)
+        sizes = {
+            "input_shape": input_shape(self.dataset, self.recipe),
+            "num_classes": len(self.dataset.class_names),
+        }
         # No file is smaller than its kernels: most of the large networks need not be built.
-        if limit is not None and kernel_parameters(self.space, point, shape, classes) > limit:
+        if limit is not None and kernel_parameters(self.space, point, **sizes) > limit:
             return ("stored_parameters",)
         costs = self.costs(point)
         if self.budget.allows(costs):
@@ -149,13 +169,48 @@ class FileLimits:
                 texts.append(f"`{name}` (={limit}{least})")
         return " and ".join(texts)
 
-    def costs(self, point):
-        """The `Costs` of the network of a point, foreseen now or before."""
-        name = hashlib.sha256(json.dumps(point, sort_keys=True).encode()).hexdigest()[:20]
-        path = self.folder / f"{name}.json"
+    def costs(self, point: Point) -> FileCosts:
+        """The estimated costs of the network of a point, measured now or before."""
+        key = hashlib.sha256(json.dumps(point, sort_keys=True).encode()).hexdigest()[:20]
+        path = self.folder / f"{key}.json"
         if not path.is_file():
             name, arguments = named(self.space, point)
-            costs = foresee(build(name, self.dataset, arguments, self.recipe), self.dataset)
+            costs = estimate_costs(build(name, self.dataset, arguments, self.recipe), self.dataset)
             files.write_json(path, {"name": name, "arguments": arguments, **dataclasses.asdict(costs)})
         found = json.loads(path.read_text())
-        return Costs(**{field.name: found[field.name] for field in dataclasses.fields(Costs)})
+        return FileCosts(**{field.name: found[field.name] for field in dataclasses.fields(FileCosts)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """A network of another paper to compare with: its int8 file for the same images.
+
+    Attributes:
+        name: one of `keras_sharenets.list_models()`.
+        file: its int8 file, of random weights.
+        int8_bytes: size of that.
+        accuracy: on the test split, if a training of it lies in the folder of the search; else `None`.
+        latency_ms: as in `FileCosts`; `None` before it is measured.
+    """
+
+    name: str
+    file: pathlib.Path
+    int8_bytes: int
+    accuracy: float | None = None
+    latency_ms: float | None = None
+
+
+def make_peers(folder: pathlib.Path, dataset: Dataset, recipe: Recipe) -> list[Peer]:
+    """The peers for a data set and a recipe; their files are made once and stay below the folder of the search."""
+    # The finished runs of `fit` in the folder.
+    runs = (json.loads(path.read_text()) for path in sorted(folder.glob("*/metrics.json")))
+    accuracies = {
+        run["model"]: run["test_accuracy"] for run in runs if not run["options"] and run["state"] == "finished"
+    }
+    plain, peers = dataclasses.replace(recipe, initialization="network", dropout=0.0), []
+    for name in PEERS:
+        path = folder / PEERS_FOLDER / f"{name}.tflite"
+        if not path.is_file():
+            files.write_bytes(path, estimate_file(build(name, dataset, {}, plain), dataset))
+        peers.append(Peer(name, path, path.stat().st_size, accuracies.get(name)))
+    return peers

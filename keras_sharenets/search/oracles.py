@@ -4,18 +4,27 @@ KerasTuner itself writes a file for the oracle and one for each trial, in place 
 between, it forgets a trial that it has counted, and a file cut short ends the search for good.
 """
 
+from __future__ import annotations
+
 import json
 import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras_tuner
 from keras_tuner.engine.trial import Trial
 
 from keras_sharenets import _checks, files
+from keras_sharenets.search.settings import TUNERS
 
 SCORE = "score"
 _FACTOR = 3
 # After so many draws of networks that were tried before, there is hardly another one.
 _COLLISIONS = 200
+
+
+class RepeatedFailuresError(Exception):
+    """Several trials in a row failed, the last one as the message says."""
 
 
 class _OneFile:
@@ -38,11 +47,17 @@ class _OneFile:
         lost = [trial_id for trial_id in ids if self.trials[trial_id].status == "RUNNING"]
         super().set_state({**state, "ongoing_trials": {}, "retry_queue": [*state["retry_queue"], *lost]})
 
+    def end_trial(self, trial):
+        try:
+            super().end_trial(trial)
+        except RuntimeError as error:
+            raise RepeatedFailuresError(trial.message) from error
+
     def save(self):
         files.write_text(self.path, json.dumps(self.get_state()))
 
     def reload(self):
-        self.set_state(json.loads(pathlib.Path(self.path).read_text()))
+        self.set_state(json.loads(self.path.read_text()))
 
 
 class _Random(_OneFile, keras_tuner.oracles.RandomSearchOracle):
@@ -84,10 +99,10 @@ def _hyperband(trials, epochs, **options):
     return oracle
 
 
-ORACLES = {"random": _random, "bayesian": _bayesian, "hyperband": _hyperband}
+_ORACLES = {"random": _random, "bayesian": _bayesian, "hyperband": _hyperband}
 
 
-def parts_of_training(tuner, trials, epochs):
+def parts_of_training(tuner: str, trials: int, epochs: int) -> int:
     """Into how many parts a tuner divides the training of a network: 1, or with Hyperband a power of 3.
 
     It is the highest power for which a first round fits into the trials: 9 networks for a ninth of the training, the
@@ -104,26 +119,31 @@ def parts_of_training(tuner, trials, epochs):
     return parts
 
 
-def make_oracle(tuner, trials, epochs, seed, path, network):
+def make_oracle(
+    tuner: str,
+    *,
+    trials: int,
+    epochs: int,
+    seed: int,
+    path: pathlib.Path,
+    network: Callable[[Mapping[str, Any]], dict[str, Any]],
+) -> keras_tuner.Oracle:
     """An oracle that looks for the highest `SCORE` and asks for a network once, or to go on with it.
 
     Where no network is left, the search ends with fewer trials.
 
     Args:
-        tuner: a key of `ORACLES`.
-        trials: int, how many there are at most; with Hyperband one that goes on with another counts too.
-        epochs: int, of a whole training.
-        seed: int, at least 0.
+        tuner: one of `settings.TUNERS`.
+        trials: how many there are at most; with Hyperband one that goes on with another counts too.
+        epochs: of a whole training.
+        seed: at least 0.
         path: file that it is kept in.
         network: function from the values of hyperparameters to a dict that is the same for the same network.
-
-    Returns:
-        A `keras_tuner.Oracle`.
     """
-    _checks.one_of("tuner", tuner, tuple(ORACLES))
+    _checks.one_of("tuner", tuner, TUNERS)
     _checks.positive("trials", trials)
     _checks.positive("epochs", epochs)
     # To KerasTuner 0 means any seed.
-    oracle = ORACLES[tuner](trials, epochs, objective=keras_tuner.Objective(SCORE, "max"), seed=seed + 1)
-    oracle.path, oracle.network, oracle._max_collisions = pathlib.Path(path), network, _COLLISIONS
+    oracle = _ORACLES[tuner](trials, epochs, objective=keras_tuner.Objective(SCORE, "max"), seed=seed + 1)
+    oracle.path, oracle.network, oracle._max_collisions = path, network, _COLLISIONS
     return oracle

@@ -1,70 +1,33 @@
 """The search: KerasTuner asks for trials, each is trained, exported, measured and written down."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 import os
-import pathlib
 import time
 import warnings
+from collections.abc import Callable
 
 import grpc
-import keras
 import keras_tuner
-import numpy as np
 
-from keras_sharenets import files
-from keras_sharenets.mobile.export.parity import ExportMismatchError
-from keras_sharenets.search import trials as records
-from keras_sharenets.search.budgets import Budget, FileBudget
+from keras_sharenets.search import trials
+from keras_sharenets.search.budgets import FileBudget
 from keras_sharenets.search.hypermodel import SpaceHyperModel
-from keras_sharenets.search.measuring import FileLimits, measure
-from keras_sharenets.search.oracles import make_oracle, parts_of_training
-from keras_sharenets.search.spaces.registry import count, find_space, named
-from keras_sharenets.search.training import hold_out, train
-from keras_sharenets.training.data.dataset import Dataset
-from keras_sharenets.training.recipes.named import Recipe
-from keras_sharenets.training.run.network import build, input_shape
+from keras_sharenets.search.measuring import FileLimits, writes_files
+from keras_sharenets.search.oracles import RepeatedFailuresError, make_oracle, parts_of_training
+from keras_sharenets.search.settings import Search
+from keras_sharenets.search.spaces import find_space
+from keras_sharenets.search.spaces.space import count, named
+from keras_sharenets.search.training import hold_out, starting_network, train_and_measure
+from keras_sharenets.training.run.network import input_shape
 
-NETWORK, SETTINGS = "network.keras", "search.json"
 # How long a process waits before it asks for a trial, so that one that is told to wait does not ask all the time.
 _PAUSE = 0.2
 
 
-@dataclasses.dataclass(frozen=True)
-class Search:
-    """Everything that a search needs to know.
-
-    Attributes:
-        folder: path.
-        space: str, name of the space.
-        dataset: `Dataset`; its test split is left alone.
-        tuner: a key of `ORACLES`.
-        trials: int.
-        recipe: `Recipe`, of a whole training.
-        budget: `Budget`.
-        file_budget: `FileBudget`.
-        seed: int, of what is drawn, of the validation split and of every training.
-        validation: float, the part of the training split that is held out to compare networks on.
-        halving_worth: float, the accuracy that half the bytes or half the time of the int8 file is worth; 0 looks for
-            accuracy alone.
-        finalists: int, so many of the best trials are compared anew before one wins.
-    """
-
-    folder: pathlib.Path
-    space: str
-    dataset: Dataset
-    tuner: str
-    trials: int
-    recipe: Recipe
-    budget: Budget
-    file_budget: FileBudget
-    seed: int
-    validation: float
-    halving_worth: float
-    finalists: int
-
-
-def role():
+def process_role() -> str:
     """What KerasTuner's variables make of this process: `"alone"`, `"chief"` or `"worker"`.
 
     Raises:
@@ -82,22 +45,40 @@ def role():
 class _Tuner(keras_tuner.Tuner):
     """KerasTuner's loop over trials, with this search's way to run one."""
 
-    def __init__(self, search, tell):
+    def __init__(self, search: Search, tell: Callable[[trials.Result], object]):
         self.search_settings = search
         self.tell = tell
+        self.failure = ""
         self.held = hold_out(search.dataset, search.validation, search.seed)
-        space, limits = find_space(search.space), None
+        self.sizes = {
+            "input_shape": input_shape(search.dataset, search.recipe),
+            "num_classes": len(search.dataset.class_names),
+        }
+        limits = None
         if search.file_budget != FileBudget():
-            limits = FileLimits(space, search.file_budget, self.held, search.recipe, search.folder / "foreseen")
-        self.picture, self.classes = input_shape(search.dataset, search.recipe), len(search.dataset.class_names)
-        hypermodel = SpaceHyperModel(search.space, self.picture, self.classes, search.budget, limits)
-        settings = search.tuner, search.trials, search.recipe.epochs, search.seed
-        oracle = make_oracle(*settings, search.folder / "oracle.json", hypermodel.point_of_values)
+            # An interrupted search of an older version goes on with what it has measured.
+            old = search.folder / "foreseen"
+            limits = FileLimits(
+                find_space(search.space),
+                budget=search.file_budget,
+                dataset=self.held,
+                recipe=search.recipe,
+                folder=old if old.is_dir() else search.folder / "estimates",
+            )
+        hypermodel = SpaceHyperModel(search.space, budget=search.budget, violated_limits=limits, **self.sizes)
+        oracle = make_oracle(
+            search.tuner,
+            trials=search.trials,
+            epochs=search.recipe.epochs,
+            seed=search.seed,
+            path=search.folder / "oracle.json",
+            network=hypermodel.point_of_values,
+        )
         super().__init__(oracle, hypermodel, directory=search.folder, project_name="keras_tuner")
         if self._has_oracle() and oracle.path.is_file():
             self.oracle.reload()
 
-    def _has_oracle(self):
+    def _has_oracle(self) -> bool:
         """Whether the oracle lives in this process; a worker's lives with the chief."""
         return isinstance(self.oracle, keras_tuner.Oracle)
 
@@ -110,27 +91,44 @@ class _Tuner(keras_tuner.Tuner):
         time.sleep(_PAUSE)
 
     def run_trial(self, trial, **options):
-        search, started = self.search_settings, time.perf_counter()
-        draft = self._draft(trial)
-        known = records.read(search.folder / draft.id / records.FILE)
+        search, draft = self.search_settings, self._draft(trial)
+        known = trials.read(search.folder / draft.id / trials.FILE)
         # Written down, but killed before the oracle knew.
         if known is not None and known.state == "finished" and known.settings == draft.settings:
             return known.score
         self.tell(draft)
-        folder = search.folder / draft.id
         try:
-            network, first_epoch = starting_network(search, draft, self.held)
-            accuracy, costs = train_into(folder, search, network, self.held, (first_epoch, draft.epochs), self.held)
+            result = self._run(draft)
         except OSError as error:
             # A full disk: no other network would fare better, and the trial is not lost.
             raise keras_tuner.errors.FatalValueError(f"A file cannot be written: {error}") from error
         except keras_tuner.errors.FailedTrialError as error:
             # Raised further, it would be shown with its traceback. To the oracle no number is a failed trial too.
-            trial.message = str(error)
-            self._fail(draft, trial.message)
+            self._fail(draft, str(error))
             return math.nan
-        halvings = math.log2(costs.int8_bytes) + math.log2(costs.latency_ms)
-        result = dataclasses.replace(
+        except keras_tuner.errors.FatalError:
+            raise
+        except Exception as error:
+            self._fail(draft, f"{type(error).__name__}: {error}")
+            raise
+        trials.write(result, search.folder)
+        self.tell(result)
+        return result.score
+
+    def _run(self, draft: trials.Result) -> trials.Result:
+        search, started = self.search_settings, time.perf_counter()
+        network, first_epoch = starting_network(search, draft, self.held)
+        accuracy, costs = train_and_measure(
+            network,
+            search.folder / draft.id,
+            search=search,
+            dataset=self.held,
+            held=self.held,
+            first_epoch=first_epoch,
+            last_epoch=draft.epochs,
+        )
+        halvings = math.log2(costs.int8_bytes) + math.log2(costs.latency_ms) if search.halving_worth else 0
+        return dataclasses.replace(
             draft,
             state="finished",
             accuracy=accuracy,
@@ -139,33 +137,25 @@ class _Tuner(keras_tuner.Tuner):
             seconds=time.perf_counter() - started,
             **dataclasses.asdict(costs),
         )
-        records.write(result, search.folder)
-        self.tell(result)
-        return result.score
 
-    def on_trial_end(self, trial):
-        if trial.status != "COMPLETED":
-            # The last line of a traceback.
-            self._fail(self._draft(trial), (trial.message or "no reason given").strip().splitlines()[-1])
-        super().on_trial_end(trial)
-
-    def _fail(self, draft, reason):
+    def _fail(self, draft: trials.Result, reason: str) -> None:
+        self.failure = reason
         result = dataclasses.replace(draft, state="failed", reason=reason)
-        records.write(result, self.search_settings.folder)
+        trials.write(result, self.search_settings.folder)
         self.tell(result)
 
-    def _draft(self, trial):
-        """What is known of a trial before it is run, as a `Result` in the state `"running"`."""
+    def _draft(self, trial) -> trials.Result:
+        """What is known of a trial before it is run, in the state `"running"`."""
         search, settings = self.search_settings, dict(trial.hyperparameters.values)
         space, point = self.hypermodel.space, self.hypermodel.point(trial.hyperparameters)
         name, arguments = named(space, point)
-        counts = count(space, point, self.picture, self.classes)
+        counts = count(space, point, **self.sizes)
         parts = parts_of_training(search.tuner, search.trials, search.recipe.epochs)
-        return records.Result(
+        return trials.Result(
             id=trial.trial_id,
             state="running",
             name=name,
-            arguments={**arguments, "input_shape": self.picture, "num_classes": self.classes},
+            arguments={**arguments, **self.sizes},
             parameters=counts.stored_parameters,
             multiply_adds=counts.multiply_adds,
             epochs=math.ceil(search.recipe.epochs * settings.get("tuner/epochs", parts) / parts),
@@ -175,49 +165,11 @@ class _Tuner(keras_tuner.Tuner):
         )
 
 
-def starting_network(search, result, dataset):
-    """The network that the training of a `Result` begins with, and how many epochs it has been trained for before."""
-    keras.utils.clear_session()
-    keras.utils.set_random_seed(search.seed)
-    if result.continues is None:
-        return build(result.name, dataset, result.choices, search.recipe), 0
-    before = search.folder / result.continues
-    return files.load_model(before / NETWORK), records.read(before / records.FILE).epochs
-
-
-def train_into(folder, search, network, dataset, epochs, held):
-    """Trains a network of a search and leaves it and its files in a folder.
-
-    Args:
-        folder: path.
-        search: `Search`.
-        network: functional `keras.Model`.
-        dataset: `Dataset` to train and to test on.
-        epochs: the first epoch and the one after the last.
-        held: `Dataset` whose test split has the pictures to measure the ranges of int8 on.
-
-    Returns:
-        The accuracy on the test split, and `Costs`.
-
-    Raises:
-        keras_tuner.errors.FailedTrialError: the training diverged, or int8 does not suit the network: it has no file.
-    """
-    accuracy = train(network, dataset, search.recipe, search.seed, *epochs)
-    if not all(np.isfinite(weight).all() for weight in network.get_weights()):
-        raise keras_tuner.errors.FailedTrialError("the training diverged: a weight is no finite number")
-    files.save_model(network, folder / NETWORK)
-    files.write_labels(folder, dataset.class_names)
-    try:
-        return accuracy, measure(network, folder, held)
-    except ExportMismatchError as error:
-        raise keras_tuner.errors.FailedTrialError(str(error)) from None
-
-
-def run(search, tell):
+def run(search: Search, tell: Callable[[trials.Result], object]) -> None:
     """Runs all trials that are left, or this process's share of them; with a chief it waits until all are run.
 
     Args:
-        search: `Search`.
+        search: what to do.
         tell: function that is called with a `Result` when a trial begins (its state is `"running"`) and when it ends.
 
     Raises:
@@ -227,6 +179,10 @@ def run(search, tell):
     """
     if search.recipe.schedule == "plateau":
         raise ValueError("`schedule` (='plateau') watches one long training: a search needs another, 'cosine' for one.")
+    wanted = {**dataclasses.asdict(search.file_budget), "halving_worth": search.halving_worth or None}
+    for name, value in wanted.items():
+        if value is not None and not writes_files():
+            raise ValueError(f"`{name}` (={value}) is about int8 files, which need the TensorFlow backend.")
     tuner = _Tuner(search, tell)
     try:
         with warnings.catch_warnings():
@@ -235,9 +191,5 @@ def run(search, tell):
             tuner.search(verbose=0)
     except grpc.RpcError as error:
         raise OSError(f"The chief does not answer as it should: {error.details()}") from error
-    except RuntimeError as error:
-        if "consecutive failures" not in str(error):
-            raise
-        raise ValueError(
-            f"Three trials in a row failed, the last one with {str(error).strip().splitlines()[-1]}"
-        ) from error
+    except RepeatedFailuresError as error:
+        raise ValueError(f"Three trials in a row failed, the last one with {tuner.failure}") from error

@@ -1,26 +1,34 @@
-"""Training and testing of the networks of a search."""
+"""How a network of a search is trained, tested and left with its files."""
+
+from __future__ import annotations
 
 import dataclasses
+import pathlib
 
 import keras
 import keras_tuner
+import numpy as np
 
+from keras_sharenets import files
+from keras_sharenets.search import trials
+from keras_sharenets.search.measuring import FileCosts, measure
+from keras_sharenets.search.settings import Search
 from keras_sharenets.training.data.batches import held_out_batches, training_batches
-from keras_sharenets.training.data.dataset import stratified_split
-from keras_sharenets.training.run.network import input_shape
+from keras_sharenets.training.data.dataset import Dataset, stratified_split
+from keras_sharenets.training.recipes.recipe import Recipe
+from keras_sharenets.training.run.network import build, input_shape
 from keras_sharenets.training.run.optimizers import build_optimizer, decay_weights
 
+NETWORK = "network.keras"
 
-def hold_out(dataset, share, seed):
+
+def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
     """A data set whose test split is a part of the training split of another one, whose own test split is left alone.
 
     Args:
-        dataset: `Dataset`.
-        share: float, the part of each class that is held out.
-        seed: int.
-
-    Returns:
-        A `Dataset`.
+        dataset: the other one.
+        share: the part of each class that is held out.
+        seed: of the choice.
 
     >>> from keras_sharenets.training.data.sources import load
     >>> digits = load("digits")
@@ -32,21 +40,23 @@ def hold_out(dataset, share, seed):
     return dataclasses.replace(dataset, train=kept, test=held)
 
 
-def train(network, dataset, recipe, seed, first_epoch, last_epoch):
+def train(
+    network: keras.Model, dataset: Dataset, *, recipe: Recipe, seed: int, first_epoch: int = 0, last_epoch: int
+) -> float:
     """Trains a network through some of the epochs of a recipe; order, changes and learning rate are those of a whole.
 
     Args:
-        network: functional `keras.Model` as `training.run.network.build` gives it; it gets no optimizer.
-        dataset: `Dataset`.
-        recipe: `Recipe`.
-        seed: int.
-        first_epoch, last_epoch: int, counted from 0; the last one is not trained any more.
+        network: functional model as `training.run.network.build` gives it; it gets no optimizer.
+        dataset: to train and to test on.
+        recipe: of a whole training.
+        seed: of order and augmentation.
+        first_epoch, last_epoch: counted from 0; the last one is not trained any more.
 
     Returns:
-        float: the accuracy on the test split afterwards.
+        The accuracy on the test split afterwards.
 
     Raises:
-        ValueError: a picture cannot be read; the message names it.
+        keras_tuner.errors.FatalValueError: an image cannot be read; the message names it.
     """
     size = input_shape(dataset, recipe)[:2] if recipe.crop_size else None
     batches, held_out = training_batches(dataset, recipe, seed), held_out_batches(dataset, recipe.batch_size, size)
@@ -75,3 +85,49 @@ def train(network, dataset, recipe, seed, first_epoch, last_epoch):
             raise
         # No other network would fare better: this ends the search.
         raise keras_tuner.errors.FatalValueError(str(reason)) from error
+
+
+def starting_network(search: Search, result: trials.Result, dataset: Dataset) -> tuple[keras.Model, int]:
+    """The network that the training of a trial begins with, and how many epochs it has been trained for before."""
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(search.seed)
+    if result.continues is None:
+        return build(result.name, dataset, result.choices, search.recipe), 0
+    before = search.folder / result.continues
+    return files.load_model(before / NETWORK), trials.read(before / trials.FILE).epochs
+
+
+def train_and_measure(
+    network: keras.Model,
+    folder: pathlib.Path,
+    *,
+    search: Search,
+    dataset: Dataset,
+    held: Dataset,
+    first_epoch: int = 0,
+    last_epoch: int,
+) -> tuple[float, FileCosts]:
+    """Trains a network of a search and leaves it and its files in a folder.
+
+    Args:
+        network: functional model.
+        folder: for the files.
+        search: gives recipe and seed.
+        dataset: to train and to test on.
+        held: has the images to measure the ranges of int8 on, in its test split.
+        first_epoch, last_epoch: as in [`train`].
+
+    Returns:
+        The accuracy on the test split of `dataset`, and what the files cost.
+
+    Raises:
+        keras_tuner.errors.FailedTrialError: the training diverged, or int8 does not suit the network: it has no file.
+    """
+    accuracy = train(
+        network, dataset, recipe=search.recipe, seed=search.seed, first_epoch=first_epoch, last_epoch=last_epoch
+    )
+    if not all(np.isfinite(weight).all() for weight in network.get_weights()):
+        raise keras_tuner.errors.FailedTrialError("the training diverged: a weight is not a finite number")
+    files.save_model(network, folder / NETWORK)
+    files.write_labels(folder, dataset.class_names)
+    return accuracy, measure(network, folder, held)

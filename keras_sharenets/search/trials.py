@@ -1,8 +1,12 @@
 """What became of the trials of a search: one folder each, with `trial.json` in it."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 from keras_sharenets import files
 from keras_sharenets.training.run.record import as_tuples
@@ -13,34 +17,34 @@ _FROM_DATA = ("input_shape", "num_classes")
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A trial that has ended.
+    """A trial that runs or has ended.
 
     Attributes:
-        id: str, also the name of its folder.
-        state: `"finished"` or `"failed"`.
+        id: also the name of its folder.
+        state: `"running"`, `"finished"` or `"failed"`.
         name, arguments: the network: `keras_sharenets.create_model(name, **arguments)`.
-        parameters, multiply_adds: int, as `keras_sharenets.profile` counts them.
-        epochs: int, passes over the training split, those of the trial that it goes on with among them.
-        continues: str, the id of that trial, or `None`.
-        settings: dict, KerasTuner's hyperparameters.
-        worker: str, which process ran it.
-        reason: str, why it failed.
-        accuracy: float, on the validation split after the last epoch. Like all that follows `None` if it failed.
-        score: float, what the search tries to raise.
-        float32_bytes, int8_bytes, latency_ms: as in `Costs`, of the files in its folder.
-        within_budget: bool, whether these files keep the limits.
-        seconds: float, for everything.
+        parameters, multiply_adds: as `keras_sharenets.profile` counts them.
+        epochs: passes over the training split, those of the trial that it goes on with among them.
+        continues: the id of that trial, or `None`.
+        settings: KerasTuner's hyperparameters.
+        worker: which process ran it.
+        reason: why it failed.
+        accuracy: on the validation split after the last epoch. Like all that follows `None` if it failed.
+        score: what the search tries to raise.
+        int8_bytes, latency_ms, float32_bytes: as in `FileCosts`, of the files in its folder.
+        within_budget: whether these files keep the limits.
+        seconds: for everything.
     """
 
     id: str
     state: str
     name: str
-    arguments: dict
+    arguments: dict[str, Any]
     parameters: int
     multiply_adds: int
     epochs: int
     continues: str | None
-    settings: dict
+    settings: dict[str, Any]
     worker: str
     reason: str | None = None
     accuracy: float | None = None
@@ -52,18 +56,18 @@ class Result:
     seconds: float | None = None
 
     @property
-    def choices(self):
+    def choices(self) -> dict[str, Any]:
         """The arguments that were chosen, without those that the data set gives; lists of JSON are tuples again."""
         return {name: as_tuples(value) for name, value in self.arguments.items() if name not in _FROM_DATA}
 
 
-def write(result, folder):
-    """Writes `trial.json` of a `Result` below the folder of a search, in one step."""
-    files.write_json(pathlib.Path(folder) / result.id / FILE, dataclasses.asdict(result))
+def write(result: Result, folder: pathlib.Path) -> None:
+    """Writes `trial.json` below the folder of a search, in one step."""
+    files.write_json(folder / result.id / FILE, dataclasses.asdict(result))
 
 
-def read(path):
-    """The `Result` in a `trial.json`; `None` if there is no such file.
+def read(path: pathlib.Path) -> Result | None:
+    """What is in a `trial.json`; `None` if there is no such file.
 
     Raises:
         ValueError: it is not the record of a trial.
@@ -77,12 +81,12 @@ def read(path):
         raise ValueError(f"{path} is not the record of a trial: {type(error).__name__} {error}") from error
 
 
-def read_all(folder):
-    """The `Result`s in the folder of a search, by number."""
-    return sorted(map(read, pathlib.Path(folder).glob(f"*/{FILE}")), key=lambda result: int(result.id))
+def read_all(folder: pathlib.Path) -> list[Result]:
+    """The trials in the folder of a search, by number."""
+    return sorted(map(read, folder.glob(f"*/{FILE}")), key=lambda result: int(result.id))
 
 
-def candidates(results):
+def candidates(results: Sequence[Result]) -> list[Result]:
     """The finished trials whose files are within the budget and that no other one goes on with.
 
     >>> common = {"name": "", "arguments": {}, "parameters": 0, "multiply_adds": 0, "settings": {}, "worker": ""}
@@ -96,30 +100,28 @@ def candidates(results):
     return [result for result in results if result.within_budget and result.id not in continued]
 
 
-def longest(results):
+def longest(results: Sequence[Result]) -> list[Result]:
     """The candidates that were trained for as many epochs as any."""
     found = candidates(results)
     most = max((result.epochs for result in found), default=0)
     return [result for result in found if result.epochs == most]
 
 
-def ranked(results):
+def ranked(results: Sequence[Result]) -> list[Result]:
     """The candidates, that with the highest score first, of equal ones that with the smallest file."""
-    return sorted(candidates(results), key=lambda result: (-result.score, result.int8_bytes))
+    return sorted(candidates(results), key=lambda result: (-result.score, result.int8_bytes or 0))
 
 
-def pareto_front(results, cost):
+def pareto_front(results: Sequence[Result], cost: str) -> list[Result]:
     """The candidates than which none is as accurate for less, or more accurate for as much: the cheapest first.
 
     Args:
-        results: list of `Result`.
-        cost: `"int8_bytes"` or `"latency_ms"`, or another field that is a number.
-
-    Returns:
-        A list of `Result`.
+        results: trials.
+        cost: `"int8_bytes"` or `"latency_ms"`, or another field that is a number; trials without it are left out.
     """
     front = []
-    for result in sorted(candidates(results), key=lambda result: (getattr(result, cost), -result.accuracy)):
+    known = [result for result in candidates(results) if getattr(result, cost) is not None]
+    for result in sorted(known, key=lambda result: (getattr(result, cost), -result.accuracy)):
         if not front or result.accuracy > front[-1].accuracy:
             front.append(result)
     return front

@@ -6,10 +6,11 @@ import time
 import pytest
 
 import keras_sharenets as ksn
-from keras_sharenets.cli import enumerate as enumerate_command
 from keras_sharenets.cli.command import make_parser
-from keras_sharenets.search import budgets
-from keras_sharenets.search.spaces.registry import SPACES, count, find_space, points
+from keras_sharenets.search import enumeration
+from keras_sharenets.search.budgets import Budget
+from keras_sharenets.search.spaces import NAMES, find_space
+from keras_sharenets.search.spaces.space import count, points
 from tuning.cli import COMMANDS, LINE, main
 
 DIGITS = ["--input-shape", "8", "8", "1"]
@@ -27,7 +28,7 @@ def _number(text):
 
 def test_all_within_the_budget_are_listed_and_no_other(capsys):
     space = find_space("sharesnet")
-    counts = [count(space, point, (8, 8, 1)) for point in points(space, (8, 8, 1))]
+    counts = [count(space, point, input_shape=(8, 8, 1)) for point in points(space, (8, 8, 1))]
     within = [entry.stored_parameters for entry in counts if entry.stored_parameters <= 50_000]
     (head, *rows), summary = _run(capsys, "--space", "sharesnet", "--max-parameters", "50000", *DIGITS)
     assert head[0] == "parameters"
@@ -40,7 +41,8 @@ def test_both_limits_hold(tmp_path):
     assert main(["enumerate", "--space", "hscnet", "--classes", "100", *arguments, *DIGITS]) == 0
     found = json.loads((tmp_path / "found.json").read_text())
     pairs = [(network["stored_parameters"], network["multiply_adds"]) for network in found["networks"]]
-    every = [count(find_space("hscnet"), point, (8, 8, 1), 100) for point in points(find_space("hscnet"), (8, 8, 1))]
+    space, sizes = find_space("hscnet"), {"input_shape": (8, 8, 1), "num_classes": 100}
+    every = [count(space, point, **sizes) for point in points(space, (8, 8, 1))]
     within = [entry for entry in every if entry.stored_parameters <= 20_000 and entry.multiply_adds <= 300_000]
     assert sorted(pairs) == sorted((entry.stored_parameters, entry.multiply_adds) for entry in within)
     assert (found["considered"], found["within_budget"]) == (len(every), len(within))
@@ -73,14 +75,14 @@ def test_counts_of_fifty_listed_networks_are_those_of_built_ones(tmp_path):
 
 def test_sorting_by_several_columns():
     space = find_space("igcv2")
-    found = enumerate_command.find(space, budgets.Budget(max_parameters=20_000))
-    listed = enumerate_command.ordered(space, found.networks, ["-density", "multiply_adds", "-width"])
+    _, found = enumeration.networks_within(space, Budget(max_parameters=20_000))
+    listed = enumeration.ordered(space, found, ["-density", "multiply_adds", "-width"])
     keys = [(-counts.density, counts.multiply_adds, -point["width"]) for point, counts in listed]
     assert keys == sorted(keys)
-    assert len(keys) == len(found.networks) > 100
+    assert len(keys) == len(found) > 100
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_argument_is_a_column(name, capsys):
     columns = list(dict.fromkeys(choice.argument for choice in find_space(name).choices))
     (head, *rows), _ = _run(capsys, "--space", name, "--sort", ",".join(columns), "--limit", "3", *DIGITS)

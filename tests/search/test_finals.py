@@ -7,9 +7,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from keras_sharenets.search import finals, report, trials
+from keras_sharenets.search import conclusion, report, trials
 from keras_sharenets.search.budgets import Budget, FileBudget
-from keras_sharenets.search.search import Search
+from keras_sharenets.search.settings import Search
 from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.recipes.named import find_recipe
 
@@ -48,16 +48,16 @@ def trained(monkeypatch):
     """Replaces what takes long; a list of the trainings: network, seed, epochs, data."""
     done = []
 
-    def train(network, dataset, recipe, seed, first_epoch, last_epoch):
-        done.append((network, seed, (first_epoch, last_epoch), dataset))
+    def train(network, dataset, *, recipe, seed, last_epoch):
+        done.append((network, seed, last_epoch, dataset))
         return ACCURACIES[network][seed - SEED]
 
     def starting_network(search, result, dataset):
         assert result.continues is None
         return result.name, 0
 
-    monkeypatch.setattr(finals, "train", train)
-    monkeypatch.setattr(finals, "starting_network", starting_network)
+    monkeypatch.setattr(conclusion, "train", train)
+    monkeypatch.setattr(conclusion, "starting_network", starting_network)
     return done
 
 
@@ -68,16 +68,14 @@ def _silent(line):
 def test_best_mean_wins_among_the_finalists(trained, tmp_path):
     _write_trials(tmp_path, before="9")
     said = []
-    best, finalists = finals.play(_search(tmp_path, 3), said.append)
+    best, finalists = conclusion.compare_finalists(_search(tmp_path, 3), said.append)
     # The last trial would have the highest mean, but it is none of the best three.
     assert [finalist.id for finalist in finalists] == ["1", "2", "0"]
     assert best == trials.read_all(tmp_path)[1]
     for finalist in finalists:
         assert finalist.accuracies == ACCURACIES[finalist.id]
         assert finalist.score == pytest.approx(sum(ACCURACIES[finalist.id]) / 3)
-    assert [training[:3] for training in trained] == [
-        (number, SEED + part, (0, 40)) for number in "012" for part in (1, 2)
-    ]
+    assert [training[:3] for training in trained] == [(number, SEED + part, 40) for number in "012" for part in (1, 2)]
     assert [line.split("; ")[0] for line in said[:2]] == [
         "finalist 0, part 2 of 3: validation accuracy 0.9500",
         "finalist 0, part 3 of 3: validation accuracy 0.9500",
@@ -86,7 +84,7 @@ def test_best_mean_wins_among_the_finalists(trained, tmp_path):
 
 def test_parts_are_others_of_the_training_split(trained, tmp_path):
     _write_trials(tmp_path)
-    finals.play(_search(tmp_path, 2), _silent)
+    conclusion.compare_finalists(_search(tmp_path, 2), _silent)
     first, second = (data for network, *_, data in trained if network == "0")
     for data in (first, second):
         both = np.concatenate([data.train.images, data.test.images])
@@ -97,25 +95,25 @@ def test_parts_are_others_of_the_training_split(trained, tmp_path):
 
 def test_bytes_and_time_count_as_in_the_trials(trained, tmp_path):
     _write_trials(tmp_path, costs=(0, 0.02, 0, 0))
-    best, finalists = finals.play(_search(tmp_path, 3), _silent)
+    best, finalists = conclusion.compare_finalists(_search(tmp_path, 3), _silent)
     assert best.id == "2"
     assert {finalist.id: round(finalist.score, 4) for finalist in finalists} == {"2": 0.9667, "0": 0.9567, "1": 0.95}
 
 
 def test_without_a_last_round_the_best_trial_wins(trained, tmp_path):
-    assert finals.play(_search(tmp_path / "none", 3), _silent) == (None, [])
+    assert conclusion.compare_finalists(_search(tmp_path / "none", 3), _silent) == (None, [])
     _write_trials(tmp_path)
-    best, finalists = finals.play(_search(tmp_path, 1), _silent)
+    best, finalists = conclusion.compare_finalists(_search(tmp_path, 1), _silent)
     assert (best.id, finalists, trained) == ("0", [], [])
 
 
 def test_equals_keep_the_order_of_the_trials(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(finals, "train", lambda *arguments: 0.9)
+    monkeypatch.setattr(conclusion, "train", lambda *arguments, **options: 0.9)
     _write_trials(tmp_path)
     for path in tmp_path.glob("*/trial.json"):
         record = json.loads(path.read_text()) | {"accuracy": 0.9, "score": 0.9}
         path.write_text(json.dumps(record | {"int8_bytes": 1000 - int(path.parent.name)}))
-    best, finalists = finals.play(_search(tmp_path, 4), _silent)
+    best, finalists = conclusion.compare_finalists(_search(tmp_path, 4), _silent)
     assert best.id == "3"
     assert [finalist.id for finalist in finalists] == ["3", "2", "1", "0"]
 
@@ -123,34 +121,34 @@ def test_equals_keep_the_order_of_the_trials(trained, tmp_path, monkeypatch):
 def test_report_shows_the_last_round_and_its_winner(trained, tmp_path):
     _write_trials(tmp_path)
     results = trials.read_all(tmp_path)
-    best, finalists = finals.play(_search(tmp_path, 2), _silent)
-    conclusion = {"winner": best.id, "finalists": [dataclasses.asdict(finalist) for finalist in finalists]}
-    found = report.Report(tmp_path, {}, results, [], conclusion, {})
+    best, finalists = conclusion.compare_finalists(_search(tmp_path, 2), _silent)
+    concluded = {"winner": best.id, "finalists": [dataclasses.asdict(finalist) for finalist in finalists]}
+    found = report.Report(tmp_path, {}, results, [], concluded, {})
     assert found.winner.id == "1"
-    assert report.last_round(found) == [
+    assert report.finalist_table(found) == [
         ["trial", "accuracies", "mean"],
         ["1", "0.9600, 0.9900, 0.9600", "0.9700"],
         ["0", "0.9700, 0.9500, 0.9500", "0.9567"],
     ]
     unfinished = dataclasses.replace(found, conclusion=None)
     assert unfinished.winner.id == "0"
-    assert report.last_round(unfinished) == [["trial", "accuracies", "mean"]]
+    assert report.finalist_table(unfinished) == [["trial", "accuracies", "mean"]]
 
 
 def test_interrupted_round_goes_on(trained, tmp_path, monkeypatch):
     _write_trials(tmp_path)
-    fine = finals.train
+    fine = conclusion.train
 
-    def interrupt(*arguments):
+    def interrupt(*arguments, **options):
         if len(trained) == 3:
             raise KeyboardInterrupt
-        return fine(*arguments)
+        return fine(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(finals, "train", interrupt)
+        patch.setattr(conclusion, "train", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            finals.play(_search(tmp_path, 3), _silent)
-    best, _ = finals.play(_search(tmp_path, 3), _silent)
+            conclusion.compare_finalists(_search(tmp_path, 3), _silent)
+    best, _ = conclusion.compare_finalists(_search(tmp_path, 3), _silent)
     assert best.id == "1"
     # The one that was running is run again, no other.
     assert [training[:2] for training in trained] == [(number, SEED + part) for number in "012" for part in (1, 2)]

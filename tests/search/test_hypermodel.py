@@ -5,7 +5,8 @@ import pytest
 import keras_sharenets as ksn
 from keras_sharenets.search.budgets import Budget
 from keras_sharenets.search.hypermodel import SpaceHyperModel
-from keras_sharenets.search.spaces.registry import SPACES, check, count, find_space, points
+from keras_sharenets.search.spaces import NAMES, find_space
+from keras_sharenets.search.spaces.space import check, count, points
 from keras_sharenets.training.data.sources import load
 
 DIGITS = (8, 8, 1)
@@ -33,27 +34,27 @@ def _random_hyperparameters(hypermodel, seed):
     ],
 )
 def test_hyperparameters_stand_for_networks_within_the_budget(name, budget):
-    hypermodel, found = SpaceHyperModel(name, DIGITS, budget=budget), set()
+    hypermodel, found = SpaceHyperModel(name, input_shape=DIGITS, budget=budget), set()
     for seed in range(300):
         point = hypermodel.point(_random_hyperparameters(hypermodel, seed))
-        check(find_space(name), point, DIGITS)
-        assert budget.allows(count(find_space(name), point, DIGITS))
+        check(find_space(name), point, input_shape=DIGITS)
+        assert budget.allows(count(find_space(name), point, input_shape=DIGITS))
         found.add(repr(point))
     assert len(found) > 20
 
 
 def test_every_network_within_the_budget_has_its_hyperparameters():
     budget = Budget(max_parameters=3_000)
-    hypermodel = SpaceHyperModel("shardnet", DIGITS, budget=budget)
+    hypermodel = SpaceHyperModel("shardnet", input_shape=DIGITS, budget=budget)
     drawn = (hypermodel.point(_random_hyperparameters(hypermodel, seed)) for seed in range(3_000))
     space = find_space("shardnet")
-    within = {repr(point) for point in points(space, DIGITS) if budget.allows(count(space, point, DIGITS))}
+    within = {repr(point) for point in points(space, DIGITS) if budget.allows(count(space, point, input_shape=DIGITS))}
     assert {repr(point) for point in drawn} == within
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", NAMES)
 def test_ends_of_the_scale_are_networks(name):
-    hypermodel = SpaceHyperModel(name, DIGITS)
+    hypermodel = SpaceHyperModel(name, input_shape=DIGITS)
     hp = keras_tuner.HyperParameters()
     assert hypermodel.point(hp) == next(points(find_space(name), DIGITS))
     for choice in hp.space:
@@ -66,35 +67,39 @@ def test_budget_that_allows_nothing():
     with pytest.raises(
         ValueError, match=r"`budget` .*max_parameters=10.* must allow a network: of the 1,092 .* 930 para"
     ):
-        SpaceHyperModel("shardnet", DIGITS, budget=Budget(max_parameters=10))
+        SpaceHyperModel("shardnet", input_shape=DIGITS, budget=Budget(max_parameters=10))
 
 
 def test_random_search_on_digits(tmp_path):
     digits = load("digits")
     images, labels = digits.train.images[:256] / 255.0, digits.train.labels[:256]
-    hypermodel = SpaceHyperModel("shardnet", DIGITS, budget=SMALL)
+    hypermodel = SpaceHyperModel("shardnet", input_shape=DIGITS, budget=SMALL)
     options = {"objective": "val_accuracy", "max_trials": 2, "seed": 1, "directory": tmp_path}
     tuner = keras_tuner.RandomSearch(hypermodel, **options)
     tuner.search(images, labels, epochs=1, batch_size=64, validation_split=0.25, verbose=0)
     trials = tuner.oracle.get_best_trials(5)
     assert [trial.status for trial in trials] == ["COMPLETED"] * 2
     for trial, model in zip(trials, tuner.get_best_models(2), strict=True):
-        counts = count(hypermodel.space, hypermodel.point(trial.hyperparameters), DIGITS)
+        counts = count(hypermodel.space, hypermodel.point(trial.hyperparameters), input_shape=DIGITS)
         profile = ksn.profile(model)
         assert (counts.stored_parameters, counts.multiply_adds) == (profile.stored_parameters, profile.multiply_adds)
         assert SMALL.allows(counts)
 
 
 def _too_large(limit, name):
-    return lambda point: (name,) if getattr(count(find_space("hscnet"), point, DIGITS), name) > limit else ()
+    return lambda point: (
+        (name,) if getattr(count(find_space("hscnet"), point, input_shape=DIGITS), name) > limit else ()
+    )
 
 
 @pytest.mark.parametrize(("name", "limit"), [("stored_parameters", 30_000), ("multiply_adds", 100_000)])
 def test_other_limits_are_kept_and_what_is_within_them_stays(name, limit):
-    free = SpaceHyperModel("hscnet", DIGITS)
+    free = SpaceHyperModel("hscnet", input_shape=DIGITS)
     asked = []
     limited = SpaceHyperModel(
-        "hscnet", DIGITS, excess=lambda point: asked.append(point) or _too_large(limit, name)(point)
+        "hscnet",
+        input_shape=DIGITS,
+        violated_limits=lambda point: asked.append(point) or _too_large(limit, name)(point),
     )
     most, found = 0, set()
     for seed in range(200):
@@ -102,8 +107,8 @@ def test_other_limits_are_kept_and_what_is_within_them_stays(name, limit):
         before, asked[:] = free.point(hp), []
         point = limited.point(hp)
         most = max(most, len(asked))
-        check(find_space("hscnet"), point, DIGITS)
-        assert getattr(count(find_space("hscnet"), point, DIGITS), name) <= limit
+        check(find_space("hscnet"), point, input_shape=DIGITS)
+        assert getattr(count(find_space("hscnet"), point, input_shape=DIGITS), name) <= limit
         assert before == point or _too_large(limit, name)(before)
         assert limited.point(hp) == point
         found.add(repr(point))
@@ -112,16 +117,16 @@ def test_other_limits_are_kept_and_what_is_within_them_stays(name, limit):
 
 
 def test_both_kinds_of_limits_and_none_that_fits():
-    def excess(point):
-        counts = count(find_space("hscnet"), point, DIGITS)
+    def violated_limits(point):
+        counts = count(find_space("hscnet"), point, input_shape=DIGITS)
         if counts.stored_parameters > 20_000:
             return ("stored_parameters",)
         return ("multiply_adds",) if counts.multiply_adds > 200_000 else ()
 
-    limited = SpaceHyperModel("hscnet", DIGITS, excess=excess)
+    limited = SpaceHyperModel("hscnet", input_shape=DIGITS, violated_limits=violated_limits)
     for seed in range(100):
-        assert not excess(limited.point(_random_hyperparameters(limited, seed)))
-    nothing = SpaceHyperModel("hscnet", DIGITS, excess=lambda point: ("multiply_adds",))
+        assert not violated_limits(limited.point(_random_hyperparameters(limited, seed)))
+    nothing = SpaceHyperModel("hscnet", input_shape=DIGITS, violated_limits=lambda point: ("multiply_adds",))
     with pytest.raises(
         ValueError, match=r"must allow a network: of \d+ of .* allows none, the one with the least multiply adds among"
     ):

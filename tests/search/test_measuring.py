@@ -5,8 +5,9 @@ import pytest
 
 from keras_sharenets.mobile.export import conversion as converter
 from keras_sharenets.search.budgets import FileBudget
-from keras_sharenets.search.measuring import Costs, FileLimits, foresee, measure
-from keras_sharenets.search.spaces.registry import count, draw, find_space, kernel_parameters, named
+from keras_sharenets.search.measuring import FileCosts, FileLimits, estimate_costs, measure
+from keras_sharenets.search.spaces import find_space
+from keras_sharenets.search.spaces.space import count, draw, kernel_parameters, named
 from keras_sharenets.search.training import hold_out, train
 from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.recipes.named import override, recipe_for
@@ -26,31 +27,31 @@ def _network(space="hscnet", point=POINT):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A trained network's folder, `Costs` and accuracies after one and two of its epochs."""
+    """A trained network's folder, `FileCosts` and accuracies after one and two of its epochs."""
     folder = tmp_path_factory.mktemp("trained")
     network = _network()
-    first = train(network, DIGITS, RECIPE, 0, 0, 1)
-    second = train(network, DIGITS, RECIPE, 0, 1, 2)
+    first = train(network, DIGITS, recipe=RECIPE, seed=0, last_epoch=1)
+    second = train(network, DIGITS, recipe=RECIPE, seed=0, first_epoch=1, last_epoch=2)
     return folder, measure(network, folder, DIGITS), (first, second)
 
 
-def test_trained_file_is_not_larger_than_foreseen(trained):
+def test_trained_file_is_not_larger_than_estimated(trained):
     folder, costs, _ = trained
     assert (folder / "int8.tflite").stat().st_size == costs.int8_bytes
     assert (folder / "float32.tflite").stat().st_size == costs.float32_bytes
     assert costs.latency_ms > 0
-    foreseen = foresee(_network(), DIGITS)
-    assert costs.int8_bytes <= foreseen.int8_bytes < 1.15 * costs.int8_bytes
+    estimate = estimate_costs(_network(), DIGITS)
+    assert costs.int8_bytes <= estimate.int8_bytes < 1.15 * costs.int8_bytes
 
 
 def test_training_learns_and_begins_with_the_rate_of_its_epoch(trained):
     assert trained[2][1] > 0.15
     with pytest.raises(ValueError, match="cannot be read"):
-        train(_network(), _Broken.digits(), RECIPE, 0, 0, 1)
+        train(_network(), _Broken.digits(), recipe=RECIPE, seed=0, last_epoch=1)
 
 
 class _Broken:
-    """A split whose pictures cannot be read."""
+    """A split whose images cannot be read."""
 
     def __init__(self, source):
         self.labels = source.labels
@@ -71,23 +72,30 @@ class _Broken:
 @pytest.mark.parametrize("name", ["hgcnet", "igcv2", "sharesnet", "shardnet"])
 def test_no_file_is_smaller_than_its_kernels(name):
     space = find_space(name)
-    points = (draw(space, seed, DIGITS.shape) for seed in range(1000))
-    point = next(point for point in points if count(space, point, DIGITS.shape).stored_parameters < 30_000)
-    kernels = kernel_parameters(space, point, DIGITS.shape)
-    assert 0.5 * count(space, point, DIGITS.shape).stored_parameters < kernels
-    pictures = DIGITS.train.images[:8].astype("float32")
-    assert kernels < len(converter.convert(_network(name, point), "int8", pictures))
+    points = (draw(space, seed, input_shape=DIGITS.shape) for seed in range(1000))
+    point = next(point for point in points if count(space, point, input_shape=DIGITS.shape).stored_parameters < 30_000)
+    kernels = kernel_parameters(space, point, input_shape=DIGITS.shape)
+    assert 0.5 * count(space, point, input_shape=DIGITS.shape).stored_parameters < kernels
+    images = DIGITS.train.images[:8].astype("float32")
+    assert kernels < len(converter.convert(_network(name, point), "int8", images))
+
+
+def _limits(folder, **budget):
+    budget = FileBudget(**budget)
+    return FileLimits(find_space("hscnet"), budget=budget, dataset=DIGITS, recipe=RECIPE, folder=folder)
 
 
 def test_limits_are_measured_once(tmp_path, monkeypatch):
     measured = []
     monkeypatch.setattr("keras_sharenets.search.measuring.build", lambda *arguments: measured.append(arguments))
-    monkeypatch.setattr("keras_sharenets.search.measuring.foresee", lambda model, dataset: Costs(50_000, 2.0))
+    monkeypatch.setattr(
+        "keras_sharenets.search.measuring.estimate_costs", lambda model, dataset: FileCosts(50_000, 2.0)
+    )
 
     def ask(**budget):
-        return FileLimits(find_space("hscnet"), FileBudget(**budget), DIGITS, RECIPE, tmp_path)(POINT)
+        return _limits(tmp_path, **budget)(POINT)
 
-    kernels = kernel_parameters(find_space("hscnet"), POINT, DIGITS.shape)
+    kernels = kernel_parameters(find_space("hscnet"), POINT, input_shape=DIGITS.shape)
     assert ask(max_tflite_bytes=kernels - 1) == ("stored_parameters",)
     assert measured == []
     assert kernels < 50_000
@@ -95,9 +103,7 @@ def test_limits_are_measured_once(tmp_path, monkeypatch):
     assert ask(max_tflite_bytes=49_999, max_latency_ms=1) == ("stored_parameters",)
     assert ask(max_latency_ms=1.9) == ("multiply_adds",)
     assert len(measured) == 1
-    limits = FileLimits(
-        find_space("hscnet"), FileBudget(max_tflite_bytes=10, max_latency_ms=0.5), DIGITS, RECIPE, tmp_path
-    )
+    limits = _limits(tmp_path, max_tflite_bytes=10, max_latency_ms=0.5)
     assert str(limits) == (
         "`max_tflite_bytes` (=10; least measured: 50000) and `max_latency_ms` (=0.5; least measured: 2)"
     )

@@ -10,18 +10,19 @@ import keras_tuner
 import numpy as np
 import pytest
 
-from keras_sharenets import files
-from keras_sharenets.mobile.export.parity import ExportMismatchError
-from keras_sharenets.search import hypermodel, search, trials
+from keras_sharenets import files, mobile
+from keras_sharenets.search import hypermodel, measuring, search, training, trials
 from keras_sharenets.search.budgets import Budget, FileBudget
-from keras_sharenets.search.measuring import Costs
-from keras_sharenets.search.oracles import ORACLES, parts_of_training
-from keras_sharenets.search.spaces.registry import check, find_space
+from keras_sharenets.search.measuring import FileCosts
+from keras_sharenets.search.oracles import parts_of_training
+from keras_sharenets.search.settings import TUNERS, Search
+from keras_sharenets.search.spaces import find_space
+from keras_sharenets.search.spaces.space import check
 from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.recipes.named import override, recipe_for
 
 DIGITS = load("digits")
-WITHIN = functools.cache(hypermodel._within)
+WITHIN = functools.cache(hypermodel._within_budget)
 RECIPE = override(recipe_for("hscnet_m32_g4_r2_b1_a2", "digits"), epochs=9)
 
 
@@ -30,7 +31,7 @@ class Killed(BaseException):
 
 
 def _make(folder, **changes):
-    asked = search.Search(
+    asked = Search(
         folder=pathlib.Path(folder),
         space="shardnet",
         dataset=DIGITS,
@@ -54,15 +55,15 @@ def trained(monkeypatch):
     inputs = keras.Input((1,))
     tiny = keras.Model(inputs, keras.layers.Dense(1)(inputs))
 
-    def train(network, dataset, recipe, seed, first_epoch, last_epoch):
+    def train(network, dataset, *, recipe, seed, first_epoch=0, last_epoch):
         done.append((first_epoch, last_epoch))
         return 0.5 + 0.01 * len(done)
 
-    monkeypatch.setattr(search, "build", lambda name, dataset, options, recipe: tiny)
-    monkeypatch.setattr(search, "train", train)
-    monkeypatch.setattr(search, "measure", lambda model, folder, dataset: Costs(1000, 0.5, 4000))
+    monkeypatch.setattr(training, "build", lambda name, dataset, options, recipe: tiny)
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(training, "measure", lambda model, folder, dataset: FileCosts(1000, 0.5, 4000))
     monkeypatch.setattr(search, "_PAUSE", 0)
-    monkeypatch.setattr(hypermodel, "_within", WITHIN)
+    monkeypatch.setattr(hypermodel, "_within_budget", WITHIN)
     # KerasTuner asks for one network before it starts, to see the hyperparameters.
     monkeypatch.setattr(hypermodel.SpaceHyperModel, "build", hypermodel.SpaceHyperModel.point)
     return done
@@ -77,10 +78,10 @@ def _settings(folder):
 
 
 # The others do more of their own than the random one.
-TUNERS = [pytest.param(name, marks=pytest.mark.slow if name == "random" else []) for name in ORACLES]
+ONE_FAST = [pytest.param(name, marks=pytest.mark.slow if name == "random" else []) for name in TUNERS]
 
 
-@pytest.mark.parametrize("tuner", TUNERS)
+@pytest.mark.parametrize("tuner", ONE_FAST)
 def test_every_trial_is_a_network_of_the_space_within_the_budget(tuner, trained, tmp_path):
     said = []
     asked = _make(tmp_path, tuner=tuner, trials=8)
@@ -111,15 +112,15 @@ def test_hyperband_goes_on_with_the_best(trained, tmp_path):
 
 
 def test_hyperband_tries_another_network_in_place_of_a_failed_one(trained, tmp_path, monkeypatch):
-    fine = search.train
+    fine = training.train
 
-    def fail_once(*arguments):
-        accuracy = fine(*arguments)
+    def fail_once(*arguments, **options):
+        accuracy = fine(*arguments, **options)
         if len(trained) == 2:
             raise keras_tuner.errors.FailedTrialError("the training diverged")
         return accuracy
 
-    monkeypatch.setattr(search, "train", fail_once)
+    monkeypatch.setattr(training, "train", fail_once)
     search.run(_make(tmp_path, tuner="hyperband", trials=5), _silent)
     results = trials.read_all(tmp_path)
     assert [result.state for result in results] == ["finished", "failed", "finished", "finished", "finished"]
@@ -127,10 +128,10 @@ def test_hyperband_tries_another_network_in_place_of_a_failed_one(trained, tmp_p
     assert results[4].continues == "3"
 
 
-@pytest.mark.parametrize("tuner", TUNERS)
+@pytest.mark.parametrize("tuner", ONE_FAST)
 def test_no_network_is_tried_twice(tuner, trained, tmp_path):
     budget = Budget(max_parameters=1400)
-    networks = len(hypermodel.SpaceHyperModel("shardnet", DIGITS.shape, 10, budget))
+    networks = len(hypermodel.SpaceHyperModel("shardnet", input_shape=DIGITS.shape, budget=budget))
     assert networks == 8
     search.run(_make(tmp_path, tuner=tuner, trials=12, budget=budget), _silent)
     tried = [(result.name, str(result.arguments)) for result in trials.read_all(tmp_path) if result.continues is None]
@@ -147,7 +148,7 @@ def test_hyperband_trains_whole_epochs(trained, tmp_path):
 
 # Each takes a minute and more.
 @pytest.mark.slow
-@pytest.mark.parametrize("tuner", ORACLES)
+@pytest.mark.parametrize("tuner", TUNERS)
 def test_killed_at_any_write_nothing_is_lost_or_counted_twice(tuner, trained, tmp_path, monkeypatch):
     """The process ends before or after each of its writes; the same call goes on, and all is as without the kill."""
     write, writes = files.write_bytes, []
@@ -193,15 +194,15 @@ def test_finished_search_runs_nothing_more(trained, tmp_path):
 
 
 def test_failed_trial_is_written_down_and_counted_once(trained, tmp_path, monkeypatch):
-    fine = search.train
+    fine = training.train
 
-    def fail_once(*arguments):
+    def fail_once(*arguments, **options):
         if len(trained) == 2:
             trained.append("failed")
             raise ArithmeticError("out of memory")
-        return fine(*arguments)
+        return fine(*arguments, **options)
 
-    monkeypatch.setattr(search, "train", fail_once)
+    monkeypatch.setattr(training, "train", fail_once)
     search.run(_make(tmp_path), _silent)
     results = trials.read_all(tmp_path)
     assert [result.state for result in results] == ["finished", "finished", "failed", "finished", "finished"]
@@ -210,14 +211,14 @@ def test_failed_trial_is_written_down_and_counted_once(trained, tmp_path, monkey
 
 
 def test_network_that_diverged_is_a_failed_trial(trained, tmp_path, monkeypatch):
-    fine = search.train
+    fine = training.train
 
-    def diverge_once(network, *arguments):
+    def diverge_once(network, dataset, **options):
         values = math.nan if len(trained) == 1 else 0.0
         network.set_weights([np.full(weight.shape, values) for weight in network.get_weights()])
-        return fine(network, *arguments)
+        return fine(network, dataset, **options)
 
-    monkeypatch.setattr(search, "train", diverge_once)
+    monkeypatch.setattr(training, "train", diverge_once)
     search.run(_make(tmp_path, trials=3), _silent)
     results = trials.read_all(tmp_path)
     assert [result.state for result in results] == ["finished", "failed", "finished"]
@@ -225,14 +226,16 @@ def test_network_that_diverged_is_a_failed_trial(trained, tmp_path, monkeypatch)
 
 
 def test_network_that_int8_does_not_suit_is_a_failed_trial(trained, tmp_path, monkeypatch, capfd, recwarn):
-    fine = search.measure
+    fine = training.measure
 
-    def mismatch_once(*arguments):
-        if len(trained) == 2:
-            raise ExportMismatchError("The converted file does not compute what Keras computes")
-        return fine(*arguments)
+    def mismatch(*arguments, **options):
+        raise mobile.ExportMismatchError("The converted file does not compute what Keras computes")
 
-    monkeypatch.setattr(search, "measure", mismatch_once)
+    monkeypatch.setattr(mobile, "export_tflite", mismatch)
+    monkeypatch.setattr(measuring, "_representative_data", lambda *arguments: None)
+    monkeypatch.setattr(
+        training, "measure", lambda *arguments: (measuring.measure if len(trained) == 2 else fine)(*arguments)
+    )
     search.run(_make(tmp_path, trials=3), _silent)
     results = trials.read_all(tmp_path)
     assert [result.state for result in results] == ["finished", "failed", "finished"]
@@ -251,10 +254,10 @@ def test_network_that_int8_does_not_suit_is_a_failed_trial(trained, tmp_path, mo
     ],
 )
 def test_three_failures_in_a_row_end_the_search(trained, tmp_path, monkeypatch, error, said):
-    def fail(*arguments):
+    def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(search, "train", fail)
+    monkeypatch.setattr(training, "train", fail)
     with pytest.raises(ValueError, match=f"Three trials in a row failed, the last one with {said}$"):
         search.run(_make(tmp_path), _silent)
     assert [(result.state, result.reason) for result in trials.read_all(tmp_path)] == [("failed", said)] * 3
@@ -275,8 +278,8 @@ def test_full_disk_ends_the_search_and_the_trial_is_run_again(trained, tmp_path,
 
 def test_what_halving_is_worth(trained, tmp_path, monkeypatch):
     sizes = iter([(1000, 1.0), (500, 1.0), (1000, 0.5), (4000, 4.0), (1000, 1.0)])
-    monkeypatch.setattr(search, "train", lambda *arguments: 0.9)
-    monkeypatch.setattr(search, "measure", lambda model, folder, dataset: Costs(*next(sizes), 4000))
+    monkeypatch.setattr(training, "train", lambda *arguments, **options: 0.9)
+    monkeypatch.setattr(training, "measure", lambda model, folder, dataset: FileCosts(*next(sizes), 4000))
     search.run(_make(tmp_path, halving_worth=0.01), _silent)
     scores = [result.score for result in trials.read_all(tmp_path)]
     assert [round(score - scores[0], 9) for score in scores] == [0, 0.01, 0.01, -0.04, 0]
@@ -284,7 +287,7 @@ def test_what_halving_is_worth(trained, tmp_path, monkeypatch):
 
 def test_file_over_the_limit_cannot_win(trained, tmp_path, monkeypatch):
     sizes = iter([900, 1100, 900, 1100, 900])
-    monkeypatch.setattr(search, "measure", lambda model, folder, dataset: Costs(next(sizes), 0.5, 4000))
+    monkeypatch.setattr(training, "measure", lambda model, folder, dataset: FileCosts(next(sizes), 0.5, 4000))
     monkeypatch.setattr(search.FileLimits, "__call__", lambda self, point: ())
     search.run(_make(tmp_path, file_budget=FileBudget(max_tflite_bytes=1000)), _silent)
     results = trials.read_all(tmp_path)
@@ -304,4 +307,4 @@ def test_spaces_know_their_trials(trained, tmp_path):
         point = {key: value for key, value in result.arguments.items() if key not in ("input_shape", "num_classes")}
         point = {key: tuple(value) if isinstance(value, list) else value for key, value in point.items()}
         kind = next(kind for kind, name in space.networks.items() if name == result.name)
-        check(space, {"network": kind, **point}, (8, 8, 1))
+        check(space, {"network": kind, **point}, input_shape=(8, 8, 1))

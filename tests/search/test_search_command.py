@@ -12,8 +12,8 @@ import keras_sharenets as ksn
 from keras_sharenets import cli as sharenets
 from keras_sharenets import files
 from keras_sharenets.cli.command import make_parser
-from keras_sharenets.search import conclusion, search, trials
-from keras_sharenets.search.references import NAMES
+from keras_sharenets.search import conclusion, search, training, trials
+from keras_sharenets.search.measuring import PEERS
 from keras_sharenets.search.training import train
 from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.recipes.recipe import Recipe
@@ -73,8 +73,8 @@ def test_winner_is_trained_on_the_whole_training_split_and_tested_once(folder, m
     assert (found["winner"], found["validation_accuracy"]) == (best.id, best.accuracy)
     digits, recipe = load("digits"), Recipe(**json.loads((folder / "search.json").read_text())["recipe"])
     keras.utils.set_random_seed(0)
-    twin = build(best.name, digits, best.choices, recipe)
-    assert found["test_accuracy"] == train(twin, digits, recipe, 0, 0, 1)
+    network = build(best.name, digits, best.choices, recipe)
+    assert found["test_accuracy"] == train(network, digits, recipe=recipe, seed=0, last_epoch=1)
     assert evaluate(folder / "winner" / "network.keras", digits).accuracy == pytest.approx(found["test_accuracy"])
     assert evaluate(folder / "winner" / "int8.tflite", digits).accuracy == found["int8_test_accuracy"]
     assert (folder / "winner" / "int8.tflite").stat().st_size == found["int8_bytes"] <= 30_000
@@ -82,13 +82,13 @@ def test_winner_is_trained_on_the_whole_training_split_and_tested_once(folder, m
 
 
 def test_last_training_that_fails_is_told_and_can_be_tried_again(folder, tmp_path, capsys, monkeypatch):
-    def fail(*args):
+    def fail(*arguments, **options):
         raise keras_tuner.errors.FailedTrialError("the training diverged")
 
     shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("conclusion.json"))
     command = ["search", *WHOLE, "--output", str(tmp_path / "run")]
     with monkeypatch.context() as patch:
-        patch.setattr(conclusion, "train_into", fail)
+        patch.setattr(conclusion, "train_and_measure", fail)
         assert main(command) == 2
     best = winner(folder).id
     told = capsys.readouterr().err
@@ -124,7 +124,7 @@ def test_another_search_does_not_mix_with_it(folder, capsys, arguments, message)
 
 
 def test_report(folder, capsys, monkeypatch):
-    for name in NAMES:
+    for name in PEERS:
         # In place of real ones, which take time to make.
         files.write_bytes(folder / "references" / f"{name}.tflite", (folder / "0" / "int8.tflite").read_bytes())
     run = {"model": "igcv3_d_1_0", "options": {}, "state": "finished", "test_accuracy": 0.75}
@@ -190,10 +190,10 @@ def test_network_of_a_trial(folder, tmp_path):
 
 
 def test_interrupted_search_says_how_to_go_on(tmp_path, capsys, monkeypatch):
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(search, "train", interrupted)
+    monkeypatch.setattr(training, "train", interrupted)
     assert main(["search", *TINY, "--output", str(tmp_path / "run")]) == 130
     assert capsys.readouterr().err.strip() == ("interrupted: 0 of 2 trials have ended; the same command goes on")
 
@@ -238,6 +238,6 @@ def test_variables_come_together(tmp_path, capsys, monkeypatch):
     assert "`KERASTUNER_ORACLE_IP` must be set too" in capsys.readouterr().err
     for name in VARIABLES[1:]:
         monkeypatch.setenv(name, "1")
-    assert search.role() == "worker"
+    assert search.process_role() == "worker"
     monkeypatch.setenv(VARIABLES[0], "chief")
-    assert search.role() == "chief"
+    assert search.process_role() == "chief"

@@ -8,10 +8,11 @@ import keras_sharenets as ksn
 from keras_sharenets.models.hscnet.module import Options
 from keras_sharenets.models.sharesnet import imagenet_resnet, preact_resnet, wide_resnet
 from keras_sharenets.ops import connectivity, hierarchical, permutations
-from keras_sharenets.search.spaces.registry import SPACES, build, check, count, draw, find_space, points
+from keras_sharenets.search.spaces import NAMES, find_space
+from keras_sharenets.search.spaces.space import build, check, count, draw, points
 
-PICTURES = {"digits": (8, 8, 1), "cifar": (32, 32, 3), "odd": (37, 45, 1), "large": (224, 160, 3)}
-ALL = pytest.mark.parametrize("name", SPACES)
+IMAGE_SHAPES = {"digits": (8, 8, 1), "cifar": (32, 32, 3), "odd": (37, 45, 1), "large": (224, 160, 3)}
+ALL = pytest.mark.parametrize("name", NAMES)
 
 
 def _hscnet_shapes(point):
@@ -75,10 +76,10 @@ def _assert_buildable(name, point, input_shape):
 
 @ALL
 def test_ten_thousand_draws_fit_the_checks_of_the_layers(name):
-    space, pictures = find_space(name), itertools.cycle(PICTURES.values())
-    for seed, input_shape in zip(range(10_000), pictures, strict=False):
-        point = draw(space, seed, input_shape)
-        check(space, point, input_shape)
+    space, shapes = find_space(name), itertools.cycle(IMAGE_SHAPES.values())
+    for seed, input_shape in zip(range(10_000), shapes, strict=False):
+        point = draw(space, seed, input_shape=input_shape)
+        check(space, point, input_shape=input_shape)
         _assert_buildable(name, point, input_shape)
 
 
@@ -92,18 +93,18 @@ def _shallow(name, point):
 @ALL
 def test_ten_thousand_draws_are_built_without_weights(name):
     """Of HGC-Net, whose networks are the longest, a tenth; what is drawn again is not built again."""
-    space, input_shape = find_space(name), PICTURES["digits"]
-    drawn = (_shallow(name, draw(space, seed, input_shape)) for seed in range(10_000))
+    space, input_shape = find_space(name), IMAGE_SHAPES["digits"]
+    drawn = (_shallow(name, draw(space, seed, input_shape=input_shape)) for seed in range(10_000))
     distinct = list({repr(sorted(point.items())): point for point in drawn}.values())
     distinct = distinct[:: 10 if name == "hgcnet" else 1]
     assert len(distinct) > 400
     for first in range(0, len(distinct), 50):
         with without_weights():
             for point in distinct[first : first + 50]:
-                model = build(space, point, input_shape)
+                model = build(space, point, input_shape=input_shape)
                 assert model.output_shape == (None, 10)
                 stored = sum(math.prod(weight.shape) for weight in model.trainable_variables)
-                assert stored == count(space, point, input_shape).stored_parameters, point
+                assert stored == count(space, point, input_shape=input_shape).stored_parameters, point
             del model
 
 
@@ -122,7 +123,7 @@ def test_points_differ_and_draws_are_among_them(name):
     space, input_shape = find_space(name), (8, 8, 1)
     everything = {repr(sorted(point.items())) for point in points(space, input_shape)}
     assert len(everything) == sum(1 for _ in points(space, input_shape))
-    assert all(repr(sorted(draw(space, seed, input_shape).items())) in everything for seed in range(100))
+    assert all(repr(sorted(draw(space, seed, input_shape=input_shape).items())) in everything for seed in range(100))
 
 
 def _is_cheap(space, point, most):
@@ -134,17 +135,18 @@ def _is_cheap(space, point, most):
 
 
 def _assert_counts(space, seeds, number, most=math.inf):
-    """Profiles of so many random networks, in turn for pictures of all sizes."""
-    seeds_and_pictures = zip(seeds, itertools.cycle(PICTURES.values()), strict=False)
-    drawn = ((draw(space, seed, picture), picture) for seed, picture in seeds_and_pictures)
+    """Profiles of so many random networks, in turn for images of all sizes."""
+    seeds_and_shapes = zip(seeds, itertools.cycle(IMAGE_SHAPES.values()), strict=False)
+    drawn = ((draw(space, seed, input_shape=shape), shape) for seed, shape in seeds_and_shapes)
     cheap = itertools.islice((pair for pair in drawn if _is_cheap(space, pair[0], most)), number)
-    for classes, (point, picture) in zip(itertools.cycle((10, 100, 200)), cheap, strict=False):
-        profile = ksn.profile(build(space, point, picture, classes))
-        counted = count(space, point, picture, classes)
+    for classes, (point, shape) in zip(itertools.cycle((10, 100, 200)), cheap, strict=False):
+        sizes = {"input_shape": shape, "num_classes": classes}
+        profile = ksn.profile(build(space, point, **sizes))
+        counted = count(space, point, **sizes)
         assert (counted.stored_parameters, counted.multiply_adds) == (
             profile.stored_parameters,
             profile.multiply_adds,
-        ), (point, picture, classes)
+        ), (point, sizes)
 
 
 @ALL
@@ -220,24 +222,24 @@ def test_check_names_the_argument_and_the_rule(name, point, message):
         build(find_space(name), point)
 
 
-def test_pictures_limit_what_there_is():
+def test_images_limit_what_there_is():
     sharesnet, shardnet = find_space("sharesnet"), find_space("shardnet")
     large = {"network": "resnet", "depth": 34, "width": 8, "share": "all"}
-    check(sharesnet, large, (32, 32, 3))
-    with pytest.raises(ValueError, match=r"`network` \(='resnet'\) must be another network for pictures smaller"):
-        check(sharesnet, large, (31, 64, 3))
+    check(sharesnet, large, input_shape=(32, 32, 3))
+    with pytest.raises(ValueError, match=r"`network` \(='resnet'\) must be another network for images smaller"):
+        check(sharesnet, large, input_shape=(31, 64, 3))
     deep = {"network": "shard_vggnet", "filters": 16, "share": "spatial", "blending": True}
-    check(shardnet, {**deep, "convs_per_block": (1, 1, 1, 1)}, (8, 8, 1))
+    check(shardnet, {**deep, "convs_per_block": (1, 1, 1, 1)}, input_shape=(8, 8, 1))
     with pytest.raises(ValueError, match=r"`convs_per_block` \(=\(1, 1, 1, 1, 1\)\) must have no more blocks"):
-        check(shardnet, {**deep, "convs_per_block": (1, 1, 1, 1, 1)}, (8, 8, 1))
-    with pytest.raises(ValueError, match=r"`filters` \(=16\) must be at least the channels of the picture"):
-        check(shardnet, {**deep, "convs_per_block": (1, 1)}, (8, 8, 20))
+        check(shardnet, {**deep, "convs_per_block": (1, 1, 1, 1, 1)}, input_shape=(8, 8, 1))
+    with pytest.raises(ValueError, match=r"`filters` \(=16\) must be at least the channels of the image"):
+        check(shardnet, {**deep, "convs_per_block": (1, 1)}, input_shape=(8, 8, 20))
 
 
 @pytest.mark.parametrize("input_shape", [(3, 8, 1), (8, 8), (8, 8, 0)])
-def test_picture_is_checked(input_shape):
+def test_input_shape_is_checked(input_shape):
     with pytest.raises(ValueError, match="input_shape"):
-        draw(find_space("hscnet"), 0, input_shape)
+        draw(find_space("hscnet"), 0, input_shape=input_shape)
 
 
 def test_unknown_space():

@@ -3,7 +3,7 @@
 import math
 
 from keras_sharenets.search.spaces import costs
-from keras_sharenets.search.spaces.choices import Choice, Rule, Space
+from keras_sharenets.search.spaces.space import Choice, Rule, Space
 
 STEM_FILTERS = 16
 
@@ -65,8 +65,8 @@ def _module(channels, growth, pixels, arguments):
 
 
 def _costs(network, arguments, input_shape, num_classes):
-    *sides, colours = input_shape
-    yield costs.conv(colours, STEM_FILTERS, math.prod(sides), 9)
+    *sides, image_channels = input_shape
+    yield costs.conv(image_channels, STEM_FILTERS, math.prod(sides), area=9)
     channels = STEM_FILTERS
     for stage, count in enumerate(arguments["modules_per_stage"]):
         if stage:

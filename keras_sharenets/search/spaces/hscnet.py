@@ -4,7 +4,7 @@ import math
 
 from keras_sharenets.ops import permutations
 from keras_sharenets.search.spaces import costs
-from keras_sharenets.search.spaces.choices import Choice, Rule, Space
+from keras_sharenets.search.spaces.space import Choice, Rule, Space
 
 STAGES = 3
 STEM_FILTERS = 16
@@ -97,8 +97,10 @@ def _module(channels, width, sides, strides, arguments):
         yield costs.conv(channels, hidden, before)
         yield costs.conv(width, hidden, after)
         yield costs.conv(channels, width, after)
-    spatial = costs.conv(hidden, hidden, after, 9, groups, arguments["channel_repeats"] * arrangements)
-    pointwise = costs.conv(hidden, hidden, after, 1, groups)
+    spatial = costs.conv(
+        hidden, hidden, after, area=9, groups=groups, copies=arguments["channel_repeats"] * arrangements
+    )
+    pointwise = costs.conv(hidden, hidden, after, groups=groups)
     yield from (spatial, pointwise, costs.again(spatial), costs.again(pointwise))
     yield costs.conv(hidden, width, after, copies=arrangements)
     yield costs.conv(hidden, width, after, copies=arrangements if arguments["star"] else 1)
@@ -106,8 +108,8 @@ def _module(channels, width, sides, strides, arguments):
 
 
 def _costs(network, arguments, input_shape, num_classes):
-    *sides, colours = input_shape
-    yield costs.conv(colours, STEM_FILTERS, math.prod(sides), 9)
+    *sides, image_channels = input_shape
+    yield costs.conv(image_channels, STEM_FILTERS, math.prod(sides), area=9)
     channels = STEM_FILTERS
     for stage in range(STAGES):
         width = arguments["width"] * 2**stage

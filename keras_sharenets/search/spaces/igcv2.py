@@ -8,7 +8,7 @@ to five times the channels, and L grows by one a stage at most.
 import math
 
 from keras_sharenets.search.spaces import costs
-from keras_sharenets.search.spaces.choices import Choice, Rule, Space
+from keras_sharenets.search.spaces.space import Choice, Rule, Space
 
 STAGES = 3
 COUNTS = (2, 3, 4)
@@ -74,9 +74,9 @@ def _block(channels, width, pixels, sizes):
 
 
 def _costs(network, arguments, input_shape, num_classes):
-    *sides, colours = input_shape
+    *sides, image_channels = input_shape
     channels = arguments["width"]
-    yield costs.conv(colours, channels, math.prod(sides), 9)
+    yield costs.conv(image_channels, channels, math.prod(sides), area=9)
     yield costs.norm(channels)
     for stage, sizes in enumerate(arguments["branch_channels"]):
         width = arguments["width"] * 2**stage

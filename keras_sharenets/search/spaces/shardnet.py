@@ -3,7 +3,7 @@
 import math
 
 from keras_sharenets.search.spaces import costs
-from keras_sharenets.search.spaces.choices import Choice, Rule, Space
+from keras_sharenets.search.spaces.space import Choice, Rule, Space
 
 _STRIDES = {"shard_resnet": 4, "shard_deep_resnet": 8}
 # From these sides on a deep network has the stem of ImageNet.
@@ -14,7 +14,7 @@ def _reads_image(filters, chosen):
     return filters >= chosen["input_shape"][-1]
 
 
-_FILTERS = (Rule("be at least the channels of the picture (`input_shape` is {input_shape})", _reads_image),)
+_FILTERS = (Rule("be at least the channels of the image (`input_shape` is {input_shape})", _reads_image),)
 
 
 def _fits(network, chosen):
@@ -29,7 +29,7 @@ CHOICES = (
     Choice(
         "network",
         ("shard_resnet", "shard_vggnet", "shard_deep_resnet"),
-        (Rule("be a network whose strides the picture survives (`input_shape` is {input_shape})", _fits),),
+        (Rule("be a network whose strides the image survives (`input_shape` is {input_shape})", _fits),),
     ),
     Choice("filters", (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384, 512), _FILTERS),
     Choice("blocks_per_level", (1, 2, 3, 4, 5, 6, 7, 8, 9), when="shard_resnet"),
@@ -51,7 +51,7 @@ CHOICES = (
             (2, 2, 3, 3, 3),
             (3, 3, 3, 3, 3),
         ),
-        (Rule("have no more blocks than the picture can be halved for (`input_shape` is {input_shape})", _survives),),
+        (Rule("have no more blocks than the image can be halved for (`input_shape` is {input_shape})", _survives),),
         when="shard_vggnet",
     ),
     Choice("bottleneck", (False, True), when="shard_deep_resnet"),
@@ -64,7 +64,7 @@ CHOICES = (
 
 def _conv(channels, filters, pixels, area=1):
     """A convolution with bias."""
-    weights, products = costs.conv(channels, filters, pixels, area)
+    weights, products = costs.conv(channels, filters, pixels, area=area)
     return weights + filters, products
 
 
@@ -77,7 +77,7 @@ def _used(cost, uses, stored):
     return stored * cost[0], uses * cost[1]
 
 
-def _vggnet(arguments, sides, colours, num_classes):
+def _vggnet(arguments, sides, image_channels, num_classes):
     filters, counts = arguments["filters"], arguments["convs_per_block"]
     shared = arguments["share"] == "spatial"
     whole = all(side % 2 ** len(counts) == 0 for side in sides)
@@ -85,8 +85,8 @@ def _vggnet(arguments, sides, colours, num_classes):
     for block, count in enumerate(counts, start=1):
         pixels = math.prod(sides)
         for index in range(count):
-            reads = colours if block == 1 and index == 0 and not shared else filters
-            cost = _conv(reads, filters, pixels, 9)
+            reads = image_channels if block == 1 and index == 0 and not shared else filters
+            cost = _conv(reads, filters, pixels, area=9)
             yield costs.again(cost) if shared and stored else cost
             stored = True
         yield _norms(filters, count)
@@ -101,25 +101,25 @@ def _vggnet(arguments, sides, colours, num_classes):
         units = width
 
 
-def _resnet(arguments, sides, colours, num_classes):
+def _resnet(arguments, sides, image_channels, num_classes):
     filters, blocks = arguments["filters"], arguments["blocks_per_level"]
     shared = arguments["share"] == "spatial"
-    stem = _conv(filters if shared else colours, filters, math.prod(sides), 9)
+    stem = _conv(filters if shared else image_channels, filters, math.prod(sides), area=9)
     yield from (stem, _norms(filters, 1 + 6 * blocks))
     for level in range(3):
         if level:
             yield _conv(filters, filters, math.prod(sides))
             sides = costs.pooled(sides)
         uses = 2 * blocks
-        yield _used(_conv(filters, filters, math.prod(sides), 9), uses, 0 if shared else uses)
+        yield _used(_conv(filters, filters, math.prod(sides), area=9), uses, 0 if shared else uses)
     yield costs.dense(filters, num_classes)
 
 
-def _deep_resnet(arguments, sides, colours, num_classes):
+def _deep_resnet(arguments, sides, image_channels, num_classes):
     filters, blocks = arguments["filters"], arguments["blocks_per_level"]
     large = min(sides) >= LARGE
     sides = costs.halved(sides) if large else sides
-    yield costs.conv(colours, filters, math.prod(sides), 49 if large else 9)
+    yield costs.conv(image_channels, filters, math.prod(sides), area=49 if large else 9)
     expansion = 4 if arguments["bottleneck"] else 1
     outer = expansion * filters
     if arguments["bottleneck"]:
@@ -138,9 +138,9 @@ def _deep_resnet(arguments, sides, colours, num_classes):
             sides = costs.pooled(sides)
             pixels = math.prod(sides)
         for channels, width, area in kernels:
-            yield _used(costs.conv(channels, width, pixels, area), blocks, 0 if distinct else blocks)
+            yield _used(costs.conv(channels, width, pixels, area=area), blocks, 0 if distinct else blocks)
             yield _norms(width, blocks)
-    yield from (costs.conv(channels, width, 0, area) for channels, width, area in distinct)
+    yield from (costs.conv(channels, width, 0, area=area) for channels, width, area in distinct)
     yield costs.dense(outer, num_classes)
 
 
@@ -148,8 +148,8 @@ _COSTS = {"shard_resnet": _resnet, "shard_vggnet": _vggnet, "shard_deep_resnet":
 
 
 def _costs(network, arguments, input_shape, num_classes):
-    *sides, colours = input_shape
-    return _COSTS[network](arguments, sides, colours, num_classes)
+    *sides, image_channels = input_shape
+    return _COSTS[network](arguments, sides, image_channels, num_classes)
 
 
 NETWORKS = {

@@ -5,7 +5,7 @@ import math
 
 from keras_sharenets.models.sharesnet import imagenet_resnet, preact_resnet, wide_resnet
 from keras_sharenets.search.spaces import costs
-from keras_sharenets.search.spaces.choices import Choice, Rule, Space
+from keras_sharenets.search.spaces.space import Choice, Rule, Space
 
 # The policy, and whether the first block of a stage uses the shared convolution where it has stride 1 or 2.
 _FIRST_SHARES = {"none": (False, False), "rest": (False, False), "stride1": (True, False), "all": (True, True)}
@@ -40,7 +40,7 @@ CHOICES = (
     Choice(
         "network",
         ("preact_resnet", "wide_resnet", "resnet"),
-        (Rule("be another network for pictures smaller than 32x32 (`input_shape` is {input_shape})", _is_large(32)),),
+        (Rule("be another network for images smaller than 32x32 (`input_shape` is {input_shape})", _is_large(32)),),
     ),
     _depth("preact_resnet", (9 * blocks + 2 for blocks in (1, 2, 3, 4, 6, 8, 10, 12, 18))),
     _depth("wide_resnet", (6 * blocks + 4 for blocks in (1, 2, 3, 4, 5, 6))),
@@ -72,7 +72,7 @@ def _preactivated_bottleneck(channels, width, before, after):
 
 def _preactivated_basic(channels, width, before, after):
     yield from (costs.norm(channels), costs.norm(width))
-    yield costs.conv(channels, width, after, 9)
+    yield costs.conv(channels, width, after, area=9)
     if channels != width:
         yield costs.conv(channels, width, after)
 
@@ -87,7 +87,7 @@ def _bottleneck(channels, width, before, after, stride_on):
 
 def _basic(channels, width, before, after):
     yield from (costs.norm(width), costs.norm(width))
-    yield costs.conv(channels, width, after, 9)
+    yield costs.conv(channels, width, after, area=9)
     if channels != width:
         yield from (costs.conv(channels, width, after), costs.norm(width))
 
@@ -102,7 +102,7 @@ def _stages(channels, sides, block, expansion, width, counts, share):
             sides = costs.halved(sides) if strided else sides
             after = math.prod(sides)
             yield from block(channels, stage_width, before, after)
-            spatial = costs.conv(stage_width, stage_width, after, 9)
+            spatial = costs.conv(stage_width, stage_width, after, area=9)
             shares = _FIRST_SHARES[share][strided] if index == 0 else share != "none"
             yield costs.again(spatial) if shares and stored else spatial
             stored = stored or shares
@@ -110,7 +110,7 @@ def _stages(channels, sides, block, expansion, width, counts, share):
 
 
 def _costs(network, arguments, input_shape, num_classes):
-    *sides, colours = input_shape
+    *sides, image_channels = input_shape
     depth, share = arguments["depth"], arguments["share"]
     counts = _stage_blocks(network, depth)
     if network == "preact_resnet":
@@ -118,19 +118,19 @@ def _costs(network, arguments, input_shape, num_classes):
         first_norm = arguments["order"] == "conv_norm"
         post = functools.partial(_bottleneck, stride_on="reduce")
         block = post if first_norm else _preactivated_bottleneck
-        yield costs.conv(colours, stem, math.prod(sides), 9)
+        yield costs.conv(image_channels, stem, math.prod(sides), area=9)
     elif network == "wide_resnet":
         stem, width, expansion = STEM_FILTERS, STEM_FILTERS * arguments["widening"], 1
         first_norm, block = False, _preactivated_basic
-        yield costs.conv(colours, stem, math.prod(sides), 9)
+        yield costs.conv(image_channels, stem, math.prod(sides), area=9)
     else:
         stem, width, expansion = arguments["width"], arguments["width"], 1 if depth == _BASIC else 4
         first_norm = True
         block = _basic if depth == _BASIC else functools.partial(_bottleneck, stride_on="spatial")
-        yield costs.conv(colours, stem, math.prod(costs.halved(sides)), 49)
+        yield costs.conv(image_channels, stem, math.prod(costs.halved(sides)), area=49)
         sides = costs.halved(costs.halved(sides))
     channels = expansion * width * 2 ** (len(counts) - 1)
-    # Normalisation before the blocks, or else behind them.
+    # Normalization before the blocks, or else behind them.
     yield costs.norm(stem if first_norm else channels)
     yield from _stages(stem, sides, block, expansion, width, counts, share)
     yield costs.dense(channels, num_classes)

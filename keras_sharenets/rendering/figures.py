@@ -1,0 +1,78 @@
+"""One style for all figures. They need matplotlib: `pip install 'keras_sharenets[plots]'`."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+# What a figure is about, what it is compared with, and what is wrong; others where there are more.
+BLUE, GRAY, RED = "#1f5fbf", "#9aa5b1", "#c62828"
+ORANGE, GREEN = "#d9822b", "#2a9d6f"
+# Text, text beside it, lines of a grid.
+DARK, QUIET, GRID = "#1f2933", "#52606d", "#e4e7eb"
+DPI = 120
+
+
+def new_figure(width: float, height: float, title: str | None = None) -> Figure:
+    """An empty figure.
+
+    Args:
+        width, height: in inches.
+        title: on the left above everything.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    if title is not None:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=DARK)
+    return figure
+
+
+def frame(axes: Axes, grid: str = "both") -> None:
+    """A grid behind what is drawn, along `"x"`, `"y"` or `"both"`, and no lines on the right and at the top."""
+    axes.grid(axis=grid, color=GRID)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def log_ticks(axis: Axis, label: str = "{x:,g}") -> None:
+    """Ticks at 1, 2 and 5 times the powers of 10, for an axis with a logarithmic scale."""
+    from matplotlib.ticker import LogLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    only_major(axis, label)
+
+
+def ticks_at(axis: Axis, places: object, label: str = "{x:g}") -> None:
+    """Ticks at these places and no others."""
+    from matplotlib.ticker import FixedLocator
+
+    axis.set_major_locator(FixedLocator(places))
+    only_major(axis, label)
+
+
+def only_major(axis: Axis, label: str) -> None:
+    """Labels of the major ticks, and no minor ones."""
+    from matplotlib.ticker import NullLocator
+
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(label)
+
+
+def percent(axis: Axis) -> None:
+    """Shares of 1 as percentages."""
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1, decimals=None))
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png")
+    return data.getvalue()

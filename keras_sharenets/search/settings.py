@@ -1,0 +1,123 @@
+"""What a search is asked to do, and the record of that in its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from keras_sharenets import _checks
+from keras_sharenets.search.budgets import Budget, FileBudget
+
+if TYPE_CHECKING:
+    from keras_sharenets.training.data.dataset import Dataset
+    from keras_sharenets.training.recipes.recipe import Recipe
+
+FILE = "search.json"
+TUNERS = ("random", "bayesian", "hyperband")
+_NUMBERS = ("trials", "seed", "validation", "halving_worth", "finalists")
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """Everything that a search needs to know.
+
+    Attributes:
+        folder: for all its files.
+        space: name of the space.
+        dataset: its test split is left alone.
+        tuner: one of `TUNERS`.
+        trials: how many there are at most.
+        recipe: of a whole training.
+        budget, file_budget: limits on networks and on their files.
+        seed: of what is drawn, of the validation split and of every training.
+        validation: the part of the training split that is held out to compare networks on.
+        halving_worth: the accuracy that half the bytes or half the time of the int8 file is worth; 0 looks for accuracy
+            alone.
+        finalists: so many of the best trials are compared anew before one wins.
+
+    Raises:
+        ValueError: one of the numbers breaks a rule.
+    """
+
+    folder: pathlib.Path
+    space: str
+    dataset: Dataset
+    tuner: str
+    trials: int
+    recipe: Recipe
+    budget: Budget = dataclasses.field(default_factory=Budget)
+    file_budget: FileBudget = dataclasses.field(default_factory=FileBudget)
+    seed: int = 0
+    validation: float = 0.2
+    halving_worth: float = 0.0
+    finalists: int = 1
+
+    def __post_init__(self):
+        check_numbers(**{name: getattr(self, name) for name in _NUMBERS})
+
+
+def check_numbers(*, trials: int, seed: int, validation: float, halving_worth: float, finalists: int) -> None:
+    """Raises a `ValueError` where a number of a `Search` breaks a rule."""
+    if isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"`seed` (={seed!r}) must be a non-negative integer.")
+    _checks.positive("trials", trials)
+    _checks.positive("finalists", finalists)
+    _checks.above_zero("validation", validation)
+    _checks.rate("validation", validation)
+    _checks.rate("halving_worth", halving_worth)
+
+
+def record(search: Search, source: Mapping[str, Any]) -> dict[str, Any]:
+    """All that makes it this search, as plain data.
+
+    Args:
+        search: what is asked.
+        source: arguments of `training.data.sources.load` that give the data set again.
+    """
+    summary = {name: getattr(search.dataset, name) for name in ("name", "note", "class_names", "shape")}
+    splits = {"train": len(search.dataset.train), "test": len(search.dataset.test)}
+    settings = {
+        **{name: getattr(search, name) for name in ("space", "tuner", *_NUMBERS)},
+        **dataclasses.asdict(search.budget),
+        **dataclasses.asdict(search.file_budget),
+        "recipe": dataclasses.asdict(search.recipe),
+        "data": summary | splits,
+        "source": dict(source),
+    }
+    return json.loads(json.dumps(settings))
+
+
+def claim_folder(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
+    """Writes the record of a search into its folder, or checks it against the one that is there.
+
+    Raises:
+        ValueError: the folder holds another search, or something else.
+    """
+    from keras_sharenets import files
+
+    path = folder / FILE
+    if not path.is_file():
+        # Processes of one search may start at once.
+        if folder.exists() and not all(entry.name.endswith(".partial") for entry in folder.iterdir()):
+            raise ValueError(f"`output` (={folder}) must be an empty folder or that of a search.")
+        files.write_json(path, settings)
+        return
+    before = read(folder)
+    given, recorded = (values | values["recipe"] for values in (settings, before))
+    for name in given.keys() - {"recipe", "source"}:
+        if given[name] != recorded.get(name):
+            raise ValueError(
+                f"`{name}` (={given[name]}) must be that of the search in {folder} (={recorded.get(name)}). Choose "
+                "another `--output` for another search."
+            )
+
+
+def read(folder: pathlib.Path) -> dict[str, Any]:
+    """The record in the folder of a search; a `ValueError` if there is none."""
+    path = folder / FILE
+    if not path.is_file():
+        raise ValueError(f"There is no {path}: {folder} holds no search.")
+    return json.loads(path.read_text())
