@@ -177,9 +177,9 @@ def _give(answer: Answer, target: str | None) -> None:
     if target == "-":
         print(json.dumps(answer.data, indent=2))
         return
-    if answer.text:
-        print(answer.text.rstrip("\n"))
     if target is not None:
         from keras_sharenets import files
 
         files.write_json(target, answer.data)
+    if answer.text:
+        print(answer.text.rstrip("\n"))

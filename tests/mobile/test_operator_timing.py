@@ -4,8 +4,8 @@ import pytest
 
 import keras_sharenets as ksn
 from keras_sharenets import cli, mobile
-from keras_sharenets.mobile.inspect import operator_timing
 from keras_sharenets.mobile.inspect import contents as graph
+from keras_sharenets.mobile.inspect import operator_timing
 
 
 @pytest.mark.parametrize("quantization", [None, "int8"])

@@ -100,7 +100,7 @@ def test_every_argument_is_a_column(name, capsys):
         (["--space", "hscnet", "--limit", "-1"], "`limit` (=-1) must be"),
         (["--space", "hscnet", "--classes", "0"], "`classes` (=0) must be"),
         (["--space", "hscnet", "--input-shape", "2", "8", "1"], "`input_shape` (=(2, 8, 1)) must be"),
-        (["--space", "hscnet", "--max-parameters", "1", "--json", "/nowhere/found.json"], "/nowhere/found.json"),
+        (["--space", "hscnet", "--max-parameters", "1", "--json", "/dev/null/found.json"], "/dev/null"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, capsys):
