@@ -265,8 +265,8 @@ FAULTS = {
     ),
     "budget_off_by_one": Fault(
         "search",
-        "return all(limit is None or number <= limit for number, limit in pairs)",
-        "return all(limit is None or number < limit for number, limit in pairs)",
+        "return limit is None or number <= limit",
+        "return limit is None or number < limit",
         ("tests/search/test_enumerate.py",),
     ),
     "second_call_stores_again": Fault(
