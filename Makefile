@@ -10,7 +10,7 @@ PYTEST := -m pytest -n 2 --dist loadfile
 # What runs on any Keras backend is tested on both.
 NEUTRAL := $(foreach room,ops layers models analysis,tests/$(room) keras_sharenets/$(room))
 
-.PHONY: demo test test-jax test-all test-lowest lint clean
+.PHONY: demo test test-jax test-all test-faults test-lowest lint clean
 
 demo: $(INSTALLED)
 	rm -rf runs/demo
@@ -26,6 +26,10 @@ test-jax: $(INSTALLED)
 test-all: lint
 	KERAS_BACKEND=jax $(BIN)/python $(PYTEST) -m "" $(NEUTRAL)
 	KERAS_BACKEND=tensorflow $(BIN)/python $(PYTEST) -m ""
+
+# Puts wrong lines into a copy, one at a time: does a test notice?
+test-faults: $(INSTALLED)
+	$(BIN)/python -m tools.seeded_faults
 
 # The oldest versions that setup.cfg allows, on the oldest Python.
 test-lowest: $(INSTALLED)

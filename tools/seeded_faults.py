@@ -91,6 +91,8 @@ def run_tests(root: pathlib.Path, tests: Sequence[str], *options: str) -> tuple[
     """pytest's exit code in the tree at `root` (`None` if it takes too long), and its output."""
     environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     environment |= {"KERAS_BACKEND": "tensorflow", "CI": "true", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    if not options:  # Whatever plugins are installed take a second to load, and single tests need none.
+        environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     data = ROOT.parent / "shared" / "tensorflow_datasets"
     if data.is_dir():
         environment.setdefault("TFDS_DATA_DIR", str(data))
