@@ -10,8 +10,6 @@ import shutil
 import tempfile
 import zipfile
 
-import keras
-
 LABELS = "labels.txt"  # Class names, one a line, beside the files of a classifier.
 
 
@@ -65,6 +63,8 @@ def load_model(path):
     with zipfile.ZipFile(path) as archive:
         if "config.json" not in archive.namelist():
             raise ValueError(f"{path} is not a Keras file: the archive holds no `config.json`.")
+    import keras
+
     try:
         return keras.saving.load_model(path, compile=False)
     # Keras raises whatever its parts raise on damaged input: KeyError, OSError, zlib.error, TypeError ...

@@ -31,11 +31,12 @@ def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets.training.reports.evaluate import evaluate
     from keras_sharenets.training.reports.plots import draw_predictions
     from keras_sharenets.training.run.fit import fit
+    from keras_sharenets.training.run.record import RunOptions
 
     output = pathlib.Path(arguments.output)
     dataset = load_digits()
     recipe = override(recipe_for(MODEL, dataset.name), epochs=arguments.epochs)
-    result = fit(MODEL, dataset, output, recipe=recipe, seed=arguments.seed)
+    result = fit(MODEL, dataset, output, recipe=recipe, run_options=RunOptions(seed=arguments.seed))
 
     model = files.load_model(output / "last.keras")
     profile = ksn.profile(model)
@@ -54,8 +55,8 @@ def run(arguments: argparse.Namespace) -> Answer:
         ("stored parameters", f"{profile.stored_parameters:,}"),
         ("effective parameters", f"{profile.effective_parameters:,}"),
         ("multiply-adds", f"{profile.multiply_adds:,}"),
-        ("test accuracy, Keras", f"{in_keras.accuracy:.4f} ({in_keras.correct} of {in_keras.pictures})"),
-        ("test accuracy, int8 TFLite", f"{in_int8.accuracy:.4f} ({in_int8.correct} of {in_int8.pictures})"),
+        ("test accuracy, Keras", f"{in_keras.accuracy:.4f} ({in_keras.correct} of {in_keras.images})"),
+        ("test accuracy, int8 TFLite", f"{in_int8.accuracy:.4f} ({in_int8.correct} of {in_int8.images})"),
         (".keras file", f"{(output / 'last.keras').stat().st_size:,} bytes"),
         ("SavedModel folder", f"{saved_model.total_bytes:,} bytes"),
         ("int8 .tflite file", f"{tflite.file_bytes:,} bytes, {tflite.file_weight_bytes:,} of them weights"),

@@ -15,7 +15,7 @@ COMMANDS = {
     "create": (f"{_HERE}.create", "Write an untrained network as a .keras file."),
     "fit": (f"{_HERE}.fit", "Train a network and write its files, or go on with a run."),
     "recipes": (f"{_HERE}.recipes", "List the recipes for training, or show all fields of one."),
-    "evaluate": ("keras_sharenets.training.reports.evaluate", "Measure the accuracy of a .keras or .tflite file."),
+    "evaluate": (f"{_HERE}.evaluate", "Measure the accuracy of a .keras or .tflite file."),
     "predict": (f"{_HERE}.predict", "Name what is in images."),
     "report": (f"{_HERE}.report", "Write a page about a run into its folder."),
     "compare": (f"{_HERE}.compare", "Put several runs into one figure and one table."),

@@ -1,54 +1,104 @@
-"""Options that several commands have in common."""
+"""Options that several commands have in common, and what they say as values."""
 
+from __future__ import annotations
+
+import argparse
 import ast
 import sys
+import typing
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from keras_sharenets.training.data.sources import KNOWN, load
+from keras_sharenets.training.data.sources import KNOWN, DataSource
+from keras_sharenets.training.recipes.named import find_recipe, override, recipe_for
+from keras_sharenets.training.recipes.recipe import OPTIONS, Recipe
+
+if TYPE_CHECKING:
+    from keras_sharenets.training.data.dataset import Dataset
 
 
-def add_data_arguments(parser, required=True):
+def add_data_arguments(parser: argparse._ActionsContainer, required: bool = True) -> None:
     """`--data` and what goes with it."""
     parser.add_argument(
         "--data",
         required=required,
-        help=f"{', '.join(KNOWN)}, any name of TensorFlow Datasets, or a folder with one folder of pictures per class",
+        help=f"{', '.join(KNOWN)}, any name of TensorFlow Datasets, or a folder with one folder of images per class",
     )
     parser.add_argument(
         "--data-dir",
         metavar="D",
         help="folder of TensorFlow Datasets (default: TFDS_DATA_DIR), or where the data set was unpacked",
     )
-    parser.add_argument("--download", action="store_true", help="allow TensorFlow Datasets to download")
+    parser.add_argument("--download", action="store_true", default=None, help="allow TensorFlow Datasets to download")
     parser.add_argument(
         "--skip-unreadable",
         action="store_true",
         default=None,
-        help="leave out files that are no pictures, and name them",
+        help="leave out files that are not images, and name them",
     )
     parser.add_argument(
         "--input-shape",
         type=int,
         nargs=3,
         metavar=("HEIGHT", "WIDTH", "CHANNELS"),
-        help="size to which pictures are resized (default: they all have one size already); 0 0 C: each keeps its own",
+        help="size to which images are resized (default: they all have one size already); 0 0 C: each keeps its own",
     )
 
 
-def load_data(args):
-    """The `Dataset` that the options of `add_data_arguments` ask for; names on standard error what it leaves out."""
-    dataset = load(
-        args.data,
-        data_dir=args.data_dir,
-        input_shape=args.input_shape,
-        download=args.download,
-        skip_unreadable=bool(args.skip_unreadable),
-    )
+def data_source(arguments: argparse.Namespace, recorded: Mapping[str, object] | None = None) -> DataSource:
+    """What the options of `add_data_arguments` ask for; what they leave open is as `recorded` in a run.
+
+    Raises:
+        ValueError: it is not known what the data is.
+    """
+    names = ("data", "data_dir", "input_shape", "skip_unreadable", "download")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    return DataSource.from_record(recorded, **given)
+
+
+def load_data(source: DataSource) -> Dataset:
+    """The data set; what it leaves out is named on standard error."""
+    dataset = source.load()
     for complaint in dataset.unreadable:
         print(f"left out: {complaint}", file=sys.stderr)
     return dataset
 
 
-def parse_option(text):
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--recipe` and an option for each field of a recipe."""
+    group = parser.add_argument_group("recipe", "Without these, the recipe of the network's paper for this data set.")
+    group.add_argument("--recipe", metavar="NAME", help="another recipe (the command `recipes` lists them)")
+    for field in OPTIONS:
+        flag, help_text = f"--{field.name.replace('_', '-')}", field.metadata["help"].replace("%", "%%")
+        kind = FIELD_TYPES[field.name]
+        if kind is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, help=help_text)
+        elif typing.get_origin(kind) is tuple:
+            group.add_argument(flag, type=typing.get_args(kind)[0], nargs="*", metavar="X", help=help_text)
+        else:
+            group.add_argument(flag, type=kind, metavar="X", help=help_text)
+
+
+FIELD_TYPES = typing.get_type_hints(Recipe)
+
+
+def given_fields(arguments: argparse.Namespace) -> dict[str, object]:
+    """The fields of the recipe that were given."""
+    given = {field.name: getattr(arguments, field.name) for field in OPTIONS}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def named_recipe(arguments: argparse.Namespace) -> Recipe | None:
+    """The recipe of `--recipe`, with the fields that were given; `None` without a name."""
+    return None if arguments.recipe is None else override(find_recipe(arguments.recipe), **given_fields(arguments))
+
+
+def chosen_recipe(arguments: argparse.Namespace, model_name: str, data_name: str) -> Recipe:
+    """The recipe that the options ask for: the named one, or that of the network for the data set."""
+    return named_recipe(arguments) or override(recipe_for(model_name, data_name), **given_fields(arguments))
+
+
+def parse_option(text: str) -> tuple[str, object]:
     """`KEY=VALUE` as a pair; the value is a Python literal, or else a word.
 
     >>> parse_option("modules_per_stage=(1, 2, 2)"), parse_option("stem=imagenet")

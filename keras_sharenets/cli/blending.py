@@ -1,27 +1,33 @@
-"""Prunes the blending layers of a trained ShardNet step by step, and draws which channels they use.
+"""Prune the blending layers of a trained ShardNet step by step, and draw which channels they use.
 
-python -m trainers blending runs/sl3/last.keras --data digits --output runs/sl3/blending
+sharenets blending runs/sl3/last.keras --data digits --output runs/sl3/blending
 """
 
+from __future__ import annotations
+
+import argparse
 import csv
 import dataclasses
 import io
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from keras_sharenets import _checks, analysis, files
-from keras_sharenets.analysis.blending import blending_patterns
-from keras_sharenets.analysis.blending_pruning import FRACTIONS, RANKINGS, CurveRow, pruning_curve
-from keras_sharenets.analysis.counting import count_parameters
-from keras_sharenets.analysis.figures import draw_blending_patterns, draw_pruning_curve
-from keras_sharenets.cli.arguments import add_data_arguments, load_data
-from keras_sharenets.rendering.page import COUNTS, page
-from keras_sharenets.training.data.batches import held_out_batches
-from keras_sharenets.training.reports.evaluate import BATCH_SIZE, evaluate
-from keras_sharenets.training.run.fit import check_output
+from keras_sharenets import _checks
+from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
+from keras_sharenets.cli.command import Answer
+
+if TYPE_CHECKING:
+    import pathlib
+
+    from keras_sharenets.analysis.blending import Pattern
+    from keras_sharenets.analysis.blending_pruning import CurveRow
 
 HARDLY_USED = 2  # An input channel is worth a word if it is blue this many times as often as by chance.
+RANKED = {"global": "of all blending layers together", "per_layer": "of each blending layer"}
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="MODEL.keras", help="trained network")
     add_data_arguments(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for all files; must be empty or new")
@@ -32,14 +38,13 @@ def add_arguments(parser):
         "--fractions",
         type=float,
         nargs="+",
-        default=FRACTIONS,
         metavar="F",
-        help=f"parts of their weights to set to 0, each below 1 (default: {' '.join(f'{f:g}' for f in FRACTIONS)})",
+        help="parts of their weights to set to 0, each below 1 (default: 0 to 0.9 in steps of 0.1, and 0.95)",
     )
     parser.add_argument(
         "--ranking",
-        choices=RANKINGS,
-        default=RANKINGS[0],
+        choices=RANKED,
+        default="global",
         help="find the smallest weights in all blending layers together or in each (default: global)",
     )
     parser.add_argument(
@@ -50,92 +55,102 @@ def add_arguments(parser):
     )
 
 
-def run(args):
-    """Prints a row as soon as it is measured; leaves the curve, two pictures and a page about them."""
-    output = check_output(args.output)
-    for fraction in args.fractions:
+def run(arguments: argparse.Namespace) -> Answer:
+    """A row is shown as soon as it is measured; the curve, two figures and a page about them are left."""
+    from keras_sharenets import analysis, files
+    from keras_sharenets.analysis.blending import blending_patterns
+    from keras_sharenets.analysis.blending_pruning import FRACTIONS, pruning_curve
+    from keras_sharenets.analysis.figures import draw_blending_patterns, draw_pruning_curve
+    from keras_sharenets.rendering.page import COUNTS, page
+    from keras_sharenets.training.data.batches import held_out_batches
+    from keras_sharenets.training.reports.evaluate import BATCH_SIZE, evaluate
+    from keras_sharenets.training.run.fit import check_output
+
+    output = check_output(arguments.output)
+    fractions = arguments.fractions or FRACTIONS
+    for fraction in fractions:
         _checks.rate("--fractions", fraction)
-    if args.baseline is not None:
-        _checks.positive("--baseline", args.baseline)
-    model = files.load_model(args.file)
-    patterns = blending_patterns(model, args.strongest, args.layers)
-    dataset = load_data(args)
+    if arguments.baseline is not None:
+        _checks.positive("--baseline", arguments.baseline)
+    model = files.load_model(arguments.file)
+    patterns = blending_patterns(model, arguments.strongest, arguments.layers)
+    dataset = load_data(data_source(arguments))
     # First the network as it is: this also checks that the file and the data fit together.
-    before = evaluate(args.file, dataset)
-    print(f"{before.file} on {dataset.name}: accuracy {before.accuracy:.4f} ({before.correct} of {before.pictures})")
-    rows = _measure(model, dataset, args, output / "curve.csv")
-    _write_all(model, dataset, before, rows, patterns, args, output)
-    print(f"files in {output}")
+    before = evaluate(arguments.file, dataset)
+    trained = f"accuracy {before.accuracy:.4f} ({before.correct} of {before.images})"
+    print(f"{before.file} on {dataset.name}: {trained}", file=sys.stderr)
 
+    rows: list[CurveRow] = []
 
-def _measure(model, dataset, args, path):
-    """The rows of the curve; `path` always holds those that are known."""
-    rows = []
-
-    def keep(row):
+    def keep(row: CurveRow) -> None:
         rows.append(row)
-        files.write_text(path, _csv(rows))
-        print(f"{100 * row.fraction:5.3g} % of the blending weights set to 0: {_summary(row)}", flush=True)
+        _write_curve(rows, output / "curve.csv")
+        part = f"{100 * row.fraction:5.3g} % of the blending weights set to 0"
+        print(f"{part}: {_summary(row)}", file=sys.stderr, flush=True)
 
+    choices = {"layers": arguments.layers, "ranking": arguments.ranking, "baseline": arguments.baseline}
     batches = held_out_batches(dataset, BATCH_SIZE)
-    choices = {"layers": args.layers, "ranking": args.ranking, "baseline": args.baseline}
-    return pruning_curve(model, batches, dataset.test.labels, args.fractions, **choices, on_row=keep)
-
-
-def _csv(rows):
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(CurveRow)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(row) for row in rows)
-    return text.getvalue()
-
-
-def _summary(row):
-    compression = "" if row.compression is None else f", compression {row.compression:.2f}"
-    return f"accuracy {row.accuracy:.4f}, {row.remaining:,} parameters left in convolutions{compression}"
-
-
-def _hardly_used(pattern):
-    channels = [index for index, share in enumerate(pattern.blue_share) if share >= HARDLY_USED * pattern.chance]
-    return f"{len(channels)} of {pattern.matrix.shape[1]}" + (f" ({', '.join(map(str, channels))})" if channels else "")
-
-
-def _write_all(model, dataset, before, rows, patterns, args, output):
-    convolutions = count_parameters(model, "conv_kernels_and_biases")
+    pruning_curve(model, batches, dataset.test.labels, fractions, **choices, on_row=keep)
     heading = f"Blending layers of {model.name} on {dataset.name}"
-    curve, drawn = draw_pruning_curve(rows, heading), draw_blending_patterns(patterns, heading)
-    report = {
+    convolutions = analysis.count_parameters(model, "conv_kernels_and_biases")
+    data = {
         "model": model.name,
         "file": before.file,
         "data": dataset.name,
         "note": dataset.note,
         "accuracy": before.accuracy,
-        "ranking": args.ranking,
+        "ranking": arguments.ranking,
         "convolution_parameters": convolutions,
-        "baseline": args.baseline,
+        "baseline": arguments.baseline,
         "curve": [dataclasses.asdict(row) for row in rows],
-        "patterns": [_plain(pattern) for pattern in patterns],
+        "patterns": [_entry(pattern) for pattern in patterns],
     }
     table = [
-        ("accuracy as trained", f"{before.accuracy:.4f} ({before.correct} of {before.pictures})"),
+        ("accuracy as trained", trained.removeprefix("accuracy ")),
         ("parameters of all convolutions", f"{convolutions:,}"),
         ("weights of blending layers", f"{sum(pattern.matrix.size for pattern in patterns):,}"),
         *((f"{100 * row.fraction:g} % of them set to 0", _summary(row)) for row in rows),
         *((f"inputs that {pattern.name} hardly uses", _hardly_used(pattern)) for pattern in patterns),
     ]
+    curve, drawn = draw_pruning_curve(rows, heading), draw_blending_patterns(patterns, heading)
     sections = {
         "": table,
         "Accuracy of the pruned network": curve,
         "Which inputs the outputs use least and most": drawn,
         COUNTS: analysis.to_text(analysis.profile(model)),
     }
+    note = (
+        f"{dataset.note}. The smallest weights {RANKED[arguments.ranking]} are set to 0, nothing is retrained. An "
+        f"input is hardly used if its weight is among the smallest of a row {HARDLY_USED} times as often as by chance."
+    )
     files.write_bytes(output / "curve.png", curve)
     files.write_bytes(output / "patterns.png", drawn)
-    files.write_json(output / "curve.json", report)
-    files.write_text(output / "index.html", page(heading, _note(dataset, args.ranking), sections))
+    files.write_json(output / "curve.json", data)
+    files.write_text(output / "index.html", page(heading, note, sections))
+    return Answer(f"files in {output}", data)
 
 
-def _plain(pattern):
+def _write_curve(rows: Sequence[CurveRow], path: pathlib.Path) -> None:
+    from keras_sharenets import files
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(rows[0])], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(row) for row in rows)
+    files.write_text(path, text.getvalue())
+
+
+def _summary(row: CurveRow) -> str:
+    compression = "" if row.compression is None else f", compression {row.compression:.2f}"
+    return f"accuracy {row.accuracy:.4f}, {row.remaining:,} parameters left in convolutions{compression}"
+
+
+def _hardly_used(pattern: Pattern) -> str:
+    channels = [index for index, share in enumerate(pattern.blue_share) if share >= HARDLY_USED * pattern.chance]
+    return f"{len(channels)} of {pattern.matrix.shape[1]}" + (f" ({', '.join(map(str, channels))})" if channels else "")
+
+
+def _entry(pattern: Pattern) -> dict[str, object]:
     outputs, inputs = pattern.matrix.shape
     return {
         "layer": pattern.name,
@@ -145,11 +160,3 @@ def _plain(pattern):
         "chance": pattern.chance,
         "blue_share": pattern.blue_share.tolist(),
     }
-
-
-def _note(dataset, ranking):
-    where = {"global": "of all blending layers together", "per_layer": "of each blending layer"}[ranking]
-    return (
-        f"{dataset.note}. The smallest weights {where} are set to 0, nothing is retrained. An input is hardly used if "
-        f"its weight is among the smallest of a row {HARDLY_USED} times as often as by chance."
-    )

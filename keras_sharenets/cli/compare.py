@@ -1,18 +1,20 @@
-"""Puts several runs into one picture and one table.
+"""Put several runs into one figure and one table.
 
-python -m trainers compare runs/a runs/b --output runs/compared
+sharenets compare runs/a runs/b --output runs/compared
 """
 
-import pathlib
+from __future__ import annotations
 
-from keras_sharenets import files
-from keras_sharenets.analysis.counting import count_parameters
-from keras_sharenets.rendering.page import page
-from keras_sharenets.rendering.tables import markdown_table, text_table
+import argparse
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from keras_sharenets.cli.command import Answer
 from keras_sharenets.training.recipes.named import changed_fields
-from keras_sharenets.training.reports.plots import draw_comparison
-from keras_sharenets.training.run.finished import network_file, open_run
-from keras_sharenets.training.run.fit import check_output
+
+if TYPE_CHECKING:
+    from keras_sharenets.training.run.record import Run
 
 HEADER = ("run", "network", "data", "recipe", "epochs", "test accuracy", "best", "parameters", "minutes", "seed")
 NOTE = (
@@ -21,33 +23,39 @@ NOTE = (
 )
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="folder of a run")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for all files; must be empty or new")
 
 
-def run(args):
-    """Prints the table; leaves it as Markdown and JSON, the picture as PNG, and both as a page."""
-    output = check_output(args.output)
-    names = short_names(args.runs)
-    runs = dict(zip(names, map(open_run, args.runs), strict=True))
-    parameters = [count_parameters(files.load_model(network_file(folder))) for folder in args.runs]
-    rows = [HEADER, *(_row(name, runs[name], count) for name, count in zip(names, parameters, strict=True))]
-    picture = draw_comparison(runs)
-    data = {run.data["name"]: f"{run.data['note']}." for run in runs.values()}
-    note = " ".join([NOTE, *data.values()])
-    entries = [_entry(name, runs[name], count) for name, count in zip(names, parameters, strict=True)]
-    files.write_bytes(output / "compare.png", picture)
-    files.write_json(output / "compare.json", {"note": note, "runs": entries})
+def run(arguments: argparse.Namespace) -> Answer:
+    """The table; also left as Markdown and JSON, the figure as PNG, and both as a page. The records are enough."""
+    from keras_sharenets import files
+    from keras_sharenets.rendering.page import page
+    from keras_sharenets.rendering.tables import markdown_table, text_table
+    from keras_sharenets.training.reports.plots import draw_comparison
+    from keras_sharenets.training.reports.results import stored_parameters
+    from keras_sharenets.training.run.finished import read_run
+    from keras_sharenets.training.run.fit import check_output
+
+    output = check_output(arguments.output)
+    runs = dict(zip(short_names(arguments.runs), map(read_run, arguments.runs), strict=True))
+    parameters = {name: stored_parameters(run) for name, run in runs.items()}
+    rows = [HEADER, *(_row(name, run, parameters[name]) for name, run in runs.items())]
+    figure = draw_comparison(runs)
+    notes = {run.data["name"]: f"{run.data['note']}." for run in runs.values()}
+    note = " ".join([NOTE, *notes.values()])
+    data = {"note": note, "runs": [_entry(name, run, parameters[name]) for name, run in runs.items()]}
+    files.write_bytes(output / "compare.png", figure)
+    files.write_json(output / "compare.json", data)
     files.write_text(output / "compare.md", f"{markdown_table(rows)}\n\n{note}\n\n![Loss and accuracy](compare.png)\n")
     files.write_text(
-        output / "index.html", page("Runs compared", note, {"": rows, "Test split, epoch by epoch": picture})
+        output / "index.html", page("Runs compared", note, {"": rows, "Test split, epoch by epoch": figure})
     )
-    print(text_table(rows))
-    print(f"files in {output}")
+    return Answer(f"{text_table(rows)}\nfiles in {output}", data)
 
 
-def short_names(folders):
+def short_names(folders: Sequence[str]) -> list[str]:
     """The folders' own names, or their whole paths where two would be called alike.
 
     >>> short_names(["runs/a", "runs/b"]), short_names(["x/run", "y/run"])
@@ -62,25 +70,19 @@ def short_names(folders):
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def _recipe(run):
-    return f"{run.recipe.name}{' (changed)' if changed_fields(run.recipe) else ''}"
-
-
-def _row(name, run, parameters):
+def _row(name: str, run: Run, parameters: int) -> tuple[str, ...]:
+    recipe = f"{run.recipe.name}{' (changed)' if changed_fields(run.recipe) else ''}"
     finished = f"{len(run.epochs)}{'' if run.state == 'finished' else f' of {run.recipe.epochs}'}"
     accuracies = (_share(run.last.test_accuracy), f"{_share(run.best.test_accuracy)} in epoch {run.best.epoch}")
     time = f"{run.seconds / 60:.1f}"
-    return (
-        *(name, run.model, run.data["name"], _recipe(run), finished),
-        *(*accuracies, f"{parameters:,}", time, str(run.seed)),
-    )
+    return (name, run.model, run.data["name"], recipe, finished, *accuracies, f"{parameters:,}", time, str(run.seed))
 
 
-def _share(value):
+def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.2%}"
 
 
-def _entry(name, run, parameters):
+def _entry(name: str, run: Run, parameters: int) -> dict[str, object]:
     return {
         "run": name,
         "model": run.model,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from keras_sharenets import _checks
-from keras_sharenets.cli.arguments import add_data_arguments
+from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
 from keras_sharenets.cli.command import Answer
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _export_run(arguments: argparse.Namespace) -> Answer:
 
     from keras_sharenets import files
     from keras_sharenets.rendering.tables import text_table
-    from keras_sharenets.training.run.finished import load_run_data, network_file, open_run, training_pictures
+    from keras_sharenets.training.run.finished import check_classes, network_file, open_run, training_images
     from keras_sharenets.training.run.fit import check_output
 
     folder, formats = arguments.target, arguments.formats or FORMATS
@@ -135,8 +135,9 @@ def _export_run(arguments: argparse.Namespace) -> Answer:
     trained = open_run(folder)
     if trained.state != "finished":
         raise ValueError(f"The run in {folder} is not finished: `fit --resume {folder}` goes on with it.")
-    dataset = load_run_data(arguments, folder, trained)
-    images = training_pictures(dataset, trained, arguments.images)
+    dataset = load_data(data_source(arguments, trained.source))
+    check_classes(dataset, folder, trained)
+    images = training_images(dataset, trained, arguments.images)
     model = files.load_model(network_file(folder))
     written = export(model, output, dataset.class_names, images, formats=formats)
     if arguments.test:
@@ -153,7 +154,7 @@ def _tested(entry: dict, output: pathlib.Path, dataset: Dataset, cropped: bool) 
     if entry["form"] not in TFLITE:
         return {}
     result = evaluate(output / entry["path"], dataset, "center" if cropped else "none")
-    return {"test_accuracy": result.accuracy, "test_correct": result.correct, "test_pictures": result.pictures}
+    return {"test_accuracy": result.accuracy, "test_correct": result.correct, "test_pictures": result.images}
 
 
 def _rows(written: Sequence[dict], output: pathlib.Path) -> list[list[str]]:

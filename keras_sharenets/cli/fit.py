@@ -1,24 +1,31 @@
-"""Trains a network and writes its files.
+"""Train a network and write its files, or go on with a run.
 
-python -m trainers fit --model hscnet_m32_g4_r2_b1_a2 --data digits --epochs 40 --output runs/digits
+sharenets fit --model hscnet_m32_g4_r2_b1_a2 --data digits --epochs 40 --output runs/digits
 """
 
+from __future__ import annotations
+
+import argparse
 import dataclasses
 import pathlib
 
-from keras_sharenets.cli.arguments import add_data_arguments, load_data, parse_option
-from keras_sharenets.cli.recipe_arguments import add_recipe_arguments, chosen_recipe, given_fields, named_recipe
-from keras_sharenets.models import find_variant
-from keras_sharenets.training.devices.devices import STRATEGIES, connect
-from keras_sharenets.training.run.callbacks import EXTRAS, check_tensorboard
-from keras_sharenets.training.run.finished import SOURCE, fill_source
-from keras_sharenets.training.run.fit import check_output, fit, resume
-from keras_sharenets.training.run.record import as_tuples, read_metrics
+from keras_sharenets.cli.arguments import (
+    add_data_arguments,
+    add_recipe_arguments,
+    chosen_recipe,
+    data_source,
+    given_fields,
+    load_data,
+    named_recipe,
+    parse_option,
+)
+from keras_sharenets.cli.command import Answer
+from keras_sharenets.training.run.record import STRATEGIES, TENSORBOARD, Run, RunOptions, as_tuples, read_metrics
 
 JIT_COMPILE = {"auto": "auto", "true": True, "false": False}
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="name of the network (`sharenets list`)")
     add_data_arguments(parser, required=False)
     parser.add_argument("--output", metavar="RUN_DIR", help="folder for the run; must not hold one")
@@ -47,7 +54,7 @@ def add_arguments(parser):
         "--tensorboard",
         nargs="*",
         metavar="EXTRA",
-        help=f"write logs for TensorBoard: scalars, and what is named of {' and '.join(EXTRAS)}",
+        help=f"write logs for TensorBoard: scalars, and what is named of {' and '.join(TENSORBOARD)}",
     )
     parser.add_argument(
         "--strategy",
@@ -59,64 +66,73 @@ def add_arguments(parser):
     add_recipe_arguments(parser)
 
 
-def run(args):
-    """Checks what is cheap to check, then loads the data and trains; prints where the files are."""
-    output = pathlib.Path(args.resume or args.output or ".")
-    result = _begin(args) if args.resume is None else _go_on(args)
-    print(f"{result.model} on {result.data['name']} ({result.data['note']})")
-    print(f"test accuracy {result.test_accuracy:.4f} after the last epoch; best epoch: {result.best.epoch}")
-    print(f"files in {output}")
-
-
-def _begin(args):
-    for name in ("model", "data", "output"):
-        if getattr(args, name) is None:
-            raise ValueError(f"`--{name}` is needed for a new run; `--resume RUN_DIR` goes on with an old one.")
-    output = check_output(args.output)
-    find_variant(args.model)
-    check_tensorboard(args.tensorboard)
-    options = dict(map(parse_option, args.model_option))
-    connect(args.strategy)  # Before anything is computed, so before there are data.
-    named_recipe(args)  # An error of it comes before the data are read.
-    dataset = load_data(args)
-    recipe = chosen_recipe(args, args.model, dataset.name)
-    source = {name: getattr(args, name) for name in SOURCE}
-    # What is not given is left to `fit`.
-    names = ("seed", "deterministic", "checkpoint_steps", "keep_checkpoints", "tensorboard")
-    choices = {name: getattr(args, name) for name in names}
-    choices = {name: value for name, value in choices.items() if value is not None} | {"strategy": args.strategy}
-    jit_compile = JIT_COMPILE[args.jit_compile or "auto"]
-    return fit(
-        args.model, dataset, output, recipe=recipe, options=options, jit_compile=jit_compile, source=source, **choices
+def run(arguments: argparse.Namespace) -> Answer:
+    """What is cheap to check is checked first; then the data is loaded and the network trained."""
+    output = pathlib.Path(arguments.resume or arguments.output or ".")
+    result = _begin(arguments) if arguments.resume is None else _go_on(arguments)
+    text = (
+        f"{result.model} on {result.data['name']} ({result.data['note']})\n"
+        f"test accuracy {result.test_accuracy:.4f} after the last epoch; best epoch: {result.best.epoch}\n"
+        f"files in {output}"
     )
+    best = {"epoch": result.best.epoch, "test_accuracy": result.best.test_accuracy}
+    outcome = {"test_accuracy": result.test_accuracy, "best": best, "seconds": result.seconds}
+    data = {"model": result.model, "data": result.data["name"], "note": result.data["note"], "output": str(output)}
+    return Answer(text, data | outcome)
 
 
-def _go_on(args):
-    recorded = read_metrics(pathlib.Path(args.resume) / "metrics.json")
-    _check_unchanged(args, recorded)
-    connect(args.strategy)
-    # The pictures may lie elsewhere by now. Whether they are the same ones, `resume` finds out.
-    fill_source(args, args.resume, recorded)
-    dataset = load_data(args)
-    kept = {"checkpoint_steps": args.checkpoint_steps, "keep_checkpoints": args.keep_checkpoints}
-    return resume(args.resume, dataset, strategy=args.strategy, **kept)
+def _begin(arguments: argparse.Namespace) -> Run:
+    for name in ("model", "data", "output"):
+        if getattr(arguments, name) is None:
+            raise ValueError(f"`--{name}` is needed for a new run; `--resume RUN_DIR` goes on with an old one.")
+    from keras_sharenets.models import find_variant
+    from keras_sharenets.training.devices.devices import connect
+    from keras_sharenets.training.run.fit import check_output, check_tensorboard, fit
+
+    output = check_output(arguments.output)
+    find_variant(arguments.model)
+    options = dict(map(parse_option, arguments.model_option))
+    names = [field.name for field in dataclasses.fields(RunOptions)]
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    run_options = RunOptions(**given | {"jit_compile": JIT_COMPILE[arguments.jit_compile or "auto"]})
+    check_tensorboard(run_options.tensorboard)
+    connect(run_options.strategy)  # Before anything is computed, so before there are data.
+    named_recipe(arguments)  # An error of it comes before the data are read.
+    dataset = load_data(data_source(arguments))
+    recipe = chosen_recipe(arguments, arguments.model, dataset.name)
+    return fit(arguments.model, dataset, output, recipe=recipe, options=options, run_options=run_options)
 
 
-def _check_unchanged(args, recorded):
+def _go_on(arguments: argparse.Namespace) -> Run:
+    from keras_sharenets.training.devices.devices import connect
+    from keras_sharenets.training.run.fit import resume
+
+    recorded = read_metrics(pathlib.Path(arguments.resume) / "metrics.json")
+    _check_unchanged(arguments, recorded)
+    connect(arguments.strategy)
+    # The images may lie elsewhere by now. Whether they are the same ones, `resume` finds out.
+    dataset = load_data(data_source(arguments, recorded.source))
+    kept = {"checkpoint_steps": arguments.checkpoint_steps, "keep_checkpoints": arguments.keep_checkpoints}
+    return resume(arguments.resume, dataset, strategy=arguments.strategy, **kept)
+
+
+def _check_unchanged(arguments: argparse.Namespace, recorded: Run) -> None:
     """Raises a `ValueError` if an argument is given that would make it another run."""
     names = ("model", "seed", "deterministic", "tensorboard")
-    given = {name: getattr(args, name) for name in names} | {"recipe": args.recipe} | given_fields(args)
+    given = {name: getattr(arguments, name) for name in names} | {"recipe": arguments.recipe}
+    given |= given_fields(arguments)
     before = {name: getattr(recorded, name) for name in names} | {"recipe": recorded.recipe.name}
     before |= dataclasses.asdict(recorded.recipe)
-    if args.jit_compile is not None:
-        given["jit_compile"], before["jit_compile"] = JIT_COMPILE[args.jit_compile], recorded.jit_compile
-    if args.output is not None:
-        given["output"], before["output"] = pathlib.Path(args.output).resolve(), pathlib.Path(args.resume).resolve()
-    for name, value in map(parse_option, args.model_option):
+    if arguments.jit_compile is not None:
+        given["jit_compile"], before["jit_compile"] = JIT_COMPILE[arguments.jit_compile], recorded.jit_compile
+    if arguments.output is not None:
+        places = (pathlib.Path(arguments.output).resolve(), pathlib.Path(arguments.resume).resolve())
+        given["output"], before["output"] = places
+    for name, value in map(parse_option, arguments.model_option):
         given[f"model-option {name}"], before[f"model-option {name}"] = as_tuples(value), recorded.options.get(name)
     for name, value in given.items():
         if value is not None and as_tuples(value) != as_tuples(before[name]):
             raise ValueError(
-                f"`--{name.replace('_', '-')}` (={value}) must be that of the run in {args.resume} (={before[name]}), "
-                "or be left out. Choose another `--output` for another run."
+                f"`--{name.replace('_', '-')}` (={value}) must be that of the run in {arguments.resume} "
+                f"(={before[name]}), or be left out. Choose another `--output` for another run."
             )

@@ -92,7 +92,7 @@ def read_images(paths: Sequence[str | pathlib.Path], shape: Sequence[int], *, cr
     if len(shape) != 3:
         raise ValueError(f"The network takes inputs of shape {tuple(shape)}: these are no images.")
     if cropped:
-        from keras_sharenets.training.data.crops import CENTER, crop_views
+        from keras_sharenets.training.data.augmentation import CENTER, crop_views
 
         return crop_views([read_image(path, (None, None, shape[-1])) for path in paths], tuple(shape[:2]), CENTER)
     return np.stack([read_image(path, tuple(shape)) for path in paths]).astype("float32")

@@ -1,47 +1,76 @@
-"""Writes report.html into the folder of a run: figures, curves and which classes are taken for which.
+"""Write report.html about a run or a search into its folder.
 
-python -m trainers report runs/mine
+sharenets report runs/mine
 """
 
+from __future__ import annotations
+
+import argparse
 import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
+from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
+from keras_sharenets.cli.command import Answer
 
-import keras_sharenets as ksn
-from keras_sharenets import analysis, files
-from keras_sharenets.cli.arguments import add_data_arguments
-from keras_sharenets.rendering.page import COUNTS, page
-from keras_sharenets.training.recipes.named import changed_fields
-from keras_sharenets.training.reports.confusion import confusion_matrix, draw_confusion, most_confused
-from keras_sharenets.training.reports.evaluate import predict_test_split
-from keras_sharenets.training.reports.plots import draw_curves
-from keras_sharenets.training.run.finished import load_run_data, network_file, open_run, tested_crops
+if TYPE_CHECKING:
+    import numpy as np
 
+    from keras_sharenets.training.data.dataset import Dataset
+    from keras_sharenets.training.run.record import Run
 
-def add_arguments(parser):
-    parser.add_argument("run", metavar="RUN_DIR", help="folder of the run")
-    add_data_arguments(parser, required=False)
+SEARCH_RECORD = "search.json"  # The file by which the folder of a search is known.
+WORST = 5  # Mistakes that are named.
 
 
-def run(args):
-    """Tests the network of the last epoch again and prints where the page is."""
-    trained = open_run(args.run)
-    dataset = load_run_data(args, args.run, trained)
-    path = pathlib.Path(args.run) / "report.html"
-    files.write_text(path, report_page(trained, args.run, dataset))
-    print(f"report: {path}")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="RUN_DIR|SEARCH_DIR", help="folder of the run or of the search")
+    add_data_arguments(parser.add_argument_group("data of a run", "By default what it began with."), required=False)
 
 
-def report_page(run, folder, dataset):
-    """The page about a `Run` in `folder`, whose data is `dataset`, as HTML."""
+def run(arguments: argparse.Namespace) -> Answer:
+    """Figures, curves and which classes are taken for which; the network of the last epoch is tested again."""
+    folder = pathlib.Path(arguments.folder)
+    if (folder / SEARCH_RECORD).is_file():
+        from keras_sharenets.cli import search_report
+
+        return search_report.run(arguments)
+    from keras_sharenets import files
+    from keras_sharenets.training.run.finished import check_classes, open_run
+
+    trained = open_run(folder)
+    dataset = load_data(data_source(arguments, trained.source))
+    check_classes(dataset, folder, trained)
+    html, figures = report_page(trained, folder, dataset)
+    path = folder / "report.html"
+    files.write_text(path, html)
+    return Answer(f"report: {path}", figures | {"report": str(path)})
+
+
+def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, dict[str, object]]:
+    """The page about the run in `folder`, as HTML; and its figures, as JSON takes them."""
+    from sklearn.metrics import classification_report, confusion_matrix
+
+    import keras_sharenets as ksn
+    from keras_sharenets import analysis, files
+    from keras_sharenets.rendering.page import COUNTS, page
+    from keras_sharenets.training.recipes.named import changed_fields
+    from keras_sharenets.training.reports.evaluate import predict_test_split
+    from keras_sharenets.training.reports.plots import draw_confusion, draw_curves
+    from keras_sharenets.training.run.finished import network_file, tested_crops
+
     profile = ksn.profile(files.load_model(network_file(folder)))
+    labels = dataset.test.labels
     guesses = predict_test_split(network_file(folder), dataset, tested_crops(run)).argmax(axis=1)
-    matrix = confusion_matrix(dataset.test.labels, guesses, len(dataset.class_names))
-    correct = int(np.trace(matrix))
+    classes = range(len(dataset.class_names))
+    matrix = confusion_matrix(labels, guesses, labels=classes)
+    by_class = {"labels": classes, "target_names": dataset.class_names, "zero_division": 0}
+    correct, count = int(matrix.trace()), int(matrix.sum())
     changed = ", ".join(f"{name} {getattr(run.recipe, name)}" for name in changed_fields(run.recipe))
     minutes, seconds = divmod(round(run.seconds), 60)
+    mistakes = most_confused(matrix, dataset.class_names)
     rows = [
-        ("test accuracy, last epoch", f"{correct / matrix.sum():.4f} ({correct} of {matrix.sum()})"),
+        ("test accuracy, last epoch", f"{correct / count:.4f} ({correct} of {count})"),
         ("best epoch, chosen on the test split", f"{run.best.epoch} ({run.best.test_accuracy:.4f})"),
         ("epochs", f"{len(run.epochs)} of {run.recipe.epochs}, run {run.state}"),
         ("recipe", f"{run.recipe.name}: {run.recipe.source}"),
@@ -50,14 +79,35 @@ def report_page(run, folder, dataset):
         ("effective parameters", f"{profile.effective_parameters:,}"),
         ("multiply-adds", f"{profile.multiply_adds:,}"),
         ("training time", f"{minutes} min {seconds} s, seed {run.seed}, {run.backend} backend"),
-        *(("mistake", words) for words in most_confused(matrix, dataset.class_names)),
+        *(("mistake", words) for words in mistakes),
     ]
+    title = f"{run.model} on {run.data['name']}"
     sections = {
         "": rows,
         "Training": draw_curves(run),
-        "Which classes are taken for which": draw_confusion(
-            matrix, dataset.class_names, f"{run.model} on {run.data['name']}, test split"
-        ),
+        "Which classes are taken for which": draw_confusion(matrix, dataset.class_names, f"{title}, test split"),
+        "Precision and recall of the classes": classification_report(labels, guesses, digits=4, **by_class),
         COUNTS: analysis.to_text(profile),
     }
-    return page(f"{run.model} on {run.data['name']}", f"{dataset.note}.", sections)
+    figures = {
+        "test_accuracy": correct / count,
+        "test_correct": correct,
+        "test_images": count,
+        "class_names": list(dataset.class_names),
+        "confusion_matrix": matrix.tolist(),
+        "classes": classification_report(labels, guesses, output_dict=True, **by_class),
+        "stored_parameters": profile.stored_parameters,
+        "effective_parameters": profile.effective_parameters,
+        "multiply_adds": profile.multiply_adds,
+    }
+    return page(title, f"{dataset.note}.", sections), figures
+
+
+def most_confused(matrix: np.ndarray, class_names: Sequence[str]) -> list[str]:
+    """The most frequent mistakes as lines of text, the worst first."""
+    import numpy as np
+
+    wrong = matrix - np.diag(np.diag(matrix))
+    worst = [index for index in np.argsort(-wrong, axis=None, kind="stable")[:WORST] if wrong.flat[index]]
+    pairs = [divmod(int(index), len(class_names)) for index in worst]
+    return [f"{class_names[row]} taken for {class_names[column]}: {wrong[row, column]}" for row, column in pairs]

@@ -1,23 +1,29 @@
-"""Makes the tables of published runs from their records, beside what the papers print, and a picture.
+"""Make the tables of published runs from their records, beside what the papers print, and a figure.
 
-python -m trainers results saved_models/*_seed* --update docs/results.md
+sharenets results saved_models/*_seed* --update docs/results.md
 """
 
+from __future__ import annotations
+
+import argparse
 import os
 import pathlib
 import shlex
 import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from keras_sharenets import files
-from keras_sharenets.analysis.catalogue import replace_table
+from keras_sharenets.cli.command import Answer
 from keras_sharenets.rendering.tables import markdown_table
 from keras_sharenets.training.recipes.named import changed_fields
-from keras_sharenets.training.reports.plots import draw_accuracies
-from keras_sharenets.training.reports.rerun import fit_command_line
-from keras_sharenets.training.reports.results import compare, direction, make_rows, read_published
+from keras_sharenets.training.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from keras_sharenets.training.reports.results import Comparison, PaperResult, Row
+    from keras_sharenets.training.run.record import Run
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-PICTURE = "results.png"
+FIGURE = "results.png"
 NETWORKS = (
     "network",
     "data",
@@ -41,42 +47,60 @@ PAIRS_NOTE = (
 )
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="folder of a finished run; all lie in one folder")
     parser.add_argument("--update", metavar="PAGE", help=f"write into this page, between {BEGIN} and {END}")
 
 
-def run(args):
-    """Writes `results.png` beside the runs, and the tables into the page; prints them where none is given."""
-    places = {pathlib.Path(folder).resolve().parent for folder in args.runs}
+def run(arguments: argparse.Namespace) -> Answer:
+    """The tables, also written into the page if there is one; `results.png` is left beside the runs."""
+    from keras_sharenets import files
+    from keras_sharenets.analysis.catalogue import replace_table
+    from keras_sharenets.training.reports.results import compare, direction, make_rows, read_published
+
+    places = {pathlib.Path(folder).resolve().parent for folder in arguments.runs}
     if len(places) > 1:
-        raise ValueError(f"`runs` (={' '.join(args.runs)}) must lie in one folder.")
-    page = pathlib.Path(args.update) if args.update else None
-    rows = make_rows(map(read_published, args.runs))
+        raise ValueError(f"`runs` (={' '.join(arguments.runs)}) must lie in one folder.")
+    page = pathlib.Path(arguments.update) if arguments.update else None
+    rows = make_rows(map(read_published, arguments.runs))
     text = to_markdown(rows, page.parent if page else pathlib.Path())
     changed = replace_table(page.read_text(), text, BEGIN, END) if page else None
-    files.write_bytes(places.pop() / PICTURE, draw(rows))
+    files.write_bytes(places.pop() / FIGURE, draw(rows))
+    pairs = [(pair.first.run.model, pair.second.run.model, pair.differences) for pair in compare(rows)]
+    data = {
+        "networks": [_entry(row) for row in rows],
+        "pairs": [
+            {"first": first, "second": second, "points": dict(points), "direction": direction(list(points.values()))}
+            for first, second, points in pairs
+        ],
+    }
     if page:
         files.write_text(page, changed)
-    else:
-        print(text, end="")
+        return Answer("", data)
+    return Answer(text, data)
 
 
-def to_markdown(rows, place):
-    """All that is published about some runs.
+def _entry(row: Row) -> dict[str, object]:
+    return {
+        "model": row.run.model,
+        "options": dict(row.run.options),
+        "data": row.run.data["name"],
+        "recipe": describe_recipe(row.run.recipe),
+        "test_accuracy_by_seed": row.accuracies,
+        "test_accuracy": row.mean,
+        "stored_parameters": row.stored_parameters,
+    }
 
-    Args:
-        rows: list of `Row`.
-        place: path of the folder in which the page lies, for its links.
 
-    Returns:
-        A str that ends with a line break.
-    """
-    picture = _link(rows[0].published[0].folder.parent / PICTURE, place)
+def to_markdown(rows: Sequence[Row], place: pathlib.Path) -> str:
+    """All that is published about some runs, up to a line break; `place` is the page's folder, for its links."""
+    from keras_sharenets.training.reports.results import compare
+
+    figure = _link(rows[0].published[0].folder.parent / FIGURE, place)
     parts = [
         markdown_table([NETWORKS, *(_network(row, place) for row in rows)]),
         _fill(" ".join([ACCURACY_NOTE, *_papers_note(rows), *_data_notes(rows)])),
-        f"![Test accuracy against stored parameters]({picture})",
+        f"![Test accuracy against stored parameters]({figure})",
     ]
     comparisons = compare(rows)
     if comparisons:
@@ -85,25 +109,27 @@ def to_markdown(rows, place):
     return "\n\n".join([*parts, f"```\n{commands}\n```"]) + "\n"
 
 
-def draw(rows):
-    """The picture of a list of `Row`: accuracies against stored parameters, as the bytes of a PNG file."""
+def draw(rows: Sequence[Row]) -> bytes:
+    """The figure: accuracies against stored parameters, as a PNG file."""
+    from keras_sharenets.training.reports.plots import draw_accuracies
+
     labels = [f"{_name(row.run)}: {row.run.data['name']}, {describe_recipe(row.run.recipe)}" for row in rows]
     points = [(row.stored_parameters, tuple(row.accuracies.values())) for row in rows]
     return draw_accuracies(dict(zip(labels, points, strict=True)))
 
 
-def _network(row, place):
+def _network(row: Row, place: pathlib.Path) -> tuple[str, ...]:
     run = row.run
     seeds = ", ".join(f"[{one.run.seed}]({_link(one.folder, place)})" for one in row.published)
     figures = (_accuracy(row), *_int8(row), f"{row.stored_parameters:,}", _paper(row.paper))
     return (_name(run, "`"), run.data["name"], describe_recipe(run.recipe), seeds, *figures)
 
 
-def _name(run, quote=""):
+def _name(run: Run, quote: str = "") -> str:
     return " ".join([f"{quote}{run.model}{quote}", *(f"{key}={value}" for key, value in run.options.items())])
 
 
-def describe_recipe(recipe):
+def describe_recipe(recipe: Recipe) -> str:
     """Name, epochs, and what was changed.
 
     >>> from keras_sharenets.training.recipes.named import find_recipe, override
@@ -115,13 +141,13 @@ def describe_recipe(recipe):
     return ", ".join([recipe.name, f"{recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}", *changes])
 
 
-def _accuracy(row):
+def _accuracy(row: Row) -> str:
     accuracies = row.accuracies.values()
     spread = f" ({100 * min(accuracies):.2f} to {100 * max(accuracies):.2f})" if len(accuracies) > 1 else ""
     return f"{_percent(row.mean)}{spread}"
 
 
-def _int8(row):
+def _int8(row: Row) -> tuple[str, str]:
     """The accuracies and the bytes of the int8 files that there are."""
     delivered = [one for one in row.published if one.int8]
     accuracies = []
@@ -135,14 +161,14 @@ def _int8(row):
     return ", ".join(accuracies) or "-", ", ".join(sizes) or "-"
 
 
-def _paper(paper):
+def _paper(paper: PaperResult | None) -> str:
     if paper is None:
         return "-"
     deviation = f" ± {paper.deviation}" if paper.deviation else ""
     return f"{paper.accuracy}{deviation} % on {paper.data}, {paper.epochs} epochs ({paper.paper}, {paper.table})"
 
 
-def _papers_note(rows):
+def _papers_note(rows: Sequence[Row]) -> list[str]:
     epochs = {row.paper.paper: row.paper.epochs for row in rows if row.paper}
     if not epochs:
         return []
@@ -150,17 +176,19 @@ def _papers_note(rows):
     ours = sorted({row.run.recipe.epochs for row in rows if row.paper})
     here = f"{ours[0]} to {ours[-1]}" if len(ours) > 1 else f"{ours[0]}"
     return [
-        f"The papers' figures are of the lossless pictures of the data set named with them, after {theirs} epochs; the "
+        f"The papers' figures are of the lossless images of the data set named with them, after {theirs} epochs; the "
         f"runs here have {here}."
     ]
 
 
-def _data_notes(rows):
+def _data_notes(rows: Sequence[Row]) -> list[str]:
     notes = {row.run.data["name"]: row.run.data["note"] for row in rows}
     return [f"`{name}` is {note}." for name, note in notes.items()]
 
 
-def _pair(comparison):
+def _pair(comparison: Comparison) -> tuple[str, ...]:
+    from keras_sharenets.training.reports.results import direction
+
     first, second = comparison.first, comparison.second
     differences = comparison.differences
     mean = _points_text(comparison.mean) if differences else "-"
@@ -170,8 +198,10 @@ def _pair(comparison):
     return (names, mean, each or "-", paper, direction(list(differences.values())))
 
 
-def shell_lines(row):
+def shell_lines(row: Row) -> list[str]:
     """The commands that make the runs of a `Row` again: a loop over its seeds, mostly."""
+    from keras_sharenets.training.reports.rerun import fit_command_line
+
     seeds = {}
     for one in row.published:
         stem = shlex.quote(one.folder.name.removesuffix(f"_seed{one.run.seed}"))
@@ -184,17 +214,17 @@ def shell_lines(row):
     return lines
 
 
-def _percent(share):
+def _percent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
 
-def _points_text(difference):
+def _points_text(difference: float) -> str:
     return f"{difference:+.2f}"
 
 
-def _link(path, place):
+def _link(path: pathlib.Path, place: pathlib.Path) -> str:
     return pathlib.PurePath(os.path.relpath(path, place)).as_posix()
 
 
-def _fill(text):
+def _fill(text: str) -> str:
     return textwrap.fill(text, 125, break_long_words=False, break_on_hyphens=False)

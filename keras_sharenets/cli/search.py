@@ -10,10 +10,15 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from keras_sharenets.cli.arguments import add_data_arguments
+from keras_sharenets.cli.arguments import (
+    add_data_arguments,
+    add_recipe_arguments,
+    chosen_recipe,
+    data_source,
+    load_data,
+)
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.cli.enumerate import add_space_arguments, checked_budget
-from keras_sharenets.cli.recipe_arguments import add_recipe_arguments
 from keras_sharenets.search.budgets import FileBudget
 from keras_sharenets.search.settings import TUNERS, check_numbers
 
@@ -102,14 +107,12 @@ def _say(line: str) -> None:
 
 def run(arguments: argparse.Namespace) -> Answer | None:
     """Says two lines a trial; the answer is the winner with its accuracy on the test split."""
-    from keras_sharenets.cli.arguments import load_data
-    from keras_sharenets.cli.recipe_arguments import chosen_recipe
     from keras_sharenets.search import conclusion, search, settings, trials
     from keras_sharenets.search.report import full_training
     from keras_sharenets.search.spaces import find_space
 
     role, folder = search.process_role(), pathlib.Path(arguments.output)
-    dataset = load_data(arguments)
+    dataset = load_data(data_source(arguments))
     network = next(iter(find_space(arguments.space).networks.values()))
     asked = settings.Search(
         folder=folder,

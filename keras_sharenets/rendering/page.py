@@ -1,9 +1,13 @@
 """One HTML page that needs no other file."""
 
+from __future__ import annotations
+
 import base64
 import html
+from collections.abc import Mapping, Sequence
 
 COUNTS = "Weights and multiply-adds, call by call"
+Section = Sequence[Sequence[str]] | bytes | str
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #1f2933; }
 h1 { font-size: 1.6rem; margin-bottom: 0.2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; } p { color: #52606d; }
@@ -13,16 +17,13 @@ pre { font-size: 0.8rem; overflow-x: auto; white-space: pre-wrap; background: #f
 """
 
 
-def page(title, note, sections):
+def page(title: str, note: str, sections: Mapping[str, Section]) -> str:
     """A report as HTML.
 
     Args:
-        title, note: str.
-        sections: dict, heading to what is below it: a sequence of rows of str; the bytes of a PNG file; or a str that
-            is shown as it is. What is empty is left out; a heading of `""` is none.
-
-    Returns:
-        str.
+        title, note: above everything.
+        sections: heading to what is below it: the rows of a table; a PNG file; or text that is shown as it is. What is
+            empty is left out; a heading of `""` is none.
 
     >>> "<td>a</td><td>1 &lt; 2</td>" in page("A title", "A note", {"": [("a", "1 < 2")]})
     True
@@ -41,11 +42,11 @@ def page(title, note, sections):
 """
 
 
-def _heading(heading):
+def _heading(heading: str) -> str:
     return f"<h2>{html.escape(heading)}</h2>\n" if heading else ""
 
 
-def _part(heading, part):
+def _part(heading: str, part: Section) -> str:
     if isinstance(part, bytes):
         data = base64.b64encode(part).decode()
         return f'<img alt="{html.escape(heading)}" src="data:image/png;base64,{data}">'

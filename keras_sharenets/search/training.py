@@ -16,8 +16,8 @@ from keras_sharenets.search.settings import Search
 from keras_sharenets.training.data.batches import held_out_batches, training_batches
 from keras_sharenets.training.data.dataset import Dataset, stratified_split
 from keras_sharenets.training.recipes.recipe import Recipe
+from keras_sharenets.training.run.compilation import build_optimizer, decay_weights
 from keras_sharenets.training.run.network import build, input_shape
-from keras_sharenets.training.run.optimizers import build_optimizer, decay_weights
 
 NETWORK = "network.keras"
 

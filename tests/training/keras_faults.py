@@ -13,7 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from keras_sharenets.training.devices.multi_worker_model import MultiWorkerModel
+from keras_sharenets.training.devices.devices import MultiWorkerModel
 
 
 def main():

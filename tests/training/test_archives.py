@@ -31,7 +31,7 @@ def write_tiny_imagenet(folder):
 
 def test_tiny_imagenet(tmp_path):
     folder = write_tiny_imagenet(tmp_path / "tiny-imagenet-200")
-    for arguments in ({"name_or_directory": "tiny_imagenet", "data_dir": folder}, {"name_or_directory": folder}):
+    for arguments in ({"name_or_folder": "tiny_imagenet", "data_dir": folder}, {"name_or_folder": folder}):
         dataset = load(**arguments)
         assert (dataset.name, dataset.class_names, dataset.shape) == ("tiny_imagenet", ("n01", "n02"), (64, 64, 3))
         assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
@@ -56,7 +56,7 @@ def write_cinic10(folder):
 
 def test_cinic10(tmp_path):
     folder = write_cinic10(tmp_path / "CINIC-10")
-    for arguments in ({"name_or_directory": "cinic10", "data_dir": folder}, {"name_or_directory": folder}):
+    for arguments in ({"name_or_folder": "cinic10", "data_dir": folder}, {"name_or_folder": folder}):
         dataset = load(**arguments)
         assert (dataset.name, len(dataset.train), len(dataset.test)) == ("cinic10", 6, 3)
         assert {path.relative_to(folder).parts[0] for path in dataset.test.paths} == {"test"}
@@ -81,8 +81,8 @@ def write_imagenet32(folder, count=2):
 def test_imagenet32(tmp_path):
     images, labels = write_imagenet32(tmp_path / "data")
     for arguments in (
-        {"name_or_directory": "imagenet32", "data_dir": tmp_path / "data"},
-        {"name_or_directory": tmp_path / "data"},
+        {"name_or_folder": "imagenet32", "data_dir": tmp_path / "data"},
+        {"name_or_folder": tmp_path / "data"},
     ):
         dataset = load(**arguments)
         assert (dataset.name, dataset.class_names, dataset.shape) == ("imagenet32", tuple("1234"), (32, 32, 3))
@@ -106,7 +106,7 @@ def test_imagenet32(tmp_path):
         (
             "imagenet32",
             lambda f: np.savez(f / "val_data.npz", data=np.zeros((2, 12), np.uint8), labels=[1, 2]),
-            r"`data` in .*val_data\.npz must be uint8 `\(pictures, 3072\)`.*\(2, 12\)",
+            r"`data` in .*val_data\.npz must be uint8 `\(images, 3072\)`.*\(2, 12\)",
         ),
         (
             "imagenet32",

@@ -6,9 +6,18 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from keras_sharenets.training.data.augmentation import Augmentation, augment, draw_changes, window
+from keras_sharenets.training.data.augmentation import (
+    CENTER,
+    TEN,
+    Augmentation,
+    augment,
+    covering,
+    crop_views,
+    draw_changes,
+    resized,
+    window,
+)
 from keras_sharenets.training.data.batches import Batches, held_out_batches, training_batches
-from keras_sharenets.training.data.crops import CENTER, TEN, covering, crop_views, resized
 from keras_sharenets.training.data.dataset import Arrays, Files
 from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.recipes.named import find_recipe, override
@@ -192,5 +201,5 @@ def test_workers_together_have_the_crops_of_one(workers):
 
 @pytest.mark.parametrize("change", [{"jitter": 0.4}, {"lighting": 0.1}])
 def test_grey_pictures_have_no_colours(digits, change):
-    with pytest.raises(ValueError, match=r"`(jitter|lighting)` \(=0\.\d\) is for colours, but digits is grey"):
+    with pytest.raises(ValueError, match=r"`(jitter|lighting)` \(=0\.\d\) is for colors, but digits is gray"):
         training_batches(digits, override(find_recipe("digits"), **change), seed=0)

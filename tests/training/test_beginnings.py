@@ -11,6 +11,7 @@ from keras_sharenets.layers.whitening import Whitening, whitening_statistics
 from keras_sharenets.training.recipes.named import find_recipe, override
 from keras_sharenets.training.run.fit import fit, resume
 from keras_sharenets.training.run.network import build
+from keras_sharenets.training.run.record import RunOptions
 from keras_sharenets.training.run.recorder import Recorder
 
 DIGITS = find_recipe("digits")
@@ -98,7 +99,7 @@ def test_a_plateau_is_where_it_was_when_a_run_goes_on(digits, tmp_path, monkeypa
         if len(recorder.run.epochs) == 3:
             raise KeyboardInterrupt
 
-    settings = {"recipe": recipe, "options": TINY, "jit_compile": False, "verbose": 0}
+    settings = {"recipe": recipe, "options": TINY, "run_options": RunOptions(jit_compile=False), "verbose": 0}
     with monkeypatch.context() as patch:
         patch.setattr(Recorder, "_publish", interrupt)
         with pytest.raises(KeyboardInterrupt):

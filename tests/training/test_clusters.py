@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from keras_sharenets import files
-from keras_sharenets.training.run.checkpoints import list_checkpoints
+from keras_sharenets.training.run.recorder import list_checkpoints
 
 FOLDER = pathlib.Path(__file__).parent
 # 1,438 pictures: 22 steps of 64. 359 test pictures: 5.6 batches.

@@ -11,8 +11,8 @@ import pytest
 import sklearn.datasets
 
 from keras_sharenets.training.data.dataset import stratified_split
-from keras_sharenets.training.data.encoding import describe_encoding
 from keras_sharenets.training.data.sources import load
+from keras_sharenets.training.data.tfds import describe_encoding
 
 # Digits
 

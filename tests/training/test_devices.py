@@ -9,15 +9,13 @@ import pytest
 
 import keras_sharenets.training.run.fit
 from keras_sharenets import files
-from keras_sharenets.training.data.batches import held_out_batches, training_batches
-from keras_sharenets.training.data.even_batches import EvenBatches
-from keras_sharenets.training.data.tf_data import as_tf_data
+from keras_sharenets.training.data.batches import EvenBatches, as_tf_data, held_out_batches, training_batches
 from keras_sharenets.training.devices.devices import Devices, check_alike, check_fits, connect, read_cluster
 from keras_sharenets.training.recipes.named import override, recipe_for
-from keras_sharenets.training.run.checkpoints import list_checkpoints
+from keras_sharenets.training.run.compilation import compile_model
 from keras_sharenets.training.run.fit import fit
-from keras_sharenets.training.run.record import read_metrics
-from keras_sharenets.training.run.training_model import compile_model
+from keras_sharenets.training.run.record import RunOptions, read_metrics
+from keras_sharenets.training.run.recorder import list_checkpoints
 from trainers.cli import main
 
 MODEL = "hscnet_m32_g4_r2_b1_a2"
@@ -74,7 +72,15 @@ def test_what_does_not_fit_the_devices(digits, recipe):
 
 
 def test_workers_compare_what_they_begin_with(digits, recipe, tmp_path):
-    run = fit(MODEL, digits, tmp_path / "run", recipe=recipe, options=TINY, jit_compile=False, verbose=0)
+    run = fit(
+        MODEL,
+        digits,
+        tmp_path / "run",
+        recipe=recipe,
+        options=TINY,
+        run_options=RunOptions(jit_compile=False),
+        verbose=0,
+    )
     marks = []
     alone = Devices(gather=lambda number: marks.append(number) or [number])
     for change in ({}, {"seconds": 1.0, "versions": {}}, {"seed": 1}, {"model": "other"}):
@@ -109,10 +115,11 @@ def test_even_batches_have_the_means_of_the_pictures(digits):
 
 def test_steps_taken_at_once_change_nothing(digits, recipe, tmp_path, monkeypatch):
     """22 steps, at most 8 at once, with a checkpoint after every 4 of them: so 4 at once, and 2 in the end."""
-    settings = {"recipe": recipe, "options": TINY, "jit_compile": False, "verbose": 0, "checkpoint_steps": 4}
-    one = fit(MODEL, digits, tmp_path / "one", keep_checkpoints=9, **settings)
+    run_options = RunOptions(jit_compile=False, checkpoint_steps=4, keep_checkpoints=9)
+    settings = {"recipe": recipe, "options": TINY, "run_options": run_options, "verbose": 0}
+    one = fit(MODEL, digits, tmp_path / "one", **settings)
     monkeypatch.setattr(keras_sharenets.training.run.fit, "connect", lambda strategy: Devices(steps_per_execution=8))
-    many = fit(MODEL, digits, tmp_path / "many", keep_checkpoints=9, **settings)
+    many = fit(MODEL, digits, tmp_path / "many", **settings)
     names = [path.name for path in list_checkpoints(tmp_path / "many" / "checkpoints")]
     assert names == [f"{step:09d}.npz" for step in (4, 8, 12, 16, 20, 22)]
     for name in ("loss", "accuracy", "test_loss", "test_accuracy", "learning_rate"):
@@ -133,7 +140,7 @@ def test_all_of_a_tpu_but_the_tpu(digits, recipe, tmp_path, monkeypatch):
     settings = {"recipe": override(recipe, epochs=2), "options": TINY, "verbose": 0}
     run = fit(MODEL, digits, tmp_path / "run", **settings)
     monkeypatch.undo()
-    plain = fit(MODEL, digits, tmp_path / "plain", jit_compile=False, **settings)
+    plain = fit(MODEL, digits, tmp_path / "plain", run_options=RunOptions(jit_compile=False), **settings)
     assert [epoch.loss for epoch in run.epochs] == pytest.approx([epoch.loss for epoch in plain.epochs], abs=0.05)
     assert {layer.compute_dtype for layer in compiled[0].layers[2:]} == {"bfloat16"}
     assert all(weight.dtype == "float32" for weight in compiled[0].trainable_weights)

@@ -13,6 +13,7 @@ from keras_sharenets.training.data.dataset import Arrays
 from keras_sharenets.training.recipes.named import override, recipe_for
 from keras_sharenets.training.reports.evaluate import evaluate
 from keras_sharenets.training.run.fit import fit
+from keras_sharenets.training.run.record import RunOptions
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,15 @@ def run(request, some_pictures, tmp_path_factory):
     plain = {"weight_decay": 0.0, "pad": 0, "flip": False}
     recipe = override(recipe_for(name, "*"), epochs=5, learning_rate=0.05, batch_size=32, **plain)
     # Compiling with XLA takes minutes for the deep ones.
-    fit(name, some_pictures, folder, recipe=recipe, options=options, jit_compile=False, verbose=0)
+    fit(
+        name,
+        some_pictures,
+        folder,
+        recipe=recipe,
+        options=options,
+        run_options=RunOptions(jit_compile=False),
+        verbose=0,
+    )
     return folder
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from keras_sharenets.training.run.checkpoints import list_checkpoints, load_checkpoint
-from keras_sharenets.training.run.recorder import Recorder
+from keras_sharenets.training.run.recorder import Recorder, list_checkpoints, load_checkpoint
 from trainers.cli import main
 
 MODEL = "hscnet_m32_g4_r2_b1_a2"

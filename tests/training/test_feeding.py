@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from keras_sharenets.training.data.augmentation import Augmentation
-from keras_sharenets.training.data.batches import Batches
+from keras_sharenets.training.data.batches import Batches, as_tf_data
 from keras_sharenets.training.data.dataset import Arrays
-from keras_sharenets.training.data.tf_data import as_tf_data
 
 ROOT = pathlib.Path(__file__).parents[2]
 RANDOM = np.random.default_rng(0)

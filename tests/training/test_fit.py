@@ -14,10 +14,9 @@ from tiny_network import MODEL, TINY
 from keras_sharenets import files
 from keras_sharenets.training.recipes.named import override, recipe_for
 from keras_sharenets.training.reports.evaluate import evaluate
-from keras_sharenets.training.run.callbacks import EXTRAS
+from keras_sharenets.training.run.compilation import build_optimizer
 from keras_sharenets.training.run.fit import fit
-from keras_sharenets.training.run.optimizers import build_optimizer
-from keras_sharenets.training.run.record import Run
+from keras_sharenets.training.run.record import TENSORBOARD, Run, RunOptions
 from keras_sharenets.training.run.recorder import Recorder
 
 
@@ -30,8 +29,8 @@ def recipe():
 def run(digits, recipe, tmp_path_factory):
     """A finished run with all defaults, XLA included, and its folder."""
     folder = tmp_path_factory.mktemp("runs") / "deeper" / "run"
-    extras = EXTRAS if keras.backend.backend() == "tensorflow" else ("histograms",)
-    settings = {"recipe": recipe, "options": TINY, "seed": 3, "tensorboard": extras}
+    extras = TENSORBOARD if keras.backend.backend() == "tensorflow" else ("histograms",)
+    settings = {"recipe": recipe, "options": TINY, "run_options": RunOptions(seed=3, tensorboard=extras)}
     return fit(MODEL, digits, folder, verbose=0, **settings), folder
 
 
@@ -116,7 +115,7 @@ def test_saved_models_have_the_accuracy_that_is_reported(run, digits):
         by_hand = accuracy_by_hand(folder / f"{name}.keras", digits)
         assert by_hand == pytest.approx(epoch.test_accuracy, abs=1e-6)
         evaluation = evaluate(folder / f"{name}.keras", digits)
-        assert (evaluation.correct, evaluation.pictures) == (round(by_hand * 359), 359)
+        assert (evaluation.correct, evaluation.images) == (round(by_hand * 359), 359)
         assert evaluation.accuracy == by_hand
 
 
@@ -132,7 +131,7 @@ def test_saved_models_are_for_delivery(run):
 
 
 def test_a_run_can_be_repeated(run, digits, recipe, tmp_path):
-    again = fit(MODEL, digits, tmp_path / "run", recipe=recipe, options=TINY, seed=3, verbose=0)
+    again = fit(MODEL, digits, tmp_path / "run", recipe=recipe, options=TINY, run_options=RunOptions(seed=3), verbose=0)
     assert again.epochs[0].loss == pytest.approx(run[0].epochs[0].loss, rel=1e-3)
 
 
@@ -142,11 +141,9 @@ def test_evaluate_refuses_other_data(run, digits, tmp_path):
         evaluate(run[1] / "last.keras", other)
     model = tmp_path / "alone.keras"
     model.write_bytes((run[1] / "last.keras").read_bytes())
-    with pytest.raises(ValueError, match=r"gives \(10,\) numbers a picture, but digits has 12 classes"):
+    with pytest.raises(ValueError, match=r"gives \(10,\) numbers per image, but digits has 12 classes"):
         evaluate(model, dataclasses.replace(digits, class_names=tuple("abcdefghijkl")))
-    with pytest.raises(
-        ValueError, match=r"takes pictures of the shape \(8, 8, 1\), but those of digits are \(9, 8, 1\)"
-    ):
+    with pytest.raises(ValueError, match=r"takes images of the shape \(8, 8, 1\), but those of digits are \(9, 8, 1\)"):
         evaluate(model, dataclasses.replace(digits, shape=(9, 8, 1)))
     with pytest.raises(ValueError, match=r"There is no file .*none\.keras"):
         evaluate(tmp_path / "none.keras", digits)
@@ -162,11 +159,11 @@ def test_folder_that_holds_a_run(run, digits):
 
 
 def test_loss_that_is_no_number_stops_the_run(digits, recipe, tmp_path):
-    wild = override(recipe, learning_rate=1e30)
+    wild, plain = override(recipe, learning_rate=1e30), RunOptions(jit_compile=False)
     with pytest.raises(
         ValueError, match=r"The loss is (nan|inf) after step \d+ of epoch 1\. Try a smaller `learning_rate`"
     ):
-        fit(MODEL, digits, tmp_path / "run", recipe=wild, options=TINY, jit_compile=False, verbose=0)
+        fit(MODEL, digits, tmp_path / "run", recipe=wild, options=TINY, run_options=plain, verbose=0)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (metrics["state"], metrics["epochs"], metrics["test_accuracy"]) == ("stopped", [], None)
     assert metrics["reason"].startswith("ValueError: The loss is")
@@ -177,7 +174,8 @@ def test_recorder_keeps_the_first_of_the_best(digits, recipe, tmp_path):
     """Driven by hand: the weight of every epoch is its number, so a file tells when it was saved."""
     network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
     network.compile(build_optimizer(recipe, steps_per_epoch=1), "mse")
-    start = Run("dense", {}, {"name": "d", "class_names": ["a", "b"]}, recipe, 0, "tensorflow", "auto", {})
+    data = {"name": "d", "class_names": ["a", "b"]}
+    start = Run(model="dense", options={}, data=data, recipe=recipe, backend="tensorflow", versions={})
     recorder = Recorder(network, tmp_path / "run", start, steps=1)
     recorder.set_model(network)
 

@@ -11,6 +11,9 @@ from keras_sharenets.training.data.dataset import Arrays
 from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.recipes.named import override, recipe_for
 from keras_sharenets.training.run.fit import fit
+from keras_sharenets.training.run.record import RunOptions
+
+PLAIN = RunOptions(jit_compile=False)
 
 
 def test_real_pictures_from_a_folder(tmp_path):
@@ -25,7 +28,7 @@ def test_real_pictures_from_a_folder(tmp_path):
     dataset = load(tmp_path / "colours")
     changes = {"epochs": 8, "batch_size": 12, "learning_rate": 0.05, "schedule": "cosine"}
     settings = override(recipe_for(MODEL, dataset.name), **changes)
-    run = fit(MODEL, dataset, tmp_path / "run", recipe=settings, options=TINY, jit_compile=False, verbose=0)
+    run = fit(MODEL, dataset, tmp_path / "run", recipe=settings, options=TINY, run_options=PLAIN, verbose=0)
     assert run.test_accuracy == 1.0
     assert (tmp_path / "run" / "labels.txt").read_text() == "blue\ngreen\nred\n"
 
@@ -35,7 +38,7 @@ def test_real_cifar10_pictures(cifar10, tmp_path):
     few = [Arrays(source.images[:600], source.labels[:600]) for source in (cifar10.train, cifar10.test)]
     dataset = dataclasses.replace(cifar10, train=few[0], test=few[1])
     recipe = override(recipe_for(MODEL, "cifar10"), epochs=2, batch_size=100)
-    run = fit(MODEL, dataset, tmp_path / "run", recipe=recipe, options=TINY, jit_compile=False, verbose=0)
+    run = fit(MODEL, dataset, tmp_path / "run", recipe=recipe, options=TINY, run_options=PLAIN, verbose=0)
     assert run.epochs[1].loss < run.epochs[0].loss
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (metrics["data"]["note"], metrics["data"]["train"]) == (cifar10.note, 600)

@@ -4,8 +4,8 @@ import keras
 import pytest
 from tiny_network import MODEL
 
-from keras_sharenets.training.run.callbacks import check_tensorboard
-from keras_sharenets.training.run.fit import fit
+from keras_sharenets.training.run.fit import check_tensorboard, fit
+from keras_sharenets.training.run.record import RunOptions
 
 
 def test_folder_that_holds_something_else(digits, tmp_path):
@@ -38,13 +38,13 @@ def test_bad_networks(digits, tmp_path, model, options, message):
 
 def test_bad_seed(digits, tmp_path):
     with pytest.raises(ValueError, match=r"`seed` \(=-1\) must be a non-negative integer"):
-        fit(MODEL, digits, tmp_path / "run", seed=-1)
+        fit(MODEL, digits, tmp_path / "run", run_options=RunOptions(seed=-1))
     assert not list(tmp_path.iterdir())
 
 
 def test_what_tensorboard_cannot_have(monkeypatch):
     with pytest.raises(ValueError, match=r"`tensorboard` \(='images'\) must be one of 'graph', 'histograms'"):
-        check_tensorboard(["histograms", "images"])
+        RunOptions(tensorboard=("histograms", "images"))
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     check_tensorboard(["histograms"])
     with pytest.raises(ValueError, match=r"`tensorboard` \(='graph'\) needs KERAS_BACKEND=tensorflow"):

@@ -34,7 +34,7 @@ def test_class_folders_are_split(tmp_path):
             assert dataset.class_names[label] == name
             assert np.all(picture == (written_as[name], int(path.stem), 7))
     assert load(tmp_path / "things").test.paths == dataset.test.paths
-    assert load(tmp_path / "things", seed=1).test.paths != dataset.test.paths
+    assert load(tmp_path / "things", split_seed=1).test.paths != dataset.test.paths
     blue, variance = dataset.mean[2], dataset.variance[2]
     assert (blue, variance) == (7, 0)
 
@@ -65,7 +65,7 @@ def test_resized_and_grey(tmp_path):
     dataset = load(tmp_path, input_shape=(8, 12, 1))
     pixels = dataset.train.pixels([0, 1])
     assert (pixels.shape, pixels.dtype, dataset.shape) == ((2, 8, 12, 1), np.uint8, (8, 12, 1))
-    assert "resized to 8x12 grey" in dataset.note
+    assert "resized to 8x12 gray" in dataset.note
 
 
 def _empty(folder):
@@ -113,16 +113,16 @@ def _other_size(folder):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (_empty, r"data holds no class folders\. Expected is one folder of pictures per class"),
+        (_empty, r"data holds no class folders\. Expected is one folder of images per class"),
         (_one_class, r"data holds fewer than 2 class folders \(only 'ant'\)"),
-        (_class_without_pictures, r"class folder .*data/cow holds no picture \(\.bmp"),
-        (_lonely_picture, r"class folder .*data/bee holds one picture; a split needs at least 2"),
+        (_class_without_pictures, r"class folder .*data/cow holds no image \(\.bmp"),
+        (_lonely_picture, r"class folder .*data/bee holds one image; a split needs at least 2"),
         (_broken_picture, r"data/bee/\d\.png is not an image that can be read"),
         (_broken_test_picture, r"data/test/ant/2\.png is not an image that can be read"),
         (_other_classes, r"data/val differ from those in .*data/train: missing \['cow'\], additional \['dog'\]"),
         (
             _other_size,
-            r"data/bee/\d\.png has the shape \(7, 7, 3\), the first picture \(4, 6, 3\): give an `input_shape`",
+            r"data/bee/\d\.png has the shape \(7, 7, 3\), the first image \(4, 6, 3\): give an `input_shape`",
         ),
     ],
 )

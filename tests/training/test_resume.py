@@ -17,8 +17,9 @@ import pytest
 
 from keras_sharenets import files
 from keras_sharenets.training.recipes.named import override, recipe_for
-from keras_sharenets.training.run.checkpoints import list_checkpoints, load_checkpoint, restore, save_checkpoint
 from keras_sharenets.training.run.fit import fit, resume
+from keras_sharenets.training.run.record import RunOptions
+from keras_sharenets.training.run.recorder import list_checkpoints, load_checkpoint, restore, save_checkpoint
 from trainers.cli import main
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -165,8 +166,7 @@ def interrupted_run(digits, recipe, tmp_path_factory):
         raise KeyboardInterrupt
 
     folder = tmp_path_factory.mktemp("interrupted") / "run"
-    source = {"data": "digits", "data_dir": None, "input_shape": None}
-    settings = {"options": TINY, "seed": 3, "jit_compile": False, "source": source}
+    settings = {"options": TINY, "run_options": RunOptions(seed=3, jit_compile=False)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "save_model", interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -196,8 +196,8 @@ def test_files_of_an_epoch_are_written_again(interrupted, digits):
 
 
 def test_checkpoints_are_written_between_epochs_and_the_last_are_kept(digits, recipe, tmp_path):
-    settings = {"options": TINY, "jit_compile": False, "checkpoint_steps": 2, "keep_checkpoints": 4}
-    fit(MODEL, digits, tmp_path / "run", recipe=recipe, verbose=0, **settings)
+    run_options = RunOptions(jit_compile=False, checkpoint_steps=2, keep_checkpoints=4)
+    fit(MODEL, digits, tmp_path / "run", recipe=recipe, options=TINY, run_options=run_options, verbose=0)
     # Five steps an epoch: after 2, 4 and 5 of each.
     names = [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")]
     assert names == ["000000005.npz", "000000007.npz", "000000009.npz", "000000010.npz"]
@@ -253,8 +253,11 @@ def test_what_cannot_be_resumed(interrupted, digits, tmp_path):
     path.write_text(json.dumps({**metrics, "backend": "torch"}))
     with pytest.raises(ValueError, match=r"was begun with KERAS_BACKEND=torch; so must it go on"):
         resume(interrupted, digits)
-    path.write_text(json.dumps({name: metrics[name] for name in metrics if name != "keep_checkpoints"}))
-    with pytest.raises(ValueError, match=r"metrics\.json is not the record of a run of this version: KeyError"):
+    path.write_text(json.dumps({name: metrics[name] for name in metrics if name != "recipe"}))
+    with pytest.raises(ValueError, match=r"metrics\.json is not the record of a run: KeyError"):
+        resume(interrupted, digits)
+    path.write_text(json.dumps(metrics | {"version": 1000}))
+    with pytest.raises(ValueError, match=r"its version \(=1000\) must be at most \d+: update keras_sharenets"):
         resume(interrupted, digits)
     path.write_text(json.dumps(metrics))
     checkpoint = list_checkpoints(interrupted / "checkpoints")[-1]
@@ -266,7 +269,7 @@ def test_what_cannot_be_resumed(interrupted, digits, tmp_path):
 def test_leftovers_of_a_kill_before_the_first_file_do_not_count(digits, recipe, tmp_path):
     (tmp_path / ".metrics.json.7.partial").write_text("{")
     with pytest.raises(ValueError, match="`seed`"):
-        fit(MODEL, digits, tmp_path, recipe=recipe, seed=-1)
+        fit(MODEL, digits, tmp_path, recipe=recipe, run_options=RunOptions(seed=-1))
 
 
 # Checkpoints

@@ -7,8 +7,8 @@ import tensorflow_datasets as tfds
 from picture_files import random_picture
 
 from keras_sharenets.training.data.dataset import Arrays, Files
-from keras_sharenets.training.data.records import find_records, read_feature
 from keras_sharenets.training.data.sources import load
+from keras_sharenets.training.data.tfds import find_records, read_feature
 from keras_sharenets.training.recipes.named import recipe_for
 
 NAMES = ("ant", "bee", "cow")

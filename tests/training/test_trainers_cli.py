@@ -63,7 +63,7 @@ def test_flags_reach_recipe_and_network(run):
 def test_evaluate_prints_the_accuracy_of_the_run(run, capsys):
     accuracy = json.loads((run / "metrics.json").read_text())["test_accuracy"]
     assert main(["evaluate", str(run / "last.keras"), "--data", "digits"]) == 0
-    expected = f"accuracy {accuracy:.4f} ({round(accuracy * 359)} of 359 test pictures) on 1,797 handwritten digits"
+    expected = f"accuracy {accuracy:.4f} ({round(accuracy * 359)} of 359 test images) on 1,797 handwritten digits"
     assert capsys.readouterr().out.startswith(expected)
 
 
@@ -71,7 +71,7 @@ def test_evaluate_takes_tflite_files(run, capsys, tmp_path):
     accuracy = json.loads((run / "metrics.json").read_text())["test_accuracy"]
     ksn.mobile.export_tflite(files.load_model(run / "last.keras"), tmp_path / "last.tflite")
     assert main(["evaluate", str(tmp_path / "last.tflite"), "--data", "digits"]) == 0
-    assert f"({round(accuracy * 359)} of 359 test pictures)" in capsys.readouterr().out
+    assert f"({round(accuracy * 359)} of 359 test images)" in capsys.readouterr().out
 
 
 def test_help_has_an_example_and_every_field_of_the_recipe(capsys):
@@ -109,7 +109,7 @@ FIT = ["fit", "--model", MODEL, "--data", "digits", "--output", "run"]
         ([*FIT, "--data", "nowhere"], "error: `data` (='nowhere') is none of 'digits', 'cifar10', "),
         (
             [*FIT, "--data", "empty"],
-            "error: empty holds no class folders. Expected is one folder of pictures per class",
+            "error: empty holds no class folders. Expected is one folder of images per class",
         ),
         ([*FIT, "--data", "broken"], "error: broken/ant/"),
         (
@@ -124,7 +124,7 @@ FIT = ["fit", "--model", MODEL, "--data", "digits", "--output", "run"]
         ([*FIT, "--milestones", "60", "120"], "error: `milestones` (=(60.0, 120.0)) must rise and lie between 0 and 1"),
         ([*FIT, "--recipe", "digit"], "error: `recipe` (='digit') is not a known recipe. Did you mean 'digits'"),
         ([*FIT, "--recipe", "fast", "--epochs", "0"], "error: `epochs` (=0) must be a positive integer."),
-        ([*FIT, "--jitter", "0.5"], "error: `jitter` (=0.5) is for colours, but digits is grey."),
+        ([*FIT, "--jitter", "0.5"], "error: `jitter` (=0.5) is for colors, but digits is gray."),
         ([*FIT, "--tensorboard", "images"], "error: `tensorboard` (='images') must be one of 'graph', 'histograms'."),
         ([*FIT, "--seed", "-1"], "error: `seed` (=-1) must be a non-negative integer."),
         (["evaluate", "none.keras", "--data", "digits"], "error: There is no file none.keras."),

@@ -9,7 +9,7 @@ from trainers.cli import main
 
 
 def test_unreadable_pictures_are_all_named(half_broken):
-    with pytest.raises(ValueError, match="`--skip-unreadable` leaves such pictures out") as raised:
+    with pytest.raises(ValueError, match="`--skip-unreadable` leaves such images out") as raised:
         load(half_broken)
     for path in ("ant/3.jpg", "bee/7.jpg", "bee/0.jpg"):
         assert f"{half_broken / path} is not an image that can be read" in str(raised.value)
@@ -21,7 +21,7 @@ def test_unreadable_pictures_are_left_out_on_request(half_broken):
     every = {f"{name}/{number}.jpg" for name in ("ant", "bee") for number in range(10)}
     assert every - kept == {"ant/3.jpg", "bee/7.jpg", "bee/0.jpg"}
     assert len(dataset.unreadable) == 3
-    assert "3 unreadable pictures are left out" in dataset.note
+    assert "3 unreadable images are left out" in dataset.note
     assert dataset.train.pixels(np.arange(len(dataset.train))).shape == (len(dataset.train.labels), 16, 16, 3)
 
 
@@ -36,13 +36,11 @@ def test_command_line_names_what_it_leaves_out(half_broken, tmp_path, capsys):
     assert [line.partition(" is not")[0] for line in sorted(errors.splitlines())] == [
         f"left out: {half_broken / path}" for path in ("ant/3.jpg", "bee/0.jpg", "bee/7.jpg")
     ]
-    assert "3 unreadable pictures are left out" in output
+    assert "3 unreadable images are left out" in output
 
 
 def test_class_of_unreadable_pictures_alone(half_broken):
     for number in range(10):
         (half_broken / "ant" / f"{number}.jpg").write_text("no picture")
-    with pytest.raises(
-        ValueError, match=r"The class 'ant' has no picture to train with that can be read\. .*And 2 more"
-    ):
+    with pytest.raises(ValueError, match=r"The class 'ant' has no readable image to train with\. .*And 2 more"):
         load(half_broken, skip_unreadable=True)

@@ -1,51 +1,65 @@
-"""How training pictures are changed: crops, mirrors and colours, as a function of numbers drawn beforehand."""
+"""Parts of images and changes to them: what a network of a fixed size sees, in training and when it is tested.
+
+Training images are cropped, mirrored and recolored as a function of random numbers that are drawn beforehand; held-out
+images are cropped at fixed places.
+"""
+
+from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-
-from keras_sharenets.training.data.crops import covering, resized
+import PIL.Image
 
 ATTEMPTS = 10  # Windows that are tried before one of the largest square is taken.
 AREA, RATIO, SCALE = (0.08, 1.0), (3 / 4, 4 / 3), 0.25
-# Principal directions of the colours of ImageNet, with their deviations, for pixels from 0 to 1 (AlexNet's figures).
+# Principal directions of the colors of ImageNet, with their deviations, for pixels from 0 to 1 (AlexNet's figures).
 DIRECTIONS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 DEVIATIONS = np.array([0.2175, 0.0188, 0.0045])
 LUMA = np.array([0.299, 0.587, 0.114], "float32")
+# Ten views: the corners and the center, then all of them mirrored.
+CENTER = 4
+TEN = tuple(range(10))
+_PLACES = ((0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5))
+MARGIN = 8 / 7  # 256 pixels for a crop of 224, 64 for one of 56.
+
+Images = np.ndarray | Sequence[np.ndarray]  # uint8 `(images, height, width, channels)`, or images of many sizes.
+Size = tuple[int, int]  # `(height, width)`.
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How training pictures are changed. The words are those of a `Recipe`.
+    """How training images are changed. The words are those of a `Recipe`.
 
     Attributes:
-        pad: int, pixels of padding on each side before a crop of the old size at a random place.
-        flip: bool, whether every other picture, at random, is mirrored left to right.
-        fill: tuple, the colour of the padding, one number a channel. The mean, which becomes 0 when normalised.
-        border: `"mean"` for that colour, `"edge"` to repeat the border, `"reflect"` to mirror it.
-        crop: `"shift"`, or `"area"` or `"scale"`, which pad nothing and take pictures of any size.
+        pad: pixels of padding on each side before a crop of the old size at a random place.
+        flip: whether every other image, at random, is mirrored left to right.
+        fill: the color of the padding, one number per channel. The mean, which becomes 0 when it is normalized.
+        border: `"mean"` for that color, `"edge"` to repeat the border, `"reflect"` to mirror it.
+        crop: `"shift"`, or `"area"` or `"scale"`, which pad nothing and take images of any size.
         size: `(height, width)` of those crops.
-        jitter: float, how far brightness, contrast and saturation go; pictures have 3 channels.
-        lighting: float, how far colours are shifted; pictures have 3 channels.
+        jitter: how far brightness, contrast and saturation go; images have 3 channels.
+        lighting: how far colors are shifted; images have 3 channels.
     """
 
     pad: int
     flip: bool
-    fill: tuple
+    fill: tuple[float, ...]
     border: str = "mean"
     crop: str = "shift"
-    size: tuple | None = None
+    size: Size | None = None
     jitter: float = 0.0
     lighting: float = 0.0
 
 
-def draw_changes(augmentation, count, generator):
-    """Draws from `generator` how `count` pictures are changed.
+def draw_changes(augmentation: Augmentation, count: int, generator: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Draws from `generator` how `count` images are changed.
 
     Returns:
-        A tuple of arrays with one entry a picture: `(count, 2)` corners of crops, or `(count, 10, 4)` numbers that
-        make windows; the step of the columns, -1 for a mirrored picture; numbers for colours.
+        A tuple of arrays with one entry per image: `(count, 2)` corners of crops, or `(count, 10, 4)` numbers that
+        make windows; the step of the columns, -1 for a mirrored image; numbers for colors.
     """
     if augmentation.crop == "shift":
         sides = [generator.integers(0, 2 * augmentation.pad, count, endpoint=True) for _ in range(2)]
@@ -56,34 +70,33 @@ def draw_changes(augmentation, count, generator):
     return places, steps, generator.random((count, 6)), generator.normal(size=(count, 3))
 
 
-def augment(pictures, augmentation, changes):
-    """Crops, mirrors and recolours.
+def augment(images: Images, augmentation: Augmentation, changes: Sequence[np.ndarray]) -> np.ndarray:
+    """Crops, mirrors and recolors.
 
     Args:
-        pictures: uint8 array of shape `(pictures, height, width, channels)`; for the crops "area" and "scale" also a
-            sequence of such pictures of many sizes.
-        augmentation: `Augmentation`.
-        changes: as `draw_changes` returns them, one entry a picture.
+        images: a uint8 array; for the crops "area" and "scale" also a sequence of images of many sizes.
+        augmentation: see there.
+        changes: as `draw_changes` returns them, one entry per image.
 
     Returns:
-        A float32 array `(pictures, height, width, channels)`, values from 0 to 255 unless colours are changed.
+        A float32 array `(images, height, width, channels)`, values from 0 to 255 unless colors are changed.
     """
     places, steps, factors, shifts = changes
     crops = {"shift": _shifted, "area": _windows, "scale": _scaled}[augmentation.crop]
-    size = pictures[0].shape[:2] if augmentation.crop == "shift" else augmentation.size
-    changed = np.empty((len(pictures), *size, pictures[0].shape[-1]), "float32")
-    # One slice a picture copies whole rows; indexing all pixels at once takes 10 times as long.
-    for picture, crop, step in zip(changed, crops(pictures, augmentation, places), steps, strict=True):
-        picture[:] = crop[:, ::step]
-    for picture, numbers, shift in zip(changed, factors, shifts, strict=True):
+    size = images[0].shape[:2] if augmentation.crop == "shift" else augmentation.size
+    changed = np.empty((len(images), *size, images[0].shape[-1]), "float32")
+    # One slice per image copies whole rows; indexing all pixels at once takes 10 times as long.
+    for image, crop, step in zip(changed, crops(images, augmentation, places), steps, strict=True):
+        image[:] = crop[:, ::step]
+    for image, numbers, shift in zip(changed, factors, shifts, strict=True):
         if augmentation.jitter:
-            _jitter(picture, augmentation.jitter, numbers)
+            _jitter(image, augmentation.jitter, numbers)
         if augmentation.lighting:
-            picture += (255 * DIRECTIONS @ (augmentation.lighting * shift * DEVIATIONS)).astype("float32")
+            image += (255 * DIRECTIONS @ (augmentation.lighting * shift * DEVIATIONS)).astype("float32")
     return changed
 
 
-def _shifted(images, augmentation, places):
+def _shifted(images: np.ndarray, augmentation: Augmentation, places: np.ndarray) -> Iterator[np.ndarray]:
     count, height, width, channels = images.shape
     pad = augmentation.pad
     if augmentation.border == "mean":
@@ -96,16 +109,16 @@ def _shifted(images, augmentation, places):
         yield source[top : top + height, left : left + width]
 
 
-def _windows(pictures, augmentation, places):
-    for picture, numbers in zip(pictures, places, strict=True):
-        yield resized(picture, augmentation.size, window(picture.shape[:2], numbers))
+def _windows(images: Images, augmentation: Augmentation, places: np.ndarray) -> Iterator[np.ndarray]:
+    for image, numbers in zip(images, places, strict=True):
+        yield resized(image, augmentation.size, window(image.shape[:2], numbers))
 
 
-def window(sides, numbers):
-    """A part of a picture with 8 to 100 % of its area and sides of 3:4 to 4:3.
+def window(sides: Size, numbers: np.ndarray) -> tuple[int, int, int, int]:
+    """A part of an image with 8 to 100 % of its area and sides of 3:4 to 4:3.
 
     Args:
-        sides: `(height, width)` of the picture.
+        sides: `(height, width)` of the image.
         numbers: array `(attempts, 4)` from 0 to 1: area, ratio and place of windows, of which the first that fits wins.
 
     Returns:
@@ -121,19 +134,68 @@ def window(sides, numbers):
     return (sides[0] - side) // 2, (sides[1] - side) // 2, side, side
 
 
-def _scaled(pictures, augmentation, places):
+def _scaled(images: Images, augmentation: Augmentation, places: np.ndarray) -> Iterator[np.ndarray]:
     height, width = augmentation.size
-    for picture, numbers in zip(pictures, places, strict=True):
+    for image, numbers in zip(images, places, strict=True):
         larger, down, right, _ = numbers[0]
-        covered = covering(picture, augmentation.size, 1 + SCALE * larger)
+        covered = covering(image, augmentation.size, 1 + SCALE * larger)
         top = int(down * (covered.shape[0] - height + 1))
         left = int(right * (covered.shape[1] - width + 1))
         yield covered[top : top + height, left : left + width]
 
 
-def _jitter(picture, strength, numbers):
-    """Blends a picture with black, with its mean grey and with itself in grey, in the order of the last 3 numbers."""
+def _jitter(image: np.ndarray, strength: float, numbers: np.ndarray) -> None:
+    """Blends an image with black, with its mean gray and with itself in gray, in the order of the last 3 numbers."""
     for change in np.argsort(numbers[3:]):
         factor = np.float32(1 + strength * (2 * numbers[change] - 1))
-        other = (0.0, (picture @ LUMA).mean(), (picture @ LUMA)[..., None])[change]
-        picture[:] = factor * picture + (1 - factor) * other
+        other = (0.0, (image @ LUMA).mean(), (image @ LUMA)[..., None])[change]
+        image[:] = factor * image + (1 - factor) * other
+
+
+def crop_views(images: Images, size: Size, view: int) -> np.ndarray:
+    """One view of each image: resized so that its short side is 8/7 of the crop's, then cropped.
+
+    Args:
+        images: a uint8 array, or a sequence of images of many sizes.
+        size: `(height, width)` of the crop.
+        view: 0 to 3 for the corners, `CENTER`, and the same mirrored from 5 on.
+
+    Returns:
+        A float32 array `(images, *size, channels)`.
+    """
+    down, right = _PLACES[view % len(_PLACES)]
+    views = []
+    for image in images:
+        covered = covering(image, size, MARGIN)
+        top, left = round(down * (covered.shape[0] - size[0])), round(right * (covered.shape[1] - size[1]))
+        views.append(covered[top : top + size[0], left : left + size[1]][:, :: 1 if view <= CENTER else -1])
+    return np.stack(views).astype("float32")
+
+
+def covering(image: np.ndarray, size: Size, factor: float) -> np.ndarray:
+    """An image in the smallest size that covers `factor` times `size` with its old ratio of sides."""
+    height, width, _ = image.shape
+    ratio = factor * max(size[0] / height, size[1] / width)
+    sides = (max(round(height * ratio), size[0]), max(round(width * ratio), size[1]))
+    return resized(image, sides)
+
+
+def resized(image: np.ndarray, size: Size, box: tuple[int, int, int, int] | None = None) -> np.ndarray:
+    """An image, or the part of it in `box`, in another size.
+
+    Args:
+        image: uint8 array `(height, width, channels)` with 1 or 3 channels.
+        size: `(height, width)`.
+        box: `(top, left, height, width)` within the image; `None` for all of it.
+
+    Returns:
+        A uint8 array `(*size, channels)`.
+    """
+    height, width, channels = image.shape
+    top, left, *part = (0, 0, height, width) if box is None else box
+    if box is None and (height, width) == tuple(size):
+        return image
+    source = PIL.Image.fromarray(image if channels == 3 else image[..., 0])
+    corners = (left, top, left + part[1], top + part[0])
+    result = source.resize(size[::-1], PIL.Image.Resampling.BILINEAR, box=corners)
+    return np.asarray(result, np.uint8).reshape(*size, channels)

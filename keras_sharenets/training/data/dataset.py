@@ -1,176 +1,193 @@
-"""What a data set is to a trainer: raw pixels with labels, in a training and a test split."""
+"""What a trainer knows of a data set: raw pixels with labels, in a training and a test split."""
 
-import collections.abc
+from __future__ import annotations
+
 import concurrent.futures
 import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_sharenets.images import read_image
 
-CHUNK = 256  # Pictures that are held in memory at a time, where all have to be read.
-EXAMINED = 100_000  # Of more pictures in files than these, so many are looked at beforehand, evenly spread.
-NAMED = 10  # Pictures that cannot be read and are named in one message.
+if TYPE_CHECKING:
+    from keras_sharenets.training.data.sources import DataSource
+
+CHUNK = 256  # Images that are held in memory at a time, where all have to be read.
+EXAMINED = 100_000  # Of more images in files than these, so many are read beforehand, evenly spread.
+NAMED = 10  # Unreadable images that are named in one message.
+
+Shape = tuple[int | None, int | None, int]
 
 
 class UnreadableError(ValueError):
-    """A file that is no picture, whatever else is asked of it."""
+    """A file that is not an image, whatever else is asked of it."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Arrays:
-    """Pictures in memory.
+    """Images in memory.
 
     Attributes:
-        images: uint8 array of shape `(pictures, height, width, channels)`.
-        labels: int64 array of shape `(pictures,)`.
+        images: uint8 array of shape `(images, height, width, channels)`.
+        labels: int64 array of shape `(images,)`.
     """
 
     images: np.ndarray
     labels: np.ndarray
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
     @property
-    def shape(self):
+    def shape(self) -> Shape:
         """`(height, width, channels)`."""
         return self.images.shape[1:]
 
-    def part(self, indices):
-        """A source with the pictures of these indices alone."""
+    def part(self, indices: np.ndarray) -> Arrays:
+        """A source with only the images of these indices."""
         return Arrays(self.images[indices], self.labels[indices])
 
-    def pixels(self, indices):
-        """The pictures of these indices, as a uint8 array."""
+    def pixels(self, indices: np.ndarray) -> np.ndarray:
+        """The images of these indices, as a uint8 array."""
         return self.images[indices]
 
-    def attempt(self, indices):
-        """As `pixels`, as a list."""
+    def attempt(self, indices: np.ndarray) -> list[np.ndarray]:
+        """The same as `pixels`, as a list."""
         return list(self.images[indices])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Files:
-    """Pictures that stay in their files until they are asked for.
+    """Images that are decoded from their files when they are asked for.
 
     Attributes:
-        paths: tuple of paths, or of whatever else `reader` finds a picture by.
-        labels: int64 array of shape `(pictures,)`.
-        shape: `(height, width, channels)` of every picture; height and width of `None`: each has its own.
-        resize: bool, whether a picture of another size is resized; otherwise it is an error.
-        reader: function of a path and a shape, as `keras_sharenets.images.read_image`.
+        paths: paths, or whatever else `reader` finds an image by.
+        labels: int64 array of shape `(images,)`.
+        shape: `(height, width, channels)` of every image; height and width of `None`: each image has its own.
+        resize: whether an image of another size is resized; otherwise it is an error.
+        reader: function of a path and a shape, like `keras_sharenets.images.read_image`.
     """
 
     paths: tuple
     labels: np.ndarray
-    shape: tuple
+    shape: Shape
     resize: bool
-    reader: collections.abc.Callable = read_image
+    reader: Callable[..., np.ndarray] = read_image
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
-    def part(self, indices):
-        """A source with the pictures of these indices alone."""
+    def part(self, indices: np.ndarray) -> Files:
+        """A source with only the images of these indices."""
         return dataclasses.replace(
             self, paths=tuple(self.paths[index] for index in indices), labels=self.labels[indices]
         )
 
-    def pixels(self, indices):
-        """The pictures of these indices, as a uint8 array, or as a list of them where each has its own size.
+    def pixels(self, indices: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        """The images of these indices, as a uint8 array, or as a list of them where each has its own size.
 
-        A `ValueError` names a file that is no such picture.
+        Raises:
+            ValueError: a file is not such an image; the message names it.
         """
-        pictures = self.attempt(indices)
-        for picture in pictures:
-            if isinstance(picture, UnreadableError):
-                raise picture
-        return pictures if None in self.shape else np.stack(pictures)
+        images = self.attempt(indices)
+        for image in images:
+            if isinstance(image, UnreadableError):
+                raise image
+        return images if None in self.shape else np.stack(images)
 
-    def attempt(self, indices):
-        """The pictures of these indices, as a list; an `UnreadableError` in place of one that cannot be read."""
+    def attempt(self, indices: np.ndarray) -> list[np.ndarray | UnreadableError]:
+        """The images of these indices, as a list; an `UnreadableError` in place of one that cannot be read."""
         with concurrent.futures.ThreadPoolExecutor() as pool:
             return list(pool.map(self._read, [self.paths[index] for index in indices]))
 
-    def _read(self, path):
+    def _read(self, path) -> np.ndarray | UnreadableError:
         shape = self.shape if self.resize else (None, None, self.shape[-1])
         try:
-            picture = self.reader(path, shape)
+            image = self.reader(path, shape)
         except ValueError as error:
             return UnreadableError(str(error))
-        if None not in self.shape and picture.shape != self.shape:
+        if None not in self.shape and image.shape != self.shape:
             raise ValueError(
-                f"{path} has the shape {picture.shape}, the first picture {self.shape}: "
+                f"{path} has the shape {image.shape}, the first image {self.shape}: "
                 "give an `input_shape`, to which all are resized."
             )
-        return picture
+        return image
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Pictures to train and to test with.
+    """Images to train and to test with.
 
     Attributes:
-        name: str; the recipe of a run is looked up by it.
-        note: str, one sentence that belongs beside every accuracy: where the pictures come from, how they were split.
-        class_names: tuple of str; a label is an index into it.
-        train, test: `Arrays` or `Files`.
-        shape: `(height, width, channels)` of every picture; height and width of `None`: each has its own.
-        mean, variance: tuples, one number a channel, of the training pixels (0 to 255).
-        unreadable: tuple of str, what is wrong with each file that was left out.
+        name: the recipe of a run is looked up by it.
+        note: one sentence that belongs beside every accuracy: where the images come from, how they were split.
+        class_names: a label is an index into it.
+        train, test: the splits.
+        shape: `(height, width, channels)` of every image; height and width of `None`: each image has its own.
+        mean, variance: of the training pixels (0 to 255), one number per channel.
+        unreadable: what is wrong with each file that was left out.
+        source: what loads the data set again; `None` if it was made otherwise.
     """
 
     name: str
     note: str
-    class_names: tuple
+    class_names: tuple[str, ...]
     train: Arrays | Files
     test: Arrays | Files
-    shape: tuple
-    mean: tuple
-    variance: tuple
-    unreadable: tuple = ()
+    shape: Shape
+    mean: tuple[float, ...]
+    variance: tuple[float, ...]
+    unreadable: tuple[str, ...] = ()
+    source: DataSource | None = None
 
 
-def make_dataset(name, note, class_names, train, test, skip_unreadable=False):
+def make_dataset(
+    name: str,
+    note: str,
+    class_names: Sequence[str],
+    train: Arrays | Files,
+    test: Arrays | Files,
+    *,
+    skip_unreadable: bool = False,
+) -> Dataset:
     """A `Dataset` whose mean and variance are measured.
 
-    Every picture is read once, so that a broken one shows now; of more than 100,000 in files, so many.
+    Every image is read once, so that a broken one is found now; of more than 100,000 in files, so many are read.
 
     Args:
         name, note, class_names, train, test: as in `Dataset`.
-        skip_unreadable: bool, whether pictures that cannot be read are left out.
+        skip_unreadable: whether images that cannot be read are left out.
 
     Raises:
-        ValueError: pictures cannot be read and are not to be left out, or they are all that a class has; the message
-            names them.
+        ValueError: images cannot be read and are not to be left out, or a class has no other ones; the message names
+            them.
     """
     (train, (mean, variance), broken), (test, _, more) = map(_examine, (train, test))
     unreadable = tuple(map(str, (*broken, *more)))
     if unreadable and not skip_unreadable:
-        raise ValueError(f"{_list(unreadable)} `--skip-unreadable` leaves such pictures out.")
+        raise ValueError(f"{_list(unreadable)} `--skip-unreadable` leaves such images out.")
     for label, class_name in enumerate(class_names):
         if unreadable and not (train.labels == label).any():
-            raise ValueError(
-                f"The class {class_name!r} has no picture to train with that can be read. {_list(unreadable)}"
-            )
+            raise ValueError(f"The class {class_name!r} has no readable image to train with. {_list(unreadable)}")
     if unreadable:
-        note = f"{note}; {len(unreadable)} unreadable pictures are left out"
+        note = f"{note}; {len(unreadable)} unreadable images are left out"
     return Dataset(name, note, tuple(class_names), train, test, tuple(train.shape), mean, variance, unreadable)
 
 
-def _list(complaints):
+def _list(complaints: Sequence[str]) -> str:
     more = f" And {len(complaints) - NAMED} more." if len(complaints) > NAMED else ""
     return f"{'. '.join(complaints[:NAMED])}.{more}"
 
 
-def stratified_split(labels, share, seed):
-    """Splits each class by itself, with at least one picture on either side.
+def stratified_split(labels: Sequence[int] | np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits each class by itself, with at least one image on either side.
 
     Args:
-        labels: int array; each class has 2 pictures or more.
-        share: float, the part of each class that goes to the test split, rounded to whole pictures.
-        seed: int.
+        labels: integers; each class has 2 images or more.
+        share: the part of each class that goes to the test split, rounded to whole images.
+        seed: of the random choice.
 
     Returns:
         `(train, test)`: index arrays, sorted.
@@ -189,22 +206,22 @@ def stratified_split(labels, share, seed):
     return np.setdiff1d(np.arange(len(labels)), test), test
 
 
-def chunks(source):
-    """All pictures of a source, some at a time, as arrays."""
+def chunks(source: Arrays | Files) -> Iterator[np.ndarray | list[np.ndarray]]:
+    """All images of a source, some at a time, as `pixels` returns them."""
     for indices in _parts(np.arange(len(source))):
         yield source.pixels(indices)
 
 
-def _parts(indices):
+def _parts(indices: np.ndarray) -> Iterator[np.ndarray]:
     return (indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK))
 
 
-def _examine(source):
-    """Reads the pictures of a source.
+def _examine(source: Arrays | Files) -> tuple:
+    """Reads the images of a source.
 
     Returns:
-        `(source without those that cannot be read, (mean, variance) a channel, errors)`. Mean and variance are rounded
-        to float32: a picture padded with the mean is then exactly 0 when normalised.
+        `(source without unreadable images, (mean, variance) per channel, errors)`. Mean and variance are rounded to
+        float32: an image padded with the mean is then exactly 0 when it is normalized.
     """
     looked_at = np.arange(len(source))
     if isinstance(source, Files) and len(source) > EXAMINED:

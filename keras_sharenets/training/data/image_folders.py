@@ -1,92 +1,79 @@
-"""A folder of pictures as a data set: one folder per class."""
+"""Folders of images as data sets: one folder per class, or as the archives of some data sets unpack."""
+
+from __future__ import annotations
 
 import pathlib
+import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 
-from keras_sharenets import _checks
 from keras_sharenets.images import SUFFIXES, find_images, read_image
-from keras_sharenets.training.data.dataset import Files, make_dataset, stratified_split
+from keras_sharenets.training.data.dataset import Arrays, Dataset, Files, make_dataset, stratified_split
+from keras_sharenets.training.data.sources import DataSource
 
-CHANNELS = {1: "grey", 3: "RGB"}
+CHANNELS = {1: "gray", 3: "RGB"}
 TEST_NAMES = ("test", "val", "valid", "validation")
-LAYOUT = f"Expected is one folder of pictures per class, or train/ and {'/ or '.join(TEST_NAMES)}/ with such folders."
+LAYOUT = f"Expected is one folder of images per class, or train/ and {'/ or '.join(TEST_NAMES)}/ with such folders."
+IMAGENET32_BATCHES = 10
+
+Split = tuple[Sequence[pathlib.Path], Sequence[int]]  # Paths and labels.
 
 
-def load_folder(folder, input_shape=None, seed=0, skip_unreadable=False):
-    """The pictures below `folder`, decoded when they are asked for.
+def load_folder(folder: pathlib.Path, source: DataSource) -> Dataset:
+    """The images below `folder`, decoded when they are asked for.
 
     `train/` is the training split where one of `test/`, `val/`, `valid/` and `validation/` is beside it, the first of
-    them the test split. Otherwise the folders are the classes, and 20 % of each, chosen by `seed`, the test split. The
-    data set is called after its folder.
+    them the test split. Otherwise the folders are the classes, and 20 % of each, chosen by `source.split_seed`, the
+    test split. The data set is called after its folder.
 
-    Args:
-        folder: path.
-        input_shape: `(height, width, channels)` to which pictures are resized, channels 1 (grey) or 3 (RGB); by default
-            that of the first picture as RGB, and all must have it. `(0, 0, channels)` keeps the size of each.
-        seed: int.
-        skip_unreadable: bool, whether pictures that cannot be read are left out.
-
-    Returns:
-        A `Dataset`. Every picture has been read once.
+    Without an `input_shape`, all images must have the size of the first one; they are read as RGB.
 
     Raises:
-        ValueError: no class folders, fewer than 2 classes, a class without pictures, other classes in the test split
-            than in the training split, or broken pictures. The message names the folder or the files.
+        ValueError: no class folders, fewer than 2 classes, a class without images, other classes in the test split
+            than in the training split, or broken images. The message names the folder or the files.
     """
-    folder = pathlib.Path(folder)
     held_out = next((folder / name for name in TEST_NAMES if (folder / name).is_dir()), None)
     if held_out is not None and (folder / "train").is_dir():
-        class_names, train, test, split = (
-            *read_splits(folder / "train", held_out),
-            f"{held_out.name}/ is the test split",
-        )
+        class_names, train, test = _read_splits(folder / "train", held_out)
+        split = f"{held_out.name}/ is the test split"
     else:
-        class_names, train, test = _split(folder, seed)
-        split = f"20 % of each class are the test split (seed {seed})"
+        class_names, train, test = _split(folder, source.split_seed)
+        split = f"20 % of each class are the test split (seed {source.split_seed})"
     name = folder.resolve().name
-    title = f"pictures of the folder {name}"
-    return from_files(name, title, split, class_names, (train, test), input_shape, skip_unreadable)
+    return _from_files(name, f"images of the folder {name}", split, class_names, (train, test), source)
 
 
-def from_files(name, title, split, class_names, splits, input_shape, skip_unreadable):
-    """A `Dataset` of `splits`, `(paths, labels)` to train and to test with; its note is of `title` and `split`."""
-    shape = check_shape(splits[0][0], input_shape)
-    resize = input_shape is not None and None not in shape
+def _from_files(
+    name: str, title: str, split: str, class_names: Sequence[str], splits: tuple[Split, Split], source: DataSource
+) -> Dataset:
+    """A `Dataset` of the training and the test split; its note is made of `title` and `split`."""
+    given = source.input_shape
+    shape = given or _first_shape(splits[0][0])
+    shape = shape if shape[0] else (None, None, shape[-1])
+    resize = given is not None and None not in shape
     sources = [Files(tuple(paths), np.asarray(labels, np.int64), shape, resize) for paths, labels in splits]
     sides = "sizes of their own" if None in shape else f"{shape[0]}x{shape[1]}"
     size = f"{'resized to ' if resize else ''}{sides} {CHANNELS[shape[2]]} pixels"
-    return make_dataset(name, f"{title}, {size}; {split}", class_names, *sources, skip_unreadable)
+    note = f"{title}, {size}; {split}"
+    return make_dataset(name, note, class_names, *sources, skip_unreadable=source.skip_unreadable)
 
 
-def check_shape(paths, input_shape):
-    """The shape of a data set: `input_shape`, or that of the first picture that can be read.
-
-    Raises:
-        ValueError: `input_shape` breaks its rule, or no picture can be read.
-    """
-    if input_shape is None:
-        error = None
-        for path in paths:
-            try:
-                return read_image(path, (None, None, 3)).shape
-            except ValueError as reason:
-                error = error or reason
-        raise error
-    shape = tuple(input_shape)
-    if len(shape) != 3 or shape[-1] not in (1, 3):
-        raise ValueError(f"`input_shape` (={shape}) must be `(height, width, channels)` with 1 or 3 channels.")
-    if shape[:2] == (0, 0):
-        return (None, None, shape[-1])
-    for side in shape[:2]:
-        _checks.positive("input_shape", side)
-    return shape
+def _first_shape(paths: Sequence[pathlib.Path]) -> tuple[int, int, int]:
+    """The shape of the first image that can be read; the error of the first one if none can be."""
+    error = None
+    for path in paths:
+        try:
+            return read_image(path, (None, None, 3)).shape
+        except ValueError as reason:
+            error = error or reason
+    raise error or ValueError("There are no images.")
 
 
-def read_splits(train_folder, test_folder):
-    """As `read_classes`, for two folders with the same classes: `(class_names, train, test)`."""
-    class_names, train = read_classes(train_folder)
-    test_names, test = read_classes(test_folder)
+def _read_splits(train_folder: pathlib.Path, test_folder: pathlib.Path) -> tuple[list[str], Split, Split]:
+    """`(class names, training split, test split)` of two folders with the same classes."""
+    class_names, train = _read_classes(train_folder)
+    test_names, test = _read_classes(test_folder)
     if class_names != test_names:
         missing, extra = set(class_names) - set(test_names), set(test_names) - set(class_names)
         raise ValueError(
@@ -96,20 +83,20 @@ def read_splits(train_folder, test_folder):
     return class_names, train, test
 
 
-def _split(folder, seed):
-    class_names, (paths, labels) = read_classes(folder)
+def _split(folder: pathlib.Path, seed: int) -> tuple[list[str], Split, Split]:
+    class_names, (paths, labels) = _read_classes(folder)
     for name, count in zip(class_names, np.bincount(labels), strict=True):
         if count < 2:
-            raise ValueError(f"The class folder {folder / name} holds one picture; a split needs at least 2.")
+            raise ValueError(f"The class folder {folder / name} holds one image; a split needs at least 2.")
     train, test = (
-        [[values[index] for index in part] for values in (paths, labels)]
+        ([paths[index] for index in part], [labels[index] for index in part])
         for part in stratified_split(labels, 0.2, seed)
     )
     return class_names, train, test
 
 
-def read_classes(folder):
-    """The names of the classes in `folder`, sorted, and the paths and labels of their pictures."""
+def _read_classes(folder: pathlib.Path) -> tuple[list[str], Split]:
+    """The names of the classes in `folder`, sorted, and the paths and labels of their images."""
     class_names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not class_names:
         raise ValueError(f"{folder} holds no class folders. {LAYOUT}")
@@ -117,9 +104,101 @@ def read_classes(folder):
         raise ValueError(f"{folder} holds fewer than 2 class folders (only {class_names[0]!r}). {LAYOUT}")
     paths, labels = [], []
     for label, name in enumerate(class_names):
-        pictures = find_images(folder / name)
-        if not pictures:
-            raise ValueError(f"The class folder {folder / name} holds no picture ({', '.join(SUFFIXES)}).")
-        paths += pictures
-        labels += [label] * len(pictures)
+        images = find_images(folder / name)
+        if not images:
+            raise ValueError(f"The class folder {folder / name} holds no image ({', '.join(SUFFIXES)}).")
+        paths += images
+        labels += [label] * len(images)
     return class_names, (paths, labels)
+
+
+# Unpacked archives
+
+
+def load_archive(name: str, folder: str | pathlib.Path | None, source: DataSource) -> Dataset:
+    """The data set `name`, one of `ARCHIVES`, from the folder into which its archive was unpacked.
+
+    Raises:
+        ValueError: a part is missing or broken; the message names it.
+    """
+    if folder is None:
+        raise ValueError(f"`--data {name}` needs `--data-dir`: the folder into which it was unpacked.")
+    folder = pathlib.Path(folder)
+    loader, parts = ARCHIVES[name]
+    for part in parts:
+        if not (folder / part).exists():
+            raise ValueError(f"There is no {part} in the folder {folder}, where {name} should be (`--data-dir`).")
+    return loader(folder, source)
+
+
+def recognize(folder: pathlib.Path) -> str | None:
+    """The name of the data set that was unpacked into a folder; `None` for a folder of other images."""
+    found = (name for name, parts in MARKS.items() if all((folder / part).exists() for part in parts))
+    return next(found, None)
+
+
+def _load_tiny_imagenet(folder: pathlib.Path, source: DataSource) -> Dataset:
+    """200 classes of 500 images to train with and 50 to test with, 64x64. Its `test/` has no labels."""
+    class_names, train = _read_classes(folder / "train")
+    annotations = folder / "val" / "val_annotations.txt"
+    paths, labels = [], []
+    for number, line in enumerate(annotations.read_text().splitlines(), 1):
+        file, class_name, *_ = [*line.split("\t"), "", ""]
+        if class_name not in class_names:
+            raise ValueError(
+                f"Line {number} of {annotations} must be a file and one of the classes, tabs between them."
+            )
+        paths.append(folder / "val" / "images" / file)
+        labels.append(class_names.index(class_name))
+    splits = (train, (paths, labels))
+    return _from_files("tiny_imagenet", "Tiny ImageNet", "val/ is the test split", class_names, splits, source)
+
+
+def _load_cinic10(folder: pathlib.Path, source: DataSource) -> Dataset:
+    """10 classes, 90,000 images of 32x32 in each of `train/`, `valid/` and `test/`."""
+    class_names, train, test = _read_splits(folder / "train", folder / "test")
+    split = "test/ is the test split, valid/ is not used"
+    return _from_files("cinic10", "CINIC-10", split, class_names, (train, test), source)
+
+
+def _load_imagenet32(folder: pathlib.Path, source: DataSource) -> Dataset:
+    """1,281,167 images to train with and 50,000 to test with, in memory: 4 GB, and twice as much while it is read.
+
+    Each file holds `data`, uint8 `(images, 3072)`, all red values of an image, then all green, then all blue ones, and
+    `labels` from 1 on. A `mean` in them is not used: that of the pixels is measured.
+    """
+    parts = [_read_npz(folder / name) for name in _IMAGENET32_TRAIN]
+    train = Arrays(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    test = Arrays(*_read_npz(folder / "val_data.npz"))
+    classes = int(max(train.labels.max(), test.labels.max())) + 1
+    note = "ImageNet in 32x32 pixels; val_data.npz is the test split"
+    return make_dataset("imagenet32", note, [str(number + 1) for number in range(classes)], train, test)
+
+
+def _read_npz(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """`(images, labels)` of one file."""
+    try:
+        with np.load(path) as file:
+            data, labels = file["data"], np.asarray(file["labels"], np.int64) - 1
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072 or labels.shape != data.shape[:1]:
+        raise ValueError(f"`data` in {path} must be uint8 `(images, 3072)` with one of `labels` each; is {data.shape}.")
+    if not len(labels) or labels.min() < 0:
+        raise ValueError(f"`labels` in {path} must be positive integers.")
+    return np.ascontiguousarray(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
+
+
+_IMAGENET32_TRAIN = tuple(f"train_data_batch_{number}.npz" for number in range(1, IMAGENET32_BATCHES + 1))
+# Name: what loads it, and the files and folders that must be there.
+ARCHIVES = {
+    "tiny_imagenet": (_load_tiny_imagenet, ("train", "val/val_annotations.txt")),
+    "cinic10": (_load_cinic10, ("train", "valid", "test")),
+    "imagenet32": (_load_imagenet32, (*_IMAGENET32_TRAIN, "val_data.npz")),
+}
+# What tells that a folder given by its path holds one of them.
+MARKS = {
+    "tiny_imagenet": ("val/val_annotations.txt",),
+    "cinic10": ("train/airplane", "valid/airplane", "test/airplane"),
+    "imagenet32": ("train_data_batch_1.npz", "val_data.npz"),
+}

@@ -1,19 +1,108 @@
-"""Data sets by name, and folders of pictures."""
+"""Data sets by name, and folders of images.
 
+Importing this module imports no library that takes time: a command line can name the data sets at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
 import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from keras_sharenets.training.data.dataset import Arrays, Dataset, make_dataset, stratified_split
-from keras_sharenets.training.data.image_folders import check_shape, load_folder
-from keras_sharenets.training.data.known_folders import LOADERS, recognise
-from keras_sharenets.training.data.tfds import NAMES, load_tfds, prepared
+from keras_sharenets import _checks
 
+if TYPE_CHECKING:
+    from keras_sharenets.training.data.dataset import Dataset
+
+KNOWN = ("digits", "cifar10", "cifar100", "imagenet", "tiny_imagenet", "cinic10", "imagenet32")
 DIGITS_SEED = 0
-KNOWN = ("digits", *NAMES, *LOADERS)
 
 
-def load_digits():
-    """The 1,797 handwritten digits that come with scikit-learn: 8x8 pixels, grey."""
+@dataclasses.dataclass(frozen=True)
+class DataSource:
+    """Where a data set comes from: what the command line asks for, and what the record of a run keeps.
+
+    Attributes:
+        data: `"digits"` (comes with scikit-learn, nothing to download); `"cifar10"`, `"cifar100"` or `"imagenet"`
+            (through TensorFlow Datasets); any other name there, or `"tfds:NAME"`; `"tiny_imagenet"`, `"cinic10"` or
+            `"imagenet32"` (unpacked in `data_dir`); or a folder: one of these three, one folder of images per class, or
+            `train/` and `test/` (or `val/`, `valid/`, `validation/`) with such folders. A folder that is called like
+            a data set is written `./digits`.
+        data_dir: where TensorFlow Datasets keeps its data, by default `TFDS_DATA_DIR`, or else
+            `~/tensorflow_datasets`; or where the data set was unpacked.
+        input_shape: `(height, width, channels)` to which images from files are resized. By default they must all have
+            one size, and are read as RGB; those of TensorFlow Datasets keep their own. `(0, 0, channels)` lets those of
+            a folder keep theirs.
+        skip_unreadable: whether files that are not images are left out, and counted in the note.
+        split_seed: of the split of a folder that holds no test split.
+        download: whether TensorFlow Datasets may download. Not recorded.
+
+    Raises:
+        ValueError: `data` is missing, or `input_shape` breaks its rule.
+    """
+
+    data: str
+    data_dir: str | os.PathLike | None = None
+    input_shape: tuple[int, int, int] | None = None
+    skip_unreadable: bool = False
+    split_seed: int = 0
+    download: bool = False
+
+    def __post_init__(self) -> None:
+        if self.data_dir is not None:
+            object.__setattr__(self, "data_dir", os.fspath(self.data_dir))
+        if self.input_shape is not None:
+            object.__setattr__(self, "input_shape", check_shape(self.input_shape))
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, object] | None, **given: object) -> DataSource:
+        """The source that `to_record` described, but for what is `given`.
+
+        Raises:
+            ValueError: neither says what the data is.
+        """
+        values = {**(record or {}), **given}
+        if values.get("data") is None:
+            raise ValueError("`--data` is needed: the record does not say where the data came from.")
+        return cls(**values)
+
+    def to_record(self) -> dict[str, object]:
+        """What gives the same data again, as JSON takes it."""
+        record = dataclasses.asdict(self)
+        del record["download"]
+        return record | {"input_shape": self.input_shape and list(self.input_shape)}
+
+    def load(self) -> Dataset:
+        """The data set.
+
+        Raises:
+            ValueError: the data is missing, broken or of another layout; the message names the folder or the file.
+        """
+        dataset = _load(self)
+        if self.input_shape is not None:
+            wanted = self.input_shape if self.input_shape[0] else (None, None, self.input_shape[-1])
+            if wanted != dataset.shape:
+                raise ValueError(f"`input_shape` (={wanted}) must be that of {dataset.name} (={dataset.shape}).")
+        return dataclasses.replace(dataset, source=self)
+
+
+def load(name_or_folder: str | pathlib.Path, **options) -> Dataset:
+    """The data set of a `DataSource`, whose fields are the `options`.
+
+    >>> digits = load("digits")
+    >>> digits.shape, len(digits.train), len(digits.test)
+    ((8, 8, 1), 1438, 359)
+    """
+    return DataSource(str(name_or_folder), **options).load()
+
+
+def load_digits() -> Dataset:
+    """The 1,797 handwritten digits that come with scikit-learn: 8x8 pixels, gray."""
     import sklearn.datasets
+
+    from keras_sharenets.training.data.dataset import Arrays, make_dataset, stratified_split
 
     digits = sklearn.datasets.load_digits()
     # The originals count ink from 0 to 16.
@@ -22,7 +111,7 @@ def load_digits():
     train, test = stratified_split(labels, share=0.2, seed=DIGITS_SEED)
     return make_dataset(
         "digits",
-        f"1,797 handwritten digits of scikit-learn, 8x8 grey pixels, 0..16 scaled to 0..255; 20 % of each class are "
+        f"1,797 handwritten digits of scikit-learn, 8x8 gray pixels, 0..16 scaled to 0..255; 20 % of each class are "
         f"the test split (seed {DIGITS_SEED})",
         [str(name) for name in digits.target_names],
         Arrays(images[train], labels[train]),
@@ -30,64 +119,32 @@ def load_digits():
     )
 
 
-def load(name_or_directory, data_dir=None, input_shape=None, seed=0, download=False, skip_unreadable=False):
-    """A data set.
+def check_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """`shape` as a tuple; a `ValueError` unless it is `(height, width, channels)`, or `(0, 0, channels)`."""
+    shape = tuple(shape)
+    if len(shape) != 3 or shape[-1] not in (1, 3):
+        raise ValueError(f"`input_shape` (={shape}) must be `(height, width, channels)` with 1 or 3 channels.")
+    for side in shape[:2] if shape[:2] != (0, 0) else ():
+        _checks.positive("input_shape", side)
+    return shape
 
-    Args:
-        name_or_directory: `"digits"` (scikit-learn's, nothing to download); `"cifar10"`, `"cifar100"` or `"imagenet"`
-            (through TensorFlow Datasets); any other name there, or `"tfds:NAME"`; `"tiny_imagenet"`, `"cinic10"` or
-            `"imagenet32"` (unpacked in `data_dir`); or a folder: one of these three, one folder of pictures per class,
-            or `train/` and `test/` (or `val/`, `valid/`, `validation/`) with such folders. A folder that is called
-            like a data set is written `./digits`.
-        data_dir: where TensorFlow Datasets keeps its data, by default `TFDS_DATA_DIR`, or else
-            `~/tensorflow_datasets`; or where the data set was unpacked.
-        input_shape: `(height, width, channels)` to which pictures from files are resized. By default they must all have
-            one size, and are read as RGB; those of TensorFlow Datasets keep their own. `(0, 0, channels)` lets those of
-            a folder keep theirs.
-        seed: int, of the split of a folder that holds no test split.
-        download: bool, whether TensorFlow Datasets may download.
-        skip_unreadable: bool, whether files that are no pictures are left out, and counted in the note.
 
-    Returns:
-        A `Dataset`.
+def _load(source: DataSource) -> Dataset:
+    from keras_sharenets.training.data.image_folders import ARCHIVES, load_archive, load_folder, recognize
+    from keras_sharenets.training.data.tfds import load_tfds, prepared
 
-    Raises:
-        ValueError: the data is missing, broken or of another layout; the message names the folder or the file.
-
-    >>> digits = load("digits")
-    >>> digits.shape, len(digits.train), len(digits.test)
-    ((8, 8, 1), 1438, 359)
-    """
-    name = str(name_or_directory)
-    wanted = None if input_shape is None else check_shape((), input_shape)
-    folder = pathlib.Path(name)
-    if name in LOADERS:
-        return _load_known(name, data_dir, input_shape, skip_unreadable)
+    name, folder = source.data, pathlib.Path(source.data)
+    if name == "digits":
+        return load_digits()
+    if name in ARCHIVES:
+        return load_archive(name, source.data_dir, source)
     if name not in KNOWN and folder.is_dir():
-        found = recognise(folder)
-        if found is not None:
-            return _load_known(found, folder, input_shape, skip_unreadable)
-        return load_folder(folder, input_shape, seed, skip_unreadable)
+        archive = recognize(folder)
+        return load_folder(folder, source) if archive is None else load_archive(archive, folder, source)
     theirs = name.removeprefix("tfds:")
-    if name not in KNOWN and theirs == name and not download and prepared(name, data_dir) is None:
+    if name not in KNOWN and theirs == name and not source.download and prepared(name, source.data_dir) is None:
         raise ValueError(
             f"`data` (={name!r}) is none of {', '.join(map(repr, KNOWN))}, no folder, and nothing that TensorFlow "
             "Datasets has prepared in its data directory (`--data-dir`, `--download`)."
         )
-    dataset = load_digits() if name == "digits" else load_tfds(theirs, data_dir, input_shape, download, skip_unreadable)
-    return _check_fixed(dataset, wanted)
-
-
-def _load_known(name, folder, input_shape, skip_unreadable):
-    if name == "imagenet32":
-        return _check_fixed(LOADERS[name](folder), input_shape and tuple(input_shape))
-    return LOADERS[name](folder, input_shape, skip_unreadable)
-
-
-def _check_fixed(dataset, shape):
-    if shape is not None and shape != dataset.shape:
-        raise ValueError(f"`input_shape` (={shape}) must be that of {dataset.name} (={dataset.shape}).")
-    return dataset
-
-
-__all__ = ["Arrays", "Dataset", "load", "load_digits"]
+    return load_tfds(theirs, source)

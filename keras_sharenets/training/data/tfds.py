@@ -1,15 +1,29 @@
-"""Data sets that TensorFlow Datasets has prepared."""
+"""Data sets that TensorFlow Datasets has prepared.
+
+Its own reader of TFRecord files needs TensorFlow (measured with tensorflow-datasets 4.9.10: `as_dataset` imports it,
+`as_data_source` refuses the format). So the boundaries of records are found here; TensorFlow Datasets decodes what is
+in them. On the TensorFlow backend, images of one size are decoded by its reader; all others are
+decoded by Pillow. For lossless formats that is the same. Of JPEG files TensorFlow's fast decoder gives other values: on
+CIFAR-10 stored as JPEG, 65 % of them differ, by at most 5 of 255 levels.
+"""
+
+from __future__ import annotations
 
 import functools
+import io
 import os
 import pathlib
+import struct
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+import keras
 import numpy as np
+import PIL.Image
+import PIL.JpegImagePlugin
 
-from keras_sharenets.training.data.dataset import Arrays, Files, make_dataset, stratified_split
-from keras_sharenets.training.data.encoding import describe_encoding
-from keras_sharenets.training.data.image_folders import check_shape
-from keras_sharenets.training.data.records import find_records, read_feature, read_record_picture
+from keras_sharenets.training.data.dataset import Arrays, Dataset, Files, Shape, make_dataset, stratified_split
+from keras_sharenets.training.data.sources import DataSource
 
 # Our name, theirs, and how it is written.
 NAMES = {
@@ -19,45 +33,42 @@ NAMES = {
 }
 HELD_OUT = ("test", "validation", "valid", "val")
 SPLIT_SEED = 0
+_HEADER, _CHECKSUM = 12, 4  # Bytes before a record: its length (8) and a checksum of it; and behind it.
 
 
-def tfds_folder(data_dir=None):
+def tfds_folder(data_dir: str | os.PathLike | None = None) -> pathlib.Path:
     """The folder of TensorFlow Datasets: `data_dir`, or else `TFDS_DATA_DIR`, or else `~/tensorflow_datasets`."""
     return pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
-def prepared(name, data_dir=None):
+def prepared(name: str, data_dir: str | os.PathLike | None = None) -> pathlib.Path | None:
     """The folder with the newest version of a data set that has been prepared, or `None`."""
     versions = [path.parent for path in (tfds_folder(data_dir) / name).glob("**/dataset_info.json")]
     return max(versions, key=lambda path: [int(part) for part in path.name.split(".") if part.isdigit()], default=None)
 
 
-def load_tfds(name, data_dir=None, input_shape=None, download=False, skip_unreadable=False):
-    """A data set of pictures with one class each.
+def load_tfds(name: str, source: DataSource) -> Dataset:
+    """A data set of images with one class each.
 
-    Pictures of one size are held in memory; of others only the places are known, and the pixels are read when they are
+    Images of one size are held in memory; of others only the places are known, and the pixels are read when they are
     asked for. The test split is the first of "test" and "validation" that has labels, or else 20 % of each class.
 
     Args:
-        name: str, as in `NAMES` or as TensorFlow Datasets calls it, with `/config` where there are several.
-        data_dir: see `tfds_folder`.
-        input_shape: `(height, width, channels)` to which pictures of many sizes are resized; `None` or
-            `(0, 0, channels)` keeps their sizes.
-        download: bool, whether a data set that is not there is downloaded.
-        skip_unreadable: bool, whether pictures of many sizes that cannot be read are left out.
+        name: as in `NAMES`, or as TensorFlow Datasets calls it, with `/config` where there are several.
+        source: gives the folder, the shape to which images of many sizes are resized, whether a data set that is not
+            there is downloaded, and whether images of many sizes that cannot be read are left out.
 
     Returns:
-        A `Dataset`; its note says so if the pictures were stored with losses.
+        A `Dataset`; its note says so if the images were stored with losses.
 
     Raises:
-        ValueError: the data set is not in the folder, cannot be read, or is not one of pictures with labels.
+        ValueError: the data set is not in the folder, cannot be read, or is not one of images with labels.
     """
     theirs, title = NAMES.get(name, (name, name))
-    wanted = None if input_shape is None else check_shape((), input_shape)
-    folder = tfds_folder(data_dir)
-    if download:
+    folder = tfds_folder(source.data_dir)
+    if source.download:
         _download(theirs, folder, title)
-    found = prepared(theirs, data_dir)
+    found = prepared(theirs, source.data_dir)
     # Looked up first: for data that is not there, TFDS looks on the network.
     if found is None:
         raise ValueError(
@@ -65,14 +76,14 @@ def load_tfds(name, data_dir=None, input_shape=None, download=False, skip_unread
             "where TensorFlow Datasets has prepared it, or allow `--download`."
         )
     try:
-        return _load(found, name, title, wanted, skip_unreadable)
+        return _load(found, name, title, source)
     # TFDS and TensorFlow raise whatever their parts raise: DataLossError, AssertionError, JSON and protobuf errors ...
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"The {title} in the data directory {folder} cannot be read: {reason}") from error
 
 
-def _download(name, folder, title):
+def _download(name: str, folder: pathlib.Path, title: str) -> None:
     import tensorflow_datasets as tfds
 
     try:
@@ -81,23 +92,26 @@ def _download(name, folder, title):
         raise ValueError(f"{title} cannot be downloaded: {type(error).__name__}: {error}") from error
 
 
-def _load(folder, name, title, wanted, skip_unreadable):
+def _load(folder: pathlib.Path, name: str, title: str, source: DataSource) -> Dataset:
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(folder)
     image, label = _keys(builder)
     shape = builder.info.features[image].shape
+    wanted = source.input_shape
     if None in shape:
-        read = functools.partial(_records, builder, image, label, wanted or (None, None, shape[-1] or 3))
+        shape = wanted if wanted and wanted[0] else (None, None, wanted[-1] if wanted else shape[-1] or 3)
+        read = functools.partial(_records, builder, image, label, shape)
     else:
-        read = functools.partial(_arrays, builder, image, label)
+        read = functools.partial(_arrays, builder, image, label, shape)
     train, test, split = _splits(builder, read)
     note = f"{title} {builder.version} from TensorFlow Datasets, {_storage(builder, image)}{split}"
-    return make_dataset(name, note, builder.info.features[label].names, train, test, skip_unreadable)
+    names = builder.info.features[label].names
+    return make_dataset(name, note, names, train, test, skip_unreadable=source.skip_unreadable)
 
 
-def _keys(builder):
-    """The names of the picture and of its class."""
+def _keys(builder) -> tuple[str, str]:
+    """The names of the image and of its class."""
     import tensorflow_datasets as tfds
 
     kinds = {tfds.features.Image: None, tfds.features.ClassLabel: None}
@@ -105,11 +119,11 @@ def _keys(builder):
         if kinds.get(type(feature), "") is None:
             kinds[type(feature)] = key
     if None in kinds.values():
-        raise ValueError("it has no pictures with class labels")
+        raise ValueError("it has no images with class labels")
     return tuple(kinds.values())
 
 
-def _splits(builder, read):
+def _splits(builder, read: Callable[[str], Arrays | Files]) -> tuple[Arrays | Files, Arrays | Files, str]:
     """`(train, test, what to say about it)`."""
     train = read("train")
     for split in (name for name in HELD_OUT if name in builder.info.splits):
@@ -121,7 +135,10 @@ def _splits(builder, read):
     return *map(train.part, parts), f"; 20 % of each class are the test split (seed {SPLIT_SEED})"
 
 
-def _arrays(builder, image, label, split):
+def _arrays(builder, image: str, label: str, shape: Shape, split: str) -> Arrays:
+    if keras.backend.backend() != "tensorflow":
+        records = _records(builder, image, label, shape, split)
+        return Arrays(records.pixels(np.arange(len(records))), records.labels)
     import tensorflow_datasets as tfds
 
     data = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
@@ -129,22 +146,108 @@ def _arrays(builder, image, label, split):
     return Arrays(data[image], data[label].astype(np.int64))
 
 
-def _records(builder, image, label, shape, split):
+def _records(builder, image: str, label: str, shape: Shape, split: str) -> Files:
     places = [record for path in builder.info.splits[split].filepaths for record in find_records(path)]
     _check_count(builder, split, len(places))
     labels = np.array([read_feature(place, label) for place in places], np.int64)
-    reader = functools.partial(read_record_picture, name=image)
-    return Files(tuple(places), labels, shape, resize=shape[0] is not None, reader=reader)
+    return Files(tuple(places), labels, shape, shape[0] is not None, functools.partial(_read_image, name=image))
 
 
-def _check_count(builder, split, count):
+def _check_count(builder, split: str, count: int) -> None:
     expected = builder.info.splits[split].num_examples
     if count != expected:
-        raise ValueError(f"the split {split!r} holds {count} pictures instead of {expected}")
+        raise ValueError(f"the split {split!r} holds {count} images instead of {expected}")
 
 
-def _storage(builder, image):
-    """How the pictures are stored, from the bytes of the first one; the metadata need not tell."""
+class Record(NamedTuple):
+    """Where one example lies."""
+
+    path: str
+    start: int
+    length: int
+
+    def __str__(self) -> str:
+        return f"the record at byte {self.start} of {self.path}"
+
+
+def find_records(path: str | os.PathLike) -> list[Record]:
+    """All records of a TFRecord file, in order.
+
+    Raises:
+        ValueError: the file ends in the middle of a record.
+    """
+    size, start, records = pathlib.Path(path).stat().st_size, 0, []
+    with open(path, "rb") as file:
+        while start < size:
+            file.seek(start)
+            header = file.read(_HEADER)
+            length = struct.unpack_from("<Q", header)[0] if len(header) == _HEADER else size
+            if start + _HEADER + length + _CHECKSUM > size:
+                raise ValueError(f"{path} ends in the middle of a record")
+            records.append(Record(str(path), start + _HEADER, length))
+            start += _HEADER + length + _CHECKSUM
+    return records
+
+
+def read_feature(record: Record, name: str) -> bytes | int:
+    """One feature of an example: the bytes of its first string, or its first integer.
+
+    Raises:
+        ValueError: there is no such feature, or the record is damaged.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    with open(record.path, "rb") as file:
+        file.seek(record.start)
+        data = file.read(record.length)
+    try:
+        feature = tf_example_pb2.Example.FromString(data).features.feature[name]
+    except DecodeError as error:
+        raise ValueError(f"{record} is damaged: {error}") from error
+    values = feature.bytes_list.value or feature.int64_list.value
+    if not values:
+        raise ValueError(f"{record} has no feature {name!r}.")
+    return values[0]
+
+
+def _read_image(record: Record, shape: Shape, *, name: str) -> np.ndarray:
+    """The image in a record, as `keras_sharenets.images.read_image` gives that of a file."""
+    data = read_feature(record, name)
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as file:
+            image = file.convert("L" if shape[-1] == 1 else "RGB")
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise ValueError(f"{record} is not an image that can be read: {error}") from error
+    size = (shape[1] or image.width, shape[0] or image.height)
+    if size != image.size:
+        image = image.resize(size, PIL.Image.Resampling.BILINEAR)
+    return np.asarray(image, np.uint8).reshape(size[1], size[0], shape[-1])
+
+
+def _storage(builder, image: str) -> str:
+    """How the images are stored, from the bytes of the first one; the metadata need not tell."""
     split = next(name for name in (*HELD_OUT, "train") if name in builder.info.splits)
     path = next(path for path in builder.info.splits[split].filepaths if pathlib.Path(path).stat().st_size)
     return describe_encoding(read_feature(find_records(path)[0], image))
+
+
+def describe_encoding(data: bytes) -> str:
+    """How an encoded image was stored, for example "stored as PNG"; losses are named.
+
+    The quality is the one at which Pillow writes the same quantization tables.
+    """
+    with PIL.Image.open(io.BytesIO(data)) as image:
+        if image.format != "JPEG":
+            return f"stored as {image.format}"
+        tables = image.quantization
+        sampling = PIL.JpegImagePlugin.get_sampling(image)
+    quality = next((f"quality {q}" for q in range(1, 101) if _jpeg_tables(q) == tables), "unknown quality")
+    chroma = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}.get(sampling, "unknown")
+    return f"stored as JPEG of {quality} with {chroma} chroma, not the lossless original"
+
+
+def _jpeg_tables(quality: int) -> dict[int, Sequence[int]]:
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (8, 8)).save(file, "JPEG", quality=quality)
+    return PIL.Image.open(file).quantization

@@ -1,42 +1,45 @@
-"""How networks are trained: one recipe per paper and data set, with the figures of the papers, and two of our own."""
+"""How networks are trained: one recipe per paper and data set, with the figures of the papers, and three of our own."""
+
+from __future__ import annotations
 
 import dataclasses
 import difflib
 import fnmatch
 
-from keras_sharenets.models import find_family
 from keras_sharenets.training.recipes.recipe import OPTIONS, Recipe
 
 _CIFAR_STEPS = {"milestones": (0.3, 0.6, 0.8), "decay_factor": 0.2}
 _LATE_STEPS = {"milestones": (0.5, 0.75, 0.875), "decay_factor": 0.1}
 
 
-def _hscnet(data, *figures, source="section 4; pad and flip are ours, it refers to common practice", **more):
+def _hscnet(
+    data: str, *figures, source: str = "section 4; pad and flip are ours, it refers to common practice", **more
+) -> Recipe:
     return Recipe(*figures, name=f"hscnet-{data}", source=f"HSC-Net, {source}", **more)
 
 
-def _mobile(data, *figures):
+def _mobile(data: str, *figures) -> Recipe:
     source = "HSC-Net, section 4: other mobile networks train for 400 epochs; all else as HSC-Net"
     return Recipe(400, *figures, name=f"mobile-{data}", source=source, **_CIFAR_STEPS)
 
 
-def _hgcnet(data):
+def _hgcnet(data: str) -> Recipe:
     source = "HGC, section 5; its momentum cannot be read in our copy, 0.9 is that of the papers that it follows"
     return Recipe(300, 0.1, 1e-4, "cosine", name=f"hgcnet-{data}", source=source)
 
 
-def _igcnet(data, epochs, **more):
+def _igcnet(data: str, epochs: int, **more) -> Recipe:
     source = "IGC-V2, section 4.1"
     return Recipe(epochs, 0.1, 1e-4, batch_size=64, name=f"igcnet-{data}", source=source, **_LATE_STEPS, **more)
 
 
-def _sharesnet(data, whitening="mean and variance stand in for its whitening", **more):
+def _sharesnet(data: str, whitening: str = "mean and variance stand in for its whitening", **more) -> Recipe:
     source = f"ShaResNet, section 4.3 and the trainer that it names; {whitening}"
     more = {"border": "reflect", "initialization": "he_fan_out", **_CIFAR_STEPS} | more
     return Recipe(200, 0.1, 5e-4, name=f"sharesnet-{data}", source=source, **more)
 
 
-def _shardnet(data, epochs, learning_rate, source, **more):
+def _shardnet(data: str, epochs: int, learning_rate: float, source: str, **more) -> Recipe:
     source = f"ShardNet, section A.4; {source}. Patience and the split watched are ours"
     return Recipe(
         epochs, learning_rate, 5e-4, "plateau", nesterov=False, name=f"shardnet-{data}", source=source, **more
@@ -96,7 +99,7 @@ RECIPES = {
         _shardnet(
             "imagenet", 100, 0.1, f"batch is ours; {_TEN_CROPS}", batch_size=256, crop_size=224, **_SHARDNET_CROPS
         ),
-        Recipe(15, 0.1, 5e-4, "one_cycle", name="fast", source="ours: short, for any network and any pictures"),
+        Recipe(15, 0.1, 5e-4, "one_cycle", name="fast", source="ours: short, for any network and any images"),
         Recipe(
             40,
             0.1,
@@ -141,10 +144,10 @@ DEFAULTS = (
 )
 
 
-def recipe_for(model_name, data_name):
+def recipe_for(model_name: str, data_name: str) -> Recipe:
     """The recipe of a named network on a data set: its paper's where there is one, else ours.
 
-    A folder of pictures is called by its own name, so that one called `cinic10` gets the recipe for CINIC-10.
+    A folder of images is called by its own name, so that one called `cinic10` gets the recipe for CINIC-10.
 
     Raises:
         ValueError: there is no such network; the nearest names are offered.
@@ -152,11 +155,13 @@ def recipe_for(model_name, data_name):
     >>> recipe_for("hscnet_m128_g16_r8_a2", "cifar100").weight_decay
     0.0005
     """
+    from keras_sharenets.models import find_family
+
     asked = f"{find_family(model_name)}/{model_name} {data_name}"
     return RECIPES[next(name for pattern, name in DEFAULTS if fnmatch.fnmatchcase(asked, pattern))]
 
 
-def find_recipe(name):
+def find_recipe(name: str) -> Recipe:
     """The recipe of that name; a `ValueError` with the nearest names if there is none.
 
     >>> find_recipe("shardnet-cifar10").schedule
@@ -168,7 +173,7 @@ def find_recipe(name):
     return RECIPES[name]
 
 
-def override(recipe, **changes):
+def override(recipe: Recipe, **changes: object) -> Recipe:
     """The recipe with some fields changed; it keeps its name.
 
     Raises:
@@ -185,7 +190,7 @@ def override(recipe, **changes):
     return dataclasses.replace(recipe, **changes)
 
 
-def changed_fields(recipe):
+def changed_fields(recipe: Recipe) -> tuple[str, ...]:
     """The names of the fields in which a recipe differs from the one that its name stands for, in order.
 
     >>> changed_fields(override(find_recipe("fast"), epochs=3, flip=True))

@@ -1,5 +1,7 @@
 """What a training run needs to know beside the network and the data, as one record."""
 
+from __future__ import annotations
+
 import dataclasses
 
 from keras_sharenets import _checks
@@ -12,7 +14,7 @@ NORMALIZATIONS = ("channels", "zca")
 INITIALIZATIONS = ("network", "he_fan_in", "he_fan_out")
 
 
-def _field(help_text, **more):
+def _field(help_text: str, **more):
     return dataclasses.field(metadata={"help": help_text}, **more)
 
 
@@ -23,8 +25,8 @@ class Recipe:
     Each field but the first two is described by its metadata; the command line makes its options from these.
 
     Attributes:
-        name: str, what `recipes` lists it under. One with changed fields keeps it: `changed_fields` tells which.
-        source: str, where the figures come from and which of them are ours.
+        name: what `recipes` lists it under. One with changed fields keeps it: `changed_fields` tells which.
+        source: where the figures come from and which of them are ours.
 
     Raises:
         ValueError: a field breaks its rule; the message names it, its value and the rule.
@@ -43,28 +45,28 @@ class Recipe:
     patience: int = _field("epochs without a new lowest error that are a plateau", default=10)
     watch: str = _field("'train' or 'test': the split whose error is watched for a plateau", default="train")
     warmup_epochs: int = _field("epochs over which the rate rises linearly from 0 first", default=0)
-    batch_size: int = _field("pictures a step", default=128)
+    batch_size: int = _field("images per step", default=128)
     momentum: float = _field("momentum of SGD", default=0.9)
     nesterov: bool = _field("Nesterov's momentum", default=True)
     label_smoothing: float = _field("part of each label that is spread over all classes", default=0.0)
     dropout: float = _field("`dropout_rate` of networks that have one", default=0.0)
     crop: str = _field(
-        "'shift': pad, then a crop of the old size; 'area': 8 to 100 % of the picture at a ratio of 3:4 to 4:3, "
+        "'shift': pad, then a crop of the old size; 'area': 8 to 100 % of the image at a ratio of 3:4 to 4:3, "
         "resized; 'scale': resized to 1 to 1.25 times the size, then a crop",
         default="shift",
     )
-    crop_size: int = _field("side of what 'area' and 'scale' crop; 0: that of the pictures", default=0)
+    crop_size: int = _field("side of what 'area' and 'scale' crop; 0: that of the images", default=0)
     pad: int = _field("pixels of padding on each side before a random crop of the old size", default=4)
     border: str = _field(
-        "what pads: 'mean' (0 when normalised), 'edge' (repeated) or 'reflect' (mirrored)", default="mean"
+        "what pads: 'mean' (0 when normalized), 'edge' (repeated) or 'reflect' (mirrored)", default="mean"
     )
-    flip: bool = _field("mirror pictures left to right at random", default=True)
+    flip: bool = _field("mirror images left to right at random", default=True)
     jitter: float = _field(
         "brightness, contrast and saturation change by up to this part, in random order", default=0.0
     )
-    lighting: float = _field("deviation of the shift along the principal colours of ImageNet", default=0.0)
+    lighting: float = _field("deviation of the shift along the principal colors of ImageNet", default=0.0)
     normalization: str = _field(
-        "'channels': mean 0 and variance 1 per channel; 'zca': contrast per picture, then whitened pixels",
+        "'channels': mean 0 and variance 1 per channel; 'zca': contrast per image, then whitened pixels",
         default="channels",
     )
     initialization: str = _field(
@@ -72,9 +74,9 @@ class Recipe:
         default="network",
     )
     name: str = "own"
-    source: str = ""
+    source: str = dataclasses.field(default="", compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
             _checks.positive(name, getattr(self, name))
         _checks.above_zero("learning_rate", self.learning_rate)
@@ -94,7 +96,7 @@ class Recipe:
         object.__setattr__(self, "milestones", milestones)
         self._check_together()
 
-    def _check_together(self):
+    def _check_together(self) -> None:
         if self.warmup_epochs and self.schedule in ("one_cycle", "plateau"):
             raise ValueError(f"`warmup_epochs` (={self.warmup_epochs}) must be 0 for the schedule {self.schedule!r}.")
         if self.crop_size and self.crop == "shift":
@@ -116,7 +118,7 @@ _WORDS = {
 OPTIONS = tuple(field for field in dataclasses.fields(Recipe) if field.metadata)
 
 
-def _at_least_zero(name, value, limit):
+def _at_least_zero(name: str, value: object, limit: int | None) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0 or (limit is not None and value >= limit):
         below = f" and below `epochs` (={limit})" if limit is not None else ""
         raise ValueError(f"`{name}` (={value!r}) must be a non-negative integer{below}.")

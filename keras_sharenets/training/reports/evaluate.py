@@ -1,48 +1,45 @@
-"""Measures the accuracy of a .keras or .tflite file on a test split.
+"""The accuracy of a `.keras` or `.tflite` file on a test split."""
 
-python -m trainers evaluate runs/digits/last.keras --data digits
-"""
+from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 
 from keras_sharenets import _checks, files
-from keras_sharenets.cli.arguments import add_data_arguments, load_data
-from keras_sharenets.training.data.batches import held_out_batches
-from keras_sharenets.training.data.crops import CENTER, TEN
+from keras_sharenets.training.data.augmentation import CENTER, TEN
+from keras_sharenets.training.data.batches import Batches, held_out_batches
+from keras_sharenets.training.data.dataset import Dataset, Shape
 
 BATCH_SIZE = 256
-# What is looked at of a picture: all of it, the crop in the middle, or ten crops, whose probabilities are averaged.
+# What is looked at of an image: all of it, the crop in the middle, or ten crops, whose probabilities are averaged.
 CROPS = {"none": (None,), "center": (CENTER,), "ten": TEN}
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How many of the `pictures` of a test split a file gets right."""
+    """How many of the `images` of a test split a file gets right."""
 
     file: str
     data: str
     correct: int
-    pictures: int
+    images: int
 
     @property
-    def accuracy(self):
-        return self.correct / self.pictures
+    def accuracy(self) -> float:
+        return self.correct / self.images
 
 
-def evaluate(path, dataset, crops="none"):
+def evaluate(path: str | pathlib.Path, dataset: Dataset, crops: str = "none") -> Evaluation:
     """Runs a trained file over the test split.
 
     Args:
         path: `.keras` or `.tflite` file that takes raw pixels from 0 to 255.
-        dataset: `Dataset`.
-        crops: `"none"`, `"center"` or `"ten"` (corners, centre, all mirrored too): of pictures whose short side is 8/7
-            of what the file takes.
-
-    Returns:
-        An `Evaluation`.
+        dataset: what to test with.
+        crops: `"none"`, `"center"` or `"ten"` (corners, center, all mirrored too): of images whose short side is 8/7 of
+            what the file takes.
 
     Raises:
         ValueError: an argument is unknown, the file has another suffix, is missing or broken, or does not fit the data
@@ -54,8 +51,8 @@ def evaluate(path, dataset, crops="none"):
     return Evaluation(str(path), dataset.name, correct, len(dataset.test))
 
 
-def predict_test_split(path, dataset, crops="none"):
-    """The probabilities `(pictures, classes)` that a file gives the test split; arguments and errors as `evaluate`."""
+def predict_test_split(path: str | pathlib.Path, dataset: Dataset, crops: str = "none") -> np.ndarray:
+    """The probabilities `(images, classes)` that a file gives the test split; arguments and errors as `evaluate`."""
     path = pathlib.Path(path)
     _check_labels(path, dataset)
     if path.suffix not in _READERS:
@@ -67,58 +64,40 @@ def predict_test_split(path, dataset, crops="none"):
     if views[0].shape[1:] != (len(dataset.class_names),):
         classes = len(dataset.class_names)
         raise ValueError(
-            f"{path} gives {views[0].shape[1:]} numbers a picture, but {dataset.name} has {classes} classes."
+            f"{path} gives {views[0].shape[1:]} numbers per image, but {dataset.name} has {classes} classes."
         )
     return np.mean(views, axis=0)
 
 
-def _check_shape(path, shape, dataset, crops):
+def _check_shape(path: pathlib.Path, shape: Shape, dataset: Dataset, crops: str) -> None:
     if crops != "none" and len(shape) == 3 and None not in shape and shape[-1] == dataset.shape[-1]:
         return
     if len(shape) != 3 or any(side not in (None, given) for side, given in zip(shape, dataset.shape, strict=True)):
         raise ValueError(
-            f"{path} takes pictures of the shape {shape}, but those of {dataset.name} are {dataset.shape}"
+            f"{path} takes images of the shape {shape}, but those of {dataset.name} are {dataset.shape}"
             f"{': `crops` takes what it needs of each.' if crops == 'none' else '.'}"
         )
 
 
-def _check_labels(path, dataset):
+def _check_labels(path: pathlib.Path, dataset: Dataset) -> None:
     names = files.read_labels(path)
     if names not in (None, dataset.class_names):
         labels_file = path.with_name(files.LABELS)
         raise ValueError(f"The classes of {labels_file} ({', '.join(names)}) are not those of {dataset.name}.")
 
 
-def _keras_file(path):
+def _keras_file(path: pathlib.Path) -> tuple[Shape, Callable[[Batches], np.ndarray]]:
     model = files.load_model(path)
     return model.input_shape[1:], lambda batches: model.predict(batches, verbose=0)
 
 
-def _tflite_file(path):
+def _tflite_file(path: pathlib.Path) -> tuple[Shape, Callable[[Batches], np.ndarray]]:
     from keras_sharenets.mobile import describe_tflite, predict_tflite
 
-    def predict(batches):
+    def predict(batches: Batches) -> np.ndarray:
         return np.concatenate([predict_tflite(path, batches[index][0]) for index in range(len(batches))])
 
     return tuple(describe_tflite(path)["inputs"][0]["shape"][1:]), predict
 
 
 _READERS = {".keras": _keras_file, ".tflite": _tflite_file}
-
-
-def add_arguments(parser):
-    parser.add_argument("file", metavar="FILE", help=".keras or .tflite file")
-    add_data_arguments(parser)
-    parser.add_argument(
-        "--crops",
-        choices=CROPS,
-        default="none",
-        help="look at the middle of larger pictures, or at ten parts, corners and mirrors (default: none)",
-    )
-
-
-def run(args):
-    """Prints one line: the accuracy, and on what."""
-    dataset = load_data(args)
-    result = evaluate(args.file, dataset, args.crops)
-    print(f"accuracy {result.accuracy:.4f} ({result.correct} of {result.pictures} test pictures) on {dataset.note}")

@@ -1,25 +1,26 @@
-"""The pictures of a training run: its curves, and what it makes of some pictures."""
+"""Figures of training runs, as PNG files: curves, accuracies, predictions, confusion."""
+
+from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 
+import numpy as np
 from matplotlib import rcParams
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from keras_sharenets.training.run.record import Epoch, Run
+
 TRAIN, TEST, GRID, WRONG = "#9aa5b1", "#1f5fbf", "#e4e7eb", "#c62828"
+NUMBERED = 20  # Classes up to which a confusion matrix has counts and names.
 
 
-def draw_curves(run):
-    """Loss and accuracy of every epoch, training beside test split.
-
-    Args:
-        run: `Run` with at least one epoch.
-
-    Returns:
-        bytes: a PNG file.
-    """
+def draw_curves(run: Run) -> bytes:
+    """Loss and accuracy of every epoch of a run (at least one), training beside test split."""
     figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     _draw(loss, run.epochs, "loss")
@@ -34,22 +35,15 @@ def draw_curves(run):
     return _png(figure)
 
 
-def draw_comparison(runs):
-    """Loss and accuracy of several runs on their test splits, one colour a run.
-
-    Args:
-        runs: dict, name to `Run` with at least one epoch.
-
-    Returns:
-        bytes: a PNG file.
-    """
+def draw_comparison(runs: Mapping[str, Run]) -> bytes:
+    """Loss and accuracy of several named runs on their test splits, one color per run."""
     figure = Figure(figsize=(10, 4.4 + 0.2 * len(runs)), dpi=120, layout="constrained")
     panels = figure.subplots(1, 2)
-    colours = cycle(rcParams["axes.prop_cycle"].by_key()["color"])
-    for (name, run), colour in zip(runs.items(), colours, strict=False):
+    colors = cycle(rcParams["axes.prop_cycle"].by_key()["color"])
+    for (name, run), color in zip(runs.items(), colors, strict=False):
         label = f"{name}: {run.model} on {run.data['name']}"
         for axes, key in zip(panels, ("test_loss", "test_accuracy"), strict=True):
-            _plot(axes, run.epochs, key, label, colour)
+            _plot(axes, run.epochs, key, label, color)
     for axes, title in zip(panels, ("Test loss, with the penalty of the weight decay", "Test accuracy"), strict=True):
         _frame(axes, max(len(run.epochs) for run in runs.values()))
         axes.set_title(title, loc="left", fontsize=11)
@@ -59,22 +53,19 @@ def draw_comparison(runs):
     return _png(figure)
 
 
-def draw_accuracies(points):
-    """Test accuracy against stored parameters, one point a network: the mean, and bars from lowest to highest.
+def draw_accuracies(points: Mapping[str, tuple[int, Sequence[float]]]) -> bytes:
+    """Test accuracy against stored parameters, one point per network: the mean, and bars from lowest to highest.
 
     Args:
-        points: dict, label to a pair: stored parameters, and a sequence of accuracies.
-
-    Returns:
-        bytes: a PNG file.
+        points: label to a pair: stored parameters, and accuracies.
     """
     figure = Figure(figsize=(8, 4.4 + 0.1 * len(points)), dpi=120, layout="constrained")
     axes = figure.subplots()
-    colours = cycle(rcParams["axes.prop_cycle"].by_key()["color"])
-    for (label, (parameters, accuracies)), colour in zip(points.items(), colours, strict=False):
+    colors = cycle(rcParams["axes.prop_cycle"].by_key()["color"])
+    for (label, (parameters, accuracies)), color in zip(points.items(), colors, strict=False):
         mean = sum(accuracies) / len(accuracies)
         bars = [[mean - min(accuracies)], [max(accuracies) - mean]]
-        axes.errorbar([parameters], [mean], bars, label=label, color=colour, fmt="o", capsize=4)
+        axes.errorbar([parameters], [mean], bars, label=label, color=color, fmt="o", capsize=4)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -87,26 +78,25 @@ def draw_accuracies(points):
     return _png(figure)
 
 
-def draw_predictions(pictures, labels, probabilities, class_names, columns=10):
-    """A grid of pictures, each with the class that comes first and its probability; wrong ones in red.
+def draw_predictions(
+    images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], columns: int = 10
+) -> bytes:
+    """A grid of images, each with the class that comes first and its probability; wrong ones in red.
 
     Args:
-        pictures: uint8 array `(n, height, width, channels)`.
+        images: uint8 array `(n, height, width, channels)`.
         labels: int array `(n,)`, the right classes.
         probabilities: array `(n, classes)`.
-        class_names: sequence of str.
-        columns: int, pictures a row.
-
-    Returns:
-        bytes: a PNG file.
+        class_names: their names.
+        columns: images per row.
     """
-    rows = math.ceil(len(pictures) / columns)
+    rows = math.ceil(len(images) / columns)
     figure = Figure(figsize=(columns, 1.25 * rows), dpi=120, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.axis("off")
-    for axes, picture, label, row in zip(grid, pictures, labels, probabilities, strict=False):
-        axes.imshow(picture.squeeze(), cmap="gray_r" if picture.shape[-1] == 1 else None)
+    for axes, image, label, row in zip(grid, images, labels, probabilities, strict=False):
+        axes.imshow(image.squeeze(), cmap="gray_r" if image.shape[-1] == 1 else None)
         best = int(row.argmax())
         text = f"{class_names[best]} {row[best]:.0%}"
         if best == label:
@@ -116,7 +106,29 @@ def draw_predictions(pictures, labels, probabilities, class_names, columns=10):
     return _png(figure)
 
 
-def _shape_panels(loss, accuracy):
+def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], title: str) -> bytes:
+    """A confusion matrix, a row for each right class, a column for each guess; colors are the shares of a row."""
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    numbered = len(matrix) <= NUMBERED
+    side = max(4.5, 0.55 * len(matrix) + 2) if numbered else 8
+    figure = Figure(figsize=(side + 0.6, side), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("right class")
+    axes.set_title(title, loc="left", fontsize=11)
+    if numbered:
+        axes.set_xticks(range(len(matrix)), class_names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(matrix)), class_names)
+        for row, column in zip(*np.nonzero(matrix), strict=True):
+            color = "white" if shares[row, column] > 0.5 else "#1f2933"
+            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=8, color=color)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the class")
+    return _png(figure)
+
+
+def _shape_panels(loss: Axes, accuracy: Axes) -> None:
     # The first test losses can be far above all others: moving statistics take a while to follow young weights.
     loss.set_yscale("log")
     loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -126,34 +138,34 @@ def _shape_panels(loss, accuracy):
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
 
 
-def _png(figure):
+def _png(figure: Figure) -> bytes:
     png = io.BytesIO()
     figure.savefig(png, format="png")
     return png.getvalue()
 
 
-def _draw(axes, epochs, name):
-    for key, label, colour in ((name, "training", TRAIN), (f"test_{name}", "test", TEST)):
-        _plot(axes, epochs, key, label, colour)
+def _draw(axes: Axes, epochs: Sequence[Epoch], name: str) -> None:
+    for key, label, color in ((name, "training", TRAIN), (f"test_{name}", "test", TEST)):
+        _plot(axes, epochs, key, label, color)
     _frame(axes, len(epochs))
 
 
-def _plot(axes, epochs, key, label, colour):
+def _plot(axes: Axes, epochs: Sequence[Epoch], key: str, label: str, color: str) -> None:
     values = [getattr(epoch, key) for epoch in epochs]
     values = [float("nan") if value is None else value for value in values]
     marker = "o" if len(epochs) <= 20 else ""
     numbers = [epoch.epoch for epoch in epochs]
-    axes.plot(numbers, values, label=label, color=colour, marker=marker, markersize=4, linewidth=1.8)
+    axes.plot(numbers, values, label=label, color=color, marker=marker, markersize=4, linewidth=1.8)
 
 
-def _frame(axes, count):
+def _frame(axes: Axes, count: int) -> None:
     axes.set_xlabel("epoch")
     axes.set_xlim(0.5, count + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _plain(axes)
 
 
-def _plain(axes):
+def _plain(axes: Axes) -> None:
     axes.grid(color=GRID)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

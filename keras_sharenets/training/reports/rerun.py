@@ -1,19 +1,24 @@
 """The command that trains a network as a record says."""
 
+from __future__ import annotations
+
 import shlex
+from collections.abc import Mapping
 
 from keras_sharenets.cli.arguments import parse_option
 from keras_sharenets.training.recipes.named import RECIPES, changed_fields
+from keras_sharenets.training.recipes.recipe import Recipe
+from keras_sharenets.training.run.record import Run
 
 
-def fit_words(model, options, source, recipe):
+def fit_words(model: str, options: Mapping[str, object], source: Mapping[str, object], recipe: Recipe) -> list[str]:
     """The words of a `python -m trainers fit` that trains a network, without `--seed` and `--output`.
 
     Args:
-        model: str, its name.
-        options: dict, arguments of its factory.
-        source: dict, arguments of `keras_sharenets.training.data.sources.load`.
-        recipe: `Recipe`.
+        model: its name.
+        options: arguments of its factory.
+        source: where its data comes from, as `DataSource.to_record` says it.
+        recipe: how it is trained.
 
     Raises:
         ValueError: the recipe is none of those that the command line knows by name.
@@ -28,7 +33,7 @@ def fit_words(model, options, source, recipe):
     return words + [word for name in changed_fields(recipe) for word in _flag(name, getattr(recipe, name))]
 
 
-def fit_command_line(run):
+def fit_command_line(run: Run) -> str:
     """What makes a `Run` again, as one line of a shell without `--seed` and `--output`.
 
     What does not change the trained network (checkpoints, logs, the devices) is left out. Errors: as `fit_words`.
@@ -40,12 +45,12 @@ def fit_command_line(run):
     return backend + shlex.join(words)
 
 
-def _option(key, value):
+def _option(key: str, value: object) -> str:
     word = f"{key}={value}"
     return word if parse_option(word) == (key, value) else f"{key}={value!r}"
 
 
-def _flag(name, value):
+def _flag(name: str, value: object) -> list[str]:
     flag = name.replace("_", "-")
     if value is None:
         return []

@@ -1,15 +1,70 @@
-"""Published runs: which of them are one row of a table, and what their seeds say together."""
+"""Published runs: which of them are one row of a table, what their seeds say together, and what the papers print."""
+
+from __future__ import annotations
 
 import dataclasses
 import functools
 import json
 import pathlib
 import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 
 from keras_sharenets.analysis.counting import count_parameters
 from keras_sharenets.models.registry import VARIANTS, create_model, find_variant
-from keras_sharenets.training.reports.paper_results import COMPARISONS, RESULTS
 from keras_sharenets.training.run.record import Run, read_metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class PaperResult:
+    """A test accuracy as a paper has it.
+
+    Attributes:
+        accuracy: in per cent, with the digits that are printed there.
+        deviation: what is printed after "±", or `None`.
+        data: the data set.
+        epochs: those of the training.
+        paper, table: where it stands.
+    """
+
+    accuracy: Decimal
+    deviation: Decimal | None
+    data: str
+    epochs: int
+    paper: str
+    table: str
+
+
+def _igcnet(accuracy: str, deviation: str, table: str) -> PaperResult:
+    return PaperResult(Decimal(accuracy), Decimal(deviation), "CIFAR-100", 400, "IGC-V2", table)
+
+
+def _hgcnet(error: str) -> PaperResult:
+    return PaperResult(100 - Decimal(error), None, "CIFAR-10", 300, "HGC", "table 1")
+
+
+def _shardnet(accuracy: str) -> PaperResult:
+    return PaperResult(Decimal(accuracy), None, "CIFAR-10", 200, "ShardNet", "table 1a")
+
+
+RESULTS = {
+    "igcv2_c64_d8": _igcnet("67.83", "0.35", "table 4"),
+    "xception_c35_d8": _igcnet("67.00", "0.29", "table 4"),
+    "igcv2_c80_d8": _igcnet("67.65", "0.29", "table 6"),
+    "igcv1_c48_d8": _igcnet("66.52", "0.12", "table 6"),
+    "hgcnet_42_g4": _hgcnet("6.36"),
+    "sgcnet_42_g4": _hgcnet("6.64"),
+    "sl_vggnet_32": _shardnet("74.7"),
+    "s_vggnet_32": _shardnet("73.6"),
+}
+
+# In each pair the paper puts the first above the second.
+COMPARISONS = (
+    ("igcv2_c64_d8", "xception_c35_d8"),
+    ("igcv2_c80_d8", "igcv1_c48_d8"),
+    ("hgcnet_42_g4", "sgcnet_42_g4"),
+    ("sl_vggnet_32", "s_vggnet_32"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,14 +72,14 @@ class Published:
     """A finished run in a folder.
 
     Attributes:
-        folder: path.
-        run: `Run`.
-        int8: dict, what `export/export.json` says about the int8 file; `None` if there is none.
+        folder: where it is.
+        run: its record.
+        int8: what `export/export.json` says about the int8 file; `None` if there is none.
     """
 
     folder: pathlib.Path
     run: Run
-    int8: dict | None
+    int8: Mapping | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,34 +89,27 @@ class Row:
     published: tuple[Published, ...]
 
     @property
-    def run(self):
+    def run(self) -> Run:
         """The `Run` of the first seed: but for accuracies it stands for all."""
         return self.published[0].run
 
     @property
-    def accuracies(self):
+    def accuracies(self) -> dict[int, float]:
         """A dict, seed to test accuracy after the last epoch."""
         return {one.run.seed: one.run.test_accuracy for one in self.published}
 
     @property
-    def mean(self):
+    def mean(self) -> float:
         """The mean of the accuracies."""
         return statistics.fmean(self.accuracies.values())
 
     @functools.cached_property
-    def stored_parameters(self):
-        """The trainable parameters, each shared tensor once: of the network that the record describes, built anew."""
-        data, recipe = self.run.data, self.run.recipe
-        *sides, channels = data["shape"]
-        sides = [recipe.crop_size] * 2 if recipe.crop_size else sides
-        classes = len(data["class_names"])
-        options = self.run.options
-        return count_parameters(
-            create_model(self.run.model, input_shape=(*sides, channels), num_classes=classes, **options)
-        )
+    def stored_parameters(self) -> int:
+        """Those of the network, see `stored_parameters`."""
+        return stored_parameters(self.run)
 
     @property
-    def paper(self):
+    def paper(self) -> PaperResult | None:
         """The `PaperResult` of the network; `None` without one, or if the network was given options."""
         return None if self.run.options else RESULTS.get(self.run.model)
 
@@ -71,21 +119,29 @@ class Comparison:
     """Two rows that a paper compares, and by how much the first is ahead here.
 
     Attributes:
-        first, second: `Row`; the paper puts the first above the second.
-        differences: dict, each seed that both have to the difference of the accuracies in percentage points.
+        first, second: the paper puts the first above the second.
+        differences: each seed that both have to the difference of the accuracies in percentage points.
     """
 
     first: Row
     second: Row
-    differences: dict
+    differences: Mapping[int, float]
 
     @property
-    def mean(self):
+    def mean(self) -> float:
         """The mean of the differences, which is the difference of the means over these seeds."""
         return statistics.fmean(self.differences.values())
 
 
-def read_published(folder):
+def stored_parameters(run: Run) -> int:
+    """The trainable parameters, each shared tensor once: of the network that the record describes, built anew."""
+    *sides, channels = run.data["shape"]
+    sides = [run.recipe.crop_size] * 2 if run.recipe.crop_size else sides
+    classes = len(run.data["class_names"])
+    return count_parameters(create_model(run.model, input_shape=(*sides, channels), num_classes=classes, **run.options))
+
+
+def read_published(folder: str | pathlib.Path) -> Published:
     """The `Published` run in a folder.
 
     Raises:
@@ -98,7 +154,7 @@ def read_published(folder):
     return Published(folder, run, _int8_file(folder / "export" / "export.json"))
 
 
-def _int8_file(path):
+def _int8_file(path: pathlib.Path) -> Mapping | None:
     if not path.is_file():
         return None
     try:
@@ -108,11 +164,11 @@ def _int8_file(path):
     return entries.get("int8")
 
 
-def make_rows(published):
-    """Puts `Published` runs of one network, data set and recipe together.
+def make_rows(published: Iterable[Published]) -> list[Row]:
+    """Puts runs of one network, data set and recipe together.
 
     Returns:
-        A list of `Row`, in the order of the papers' tables.
+        The rows in the order of the papers' tables.
 
     Raises:
         ValueError: two runs of a row have the same seed, or a network is unknown.
@@ -127,17 +183,13 @@ def make_rows(published):
     return sorted(map(Row, map(tuple, groups.values())), key=_place)
 
 
-def _place(row):
+def _place(row: Row) -> tuple[int, str]:
     find_variant(row.run.model)
     return list(VARIANTS).index(row.run.model), str(row.published[0].folder)
 
 
-def compare(rows):
-    """The comparisons of the papers that these rows allow: both networks as named, on one data set with one recipe.
-
-    Returns:
-        A list of `Comparison`.
-    """
+def compare(rows: Sequence[Row]) -> list[Comparison]:
+    """The comparisons of the papers that these rows allow: both networks as named, on one data set with one recipe."""
     return [
         Comparison(first, second, _differences(first, second))
         for names in COMPARISONS
@@ -147,18 +199,18 @@ def compare(rows):
     ]
 
 
-def _alike(first, second):
+def _alike(first: Run, second: Run) -> bool:
     conditions = [(run.data["name"], run.recipe) for run in (first, second)]
     return conditions[0] == conditions[1] and not (first.options or second.options)
 
 
-def _differences(first, second):
+def _differences(first: Row, second: Row) -> dict[int, float]:
     ours, theirs = first.accuracies, second.accuracies
     # Accuracies are float32: without rounding, equal ones might differ.
     return {seed: round(100 * (ours[seed] - theirs[seed]), 4) for seed in ours if seed in theirs}
 
 
-def direction(differences):
+def direction(differences: Sequence[float]) -> str:
     """What the differences of the seeds, winner of the paper minus the other, say about its comparison.
 
     >>> direction([0.4, 0.1]), direction([-0.4, -0.1]), direction([0.4, -0.1])

@@ -1,49 +1,50 @@
 """One training run, from a data set to files."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import pathlib
 import platform
+from collections.abc import Mapping
 
 import keras
 
 import keras_sharenets
-from keras_sharenets import _checks
-from keras_sharenets.training.data.batches import held_out_batches, training_batches
-from keras_sharenets.training.data.even_batches import EvenBatches
-from keras_sharenets.training.devices.devices import check_alike, check_fits, connect, copy_of
-from keras_sharenets.training.devices.watch import Watch
+from keras_sharenets.training.data.batches import EvenBatches, held_out_batches, input_shape, training_batches
+from keras_sharenets.training.data.dataset import Dataset
+from keras_sharenets.training.devices.devices import Devices, check_alike, check_fits, connect, copy_of
 from keras_sharenets.training.recipes.named import recipe_for
-from keras_sharenets.training.run.callbacks import check_tensorboard, make_callbacks
-from keras_sharenets.training.run.checkpoints import FOLDER, list_checkpoints, load_checkpoint, restore
-from keras_sharenets.training.run.follower import Follower
-from keras_sharenets.training.run.network import build, input_shape
-from keras_sharenets.training.run.record import Run, read_metrics, run_from_dict
-from keras_sharenets.training.run.recorder import Recorder
-from keras_sharenets.training.run.training_model import compile_model
+from keras_sharenets.training.recipes.recipe import Recipe
+from keras_sharenets.training.run.compilation import compile_model, make_callbacks
+from keras_sharenets.training.run.network import build
+from keras_sharenets.training.run.record import Run, RunOptions, read_metrics, run_from_dict
+from keras_sharenets.training.run.recorder import (
+    CHECKPOINTS,
+    Follower,
+    Recorder,
+    list_checkpoints,
+    load_checkpoint,
+    restore,
+)
 
 PACKAGES = ("keras", "tensorflow", "jax", "numpy", "tensorflow_datasets", "scikit-learn", "pillow")
+# The facts about the images that must be those of the run that is resumed.
+COMPARED = ("name", "class_names", "train", "test", "shape", "mean", "variance")
 
 
 def fit(
-    model_name,
-    dataset,
-    output,
+    model_name: str,
+    dataset: Dataset,
+    output: str | pathlib.Path,
     *,
-    recipe=None,
-    options=None,
-    seed=0,
-    jit_compile="auto",
-    deterministic=False,
-    checkpoint_steps=None,
-    keep_checkpoints=3,
-    source=None,
-    tensorboard=None,
-    strategy="default",
-    verbose="auto",
-):
+    recipe: Recipe | None = None,
+    options: Mapping[str, object] | None = None,
+    run_options: RunOptions | None = None,
+    verbose: str | int = "auto",
+) -> Run:
     """Trains a named network with `model.fit` and writes all that is worth keeping into a folder.
 
     The folder gets `last.keras`, `best.keras`, `labels.txt`, `metrics.json`, `history.csv`, `curves.png` and
@@ -51,23 +52,12 @@ def fit(
     whenever the process is killed, what is there is whole. The models are saved without the optimizer.
 
     Args:
-        model_name: str, one of `keras_sharenets.list_models()`.
-        dataset: `Dataset`.
-        output: path of a folder that does not exist or is empty.
-        recipe: `Recipe`; by default the one for this network and data set.
-        options: dict, further arguments of the network's factory.
-        seed: int, at least 0, of the weights, the order of the pictures and their changes.
-        jit_compile: `"auto"`, `True` or `False`, as in `model.compile`.
-        deterministic: bool, whether the same arguments give the same bits on the same machine, also when the run is
-            killed and resumed. It takes longer on TensorFlow, where it holds for the rest of the process; on JAX, a CPU
-            does so always, and another device is not asked to.
-        checkpoint_steps: int, checkpoints every so many steps of an epoch; `None`: only at its end.
-        keep_checkpoints: int, how many checkpoints stay.
-        source: dict, kept for whoever resumes: arguments of `training.data.sources.load` that give this data set.
-        tensorboard: `None`, or what `logs/` gets for TensorBoard beyond scalars: a sequence of "graph" (on TensorFlow)
-            and "histograms".
-        strategy: str, the devices, as in `devices.connect`. What is trained does not depend on them but for
-            rounding (and random numbers inside the network on TensorFlow); the batches are those of one device.
+        model_name: one of `keras_sharenets.list_models()`.
+        dataset: what to train and to test with.
+        output: a folder that does not exist or is empty.
+        recipe: how to train; by default the recipe of this network and data set.
+        options: further arguments of the network's factory.
+        run_options: seed, checkpoints, logs, devices: how the run is carried out. By default `RunOptions()`.
         verbose: as in `model.fit`.
 
     Returns:
@@ -75,44 +65,51 @@ def fit(
 
     Raises:
         ValueError: `output` holds a run already, or an argument breaks a rule: before anything is written. Or the loss
-            is no longer finite, or a picture cannot be read any more: what was saved before stays, and the message
+            is no longer finite, or an image cannot be read any more: what was saved before stays, and the message
             names the last checkpoint.
         OSError: a file cannot be written, for example on a full disk; the message names the last checkpoint.
+        RuntimeError: another worker is gone; the message says how to go on.
         KeyboardInterrupt: passed on, as any other error, after it has been noted in `metrics.json`.
+
+    Example:
+        run = fit("hscnet_m32_g4_r2_b1_a2", load("digits"), "runs/digits", run_options=RunOptions(seed=3))
+        print(run.test_accuracy)
     """
     output = check_output(output)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"`seed` (={seed!r}) must be a non-negative integer.")
-    check_tensorboard(tensorboard)
+    run_options = run_options or RunOptions()
+    check_tensorboard(run_options.tensorboard)
     run = Run(
-        model_name,
-        dict(options or {}),
-        _summary(dataset),
-        recipe or recipe_for(model_name, dataset.name),
-        seed,
-        keras.backend.backend(),
-        jit_compile,
-        _versions(),
-        deterministic=deterministic,
-        tensorboard=None if tensorboard is None else tuple(tensorboard),
-        checkpoint_steps=checkpoint_steps,
-        keep_checkpoints=keep_checkpoints,
-        source=source,
+        **dataclasses.asdict(run_options),
+        model=model_name,
+        options=dict(options or {}),
+        data=_summary(dataset),
+        recipe=recipe or recipe_for(model_name, dataset.name),
+        backend=keras.backend.backend(),
+        versions=_versions(),
+        source=dataset.source and dataset.source.to_record(),
     )
-    return _train(run, dataset, output, None, connect(strategy), verbose)
+    return _train(run, dataset, output, None, connect(run.strategy), verbose)
 
 
-def resume(output, dataset, *, checkpoint_steps=None, keep_checkpoints=None, strategy="default", verbose="auto"):
+def resume(
+    output: str | pathlib.Path,
+    dataset: Dataset,
+    *,
+    checkpoint_steps: int | None = None,
+    keep_checkpoints: int | None = None,
+    strategy: str = "default",
+    verbose: str | int = "auto",
+) -> Run:
     """Goes on with a run that was killed, interrupted or stopped, from its last checkpoint.
 
     Batches, learning rate, momentum, random numbers and the means of the running epoch are what they would have been.
     Without a checkpoint the run begins anew.
 
     Args:
-        output: path of the run's folder.
-        dataset: `Dataset`, the one that the run began with.
-        checkpoint_steps, keep_checkpoints: as in `fit`; by default as before.
-        strategy: as in `fit`; need not be the one before.
+        output: the run's folder.
+        dataset: the one that the run began with.
+        checkpoint_steps, keep_checkpoints: as in `RunOptions`; by default as before.
+        strategy: as in `RunOptions`; need not be the one before.
         verbose: as in `model.fit`.
 
     Returns:
@@ -127,17 +124,16 @@ def resume(output, dataset, *, checkpoint_steps=None, keep_checkpoints=None, str
     if run.backend != keras.backend.backend():
         raise ValueError(f"The run in {output} was begun with KERAS_BACKEND={run.backend}; so must it go on.")
     summary = json.loads(json.dumps(_summary(dataset)))
-    for name, value in summary.items():
-        # The files that are left out may lie elsewhere by now; how many they are, the note says.
-        if name != "unreadable" and run.data[name] != value:
-            raise ValueError(f"The data set has the {name} {value}, but the run in {output} {run.data[name]}.")
+    for name in COMPARED:
+        if run.data[name] != summary[name]:
+            raise ValueError(f"The data set has the {name} {summary[name]}, but the run in {output} {run.data[name]}.")
     if run.state == "finished":
         return run
-    checkpoints = list_checkpoints(output / FOLDER)
+    checkpoints = list_checkpoints(output / CHECKPOINTS)
     checkpoint = (checkpoints[-1], *load_checkpoint(checkpoints[-1])) if checkpoints else None
     # Its checkpoint knows a run best: an epoch may be finished without being in the other files.
     run = run_from_dict(checkpoint[-1]["run"]) if checkpoint else run
-    changes = {"checkpoint_steps": checkpoint_steps, "keep_checkpoints": keep_checkpoints}
+    changes = {"checkpoint_steps": checkpoint_steps, "keep_checkpoints": keep_checkpoints, "strategy": strategy}
     changes = {name: value for name, value in changes.items() if value is not None}
     run = dataclasses.replace(run, state="running", reason=None, **changes)
     devices = connect(strategy)
@@ -147,11 +143,10 @@ def resume(output, dataset, *, checkpoint_steps=None, keep_checkpoints=None, str
     return _train(run, dataset, output, checkpoint, devices, verbose)
 
 
-def _train(run, dataset, output, checkpoint, devices, verbose):
+def _train(
+    run: Run, dataset: Dataset, output: pathlib.Path, checkpoint: tuple | None, devices: Devices, verbose: str | int
+) -> Run:
     """Trains from `checkpoint`, a path and what is in it, or from the beginning if it is `None`."""
-    if run.checkpoint_steps is not None:
-        _checks.positive("checkpoint_steps", run.checkpoint_steps)
-    _checks.positive("keep_checkpoints", run.keep_checkpoints)
     keras.utils.set_random_seed(run.seed)
     if run.deterministic and run.backend == "tensorflow":
         import tensorflow as tf
@@ -162,7 +157,15 @@ def _train(run, dataset, output, checkpoint, devices, verbose):
         return _train_on(devices, network, run, dataset, output, checkpoint, verbose)
 
 
-def _train_on(devices, network, run, dataset, output, checkpoint, verbose):
+def _train_on(
+    devices: Devices,
+    network: keras.Model,
+    run: Run,
+    dataset: Dataset,
+    output: pathlib.Path,
+    checkpoint: tuple | None,
+    verbose: str | int,
+) -> Run:
     part = {"worker": devices.worker, "workers": devices.workers}
     batches = training_batches(dataset, run.recipe, run.seed, **part)
     check_fits(devices, batches, run.jit_compile)
@@ -173,7 +176,6 @@ def _train_on(devices, network, run, dataset, output, checkpoint, verbose):
     size = input_shape(dataset, run.recipe)[:2] if run.recipe.crop_size else None
     held_out = held_out_batches(dataset, run.recipe.batch_size, size)
     held_out = held_out if devices.strategy == "default" else EvenBatches(held_out, **part)
-    watch = Watch(devices, f"Start all workers again with `fit --resume {output} --strategy {devices.strategy}`.")
     recorder = (Recorder if devices.chief else Follower)(network, output, run, steps, copy)
     first = 0
     if checkpoint is not None:
@@ -198,22 +200,25 @@ def _train_on(devices, network, run, dataset, output, checkpoint, verbose):
     except BaseException as error:
         # TensorFlow makes an error of its own of what a batch raises.
         reason = batches.failure or held_out.failure or error
-        watch.wait(reason)
-        watch.close(finished=False)
         # A disk that is full takes no note of it either.
         with contextlib.suppress(OSError):
             recorder.close("stopped", f"{type(reason).__name__}: {reason}".rstrip(": "))
         if isinstance(reason, OSError):
-            raise OSError(f"A file of the run cannot be written: {reason}. {recorder.way_on()}") from error
+            raise OSError(f"A file of the run cannot be written: {reason}. {recorder.resume_hint()}") from error
         if isinstance(reason, ValueError):
-            raise ValueError(f"{str(reason).rstrip('.')}. {recorder.way_on()}") from error
+            raise ValueError(f"{str(reason).rstrip('.')}. {recorder.resume_hint()}") from error
+        if isinstance(reason, devices.errors):
+            raise RuntimeError(
+                f"Another worker is gone, so worker {devices.worker} of {devices.workers} stops too. Start all workers "
+                f"again with `fit --resume {output} --strategy {devices.strategy}`. ({type(reason).__name__}: "
+                f"{' '.join(str(reason).split())[:200]})"
+            ) from error
         raise
     recorder.close("finished")
-    watch.close(finished=True)
     return recorder.run
 
 
-def check_output(output):
+def check_output(output: str | pathlib.Path) -> pathlib.Path:
     """`output` as a path; a `ValueError` if something is there that a run would mix with."""
     output = pathlib.Path(output)
     if (output / "metrics.json").exists():
@@ -224,12 +229,19 @@ def check_output(output):
     return output
 
 
-def _summary(dataset):
-    kept = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(dataset)}
+def check_tensorboard(extras: tuple[str, ...] | None) -> None:
+    """Raises a `ValueError` unless the backend has all that TensorBoard is to get."""
+    if "graph" in (extras or ()) and keras.backend.backend() != "tensorflow":
+        raise ValueError("`tensorboard` (='graph') needs KERAS_BACKEND=tensorflow: other backends have no such graph.")
+
+
+def _summary(dataset: Dataset) -> dict[str, object]:
+    names = ("name", "note", "class_names", "shape", "mean", "variance", "unreadable")
+    kept = {name: getattr(dataset, name) for name in names}
     return {**kept, "train": len(dataset.train), "test": len(dataset.test)}
 
 
-def _versions():
+def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version(), "keras_sharenets": keras_sharenets.__version__}
     for package in PACKAGES:
         try:

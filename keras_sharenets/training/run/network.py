@@ -1,48 +1,41 @@
 """A named network for a data set: raw pixels in, class probabilities out."""
 
+from __future__ import annotations
+
 import difflib
 import inspect
+from collections.abc import Iterable, Mapping
 
 import keras
 
 from keras_sharenets.layers.whitening import Whitening, whitening_statistics
 from keras_sharenets.models import create_model, find_variant
-from keras_sharenets.training.data.dataset import chunks
-from keras_sharenets.training.run.initialization import initialize
+from keras_sharenets.training.data.batches import input_shape
+from keras_sharenets.training.data.dataset import Dataset, chunks
+from keras_sharenets.training.recipes.recipe import Recipe
 
 FROM_DATA = ("num_classes", "input_shape", "input_tensor")
 FIXED = ("include_top", "pooling", "classifier_activation", "name")
+FANS = {"he_fan_in": "fan_in", "he_fan_out": "fan_out"}
 
 
-def input_shape(dataset, recipe=None):
-    """`(height, width, channels)` of what the network sees: the recipe's crops, or the pictures of the `Dataset`.
-
-    Raises:
-        ValueError: the pictures have many sizes and are not cropped.
-    """
-    *sides, channels = dataset.shape
-    if recipe is not None and recipe.crop_size:
-        sides = [recipe.crop_size] * 2
-    if None in sides:
-        raise ValueError(
-            f"The pictures of {dataset.name} have sizes of their own: give an `input_shape` to which all are resized, "
-            "or a recipe with a `crop_size`."
-        )
-    return (*sides, channels)
-
-
-def build(model_name, dataset, options=None, recipe=None):
-    """The network, with a normalisation of the data set's pixels as its first layer.
+def build(
+    model_name: str,
+    dataset: Dataset,
+    options: Mapping[str, object] | None = None,
+    recipe: Recipe | None = None,
+) -> keras.Model:
+    """The network, with a normalization of the data set's pixels as its first layer.
 
     Args:
-        model_name: str, one of `keras_sharenets.list_models()`.
-        dataset: `Dataset`; gives the number of classes, the shape, the mean and the variance.
-        options: dict, further arguments of the family's factory.
-        recipe: `Recipe`; gives the size of crops, the dropout, the normalisation and the initialisation. `None`: the
-            data set's shape, the network's own initialisation, mean 0 and variance 1.
+        model_name: one of `keras_sharenets.list_models()`.
+        dataset: gives the number of classes, the shape, the mean and the variance.
+        options: further arguments of the family's factory.
+        recipe: gives the size of crops, the dropout, the normalization and the initialization. `None`: the data set's
+            shape, the network's own initialization, mean 0 and variance 1.
 
     Returns:
-        A functional `keras.Model` from float pictures with values from 0 to 255 to probabilities.
+        A functional model from float images with values from 0 to 255 to probabilities.
 
     Raises:
         ValueError: the model or an option is unknown (the nearest names are offered), an option is not to be chosen, or
@@ -55,17 +48,17 @@ def build(model_name, dataset, options=None, recipe=None):
     inputs = keras.Input(input_shape(dataset, recipe), name="images")
     if recipe is not None and recipe.normalization == "zca":
         statistics = whitening_statistics(chunks(dataset.train), dataset.shape)
-        whitening = Whitening(name="normalise")
-        normalised = whitening(inputs)
+        whitening = Whitening(name="normalize")
+        normalized = whitening(inputs)
         whitening.set_weights(statistics)
     else:
-        normalised = keras.layers.Normalization(mean=dataset.mean, variance=dataset.variance, name="normalise")(inputs)
-    network = create_model(model_name, input_tensor=normalised, num_classes=len(dataset.class_names), **options)
+        normalized = keras.layers.Normalization(mean=dataset.mean, variance=dataset.variance, name="normalize")(inputs)
+    network = create_model(model_name, input_tensor=normalized, num_classes=len(dataset.class_names), **options)
     initialize(network, "network" if recipe is None else recipe.initialization)
     return network
 
 
-def check_options(model_name, options):
+def check_options(model_name: str, options: Iterable[str]) -> None:
     """Raises a `ValueError` unless the factory of the network takes all these options from a user."""
     known = set(inspect.signature(find_variant(model_name).factory).parameters) - {*FROM_DATA, *FIXED}
     for name in options:
@@ -76,3 +69,28 @@ def check_options(model_name, options):
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)
             raise ValueError(f"{model_name} has no option `{name}`. Did you mean {', '.join(map(repr, near))}?")
+
+
+def initialize(network: keras.Model, how: str) -> None:
+    """Draws the kernels of all convolutions anew: normal, with a variance of 2 / fan.
+
+    Args:
+        network: its convolutions are all `keras.layers.Conv2D`.
+        how: `"network"` for nothing at all, `"he_fan_in"` or `"he_fan_out"`.
+
+    Raises:
+        ValueError: a layer with filters is of another kind: what its fan is, only its own initializer knows. Nothing
+            has been changed then.
+    """
+    if how == "network":
+        return
+    layers = [layer for layer in network.layers if any(len(weight.shape) > 2 for weight in layer.trainable_weights)]
+    for layer in layers:
+        if type(layer) is not keras.layers.Conv2D:
+            raise ValueError(
+                f"`initialization` (={how!r}) is for ordinary convolutions, and {layer.name!r} is a "
+                f"{type(layer).__name__}: choose 'network'."
+            )
+    for layer in layers:
+        initializer = keras.initializers.VarianceScaling(2, FANS[how], "untruncated_normal")
+        layer.kernel.assign(initializer(layer.kernel.shape))

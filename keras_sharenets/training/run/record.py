@@ -1,15 +1,22 @@
 """What is known of a training run, and its files: `metrics.json` and `history.csv`."""
 
+from __future__ import annotations
+
 import csv
 import dataclasses
 import io
 import json
 import math
+import pathlib
+from collections.abc import Mapping
 
-from keras_sharenets import files
+from keras_sharenets import _checks, files
 from keras_sharenets.training.recipes.named import changed_fields
 from keras_sharenets.training.recipes.recipe import Recipe
 
+VERSION = 2  # Of `metrics.json`. Records without a version are of version 1, and lack some of today's fields.
+STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
+TENSORBOARD = ("graph", "histograms")
 ACCURACY_NOTE = (
     "All test figures are measured on the test split, which is also the validation data. `test_accuracy`, the figure "
     "to quote, is that of the last epoch (last.keras). best.keras is chosen on the test split, so its accuracy "
@@ -17,11 +24,55 @@ ACCURACY_NOTE = (
 )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a run is carried out, whatever is trained and by which recipe.
+
+    Attributes:
+        seed: at least 0; of the weights, the order of the images and their changes.
+        jit_compile: as in `model.compile`: `"auto"`, `True` or `False`.
+        deterministic: whether the same arguments give the same bits on the same machine, also when the run is killed
+            and resumed. It takes longer on TensorFlow, where it holds for the rest of the process; on JAX, a CPU does
+            so always, and another device is not asked to.
+        checkpoint_steps: checkpoints are written every so many steps of an epoch, and at its end; `None`: only there.
+        keep_checkpoints: how many checkpoints stay.
+        tensorboard: what `logs/` gets for TensorBoard beyond scalars, of "graph" (on TensorFlow) and "histograms";
+            `None`: there are no logs.
+        strategy: the devices, as in `keras_sharenets.training.devices.devices.connect`. What is trained does not depend
+            on them but for rounding (and random numbers inside the network on TensorFlow); the batches are those of one
+            device.
+
+    Raises:
+        ValueError: a field breaks its rule.
+    """
+
+    seed: int = 0
+    jit_compile: bool | str = "auto"
+    deterministic: bool = False
+    checkpoint_steps: int | None = None
+    keep_checkpoints: int = 3
+    tensorboard: tuple[str, ...] | None = None
+    strategy: str = "default"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"`seed` (={self.seed!r}) must be a non-negative integer.")
+        _checks.one_of("jit_compile", self.jit_compile, ("auto", True, False))
+        if self.checkpoint_steps is not None:
+            _checks.positive("checkpoint_steps", self.checkpoint_steps)
+        _checks.positive("keep_checkpoints", self.keep_checkpoints)
+        if self.tensorboard is not None:
+            for extra in self.tensorboard:
+                _checks.one_of("tensorboard", extra, TENSORBOARD)
+            object.__setattr__(self, "tensorboard", tuple(self.tensorboard))
+        _checks.one_of("strategy", self.strategy, STRATEGIES)
+
+
 @dataclasses.dataclass(frozen=True)
 class Epoch:
     """One epoch, counted from 1. A figure of the test split that is not finite is `None`.
 
-    `loss` and `accuracy` are means over the epoch, on changed pictures and while the weights move; `learning_rate` is
+    `loss` and `accuracy` are means over the epoch, on changed images and while the weights move; `learning_rate` is
     that of its first step.
     """
 
@@ -34,72 +85,61 @@ class Epoch:
     seconds: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A training run: what went in, and how far it has come.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run(RunOptions):
+    """A training run: the options, what went in, and how far it has come.
 
     Attributes:
-        model: str, name of the network.
-        options: dict, arguments of its factory beyond the name.
-        data: dict: name, note, class names, shape, pictures in each split, mean and variance.
-        recipe: `Recipe`, as it was used.
-        seed: int.
-        backend: str, Keras' backend.
-        jit_compile: `"auto"` or bool, as given to `compile`.
-        versions: dict, package to version.
+        model: name of the network.
+        options: arguments of its factory beyond the name.
+        data: name, note, class names, shape, images in each split, mean and variance.
+        recipe: as it was used.
+        backend: Keras' backend.
+        versions: package to version.
         state: `"running"` (also what a killed run leaves), `"finished"` or `"stopped"`.
-        reason: str, why it was stopped.
-        epochs: tuple of `Epoch`.
-        seconds: float, of training; the time between a kill and what continues it does not count.
-        deterministic: bool, whether the same run gives the same bits again.
-        tensorboard: tuple of what TensorBoard gets beyond scalars, of "graph" and "histograms"; `None`: nothing at all.
-        checkpoint_steps: int, or `None`: checkpoints are written every so many steps of an epoch, and at its end.
-        keep_checkpoints: int, how many of them stay.
-        source: dict, arguments of `data.sources.load` that give the data set again; `None` if it was made otherwise.
+        reason: why it was stopped.
+        epochs: those that are finished.
+        seconds: of training; the time between a kill and what continues it does not count.
+        source: what loads the data set again, as `DataSource.to_record` says it; `None` if it was made otherwise.
     """
 
     model: str
-    options: dict
-    data: dict
+    options: Mapping[str, object]
+    data: Mapping[str, object]
     recipe: Recipe
-    seed: int
     backend: str
-    jit_compile: bool | str
-    versions: dict
+    versions: Mapping[str, str]
     state: str = "running"
     reason: str | None = None
     epochs: tuple[Epoch, ...] = ()
     seconds: float = 0.0
-    deterministic: bool = False
-    tensorboard: tuple[str, ...] | None = None
-    checkpoint_steps: int | None = None
-    keep_checkpoints: int = 3
-    source: dict | None = None
+    source: Mapping[str, object] | None = None
 
     @property
-    def last(self):
+    def last(self) -> Epoch | None:
         """The last epoch; `None` before the first has ended."""
         return self.epochs[-1] if self.epochs else None
 
     @property
-    def best(self):
+    def best(self) -> Epoch | None:
         """The first of the epochs with the highest test accuracy; `None` before the first has ended."""
         return max(self.epochs, key=lambda epoch: epoch.test_accuracy or 0.0, default=None)
 
     @property
-    def test_accuracy(self):
+    def test_accuracy(self) -> float | None:
         """The figure to quote: the last epoch's test accuracy; `None` unless the run is finished."""
-        return self.last.test_accuracy if self.state == "finished" else None
+        return self.last.test_accuracy if self.state == "finished" and self.last else None
 
 
-def finite(value):
-    """`value` as a float, or `None` where it is no finite number: JSON has no other."""
+def finite(value: float) -> float | None:
+    """`value` as a float, or `None` where it is not finite: JSON has no other numbers."""
     return float(value) if math.isfinite(value) else None
 
 
-def write_metrics(run, path):
+def write_metrics(run: Run, path: pathlib.Path) -> None:
     """Writes a `Run` as JSON in one step, the outcome first."""
     outcome = {
+        "version": VERSION,
         "state": run.state,
         "reason": run.reason,
         "test_accuracy": run.test_accuracy,
@@ -111,44 +151,49 @@ def write_metrics(run, path):
     files.write_json(path, outcome | dataclasses.asdict(run))
 
 
-def read_metrics(path):
-    """The `Run` that `write_metrics` wrote.
+def read_metrics(path: pathlib.Path) -> Run:
+    """The `Run` that `write_metrics` wrote, in this version or an earlier one.
 
     Raises:
-        ValueError: there is no such file, or it was not written by this version.
+        ValueError: there is no such file, or it is not such a record.
     """
     if not path.is_file():
         raise ValueError(f"There is no {path}: {path.parent} holds no run.")
     try:
         return run_from_dict(json.loads(path.read_text()))
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not the record of a run of this version: {type(error).__name__} {error}"
-        ) from error
+        raise ValueError(f"{path} is not the record of a run: {type(error).__name__} {error}") from error
 
 
-def run_from_dict(values):
-    """A `Run` from the dict that `dataclasses.asdict` made of it, also after a way through JSON."""
-    values = {field.name: values[field.name] for field in dataclasses.fields(Run)}
+def run_from_dict(values: Mapping[str, object]) -> Run:
+    """A `Run` from what `dataclasses.asdict` made of it, also after a way through JSON.
+
+    What a record of an earlier version lacks is what was always so then: the defaults of the fields.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not such a record, or one of a later version.
+    """
+    if values.get("version", 1) > VERSION:
+        raise ValueError(f"its version (={values['version']}) must be at most {VERSION}: update keras_sharenets.")
+    values = {field.name: values[field.name] for field in dataclasses.fields(Run) if field.name in values}
     # JSON knows no tuples, and factories of networks want them.
     options = {name: as_tuples(value) for name, value in values["options"].items()}
     recipe = Recipe(**values["recipe"])
     epochs = tuple(Epoch(**epoch) for epoch in values["epochs"])
-    tensorboard = as_tuples(values["tensorboard"])
-    return Run(**(values | {"options": options, "recipe": recipe, "epochs": epochs, "tensorboard": tensorboard}))
+    return Run(**(values | {"options": options, "recipe": recipe, "epochs": epochs}))
 
 
-def as_tuples(value):
+def as_tuples(value: object) -> object:
     """`value` with tuples for all lists, also inside each other."""
     return tuple(map(as_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
-def _outcome(epoch, file):
+def _outcome(epoch: Epoch | None, file: str) -> dict[str, object] | None:
     return epoch and {"epoch": epoch.epoch, "test_accuracy": epoch.test_accuracy, "file": file}
 
 
-def write_history(run, path):
-    """Writes the epochs of a `Run` as CSV in one step, one line an epoch under a header."""
+def write_history(run: Run, path: pathlib.Path) -> None:
+    """Writes the epochs of a `Run` as CSV in one step, one line per epoch under a header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(Epoch)], lineterminator="\n")
     writer.writeheader()
