@@ -1,8 +1,13 @@
 """Convolutional networks that reuse their filters, for Keras 3."""
 
 import importlib as _importlib
-import importlib.util as _util
 import sys as _sys
+import typing as _typing
+
+if _typing.TYPE_CHECKING:
+    from keras_sharenets import layers, mobile, models
+    from keras_sharenets.analysis import profile
+    from keras_sharenets.models import create_model, list_models
 
 __version__ = "0.1.0"
 __all__ = ["create_model", "layers", "list_models", "mobile", "models", "profile"]
@@ -10,7 +15,7 @@ __all__ = ["create_model", "layers", "list_models", "mobile", "models", "profile
 _HOMES = {"create_model": "models", "list_models": "models", "profile": "analysis"}
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(_importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     if name in __all__:
@@ -18,33 +23,28 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return [*__all__, "__version__"]
 
 
 class _RegisterWithKeras:
-    """Registers the layers as soon as Keras is imported: `keras.saving.load_model` imports no module for a file."""
+    """Registers the layers as soon as Keras is imported, wherever that is: `keras.saving.load_model` finds classes that
+    are registered, and imports no module for a file."""
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):
         if name != "keras":
             return None
-        _sys.meta_path.remove(cls)
-        try:
-            spec = _util.find_spec(name)
-        finally:
-            _sys.meta_path.insert(0, cls)
-        if spec is None:
-            return None
-        run = spec.loader.exec_module
+        found = (finder.find_spec(name, path, target) for finder in _sys.meta_path if finder is not cls)
+        spec = next(filter(None, found), None)
+        if spec is not None:
+            run = spec.loader.exec_module
 
-        def exec_module(module):
-            run(module)
-            if cls in _sys.meta_path:
-                _sys.meta_path.remove(cls)
-            _importlib.import_module(f"{__name__}.layers")
+            def exec_module(module):
+                run(module)
+                _importlib.import_module(f"{__name__}.layers")
 
-        spec.loader.exec_module = exec_module
+            spec.loader.exec_module = exec_module
         return spec
 
 
