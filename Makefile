@@ -5,9 +5,9 @@ OLDEST_PYTHON ?= python3.10
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# Two processes at a time; what is built once for a file of tests is built once.
-PYTEST := -m pytest -n 2 --dist loadfile
-# What runs on any Keras backend is tested on both.
+# Two processes; whoever has nothing left to do takes over tests of the other.
+PYTEST := -m pytest -n 2 --dist worksteal
+# What runs on any Keras backend: `make test` compares with JAX, `make test-jax` runs these tests on it.
 NEUTRAL := $(foreach room,ops layers models analysis,tests/$(room) keras_sharenets/$(room))
 
 .PHONY: demo test test-jax test-all test-faults test-lowest lint clean
@@ -17,7 +17,6 @@ demo: $(INSTALLED)
 	$(BIN)/python -m trainers demo --output runs/demo
 
 test: lint
-	KERAS_BACKEND=jax $(BIN)/python $(PYTEST) $(NEUTRAL)
 	KERAS_BACKEND=tensorflow $(BIN)/python $(PYTEST)
 
 test-jax: $(INSTALLED)

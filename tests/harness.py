@@ -27,9 +27,9 @@ def counts_only(test):
 
 
 def slow_after(count, cases):
-    """Parameters of a test: the first `count` cases, and the others for `make test-all` only."""
-    marks = [() if place < count else pytest.mark.slow for place in range(len(cases))]
-    return [pytest.param(case, marks=mark) for case, mark in zip(cases, marks, strict=True)]
+    """The cases of a test, those after the first `count` for `make test-all` only; a tuple is several arguments."""
+    cases = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*case, marks=() if i < count else pytest.mark.slow) for i, case in enumerate(cases)]
 
 
 @functools.cache
@@ -315,7 +315,10 @@ def _check_training_there(model, path, batch, folder, other_backend, draws=3):
     for draw in range(draws):
         images = pseudo_random((batch, *model.input_shape[1:]), seed=draw)
         model.set_weights(weights)
-        step, step_there = training_step(model, images, labels), other_backend.training_step(path, images, labels, folder)
+        step, step_there = (
+            training_step(model, images, labels),
+            other_backend.training_step(path, images, labels, folder),
+        )
         assert_close(step_there[0], step[0], 1e-5)
         # What is normalized again has offsets whose gradients are 0 but for rounding.
         least = 1e-2 * max(np.abs(step[place]).max() for place in trained)
@@ -328,12 +331,12 @@ def _check_training_there(model, path, batch, folder, other_backend, draws=3):
                 raise
 
 
-def calm_statistics(model, images):
-    """Moving statistics become those of `images`: without, a deep untrained network explodes in inference mode."""
+def calm_statistics(model, images, steps=30):
+    """Moving statistics follow `images`, in one step as in `steps`: as made, a deep network explodes in inference."""
     moving = [layer for layer in _layers(model) if hasattr(layer, "momentum")]
     before = [layer.momentum for layer in moving]
     for layer in moving:
-        layer.momentum = 0.0
+        layer.momentum **= steps
     if keras.backend.backend() == "jax":
         step = jit(lambda trained, fixed: model.stateless_call(trained, fixed, images, training=True)[1])
         for variable, value in zip(model.non_trainable_variables, step(*_values(model)), strict=True):

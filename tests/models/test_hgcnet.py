@@ -1,83 +1,47 @@
 import keras
 import numpy as np
 import pytest
-from harness import assert_close, check_model, outputs_and_gradients, pseudo_random
+from harness import (
+    assert_close,
+    check_choice,
+    check_model,
+    counts_only,
+    outputs_and_gradients,
+    pseudo_random,
+    slow_after,
+)
 
 import keras_sharenets as ksn
 from keras_sharenets.analysis.counting import count_parameters
 from keras_sharenets.layers import ChannelShuffle, HierarchicalGroupConv2D, SplitGroupConv2D, StridedChannelShuffle
 from keras_sharenets.models import HGCNet
-from keras_sharenets.models.hgcnet import hgcnet
 
-# From the specification: parameters without those of batch normalisation, multiply-adds with the classifier's.
-COUNTS = {
-    "sgcnet_42_g1": (547_930, 88_407_888),
-    "hgcnet_42_g2": (412_570, 71_450_448),
-    "sgcnet_42_g2": (331_354, 59_064_144),
-    "hgcnet_42_g4": (283_978, 53_682_000),
-    "sgcnet_42_g4": (223_066, 44_392_272),
-    "hgcnet_42_g6": (232_090, 46_382_928),
-    "sgcnet_42_g6": (186_970, 39_501_648),
-    "hgcnet_67_g4": (580_298, 104_294_416),
-    "hgcnet_91_g4": (972_362, 170_373_328),
-    "se_hgcnet_42_g4": (367_732, 53_763_216),
-    # The runner-up reading, from the specification's counter.
-    "hgcnet_42_g4_clean": (291_442, 53_383_152),
-}
 SMALL = {"modules_per_stage": 1, "growth": 4, "bottleneck": 3, "stem_filters": 8}
 TINY = {**SMALL, "input_shape": (8, 8, 3), "num_classes": 5}
 
 
-slow_on_jax = pytest.mark.skipif(
-    keras.backend.backend() == "jax", reason="JAX compiles the initialisation of every shape; counts are the same"
-)
-
-
-@slow_on_jax
-@pytest.mark.parametrize("name", COUNTS)
-def test_counts_of_the_named_networks(name):
-    model = ksn.create_model(name)
-    profile = ksn.profile(model)
-    assert (count_parameters(model, "trainable_without_bn"), profile.multiply_adds) == COUNTS[name]
-    assert profile.uncounted == ()
-
-
-def test_every_named_network_is_counted():
-    assert set(hgcnet.VARIANTS) == set(COUNTS)
-
-
 # The runner-up reading with other groups and depths: the specification's section 1.3, in millions.
-@slow_on_jax
+@counts_only
 @pytest.mark.parametrize(
     ("changes", "millions"),
-    [
-        ({"groups": 1}, 0.529),
-        ({"groups": 2}, 0.409),
-        ({"groups": 2, "hierarchical": False}, 0.332),
-        ({"groups": 4, "hierarchical": False}, 0.234),
-        ({"groups": 6}, 0.244),
-        ({"groups": 6, "hierarchical": False}, 0.201),
-        ({"modules_per_stage": (10, 12, 10)}, 0.592),
-        ({"modules_per_stage": (14, 16, 14)}, 0.986),
-        ({"squeeze_excite": 8}, 0.371),
-    ],
+    slow_after(
+        3,
+        [
+            ({"groups": 1}, 0.529),
+            ({"groups": 2}, 0.409),
+            ({"groups": 2, "hierarchical": False}, 0.332),
+            ({"groups": 4, "hierarchical": False}, 0.234),
+            ({"groups": 6}, 0.244),
+            ({"groups": 6, "hierarchical": False}, 0.201),
+            ({"modules_per_stage": (10, 12, 10)}, 0.592),
+            ({"modules_per_stage": (14, 16, 14)}, 0.986),
+            ({"squeeze_excite": 8}, 0.371),
+        ],
+    ),
 )
 def test_counts_of_the_runner_up(changes, millions):
     model = ksn.create_model("hgcnet_42_g4_clean", **changes)
     assert round(count_parameters(model, "trainable_without_bn") / 1e6, 3) == millions
-
-
-def with_offsets(**arguments):
-    """An `HGCNet` in which the last normalisation of a module does not start from offsets of 0.
-
-    What a module adds is normalised again wherever it is read. So in training the gradients of those offsets are 0 but
-    for rounding, and beside an offset of 0 that rounding would be all there is to compare.
-    """
-    model = HGCNet(**arguments)
-    for layer in model.layers:
-        if layer.name.endswith("_depthwise_norm"):
-            layer.beta.assign(pseudo_random(layer.beta.shape))
-    return model
 
 
 CHOICES = [
@@ -88,9 +52,14 @@ CHOICES = [
 ]
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: "-".join(choice) or "default")
+@pytest.mark.parametrize("choice", slow_after(1, CHOICES), ids=lambda choice: "-".join(choice) or "default")
 def test_harness(choice, tmp_path, other_backend):
-    check_model(with_offsets, {**TINY, **choice}, tmp_path, other_backend)
+    check_model(HGCNet, {**TINY, **choice}, tmp_path, other_backend)
+
+
+@pytest.mark.parametrize("choice", CHOICES[1:], ids="-".join)
+def test_choices(choice, tmp_path):
+    check_choice(HGCNet, {**TINY, **choice}, tmp_path)
 
 
 def depthwise(images, kernel):

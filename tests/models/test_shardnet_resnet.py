@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from harness import assert_close, check_model, outputs_and_gradients, pseudo_random
+from harness import assert_close, check_choice, check_model, outputs_and_gradients, pseudo_random, slow_after
 from shardnet_drawing import conv, max_pool, neighbours, norm, relu, scramble, stored, uses
 
 from keras_sharenets.models import ShardDeepResNet, ShardResNet
@@ -13,18 +13,23 @@ BOTTLENECK = {**DEEP, "filters": 2, "bottleneck": True}
 CHOICES = {
     # Why no bias: see the harness test of ShardVGGNet.
     "cifar_shared": (ShardResNet, {**TINY, "conv_bias": False}),
+    "bottleneck_shared": (ShardDeepResNet, {**BOTTLENECK, "stem": "conv7", "input_shape": (64, 64, 3)}),
     "cifar_own": (ShardResNet, {**TINY, "conv_bias": False, "share": "none", "filters": (4, 6, 8)}),
     "basic_own": (
         ShardDeepResNet,
         {**DEEP, "share": "none", "filters": (3, 4, 4, 5), "final_pool": 3, "input_shape": (24, 24, 3)},
     ),
-    "bottleneck_shared": (ShardDeepResNet, {**BOTTLENECK, "stem": "conv7", "input_shape": (64, 64, 3)}),
 }
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("choice", slow_after(1, CHOICES))
 def test_harness(choice, tmp_path, other_backend):
     check_model(*CHOICES[choice], tmp_path, other_backend)
+
+
+@pytest.mark.parametrize("choice", ["bottleneck_shared", "basic_own"])
+def test_choices(choice, tmp_path):
+    check_choice(*CHOICES[choice], tmp_path)
 
 
 class Drawing:
