@@ -108,7 +108,7 @@ def run_tests(root: pathlib.Path, tests: Sequence[str], *options: str) -> tuple[
 def verdict(code: int | None, output: str) -> str:
     """What a run of the tests says of a fault, in a line."""
     if code == FAILED:
-        return f"caught: {re.findall(r'^FAILED (.*?)(?: - .*)?$|^ERROR (.*?)(?: - .*)?$', output, re.M)[0][0]}"
+        return f"caught: {re.findall(r'^(?:FAILED|ERROR) (.*?)(?: - .*)?$', output, re.M)[0]}"
     if code == PASSED:
         return "NOT CAUGHT"
     last = (output.strip().splitlines() or [""])[-1]

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 from families import REPRESENTATIVES, representative
-from harness import assert_close, calm_statistics, check_model, outputs_of
+from harness import assert_close, calm_statistics, check_model, outputs_of, pseudo_random
 
 import keras_sharenets as ksn
 from keras_sharenets import mobile
@@ -50,6 +50,11 @@ def test_values_that_are_joined_have_one_range():
     q = mobile.quantize_aware(keras.Model(inputs, keras.layers.Dense(3, name="scores")(x)))
     assert names_of_ranges(q) == ["images", "first", "mean", "scores"]
     assert [layer.places for layer in ranges(q)] == [1, 2, 1, 1]
+    # Each place follows its own values.
+    images = pseudo_random((8, 8, 8, 2))
+    q(images, training=True)
+    highest = [float(np.max(keras.Model(inputs, part)(images))) for part in (first, second)]
+    assert_close(np.asarray(ranges(q)[1].high), highest, 0.02)
 
 
 def test_training_moves_the_weights_of_the_model(digits):

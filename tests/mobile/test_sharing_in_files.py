@@ -57,6 +57,16 @@ def test_every_form_of_the_graph_computes_what_keras_computes(network, share):
         assert relative(execution.run(form, pictures), expected) < 1e-4
 
 
+def test_a_bias_is_scaled_by_the_normalization_behind_it():
+    inputs = keras.Input((6, 6, 3))
+    x = keras.layers.Conv2D(5, 3, bias_initializer="random_normal", name="conv")(inputs)
+    model, pictures = trained_like(keras.Model(inputs, keras.layers.BatchNormalization()(x)))
+    model.get_layer("conv").bias.assign([-3.0, -1.0, 0.0, 1.0, 3.0])
+    graph = passes.simplify(lower(model))
+    assert [operation.kind for operation in graph.operations] == ["conv"]
+    assert relative(execution.run(graph, pictures), np.asarray(model(pictures))) < 1e-5
+
+
 def parts(data):
     """`(operators as (name, input types), number of delegates)` of a file as the runtime sees it."""
     runtime = Interpreter(model_content=data, num_threads=1)
