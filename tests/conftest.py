@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-# The same examples in every continuous-integration run: a red run can be repeated. Elsewhere new ones are tried.
-settings.register_profile("ci", derandomize=True, deadline=None)
-settings.register_profile("default", deadline=None)
-settings.load_profile("ci" if os.environ.get("CI") else "default")
-
 TESTS = pathlib.Path(__file__).parent
+
+
+def pytest_configure(config):
+    # Few examples in `make test`, many in `make test-all`. In continuous integration the same ones in every run, so
+    # that a red run can be repeated; elsewhere new ones are tried.
+    examples = 20 if config.option.markexpr == "not slow" else 100
+    settings.register_profile("house", deadline=None, max_examples=examples, derandomize=bool(os.environ.get("CI")))
+    settings.load_profile("house")
 
 
 class Backend:

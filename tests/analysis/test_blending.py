@@ -4,7 +4,7 @@ import math
 import keras
 import numpy as np
 import pytest
-from harness import outputs_of, pseudo_random
+from harness import outputs_of, pseudo_random, slow_after
 from keras import layers
 from PIL import Image
 
@@ -46,7 +46,7 @@ def zeroed_by_hand(stored, fraction, ranking):
 
 
 @pytest.mark.parametrize("ranking", ["global", "per_layer"])
-@pytest.mark.parametrize("fraction", [0, 0.13, 0.5, 0.95])
+@pytest.mark.parametrize("fraction", slow_after(2, [0.13, 0.95, 0, 0.5]))
 def test_the_smallest_weights_become_0_and_nothing_else_changes(fraction, ranking):
     model = network()
     before = model.get_weights()
@@ -135,7 +135,7 @@ def test_layers_in_models_inside():
     assert np.count_nonzero(np.array(pruned.get_layer("inner").get_layer("blend7").kernel)) == 18
 
 
-@pytest.mark.parametrize("build", [ShardResNet, ShardVGGNet])
+@pytest.mark.parametrize("build", slow_after(1, [ShardResNet, ShardVGGNet]))
 def test_the_networks_of_the_paper(build):
     model = build(
         filters=8, input_shape=(32, 32, 3), num_classes=10, **({"hidden_units": (8,)} if build is ShardVGGNet else {})
@@ -268,6 +268,7 @@ def test_picture_of_patterns_has_the_colours_of_the_matrix():
     assert counts[figures.BLUE] > counts[figures.RED]
 
 
+@pytest.mark.slow
 def test_lines_are_seen_where_cells_are_smaller_than_pixels():
     kernel = np.abs(pseudo_random((2048, 2048))) + 0.1
     dead = [300, 501, 802, 1103, 1404, 1705]
@@ -314,7 +315,10 @@ def unblended():
         (lambda: prune_blending(network(), 0.5, baseline=0), r"`baseline` \(=0\) must be a positive integer"),
         (lambda: blending_patterns(network(), strongest=0), r"`strongest` \(=0\) must be a positive integer"),
         (lambda: pruning_curve(network(), None, [0], (0.5, 2)), r"`fractions` \(=2\) must be at least 0 and below 1"),
-        (lambda: pruning_curve(network(), None, [[0, 1]]), r"`labels` \(of shape \(1, 2\), int64\) must be one whole"),
+        (
+            lambda: pruning_curve(network(), None, [[0, 1]]),
+            r"`labels` \(of shape \(1, 2\), int64\) must be one integer",
+        ),
         (
             lambda: pruning_curve(network(), pseudo_random((3, 4, 4, 6)), [0, 1]),
             r"`labels` \(=2 of them\) must be as many as `model` gives rows \(=\(3, 5\)\)",

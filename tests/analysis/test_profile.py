@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from harness import counts_only, pseudo_random
+from harness import counts_only, pseudo_random, slow_after
 from keras import layers
 
 import keras_sharenets as ksn
@@ -51,12 +51,15 @@ M160_EFFECTIVE = effective_hscnet((160, 320, 480, 1120), (3, 3, 2, 2), 8, 5 / 3,
 @counts_only
 @pytest.mark.parametrize(
     ("name", "stored", "non_trainable", "multiply_adds", "tensors", "effective"),
-    [
-        ("hscnet_m128_g16_r8_a2", 1_778_970, 28_704, 494_326_784, M128, M128_EFFECTIVE),
-        ("hscnet_m96_g8_r4_a2", 1_421_448, 21_536, 314_612_736, None, M96_EFFECTIVE),
-        ("hscnet_m224_g16_r8_a1_75", 6_997_688, 53_792, 1_748_790_272, M224, M224_EFFECTIVE),
-        ("hscnet_m160_imagenet", 7_204_440, 40_960, 2_631_897_856, None, M160_EFFECTIVE),
-    ],
+    slow_after(
+        1,
+        [
+            ("hscnet_m128_g16_r8_a2", 1_778_970, 28_704, 494_326_784, M128, M128_EFFECTIVE),
+            ("hscnet_m96_g8_r4_a2", 1_421_448, 21_536, 314_612_736, None, M96_EFFECTIVE),
+            ("hscnet_m224_g16_r8_a1_75", 6_997_688, 53_792, 1_748_790_272, M224, M224_EFFECTIVE),
+            ("hscnet_m160_imagenet", 7_204_440, 40_960, 2_631_897_856, None, M160_EFFECTIVE),
+        ],
+    ),
 )
 def test_the_networks_of_the_paper(name, stored, non_trainable, multiply_adds, tensors, effective):
     p = profile(ksn.create_model(name))
@@ -71,6 +74,7 @@ def test_the_networks_of_the_paper(name, stored, non_trainable, multiply_adds, t
     assert p.ratio == effective / stored
 
 
+@counts_only
 def test_a_network_of_others():
     p = profile(keras.applications.MobileNetV2(weights=None))
     # Well-known counts, with and without normalisation; Sandler et al., "MobileNetV2", table 4 prints 3.4M and 300M.
@@ -81,6 +85,7 @@ def test_a_network_of_others():
     assert p.ratio == 1.0
 
 
+@counts_only
 def test_sharing_changes_what_is_stored_and_nothing_else():
     choices = {"width": 32, "groups": 4, "modules_per_stage": 2, "input_shape": (16, 16, 3)}
     shared = profile(ksn.models.HSCNet(**choices, channel_repeats=4, arrangements=2, star=True))

@@ -32,7 +32,7 @@ def test_equals_the_layer_of_keras(shape, padding, strides):
         assert_close(actual, expected, 1e-5)
 
 
-@settings(max_examples=30)
+@settings(max_examples=settings.default.max_examples // 2)
 @given(
     sides=st.tuples(st.integers(3, 9), st.integers(3, 9)),
     size=st.tuples(st.integers(1, 3), st.integers(1, 3)),

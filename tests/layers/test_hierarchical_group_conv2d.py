@@ -51,7 +51,7 @@ def cases(draw):
 
 
 # JAX compiles every case anew.
-few = settings(suppress_health_check=[HealthCheck.too_slow], max_examples=12)
+few = settings(suppress_health_check=[HealthCheck.too_slow], max_examples=settings.default.max_examples // 4)
 
 
 @both

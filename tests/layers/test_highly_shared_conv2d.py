@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from harness import assert_close, check_layer, outputs_and_gradients, pseudo_random
+from harness import assert_close, check_layer, outputs_and_gradients, pseudo_random, slow_after
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -81,12 +81,10 @@ def built(arguments, input_shape):
 
 
 thorough = settings(suppress_health_check=[HealthCheck.too_slow])
-# JAX compiles each operation of each example anew.
-EXAMPLES = 200 if keras.backend.backend() == "tensorflow" else 80
 
 
 @pytest.mark.filterwarnings("ignore:`arrangements`")
-@settings(thorough, max_examples=EXAMPLES)
+@settings(thorough, max_examples=2 * settings.default.max_examples)
 @given(layer_settings())
 def test_equals_a_loop_written_from_the_equations(case):
     arguments, input_shape = case
@@ -97,7 +95,7 @@ def test_equals_a_loop_written_from_the_equations(case):
 
 
 @pytest.mark.filterwarnings("ignore:`arrangements`")
-@settings(thorough, max_examples=25)
+@settings(thorough, max_examples=settings.default.max_examples // 3)
 @given(layer_settings(largest=4))
 def test_gradients_equal_finite_differences_of_the_loop(case):
     arguments, input_shape = case
@@ -131,7 +129,7 @@ def test_equals_conv2d_with_sharing_off(groups, padding, strides, kernel_size):
     assert_close(keras.ops.convert_to_numpy(ours(images)), expected, 1e-5)
 
 
-@pytest.mark.parametrize("compiler", [False, True])
+@pytest.mark.parametrize("compiler", slow_after(1, [False, True]))
 @pytest.mark.parametrize("implementation", ["auto", *convolution.IMPLEMENTATIONS])
 @pytest.mark.parametrize(("kernel_size", "groups", "strides"), [(1, 1, 1), (1, 4, 2), (3, 4, 1)])
 def test_implementations_have_the_same_gradients(kernel_size, groups, strides, implementation, compiler):

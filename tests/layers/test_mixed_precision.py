@@ -1,9 +1,11 @@
 """Half precision in every way to run a layer, over enough pixels that a sum in half precision shows."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
-from harness import check_half_precision, pseudo_random, with_policy
+from harness import check_half_precision, pseudo_random, slow_after, with_policy
 
 from keras_sharenets.layers import (
     BatchNormalization,
@@ -18,18 +20,25 @@ from keras_sharenets.layers import (
 )
 
 COMPOSED = ("composed", "multiplied", "factored")
-# A layer, its arguments, and the implementations to try.
+# A function of further arguments that makes a layer, and the implementations to try.
+SHARED = functools.partial(HighlySharedConv2D, 64)
 LAYERS = {
-    "repeated": (HighlySharedConv2D, (64, 3, 16, 8, 2), ("grouped", "folded")),
-    "arranged": (HighlySharedConv2D, (64, 1, 1, 1, 4), ("folded", "multiplied")),
-    "grouped": (HighlySharedConv2D, (64, 1, 4, 2, 2), ("grouped", "folded", "multiplied")),
-    "hierarchical": (HierarchicalGroupConv2D, (48, 6), COMPOSED),
-    "split": (SplitGroupConv2D, (48, 4), COMPOSED),
-    "interleaved": (InterleavedGroupConv2D, (64, (4, 4, 4)), COMPOSED),
+    "repeated": (
+        functools.partial(SHARED, 3, groups=16, channel_repeats=8, arrangements=2),
+        ("grouped", "folded"),
+    ),
+    "arranged": (functools.partial(SHARED, 1, arrangements=4), ("folded", "multiplied")),
+    "grouped": (
+        functools.partial(SHARED, 1, groups=4, channel_repeats=2, arrangements=2),
+        ("grouped", "folded", "multiplied"),
+    ),
+    "hierarchical": (functools.partial(HierarchicalGroupConv2D, 48, groups=6), COMPOSED),
+    "split": (functools.partial(SplitGroupConv2D, 48, groups=4), COMPOSED),
+    "interleaved": (functools.partial(InterleavedGroupConv2D, 64, branch_channels=(4, 4, 4)), COMPOSED),
 }
 CASES = {
-    f"{name}, {how}": lambda kind=kind, given=given, how=how: kind(*given, use_bias=True, implementation=how)
-    for name, (kind, given, ways) in LAYERS.items()
+    f"{name}, {how}": functools.partial(layer, use_bias=True, implementation=how)
+    for name, (layer, ways) in LAYERS.items()
     for how in ways
 }
 CASES |= {
@@ -48,8 +57,11 @@ CASES |= {
     )
     for how in ("grouped", "folded")
 }
-FITTED = ("repeated, grouped", "grouped, folded", "hierarchical, factored", "interleaved, multiplied")
-FITTED += ("depthwise", "squeezed", "normalised", "repeated, rounded")
+# One of each kind for `make test`.
+QUICK = ["repeated, folded", "arranged, multiplied", "hierarchical, composed", "interleaved, composed", "squeezed"]
+QUICK += ["repeated, rounded"]
+FITTED = ["squeezed", "repeated, grouped", "grouped, folded", "hierarchical, factored", "interleaved, multiplied"]
+FITTED += ["depthwise", "normalised", "repeated, rounded"]
 
 
 def network(layer):
@@ -57,7 +69,7 @@ def network(layer):
     return keras.Model(inputs, layer(inputs))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", slow_after(len(QUICK), [*QUICK, *sorted(set(CASES) - set(QUICK))]))
 def test_outputs_and_gradients_are_within_a_hundredth(name):
     keras.utils.set_random_seed(0)
 
@@ -67,7 +79,7 @@ def test_outputs_and_gradients_are_within_a_hundredth(name):
     check_half_precision(build, build().get_weights(), pseudo_random((4, 16, 16, 64)))
 
 
-@pytest.mark.parametrize("name", FITTED)
+@pytest.mark.parametrize("name", slow_after(1, FITTED))
 def test_fit_in_float16_scales_the_loss_and_moves_weights_alike(name):
     keras.utils.set_random_seed(0)
     images, start, moves = pseudo_random((4, 16, 16, 64)), None, {}

@@ -12,7 +12,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from harness import assert_close, pseudo_random
+from harness import assert_close, pseudo_random, slow_after
 
 from keras_sharenets.layers import HierarchicalGroupConv2D, HighlySharedConv2D, InterleavedGroupConv2D, QuantizedKernels
 
@@ -96,7 +96,7 @@ def gradients_of(model, images, compiled):
     return [np.asarray(gradient) for gradient in step(images, weights)]
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", slow_after(1, LAYERS))
 def test_xla_expands_a_kernel_once_for_all_uses(name):
     build, expected = LAYERS[name]
     layer = build()
@@ -109,6 +109,7 @@ def test_xla_expands_a_kernel_once_for_all_uses(name):
         assert counts == expected, f"{uses} uses"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["arranged", "rounded"])
 def test_xla_expands_a_kernel_once_in_a_training_step(name):
     """Forward as above; backward each use scatters the gradient of its copies into the planes that they came from."""
@@ -120,7 +121,7 @@ def test_xla_expands_a_kernel_once_in_a_training_step(name):
         assert found["scatter"] <= uses
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", slow_after(1, [False, True]))
 @pytest.mark.parametrize("name", LAYERS)
 def test_gradients_of_all_uses_meet_in_what_is_stored(name, compiled):
     """The gradient of a layer called three times is the sum of those of three layers with the same weights."""
@@ -145,8 +146,8 @@ def built(name):
 
 
 @pytest.mark.skipif(not TENSORFLOW, reason="JAX has no tapes")
-@pytest.mark.parametrize("where", ["eager", "function", "xla"])
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("where", slow_after(2, ["eager", "function", "xla"]))
+@pytest.mark.parametrize("name", slow_after(2, LAYERS))
 def test_call_before_a_tape_takes_no_gradient_from_one_inside(name, where):
     import tensorflow as tf
 
@@ -167,7 +168,7 @@ def test_call_before_a_tape_takes_no_gradient_from_one_inside(name, where):
 
 
 @pytest.mark.skipif(not TENSORFLOW, reason="JAX has no variables that change in a step")
-@pytest.mark.parametrize("where", ["eager", "function", "xla"])
+@pytest.mark.parametrize("where", slow_after(2, ["eager", "function", "xla"]))
 @pytest.mark.parametrize("name", ["arranged", "interleaved"])
 def test_weights_that_change_between_two_calls_count(name, where):
     import tensorflow as tf
@@ -186,7 +187,7 @@ def test_weights_that_change_between_two_calls_count(name, where):
     assert_close(np.asarray(after), 3 * np.asarray(before), 1e-5)
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", slow_after(1, LAYERS))
 def test_calls_in_a_branch_a_loop_and_a_checkpoint_leave_nothing_behind(name):
     """Each has a graph of its own; what was expanded in one does not serve outside, nor in the other model."""
     layer = built(name)

@@ -45,10 +45,10 @@ def test_counts_of_the_runner_up(changes, millions):
 
 
 CHOICES = [
+    {"groups": 2, "bottleneck": 2, "compression": 0.5},
     {},
     {"groups": 6, "hierarchical": False},
     {"groups": 3, "squeeze_excite": 4, "stem_filters": 16},
-    {"groups": 2, "bottleneck": 2, "compression": 0.5},
 ]
 
 
@@ -57,7 +57,7 @@ def test_harness(choice, tmp_path, other_backend):
     check_model(HGCNet, {**TINY, **choice}, tmp_path, other_backend)
 
 
-@pytest.mark.parametrize("choice", CHOICES[1:], ids="-".join)
+@pytest.mark.parametrize("choice", CHOICES[1:], ids=lambda choice: "-".join(choice) or "default")
 def test_choices(choice, tmp_path):
     check_choice(HGCNet, {**TINY, **choice}, tmp_path)
 

@@ -44,7 +44,7 @@ def test_sizes_are_as_even_as_possible_with_the_larger_first(case):
 
 # JAX compiles every operation anew for every shape.
 @pytest.mark.parametrize("hierarchy", [True, False])
-@settings(max_examples=25)
+@settings(max_examples=settings.default.max_examples // 3)
 @given(case=cases())
 def test_both_forms_equal_a_loop_written_from_the_equations(hierarchy, case):
     channels, groups, filters = case

@@ -52,7 +52,7 @@ def cases(draw):
 
 
 # JAX compiles every operation anew for every shape.
-@settings(max_examples=12)
+@settings(max_examples=settings.default.max_examples // 3)
 @given(case=cases())
 def test_both_forms_equal_a_loop_written_from_the_equation(case):
     channels, sizes, filters = case
