@@ -129,7 +129,9 @@ def _export(model, folder, quantization, pictures):
 
     def export(form, **how):
         progress(f"{model.name}, {quantization or 'float32'}: exporting, {form}")
-        return mobile.export_tflite(model, folder / f"{form}.tflite", quantization, pictures, **how)
+        return mobile.export_tflite(
+            model, folder / f"{form}.tflite", quantization=quantization, representative_data=pictures, **how
+        )
 
     small, fast = (export(form, prefer=form) for form in ("size", "speed"))
     forms = {"size": None}

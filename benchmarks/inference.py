@@ -200,7 +200,7 @@ def _export(name, model, path, quantization):
     if name == DRAWING:
         path.write_bytes(litert.convert_plainly(model, quantization, pictures))
     else:
-        mobile.export_tflite(model, path, quantization, pictures, prefer="speed")
+        mobile.export_tflite(model, path, quantization=quantization, representative_data=pictures, prefer="speed")
 
 
 def _counts(row, models, peak, names):

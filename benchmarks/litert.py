@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from benchmarks import timing
 from keras_sharenets import mobile
+from keras_sharenets.mobile.inspect.file import open_tflite
 
 
 def convert_plainly(model, quantization, pictures):
@@ -36,7 +37,7 @@ def convert_plainly(model, quantization, pictures):
 
 def open_call(path, threads):
     """A function without arguments that runs a TFLite file once, on a random picture."""
-    interpreter = mobile.open_tflite(path, threads)
+    interpreter = open_tflite(path, num_threads=threads)
     (entry,) = interpreter.get_input_details()
     picture = np.random.default_rng(0).uniform(0, 127, entry["shape"])
     interpreter.set_tensor(entry["index"], picture.astype(entry["dtype"]))
@@ -46,7 +47,7 @@ def open_call(path, threads):
 def runs(path):
     """Whether LiteRT takes a TFLite file. It refuses integer kernels that a file computes with a zero point."""
     try:
-        mobile.open_tflite(path)
+        open_tflite(path)
     except ValueError:
         return False
     return True
@@ -67,9 +68,15 @@ def measure_files(paths, threads, repetitions, peer):
     calls = {name: open_call(path, threads) for name, path in paths.items()}
     times = timing.figures(timing.take_turns(calls, repetitions), peer)
     # For all but its times, of which it gives no ratios round by round.
-    reports = mobile.compare_tflite(list(paths.values()), threads, repetitions=1)
-    columns = ("file_bytes", "weight_bytes", "delegates", "outside", "peak_memory_bytes")
+    reports = mobile.compare_tflite(list(paths.values()), num_threads=threads, repetitions=1)
+    columns = {
+        "file_bytes": "file_bytes",
+        "weight_bytes": "weight_bytes",
+        "delegates": "delegate_partitions",
+        "outside": "undelegated_operators",
+        "peak_memory_bytes": "peak_memory_bytes",
+    }
     return {
-        name: times[name] | {column: getattr(report, column) for column in columns}
+        name: times[name] | {column: getattr(report, field) for column, field in columns.items()}
         for name, report in zip(paths, reports, strict=True)
     }

@@ -60,3 +60,15 @@ def plain_convolution(data_format: str | None, dilation_rate: Any) -> None:
         raise ValueError(f"`data_format` (={data_format!r}) must be 'channels_last', whatever the Keras setting.")
     if pair("dilation_rate", dilation_rate) != (1, 1):
         raise ValueError(f"`dilation_rate` (={dilation_rate!r}) must be 1: the layer has no dilated convolution.")
+
+
+def tensorflow_backend(what: str, advice: str) -> None:
+    """Raise a `RuntimeError` on another backend than TensorFlow, the only one that can do `what`."""
+    import keras  # Not above: the command line checks its arguments without it.
+
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise RuntimeError(
+            f"{what} needs the TensorFlow backend, and Keras runs on {backend!r}. Save the model as a `.keras` file, "
+            f"set the environment variable KERAS_BACKEND=tensorflow in a new process and {advice}."
+        )

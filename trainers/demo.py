@@ -41,12 +41,15 @@ def run(arguments: argparse.Namespace) -> Answer:
     model = files.load_model(output / "last.keras")
     profile = ksn.profile(model)
 
-    calibration = dataset.train.images[:CALIBRATION]
     saved_model = ksn.mobile.export_saved_model(
-        model, output / "saved_model", class_names=dataset.class_names, sample=dataset.test.images
+        model, output / "saved_model", class_names=dataset.class_names, representative_data=dataset.test.images
     )
     tflite = ksn.mobile.export_tflite(
-        model, output / "int8.tflite", "int8", representative_data=calibration, class_names=dataset.class_names
+        model,
+        output / "int8.tflite",
+        quantization="int8",
+        representative_data=dataset.train.images[:CALIBRATION],
+        class_names=dataset.class_names,
     )
     latency = ksn.mobile.benchmark_tflite(tflite.path, repetitions=500, warmup=50)
     in_keras = evaluate(output / "last.keras", dataset)

@@ -52,13 +52,14 @@ def check(arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets import files, mobile
     from keras_sharenets.mobile.inspect import benchmark_figure, tables
+    from keras_sharenets.mobile.inspect.benchmark import operator_times
 
     accuracies = parse_accuracies(arguments.accuracy, arguments.files)
-    reports = mobile.compare_tflite(arguments.files, arguments.threads, arguments.repetitions)
+    reports = mobile.compare_tflite(arguments.files, num_threads=arguments.threads, repetitions=arguments.repetitions)
     parts = [tables.benchmark_table(reports, accuracies)]
     operators = {}
     for path in arguments.files if arguments.operators else ():
-        operators[path] = mobile.operator_times(path, arguments.threads)
+        operators[path] = operator_times(path, num_threads=arguments.threads)
         parts.append(tables.operator_table(path, operators[path]))
     if arguments.figure:
         title = "Accuracy and size of TFLite files"

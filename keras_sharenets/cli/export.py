@@ -76,18 +76,18 @@ def run(arguments: argparse.Namespace) -> Answer:
 
     model = files.load_model(arguments.target)
     class_names = files.read_labels(arguments.target)
-    source, sample = pathlib.Path(arguments.target), None
+    source, images = pathlib.Path(arguments.target), None
     if arguments.representative_data is not None:
-        sample = representative_images(arguments.representative_data, model.input_shape[1:], arguments.images)
+        images = representative_images(arguments.representative_data, model.input_shape[1:], arguments.images)
     if arguments.to == "saved_model":
         target = arguments.output or source.with_name(f"{source.stem}_saved_model")
-        report = mobile.export_saved_model(model, target, class_names=class_names, sample=sample)
+        report = mobile.export_saved_model(model, target, class_names=class_names, representative_data=images)
         return Answer(_fields(report), dataclasses.asdict(report))
     report = mobile.export_tflite(
         model,
         arguments.output or source.with_suffix(".tflite"),
-        arguments.quantization,
-        representative_data=sample,
+        quantization=arguments.quantization,
+        representative_data=images,
         class_names=class_names,
         prefer=arguments.prefer or "size",
         max_bytes=arguments.max_bytes,
@@ -191,7 +191,7 @@ def export(
 
     Raises:
         ValueError: a layer cannot be exported.
-        keras_sharenets.mobile.ExportMismatchError: a file does not compute what Keras does; it is not written.
+        ExportMismatchError: a file does not compute what Keras does; it is not written.
     """
     from keras_sharenets import files
 
@@ -206,13 +206,15 @@ def export(
         from keras_sharenets import mobile
 
         if name == "saved_model":
-            report = mobile.export_saved_model(model, output / "saved_model", class_names=class_names, sample=images)
+            report = mobile.export_saved_model(
+                model, output / "saved_model", class_names=class_names, representative_data=images
+            )
             checked = f"outputs differ by up to {report.largest_difference:.1e}"
             written.append(_entry(name, pathlib.Path(report.path).name, report.total_bytes, checked, report))
         else:
             path, quantization = output / f"{name}.tflite", None if name == "float" else name
             report = mobile.export_tflite(
-                model, path, quantization, representative_data=images, class_names=class_names
+                model, path, quantization=quantization, representative_data=images, class_names=class_names
             )
             checked = f"same class for {report.top1_agreement:.1%} of {report.verified_on}"
             written.append(_entry(name, pathlib.Path(report.path).name, report.file_bytes, checked, report))

@@ -70,9 +70,10 @@ def predict(target: str | pathlib.Path, paths: Sequence[str | pathlib.Path]) -> 
         return run.data["class_names"], model.predict(images, verbose=0)
     if str(target).endswith(".tflite"):
         from keras_sharenets import mobile
+        from keras_sharenets.mobile.inspect.file import read_labels
 
         shape = mobile.describe_tflite(target)["inputs"][0]["shape"][1:]
-        return mobile.read_labels(target), mobile.predict_tflite(target, read_images(paths, shape))
+        return read_labels(target), mobile.predict_tflite(target, read_images(paths, shape))
     model = files.load_model(target)
     return files.read_labels(target), model.predict(read_images(paths, model.input_shape[1:]), verbose=0)
 

@@ -1,4 +1,7 @@
-"""From a trained network to files that phones and servers run, and programs to run and measure such files."""
+"""From a trained network to files that phones and servers run, and functions to run and measure such files."""
+
+import importlib
+from typing import Any
 
 try:
     import ai_edge_litert  # noqa: F401
@@ -10,41 +13,50 @@ except ModuleNotFoundError as error:
     ) from error
 
 from keras_sharenets.mobile.compress.pruning import cluster, prune
-from keras_sharenets.mobile.compress.quantize_aware import quantize_aware
-from keras_sharenets.mobile.compress.stripping import strip
-from keras_sharenets.mobile.export.inference import inference_form
-from keras_sharenets.mobile.export.metadata import read_labels, write_labels
-from keras_sharenets.mobile.export.parity import ExportMismatchError
-from keras_sharenets.mobile.export.saved_model import SavedModelReport, export_saved_model
-from keras_sharenets.mobile.export.tflite import TFLiteReport, export_tflite
-from keras_sharenets.mobile.graph.lowering_rules import UnsupportedLayerError
-from keras_sharenets.mobile.inspect.benchmark import BenchmarkReport, benchmark_tflite, compare_tflite
-from keras_sharenets.mobile.inspect.interpreter import describe_tflite, open_tflite, predict_tflite
-from keras_sharenets.mobile.inspect.operator_timing import OperatorTime, operator_times
-from keras_sharenets.mobile.inspect.size_report import SizeReport, size_report
+from keras_sharenets.mobile.compress.quantize_aware import quantize_aware, strip
+from keras_sharenets.mobile.export.saved_model import export_saved_model
+from keras_sharenets.mobile.export.tflite import export_tflite
+from keras_sharenets.mobile.inspect.benchmark import benchmark_tflite, compare_tflite
+from keras_sharenets.mobile.inspect.file import describe_tflite, predict_tflite
+from keras_sharenets.mobile.inspect.size_report import size_report
 
 __all__ = [
-    "BenchmarkReport",
-    "ExportMismatchError",
-    "OperatorTime",
-    "SavedModelReport",
-    "SizeReport",
-    "TFLiteReport",
-    "UnsupportedLayerError",
     "benchmark_tflite",
     "cluster",
     "compare_tflite",
     "describe_tflite",
     "export_saved_model",
     "export_tflite",
-    "inference_form",
-    "open_tflite",
-    "operator_times",
     "predict_tflite",
     "prune",
     "quantize_aware",
-    "read_labels",
     "size_report",
     "strip",
-    "write_labels",
 ]
+
+# Names of earlier versions, which live in their modules alone now, with the names that they have there.
+_MOVED = {
+    "BenchmarkReport": ("inspect.benchmark", "BenchmarkReport"),
+    "ExportMismatchError": ("export.verification", "ExportMismatchError"),
+    "OperatorTime": ("inspect.benchmark", "OperatorTime"),
+    "SavedModelReport": ("export.saved_model", "SavedModelReport"),
+    "SizeReport": ("inspect.size_report", "SizeReport"),
+    "TFLiteReport": ("export.tflite", "TFLiteReport"),
+    "UnsupportedLayerError": ("graph.lowering_rules", "UnsupportedLayerError"),
+    "inference_form": ("export.verification", "inference_model"),
+    "open_tflite": ("inspect.file", "open_tflite"),
+    "operator_times": ("inspect.benchmark", "operator_times"),
+    "read_labels": ("inspect.file", "read_labels"),
+    "write_labels": ("export.metadata", "write_labels"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _MOVED[name]
+    return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+
+
+def __dir__() -> list[str]:
+    return __all__

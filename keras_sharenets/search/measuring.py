@@ -65,7 +65,7 @@ def latencies(contents: Sequence[bytes]) -> list[float]:
     A machine is slower at one time than at another: only what was measured together can be compared.
     """
     from keras_sharenets.mobile.inspect.benchmark import inference_call
-    from keras_sharenets.mobile.inspect.interpreter import open_bytes
+    from keras_sharenets.mobile.inspect.file import open_bytes
 
     calls = {index: inference_call(open_bytes(data, "The file to measure")) for index, data in enumerate(contents)}
     return [1000 * statistics.median(times) for times in take_turns(calls, _REPETITIONS, warmup=_WARMUP).values()]
@@ -85,6 +85,7 @@ def measure(model: keras.Model, folder: pathlib.Path, dataset: Dataset) -> FileC
     if not writes_files():
         return FileCosts()
     from keras_sharenets import mobile
+    from keras_sharenets.mobile.export.verification import ExportMismatchError
 
     images, sizes = _representative_data(dataset, model.input_shape[1:]), {}
     for name, quantization in (("float32", None), ("int8", "int8")):
@@ -96,7 +97,7 @@ def measure(model: keras.Model, folder: pathlib.Path, dataset: Dataset) -> FileC
                 representative_data=images,
                 class_names=dataset.class_names,
             )
-        except mobile.ExportMismatchError as error:
+        except ExportMismatchError as error:
             raise keras_tuner.errors.FailedTrialError(str(error)) from None
         sizes[name] = report.file_bytes
     (latency,) = latencies([(folder / "int8.tflite").read_bytes()])
@@ -109,12 +110,12 @@ def estimate_file(model: keras.Model, dataset: Dataset) -> bytes:
     Training makes some scales of normalizations negative, for which a file holds more. Here half of them are, so that
     hardly a trained network's file is larger.
     """
-    from keras_sharenets import mobile
-    from keras_sharenets.mobile.export import conversion
+    from keras_sharenets.mobile.export import conversion, metadata
 
     randomize_batchnorm(model, negative_share=0.5)
-    data = conversion.convert(model, "int8", _representative_data(dataset, model.input_shape[1:]))
-    return mobile.write_labels(data, dataset.class_names)
+    images = _representative_data(dataset, model.input_shape[1:])
+    data = conversion.convert(model, quantization="int8", representative_data=images)
+    return metadata.write_labels(data, dataset.class_names)
 
 
 def estimate_costs(model: keras.Model, dataset: Dataset) -> FileCosts:

@@ -4,7 +4,8 @@ import pytest
 
 import keras_sharenets as ksn
 from benchmarks import litert, networks, twins
-from keras_sharenets.mobile import describe_tflite, open_tflite, predict_tflite
+from keras_sharenets.mobile import describe_tflite, predict_tflite
+from keras_sharenets.mobile.inspect.file import open_tflite
 
 NAME = "hscnet_m32_g4_r2_b1_a2"
 
@@ -67,7 +68,7 @@ def test_files_are_measured_side_by_side(model, tmp_path):
     pictures = networks.pictures(model)
     paths = {quantization: tmp_path / f"{quantization}.tflite" for quantization in (None, "int8")}
     for quantization, path in paths.items():
-        ksn.mobile.export_tflite(model, path, quantization, pictures)
+        ksn.mobile.export_tflite(model, path, quantization=quantization, representative_data=pictures)
     measured = litert.measure_files(paths, threads=1, repetitions=3, peer=None)
     assert list(measured) == [None, "int8"]
     for name, path in paths.items():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import keras_sharenets as ksn
 from keras_sharenets.layers import HierarchicalGroupConv2D, InterleavedGroupConv2D, SplitGroupConv2D
-from keras_sharenets.mobile.export.inference import inference_form
+from keras_sharenets.mobile.export.verification import inference_model
 
 LAYERS = [HierarchicalGroupConv2D, SplitGroupConv2D]
 both = pytest.mark.parametrize("layer_class", LAYERS, ids=lambda layer_class: layer_class.__name__)
@@ -236,7 +236,7 @@ def test_products_are_those_of_the_drawing(layer, products):
 @both
 def test_inference_composes(layer_class):
     model = network(layer_class, 8, 6, 3, "factored")
-    copy = inference_form(model)
+    copy = inference_model(model)
     assert copy.layers[-1].implementation == "composed"
     images = pseudo_random((2, 3, 2, 8))
     assert_close(outputs_and_gradients(copy, images)[0], outputs_and_gradients(model, images)[0], 1e-5)

@@ -5,7 +5,7 @@ from harness import assert_close, check_layer, outputs_and_gradients, outputs_of
 
 import keras_sharenets as ksn
 from keras_sharenets.layers import InterleavedGroupConv2D
-from keras_sharenets.mobile.export.inference import inference_form
+from keras_sharenets.mobile.export.verification import inference_model
 
 FORMS = ["composed", "multiplied", "factored"]
 # Channels, branches, filters: one path, nearly one path, both with a last convolution that widens.
@@ -227,7 +227,7 @@ def test_training_runs_no_grouped_convolution():
 
 def test_inference_composes():
     model = network(12, (6, 4), 12, "factored")
-    copy = inference_form(model)
+    copy = inference_model(model)
     assert copy.layers[-1].implementation == "composed"
     images = pseudo_random((2, 3, 2, 12))
     assert_close(outputs_of(copy, images), outputs_of(model, images), 1e-5)

@@ -55,5 +55,8 @@ def tflite_files(trained, digits, tmp_path_factory):
     exported = {}
     for quantization in (None, "float16", "int8"):
         path = folder / f"{quantization}.tflite"
-        exported[quantization] = path, mobile.export_tflite(trained, path, quantization, pictures, NAMES)
+        report = mobile.export_tflite(
+            trained, path, quantization=quantization, representative_data=pictures, class_names=NAMES
+        )
+        exported[quantization] = path, report
     return exported

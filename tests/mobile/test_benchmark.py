@@ -8,11 +8,12 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from keras_sharenets.mobile import benchmark_tflite, compare_tflite, open_tflite
-from keras_sharenets.mobile.export import conversion as converter
+from keras_sharenets.mobile import benchmark_tflite, compare_tflite
+from keras_sharenets.mobile.export.conversion import convert
 from keras_sharenets.mobile.inspect import benchmark, memory_probe
+from keras_sharenets.mobile.inspect.benchmark import delegation
 from keras_sharenets.mobile.inspect.benchmark_figure import draw_accuracy_against_size
-from keras_sharenets.mobile.inspect.delegates import delegated
+from keras_sharenets.mobile.inspect.file import open_tflite
 from keras_sharenets.mobile.inspect.tables import benchmark_table
 
 
@@ -24,9 +25,9 @@ def test_report(tflite_files, quantization):
     assert (report.path, report.file_bytes) == (str(path), path.stat().st_size)
     assert (report.threads, report.repetitions, report.warmup) == (2, 20, 0)
     assert report.weight_bytes == exported.file_weight_bytes
-    assert report.delegates == 1
+    assert report.delegate_partitions == 1
     # XNNPACK has no softmax of integers.
-    assert report.outside == ({} if quantization is None else {"SOFTMAX": 1})
+    assert report.undelegated_operators == ({} if quantization is None else {"SOFTMAX": 1})
 
 
 def test_times_are_milliseconds_of_the_inferences_after_the_warmup(tflite_files, monkeypatch):
@@ -43,7 +44,7 @@ def test_times_are_milliseconds_of_the_inferences_after_the_warmup(tflite_files,
 def test_files_take_turns(tflite_files, monkeypatch):
     """Of each pair of inferences the second one is measured."""
     run, clock = [], []
-    monkeypatch.setattr(benchmark.runtime, "invoke", lambda interpreter: run.append(id(interpreter)))
+    monkeypatch.setattr(benchmark.file, "invoke", lambda interpreter: run.append(id(interpreter)))
     monkeypatch.setattr("time.perf_counter", lambda: clock.append(len(run)) or 0.0)
     reports = compare_tflite([tflite_files[None][0], tflite_files["int8"][0]], repetitions=3, warmup=2)
     first, second = run[0], run[2]
@@ -67,7 +68,7 @@ def test_operators_between_delegates(tmp_path):
 
     path = tmp_path / "cut.tflite"
     path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()]).convert())
-    assert delegated(open_tflite(path)) == (2, {"GATHER": 1})
+    assert delegation(open_tflite(path)) == (2, {"GATHER": 1})
 
 
 def test_operators_inside_a_delegate():
@@ -85,9 +86,9 @@ def test_operators_inside_a_delegate():
         {"index": index, "op_name": name, "inputs": np.array(inputs), "outputs": np.array(outputs)}
         for index, (name, inputs, outputs) in enumerate(rows)
     ]
-    assert delegated(types.SimpleNamespace(_get_ops_details=lambda: operators)) == (2, {"CUSTOM": 2})
+    assert delegation(types.SimpleNamespace(_get_ops_details=lambda: operators)) == (2, {"CUSTOM": 2})
     without = types.SimpleNamespace(_get_ops_details=lambda: operators[:2])
-    assert delegated(without) == (0, {"CONV_2D": 1, "ADD": 1})
+    assert delegation(without) == (0, {"CONV_2D": 1, "ADD": 1})
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system does not tell")
@@ -98,7 +99,7 @@ def test_memory_grows_with_the_file(tmp_path):
         inputs = keras.Input((40, 50, 1))
         path = tmp_path / f"{units}.tflite"
         model = keras.Model(inputs, keras.layers.Dense(units)(keras.layers.Flatten()(inputs)))
-        path.write_bytes(converter.convert(model))
+        path.write_bytes(convert(model))
         peaks.append(benchmark_tflite(path, repetitions=1).peak_memory_bytes)
     assert 8e6 < peaks[1] - peaks[0] < 3.5 * 8e6
 
@@ -131,7 +132,9 @@ def test_no_file(tmp_path):
 
 def report_of(path, file_bytes):
     values = {field.name: 1 for field in dataclasses.fields(benchmark.BenchmarkReport)}
-    return benchmark.BenchmarkReport(**values | {"path": path, "file_bytes": file_bytes, "outside": {"SOFTMAX": 2}})
+    return benchmark.BenchmarkReport(
+        **values | {"path": path, "file_bytes": file_bytes, "undelegated_operators": {"SOFTMAX": 2}}
+    )
 
 
 def test_table_is_aligned():
@@ -140,7 +143,7 @@ def test_table_is_aligned():
     assert lines[0].split() == ["a.tflite", "1,234,567", "1", "1", "1", "1", "1", "2", "SOFTMAX", "77.05%"]
     assert lines[1].split() == ["longer", "name.tflite", "8", "1", "1", "1", "1", "1", "2", "SOFTMAX"]
     assert len(head) == len(lines[0])
-    for column in ("file bytes", "weight bytes", "median ms", "spread ms", "peak memory", "delegates", "outside"):
+    for column in ("file bytes", "weight bytes", "median ms", "spread ms", "peak memory", "partitions", "undelegated"):
         end = head.index(column) + len(column)
         assert all(line[end - 1] != " " and line[end : end + 1] in ("", " ") for line in lines[:2])
     assert "accuracy" not in benchmark_table(reports)

@@ -8,7 +8,7 @@ import pytest
 
 import keras_sharenets as ksn
 from keras_sharenets import mobile
-from keras_sharenets.mobile.inspect import contents as graph
+from keras_sharenets.mobile.inspect import file
 
 KERNEL = 3 * 3 * 16 * 16
 
@@ -29,7 +29,7 @@ def fit(model, data, epochs):
 def clustered(data):
     keras.utils.set_random_seed(0)
     model = fit(ksn.create_model("sl3_resnet_64", input_shape=(32, 32, 3), num_classes=10, filters=16), data, 1)
-    pruned = mobile.strip(fit(mobile.prune(model, 0.6, "blending", end_step=8, frequency=2), data, 3))
+    pruned = mobile.strip(fit(mobile.prune(model, 0.6, layers="blending", end_step=8, frequency=2), data, 3))
     return mobile.strip(fit(mobile.cluster(pruned, 16), data, 1))
 
 
@@ -39,9 +39,9 @@ def kernels(model):
 
 def integer_kernels(path):
     """The kernels of a file, each buffer once, as integers."""
-    runtime = mobile.open_tflite(path)
-    contents = graph.read_graph(path.read_bytes())
-    assert graph.repeated_bytes(contents) == 0
+    runtime = file.open_tflite(path)
+    contents = file.parse(path.read_bytes())
+    assert file.repeated_bytes(contents) == 0
     details = [detail for detail in runtime.get_tensor_details() if len(detail["shape"]) == 4]
     constants = {}
     for detail in details:
@@ -54,8 +54,8 @@ def integer_kernels(path):
 @pytest.mark.parametrize("engine", ["keras", "tfmot"])
 def test_zeros_and_clusters_stay(engine, clustered, data, tmp_path):
     before = kernels(clustered)
-    q = fit(mobile.quantize_aware(clustered, engine, preserve="clusters"), data, 2)
-    report = mobile.export_tflite(q, tmp_path / "q.tflite", "int8", data[0])
+    q = fit(mobile.quantize_aware(clustered, engine=engine, preserve="clusters"), data, 2)
+    report = mobile.export_tflite(q, tmp_path / "q.tflite", quantization="int8", representative_data=data[0])
     assert report.repetition < 1.6
     stripped = mobile.strip(q)
     after = kernels(stripped)
@@ -70,7 +70,7 @@ def test_zeros_and_clusters_stay(engine, clustered, data, tmp_path):
     assert len(shared) == 1
     assert len(np.unique(shared[0])) <= 16
     random = ksn.create_model("sl3_resnet_64", input_shape=(32, 32, 3), num_classes=10, filters=16)
-    plain = mobile.export_tflite(random, tmp_path / "plain.tflite", "int8", data[0])
+    plain = mobile.export_tflite(random, tmp_path / "plain.tflite", quantization="int8", representative_data=data[0])
     sizes = [len(gzip.compress((tmp_path / name).read_bytes())) for name in ("q.tflite", "plain.tflite")]
     # Of what is pruned and clustered, gzip saves more.
     assert report.file_bytes - sizes[0] > plain.file_bytes - sizes[1] + 1000

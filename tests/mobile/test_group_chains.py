@@ -9,12 +9,12 @@ from harness import assert_close, pseudo_random
 
 import keras_sharenets as ksn
 from keras_sharenets.mobile import predict_tflite
-from keras_sharenets.mobile.export import conversion as converter
-from keras_sharenets.mobile.graph import execution, passes
-from keras_sharenets.mobile.graph.group_chains import normalise_links, read_apart, stack_deals
-from keras_sharenets.mobile.graph.lowering import lower
-from keras_sharenets.mobile.inspect import interpreter as runtime
-from keras_sharenets.mobile.inspect.delegates import delegated
+from keras_sharenets.mobile.export.conversion import convert
+from keras_sharenets.mobile.graph import passes
+from keras_sharenets.mobile.graph.group_chains import fold_chain_normalization, split_concat_readers, stack_groups
+from keras_sharenets.mobile.graph.inference_graph import lower, run
+from keras_sharenets.mobile.inspect.benchmark import delegation
+from keras_sharenets.mobile.inspect.file import open_tflite
 
 
 def chain(groups=3, channels=13, filters=12, use_bias=False, smallest=0.5, uses=1, relu=False, also=False):
@@ -41,7 +41,7 @@ def chain(groups=3, channels=13, filters=12, use_bias=False, smallest=0.5, uses=
 
 
 def lowered(model):
-    return passes.simplify(lower(model, compact=lambda site: True))
+    return passes.simplify(lower(model, materialize=lambda site: False))
 
 
 def kinds(graph):
@@ -52,12 +52,12 @@ def kinds(graph):
 @pytest.mark.parametrize("use_bias", [False, True])
 def test_normalisation_costs_no_step(groups, use_bias):
     model, pictures = chain(groups, use_bias=use_bias)
-    graph = normalise_links(lowered(model))
+    graph = fold_chain_normalization(lowered(model))
     assert kinds(graph).count("conv") == groups
     assert "affine" not in kinds(graph)
     stored = sum(np.asarray(kernel).size for kernel in model.get_layer("chain").kernels)
     assert sum(kernel.array.size for kernel in graph.uses()) == stored
-    assert_close(execution.run(graph, pictures), np.asarray(model(pictures)), 1e-5)
+    assert_close(run(graph, pictures), np.asarray(model(pictures)), 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -67,19 +67,19 @@ def test_normalisation_costs_no_step(groups, use_bias):
 )
 def test_normalisation_that_stays_behind(arguments, steps):
     model, pictures = chain(**arguments)
-    graph = normalise_links(lowered(model))
+    graph = fold_chain_normalization(lowered(model))
     assert kinds(graph).count("affine") == steps
-    assert_close(execution.run(graph, pictures), np.asarray(model(pictures)), 1e-5)
+    assert_close(run(graph, pictures), np.asarray(model(pictures)), 1e-5)
 
 
 @pytest.mark.parametrize("groups", [2, 3, 4, 6])
 def test_groups_are_stacked_and_taken_out_as_they_lie(groups):
     model, pictures = chain(groups)
     values = {}
-    graph = stack_deals(lowered(model))
+    graph = stack_groups(lowered(model))
     assert "permute" not in kinds(graph)
     assert kinds(graph).count("pad") == (13 % groups > 0)
-    outputs = execution.run(graph, pictures, lambda value, array: values.setdefault(value.number, np.asarray(array)))
+    outputs = run(graph, pictures, watch=lambda value, array: values.setdefault(value.number, np.asarray(array)))
     assert_close(outputs, np.asarray(model(pictures)), 1e-5)
     slices = [operation for operation in graph.operations if operation.kind == "slice"]
     assert len(slices) == groups
@@ -105,9 +105,9 @@ def dealt(read):
 )
 def test_other_parts_are_not_stacked(read):
     model, pictures = dealt(read), pseudo_random((2, 4, 5, 16))
-    graph = stack_deals(lowered(model))
+    graph = stack_groups(lowered(model))
     assert "stack" not in kinds(graph)
-    np.testing.assert_array_equal(execution.run(graph, pictures), np.asarray(model(pictures)))
+    np.testing.assert_array_equal(run(graph, pictures), np.asarray(model(pictures)))
 
 
 def joined(filters=4, widths=(3, 3), strides=1, uses=1, relu=True, also=False, kernel_size=1):
@@ -124,12 +124,12 @@ def joined(filters=4, widths=(3, 3), strides=1, uses=1, relu=True, also=False, k
 
 
 @pytest.mark.parametrize("arguments", [{}, {"widths": (1, 5)}, {"relu": False}], ids=str)
-def test_read_apart(arguments):
+def test_split_concat_readers(arguments):
     model, pictures = joined(**arguments)
-    graph = read_apart(lowered(model))
+    graph = split_concat_readers(lowered(model))
     assert (kinds(graph).count("conv"), kinds(graph).count("add")) == (2, 1)
     assert [kernel.array.shape[2] for kernel in graph.uses()] == list(arguments.get("widths", (3, 3)))
-    assert_close(execution.run(graph, pictures), np.asarray(model(pictures)), 1e-5)
+    assert_close(run(graph, pictures), np.asarray(model(pictures)), 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -139,9 +139,9 @@ def test_read_apart(arguments):
 )
 def test_read_joined(arguments):
     model, pictures = joined(**arguments)
-    graph = read_apart(lowered(model))
+    graph = split_concat_readers(lowered(model))
     assert "add" not in kinds(graph)
-    assert_close(execution.run(graph, pictures), np.asarray(model(pictures)), 1e-5)
+    assert_close(run(graph, pictures), np.asarray(model(pictures)), 1e-5)
 
 
 @pytest.mark.parametrize("groups", [2, 3, 4, 6])
@@ -150,9 +150,9 @@ def test_read_joined(arguments):
 )
 def test_file_is_one_piece(groups, quantization, links, tolerance, tmp_path):
     model, pictures = chain(groups, 121, 48)  # Too large to be written out for nothing.
-    (tmp_path / "net.tflite").write_bytes(converter.convert(model, quantization, pictures))
-    interpreter = runtime.open_tflite(tmp_path / "net.tflite")
-    assert delegated(interpreter) == (1, {})
+    (tmp_path / "net.tflite").write_bytes(convert(model, quantization=quantization, representative_data=pictures))
+    interpreter = open_tflite(tmp_path / "net.tflite")
+    assert delegation(interpreter) == (1, {})
     names = [operator["op_name"] for operator in interpreter._get_ops_details()]
     assert (names.count("CONV_2D"), names.count("TRANSPOSE")) == (1 + links * (groups - 1), 1)
     assert_close(predict_tflite(tmp_path / "net.tflite", pictures), np.asarray(model(pictures)), tolerance)
@@ -165,7 +165,7 @@ def test_any_number_of_parts_is_joined_in_the_delegate(parts, tmp_path):
     joined = keras.layers.MaxPooling2D(1)(keras.layers.Concatenate()(slices))
     model = keras.Model(inputs, keras.layers.Flatten()(joined))
     pictures = pseudo_random((2, 3, 3, parts))
-    (tmp_path / "net.tflite").write_bytes(converter.convert(model))
-    assert delegated(runtime.open_tflite(tmp_path / "net.tflite"))[1].get("CONCATENATION", 0) == 0
+    (tmp_path / "net.tflite").write_bytes(convert(model))
+    assert delegation(open_tflite(tmp_path / "net.tflite"))[1].get("CONCATENATION", 0) == 0
     expected = pictures[..., ::-1].reshape(2, -1)
     np.testing.assert_array_equal(predict_tflite(tmp_path / "net.tflite", pictures), expected)

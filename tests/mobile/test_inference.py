@@ -4,8 +4,7 @@ import pytest
 from mobile_networks import small_network
 
 import keras_sharenets as ksn
-from keras_sharenets.mobile import inference_form
-from keras_sharenets.mobile.export.inference import gives_probabilities, score_form
+from keras_sharenets.mobile.export.verification import gives_probabilities, inference_model, score_model
 
 
 def implementations(model):
@@ -15,7 +14,7 @@ def implementations(model):
 @pytest.mark.parametrize("name", ["hscnet_m32_g4_r2_b1_a2"])
 def test_named_network(name):
     model = ksn.create_model(name, input_shape=(16, 16, 3))
-    copy = inference_form(model)
+    copy = inference_model(model)
     pictures = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype("float32")
     np.testing.assert_allclose(copy(pictures), model(pictures), atol=1e-5)
     assert set(implementations(copy)) == {"grouped"}
@@ -24,7 +23,7 @@ def test_named_network(name):
 
 
 def test_copy_has_weights_of_its_own(trained):
-    copy, before = inference_form(trained), trained.get_layer("stem").get_weights()[0]
+    copy, before = inference_model(trained), trained.get_layer("stem").get_weights()[0]
     copy.get_layer("stem").kernel.assign(np.zeros_like(before))
     np.testing.assert_array_equal(trained.get_layer("stem").get_weights()[0], before)
 
@@ -34,7 +33,7 @@ def test_nested_network_stays_shared():
     inner = keras.Sequential([keras.Input((8, 8, 4)), shared], name="inner")
     inputs = keras.Input((8, 8, 4))
     model = keras.Model(inputs, inner(inner(inputs)))
-    copy = inference_form(model)
+    copy = inference_model(model)
     assert implementations(copy.get_layer("inner")) == ["grouped"]
     assert len(copy.weights) == 1
     pictures = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype("float32")
@@ -46,16 +45,16 @@ def test_subclassed_model_is_refused():
         pass
 
     with pytest.raises(ValueError, match="must be a functional Keras model or a Sequential"):
-        inference_form(Subclassed())
+        inference_model(Subclassed())
 
 
 @pytest.mark.parametrize("end", ["softmax", "sigmoid", "layer"])
-def test_score_form(end):
+def test_score_model(end):
     model = small_network(None if end == "layer" else end)
     if end == "layer":
         model = keras.Model(model.input, keras.layers.Softmax()(model.output))
     pictures = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 1)).astype("float32")
-    scores = np.asarray(score_form(model)(pictures), np.float64)
+    scores = np.asarray(score_model(model)(pictures), np.float64)
     exponentials = np.exp(scores - scores.max(-1, keepdims=True))
     expected = 1 / (1 + np.exp(-scores)) if end == "sigmoid" else exponentials / exponentials.sum(-1, keepdims=True)
     np.testing.assert_allclose(model(pictures), expected, atol=1e-6)
@@ -66,4 +65,4 @@ def test_linear_end_gives_no_probabilities(plain):
     assert gives_probabilities(plain)
     model = small_network(None)
     assert not gives_probabilities(model)
-    assert score_form(model) is None
+    assert score_model(model) is None

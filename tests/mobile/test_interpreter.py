@@ -3,7 +3,8 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from mobile_networks import NAMES
 
-from keras_sharenets.mobile import describe_tflite, open_tflite, predict_tflite
+from keras_sharenets.mobile import describe_tflite, predict_tflite
+from keras_sharenets.mobile.inspect.file import open_tflite
 
 
 def test_predict_quantises_by_the_rule(tflite_files, digits):
@@ -130,6 +131,6 @@ def test_file_that_is_no_classifier(tmp_path):
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
     path = tmp_path / "vector.tflite"
     path.write_bytes(converter.convert())
-    with pytest.raises(ValueError, match=r"vector\.tflite is no classifier for one picture at a time"):
+    with pytest.raises(ValueError, match=r"vector\.tflite is no classifier for one image at a time"):
         predict_tflite(path, np.zeros((1, 8, 8, 1)))
     assert describe_tflite(path)["labels"] is None

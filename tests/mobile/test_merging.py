@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 from harness import assert_close, pseudo_random
 
-from keras_sharenets.mobile.graph import execution
-from keras_sharenets.mobile.graph.lowering import lower
-from keras_sharenets.mobile.graph.merging import merge_added
+from keras_sharenets.mobile.graph.inference_graph import lower, run
+from keras_sharenets.mobile.graph.passes import merge_added
 
 
 def network(uses=1, strides=1, padded=False, also=None, kernel_size=3, padding="same"):
@@ -53,7 +52,7 @@ def test_merged_kernel_has_the_sum_where_they_meet(arguments, place):
     expected[place] += model.get_weights()[1][0, 0]
     (kernel,) = merged.uses()
     assert_close(kernel.array, expected, 1e-6)
-    assert_close(execution.run(merged, pictures), np.asarray(model(pictures)), 1e-5)
+    assert_close(run(merged, pictures), np.asarray(model(pictures)), 1e-5)
 
 
 @pytest.mark.parametrize(

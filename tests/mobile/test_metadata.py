@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from mobile_networks import NAMES
 
-from keras_sharenets.mobile import export_tflite, predict_tflite, read_labels, write_labels
-from keras_sharenets.mobile.export.metadata_buffers import add_buffers, read_buffer
-from keras_sharenets.mobile.inspect.contents import read_graph
+from keras_sharenets.mobile import export_tflite, predict_tflite
+from keras_sharenets.mobile.export.metadata import add_buffers, write_labels
+from keras_sharenets.mobile.inspect.file import parse, read_buffer, read_labels
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_standard_metadata(request, color_space, fixture):
         data = write_labels(request.getfixturevalue(fixture)[1], ("a", "b", "c"))
     else:
         data = request.getfixturevalue(fixture)["int8"][0].read_bytes()
-    content = read_buffer(read_graph(data), "TFLITE_METADATA")
+    content = read_buffer(parse(data), "TFLITE_METADATA")
     assert content[4:8] == b"M001"
     model = Table(content)
     assert model.text(7) == "1.0.0"
@@ -121,7 +121,7 @@ def test_standard_metadata(request, color_space, fixture):
 
 def test_buffers_of_any_content(converted):
     contents = {"empty": b"", "one": b"\0", "many": bytes(range(256)) * 5}
-    model = read_graph(add_buffers(converted[1], contents))
+    model = parse(add_buffers(converted[1], contents))
     assert {name: read_buffer(model, name) for name in contents} == contents
     assert read_buffer(model, "none") is None
 

@@ -3,9 +3,8 @@ import json
 import pytest
 
 import keras_sharenets as ksn
-from keras_sharenets import cli, mobile
-from keras_sharenets.mobile.inspect import contents as graph
-from keras_sharenets.mobile.inspect import operator_timing
+from keras_sharenets import cli
+from keras_sharenets.mobile.inspect import benchmark, file
 
 
 @pytest.mark.parametrize("quantization", [None, "int8"])
@@ -17,10 +16,10 @@ def test_every_operator_of_the_file_is_measured(tflite_files, quantization, monk
         measured.extend(calls)
         return {key: [place / 1000] * repetitions for place, key in enumerate(calls, start=1)}
 
-    monkeypatch.setattr(operator_timing.timing, "take_turns", turns)
+    monkeypatch.setattr(benchmark.timing, "take_turns", turns)
     path = tflite_files[quantization][0]
-    times = mobile.operator_times(path, repetitions=2)
-    counts = graph.operator_counts(graph.read_graph(path.read_bytes()))
+    times = benchmark.operator_times(path, repetitions=2)
+    counts = file.operator_counts(file.parse(path.read_bytes()))
     assert {entry.name: entry.count for entry in times} == counts
     assert [entry.milliseconds for entry in times] == sorted((entry.milliseconds for entry in times), reverse=True)
     # The network calls one layer three times: its operators are measured once.
@@ -30,10 +29,10 @@ def test_every_operator_of_the_file_is_measured(tflite_files, quantization, monk
 
 def test_an_operator_alone_has_the_shapes_and_constants_of_the_file(tflite_files):
     path = tflite_files[None][0]
-    listed = graph.operators(graph.read_graph(path.read_bytes()))
-    whole = operator_timing.schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    listed = file.operators(file.parse(path.read_bytes()))
+    whole = benchmark.schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     place = [name for name, _, _ in listed].index("CONV_2D")
-    alone = operator_timing._alone(whole, place, "one", 1)
+    alone = benchmark._alone(whole, place, "one", 1)
     _, inputs, outputs = listed[place]
     tensors = whole.subgraphs[0].tensors
     (entry,), (end,) = alone.get_input_details(), alone.get_output_details()
@@ -58,6 +57,6 @@ def test_command(tflite_files, tmp_path, capsys):
 def test_bad_arguments(tmp_path, tflite_files):
     (tmp_path / "no.tflite").write_bytes(b"none")
     with pytest.raises(ValueError, match="is not a TFLite file"):
-        mobile.operator_times(tmp_path / "no.tflite")
+        benchmark.operator_times(tmp_path / "no.tflite")
     with pytest.raises(ValueError, match=r"`repetitions` \(=0\)"):
-        mobile.operator_times(tflite_files[None][0], repetitions=0)
+        benchmark.operator_times(tflite_files[None][0], repetitions=0)

@@ -92,8 +92,12 @@ def quantised(trained, digits):
 
 def test_the_file_computes_what_was_trained(quantised, trained, digits, tmp_path):
     pictures, classes = digits
-    report = mobile.export_tflite(quantised, tmp_path / "q.tflite", "int8", pictures[:100])
-    plain = mobile.export_tflite(trained, tmp_path / "t.tflite", "int8", pictures[:100])
+    report = mobile.export_tflite(
+        quantised, tmp_path / "q.tflite", quantization="int8", representative_data=pictures[:100]
+    )
+    plain = mobile.export_tflite(
+        trained, tmp_path / "t.tflite", quantization="int8", representative_data=pictures[:100]
+    )
     assert abs(report.file_bytes - plain.file_bytes) < 0.02 * plain.file_bytes
     assert report.stored_parameters == plain.stored_parameters
     # What is trained knows of the rounding: half the error of rounding afterwards, or less.
@@ -108,7 +112,7 @@ def test_the_file_computes_what_was_trained(quantised, trained, digits, tmp_path
 def test_the_file_has_the_learnt_ranges(quantised, digits, tmp_path):
     """Even where the pictures that calibrate have others."""
     dark = digits[0][:20] // 16
-    mobile.export_tflite(quantised, tmp_path / "q.tflite", "int8", dark)
+    mobile.export_tflite(quantised, tmp_path / "q.tflite", quantization="int8", representative_data=dark)
     runtime = mobile.open_tflite(tmp_path / "q.tflite")
     scale, zero_point = runtime.get_input_details()[0]["quantization"]
     assert scale == pytest.approx(255 / 255, rel=1e-5)
@@ -121,7 +125,9 @@ def test_a_saved_network_is_the_same_and_exports_the_same(quantised, digits, tmp
     test = digits[0][:100].astype("float32")
     assert_close(outputs_of(reloaded, test), outputs_of(quantised, test), 1e-6)
     for name, model in (("a", quantised), ("b", reloaded)):
-        mobile.export_tflite(model, tmp_path / f"{name}.tflite", "int8", digits[0][:50])
+        mobile.export_tflite(
+            model, tmp_path / f"{name}.tflite", quantization="int8", representative_data=digits[0][:50]
+        )
     assert (tmp_path / "a.tflite").read_bytes() == (tmp_path / "b.tflite").read_bytes()
 
 
@@ -135,8 +141,8 @@ def test_every_family(family, tmp_path):
     q.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
     q.optimizer.learning_rate = 0.0
     q.fit(pictures, np.arange(8), epochs=1, verbose=0)
-    report = mobile.export_tflite(q, tmp_path / "q.tflite", "int8", pictures)
-    plain = mobile.export_tflite(model, tmp_path / "m.tflite", "int8", pictures)
+    report = mobile.export_tflite(q, tmp_path / "q.tflite", quantization="int8", representative_data=pictures)
+    plain = mobile.export_tflite(model, tmp_path / "m.tflite", quantization="int8", representative_data=pictures)
     assert abs(report.file_bytes - plain.file_bytes) < 0.02 * plain.file_bytes
     assert report.score_error < 0.2
 
@@ -160,9 +166,9 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match=r"`preserve` \(='all'\) must be one of None, 'zeros', 'clusters'"):
         mobile.quantize_aware(model, preserve="all")
     with pytest.raises(ValueError, match=r"`engine` \(='tf'\) must be one of 'keras', 'tfmot'"):
-        mobile.quantize_aware(model, "tf")
+        mobile.quantize_aware(model, engine="tf")
     q = mobile.quantize_aware(model)
-    with pytest.raises(ValueError, match=r"quantisation-aware already"):
+    with pytest.raises(ValueError, match=r"quantization-aware already"):
         mobile.quantize_aware(q)
     odd = keras.Model(inputs, keras.layers.Conv2DTranspose(2, 1, name="odd")(inputs))
     with pytest.raises(mobile.UnsupportedLayerError, match="'odd', a Conv2DTranspose"):
@@ -175,7 +181,7 @@ def test_engines_round_alike(trained, digits):
     for engine in ("keras", "tfmot"):
         copy = keras.models.clone_model(trained)
         copy.set_weights(trained.get_weights())
-        q = mobile.quantize_aware(copy, engine)
+        q = mobile.quantize_aware(copy, engine=engine)
         q.compile(keras.optimizers.SGD(1e-3), "sparse_categorical_crossentropy", jit_compile=False)
         losses.append(q.train_on_batch(digits[0][:64].astype("float32"), digits[1][:64]))
         limits.append([float(limit) for layer in ranges(q) for limit in layer.range()])

@@ -9,8 +9,9 @@ from mobile_networks import NAMES, small_network, with_noise
 from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_sharenets.images import read_image
-from keras_sharenets.mobile import ExportMismatchError, export_saved_model
+from keras_sharenets.mobile import export_saved_model
 from keras_sharenets.mobile.export import saved_model
+from keras_sharenets.mobile.export.verification import ExportMismatchError
 
 
 def encode(picture, kind):
@@ -22,7 +23,7 @@ def encode(picture, kind):
 @pytest.fixture(scope="module")
 def exported(trained, digits, tmp_path_factory):
     path = tmp_path_factory.mktemp("saved") / "digits"
-    return path, export_saved_model(trained, path, NAMES, digits[0][:200])
+    return path, export_saved_model(trained, path, class_names=NAMES, representative_data=digits[0][:200])
 
 
 def functions_of(folder):
@@ -84,14 +85,14 @@ def test_report(exported):
     path, report = exported
     assert report.path == str(path)
     assert report.total_bytes == sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    assert report.verified_on == "64 given pictures"
+    assert report.verified_on == "64 given images"
     assert report.class_names == NAMES
     assert report.largest_difference < 1e-5
 
 
 def test_colour_without_names(plain, tmp_path):
     report = export_saved_model(plain, tmp_path / "plain")
-    assert report.verified_on == "16 synthetic pictures"
+    assert report.verified_on == "16 synthetic images"
     assert report.class_names == ("0", "1", "2")
     picture = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype="uint8")
     results = tf.saved_model.load(str(tmp_path / "plain")).signatures["serve_encoded"](
@@ -157,10 +158,10 @@ def test_existing_folder(plain, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("shape", "arguments", "message"),
     [
-        ((4, 4, 2), {}, "must take pictures of 1 or 3 channels"),
-        ((None, 4, 3), {}, "Export needs a fixed picture size"),
+        ((4, 4, 2), {}, "must take images of 1 or 3 channels"),
+        ((None, 4, 3), {}, "Export needs a fixed image size"),
         ((4, 4, 3), {"class_names": ["a"]}, "`class_names` has 1 entries, but the network has 2 classes"),
-        ((4, 4, 3), {"sample": np.zeros((2, 4, 4, 1))}, "`sample` must hold pictures of shape"),
+        ((4, 4, 3), {"representative_data": np.zeros((2, 4, 4, 1))}, "`representative_data` must hold images of shape"),
     ],
 )
 def test_bad_argument(tmp_path, monkeypatch, shape, arguments, message):

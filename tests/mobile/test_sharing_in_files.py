@@ -12,10 +12,12 @@ from families import REPRESENTATIVES, representative
 
 import keras_sharenets as ksn
 from keras_sharenets.analysis import calls
-from keras_sharenets.mobile import UnsupportedLayerError, predict_tflite
-from keras_sharenets.mobile.export import conversion as converter
-from keras_sharenets.mobile.graph import execution, forms, passes
-from keras_sharenets.mobile.graph.lowering import lower
+from keras_sharenets.mobile import predict_tflite
+from keras_sharenets.mobile.export import conversion
+from keras_sharenets.mobile.export.conversion import convert
+from keras_sharenets.mobile.graph import passes
+from keras_sharenets.mobile.graph.inference_graph import lower, run
+from keras_sharenets.mobile.graph.lowering_rules import UnsupportedLayerError
 
 BYTES = {None: 4, "float16": 2, "int8": 1}
 
@@ -49,12 +51,12 @@ def relative(outputs, expected):
 def test_every_form_of_the_graph_computes_what_keras_computes(network, share):
     model, pictures = network
     expected = np.asarray(model(pictures))
-    graph = lower(model, compact=lambda site: share)
+    graph = lower(model, materialize=lambda site: not share)
     simple = passes.simplify(graph)
     assert len(simple.operations) < len(graph.operations)
-    final = [make(simple, lambda site: not share) for make in (forms.float_form, forms.integer_form)]
+    final = [make(simple, lambda site: not share) for make in (passes.prepare_float, passes.prepare_int8)]
     for form in (graph, simple, *final):
-        assert relative(execution.run(form, pictures), expected) < 1e-4
+        assert relative(run(form, pictures), expected) < 1e-4
 
 
 def test_a_bias_is_scaled_by_the_normalization_behind_it():
@@ -64,7 +66,7 @@ def test_a_bias_is_scaled_by_the_normalization_behind_it():
     model.get_layer("conv").bias.assign([-3.0, -1.0, 0.0, 1.0, 3.0])
     graph = passes.simplify(lower(model))
     assert [operation.kind for operation in graph.operations] == ["conv"]
-    assert relative(execution.run(graph, pictures), np.asarray(model(pictures))) < 1e-5
+    assert relative(run(graph, pictures), np.asarray(model(pictures))) < 1e-5
 
 
 def parts(data):
@@ -90,11 +92,11 @@ def bound(model, quantization):
     return share * stored + per_channel * channels + 2**15
 
 
-@pytest.mark.parametrize("prefer", converter.PREFERENCES)
-@pytest.mark.parametrize("quantization", converter.QUANTIZATIONS)
+@pytest.mark.parametrize("prefer", conversion.PREFERENCES)
+@pytest.mark.parametrize("quantization", conversion.QUANTIZATIONS)
 def test_file(network, quantization, prefer, tmp_path):
     model, pictures = network
-    data = converter.convert(model, quantization, pictures, prefer)
+    data = convert(model, quantization=quantization, representative_data=pictures, prefer=prefer)
     if prefer == "size":
         assert len(data) <= bound(model, quantization)
     names, types = parts(data)
@@ -106,12 +108,12 @@ def test_file(network, quantization, prefer, tmp_path):
     assert relative(outputs, np.asarray(model(pictures))) < {None: 1e-4, "float16": 1e-2, "int8": 0.35}[quantization]
 
 
-@pytest.mark.parametrize("quantization", converter.QUANTIZATIONS)
+@pytest.mark.parametrize("quantization", conversion.QUANTIZATIONS)
 def test_what_is_written_out_for_nothing_takes_no_bytes(network, quantization, monkeypatch):
     model, pictures = network
-    size = len(converter.convert(model, quantization, pictures))
-    monkeypatch.setattr(converter.budget, "free_written_out", lambda form, quantization: [])
-    assert size <= len(converter.convert(model, quantization, pictures))
+    size = len(convert(model, quantization=quantization, representative_data=pictures))
+    monkeypatch.setattr(conversion, "free_materialized", lambda build, quantization: [])
+    assert size <= len(convert(model, quantization=quantization, representative_data=pictures))
 
 
 def test_few_channels_are_written_out_for_nothing_and_clustered_ones_not():
@@ -119,10 +121,10 @@ def test_few_channels_are_written_out_for_nothing_and_clustered_ones_not():
     layer = ksn.layers.HierarchicalGroupConv2D(24, groups=4)
     model = keras.Model(inputs, keras.layers.Flatten()(layer(ksn.layers.StridedChannelShuffle(4)(inputs))))
     # 24 x 16 weights instead of 6 x (4 + 3 x 10), for an operator instead of 15 or more.
-    assert parts(converter.convert(model))[0].count("CONV_2D") == 1
+    assert parts(convert(model))[0].count("CONV_2D") == 1
     for kernel in layer.kernels:
         kernel.assign(np.random.default_rng(0).choice([-0.5, 0.25, 1.0], kernel.shape))
-    assert parts(converter.convert(model))[0].count("CONV_2D") == 4 + 3
+    assert parts(convert(model))[0].count("CONV_2D") == 4 + 3
 
 
 @pytest.mark.slow
@@ -134,7 +136,7 @@ def test_few_channels_are_written_out_for_nothing_and_clustered_ones_not():
 def test_hierarchical_groups_are_small_and_in_one_piece(name, quantization, negative):
     keras.utils.set_random_seed(0)
     model, pictures = trained_like(ksn.create_model(name, classifier_activation=None), negative=negative)
-    data = converter.convert(model, quantization, pictures)
+    data = convert(model, quantization=quantization, representative_data=pictures)
     assert len(data) <= bound(model, quantization)
     assert parts(data)[0].count("DELEGATE") == 1
 
@@ -173,7 +175,7 @@ def test_no_draw_loses_its_sharing(draw):
     model, pictures = trained_like(shared_three_times(kinds[draw % 3]), seed=draw, negative=0.0)
     for norm, scales in zip([layer for layer in model.layers if hasattr(layer, "gamma")], kinds[draw % 3], strict=True):
         norm.gamma.assign(scales)
-    data = converter.convert(model, "int8", pictures, "size")
+    data = convert(model, quantization="int8", representative_data=pictures, prefer="size")
     assert kernel_buffers(data) == 1
     assert parts(data)[1] <= {schema.TensorType.INT8, schema.TensorType.INT32}
 
@@ -181,21 +183,43 @@ def test_no_draw_loses_its_sharing(draw):
 def test_scales_that_are_positive_cost_no_step_of_their_own():
     model = shared_three_times(np.full((3, 16), 0.7))
     pictures = np.random.default_rng(0).normal(size=(4, 8, 8, 16)).astype("float32")
-    assert parts(converter.convert(model, "int8", pictures, "size"))[0].count("DEPTHWISE_CONV_2D") == 0
+    assert (
+        parts(convert(model, quantization="int8", representative_data=pictures, prefer="size"))[0].count(
+            "DEPTHWISE_CONV_2D"
+        )
+        == 0
+    )
     model.layers[2].gamma.assign([-0.7] + 15 * [0.7])
-    assert parts(converter.convert(model, "int8", pictures, "size"))[0].count("DEPTHWISE_CONV_2D") == 1
+    assert (
+        parts(convert(model, quantization="int8", representative_data=pictures, prefer="size"))[0].count(
+            "DEPTHWISE_CONV_2D"
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize("quantization", [None, "int8"])
 def test_budget_is_kept_and_a_larger_one_used(quantization, tmp_path):
     model, pictures = trained_like(representative("hscnet"))
-    ends = [len(converter.convert(model, quantization, pictures, prefer)) for prefer in converter.PREFERENCES]
+    ends = [
+        len(convert(model, quantization=quantization, representative_data=pictures, prefer=prefer))
+        for prefer in conversion.PREFERENCES
+    ]
     budgets = [round(ends[0] + (ends[1] - ends[0]) * share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    sizes = [len(converter.convert(model, quantization, pictures, max_bytes=budget)) for budget in budgets]
+    sizes = [
+        len(convert(model, quantization=quantization, representative_data=pictures, max_bytes=budget))
+        for budget in budgets
+    ]
     assert all(size <= budget for size, budget in zip(sizes, budgets, strict=True))
     assert sizes == sorted(sizes)
     assert sizes[-1] == ends[1] > sizes[0]
-    report = ksn.mobile.export_tflite(model, tmp_path / "net.tflite", quantization, pictures, max_bytes=ends[0] + 1000)
+    report = ksn.mobile.export_tflite(
+        model,
+        tmp_path / "net.tflite",
+        quantization=quantization,
+        representative_data=pictures,
+        max_bytes=ends[0] + 1000,
+    )
     assert report.file_bytes <= ends[0] + 1000
     assert report.prefer == "max_bytes"
 
@@ -203,24 +227,24 @@ def test_budget_is_kept_and_a_larger_one_used(quantization, tmp_path):
 def test_budget_between_the_uses_of_one_kernel():
     """Each use for itself gets a kernel of its own: 16 * 16 * 9 numbers of 4 bytes more a use."""
     model = shared_three_times(np.random.default_rng(0).uniform(0.5, 1.5, (3, 16)))
-    smallest, kernel = len(converter.convert(model)), 16 * 16 * 9 * 4
-    sizes = [len(converter.convert(model, max_bytes=smallest + more * kernel)) for more in (0, 1, 2)]
+    smallest, kernel = len(convert(model)), 16 * 16 * 9 * 4
+    sizes = [len(convert(model, max_bytes=smallest + more * kernel)) for more in (0, 1, 2)]
     # The step for the scale behind the shared kernel goes, and less than 1 KB with it.
     for more, size in enumerate(sizes):
         assert more * kernel - 1024 * more <= size - smallest <= more * kernel
     # With the last use the shared kernel itself goes.
-    assert len(converter.convert(model, prefer="speed")) - smallest <= 2 * kernel
+    assert len(convert(model, prefer="speed")) - smallest <= 2 * kernel
 
 
 def test_budget_that_nothing_fits_into(tmp_path):
     model, _ = trained_like(representative("hgcnet"))
-    least = len(converter.convert(model))
+    least = len(convert(model))
     with pytest.raises(
         ValueError, match=rf"`max_bytes` \(=1000\) must be at least {least}, the size with every tensor once"
     ):
         ksn.mobile.export_tflite(model, tmp_path / "net.tflite", max_bytes=1000)
     assert not list(tmp_path.iterdir())
-    assert len(converter.convert(model, max_bytes=least)) == least
+    assert len(convert(model, max_bytes=least)) == least
 
 
 @pytest.mark.parametrize("share", [True, False])
@@ -256,7 +280,7 @@ def test_every_layer_of_the_library(layer, share, tmp_path):
     if getattr(layer, "bias", None) is not None:
         layer.bias.assign(np.random.default_rng(1).normal(size=layer.bias.shape))
     pictures = np.random.default_rng(0).normal(size=(4, 8, 8, 16)).astype("float32")
-    (tmp_path / "net.tflite").write_bytes(converter.convert(model, None, None, "size" if share else "speed"))
+    (tmp_path / "net.tflite").write_bytes(convert(model, prefer="size" if share else "speed"))
     assert relative(predict_tflite(tmp_path / "net.tflite", pictures), np.asarray(model(pictures))) < 1e-5
 
 
@@ -267,7 +291,7 @@ def test_uneven_deal_stays_in_the_delegate(channels, groups, tmp_path):
     model = keras.Model(inputs, x)
     pictures = np.random.default_rng(0).normal(size=(4, 6, 6, channels)).astype("float32")
     for quantization, tolerance in ((None, 1e-6), ("int8", 0.02)):
-        data = converter.convert(model, quantization, pictures)
+        data = convert(model, quantization=quantization, representative_data=pictures)
         names, _ = parts(data)
         assert "GATHER" not in names
         assert names.count("DELEGATE") == 1
@@ -291,7 +315,7 @@ def test_shuffle_before_a_convolution_costs_nothing(shuffle, taken_in, tmp_path)
         paths.append(keras.layers.MaxPooling2D(1)(shuffled))
     model = keras.Model(inputs, keras.layers.Flatten()(keras.layers.Concatenate()(paths)))
     pictures = np.random.default_rng(0).normal(size=(4, 8, 8, 16)).astype("float32")
-    data = converter.convert(model)
+    data = convert(model)
     assert ({"GATHER", "TRANSPOSE"}.isdisjoint(parts(data)[0])) == taken_in
     (tmp_path / "net.tflite").write_bytes(data)
     assert relative(predict_tflite(tmp_path / "net.tflite", pictures), np.asarray(model(pictures))) < 1e-5
@@ -336,9 +360,12 @@ def test_sizes_in_the_readme(row):
     model, pictures = trained_like(ksn.create_model(row[0], num_classes=10, classifier_activation=None))
     stored = ksn.profile(model).stored_parameters
     sizes = [4 * stored]
-    sizes += [len(converter.convert(model, None, pictures, prefer)) for prefer in converter.PREFERENCES]
+    sizes += [len(convert(model, representative_data=pictures, prefer=prefer)) for prefer in conversion.PREFERENCES]
     sizes += [stored]
-    sizes += [len(converter.convert(model, "int8", pictures, prefer)) for prefer in converter.PREFERENCES]
+    sizes += [
+        len(convert(model, quantization="int8", representative_data=pictures, prefer=prefer))
+        for prefer in conversion.PREFERENCES
+    ]
     # What is quantised, and so which buffers are equal, may depend on the machine's rounding.
     assert [int(size.replace(",", "")) for size in row[1:]] == pytest.approx(sizes, rel=0.005)
 

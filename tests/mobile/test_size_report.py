@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_sharenets.mobile import export_tflite, write_labels
-from keras_sharenets.mobile.export.metadata_buffers import read_buffer
-from keras_sharenets.mobile.inspect import size_report
+from keras_sharenets.mobile import export_tflite, size_report
+from keras_sharenets.mobile.export.metadata import write_labels
+from keras_sharenets.mobile.inspect.file import read_buffer
 
 
 def packed(model):
@@ -123,7 +123,7 @@ def test_file_of_the_converter_of_tensorflow(tmp_path):
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(5, 3, activation="relu", bias_initializer="glorot_uniform")(inputs)
     x = keras.layers.Dense(4, activation="softmax", bias_initializer="glorot_uniform")(keras.layers.Flatten()(x))
-    path = tmp_path / "converter.tflite"
+    path = tmp_path / "conversion.tflite"
     path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(keras.Model(inputs, x)).convert())
     report = size_report(path)
     assert report.constants["float32 kernels"] == 4 * (9 * 3 * 5 + 6 * 6 * 5 * 4)

@@ -5,9 +5,10 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from mobile_networks import NAMES, small_network, with_noise
 
-from keras_sharenets.mobile import ExportMismatchError, export_tflite, predict_tflite, read_labels
-from keras_sharenets.mobile.export import conversion as converter
-from keras_sharenets.mobile.export import images as _sources
+from keras_sharenets.mobile import export_tflite, predict_tflite
+from keras_sharenets.mobile.export import conversion
+from keras_sharenets.mobile.export.verification import ExportMismatchError
+from keras_sharenets.mobile.inspect.file import read_labels
 
 QUANTIZATIONS = (None, "float16", "int8")
 
@@ -28,7 +29,7 @@ def test_file_computes_what_keras_computes(tflite_files, trained, digits, quanti
     assert accuracy[0] > 0.8
     assert abs(accuracy[0] - accuracy[1]) <= 0.02
     assert (outputs.argmax(-1) == expected.argmax(-1)).mean() >= 0.97
-    assert report.verified_on == "64 given pictures"
+    assert report.verified_on == "64 given images"
     assert report.top1_agreement >= 0.95
 
 
@@ -90,7 +91,7 @@ def test_plain_network_is_stored_once(plain, tmp_path):
     # The rescaling is a scale and a shift of 3 channels, the mean stores its two axes.
     assert report.file_weight_bytes == 4 * (parameters + 2 * 3 + 2)
     assert report.stored_weight_bytes == 4 * parameters
-    assert report.verified_on == "16 synthetic pictures"
+    assert report.verified_on == "16 synthetic images"
     assert report.largest_difference < 1e-5
     assert read_labels(tmp_path / "plain.tflite") is None
 
@@ -106,17 +107,23 @@ def test_scores_are_not_called_probabilities(tmp_path, digits):
 def test_representative_data_in_batches(plain, tmp_path):
     random = np.random.default_rng(0)
     batches = (random.integers(0, 256, (count, 6, 5, 3), dtype="uint8") for count in (3, 4))
-    assert export_tflite(plain, tmp_path / "m.tflite", "int8", batches).verified_on == "7 given pictures"
-    assert export_tflite(plain, tmp_path / "m.tflite", None, [np.zeros((6, 5, 3))]).verified_on == "1 given picture"
+    assert (
+        export_tflite(plain, tmp_path / "m.tflite", quantization="int8", representative_data=batches).verified_on
+        == "7 given images"
+    )
+    assert (
+        export_tflite(plain, tmp_path / "m.tflite", representative_data=[np.zeros((6, 5, 3))]).verified_on
+        == "1 given image"
+    )
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 @pytest.mark.parametrize("network", ["trained", "saturated"])
 def test_wrong_file_is_caught(request, digits, tmp_path, monkeypatch, network, quantization):
-    model, right = request.getfixturevalue(network), converter.convert
-    monkeypatch.setattr(converter, "convert", lambda model, *rest: right(with_noise(model), *rest))
-    with pytest.raises(ExportMismatchError, match=r"64 pictures, and was not written: relative error of the scores"):
-        export_tflite(model, tmp_path / "wrong.tflite", quantization, digits[0][:64])
+    model, right = request.getfixturevalue(network), conversion.convert
+    monkeypatch.setattr(conversion, "convert", lambda model, **how: right(with_noise(model), **how))
+    with pytest.raises(ExportMismatchError, match=r"64 images, and was not written: relative error of the scores"):
+        export_tflite(model, tmp_path / "wrong.tflite", quantization=quantization, representative_data=digits[0][:64])
     assert not list(tmp_path.iterdir())
 
 
@@ -124,25 +131,28 @@ def test_saturated_network(saturated, digits, tmp_path, monkeypatch):
     pictures = digits[0][:64]
     probabilities = np.asarray(saturated(pictures.astype("float32")))
     assert np.isin(probabilities, (0, 1)).mean() > 0.99
-    assert export_tflite(saturated, tmp_path / "m.tflite", "int8", pictures).score_error < 0.2
-    right = converter.convert
+    assert (
+        export_tflite(saturated, tmp_path / "m.tflite", quantization="int8", representative_data=pictures).score_error
+        < 0.2
+    )
+    right = conversion.convert
 
-    def with_weak_end(model, *rest):
+    def with_weak_end(model, **how):
         """Scores of a fifth: the same class is first in every picture, with a probability of 1."""
         copy = keras.models.clone_model(model)
         *weights, kernel, bias = model.get_weights()
         copy.set_weights([*weights, kernel / 5, bias / 5])
-        return right(copy, *rest)
+        return right(copy, **how)
 
-    monkeypatch.setattr(converter, "convert", with_weak_end)
+    monkeypatch.setattr(conversion, "convert", with_weak_end)
     with pytest.raises(ExportMismatchError, match=r"relative error of the scores 0\.8"):
-        export_tflite(saturated, tmp_path / "wrong.tflite", "int8", pictures)
+        export_tflite(saturated, tmp_path / "wrong.tflite", quantization="int8", representative_data=pictures)
 
 
 def test_earlier_file_survives_a_failure(plain, tmp_path, monkeypatch):
     path = tmp_path / "m.tflite"
     path.write_bytes(b"earlier")
-    monkeypatch.setattr(converter, "convert", lambda *_: b"\0\0\0\0TFL3")
+    monkeypatch.setattr(conversion, "convert", lambda *_, **how: b"\0\0\0\0TFL3")
     with pytest.raises(ValueError, match="The converted file is damaged"):
         export_tflite(plain, path)
     assert path.read_bytes() == b"earlier"
@@ -154,9 +164,9 @@ def test_earlier_file_survives_a_failure(plain, tmp_path, monkeypatch):
         ({"quantization": "int4"}, r"`quantization` \(='int4'\) must be one of None, 'float16', 'int8'"),
         ({"quantization": "int8"}, "needs `representative_data`"),
         ({"representative_data": np.zeros((2, 5, 6, 3))}, r"of shape \(6, 5, 3\), holds an array of shape"),
-        ({"representative_data": np.zeros((0, 6, 5, 3))}, "holds no pictures"),
-        ({"representative_data": iter(())}, "holds no pictures"),
-        ({"representative_data": 7}, "must be an array of pictures or an iterable"),
+        ({"representative_data": np.zeros((0, 6, 5, 3))}, "holds no images"),
+        ({"representative_data": iter(())}, "holds no images"),
+        ({"representative_data": 7}, "must be an array of images or an iterable"),
         ({"representative_data": [(np.zeros((2, 6, 5, 3)), np.zeros(2))]}, "gave a tuple"),
         ({"representative_data": np.full((2, 6, 5, 3), "0")}, "must hold numbers, holds <U1"),
         ({"representative_data": np.full((2, 6, 5, 3), np.nan)}, "not finite"),
@@ -165,7 +175,7 @@ def test_earlier_file_survives_a_failure(plain, tmp_path, monkeypatch):
     ],
 )
 def test_bad_argument(plain, tmp_path, monkeypatch, arguments, message):
-    monkeypatch.setattr(converter, "convert", lambda *_: pytest.fail("work was done before the check"))
+    monkeypatch.setattr(conversion, "convert", lambda *_, **how: pytest.fail("work was done before the check"))
     with pytest.raises(ValueError, match=message):
         export_tflite(plain, tmp_path / "m.tflite", **arguments)
     assert not list(tmp_path.iterdir())
@@ -192,9 +202,9 @@ class Subclassed(keras.Model):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: _network((None, None, 3), keras.layers.GlobalMaxPooling2D()), "Export needs a fixed picture size"),
-        (lambda: _network((4, 4, 1), keras.layers.Conv2D(2, 1)), r"must give one vector a picture"),
-        (lambda: _network((4,), keras.layers.Dense(2)), "must be pictures"),
+        (lambda: _network((None, None, 3), keras.layers.GlobalMaxPooling2D()), "Export needs a fixed image size"),
+        (lambda: _network((4, 4, 1), keras.layers.Conv2D(2, 1)), r"must give one vector an image"),
+        (lambda: _network((4,), keras.layers.Dense(2)), "must be images"),
         (_two_inputs, "must have one input and one output, has 2 and 1"),
         (Subclassed, "must be a functional or sequential Keras model"),
         (lambda: "model.keras", "must be a functional or sequential Keras model"),
@@ -215,6 +225,6 @@ def test_numbers_that_are_not_finite(plain, tmp_path):
 
 
 def test_other_backend(plain, tmp_path, monkeypatch):
-    monkeypatch.setattr(_sources.keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(RuntimeError, match="set the environment variable KERAS_BACKEND=tensorflow"):
         export_tflite(plain, tmp_path / "m.tflite")

@@ -125,7 +125,7 @@ def test_each_kernel_has_few_values(centroids):
 )
 def test_choice_of_layers(layers, chosen):
     model = network()
-    pruned = mobile.prune(model, 0.5, layers, end_step=1)
+    pruned = mobile.prune(model, 0.5, layers=layers, end_step=1)
     pruned.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
     fit(pruned, PICTURES[:8], CLASSES[:8])
     assert {path.split("/")[0] for path, kernel in kernels(model).items() if (kernel == 0).any()} == chosen
@@ -136,7 +136,7 @@ def test_layers_in_a_model_inside():
     inputs = keras.Input((4,))
     model = keras.Model(inputs, keras.layers.Dense(2, name="last")(inner(inputs)))
     name = f"{inner.name}/{inner.layers[0].name}"
-    pruned = mobile.prune(model, 0.5, [name], end_step=2)
+    pruned = mobile.prune(model, 0.5, layers=[name], end_step=2)
     pruned.compile("sgd", "mse", jit_compile=False)
     pruned.fit(np.ones((8, 4)), np.ones((8, 2)), batch_size=2, verbose=0)
     assert (inner.layers[0].kernel.numpy() == 0).sum() == 12

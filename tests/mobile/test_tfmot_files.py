@@ -11,14 +11,14 @@ from tfmot_networks import PICTURES, distinct, fit, kernels, network, one_layer,
 import keras_sharenets as ksn
 from keras_sharenets import mobile
 from keras_sharenets.analysis.blending import blending_layers
-from keras_sharenets.mobile.inspect import contents as files
+from keras_sharenets.mobile.inspect import file
 
 TYPES = {"float32": schema.TensorType.FLOAT32, "int8": schema.TensorType.INT8}
 
 
 def constants(path, kind):
     """The constants of a type in a file, each buffer once."""
-    contents = files.read_graph(path.read_bytes())
+    contents = file.parse(path.read_bytes())
     graph = contents.Subgraphs(0)
     tensors = {graph.Tensors(index).Buffer(): graph.Tensors(index) for index in range(graph.TensorsLength())}
     return [
@@ -31,7 +31,7 @@ def constants(path, kind):
 def exported(model, quantization, folder):
     """The constants of the file of a model, kernels with the axes of Keras."""
     path, pictures = folder / "net.tflite", pseudo_random((8, *model.input_shape[1:]))
-    report = mobile.export_tflite(model, path, quantization, pictures, prefer="size")
+    report = mobile.export_tflite(model, path, quantization=quantization, representative_data=pictures, prefer="size")
     assert report.stored_parameters == ksn.profile(model).stored_parameters
     found = constants(path, "float32" if quantization is None else "int8")
     return [array.transpose(1, 2, 3, 0) for array in found if array.ndim == 4]
@@ -52,7 +52,7 @@ def shardnet():
 def test_zeros_of_blending_layers_reach_the_files(shardnet, tmp_path):
     model = shardnet()
     before = ksn.profile(model)
-    pruned = mobile.prune(model, 0.6, "blending", end_step=4, frequency=1)
+    pruned = mobile.prune(model, 0.6, layers="blending", end_step=4, frequency=1)
     fit(pruned, pseudo_random((32, 16, 16, 3)), np.arange(32) % 10)
     small = mobile.strip(pruned)
     assert ksn.profile(small).stored_parameters == before.stored_parameters

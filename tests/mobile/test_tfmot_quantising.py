@@ -6,8 +6,8 @@ from harness import outputs_of, pseudo_random
 import keras_sharenets as ksn
 from keras_sharenets import mobile
 from keras_sharenets.layers import FakeQuantize, QuantizedKernels
-from keras_sharenets.mobile.compress import tfmot_quantization as quantising
-from keras_sharenets.mobile.compress.tfmot_quantization import rounded_by_tfmot
+from keras_sharenets.mobile.compress import tfmot
+from keras_sharenets.mobile.compress.tfmot import quantize_with_tfmot
 
 PICTURES, CLASSES = pseudo_random((48, 8, 8, 3)), np.arange(48) % 5
 
@@ -39,7 +39,7 @@ def fit(model, pictures=PICTURES, epochs=1, jit_compile=False, momentum=0.0):
 def test_a_step_is_that_of_the_network_itself():
     """Losses, weights and ranges after two steps: the second one uses the ranges of the first."""
     own, given = mobile.quantize_aware(network()), mobile.quantize_aware(network())
-    trained = rounded_by_tfmot(given)
+    trained = quantize_with_tfmot(given)
     assert max(layer.places for layer in own.layers if isinstance(layer, FakeQuantize)) > 1
     np.testing.assert_allclose(fit(trained, PICTURES[:16]), fit(own, PICTURES[:16]), rtol=1e-5)
     before = network().weights
@@ -52,10 +52,10 @@ def test_a_step_is_that_of_the_network_itself():
 
 def test_training_and_file(tmp_path):
     model = network()
-    trained = rounded_by_tfmot(mobile.quantize_aware(model))
+    trained = quantize_with_tfmot(mobile.quantize_aware(model))
     losses = fit(trained, epochs=6, momentum=0.9)
     assert losses[-1] < losses[0]
-    report = mobile.export_tflite(trained, tmp_path / "net.tflite", "int8", PICTURES)
+    report = mobile.export_tflite(trained, tmp_path / "net.tflite", quantization="int8", representative_data=PICTURES)
     assert report.score_error < 0.1
     stripped = mobile.strip(trained)
     assert stripped.layers[1:] == model.layers[1:]
@@ -74,8 +74,8 @@ def test_rounding_of_kernels(shape, axis, jit_compile):
         np.moveaxis(kernel, axis, 0)[1] = 0
     others = None if axis is None else tuple(place for place in range(kernel.ndim) if place != axis % kernel.ndim)
     step = np.maximum(np.abs(kernel).max(axis=others, keepdims=True) / 127, 1e-9)
-    rounding = quantising._KernelRounding(axis, shape)
-    rounded = quantising.tf.function(rounding, jit_compile=jit_compile)(keras.ops.convert_to_tensor(kernel)).numpy()
+    rounding = tfmot._KernelQuantizer(axis, shape)
+    rounded = tfmot.tf.function(rounding, jit_compile=jit_compile)(keras.ops.convert_to_tensor(kernel)).numpy()
     np.testing.assert_allclose(rounded, np.round(kernel / step) * step, rtol=0, atol=1e-5)
     assert len(np.unique(rounded)) > 2
 
@@ -84,7 +84,7 @@ def test_ranges_follow_the_values():
     """The first batch sets the range of its place; after that moving averages; the widest of both places rounds."""
     layer = FakeQuantize(2, momentum=0.75)
     layer.build((None, 4))
-    values = quantising._Values(layer)
+    values = tfmot._Values(layer)
     first, second, third = np.float32([[-1, 3, 0, 1]]), np.float32([[-5, 1, 0, 0]]), np.float32([[0, 1, 7, 0.001]])
     values(first, place=0)
     np.testing.assert_allclose(layer.low.numpy(), [-1, 0])
@@ -102,7 +102,7 @@ def test_what_was_made_before_stays(preserve):
     model = network()
     fit(mobile.prune(model, 0.5, end_step=4, frequency=1))
     fit(mobile.cluster(model, 6))
-    trained = rounded_by_tfmot(mobile.quantize_aware(model, preserve=preserve))
+    trained = quantize_with_tfmot(mobile.quantize_aware(model, preserve=preserve))
     before = [weight.numpy() for weight in model.weights if "kernel" in weight.path]
     fit(trained, epochs=2, momentum=0.9)
     wrappers = [layer for layer in trained.layers if isinstance(layer, QuantizedKernels)]
@@ -115,8 +115,8 @@ def test_what_was_made_before_stays(preserve):
 
 
 def test_bad_arguments(monkeypatch):
-    with pytest.raises(ValueError, match="must be made by `quantize_aware`: nothing in it rounds"):
-        rounded_by_tfmot(network())
+    with pytest.raises(ValueError, match="must be made by `quantize_aware`: nothing in it is quantized"):
+        quantize_with_tfmot(network())
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(RuntimeError, match="TFMOT needs the TensorFlow backend, and Keras runs on 'jax'"):
-        rounded_by_tfmot(network())
+        quantize_with_tfmot(network())

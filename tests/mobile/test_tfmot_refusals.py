@@ -53,12 +53,12 @@ def test_other_bad_arguments():
     with pytest.raises(
         ValueError, match=r"`number_of_clusters` \(=2\) must be at least 2, and 3 where weights that are"
     ):
-        mobile.cluster(model, 2, ["blend"])
-    mobile.cluster(model, 2, ["scores"])
+        mobile.cluster(model, 2, layers=["blend"])
+    mobile.cluster(model, 2, layers=["scores"])
 
 
 def test_other_backends_and_missing_packages(monkeypatch):
-    packages = "keras_sharenets.mobile.compress.tfmot_packages"
+    packages = "keras_sharenets.mobile.compress.tfmot"
     monkeypatch.delitem(sys.modules, packages, raising=False)
     monkeypatch.setitem(sys.modules, "tensorflow_model_optimization", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'keras_sharenets\[mobile\]'"):

@@ -3,7 +3,7 @@ import json
 import keras
 import pytest
 
-from keras_sharenets.mobile.export import conversion as converter
+from keras_sharenets.mobile.export import conversion
 from keras_sharenets.search.budgets import FileBudget
 from keras_sharenets.search.measuring import FileCosts, FileLimits, estimate_costs, measure
 from keras_sharenets.search.spaces import find_space
@@ -77,7 +77,7 @@ def test_no_file_is_smaller_than_its_kernels(name):
     kernels = kernel_parameters(space, point, input_shape=DIGITS.shape)
     assert 0.5 * count(space, point, input_shape=DIGITS.shape).stored_parameters < kernels
     images = DIGITS.train.images[:8].astype("float32")
-    assert kernels < len(converter.convert(_network(name, point), "int8", images))
+    assert kernels < len(conversion.convert(_network(name, point), quantization="int8", representative_data=images))
 
 
 def _limits(folder, **budget):

@@ -38,7 +38,7 @@ def test_accuracy_is_the_recorded_one(top1, cifar10):
 
 
 def test_saved_model_gives_the_same_classes(model, images, top1, names, cifar10, tmp_path):
-    mobile.export_saved_model(model, tmp_path / "net", class_names=names, sample=cifar10.train.images[:64])
+    mobile.export_saved_model(model, tmp_path / "net", class_names=names, representative_data=cifar10.train.images[:64])
     serve = tf.saved_model.load(str(tmp_path / "net")).signatures["serving_default"]
     batches = [serve(images=tf.constant(batch, tf.float32)) for batch in np.split(images, 20)]
     served = np.concatenate([batch["class_name"].numpy() for batch in batches])
@@ -47,7 +47,7 @@ def test_saved_model_gives_the_same_classes(model, images, top1, names, cifar10,
 
 
 def classes_in_a_file(model, cifar10, path, quantization):
-    mobile.export_tflite(model, path, quantization, representative_data=cifar10.train.images[:500])
+    mobile.export_tflite(model, path, quantization=quantization, representative_data=cifar10.train.images[:500])
     return mobile.predict_tflite(path, cifar10.test.images).argmax(-1)
 
 

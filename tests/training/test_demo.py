@@ -5,6 +5,7 @@ import re
 import tensorflow as tf
 
 from keras_sharenets import files, mobile
+from keras_sharenets.mobile.inspect.file import read_labels
 from trainers import cli
 
 
@@ -28,7 +29,7 @@ def test_demo_leaves_working_files_and_a_page_about_them(tmp_path, capsys, digit
         assert correct / 359 > 0.5
     size = (output / "int8.tflite").stat().st_size
     assert table["int8 .tflite file"].startswith(f"{size:,} bytes")
-    assert mobile.read_labels(output / "int8.tflite") == tuple("0123456789")
+    assert read_labels(output / "int8.tflite") == tuple("0123456789")
     loaded = tf.saved_model.load(str(output / "saved_model"))
     assert set(loaded.signatures) == {"serving_default", "serve_encoded"}
     with open(output / "history.csv") as file:

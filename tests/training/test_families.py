@@ -63,7 +63,9 @@ def test_file_is_evaluated_and_profiled(run, some_pictures):
 def test_file_for_a_phone_follows_keras(run, some_pictures, tmp_path, quantization):
     model = files.load_model(run / "last.keras")
     pictures = some_pictures.train.images
-    report = mobile.export_tflite(model, tmp_path / "net.tflite", quantization, representative_data=pictures[:64])
+    report = mobile.export_tflite(
+        model, tmp_path / "net.tflite", quantization=quantization, representative_data=pictures[:64]
+    )
     probabilities = mobile.predict_tflite(tmp_path / "net.tflite", pictures)
     expected = model.predict(pictures.astype("float32"), verbose=0)
     if quantization is None:

@@ -1,18 +1,33 @@
 """Networks that are pruned and clustered while they are trained."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
 import keras
 
 from keras_sharenets import _checks
 from keras_sharenets.analysis.blending import blending_layers
 from keras_sharenets.analysis.graph import calls
 from keras_sharenets.layers.quantized_kernels import stored_kernels
-from keras_sharenets.mobile.compress.tfmot_training import TrainedWithTFMOT, check_backend
+from keras_sharenets.mobile.compress.training import TrainedWithTFMOT, check_backend
 
 # How the centroids of clusters are found, with TFMOT's names.
 CENTROIDS = {"kmeans++": "KMEANS_PLUS_PLUS", "linear": "LINEAR", "density": "DENSITY_BASED", "random": "RANDOM"}
+# Which layers to take: all with kernels, those of some names (or `"blending"`), or those that a function picks.
+Layers = str | Sequence[str] | Callable[[keras.layers.Layer], bool] | None
 
 
-def prune(model, final_sparsity=0.6, layers=None, *, initial_sparsity=0.0, begin_step=0, end_step, frequency=100):
+def prune(
+    model: keras.Model,
+    final_sparsity: float = 0.6,
+    *,
+    end_step: int,
+    layers: Layers = None,
+    initial_sparsity: float = 0.0,
+    begin_step: int = 0,
+    frequency: int = 100,
+) -> keras.Model:
     """A network to train further, in which more and more weights of the kernels become 0.
 
     It has the very layers of `model`: training moves the weights of both. In each kernel TFMOT sets the weights
@@ -20,13 +35,13 @@ def prune(model, final_sparsity=0.6, layers=None, *, initial_sparsity=0.0, begin
     from `initial_sparsity` to `final_sparsity`, fast at first. Weights that are 0 when this is called stay 0. A
     kernel that is used in several places is one kernel.
 
-    Compile and fit it as any network, for at least `end_step` steps; then [`strip`] gives a plain one. All files have
+    Compile and fit it as any network, for at least `end_step` steps; then `strip` gives a plain one. All files have
     the zeros, float and int8.
 
     Args:
         model: functional or sequential `keras.Model`.
         final_sparsity: number from 0 up to, not including, 1: share of zeros from `end_step` on.
-        layers: `None` for all layers with kernels (weights named `kernel`; never biases or normalisations); a sequence
+        layers: `None` for all layers with kernels (weights named `kernel`; never biases or normalizations); a sequence
             of names, for a layer in a model inside with that model's name before it (`"outer/inner"`); a function that
             says of a layer whether to take it; or `"blending"` for what `analysis.blending` finds.
         initial_sparsity: number from 0 up to `final_sparsity`: share of zeros from `begin_step` on.
@@ -66,7 +81,7 @@ def prune(model, final_sparsity=0.6, layers=None, *, initial_sparsity=0.0, begin
     _checks.positive("frequency", frequency)
     variables = _kernels(model, layers)
 
-    from keras_sharenets.mobile.compress.tfmot_kernels import PrunedKernel
+    from keras_sharenets.mobile.compress.tfmot import PrunedKernel
 
     schedule = {
         "initial_sparsity": initial_sparsity,
@@ -78,7 +93,9 @@ def prune(model, final_sparsity=0.6, layers=None, *, initial_sparsity=0.0, begin
     return TrainedWithTFMOT(model, [PrunedKernel(variable, schedule) for variable in variables])
 
 
-def cluster(model, number_of_clusters=16, layers=None, *, centroids="kmeans++"):
+def cluster(
+    model: keras.Model, number_of_clusters: int = 16, *, layers: Layers = None, centroids: str = "kmeans++"
+) -> keras.Model:
     """A network to train further, in which each kernel has few distinct weights.
 
     It has the very layers of `model`: training moves the weights of both. TFMOT replaces each weight of a kernel by the
@@ -86,7 +103,7 @@ def cluster(model, number_of_clusters=16, layers=None, *, centroids="kmeans++"):
     these numbers, and weights from one to another. Weights that are 0 when this is called stay 0: a pruned network
     stays pruned. A kernel that is used in several places is one kernel.
 
-    Compile and fit it as any network; then [`strip`] gives a plain one.
+    Compile and fit it as any network; then `strip` gives a plain one.
 
     Args:
         model: functional or sequential `keras.Model`, trained.
@@ -116,7 +133,7 @@ def cluster(model, number_of_clusters=16, layers=None, *, centroids="kmeans++"):
             f"`number_of_clusters` (={number_of_clusters}) must be at least 2, and 3 where weights that are 0 stay 0."
         )
 
-    from keras_sharenets.mobile.compress.tfmot_kernels import ClusteredKernel
+    from keras_sharenets.mobile.compress.tfmot import ClusteredKernel
 
     return TrainedWithTFMOT(
         model, [ClusteredKernel(variable, number_of_clusters, CENTROIDS[centroids]) for variable in variables]

@@ -1,37 +1,41 @@
-"""Training that sees what integers will make of a network."""
+"""Quantization-aware training, and networks without what training for mobile devices put into them."""
+
+from __future__ import annotations
 
 import collections
+
+import keras
 
 from keras_sharenets import _checks
 from keras_sharenets import layers as ours
 from keras_sharenets.analysis.graph import trace
 from keras_sharenets.analysis.rebuilding import rebuild
-from keras_sharenets.layers.quantized_kernels import PRESERVE, stored_kernels
-from keras_sharenets.mobile.compress.tfmot_training import check_backend
-from keras_sharenets.mobile.graph import forms, passes
-from keras_sharenets.mobile.graph.lowering import lower_calls
-from keras_sharenets.mobile.graph.quantization import MOVES, PROBABILITIES, tied_values
+from keras_sharenets.layers.quantized_kernels import PRESERVE, inner, stored_kernels
+from keras_sharenets.mobile.compress.training import check_backend, plain
+from keras_sharenets.mobile.graph import passes
+from keras_sharenets.mobile.graph.inference_graph import lower_calls
+from keras_sharenets.mobile.graph.quantization import DATA_MOVEMENT, PROBABILITIES, tied_values
 
 ENGINES = ("keras", "tfmot")
 
 
-def quantize_aware(model, engine="keras", *, preserve=None):
-    """A network to train further, in which kernels and values are rounded as an int8 file will round them.
+def quantize_aware(model: keras.Model, *, engine: str = "keras", preserve: str | None = None) -> keras.Model:
+    """A network for quantization-aware training: kernels and values are fake-quantized as an int8 file quantizes them.
 
     It has the very layers of `model`: training moves the weights of both, and nothing has to be brought back. Layers
     with kernels are wrapped in [`keras_sharenets.layers.QuantizedKernels`], each once however often it is called, so
     that all uses have one set of integers. Where a value becomes integers in the file stands a
     [`keras_sharenets.layers.FakeQuantize`], which learns the value's range in training. Which values that are is read
-    off the graph that is exported: an activation behind a normalisation behind a convolution is one.
+    off the graph that is exported: an activation behind a normalization behind a convolution is one.
 
     A few epochs at a small learning rate are usual. Then `export_tflite(q, path, quantization="int8",
-    representative_data=pictures)` takes the learnt ranges; pictures are still needed for values inside layers, such as
-    the scores before a softmax. [`strip`] gives the network without rounding.
+    representative_data=images)` takes the learned ranges; images are still needed for values inside layers, such as
+    the scores before a softmax. [`strip`] gives the network without fake quantization.
 
     Args:
         model: functional or sequential `keras.Model` that can be exported.
-        engine: what rounds in training steps: `"keras"`, on every backend, or `"tfmot"`, the quantizers of TensorFlow's
-            Model Optimization Toolkit, on TensorFlow. All else is the same.
+        engine: what quantizes in training steps: `"keras"`, on every backend, or `"tfmot"`, the quantizers of
+            TensorFlow's Model Optimization Toolkit, on TensorFlow. All else is the same.
         preserve: `None`; `"zeros"`: weights that are 0 stay 0, as after pruning; `"clusters"`: the same, and weights
             of a kernel that are equal stay equal, as after clustering.
 
@@ -56,38 +60,38 @@ def quantize_aware(model, engine="keras", *, preserve=None):
     traced = trace(model)
     for call in traced.calls:
         if isinstance(call.operation, (ours.FakeQuantize, ours.QuantizedKernels)):
-            raise ValueError(f"`model` (='{model.name}') is quantisation-aware already: '{call.path}' rounds.")
-    layers = _RoundingLayers(_ranges(traced), preserve)
-    rounding = rebuild(model, traced, layers.call, layers.ranged)
+            raise ValueError(f"`model` (='{model.name}') is quantization-aware already: see '{call.path}'.")
+    layers = _FakeQuantization(_ranges(traced), preserve)
+    quantized = rebuild(model, traced, layers.call, layers.of_input)
     if engine == "keras":
-        return rounding
-    from keras_sharenets.mobile.compress.tfmot_quantization import rounded_by_tfmot
+        return quantized
+    from keras_sharenets.mobile.compress.tfmot import quantize_with_tfmot
 
-    return rounded_by_tfmot(rounding)
+    return quantize_with_tfmot(quantized)
 
 
 def _ranges(traced):
-    """`{traced tensor's number: group}`: the tensors to round, those of one group with one range."""
-    lowered, values = lower_calls(traced, compact=lambda site: True)
-    graph = forms.integer_form(passes.simplify(lowered), lambda site: False)
+    """`{traced tensor's number: group}`: the tensors to quantize, those of one group with one range."""
+    lowered, values = lower_calls(traced, materialize=lambda site: False)
+    graph = passes.prepare_int8(passes.simplify(lowered), lambda site: False)
     groups, tensors = tied_values(graph), {}
     for tensor in (*traced.inputs, *(output for call in traced.calls for output in call.outputs)):
         # A layer that does nothing in inference gives the value that it is given: the first tensor stands for it.
         tensors.setdefault(values[tensor.number].number, tensor.number)
-    ranges, rounded = {}, set()
+    ranges, quantized = {}, set()
     for value, kind, sources in (
         (graph.input, "input", ()),
         *((operation.output, operation.kind, operation.inputs) for operation in graph.operations),
     ):
-        if kind in MOVES and all(source.number in rounded for source in sources):
-            rounded.add(value.number)
+        if kind in DATA_MOVEMENT and all(source.number in quantized for source in sources):
+            quantized.add(value.number)
         elif kind not in PROBABILITIES and value.number in tensors:
             ranges[tensors[value.number]] = groups[value.number]
-            rounded.add(value.number)
+            quantized.add(value.number)
     return ranges
 
 
-class _RoundingLayers:
+class _FakeQuantization:
     """Puts wrappers around the layers of a network and ranges behind its calls, as it is built again."""
 
     def __init__(self, groups, preserve):
@@ -99,16 +103,16 @@ class _RoundingLayers:
         self._taken = collections.Counter()
 
     def call(self, call, operation, *args, **kwargs):
-        """One call of the network, its kernels and its output rounded."""
-        output = self._rounding(operation)(*args, **kwargs)
+        """One call of the network, its kernels and its output quantized."""
+        output = self._wrapped(operation)(*args, **kwargs)
         use = f"_{call.index + 1}" if call.index else ""
-        return self._behind(call.outputs[0], output, call.path.replace("/", "_") + use)
+        return self._with_range(call.outputs[0], output, call.path.replace("/", "_") + use)
 
-    def ranged(self, tensor, symbol):
-        """An input of the network, rounded."""
-        return self._behind(tensor, symbol, symbol.name)
+    def of_input(self, tensor, symbol):
+        """An input of the network, quantized."""
+        return self._with_range(tensor, symbol, symbol.name)
 
-    def _rounding(self, layer):
+    def _wrapped(self, layer):
         if not stored_kernels(layer):
             return layer
         if id(layer) not in self._wrappers:
@@ -119,7 +123,7 @@ class _RoundingLayers:
             self._wrappers[id(layer)] = wrapper
         return self._wrappers[id(layer)]
 
-    def _behind(self, tensor, symbol, name):
+    def _with_range(self, tensor, symbol, name):
         if tensor.number not in self._groups:
             return symbol
         group = self._groups[tensor.number]
@@ -128,3 +132,38 @@ class _RoundingLayers:
         place = self._taken[group]
         self._taken[group] += 1
         return self._ranges[group](symbol, place=place)
+
+
+def strip(model: keras.Model) -> keras.Model:
+    """A network that was pruned, clustered or trained quantization-aware, as a plain one with the very same layers.
+
+    What was pruned or clustered stays so. Fake quantization goes: kernels are again the numbers that training moved,
+    and values are not quantized; their ranges are lost with it.
+
+    Args:
+        model: what `prune`, `cluster` or [`quantize_aware`] made, or any functional or sequential `keras.Model`.
+
+    Returns:
+        A functional `keras.Model` that is not compiled.
+
+    Raises:
+        ValueError: the model is neither functional nor sequential.
+
+    >>> import keras_sharenets as ksn
+    >>> model = ksn.create_model("hscnet_m32_g4_r2_b1_a2", input_shape=(16, 16, 3))
+    >>> stripped = strip(ksn.mobile.quantize_aware(model))
+    >>> {weight.path for weight in stripped.weights} == {weight.path for weight in model.weights}
+    True
+    """
+    traced = trace(model)
+    if any(isinstance(call.operation, (ours.FakeQuantize, ours.QuantizedKernels)) for call in traced.calls):
+        return rebuild(model, traced, _without_fake_quantization)
+    return plain(model)
+
+
+def _without_fake_quantization(call, operation, *args, **kwargs):
+    if isinstance(operation, ours.QuantizedKernels):
+        # Clusters are equal but for the last bit of a float: here they become so.
+        for (variable, _), kernel in zip(operation.kernels, operation.preserved_kernels(), strict=True):
+            variable.assign(kernel)
+    return args[0] if isinstance(operation, ours.FakeQuantize) else inner(operation)(*args, **kwargs)

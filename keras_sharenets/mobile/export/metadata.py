@@ -1,24 +1,36 @@
-"""Class names inside a TFLite file.
+"""Class names and a standard description, written into a TFLite file.
 
-They lie there twice, because readers look in two places: as a metadata buffer of the flatbuffer, which a program finds
-without unpacking anything, and as the file `labels.txt` in a zip archive behind the flatbuffer, which `unzip` and the
-metadata libraries of Android and iOS open. A third buffer describes input and output in the standard form, and says
-that `labels.txt` names the entries of the output.
+Class names lie there twice, because readers look in two places: as a metadata buffer of the flatbuffer, which a program
+finds without unpacking anything, and as the file `labels.txt` in a zip archive behind the flatbuffer, which `unzip` and
+the metadata libraries of Android and iOS open. A third buffer describes input and output in the standard flatbuffer
+schema "TFLite metadata", version 1, which task libraries of phones read, and says that `labels.txt` names the entries
+of the output. That schema has no generated Python code in the packages that this one needs, so its few tables are
+written here by the numbers of their fields.
 """
 
+from __future__ import annotations
+
 import io
-import pathlib
 import struct
 import zipfile
+from collections.abc import Sequence
 
-from keras_sharenets.mobile.export import metadata_buffers, standard_metadata
-from keras_sharenets.mobile.inspect import contents as graph
+import flatbuffers
+from ai_edge_litert import schema_py_generated as schema
 
-LABELS_FILE = "labels.txt"
-_LABELS_BUFFER = "labels"
+from keras_sharenets.mobile.inspect import file
+
+_ALIGNMENT = 16
+# Entries of the root table in the order of the TFLite schema.
+_VERSION, _BUFFERS, _METADATA, _ENTRIES = 0, 4, 6, 10
+
+_STANDARD_BUFFER, _STANDARD_IDENTIFIER, _MIN_PARSER_VERSION = "TFLITE_METADATA", b"M001", "1.0.0"
+# Members of the metadata schema's unions and enumerations.
+_IMAGE_PROPERTIES, _NORMALIZATION, _AXIS_LABELS = 2, 1, 2
+_COLOR_SPACES = {1: 2, 3: 1}
 
 
-def check_class_names(class_names, classes):
+def check_class_names(class_names: Sequence[str], classes: int) -> tuple[str, ...]:
     """The class names as a tuple.
 
     Raises:
@@ -37,12 +49,12 @@ def check_class_names(class_names, classes):
     return names
 
 
-def write_labels(model_bytes, class_names):
+def write_labels(model_bytes: bytes, class_names: Sequence[str]) -> bytes:
     """Puts class names into a TFLite file.
 
     Args:
-        model_bytes: bytes of a TFLite file with one input and one output, as the converter wrote it.
-        class_names: sequence of strings, one for each entry of the output.
+        model_bytes: a TFLite file with one input and one output, as the converter wrote it.
+        class_names: strings, one for each entry of the output.
 
     Returns:
         The bytes of the new file. What the converter wrote is in it byte for byte.
@@ -50,53 +62,123 @@ def write_labels(model_bytes, class_names):
     Raises:
         ValueError: the bytes are no TFLite file, or it holds names already, or the names do not fit its output.
     """
-    model = graph.read_graph(model_bytes)
-    inputs = graph.tensor_shape(model, model.Subgraphs(0).Inputs(0))
-    outputs = graph.tensor_shape(model, model.Subgraphs(0).Outputs(0))
+    model = file.parse(model_bytes)
+    inputs = file.tensor_shape(model, model.Subgraphs(0).Inputs(0))
+    outputs = file.tensor_shape(model, model.Subgraphs(0).Outputs(0))
     names = check_class_names(class_names, outputs[-1])
     text = "".join(f"{name}\n" for name in names).encode()
-    if read_labels(model_bytes) is not None:
+    if file.read_labels(model_bytes) is not None:
         raise ValueError("`model_bytes` holds class names already.")
-    entries = {
-        _LABELS_BUFFER: text,
-        standard_metadata.BUFFER: standard_metadata.classifier_metadata(inputs, LABELS_FILE),
-    }
-    file = io.BytesIO(metadata_buffers.add_buffers(model_bytes, entries))
-    with zipfile.ZipFile(file, "a") as archive:
+    contents = {file.LABELS_BUFFER: text, _STANDARD_BUFFER: _standard_description(inputs[-1])}
+    written = io.BytesIO(add_buffers(model_bytes, contents))
+    with zipfile.ZipFile(written, "a") as archive:
         # A fixed date: the same network gives the same file.
-        archive.writestr(zipfile.ZipInfo(LABELS_FILE), text)
-    return file.getvalue()
+        archive.writestr(zipfile.ZipInfo(file.LABELS_FILE), text)
+    return written.getvalue()
 
 
-def read_labels(path_or_bytes):
-    """The class names inside a TFLite file.
+def add_buffers(data: bytes, contents: dict[str, bytes]) -> bytes:
+    """A TFLite file with named metadata buffers added and everything else untouched.
 
-    Args:
-        path_or_bytes: path or bytes of the file. Files of other programs are read too if they carry `labels.txt`.
-
-    Returns:
-        A tuple of strings, or `None` if there are none.
-
-    Raises:
-        ValueError: there is no such file, or it is no TFLite file, or it is damaged.
+    The parts of a flatbuffer refer to each other by distance, so the old file goes in whole, as the last part. In front
+    of it come the new buffers and a new root table, which refers to the old parts where they lie. In contrast to
+    unpacking and packing again, this keeps the alignment of the weights and what a newer converter may have written.
     """
-    data, name = path_or_bytes, "the file"
-    if not isinstance(data, bytes):
-        name = path = pathlib.Path(path_or_bytes)
-        if not path.is_file():
-            raise ValueError(f"There is no file {path}.")
-        data = path.read_bytes()
-    try:
-        text = metadata_buffers.read_buffer(graph.read_graph(data), _LABELS_BUFFER)
-        text = _read_archive(data) if text is None else text
-        return None if text is None else tuple(text.decode().splitlines())
-    # What following a wrong offset, a damaged archive or text that is not UTF-8 raise.
-    except (IndexError, struct.error, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{name} is no whole TFLite file: {error}") from error
+    builder = flatbuffers.Builder(2 * len(data))
+    builder.Prep(_ALIGNMENT, len(data))
+    # Offsets of a builder count from the end; the length that stands before a byte vector is not part of the old file.
+    whole = builder.CreateByteVector(data) - 4
+    root = flatbuffers.table.Table(data, struct.unpack_from("<I", data)[0])
+    fields = {}
+    for entry in range(_ENTRIES):
+        place = root.Offset(4 + 2 * entry)
+        if place and entry != _VERSION:
+            fields[entry] = root.Indirect(root.Pos + place)
+    buffers = [whole - position for position in _elements(root, fields[_BUFFERS])]
+    metadata = [whole - position for position in _elements(root, fields.get(_METADATA))]
+    for name, content in contents.items():
+        metadata.append(_metadata(builder, name, len(buffers)))
+        buffers.append(_buffer(builder, content))
+    offsets = {entry: whole - position for entry, position in fields.items()}
+    offsets |= {_BUFFERS: _vector(builder, buffers), _METADATA: _vector(builder, metadata)}
+    builder.StartObject(_ENTRIES)
+    builder.PrependUint32Slot(_VERSION, schema.Model.GetRootAs(data).Version(), 0)
+    for entry, offset in offsets.items():
+        builder.PrependUOffsetTRelativeSlot(entry, offset, 0)
+    builder.Finish(builder.EndObject(), file.IDENTIFIER)
+    return bytes(builder.Output())
 
 
-def _read_archive(data):
-    if not zipfile.is_zipfile(io.BytesIO(data)):
-        return None
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return archive.read(LABELS_FILE) if LABELS_FILE in archive.namelist() else None
+def _elements(table, vector):
+    """Positions of the tables in a vector of them."""
+    if vector is None:
+        return []
+    count = struct.unpack_from("<I", table.Bytes, vector)[0]
+    return [table.Indirect(vector + 4 + 4 * index) for index in range(count)]
+
+
+def _metadata(builder, name, buffer):
+    text = builder.CreateString(name)
+    schema.MetadataStart(builder)
+    schema.MetadataAddName(builder, text)
+    schema.MetadataAddBuffer(builder, buffer)
+    return schema.MetadataEnd(builder)
+
+
+def _buffer(builder, content):
+    builder.Prep(_ALIGNMENT, len(content))
+    data = builder.CreateByteVector(content)
+    schema.BufferStart(builder)
+    schema.BufferAddData(builder, data)
+    return schema.BufferEnd(builder)
+
+
+def _standard_description(channels):
+    """Says that the input is an image of pixel values from 0 to 255 and that the output has one entry a class."""
+    builder = flatbuffers.Builder(1024)
+    model = {
+        0: builder.CreateString("classifier"),
+        3: _vector(builder, [_classifier(builder, channels)]),
+        7: builder.CreateString(_MIN_PARSER_VERSION),
+    }
+    builder.Finish(_table(builder, model), _STANDARD_IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def _classifier(builder, channels):
+    properties = _table(builder, {}, {0: _COLOR_SPACES.get(channels, 0)})
+    content = _table(builder, {1: properties}, {0: _IMAGE_PROPERTIES})
+    # Pixel values go in as they are: (value - 0) / 1.
+    normalization = _table(builder, {0: _floats(builder, [0.0]), 1: _floats(builder, [1.0])})
+    unit = _table(builder, {1: normalization}, {0: _NORMALIZATION})
+    stats = _table(builder, {0: _floats(builder, [255.0]), 1: _floats(builder, [0.0])})
+    images = {0: builder.CreateString("images"), 3: content, 4: _vector(builder, [unit]), 5: stats}
+    labels = _table(builder, {0: builder.CreateString(file.LABELS_FILE)}, {2: _AXIS_LABELS})
+    classes = {0: builder.CreateString("classes"), 6: _vector(builder, [labels])}
+    tensors = {2: [_table(builder, images)], 3: [_table(builder, classes)]}
+    return _table(builder, {field: _vector(builder, tables) for field, tables in tensors.items()})
+
+
+def _table(builder, offsets, numbers=None):
+    """A table from its fields: offsets of parts already built, and numbers of one byte."""
+    numbers = numbers or {}
+    builder.StartObject(1 + max([*offsets, *numbers]))
+    for field, offset in offsets.items():
+        builder.PrependUOffsetTRelativeSlot(field, offset, 0)
+    for field, number in numbers.items():
+        builder.PrependUint8Slot(field, number, 0)
+    return builder.EndObject()
+
+
+def _vector(builder, offsets):
+    builder.StartVector(4, len(offsets), 4)
+    for offset in reversed(offsets):
+        builder.PrependUOffsetTRelative(offset)
+    return builder.EndVector()
+
+
+def _floats(builder, values):
+    builder.StartVector(4, len(values), 4)
+    for value in reversed(values):
+        builder.PrependFloat32(value)
+    return builder.EndVector()

@@ -1,20 +1,26 @@
 """From a trained classifier to a SavedModel that a server loads."""
 
+from __future__ import annotations
+
 import collections
 import dataclasses
 import functools
 import io
+import os
 import pathlib
 import tempfile
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 import PIL.Image
 import tensorflow as tf
 
-from keras_sharenets import files
-from keras_sharenets.mobile.export import conversion as converter
-from keras_sharenets.mobile.export import images as _sources
-from keras_sharenets.mobile.export import metadata, parity
+from keras_sharenets import _checks, files
+from keras_sharenets.mobile.export import metadata, verification
+from keras_sharenets.mobile.export.conversion import output_name
+from keras_sharenets.mobile.export.verification import ExportMismatchError
 
 # A server runs the graph that Keras runs; only the order of some additions may differ.
 _TOLERANCE = 1e-4
@@ -29,7 +35,7 @@ class SavedModelReport:
         path: the folder.
         total_bytes: size of all files in it.
         largest_difference: the largest difference between an output of Keras and one of either signature.
-        verified_on: number and kind of the pictures compared.
+        verified_on: number and kind of the images compared.
         class_names: what the signatures call the classes.
     """
 
@@ -40,14 +46,20 @@ class SavedModelReport:
     class_names: tuple[str, ...]
 
 
-def export_saved_model(model, path, class_names=None, sample=None):
+def export_saved_model(
+    model: keras.Model,
+    path: str | os.PathLike,
+    *,
+    class_names: Sequence[str] | None = None,
+    representative_data: Iterable[Any] | None = None,
+) -> SavedModelReport:
     """Writes a classifier as a SavedModel for TensorFlow Serving, after running it and comparing it with Keras.
 
     It has two signatures:
 
     * `serving_default` takes `images`, float32 `(batch, height, width, channels)`, pixel values from 0 to 255;
-    * `serve_encoded` takes `encoded`, a vector of strings, each the bytes of a JPEG or PNG file. Pictures of another
-      size are resized; grey ones go to networks for RGB and the other way round.
+    * `serve_encoded` takes `encoded`, a vector of strings, each the bytes of a JPEG or PNG file. Images of another
+      size are resized; gray ones go to networks for RGB and the other way round.
 
     Both return `class_name` `(batch,)`, the class that comes first, `class_names` `(batch, classes)`, the same in every
     row, and `probabilities` `(batch, classes)`, called `scores` if the network does not end in a softmax or sigmoid.
@@ -56,11 +68,11 @@ def export_saved_model(model, path, class_names=None, sample=None):
     largest output, and the variables in it have been found equal to the model's.
 
     Args:
-        model: functional or sequential `keras.Model` for pictures of a fixed size, with 1 or 3 channels.
+        model: functional or sequential `keras.Model` for images of a fixed size, with 1 or 3 channels.
         path: folder to write; must not exist.
         class_names: sequence of strings, one a class; `None` for "0", "1" and so on.
-        sample: array `(n, height, width, channels)` of pixel values to compare on, or an iterable of such arrays; at
-            most 64 of them are used. `None` for 16 synthetic pictures.
+        representative_data: array `(n, height, width, channels)` of pixel values to compare on, or an iterable of such
+            arrays; at most 64 of them are used. `None` for 16 synthetic images.
 
     Returns:
         A `SavedModelReport`.
@@ -70,47 +82,44 @@ def export_saved_model(model, path, class_names=None, sample=None):
         RuntimeError: Keras does not run on TensorFlow.
         ExportMismatchError: the SavedModel does not compute what Keras computes; it is not written.
     """
-    _sources.check_backend()
-    shape, classes = _sources.check_classifier(model)
+    _checks.tensorflow_backend("Export", "load and export it there")
+    shape, classes = verification.check_classifier(model)
     if shape[-1] not in (1, 3):
-        raise ValueError(f"`model` must take pictures of 1 or 3 channels, to be given encoded ones; takes {shape}.")
+        raise ValueError(f"`model` must take images of 1 or 3 channels, to be given encoded ones; takes {shape}.")
     names = map(str, range(classes)) if class_names is None else class_names
     names = metadata.check_class_names(names, classes)
     path = pathlib.Path(path)
     if path.exists():
         raise ValueError(f"`path` (={str(path)!r}) exists. Give a folder that does not, so that nothing is mixed up.")
-    if sample is not None:
-        sample = _sources.gather_pictures("sample", sample, shape)
-    pictures, verified_on = _sources.verification_pictures(sample, shape)
+    if representative_data is not None:
+        representative_data = verification.gather_images("representative_data", representative_data, shape)
+    images, verified_on = verification.verification_images(representative_data, shape)
     with tempfile.TemporaryDirectory() as parent:
         folder = pathlib.Path(parent) / "model"
         _write(model, folder, names, shape)
-        difference = _verify(model, folder, names, pictures)
+        difference = _verify(model, folder, names, images)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         files.replace_folder(folder, path)
     return SavedModelReport(str(path), size, difference, verified_on, names)
 
 
 def _write(model, folder, names, shape):
-    output = converter.output_name(model)
+    output = output_name(model)
 
-    images = tf.TensorSpec((None, *shape), tf.float32, name="images")
-    encoded = tf.TensorSpec((None,), tf.string, name="encoded")
-
-    @functools.partial(tf.function, input_signature=[images])
+    @functools.partial(tf.function, input_signature=[tf.TensorSpec((None, *shape), tf.float32, name="images")])
     def classify(images):
-        # The model as it is, not its inference form: on a CPU Keras gives native grouped convolutions to XLA, which a
+        # The model as it is, not its inference model: on a CPU Keras gives native grouped convolutions to XLA, which a
         # server may lack.
         results = model(images, training=False)
         rows = tf.shape(results)[0]
         return {
             "class_name": tf.gather(tf.constant(names), tf.argmax(results, axis=-1)),
-            # In every row, because a server gives back one row for each picture of a request.
+            # In every row, because a server gives back one row for each image of a request.
             "class_names": tf.tile(tf.constant([names]), (rows, 1)),
             output: tf.cast(results, tf.float32),
         }
 
-    @functools.partial(tf.function, input_signature=[encoded])
+    @functools.partial(tf.function, input_signature=[tf.TensorSpec((None,), tf.string, name="encoded")])
     def classify_encoded(encoded):
         # A call of the other function, so that the network is in the file once.
         specification = tf.TensorSpec(shape, tf.float32)
@@ -124,56 +133,53 @@ def _write(model, folder, names, shape):
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
-def decode(data, shape):
-    """The TensorFlow graph that makes a picture of the bytes of a JPEG or PNG file, as `read_image` makes it.
+def decode(data: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
+    """The TensorFlow graph that makes an image of the bytes of a JPEG or PNG file, as `images.read_image` makes it.
 
     Args:
         data: string tensor, one file.
-        shape: `(height, width, channels)` of the picture; 1 channel or 3.
+        shape: `(height, width, channels)` of the image; 1 channel or 3.
 
     Returns:
         A float32 tensor of that shape, whole pixel values from 0 to 255.
     """
     # This operation reads PNG too, and it alone can ask for the exact inverse transform, which Pillow uses.
-    picture = tf.cast(tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"), tf.float32)
+    image = tf.cast(tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"), tf.float32)
     if shape[-1] == 1:
-        picture = tf.round(tf.reduce_sum(picture * _LUMA, axis=-1, keepdims=True))
-    picture = tf.image.resize(picture, shape[:2], antialias=True)
-    return tf.ensure_shape(tf.clip_by_value(tf.round(picture), 0, 255), shape)
+        image = tf.round(tf.reduce_sum(image * _LUMA, axis=-1, keepdims=True))
+    image = tf.image.resize(image, shape[:2], antialias=True)
+    return tf.ensure_shape(tf.clip_by_value(tf.round(image), 0, 255), shape)
 
 
-def _verify(model, folder, names, pictures):
+def _verify(model, folder, names, images):
     """Loads the folder and runs both signatures; the largest difference, or an `ExportMismatchError`."""
     loaded = tf.saved_model.load(str(folder))
     saved = collections.Counter(variable.numpy().tobytes() for variable in loaded.weights)
     if collections.Counter(np.asarray(weight).tobytes() for weight in model.weights) - saved:
-        raise parity.ExportMismatchError("The SavedModel does not hold the weights of the model, and was not written.")
-    pictures = np.clip(np.round(pictures), 0, 255).astype(np.uint8)
-    encoded = tf.constant([_png(picture) for picture in pictures])
+        raise ExportMismatchError("The SavedModel does not hold the weights of the model, and was not written.")
+    images = np.clip(np.round(images), 0, 255).astype(np.uint8)
     runs = {
-        "serving_default": {"images": tf.constant(pictures, tf.float32)},
-        "serve_encoded": {"encoded": encoded},
+        "serving_default": {"images": tf.constant(images, tf.float32)},
+        "serve_encoded": {"encoded": tf.constant([_png(image) for image in images])},
     }
-    expected = parity.run_keras(model, pictures)
-    if not np.isfinite(expected).all():
-        raise ValueError("`model` gives numbers that are not finite: it cannot be verified and is of no use.")
+    expected = verification.run_keras(model, images)
     limit = _TOLERANCE * max(1, np.abs(expected).max())
     differences = []
     for signature, inputs in runs.items():
         results = loaded.signatures[signature](**inputs)
-        outputs = results[converter.output_name(model)].numpy()
+        outputs = results[output_name(model)].numpy()
         differences.append(float(np.abs(outputs - expected).max()))
         first = [names[index].encode() for index in outputs.argmax(-1)]
         # Written so that a difference that is no number fails.
         if not differences[-1] <= limit or results["class_name"].numpy().tolist() != first:
-            raise parity.ExportMismatchError(
-                f"The signature {signature!r} does not compute what Keras computes on {len(pictures)} pictures, and the"
+            raise ExportMismatchError(
+                f"The signature {signature!r} does not compute what Keras computes on {len(images)} images, and the"
                 f" SavedModel was not written: largest difference {differences[-1]:.2g} (at most {limit:.2g} is right)."
             )
     return max(differences)
 
 
-def _png(picture):
-    file = io.BytesIO()
-    PIL.Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(file, "PNG")
-    return file.getvalue()
+def _png(image):
+    encoded = io.BytesIO()
+    PIL.Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(encoded, "PNG")
+    return encoded.getvalue()

@@ -1,21 +1,23 @@
 """From a trained classifier to a TFLite file that is known to work."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
+import os
 import pathlib
 import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 
 from keras_sharenets import _checks, files
 from keras_sharenets.analysis import profile
-from keras_sharenets.mobile.export import conversion as converter
-from keras_sharenets.mobile.export import images as _sources
-from keras_sharenets.mobile.export import metadata, parity
-from keras_sharenets.mobile.export.inference import score_form
-from keras_sharenets.mobile.export.parity import ExportMismatchError
-from keras_sharenets.mobile.inspect import contents as graph
-from keras_sharenets.mobile.inspect import interpreter
+from keras_sharenets.mobile.export import conversion, metadata, verification
+from keras_sharenets.mobile.export.verification import ExportMismatchError
+from keras_sharenets.mobile.inspect import file
 
 # Bytes of a stored number by the rank of its tensor: kernels, and vectors such as biases. The integers that are added
 # to the products of int8 numbers have 4 bytes.
@@ -43,8 +45,8 @@ class TFLiteReport:
         largest_difference: the largest difference between an output of the file and of Keras.
         score_error: length of the difference of all scores, as a share of the length of Keras' scores. Scores are the
             numbers before a final softmax or sigmoid, else the outputs.
-        top1_agreement: share of the pictures for which file and Keras put the same class first.
-        verified_on: number and kind of these pictures.
+        top1_agreement: share of the images for which file and Keras put the same class first.
+        verified_on: number and kind of these images.
         classes: number of classes.
     """
 
@@ -62,45 +64,53 @@ class TFLiteReport:
     classes: int
 
     @property
-    def repetition(self):
+    def repetition(self) -> float:
         """`file_weight_bytes / stored_weight_bytes`: how much sharing is lost in the file.
 
         With `prefer="size"` it is near 1: every kernel is there once, and beside it what differs between its uses, such
-        as the scales that normalisations leave. With `prefer="speed"` each use of a shared kernel has one of its own.
+        as the scales that normalizations leave. With `prefer="speed"` each use of a shared kernel has one of its own.
         """
         return self.file_weight_bytes / self.stored_weight_bytes if self.stored_weight_bytes else 1.0
 
 
 def export_tflite(
-    model, path, quantization=None, representative_data=None, class_names=None, prefer="size", max_bytes=None
-):
-    """Writes a classifier as a TFLite file for phones, after running it and comparing it with Keras.
+    model: keras.Model,
+    path: str | os.PathLike,
+    *,
+    quantization: str | None = None,
+    representative_data: Iterable[Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    prefer: str = "size",
+    max_bytes: int | None = None,
+) -> TFLiteReport:
+    """Writes a classifier as a TFLite file for mobile devices, after running it and comparing it with Keras.
 
-    The file takes one picture of raw pixel values at a time, has the signature `classify` from `images` to
+    The file takes one image of raw pixel values at a time, has the signature `classify` from `images` to
     `probabilities` (`scores` if the network does not end in a softmax or sigmoid), and carries the class names.
 
     What the network stores once is in the file once, in integers too: a kernel's integers are chosen before anything is
-    folded, and what a normalisation makes of them at one use goes into the scales of that use, or into a step of its
-    own where a scale is negative. (One exception: filters that are both repeated and arranged have their arrangements
-    written out, once for all uses. To shuffle the few channels of a small group takes longer than to convolve them.)
+    folded, and what a normalization makes of them at one use goes into the scales of that use, or into a step of its
+    own where a scale is negative. (One exception: filters that are both repeated and arranged are materialized with all
+    their arrangements, once for all uses. To shuffle the few channels of a small group takes longer than to convolve
+    them.)
 
     Before the file gets its name it is run in the LiteRT interpreter, on up to 64 of `representative_data` or on 16
-    synthetic pictures. Its scores may differ from Keras' by 1e-4 of their length (float32), 1e-2 (float16) or 0.5
-    (int8), and in the float modes its outputs by the same share of 1 plus half the largest score, which is how far a
-    softmax carries such a difference. The bound for int8 catches wrong files, not imprecise ones: look at
-    `top1_agreement`, and measure the accuracy of the file.
+    synthetic images. Its scores may differ from Keras' by 1e-4 of their length (float32), 1e-2 (float16) or 0.5 (int8),
+    and in the float modes its outputs by the same share of 1 plus half the largest score, which is how far a softmax
+    carries such a difference. The bound for int8 catches wrong files, not imprecise ones: look at `top1_agreement`, and
+    measure the accuracy of the file.
 
     Args:
-        model: functional or sequential `keras.Model` for pictures of a fixed size.
+        model: functional or sequential `keras.Model` for images of a fixed size.
         path: file to write; a file of that name is replaced.
         quantization: `None` for float32, `"float16"` for weights of half the size, `"int8"` for integers throughout,
             inputs and outputs too.
         representative_data: array `(n, height, width, channels)` of pixel values, or an iterable of such arrays;
-            `"int8"` needs it to measure the range of every tensor. A few hundred training pictures are enough.
+            `"int8"` needs it to measure the range of every tensor. A few hundred training images are enough.
         class_names: sequence of strings, one a class, or `None`.
-        prefer: `"size"`, or `"speed"` for a file in which each use of a shared kernel has one of its own, written out
-            and with its normalisation multiplied in, where that is faster.
-        max_bytes: int, or `None`. Instead of `prefer`: the layers that gain most time for a byte are written out, by a
+        prefer: `"size"`, or `"speed"` for a file in which calls of shared layers are materialized, each with a kernel
+            of its own and its normalization multiplied in, where that is faster.
+        max_bytes: int, or `None`. Instead of `prefer`: the calls that gain most time for a byte are materialized, by a
             simple model of their cost, as far as the graph stays within so many bytes (labels come on top).
 
     Returns:
@@ -108,30 +118,36 @@ def export_tflite(
 
     Raises:
         ValueError: an argument breaks a rule above; nothing has been done then. Among them `UnsupportedLayerError`: a
-            layer has no counterpart on a phone.
+            layer has no counterpart in TFLite.
         RuntimeError: Keras does not run on TensorFlow.
         ExportMismatchError: the file does not compute what Keras computes; it is not written.
     """
-    _checks.one_of("quantization", quantization, converter.QUANTIZATIONS)
-    _checks.one_of("prefer", prefer, converter.PREFERENCES)
+    _checks.one_of("quantization", quantization, conversion.QUANTIZATIONS)
+    _checks.one_of("prefer", prefer, conversion.PREFERENCES)
     if max_bytes is not None:
         _checks.positive("max_bytes", max_bytes)
-    _sources.check_backend()
-    shape, classes = _sources.check_classifier(model)
+    _checks.tensorflow_backend("Export", "load and export it there")
+    shape, classes = verification.check_classifier(model)
     if class_names is not None:
         class_names = metadata.check_class_names(class_names, classes)
     if quantization == "int8" and representative_data is None:
-        raise ValueError('`quantization="int8"` needs `representative_data`: pictures to measure the ranges on.')
+        raise ValueError('`quantization="int8"` needs `representative_data`: images to measure the ranges on.')
     if representative_data is not None:
-        representative_data = _sources.gather_pictures("representative_data", representative_data, shape)
+        representative_data = verification.gather_images("representative_data", representative_data, shape)
     if pathlib.Path(path).is_dir():
         raise ValueError(f"`path` (={str(path)!r}) is a folder, and must be a file.")
-    data = converter.convert(model, quantization, representative_data, prefer, max_bytes)
+    data = conversion.convert(
+        model,
+        quantization=quantization,
+        representative_data=representative_data,
+        prefer=prefer,
+        max_bytes=max_bytes,
+    )
     if class_names is not None:
         data = metadata.write_labels(data, class_names)
-    pictures, verified_on = _sources.verification_pictures(representative_data, shape)
-    agreement = _verify(model, data, quantization, pictures)
-    _check_contents(data, quantization)
+    images, verified_on = verification.verification_images(representative_data, shape)
+    agreement = _verify(model, data, quantization, images)
+    constants = _check_constants(data, quantization)
     stored = profile(model).stored_parameters
     files.write_bytes(path, data)
     return TFLiteReport(
@@ -141,22 +157,23 @@ def export_tflite(
         file_bytes=len(data),
         stored_parameters=stored,
         stored_weight_bytes=_weight_bytes(model, stored, quantization),
-        file_weight_bytes=sum(graph.constant_bytes(graph.read_graph(data)).values()),
+        file_weight_bytes=constants,
         verified_on=verified_on,
         classes=classes,
         **dataclasses.asdict(agreement),
     )
 
 
-def _check_contents(data, quantization):
-    """Raises if a constant is in the file twice, or something stayed in float in a file of integers."""
-    contents = graph.read_graph(data)
-    repeated, floats = graph.repeated_bytes(contents), graph.tensor_types(contents) - {"int8", "int32"}
+def _check_constants(data, quantization):
+    """The bytes of all constants; raises if one is there twice, or something stayed in float in a file of integers."""
+    contents = file.parse(data)
+    repeated, floats = file.repeated_bytes(contents), file.tensor_types(contents) - {"int8", "int32"}
     if repeated:
         raise ExportMismatchError(f"{repeated} bytes of constants are in the converted file twice; it was not written.")
     if quantization == "int8" and floats:
         names = ", ".join(sorted(floats))
         raise ExportMismatchError(f"Some values of the converted file stayed in {names}; it was not written.")
+    return sum(file.constant_bytes(contents).values())
 
 
 def _weight_bytes(model, parameters, quantization):
@@ -167,33 +184,31 @@ def _weight_bytes(model, parameters, quantization):
     return in_kernels * _KERNEL_BYTES[quantization] + (parameters - in_kernels) * _VECTOR_BYTES[quantization]
 
 
-def _verify(model, data, quantization, pictures):
+def _verify(model, data, quantization, images):
     """Runs the file and compares it with Keras; an `ExportMismatchError` if it is wrong."""
-    runtime = interpreter.open_bytes(data, "The converted file")
-    (outputs,) = interpreter.run_pictures(runtime, pictures, [runtime.get_output_details()[0]["index"]])
-    expected = parity.run_keras(model, pictures)
+    interpreter = file.open_bytes(data, "The converted file")
+    (outputs,) = file.run_images(interpreter, images, [interpreter.get_output_details()[0]["index"]])
+    expected = verification.run_keras(model, images)
     scores, expected_scores = outputs, expected
-    tensor, scoring = graph.score_tensor(graph.read_graph(data)), score_form(model)
+    tensor, scoring = file.score_tensor(file.parse(data)), verification.score_model(model)
     if tensor is not None and scoring is not None:
-        scores, expected_scores = _file_scores(data, tensor, pictures), parity.run_keras(scoring, pictures)
-    if not np.isfinite(expected_scores).all():
-        raise ValueError("`model` gives numbers that are not finite: it cannot be verified and is of no use.")
-    agreement = parity.compare(outputs, scores, expected, expected_scores)
+        scores, expected_scores = _file_scores(data, tensor, images), verification.run_keras(scoring, images)
+    agreement = verification.compare(outputs, scores, expected, expected_scores)
     limit = _TOLERANCES[quantization]
     difference_limit = np.inf if quantization == "int8" else limit * (1 + np.abs(expected_scores).max() / 2)
     # Written so that a difference that is no number fails.
     if not (agreement.score_error <= limit and agreement.largest_difference <= difference_limit):
         raise ExportMismatchError(
-            f"The converted file does not compute what Keras computes on {len(pictures)} pictures, and was not written:"
+            f"The converted file does not compute what Keras computes on {len(images)} images, and was not written:"
             f" relative error of the scores {agreement.score_error:.2g} (at most {limit:.2g} is right), largest"
             f" difference of the outputs {agreement.largest_difference:.2g} (at most {difference_limit:.2g})."
         )
     return agreement
 
 
-def _file_scores(data, tensor, pictures):
+def _file_scores(data, tensor, images):
     """The scores inside the file, which LiteRT keeps only when asked to, and then says that this costs memory."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        runtime = interpreter.open_bytes(data, "The converted file", experimental_preserve_all_tensors=True)
-    return interpreter.run_pictures(runtime, pictures, [tensor])[0]
+        interpreter = file.open_bytes(data, "The converted file", experimental_preserve_all_tensors=True)
+    return file.run_images(interpreter, images, [tensor])[0]

@@ -1,47 +1,53 @@
-"""Groups of channels that are convolved one after the other, as in hierarchical group convolutions: cheaper steps."""
+"""Cheaper steps for groups of channels that are convolved one after the other, as in hierarchical group convolutions.
+
+A strided channel shuffle deals channel `c` to group `c % groups`. Runtimes run such shuffles and their groups fastest
+as reshaped and transposed tables.
+"""
+
+from __future__ import annotations
 
 import dataclasses
 import itertools
 
 import numpy as np
 
-from keras_sharenets.mobile.graph.inference_graph import Operation, Stored, Value
-from keras_sharenets.mobile.graph.own_kernels import own_kernels
+from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, Value
+from keras_sharenets.mobile.graph.quantization import rewritable_kernels
 from keras_sharenets.ops import hierarchical, permutations
 
 # The share of the largest scale below which integers lose what is divided by one.
 _SMALL = 1 / 16
 
 
-def normalise_links(graph):
-    """A scale and shift behind joined convolutions goes into them, although some of them read what others give.
+def fold_chain_normalization(graph: InferenceGraph) -> InferenceGraph:
+    """A scale and shift behind concatenated convolutions goes into them, although some read what others give.
 
     With `y = scale * x + shift`, a convolution that read `x` reads `(y - shift) / scale`: its rows are divided by the
-    scale, and what the shift would add is taken off its bias. Only kernels of `own_kernels` can change so.
+    scale, and what the shift would add is taken off its bias. Only kernels of `rewritable_kernels` can change so.
     """
-    readers, own = graph.consumers(), own_kernels(graph)
+    readers, rewritable = graph.consumers(), rewritable_kernels(graph)
     changed = {operation.output.number: operation for operation in graph.operations}
     for norm in graph.operations:
-        join = changed.get(norm.inputs[0].number)
-        if not _only_scales(norm) or join is None or join.kind != "concat" or len(readers[join.output.number]) > 1:
+        concat = changed.get(norm.inputs[0].number)
+        if not _invertible(norm) or concat is None or concat.kind != "concat" or len(readers[concat.output.number]) > 1:
             continue
-        links = [_links(part, join, readers, own) for part in join.inputs]
-        convolved = all(_convolves(changed.get(part.number), own) for part in join.inputs)
-        if None in links or not convolved or graph.output in (join.output, *join.inputs):
+        links = [_links(part, concat, readers, rewritable) for part in concat.inputs]
+        convolved = all(_convolves(changed.get(part.number), rewritable) for part in concat.inputs)
+        if None in links or not convolved or graph.output in (concat.output, *concat.inputs):
             continue
-        stops = list(itertools.accumulate(part.shape[-1] for part in join.inputs))
-        for part, stop, found in zip(join.inputs, stops, links, strict=True):
+        stops = list(itertools.accumulate(part.shape[-1] for part in concat.inputs))
+        for part, stop, found in zip(concat.inputs, stops, links, strict=True):
             vectors = norm.scale[stop - part.shape[-1] : stop], norm.bias[stop - part.shape[-1] : stop]
             for number, first in found:
                 changed[number] = _reading_scaled(changed[number], first, *vectors)
             changed[part.number] = _giving_scaled(changed[part.number], *vectors)
-        changed[join.output.number] = dataclasses.replace(join, output=norm.output)
+        changed[concat.output.number] = dataclasses.replace(concat, output=norm.output)
         del changed[norm.output.number]
     kept = (changed.get(operation.output.number) for operation in graph.operations)
-    return dataclasses.replace(graph, operations=tuple(operation for operation in kept if operation is not None))
+    return graph.with_operations(operation for operation in kept if operation is not None)
 
 
-def _only_scales(norm):
+def _invertible(norm):
     """Whether an operation is a scale and a shift that can be undone."""
     if norm.kind != "affine" or norm.activation is not None:
         return False
@@ -49,18 +55,22 @@ def _only_scales(norm):
     return magnitudes.min() > _SMALL * magnitudes.max()
 
 
-def _convolves(operation, own):
-    return operation is not None and operation.kind == "conv" and not operation.activation and operation.kernel in own
+def _convolves(operation, rewritable):
+    if operation is None or operation.kind != "conv" or operation.activation:
+        return False
+    return operation.kernel in rewritable
 
 
-def _links(part, join, readers, own):
-    """What reads a value, but for `join`: `(number of a convolution's output, first row)`; `None` if something else."""
+def _links(part, concat, readers, rewritable):
+    """What reads a value, but for `concat`: `(number of a convolution's output, first row)`; `None` if another kind."""
     links = []
     for reader in readers[part.number]:
-        if reader is join:
+        if reader is concat:
             continue
         behind = readers.get(reader.output.number, ())
-        if reader.kind != "concat" or len(behind) != 1 or not _convolves(behind[0], own) or not _pointwise(behind[0]):
+        if reader.kind != "concat" or len(behind) != 1 or not _convolves(behind[0], rewritable):
+            return None
+        if not _pointwise(behind[0]):
             return None
         before = itertools.takewhile(lambda value: value != part, reader.inputs)
         links.append((behind[0].output.number, sum(value.shape[-1] for value in before)))
@@ -78,18 +88,17 @@ def _reading_scaled(operation, first, scale, shift):
     rows /= scale[:, None]
     added = shift @ rows if operation.scale is None else (shift @ rows) * operation.scale
     bias = (-added if operation.bias is None else operation.bias - added).astype("float32")
-    return dataclasses.replace(operation, kernel=Stored(operation.kernel.name, array.astype("float32")), bias=bias)
+    return dataclasses.replace(operation, kernel=Constant(operation.kernel.name, array.astype("float32")), bias=bias)
 
 
 def _giving_scaled(operation, scale, shift):
     bias = shift if operation.bias is None else shift + scale * operation.bias
-    return dataclasses.replace(
-        operation, scale=scale if operation.scale is None else scale * operation.scale, bias=bias
-    )
+    scale = scale if operation.scale is None else scale * operation.scale
+    return dataclasses.replace(operation, scale=scale, bias=bias)
 
 
-def stack_deals(graph):
-    """Groups that channels are dealt to and that are read one by one are stacked like pictures.
+def stack_groups(graph: InferenceGraph) -> InferenceGraph:
+    """The groups of a strided channel shuffle that are read one by one are stacked along the batch axis.
 
     Taken out of a stack a group is a piece of memory, and to stack them takes less time than to shuffle channels.
     """
@@ -97,30 +106,28 @@ def stack_deals(graph):
     stacks, operations = {}, []
     for operation in graph.operations:
         groups = sorted(readers.get(operation.output.number, ()), key=lambda reader: reader.attributes.get("start", 0))
-        if operation.kind == "permute" and _are_dealt(groups, operation.attributes["indices"]):
+        if operation.kind == "permute" and _are_groups(groups, operation.attributes["indices"]):
             steps = _stacked(operation, len(groups), number)
             operations += steps
             number += len(steps) - 1
-            stacks.update({group.output.number: (steps[-1].output, place) for place, group in enumerate(groups)})
+            stacks.update({group.output.number: (steps[-1].output, row) for row, group in enumerate(groups)})
         elif operation.output.number in stacks:
-            stack, place = stacks[operation.output.number]
-            operation = dataclasses.replace(operation, inputs=(stack,), attributes={"start": 0, "picture": place})
-            operations.append(operation)
+            stack, row = stacks[operation.output.number]
+            operations.append(dataclasses.replace(operation, inputs=(stack,), attributes={"start": 0, "row": row}))
         else:
             operations.append(operation)
-    return dataclasses.replace(graph, operations=tuple(operations))
+    return graph.with_operations(operations)
 
 
-def _are_dealt(groups, indices):
-    """Whether operations slice the groups, in their order, that `indices` deals channels to."""
-    if len(groups) < 2 or any(group.kind != "slice" for group in groups):
+def _are_groups(readers, indices):
+    """Whether operations slice the groups, in their order, that the strided shuffle `indices` makes."""
+    if len(readers) < 2 or any(reader.kind != "slice" for reader in readers):
         return False
-    sizes = hierarchical.split_sizes(len(indices), len(groups))
+    sizes = hierarchical.split_sizes(len(indices), len(readers))
     starts = (0, *itertools.accumulate(sizes[:-1]))
-    taken = [(group.attributes["start"], group.output.shape[-1]) for group in groups]
-    return taken == list(zip(starts, sizes, strict=True)) and np.array_equal(
-        indices, permutations.strided_shuffle(len(indices), len(groups))
-    )
+    taken = [(reader.attributes["start"], reader.output.shape[-1]) for reader in readers]
+    strided = np.array_equal(indices, permutations.strided_shuffle(len(indices), len(readers)))
+    return strided and taken == list(zip(starts, sizes, strict=True))
 
 
 def _stacked(operation, groups, number):
@@ -139,42 +146,91 @@ def _stacked(operation, groups, number):
     return steps
 
 
-def read_apart(graph):
-    """A 1x1 convolution that alone reads two joined values becomes two convolutions, added.
+def split_concat_readers(graph: InferenceGraph) -> InferenceGraph:
+    """A 1x1 convolution that alone reads two concatenated values becomes two convolutions, added.
 
-    It is done where an addition, which moves three numbers for each filter, is less than to join, which moves two for
+    Done where an addition, which moves three numbers for each filter, is less than to concatenate, which moves two for
     each channel. In integers the sum would be rounded once more.
     """
     readers, uses, number = graph.consumers(), graph.uses(), graph.next_number()
     pairs = {
-        join.output.number: join
-        for join in graph.operations
-        if join.kind == "concat" and len(join.inputs) == 2 and join.output != graph.output
+        concat.output.number: concat
+        for concat in graph.operations
+        if concat.kind == "concat" and len(concat.inputs) == 2 and concat.output != graph.output
     }
     operations = []
     for operation in graph.operations:
-        join = pairs.get(operation.inputs[0].number)
-        if join is None or len(readers[join.output.number]) > 1 or not _is_cheaper_apart(operation, uses):
+        concat = pairs.get(operation.inputs[0].number)
+        if concat is None or len(readers[concat.output.number]) > 1 or not _cheaper_apart(operation, uses):
             operations.append(operation)
             continue
-        operations.remove(join)
+        operations.remove(concat)
         parts, first = [], 0
-        for value in join.inputs:
+        for value in concat.inputs:
             stop = first + value.shape[-1]
-            kernel = Stored(f"{operation.kernel.name}_{first}", operation.kernel.array[:, :, first:stop])
+            kernel = Constant(f"{operation.kernel.name}_{first}", operation.kernel.array[:, :, first:stop])
             output = Value(number + len(parts), operation.output.shape)
             vectors = {"bias": None if parts else operation.bias, "activation": None}
             parts.append(dataclasses.replace(operation, inputs=(value,), output=output, kernel=kernel, **vectors))
             first = stop
         added = tuple(part.output for part in parts)
-        sums = Operation("add", operation.name, added, operation.output, activation=operation.activation)
-        operations += [*parts, dataclasses.replace(sums, use=operation.use)]
+        total = Operation("add", operation.name, added, operation.output, activation=operation.activation)
+        operations += [*parts, dataclasses.replace(total, use=operation.use)]
         number += len(parts)
-    return dataclasses.replace(graph, operations=tuple(operations))
+    return graph.with_operations(operations)
 
 
-def _is_cheaper_apart(operation, uses):
+def _cheaper_apart(operation, uses):
     if operation.kind != "conv" or not _pointwise(operation) or len(uses[operation.kernel]) > 1:
         return False
     _, _, channels, filters = operation.kernel.array.shape
     return 3 * filters <= 2 * channels and operation.attributes["strides"] == (1, 1)
+
+
+def pad_uneven_shuffles(graph: InferenceGraph) -> InferenceGraph:
+    """Strided channel shuffles with uneven groups, from operations that delegates run.
+
+    With groups of one size such a shuffle is a transposed table. With uneven groups it is a gather, which delegates
+    leave to the runtime, and each cuts the graph into one partition more. Padded with zeros to full groups it is a
+    table again, and what stands for the zeros is left out when the groups are concatenated.
+    """
+    operations, number = [], graph.next_number()
+    for operation in graph.operations:
+        groups = _uneven_groups(operation)
+        steps = [operation] if groups is None else _padded_shuffle(operation, groups, number)
+        operations += steps
+        number += 0 if groups is None else len(steps)
+    return graph.with_operations(operations)
+
+
+def _uneven_groups(operation):
+    """The number of groups of a strided shuffle if it does not divide the channels; else `None`."""
+    if operation.kind != "permute":
+        return None
+    indices = operation.attributes["indices"]
+    channels = len(indices)
+    uneven = (groups for groups in range(2, channels) if channels % groups)
+    return next(
+        (groups for groups in uneven if np.array_equal(indices, permutations.strided_shuffle(channels, groups))), None
+    )
+
+
+def _padded_shuffle(operation, groups, number):
+    """Pad to full groups, shuffle, slice the zeros off, concatenate. Values are counted from `number`."""
+    (source,), name = operation.inputs, operation.name
+    *places, channels = source.shape
+    size, longer = -(-channels // groups), channels % groups
+    steps = []
+
+    def add(kind, x, width, **attributes):
+        output = Value(number + len(steps), (*places, width))
+        steps.append(Operation(kind, name, (x,), output, attributes=attributes))
+        return output
+
+    none = ((0, 0),) * len(places)
+    padded = add("pad", source, groups * size, paddings=(*none, (0, groups * size - channels)))
+    shuffled = add("permute", padded, groups * size, indices=permutations.strided_shuffle(groups * size, groups))
+    # The longer groups follow one another without a gap; each of the others ends with a zero.
+    starts = [(0, longer * size), *((group * size, size - 1) for group in range(longer, groups))]
+    parts = [add("slice", shuffled, width, start=start) for start, width in starts]
+    return [*steps, dataclasses.replace(operation, kind="concat", inputs=tuple(parts), attributes={})]

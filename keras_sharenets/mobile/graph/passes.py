@@ -1,59 +1,85 @@
-"""Small rewrites of an inference graph. Each takes a graph and returns one that computes the same."""
+"""Rewrites of an inference graph: each takes a graph and returns one that computes the same.
+
+[`simplify`] is what every export begins with; [`prepare_float`] and [`prepare_int8`] come last and put scales where
+the file format can have them.
+"""
+
+from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
 
 import numpy as np
 
-from keras_sharenets.mobile.graph.inference_graph import Stored, Value
-from keras_sharenets.mobile.graph.merging import merge_added
+from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Materialize, Operation, Value
+from keras_sharenets.mobile.graph.quantization import filter_limits
 
 _LINEAR = ("conv", "depthwise", "dense", "affine")
-_ACTIVATED = (*_LINEAR, "add")
+_WITH_ACTIVATION = (*_LINEAR, "add")
+# The share of the largest scale up to which one counts as 0, or gets a step of its own.
+_NEGLIGIBLE = 1e-4
 
 
-def _merge_into_producer(graph, mergeable):
-    """Replaces a producer and its only reader by one operation, wherever `mergeable(producer, reader)` gives one."""
-    readers = graph.consumers()
-    producers, order = {}, []
+def simplify(graph: InferenceGraph) -> InferenceGraph:
+    """The passes that every export begins with, in their order."""
+    for rewrite in (
+        merge_added,
+        hoist_above_permute,
+        hoist_above_permute,
+        hoist_above_concat,
+        hoist_above_concat,
+        fold_scales,
+        fuse_activations,
+        fold_scales,
+        fold_permutes,
+        pad_with_zeros,
+    ):
+        graph = rewrite(graph)
+    return graph
+
+
+def _merge_into_producer(graph, merged):
+    """Replaces a producer and its only reader by one operation, wherever `merged(producer, reader)` gives one."""
+    readers, producers, order = graph.consumers(), {}, []
     for operation in graph.operations:
         producer = producers.get(operation.inputs[0].number) if len(operation.inputs) == 1 else None
-        merged = None
+        one = None
         if producer is not None and len(readers[producer.output.number]) == 1 and producer.output != graph.output:
-            merged = mergeable(producer, operation)
-        if merged is not None:
-            order[order.index(producer)] = merged
-            operation = merged
-        else:
+            one = merged(producer, operation)
+        if one is None:
             order.append(operation)
+        else:
+            order[order.index(producer)] = operation = one
         producers[operation.output.number] = operation
-    return dataclasses.replace(graph, operations=tuple(order))
+    return graph.with_operations(order)
 
 
-def fold_scales(graph):
+def fold_scales(graph: InferenceGraph) -> InferenceGraph:
     """A scale and shift behind a linear operation becomes part of it; the kernel itself stays as it is stored."""
 
-    def mergeable(producer, reader):
+    def merged(producer, reader):
         if reader.kind != "affine" or producer.activation is not None or producer.kind not in _LINEAR:
             return None
         scale = reader.scale if producer.scale is None else reader.scale * producer.scale
         bias = reader.bias if producer.bias is None else reader.bias + reader.scale * producer.bias
         return dataclasses.replace(producer, output=reader.output, scale=scale, bias=bias, activation=reader.activation)
 
-    return _merge_into_producer(graph, mergeable)
+    return _merge_into_producer(graph, merged)
 
 
-def fuse_activations(graph):
+def fuse_activations(graph: InferenceGraph) -> InferenceGraph:
     """A ReLU becomes part of the operation before it."""
 
-    def mergeable(producer, reader):
-        if reader.kind != "identity" or producer.activation is not None or producer.kind not in _ACTIVATED:
+    def merged(producer, reader):
+        if reader.kind != "identity" or producer.activation is not None or producer.kind not in _WITH_ACTIVATION:
             return None
         return dataclasses.replace(producer, output=reader.output, activation=reader.activation)
 
-    return _merge_into_producer(graph, mergeable)
+    return _merge_into_producer(graph, merged)
 
 
-def pad_with_zeros(graph):
+def pad_with_zeros(graph: InferenceGraph) -> InferenceGraph:
     """Padding that repeats the border, before a max pooling, becomes padding with zeros where nothing is negative."""
     positive, operations = set(), []
     for operation in graph.operations:
@@ -63,79 +89,42 @@ def pad_with_zeros(graph):
         if operation.activation is not None:
             positive.add(operation.output.number)
         operations.append(operation)
-    return dataclasses.replace(graph, operations=tuple(operations))
+    return graph.with_operations(operations)
 
 
-def shuffle_last(graph):
-    """A scale, shift or ReLU behind a permutation of channels goes before it, so that it can become part of more."""
+def _hoist(graph, kind, hoisted):
+    """Moves scales, shifts and ReLUs above operations of a kind.
+
+    `hoisted(before, operation, number, readers)` gives the operations in their new order, values counted from a number
+    that is free, or `None` where this operation stays below `before`.
+    """
     readers, producers, operations = graph.consumers(), {}, []
     number = graph.next_number()
     for operation in graph.operations:
-        before = producers.get(operation.inputs[0].number)
-        movable = operation.kind in ("affine", "identity") and before is not None and before.kind == "permute"
+        before, order = producers.get(operation.inputs[0].number), None
+        movable = operation.kind in ("affine", "identity") and before is not None and before.kind == kind
         if movable and len(readers[before.output.number]) == 1 and before.output != graph.output:
-            indices = before.attributes["indices"]
-            vectors = {name: _unpermuted(getattr(operation, name), indices) for name in ("scale", "bias")}
-            between, number = Value(number, before.output.shape), number + 1
+            order = hoisted(before, operation, number, readers)
+        if order is not None:
             operations.remove(before)
-            operations.append(dataclasses.replace(operation, inputs=before.inputs, output=between, **vectors))
-            operation = dataclasses.replace(before, inputs=(between,), output=operation.output)
-        operations.append(operation)
-        producers[operation.output.number] = operation
-    return dataclasses.replace(graph, operations=tuple(operations))
+            number += len(order) - 1
+        operations += order or [operation]
+        producers[operation.output.number] = operations[-1]
+    return graph.with_operations(operations)
 
 
-def join_last(graph):
-    """A scale, shift or ReLU behind joined channels goes before the join, to each part its own."""
-    readers, producers, operations = graph.consumers(), {}, []
-    number = graph.next_number()
-    for operation in graph.operations:
-        before = producers.get(operation.inputs[0].number)
-        movable = operation.kind in ("affine", "identity") and before is not None and before.kind == "concat"
-        alone = movable and len(readers[before.output.number]) == 1 and before.output != graph.output
-        if alone and all(len(readers.get(value.number, ())) == 1 for value in before.inputs):
-            operations.remove(before)
-            parts, start = [], 0
-            for value in before.inputs:
-                part = Value(number, value.shape)
-                own = slice(start, start + value.shape[-1])
-                vectors = {name: _part(getattr(operation, name), own) for name in ("scale", "bias")}
-                operations.append(dataclasses.replace(operation, inputs=(value,), output=part, **vectors))
-                parts.append(part)
-                number, start = number + 1, own.stop
-            operation = dataclasses.replace(before, inputs=tuple(parts), output=operation.output)
-        operations.append(operation)
-        producers[operation.output.number] = operation
-    return dataclasses.replace(graph, operations=tuple(operations))
+def hoist_above_permute(graph: InferenceGraph) -> InferenceGraph:
+    """A scale, shift or ReLU behind a permutation of channels goes before it, where it can become part of more."""
 
+    def hoisted(permute, operation, number, readers):
+        indices, between = permute.attributes["indices"], Value(number, permute.output.shape)
+        vectors = {name: _unpermuted(getattr(operation, name), indices) for name in ("scale", "bias")}
+        return [
+            dataclasses.replace(operation, inputs=permute.inputs, output=between, **vectors),
+            dataclasses.replace(permute, inputs=(between,), output=operation.output),
+        ]
 
-def _part(vector, own):
-    return None if vector is None else vector[own]
-
-
-def permute_kernels(graph):
-    """A permutation that only convolutions without groups read becomes part of their kernels, if each has one use."""
-    readers, uses = graph.consumers(), graph.uses()
-    gone = {}
-    for operation in graph.operations:
-        read = readers.get(operation.output.number, [])
-        taken_in = all(_mixes_channels(reader) and len(uses[reader.kernel]) == 1 for reader in read)
-        if operation.kind == "permute" and read and taken_in and operation.output != graph.output:
-            gone[operation.output.number] = operation
-    operations = []
-    for operation in graph.operations:
-        before = gone.get(operation.inputs[0].number)
-        if before is not None:
-            rows = np.empty_like(operation.kernel.array)
-            rows[:, :, before.attributes["indices"]] = operation.kernel.array
-            operation = dataclasses.replace(operation, inputs=before.inputs, kernel=Stored(operation.kernel.name, rows))
-        if operation.output.number not in gone:
-            operations.append(operation)
-    return dataclasses.replace(graph, operations=tuple(operations))
-
-
-def _mixes_channels(operation):
-    return operation.kind == "conv" and operation.attributes["groups"] == 1
+    return _hoist(graph, "permute", hoisted)
 
 
 def _unpermuted(vector, indices):
@@ -146,19 +135,217 @@ def _unpermuted(vector, indices):
     return original
 
 
-def simplify(graph):
-    """The passes that every export begins with, in their order."""
-    for rewrite in (
-        merge_added,
-        shuffle_last,
-        shuffle_last,
-        join_last,
-        join_last,
-        fold_scales,
-        fuse_activations,
-        fold_scales,
-        permute_kernels,
-        pad_with_zeros,
-    ):
-        graph = rewrite(graph)
-    return graph
+def hoist_above_concat(graph: InferenceGraph) -> InferenceGraph:
+    """A scale, shift or ReLU behind concatenated channels goes before that, to each part its own."""
+
+    def hoisted(concat, operation, number, readers):
+        if any(len(readers.get(value.number, ())) != 1 for value in concat.inputs):
+            return None
+        moved, start = [], 0
+        for value in concat.inputs:
+            own = slice(start, start + value.shape[-1])
+            vectors = {"scale": operation.scale, "bias": operation.bias}
+            vectors = {name: None if vector is None else vector[own] for name, vector in vectors.items()}
+            part = Value(number + len(moved), value.shape)
+            moved.append(dataclasses.replace(operation, inputs=(value,), output=part, **vectors))
+            start = own.stop
+        parts = tuple(part.output for part in moved)
+        return [*moved, dataclasses.replace(concat, inputs=parts, output=operation.output)]
+
+    return _hoist(graph, "concat", hoisted)
+
+
+def fold_permutes(graph: InferenceGraph) -> InferenceGraph:
+    """A permutation that only ungrouped convolutions read becomes part of their kernels, if each has one use."""
+    readers, uses, folded = graph.consumers(), graph.uses(), {}
+
+    def absorbs(reader):
+        return reader.kind == "conv" and reader.attributes["groups"] == 1 and len(uses[reader.kernel]) == 1
+
+    for operation in graph.operations:
+        read = readers.get(operation.output.number, [])
+        if operation.kind == "permute" and read and all(map(absorbs, read)) and operation.output != graph.output:
+            folded[operation.output.number] = operation
+    operations = []
+    for operation in graph.operations:
+        before = folded.get(operation.inputs[0].number)
+        if before is not None:
+            rows = np.empty_like(operation.kernel.array)
+            rows[:, :, before.attributes["indices"]] = operation.kernel.array
+            kernel = Constant(operation.kernel.name, rows)
+            operation = dataclasses.replace(operation, inputs=before.inputs, kernel=kernel)
+        if operation.output.number not in folded:
+            operations.append(operation)
+    return graph.with_operations(operations)
+
+
+def merge_added(graph: InferenceGraph) -> InferenceGraph:
+    """A convolution and a 1x1 convolution of the same image, added, become one: their kernels are added.
+
+    Done where all uses of both kernels are in such pairs, so that no kernel is stored twice.
+    """
+    pairs = _pairs(graph)
+    replaced, gone, merged = {}, set(), {}
+    for operation, (large, small, place) in pairs.items():
+        key = large.kernel, small.kernel, place
+        if key not in merged:
+            array = large.kernel.array.copy()
+            array[place] += small.kernel.array[0, 0]
+            merged[key] = Constant(f"{large.kernel.name} and {small.kernel.name}", array)
+        replaced[operation] = dataclasses.replace(large, output=operation.output, kernel=merged[key])
+        gone |= {large, small}
+    return graph.with_operations(replaced.get(entry, entry) for entry in graph.operations if entry not in gone)
+
+
+def _pairs(graph):
+    """`{addition: (convolution, 1x1 convolution, place in the kernel of the first)}` where they can be one."""
+    readers, pairs = graph.consumers(), {}
+    producers = {operation.output.number: operation for operation in graph.operations}
+
+    def bare(part):
+        """Whether nothing but the addition reads this convolution, and nothing is done to it before."""
+        if part is None or part.kind != "conv" or part.output == graph.output or len(readers[part.output.number]) > 1:
+            return False
+        return part.scale is None and part.bias is None and part.activation is None
+
+    for operation in graph.operations:
+        parts = [producers.get(value.number) for value in operation.inputs]
+        if operation.kind == "add" and len(parts) == 2 and all(map(bare, parts)):
+            large, small = sorted(parts, key=lambda part: -part.kernel.array.size)
+            place = _common_place(large, small, producers)
+            if place is not None:
+                pairs[operation] = large, small, place
+    return _complete(graph, pairs)
+
+
+def _common_place(large, small, producers):
+    """Where in the large kernel the 1x1 kernel acts; `None` if they do not go over the same image alike."""
+    alike = all(large.attributes[name] == small.attributes[name] for name in ("strides", "groups"))
+    *sides, _, filters = large.kernel.array.shape
+    *small_sides, _, small_filters = small.kernel.array.shape
+    if not alike or small_sides != [1, 1] or small_filters != filters:
+        return None
+    if large.attributes["padding"] == "same":
+        central = large.attributes["strides"] == (1, 1) and all(side % 2 for side in sides)
+        return tuple(side // 2 for side in sides) if central and large.inputs == small.inputs else None
+    if large.inputs == small.inputs:
+        return (0, 0) if sides == [1, 1] else None
+    pad = producers.get(large.inputs[0].number)
+    if pad is None or pad.kind != "pad" or "mode" in pad.attributes or pad.inputs != small.inputs:
+        return None
+    _, rows, columns, channels = pad.attributes["paddings"]
+    place = rows[0], columns[0]
+    inside = all(start < side for start, side in zip(place, sides, strict=True))
+    return place if inside and channels == (0, 0) else None
+
+
+def _complete(graph, pairs):
+    """The pairs whose kernels are used in no other way."""
+    partners = {}
+    for large, small, place in pairs.values():
+        for kernel, partner in ((large.kernel, (small.kernel, place)), (small.kernel, (large.kernel, place))):
+            partners.setdefault(kernel, []).append(partner)
+    uses = graph.uses()
+    sound = {kernel for kernel, found in partners.items() if len(found) == len(uses[kernel]) and len(set(found)) == 1}
+    return {addition: pair for addition, pair in pairs.items() if {pair[0].kernel, pair[1].kernel} <= sound}
+
+
+def prepare_float(graph: InferenceGraph, materialize: Materialize) -> InferenceGraph:
+    """The graph for a float file, which has no scale beside a kernel.
+
+    Args:
+        graph: `InferenceGraph`, simplified.
+        materialize: function of a call site: whether this use of a shared kernel gets a copy with its scale multiplied
+            in. A kernel that is kept single is used without scales; each scale and shift is a step of its own.
+    """
+
+    def scaled(operation):
+        return dataclasses.replace(operation, kernel=_scaled_kernel(operation, operation.scale), scale=None)
+
+    graph = _rescale_kernels(graph, materialize, scaled)
+    return _split_scales(graph, lambda operation: operation.kind == "shared_conv" or operation.scale is not None)
+
+
+def prepare_int8(graph: InferenceGraph, materialize: Materialize) -> InferenceGraph:
+    """The graph for an integer file, in which a scale beside a kernel is positive.
+
+    The integers of a kernel that is used elsewhere must not change sign. Nor may a scale be so small that the bias
+    overflows beside it.
+
+    Args:
+        graph: `InferenceGraph`, simplified.
+        materialize: function of a call site: whether this use of a shared kernel gets a copy that takes over what may
+            not stand beside integers: signs, and scales that are negligible.
+    """
+
+    def signed(operation):
+        magnitudes, strengths = np.abs(operation.scale), _strengths(operation)
+        negligible = strengths <= _NEGLIGIBLE * strengths.max()
+        kernel = _scaled_kernel(operation, np.where(negligible, 0, np.sign(operation.scale)))
+        scale = np.where(negligible, magnitudes.max() or 1, magnitudes).astype("float32")
+        return dataclasses.replace(operation, kernel=kernel, scale=scale)
+
+    def fits(operation):
+        if operation.scale is None:
+            return True
+        strengths = _strengths(operation)
+        return operation.scale.min() > 0 and strengths.min() > _NEGLIGIBLE * strengths.max()
+
+    graph = _rescale_kernels(_average_by_convolution(graph), materialize, signed)
+    return _split_scales(graph, lambda operation: operation.kind == "shared_conv" or not fits(operation))
+
+
+def _rescale_kernels(graph, materialize, rescaled):
+    """Gives scaled operations another kernel where it has no other use or is materialized."""
+    uses, operations = graph.uses(), []
+    for operation in graph.operations:
+        scaled = operation.scale is not None and operation.kernel is not None and operation.kind != "shared_conv"
+        if scaled and (len(uses[operation.kernel]) == 1 or materialize(operation.site)):
+            operation = rescaled(operation)
+        operations.append(operation)
+    return graph.with_operations(operations)
+
+
+def _scaled_kernel(operation, scale):
+    # A depthwise kernel is (height, width, channels, 1), all others end in the output channels.
+    scale = scale[:, None] if operation.kind == "depthwise" else scale
+    array = (operation.kernel.array * scale).astype("float32")
+    return Constant(f"{operation.kernel.name} in {operation.name}", array)
+
+
+def _strengths(operation):
+    """How large the numbers of each filter are beside its scale."""
+    return np.abs(operation.scale) * filter_limits(operation.kernel.array, operation.kind)
+
+
+def _split_scales(graph: InferenceGraph, chosen: Callable[[Operation], bool]) -> InferenceGraph:
+    """Scale, shift and activation of the chosen operations with a kernel become steps of their own behind them."""
+    number, operations = graph.next_number(), []
+    for operation in graph.operations:
+        scale, bias = operation.scale, operation.bias
+        vectors = scale is not None or bias is not None
+        if operation.kernel is not None and vectors and chosen(operation):
+            between = Value(number, operation.output.shape)
+            number += 1
+            operations.append(dataclasses.replace(operation, output=between, scale=None, bias=None, activation=None))
+            scale = np.ones_like(bias) if scale is None else scale
+            affine = {"kind": "affine", "inputs": (between,), "kernel": None, "attributes": {}, "scale": scale}
+            operation = dataclasses.replace(operation, **affine)
+        operations.append(operation)
+    return graph.with_operations(operations)
+
+
+def _average_by_convolution(graph):
+    """Average pooling becomes a depthwise convolution with equal weights: delegates average no integers."""
+    kernels, operations = {}, []
+    for operation in graph.operations:
+        if operation.kind == "average_pool" and operation.attributes["padding"] == "valid":
+            size, channels = operation.attributes["pool_size"], operation.output.shape[-1]
+            if (size, channels) not in kernels:
+                equal = np.full((*size, channels, 1), 1 / math.prod(size), "float32")
+                kernels[size, channels] = Constant(f"mean of {size}", equal)
+            window = {name: operation.attributes[name] for name in ("strides", "padding")}
+            kernel = kernels[size, channels]
+            operation = dataclasses.replace(operation, kind="depthwise", kernel=kernel, attributes=window)
+        operations.append(operation)
+    return graph.with_operations(operations)

@@ -1,77 +1,80 @@
-"""Integers for an inference graph: which scale every value and every stored tensor gets.
+"""Integers for an inference graph: which scale every value and every kernel gets.
 
-A real number is `scale * (integer - zero point)`. The integers of a stored tensor are fixed once, before any use; what
-a batch normalisation makes of them at one use goes into the scales of that use. So they cannot differ between uses.
+A real number is `scale * (integer - zero point)`. The integers of a kernel are fixed once, before any use; what a batch
+normalization makes of them at one use goes into the scales of that use. So they cannot differ between uses.
 """
+
+from __future__ import annotations
 
 import dataclasses
 
 import numpy as np
 
-from keras_sharenets.mobile.graph.execution import run
-from keras_sharenets.mobile.graph.inference_graph import InferenceGraph
+from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, run
 
-# Operations that move numbers about: the integers stay what they are, so all their values have one scale.
-MOVES = ("average_pool", "concat", "max", "max_pool", "pad", "permute", "reshape", "slice", "stack")
+Range = tuple[float, float]
+
+# Operations that only move numbers: the integers stay what they are, so all their values have one scale.
+DATA_MOVEMENT = ("average_pool", "concat", "max", "max_pool", "pad", "permute", "reshape", "slice", "stack")
 PROBABILITIES = ("softmax", "sigmoid")
 # What XNNPACK multiplies a sum of products with has to be below 256.
 _LARGEST_FACTOR = 128
 # A kernel with so many weights for each magnitude, or more, counts as clustered.
-_USES_OF_A_CLUSTER = 8
+_WEIGHTS_PER_CLUSTER = 8
 # The sum of products and bias has 32 bits; a bias may take a quarter of that.
 _LARGEST_BIAS = 2**29
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoding:
+class Quantization:
     """How integers stand for real numbers: single numbers for values, a scale for each filter of a kernel."""
 
     scale: np.ndarray
     zero_point: int = 0
 
-    def integers(self, numbers, low=-128, high=127):
+    def integers(self, numbers: np.ndarray, *, low: int = -128, high: int = 127) -> np.ndarray:
         """The nearest integers."""
         return np.clip(np.round(numbers / self.scale) + self.zero_point, low, high)
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantised:
-    """An inference graph with the encodings of its values, by their numbers, and of its kernels.
+class QuantizedGraph:
+    """An inference graph with the quantization of its values, by their numbers, and of its kernels.
 
     Attributes:
         graph: `InferenceGraph`.
-        values: `{number: Encoding}`.
-        kernels: `{Stored: Encoding}`, one scale a filter.
+        values: `{number: Quantization}`.
+        kernels: `{Constant: Quantization}`, one scale a filter.
     """
 
     graph: InferenceGraph
-    values: dict
-    kernels: dict
+    values: dict[int, Quantization]
+    kernels: dict[Constant, Quantization]
 
 
-def quantise(graph, pictures):
-    """Chooses all encodings.
+def quantize(graph: InferenceGraph, representative_data: np.ndarray) -> QuantizedGraph:
+    """Chooses all scales and zero points.
 
     Args:
-        graph: `InferenceGraph` in the form for integers (`forms.integer_form`).
-        pictures: float array `(n, height, width, channels)`: the range of every value that `graph.ranges` does not
-            have is measured on them.
+        graph: `InferenceGraph` as `passes.prepare_int8` gives it.
+        representative_data: float array `(n, height, width, channels)`: the range of every value that `graph.ranges`
+            does not have is measured on it.
 
     Returns:
-        A `Quantised`.
+        A `QuantizedGraph`.
     """
-    kernels = {kernel: kernel_encoding(kernel.array, users[0].kind) for kernel, users in graph.uses().items()}
-    ranges = {**_tied(graph, _measured(graph, pictures)), **_tied(graph, graph.ranges)}
+    kernels = {kernel: kernel_quantization(kernel.array, users[0].kind) for kernel, users in graph.uses().items()}
+    ranges = {**_tied(graph, _measured(graph, representative_data)), **_tied(graph, graph.ranges)}
     ranges = _tied(graph, _wide_enough(graph, ranges, kernels))
-    values = {number: _value_encoding(*limits) for number, limits in ranges.items()}
+    values = {number: _value_quantization(*limits) for number, limits in ranges.items()}
     for operation in graph.operations:
         if operation.kind in PROBABILITIES:
-            values[operation.output.number] = Encoding(np.float32(1 / 256), -128)
-    return Quantised(graph, values, kernels)
+            values[operation.output.number] = Quantization(np.float32(1 / 256), -128)
+    return QuantizedGraph(graph, values, kernels)
 
 
-def _measured(graph, pictures, batch=32):
-    """`{value number: (smallest, largest)}` over all pictures."""
+def _measured(graph, images, batch=32):
+    """`{value number: (smallest, largest)}` over all images."""
     ranges = {}
 
     def watch(value, array):
@@ -79,12 +82,12 @@ def _measured(graph, pictures, batch=32):
         low, high = ranges.get(value.number, (np.inf, -np.inf))
         ranges[value.number] = min(low, float(array.min())), max(high, float(array.max()))
 
-    for start in range(0, len(pictures), batch):
-        run(graph, pictures[start : start + batch], watch)
+    for start in range(0, len(images), batch):
+        run(graph, images[start : start + batch], watch=watch)
     return ranges
 
 
-def tied_values(graph):
+def tied_values(graph: InferenceGraph) -> dict[int, int]:
     """`{value number: number}`: values that must have one scale have the same number."""
     group = {graph.input.number: graph.input.number}
     group.update({operation.output.number: operation.output.number for operation in graph.operations})
@@ -95,7 +98,7 @@ def tied_values(graph):
         return number
 
     for operation in graph.operations:
-        if operation.kind in MOVES:
+        if operation.kind in DATA_MOVEMENT:
             for value in operation.inputs:
                 group[root(value.number)] = root(operation.output.number)
     return {number: root(number) for number in group}
@@ -114,7 +117,7 @@ def _tied(graph, ranges):
 def _wide_enough(graph, ranges, kernels):
     """The ranges, those wider that are so small beside what is summed up that a runtime could not scale to them.
 
-    That happens to a value that is 0 on all pictures, such as what a squeeze leaves of a ReLU.
+    That happens to a value that is 0 on all images, such as what a squeeze leaves of a ReLU.
     """
     ranges = dict(ranges)
     for operation in graph.operations:
@@ -127,41 +130,52 @@ def _wide_enough(graph, ranges, kernels):
     return ranges
 
 
-def _value_encoding(low, high):
+def _value_quantization(low, high):
     """255 steps from `low` to `high`; 0, which padding and ReLU need, is one of them exactly."""
     scale = np.float32(max(high - low, 1e-6) / 255)
-    return Encoding(scale, int(np.clip(np.round(-128 - low / scale), -128, 127)))
+    return Quantization(scale, int(np.clip(np.round(-128 - low / scale), -128, 127)))
 
 
-def filter_axis(kind):
-    """The axis of a kernel, as Keras lays it out, along which filters are counted."""
-    return 2 if kind == "depthwise" else -1
-
-
-def filter_limits(array, kind):
+def filter_limits(array: np.ndarray, kind: str) -> np.ndarray:
     """The largest magnitude of each filter of a kernel; for one that is 0 throughout, that of all of them.
 
     A kernel of few distinct magnitudes, each of them used often, has been clustered: the largest of all for each filter
     keeps its integers as few.
+
+    Args:
+        array: the kernel, as Keras lays it out.
+        kind: kind of the operation; in a `"depthwise"` kernel filters are counted along axis 2, else along the last.
     """
-    axes = tuple(axis for axis in range(array.ndim) if axis != filter_axis(kind) % array.ndim)
-    limits = np.abs(array).max(axes)
+    filters = 2 if kind == "depthwise" else array.ndim - 1
+    limits = np.abs(array).max(tuple(axis for axis in range(array.ndim) if axis != filters))
     largest = limits.max() or 1.0
-    clustered = np.unique(np.abs(array)).size * _USES_OF_A_CLUSTER <= array.size
+    clustered = np.unique(np.abs(array)).size * _WEIGHTS_PER_CLUSTER <= array.size
     return np.where((limits == 0) | clustered, largest, limits).astype("float32")
 
 
-def kernel_encoding(array, kind):
+def is_clustered(operation: Operation) -> bool:
+    """Whether the kernel of an operation has one limit for all its filters, as only clustered kernels have."""
+    limits = filter_limits(operation.kernel.array, operation.kind)
+    return len(limits) > 1 and np.ptp(limits) == 0
+
+
+def rewritable_kernels(graph: InferenceGraph) -> frozenset[Constant]:
+    """The kernels whose numbers a pass may change: those with one use that have not been clustered."""
+    users = ((kernel, used) for kernel, used in graph.uses().items() if len(used) == 1)
+    return frozenset(kernel for kernel, (user,) in users if not is_clustered(user))
+
+
+def kernel_quantization(array: np.ndarray, kind: str) -> Quantization:
     """A scale for each filter: its largest number becomes 127."""
-    return Encoding(filter_limits(array, kind) / np.float32(127))
+    return Quantization(filter_limits(array, kind) / np.float32(127))
 
 
-def affine_encoding(operation, input_scale):
+def affine_quantization(operation: Operation, input_scale: float) -> tuple[np.ndarray, Quantization]:
     """Integers and their scales for a scale that stands alone: 127 or -127, less where the bias would overflow.
 
     Returns:
-        `(integers, Encoding)`.
+        `(integers, Quantization)`.
     """
     least = np.abs(operation.bias) / (input_scale * _LARGEST_BIAS) if operation.bias is not None else 0.0
-    encoding = Encoding(np.maximum(np.maximum(np.abs(operation.scale) / 127, least), 1e-12).astype("float32"))
-    return encoding.integers(operation.scale), encoding
+    quantization = Quantization(np.maximum(np.maximum(np.abs(operation.scale) / 127, least), 1e-12).astype("float32"))
+    return quantization.integers(operation.scale), quantization

@@ -1,19 +1,22 @@
-"""What TFLite files cost on this machine: time for one picture, memory, bytes."""
+"""What TFLite files cost on this machine: time for one image, operator by operator too, memory, bytes."""
 
+from __future__ import annotations
+
+import collections
 import dataclasses
 import functools
 import os
-import pathlib
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 
+import flatbuffers
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
 
-from keras_sharenets.mobile.inspect import contents as graph
-from keras_sharenets.mobile.inspect import interpreter as runtime
-from keras_sharenets.mobile.inspect import memory_probe
-from keras_sharenets.mobile.inspect.delegates import delegated
-from keras_sharenets.timing import take_turns
+from keras_sharenets import timing
+from keras_sharenets.mobile.inspect import file, memory_probe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +34,8 @@ class BenchmarkReport:
             than.
         warmup: inferences before the measured ones.
         weight_bytes: bytes of all constants, each buffer once.
-        delegates: number of parts that the runtime's delegates run; a graph in one piece has 1.
-        outside: dict, the operators that no delegate runs, each with its count.
+        delegate_partitions: number of parts of the graph that the runtime's delegates run; 1 is best.
+        undelegated_operators: the operators that no delegate runs, each with its count.
         peak_memory_bytes: by how much the resident memory of a fresh process grew at most from before it opened the
             file, which is mapped into memory, until after ten inferences. Parts of the runtime that are first used then
             are in it, the Python interpreter and the imports are not. `None` on systems without `/proc`.
@@ -48,40 +51,64 @@ class BenchmarkReport:
     spread_ms: float
     warmup: int
     weight_bytes: int
-    delegates: int
-    outside: dict
+    delegate_partitions: int
+    undelegated_operators: dict[str, int]
     peak_memory_bytes: int | None
 
+    @property
+    def delegates(self) -> int:
+        """An earlier name of `delegate_partitions`."""
+        return self.delegate_partitions
 
-def benchmark_tflite(path, num_threads=1, repetitions=50, warmup=5):
+
+@dataclasses.dataclass(frozen=True)
+class OperatorTime:
+    """All operators of one kind in a file.
+
+    Attributes:
+        name: the kind, such as `"CONV_2D"`.
+        count: how often it occurs.
+        milliseconds: the median times of all of them, each measured alone, added up.
+    """
+
+    name: str
+    count: int
+    milliseconds: float
+
+
+def benchmark_tflite(
+    path: str | os.PathLike, *, num_threads: int = 1, repetitions: int = 50, warmup: int = 5
+) -> BenchmarkReport:
     """Measures a TFLite file in the LiteRT interpreter of this machine.
 
     Only the inference itself is timed, on one seeded random input that is set beforehand.
 
     Args:
         path: the TFLite file.
-        num_threads: int, threads of the interpreter.
-        repetitions: int, inferences to measure.
-        warmup: int, inferences before that, which do not count: the first ones fetch memory.
+        num_threads: threads of the interpreter.
+        repetitions: inferences to measure.
+        warmup: inferences before that, which do not count: the first ones fetch memory.
 
     Returns:
         A `BenchmarkReport`.
 
     Raises:
-        ValueError: the file cannot be used (see `open_tflite`), or an argument is not a positive integer (`warmup`
-            may be 0).
+        ValueError: the file cannot be used (see `inspect.file.open_tflite`), or an argument is not a positive integer
+            (`warmup` may be 0).
     """
-    return compare_tflite([path], num_threads, repetitions, warmup)[0]
+    return compare_tflite([path], num_threads=num_threads, repetitions=repetitions, warmup=warmup)[0]
 
 
-def compare_tflite(paths, num_threads=1, repetitions=50, warmup=5):
+def compare_tflite(
+    paths: Sequence[str | os.PathLike], *, num_threads: int = 1, repetitions: int = 50, warmup: int = 5
+) -> list[BenchmarkReport]:
     """Measures several TFLite files as `benchmark_tflite` does one, taking turns.
 
     A machine is slower at one time than at another. Taking turns, that meets all files alike. With several files, each
     measured inference comes after one of the same file that is not measured: what ran before has the caches.
 
     Args:
-        paths: sequence of TFLite files.
+        paths: TFLite files.
         num_threads, repetitions, warmup: as for `benchmark_tflite`, each for every file.
 
     Returns:
@@ -92,35 +119,29 @@ def compare_tflite(paths, num_threads=1, repetitions=50, warmup=5):
     """
     if isinstance(paths, (str, os.PathLike)) or not len(paths):
         raise ValueError(f"`paths` (={paths!r}) must be a sequence of at least one file.")
-    interpreters = [runtime.open_tflite(path, num_threads) for path in paths]
+    interpreters = [file.open_tflite(path, num_threads=num_threads) for path in paths]
     calls = dict(enumerate(map(inference_call, interpreters)))
-    seconds = take_turns(calls, repetitions, warmup=warmup)
+    seconds = timing.take_turns(calls, repetitions, warmup=warmup)
+    settings = {"threads": num_threads, "repetitions": repetitions, "warmup": warmup}
     return [
-        _report(
-            path,
-            interpreter,
-            1000 * np.asarray(seconds[index]),
-            threads=num_threads,
-            repetitions=repetitions,
-            warmup=warmup,
-        )
+        _report(path, interpreter, 1000 * np.asarray(seconds[index]), **settings)
         for index, (path, interpreter) in enumerate(zip(paths, interpreters, strict=True))
     ]
 
 
-def inference_call(interpreter):
+def inference_call(interpreter: Interpreter) -> Callable[[], None]:
     """A function without arguments that runs an interpreter once, on seeded random numbers."""
     random = np.random.default_rng(0)
     for entry in interpreter.get_input_details():
         values = random.uniform(0, 127, entry["shape"])
         interpreter.set_tensor(entry["index"], values.astype(entry["dtype"]))
-    return functools.partial(runtime.invoke, interpreter)
+    return functools.partial(file.invoke, interpreter)
 
 
 def _report(path, interpreter, times, **settings):
     low, quarter, median, three_quarters, high = np.percentile(times, (10, 25, 50, 75, 90)).tolist()
-    data = pathlib.Path(path).read_bytes()
-    delegates, outside = delegated(interpreter)
+    data = file.read_bytes(path)
+    partitions, undelegated = delegation(interpreter)
     return BenchmarkReport(
         path=str(path),
         file_bytes=len(data),
@@ -128,12 +149,40 @@ def _report(path, interpreter, times, **settings):
         percentile_10_ms=low,
         percentile_90_ms=high,
         spread_ms=three_quarters - quarter,
-        weight_bytes=sum(graph.constant_bytes(graph.read_graph(data)).values()),
-        delegates=delegates,
-        outside=outside,
+        weight_bytes=sum(file.constant_bytes(file.parse(data)).values()),
+        delegate_partitions=partitions,
+        undelegated_operators=undelegated,
         peak_memory_bytes=_peak_memory(path, settings["threads"]),
         **settings,
     )
+
+
+def delegation(interpreter: Interpreter) -> tuple[int, dict[str, int]]:
+    """How a graph is cut between delegates and the runtime's own operators.
+
+    Args:
+        interpreter: of LiteRT, with its tensors allocated.
+
+    Returns:
+        `(number of partitions that delegates run, {name of an operator that none runs: how often})`.
+    """
+    # The runtime keeps the operators that a delegate replaces in its list, and says of the delegate, which comes last,
+    # only what goes in and what comes out: what lies between is inside.
+    operators = interpreter._get_ops_details()
+    partitions = [operator for operator in operators if operator["op_name"] == "DELEGATE"]
+    own = [operator for operator in operators if operator["op_name"] != "DELEGATE"]
+    producers = {output: operator for operator in own for output in operator["outputs"].tolist()}
+    inside = set()
+    for partition in partitions:
+        known, open_ends = set(partition["inputs"].tolist()), partition["outputs"].tolist()
+        while open_ends:
+            tensor = open_ends.pop()
+            if tensor in producers and tensor not in known:
+                known.add(tensor)
+                inside.add(producers[tensor]["index"])
+                open_ends += producers[tensor]["inputs"].tolist()
+    undelegated = (operator["op_name"] for operator in own if operator["index"] not in inside)
+    return len(partitions), dict(collections.Counter(undelegated).most_common())
 
 
 def _peak_memory(path, num_threads):
@@ -145,3 +194,87 @@ def _peak_memory(path, num_threads):
     if result.returncode:
         raise RuntimeError(f"The memory of {path} cannot be measured: {result.stderr.strip()[-500:]}")
     return int(result.stdout)
+
+
+def operator_times(
+    path: str | os.PathLike, *, num_threads: int = 1, repetitions: int = 30, warmup: int = 3
+) -> list[OperatorTime]:
+    """Measures each operator of a TFLite file alone, on random inputs, all of them in turns.
+
+    The Python interface of LiteRT has no profiler. So each operator is cut out with its constants and becomes a file of
+    its own; operators of one shape and kind are measured once. Alone an operator has its inputs at hand and starts the
+    runtime for itself, so the sum is not the time of the whole file: take the figures as shares.
+
+    Args:
+        path: the TFLite file.
+        num_threads, repetitions, warmup: as for `benchmark_tflite`, for each operator.
+
+    Returns:
+        A list of `OperatorTime`, the most expensive first.
+
+    Raises:
+        ValueError: as for `benchmark_tflite`.
+    """
+    file.open_tflite(path, num_threads=num_threads)  # Refuses what is no file for the runtime.
+    data = file.read_bytes(path)
+    whole = schema.ModelT.InitFromPackedBuf(data, 0)
+    names = [name for name, _, _ in file.operators(file.parse(data))]
+    keys = [_key(whole, operator) for operator in whole.subgraphs[0].operators]
+    first = {key: place for place, key in reversed(list(enumerate(keys)))}
+    calls = {}
+    for key, place in first.items():
+        calls[key] = inference_call(_alone(whole, place, f"{names[place]} of {path}", num_threads))
+    seconds = timing.take_turns(calls, repetitions, warmup=warmup)
+    of_key = {key: 1000 * float(np.median(times)) for key, times in seconds.items()}
+    counts, totals = collections.Counter(names), collections.Counter()
+    for name, key in zip(names, keys, strict=True):
+        totals[name] += of_key[key]
+    return [OperatorTime(name, counts[name], total) for name, total in totals.most_common()]
+
+
+def _key(whole, operator):
+    """What makes two operators cost the same: kind, options, shapes, and constants that are no weights."""
+    tensors = whole.subgraphs[0].tensors
+    described = []
+    for index in (*operator.inputs, *operator.outputs):
+        if index >= 0:
+            tensor = tensors[index]
+            data = whole.buffers[tensor.buffer].data
+            table = bytes(data) if data is not None and tensor.type == schema.TensorType.INT32 else b""
+            small = table if len(table) <= 64 else b""
+            described.append((tuple(tensor.shape), tensor.type, data is None, small))
+    options = operator.builtinOptions
+    values = sorted((name, str(value)) for name, value in vars(options).items()) if options is not None else ()
+    return operator.opcodeIndex, tuple(values), tuple(described)
+
+
+def _alone(whole, place, name, num_threads):
+    """An interpreter for a file with this one operator."""
+    operator = whole.subgraphs[0].operators[place]
+    buffers, tensors, numbers, inputs = [schema.BufferT()], [], {}, []
+
+    def number(index):
+        if index < 0:
+            return -1
+        if index not in numbers:
+            tensor = schema.TensorT(**vars(whole.subgraphs[0].tensors[index]))
+            data = whole.buffers[tensor.buffer].data
+            numbers[index] = len(tensors)
+            tensor.buffer = 0
+            if data is not None:
+                tensor.buffer = len(buffers)
+                buffers.append(schema.BufferT(data=data))
+            elif index not in operator.outputs:
+                inputs.append(numbers[index])
+            tensors.append(tensor)
+        return numbers[index]
+
+    single = schema.OperatorT(**vars(operator))
+    single.opcodeIndex = 0
+    single.inputs, single.outputs = ([number(index) for index in ends] for ends in (operator.inputs, operator.outputs))
+    subgraph = schema.SubGraphT(tensors=tensors, inputs=inputs, outputs=single.outputs, operators=[single])
+    codes = [whole.operatorCodes[operator.opcodeIndex]]
+    model = schema.ModelT(version=3, operatorCodes=codes, subgraphs=[subgraph], buffers=buffers)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=file.IDENTIFIER)
+    return file.open_bytes(bytes(builder.Output()), name, num_threads=num_threads)

@@ -11,13 +11,13 @@ from ai_edge_litert.interpreter import Interpreter
 INFERENCES = 10
 
 
-def _bytes(field):
+def _bytes(field: str) -> int:
     """A field of the kernel's account of this process's memory, which is in KiB."""
     with open("/proc/self/status") as status:
         return next(1024 * int(line.split()[1]) for line in status if line.startswith(f"{field}:"))
 
 
-def main(path, threads):
+def main(path: str, threads: str) -> None:
     # Forgets the peak of what came before, such as the imports.
     with open("/proc/self/clear_refs", "w") as account:
         account.write("5")

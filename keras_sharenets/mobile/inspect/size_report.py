@@ -1,22 +1,22 @@
 """What the bytes of a TFLite file are spent on."""
 
+from __future__ import annotations
+
 import dataclasses
 import io
-import pathlib
+import os
 import struct
 import zipfile
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 
-from keras_sharenets.mobile.inspect import contents as graph
+from keras_sharenets.mobile.inspect import file
 
-_TYPES = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
 # What following a wrong offset, or an archive that is none, raises.
 _DAMAGE = (IndexError, KeyError, NotImplementedError, struct.error, TypeError, ValueError, zipfile.BadZipFile)
 # Numbers of fields in the TFLite schema, where a position in the file is needed and not only what stands there.
 _NAME, _DESCRIPTION, _CUSTOM_CODE, _SIGNATURE_KEY, _BUFFER_DATA = 0, 3, 1, 2, 0
-_TENSOR_NAME, _GRAPH_NAME = 3, 4
+_TENSOR_NAME, _SUBGRAPH_NAME = 3, 4
 # The ends of the range, scales and zero points: the field of each and the bytes of a number in it.
 _QUANTIZATION_VECTORS = {0: 4, 1: 4, 2: 4, 3: 8}
 
@@ -29,19 +29,19 @@ class SizeReport:
         path: the file, as it was given.
         file_bytes: its size.
         constants: dict from type and kind, as `"int8 kernels"`, to bytes; of equal contents the first. `kernels` have
-            at least two sides above 1; `vectors` have one, such as biases and scales; `shapes` are integers that
-            stand for nothing else, such as the shapes, orders and paddings that operators read; `unused` ones belong to
-            no tensor.
+            at least two sides above 1; `vectors` have one, such as biases and scales; `shapes` are integers that stand
+            for nothing else, such as the shapes, orders and paddings that operators read; `unused` ones belong to no
+            tensor.
         repeated_constants: bytes of constants whose contents another buffer has already.
         quantization_parameters: bytes of scales, zero points and ranges.
-        names: bytes of the names of tensors, graphs, signatures and custom operators, and of the description.
-        metadata: bytes of what does not matter to run the file: class names, metadata, an archive behind the graph.
+        names: bytes of the names of tensors, subgraphs, signatures and custom operators, and of the description.
+        metadata: bytes of what does not matter to run the file: class names, metadata, an archive behind the rest.
         structure: the rest: tensors, operators and buffers as records with their shapes and options, and padding.
     """
 
     path: str
     file_bytes: int
-    constants: dict
+    constants: dict[str, int]
     repeated_constants: int
     quantization_parameters: int
     names: int
@@ -49,7 +49,7 @@ class SizeReport:
     structure: int
 
     @property
-    def parts(self):
+    def parts(self) -> dict[str, int]:
         """All parts in words, as a dict to bytes; the sum is `file_bytes`."""
         rest = ("repeated_constants", "quantization_parameters", "names", "metadata", "structure")
         return self.constants | {name.replace("_", " "): getattr(self, name) for name in rest}
@@ -85,7 +85,7 @@ class _Map:
         return dict(zip(self._parts, counts, strict=True))
 
 
-def size_report(path):
+def size_report(path: str | os.PathLike) -> SizeReport:
     """What the bytes of a TFLite file are spent on. The file need not be one of this library's.
 
     Args:
@@ -97,12 +97,9 @@ def size_report(path):
     Raises:
         ValueError: there is no such file, or it is no TFLite file, or it is damaged.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}.")
-    data = path.read_bytes()
+    data = file.read_bytes(path)
     try:
-        model = graph.read_graph(data)
+        model = file.parse(data)
     except ValueError as error:
         raise ValueError(f"{path} is not a TFLite file: {error}") from error
     try:
@@ -122,7 +119,7 @@ def _parts(data, model):
     """`({part: bytes}, names of the parts that are constants)`."""
     claims = _Map(data)
     _claim_metadata(claims, data, model)
-    tensors = [tensor for part in _graphs(model) for tensor in map(part.Tensors, range(part.TensorsLength()))]
+    tensors = [tensor for part in _subgraphs(model) for tensor in map(part.Tensors, range(part.TensorsLength()))]
     constants = _claim_constants(claims, data, model, tensors)
     for tensor in tensors:
         claims.text("names", tensor, _TENSOR_NAME)
@@ -131,7 +128,7 @@ def _parts(data, model):
     return claims.totals(), constants
 
 
-def _graphs(model):
+def _subgraphs(model):
     return map(model.Subgraphs, range(model.SubgraphsLength()))
 
 
@@ -172,7 +169,7 @@ def _claim_constants(claims, data, model, tensors):
 
 def _kind(tensor):
     """The type of a constant tensor and what such tensors are."""
-    dtype, scales = _TYPES[tensor.Type()], tensor.Quantization()
+    dtype, scales = file.TYPES[tensor.Type()], tensor.Quantization()
     if dtype in ("int32", "int64") and (scales is None or not scales.ScaleLength()):
         return f"{dtype} shapes"
     sides = [tensor.Shape(axis) for axis in range(tensor.ShapeLength())]
@@ -192,8 +189,8 @@ def _claim_quantization(claims, table):
 
 def _claim_names(claims, model):
     claims.text("names", model, _DESCRIPTION)
-    for part in _graphs(model):
-        claims.text("names", part, _GRAPH_NAME)
+    for part in _subgraphs(model):
+        claims.text("names", part, _SUBGRAPH_NAME)
     for code in map(model.OperatorCodes, range(model.OperatorCodesLength())):
         claims.text("names", code, _CUSTOM_CODE)
     for signature in map(model.SignatureDefs, range(model.SignatureDefsLength())):

@@ -1,11 +1,17 @@
 """Reports about TFLite files as aligned tables, and as dicts."""
 
-import dataclasses
+from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from keras_sharenets.mobile.inspect.benchmark import BenchmarkReport, OperatorTime
+from keras_sharenets.mobile.inspect.size_report import SizeReport
 from keras_sharenets.rendering.tables import text_table
 
 
-def size_table(reports):
+def size_table(reports: Sequence[SizeReport]) -> str:
     """What the bytes of files are spent on.
 
     Args:
@@ -27,7 +33,9 @@ def size_table(reports):
     return text_table(rows) + "\n"
 
 
-def benchmark_entries(reports, accuracies, operators):
+def benchmark_entries(
+    reports: Sequence[BenchmarkReport], accuracies: dict[str, float], operators: dict[str, Sequence[OperatorTime]]
+) -> list[dict[str, Any]]:
     """What files cost, as dicts for JSON.
 
     Args:
@@ -45,7 +53,7 @@ def benchmark_entries(reports, accuracies, operators):
     ]
 
 
-def operator_table(path, times):
+def operator_table(path: str, times: Sequence[OperatorTime]) -> str:
     """Where the time of a file goes.
 
     Args:
@@ -62,7 +70,7 @@ def operator_table(path, times):
     return f"{text_table(rows)}\nEach operator measured alone: take the times as shares.\n"
 
 
-def benchmark_table(reports, accuracies=None):
+def benchmark_table(reports: Sequence[BenchmarkReport], accuracies: dict[str, float] | None = None) -> str:
     """What files cost, and what was measured.
 
     Args:
@@ -72,14 +80,14 @@ def benchmark_table(reports, accuracies=None):
     Returns:
         A str: one line a file, and below what the columns mean.
     """
-    head = ["", "file bytes", "weight bytes", "median ms", "spread ms", "peak memory", "delegates", "outside"]
+    head = ["", "file bytes", "weight bytes", "median ms", "spread ms", "peak memory", "partitions", "undelegated"]
     rows = [[*head, "accuracy"] if accuracies else head]
     for report in reports:
         memory = "?" if report.peak_memory_bytes is None else f"{report.peak_memory_bytes:,}"
-        outside = " + ".join(f"{count} {name}" for name, count in report.outside.items()) or "nothing"
+        undelegated = " + ".join(f"{count} {name}" for name, count in report.undelegated_operators.items()) or "nothing"
         counts = [f"{report.file_bytes:,}", f"{report.weight_bytes:,}"]
         times = [f"{report.median_ms:.4g}", f"{report.spread_ms:.2g}"]
-        row = [report.path, *counts, *times, memory, str(report.delegates), outside]
+        row = [report.path, *counts, *times, memory, str(report.delegate_partitions), undelegated]
         if accuracies:
             row.append(f"{accuracies[report.path]:.2%}" if report.path in accuracies else "")
         rows.append(row)
@@ -88,6 +96,7 @@ def benchmark_table(reports, accuracies=None):
 
 {first.threads} thread{"s" if first.threads > 1 else ""}, {first.repetitions} inferences of each file after \
 {first.warmup} that do not count, in turns; spread: interquartile range.
-weight bytes: constants, each buffer once. outside: operators that the runtime runs itself, no delegate.
+weight bytes: constants, each buffer once. partitions: parts of the graph that delegates run. undelegated: operators
+that the runtime runs itself.
 peak memory: growth of a fresh process that opens the file and runs it; parts of the runtime are in it.
 """

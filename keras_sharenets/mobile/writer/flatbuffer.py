@@ -1,15 +1,53 @@
-"""Writes the bytes of a TFLite file: every distinct constant and every distinct quantisation vector once, no names."""
+"""The bytes of a TFLite file: every distinct constant and every distinct quantization vector once, no tensor names."""
+
+from __future__ import annotations
+
+from typing import Any
 
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-TYPES = {
+from keras_sharenets.mobile.graph.inference_graph import InferenceGraph, Operation, Value
+from keras_sharenets.mobile.graph.quantization import QuantizedGraph, affine_quantization
+from keras_sharenets.mobile.writer.operators import Tensors, write_operation
+
+_TYPES = {
     "float32": schema.TensorType.FLOAT32,
     "float16": schema.TensorType.FLOAT16,
     "int32": schema.TensorType.INT32,
     "int8": schema.TensorType.INT8,
 }
+
+
+def write_float(
+    graph: InferenceGraph, signature: str, input_name: str, output_name: str, *, stored_type: str = "float32"
+) -> bytes:
+    """The bytes of a file that computes in float32.
+
+    Args:
+        graph: `InferenceGraph` without scales beside kernels (`passes.prepare_float`).
+        signature, input_name, output_name: names in the signature.
+        stored_type: `"float32"`, or `"float16"` for constants of half the size.
+    """
+    return _write(FloatTensors(stored_type), graph, signature, input_name, output_name)
+
+
+def write_int8(quantized: QuantizedGraph, signature: str, input_name: str, output_name: str) -> bytes:
+    """The bytes of a file with int8 inputs, outputs, values and kernels, and biases of 32 bits.
+
+    Args:
+        quantized: `QuantizedGraph`.
+        signature, input_name, output_name: names in the signature.
+    """
+    return _write(Int8Tensors(quantized), quantized.graph, signature, input_name, output_name)
+
+
+def _write(tensors, graph, signature, input_name, output_name):
+    inputs = {input_name: tensors.value(graph.input)}
+    for operation in graph.operations:
+        write_operation(tensors, operation)
+    return tensors.writer.finish(signature, inputs, {output_name: tensors.value(graph.output)})
 
 
 class _Builder(flatbuffers.Builder):
@@ -68,7 +106,7 @@ def _plain(value):
 class FileWriter:
     """A file with one graph, put together tensor by tensor and operator by operator."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._graph = schema.SubGraphT()
         self._graph.tensors, self._graph.operators = [], []
         self._buffers = [schema.BufferT()]  # The first one is empty, for tensors that are computed.
@@ -85,34 +123,41 @@ class FileWriter:
             self._buffer_numbers[data] = len(self._buffers) - 1
         return self._buffer_numbers[data]
 
-    def tensor(self, shape, dtype, constant=None, quantisation=None):
+    def tensor(
+        self,
+        shape: tuple[int, ...],
+        dtype: str,
+        *,
+        constant: np.ndarray | None = None,
+        quantization: tuple[Any, Any, int] | None = None,
+    ) -> int:
         """Adds a tensor, unless it is a constant that is there already, and returns its number.
 
         Args:
-            shape: tuple of ints.
-            dtype: a key of `TYPES`.
+            shape: its shape.
+            dtype: `"float32"`, `"float16"`, `"int32"` or `"int8"`.
             constant: array with its contents, or `None` if it is computed.
-            quantisation: `(scale, zero_point, axis)`, vectors along an axis or single numbers, or `None`.
+            quantization: `(scale, zero_point, axis)`, vectors along an axis or single numbers, or `None`.
         """
         buffer = 0 if constant is None else self._buffer(np.asarray(constant, dtype))
-        parameters = None if quantisation is None else _Once(_quantisation(*quantisation))
+        parameters = None if quantization is None else _Once(_quantization_parameters(*quantization))
         key = tuple(shape), dtype, buffer, None if parameters is None else parameters.key()
         if constant is not None and key in self._constants:
             return self._constants[key]
         tensor = schema.TensorT()
         tensor.shape = np.asarray(shape, "int32")
-        tensor.type = TYPES[dtype]
+        tensor.type = _TYPES[dtype]
         tensor.buffer, tensor.quantization, tensor.hasRank = buffer, parameters, True
         self._graph.tensors.append(tensor)
         number = self._constants[key] = len(self._graph.tensors) - 1
         return number
 
-    def operator(self, name, version, inputs, outputs, options=None):
+    def operator(self, name: str, version: int, inputs: list[int], outputs: list[int], options: Any = None) -> None:
         """Adds an operator.
 
         Args:
-            name: str as in the schema, for example `"CONV_2D"`.
-            version: int, the first version that has what is used.
+            name: as in the schema, for example `"CONV_2D"`.
+            version: the first version that has what is used.
             inputs, outputs: numbers of tensors; -1 for an input that is left out.
             options: an object of the schema such as `Conv2DOptionsT`, or `None`.
         """
@@ -124,12 +169,12 @@ class FileWriter:
             operator.builtinOptions = _Once(options)
         self._graph.operators.append(operator)
 
-    def finish(self, signature, inputs, outputs):
+    def finish(self, signature: str, inputs: dict[str, int], outputs: dict[str, int]) -> bytes:
         """The bytes of the file.
 
         Args:
-            signature: str, its name.
-            inputs, outputs: dicts from the names of the signature to numbers of tensors.
+            signature: its name.
+            inputs, outputs: from the names of the signature to numbers of tensors.
         """
         self._graph.inputs = np.asarray(list(inputs.values()), "int32")
         self._graph.outputs = np.asarray(list(outputs.values()), "int32")
@@ -147,7 +192,7 @@ class FileWriter:
         return bytes(builder.Output())
 
 
-def _quantisation(scale, zero_point, axis):
+def _quantization_parameters(scale, zero_point, axis):
     parameters = schema.QuantizationParametersT()
     parameters.scale = np.atleast_1d(np.asarray(scale, "float32"))
     parameters.zeroPoint = np.full(parameters.scale.shape, zero_point, "int64")
@@ -167,3 +212,78 @@ def _named(name, number):
     entry = schema.TensorMapT()
     entry.name, entry.tensorIndex = name, number
     return entry
+
+
+class FloatTensors(Tensors):
+    """A file that computes in float32, with its constants in that type or in float16."""
+
+    version = "float32"
+
+    def __init__(self, stored_type: str) -> None:
+        super().__init__(FileWriter())
+        self._stored_type = stored_type
+        self._constants = {}
+
+    def like(self, value: Value, shape: tuple[int, ...]) -> int:
+        return self.writer.tensor(shape, "float32")
+
+    def kernel(self, operation: Operation, array: np.ndarray, axis: int) -> int:
+        return self._constant((operation.kernel, axis), array)
+
+    def scale(self, operation: Operation) -> int:
+        return self._constant((operation, "scale"), operation.scale[None, None, None])
+
+    def zeros(self, operation: Operation, filters: int) -> int:
+        return self._constant(("zeros", filters), np.zeros(filters, "float32"))
+
+    def _bias(self, operation, numbers):
+        return self._constant((operation, "bias"), numbers)
+
+    def _constant(self, key, array):
+        """A constant; one of half the size is widened by an operator of its own, which delegates take away."""
+        if key not in self._constants:
+            number = self.writer.tensor(array.shape, self._stored_type, constant=array)
+            if self._stored_type != "float32":
+                wide = self.writer.tensor(array.shape, "float32")
+                self.writer.operator("DEQUANTIZE", 3, [number], [wide])
+                number = wide
+            self._constants[key] = number
+        return self._constants[key]
+
+
+class Int8Tensors(Tensors):
+    """A file of integers: values and kernels of 8 bits, biases of 32."""
+
+    version = "int8"
+
+    def __init__(self, quantized: QuantizedGraph) -> None:
+        super().__init__(FileWriter())
+        self._quantized = quantized
+        self._filter_scales = {}
+
+    def like(self, value: Value, shape: tuple[int, ...]) -> int:
+        quantization = self._quantized.values[value.number]
+        return self.writer.tensor(shape, "int8", quantization=(quantization.scale, quantization.zero_point, 0))
+
+    def kernel(self, operation: Operation, array: np.ndarray, axis: int) -> int:
+        stored = self._quantized.kernels[operation.kernel].scale
+        scales = stored.reshape([-1 if place == axis else 1 for place in range(array.ndim)])
+        integers = np.clip(np.round(array / scales), -127, 127)
+        used = stored if operation.scale is None else stored * operation.scale
+        return self._constant(operation, integers, used, axis)
+
+    def scale(self, operation: Operation) -> int:
+        integers, quantization = affine_quantization(operation, self._input_scale(operation))
+        return self._constant(operation, integers[None, None, None], quantization.scale, 3)
+
+    def _bias(self, operation, numbers):
+        scales = self._filter_scales[operation] * self._input_scale(operation)
+        integers = np.clip(np.round(numbers / scales), -(2**31), 2**31 - 1)
+        return self.writer.tensor(integers.shape, "int32", constant=integers, quantization=(scales, 0, 0))
+
+    def _input_scale(self, operation):
+        return self._quantized.values[operation.inputs[0].number].scale
+
+    def _constant(self, operation, integers, scales, axis):
+        self._filter_scales[operation] = scales.astype("float32")
+        return self.writer.tensor(integers.shape, "int8", constant=integers, quantization=(scales, 0, axis))

@@ -1,22 +1,45 @@
 """The operators of a TFLite file for each kind of operation of an inference graph.
 
-What a value or a constant looks like in the file (float, or integers with a scale) is the business of a `form`, an
-object with `writer`, `version` ("float32" or "int8") and the methods
-
-* `value(value)`, the number of a value's tensor, made at the first call;
-* `kernel(operation, array, axis)`, that of the operation's kernel in the layout of the file; `axis` counts its filters;
-* `bias(operation)`, that of its bias: zeros if it has none, for runtimes want one;
-* `no_bias(operation, filters)`, that of as many zeros;
-* `like(value, shape)`, that of a new tensor between two operators, of the same type and scale as a value;
-* `take_over(value, tensor)`, which makes a tensor that is there already that of a value.
+What a value or a constant looks like in the file (float, or integers with a scale) is the business of `Tensors`.
 """
+
+from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_sharenets.mobile.writer.operator_steps import integers, joined, operator, reshaped, transposed
+from keras_sharenets.mobile.graph.inference_graph import Operation, Value
 from keras_sharenets.ops import permutations
 
+# The first version of each operator that has what is written here.
+_VERSIONS = {
+    "ADD": {"float32": 1, "int8": 2},
+    "AVERAGE_POOL_2D": {"float32": 1, "int8": 2},
+    "CONCATENATION": {"float32": 1, "int8": 2},
+    "CONV_2D": {"float32": 1, "int8": 3},
+    "DEPTHWISE_CONV_2D": {"float32": 1, "int8": 3},
+    "FULLY_CONNECTED": {"float32": 1, "int8": 4},
+    "GATHER": {"float32": 1, "int8": 2},
+    "LOGISTIC": {"float32": 1, "int8": 2},
+    "MAX_POOL_2D": {"float32": 1, "int8": 2},
+    "MEAN": {"float32": 1, "int8": 2},
+    "MIRROR_PAD": {"float32": 1, "int8": 2},
+    "MUL": {"float32": 1, "int8": 2},
+    "PAD": {"float32": 1, "int8": 2},
+    "REDUCE_MAX": {"float32": 1, "int8": 2},
+    "RELU": {"float32": 1, "int8": 2},
+    "RELU6": {"float32": 1, "int8": 2},
+    "RESHAPE": {"float32": 1, "int8": 1},
+    "SLICE": {"float32": 1, "int8": 2},
+    "SOFTMAX": {"float32": 1, "int8": 2},
+    "TRANSPOSE": {"float32": 1, "int8": 2},
+}
+# The version of CONV_2D that has groups.
+_GROUPED = 6
+# Delegates concatenate so many tensors at a time.
+_MOST_CONCATENATED = 5
 _FUSED = {
     None: schema.ActivationFunctionType.NONE,
     "relu": schema.ActivationFunctionType.RELU,
@@ -25,13 +48,70 @@ _FUSED = {
 _PADDING = {"same": schema.Padding.SAME, "valid": schema.Padding.VALID}
 
 
-def write_operation(form, operation):
+class Tensors:
+    """The tensors of a file that is written, for values and constants of an inference graph.
+
+    A subclass says how a value, a kernel, a scale and a bias look in its file format. `axis` counts the filters of a
+    kernel in the layout of the file.
+    """
+
+    version: str  # Of operators: "float32" or "int8".
+
+    def __init__(self, writer: Any) -> None:
+        self.writer = writer  # A `flatbuffer.FileWriter`.
+        self._values = {}
+
+    def value(self, value: Value) -> int:
+        """The number of a value's tensor, made at the first call."""
+        if value.number not in self._values:
+            self._values[value.number] = self.like(value, value.shape)
+        return self._values[value.number]
+
+    def bind(self, value: Value, tensor: int) -> None:
+        """Makes a tensor that is there already that of a value."""
+        self._values[value.number] = tensor
+
+    def like(self, value: Value, shape: tuple[int, ...]) -> int:
+        """A new tensor between two operators, with the type and scale of a value."""
+        raise NotImplementedError
+
+    def kernel(self, operation: Operation, array: np.ndarray, axis: int) -> int:
+        """The operation's kernel, in the layout of the file."""
+        raise NotImplementedError
+
+    def scale(self, operation: Operation) -> int:
+        """The operation's scale as the kernel of a depthwise convolution of one pixel."""
+        raise NotImplementedError
+
+    def bias(self, operation: Operation) -> int:
+        """The operation's bias; zeros if it has none, for runtimes want one."""
+        bias = operation.bias
+        return self.zeros(operation, operation.output.shape[-1]) if bias is None else self._bias(operation, bias)
+
+    def zeros(self, operation: Operation, filters: int) -> int:
+        """A bias of so many zeros."""
+        return self._bias(operation, np.zeros(filters, "float32"))
+
+    def _bias(self, operation, numbers):
+        raise NotImplementedError
+
+
+def write_operation(tensors: Tensors, operation: Operation) -> None:
     """Adds the operators of one operation to the file."""
-    _KINDS[operation.kind](form, operation)
+    _KINDS[operation.kind](tensors, operation)
 
 
-def _inputs(form, operation):
-    return [form.value(value) for value in operation.inputs]
+def _operator(tensors, name, inputs, output, options=None, version=None):
+    tensors.writer.operator(name, version or _VERSIONS[name][tensors.version], inputs, [output], options)
+
+
+def _integers(tensors, values):
+    array = np.asarray(values, "int32")
+    return tensors.writer.tensor(array.shape, "int32", constant=array)
+
+
+def _inputs(tensors, operation):
+    return [tensors.value(value) for value in operation.inputs]
 
 
 def _options(kind, operation, **more):
@@ -46,118 +126,149 @@ def _options(kind, operation, **more):
     return options
 
 
-def _conv(form, operation):
+def _reshape_to(tensors, source, target, shape):
+    # The shape is a constant input too: some runtimes read only that.
+    options = schema.ReshapeOptionsT()
+    options.newShape = list(shape)
+    _operator(tensors, "RESHAPE", [source, _integers(tensors, shape)], target, options)
+
+
+def _transposed(tensors, source, value, before, order, after):
+    """The tensor `source`, of the type of `value`, as a table, its axes in another order, and reshaped again."""
+    table = tensors.like(value, before)
+    _reshape_to(tensors, source, table, before)
+    turned_shape = tuple(before[axis] for axis in order)
+    turned = tensors.like(value, turned_shape)
+    _operator(tensors, "TRANSPOSE", [table, _integers(tensors, order)], turned, schema.TransposeOptionsT())
+    if after == turned_shape:
+        return turned
+    result = tensors.like(value, after)
+    _reshape_to(tensors, turned, result, after)
+    return result
+
+
+def _conv(tensors, operation):
     # Keras: (height, width, inputs, filters); the file: filters first.
-    kernel = form.kernel(operation, operation.kernel.array.transpose(3, 0, 1, 2), axis=0)
-    tensors = [form.value(operation.inputs[0]), kernel, form.bias(operation)]
-    version = 6 if operation.attributes["groups"] > 1 else None
-    operator(form, "CONV_2D", tensors, form.value(operation.output), _options("Conv2D", operation), version)
+    kernel = tensors.kernel(operation, operation.kernel.array.transpose(3, 0, 1, 2), axis=0)
+    inputs = [tensors.value(operation.inputs[0]), kernel, tensors.bias(operation)]
+    version = _GROUPED if operation.attributes["groups"] > 1 else None
+    _operator(tensors, "CONV_2D", inputs, tensors.value(operation.output), _options("Conv2D", operation), version)
 
 
-def _shared_conv(form, operation):
-    """The bank of filters once, over a batch of all repeats: parts of the picture's channels."""
+def _shared_conv(tensors, operation):
+    """The filter bank once, over a batch of all repeats: parts of the image's channels."""
     (source,), repeats = operation.inputs, operation.attributes["channel_repeats"]
     _, height, width, channels = source.shape
-    table = (height * width, repeats, channels // repeats)
-    pictures = (repeats, height, width, channels // repeats)
-    x = transposed(form, form.value(source), source, table, (1, 0, 2), pictures)
-    kernel = form.kernel(operation, operation.kernel.array.transpose(3, 0, 1, 2), axis=0)
+    table, batch = (height * width, repeats, channels // repeats), (repeats, height, width, channels // repeats)
+    x = _transposed(tensors, tensors.value(source), source, table, (1, 0, 2), batch)
+    kernel = tensors.kernel(operation, operation.kernel.array.transpose(3, 0, 1, 2), axis=0)
     _, height, width, filters = operation.output.shape
-    y = form.like(operation.output, (repeats, height, width, filters // repeats))
-    tensors = [x, kernel, form.no_bias(operation, filters // repeats)]
-    version = 6 if operation.attributes["groups"] > repeats else None
-    operator(form, "CONV_2D", tensors, y, _options("Conv2D", operation), version)
+    y = tensors.like(operation.output, (repeats, height, width, filters // repeats))
+    inputs = [x, kernel, tensors.zeros(operation, filters // repeats)]
+    version = _GROUPED if operation.attributes["groups"] > repeats else None
+    _operator(tensors, "CONV_2D", inputs, y, _options("Conv2D", operation), version)
     table = (repeats, height * width, filters // repeats)
-    y = transposed(form, y, operation.output, table, (1, 0, 2), operation.output.shape)
-    form.take_over(operation.output, y)
+    y = _transposed(tensors, y, operation.output, table, (1, 0, 2), operation.output.shape)
+    tensors.bind(operation.output, y)
 
 
-def _depthwise(form, operation):
-    kernel = form.kernel(operation, operation.kernel.array.transpose(3, 0, 1, 2), axis=3)
-    _depthwise_conv(form, operation, kernel, _options("DepthwiseConv2D", operation, depthMultiplier=1))
+def _depthwise(tensors, operation):
+    kernel = tensors.kernel(operation, operation.kernel.array.transpose(3, 0, 1, 2), axis=3)
+    _depthwise_conv(tensors, operation, kernel, _options("DepthwiseConv2D", operation, depthMultiplier=1))
 
 
-def _affine(form, operation):
+def _affine(tensors, operation):
     """A scale and a shift are a depthwise convolution of one pixel, which runtimes run with its activation."""
     options = _options("DepthwiseConv2D", operation, depthMultiplier=1, strideH=1, strideW=1)
-    _depthwise_conv(form, operation, form.scale(operation), options)
+    _depthwise_conv(tensors, operation, tensors.scale(operation), options)
 
 
-def _depthwise_conv(form, operation, kernel, options):
-    tensors = [form.value(operation.inputs[0]), kernel, form.bias(operation)]
-    operator(form, "DEPTHWISE_CONV_2D", tensors, form.value(operation.output), options)
+def _depthwise_conv(tensors, operation, kernel, options):
+    inputs = [tensors.value(operation.inputs[0]), kernel, tensors.bias(operation)]
+    _operator(tensors, "DEPTHWISE_CONV_2D", inputs, tensors.value(operation.output), options)
 
 
-def _dense(form, operation):
-    kernel = form.kernel(operation, operation.kernel.array.T, axis=0)
-    tensors = [form.value(operation.inputs[0]), kernel, form.bias(operation)]
-    operator(form, "FULLY_CONNECTED", tensors, form.value(operation.output), _options("FullyConnected", operation))
+def _dense(tensors, operation):
+    kernel = tensors.kernel(operation, operation.kernel.array.T, axis=0)
+    inputs = [tensors.value(operation.inputs[0]), kernel, tensors.bias(operation)]
+    options = _options("FullyConnected", operation)
+    _operator(tensors, "FULLY_CONNECTED", inputs, tensors.value(operation.output), options)
 
 
 def _plain(name, kind=None):
-    """An operator that takes all inputs as they are; `kind` names its options, if they hold an activation or window."""
+    """An operator that takes all inputs as they are; `kind` names its options, if they hold an activation."""
 
-    def write(form, operation):
+    def write(tensors, operation):
         options = None if kind is None else _options(kind, operation)
-        operator(form, name, _inputs(form, operation), form.value(operation.output), options)
+        _operator(tensors, name, _inputs(tensors, operation), tensors.value(operation.output), options)
 
     return write
 
 
 def _pool(name):
-    def write(form, operation):
+    def write(tensors, operation):
         height, width = operation.attributes["pool_size"]
         options = _options("Pool2D", operation, filterHeight=height, filterWidth=width)
-        operator(form, name, _inputs(form, operation), form.value(operation.output), options)
+        _operator(tensors, name, _inputs(tensors, operation), tensors.value(operation.output), options)
 
     return write
 
 
-def _concat(form, operation):
-    parts = [(form.value(value), value.shape[-1]) for value in operation.inputs]
-    joined(form, parts, operation.output)
+def _concat(tensors, operation):
+    """As many tensors at a time as delegates take."""
+    *places, _ = operation.output.shape
+    options = schema.ConcatenationOptionsT()
+    options.axis, options.fusedActivationFunction = len(places), schema.ActivationFunctionType.NONE
+    parts = [(tensors.value(value), value.shape[-1]) for value in operation.inputs]
+    while len(parts) > _MOST_CONCATENATED:
+        count = min(_MOST_CONCATENATED, len(parts) - _MOST_CONCATENATED + 1)
+        width = sum(channels for _, channels in parts[:count])
+        between = tensors.like(operation.output, (*places, width))
+        _operator(tensors, "CONCATENATION", [tensor for tensor, _ in parts[:count]], between, options)
+        parts = [(between, width), *parts[count:]]
+    _operator(tensors, "CONCATENATION", [tensor for tensor, _ in parts], tensors.value(operation.output), options)
 
 
-def _pad(form, operation):
-    tensors = [*_inputs(form, operation), integers(form, operation.attributes["paddings"])]
+def _pad(tensors, operation):
+    inputs = [*_inputs(tensors, operation), _integers(tensors, operation.attributes["paddings"])]
+    name, options = "PAD", schema.PadOptionsT()
     if operation.attributes.get("mode") == "symmetric":
-        options = schema.MirrorPadOptionsT()
+        name, options = "MIRROR_PAD", schema.MirrorPadOptionsT()
         options.mode = schema.MirrorPadMode.SYMMETRIC
-        operator(form, "MIRROR_PAD", tensors, form.value(operation.output), options)
-    else:
-        operator(form, "PAD", tensors, form.value(operation.output), schema.PadOptionsT())
+    _operator(tensors, name, inputs, tensors.value(operation.output), options)
 
 
-def _over_picture(name):
-    def write(form, operation):
+def _over_image(name):
+    def write(tensors, operation):
         options = schema.ReducerOptionsT()
         options.keepDims = operation.attributes["keepdims"]
-        tensors = [*_inputs(form, operation), integers(form, (1, 2))]
-        operator(form, name, tensors, form.value(operation.output), options)
+        inputs = [*_inputs(tensors, operation), _integers(tensors, (1, 2))]
+        _operator(tensors, name, inputs, tensors.value(operation.output), options)
 
     return write
 
 
-def _reshape(form, operation):
-    reshaped(form, form.value(operation.inputs[0]), form.value(operation.output), operation.output.shape)
+def _reshape(tensors, operation):
+    source, target = tensors.value(operation.inputs[0]), tensors.value(operation.output)
+    _reshape_to(tensors, source, target, operation.output.shape)
 
 
-def _slice(form, operation):
+def _slice(tensors, operation):
     shape = operation.output.shape
-    begin = [operation.attributes.get("picture", 0), *[0] * (len(shape) - 2), operation.attributes["start"]]
-    tensors = [*_inputs(form, operation), integers(form, begin), integers(form, shape)]
-    operator(form, "SLICE", tensors, form.value(operation.output), schema.SliceOptionsT())
+    begin = [operation.attributes.get("row", 0), *[0] * (len(shape) - 2), operation.attributes["start"]]
+    inputs = [*_inputs(tensors, operation), _integers(tensors, begin), _integers(tensors, shape)]
+    _operator(tensors, "SLICE", inputs, tensors.value(operation.output), schema.SliceOptionsT())
 
 
-def _stack(form, operation):
-    """The groups that channels are dealt to are the columns of a table, which delegates turn as a whole."""
+def _stack(tensors, operation):
+    """The groups of a strided channel shuffle are the columns of a table, which delegates transpose as a whole."""
     (source,), (groups, height, width, size) = operation.inputs, operation.output.shape
     table = (height * width, size, groups)
-    stacked = transposed(form, form.value(source), source, table, (2, 0, 1), operation.output.shape)
-    form.take_over(operation.output, stacked)
+    stacked = _transposed(tensors, tensors.value(source), source, table, (2, 0, 1), operation.output.shape)
+    tensors.bind(operation.output, stacked)
 
 
-def _permute(form, operation):
+def _permute(tensors, operation):
     """A shuffle is a transposed table, which delegates run; any other order is a gather, which they do not."""
     indices, (source,) = operation.attributes["indices"], operation.inputs
     channels = len(indices)
@@ -165,28 +276,26 @@ def _permute(form, operation):
     if rows is None:
         options = schema.GatherOptionsT()
         options.axis = len(source.shape) - 1
-        tensors = [form.value(source), integers(form, indices)]
-        operator(form, "GATHER", tensors, form.value(operation.output), options)
+        inputs = [tensors.value(source), _integers(tensors, indices)]
+        _operator(tensors, "GATHER", inputs, tensors.value(operation.output), options)
         return
-    pixels, columns = int(np.prod(source.shape[:-1])), channels // rows
-    table = (pixels, rows, columns)
-    shuffled = transposed(form, form.value(source), source, table, (0, 2, 1), operation.output.shape)
-    form.take_over(operation.output, shuffled)
+    table = (int(np.prod(source.shape[:-1])), rows, channels // rows)
+    shuffled = _transposed(tensors, tensors.value(source), source, table, (0, 2, 1), operation.output.shape)
+    tensors.bind(operation.output, shuffled)
 
 
 def _is_shuffle(indices, channels, rows):
     return channels % rows == 0 and np.array_equal(indices, permutations.channel_shuffle(channels, rows))
 
 
-def _identity(form, operation):
-    name = {"relu": "RELU", "relu6": "RELU6"}[operation.activation]
-    operator(form, name, _inputs(form, operation), form.value(operation.output))
+def _identity(tensors, operation):
+    _plain({"relu": "RELU", "relu6": "RELU6"}[operation.activation])(tensors, operation)
 
 
-def _softmax(form, operation):
+def _softmax(tensors, operation):
     options = schema.SoftmaxOptionsT()
     options.beta = 1.0
-    operator(form, "SOFTMAX", _inputs(form, operation), form.value(operation.output), options)
+    _operator(tensors, "SOFTMAX", _inputs(tensors, operation), tensors.value(operation.output), options)
 
 
 _KINDS = {
@@ -201,8 +310,8 @@ _KINDS = {
     "pad": _pad,
     "max_pool": _pool("MAX_POOL_2D"),
     "average_pool": _pool("AVERAGE_POOL_2D"),
-    "mean": _over_picture("MEAN"),
-    "max": _over_picture("REDUCE_MAX"),
+    "mean": _over_image("MEAN"),
+    "max": _over_image("REDUCE_MAX"),
     "reshape": _reshape,
     "slice": _slice,
     "stack": _stack,

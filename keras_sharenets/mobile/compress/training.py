@@ -1,9 +1,34 @@
 """A functional model in whose training steps TFMOT takes part."""
 
+from __future__ import annotations
+
 import types
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
+
+from keras_sharenets import _checks
+
+
+class TrainedKernel(Protocol):
+    """A kernel that TFMOT changes in every training step."""
+
+    variable: keras.Variable
+
+    def on_train_begin(self) -> None:
+        """Called by `fit`, before its first step."""
+
+    def begin_step(self) -> None:
+        """Called before the outputs of a step are computed."""
+
+    def gradients(self, gradient: Any) -> list[tuple[Any, Any]]:
+        """The pairs `(gradient, variable)` that the optimizer gets for the gradient of this kernel."""
+        ...
+
+    def end_step(self) -> None:
+        """Called after the optimizer's update."""
 
 
 @keras.saving.register_keras_serializable("keras_sharenets")
@@ -17,30 +42,36 @@ class TrainedWithTFMOT(keras.Model):
 
     Args:
         model: functional `keras.Model` or built `keras.Sequential`.
-        kernels: sequence of the kernels that TFMOT changes, see [`keras_sharenets.mobile.compress.tfmot_kernels`].
+        kernels: the kernels that TFMOT changes.
         forward: function `(inputs, training)` that gives the outputs in training; by default the model itself.
     """
 
-    def __init__(self, model, kernels=(), forward=None):
+    def __init__(
+        self,
+        model: keras.Model,
+        kernels: Sequence[TrainedKernel] = (),
+        *,
+        forward: Callable[..., Any] | None = None,
+    ) -> None:
         super().__init__(*_ends(model), name=model.name)
         # In an object that Keras does not look into: what it finds is saved and counted.
         self._tfmot = types.SimpleNamespace(
             kernels={id(kernel.variable): kernel for kernel in kernels}, forward=forward
         )
 
-    def compile(self, *args, **kwargs):
+    def compile(self, *args: Any, **kwargs: Any) -> None:
         """As in Keras; a `ValueError` for an optimizer with `use_ema=True`."""
         super().compile(*args, **kwargs)
         if getattr(self.optimizer, "use_ema", False):
             raise ValueError("`optimizer` must not average weights (`use_ema=True`): averages lose what TFMOT made.")
 
-    def fit(self, *args, **kwargs):
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """As in Keras."""
         for kernel in self._tfmot.kernels.values():
-            kernel.take_over()
+            kernel.on_train_begin()
         return super().fit(*args, **kwargs)
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, Any]:
         """Keras' training step, with TFMOT before the outputs, between gradients and optimizer, and at the end."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         kernels, forward = self._tfmot.kernels, self._tfmot.forward or self
@@ -55,7 +86,9 @@ class TrainedWithTFMOT(keras.Model):
         self.optimizer.apply_gradients(
             pair
             for gradient, variable in zip(gradients, variables, strict=True)
-            for pair in (kernels[id(variable)].trained(gradient) if id(variable) in kernels else [(gradient, variable)])
+            for pair in (
+                kernels[id(variable)].gradients(gradient) if id(variable) in kernels else [(gradient, variable)]
+            )
         )
         for kernel in kernels.values():
             kernel.end_step()
@@ -63,30 +96,25 @@ class TrainedWithTFMOT(keras.Model):
         self.metrics[0].update_state(loss, sample_weight=tf.shape(keras.tree.flatten(outputs)[0])[0])
         return self.compute_metrics(x, y, outputs, sample_weight)
 
-    def save(self, *args, **kwargs):
+    def save(self, *args: Any, **kwargs: Any) -> None:
         """Saves a plain functional model."""
         plain(self).save(*args, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return plain(self).get_config()
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.Model:
         """A plain functional model."""
         return keras.Model.from_config(config, custom_objects)
 
 
-def check_backend():
+def check_backend() -> None:
     """Raises a `RuntimeError` on another backend than TensorFlow: TFMOT works with its variables."""
-    backend = keras.backend.backend()
-    if backend != "tensorflow":
-        raise RuntimeError(
-            f"TFMOT needs the TensorFlow backend, and Keras runs on {backend!r}. Save the model as a `.keras` file, "
-            f"set the environment variable KERAS_BACKEND=tensorflow in a new process and load and train it there."
-        )
+    _checks.tensorflow_backend("TFMOT", "load and train it there")
 
 
-def plain(model):
+def plain(model: keras.Model) -> keras.Model:
     """A plain functional model with the layers of another, functional or `Sequential`, not compiled."""
     return keras.Model(*_ends(model), name=model.name)
 

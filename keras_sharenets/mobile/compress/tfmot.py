@@ -1,0 +1,350 @@
+"""TensorFlow's Model Optimization Toolkit (TFMOT) at work on kernels and values of Keras 3.
+
+TFMOT knows layers of `tf_keras` (Keras 2) alone. What it does to a network is arithmetic on kernels and ranges, though,
+and on the TensorFlow backend a variable of Keras 3 is a TensorFlow variable that both can hold. So a kernel is put into
+a `tf_keras` layer of its own, which TFMOT wraps, and the wrapper is run once in every training step of Keras 3: once
+for all uses of a shared kernel. No network is translated and no weight is copied; layers, optimizers, losses, metrics,
+callbacks and data are Keras 3's own.
+
+This module is imported inside functions: `tf_keras` and `tensorflow_model_optimization` take a moment to load, and may
+be missing.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from keras_sharenets.analysis.graph import trace
+from keras_sharenets.analysis.rebuilding import rebuild
+from keras_sharenets.layers import FakeQuantize, QuantizedKernels
+from keras_sharenets.mobile.compress.training import TrainedWithTFMOT, check_backend
+
+_LEGACY_SWITCH = "TF_USE_LEGACY_KERAS"
+
+
+def _load():
+    # TFMOT sets a variable that makes TensorFlow's own `keras` mean `tf_keras` in this process and those it starts,
+    # unless that was looked up before. It is looked up now, and the variable put back.
+    operator.attrgetter("keras.version")(tf)
+    before = os.environ.get(_LEGACY_SWITCH)
+    try:
+        import tensorflow_model_optimization
+        import tf_keras
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{error}. Pruning, clustering and TFMOT need more packages: pip install 'keras_sharenets[mobile]'",
+            name=error.name,
+        ) from error
+    finally:
+        os.environ.pop(_LEGACY_SWITCH, None)
+        if before is not None:
+            os.environ[_LEGACY_SWITCH] = before
+    return tf_keras, tensorflow_model_optimization
+
+
+tf_keras, tfmot = _load()
+
+# TFMOT's wrappers want inputs, the layer of a kernel does not.
+_NO_INPUT = tf.zeros(())
+
+
+class _KernelLayer(tf_keras.layers.Layer):
+    """A layer that holds one kernel and whose call gives it, for TFMOT to wrap."""
+
+    def __init__(self, kernel, name):
+        super().__init__(name=name.replace("/", "_"))
+        self.kernel = kernel
+
+    def call(self, inputs):
+        return self.kernel
+
+    def get_prunable_weights(self):
+        return [self.kernel]
+
+    def get_clusterable_weights(self):
+        return [("kernel", self.kernel)]
+
+    def get_clusterable_algorithm(self, weight_name):
+        return None
+
+
+tfmot.clustering.keras.ClusterableLayer.register(_KernelLayer)
+
+
+class PrunedKernel:
+    """A kernel whose weights of smallest magnitude TFMOT sets to 0, more of them as training goes on.
+
+    Args:
+        variable: `keras.Variable`. Weights that are 0 stay 0.
+        schedule: dict of the arguments of `tfmot.sparsity.keras.PolynomialDecay`.
+    """
+
+    def __init__(self, variable: keras.Variable, schedule: dict[str, Any]) -> None:
+        self.variable = variable
+        layer = _KernelLayer(variable.value, variable.path)
+        self._wrapper = tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=_ToTheEnd(**schedule))
+        self._wrapper.build(())
+        # TFMOT has a callback do this when training begins.
+        self._wrapper.pruning_step.assign(0)
+        # Where more weights are 0 than a step asks for, TFMOT's threshold is 0, which all weights reach.
+        self._kept = tf.cast(variable.value != 0, variable.value.dtype)
+
+    def on_train_begin(self) -> None:
+        """Before training: nothing, the variable is the one that is trained."""
+
+    def begin_step(self) -> None:
+        """Counts the step, and finds the weights to prune when it is time."""
+        self._wrapper(_NO_INPUT, training=True)
+
+    def gradients(self, gradient: Any) -> list[tuple[Any, Any]]:
+        """The pairs `(gradient, variable)` that the optimizer gets for that of this kernel."""
+        return [(gradient, self.variable)]
+
+    def end_step(self) -> None:
+        """Sets what is pruned to 0 again."""
+        ((_, mask, _),) = self._wrapper.pruning_vars
+        self.variable.assign(self.variable.value * mask * self._kept)
+
+
+class _ToTheEnd(tfmot.sparsity.keras.PolynomialDecay):
+    """Prunes at the last step too when that is not a multiple of the interval after the first."""
+
+    def __call__(self, step):
+        turn, sparsity = super().__call__(step)
+        return tf.logical_or(turn, tf.equal(step, self.end_step)), sparsity
+
+
+class ClusteredKernel:
+    """A kernel whose weights TFMOT replaces by the nearest of a few numbers, the centroids, which are trained.
+
+    Args:
+        variable: `keras.Variable`; from here on it holds the replaced weights. Weights that are 0 stay 0.
+        number: int, how many centroids there are at most.
+        centroids: str, the name in `tfmot.clustering.keras.CentroidInitialization` of how they are found.
+    """
+
+    def __init__(self, variable: keras.Variable, number: int, centroids: str) -> None:
+        weights = keras.ops.convert_to_numpy(variable)
+        sparse = bool((weights == 0).any())
+        self.variable = variable
+        # TFMOT trains the centroids and, with the gradients of what replaces them, the weights.
+        self._weights = keras.Variable(weights)
+        self._weights.constraint = variable.constraint
+        self._wrapper = tfmot.clustering.keras.cluster_weights(
+            _KernelLayer(self._weights.value, variable.path),
+            # Some ways to find them fail if there are more of them than values; and TFMOT wants a few.
+            max(min(number, len(np.unique(weights))), 3 if sparse else 2),
+            tfmot.clustering.keras.CentroidInitialization[centroids],
+            preserve_sparsity=sparse,
+        )
+        self._wrapper.build(())
+        self._centroids = keras.Variable(self._wrapper.cluster_centroids["kernel"])
+        self.end_step()
+
+    def on_train_begin(self) -> None:
+        """Before training: begins from the variable's weights if others than the last step's were put there."""
+        weights = keras.ops.convert_to_numpy(self.variable)
+        if np.array_equal(weights, self._replaced()):
+            return
+        zero = self._wrapper.zero_idx.get("kernel")
+        values = np.unique(weights if zero is None else weights[weights != 0])
+        count = len(self._centroids.numpy()) - (zero is not None)
+        # All values if there are no more than centroids.
+        centroids = values[np.linspace(0, len(values) - 1, count).round().astype(int)]
+        self._weights.assign(weights)
+        self._centroids.assign(centroids if zero is None else np.insert(centroids, zero, 0))
+        self.end_step()
+
+    def begin_step(self) -> None:
+        """Nothing: the variable holds the replaced weights already."""
+
+    def gradients(self, gradient: Any) -> list[tuple[Any, Any]]:
+        """The pairs `(gradient, variable)` that the optimizer gets for that of this kernel."""
+        sources = [self._weights, self._centroids]
+        if gradient is None:
+            return [(None, source) for source in sources]
+        with tf.GradientTape() as tape:
+            replaced = self._replaced()
+        own, summed = tape.gradient(replaced, sources, output_gradients=gradient)
+        # TFMOT sums the gradients of all weights that a centroid stands for: with SGD, a network of few and large
+        # kernels is lost in a few steps. It can also take means, but not under XLA.
+        members = self._wrapper.pulling_indices["kernel"]
+        sizes = tf.math.unsorted_segment_sum(tf.ones_like(gradient), members, summed.shape[0])
+        return [(own, self._weights), (tf.math.divide_no_nan(summed, sizes), self._centroids)]
+
+    def end_step(self) -> None:
+        """Replaces the weights."""
+        self.variable.assign(self._replaced())
+
+    def _replaced(self):
+        return self._wrapper(_NO_INPUT, training=True)
+
+
+BITS = 8
+
+
+def quantize_with_tfmot(model: keras.Model) -> TrainedWithTFMOT:
+    """The same quantization-aware network, in whose training steps TFMOT does the fake quantization.
+
+    Kernels go through TFMOT's `LastValueQuantizer`, symmetric and with a range for each filter, as they do in TFMOT's
+    own scheme for 8 bits: the gradient of a weight is 0 where rounding errors put it outside the range that it sets.
+    Values go through a quantizer of this module, which keeps their ranges in the network's own layers. Outside training
+    steps the network quantizes by itself, as the file will.
+
+    Args:
+        model: what `quantize_aware` gives.
+
+    Returns:
+        A `TrainedWithTFMOT`, not compiled, with the very layers of `model`.
+
+    Raises:
+        ValueError: nothing in `model` is quantized.
+        RuntimeError: Keras does not run on TensorFlow.
+    """
+    check_backend()
+    traced = trace(model)
+    stand_ins = {
+        id(call.operation): stand_in(call.operation)
+        for call in traced.calls
+        for kind, stand_in in ((QuantizedKernels, _Kernels), (FakeQuantize, _Values))
+        if call.index == 0 and isinstance(call.operation, kind)
+    }
+    if not stand_ins:
+        raise ValueError(f"`model` (='{model.name}') must be made by `quantize_aware`: nothing in it is quantized.")
+
+    def call(call, operation, *args, **kwargs):
+        return stand_ins.get(id(operation), operation)(*args, **kwargs)
+
+    return TrainedWithTFMOT(model, forward=rebuild(model, traced, call).__call__)
+
+
+class _StandIn(keras.layers.Layer):
+    """Takes the place of a layer that fake-quantizes, and has its shapes."""
+
+    def __init__(self, layer):
+        super().__init__(name=layer.name, dtype=layer.dtype_policy)
+        self.layer = layer
+        self.built = True
+
+    def compute_output_spec(self, *args, **kwargs):
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+
+class _Kernels(_StandIn):
+    """Runs the layer inside a `QuantizedKernels`, its kernels quantized by TFMOT."""
+
+    def __init__(self, layer):
+        super().__init__(layer)
+        self.quantizers = [
+            _KernelQuantizer(None if layer.preserve == "clusters" else axis, kernel.shape)
+            for kernel, axis in layer.kernels
+        ]
+
+    def call(self, inputs, **kwargs):
+        kernels = [kernel for kernel, _ in self.layer.kernels]
+        preserved = self.layer.preserved_kernels()
+        quantized = [quantizer(kernel) for quantizer, kernel in zip(self.quantizers, preserved, strict=True)]
+        with keras.StatelessScope(state_mapping=list(zip(kernels, quantized, strict=True))):
+            return self.layer.layer.call(inputs, **kwargs)
+
+
+class _KernelQuantizer:
+    """TFMOT's fake quantization of one kernel: `axis` is that of its filters, `None` for one range for all of them."""
+
+    def __init__(self, axis, shape):
+        self.axis = axis
+        quantizer = tfmot.quantization.keras.quantizers.LastValueQuantizer(
+            BITS, per_axis=axis is not None, symmetric=True, narrow_range=True
+        )
+        self.wrapper = _wrapped(quantizer, (None, shape[axis or 0]))
+
+    def __call__(self, kernel):
+        # XLA makes a filter of zeros one of NaN.
+        return ops.where(kernel == 0, kernel, self._quantized(kernel))
+
+    def _quantized(self, kernel):
+        if self.axis is None:
+            return self.wrapper(kernel, training=True)
+        # TFMOT takes a matrix with the filters along its last axis.
+        moved = ops.moveaxis(kernel, self.axis, -1)
+        matrix = ops.reshape(moved, (-1, moved.shape[-1]))
+        return ops.moveaxis(ops.reshape(self.wrapper(matrix, training=True), moved.shape), -1, self.axis)
+
+
+class _Values(_StandIn):
+    """Quantizes values as a `FakeQuantize` does, with its ranges."""
+
+    def __init__(self, layer):
+        super().__init__(layer)
+        self.wrappers = [_wrapped(_RangeQuantizer(layer, place), ()) for place in range(layer.places)]
+
+    def call(self, inputs, place=0, training=None):
+        return ops.cast(self.wrappers[place](inputs, training=True), inputs.dtype)
+
+
+class _RangeQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
+    """Moves the range of one place of a `FakeQuantize` towards that of the values, and quantizes to all its ranges.
+
+    TFMOT's own quantizer for values begins at -6 and 6 and takes thousands of steps to leave them.
+    """
+
+    def __init__(self, layer, place):
+        self.layer = layer
+        self.place = place
+
+    def build(self, tensor_shape, name, layer):
+        return {"low": self.layer.low.value, "high": self.layer.high.value}
+
+    def __call__(self, inputs, training, weights, **kwargs):
+        low, high = weights["low"], weights["high"]
+        here = tf.one_hot(self.place, self.layer.places)
+        step = here * tf.where(high > low, 1 - self.layer.momentum, 1.0)
+        low = tf.reduce_min(low.assign_add(step * (tf.minimum(tf.reduce_min(inputs), 0.0) - low)))
+        high = tf.reduce_max(high.assign_add(step * (tf.maximum(tf.reduce_max(inputs), 0.0) - high)))
+        high = tf.where(high > low, high, 1.0)
+        return tf.quantization.fake_quant_with_min_max_vars(
+            inputs, tf.stop_gradient(low), tf.stop_gradient(high), num_bits=BITS
+        )
+
+    def get_config(self):
+        return {}
+
+
+class _OutputOnly(tfmot.quantization.keras.QuantizeConfig):
+    """Tells TFMOT that a layer's output is quantized, and nothing else of it."""
+
+    def __init__(self, quantizer):
+        self.quantizer = quantizer
+
+    def get_output_quantizers(self, layer):
+        return [self.quantizer]
+
+    def get_weights_and_quantizers(self, layer):
+        return []
+
+    def get_activations_and_quantizers(self, layer):
+        return []
+
+    def set_quantize_weights(self, layer, quantize_weights):
+        pass
+
+    def set_quantize_activations(self, layer, quantize_activations):
+        pass
+
+    def get_config(self):
+        return {}
+
+
+def _wrapped(quantizer, shape):
+    """A layer of TFMOT that quantizes what it is given."""
+    nothing = tf_keras.layers.Activation("linear")
+    wrapper = tfmot.quantization.keras.QuantizeWrapperV2(nothing, _OutputOnly(quantizer))
+    wrapper.build(shape)
+    return wrapper

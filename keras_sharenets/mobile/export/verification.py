@@ -1,0 +1,235 @@
+"""Which networks can be exported, the images that an export is verified on, and whether it computes what Keras does."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_sharenets.analysis.graph import calls
+from keras_sharenets.layers.quantized_kernels import inner
+
+# Enough to see a wrong file, few enough to run one by one in a moment.
+VERIFICATION_IMAGES = 64
+SYNTHETIC_IMAGES = 16
+_BATCH = 32
+_FINAL = (keras.activations.softmax, keras.activations.sigmoid)
+
+
+class ExportMismatchError(RuntimeError):
+    """An exported file does not compute what its Keras model computes. No file is left."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How far two runs of a classifier on the same images agree.
+
+    Attributes:
+        largest_difference: the largest difference between two outputs.
+        score_error: the length of the difference of all scores divided by the length of the reference's scores. The
+            scores are the numbers before a final softmax or sigmoid, else the outputs.
+        top1_agreement: share of the images for which the same class comes first.
+    """
+
+    largest_difference: float
+    score_error: float
+    top1_agreement: float
+
+
+def compare(
+    outputs: np.ndarray, scores: np.ndarray, reference_outputs: np.ndarray, reference_scores: np.ndarray
+) -> Agreement:
+    """The `Agreement` of two runs; all arguments are arrays `(n, classes)`."""
+    difference = np.linalg.norm(scores - reference_scores)
+    return Agreement(
+        largest_difference=float(np.abs(outputs - reference_outputs).max()),
+        score_error=float(difference / max(np.linalg.norm(reference_scores), np.finfo(np.float32).tiny)),
+        top1_agreement=float((outputs.argmax(-1) == reference_outputs.argmax(-1)).mean()),
+    )
+
+
+def run_keras(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Outputs of a Keras model on an array of images, in inference mode.
+
+    Raises:
+        ValueError: they are not all finite.
+    """
+    batches = (images[start : start + _BATCH].astype(np.float32) for start in range(0, len(images), _BATCH))
+    outputs = np.concatenate([np.asarray(model(batch, training=False)) for batch in batches])
+    if not np.isfinite(outputs).all():
+        raise ValueError("`model` gives numbers that are not finite: it cannot be verified and is of no use.")
+    return outputs
+
+
+def inference_model(model: keras.Model) -> keras.Model:
+    """A copy of a network in which every layer that can choose runs the way that inference runtimes run fastest.
+
+    Training folds repeated filters into the batch, because that is fast under XLA. Inference runtimes run native
+    grouped convolutions faster, and their files show the groups. A layer's `inference_implementation` names its choice.
+
+    Args:
+        model: functional or sequential `keras.Model`, built. It is not changed.
+
+    Returns:
+        A new model with copies of the weights, layers shared as before, and the same outputs.
+
+    Raises:
+        ValueError: the model is neither functional nor sequential.
+
+    >>> import keras_sharenets as ksn
+    >>> model = ksn.create_model("hscnet_m32_g4_r2_b1_a2", input_shape=(16, 16, 3))
+    >>> inference_model(model).get_layer("stage1_module1_convolution").spatial.implementation
+    'grouped'
+    """
+    copy = _copy(model)
+    for call in calls(copy):
+        layer = inner(call.operation)
+        if hasattr(layer, "inference_implementation"):
+            layer.implementation = layer.inference_implementation
+    return copy
+
+
+def score_model(model: keras.Model) -> keras.Model | None:
+    """A copy of a classifier that ends before its softmax or sigmoid.
+
+    Where a classifier is very sure, its probabilities are exactly 0 and 1 and no longer show what happens inside; the
+    scores before them always do.
+
+    Args:
+        model: functional or sequential `keras.Model`, built. It is not changed.
+
+    Returns:
+        A new model with copies of the weights, or `None` if the model does not end in a softmax or sigmoid.
+    """
+    if not gives_probabilities(model):
+        return None
+    copy = _copy(model)
+    end = _last_layer(copy)
+    if isinstance(end, keras.layers.Softmax):
+        return keras.Model(copy.input, end.input)
+    inner(end).activation = keras.activations.linear
+    return copy
+
+
+def gives_probabilities(model: keras.Model) -> bool:
+    """Whether the network visibly ends in a softmax or sigmoid."""
+    end = inner(_last_layer(model))
+    return isinstance(end, keras.layers.Softmax) or getattr(end, "activation", None) in _FINAL
+
+
+def _last_layer(model):
+    if isinstance(model, keras.Sequential):
+        return model.layers[-1]
+    return model.get_layer(model.output_names[0])
+
+
+def _copy(model):
+    try:
+        copy = keras.models.clone_model(model)
+    except ValueError as error:
+        name = getattr(model, "name", model)
+        raise ValueError(f"`model` (={name!r}) must be a functional or sequential Keras model: {error}") from error
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def check_classifier(model: keras.Model) -> tuple[tuple[int, int, int], int]:
+    """The shape of one image and the number of classes of a classifier that can be exported.
+
+    Raises:
+        ValueError: the model is not functional or sequential, or does not take one batch of images of a fixed size, or
+            does not give one vector of a fixed length for each, or computes in half precision.
+    """
+    inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
+    if not isinstance(model, keras.Model) or not inputs or not outputs:
+        raise ValueError(f"`model` (={model!r}) must be a functional or sequential Keras model with a known input.")
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ValueError(f"`model` must have one input and one output, has {len(inputs)} and {len(outputs)}.")
+    image, result = tuple(inputs[0].shape[1:]), tuple(outputs[0].shape[1:])
+    if len(image) != 3:
+        raise ValueError(f"The input of `model` must be images `(batch, height, width, channels)`, is {image}.")
+    if None in image:
+        raise ValueError(
+            f"Export needs a fixed image size, and the model takes {image}: build it with a fixed `input_shape` "
+            f"and load the weights into it."
+        )
+    if len(result) != 1 or result[0] is None:
+        raise ValueError(f"`model` must give one vector an image, `(batch, classes)`, but gives {result}.")
+    for layer in model.layers:
+        if layer.compute_dtype in ("float16", "bfloat16"):
+            raise ValueError(
+                f"Layer '{layer.name}' of `model` computes in {layer.compute_dtype}, which runtimes on a CPU do not: "
+                f"build the network under the dtype policy 'float32' and load the weights into it."
+            )
+    return image, result[0]
+
+
+def gather_images(name: str, data: Iterable[Any], shape: tuple[int, int, int]) -> np.ndarray:
+    """Images from an array, or from an iterable of images or batches, as one array of numbers.
+
+    Args:
+        name: name of the argument, for messages.
+        data: array `(n, height, width, channels)`, or an iterable of such arrays or of single images.
+        shape: `(height, width, channels)` that each must have.
+
+    Returns:
+        An array `(n, height, width, channels)`.
+
+    Raises:
+        ValueError: there is nothing in it, or something that is no image of that shape and made of finite numbers.
+    """
+    if isinstance(data, (str, bytes)) or not hasattr(data, "__iter__"):
+        raise ValueError(f"`{name}` (={data!r}) must be an array of images or an iterable of such arrays.")
+    parts = [_image_batch(name, part, shape) for part in data]
+    if not sum(map(len, parts)):
+        raise ValueError(f"`{name}` holds no images.")
+    return np.concatenate(parts)
+
+
+def _image_batch(name, part, shape):
+    expected = ", ".join(map(str, shape))
+    if isinstance(part, (tuple, list, dict)):
+        raise ValueError(f"`{name}` must give arrays ({expected}) or (n, {expected}), gave a {type(part).__name__}.")
+    values = np.asarray(part)
+    if values.dtype.kind not in "uif":
+        raise ValueError(f"`{name}` must hold numbers, holds {values.dtype}.")
+    values = values[None] if values.ndim == 3 else values
+    if values.ndim != 4 or values.shape[1:] != tuple(shape):
+        raise ValueError(f"`{name}` must hold images of shape ({expected}), holds an array of shape {values.shape}.")
+    if not np.isfinite(values).all():
+        raise ValueError(f"`{name}` holds numbers that are not finite.")
+    return values
+
+
+def verification_images(data: np.ndarray | None, shape: tuple[int, int, int]) -> tuple[np.ndarray, str]:
+    """The images that an export is verified on, evenly spread over `data`, and what to call them.
+
+    Returns:
+        `(images, description)`; synthetic images if `data` is `None`.
+    """
+    if data is None:
+        images = synthetic_images(shape)
+        return images, f"{len(images)} synthetic images"
+    count = min(len(data), VERIFICATION_IMAGES)
+    images = data[np.linspace(0, len(data) - 1, count).round().astype(int)]
+    return images, f"{count} given image{'s' if count > 1 else ''}"
+
+
+def synthetic_images(shape: tuple[int, int, int], *, count: int = SYNTHETIC_IMAGES) -> np.ndarray:
+    """Seeded images for where no real ones are given: smooth blobs with noise, whole pixel values from 0 to 255.
+
+    Smooth, because a network's scores hardly differ from one image of plain noise to the next.
+    """
+    height, width, channels = shape
+    random = np.random.default_rng(0)
+    rows, columns = np.linspace(0, 1, height)[:, None, None], np.linspace(0, 1, width)[None, :, None]
+    images = []
+    for _ in range(count):
+        row_waves, column_waves, phases = random.uniform(-2, 2, (3, channels))
+        waves = np.sin(2 * np.pi * (row_waves * rows + column_waves * columns + phases))
+        noise = random.normal(0, 16, shape)
+        images.append(np.clip(127.5 + 100 * waves + noise, 0, 255).round())
+    return np.stack(images).astype(np.uint8)
