@@ -174,13 +174,13 @@ FAULTS = {
         "export",
         "group[root(value.number)] = root(operation.output.number)",
         "group[root(value.number)] = root(value.number)",
-        ("tests/mobile/test_sharing_in_files.py::test_file",),
+        ("tests/mobile/test_sharing_in_files.py::test_file[hscnet-int8-size]",),
     ),
     "constant_written_at_every_use": Fault(
         "export",
         "if data not in self._buffer_numbers:",
         "if data:",
-        ("tests/mobile/test_sharing_in_files.py::test_file",),
+        ("tests/mobile/test_sharing_in_files.py::test_file[shardnet-int8-size]",),
     ),
     # compress
     "zeros_are_trained": Fault(
