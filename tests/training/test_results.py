@@ -20,7 +20,7 @@ from keras_sharenets.training.recipes.named import find_recipe, override
 from keras_sharenets.training.reports.evaluate import evaluate
 from keras_sharenets.training.reports.rerun import fit_command_line
 from keras_sharenets.training.reports.results import COMPARISONS, RESULTS, compare, direction, make_rows, read_published
-from keras_sharenets.training.run.record import Epoch, Run, write_metrics
+from keras_sharenets.training.run.record import Epoch, Run, read_metrics, write_metrics
 from tools.pack_keras import pack
 from trainers.cli import LINE, main
 
@@ -298,6 +298,23 @@ def test_page_is_what_the_published_runs_give():
     picture, again = PIL.Image.open(ROOT / "saved_models" / "results.png"), PIL.Image.open(io.BytesIO(draw(rows)))
     if picture.info["Software"] == again.info["Software"]:  # Another Matplotlib draws a little differently.
         np.testing.assert_array_equal(np.asarray(picture), np.asarray(again))
+
+
+def test_every_saved_record_can_be_compared(tmp_path, capsys):
+    """Also the oldest, which has fewer fields, and those without a network beside them."""
+    places = sorted(path.parent for path in (ROOT / "saved_models").rglob("metrics.json"))
+    runs = {place.name: read_metrics(place / "metrics.json") for place in places}
+    assert "hscnet_m32_g4_r2_b1_a2_cifar10" in runs
+    assert all(run.state == "finished" for run in runs.values())
+    # One seed of each: their networks are built to be counted.
+    chosen = [place for place in places if runs[place.name].seed == 0]
+    assert main(["compare", *map(str, chosen), "--output", str(tmp_path / "compared")]) == 0
+    entries = json.loads((tmp_path / "compared" / "compare.json").read_text())["runs"]
+    assert [entry["test_accuracy"] for entry in entries] == [runs[place.name].test_accuracy for place in chosen]
+    for entry, place in zip(entries, chosen, strict=True):
+        assert entry["parameters"] > 0
+        if (place / "last.keras").is_file():
+            assert entry["parameters"] == count_parameters(files.load_model(place / "last.keras"))
 
 
 @pytest.mark.parametrize("place", PUBLISHED, ids=lambda place: place.name)

@@ -1,5 +1,10 @@
 """Data sets as TensorFlow Datasets prepares them, made small."""
 
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -144,3 +149,31 @@ def test_shape_of_tfds(prepared):
         load("squares", data_dir=prepared[0], input_shape=(9, 9, 3))
     with pytest.raises(ValueError, match=r"`input_shape` \(=\(9, 9, 4\)\) must be .* with 1 or 3 channels"):
         load("imagenet", data_dir=prepared[0], input_shape=(9, 9, 4))
+
+
+WITHOUT_TENSORFLOW = """
+import importlib.machinery, sys
+find = importlib.machinery.PathFinder.find_spec
+def hide(name, path=None, target=None):
+    return None if name.partition(".")[0] == "tensorflow" else find(name, path, target)
+importlib.machinery.PathFinder.find_spec = hide
+from keras_sharenets.cli import main
+code = main(sys.argv[1:])
+assert "tensorflow" not in sys.modules
+sys.exit(code)
+"""
+
+
+def test_jax_trains_on_tfds_where_tensorflow_is_not_installed(prepared, tmp_path):
+    folder, written = prepared
+    network = "--model hscnet_m32_g4_r2_b1_a2 --model-option width=(16,) --model-option arrangements=1"
+    recipe = "--epochs 1 --batch-size 5 --jit-compile false"
+    arguments = f"fit {network} --data squares --data-dir {folder} {recipe} --output {tmp_path / 'run'}"
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    command = [sys.executable, "-c", WITHOUT_TENSORFLOW, *arguments.split()]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (metrics["state"], metrics["backend"]) == ("finished", "jax")
+    pixels = np.concatenate([image.reshape(-1, 3) for image, _ in written["squares"]["train"]])
+    assert metrics["data"]["mean"] == pytest.approx(pixels.mean(axis=0).tolist(), rel=1e-6)
