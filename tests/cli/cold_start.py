@@ -7,6 +7,9 @@ import sys
 import time
 
 
+TRAINING = ("fit", "recipes", "evaluate", "report", "compare", "results", "blending")
+
+
 class Refuse:
     @staticmethod
     def find_spec(name, path=None, target=None):
@@ -34,7 +37,7 @@ def check_what_answers_at_once():
     assert "mobile" in dir(ksn)
     assert answer("--version") == (0, f"{ksn.__version__}\n", "")
     assert answer("--help")[0] == 0
-    for command in ("list", "describe", "table", "create", "size", "benchmark", "predict"):
+    for command in ("list", "describe", "table", "create", "size", "benchmark", "predict", *TRAINING):
         status, text, _ = answer(command, "--help")
         assert status == 0
         assert f"example:\n  sharenets {command}" in text, command
