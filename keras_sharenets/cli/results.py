@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.cli.fit import fit_command_line
 from keras_sharenets.rendering.tables import markdown_table
 from keras_sharenets.training.recipes.named import changed_fields
 from keras_sharenets.training.recipes.recipe import Recipe
@@ -200,8 +201,6 @@ def _pair(comparison: Comparison) -> tuple[str, ...]:
 
 def shell_lines(row: Row) -> list[str]:
     """The commands that make the runs of a `Row` again: a loop over its seeds, mostly."""
-    from keras_sharenets.training.reports.rerun import fit_command_line
-
     seeds = {}
     for one in row.published:
         stem = shlex.quote(one.folder.name.removesuffix(f"_seed{one.run.seed}"))

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_sharenets import files
+from keras_sharenets.cli.fit import fit_words
 from keras_sharenets.machine import describe_machine
 from keras_sharenets.rendering import figures
 from keras_sharenets.rendering.page import page
@@ -22,7 +23,6 @@ from keras_sharenets.search.measuring import Peer, latencies, make_peers, writes
 from keras_sharenets.training.data.sources import load as load_data
 from keras_sharenets.training.recipes.named import changed_fields
 from keras_sharenets.training.recipes.recipe import Recipe
-from keras_sharenets.training.reports.rerun import fit_words
 
 Table = list[list[str]]
 

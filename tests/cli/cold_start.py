@@ -6,7 +6,6 @@ import io
 import sys
 import time
 
-
 TRAINING = ("fit", "recipes", "evaluate", "report", "compare", "results", "blending")
 
 

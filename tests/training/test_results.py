@@ -14,11 +14,11 @@ from keras_sharenets import files
 from keras_sharenets.analysis.counting import count_parameters
 from keras_sharenets.cli.arguments import chosen_recipe
 from keras_sharenets.cli.command import make_parser
+from keras_sharenets.cli.fit import fit_command_line
 from keras_sharenets.cli.results import BEGIN, END, draw, to_markdown
 from keras_sharenets.models.registry import create_model
 from keras_sharenets.training.recipes.named import find_recipe, override
 from keras_sharenets.training.reports.evaluate import evaluate
-from keras_sharenets.training.reports.rerun import fit_command_line
 from keras_sharenets.training.reports.results import COMPARISONS, RESULTS, compare, direction, make_rows, read_published
 from keras_sharenets.training.run.record import Epoch, Run, read_metrics, write_metrics
 from tools.pack_keras import pack

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -10,47 +9,47 @@ from itertools import cycle
 import numpy as np
 from matplotlib import rcParams
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
+from keras_sharenets.rendering.figures import BLUE, DARK, GRAY, RED, frame, log_ticks, new_figure, percent, png
 from keras_sharenets.training.run.record import Epoch, Run
 
-TRAIN, TEST, GRID, WRONG = "#9aa5b1", "#1f5fbf", "#e4e7eb", "#c62828"
 NUMBERED = 20  # Classes up to which a confusion matrix has counts and names.
 
 
 def draw_curves(run: Run) -> bytes:
     """Loss and accuracy of every epoch of a run (at least one), training beside test split."""
-    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    figure = new_figure(10, 4)
     loss, accuracy = figure.subplots(1, 2)
-    _draw(loss, run.epochs, "loss")
-    _draw(accuracy, run.epochs, "accuracy")
+    for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
+        _plot(axes, run.epochs, name, "training", GRAY)
+        _plot(axes, run.epochs, f"test_{name}", "test", BLUE)
+        _epochs(axes, len(run.epochs))
     _shape_panels(loss, accuracy)
     loss.set_title("Loss, with the penalty of the weight decay", loc="left", fontsize=11)
     accuracy.set_title("Accuracy", loc="left", fontsize=11)
     if run.last.test_accuracy is not None:
-        accuracy.set_title(f"last epoch, test: {run.last.test_accuracy:.2%}", loc="right", fontsize=10, color=TEST)
+        accuracy.set_title(f"last epoch, test: {run.last.test_accuracy:.2%}", loc="right", fontsize=10, color=BLUE)
     loss.legend(frameon=False)
     figure.suptitle(f"{run.model} on {run.data['name']}", fontsize=12)
-    return _png(figure)
+    return png(figure)
 
 
 def draw_comparison(runs: Mapping[str, Run]) -> bytes:
     """Loss and accuracy of several named runs on their test splits, one color per run."""
-    figure = Figure(figsize=(10, 4.4 + 0.2 * len(runs)), dpi=120, layout="constrained")
+    figure = new_figure(10, 4.4 + 0.2 * len(runs))
     panels = figure.subplots(1, 2)
-    colors = cycle(rcParams["axes.prop_cycle"].by_key()["color"])
-    for (name, run), color in zip(runs.items(), colors, strict=False):
+    for (name, run), color in zip(runs.items(), _colors(), strict=False):
         label = f"{name}: {run.model} on {run.data['name']}"
         for axes, key in zip(panels, ("test_loss", "test_accuracy"), strict=True):
             _plot(axes, run.epochs, key, label, color)
     for axes, title in zip(panels, ("Test loss, with the penalty of the weight decay", "Test accuracy"), strict=True):
-        _frame(axes, max(len(run.epochs) for run in runs.values()))
+        _epochs(axes, max(len(run.epochs) for run in runs.values()))
         axes.set_title(title, loc="left", fontsize=11)
     _shape_panels(*panels)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
 def draw_accuracies(points: Mapping[str, tuple[int, Sequence[float]]]) -> bytes:
@@ -59,23 +58,20 @@ def draw_accuracies(points: Mapping[str, tuple[int, Sequence[float]]]) -> bytes:
     Args:
         points: label to a pair: stored parameters, and accuracies.
     """
-    figure = Figure(figsize=(8, 4.4 + 0.1 * len(points)), dpi=120, layout="constrained")
+    figure = new_figure(8, 4.4 + 0.1 * len(points))
     axes = figure.subplots()
-    colors = cycle(rcParams["axes.prop_cycle"].by_key()["color"])
-    for (label, (parameters, accuracies)), color in zip(points.items(), colors, strict=False):
+    for (label, (parameters, accuracies)), color in zip(points.items(), _colors(), strict=False):
         mean = sum(accuracies) / len(accuracies)
         bars = [[mean - min(accuracies)], [max(accuracies) - mean]]
         axes.errorbar([parameters], [mean], bars, label=label, color=color, fmt="o", capsize=4)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    log_ticks(axes.xaxis, "{x:,.0f}")
+    percent(axes.yaxis)
     axes.set_xlabel("stored parameters")
     axes.set_title("Test accuracy after the last epoch", loc="left", fontsize=11)
-    _plain(axes)
+    frame(axes)
     figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
 def draw_predictions(
@@ -91,7 +87,7 @@ def draw_predictions(
         columns: images per row.
     """
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(columns, 1.25 * rows), dpi=120, layout="constrained")
+    figure = new_figure(columns, 1.25 * rows)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.axis("off")
@@ -102,8 +98,8 @@ def draw_predictions(
         if best == label:
             axes.set_title(text, fontsize=8)
         else:
-            axes.set_title(f"{text}\n(is {class_names[label]})", fontsize=8, color=WRONG)
-    return _png(figure)
+            axes.set_title(f"{text}\n(is {class_names[label]})", fontsize=8, color=RED)
+    return png(figure)
 
 
 def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], title: str) -> bytes:
@@ -111,7 +107,7 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], title: str) -
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     numbered = len(matrix) <= NUMBERED
     side = max(4.5, 0.55 * len(matrix) + 2) if numbered else 8
-    figure = Figure(figsize=(side + 0.6, side), dpi=120, layout="constrained")
+    figure = new_figure(side + 0.6, side)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xlabel("predicted class")
@@ -121,33 +117,23 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], title: str) -
         axes.set_xticks(range(len(matrix)), class_names, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(matrix)), class_names)
         for row, column in zip(*np.nonzero(matrix), strict=True):
-            color = "white" if shares[row, column] > 0.5 else "#1f2933"
+            color = "white" if shares[row, column] > 0.5 else DARK
             axes.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=8, color=color)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the class")
-    return _png(figure)
+    return png(figure)
+
+
+def _colors() -> cycle:
+    return cycle(rcParams["axes.prop_cycle"].by_key()["color"])
 
 
 def _shape_panels(loss: Axes, accuracy: Axes) -> None:
     # The first test losses can be far above all others: moving statistics take a while to follow young weights.
     loss.set_yscale("log")
-    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    loss.yaxis.set_major_formatter("{x:g}")
-    loss.yaxis.set_minor_locator(NullLocator())
+    log_ticks(loss.yaxis, "{x:g}")
     accuracy.set_ylim(top=1)
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-
-
-def _png(figure: Figure) -> bytes:
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-    return png.getvalue()
-
-
-def _draw(axes: Axes, epochs: Sequence[Epoch], name: str) -> None:
-    for key, label, color in ((name, "training", TRAIN), (f"test_{name}", "test", TEST)):
-        _plot(axes, epochs, key, label, color)
-    _frame(axes, len(epochs))
+    percent(accuracy.yaxis)
 
 
 def _plot(axes: Axes, epochs: Sequence[Epoch], key: str, label: str, color: str) -> None:
@@ -158,14 +144,8 @@ def _plot(axes: Axes, epochs: Sequence[Epoch], key: str, label: str, color: str)
     axes.plot(numbers, values, label=label, color=color, marker=marker, markersize=4, linewidth=1.8)
 
 
-def _frame(axes: Axes, count: int) -> None:
+def _epochs(axes: Axes, count: int) -> None:
     axes.set_xlabel("epoch")
     axes.set_xlim(0.5, count + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _plain(axes)
-
-
-def _plain(axes: Axes) -> None:
-    axes.grid(color=GRID)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    frame(axes)
