@@ -1,18 +1,25 @@
-"""Compares the TFLite files that a network can be delivered as: small, fast, between, and TensorFlow's own.
+"""Compare the TFLite files that a network can be delivered as: small, fast, between, and TensorFlow's own.
 
 python -m benchmarks delivery --networks hscnet_m128_g16_r8_a2 sharesnet_164 --output runs/delivery
 """
 
+from __future__ import annotations
+
+import argparse
+import itertools
 import pathlib
 import tempfile
+from collections.abc import Sequence
 
 import keras
 
-from benchmarks import litert, networks, results
-from benchmarks.arguments import add_arguments as add_common_arguments
-from benchmarks.arguments import progress, settle
-from benchmarks.delivery_claims import claims
+from benchmarks import peers, workloads
+from benchmarks.arguments import add_run_arguments, progress, run_options
+from benchmarks.table import Claim, Row, Table, write
 from keras_sharenets import _checks, mobile
+from keras_sharenets.analysis.randomization import random_images
+from keras_sharenets.cli.command import Answer
+from keras_sharenets.models.registry import find_family
 
 NETWORKS = (
     "hscnet_m128_g16_r8_a2",
@@ -24,113 +31,113 @@ NETWORKS = (
 )
 QUICK = "hscnet_m32_g4_r2_b1_a2"
 PRECISIONS = {"float32": None, "int8": "int8"}
+# Share of the normalizations' scales that are negative.
+SCALES = {"positive": 0.0, "mixed": 0.02}
 BUDGETS = 5
 PLAIN = "plain converter"
 COLUMNS = {
     "file bytes": "{file_bytes:,}",
     "weight bytes": "{weight_bytes:,}",
     "stored weight bytes": "{stored_weight_bytes:,}",
-    "delegates": "{delegates}",
-    "outside": "{outside_text}",
+    "delegate partitions": "{delegate_partitions}",
+    "undelegated operators": "{undelegated_text}",
     "median ms": "{milliseconds:.4g}",
     "quartiles": "{milliseconds_low:.4g} - {milliseconds_high:.4g}",
     "to speed": "{ratio:.3f}",
     "quartiles of the ratio": "{ratio_low:.3f} - {ratio_high:.3f}",
     "peak memory": "{peak_memory_bytes:,}",
 }
+# Families whose layers share parts of their kernels; the others share whole layers, or nothing.
+KERNEL_SHARED = ("hscnet", "hgcnet", "igcnet")
+SMALL_TO_FAST = {"float32": 1.4, "int8": 2.0}
+LAYERS_SMALL_TO_FAST = 1.15
+# Two runs of one file differ by as much.
+NOISE = 1.03
 
 
-def add_arguments(parser):
-    add_common_arguments(parser, NETWORKS, QUICK)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_arguments(parser, networks=(NETWORKS, (QUICK,)), repetitions=(100, 3), quick=f"few repetitions of {QUICK}")
     parser.add_argument("--threads", type=int, default=1, help="of LiteRT (default: 1)")
-    scales_help = "signs of the normalisations' scales: a negative one costs a file of integers a step (mixed: 2 %%)"
-    parser.add_argument("--scales", choices=networks.SCALES, default="positive", help=scales_help)
+    scales_help = "signs of the normalizations' scales: a negative one costs a file of integers a step (mixed: 2 %%)"
+    parser.add_argument("--scales", choices=SCALES, default="positive", help=scales_help)
 
 
-def run(args):
-    """Writes the table anew after every network; prints it at the end."""
+def run(arguments: argparse.Namespace) -> Answer:
+    """Writes the table anew after every network."""
     _checks.one_of("KERAS_BACKEND", keras.backend.backend(), ("tensorflow",))
-    _checks.positive("threads", args.threads)
-    names, repetitions = settle(args)
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            rows += measure(name, folder, scales=args.scales, threads=args.threads, repetitions=repetitions)
-            table = make_table(rows, args.scales, args.threads, repetitions)
-            written = results.write(table, args.output, args.command_line)
-    return results.answer(written)
-
-
-def make_table(rows, scales, threads, repetitions):
-    """The `Table` of rows from `measure`."""
+    _checks.positive("threads", arguments.threads)
+    options, rows = run_options(arguments), []
+    threads = f"{arguments.threads} thread{'s' if arguments.threads > 1 else ''}"
     note = (
-        f"Random weights, {scales} scales of normalisations. LiteRT, {threads} thread{'s' if threads > 1 else ''}, "
-        f"{repetitions} rounds in which the files of a network and precision take turns. Ratios are taken round by "
-        'round, to the file made with `prefer="speed"`. weight bytes: all constants of the file; stored weight '
-        "bytes: what the network's parameters take at this precision, shared ones once. budget k of "
-        f"{BUDGETS}: `max_bytes` at k/{BUDGETS + 1} of the way from the size of the small file to that of the fast "
-        "one; none where the two are one size. plain converter: TensorFlow's, on the Keras model; some of its files "
-        "LiteRT refuses to run."
+        f"Random weights, {arguments.scales} scales of normalizations. LiteRT, {threads}, {options.repetitions} rounds "
+        "in which the files of a network and precision take turns. Ratios are taken round by round, to the file made "
+        'with `prefer="speed"`. weight bytes: all constants of the file; stored weight bytes: what the network\'s '
+        f"parameters take at this precision, shared ones once. budget k of {BUDGETS}: `max_bytes` at k/{BUDGETS + 1} "
+        "of the way from the size of the small file to that of the fast one; none where the two are one size. plain "
+        "converter: TensorFlow's, on the Keras model; some of its files LiteRT refuses to run."
     )
-    return results.Table(
-        name="delivery",
-        title="TFLite files of a network: small, fast and between",
-        note=note,
-        ratio='Time for a picture, as a multiple of that of the file made with prefer="speed"',
-        panel="{network}, {precision}",
-        label="{form}",
-        columns=COLUMNS,
-        rows=tuple(rows),
-        claims=claims(rows),
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.networks:
+            rows += measure(
+                name,
+                pathlib.Path(folder),
+                negative_share=SCALES[arguments.scales],
+                threads=arguments.threads,
+                repetitions=options.repetitions,
+            )
+            table = Table(
+                name="delivery",
+                title="TFLite files of a network: small, fast and between",
+                note=note,
+                ratio='Time for an image, as a multiple of that of the file made with prefer="speed"',
+                panel="{network}, {precision}",
+                label="{form}",
+                columns=COLUMNS,
+                rows=tuple(rows),
+                claims=claims(rows),
+            )
+            answer = write(table, options)
+    return answer
 
 
-def measure(name, folder, *, scales, threads, repetitions):
-    """Exports a named network in all forms and measures the files.
+def measure(name: str, folder: pathlib.Path, *, negative_share: float, threads: int, repetitions: int) -> list[Row]:
+    """Exports a named network in all ways and measures the files.
 
-    Args:
-        name: str, one of `keras_sharenets.list_models()`.
-        folder: path for the files.
-        scales: a key of `networks.SCALES`.
-        threads, repetitions: int.
-
-    Returns:
-        A list of rows: dicts with the columns of `litert.measure_files`, and `network`, `precision`, `form`,
-        `max_bytes`, `stored_weight_bytes`, `outside_text`, `peer`. What is measured in LiteRT is `None` where that
-        refuses a file of TensorFlow's converter.
+    The rows have the columns of `workloads.measure_files` and what `COLUMNS` and [`claims`] need. What is measured in
+    LiteRT is `None` where that refuses a file of TensorFlow's converter.
     """
-    model = networks.build(name, scales)
-    pictures = networks.pictures(model)
+    model = peers.build(name, negative_share=negative_share)
     rows = []
     for precision, quantization in PRECISIONS.items():
-        target = pathlib.Path(folder) / name / precision
-        forms, stored = _export(model, target, quantization, pictures)
-        paths = {form: target / f"{form}.tflite" for form in forms}
+        target = folder / name / precision
+        max_bytes, stored = _export(model, target, quantization)
+        paths = {form: target / f"{form}.tflite" for form in max_bytes}
         progress(f"{name}, {precision}: measuring {len(paths)} files")
-        runnable = {form: path for form, path in paths.items() if form != PLAIN or litert.runs(path)}
-        measured = litert.measure_files(runnable, threads, repetitions, peer="speed")
+        runnable = {form: path for form, path in paths.items() if form != PLAIN or workloads.file_runs(path)}
+        measured = workloads.measure_files(runnable, threads=threads, repetitions=repetitions, peer="speed")
         unknown = dict.fromkeys(measured["speed"])
         for form, path in paths.items():
-            row = {"network": name, "precision": precision, "form": form, "max_bytes": forms[form]}
+            row = {"network": name, "precision": precision, "form": form, "max_bytes": max_bytes[form]}
             row |= {"stored_weight_bytes": stored, "peer": form == PLAIN} | unknown
             row |= {"file_bytes": path.stat().st_size} | measured.get(form, {})
-            rows.append(row | {"outside_text": _outside(row)})
+            rows.append(row | {"undelegated_text": _undelegated(row)})
     return rows
 
 
-def _outside(row):
-    if row["outside"] is None:
+def _undelegated(row: Row) -> str:
+    if row["undelegated_operators"] is None:
         return "LiteRT refuses the file"
-    return " + ".join(f"{count} {operator}" for operator, count in row["outside"].items()) or "nothing"
+    return " + ".join(f"{count} {operator}" for operator, count in row["undelegated_operators"].items()) or "nothing"
 
 
-def _export(model, folder, quantization, pictures):
-    """Writes `FORM.tflite` for every form; returns `{form: its max_bytes or None}` and the stored weight bytes."""
+def _export(model: keras.Model, folder: pathlib.Path, quantization: str | None) -> tuple[dict[str, int | None], int]:
+    """Writes `FORM.tflite` for every way to export; returns their `max_bytes` and the stored weight bytes."""
+    images = random_images(model)
 
     def export(form, **how):
         progress(f"{model.name}, {quantization or 'float32'}: exporting, {form}")
         return mobile.export_tflite(
-            model, folder / f"{form}.tflite", quantization=quantization, representative_data=pictures, **how
+            model, folder / f"{form}.tflite", quantization=quantization, representative_data=images, **how
         )
 
     small, fast = (export(form, prefer=form) for form in ("size", "speed"))
@@ -139,15 +146,51 @@ def _export(model, folder, quantization, pictures):
         export(f"budget {number}", max_bytes=budget)
         forms[f"budget {number}"] = budget
     progress(f"{model.name}, {quantization or 'float32'}: converting plainly")
-    plain = litert.convert_plainly(model, quantization, pictures)
-    (folder / f"{PLAIN}.tflite").write_bytes(plain)
+    (folder / f"{PLAIN}.tflite").write_bytes(workloads.convert_plainly(model, quantization, images))
     return forms | {"speed": None, PLAIN: None}, small.stored_weight_bytes
 
 
-def budgets(small, fast):
+def budgets(small: int, fast: int) -> list[int]:
     """Sizes that divide the way from one size to a larger one evenly; none if it is not larger.
 
     >>> budgets(100, 160)
     [110, 120, 130, 140, 150]
     """
     return [small + (fast - small) * step // (BUDGETS + 1) for step in range(1, BUDGETS + 1)] if fast > small else []
+
+
+def claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
+    """What the library says of its files, held against rows of [`measure`].
+
+    For each network and precision: how much slower the small file is; that the fast file is no slower than that of
+    TensorFlow's converter, if that one runs; that no file is slower than a smaller one on the way from small to fast;
+    that every file is one delegate partition (a softmax of integers aside, which no delegate has).
+    """
+    made = []
+    for (network, precision), group in itertools.groupby(rows, lambda row: (row["network"], row["precision"])):
+        *ours, plain = group
+        ratios = [row["ratio"] for row in ours]
+        kernels = find_family(network) in KERNEL_SHARED
+        values = [("small file to fast file", ratios[0], SMALL_TO_FAST[precision] if kernels else LAYERS_SMALL_TO_FAST)]
+        if plain["ratio"] is not None:
+            values.append(("fast file to the plain converter's", 1 / plain["ratio"], NOISE))
+        values.append(("a larger file to a smaller one", slowest_step(ratios), NOISE))
+        values.append(("parts that the runtime cuts a file into", max(map(parts, ours)), 1))
+        made += [Claim(text, f"{network}, {precision}", value, limit) for text, value, limit in values]
+    return tuple(made)
+
+
+def slowest_step(ratios: Sequence[float]) -> float:
+    """The largest ratio of a time to an earlier one.
+
+    >>> slowest_step([4.0, 2.0, 3.0, 1.0])
+    1.5
+    """
+    return max(later / earlier for earlier, later in itertools.combinations(ratios, 2))
+
+
+def parts(row: Row) -> int:
+    """Delegate partitions, and undelegated operators other than a softmax of integers."""
+    softmax = ("int8", "SOFTMAX")
+    others = [count for name, count in row["undelegated_operators"].items() if (row["precision"], name) != softmax]
+    return row["delegate_partitions"] + sum(others)

@@ -1,23 +1,28 @@
-"""Compares what networks take for a picture with mobile peers and unshared twins, in Keras and in LiteRT.
+"""Compare what networks take for an image with mobile peers and unshared baselines, in Keras and in LiteRT.
 
 python -m benchmarks inference --networks hscnet_m128_g16_r8_a2 sharesnet_164 --output runs/inference
 """
 
-import functools
+from __future__ import annotations
+
+import argparse
 import pathlib
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
-import tensorflow as tf
 
 import keras_sharenets as ksn
-from benchmarks import litert, networks, results, timing
-from benchmarks.arguments import add_arguments as add_common_arguments
-from benchmarks.arguments import progress, settle
-from benchmarks.inference_claims import claims
-from benchmarks.memory import peak_memory
-from benchmarks.training_peers import LATER_STRIDES, MAKES, PAPER, PAPER_NETWORK
+from benchmarks import peers, timing, workloads
+from benchmarks.arguments import add_run_arguments, progress, run_options
+from benchmarks.peers import LATER_STRIDES, PAPER, PAPER_NETWORK
+from benchmarks.table import Claim, Row, Table, write
 from keras_sharenets import _checks, mobile
+from keras_sharenets.analysis.randomization import random_images, randomize_batchnorm
+from keras_sharenets.cli.command import Answer
+from keras_sharenets.models import find_variant
+from keras_sharenets.timing import take_turns
 
 NETWORKS = (
     PAPER_NETWORK,
@@ -31,7 +36,7 @@ QUICK = "hscnet_m32_g4_r2_b1_a2"
 PEER, KERAS_PEER = "mobilenet_v2_1_0", "keras.applications.MobileNetV2"
 PEERS = (PEER, "shufflenet_v2_2_0", "igcv3_d_1_0", *(f"{name}, 8x8" for name in LATER_STRIDES), KERAS_PEER)
 # What TensorFlow's converter makes of the network as its paper draws it, out of Keras' layers.
-DRAWING = f"{PAPER_NETWORK}, as drawn"
+REFERENCE = f"{PAPER_NETWORK}, reference"
 PRECISIONS = {"float32": None, "int8": "int8"}
 # `tf.function` without and with XLA.
 COMPILERS = {"Keras, tf.function": False, "Keras, XLA": True}
@@ -48,178 +53,162 @@ COLUMNS = {
     "file bytes": "{file_bytes:,}",
     "peak memory": "{peak_memory_bytes:,}",
 }
+# To the file that TensorFlow's converter makes of the reference implementation, by precision.
+TO_REFERENCE = {"float32": 0.9, "int8": 0.72}
 
 
-def add_arguments(parser):
-    add_common_arguments(parser, NETWORKS, QUICK)
-    parser.add_argument(
-        "--threads", type=int, nargs="+", metavar="N", help="of LiteRT, one after another (default: 1 2)"
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_arguments(
+        parser,
+        networks=(NETWORKS, (QUICK,)),
+        repetitions=(100, 3),
+        batch_size=(1, 1),
+        quick=f"few repetitions of {QUICK}",
     )
-    parser.add_argument("--batch-size", type=int, default=1, help="pictures at a time in Keras (default: 1)")
-    shape_help = "of the pictures, for all networks (default: 32 32 3)"
+    threads_help = "of LiteRT, one after another (default: 1 2)"
+    parser.add_argument("--threads", type=int, nargs="+", metavar="N", help=threads_help)
+    shape_help = "of the images, for all networks (default: 32 32 3)"
     parser.add_argument("--input-shape", type=int, nargs=3, default=(32, 32, 3), metavar="N", help=shape_help)
     parser.add_argument("--classes", type=int, default=10, help="of all networks (default: 10)")
     memory_help = "also measure the memory of Keras, in a fresh process for each network (takes minutes)"
     parser.add_argument("--memory", action="store_true", help=memory_help)
 
 
-def run(args):
-    """Writes and prints the table."""
+def run(arguments: argparse.Namespace) -> Answer:
     _checks.one_of("KERAS_BACKEND", keras.backend.backend(), ("tensorflow",))
-    threads = args.threads or ((1,) if args.quick else (1, 2))
+    threads = arguments.threads or ((1,) if arguments.quick else (1, 2))
     for count in threads:
         _checks.positive("threads", count)
-    _checks.positive("batch_size", args.batch_size)
-    names, repetitions = settle(args)
-    peers = (PEER,) if args.quick else PEERS
-    form = {"input_shape": tuple(args.input_shape), "num_classes": args.classes}
-    peaks = [timing.measure_peak(args.quick)]
-    models = {}
-    for name in with_peers(names, peers):
+    options = run_options(arguments)
+    sizes = {"input_shape": tuple(arguments.input_shape), "num_classes": arguments.classes}
+    peaks, models = [timing.measure_peak(options.quick)], {}
+    for name in with_peers(options.networks, (PEER,) if options.quick else PEERS):
         progress(f"building {name}")
-        models[name] = build(name, **form)
-    rows = measure_keras(models, args.batch_size, repetitions)
-    if args.memory:
-        rows = [row | {"peak_memory_bytes": _keras_memory(row, form, args.batch_size)} for row in rows]
-    peaks.append(timing.measure_peak(args.quick))
-    rows += measure_litert(models, threads, repetitions)
-    peak = max(*peaks, timing.measure_peak(args.quick))
-    table = make_table([row | _counts(row, models, peak, names) for row in rows], peak, args.batch_size, repetitions)
-    written = results.write(table, args.output, args.command_line)
-    return results.answer(written)
-
-
-def make_table(rows, peak, batch_size, repetitions):
-    """The `Table` of rows with all columns; `peak` in multiply-adds a second."""
+        models[name] = build(name, **sizes)
+    rows = measure_keras(models, batch_size=options.batch_size, repetitions=options.repetitions)
+    if arguments.memory:
+        for row in rows:
+            progress(f"{row['runtime']}: memory of {row['network']}")
+            compiled = COMPILERS[row["runtime"]]
+            row["peak_memory_bytes"] = timing.peak_memory(
+                run_ten_times, row["network"], sizes, options.batch_size, compiled
+            )
+    peaks.append(timing.measure_peak(options.quick))
+    rows += measure_litert(models, threads=threads, repetitions=options.repetitions)
+    peak = max(*peaks, timing.measure_peak(options.quick))
+    profiles = {name: ksn.profile(model) for name, model in models.items()}
+    for row in rows:
+        profile = profiles[row["network"]]
+        per_second = profile.multiply_adds / row["milliseconds"] * 1000
+        row |= {
+            "peer": row["network"] not in options.networks,
+            "paper": paper_ratio(row["network"]),
+            "multiply_adds": profile.multiply_adds,
+            "stored_parameters": profile.stored_parameters,
+            "multiply_adds_per_second": per_second,
+            "speed": per_second / 1e9,
+            "share_of_peak": per_second / peak,
+        }
     note = (
-        f"Random weights. {repetitions} rounds in which the networks of one table take turns; ratios are taken round "
-        f"by round, to {PEER}. Times are for one picture; Keras, with all threads of the machine, gets {batch_size} at "
-        'a time and LiteRT one. Files are exports of this library with `prefer="speed"`, also those of the peers. '
+        f"Random weights. {options.repetitions} rounds in which the networks of one table take turns; ratios are taken "
+        f"round by round, to {PEER}. Times are for one image; Keras, with all threads of the machine, gets "
+        f"{options.batch_size} at a time and LiteRT one. Files are exports of this library with "
+        '`prefer="speed"`, also those of the peers. '
         f"share of peak: of the {peak / 1e9:.4g} * 10^9 multiply-adds a second that `keras.ops.matmul` of large "
         "float32 matrices reached here with all threads, at the best of three moments; integers may exceed it. 8x8: "
-        "with that last map for 32x32 pixels, not 4x4. as drawn: of Keras' own layers, the file by TensorFlow's "
-        "converter. paper: the ratio in table 2 of HSC-Net's, which says neither which form nor what ran it. stored "
-        "parameters: trainable, shared ones once. peak memory: growth of a fresh process, with what the runtime itself "
-        "first uses then."
+        "with that last map for 32x32 pixels, not 4x4. reference: of Keras' own layers as the paper draws it, the file "
+        "by TensorFlow's converter. paper: the ratio in table 2 of HSC-Net's, which says neither which variant nor "
+        "what ran it. stored parameters: trainable, shared ones once. peak memory: growth of a fresh process, with "
+        "what the runtime itself first uses then."
     )
-    return results.Table(
+    table = Table(
         name="inference",
-        title="Time for a picture, beside mobile peers and unshared twins",
+        title="Time for an image, beside mobile peers and unshared baselines",
         note=note,
-        ratio=f"Time for a picture, as a multiple of that of {PEER}; grey: peers and twins",
+        ratio=f"Time for an image, as a multiple of that of {PEER}; gray: peers and baselines",
         panel="{runtime}",
         label="{network}",
         columns=COLUMNS,
         rows=tuple(rows),
-        claims=claims(rows, PAPER_NETWORK, DRAWING),
+        claims=claims(rows, network=PAPER_NETWORK, reference=REFERENCE),
     )
+    return write(table, options)
 
 
-def with_peers(names, peers):
-    """Networks, each before its unshared twin where the library has one by name, and its drawing; then the peers.
+def with_peers(names: Sequence[str], peer_names: Sequence[str]) -> tuple[str, ...]:
+    """Networks, each before its unshared baseline where the library has one by name, and its reference; then the peers.
 
     >>> with_peers(["sharesnet_164", "hgcnet_42_g4"], ["mobilenet_v2_1_0"])
     ('sharesnet_164', 'resnet_164', 'hgcnet_42_g4', 'mobilenet_v2_1_0')
     """
-    drawings = {PAPER_NETWORK: DRAWING}
-    beside = [entry for name in names for entry in (name, networks.find_twin(name), drawings.get(name)) if entry]
-    return tuple(dict.fromkeys([*beside, *peers]))
+    found = []
+    for name in names:
+        # Peers may be asked for as networks too.
+        baseline = find_variant(name).unshared
+        found += [name, *filter(None, (baseline, REFERENCE if name == PAPER_NETWORK else None))]
+    return tuple(dict.fromkeys([*found, *peer_names]))
 
 
-def build(name, *, input_shape, num_classes):
-    """A network by its name in the library, one of `PEERS` or `DRAWING`, with statistics as after training."""
-    name, _, make = name.partition(", ")
+def build(name: str, *, input_shape: tuple[int, ...], num_classes: int) -> keras.Model:
+    """A network by its name in the library, one of `PEERS` or `REFERENCE`, with statistics as after training."""
+    if name != KERAS_PEER:
+        name, _, make = name.partition(", ")
+        return peers.build(name, make=make, input_shape=input_shape, num_classes=num_classes)
     keras.utils.set_random_seed(0)
-    if name == KERAS_PEER:
-        model = keras.applications.MobileNetV2(input_shape=input_shape, weights=None, classes=num_classes)
-    else:
-        model = MAKES[make](name, input_shape=input_shape, num_classes=num_classes)
-    networks.randomize_batchnorm(model)
+    model = keras.applications.MobileNetV2(input_shape=input_shape, weights=None, classes=num_classes)
+    randomize_batchnorm(model)
     return model
 
 
-def keras_call(model, batch_size, jit_compile):
-    """A function without arguments that runs a model once, on random pictures, and waits for the result."""
-    pictures = tf.constant(networks.pictures(model, batch_size))
-    function = tf.function(functools.partial(model, training=False), jit_compile=jit_compile)
-    return lambda: function(pictures).numpy()
+def keras_call(model: keras.Model, batch_size: int, *, compiled: bool) -> Callable[[], Any]:
+    """A function without arguments that runs a model once, on random images, and waits for the result."""
+    run = workloads.model_pass(model, batch_size, training=False, compiled=compiled)
+    return lambda: keras.ops.convert_to_numpy(run())
 
 
-def measure_keras(models, batch_size, repetitions):
-    """Rows for every network under every compiler.
+def run_ten_times(name: str, sizes: Mapping[str, Any], batch_size: int, compiled: bool) -> None:
+    """Builds a network and runs it: what a fresh process does whose memory is measured."""
+    call = keras_call(build(name, **sizes), batch_size, compiled=compiled)
+    for _ in range(10):
+        call()
 
-    Args:
-        models: dict, name to `keras.Model`; `PEER` is among them.
-        batch_size, repetitions: int.
 
-    Returns:
-        A list of dicts with the columns of `timing.figures`, and `network`, `runtime`, `file_bytes` and
-        `peak_memory_bytes`, which are `None`.
-    """
+def measure_keras(models: Mapping[str, keras.Model], *, batch_size: int, repetitions: int) -> list[Row]:
+    """Rows for every network under every compiler, with the columns of `timing.columns`; `PEER` is a network."""
     rows = []
-    for runtime, jit_compile in COMPILERS.items():
+    for runtime, compiled in COMPILERS.items():
         progress(f"{runtime}: measuring {len(models)} networks")
-        calls = {name: keras_call(model, batch_size, jit_compile) for name, model in models.items()}
-        measured = timing.figures(timing.take_turns(calls, repetitions), PEER, batch_size)
+        calls = {name: keras_call(model, batch_size, compiled=compiled) for name, model in models.items()}
+        measured = timing.columns(take_turns(calls, repetitions), PEER, share=batch_size)
         for name, columns in measured.items():
             rows.append({"network": name, "runtime": runtime, "file_bytes": None, "peak_memory_bytes": None, **columns})
     return rows
 
 
-def run_once(name, form, batch_size, jit_compile):
-    """Builds a network and runs it ten times: what a fresh process does whose memory is measured."""
-    call = keras_call(build(name, **form), batch_size, jit_compile)
-    for _ in range(10):
-        call()
-
-
-def _keras_memory(row, form, batch_size):
-    progress(f"{row['runtime']}: memory of {row['network']}")
-    return peak_memory(run_once, row["network"], form, batch_size, COMPILERS[row["runtime"]])
-
-
-def measure_litert(models, threads, repetitions):
-    """Rows for every network, precision and number of threads; each has the columns of `litert.measure_files` too."""
+def measure_litert(models: Mapping[str, keras.Model], *, threads: Sequence[int], repetitions: int) -> list[Row]:
+    """Rows for every network, precision and number of threads; each has the columns of `measure_files` too."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for precision, quantization in PRECISIONS.items():
             paths = {name: pathlib.Path(folder) / f"{name}_{precision}.tflite" for name in models}
             for name, model in models.items():
                 progress(f"LiteRT, {precision}: exporting {name}")
-                _export(name, model, paths[name], quantization)
+                images = random_images(model)
+                if name == REFERENCE:
+                    paths[name].write_bytes(workloads.convert_plainly(model, quantization, images))
+                else:
+                    data = {"quantization": quantization, "representative_data": images}
+                    mobile.export_tflite(model, paths[name], prefer="speed", **data)
             for count in threads:
                 runtime = f"LiteRT, {precision}, {count} thread{'s' if count > 1 else ''}"
                 progress(f"{runtime}: measuring {len(models)} networks")
-                for name, columns in litert.measure_files(paths, count, repetitions, PEER).items():
-                    rows.append({"network": name, "runtime": runtime, **columns})
+                measured = workloads.measure_files(paths, threads=count, repetitions=repetitions, peer=PEER)
+                rows += [{"network": name, "runtime": runtime, **columns} for name, columns in measured.items()]
     return rows
 
 
-def _export(name, model, path, quantization):
-    pictures = networks.pictures(model)
-    if name == DRAWING:
-        path.write_bytes(litert.convert_plainly(model, quantization, pictures))
-    else:
-        mobile.export_tflite(model, path, quantization=quantization, representative_data=pictures, prefer="speed")
-
-
-def _counts(row, models, peak, names):
-    """The columns that follow from a network and its time."""
-    profile = _profile(models[row["network"]])
-    per_second = profile.multiply_adds / row["milliseconds"] * 1000
-    return {
-        "peer": row["network"] not in names,
-        "paper": paper_ratio(row["network"]),
-        "multiply_adds": profile.multiply_adds,
-        "stored_parameters": profile.stored_parameters,
-        "multiply_adds_per_second": per_second,
-        "speed": per_second / 1e9,
-        "share_of_peak": per_second / peak,
-    }
-
-
-def paper_ratio(name):
-    """The time for a picture on a CPU to that of `PEER`, as HSC-Net's paper has it (table 2); `None` if it has none.
+def paper_ratio(name: str) -> float | None:
+    """The time for an image on a CPU to that of `PEER`, as HSC-Net's paper has it (table 2); `None` if it has none.
 
     >>> f"{paper_ratio('igcv3_d_1_0'):.2f}, {paper_ratio('hscnet_m96_g8_r4_a2'):.2f}", paper_ratio("sharesnet_164")
     ('1.96, 0.54', None)
@@ -229,6 +218,13 @@ def paper_ratio(name):
     return time and time / times[PEER]
 
 
-@functools.cache
-def _profile(model):
-    return ksn.profile(model)
+def claims(rows: Sequence[Row], *, network: str, reference: str) -> tuple[Claim, ...]:
+    """What the library says of its times: a network's file is so much faster than that of its reference."""
+    times = {(row["network"], row["runtime"]): row["milliseconds"] for row in rows}
+    made = []
+    for runtime in dict.fromkeys(row["runtime"] for row in rows):
+        ours, theirs = times.get((network, runtime)), times.get((reference, runtime))
+        limit = next((limit for precision, limit in TO_REFERENCE.items() if f"LiteRT, {precision}" in runtime), None)
+        if ours and theirs and limit:
+            made.append(Claim("file to the plain converter's of the reference", runtime, ours / theirs, limit))
+    return tuple(made)

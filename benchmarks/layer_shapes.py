@@ -1,18 +1,21 @@
-"""The layers that are measured: shapes that named networks really use, and peers of the same size."""
+"""The layers that are measured: shapes that named networks really use, and their reference implementations."""
+
+from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
 from keras import ops
 
 import keras_sharenets as ksn
-from keras_sharenets.analysis.graph import calls
+from keras_sharenets.analysis.graph import Call, calls
 from keras_sharenets.layers import HierarchicalGroupConv2D, HighlySharedConv2D, InterleavedGroupConv2D, SplitGroupConv2D
 from keras_sharenets.layers.bases import ComposedPointwise
 from keras_sharenets.ops import choices, convolution, hierarchical, permutations
 
-# The widest layer of each kind and stride at each size of picture; of the wide IGC-V2, only the first stage.
+# The widest layer of each kind and stride at each image size; of the wide IGC-V2, only the first stage.
 NETWORKS = {
     "hscnet_m96_g8_r4_a2": None,
     "hscnet_m128_g16_r8_a2": None,
@@ -26,7 +29,7 @@ NETWORKS = {
     "igcv2_c64_d8": None,
     "igcv3_d_1_0": None,
 }
-# Padding is part of the picture there: 10 is 8 and a border.
+# Padding is part of the image there: 10 is 8 and a border.
 QUICK = {"hscnet_m32_g4_r2_b1_a2": 10, "hgcnet_42_g4": 8, "sgcnet_42_g4": 8, "igcv2_c64_d8": 8}
 LAYERS = (HighlySharedConv2D, HierarchicalGroupConv2D, SplitGroupConv2D, InterleavedGroupConv2D)
 
@@ -36,26 +39,26 @@ class Shape:
     """One layer as one network uses it.
 
     Attributes:
-        network: str.
+        network: its name.
         layer: the layer; it is only read.
-        input_shape: tuple, of a picture.
-        kind: str, one of those in `ops.choices`.
-        strides: pair of ints.
+        input_shape: `(height, width, channels)`.
+        kind: one of those in `ops.choices`.
+        strides: along height and width.
     """
 
     network: str
     layer: keras.Layer
-    input_shape: tuple
+    input_shape: tuple[int, int, int]
     kind: str
-    strides: tuple
+    strides: tuple[int, int]
 
     @property
-    def sides(self):
+    def sides(self) -> tuple[int, int]:
         """Height and width that go out."""
         return self.build("auto").output_shape[1:3]
 
     @property
-    def name(self):
+    def name(self) -> str:
         """Its label in the table."""
         height, width, channels = self.input_shape
         size = "x".join(map(str, kernel_size(self.layer))) + (f"/{self.strides[0]}" if self.strides != (1, 1) else "")
@@ -69,7 +72,7 @@ class Shape:
         return f"{self.kind} {size}, {height}x{width}x{channels} to {self.layer.filters}, {division}"
 
     @property
-    def implementations(self):
+    def implementations(self) -> tuple[str, ...]:
         """Those that the layer has for this shape."""
         if not isinstance(self.layer, HighlySharedConv2D):
             return tuple(name for name in ComposedPointwise.implementations if name != "auto")
@@ -80,14 +83,14 @@ class Shape:
             and (name != "grouped" or self.layer.groups > 1)
         )
 
-    def build(self, implementation):
+    def build(self, implementation: str) -> keras.Model:
         """A model of the layer alone."""
         inputs = keras.Input(self.input_shape)
         layer = type(self.layer).from_config({**self.layer.get_config(), "implementation": implementation})
         strides = {"strides": self.strides} if isinstance(layer, HighlySharedConv2D) else {}
         return keras.Model(inputs, layer(inputs, **strides))
 
-    def build_dense(self):
+    def build_dense(self) -> keras.Model:
         """A model of `keras.layers.Conv2D` with the same inputs, outputs and kernel size, without groups."""
         inputs = keras.Input(self.input_shape)
         padding = getattr(self.layer, "padding", "same")
@@ -96,35 +99,32 @@ class Shape:
         )
         return keras.Model(inputs, layer(inputs))
 
-    def build_literal(self):
+    def build_reference(self) -> keras.Model:
         """A model of Keras layers that follows the paper's drawing: splits, convolutions, gathers, concatenations.
 
         Its weights have the shapes and the order of the layer's.
         """
         inputs = keras.Input(self.input_shape)
-        draw = {
-            HighlySharedConv2D: _draw_shared,
-            HierarchicalGroupConv2D: _draw_chain,
-            SplitGroupConv2D: _draw_split,
-            InterleavedGroupConv2D: _draw_interleaved,
+        implement = {
+            HighlySharedConv2D: _shared_reference,
+            HierarchicalGroupConv2D: _chain_reference,
+            SplitGroupConv2D: _split_reference,
+            InterleavedGroupConv2D: _interleaved_reference,
         }[type(self.layer)]
-        return keras.Model(inputs, draw(inputs, self))
+        return keras.Model(inputs, implement(inputs, self))
 
 
-def kernel_size(layer):
+def kernel_size(layer: keras.Layer) -> tuple[int, int]:
     """Height and width of its kernel."""
     return getattr(layer, "kernel_size", (1, 1))
 
 
-def collect(networks, widest=True):
+def collect(networks: Mapping[str, int | None], *, widest: bool = True) -> tuple[Shape, ...]:
     """The distinct layers of named networks.
 
     Args:
-        networks: dict, name to the only side of picture that counts, or `None` for all.
-        widest: bool, whether to keep only the layer with the most outputs and inputs of each kind, stride and side.
-
-    Returns:
-        A tuple of `Shape`.
+        networks: name to the only side of image that counts, or `None` for all.
+        widest: whether to keep only the layer with the most outputs and inputs of each kind, stride and side.
     """
     found = {}
     for network, side in networks.items():
@@ -141,14 +141,14 @@ def collect(networks, widest=True):
     return tuple({shape.name: shape for _, shape in found.values()}.values())
 
 
-def unshared():
+def unshared() -> tuple[Shape, ...]:
     """Three more, which no named network has: the repeated filters of HSC-Net-M128, not repeated."""
     sizes = {32: 64, 16: 128, 8: 256}
     layers = [(HighlySharedConv2D(width, 3, groups=16), (side, side, width)) for side, width in sizes.items()]
     return tuple(Shape("none", layer, input_shape, "grouped", (1, 1)) for layer, input_shape in layers)
 
 
-def _shape(network, call):
+def _shape(network: str, call: Call) -> Shape:
     layer = call.operation
     kind, strides = getattr(layer, "kind", None), (1, 1)
     if isinstance(layer, HighlySharedConv2D):
@@ -158,11 +158,11 @@ def _shape(network, call):
     return Shape(network, layer, call.input_shapes[0][1:], kind, strides)
 
 
-def _conv2d(filters, size=1, **arguments):
+def _conv2d(filters: int, size=1, **arguments) -> keras.layers.Conv2D:
     return keras.layers.Conv2D(filters, size, use_bias=False, **arguments)
 
 
-def _draw_shared(inputs, shape):
+def _shared_reference(inputs, shape: Shape):
     layer, channels = shape.layer, shape.input_shape[-1]
     banks = layer.groups // layer.channel_repeats
     filters = layer.filters // (layer.channel_repeats * layer.arrangements)
@@ -179,17 +179,17 @@ def _draw_shared(inputs, shape):
     return outputs[0] if len(outputs) == 1 else ops.concatenate(outputs, axis=-1)
 
 
-def _regroup(copies, banks):
+def _regroup(copies: Sequence, banks: int):
     """All copies of the first group's filters, then all of the second's."""
     parts = [_split(copy, [copy.shape[-1] // banks] * banks) for copy in copies]
     return ops.concatenate([part for group in zip(*parts, strict=True) for part in group], axis=-1)
 
 
-def _split(inputs, sizes):
+def _split(inputs, sizes: Sequence[int]) -> list:
     return [inputs] if len(sizes) == 1 else ops.split(inputs, np.cumsum(sizes)[:-1].tolist(), axis=-1)
 
 
-def _draw_chain(inputs, shape):
+def _chain_reference(inputs, shape: Shape):
     sizes = hierarchical.split_sizes(shape.input_shape[-1], shape.layer.groups)
     outputs = []
     for part in _split(inputs, sizes):
@@ -198,18 +198,18 @@ def _draw_chain(inputs, shape):
     return ops.concatenate(outputs, axis=-1)
 
 
-def _draw_split(inputs, shape):
+def _split_reference(inputs, shape: Shape):
     sizes = hierarchical.split_sizes(shape.input_shape[-1], shape.layer.groups)
     parts = [_conv2d(shape.layer.filters // len(sizes))(part) for part in _split(inputs, sizes)]
     return ops.concatenate(parts, axis=-1)
 
 
-def _draw_interleaved(inputs, shape):
+def _interleaved_reference(inputs, shape: Shape):
     layer, channels, x = shape.layer, shape.input_shape[-1], inputs
-    deals = permutations.interleaving(channels, layer.branch_channels, layer.filters)
-    for place, (size, groups_of_deals) in enumerate(zip(layer.branch_channels, deals, strict=True), start=1):
+    shuffles = permutations.interleaving(channels, layer.branch_channels, layer.filters)
+    for place, (size, strided_shuffles) in enumerate(zip(layer.branch_channels, shuffles, strict=True), start=1):
         filters = layer.filters if place == len(layer.branch_channels) else channels
         x = _conv2d(filters, groups=channels // size)(x)
-        for groups in groups_of_deals:
+        for groups in strided_shuffles:
             x = ops.take(x, np.arange(filters).reshape(-1, groups).T.ravel(), axis=-1)
     return x

@@ -1,22 +1,29 @@
-"""Compares the implementations of every kernel-shared layer with each other, dense convolutions and the drawings.
+"""Compare the implementations of every kernel-shared layer with each other, dense convolutions and references.
 
 python -m benchmarks layers --rows interleaved "G=16 R=8" --output runs/layers
 """
 
-import pathlib
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 
 import keras_sharenets as ksn
-from benchmarks import layer_choices, layer_shapes, results, steps, timing
-from benchmarks.arguments import add_run_arguments, chosen, progress
-from benchmarks.layer_claims import claims
-from keras_sharenets import files
+from benchmarks import layer_shapes, timing, workloads
+from benchmarks.arguments import add_run_arguments, progress, run_options
+from benchmarks.table import Claim, Row, Table, write
+from keras_sharenets.cli.command import Answer
 from keras_sharenets.ops import choices
+from keras_sharenets.timing import take_turns
 
 DIRECTIONS = {"training": True, "inference": False}
 COMPILERS = {"tensorflow": {"tensorflow": False, "xla": True}, "jax": {"jax": True}}
-# A call with one picture that takes longer is not measured with more.
+# A call with one image that takes longer, in seconds, is not measured with more.
 SLOW = 0.05
 TOO_LONG = 10
 COLUMNS = {
@@ -26,51 +33,53 @@ COLUMNS = {
     "to the fastest": "{to_fastest:.3f}",
     "to dense": "{ratio:.3f}",
     "quartiles": "{ratio_low:.3f} - {ratio_high:.3f}",
-    "to the drawing": "{to_literal:.4g}",
+    "to the reference": "{to_reference:.4g}",
     "10^9 multiply-adds/s": "{speed:.4g}",
     "share of peak": "{share_of_peak:.1%}",
     "all, ms": "{all_text}",
 }
+TO_FASTEST = 1.1
+TO_DENSE = 1.3
+# To the reference in a training step, by kind, without XLA and with it.
+TO_REFERENCE = {
+    "interleaved": {"tensorflow": 1 / 3, "xla": 1 / 100, "jax": 1 / 100},
+    "hierarchical": dict.fromkeys(("tensorflow", "xla", "jax"), 1 / 1.25),
+    "repeated": dict.fromkeys(("tensorflow", "xla", "jax"), 1),
+    "dense pointwise": dict.fromkeys(("tensorflow", "xla", "jax"), 1),
+}
+TO_TILED = 1 / 100
+# What a limit between two implementations must save, as a share of the time, to be worth its place.
+WORTH = 0.015
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", nargs="+", metavar="TEXT", help="only layers with one of these in their name")
-    add_run_arguments(parser, repetitions=(15, 2), batch_size=(16, 2), quick="few layers, runs and pictures")
+    add_run_arguments(parser, repetitions=(15, 2), batch_size=(16, 2), quick="few layers, runs and images")
 
 
-def run(args):
-    """Writes and prints the table, and beside it `layer_choices.txt`, the rule that these times give."""
-    repetitions, batch_size = chosen(args, "repetitions"), chosen(args, "batch_size")
-    shapes = layer_shapes.collect(layer_shapes.QUICK if args.quick else layer_shapes.NETWORKS)
-    shapes += layer_shapes.unshared()[-1 if args.quick else 0 :]
-    wanted = [shape for shape in shapes if not args.rows or any(text in shape.name for text in args.rows)]
+def run(arguments: argparse.Namespace) -> Answer:
+    """Writes the table, and beside it `layer_choices.txt`, the rule that these times give."""
+    options = run_options(arguments)
+    shapes = layer_shapes.collect(layer_shapes.QUICK if options.quick else layer_shapes.NETWORKS)
+    shapes += layer_shapes.unshared()[-1 if options.quick else 0 :]
+    wanted = [shape for shape in shapes if not arguments.rows or any(text in shape.name for text in arguments.rows)]
     if not wanted:
-        raise ValueError(f"`rows` (={args.rows}) must be part of the name of a layer, such as '{shapes[0].name}'.")
-    pathlib.Path(args.output).mkdir(parents=True, exist_ok=True)
-    peak = timing.measure_peak(args.quick)
-    rows = []
+        raise ValueError(f"`rows` (={arguments.rows}) must be part of the name of a layer, such as '{shapes[0].name}'.")
+    peak, rows = timing.measure_peak(options.quick), []
     for number, shape in enumerate(wanted, start=1):
         progress(f"{number} of {len(wanted)}: {shape.name}")
-        rows += measure(shape, batch_size, repetitions, peak)
+        rows += measure(shape, batch_size=options.batch_size, repetitions=options.repetitions, peak=peak)
     rows.sort(key=lambda row: (row["runtime"], row["direction"]))
-    written = results.write(make_table(rows, peak, batch_size, repetitions), args.output, args.command_line)
-    rule = pathlib.Path(args.output) / "layer_choices.txt"
-    files.write_text(rule, layer_choices.to_text(layer_choices.fit(rows)))
-    return results.answer([*written, rule])
-
-
-def make_table(rows, peak, batch_size, repetitions):
-    """The `Table` of rows from `measure`; `peak` in multiply-adds a second."""
     note = (
-        f"Each layer alone, on {batch_size} random pictures; training: forward and gradients by inputs and weights. "
-        f"{repetitions} rounds in which all take turns, ratios round by round; times are for a whole batch. xla: what "
-        "is compiled by it. dense: `keras.layers.Conv2D` of the same input, output and kernel size. drawing: splits, "
-        "grouped `keras.layers.Conv2D`, gathers and concatenations; left out (-) where a call would take more "
-        f"than {TOO_LONG} s. ~: one run of one picture, times {batch_size}. multiply-adds: of the drawing, three times "
-        f"as many in training. share of peak: of the {peak / 1e9:.4g} * 10^9 multiply-adds a second of a large "
-        "`keras.ops.matmul`."
+        f"Each layer alone, on {options.batch_size} random images; training: forward and gradients by inputs and "
+        f"weights. {options.repetitions} rounds in which all take turns, ratios round by round; times are for a whole "
+        "batch. xla: what is compiled by it. dense: `keras.layers.Conv2D` of the same input, output and kernel size. "
+        "reference: splits, grouped `keras.layers.Conv2D`, gathers and concatenations; left out (-) where a call would "
+        f"take more than {TOO_LONG} s. ~: one run of one image, times {options.batch_size}. multiply-adds: of the "
+        f"reference, three times as many in training. share of peak: of the {peak / 1e9:.4g} * 10^9 multiply-adds a "
+        "second of a large `keras.ops.matmul`."
     )
-    return results.Table(
+    table = Table(
         name="layers",
         title="Implementations of kernel-shared layers",
         note=note,
@@ -81,23 +90,25 @@ def make_table(rows, peak, batch_size, repetitions):
         rows=tuple(rows),
         claims=claims(rows),
     )
+    return write(table, options, {"layer_choices.txt": to_text(fit_choices(rows))})
 
 
-def measure(shape, batch_size, repetitions, peak):
-    """Rows for one `Shape`, one for each compiler and direction.
+def measure(shape: layer_shapes.Shape, *, batch_size: int, repetitions: int, peak: float) -> list[Row]:
+    """Rows for one shape, one for each compiler and direction.
 
-    Returns:
-        A list of dicts: the columns of `timing.figures` for what `"auto"` runs, to the dense convolution, and what
-        `COLUMNS` and `layer_choices.fit` need. `all` has the milliseconds of everything by name, `None` if left out.
+    They have the columns of `timing.columns` for what `"auto"` runs, to the dense convolution, and what `COLUMNS` and
+    [`fit_choices`] need. `all` has the milliseconds of everything by name, `None` if left out.
     """
     models = {name: shape.build(name) for name in shape.implementations}
-    models |= {"dense": shape.build_dense(), "drawing": shape.build_literal()}
+    models |= {"dense": shape.build_dense(), "reference": shape.build_reference()}
     products = batch_size * ksn.profile(models[shape.implementations[0]]).multiply_adds
     sides, channels = shape.sides, shape.input_shape[-1]
     rows = []
     for runtime, compiled in COMPILERS[keras.backend.backend()].items():
         for direction, training in DIRECTIONS.items():
-            seconds, slow = measure_models(models, batch_size, training, compiled, repetitions)
+            seconds, slow = measure_models(
+                models, batch_size=batch_size, training=training, compiled=compiled, repetitions=repetitions
+            )
             auto = choices.choose(shape.kind, channels, sides, training, runtime)
             implementations = {name: seconds[name] for name in shape.implementations if name in seconds}
             fastest = min(implementations, key=lambda name: timing.spread(implementations[name]).median)
@@ -105,34 +116,120 @@ def measure(shape, batch_size, repetitions, peak):
             row = {"layer": shape.name, "network": shape.network, "kind": shape.kind, "peer": False}
             row |= {"runtime": runtime, "direction": direction, "depth": choices.depth(channels, sides)}
             row |= {"implementations": shape.implementations, "auto": auto, "fastest": fastest, "all": everything}
-            row |= timing.figures(seconds, "dense")[auto]
+            row |= timing.columns(seconds, "dense")[auto]
             row["to_fastest"] = timing.ratio(seconds[auto], seconds[fastest]).median
-            row["to_literal"] = everything["drawing"] and row["milliseconds"] / everything["drawing"]
-            row["all_text"] = ", ".join(_text(name, value, name in slow) for name, value in everything.items())
+            row["to_reference"] = everything["reference"] and row["milliseconds"] / everything["reference"]
+            row["all_text"] = ", ".join(
+                f"{name} " + ("-" if value is None else f"{'~' * (name in slow)}{value:.4g}")
+                for name, value in everything.items()
+            )
             per_second = (3 if training else 1) * products / row["milliseconds"] * 1000
             row |= {"speed": per_second / 1e9, "share_of_peak": per_second / peak}
             rows.append(row)
     return rows
 
 
-def _text(name, milliseconds, guessed):
-    return f"{name} " + ("-" if milliseconds is None else f"{'~' * guessed}{milliseconds:.4g}")
-
-
-def measure_models(models, batch_size, training, compiled, repetitions):
+def measure_models(
+    models: Mapping[str, keras.Model], *, batch_size: int, training: bool, compiled: bool, repetitions: int
+) -> tuple[dict[str, list[float]], dict[str, float | None]]:
     """Times of models that take turns.
 
     Returns:
-        `(seconds, slow)`: what `timing.take_turns` gives, without those that XLA makes very slow; their milliseconds,
-        guessed from one picture, `None` above `TOO_LONG`.
+        `(seconds, slow)`: what `take_turns` gives, without those that XLA makes very slow; their milliseconds, guessed
+        from one image, `None` above `TOO_LONG`.
     """
     calls, slow = {}, {}
     for name, model in models.items():
-        # What XLA does to groups shows in a single picture; Keras hands those of the drawing to it in any case.
-        if name == "drawing" or (name == "grouped" and compiled):
-            one = min(timing.take_turns({name: steps.make(model, 1, training, compiled)}, 2, warmup=1)[name])
+        # What XLA does to groups shows in a single image; Keras hands those of the reference to it in any case.
+        if name == "reference" or (name == "grouped" and compiled):
+            alone = {name: workloads.model_pass(model, 1, training=training, compiled=compiled)}
+            one = min(take_turns(alone, 2, warmup=1)[name])
             if one > SLOW:
                 slow[name] = 1000 * one * batch_size if one * batch_size < TOO_LONG else None
                 continue
-        calls[name] = steps.make(model, batch_size, training, compiled)
-    return timing.take_turns(calls, repetitions), slow
+        calls[name] = workloads.model_pass(model, batch_size, training=training, compiled=compiled)
+    return take_turns(calls, repetitions), slow
+
+
+def claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
+    """What the library says of the speed of its layers, held against rows of [`measure`].
+
+    That `"auto"` is near the fastest implementation; that it is not much slower than a dense convolution in training;
+    that it is so much faster than the reference there, of interleaved layers in wide networks' first stage, of
+    hierarchical ones in four groups; and than a grouped convolution of repeated filters under XLA.
+    """
+    made = []
+    for row in rows:
+        kind, runtime = row["kind"], row["runtime"]
+        where = f"{row['layer']}; {runtime}, {row['direction']}"
+        made.append(Claim("auto to the fastest implementation", where, row["to_fastest"], TO_FASTEST))
+        if row["direction"] != "training":
+            continue
+        made.append(Claim("auto to a dense convolution", where, row["ratio"], TO_DENSE))
+        if row["to_reference"] is not None and _is_claimed(row):
+            made.append(Claim("auto to the reference", where, row["to_reference"], TO_REFERENCE[kind][runtime]))
+        tiled = row["all"].get("grouped")
+        if tiled and runtime != "tensorflow" and kind == "repeated" and "G=16 R=8" in row["layer"]:
+            made.append(Claim("auto to a grouped convolution", where, row["milliseconds"] / tiled, TO_TILED))
+    return tuple(made)
+
+
+def _is_claimed(row: Row) -> bool:
+    """Whether something is claimed about a layer and its reference."""
+    if row["kind"] == "interleaved":
+        return "32x32x" in row["layer"] and "K=8,8,8" in row["layer"]
+    return row["kind"] in ("repeated", "dense pointwise") or (row["kind"] == "hierarchical" and "G=4" in row["layer"])
+
+
+def fit_choices(rows: Sequence[Row]) -> dict[str, dict[tuple[str, str], Any]]:
+    """The rule of `keras_sharenets.ops.choices` from measured times, a dict like its `MEASURED`.
+
+    It has for every runtime, kind and direction the implementation, or two, that lose least to the fastest.
+
+    Args:
+        rows: have `runtime`, `kind`, `direction`, `depth`, `implementations`, and `all`, milliseconds by name.
+    """
+    table = {}
+    for row in rows:
+        table.setdefault(row["runtime"], {}).setdefault((row["kind"], row["direction"]), []).append(row)
+    return {runtime: {case: best(table[runtime][case]) for case in sorted(table[runtime])} for runtime in sorted(table)}
+
+
+def best(rows: Sequence[Row]) -> str | tuple[str, float, str]:
+    """An entry of the table, for rows of one kind.
+
+    >>> row = {"implementations": ("a", "b")}
+    >>> best([row | {"depth": 1, "all": {"a": 1, "b": 2}}, row | {"depth": 4, "all": {"a": 3, "b": 1}}])
+    ('a', 2.0, 'b')
+    """
+    names = [name for name in rows[0]["implementations"] if all(row["all"].get(name) for row in rows)]
+    if rows[0].get("runtime") != "tensorflow" and len(names) > 1:
+        # XLA's gradient of native groups is hopeless, and who wants gradients need not say `training=True`.
+        names = [name for name in names if name != "grouped"]
+    chosen = min(names, key=lambda name: loss(rows, name))
+    depths = sorted({row["depth"] for row in rows})
+    stumps = [
+        (shallow, float(f"{math.sqrt(low * high):.2g}"), deep)
+        for low, high in itertools.pairwise(depths)
+        for shallow, deep in itertools.permutations(names, 2)
+    ]
+    stump = min(stumps, key=lambda stump: loss(rows, *stump), default=None)
+    return stump if stump and loss(rows, *stump) < loss(rows, chosen) - WORTH else chosen
+
+
+def loss(rows: Sequence[Row], shallow: str, limit: float = math.inf, deep: str | None = None) -> float:
+    """The mean logarithm of what a choice takes to what the fastest takes."""
+    total = 0
+    for row in rows:
+        times = [row["all"][name] for name in row["implementations"] if row["all"].get(name)]
+        chosen = deep if row["depth"] > limit else shallow
+        total += math.log(row["all"][chosen] / min(times))
+    return total / len(rows)
+
+
+def to_text(table: Mapping[str, Mapping[tuple[str, str], Any]]) -> str:
+    """The table as the source of `choices.MEASURED`."""
+    lines = ["MEASURED = {"]
+    for runtime, cases in table.items():
+        lines += [f'    "{runtime}": {{', *(f"        {case!r}: {cases[case]!r}," for case in cases), "    },"]
+    return "\n".join([*lines, "}"]).replace("'", '"') + "\n"

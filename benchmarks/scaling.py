@@ -1,20 +1,28 @@
-"""Fits how the time and the memory of a step of training grow with G, R, T, depth, width and batch.
+"""Fit how the time and the memory of a step of training grow with G, R, T, depth, width and batch.
 
 python -m benchmarks scaling --rows "hscnet, G" "depth" --output runs/scaling
 """
 
+from __future__ import annotations
+
+import argparse
 import dataclasses
-import pathlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
 
 import keras_sharenets as ksn
-from benchmarks import power_law, results, scaling_picture, timing, training_step
-from benchmarks.arguments import add_run_arguments, chosen, progress
-from benchmarks.memory import peak_memory
-from benchmarks.scaling_axes import AXES, QUICK
-from keras_sharenets import files
-from keras_sharenets.machine import describe_machine
+from benchmarks import timing, workloads
+from benchmarks.arguments import add_run_arguments, progress, run_options
+from benchmarks.table import Row, Table, joined, write
+from keras_sharenets.cli.command import Answer
+from keras_sharenets.models import HGCNet, HSCNet, IGCNet
+from keras_sharenets.rendering import figures
+from keras_sharenets.timing import take_turns
 
-NAME, TITLE = "scaling", "How a step of training grows"
 # Columns of a point to each of which a power law is fitted.
 LAWS = ("milliseconds", "multiply_adds", "kept_bytes", "activation_bytes", "peak_memory_bytes")
 COLUMNS = {
@@ -30,120 +38,230 @@ COLUMNS = {
     "activations": "{activation_bytes_law}",
     "peak memory": "{peak_memory_bytes_law}",
 }
+# What is drawn, by its column: its name, color and marker.
+LINES = {
+    "milliseconds": ("time", figures.BLUE, "o"),
+    "multiply_adds": ("multiply-adds", figures.GRAY, "s"),
+    "activation_bytes": ("activations", figures.GREEN, "^"),
+    "kept_bytes": ("weights and momenta", figures.ORANGE, "D"),
+}
+ACROSS = 4
 
 
-def add_arguments(parser):
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """Networks of one family that differ in one argument of their factory, or in `"batch_size"`.
+
+    The letter is the argument as the papers write it, or a word; values grow; the other arguments are fixed.
+    """
+
+    family: str
+    letter: str
+    argument: str
+    values: tuple[int, ...]
+    factory: Callable[..., keras.Model]
+    fixed: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.family}, {self.letter}"
+
+    def build(self, value: int) -> keras.Model:
+        """The network of one value."""
+        given = {} if self.argument == "batch_size" else {self.argument: value}
+        return self.factory(**self.fixed, **given)
+
+    def batch_size(self, value: int, default: int) -> int:
+        """Images a step, for one value."""
+        return value if self.argument == "batch_size" else default
+
+
+# Each family's network; an axis leaves one argument out, and changes those without which its values would not do.
+_HSC = {"width": 32, "groups": 4, "channel_repeats": 2, "arrangements": 2, "modules_per_stage": 1}
+_IGC = {"width": 64, "blocks_per_stage": 2}
+_HGC = {"growth": 8, "groups": 4, "modules_per_stage": 2}
+_NETWORKS = {"hscnet": (HSCNet, _HSC), "igcv2": (IGCNet, _IGC), "hgcnet": (HGCNet, _HGC)}
+_BATCHES = (4, 8, 16, 32, 64)
+
+
+def _axis(family: str, letter: str, argument: str, values: tuple[int, ...], **changed: Any) -> Axis:
+    factory, network = _NETWORKS[family]
+    fixed = {name: value for name, value in {**network, **changed}.items() if name != argument}
+    return Axis(family, letter, argument, values, factory, fixed)
+
+
+AXES = (
+    _axis("hscnet", "G", "groups", (1, 2, 4, 8, 16), width=64, channel_repeats=1, arrangements=1),
+    _axis("hscnet", "R", "channel_repeats", (1, 2, 4, 8), width=64, groups=8, arrangements=1),
+    # A shuffle in two rows has four orders for the 16 channels of a group, so that each arrangement is a new one.
+    _axis("hscnet", "T", "arrangements", (1, 2, 4), width=64, groups=2),
+    _axis("hscnet", "width", "width", (16, 32, 64, 128), groups=2),
+    _axis("hscnet", "depth", "modules_per_stage", (1, 2, 4, 8)),
+    _axis("hscnet", "batch", "batch_size", _BATCHES),
+    _axis("igcv2", "width", "width", (32, 64, 128)),
+    _axis("igcv2", "depth", "blocks_per_stage", (2, 4, 8)),
+    _axis("igcv2", "batch", "batch_size", _BATCHES),
+    _axis("hgcnet", "G", "groups", (1, 2, 4, 8)),
+    _axis("hgcnet", "width", "growth", (4, 8, 16)),
+    _axis("hgcnet", "depth", "modules_per_stage", (1, 2, 4, 8)),
+    _axis("hgcnet", "batch", "batch_size", _BATCHES),
+)
+# The axis with the fewest networks of those that share.
+QUICK = tuple(axis for axis in AXES if axis.name == "hscnet, T")
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerLaw:
+    """`factor * x ** exponent`; a point is off it by `deviation` at most, 0.1 for a tenth above or below."""
+
+    exponent: float
+    factor: float
+    deviation: float
+
+    def __call__(self, x):
+        return self.factor * x**self.exponent
+
+    def __str__(self):
+        # Without the addition a constant could have the exponent -0.00.
+        return f"{round(self.exponent, 2) + 0:.2f}"
+
+
+def fit_power_law(xs: Sequence[float], ys: Sequence[float]) -> PowerLaw:
+    """The power law whose logarithm is nearest to that of some points above 0, by least squares.
+
+    >>> law = fit_power_law([1, 2, 4], [3, 12, 48])
+    >>> round(law.exponent, 6), round(law.factor, 6), round(law.deviation, 6)
+    (2.0, 3.0, 0.0)
+    """
+    xs, ys = np.log(xs), np.log(ys)
+    exponent, constant = np.polyfit(xs, ys, 1)
+    farthest = np.abs(ys - exponent * xs - constant).max()
+    return PowerLaw(float(exponent), math.exp(constant), math.expm1(farthest))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", nargs="+", metavar="TEXT", help="only growths with one of these in their name")
     add_run_arguments(parser, repetitions=(7, 2), batch_size=(16, 2), quick=f"few steps of {QUICK[0].name}")
     memory_help = "also measure the memory, in a fresh process for each network (takes minutes)"
     parser.add_argument("--memory", action="store_true", help=memory_help)
 
 
-def run(args):
-    """Writes and prints the table."""
-    repetitions, batch_size = chosen(args, "repetitions"), chosen(args, "batch_size")
-    axes = QUICK if args.quick else AXES
-    axes = [axis for axis in axes if not args.rows or any(text in axis.name for text in args.rows)]
+def run(arguments: argparse.Namespace) -> Answer:
+    options = run_options(arguments)
+    axes = QUICK if options.quick else AXES
+    axes = [axis for axis in axes if not arguments.rows or any(text in axis.name for text in arguments.rows)]
     if not axes:
-        raise ValueError(f"`rows` (={args.rows}) must be part of a name such as '{AXES[0].name}'.")
-    folder = pathlib.Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    peak, measured = timing.measure_peak(args.quick), []
+        raise ValueError(f"`rows` (={arguments.rows}) must be part of a name such as '{AXES[0].name}'.")
+    peak, measured = timing.measure_peak(options.quick), []
     for number, axis in enumerate(axes, start=1):
-        progress(f"{number} of {len(axes)}: {axis.name} = {', '.join(map(str, axis.values))}")
-        measured.append(measure(axis, batch_size, repetitions, args.memory))
-    peak = max(peak, timing.measure_peak(args.quick))
-    rows = [make_row(axis, points, peak) for axis, points in zip(axes, measured, strict=True)]
-    written = write(make_table(rows, peak, batch_size, repetitions), folder, args.command_line)
-    return results.answer(written)
-
-
-def measure(axis, batch_size, repetitions, memory=False):
-    """Trains the networks of one axis in turns.
-
-    Args:
-        axis: `Axis`.
-        batch_size: int, pictures a step, unless that is what grows.
-        repetitions: int.
-        memory: bool, whether to measure the memory of each too, in a fresh process.
-
-    Returns:
-        A list of dicts, one for each value: `value`, the columns of `timing.figures` for a step, its ratios to the
-        first value's, and `LAWS`: the multiply-adds of the whole step, the bytes of weights and optimizer, of
-        activations, and of peak memory or `None`.
-    """
-    calls, points = {}, []
-    for value in axis.values:
-        model, size = axis.build(value), axis.batch_size(value, batch_size)
-        calls[value] = training_step.make(model, size, jit_compile=False)
-        point = {"value": value, "kept_bytes": sum(training_step.stored_bytes(model))}
-        point["activation_bytes"] = training_step.activation_bytes(model, size)
-        point["multiply_adds"] = 3 * size * ksn.profile(model).multiply_adds
-        point["peak_memory_bytes"] = (
-            peak_memory(training_step.train_new, axis.build, value, size, False) if memory else None
-        )
-        points.append(point)
-    figures = timing.figures(timing.take_turns(calls, repetitions, warmup=1), axis.values[0])
-    return [point | figures[point["value"]] for point in points]
-
-
-def make_row(axis, points, peak):
-    """The row of one axis from its points; `peak` in multiply-adds a second.
-
-    Returns:
-        A dict: the points, the last one's columns of `timing.figures`, a `PowerLaw` as a dict for each of `LAWS`, or
-        `None`, and what `COLUMNS` need.
-    """
-    speeds = [point["multiply_adds"] / point["milliseconds"] * 1000 for point in points]
-    row = {"family": axis.family, "letter": axis.letter, "argument": axis.argument, "points": points, "peer": False}
-    row |= {name: value for name, value in points[-1].items() if name.startswith(("milliseconds", "ratio"))}
-    row["values_text"] = _listed(point["value"] for point in points)
-    row["milliseconds_text"] = _listed(f"{point['milliseconds']:.3g}" for point in points)
-    row["speed_text"] = _listed(f"{speed / 1e9:.3g}" for speed in speeds)
-    row["share_text"] = _listed(f"{speed / peak:.0%}" for speed in speeds)
-    row["laws"] = {}
-    for name in LAWS:
-        known = points[0][name] is not None
-        law = power_law.fit(*([point[key] for point in points] for key in ("value", name))) if known else None
-        row["laws"][name] = law and dataclasses.asdict(law)
-        row[f"{name}_law"] = law and f"{law} (+-{law.deviation:.0%})"
-    return row
-
-
-def _listed(values):
-    return ", ".join(map(str, values))
-
-
-def make_table(rows, peak, batch_size, repetitions):
-    """The `Table` of rows from `make_row`; `peak` in multiply-adds a second."""
+        progress(f"{number} of {len(axes)}: {axis.name} = {joined(axis.values)}")
+        sizes = {"batch_size": options.batch_size, "repetitions": options.repetitions}
+        measured.append(measure(axis, **sizes, memory=arguments.memory))
+    peak = max(peak, timing.measure_peak(options.quick))
     note = (
-        f"A step of training with {batch_size} random pictures of 32x32, float32, without XLA where there is a choice; "
-        f"{repetitions} rounds in which the networks of a row take turns. The last columns are exponents: the power of "
-        "what grows by which it grows, fitted to the logarithms, and in brackets by how much a point is off the law at "
-        "most. A law says nothing beyond its points. multiply-adds: of the whole step, three times those of the "
-        f"forward pass. share of peak: of the {peak / 1e9:.4g} * 10^9 multiply-adds a second of a large "
-        "`keras.ops.matmul`. weights and momenta: bytes of all variables of network and optimizer. activations: of "
-        "the outputs of all layers, what a step keeps at most. peak memory: growth of a fresh process, building and "
+        f"A step of training with {options.batch_size} random images of 32x32, float32, without XLA where there is a "
+        f"choice; {options.repetitions} rounds in which the networks of a row take turns. The last columns are "
+        "exponents: the power of what grows by which it grows, fitted to the logarithms, and in brackets by how much a "
+        "point is off the law at most. A law says nothing beyond its points. multiply-adds: of the whole step, three "
+        f"times those of the forward pass. share of peak: of the {peak / 1e9:.4g} * 10^9 multiply-adds a second of a "
+        "large `keras.ops.matmul`. weights and momenta: bytes of all variables of network and optimizer. activations: "
+        "of the outputs of all layers, what a step keeps at most. peak memory: growth of a fresh process, building and "
         "compiling included."
     )
-    return results.Table(
-        name=NAME,
-        title=TITLE,
+    table = Table(
+        name="scaling",
+        title="How a step of training grows",
         note=note,
         ratio="To the first point",
         panel="{family}",
         label="{letter}",
         columns=COLUMNS,
-        rows=tuple(rows),
+        rows=tuple(make_row(axis, points, peak) for axis, points in zip(axes, measured, strict=True)),
+        draw=draw_growth,
     )
+    return write(table, options)
 
 
-def write(table, folder, command):
-    """Writes the table into a folder as `scaling.md`, `scaling.json` and `scaling.png`; returns the three paths."""
-    context = {"command": command, **describe_machine()}
-    paths = [folder / f"{table.name}.{ending}" for ending in ("md", "json", "png")]
-    files.write_text(paths[0], results.to_markdown(table, context))
-    files.write_json(paths[1], {"title": table.title, "note": table.note, **context, "rows": table.rows})
-    machine = f"{context['processor']}, {context['cores']} cores"
-    files.write_bytes(paths[2], scaling_picture.draw(table.rows, table.title, machine))
-    return paths
+def measure(axis: Axis, *, batch_size: int, repetitions: int, memory: bool = False) -> list[Row]:
+    """Trains the networks of one axis in turns.
+
+    Returns:
+        One dict for each value: `value`, the columns of `timing.columns` for a step, its ratios to the first value's,
+        and `LAWS`: the multiply-adds of the whole step, the bytes of weights and optimizer, of activations, and with
+        `memory` the peak memory of a fresh process, else `None`.
+    """
+    calls, points = {}, []
+    for value in axis.values:
+        model, size = axis.build(value), axis.batch_size(value, batch_size)
+        calls[value] = workloads.training_step(model, size, jit_compile=False)
+        point = {"value": value, "kept_bytes": sum(workloads.stored_bytes(model))}
+        point["activation_bytes"] = workloads.activation_bytes(model, size)
+        point["multiply_adds"] = 3 * size * ksn.profile(model).multiply_adds
+        point["peak_memory_bytes"] = (
+            timing.peak_memory(workloads.train_new, axis.build, value, size, False) if memory else None
+        )
+        points.append(point)
+    columns = timing.columns(take_turns(calls, repetitions, warmup=1), axis.values[0])
+    return [point | columns[point["value"]] for point in points]
+
+
+def make_row(axis: Axis, points: Sequence[Row], peak: float) -> Row:
+    """The row of one axis from its points; `peak` in multiply-adds a second.
+
+    It has the points, the last one's columns of `timing.columns`, a `PowerLaw` as a dict for each of `LAWS`, or `None`,
+    and what `COLUMNS` need.
+    """
+    speeds = [point["multiply_adds"] / point["milliseconds"] * 1000 for point in points]
+    row = {"family": axis.family, "letter": axis.letter, "argument": axis.argument, "points": points, "peer": False}
+    row |= {name: value for name, value in points[-1].items() if name.startswith(("milliseconds", "ratio"))}
+    row["values_text"] = joined(point["value"] for point in points)
+    row["milliseconds_text"] = joined(f"{point['milliseconds']:.3g}" for point in points)
+    row["speed_text"] = joined(f"{speed / 1e9:.3g}" for speed in speeds)
+    row["share_text"] = joined(f"{speed / peak:.0%}" for speed in speeds)
+    row["laws"] = {}
+    for name in LAWS:
+        known = points[0][name] is not None
+        law = fit_power_law(*([point[key] for point in points] for key in ("value", name))) if known else None
+        row["laws"][name] = law and dataclasses.asdict(law)
+        row[f"{name}_law"] = law and f"{law} (+-{law.deviation:.0%})"
+    return row
+
+
+def draw_growth(table: Table, machine: str) -> bytes:
+    """The rows of a table, a plot each, both scales logarithmic, as a PNG file.
+
+    All that is drawn is a multiple of what the power law gives for the first point, so that lines start together and
+    differ by their exponents. Lines are the laws, marks the points.
+    """
+    down, across = math.ceil(len(table.rows) / ACROSS), min(ACROSS, len(table.rows))
+    figure = figures.new_figure(max(3.3 * across, 6.6), 2.9 * down + 1.3, table.title)
+    figure.get_layout_engine().set(hspace=0.06, wspace=0.04, rect=(0, 0.03, 0.985, 0.97))
+    grid = figure.subplots(down, across, squeeze=False).ravel()
+    for axes in grid[len(table.rows) :]:
+        axes.axis("off")
+    for axes, row in zip(grid, table.rows, strict=False):
+        _draw_axis(axes, row)
+    figures.caption(figure, f"Multiples of the first point, by the law; numbers: exponents\n{machine}")
+    return figures.png(figure)
+
+
+def _draw_axis(axes, row: Row) -> None:
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    values = np.array([point["value"] for point in row["points"]])
+    for name, (text, color, marker) in LINES.items():
+        law = PowerLaw(**row["laws"][name])
+        start = law(values[0])
+        measured = [point[name] / start for point in row["points"]]
+        style = {"color": color, "zorder": 3 if name == "milliseconds" else 2}
+        axes.plot(values, law(values.astype(float)) / start, linewidth=1.4, **style)
+        axes.plot(values, measured, marker, markersize=4, label=f"{text} {law}", **style)
+    low, high = axes.get_ylim()
+    # Where nothing grows, a few per cent shall look like that.
+    axes.set_ylim(min(low, 0.5), max(high, 2))
+    axes.set_title(f"{row['family']}, {row['letter']}", loc="left", fontsize=9.5, color=figures.DARK)
+    figures.ticks_at(axes.xaxis, values)
+    figures.ticks_at(axes.yaxis, [2.0**power for power in range(-8, 13)])
+    axes.tick_params(length=0, labelsize=8, labelcolor=figures.DARK)
+    figures.frame(axes)
+    axes.legend(fontsize=7, frameon=False, labelcolor=figures.QUIET, handletextpad=0.2)

@@ -1,12 +1,20 @@
-"""How long callables take beside each other, and how fast the machine multiplies matrices."""
+"""Times as columns of a table, how fast the machine multiplies matrices, and the memory that work needs."""
 
+from __future__ import annotations
+
+import concurrent.futures
 import dataclasses
+import multiprocessing
+import os
+import pathlib
+import re
 import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
 
-import keras
 import numpy as np
 
-from keras_sharenets import _checks
+_ACCOUNT = "/proc/self/clear_refs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,8 +26,8 @@ class Spread:
     high: float
 
 
-def spread(values):
-    """The `Spread` of some numbers.
+def spread(values: Sequence[float]) -> Spread:
+    """The spread of some numbers.
 
     >>> spread([4, 1, 2, 3, 10])
     Spread(low=2.0, median=3.0, high=4.0)
@@ -27,13 +35,10 @@ def spread(values):
     return Spread(*np.percentile(values, (25, 50, 75)).tolist())
 
 
-def ratio(seconds, peer):
-    """The `Spread` of how many times as long something takes as its peer, round by round.
+def ratio(seconds: Sequence[float], peer: Sequence[float]) -> Spread:
+    """How many times as long something takes as its peer, round by round of the same `take_turns`.
 
     What slows the machine down for a while slows both runs of a round: it does not show in their ratio.
-
-    Args:
-        seconds, peer: sequences of times, one a round of the same `take_turns`.
 
     >>> ratio([2.0, 6.0, 30.0], [1.0, 2.0, 10.0]).median
     3.0
@@ -41,77 +46,35 @@ def ratio(seconds, peer):
     return spread(np.divide(seconds, peer))
 
 
-def take_turns(calls, repetitions, warmup=3):
-    """Measures callables in rounds: each round runs every one of them.
-
-    A machine is slower at one time than at another; taking turns, that meets all alike. Each measured run comes after
-    one of the same callable that is not measured: what ran before has the caches.
-
-    Args:
-        calls: dict, name to a function without arguments that returns when its work is done.
-        repetitions: int, rounds.
-        warmup: int, runs of each before the first round: they compile and fetch memory.
+def columns(seconds: Mapping[Hashable, Sequence[float]], peer: Hashable, *, share: int = 1) -> dict[Any, dict]:
+    """What `take_turns` measured, as columns of a table: `milliseconds` for each of `share` images that a run works on.
 
     Returns:
-        A dict, name to a list of seconds, one a round.
-
-    Raises:
-        ValueError: `repetitions` or `warmup` is not a positive integer.
+        By name a dict of `milliseconds` and `ratio` to a peer, each also with `_low` and `_high`, the quartiles.
     """
-    _checks.positive("repetitions", repetitions)
-    _checks.positive("warmup", warmup)
-    for call in calls.values():
-        for _ in range(warmup):
-            call()
-    seconds = {name: [] for name in calls}
-    for _ in range(repetitions):
-        for name, call in calls.items():
-            call()
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def figures(seconds, peer, share=1):
-    """What `take_turns` measured, as columns of a table.
-
-    Args:
-        seconds: dict, name to its times.
-        peer: the name to which the ratios are.
-        share: int, pictures that one run works on: times are for one of them.
-
-    Returns:
-        A dict, name to a dict of floats: `milliseconds` and `ratio`, each also with `_low` and `_high`, the quartiles.
-    """
-    columns = {}
+    found = {}
     for name, times in seconds.items():
-        milliseconds = spread(np.multiply(times, 1000 / share))
-        columns[name] = _columns("milliseconds", milliseconds) | _columns("ratio", ratio(times, seconds[peer]))
-    return columns
+        found[name] = {}
+        of_run = {"milliseconds": spread(np.multiply(times, 1000 / share)), "ratio": ratio(times, seconds[peer])}
+        for column, values in of_run.items():
+            found[name] |= {column: values.median, f"{column}_low": values.low, f"{column}_high": values.high}
+    return found
 
 
-def _columns(name, values):
-    return {name: values.median, f"{name}_low": values.low, f"{name}_high": values.high}
-
-
-def measure_peak(quick):
+def measure_peak(quick: bool) -> float:
     """What [`matmul_peak`] gives; with `quick` a glance at one small size."""
     return matmul_peak(sizes=(512,), seconds=0.1) if quick else matmul_peak()
 
 
-def matmul_peak(sizes=(512, 1024, 2048, 4096), seconds=1.0):
+def matmul_peak(*, sizes: Sequence[int] = (512, 1024, 2048, 4096), seconds: float = 1.0) -> float:
     """The most multiply-adds a second that square float32 matrices get from this machine, with all its threads.
 
-    On a machine with other work it comes out too low: the largest of several moments is nearer to the truth.
-
-    Args:
-        sizes: sequence of int, sides of the matrices to try.
-        seconds: float, how long each size is tried; its fastest product counts.
-
-    Returns:
-        float.
+    On a machine with other work it comes out too low: the largest of several moments is nearer to the truth. Each size
+    of matrix is tried for so many seconds; its fastest product counts.
     """
+    # Not above: a fresh process of `peak_memory` imports this module.
+    import keras
+
     speeds = []
     for size in sizes:
         left, right = (keras.random.normal((size, size), seed=seed) for seed in (0, 1))
@@ -122,3 +85,29 @@ def matmul_peak(sizes=(512, 1024, 2048, 4096), seconds=1.0):
             keras.ops.convert_to_numpy(keras.ops.matmul(left, right)[0, 0])
             speeds.append(size**3 / (time.perf_counter() - start))
     return max(speeds)
+
+
+def peak_memory(function: Callable[..., object], *arguments: object) -> int | None:
+    """By how many bytes the resident memory of a fresh process grows at most while it runs a function.
+
+    What importing the function's module takes is not in it. `None` on systems without `/proc`. The arguments are
+    pickled.
+    """
+    if not os.access(_ACCOUNT, os.W_OK):
+        return None
+    fresh = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=fresh) as process:
+        return process.submit(_growth, function, arguments).result()
+
+
+def _growth(function: Callable[..., object], arguments: Sequence[object]) -> int:
+    # Forgets the peak of what came before, such as the imports.
+    pathlib.Path(_ACCOUNT).write_text("5")
+    before = _peak_resident()
+    function(*arguments)
+    return _peak_resident() - before
+
+
+def _peak_resident() -> int:
+    """The largest resident memory of this process since the account was cleared, in bytes."""
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])

@@ -33,6 +33,11 @@ def new_figure(width: float, height: float, title: str | None = None) -> Figure:
     return figure
 
 
+def caption(figure: Figure, text: str) -> None:
+    """Lines below everything, on the left."""
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=9, color=QUIET)
+
+
 def frame(axes: Axes, grid: str = "both") -> None:
     """A grid behind what is drawn, along `"x"`, `"y"` or `"both"`, and no lines on the right and at the top."""
     axes.grid(axis=grid, color=GRID)

@@ -5,9 +5,8 @@ import PIL.Image
 import pytest
 
 import keras_sharenets as ksn
-from benchmarks import delivery, inference, inference_claims, litert
+from benchmarks import delivery, inference, workloads
 from benchmarks.cli import COMMANDS, LINE, main
-from benchmarks.delivery_claims import claims
 from keras_sharenets.cli.command import make_parser
 
 QUICK = "hscnet_m32_g4_r2_b1_a2"
@@ -18,7 +17,7 @@ def delivered(tmp_path_factory):
     """What `delivery --quick` leaves; LiteRT is made to refuse TensorFlow's int8 file."""
     folder = tmp_path_factory.mktemp("delivery")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(litert, "runs", lambda path: path.parent.name != "int8")
+        patch.setattr(workloads, "file_runs", lambda path: path.parent.name != "int8")
         assert main(["delivery", "--quick", "--output", str(folder)]) == 0
     return folder
 
@@ -49,8 +48,8 @@ def test_budgets():
 def test_file_that_is_refused_stands_in_the_table_without_times(delivered):
     contents = json.loads((delivered / "delivery.json").read_text())
     refused = contents["rows"][-1]
-    assert refused["milliseconds"] is refused["ratio"] is refused["delegates"] is None
-    assert refused["outside_text"] == "LiteRT refuses the file"
+    assert refused["milliseconds"] is refused["ratio"] is refused["delegate_partitions"] is None
+    assert refused["undelegated_text"] == "LiteRT refuses the file"
     claimed = [claim["text"] for claim in contents["claims"] if claim["where"].endswith("int8")]
     assert "fast file to the plain converter's" not in claimed
     assert len(claimed) == 3
@@ -58,20 +57,21 @@ def test_file_that_is_refused_stands_in_the_table_without_times(delivered):
     assert PIL.Image.open(io.BytesIO((delivered / "delivery.png").read_bytes())).size[0] > 1000
 
 
-def delivered_rows(network, precision, ratios, plain, delegates=1, outside=None):
+def delivered_rows(network, precision, ratios, plain, partitions=1, undelegated=None):
     forms = ["size", *(f"budget {number}" for number in range(1, len(ratios) - 1)), "speed"]
-    row = {"network": network, "precision": precision, "delegates": delegates, "outside": outside or {}}
+    row = {"network": network, "precision": precision, "delegate_partitions": partitions}
+    row |= {"undelegated_operators": undelegated or {}}
     rows = [{**row, "form": form, "ratio": ratio} for form, ratio in zip(forms, ratios, strict=True)]
-    return [*rows, {**row, "form": "plain converter", "ratio": plain, "delegates": 25}]
+    return [*rows, {**row, "form": "plain converter", "ratio": plain, "delegate_partitions": 25}]
 
 
 def test_claims():
     """By hand: a family that shares kernels may be slower when small than one that shares layers."""
     rows = delivered_rows("hgcnet_42_g4", "float32", [1.3, 1.2, 1.1, 1.0], 2.0)
     rows += delivered_rows("sharesnet_164", "float32", [1.3, 1.1, 1.1 * 1.05, 1.0], 0.8)
-    rows += delivered_rows("hgcnet_42_g4", "int8", [1.9, 1.0], 1.0, outside={"SOFTMAX": 1})
-    rows += delivered_rows("sl3_resnet_64", "float32", [1.1, 1.0], None, delegates=2, outside={"SOFTMAX": 1})
-    made = [(claim.value, claim.holds) for claim in claims(rows)]
+    rows += delivered_rows("hgcnet_42_g4", "int8", [1.9, 1.0], 1.0, undelegated={"SOFTMAX": 1})
+    rows += delivered_rows("sl3_resnet_64", "float32", [1.1, 1.0], None, partitions=2, undelegated={"SOFTMAX": 1})
+    made = [(claim.value, claim.holds) for claim in delivery.claims(rows)]
     expected = [
         *((1.3, True), (0.5, True), (1.2 / 1.3, True), (1, True)),
         *((1.3, False), (1.25, False), (1.05, False), (1, True)),
@@ -107,7 +107,7 @@ def test_inference(tmp_path, capsys):
 
 def test_keras_gets_whole_batches_and_waits():
     model = inference.build(QUICK, input_shape=(16, 16, 3), num_classes=7)
-    outputs = inference.keras_call(model, 3, jit_compile=False)()
+    outputs = inference.keras_call(model, 3, compiled=False)()
     assert outputs.shape == (3, 7)
     assert outputs.sum(-1) == pytest.approx([1, 1, 1])
 
@@ -118,35 +118,35 @@ def test_peer_from_keras_has_the_parameters_of_its_paper():
     assert ksn.profile(model).uncounted == ()
 
 
-def test_twins_and_peers_come_once():
+def test_baselines_and_peers_come_once():
     names = inference.with_peers(["sharesnet_164", "mobilenet_v2_1_0", "resnet_164"], inference.PEERS)
     assert names[:3] == ("sharesnet_164", "resnet_164", "mobilenet_v2_1_0")
     assert sorted(names) == sorted({"sharesnet_164", "resnet_164", *inference.PEERS})
 
 
 def test_peers_of_the_paper():
-    network, drawing = inference.PAPER_NETWORK, inference.DRAWING
-    assert inference.with_peers([network], ["mobilenet_v2_1_0"]) == (network, drawing, "mobilenet_v2_1_0")
+    network, reference = inference.PAPER_NETWORK, inference.REFERENCE
+    assert inference.with_peers([network], ["mobilenet_v2_1_0"]) == (network, reference, "mobilenet_v2_1_0")
     assert inference.paper_ratio(network) == pytest.approx(1 / 1.84)
     assert inference.paper_ratio("shufflenet_v2_2_0, 8x8") == pytest.approx(1.65 / 1.84)
-    form = {"input_shape": (32, 32, 3), "num_classes": 1000}
-    near, far = (inference.build(f"mobilenet_v2_1_0{make}", **form) for make in ("", ", 8x8"))
+    sizes = {"input_shape": (32, 32, 3), "num_classes": 1000}
+    near, far = (inference.build(f"mobilenet_v2_1_0{make}", **sizes) for make in ("", ", 8x8"))
     # The same weights; what follows the third stride of 2 goes over four times the places.
     assert near.count_params() == far.count_params() == 3_538_984
     assert [ksn.profile(model).multiply_adds for model in (near, far)] == [89_243_648, 297_740_288]
 
 
 @pytest.mark.parametrize(("theirs", "holds"), [(10.0, True), (7.0, False)])
-def test_claim_about_the_drawing(theirs, holds):
+def test_claim_about_the_reference(theirs, holds):
     runtimes = ("Keras, XLA", "LiteRT, float32, 1 thread", "LiteRT, int8, 2 threads")
     times = {"a": 6.5, "b": theirs}
     rows = [{"network": name, "runtime": where, "milliseconds": times[name]} for where in runtimes for name in times]
-    made = inference_claims.claims(rows, "a", "b")
+    made = inference.claims(rows, network="a", reference="b")
     assert [(claim.where, claim.limit, claim.holds) for claim in made] == [
         (runtimes[1], 0.9, holds),
         (runtimes[2], 0.72, holds),
     ]
-    assert inference_claims.claims(rows, "a", "c") == ()
+    assert inference.claims(rows, network="a", reference="c") == ()
 
 
 def test_help_has_an_example(capsys):
@@ -174,6 +174,7 @@ BAD_INPUT = [
     *((command, whole("threads")) for command in ("delivery", "inference")),
     *((command, (["--networks", "hgcnet_42"], UNKNOWN)) for command in ("delivery", "inference", "input")),
     ("training", (["--models", "hgcnet_42"], UNKNOWN)),
+    ("training", (["--networks", "hgcnet_42"], UNKNOWN)),
     ("layers", (["--rows", "nothing"], f"{ROWS}the name of a layer")),
     ("scaling", (["--rows", "nothing"], f"{ROWS}a name such as 'hscnet, G'.")),
 ]
@@ -195,7 +196,6 @@ def test_bad_input_is_one_line_and_exit_code_2(command, bad, capsys, tmp_path, m
 def test_networks_are_measured_once_each(monkeypatch, tmp_path):
     measured = []
     monkeypatch.setattr(delivery, "measure", lambda name, *_, **__: measured.append(name) or [])
-    monkeypatch.setattr(delivery.results, "write", lambda *_: [])
-    monkeypatch.setattr(delivery.results, "answer", lambda written: None)
+    monkeypatch.setattr(delivery, "write", lambda *_: None)
     assert main(["delivery", "--networks", QUICK, "vggnet", QUICK, "--output", str(tmp_path)]) == 0
     assert measured == [QUICK, "vggnet"]

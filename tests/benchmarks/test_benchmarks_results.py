@@ -5,10 +5,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from benchmarks import results
-from benchmarks.picture import draw
+from benchmarks import table as results
+from benchmarks.arguments import RunOptions
 
-BLUE, GREY = (0x1F, 0x5F, 0xBF), (0x9A, 0xA5, 0xB1)
+BLUE, GRAY = (0x1F, 0x5F, 0xBF), (0x9A, 0xA5, 0xB1)
 
 
 def row(network, form, ratio, peer=False):
@@ -34,11 +34,13 @@ def table_of(*rows, claims=()):
 def test_files(tmp_path):
     claims = (results.Claim("fast", "here", 1.0, 1.0), results.Claim("small", "there", 2.5, 2.0))
     table = table_of(row("b", "slow", 2.0), row("a", "slow", 1.5), row("b", "fast", 1.0, peer=True), claims=claims)
-    paths = results.write(table, tmp_path / "new", "python -m benchmarks made_up")
-    assert [path.name for path in paths] == ["made_up.md", "made_up.json", "made_up.png"]
-    assert sorted(paths) == sorted((tmp_path / "new").iterdir())
+    options = RunOptions((), 1, 1, False, tmp_path / "new", "python -m benchmarks made_up")
+    answer = results.write(table, options, {"more.txt": "more"})
+    names = ["made_up.json", "made_up.md", "made_up.png", "more.txt"]
+    assert names == sorted(path.name for path in (tmp_path / "new").iterdir())
 
-    contents = json.loads(paths[1].read_text())
+    contents = json.loads((tmp_path / "new" / "made_up.json").read_text())
+    assert contents == json.loads(json.dumps(answer.data))
     assert contents["rows"] == list(table.rows)
     assert contents["command"] == "python -m benchmarks made_up"
     assert contents["backend"] == "tensorflow"
@@ -47,7 +49,8 @@ def test_files(tmp_path):
     assert contents["processor"]
     assert [claim["holds"] for claim in contents["claims"]] == [True, False]
 
-    text = paths[0].read_text()
+    text = (tmp_path / "new" / "made_up.md").read_text()
+    assert answer.text == text + "more"
     assert text.startswith("# A title\n\n`python -m benchmarks made_up`\n")
     panels = """## b
 
@@ -73,13 +76,13 @@ def test_files(tmp_path):
 
 
 def pixels(table, colour):
-    """The number of pixels of a colour in the picture of a table."""
-    picture = PIL.Image.open(io.BytesIO(draw(table, "a machine"))).convert("RGB")
-    return int((np.abs(np.asarray(picture).astype(int) - colour).max(-1) < 30).sum())
+    """The number of pixels of a colour in the figure of a table."""
+    image = PIL.Image.open(io.BytesIO(results.draw_bars(table, "a machine"))).convert("RGB")
+    return int((np.abs(np.asarray(image).astype(int) - colour).max(-1) < 30).sum())
 
 
 def test_bars_are_as_long_as_the_logarithms_of_the_ratios():
-    # The last row keeps the scale and its own width of pixels the same in all pictures.
+    # The last row keeps the scale and its own width of pixels the same in all figures.
     def blue(ratio):
         return pixels(table_of(row("net", "ours", ratio), row("net", "peer", 4.0, peer=True)), BLUE)
 
@@ -89,10 +92,10 @@ def test_bars_are_as_long_as_the_logarithms_of_the_ratios():
     assert blue(1.0) < 50
 
 
-def test_peers_are_grey():
+def test_peers_are_gray():
     ours, peer = row("net", "ours", 2.0), row("net", "theirs", 2.0, peer=True)
-    assert pixels(table_of(ours), GREY) < 0.1 * pixels(table_of(ours, peer), GREY)
-    assert pixels(table_of(ours, peer), GREY) == pytest.approx(pixels(table_of(ours, peer), BLUE), rel=0.2)
+    assert pixels(table_of(ours), GRAY) < 0.1 * pixels(table_of(ours, peer), GRAY)
+    assert pixels(table_of(ours, peer), GRAY) == pytest.approx(pixels(table_of(ours, peer), BLUE), rel=0.2)
 
 
 def test_row_that_could_not_be_measured():

@@ -1,8 +1,10 @@
+import keras
 import numpy as np
 import pytest
 
 from benchmarks import timing
-from benchmarks.memory import peak_memory
+from benchmarks.timing import peak_memory
+from keras_sharenets.timing import take_turns
 
 
 def test_calls_take_turns_and_every_second_one_is_measured(monkeypatch):
@@ -15,7 +17,7 @@ def test_calls_take_turns_and_every_second_one_is_measured(monkeypatch):
 
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     calls = {"a": lambda: call("a", 1), "b": lambda: call("b", 3)}
-    seconds = timing.take_turns(calls, repetitions=3, warmup=2)
+    seconds = take_turns(calls, repetitions=3, warmup=2)
     assert "".join(run) == "aabb" + 3 * "aabb"
     # The second of each pair, behind two to warm up.
     assert seconds == {"a": [4, 6, 8], "b": [12, 18, 24]}
@@ -24,7 +26,7 @@ def test_calls_take_turns_and_every_second_one_is_measured(monkeypatch):
 
 def test_medians_and_quartiles():
     seconds = {"ours": [0.2, 0.1, 0.3, 0.9, 0.4], "peer": [0.1, 0.1, 0.1, 0.1, 0.4]}
-    columns = timing.figures(seconds, "peer", share=10)
+    columns = timing.columns(seconds, "peer", share=10)
     # Sorted: 0.1 0.2 0.3 0.4 0.9 seconds for ten pictures, and the ratios 1 1 2 3 9.
     names = ("milliseconds_low", "milliseconds", "milliseconds_high", "ratio_low", "ratio", "ratio_high")
     assert [columns["ours"][name] for name in names] == pytest.approx([20, 30, 40, 1, 2, 3])
@@ -37,10 +39,10 @@ def test_ratio_forgets_what_slows_a_round_down():
     assert timing.ratio(1.5 * peer, peer) == timing.Spread(1.5, 1.5, 1.5)
 
 
-@pytest.mark.parametrize("argument", ["repetitions", "warmup"])
-def test_bad_argument(argument):
-    with pytest.raises(ValueError, match=rf"`{argument}` \(=0\) must be a positive integer"):
-        timing.take_turns({}, **{"repetitions": 1, argument: 0})
+@pytest.mark.parametrize(("argument", "value"), [("repetitions", 0), ("warmup", -1)])
+def test_bad_argument(argument, value):
+    with pytest.raises(ValueError, match=rf"`{argument}` \(={value}\) must be a positive integer"):
+        take_turns({}, **{"repetitions": 1, argument: value})
 
 
 def test_peak_is_that_of_the_fastest_product(monkeypatch):
@@ -49,11 +51,9 @@ def test_peak_is_that_of_the_fastest_product(monkeypatch):
 
     def peak(*durations, **options):
         clock, left = [0.0], list(durations)
-        monkeypatch.setattr(timing.keras.ops, "matmul", lambda a, b: products.append(a.shape) or a)
+        monkeypatch.setattr(keras.ops, "matmul", lambda a, b: products.append(a.shape) or a)
         monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-        monkeypatch.setattr(
-            timing.keras.ops, "convert_to_numpy", lambda _: clock.__setitem__(0, clock[0] + left.pop(0))
-        )
+        monkeypatch.setattr(keras.ops, "convert_to_numpy", lambda _: clock.__setitem__(0, clock[0] + left.pop(0)))
         return timing.matmul_peak(**options)
 
     # 8 multiply-adds in half a second, a quarter, a quarter; 64 in two seconds.

@@ -56,7 +56,7 @@ def test_claims_are_about_input_alone_and_in_fit():
     ]
 
 
-def test_sources_hold_the_same_pictures(tmp_path):
+def test_sources_hold_the_same_images(tmp_path):
     sources = input_speed.make_sources(SHAPE, 6, tmp_path)
     assert list(sources) == ["memory", "JPEG files", "PNG files"]
     indices = np.array([4, 1])
@@ -65,9 +65,9 @@ def test_sources_hold_the_same_pictures(tmp_path):
     assert 0 < np.abs(pixels["JPEG files"] - pixels["memory"]).mean() < 30
 
 
-def test_batches_are_those_of_the_trainers(tmp_path):
+def test_batches_are_those_of_training(tmp_path):
     source = input_speed.make_sources(SHAPE, 6, tmp_path)["PNG files"]
-    plain, augmented = (input_speed.make_batches(SHAPE, source, 3, change) for change in (False, True))
+    plain, augmented = (input_speed.make_batches(SHAPE, source, 3, augmented=change) for change in (False, True))
     for batches, same in ((plain, True), (augmented, False)):
         for threads in input_speed.THREADS:
             fetched = input_speed.fetch(batches, threads)
@@ -91,14 +91,14 @@ def test_workers_who_share_batches_are_no_threads_of_keras():
 
 def test_time_is_that_of_a_batch(monkeypatch, tmp_path):
     """An input has `FETCHED` batches, a step of a network one, a run of `fit` `STEPS`."""
-    monkeypatch.setattr(input_speed.timing, "take_turns", lambda calls, *_, **__: {key: [6.0, 6.0] for key in calls})
+    monkeypatch.setattr(input_speed, "take_turns", lambda calls, *_, **__: {key: [6.0, 6.0] for key in calls})
     inputs = keras.Input(SHAPE)
     model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs)))
     sources = {"memory": input_speed.make_sources(SHAPE, 6, tmp_path)["memory"]}
-    rows = input_speed.measure_input(SHAPE, sources, {"a": model}, 3, 2)
+    rows = input_speed.measure_input(SHAPE, sources, {"a": model}, batch_size=3, repetitions=2)
     assert {(row["milliseconds"], row["ratio"], row["peer"]) for row in rows} == {
         (6000 / input_speed.FETCHED, 1 / input_speed.FETCHED, False),
         (6000.0, 1.0, True),
     }
-    waits = input_speed.measure_fit(SHAPE, sources, "a", model, 3, 2)
+    waits = input_speed.measure_fit(SHAPE, sources, {"a": model}, batch_size=3, repetitions=2)
     assert {(row["milliseconds"], row["ratio"]) for row in waits} == {(6000 / input_speed.STEPS, 1.0)}

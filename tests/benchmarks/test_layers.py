@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from harness import assert_close, pseudo_random
 
-from benchmarks import layer_choices, layer_shapes, layers, steps
+from benchmarks import layer_shapes, layers, workloads
 from benchmarks.cli import main
-from benchmarks.layer_claims import claims
 from keras_sharenets.layers import HierarchicalGroupConv2D, HighlySharedConv2D, InterleavedGroupConv2D, SplitGroupConv2D
 from keras_sharenets.ops import choices
 
@@ -34,12 +33,12 @@ def shape(request):
     return layer_shapes.Shape("by_hand", *request.param)
 
 
-def test_every_way_computes_what_the_drawing_does(shape):
+def test_every_way_computes_what_the_reference_does(shape):
     images = pseudo_random((2, *shape.input_shape))
-    drawing = shape.build_literal()
-    weights = [pseudo_random(weight.shape, seed=place) for place, weight in enumerate(drawing.weights)]
-    drawing.set_weights(weights)
-    expected = keras.ops.convert_to_numpy(drawing(images))
+    reference = shape.build_reference()
+    weights = [pseudo_random(weight.shape, seed=place) for place, weight in enumerate(reference.weights)]
+    reference.set_weights(weights)
+    expected = keras.ops.convert_to_numpy(reference(images))
     assert expected.shape[1:3] == shape.sides
     for implementation in ("auto", *shape.implementations):
         model = shape.build(implementation)
@@ -52,13 +51,13 @@ def test_every_way_computes_what_the_drawing_does(shape):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_steps_form_gradients_by_pictures_and_weights(compiled):
+def test_steps_form_gradients_by_images_and_weights(compiled):
     inputs = keras.Input((3, 3, 2))
     model = keras.Model(inputs, keras.layers.Conv2D(4, 1, use_bias=False)(inputs))
-    gradients = steps.make(model, 5, training=True, compiled=compiled)()
+    gradients = workloads.model_pass(model, 5, training=True, compiled=compiled)()
     assert [tuple(gradient.shape) for gradient in gradients] == [(5, 3, 3, 2), (1, 1, 2, 4)]
     assert all(np.count_nonzero(gradient) == np.size(gradient) for gradient in gradients)
-    assert steps.make(model, 5, training=False, compiled=compiled)().shape == (5, 3, 3, 4)
+    assert workloads.model_pass(model, 5, training=False, compiled=compiled)().shape == (5, 3, 3, 4)
 
 
 def test_shapes_are_those_of_the_network():
@@ -80,40 +79,44 @@ def row(depth, runtime="xla", kind="split", **milliseconds):
 
 def test_fit_takes_what_loses_least():
     rows = [row(1, a=1, b=2), row(2, a=1, b=1.5), row(3, a=2, b=1)]
-    assert layer_choices.fit([*rows, row(1, "tensorflow", a=2, b=1)]) == {
+    assert layers.fit_choices([*rows, row(1, "tensorflow", a=2, b=1)]) == {
         "tensorflow": {("split", "training"): "b"},
         "xla": {("split", "training"): ("a", 2.4, "b")},
     }
-    assert layer_choices.loss(rows, "a") == pytest.approx(math.log(2) / 3)
-    assert layer_choices.loss(rows, "a", 2.4, "b") == 0
+    assert layers.loss(rows, "a") == pytest.approx(math.log(2) / 3)
+    assert layers.loss(rows, "a", 2.4, "b") == 0
 
 
 def test_fit_has_no_limit_for_little():
-    assert layer_choices.best([row(1, a=1, b=1.01), row(2, a=1.01, b=1)]) in ("a", "b")
-    assert layer_choices.best([row(1, a=1, b=2)]) == "a"
+    assert layers.best([row(1, a=1, b=1.01), row(2, a=1.01, b=1)]) in ("a", "b")
+    assert layers.best([row(1, a=1, b=2)]) == "a"
 
 
 def test_fit_leaves_out_what_was_not_measured_everywhere():
-    assert layer_choices.best([row(1, a=None, b=2, c=3), row(2, a=1, b=2, c=3)]) == "b"
+    assert layers.best([row(1, a=None, b=2, c=3), row(2, a=1, b=2, c=3)]) == "b"
 
 
 def test_table_reads_back():
-    text = layer_choices.to_text(choices.MEASURED)
+    text = layers.to_text(choices.MEASURED)
     assert eval(text.removeprefix("MEASURED = ")) == choices.MEASURED
 
 
 def test_claims():
     common = {"layer": "repeated 3x3, 32x32x64 to 64, G=16 R=8 T=2", "kind": "repeated", "runtime": "xla"}
-    common |= {"milliseconds": 2.0, "ratio": 1.4, "to_literal": 0.5, "all": {"grouped": 150.0}}
+    common |= {"milliseconds": 2.0, "ratio": 1.4, "to_reference": 0.5, "all": {"grouped": 150.0}}
     training = common | {"direction": "training", "to_fastest": 1.05}
     inference = common | {"direction": "inference", "to_fastest": 1.2}
-    made = [(claim.value, claim.limit, claim.holds) for claim in claims([training, inference])]
+    made = [(claim.value, claim.limit, claim.holds) for claim in layers.claims([training, inference])]
     expected = [(1.05, 1.1, True), (1.4, 1.3, False), (0.5, 1, True), (2 / 150, 1 / 100, False), (1.2, 1.1, False)]
     assert made == expected
-    wide = training | {"layer": "interleaved 1x1, 32x32x216 to 216, K=8,8,8", "kind": "interleaved", "to_literal": 0.02}
-    assert [claim.limit for claim in claims([wide])] == [1.1, 1.3, 1 / 100]
+    wide = training | {
+        "layer": "interleaved 1x1, 32x32x216 to 216, K=8,8,8",
+        "kind": "interleaved",
+        "to_reference": 0.02,
+    }
+    assert [claim.limit for claim in layers.claims([wide])] == [1.1, 1.3, 1 / 100]
     narrow = wide | {"layer": "interleaved 1x1, 8x8x64 to 64, K=8,8"}
-    assert [claim.limit for claim in claims([narrow])] == [1.1, 1.3]
+    assert [claim.limit for claim in layers.claims([narrow])] == [1.1, 1.3]
 
 
 def test_quick_table(tmp_path, capsys):
@@ -128,7 +131,7 @@ def test_quick_table(tmp_path, capsys):
         chosen = choices.MEASURED[entry["runtime"]][entry["kind"], entry["direction"]]
         assert entry["auto"] in ([chosen] if isinstance(chosen, str) else chosen)
         assert entry["milliseconds"] > 0
-        assert {*entry["implementations"], "dense", "drawing"} == set(entry["all"])
+        assert {*entry["implementations"], "dense", "reference"} == set(entry["all"])
     fitted = eval((tmp_path / "layer_choices.txt").read_text().removeprefix("MEASURED = "))
     assert {case for table in fitted.values() for case, _ in table} == {"interleaved", "repeated", "split"}
     assert (tmp_path / "layers.md").read_text() in capsys.readouterr().out
@@ -137,10 +140,11 @@ def test_quick_table(tmp_path, capsys):
 
 def test_call_that_takes_too_long_is_left_out(monkeypatch):
     shape = layer_shapes.Shape("by_hand", *SHAPES[0])
-    models = {"folded": shape.build("folded"), "drawing": shape.build_literal()}
+    models = {"folded": shape.build("folded"), "reference": shape.build_reference()}
     monkeypatch.setattr(layers, "SLOW", 0)
-    seconds, slow = layers.measure_models(models, 2, training=False, compiled=False, repetitions=2)
+    how = {"batch_size": 2, "training": False, "compiled": False, "repetitions": 2}
+    seconds, slow = layers.measure_models(models, **how)
     assert set(seconds) == {"folded"}
-    assert slow["drawing"] > 0
+    assert slow["reference"] > 0
     monkeypatch.setattr(layers, "TOO_LONG", 0)
-    assert layers.measure_models(models, 2, training=False, compiled=False, repetitions=2)[1] == {"drawing": None}
+    assert layers.measure_models(models, **how)[1] == {"reference": None}

@@ -9,27 +9,28 @@ import pytest
 from harness import on_one_backend
 
 import keras_sharenets as ksn
-from benchmarks import power_law, scaling, scaling_axes, scaling_picture
+from benchmarks import scaling
 from benchmarks.cli import main
-from benchmarks.scaling_axes import AXES, Axis
+from benchmarks.scaling import AXES, Axis
+from benchmarks.table import Table
 
 BY_NAME = {axis.name: axis for axis in AXES}
 
 
 def hsc_numbers(width, groups, repeats, arrangements):
     """`(trainable weights, moving statistics)` of an HSC-Net of one module a stage, all transitions, by its paper."""
-    channels, weights, normalised = 16, 9 * 3 * 16, 4 * width
+    channels, weights, normalized = 16, 9 * 3 * 16, 4 * width
     for wide in (width, 2 * width, 4 * width):
         hidden = wide // 2
         weights += (channels + wide) * hidden + wide * hidden // arrangements + wide * hidden + channels * wide
         weights += 9 * hidden**2 // (groups * repeats * arrangements) + hidden**2 // groups
-        normalised += channels + wide + 4 * hidden
+        normalized += channels + wide + 4 * hidden
         channels = wide
-    return weights + 2 * normalised + (4 * width + 1) * 10, 2 * normalised
+    return weights + 2 * normalized + (4 * width + 1) * 10, 2 * normalized
 
 
 def test_exact_power_law():
-    law = power_law.fit([1, 2, 5, 30], [7 * x**-1.5 for x in (1, 2, 5, 30)])
+    law = scaling.fit_power_law([1, 2, 5, 30], [7 * x**-1.5 for x in (1, 2, 5, 30)])
     assert (law.exponent, law.factor) == pytest.approx((-1.5, 7))
     assert law.deviation == pytest.approx(0, abs=1e-9)
     assert law(4) == pytest.approx(7 / 8)
@@ -38,12 +39,12 @@ def test_exact_power_law():
 
 def test_deviation_is_that_of_the_farthest_point():
     """A third of the way of the middle point's logarithm goes to the line, two thirds stay."""
-    law = power_law.fit([1, 2, 4], [10, 20 * 1.331, 40])
+    law = scaling.fit_power_law([1, 2, 4], [10, 20 * 1.331, 40])
     assert (law.exponent, law.factor, law.deviation) == pytest.approx((1, 11, 0.21))
 
 
 def test_what_does_not_grow_has_the_exponent_0():
-    law = power_law.fit([1, 2, 4], [5e7, 5e7, 5e7])
+    law = scaling.fit_power_law([1, 2, 4], [5e7, 5e7, 5e7])
     assert str(law) == "0.00"
     assert law.deviation < 1e-9
 
@@ -90,7 +91,7 @@ def test_quick_table(tmp_path, capsys):
     assert main(["scaling", "--quick", "--output", str(tmp_path)]) == 0
     (row,) = json.loads((tmp_path / "scaling.json").read_text())["rows"]
     assert (row["family"], row["letter"]) == ("hscnet", "T")
-    products = ksn.profile(scaling_axes.QUICK[0].build(1)).multiply_adds
+    products = ksn.profile(scaling.QUICK[0].build(1)).multiply_adds
     for point, arrangements in zip(row["points"], (1, 2, 4), strict=True):
         assert point["value"] == arrangements
         assert point["milliseconds"] > 0
@@ -119,7 +120,7 @@ def classifier(width):
 
 def test_batch_grows_in_products_and_activations_alone(monkeypatch):
     """What a fresh process would do for its memory, this one does."""
-    monkeypatch.setattr(scaling, "peak_memory", lambda function, *given: function(*given) or 100 * given[2] ** 2)
+    monkeypatch.setattr(scaling.timing, "peak_memory", lambda function, *given: function(*given) or 100 * given[2] ** 2)
     axis = Axis("made up", "batch", "batch_size", (1, 2, 4, 8), classifier, {"width": 5})
     points = scaling.measure(axis, batch_size=3, repetitions=1, memory=True)
     # Outputs: 2x2x5 numbers of the convolution, the same flat, 4 classes.
@@ -152,14 +153,15 @@ def test_row():
 
 
 def slope(row):
-    """How far what has the colour of times lies on one line in the picture: 1 up, -1 down; the legend is off it."""
-    picture = PIL.Image.open(io.BytesIO(scaling_picture.draw([row], "A title", "a machine"))).convert("RGB")
-    blue = np.abs(np.asarray(picture).astype(int) - (0x1F, 0x5F, 0xBF)).max(-1) < 30
+    """How far what has the colour of times lies on one line in the figure: 1 up, -1 down; the legend is off it."""
+    table = Table("scaling", "A title", "", "", "", "", {}, (row,))
+    image = PIL.Image.open(io.BytesIO(scaling.draw_growth(table, "a machine"))).convert("RGB")
+    blue = np.abs(np.asarray(image).astype(int) - (0x1F, 0x5F, 0xBF)).max(-1) < 30
     # Rows of pixels count from above.
     return -np.corrcoef(*np.nonzero(blue))[0, 1]
 
 
-def test_picture_shows_what_grows_and_what_falls():
+def test_figure_shows_what_grows_and_what_falls():
     rows = [scaling.make_row(BY_NAME["hscnet, G"], points(*times), 1e9) for times in ((1.0, 2.0, 4.0), (4.0, 2.0, 1.0))]
     assert slope(rows[0]) > 0.6
     assert slope(rows[1]) < -0.6

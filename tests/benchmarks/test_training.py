@@ -6,10 +6,9 @@ import pytest
 from harness import assert_close, on_one_backend, pseudo_random
 
 import keras_sharenets as ksn
-from benchmarks import training, training_peers, training_step, twins
+from benchmarks import peers, training, workloads
 from benchmarks.cli import main
-from benchmarks.training_claims import claims
-from benchmarks.training_peers import Contender, beside
+from benchmarks.peers import Contender, beside
 from keras_sharenets.analysis.graph import calls
 
 QUICK = "hscnet_m32_g4_r2_b1_a2"
@@ -25,7 +24,7 @@ SHARED = {
 
 
 def unshared_module(channels, width, pixels_in, pixels_out, groups):
-    """`(numbers that are normalised, [(weights, pixels) of every convolution])` of a transition, by its paper."""
+    """`(numbers that are normalized, [(weights, pixels) of every convolution])` of a transition, by its paper."""
     hidden = width // 2
     spatial = [(9 * hidden * hidden // groups, pixels_out), (hidden * hidden // groups, pixels_out)]
     dense = [(channels * width, pixels_out), (channels * hidden, pixels_in)]
@@ -34,15 +33,15 @@ def unshared_module(channels, width, pixels_in, pixels_out, groups):
 
 
 def unshared_quick():
-    """`(trainable weights, moving statistics, multiply-adds)` of the unshared twin of `QUICK`."""
-    normalised, convolutions, channels, pixels = 128, [(9 * 3 * 16, 32 * 32)], 16, 32 * 32
+    """`(trainable weights, moving statistics, multiply-adds)` of the unshared baseline of `QUICK`."""
+    normalized, convolutions, channels, pixels = 128, [(9 * 3 * 16, 32 * 32)], 16, 32 * 32
     for width in (32, 64, 128):
         pixels_out = 32 * 32 // (width // 32) ** 2
         numbers, more = unshared_module(channels, width, pixels, pixels_out, groups=4)
-        normalised, convolutions = normalised + numbers, convolutions + more
+        normalized, convolutions = normalized + numbers, convolutions + more
         channels, pixels = width, pixels_out
-    weights = sum(count for count, _ in convolutions) + 2 * normalised + 129 * 10
-    return weights, 2 * normalised, sum(count * places for count, places in convolutions) + 128 * 10
+    weights = sum(count for count, _ in convolutions) + 2 * normalized + 129 * 10
+    return weights, 2 * normalized, sum(count * places for count, places in convolutions) + 128 * 10
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +49,15 @@ def quick(tmp_path_factory):
     """What `training --quick` leaves; what a fresh process would do, this one does."""
     folder = tmp_path_factory.mktemp("training")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "peak_memory", lambda function, *given: function(*given) or 4321)
+        patch.setattr(training.timing, "peak_memory", lambda function, *given: function(*given) or 4321)
         assert main(["training", "--quick", "--memory", "--batch-size", "3", "--output", str(folder)]) == 0
     return folder
 
 
 def test_table(quick):
     rows = json.loads((quick / "training.json").read_text())["rows"]
-    drawn = ["as drawn"] if keras.backend.backend() == "tensorflow" else []
-    assert [row["contender"] for row in rows] == [QUICK, *drawn, "unshared"]
+    references = ["reference"] if keras.backend.backend() == "tensorflow" else []
+    assert [row["contender"] for row in rows] == [QUICK, *references, "unshared"]
     assert [row["peer"] for row in rows] == [False, *[True for _ in rows[1:]]]
     weights, statistics, products = unshared_quick()
     assert products == ksn.profile(ksn.create_model(QUICK)).multiply_adds
@@ -76,61 +75,67 @@ def test_table(quick):
         assert 0 <= row["optimizer_bytes"] - 4 * weights < 32
     assert rows[0]["weight_bytes"] < rows[1]["weight_bytes"]
     assert rows[0]["ratio"] == rows[0]["to_peer"] == 1
-    assert {row["compiled_text"] for row in rows} == {"no" if drawn else "yes"}
+    assert {row["compiled_text"] for row in rows} == {"no" if references else "yes"}
 
 
 def test_claims_of_the_table(quick):
     made = json.loads((quick / "training.json").read_text())["claims"]
     assert [claim["text"].split()[0] for claim in made] == ["step", "weight", "optimizer"]
     assert all(claim["holds"] for claim in made[1:])
-    assert "| weight bytes to the twin's |" in (quick / "training.md").read_text()
+    assert "| weight bytes to the baseline's |" in (quick / "training.md").read_text()
     assert (quick / "training.png").stat().st_size > 1000
 
 
-def give_weights(model, twin):
-    """Gives every layer of a twin the weights with which it computes what the network computes."""
-    for call, same in zip(calls(model), calls(twin), strict=True):
+def give_weights(model, baseline):
+    """Gives every layer of a baseline the weights with which it computes what the network computes."""
+    for call, same in zip(calls(model), calls(baseline), strict=True):
         if hasattr(call.operation, "effective_kernel"):
             same.operation.set_weights([keras.ops.convert_to_numpy(call.operation.effective_kernel())])
         elif getattr(call.operation, "weights", ()):
             same.operation.set_weights(call.operation.get_weights())
 
 
-@pytest.mark.parametrize("make", ["unshared", pytest.param("drawn", marks=on_tensorflow)])
+@pytest.mark.parametrize("make", ["unshared", pytest.param("reference", marks=on_tensorflow)])
 @pytest.mark.parametrize("name", SHARED)
-def test_twin_computes_what_the_network_computes_with_more_weights(name, make):
-    if make == "drawn" and not name.startswith("hscnet"):
-        pytest.skip("only HSC-Net is drawn")
+def test_baseline_computes_what_the_network_computes_with_more_weights(name, make):
+    if make == "reference" and not name.startswith("hscnet"):
+        pytest.skip("only HSC-Net has a reference")
     model = SHARED[name]()
     model.compile("sgd", "mse")
-    twin = getattr(twins, make)(model)
-    assert len({id(call.operation) for call in calls(twin)}) == len(calls(twin))
-    assert [call.output_shapes for call in calls(twin)] == [call.output_shapes for call in calls(model)]
-    give_weights(model, twin)
+    baseline = getattr(peers, make)(model)
+    assert len({id(call.operation) for call in calls(baseline)}) == len(calls(baseline))
+    assert [call.output_shapes for call in calls(baseline)] == [call.output_shapes for call in calls(model)]
+    give_weights(model, baseline)
     images = pseudo_random((4, *model.input_shape[1:]))
     for training_mode in (False, True):
-        outputs = [keras.ops.convert_to_numpy(network(images, training=training_mode)) for network in (twin, model)]
+        outputs = [keras.ops.convert_to_numpy(network(images, training=training_mode)) for network in (baseline, model)]
         assert_close(*outputs, 1e-4)
-    ours, theirs = ksn.profile(model), ksn.profile(twin)
+    ours, theirs = ksn.profile(model), ksn.profile(baseline)
     assert theirs.stored_parameters == theirs.effective_parameters == ours.effective_parameters > ours.stored_parameters
     assert theirs.multiply_adds == ours.multiply_adds
-    assert not twin.compiled
+    assert not baseline.compiled
 
 
-def test_twin_is_the_network_that_the_factory_builds_without_sharing():
+def test_which_networks_share_layers():
+    plain = ksn.models.PreActResNet(depth=29, width=4, share="none", input_shape=(8, 8, 3))
+    assert not peers.shares_layers(plain)
+    assert all(peers.shares_layers(SHARED[name]()) for name in ("sharesnet", "shardnet"))
+
+
+def test_baseline_is_the_network_that_the_factory_builds_without_sharing():
     model = SHARED["sharesnet"]()
     plain = ksn.models.PreActResNet(depth=29, width=4, share="none", input_shape=(8, 8, 3))
-    assert [weight.shape for weight in twins.unshared(model).weights] == [weight.shape for weight in plain.weights]
+    assert [weight.shape for weight in peers.unshared(model).weights] == [weight.shape for weight in plain.weights]
 
 
 @on_tensorflow
-def test_drawing_is_of_keras_layers():
-    kinds = {type(layer) for layer in twins.drawn(SHARED["hscnet"]()).layers}
-    assert {kind for kind in kinds if not kind.__module__.startswith("keras.")} == {twins.NativeConv2D}
+def test_reference_is_of_keras_layers():
+    kinds = {type(layer) for layer in peers.reference(SHARED["hscnet"]()).layers}
+    assert {kind for kind in kinds if not kind.__module__.startswith("keras.")} == {peers.NativeConv2D}
 
 
 def test_copies_keep_the_type_that_they_compute_in():
-    model = Contender(QUICK, "unshared", "twin").build("mixed_bfloat16")
+    model = Contender(QUICK, "unshared", "baseline").build("mixed_bfloat16")
     assert {layer.compute_dtype for layer in model.layers} == {"bfloat16"}
     assert {weight.dtype for weight in model.weights} == {"float32"}
     assert keras.config.dtype_policy().name == "float32"
@@ -143,13 +148,13 @@ def test_policy_is_as_before_after_an_error():
 
 
 def test_step_is_one_of_nesterov(monkeypatch):
-    """By hand, for a linear classifier of the pictures' means."""
+    """By hand, for a linear classifier of the images' means."""
     inputs = keras.Input((4, 4, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(inputs)
     model = keras.Model(inputs, keras.layers.Dense(5, activation="softmax", use_bias=False)(pooled))
     given, train = [], model.train_on_batch
     monkeypatch.setattr(model, "train_on_batch", lambda *batch: given.append(batch) or train(*batch))
-    step = training_step.make(model, 6, jit_compile=False)
+    step = workloads.training_step(model, 6, jit_compile=False)
     kernel = model.get_weights()[0].astype("float64")
     start = kernel.copy()
     step()
@@ -173,7 +178,7 @@ def test_step_is_one_of_nesterov(monkeypatch):
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_compiler_is_what_was_asked_for(jit_compile):
     model = Contender(QUICK).build()
-    training_step.make(model, 2, jit_compile)
+    workloads.training_step(model, 2, jit_compile=jit_compile)
     assert model.jit_compile == jit_compile
 
 
@@ -181,27 +186,30 @@ def test_bytes_are_those_of_outputs():
     inputs = keras.Input((6, 6, 3))
     x = keras.layers.Conv2D(4, 3, dtype="mixed_bfloat16")(inputs)
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D(dtype="float32")(x))
-    assert training_step.activation_bytes(model, 5) == 5 * (2 * 4 * 4 * 4 + 4 * 4)
+    assert workloads.activation_bytes(model, 5) == 5 * (2 * 4 * 4 * 4 + 4 * 4)
 
 
 def test_what_stands_beside_a_network():
     mobile = ("mobilenet_v2_1_0", "igcv3_d_1_0", "shufflenet_v2_2_0")
-    labels = [contender.label for contender in beside("hscnet_m96_g8_r4_a2", drawing=True)]
+    labels = [contender.label for contender in beside("hscnet_m96_g8_r4_a2", shared=True, references=True)]
     mobile_labels = [f"{peer}{suffix}" for peer in mobile for suffix in ("", ", 8x8")]
-    assert labels == ["hscnet_m96_g8_r4_a2", "as drawn", "unshared", *mobile_labels]
-    assert [contender.label for contender in beside(QUICK, drawing=False)] == [QUICK, "unshared"]
-    assert [contender.label for contender in beside("resnet_164", drawing=True)] == ["resnet_164"]
-    assert [contender.role for contender in beside("sha_wrn_40_4", drawing=True)] == ["network", "twin"]
-    assert training_peers.PAPER["igcv3_d_1_0"] == (3.24, 3.60)
+    assert labels == ["hscnet_m96_g8_r4_a2", "reference", "unshared", *mobile_labels]
+    assert [contender.label for contender in beside(QUICK, shared=True, references=False)] == [QUICK, "unshared"]
+    assert [contender.label for contender in beside("resnet_164", shared=False, references=True)] == ["resnet_164"]
+    assert [contender.role for contender in beside("sha_wrn_40_4", shared=True, references=True)] == [
+        "network",
+        "baseline",
+    ]
+    assert peers.PAPER["igcv3_d_1_0"] == (3.24, 3.60)
 
 
 @on_one_backend
-@pytest.mark.parametrize("name", training_peers.NAMED)
+@pytest.mark.parametrize("name", peers.NAMED)
 def test_named_peers(name):
     """A peer without the chain has fewer weights; those of IGC-V2 have about as many."""
-    network, *peers = beside(name, drawing=True)
-    assert {peer.role for peer in peers} == {"peer"}
-    stored = [ksn.profile(contender.build()).stored_parameters for contender in (network, *peers)]
+    network, *others = beside(name, shared=False, references=True)
+    assert {peer.role for peer in others} == {"peer"}
+    stored = [ksn.profile(contender.build()).stored_parameters for contender in (network, *others)]
     for peer in stored[1:]:
         assert 0.65 < peer / stored[0] < 1.2
 
@@ -224,9 +232,9 @@ def row(network, role, to_peer=1.0, weight_bytes=100, optimizer_bytes=90):
 
 def test_claims():
     m96 = "hscnet_m96_g8_r4_a2"
-    rows = [row(m96, "network"), row(m96, "drawing", 0.7), row(m96, "twin", 1.02, 200, 90), row(m96, "peer", 3.0)]
-    rows += [row(QUICK, "network"), row(QUICK, "drawing", 0.9), row(QUICK, "twin", 1.04, 125, 100)]
-    made = [(claim.where, claim.value, claim.limit, claim.holds) for claim in claims(rows)]
+    rows = [row(m96, "network"), row(m96, "reference", 0.7), row(m96, "baseline", 1.02, 200, 90), row(m96, "peer", 3.0)]
+    rows += [row(QUICK, "network"), row(QUICK, "reference", 0.9), row(QUICK, "baseline", 1.04, 125, 100)]
+    made = [(claim.where, claim.value, claim.limit, claim.holds) for claim in training.claims(rows)]
     assert made == [
         (m96, 0.7, 0.62, False),
         (m96, 1.02, 1.03, True),
@@ -242,8 +250,7 @@ def test_options_reach_the_step(monkeypatch, tmp_path):
     measured = []
     monkeypatch.setattr(training, "measure", lambda name, **how: measured.append((name, how)) or [])
     monkeypatch.setattr(training.timing, "matmul_peak", lambda **_: 1.0)
-    monkeypatch.setattr(training.results, "write", lambda *_: [tmp_path / "table.md"])
-    (tmp_path / "table.md").write_text("")
+    monkeypatch.setattr(training, "write", lambda *_: None)
     options = ["--mixed-precision", "--jit-compile", "true", "--batch-size", "5", "--repetitions", "4"]
     arguments = ["--models", QUICK, "vggnet", QUICK, *options, "--output", str(tmp_path)]
     assert main(["training", *arguments]) == 0

@@ -1,0 +1,208 @@
+"""The networks that are measured, and what they stand beside: baselines, reference implementations, other papers'."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import Any
+
+import keras
+
+import keras_sharenets as ksn
+from keras_sharenets.analysis.graph import calls, trace
+from keras_sharenets.analysis.randomization import randomize_batchnorm
+from keras_sharenets.analysis.rebuilding import rebuild
+from keras_sharenets.layers import BatchNormalization, HighlySharedConv2D
+from keras_sharenets.models import find_variant
+from keras_sharenets.models.registry import find_family
+
+# In the named variant the last map of a 32x32 image is 4x4; with later strides it is 8x8, at four times the arithmetic.
+LATER_STRIDES = {
+    "mobilenet_v2_1_0": (1, 1, 1, 1, 2, 1, 2, 1),
+    "igcv3_d_1_0": (1, 1, 1, 1, 2, 1, 2, 1),
+    "shufflenet_v2_2_0": (1, 1, 1, 2, 2),
+}
+# What a step of the peer takes to one of HSC-Net-M96, in training on GPUs and in testing on a CPU (HSC-Net, table 2).
+PAPER = {"mobilenet_v2_1_0": (1.79, 1.84), "igcv3_d_1_0": (3.24, 3.60), "shufflenet_v2_2_0": (1.57, 1.65)}
+PAPER_NETWORK = "hscnet_m96_g8_r4_a2"
+# Networks of the same table of a paper that are neither made of the same layers nor of the same size.
+NAMED = {
+    "hgcnet_42_g2": ("sgcnet_42_g2",),
+    "hgcnet_42_g4": ("sgcnet_42_g4",),
+    "hgcnet_42_g6": ("sgcnet_42_g6",),
+    "igcv2_c64_d8": ("xception_c35_d8", "igcv1_c48_d8"),
+    "igcv2_c64_d20": ("xception_c35_d20", "igcv1_c48_d20"),
+    "igcv2_c64_d26": ("xception_c35_d26", "igcv1_c48_d26"),
+    "igcv2_star_c216_d20": ("xception_c58_d20", "igcv1_c96_d20"),
+    "igcv2_star_c304_d20": ("xception_c71_d20", "igcv1_c126_d20"),
+    "igcv2_star_c416_d20": ("xception_c83_d20", "igcv1_c150_d20"),
+}
+
+
+class NativeConv2D(keras.layers.Conv2D):
+    """`keras.layers.Conv2D` that hands groups to TensorFlow.
+
+    On a CPU Keras hands them to XLA, where a step of a network of group convolutions takes 20 times as long.
+    """
+
+    def convolution_op(self, inputs, kernel):
+        import tensorflow as tf
+
+        return tf.nn.conv2d(inputs, keras.ops.convert_to_tensor(kernel), self.strides, self.padding.upper())
+
+
+def unshared(model: keras.Model) -> keras.Model:
+    """The network that computes as much and shares nothing: every call has a layer of its own, with a full kernel.
+
+    Kernels keep their groups, and repeat and arrange nothing. The weights are new.
+
+    >>> model = ksn.create_model("hscnet_m32_g4_r2_b1_a2")
+    >>> unshared(model).count_params() > model.count_params()
+    True
+    """
+    name = _Names()
+
+    def call(layer, *args, **kwargs):
+        return _copied(layer, name(layer))(*args, **kwargs)
+
+    # A plain model over the same graph: `clone_model` would compile the copy of a compiled one.
+    plain = keras.Model(model.input, model.output, name=model.name)
+    return keras.models.clone_model(plain, clone_function=lambda layer: layer, call_function=call)
+
+
+def reference(model: keras.Model) -> keras.Model:
+    """What `unshared` gives for an HSC-Net, of Keras' layers, for TensorFlow: convolutions are `NativeConv2D`.
+
+    Other layers of the library stay as they are.
+    """
+    name = _Names()
+
+    def call(each, layer, *args, **kwargs):
+        if isinstance(layer, HighlySharedConv2D):
+            # It has its strides from the beginning, and not from each call.
+            return _native(layer, each.kwargs.get("strides") or layer.strides, name(layer))(*args)
+        if isinstance(layer, BatchNormalization):
+            return keras.layers.BatchNormalization.from_config(layer.get_config())(*args, **kwargs)
+        return _copied(layer, name(layer))(*args, **kwargs)
+
+    return rebuild(model, trace(model), call)
+
+
+class _Names:
+    """Gives every call of a layer, and every layer, a name that no other has."""
+
+    def __init__(self):
+        self.uses = collections.Counter()
+
+    def __call__(self, layer) -> str:
+        self.uses[layer.name] += 1
+        return layer.name if self.uses[layer.name] == 1 else f"{layer.name}_call{self.uses[layer.name]}"
+
+
+def _copied(layer, name: str):
+    """A layer like another, but for what that shares; a function such as `keras.ops.add` as it is."""
+    if not isinstance(layer, keras.Layer):
+        return layer
+    copy = type(layer).from_config(_whole(layer.get_config()))
+    copy.name = name
+    return copy
+
+
+def _whole(config: Any) -> Any:
+    """The configuration of a layer, and of layers in it, without repeated and arranged filters."""
+    if not isinstance(config, dict):
+        return config
+    once = {"channel_repeats": 1, "arrangements": 1}
+    # With it a layer within a layer would be built at once, and then again.
+    return {key: once.get(key, _whole(value)) for key, value in config.items() if key != "build_config"}
+
+
+def _native(layer: HighlySharedConv2D, strides: Any, name: str) -> NativeConv2D:
+    return NativeConv2D(
+        layer.filters,
+        layer.kernel_size,
+        strides,
+        padding=layer.padding,
+        groups=layer.groups,
+        use_bias=layer.use_bias,
+        activation=layer.activation,
+        dtype=layer.dtype_policy,
+        name=name,
+    )
+
+
+MAKES = {
+    "": ksn.create_model,
+    "8x8": lambda name, **sizes: ksn.create_model(name, strides=LATER_STRIDES[name], **sizes),
+    "unshared": lambda name, **sizes: unshared(ksn.create_model(name, **sizes)),
+    "reference": lambda name, **sizes: reference(ksn.create_model(name, **sizes)),
+}
+
+
+def build(name: str, *, make: str = "", negative_share: float = 0.0, **sizes: Any) -> keras.Model:
+    """A named network, of one of `MAKES`, like a trained one, as far as its speed and its files go."""
+    keras.utils.set_random_seed(0)
+    model = MAKES[make](name, **sizes)
+    randomize_batchnorm(model, negative_share=negative_share)
+    return model
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """Something that is trained.
+
+    Attributes:
+        name: one of `keras_sharenets.list_models()`.
+        make: a key of `MAKES`.
+        role: `"network"`, or what it is to that: `"baseline"`, `"reference"` or `"peer"`.
+    """
+
+    name: str
+    make: str = ""
+    role: str = "peer"
+
+    @property
+    def label(self) -> str:
+        """Its name beside the network: the make alone if it is that network."""
+        if self.role in ("reference", "baseline") and self.make:
+            return self.make
+        return f"{self.name}, {self.make}" if self.make else self.name
+
+    def build(self, policy: str = "float32") -> keras.Model:
+        """An untrained model of the first size of the named network, under a dtype policy."""
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(policy)
+        keras.utils.set_random_seed(0)
+        try:
+            return MAKES[self.make](self.name)
+        finally:
+            keras.config.set_dtype_policy(before)
+
+
+def shares_layers(model: keras.Model) -> bool:
+    """Whether layers with weights are called in several places."""
+    uses = collections.Counter(id(call.operation) for call in calls(model) if getattr(call.operation, "weights", ()))
+    return max(uses.values()) > 1
+
+
+def beside(name: str, *, shared: bool, references: bool) -> tuple[Contender, ...]:
+    """A named network and what it is measured beside.
+
+    Args:
+        shared: whether layers of it are called in several places: then its unshared baseline is among it.
+        references: whether the reference implementation of an HSC-Net is among it.
+
+    >>> [contender.label for contender in beside("sharesnet_164", shared=True, references=True)]
+    ['sharesnet_164', 'resnet_164']
+    >>> [contender.label for contender in beside("sl3_resnet_64", shared=True, references=True)]
+    ['sl3_resnet_64', 'unshared']
+    """
+    found = [Contender(name, role="network")]
+    if find_family(name) == "hscnet" and references:
+        found.append(Contender(name, "reference", "reference"))
+    if shared:
+        baseline = find_variant(name).unshared
+        found.append(Contender(baseline, role="baseline") if baseline else Contender(name, "unshared", "baseline"))
+    if name == PAPER_NETWORK:
+        found += [Contender(peer, make) for peer in PAPER for make in ("", "8x8")]
+    return (*found, *(Contender(peer) for peer in NAMED.get(name, ())))

@@ -1,0 +1,179 @@
+"""What is timed, as functions without arguments: a pass through a model, a training step, a TFLite file."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import warnings
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from benchmarks import timing
+from keras_sharenets.analysis.graph import calls
+from keras_sharenets.timing import take_turns
+
+Call = Callable[[], Any]
+
+
+def model_pass(model: keras.Model, batch_size: int, *, training: bool, compiled: bool) -> Call:
+    """What runs a model on random images and returns when it is done.
+
+    Args:
+        model: has one input and one output.
+        training: whether to form the gradients by the images and by all trainable weights too, from random gradients
+            of the outputs.
+        compiled: whether TensorFlow uses XLA; JAX always does.
+    """
+    random = np.random.default_rng(0)
+    images = random.standard_normal((batch_size, *model.input_shape[1:])).astype("float32")
+    probe = random.standard_normal((batch_size, *model.output_shape[1:])).astype("float32")
+    if keras.backend.backend() == "jax":
+        return _pass_on_jax(model, images, probe, training)
+    return _pass_on_tensorflow(model, images, probe, training, compiled)
+
+
+def _pass_on_tensorflow(model, images, probe, training: bool, compiled: bool) -> Call:
+    import tensorflow as tf
+
+    images, probe = tf.constant(images), tf.constant(probe)
+    variables = [variable.value for variable in model.trainable_variables]
+
+    def run(images):
+        if not training:
+            return model(images, training=False)
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            outputs = model(images, training=True)
+        return tape.gradient(outputs, [images, *variables], probe)
+
+    # On a CPU a call returns when its work is done.
+    function = tf.function(run, jit_compile=compiled)
+    return lambda: function(images)
+
+
+def _pass_on_jax(model, images, probe, training: bool) -> Call:
+    import jax
+
+    trainable = [variable.value for variable in model.trainable_variables]
+    fixed = [variable.value for variable in model.non_trainable_variables]
+
+    def outputs(images, trainable):
+        return model.stateless_call(trainable, fixed, images, training=training)[0]
+
+    def gradients(images, trainable):
+        return jax.grad(lambda *given: (outputs(*given) * probe).sum(), (0, 1))(images, trainable)
+
+    function = jax.jit(gradients if training else outputs)
+    images = jax.numpy.asarray(images)
+    return lambda: jax.block_until_ready(function(images, trainable))
+
+
+def training_step(model: keras.Model, batch_size: int, *, jit_compile: bool) -> Call:
+    """Compiles a model; what trains it for one step on random images, always the same ones, and waits for the end.
+
+    A step is what `model.fit` does with a batch: forward, cross-entropy, gradients, an update by stochastic gradient
+    descent with Nesterov's momentum. There is no weight decay.
+
+    Args:
+        model: a classifier that gives probabilities.
+        jit_compile: whether TensorFlow uses XLA; where a layer of the model does not support that, Keras does not. JAX
+            always does.
+    """
+    random = np.random.default_rng(0)
+    images = random.standard_normal((batch_size, *model.input_shape[1:])).astype("float32")
+    labels = random.integers(model.output_shape[-1], size=batch_size)
+    # So slow that numbers stay what they are like in the beginning.
+    optimizer = keras.optimizers.SGD(1e-4, momentum=0.9, nesterov=True)
+    compiled = jit_compile or keras.backend.backend() == "jax"
+    model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=compiled)
+    optimizer.build(model.trainable_variables)
+    return lambda: model.train_on_batch(images, labels)
+
+
+def train_new(build: Callable[[Any], keras.Model], argument: object, batch_size: int, jit_compile: bool) -> None:
+    """Trains the network `build(argument)` for three steps: what a fresh process does whose memory is measured."""
+    step = training_step(build(argument), batch_size, jit_compile=jit_compile)
+    for _ in range(3):
+        step()
+
+
+def stored_bytes(model: keras.Model) -> tuple[int, int]:
+    """Bytes of what a compiled model keeps: `(weights, optimizer)`, each variable once."""
+    weights, state = (
+        sum(keras.ops.convert_to_numpy(variable).nbytes for variable in variables)
+        for variables in (model.weights, model.optimizer.variables)
+    )
+    return weights, state
+
+
+def activation_bytes(model: keras.Model, batch_size: int) -> int:
+    """Bytes of the outputs of all calls of a model for one batch: what a step keeps for its gradients, at most.
+
+    >>> inputs = keras.Input((8, 8, 3))
+    >>> activation_bytes(keras.Model(inputs, keras.layers.ReLU()(inputs)), batch_size=2)
+    1536
+    """
+    outputs = [tensor for call in calls(model) for tensor in call.outputs]
+    sizes = {"float32": 4, "bfloat16": 2, "float16": 2}
+    return batch_size * sum(math.prod(tensor.shape[1:]) * sizes[tensor.dtype] for tensor in outputs)
+
+
+def convert_plainly(model: keras.Model, quantization: str | None, images: np.ndarray) -> bytes:
+    """A TFLite file as users get it without this library: by TensorFlow's converter, for one image at a time.
+
+    Args:
+        quantization: `None` for float32, or `"int8"` for integers throughout.
+        images: `(n, height, width, channels)`, to measure the ranges with.
+    """
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec((1, *model.input_shape[1:]), tf.float32)]
+    function = tf.function(lambda images: model(images, training=False), input_signature=signature)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()], function)
+    if quantization == "int8":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([image[None]] for image in images)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+    with warnings.catch_warnings():
+        # It expects statistics of the inputs from users of its older interface.
+        warnings.simplefilter("ignore", UserWarning)
+        return converter.convert()
+
+
+def file_runs(path: pathlib.Path) -> bool:
+    """Whether LiteRT takes a TFLite file. It refuses integer kernels that a file computes with a zero point."""
+    from keras_sharenets.mobile.inspect.file import open_tflite
+
+    try:
+        open_tflite(path)
+    except ValueError:
+        return False
+    return True
+
+
+def measure_files(
+    paths: Mapping[Any, pathlib.Path], *, threads: int, repetitions: int, peer: Hashable
+) -> dict[Any, dict[str, Any]]:
+    """What TFLite files cost, measured in turns: by name the columns of `timing.columns` to a peer, and counts."""
+    from keras_sharenets.mobile.inspect.benchmark import compare_tflite, inference_call
+    from keras_sharenets.mobile.inspect.file import open_tflite
+
+    calls = {name: inference_call(open_tflite(path, num_threads=threads)) for name, path in paths.items()}
+    times = timing.columns(take_turns(calls, repetitions), peer)
+    # For all but its times, of which it gives no ratios round by round.
+    reports = compare_tflite(list(paths.values()), num_threads=threads, repetitions=1)
+    return {
+        name: times[name]
+        | {
+            "file_bytes": report.file_bytes,
+            "weight_bytes": report.weight_bytes,
+            "delegate_partitions": report.delegate_partitions,
+            "undelegated_operators": report.undelegated_operators,
+            "peak_memory_bytes": report.peak_memory_bytes,
+        }
+        for name, report in zip(paths, reports, strict=True)
+    }
