@@ -1,30 +1,53 @@
 import io
 import json
 
+import keras
 import PIL.Image
 import pytest
+from harness import counts_only
 
 import keras_sharenets as ksn
-from benchmarks import delivery, inference, workloads
+from benchmarks import delivery, inference, peers, workloads
 from benchmarks.cli import COMMANDS, LINE, main
+from keras_sharenets.analysis.randomization import randomize_batchnorm
 from keras_sharenets.cli.command import make_parser
+from keras_sharenets.layers import HighlySharedConv2D
 
 QUICK = "hscnet_m32_g4_r2_b1_a2"
 
 
+VECTORS = 3 * 2 * 64 + 10
+
+
+def tiny(name="tiny", *, input_shape=(8, 8, 3), num_classes=10, negative_share=0.0):
+    """A network whose shared kernel may stand in a file once or twice; `VECTORS` of its weights are in no kernel."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(input_shape)
+    x = keras.layers.Conv2D(64, 3, padding="same", use_bias=False)(inputs)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    shared = HighlySharedConv2D(64, 3, groups=4, channel_repeats=2, arrangements=2)
+    for _ in range(2):
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization()(shared(x)))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(num_classes, activation="softmax")(x), name=name)
+    randomize_batchnorm(model, negative_share=negative_share)
+    return model
+
+
 @pytest.fixture(scope="module")
 def delivered(tmp_path_factory):
-    """What `delivery --quick` leaves; LiteRT is made to refuse TensorFlow's int8 file."""
+    """What `delivery --quick` leaves of a tiny network; LiteRT is made to refuse TensorFlow's int8 file."""
     folder = tmp_path_factory.mktemp("delivery")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workloads, "file_runs", lambda path: path.parent.name != "int8")
+        patch.setattr(delivery.peers, "build", tiny)
         assert main(["delivery", "--quick", "--output", str(folder)]) == 0
     return folder
 
 
 def test_delivery_has_every_form(delivered):
     rows = json.loads((delivered / "delivery.json").read_text())["rows"]
-    parameters = ksn.profile(ksn.create_model(QUICK)).stored_parameters
+    parameters = ksn.profile(tiny()).stored_parameters
     for precision, size in (("float32", 4), ("int8", 1)):
         small, *between, fast, plain = [row for row in rows if row["precision"] == precision]
         assert (small["form"], fast["form"], plain["form"]) == ("size", "speed", "plain converter")
@@ -32,12 +55,24 @@ def test_delivery_has_every_form(delivered):
         assert fast["ratio"] == 1
         assert small["file_bytes"] < plain["file_bytes"]
         # Vectors keep 4 bytes a number.
-        assert size * parameters <= plain["stored_weight_bytes"] <= 1.2 * size * parameters
+        assert plain["stored_weight_bytes"] == size * (parameters - VECTORS) + 4 * VECTORS
         budgets = delivery.budgets(small["file_bytes"], fast["file_bytes"])
         assert [row["max_bytes"] for row in between] == budgets
         assert [row["form"] for row in between] == [f"budget {number}" for number, _ in enumerate(budgets, 1)]
         assert all(row["file_bytes"] <= row["max_bytes"] for row in between)
     assert {row["network"] for row in rows} == {QUICK}
+
+
+@pytest.mark.slow
+def test_quick_delivers_a_named_network(tmp_path):
+    assert main(["delivery", "--quick", "--output", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "delivery.json").read_text())["rows"]
+    parameters = ksn.profile(ksn.create_model(QUICK)).stored_parameters
+    for precision, size in (("float32", 4), ("int8", 1)):
+        small, *_, fast, plain = [row for row in rows if row["precision"] == precision]
+        assert small["file_bytes"] < fast["file_bytes"]
+        assert small["file_bytes"] < plain["file_bytes"]
+        assert size * parameters <= plain["stored_weight_bytes"] <= 1.2 * size * parameters
 
 
 def test_budgets():
@@ -82,7 +117,15 @@ def test_claims():
     assert [value for value, _ in made] == pytest.approx([value for value, _ in expected])
 
 
-def test_inference(tmp_path, capsys):
+def build_tiny(name, **sizes):
+    return tiny(name.partition(",")[0], **sizes)
+
+
+@pytest.mark.parametrize(
+    "build", [build_tiny, pytest.param(inference.build, marks=pytest.mark.slow)], ids=["tiny", "named"]
+)
+def test_inference(build, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(inference, "build", build)
     assert main(["inference", "--quick", "--output", str(tmp_path), "--batch-size", "2"]) == 0
     contents = json.loads((tmp_path / "inference.json").read_text())
     runtimes = ["Keras, tf.function", "Keras, XLA", "LiteRT, float32, 1 thread", "LiteRT, int8, 1 thread"]
@@ -90,7 +133,7 @@ def test_inference(tmp_path, capsys):
     assert [(row["runtime"], row["network"]) for row in contents["rows"]] == [
         (runtime, name) for runtime in runtimes for name in names
     ]
-    profiles = {name: ksn.profile(ksn.create_model(name, num_classes=10)) for name in names}
+    profiles = {name: ksn.profile(build(name, input_shape=(32, 32, 3), num_classes=10)) for name in names}
     peaks = set()
     for row in contents["rows"]:
         profile = profiles[row["network"]]
@@ -106,13 +149,15 @@ def test_inference(tmp_path, capsys):
 
 
 def test_keras_gets_whole_batches_and_waits():
-    model = inference.build(QUICK, input_shape=(16, 16, 3), num_classes=7)
+    model = tiny(input_shape=(16, 16, 3), num_classes=7)
     outputs = inference.keras_call(model, 3, compiled=False)()
     assert outputs.shape == (3, 7)
     assert outputs.sum(-1) == pytest.approx([1, 1, 1])
 
 
-def test_peer_from_keras_has_the_parameters_of_its_paper():
+@counts_only
+def test_peer_from_keras_has_the_parameters_of_its_paper(monkeypatch):
+    monkeypatch.setattr(inference, "randomize_batchnorm", lambda model: None)
     model = inference.build(inference.KERAS_PEER, input_shape=(32, 32, 3), num_classes=1000)
     assert ksn.profile(model).stored_parameters == 3_504_872
     assert ksn.profile(model).uncounted == ()
@@ -124,12 +169,14 @@ def test_baselines_and_peers_come_once():
     assert sorted(names) == sorted({"sharesnet_164", "resnet_164", *inference.PEERS})
 
 
-def test_peers_of_the_paper():
+@counts_only
+def test_peers_of_the_paper(monkeypatch):
     network, reference = inference.PAPER_NETWORK, inference.REFERENCE
     assert inference.with_peers([network], ["mobilenet_v2_1_0"]) == (network, reference, "mobilenet_v2_1_0")
     assert inference.paper_ratio(network) == pytest.approx(1 / 1.84)
     assert inference.paper_ratio("shufflenet_v2_2_0, 8x8") == pytest.approx(1.65 / 1.84)
     sizes = {"input_shape": (32, 32, 3), "num_classes": 1000}
+    monkeypatch.setattr(peers, "randomize_batchnorm", lambda model, **options: None)
     near, far = (inference.build(f"mobilenet_v2_1_0{make}", **sizes) for make in ("", ", 8x8"))
     # The same weights; what follows the third stride of 2 goes over four times the places.
     assert near.count_params() == far.count_params() == 3_538_984

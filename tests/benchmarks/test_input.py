@@ -14,10 +14,24 @@ SHAPE = (32, 32, 3)
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    """What `input --quick` leaves."""
+    """What `input --quick` leaves, with a network of one layer."""
+
+    def build(name, *, input_shape, num_classes):
+        inputs = keras.Input(input_shape)
+        outputs = keras.layers.Dense(num_classes, activation="softmax")(keras.layers.Flatten()(inputs))
+        return keras.Model(inputs, outputs, name=name)
+
     folder = tmp_path_factory.mktemp("input")
-    assert main(["input", "--quick", "--repetitions", "1", "--output", str(folder)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(input_speed.peers, "build", build)
+        assert main(["input", "--quick", "--repetitions", "1", "--output", str(folder)]) == 0
     return folder
+
+
+@pytest.mark.slow
+def test_networks_train_on_the_input(tmp_path):
+    assert main(["input", "--quick", "--repetitions", "1", "--output", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "input.json").read_text())["rows"]
 
 
 def test_quick_table_has_every_way_beside_the_network(quick):

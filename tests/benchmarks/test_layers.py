@@ -119,21 +119,27 @@ def test_claims():
     assert [claim.limit for claim in layers.claims([narrow])] == [1.1, 1.3]
 
 
-def test_quick_table(tmp_path, capsys):
-    rows = ["interleaved", "G=4 R=2", "split"]
+@pytest.mark.parametrize(
+    ("rows", "kinds"),
+    [
+        (["interleaved"], {"interleaved"}),
+        pytest.param(["G=4 R=2", "split"], {"repeated", "split"}, marks=pytest.mark.slow),
+    ],
+)
+def test_quick_table(rows, kinds, tmp_path, capsys):
     assert main(["layers", "--quick", "--rows", *rows, "--output", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "layers.json").read_text())["rows"]
     assert {(entry["runtime"], entry["direction"]) for entry in found} == {
         (runtime, direction) for runtime in ("tensorflow", "xla") for direction in ("training", "inference")
     }
-    assert {entry["kind"] for entry in found} == {"interleaved", "repeated", "split"}
+    assert {entry["kind"] for entry in found} == kinds
     for entry in found:
         chosen = choices.MEASURED[entry["runtime"]][entry["kind"], entry["direction"]]
         assert entry["auto"] in ([chosen] if isinstance(chosen, str) else chosen)
         assert entry["milliseconds"] > 0
         assert {*entry["implementations"], "dense", "reference"} == set(entry["all"])
     fitted = eval((tmp_path / "layer_choices.txt").read_text().removeprefix("MEASURED = "))
-    assert {case for table in fitted.values() for case, _ in table} == {"interleaved", "repeated", "split"}
+    assert {case for table in fitted.values() for case, _ in table} == kinds
     assert (tmp_path / "layers.md").read_text() in capsys.readouterr().out
     assert (tmp_path / "layers.png").stat().st_size > 1000
 

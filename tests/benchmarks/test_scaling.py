@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import PIL.Image
 import pytest
-from harness import on_one_backend
+from harness import counts_only
 
 import keras_sharenets as ksn
 from benchmarks import scaling
@@ -49,8 +49,14 @@ def test_what_does_not_grow_has_the_exponent_0():
     assert law.deviation < 1e-9
 
 
-@on_one_backend
-@pytest.mark.parametrize("axis", AXES, ids=lambda axis: axis.name)
+# In the default tier one axis for each branch of the test.
+FEW = ("hscnet, R", "igcv2, width", "hgcnet, batch")
+
+
+@counts_only
+@pytest.mark.parametrize(
+    "axis", [pytest.param(axis, marks=[] if axis.name in FEW else pytest.mark.slow, id=axis.name) for axis in AXES]
+)
 def test_axis(axis):
     """Its ends can be built, without copies among the arranged filters, and differ in nothing but the argument."""
     assert len(axis.values) >= 3
@@ -70,7 +76,7 @@ def test_axis(axis):
         assert {axis.batch_size(value, 7) for value in axis.values} == {7}
 
 
-@on_one_backend
+@counts_only
 @pytest.mark.parametrize("name", ["hscnet, G", "hscnet, R", "hscnet, T"])
 def test_weights_are_as_arithmetic(name):
     axis = BY_NAME[name]
@@ -87,6 +93,7 @@ def test_every_argument_is_an_axis():
     assert len(BY_NAME) == len(AXES)
 
 
+@pytest.mark.slow
 def test_quick_table(tmp_path, capsys):
     assert main(["scaling", "--quick", "--output", str(tmp_path)]) == 0
     (row,) = json.loads((tmp_path / "scaling.json").read_text())["rows"]
@@ -116,6 +123,25 @@ def classifier(width):
     inputs = keras.Input((2, 2, 3))
     x = keras.layers.Conv2D(width, 1, use_bias=False)(inputs)
     return keras.Model(inputs, keras.layers.Dense(4, activation="softmax")(keras.layers.Flatten()(x)))
+
+
+def test_table(tmp_path, capsys, monkeypatch):
+    axis = Axis("made up", "width", "width", (1, 2, 4), classifier, {})
+    monkeypatch.setattr(scaling, "QUICK", (axis,))
+    assert main(["scaling", "--quick", "--output", str(tmp_path)]) == 0
+    (row,) = json.loads((tmp_path / "scaling.json").read_text())["rows"]
+    for point, width in zip(row["points"], (1, 2, 4), strict=True):
+        assert point["milliseconds"] > 0
+        # Three times those of two images; weights and momenta, and a few numbers such as the learning rate.
+        assert point["multiply_adds"] == 6 * (4 * 3 + 16) * width
+        assert 0 <= point["kept_bytes"] - 8 * ((3 + 16) * width + 4) < 32
+        assert point["peak_memory_bytes"] is None
+    assert row["points"][0]["ratio"] == 1
+    assert row["ratio"] == row["points"][-1]["ratio"]
+    assert row["laws"]["multiply_adds"]["exponent"] == pytest.approx(1)
+    assert row["laws"]["peak_memory_bytes"] is row["peak_memory_bytes_law"] is None
+    assert (tmp_path / "scaling.md").read_text() == capsys.readouterr().out
+    assert PIL.Image.open(io.BytesIO((tmp_path / "scaling.png").read_bytes())).size[0] > 600
 
 
 def test_batch_grows_in_products_and_activations_alone(monkeypatch):
