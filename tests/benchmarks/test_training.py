@@ -3,7 +3,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from harness import assert_close, counts_only, pseudo_random
+from harness import assert_close, counts_only, pseudo_random, slow_after
 
 import keras_sharenets as ksn
 from benchmarks import peers, training, workloads
