@@ -242,7 +242,7 @@ FAULTS = {
         "training",
         "class_names = sorted(",
         "class_names = (lambda names: sorted(names, reverse=True))(",
-        ("tests/training/test_picture_folders.py::test_class_folders_are_split",),
+        ("tests/training/test_image_folders.py::test_class_folders_are_split",),
     ),
     "every_epoch_in_the_same_order": Fault(
         "training",

@@ -66,13 +66,13 @@ def run(arguments: argparse.Namespace) -> Answer:
         ("stored weights at int8", f"{tflite.stored_weight_bytes:,} bytes"),
         ("latency, int8, one thread", f"{latency.median_ms:.3f} ms (median of {latency.repetitions})"),
     ]
-    pictures = dataset.test.images[:: len(dataset.test) // 40][:40]
+    images = dataset.test.images[:: len(dataset.test) // 40][:40]
     labels = dataset.test.labels[:: len(dataset.test) // 40][:40]
-    probabilities = ksn.mobile.predict_tflite(tflite.path, pictures)
+    probabilities = ksn.mobile.predict_tflite(tflite.path, images)
     sections = {
         "": rows,
         "Training": (output / "curves.png").read_bytes(),
-        "Predictions of the int8 file": draw_predictions(pictures, labels, probabilities, dataset.class_names),
+        "Predictions of the int8 file": draw_predictions(images, labels, probabilities, dataset.class_names),
         COUNTS: analysis.to_text(profile),
     }
     heading = f"{MODEL} on {dataset.name}"

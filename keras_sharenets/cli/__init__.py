@@ -13,7 +13,7 @@ COMMANDS = {
     "describe": (f"{_HERE}.describe", "Show weights and multiply-adds of a network, or what is in a .tflite file."),
     "table": (f"{_HERE}.table", "Count named networks beside what their papers print, as Markdown tables."),
     "create": (f"{_HERE}.create", "Write an untrained network as a .keras file."),
-    "fit": (f"{_HERE}.fit", "Train a network and write its files, or go on with a run."),
+    "fit": (f"{_HERE}.fit", "Train a network and write its files, or resume a run."),
     "recipes": (f"{_HERE}.recipes", "List the recipes for training, or show all fields of one."),
     "evaluate": (f"{_HERE}.evaluate", "Measure the accuracy of a .keras or .tflite file."),
     "predict": (f"{_HERE}.predict", "Name what is in images."),

@@ -112,11 +112,11 @@ def run(arguments: argparse.Namespace) -> Answer:
         *((f"{100 * row.fraction:g} % of them set to 0", _summary(row)) for row in rows),
         *((f"inputs that {pattern.name} hardly uses", _hardly_used(pattern)) for pattern in patterns),
     ]
-    curve, drawn = draw_pruning_curve(rows, heading), draw_blending_patterns(patterns, heading)
+    curve, figure = draw_pruning_curve(rows, heading), draw_blending_patterns(patterns, heading)
     sections = {
         "": table,
         "Accuracy of the pruned network": curve,
-        "Which inputs the outputs use least and most": drawn,
+        "Which inputs the outputs use least and most": figure,
         COUNTS: analysis.to_text(analysis.profile(model)),
     }
     note = (
@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace) -> Answer:
         f"input is hardly used if its weight is among the smallest of a row {HARDLY_USED} times as often as by chance."
     )
     files.write_bytes(output / "curve.png", curve)
-    files.write_bytes(output / "patterns.png", drawn)
+    files.write_bytes(output / "patterns.png", figure)
     files.write_json(output / "curve.json", data)
     files.write_text(output / "index.html", page(heading, note, sections))
     return Answer(f"files in {output}", data)

@@ -1,4 +1,4 @@
-"""Train a network and write its files, or go on with a run.
+"""Train a network and write its files, or resume a run.
 
 sharenets fit --model hscnet_m32_g4_r2_b1_a2 --data digits --epochs 40 --output runs/digits
 """
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         metavar="RUN_DIR",
-        help="go on with the run in this folder from its last checkpoint, with the arguments that it began with",
+        help="resume the run in this folder from its last checkpoint, with the arguments that it was started with",
     )
     parser.add_argument("--seed", type=int, help="of weights, order and augmentation (default: 0)")
     parser.add_argument(
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> Answer:
 def _begin(arguments: argparse.Namespace) -> Run:
     for name in ("model", "data", "output"):
         if getattr(arguments, name) is None:
-            raise ValueError(f"`--{name}` is needed for a new run; `--resume RUN_DIR` goes on with an old one.")
+            raise ValueError(f"`--{name}` is needed for a new run; `--resume RUN_DIR` continues an old one.")
     from keras_sharenets.models import find_variant
     from keras_sharenets.training.devices.devices import connect
     from keras_sharenets.training.run.fit import check_output, check_tensorboard, fit
@@ -168,7 +168,7 @@ def fit_words(model: str, options: Mapping[str, object], source: Mapping[str, ob
 
 
 def fit_command_line(run: Run) -> str:
-    """What makes a `Run` again, as one line of a shell without `--seed` and `--output`.
+    """The line of a shell that makes a `Run` again, without `--seed` and `--output`.
 
     What does not change the trained network (checkpoints, logs, the devices) is left out. Errors: as `fit_words`.
     """

@@ -25,7 +25,7 @@ WORST = 5  # Mistakes that are named.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN_DIR|SEARCH_DIR", help="folder of the run or of the search")
-    add_data_arguments(parser.add_argument_group("data of a run", "By default what it began with."), required=False)
+    add_data_arguments(parser.add_argument_group("data of a run", "By default what it was trained on."), required=False)
 
 
 def run(arguments: argparse.Namespace) -> Answer:

@@ -3,7 +3,7 @@ import pathlib
 
 import PIL.Image
 import pytest
-from picture_files import random_picture, save
+from image_files import random_image, save
 
 from keras_sharenets.training.data.sources import load
 
@@ -31,13 +31,13 @@ def digits():
 
 @pytest.fixture
 def half_broken(tmp_path):
-    """Two classes of 10 JPEG pictures; two of them are cut off, one is a text."""
+    """Two classes of 10 JPEG images; two of them are cut off, one is a text."""
     for name in ("ant", "bee"):
         for number in range(10):
-            picture = PIL.Image.fromarray(random_picture(16, 16))
-            save(picture, tmp_path / "data" / name / f"{number}.jpg")
+            image = PIL.Image.fromarray(random_image(16, 16))
+            save(image, tmp_path / "data" / name / f"{number}.jpg")
     for path in ("ant/3.jpg", "bee/7.jpg"):
         whole = (tmp_path / "data" / path).read_bytes()
         (tmp_path / "data" / path).write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "data" / "bee" / "0.jpg").write_text("no picture")
+    (tmp_path / "data" / "bee" / "0.jpg").write_text("no image")
     return tmp_path / "data"

@@ -3,7 +3,7 @@
 import numpy as np
 import PIL.Image
 import pytest
-from picture_files import save
+from image_files import save
 
 from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.recipes.named import recipe_for
@@ -11,12 +11,12 @@ from keras_sharenets.training.recipes.named import recipe_for
 RANDOM = np.random.default_rng(0)
 
 
-def plain(colour, size=(64, 64)):
-    return PIL.Image.new("RGB", size, colour)
+def plain(color, size=(64, 64)):
+    return PIL.Image.new("RGB", size, color)
 
 
 def write_tiny_imagenet(folder):
-    """Two classes; the first two of the three test pictures are of the second."""
+    """Two classes; the first two of the three test images are of the second."""
     for label, name in enumerate(("n01", "n02")):
         for number in range(3):
             save(plain((100 * label, number, 0)), folder / "train" / name / "images" / f"{name}_{number}.JPEG")
@@ -65,7 +65,7 @@ def test_cinic10(tmp_path):
 
 
 def write_imagenet32(folder, count=2):
-    """The first of all training pictures has the numbers 0 to 3071 modulo 256, colour by colour."""
+    """The first of all training images has the numbers 0 to 3071 modulo 256, color by color."""
     folder.mkdir()
     images = RANDOM.integers(0, 256, (10 * count, 3072), np.uint8)
     images[0] = np.arange(3072) % 251

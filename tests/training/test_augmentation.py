@@ -1,4 +1,4 @@
-"""Crops, borders and colours, against what numpy says of single pictures."""
+"""Crops, borders and colors, against what numpy says of single images."""
 
 import math
 
@@ -25,7 +25,7 @@ from keras_sharenets.training.recipes.named import find_recipe, override
 RANDOM = np.random.default_rng(0)
 
 
-def pictures(count=40, height=12, width=10, channels=3):
+def some_images(count=40, height=12, width=10, channels=3):
     return RANDOM.integers(0, 256, (count, height, width, channels), np.uint8)
 
 
@@ -41,7 +41,7 @@ def changed(images, augmentation, seed=0):
 
 @pytest.mark.parametrize("border", ["edge", "reflect"])
 def test_borders_are_repeated_or_mirrored(border):
-    images = np.repeat(pictures(1), 300, axis=0)
+    images = np.repeat(some_images(1), 300, axis=0)
 
     def place(index, side):
         if 0 <= index < side:
@@ -54,7 +54,7 @@ def test_borders_are_repeated_or_mirrored(border):
             rows = [place(top + row, 12) for row in range(12)]
             columns = [place(left + column, 10) for column in range(10)]
             expected.add(images[0][rows][:, columns].astype("float32").tobytes())
-    found = {picture.tobytes() for picture in changed(images, Augmentation(2, False, (0, 0, 0), border))}
+    found = {one.tobytes() for one in changed(images, Augmentation(2, False, (0, 0, 0), border))}
     assert found == expected
     assert len(found) == 25
 
@@ -104,20 +104,20 @@ def test_areas_are_resized_parts():
 def test_scales_are_between_1_and_a_quarter_more():
     images = [gradient(64, 64)] * 80
     crops = changed(images, Augmentation(4, False, (0, 0, 0), crop="scale", size=(64, 64)))
-    # 64 pixels of a picture of s pixels show 64 * 64 / s of the 64 rows.
+    # 64 pixels of a image of s pixels show 64 * 64 / s of the 64 rows.
     seen = np.array([crop[-1, :, 0].mean() - crop[0, :, 0].mean() for crop in crops]) + 1
     assert seen.min() == pytest.approx(64 / 1.25, abs=1.5)
     assert seen.max() == pytest.approx(64, abs=1.5)
 
 
-def test_pictures_of_many_sizes():
+def test_images_of_many_sizes():
     images = [gradient(30, 50), gradient(64, 20)]
     for crop in ("area", "scale"):
         assert changed(images, Augmentation(0, False, (0, 0, 0), crop=crop, size=(16, 16))).shape == (2, 16, 16, 3)
 
 
 def test_jitter_is_a_blend_of_three():
-    image = pictures(1)[0].astype("float64")
+    image = some_images(1)[0].astype("float64")
     augmentation = Augmentation(0, False, (0, 0, 0), jitter=0.4)
     _, steps, _, shifts = draw_changes(augmentation, 1, np.random.default_rng(0))
     numbers = np.array([[0.9, 0.2, 0.6, 0.3, 0.1, 0.2]])  # contrast, then saturation, then brightness
@@ -129,16 +129,16 @@ def test_jitter_is_a_blend_of_three():
     np.testing.assert_allclose(result[0], brightness * expected, rtol=1e-4, atol=1e-2)
 
 
-def test_lighting_shifts_along_the_principal_colours():
-    images = np.repeat(pictures(1), 4000, axis=0)
+def test_lighting_shifts_along_the_principal_colors():
+    images = np.repeat(some_images(1), 4000, axis=0)
     shifts = (changed(images, Augmentation(0, False, (0, 0, 0), lighting=0.1)) - images)[:, 0, 0] / 255
-    # Its covariance has the squares of 0.1 * (0.2175, 0.0188, 0.0045) as eigenvalues, the first nearly grey.
+    # Its covariance has the squares of 0.1 * (0.2175, 0.0188, 0.0045) as eigenvalues, the first nearly gray.
     values, directions = np.linalg.eigh(np.cov(shifts.T))
     np.testing.assert_allclose(np.sqrt(values[::-1]), [0.02175, 0.00188, 0.00045], rtol=0.05)
     assert abs(directions[:, -1].sum()) == pytest.approx(math.sqrt(3), rel=0.01)
 
 
-# Views of pictures that are tested
+# Views of images that are tested
 
 
 def test_ten_views_are_corners_centre_and_mirrors():
@@ -155,15 +155,15 @@ def test_ten_views_are_corners_centre_and_mirrors():
 
 def test_short_side_is_resized_first():
     # 512 x 768 for a crop of 224: 256 x 384.
-    picture = np.asarray(PIL.Image.fromarray(gradient(128, 192)).resize((768, 512)))
-    assert covering(picture, (224, 224), 8 / 7).shape == (256, 384, 3)
-    assert crop_views([picture, picture[:300]], (224, 224), CENTER).shape == (2, 224, 224, 3)
-    grey = resized(picture[..., :1], (10, 15))
-    assert (grey.shape, grey.dtype) == ((10, 15, 1), np.uint8)
+    image = np.asarray(PIL.Image.fromarray(gradient(128, 192)).resize((768, 512)))
+    assert covering(image, (224, 224), 8 / 7).shape == (256, 384, 3)
+    assert crop_views([image, image[:300]], (224, 224), CENTER).shape == (2, 224, 224, 3)
+    gray = resized(image[..., :1], (10, 15))
+    assert (gray.shape, gray.dtype) == ((10, 15, 1), np.uint8)
 
 
 def test_batches_of_crops(tmp_path):
-    images = pictures(12, 16, 16)
+    images = some_images(12, 16, 16)
     for label in range(2):
         (tmp_path / "data" / "ab"[label]).mkdir(parents=True)
         for number in range(6):
@@ -171,11 +171,10 @@ def test_batches_of_crops(tmp_path):
             PIL.Image.fromarray(images[6 * label + number][: 16 - number]).save(path)
     dataset = load(tmp_path / "data", input_shape=(0, 0, 3))
     assert (dataset.shape, "sizes of their own" in dataset.note) == ((None, None, 3), True)
-    total = sum(picture[: 16 - index % 6].astype(float).sum() for index, picture in enumerate(images))
+    total = sum(one[: 16 - index % 6].astype(float).sum() for index, one in enumerate(images))
     assert isinstance(dataset.train, Files)
     sums = [
-        sum(float(picture.sum()) for picture in part.pixels(np.arange(len(part))))
-        for part in (dataset.train, dataset.test)
+        sum(float(one.sum()) for one in part.pixels(np.arange(len(part)))) for part in (dataset.train, dataset.test)
     ]
     assert sum(sums) == total
     recipe = override(find_recipe("default"), crop="area", crop_size=8, batch_size=4)
@@ -189,7 +188,7 @@ def test_batches_of_crops(tmp_path):
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_workers_together_have_the_crops_of_one(workers):
-    source = Arrays(pictures(12, 10, 10), np.arange(12) % 3)
+    source = Arrays(some_images(12, 10, 10), np.arange(12) % 3)
     augmentation = Augmentation(0, True, (0, 0, 0), crop="area", size=(6, 6), jitter=0.4, lighting=0.1)
     settings = (source, 3, 6, augmentation, 7)
     parts = [Batches(*settings, worker=worker, workers=workers).batch(2, 1) for worker in range(workers)]
@@ -200,6 +199,6 @@ def test_workers_together_have_the_crops_of_one(workers):
 
 
 @pytest.mark.parametrize("change", [{"jitter": 0.4}, {"lighting": 0.1}])
-def test_grey_pictures_have_no_colours(digits, change):
+def test_gray_images_have_no_colors(digits, change):
     with pytest.raises(ValueError, match=r"`(jitter|lighting)` \(=0\.\d\) is for colors, but digits is gray"):
         training_batches(digits, override(find_recipe("digits"), **change), seed=0)

@@ -1,4 +1,4 @@
-"""Batches: which pictures, in which order, changed in which way, for how many workers."""
+"""Batches: which images, in which order, changed in which way, for how many workers."""
 
 import keras
 import numpy as np
@@ -18,12 +18,12 @@ from keras_sharenets.training.run.network import build
 
 
 def numbered(count=23, size=5, channels=2):
-    """Pictures whose every pixel value is different; label = number modulo 3."""
+    """Images whose every pixel value is different; label = number modulo 3."""
     images = np.arange(count)[:, None, None, None] + np.arange(size * size * channels).reshape(size, size, channels) * 4
     return Arrays((images % 256).astype("uint8"), np.arange(count) % 3)
 
 
-def test_test_batches_hold_every_picture_once_in_order(digits):
+def test_test_batches_hold_every_image_once_in_order(digits):
     batches = held_out_batches(digits, batch_size=100)
     images, labels = map(np.concatenate, zip(*[batches[index] for index in range(len(batches))], strict=True))
     assert (len(batches), images.dtype, labels.shape) == (4, np.float32, (359, 10))
@@ -46,7 +46,7 @@ def test_training_batches_are_a_pure_function_of_seed_epoch_and_index(digits):
 def test_an_epoch_is_a_new_order_without_repeats():
     source = numbered()
     batches = Batches(source, 3, 5, Augmentation(0, False, (0, 0)), seed=1)
-    assert len(batches) == 4  # 23 pictures: 3 of them sit out.
+    assert len(batches) == 4  # 23 images: 3 of them sit out.
     orders = []
     for epoch in range(2):
         images, labels = map(np.concatenate, zip(*[batches.batch(epoch, index) for index in range(4)], strict=True))
@@ -113,7 +113,7 @@ def test_augmentation_gives_every_crop_and_nothing_else(flip):
     augmentation = Augmentation(1, flip, fill)
     changed = augment(images, augmentation, draw_changes(augmentation, len(images), np.random.default_rng(0)))
     assert (changed.shape, changed.dtype) == (images.shape, np.float32)
-    assert {picture.tobytes() for picture in changed} == expected
+    assert {image.tobytes() for image in changed} == expected
     assert len(expected) == (18 if flip else 9)
 
 

@@ -19,7 +19,7 @@ TINY = {"width": (16,), "shuffle_groups": 1, "arrangements": 1}
 
 
 def contrast(images):
-    """Global contrast normalisation, picture by picture."""
+    """Global contrast normalization, image by image."""
     rows = [image.astype("float64").ravel() for image in images]
     return np.array([(row - row.mean()) / np.sqrt(10 + row.var()) for row in rows])
 
@@ -39,7 +39,7 @@ def test_whitened_pixels_are_uncorrelated(digits):
     expected = directions @ np.diag(variances / (variances + 0.1)) @ directions.T
     np.testing.assert_allclose(np.cov(found.T, bias=True), expected, atol=1e-3)
     np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-3)
-    # ZCA is the symmetric one of all such matrices: whitened pictures look like the old ones.
+    # ZCA is the symmetric one of all such matrices: whitened images look like the old ones.
     matrix = keras.ops.convert_to_numpy(whitening.matrix)
     np.testing.assert_allclose(matrix, matrix.T, atol=1e-5)
     assert np.linalg.eigvalsh(matrix).min() > 0
@@ -54,7 +54,7 @@ def test_whitening_is_in_the_file(digits, tmp_path):
     np.testing.assert_array_equal(again.layers[1](images), network.layers[1](images))
 
 
-def test_pictures_too_large_to_whiten():
+def test_images_too_large_to_whiten():
     with pytest.raises(ValueError, match=r"`normalization` \(='zca'\) is for images of at most 4096 values; .* 12288"):
         whitening_statistics([], (64, 64, 3))
 

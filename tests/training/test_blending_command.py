@@ -33,7 +33,7 @@ def accuracy(model, digits):
     return float((scores.argmax(1) == digits.test.labels).mean())
 
 
-def test_command_leaves_the_curve_the_pictures_and_a_page(trained, digits, tmp_path, capsys):
+def test_command_leaves_the_curve_the_images_and_a_page(trained, digits, tmp_path, capsys):
     output = tmp_path / "blending"
     options = "--fractions 0 0.5 0.9 --baseline 30000 --strongest 2"
     assert main(["blending", str(trained), "--data", "digits", "--output", str(output), *options.split()]) == 0

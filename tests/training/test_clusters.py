@@ -16,7 +16,7 @@ from keras_sharenets import files
 from keras_sharenets.training.run.recorder import list_checkpoints
 
 FOLDER = pathlib.Path(__file__).parent
-# 1,438 pictures: 22 steps of 64. 359 test pictures: 5.6 batches.
+# 1,438 images: 22 steps of 64. 359 test images: 5.6 batches.
 BEGIN = ["fit", "--model", "hscnet_m32_g4_r2_b1_a2", "--data", "digits", "--deterministic", "--learning-rate=0.03"]
 BEGIN += ["--batch-size=64", "--epochs=1"]
 TWO_DEVICES = {"LOGICAL_CPUS": "2", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}

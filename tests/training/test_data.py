@@ -21,13 +21,13 @@ def test_digits_are_those_of_scikit_learn_split_in_two(digits):
     original = sklearn.datasets.load_digits()
     # 0 to 16 times 255 / 16 = 15.9375.
     expected = collections.Counter(
-        (label, bytes(int(15.9375 * ink + 0.5) for ink in picture.ravel()))
-        for label, picture in zip(original.target.tolist(), original.images.astype(int), strict=True)
+        (label, bytes(int(15.9375 * ink + 0.5) for ink in image.ravel()))
+        for label, image in zip(original.target.tolist(), original.images.astype(int), strict=True)
     )
     found = collections.Counter(
-        (int(label), picture.tobytes())
+        (int(label), image.tobytes())
         for part in (digits.train, digits.test)
-        for label, picture in zip(part.labels, part.images, strict=True)
+        for label, image in zip(part.labels, part.images, strict=True)
     )
     assert found == expected
     assert digits.train.images.dtype == np.uint8

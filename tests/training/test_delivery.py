@@ -58,7 +58,7 @@ def test_float_tflite_gives_the_same_classes(model, top1, cifar10, tmp_path, qua
 
 
 def test_int8_tflite_follows(model, top1, cifar10, tmp_path):
-    # The aim is 1 %. Measured: 2.0 %. This network is unsure of many pictures, and rounding its last scores to int8
+    # The aim is 1 %. Measured: 2.0 %. This network is unsure of many images, and rounding its last scores to int8
     # changes 0.8 % of the classes before any other layer has been rounded.
     int8 = classes_in_a_file(model, cifar10, tmp_path / "net.tflite", "int8")
     assert (int8 != top1).mean() <= 0.022

@@ -95,8 +95,8 @@ def test_workers_compare_what_they_begin_with(digits, recipe, tmp_path):
         check_alike(Devices(gather=lambda number: [number, number + 1]), run, 5)
 
 
-def test_even_batches_have_the_means_of_the_pictures(digits):
-    """359 pictures in batches of 64 for two workers: each comes once, and the figures are those of all."""
+def test_even_batches_have_the_means_of_the_images(digits):
+    """359 images in batches of 64 for two workers: each comes once, and the figures are those of all."""
     held_out = held_out_batches(digits, 64)
     parts = [EvenBatches(held_out, worker, 2) for worker in range(2)]
     batches = [parts[worker].batch(0, index) for index in range(6) for worker in range(2)]

@@ -1,4 +1,4 @@
-"""One network of every family goes the whole way: real pictures, training, files, phones."""
+"""One network of every family goes the whole way: real images, training, files, phones."""
 
 import dataclasses
 import json
@@ -17,15 +17,15 @@ from keras_sharenets.training.run.record import RunOptions
 
 
 @pytest.fixture(scope="module")
-def some_pictures(cifar10):
-    """256 pictures of CIFAR-10 to train with and 64 to test with."""
+def some_images(cifar10):
+    """256 images of CIFAR-10 to train with and 64 to test with."""
     train = Arrays(cifar10.train.images[:256], cifar10.train.labels[:256])
     test = Arrays(cifar10.test.images[:64], cifar10.test.labels[:64])
     return dataclasses.replace(cifar10, train=train, test=test)
 
 
 @pytest.fixture(scope="module", params=REPRESENTATIVES)
-def run(request, some_pictures, tmp_path_factory):
+def run(request, some_images, tmp_path_factory):
     """The folder of a run of 5 epochs, whose loss is the cross entropy alone."""
     name, options = REPRESENTATIVES[request.param]
     folder = tmp_path_factory.mktemp("families") / request.param
@@ -34,7 +34,7 @@ def run(request, some_pictures, tmp_path_factory):
     # Compiling with XLA takes minutes for the deep ones.
     fit(
         name,
-        some_pictures,
+        some_images,
         folder,
         recipe=recipe,
         options=options,
@@ -44,14 +44,14 @@ def run(request, some_pictures, tmp_path_factory):
     return folder
 
 
-def test_loss_falls_on_real_pictures(run):
+def test_loss_falls_on_real_images(run):
     losses = [epoch["loss"] for epoch in json.loads((run / "metrics.json").read_text())["epochs"]]
     assert losses[-1] == min(losses)
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_file_is_evaluated_and_profiled(run, some_pictures):
-    evaluation = evaluate(run / "last.keras", some_pictures)
+def test_file_is_evaluated_and_profiled(run, some_images):
+    evaluation = evaluate(run / "last.keras", some_images)
     recorded = json.loads((run / "metrics.json").read_text())
     assert evaluation.accuracy == pytest.approx(recorded["test_accuracy"])
     counts = ksn.profile(files.load_model(run / "last.keras"))
@@ -60,14 +60,14 @@ def test_file_is_evaluated_and_profiled(run, some_pictures):
 
 
 @pytest.mark.parametrize("quantization", [None, "int8"])
-def test_file_for_a_phone_follows_keras(run, some_pictures, tmp_path, quantization):
+def test_file_for_a_phone_follows_keras(run, some_images, tmp_path, quantization):
     model = files.load_model(run / "last.keras")
-    pictures = some_pictures.train.images
+    images = some_images.train.images
     report = mobile.export_tflite(
-        model, tmp_path / "net.tflite", quantization=quantization, representative_data=pictures[:64]
+        model, tmp_path / "net.tflite", quantization=quantization, representative_data=images[:64]
     )
-    probabilities = mobile.predict_tflite(tmp_path / "net.tflite", pictures)
-    expected = model.predict(pictures.astype("float32"), verbose=0)
+    probabilities = mobile.predict_tflite(tmp_path / "net.tflite", images)
+    expected = model.predict(images.astype("float32"), verbose=0)
     if quantization is None:
         assert report.score_error < 1e-5
         np.testing.assert_allclose(probabilities, expected, atol=1e-4)

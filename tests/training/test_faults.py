@@ -15,18 +15,18 @@ MODEL = "hscnet_m32_g4_r2_b1_a2"
 
 
 @pytest.fixture
-def colours(tmp_path):
-    """A folder of 40 pictures, red ones and green ones: 32 to train with, 2 steps an epoch."""
+def colors(tmp_path):
+    """A folder of 40 images, red ones and green ones: 32 to train with, 2 steps an epoch."""
     for channel, name in enumerate(("red", "green")):
-        (tmp_path / "colours" / name).mkdir(parents=True)
+        (tmp_path / "colors" / name).mkdir(parents=True)
         for number in range(20):
             pixels = np.zeros((8, 8, 3), "uint8")
             pixels[..., channel] = 100 + number
-            PIL.Image.fromarray(pixels).save(tmp_path / "colours" / name / f"{number}.png")
-    return tmp_path / "colours"
+            PIL.Image.fromarray(pixels).save(tmp_path / "colors" / name / f"{number}.png")
+    return tmp_path / "colors"
 
 
-def run_and_break(colours, folder, monkeypatch, fault):
+def run_and_break(colors, folder, monkeypatch, fault):
     """The command line, for 3 epochs; `fault(recorder)` happens when the files of the first are written."""
     publish = Recorder._publish
 
@@ -37,7 +37,7 @@ def run_and_break(colours, folder, monkeypatch, fault):
     monkeypatch.setattr(Recorder, "_publish", publish_and_break)
     options = "--epochs 3 --batch-size 16 --learning-rate 0.01 --jit-compile false --model-option width=(16,)"
     options += " --model-option arrangements=1"
-    return main(["fit", "--model", MODEL, "--data", str(colours), "--output", str(folder), *options.split()])
+    return main(["fit", "--model", MODEL, "--data", str(colors), "--output", str(folder), *options.split()])
 
 
 def check(folder, capsys, message):
@@ -46,7 +46,7 @@ def check(folder, capsys, message):
     assert errors.count("\n") == 1
     assert errors.startswith(f"error: {message}")
     path = folder / "checkpoints" / "000000002.npz"
-    assert f"The last good checkpoint is {path}; `fit --resume {folder}` goes on from there." in errors
+    assert f"The last good checkpoint is {path}; `fit --resume {folder}` continues from there." in errors
     assert list_checkpoints(folder / "checkpoints") == [path]
     arrays, state = load_checkpoint(path)
     assert all(np.isfinite(array).all() for array in arrays.values())
@@ -55,35 +55,35 @@ def check(folder, capsys, message):
     return errors
 
 
-def test_loss_that_is_no_number(colours, tmp_path, capsys, monkeypatch):
+def test_loss_that_is_no_number(colors, tmp_path, capsys, monkeypatch):
     def fault(recorder):
         variable = recorder.network.trainable_variables[0]
         variable.assign(np.full(variable.shape, np.nan))
 
-    assert run_and_break(colours, tmp_path / "run", monkeypatch, fault) == 2
+    assert run_and_break(colors, tmp_path / "run", monkeypatch, fault) == 2
     check(tmp_path / "run", capsys, "The loss is nan after step 1 of epoch 2. Try a smaller `learning_rate` (=0.01)")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (metrics["state"], len(metrics["epochs"])) == ("stopped", 1)
 
 
-def test_full_disk(colours, tmp_path, capsys, monkeypatch):
+def test_full_disk(colors, tmp_path, capsys, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        assert run_and_break(colours, tmp_path / "run", patch, lambda recorder: patch.setattr(os, "fsync", full)) == 2
+        assert run_and_break(colors, tmp_path / "run", patch, lambda recorder: patch.setattr(os, "fsync", full)) == 2
     check(tmp_path / "run", capsys, "A file of the run cannot be written: [Errno 28] No space left on device.")
     assert main(["fit", "--resume", str(tmp_path / "run")]) == 0
     assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 4
 
 
-def test_unreadable_picture(colours, tmp_path, capsys, monkeypatch):
+def test_unreadable_image(colors, tmp_path, capsys, monkeypatch):
     def fault(recorder):
-        for path in colours.rglob("*.png"):
+        for path in colors.rglob("*.png"):
             path.write_bytes(path.read_bytes()[:45])
 
-    assert run_and_break(colours, tmp_path / "run", monkeypatch, fault) == 2
-    errors = check(tmp_path / "run", capsys, f"{colours}/")
+    assert run_and_break(colors, tmp_path / "run", monkeypatch, fault) == 2
+    errors = check(tmp_path / "run", capsys, f"{colors}/")
     assert ".png is not an image that can be read: " in errors
 
 

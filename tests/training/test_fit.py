@@ -64,10 +64,10 @@ def test_files_of_a_run(run):
     assert b"epoch_accuracy" in written
     assert b"gamma/histogram" in written
     assert (b"keras" in written) == (keras.backend.backend() == "tensorflow")  # The graph's tag.
-    with PIL.Image.open(folder / "curves.png") as picture:
-        assert picture.format == "PNG"
-        assert picture.width >= 1000
-        assert len(set(picture.convert("RGB").resize((200, 80)).getdata())) > 20
+    with PIL.Image.open(folder / "curves.png") as image:
+        assert image.format == "PNG"
+        assert image.width >= 1000
+        assert len(set(image.convert("RGB").resize((200, 80)).getdata())) > 20
 
 
 def test_metrics_say_what_went_in(run, digits, recipe):

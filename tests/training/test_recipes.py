@@ -79,7 +79,7 @@ def test_optimizer_survives_its_config(changes):
 def test_other_data_has_a_fallback():
     digits = recipe_for(MODEL, "digits")
     assert (digits.flip, digits.pad) == (False, 1)
-    assert recipe_for(MODEL, "holiday pictures").flip
+    assert recipe_for(MODEL, "holiday images").flip
 
 
 def test_unknown_model_offers_the_nearest():
@@ -138,7 +138,7 @@ def test_bad_recipes(changes, message):
 
 
 def recurrent_network():
-    """One 1x1 convolution called three times, each call followed by its own batch normalisation."""
+    """One 1x1 convolution called three times, each call followed by its own batch normalization."""
     inputs = x = keras.Input((4, 4, 3))
     convolution = keras.layers.Conv2D(3, 1, use_bias=False, name="shared")
     for _ in range(3):
@@ -147,7 +147,7 @@ def recurrent_network():
 
 
 def test_weight_decay_counts_a_shared_tensor_once():
-    """On black pictures every other gradient is 0: what moves the weights is the decay, through Nesterov's momentum."""
+    """On black images every other gradient is 0: what moves the weights is the decay, through Nesterov's momentum."""
     model = recurrent_network()
     recipe = dataclasses.replace(PLAIN, weight_decay=0.05, learning_rate=0.3)
     decay_weights(model, recipe.weight_decay)
@@ -175,7 +175,7 @@ def test_weight_decay_in_the_loss():
     model.compile("sgd", "mean_squared_error")
     black = np.zeros((2, 4, 4, 3), "float32")
     kernel = keras.ops.convert_to_numpy(model.get_layer("shared").kernel)
-    # The three normalisations have 3 scales of 1 and 3 shifts of 0 each.
+    # The three normalizations have 3 scales of 1 and 3 shifts of 0 each.
     expected = 0.05 / 2 * (np.square(kernel).sum() + 3 * 3)
     assert model.evaluate(black, black, verbose=0) == pytest.approx(expected, rel=1e-5)
     decay_weights(model, 0.0)

@@ -27,7 +27,7 @@ from trainers.cli import LINE, main
 ROOT = pathlib.Path(__file__).parents[2]
 PUBLISHED = sorted((ROOT / "saved_models").glob("*_seed*"))
 SHORT = override(find_recipe("fast"), epochs=4, batch_size=64)
-DATA = {"name": "cifar10", "note": "pictures", "class_names": list("abcdefghij"), "shape": [32, 32, 3], "test": 10000}
+DATA = {"name": "cifar10", "note": "images", "class_names": list("abcdefghij"), "shape": [32, 32, 3], "test": 10000}
 
 
 def made_up(model, seed, accuracy, recipe=SHORT, **more):
@@ -166,7 +166,7 @@ def test_runs_that_are_not_compared(tmp_path):
 
 def test_notes(folder, capsys):
     text = " ".join(results(folder, capsys).split())
-    assert text.count("`cifar10` is pictures.") == 1
+    assert text.count("`cifar10` is images.") == 1
     assert "after 400 (IGC-V2), 200 (ShardNet) epochs; the runs here have 2 to 4." in text
 
 
@@ -197,7 +197,7 @@ def test_command_gives_the_record_again():
     changes = {"milestones": (0.25, 0.5), "nesterov": False, "label_smoothing": 0.1, "schedule": "step", "pad": 2}
     recipe = override(find_recipe("fast"), **changes)
     options = {"width": (16, 32), "stem": "imagenet", "label": "3"}
-    source = {"data": "my pictures", "data_dir": None, "input_shape": [8, 8, 1], "skip_unreadable": True}
+    source = {"data": "my images", "data_dir": None, "input_shape": [8, 8, 1], "skip_unreadable": True}
     run = made_up(
         *("hscnet_m32_g4_r2_b1_a2", 3, 0.5, recipe),
         **{"options": options, "source": source, "jit_compile": False, "deterministic": True, "backend": "jax"},
@@ -205,10 +205,10 @@ def test_command_gives_the_record_again():
     line = fit_command_line(run)
     assert line.startswith("KERAS_BACKEND=jax python -m trainers fit ")
     args = fit_arguments(line)
-    assert chosen_recipe(args, args.model, "pictures") == recipe
+    assert chosen_recipe(args, args.model, "images") == recipe
     assert args.model_option == ["width=(16, 32)", "stem=imagenet", "label='3'"]
     given = (args.data, args.data_dir, args.input_shape, args.skip_unreadable, args.jit_compile, args.deterministic)
-    assert given == ("my pictures", None, [8, 8, 1], True, "false", True)
+    assert given == ("my images", None, [8, 8, 1], True, "false", True)
     empty = fit_arguments(fit_command_line(made_up("s_vggnet_32", 0, 0.5, override(recipe, milestones=()))))
     assert chosen_recipe(empty, "s_vggnet_32", "cifar10") == override(recipe, milestones=())
 
@@ -224,8 +224,8 @@ def test_update_keeps_what_stands_around(folder, capsys):
     links = re.findall(r"\]\((.*?)\)", text)
     assert len(links) == 8 + 1
     assert all((page.parent / link).resolve().exists() for link in links)
-    picture = PIL.Image.open(folder / "results.png")
-    assert np.asarray(picture).std() > 0
+    image = PIL.Image.open(folder / "results.png")
+    assert np.asarray(image).std() > 0
 
 
 def edit(folder, **changes):
@@ -295,9 +295,9 @@ def test_page_is_what_the_published_runs_give():
     rows = make_rows(map(read_published, PUBLISHED))
     command = "trainers results saved_models/*_seed* --update docs/results.md"
     assert section == f"\n{to_markdown(rows, ROOT / 'docs')}", f"run `{command}`"
-    picture, again = PIL.Image.open(ROOT / "saved_models" / "results.png"), PIL.Image.open(io.BytesIO(draw(rows)))
-    if picture.info["Software"] == again.info["Software"]:  # Another Matplotlib draws a little differently.
-        np.testing.assert_array_equal(np.asarray(picture), np.asarray(again))
+    image, again = PIL.Image.open(ROOT / "saved_models" / "results.png"), PIL.Image.open(io.BytesIO(draw(rows)))
+    if image.info["Software"] == again.info["Software"]:  # Another Matplotlib draws a little differently.
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(again))
 
 
 def test_every_saved_record_can_be_compared(tmp_path, capsys):

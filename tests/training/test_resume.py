@@ -25,7 +25,7 @@ from trainers.cli import main
 ROOT = pathlib.Path(__file__).parents[2]
 MODEL = "hscnet_m32_g4_r2_b1_a2"
 TINY = {"width": (16,), "shuffle_groups": 1, "arrangements": 1}
-# 1,438 pictures: 22 steps of 64.
+# 1,438 images: 22 steps of 64.
 BEGIN = ["fit", "--model", MODEL, "--data", "digits", "--deterministic", "--learning-rate=0.03", "--batch-size=64"]
 
 # The command line, but with a network that is quickly compiled and draws random numbers.
@@ -256,7 +256,7 @@ def test_resuming_takes_the_same_arguments_or_none(interrupted, capsys):
         (["--deterministic"], "`--deterministic` (=True) must be that of the run in RUN (=False)"),
         (["--model-option", "width=8"], "`--model-option width` (=8) must be that of the run in RUN (=(16,))"),
         (["--output", "elsewhere"], "elsewhere) must be that of the run in RUN"),
-        (["--data", "pictures"], "The data set has the name pictures, but the run in RUN digits."),
+        (["--data", "images"], "The data set has the name images, but the run in RUN digits."),
         (["--checkpoint-steps", "0"], "`checkpoint_steps` (=0) must be a positive integer."),
         (["--keep-checkpoints", "0"], "`keep_checkpoints` (=0) must be a positive integer."),
     ],
@@ -265,9 +265,9 @@ def test_other_arguments_are_refused(interrupted, arguments, message, capsys, tm
     import PIL.Image
 
     for name in ("ant", "bee"):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
+        (tmp_path / "images" / name).mkdir(parents=True)
         for number in range(2):
-            PIL.Image.new("L", (8, 8)).save(tmp_path / "pictures" / name / f"{number}.png")
+            PIL.Image.new("L", (8, 8)).save(tmp_path / "images" / name / f"{number}.png")
     monkeypatch.chdir(tmp_path)
     assert main(["fit", "--resume", str(interrupted), *arguments]) == 2
     errors = capsys.readouterr().err
@@ -284,7 +284,7 @@ def test_what_cannot_be_resumed(interrupted, digits, tmp_path):
     path = interrupted / "metrics.json"
     metrics = json.loads(path.read_text())
     path.write_text(json.dumps({**metrics, "backend": "torch"}))
-    with pytest.raises(ValueError, match=r"was begun with KERAS_BACKEND=torch; so must it go on"):
+    with pytest.raises(ValueError, match=r"was started with KERAS_BACKEND=torch: resume it with the same"):
         resume(interrupted, digits)
     path.write_text(json.dumps({name: metrics[name] for name in metrics if name != "recipe"}))
     with pytest.raises(ValueError, match=r"metrics\.json is not the record of a run: KeyError"):
@@ -309,7 +309,7 @@ def test_leftovers_of_a_kill_before_the_first_file_do_not_count(digits, recipe, 
 
 
 def small_model():
-    """Everything that has a state: normalisation, random numbers, momentum, metrics."""
+    """Everything that has a state: normalization, random numbers, momentum, metrics."""
     layers = [keras.layers.Dense(4), keras.layers.BatchNormalization(), keras.layers.Dropout(0.5, seed=1)]
     model = keras.Sequential([keras.Input((6,)), *layers, keras.layers.Dense(2)])
     rate = keras.optimizers.schedules.CosineDecay(0.1, 8)

@@ -1,10 +1,10 @@
-"""The evaluation of crops of a picture, against its pixels."""
+"""The evaluation of crops of a image, against its pixels."""
 
 import keras
 import numpy as np
 import PIL.Image
 import pytest
-from picture_files import save
+from image_files import save
 
 from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.reports.evaluate import evaluate
@@ -14,15 +14,15 @@ RANDOM = np.random.default_rng(0)
 
 @pytest.mark.parametrize("suffix", ["keras", "tflite"])
 def test_ten_crops_are_averaged(tmp_path, suffix):
-    """A network that says how red the upper left pixel is: the ten crops of 56 of a picture of 64 pixels see ten."""
+    """A network that says how red the upper left pixel is: the ten crops of 56 of a image of 64 pixels see ten."""
     for label, name in enumerate(("dark", "light")):
         for number in range(5):
-            picture = RANDOM.integers(0, 120 + 15 * label, (64, 64, 3), np.uint8)
-            save(PIL.Image.fromarray(picture), tmp_path / "data" / name / f"{number}.png")
+            image = RANDOM.integers(0, 120 + 15 * label, (64, 64, 3), np.uint8)
+            save(PIL.Image.fromarray(image), tmp_path / "data" / name / f"{number}.png")
     dataset = load(tmp_path / "data")
-    images = keras.Input((56, 56, 3))
+    inputs = keras.Input((56, 56, 3))
     dense = keras.layers.Dense(2, "softmax")
-    model = keras.Model(images, dense(keras.layers.Flatten()(images)))
+    model = keras.Model(inputs, dense(keras.layers.Flatten()(inputs)))
     kernel = np.zeros((56 * 56 * 3, 2))
     kernel[0, 1] = 0.05
     dense.kernel.assign(kernel)
@@ -32,9 +32,9 @@ def test_ten_crops_are_averaged(tmp_path, suffix):
         model.save(path)
     else:
         pytest.importorskip("keras_sharenets.mobile").export_tflite(model, path)
-    pictures = dataset.test.pixels(np.arange(2)).astype(float)
+    images = dataset.test.pixels(np.arange(2)).astype(float)
     places = [(0, 0), (0, 8), (8, 0), (8, 8), (4, 4), (0, 55), (0, 63), (8, 55), (8, 63), (4, 59)]
-    reds = np.array([[picture[place][0] for place in places] for picture in pictures])
+    reds = np.array([[image[place][0] for place in places] for image in images])
     light = (1 / (1 + np.exp(-0.05 * (reds - 62)))).mean(axis=1)
     expected = int(((light > 0.5) == dataset.test.labels).sum())
     assert evaluate(path, dataset, "ten").correct == expected

@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
-from picture_files import random_picture
+from image_files import random_image
 
 from keras_sharenets.training.data.dataset import Arrays, Files
 from keras_sharenets.training.data.sources import load
@@ -19,7 +19,7 @@ NAMES = ("ant", "bee", "cow")
 
 
 def write_tfds(folder, name, shape, examples, labels=NAMES):
-    """Writes `{split: [(array, label)]}` as TensorFlow Datasets does, one file for two pictures."""
+    """Writes `{split: [(array, label)]}` as TensorFlow Datasets does, one file for two images."""
     identity = tfds.core.dataset_info.DatasetIdentity(name, tfds.core.Version("1.0.0"), str(folder), "")
     features = tfds.features.FeaturesDict(
         {
@@ -50,11 +50,11 @@ def prepared(tmp_path_factory):
     """`(folder, what is in it)`: one data set of one size, one of many sizes without a labelled test split."""
     folder = tmp_path_factory.mktemp("tfds")
     fixed = {
-        split: [(random_picture(6, 5), label) for label in labels]
+        split: [(random_image(6, 5), label) for label in labels]
         for split, labels in {"train": [0, 1, 2, 2, 1], "test": [2, 0]}.items()
     }
     sizes = {
-        split: [(random_picture(10 + index, 20 - index), label) for index, label in enumerate(labels)]
+        split: [(random_image(10 + index, 20 - index), label) for index, label in enumerate(labels)]
         for split, labels in {"train": [0, 1, 2, 0, 1], "validation": [1, 2], "test": [-1, -1]}.items()
     }
     write_tfds(folder, "squares", (6, 5, 3), fixed)
@@ -127,7 +127,7 @@ def test_broken_records(prepared, tmp_path):
 
 
 def test_tfds_without_a_held_out_split(tmp_path):
-    write_tfds(tmp_path, "alone", (4, 4, 3), {"train": [(random_picture(4, 4), label) for label in [0, 1, 2] * 5]})
+    write_tfds(tmp_path, "alone", (4, 4, 3), {"train": [(random_image(4, 4), label) for label in [0, 1, 2] * 5]})
     dataset = load("alone", data_dir=tmp_path)
     assert (len(dataset.train), sorted(dataset.test.labels.tolist())) == (12, [0, 1, 2])
     assert "20 % of each class are the test split (seed 0)" in dataset.note

@@ -89,11 +89,11 @@ def test_help_has_an_example_and_every_field_of_the_recipe(capsys):
         assert f"--{field.name.replace('_', '-')}" in text
 
 
-def _broken_picture(folder):
+def _broken_image(folder):
     for name in ("ant", "bee"):
         (folder / name).mkdir(parents=True)
         for number in range(2):
-            (folder / name / f"{number}.png").write_text("no picture")
+            (folder / name / f"{number}.png").write_text("no image")
 
 
 FIT = ["fit", "--model", MODEL, "--data", "digits", "--output", "run"]
@@ -138,7 +138,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_p
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("42")
-    _broken_picture(tmp_path / "broken")
+    _broken_image(tmp_path / "broken")
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     assert main(arguments) == 2

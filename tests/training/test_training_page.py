@@ -29,11 +29,11 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     random = np.random.default_rng(0)
     for label, name in enumerate(CLASSES):
-        (folder / "pictures" / name).mkdir(parents=True)
+        (folder / "images" / name).mkdir(parents=True)
         for number in range(10):
-            picture = random.integers(0, 128, (16, 16, 3), np.uint8) + np.uint8(120 * label)
-            PIL.Image.fromarray(picture).save(folder / "pictures" / name / f"{number}.png")
-    (folder / "pictures" / "bee" / "torn.png").write_bytes((folder / "pictures" / "bee" / "0.png").read_bytes()[:50])
+            image = random.integers(0, 128, (16, 16, 3), np.uint8) + np.uint8(120 * label)
+            PIL.Image.fromarray(image).save(folder / "images" / name / f"{number}.png")
+    (folder / "images" / "bee" / "torn.png").write_bytes((folder / "images" / "bee" / "0.png").read_bytes()[:50])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for block in re.findall(r"```shell\n(.*?)```", PAGE, re.S):
@@ -62,19 +62,19 @@ def test_runs_know_their_recipes(folder):
     assert run["recipe_changes"] == ["epochs", "pad", "flip"]
     assert run["tensorboard"] == []
     assert list((folder / "runs" / "digits" / "logs" / "train").glob("events.*"))
-    other = metrics(folder / "runs" / "pictures")
+    other = metrics(folder / "runs" / "images")
     assert (other["recipe"]["name"], other["tensorboard"]) == ("default", None)
-    assert not (folder / "runs" / "pictures" / "logs").exists()
-    assert [complaint.partition(" is not")[0] for complaint in other["data"]["unreadable"]] == ["pictures/bee/torn.png"]
+    assert not (folder / "runs" / "images" / "logs").exists()
+    assert [complaint.partition(" is not")[0] for complaint in other["data"]["unreadable"]] == ["images/bee/torn.png"]
     assert other["source"]["skip_unreadable"] is True
 
 
 def test_predictions(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
-    model = files.load_model("runs/pictures/last.keras")
-    paths = ["pictures/ant/0.png", "pictures/bee/1.png"]
+    model = files.load_model("runs/images/last.keras")
+    paths = ["images/ant/0.png", "images/bee/1.png"]
     expected = model.predict(np.stack([np.asarray(PIL.Image.open(path), "float32") for path in paths]), verbose=0)
-    assert main(["predict", "runs/pictures", *paths, "--json"]) == 0
+    assert main(["predict", "runs/images", *paths, "--json"]) == 0
     answers = json.loads(capsys.readouterr().out)
     for path, answer, row in zip(paths, answers, expected, strict=True):
         assert answer["image"] == path
@@ -82,11 +82,11 @@ def test_predictions(folder, capsys, monkeypatch):
             dict(zip(CLASSES, row.tolist(), strict=True)), rel=1e-5
         )
         assert [entry["probability"] for entry in answer["classes"]] == sorted(row.tolist(), reverse=True)
-    assert main(["predict", "runs/pictures", paths[0], "--top", "1"]) == 0
+    assert main(["predict", "runs/images", paths[0], "--top", "1"]) == 0
     best = int(expected[0].argmax())
     assert capsys.readouterr().out.splitlines() == [
-        "image               1.",
-        f"pictures/ant/0.png  {CLASSES[best]} {expected[0][best]:.3f}",
+        "image             1.",
+        f"images/ant/0.png  {CLASSES[best]} {expected[0][best]:.3f}",
     ]
 
 
@@ -121,7 +121,7 @@ def test_comparison(folder):
     output = folder / "runs" / "compared"
     assert {path.name for path in output.iterdir()} == {"compare.md", "compare.json", "compare.png", "index.html"}
     entries = json.loads((output / "compare.json").read_text())["runs"]
-    for entry, name in zip(entries, ("digits", "pictures"), strict=True):
+    for entry, name in zip(entries, ("digits", "images"), strict=True):
         run = metrics(folder / "runs" / name)
         assert (entry["run"], entry["test_accuracy"]) == (name, run["test_accuracy"])
         model = files.load_model(folder / "runs" / name / "last.keras")
@@ -156,7 +156,7 @@ def test_delivery(folder, digits):
         "model.keras",
     ]
     assert all(entry["report"]["path"] == entry["path"] for entry in written.values() if "report" in entry)
-    assert written["int8"]["report"]["verified_on"].endswith("given pictures")
+    assert written["int8"]["report"]["verified_on"].endswith("given images")
     for form, probabilities in (("float", expected), ("int8", int8)):
         correct = int((probabilities.argmax(axis=1) == digits.test.labels).sum())
         measured = [written[form][name] for name in ("test_correct", "test_pictures", "test_accuracy")]
@@ -167,7 +167,7 @@ def test_delivery(folder, digits):
 def test_results(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / "runs" / "results.png").unlink()
-    assert main(["results", "runs/digits", "runs/pictures"]) == 0
+    assert main(["results", "runs/digits", "runs/images"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert (folder / "runs" / "results.png").read_bytes().startswith(b"\x89PNG")
     written = json.loads((folder / "runs" / "digits" / "export" / "export.json").read_text())["files"]
@@ -182,7 +182,7 @@ def test_results(folder, capsys, monkeypatch):
         f"{' | '.join(figures)} |"
     )
     # The commands of the page, but for what changes no network.
-    for name in ("digits", "pictures"):
+    for name in ("digits", "images"):
         line = next(line for line in lines if line.endswith(f"--seed 0 --output runs/{name}_seed0"))
         original = next(line for line in PAGE.splitlines() if line.endswith(f"--output runs/{name}"))
         given, printed = (make_parser(LINE).parse_args(shlex.split(text)[3:]) for text in (original, line))
@@ -194,9 +194,9 @@ def test_results(folder, capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["predict", "nowhere", "a.png"], "There is no file nowhere."),
-        (["predict", "runs/pictures", "none.png"], "There is no file none.png."),
-        (["predict", "runs/pictures", "pictures/bee/torn.png"], "pictures/bee/torn.png is not an image that can be"),
-        (["predict", "runs/pictures", "pictures/ant/0.png", "--top", "0"], "`--top` (=0) must be a positive integer"),
+        (["predict", "runs/images", "none.png"], "There is no file none.png."),
+        (["predict", "runs/images", "images/bee/torn.png"], "images/bee/torn.png is not an image that can be"),
+        (["predict", "runs/images", "images/ant/0.png", "--top", "0"], "`--top` (=0) must be a positive integer"),
         (["export", "runs/digits"], "The output directory runs/digits/export exists and is not an empty folder."),
         (
             ["export", "runs/digits", "--output", "new", "--images", "0"],
@@ -210,15 +210,15 @@ def test_results(folder, capsys, monkeypatch):
             ["export", "stopped", "--output", "new"],
             "The run in stopped is not finished: `fit --resume stopped` goes on",
         ),
-        (["export", "runs/digits", "--output", "new", "--data", "pictures"], "pictures/bee/torn.png is not an image"),
+        (["export", "runs/digits", "--output", "new", "--data", "images"], "images/bee/torn.png is not an image"),
         (["report", "empty"], "No epoch of the run in empty is finished."),
         (
             ["compare", "runs/digits", "runs/../runs/digits", "--output", "new"],
             "`runs` (=runs/digits runs/../runs/digits)",
         ),
         (
-            ["compare", "runs/digits", "--output", "runs/pictures"],
-            "The output directory runs/pictures already holds a run.",
+            ["compare", "runs/digits", "--output", "runs/images"],
+            "The output directory runs/images already holds a run.",
         ),
     ],
 )
@@ -261,14 +261,14 @@ def test_names_of_runs():
 
 
 def test_runs_on_crops(folder, capsys, monkeypatch):
-    """Pictures of many sizes, the paper's plateaus, area crops: trained, tested, named, delivered."""
+    """Images of many sizes, the paper's plateaus, area crops: trained, tested, named, delivered."""
     monkeypatch.chdir(folder)
     random = np.random.default_rng(1)
     for label, name in enumerate(CLASSES):
         (folder / "sizes" / name).mkdir(parents=True)
         for number in range(10):
-            picture = random.integers(0, 100, (20 + number, 24, 3), np.uint8) + np.uint8(150 * label)
-            PIL.Image.fromarray(picture).save(folder / "sizes" / name / f"{number}.png")
+            image = random.integers(0, 100, (20 + number, 24, 3), np.uint8) + np.uint8(150 * label)
+            PIL.Image.fromarray(image).save(folder / "sizes" / name / f"{number}.png")
     network = "--model hscnet_m32_g4_r2_b1_a2 --model-option width=(16,) --model-option arrangements=1"
     recipe = "--recipe shardnet-tiny-imagenet --crop-size 8 --epochs 2 --batch-size 8 --jitter 0.2 --lighting 0.1"
     arguments = f"fit {network} --data sizes --input-shape 0 0 3 {recipe} --jit-compile false --output crops"

@@ -68,7 +68,7 @@ def plateau_rate(recipe: Recipe, epochs: Sequence[Epoch]) -> float:
     """The learning rate after these epochs, for the schedule "plateau".
 
     It is multiplied by `decay_factor` whenever `patience` epochs have passed without a new lowest error since the last
-    one, or since the rate fell. As it depends on nothing else, a run that is resumed goes on with the same rates.
+    one, or since the rate fell. As it depends on nothing else, a run that is resumed has the same rates.
     """
     rate, lowest, waited = recipe.learning_rate, math.inf, 0
     for epoch in epochs:

@@ -48,7 +48,7 @@ def fit(
     """Trains a named network with `model.fit` and writes all that is worth keeping into a folder.
 
     The folder gets `last.keras`, `best.keras`, `labels.txt`, `metrics.json`, `history.csv`, `curves.png` and
-    `checkpoints/`, from which `resume` goes on. Every file but TensorBoard's logs is written to the side and renamed:
+    `checkpoints/`, from which `resume` continues. Every file but TensorBoard's logs is written to the side and renamed:
     whenever the process is killed, what is there is whole. The models are saved without the optimizer.
 
     Args:
@@ -68,7 +68,7 @@ def fit(
             is no longer finite, or an image cannot be read any more: what was saved before stays, and the message
             names the last checkpoint.
         OSError: a file cannot be written, for example on a full disk; the message names the last checkpoint.
-        RuntimeError: another worker is gone; the message says how to go on.
+        RuntimeError: another worker is gone; the message says how to resume.
         KeyboardInterrupt: passed on, as any other error, after it has been noted in `metrics.json`.
 
     Example:
@@ -100,14 +100,14 @@ def resume(
     strategy: str = "default",
     verbose: str | int = "auto",
 ) -> Run:
-    """Goes on with a run that was killed, interrupted or stopped, from its last checkpoint.
+    """Resumes a run that was killed, interrupted or stopped, from its last checkpoint.
 
     Batches, learning rate, momentum, random numbers and the means of the running epoch are what they would have been.
-    Without a checkpoint the run begins anew.
+    Without a checkpoint the run starts from the beginning.
 
     Args:
         output: the run's folder.
-        dataset: the one that the run began with.
+        dataset: the one that the run was started with.
         checkpoint_steps, keep_checkpoints: as in `RunOptions`; by default as before.
         strategy: as in `RunOptions`; need not be the one before.
         verbose: as in `model.fit`.
@@ -116,13 +116,13 @@ def resume(
         The finished `Run`, at once if it was finished before.
 
     Raises:
-        ValueError: there is no run in `output`, or it was begun with another data set or backend, or its last
+        ValueError: there is no run in `output`, or it was started with another data set or backend, or its last
             checkpoint is damaged. Later as in `fit`.
     """
     output = pathlib.Path(output)
     run = read_metrics(output / "metrics.json")
     if run.backend != keras.backend.backend():
-        raise ValueError(f"The run in {output} was begun with KERAS_BACKEND={run.backend}; so must it go on.")
+        raise ValueError(f"The run in {output} was started with KERAS_BACKEND={run.backend}: resume it with the same.")
     summary = json.loads(json.dumps(_summary(dataset)))
     for name in COMPARED:
         if run.data[name] != summary[name]:

@@ -1,6 +1,6 @@
-"""The files of a training run while it goes on: its record, its networks and its checkpoints.
+"""The files of a training run while it lasts: its record, its networks and its checkpoints.
 
-A checkpoint is all that a run needs to go on, one `.npz` file: every variable of the model (the state of its random
+A checkpoint is all that a run needs to continue, one `.npz` file: every variable of the model (the state of its random
 numbers included), of its optimizer and of its metrics, and what is known of the run. Every file is written to the side
 and renamed, so that it can be read at any moment.
 """
@@ -29,13 +29,13 @@ CHECKPOINTS = "checkpoints"  # The folder in that of a run.
 class Recorder(keras.callbacks.Callback):
     """Keeps a `Run` up to date, in memory and on disk.
 
-    A finished epoch is in a checkpoint before anything else speaks of it: a run that goes on from its last checkpoint
+    A finished epoch is in a checkpoint before anything else speaks of it: a run that continues from its last checkpoint
     knows every epoch that its files know, and writes these files again if it was killed before they were.
 
     Args:
         network: the model to save.
         folder: made here.
-        run: as it starts, or goes on.
+        run: as it starts or continues.
         steps: batches of an epoch.
         trained: the model that is trained, if it does not share its layers with `network`.
     """
@@ -57,7 +57,7 @@ class Recorder(keras.callbacks.Callback):
         self._write()
 
     def resume(self, path: pathlib.Path, arrays: Mapping[str, np.ndarray], state: Mapping) -> None:
-        """Goes on from a checkpoint, whose weights the trained model has already."""
+        """Continues from a checkpoint, whose weights the trained model has already."""
         self._checkpoint = path
         self._step = self._first = state["step"]
         if self._step:
@@ -113,10 +113,10 @@ class Recorder(keras.callbacks.Callback):
             files.write_bytes(self.folder / "curves.png", draw_curves(self.run))
 
     def resume_hint(self) -> str:
-        """How a run that was stopped can go on, as a sentence."""
+        """How a run that was stopped can be resumed, as a sentence."""
         if self._checkpoint is None:
             return f"There is no checkpoint in {self.folder} yet."
-        return f"The last good checkpoint is {self._checkpoint}; `fit --resume {self.folder}` goes on from there."
+        return f"The last good checkpoint is {self._checkpoint}; `fit --resume {self.folder}` continues from there."
 
     def _save_checkpoint(self) -> None:
         self._count_seconds()
@@ -236,7 +236,7 @@ def load_checkpoint(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
         return arrays, json.loads(arrays.pop("state").item())
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"The checkpoint {path} is damaged: {error}. Without it, the run goes on from the one before."
+            f"The checkpoint {path} is damaged: {error}. Without it, the run continues from the one before."
         ) from error
 
 

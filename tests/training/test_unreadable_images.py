@@ -1,4 +1,4 @@
-"""Pictures that cannot be read: all are named, and left out on request."""
+"""Images that cannot be read: all are named, and left out on request."""
 
 import keras
 import numpy as np
@@ -8,14 +8,14 @@ from keras_sharenets.training.data.sources import load
 from trainers.cli import main
 
 
-def test_unreadable_pictures_are_all_named(half_broken):
+def test_unreadable_images_are_all_named(half_broken):
     with pytest.raises(ValueError, match="`--skip-unreadable` leaves such images out") as raised:
         load(half_broken)
     for path in ("ant/3.jpg", "bee/7.jpg", "bee/0.jpg"):
         assert f"{half_broken / path} is not an image that can be read" in str(raised.value)
 
 
-def test_unreadable_pictures_are_left_out_on_request(half_broken):
+def test_unreadable_images_are_left_out_on_request(half_broken):
     dataset = load(half_broken, skip_unreadable=True)
     kept = {str(path.relative_to(half_broken)) for part in (dataset.train, dataset.test) for path in part.paths}
     every = {f"{name}/{number}.jpg" for name in ("ant", "bee") for number in range(10)}
@@ -39,8 +39,8 @@ def test_command_line_names_what_it_leaves_out(half_broken, tmp_path, capsys):
     assert "3 unreadable images are left out" in output
 
 
-def test_class_of_unreadable_pictures_alone(half_broken):
+def test_class_of_unreadable_images_alone(half_broken):
     for number in range(10):
-        (half_broken / "ant" / f"{number}.jpg").write_text("no picture")
+        (half_broken / "ant" / f"{number}.jpg").write_text("no image")
     with pytest.raises(ValueError, match=r"The class 'ant' has no readable image to train with\. .*And 2 more"):
         load(half_broken, skip_unreadable=True)

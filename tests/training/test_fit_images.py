@@ -1,4 +1,4 @@
-"""Real pictures, from a folder and from CIFAR-10, through a whole run."""
+"""Real images, from a folder and from CIFAR-10, through a whole run."""
 
 import dataclasses
 import json
@@ -16,16 +16,16 @@ from keras_sharenets.training.run.record import RunOptions
 PLAIN = RunOptions(jit_compile=False)
 
 
-def test_real_pictures_from_a_folder(tmp_path):
-    """A folder of pictures, decoded batch by batch: red ones, green ones and blue ones."""
+def test_real_images_from_a_folder(tmp_path):
+    """A folder of images, decoded batch by batch: red ones, green ones and blue ones."""
     generator = np.random.default_rng(0)
     for channel, name in enumerate(("red", "green", "blue")):
-        (tmp_path / "colours" / name).mkdir(parents=True)
+        (tmp_path / "colors" / name).mkdir(parents=True)
         for number in range(20):
             pixels = generator.integers(0, 100, (8, 8, 3), dtype="uint8")
             pixels[..., channel] += 120
-            PIL.Image.fromarray(pixels).save(tmp_path / "colours" / name / f"{number}.png")
-    dataset = load(tmp_path / "colours")
+            PIL.Image.fromarray(pixels).save(tmp_path / "colors" / name / f"{number}.png")
+    dataset = load(tmp_path / "colors")
     changes = {"epochs": 8, "batch_size": 12, "learning_rate": 0.05, "schedule": "cosine"}
     settings = override(recipe_for(MODEL, dataset.name), **changes)
     run = fit(MODEL, dataset, tmp_path / "run", recipe=settings, options=TINY, run_options=PLAIN, verbose=0)
@@ -33,7 +33,7 @@ def test_real_pictures_from_a_folder(tmp_path):
     assert (tmp_path / "run" / "labels.txt").read_text() == "blue\ngreen\nred\n"
 
 
-def test_real_cifar10_pictures(cifar10, tmp_path):
+def test_real_cifar10_images(cifar10, tmp_path):
     """The first 600 of them, twice, with the paper's recipe shortened."""
     few = [Arrays(source.images[:600], source.labels[:600]) for source in (cifar10.train, cifar10.test)]
     dataset = dataclasses.replace(cifar10, train=few[0], test=few[1])

@@ -1,4 +1,4 @@
-"""Folders of pictures, one per class: how they are split and read, and those that cannot be used."""
+"""Folders of images, one per class: how they are split and read, and those that cannot be used."""
 
 import numpy as np
 import PIL.Image
@@ -7,16 +7,16 @@ import pytest
 from keras_sharenets.training.data.sources import load
 
 
-def write_picture(path, colour, size=(6, 4)):
+def write_image(path, color, size=(6, 4)):
     path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.new("RGB", size, colour).save(path)
+    PIL.Image.new("RGB", size, color).save(path)
 
 
 def write_classes(folder, counts, size=(6, 4)):
-    """Class `i` has pictures of the colours (40 i, picture, 7)."""
+    """Class `i` has images of the colors (40 i, image, 7)."""
     for label, (name, count) in enumerate(counts.items()):
         for number in range(count):
-            write_picture(folder / name / f"{number}.png", (40 * label, number, 7), size)
+            write_image(folder / name / f"{number}.png", (40 * label, number, 7), size)
     return folder
 
 
@@ -29,10 +29,10 @@ def test_class_folders_are_split(tmp_path):
     for source in (dataset.train, dataset.test):
         pixels = source.pixels(np.arange(len(source)))
         written_as = {"ant": 40, "bee": 80, "cat": 0}
-        for path, label, picture in zip(source.paths, source.labels, pixels, strict=True):
+        for path, label, image in zip(source.paths, source.labels, pixels, strict=True):
             name = path.parent.name
             assert dataset.class_names[label] == name
-            assert np.all(picture == (written_as[name], int(path.stem), 7))
+            assert np.all(image == (written_as[name], int(path.stem), 7))
     assert load(tmp_path / "things").test.paths == dataset.test.paths
     assert load(tmp_path / "things", split_seed=1).test.paths != dataset.test.paths
     blue, variance = dataset.mean[2], dataset.variance[2]
@@ -53,15 +53,15 @@ def test_a_class_may_be_called_train(tmp_path):
     assert load(write_classes(tmp_path, {"train": 2, "tram": 2})).class_names == ("train", "tram")
 
 
-def test_pictures_are_decoded_when_they_are_asked_for(tmp_path):
+def test_images_are_decoded_when_they_are_asked_for(tmp_path):
     dataset = load(write_classes(tmp_path, {"ant": 3, "bee": 3}))
-    write_picture(dataset.train.paths[1], (9, 9, 9))
+    write_image(dataset.train.paths[1], (9, 9, 9))
     assert np.all(dataset.train.pixels([1]) == 9)
 
 
-def test_resized_and_grey(tmp_path):
+def test_resized_and_gray(tmp_path):
     write_classes(tmp_path, {"ant": 3, "bee": 3}, size=(20, 10))
-    write_picture(tmp_path / "ant" / "0.png", (200, 200, 200), size=(5, 7))
+    write_image(tmp_path / "ant" / "0.png", (200, 200, 200), size=(5, 7))
     dataset = load(tmp_path, input_shape=(8, 12, 1))
     pixels = dataset.train.pixels([0, 1])
     assert (pixels.shape, pixels.dtype, dataset.shape) == ((2, 8, 12, 1), np.uint8, (8, 12, 1))
@@ -76,27 +76,27 @@ def _one_class(folder):
     write_classes(folder, {"ant": 3})
 
 
-def _class_without_pictures(folder):
+def _class_without_images(folder):
     write_classes(folder, {"ant": 3, "bee": 3})
     (folder / "cow").mkdir()
     (folder / "cow" / "notes.txt").write_text("moo")
 
 
-def _lonely_picture(folder):
+def _lonely_image(folder):
     write_classes(folder, {"ant": 3, "bee": 1})
 
 
-def _broken_picture(folder):
+def _broken_image(folder):
     write_classes(folder, {"ant": 3, "bee": 3})
     for number in range(3):
         path = folder / "bee" / f"{number}.png"
         path.write_bytes(path.read_bytes()[:45])
 
 
-def _broken_test_picture(folder):
+def _broken_test_image(folder):
     write_classes(folder / "train", {"ant": 3, "bee": 3})
     write_classes(folder / "test", {"ant": 3, "bee": 3})
-    (folder / "test" / "ant" / "2.png").write_text("no picture")
+    (folder / "test" / "ant" / "2.png").write_text("no image")
 
 
 def _other_classes(folder):
@@ -107,7 +107,7 @@ def _other_classes(folder):
 def _other_size(folder):
     write_classes(folder, {"ant": 3, "bee": 3})
     for number in range(3):
-        write_picture(folder / "bee" / f"{number}.png", (1, 2, 3), size=(7, 7))
+        write_image(folder / "bee" / f"{number}.png", (1, 2, 3), size=(7, 7))
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ def _other_size(folder):
     [
         (_empty, r"data holds no class folders\. Expected is one folder of images per class"),
         (_one_class, r"data holds fewer than 2 class folders \(only 'ant'\)"),
-        (_class_without_pictures, r"class folder .*data/cow holds no image \(\.bmp"),
-        (_lonely_picture, r"class folder .*data/bee holds one image; a split needs at least 2"),
-        (_broken_picture, r"data/bee/\d\.png is not an image that can be read"),
-        (_broken_test_picture, r"data/test/ant/2\.png is not an image that can be read"),
+        (_class_without_images, r"class folder .*data/cow holds no image \(\.bmp"),
+        (_lonely_image, r"class folder .*data/bee holds one image; a split needs at least 2"),
+        (_broken_image, r"data/bee/\d\.png is not an image that can be read"),
+        (_broken_test_image, r"data/test/ant/2\.png is not an image that can be read"),
         (_other_classes, r"data/val differ from those in .*data/train: missing \['cow'\], additional \['dog'\]"),
         (
             _other_size,
