@@ -8,10 +8,12 @@ from harness import outputs_of, pseudo_random, slow_after
 from keras import layers
 from PIL import Image
 
-from keras_sharenets.analysis import count_parameters, figures
+from keras_sharenets.analysis import count_parameters
 from keras_sharenets.analysis.blending import blending_layers, blending_patterns
 from keras_sharenets.analysis.blending_pruning import CurveRow, Pruning, prune_blending, pruning_curve
+from keras_sharenets.analysis.figures import draw_blending_patterns, draw_pruning_curve
 from keras_sharenets.models import ShardResNet, ShardVGGNet
+from keras_sharenets.rendering import figures
 
 WEIGHTS = 6 * 6 + 6 * 10
 
@@ -249,19 +251,19 @@ def test_patterns_come_in_the_order_of_the_network():
     ]
 
 
-def colours(png):
-    picture = Image.open(io.BytesIO(png))
-    assert picture.format == "PNG"
-    pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+def colors(png):
+    image = Image.open(io.BytesIO(png))
+    assert image.format == "PNG"
+    pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     found, counts = np.unique(pixels, axis=0, return_counts=True)
-    return {"#" + bytes(colour).hex(): count for colour, count in zip(found.astype("uint8"), counts, strict=True)}
+    return {"#" + bytes(color).hex(): count for color, count in zip(found.astype("uint8"), counts, strict=True)}
 
 
-def test_picture_of_patterns_has_the_colours_of_the_matrix():
+def test_figure_of_patterns_has_the_colors_of_the_matrix():
     (pattern,) = blending_patterns(one_layer(pseudo_random((16, 16))), strongest=4)
-    counts = colours(figures.draw_blending_patterns([pattern], "title"))
+    counts = colors(draw_blending_patterns([pattern], "title"))
     # A quarter of the cells is red, nothing else but its key in the legend is.
-    assert counts[figures.RED] / counts[figures.WHITE] > 0.1
+    assert counts[figures.RED] / counts["#ffffff"] > 0.1
     height = 3.6 * figures.DPI
     assert 0.2 * height**2 < counts[figures.RED] < 0.35 * height**2
     # Blue is drawn below the matrix too.
@@ -273,8 +275,8 @@ def test_lines_are_seen_where_cells_are_smaller_than_pixels():
     kernel = np.abs(pseudo_random((2048, 2048))) + 0.1
     dead = [300, 501, 802, 1103, 1404, 1705]
     kernel[dead] = 0
-    picture = Image.open(io.BytesIO(figures.draw_blending_patterns(blending_patterns(one_layer(kernel)), "title")))
-    pixels = np.asarray(picture.convert("RGB"), "float64")
+    image = Image.open(io.BytesIO(draw_blending_patterns(blending_patterns(one_layer(kernel)), "title")))
+    pixels = np.asarray(image.convert("RGB"), "float64")
     height, width, _ = pixels.shape
     # Through the middle of the matrix, clear of its frame and ticks.
     matrix = pixels[height // 4 : height // 2, width // 8 : -width // 16]
@@ -286,13 +288,13 @@ def test_lines_are_seen_where_cells_are_smaller_than_pixels():
     np.testing.assert_allclose(np.diff(lines) / np.ptp(lines), np.diff(dead) / np.ptp(dead), atol=2 / width)
 
 
-def test_picture_of_the_curve():
+def test_figure_of_the_curve():
     rows = [CurveRow(0.0, 0, 10, None, 0.9), CurveRow(0.5, 5, 5, None, 0.5)]
-    plain = figures.draw_pruning_curve(rows, "title")
-    assert colours(plain)[figures.BLUE] > 500
-    assert plain == figures.draw_pruning_curve(rows[::-1], "title")
+    plain = draw_pruning_curve(rows, "title")
+    assert colors(plain)[figures.BLUE] > 500
+    assert plain == draw_pruning_curve(rows[::-1], "title")
     compared = [CurveRow(row.fraction, row.zeroed, row.remaining, 20 / row.remaining, row.accuracy) for row in rows]
-    assert figures.draw_pruning_curve(compared, "title") != plain
+    assert draw_pruning_curve(compared, "title") != plain
 
 
 def unblended():

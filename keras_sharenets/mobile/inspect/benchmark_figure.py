@@ -1,76 +1,72 @@
-"""Accuracy against size as a picture. It needs matplotlib: `pip install 'keras_sharenets[plots]'`."""
+"""Accuracy against size as a figure. It needs matplotlib: `pip install 'keras_sharenets[plots]'`."""
 
-import io
+from __future__ import annotations
+
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-BLUE, DARK, LINE, GRID = "#1f5fbf", "#1f2933", "#9aa5b1", "#e4e7eb"
+from keras_sharenets.rendering import figures
+
 # Where a name may stand beside its point, in points of print: the first place that is free is taken. A line joins
 # what is far away.
 _PLACES = tuple((x, y) for y in (6, -14, 20, -28, 34, -42) for x in (6, -6))
 
 
-def draw_accuracy_against_size(reports, accuracies, title):
+def draw_accuracy_against_size(reports: Sequence[Any], accuracies: Mapping[str, float], title: str) -> bytes:
     """One point a file: how large it is and how often it is right.
 
     Args:
-        reports: sequence of `BenchmarkReport`, or of other things with `path` and `file_bytes`.
-        accuracies: dict from path to a share of 1, for each of them.
-        title: str.
+        reports: `BenchmarkReport`, or other things with `path` and `file_bytes`.
+        accuracies: path to a share of 1, for each of them.
+        title: one line.
 
     Returns:
-        bytes: a PNG file.
+        A PNG file.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
-
     sizes = [report.file_bytes / 1000 for report in reports]
     shares = [accuracies[report.path] for report in reports]
-    figure = Figure(figsize=(7.5, 4.2), dpi=120, layout="constrained")
+    figure = figures.new_figure(7.5, 4.2, title)
     axes = figure.subplots()
-    axes.scatter(sizes, shares, color=BLUE, s=36, zorder=3)
+    axes.scatter(sizes, shares, color=figures.BLUE, s=36, zorder=3)
     if max(sizes) > 8 * min(sizes):
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_minor_locator(NullLocator())
+        figures.log_ticks(axes.xaxis)
         axes.set_xlim(min(sizes) / 1.6, max(sizes) * 1.6)
     else:
         axes.set_xlim(0, 1.15 * max(sizes))
+        axes.xaxis.set_major_formatter("{x:,g}")
     middle, half = (max(shares) + min(shares)) / 2, max(0.75 * (max(shares) - min(shares)), 0.01)
     axes.set_ylim(middle - half, middle + half)
-    axes.xaxis.set_major_formatter("{x:,g}")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    figures.percent(axes.yaxis)
     axes.set_xlabel("size of the file in kB (1000 bytes)")
     axes.set_ylabel("accuracy")
-    axes.grid(color=GRID)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    figures.frame(axes)
     # From here on the points have their places on the page.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     _name_points(axes, sizes, shares, _short_names([report.path for report in reports]))
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-    return png.getvalue()
+    return figures.png(figure)
 
 
-def _short_names(paths):
+def _short_names(paths: Sequence[str]) -> list[str]:
     """The paths without what they have in common: the folder before, `.tflite` behind."""
     full = [os.path.abspath(path) for path in paths]
     folder = os.path.commonpath([os.path.dirname(path) for path in full])
     return [pathlib.Path(path).relative_to(folder).with_suffix("").as_posix() for path in full]
 
 
-def _name_points(axes, across, up, names):
+def _name_points(axes, across: Sequence[float], up: Sequence[float], names: Sequence[str]) -> None:
     """Writes each name beside its point, where it covers no other name and no point, if there is such a place."""
     from matplotlib.transforms import Bbox
 
     points = axes.transData.transform(list(zip(across, up, strict=True)))
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in points]
+    text = {"textcoords": "offset points", "fontsize": 9, "color": figures.DARK}
     for x, y, name in zip(across, up, names, strict=True):
         for place in _PLACES:
-            side = "left" if place[0] > 0 else "right"
-            label = axes.annotate(name, (x, y), place, textcoords="offset points", ha=side, fontsize=9, color=DARK)
+            label = axes.annotate(name, (x, y), place, ha="left" if place[0] > 0 else "right", **text)
             box = label.get_window_extent()
             inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.figure.bbox.x1 and axes.bbox.y0 <= box.y0
             if inside and not any(box.overlaps(other) for other in taken):
@@ -79,5 +75,5 @@ def _name_points(axes, across, up, names):
                 label.remove()
         taken.append(box)
         if abs(place[1]) > 14:
-            line = {"arrowstyle": "-", "color": LINE, "linewidth": 0.8}
+            line = {"arrowstyle": "-", "color": figures.GRAY, "linewidth": 0.8}
             axes.annotate("", (x, y), place, textcoords="offset points", arrowprops=line)
