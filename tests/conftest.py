@@ -66,6 +66,19 @@ def no_weights():
         yield
 
 
+@pytest.fixture
+def sharenets(capsys):
+    """Runs a command of `sharenets` in this process: `(exit status, standard output, standard error)`."""
+    from keras_sharenets import cli
+
+    def sharenets(*arguments):
+        status = cli.main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return sharenets
+
+
 @pytest.fixture(scope="session")
 def other_backend():
     """The JAX backend in a process of its own. When JAX itself runs the tests, `None`: TensorFlow's run compares."""

@@ -17,7 +17,7 @@ COMMANDS = {
     "recipes": (f"{_HERE}.recipes", "List the recipes for training, or show all fields of one."),
     "evaluate": (f"{_HERE}.evaluate", "Measure the accuracy of a .keras or .tflite file."),
     "predict": (f"{_HERE}.predict", "Name what is in images."),
-    "report": (f"{_HERE}.report", "Write a page about a run into its folder."),
+    "report": (f"{_HERE}.report", "Write a page about a run or a search into its folder."),
     "compare": (f"{_HERE}.compare", "Put several runs into one figure and one table."),
     "results": (f"{_HERE}.results", "Make the tables of published runs, beside what the papers print."),
     "blending": (f"{_HERE}.blending", "Prune the blending layers of a trained ShardNet step by step."),
@@ -26,7 +26,6 @@ COMMANDS = {
     "benchmark": (f"{_HERE}.benchmark", "Measure time, memory and size of .tflite files with LiteRT, side by side."),
     "enumerate": (f"{_HERE}.enumerate", "List all networks of a search space within a budget."),
     "search": (f"{_HERE}.search", "Look for the best network of a space within a budget."),
-    "search-report": (f"{_HERE}.search_report", "Report on a search, finished or not."),
 }
 LINE = CommandLine("sharenets", "Small convolutional networks that reuse their filters.", COMMANDS, __version__)
 

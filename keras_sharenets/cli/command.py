@@ -7,7 +7,7 @@ A command's module has a docstring, the help text and then an example, and two f
   nothing to say. Progress goes to standard error. `arguments.command_line` is the whole line as it was typed.
 
 and, if the options have rules that a parser cannot tell, a third, `check(arguments)`: a `ValueError` before Keras is
-imported.
+imported. A command that never needs Keras says `NEEDS_KERAS = False`.
 
 Every command takes `--json FILE|-`, which is added here: the answer as data, in a file beside the text on standard
 output, or on standard output in its place.
@@ -96,8 +96,7 @@ def make_parser(line: CommandLine, wanted: Collection[str] | None = None) -> arg
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(subparser)
-        if "--json" not in subparser._option_string_actions:
-            subparser.add_argument("--json", nargs="?", const="-", type=_json_target, metavar="FILE|-", help=_JSON_HELP)
+        subparser.add_argument("--json", nargs="?", const="-", type=_json_target, metavar="FILE|-", help=_JSON_HELP)
     return parser
 
 
@@ -132,8 +131,9 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
     try:
         if hasattr(command, "check"):
             command.check(arguments)
-        with without_notices():
-            importlib.import_module("keras")
+        if getattr(command, "NEEDS_KERAS", True):
+            with without_notices():
+                importlib.import_module("keras")
         answer = command.run(arguments)
         if answer is not None:
             _give(answer, arguments.json)
@@ -154,7 +154,7 @@ def without_notices() -> Iterator[None]:
     redirected. Every other line comes through, and all lines if the import fails. With TF_CPP_MIN_LOG_LEVEL=0 nothing
     is held back: a process that dies in the import shows why.
     """
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "0":
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
         yield
         return
     sys.stderr.flush()

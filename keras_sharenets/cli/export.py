@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING
 from keras_sharenets import _checks
 from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.rendering.tables import text_table
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
 
     from keras_sharenets.training.data.dataset import Dataset
+    from keras_sharenets.training.data.sources import DataSource
 
 # In this order: what a network may not be exportable to comes first, so that nothing is written then.
 FORMATS = ("float", "int8", "saved_model", "keras")
 TFLITE = FORMATS[:2]
 _OF_FILE = ("to", "quantization", "prefer", "max_bytes", "representative_data")
-_OF_RUN = ("formats", "test", "data", "data_dir", "skip_unreadable", "input_shape")
+_OF_RUN = ("formats", "test", "data", "data_dir", "download", "skip_unreadable", "input_shape")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,21 +73,26 @@ def check(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> Answer:
     if pathlib.Path(arguments.target).is_dir():
-        return _export_run(arguments)
+        from keras_sharenets.training.run.finished import open_run
+
+        source = data_source(arguments, open_run(arguments.target).source)
+        formats, count, output = arguments.formats or FORMATS, arguments.images, arguments.output
+        data = export_run(arguments.target, source, output, formats=formats, images=count, test=bool(arguments.test))
+        return Answer(text_table(_rows(data["files"], pathlib.Path(data["folder"]))), data)
     from keras_sharenets import files, mobile
 
     model = files.load_model(arguments.target)
     class_names = files.read_labels(arguments.target)
-    source, images = pathlib.Path(arguments.target), None
+    file, images = pathlib.Path(arguments.target), None
     if arguments.representative_data is not None:
         images = representative_images(arguments.representative_data, model.input_shape[1:], arguments.images)
     if arguments.to == "saved_model":
-        target = arguments.output or source.with_name(f"{source.stem}_saved_model")
+        target = arguments.output or file.with_name(f"{file.stem}_saved_model")
         report = mobile.export_saved_model(model, target, class_names=class_names, representative_data=images)
         return Answer(_fields(report), dataclasses.asdict(report))
     report = mobile.export_tflite(
         model,
-        arguments.output or source.with_suffix(".tflite"),
+        arguments.output or file.with_suffix(".tflite"),
         quantization=arguments.quantization,
         representative_data=images,
         class_names=class_names,
@@ -119,32 +126,53 @@ def _fields(report: object) -> str:
     return "\n".join(lines)
 
 
-def _export_run(arguments: argparse.Namespace) -> Answer:
-    """Leaves `export.json` beside the files."""
+def export_run(
+    folder: str | pathlib.Path,
+    source: DataSource,
+    output: str | pathlib.Path | None = None,
+    *,
+    formats: Sequence[str] = FORMATS,
+    images: int = 200,
+    test: bool = False,
+) -> dict[str, object]:
+    """Writes the network of a finished run in some `FORMATS`, and `export.json` with what was found beside them.
+
+    Args:
+        folder: that of the run.
+        source: the data of the run.
+        output: an empty or new folder, `export` in that of the run by default.
+        formats: some of `FORMATS`.
+        images: how many of the training split calibrate and check.
+        test: whether the `.tflite` files are measured on the whole test split.
+
+    Returns:
+        What `export.json` holds, and the `folder`.
+
+    Raises:
+        ValueError: the run is not finished, its data has other classes, or `output` is in use.
+    """
     import keras
 
     from keras_sharenets import files
-    from keras_sharenets.rendering.tables import text_table
     from keras_sharenets.training.run.finished import check_classes, network_file, open_run, training_images
     from keras_sharenets.training.run.fit import check_output
 
-    folder, formats = arguments.target, arguments.formats or FORMATS
     if keras.backend.backend() != "tensorflow" and set(formats) != {"keras"}:
         raise ValueError(f"`--formats` (={' '.join(formats)}) need KERAS_BACKEND=tensorflow, all but keras.")
-    output = check_output(arguments.output or pathlib.Path(folder) / "export")
+    target = check_output(output or pathlib.Path(folder) / "export")
     trained = open_run(folder)
     if trained.state != "finished":
         raise ValueError(f"The run in {folder} is not finished: `fit --resume {folder}` goes on with it.")
-    dataset = load_data(data_source(arguments, trained.source))
+    dataset = load_data(source)
     check_classes(dataset, folder, trained)
-    images = training_images(dataset, trained, arguments.images)
+    representative_data = training_images(dataset, trained, images)
     model = files.load_model(network_file(folder))
-    written = export(model, output, dataset.class_names, images, formats=formats)
-    if arguments.test:
-        written = [entry | _tested(entry, output, dataset, bool(trained.recipe.crop_size)) for entry in written]
-    data = {"model": trained.model, "data": trained.data["name"], "files": written}
-    files.write_json(output / "export.json", data)
-    return Answer(text_table(_rows(written, output)), data)
+    written = export(model, target, dataset.class_names, representative_data, formats=formats)
+    if test:
+        written = [entry | _tested(entry, target, dataset, bool(trained.recipe.crop_size)) for entry in written]
+    record = {"model": trained.model, "data": trained.data["name"], "files": written}
+    files.write_json(target / "export.json", record)
+    return record | {"folder": str(target)}
 
 
 def _tested(entry: dict, output: pathlib.Path, dataset: Dataset, cropped: bool) -> dict:

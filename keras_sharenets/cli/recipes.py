@@ -13,6 +13,7 @@ from keras_sharenets.rendering.tables import text_table
 from keras_sharenets.training.recipes.named import RECIPES, find_recipe
 from keras_sharenets.training.recipes.recipe import OPTIONS, Recipe
 
+NEEDS_KERAS = False
 HEADER = ("name", "epochs", "batch", "rate", "schedule", "decay", "momentum", "crop", "source")
 
 

@@ -146,6 +146,6 @@ def run(arguments: argparse.Namespace) -> Answer | None:
     text = (
         f"{_outcome(found, folder / conclusion.FOLDER)}\n"
         f"train it with checkpoints, or for longer: {command}\n"
-        f"look at all trials: sharenets search-report {folder}"
+        f"look at all trials: sharenets report {folder}"
     )
     return Answer(text, {**found, "folder": str(folder), "command": command})

@@ -1,6 +1,6 @@
 """Report on a search, finished or not: tables in Markdown, figures, `report.json` and `report.html`.
 
-sharenets search-report runs/search
+sharenets report runs/search
 """
 
 from __future__ import annotations

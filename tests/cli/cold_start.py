@@ -1,12 +1,10 @@
-"""What a fresh process does, on JAX and with TensorFlow out of reach: `python cold_start.py FOLDER SAVED_MODEL`."""
+"""What a fresh process does, on JAX and with TensorFlow out of reach: `python cold_start.py FOLDER [SAVED_MODEL]`."""
 
 import contextlib
 import importlib
 import io
 import sys
 import time
-
-TRAINING = ("fit", "recipes", "evaluate", "report", "compare", "results", "blending")
 
 
 class Refuse:
@@ -31,40 +29,59 @@ def answer(*words):
 
 def check_what_answers_at_once():
     import keras_sharenets as ksn
+    from keras_sharenets.cli import COMMANDS
 
     assert set(dir(ksn)) == {*ksn.__all__, "__version__"}
     assert "mobile" in dir(ksn)
     assert answer("--version") == (0, f"{ksn.__version__}\n", "")
     assert answer("--help")[0] == 0
-    for command in ("list", "describe", "table", "create", "size", "benchmark", "predict", *TRAINING):
+    for command in COMMANDS:
         status, text, _ = answer(command, "--help")
         assert status == 0
         assert f"example:\n  sharenets {command}" in text, command
         assert "--json" in text, command
+    assert answer("fit", "--nonsense")[0] == 2
     assert answer("nonsense")[0] == 2
+    status, _, text = answer("export", "net.keras", "--quantization", "int8")
+    assert (status, text.partition("FOLDER")[0]) == (2, "error: `--quantization int8` needs `--representative-data ")
+    status, text, _ = answer("--print-completion", "bash")
+    assert status == 0
+    assert "--representative-data" in text
+    assert "--checkpoint-steps" in text
+    assert answer("recipes", "fast")[1].startswith("fast: ")
     heavy = {"keras", "tensorflow", "jax", "numpy", "PIL", "sklearn", "matplotlib"} & set(sys.modules)
     assert not heavy, heavy
     assert time.process_time() < 5, "all of this takes half a second on an idle machine"
 
 
 def check_what_needs_no_tensorflow(folder, saved):
-    import keras_sharenets as ksn
-
     # Whoever has imported this package can load its files, though nothing of it was used.
     keras = importlib.import_module("keras")
     assert len(keras.saving.load_model(saved, compile=False).layers) > 10
-    assert ksn.profile(ksn.create_model("hscnet_m32_g4_r2_b1_a2")).stored_parameters == 50_922
     assert answer("list", "hscnet_m32*")[1].startswith("hscnet_m32_g4_r2_b1_a2")
-    assert answer("describe", "hscnet_m32_g4_r2_b1_a2")[0] == 0
+    assert "50,922" in answer("describe", "hscnet_m32_g4_r2_b1_a2")[1]
     network = "--model hscnet_m32_g4_r2_b1_a2 --model-option width=(8,) --model-option arrangements=1"
     status, _, text = answer(*f"fit {network} --data digits --epochs 1 --output {folder}/run".split())
     assert status == 0, text
     assert answer("evaluate", f"{folder}/run/last.keras", "--data", "digits")[1].startswith("accuracy")
-    assert not [name for name in sys.modules if name.partition(".")[0] == "tensorflow"]
+
+
+def check_search(folder):
+    """What a file costs cannot be measured without TensorFlow, so the accuracy decides."""
+    budget = "--max-parameters 5000 --epochs 1"
+    status, text, errors = answer(
+        *f"search --space hscnet --data digits --trials 1 {budget} --output {folder}/search".split()
+    )
+    assert status == 0, errors
+    assert text.startswith("winner: trial 0, validation accuracy"), text
 
 
 if __name__ == "__main__":
     sys.meta_path.insert(0, Refuse)
-    check_what_answers_at_once()
-    check_what_needs_no_tensorflow(*sys.argv[1:])
+    if len(sys.argv) == 3:
+        check_what_answers_at_once()
+        check_what_needs_no_tensorflow(*sys.argv[1:])
+    else:
+        check_search(sys.argv[1])
+    assert not [name for name in sys.modules if name.partition(".")[0] == "tensorflow"]
     print("done")

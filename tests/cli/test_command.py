@@ -18,9 +18,12 @@ from tuning.cli import LINE as TUNING
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def test_fresh_process_without_tensorflow(tmp_path):
-    saved = ROOT / "saved_models" / "hscnet_m32_g4_r2_b1_a2_cifar10" / "last.keras"
-    words = [sys.executable, str(pathlib.Path(__file__).with_name("cold_start.py")), str(tmp_path), str(saved)]
+SAVED = ROOT / "saved_models" / "hscnet_m32_g4_r2_b1_a2_cifar10" / "last.keras"
+
+
+@pytest.mark.parametrize("further", [[SAVED], pytest.param([], marks=pytest.mark.slow, id="search")])
+def test_fresh_process_without_tensorflow(further, tmp_path):
+    words = [sys.executable, pathlib.Path(__file__).with_name("cold_start.py"), tmp_path, *further]
     environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     result = subprocess.run(words, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
@@ -44,14 +47,14 @@ def test_help_of_every_command_has_an_example_that_parses(line, capsys):
         assert make_parser(line, [name]).parse_args(example.replace("'", "").split()).command == name
 
 
-def test_one_json_for_all(run, tmp_path):
+def test_one_json_for_all(sharenets, tmp_path):
     target = tmp_path / "found.json"
-    status, text, _ = run("list", "hscnet_m32*", "--json", target)
+    status, text, _ = sharenets("list", "hscnet_m32*", "--json", target)
     assert (status, text.split()[0]) == (0, "hscnet_m32_g4_r2_b1_a2")
     data = json.loads(target.read_text())
     assert [entry["name"] for entry in data] == ["hscnet_m32_g4_r2_b1_a2"]
     for words in (("--json", "-"), ("--json",)):
-        status, text, _ = run("list", "hscnet_m32*", *words)
+        status, text, _ = sharenets("list", "hscnet_m32*", *words)
         assert (status, json.loads(text)) == (0, data)
 
 
@@ -105,19 +108,19 @@ def test_notices_on_request(capfd, monkeypatch):
     assert capfd.readouterr().err == NOTICES[1]
 
 
-def test_missing_package_is_one_line(run, monkeypatch):
+def test_missing_package_is_one_line(sharenets, monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_sharenets.mobile.inspect.tables", None)
-    status, _, err = run("size", "net.tflite")
+    status, _, err = sharenets("size", "net.tflite")
     assert (status, err.count("\n")) == (2, 1)
     assert err.startswith("error: ")
 
 
-def test_interruption(run, monkeypatch):
+def test_interruption(sharenets, monkeypatch):
     def interrupt(pattern):
         raise KeyboardInterrupt("3 of 4 are done")
 
     monkeypatch.setattr("keras_sharenets.cli.list.matching_names", interrupt)
-    assert run("list") == (130, "", "interrupted: 3 of 4 are done\n")
+    assert sharenets("list") == (130, "", "interrupted: 3 of 4 are done\n")
 
 
 def test_installed_command():

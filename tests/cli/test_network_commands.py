@@ -2,7 +2,10 @@
 
 import json
 
+import keras
+import numpy as np
 import PIL.Image
+import pytest
 
 import keras_sharenets as ksn
 from keras_sharenets import files
@@ -10,46 +13,65 @@ from keras_sharenets import files
 NAMES = ("circle", "square", "star")
 
 
-def test_list(run):
-    status, out, _ = run("list", "hscnet_m1?8*_r8*")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small network with its labels, and images: what a user has after training."""
+    folder = tmp_path_factory.mktemp("cli")
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    scaled = keras.layers.Rescaling(1 / 255)(inputs)
+    shared = ksn.layers.HighlySharedConv2D(8, 3, groups=4, channel_repeats=2, activation="relu")
+    x = keras.layers.Conv2D(8, 3, padding="same")(scaled)
+    x = keras.layers.GlobalAveragePooling2D()(shared(shared(x)))
+    files.save_model(keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x)), folder / "net.keras")
+    (folder / "labels.txt").write_text("\n".join(NAMES))
+    (folder / "images").mkdir()
+    for index in range(12):
+        noise = np.random.default_rng(index).integers(0, 256, (9, 11, 3), np.uint8)
+        PIL.Image.fromarray(noise).save(folder / "images" / f"{index}.png")
+    return folder
+
+
+def test_list(sharenets):
+    status, out, _ = sharenets("list", "hscnet_m1?8*_r8*")
     assert status == 0
     assert [line.split()[0] for line in out.splitlines()] == ["hscnet_m128_g16_r8_a2", "hscnet_m128_g16_r8_a2_star"]
     assert out.splitlines()[0].split()[1] == "1.8M"
 
 
-def test_describe_a_name(run):
-    status, out, _ = run("describe", "hscnet_m128_g16_r8_a2", "--format", "json")
+def test_describe_a_name(sharenets):
+    status, out, _ = sharenets("describe", "hscnet_m128_g16_r8_a2", "--format", "json")
     profile = json.loads(out)
     assert status == 0
     assert profile["stored_parameters"] == 1_778_970
     assert profile["multiply_adds"] == 494_326_784
-    status, out, _ = run("describe", "hscnet_m128_g16_r8_a2", "--classes", 100)
+    status, out, _ = sharenets("describe", "hscnet_m128_g16_r8_a2", "--classes", 100)
     assert status == 0
     assert "1,825,140" in out
 
 
-def test_describe_a_keras_file(run, folder):
-    status, out, _ = run("describe", folder / "net.keras", "--format", "csv")
+def test_describe_a_keras_file(sharenets, folder):
+    status, out, _ = sharenets("describe", folder / "net.keras", "--format", "csv")
     assert status == 0
     assert sum(line.startswith("highly_shared_conv2d") for line in out.splitlines()) == 2
 
 
-def test_create_a_name(run, tmp_path):
+def test_create_a_name(sharenets, tmp_path):
     target = tmp_path / "net.keras"
     options = ("--classes", 7, "--input-shape", 8, 8, 1, "--output", target)
-    status, out, _ = run("create", "hscnet_m32_g4_r2_b1_a2", *options)
+    status, out, _ = sharenets("create", "hscnet_m32_g4_r2_b1_a2", *options)
     assert status == 0
     model = files.load_model(target)
     assert (model.input_shape, model.output_shape) == ((None, 8, 8, 1), (None, 7))
     assert f"{ksn.profile(model).stored_parameters:,} parameters" in out
 
 
-def test_create_from_a_trial(run, tmp_path):
+def test_create_from_a_trial(sharenets, tmp_path):
     arguments = {"width": 64, "blocks_per_stage": 2, "branch_channels": [[8, 8], [16, 16], [32, 32]]}
     arguments |= {"input_shape": [8, 8, 1], "num_classes": 10}
     (tmp_path / "03").mkdir()
     (tmp_path / "03" / "trial.json").write_text(json.dumps({"name": "igcv2_c64_d20", "arguments": arguments}))
-    assert run("create", "--from-trial", tmp_path / "03", "--output", tmp_path / "net.keras")[0] == 0
+    assert sharenets("create", "--from-trial", tmp_path / "03", "--output", tmp_path / "net.keras")[0] == 0
     branches = ((8, 8), (16, 16), (32, 32))
     same = ksn.models.IGCNet(
         width=64, blocks_per_stage=2, branch_channels=branches, input_shape=(8, 8, 1), num_classes=10
@@ -57,18 +79,20 @@ def test_create_from_a_trial(run, tmp_path):
     loaded = files.load_model(tmp_path / "net.keras")
     assert [weight.shape for weight in loaded.weights] == [weight.shape for weight in same.weights]
     given = ("--classes", 3, "--output", tmp_path / "three.keras")
-    assert run("create", "--from-trial", tmp_path / "03", *given)[0] == 0
+    assert sharenets("create", "--from-trial", tmp_path / "03", *given)[0] == 0
     assert files.load_model(tmp_path / "three.keras").output_shape == (None, 3)
 
 
-def test_export_predict_benchmark_and_describe_a_tflite_file(run, folder, tmp_path):
+def test_export_predict_benchmark_and_describe_a_tflite_file(sharenets, folder, tmp_path):
     target = tmp_path / "net.tflite"
     representative = ("--representative-data", folder / "images")
-    status, out, _ = run("export", folder / "net.keras", "--quantization", "int8", *representative, "--output", target)
+    status, out, _ = sharenets(
+        "export", folder / "net.keras", "--quantization", "int8", *representative, "--output", target
+    )
     assert status == 0
     assert f"{target.stat().st_size:,}" in out
 
-    status, out, _ = run("describe", target)
+    status, out, _ = sharenets("describe", target)
     described = json.loads(out)
     assert status == 0
     assert described["labels"] == list(NAMES)
@@ -76,21 +100,21 @@ def test_export_predict_benchmark_and_describe_a_tflite_file(run, folder, tmp_pa
     assert described["inputs"][0]["dtype"] == "int8"
     assert sum(described["size"].values()) == described["file_bytes"] == target.stat().st_size
 
-    status, out, _ = run("predict", target, folder / "images" / "0.png", "--top", 2)
+    status, out, _ = sharenets("predict", target, folder / "images" / "0.png", "--top", 2)
     line = out.strip().splitlines()[-1]
     assert status == 0
     assert sum(name in line for name in NAMES) == 2
 
-    status, out, _ = run("benchmark", target, "--repetitions", 3)
+    status, out, _ = sharenets("benchmark", target, "--repetitions", 3)
     assert status == 0
     assert "median ms" in out
 
 
-def test_size_of_files_side_by_side(run, folder, tmp_path):
+def test_size_of_files_side_by_side(sharenets, folder, tmp_path):
     files = [tmp_path / "size.tflite", tmp_path / "speed.tflite"]
     for path in files:
-        assert run("export", folder / "net.keras", "--prefer", path.stem, "--output", path)[0] == 0
-    status, out, _ = run("size", *files)
+        assert sharenets("export", folder / "net.keras", "--prefer", path.stem, "--output", path)[0] == 0
+    status, out, _ = sharenets("size", *files)
     head, *lines = out.splitlines()
     assert status == 0
     assert head.split() == ["bytes", *map(str, files)]
@@ -104,15 +128,15 @@ def test_size_of_files_side_by_side(run, folder, tmp_path):
     assert "repeated constants" not in table
 
 
-def test_benchmark_of_files_side_by_side(run, folder, tmp_path, monkeypatch):
+def test_benchmark_of_files_side_by_side(sharenets, folder, tmp_path, monkeypatch):
     for name, preference in (("small", "size"), ("fast", "speed")):
         export = ("export", folder / "net.keras", "--prefer", preference, "--output", tmp_path / f"{name}.tflite")
-        assert run(*export)[0] == 0
+        assert sharenets(*export)[0] == 0
     monkeypatch.chdir(tmp_path)
     files = ("small.tflite", "fast.tflite")
     accuracies = ("--accuracy", "small.tflite=0.7705", "--accuracy", "fast.tflite=1")
     targets = ("--json", "figures/run.json", "--picture", "figures/run.png")
-    status, out, _ = run("benchmark", *files, "--repetitions", 3, *accuracies, *targets)
+    status, out, _ = sharenets("benchmark", *files, "--repetitions", 3, *accuracies, *targets)
     assert status == 0
     lines = out.splitlines()
     assert [lines[1].split()[0], lines[1].split()[-1]] == ["small.tflite", "77.05%"]
@@ -124,20 +148,20 @@ def test_benchmark_of_files_side_by_side(run, folder, tmp_path, monkeypatch):
     assert PIL.Image.open(tmp_path / "figures" / "run.png").format == "PNG"
 
 
-def test_predictions_of_keras_and_of_float32_tflite_agree(run, folder):
-    assert run("export", folder / "net.keras")[0] == 0
+def test_predictions_of_keras_and_of_float32_tflite_agree(sharenets, folder):
+    assert sharenets("export", folder / "net.keras")[0] == 0
     images = sorted((folder / "images").iterdir())
-    _, keras_out, _ = run("predict", folder / "net.keras", *images)
-    _, tflite_out, _ = run("predict", folder / "net.tflite", *images)
+    _, keras_out, _ = sharenets("predict", folder / "net.keras", *images)
+    _, tflite_out, _ = sharenets("predict", folder / "net.tflite", *images)
     assert len(keras_out.splitlines()) == 13
     assert keras_out == tflite_out
 
 
-def test_export_a_saved_model(run, folder):
-    status, _, _ = run("export", folder / "net.keras", "--to", "saved_model", "--calibration", folder / "images")
+def test_export_a_saved_model(sharenets, folder):
+    status, _, _ = sharenets("export", folder / "net.keras", "--to", "saved_model", "--calibration", folder / "images")
     assert status == 0
     assert (folder / "net_saved_model" / "saved_model.pb").is_file()
-    status, _, err = run("export", folder / "net.keras", "--to", "saved_model")
+    status, _, err = sharenets("export", folder / "net.keras", "--to", "saved_model")
     assert status == 2
     assert "exists" in err
 
@@ -169,6 +193,10 @@ def bad_inputs(folder):
         (("export", net, "--to", "saved_model", "--quantization", "int8"), "goes with `--to tflite`"),
         (("export", net, "--calibration", folder / "empty"), "must be a folder with images in it"),
         (("export", net, "--calibration", images, "--pictures", 0), "`--images` (=0) must be a positive integer"),
+        (("export", net, "--test"), "`--test` is for the folder of a run, but TARGET is none"),
+        (("export", folder, "--quantization", "int8"), "`--quantization` is for a .keras file, but TARGET is a folder"),
+        (("export", folder), "metrics.json"),
+        (("predict", folder, images / "0.png"), "metrics.json"),
         (("size", folder / "foreign.tflite"), "is not a TFLite file"),
         (("benchmark", folder / "foreign.tflite"), "is not a TFLite file"),
         (("benchmark", folder / "none.tflite"), "There is no file"),
@@ -183,11 +211,11 @@ def bad_inputs(folder):
     ]
 
 
-def test_bad_input_is_one_line_and_leaves_nothing(run, folder):
+def test_bad_input_is_one_line_and_leaves_nothing(sharenets, folder):
     cases = bad_inputs(folder)
     before = sorted(path for path in folder.rglob("*"))
     for arguments, message in cases:
-        status, _, err = run(*arguments)
+        status, _, err = sharenets(*arguments)
         assert status == 2, arguments
         assert message in err, arguments
         assert err.startswith("error: "), arguments
