@@ -25,7 +25,6 @@ from keras_sharenets.search.settings import TUNERS, check_numbers
 if TYPE_CHECKING:
     from keras_sharenets.search.trials import Result
 
-_SOURCE = ("data", "data_dir", "input_shape", "skip_unreadable")
 _NUMBERS = ("trials", "seed", "validation", "halving_worth", "finalists")
 
 
@@ -112,7 +111,8 @@ def run(arguments: argparse.Namespace) -> Answer | None:
     from keras_sharenets.search.spaces import find_space
 
     role, folder = search.process_role(), pathlib.Path(arguments.output)
-    dataset = load_data(data_source(arguments))
+    source = data_source(arguments)
+    dataset = load_data(source)
     network = next(iter(find_space(arguments.space).networks.values()))
     asked = settings.Search(
         folder=folder,
@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace) -> Answer | None:
         file_budget=FileBudget(arguments.max_tflite_bytes, arguments.max_latency_ms),
         **{name: getattr(arguments, name) for name in _NUMBERS},
     )
-    record = settings.record(asked, {name: getattr(arguments, name) for name in _SOURCE})
+    record = settings.record(asked, source)
     settings.claim_folder(folder, record)
     if conclusion.read_conclusion(folder) is None:
         done = len(trials.read_all(folder))
@@ -142,7 +142,7 @@ def run(arguments: argparse.Namespace) -> Answer | None:
             done = len(trials.read_all(folder))
             raise KeyboardInterrupt(f"{done} of {asked.trials} trials have ended; the same command goes on") from None
     found = conclusion.read_conclusion(folder)
-    command = full_training(trials.read(folder / found["winner"] / trials.FILE), folder, settings.read(folder))
+    command = full_training(trials.read(folder / found["winner"] / trials.FILE), folder, record)
     text = (
         f"{_outcome(found, folder / conclusion.FOLDER)}\n"
         f"train it with checkpoints, or for longer: {command}\n"

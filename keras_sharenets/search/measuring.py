@@ -22,10 +22,10 @@ from keras_sharenets.analysis.randomization import randomize_batchnorm
 from keras_sharenets.search.budgets import FileBudget
 from keras_sharenets.search.spaces.space import Point, Space, kernel_parameters, named
 from keras_sharenets.timing import take_turns
-from keras_sharenets.training.data.batches import held_out_batches
+from keras_sharenets.training.data.batches import held_out_batches, input_shape
 from keras_sharenets.training.data.dataset import Dataset
 from keras_sharenets.training.recipes.recipe import Recipe
-from keras_sharenets.training.run.network import build, input_shape
+from keras_sharenets.training.run.network import build
 
 _REPRESENTATIVE_IMAGES = 200
 _REPETITIONS, _WARMUP = 50, 5

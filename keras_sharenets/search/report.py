@@ -20,7 +20,7 @@ from keras_sharenets.search import trials
 from keras_sharenets.search.conclusion import FOLDER as WINNER
 from keras_sharenets.search.conclusion import read_conclusion
 from keras_sharenets.search.measuring import Peer, latencies, make_peers, writes_files
-from keras_sharenets.training.data.sources import load as load_data
+from keras_sharenets.training.data.sources import DataSource
 from keras_sharenets.training.recipes.named import changed_fields
 from keras_sharenets.training.recipes.recipe import Recipe
 
@@ -108,8 +108,7 @@ def make_report(folder: pathlib.Path) -> Report:
         ValueError: the folder holds no search, or its data cannot be loaded.
     """
     settings = search_settings.read(folder)
-    source = dict(settings["source"])
-    dataset = load_data(source.pop("data"), **source)
+    dataset = DataSource.from_record(settings["source"]).load()
     results, conclusion = trials.read_all(folder), read_conclusion(folder)
     peers = make_peers(folder, dataset, Recipe(**settings["recipe"])) if writes_files() else []
     paths = {result.id: folder / result.id / "int8.tflite" for result in results if result.int8_bytes is not None}

@@ -21,7 +21,7 @@ from keras_sharenets.search.settings import Search
 from keras_sharenets.search.spaces import find_space
 from keras_sharenets.search.spaces.space import count, named
 from keras_sharenets.search.training import hold_out, starting_network, train_and_measure
-from keras_sharenets.training.run.network import input_shape
+from keras_sharenets.training.data.batches import input_shape
 
 # How long a process waits before it asks for a trial, so that one that is told to wait does not ask all the time.
 _PAUSE = 0.2

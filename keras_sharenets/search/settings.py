@@ -13,6 +13,7 @@ from keras_sharenets.search.budgets import Budget, FileBudget
 
 if TYPE_CHECKING:
     from keras_sharenets.training.data.dataset import Dataset
+    from keras_sharenets.training.data.sources import DataSource
     from keras_sharenets.training.recipes.recipe import Recipe
 
 FILE = "search.json"
@@ -70,13 +71,8 @@ def check_numbers(*, trials: int, seed: int, validation: float, halving_worth: f
     _checks.rate("halving_worth", halving_worth)
 
 
-def record(search: Search, source: Mapping[str, Any]) -> dict[str, Any]:
-    """All that makes it this search, as plain data.
-
-    Args:
-        search: what is asked.
-        source: arguments of `training.data.sources.load` that give the data set again.
-    """
+def record(search: Search, source: DataSource) -> dict[str, Any]:
+    """All that makes it this search, as plain data, and where its data comes from."""
     summary = {name: getattr(search.dataset, name) for name in ("name", "note", "class_names", "shape")}
     splits = {"train": len(search.dataset.train), "test": len(search.dataset.test)}
     settings = {
@@ -85,7 +81,7 @@ def record(search: Search, source: Mapping[str, Any]) -> dict[str, Any]:
         **dataclasses.asdict(search.file_budget),
         "recipe": dataclasses.asdict(search.recipe),
         "data": summary | splits,
-        "source": dict(source),
+        "source": source.to_record(),
     }
     return json.loads(json.dumps(settings))
 

@@ -13,11 +13,11 @@ from keras_sharenets import files
 from keras_sharenets.search import trials
 from keras_sharenets.search.measuring import FileCosts, measure
 from keras_sharenets.search.settings import Search
-from keras_sharenets.training.data.batches import held_out_batches, training_batches
+from keras_sharenets.training.data.batches import held_out_batches, input_shape, training_batches
 from keras_sharenets.training.data.dataset import Dataset, stratified_split
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.compilation import build_optimizer, decay_weights
-from keras_sharenets.training.run.network import build, input_shape
+from keras_sharenets.training.run.network import build
 
 NETWORK = "network.keras"
 
