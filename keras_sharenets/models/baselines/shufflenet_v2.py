@@ -84,7 +84,7 @@ def ShuffleNetV2(
     inputs, strides = strided_input(strides, STRIDES, SMALL_PICTURE_STRIDES, input_tensor, input_shape)
     x = parts.norm_relu(parts.conv2d(inputs, stem_filters, 3, strides[0], name="stem"), "stem")
     if strides[1] > 1:
-        x = PaddedMaxPooling2D(3, strides[1], name="stem_pool")(x)
+        x = PaddedMaxPooling2D(3, strides=strides[1], name="stem_pool")(x)
     for stage, (width, count) in enumerate(zip(widths, counts, strict=True), start=1):
         for index in range(1, count + 1):
             block_strides = strides[stage + 1] if index == 1 else 1
