@@ -9,9 +9,8 @@ from typing import Any
 import keras
 
 import keras_sharenets as ksn
-from keras_sharenets.analysis.graph import calls, trace
+from keras_sharenets.analysis.graph import calls, rebuild, trace
 from keras_sharenets.analysis.randomization import randomize_batchnorm
-from keras_sharenets.analysis.rebuilding import rebuild
 from keras_sharenets.layers import BatchNormalization, HighlySharedConv2D
 from keras_sharenets.models import find_variant
 from keras_sharenets.models.registry import find_family
@@ -142,7 +141,8 @@ MAKES = {
 def build(name: str, *, make: str = "", negative_share: float = 0.0, **sizes: Any) -> keras.Model:
     """A named network, of one of `MAKES`, like a trained one, as far as its speed and its files go."""
     keras.utils.set_random_seed(0)
-    model = MAKES[make](name, **sizes)
+    # Random images are normalized already.
+    model = MAKES[make](name, include_preprocessing=False, **sizes)
     randomize_batchnorm(model, negative_share=negative_share)
     return model
 

@@ -69,7 +69,7 @@ class Axis:
     def build(self, value: int) -> keras.Model:
         """The network of one value."""
         given = {} if self.argument == "batch_size" else {self.argument: value}
-        return self.factory(**self.fixed, **given)
+        return self.factory(**self.fixed, **given, include_preprocessing=False)
 
     def batch_size(self, value: int, default: int) -> int:
         """Images a step, for one value."""
@@ -77,9 +77,9 @@ class Axis:
 
 
 # Each family's network; an axis leaves one argument out, and changes those without which its values would not do.
-_HSC = {"width": 32, "groups": 4, "channel_repeats": 2, "arrangements": 2, "modules_per_stage": 1}
+_HSC = {"width": 32, "groups": 4, "channel_repeats": 2, "arrangements": 2, "blocks_per_stage": 1}
 _IGC = {"width": 64, "blocks_per_stage": 2}
-_HGC = {"growth": 8, "groups": 4, "modules_per_stage": 2}
+_HGC = {"growth": 8, "groups": 4, "blocks_per_stage": 2}
 _NETWORKS = {"hscnet": (HSCNet, _HSC), "igcv2": (IGCNet, _IGC), "hgcnet": (HGCNet, _HGC)}
 _BATCHES = (4, 8, 16, 32, 64)
 
@@ -96,14 +96,14 @@ AXES = (
     # A shuffle in two rows has four orders for the 16 channels of a group, so that each arrangement is a new one.
     _axis("hscnet", "T", "arrangements", (1, 2, 4), width=64, groups=2),
     _axis("hscnet", "width", "width", (16, 32, 64, 128), groups=2),
-    _axis("hscnet", "depth", "modules_per_stage", (1, 2, 4, 8)),
+    _axis("hscnet", "depth", "blocks_per_stage", (1, 2, 4, 8)),
     _axis("hscnet", "batch", "batch_size", _BATCHES),
     _axis("igcv2", "width", "width", (32, 64, 128)),
     _axis("igcv2", "depth", "blocks_per_stage", (2, 4, 8)),
     _axis("igcv2", "batch", "batch_size", _BATCHES),
     _axis("hgcnet", "G", "groups", (1, 2, 4, 8)),
     _axis("hgcnet", "width", "growth", (4, 8, 16)),
-    _axis("hgcnet", "depth", "modules_per_stage", (1, 2, 4, 8)),
+    _axis("hgcnet", "depth", "blocks_per_stage", (1, 2, 4, 8)),
     _axis("hgcnet", "batch", "batch_size", _BATCHES),
 )
 # The axis with the fewest networks of those that share.

@@ -37,7 +37,7 @@ class _RegisterWithKeras:
             return None
         found = (finder.find_spec(name, path, target) for finder in _sys.meta_path if finder is not cls)
         spec = next(filter(None, found), None)
-        if spec is not None:
+        if spec is not None and spec.loader is not None:
             run = spec.loader.exec_module
 
             def exec_module(module):

@@ -8,7 +8,7 @@ import pytest
 from harness import counts_only, slow_after
 
 from keras_sharenets.analysis import catalogue
-from keras_sharenets.models.registry import FAMILIES, PAPERS, VARIANTS
+from keras_sharenets.models.registry import FAMILIES, VARIANTS
 
 HERE = pathlib.Path(__file__).parent
 README = (HERE.parent / "README.md").read_text()
@@ -65,17 +65,21 @@ def check_paper(entry):
         return
     assert 0.03 < abs(entry.difference) < 0.05
     ratio = PRINTED_BASELINES[entry.name] / entry.counted_parameters
-    assert ratio == pytest.approx(float(entry.paper_figure[2:]), rel=0.03)
+    assert ratio == pytest.approx(float(entry.published[2:]), rel=0.03)
 
 
-def test_the_specification_names_forms_that_are_there():
+def test_the_specification_names_configurations_that_are_there():
     assert len(ROWS) == len(SPECIFIED) == 117
-    forms = {(name, form.input_shape, form.num_classes) for name, variant in VARIANTS.items() for form in variant.forms}
-    assert set(ROWS) <= forms
+    known = {
+        (name, each.input_shape, each.num_classes)
+        for name, variant in VARIANTS.items()
+        for each in variant.configurations
+    }
+    assert set(ROWS) <= known
     others = set(VARIANTS) - {name for name, _, _ in ROWS}
     # Those of the second are counted block by block in tests/models.
     assert others == {"hscnet_m32_g4_r2_b1_a2", "hscnet_m64_g8_r4_b2_a2", *fnmatch.filter(VARIANTS, "plain_*")}
-    assert all(set(names) & set(QUICK) for names in FAMILIES.values())
+    assert all(set(family.variants) & set(QUICK) for family in FAMILIES.values())
 
 
 @pytest.mark.slow
@@ -86,13 +90,13 @@ def test_tables_of_the_readme_are_those_of_the_code():
 
 
 def test_every_family_has_a_paper():
-    assert list(PAPERS) == list(FAMILIES)
+    assert all(family.paper for family in FAMILIES.values())
 
 
 @counts_only
 def test_difference_is_that_to_the_papers_figure():
     (small,) = catalogue.entries(["s_vggnet_64"])
-    assert (small.paper_figure, small.counted_parameters) == ("37K", 36_928)
+    assert (small.published, small.counted_parameters) == ("37K", 36_928)
     assert small.difference == pytest.approx(-72 / 37_000)
 
 

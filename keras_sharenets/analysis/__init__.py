@@ -2,7 +2,6 @@
 
 from keras_sharenets.analysis.counting import count_parameters
 from keras_sharenets.analysis.graph import calls
-from keras_sharenets.analysis.profile import Profile, profile
-from keras_sharenets.analysis.rendering import to_csv, to_dict, to_text
+from keras_sharenets.analysis.profile import Profile, profile, to_csv, to_dict, to_text
 
 __all__ = ["Profile", "calls", "count_parameters", "profile", "to_csv", "to_dict", "to_text"]

@@ -5,6 +5,7 @@ Reference: Jetley et al., "ShardNet: One filter set to rule them all", submissio
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -19,8 +20,8 @@ class Pattern:
 
     Attributes:
         name: str, of the layer.
-        matrix: int8 array `(output channels, input channels)`: -1 (drawn blue) for the `each` weights of a row that
-            are smallest in magnitude, 1 (red) for the `each` largest, 0 for the others.
+        matrix: int8 array `(output channels, input channels)`: -1 (blue in figures) for the `each` weights of a row
+            that are smallest in magnitude, 1 (red) for the `each` largest, 0 for the others.
         each: int.
     """
 
@@ -29,22 +30,22 @@ class Pattern:
     each: int
 
     @property
-    def blue_share(self):
+    def blue_share(self) -> np.ndarray:
         """For every input channel the share of rows in which it is blue; array `(input channels,)`."""
         return (self.matrix == -1).mean(axis=0)
 
     @property
-    def chance(self):
+    def chance(self) -> float:
         """The mean of `blue_share`, which all of it would be near if outputs chose their inputs by chance."""
         return self.each / self.matrix.shape[1]
 
 
-def _is_pointwise(operation):
+def _is_pointwise(operation: keras.Operation) -> bool:
     is_convolution = isinstance(operation, keras.layers.Conv2D)
     return is_convolution and tuple(operation.kernel_size) == (1, 1) and operation.groups == 1
 
 
-def blending_layers(model, layers=None):
+def blending_layers(model: keras.Model, layers: Sequence[str] | None = None) -> dict[str, keras.layers.Conv2D]:
     """The blending layers of a network, in the order of their first calls.
 
     Args:
@@ -83,7 +84,9 @@ def blending_layers(model, layers=None):
     return {path: layer for path, layer in known.items() if path in layers}
 
 
-def blending_patterns(model, strongest=32, layers=None):
+def blending_patterns(
+    model: keras.Model, strongest: int = 32, *, layers: Sequence[str] | None = None
+) -> tuple[Pattern, ...]:
     """Which inputs every output of the blending layers uses least and most: the paper's figures 4, 7 and 8 as data.
 
     An input channel that is blue in far more rows than chance has it is one that the layer hardly uses.
@@ -108,7 +111,7 @@ def blending_patterns(model, strongest=32, layers=None):
     return tuple(_pattern(name, layer, strongest) for name, layer in blending_layers(model, layers).items())
 
 
-def _pattern(name, layer, strongest):
+def _pattern(name: str, layer: keras.layers.Conv2D, strongest: int) -> Pattern:
     magnitudes = np.abs(keras.ops.convert_to_numpy(layer.kernel)[0, 0]).T
     inputs = magnitudes.shape[1]
     each = min(strongest, inputs // 2)

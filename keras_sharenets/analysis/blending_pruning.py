@@ -5,6 +5,8 @@ Reference: Jetley et al., "ShardNet: One filter set to rule them all", submissio
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -36,12 +38,12 @@ class Pruning:
     baseline: int | None = None
 
     @property
-    def remaining(self):
+    def remaining(self) -> int:
         """Parameters of all convolutions that were not set to 0."""
         return self.convolutions - self.zeroed
 
     @property
-    def compression(self):
+    def compression(self) -> float | None:
         """Parameters of the baseline for each remaining one (the paper's C); `None` without a baseline."""
         return None if self.baseline is None else self.baseline / self.remaining
 
@@ -66,7 +68,7 @@ class CurveRow:
 class _Pruner:
     """A copy of a network, and its blending weights in the order in which they are set to 0."""
 
-    def __init__(self, model, layers, ranking, baseline):
+    def __init__(self, model: keras.Model, layers: Sequence[str] | None, ranking: str, baseline: int | None):
         _checks.one_of("ranking", ranking, RANKINGS)
         if baseline is not None:
             _checks.positive("baseline", baseline)
@@ -81,7 +83,7 @@ class _Pruner:
         self.model = _copy(model)
         self.layers = list(blending_layers(self.model, list(blending)).values())
 
-    def prune(self, fraction):
+    def prune(self, fraction: float) -> Pruning:
         """Sets the smallest weights of the copy to 0, the others to those of the model; returns a `Pruning`."""
         zeroed, pools = 0, []
         for weights, order in zip(self.pools, self.orders, strict=True):
@@ -97,7 +99,7 @@ class _Pruner:
         return Pruning(zeroed, weights.size, self.convolutions, self.baseline)
 
 
-def _copy(model):
+def _copy(model: keras.Model) -> keras.Model:
     """The same network with weights of its own: a layer that is shared in `model` is shared in it."""
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
@@ -107,7 +109,14 @@ def _copy(model):
     return copy
 
 
-def prune_blending(model, fraction, layers=None, ranking="global", baseline=None):
+def prune_blending(
+    model: keras.Model,
+    fraction: float,
+    *,
+    layers: Sequence[str] | None = None,
+    ranking: str = "global",
+    baseline: int | None = None,
+) -> tuple[keras.Model, Pruning]:
     """A copy of a network in which the smallest weights of the blending layers are 0. Nothing is retrained.
 
     Args:
@@ -138,17 +147,17 @@ def prune_blending(model, fraction, layers=None, ranking="global", baseline=None
 
 
 def pruning_curve(
-    model,
-    images,
-    labels,
-    fractions=FRACTIONS,
+    model: keras.Model,
+    images: Any,
+    labels: Any,
+    fractions: Sequence[float] = FRACTIONS,
     *,
-    layers=None,
-    ranking="global",
-    baseline=None,
-    batch_size=None,
-    on_row=None,
-):
+    layers: Sequence[str] | None = None,
+    ranking: str = "global",
+    baseline: int | None = None,
+    batch_size: int | None = None,
+    on_row: Callable[[CurveRow], None] | None = None,
+) -> list[CurveRow]:
     """The accuracy of a classifier against the part of its blending weights that is 0: the paper's figure 5 as data.
 
     Every fraction starts from the weights of `model`, which stays as it is, also when this is interrupted.

@@ -1,10 +1,12 @@
 """All named networks with their counts beside what their papers print."""
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 
 from keras_sharenets.analysis.counting import count_parameters
 from keras_sharenets.analysis.profile import profile
-from keras_sharenets.models.registry import PAPERS, create_model, find_family, find_variant
+from keras_sharenets.models.registry import FAMILIES, create_model, find_family, find_variant
+from keras_sharenets.models.variant import Configuration
 from keras_sharenets.rendering.tables import markdown_table
 
 BEGIN, END = "<!-- networks: begin -->", "<!-- networks: end -->"
@@ -24,7 +26,7 @@ _HEADER = (
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One form of one named network.
+    """One configuration of one named network.
 
     Attributes:
         name, family: str.
@@ -33,27 +35,27 @@ class Entry:
         stored_parameters, effective_parameters, multiply_adds: int, those of its profile.
         count_rule: str, what the paper counts, a key of `keras_sharenets.analysis.counting.RULES`.
         counted_parameters: int, what that rule counts here.
-        paper_figure: str as the paper prints it, or `None`.
-        difference: float, how far the count (or the ratio) is above the paper's figure, as a share of that; or `None`.
+        published: str as the paper prints it, or `None`.
+        difference: float, how far the count (or the ratio) is above the published one, as a share of that; or `None`.
         note: str.
     """
 
     name: str
     family: str
-    input_shape: tuple
+    input_shape: tuple[int, int, int]
     num_classes: int
     stored_parameters: int
     effective_parameters: int
     multiply_adds: int
     count_rule: str
     counted_parameters: int
-    paper_figure: str | None
+    published: str | None
     difference: float | None
     note: str
 
 
-def entries(names):
-    """Builds every form of the named networks and counts; a generator of `Entry`, for it takes a while.
+def entries(names: Iterable[str]) -> Iterator[Entry]:
+    """Builds every configuration of the named networks and counts; a generator of `Entry`, for it takes a while.
 
     Args:
         names: iterable of names of `keras_sharenets.list_models()`.
@@ -65,42 +67,43 @@ def entries(names):
     [(50922, 13026560)]
     """
     for name in names:
-        for form in find_variant(name).forms:
-            yield _entry(name, form)
+        for configuration in find_variant(name).configurations:
+            yield _entry(name, configuration)
 
 
-def _entry(name, form):
+def _entry(name: str, configuration: Configuration) -> Entry:
     variant = find_variant(name)
-    model = create_model(name, num_classes=form.num_classes, input_shape=form.input_shape)
+    model = create_model(name, num_classes=configuration.num_classes, input_shape=configuration.input_shape)
     counts = profile(model)
     counted = count_parameters(model, variant.count_rule)
     return Entry(
         name=name,
         family=find_family(name),
-        input_shape=form.input_shape,
-        num_classes=form.num_classes,
+        input_shape=configuration.input_shape,
+        num_classes=configuration.num_classes,
         stored_parameters=counts.stored_parameters,
         effective_parameters=counts.effective_parameters,
         multiply_adds=counts.multiply_adds,
         count_rule=variant.count_rule,
         counted_parameters=counted,
-        paper_figure=form.paper_figure,
-        difference=_difference(form, counted, variant.count_rule),
+        published=configuration.published,
+        difference=_difference(configuration, counted, variant.count_rule),
         note=variant.note,
     )
 
 
-def _difference(form, counted, rule):
-    """How far a count, or the ratio of two, is above the paper's figure."""
-    if form.paper_figure is None:
+def _difference(configuration: Configuration, counted: int, rule: str) -> float | None:
+    """How far a count, or the ratio of two, is above the published one."""
+    published, baseline = configuration.published, configuration.baseline
+    if published is None:
         return None
-    if form.paper_figure.startswith("C="):
-        baseline = create_model(form.baseline, num_classes=form.num_classes, input_shape=form.input_shape)
-        return count_parameters(baseline, rule) / counted / float(form.paper_figure[2:]) - 1
-    return counted / (float(form.paper_figure[:-1]) * _UNITS[form.paper_figure[-1]]) - 1
+    if baseline is not None:  # "C=6.5"
+        sizes = {"num_classes": configuration.num_classes, "input_shape": configuration.input_shape}
+        return count_parameters(create_model(baseline, **sizes), rule) / counted / float(published[2:]) - 1
+    return counted / (float(published[:-1]) * _UNITS[published[-1]]) - 1
 
 
-def _cells(entry):
+def _cells(entry: Entry) -> tuple[str, ...]:
     difference = "" if entry.difference is None else f"{100 * entry.difference:+.1f} %".replace("-0.0", "+0.0")
     return (
         f"`{entry.name}`",
@@ -110,12 +113,12 @@ def _cells(entry):
         f"{entry.effective_parameters:,}",
         f"{entry.multiply_adds / 1e6:,.1f} M",
         f"{entry.counted_parameters:,}",
-        entry.paper_figure or "",
+        entry.published or "",
         difference,
     )
 
 
-def to_markdown(listed):
+def to_markdown(listed: Iterable[Entry]) -> str:
     """One table a family, under the title of its paper.
 
     Args:
@@ -126,19 +129,19 @@ def to_markdown(listed):
     """
     listed = list(listed)
     blocks = []
-    for family, paper in PAPERS.items():
-        rows = [entry for entry in listed if entry.family == family]
+    for name, family in FAMILIES.items():
+        rows = [entry for entry in listed if entry.family == name]
         if not rows:
             continue
         notes = dict.fromkeys(f"- `{entry.name}`: {entry.note}." for entry in rows if entry.note)
         table = markdown_table([_HEADER, *map(_cells, rows)], align="ll" + "r" * (len(_HEADER) - 2))
-        blocks.append(f"**{paper}**\n\n{table}")
+        blocks.append(f"**{family.paper}**\n\n{table}")
         if notes:
             blocks.append("\n".join(notes))
     return "\n\n".join(blocks) + "\n"
 
 
-def replace_table(text, table, begin=BEGIN, end=END):
+def replace_table(text: str, table: str, *, begin: str = BEGIN, end: str = END) -> str:
     """`text` with what stands between two markers replaced by `table`.
 
     Raises:

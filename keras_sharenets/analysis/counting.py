@@ -1,13 +1,14 @@
 """What papers count when they count the parameters of a network. A shared tensor counts once, statistics never."""
 
 import math
+from collections.abc import Iterator
 
 import keras
 
 from keras_sharenets import _checks
 
 
-def _layers(model):
+def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
     """The layers of a model, those of models inside it in their place."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
@@ -16,11 +17,11 @@ def _layers(model):
             yield layer
 
 
-def _is_convolution(layer):
+def _is_convolution(layer: keras.layers.Layer) -> bool:
     return hasattr(layer, "effective_kernel") or isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D))
 
 
-def _is_normalization(layer):
+def _is_normalization(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, keras.layers.BatchNormalization)
 
 
@@ -33,7 +34,7 @@ RULES = {
 }
 
 
-def count_parameters(model, rule="trainable"):
+def count_parameters(model: keras.Model, rule: str = "trainable") -> int:
     """The trainable parameters of a model that a paper's rule counts.
 
     Args:

@@ -9,9 +9,12 @@ the model's own layers are not called.
 import collections
 import dataclasses
 import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+
+from keras_sharenets._types import Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Tensor:
     """
 
     number: int
-    shape: tuple
+    shape: Shape
     dtype: str
 
 
@@ -51,18 +54,18 @@ class Call:
     outputs: tuple[Tensor, ...]
 
     @property
-    def inputs(self):
+    def inputs(self) -> tuple[Tensor, ...]:
         """The tensors among the arguments, flat."""
         arguments = keras.tree.flatten((self.args, self.kwargs))
         return tuple(argument for argument in arguments if isinstance(argument, Tensor))
 
     @property
-    def input_shapes(self):
+    def input_shapes(self) -> tuple[Shape, ...]:
         """The shapes of `inputs`."""
         return tuple(tensor.shape for tensor in self.inputs)
 
     @property
-    def output_shapes(self):
+    def output_shapes(self) -> tuple[Shape, ...]:
         """The shapes of `outputs`."""
         return tuple(tensor.shape for tensor in self.outputs)
 
@@ -79,11 +82,11 @@ class Graph:
 class _StandIn(keras.Operation):
     """Stands for one call in the replayed graph: gives the symbolic tensors that it was made with."""
 
-    def __init__(self, outputs, name):
+    def __init__(self, outputs: list, name: str):
         super().__init__(name=name)
         self.given = outputs
 
-    def compute_output_spec(self, *args, **kwargs):
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> list:
         return self.given
 
 
@@ -91,14 +94,15 @@ class _Replay:
     """Replays models call by call and writes down what it sees."""
 
     def __init__(self):
-        self.calls = []
+        self.calls: list[Call] = []
         self._numbers = itertools.count()
         self._uses = collections.Counter()
 
-    def tensor(self, shape, dtype):
+    def tensor(self, shape: Shape, dtype: str) -> Tensor:
+        """A new tensor of the flat graph."""
         return Tensor(next(self._numbers), tuple(shape), keras.backend.standardize_dtype(dtype))
 
-    def model(self, model, inputs, prefix=""):
+    def model(self, model: keras.Model, inputs: Sequence[Tensor], prefix: str = "") -> tuple[Tensor, ...]:
         """Replays `model` on the tensors `inputs` and returns its output tensors."""
         # A plain model over the same graph: `clone_model` takes no Sequential here and would compile a compiled model.
         plain = keras.Model(model.inputs, model.outputs, name="replay")
@@ -139,7 +143,7 @@ class _Replay:
         return outputs
 
 
-def is_functional(operation):
+def is_functional(operation: Any) -> bool:
     """Whether `operation` is a model whose calls are known: functional, or a `Sequential` that is built."""
     if not isinstance(operation, keras.Model):
         return False
@@ -148,7 +152,7 @@ def is_functional(operation):
     )
 
 
-def _check_model(model):
+def _check_model(model: Any) -> None:
     if is_functional(model):
         return
     if isinstance(model, keras.Sequential):
@@ -157,7 +161,7 @@ def _check_model(model):
     raise ValueError(f"`model` (={kind}) must be a functional Keras model or a Sequential: only their calls are known.")
 
 
-def _filled(own, given):
+def _filled(own: Shape, given: Any) -> Shape | None:
     """`own` with its open sides from `given`; an open side may stay open. `None` if they contradict each other."""
     if not isinstance(given, (tuple, list)) or len(given) != len(own):
         return None
@@ -167,7 +171,7 @@ def _filled(own, given):
     return tuple(wanted or side for side, wanted in zip(given, own, strict=True))
 
 
-def _input_shapes(model, input_shape):
+def _input_shapes(model: keras.Model, input_shape: Any) -> list[Shape]:
     """The shapes of the model's inputs with the batch, `input_shape` put where they are open."""
     own = [tuple(tensor.shape) for tensor in model.inputs]
     if input_shape is None:
@@ -175,14 +179,14 @@ def _input_shapes(model, input_shape):
     given = (input_shape,) if len(own) == 1 else input_shape
     complete = isinstance(given, (tuple, list)) and len(given) == len(own)
     pairs = zip(own, given, strict=True) if complete else ()
-    filled = [_filled(shape[1:], sides) for shape, sides in pairs] or [None]
-    if None in filled:
+    filled = [shape for shape in (_filled(wanted[1:], sides) for wanted, sides in pairs) if shape is not None]
+    if len(filled) < len(own):
         wanted = own[0][1:] if len(own) == 1 else tuple(shape[1:] for shape in own)
         raise ValueError(f"`input_shape` (={input_shape!r}) must agree with the inputs of '{model.name}' (={wanted}).")
     return [(shape[0], *sides) for shape, sides in zip(own, filled, strict=True)]
 
 
-def trace(model, input_shape=None):
+def trace(model: keras.Model, input_shape: Any = None) -> Graph:
     """A functional model as a flat `Graph`.
 
     Args:
@@ -205,7 +209,7 @@ def trace(model, input_shape=None):
     return Graph(tuple(inputs), tuple(replay.calls), outputs)
 
 
-def calls(model, input_shape=None):
+def calls(model: keras.Model, input_shape: Any = None) -> tuple[Call, ...]:
     """Every call of every operation of a functional model, in execution order.
 
     Arguments and errors as in [`trace`].
@@ -221,3 +225,44 @@ def calls(model, input_shape=None):
     [('shared', 0, ((None, 4),)), ('shared', 1, ((None, 4),))]
     """
     return trace(model, input_shape).calls
+
+
+def rebuild(
+    model: keras.Model,
+    graph: Graph,
+    call: Callable[..., Any],
+    start: Callable[[Tensor, keras.KerasTensor], keras.KerasTensor] = lambda tensor, symbol: symbol,
+) -> keras.Model:
+    """The same network again over the same layers, with other layers put between or around them.
+
+    Nothing is copied: layers, and so weights, belong to both models.
+
+    Args:
+        model: functional `keras.Model` or built `keras.Sequential`, for the names of inputs and of the whole.
+        graph: what [`trace`] gives for it.
+        call: function `(call, operation, *args, **kwargs)` that makes one call, given its `Call`, its operation and its
+            arguments as symbolic tensors, and returns its output or outputs.
+        start: function `(tensor, symbol)` of each input, its `Tensor` and what stands for it, that returns what is
+            read in its place.
+
+    Returns:
+        A functional `keras.Model`, not compiled.
+    """
+    plain = keras.Model(model.inputs, model.outputs)
+    names = [layer.name for layer in plain.layers if isinstance(layer, keras.layers.InputLayer)]
+    inputs = [
+        keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)
+        for tensor, name in zip(graph.inputs, names, strict=True)
+    ]
+    values = {tensor.number: start(tensor, symbol) for tensor, symbol in zip(graph.inputs, inputs, strict=True)}
+
+    def symbolic(argument: Any) -> Any:
+        return values[argument.number] if isinstance(argument, Tensor) else argument
+
+    for each in graph.calls:
+        args, kwargs = keras.tree.map_structure(symbolic, (each.args, each.kwargs))
+        results = keras.tree.flatten(call(each, each.operation, *args, **kwargs))
+        values.update({tensor.number: result for tensor, result in zip(each.outputs, results, strict=True)})
+    outputs = [values[tensor.number] for tensor in graph.outputs]
+    single = len(outputs) == 1
+    return keras.Model(inputs[0] if len(inputs) == 1 else inputs, outputs[0] if single else outputs, name=model.name)

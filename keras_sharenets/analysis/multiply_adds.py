@@ -5,9 +5,13 @@ activations, pooling and sums count zero, as is usual in the literature.
 """
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from keras import layers
 
+from keras_sharenets._types import Shape
+from keras_sharenets.analysis.graph import Call
 from keras_sharenets.layers import SqueezeExcite
 
 # They hold weights of two or more axes at times, but multiply them element by element, or only look them up.
@@ -43,53 +47,54 @@ class _OpenSideError(Exception):
     """A cost depends on a side that is `None`."""
 
 
-def _product(sides):
-    if None in sides:
+def _product(sides: Sequence[int | None]) -> int:
+    known = [side for side in sides if side is not None]
+    if len(known) < len(sides):
         raise _OpenSideError
-    return math.prod(sides)
+    return math.prod(known)
 
 
-def _size(shape):
+def _size(shape: Shape) -> int:
     """Numbers in one image's share of a tensor with the batch first."""
     return _product(shape[1:])
 
 
-def _channels(layer, shape):
+def _channels(layer: Any, shape: Shape) -> int:
     return shape[1 if layer.data_format == "channels_first" else -1]
 
 
-def _convolution(layer, inputs, outputs):
+def _convolution(layer: Any, inputs: Shape, outputs: Shape) -> int:
     """Every output number takes a window of the input channels of its group."""
     return _size(outputs) * math.prod(layer.kernel_size) * (_channels(layer, inputs) // layer.groups)
 
 
-def _depthwise(layer, inputs, outputs):
+def _depthwise(layer: Any, inputs: Shape, outputs: Shape) -> int:
     """Every output number takes a window of one input channel."""
     return _size(outputs) * math.prod(layer.kernel_size)
 
 
-def _separable(layer, inputs, outputs):
+def _separable(layer: Any, inputs: Shape, outputs: Shape) -> int:
     """Depthwise at the output's resolution, then 1x1."""
     hidden = _channels(layer, inputs) * layer.depth_multiplier
     pixels = _size(outputs) // layer.filters
     return pixels * hidden * math.prod(layer.kernel_size) + pixels * hidden * layer.filters
 
 
-def _transposed(layer, inputs, outputs):
+def _transposed(layer: Any, inputs: Shape, outputs: Shape) -> int:
     """Every input number is spread over a window of the output; what falls off the border is counted."""
     return _size(inputs) * math.prod(layer.kernel_size) * layer.filters
 
 
-def _dense(layer, inputs, outputs):
+def _dense(layer: Any, inputs: Shape, outputs: Shape) -> int:
     return _size(outputs) * inputs[-1]
 
 
-def _squeeze_excite(layer, inputs, outputs):
+def _squeeze_excite(layer: Any, inputs: Shape, outputs: Shape) -> int:
     """Two dense layers on one vector per image: there and back."""
     return 2 * inputs[-1] * (inputs[-1] // layer.reduction)
 
 
-def _einsum_dense(layer, inputs, outputs):
+def _einsum_dense(layer: Any, inputs: Shape, outputs: Shape) -> int:
     """The whole kernel once for every place along the axes that the kernel does not have."""
     terms, kernel = layer.equation.replace(" ", "").split("->")[0].split(",")
     before, _, after = terms.partition("...")
@@ -110,10 +115,10 @@ _RULES = (
 )
 
 
-def _kernel_rule(kernel_shape):
-    """Every output number takes the whole kernel of its filter, unless the layer is drawn with fewer products."""
+def _kernel_rule(kernel_shape: Shape) -> Callable[[Any, Shape, Shape], int]:
+    """Every output number takes the whole kernel of its filter, unless the paper counts fewer products."""
 
-    def rule(layer, inputs, outputs):
+    def rule(layer: Any, inputs: Shape, outputs: Shape) -> int:
         if hasattr(layer, "products_per_pixel"):
             return _size(outputs) // outputs[-1] * layer.products_per_pixel()
         return _size(outputs) * math.prod(kernel_shape[:-1])
@@ -121,11 +126,11 @@ def _kernel_rule(kernel_shape):
     return rule
 
 
-def _rule(operation):
+def _rule(operation: Any) -> Callable[[Any, Shape, Shape], int] | None:
     return next((rule for classes, rule in _RULES if isinstance(operation, classes)), None)
 
 
-def multiply_adds(call, kernel_shape=None):
+def multiply_adds(call: Call, kernel_shape: Shape | None = None) -> int | None:
     """The multiply-adds of one call for one image.
 
     Args:

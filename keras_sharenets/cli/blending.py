@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     if arguments.baseline is not None:
         _checks.positive("--baseline", arguments.baseline)
     model = files.load_model(arguments.file)
-    patterns = blending_patterns(model, arguments.strongest, arguments.layers)
+    patterns = blending_patterns(model, arguments.strongest, layers=arguments.layers)
     dataset = load_data(data_source(arguments))
     # First the network as it is: this also checks that the file and the data fit together.
     before = evaluate(arguments.file, dataset)

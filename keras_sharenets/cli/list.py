@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     networks = []
     for name in matching_names(arguments.pattern):
         variant = find_variant(name)
-        figure = variant.forms[0].paper_figure
-        networks.append({"name": name, "family": find_family(name), "paper_figure": figure, "note": variant.note})
-    lines = (f"{entry['name']:32} {entry['paper_figure'] or '-':>6}  {entry['note']}".rstrip() for entry in networks)
+        published = variant.configurations[0].published
+        networks.append({"name": name, "family": find_family(name), "published": published, "note": variant.note})
+    lines = (f"{entry['name']:32} {entry['published'] or '-':>6}  {entry['note']}".rstrip() for entry in networks)
     return Answer("\n".join(lines), networks)

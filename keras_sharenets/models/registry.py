@@ -2,34 +2,50 @@
 
 import difflib
 import fnmatch
+import inspect
+from collections.abc import Mapping
+from typing import Any
 
-from keras_sharenets.models.baselines import variants as mobile_baselines
-from keras_sharenets.models.hgcnet import hgcnet
-from keras_sharenets.models.hscnet import hscnet
-from keras_sharenets.models.igcnet import igcnet
-from keras_sharenets.models.shardnet import shardnet
-from keras_sharenets.models.sharesnet import sharesnet
+import keras
+
+from keras_sharenets.models import baselines, hgcnet, hscnet, igcnet, shardnet, sharesnet
+from keras_sharenets.models.base import CommonArguments
+from keras_sharenets.models.variant import Family, Variant
 
 FAMILIES = {
-    "hscnet": hscnet.VARIANTS,
-    "hgcnet": hgcnet.VARIANTS,
-    "igcnet": igcnet.VARIANTS,
-    "sharesnet": sharesnet.VARIANTS,
-    "shardnet": shardnet.VARIANTS,
-    "mobile_baselines": mobile_baselines.VARIANTS,
+    "hscnet": Family(
+        "Highly shared Convolutional Neural Networks (Lu et al., Expert Systems with Applications 2021)",
+        hscnet.VARIANTS,
+    ),
+    "hgcnet": Family(
+        "HGC: Hierarchical Group Convolution for Highly Efficient Neural Network (Xie et al., arXiv 1906.03657)",
+        hgcnet.VARIANTS,
+    ),
+    "igcnet": Family(
+        "Interleaved Structured Sparse Convolutional Neural Networks (Xie et al., CVPR 2018)", igcnet.VARIANTS
+    ),
+    "sharesnet": Family(
+        "ShaResNet: reducing residual network parameter number by sharing weights (Boulch, PRL 2018)",
+        sharesnet.VARIANTS,
+    ),
+    "shardnet": Family(
+        "ShardNet: One filter set to rule them all (Jetley et al., submission to ICLR 2020)", shardnet.VARIANTS
+    ),
+    "mobile_baselines": Family("Peers that the papers compare with", baselines.VARIANTS),
 }
-PAPERS = {
-    "hscnet": "Highly shared Convolutional Neural Networks (Lu et al., Expert Systems with Applications 2021)",
-    "hgcnet": "HGC: Hierarchical Group Convolution for Highly Efficient Neural Network (Xie et al., arXiv 1906.03657)",
-    "igcnet": "Interleaved Structured Sparse Convolutional Neural Networks (Xie et al., CVPR 2018)",
-    "sharesnet": "ShaResNet: reducing residual network parameter number by sharing weights (Boulch, PRL 2018)",
-    "shardnet": "ShardNet: One filter set to rule them all (Jetley et al., submission to ICLR 2020)",
-    "mobile_baselines": "Peers that the papers compare with",
+VARIANTS = {name: variant for family in FAMILIES.values() for name, variant in family.variants.items()}
+# Former names of arguments, which stand in the records of finished runs and searches.
+RENAMED = {
+    "blocks": "blocks_per_stage",
+    "blocks_per_level": "blocks_per_stage",
+    "modules_per_stage": "blocks_per_stage",
+    "dropout": "dropout_rate",
+    "filters": "width",
+    "widening": "width_multiplier",
 }
-VARIANTS = {name: variant for variants in FAMILIES.values() for name, variant in variants.items()}
 
 
-def list_models(pattern="*"):
+def list_models(pattern: str = "*") -> list[str]:
     """The names of all networks that match a shell pattern, sorted.
 
     >>> list_models("hscnet_m128*_r8_a2")
@@ -38,7 +54,7 @@ def list_models(pattern="*"):
     return sorted(fnmatch.filter(VARIANTS, pattern))
 
 
-def find_variant(name):
+def find_variant(name: str) -> Variant:
     """The `Variant` of that name; a `ValueError` with the nearest names if there is none."""
     if name not in VARIANTS:
         longer = list_models(f"{name}*")[:3]
@@ -48,25 +64,52 @@ def find_variant(name):
     return VARIANTS[name]
 
 
-def find_family(name):
+def find_family(name: str) -> str:
     """The key in `FAMILIES` of a named network; a `ValueError` with the nearest names if there is none.
 
     >>> find_family("hscnet_m128_g16_r8_a2")
     'hscnet'
     """
     find_variant(name)
-    return next(family for family, variants in FAMILIES.items() if name in variants)
+    return next(key for key, family in FAMILIES.items() if name in family.variants)
 
 
-def create_model(name, /, **overrides):
+def own_arguments(name: str) -> tuple[str, ...]:
+    """The arguments that the factory of a named network has beside [`CommonArguments`].
+
+    >>> own_arguments("mobilenet_v2_1_0")
+    ('width_multiplier', 'blocks_per_stage', 'strides')
+    """
+    parameters = inspect.signature(find_variant(name).factory).parameters.values()
+    return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+
+
+def current_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a factory, each under its present name: records of older runs have some under former ones.
+
+    Raises:
+        ValueError: an argument is given under both names.
+
+    >>> current_arguments({"modules_per_stage": 2, "groups": 4})
+    {'blocks_per_stage': 2, 'groups': 4}
+    """
+    current = {RENAMED.get(name, name): value for name, value in arguments.items()}
+    if len(current) < len(arguments):
+        raise ValueError(f"The arguments {', '.join(f'`{name}`' for name in arguments)} name one of them twice.")
+    return current
+
+
+def create_model(name: str, /, **overrides: Any) -> keras.Model:
     """Builds a named network.
 
     Args:
-        name: str, one of `list_models()`.
-        **overrides: any argument of the family's factory, for example `num_classes`, `input_shape`, `include_top`.
+        name: one of `list_models()`.
+        **overrides: any argument of the family's factory, or one that all have in common
+            (`keras_sharenets.models.CommonArguments`): `num_classes`, `input_shape`, `include_preprocessing` ...
 
     Returns:
-        A functional `keras.Model` with fresh weights.
+        A functional `keras.Model` that is not trained. It takes pixels from 0 to 255 unless
+        `include_preprocessing=False`.
 
     Raises:
         ValueError: the name is unknown (the nearest ones are offered), or an argument breaks a rule of the factory.
@@ -77,6 +120,12 @@ def create_model(name, /, **overrides):
     ('hscnet_m32_g4_r2_b1_a2', (None, 100))
     """
     variant = find_variant(name)
-    form = variant.forms[0]
-    given = {"name": name, "num_classes": form.num_classes, "input_shape": form.input_shape}
+    overrides = current_arguments(overrides)
+    known = (*own_arguments(name), *CommonArguments.__annotations__)
+    for argument in overrides:
+        if argument not in known:
+            near = difflib.get_close_matches(argument, known, n=3, cutoff=0.4) or known
+            raise TypeError(f"'{name}' has no argument `{argument}`. Did you mean {', '.join(map(repr, near))}?")
+    first = variant.configurations[0]
+    given = {"name": name, "num_classes": first.num_classes, "input_shape": first.input_shape}
     return variant.factory(**{**given, **variant.arguments, **overrides})

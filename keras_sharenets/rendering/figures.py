@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +39,7 @@ def caption(figure: Figure, text: str) -> None:
     figure.supxlabel(text, x=0.01, ha="left", fontsize=9, color=QUIET)
 
 
-def frame(axes: Axes, grid: str = "both") -> None:
+def frame(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
     """A grid behind what is drawn, along `"x"`, `"y"` or `"both"`, and no lines on the right and at the top."""
     axes.grid(axis=grid, color=GRID)
     axes.set_axisbelow(True)
@@ -53,7 +54,7 @@ def log_ticks(axis: Axis, label: str = "{x:,g}") -> None:
     only_major(axis, label)
 
 
-def ticks_at(axis: Axis, places: object, label: str = "{x:g}") -> None:
+def ticks_at(axis: Axis, places: Sequence[float], label: str = "{x:g}") -> None:
     """Ticks at these places and no others."""
     from matplotlib.ticker import FixedLocator
 

@@ -140,7 +140,7 @@ def test_layers_in_models_inside():
 @pytest.mark.parametrize("build", slow_after(1, [ShardResNet, ShardVGGNet]))
 def test_the_networks_of_the_paper(build):
     model = build(
-        filters=8, input_shape=(32, 32, 3), num_classes=10, **({"hidden_units": (8,)} if build is ShardVGGNet else {})
+        width=8, input_shape=(32, 32, 3), num_classes=10, **({"hidden_units": (8,)} if build is ShardVGGNet else {})
     )
     names = {ShardResNet: ["blend1", "blend2"], ShardVGGNet: ["blend1", "blend2", "blend3", "blend4"]}[build]
     assert list(blending_layers(model)) == names

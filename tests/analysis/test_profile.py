@@ -87,7 +87,7 @@ def test_a_network_of_others():
 
 @counts_only
 def test_sharing_changes_what_is_stored_and_nothing_else():
-    choices = {"width": 32, "groups": 4, "modules_per_stage": 2, "input_shape": (16, 16, 3)}
+    choices = {"width": 32, "groups": 4, "blocks_per_stage": 2, "input_shape": (16, 16, 3)}
     shared = profile(ksn.models.HSCNet(**choices, channel_repeats=4, arrangements=2, star=True))
     plain = profile(ksn.models.HSCNet(**choices, channel_repeats=1, arrangements=1, share_in_transition=False))
     assert shared.stored_parameters < plain.stored_parameters < plain.effective_parameters
@@ -264,7 +264,7 @@ def test_a_frozen_backbone_inside_a_network():
     before = profile(model)
     backbone.trainable = False
     assert profile(model).stored_parameters == before.stored_parameters == backbone.count_params() - 1_824 + 129 * 5
-    assert profile(model).layers[0].name == f"{backbone.name}/stem"
+    assert profile(model).layers[0].name == f"{backbone.name}/preprocessing"
     assert profile(model) == before
 
 

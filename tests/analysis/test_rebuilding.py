@@ -2,8 +2,7 @@ import keras
 import numpy as np
 from harness import assert_close, outputs_of, pseudo_random
 
-from keras_sharenets.analysis.graph import trace
-from keras_sharenets.analysis.rebuilding import rebuild
+from keras_sharenets.analysis.graph import rebuild, trace
 
 
 def same(call, operation, *args, **kwargs):

@@ -2,8 +2,7 @@ import csv
 import io
 import json
 
-from keras_sharenets.analysis.profile import LayerProfile, Profile
-from keras_sharenets.analysis.rendering import to_csv, to_dict, to_text
+from keras_sharenets.analysis.profile import LayerProfile, Profile, to_csv, to_dict, to_text
 
 PICTURES, VECTORS = (None, 32, 32, 16), (None, 10)
 ROWS = (

@@ -28,7 +28,13 @@ def fit(model, data, epochs):
 @pytest.fixture(scope="module")
 def clustered(data):
     keras.utils.set_random_seed(0)
-    model = fit(ksn.create_model("sl3_resnet_64", input_shape=(32, 32, 3), num_classes=10, filters=16), data, 1)
+    model = fit(
+        ksn.create_model(
+            "sl3_resnet_64", input_shape=(32, 32, 3), num_classes=10, width=16, include_preprocessing=False
+        ),
+        data,
+        1,
+    )
     pruned = mobile.strip(fit(mobile.prune(model, 0.6, layers="blending", end_step=8, frequency=2), data, 3))
     return mobile.strip(fit(mobile.cluster(pruned, 16), data, 1))
 
@@ -69,7 +75,9 @@ def test_zeros_and_clusters_stay(engine, clustered, data, tmp_path):
     shared = [array for array in integer_kernels(tmp_path / "q.tflite") if array.size == KERNEL]
     assert len(shared) == 1
     assert len(np.unique(shared[0])) <= 16
-    random = ksn.create_model("sl3_resnet_64", input_shape=(32, 32, 3), num_classes=10, filters=16)
+    random = ksn.create_model(
+        "sl3_resnet_64", input_shape=(32, 32, 3), num_classes=10, width=16, include_preprocessing=False
+    )
     plain = mobile.export_tflite(random, tmp_path / "plain.tflite", quantization="int8", representative_data=data[0])
     sizes = [len(gzip.compress((tmp_path / name).read_bytes())) for name in ("q.tflite", "plain.tflite")]
     # Of what is pruned and clustered, gzip saves more.

@@ -58,7 +58,9 @@ def test_values_that_are_joined_have_one_range():
 
 
 def test_training_moves_the_weights_of_the_model(digits):
-    model = ksn.create_model("hscnet_m32_g4_r2_b1_a2", input_shape=(8, 8, 1), num_classes=10)
+    model = ksn.create_model(
+        "hscnet_m32_g4_r2_b1_a2", input_shape=(8, 8, 1), num_classes=10, include_preprocessing=False
+    )
     before = model.get_weights()
     q = mobile.quantize_aware(model)
     pictures, classes = digits

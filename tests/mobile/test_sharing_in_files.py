@@ -135,7 +135,9 @@ def test_few_channels_are_written_out_for_nothing_and_clustered_ones_not():
 )
 def test_hierarchical_groups_are_small_and_in_one_piece(name, quantization, negative):
     keras.utils.set_random_seed(0)
-    model, pictures = trained_like(ksn.create_model(name, classifier_activation=None), negative=negative)
+    model, pictures = trained_like(
+        ksn.create_model(name, classifier_activation=None, include_preprocessing=False), negative=negative
+    )
     data = convert(model, quantization=quantization, representative_data=pictures)
     assert len(data) <= bound(model, quantization)
     assert parts(data)[0].count("DELEGATE") == 1
@@ -357,7 +359,9 @@ SIZES = re.findall(
 @pytest.mark.parametrize("row", SIZES, ids=lambda row: row[0])
 def test_sizes_in_the_readme(row):
     keras.utils.set_random_seed(0)
-    model, pictures = trained_like(ksn.create_model(row[0], num_classes=10, classifier_activation=None))
+    model, pictures = trained_like(
+        ksn.create_model(row[0], num_classes=10, classifier_activation=None, include_preprocessing=False)
+    )
     stored = ksn.profile(model).stored_parameters
     sizes = [4 * stored]
     sizes += [len(convert(model, representative_data=pictures, prefer=prefer)) for prefer in conversion.PREFERENCES]

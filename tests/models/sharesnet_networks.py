@@ -1,6 +1,7 @@
 """Arguments of small networks of ShaResNet's families, which its tests have in common."""
 
-SMALL = {"num_classes": 5, "input_shape": (8, 8, 3)}
+# Their images are normalized already.
+SMALL = {"include_preprocessing": False, "num_classes": 5, "input_shape": (8, 8, 3)}
 BOTTLENECKS = {**SMALL, "depth": 20, "width": 4}
-WIDE = {**SMALL, "depth": 16, "widening": 1}
+WIDE = {**SMALL, "depth": 16, "width_multiplier": 1}
 LARGE = {**SMALL, "width": 4, "blocks_per_stage": (2, 2), "input_shape": (32, 32, 3)}

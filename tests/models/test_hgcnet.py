@@ -16,8 +16,8 @@ from keras_sharenets.analysis.counting import count_parameters
 from keras_sharenets.layers import ChannelShuffle, HierarchicalGroupConv2D, SplitGroupConv2D, StridedChannelShuffle
 from keras_sharenets.models import HGCNet
 
-SMALL = {"modules_per_stage": 1, "growth": 4, "bottleneck": 3, "stem_filters": 8}
-TINY = {**SMALL, "input_shape": (8, 8, 3), "num_classes": 5}
+SMALL = {"blocks_per_stage": 1, "growth": 4, "bottleneck": 3, "stem_filters": 8}
+TINY = {**SMALL, "include_preprocessing": False, "input_shape": (8, 8, 3), "num_classes": 5}
 
 
 # The runner-up reading with other groups and depths: the specification's section 1.3, in millions.
@@ -33,8 +33,8 @@ TINY = {**SMALL, "input_shape": (8, 8, 3), "num_classes": 5}
             ({"groups": 4, "hierarchical": False}, 0.234),
             ({"groups": 6}, 0.244),
             ({"groups": 6, "hierarchical": False}, 0.201),
-            ({"modules_per_stage": (10, 12, 10)}, 0.592),
-            ({"modules_per_stage": (14, 16, 14)}, 0.986),
+            ({"blocks_per_stage": (10, 12, 10)}, 0.592),
+            ({"blocks_per_stage": (14, 16, 14)}, 0.986),
             ({"squeeze_excite": 8}, 0.371),
         ],
     ),
@@ -124,7 +124,7 @@ def drawn(model, images, groups, hierarchical, squeeze_excite, stages):
 def test_equals_the_network_drawn_in_numpy(hierarchical, squeeze_excite, compression):
     keras.utils.set_random_seed(3)
     choice = {"groups": 3, "hierarchical": hierarchical, "squeeze_excite": squeeze_excite, "compression": compression}
-    model = HGCNet(**{**TINY, **choice, "modules_per_stage": (2, 1, 2)}, classifier_activation=None)
+    model = HGCNet(**{**TINY, **choice, "blocks_per_stage": (2, 1, 2)}, classifier_activation=None)
     for index, layer in enumerate(model.layers):
         numbers = np.random.default_rng(index)
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -138,7 +138,7 @@ def test_equals_the_network_drawn_in_numpy(hierarchical, squeeze_excite, compres
 
 
 def test_channels_are_shuffled_where_the_groups_divide_and_dealt_where_not():
-    model = HGCNet(**{**TINY, "groups": 3, "modules_per_stage": 2})
+    model = HGCNet(**{**TINY, "groups": 3, "blocks_per_stage": 2})
     shuffles = [layer for layer in model.layers if isinstance(layer, (ChannelShuffle, StridedChannelShuffle))]
     kinds = {layer.input.shape[-1]: (type(layer), layer.groups) for layer in shuffles}
     assert kinds == {
@@ -196,7 +196,7 @@ def test_unknown_height_and_width():
         ({"growth": 2.5}, r"`growth` \(=2\.5\) must be a positive integer"),
         ({"bottleneck": -1}, r"`bottleneck` \(=-1\) must be a positive integer"),
         ({"stem_filters": 0}, r"`stem_filters` \(=0\) must be a positive integer"),
-        ({"modules_per_stage": (1, 2)}, r"`modules_per_stage` \(=\(1, 2\)\) must be .* each of the 3 stages"),
+        ({"blocks_per_stage": (1, 2)}, r"`blocks_per_stage` \(=\(1, 2\)\) must be .* each of the 3 stages"),
         ({"squeeze_excite": 0}, r"`squeeze_excite` \(=0\) must be a positive integer"),
         ({"squeeze_excite": 8}, r"`squeeze_excite` \(=8\) must divide `growth` \* `bottleneck` \(=12\)"),
         ({"compression": 0}, r"`compression` \(=0\) must be a number above 0"),

@@ -14,12 +14,11 @@ from harness import (
 )
 
 import keras_sharenets as ksn
-from keras_sharenets.analysis.graph import calls, trace
-from keras_sharenets.analysis.rebuilding import rebuild
+from keras_sharenets.analysis.graph import calls, rebuild, trace
 from keras_sharenets.models import HSCNet
 
-SMALL = {"width": 16, "groups": 4, "channel_repeats": 2, "alpha": 1, "modules_per_stage": 1, "stem_filters": 8}
-TINY = {**SMALL, "input_shape": (8, 8, 3), "num_classes": 5}
+SMALL = {"width": 16, "groups": 4, "channel_repeats": 2, "alpha": 1, "blocks_per_stage": 1, "stem_filters": 8}
+TINY = {**SMALL, "include_preprocessing": False, "input_shape": (8, 8, 3), "num_classes": 5}
 
 
 def trainable(model):
@@ -42,7 +41,7 @@ def trainable(model):
             ({"stride_on": "reduce"}, 1_778_970),
             ({"spatial_order": "arrangement_major"}, 1_778_970),
             ({"projection_input": "raw"}, 1_778_970),
-            ({"dropout": 0.3}, 1_778_970),
+            ({"dropout_rate": 0.3}, 1_778_970),
         ],
     ),
 )
@@ -58,7 +57,7 @@ CHOICES = [
     {"stride_on": "reduce", "projection_input": "raw"},
     {"arrange_in_transition": "reduce", "share_in_transition": False},
     {"spatial_order": "arrangement_major", "arrange_group_pointwise": True},
-    {"stem": "imagenet", "input_shape": (32, 32, 3), "width": (16, 24), "modules_per_stage": (2, 1)},
+    {"stem": "imagenet", "input_shape": (32, 32, 3), "width": (16, 24), "blocks_per_stage": (2, 1)},
 ]
 
 
@@ -138,7 +137,7 @@ def drawn(model, images, groups, channel_repeats, stages):
 
 def test_equals_the_network_drawn_in_numpy():
     keras.utils.set_random_seed(3)
-    model = HSCNet(**{**TINY, "modules_per_stage": 2, "alpha": 0.5}, classifier_activation=None)
+    model = HSCNet(**{**TINY, "blocks_per_stage": 2, "alpha": 0.5}, classifier_activation=None)
     for index, layer in enumerate(model.layers):
         if isinstance(layer, keras.layers.BatchNormalization):
             numbers = np.random.default_rng(index).uniform(0.5, 1.5, (4, layer.gamma.shape[0]))
@@ -149,7 +148,7 @@ def test_equals_the_network_drawn_in_numpy():
 
 
 def test_layers_are_shared_as_the_paper_shares_them():
-    model = HSCNet(**{**TINY, "modules_per_stage": 2})
+    model = HSCNet(**{**TINY, "blocks_per_stage": 2})
     uses = collections.Counter(
         each.path for each in calls(model) if isinstance(each.operation, keras.Layer) and each.operation.weights
     )
@@ -224,14 +223,14 @@ def test_unknown_height_and_width():
         ({"alpha": 1.7}, r"`alpha` \(=1\.7\) must divide every stage width \(=16\)"),
         ({"alpha": 0}, r"`alpha` \(=0\) must be a number above 0"),
         ({"width": 0}, r"`width` \(=0\) must be a positive integer"),
-        ({"modules_per_stage": (1, 2)}, r"`modules_per_stage` \(=\(1, 2\)\) must be .* each of the 3 stages"),
+        ({"blocks_per_stage": (1, 2)}, r"`blocks_per_stage` \(=\(1, 2\)\) must be .* each of the 3 stages"),
         ({"input_shape": (8, 3, 3)}, r"`input_shape` \(=\(8, 3, 3\)\) must be at least .* total stride \(=4\)"),
         ({"input_shape": (8, 8)}, r"`input_shape` \(=\(8, 8\)\) must be `\(height, width, channels\)`"),
         ({"stem": "resnet"}, r"`stem` \(='resnet'\) must be one of 'cifar', 'imagenet'"),
         ({"shortcut": "none"}, r"`shortcut` \(='none'\) must be one of"),
         ({"num_classes": 0}, r"`num_classes` \(=0\) must be a positive integer"),
         ({"include_top": False, "pooling": "sum"}, r"`pooling` \(='sum'\) must be one of None, 'avg', 'max'"),
-        ({"dropout": 1.0}, r"`dropout` \(=1\.0\) must be at least 0 and below 1"),
+        ({"dropout_rate": 1.0}, r"`dropout_rate` \(=1\.0\) must be at least 0 and below 1"),
         ({"shortcut": "pad", "width": 4, "groups": 2, "alpha": 1}, r"`stem_filters` \(=8\) must be at most .* \(=4\)"),
     ],
 )

@@ -7,7 +7,7 @@ import keras_sharenets as ksn
 from keras_sharenets.analysis import count_parameters
 from keras_sharenets.models import IGCNet, PlainIGCNet, find_variant
 
-SMALL = {"width": 8, "input_shape": (8, 8, 3), "num_classes": 5}
+SMALL = {"include_preprocessing": False, "width": 8, "input_shape": (8, 8, 3), "num_classes": 5}
 # Products equal to the width of the first two stages, and above that of the third.
 BRANCHES = {"branch_channels": ((4, 2), (4, 4), (8, 4, 2))}
 TINY = {
@@ -69,7 +69,7 @@ def test_harness(setting, tmp_path, other_backend):
 
 # What one normalization centers, the next one finds to have the mean 0: each backend with other roundings.
 NORMALIZED = {**TINY["igcv2"], "norm_each": True, "stem_strides": 2, "input_shape": (16, 16, 3)}
-PLAIN = {**SMALL, "block": "igcv2_i", "branch_channels": (2, 4), "blocks": 2}
+PLAIN = {**SMALL, "block": "igcv2_i", "branch_channels": (2, 4), "blocks_per_stage": 2}
 
 
 @pytest.mark.slow
@@ -176,7 +176,8 @@ def test_equals_the_network_drawn_in_numpy(setting):
 
 def test_plain_network_equals_the_drawing():
     keras.utils.set_random_seed(3)
-    arguments = {"block": "igcv2_i", "width": 12, "branch_channels": (3, 2), "blocks": 2, "input_shape": (4, 4, 3)}
+    arguments = {"block": "igcv2_i", "width": 12, "branch_channels": (3, 2), "blocks_per_stage": 2}
+    arguments |= {"input_shape": (4, 4, 3), "include_preprocessing": False}
     model = PlainIGCNet(**arguments, classifier_activation=None)
     randomise_norms(model)
     images = pseudo_random((2, 4, 4, 3))
@@ -266,7 +267,7 @@ def test_bad_arguments(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"blocks": 0}, r"`blocks` \(=0\) must be a positive integer\."),
+        ({"blocks_per_stage": 0}, r"`blocks_per_stage` \(=0\) must be a positive integer\."),
         ({"block": "xception"}, r"`branch_channels` \(=\(5, 5\)\) must be `None` for `block` \(='xception'\)\."),
         ({"block": "igcv2_i"}, r"`width` \(=25\) must be even for `block` \(='igcv2_i'\)\."),
         (

@@ -12,9 +12,9 @@ LATE = {MobileNetV2: (1, 1, 1, 1, 2, 1, 2, 1), IGCV3: (1, 1, 1, 1, 2, 1, 2, 1), 
 TINY = {
     MobileNetV2: {"width_multiplier": 0.25, "blocks_per_stage": (1, 2, 1, 1, 1, 1, 1)},
     IGCV3: {"width_multiplier": 0.25, "blocks_per_stage": (1, 2, 1, 1, 1, 1, 1)},
-    ShuffleNetV2: {"filters": (8, 12, 16, 20, 32), "blocks_per_stage": (2, 3, 1)},
+    ShuffleNetV2: {"width": (8, 12, 16, 20, 32), "blocks_per_stage": (2, 3, 1)},
 }
-SMALL = {"input_shape": (8, 8, 3), "num_classes": 5}
+SMALL = {"include_preprocessing": False, "input_shape": (8, 8, 3), "num_classes": 5}
 LOUD = 8  # Pictures so much brighter that ReLU6 has something to cut off.
 
 
@@ -33,8 +33,8 @@ def trainable(model):
         (IGCV3, {"width_multiplier": 1.0}, {1000: 3_491_688, 10: 2_223_498, 100: 2_338_788}),
         (IGCV3, {"width_multiplier": 1.25}, {200: 3_719_096, 10: 3_414_906}),
         (IGCV3, {"width_multiplier": 1.4}, {1000: 6_030_216}),
-        (ShuffleNetV2, {"filters": WIDTHS_244}, {1000: 7_393_996, 200: 5_754_796, 100: 5_549_896, 10: 5_365_486}),
-        (ShuffleNetV2, {"filters": WIDTHS_224}, {1000: 7_366_536, 100: 5_522_436}),
+        (ShuffleNetV2, {"width": WIDTHS_244}, {1000: 7_393_996, 200: 5_754_796, 100: 5_549_896, 10: 5_365_486}),
+        (ShuffleNetV2, {"width": WIDTHS_224}, {1000: 7_366_536, 100: 5_522_436}),
     ],
 )
 def test_counts_for_any_number_of_classes(factory, arguments, counts):
@@ -102,7 +102,7 @@ def test_factories(factory, tmp_path):
 def test_mobilenet_v2_equals_that_of_keras():
     keras.utils.set_random_seed(0)
     # Odd at every stride of 2 (33, 17, 9, 5, 3): there the padding of Keras is symmetric too.
-    common = {"input_shape": (33, 33, 3), "classifier_activation": None}
+    common = {"include_preprocessing": False, "input_shape": (33, 33, 3), "classifier_activation": None}
     theirs = keras.applications.MobileNetV2(weights=None, alpha=0.35, classes=10, **common)
     strides = (2, 1, 2, 2, 2, 1, 2, 1)
     ours = MobileNetV2(width_multiplier=0.35, num_classes=10, strides=strides, **common)
@@ -253,8 +253,8 @@ def test_without_the_top_and_upon_a_tensor(factory):
         (IGCV3, {"strides": (1, 1, 1, 2, 0, 1, 2, 1)}, r"`strides` \(=0\) must be a positive integer"),
         (IGCV3, {"input_shape": (None, 32, 3)}, r"`strides` \(=None\) must be given for images of open height"),
         (MobileNetV2, {"input_shape": (32, 6, 3)}, r"`input_shape` \(=\(32, 6, 3\)\) must be .* stride \(=8\)"),
-        (ShuffleNetV2, {"filters": (8, 15, 16, 20, 32)}, r"`filters` \(=\(8, 15, .* must be even for each stage"),
-        (ShuffleNetV2, {"filters": (8, 16)}, r"`filters` \(=\(8, 16\)\) must be .* each of the 5 stages"),
+        (ShuffleNetV2, {"width": (8, 15, 16, 20, 32)}, r"`width` \(=\(8, 15, .* must be even for each stage"),
+        (ShuffleNetV2, {"width": (8, 16)}, r"`width` \(=\(8, 16\)\) must be .* each of the 5 stages"),
     ],
 )
 def test_bad_arguments(factory, changes, message):

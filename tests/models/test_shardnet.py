@@ -11,16 +11,17 @@ import keras_sharenets as ksn
 from keras_sharenets.analysis import count_parameters
 from keras_sharenets.models import ShardVGGNet
 
-TINY = {"filters": 8, "convs_per_block": (2, 1), "hidden_units": (16,), "input_shape": (8, 8, 3), "num_classes": 5}
+TINY = {"width": 8, "convs_per_block": (2, 1), "hidden_units": (16,), "input_shape": (8, 8, 3), "num_classes": 5}
+TINY |= {"include_preprocessing": False}
 
 
 with (pathlib.Path(__file__).parents[1] / "data" / "model_table.csv").open() as table:
     CONVOLUTIONS = {row["name"]: int(row["convolutions"]) for row in csv.DictReader(table) if row["convolutions"]}
 # As wide as no named network, and larger images: convolutions with their biases, then all that is trained.
 OTHERS = [
-    ("sl_vggnet_256", {"filters": 320}, 1_331_520, 1_771_978),
-    ("s_vggnet_256", {"filters": 320}, 921_920, 1_362_378),
-    ("e_vggnet_256", {"filters": 320}, 11_072_000, 11_512_458),
+    ("sl_vggnet_256", {"width": 320}, 1_331_520, 1_771_978),
+    ("s_vggnet_256", {"width": 320}, 921_920, 1_362_378),
+    ("e_vggnet_256", {"width": 320}, 11_072_000, 11_512_458),
     ("s_vggnet_256", {"num_classes": 200, "input_shape": (56, 56, 3)}, 590_080, 5_727_176),
     ("sl_vggnet_256", {"num_classes": 200, "input_shape": (56, 56, 3)}, 852_224, 5_989_320),
     ("e_vggnet_256", {"num_classes": 100}, 7_088_128, 8_510_052),
@@ -72,9 +73,9 @@ def test_compression_factors():
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
 def test_harness(shared, tmp_path, other_backend):
-    sharing = {"share": "spatial"} if shared else {"share": "none", "filters": (4, 8), "blending": False}
+    sharing = {"share": "spatial"} if shared else {"share": "none", "width": (4, 8), "blending": False}
     # The gradient of a bias before a normalisation is 0 but for rounding, of which no two backends agree.
-    arguments = {**TINY, **sharing, "conv_bias": False, "dropout": 0.0}
+    arguments = {**TINY, **sharing, "conv_bias": False, "dropout_rate": 0.0}
     check_model(ShardVGGNet, arguments, tmp_path, other_backend, batch=8)
 
 
@@ -144,7 +145,7 @@ def test_one_convolution_serves_all_thirteen_places(name, expected):
 
 @pytest.mark.parametrize(("convs_per_block", "expected"), [(2, 10), (3, 15)])
 def test_equal_blocks(convs_per_block, expected):
-    counts = uses(ShardVGGNet(filters=4, convs_per_block=convs_per_block))
+    counts = uses(ShardVGGNet(width=4, convs_per_block=convs_per_block))
     assert counts["shared_spatial"] == expected == sum(layer.endswith("_norm") for layer in counts)
 
 
@@ -176,7 +177,7 @@ def test_blending_layers_stand_between_the_last_relu_and_the_pooling_of_all_bloc
     ],
 )
 def test_the_papers_dense_layers_follow_from_the_data(input_shape, num_classes, features, units):
-    model = ShardVGGNet(filters=8, convs_per_block=1, input_shape=input_shape, num_classes=num_classes)
+    model = ShardVGGNet(width=8, convs_per_block=1, input_shape=input_shape, num_classes=num_classes)
     dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
     assert [layer.units for layer in dense] == units
     assert dense[0].kernel.shape[0] == features
@@ -215,7 +216,7 @@ def test_unknown_height_and_width():
 
 
 def test_an_image_with_as_many_channels_as_the_convolution_is_not_padded():
-    model = ShardVGGNet(**{**TINY, "filters": 3})
+    model = ShardVGGNet(**{**TINY, "width": 3})
     assert not any(isinstance(layer, ksn.layers.ChannelPadding) for layer in model.layers)
 
 
@@ -223,13 +224,13 @@ def test_an_image_with_as_many_channels_as_the_convolution_is_not_padded():
     ("changes", "message"),
     [
         ({"share": "stage"}, r"`share` \(='stage'\) must be one of 'none', 'spatial'"),
-        ({"filters": 2}, r"`filters` \(=2\) must be at least the number of image channels \(=3\)"),
-        ({"filters": 0}, r"`filters` \(=0\) must be a positive integer"),
-        ({"filters": (4, 8)}, r"`filters` \(=\(4, 8\)\) must be the same at every level"),
-        ({"filters": (4, 8, 8), "share": "none"}, r"`filters` \(=\(4, 8, 8\)\) must be .* each of the 2 stages"),
+        ({"width": 2}, r"`width` \(=2\) must be at least the number of image channels \(=3\)"),
+        ({"width": 0}, r"`width` \(=0\) must be a positive integer"),
+        ({"width": (4, 8)}, r"`width` \(=\(4, 8\)\) must be the same at every level"),
+        ({"width": (4, 8, 8), "share": "none"}, r"`width` \(=\(4, 8, 8\)\) must be .* each of the 2 stages"),
         ({"convs_per_block": (1, 0)}, r"`convs_per_block` \(=0\) must be a positive integer"),
         ({"convs_per_block": ()}, r"`len\(convs_per_block\)` \(=0\) must be"),
-        ({"dropout": 1}, r"`dropout` \(=1\) must be at least 0 and below 1"),
+        ({"dropout_rate": 1}, r"`dropout_rate` \(=1\) must be at least 0 and below 1"),
         ({"hidden_units": (8, 0)}, r"`hidden_units` \(=0\) must be a positive integer"),
         ({"num_classes": 0}, r"`num_classes` \(=0\) must be a positive integer"),
         ({"include_top": False, "pooling": "sum"}, r"`pooling` \(='sum'\) must be one of None, 'avg', 'max'"),

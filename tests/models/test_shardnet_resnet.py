@@ -6,18 +6,18 @@ from shardnet_drawing import conv, max_pool, neighbours, norm, relu, scramble, s
 
 from keras_sharenets.models import ShardDeepResNet, ShardResNet
 
-TINY = {"filters": 6, "blocks_per_level": 1, "input_shape": (8, 8, 3), "num_classes": 5}
+TINY = {"include_preprocessing": False, "width": 6, "blocks_per_stage": 1, "input_shape": (8, 8, 3), "num_classes": 5}
 DEEP = {**TINY, "input_shape": (16, 16, 3)}
-BOTTLENECK = {**DEEP, "filters": 2, "bottleneck": True}
+BOTTLENECK = {**DEEP, "width": 2, "bottleneck": True}
 
 CHOICES = {
     # Why no bias: see the harness test of ShardVGGNet.
     "cifar_shared": (ShardResNet, {**TINY, "conv_bias": False}),
     "bottleneck_shared": (ShardDeepResNet, {**BOTTLENECK, "stem": "conv7", "input_shape": (64, 64, 3)}),
-    "cifar_own": (ShardResNet, {**TINY, "conv_bias": False, "share": "none", "filters": (4, 6, 8)}),
+    "cifar_own": (ShardResNet, {**TINY, "conv_bias": False, "share": "none", "width": (4, 6, 8)}),
     "basic_own": (
         ShardDeepResNet,
-        {**DEEP, "share": "none", "filters": (3, 4, 4, 5), "final_pool": 3, "input_shape": (24, 24, 3)},
+        {**DEEP, "share": "none", "width": (3, 4, 4, 5), "final_pool": 3, "input_shape": (24, 24, 3)},
     ),
 }
 
@@ -93,11 +93,11 @@ def drawn_deep(model, images, bottleneck, conv7, blocks, final_pool):
 
 
 @pytest.mark.parametrize(
-    "sharing", [{"share": "spatial"}, {"share": "none", "filters": (3, 4, 5)}], ids=["shared", "own"]
+    "sharing", [{"share": "spatial"}, {"share": "none", "width": (3, 4, 5)}], ids=["shared", "own"]
 )
 def test_cifar_network_equals_the_one_drawn_in_numpy(sharing):
     keras.utils.set_random_seed(1)
-    model = ShardResNet(**{**TINY, "blocks_per_level": 2, **sharing}, classifier_activation=None)
+    model = ShardResNet(**{**TINY, "blocks_per_stage": 2, **sharing}, classifier_activation=None)
     scramble(model)
     images = pseudo_random((2, 8, 8, 3))
     expected = drawn_cifar(model, images, pad_to=6 if sharing["share"] == "spatial" else 3, blocks=2)
@@ -107,10 +107,10 @@ def test_cifar_network_equals_the_one_drawn_in_numpy(sharing):
 @pytest.mark.parametrize(
     ("arguments", "conv7", "blocks"),
     [
-        ({**BOTTLENECK, "blocks_per_level": 2, "input_shape": (18, 18, 3)}, False, 2),
+        ({**BOTTLENECK, "blocks_per_stage": 2, "input_shape": (18, 18, 3)}, False, 2),
         ({**BOTTLENECK, "stem": "conv7", "input_shape": (34, 64, 3)}, True, 1),
         ({**DEEP, "conv_bias": True, "final_pool": 3, "input_shape": (24, 48, 3)}, False, 1),
-        ({**DEEP, "share": "none", "filters": (4, 5, 6, 7), "linear_bias": False}, False, 1),
+        ({**DEEP, "share": "none", "width": (4, 5, 6, 7), "linear_bias": False}, False, 1),
     ],
     ids=["bottleneck", "bottleneck_conv7", "basic_final_pool", "basic_own"],
 )
@@ -126,20 +126,20 @@ def test_deep_network_equals_the_one_drawn_in_numpy(arguments, conv7, blocks):
 
 @pytest.mark.parametrize("blocks", [3, 5])
 def test_one_convolution_serves_the_stem_and_all_blocks(blocks):
-    counts = uses(ShardResNet(filters=4, blocks_per_level=blocks))
+    counts = uses(ShardResNet(width=4, blocks_per_stage=blocks))
     assert {layer: count for layer, count in counts.items() if count > 1} == {"shared_spatial": 1 + 6 * blocks}
     assert sum(layer.endswith("_norm") for layer in counts) == 1 + 6 * blocks
 
 
 def test_one_convolution_serves_all_basic_blocks_but_not_the_stem():
-    counts = uses(ShardDeepResNet(filters=4))
+    counts = uses(ShardDeepResNet(width=4))
     assert {layer: count for layer, count in counts.items() if count > 1} == {"shared_spatial": 32}
     assert sum(layer.endswith("_norm") for layer in counts) == 1 + 32
     assert counts["stem"] == 1
 
 
 def test_one_bottleneck_block_serves_as_all():
-    model = ShardDeepResNet(filters=4, bottleneck=True)
+    model = ShardDeepResNet(width=4, bottleneck=True)
     counts = uses(model)
     shared = {layer: count for layer, count in counts.items() if count > 1}
     assert shared == {"shared_reduce": 16, "shared_spatial": 16, "shared_expand": 16}
@@ -223,16 +223,16 @@ def test_unknown_height_and_width_and_input_tensor(factory, more):
     ("factory", "changes", "message"),
     [
         (ShardResNet, {"share": "block"}, r"`share` \(='block'\) must be one of 'none', 'spatial'"),
-        (ShardResNet, {"filters": 2}, r"`filters` \(=2\) must be at least the number of image channels \(=3\)"),
-        (ShardResNet, {"filters": (4, 4, 8)}, r"`filters` \(=\(4, 4, 8\)\) must be the same at every level"),
-        (ShardResNet, {"filters": (8, 8)}, r"`filters` \(=\(8, 8\)\) must be .* each of the 3 stages"),
-        (ShardResNet, {"blocks_per_level": 0}, r"`blocks_per_level` \(=0\) must be a positive integer"),
-        (ShardResNet, {"blocks_per_level": (1, 2)}, r"`blocks_per_level` \(=\(1, 2\)\) must be .* of the 3 stages"),
+        (ShardResNet, {"width": 2}, r"`width` \(=2\) must be at least the number of image channels \(=3\)"),
+        (ShardResNet, {"width": (4, 4, 8)}, r"`width` \(=\(4, 4, 8\)\) must be the same at every level"),
+        (ShardResNet, {"width": (8, 8)}, r"`width` \(=\(8, 8\)\) must be .* each of the 3 stages"),
+        (ShardResNet, {"blocks_per_stage": 0}, r"`blocks_per_stage` \(=0\) must be a positive integer"),
+        (ShardResNet, {"blocks_per_stage": (1, 2)}, r"`blocks_per_stage` \(=\(1, 2\)\) must be .* of the 3 stages"),
         (ShardResNet, {"input_shape": (8, 3, 3)}, r"`input_shape` \(=\(8, 3, 3\)\) must be .* total stride \(=4\)"),
         (ShardResNet, {"num_classes": 0}, r"`num_classes` \(=0\) must be a positive integer"),
         (ShardDeepResNet, {"share": "spatial"}, r"`share` \(='spatial'\) must be one of 'none', 'block'"),
-        (ShardDeepResNet, {"filters": (2, 4, 8, 8)}, r"`filters` \(=\(2, 4, 8, 8\)\) must be the same at every level"),
-        (ShardDeepResNet, {"blocks_per_level": (1, 1, 1)}, r"`blocks_per_level` \(=\(1, 1, 1\)\) must be .* 4 stages"),
+        (ShardDeepResNet, {"width": (2, 4, 8, 8)}, r"`width` \(=\(2, 4, 8, 8\)\) must be the same at every level"),
+        (ShardDeepResNet, {"blocks_per_stage": (1, 1, 1)}, r"`blocks_per_stage` \(=\(1, 1, 1\)\) must be .* 4 stages"),
         (ShardDeepResNet, {"stem": "conv5"}, r"`stem` \(='conv5'\) must be one of None, 'conv3', 'conv7'"),
         (ShardDeepResNet, {"final_pool": 2}, r"`final_pool` \(=2\) must be one of None, 3"),
         (ShardDeepResNet, {"input_shape": (7, 8, 3)}, r"\(=\(7, 8, 3\)\) must be at least .* total stride \(=8\)"),

@@ -16,7 +16,7 @@ from sharesnet_networks import BOTTLENECKS, LARGE, WIDE
 
 import keras_sharenets as ksn
 from keras_sharenets.models import PreActResNet, ResNet, WideResNet
-from keras_sharenets.models.sharesnet.sharesnet import VARIANTS, nominal_convolutions
+from keras_sharenets.models.sharesnet import VARIANTS, nominal_convolutions
 
 
 def trainable(model):
@@ -156,8 +156,8 @@ def test_input_tensor_of_unknown_height_and_width_is_built_upon(factory, argumen
     assert model(pseudo_random((1, 33, 22, 3))).shape == (1, 5)
 
 
-DEPTH_9N_2 = r"must be 9n \+ 2 with a whole n of at least 1"
-DEPTH_6N_4 = r"must be 6n \+ 4 with a whole n of at least 1"
+DEPTH_9N_2 = r"must be 9n \+ 2 with a positive integer n"
+DEPTH_6N_4 = r"must be 6n \+ 4 with a positive integer n"
 POLICIES = "must be one of 'none', 'rest', 'stride1', 'all'"
 
 
@@ -176,7 +176,7 @@ POLICIES = "must be one of 'none', 'rest', 'stride1', 'all'"
         (PreActResNet, {"include_top": False, "pooling": "sum"}, r"`pooling` \(='sum'\) must be one of"),
         (WideResNet, {"depth": 20}, rf"`depth` \(=20\) {DEPTH_6N_4}"),
         (WideResNet, {"depth": 4}, rf"`depth` \(=4\) {DEPTH_6N_4}"),
-        (WideResNet, {"widening": 1.5}, r"`widening` \(=1\.5\) must be a positive integer"),
+        (WideResNet, {"width_multiplier": 1.5}, r"`width_multiplier` \(=1\.5\) must be a positive integer"),
         (WideResNet, {"share": "first"}, rf"`share` \(='first'\) {POLICIES}"),
         (WideResNet, {"dropout_rate": 1}, r"`dropout_rate` \(=1\) must be at least 0 and below 1"),
         (WideResNet, {"input_shape": (8, 3, 3)}, r"`input_shape` \(=\(8, 3, 3\)\) must be .* total stride \(=4\)"),

@@ -119,7 +119,7 @@ def blocks(stages, indices):
         ),
         (
             WideResNet,
-            {**WIDE, "depth": 22, "widening": 2, "share": "rest", "dropout_rate": 0.3},
+            {**WIDE, "depth": 22, "width_multiplier": 2, "share": "rest", "dropout_rate": 0.3},
             blocks((1, 2, 3), (2, 3)),
             Drawn.wide_resnet,
         ),

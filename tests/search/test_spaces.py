@@ -6,7 +6,7 @@ from harness import without_weights
 
 import keras_sharenets as ksn
 from keras_sharenets.models.hscnet.module import Options
-from keras_sharenets.models.sharesnet import imagenet_resnet, preact_resnet, wide_resnet
+from keras_sharenets.models.sharesnet import stage_blocks
 from keras_sharenets.ops import connectivity, hierarchical, permutations
 from keras_sharenets.search.spaces import NAMES, find_space
 from keras_sharenets.search.spaces.space import build, check, count, draw, points
@@ -19,7 +19,7 @@ def _hscnet_shapes(point):
     sharing = {name: point[name] for name in ("groups", "channel_repeats", "arrangements", "alpha", "star")}
     fixed = {"shuffle_groups": 2, "arrange_first_expand": True, "arrange_group_pointwise": False}
     fixed |= {"arrange_in_transition": "expand", "share_in_transition": True, "spatial_order": "group_major"}
-    fixed |= {"stride_on": "spatial", "shortcut": "projection", "projection_input": "activated", "dropout": 0.0}
+    fixed |= {"stride_on": "spatial", "shortcut": "projection", "projection_input": "activated", "dropout_rate": 0.0}
     options = Options(**sharing, **fixed, kernel_initializer="he_normal")
     times = point["arrangements"]
     for stage in range(3):
@@ -54,8 +54,7 @@ def _igcv2_shapes(point):
 
 
 def _sharesnet_shapes(point):
-    kinds = {"preact_resnet": preact_resnet, "wide_resnet": wide_resnet, "resnet": imagenet_resnet}
-    blocks = kinds[point["network"]].stage_blocks(point["depth"])
+    blocks = stage_blocks(point["network"], point["depth"])
     assert point["share"] == "none" or min(blocks) > 1
     assert (point["network"], point["share"]) != ("resnet", "all") or point["depth"] == 34
 

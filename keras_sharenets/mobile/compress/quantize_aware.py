@@ -8,8 +8,7 @@ import keras
 
 from keras_sharenets import _checks
 from keras_sharenets import layers as ours
-from keras_sharenets.analysis.graph import trace
-from keras_sharenets.analysis.rebuilding import rebuild
+from keras_sharenets.analysis.graph import rebuild, trace
 from keras_sharenets.layers.quantized_kernels import PRESERVE, inner, stored_kernels
 from keras_sharenets.mobile.compress.training import check_backend, plain
 from keras_sharenets.mobile.graph import passes

@@ -21,8 +21,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_sharenets.analysis.graph import trace
-from keras_sharenets.analysis.rebuilding import rebuild
+from keras_sharenets.analysis.graph import rebuild, trace
 from keras_sharenets.layers import FakeQuantize, QuantizedKernels
 from keras_sharenets.mobile.compress.training import TrainedWithTFMOT, check_backend
 

@@ -1,12 +1,14 @@
 """The module of HSC-Net (the paper's figure 5 and algorithm 1) and the choices that all modules of a network share."""
 
 import dataclasses
+from typing import Any
 
 import keras
 
 from keras_sharenets import _checks
+from keras_sharenets._types import Configured, Tensor
 from keras_sharenets.layers import ChannelPadding, ChannelShuffle, HighlySharedConv2D, ParallelConv2D
-from keras_sharenets.models import parts
+from keras_sharenets.models import base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +29,14 @@ class Options:
     stride_on: str
     shortcut: str
     projection_input: str
-    dropout: float
-    kernel_initializer: str
+    dropout_rate: float
+    kernel_initializer: Configured
 
     def __post_init__(self):
         for name in ("groups", "channel_repeats", "arrangements", "shuffle_groups"):
             _checks.positive(name, getattr(self, name))
         _checks.above_zero("alpha", self.alpha)
-        _checks.rate("dropout", self.dropout)
+        _checks.rate("dropout_rate", self.dropout_rate)
         _checks.divides("channel_repeats", self.channel_repeats, "`groups`", self.groups)
         _checks.one_of("arrange_in_transition", self.arrange_in_transition, ("expand", "reduce"))
         _checks.one_of("spatial_order", self.spatial_order, ("group_major", "arrangement_major"))
@@ -42,7 +44,7 @@ class Options:
         _checks.one_of("shortcut", self.shortcut, ("projection", "pad"))
         _checks.one_of("projection_input", self.projection_input, ("activated", "raw"))
 
-    def hidden_width(self, width):
+    def hidden_width(self, width: int) -> int:
         """Channels of the bottleneck of a stage (the paper's K)."""
         hidden = round(width / self.alpha)
         if abs(hidden * self.alpha - width) > 1e-6 * width:
@@ -51,7 +53,8 @@ class Options:
         _checks.divides("arrangements", self.arrangements, "the bottleneck channels per group", hidden // self.groups)
         return hidden
 
-    def conv(self, filters, kernel_size, name, **sharing):
+    def conv(self, filters: int, kernel_size: int, name: str, **sharing: Any) -> HighlySharedConv2D:
+        """A convolution with these options."""
         return HighlySharedConv2D(
             filters,
             kernel_size,
@@ -62,7 +65,7 @@ class Options:
         )
 
 
-def _module_layers(options, width, strides, transition, name):
+def _module_layers(options: Options, width: int, strides: int, transition: bool, name: str) -> tuple[tuple, tuple]:
     """The convolutions of one module: `(reduce, convolve, expand)` for each of its two general layers.
 
     theta1 is `reduce`, theta4 and theta5 are `convolve.spatial` and `convolve.pointwise`, theta2 and theta3 `expand1`
@@ -98,19 +101,19 @@ def _module_layers(options, width, strides, transition, name):
     return (reduce_first, first, expand1), (reduce_second, second, expand2)
 
 
-def _general_layer(x, layers, strides, options, name):
+def _general_layer(x: Tensor, layers: tuple, strides: tuple[int, int], options: Options, name: str) -> Tensor:
     """Reduce, convolve in groups, expand; `x` is activated, `strides` those of (reduce, convolve)."""
     reduce, convolve, expand = layers
     x = reduce(x, strides=strides[0])
-    x = parts.norm_relu(x, f"{name}_reduced")
+    x = base.norm_relu(x, f"{name}_reduced")
     if options.spatial_order == "arrangement_major" and options.arrangements > 1:
         x = _arrangement_major(x, convolve, strides[1], options, name)
     else:
         x = convolve(x, strides=strides[1])
-    return expand(parts.norm_relu(x, f"{name}_convolved"))
+    return expand(base.norm_relu(x, f"{name}_convolved"))
 
 
-def _arrangement_major(x, convolve, strides, options, name):
+def _arrangement_major(x: Tensor, convolve: ParallelConv2D, strides: int, options: Options, name: str) -> Tensor:
     """The two convolutions and their sum, where another order of the first one's channels comes between."""
     planes = keras.layers.ZeroPadding2D(1, name=f"{name}_pad")(x) if any(convolve.border) else x
     common = convolve.spatial(planes, strides=strides)
@@ -119,16 +122,16 @@ def _arrangement_major(x, convolve, strides, options, name):
     return keras.layers.Add(name=f"{name}_sum")([common, convolve.pointwise(x, strides=strides)])
 
 
-def module(x, width, strides, options, name):
+def module(x: Tensor, width: int, strides: int, options: Options, name: str) -> Tensor:
     """One module (the paper's figure 5): two general layers and a shortcut."""
     channels = x.shape[-1]
     transition = channels != width and options.shortcut == "projection"
     first, second = _module_layers(options, width, strides, transition, name)
-    active = parts.norm_relu(x, f"{name}_input")
+    active = base.norm_relu(x, f"{name}_input")
     if transition:
         source = active if options.projection_input == "activated" else x
-        initializer = options.kernel_initializer
-        shortcut = parts.conv2d(source, width, 1, strides, kernel_initializer=initializer, name=f"{name}_projection")
+        initializer, projection = options.kernel_initializer, f"{name}_projection"
+        shortcut = base.conv2d(source, width, strides=strides, kernel_initializer=initializer, name=projection)
     else:
         shortcut = x
         if channels != width:
@@ -138,8 +141,8 @@ def module(x, width, strides, options, name):
             shortcut = keras.layers.MaxPooling2D(1, strides=strides, name=f"{name}_subsample")(shortcut)
     first_strides = (strides, 1) if options.stride_on == "reduce" else (1, strides)
     x = _general_layer(active, first, first_strides, options, f"{name}_layer1")
-    x = parts.norm_relu(x, f"{name}_middle")
-    if options.dropout:
-        x = keras.layers.Dropout(options.dropout, name=f"{name}_dropout")(x)
+    x = base.norm_relu(x, f"{name}_middle")
+    if options.dropout_rate:
+        x = keras.layers.Dropout(options.dropout_rate, name=f"{name}_dropout")(x)
     x = _general_layer(x, second, (1, 1), options, f"{name}_layer2")
     return keras.layers.Add(name=f"{name}_add")([shortcut, x])

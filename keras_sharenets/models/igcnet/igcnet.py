@@ -1,21 +1,25 @@
-"""IGC-V2: "Interleaved Structured Sparse Convolutional Neural Networks", Xie et al., CVPR 2018.
+"""The networks that the IGC-V2 paper compares: a residual one of three stages, and a plain one of one width."""
 
-With it come Xception and IGC-V1 as that paper builds them, for the same widths, depths and shortcuts.
+from __future__ import annotations
 
-The paper leaves shortcuts, the block that widens and normalization inside a block open; ours are those that agree with
-its counts. It counts the kernels of convolutions alone, the stem's and the shortcuts' among them.
-"""
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import keras
 
 from keras_sharenets import _checks
-from keras_sharenets.models import parts
+from keras_sharenets.models import base
 from keras_sharenets.models.igcnet import blocks as igcnet_blocks
-from keras_sharenets.models.igcnet.plain_igcnet import PlainIGCNet
-from keras_sharenets.models.variant import Form, Variant
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 STAGES = 3
 
 
-def _branches_of_stages(branch_channels, widths, options):
+def _branches_of_stages(
+    branch_channels: Sequence[Sequence[int]] | None, widths: Sequence[int], options: igcnet_blocks.Options
+) -> list[Sequence[int] | None]:
     """The branches of the 1x1 parts of every stage."""
     if branch_channels is None:
         return [options.branch_channels(None, width) for width in widths]
@@ -28,21 +32,15 @@ def _branches_of_stages(branch_channels, widths, options):
 
 def IGCNet(
     *,
-    block="igcv2",
-    width=64,
-    branch_channels=None,
-    blocks_per_stage=2,
-    stem_filters=None,
-    stem_strides=1,
-    norm_each=False,
-    input_shape=(32, 32, 3),
-    num_classes=10,
-    include_top=True,
-    pooling=None,
-    classifier_activation="softmax",
-    input_tensor=None,
-    name="igcnet",
-):
+    block: str = "igcv2",
+    width: int = 64,
+    branch_channels: Sequence[Sequence[int]] | None = None,
+    blocks_per_stage: int | Sequence[int] = 2,
+    stem_filters: int | None = None,
+    stem_strides: int = 1,
+    norm_each: bool = False,
+    **common: Unpack[base.CommonArguments],
+) -> keras.Model:
     """A residual network of three stages whose convolutions are products of sparse ones.
 
     A block is a 3x3 convolution and a 1x1 part, then batch normalization and ReLU; a shortcut spans two blocks. With
@@ -63,20 +61,7 @@ def IGCNet(
         stem_strides: int, stride of the stem; 2 for the 64x64 images of Tiny ImageNet.
         norm_each: bool, whether batch normalization follows each convolution of a block, and not just the last. Open in
             the paper.
-        input_shape: `(height, width, channels)`; height and width may be `None`.
-        num_classes: int.
-        include_top: bool, whether the classifier is there.
-        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector per image.
-        classifier_activation: activation of the classifier; `None` for logits.
-        input_tensor: optional Keras tensor to build on, for example the output of `keras.layers.Normalization`;
-            replaces `input_shape`.
-        name: name of the model.
-
-    Returns:
-        A functional `keras.Model`.
-
-    Raises:
-        ValueError: an argument breaks a rule above; the message names it, its value and the rule.
+        **common: `keras_sharenets.models.CommonArguments`; images are 32x32x3 and classes 10 by default.
 
     >>> model = IGCNet(width=16, branch_channels=((4, 4), (8, 4), (8, 8)), input_shape=(8, 8, 3), num_classes=10)
     >>> model.output_shape
@@ -94,72 +79,57 @@ def IGCNet(
         raise ValueError(f"`stem_filters` (={stem_filters}) must be at most `width` (={width}).")
     if options.kind.grouped:
         _checks.divides("width / 2", width // 2, "`stem_filters`", stem_filters)
-    counts = parts.per_stage("blocks_per_stage", blocks_per_stage, STAGES)
+    counts = base.per_stage("blocks_per_stage", blocks_per_stage, STAGES)
     for count in counts:
         _checks.divides("2", 2, "`blocks_per_stage`", count)
     widths = [width * 2**stage for stage in range(STAGES)]
     branches = _branches_of_stages(branch_channels, widths, options)
-    inputs = parts.input_for(input_tensor, input_shape, total_stride=stem_strides * 2 ** (STAGES - 1))
-    x = parts.norm_relu(parts.conv2d(inputs, stem_filters, 3, stem_strides, name="stem"), "stem")
+    frame = base.frame("igcnet", common)
+    images = frame.images(total_stride=stem_strides * 2 ** (STAGES - 1))
+    x = base.norm_relu(base.conv2d(images, stem_filters, 3, strides=stem_strides, name="stem"), "stem")
     for stage, (stage_width, sizes, count) in enumerate(zip(widths, branches, counts, strict=True), start=1):
         for index in range(1, count + 1, 2):
             strides = 2 if stage > 1 and index == 1 else 1
             names = [f"stage{stage}_block{place}" for place in (index, index + 1)]
             x = igcnet_blocks.pair(x, stage_width, strides, sizes, options, *names)
-    outputs = parts.classifier(x, include_top, pooling, num_classes, classifier_activation)
-    return parts.network(inputs, outputs, name)
+    return frame.network(images, frame.head(x))
 
 
-def _variants(name, block, width, figures, **more):
-    """The networks of one width, their names ending with the depth: `figures` has what the paper prints for each."""
-    variants = {}
-    for depth, paper_figure in figures.items():
-        arguments = {"block": block, "width": width, "blocks_per_stage": (depth - 2) // STAGES, **more}
-        forms = (Form(100, paper_figure=paper_figure),)
-        variants[f"{name}_d{depth}"] = Variant(IGCNet, arguments, forms, "conv_kernels")
-    return variants
+def PlainIGCNet(
+    *,
+    block: str = "igcv2",
+    width: int = 144,
+    branch_channels: Sequence[int] | None = None,
+    blocks_per_stage: int = 6,
+    norm_each: bool = False,
+    **common: Unpack[base.CommonArguments],
+) -> keras.Model:
+    """A stem and blocks of one width, at the size of the images and without shortcuts.
 
+    Args:
+        block: as in `IGCNet`.
+        width: int, channels of the stem and of all blocks (the paper's C); even with `"igcv1"` and
+            `"igcv2_i"`.
+        branch_channels: with `"igcv2"` and `"igcv2_i"`, a tuple as in `InterleavedGroupConv2D`, or `None` for as few
+            eights as connect all channels; else `None`.
+        blocks_per_stage: int, blocks of the only stage.
+        norm_each: as in `IGCNet`.
+        **common: `keras_sharenets.models.CommonArguments`; images are 32x32x3 and classes 10 by default.
 
-def _plain(block, width, branch_channels, weights, printed):
-    arguments = {"block": block, "width": width, "branch_channels": branch_channels}
-    note = f"a block has {weights:,} weights; the paper prints about {printed:,}"
-    return Variant(PlainIGCNet, arguments, (Form(100),), "conv_kernels", note)
+    >>> model = PlainIGCNet(width=16, branch_channels=(4, 4), blocks_per_stage=1, input_shape=(8, 8, 3), num_classes=10)
+    >>> model.output_shape
+    (None, 10)
 
-
-def _squares(*sizes):
-    return tuple((size, size) for size in sizes)
-
-
-VARIANTS = {
-    **_variants("xception_c35", "xception", 35, {8: "0.056M", 20: "0.168M", 26: "0.223M"}),
-    **_variants(
-        "igcv2_c64", "igcv2", 64, {8: "0.047M", 20: "0.149M", 26: "0.200M"}, branch_channels=_squares(8, 16, 32)
-    ),
-    **_variants("igcv1_c48", "igcv1", 48, {8: "0.046M", 20: "0.151M", 26: "0.203M"}),
-    **_variants(
-        "igcv2_c80", "igcv2", 80, {8: "0.046M", 20: "0.144M", 26: "0.193M"}, branch_channels=_squares(10, 16, 20)
-    ),
-    **_variants("xception_c58", "xception", 58, {20: "0.44M"}, stem_filters=35),
-    **_variants("xception_c71", "xception", 71, {20: "0.66M"}, stem_filters=35),
-    **_variants("xception_c83", "xception", 83, {20: "0.89M"}, stem_filters=35),
-    **_variants("igcv1_c96", "igcv1", 96, {20: "0.40M"}),
-    **_variants("igcv1_c126", "igcv1", 126, {20: "0.60M"}),
-    **_variants("igcv1_c150", "igcv1", 150, {20: "0.79M"}),
-    **_variants("igcv2_star_c216", "igcv2", 216, {20: "0.32M"}, stem_filters=64),
-    **_variants("igcv2_star_c304", "igcv2", 304, {20: "0.48M"}, stem_filters=64),
-    **_variants("igcv2_star_c416", "igcv2", 416, {20: "0.65M"}, stem_filters=64),
-    "plain_xception_c64": _plain("xception", 64, None, 4_672, 4_700),
-    "plain_igcv2_c144_k12": _plain("igcv2", 144, (12, 12), 4_752, 4_700),
-    "plain_xception_c96": _plain("xception", 96, None, 10_080, 10_000),
-    "plain_igcv2_c256_k16": _plain("igcv2", 256, (16, 16), 10_496, 10_000),
-    "plain_xception_c128": _plain("xception", 128, None, 17_536, 17_000),
-    "plain_igcv2_c361_k19": _plain("igcv2", 361, (19, 19), 16_967, 17_000),
-    "plain_igcv1_c64": _plain("igcv1", 64, None, 3_200, 3_000),
-    "plain_igcv2_i_c98_k7": _plain("igcv2_i", 98, (7, 7), 3_136, 3_000),
-    "plain_igcv2_ii_c100_k10": _plain("igcv2", 100, (10, 10), 2_900, 3_000),
-    "plain_igcv1_c96": _plain("igcv1", 96, None, 6_336, 6_000),
-    "plain_igcv2_i_c162_k9": _plain("igcv2_i", 162, (9, 9), 5_832, 6_000),
-    "plain_igcv2_ii_c169_k13": _plain("igcv2", 169, (13, 13), 5_915, 6_000),
-    "plain_igcv1_c128": _plain("igcv1", 128, None, 10_496, 10_000),
-    "plain_igcv2_i_c242_k11": _plain("igcv2_i", 242, (11, 11), 9_680, 10_000),
-}
+    Reference: Xie et al., "Interleaved Structured Sparse Convolutional Neural Networks", CVPR 2018, sections 4.2 to
+    4.4, tables 2 and 5.
+    """
+    options = igcnet_blocks.Options(block, width, norm_each)
+    _checks.positive("blocks_per_stage", blocks_per_stage)
+    sizes = options.branch_channels(branch_channels, width)
+    frame = base.frame("plain_igcnet", common)
+    images = frame.images(total_stride=1)
+    x = base.norm_relu(base.conv2d(images, width, 3, name="stem"), "stem")
+    for index in range(1, blocks_per_stage + 1):
+        place = f"block{index}"
+        x = base.norm_relu(igcnet_blocks.block(x, width, 1, sizes, options, place), place)
+    return frame.network(images, frame.head(x))

@@ -1,12 +1,15 @@
 """What the networks of ShardNet are put together from: one convolution for many places, blending layers, blocks."""
 
+from collections.abc import Callable, Sequence
+
 import keras
 
+from keras_sharenets._types import Tensor
 from keras_sharenets.layers import ChannelPadding
-from keras_sharenets.models import parts
+from keras_sharenets.models import base
 
 
-def convolutions(shared, use_bias):
+def convolutions(shared: bool, use_bias: bool) -> Callable[..., keras.layers.Layer]:
     """A function that gives the convolution for a place in the network.
 
     It takes `(filters, kernel_size, name, role)`. With `shared`, all places of one role get the same layer object,
@@ -14,7 +17,7 @@ def convolutions(shared, use_bias):
     """
     layers = {}
 
-    def convolution(filters, kernel_size, name, role="spatial"):
+    def convolution(filters: int, kernel_size: int, name: str, role: str = "spatial") -> keras.layers.Layer:
         name = f"shared_{role}" if shared else name
         if name not in layers:
             layers[name] = keras.layers.Conv2D(
@@ -30,69 +33,77 @@ def convolutions(shared, use_bias):
     return convolution
 
 
-def widths_for(filters, levels, shared):
-    """`filters` as one width a level; a shared convolution has but one."""
-    widths = parts.per_stage("filters", filters, levels)
+def widths_for(width: int | Sequence[int], levels: int, shared: bool) -> tuple[int, ...]:
+    """`width` as one width per level; a shared convolution has but one."""
+    widths = base.per_stage("width", width, levels)
     if shared and len(set(widths)) > 1:
-        raise ValueError(f"`filters` (={filters!r}) must be the same at every level when convolutions are shared.")
+        raise ValueError(f"`width` (={width!r}) must be the same at every level when convolutions are shared.")
     return widths
 
 
-def padded_image(images, filters):
+def padded_image(images: Tensor, width: int) -> Tensor:
     """The image with channels of zeros up to those of the shared convolution, for which it is an input like any."""
     channels = images.shape[-1]
-    if filters < channels:
+    if width < channels:
         raise ValueError(
-            f"`filters` (={filters}) must be at least the number of image channels (={channels}): "
+            f"`width` (={width}) must be at least the number of image channels (={channels}): "
             "the shared convolution reads the image too."
         )
-    return images if filters == channels else ChannelPadding(filters, name="image_pad")(images)
+    return images if width == channels else ChannelPadding(width, name="image_pad")(images)
 
 
-def known_sides(inputs, needed_for):
+def known_sides(images: Tensor, needed_for: str) -> tuple[int, int]:
     """Height and width of the images; a `ValueError` if one is unknown."""
-    height, width = inputs.shape[1:3]
+    height, width = images.shape[1:3]
     if height is None or width is None:
         raise ValueError(
-            f"`input_shape` (={tuple(inputs.shape[1:])}) must have a known height and width for {needed_for}."
+            f"`input_shape` (={tuple(images.shape[1:])}) must have a known height and width for {needed_for}."
         )
     return height, width
 
 
-def blend(x, filters, index, use_bias):
+def blend(x: Tensor, filters: int, index: int, use_bias: bool) -> Tensor:
     """A blending layer: a 1x1 convolution of its own, without normalization and ReLU (the paper's linear layer)."""
-    return parts.conv2d(x, filters, name=f"blend{index}", use_bias=use_bias)
+    return base.conv2d(x, filters, name=f"blend{index}", use_bias=use_bias)
 
 
-def pool(x, name):
+def pool(x: Tensor, name: str) -> Tensor:
     """Max pooling that halves height and width; an odd last row or column is left out."""
     return keras.layers.MaxPooling2D(2, name=f"{name}_pool")(x)
 
 
-def _residual(shortcut, x, name):
+def _residual(shortcut: Tensor, x: Tensor, name: str) -> Tensor:
     x = keras.layers.Add(name=f"{name}_add")([shortcut, x])
     return keras.layers.ReLU(name=f"{name}_relu")(x)
 
 
-def basic_block(x, width, convolution, name):
+def basic_block(x: Tensor, width: int, convolution: Callable[..., keras.layers.Layer], name: str) -> Tensor:
     """Two 3x3 convolutions around an identity; when shared, both are one layer."""
     y = convolution(width, 3, f"{name}_spatial1")(x)
-    y = parts.norm_relu(y, f"{name}_spatial1")
+    y = base.norm_relu(y, f"{name}_spatial1")
     y = convolution(width, 3, f"{name}_spatial2")(y)
-    return _residual(x, parts.norm(y, f"{name}_spatial2"), name)
+    return _residual(x, base.norm(y, f"{name}_spatial2"), name)
 
 
-def bottleneck_block(x, width, convolution, name):
+def bottleneck_block(x: Tensor, width: int, convolution: Callable[..., keras.layers.Layer], name: str) -> Tensor:
     """1x1 to `width`, 3x3, 1x1 back to 4 `width`, around an identity; shared as a unit, for the shapes differ."""
     y = convolution(width, 1, f"{name}_reduce", "reduce")(x)
-    y = parts.norm_relu(y, f"{name}_reduce")
+    y = base.norm_relu(y, f"{name}_reduce")
     y = convolution(width, 3, f"{name}_spatial")(y)
-    y = parts.norm_relu(y, f"{name}_spatial")
+    y = base.norm_relu(y, f"{name}_spatial")
     y = convolution(4 * width, 1, f"{name}_expand", "expand")(y)
-    return _residual(x, parts.norm(y, f"{name}_expand"), name)
+    return _residual(x, base.norm(y, f"{name}_expand"), name)
 
 
-def residual_levels(x, block, widths, expansion, counts, convolution, linear_bias):
+def residual_levels(
+    x: Tensor,
+    block: Callable[..., Tensor],
+    widths: Sequence[int],
+    expansion: int,
+    counts: Sequence[int],
+    convolution: Callable[..., keras.layers.Layer],
+    linear_bias: bool,
+) -> Tensor:
     """Levels of residual blocks; between two of them a blending layer to the next width, and pooling.
 
     Args:

@@ -1,1 +1,78 @@
-"""ShaResNet: the blocks of a residual stage share their spatial convolution."""
+"""ShaResNet: "reducing residual network parameter number by sharing weights", Boulch, Pattern Recognition Letters 2018.
+
+Which blocks of a stage share differs between the paper's networks, and only the counts tell: those for CIFAR keep the
+first block of a stage out, those of bottlenecks for ImageNet the first where it has a stride, ResNet-34 none.
+"""
+
+from keras_sharenets import _checks
+from keras_sharenets.models.sharesnet.resnets import PreActResNet, ResNet, WideResNet, stage_blocks
+from keras_sharenets.models.variant import Configuration, Variant
+
+__all__ = ["VARIANTS", "PreActResNet", "ResNet", "WideResNet", "nominal_convolutions", "stage_blocks"]
+
+
+def _preact(depth: int, share: str, published: str, unshared: str | None = None) -> Variant:
+    configurations = (Configuration(10, published=published),)
+    return Variant(PreActResNet, {"depth": depth, "share": share}, configurations, unshared=unshared)
+
+
+def _wide(
+    depth: int,
+    width_multiplier: int,
+    share: str,
+    num_classes: int,
+    published: str,
+    unshared: str | None = None,
+    note: str = "",
+) -> Variant:
+    arguments = {"depth": depth, "width_multiplier": width_multiplier, "share": share}
+    configurations = (Configuration(num_classes, published=published),)
+    return Variant(WideResNet, arguments, configurations, note=note, unshared=unshared)
+
+
+def _imagenet(depth: int, share: str, published: str, unshared: str | None = None) -> Variant:
+    configurations = (Configuration(1000, (224, 224, 3), published),)
+    return Variant(ResNet, {"depth": depth, "share": share}, configurations, unshared=unshared)
+
+
+VARIANTS = {
+    "resnet_164": _preact(164, "none", "1.70M"),
+    "sharesnet_164": _preact(164, "rest", "0.93M", "resnet_164"),
+    "resnet_92": _preact(92, "none", "0.96M"),
+    "wrn_40_4": _wide(40, 4, "none", 10, "8.95M"),
+    "sha_wrn_40_4": _wide(40, 4, "rest", 10, "5.85M", "wrn_40_4"),
+    "wrn_28_10": _wide(28, 10, "none", 100, "36.54M"),
+    "sha_wrn_28_10": _wide(28, 10, "rest", 100, "26.86M", "wrn_28_10"),
+    "wrn_28_4": _wide(28, 4, "none", 10, "5.85M"),
+    "wrn_22_10": _wide(22, 10, "none", 100, "26.85M", note="the paper cuts the last digit off"),
+    "resnet_34": _imagenet(34, "none", "21.8M"),
+    "sharesnet_34": _imagenet(34, "all", "13.6M", "resnet_34"),
+    "resnet_50": _imagenet(50, "none", "25.6M"),
+    "sharesnet_50": _imagenet(50, "stride1", "20.5M", "resnet_50"),
+    "resnet_101": _imagenet(101, "none", "44.5M"),
+    "sharesnet_101": _imagenet(101, "stride1", "29.4M", "resnet_101"),
+    "resnet_152": _imagenet(152, "none", "60.2M"),
+    "sharesnet_152": _imagenet(152, "stride1", "36.8M", "resnet_152"),
+}
+_NETWORKS = {PreActResNet: "preact_resnet", WideResNet: "wide_resnet", ResNet: "resnet"}
+
+
+def nominal_convolutions(name: str) -> int:
+    """The number of convolutions of a named network of this family as the paper's table 1 counts them.
+
+    That is the depth in the name; with sharing, less one for every block but the first of a stage, as if all blocks of
+    a stage shared. Its numbers of parameters say otherwise: all networks that share but ResNet-34 save 3 kernels fewer.
+    Its 20 for ResNet-34 is not what this gives (22): there it leaves out the stem and the classifier.
+
+    Raises:
+        ValueError: the family has no network of that name.
+
+    >>> nominal_convolutions("resnet_164"), nominal_convolutions("sharesnet_164")
+    (164, 113)
+    """
+    _checks.one_of("name", name, tuple(VARIANTS))
+    variant = VARIANTS[name]
+    depth = variant.arguments["depth"]
+    if variant.arguments["share"] == "none":
+        return depth
+    return depth - sum(count - 1 for count in stage_blocks(_NETWORKS[variant.factory], depth))

@@ -3,7 +3,7 @@
 import functools
 import math
 
-from keras_sharenets.models.sharesnet import imagenet_resnet, preact_resnet, wide_resnet
+from keras_sharenets.models.sharesnet import stage_blocks
 from keras_sharenets.search.spaces import costs
 from keras_sharenets.search.spaces.space import Choice, Rule, Space
 
@@ -13,14 +13,9 @@ _BASIC = 34
 STEM_FILTERS = 16
 
 
-def _stage_blocks(network, depth):
-    modules = {"preact_resnet": preact_resnet, "wide_resnet": wide_resnet, "resnet": imagenet_resnet}
-    return modules[network].stage_blocks(depth)
-
-
 def _has_choice(network):
     """Whether a policy is one of its own: a stage of one block has nothing to share with."""
-    return lambda share, chosen: share == "none" or min(_stage_blocks(network, chosen["depth"])) > 1
+    return lambda share, chosen: share == "none" or min(stage_blocks(network, chosen["depth"])) > 1
 
 
 def _depth(network, depths):
@@ -112,7 +107,7 @@ def _stages(channels, sides, block, expansion, width, counts, share):
 def _costs(network, arguments, input_shape, num_classes):
     *sides, image_channels = input_shape
     depth, share = arguments["depth"], arguments["share"]
-    counts = _stage_blocks(network, depth)
+    counts = stage_blocks(network, depth)
     if network == "preact_resnet":
         stem, width, expansion = arguments["width"], arguments["width"], 4
         first_norm = arguments["order"] == "conv_norm"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Iterable, Mapping
 
 import keras
 
 from keras_sharenets.layers.whitening import Whitening, whitening_statistics
-from keras_sharenets.models import create_model, find_variant
+from keras_sharenets.models import create_model
+from keras_sharenets.models.registry import current_arguments, own_arguments
 from keras_sharenets.training.data.batches import input_shape
 from keras_sharenets.training.data.dataset import Dataset, chunks
 from keras_sharenets.training.recipes.recipe import Recipe
 
-FROM_DATA = ("num_classes", "input_shape", "input_tensor")
+FROM_DATA = ("num_classes", "input_shape", "input_tensor", "include_preprocessing")
 FIXED = ("include_top", "pooling", "classifier_activation", "name")
 FANS = {"he_fan_in": "fan_in", "he_fan_out": "fan_out"}
 
@@ -41,7 +41,7 @@ def build(
         ValueError: the model or an option is unknown (the nearest names are offered), an option is not to be chosen, or
             breaks a rule of the network, or the recipe does not fit network or data.
     """
-    options = dict(options or {})
+    options = current_arguments(options or {})
     if recipe is not None and recipe.dropout:
         options = {"dropout_rate": recipe.dropout} | options
     check_options(model_name, options)
@@ -53,15 +53,18 @@ def build(
         whitening.set_weights(statistics)
     else:
         normalized = keras.layers.Normalization(mean=dataset.mean, variance=dataset.variance, name="normalize")(inputs)
-    network = create_model(model_name, input_tensor=normalized, num_classes=len(dataset.class_names), **options)
+    classes = len(dataset.class_names)
+    network = create_model(
+        model_name, input_tensor=normalized, include_preprocessing=False, num_classes=classes, **options
+    )
     initialize(network, "network" if recipe is None else recipe.initialization)
     return network
 
 
 def check_options(model_name: str, options: Iterable[str]) -> None:
     """Raises a `ValueError` unless the factory of the network takes all these options from a user."""
-    known = set(inspect.signature(find_variant(model_name).factory).parameters) - {*FROM_DATA, *FIXED}
-    for name in options:
+    known = own_arguments(model_name)
+    for name in current_arguments(dict.fromkeys(options)):
         if name in FROM_DATA:
             raise ValueError(f"The model option `{name}` cannot be given: it follows from the data.")
         if name in FIXED:
