@@ -73,7 +73,7 @@ def fit(
 
     Example:
         run = fit("hscnet_m32_g4_r2_b1_a2", load("digits"), "runs/digits", run_options=RunOptions(seed=3))
-        print(run.test_accuracy)
+        run.test_accuracy
     """
     output = check_output(output)
     run_options = run_options or RunOptions()
