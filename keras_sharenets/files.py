@@ -9,11 +9,13 @@ import pathlib
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterable
+from typing import Any
 
 LABELS = "labels.txt"  # Class names, one a line, beside the files of a classifier.
 
 
-def write_bytes(path, data):
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     """Writes `data` to `path` in one step; folders on the way are made."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,17 +30,17 @@ def write_bytes(path, data):
         partial.unlink(missing_ok=True)
 
 
-def write_text(path, text):
+def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes `text` as UTF-8 to `path` in one step."""
     write_bytes(path, text.encode())
 
 
-def write_json(path, value):
+def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes `value` as indented JSON to `path` in one step."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def save_model(model, path):
+def save_model(model: Any, path: str | os.PathLike) -> None:
     """Saves a Keras model as a `.keras` file in one step.
 
     Keras writes the file piece by piece, so it is made in a temporary folder elsewhere and then copied.
@@ -49,7 +51,7 @@ def save_model(model, path):
         write_bytes(path, scratch.read_bytes())
 
 
-def load_model(path):
+def load_model(path: str | os.PathLike) -> Any:
     """Loads a `.keras` file, without its optimizer.
 
     Raises:
@@ -72,18 +74,18 @@ def load_model(path):
         raise ValueError(f"{path} cannot be loaded as a Keras model: {type(error).__name__}: {error}") from error
 
 
-def write_labels(folder, class_names):
+def write_labels(folder: str | os.PathLike, class_names: Iterable[str]) -> None:
     """Writes the class names to `labels.txt` in a folder, one a line."""
     write_text(pathlib.Path(folder) / LABELS, "".join(f"{name}\n" for name in class_names))
 
 
-def read_labels(model_path):
+def read_labels(model_path: str | os.PathLike) -> tuple[str, ...] | None:
     """The class names in `labels.txt` beside a `.keras` file, one a line, as a tuple; `None` without such a file."""
     labels = pathlib.Path(model_path).with_name(LABELS)
     return tuple(labels.read_text().splitlines()) if labels.is_file() else None
 
 
-def replace_folder(source, target):
+def replace_folder(source: str | os.PathLike, target: str | os.PathLike) -> None:
     """Moves the finished folder `source` to `target`, which must not exist; across file systems it is copied."""
     target = pathlib.Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,17 @@
 """Images from files, as the networks take them: arrays of pixel values from 0 to 255."""
 
+import os
 import pathlib
 
 import numpy as np
 import PIL.Image
 
+from keras_sharenets._types import Shape
+
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 
 
-def read_image(path, shape):
+def read_image(path: str | os.PathLike, shape: Shape) -> np.ndarray:
     """One image, resized to `shape` when it has another size.
 
     Args:
@@ -38,6 +41,6 @@ def read_image(path, shape):
     return np.asarray(image, np.uint8).reshape(size[1], size[0], channels)
 
 
-def find_images(folder):
+def find_images(folder: str | os.PathLike) -> list[pathlib.Path]:
     """The image files anywhere below `folder`, by their suffix, sorted."""
     return sorted(path for path in pathlib.Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)

@@ -24,7 +24,7 @@ class Budget:
     max_parameters: int | None = None
     max_multiply_adds: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, limit in dataclasses.asdict(self).items():
             if limit is not None:
                 _checks.positive(name, limit)
@@ -53,7 +53,7 @@ class FileBudget:
     max_tflite_bytes: int | None = None
     max_latency_ms: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, limit in dataclasses.asdict(self).items():
             if limit is not None:
                 _checks.above_zero(name, limit)

@@ -160,7 +160,7 @@ class FileLimits:
             return ()
         return ("stored_parameters",) if limit is not None and costs.int8_bytes > limit else ("multiply_adds",)
 
-    def __str__(self):
+    def __str__(self) -> str:
         """The limits, each with the least that was measured."""
         found, texts = [json.loads(path.read_text()) for path in self.folder.glob("*.json")], []
         for name, cost in (("max_tflite_bytes", "int8_bytes"), ("max_latency_ms", "latency_ms")):

@@ -56,7 +56,7 @@ class Search:
     halving_worth: float = 0.0
     finalists: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_numbers(**{name: getattr(self, name) for name in _NUMBERS})
 
 

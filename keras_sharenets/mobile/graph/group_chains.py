@@ -1,6 +1,6 @@
 """Cheaper steps for groups of channels that are convolved one after the other, as in hierarchical group convolutions.
 
-A strided channel shuffle deals channel `c` to group `c % groups`. Runtimes run such shuffles and their groups fastest
+A strided channel shuffle moves channel `c` to group `c % groups`. Runtimes run such shuffles and their groups fastest
 as reshaped and transposed tables.
 """
 

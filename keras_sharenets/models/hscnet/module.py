@@ -32,7 +32,7 @@ class Options:
     dropout_rate: float
     kernel_initializer: Configured
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("groups", "channel_repeats", "arrangements", "shuffle_groups"):
             _checks.positive(name, getattr(self, name))
         _checks.above_zero("alpha", self.alpha)

@@ -51,7 +51,7 @@ class Options:
     width: int
     norm_each: bool
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _checks.one_of("block", self.block, tuple(KINDS))
         _checks.positive("width", self.width)
         if self.kind.grouped:

@@ -1,7 +1,7 @@
 """The space of IGC-V2: width, depth, and in each stage L and K near the balance condition.
 
 A stage has L - 1 group convolutions; the condition asks for branches of equal size whose product is the number of
-channels. Here the sizes of a stage are one divisor of its channels or two neighbouring ones, their product is from half
+channels. Here the sizes of a stage are one divisor of its channels or two neighboring ones, their product is from half
 to five times the channels, and L grows by one a stage at most.
 """
 
@@ -29,11 +29,11 @@ def _branches(stage):
 
     def values(chosen):
         divisors = _divisors(_channels(chosen, stage))
-        neighbours = zip(divisors, [*divisors[1:], None], strict=True)
+        neighbors = zip(divisors, [*divisors[1:], None], strict=True)
         # The smaller ones first, as in `keras_sharenets.ops.balance.best_integer`.
         return tuple(
             (size,) * (count - larger) + (next_size,) * larger
-            for size, next_size in neighbours
+            for size, next_size in neighbors
             for count in COUNTS
             for larger in range(count if next_size else 1)
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -220,7 +221,7 @@ def input_shape(dataset: Dataset, recipe: Recipe | None = None) -> tuple[int, in
     return (*sides, channels)
 
 
-def as_tf_data(batches: Batches):
+def as_tf_data(batches: Batches) -> Any:
     """The batches in order, as a `tf.data.Dataset`, for whoever takes no other: some strategies of `tf.distribute`.
 
     Each time it is gone through, it gives those of the epoch that `batches` has come to: `model.fit` still needs

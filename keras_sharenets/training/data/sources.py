@@ -9,7 +9,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from keras_sharenets import _checks
 
@@ -88,7 +88,7 @@ class DataSource:
         return dataclasses.replace(dataset, source=self)
 
 
-def load(name_or_folder: str | pathlib.Path, **options) -> Dataset:
+def load(name_or_folder: str | pathlib.Path, **options: Any) -> Dataset:
     """The data set of a `DataSource`, whose fields are the `options`.
 
     >>> digits = load("digits")

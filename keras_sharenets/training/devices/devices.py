@@ -16,6 +16,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -236,10 +237,10 @@ class MultiWorkerModel(keras.Model):
         # Keras makes a tensor of a batch that lies on several devices, and fails. Here all is built already.
         pass
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> Any:
         return self._as_vectors(super().train_step(data))
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> Any:
         return self._as_vectors(super().test_step(data))
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -27,7 +28,7 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
         self.steps = steps
         self.after = after
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
         step = ops.cast(step, "float32")
         return ops.where(step < self.steps, self.peak * (step + 1) / self.steps, self.after(step - self.steps))
 
