@@ -1,10 +1,25 @@
-"""What a named network and a family must have, told by name where something is missing."""
+"""What a family, a layer, a space and a recipe must have, told by name where something is missing."""
+
+import csv
+import pathlib
+import re
 
 import pytest
 from harness import without_weights
 
 import keras_sharenets as ksn
-from keras_sharenets.models.registry import VARIANTS
+from keras_sharenets.mobile.graph.lowering_rules import RULES
+from keras_sharenets.models.registry import FAMILIES, VARIANTS, own_arguments
+from keras_sharenets.models.variant import Family, Variant
+from keras_sharenets.search.spaces import NAMES, find_space
+from keras_sharenets.training.recipes.named import DEFAULTS, RECIPES
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+with (ROOT / "tests" / "data" / "model_table.csv").open() as table:
+    SPECIFIED = {row["name"] for row in csv.DictReader(table)}
+# The first two are gone from the graph before it is lowered; a whitened network is refused by name.
+WITHOUT_A_RULE = {"QuantizedKernels", "FakeQuantize", "Whitening"}
 
 WITH_BASELINE = {name: variant.unshared for name, variant in VARIANTS.items() if variant.unshared}
 
@@ -28,3 +43,94 @@ def test_unshared_baseline_computes_as_much_and_stores_all_of_it(name):
     with without_weights():
         shared, baseline = (ksn.profile(ksn.create_model(each)) for each in (name, VARIANTS[name].unshared))
     assert baseline.stored_parameters == baseline.effective_parameters > shared.stored_parameters
+
+
+def _lacks_of_family(key):
+    """What a family still needs, each as a line that says where."""
+    family = FAMILIES[key]
+    name, smaller = family.representative
+    test = ROOT / "tests" / "models" / f"test_{key}.py"
+    if not test.is_file():
+        yield f"{test.relative_to(ROOT)}"
+    elif "check_model(" not in test.read_text():
+        yield f"a call of `check_model` in {test.relative_to(ROOT)}"
+    if name not in family.variants:
+        yield f"a representative among its variants in keras_sharenets/models/registry.py ('{name}' is none)"
+    elif not set(smaller) <= set(own_arguments(name)):
+        yield f"the arguments {sorted(smaller)} of its representative in its factory"
+    for factory in dict.fromkeys(variant.factory for variant in family.variants.values()):
+        if getattr(ksn.models, factory.__name__, None) is not factory:
+            yield f"`{factory.__name__}` in keras_sharenets/models/__init__.py"
+        if "Reference: " not in (factory.__doc__ or ""):
+            yield f"the paper (`Reference: `) in the docstring of `{factory.__name__}`"
+    for variant in family.variants:
+        if f"\n| `{variant}` |" not in README:
+            yield f"'{variant}' in README.md: run `sharenets table --update README.md`"
+    if not set(family.variants) & SPECIFIED:
+        yield "counts in tests/data/model_table.csv"
+
+
+@pytest.mark.parametrize("key", FAMILIES)
+def test_family_has_all_that_it_needs(key):
+    lacks = list(_lacks_of_family(key))
+    assert not lacks, f"the family '{key}' lacks: {'; '.join(lacks)}"
+
+
+def test_what_a_family_lacks_is_named(monkeypatch):
+    monkeypatch.setitem(FAMILIES, "banknet", Family("Paper", {"banknet_8": Variant(_factory, {})}, ("banknet", {})))
+    assert list(_lacks_of_family("banknet")) == [
+        "tests/models/test_banknet.py",
+        "a representative among its variants in keras_sharenets/models/registry.py ('banknet' is none)",
+        "`_factory` in keras_sharenets/models/__init__.py",
+        "the paper (`Reference: `) in the docstring of `_factory`",
+        "'banknet_8' in README.md: run `sharenets table --update README.md`",
+        "counts in tests/data/model_table.csv",
+    ]
+
+
+def _factory(**common):
+    """A factory that does not say which paper its networks are from."""
+
+
+def _lacks_of_layer(name):
+    layer = getattr(ksn.layers, name)
+    if not any(re.search(rf"\b{name}\(|\b{name},", path.read_text()) for path in (ROOT / "tests").rglob("test_*.py")):
+        yield "a test under tests/layers"
+    for words, pattern in (("shapes of inputs and outputs", "[Ss]hapes?\\b"), ("an example", ">>> ")):
+        if not re.search(pattern, layer.__doc__ or ""):
+            yield f"{words} in its docstring"
+    lowered = hasattr(layer, "effective_kernel") or hasattr(layer, "drawing") or set(RULES) & set(layer.__mro__)
+    if not lowered and name not in WITHOUT_A_RULE:
+        yield "a rule in keras_sharenets/mobile/graph/lowering_rules.py"
+
+
+@pytest.mark.parametrize("name", ksn.layers.__all__)
+def test_layer_has_all_that_it_needs(name):
+    lacks = list(_lacks_of_layer(name))
+    assert not lacks, f"the layer {name} lacks: {'; '.join(lacks)}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_space_has_all_that_it_needs(name):
+    space = find_space(name)
+    lacks = [f"the network '{model}' by name" for model in space.networks.values() if model not in VARIANTS]
+    if f"`{name}`" not in (ROOT / "docs" / "search.md").read_text():
+        lacks.append(f"`{name}` in docs/search.md")
+    if f"def _{name}_shapes(" not in (ROOT / "tests" / "search" / "test_spaces.py").read_text():
+        lacks.append(f"`_{name}_shapes` in tests/search/test_spaces.py")
+    assert space.name == name
+    assert not lacks, f"the space '{name}' lacks: {'; '.join(lacks)}"
+
+
+def test_recipes_have_all_that_they_need():
+    page = (ROOT / "docs" / "training.md").read_text()
+    used = {recipe for _, recipe in DEFAULTS}
+    lacks = [
+        f"{name}: a line in DEFAULTS of keras_sharenets/training/recipes/named.py, or a word in docs/training.md"
+        for name in RECIPES
+        if name not in used and name not in page
+    ]
+    lacks += [f"{recipe.name}: its source" for recipe in RECIPES.values() if not recipe.source]
+    families = {pattern.partition("/")[0] for pattern, _ in DEFAULTS if "/" in pattern}
+    lacks += [f"the family '{family}' of DEFAULTS" for family in families - set(FAMILIES)]
+    assert not lacks

@@ -19,7 +19,11 @@ class Whitening(keras.layers.Layer):
 
     `g` takes an image's mean off and divides by `sqrt(10 + variance)`. Weights, not trained: `mean` `(d,)` and
     `matrix` `(d, d)` for `d` values an image. They start as 0 and the identity; `whitening_statistics` gives those of
-    a data set.
+    a data set. Shape: that of the input, `(batch, height, width, channels)`.
+
+    >>> layer = Whitening()
+    >>> tuple(layer(keras.ops.ones((1, 4, 4, 3))).shape), layer.count_params() == 48 + 48**2
+    ((1, 4, 4, 3), True)
     """
 
     def build(self, input_shape: Shape) -> None:

@@ -16,22 +16,33 @@ FAMILIES = {
     "hscnet": Family(
         "Highly shared Convolutional Neural Networks (Lu et al., Expert Systems with Applications 2021)",
         hscnet.VARIANTS,
+        ("hscnet_m32_g4_r2_b1_a2", {}),
     ),
     "hgcnet": Family(
         "HGC: Hierarchical Group Convolution for Highly Efficient Neural Network (Xie et al., arXiv 1906.03657)",
         hgcnet.VARIANTS,
+        ("se_hgcnet_42_g4", {"blocks_per_stage": (2, 1, 1)}),
     ),
     "igcnet": Family(
-        "Interleaved Structured Sparse Convolutional Neural Networks (Xie et al., CVPR 2018)", igcnet.VARIANTS
+        "Interleaved Structured Sparse Convolutional Neural Networks (Xie et al., CVPR 2018)",
+        igcnet.VARIANTS,
+        ("igcv2_c64_d8", {}),
     ),
     "sharesnet": Family(
         "ShaResNet: reducing residual network parameter number by sharing weights (Boulch, PRL 2018)",
         sharesnet.VARIANTS,
+        ("sharesnet_164", {"depth": 29}),
     ),
     "shardnet": Family(
-        "ShardNet: One filter set to rule them all (Jetley et al., submission to ICLR 2020)", shardnet.VARIANTS
+        "ShardNet: One filter set to rule them all (Jetley et al., submission to ICLR 2020)",
+        shardnet.VARIANTS,
+        ("sl3_resnet_64", {"width": 24}),
     ),
-    "mobile_baselines": Family("Peers that the papers compare with", baselines.VARIANTS),
+    "mobile_baselines": Family(
+        "Peers that the papers compare with",
+        baselines.VARIANTS,
+        ("shufflenet_v2_2_0", {"width": (24, 48, 96, 192, 256), "blocks_per_stage": 2}),
+    ),
 }
 VARIANTS = {name: variant for family in FAMILIES.values() for name, variant in family.variants.items()}
 # Former names of arguments, which stand in the records of finished runs and searches.

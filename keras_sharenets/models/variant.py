@@ -49,7 +49,15 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """The networks of one paper: its title and origin, and its variants by name."""
+    """The networks of one paper.
+
+    Attributes:
+        paper: its title and origin.
+        variants: its networks by name.
+        representative: the name of one of them, and arguments that make it small: the network that stands for the
+            family where every family is tried.
+    """
 
     paper: str
     variants: Mapping[str, Variant]
+    representative: tuple[str, Mapping[str, Any]]

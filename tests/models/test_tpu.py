@@ -4,7 +4,7 @@ import re
 
 import keras
 import pytest
-from families import REPRESENTATIVES, representative
+from families import representative
 from harness import with_policy
 
 from keras_sharenets.models.registry import FAMILIES
@@ -62,9 +62,3 @@ def test_training_step_lowers_for_tpu(family, policy):
     # What a step gives back is what the next one takes.
     taken = [value.shape for value in exported.in_avals[:-2]]
     assert [value.shape for value in exported.out_avals[1:]] == taken
-
-
-def test_every_family_has_a_representative():
-    assert set(REPRESENTATIVES) == set(FAMILIES)
-    for family, (name, _) in REPRESENTATIVES.items():
-        assert name in FAMILIES[family].variants
