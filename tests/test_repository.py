@@ -73,6 +73,13 @@ def test_commands_that_make_knows(page):
     assert called <= TARGETS
 
 
+def test_paths_in_contributing_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    paths = [name for name in re.findall(r"`([\w./]+)`", text) if "/" in name or name.endswith((".md", ".cfg"))]
+    assert len(set(paths)) >= 30
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
 def test_continuous_integration_runs_on_every_python_that_is_promised():
     promised = re.findall(r"^Programming Language :: Python :: (3\.\d+)$", SETUP["metadata"]["classifiers"], re.M)
     assert promised[0] == SETUP["options"]["python_requires"].removeprefix(">=")
