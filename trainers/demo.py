@@ -22,6 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Answer:
     """The profile and one table; leaves `report.html` beside the files."""
+    import numpy as np
+
     import keras_sharenets as ksn
     from keras_sharenets import analysis, files
     from keras_sharenets.rendering.page import COUNTS, page
@@ -41,14 +43,15 @@ def run(arguments: argparse.Namespace) -> Answer:
     model = files.load_model(output / "last.keras")
     profile = ksn.profile(model)
 
+    tests = np.asarray(dataset.test.pixels(np.arange(len(dataset.test))))
     saved_model = ksn.mobile.export_saved_model(
-        model, output / "saved_model", class_names=dataset.class_names, representative_data=dataset.test.images
+        model, output / "saved_model", class_names=dataset.class_names, representative_data=tests
     )
     tflite = ksn.mobile.export_tflite(
         model,
         output / "int8.tflite",
         quantization="int8",
-        representative_data=dataset.train.images[:CALIBRATION],
+        representative_data=dataset.train.pixels(np.arange(CALIBRATION)),
         class_names=dataset.class_names,
     )
     latency = ksn.mobile.benchmark_tflite(tflite.path, repetitions=500, warmup=50)
@@ -66,7 +69,7 @@ def run(arguments: argparse.Namespace) -> Answer:
         ("stored weights at int8", f"{tflite.stored_weight_bytes:,} bytes"),
         ("latency, int8, one thread", f"{latency.median_ms:.3f} ms (median of {latency.repetitions})"),
     ]
-    images = dataset.test.images[:: len(dataset.test) // 40][:40]
+    images = tests[:: len(dataset.test) // 40][:40]
     labels = dataset.test.labels[:: len(dataset.test) // 40][:40]
     probabilities = ksn.mobile.predict_tflite(tflite.path, images)
     sections = {

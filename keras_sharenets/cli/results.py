@@ -150,15 +150,13 @@ def _accuracy(row: Row) -> str:
 
 def _int8(row: Row) -> tuple[str, str]:
     """The accuracies and the bytes of the int8 files that there are."""
-    delivered = [one for one in row.published if one.int8]
+    delivered = [(one, one.int8) for one in row.published if one.int8]
     accuracies = []
-    for one in delivered:
-        measured = _percent(one.int8["test_accuracy"]) if "test_accuracy" in one.int8 else "not measured"
-        of_which = (
-            f" (seed {one.run.seed}; {_percent(one.run.test_accuracy)} in Keras)" if len(row.published) > 1 else ""
-        )
+    for one, int8 in delivered:
+        measured = _percent(int8["test_accuracy"]) if "test_accuracy" in int8 else "not measured"
+        of_which = f" (seed {one.run.seed}; {_percent(one.accuracy)} in Keras)" if len(row.published) > 1 else ""
         accuracies.append(measured + of_which)
-    sizes = dict.fromkeys(f"{one.int8['bytes']:,}" for one in delivered)
+    sizes = dict.fromkeys(f"{int8['bytes']:,}" for _, int8 in delivered)
     return ", ".join(accuracies) or "-", ", ".join(sizes) or "-"
 
 
@@ -188,14 +186,14 @@ def _data_notes(rows: Sequence[Row]) -> list[str]:
 
 
 def _pair(comparison: Comparison) -> tuple[str, ...]:
-    from keras_sharenets.training.reports.results import direction
+    from keras_sharenets.training.reports.results import RESULTS, direction
 
-    first, second = comparison.first, comparison.second
+    first, second = (RESULTS[row.run.model] for row in (comparison.first, comparison.second))
     differences = comparison.differences
     mean = _points_text(comparison.mean) if differences else "-"
     each = ", ".join(f"{_points_text(value)} (seed {seed})" for seed, value in differences.items())
-    paper = f"{first.paper.accuracy - second.paper.accuracy:+} on {first.paper.data}"
-    names = f"`{first.run.model}` - `{second.run.model}`"
+    paper = f"{first.accuracy - second.accuracy:+} on {first.data}"
+    names = f"`{comparison.first.run.model}` - `{comparison.second.run.model}`"
     return (names, mean, each or "-", paper, direction(list(differences.values())))
 
 

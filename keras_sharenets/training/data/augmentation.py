@@ -9,9 +9,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import PIL.Image
+
+from keras_sharenets.training.data.dataset import Images
 
 ATTEMPTS = 10  # Windows that are tried before one of the largest square is taken.
 AREA, RATIO, SCALE = (0.08, 1.0), (3 / 4, 4 / 3), 0.25
@@ -25,7 +28,6 @@ TEN = tuple(range(10))
 _PLACES = ((0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5))
 MARGIN = 8 / 7  # 256 pixels for a crop of 224, 64 for one of 56.
 
-Images = np.ndarray | Sequence[np.ndarray]  # uint8 `(images, height, width, channels)`, or images of many sizes.
 Size = tuple[int, int]  # `(height, width)`.
 
 
@@ -39,7 +41,7 @@ class Augmentation:
         fill: the color of the padding, one number per channel. The mean, which becomes 0 when it is normalized.
         border: `"mean"` for that color, `"edge"` to repeat the border, `"reflect"` to mirror it.
         crop: `"shift"`, or `"area"` or `"scale"`, which pad nothing and take images of any size.
-        size: `(height, width)` of those crops.
+        size: `(height, width)` of those crops; of no importance for "shift".
         jitter: how far brightness, contrast and saturation go; images have 3 channels.
         lighting: how far colors are shifted; images have 3 channels.
     """
@@ -49,7 +51,7 @@ class Augmentation:
     fill: tuple[float, ...]
     border: str = "mean"
     crop: str = "shift"
-    size: Size | None = None
+    size: Size = (0, 0)
     jitter: float = 0.0
     lighting: float = 0.0
 
@@ -104,7 +106,8 @@ def _shifted(images: np.ndarray, augmentation: Augmentation, places: np.ndarray)
         padded[:] = augmentation.fill
         padded[:, pad : pad + height, pad : pad + width] = images
     else:
-        padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), augmentation.border)
+        mode: Any = augmentation.border
+        padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode)
     for source, (top, left) in zip(padded, places, strict=True):
         yield source[top : top + height, left : left + width]
 
@@ -192,10 +195,10 @@ def resized(image: np.ndarray, size: Size, box: tuple[int, int, int, int] | None
         A uint8 array `(*size, channels)`.
     """
     height, width, channels = image.shape
-    top, left, *part = (0, 0, height, width) if box is None else box
     if box is None and (height, width) == tuple(size):
         return image
+    top, left, *part = (0, 0, height, width) if box is None else box
     source = PIL.Image.fromarray(image if channels == 3 else image[..., 0])
     corners = (left, top, left + part[1], top + part[0])
-    result = source.resize(size[::-1], PIL.Image.Resampling.BILINEAR, box=corners)
+    result = source.resize((size[1], size[0]), PIL.Image.Resampling.BILINEAR, box=corners)
     return np.asarray(result, np.uint8).reshape(*size, channels)

@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_sharenets import _checks
 from keras_sharenets.training.data.augmentation import CENTER, Augmentation, Size, augment, crop_views, draw_changes
-from keras_sharenets.training.data.dataset import Arrays, Dataset, Files
+from keras_sharenets.training.data.dataset import Arrays, Dataset, Files, Images
 from keras_sharenets.training.recipes.recipe import Recipe
 
 # Two streams of random numbers from one seed: the order of an epoch, and the changes to the images of a batch.
@@ -66,7 +66,7 @@ class Batches(keras.utils.PyDataset):
         worker: int = 0,
         workers: int = 1,
         first: int = 0,
-        view: Callable[[np.ndarray], np.ndarray] | None = None,
+        view: Callable[[Images], np.ndarray] | None = None,
     ) -> None:
         super().__init__()
         _checks.positive("workers", workers)
@@ -114,7 +114,7 @@ class Batches(keras.utils.PyDataset):
 
     def _unchanged(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         images = self.source.pixels(chosen)
-        return images.astype("float32") if self.view is None else self.view(images), self._labels(chosen)
+        return np.asarray(images, "float32") if self.view is None else self.view(images), self._labels(chosen)
 
     def _labels(self, chosen: np.ndarray) -> np.ndarray:
         return np.eye(self.class_count, dtype="float32")[self.source.labels[chosen]]
@@ -171,11 +171,11 @@ class EvenBatches(Batches):
         chosen = np.arange(index * self.batch_size, (index + 1) * self.batch_size)
         chosen = np.split(chosen, self.parts)[self.part]
         real = chosen < count
-        weights = np.float32(real * (self.steps * self.batch_size / count))
+        weights = (real * (self.steps * self.batch_size / count)).astype("float32")
         return *self._unchanged(np.where(real, chosen, 0)), weights
 
 
-def training_batches(dataset: Dataset, recipe: Recipe, seed: int, **part: int) -> Batches:
+def training_batches(dataset: Dataset, recipe: Recipe, seed: int, **part: Any) -> Batches:
     """The training split of a `Dataset`, as a `Recipe` wants it; `part` is `worker`, `workers` and `first`.
 
     Raises:
@@ -210,15 +210,15 @@ def input_shape(dataset: Dataset, recipe: Recipe | None = None) -> tuple[int, in
     Raises:
         ValueError: the images have many sizes and are not cropped.
     """
-    *sides, channels = dataset.shape
+    height, width, channels = dataset.shape
     if recipe is not None and recipe.crop_size:
-        sides = [recipe.crop_size] * 2
-    if None in sides:
+        height = width = recipe.crop_size
+    if height is None or width is None:
         raise ValueError(
             f"The images of {dataset.name} have sizes of their own: give an `input_shape` to which all are resized, "
             "or a recipe with a `crop_size`."
         )
-    return (*sides, channels)
+    return height, width, channels
 
 
 def as_tf_data(batches: Batches) -> Any:

@@ -19,6 +19,7 @@ EXAMINED = 100_000  # Of more images in files than these, so many are read befor
 NAMED = 10  # Unreadable images that are named in one message.
 
 Shape = tuple[int | None, int | None, int]
+Images = np.ndarray | Sequence[np.ndarray]  # uint8 `(images, height, width, channels)`, or images of many sizes.
 
 
 class UnreadableError(ValueError):
@@ -85,16 +86,17 @@ class Files:
             self, paths=tuple(self.paths[index] for index in indices), labels=self.labels[indices]
         )
 
-    def pixels(self, indices: np.ndarray) -> np.ndarray | list[np.ndarray]:
+    def pixels(self, indices: np.ndarray) -> Images:
         """The images of these indices, as a uint8 array, or as a list of them where each has its own size.
 
         Raises:
             ValueError: a file is not such an image; the message names it.
         """
-        images = self.attempt(indices)
-        for image in images:
+        images = []
+        for image in self.attempt(indices):
             if isinstance(image, UnreadableError):
                 raise image
+            images.append(image)
         return images if None in self.shape else np.stack(images)
 
     def attempt(self, indices: np.ndarray) -> list[np.ndarray | UnreadableError]:
@@ -173,7 +175,7 @@ def make_dataset(
             raise ValueError(f"The class {class_name!r} has no readable image to train with. {_list(unreadable)}")
     if unreadable:
         note = f"{note}; {len(unreadable)} unreadable images are left out"
-    return Dataset(name, note, tuple(class_names), train, test, tuple(train.shape), mean, variance, unreadable)
+    return Dataset(name, note, tuple(class_names), train, test, train.shape, mean, variance, unreadable)
 
 
 def _list(complaints: Sequence[str]) -> str:
@@ -206,7 +208,7 @@ def stratified_split(labels: Sequence[int] | np.ndarray, share: float, seed: int
     return np.setdiff1d(np.arange(len(labels)), test), test
 
 
-def chunks(source: Arrays | Files) -> Iterator[np.ndarray | list[np.ndarray]]:
+def chunks(source: Arrays | Files) -> Iterator[Images]:
     """All images of a source, some at a time, as `pixels` returns them."""
     for indices in _parts(np.arange(len(source))):
         yield source.pixels(indices)
@@ -231,7 +233,8 @@ def _examine(source: Arrays | Files) -> tuple:
         attempts = dict(zip(indices.tolist(), source.attempt(indices), strict=True))
         errors = {index: entry for index, entry in attempts.items() if isinstance(entry, UnreadableError)}
         broken |= errors
-        pixels = [entry.reshape(-1, source.shape[-1]) for index, entry in attempts.items() if index not in errors]
+        images = [entry for entry in attempts.values() if not isinstance(entry, UnreadableError)]
+        pixels = [image.reshape(-1, source.shape[-1]) for image in images]
         if pixels:
             values = np.concatenate(pixels).astype("float64")
             count += len(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import zipfile
 from collections.abc import Sequence
@@ -115,7 +116,7 @@ def _read_classes(folder: pathlib.Path) -> tuple[list[str], Split]:
 # Unpacked archives
 
 
-def load_archive(name: str, folder: str | pathlib.Path | None, source: DataSource) -> Dataset:
+def load_archive(name: str, folder: str | os.PathLike | None, source: DataSource) -> Dataset:
     """The data set `name`, one of `ARCHIVES`, from the folder into which its archive was unpacked.
 
     Raises:

@@ -57,7 +57,7 @@ class DataSource:
             object.__setattr__(self, "input_shape", check_shape(self.input_shape))
 
     @classmethod
-    def from_record(cls, record: Mapping[str, object] | None, **given: object) -> DataSource:
+    def from_record(cls, record: Mapping[str, Any] | None, **given: Any) -> DataSource:
         """The source that `to_record` described, but for what is `given`.
 
         Raises:
@@ -68,7 +68,7 @@ class DataSource:
             raise ValueError("`--data` is needed: the record does not say where the data came from.")
         return cls(**values)
 
-    def to_record(self) -> dict[str, object]:
+    def to_record(self) -> dict[str, Any]:
         """What gives the same data again, as JSON takes it."""
         record = dataclasses.asdict(self)
         del record["download"]
@@ -88,7 +88,7 @@ class DataSource:
         return dataclasses.replace(dataset, source=self)
 
 
-def load(name_or_folder: str | pathlib.Path, **options: Any) -> Dataset:
+def load(name_or_folder: str | os.PathLike, **options: Any) -> Dataset:
     """The data set of a `DataSource`, whose fields are the `options`.
 
     >>> digits = load("digits")

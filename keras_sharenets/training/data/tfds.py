@@ -14,8 +14,8 @@ import io
 import os
 import pathlib
 import struct
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -114,13 +114,14 @@ def _keys(builder) -> tuple[str, str]:
     """The names of the image and of its class."""
     import tensorflow_datasets as tfds
 
-    kinds = {tfds.features.Image: None, tfds.features.ClassLabel: None}
-    for key, feature in builder.info.features.items():
-        if kinds.get(type(feature), "") is None:
-            kinds[type(feature)] = key
-    if None in kinds.values():
+    features = builder.info.features
+    images, labels = (
+        [key for key, feature in features.items() if type(feature) is kind]
+        for kind in (tfds.features.Image, tfds.features.ClassLabel)
+    )
+    if not images or not labels:
         raise ValueError("it has no images with class labels")
-    return tuple(kinds.values())
+    return images[0], labels[0]
 
 
 def _splits(builder, read: Callable[[str], Arrays | Files]) -> tuple[Arrays | Files, Arrays | Files, str]:
@@ -131,14 +132,14 @@ def _splits(builder, read: Callable[[str], Arrays | Files]) -> tuple[Arrays | Fi
         # A split whose labels are not public has -1 for all of them.
         if len(test) and test.labels.min() >= 0:
             return train, test, "" if split == "test" else f"; {split} is the test split"
-    parts = stratified_split(train.labels, 0.2, SPLIT_SEED)
-    return *map(train.part, parts), f"; 20 % of each class are the test split (seed {SPLIT_SEED})"
+    chosen, held_out = stratified_split(train.labels, 0.2, SPLIT_SEED)
+    return train.part(chosen), train.part(held_out), f"; 20 % of each class are the test split (seed {SPLIT_SEED})"
 
 
 def _arrays(builder, image: str, label: str, shape: Shape, split: str) -> Arrays:
     if keras.backend.backend() != "tensorflow":
         records = _records(builder, image, label, shape, split)
-        return Arrays(records.pixels(np.arange(len(records))), records.labels)
+        return Arrays(np.asarray(records.pixels(np.arange(len(records)))), records.labels)
     import tensorflow_datasets as tfds
 
     data = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
@@ -189,7 +190,7 @@ def find_records(path: str | os.PathLike) -> list[Record]:
     return records
 
 
-def read_feature(record: Record, name: str) -> bytes | int:
+def read_feature(record: Record, name: str) -> Any:
     """One feature of an example: the bytes of its first string, or its first integer.
 
     Raises:
@@ -238,7 +239,7 @@ def describe_encoding(data: bytes) -> str:
     The quality is the one at which Pillow writes the same quantization tables.
     """
     with PIL.Image.open(io.BytesIO(data)) as image:
-        if image.format != "JPEG":
+        if not isinstance(image, PIL.JpegImagePlugin.JpegImageFile):
             return f"stored as {image.format}"
         tables = image.quantization
         sampling = PIL.JpegImagePlugin.get_sampling(image)
@@ -247,7 +248,7 @@ def describe_encoding(data: bytes) -> str:
     return f"stored as JPEG of {quality} with {chroma} chroma, not the lossless original"
 
 
-def _jpeg_tables(quality: int) -> dict[int, Sequence[int]]:
+def _jpeg_tables(quality: int) -> dict[int, list[int]]:
     file = io.BytesIO()
     PIL.Image.new("RGB", (8, 8)).save(file, "JPEG", quality=quality)
-    return PIL.Image.open(file).quantization
+    return PIL.JpegImagePlugin.JpegImageFile(file).quantization

@@ -129,8 +129,9 @@ def _jax_multi_worker() -> Devices:
     from jax.experimental import multihost_utils
 
     addresses, index = read_cluster()
-    timeouts = {"heartbeat_timeout_seconds": SECONDS, "shutdown_timeout_seconds": SECONDS}
-    jax.distributed.initialize(addresses[0], len(addresses), index, **timeouts)
+    jax.distributed.initialize(
+        addresses[0], len(addresses), index, heartbeat_timeout_seconds=SECONDS, shutdown_timeout_seconds=SECONDS
+    )
     distribution = _data_parallel()
     return Devices(
         "multi_worker",

@@ -59,7 +59,8 @@ def predict_test_split(path: str | pathlib.Path, dataset: Dataset, crops: str = 
         raise ValueError(f"{path} is neither a .keras nor a .tflite file.")
     shape, predict = _READERS[path.suffix](path)
     _check_shape(path, shape, dataset, crops)
-    size = None if crops == "none" else shape[:2]
+    height, width, _ = shape
+    size = None if crops == "none" or height is None or width is None else (height, width)
     views = [predict(held_out_batches(dataset, BATCH_SIZE, size, view)) for view in CROPS[crops]]
     if views[0].shape[1:] != (len(dataset.class_names),):
         classes = len(dataset.class_names)

@@ -9,6 +9,7 @@ import pathlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from typing import Any
 
 from keras_sharenets.analysis.counting import count_parameters
 from keras_sharenets.models.registry import VARIANTS, create_model, find_variant
@@ -74,12 +75,14 @@ class Published:
     Attributes:
         folder: where it is.
         run: its record.
+        accuracy: on the test split, after the last epoch.
         int8: what `export/export.json` says about the int8 file; `None` if there is none.
     """
 
     folder: pathlib.Path
     run: Run
-    int8: Mapping | None
+    accuracy: float
+    int8: Mapping[str, Any] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Row:
     @property
     def accuracies(self) -> dict[int, float]:
         """A dict, seed to test accuracy after the last epoch."""
-        return {one.run.seed: one.run.test_accuracy for one in self.published}
+        return {one.run.seed: one.accuracy for one in self.published}
 
     @property
     def mean(self) -> float:
@@ -151,7 +154,7 @@ def read_published(folder: str | pathlib.Path) -> Published:
     run = read_metrics(folder / "metrics.json")
     if run.test_accuracy is None:
         raise ValueError(f"The run in {folder} is not finished: it is {run.state} and has no test accuracy to quote.")
-    return Published(folder, run, _int8_file(folder / "export" / "export.json"))
+    return Published(folder, run, run.test_accuracy, _int8_file(folder / "export" / "export.json"))
 
 
 def _int8_file(path: pathlib.Path) -> Mapping | None:

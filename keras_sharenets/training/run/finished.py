@@ -54,4 +54,4 @@ def training_images(dataset: Dataset, run: Run, count: int) -> np.ndarray:
     images = dataset.train.pixels(chosen)
     if run.recipe.crop_size:
         return crop_views(images, input_shape(dataset, run.recipe)[:2], CENTER)
-    return images.astype("float32")
+    return np.asarray(images, "float32")

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 import keras
+import numpy as np
 
 from keras_sharenets.layers.whitening import Whitening, whitening_statistics
 from keras_sharenets.models import create_model
@@ -47,7 +48,7 @@ def build(
     check_options(model_name, options)
     inputs = keras.Input(input_shape(dataset, recipe), name="images")
     if recipe is not None and recipe.normalization == "zca":
-        statistics = whitening_statistics(chunks(dataset.train), dataset.shape)
+        statistics = whitening_statistics(map(np.asarray, chunks(dataset.train)), inputs.shape[1:])
         whitening = Whitening(name="normalize")
         normalized = whitening(inputs)
         whitening.set_weights(statistics)

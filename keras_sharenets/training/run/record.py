@@ -9,6 +9,7 @@ import json
 import math
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 from keras_sharenets import _checks, files
 from keras_sharenets.training.recipes.named import changed_fields
@@ -104,8 +105,8 @@ class Run(RunOptions):
     """
 
     model: str
-    options: Mapping[str, object]
-    data: Mapping[str, object]
+    options: Mapping[str, Any]
+    data: Mapping[str, Any]
     recipe: Recipe
     backend: str
     versions: Mapping[str, str]
@@ -113,22 +114,22 @@ class Run(RunOptions):
     reason: str | None = None
     epochs: tuple[Epoch, ...] = ()
     seconds: float = 0.0
-    source: Mapping[str, object] | None = None
+    source: Mapping[str, Any] | None = None
 
     @property
-    def last(self) -> Epoch | None:
-        """The last epoch; `None` before the first has ended."""
-        return self.epochs[-1] if self.epochs else None
+    def last(self) -> Epoch:
+        """The last epoch; an `IndexError` before the first has ended."""
+        return self.epochs[-1]
 
     @property
-    def best(self) -> Epoch | None:
-        """The first of the epochs with the highest test accuracy; `None` before the first has ended."""
-        return max(self.epochs, key=lambda epoch: epoch.test_accuracy or 0.0, default=None)
+    def best(self) -> Epoch:
+        """The first of the epochs with the highest test accuracy; a `ValueError` before the first has ended."""
+        return max(self.epochs, key=lambda epoch: epoch.test_accuracy or 0.0)
 
     @property
     def test_accuracy(self) -> float | None:
         """The figure to quote: the last epoch's test accuracy; `None` unless the run is finished."""
-        return self.last.test_accuracy if self.state == "finished" and self.last else None
+        return self.last.test_accuracy if self.state == "finished" and self.epochs else None
 
 
 def finite(value: float) -> float | None:
@@ -143,8 +144,8 @@ def write_metrics(run: Run, path: pathlib.Path) -> None:
         "state": run.state,
         "reason": run.reason,
         "test_accuracy": run.test_accuracy,
-        "last": _outcome(run.last, "last.keras"),
-        "best": _outcome(run.best, "best.keras"),
+        "last": _outcome(run.last, "last.keras") if run.epochs else None,
+        "best": _outcome(run.best, "best.keras") if run.epochs else None,
         "recipe_changes": changed_fields(run.recipe),
         "accuracy_note": ACCURACY_NOTE,
     }
@@ -165,7 +166,7 @@ def read_metrics(path: pathlib.Path) -> Run:
         raise ValueError(f"{path} is not the record of a run: {type(error).__name__} {error}") from error
 
 
-def run_from_dict(values: Mapping[str, object]) -> Run:
+def run_from_dict(values: Mapping[str, Any]) -> Run:
     """A `Run` from what `dataclasses.asdict` made of it, also after a way through JSON.
 
     What a record of an earlier version lacks is what was always so then: the defaults of the fields.
@@ -183,13 +184,13 @@ def run_from_dict(values: Mapping[str, object]) -> Run:
     return Run(**(values | {"options": options, "recipe": recipe, "epochs": epochs}))
 
 
-def as_tuples(value: object) -> object:
+def as_tuples(value: Any) -> Any:
     """`value` with tuples for all lists, also inside each other."""
     return tuple(map(as_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
-def _outcome(epoch: Epoch | None, file: str) -> dict[str, object] | None:
-    return epoch and {"epoch": epoch.epoch, "test_accuracy": epoch.test_accuracy, "file": file}
+def _outcome(epoch: Epoch, file: str) -> dict[str, Any]:
+    return {"epoch": epoch.epoch, "test_accuracy": epoch.test_accuracy, "file": file}
 
 
 def write_history(run: Run, path: pathlib.Path) -> None:
@@ -197,5 +198,5 @@ def write_history(run: Run, path: pathlib.Path) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(Epoch)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(map(dataclasses.asdict, run.epochs))
+    writer.writerows(dataclasses.asdict(epoch) for epoch in run.epochs)
     files.write_text(path, text.getvalue())

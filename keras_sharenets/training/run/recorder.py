@@ -15,6 +15,7 @@ import pathlib
 import time
 import zipfile
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -50,7 +51,7 @@ class Recorder(keras.callbacks.Callback):
         self.run = run
         self.steps = steps
         self._start = time.perf_counter() - run.seconds
-        self._epoch_start = self._rate = None
+        self._epoch_start = self._rate = 0.0
         self._step = self._first = 0
         self._resumed = None
         self._checkpoint = None
@@ -65,7 +66,7 @@ class Recorder(keras.callbacks.Callback):
         else:
             self._publish()
 
-    def on_epoch_begin(self, epoch: int, logs: Mapping | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if self._resumed is None:
             self._step = self._first = 0
             self._epoch_start = time.perf_counter()
@@ -78,7 +79,7 @@ class Recorder(keras.callbacks.Callback):
         self._rate = state["learning_rate"]
         self._resumed = None
 
-    def on_train_batch_end(self, batch: int, logs: Mapping | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         # Counted by `model.fit`: some devices take several steps at once.
         self._step = min(self._first + batch + 1, self.steps)
         if not math.isfinite(logs["loss"]):
@@ -90,7 +91,7 @@ class Recorder(keras.callbacks.Callback):
         if every and self._step % every == 0 and self._step < self.steps:
             self._save_checkpoint()
 
-    def on_epoch_end(self, epoch: int, logs: Mapping | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         record = Epoch(
             epoch + 1,
             float(logs["loss"]),
@@ -197,7 +198,7 @@ def save_checkpoint(
         if name.startswith("weights") and not np.isfinite(array).all():
             raise ValueError(f"The weights are no longer finite after {number} steps.")
     data = io.BytesIO()
-    np.savez(data, state=json.dumps(state), **arrays)
+    np.savez(data, allow_pickle=False, state=json.dumps(state), **arrays)
     path = checkpoint_path(folder, number)
     files.write_bytes(path, data.getvalue())
     for old in list_checkpoints(folder)[:-keep]:
