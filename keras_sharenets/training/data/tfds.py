@@ -251,4 +251,5 @@ def describe_encoding(data: bytes) -> str:
 def _jpeg_tables(quality: int) -> dict[int, list[int]]:
     file = io.BytesIO()
     PIL.Image.new("RGB", (8, 8)).save(file, "JPEG", quality=quality)
+    file.seek(0)
     return PIL.JpegImagePlugin.JpegImageFile(file).quantization
