@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 
 from keras_sharenets import _checks
 from keras_sharenets.analysis.blending import blending_layers
@@ -125,9 +126,9 @@ def cluster(
     3
     """
     _checks.positive("number_of_clusters", number_of_clusters)
-    _checks.one_of("centroids", centroids, CENTROIDS)
+    _checks.one_of("centroids", centroids, tuple(CENTROIDS))
     variables = _kernels(model, layers)
-    fewest = 3 if any((keras.ops.convert_to_numpy(variable) == 0).any() for variable in variables) else 2
+    fewest = 3 if any(np.any(variable.numpy() == 0) for variable in variables) else 2
     if number_of_clusters < fewest:
         raise ValueError(
             f"`number_of_clusters` (={number_of_clusters}) must be at least 2, and 3 where weights that are 0 stay 0."

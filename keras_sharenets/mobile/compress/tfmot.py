@@ -130,7 +130,7 @@ class ClusteredKernel:
     """
 
     def __init__(self, variable: keras.Variable, number: int, centroids: str) -> None:
-        weights = keras.ops.convert_to_numpy(variable)
+        weights = np.asarray(variable.numpy())
         sparse = bool((weights == 0).any())
         self.variable = variable
         # TFMOT trains the centroids and, with the gradients of what replaces them, the weights.
@@ -149,7 +149,7 @@ class ClusteredKernel:
 
     def on_train_begin(self) -> None:
         """Before training: begins from the variable's weights if others than the last step's were put there."""
-        weights = keras.ops.convert_to_numpy(self.variable)
+        weights = np.asarray(self.variable.numpy())
         if np.array_equal(weights, self._replaced()):
             return
         zero = self._wrapper.zero_idx.get("kernel")
@@ -171,7 +171,8 @@ class ClusteredKernel:
             return [(None, source) for source in sources]
         with tf.GradientTape() as tape:
             replaced = self._replaced()
-        own, summed = tape.gradient(replaced, sources, output_gradients=gradient)
+        changes: Any = tape.gradient(replaced, sources, output_gradients=gradient)
+        own, summed = changes
         # TFMOT sums the gradients of all weights that a centroid stands for: with SGD, a network of few and large
         # kernels is lost in a few steps. It can also take means, but not under XLA.
         members = self._wrapper.pulling_indices["kernel"]
@@ -209,7 +210,7 @@ def quantize_with_tfmot(model: keras.Model) -> TrainedWithTFMOT:
     """
     check_backend()
     traced = trace(model)
-    stand_ins = {
+    stand_ins: dict[int, Any] = {
         id(call.operation): stand_in(call.operation)
         for call in traced.calls
         for kind, stand_in in ((QuantizedKernels, _Kernels), (FakeQuantize, _Values))
@@ -272,7 +273,7 @@ class _KernelQuantizer:
         if self.axis is None:
             return self.wrapper(kernel, training=True)
         # TFMOT takes a matrix with the filters along its last axis.
-        moved = ops.moveaxis(kernel, self.axis, -1)
+        moved: Any = ops.moveaxis(kernel, self.axis, -1)
         matrix = ops.reshape(moved, (-1, moved.shape[-1]))
         return ops.moveaxis(ops.reshape(self.wrapper(matrix, training=True), moved.shape), -1, self.axis)
 

@@ -121,7 +121,7 @@ def _ordered(gains):
 def _gains(build, quantization):
     """`{call: time gained for a byte}` of the calls that are faster materialized, infinite for those that are free."""
     stored, materialized = (build(lambda site, every=every: every) for every in (False, True))
-    clustered = {operation.site for operation in stored.operations if operation.kernel and is_clustered(operation)}
+    clustered = {operation.site for operation in stored.operations if is_clustered(operation)}
     before, after = _costs(stored, quantization, False), _costs(materialized, quantization, True)
     gains = {}
     for site, (time, size) in after.items():

@@ -86,7 +86,7 @@ def export_saved_model(
     shape, classes = verification.check_classifier(model)
     if shape[-1] not in (1, 3):
         raise ValueError(f"`model` must take images of 1 or 3 channels, to be given encoded ones; takes {shape}.")
-    names = map(str, range(classes)) if class_names is None else class_names
+    names = list(map(str, range(classes))) if class_names is None else class_names
     names = metadata.check_class_names(names, classes)
     path = pathlib.Path(path)
     if path.exists():
@@ -115,7 +115,7 @@ def _write(model, folder, names, shape):
         return {
             "class_name": tf.gather(tf.constant(names), tf.argmax(results, axis=-1)),
             # In every row, because a server gives back one row for each image of a request.
-            "class_names": tf.tile(tf.constant([names]), (rows, 1)),
+            "class_names": tf.tile(tf.constant([names]), tf.stack([rows, 1])),
             output: tf.cast(results, tf.float32),
         }
 
@@ -126,7 +126,7 @@ def _write(model, folder, names, shape):
         return classify(tf.map_fn(lambda data: decode(data, shape), encoded, fn_output_signature=specification))
 
     # Not with `keras.export.ExportArchive`: it writes every variable twice, once as Keras' and once as TensorFlow's.
-    module = tf.Module()
+    module: Any = tf.Module()
     module.weights = [weight.value for weight in model.weights]
     module.serving_default, module.serve_encoded = classify, classify_encoded
     signatures = {"serving_default": classify, "serve_encoded": classify_encoded}

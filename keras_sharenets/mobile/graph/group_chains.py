@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 
@@ -31,16 +32,16 @@ def fold_chain_normalization(graph: InferenceGraph) -> InferenceGraph:
         concat = changed.get(norm.inputs[0].number)
         if not _invertible(norm) or concat is None or concat.kind != "concat" or len(readers[concat.output.number]) > 1:
             continue
-        links = [_links(part, concat, readers, rewritable) for part in concat.inputs]
+        links: list[Any] = [_links(part, concat, readers, rewritable) for part in concat.inputs]
         convolved = all(_convolves(changed.get(part.number), rewritable) for part in concat.inputs)
         if None in links or not convolved or graph.output in (concat.output, *concat.inputs):
             continue
         stops = list(itertools.accumulate(part.shape[-1] for part in concat.inputs))
         for part, stop, found in zip(concat.inputs, stops, links, strict=True):
-            vectors = norm.scale[stop - part.shape[-1] : stop], norm.bias[stop - part.shape[-1] : stop]
+            own = slice(stop - part.shape[-1], stop)
             for number, first in found:
-                changed[number] = _reading_scaled(changed[number], first, *vectors)
-            changed[part.number] = _giving_scaled(changed[part.number], *vectors)
+                changed[number] = _reading_scaled(changed[number], first, norm, own)
+            changed[part.number] = _giving_scaled(changed[part.number], norm, own)
         changed[concat.output.number] = dataclasses.replace(concat, output=norm.output)
         del changed[norm.output.number]
     kept = (changed.get(operation.output.number) for operation in graph.operations)
@@ -81,8 +82,9 @@ def _pointwise(operation):
     return operation.kernel.array.shape[:2] == (1, 1) and operation.attributes["groups"] == 1
 
 
-def _reading_scaled(operation, first, scale, shift):
+def _reading_scaled(operation, first, norm, own):
     """A convolution that reads, from row `first` of its kernel on, `scale * x + shift` where it read `x`."""
+    scale, shift = norm.scale[own], norm.bias[own]
     array = operation.kernel.array.astype("float64")
     rows = array[0, 0, first : first + len(scale)]
     rows /= scale[:, None]
@@ -91,7 +93,8 @@ def _reading_scaled(operation, first, scale, shift):
     return dataclasses.replace(operation, kernel=Constant(operation.kernel.name, array.astype("float32")), bias=bias)
 
 
-def _giving_scaled(operation, scale, shift):
+def _giving_scaled(operation, norm, own):
+    scale, shift = norm.scale[own], norm.bias[own]
     bias = shift if operation.bias is None else shift + scale * operation.bias
     scale = scale if operation.scale is None else scale * operation.scale
     return dataclasses.replace(operation, scale=scale, bias=bias)
@@ -168,16 +171,19 @@ def split_concat_readers(graph: InferenceGraph) -> InferenceGraph:
         parts, first = [], 0
         for value in concat.inputs:
             stop = first + value.shape[-1]
-            kernel = Constant(f"{operation.kernel.name}_{first}", operation.kernel.array[:, :, first:stop])
             output = Value(number + len(parts), operation.output.shape)
-            vectors = {"bias": None if parts else operation.bias, "activation": None}
-            parts.append(dataclasses.replace(operation, inputs=(value,), output=output, kernel=kernel, **vectors))
+            part = {"kernel": _rows(operation.kernel, first, stop), "bias": None if parts else operation.bias}
+            parts.append(dataclasses.replace(operation, inputs=(value,), output=output, activation=None, **part))
             first = stop
         added = tuple(part.output for part in parts)
         total = Operation("add", operation.name, added, operation.output, activation=operation.activation)
         operations += [*parts, dataclasses.replace(total, use=operation.use)]
         number += len(parts)
     return graph.with_operations(operations)
+
+
+def _rows(kernel, first, stop):
+    return Constant(f"{kernel.name}_{first}", kernel.array[:, :, first:stop])
 
 
 def _cheaper_apart(operation, uses):

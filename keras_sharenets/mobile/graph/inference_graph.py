@@ -225,7 +225,7 @@ def run(
             remaining[value.number] -= 1
             if not remaining[value.number] and value.number != graph.output.number:
                 del values[value.number]
-    return ops.convert_to_numpy(values[graph.output.number])
+    return np.asarray(values[graph.output.number])
 
 
 def _compute(operation, inputs):

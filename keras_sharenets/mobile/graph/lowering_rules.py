@@ -29,7 +29,7 @@ def lowers(*classes: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     """Registers a rule for layer classes."""
 
     def register(rule):
-        RULES.update(dict.fromkeys(classes, rule))
+        RULES.update((layer, rule) for layer in classes)
         return rule
 
     return register
@@ -160,24 +160,13 @@ def _relu(graph, layer, call, x, shape):
     return graph.add("identity", layer.name, x, shape, activation=known[layer.max_value])
 
 
-@lowers(layers.Activation)
-def _activation(graph, layer, call, x, shape):
-    return _activate(graph, layer, x[0])
-
-
-@lowers(layers.Softmax)
-def _softmax(graph, layer, call, x, shape):
-    return graph.add("softmax", layer.name, x, shape)
-
-
-@lowers(layers.Dropout, layers.SpatialDropout2D, layers.GaussianNoise, layers.ActivityRegularization)
-def _training_only(graph, layer, call, x, shape):
-    return x[0]
-
-
-@lowers(layers.Flatten, layers.Reshape)
-def _reshape(graph, layer, call, x, shape):
-    return graph.add("reshape", layer.name, x, shape)
+lowers(layers.Activation)(lambda graph, layer, call, x, shape: _activate(graph, layer, x[0]))
+lowers(layers.Softmax)(lambda graph, layer, call, x, shape: graph.add("softmax", layer.name, x, shape))
+lowers(layers.Flatten, layers.Reshape)(lambda graph, layer, call, x, shape: graph.add("reshape", layer.name, x, shape))
+# Layers that do something in training alone.
+lowers(layers.Dropout, layers.SpatialDropout2D, layers.GaussianNoise, layers.ActivityRegularization)(
+    lambda graph, layer, call, x, shape: x[0]
+)
 
 
 def _pad(graph, layer, x, shape, *, rows=(0, 0), columns=(0, 0), channels=(0, 0), **attributes):

@@ -102,9 +102,9 @@ def _hoist(graph, kind, hoisted):
     number = graph.next_number()
     for operation in graph.operations:
         before, order = producers.get(operation.inputs[0].number), None
-        movable = operation.kind in ("affine", "identity") and before is not None and before.kind == kind
-        if movable and len(readers[before.output.number]) == 1 and before.output != graph.output:
-            order = hoisted(before, operation, number, readers)
+        if before is not None and before.kind == kind and before.output != graph.output:
+            movable = operation.kind in ("affine", "identity") and len(readers[before.output.number]) == 1
+            order = hoisted(before, operation, number, readers) if movable else None
         if order is not None:
             operations.remove(before)
             number += len(order) - 1
@@ -170,13 +170,17 @@ def fold_permutes(graph: InferenceGraph) -> InferenceGraph:
     for operation in graph.operations:
         before = folded.get(operation.inputs[0].number)
         if before is not None:
-            rows = np.empty_like(operation.kernel.array)
-            rows[:, :, before.attributes["indices"]] = operation.kernel.array
-            kernel = Constant(operation.kernel.name, rows)
-            operation = dataclasses.replace(operation, inputs=before.inputs, kernel=kernel)
+            operation = _with_rows_of(operation, before)
         if operation.output.number not in folded:
             operations.append(operation)
     return graph.with_operations(operations)
+
+
+def _with_rows_of(operation, before):
+    """A convolution that reads what the permutation `before` reads."""
+    rows = np.empty_like(operation.kernel.array)
+    rows[:, :, before.attributes["indices"]] = operation.kernel.array
+    return dataclasses.replace(operation, inputs=before.inputs, kernel=Constant(operation.kernel.name, rows))
 
 
 def merge_added(graph: InferenceGraph) -> InferenceGraph:
@@ -211,11 +215,15 @@ def _pairs(graph):
     for operation in graph.operations:
         parts = [producers.get(value.number) for value in operation.inputs]
         if operation.kind == "add" and len(parts) == 2 and all(map(bare, parts)):
-            large, small = sorted(parts, key=lambda part: -part.kernel.array.size)
+            large, small = sorted(parts, key=_kernel_size, reverse=True)
             place = _common_place(large, small, producers)
             if place is not None:
                 pairs[operation] = large, small, place
     return _complete(graph, pairs)
+
+
+def _kernel_size(operation):
+    return operation.kernel.array.size
 
 
 def _common_place(large, small, producers):

@@ -29,7 +29,7 @@ _LARGEST_BIAS = 2**29
 class Quantization:
     """How integers stand for real numbers: single numbers for values, a scale for each filter of a kernel."""
 
-    scale: np.ndarray
+    scale: np.ndarray | np.floating
     zero_point: int = 0
 
     def integers(self, numbers: np.ndarray, *, low: int = -128, high: int = 127) -> np.ndarray:
@@ -154,7 +154,9 @@ def filter_limits(array: np.ndarray, kind: str) -> np.ndarray:
 
 
 def is_clustered(operation: Operation) -> bool:
-    """Whether the kernel of an operation has one limit for all its filters, as only clustered kernels have."""
+    """Whether an operation has a kernel with one limit for all its filters, as only clustered kernels have."""
+    if operation.kernel is None:
+        return False
     limits = filter_limits(operation.kernel.array, operation.kind)
     return len(limits) > 1 and np.ptp(limits) == 0
 
@@ -170,12 +172,14 @@ def kernel_quantization(array: np.ndarray, kind: str) -> Quantization:
     return Quantization(filter_limits(array, kind) / np.float32(127))
 
 
-def affine_quantization(operation: Operation, input_scale: float) -> tuple[np.ndarray, Quantization]:
+def affine_quantization(
+    scale: np.ndarray, bias: np.ndarray | None, input_scale: np.ndarray | np.floating
+) -> tuple[np.ndarray, Quantization]:
     """Integers and their scales for a scale that stands alone: 127 or -127, less where the bias would overflow.
 
     Returns:
         `(integers, Quantization)`.
     """
-    least = np.abs(operation.bias) / (input_scale * _LARGEST_BIAS) if operation.bias is not None else 0.0
-    quantization = Quantization(np.maximum(np.maximum(np.abs(operation.scale) / 127, least), 1e-12).astype("float32"))
-    return quantization.integers(operation.scale), quantization
+    least = 0.0 if bias is None else np.abs(bias) / (input_scale * _LARGEST_BIAS)
+    quantization = Quantization(np.maximum(np.maximum(np.abs(scale) / 127, least), 1e-12).astype("float32"))
+    return quantization.integers(scale), quantization

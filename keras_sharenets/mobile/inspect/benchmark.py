@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flatbuffers
 import numpy as np
@@ -217,7 +218,7 @@ def operator_times(
     """
     file.open_tflite(path, num_threads=num_threads)  # Refuses what is no file for the runtime.
     data = file.read_bytes(path)
-    whole = schema.ModelT.InitFromPackedBuf(data, 0)
+    whole: Any = schema.ModelT.InitFromPackedBuf(data, 0)
     names = [name for name, _, _ in file.operators(file.parse(data))]
     keys = [_key(whole, operator) for operator in whole.subgraphs[0].operators]
     first = {key: place for place, key in reversed(list(enumerate(keys)))}
@@ -226,10 +227,11 @@ def operator_times(
         calls[key] = inference_call(_alone(whole, place, f"{names[place]} of {path}", num_threads))
     seconds = timing.take_turns(calls, repetitions, warmup=warmup)
     of_key = {key: 1000 * float(np.median(times)) for key, times in seconds.items()}
-    counts, totals = collections.Counter(names), collections.Counter()
+    totals = dict.fromkeys(names, 0.0)
     for name, key in zip(names, keys, strict=True):
         totals[name] += of_key[key]
-    return [OperatorTime(name, counts[name], total) for name, total in totals.most_common()]
+    times = (OperatorTime(name, names.count(name), total) for name, total in totals.items())
+    return sorted(times, key=lambda time: -time.milliseconds)
 
 
 def _key(whole, operator):

@@ -17,6 +17,9 @@ from ai_edge_litert.interpreter import Interpreter
 
 from keras_sharenets import _checks
 
+# A `schema.Model`. Its generated classes declare everything as possibly missing.
+Model = Any
+
 IDENTIFIER = b"TFL3"
 # Class names are in a metadata buffer of the first name, and in a zip archive behind the flatbuffer under the second.
 LABELS_BUFFER, LABELS_FILE = "labels", "labels.txt"
@@ -34,7 +37,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     return path.read_bytes()
 
 
-def parse(data: bytes) -> schema.Model:
+def parse(data: bytes) -> Model:
     """The root table of a TFLite file.
 
     Raises:
@@ -47,7 +50,7 @@ def parse(data: bytes) -> schema.Model:
     return schema.Model.GetRootAs(data)
 
 
-def operators(model: schema.Model) -> list[tuple[str, list[int], list[int]]]:
+def operators(model: Model) -> list[tuple[str, list[int], list[int]]]:
     """The operators of the main subgraph in order, as `(name, input tensors, output tensors)`; custom ones by name.
 
     Tensors are indices into `model.Subgraphs(0).Tensors`.
@@ -64,23 +67,23 @@ def operators(model: schema.Model) -> list[tuple[str, list[int], list[int]]]:
     return listed
 
 
-def operator_counts(model: schema.Model) -> dict[str, int]:
+def operator_counts(model: Model) -> dict[str, int]:
     """How often each operator occurs in the main subgraph, the most frequent first."""
     return dict(collections.Counter(name for name, _, _ in operators(model)).most_common())
 
 
-def tensor_shape(model: schema.Model, index: int) -> tuple[int, ...]:
+def tensor_shape(model: Model, index: int) -> tuple[int, ...]:
     """Shape of a tensor of the main subgraph."""
     return tuple(model.Subgraphs(0).Tensors(index).ShapeAsNumpy().tolist())
 
 
-def tensor_types(model: schema.Model) -> set[str]:
+def tensor_types(model: Model) -> set[str]:
     """The types of all tensors of the main subgraph."""
     main = model.Subgraphs(0)
     return {TYPES[main.Tensors(index).Type()] for index in range(main.TensorsLength())}
 
 
-def constant_bytes(model: schema.Model) -> dict[str, int]:
+def constant_bytes(model: Model) -> dict[str, int]:
     """Bytes of the constant tensors, by type; a buffer that several tensors name is counted once."""
     buffers = {}
     for subgraph in map(model.Subgraphs, range(model.SubgraphsLength())):
@@ -94,7 +97,7 @@ def constant_bytes(model: schema.Model) -> dict[str, int]:
     return dict(totals)
 
 
-def repeated_bytes(model: schema.Model) -> int:
+def repeated_bytes(model: Model) -> int:
     """Bytes of buffers whose contents an earlier buffer has too."""
     seen, repeated = set(), 0
     for buffer in map(model.Buffers, range(model.BuffersLength())):
@@ -105,7 +108,7 @@ def repeated_bytes(model: schema.Model) -> int:
     return repeated
 
 
-def score_tensor(model: schema.Model) -> int | None:
+def score_tensor(model: Model) -> int | None:
     """The index of the tensor with the scores before a final softmax or sigmoid; `None` without such an end."""
     producers = {output: (name, inputs) for name, inputs, outputs in operators(model) for output in outputs}
     name, inputs = producers[model.Subgraphs(0).Outputs(0)]
@@ -114,7 +117,7 @@ def score_tensor(model: schema.Model) -> int | None:
     return inputs[0] if name in _FINAL else None
 
 
-def read_buffer(model: schema.Model, name: str) -> bytes | None:
+def read_buffer(model: Model, name: str) -> bytes | None:
     """The content of the metadata buffer `name`, or `None`."""
     for entry in map(model.Metadata, range(model.MetadataLength())):
         if entry.Name() == name.encode():

@@ -6,11 +6,14 @@ from typing import Any
 
 import flatbuffers
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert import schema_py_generated
 
-from keras_sharenets.mobile.graph.inference_graph import InferenceGraph, Operation, Value
+from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, Value
 from keras_sharenets.mobile.graph.quantization import QuantizedGraph, affine_quantization
 from keras_sharenets.mobile.writer.operators import Tensors, write_operation
+
+# Its generated classes declare lists where they take arrays.
+schema: Any = schema_py_generated
 
 _TYPES = {
     "float32": schema.TensorType.FLOAT32,
@@ -227,11 +230,11 @@ class FloatTensors(Tensors):
     def like(self, value: Value, shape: tuple[int, ...]) -> int:
         return self.writer.tensor(shape, "float32")
 
-    def kernel(self, operation: Operation, array: np.ndarray, axis: int) -> int:
-        return self._constant((operation.kernel, axis), array)
+    def kernel(self, operation: Operation, kernel: Constant, array: np.ndarray, axis: int) -> int:
+        return self._constant((kernel, axis), array)
 
-    def scale(self, operation: Operation) -> int:
-        return self._constant((operation, "scale"), operation.scale[None, None, None])
+    def scale(self, operation: Operation, scale: np.ndarray) -> int:
+        return self._constant((operation, "scale"), scale[None, None, None])
 
     def zeros(self, operation: Operation, filters: int) -> int:
         return self._constant(("zeros", filters), np.zeros(filters, "float32"))
@@ -265,15 +268,15 @@ class Int8Tensors(Tensors):
         quantization = self._quantized.values[value.number]
         return self.writer.tensor(shape, "int8", quantization=(quantization.scale, quantization.zero_point, 0))
 
-    def kernel(self, operation: Operation, array: np.ndarray, axis: int) -> int:
-        stored = self._quantized.kernels[operation.kernel].scale
+    def kernel(self, operation: Operation, kernel: Constant, array: np.ndarray, axis: int) -> int:
+        stored = self._quantized.kernels[kernel].scale
         scales = stored.reshape([-1 if place == axis else 1 for place in range(array.ndim)])
         integers = np.clip(np.round(array / scales), -127, 127)
         used = stored if operation.scale is None else stored * operation.scale
         return self._constant(operation, integers, used, axis)
 
-    def scale(self, operation: Operation) -> int:
-        integers, quantization = affine_quantization(operation, self._input_scale(operation))
+    def scale(self, operation: Operation, scale: np.ndarray) -> int:
+        integers, quantization = affine_quantization(scale, operation.bias, self._input_scale(operation))
         return self._constant(operation, integers[None, None, None], quantization.scale, 3)
 
     def _bias(self, operation, numbers):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_sharenets.mobile.graph.inference_graph import Operation, Value
+from keras_sharenets.mobile.graph.inference_graph import Constant, Operation, Value
 from keras_sharenets.ops import permutations
 
 # The first version of each operator that has what is written here.
@@ -75,11 +75,11 @@ class Tensors:
         """A new tensor between two operators, with the type and scale of a value."""
         raise NotImplementedError
 
-    def kernel(self, operation: Operation, array: np.ndarray, axis: int) -> int:
-        """The operation's kernel, in the layout of the file."""
+    def kernel(self, operation: Operation, kernel: Constant, array: np.ndarray, axis: int) -> int:
+        """The operation's kernel; `array` has it in the layout of the file."""
         raise NotImplementedError
 
-    def scale(self, operation: Operation) -> int:
+    def scale(self, operation: Operation, scale: np.ndarray) -> int:
         """The operation's scale as the kernel of a depthwise convolution of one pixel."""
         raise NotImplementedError
 
@@ -147,9 +147,13 @@ def _transposed(tensors, source, value, before, order, after):
     return result
 
 
-def _conv(tensors, operation):
+def _convolution_kernel(tensors, operation, axis):
     # Keras: (height, width, inputs, filters); the file: filters first.
-    kernel = tensors.kernel(operation, operation.kernel.array.transpose(3, 0, 1, 2), axis=0)
+    return tensors.kernel(operation, operation.kernel, operation.kernel.array.transpose(3, 0, 1, 2), axis)
+
+
+def _conv(tensors, operation):
+    kernel = _convolution_kernel(tensors, operation, axis=0)
     inputs = [tensors.value(operation.inputs[0]), kernel, tensors.bias(operation)]
     version = _GROUPED if operation.attributes["groups"] > 1 else None
     _operator(tensors, "CONV_2D", inputs, tensors.value(operation.output), _options("Conv2D", operation), version)
@@ -161,7 +165,7 @@ def _shared_conv(tensors, operation):
     _, height, width, channels = source.shape
     table, batch = (height * width, repeats, channels // repeats), (repeats, height, width, channels // repeats)
     x = _transposed(tensors, tensors.value(source), source, table, (1, 0, 2), batch)
-    kernel = tensors.kernel(operation, operation.kernel.array.transpose(3, 0, 1, 2), axis=0)
+    kernel = _convolution_kernel(tensors, operation, axis=0)
     _, height, width, filters = operation.output.shape
     y = tensors.like(operation.output, (repeats, height, width, filters // repeats))
     inputs = [x, kernel, tensors.zeros(operation, filters // repeats)]
@@ -173,14 +177,14 @@ def _shared_conv(tensors, operation):
 
 
 def _depthwise(tensors, operation):
-    kernel = tensors.kernel(operation, operation.kernel.array.transpose(3, 0, 1, 2), axis=3)
+    kernel = _convolution_kernel(tensors, operation, axis=3)
     _depthwise_conv(tensors, operation, kernel, _options("DepthwiseConv2D", operation, depthMultiplier=1))
 
 
 def _affine(tensors, operation):
     """A scale and a shift are a depthwise convolution of one pixel, which runtimes run with its activation."""
     options = _options("DepthwiseConv2D", operation, depthMultiplier=1, strideH=1, strideW=1)
-    _depthwise_conv(tensors, operation, tensors.scale(operation), options)
+    _depthwise_conv(tensors, operation, tensors.scale(operation, operation.scale), options)
 
 
 def _depthwise_conv(tensors, operation, kernel, options):
@@ -189,7 +193,7 @@ def _depthwise_conv(tensors, operation, kernel, options):
 
 
 def _dense(tensors, operation):
-    kernel = tensors.kernel(operation, operation.kernel.array.T, axis=0)
+    kernel = tensors.kernel(operation, operation.kernel, operation.kernel.array.T, axis=0)
     inputs = [tensors.value(operation.inputs[0]), kernel, tensors.bias(operation)]
     options = _options("FullyConnected", operation)
     _operator(tensors, "FULLY_CONNECTED", inputs, tensors.value(operation.output), options)
