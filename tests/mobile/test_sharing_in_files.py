@@ -112,7 +112,7 @@ def test_file(network, quantization, prefer, tmp_path):
 def test_what_is_written_out_for_nothing_takes_no_bytes(network, quantization, monkeypatch):
     model, pictures = network
     size = len(convert(model, quantization=quantization, representative_data=pictures))
-    monkeypatch.setattr(conversion, "free_materialized", lambda build, quantization: [])
+    monkeypatch.setattr(conversion, "_gains", lambda build, quantization: {})
     assert size <= len(convert(model, quantization=quantization, representative_data=pictures))
 
 

@@ -7,23 +7,20 @@ has a kernel of its own, expanded in full and with its normalization multiplied 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import keras
 import numpy as np
 
+from keras_sharenets.analysis.graph import trace
 from keras_sharenets.mobile.export.verification import gives_probabilities
 from keras_sharenets.mobile.graph import group_chains, passes
-from keras_sharenets.mobile.graph.inference_graph import CallSite, InferenceGraph, Materialize, lower
+from keras_sharenets.mobile.graph.inference_graph import lower_calls
 from keras_sharenets.mobile.graph.quantization import is_clustered, quantize
 from keras_sharenets.mobile.writer.flatbuffer import write_float, write_int8
 
 SIGNATURE, INPUT = "classify", "images"
 QUANTIZATIONS = (None, "float16", "int8")
 PREFERENCES = ("size", "speed")
-
-# Makes the inference graph in which the calls that a predicate picks are materialized.
-Build = Callable[[Materialize], InferenceGraph]
 
 _BYTES = {None: 4, "float16": 2, "int8": 1}
 # The bytes of an operator without its kernel, as records and vectors: what materializing a layer of HGCNet was seen to
@@ -67,59 +64,61 @@ def convert(
     Raises:
         ValueError: the smallest file is larger than `max_bytes`.
     """
-    names = SIGNATURE, INPUT, output_name(model)
+    names, traced = (SIGNATURE, INPUT, output_name(model)), trace(model)
 
     def build(materialize):
-        graph = passes.simplify(lower(model, materialize=materialize))
+        graph = passes.simplify(lower_calls(traced, materialize=materialize)[0])
         graph = group_chains.fold_chain_normalization(graph)
         if quantization != "int8":
             graph = group_chains.split_concat_readers(graph)
         graph = group_chains.pad_uneven_shuffles(group_chains.stack_groups(graph))
         return (passes.prepare_int8 if quantization == "int8" else passes.prepare_float)(graph, materialize)
 
-    def write(materialize, images):
-        graph = build(materialize)
+    def write(sites, images):
+        graph = build(frozenset(sites).__contains__)
         if quantization == "int8":
             return write_int8(quantize(graph, images), *names)
         return write_float(graph, *names, stored_type=quantization or "float32")
 
+    gains = _gains(build, quantization)
+    # Those first that gain most time for a byte; the call itself decides between equals.
+    order = sorted(gains, key=lambda site: (-gains[site], site))
+    free = sum(gain == math.inf for gain in gains.values())
     if max_bytes is None:
-        choose = faster_materialized if prefer == "speed" else free_materialized
-        return write(frozenset(choose(build, quantization)).__contains__, representative_data)
+        return write(order if prefer == "speed" else order[:free], representative_data)
     # The size hardly depends on the ranges: one image does to look for it.
     one = None if representative_data is None else representative_data[:1]
-    chosen = _materialized_within(max_bytes, build, lambda materialize: len(write(materialize, one)), quantization)
-    data = write(chosen.__contains__, representative_data)
-    least = len(free_materialized(build, quantization))
-    while len(chosen) > least and len(data) > max_bytes:
-        chosen = chosen[:-1]
-        data = write(chosen.__contains__, representative_data)
+    count = _most_that_fit(len(order), free, lambda count: len(write(order[:count], one)) <= max_bytes)
+    data = write(order[:count], representative_data)
+    while count > free and len(data) > max_bytes:
+        count -= 1
+        data = write(order[:count], representative_data)
     if len(data) > max_bytes:
         raise ValueError(f"`max_bytes` (={max_bytes}) must be at least {len(data)}, the size with every tensor once.")
     return data
 
 
-def faster_materialized(build: Build, quantization: str | None) -> list[CallSite]:
-    """The calls that are faster materialized; those first that gain most time for a byte."""
-    return _ordered(_gains(build, quantization))
-
-
-def free_materialized(build: Build, quantization: str | None) -> list[CallSite]:
-    """The calls that are faster materialized and take no more bytes so: one large operator instead of many small ones.
-
-    [`faster_materialized`] begins with them. A layer that has been clustered is not one of them: what it stores
-    compresses well.
-    """
-    gains = _gains(build, quantization)
-    return [site for site in _ordered(gains) if gains[site] == math.inf]
-
-
-def _ordered(gains):
-    return sorted(gains, key=lambda site: (-gains[site], site))
+def _most_that_fit(every, fewest, fits):
+    """How many calls to materialize in the fastest file that fits; `fewest` if no more do."""
+    # All at once can be smaller than most of them: what is materialized everywhere can be merged with its neighbors.
+    if fits(every):
+        return every
+    good, too_many = fewest, every + 1
+    while too_many - good > 1:
+        middle = (good + too_many) // 2
+        if fits(middle):
+            good = middle
+        else:
+            too_many = middle
+    return good
 
 
 def _gains(build, quantization):
-    """`{call: time gained for a byte}` of the calls that are faster materialized, infinite for those that are free."""
+    """`{call: time gained for a byte}` of the calls that are faster materialized, infinite for those that are free.
+
+    Free is a call that takes no more bytes so: one large operator instead of many small ones. A layer that has been
+    clustered is not free: what it stores compresses well.
+    """
     stored, materialized = (build(lambda site, every=every: every) for every in (False, True))
     clustered = {operation.site for operation in stored.operations if is_clustered(operation)}
     before, after = _costs(stored, quantization, False), _costs(materialized, quantization, True)
@@ -130,27 +129,6 @@ def _gains(build, quantization):
             free = size <= smaller and site not in clustered
             gains[site] = math.inf if free else (slower - time) / max(size - smaller, 1)
     return gains
-
-
-def _materialized_within(max_bytes, build, size, quantization):
-    """The calls to materialize in the fastest file that fits, those first that gain most.
-
-    Those that are free are among them if nothing more fits. A larger budget gives more behind the same. `size` gives
-    the bytes of the file for a predicate.
-    """
-    gains = _gains(build, quantization)
-    order = _ordered(gains)
-    # All at once can be smaller than most of them: what is materialized everywhere can be merged with its neighbors.
-    if size(frozenset(order).__contains__) <= max_bytes:
-        return tuple(order)
-    fits, too_many = sum(gain == math.inf for gain in gains.values()), len(order) + 1
-    while too_many - fits > 1:
-        middle = (fits + too_many) // 2
-        if size(frozenset(order[:middle]).__contains__) <= max_bytes:
-            fits = middle
-        else:
-            too_many = middle
-    return tuple(order[:fits])
 
 
 def _costs(graph, quantization, materialized):
