@@ -20,6 +20,14 @@ with (ROOT / "tests" / "data" / "model_table.csv").open() as table:
     SPECIFIED = {row["name"] for row in csv.DictReader(table)}
 # The first two are gone from the graph before it is lowered; a whitened network is refused by name.
 WITHOUT_A_RULE = {"QuantizedKernels", "FakeQuantize", "Whitening"}
+# What a family does without, and why.
+WITHOUT_SPACE = {"mobile_baselines": "peers of other papers are trained as they are"}
+WITHOUT_BASELINE = {
+    "hscnet": "its paper has no network of the same layers that shares none",
+    "hgcnet": "its kernels are sparse, and none is used twice",
+    "igcnet": "its kernels are sparse, and none is used twice",
+    "mobile_baselines": "they share nothing",
+}
 
 WITH_BASELINE = {name: variant.unshared for name, variant in VARIANTS.items() if variant.unshared}
 
@@ -68,6 +76,13 @@ def _lacks_of_family(key):
             yield f"'{variant}' in README.md: run `sharenets table --update README.md`"
     if not set(family.variants) & SPECIFIED:
         yield "counts in tests/data/model_table.csv"
+    if not any(pattern.startswith(f"{key}/") for pattern, _ in DEFAULTS):
+        yield "a recipe in keras_sharenets/training/recipes/named.py"
+    searched = {network for space in map(find_space, NAMES) for network in space.networks.values()}
+    if key not in WITHOUT_SPACE and not searched & set(family.variants):
+        yield "a search space, or a reason in WITHOUT_SPACE"
+    if key not in WITHOUT_BASELINE and not any(variant.unshared for variant in family.variants.values()):
+        yield "a variant that names its `unshared` baseline, or a reason in WITHOUT_BASELINE"
 
 
 @pytest.mark.parametrize("key", FAMILIES)
@@ -85,7 +100,15 @@ def test_what_a_family_lacks_is_named(monkeypatch):
         "the paper (`Reference: `) in the docstring of `_factory`",
         "'banknet_8' in README.md: run `sharenets table --update README.md`",
         "counts in tests/data/model_table.csv",
+        "a recipe in keras_sharenets/training/recipes/named.py",
+        "a search space, or a reason in WITHOUT_SPACE",
+        "a variant that names its `unshared` baseline, or a reason in WITHOUT_BASELINE",
     ]
+
+
+def test_reasons_are_those_of_families_that_need_them():
+    assert not any(variant.unshared for family in WITHOUT_BASELINE for variant in FAMILIES[family].variants.values())
+    assert {*WITHOUT_SPACE, *WITHOUT_BASELINE} <= set(FAMILIES)
 
 
 def _factory(**common):
@@ -99,7 +122,7 @@ def _lacks_of_layer(name):
     for words, pattern in (("shapes of inputs and outputs", "[Ss]hapes?\\b"), ("an example", ">>> ")):
         if not re.search(pattern, layer.__doc__ or ""):
             yield f"{words} in its docstring"
-    lowered = hasattr(layer, "effective_kernel") or hasattr(layer, "drawing") or set(RULES) & set(layer.__mro__)
+    lowered = hasattr(layer, "effective_kernel") or hasattr(layer, "reference_model") or set(RULES) & set(layer.__mro__)
     if not lowered and name not in WITHOUT_A_RULE:
         yield "a rule in keras_sharenets/mobile/graph/lowering_rules.py"
 

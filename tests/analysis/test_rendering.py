@@ -1,4 +1,5 @@
 import csv
+import html
 import io
 import json
 
@@ -34,6 +35,8 @@ not trained, in no count above: 32
 
 def test_text():
     assert to_text(PROFILE) == TEXT
+    assert str(PROFILE) == TEXT
+    assert PROFILE._repr_html_() == f"<pre>{html.escape(TEXT)}</pre>"
 
 
 def test_text_says_what_its_totals_lack():
