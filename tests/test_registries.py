@@ -92,13 +92,13 @@ def test_family_has_all_that_it_needs(key):
 
 
 def test_what_a_family_lacks_is_named(monkeypatch):
-    monkeypatch.setitem(FAMILIES, "banknet", Family("Paper", {"banknet_8": Variant(_factory, {})}, ("banknet", {})))
-    assert list(_lacks_of_family("banknet")) == [
-        "tests/models/test_banknet.py",
-        "a representative among its variants in keras_sharenets/models/registry.py ('banknet' is none)",
+    monkeypatch.setitem(FAMILIES, "made_up", Family("Paper", {"made_up_8": Variant(_factory, {})}, ("made_up", {})))
+    assert list(_lacks_of_family("made_up")) == [
+        "tests/models/test_made_up.py",
+        "a representative among its variants in keras_sharenets/models/registry.py ('made_up' is none)",
         "`_factory` in keras_sharenets/models/__init__.py",
         "the paper (`Reference: `) in the docstring of `_factory`",
-        "'banknet_8' in README.md: run `sharenets table --update README.md`",
+        "'made_up_8' in README.md: run `sharenets table --update README.md`",
         "counts in tests/data/model_table.csv",
         "a recipe in keras_sharenets/training/recipes/named.py",
         "a search space, or a reason in WITHOUT_SPACE",
