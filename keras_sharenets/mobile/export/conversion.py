@@ -86,6 +86,10 @@ def convert(
     free = sum(gain == math.inf for gain in gains.values())
     if max_bytes is None:
         return write(order if prefer == "speed" else order[:free], representative_data)
+    # All at once can be smaller than most of them: what is materialized everywhere can be merged with its neighbors.
+    data = write(order, representative_data)
+    if len(data) <= max_bytes:
+        return data
     # The size hardly depends on the ranges: one image does to look for it.
     one = None if representative_data is None else representative_data[:1]
     count = _most_that_fit(len(order), free, lambda count: len(write(order[:count], one)) <= max_bytes)
@@ -100,9 +104,6 @@ def convert(
 
 def _most_that_fit(every, fewest, fits):
     """How many calls to materialize in the fastest file that fits; `fewest` if no more do."""
-    # All at once can be smaller than most of them: what is materialized everywhere can be merged with its neighbors.
-    if fits(every):
-        return every
     good, too_many = fewest, every + 1
     while too_many - good > 1:
         middle = (good + too_many) // 2
