@@ -105,10 +105,10 @@ def test_factories(factory, tmp_path):
 def test_mobilenet_v2_equals_that_of_keras():
     keras.utils.set_random_seed(0)
     # Odd at every stride of 2 (33, 17, 9, 5, 3): there the padding of Keras is symmetric too.
-    common = {"include_preprocessing": False, "input_shape": (33, 33, 3), "classifier_activation": None}
+    common = {"input_shape": (33, 33, 3), "classifier_activation": None}
     theirs = keras.applications.MobileNetV2(weights=None, alpha=0.35, classes=10, **common)
     strides = (2, 1, 2, 2, 2, 1, 2, 1)
-    ours = MobileNetV2(width_multiplier=0.35, num_classes=10, strides=strides, **common)
+    ours = MobileNetV2(width_multiplier=0.35, num_classes=10, strides=strides, include_preprocessing=False, **common)
     # Ours initialise as He does: with the smaller weights of Keras only the offsets would reach the end.
     scramble(ours)
     assert [weight.shape for weight in ours.weights] == [weight.shape for weight in theirs.weights]
