@@ -1,12 +1,14 @@
 """The examples of the pages under `docs`: run as they stand there, in an empty folder with some pictures."""
 
 import ast
+import functools
 import pathlib
 import re
 import shlex
 import shutil
 import subprocess
 
+import keras
 import numpy as np
 import PIL.Image
 import pytest
@@ -56,7 +58,11 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_examples_run_and_give_what_they_say(folder):
+@pytest.mark.parametrize("eagerly", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_examples_run_and_give_what_they_say(eagerly, folder, monkeypatch):
+    if eagerly:  # A few steps, which take less time than to trace and to compile them.
+        plain = functools.partialmethod(keras.Model.compile, run_eagerly=True, jit_compile=False)
+        monkeypatch.setattr(keras.Model, "compile", plain)
     names, checked = {}, 0
     for language, block in blocks("python", "shell"):
         if language == "shell":

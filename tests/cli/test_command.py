@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import keras
 import pytest
 
 import keras_sharenets as ksn
@@ -17,14 +18,25 @@ from tuning.cli import LINE as TUNING
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-
 SAVED = ROOT / "saved_models" / "hscnet_m32_g4_r2_b1_a2_cifar10" / "last.keras"
 
 
-@pytest.mark.parametrize("further", [[SAVED], pytest.param([], marks=pytest.mark.slow, id="search")])
+@pytest.mark.parametrize(
+    "further",
+    [
+        pytest.param(["net.keras"], id="plain"),
+        pytest.param([SAVED], marks=pytest.mark.slow, id="hscnet"),
+        pytest.param([], marks=pytest.mark.slow, id="search"),
+    ],
+)
 def test_fresh_process_without_tensorflow(further, tmp_path):
+    """In `make test` with a small file, and a plain network to train."""
+    plain = further == ["net.keras"]
+    if plain:
+        keras.Sequential([keras.Input((8, 8, 3)), ksn.layers.HighlySharedConv2D(8, 3)]).save(tmp_path / "net.keras")
     words = [sys.executable, pathlib.Path(__file__).with_name("cold_start.py"), tmp_path, *further]
     environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment |= {"PLAIN": "1"} if plain else {}
     result = subprocess.run(words, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
 

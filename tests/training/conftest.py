@@ -1,11 +1,15 @@
 import os
 import pathlib
 
+import numpy as np
 import PIL.Image
 import pytest
 from image_files import random_image, save
+from tiny_network import create_plain
 
+from keras_sharenets.training.data.dataset import Arrays, make_dataset
 from keras_sharenets.training.data.sources import load
+from keras_sharenets.training.run import network
 
 BESIDE_THE_REPOSITORY = pathlib.Path(__file__).parents[3] / "shared" / "tensorflow_datasets"
 
@@ -25,8 +29,30 @@ def cifar10(cifar10_folder):
 
 
 @pytest.fixture(scope="session")
+def some_cifar10(cifar10_folder):
+    """The first 512 images of the training split and the first 1,000 of the test split: all take 9 s to read."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(next((cifar10_folder / "cifar10").glob("*/dataset_info.json")).parent)
+    parts = []
+    for split in ("train[:512]", "test[:1000]"):
+        data = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
+        parts.append(Arrays(data["image"], data["label"].astype(np.int64)))
+    return make_dataset("cifar10", "a part of CIFAR-10", builder.info.features["label"].names, *parts)
+
+
+@pytest.fixture(scope="session")
 def digits():
     return load("digits")
+
+
+@pytest.fixture(scope="module", params=["plain", pytest.param("hscnet", marks=pytest.mark.slow)])
+def quick_network(request):
+    """For tests of a run that any network will do for: theirs is a plain one, and what they name in `make test-all`."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "plain":
+            patch.setattr(network, "create_model", create_plain)
+        yield
 
 
 @pytest.fixture

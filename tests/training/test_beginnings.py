@@ -88,7 +88,7 @@ def test_dropout_is_an_argument_of_the_network(digits):
         build("sl3_resnet_64", digits, {}, recipe)
 
 
-def test_a_plateau_is_where_it_was_when_a_run_goes_on(digits, tmp_path, monkeypatch):
+def test_a_plateau_is_where_it_was_when_a_run_goes_on(digits, quick_network, tmp_path, monkeypatch):
     """Rates so small that the training error only wavers: it falls whenever an epoch is no better than all before."""
     changes = {"schedule": "plateau", "patience": 1, "decay_factor": 0.5, "learning_rate": 1e-9}
     recipe = override(DIGITS, epochs=5, batch_size=359, **changes)

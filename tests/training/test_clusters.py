@@ -21,7 +21,7 @@ BEGIN = ["fit", "--model", "hscnet_m32_g4_r2_b1_a2", "--data", "digits", "--dete
 BEGIN += ["--batch-size=64", "--epochs=1"]
 TWO_DEVICES = {"LOGICAL_CPUS": "2", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 BACKENDS = ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)]
-SECONDS = 120
+SECONDS = 300  # Only a guard: a machine may be busy.
 
 
 def start(backend, arguments, log, kill_after=0, script="clustered_fit.py", **environment):
@@ -96,7 +96,7 @@ def two_workers(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_two_workers_are_one_process(backend, one_process, two_workers):
     folder = two_workers(backend)
     check_equal(folder / "0.npz", one_process(backend), 1e-4)
@@ -113,7 +113,8 @@ def test_two_workers_are_one_process(backend, one_process, two_workers):
     assert not list(run.rglob("*.partial"))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_two_devices_of_one_machine_are_one_device(backend, one_process, tmp_path):
     arguments = [*BEGIN, "--output", tmp_path / "run", "--strategy=mirrored"]
     assert finish([start(backend, arguments, tmp_path / "log.npz", **TWO_DEVICES)]) == [0]
@@ -128,8 +129,9 @@ def check_abort_of_jax(code, errors):
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("gone", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize("gone", [1, 0])
 def test_a_worker_that_is_killed_stops_the_other_and_both_go_on(backend, gone, two_workers, tmp_path):
     logs = [tmp_path / "0.npz", tmp_path / "1.npz"]
     arguments = [*BEGIN, "--output", tmp_path / "run", "--checkpoint-steps=5"]
@@ -222,6 +224,7 @@ def test_workers_that_are_not_started_alike(backend, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_faults_of_keras_that_are_gone_round_are_still_there(tmp_path):
     """When this fails, Keras has mended them: `MultiWorkerModel` can lose what the test names, or go."""
     logs = [tmp_path / "0.npz", tmp_path / "1.npz"]

@@ -68,6 +68,7 @@ def test_stratified_split(seed):
 # CIFAR-10
 
 
+@pytest.mark.slow
 def test_real_cifar10(cifar10, cifar10_folder):
     dataset = cifar10
     assert dataset.train.images.shape == (50000, 32, 32, 3)

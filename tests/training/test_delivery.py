@@ -1,4 +1,4 @@
-"""A trained network in all its forms, over the whole CIFAR-10 test split (the bounds are those that users are told)."""
+"""A trained network in all its forms, over the CIFAR-10 test split (the bounds are those that users are told)."""
 
 import json
 import pathlib
@@ -12,9 +12,10 @@ from keras_sharenets import files, mobile
 TRAINED = pathlib.Path(__file__).parents[2] / "saved_models" / "hscnet_m32_g4_r2_b1_a2_cifar10"
 
 
-@pytest.fixture(scope="module")
-def images(cifar10):
-    return cifar10.test.images
+@pytest.fixture(scope="module", params=["a thousand", pytest.param("all", marks=pytest.mark.slow)])
+def data(request, some_cifar10):
+    """CIFAR-10; in `make test` with the first 1,000 images of the test split."""
+    return some_cifar10 if request.param == "a thousand" else request.getfixturevalue("cifar10")
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +24,8 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def top1(model, images):
-    return model.predict(images.astype("float32"), batch_size=500, verbose=0).argmax(-1)
+def top1(model, data):
+    return model.predict(data.test.images.astype("float32"), batch_size=500, verbose=0).argmax(-1)
 
 
 @pytest.fixture(scope="module")
@@ -32,45 +33,54 @@ def names():
     return files.read_labels(TRAINED / "last.keras")
 
 
-def test_accuracy_is_the_recorded_one(top1, cifar10):
+def test_accuracy_is_the_recorded_one(top1, data):
     recorded = json.loads((TRAINED / "metrics.json").read_text())["test_accuracy"]
-    assert (top1 == cifar10.test.labels).mean() == pytest.approx(recorded, abs=5e-4)
+    # The record is of all: a part may differ by three standard deviations.
+    spread = 0 if len(top1) == 10000 else 3 * (recorded * (1 - recorded) / len(top1)) ** 0.5
+    assert (top1 == data.test.labels).mean() == pytest.approx(recorded, abs=5e-4 + spread)
 
 
-def test_saved_model_gives_the_same_classes(model, images, top1, names, cifar10, tmp_path):
-    mobile.export_saved_model(model, tmp_path / "net", class_names=names, representative_data=cifar10.train.images[:64])
+def test_saved_model_gives_the_same_classes(model, data, top1, names, tmp_path):
+    mobile.export_saved_model(model, tmp_path / "net", class_names=names, representative_data=data.train.images[:64])
     serve = tf.saved_model.load(str(tmp_path / "net")).signatures["serving_default"]
-    batches = [serve(images=tf.constant(batch, tf.float32)) for batch in np.split(images, 20)]
+    batches = [serve(images=tf.constant(batch, tf.float32)) for batch in np.split(data.test.images, 20)]
     served = np.concatenate([batch["class_name"].numpy() for batch in batches])
     expected = np.array([names[index].encode() for index in top1])
     assert (served != expected).mean() <= 0.001
 
 
-def classes_in_a_file(model, cifar10, path, quantization):
-    mobile.export_tflite(model, path, quantization=quantization, representative_data=cifar10.train.images[:500])
-    return mobile.predict_tflite(path, cifar10.test.images).argmax(-1)
+def classes_in_a_file(model, data, path, quantization):
+    mobile.export_tflite(model, path, quantization=quantization, representative_data=data.train.images[:500])
+    return mobile.predict_tflite(path, data.test.images).argmax(-1)
 
 
 @pytest.mark.parametrize("quantization", [None, pytest.param("float16", marks=pytest.mark.slow)])
-def test_float_tflite_gives_the_same_classes(model, top1, cifar10, tmp_path, quantization):
-    found = classes_in_a_file(model, cifar10, tmp_path / "net.tflite", quantization)
+def test_float_tflite_gives_the_same_classes(model, top1, data, tmp_path, quantization):
+    found = classes_in_a_file(model, data, tmp_path / "net.tflite", quantization)
     assert (found != top1).mean() <= 0.001
 
 
-def test_int8_tflite_follows(model, top1, cifar10, tmp_path):
+def test_int8_tflite_follows(model, top1, data, tmp_path):
     # The aim is 1 %. Measured: 2.0 %. This network is unsure of many images, and rounding its last scores to int8
     # changes 0.8 % of the classes before any other layer has been rounded.
-    int8 = classes_in_a_file(model, cifar10, tmp_path / "net.tflite", "int8")
+    int8 = classes_in_a_file(model, data, tmp_path / "net.tflite", "int8")
     assert (int8 != top1).mean() <= 0.022
-    assert abs((int8 == cifar10.test.labels).mean() - (top1 == cifar10.test.labels).mean()) <= 0.01
+    assert abs((int8 == data.test.labels).mean() - (top1 == data.test.labels).mean()) <= 0.01
 
 
-def test_readme_quotes_the_recorded_figures(cifar10):
+def test_readme_quotes_the_record():
+    readme = (TRAINED.parents[1] / "README.md").read_text()
+    recorded = json.loads((TRAINED / "metrics.json").read_text())
+    size = (TRAINED / "int8.tflite").stat().st_size
+    row = f"{recorded['recipe']['epochs']} | {recorded['seed']} | {recorded['test_accuracy']:.2%} | "
+    assert row.replace("%", " %") in readme
+    assert f"| {size:,} bytes |" in readme
+
+
+@pytest.mark.slow
+def test_readme_quotes_the_measured_accuracy(cifar10):
     readme = (TRAINED.parents[1] / "README.md").read_text()
     recorded = json.loads((TRAINED / "metrics.json").read_text())
     int8 = mobile.predict_tflite(TRAINED / "int8.tflite", cifar10.test.images).argmax(-1)
     right = (int8 == cifar10.test.labels).mean()
-    size = (TRAINED / "int8.tflite").stat().st_size
-    row = f"{recorded['recipe']['epochs']} | {recorded['seed']} | {recorded['test_accuracy']:.2%} | {right:.2%}"
-    assert row.replace("%", " %") in readme
-    assert f"| {size:,} bytes |" in readme
+    assert f"{recorded['test_accuracy']:.2%} | {right:.2%}".replace("%", " %") in readme

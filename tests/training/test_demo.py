@@ -9,7 +9,7 @@ from keras_sharenets.mobile.inspect.file import read_labels
 from trainers import cli
 
 
-def test_demo_leaves_working_files_and_a_page_about_them(tmp_path, capsys, digits):
+def test_demo_leaves_working_files_and_a_page_about_them(quick_network, tmp_path, capsys, digits):
     output = tmp_path / "demo"
     assert cli.main(["demo", "--output", str(output), "--epochs", "6"]) == 0
     printed = capsys.readouterr().out

@@ -71,7 +71,7 @@ def test_what_does_not_fit_the_devices(digits, recipe):
             check_fits(three, training_batches(digits, override(recipe, batch_size=66), 0), True)
 
 
-def test_workers_compare_what_they_begin_with(digits, recipe, tmp_path):
+def test_workers_compare_what_they_begin_with(digits, recipe, quick_network, tmp_path):
     run = fit(
         MODEL,
         digits,
@@ -113,7 +113,7 @@ def test_even_batches_have_the_means_of_the_images(digits):
     np.testing.assert_allclose(even, model.evaluate(held_out, verbose=0), rtol=1e-5)
 
 
-def test_steps_taken_at_once_change_nothing(digits, recipe, tmp_path, monkeypatch):
+def test_steps_taken_at_once_change_nothing(digits, recipe, quick_network, tmp_path, monkeypatch):
     """22 steps, at most 8 at once, with a checkpoint after every 4 of them: so 4 at once, and 2 in the end."""
     run_options = RunOptions(jit_compile=False, checkpoint_steps=4, keep_checkpoints=9)
     settings = {"recipe": recipe, "options": TINY, "run_options": run_options, "verbose": 0}
@@ -126,7 +126,7 @@ def test_steps_taken_at_once_change_nothing(digits, recipe, tmp_path, monkeypatc
         assert getattr(many.last, name) == pytest.approx(getattr(one.last, name), abs=1e-5)
 
 
-def test_all_of_a_tpu_but_the_tpu(digits, recipe, tmp_path, monkeypatch):
+def test_all_of_a_tpu_but_the_tpu(digits, recipe, quick_network, tmp_path, monkeypatch):
     """Fixed shapes, bfloat16 and steps taken at once train a network, and its file is that of any machine."""
     feed = as_tf_data if keras.backend.backend() == "tensorflow" else lambda batches: batches
     devices = Devices("tpu", feed=feed, policy="mixed_bfloat16", steps_per_execution=32)

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from families import REPRESENTATIVES
+from harness import slow_after
 
 import keras_sharenets as ksn
 from keras_sharenets import files, mobile
@@ -17,14 +18,14 @@ from keras_sharenets.training.run.record import RunOptions
 
 
 @pytest.fixture(scope="module")
-def some_images(cifar10):
+def some_images(some_cifar10):
     """256 images of CIFAR-10 to train with and 64 to test with."""
-    train = Arrays(cifar10.train.images[:256], cifar10.train.labels[:256])
-    test = Arrays(cifar10.test.images[:64], cifar10.test.labels[:64])
-    return dataclasses.replace(cifar10, train=train, test=test)
+    train = Arrays(some_cifar10.train.images[:256], some_cifar10.train.labels[:256])
+    test = Arrays(some_cifar10.test.images[:64], some_cifar10.test.labels[:64])
+    return dataclasses.replace(some_cifar10, train=train, test=test)
 
 
-@pytest.fixture(scope="module", params=REPRESENTATIVES)
+@pytest.fixture(scope="module", params=slow_after(1, REPRESENTATIVES))
 def run(request, some_images, tmp_path_factory):
     """The folder of a run of 5 epochs, whose loss is the cross entropy alone."""
     name, options = REPRESENTATIVES[request.param]

@@ -12,6 +12,7 @@ from keras_sharenets.training.run.recorder import Recorder, list_checkpoints, lo
 from trainers.cli import main
 
 MODEL = "hscnet_m32_g4_r2_b1_a2"
+pytestmark = pytest.mark.usefixtures("quick_network")
 
 
 @pytest.fixture

@@ -16,27 +16,26 @@ from keras_sharenets.training.data.dataset import Arrays
 ROOT = pathlib.Path(__file__).parents[2]
 RANDOM = np.random.default_rng(0)
 FEED = """
-import sys
 import numpy as np
 from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.data.batches import held_out_batches, training_batches
 from keras_sharenets.training.recipes.named import find_recipe, override
-folder, file = sys.argv[1:]
 dataset = load(folder, skip_unreadable=True)
 recipe = override(find_recipe("default"), crop="area", crop_size=8, batch_size=4)
 batches = training_batches(dataset, recipe, 5)
 images, labels = zip(batches.batch(0, 0), batches.batch(0, 1), batches.batch(3, 0), held_out_batches(dataset, 4)[0])
 np.savez(file, *images, *labels)
-sys.exit("tensorflow" in sys.modules and sys.modules["keras"].backend.backend() == "jax")
 """
+ON_JAX = f"import sys; folder, file = sys.argv[1:]{FEED}sys.exit('tensorflow' in sys.modules)"
 
 
 def test_both_backends_get_the_same_batches_and_jax_without_tensorflow(half_broken, tmp_path):
     """Files, crops and batches import none of it."""
+    exec(FEED, {"folder": half_broken, "file": tmp_path / "tensorflow.npz"})
+    command = [sys.executable, "-c", ON_JAX, str(half_broken), str(tmp_path / "jax.npz")]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "KERAS_BACKEND": "jax"}, check=True)
     batches = {}
     for backend in ("tensorflow", "jax"):
-        command = [sys.executable, "-c", FEED, str(half_broken), str(tmp_path / f"{backend}.npz")]
-        subprocess.run(command, cwd=ROOT, env={**os.environ, "KERAS_BACKEND": backend}, check=True)
         with np.load(tmp_path / f"{backend}.npz") as arrays:
             batches[backend] = [arrays[name] for name in arrays.files]
     for ours, theirs in zip(*batches.values(), strict=True):

@@ -26,7 +26,7 @@ def recipe():
 
 
 @pytest.fixture(scope="module")
-def run(digits, recipe, tmp_path_factory):
+def run(digits, recipe, quick_network, tmp_path_factory):
     """A finished run with all defaults, XLA included, and its folder."""
     folder = tmp_path_factory.mktemp("runs") / "deeper" / "run"
     extras = TENSORBOARD if keras.backend.backend() == "tensorflow" else ("histograms",)
@@ -130,8 +130,11 @@ def test_saved_models_are_for_delivery(run):
     assert (model.input_shape, model.output_shape) == ((None, 8, 8, 1), (None, 10))
 
 
-def test_a_run_can_be_repeated(run, digits, recipe, tmp_path):
-    again = fit(MODEL, digits, tmp_path / "run", recipe=recipe, options=TINY, run_options=RunOptions(seed=3), verbose=0)
+@pytest.mark.parametrize("jit_compile", [False, pytest.param("auto", marks=pytest.mark.slow)])
+def test_a_run_can_be_repeated(jit_compile, run, digits, recipe, tmp_path):
+    """Without XLA too: it rounds otherwise, and no more."""
+    settings = {"recipe": recipe, "options": TINY, "run_options": RunOptions(seed=3, jit_compile=jit_compile)}
+    again = fit(MODEL, digits, tmp_path / "run", verbose=0, **settings)
     assert again.epochs[0].loss == pytest.approx(run[0].epochs[0].loss, rel=1e-3)
 
 
@@ -158,7 +161,7 @@ def test_folder_that_holds_a_run(run, digits):
     assert {path: path.read_bytes() for path in run[1].glob("*.*")} == before
 
 
-def test_loss_that_is_no_number_stops_the_run(digits, recipe, tmp_path):
+def test_loss_that_is_no_number_stops_the_run(digits, recipe, quick_network, tmp_path):
     wild, plain = override(recipe, learning_rate=1e30), RunOptions(jit_compile=False)
     with pytest.raises(
         ValueError, match=r"The loss is (nan|inf) after step \d+ of epoch 1\. Try a smaller `learning_rate`"

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import PIL.Image
+import pytest
 from tiny_network import MODEL, TINY
 
 from keras_sharenets.training.data.dataset import Arrays
@@ -33,6 +34,7 @@ def test_real_images_from_a_folder(tmp_path):
     assert (tmp_path / "run" / "labels.txt").read_text() == "blue\ngreen\nred\n"
 
 
+@pytest.mark.slow  # In `make test`, one network learns from them in `test_families.py`.
 def test_real_cifar10_images(cifar10, tmp_path):
     """The first 600 of them, twice, with the paper's recipe shortened."""
     few = [Arrays(source.images[:600], source.labels[:600]) for source in (cifar10.train, cifar10.test)]

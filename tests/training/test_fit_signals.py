@@ -60,6 +60,7 @@ def check_whole(folder, epochs):
     return metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_kill_in_the_middle_of_an_epoch_leaves_whole_files(tmp_path, epoch):
     process = start_long_training(tmp_path / "run")

@@ -14,7 +14,7 @@ TINY = ["--model-option", "width=(16,)", "--model-option", "arrangements=1", "--
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(quick_network, tmp_path_factory):
     """A run of the command line that changes a recipe field of every kind."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     changes = (

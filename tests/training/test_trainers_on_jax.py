@@ -12,7 +12,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="this is the JAX run")
-def test_all_of_this_on_jax():
+@pytest.mark.parametrize(("tier", "count"), [("not slow", 7), pytest.param("", 10, marks=pytest.mark.slow)])
+def test_all_of_this_on_jax(tier, count):
     tests = {
         "test_batches.py": ["test_fit_takes_the_batches_in_order_epoch_by_epoch"],
         "test_recipes.py": ["test_weight_decay_counts_a_shared_tensor_once", "test_weight_decay_in_the_loss"],
@@ -24,8 +25,8 @@ def test_all_of_this_on_jax():
         "test_resume.py": ["test_a_checkpoint_holds_all_that_the_next_steps_depend_on"],
     }
     names = [f"tests/training/{file}::{name}" for file, names in tests.items() for name in names]
-    command = [sys.executable, "-m", "pytest", "-q", *names]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", tier, *names]
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
-    assert "7 passed" in result.stdout
+    assert f"{count} passed" in result.stdout

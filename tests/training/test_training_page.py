@@ -242,57 +242,5 @@ def test_export_needs_tensorflow(folder, capsys, monkeypatch):
     assert "`--formats` (=float) need KERAS_BACKEND=tensorflow, all but keras." in capsys.readouterr().err
 
 
-def test_whitened_networks_have_no_tflite(folder, capsys, monkeypatch):
-    """They are trained, tested and saved; where they cannot be delivered, nothing is written."""
-    monkeypatch.chdir(folder)
-    network = "--model hscnet_m32_g4_r2_b1_a2 --model-option width=(16,) --model-option arrangements=1"
-    recipe = "--normalization zca --epochs 1 --batch-size 359 --jit-compile false"
-    assert main(f"fit {network} --data digits {recipe} --output white".split()) == 0
-    assert main(["evaluate", "white/last.keras", "--data", "digits"]) == 0
-    assert f"accuracy {metrics(folder / 'white')['test_accuracy']:.4f}" in capsys.readouterr().out
-    assert main(["export", "white"]) == 2
-    assert "'normalize', a Whitening, cannot be exported to TFLite" in capsys.readouterr().err
-    assert not (folder / "white" / "export").exists()
-    assert main(["export", "white", "--forms", "saved_model", "keras"]) == 0
-
-
 def test_names_of_runs():
     assert short_names(["a/x/", "b/y"]) == ["x", "y"]
-
-
-def test_runs_on_crops(folder, capsys, monkeypatch):
-    """Images of many sizes, the paper's plateaus, area crops: trained, tested, named, delivered."""
-    monkeypatch.chdir(folder)
-    random = np.random.default_rng(1)
-    for label, name in enumerate(CLASSES):
-        (folder / "sizes" / name).mkdir(parents=True)
-        for number in range(10):
-            image = random.integers(0, 100, (20 + number, 24, 3), np.uint8) + np.uint8(150 * label)
-            PIL.Image.fromarray(image).save(folder / "sizes" / name / f"{number}.png")
-    network = "--model hscnet_m32_g4_r2_b1_a2 --model-option width=(16,) --model-option arrangements=1"
-    recipe = "--recipe shardnet-tiny-imagenet --crop-size 8 --epochs 2 --batch-size 8 --jitter 0.2 --lighting 0.1"
-    arguments = f"fit {network} --data sizes --input-shape 0 0 3 {recipe} --jit-compile false --output crops"
-    assert main(arguments.split()) == 0
-    model = files.load_model("crops/last.keras")
-    assert model.input_shape == (None, 8, 8, 3)
-    assert (
-        main(["evaluate", "crops/last.keras", "--data", "sizes", "--input-shape", "0", "0", "3", "--crops", "center"])
-        == 0
-    )
-    accuracy = metrics(folder / "crops")["test_accuracy"]
-    assert f"accuracy {accuracy:.4f}" in capsys.readouterr().out
-    assert main(["report", "crops"]) == 0
-    assert f"{accuracy:.4f} ({round(4 * accuracy)} of 4)" in (folder / "crops" / "report.html").read_text()
-    assert main(["export", "crops", "--forms", "float", "--test"]) == 0
-    assert files.read_labels("crops/export/float.tflite") == CLASSES
-    # A float file is right where Keras is, on the same crops.
-    assert capsys.readouterr().out.splitlines()[-1].split()[-1] == f"{round(4 * accuracy) / 4:.2%}"
-    assert main(["predict", "crops", "sizes/ant/3.png", "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out)[0]["classes"]
-    # 23 x 24 pixels: the short side becomes 9, the other 10; the middle begins at row round(0.5) and column 1.
-    small = PIL.Image.open("sizes/ant/3.png").resize((10, 9), PIL.Image.Resampling.BILINEAR)
-    pixels = np.asarray(small, "float32")[0:8, 1:9]
-    expected = mobile.predict_tflite("crops/export/float.tflite", pixels[None])[0]
-    assert {entry["class"]: entry["probability"] for entry in answer} == pytest.approx(
-        dict(zip(CLASSES, expected.tolist(), strict=True)), abs=1e-4
-    )
