@@ -75,6 +75,7 @@ def run(arguments: argparse.Namespace) -> Answer:
         **dataclasses.asdict(budget),
         "considered": considered,
         "within_budget": len(networks),
-        "networks": enumeration.to_dicts(space, networks),
+        # A space may have a hundred thousand: as data they are made where they are asked for.
+        "networks": enumeration.to_dicts(space, networks) if arguments.json else [],
     }
     return Answer(f"{enumeration.table(space, shown)}\n\n{summary}" if shown else summary, data)

@@ -26,16 +26,16 @@ def _random_hyperparameters(hypermodel, seed):
     ("name", "budget"),
     [
         ("hscnet", Budget(max_parameters=20_000)),
-        ("hscnet", Budget()),
+        pytest.param("hscnet", Budget(), marks=pytest.mark.slow),
         ("hgcnet", Budget(max_parameters=10_000, max_multiply_adds=200_000)),
-        ("igcv2", Budget(max_parameters=8_000)),
+        pytest.param("igcv2", Budget(max_parameters=8_000), marks=pytest.mark.slow),
         ("sharesnet", Budget(max_multiply_adds=10**6)),
         ("shardnet", Budget(max_parameters=20_000)),
     ],
 )
 def test_hyperparameters_stand_for_networks_within_the_budget(name, budget):
     hypermodel, found = SpaceHyperModel(name, input_shape=DIGITS, budget=budget), set()
-    for seed in range(300):
+    for seed in range(100):
         point = hypermodel.point(_random_hyperparameters(hypermodel, seed))
         check(find_space(name), point, input_shape=DIGITS)
         assert budget.allows(count(find_space(name), point, input_shape=DIGITS))
@@ -52,7 +52,9 @@ def test_every_network_within_the_budget_has_its_hyperparameters():
     assert {repr(point) for point in drawn} == within
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "igcv2" else []) for name in NAMES]
+)
 def test_ends_of_the_scale_are_networks(name):
     hypermodel = SpaceHyperModel(name, input_shape=DIGITS)
     hp = keras_tuner.HyperParameters()
@@ -70,7 +72,7 @@ def test_budget_that_allows_nothing():
         SpaceHyperModel("shardnet", input_shape=DIGITS, budget=Budget(max_parameters=10))
 
 
-def test_random_search_on_digits(tmp_path):
+def test_random_search_on_digits(tmp_path, eager):
     digits = load("digits")
     images, labels = digits.train.images[:256] / 255.0, digits.train.labels[:256]
     hypermodel = SpaceHyperModel("shardnet", input_shape=DIGITS, budget=SMALL)
@@ -102,7 +104,7 @@ def test_other_limits_are_kept_and_what_is_within_them_stays(name, limit):
         violated_limits=lambda point: asked.append(point) or _too_large(limit, name)(point),
     )
     most, found = 0, set()
-    for seed in range(200):
+    for seed in range(60):
         hp = _random_hyperparameters(free, seed)
         before, asked[:] = free.point(hp), []
         point = limited.point(hp)
@@ -124,7 +126,7 @@ def test_both_kinds_of_limits_and_none_that_fits():
         return ("multiply_adds",) if counts.multiply_adds > 200_000 else ()
 
     limited = SpaceHyperModel("hscnet", input_shape=DIGITS, violated_limits=violated_limits)
-    for seed in range(100):
+    for seed in range(40):
         assert not violated_limits(limited.point(_random_hyperparameters(limited, seed)))
     nothing = SpaceHyperModel("hscnet", input_shape=DIGITS, violated_limits=lambda point: ("multiply_adds",))
     with pytest.raises(

@@ -77,26 +77,31 @@ def _settings(folder):
     return [result.settings for result in trials.read_all(folder)]
 
 
-# The others do more of their own than the random one.
-ONE_FAST = [pytest.param(name, marks=pytest.mark.slow if name == "random" else []) for name in TUNERS]
-
-
-@pytest.mark.parametrize("tuner", ONE_FAST)
-def test_every_trial_is_a_network_of_the_space_within_the_budget(tuner, trained, tmp_path):
+# A Gaussian process takes seconds for each trial after the first two.
+@pytest.mark.parametrize(
+    ("tuner", "count"),
+    [
+        ("bayesian", 3),
+        ("hyperband", 8),
+        pytest.param("bayesian", 8, marks=pytest.mark.slow),
+        pytest.param("random", 8, marks=pytest.mark.slow),
+    ],
+)
+def test_every_trial_is_a_network_of_the_space_within_the_budget(tuner, count, trained, tmp_path):
     said = []
-    asked = _make(tmp_path, tuner=tuner, trials=8)
+    asked = _make(tmp_path, tuner=tuner, trials=count)
     search.run(asked, said.append)
     results = trials.read_all(tmp_path)
-    assert [result.id for result in results] == [str(number) for number in range(8)]
+    assert [result.id for result in results] == [str(number) for number in range(count)]
     assert [(result.id, result.state) for result in said] == [
-        (str(number), state) for number in range(8) for state in ("running", "finished")
+        (str(number), state) for number in range(count) for state in ("running", "finished")
     ]
     for result in results:
         arguments = dict(result.arguments)
         assert (arguments.pop("input_shape"), arguments.pop("num_classes")) == ([8, 8, 1], 10)
         assert result.parameters <= 20_000
         assert result.score == result.accuracy
-    assert len(trained) == 8
+    assert len(trained) == count
 
 
 def test_hyperband_goes_on_with_the_best(trained, tmp_path):
@@ -128,7 +133,7 @@ def test_hyperband_tries_another_network_in_place_of_a_failed_one(trained, tmp_p
     assert results[4].continues == "3"
 
 
-@pytest.mark.parametrize("tuner", ONE_FAST)
+@pytest.mark.parametrize("tuner", ["hyperband", *(pytest.param(name, marks=pytest.mark.slow) for name in TUNERS[:2])])
 def test_no_network_is_tried_twice(tuner, trained, tmp_path):
     budget = Budget(max_parameters=1400)
     networks = len(hypermodel.SpaceHyperModel("shardnet", input_shape=DIGITS.shape, budget=budget))

@@ -5,6 +5,7 @@ channels. Here the sizes of a stage are one divisor of its channels or two neigh
 to five times the channels, and L grows by one a stage at most.
 """
 
+import functools
 import math
 
 from keras_sharenets.search.spaces import costs
@@ -65,12 +66,13 @@ CHOICES = (
 )
 
 
-def _block(channels, width, pixels, sizes):
+@functools.lru_cache(maxsize=100_000)
+def _stage(channels, width, pixels, sizes, blocks):
+    """All blocks of a stage: their kernels, and their normalizations."""
     *first, last = sizes
-    weights = channels * sum(first) + width * last
-    yield costs.depthwise(channels, pixels)
-    yield weights, weights * pixels
-    yield costs.norm(width)
+    widening, others = (9 * read + read * sum(first) + width * last for read in (channels, width))
+    weights = widening + (blocks - 1) * others
+    return (weights, weights * pixels), costs.norm(blocks * width)
 
 
 def _costs(network, arguments, input_shape, num_classes):
@@ -84,10 +86,7 @@ def _costs(network, arguments, input_shape, num_classes):
             sides = costs.halved(sides)
             yield costs.conv(channels, width, math.prod(sides), groups=arguments["width"] // 2)
             yield costs.norm(width)
-        pixels = math.prod(sides)
-        yield from _block(channels, width, pixels, sizes)
-        rest = arguments["blocks_per_stage"] - 1
-        yield from ((rest * stored, rest * products) for stored, products in _block(width, width, pixels, sizes))
+        yield from _stage(channels, width, math.prod(sides), sizes, arguments["blocks_per_stage"])
         channels = width
     yield costs.dense(channels, num_classes)
 
