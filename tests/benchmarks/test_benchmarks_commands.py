@@ -1,37 +1,17 @@
 import io
 import json
 
-import keras
 import PIL.Image
 import pytest
 from harness import counts_only
+from tiny_network import VECTORS, tiny
 
 import keras_sharenets as ksn
 from benchmarks import delivery, inference, peers, workloads
 from benchmarks.cli import COMMANDS, LINE, main
-from keras_sharenets.analysis.randomization import randomize_batchnorm
 from keras_sharenets.cli.command import make_parser
-from keras_sharenets.layers import HighlySharedConv2D
 
 QUICK = "hscnet_m32_g4_r2_b1_a2"
-
-
-VECTORS = 3 * 2 * 64 + 10
-
-
-def tiny(name="tiny", *, input_shape=(8, 8, 3), num_classes=10, negative_share=0.0):
-    """A network whose shared kernel may stand in a file once or twice; `VECTORS` of its weights are in no kernel."""
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input(input_shape)
-    x = keras.layers.Conv2D(64, 3, padding="same", use_bias=False)(inputs)
-    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
-    shared = HighlySharedConv2D(64, 3, groups=4, channel_repeats=2, arrangements=2)
-    for _ in range(2):
-        x = keras.layers.ReLU()(keras.layers.BatchNormalization()(shared(x)))
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    model = keras.Model(inputs, keras.layers.Dense(num_classes, activation="softmax")(x), name=name)
-    randomize_batchnorm(model, negative_share=negative_share)
-    return model
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from harness import assert_close, counts_only, pseudo_random, slow_after
+from tiny_network import tiny, unshared_numbers
 
 import keras_sharenets as ksn
 from benchmarks import peers, training, workloads
@@ -49,9 +50,12 @@ def unshared_quick():
     return weights, 2 * normalized, sum(count * places for count, places in convolutions) + 128 * 10
 
 
-@pytest.fixture(scope="module")
-def quick(tmp_path_factory):
-    """What `training --quick` leaves, and the times; what fresh processes would do, this one does once."""
+@pytest.fixture(scope="module", params=["tiny", pytest.param("named", marks=pytest.mark.slow)])
+def quick(request, tmp_path_factory):
+    """What `training --quick` leaves, the times, and the numbers of the unshared baseline.
+
+    What fresh processes would do, this one does once. In the default tier a tiny network has the name of the real one.
+    """
     folder, done, times = tmp_path_factory.mktemp("training"), [], {}
 
     def peak_memory(function, *given):
@@ -64,20 +68,21 @@ def quick(tmp_path_factory):
         return times
 
     with pytest.MonkeyPatch.context() as patch:
+        if request.param == "tiny":
+            patch.setattr(ksn, "create_model", tiny)
+            patch.setitem(peers.MAKES, "", tiny)
         patch.setattr(training.timing, "peak_memory", peak_memory)
         patch.setattr(training, "take_turns", turns)
         assert main(["training", "--quick", "--memory", "--batch-size", "3", "--output", str(folder)]) == 0
-    return folder, times
+    return folder, times, unshared_numbers() if request.param == "tiny" else unshared_quick()
 
 
 def test_table(quick):
-    folder, times = quick
+    folder, times, (weights, statistics, products) = quick
     rows = json.loads((folder / "training.json").read_text())["rows"]
     references = ["reference"] if keras.backend.backend() == "tensorflow" else []
     assert [row["contender"] for row in rows] == [QUICK, *references, "unshared"]
     assert [row["peer"] for row in rows] == [False, *[True for _ in rows[1:]]]
-    weights, statistics, products = unshared_quick()
-    assert products == ksn.profile(ksn.create_model(QUICK)).multiply_adds
     for row in rows:
         assert row["multiply_adds"] == products
         # Forward, the gradients by the inputs and those by the weights, of three pictures.
@@ -97,7 +102,7 @@ def test_table(quick):
 
 
 def test_claims_of_the_table(quick):
-    folder, _ = quick
+    folder, *_ = quick
     made = json.loads((folder / "training.json").read_text())["claims"]
     assert [claim["text"].split()[0] for claim in made] == ["step", "weight", "optimizer"]
     assert all(claim["holds"] for claim in made[1:])

@@ -32,13 +32,20 @@ TINY = [
 class Process:
     """`python -m tuning search` with what it prints, line by line."""
 
-    def __init__(self, folder, trial_count, tuner_id=None, port=None, tuner="random"):
+    def __init__(self, folder, trial_count, tuner_id=None, port=None, tuner="random", quick=False):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
         if tuner_id is not None:
             environment |= {"KERASTUNER_TUNER_ID": tuner_id, "KERASTUNER_ORACLE_IP": "127.0.0.1"}
             environment["KERASTUNER_ORACLE_PORT"] = str(port)
         command = [sys.executable, "-m", "tuning", "search", *TINY, "--tuner", tuner, "--trials", str(trial_count)]
         command += ["--output", str(folder)]
+        if quick:
+            command = [
+                sys.executable,
+                str(ROOT / "tests" / "search" / "quick_search.py"),
+                str(folder),
+                str(trial_count),
+            ]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, env=environment, text=True)
         self.lines, self.begun = [], threading.Event()
@@ -79,7 +86,7 @@ def _ended(processes):
     return collections.Counter(re.findall(r"trial (\d+): validation accuracy", said))
 
 
-def _assert_complete(folder, trial_count):
+def _assert_all_ran(folder, trial_count):
     results = trials.read_all(folder)
     assert [result.id for result in results] == [str(number) for number in range(trial_count)]
     assert {result.state for result in results} == {"finished"}
@@ -87,10 +94,25 @@ def _assert_complete(folder, trial_count):
     assert sorted(state["start_order"]) == sorted(state["end_order"]) == [result.id for result in results]
     scores = {trial["trial_id"]: trial["score"] for trial in state["trials"]}
     assert scores == pytest.approx({result.id: result.score for result in results})
+    return results
+
+
+def _assert_complete(folder, trial_count):
+    results = _assert_all_ran(folder, trial_count)
     assert json.loads((folder / "conclusion.json").read_text())["winner"] == trials.ranked(results)[0].id
     return results
 
 
+def test_trials_of_a_chief_and_a_worker(tmp_path):
+    folder, port = tmp_path / "run", _free_port()
+    processes = [Process(folder, 3, name, port, quick=True) for name in ("chief", "worker0")]
+    # The worker first: without it the chief waits for ever.
+    assert [process.wait() for process in reversed(processes)] == [0, 0]
+    assert {result.worker for result in _assert_all_ran(folder, 3)} == {"worker0"}
+    assert _ended(processes) == {str(number): 1 for number in range(3)}
+
+
+@pytest.mark.slow
 def test_chief_and_two_workers(tmp_path):
     folder, port = tmp_path / "run", _free_port()
     processes = [Process(folder, 4, name, port) for name in ("chief", "worker0", "worker1")]
