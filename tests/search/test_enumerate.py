@@ -84,7 +84,9 @@ def test_sorting_by_several_columns():
     assert len(keys) == len(found) > 100
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "igcv2" else []) for name in NAMES]
+)
 def test_every_argument_is_a_column(name, capsys):
     columns = list(dict.fromkeys(choice.argument for choice in find_space(name).choices))
     (head, *rows), _ = _run(capsys, "--space", name, "--sort", ",".join(columns), "--limit", "3", *DIGITS)

@@ -1,3 +1,5 @@
+import copy
+
 import keras_tuner
 import numpy as np
 import pytest
@@ -94,17 +96,24 @@ def _too_large(limit, name):
     )
 
 
+@pytest.fixture(scope="module")
+def free():
+    """Networks without limits: to walk through them all takes a while."""
+    return SpaceHyperModel("hscnet", input_shape=DIGITS)
+
+
+def _limited(free, violated_limits):
+    limited = copy.copy(free)
+    limited.violated_limits = violated_limits
+    return limited
+
+
 @pytest.mark.parametrize(("name", "limit"), [("stored_parameters", 30_000), ("multiply_adds", 100_000)])
-def test_other_limits_are_kept_and_what_is_within_them_stays(name, limit):
-    free = SpaceHyperModel("hscnet", input_shape=DIGITS)
+def test_other_limits_are_kept_and_what_is_within_them_stays(free, name, limit):
     asked = []
-    limited = SpaceHyperModel(
-        "hscnet",
-        input_shape=DIGITS,
-        violated_limits=lambda point: asked.append(point) or _too_large(limit, name)(point),
-    )
+    limited = _limited(free, lambda point: asked.append(point) or _too_large(limit, name)(point))
     most, found = 0, set()
-    for seed in range(60):
+    for seed in range(200):
         hp = _random_hyperparameters(free, seed)
         before, asked[:] = free.point(hp), []
         point = limited.point(hp)
@@ -118,17 +127,17 @@ def test_other_limits_are_kept_and_what_is_within_them_stays(name, limit):
     assert len(found) > 10
 
 
-def test_both_kinds_of_limits_and_none_that_fits():
+def test_both_kinds_of_limits_and_none_that_fits(free):
     def violated_limits(point):
         counts = count(find_space("hscnet"), point, input_shape=DIGITS)
         if counts.stored_parameters > 20_000:
             return ("stored_parameters",)
         return ("multiply_adds",) if counts.multiply_adds > 200_000 else ()
 
-    limited = SpaceHyperModel("hscnet", input_shape=DIGITS, violated_limits=violated_limits)
+    limited = _limited(free, violated_limits)
     for seed in range(40):
         assert not violated_limits(limited.point(_random_hyperparameters(limited, seed)))
-    nothing = SpaceHyperModel("hscnet", input_shape=DIGITS, violated_limits=lambda point: ("multiply_adds",))
+    nothing = _limited(free, lambda point: ("multiply_adds",))
     with pytest.raises(
         ValueError, match=r"must allow a network: of \d+ of .* allows none, the one with the least multiply adds among"
     ):
