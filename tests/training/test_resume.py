@@ -252,7 +252,22 @@ def test_checkpoints_are_written_between_epochs_and_the_last_are_kept(digits, re
     assert names == ["000000005.npz", "000000007.npz", "000000009.npz", "000000010.npz"]
 
 
+def as_of_version_1(folder):
+    """Rewrites the record and the checkpoints of a run as the first version had them."""
+    later = {"version", "strategy", "source", "tensorboard", "deterministic", "keep_checkpoints", "checkpoint_steps"}
+    path = folder / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["data"]["note"] = "in other words"
+    path.write_text(json.dumps({name: value for name, value in metrics.items() if name not in later}))
+    for checkpoint in list_checkpoints(folder / "checkpoints"):
+        arrays, state = load_checkpoint(checkpoint)
+        state["run"] = {name: value for name, value in state["run"].items() if name not in later}
+        np.savez(checkpoint, state=json.dumps(state), **arrays)
+
+
 def test_resuming_takes_the_same_arguments_or_none(interrupted, capsys):
+    """Also when the run was started by an earlier version of the library."""
+    as_of_version_1(interrupted)
     same = f"--model {MODEL} --data digits --seed 3 --epochs 2 --jit-compile false --output {interrupted}".split()
     same += ["--model-option", "width=[16]"]
     assert main(["fit", "--resume", str(interrupted), *same]) == 0
