@@ -124,6 +124,7 @@ def run(arguments: argparse.Namespace) -> Answer | None:
         file_budget=FileBudget(arguments.max_tflite_bytes, arguments.max_latency_ms),
         **{name: getattr(arguments, name) for name in _NUMBERS},
     )
+    search.check(asked)
     record = settings.record(asked, source)
     settings.claim_folder(folder, record)
     if conclusion.read_conclusion(folder) is None:

@@ -165,6 +165,16 @@ class _Tuner(keras_tuner.Tuner):
         )
 
 
+def check(search: Search) -> None:
+    """Raises a `ValueError` where the recipe or the backend does not suit a search."""
+    if search.recipe.schedule == "plateau":
+        raise ValueError("`schedule` (='plateau') watches one long training: a search needs another, 'cosine' for one.")
+    wanted = {**dataclasses.asdict(search.file_budget), "halving_worth": search.halving_worth or None}
+    for name, value in wanted.items():
+        if value is not None and not writes_files():
+            raise ValueError(f"`{name}` (={value}) is about int8 files, which need the TensorFlow backend.")
+
+
 def run(search: Search, tell: Callable[[trials.Result], object]) -> None:
     """Runs all trials that are left, or this process's share of them; with a chief it waits until all are run.
 
@@ -177,12 +187,7 @@ def run(search: Search, tell: Callable[[trials.Result], object]) -> None:
             be written, or three trials in a row failed.
         OSError: the chief does not answer.
     """
-    if search.recipe.schedule == "plateau":
-        raise ValueError("`schedule` (='plateau') watches one long training: a search needs another, 'cosine' for one.")
-    wanted = {**dataclasses.asdict(search.file_budget), "halving_worth": search.halving_worth or None}
-    for name, value in wanted.items():
-        if value is not None and not writes_files():
-            raise ValueError(f"`{name}` (={value}) is about int8 files, which need the TensorFlow backend.")
+    check(search)
     tuner = _Tuner(search, tell)
     try:
         with warnings.catch_warnings():

@@ -75,10 +75,10 @@ def test_files(tmp_path):
     assert text.endswith(panels)
 
 
-def pixels(table, colour):
-    """The number of pixels of a colour in the figure of a table."""
+def pixels(table, color):
+    """The number of pixels of a color in the figure of a table."""
     image = PIL.Image.open(io.BytesIO(results.draw_bars(table, "a machine"))).convert("RGB")
-    return int((np.abs(np.asarray(image).astype(int) - colour).max(-1) < 30).sum())
+    return int((np.abs(np.asarray(image).astype(int) - color).max(-1) < 30).sum())
 
 
 def test_bars_are_as_long_as_the_logarithms_of_the_ratios():

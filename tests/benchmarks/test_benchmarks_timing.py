@@ -27,7 +27,7 @@ def test_calls_take_turns_and_every_second_one_is_measured(monkeypatch):
 def test_medians_and_quartiles():
     seconds = {"ours": [0.2, 0.1, 0.3, 0.9, 0.4], "peer": [0.1, 0.1, 0.1, 0.1, 0.4]}
     columns = timing.columns(seconds, "peer", share=10)
-    # Sorted: 0.1 0.2 0.3 0.4 0.9 seconds for ten pictures, and the ratios 1 1 2 3 9.
+    # Sorted: 0.1 0.2 0.3 0.4 0.9 seconds for ten images, and the ratios 1 1 2 3 9.
     names = ("milliseconds_low", "milliseconds", "milliseconds_high", "ratio_low", "ratio", "ratio_high")
     assert [columns["ours"][name] for name in names] == pytest.approx([20, 30, 40, 1, 2, 3])
     assert [columns["peer"][name] for name in names] == pytest.approx([10, 10, 10, 1, 1, 1])

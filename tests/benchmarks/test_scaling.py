@@ -102,7 +102,7 @@ def test_quick_table(tmp_path, capsys):
     for point, arrangements in zip(row["points"], (1, 2, 4), strict=True):
         assert point["value"] == arrangements
         assert point["milliseconds"] > 0
-        # Three times those of two pictures.
+        # Three times those of two images.
         assert point["multiply_adds"] == 6 * products
         weights, statistics = hsc_numbers(64, 2, 2, arrangements)
         assert 0 <= point["kept_bytes"] - 4 * (2 * weights + statistics) < 32
@@ -179,7 +179,7 @@ def test_row():
 
 
 def slope(row):
-    """How far what has the colour of times lies on one line in the figure: 1 up, -1 down; the legend is off it."""
+    """How far what has the color of times lies on one line in the figure: 1 up, -1 down; the legend is off it."""
     table = Table("scaling", "A title", "", "", "", "", {}, (row,))
     image = PIL.Image.open(io.BytesIO(scaling.draw_growth(table, "a machine"))).convert("RGB")
     blue = np.abs(np.asarray(image).astype(int) - (0x1F, 0x5F, 0xBF)).max(-1) < 30

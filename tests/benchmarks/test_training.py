@@ -85,7 +85,7 @@ def test_table(quick):
     assert [row["peer"] for row in rows] == [False, *[True for _ in rows[1:]]]
     for row in rows:
         assert row["multiply_adds"] == products
-        # Forward, the gradients by the inputs and those by the weights, of three pictures.
+        # Forward, the gradients by the inputs and those by the weights, of three images.
         assert row["multiply_adds_per_second"] == pytest.approx(9 * products / (row["milliseconds"] / 1000))
         assert row["ratio"] == pytest.approx(np.median(np.divide(times[row["contender"]], times[QUICK])))
         assert row["to_peer"] == pytest.approx(np.median(np.divide(times[QUICK], times[row["contender"]])))

@@ -300,6 +300,20 @@ def test_file_over_the_limit_cannot_win(trained, tmp_path, monkeypatch):
     assert {result.id for result in trials.candidates(results)} == {"0", "2", "4"}
 
 
+def test_search_without_files_on_another_backend(trained, tmp_path, monkeypatch):
+    for module in (measuring, search):
+        monkeypatch.setattr(module, "writes_files", lambda: False)
+    monkeypatch.setattr(training, "measure", measuring.measure)
+    search.run(_make(tmp_path, trials=2), _silent)
+    results = trials.read_all(tmp_path)
+    assert [(result.state, result.within_budget) for result in results] == [("finished", True)] * 2
+    assert {(result.int8_bytes, result.float32_bytes, result.latency_ms) for result in results} == {(None, None, None)}
+    assert [result.id for result in trials.ranked(results)] == ["1", "0"]
+    for changes in ({"file_budget": FileBudget(max_tflite_bytes=1000)}, {"halving_worth": 0.01}):
+        with pytest.raises(ValueError, match="is about int8 files, which need the TensorFlow backend"):
+            search.run(_make(tmp_path / "other", **changes), _silent)
+
+
 def test_schedule_that_watches_a_plateau(tmp_path):
     with pytest.raises(ValueError, match=r"`schedule` \(='plateau'\)"):
         search.run(_make(tmp_path, recipe=override(RECIPE, schedule="plateau")), _silent)
