@@ -3,8 +3,8 @@ import json
 
 import PIL.Image
 import pytest
+from few_layers import VECTORS, tiny
 from harness import counts_only
-from tiny_network import VECTORS, tiny
 
 import keras_sharenets as ksn
 from benchmarks import delivery, inference, peers, workloads

@@ -3,8 +3,8 @@ import json
 import keras
 import numpy as np
 import pytest
+from few_layers import tiny, unshared_numbers
 from harness import assert_close, counts_only, pseudo_random, slow_after
-from tiny_network import tiny, unshared_numbers
 
 import keras_sharenets as ksn
 from benchmarks import peers, training, workloads
