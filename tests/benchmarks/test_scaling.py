@@ -119,7 +119,8 @@ def test_quick_table(tmp_path, capsys):
     assert PIL.Image.open(io.BytesIO((tmp_path / "scaling.png").read_bytes())).size[0] > 600
 
 
-def classifier(width):
+def classifier(width, include_preprocessing):
+    assert not include_preprocessing
     inputs = keras.Input((2, 2, 3))
     x = keras.layers.Conv2D(width, 1, use_bias=False)(inputs)
     return keras.Model(inputs, keras.layers.Dense(4, activation="softmax")(keras.layers.Flatten()(x)))

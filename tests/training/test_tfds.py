@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import PIL.Image
 import pytest
@@ -18,13 +19,13 @@ from keras_sharenets.training.recipes.named import recipe_for
 NAMES = ("ant", "bee", "cow")
 
 
-def write_tfds(folder, name, shape, examples, labels=NAMES):
+def write_tfds(folder, name, shape, examples, labels=NAMES, encoding="png"):
     """Writes `{split: [(array, label)]}` as TensorFlow Datasets does, one file for two images."""
     identity = tfds.core.dataset_info.DatasetIdentity(name, tfds.core.Version("1.0.0"), str(folder), "")
     features = tfds.features.FeaturesDict(
         {
             "file": tfds.features.Text(),
-            "image": tfds.features.Image(shape=shape, encoding_format="png"),
+            "image": tfds.features.Image(shape=shape, encoding_format=encoding),
             "label": tfds.features.ClassLabel(names=labels),
         }
     )
@@ -173,3 +174,13 @@ def test_jax_reads_tfds_where_tensorflow_is_not_installed(prepared):
     images = [image.tolist() for image, _ in written["squares"]["train"]]
     labels = [label for _, label in written["squares"]["test"]]
     assert result.stdout == f"{images} {labels}\n"
+
+
+@pytest.mark.parametrize(("encoding", "named"), [("jpeg", True), ("png", False)])
+def test_note_names_the_decoder_where_decoders_differ(tmp_path, monkeypatch, encoding, named):
+    examples = [(random_image(8, 8), label) for label in range(3)]
+    write_tfds(tmp_path, "few", (8, 8, 3), {"train": examples, "test": examples}, encoding=encoding)
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    assert "decoded by Pillow" not in load("few", data_dir=tmp_path).note
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    assert ("decoded by Pillow" in load("few", data_dir=tmp_path).note) == named

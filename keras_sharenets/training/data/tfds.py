@@ -2,9 +2,10 @@
 
 Its own reader of TFRecord files needs TensorFlow (measured with tensorflow-datasets 4.9.10: `as_dataset` imports it,
 `as_data_source` refuses the format). So the boundaries of records are found here; TensorFlow Datasets decodes what is
-in them. On the TensorFlow backend, images of one size are decoded by its reader; all others are
-decoded by Pillow. For lossless formats that is the same. Of JPEG files TensorFlow's fast decoder gives other values: on
-CIFAR-10 stored as JPEG, 65 % of them differ, by at most 5 of 255 levels.
+in them. On the TensorFlow backend, images of one size are decoded by its reader; all others are decoded by Pillow. For
+lossless formats that is the same. Of JPEG files TensorFlow's fast decoder gives other values: on CIFAR-10 stored as
+JPEG, 65 % of them differ, by at most 5 of 255 levels. So the note of the data set names Pillow where TensorFlow would
+have decoded, and a run that began with one decoder does not go on with the other.
 """
 
 from __future__ import annotations
@@ -230,7 +231,10 @@ def _storage(builder, image: str) -> str:
     """How the images are stored, from the bytes of the first one; the metadata need not tell."""
     split = next(name for name in (*HELD_OUT, "train") if name in builder.info.splits)
     path = next(path for path in builder.info.splits[split].filepaths if pathlib.Path(path).stat().st_size)
-    return describe_encoding(read_feature(find_records(path)[0], image))
+    encoding = describe_encoding(read_feature(find_records(path)[0], image))
+    one_size = None not in builder.info.features[image].shape
+    by_pillow = one_size and "JPEG" in encoding and keras.backend.backend() != "tensorflow"
+    return f"{encoding}, decoded by Pillow" if by_pillow else encoding
 
 
 def describe_encoding(data: bytes) -> str:
