@@ -57,6 +57,16 @@ class Backend:
         self.process.wait(timeout=60)
 
 
+@pytest.fixture(scope="module")
+def eager():
+    """TensorFlow traces nothing in the rest of a module: few steps of training take less time so."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture
 def no_weights():
     """For tests that `harness.counts_only` marks."""

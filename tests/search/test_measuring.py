@@ -28,7 +28,7 @@ def _network(space="hscnet", point=POINT):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, eager_module):
+def trained(tmp_path_factory, eager):
     """A trained network's folder, `FileCosts` and accuracies after one and two of its epochs."""
     folder = tmp_path_factory.mktemp("trained")
     network = _network()

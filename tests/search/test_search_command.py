@@ -48,7 +48,7 @@ WHOLE = [*TINY, "--max-tflite-bytes", "30000"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, eager_module):
+def folder(tmp_path_factory, eager):
     """A search that is finished, with real trainings."""
     folder = tmp_path_factory.mktemp("search") / "run"
     assert main(["search", *WHOLE, "--output", str(folder)]) == 0
