@@ -57,7 +57,8 @@ def integer_kernels(path):
     return list(constants.values())
 
 
-@pytest.mark.parametrize("engine", ["keras", pytest.param("tfmot", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["keras", "tfmot"])
 def test_zeros_and_clusters_stay(engine, clustered, data, tmp_path):
     before = kernels(clustered)
     q = fit(mobile.quantize_aware(clustered, engine=engine, preserve="clusters"), data, 2)

@@ -15,7 +15,9 @@ def zeros_wanted(size, sparsity):
     return size - max(round(size * (1 - sparsity)), 1)
 
 
-@pytest.mark.parametrize(("build", "jit_compile"), [(network, False), (small_network, True)])
+@pytest.mark.parametrize(
+    ("build", "jit_compile"), [pytest.param(network, False, marks=pytest.mark.slow), (small_network, True)]
+)
 def test_a_step_is_the_step_of_keras(build, jit_compile):
     """Where nothing is pruned yet: losses, metrics, regularisers of a layer that is called often, moving statistics."""
     histories, weights = [], []

@@ -97,7 +97,7 @@ def test_ranges_follow_the_values():
     np.testing.assert_allclose(rounded.numpy(), [[0, 28 * 9 / 255, 113 * 9 / 255, 0]], rtol=1e-5)
 
 
-@pytest.mark.parametrize("preserve", ["zeros", "clusters"])
+@pytest.mark.parametrize("preserve", ["zeros", pytest.param("clusters", marks=pytest.mark.slow)])
 def test_what_was_made_before_stays(preserve):
     model = network()
     fit(mobile.prune(model, 0.5, end_step=4, frequency=1))
