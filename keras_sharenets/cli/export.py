@@ -154,7 +154,13 @@ def export_run(
     import keras
 
     from keras_sharenets import files
-    from keras_sharenets.training.run.finished import check_classes, network_file, open_run, training_images
+    from keras_sharenets.training.run.finished import (
+        check_classes,
+        network_file,
+        open_run,
+        tested_crops,
+        training_images,
+    )
     from keras_sharenets.training.run.fit import check_output
 
     if keras.backend.backend() != "tensorflow" and set(formats) != {"keras"}:
@@ -169,19 +175,19 @@ def export_run(
     model = files.load_model(network_file(folder))
     written = export(model, target, dataset.class_names, representative_data, formats=formats)
     if test:
-        written = [entry | _tested(entry, target, dataset, bool(trained.recipe.crop_size)) for entry in written]
+        written = [entry | _tested(entry, target, dataset, tested_crops(trained.recipe)) for entry in written]
     record = {"model": trained.model, "data": trained.data["name"], "files": written}
     files.write_json(target / "export.json", record)
     return record | {"folder": str(target)}
 
 
-def _tested(entry: dict, output: pathlib.Path, dataset: Dataset, cropped: bool) -> dict:
+def _tested(entry: dict, output: pathlib.Path, dataset: Dataset, crops: str) -> dict:
     """What the test split says about a TFLite file; nothing about other formats."""
     from keras_sharenets.training.reports.evaluate import evaluate
 
     if entry["form"] not in TFLITE:
         return {}
-    result = evaluate(output / entry["path"], dataset, "center" if cropped else "none")
+    result = evaluate(output / entry["path"], dataset, crops)
     return {"test_accuracy": result.accuracy, "test_correct": result.correct, "test_pictures": result.images}
 
 

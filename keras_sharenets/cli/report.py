@@ -61,7 +61,7 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
 
     profile = ksn.profile(files.load_model(network_file(folder)))
     labels = dataset.test.labels
-    guesses = predict_test_split(network_file(folder), dataset, tested_crops(run)).argmax(axis=1)
+    guesses = predict_test_split(network_file(folder), dataset, tested_crops(run.recipe)).argmax(axis=1)
     classes = range(len(dataset.class_names))
     matrix = confusion_matrix(labels, guesses, labels=classes)
     by_class = {"labels": classes, "target_names": dataset.class_names, "zero_division": 0}

@@ -17,6 +17,7 @@ from keras_sharenets.search import trials
 from keras_sharenets.search.settings import Search
 from keras_sharenets.search.training import hold_out, starting_network, train, train_and_measure
 from keras_sharenets.training.reports.evaluate import evaluate
+from keras_sharenets.training.run.finished import tested_crops
 
 FILE, FOLDER, FINALS = "conclusion.json", "winner", "finals"
 # Parts that every finalist is compared on, that of its trial among them.
@@ -116,7 +117,7 @@ def conclude(search: Search, tell: Callable[[str], object]) -> None:
             f"Trial {best.id} wins, but its training on the whole training split failed: {error}. "
             f"What the trial left is in {search.folder / best.id}."
         ) from error
-    crops = "center" if search.recipe.crop_size else "none"
+    crops = tested_crops(search.recipe)
     int8_file = folder / "int8.tflite"
     files.write_json(
         search.folder / FILE,

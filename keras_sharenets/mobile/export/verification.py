@@ -60,7 +60,7 @@ def run_keras(model: keras.Model, images: np.ndarray) -> np.ndarray:
     batches = (images[start : start + _BATCH].astype(np.float32) for start in range(0, len(images), _BATCH))
     outputs = np.concatenate([np.asarray(model(batch, training=False)) for batch in batches])
     if not np.isfinite(outputs).all():
-        raise ValueError("`model` gives numbers that are not finite: it cannot be verified and is of no use.")
+        raise ValueError("`model` gives numbers that are not finite: it cannot be verified.")
     return outputs
 
 

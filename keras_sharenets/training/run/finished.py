@@ -9,6 +9,7 @@ import numpy as np
 from keras_sharenets.training.data.augmentation import CENTER, crop_views
 from keras_sharenets.training.data.batches import input_shape
 from keras_sharenets.training.data.dataset import Dataset
+from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.record import Run, read_metrics
 
 
@@ -43,9 +44,9 @@ def check_classes(dataset: Dataset, folder: str | pathlib.Path, run: Run) -> Non
         raise ValueError(f"The classes of {dataset.name} are not those of the run in {folder}.")
 
 
-def tested_crops(run: Run) -> str:
-    """What of an image the run was tested on, as `evaluate` calls it."""
-    return "center" if run.recipe.crop_size else "none"
+def tested_crops(recipe: Recipe) -> str:
+    """What of an image a training with this recipe is tested on, as `evaluate` calls it."""
+    return "center" if recipe.crop_size else "none"
 
 
 def training_images(dataset: Dataset, run: Run, count: int) -> np.ndarray:
