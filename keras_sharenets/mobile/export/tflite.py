@@ -76,8 +76,8 @@ class TFLiteReport:
 def export_tflite(
     model: keras.Model,
     path: str | os.PathLike,
-    *,
     quantization: str | None = None,
+    *,
     representative_data: Iterable[Any] | None = None,
     class_names: Sequence[str] | None = None,
     prefer: str = "size",
