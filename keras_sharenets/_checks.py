@@ -2,7 +2,9 @@
 
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
 
 
 def positive(name: str, value: Any) -> None:
@@ -60,6 +62,13 @@ def plain_convolution(data_format: str | None, dilation_rate: Any) -> None:
         raise ValueError(f"`data_format` (={data_format!r}) must be 'channels_last', whatever the Keras setting.")
     if pair("dilation_rate", dilation_rate) != (1, 1):
         raise ValueError(f"`dilation_rate` (={dilation_rate!r}) must be 1: the layer has no dilated convolution.")
+
+
+def known(name: str, value: Value | None) -> Value:
+    """`value`, which is `None` only where something was not measured; a `ValueError` then."""
+    if value is None:
+        raise ValueError(f"`{name}` is not known.")
+    return value
 
 
 def tensorflow_backend(what: str, advice: str) -> None:

@@ -18,7 +18,8 @@ PACKAGES = ("keras", "tensorflow", "jax", "ai-edge-litert", "numpy")
 
 def describe_machine() -> dict[str, Any]:
     """Date, machine, versions and backend, as plain data for JSON."""
-    versions = {"python": platform.python_version(), "keras_sharenets": keras_sharenets.__version__}
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    versions["keras_sharenets"] = keras_sharenets.__version__
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

@@ -106,7 +106,7 @@ class _PrintCompletion(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
         import shtab
 
-        print(shtab.complete(make_parser(self.const), values))
+        print(shtab.complete(make_parser(self.const), str(values)))
         parser.exit()
 
 
@@ -125,7 +125,7 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
     """
     words = list(sys.argv[1:] if argv is None else argv)
     wanted = next((word for word in words if not word.startswith("-")), None)
-    arguments = make_parser(line, (wanted,)).parse_args(words)
+    arguments = make_parser(line, () if wanted is None else (wanted,)).parse_args(words)
     arguments.command_line = shlex.join([*line.prog.split(), *words])
     command = importlib.import_module(line.commands[arguments.command][0])
     try:

@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from keras_sharenets import _checks
 from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
+    from keras_sharenets.mobile.export.saved_model import SavedModelReport
+    from keras_sharenets.mobile.export.tflite import TFLiteReport
     from keras_sharenets.training.data.dataset import Dataset
     from keras_sharenets.training.data.sources import DataSource
 
@@ -117,7 +119,7 @@ def representative_images(folder: str, shape: Sequence[int], count: int) -> np.n
     return read_images([found[index] for index in chosen], shape)
 
 
-def _fields(report: object) -> str:
+def _fields(report: TFLiteReport | SavedModelReport) -> str:
     """A report's fields, one a line."""
     lines = []
     for name, value in dataclasses.asdict(report).items():
@@ -134,7 +136,7 @@ def export_run(
     formats: Sequence[str] = FORMATS,
     images: int = 200,
     test: bool = False,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Writes the network of a finished run in some `FORMATS`, and `export.json` with what was found beside them.
 
     Args:
@@ -176,7 +178,7 @@ def export_run(
     written = export(model, target, dataset.class_names, representative_data, formats=formats)
     if test:
         written = [entry | _tested(entry, target, dataset, tested_crops(trained.recipe)) for entry in written]
-    record = {"model": trained.model, "data": trained.data["name"], "files": written}
+    record: dict[str, Any] = {"model": trained.model, "data": trained.data["name"], "files": written}
     files.write_json(target / "export.json", record)
     return record | {"folder": str(target)}
 
@@ -256,7 +258,9 @@ def export(
     return written
 
 
-def _entry(name: str, path: str, size: int, checked: str, report: object = None) -> dict:
+def _entry(
+    name: str, path: str, size: int, checked: str, report: TFLiteReport | SavedModelReport | None = None
+) -> dict:
     details = {} if report is None else {"report": dataclasses.asdict(report) | {"path": path}}
     # "form" is what older records call it.
     return {"form": name, "path": path, "bytes": size, "checked": checked, **details}

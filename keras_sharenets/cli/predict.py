@@ -95,5 +95,6 @@ def read_images(paths: Sequence[str | pathlib.Path], shape: Sequence[int], *, cr
     if cropped:
         from keras_sharenets.training.data.augmentation import CENTER, crop_views
 
-        return crop_views([read_image(path, (None, None, shape[-1])) for path in paths], tuple(shape[:2]), CENTER)
+        height, width, channels = shape
+        return crop_views([read_image(path, (None, None, channels)) for path in paths], (height, width), CENTER)
     return np.stack([read_image(path, tuple(shape)) for path in paths]).astype("float32")

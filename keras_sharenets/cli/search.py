@@ -10,6 +10,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from keras_sharenets import _checks
 from keras_sharenets.cli.arguments import (
     add_data_arguments,
     add_recipe_arguments,
@@ -142,7 +143,7 @@ def run(arguments: argparse.Namespace) -> Answer | None:
         except KeyboardInterrupt:
             done = len(trials.read_all(folder))
             raise KeyboardInterrupt(f"{done} of {asked.trials} trials have ended; the same command goes on") from None
-    found = conclusion.read_conclusion(folder)
+    found = _checks.known("conclusion", conclusion.read_conclusion(folder))
     command = full_training(trials.read(folder / found["winner"] / trials.FILE), folder, record)
     text = (
         f"{_outcome(found, folder / conclusion.FOLDER)}\n"

@@ -63,5 +63,5 @@ class FileBudget:
         return _within(costs.int8_bytes, self.max_tflite_bytes) and _within(costs.latency_ms, self.max_latency_ms)
 
 
-def _within(number: float, limit: float | None) -> bool:
-    return limit is None or number <= limit
+def _within(number: float | None, limit: float | None) -> bool:
+    return limit is None or (number is not None and number <= limit)

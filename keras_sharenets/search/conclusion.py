@@ -12,7 +12,7 @@ from typing import Any
 
 import keras_tuner
 
-from keras_sharenets import files
+from keras_sharenets import _checks, files
 from keras_sharenets.search import trials
 from keras_sharenets.search.settings import Search
 from keras_sharenets.search.training import hold_out, starting_network, train, train_and_measure
@@ -60,8 +60,9 @@ def compare_finalists(search: Search, tell: Callable[[str], object]) -> tuple[tr
         return next(iter(ranked), None), []
     finalists = []
     for result in ranked:
-        accuracies = (result.accuracy, *(_accuracy(search, result, part, tell) for part in range(1, PARTS)))
-        costs = result.accuracy - result.score
+        first, score = _checks.known("accuracy", result.accuracy), _checks.known("score", result.score)
+        accuracies = (first, *(_accuracy(search, result, part, tell) for part in range(1, PARTS)))
+        costs = first - score
         finalists.append(Finalist(result.id, accuracies, statistics.mean(accuracies) - costs))
     # Of equals the one that was ahead before: sorting keeps their order.
     finalists.sort(key=lambda finalist: -finalist.score)

@@ -43,20 +43,19 @@ def _within_budget(
     space: Space, budget: Budget, input_shape: Shape, num_classes: int
 ) -> dict[tuple[Any, ...], tuple[Point, Counts]]:
     """All networks of a space within the budget, by the values chosen, in order."""
-    found, considered, smallest = {}, 0, None
+    found, everything = {}, []
     for chosen in walk(space, input_shape):
-        considered += 1
         point = as_point(space, chosen)
         counts = count(space, point, input_shape=input_shape, num_classes=num_classes)
-        if smallest is None or counts.stored_parameters < smallest.stored_parameters:
-            smallest = counts
+        everything.append(counts)
         if budget.allows(counts):
             _, *values = chosen.values()
             found[tuple(values)] = point, counts
     if not found:
+        smallest = min(everything, key=lambda counts: counts.stored_parameters)
         raise ValueError(
-            f"`budget` (={budget}) must allow a network: of the {considered:,} of the space '{space.name}' it allows "
-            f"none. The smallest has {smallest.stored_parameters:,} parameters and {smallest.multiply_adds:,} "
+            f"`budget` (={budget}) must allow a network: of the {len(everything):,} of the space '{space.name}' it "
+            f"allows none. The smallest has {smallest.stored_parameters:,} parameters and {smallest.multiply_adds:,} "
             "multiply-adds."
         )
     return found

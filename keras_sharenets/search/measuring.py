@@ -121,7 +121,8 @@ def estimate_file(model: keras.Model, dataset: Dataset) -> bytes:
 def estimate_costs(model: keras.Model, dataset: Dataset) -> FileCosts:
     """The costs of the [`estimate_file`]."""
     data = estimate_file(model, dataset)
-    return FileCosts(len(data), *latencies([data]))
+    (latency,) = latencies([data])
+    return FileCosts(len(data), latency)
 
 
 class FileLimits:
@@ -158,7 +159,7 @@ class FileLimits:
         costs = self.costs(point)
         if self.budget.allows(costs):
             return ()
-        return ("stored_parameters",) if limit is not None and costs.int8_bytes > limit else ("multiply_adds",)
+        return ("multiply_adds",) if FileBudget(limit).allows(costs) else ("stored_parameters",)
 
     def __str__(self) -> str:
         """The limits, each with the least that was measured."""

@@ -27,10 +27,11 @@ class RepeatedFailuresError(Exception):
     """Several trials in a row failed, the last one as the message says."""
 
 
-class _OneFile:
+class _OneFile(keras_tuner.Oracle):
     """Makes an oracle write all it knows, its trials too, in one step to `path`, and ask for no network twice."""
 
-    path = network = None
+    path: pathlib.Path
+    network: Callable[[Mapping[str, Any]], dict[str, Any]]
 
     def _compute_values_hash(self, values):
         # Several settings mean the same network, which would train to the same accuracy.

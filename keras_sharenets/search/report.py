@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_sharenets import files
+from keras_sharenets import _checks, files
 from keras_sharenets.cli.fit import fit_words
 from keras_sharenets.machine import describe_machine
 from keras_sharenets.rendering import figures
@@ -323,23 +323,24 @@ def draw_front(
             label=("on the front" if on_front else "other trials") + ("" if in_full else ", fewer epochs"),
         )
     across = [getattr(result, cost) / unit for result in front]
-    up = [result.accuracy for result in front]
+    up = [_checks.known("accuracy", result.accuracy) for result in front]
     axes.step(across, up, where="post", color=figures.BLUE, linewidth=1.2, zorder=2)
-    text = {"textcoords": "offset points", "fontsize": 8, "ha": "right"}
+    text: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "ha": "right"}
     for result, place in zip(front, across, strict=True):
         # Above and to the left of the front there is no trial.
         axes.annotate(result.id, (place, result.accuracy), (-4, 4), color=figures.DARK, **text)
     for index, peer in enumerate(peers):
-        place, look = getattr(peer, cost) / unit, {"color": figures.ORANGE}
+        place = getattr(peer, cost) / unit
         if peer.accuracy is None:
-            axes.axvline(place, linewidth=1, linestyle=":", zorder=1, **look)
+            axes.axvline(place, linewidth=1, linestyle=":", zorder=1, color=figures.ORANGE)
             # The lines of others do not go through the name.
             box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-            where = (place, 0.04 + 0.07 * index, f"{peer.name}, accuracy unknown ")
-            axes.text(*where, transform=axes.get_xaxis_transform(), ha="right", fontsize=8, zorder=2, bbox=box, **look)
+            look = {"color": figures.ORANGE, "fontsize": 8, "ha": "right", "bbox": box, "zorder": 2}
+            name = f"{peer.name}, accuracy unknown "
+            axes.text(place, 0.04 + 0.07 * index, name, None, transform=axes.get_xaxis_transform(), **look)
         else:
-            axes.scatter([place], [peer.accuracy], marker="s", s=32, zorder=3, **look)
-            axes.annotate(f"{peer.name}, test split", (place, peer.accuracy), (-6, -3), **look, **text)
+            axes.scatter([place], [peer.accuracy], marker="s", s=32, zorder=3, color=figures.ORANGE)
+            axes.annotate(f"{peer.name}, test split", (place, peer.accuracy), (-6, -3), color=figures.ORANGE, **text)
     axes.set_xscale("log")
     figures.log_ticks(axes.xaxis)
     figures.percent(axes.yaxis)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import grpc
 import keras_tuner
 
+from keras_sharenets import _checks
 from keras_sharenets.search import trials
 from keras_sharenets.search.budgets import FileBudget
 from keras_sharenets.search.hypermodel import SpaceHyperModel
@@ -92,10 +93,12 @@ class _Tuner(keras_tuner.Tuner):
 
     def run_trial(self, trial, **options):
         search, draft = self.search_settings, self._draft(trial)
-        known = trials.read(search.folder / draft.id / trials.FILE)
-        # Written down, but killed before the oracle knew.
-        if known is not None and known.state == "finished" and known.settings == draft.settings:
-            return known.score
+        written = search.folder / draft.id / trials.FILE
+        if written.is_file():
+            known = trials.read(written)
+            # Written down, but killed before the oracle knew.
+            if known.state == "finished" and known.settings == draft.settings:
+                return known.score
         self.tell(draft)
         try:
             result = self._run(draft)
@@ -127,7 +130,10 @@ class _Tuner(keras_tuner.Tuner):
             first_epoch=first_epoch,
             last_epoch=draft.epochs,
         )
-        halvings = math.log2(costs.int8_bytes) + math.log2(costs.latency_ms) if search.halving_worth else 0
+        halvings = 0.0
+        if search.halving_worth:
+            halvings = math.log2(_checks.known("int8_bytes", costs.int8_bytes))
+            halvings += math.log2(_checks.known("latency_ms", costs.latency_ms))
         return dataclasses.replace(
             draft,
             state="finished",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from keras_sharenets import files
+from keras_sharenets import _checks, files
 from keras_sharenets.training.run.record import as_tuples
 
 FILE = "trial.json"
@@ -66,14 +67,14 @@ def write(result: Result, folder: pathlib.Path) -> None:
     files.write_json(folder / result.id / FILE, dataclasses.asdict(result))
 
 
-def read(path: pathlib.Path) -> Result | None:
-    """What is in a `trial.json`; `None` if there is no such file.
+def read(path: pathlib.Path) -> Result:
+    """What is in a `trial.json`.
 
     Raises:
-        ValueError: it is not the record of a trial.
+        ValueError: there is no such file, or it is not the record of a trial.
     """
     if not path.is_file():
-        return None
+        raise ValueError(f"There is no {path}.")
     try:
         values = json.loads(path.read_text())
         return Result(**{field.name: values[field.name] for field in dataclasses.fields(Result)})
@@ -109,7 +110,11 @@ def longest(results: Sequence[Result]) -> list[Result]:
 
 def ranked(results: Sequence[Result]) -> list[Result]:
     """The candidates, that with the highest score first, of equal ones that with the smallest file."""
-    return sorted(candidates(results), key=lambda result: (-result.score, result.int8_bytes or 0))
+
+    def place(result: Result) -> tuple[float, int]:
+        return -_checks.known("score", result.score), result.int8_bytes or 0
+
+    return sorted(candidates(results), key=place)
 
 
 def pareto_front(results: Sequence[Result], cost: str) -> list[Result]:
@@ -120,8 +125,14 @@ def pareto_front(results: Sequence[Result], cost: str) -> list[Result]:
         cost: `"int8_bytes"` or `"latency_ms"`, or another field that is a number; trials without it are left out.
     """
     front = []
-    known = [result for result in candidates(results) if getattr(result, cost) is not None]
-    for result in sorted(known, key=lambda result: (getattr(result, cost), -result.accuracy)):
-        if not front or result.accuracy > front[-1].accuracy:
+    known = [
+        (getattr(result, cost), _checks.known("accuracy", result.accuracy), result)
+        for result in candidates(results)
+        if getattr(result, cost) is not None
+    ]
+    most = -math.inf
+    for _, accuracy, result in sorted(known, key=lambda entry: (entry[0], -entry[1])):
+        if accuracy > most:
             front.append(result)
+            most = accuracy
     return front

@@ -221,7 +221,7 @@ def check(space: Space, point: Point, *, input_shape: Sequence[int] = IMAGE) -> 
         ...
     ValueError: `blocks_per_stage` (=3) must be one of 2, 4, 6, 8.
     """
-    chosen = {"input_shape": check_image_shape(input_shape)}
+    chosen: dict[str, Any] = {"input_shape": check_image_shape(input_shape)}
     lengths = {}
     for choice in space.choices:
         if choice.when is not None and choice.when != chosen["network"]:
@@ -263,7 +263,8 @@ def count(space: Space, point: Point, *, input_shape: Shape = IMAGE, num_classes
     for parameters, multiply_adds in space.costs(network, arguments, input_shape, num_classes):
         stored += parameters
         products += multiply_adds
-    return Counts(stored, products, *(space.connections(arguments) if space.connections else ()))
+    density, one_path = space.connections(arguments) if space.connections else (None, None)
+    return Counts(stored, products, density, one_path)
 
 
 def kernel_parameters(space: Space, point: Point, *, input_shape: Shape = IMAGE, num_classes: int = 10) -> int:
