@@ -26,6 +26,10 @@ def check(arguments: argparse.Namespace) -> None:
         raise ValueError("Either NAME or `--from-trial DIR/ID` must be given, and not both.")
     if not arguments.output.endswith(".keras"):
         raise ValueError(f"`--output` (={arguments.output}) must end in `.keras`.")
+    if arguments.name is not None:
+        from keras_sharenets.models import find_variant
+
+        find_variant(arguments.name)
 
 
 def run(arguments: argparse.Namespace) -> Answer:

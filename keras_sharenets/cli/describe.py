@@ -17,6 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("text", "csv", "json"), default="text", help="of the text (default: text)")
 
 
+def check(arguments: argparse.Namespace) -> None:
+    from keras_sharenets.models import find_variant
+
+    if not arguments.target.endswith((".tflite", ".keras")):
+        find_variant(arguments.target)
+
+
 def run(arguments: argparse.Namespace) -> Answer:
     if arguments.target.endswith(".tflite"):
         from keras_sharenets import mobile

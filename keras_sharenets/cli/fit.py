@@ -22,6 +22,7 @@ from keras_sharenets.cli.arguments import (
     parse_option,
 )
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.models import find_variant
 from keras_sharenets.training.recipes.named import RECIPES, changed_fields
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.record import STRATEGIES, TENSORBOARD, Run, RunOptions, as_tuples, read_metrics
@@ -70,6 +71,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
 
 
+def check(arguments: argparse.Namespace) -> None:
+    if arguments.resume is not None:
+        return
+    for name in ("model", "data", "output"):
+        if getattr(arguments, name) is None:
+            raise ValueError(f"`--{name}` is needed for a new run; `--resume RUN_DIR` continues an old one.")
+    find_variant(arguments.model)
+    named_recipe(arguments)
+
+
 def run(arguments: argparse.Namespace) -> Answer:
     """What is cheap to check is checked first; then the data is loaded and the network trained."""
     output = pathlib.Path(arguments.resume or arguments.output or ".")
@@ -86,22 +97,16 @@ def run(arguments: argparse.Namespace) -> Answer:
 
 
 def _begin(arguments: argparse.Namespace) -> Run:
-    for name in ("model", "data", "output"):
-        if getattr(arguments, name) is None:
-            raise ValueError(f"`--{name}` is needed for a new run; `--resume RUN_DIR` continues an old one.")
-    from keras_sharenets.models import find_variant
     from keras_sharenets.training.devices.devices import connect
     from keras_sharenets.training.run.fit import check_output, check_tensorboard, fit
 
     output = check_output(arguments.output)
-    find_variant(arguments.model)
     options = dict(map(parse_option, arguments.model_option))
     names = [field.name for field in dataclasses.fields(RunOptions)]
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     run_options = RunOptions(**given | {"jit_compile": JIT_COMPILE[arguments.jit_compile or "auto"]})
     check_tensorboard(run_options.tensorboard)
     connect(run_options.strategy)  # Before anything is computed, so before there are data.
-    named_recipe(arguments)  # An error of it comes before the data are read.
     dataset = load_data(data_source(arguments))
     recipe = chosen_recipe(arguments, arguments.model, dataset.name)
     return fit(arguments.model, dataset, output, recipe=recipe, options=options, run_options=run_options)

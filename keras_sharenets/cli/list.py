@@ -9,6 +9,8 @@ import argparse
 
 from keras_sharenets.cli.command import Answer
 
+NEEDS_KERAS = False
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_pattern(parser)

@@ -19,6 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--update", metavar="FILE", help="replace the tables between the markers of a Markdown file")
 
 
+def check(arguments: argparse.Namespace) -> None:
+    matching_names(arguments.pattern)
+
+
 def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets import files
     from keras_sharenets.analysis import catalogue

@@ -1,13 +1,22 @@
-"""Networks: one factory a family, and every network of the papers by name."""
+"""Networks: one factory a family, and every network of the papers by name.
 
-from keras_sharenets.models.base import CommonArguments
-from keras_sharenets.models.baselines import IGCV3, MobileNetV2, ShuffleNetV2
-from keras_sharenets.models.hgcnet import HGCNet
-from keras_sharenets.models.hscnet import HSCNet
-from keras_sharenets.models.igcnet import IGCNet, PlainIGCNet
+The names are there at once: Keras is imported with the first factory that is asked for.
+"""
+
+import importlib as _importlib
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from keras_sharenets.models.registry import create_model, find_family, find_variant, list_models
-from keras_sharenets.models.shardnet import ShardDeepResNet, ShardResNet, ShardVGGNet
-from keras_sharenets.models.sharesnet import PreActResNet, ResNet, WideResNet
+
+if _TYPE_CHECKING:
+    from keras_sharenets.models.base import CommonArguments
+    from keras_sharenets.models.baselines.mobile_networks import IGCV3, MobileNetV2, ShuffleNetV2
+    from keras_sharenets.models.hgcnet.hgcnet import HGCNet
+    from keras_sharenets.models.hscnet.hscnet import HSCNet
+    from keras_sharenets.models.igcnet.igcnet import IGCNet, PlainIGCNet
+    from keras_sharenets.models.shardnet.resnets import ShardDeepResNet, ShardResNet
+    from keras_sharenets.models.shardnet.vgg import ShardVGGNet
+    from keras_sharenets.models.sharesnet.resnets import PreActResNet, ResNet, WideResNet
 
 __all__ = [
     "IGCV3",
@@ -29,3 +38,25 @@ __all__ = [
     "find_variant",
     "list_models",
 ]
+# Where the rest of these is.
+_HOMES = {
+    "base": ("CommonArguments",),
+    "baselines.mobile_networks": ("IGCV3", "MobileNetV2", "ShuffleNetV2"),
+    "hgcnet.hgcnet": ("HGCNet",),
+    "hscnet.hscnet": ("HSCNet",),
+    "igcnet.igcnet": ("IGCNet", "PlainIGCNet"),
+    "shardnet.resnets": ("ShardDeepResNet", "ShardResNet"),
+    "shardnet.vgg": ("ShardVGGNet",),
+    "sharesnet.resnets": ("PreActResNet", "ResNet", "WideResNet"),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(_importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,16 +1,19 @@
-"""Networks by name."""
+"""Networks by name. Names, families and what papers print are known without Keras; a factory imports it."""
+
+from __future__ import annotations
 
 import difflib
 import fnmatch
+import heapq
 import inspect
 from collections.abc import Mapping
-from typing import Any
-
-import keras
+from typing import TYPE_CHECKING, Any
 
 from keras_sharenets.models import baselines, hgcnet, hscnet, igcnet, shardnet, sharesnet
-from keras_sharenets.models.base import CommonArguments
 from keras_sharenets.models.variant import Family, Variant
+
+if TYPE_CHECKING:
+    import keras
 
 FAMILIES = {
     "hscnet": Family(
@@ -68,8 +71,10 @@ def list_models(pattern: str = "*") -> list[str]:
 def find_variant(name: str) -> Variant:
     """The `Variant` of that name; a `ValueError` with the nearest names if there is none."""
     if name not in VARIANTS:
-        longer = list_models(f"{name}*")[:3]
-        near = longer or difflib.get_close_matches(str(name), VARIANTS, n=3, cutoff=0.4)
+        # Who types the beginning of a name, right or nearly so, gets those that go on from there.
+        beginnings = {known: known[: len(str(name))] for known in list_models()}
+        likeness = {known: difflib.SequenceMatcher(None, str(name), text).ratio() for known, text in beginnings.items()}
+        near = [known for known in heapq.nlargest(3, likeness, likeness.__getitem__) if likeness[known] >= 0.4]
         hint = f"Did you mean {', '.join(map(repr, near))}?" if near else "`list_models()` lists all."
         raise ValueError(f"`name` (={name!r}) is not a known model. {hint}")
     return VARIANTS[name]
@@ -130,6 +135,8 @@ def create_model(name: str, /, **overrides: Any) -> keras.Model:
     >>> model.name, model.output_shape
     ('hscnet_m32_g4_r2_b1_a2', (None, 100))
     """
+    from keras_sharenets.models.base import CommonArguments
+
     variant = find_variant(name)
     overrides = current_arguments(overrides)
     known = (*own_arguments(name), *CommonArguments.__annotations__)

@@ -1,10 +1,14 @@
 """What a named network is: a factory, its arguments, and what its paper says of it."""
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from __future__ import annotations
 
-import keras
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +34,8 @@ class Variant:
     """One named network.
 
     Attributes:
-        factory: function with keyword-only arguments that returns a functional `keras.Model`.
+        factory_name: the name in `keras_sharenets.models` of `factory`. A name, so that a table of networks is there
+            without Keras.
         arguments: those arguments of `factory` that make this variant, beside `num_classes` and `input_shape`.
         configurations: `create_model` builds the first unless told otherwise.
         count_rule: what the paper counts, a key of `keras_sharenets.analysis.counting.RULES`.
@@ -39,12 +44,17 @@ class Variant:
             `None` where there is none of that name, or where this one shares nothing itself.
     """
 
-    factory: Callable[..., keras.Model]
+    factory_name: str
     arguments: Mapping[str, Any]
     configurations: tuple[Configuration, ...] = (Configuration(),)
     count_rule: str = "trainable"
     note: str = ""
     unshared: str | None = None
+
+    @property
+    def factory(self) -> Callable[..., keras.Model]:
+        """The function with keyword-only arguments that returns a functional `keras.Model`."""
+        return getattr(importlib.import_module("keras_sharenets.models"), self.factory_name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,6 +53,17 @@ def check_what_answers_at_once():
     assert status == 0
     assert "--representative-data" in text
     assert "--checkpoint-steps" in text
+    misspelled = (
+        ("describe", "hscnet_m23"),
+        ("create", "hscnet_m23", "--output", "net.keras"),
+        ("fit", "--model", "hscnet_m23", "--data", "digits", "--output", "run"),
+    )
+    for words in misspelled:
+        status, _, text = answer(*words)
+        assert status == 2, words
+        assert text.startswith("error: `name` (='hscnet_m23') is not a known model. Did you mean 'hscnet_m"), text
+    assert answer("table", "hscnet_m23*")[2].startswith("error: `pattern` (='hscnet_m23*') matches no model")
+    assert answer("list", "hscnet_m32*")[1].startswith("hscnet_m32_g4_r2_b1_a2")
     assert answer("recipes", "fast")[1].startswith("fast: ")
     heavy = {"keras", "tensorflow", "jax", "numpy", "PIL", "sklearn", "matplotlib"} & set(sys.modules)
     assert not heavy, heavy
@@ -64,7 +75,6 @@ def check_what_needs_no_tensorflow(folder, saved):
     keras = importlib.import_module("keras")
     loaded = keras.saving.load_model(saved, compile=False)
     assert "HighlySharedConv2D" in {type(layer).__name__ for layer in loaded.layers}
-    assert answer("list", "hscnet_m32*")[1].startswith("hscnet_m32_g4_r2_b1_a2")
     assert "50,922" in answer("describe", "hscnet_m32_g4_r2_b1_a2")[1]
     if "PLAIN" in os.environ:
         sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "training"))

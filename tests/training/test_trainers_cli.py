@@ -117,7 +117,7 @@ FIT = ["fit", "--model", MODEL, "--data", "digits", "--output", "run"]
             "error: There is no CIFAR-10 in the data directory empty:",
         ),
         ([*FIT, "--output", "full"], "error: The output directory full exists and is not an empty folder."),
-        ([*FIT, "--output", "full", "--model", "x"], "error: The output directory full exists"),
+        ([*FIT, "--output", "full", "--model", "x"], "error: `name` (='x') is not a known model."),
         ([*FIT, "--model-option", "width"], "error: `--model-option` (='width') must be KEY=VALUE."),
         ([*FIT, "--model-option", "depth=3"], f"error: {MODEL} has no option `depth`. Did you mean"),
         ([*FIT, "--epochs", "0"], "error: `epochs` (=0) must be a positive integer."),

@@ -8,10 +8,7 @@ deepest networks, which stay 2 and 4 % below.
 
 from typing import Any
 
-from keras_sharenets.models.hgcnet.hgcnet import HGCNet
 from keras_sharenets.models.variant import Configuration, Variant
-
-__all__ = ["VARIANTS", "HGCNet"]
 
 # No rule that counts layers gives 42, 67 and 91 for equal steps in depth, so names and modules are paired by hand.
 _MODULES = {42: (9, 5, 7), 67: (13, 9, 11), 91: (17, 13, 15)}
@@ -21,7 +18,7 @@ def _variant(
     depth: int, groups: int, *configurations: Configuration, hierarchical: bool = True, note: str = "", **more: Any
 ) -> Variant:
     sharing = {"groups": groups, "hierarchical": hierarchical, "blocks_per_stage": _MODULES[depth]}
-    return Variant(HGCNet, {**sharing, **more}, configurations or (Configuration(),), "trainable_without_bn", note)
+    return Variant("HGCNet", {**sharing, **more}, configurations or (Configuration(),), "trainable_without_bn", note)
 
 
 def _cifar10(published: str) -> Configuration:

@@ -6,10 +6,7 @@ The paper leaves its transition modules, shortcuts, stem and batch normalization
 
 from typing import Any
 
-from keras_sharenets.models.hscnet.hscnet import HSCNet
 from keras_sharenets.models.variant import Configuration, Variant
-
-__all__ = ["VARIANTS", "HSCNet"]
 
 
 def _variant(
@@ -24,7 +21,7 @@ def _variant(
     **more: Any,
 ) -> Variant:
     sharing = {"width": width, "groups": groups, "channel_repeats": channel_repeats, "alpha": alpha, "star": star}
-    return Variant(HSCNet, {**sharing, **more}, configurations, note=note)
+    return Variant("HSCNet", {**sharing, **more}, configurations, note=note)
 
 
 def _imagenet32(published: str) -> Configuration:

@@ -8,10 +8,9 @@ its counts. It counts the kernels of convolutions alone, the stem's and the shor
 
 from typing import Any
 
-from keras_sharenets.models.igcnet.igcnet import STAGES, IGCNet, PlainIGCNet
 from keras_sharenets.models.variant import Configuration, Variant
 
-__all__ = ["VARIANTS", "IGCNet", "PlainIGCNet"]
+STAGES = 3
 
 
 def _variants(name: str, block: str, width: int, published: dict[int, str], **more: Any) -> dict[str, Variant]:
@@ -20,14 +19,14 @@ def _variants(name: str, block: str, width: int, published: dict[int, str], **mo
     for depth, printed in published.items():
         arguments = {"block": block, "width": width, "blocks_per_stage": (depth - 2) // STAGES, **more}
         configurations = (Configuration(100, published=printed),)
-        variants[f"{name}_d{depth}"] = Variant(IGCNet, arguments, configurations, "conv_kernels")
+        variants[f"{name}_d{depth}"] = Variant("IGCNet", arguments, configurations, "conv_kernels")
     return variants
 
 
 def _plain(block: str, width: int, branch_channels: tuple[int, ...] | None, weights: int, printed: int) -> Variant:
     arguments = {"block": block, "width": width, "branch_channels": branch_channels}
     note = f"a block has {weights:,} weights; the paper prints about {printed:,}"
-    return Variant(PlainIGCNet, arguments, (Configuration(100),), "conv_kernels", note)
+    return Variant("PlainIGCNet", arguments, (Configuration(100),), "conv_kernels", note)
 
 
 def _squares(*sizes: int) -> tuple[tuple[int, int], ...]:

@@ -9,12 +9,11 @@ import keras
 
 from keras_sharenets import _checks
 from keras_sharenets.models import base
+from keras_sharenets.models.igcnet import STAGES
 from keras_sharenets.models.igcnet import blocks as igcnet_blocks
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-STAGES = 3
 
 
 def _branches_of_stages(

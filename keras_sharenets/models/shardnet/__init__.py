@@ -6,11 +6,7 @@ layers too. The number behind them is that of the convolutions or blocks per lev
 
 from typing import Any
 
-from keras_sharenets.models.shardnet.resnets import ShardDeepResNet, ShardResNet
-from keras_sharenets.models.shardnet.vgg import ShardVGGNet
 from keras_sharenets.models.variant import Configuration, Variant
-
-__all__ = ["VARIANTS", "ShardDeepResNet", "ShardResNet", "ShardVGGNet"]
 
 _RULE = "conv_kernels_and_biases"
 _E = {"share": "none", "blending": False}
@@ -38,17 +34,17 @@ def _vggnet(
     unshared: str | None = None,
     **more: Any,
 ) -> Variant:
-    return Variant(ShardVGGNet, {"width": width, **letters, **more}, configurations, _RULE, note, unshared)
+    return Variant("ShardVGGNet", {"width": width, **letters, **more}, configurations, _RULE, note, unshared)
 
 
 def _e_resnet(blocks_per_stage: int, width: int, num_classes: int, published: str) -> Variant:
     arguments = {"width": (width, 2 * width, 4 * width), "share": "none", "blocks_per_stage": blocks_per_stage}
-    return Variant(ShardResNet, arguments, (_cifar(published, num_classes=num_classes),), _RULE)
+    return Variant("ShardResNet", arguments, (_cifar(published, num_classes=num_classes),), _RULE)
 
 
 def _sl_resnet(blocks_per_stage: int, width: int, *configurations: Configuration) -> Variant:
     arguments = {"width": width, "share": "spatial", "blocks_per_stage": blocks_per_stage}
-    return Variant(ShardResNet, arguments, configurations, _RULE)
+    return Variant("ShardResNet", arguments, configurations, _RULE)
 
 
 def _deep(
@@ -59,7 +55,7 @@ def _deep(
     note: str = "",
 ) -> Variant:
     arguments = {"width": width, "share": share, "bottleneck": bottleneck}
-    return Variant(ShardDeepResNet, arguments, configurations, _RULE, note)
+    return Variant("ShardDeepResNet", arguments, configurations, _RULE, note)
 
 
 _VGG16 = (64, 128, 256, 512, 512)

@@ -5,15 +5,12 @@ first block of a stage out, those of bottlenecks for ImageNet the first where it
 """
 
 from keras_sharenets import _checks
-from keras_sharenets.models.sharesnet.resnets import PreActResNet, ResNet, WideResNet, stage_blocks
 from keras_sharenets.models.variant import Configuration, Variant
-
-__all__ = ["VARIANTS", "PreActResNet", "ResNet", "WideResNet", "nominal_convolutions", "stage_blocks"]
 
 
 def _preact(depth: int, share: str, published: str, unshared: str | None = None) -> Variant:
     configurations = (Configuration(10, published=published),)
-    return Variant(PreActResNet, {"depth": depth, "share": share}, configurations, unshared=unshared)
+    return Variant("PreActResNet", {"depth": depth, "share": share}, configurations, unshared=unshared)
 
 
 def _wide(
@@ -27,12 +24,12 @@ def _wide(
 ) -> Variant:
     arguments = {"depth": depth, "width_multiplier": width_multiplier, "share": share}
     configurations = (Configuration(num_classes, published=published),)
-    return Variant(WideResNet, arguments, configurations, note=note, unshared=unshared)
+    return Variant("WideResNet", arguments, configurations, note=note, unshared=unshared)
 
 
 def _imagenet(depth: int, share: str, published: str, unshared: str | None = None) -> Variant:
     configurations = (Configuration(1000, (224, 224, 3), published),)
-    return Variant(ResNet, {"depth": depth, "share": share}, configurations, unshared=unshared)
+    return Variant("ResNet", {"depth": depth, "share": share}, configurations, unshared=unshared)
 
 
 VARIANTS = {
@@ -54,7 +51,7 @@ VARIANTS = {
     "resnet_152": _imagenet(152, "none", "60.2M"),
     "sharesnet_152": _imagenet(152, "stride1", "36.8M", "resnet_152"),
 }
-_NETWORKS = {PreActResNet: "preact_resnet", WideResNet: "wide_resnet", ResNet: "resnet"}
+_NETWORKS = {"PreActResNet": "preact_resnet", "WideResNet": "wide_resnet", "ResNet": "resnet"}
 
 
 def nominal_convolutions(name: str) -> int:
@@ -70,9 +67,11 @@ def nominal_convolutions(name: str) -> int:
     >>> nominal_convolutions("resnet_164"), nominal_convolutions("sharesnet_164")
     (164, 113)
     """
+    from keras_sharenets.models.sharesnet.resnets import stage_blocks  # Imports Keras.
+
     _checks.one_of("name", name, tuple(VARIANTS))
     variant = VARIANTS[name]
     depth = variant.arguments["depth"]
     if variant.arguments["share"] == "none":
         return depth
-    return depth - sum(count - 1 for count in stage_blocks(_NETWORKS[variant.factory], depth))
+    return depth - sum(count - 1 for count in stage_blocks(_NETWORKS[variant.factory_name], depth))
