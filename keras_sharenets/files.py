@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import uuid
 import zipfile
 from collections.abc import Iterable
 from typing import Any
@@ -19,15 +20,29 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     """Writes `data` to `path` in one step; folders on the way are made."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _partial(path)
     try:
-        with open(partial, "wb") as file:
+        with open(partial, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _partial(path: pathlib.Path) -> pathlib.Path:
+    """A name beside `path` that nobody else takes: processes of two containers may have the same number."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:16]}.partial")
+
+
+def remove_partials(folder: str | os.PathLike) -> None:
+    """Removes what killed processes left half-written in a folder; nobody else may be writing there."""
+    for leftover in pathlib.Path(folder).rglob(".*.partial"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -89,7 +104,7 @@ def replace_folder(source: str | os.PathLike, target: str | os.PathLike) -> None
     """Moves the finished folder `source` to `target`, which must not exist; across file systems it is copied."""
     target = pathlib.Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = _partial(target)
     try:
         shutil.copytree(source, partial)
         os.replace(partial, target)

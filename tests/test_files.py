@@ -1,5 +1,6 @@
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -49,6 +50,26 @@ def test_folder_is_replaced_as_a_whole(tmp_path):
     files.replace_folder(tmp_path / "made", tmp_path / "deep" / "target")
     assert (tmp_path / "deep" / "target" / "inner" / "a.txt").read_text() == "a"
     assert os.listdir(tmp_path / "deep") == ["target"]
+
+
+def test_what_two_processes_of_one_number_write_is_kept_apart(tmp_path, monkeypatch):
+    """In two containers, process 7 is not one and the same."""
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    seen, replace = set(), os.replace
+
+    def look(source, target):
+        seen.add(pathlib.Path(source).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", look)
+    for text in ("a", "b"):
+        files.write_text(tmp_path / "a.txt", text)
+    assert len(seen) == 2
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / ".a.txt.7.partial").write_text("half")
+    (tmp_path / ".folder.7.partial").mkdir()
+    files.remove_partials(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.txt", "deep"]
 
 
 WRITER = """

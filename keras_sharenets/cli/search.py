@@ -6,11 +6,12 @@ sharenets search --space hscnet --data digits --tuner hyperband --trials 12 --ou
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from keras_sharenets import _checks
+from keras_sharenets import _checks, files
 from keras_sharenets.cli.arguments import (
     add_data_arguments,
     add_recipe_arguments,
@@ -20,10 +21,12 @@ from keras_sharenets.cli.arguments import (
 )
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.cli.enumerate import add_space_arguments, checked_budget
+from keras_sharenets.folder_lock import hold_folder
 from keras_sharenets.search.budgets import FileBudget
 from keras_sharenets.search.settings import TUNERS, check_numbers
 
 if TYPE_CHECKING:
+    from keras_sharenets.search.settings import Search
     from keras_sharenets.search.trials import Result
 
 _NUMBERS = ("trials", "seed", "validation", "halving_worth", "finalists")
@@ -105,6 +108,28 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def _run_trials(asked: Search) -> bool:
+    """Runs what is left of a search, or this process's share; returns whether it has come to its end."""
+    from keras_sharenets.search import conclusion, search, trials
+
+    done = len(trials.read_all(asked.folder))
+    _say(f"{asked.space} on {asked.dataset.name}: {done} of {asked.trials} trials have ended")
+    try:
+        search.run(asked, lambda result: _say(_trial_line(result)))
+        if search.process_role() == "worker":
+            _say("no trial is left")
+            return False
+        done = len(trials.read_all(asked.folder))
+        if done < asked.trials:
+            _say(f"{done} trials: no other network is within the limits")
+        conclusion.conclude(asked, _say)
+    except KeyboardInterrupt as stop:
+        done = len(trials.read_all(asked.folder))
+        stop.args = (f"{done} of {asked.trials} trials have ended; the same command goes on",)
+        raise
+    return True
+
+
 def run(arguments: argparse.Namespace) -> Answer | None:
     """Says two lines a trial; the answer is the winner with its accuracy on the test split."""
     from keras_sharenets.search import conclusion, search, settings, trials
@@ -127,22 +152,15 @@ def run(arguments: argparse.Namespace) -> Answer | None:
     )
     search.check(asked)
     record = settings.record(asked, source)
-    settings.claim_folder(folder, record)
-    if conclusion.read_conclusion(folder) is None:
-        done = len(trials.read_all(folder))
-        _say(f"{asked.space} on {dataset.name}: {done} of {asked.trials} trials have ended")
-        try:
-            search.run(asked, lambda result: _say(_trial_line(result)))
-            if role == "worker":
-                _say("no trial is left")
-                return None
-            done = len(trials.read_all(folder))
-            if done < asked.trials:
-                _say(f"{done} trials: no other network is within the limits")
-            conclusion.conclude(asked, _say)
-        except KeyboardInterrupt:
-            done = len(trials.read_all(folder))
-            raise KeyboardInterrupt(f"{done} of {asked.trials} trials have ended; the same command goes on") from None
+    # A worker writes into the folder of its chief.
+    with contextlib.nullcontext() if role == "worker" else hold_folder(folder):
+        if role != "worker":
+            settings.forget_unbegun(folder, record)
+        settings.claim_folder(folder, record)
+        if role == "alone":
+            files.remove_partials(folder)
+        if conclusion.read_conclusion(folder) is None and not _run_trials(asked):
+            return None
     found = _checks.known("conclusion", conclusion.read_conclusion(folder))
     command = full_training(trials.read(folder / found["winner"] / trials.FILE), folder, record)
     text = (

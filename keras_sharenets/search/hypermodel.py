@@ -9,6 +9,7 @@ networks.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,7 @@ _COLUMNS = ("stored_parameters", "multiply_adds")
 _SHRINK = 0.9
 
 
+@functools.lru_cache(maxsize=1)
 def _within_budget(
     space: Space, budget: Budget, input_shape: Shape, num_classes: int
 ) -> dict[tuple[Any, ...], tuple[Point, Counts]]:

@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import keras_tuner
@@ -51,10 +52,7 @@ class _Tuner(keras_tuner.Tuner):
         self.tell = tell
         self.failure = ""
         self.held = hold_out(search.dataset, search.validation, search.seed)
-        self.sizes = {
-            "input_shape": input_shape(search.dataset, search.recipe),
-            "num_classes": len(search.dataset.class_names),
-        }
+        self.sizes = _sizes(search)
         limits = None
         if search.file_budget != FileBudget():
             # An interrupted search of an older version goes on with what it has measured.
@@ -171,14 +169,21 @@ class _Tuner(keras_tuner.Tuner):
         )
 
 
+def _sizes(search: Search) -> dict[str, Any]:
+    """What the data give to a network."""
+    shape = input_shape(search.dataset, search.recipe)
+    return {"input_shape": shape, "num_classes": len(search.dataset.class_names)}
+
+
 def check(search: Search) -> None:
-    """Raises a `ValueError` where the recipe or the backend does not suit a search."""
+    """Raises a `ValueError` where the recipe or the backend does not suit a search, or the budget has no network."""
     if search.recipe.schedule == "plateau":
         raise ValueError("`schedule` (='plateau') watches one long training: a search needs another, 'cosine' for one.")
     wanted = {**dataclasses.asdict(search.file_budget), "halving_worth": search.halving_worth or None}
     for name, value in wanted.items():
         if value is not None and not writes_files():
             raise ValueError(f"`{name}` (={value}) is about int8 files, which need the TensorFlow backend.")
+    SpaceHyperModel(search.space, budget=search.budget, **_sizes(search))
 
 
 def run(search: Search, tell: Callable[[trials.Result], object]) -> None:

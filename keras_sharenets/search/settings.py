@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from keras_sharenets import _checks
+from keras_sharenets import _checks, files
+from keras_sharenets.folder_lock import is_unused
 from keras_sharenets.search.budgets import Budget, FileBudget
 
 if TYPE_CHECKING:
@@ -92,23 +94,39 @@ def claim_folder(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: the folder holds another search, or something else.
     """
-    from keras_sharenets import files
-
     path = folder / FILE
     if not path.is_file():
         # Processes of one search may start at once.
-        if folder.exists() and not all(entry.name.endswith(".partial") for entry in folder.iterdir()):
+        if not is_unused(folder):
             raise ValueError(f"`output` (={folder}) must be an empty folder or that of a search.")
         files.write_json(path, settings)
         return
-    before = read(folder)
+    for name, given, recorded in _differences(settings, read(folder)):
+        raise ValueError(
+            f"`{name}` (={given}) must be that of the search in {folder} (={recorded}). Choose another `--output` for "
+            "another search."
+        )
+
+
+def forget_unbegun(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
+    """Removes the record of another search that has no trial yet, with what it has measured.
+
+    Limits on files may turn out to allow no network: with others, the same folder will do. Only the process that holds
+    the folder may call this.
+    """
+    path = folder / FILE
+    begun = (folder / "oracle.json").exists() or any(folder.glob("*/trial.json"))
+    if path.is_file() and not begun and any(_differences(settings, read(folder))):
+        shutil.rmtree(folder / "estimates", ignore_errors=True)
+        path.unlink()
+
+
+def _differences(settings: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Name, value and recorded value of what makes it another search than before."""
     given, recorded = (values | values["recipe"] for values in (settings, before))
     for name in given.keys() - {"recipe", "source"}:
         if given[name] != recorded.get(name):
-            raise ValueError(
-                f"`{name}` (={given[name]}) must be that of the search in {folder} (={recorded.get(name)}). Choose "
-                "another `--output` for another search."
-            )
+            yield name, given[name], recorded.get(name)
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:

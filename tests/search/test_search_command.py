@@ -12,7 +12,8 @@ import keras_sharenets as ksn
 from keras_sharenets import cli as sharenets
 from keras_sharenets import files
 from keras_sharenets.cli.command import make_parser
-from keras_sharenets.search import conclusion, search, training, trials
+from keras_sharenets.folder_lock import hold_folder
+from keras_sharenets.search import conclusion, search, settings, training, trials
 from keras_sharenets.search.measuring import PEERS
 from keras_sharenets.search.training import train
 from keras_sharenets.training.data.sources import load
@@ -215,6 +216,7 @@ def test_interrupted_search_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         (["--validation", "0"], "`validation` (=0.0) must be a number above 0"),
         (["--halving-worth", "-1"], "`halving_worth` (=-1.0) must be"),
         (["--max-parameters", "0"], "`max_parameters` (=0) must be"),
+        (["--max-parameters", "10"], "must allow a network: of the 1,092 of the space 'shardnet' it allows none"),
         (["--max-latency-ms", "0"], "`max_latency_ms` (=0.0) must be"),
         (["--seed", "-1"], "`seed` (=-1) must be"),
         (["--data", "nowhere"], "`data` (='nowhere')"),
@@ -228,6 +230,28 @@ def test_bad_input_is_one_line_and_leaves_nothing(arguments, message, tmp_path, 
     assert output.err.startswith("error: ")
     assert message in output.err
     assert output.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_search_without_a_trial_gives_way_to_another(tmp_path):
+    """Limits on files may turn out to allow no network when they have been measured."""
+    folder, before = tmp_path / "run", {"seed": 0, "recipe": {}}
+    files.write_json(folder / "estimates" / "1.json", {})
+    files.write_json(folder / "search.json", before)
+    settings.forget_unbegun(folder, before)
+    assert settings.read(folder) == before
+    settings.forget_unbegun(folder, before | {"seed": 1})
+    assert list(folder.iterdir()) == []
+    settings.claim_folder(folder, before)
+    files.write_json(folder / "oracle.json", {})
+    settings.forget_unbegun(folder, before | {"seed": 1})
+    assert settings.read(folder) == before
+
+
+def test_two_searches_in_one_folder(tmp_path, capsys):
+    with hold_folder(tmp_path / "run"):
+        assert main(["search", *TINY, "--output", str(tmp_path / "run")]) == 2
+    assert re.fullmatch(r"error: The folder \S*run is in use by process .*\n", capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
 
 

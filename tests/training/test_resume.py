@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 from keras_sharenets import files
+from keras_sharenets.folder_lock import hold_folder
+from keras_sharenets.training.devices.devices import Devices
 from keras_sharenets.training.recipes.named import override, recipe_for
-from keras_sharenets.training.run.fit import fit, resume
+from keras_sharenets.training.run.fit import _last_checkpoint, fit, resume
 from keras_sharenets.training.run.record import RunOptions
 from keras_sharenets.training.run.recorder import Recorder, list_checkpoints, load_checkpoint, restore, save_checkpoint
 from trainers.cli import main
@@ -326,8 +328,31 @@ def test_what_cannot_be_resumed(interrupted, digits, tmp_path):
     path.write_text(json.dumps(metrics))
     checkpoint = list_checkpoints(interrupted / "checkpoints")[-1]
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"The checkpoint .*000000005\.npz is damaged: .*the one before"):
+    with pytest.raises(ValueError, match=r"The checkpoint .*000000005\.npz is damaged: .*starts from the beginning"):
         resume(interrupted, digits)
+    with hold_folder(interrupted), pytest.raises(ValueError, match=rf"is in use by process {os.getpid()} on"):
+        resume(interrupted, digits)
+
+
+def test_damaged_checkpoints_give_way_to_the_one_before(interrupted):
+    folder = interrupted / "checkpoints"
+    whole = (folder / "000000005.npz").read_bytes()
+    (folder / "000000007.npz").write_bytes(whole[:1000])
+    (folder / "000000008.npz").write_bytes(b"no archive")
+    np.savez(folder / "000000009.npz", state=json.dumps({"step": 4}))
+    told = r"9\.npz has no run\. .*8\.npz is damaged: .*7\.npz is damaged: .* the one before, .*5\.npz\.$"
+    with pytest.warns(UserWarning, match=told):
+        path, _, state = _last_checkpoint(folder, Devices())
+    assert (path.name, state["step"]) == ("000000005.npz", 0)
+    damaged = [f"00000000{number}.npz.damaged" for number in (7, 8, 9)]
+    assert sorted(path.name for path in folder.iterdir()) == ["000000005.npz", *damaged]
+
+
+def test_a_folder_in_which_another_run_has_begun_is_refused(digits, recipe, tmp_path):
+    """Also when it has written nothing yet."""
+    with hold_folder(tmp_path / "run"), pytest.raises(ValueError, match=rf"is in use by process {os.getpid()} on"):
+        fit(MODEL, digits, tmp_path / "run", recipe=recipe)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_leftovers_of_a_kill_before_the_first_file_do_not_count(digits, recipe, tmp_path):

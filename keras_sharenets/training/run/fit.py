@@ -8,11 +8,14 @@ import importlib.metadata
 import json
 import pathlib
 import platform
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 
 import keras
 
 import keras_sharenets
+from keras_sharenets import files
+from keras_sharenets.folder_lock import hold_folder, is_unused
 from keras_sharenets.training.data.batches import EvenBatches, held_out_batches, input_shape, training_batches
 from keras_sharenets.training.data.dataset import Dataset
 from keras_sharenets.training.devices.devices import Devices, check_alike, check_fits, connect, copy_of
@@ -23,6 +26,7 @@ from keras_sharenets.training.run.network import build
 from keras_sharenets.training.run.record import Run, RunOptions, read_metrics, run_from_dict
 from keras_sharenets.training.run.recorder import (
     CHECKPOINTS,
+    Checkpoint,
     Follower,
     Recorder,
     list_checkpoints,
@@ -64,9 +68,9 @@ def fit(
         The finished `Run`.
 
     Raises:
-        ValueError: `output` holds a run already, or an argument breaks a rule: before anything is written. Or the loss
-            is no longer finite, or an image cannot be read any more: what was saved before stays, and the message
-            names the last checkpoint.
+        ValueError: `output` holds a run already, or another process trains in it, or an argument breaks a rule: before
+            anything is written. Or the loss is no longer finite, or an image cannot be read any more: what was saved
+            before stays, and the message names the last checkpoint.
         OSError: a file cannot be written, for example on a full disk; the message names the last checkpoint.
         RuntimeError: another worker is gone; the message says how to resume.
         KeyboardInterrupt: passed on, as any other error, after it has been noted in `metrics.json`.
@@ -88,7 +92,10 @@ def fit(
         versions=_versions(),
         source=dataset.source and dataset.source.to_record(),
     )
-    return _train(run, dataset, output, None, connect(run.strategy), verbose)
+    devices = connect(run.strategy)
+    with _hold(devices, output):
+        # Another run may have come and gone since.
+        return _train(run, dataset, check_output(output), None, devices, verbose)
 
 
 def resume(
@@ -100,7 +107,7 @@ def resume(
     strategy: str = "default",
     verbose: str | int = "auto",
 ) -> Run:
-    """Resumes a run that was killed, interrupted or stopped, from its last checkpoint.
+    """Resumes a run that was killed, interrupted or stopped, from its last checkpoint that is whole.
 
     Batches, learning rate, momentum, random numbers and the means of the running epoch are what they would have been.
     Without a checkpoint the run starts from the beginning.
@@ -116,8 +123,8 @@ def resume(
         The finished `Run`, at once if it was finished before.
 
     Raises:
-        ValueError: there is no run in `output`, or it was started with another data set or backend, or its last
-            checkpoint is damaged. Later as in `fit`.
+        ValueError: there is no run in `output`, or it was started with another data set or backend, or another
+            process trains in it, or all its checkpoints are damaged. Later as in `fit`.
     """
     output = pathlib.Path(output)
     run = read_metrics(output / "metrics.json")
@@ -129,22 +136,65 @@ def resume(
             raise ValueError(f"The data set has the {name} {summary[name]}, but the run in {output} {run.data[name]}.")
     if run.state == "finished":
         return run
-    checkpoints = list_checkpoints(output / CHECKPOINTS)
-    checkpoint = (checkpoints[-1], *load_checkpoint(checkpoints[-1])) if checkpoints else None
-    # Its checkpoint knows a run best: an epoch may be finished without being in the other files.
-    run = run_from_dict(checkpoint[-1]["run"]) if checkpoint else run
-    changes = {"checkpoint_steps": checkpoint_steps, "keep_checkpoints": keep_checkpoints, "strategy": strategy}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    run = dataclasses.replace(run, state="running", reason=None, **changes)
     devices = connect(strategy)
-    if devices.chief:
-        for leftover in output.rglob(".*.partial"):
-            leftover.unlink()
-    return _train(run, dataset, output, checkpoint, devices, verbose)
+    with _hold(devices, output):
+        run = read_metrics(output / "metrics.json")
+        if run.state == "finished":  # By another process, since.
+            return run
+        checkpoint = _last_checkpoint(output / CHECKPOINTS, devices)
+        # Its checkpoint knows a run best: an epoch may be finished without being in the other files.
+        run = run_from_dict(checkpoint[-1]["run"]) if checkpoint else run
+        changes = {"checkpoint_steps": checkpoint_steps, "keep_checkpoints": keep_checkpoints, "strategy": strategy}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        run = dataclasses.replace(run, state="running", reason=None, **changes)
+        return _train(run, dataset, output, checkpoint, devices, verbose)
+
+
+@contextlib.contextmanager
+def _hold(devices: Devices, output: pathlib.Path) -> Iterator[None]:
+    """Keeps other runs out of the folder, and clears what a killed one has left; that is for worker 0 to do."""
+    if not devices.chief:
+        yield
+        return
+    with hold_folder(output):
+        files.remove_partials(output)
+        yield
+
+
+def _last_checkpoint(folder: pathlib.Path, devices: Devices) -> Checkpoint | None:
+    """The newest checkpoint that is whole, `None` without any; a damaged one is told of and renamed.
+
+    Raises:
+        ValueError: all are damaged.
+    """
+    damaged: list[pathlib.Path] = []
+    reasons: list[str] = []
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            arrays, state = load_checkpoint(path)
+            run_from_dict(state["run"])  # A `KeyError` or a `TypeError` unless it is one.
+        except (ValueError, KeyError, TypeError) as error:
+            damaged.append(path)
+            reasons.append(str(error) if isinstance(error, ValueError) else f"The checkpoint {path} has no run")
+            continue
+        if damaged:
+            warnings.warn(f"{'. '.join(reasons)}. The run continues from the one before, {path}.", stacklevel=3)
+        # Its number is higher than that of the next ones, so it would stay in their place.
+        for old in damaged if devices.chief else ():
+            old.rename(f"{old}.damaged")
+        return path, arrays, state
+    if damaged:
+        raise ValueError(f"{'. '.join(reasons)}. Without {folder}, the run starts from the beginning.")
+    return None
 
 
 def _train(
-    run: Run, dataset: Dataset, output: pathlib.Path, checkpoint: tuple | None, devices: Devices, verbose: str | int
+    run: Run,
+    dataset: Dataset,
+    output: pathlib.Path,
+    checkpoint: Checkpoint | None,
+    devices: Devices,
+    verbose: str | int,
 ) -> Run:
     """Trains from `checkpoint`, a path and what is in it, or from the beginning if it is `None`."""
     keras.utils.set_random_seed(run.seed)
@@ -163,7 +213,7 @@ def _train_on(
     run: Run,
     dataset: Dataset,
     output: pathlib.Path,
-    checkpoint: tuple | None,
+    checkpoint: Checkpoint | None,
     verbose: str | int,
 ) -> Run:
     part = {"worker": devices.worker, "workers": devices.workers}
@@ -223,8 +273,7 @@ def check_output(output: str | pathlib.Path) -> pathlib.Path:
     output = pathlib.Path(output)
     if (output / "metrics.json").exists():
         raise ValueError(f"The output directory {output} already holds a run. Choose another one.")
-    # What a run leaves that was killed before its first file was whole does not count.
-    if output.exists() and not (output.is_dir() and all(path.name.endswith(".partial") for path in output.iterdir())):
+    if not is_unused(output):
         raise ValueError(f"The output directory {output} exists and is not an empty folder. Choose another one.")
     return output
 

@@ -25,6 +25,7 @@ from keras_sharenets.training.reports.plots import draw_curves
 from keras_sharenets.training.run.record import Epoch, Run, finite, write_history, write_metrics
 
 CHECKPOINTS = "checkpoints"  # The folder in that of a run.
+Checkpoint = tuple[pathlib.Path, dict[str, np.ndarray], dict[str, Any]]  # A path, and what `load_checkpoint` finds.
 
 
 class Recorder(keras.callbacks.Callback):
@@ -232,13 +233,14 @@ def load_checkpoint(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
         ValueError: the file is damaged.
     """
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no archive")
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files}
         return arrays, json.loads(arrays.pop("state").item())
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"The checkpoint {path} is damaged: {error}. Without it, the run continues from the one before."
-        ) from error
+    # What is damaged may raise anything: BadZipFile, KeyError, EOFError, NotImplementedError, zlib.error ...
+    except Exception as error:
+        raise ValueError(f"The checkpoint {path} is damaged: {type(error).__name__}: {error}") from error
 
 
 def restore(model: keras.Model, arrays: Mapping[str, np.ndarray], groups: Iterable[str]) -> None:

@@ -1,0 +1,84 @@
+"""One process at a time in a folder, whatever becomes of the others."""
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from keras_sharenets import folder_lock
+from keras_sharenets.folder_lock import hold_folder, is_unused
+
+HOLDER = """
+import sys, time
+from keras_sharenets.folder_lock import hold_folder
+with hold_folder(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_lock_ends_with_its_holder_even_if_it_is_killed(tmp_path):
+    folder = tmp_path / "run"
+    with subprocess.Popen([sys.executable, "-c", HOLDER, folder], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"held\n"
+        told = rf"run is in use by process {process.pid} on \S+ since 2.*Wait, or"
+        with pytest.raises(ValueError, match=told), hold_folder(folder):
+            pass
+        process.kill()
+        process.wait()
+    assert is_unused(folder)
+    with hold_folder(folder):
+        assert os.listdir(folder) == [".lock"]
+    # It was there before, so it stays.
+    assert os.listdir(folder) == []
+
+
+def test_a_folder_goes_again_unless_something_came_into_it(tmp_path):
+    folder = tmp_path / "new" / "run"
+    with hold_folder(folder):
+        assert is_unused(folder)
+    assert not folder.exists()
+    with hold_folder(folder):
+        (folder / "a.txt").write_text("a")
+    assert os.listdir(folder) == ["a.txt"]
+    assert not is_unused(folder)
+
+
+def test_many_that_fight_for_one_folder_are_in_it_one_after_the_other(tmp_path):
+    """The folder and the lock come and go all the time; threads have locks of their own, as processes do."""
+    inside, won, errors = [], [], []
+
+    def fight(name):
+        while won.count(name) < 20:
+            try:
+                with hold_folder(tmp_path / "run"):
+                    inside.append(name)
+                    won.append(name)
+                    assert inside == [name]
+                    inside.remove(name)
+            except ValueError:
+                continue
+            except BaseException as error:
+                errors.append(error)
+                return
+
+    threads = [threading.Thread(target=fight, args=(name,)) for name in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert len(won) == 60
+    assert is_unused(tmp_path / "run")
+
+
+def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch):
+    def refuse(descriptor):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(folder_lock, "_lock_file", refuse)
+    with pytest.warns(UserWarning, match=r"run cannot be locked \(No locks available\)"), hold_folder(tmp_path / "run"):
+        pass
