@@ -101,8 +101,8 @@ def chosen_recipe(arguments: argparse.Namespace, model_name: str, data_name: str
 def parse_option(text: str) -> tuple[str, object]:
     """`KEY=VALUE` as a pair; the value is a Python literal, or else a word.
 
-    >>> parse_option("modules_per_stage=(1, 2, 2)"), parse_option("stem=imagenet")
-    (('modules_per_stage', (1, 2, 2)), ('stem', 'imagenet'))
+    >>> parse_option("blocks_per_stage=(1, 2, 2)"), parse_option("stem=imagenet")
+    (('blocks_per_stage', (1, 2, 2)), ('stem', 'imagenet'))
     """
     key, equals, value = text.partition("=")
     if not (key and equals and value):

@@ -87,7 +87,7 @@ class SpaceHyperModel(keras_tuner.HyperModel):
     >>> hypermodel.build(hp).output_shape
     (None, 10)
     >>> hypermodel.point(hp)
-    {'network': 'shard_resnet', 'filters': 8, 'blocks_per_level': 1, 'share': 'none'}
+    {'network': 'shard_resnet', 'width': 8, 'blocks_per_stage': 1, 'share': 'none'}
     """
 
     def __init__(

@@ -15,6 +15,7 @@ import keras_tuner
 from keras_tuner.engine.trial import Trial
 
 from keras_sharenets import _checks, files
+from keras_sharenets.models.registry import RENAMED
 from keras_sharenets.search.settings import TUNERS
 
 SCORE = "score"
@@ -58,7 +59,18 @@ class _OneFile(keras_tuner.Oracle):
         files.write_text(self.path, json.dumps(self.get_state()))
 
     def reload(self):
-        self.set_state(json.loads(self.path.read_text()))
+        self.set_state(_with_current_names(json.loads(self.path.read_text())))
+
+
+def _with_current_names(state: Any) -> Any:
+    """The state of an oracle of an older version, its hyperparameters called as they are now."""
+    if isinstance(state, list):
+        return [_with_current_names(entry) for entry in state]
+    if not isinstance(state, dict):
+        return state
+    if "name" in state:
+        state = {**state, "name": RENAMED.get(state["name"], state["name"])}
+    return {RENAMED.get(name, name): _with_current_names(value) for name, value in state.items()}
 
 
 class _Random(_OneFile, keras_tuner.oracles.RandomSearchOracle):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_sharenets import _checks, files
+from keras_sharenets.models.registry import current_arguments
 from keras_sharenets.training.run.record import as_tuples
 
 FILE = "trial.json"
@@ -77,8 +78,12 @@ def read(path: pathlib.Path) -> Result:
         raise ValueError(f"There is no {path}.")
     try:
         values = json.loads(path.read_text())
-        return Result(**{field.name: values[field.name] for field in dataclasses.fields(Result)})
-    except (ValueError, KeyError, TypeError) as error:
+        given = {field.name: values[field.name] for field in dataclasses.fields(Result)}
+        # Older records have former names of arguments.
+        for name in ("arguments", "settings"):
+            given[name] = current_arguments(given[name])
+        return Result(**given)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not the record of a trial: {type(error).__name__} {error}") from error
 
 

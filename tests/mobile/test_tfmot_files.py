@@ -43,7 +43,7 @@ def shardnet():
 
     def build():
         keras.utils.set_random_seed(0)
-        overrides = {"width": 20, "blocks_per_level": 1, "input_shape": (16, 16, 3)}
+        overrides = {"width": 20, "blocks_per_stage": 1, "input_shape": (16, 16, 3)}
         return representative("shardnet", **overrides)
 
     return build

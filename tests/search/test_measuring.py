@@ -17,7 +17,7 @@ from keras_sharenets.training.run.network import build
 
 DIGITS = hold_out(load("digits"), 0.2, 0)
 RECIPE = override(recipe_for("hscnet_m32_g4_r2_b1_a2", "digits"), epochs=2, learning_rate=0.3, batch_size=32)
-POINT = {"width": 16, "alpha": 2, "groups": 4, "channel_repeats": 2, "arrangements": 2, "modules_per_stage": 1}
+POINT = {"width": 16, "alpha": 2, "groups": 4, "channel_repeats": 2, "arrangements": 2, "blocks_per_stage": 1}
 POINT |= {"star": False}
 
 

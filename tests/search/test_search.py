@@ -190,6 +190,28 @@ def test_killed_at_any_write_nothing_is_lost_or_counted_twice(tuner, trained, tm
             assert _settings(folder) == whole
 
 
+def test_search_that_an_older_version_began_goes_on(trained, tmp_path):
+    """Its arguments had other names, and so had the hyperparameters."""
+
+    def kill(result):
+        if (result.id, result.state) == ("2", "running"):
+            raise Killed
+
+    whole, began = tmp_path / "whole", tmp_path / "began"
+    search.run(_make(whole, trials=4), _silent)
+    with pytest.raises(Killed):
+        search.run(_make(began, trials=4), kill)
+    for path in (began / "oracle.json", *began.glob("*/trial.json")):
+        text = path.read_text()
+        assert '"width"' in text
+        path.write_text(text.replace('"width"', '"filters"').replace('"blocks_per_stage"', '"blocks_per_level"'))
+    before = trials.read_all(began)
+    search.run(_make(began, trials=4), _silent)
+    assert trials.read_all(began)[:2] == before
+    assert [result.choices for result in trials.read_all(began)] == [r.choices for r in trials.read_all(whole)]
+    assert _settings(began) == _settings(whole)
+
+
 def test_finished_search_runs_nothing_more(trained, tmp_path):
     search.run(_make(tmp_path), _silent)
     before = {path: path.read_bytes() for path in tmp_path.rglob("trial.json")}

@@ -36,7 +36,7 @@ def _hgcnet_shapes(point):
     assert filters % point["groups"] == 0
     assert filters % (point["squeeze_excite"] or 1) == 0
     channels = 16
-    for stage, modules in enumerate(point["modules_per_stage"]):
+    for stage, modules in enumerate(point["blocks_per_stage"]):
         channels = int(point["compression"] * channels) if stage else channels
         for _ in range(modules):
             hierarchical.split_sizes(channels, point["groups"])
@@ -61,7 +61,7 @@ def _sharesnet_shapes(point):
 
 def _shardnet_shapes(point, input_shape):
     side = min(input_shape[:2])
-    assert point["filters"] >= input_shape[2]
+    assert point["width"] >= input_shape[2]
     strides = {"shard_resnet": 4, "shard_deep_resnet": 32 if side >= 112 else 8}
     assert side >= strides.get(point["network"], 2 ** (len(point.get("convs_per_block", ())) - 1))
 
@@ -85,7 +85,7 @@ def test_draws_fit_the_checks_of_the_layers(name, draws):
 
 def _shallow(name, point):
     """The point with two of each kind of module; in HGC-Net all differ."""
-    depth = {"hscnet": {"modules_per_stage": 2}, "igcv2": {"blocks_per_stage": 2}}
+    depth = {"hscnet": {"blocks_per_stage": 2}, "igcv2": {"blocks_per_stage": 2}}
     return {**point, **depth.get(name, {})}
 
 
@@ -125,7 +125,8 @@ def test_points_differ_and_are_whole_and_draws_are_among_them(name):
 def _is_cheap(space, point, most):
     """Whether the network has few layers; each of them takes time to make."""
     network, arguments = point.get("network"), {key: value for key, value in point.items() if key != "network"}
-    if arguments.get("blocks_per_stage", 0) > 4 or arguments.get("filters", 0) * 4 > 1024:
+    large = {"igcv2": arguments.get("blocks_per_stage"), "shardnet": arguments.get("width", 0) // 64}
+    if large.get(space.name, 0) > 4:
         return False
     return sum(1 for _ in space.costs(network, arguments, (32, 32, 3), 10)) <= most
 
@@ -172,20 +173,20 @@ def test_connections_of_igcv2_are_those_of_its_path_counts():
 
 def test_named_networks_have_their_counts():
     igcv2 = {"width": 64, "blocks_per_stage": 2, "branch_channels": ((8, 8), (16, 16), (32, 32))}
-    shared = {"network": "shard_resnet", "filters": 128, "share": "spatial", "blocks_per_level": 3}
+    shared = {"network": "shard_resnet", "width": 128, "share": "spatial", "blocks_per_stage": 3}
     hscnet = {"width": 128, "alpha": 2, "groups": 16, "channel_repeats": 8, "arrangements": 2}
-    hscnet |= {"modules_per_stage": 4, "star": False}
+    hscnet |= {"blocks_per_stage": 4, "star": False}
     # IGC-V2's table has kernels alone: to them come normalizations (stem, blocks, shortcuts) and the classifier.
     more = 2 * (64 + 2 * (64 + 128 + 256) + 128 + 256) + 256 * 10 + 10
     assert count(find_space("igcv2"), igcv2).stored_parameters == 47_232 + more
     assert count(find_space("hscnet"), hscnet).stored_parameters == 1_778_970
     assert count(find_space("hscnet"), hscnet, num_classes=100).stored_parameters == 1_825_140
     assert count(find_space("shardnet"), shared).stored_parameters == 186_762
-    wide = {"network": "wide_resnet", "depth": 28, "widening": 10, "share": "rest"}
+    wide = {"network": "wide_resnet", "depth": 28, "width_multiplier": 10, "share": "rest"}
     assert count(find_space("sharesnet"), wide, num_classes=100).stored_parameters == 26_860_084
 
 
-HSCNET = {"width": 32, "alpha": 2, "groups": 4, "channel_repeats": 2, "arrangements": 2, "modules_per_stage": 1}
+HSCNET = {"width": 32, "alpha": 2, "groups": 4, "channel_repeats": 2, "arrangements": 2, "blocks_per_stage": 1}
 HSCNET |= {"star": False}
 IGCV2 = {"width": 64, "blocks_per_stage": 2, "branch_channels": ((8, 8), (16, 16), (32, 32))}
 
@@ -198,7 +199,7 @@ IGCV2 = {"width": 64, "blocks_per_stage": 2, "branch_channels": ((8, 8), (16, 16
         ("hscnet", {**HSCNET, "alpha": 1.75}, r"`alpha` \(=1\.75\) must divide `width` \(=32\) into an integer"),
         ("hscnet", {**HSCNET, "arrangements": 4}, r"`arrangements` \(=4\) must divide, for `width` \(=32\)"),
         ("hscnet", {**HSCNET, "arrangements": 1, "star": True}, r"`star` \(=True\) must be False"),
-        ("hscnet", {**HSCNET, "modules_per_stage": True}, r"`modules_per_stage` \(=True\) must be one of 1, 2"),
+        ("hscnet", {**HSCNET, "blocks_per_stage": True}, r"`blocks_per_stage` \(=True\) must be one of 1, 2"),
         ("hscnet", {**HSCNET, "colour": 1}, r"`colour` \(=1\) must be one of 'width'"),
         ("igcv2", {**IGCV2, "branch_channels": ((8, 8), (16, 16))}, r"`branch_channels\[2\]` \(=None\) must be one of"),
         (
@@ -225,11 +226,11 @@ def test_images_limit_what_there_is():
     check(sharesnet, large, input_shape=(32, 32, 3))
     with pytest.raises(ValueError, match=r"`network` \(='resnet'\) must be another network for images smaller"):
         check(sharesnet, large, input_shape=(31, 64, 3))
-    deep = {"network": "shard_vggnet", "filters": 16, "share": "spatial", "blending": True}
+    deep = {"network": "shard_vggnet", "width": 16, "share": "spatial", "blending": True}
     check(shardnet, {**deep, "convs_per_block": (1, 1, 1, 1)}, input_shape=(8, 8, 1))
     with pytest.raises(ValueError, match=r"`convs_per_block` \(=\(1, 1, 1, 1, 1\)\) must have no more blocks"):
         check(shardnet, {**deep, "convs_per_block": (1, 1, 1, 1, 1)}, input_shape=(8, 8, 1))
-    with pytest.raises(ValueError, match=r"`filters` \(=16\) must be at least the channels of the image"):
+    with pytest.raises(ValueError, match=r"`width` \(=16\) must be at least the channels of the image"):
         check(shardnet, {**deep, "convs_per_block": (1, 1)}, input_shape=(8, 8, 20))
 
 

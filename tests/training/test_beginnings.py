@@ -61,7 +61,7 @@ def test_images_too_large_to_whiten():
 
 @pytest.mark.parametrize(("how", "fan"), [("he_fan_in", lambda i, o: i), ("he_fan_out", lambda i, o: o)])
 def test_initialization(digits, how, fan):
-    options = {"depth": 10, "widening": 4}
+    options = {"depth": 10, "width_multiplier": 4}
     network = build("sha_wrn_40_4", digits, options, override(DIGITS, initialization=how))
     convolutions = [layer for layer in network.layers if type(layer) is keras.layers.Conv2D]
     assert len(convolutions) > 5
@@ -82,7 +82,7 @@ def test_initialization_of_other_layers(digits):
 
 def test_dropout_is_an_argument_of_the_network(digits):
     recipe = override(DIGITS, dropout=0.3)
-    network = build("sha_wrn_40_4", digits, {"depth": 10, "widening": 1}, recipe)
+    network = build("sha_wrn_40_4", digits, {"depth": 10, "width_multiplier": 1}, recipe)
     assert {layer.rate for layer in network.layers if isinstance(layer, keras.layers.Dropout)} == {0.3}
     with pytest.raises(ValueError, match="has no option `dropout_rate`"):
         build("sl3_resnet_64", digits, {}, recipe)

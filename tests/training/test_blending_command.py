@@ -23,7 +23,7 @@ def trained(tmp_path_factory, digits):
     """The file of a ShardNet of 12 channels after some epochs on digits."""
     folder = tmp_path_factory.mktemp("blending") / "run"
     recipe = override(recipe_for(MODEL, "digits"), epochs=6, learning_rate=0.05)
-    options = {"filters": 12, "blocks_per_level": 1}
+    options = {"width": 12, "blocks_per_stage": 1}
     fit(MODEL, digits, folder, recipe=recipe, options=options, run_options=RunOptions(jit_compile=False), verbose=0)
     return folder / "last.keras"
 

@@ -27,7 +27,7 @@ CHOICES = (
     ),
     Choice("squeeze_excite", (None, 4, 8, 16), (_DIVIDES,), reads=_FILTERS),
     Choice(
-        "modules_per_stage",
+        "blocks_per_stage",
         (
             (1, 1, 1),
             (2, 2, 2),
@@ -68,7 +68,7 @@ def _costs(network, arguments, input_shape, num_classes):
     *sides, image_channels = input_shape
     yield costs.conv(image_channels, STEM_FILTERS, math.prod(sides), area=9)
     channels = STEM_FILTERS
-    for stage, count in enumerate(arguments["modules_per_stage"]):
+    for stage, count in enumerate(arguments["blocks_per_stage"]):
         if stage:
             filters = int(arguments["compression"] * channels)
             yield costs.norm(channels)

@@ -73,7 +73,7 @@ CHOICES = (
         ),
         reads=("width", "alpha", "groups"),
     ),
-    Choice("modules_per_stage", (1, 2, 3, 4, 5, 6)),
+    Choice("blocks_per_stage", (1, 2, 3, 4, 5, 6)),
     Choice(
         "star",
         (False, True),
@@ -113,7 +113,7 @@ def _costs(network, arguments, input_shape, num_classes):
     channels = STEM_FILTERS
     for stage in range(STAGES):
         width = arguments["width"] * 2**stage
-        for index in range(arguments["modules_per_stage"]):
+        for index in range(arguments["blocks_per_stage"]):
             strides = 2 if stage and not index else 1
             yield from _module(channels, width, sides, strides, arguments)
             sides = costs.halved(sides) if strides == 2 else sides

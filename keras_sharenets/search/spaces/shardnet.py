@@ -10,11 +10,11 @@ _STRIDES = {"shard_resnet": 4, "shard_deep_resnet": 8}
 LARGE = 112
 
 
-def _reads_image(filters, chosen):
-    return filters >= chosen["input_shape"][-1]
+def _reads_image(width, chosen):
+    return width >= chosen["input_shape"][-1]
 
 
-_FILTERS = (Rule("be at least the channels of the image (`input_shape` is {input_shape})", _reads_image),)
+_WIDTH = (Rule("be at least the channels of the image (`input_shape` is {input_shape})", _reads_image),)
 
 
 def _fits(network, chosen):
@@ -31,9 +31,9 @@ CHOICES = (
         ("shard_resnet", "shard_vggnet", "shard_deep_resnet"),
         (Rule("be a network whose strides the image survives (`input_shape` is {input_shape})", _fits),),
     ),
-    Choice("filters", (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384, 512), _FILTERS),
-    Choice("blocks_per_level", (1, 2, 3, 4, 5, 6, 7, 8, 9), when="shard_resnet"),
-    Choice("blocks_per_level", (1, 2, 3, 4, 5, 6), when="shard_deep_resnet"),
+    Choice("width", (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384, 512), _WIDTH),
+    Choice("blocks_per_stage", (1, 2, 3, 4, 5, 6, 7, 8, 9), when="shard_resnet"),
+    Choice("blocks_per_stage", (1, 2, 3, 4, 5, 6), when="shard_deep_resnet"),
     Choice(
         "convs_per_block",
         (
@@ -78,7 +78,7 @@ def _used(cost, uses, stored):
 
 
 def _vggnet(arguments, sides, image_channels, num_classes):
-    filters, counts = arguments["filters"], arguments["convs_per_block"]
+    filters, counts = arguments["width"], arguments["convs_per_block"]
     shared = arguments["share"] == "spatial"
     whole = all(side % 2 ** len(counts) == 0 for side in sides)
     stored = False
@@ -102,7 +102,7 @@ def _vggnet(arguments, sides, image_channels, num_classes):
 
 
 def _resnet(arguments, sides, image_channels, num_classes):
-    filters, blocks = arguments["filters"], arguments["blocks_per_level"]
+    filters, blocks = arguments["width"], arguments["blocks_per_stage"]
     shared = arguments["share"] == "spatial"
     stem = _conv(filters if shared else image_channels, filters, math.prod(sides), area=9)
     yield from (stem, _norms(filters, 1 + 6 * blocks))
@@ -116,7 +116,7 @@ def _resnet(arguments, sides, image_channels, num_classes):
 
 
 def _deep_resnet(arguments, sides, image_channels, num_classes):
-    filters, blocks = arguments["filters"], arguments["blocks_per_level"]
+    filters, blocks = arguments["width"], arguments["blocks_per_stage"]
     large = min(sides) >= LARGE
     sides = costs.halved(sides) if large else sides
     yield costs.conv(image_channels, filters, math.prod(sides), area=49 if large else 9)

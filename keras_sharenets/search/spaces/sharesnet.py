@@ -42,7 +42,7 @@ CHOICES = (
     _depth("resnet", (34, 50, 101, 152)),
     Choice("width", (4, 8, 16, 24, 32), when="preact_resnet"),
     Choice("order", ("norm_conv", "conv_norm"), when="preact_resnet"),
-    Choice("widening", (1, 2, 3, 4, 6, 8, 10), when="wide_resnet"),
+    Choice("width_multiplier", (1, 2, 3, 4, 6, 8, 10), when="wide_resnet"),
     Choice("width", (8, 16, 24, 32, 48, 64), when="resnet"),
     _share("preact_resnet"),
     _share("wide_resnet"),
@@ -115,7 +115,7 @@ def _costs(network, arguments, input_shape, num_classes):
         block = post if first_norm else _preactivated_bottleneck
         yield costs.conv(image_channels, stem, math.prod(sides), area=9)
     elif network == "wide_resnet":
-        stem, width, expansion = STEM_FILTERS, STEM_FILTERS * arguments["widening"], 1
+        stem, width, expansion = STEM_FILTERS, STEM_FILTERS * arguments["width_multiplier"], 1
         first_norm, block = False, _preactivated_basic
         yield costs.conv(image_channels, stem, math.prod(sides), area=9)
     else:

@@ -294,7 +294,7 @@ def build(
         ValueError: as in [`check`], before anything is built.
 
     >>> from keras_sharenets.search.spaces import find_space
-    >>> point = {**draw(find_space("hgcnet"), seed=0), "modules_per_stage": (1, 1, 1)}
+    >>> point = {**draw(find_space("hgcnet"), seed=0), "blocks_per_stage": (1, 1, 1)}
     >>> build(find_space("hgcnet"), point, input_shape=(8, 8, 1)).output_shape
     (None, 10)
     """
