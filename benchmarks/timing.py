@@ -102,7 +102,7 @@ def peak_memory(function: Callable[..., object], *arguments: object) -> int | No
 
 def _growth(function: Callable[..., object], arguments: Sequence[object]) -> int:
     # Forgets the peak of what came before, such as the imports.
-    pathlib.Path(_ACCOUNT).write_text("5")
+    pathlib.Path(_ACCOUNT).write_text("5", encoding="utf-8")
     before = _peak_resident()
     function(*arguments)
     return _peak_resident() - before
@@ -110,4 +110,4 @@ def _growth(function: Callable[..., object], arguments: Sequence[object]) -> int
 
 def _peak_resident() -> int:
     """The largest resident memory of this process since the account was cleared, in bytes."""
-    return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", pathlib.Path("/proc/self/status").read_text(encoding="utf-8"))[1])

@@ -90,14 +90,35 @@ def load_model(path: str | os.PathLike) -> Any:
 
 
 def write_labels(folder: str | os.PathLike, class_names: Iterable[str]) -> None:
-    """Writes the class names to `labels.txt` in a folder, one a line."""
-    write_text(pathlib.Path(folder) / LABELS, "".join(f"{name}\n" for name in class_names))
+    """Writes the class names to `labels.txt` in a folder, in UTF-8, one a line."""
+    write_text(pathlib.Path(folder) / LABELS, "".join(f"{' '.join(name.splitlines())}\n" for name in class_names))
 
 
 def read_labels(model_path: str | os.PathLike) -> tuple[str, ...] | None:
-    """The class names in `labels.txt` beside a `.keras` file, one a line, as a tuple; `None` without such a file."""
+    """The class names in `labels.txt` beside a `.keras` file, as a tuple; `None` without such a file.
+
+    Raises:
+        ValueError: the file is not UTF-8.
+    """
     labels = pathlib.Path(model_path).with_name(LABELS)
-    return tuple(labels.read_text().splitlines()) if labels.is_file() else None
+    if not labels.is_file():
+        return None
+    try:
+        return split_labels(labels.read_bytes())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{labels} must be in UTF-8: {error}") from error
+
+
+def split_labels(data: bytes) -> tuple[str, ...]:
+    """The lines of a UTF-8 text, whatever program wrote it: with a byte order mark, line ends of Windows, empty lines
+    at the end.
+
+    >>> split_labels(b"cat\\r\\ndog\\n\\n")
+    ('cat', 'dog')
+    """
+    # Not `splitlines`, which ends lines at characters that may stand inside a name, too.
+    text = data.decode("utf-8-sig").replace("\r\n", "\n").rstrip("\n")
+    return tuple(text.split("\n")) if text else ()
 
 
 def replace_folder(source: str | os.PathLike, target: str | os.PathLike) -> None:

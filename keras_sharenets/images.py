@@ -1,18 +1,52 @@
-"""Images from files, as the networks take them: arrays of pixel values from 0 to 255."""
+"""Images from files, as the networks take them: arrays of pixel values from 0 to 255.
 
+All of the library reads images here: training, calibration and prediction. The served model, which has to decode with
+operations of TensorFlow, is tested to agree (`mobile/export/decoding.py`).
+"""
+
+from __future__ import annotations
+
+import collections
+import io
 import os
 import pathlib
+from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
 
 from keras_sharenets._types import Shape
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+SUFFIXES = (
+    ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
+)  # fmt: skip
+# What file managers and network drives leave behind, in lower case; so do names with a dot in front.
+# fmt: off
+LITTER = frozenset((
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__", "@eadir", "@tmp", "@recycle",
+    "#recycle", "#snapshot", "$recycle.bin", "recycler", "system volume information", "lost+found",
+))
+# fmt: on
+_Turn = PIL.Image.Transpose
+# What makes an image upright, for each orientation that EXIF has.
+TURNS = {
+    2: _Turn.FLIP_LEFT_RIGHT,
+    3: _Turn.ROTATE_180,
+    4: _Turn.FLIP_TOP_BOTTOM,
+    5: _Turn.TRANSPOSE,
+    6: _Turn.ROTATE_270,
+    7: _Turn.TRANSVERSE,
+    8: _Turn.ROTATE_90,
+}
+_EXIF_ORIENTATION, _TIFF_BITS, _TIFF_PHOTOMETRIC = 0x0112, 258, 262
 
 
 def read_image(path: str | os.PathLike, shape: Shape) -> np.ndarray:
-    """One image, resized to `shape` when it has another size.
+    """One image, upright as its EXIF data say, and resized to `shape` when it has another size.
+
+    Of an animation it is the first frame. Transparency is left out: the color below it stays. Values of 16 bits are
+    scaled to 8 by `255 / 65535` (of 12 bits by `255 / 4095`) and rounded. Values of 32 bits are refused, since nothing
+    says which of them is white.
 
     Args:
         path: file of any format that Pillow reads.
@@ -23,24 +57,107 @@ def read_image(path: str | os.PathLike, shape: Shape) -> np.ndarray:
         A uint8 array of that shape.
 
     Raises:
-        ValueError: the file is missing, or is no image, or `shape` has neither 1 nor 3 channels.
+        ValueError: the file is missing, or is no image, or one of more pixels than `PIL.Image.MAX_IMAGE_PIXELS`; or
+            `shape` has neither 1 nor 3 channels.
     """
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"There is no file {path}.")
+    return _read(path, shape, path)
+
+
+def decode_image(data: bytes, shape: Shape, *, name: object = "`data`") -> np.ndarray:
+    """The same for the bytes of a file, which messages call `name`."""
+    return _read(io.BytesIO(data), shape, name)
+
+
+def _read(file: str | os.PathLike | BinaryIO, shape: Shape, name: object) -> np.ndarray:
     height, width, channels = shape
     if channels not in (1, 3):
         raise ValueError(f"`shape` (={shape}) must have 1 or 3 channels.")
-    if not pathlib.Path(path).is_file():
-        raise ValueError(f"There is no file {path}.")
     try:
-        with PIL.Image.open(path) as file:
-            image = file.convert("L" if channels == 1 else "RGB")
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is not an image that can be read: {error}") from error
+        with PIL.Image.open(file) as opened:
+            _check_size(opened)
+            image = _to_8_bits(opened)
+            image.load()
+            image.info.pop("transparency", None)  # Pillow would warn that it is lost.
+            image = image.convert("L" if channels == 1 else "RGB")
+            turn = TURNS.get(_orientation(opened.info.get("exif")))
+    # Pillow raises whatever its decoders raise on damaged input: OSError, SyntaxError, struct.error, KeyError ...
+    except Exception as error:
+        raise ValueError(f"{name} is not an image that can be read: {str(error) or type(error).__name__}") from error
+    image = image if turn is None else image.transpose(turn)
     size = (width or image.width, height or image.height)
     if size != image.size:
         image = image.resize(size, PIL.Image.Resampling.BILINEAR)
     return np.asarray(image, np.uint8).reshape(size[1], size[0], channels)
 
 
+def _check_size(image: PIL.Image.Image) -> None:
+    """Refuses a small file that would fill the memory; nothing has been decoded yet."""
+    limit = PIL.Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels are more than {limit:,} (`PIL.Image.MAX_IMAGE_PIXELS`): resize it"
+        )
+
+
+def _to_8_bits(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Gray images of more than 8 bits scaled to 8, which Pillow would clip, and LAB as RGB; others as they are."""
+    # Pillow gives a PGM file of 16 bits in 32, scaled to 0..65535.
+    if not image.mode.startswith("I;16") and (image.mode, image.format) != ("I", "PPM"):
+        if image.mode in ("I", "F"):
+            raise ValueError(f"its pixels are of 32 bits (mode {image.mode!r}): save it with 8 or 16 bits")
+        # Pillow converts LAB to no other mode.
+        return image.convert("RGB") if image.mode == "LAB" else image
+    tags = getattr(image, "tag_v2", {})
+    top = 2 ** tags.get(_TIFF_BITS, (16,))[0] - 1
+    values = (np.asarray(image).astype(np.uint32) * 255 + top // 2) // top
+    # Of TIFF files whose lowest value is white, Pillow inverts only those of 8 bits.
+    return PIL.Image.fromarray((255 - values if tags.get(_TIFF_PHOTOMETRIC) == 0 else values).astype(np.uint8))
+
+
+def _orientation(exif: bytes | None) -> int:
+    """The orientation in EXIF data: 1, upright, if there are none or they are damaged."""
+    found = PIL.Image.Exif()
+    try:
+        found.load(exif)
+        return found.get(_EXIF_ORIENTATION, 1)
+    except Exception:  # The image itself may be sound.
+        return 1
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or left behind by a file manager: never data."""
+    return name.startswith(".") or name.lower() in LITTER
+
+
+def subfolders(folder: str | os.PathLike) -> list[pathlib.Path]:
+    """The folders in `folder`, sorted, linked ones too, without those of `is_litter`."""
+    return sorted(path for path in pathlib.Path(folder).iterdir() if path.is_dir() and not is_litter(path.name))
+
+
 def find_images(folder: str | os.PathLike) -> list[pathlib.Path]:
-    """The image files anywhere below `folder`, by their suffix, sorted."""
-    return sorted(path for path in pathlib.Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+    """The image files anywhere below `folder`, by their suffix, sorted; in linked folders too."""
+    return list_images(folder)[0]
+
+
+def list_images(folder: str | os.PathLike) -> tuple[list[pathlib.Path], collections.Counter[str]]:
+    """The image files anywhere below `folder`, sorted, and how many files are left out for which reason."""
+    images, left_out, visited = [], collections.Counter(), set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        # A link may lead back to where it came from, or to images that are here already.
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        left_out["hidden or left behind by a file manager"] += sum(map(is_litter, (*folders, *names)))
+        folders[:] = sorted(name for name in folders if not is_litter(name))
+        for path in (pathlib.Path(place, name) for name in names if not is_litter(name)):
+            if not path.is_file():
+                left_out["broken links"] += 1
+            elif path.suffix.lower() not in SUFFIXES:
+                left_out[f"files of another kind: {path.suffix.lower() or 'no suffix'}"] += 1
+            else:
+                images.append(path)
+    return sorted(images), +left_out

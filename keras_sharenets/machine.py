@@ -40,6 +40,6 @@ def describe_machine() -> dict[str, Any]:
 def _processor() -> str:
     """The processor's name, which Linux keeps in a file."""
     information = pathlib.Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
+    lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

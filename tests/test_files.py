@@ -147,3 +147,28 @@ def test_what_is_no_keras_file(damage, message, tmp_path):
     damage(path)
     with pytest.raises(ValueError, match=message):
         files.load_model(path)
+
+
+def test_labels_in_any_encoding_of_the_machine(tmp_path, monkeypatch):
+    """The machine's own encoding, here ASCII, plays no part."""
+    monkeypatch.setattr("locale.getpreferredencoding", lambda *_: "ascii")
+    names = ("Katze", "Hündin", "猫", "a\x85b", "line\u2028separator")
+    files.write_labels(tmp_path, names[:3])
+    assert (tmp_path / "labels.txt").read_bytes() == "Katze\nHündin\n猫\n".encode()
+    assert files.read_labels(tmp_path / "net.keras") == names[:3]
+    text = "\n".join(names)
+    for written in (text, text + "\n\n", "\ufeff" + text, text.replace("\n", "\r\n") + "\r\n"):
+        (tmp_path / "labels.txt").write_bytes(written.encode())
+        assert files.read_labels(tmp_path / "net.keras") == names
+
+
+def test_labels_in_another_encoding_are_refused(tmp_path):
+    for encoding in ("latin-1", "utf-16"):
+        (tmp_path / "labels.txt").write_bytes("Hündin\n".encode(encoding))
+        with pytest.raises(ValueError, match=r"labels\.txt must be in UTF-8"):
+            files.read_labels(tmp_path / "net.keras")
+
+
+def test_a_name_of_several_lines_stays_one_name(tmp_path):
+    files.write_labels(tmp_path, ("cat\nor dog", "fox"))
+    assert files.read_labels(tmp_path / "net.keras") == ("cat or dog", "fox")

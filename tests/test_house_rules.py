@@ -34,6 +34,44 @@ def test_source_file(path):
     assert not re.search(r"\blocals\(\)", text), "locals()"
 
 
+def lacks_encoding(call):
+    """Whether a call opens, reads or writes text in whatever encoding the machine has."""
+    function, given = call.func, {keyword.arg for keyword in call.keywords}
+    owner = ast.unparse(function.value) if isinstance(function, ast.Attribute) else ""
+    name = function.attr if owner else getattr(function, "id", "")
+    if owner in ("files", "PIL.Image", "archive") or "encoding" in given:
+        return False
+    if name in ("read_text", "write_text"):
+        return bool(owner)
+    place = 1 if name == "open" and not owner else 0  # The mode comes after the path, if that is an argument.
+    modes = [argument for argument in call.args[place:] if isinstance(argument, ast.Constant)]
+    modes += [keyword.value for keyword in call.keywords if keyword.arg == "mode"]
+    opens_text = name in ("open", "fdopen") or (name.endswith("TemporaryFile") and modes)
+    return opens_text and not any("b" in str(mode.value) for mode in modes)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=IDS)
+def test_text_files_have_an_encoding(path):
+    """Records and labels are in UTF-8, and a machine may have another encoding."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert not [f"line {call.lineno}: {ast.unparse(call)}" for call in calls if lacks_encoding(call)]
+
+
+def test_calls_that_lack_an_encoding():
+    lacking = [
+        "open(p)",
+        "open(p, 'w')",
+        "p.open()",
+        "p.open('w')",
+        "p.read_text()",
+        "f().write_text(t)",
+        "os.fdopen(3)",
+    ]
+    fine = ["open(p, 'rb')", "p.open(mode='rb')", "p.read_text(encoding='utf-8')", "files.write_text(p, t)", "f(p)"]
+    found = [lacks_encoding(ast.parse(line, mode="eval").body) for line in (*lacking, *fine)]
+    assert found == [True] * len(lacking) + [False] * len(fine)
+
+
 def public_functions(tree, inside=""):
     """All functions and methods that a user may call, with the class around them; not those inside functions."""
     for node in tree.body:

@@ -56,7 +56,11 @@ def find(root: pathlib.Path, fault: Fault) -> pathlib.Path:
     Raises:
         LookupError: no file has it, or it stands in several places.
     """
-    paths = [path for path in sorted((root / LIBRARY).rglob("*.py")) for _ in range(path.read_text().count(fault.old))]
+    paths = [
+        path
+        for path in sorted((root / LIBRARY).rglob("*.py"))
+        for _ in range(path.read_text(encoding="utf-8").count(fault.old))
+    ]
     if len(paths) != 1 or "\n" in fault.old + fault.new or fault.old == fault.new:
         places = ", ".join(str(path.relative_to(root)) for path in paths) or "nowhere"
         raise LookupError(f"{fault.old!r} must stand in the library once, in one line; it stands in {places}.")
@@ -67,12 +71,12 @@ def find(root: pathlib.Path, fault: Fault) -> pathlib.Path:
 def seeded(root: pathlib.Path, fault: Fault) -> Iterator[pathlib.Path]:
     """A scope in which the tree at `root` has the fault; gives the file's path."""
     path = find(root, fault)
-    sound = path.read_text()
-    path.write_text(sound.replace(fault.old, fault.new))
+    sound = path.read_text(encoding="utf-8")
+    path.write_text(sound.replace(fault.old, fault.new), encoding="utf-8")
     try:
         yield path
     finally:
-        path.write_text(sound)
+        path.write_text(sound, encoding="utf-8")
 
 
 def copy_tree(source: pathlib.Path, target: pathlib.Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import ast
-import sys
 import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from keras_sharenets.cli.command import say
 from keras_sharenets.training.data.sources import KNOWN, DataSource
 from keras_sharenets.training.recipes.named import find_recipe, override, recipe_for
 from keras_sharenets.training.recipes.recipe import OPTIONS, Recipe
@@ -57,10 +57,12 @@ def data_source(arguments: argparse.Namespace, recorded: Mapping[str, object] | 
 
 
 def load_data(source: DataSource) -> Dataset:
-    """The data set; what it leaves out is named on standard error."""
+    """The data set; what was found in files, and what was left out, is told on standard error."""
+    from keras_sharenets.training.data.dataset import Files, describe_dataset
+
     dataset = source.load()
-    for complaint in dataset.unreadable:
-        print(f"left out: {complaint}", file=sys.stderr)
+    if isinstance(dataset.train, Files):
+        say(describe_dataset(dataset))
     return dataset
 
 

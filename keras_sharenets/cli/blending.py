@@ -9,13 +9,12 @@ import argparse
 import csv
 import dataclasses
 import io
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from keras_sharenets import _checks
 from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
-from keras_sharenets.cli.command import Answer
+from keras_sharenets.cli.command import Answer, say
 
 if TYPE_CHECKING:
     import pathlib
@@ -78,7 +77,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     # First the network as it is: this also checks that the file and the data fit together.
     before = evaluate(arguments.file, dataset)
     trained = f"accuracy {before.accuracy:.4f} ({before.correct} of {before.images})"
-    print(f"{before.file} on {dataset.name}: {trained}", file=sys.stderr)
+    say(f"{before.file} on {dataset.name}: {trained}")
 
     rows: list[CurveRow] = []
 
@@ -86,7 +85,7 @@ def run(arguments: argparse.Namespace) -> Answer:
         rows.append(row)
         _write_curve(rows, output / "curve.csv")
         part = f"{100 * row.fraction:5.3g} % of the blending weights set to 0"
-        print(f"{part}: {_summary(row)}", file=sys.stderr, flush=True)
+        say(f"{part}: {_summary(row)}")
 
     choices = {"layers": arguments.layers, "ranking": arguments.ranking, "baseline": arguments.baseline}
     batches = held_out_batches(dataset, BATCH_SIZE)

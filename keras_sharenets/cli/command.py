@@ -31,6 +31,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 _NOTICE = re.compile(
     r"WARNING: All log messages before absl|[IW]\d{4} [\d:.]+ |\d{4}-\d\d-\d\d [\d:.]+ *: [IW] |To enable the following"
 )
+# Whatever makes a terminal do something else than show a character: control characters, changes of the direction of
+# writing, and halves of characters that cannot be written at all. They come in names of files and classes.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _JSON_HELP = "the answer as JSON: in a file, or in place of the text (-)"
 
 
@@ -138,10 +141,10 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
         if answer is not None:
             _give(answer, arguments.json)
     except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"error: {' '.join(str(error).split())}")
         return 2
     except KeyboardInterrupt as stop:
-        print(": ".join(["interrupted", *map(str, stop.args)]), file=sys.stderr)
+        say(": ".join(["interrupted", *map(str, stop.args)]))
         return 130
     return 0
 
@@ -160,7 +163,7 @@ def without_notices() -> Iterator[None]:
     sys.stderr.flush()
     kept = os.dup(2)
     failed = True
-    with tempfile.TemporaryFile("w+", errors="replace") as held:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as held:
         os.dup2(held.fileno(), 2)
         try:
             yield
@@ -182,4 +185,23 @@ def _give(answer: Answer, target: str | None) -> None:
 
         files.write_json(target, answer.data)
     if answer.text:
-        print(answer.text.rstrip("\n"))
+        print(printable(answer.text.rstrip("\n"), sys.stdout.encoding))
+
+
+def say(text: str) -> None:
+    """Writes to standard error, as `printable`."""
+    print(printable(text, sys.stderr.encoding), file=sys.stderr, flush=True)
+
+
+def printable(text: str, encoding: str | None = None) -> str:
+    """`text` with a backslash code for each character that would command the terminal, or that it cannot show.
+
+    >>> print(printable("cat\\x1b[31m\\n\\u202edog"))
+    cat\\x1b[31m
+    \\u202edog
+    >>> print(printable("\\u732b cat", "ascii"))
+    \\u732b cat
+    """
+    text = _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    encoding = encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)

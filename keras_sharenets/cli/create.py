@@ -66,7 +66,7 @@ def read_trial(folder: str | pathlib.Path) -> tuple[str, dict[str, object]]:
     if not path.is_file():
         raise ValueError(f"There is no {path}: {folder} is not the folder of a trial.")
     try:
-        trial = json.loads(path.read_text())
+        trial = json.loads(path.read_text(encoding="utf-8"))
         return trial["name"], {key: _with_tuples(value) for key, value in trial["arguments"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not the record of a trial: {type(error).__name__} {error}") from error

@@ -33,6 +33,11 @@ def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets.rendering.tables import text_table
 
     names, probabilities = predict(arguments.target, arguments.images)
+    if names is not None and len(names) != probabilities.shape[-1]:
+        raise ValueError(
+            f"{arguments.target} gives {probabilities.shape[-1]} numbers per image, but there are {len(names)} class "
+            "names (in the file, or in labels.txt beside it)."
+        )
     answers = []
     for path, row in zip(arguments.images, probabilities, strict=True):
         best = np.argsort(-row, kind="stable")[: arguments.top]

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     page = pathlib.Path(arguments.update) if arguments.update else None
     rows = make_rows(map(read_published, arguments.runs))
     text = to_markdown(rows, page.parent if page else pathlib.Path())
-    changed = replace_table(page.read_text(), text, begin=BEGIN, end=END) if page else ""
+    changed = replace_table(page.read_text(encoding="utf-8"), text, begin=BEGIN, end=END) if page else ""
     files.write_bytes(places.pop() / FIGURE, draw(rows))
     pairs = [(pair.first.run.model, pair.second.run.model, pair.differences) for pair in compare(rows)]
     data = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import pathlib
-import sys
 from typing import TYPE_CHECKING, Any
 
 from keras_sharenets import _checks, files
@@ -19,7 +18,7 @@ from keras_sharenets.cli.arguments import (
     data_source,
     load_data,
 )
-from keras_sharenets.cli.command import Answer
+from keras_sharenets.cli.command import Answer, say
 from keras_sharenets.cli.enumerate import add_space_arguments, checked_budget
 from keras_sharenets.folder_lock import hold_folder
 from keras_sharenets.search.budgets import FileBudget
@@ -105,7 +104,7 @@ def _outcome(found: dict[str, Any], folder: pathlib.Path) -> str:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    say(line)
 
 
 def _run_trials(asked: Search) -> bool:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pathlib
-import sys
 
-from keras_sharenets.cli.command import Answer
+from keras_sharenets.cli.command import Answer, say
 from keras_sharenets.cli.list import add_pattern, matching_names
 
 
@@ -33,11 +32,11 @@ def run(arguments: argparse.Namespace) -> Answer:
     listed = []
     for entry in catalogue.entries(names):
         listed.append(entry)
-        print(f"{len(listed)}: {entry.name}", file=sys.stderr, flush=True)
+        say(f"{len(listed)}: {entry.name}")
     text = catalogue.to_markdown(listed)
     data = [dataclasses.asdict(entry) for entry in listed]
     if arguments.update is None:
         return Answer(text, data)
     page = pathlib.Path(arguments.update)
-    files.write_text(page, catalogue.replace_table(page.read_text(), text))
+    files.write_text(page, catalogue.replace_table(page.read_text(encoding="utf-8"), text))
     return Answer(f"tables of {len(names)} networks in {page}", data)

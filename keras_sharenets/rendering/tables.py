@@ -21,6 +21,8 @@ def text_table(rows: Rows, *, align: str | None = None) -> str:
     fast      15
     """
     align = align or _alignment(rows)
+    # A name of several lines would look like several rows.
+    rows = [[cell.replace("\n", "\\n") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

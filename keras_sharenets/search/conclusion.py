@@ -80,7 +80,7 @@ def _accuracy(search: Search, result: trials.Result, part: int, tell: Callable[[
         files.write_json(path, {"accuracy": accuracy})
         seconds = time.perf_counter() - started
         tell(f"finalist {result.id}, part {part + 1} of {PARTS}: validation accuracy {accuracy:.4f}; {seconds:.0f} s")
-    return json.loads(path.read_text())["accuracy"]
+    return json.loads(path.read_text(encoding="utf-8"))["accuracy"]
 
 
 def conclude(search: Search, tell: Callable[[str], object]) -> None:
@@ -138,4 +138,4 @@ def conclude(search: Search, tell: Callable[[str], object]) -> None:
 def read_conclusion(folder: pathlib.Path) -> dict[str, Any] | None:
     """What `conclude` wrote; `None` if the search has not come to its end."""
     path = folder / FILE
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -163,7 +163,7 @@ class FileLimits:
 
     def __str__(self) -> str:
         """The limits, each with the least that was measured."""
-        found, texts = [json.loads(path.read_text()) for path in self.folder.glob("*.json")], []
+        found, texts = [json.loads(path.read_text(encoding="utf-8")) for path in self.folder.glob("*.json")], []
         for name, cost in (("max_tflite_bytes", "int8_bytes"), ("max_latency_ms", "latency_ms")):
             limit = getattr(self.budget, name)
             if limit is not None:
@@ -179,7 +179,7 @@ class FileLimits:
             name, arguments = named(self.space, point)
             costs = estimate_costs(build(name, self.dataset, arguments, self.recipe), self.dataset)
             files.write_json(path, {"name": name, "arguments": arguments, **dataclasses.asdict(costs)})
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         return FileCosts(**{field.name: found[field.name] for field in dataclasses.fields(FileCosts)})
 
 
@@ -205,7 +205,7 @@ class Peer:
 def make_peers(folder: pathlib.Path, dataset: Dataset, recipe: Recipe) -> list[Peer]:
     """The peers for a data set and a recipe; their files are made once and stay below the folder of the search."""
     # The finished runs of `fit` in the folder.
-    runs = (json.loads(path.read_text()) for path in sorted(folder.glob("*/metrics.json")))
+    runs = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/metrics.json")))
     accuracies = {
         run["model"]: run["test_accuracy"] for run in runs if not run["options"] and run["state"] == "finished"
     }

@@ -59,7 +59,7 @@ class _OneFile(keras_tuner.Oracle):
         files.write_text(self.path, json.dumps(self.get_state()))
 
     def reload(self):
-        self.set_state(_with_current_names(json.loads(self.path.read_text())))
+        self.set_state(_with_current_names(json.loads(self.path.read_text(encoding="utf-8"))))
 
 
 def _with_current_names(state: Any) -> Any:

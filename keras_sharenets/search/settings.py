@@ -134,4 +134,4 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
     path = folder / FILE
     if not path.is_file():
         raise ValueError(f"There is no {path}: {folder} holds no search.")
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))

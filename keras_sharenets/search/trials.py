@@ -77,7 +77,7 @@ def read(path: pathlib.Path) -> Result:
     if not path.is_file():
         raise ValueError(f"There is no {path}.")
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
         given = {field.name: values[field.name] for field in dataclasses.fields(Result)}
         # Older records have former names of arguments.
         for name in ("arguments", "settings"):

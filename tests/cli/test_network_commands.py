@@ -157,6 +157,26 @@ def test_predictions_of_keras_and_of_float32_tflite_agree(sharenets, folder):
     assert keras_out == tflite_out
 
 
+def test_names_that_are_too_few_and_names_that_command_the_terminal(sharenets, folder, tmp_path):
+    for name in ("net.keras", "images"):
+        (tmp_path / name).symlink_to(folder / name)
+    image = folder / "images" / "0.png"
+    (tmp_path / "labels.txt").write_bytes(b"cat\ndog\n")
+    status, out, err = sharenets("predict", tmp_path / "net.keras", image)
+    assert (status, out) == (2, "")
+    assert "gives 3 numbers per image, but there are 2 class names" in err
+    (tmp_path / "labels.txt").write_bytes("\x1b[31mcat\n\x9b2Jdog\n\u202efox\n".encode())
+    image = tmp_path / "\x1b]0;title\x07.png"
+    image.symlink_to(folder / "images" / "0.png")
+    status, out, _ = sharenets("predict", tmp_path / "net.keras", image)
+    assert status == 0
+    for shown in (r"\x1b[31mcat", r"\x9b2Jdog", r"\u202efox", r"\x1b]0;title\x07.png"):
+        assert shown in out
+    assert out.replace("\n", "").isprintable()
+    _, _, err = sharenets("predict", tmp_path / "\x1b[2J.keras", image)
+    assert r"\x1b[2J.keras" in err
+
+
 def test_export_a_saved_model(sharenets, folder):
     status, _, _ = sharenets("export", folder / "net.keras", "--to", "saved_model", "--calibration", folder / "images")
     assert status == 0

@@ -67,6 +67,9 @@ def test_runs_know_their_recipes(folder):
     assert not (folder / "runs" / "images" / "logs").exists()
     assert [complaint.partition(" is not")[0] for complaint in other["data"]["unreadable"]] == ["images/bee/torn.png"]
     assert other["source"]["skip_unreadable"] is True
+    # What was found and left out is in the record, and told before the training.
+    assert other["data"]["left_out"] == []
+    assert np.sum(other["data"]["images_per_class"], axis=0).tolist() == [other["data"]["train"], other["data"]["test"]]
 
 
 def test_predictions(folder, capsys, monkeypatch):

@@ -15,7 +15,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from keras_sharenets import _checks
+from keras_sharenets import _checks, files
 
 # A `schema.Model`. Its generated classes declare everything as possibly missing.
 Model = Any
@@ -143,7 +143,7 @@ def read_labels(path_or_bytes: str | os.PathLike | bytes) -> tuple[str, ...] | N
     try:
         text = read_buffer(parse(data), LABELS_BUFFER)
         text = _read_archive(data) if text is None else text
-        return None if text is None else tuple(text.decode().splitlines())
+        return None if text is None else files.split_labels(text)
     # What following a wrong offset, a damaged archive or text that is not UTF-8 raise.
     except (IndexError, struct.error, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{name} is no whole TFLite file: {error}") from error

@@ -13,13 +13,13 @@ INFERENCES = 10
 
 def _bytes(field: str) -> int:
     """A field of the kernel's account of this process's memory, which is in KiB."""
-    with open("/proc/self/status") as status:
+    with open("/proc/self/status", encoding="utf-8") as status:
         return next(1024 * int(line.split()[1]) for line in status if line.startswith(f"{field}:"))
 
 
 def main(path: str, threads: str) -> None:
     # Forgets the peak of what came before, such as the imports.
-    with open("/proc/self/clear_refs", "w") as account:
+    with open("/proc/self/clear_refs", "w", encoding="utf-8") as account:
         account.write("5")
     before = _bytes("VmRSS")
     interpreter = Interpreter(path, num_threads=int(threads))

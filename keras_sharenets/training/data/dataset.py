@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keras_sharenets.images import read_image
+from keras_sharenets.rendering.tables import text_table
 
 if TYPE_CHECKING:
     from keras_sharenets.training.data.sources import DataSource
 
 CHUNK = 256  # Images that are held in memory at a time, where all have to be read.
 EXAMINED = 100_000  # Of more images in files than these, so many are read beforehand, evenly spread.
+LISTED = 20  # Classes of which each is listed by itself.
 NAMED = 10  # Unreadable images that are named in one message.
 
 Shape = tuple[int | None, int | None, int]
@@ -130,6 +132,7 @@ class Dataset:
         shape: `(height, width, channels)` of every image; height and width of `None`: each image has its own.
         mean, variance: of the training pixels (0 to 255), one number per channel.
         unreadable: what is wrong with each file that was left out.
+        left_out: what else of a folder is not among the images, and why.
         source: what loads the data set again; `None` if it was made otherwise.
     """
 
@@ -142,6 +145,7 @@ class Dataset:
     mean: tuple[float, ...]
     variance: tuple[float, ...]
     unreadable: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     source: DataSource | None = None
 
 
@@ -153,13 +157,14 @@ def make_dataset(
     test: Arrays | Files,
     *,
     skip_unreadable: bool = False,
+    left_out: Sequence[str] = (),
 ) -> Dataset:
     """A `Dataset` whose mean and variance are measured.
 
     Every image is read once, so that a broken one is found now; of more than 100,000 in files, so many are read.
 
     Args:
-        name, note, class_names, train, test: as in `Dataset`.
+        name, note, class_names, train, test, left_out: as in `Dataset`.
         skip_unreadable: whether images that cannot be read are left out.
 
     Raises:
@@ -175,7 +180,30 @@ def make_dataset(
             raise ValueError(f"The class {class_name!r} has no readable image to train with. {_list(unreadable)}")
     if unreadable:
         note = f"{note}; {len(unreadable)} unreadable images are left out"
-    return Dataset(name, note, tuple(class_names), train, test, train.shape, mean, variance, unreadable)
+    names, others = tuple(class_names), tuple(left_out)
+    return Dataset(name, note, names, train, test, train.shape, mean, variance, unreadable, others)
+
+
+def describe_dataset(dataset: Dataset) -> str:
+    """What was found: the images, how many there are of each class, and what was left out, for a person to check."""
+    counts = count_images(dataset)
+    totals = [sum(counts[name]) for name in dataset.class_names]
+    lines = [f"{dataset.name}: {dataset.note}"]
+    shown = dataset.class_names if len(totals) <= LISTED else ()
+    rows = [("class", "train", "test"), *((name, *map(str, counts[name])) for name in shown)]
+    if not shown:
+        rows.append((f"{len(totals)} classes of {min(totals):,} to {max(totals):,}", "", ""))
+    rows.append(("all", f"{len(dataset.train):,}", f"{len(dataset.test):,}"))
+    lines += text_table(rows, align="lrr").splitlines()
+    lines += [f"left out: {sentence}" for sentence in (*dataset.left_out, *dataset.unreadable)]
+    return "\n".join(lines)
+
+
+def count_images(dataset: Dataset) -> dict[str, tuple[int, int]]:
+    """Class name to the number of its images in the training and in the test split."""
+    columns = (np.bincount(part.labels, minlength=len(dataset.class_names)) for part in (dataset.train, dataset.test))
+    pairs = zip(*(column.tolist() for column in columns), strict=True)
+    return dict(zip(dataset.class_names, pairs, strict=True))
 
 
 def _list(complaints: Sequence[str]) -> str:

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_sharenets.images import SUFFIXES, find_images, read_image
+from keras_sharenets.images import read_image
 from keras_sharenets.training.data.dataset import Arrays, Dataset, Files, make_dataset, stratified_split
+from keras_sharenets.training.data.folder_layout import find_layout, read_classes
 from keras_sharenets.training.data.sources import DataSource
 
 CHANNELS = {1: "gray", 3: "RGB"}
-TEST_NAMES = ("test", "val", "valid", "validation")
-LAYOUT = f"Expected is one folder of images per class, or train/ and {'/ or '.join(TEST_NAMES)}/ with such folders."
 IMAGENET32_BATCHES = 10
 
 Split = tuple[Sequence[pathlib.Path], Sequence[int]]  # Paths and labels.
@@ -24,29 +23,36 @@ Split = tuple[Sequence[pathlib.Path], Sequence[int]]  # Paths and labels.
 def load_folder(folder: pathlib.Path, source: DataSource) -> Dataset:
     """The images below `folder`, decoded when they are asked for.
 
-    `train/` is the training split where one of `test/`, `val/`, `valid/` and `validation/` is beside it, the first of
-    them the test split. Otherwise the folders are the classes, and 20 % of each, chosen by `source.split_seed`, the
-    test split. The data set is called after its folder.
+    Where `find_layout` finds splits, they are used; otherwise the folders are the classes, and 20 % of each, chosen by
+    `source.split_seed`, the test split. The data set is called after its folder.
 
     Without an `input_shape`, all images must have the size of the first one; they are read as RGB.
 
     Raises:
         ValueError: no class folders, fewer than 2 classes, a class without images, other classes in the test split
-            than in the training split, or broken images. The message names the folder or the files.
+            than in the training split, splits that cannot be used, or broken images. The message names the folder or
+            the files.
     """
-    held_out = next((folder / name for name in TEST_NAMES if (folder / name).is_dir()), None)
-    if held_out is not None and (folder / "train").is_dir():
-        class_names, train, test = _read_splits(folder / "train", held_out)
-        split = f"{held_out.name}/ is the test split"
+    layout = find_layout(folder)
+    if layout.test is not None:
+        class_names, train, test, left_out = _read_splits(layout.train, layout.test)
+        split = f"{layout.test.name}/ is the test split"
     else:
-        class_names, train, test = _split(folder, source.split_seed)
+        class_names, train, test, left_out = _split(layout.train, source.split_seed)
         split = f"20 % of each class are the test split (seed {source.split_seed})"
     name = folder.resolve().name
-    return _from_files(name, f"images of the folder {name}", split, class_names, (train, test), source)
+    left_out = (*layout.unused, *left_out)
+    return _from_files(name, f"images of the folder {name}", split, class_names, (train, test), source, left_out)
 
 
 def _from_files(
-    name: str, title: str, split: str, class_names: Sequence[str], splits: tuple[Split, Split], source: DataSource
+    name: str,
+    title: str,
+    split: str,
+    class_names: Sequence[str],
+    splits: tuple[Split, Split],
+    source: DataSource,
+    left_out: Sequence[str],
 ) -> Dataset:
     """A `Dataset` of the training and the test split; its note is made of `title` and `split`."""
     given = source.input_shape
@@ -57,7 +63,8 @@ def _from_files(
     sides = "sizes of their own" if None in shape else f"{shape[0]}x{shape[1]}"
     size = f"{'resized to ' if resize else ''}{sides} {CHANNELS[shape[2]]} pixels"
     note = f"{title}, {size}; {split}"
-    return make_dataset(name, note, class_names, *sources, skip_unreadable=source.skip_unreadable)
+    skip = source.skip_unreadable
+    return make_dataset(name, note, class_names, *sources, skip_unreadable=skip, left_out=left_out)
 
 
 def _first_shape(paths: Sequence[pathlib.Path]) -> tuple[int, int, int]:
@@ -71,21 +78,22 @@ def _first_shape(paths: Sequence[pathlib.Path]) -> tuple[int, int, int]:
     raise error or ValueError("There are no images.")
 
 
-def _read_splits(train_folder: pathlib.Path, test_folder: pathlib.Path) -> tuple[list[str], Split, Split]:
-    """`(class names, training split, test split)` of two folders with the same classes."""
-    class_names, train = _read_classes(train_folder)
-    test_names, test = _read_classes(test_folder)
+def _read_splits(train_folder: pathlib.Path, test_folder: pathlib.Path) -> tuple[list[str], Split, Split, list[str]]:
+    """`(class names, training split, test split, what is left out)` of two folders with the same classes."""
+    class_names, train, left_out = read_classes(train_folder)
+    test_names, test, more = read_classes(test_folder)
     if class_names != test_names:
         missing, extra = set(class_names) - set(test_names), set(test_names) - set(class_names)
         raise ValueError(
             f"The classes in {test_folder} differ from those in {train_folder}: "
             f"missing {sorted(missing) or 'none'}, additional {sorted(extra) or 'none'}."
         )
-    return class_names, train, test
+    named = [f"{sentence} in {name}/" for name, part in (("train", left_out), ("test", more)) for sentence in part]
+    return class_names, train, test, named
 
 
-def _split(folder: pathlib.Path, seed: int) -> tuple[list[str], Split, Split]:
-    class_names, (paths, labels) = _read_classes(folder)
+def _split(folder: pathlib.Path, seed: int) -> tuple[list[str], Split, Split, list[str]]:
+    class_names, (paths, labels), left_out = read_classes(folder)
     for name, count in zip(class_names, np.bincount(labels), strict=True):
         if count < 2:
             raise ValueError(f"The class folder {folder / name} holds one image; a split needs at least 2.")
@@ -93,24 +101,7 @@ def _split(folder: pathlib.Path, seed: int) -> tuple[list[str], Split, Split]:
         ([paths[index] for index in part], [labels[index] for index in part])
         for part in stratified_split(labels, 0.2, seed)
     )
-    return class_names, train, test
-
-
-def _read_classes(folder: pathlib.Path) -> tuple[list[str], Split]:
-    """The names of the classes in `folder`, sorted, and the paths and labels of their images."""
-    class_names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not class_names:
-        raise ValueError(f"{folder} holds no class folders. {LAYOUT}")
-    if len(class_names) < 2:
-        raise ValueError(f"{folder} holds fewer than 2 class folders (only {class_names[0]!r}). {LAYOUT}")
-    paths, labels = [], []
-    for label, name in enumerate(class_names):
-        images = find_images(folder / name)
-        if not images:
-            raise ValueError(f"The class folder {folder / name} holds no image ({', '.join(SUFFIXES)}).")
-        paths += images
-        labels += [label] * len(images)
-    return class_names, (paths, labels)
+    return class_names, train, test, left_out
 
 
 # Unpacked archives
@@ -140,10 +131,10 @@ def recognize(folder: pathlib.Path) -> str | None:
 
 def _load_tiny_imagenet(folder: pathlib.Path, source: DataSource) -> Dataset:
     """200 classes of 500 images to train with and 50 to test with, 64x64. Its `test/` has no labels."""
-    class_names, train = _read_classes(folder / "train")
+    class_names, train, left_out = read_classes(folder / "train")
     annotations = folder / "val" / "val_annotations.txt"
     paths, labels = [], []
-    for number, line in enumerate(annotations.read_text().splitlines(), 1):
+    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), 1):
         file, class_name, *_ = [*line.split("\t"), "", ""]
         if class_name not in class_names:
             raise ValueError(
@@ -152,14 +143,15 @@ def _load_tiny_imagenet(folder: pathlib.Path, source: DataSource) -> Dataset:
         paths.append(folder / "val" / "images" / file)
         labels.append(class_names.index(class_name))
     splits = (train, (paths, labels))
-    return _from_files("tiny_imagenet", "Tiny ImageNet", "val/ is the test split", class_names, splits, source)
+    split = "val/ is the test split"
+    return _from_files("tiny_imagenet", "Tiny ImageNet", split, class_names, splits, source, left_out)
 
 
 def _load_cinic10(folder: pathlib.Path, source: DataSource) -> Dataset:
     """10 classes, 90,000 images of 32x32 in each of `train/`, `valid/` and `test/`."""
-    class_names, train, test = _read_splits(folder / "train", folder / "test")
+    class_names, train, test, left_out = _read_splits(folder / "train", folder / "test")
     split = "test/ is the test split, valid/ is not used"
-    return _from_files("cinic10", "CINIC-10", split, class_names, (train, test), source)
+    return _from_files("cinic10", "CINIC-10", split, class_names, (train, test), source, left_out)
 
 
 def _load_imagenet32(folder: pathlib.Path, source: DataSource) -> Dataset:

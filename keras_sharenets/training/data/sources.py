@@ -28,8 +28,8 @@ class DataSource:
         data: `"digits"` (comes with scikit-learn, nothing to download); `"cifar10"`, `"cifar100"` or `"imagenet"`
             (through TensorFlow Datasets); any other name there, or `"tfds:NAME"`; `"tiny_imagenet"`, `"cinic10"` or
             `"imagenet32"` (unpacked in `data_dir`); or a folder: one of these three, one folder of images per class, or
-            `train/` and `test/` (or `val/`, `valid/`, `validation/`) with such folders. A folder that is called like
-            a data set is written `./digits`.
+            splits with such folders (`folder_layout.find_layout`). A folder that is called like a data set is written
+            `./digits`.
         data_dir: where TensorFlow Datasets keeps its data, by default `TFDS_DATA_DIR`, or else
             `~/tensorflow_datasets`; or where the data set was unpacked.
         input_shape: `(height, width, channels)` to which images from files are resized. By default they must all have

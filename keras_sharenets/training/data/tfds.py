@@ -23,6 +23,7 @@ import numpy as np
 import PIL.Image
 import PIL.JpegImagePlugin
 
+from keras_sharenets.images import decode_image
 from keras_sharenets.training.data.dataset import Arrays, Dataset, Files, Shape, make_dataset, stratified_split
 from keras_sharenets.training.data.sources import DataSource
 
@@ -215,16 +216,7 @@ def read_feature(record: Record, name: str) -> Any:
 
 def _read_image(record: Record, shape: Shape, *, name: str) -> np.ndarray:
     """The image in a record, as `keras_sharenets.images.read_image` gives that of a file."""
-    data = read_feature(record, name)
-    try:
-        with PIL.Image.open(io.BytesIO(data)) as file:
-            image = file.convert("L" if shape[-1] == 1 else "RGB")
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise ValueError(f"{record} is not an image that can be read: {error}") from error
-    size = (shape[1] or image.width, shape[0] or image.height)
-    if size != image.size:
-        image = image.resize(size, PIL.Image.Resampling.BILINEAR)
-    return np.asarray(image, np.uint8).reshape(size[1], size[0], shape[-1])
+    return decode_image(read_feature(record, name), shape, name=record)
 
 
 def _storage(builder, image: str) -> str:

@@ -161,7 +161,7 @@ def _int8_file(path: pathlib.Path) -> Mapping | None:
     if not path.is_file():
         return None
     try:
-        entries = {entry["form"]: entry for entry in json.loads(path.read_text())["files"]}
+        entries = {entry["form"]: entry for entry in json.loads(path.read_text(encoding="utf-8"))["files"]}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not what `export` writes: {type(error).__name__} {error}") from error
     return entries.get("int8")

@@ -17,7 +17,7 @@ import keras_sharenets
 from keras_sharenets import files
 from keras_sharenets.folder_lock import hold_folder, is_unused
 from keras_sharenets.training.data.batches import EvenBatches, held_out_batches, input_shape, training_batches
-from keras_sharenets.training.data.dataset import Dataset
+from keras_sharenets.training.data.dataset import Dataset, count_images
 from keras_sharenets.training.devices.devices import Devices, check_alike, check_fits, connect, copy_of
 from keras_sharenets.training.recipes.named import recipe_for
 from keras_sharenets.training.recipes.recipe import Recipe
@@ -285,9 +285,14 @@ def check_tensorboard(extras: tuple[str, ...] | None) -> None:
 
 
 def _summary(dataset: Dataset) -> dict[str, object]:
-    names = ("name", "note", "class_names", "shape", "mean", "variance", "unreadable")
+    names = ("name", "note", "class_names", "shape", "mean", "variance", "unreadable", "left_out")
     kept = {name: getattr(dataset, name) for name in names}
-    return {**kept, "train": len(dataset.train), "test": len(dataset.test)}
+    return {
+        **kept,
+        "images_per_class": list(count_images(dataset).values()),
+        "train": len(dataset.train),
+        "test": len(dataset.test),
+    }
 
 
 def _versions() -> dict[str, str]:

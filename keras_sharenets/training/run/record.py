@@ -161,7 +161,7 @@ def read_metrics(path: pathlib.Path) -> Run:
     if not path.is_file():
         raise ValueError(f"There is no {path}: {path.parent} holds no run.")
     try:
-        return run_from_dict(json.loads(path.read_text()))
+        return run_from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the record of a run: {type(error).__name__} {error}") from error
 
