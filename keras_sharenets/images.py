@@ -81,7 +81,7 @@ def _read(file: str | os.PathLike | BinaryIO, shape: Shape, name: object) -> np.
             image.load()
             image.info.pop("transparency", None)  # Pillow would warn that it is lost.
             image = image.convert("L" if channels == 1 else "RGB")
-            turn = TURNS.get(_orientation(opened.info.get("exif")))
+            turn = TURNS.get(_orientation(opened.info.get("exif", b"")))
     # Pillow raises whatever its decoders raise on damaged input: OSError, SyntaxError, struct.error, KeyError ...
     except Exception as error:
         raise ValueError(f"{name} is not an image that can be read: {str(error) or type(error).__name__}") from error
@@ -116,7 +116,7 @@ def _to_8_bits(image: PIL.Image.Image) -> PIL.Image.Image:
     return PIL.Image.fromarray((255 - values if tags.get(_TIFF_PHOTOMETRIC) == 0 else values).astype(np.uint8))
 
 
-def _orientation(exif: bytes | None) -> int:
+def _orientation(exif: bytes) -> int:
     """The orientation in EXIF data: 1, upright, if there are none or they are damaged."""
     found = PIL.Image.Exif()
     try:
