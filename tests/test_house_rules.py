@@ -39,7 +39,7 @@ def lacks_encoding(call):
     function, given = call.func, {keyword.arg for keyword in call.keywords}
     owner = ast.unparse(function.value) if isinstance(function, ast.Attribute) else ""
     name = function.attr if owner else getattr(function, "id", "")
-    if owner in ("files", "PIL.Image", "archive") or "encoding" in given:
+    if owner in ("files", "PIL.Image", "archive") or (owner, name) == ("os", "open") or "encoding" in given:
         return False
     if name in ("read_text", "write_text"):
         return bool(owner)
@@ -67,7 +67,13 @@ def test_calls_that_lack_an_encoding():
         "f().write_text(t)",
         "os.fdopen(3)",
     ]
-    fine = ["open(p, 'rb')", "p.open(mode='rb')", "p.read_text(encoding='utf-8')", "files.write_text(p, t)", "f(p)"]
+    fine = [
+        "open(p, 'rb')",
+        "p.open(mode='rb')",
+        "p.read_text(encoding='utf-8')",
+        "files.write_text(p, t)",
+        "os.open(p)",
+    ]
     found = [lacks_encoding(ast.parse(line, mode="eval").body) for line in (*lacking, *fine)]
     assert found == [True] * len(lacking) + [False] * len(fine)
 
