@@ -40,6 +40,7 @@ test-lowest: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 $(INSTALLED): setup.cfg pyproject.toml

@@ -100,7 +100,7 @@ class Shape:
         return keras.Model(inputs, layer(inputs))
 
     def build_reference(self) -> keras.Model:
-        """A model of Keras layers that follows the paper's drawing: splits, convolutions, gathers, concatenations.
+        """A model of Keras layers that follows the paper's figure: splits, convolutions, gathers, concatenations.
 
         Its weights have the shapes and the order of the layer's.
         """

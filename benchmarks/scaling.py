@@ -38,7 +38,7 @@ COLUMNS = {
     "activations": "{activation_bytes_law}",
     "peak memory": "{peak_memory_bytes_law}",
 }
-# What is drawn, by its column: its name, color and marker.
+# What is plotted, by its column: its name, color and marker.
 LINES = {
     "milliseconds": ("time", figures.BLUE, "o"),
     "multiply_adds": ("multiply-adds", figures.GRAY, "s"),
@@ -230,7 +230,7 @@ def make_row(axis: Axis, points: Sequence[Row], peak: float) -> Row:
 def draw_growth(table: Table, machine: str) -> bytes:
     """The rows of a table, a plot each, both scales logarithmic, as a PNG file.
 
-    All that is drawn is a multiple of what the power law gives for the first point, so that lines start together and
+    All that is plotted is a multiple of what the power law gives for the first point, so that lines start together and
     differ by their exponents. Lines are the laws, marks the points.
     """
     down, across = math.ceil(len(table.rows) / ACROSS), min(ACROSS, len(table.rows))

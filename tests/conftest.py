@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# The tests of JAX mostly wait for its compiler; with little optimisation it takes half the time.
+# The tests of JAX mostly wait for its compiler; with little optimization it takes half the time.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import numpy as np

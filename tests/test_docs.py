@@ -1,4 +1,4 @@
-"""The examples of the pages under `docs`: run as they stand there, in an empty folder with some pictures."""
+"""The examples of the pages under `docs`: run as they stand there, in an empty folder with some images."""
 
 import ast
 import functools
@@ -50,10 +50,10 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     for name in CLASSES:
-        (tmp_path / "pictures" / name).mkdir(parents=True)
+        (tmp_path / "images" / name).mkdir(parents=True)
         for index in range(4):
-            picture = PIL.Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8))
-            picture.save(tmp_path / "pictures" / name / f"{index}.png")
+            image = PIL.Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8))
+            image.save(tmp_path / "images" / name / f"{index}.png")
     (tmp_path / "labels.txt").write_text("\n".join(CLASSES))
     return tmp_path
 

@@ -1,4 +1,4 @@
-"""The papers' figures of blending layers, drawn from data. They need matplotlib: `keras_sharenets[plots]`."""
+"""The papers' figures of blending layers, made from data. They need matplotlib: `keras_sharenets[plots]`."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Answer:
     """The tables, also written into the page if there is one; `results.png` is left beside the runs."""
     from keras_sharenets import files
-    from keras_sharenets.analysis.catalogue import replace_table
+    from keras_sharenets.analysis.catalog import replace_table
     from keras_sharenets.training.reports.results import compare, direction, make_rows, read_published
 
     places = {pathlib.Path(folder).resolve().parent for folder in arguments.runs}

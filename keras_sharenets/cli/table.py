@@ -24,19 +24,19 @@ def check(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets import files
-    from keras_sharenets.analysis import catalogue
+    from keras_sharenets.analysis import catalog
     from keras_sharenets.models.registry import VARIANTS
 
     # In the order of the papers' tables, not of the alphabet.
     names = sorted(matching_names(arguments.pattern), key=list(VARIANTS).index)
     listed = []
-    for entry in catalogue.entries(names):
+    for entry in catalog.entries(names):
         listed.append(entry)
         say(f"{len(listed)}: {entry.name}")
-    text = catalogue.to_markdown(listed)
+    text = catalog.to_markdown(listed)
     data = [dataclasses.asdict(entry) for entry in listed]
     if arguments.update is None:
         return Answer(text, data)
     page = pathlib.Path(arguments.update)
-    files.write_text(page, catalogue.replace_table(page.read_text(encoding="utf-8"), text))
+    files.write_text(page, catalog.replace_table(page.read_text(encoding="utf-8"), text))
     return Answer(f"tables of {len(names)} networks in {page}", data)

@@ -40,7 +40,7 @@ def caption(figure: Figure, text: str) -> None:
 
 
 def frame(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
-    """A grid behind what is drawn, along `"x"`, `"y"` or `"both"`, and no lines on the right and at the top."""
+    """A grid behind the data, along `"x"`, `"y"` or `"both"`, and no lines on the right and at the top."""
     axes.grid(axis=grid, color=GRID)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

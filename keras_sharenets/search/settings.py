@@ -35,7 +35,7 @@ class Search:
         trials: how many there are at most.
         recipe: of a whole training.
         budget, file_budget: limits on networks and on their files.
-        seed: of what is drawn, of the validation split and of every training.
+        seed: of random choices, of the validation split and of every training.
         validation: the part of the training split that is held out to compare networks on.
         halving_worth: the accuracy that half the bytes or half the time of the int8 file is worth; 0 looks for accuracy
             alone.

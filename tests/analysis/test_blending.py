@@ -108,10 +108,10 @@ def test_a_pruned_network_computes_with_the_pruned_weights():
 
 
 def test_statistics_that_were_adapted_are_copied():
-    normalise = layers.Normalization(name="normalise")
-    normalise.adapt(10 + 3 * pseudo_random((8, 2, 2, 4)))
+    normalize = layers.Normalization(name="normalize")
+    normalize.adapt(10 + 3 * pseudo_random((8, 2, 2, 4)))
     images = keras.Input((2, 2, 4))
-    model = keras.Model(images, layers.Conv2D(4, 1, name="blend")(normalise(images)))
+    model = keras.Model(images, layers.Conv2D(4, 1, name="blend")(normalize(images)))
     pruned, _ = prune_blending(model, 0)
     some = 10 + pseudo_random((2, 2, 2, 4))
     assert np.array_equal(outputs_of(pruned, some), outputs_of(model, some))
@@ -266,7 +266,7 @@ def test_figure_of_patterns_has_the_colors_of_the_matrix():
     assert counts[figures.RED] / counts["#ffffff"] > 0.1
     height = 3.6 * figures.DPI
     assert 0.2 * height**2 < counts[figures.RED] < 0.35 * height**2
-    # Blue is drawn below the matrix too.
+    # Blue is below the matrix too.
     assert counts[figures.BLUE] > counts[figures.RED]
 
 

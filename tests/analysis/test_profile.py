@@ -77,7 +77,7 @@ def test_the_networks_of_the_paper(name, stored, non_trainable, multiply_adds, t
 @counts_only
 def test_a_network_of_others():
     p = profile(keras.applications.MobileNetV2(weights=None))
-    # Well-known counts, with and without normalisation; Sandler et al., "MobileNetV2", table 4 prints 3.4M and 300M.
+    # Well-known counts, with and without normalization; Sandler et al., "MobileNetV2", table 4 prints 3.4M and 300M.
     norms = sum(row.stored_parameters for row in p.layers if row.type == "BatchNormalization")
     assert p.stored_parameters == 3_504_872
     assert p.stored_parameters - norms == 3_470_760
@@ -95,7 +95,7 @@ def test_sharing_changes_what_is_stored_and_nothing_else():
     assert shared.multiply_adds == plain.multiply_adds
 
 
-def sharing_and_twin():
+def sharing_and_unshared():
     """A network with every kind of sharing, and one of plain Keras layers, each its own, that computes as much."""
     inputs = keras.Input((8, 8, 16))
     shared = HighlySharedConv2D(16, 3, groups=4, channel_repeats=2, arrangements=2, use_bias=True, name="shared")
@@ -107,15 +107,15 @@ def sharing_and_twin():
     for strides in (1, 2, 4):
         x = layers.Conv2D(16, 3, strides=strides, padding="same", groups=4)(x)
         x = layers.BatchNormalization()(x) if strides < 4 else x
-    twin = keras.Model(inputs, layers.Dense(16)(layers.Dense(16)(layers.Flatten()(x))))
-    return sharing, twin
+    unshared = keras.Model(inputs, layers.Dense(16)(layers.Dense(16)(layers.Flatten()(x))))
+    return sharing, unshared
 
 
 def test_effective_parameters_are_those_of_a_twin_that_shares_nothing():
-    sharing, twin = sharing_and_twin()
-    p, q = profile(sharing), profile(twin)
+    sharing, unshared = sharing_and_unshared()
+    p, q = profile(sharing), profile(unshared)
     statistics = 2 * 2 * 16
-    assert p.effective_parameters == twin.count_params() - statistics
+    assert p.effective_parameters == unshared.count_params() - statistics
     assert p.stored_parameters == sharing.count_params() - 2 * 16
     assert q.ratio == 1.0
     assert q.effective_parameters == q.stored_parameters == p.effective_parameters
@@ -124,7 +124,7 @@ def test_effective_parameters_are_those_of_a_twin_that_shares_nothing():
 
 
 def test_one_row_a_call():
-    p = profile(sharing_and_twin()[0])
+    p = profile(sharing_and_unshared()[0])
     kernel, bias = 3 * 3 * 4 * 16, 16
     counts = [(row.name, row.call, row.stored_parameters, row.effective_parameters, row.shared) for row in p.layers]
     assert counts == [
@@ -269,13 +269,13 @@ def test_a_frozen_backbone_inside_a_network():
 
 
 def test_counts_follow_what_the_network_holds_after_saving(tmp_path):
-    model = sharing_and_twin()[0]
+    model = sharing_and_unshared()[0]
     model.save(tmp_path / "model.keras")
     reloaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
     assert profile(reloaded) == profile(model)
 
 
-def test_the_size_of_the_picture():
+def test_the_size_of_the_image():
     model = ksn.create_model("hscnet_m32_g4_r2_b1_a2", input_shape=(None, None, 3))
     fixed = ksn.create_model("hscnet_m32_g4_r2_b1_a2", input_shape=(16, 20, 3))
     with pytest.raises(
@@ -308,7 +308,7 @@ def test_a_network_without_parameters():
 
 
 def test_the_model_computes_as_before():
-    model = sharing_and_twin()[0]
+    model = sharing_and_unshared()[0]
     images = pseudo_random((2, 8, 8, 16))
     before = np.asarray(model(images))
     trainable = [variable.trainable for variable in model.variables]

@@ -5,12 +5,12 @@ import json
 
 from keras_sharenets.analysis.profile import LayerProfile, Profile, to_csv, to_dict, to_text
 
-PICTURES, VECTORS = (None, 32, 32, 16), (None, 10)
+IMAGES, VECTORS = (None, 32, 32, 16), (None, 10)
 ROWS = (
-    LayerProfile("conv", "Conv2D", 0, (None, 32, 32, 3), PICTURES, 1296, 2304, 0, 1_234_567),
-    LayerProfile("norm", "BatchNormalization", 0, PICTURES, PICTURES, 32, 32, 32, 0),
-    LayerProfile("conv", "Conv2D", 1, (None, 32, 32, 3), PICTURES, 0, 2304, 0, 1_234_567),
-    LayerProfile("add", "Add", 0, (PICTURES, PICTURES), PICTURES, 0, 0, 0, 0),
+    LayerProfile("conv", "Conv2D", 0, (None, 32, 32, 3), IMAGES, 1296, 2304, 0, 1_234_567),
+    LayerProfile("norm", "BatchNormalization", 0, IMAGES, IMAGES, 32, 32, 32, 0),
+    LayerProfile("conv", "Conv2D", 1, (None, 32, 32, 3), IMAGES, 0, 2304, 0, 1_234_567),
+    LayerProfile("add", "Add", 0, (IMAGES, IMAGES), IMAGES, 0, 0, 0, 0),
 )
 RECURRENT = LayerProfile("inner/lstm", "LSTM", 0, (None, None, 3), VECTORS, 1000, 1000, 0, None)
 PROFILE = Profile("net", ((32, 32, 3),), ROWS)

@@ -190,10 +190,10 @@ def bad_inputs(folder):
     net, images = folder / "net.keras", folder / "images"
     (folder / "foreign.keras").write_text("no model")
     (folder / "foreign.tflite").write_bytes(bytes(range(256)) * 10)
-    (folder / "text.png").write_text("no picture")
+    (folder / "text.png").write_text("no image")
     (folder / "empty").mkdir(exist_ok=True)
     broken, foreign = folder / "broken", folder / "foreign"
-    for trial, text in ((broken, "{"), (foreign, '{"name": "resnet_164", "arguments": {"colour": 1}}')):
+    for trial, text in ((broken, "{"), (foreign, '{"name": "resnet_164", "arguments": {"color": 1}}')):
         trial.mkdir(exist_ok=True)
         (trial / "trial.json").write_text(text)
     return [

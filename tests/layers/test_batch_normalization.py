@@ -27,10 +27,10 @@ def network(layer_class, arguments, shape):
 def test_equals_the_layer_of_keras(case):
     """In outputs, gradients and moving statistics, in training and after."""
     arguments, shape = CASES[case]
-    pictures = 3 + 2 * pseudo_random((8, *shape), seed=4)
+    images = 3 + 2 * pseudo_random((8, *shape), seed=4)
     ours, theirs = (network(layer, arguments, shape) for layer in (BatchNormalization, keras.layers.BatchNormalization))
     for training in (True, True, False):
-        actual, expected = (outputs_and_gradients(model, pictures, training) for model in (ours, theirs))
+        actual, expected = (outputs_and_gradients(model, images, training) for model in (ours, theirs))
         assert_close(actual[0], expected[0], 1e-5)
         for one, other in zip(actual[1], expected[1], strict=True):
             assert_close(one, other, 1e-5)
@@ -40,20 +40,20 @@ def test_equals_the_layer_of_keras(case):
 
 def test_statistics_are_those_of_the_formula():
     model = network(BatchNormalization, {"momentum": 0.75}, (4, 3, 2))
-    pictures = 1 + pseudo_random((5, 4, 3, 2))
+    images = 1 + pseudo_random((5, 4, 3, 2))
     model.compile("sgd", "mse", jit_compile=False)
-    model.train_on_batch(pictures, pictures)
+    model.train_on_batch(images, images)
     mean, variance = model.layers[-1].moving_mean, model.layers[-1].moving_variance
-    assert_close(mean.numpy(), 0.25 * pictures.mean((0, 1, 2)), 1e-5)
-    assert_close(variance.numpy(), 0.75 + 0.25 * pictures.var((0, 1, 2)), 1e-5)
+    assert_close(mean.numpy(), 0.25 * images.mean((0, 1, 2)), 1e-5)
+    assert_close(variance.numpy(), 0.75 + 0.25 * images.var((0, 1, 2)), 1e-5)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_half_precision_in_training(policy):
     model = with_policy(policy, lambda: network(BatchNormalization, {}, (4, 4, 3)))
-    twin = network(BatchNormalization, {}, (4, 4, 3))
-    pictures = pseudo_random((8, 4, 4, 3))
-    outputs = [outputs_and_gradients(each, pictures, training=True) for each in (model, twin)]
+    theirs = network(BatchNormalization, {}, (4, 4, 3))
+    images = pseudo_random((8, 4, 4, 3))
+    outputs = [outputs_and_gradients(each, images, training=True) for each in (model, theirs)]
     assert keras.backend.standardize_dtype(model.output.dtype) == policy.removeprefix("mixed_")
     assert_close(outputs[0][0], outputs[1][0], 1e-2)
     for one, other in zip(outputs[0][1], outputs[1][1], strict=True):
@@ -63,8 +63,8 @@ def test_half_precision_in_training(policy):
 def test_frozen_it_uses_its_statistics():
     model = network(BatchNormalization, {}, (4, 4, 3))
     model.layers[-1].trainable = False
-    pictures = 5 + pseudo_random((8, 4, 4, 3))
-    assert_close(model(pictures, training=True), model(pictures, training=False), 1e-6)
+    images = 5 + pseudo_random((8, 4, 4, 3))
+    assert_close(model(images, training=True), model(images, training=False), 1e-6)
     np.testing.assert_array_equal(model.layers[-1].moving_mean.numpy(), 0)
 
 

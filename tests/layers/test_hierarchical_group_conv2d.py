@@ -15,7 +15,7 @@ LAYERS = [HierarchicalGroupConv2D, SplitGroupConv2D]
 both = pytest.mark.parametrize("layer_class", LAYERS, ids=lambda layer_class: layer_class.__name__)
 
 
-def drawn(layer_class, images, kernels):
+def reference(layer_class, images, kernels):
     """Equations 1 and 2 of the paper in numpy, groups taken from the left as wide as their kernels say."""
     outputs = []
     for kernel in kernels:
@@ -74,12 +74,12 @@ def test_both_forms_agree_in_outputs_and_gradients(layer_class, case):
 @both
 @few
 @given(case=cases())
-def test_gradients_equal_finite_differences_of_the_drawing(layer_class, case):
+def test_gradients_equal_finite_differences_of_the_reference(layer_class, case):
     images = pseudo_random((2, 3, 2, case[0]))
     model = network(layer_class, *case, "auto")
     outputs, gradients = outputs_and_gradients(model, images)
     kernels = [kernel.astype("float64") for kernel in model.get_weights()]
-    assert_close(outputs, drawn(layer_class, images, kernels), 1e-5)
+    assert_close(outputs, reference(layer_class, images, kernels), 1e-5)
     probe = pseudo_random(outputs.shape, seed=1)
     differences = []
     for kernel in kernels:
@@ -87,9 +87,9 @@ def test_gradients_equal_finite_differences_of_the_drawing(layer_class, case):
         for place in np.ndindex(kernel.shape):
             # The output is affine in every single weight, so a wide step is exact.
             kernel[place] += 0.5
-            ahead = drawn(layer_class, images, kernels)
+            ahead = reference(layer_class, images, kernels)
             kernel[place] -= 1
-            behind = drawn(layer_class, images, kernels)
+            behind = reference(layer_class, images, kernels)
             kernel[place] += 0.5
             expected[place] = ((ahead - behind) * probe).sum()
         differences.append(expected.ravel())
@@ -201,7 +201,7 @@ def test_every_kernel_starts_from_numbers_of_its_own_by_what_it_reads(layer_clas
         assert group == 0 or not np.any(kernel[:, :, :64] == kernels[group - 1][:, :, :64])
 
 
-def test_initialiser_may_be_a_function():
+def test_initializer_may_be_a_function():
     layer = HierarchicalGroupConv2D(
         4, groups=2, kernel_initializer=lambda shape, dtype=None: keras.ops.full(shape, 2.0)
     )
@@ -225,7 +225,7 @@ def test_mixed_precision_composes_in_full_precision():
         (SplitGroupConv2D(12, groups=4, use_bias=True), 10 * 3),
     ],
 )
-def test_products_are_those_of_the_drawing(layer, products):
+def test_products_are_those_of_the_reference(layer, products):
     inputs = keras.Input((5, 7, 10))
     profile = ksn.profile(keras.Model(inputs, layer(inputs)))
     assert layer.products_per_pixel() == products

@@ -199,7 +199,7 @@ def test_equals_conv2d_with_the_effective_kernel(sharing):
     assert_close(outputs, keras.ops.convert_to_numpy(plain(images)), 1e-5)
 
 
-def test_kernel_larger_than_the_picture():
+def test_kernel_larger_than_the_image():
     with pytest.raises(ValueError, match=r"`kernel_size` \(=\(3, 5\)\) must fit into the image \(=\(4, 4\)\)"):
         HighlySharedConv2D(8, (3, 5), padding="valid")(keras.Input((4, 4, 3)))
 

@@ -29,7 +29,7 @@ def network(channels, sizes, filters, implementation="auto", use_bias=False, **o
 
 
 def units(channels):
-    """A batch with one unit vector in every pixel of each picture."""
+    """A batch with one unit vector in every pixel of each image."""
     return np.eye(channels, dtype="float32").reshape(channels, 1, 1, channels) * np.ones((1, 3, 2, 1), "float32")
 
 
@@ -159,7 +159,7 @@ def test_every_setting_survives_the_config():
     ("channels", "sizes", "filters"),
     [(512, (8, 8, 8), 512), (256, (16, 32), 256), (256, (256,), 256), (64, (8, 8), 256)],
 )
-def test_the_product_starts_as_a_layer_in_hes_initialisation(channels, sizes, filters):
+def test_the_product_starts_as_a_layer_in_hes_initialization(channels, sizes, filters):
     keras.utils.set_random_seed(0)
     layer = InterleavedGroupConv2D(filters, branch_channels=sizes)
     layer.build((None, 4, 4, channels))
@@ -177,7 +177,7 @@ def test_every_kernel_starts_from_numbers_of_its_own():
     assert not np.any(first == second)
 
 
-def test_initialiser_may_be_a_function():
+def test_initializer_may_be_a_function():
     layer = InterleavedGroupConv2D(
         4, branch_channels=(2, 2), kernel_initializer=lambda shape, dtype=None: keras.ops.full(shape, 2.0)
     )
@@ -194,7 +194,7 @@ def test_mixed_precision_composes_in_full_precision():
 
 
 @pytest.mark.parametrize("implementation", ["composed", "multiplied", "factored"])
-def test_products_are_those_of_the_drawing(implementation):
+def test_products_are_those_of_the_reference(implementation):
     inputs = keras.Input((5, 7, 12))
     layer = InterleavedGroupConv2D(24, branch_channels=(6, 4), use_bias=True, implementation=implementation)
     profile = ksn.profile(keras.Model(inputs, layer(inputs)))

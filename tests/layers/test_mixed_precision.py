@@ -43,7 +43,7 @@ CASES = {
 }
 CASES |= {
     "depthwise": lambda: DepthwiseConv2D(3, padding="same"),
-    "normalised": BatchNormalization,
+    "normalized": BatchNormalization,
     "squeezed": lambda: SqueezeExcite(8),
     "repeated, rounded": lambda: QuantizedKernels(
         HighlySharedConv2D(64, 3, groups=16, channel_repeats=8, arrangements=2, use_bias=True)
@@ -61,7 +61,7 @@ CASES |= {
 QUICK = ["repeated, folded", "arranged, multiplied", "hierarchical, composed", "interleaved, composed", "squeezed"]
 QUICK += ["repeated, rounded"]
 FITTED = ["squeezed", "repeated, grouped", "grouped, folded", "hierarchical, factored", "interleaved, multiplied"]
-FITTED += ["depthwise", "normalised", "repeated, rounded"]
+FITTED += ["depthwise", "normalized", "repeated, rounded"]
 
 
 def network(layer):

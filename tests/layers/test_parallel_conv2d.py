@@ -17,7 +17,7 @@ def make(padding="same", implementation="auto", **more):
 
 
 def by_loops(layer, x, strides):
-    """The two sums over pixels and planes, written out for each output number."""
+    """The two sums over pixels and planes, one output number at a time."""
     kernels = [keras.ops.convert_to_numpy(part.effective_kernel()) for part in (layer.spatial, layer.pointwise)]
     batch, height, width, channels = x.shape
     groups, filters = layer.spatial.groups, layer.spatial.filters

@@ -34,19 +34,19 @@ def test_is_the_layer_with_rounded_kernels(name):
     model = keras.Model(inputs, wrapper(inputs))
     for place, weight in enumerate(layer.weights):
         weight.assign(pseudo_random(weight.shape, seed=place))
-    twin = keras.Model(inputs, layer(inputs))
+    unquantized = keras.Model(inputs, layer(inputs))
     images = pseudo_random((2, 4, 4, 8), seed=9)
-    actual, plain = outputs_of(model, images), outputs_of(twin, images)
-    stored = twin.get_weights()
+    actual, plain = outputs_of(model, images), outputs_of(unquantized, images)
+    stored = unquantized.get_weights()
     kernels = {id(kernel) for kernel, _ in wrapper.kernels}
     assert len(kernels) == {"hierarchical": 4, "interleaved": 2, "squeeze": 2}.get(name, 1)
-    for weight, value in zip(twin.weights, stored, strict=True):
+    for weight, value in zip(unquantized.weights, stored, strict=True):
         if id(weight) in kernels:
             weight.assign(rounded(value, axis))
-    expected = outputs_of(twin, images)
+    expected = outputs_of(unquantized, images)
     assert_close(actual, expected, 1e-5)
     assert np.abs(plain - expected).max() > 1e-4 * np.abs(expected).max()
-    assert model.count_params() == twin.count_params()
+    assert model.count_params() == unquantized.count_params()
 
 
 def test_arguments_of_a_call_reach_the_layer():

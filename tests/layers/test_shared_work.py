@@ -44,7 +44,7 @@ def network(layers):
 
 
 def step_of(model, training):
-    """A function of pictures and weights: the sum of the squared outputs, or its gradients by the weights."""
+    """A function of images and weights: the sum of the squared outputs, or its gradients by the weights."""
     if TENSORFLOW:
         import tensorflow as tf
 

@@ -9,19 +9,19 @@ from keras_sharenets import mobile
 
 @pytest.fixture(scope="session")
 def digits():
-    """Real pictures `(1797, 8, 8, 1)` with pixel values from 0 to 255, and their classes."""
+    """Real images `(1797, 8, 8, 1)` with pixel values from 0 to 255, and their classes."""
     data = load_digits()
     return (data.images[..., None] * (255 / 16)).round().astype(np.uint8), data.target
 
 
 @pytest.fixture(scope="session")
 def trained(digits):
-    """The small network, trained on all pictures but the last 500."""
+    """The small network, trained on all images but the last 500."""
     keras.utils.set_random_seed(0)
     model = small_network()
     model.compile(keras.optimizers.Adam(5e-3), "sparse_categorical_crossentropy", jit_compile=False)
-    pictures, classes = digits
-    model.fit(pictures[:-500].astype("float32"), classes[:-500], batch_size=32, epochs=6, verbose=0)
+    images, classes = digits
+    model.fit(images[:-500].astype("float32"), classes[:-500], batch_size=32, epochs=6, verbose=0)
     return model
 
 
@@ -51,12 +51,12 @@ def saturated(trained):
 @pytest.fixture(scope="session")
 def tflite_files(trained, digits, tmp_path_factory):
     """The trained network as a file of each precision: `{quantization: (path, report)}`."""
-    folder, pictures = tmp_path_factory.mktemp("tflite"), digits[0][:200]
+    folder, images = tmp_path_factory.mktemp("tflite"), digits[0][:200]
     exported = {}
     for quantization in (None, "float16", "int8"):
         path = folder / f"{quantization}.tflite"
         report = mobile.export_tflite(
-            trained, path, quantization=quantization, representative_data=pictures, class_names=NAMES
+            trained, path, quantization=quantization, representative_data=images, class_names=NAMES
         )
         exported[quantization] = path, report
     return exported

@@ -143,7 +143,15 @@ def test_table_is_aligned():
     assert lines[0].split() == ["a.tflite", "1,234,567", "1", "1", "1", "1", "1", "2", "SOFTMAX", "77.05%"]
     assert lines[1].split() == ["longer", "name.tflite", "8", "1", "1", "1", "1", "1", "2", "SOFTMAX"]
     assert len(head) == len(lines[0])
-    for column in ("file bytes", "weight bytes", "median ms", "spread ms", "peak memory", "partitions", "undelegated"):
+    for column in (
+        "file bytes",
+        "weight bytes",
+        "median ms",
+        "spread ms",
+        "peak memory",
+        "delegate partitions",
+        "undelegated operators",
+    ):
         end = head.index(column) + len(column)
         assert all(line[end - 1] != " " and line[end : end + 1] in ("", " ") for line in lines[:2])
     assert "accuracy" not in benchmark_table(reports)
@@ -151,13 +159,13 @@ def test_table_is_aligned():
 
 # Within a factor of 8 the axis is linear, beyond it logarithmic.
 @pytest.mark.parametrize("largest", [4000, 90_000])
-def test_picture_has_a_point_for_every_file(largest):
+def test_image_has_a_point_for_every_file(largest):
     def blue_pixels(sizes):
         reports = [report_of(f"runs/{index}.tflite", size) for index, size in enumerate(sizes)]
         accuracies = {report.path: 0.5 + report.file_bytes / 1e6 for report in reports}
-        picture = PIL.Image.open(io.BytesIO(draw_accuracy_against_size(reports, accuracies, "a title")))
-        assert picture.size == (900, 504)
-        pixels = np.asarray(picture.convert("RGB")).astype(int)
+        image = PIL.Image.open(io.BytesIO(draw_accuracy_against_size(reports, accuracies, "a title")))
+        assert image.size == (900, 504)
+        pixels = np.asarray(image.convert("RGB")).astype(int)
         return np.abs(pixels - (0x1F, 0x5F, 0xBF)).max(-1).__lt__(30).sum()
 
     one = blue_pixels([1000])

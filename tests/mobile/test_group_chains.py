@@ -1,4 +1,4 @@
-"""Chains of groups in the inference graph: normalised inside, their groups stacked like pictures."""
+"""Chains of groups in the inference graph: normalized inside, their groups stacked like images."""
 
 import math
 
@@ -18,9 +18,9 @@ from keras_sharenets.mobile.inspect.file import open_tflite
 
 
 def chain(groups=3, channels=13, filters=12, use_bias=False, smallest=0.5, uses=1, relu=False, also=False):
-    """Hierarchical group convolutions of dealt channels, normalised with scales of both signs, and 3 pictures.
+    """Hierarchical group convolutions of shuffled channels, normalized with scales of both signs, and 3 images.
 
-    `smallest` is the smallest magnitude of a scale, `also` reads what is not normalised.
+    `smallest` is the smallest magnitude of a scale, `also` reads what is not normalized.
     """
     x = inputs = keras.Input((4, 5, channels))
     layer = ksn.layers.HierarchicalGroupConv2D(filters, groups=groups, use_bias=use_bias, name="chain")
@@ -50,14 +50,14 @@ def kinds(graph):
 
 @pytest.mark.parametrize("groups", [2, 3, 4, 6])
 @pytest.mark.parametrize("use_bias", [False, True])
-def test_normalisation_costs_no_step(groups, use_bias):
-    model, pictures = chain(groups, use_bias=use_bias)
+def test_normalization_costs_no_step(groups, use_bias):
+    model, images = chain(groups, use_bias=use_bias)
     graph = fold_chain_normalization(lowered(model))
     assert kinds(graph).count("conv") == groups
     assert "affine" not in kinds(graph)
     stored = sum(np.asarray(kernel).size for kernel in model.get_layer("chain").kernels)
     assert sum(kernel.array.size for kernel in graph.uses()) == stored
-    assert_close(run(graph, pictures), np.asarray(model(pictures)), 1e-5)
+    assert_close(run(graph, images), np.asarray(model(images)), 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -65,30 +65,30 @@ def test_normalisation_costs_no_step(groups, use_bias):
     [({"smallest": 0.01}, 1), ({"smallest": 0.0}, 1), ({"uses": 2}, 2), ({"relu": True}, 1), ({"also": True}, 1)],
     ids=["a scale that is hardly there", "a scale of 0", "kernels of two uses", "a ReLU", "read again"],
 )
-def test_normalisation_that_stays_behind(arguments, steps):
-    model, pictures = chain(**arguments)
+def test_normalization_that_stays_behind(arguments, steps):
+    model, images = chain(**arguments)
     graph = fold_chain_normalization(lowered(model))
     assert kinds(graph).count("affine") == steps
-    assert_close(run(graph, pictures), np.asarray(model(pictures)), 1e-5)
+    assert_close(run(graph, images), np.asarray(model(images)), 1e-5)
 
 
 @pytest.mark.parametrize("groups", [2, 3, 4, 6])
 def test_groups_are_stacked_and_taken_out_as_they_lie(groups):
-    model, pictures = chain(groups)
+    model, images = chain(groups)
     values = {}
     graph = stack_groups(lowered(model))
     assert "permute" not in kinds(graph)
     assert kinds(graph).count("pad") == (13 % groups > 0)
-    outputs = run(graph, pictures, watch=lambda value, array: values.setdefault(value.number, np.asarray(array)))
-    assert_close(outputs, np.asarray(model(pictures)), 1e-5)
+    outputs = run(graph, images, watch=lambda value, array: values.setdefault(value.number, np.asarray(array)))
+    assert_close(outputs, np.asarray(model(images)), 1e-5)
     slices = [operation for operation in graph.operations if operation.kind == "slice"]
     assert len(slices) == groups
     for group, operation in enumerate(slices):
-        np.testing.assert_array_equal(values[operation.output.number], pictures[..., group::groups])
+        np.testing.assert_array_equal(values[operation.output.number], images[..., group::groups])
 
 
-def dealt(read):
-    """A deal to 4 groups of the channels of a picture, and what `read` makes of it."""
+def shuffled(read):
+    """A strided shuffle to 4 groups of the channels of an image, and what `read` makes of it."""
     inputs = keras.Input((4, 5, 16))
     return keras.Model(inputs, keras.layers.Flatten()(read(ksn.layers.StridedChannelShuffle(4)(inputs))))
 
@@ -104,14 +104,14 @@ def dealt(read):
     ids=["one group", "parts that overlap", "parts of another size", "all channels too"],
 )
 def test_other_parts_are_not_stacked(read):
-    model, pictures = dealt(read), pseudo_random((2, 4, 5, 16))
+    model, images = shuffled(read), pseudo_random((2, 4, 5, 16))
     graph = stack_groups(lowered(model))
     assert "stack" not in kinds(graph)
-    np.testing.assert_array_equal(run(graph, pictures), np.asarray(model(pictures)))
+    np.testing.assert_array_equal(run(graph, images), np.asarray(model(images)))
 
 
 def joined(filters=4, widths=(3, 3), strides=1, uses=1, relu=True, also=False, kernel_size=1):
-    """A convolution of joined channels of a picture of 6, and 3 pictures; `also` reads the joined ones again."""
+    """A convolution of joined channels of an image of 6, and 3 images; `also` reads the joined ones again."""
     inputs = keras.Input((4, 5, 6))
     layer = keras.layers.Conv2D(filters, kernel_size, strides, bias_initializer="ones")
     starts = np.cumsum((0, *widths[:-1])).tolist()
@@ -125,11 +125,11 @@ def joined(filters=4, widths=(3, 3), strides=1, uses=1, relu=True, also=False, k
 
 @pytest.mark.parametrize("arguments", [{}, {"widths": (1, 5)}, {"relu": False}], ids=str)
 def test_split_concat_readers(arguments):
-    model, pictures = joined(**arguments)
+    model, images = joined(**arguments)
     graph = split_concat_readers(lowered(model))
     assert (kinds(graph).count("conv"), kinds(graph).count("add")) == (2, 1)
     assert [kernel.array.shape[2] for kernel in graph.uses()] == list(arguments.get("widths", (3, 3)))
-    assert_close(run(graph, pictures), np.asarray(model(pictures)), 1e-5)
+    assert_close(run(graph, images), np.asarray(model(images)), 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -138,10 +138,10 @@ def test_split_concat_readers(arguments):
     ids=["too many filters", "three parts", "strides", "kernel of two uses", "read again", "3x3"],
 )
 def test_read_joined(arguments):
-    model, pictures = joined(**arguments)
+    model, images = joined(**arguments)
     graph = split_concat_readers(lowered(model))
     assert "add" not in kinds(graph)
-    assert_close(run(graph, pictures), np.asarray(model(pictures)), 1e-5)
+    assert_close(run(graph, images), np.asarray(model(images)), 1e-5)
 
 
 @pytest.mark.parametrize("groups", [2, 3, 4, 6])
@@ -149,13 +149,13 @@ def test_read_joined(arguments):
     ("quantization", "links", "tolerance"), [(None, 2, 1e-5), ("float16", 2, 1e-2), ("int8", 1, 0.05)]
 )
 def test_file_is_one_piece(groups, quantization, links, tolerance, tmp_path):
-    model, pictures = chain(groups, 121, 48)  # Too large to be written out for nothing.
-    (tmp_path / "net.tflite").write_bytes(convert(model, quantization=quantization, representative_data=pictures))
+    model, images = chain(groups, 121, 48)  # Too large to be materialized for nothing.
+    (tmp_path / "net.tflite").write_bytes(convert(model, quantization=quantization, representative_data=images))
     interpreter = open_tflite(tmp_path / "net.tflite")
     assert delegation(interpreter) == (1, {})
     names = [operator["op_name"] for operator in interpreter._get_ops_details()]
     assert (names.count("CONV_2D"), names.count("TRANSPOSE")) == (1 + links * (groups - 1), 1)
-    assert_close(predict_tflite(tmp_path / "net.tflite", pictures), np.asarray(model(pictures)), tolerance)
+    assert_close(predict_tflite(tmp_path / "net.tflite", images), np.asarray(model(images)), tolerance)
 
 
 @pytest.mark.parametrize("parts", [5, 6, 7, 12, 30])
@@ -164,8 +164,8 @@ def test_any_number_of_parts_is_joined_in_the_delegate(parts, tmp_path):
     slices = [ksn.layers.ChannelSlice(start, start + 1)(inputs) for start in reversed(range(parts))]
     joined = keras.layers.MaxPooling2D(1)(keras.layers.Concatenate()(slices))
     model = keras.Model(inputs, keras.layers.Flatten()(joined))
-    pictures = pseudo_random((2, 3, 3, parts))
+    images = pseudo_random((2, 3, 3, parts))
     (tmp_path / "net.tflite").write_bytes(convert(model))
     assert delegation(open_tflite(tmp_path / "net.tflite"))[1].get("CONCATENATION", 0) == 0
-    expected = pictures[..., ::-1].reshape(2, -1)
-    np.testing.assert_array_equal(predict_tflite(tmp_path / "net.tflite", pictures), expected)
+    expected = images[..., ::-1].reshape(2, -1)
+    np.testing.assert_array_equal(predict_tflite(tmp_path / "net.tflite", images), expected)

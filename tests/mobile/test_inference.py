@@ -15,8 +15,8 @@ def implementations(model):
 def test_named_network(name):
     model = ksn.create_model(name, input_shape=(16, 16, 3))
     copy = inference_model(model)
-    pictures = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype("float32")
-    np.testing.assert_allclose(copy(pictures), model(pictures), atol=1e-5)
+    images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype("float32")
+    np.testing.assert_allclose(copy(images), model(images), atol=1e-5)
     assert set(implementations(copy)) == {"grouped"}
     assert set(implementations(model)) == {"auto"}
     assert [weight.shape for weight in copy.weights] == [weight.shape for weight in model.weights]
@@ -36,8 +36,8 @@ def test_nested_network_stays_shared():
     copy = inference_model(model)
     assert implementations(copy.get_layer("inner")) == ["grouped"]
     assert len(copy.weights) == 1
-    pictures = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype("float32")
-    np.testing.assert_allclose(copy(pictures), model(pictures), atol=1e-5)
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype("float32")
+    np.testing.assert_allclose(copy(images), model(images), atol=1e-5)
 
 
 def test_subclassed_model_is_refused():
@@ -53,11 +53,11 @@ def test_score_model(end):
     model = small_network(None if end == "layer" else end)
     if end == "layer":
         model = keras.Model(model.input, keras.layers.Softmax()(model.output))
-    pictures = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 1)).astype("float32")
-    scores = np.asarray(score_model(model)(pictures), np.float64)
+    images = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 1)).astype("float32")
+    scores = np.asarray(score_model(model)(images), np.float64)
     exponentials = np.exp(scores - scores.max(-1, keepdims=True))
     expected = 1 / (1 + np.exp(-scores)) if end == "sigmoid" else exponentials / exponentials.sum(-1, keepdims=True)
-    np.testing.assert_allclose(model(pictures), expected, atol=1e-6)
+    np.testing.assert_allclose(model(images), expected, atol=1e-6)
     assert gives_probabilities(model)
 
 

@@ -7,21 +7,21 @@ from keras_sharenets.mobile import describe_tflite, predict_tflite
 from keras_sharenets.mobile.inspect.file import open_tflite
 
 
-def test_predict_quantises_by_the_rule(tflite_files, digits):
+def test_predict_quantizes_by_the_rule(tflite_files, digits):
     """Against the interpreter driven by hand: value = scale * (integer - zero point)."""
-    path, pictures = tflite_files["int8"][0], digits[0][-4:]
+    path, images = tflite_files["int8"][0], digits[0][-4:]
     interpreter = Interpreter(str(path))
     interpreter.allocate_tensors()
     (entry,), (end,) = interpreter.get_input_details(), interpreter.get_output_details()
     expected = []
-    for picture in pictures:
+    for image in images:
         scale, zero_point = entry["quantization"]
-        integers = np.clip(np.round(picture / scale) + zero_point, -128, 127).astype(np.int8)
+        integers = np.clip(np.round(image / scale) + zero_point, -128, 127).astype(np.int8)
         interpreter.set_tensor(entry["index"], integers[None])
         interpreter.invoke()
         scale, zero_point = end["quantization"]
         expected.append(scale * (interpreter.get_tensor(end["index"])[0].astype(float) - zero_point))
-    outputs = predict_tflite(path, pictures)
+    outputs = predict_tflite(path, images)
     assert outputs.dtype == np.float32
     np.testing.assert_allclose(outputs, expected, atol=1e-6)
 
@@ -37,7 +37,7 @@ def test_predict_nothing(tflite_files):
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (2, 8, 8, 3), (2, 8, 9, 1)])
-def test_pictures_of_another_shape(tflite_files, shape):
+def test_images_of_another_shape(tflite_files, shape):
     with pytest.raises(ValueError, match=r"`images` must have the shape \(n, 8, 8, 1\), has"):
         predict_tflite(tflite_files[None][0], np.zeros(shape))
 

@@ -1,4 +1,4 @@
-"""Additions of two convolutions of one picture, merged in the inference graph."""
+"""Additions of two convolutions of one image, merged in the inference graph."""
 
 import keras
 import numpy as np
@@ -42,7 +42,7 @@ def kinds(graph):
 )
 def test_merged_kernel_has_the_sum_where_they_meet(arguments, place):
     model = network(**arguments)
-    pictures = pseudo_random((3, 6, 6, 4), seed=7)
+    images = pseudo_random((3, 6, 6, 4), seed=7)
     graph = lower(model)
     merged = merge_added(graph)
     assert "add" not in kinds(merged)
@@ -52,7 +52,7 @@ def test_merged_kernel_has_the_sum_where_they_meet(arguments, place):
     expected[place] += model.get_weights()[1][0, 0]
     (kernel,) = merged.uses()
     assert_close(kernel.array, expected, 1e-6)
-    assert_close(run(merged, pictures), np.asarray(model(pictures)), 1e-5)
+    assert_close(run(merged, images), np.asarray(model(images)), 1e-5)
 
 
 @pytest.mark.parametrize(

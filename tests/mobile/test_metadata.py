@@ -19,26 +19,24 @@ def converted(plain, tmp_path_factory):
     return path, path.read_bytes()
 
 
-@pytest.mark.parametrize("names", [("a", "b", "c"), ("grey wolf", "café", "日本")])
+@pytest.mark.parametrize("names", [("a", "b", "c"), ("gray wolf", "café", "日本")])
 def test_labels_come_back(converted, tmp_path, names):
     data = write_labels(converted[1], list(names))
-    (tmp_path / "labelled.tflite").write_bytes(data)
+    (tmp_path / "labeled.tflite").write_bytes(data)
     assert read_labels(data) == names
-    assert read_labels(tmp_path / "labelled.tflite") == names
+    assert read_labels(tmp_path / "labeled.tflite") == names
     assert read_labels(converted[1]) is None
 
 
 def test_file_computes_the_same_and_holds_what_the_converter_wrote(converted, tmp_path):
     path, data = converted
-    labelled = write_labels(data, ("a", "b", "c"))
-    position = labelled.find(data)
+    labeled = write_labels(data, ("a", "b", "c"))
+    position = labeled.find(data)
     assert position > 0
     assert position % 16 == 0
-    (tmp_path / "labelled.tflite").write_bytes(labelled)
-    pictures = np.random.default_rng(0).integers(0, 256, (3, 6, 5, 3))
-    np.testing.assert_array_equal(
-        predict_tflite(tmp_path / "labelled.tflite", pictures), predict_tflite(path, pictures)
-    )
+    (tmp_path / "labeled.tflite").write_bytes(labeled)
+    images = np.random.default_rng(0).integers(0, 256, (3, 6, 5, 3))
+    np.testing.assert_array_equal(predict_tflite(tmp_path / "labeled.tflite", images), predict_tflite(path, images))
 
 
 def test_archive_for_unzip_and_android(tflite_files):

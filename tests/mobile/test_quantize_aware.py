@@ -18,7 +18,7 @@ def names_of_ranges(model):
 
 
 def test_a_value_is_rounded_where_the_file_has_it(digits):
-    """Of convolution, normalisation and ReLU only the last; of a shared layer each use for itself."""
+    """Of convolution, normalization and ReLU only the last; of a shared layer each use for itself."""
     inputs = keras.Input((8, 8, 1), name="images")
     shared = keras.layers.Conv2D(4, 3, padding="same", name="shared")
     x = keras.layers.Conv2D(4, 3, padding="same", name="stem")(inputs)
@@ -63,8 +63,8 @@ def test_training_moves_the_weights_of_the_model(digits):
     )
     before = model.get_weights()
     q = mobile.quantize_aware(model)
-    pictures, classes = digits
-    x = pictures[:64].astype("float32")
+    images, classes = digits
+    x = images[:64].astype("float32")
     calm_statistics(model, x)
     assert_close(outputs_of(q, x), outputs_of(model, x), 0.3)
     q.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
@@ -77,7 +77,7 @@ def test_training_moves_the_weights_of_the_model(digits):
 
 
 @pytest.fixture(scope="module")
-def quantised(trained, digits):
+def quantized(trained, digits):
     """The trained network, a copy of it trained two epochs more with rounding, and its file."""
     copy = keras.models.clone_model(trained)
     copy.set_weights(trained.get_weights())
@@ -87,46 +87,44 @@ def quantised(trained, digits):
     q = mobile.quantize_aware(copy)
     keras.utils.set_random_seed(0)
     q.compile(keras.optimizers.Adam(5e-4), "sparse_categorical_crossentropy", jit_compile=False)
-    pictures, classes = digits
-    q.fit(pictures[:-500].astype("float32"), classes[:-500], epochs=2, verbose=0)
+    images, classes = digits
+    q.fit(images[:-500].astype("float32"), classes[:-500], epochs=2, verbose=0)
     return q
 
 
-def test_the_file_computes_what_was_trained(quantised, trained, digits, tmp_path):
-    pictures, classes = digits
+def test_the_file_computes_what_was_trained(quantized, trained, digits, tmp_path):
+    images, classes = digits
     report = mobile.export_tflite(
-        quantised, tmp_path / "q.tflite", quantization="int8", representative_data=pictures[:100]
+        quantized, tmp_path / "q.tflite", quantization="int8", representative_data=images[:100]
     )
-    plain = mobile.export_tflite(
-        trained, tmp_path / "t.tflite", quantization="int8", representative_data=pictures[:100]
-    )
+    plain = mobile.export_tflite(trained, tmp_path / "t.tflite", quantization="int8", representative_data=images[:100])
     assert abs(report.file_bytes - plain.file_bytes) < 0.02 * plain.file_bytes
     assert report.stored_parameters == plain.stored_parameters
     # What is trained knows of the rounding: half the error of rounding afterwards, or less.
     assert report.score_error < 0.03
-    test = pictures[-500:]
-    in_keras = outputs_of(quantised, test.astype("float32")).argmax(1)
+    test = images[-500:]
+    in_keras = outputs_of(quantized, test.astype("float32")).argmax(1)
     in_file = mobile.predict_tflite(tmp_path / "q.tflite", test).argmax(1)
     assert (in_keras == in_file).mean() >= 0.99
     assert (in_file == classes[-500:]).mean() >= (in_keras == classes[-500:]).mean() - 0.005
 
 
-def test_the_file_has_the_learnt_ranges(quantised, digits, tmp_path):
-    """Even where the pictures that calibrate have others."""
+def test_the_file_has_the_learnt_ranges(quantized, digits, tmp_path):
+    """Even where the images that calibrate have others."""
     dark = digits[0][:20] // 16
-    mobile.export_tflite(quantised, tmp_path / "q.tflite", quantization="int8", representative_data=dark)
+    mobile.export_tflite(quantized, tmp_path / "q.tflite", quantization="int8", representative_data=dark)
     runtime = mobile.open_tflite(tmp_path / "q.tflite")
     scale, zero_point = runtime.get_input_details()[0]["quantization"]
     assert scale == pytest.approx(255 / 255, rel=1e-5)
     assert zero_point == -128
 
 
-def test_a_saved_network_is_the_same_and_exports_the_same(quantised, digits, tmp_path):
-    quantised.save(tmp_path / "q.keras")
+def test_a_saved_network_is_the_same_and_exports_the_same(quantized, digits, tmp_path):
+    quantized.save(tmp_path / "q.keras")
     reloaded = keras.saving.load_model(tmp_path / "q.keras")
     test = digits[0][:100].astype("float32")
-    assert_close(outputs_of(reloaded, test), outputs_of(quantised, test), 1e-6)
-    for name, model in (("a", quantised), ("b", reloaded)):
+    assert_close(outputs_of(reloaded, test), outputs_of(quantized, test), 1e-6)
+    for name, model in (("a", quantized), ("b", reloaded)):
         mobile.export_tflite(
             model, tmp_path / f"{name}.tflite", quantization="int8", representative_data=digits[0][:50]
         )
@@ -137,12 +135,12 @@ def test_a_saved_network_is_the_same_and_exports_the_same(quantised, digits, tmp
 def test_every_family(family, tmp_path):
     keras.utils.set_random_seed(0)
     model = representative(family)
-    pictures = np.random.default_rng(0).uniform(0, 1, (8, 32, 32, 3)).astype("float32")
-    calm_statistics(model, pictures)
+    images = np.random.default_rng(0).uniform(0, 1, (8, 32, 32, 3)).astype("float32")
+    calm_statistics(model, images)
     q = mobile.quantize_aware(model)
-    q(pictures, training=True)  # Learns the ranges.
-    report = mobile.export_tflite(q, tmp_path / "q.tflite", quantization="int8", representative_data=pictures)
-    plain = mobile.export_tflite(model, tmp_path / "m.tflite", quantization="int8", representative_data=pictures)
+    q(images, training=True)  # Learns the ranges.
+    report = mobile.export_tflite(q, tmp_path / "q.tflite", quantization="int8", representative_data=images)
+    plain = mobile.export_tflite(model, tmp_path / "m.tflite", quantization="int8", representative_data=images)
     assert abs(report.file_bytes - plain.file_bytes) < 0.02 * plain.file_bytes
     assert report.score_error < 0.2
 

@@ -14,9 +14,9 @@ from keras_sharenets.mobile.export import saved_model
 from keras_sharenets.mobile.export.verification import ExportMismatchError
 
 
-def encode(picture, kind):
+def encode(image, kind):
     file = io.BytesIO()
-    PIL.Image.fromarray(picture.squeeze()).save(file, kind)
+    PIL.Image.fromarray(image.squeeze()).save(file, kind)
     return file.getvalue()
 
 
@@ -32,22 +32,22 @@ def functions_of(folder):
 
 
 def test_both_signatures(exported, trained, digits):
-    pictures = digits[0][-30:]
-    expected = np.asarray(trained(pictures.astype("float32")))
+    images = digits[0][-30:]
+    expected = np.asarray(trained(images.astype("float32")))
     signatures = tf.saved_model.load(str(exported[0])).signatures
     runs = [
-        signatures["serving_default"](images=tf.constant(pictures, tf.float32)),
-        signatures["serve_encoded"](encoded=tf.constant([encode(picture, "PNG") for picture in pictures])),
+        signatures["serving_default"](images=tf.constant(images, tf.float32)),
+        signatures["serve_encoded"](encoded=tf.constant([encode(image, "PNG") for image in images])),
     ]
     for results in runs:
         assert set(results) == {"class_name", "class_names", "probabilities"}
         np.testing.assert_allclose(results["probabilities"], expected, atol=1e-5)
         first = [NAMES[index].encode() for index in expected.argmax(-1)]
         assert results["class_name"].numpy().tolist() == first
-        assert results["class_names"].numpy().tolist() == [[name.encode() for name in NAMES]] * len(pictures)
+        assert results["class_names"].numpy().tolist() == [[name.encode() for name in NAMES]] * len(images)
 
 
-def test_no_picture(exported):
+def test_no_image(exported):
     signatures = tf.saved_model.load(str(exported[0])).signatures
     results = signatures["serve_encoded"](encoded=tf.constant([], tf.string))
     assert {name: tuple(result.shape) for name, result in results.items()} == {
@@ -74,8 +74,8 @@ def test_every_weight_is_stored_once(exported, trained):
 
 def test_the_network_is_there_once(exported, trained):
     """Both signatures call one function."""
-    drawing = tf.function(lambda images: trained(images, training=False))
-    traced = drawing.get_concrete_function(tf.TensorSpec((None, 8, 8, 1))).graph.get_operations()
+    function = tf.function(lambda images: trained(images, training=False))
+    traced = function.get_concrete_function(tf.TensorSpec((None, 8, 8, 1))).graph.get_operations()
     convolutions = [operation for operation in traced if operation.type == "Conv2D"]
     nodes = [node for function in functions_of(exported[0]) for node in function.node_def]
     assert len([node for node in nodes if node.op == "Conv2D"]) == len(convolutions) >= 4
@@ -90,15 +90,15 @@ def test_report(exported):
     assert report.largest_difference < 1e-5
 
 
-def test_colour_without_names(plain, tmp_path):
+def test_color_without_names(plain, tmp_path):
     report = export_saved_model(plain, tmp_path / "plain")
     assert report.verified_on == "16 synthetic images"
     assert report.class_names == ("0", "1", "2")
-    picture = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype="uint8")
+    image = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype="uint8")
     results = tf.saved_model.load(str(tmp_path / "plain")).signatures["serve_encoded"](
-        encoded=tf.constant([encode(picture, "PNG")])
+        encoded=tf.constant([encode(image, "PNG")])
     )
-    np.testing.assert_allclose(results["probabilities"], plain(picture[None].astype("float32")), atol=1e-5)
+    np.testing.assert_allclose(results["probabilities"], plain(image[None].astype("float32")), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
@@ -108,8 +108,8 @@ def test_decode_as_read_image(tmp_path, kind, stored, shape):
     random = np.random.default_rng(0)
     blocks = random.integers(0, 256, (-(-stored[0] // 4), -(-stored[1] // 4), stored[2]), dtype="uint8")
     data = encode(blocks.repeat(4, 0).repeat(4, 1)[: stored[0], : stored[1]], kind)
-    (tmp_path / "picture").write_bytes(data)
-    expected = read_image(tmp_path / "picture", shape).astype(int)
+    (tmp_path / "image").write_bytes(data)
+    expected = read_image(tmp_path / "image", shape).astype(int)
     # Resizing rounds after each axis in Pillow and once in TensorFlow.
     np.testing.assert_allclose(saved_model.decode(tf.constant(data), shape), expected, atol=0 if stored == shape else 1)
 

@@ -32,12 +32,12 @@ def trained_like(model, seed=0, negative=0.02, at_once=True):
         sign = np.where(random.random(channels) < negative, -1, 1)
         norm.gamma.assign(sign * random.uniform(0.5, 1.5, channels))
         norm.beta.assign(random.normal(0, 0.3, channels))
-    pictures = random.normal(size=(8, *model.input_shape[1:])).astype("float32")
+    images = random.normal(size=(8, *model.input_shape[1:])).astype("float32")
     if at_once:
-        calm_statistics(model, pictures)
+        calm_statistics(model, images)
     for _ in range(0 if at_once else 30):
-        model(pictures, training=True)
-    return model, pictures
+        model(images, training=True)
+    return model, images
 
 
 @pytest.fixture(scope="module", params=REPRESENTATIVES)
@@ -52,24 +52,24 @@ def relative(outputs, expected):
 
 @pytest.mark.parametrize("share", [True, False])
 def test_every_form_of_the_graph_computes_what_keras_computes(network, share):
-    model, pictures = network
-    expected = np.asarray(model(pictures))
+    model, images = network
+    expected = np.asarray(model(images))
     graph = lower(model, materialize=lambda site: not share)
     simple = passes.simplify(graph)
     assert len(simple.operations) < len(graph.operations)
     final = [make(simple, lambda site: not share) for make in (passes.prepare_float, passes.prepare_int8)]
     for form in (graph, simple, *final):
-        assert relative(run(form, pictures), expected) < 1e-4
+        assert relative(run(form, images), expected) < 1e-4
 
 
 def test_a_bias_is_scaled_by_the_normalization_behind_it():
     inputs = keras.Input((6, 6, 3))
     x = keras.layers.Conv2D(5, 3, bias_initializer="random_normal", name="conv")(inputs)
-    model, pictures = trained_like(keras.Model(inputs, keras.layers.BatchNormalization()(x)))
+    model, images = trained_like(keras.Model(inputs, keras.layers.BatchNormalization()(x)))
     model.get_layer("conv").bias.assign([-3.0, -1.0, 0.0, 1.0, 3.0])
     graph = passes.simplify(lower(model))
     assert [operation.kind for operation in graph.operations] == ["conv"]
-    assert relative(run(graph, pictures), np.asarray(model(pictures))) < 1e-5
+    assert relative(run(graph, images), np.asarray(model(images))) < 1e-5
 
 
 def parts(data):
@@ -98,8 +98,8 @@ def bound(model, quantization):
 @pytest.mark.parametrize("prefer", conversion.PREFERENCES)
 @pytest.mark.parametrize("quantization", conversion.QUANTIZATIONS)
 def test_file(network, quantization, prefer, tmp_path):
-    model, pictures = network
-    data = convert(model, quantization=quantization, representative_data=pictures, prefer=prefer)
+    model, images = network
+    data = convert(model, quantization=quantization, representative_data=images, prefer=prefer)
     if prefer == "size":
         assert len(data) <= bound(model, quantization)
     names, types = parts(data)
@@ -107,19 +107,19 @@ def test_file(network, quantization, prefer, tmp_path):
     if quantization == "int8":
         assert types <= {schema.TensorType.INT8, schema.TensorType.INT32}
     (tmp_path / "net.tflite").write_bytes(data)
-    outputs = predict_tflite(tmp_path / "net.tflite", pictures)
-    assert relative(outputs, np.asarray(model(pictures))) < {None: 1e-4, "float16": 1e-2, "int8": 0.35}[quantization]
+    outputs = predict_tflite(tmp_path / "net.tflite", images)
+    assert relative(outputs, np.asarray(model(images))) < {None: 1e-4, "float16": 1e-2, "int8": 0.35}[quantization]
 
 
 @pytest.mark.parametrize("quantization", conversion.QUANTIZATIONS)
-def test_what_is_written_out_for_nothing_takes_no_bytes(network, quantization, monkeypatch):
-    model, pictures = network
-    size = len(convert(model, quantization=quantization, representative_data=pictures))
+def test_what_is_materialized_for_nothing_takes_no_bytes(network, quantization, monkeypatch):
+    model, images = network
+    size = len(convert(model, quantization=quantization, representative_data=images))
     monkeypatch.setattr(conversion, "_gains", lambda build, quantization: {})
-    assert size <= len(convert(model, quantization=quantization, representative_data=pictures))
+    assert size <= len(convert(model, quantization=quantization, representative_data=images))
 
 
-def test_few_channels_are_written_out_for_nothing_and_clustered_ones_not():
+def test_few_channels_are_materialized_for_nothing_and_clustered_ones_not():
     inputs = keras.Input((8, 8, 16))
     layer = ksn.layers.HierarchicalGroupConv2D(24, groups=4)
     model = keras.Model(inputs, keras.layers.Flatten()(layer(ksn.layers.StridedChannelShuffle(4)(inputs))))
@@ -138,16 +138,16 @@ def test_few_channels_are_written_out_for_nothing_and_clustered_ones_not():
 )
 def test_hierarchical_groups_are_small_and_in_one_piece(name, quantization, negative):
     keras.utils.set_random_seed(0)
-    model, pictures = trained_like(
+    model, images = trained_like(
         ksn.create_model(name, classifier_activation=None, include_preprocessing=False), negative=negative
     )
-    data = convert(model, quantization=quantization, representative_data=pictures)
+    data = convert(model, quantization=quantization, representative_data=images)
     assert len(data) <= bound(model, quantization)
     assert parts(data)[0].count("DELEGATE") == 1
 
 
 def shared_three_times(gammas):
-    """A 3x3 convolution with 16 filters, called three times; each call has normalisation scales of its own."""
+    """A 3x3 convolution with 16 filters, called three times; each call has normalization scales of its own."""
     inputs = keras.Input((8, 8, 16))
     shared, x = keras.layers.Conv2D(16, 3, padding="same", use_bias=False, name="shared"), inputs
     for scales in gammas:
@@ -180,26 +180,26 @@ def test_no_draw_loses_its_sharing(draw):
     random = np.random.default_rng(draw)
     # Scales of either sign, zero and tiny ones among them, and of each kind where there are none of the others.
     kinds = [random.uniform(0.5, 1.5, (3, 16)), random.normal(0, 1, (3, 16)), random.choice([0, 1e-8, 1, -1], (3, 16))]
-    model, pictures = trained_like(shared_three_times(kinds[draw % 3]), seed=draw, negative=0.0)
+    model, images = trained_like(shared_three_times(kinds[draw % 3]), seed=draw, negative=0.0)
     for norm, scales in zip([layer for layer in model.layers if hasattr(layer, "gamma")], kinds[draw % 3], strict=True):
         norm.gamma.assign(scales)
-    data = convert(model, quantization="int8", representative_data=pictures, prefer="size")
+    data = convert(model, quantization="int8", representative_data=images, prefer="size")
     assert kernel_buffers(data) == 1
     assert parts(data)[1] <= {schema.TensorType.INT8, schema.TensorType.INT32}
 
 
 def test_scales_that_are_positive_cost_no_step_of_their_own():
     model = shared_three_times(np.full((3, 16), 0.7))
-    pictures = np.random.default_rng(0).normal(size=(4, 8, 8, 16)).astype("float32")
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 16)).astype("float32")
     assert (
-        parts(convert(model, quantization="int8", representative_data=pictures, prefer="size"))[0].count(
+        parts(convert(model, quantization="int8", representative_data=images, prefer="size"))[0].count(
             "DEPTHWISE_CONV_2D"
         )
         == 0
     )
     model.layers[2].gamma.assign([-0.7] + 15 * [0.7])
     assert (
-        parts(convert(model, quantization="int8", representative_data=pictures, prefer="size"))[0].count(
+        parts(convert(model, quantization="int8", representative_data=images, prefer="size"))[0].count(
             "DEPTHWISE_CONV_2D"
         )
         == 1
@@ -208,14 +208,14 @@ def test_scales_that_are_positive_cost_no_step_of_their_own():
 
 @pytest.mark.parametrize("quantization", [None, "int8"])
 def test_budget_is_kept_and_a_larger_one_used(quantization, tmp_path):
-    model, pictures = trained_like(representative("hscnet"), at_once=False)
+    model, images = trained_like(representative("hscnet"), at_once=False)
     ends = [
-        len(convert(model, quantization=quantization, representative_data=pictures, prefer=prefer))
+        len(convert(model, quantization=quantization, representative_data=images, prefer=prefer))
         for prefer in conversion.PREFERENCES
     ]
     budgets = [round(ends[0] + (ends[1] - ends[0]) * share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
     sizes = [
-        len(convert(model, quantization=quantization, representative_data=pictures, max_bytes=budget))
+        len(convert(model, quantization=quantization, representative_data=images, max_bytes=budget))
         for budget in budgets
     ]
     assert all(size <= budget for size, budget in zip(sizes, budgets, strict=True))
@@ -225,7 +225,7 @@ def test_budget_is_kept_and_a_larger_one_used(quantization, tmp_path):
         model,
         tmp_path / "net.tflite",
         quantization=quantization,
-        representative_data=pictures,
+        representative_data=images,
         max_bytes=ends[0] + 1000,
     )
     assert report.file_bytes <= ends[0] + 1000
@@ -287,9 +287,9 @@ def test_every_layer_of_the_library(layer, share, tmp_path):
     model = keras.Model(inputs, keras.layers.Flatten()(layer(keras.layers.ReLU()(inputs))))
     if getattr(layer, "bias", None) is not None:
         layer.bias.assign(np.random.default_rng(1).normal(size=layer.bias.shape))
-    pictures = np.random.default_rng(0).normal(size=(4, 8, 8, 16)).astype("float32")
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 16)).astype("float32")
     (tmp_path / "net.tflite").write_bytes(convert(model, prefer="size" if share else "speed"))
-    assert relative(predict_tflite(tmp_path / "net.tflite", pictures), np.asarray(model(pictures))) < 1e-5
+    assert relative(predict_tflite(tmp_path / "net.tflite", images), np.asarray(model(images))) < 1e-5
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(16, 3), (16, 6), (15, 4), (7, 5), (9, 2)])
@@ -297,14 +297,14 @@ def test_uneven_deal_stays_in_the_delegate(channels, groups, tmp_path):
     inputs = keras.Input((6, 6, channels))
     x = keras.layers.Flatten()(keras.layers.MaxPooling2D(2)(ksn.layers.StridedChannelShuffle(groups)(inputs)))
     model = keras.Model(inputs, x)
-    pictures = np.random.default_rng(0).normal(size=(4, 6, 6, channels)).astype("float32")
+    images = np.random.default_rng(0).normal(size=(4, 6, 6, channels)).astype("float32")
     for quantization, tolerance in ((None, 1e-6), ("int8", 0.02)):
-        data = convert(model, quantization=quantization, representative_data=pictures)
+        data = convert(model, quantization=quantization, representative_data=images)
         names, _ = parts(data)
         assert "GATHER" not in names
         assert names.count("DELEGATE") == 1
         (tmp_path / "net.tflite").write_bytes(data)
-        assert relative(predict_tflite(tmp_path / "net.tflite", pictures), np.asarray(model(pictures))) < tolerance
+        assert relative(predict_tflite(tmp_path / "net.tflite", images), np.asarray(model(images))) < tolerance
 
 
 @pytest.mark.parametrize(
@@ -322,11 +322,11 @@ def test_shuffle_before_a_convolution_costs_nothing(shuffle, taken_in, tmp_path)
     if not taken_in:
         paths.append(keras.layers.MaxPooling2D(1)(shuffled))
     model = keras.Model(inputs, keras.layers.Flatten()(keras.layers.Concatenate()(paths)))
-    pictures = np.random.default_rng(0).normal(size=(4, 8, 8, 16)).astype("float32")
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 16)).astype("float32")
     data = convert(model)
     assert ({"GATHER", "TRANSPOSE"}.isdisjoint(parts(data)[0])) == taken_in
     (tmp_path / "net.tflite").write_bytes(data)
-    assert relative(predict_tflite(tmp_path / "net.tflite", pictures), np.asarray(model(pictures))) < 1e-5
+    assert relative(predict_tflite(tmp_path / "net.tflite", images), np.asarray(model(images))) < 1e-5
 
 
 def test_layer_without_a_rule_is_named(tmp_path):
@@ -365,18 +365,18 @@ SIZES = re.findall(
 @pytest.mark.parametrize("row", SIZES, ids=lambda row: row[0])
 def test_sizes_in_the_readme(row):
     keras.utils.set_random_seed(0)
-    model, pictures = trained_like(
+    model, images = trained_like(
         ksn.create_model(row[0], num_classes=10, classifier_activation=None, include_preprocessing=False)
     )
     stored = ksn.profile(model).stored_parameters
     sizes = [4 * stored]
-    sizes += [len(convert(model, representative_data=pictures, prefer=prefer)) for prefer in conversion.PREFERENCES]
+    sizes += [len(convert(model, representative_data=images, prefer=prefer)) for prefer in conversion.PREFERENCES]
     sizes += [stored]
     sizes += [
-        len(convert(model, quantization="int8", representative_data=pictures, prefer=prefer))
+        len(convert(model, quantization="int8", representative_data=images, prefer=prefer))
         for prefer in conversion.PREFERENCES
     ]
-    # What is quantised, and so which buffers are equal, may depend on the machine's rounding.
+    # What is quantized, and so which buffers are equal, may depend on the machine's rounding.
     assert [int(size.replace(",", "")) for size in row[1:]] == pytest.approx(sizes, rel=0.005)
 
 

@@ -20,9 +20,9 @@ def flatbuffer(path):
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 def test_file_computes_what_keras_computes(tflite_files, trained, digits, quantization):
     path, report = tflite_files[quantization]
-    pictures, classes = digits[0][-500:], digits[1][-500:]
-    expected = np.asarray(trained(pictures.astype("float32")))
-    outputs = predict_tflite(path, pictures)
+    images, classes = digits[0][-500:], digits[1][-500:]
+    expected = np.asarray(trained(images.astype("float32")))
+    outputs = predict_tflite(path, images)
     atol = {None: 1e-5, "float16": 1e-2, "int8": 0.3}[quantization]
     np.testing.assert_allclose(outputs, expected, atol=atol)
     accuracy = [(run.argmax(-1) == classes).mean() for run in (expected, outputs)]
@@ -100,8 +100,8 @@ def test_scores_are_not_called_probabilities(tmp_path, digits):
     model, path = small_network(None), tmp_path / "scores.tflite"
     export_tflite(model, path)
     assert Interpreter(str(path)).get_signature_list()["classify"]["outputs"] == ["scores"]
-    pictures = digits[0][:8]
-    np.testing.assert_allclose(predict_tflite(path, pictures), model(pictures.astype("float32")), rtol=1e-4, atol=1e-4)
+    images = digits[0][:8]
+    np.testing.assert_allclose(predict_tflite(path, images), model(images.astype("float32")), rtol=1e-4, atol=1e-4)
 
 
 def test_representative_data_in_batches(plain, tmp_path):
@@ -128,17 +128,17 @@ def test_wrong_file_is_caught(request, digits, tmp_path, monkeypatch, network, q
 
 
 def test_saturated_network(saturated, digits, tmp_path, monkeypatch):
-    pictures = digits[0][:64]
-    probabilities = np.asarray(saturated(pictures.astype("float32")))
+    images = digits[0][:64]
+    probabilities = np.asarray(saturated(images.astype("float32")))
     assert np.isin(probabilities, (0, 1)).mean() > 0.99
     assert (
-        export_tflite(saturated, tmp_path / "m.tflite", quantization="int8", representative_data=pictures).score_error
+        export_tflite(saturated, tmp_path / "m.tflite", quantization="int8", representative_data=images).score_error
         < 0.2
     )
     right = conversion.convert
 
     def with_weak_end(model, **how):
-        """Scores of a fifth: the same class is first in every picture, with a probability of 1."""
+        """Scores of a fifth: the same class is first in every image, with a probability of 1."""
         copy = keras.models.clone_model(model)
         *weights, kernel, bias = model.get_weights()
         copy.set_weights([*weights, kernel / 5, bias / 5])
@@ -146,7 +146,7 @@ def test_saturated_network(saturated, digits, tmp_path, monkeypatch):
 
     monkeypatch.setattr(conversion, "convert", with_weak_end)
     with pytest.raises(ExportMismatchError, match=r"relative error of the scores 0\.8"):
-        export_tflite(saturated, tmp_path / "wrong.tflite", quantization="int8", representative_data=pictures)
+        export_tflite(saturated, tmp_path / "wrong.tflite", quantization="int8", representative_data=images)
 
 
 def test_earlier_file_survives_a_failure(plain, tmp_path, monkeypatch):

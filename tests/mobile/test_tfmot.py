@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from harness import pseudo_random
-from tfmot_networks import CLASSES, PICTURES, distinct, fit, kernels, network, one_layer, small_network
+from tfmot_networks import CLASSES, IMAGES, distinct, fit, kernels, network, one_layer, small_network
 
 from keras_sharenets import mobile
 
@@ -19,7 +19,7 @@ def zeros_wanted(size, sparsity):
     ("build", "jit_compile"), [pytest.param(network, False, marks=pytest.mark.slow), (small_network, True)]
 )
 def test_a_step_is_the_step_of_keras(build, jit_compile):
-    """Where nothing is pruned yet: losses, metrics, regularisers of a layer that is called often, moving statistics."""
+    """Where nothing is pruned yet: losses, metrics, regularizers of a layer that is called often, moving statistics."""
     histories, weights = [], []
     for make in (lambda model: model, lambda model: mobile.prune(model, **NEVER)):
         model = build()
@@ -28,7 +28,7 @@ def test_a_step_is_the_step_of_keras(build, jit_compile):
         trained.compile(
             optimizer, "sparse_categorical_crossentropy", weighted_metrics=["accuracy"], jit_compile=jit_compile
         )
-        arguments = {"class_weight": {0: 2.0, 1: 0.5}, "validation_data": (PICTURES[:8], CLASSES[:8])}
+        arguments = {"class_weight": {0: 2.0, 1: 0.5}, "validation_data": (IMAGES[:8], CLASSES[:8])}
         histories.append(fit(trained, epochs=2, **arguments).history)
         weights.append(model.get_weights())
     assert histories[0].keys() == histories[1].keys()
@@ -129,7 +129,7 @@ def test_choice_of_layers(layers, chosen):
     model = network()
     pruned = mobile.prune(model, 0.5, layers=layers, end_step=1)
     pruned.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
-    fit(pruned, PICTURES[:8], CLASSES[:8])
+    fit(pruned, IMAGES[:8], CLASSES[:8])
     assert {path.split("/")[0] for path, kernel in kernels(model).items() if (kernel == 0).any()} == chosen
 
 

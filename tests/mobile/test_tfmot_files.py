@@ -6,7 +6,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from families import representative
 from harness import outputs_of, pseudo_random
-from tfmot_networks import PICTURES, distinct, fit, kernels, network, one_layer, small_network
+from tfmot_networks import IMAGES, distinct, fit, kernels, network, one_layer, small_network
 
 import keras_sharenets as ksn
 from keras_sharenets import mobile
@@ -30,8 +30,8 @@ def constants(path, kind):
 
 def exported(model, quantization, folder):
     """The constants of the file of a model, kernels with the axes of Keras."""
-    path, pictures = folder / "net.tflite", pseudo_random((8, *model.input_shape[1:]))
-    report = mobile.export_tflite(model, path, quantization=quantization, representative_data=pictures, prefer="size")
+    path, images = folder / "net.tflite", pseudo_random((8, *model.input_shape[1:]))
+    report = mobile.export_tflite(model, path, quantization=quantization, representative_data=images, prefer="size")
     assert report.stored_parameters == ksn.profile(model).stored_parameters
     found = constants(path, "float32" if quantization is None else "int8")
     return [array.transpose(1, 2, 3, 0) for array in found if array.ndim == 4]
@@ -88,7 +88,7 @@ def test_files_and_copies_are_plain(tmp_path):
     assert stripped.layers == model.layers
     for copy in (*copies, stripped):
         assert type(copy) is type(model)
-        np.testing.assert_array_equal(outputs_of(copy, PICTURES), outputs_of(model, PICTURES))
+        np.testing.assert_array_equal(outputs_of(copy, IMAGES), outputs_of(model, IMAGES))
     assert clustered.count_params() == model.count_params()
     assert ksn.profile(clustered) == ksn.profile(model)
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tfmot_networks import CLASSES, PICTURES, distinct, fit, kernels, small_network
+from tfmot_networks import CLASSES, IMAGES, distinct, fit, kernels, small_network
 
 from keras_sharenets import mobile
 
@@ -23,7 +23,7 @@ def test_callbacks_of_keras(tmp_path):
         keras.callbacks.CSVLogger(tmp_path / "log.csv"),
         keras.callbacks.LambdaCallback(on_epoch_end=look, on_test_end=lambda logs: look(None, logs)),
     ]
-    history = fit(pruned, epochs=9, initial_epoch=1, callbacks=callbacks, validation_data=(PICTURES, CLASSES))
+    history = fit(pruned, epochs=9, initial_epoch=1, callbacks=callbacks, validation_data=(IMAGES, CLASSES))
     assert history.epoch == list(range(1, 1 + len(history.epoch)))
     assert len(seen) == 2 * len(history.epoch)
     assert all(seen)
@@ -75,16 +75,16 @@ def test_clusters_begin_where_the_weights_are_put():
     assert not np.array_equal(model.get_weights()[0], best[0])
     model.set_weights(best)
     clustered.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy", jit_compile=False)
-    fit(clustered, PICTURES[:8], CLASSES[:8])
+    fit(clustered, IMAGES[:8], CLASSES[:8])
     for weight, expected in zip(model.weights, best, strict=True):
         assert "kernel" not in weight.path or np.array_equal(weight.numpy(), expected)
 
 
 @pytest.mark.parametrize("form", ["dataset", "generator"])
 def test_forms_of_data(form):
-    batches = [(PICTURES[start : start + 8], CLASSES[start : start + 8]) for start in range(0, 48, 8)]
+    batches = [(IMAGES[start : start + 8], CLASSES[start : start + 8]) for start in range(0, 48, 8)]
     data = (
-        tf.data.Dataset.from_tensor_slices((PICTURES, CLASSES)).batch(8)
+        tf.data.Dataset.from_tensor_slices((IMAGES, CLASSES)).batch(8)
         if form == "dataset"
         else (batch for batch in batches)
     )

@@ -7,7 +7,7 @@ from harness import pseudo_random
 import keras_sharenets as ksn
 from keras_sharenets.layers.quantized_kernels import stored_kernels
 
-PICTURES, CLASSES = pseudo_random((48, 6, 6, 8)), np.arange(48) % 5
+IMAGES, CLASSES = pseudo_random((48, 6, 6, 8)), np.arange(48) % 5
 
 
 def network():
@@ -45,7 +45,7 @@ def one_layer(kernel):
     return model
 
 
-def fit(model, x=PICTURES, y=CLASSES, epochs=1, **arguments):
+def fit(model, x=IMAGES, y=CLASSES, epochs=1, **arguments):
     """Fits a model, compiled here if it is not; six steps an epoch."""
     if not model.compiled:
         optimizer = keras.optimizers.SGD(0.05, momentum=0.9)

@@ -68,8 +68,8 @@ def test_records_with_former_names_are_read(name, former, present):
 
 
 def test_arguments_that_are_none():
-    with pytest.raises(TypeError, match=r"'sl3_resnet_64' has no argument `widht`\. Did you mean 'width'"):
-        ksn.create_model("sl3_resnet_64", widht=3)
+    with pytest.raises(TypeError, match=r"'sl3_resnet_64' has no argument `widths`\. Did you mean 'width'"):
+        ksn.create_model("sl3_resnet_64", widths=3)
     with pytest.raises(TypeError, match=r"The factory of 'preact_resnet' has no argument `widening` \(=3\)\."):
         PreActResNet(widening=3)
     with pytest.raises(ValueError, match="`filters`, `width` name one of them twice"):

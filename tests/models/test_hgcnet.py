@@ -78,7 +78,7 @@ def convolve(images, kernel):
     return sum(padded[:, y : y + side, x : x + side] @ kernel[y, x] for y, x in windows)
 
 
-def drawn(model, images, groups, hierarchical, squeeze_excite, stages):
+def reference(model, images, groups, hierarchical, squeeze_excite, stages):
     """The network as the specification draws it (sections 1.1 to 1.3), from the stored tensors alone."""
     weights = {layer.name: [np.asarray(value, "float64") for value in layer.get_weights()] for layer in model.layers}
 
@@ -89,7 +89,7 @@ def drawn(model, images, groups, hierarchical, squeeze_excite, stages):
     def grouped(x, kernels):
         outputs = []
         for group, kernel in enumerate(kernels):
-            # The channels that the shuffle deals to this group.
+            # The channels that the shuffle gives to this group.
             read = x[..., group::groups]
             if hierarchical and outputs:
                 read = np.concatenate([read, outputs[-1]], axis=-1)
@@ -121,7 +121,7 @@ def drawn(model, images, groups, hierarchical, squeeze_excite, stages):
 @pytest.mark.parametrize(
     ("hierarchical", "squeeze_excite", "compression"), [(True, None, 1.0), (True, 4, 0.7), (False, None, 0.5)]
 )
-def test_equals_the_network_drawn_in_numpy(hierarchical, squeeze_excite, compression):
+def test_equals_the_network_computed_in_numpy(hierarchical, squeeze_excite, compression):
     keras.utils.set_random_seed(3)
     choice = {"groups": 3, "hierarchical": hierarchical, "squeeze_excite": squeeze_excite, "compression": compression}
     model = HGCNet(**{**TINY, **choice, "blocks_per_stage": (2, 1, 2)}, classifier_activation=None)
@@ -133,7 +133,7 @@ def test_equals_the_network_drawn_in_numpy(hierarchical, squeeze_excite, compres
         elif layer.name.endswith("squeeze_excite"):
             layer.set_weights([numbers.uniform(-1, 1, weight.shape) for weight in layer.weights])
     images = pseudo_random((2, 8, 8, 3))
-    expected = drawn(model, images, 3, hierarchical, squeeze_excite, stages=(2, 1, 2))
+    expected = reference(model, images, 3, hierarchical, squeeze_excite, stages=(2, 1, 2))
     assert_close(outputs_and_gradients(model, images)[0], expected, 1e-4)
 
 

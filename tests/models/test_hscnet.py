@@ -98,7 +98,7 @@ def arrange(kernel, groups=1):
     return np.concatenate(parts, axis=3)
 
 
-def drawn(model, images, groups, channel_repeats, stages):
+def reference(model, images, groups, channel_repeats, stages):
     """The network as the specification draws it (sections 1.1, 1.2, 1.4), from the stored tensors alone."""
     layers = {call.operation.name: call.operation for call in calls(model)}
     weights = {
@@ -135,7 +135,7 @@ def drawn(model, images, groups, channel_repeats, stages):
     return features @ weights["predictions"][0] + weights["predictions"][1]
 
 
-def test_equals_the_network_drawn_in_numpy():
+def test_equals_the_network_computed_in_numpy():
     keras.utils.set_random_seed(3)
     model = HSCNet(**{**TINY, "blocks_per_stage": 2, "alpha": 0.5}, classifier_activation=None)
     for index, layer in enumerate(model.layers):
@@ -143,7 +143,7 @@ def test_equals_the_network_drawn_in_numpy():
             numbers = np.random.default_rng(index).uniform(0.5, 1.5, (4, layer.gamma.shape[0]))
             layer.set_weights([numbers[0], numbers[1] - 1, numbers[2] - 1, numbers[3]])
     images = pseudo_random((2, 8, 8, 3))
-    expected = drawn(model, images, groups=4, channel_repeats=2, stages=(2, 2, 2))
+    expected = reference(model, images, groups=4, channel_repeats=2, stages=(2, 2, 2))
     assert_close(outputs_and_gradients(model, images)[0], expected, 1e-4)
 
 
@@ -172,9 +172,9 @@ def test_spatial_orders_differ_by_the_order_of_channels_alone():
         def call(each, operation, *args, outputs=outputs, **kwargs):
             return outputs.setdefault((each.path, each.index), operation(*args, **kwargs))
 
-        drawing = rebuild(model, trace(model), call)
+        rebuilt = rebuild(model, trace(model), call)
         spatial = outputs.get(("stage1_module1_layer1_arrangement_major", 0), outputs["stage1_module1_spatial", 0])
-        taps.append(outputs_and_gradients(keras.Model(drawing.input, spatial), images)[0])
+        taps.append(outputs_and_gradients(keras.Model(rebuilt.input, spatial), images)[0])
     group_major, arrangement_major = taps
     # 16 channels: 4 groups of 2 arrangements of 2 filters.
     for group in range(4):

@@ -46,7 +46,7 @@ def test_blocks_of_the_plain_networks(name, weights, printed, millions):
     for index in range(1, 7):
         rows = [row for row in ksn.profile(model).layers if row.name.startswith(f"block{index}_")]
         assert sum(row.multiply_adds for row in rows) == 32 * 32 * weights
-        # And batch normalisation.
+        # And batch normalization.
         assert sum(row.stored_parameters for row in rows) == weights + 2 * width
     assert count_parameters(model, "conv_kernels") == 27 * width + 6 * weights
     assert weights == pytest.approx(printed, rel=0.07)
@@ -55,7 +55,7 @@ def test_blocks_of_the_plain_networks(name, weights, printed, millions):
 
 
 @counts_only
-def test_a_strided_stem_makes_the_pictures_of_tiny_imagenet_as_costly_as_those_of_cifar():
+def test_a_strided_stem_makes_the_images_of_tiny_imagenet_as_costly_as_those_of_cifar():
     sizes = {"num_classes": 200, "input_shape": (64, 64, 3), "stem_strides": 2}
     profile = ksn.profile(ksn.create_model("igcv2_c64_d8", **sizes))
     # Of a 32x32 image; paper: table 3.
@@ -119,7 +119,7 @@ def interleaved(x, kernels):
     return x[..., np.argsort(places)] if filters == channels else shuffle(x, size * filters // channels)
 
 
-def drawn(model, images, block, width, plain=False):
+def reference(model, images, block, width, plain=False):
     """The network as the specification draws it, from the stored tensors alone."""
     weights = {layer.name: [np.asarray(value, "float64") for value in layer.get_weights()] for layer in model.layers}
 
@@ -158,7 +158,7 @@ def drawn(model, images, block, width, plain=False):
 
 
 def randomise_norms(model):
-    """Scales, offsets and statistics that are not those of a fresh network."""
+    """Scales, offsets and statistics that are not those of an untrained network."""
     for index, layer in enumerate(model.layers):
         if isinstance(layer, keras.layers.BatchNormalization):
             numbers = np.random.default_rng(index).uniform(0.5, 1.5, (4, layer.gamma.shape[0]))
@@ -166,22 +166,22 @@ def randomise_norms(model):
 
 
 @pytest.mark.parametrize("setting", TINY)
-def test_equals_the_network_drawn_in_numpy(setting):
+def test_equals_the_network_computed_in_numpy(setting):
     keras.utils.set_random_seed(3)
     model = IGCNet(**TINY[setting], classifier_activation=None)
     randomise_norms(model)
     images = pseudo_random((2, 8, 8, 3))
-    assert_close(outputs_of(model, images), drawn(model, images, TINY[setting]["block"], width=8), 1e-4)
+    assert_close(outputs_of(model, images), reference(model, images, TINY[setting]["block"], width=8), 1e-4)
 
 
-def test_plain_network_equals_the_drawing():
+def test_plain_network_equals_the_reference():
     keras.utils.set_random_seed(3)
     arguments = {"block": "igcv2_i", "width": 12, "branch_channels": (3, 2), "blocks_per_stage": 2}
     arguments |= {"input_shape": (4, 4, 3), "include_preprocessing": False}
     model = PlainIGCNet(**arguments, classifier_activation=None)
     randomise_norms(model)
     images = pseudo_random((2, 4, 4, 3))
-    assert_close(outputs_of(model, images), drawn(model, images, "igcv2_i", width=12, plain=True), 1e-4)
+    assert_close(outputs_of(model, images), reference(model, images, "igcv2_i", width=12, plain=True), 1e-4)
 
 
 @pytest.mark.parametrize("setting", TINY)
@@ -200,7 +200,7 @@ def test_norms_between_the_convolutions_change_no_kernel_and_no_path(setting):
         elif layer.name in ("stem", "predictions"):
             layer.set_weights(whole.get_layer(layer.name).get_weights())
     images = pseudo_random((2, 8, 8, 3))
-    # A fresh normalisation in inference mode divides by the root of 1 + 1e-5.
+    # A fresh normalization in inference mode divides by the root of 1 + 1e-5.
     assert_close(outputs_of(apart, images), outputs_of(whole, images), 3e-4)
     norms = [sum(layer.name.endswith("_norm") for layer in model.layers) for model in (whole, apart)]
     # The stem, two shortcuts, the ends of six blocks; then all convolutions of these blocks but the last of each.

@@ -7,7 +7,7 @@ import keras_sharenets as ksn
 from keras_sharenets.models import IGCV3, MobileNetV2, ShuffleNetV2
 
 WIDTHS_244, WIDTHS_224 = (24, 244, 488, 976, 2048), (24, 224, 488, 976, 2048)
-# Strides that leave an 8x8 map of a 32x32 picture, where the defaults leave 4x4.
+# Strides that leave an 8x8 map of a 32x32 image, where the defaults leave 4x4.
 LATE = {MobileNetV2: (1, 1, 1, 1, 2, 1, 2, 1), IGCV3: (1, 1, 1, 1, 2, 1, 2, 1), ShuffleNetV2: (1, 1, 1, 2, 2)}
 TINY = {
     MobileNetV2: {"width_multiplier": 0.25, "blocks_per_stage": (1, 2, 1, 1, 1, 1, 1)},
@@ -15,7 +15,7 @@ TINY = {
     ShuffleNetV2: {"width": (8, 12, 16, 20, 32), "blocks_per_stage": (2, 3, 1)},
 }
 SMALL = {"include_preprocessing": False, "input_shape": (8, 8, 3), "num_classes": 5}
-LOUD = 8  # Pictures so much brighter that ReLU6 has something to cut off.
+LOUD = 8  # Images so much brighter that ReLU6 has something to cut off.
 
 
 def trainable(model):
@@ -63,13 +63,13 @@ def test_strides_change_the_work_and_nothing_else(factory, small, late, large):
 
 @pytest.mark.parametrize("factory", TINY)
 @pytest.mark.parametrize(("side", "last"), [(32, 4), (111, 14), (112, 4)])
-def test_small_pictures_keep_their_size_for_longer(factory, side, last):
+def test_small_images_keep_their_size_for_longer(factory, side, last):
     model = factory(**TINY[factory], input_shape=(side, side, 3), include_top=False)
     assert model.output_shape[1:3] == (last, last)
 
 
 def scramble(model):
-    """Random normalisations: as initialised, they would hide one that is forgotten."""
+    """Random normalizations: as initialized, they would hide one that is forgotten."""
     for index, layer in enumerate(model.layers):
         if isinstance(layer, keras.layers.BatchNormalization):
             numbers = np.random.default_rng(index).uniform(0.5, 1.5, (4, layer.gamma.shape[0]))
@@ -109,7 +109,7 @@ def test_mobilenet_v2_equals_that_of_keras():
     theirs = keras.applications.MobileNetV2(weights=None, alpha=0.35, classes=10, **common)
     strides = (2, 1, 2, 2, 2, 1, 2, 1)
     ours = MobileNetV2(width_multiplier=0.35, num_classes=10, strides=strides, include_preprocessing=False, **common)
-    # Ours initialise as He does: with the smaller weights of Keras only the offsets would reach the end.
+    # Ours initialize as He does: with the smaller weights of Keras only the offsets would reach the end.
     scramble(ours)
     assert [weight.shape for weight in ours.weights] == [weight.shape for weight in theirs.weights]
     theirs.set_weights(ours.get_weights())
@@ -138,14 +138,14 @@ def conv(images, kernel, strides=1, groups=1):
     return np.concatenate(outputs, axis=-1)
 
 
-class Drawing:
+class Reference:
     """The tensors of a model by the names of its layers, and what two lines of a paper's figure do with them."""
 
     def __init__(self, model):
         self.stored = {layer.name: [np.asarray(v, "float64") for v in layer.get_weights()] for layer in model.layers}
 
     def conv(self, x, name, strides=1, groups=1):
-        """A convolution and its normalisation; `groups=None` for a depthwise one."""
+        """A convolution and its normalization; `groups=None` for a depthwise one."""
         (kernel,) = self.stored[name]
         if groups is None:
             kernel, groups = kernel.swapaxes(2, 3), x.shape[-1]
@@ -165,64 +165,64 @@ def relu6(x):
     return np.clip(x, 0, 6)
 
 
-def test_igcv3_equals_the_network_drawn_in_numpy():
+def test_igcv3_equals_the_network_computed_in_numpy():
     keras.utils.set_random_seed(0)
     strides = (1, 1, 2, 1, 2, 1, 1, 1)
     model = IGCV3(**TINY[IGCV3], **SMALL, strides=strides, classifier_activation=None)
     scramble(model)
-    drawing = Drawing(model)
+    reference = Reference(model)
 
     def block(x, name, strides):
-        y = drawing.conv(x, f"{name}_expand", groups=2)
-        # The two groups deal their channels in turn; then back, even channels before odd ones.
+        y = reference.conv(x, f"{name}_expand", groups=2)
+        # The two groups give their channels in turn; then back, even channels before odd ones.
         half = y.shape[-1] // 2
         y = np.stack([y[..., :half], y[..., half:]], axis=-1).reshape(y.shape)
-        y = relu6(drawing.conv(y, f"{name}_depthwise", strides, groups=None))
-        y = drawing.conv(y, f"{name}_project", groups=2)
+        y = relu6(reference.conv(y, f"{name}_depthwise", strides, groups=None))
+        y = reference.conv(y, f"{name}_project", groups=2)
         return np.concatenate([y[..., 0::2], y[..., 1::2]], axis=-1)
 
     images = LOUD * pseudo_random((2, 8, 8, 3))
-    x = relu6(drawing.conv(images, "stem"))
+    x = relu6(reference.conv(images, "stem"))
     for stage, count in enumerate(TINY[IGCV3]["blocks_per_stage"], start=1):
         for index in range(1, count + 1):
             block_strides = strides[stage] if index == 1 else 1
             y = block(x, f"stage{stage}_block{index}", block_strides)
             x = x + y if x.shape == y.shape and block_strides == 1 else y
-    x = relu6(drawing.conv(x, "last"))
-    assert_close(outputs_of(model, images), drawing.classified(x), 1e-4)
+    x = relu6(reference.conv(x, "last"))
+    assert_close(outputs_of(model, images), reference.classified(x), 1e-4)
 
 
-def test_shufflenet_v2_equals_the_network_drawn_in_numpy():
+def test_shufflenet_v2_equals_the_network_computed_in_numpy():
     keras.utils.set_random_seed(0)
     model = ShuffleNetV2(**TINY[ShuffleNetV2], **SMALL, strides=(1, 1, 2, 2, 1), classifier_activation=None)
     scramble(model)
-    drawing = Drawing(model)
+    reference = Reference(model)
 
     def convolved(x, name, strides):
-        x = relu(drawing.conv(x, f"{name}_pointwise1"))
-        x = drawing.conv(x, f"{name}_depthwise", strides, groups=None)
-        return relu(drawing.conv(x, f"{name}_pointwise2"))
+        x = relu(reference.conv(x, f"{name}_pointwise1"))
+        x = reference.conv(x, f"{name}_depthwise", strides, groups=None)
+        return relu(reference.conv(x, f"{name}_pointwise2"))
 
     def first_block(x, name, strides):
-        past = drawing.conv(x, f"{name}_shortcut_depthwise", strides, groups=None)
-        return relu(drawing.conv(past, f"{name}_shortcut_pointwise")), convolved(x, name, strides)
+        past = reference.conv(x, f"{name}_shortcut_depthwise", strides, groups=None)
+        return relu(reference.conv(past, f"{name}_shortcut_pointwise")), convolved(x, name, strides)
 
     def later_block(x, name):
         half = x.shape[-1] // 2
         return x[..., :half], convolved(x[..., half:], name, 1)
 
     images = pseudo_random((2, 8, 8, 3))
-    x = relu(drawing.conv(images, "stem"))
+    x = relu(reference.conv(images, "stem"))
     for stage, (count, strides) in enumerate(zip((2, 3, 1), (2, 2, 1), strict=True), start=1):
         for index in range(1, count + 1):
             name = f"stage{stage}_block{index}"
             branches = first_block(x, name, strides) if index == 1 else later_block(x, name)
             x = np.stack(branches, axis=-1).reshape(*branches[0].shape[:3], -1)
-    x = relu(drawing.conv(x, "last"))
-    assert_close(outputs_of(model, images), drawing.classified(x), 1e-4)
+    x = relu(reference.conv(x, "last"))
+    assert_close(outputs_of(model, images), reference.classified(x), 1e-4)
 
 
-def test_shufflenet_v2_pools_behind_the_stem_of_large_pictures_only():
+def test_shufflenet_v2_pools_behind_the_stem_of_large_images_only():
     names = {
         side: {layer.name for layer in ShuffleNetV2(**TINY[ShuffleNetV2], input_shape=(side, side, 3)).layers}
         for side in (32, 224)

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 from harness import assert_close, check_model, counts_only, outputs_and_gradients, pseudo_random, slow_after
-from shardnet_drawing import conv, max_pool, neighbours, norm, relu, scramble, stored, uses
+from shardnet_reference import conv, max_pool, neighbors, norm, relu, scramble, stored, uses
 
 import keras_sharenets as ksn
 from keras_sharenets.analysis import count_parameters
@@ -63,7 +63,7 @@ def compressions():
 
 
 def test_compression_factors():
-    """Of the specified counts, which the networks are held to in tests/test_catalogue.py and above."""
+    """Of the specified counts, which the networks are held to in tests/test_catalog.py and above."""
     wider = {name.replace("256", "320"): count for name, _, count, _ in OTHERS[:3]}
     for baseline, name, factor in compressions():
         exact = {**CONVOLUTIONS, **wider}[baseline] / {**CONVOLUTIONS, **wider}[name]
@@ -74,12 +74,12 @@ def test_compression_factors():
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
 def test_harness(shared, tmp_path, other_backend):
     sharing = {"share": "spatial"} if shared else {"share": "none", "width": (4, 8), "blending": False}
-    # The gradient of a bias before a normalisation is 0 but for rounding, of which no two backends agree.
+    # The gradient of a bias before a normalization is 0 but for rounding, of which no two backends agree.
     arguments = {**TINY, **sharing, "conv_bias": False, "dropout_rate": 0.0}
     check_model(ShardVGGNet, arguments, tmp_path, other_backend, batch=8)
 
 
-def drawn(model, images, convs_per_block, filters, last_pool):
+def reference(model, images, convs_per_block, filters, last_pool):
     """SL-VGGNet as the specification draws it (section 2.1), from the stored tensors alone."""
     weights = stored(model)
     x = np.pad(images, ((0, 0), (0, 0), (0, 0), (0, filters - 3)))
@@ -98,14 +98,14 @@ def drawn(model, images, convs_per_block, filters, last_pool):
 
 
 @pytest.mark.parametrize("side", [8, 12, 14])
-def test_equals_the_network_drawn_in_numpy(side):
+def test_equals_the_network_computed_in_numpy(side):
     keras.utils.set_random_seed(3)
     arguments = {**TINY, "convs_per_block": (2, 1, 3), "hidden_units": (7, 6), "input_shape": (side, side, 3)}
     model = ShardVGGNet(**arguments, classifier_activation=None)
     scramble(model)
     images = pseudo_random((2, side, side, 3))
     # 8 is a multiple of 2 x 2 x 2; 12 and 14 are not, and 14 has a side of 7 on its way.
-    expected = drawn(model, images, (2, 1, 3), filters=8, last_pool=side == 8)
+    expected = reference(model, images, (2, 1, 3), filters=8, last_pool=side == 8)
     assert_close(outputs_and_gradients(model, images)[0], expected, 1e-4)
 
 
@@ -158,12 +158,12 @@ def test_without_sharing_every_place_has_its_own_convolution_and_the_image_is_no
 
 
 def test_blending_layers_stand_between_the_last_relu_and_the_pooling_of_all_blocks_but_the_last():
-    found = neighbours(ksn.create_model("sl_vggnet_32"), "blend")
+    found = neighbors(ksn.create_model("sl_vggnet_32"), "blend")
     assert found == [
         (f"blend{block}", {f"block{block}_conv{count}_relu"}, {f"block{block}_pool"})
         for block, count in enumerate((2, 2, 3, 3), start=1)
     ]
-    assert not neighbours(ksn.create_model("s_vggnet_32"), "blend")
+    assert not neighbors(ksn.create_model("s_vggnet_32"), "blend")
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_the_papers_dense_layers_follow_from_the_data(input_shape, num_classes, 
     assert [layer.rate for layer in drops] == [0.5] * (len(units) - 1)
 
 
-def test_a_regulariser_counts_the_shared_kernel_once():
+def test_a_regularizer_counts_the_shared_kernel_once():
     model = ShardVGGNet(**TINY)
     kernel = model.get_layer("shared_spatial").kernel
     kernel.regularizer = keras.regularizers.L2(0.5)

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 from harness import assert_close, check_choice, check_model, outputs_and_gradients, pseudo_random, slow_after
-from shardnet_drawing import conv, max_pool, neighbours, norm, relu, scramble, stored, uses
+from shardnet_reference import conv, max_pool, neighbors, norm, relu, scramble, stored, uses
 
 from keras_sharenets.models import ShardDeepResNet, ShardResNet
 
@@ -32,14 +32,14 @@ def test_choices(choice, tmp_path):
     check_choice(*CHOICES[choice], tmp_path)
 
 
-class Drawing:
+class Reference:
     """The residual networks as the specification draws them (sections 2.2 and 2.3), from the stored tensors alone."""
 
     def __init__(self, model):
         self.weights = stored(model)
 
     def conv_norm(self, x, name, role="spatial"):
-        """A convolution, shared if there is such a one, with the normalisation of this place."""
+        """A convolution, shared if there is such a one, with the normalization of this place."""
         return self.norm(conv(x, *self.weights.get(f"shared_{role}", self.weights.get(name))), name)
 
     def norm(self, x, name):
@@ -68,34 +68,34 @@ class Drawing:
 
 
 def drawn_cifar(model, images, pad_to, blocks):
-    drawing = Drawing(model)
+    reference = Reference(model)
     x = np.pad(images, ((0, 0), (0, 0), (0, 0), (0, pad_to - 3)))
-    x = relu(drawing.conv_norm(x, "stem"))
-    return drawing.predictions(drawing.levels(x, drawing.basic, 3, blocks).mean((1, 2)))
+    x = relu(reference.conv_norm(x, "stem"))
+    return reference.predictions(reference.levels(x, reference.basic, 3, blocks).mean((1, 2)))
 
 
 def drawn_deep(model, images, bottleneck, conv7, blocks, final_pool):
-    drawing = Drawing(model)
-    x = relu(drawing.norm(conv(images, *drawing.weights["stem"], strides=2 if conv7 else 1), "stem"))
+    reference = Reference(model)
+    x = relu(reference.norm(conv(images, *reference.weights["stem"], strides=2 if conv7 else 1), "stem"))
     if bottleneck:
-        x = conv(x, *drawing.weights["blend0"])
+        x = conv(x, *reference.weights["blend0"])
     if conv7:
         x = max_pool(x)
-    x = drawing.levels(x, drawing.bottleneck if bottleneck else drawing.basic, 4, blocks)
+    x = reference.levels(x, reference.bottleneck if bottleneck else reference.basic, 4, blocks)
     if final_pool is None:
-        return drawing.predictions(x.mean((1, 2)))
+        return reference.predictions(x.mean((1, 2)))
     # Windows of 3x3 side by side; what is left over is left out.
     rows, columns = x.shape[1] // 3, x.shape[2] // 3
     windows = [
         x[:, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3] for row in range(rows) for column in range(columns)
     ]
-    return drawing.predictions(np.concatenate([window.mean((1, 2)) for window in windows], axis=1))
+    return reference.predictions(np.concatenate([window.mean((1, 2)) for window in windows], axis=1))
 
 
 @pytest.mark.parametrize(
     "sharing", [{"share": "spatial"}, {"share": "none", "width": (3, 4, 5)}], ids=["shared", "own"]
 )
-def test_cifar_network_equals_the_one_drawn_in_numpy(sharing):
+def test_cifar_network_equals_the_one_computed_in_numpy(sharing):
     keras.utils.set_random_seed(1)
     model = ShardResNet(**{**TINY, "blocks_per_stage": 2, **sharing}, classifier_activation=None)
     scramble(model)
@@ -114,7 +114,7 @@ def test_cifar_network_equals_the_one_drawn_in_numpy(sharing):
     ],
     ids=["bottleneck", "bottleneck_conv7", "basic_final_pool", "basic_own"],
 )
-def test_deep_network_equals_the_one_drawn_in_numpy(arguments, conv7, blocks):
+def test_deep_network_equals_the_one_computed_in_numpy(arguments, conv7, blocks):
     keras.utils.set_random_seed(2)
     model = ShardDeepResNet(**arguments, classifier_activation=None)
     scramble(model)
@@ -157,16 +157,16 @@ BETWEEN = [(f"blend{level}", {f"level{level}_block1_relu"}, {f"level{level}_pool
 
 
 def test_blending_layers_stand_before_the_pooling_between_levels():
-    assert neighbours(ShardResNet(**TINY), "blend") == BETWEEN[:2]
-    assert neighbours(ShardDeepResNet(**DEEP), "blend") == BETWEEN
+    assert neighbors(ShardResNet(**TINY), "blend") == BETWEEN[:2]
+    assert neighbors(ShardDeepResNet(**DEEP), "blend") == BETWEEN
 
 
 def test_bottleneck_networks_blend_behind_the_stem_too():
-    (first, *others) = neighbours(ShardDeepResNet(**BOTTLENECK), "blend")
+    (first, *others) = neighbors(ShardDeepResNet(**BOTTLENECK), "blend")
     assert first == ("blend0", {"stem_relu"}, {"shared_reduce", "level1_block1_add"})
     assert others == BETWEEN
     large = ShardDeepResNet(**{**BOTTLENECK, "input_shape": (112, 112, 3)})
-    assert neighbours(large, "blend0") == [("blend0", {"stem_relu"}, {"stem_pool"})]
+    assert neighbors(large, "blend0") == [("blend0", {"stem_relu"}, {"stem_pool"})]
     assert large.get_layer("blend0").kernel.shape == (1, 1, 2, 8)
 
 
@@ -174,7 +174,7 @@ def test_bottleneck_networks_blend_behind_the_stem_too():
     ("input_shape", "stem", "kernel_size", "side"),
     [((111, 224, 3), None, 3, 111), ((112, 112, 3), None, 7, 56), ((224, 224, 3), "conv3", 3, 224)],
 )
-def test_the_stem_follows_from_the_picture_unless_given(input_shape, stem, kernel_size, side):
+def test_the_stem_follows_from_the_image_unless_given(input_shape, stem, kernel_size, side):
     layer = ShardDeepResNet(**{**DEEP, "input_shape": input_shape, "stem": stem}).get_layer("stem")
     assert layer.kernel.shape == (kernel_size, kernel_size, 3, 6)
     assert layer.output.shape[1] == side
@@ -188,7 +188,7 @@ def test_statistics_are_those_of_each_place(factory):
     assert len(means) == len({mean.tobytes() for mean in means}) > 6
 
 
-def test_a_regulariser_counts_each_shared_kernel_once():
+def test_a_regularizer_counts_each_shared_kernel_once():
     model = ShardDeepResNet(**BOTTLENECK)
     expected = 0
     for role in ("reduce", "spatial", "expand"):

@@ -56,7 +56,7 @@ def test_named_networks_share_as_specified(name, statistics, calls, kernels, use
     }
 
 
-# The specification's table of other ways to share, and of the network that normalises after it convolves.
+# The specification's table of other ways to share, and of the network that normalizes after it convolves.
 @counts_only
 @pytest.mark.parametrize(
     ("name", "choice", "expected"),

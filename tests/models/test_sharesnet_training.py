@@ -1,4 +1,4 @@
-"""What the training of a ShaResNet depends on: gradients, regularisers, initial weights and dropout."""
+"""What the training of a ShaResNet depends on: gradients, regularizers, initial weights and dropout."""
 
 import keras
 import numpy as np

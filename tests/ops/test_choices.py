@@ -75,7 +75,7 @@ def test_kind_of_split_groups(channels, kind):
 
 
 def test_hand_picked_rows():
-    """What has to come out by a wide margin: with kernels that are large for the picture, the drawing is cheapest."""
+    """What has to come out by a wide margin: with kernels that are large for the image, the factors are cheapest."""
     rows = [
         ("interleaved", 864, (8, 8), True, "factored"),
         ("interleaved", 216, (32, 32), True, "multiplied"),

@@ -59,10 +59,10 @@ def test_both_forms_equal_a_loop_written_from_the_equation(case):
     shapes = interleaved.kernel_shapes(*case)
     kernels = [pseudo_random(shape, seed=place) for place, shape in enumerate(shapes)]
     assert sum(kernel.size for kernel in kernels) == channels * sum(sizes[:-1]) + filters * sizes[-1]
-    deals = permutations.interleaving(*case)
+    shuffles = permutations.interleaving(*case)
     images = pseudo_random((2, 2, 3, channels), seed=9)
     expected = loop(images, kernels)
-    assert_close(keras.ops.convert_to_numpy(interleaved.factored(images, kernels, deals)), expected, 1e-5)
-    kernel = interleaved.compose(channels, kernels, deals)
+    assert_close(keras.ops.convert_to_numpy(interleaved.factored(images, kernels, shuffles)), expected, 1e-5)
+    kernel = interleaved.compose(channels, kernels, shuffles)
     assert kernel.shape == (1, 1, channels, filters)
     assert_close(keras.ops.convert_to_numpy(convolution.pointwise(images, kernel)), expected, 1e-5)

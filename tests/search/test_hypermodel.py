@@ -48,10 +48,10 @@ def test_hyperparameters_stand_for_networks_within_the_budget(name, budget):
 def test_every_network_within_the_budget_has_its_hyperparameters():
     budget = Budget(max_parameters=3_000)
     hypermodel = SpaceHyperModel("shardnet", input_shape=DIGITS, budget=budget)
-    drawn = (hypermodel.point(_random_hyperparameters(hypermodel, seed)) for seed in range(3_000))
+    sampled = (hypermodel.point(_random_hyperparameters(hypermodel, seed)) for seed in range(3_000))
     space = find_space("shardnet")
     within = {repr(point) for point in points(space, DIGITS) if budget.allows(count(space, point, input_shape=DIGITS))}
-    assert {repr(point) for point in drawn} == within
+    assert {repr(point) for point in sampled} == within
 
 
 @pytest.mark.parametrize(

@@ -92,10 +92,10 @@ def _shallow(name, point):
 @pytest.mark.slow
 @ALL
 def test_ten_thousand_draws_are_built_without_weights(name):
-    """Of HGC-Net, whose networks are the longest, a tenth; what is drawn again is not built again."""
+    """Of HGC-Net, whose networks are the longest, a tenth; what is sampled again is not built again."""
     space, input_shape = find_space(name), IMAGE_SHAPES["digits"]
-    drawn = (_shallow(name, draw(space, seed, input_shape=input_shape)) for seed in range(10_000))
-    distinct = list({repr(sorted(point.items())): point for point in drawn}.values())
+    sampled = (_shallow(name, draw(space, seed, input_shape=input_shape)) for seed in range(10_000))
+    distinct = list({repr(sorted(point.items())): point for point in sampled}.values())
     distinct = distinct[:: 10 if name == "hgcnet" else 1]
     assert len(distinct) > 400
     for first in range(0, len(distinct), 50):
@@ -134,8 +134,8 @@ def _is_cheap(space, point, most):
 def _assert_counts(space, seeds, number, most=math.inf):
     """Profiles of so many random networks, in turn for images of all sizes."""
     seeds_and_shapes = zip(seeds, itertools.cycle(IMAGE_SHAPES.values()), strict=False)
-    drawn = ((draw(space, seed, input_shape=shape), shape) for seed, shape in seeds_and_shapes)
-    cheap = itertools.islice((pair for pair in drawn if _is_cheap(space, pair[0], most)), number)
+    sampled = ((draw(space, seed, input_shape=shape), shape) for seed, shape in seeds_and_shapes)
+    cheap = itertools.islice((pair for pair in sampled if _is_cheap(space, pair[0], most)), number)
     for classes, (point, shape) in zip(itertools.cycle((10, 100, 200)), cheap, strict=False):
         sizes = {"input_shape": shape, "num_classes": classes}
         profile = ksn.profile(build(space, point, **sizes))
@@ -200,7 +200,7 @@ IGCV2 = {"width": 64, "blocks_per_stage": 2, "branch_channels": ((8, 8), (16, 16
         ("hscnet", {**HSCNET, "arrangements": 4}, r"`arrangements` \(=4\) must divide, for `width` \(=32\)"),
         ("hscnet", {**HSCNET, "arrangements": 1, "star": True}, r"`star` \(=True\) must be False"),
         ("hscnet", {**HSCNET, "blocks_per_stage": True}, r"`blocks_per_stage` \(=True\) must be one of 1, 2"),
-        ("hscnet", {**HSCNET, "colour": 1}, r"`colour` \(=1\) must be one of 'width'"),
+        ("hscnet", {**HSCNET, "color": 1}, r"`color` \(=1\) must be one of 'width'"),
         ("igcv2", {**IGCV2, "branch_channels": ((8, 8), (16, 16))}, r"`branch_channels\[2\]` \(=None\) must be one of"),
         (
             "igcv2",

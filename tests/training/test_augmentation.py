@@ -104,7 +104,7 @@ def test_areas_are_resized_parts():
 def test_scales_are_between_1_and_a_quarter_more():
     images = [gradient(64, 64)] * 80
     crops = changed(images, Augmentation(4, False, (0, 0, 0), crop="scale", size=(64, 64)))
-    # 64 pixels of a image of s pixels show 64 * 64 / s of the 64 rows.
+    # 64 pixels of an image of s pixels show 64 * 64 / s of the 64 rows.
     seen = np.array([crop[-1, :, 0].mean() - crop[0, :, 0].mean() for crop in crops]) + 1
     assert seen.min() == pytest.approx(64 / 1.25, abs=1.5)
     assert seen.max() == pytest.approx(64, abs=1.5)

@@ -119,9 +119,9 @@ def test_augmentation_gives_every_crop_and_nothing_else(flip):
 
 def test_padding_is_zero_to_the_network(digits):
     network = build("hscnet_m32_g4_r2_b1_a2", digits)
-    normalise = network.layers[1]
-    assert np.all(keras.ops.convert_to_numpy(normalise(np.full((1, 8, 8, 1), digits.mean, "float32"))) == 0)
-    values = keras.ops.convert_to_numpy(normalise(digits.train.images.astype("float32")))
+    normalize = network.layers[1]
+    assert np.all(keras.ops.convert_to_numpy(normalize(np.full((1, 8, 8, 1), digits.mean, "float32"))) == 0)
+    values = keras.ops.convert_to_numpy(normalize(digits.train.images.astype("float32")))
     assert values.mean() == pytest.approx(0, abs=1e-5)
     assert values.var() == pytest.approx(1, abs=1e-5)
 

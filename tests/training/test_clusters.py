@@ -105,8 +105,8 @@ def test_two_workers_are_one_process(backend, one_process, two_workers):
     run = folder / "run"
     one = files.load_model(one_process(backend).parent / "run" / "last.keras")
     two = files.load_model(run / "last.keras")
-    for weight, twin in zip(one.get_weights(), two.get_weights(), strict=True):
-        np.testing.assert_allclose(weight, twin, rtol=0, atol=1e-4)
+    for weight, expected in zip(one.get_weights(), two.get_weights(), strict=True):
+        np.testing.assert_allclose(weight, expected, rtol=0, atol=1e-4)
     assert '"synchronized": true' not in two.to_json()
     # Nobody but worker 0 wrote anything.
     assert len((run / "history.csv").read_text().splitlines()) == 2

@@ -37,7 +37,7 @@ def start_long_training(folder):
 
 
 def read_into(process, epoch):
-    """Reads the progress bar, which is not drawn at every step, until that epoch is well on its way."""
+    """Reads the progress bar, which is not updated at every step, until that epoch is well on its way."""
     text = ""
     while chunk := os.read(process.stdout.fileno(), 4096).decode(errors="ignore"):
         text += chunk

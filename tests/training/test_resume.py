@@ -386,8 +386,8 @@ def test_a_checkpoint_holds_all_that_the_next_steps_depend_on(tmp_path):
     restore(other, arrays, ["weights", "optimizer", "metrics"])
     assert state == {"epoch": 1}
     assert [other.train_on_batch(inputs, inputs[:, :2]) for _ in range(3)] == expected
-    for weight, twin in zip(model.get_weights(), other.get_weights(), strict=True):
-        assert weight.tobytes() == twin.tobytes()
+    for weight, expected in zip(model.get_weights(), other.get_weights(), strict=True):
+        assert weight.tobytes() == expected.tobytes()
 
 
 def test_checkpoint_of_another_model(tmp_path):

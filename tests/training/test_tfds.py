@@ -48,7 +48,7 @@ def write_tfds(folder, name, shape, examples, labels=NAMES, encoding="png"):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """`(folder, what is in it)`: one data set of one size, one of many sizes without a labelled test split."""
+    """`(folder, what is in it)`: one data set of one size, one of many sizes without a labeled test split."""
     folder = tmp_path_factory.mktemp("tfds")
     fixed = {
         split: [(random_image(6, 5), label) for label in labels]

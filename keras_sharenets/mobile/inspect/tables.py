@@ -80,7 +80,8 @@ def benchmark_table(reports: Sequence[BenchmarkReport], accuracies: dict[str, fl
     Returns:
         A str: one line a file, and below what the columns mean.
     """
-    head = ["", "file bytes", "weight bytes", "median ms", "spread ms", "peak memory", "partitions", "undelegated"]
+    head = ["", "file bytes", "weight bytes", "median ms", "spread ms", "peak memory"]
+    head += ["delegate partitions", "undelegated operators"]
     rows = [[*head, "accuracy"] if accuracies else head]
     for report in reports:
         memory = "?" if report.peak_memory_bytes is None else f"{report.peak_memory_bytes:,}"
@@ -96,7 +97,7 @@ def benchmark_table(reports: Sequence[BenchmarkReport], accuracies: dict[str, fl
 
 {first.threads} thread{"s" if first.threads > 1 else ""}, {first.repetitions} inferences of each file after \
 {first.warmup} that do not count, in turns; spread: interquartile range.
-weight bytes: constants, each buffer once. partitions: parts of the graph that delegates run. undelegated: operators
-that the runtime runs itself.
+weight bytes: constants, each buffer once. delegate partitions: parts of the graph that delegates run. undelegated
+operators: those that the runtime runs itself.
 peak memory: growth of a fresh process that opens the file and runs it; parts of the runtime are in it.
 """

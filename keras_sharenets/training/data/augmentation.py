@@ -1,6 +1,6 @@
 """Parts of images and changes to them: what a network of a fixed size sees, in training and when it is tested.
 
-Training images are cropped, mirrored and recolored as a function of random numbers that are drawn beforehand; held-out
+Training images are cropped, mirrored and recolored as a function of random numbers that are sampled before; held-out
 images are cropped at fixed places.
 """
 

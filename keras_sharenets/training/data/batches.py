@@ -106,7 +106,7 @@ class Batches(keras.utils.PyDataset):
         part = np.array_split(np.arange(len(chosen)), self.parts)[self.part]
         if self.augmentation is None:
             return self._unchanged(chosen[part])
-        # Drawn for the images of all workers, so that their number changes nothing.
+        # Sampled for the images of all workers, so that their number changes nothing.
         generator = np.random.default_rng((self.seed, CHANGES, epoch, index))
         changes = draw_changes(self.augmentation, len(chosen), generator)
         images = augment(self.source.pixels(chosen[part]), self.augmentation, [change[part] for change in changes])

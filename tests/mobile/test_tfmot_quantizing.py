@@ -9,7 +9,7 @@ from keras_sharenets.layers import FakeQuantize, QuantizedKernels
 from keras_sharenets.mobile.compress import tfmot
 from keras_sharenets.mobile.compress.tfmot import quantize_with_tfmot
 
-PICTURES, CLASSES = pseudo_random((48, 8, 8, 3)), np.arange(48) % 5
+IMAGES, CLASSES = pseudo_random((48, 8, 8, 3)), np.arange(48) % 5
 
 
 def network():
@@ -27,13 +27,13 @@ def network():
     return keras.Model(inputs, keras.layers.Dense(5, "softmax", name="scores")(x))
 
 
-def fit(model, pictures=PICTURES, epochs=1, jit_compile=False, momentum=0.0):
+def fit(model, images=IMAGES, epochs=1, jit_compile=False, momentum=0.0):
     """Six steps an epoch."""
     if not model.compiled:
         optimizer = keras.optimizers.SGD(0.02, momentum)
         model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=jit_compile)
     arguments = {"batch_size": 8, "epochs": epochs, "shuffle": False, "verbose": 0}
-    return model.fit(pictures, CLASSES[: len(pictures)], **arguments).history["loss"]
+    return model.fit(images, CLASSES[: len(images)], **arguments).history["loss"]
 
 
 def test_a_step_is_that_of_the_network_itself():
@@ -41,12 +41,12 @@ def test_a_step_is_that_of_the_network_itself():
     own, given = mobile.quantize_aware(network()), mobile.quantize_aware(network())
     trained = quantize_with_tfmot(given)
     assert max(layer.places for layer in own.layers if isinstance(layer, FakeQuantize)) > 1
-    np.testing.assert_allclose(fit(trained, PICTURES[:16]), fit(own, PICTURES[:16]), rtol=1e-5)
+    np.testing.assert_allclose(fit(trained, IMAGES[:16]), fit(own, IMAGES[:16]), rtol=1e-5)
     before = network().weights
     assert len(given.weights) == len(own.weights) > len(before)
     for actual, expected in zip(given.weights, own.weights, strict=True):
         np.testing.assert_allclose(actual.numpy(), expected.numpy(), rtol=0, atol=1e-4)
-    outputs = [outputs_of(model, PICTURES) for model in (trained, given)]
+    outputs = [outputs_of(model, IMAGES) for model in (trained, given)]
     np.testing.assert_array_equal(*outputs)
 
 
@@ -55,14 +55,14 @@ def test_training_and_file(tmp_path):
     trained = quantize_with_tfmot(mobile.quantize_aware(model))
     losses = fit(trained, epochs=6, momentum=0.9)
     assert losses[-1] < losses[0]
-    report = mobile.export_tflite(trained, tmp_path / "net.tflite", quantization="int8", representative_data=PICTURES)
+    report = mobile.export_tflite(trained, tmp_path / "net.tflite", quantization="int8", representative_data=IMAGES)
     assert report.score_error < 0.1
     stripped = mobile.strip(trained)
     assert stripped.layers[1:] == model.layers[1:]
-    np.testing.assert_array_equal(outputs_of(stripped, PICTURES), outputs_of(model, PICTURES))
+    np.testing.assert_array_equal(outputs_of(stripped, IMAGES), outputs_of(model, IMAGES))
     trained.save(tmp_path / "net.keras")
     loaded = keras.saving.load_model(tmp_path / "net.keras")
-    np.testing.assert_allclose(outputs_of(loaded, PICTURES), outputs_of(trained, PICTURES), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(outputs_of(loaded, IMAGES), outputs_of(trained, IMAGES), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

@@ -41,7 +41,7 @@ def stored(model):
 
 
 def scramble(model):
-    """Random biases and statistics: as initialised, they would hide a wrong or forgotten one."""
+    """Random biases and statistics: as initialized, they would hide a wrong or forgotten one."""
     for index, layer in enumerate(model.layers):
         random = np.random.default_rng(index)
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -58,7 +58,7 @@ def uses(model):
     return {layer.name: counts[layer.name] for layer in model.layers if layer.weights}
 
 
-def neighbours(model, beginning):
+def neighbors(model, beginning):
     """For each layer whose name begins so: name, names of the layers that it reads, and of those that read it."""
     everything = calls(model)
     found = []

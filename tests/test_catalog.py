@@ -7,7 +7,7 @@ import pathlib
 import pytest
 from harness import counts_only, slow_after
 
-from keras_sharenets.analysis import catalogue
+from keras_sharenets.analysis import catalog
 from keras_sharenets.models.registry import FAMILIES, VARIANTS
 
 HERE = pathlib.Path(__file__).parent
@@ -40,10 +40,10 @@ PRINTED_BASELINES = {"sl3_resnet_256": 1.2e6, "sl5_resnet_256": 1.9e6}
 @counts_only
 @pytest.mark.parametrize("name", slow_after(len(QUICK), [*QUICK, *sorted(set(VARIANTS) - set(QUICK))]))
 def test_counts_of_the_specification(name):
-    for entry in catalogue.entries([name]):
+    for entry in catalog.entries([name]):
         check_row(entry)
         check_paper(entry)
-        (line,) = (line for line in catalogue.to_markdown([entry]).splitlines() if line.startswith(f"| `{name}`"))
+        (line,) = (line for line in catalog.to_markdown([entry]).splitlines() if line.startswith(f"| `{name}`"))
         assert line in README.splitlines(), "run `sharenets table --update README.md`"
 
 
@@ -85,8 +85,8 @@ def test_the_specification_names_configurations_that_are_there():
 @pytest.mark.slow
 @counts_only
 def test_tables_of_the_readme_are_those_of_the_code():
-    table = catalogue.to_markdown(catalogue.entries(VARIANTS))
-    assert catalogue.replace_table(README, table) == README, "run `sharenets table --update README.md`"
+    table = catalog.to_markdown(catalog.entries(VARIANTS))
+    assert catalog.replace_table(README, table) == README, "run `sharenets table --update README.md`"
 
 
 def test_every_family_has_a_paper():
@@ -95,17 +95,17 @@ def test_every_family_has_a_paper():
 
 @counts_only
 def test_difference_is_that_to_the_papers_figure():
-    (small,) = catalogue.entries(["s_vggnet_64"])
+    (small,) = catalog.entries(["s_vggnet_64"])
     assert (small.published, small.counted_parameters) == ("37K", 36_928)
     assert small.difference == pytest.approx(-72 / 37_000)
 
 
 def test_replacing_keeps_what_stands_around():
-    text = f"before\n{catalogue.BEGIN}\nold\n{catalogue.END}\nafter\n"
-    assert catalogue.replace_table(text, "new\n") == text.replace("old", "new")
+    text = f"before\n{catalog.BEGIN}\nold\n{catalog.END}\nafter\n"
+    assert catalog.replace_table(text, "new\n") == text.replace("old", "new")
 
 
-@pytest.mark.parametrize("text", ["", f"{catalogue.BEGIN}", f"{catalogue.BEGIN}{catalogue.END}{catalogue.END}"])
+@pytest.mark.parametrize("text", ["", f"{catalog.BEGIN}", f"{catalog.BEGIN}{catalog.END}{catalog.END}"])
 def test_text_without_markers(text):
     with pytest.raises(ValueError, match="must have the markers"):
-        catalogue.replace_table(text, "new\n")
+        catalog.replace_table(text, "new\n")

@@ -1,4 +1,4 @@
-"""ShaResNet's networks against the specification's drawings, computed in numpy."""
+"""ShaResNet's networks against the specification's figures, computed in numpy."""
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ def conv(images, kernel, strides=1):
     return np.einsum("bhwcij,ijcf->bhwf", windows(images, len(kernel), strides, 0), kernel)
 
 
-class Drawn:
+class Reference:
     """The networks as the specification draws them (section 2), in numpy, from the stored tensors alone.
 
     `sharing` has `(stage, block)` of all blocks that use their stage's convolution.
@@ -108,32 +108,37 @@ def blocks(stages, indices):
 
 
 @pytest.mark.parametrize(
-    ("factory", "arguments", "sharing", "drawing"),
+    ("factory", "arguments", "sharing", "reference"),
     [
-        (PreActResNet, {**BOTTLENECKS, "depth": 29, "share": "rest"}, blocks((1, 2, 3), (2, 3)), Drawn.preact_resnet),
+        (
+            PreActResNet,
+            {**BOTTLENECKS, "depth": 29, "share": "rest"},
+            blocks((1, 2, 3), (2, 3)),
+            Reference.preact_resnet,
+        ),
         (
             PreActResNet,
             {**BOTTLENECKS, "share": "stride1", "order": "conv_norm"},
             blocks((1, 2, 3), (2,)) | {(1, 1)},
-            Drawn.postact_resnet,
+            Reference.postact_resnet,
         ),
         (
             WideResNet,
             {**WIDE, "depth": 22, "width_multiplier": 2, "share": "rest", "dropout_rate": 0.3},
             blocks((1, 2, 3), (2, 3)),
-            Drawn.wide_resnet,
+            Reference.wide_resnet,
         ),
-        (ResNet, {**LARGE, "depth": 34, "share": "all"}, blocks((1, 2), (1, 2)), Drawn.imagenet_basic),
+        (ResNet, {**LARGE, "depth": 34, "share": "all"}, blocks((1, 2), (1, 2)), Reference.imagenet_basic),
         (
             ResNet,
             {**LARGE, "depth": 50, "share": "stride1", "blocks_per_stage": (2, 3)},
             {(1, 1), (1, 2), (2, 2), (2, 3)},
-            Drawn.imagenet_bottlenecks,
+            Reference.imagenet_bottlenecks,
         ),
     ],
     ids=["preact", "postact", "wide", "basic", "bottleneck"],
 )
-def test_equals_the_network_drawn_in_numpy(factory, arguments, sharing, drawing):
+def test_equals_the_network_computed_in_numpy(factory, arguments, sharing, reference):
     keras.utils.set_random_seed(3)
     model = factory(**arguments, classifier_activation=None)
     for index, layer in enumerate(model.layers):
@@ -141,7 +146,7 @@ def test_equals_the_network_drawn_in_numpy(factory, arguments, sharing, drawing)
             numbers = np.random.default_rng(index).uniform(0.5, 1.5, (4, layer.gamma.shape[0]))
             layer.set_weights([numbers[0], numbers[1] - 1, numbers[2] - 1, numbers[3]])
     images = pseudo_random((2, *arguments["input_shape"]))
-    expected = drawing(Drawn(model, sharing), images)
+    expected = reference(Reference(model, sharing), images)
     assert_close(outputs_and_gradients(model, images)[0], expected, 1e-4)
 
 
