@@ -8,7 +8,7 @@ import pytest
 from harness import without_weights
 
 import keras_sharenets as ksn
-from keras_sharenets.mobile.graph.lowering_rules import RULES
+from keras_sharenets.mobile.graph.rules import RULES
 from keras_sharenets.models.registry import FAMILIES, VARIANTS, own_arguments
 from keras_sharenets.models.variant import Family, Variant
 from keras_sharenets.search.spaces import NAMES, find_space
@@ -126,7 +126,7 @@ def _lacks_of_layer(name):
             yield f"{words} in its docstring"
     lowered = hasattr(layer, "effective_kernel") or hasattr(layer, "reference_model") or set(RULES) & set(layer.__mro__)
     if not lowered and name not in WITHOUT_A_RULE:
-        yield "a rule in keras_sharenets/mobile/graph/lowering_rules.py"
+        yield "a rule in keras_sharenets/mobile/graph/sharing_rules.py"
 
 
 @pytest.mark.parametrize("name", ksn.layers.__all__)

@@ -42,7 +42,7 @@ _MOVED = {
     "SavedModelReport": ("export.saved_model", "SavedModelReport"),
     "SizeReport": ("inspect.size_report", "SizeReport"),
     "TFLiteReport": ("export.tflite", "TFLiteReport"),
-    "UnsupportedLayerError": ("graph.lowering_rules", "UnsupportedLayerError"),
+    "UnsupportedLayerError": ("graph.rules", "UnsupportedLayerError"),
     "inference_form": ("export.verification", "inference_model"),
     "open_tflite": ("inspect.file", "open_tflite"),
     "operator_times": ("inspect.benchmark", "operator_times"),

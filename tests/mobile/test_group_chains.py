@@ -12,7 +12,8 @@ from keras_sharenets.mobile import predict_tflite
 from keras_sharenets.mobile.export.conversion import convert
 from keras_sharenets.mobile.graph import passes
 from keras_sharenets.mobile.graph.group_chains import fold_chain_normalization, split_concat_readers, stack_groups
-from keras_sharenets.mobile.graph.inference_graph import lower, run
+from keras_sharenets.mobile.graph.inference_graph import run
+from keras_sharenets.mobile.graph.lowering import lower
 from keras_sharenets.mobile.inspect.benchmark import delegation
 from keras_sharenets.mobile.inspect.file import open_tflite
 

@@ -4,7 +4,8 @@ import pytest
 from mobile_networks import small_network
 
 import keras_sharenets as ksn
-from keras_sharenets.mobile.export.verification import gives_probabilities, inference_model, score_model
+from keras_sharenets.mobile.export.reference import keras_scores
+from keras_sharenets.mobile.export.verification import gives_probabilities, inference_model
 
 
 def implementations(model):
@@ -40,6 +41,30 @@ def test_nested_network_stays_shared():
     np.testing.assert_allclose(copy(images), model(images), atol=1e-5)
 
 
+def test_layer_inside_and_outside_a_nested_network_stays_shared():
+    shared = ksn.layers.HighlySharedConv2D(4, 3, groups=2, kernel_initializer="random_normal")
+    nested = keras.Sequential([keras.Input((8, 8, 4)), shared, keras.layers.ReLU()], name="nested")
+    inputs = keras.Input((8, 8, 4))
+    model = keras.Model(inputs, shared(nested(inputs)))
+    copy = inference_model(model)
+    assert len(copy.weights) == 1
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype("float32")
+    np.testing.assert_allclose(copy(images), model(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("end", ["nested softmax", "softmax layer, then dropout", "keras.ops.softmax", "nested scores"])
+def test_probabilities_are_seen_wherever_they_are(end):
+    activation = "softmax" if end == "nested softmax" else None
+    head = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3, activation)])
+    inputs = keras.Input((8, 8, 1))
+    x = head(inputs)
+    if end == "softmax layer, then dropout":
+        x = keras.layers.Dropout(0.5)(keras.layers.Softmax()(x))
+    if end == "keras.ops.softmax":
+        x = keras.ops.softmax(x)
+    assert gives_probabilities(keras.Model(inputs, x)) == (end != "nested scores")
+
+
 def test_subclassed_model_is_refused():
     class Subclassed(keras.Model):
         pass
@@ -49,12 +74,12 @@ def test_subclassed_model_is_refused():
 
 
 @pytest.mark.parametrize("end", ["softmax", "sigmoid", "layer"])
-def test_score_model(end):
+def test_scores_before_the_probabilities(end):
     model = small_network(None if end == "layer" else end)
     if end == "layer":
         model = keras.Model(model.input, keras.layers.Softmax()(model.output))
     images = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 1)).astype("float32")
-    scores = np.asarray(score_model(model)(images), np.float64)
+    scores = keras_scores(model, images).astype(np.float64)
     exponentials = np.exp(scores - scores.max(-1, keepdims=True))
     expected = 1 / (1 + np.exp(-scores)) if end == "sigmoid" else exponentials / exponentials.sum(-1, keepdims=True)
     np.testing.assert_allclose(model(images), expected, atol=1e-6)
@@ -65,4 +90,5 @@ def test_linear_end_gives_no_probabilities(plain):
     assert gives_probabilities(plain)
     model = small_network(None)
     assert not gives_probabilities(model)
-    assert score_model(model) is None
+    images = np.ones((2, 8, 8, 1), "float32")
+    np.testing.assert_allclose(keras_scores(model, images), model(images), rtol=1e-5)

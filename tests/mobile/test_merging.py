@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from harness import assert_close, pseudo_random
 
-from keras_sharenets.mobile.graph.inference_graph import lower, run
+from keras_sharenets.mobile.graph.inference_graph import run
+from keras_sharenets.mobile.graph.lowering import lower
 from keras_sharenets.mobile.graph.passes import merge_added
 
 

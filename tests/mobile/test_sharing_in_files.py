@@ -17,8 +17,9 @@ from keras_sharenets.mobile import predict_tflite
 from keras_sharenets.mobile.export import conversion
 from keras_sharenets.mobile.export.conversion import convert
 from keras_sharenets.mobile.graph import passes
-from keras_sharenets.mobile.graph.inference_graph import lower, run
-from keras_sharenets.mobile.graph.lowering_rules import UnsupportedLayerError
+from keras_sharenets.mobile.graph.inference_graph import run
+from keras_sharenets.mobile.graph.lowering import lower
+from keras_sharenets.mobile.graph.rules import UnsupportedLayerError
 
 BYTES = {None: 4, "float16": 2, "int8": 1}
 
@@ -342,10 +343,12 @@ def test_layer_without_a_rule_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (keras.layers.Conv2D(4, 3, dilation_rate=2, name="holes"), "'holes' is dilated"),
-        (keras.layers.DepthwiseConv2D(3, depth_multiplier=2, name="two"), "'two' has a depth multiplier above 1"),
-        (keras.layers.Conv2D(4, 1, activation="gelu", name="soft"), "'soft' has the activation `gelu`"),
-        (keras.layers.ReLU(negative_slope=0.1, name="leaky"), r"'leaky' must be a plain ReLU or ReLU\(6\)"),
+        (keras.layers.DepthwiseConv2D(3, depth_multiplier=2, name="two"), "'two', a .*, has a depth multiplier above"),
+        (keras.layers.Conv2D(4, 1, activation="gelu", name="soft"), "'soft', a Conv2D, has the activation `gelu`"),
+        (keras.layers.ReLU(negative_slope=0.1, name="leaky"), r"'leaky', a ReLU, must be a plain ReLU or ReLU\(6\)"),
+        (keras.layers.Conv2D(4, 3, data_format="channels_first", name="first"), r"`data_format` \(='channels_first'\)"),
+        (keras.layers.Softmax(axis=1, name="rows"), r"'rows', a Softmax, has `axis` \(=1\)"),
+        (keras.layers.BatchNormalization(axis=2, name="columns"), r"'columns', a .*, has `axis` \(=2\)"),
     ],
 )
 def test_setting_without_a_rule_is_named(layer, message):

@@ -12,8 +12,9 @@ from keras_sharenets.analysis.graph import rebuild, trace
 from keras_sharenets.layers.quantized_kernels import PRESERVE, inner, stored_kernels
 from keras_sharenets.mobile.compress.training import check_backend, plain
 from keras_sharenets.mobile.graph import passes
-from keras_sharenets.mobile.graph.inference_graph import lower_calls
-from keras_sharenets.mobile.graph.quantization import DATA_MOVEMENT, PROBABILITIES, tied_values
+from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES
+from keras_sharenets.mobile.graph.lowering import lower_calls
+from keras_sharenets.mobile.graph.quantization import DATA_MOVEMENT, tied_values
 
 ENGINES = ("keras", "tfmot")
 
@@ -71,7 +72,8 @@ def quantize_aware(model: keras.Model, *, engine: str = "keras", preserve: str |
 
 def _ranges(traced):
     """`{traced tensor's number: group}`: the tensors to quantize, those of one group with one range."""
-    lowered, values = lower_calls(traced, materialize=lambda site: False)
+    lowered, calls = lower_calls(traced, materialize=lambda site: False)
+    values = {traced.inputs[0].number: lowered.input} | {call.call.outputs[0].number: call.output for call in calls}
     graph = passes.prepare_int8(passes.simplify(lowered), lambda site: False)
     groups, tensors = tied_values(graph), {}
     for tensor in (*traced.inputs, *(output for call in traced.calls for output in call.outputs)):

@@ -7,15 +7,19 @@ has a kernel of its own, expanded in full and with its normalization multiplied 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import keras
 import numpy as np
 
 from keras_sharenets.analysis.graph import trace
+from keras_sharenets.layers import FakeQuantize
+from keras_sharenets.mobile.export import reference
 from keras_sharenets.mobile.export.verification import gives_probabilities
 from keras_sharenets.mobile.graph import group_chains, passes
-from keras_sharenets.mobile.graph.inference_graph import lower_calls
-from keras_sharenets.mobile.graph.quantization import is_clustered, quantize
+from keras_sharenets.mobile.graph.inference_graph import InferenceGraph
+from keras_sharenets.mobile.graph.lowering import lower_calls
+from keras_sharenets.mobile.graph.quantization import QuantizedGraph, is_clustered, quantize
 from keras_sharenets.mobile.writer.flatbuffer import write_float, write_int8
 
 SIGNATURE, INPUT = "classify", "images"
@@ -45,6 +49,7 @@ def convert(
     representative_data: np.ndarray | None = None,
     prefer: str = "size",
     max_bytes: int | None = None,
+    on_graph: Callable[[InferenceGraph | QuantizedGraph], None] | None = None,
 ) -> bytes:
     """Converts a classifier for one image at a time.
 
@@ -57,14 +62,24 @@ def convert(
             faster.
         max_bytes: instead of `prefer`: calls are materialized as far as that gains most, in a file of so many bytes at
             most.
+        on_graph: function that is shown the graph of the file, a `QuantizedGraph` for `"int8"`; or `None`.
 
     Returns:
         The bytes, with the signature `classify` from `images` to `probabilities` or `scores`.
 
     Raises:
         ValueError: the smallest file is larger than `max_bytes`.
+        ExportMismatchError: what the network was lowered to, or rewritten to, does not compute what Keras computes; a
+            wrong layer is named. Looked at before anything is quantized, on some of `representative_data` and on images
+            that nothing is measured on.
     """
     names, traced = (SIGNATURE, INPUT, output_name(model)), trace(model)
+    checked = reference.checked_images(representative_data, tuple(model.inputs[0].shape[1:]))
+    lowered, calls = lower_calls(traced)
+    reference.check_layers(model, traced, calls, checked)
+    # Fake quantization rounds in Keras, and is no part of the graph.
+    rounds = any(isinstance(call.operation, FakeQuantize) for call in traced.calls)
+    expected = reference.results_of(lowered if rounds else model, checked)
 
     def build(materialize):
         graph = passes.simplify(lower_calls(traced, materialize=materialize)[0])
@@ -74,29 +89,40 @@ def convert(
         graph = group_chains.pad_uneven_shuffles(group_chains.stack_groups(graph))
         return (passes.prepare_int8 if quantization == "int8" else passes.prepare_float)(graph, materialize)
 
-    def write(sites, images):
-        graph = build(frozenset(sites).__contains__)
+    def encode(graph, images):
         if quantization == "int8":
-            return write_int8(quantize(graph, images), *names)
-        return write_float(graph, *names, stored_type=quantization or "float32")
+            quantized = quantize(graph, images)
+            return quantized, write_int8(quantized, *names)
+        return graph, write_float(graph, *names, stored_type=quantization or "float32")
+
+    def size(sites):
+        # It hardly depends on the ranges: one image does to look for it.
+        one = None if representative_data is None else representative_data[:1]
+        return len(encode(build(frozenset(sites).__contains__), one)[1])
+
+    def write(sites):
+        graph = build(frozenset(sites).__contains__)
+        reference.check_graph(graph, expected, checked)
+        final, data = encode(graph, representative_data)
+        if on_graph is not None:
+            on_graph(final)
+        return data
 
     gains = _gains(build, quantization)
     # Those first that gain most time for a byte; the call itself decides between equals.
     order = sorted(gains, key=lambda site: (-gains[site], site))
     free = sum(gain == math.inf for gain in gains.values())
     if max_bytes is None:
-        return write(order if prefer == "speed" else order[:free], representative_data)
+        return write(order if prefer == "speed" else order[:free])
     # All at once can be smaller than most of them: what is materialized everywhere can be merged with its neighbors.
-    data = write(order, representative_data)
+    data = write(order)
     if len(data) <= max_bytes:
         return data
-    # The size hardly depends on the ranges: one image does to look for it.
-    one = None if representative_data is None else representative_data[:1]
-    count = _most_that_fit(len(order), free, lambda count: len(write(order[:count], one)) <= max_bytes)
-    data = write(order[:count], representative_data)
+    count = _most_that_fit(len(order), free, lambda count: size(order[:count]) <= max_bytes)
+    data = write(order[:count])
     while count > free and len(data) > max_bytes:
         count -= 1
-        data = write(order[:count], representative_data)
+        data = write(order[:count])
     if len(data) > max_bytes:
         raise ValueError(f"`max_bytes` (={max_bytes}) must be at least {len(data)}, the size with every tensor once.")
     return data

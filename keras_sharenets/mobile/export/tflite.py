@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_sharenets import _checks, files
 from keras_sharenets.analysis import profile
-from keras_sharenets.mobile.export import conversion, metadata, verification
+from keras_sharenets.mobile.export import conversion, metadata, reference, verification
 from keras_sharenets.mobile.export.verification import ExportMismatchError
 from keras_sharenets.mobile.inspect import file
 
@@ -190,9 +190,9 @@ def _verify(model, data, quantization, images):
     (outputs,) = file.run_images(interpreter, images, [interpreter.get_output_details()[0]["index"]])
     expected = verification.run_keras(model, images)
     scores, expected_scores = outputs, expected
-    tensor, scoring = file.score_tensor(file.parse(data)), verification.score_model(model)
-    if tensor is not None and scoring is not None:
-        scores, expected_scores = _file_scores(data, tensor, images), verification.run_keras(scoring, images)
+    tensor = file.score_tensor(file.parse(data))
+    if tensor is not None:
+        scores, expected_scores = _file_scores(data, tensor, images), reference.keras_scores(model, images)
     agreement = verification.compare(outputs, scores, expected, expected_scores)
     limit = _TOLERANCES[quantization]
     difference_limit = np.inf if quantization == "int8" else limit * (1 + np.abs(expected_scores).max() / 2)

@@ -9,8 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_sharenets.analysis.graph import calls
+from keras_sharenets.analysis.graph import calls, trace
 from keras_sharenets.layers.quantized_kernels import inner
+from keras_sharenets.mobile.graph.keras_rules import PROBABILITIES, WITHOUT_EFFECT
+from keras_sharenets.mobile.graph.rules import registered_class
 
 # Enough to see a wrong file, few enough to run one by one in a moment.
 VERIFICATION_IMAGES = 64
@@ -57,8 +59,11 @@ def run_keras(model: keras.Model, images: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: they are not all finite.
     """
-    batches = (images[start : start + _BATCH].astype(np.float32) for start in range(0, len(images), _BATCH))
-    outputs = np.concatenate([np.asarray(model(batch, training=False)) for batch in batches])
+    size = model.inputs[0].shape[0] or _BATCH
+    batches = [images[start : start + size].astype(np.float32) for start in range(0, len(images), size)]
+    if model.inputs[0].shape[0]:  # It takes so many images and no fewer: the last one is repeated.
+        batches[-1] = np.concatenate([batches[-1], np.repeat(batches[-1][-1:], size - len(batches[-1]), axis=0)])
+    outputs = np.concatenate([np.asarray(model(batch, training=False)) for batch in batches])[: len(images)]
     if not np.isfinite(outputs).all():
         raise ValueError("`model` gives numbers that are not finite: it cannot be verified.")
     return outputs
@@ -84,7 +89,18 @@ def inference_model(model: keras.Model) -> keras.Model:
     >>> inference_model(model).get_layer("stage1_module1_convolution").spatial.implementation
     'grouped'
     """
-    copy = _copy(model)
+    calls(model)  # Raises an error for what cannot be copied call by call.
+    copies = {}
+
+    def copy_of(layer):
+        """One copy of a layer, however often and wherever it is used."""
+        if id(layer) not in copies:
+            copies[id(layer)] = layer, layer.__class__.from_config(layer.get_config())
+        return copies[id(layer)][1]
+
+    copy = keras.models.clone_model(model, clone_function=copy_of, recursive=True)
+    for layer, its_copy in copies.values():
+        its_copy.set_weights(layer.get_weights())
     for call in calls(copy):
         layer = inner(call.operation)
         if hasattr(layer, "inference_implementation"):
@@ -92,48 +108,22 @@ def inference_model(model: keras.Model) -> keras.Model:
     return copy
 
 
-def score_model(model: keras.Model) -> keras.Model | None:
-    """A copy of a classifier that ends before its softmax or sigmoid.
-
-    Where a classifier is very sure, its probabilities are exactly 0 and 1 and no longer show what happens inside; the
-    scores before them always do.
-
-    Args:
-        model: functional or sequential `keras.Model`, built. It is not changed.
-
-    Returns:
-        A new model with copies of the weights, or `None` if the model does not end in a softmax or sigmoid.
-    """
-    if not gives_probabilities(model):
-        return None
-    copy = _copy(model)
-    end = _last_layer(copy)
-    if isinstance(end, keras.layers.Softmax):
-        return keras.Model(copy.input, end.input)
-    inner(end).activation = keras.activations.linear
-    return copy
-
-
 def gives_probabilities(model: keras.Model) -> bool:
-    """Whether the network visibly ends in a softmax or sigmoid."""
-    end = inner(_last_layer(model))
-    return isinstance(end, keras.layers.Softmax) or getattr(end, "activation", None) in _FINAL
-
-
-def _last_layer(model):
-    if isinstance(model, keras.Sequential):
-        return model.layers[-1]
-    return model.get_layer(model.output_names[0])
-
-
-def _copy(model):
-    try:
-        copy = keras.models.clone_model(model)
-    except ValueError as error:
-        name = getattr(model, "name", model)
-        raise ValueError(f"`model` (={name!r}) must be a functional or sequential Keras model: {error}") from error
-    copy.set_weights(model.get_weights())
-    return copy
+    """Whether the network visibly ends in a softmax or sigmoid, in a nested network too."""
+    traced = trace(model)
+    last, calls = traced.outputs[0], {call.outputs[0].number: call for call in traced.calls}
+    while last.number in calls:
+        call = calls[last.number]
+        layer = inner(call.operation)
+        if isinstance(layer, keras.layers.Softmax) or getattr(layer, "activation", None) in _FINAL:
+            return True
+        base = registered_class(layer)
+        if base in PROBABILITIES:
+            return True
+        if base not in (*WITHOUT_EFFECT, keras.layers.Flatten, keras.layers.Reshape):
+            return False
+        last = call.inputs[0]
+    return False
 
 
 def check_classifier(model: keras.Model) -> tuple[tuple[int, int, int], int]:
@@ -218,13 +208,13 @@ def verification_images(data: np.ndarray | None, shape: tuple[int, int, int]) ->
     return images, f"{count} given image{'s' if count > 1 else ''}"
 
 
-def synthetic_images(shape: tuple[int, int, int], *, count: int = SYNTHETIC_IMAGES) -> np.ndarray:
+def synthetic_images(shape: tuple[int, int, int], *, count: int = SYNTHETIC_IMAGES, seed: int = 0) -> np.ndarray:
     """Seeded images for where no real ones are given: smooth blobs with noise, whole pixel values from 0 to 255.
 
     Smooth, because a network's scores hardly differ from one image of plain noise to the next.
     """
     height, width, channels = shape
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     rows, columns = np.linspace(0, 1, height)[:, None, None], np.linspace(0, 1, width)[None, :, None]
     images = []
     for _ in range(count):

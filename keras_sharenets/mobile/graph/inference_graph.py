@@ -1,32 +1,28 @@
 """The inference graph: what a device computes for one image, as explicit operations.
 
-[`lower`] makes it from a trained Keras model, passes rewrite it, [`run`] computes it in float, and the writer turns it
-into a file. A constant is one object however many operations use it; what differs between uses, such as the scale that
-a batch normalization leaves behind, belongs to the operation.
+`lowering.lower` makes it from a trained Keras model, passes rewrite it, [`run`] computes it in float, and the writer
+turns it into a file. A constant is one object however many operations use it; what differs between uses, such as the
+scale that a batch normalization leaves behind, belongs to the operation.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_sharenets import layers as ours
-from keras_sharenets.analysis import graph as keras_graph
-from keras_sharenets.layers.quantized_kernels import inner
-from keras_sharenets.mobile.graph.lowering_rules import rule_for
 from keras_sharenets.ops import kernels
 
 # One call of a layer, `(its name, use)`: use 0 is the first call.
 CallSite = tuple[str, int]
 # Says of a call of a kernel-shared layer whether its kernel is materialized: stored for this call, expanded in full.
 Materialize = Callable[[CallSite], bool]
+
+PROBABILITIES = ("softmax", "sigmoid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +46,14 @@ class Operation:
     """One step: `activation(scale * linear(inputs; kernel) + bias)`, where `linear` is named by `kind`.
 
     Attributes:
-        kind: `"conv"` (attributes strides, padding, groups), `"shared_conv"` (the same and channel_repeats; the kernel
-            is one period of the repeated filters), `"depthwise"` (strides, padding), `"dense"`, `"affine"` (only scale
-            and bias), `"add"`, `"multiply"`, `"concat"`, `"pad"` (paddings), `"max_pool"` and `"average_pool"`
-            (pool_size, strides, padding), `"mean"` and `"max"` over the image (keepdims), `"reshape"`, `"slice"` and
-            `"permute"` of channels (start and, out of a stack, row; indices), `"stack"` of the groups of a strided
-            channel shuffle along the batch axis (groups), `"softmax"`, `"sigmoid"`, `"identity"`.
+        kind: `"conv"` (attributes strides, padding, groups and, if it is dilated, dilation), `"shared_conv"` (strides,
+            padding, groups, channel_repeats; the kernel is one period of the repeated filters), `"depthwise"`
+            (strides, padding, dilation), `"dense"`, `"affine"` (only scale and bias), `"add"`, `"subtract"`,
+            `"multiply"`, `"maximum"` and `"minimum"` of two values, `"concat"`, `"pad"` (paddings), `"max_pool"` and
+            `"average_pool"` (pool_size, strides, padding), `"mean"` and `"max"` over the image (keepdims),
+            `"reshape"`, `"slice"` and `"permute"` of channels (start and, out of a stack, row; indices), `"stack"` of
+            the groups of a strided channel shuffle along the batch axis (groups), `"softmax"`, `"sigmoid"`,
+            `"identity"`.
         name: str, that of the layer.
         use: int, 0 in the first call of the layer, 1 in the second.
         inputs, output: `Value`s.
@@ -110,6 +108,13 @@ class InferenceGraph:
                 users.setdefault(operation.kernel, []).append(operation)
         return users
 
+    def scores(self) -> Value:
+        """The value before a final softmax or sigmoid, which shows more than probabilities do; else the output."""
+        for operation in self.operations:
+            if operation.output == self.output and operation.kind in PROBABILITIES:
+                return operation.inputs[0]
+        return self.output
+
     def next_number(self) -> int:
         """A number that no value has yet."""
         return 1 + max([self.input.number, *(operation.output.number for operation in self.operations)])
@@ -117,86 +122,6 @@ class InferenceGraph:
     def with_operations(self, operations: Iterable[Operation]) -> InferenceGraph:
         """The graph with other operations."""
         return dataclasses.replace(self, operations=tuple(operations))
-
-
-class GraphBuilder:
-    """The graph that grows while the calls of a model are lowered one by one."""
-
-    def __init__(self) -> None:
-        self.operations = []
-        self.ranges = {}
-        self.use = 0
-        self._constants = {}
-        self._count = 0
-
-    def value(self, shape: Sequence[int | None]) -> Value:
-        """A new value; an open side, which is the batch, becomes 1."""
-        self._count += 1
-        return Value(self._count - 1, tuple(1 if side is None else side for side in shape))
-
-    def constant(self, layer: keras.layers.Layer, name: str, make: Callable[[], np.ndarray]) -> Constant:
-        """The constant `name` of a layer: made at its first use, the same object at every later one."""
-        key = id(layer), name
-        if key not in self._constants:
-            self._constants[key] = Constant(f"{layer.name}/{name}", np.asarray(make(), "float32"))
-        return self._constants[key]
-
-    def add(self, kind: str, name: str, inputs: Sequence[Value], shape: Sequence[int | None], **fields: Any) -> Value:
-        """Appends an operation and returns its output."""
-        output = self.value(shape)
-        self.operations.append(Operation(kind, name, tuple(inputs), output, use=self.use, **fields))
-        return output
-
-
-def lower(model: keras.Model, *, materialize: Materialize = lambda site: True) -> InferenceGraph:
-    """The inference graph of a trained classifier, nothing folded yet.
-
-    Args:
-        model: functional or built sequential `keras.Model` with one input of a fixed image size, and one output.
-        materialize: function of a call of a kernel-shared layer, `(name, use)`: whether it becomes one convolution
-            with its effective kernel, instead of operations on the tensors that the layer stores.
-
-    Returns:
-        An `InferenceGraph`, with the ranges of a quantization-aware network.
-
-    Raises:
-        ValueError: the model is not functional, or has open sides or several inputs or outputs.
-        UnsupportedLayerError: a layer has no rule; the message names it.
-    """
-    return lower_calls(keras_graph.trace(model), materialize=materialize)[0]
-
-
-def lower_calls(
-    traced: keras_graph.Graph, *, materialize: Materialize = lambda site: True
-) -> tuple[InferenceGraph, dict[int, Value]]:
-    """As [`lower`], for a model that has been traced.
-
-    Returns:
-        `(graph, values)`: the `InferenceGraph`, and `{traced tensor's number: Value}`.
-    """
-    builder = GraphBuilder()
-    start = builder.value(traced.inputs[0].shape)
-    values = {traced.inputs[0].number: start}
-    for call in traced.calls:
-        inputs = [values[tensor.number] for tensor in call.inputs]
-        values[call.outputs[0].number] = _lower_call(builder, call, inputs, materialize)
-    output = values[traced.outputs[0].number]
-    return InferenceGraph(start, tuple(builder.operations), output, builder.ranges), values
-
-
-def _lower_call(builder, call, inputs, materialize):
-    layer = call.operation
-    if isinstance(layer, ours.FakeQuantize):
-        low, high = layer.range()
-        if high > low:
-            builder.ranges[inputs[0].number] = float(low), float(high)
-        return inputs[0]
-    with contextlib.ExitStack() as stack:
-        if isinstance(layer, ours.QuantizedKernels):
-            stack.enter_context(layer.rounded())
-        layer, builder.use = inner(layer), call.index
-        rule = rule_for(layer, call.path, materialize((layer.name, call.index)))
-        return rule(builder, layer, call, inputs, call.outputs[0].shape)
 
 
 def run(
@@ -217,7 +142,7 @@ def run(
     if watch is not None:
         watch(graph.input, images)
     for operation in graph.operations:
-        result = _compute(operation, [values[value.number] for value in operation.inputs])
+        result = compute(operation, [values[value.number] for value in operation.inputs])
         values[operation.output.number] = result
         if watch is not None:
             watch(operation.output, result)
@@ -228,7 +153,8 @@ def run(
     return np.asarray(values[graph.output.number])
 
 
-def _compute(operation, inputs):
+def compute(operation: Operation, inputs: Sequence[Any]) -> Any:
+    """The output of one operation, as a tensor; `inputs` are tensors with any number of images."""
     result = _LINEAR[operation.kind](operation, *inputs)
     if operation.scale is not None:
         result = result * operation.scale
@@ -245,9 +171,14 @@ def _window(operation):
     return {"strides": operation.attributes["strides"], "padding": operation.attributes["padding"]}
 
 
+def _dilation(operation):
+    return operation.attributes.get("dilation", (1, 1))
+
+
 def _convolve(operation, x, kernel):
     # Not `keras.ops.conv`: on a CPU that compiles every grouped convolution with XLA first.
-    return tf.nn.conv2d(x, kernel, operation.attributes["strides"], operation.attributes["padding"].upper())
+    strides, padding = operation.attributes["strides"], operation.attributes["padding"].upper()
+    return tf.nn.conv2d(x, kernel, strides, padding, dilations=_dilation(operation))
 
 
 def _shared_conv(operation, x):
@@ -255,7 +186,8 @@ def _shared_conv(operation, x):
 
 
 def _depthwise(operation, x):
-    return ops.depthwise_conv(x, _kernel(operation), data_format="channels_last", **_window(operation))
+    window = {**_window(operation), "dilation_rate": _dilation(operation)}
+    return ops.depthwise_conv(x, _kernel(operation), data_format="channels_last", **window)
 
 
 def _pool(function):
@@ -293,7 +225,10 @@ _LINEAR = {
     "affine": lambda operation, x: x,
     "identity": lambda operation, x: x,
     "add": lambda operation, x, y: x + y,
+    "subtract": lambda operation, x, y: x - y,
     "multiply": lambda operation, x, y: x * y,
+    "maximum": lambda operation, x, y: ops.maximum(x, y),
+    "minimum": lambda operation, x, y: ops.minimum(x, y),
     "concat": lambda operation, *xs: ops.concatenate(xs, axis=-1),
     "pad": _pad,
     "max_pool": _pool(ops.max_pool),

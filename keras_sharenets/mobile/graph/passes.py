@@ -210,6 +210,8 @@ def _pairs(graph):
         """Whether nothing but the addition reads this convolution, and nothing is done to it before."""
         if part is None or part.kind != "conv" or part.output == graph.output or len(readers[part.output.number]) > 1:
             return False
+        if "dilation" in part.attributes:
+            return False
         return part.scale is None and part.bias is None and part.activation is None
 
     for operation in graph.operations:

@@ -10,13 +10,13 @@ import dataclasses
 
 import numpy as np
 
-from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, run
+from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES, Constant, InferenceGraph, Operation, run
 
 Range = tuple[float, float]
 
 # Operations that only move numbers: the integers stay what they are, so all their values have one scale.
-DATA_MOVEMENT = ("average_pool", "concat", "max", "max_pool", "pad", "permute", "reshape", "slice", "stack")
-PROBABILITIES = ("softmax", "sigmoid")
+DATA_MOVEMENT = ("average_pool", "concat", "max", "max_pool", "maximum", "minimum", "pad", "permute", "reshape")
+DATA_MOVEMENT += ("slice", "stack")
 # What XNNPACK multiplies a sum of products with has to be below 256.
 _LARGEST_FACTOR = 128
 # A kernel with so many weights for each magnitude, or more, counts as clustered.
@@ -121,12 +121,20 @@ def _wide_enough(graph, ranges, kernels):
     """
     ranges = dict(ranges)
     for operation in graph.operations:
+        widths = [np.subtract(*ranges[value.number][::-1]) for value in operation.inputs]
         if operation.kernel is not None:
-            low, high = ranges[operation.inputs[0].number]
             scales = kernels[operation.kernel].scale * (1 if operation.scale is None else operation.scale)
-            least = (high - low) * float(scales.max()) / _LARGEST_FACTOR
-            low, high = ranges[operation.output.number]
-            ranges[operation.output.number] = low, max(high, low + least)
+            factor = widths[0] * float(scales.max())
+        elif operation.kind == "affine":
+            factor = widths[0] * float(np.abs(operation.scale).max()) / 127
+        elif operation.kind == "multiply":
+            factor = widths[0] * widths[1] / 255
+        elif operation.kind in ("add", "subtract", "mean", "identity"):
+            factor = max(widths)
+        else:
+            continue
+        low, high = ranges[operation.output.number]
+        ranges[operation.output.number] = low, max(high, low + factor / _LARGEST_FACTOR)
     return ranges
 
 

@@ -5,6 +5,7 @@ What a value or a constant looks like in the file (float, or integers with a sca
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ _VERSIONS = {
     "GATHER": {"float32": 1, "int8": 2},
     "LOGISTIC": {"float32": 1, "int8": 2},
     "MAX_POOL_2D": {"float32": 1, "int8": 2},
+    "MAXIMUM": {"float32": 1, "int8": 2},
     "MEAN": {"float32": 1, "int8": 2},
+    "MINIMUM": {"float32": 1, "int8": 2},
     "MIRROR_PAD": {"float32": 1, "int8": 2},
     "MUL": {"float32": 1, "int8": 2},
     "PAD": {"float32": 1, "int8": 2},
@@ -34,6 +37,7 @@ _VERSIONS = {
     "RESHAPE": {"float32": 1, "int8": 1},
     "SLICE": {"float32": 1, "int8": 2},
     "SOFTMAX": {"float32": 1, "int8": 2},
+    "SUB": {"float32": 1, "int8": 2},
     "TRANSPOSE": {"float32": 1, "int8": 2},
 }
 # The version of CONV_2D that has groups.
@@ -121,6 +125,8 @@ def _options(kind, operation, **more):
     if "strides" in operation.attributes:
         options.strideH, options.strideW = operation.attributes["strides"]
         options.padding = _PADDING[operation.attributes["padding"]]
+    if "dilation" in operation.attributes:
+        options.dilationHFactor, options.dilationWFactor = operation.attributes["dilation"]
     for name, value in more.items():
         setattr(options, name, value)
     return options
@@ -182,9 +188,19 @@ def _depthwise(tensors, operation):
 
 
 def _affine(tensors, operation):
-    """A scale and a shift are a depthwise convolution of one pixel, which runtimes run with its activation."""
+    """A scale and a shift are a depthwise convolution of one pixel, which runtimes run with its activation.
+
+    A vector, or a table, is an image for it.
+    """
     options = _options("DepthwiseConv2D", operation, depthMultiplier=1, strideH=1, strideW=1)
-    _depthwise_conv(tensors, operation, tensors.scale(operation, operation.scale), options)
+    kernel, shape = tensors.scale(operation, operation.scale), operation.output.shape
+    if len(shape) == 4:
+        return _depthwise_conv(tensors, operation, kernel, options)
+    (source,), image = operation.inputs, (1, 1, math.prod(shape[:-1]), shape[-1])
+    x, y = tensors.like(source, image), tensors.like(operation.output, image)
+    _reshape_to(tensors, tensors.value(source), x, image)
+    _operator(tensors, "DEPTHWISE_CONV_2D", [x, kernel, tensors.bias(operation)], y, options)
+    _reshape_to(tensors, y, tensors.value(operation.output), shape)
 
 
 def _depthwise_conv(tensors, operation, kernel, options):
@@ -309,7 +325,10 @@ _KINDS = {
     "affine": _affine,
     "dense": _dense,
     "add": _plain("ADD", "Add"),
+    "subtract": _plain("SUB", "Sub"),
     "multiply": _plain("MUL", "Mul"),
+    "maximum": _plain("MAXIMUM"),
+    "minimum": _plain("MINIMUM"),
     "concat": _concat,
     "pad": _pad,
     "max_pool": _pool("MAX_POOL_2D"),

@@ -1,0 +1,121 @@
+"""From a trained Keras model to its inference graph, call by call."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+
+import keras
+
+from keras_sharenets import layers as ours
+from keras_sharenets.analysis import graph as keras_graph
+from keras_sharenets.layers.quantized_kernels import inner
+from keras_sharenets.mobile.graph import keras_rules, sharing_rules
+from keras_sharenets.mobile.graph.inference_graph import InferenceGraph, Materialize, Operation, Value
+from keras_sharenets.mobile.graph.rules import (
+    RULES,
+    GraphBuilder,
+    UnsupportedLayerError,
+    check_arguments,
+    check_call,
+    check_class,
+    refuse,
+    registered_class,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoweredCall:
+    """What one call of a layer became.
+
+    Attributes:
+        call: the `Call`.
+        inputs: the values that it reads.
+        operations: what it became; nothing for a layer that does nothing in inference.
+        output: its value.
+    """
+
+    call: keras_graph.Call
+    inputs: tuple[Value, ...]
+    operations: tuple[Operation, ...]
+    output: Value
+
+
+def lower(model: keras.Model, *, materialize: Materialize = lambda site: True) -> InferenceGraph:
+    """The inference graph of a trained classifier, nothing folded yet.
+
+    Args:
+        model: functional or built sequential `keras.Model` with one input of a fixed image size, and one output.
+        materialize: function of a call of a kernel-shared layer, `(name, use)`: whether it becomes one convolution
+            with its effective kernel, instead of operations on the tensors that the layer stores.
+
+    Returns:
+        An `InferenceGraph`, with the ranges of a quantization-aware network.
+
+    Raises:
+        ValueError: the model is not functional, or has open sides or several inputs or outputs.
+        UnsupportedLayerError: a layer has no rule, or not one for what it computes; the message names it.
+    """
+    return lower_calls(keras_graph.trace(model), materialize=materialize)[0]
+
+
+def lower_calls(
+    traced: keras_graph.Graph, *, materialize: Materialize = lambda site: True
+) -> tuple[InferenceGraph, tuple[LoweredCall, ...]]:
+    """As [`lower`], for a model that has been traced.
+
+    Returns:
+        `(graph, calls)`: the `InferenceGraph`, and for each traced call in order what it became.
+    """
+    builder, lowered = GraphBuilder(), []
+    start = builder.value(traced.inputs[0].shape)
+    values = {traced.inputs[0].number: start}
+    for call in traced.calls:
+        inputs, first = [values[tensor.number] for tensor in call.inputs], len(builder.operations)
+        output = values[call.outputs[0].number] = _lower_call(builder, call, inputs, materialize)
+        lowered.append(LoweredCall(call, tuple(inputs), tuple(builder.operations[first:]), output))
+    output = values[traced.outputs[0].number]
+    return InferenceGraph(start, tuple(builder.operations), output, builder.ranges), tuple(lowered)
+
+
+def _lower_call(builder, call, inputs, materialize):
+    layer = call.operation
+    if isinstance(layer, ours.FakeQuantize):
+        low, high = layer.range()
+        if high > low:
+            builder.ranges[inputs[0].number] = float(low), float(high)
+        return inputs[0]
+    with contextlib.ExitStack() as stack:
+        if isinstance(layer, ours.QuantizedKernels):
+            stack.enter_context(layer.rounded())
+        layer, builder.use = inner(layer), call.index
+        rule = _rule_for(layer, call, materialize((layer.name, call.index)))
+        return rule(builder, layer, call, inputs, call.outputs[0].shape)
+
+
+def _rule_for(layer, call, materialized):
+    """The function that lowers a call of a layer, after it has been seen to hold for this layer and this call."""
+    if getattr(getattr(layer, "dtype_policy", None), "quantization_mode", None):
+        raise refuse(
+            layer,
+            call.path,
+            "was quantized by Keras (`quantize`): export the network as it was before, with `quantization='int8'`.",
+        )
+    base = registered_class(layer)
+    # A layer of its own that says which convolution it is, whatever it inherits.
+    if hasattr(layer, "effective_kernel") and getattr(type(layer), "effective_kernel", None) is not getattr(
+        base, "effective_kernel", None
+    ):
+        rule = sharing_rules.EFFECTIVE
+    elif base is None:
+        raise UnsupportedLayerError(
+            f"'{call.path}', a {type(layer).__name__}, cannot be exported to TFLite. Replace it by layers of Keras or "
+            f"of this library that have a rule in `{keras_rules.__name__}` or `{sharing_rules.__name__}`."
+        )
+    else:
+        rule = RULES[base]
+        check_class(layer, base, call.path)
+    check_arguments(layer, rule, call.path)
+    check_call(layer, call, rule)
+    shared = materialized and hasattr(layer, "effective_kernel")
+    return sharing_rules.EFFECTIVE.lower if shared else rule.lower

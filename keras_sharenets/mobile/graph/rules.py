@@ -1,0 +1,214 @@
+"""The registry of lowering rules, and what a layer must be for its rule to hold.
+
+A rule is a function that takes the growing graph (`GraphBuilder`), the layer, the call, the values that it
+reads and the shape of its output, adds operations and returns the output's value. It is written for one class and for
+the arguments that it declares: a layer that computes something else, or has an argument that its rule does not look
+at, is refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_sharenets.analysis.graph import Call, Tensor
+from keras_sharenets.mobile.graph.inference_graph import Constant, Operation, Value
+
+
+class UnsupportedLayerError(ValueError):
+    """A layer has no counterpart in the inference graph."""
+
+
+class GraphBuilder:
+    """The graph that grows while the calls of a model are lowered one by one."""
+
+    def __init__(self) -> None:
+        self.operations = []
+        self.ranges = {}
+        self.use = 0
+        self._constants = {}
+        self._count = 0
+
+    def value(self, shape: Sequence[int | None]) -> Value:
+        """A new value; its batch becomes 1."""
+        self._count += 1
+        sides: tuple[Any, ...] = tuple(shape[1:])
+        return Value(self._count - 1, (1, *sides))
+
+    def constant(self, layer: keras.layers.Layer, name: str, make: Callable[[], np.ndarray]) -> Constant:
+        """The constant `name` of a layer: made at its first use, the same object at every later one."""
+        key = id(layer), name
+        if key not in self._constants:
+            self._constants[key] = Constant(f"{layer.name}/{name}", np.asarray(make(), "float32"))
+        return self._constants[key]
+
+    def add(self, kind: str, name: str, inputs: Sequence[Value], shape: Sequence[int | None], **fields: Any) -> Value:
+        """Appends an operation and returns its output."""
+        output = self.value(shape)
+        self.operations.append(Operation(kind, name, tuple(inputs), output, use=self.use, **fields))
+        return output
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How a class of layers is lowered.
+
+    Attributes:
+        lower: function `(graph, layer, call, inputs, shape)` that returns the value of the output.
+        arguments: names of the constructor arguments that it looks at; `None` for all that there are.
+        call_arguments: names of the arguments of a call that it looks at, beside the inputs.
+    """
+
+    lower: Callable[..., Any]
+    arguments: frozenset[str] | None = frozenset()
+    call_arguments: frozenset[str] = frozenset()
+
+
+RULES: dict[type, Rule] = {}
+
+# Arguments that say how a layer is trained, stored or executed, not what it computes in inference.
+_TRAINING = """
+    name trainable dtype autocast seed momentum synchronized renorm renorm_clipping renorm_momentum implementation
+    activity_regularizer lora_rank lora_alpha quantization_config build_config batch_input_shape batch_shape
+"""
+_TRAINING_ENDS = ("_initializer", "_regularizer", "_constraint")
+# Methods that say how a layer is built, described and saved. Any other method that a subclass replaces can change what
+# the layer computes.
+_CONSTRUCTION = """
+    build get_config from_config get_build_config build_from_config compute_output_shape compute_output_spec
+    compute_mask count_params quantize quantized_build enable_lora save_own_variables load_own_variables save_assets
+    load_assets get_compile_config compile_from_config adapt
+"""
+
+
+def lowers(
+    *classes: type, reads: str | None = "", call_reads: str = ""
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers a rule for layer classes.
+
+    Args:
+        classes: the classes, each for itself: subclasses that compute something else are refused.
+        reads: the constructor arguments that the rule looks at, separated by spaces; `None` for all.
+        call_reads: in the same way those of a call, beside the inputs.
+    """
+
+    def register(function):
+        rule = Rule(function, None if reads is None else frozenset(reads.split()), frozenset(call_reads.split()))
+        RULES.update((layer, rule) for layer in classes)
+        return function
+
+    return register
+
+
+def registered_class(layer: keras.Operation) -> type | None:
+    """The most specific class of a layer, or of an operation, that has a rule; `None` if there is none."""
+    return next((base for base in type(layer).__mro__ if base in RULES), None)
+
+
+def refuse(layer: keras.Operation, path: str, reason: str) -> UnsupportedLayerError:
+    """The error for a layer that cannot be exported, for a reason that reads on from its name."""
+    return UnsupportedLayerError(f"Layer '{path}', {article(type(layer).__name__)}, {reason}")
+
+
+def article(name: str) -> str:
+    """A name with its indefinite article."""
+    return f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
+
+
+def check_class(layer: keras.Operation, base: type, path: str) -> None:
+    """Raises an `UnsupportedLayerError` if a layer computes with another method than the class of its rule."""
+    changed = next(_replaced(layer, base), None)
+    if changed is not None:
+        raise refuse(
+            layer,
+            path,
+            f"cannot be exported to TFLite: it has a `{changed}` of its own, and the rule of {base.__name__} would "
+            "leave out what that computes.",
+        )
+
+
+def _replaced(layer, base) -> Iterator[str]:
+    """The names of the methods and properties of `base` that a layer replaces."""
+    for owner in (layer, *type(layer).__mro__):
+        if owner is base:
+            return
+        if isinstance(owner, type) and issubclass(base, owner):
+            continue
+        for name, value in vars(owner).items():
+            special = name.startswith("__") and name != "__call__"
+            known = getattr(base, name, None)
+            if special or name in _CONSTRUCTION.split() or not (callable(known) or isinstance(known, property)):
+                continue
+            if owner is not layer or callable(value):
+                yield name
+
+
+def check_arguments(layer: keras.Operation, rule: Rule, path: str) -> None:
+    """Raises an `UnsupportedLayerError` if a layer has an argument that its rule does not look at.
+
+    One that has its default value, or that concerns training alone, need not be looked at.
+    """
+    if rule.arguments is None:
+        return
+    try:
+        config = layer.get_config()
+    except NotImplementedError as error:
+        raise refuse(
+            layer, path, "cannot be exported to TFLite: it has no `get_config` to tell its arguments."
+        ) from error
+    defaults = _defaults(type(layer))
+    for name, value in config.items():
+        if name in rule.arguments or name in _TRAINING.split() or name.endswith(_TRAINING_ENDS):
+            continue
+        if name == "data_format":
+            if value not in (None, "channels_last"):
+                raise refuse(layer, path, f"has `data_format` (={value!r}): build the network channels last.")
+        elif name not in defaults or not _equal(value, defaults[name]):
+            raise refuse(layer, path, f"has `{name}` (={value!r}), which cannot be exported to TFLite.")
+
+
+def _defaults(layer_class):
+    """`{argument: default}` of the constructors of a class and of its bases."""
+    defaults = {}
+    for base in reversed(layer_class.__mro__):
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters.values()
+            defaults.update((p.name, p.default) for p in parameters if p.default is not p.empty)
+    return defaults
+
+
+def _equal(value, default):
+    """Whether an argument has its default, which stands for all its entries where it is one number for several."""
+    if isinstance(value, (list, tuple)):
+        defaults = default if isinstance(default, (list, tuple)) else [default] * len(value)
+        return len(value) == len(defaults) and all(map(_equal, value, defaults))
+    if isinstance(value, np.ndarray) or isinstance(default, np.ndarray):
+        return np.array_equal(value, default)
+    return value == default
+
+
+def call_arguments(layer: keras.Operation, call: Call) -> dict[str, Any]:
+    """`{name: value}` of what a call is given beside the inputs, by position or by name."""
+    names = [name for name in inspect.signature(layer.call).parameters if name not in ("args", "kwargs")]
+    names += map(str, range(len(names), len(call.args)))
+    given = dict(zip(names, call.args, strict=False)) | call.kwargs
+    return {name: value for name, value in given.items() if name != names[0]}
+
+
+def check_call(layer: keras.Operation, call: Call, rule: Rule) -> None:
+    """Raises an `UnsupportedLayerError` if a layer is called with more than its inputs and what its rule looks at.
+
+    `training` is not looked at: when a whole network is run, its own `training` counts.
+    """
+    if not isinstance(layer, keras.layers.Layer):
+        return
+    for name, value in call_arguments(layer, call).items():
+        if name in rule.call_arguments or name == "training" or value is None:
+            continue
+        shown = "a tensor" if isinstance(value, Tensor) else repr(value)
+        raise refuse(layer, call.path, f"is called with `{name}` (={shown}), which cannot be exported to TFLite.")
