@@ -9,6 +9,7 @@ from tiny_network import create_plain
 
 from keras_sharenets.training.data.dataset import Arrays, make_dataset
 from keras_sharenets.training.data.sources import load
+from keras_sharenets.training.reports import results
 from keras_sharenets.training.run import network
 
 BESIDE_THE_REPOSITORY = pathlib.Path(__file__).parents[3] / "shared" / "tensorflow_datasets"
@@ -52,6 +53,7 @@ def quick_network(request):
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "plain":
             patch.setattr(network, "create_model", create_plain)
+            patch.setattr(results, "create_model", create_plain)
         yield
 
 

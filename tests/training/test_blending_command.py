@@ -16,6 +16,8 @@ from keras_sharenets.training.run.record import RunOptions
 from trainers.cli import main
 
 MODEL = "sl3_resnet_64"
+# The network is trained before: so many steps take less time as a graph.
+pytestmark = pytest.mark.usefixtures("trained", "eager")
 
 
 @pytest.fixture(scope="module")

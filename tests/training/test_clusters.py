@@ -9,16 +9,20 @@ import subprocess
 import sys
 import time
 
+import clustered_fit
+import keras
 import numpy as np
 import pytest
 
+import keras_sharenets.training.run.fit
 from keras_sharenets import files
-from keras_sharenets.training.run.recorder import list_checkpoints
+from keras_sharenets.training.run.recorder import Recorder, list_checkpoints
+from trainers.cli import main
 
 FOLDER = pathlib.Path(__file__).parent
 # 1,438 images: 22 steps of 64. 359 test images: 5.6 batches.
 BEGIN = ["fit", "--model", "hscnet_m32_g4_r2_b1_a2", "--data", "digits", "--deterministic", "--learning-rate=0.03"]
-BEGIN += ["--batch-size=64", "--epochs=1"]
+BEGIN += ["--batch-size=64", "--epochs=1", "--jit-compile=false"]
 TWO_DEVICES = {"LOGICAL_CPUS": "2", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 BACKENDS = ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)]
 SECONDS = 300  # Only a guard: a machine may be busy.
@@ -30,6 +34,16 @@ def start(backend, arguments, log, kill_after=0, script="clustered_fit.py", **en
     environment = {**os.environ, "KERAS_BACKEND": backend, **environment}
     with open(log.with_suffix(".err"), "w") as errors, open(log.with_suffix(".out"), "w") as output:
         return subprocess.Popen(command, env=environment, stdout=output, stderr=errors)
+
+
+def run_here(arguments, log):
+    """The same in this process, whose operations stay as they are: `--deterministic` would change them for good."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras_sharenets.training.run.fit, "build", clustered_fit.build)
+        for name in ("on_train_batch_end", "on_epoch_end"):  # To be put back.
+            patch.setattr(Recorder, name, getattr(Recorder, name))
+        clustered_fit.record(log, 0)
+        assert main([word for word in arguments if word != "--deterministic"]) == 0
 
 
 def start_two(backend, arguments, logs, kill_after=(0, 0), own=((), ()), **more):
@@ -73,7 +87,11 @@ def one_process(tmp_path_factory):
     def run(backend):
         if backend not in logs:
             folder = tmp_path_factory.mktemp(f"one_{backend}")
-            assert finish([start(backend, [*BEGIN, "--output", folder / "run"], folder / "log.npz")]) == [0]
+            arguments = [*BEGIN, "--output", str(folder / "run")]
+            if backend == keras.backend.backend():
+                run_here(arguments, folder / "log.npz")
+            else:
+                assert finish([start(backend, arguments, folder / "log.npz")]) == [0]
             logs[backend] = folder / "log.npz"
         return logs[backend]
 

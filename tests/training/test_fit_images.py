@@ -17,7 +17,7 @@ from keras_sharenets.training.run.record import RunOptions
 PLAIN = RunOptions(jit_compile=False)
 
 
-def test_real_images_from_a_folder(tmp_path):
+def test_real_images_from_a_folder(quick_network, tmp_path):
     """A folder of images, decoded batch by batch: red ones, green ones and blue ones."""
     generator = np.random.default_rng(0)
     for channel, name in enumerate(("red", "green", "blue")):

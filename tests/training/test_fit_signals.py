@@ -16,7 +16,18 @@ from keras_sharenets import files
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def start_long_training(folder):
+# `python -m trainers`, with a plain network.
+PLAIN = """
+import sys
+from tiny_network import create_plain
+from keras_sharenets.training.run import network
+from trainers.cli import main
+network.create_model = create_plain
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def start_long_training(folder, *program):
     """`python -m trainers fit` in a process of its own.
 
     Without XLA, because it starts sooner; 359 steps an epoch, so that a signal has time to arrive in.
@@ -26,9 +37,9 @@ def start_long_training(folder):
         arguments += ["--model-option", f"{key}={value}"]
     arguments += ["--epochs=50", "--batch-size=4", "--learning-rate=0.01", "--jit-compile=false"]
     return subprocess.Popen(
-        [sys.executable, "-m", "trainers", *arguments],
+        [sys.executable, *program, *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": f"{ROOT}:{pathlib.Path(__file__).parent}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         # What a shell starts in the background ignores an interrupt, and so do its children unless told otherwise.
@@ -63,7 +74,7 @@ def check_whole(folder, epochs):
 @pytest.mark.slow
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_kill_in_the_middle_of_an_epoch_leaves_whole_files(tmp_path, epoch):
-    process = start_long_training(tmp_path / "run")
+    process = start_long_training(tmp_path / "run", "-m", "trainers")
     with process:
         read_into(process, epoch)
         process.kill()
@@ -72,8 +83,11 @@ def test_kill_in_the_middle_of_an_epoch_leaves_whole_files(tmp_path, epoch):
     assert (metrics["state"], metrics["test_accuracy"]) == ("running", None)
 
 
-def test_interrupt_is_noted(tmp_path):
-    process = start_long_training(tmp_path / "run")
+@pytest.mark.parametrize(
+    "program", [("-c", PLAIN), pytest.param(("-m", "trainers"), marks=pytest.mark.slow)], ids=["plain", "hscnet"]
+)
+def test_interrupt_is_noted(program, tmp_path):
+    process = start_long_training(tmp_path / "run", *program)
     with process:
         read_into(process, 2)
         process.send_signal(signal.SIGINT)

@@ -12,20 +12,25 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="this is the JAX run")
-@pytest.mark.parametrize(("tier", "count"), [("not slow", 7), pytest.param("", 10, marks=pytest.mark.slow)])
-def test_all_of_this_on_jax(tier, count):
+@pytest.mark.parametrize("count", [4, pytest.param(10, marks=pytest.mark.slow)])
+def test_all_of_this_on_jax(count):
+    """In `make test` what JAX compiles soon; a whole run on JAX is in `tests/cli/cold_start.py`."""
     tests = {
+        "test_resume.py": ["test_a_checkpoint_holds_all_that_the_next_steps_depend_on"],
         "test_batches.py": ["test_fit_takes_the_batches_in_order_epoch_by_epoch"],
         "test_recipes.py": ["test_weight_decay_counts_a_shared_tensor_once", "test_weight_decay_in_the_loss"],
+    }
+    runs = {
         "test_fit.py": [
             "test_files_of_a_run",
             "test_metrics_say_what_came_out",
             "test_saved_models_have_the_accuracy_that_is_reported",
         ],
-        "test_resume.py": ["test_a_checkpoint_holds_all_that_the_next_steps_depend_on"],
     }
+    if count > 4:
+        tests |= runs
     names = [f"tests/training/{file}::{name}" for file, names in tests.items() for name in names]
-    command = [sys.executable, "-m", "pytest", "-q", "-m", tier, *names]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "", *names]
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout

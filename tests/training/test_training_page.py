@@ -1,4 +1,4 @@
-"""The examples of docs/training.md, run as they stand there, and what they leave."""
+"""The examples of docs/training.md, run as they stand there, and what they leave (`make test`: of a plain network)."""
 
 import json
 import pathlib
@@ -24,7 +24,7 @@ CLASSES = ("ant", "bee")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(quick_network, tmp_path_factory):
     """Where the examples have run."""
     folder = tmp_path_factory.mktemp("page")
     random = np.random.default_rng(0)
