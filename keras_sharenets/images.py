@@ -136,6 +136,15 @@ def subfolders(folder: str | os.PathLike) -> list[pathlib.Path]:
     return sorted(path for path in pathlib.Path(folder).iterdir() if path.is_dir() and not is_litter(path.name))
 
 
+def evenly_spaced(total: int, count: int) -> np.ndarray:
+    """Up to `count` of the places 0, 1 ... `total - 1`, from the first to the last.
+
+    >>> evenly_spaced(10, count=4)
+    array([0, 3, 6, 9])
+    """
+    return np.linspace(0, total - 1, min(count, total)).astype(int)
+
+
 def find_images(folder: str | os.PathLike) -> list[pathlib.Path]:
     """The image files anywhere below `folder`, by their suffix, sorted; in linked folders too."""
     return list_images(folder)[0]

@@ -13,11 +13,10 @@ from keras_sharenets import files
 from keras_sharenets.search import trials
 from keras_sharenets.search.measuring import FileCosts, measure
 from keras_sharenets.search.settings import Search
-from keras_sharenets.training.data.batches import held_out_batches, input_shape, training_batches
+from keras_sharenets.training.data.batches import held_out_batches, held_out_size, training_batches
 from keras_sharenets.training.data.dataset import Dataset, stratified_split
 from keras_sharenets.training.recipes.recipe import Recipe
-from keras_sharenets.training.run.compilation import build_optimizer, decay_weights
-from keras_sharenets.training.run.network import build
+from keras_sharenets.training.run.network import build, build_optimizer, decay_weights
 
 NETWORK = "network.keras"
 
@@ -58,8 +57,8 @@ def train(
     Raises:
         keras_tuner.errors.FatalValueError: an image cannot be read; the message names it.
     """
-    size = input_shape(dataset, recipe)[:2] if recipe.crop_size else None
-    batches, held_out = training_batches(dataset, recipe, seed), held_out_batches(dataset, recipe.batch_size, size)
+    batches = training_batches(dataset, recipe, seed)
+    held_out = held_out_batches(dataset, recipe.batch_size, held_out_size(dataset, recipe))
     decay_weights(network, recipe.weight_decay)
     model = keras.Model(network.input, network.output)
     model.compile(

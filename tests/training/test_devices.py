@@ -12,8 +12,8 @@ from keras_sharenets import files
 from keras_sharenets.training.data.batches import EvenBatches, as_tf_data, held_out_batches, training_batches
 from keras_sharenets.training.devices.devices import Devices, check_alike, check_fits, connect, read_cluster
 from keras_sharenets.training.recipes.named import override, recipe_for
-from keras_sharenets.training.run.compilation import compile_model
 from keras_sharenets.training.run.fit import fit
+from keras_sharenets.training.run.network import compile_model
 from keras_sharenets.training.run.record import RunOptions, read_metrics
 from keras_sharenets.training.run.recorder import list_checkpoints
 from trainers.cli import main

@@ -14,8 +14,8 @@ from tiny_network import MODEL, TINY
 from keras_sharenets import files
 from keras_sharenets.training.recipes.named import override, recipe_for
 from keras_sharenets.training.reports.evaluate import evaluate
-from keras_sharenets.training.run.compilation import build_optimizer
 from keras_sharenets.training.run.fit import fit
+from keras_sharenets.training.run.network import build_optimizer
 from keras_sharenets.training.run.record import TENSORBOARD, Run, RunOptions
 from keras_sharenets.training.run.recorder import Recorder
 

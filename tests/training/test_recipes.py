@@ -8,7 +8,7 @@ import pytest
 from keras_sharenets.models import list_models
 from keras_sharenets.training.recipes.named import DEFAULTS, RECIPES, changed_fields, find_recipe, override, recipe_for
 from keras_sharenets.training.recipes.recipe import OPTIONS, Recipe
-from keras_sharenets.training.run.compilation import build_optimizer, build_schedule, decay_weights, plateau_rate
+from keras_sharenets.training.run.network import build_optimizer, build_schedule, decay_weights, plateau_rate
 from keras_sharenets.training.run.record import Epoch
 from trainers.cli import main
 

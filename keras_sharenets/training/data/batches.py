@@ -221,6 +221,11 @@ def input_shape(dataset: Dataset, recipe: Recipe | None = None) -> tuple[int, in
     return height, width, channels
 
 
+def held_out_size(dataset: Dataset, recipe: Recipe) -> Size | None:
+    """The `size` for `held_out_batches` of a training with this recipe; `None`: images as they are."""
+    return input_shape(dataset, recipe)[:2] if recipe.crop_size else None
+
+
 def as_tf_data(batches: Batches) -> Any:
     """The batches in order, as a `tf.data.Dataset`, for whoever takes no other: some strategies of `tf.distribute`.
 

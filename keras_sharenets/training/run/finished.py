@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 
+from keras_sharenets.images import evenly_spaced
 from keras_sharenets.training.data.augmentation import CENTER, crop_views
 from keras_sharenets.training.data.batches import input_shape
 from keras_sharenets.training.data.dataset import Dataset
@@ -51,8 +52,7 @@ def tested_crops(recipe: Recipe) -> str:
 
 def training_images(dataset: Dataset, run: Run, count: int) -> np.ndarray:
     """Up to `count` images spread evenly over the training split, as the network takes them: a float32 array."""
-    chosen = np.linspace(0, len(dataset.train) - 1, min(count, len(dataset.train))).astype(int)
-    images = dataset.train.pixels(chosen)
+    images = dataset.train.pixels(evenly_spaced(len(dataset.train), count))
     if run.recipe.crop_size:
         return crop_views(images, input_shape(dataset, run.recipe)[:2], CENTER)
     return np.asarray(images, "float32")

@@ -16,13 +16,12 @@ import keras
 import keras_sharenets
 from keras_sharenets import files
 from keras_sharenets.folder_lock import hold_folder, is_unused
-from keras_sharenets.training.data.batches import EvenBatches, held_out_batches, input_shape, training_batches
+from keras_sharenets.training.data.batches import EvenBatches, held_out_batches, held_out_size, training_batches
 from keras_sharenets.training.data.dataset import Dataset, count_images
 from keras_sharenets.training.devices.devices import Devices, check_alike, check_fits, connect, copy_of
 from keras_sharenets.training.recipes.named import recipe_for
 from keras_sharenets.training.recipes.recipe import Recipe
-from keras_sharenets.training.run.compilation import compile_model, make_callbacks
-from keras_sharenets.training.run.network import build
+from keras_sharenets.training.run.network import build, compile_model, make_callbacks
 from keras_sharenets.training.run.record import Run, RunOptions, read_metrics, run_from_dict
 from keras_sharenets.training.run.recorder import (
     CHECKPOINTS,
@@ -223,8 +222,7 @@ def _train_on(
     steps = batches.steps
     copy = copy_of(network, devices, lambda: build(run.model, dataset, run.options, run.recipe))
     trained = compile_model(copy, run, steps, devices)
-    size = input_shape(dataset, run.recipe)[:2] if run.recipe.crop_size else None
-    held_out = held_out_batches(dataset, run.recipe.batch_size, size)
+    held_out = held_out_batches(dataset, run.recipe.batch_size, held_out_size(dataset, run.recipe))
     held_out = held_out if devices.strategy == "default" else EvenBatches(held_out, **part)
     recorder = (Recorder if devices.chief else Follower)(network, output, run, steps, copy)
     first = 0

@@ -1,0 +1,152 @@
+"""The network of a finished run in the formats of phones and servers, each checked before it is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    from keras_sharenets.mobile.export.saved_model import SavedModelReport
+    from keras_sharenets.mobile.export.tflite import TFLiteReport
+    from keras_sharenets.training.data.dataset import Dataset
+    from keras_sharenets.training.run.record import Run
+
+# In this order: what a network may not be exportable to comes first, so that nothing is written then.
+FORMATS = ("float", "int8", "saved_model", "keras")
+TFLITE = FORMATS[:2]
+
+
+def check_exportable(
+    folder: str | pathlib.Path, output: str | pathlib.Path | None = None, *, formats: Sequence[str] = FORMATS
+) -> tuple[Run, pathlib.Path]:
+    """The run in a folder, and the folder for its files; arguments and errors as [`export_run`], but for the data."""
+    import keras
+
+    from keras_sharenets.training.run.finished import open_run
+    from keras_sharenets.training.run.fit import check_output
+
+    if keras.backend.backend() != "tensorflow" and set(formats) != {"keras"}:
+        raise ValueError(f"`--formats` (={' '.join(formats)}) need KERAS_BACKEND=tensorflow, all but keras.")
+    target = check_output(output or pathlib.Path(folder) / "export")
+    trained = open_run(folder)
+    if trained.state != "finished":
+        raise ValueError(f"The run in {folder} is not finished: `fit --resume {folder}` goes on with it.")
+    return trained, target
+
+
+def export_run(
+    folder: str | pathlib.Path,
+    dataset: Dataset,
+    output: str | pathlib.Path | None = None,
+    *,
+    formats: Sequence[str] = FORMATS,
+    images: int = 200,
+    test: bool = False,
+) -> dict[str, Any]:
+    """Writes the network of a finished run in some `FORMATS`, and `export.json` with what was found beside them.
+
+    Args:
+        folder: that of the run.
+        dataset: that of the run.
+        output: an empty or new folder, `export` in that of the run by default.
+        formats: some of `FORMATS`.
+        images: how many of the training split calibrate and check.
+        test: whether the `.tflite` files are measured on the whole test split.
+
+    Returns:
+        What `export.json` holds, and the `folder`.
+
+    Raises:
+        ValueError: the run is not finished, its data has other classes, or `output` is in use.
+    """
+    from keras_sharenets import files
+    from keras_sharenets.training.run.finished import check_classes, network_file, tested_crops, training_images
+
+    trained, target = check_exportable(folder, output, formats=formats)
+    check_classes(dataset, folder, trained)
+    representative_data = training_images(dataset, trained, images)
+    model = files.load_model(network_file(folder))
+    written = export(model, target, dataset.class_names, representative_data, formats=formats)
+    if test:
+        written = [entry | _tested(entry, target, dataset, tested_crops(trained.recipe)) for entry in written]
+    record: dict[str, Any] = {"model": trained.model, "data": trained.data["name"], "files": written}
+    files.write_json(target / "export.json", record)
+    return record | {"folder": str(target)}
+
+
+def _tested(entry: dict, output: pathlib.Path, dataset: Dataset, crops: str) -> dict:
+    """What the test split says about a TFLite file; nothing about other formats."""
+    from keras_sharenets.training.reports.evaluate import evaluate
+
+    if entry["form"] not in TFLITE:
+        return {}
+    result = evaluate(output / entry["path"], dataset, crops)
+    return {"test_accuracy": result.accuracy, "test_correct": result.correct, "test_pictures": result.images}
+
+
+def export(
+    model: keras.Model,
+    output: pathlib.Path,
+    class_names: Sequence[str],
+    images: np.ndarray,
+    *,
+    formats: Sequence[str] = FORMATS,
+) -> list[dict]:
+    """Writes a trained network as "float" and "int8" (TFLite), "saved_model" and "keras", or some of these.
+
+    `labels.txt` with the class names is beside them.
+
+    Args:
+        model: functional `keras.Model` from raw pixels to probabilities.
+        output: the folder.
+        class_names: one a class.
+        images: float32 array `(n, height, width, channels)`, to calibrate and to compare with.
+        formats: some of `FORMATS`.
+
+    Returns:
+        A list of dicts, one a format, with what its check has found. Paths are relative to `output`.
+
+    Raises:
+        ValueError: a layer cannot be exported.
+        ExportMismatchError: a file does not compute what Keras does; it is not written.
+    """
+    from keras_sharenets import files
+
+    written = []
+    for name in formats:
+        if name == "keras":
+            path = output / "model.keras"
+            files.save_model(model, path)
+            written.append(_entry(name, path.name, path.stat().st_size, "the file itself"))
+            continue
+
+        from keras_sharenets import mobile
+
+        if name == "saved_model":
+            report = mobile.export_saved_model(
+                model, output / "saved_model", class_names=class_names, representative_data=images
+            )
+            checked = f"outputs differ by up to {report.largest_difference:.1e}"
+            written.append(_entry(name, pathlib.Path(report.path).name, report.total_bytes, checked, report))
+        else:
+            path, quantization = output / f"{name}.tflite", None if name == "float" else name
+            report = mobile.export_tflite(
+                model, path, quantization=quantization, representative_data=images, class_names=class_names
+            )
+            checked = f"same class for {report.top1_agreement:.1%} of {report.verified_on}"
+            written.append(_entry(name, pathlib.Path(report.path).name, report.file_bytes, checked, report))
+    files.write_labels(output, class_names)
+    return written
+
+
+def _entry(
+    name: str, path: str, size: int, checked: str, report: TFLiteReport | SavedModelReport | None = None
+) -> dict:
+    details = {} if report is None else {"report": dataclasses.asdict(report) | {"path": path}}
+    # "form" is what older records call it.
+    return {"form": name, "path": path, "bytes": size, "checked": checked, **details}
