@@ -15,7 +15,7 @@ import keras
 
 from benchmarks import peers, workloads
 from benchmarks.arguments import add_run_arguments, progress, run_options
-from benchmarks.table import Claim, Row, Table, write
+from benchmarks.table import Claim, Row, Table, time_columns, write
 from keras_sharenets import _checks, mobile
 from keras_sharenets.analysis.randomization import random_images
 from keras_sharenets.cli.command import Answer
@@ -41,10 +41,7 @@ COLUMNS = {
     "stored weight bytes": "{stored_weight_bytes:,}",
     "delegate partitions": "{delegate_partitions}",
     "undelegated operators": "{undelegated_text}",
-    "median ms": "{milliseconds:.4g}",
-    "quartiles": "{milliseconds_low:.4g} - {milliseconds_high:.4g}",
-    "to speed": "{ratio:.3f}",
-    "quartiles of the ratio": "{ratio_low:.3f} - {ratio_high:.3f}",
+    **time_columns("to speed"),
     "peak memory": "{peak_memory_bytes:,}",
 }
 # Families whose layers share parts of their kernels; the others share whole layers, or nothing.

@@ -17,7 +17,7 @@ import keras_sharenets as ksn
 from benchmarks import peers, timing, workloads
 from benchmarks.arguments import add_run_arguments, progress, run_options
 from benchmarks.peers import LATER_STRIDES, PAPER, PAPER_NETWORK
-from benchmarks.table import Claim, Row, Table, write
+from benchmarks.table import Claim, Row, Table, time_columns, write
 from keras_sharenets import _checks, mobile
 from keras_sharenets.analysis.randomization import random_images, randomize_batchnorm
 from keras_sharenets.cli.command import Answer
@@ -41,10 +41,7 @@ PRECISIONS = {"float32": None, "int8": "int8"}
 # `tf.function` without and with XLA.
 COMPILERS = {"Keras, tf.function": False, "Keras, XLA": True}
 COLUMNS = {
-    "median ms": "{milliseconds:.4g}",
-    "quartiles": "{milliseconds_low:.4g} - {milliseconds_high:.4g}",
-    f"to {PEER}": "{ratio:.3f}",
-    "quartiles of the ratio": "{ratio_low:.3f} - {ratio_high:.3f}",
+    **time_columns(f"to {PEER}"),
     "paper, CPU test": "{paper:.2f}",
     "multiply-adds": "{multiply_adds:,}",
     "10^9 multiply-adds/s": "{speed:.4g}",

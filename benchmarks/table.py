@@ -106,6 +106,16 @@ def to_markdown(table: Table, context: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def time_columns(ratio: str) -> dict[str, str]:
+    """The columns for what `timing.columns` gives; `ratio` is the heading of the ratio to the peer."""
+    return {
+        "median ms": "{milliseconds:.4g}",
+        "quartiles": "{milliseconds_low:.4g} - {milliseconds_high:.4g}",
+        ratio: "{ratio:.3f}",
+        "quartiles of the ratio": "{ratio_low:.3f} - {ratio_high:.3f}",
+    }
+
+
 def fill(template: str, row: Row) -> str:
     """A template with the values of a row, or `-` where one of them is `None`.
 

@@ -14,17 +14,14 @@ import keras_sharenets as ksn
 from benchmarks import timing, workloads
 from benchmarks.arguments import add_run_arguments, progress, run_options
 from benchmarks.peers import PAPER, PAPER_NETWORK, Contender, beside, shares_layers
-from benchmarks.table import Claim, Row, Table, write
+from benchmarks.table import Claim, Row, Table, time_columns, write
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.timing import take_turns
 
 NETWORKS = (PAPER_NETWORK, "sharesnet_164", "sl3_resnet_64", "hgcnet_42_g4", "igcv2_star_c216_d20")
 QUICK = "hscnet_m32_g4_r2_b1_a2"
 COLUMNS = {
-    "median ms": "{milliseconds:.4g}",
-    "quartiles": "{milliseconds_low:.4g} - {milliseconds_high:.4g}",
-    "to the network": "{ratio:.3f}",
-    "quartiles of the ratio": "{ratio_low:.3f} - {ratio_high:.3f}",
+    **time_columns("to the network"),
     "paper, GPU training": "{paper_training:.2f}",
     "paper, CPU test": "{paper_test:.2f}",
     "network to it": "{to_peer:.3f}",

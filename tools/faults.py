@@ -240,8 +240,8 @@ FAULTS = {
     ),
     "classes_in_reverse": Fault(
         "training",
-        "class_names = sorted(",
-        "class_names = (lambda names: sorted(names, reverse=True))(",
+        "return sorted(path for path in pathlib.Path(folder).iterdir() if",
+        "return (lambda paths: sorted(paths, reverse=True))(path for path in pathlib.Path(folder).iterdir() if",
         ("tests/training/test_image_folders.py::test_class_folders_are_split",),
     ),
     "every_epoch_in_the_same_order": Fault(
