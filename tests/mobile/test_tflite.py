@@ -167,7 +167,7 @@ def test_earlier_file_survives_a_failure(plain, tmp_path, monkeypatch):
         ({"representative_data": np.zeros((0, 6, 5, 3))}, "holds no images"),
         ({"representative_data": iter(())}, "holds no images"),
         ({"representative_data": 7}, "must be an array of images or an iterable"),
-        ({"representative_data": [(np.zeros((2, 6, 5, 3)), np.zeros(2))]}, "gave a tuple"),
+        ({"representative_data": [(np.zeros((2, 6, 5, 3)), np.zeros(2)) * 2]}, "gave a tuple of 4"),
         ({"representative_data": np.full((2, 6, 5, 3), "0")}, "must hold numbers, holds <U1"),
         ({"representative_data": np.full((2, 6, 5, 3), np.nan)}, "not finite"),
         ({"class_names": ["a", "b"]}, "`class_names` has 2 entries, but the network has 3 classes"),

@@ -54,7 +54,7 @@ def checked_images(representative_data: np.ndarray | None, shape: tuple[int, int
     return np.concatenate([representative_data[some].astype("float32"), fresh])
 
 
-def _keras_calls(traced: Graph, images: np.ndarray) -> Iterator[tuple[Call, list, Any]]:
+def keras_calls(traced: Graph, images: np.ndarray) -> Iterator[tuple[Call, list, Any]]:
     """Runs Keras call by call, in inference mode: each call with its inputs and its output."""
     values = {traced.inputs[0].number: keras.ops.convert_to_tensor(images, traced.inputs[0].dtype)}
     readers = collections.Counter(tensor.number for call in traced.calls for tensor in call.inputs)
@@ -114,7 +114,7 @@ def check_layers(model: keras.Model, traced: Graph, calls: Sequence[LoweredCall]
     """
     expected_outputs, outputs = run_keras(model, images), []
     for start in range(0, len(images), _BATCH):
-        ran = _keras_calls(traced, images[start : start + _BATCH])
+        ran = keras_calls(traced, images[start : start + _BATCH])
         for lowered, (call, inputs, expected) in zip(calls, ran, strict=True):
             if call.outputs[0] == traced.outputs[0]:
                 outputs.append(np.asarray(expected))
@@ -213,6 +213,6 @@ def keras_scores(model: keras.Model, images: np.ndarray) -> np.ndarray:
     (end,) = (each for each in calls if any(operation.output == graph.output for operation in each.operations))
     for start in range(0, len(images), _BATCH):
         batch = images[start : start + _BATCH].astype("float32")
-        inputs = next(inputs for call, inputs, _ in _keras_calls(traced, batch) if call is end.call)
+        inputs = next(inputs for call, inputs, _ in keras_calls(traced, batch) if call is end.call)
         scores.append(np.asarray(_run_lowered(end, inputs)[wanted.number], "float32"))
     return np.concatenate(scores)

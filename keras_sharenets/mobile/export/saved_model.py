@@ -9,6 +9,7 @@ import io
 import os
 import pathlib
 import tempfile
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,8 +19,9 @@ import PIL.Image
 import tensorflow as tf
 
 from keras_sharenets import _checks, files
-from keras_sharenets.mobile.export import metadata, verification
+from keras_sharenets.mobile.export import calibration_check, metadata, verification
 from keras_sharenets.mobile.export.conversion import output_name
+from keras_sharenets.mobile.export.representative_data import gather_images
 from keras_sharenets.mobile.export.verification import ExportMismatchError
 
 # A server runs the graph that Keras runs; only the order of some additions may differ.
@@ -52,6 +54,7 @@ def export_saved_model(
     *,
     class_names: Sequence[str] | None = None,
     representative_data: Iterable[Any] | None = None,
+    sample: Iterable[Any] | None = None,
 ) -> SavedModelReport:
     """Writes a classifier as a SavedModel for TensorFlow Serving, after running it and comparing it with Keras.
 
@@ -72,7 +75,9 @@ def export_saved_model(
         path: folder to write; must not exist.
         class_names: sequence of strings, one a class; `None` for "0", "1" and so on.
         representative_data: array `(n, height, width, channels)` of pixel values to compare on, or an iterable of such
-            arrays; at most 64 of them are used. `None` for 16 synthetic images.
+            arrays; at most 64 of them are used. `None` for 16 synthetic images. A `UserWarning` tells if they are not
+            such as the network was trained on.
+        sample: former name of `representative_data`.
 
     Returns:
         A `SavedModelReport`.
@@ -91,8 +96,14 @@ def export_saved_model(
     path = pathlib.Path(path)
     if path.exists():
         raise ValueError(f"`path` (={str(path)!r}) exists. Give a folder that does not, so that nothing is mixed up.")
+    if sample is not None:
+        if representative_data is not None:
+            raise ValueError("`sample` is the former name of `representative_data`: give one of them.")
+        warnings.warn("`sample` is called `representative_data` now.", DeprecationWarning, stacklevel=2)
+        representative_data = sample
     if representative_data is not None:
-        representative_data = verification.gather_images("representative_data", representative_data, shape)
+        representative_data = gather_images("representative_data", representative_data, shape)
+        calibration_check.check_images(model, representative_data, quantization=None)
     images, verified_on = verification.verification_images(representative_data, shape)
     with tempfile.TemporaryDirectory() as parent:
         folder = pathlib.Path(parent) / "model"
@@ -157,15 +168,15 @@ def _verify(model, folder, names, images):
     saved = collections.Counter(variable.numpy().tobytes() for variable in loaded.weights)
     if collections.Counter(np.asarray(weight).tobytes() for weight in model.weights) - saved:
         raise ExportMismatchError("The SavedModel does not hold the weights of the model, and was not written.")
-    images = np.clip(np.round(images), 0, 255).astype(np.uint8)
+    pixels = np.clip(np.round(images), 0, 255).astype(np.uint8)
     runs = {
-        "serving_default": {"images": tf.constant(images, tf.float32)},
-        "serve_encoded": {"encoded": tf.constant([_png(image) for image in images])},
+        "serving_default": ({"images": tf.constant(images, tf.float32)}, images),
+        "serve_encoded": ({"encoded": tf.constant([_png(image) for image in pixels])}, pixels),
     }
-    expected = verification.run_keras(model, images)
-    limit = _TOLERANCE * max(1, np.abs(expected).max())
     differences = []
-    for signature, inputs in runs.items():
+    for signature, (inputs, given) in runs.items():
+        expected = verification.run_keras(model, given)
+        limit = _TOLERANCE * max(1, np.abs(expected).max())
         results = loaded.signatures[signature](**inputs)
         outputs = results[output_name(model)].numpy()
         differences.append(float(np.abs(outputs - expected).max()))

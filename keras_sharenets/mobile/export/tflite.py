@@ -15,7 +15,8 @@ import numpy as np
 
 from keras_sharenets import _checks, files
 from keras_sharenets.analysis import profile
-from keras_sharenets.mobile.export import conversion, metadata, reference, verification
+from keras_sharenets.mobile.export import calibration_check, conversion, metadata, reference, verification
+from keras_sharenets.mobile.export.representative_data import gather_images
 from keras_sharenets.mobile.export.verification import ExportMismatchError
 from keras_sharenets.mobile.inspect import file
 
@@ -133,7 +134,8 @@ def export_tflite(
     if quantization == "int8" and representative_data is None:
         raise ValueError('`quantization="int8"` needs `representative_data`: images to measure the ranges on.')
     if representative_data is not None:
-        representative_data = verification.gather_images("representative_data", representative_data, shape)
+        representative_data = gather_images("representative_data", representative_data, shape)
+        calibration_check.check_images(model, representative_data, quantization=quantization)
     if pathlib.Path(path).is_dir():
         raise ValueError(f"`path` (={str(path)!r}) is a folder, and must be a file.")
     data = conversion.convert(

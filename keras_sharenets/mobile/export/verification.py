@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any
 
 import keras
 import numpy as np
@@ -155,43 +153,6 @@ def check_classifier(model: keras.Model) -> tuple[tuple[int, int, int], int]:
                 f"build the network under the dtype policy 'float32' and load the weights into it."
             )
     return image, result[0]
-
-
-def gather_images(name: str, data: Iterable[Any], shape: tuple[int, int, int]) -> np.ndarray:
-    """Images from an array, or from an iterable of images or batches, as one array of numbers.
-
-    Args:
-        name: name of the argument, for messages.
-        data: array `(n, height, width, channels)`, or an iterable of such arrays or of single images.
-        shape: `(height, width, channels)` that each must have.
-
-    Returns:
-        An array `(n, height, width, channels)`.
-
-    Raises:
-        ValueError: there is nothing in it, or something that is no image of that shape and made of finite numbers.
-    """
-    if isinstance(data, (str, bytes)) or not hasattr(data, "__iter__"):
-        raise ValueError(f"`{name}` (={data!r}) must be an array of images or an iterable of such arrays.")
-    parts = [_image_batch(name, part, shape) for part in data]
-    if not sum(map(len, parts)):
-        raise ValueError(f"`{name}` holds no images.")
-    return np.concatenate(parts)
-
-
-def _image_batch(name, part, shape):
-    expected = ", ".join(map(str, shape))
-    if isinstance(part, (tuple, list, dict)):
-        raise ValueError(f"`{name}` must give arrays ({expected}) or (n, {expected}), gave a {type(part).__name__}.")
-    values = np.asarray(part)
-    if values.dtype.kind not in "uif":
-        raise ValueError(f"`{name}` must hold numbers, holds {values.dtype}.")
-    values = values[None] if values.ndim == 3 else values
-    if values.ndim != 4 or values.shape[1:] != tuple(shape):
-        raise ValueError(f"`{name}` must hold images of shape ({expected}), holds an array of shape {values.shape}.")
-    if not np.isfinite(values).all():
-        raise ValueError(f"`{name}` holds numbers that are not finite.")
-    return values
 
 
 def verification_images(data: np.ndarray | None, shape: tuple[int, int, int]) -> tuple[np.ndarray, str]:

@@ -1,0 +1,90 @@
+"""Representative data in the forms in which people have it: taken, or refused by name."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_sharenets.mobile.export import representative_data
+from keras_sharenets.mobile.export.representative_data import gather_images
+
+SHAPE = (4, 5, 3)
+IMAGES = np.random.default_rng(0).integers(0, 256, (12, *SHAPE)).astype("float32")
+LABELS = np.arange(12) % 3
+
+
+class Batches(keras.utils.PyDataset):
+    """Empty batches behind the end, as slices give them."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, place):
+        return IMAGES[4 * place : 4 * place + 4], LABELS[4 * place : 4 * place + 4]
+
+
+FORMS = {
+    "array": lambda: IMAGES,
+    "bytes": lambda: IMAGES.astype("uint8"),
+    "tensor": lambda: tf.constant(IMAGES),
+    "list of images": lambda: list(IMAGES),
+    "array and labels": lambda: (IMAGES, LABELS),
+    "generator of batches": lambda: (IMAGES[start : start + 5] for start in (0, 5, 10)),
+    "generator of lists of images": lambda: (list(IMAGES[start : start + 6]) for start in (0, 6)),
+    "TFLite's generator function": lambda: lambda: ([image[None]] for image in IMAGES),
+    "dataset": lambda: tf.data.Dataset.from_tensor_slices(IMAGES).batch(5),
+    "dataset with labels": lambda: tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(5),
+    "dataset with labels and weights": lambda: tf.data.Dataset.from_tensor_slices((IMAGES, LABELS, LABELS)),
+    "PyDataset": Batches,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_every_image_once(form):
+    np.testing.assert_array_equal(gather_images("data", FORMS[form](), SHAPE), IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"images": IMAGES}, r"`data` must hold images, is a dict with the keys 'images': give one of its entries"),
+        ([{"x": IMAGES, "y": 0}], "gave a dict with the keys 'x', 'y': map it to the entry that holds the images"),
+        ([({"x": IMAGES}, LABELS)], "gave a dict with the keys 'x'"),
+        ([(LABELS, IMAGES)], r"alone or with labels behind them as in \(images, labels\), gave a tuple of 2 entries"),
+        ([list(IMAGES[:, :4, :4])], r"must hold images of shape \(4, 5, 3\), holds an array of shape \(1, 4, 4, 3\)"),
+        ([[]], "gave a list of 0 entries"),
+        (len, r"is a function that cannot be called by itself: len\(\) takes"),
+        (iter(()), "`data` holds no images"),
+        (IMAGES[:0], "`data` holds no images"),
+        ("images/", r"`data` \(='images/'\) must be an array of images or an iterable"),
+        (IMAGES.transpose(0, 3, 1, 2), r"holds an array of shape \(12, 3, 4, 5\)"),
+    ],
+)
+def test_refused_by_name(data, message):
+    with pytest.raises(ValueError, match=message):
+        gather_images("data", data, SHAPE)
+
+
+@pytest.mark.parametrize(
+    "endless", [lambda: tf.data.Dataset.from_tensor_slices(IMAGES).batch(5).repeat(), lambda: itertools.cycle(IMAGES)]
+)
+def test_endless_source_is_left(monkeypatch, endless):
+    monkeypatch.setattr(representative_data, "MOST_IMAGES", 20)
+    with pytest.warns(UserWarning, match="`data` gives more than 20 images, or has no end: the first 2[02] are used"):
+        images = gather_images("data", endless(), SHAPE)
+    np.testing.assert_array_equal(images, np.concatenate([IMAGES, IMAGES])[: len(images)])
+
+
+def test_endless_source_of_nothing(monkeypatch):
+    monkeypatch.setattr(representative_data, "MOST_IMAGES", 20)
+    with pytest.warns(UserWarning, match="has no end"), pytest.raises(ValueError, match="holds no images"):
+        gather_images("data", itertools.repeat(IMAGES[:0]), SHAPE)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_what_is_in_memory_is_taken_whole(monkeypatch):
+    monkeypatch.setattr(representative_data, "MOST_IMAGES", 4)
+    assert len(gather_images("data", IMAGES, SHAPE)) == len(gather_images("data", list(IMAGES), SHAPE)) == 12
