@@ -23,9 +23,13 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from keras_sharenets.interruption import Interrupted, command_signals
 
 # What TensorFlow's libraries say of themselves when they are loaded.
 _NOTICE = re.compile(
@@ -124,7 +128,7 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
     """Runs a command.
 
     Returns:
-        The exit status: 0; 2 for bad input, with one line on standard error; 130 when interrupted.
+        The exit status: 0; 2 for bad input, with one line on standard error; 130 after Ctrl-C and 143 after SIGTERM.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     wanted = next((word for word in words if not word.startswith("-")), None)
@@ -132,12 +136,13 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
     arguments.command_line = shlex.join([*line.prog.split(), *words])
     command = importlib.import_module(line.commands[arguments.command][0])
     try:
-        if hasattr(command, "check"):
-            command.check(arguments)
-        if getattr(command, "NEEDS_KERAS", True):
-            with without_notices():
-                importlib.import_module("keras")
-        answer = command.run(arguments)
+        with command_signals(), _short_warnings():
+            if hasattr(command, "check"):
+                command.check(arguments)
+            if getattr(command, "NEEDS_KERAS", True):
+                with without_notices():
+                    importlib.import_module("keras")
+            answer = command.run(arguments)
         if answer is not None:
             _give(answer, arguments.json)
     except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
@@ -145,8 +150,19 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
         return 2
     except KeyboardInterrupt as stop:
         say(": ".join(["interrupted", *map(str, stop.args)]))
-        return 130
+        return 128 + (stop.number if isinstance(stop, Interrupted) else signal.SIGINT)
     return 0
+
+
+@contextlib.contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Shows warnings as one line, without the place in the code that they come from."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *place, **more: f"warning: {printable(str(message))}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 @contextlib.contextmanager

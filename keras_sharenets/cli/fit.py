@@ -52,8 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--deterministic", action="store_true", default=None, help="the same bits every time, also when resumed; slower"
     )
     parser.add_argument(
-        "--checkpoint-steps", type=int, metavar="N", help="a checkpoint every N steps, not only after each epoch"
+        "--checkpoint-minutes",
+        type=float,
+        metavar="M",
+        help="a checkpoint M minutes after the last one, not only after each epoch (default: 2)",
     )
+    parser.add_argument("--checkpoint-steps", type=int, metavar="N", help="also a checkpoint every N steps")
     parser.add_argument("--keep-checkpoints", type=int, metavar="K", help="how many checkpoints stay (default: 3)")
     parser.add_argument(
         "--tensorboard",
@@ -121,7 +125,7 @@ def _go_on(arguments: argparse.Namespace) -> Run:
     connect(arguments.strategy)
     # The images may lie elsewhere by now. Whether they are the same ones, `resume` finds out.
     dataset = load_data(data_source(arguments, recorded.source))
-    kept = {"checkpoint_steps": arguments.checkpoint_steps, "keep_checkpoints": arguments.keep_checkpoints}
+    kept = {name: getattr(arguments, name) for name in ("checkpoint_minutes", "checkpoint_steps", "keep_checkpoints")}
     return resume(arguments.resume, dataset, strategy=arguments.strategy, **kept)
 
 

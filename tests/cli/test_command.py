@@ -3,8 +3,10 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import warnings
 
 import keras
 import pytest
@@ -133,6 +135,18 @@ def test_interruption(sharenets, monkeypatch):
 
     monkeypatch.setattr("keras_sharenets.cli.list.matching_names", interrupt)
     assert sharenets("list") == (130, "", "interrupted: 3 of 4 are done\n")
+
+
+def test_sigterm_is_an_interruption_and_a_warning_one_line(sharenets, monkeypatch):
+    told = []
+
+    def interrupt(pattern):
+        told.append(warnings.formatwarning("it is late", UserWarning, "late.py", 1))
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("keras_sharenets.cli.list.matching_names", interrupt)
+    assert sharenets("list") == (143, "", "interrupted\n")
+    assert told == ["warning: it is late\n"]
 
 
 def test_installed_command():

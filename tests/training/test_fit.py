@@ -12,6 +12,8 @@ import pytest
 from tiny_network import MODEL, TINY
 
 from keras_sharenets import files
+from keras_sharenets.interruption import Request
+from keras_sharenets.training.devices.devices import Devices
 from keras_sharenets.training.recipes.named import override, recipe_for
 from keras_sharenets.training.reports.evaluate import evaluate
 from keras_sharenets.training.run.fit import fit
@@ -179,7 +181,9 @@ def test_recorder_keeps_the_first_of_the_best(digits, recipe, tmp_path):
     network.compile(build_optimizer(recipe, steps_per_epoch=1), "mse")
     data = {"name": "d", "class_names": ["a", "b"]}
     start = Run(model="dense", options={}, data=data, recipe=recipe, backend="tensorflow", versions={})
-    recorder = Recorder(network, tmp_path / "run", start, steps=1)
+    recorder = Recorder(
+        network, tmp_path / "run", start, steps=1, trained=network, request=Request(), gather=Devices().gather
+    )
     recorder.set_model(network)
 
     def metrics():

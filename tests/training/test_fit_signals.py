@@ -86,15 +86,18 @@ def test_kill_in_the_middle_of_an_epoch_leaves_whole_files(tmp_path, epoch):
 @pytest.mark.parametrize(
     "program", [("-c", PLAIN), pytest.param(("-m", "trainers"), marks=pytest.mark.slow)], ids=["plain", "hscnet"]
 )
-def test_interrupt_is_noted(program, tmp_path):
+def test_sigterm_ends_with_a_checkpoint(program, tmp_path):
     process = start_long_training(tmp_path / "run", *program)
     with process:
         read_into(process, 2)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         errors = process.communicate(timeout=60)[1].decode()
-    assert process.returncode == 130
-    assert errors.splitlines()[-1] == "interrupted"
+    assert process.returncode == 143
+    (checkpoint, *_) = sorted((tmp_path / "run" / "checkpoints").iterdir(), reverse=True)
+    assert 359 + 20 <= int(checkpoint.stem) < 2 * 359
+    told = f"The last good checkpoint is {checkpoint}; `fit --resume {tmp_path / 'run'}` continues from there."
+    assert errors.splitlines()[-1] == f"interrupted: {told}"
     assert "Traceback" not in errors
     metrics = check_whole(tmp_path / "run", epochs=1)
-    assert (metrics["state"], metrics["reason"]) == ("stopped", "KeyboardInterrupt")
+    assert (metrics["state"], metrics["reason"]) == ("stopped", "SIGTERM")
     assert (tmp_path / "run" / "curves.png").is_file()

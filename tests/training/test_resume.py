@@ -7,6 +7,7 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,11 +18,19 @@ import pytest
 
 from keras_sharenets import files
 from keras_sharenets.folder_lock import hold_folder
+from keras_sharenets.interruption import Interrupted
 from keras_sharenets.training.devices.devices import Devices
 from keras_sharenets.training.recipes.named import override, recipe_for
 from keras_sharenets.training.run.fit import _last_checkpoint, fit, resume
-from keras_sharenets.training.run.record import RunOptions
-from keras_sharenets.training.run.recorder import Recorder, list_checkpoints, load_checkpoint, restore, save_checkpoint
+from keras_sharenets.training.run.record import RunOptions, read_metrics
+from keras_sharenets.training.run.recorder import (
+    Recorder,
+    list_checkpoints,
+    load_checkpoint,
+    read_variables,
+    restore,
+    save_checkpoint,
+)
 from trainers.cli import main
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -228,23 +237,42 @@ def test_interrupted_within_an_epoch_ends_as_if_undisturbed(digits, recipe, tmp_
         x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 16)(images))
         return keras.Model(images, keras.layers.Dense(10, activation="softmax")(x))
 
-    end = Recorder.on_train_batch_end
+    def signal_at(patch, method, epoch, batch, number):
+        call = getattr(Recorder, method)
 
-    def interrupt(self, batch, logs=None):
-        end(self, batch, logs)
-        if len(self.run.epochs) == 1 and batch == 2:  # The 8th of ten steps; the last checkpoint is that of the 7th.
-            raise KeyboardInterrupt
+        def interrupt(self, index, logs=None):
+            if (len(self.run.epochs), index) == (epoch, batch):
+                signal.raise_signal(number)
+            call(self, index, logs)
+
+        patch.setattr(Recorder, method, interrupt)
 
     monkeypatch.setattr("keras_sharenets.training.run.fit.build", build)
-    run_options = RunOptions(seed=3, jit_compile=False, checkpoint_steps=2)
+    run_options = RunOptions(seed=3, jit_compile=False)
     settings = {"recipe": recipe, "run_options": run_options, "verbose": 0}
     fit(MODEL, digits, tmp_path / "undisturbed", **settings)
+    folder = tmp_path / "interrupted"
+    told = rf"The last good checkpoint is {folder}/checkpoints/%09d\.npz; `fit --resume {folder}` continues"
     with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "on_train_batch_end", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            fit(MODEL, digits, tmp_path / "interrupted", **settings)
-    assert newest(tmp_path / "interrupted") == 7
-    resume(tmp_path / "interrupted", digits, verbose=0)
+        signal_at(patch, "on_train_batch_end", 1, 2, signal.SIGTERM)
+        with pytest.raises(Interrupted, match=told % 8) as stop:  # Five steps an epoch.
+            fit(MODEL, digits, folder, **settings)
+    assert stop.value.number == signal.SIGTERM
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["state"], metrics["reason"]) == ("stopped", "SIGTERM")
+    with monkeypatch.context() as patch:
+        # All steps are taken, and the network is being tested.
+        signal_at(patch, "on_test_batch_end", 1, 0, signal.SIGINT)
+        with pytest.raises(Interrupted, match=told % 10) as stop:
+            resume(folder, digits, verbose=0)
+    assert stop.value.number == signal.SIGINT
+    assert load_checkpoint(folder / "checkpoints" / "000000010.npz")[1]["step"] == 5
+    run = resume(folder, digits, verbose=0)
+    assert [epoch.epoch for epoch in run.epochs] == [1, 2]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    histories = [read_metrics(tmp_path / name / "metrics.json").epochs for name in ("undisturbed", "interrupted")]
+    for epoch, other in zip(*histories, strict=True):
+        assert dataclasses.astuple(epoch)[:-1] == pytest.approx(dataclasses.astuple(other)[:-1], rel=1e-3)
     ends = [list_checkpoints(tmp_path / name / "checkpoints")[-1] for name in ("undisturbed", "interrupted")]
     assert [end.stem for end in ends] == ["000000010"] * 2
     undisturbed, resumed = (load_checkpoint(end)[0] for end in ends)
@@ -385,7 +413,8 @@ def test_a_checkpoint_holds_all_that_the_next_steps_depend_on(tmp_path):
     model, other = small_model(), small_model()
     for _ in range(3):
         model.train_on_batch(inputs, inputs[:, :2])
-    path = save_checkpoint(tmp_path, model, {"epoch": 1}, 3, keep=1)
+    path = tmp_path / "3.npz"
+    save_checkpoint(path, read_variables(model), {"epoch": 1}, keep=1)
     expected = [model.train_on_batch(inputs, inputs[:, :2]) for _ in range(3)]
     # Other weights, another place in the schedule, other random numbers; the metrics start at 0 again.
     other.train_on_batch(inputs, inputs[:, :2])
@@ -399,7 +428,7 @@ def test_a_checkpoint_holds_all_that_the_next_steps_depend_on(tmp_path):
 
 def test_checkpoint_of_another_model(tmp_path):
     model = small_model()
-    arrays, _ = load_checkpoint(save_checkpoint(tmp_path, model, {}, 0, keep=1))
+    arrays = read_variables(model)
     wide = keras.Sequential([keras.Input((6,)), keras.layers.Dense(5)])
     wide.compile("sgd", "mse")
     with pytest.raises(ValueError, match=r"The checkpoint has \d+ weights, the model 2"):
@@ -414,5 +443,5 @@ def test_weights_that_are_not_finite_are_not_saved(value, tmp_path):
     model = small_model()
     model.layers[0].bias.assign([0, value, 0, 0])
     with pytest.raises(ValueError, match=r"The weights are no longer finite after 9 steps"):
-        save_checkpoint(tmp_path, model, {}, 9, keep=1)
+        save_checkpoint(tmp_path / "9.npz", read_variables(model), {}, keep=1)
     assert not list(tmp_path.iterdir())

@@ -8,14 +8,17 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import signal
 import warnings
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import keras
 
 import keras_sharenets
 from keras_sharenets import files
 from keras_sharenets.folder_lock import hold_folder, is_unused
+from keras_sharenets.interruption import Interrupted, deferred_signals
 from keras_sharenets.training.data.batches import EvenBatches, held_out_batches, held_out_size, training_batches
 from keras_sharenets.training.data.dataset import Dataset, count_images
 from keras_sharenets.training.devices.devices import Devices, check_alike, check_fits, connect, copy_of
@@ -72,7 +75,8 @@ def fit(
             before stays, and the message names the last checkpoint.
         OSError: a file cannot be written, for example on a full disk; the message names the last checkpoint.
         RuntimeError: another worker is gone; the message says how to resume.
-        KeyboardInterrupt: passed on, as any other error, after it has been noted in `metrics.json`.
+        Interrupted: a `KeyboardInterrupt`: Ctrl-C or SIGTERM came. The step was finished and a checkpoint written, and
+            the message says how to resume. A second Ctrl-C is raised at once, and noted in `metrics.json` as any error.
 
     Example:
         run = fit("hscnet_m32_g4_r2_b1_a2", load("digits"), "runs/digits", run_options=RunOptions(seed=3))
@@ -101,6 +105,7 @@ def resume(
     output: str | pathlib.Path,
     dataset: Dataset,
     *,
+    checkpoint_minutes: float | None = None,
     checkpoint_steps: int | None = None,
     keep_checkpoints: int | None = None,
     strategy: str = "default",
@@ -114,7 +119,7 @@ def resume(
     Args:
         output: the run's folder.
         dataset: the one that the run was started with.
-        checkpoint_steps, keep_checkpoints: as in `RunOptions`; by default as before.
+        checkpoint_minutes, checkpoint_steps, keep_checkpoints: as in `RunOptions`; by default as before.
         strategy: as in `RunOptions`; need not be the one before.
         verbose: as in `model.fit`.
 
@@ -144,6 +149,7 @@ def resume(
         # Its checkpoint knows a run best: an epoch may be finished without being in the other files.
         run = run_from_dict(checkpoint[-1]["run"]) if checkpoint else run
         changes = {"checkpoint_steps": checkpoint_steps, "keep_checkpoints": keep_checkpoints, "strategy": strategy}
+        changes["checkpoint_minutes"] = checkpoint_minutes
         changes = {name: value for name, value in changes.items() if value is not None}
         run = dataclasses.replace(run, state="running", reason=None, **changes)
         return _train(run, dataset, output, checkpoint, devices, verbose)
@@ -224,46 +230,76 @@ def _train_on(
     trained = compile_model(copy, run, steps, devices)
     held_out = held_out_batches(dataset, run.recipe.batch_size, held_out_size(dataset, run.recipe))
     held_out = held_out if devices.strategy == "default" else EvenBatches(held_out, **part)
-    recorder = (Recorder if devices.chief else Follower)(network, output, run, steps, copy)
-    first = 0
-    if checkpoint is not None:
-        path, arrays, state = checkpoint
-        restore(trained, arrays, ["weights", "optimizer"])
-        recorder.resume(path, arrays, state)
-        first = state["step"]
-    try:
-        while (epoch := len(recorder.run.epochs)) < run.recipe.epochs:
-            # What is left of an epoch is a call of its own: `model.fit` takes all its epochs to be of one length.
-            batches = training_batches(dataset, run.recipe, run.seed, first=first, **part)
-            trained.fit(
-                devices.feed(batches),
-                validation_data=devices.feed(held_out),
-                initial_epoch=epoch,
-                epochs=epoch + 1 if first else run.recipe.epochs,
-                shuffle=False,  # The batches are shuffled already, reproducibly.
-                verbose=verbose if devices.chief else 0,
-                callbacks=make_callbacks(trained, batches, recorder),
-            )
-            first = 0
-    except BaseException as error:
-        # TensorFlow makes an error of its own of what a batch raises.
-        reason = batches.failure or held_out.failure or error
-        # A disk that is full takes no note of it either.
-        with contextlib.suppress(OSError):
-            recorder.close("stopped", f"{type(reason).__name__}: {reason}".rstrip(": "))
-        if isinstance(reason, OSError):
-            raise OSError(f"A file of the run cannot be written: {reason}. {recorder.resume_hint()}") from error
-        if isinstance(reason, ValueError):
-            raise ValueError(f"{str(reason).rstrip('.')}. {recorder.resume_hint()}") from error
-        if isinstance(reason, devices.errors):
-            raise RuntimeError(
-                f"Another worker is gone, so worker {devices.worker} of {devices.workers} stops too. Start all workers "
-                f"again with `fit --resume {output} --strategy {devices.strategy}`. ({type(reason).__name__}: "
-                f"{' '.join(str(reason).split())[:200]})"
-            ) from error
-        raise
-    recorder.close("finished")
+    with deferred_signals() as request:
+        recorder = (Recorder if devices.chief else Follower)(
+            network, output, run, steps=steps, trained=copy, request=request, gather=devices.gather
+        )
+        first = 0
+        if checkpoint is not None:
+            path, arrays, state = checkpoint
+            restore(trained, arrays, ["weights", "optimizer"])
+            recorder.resume(path, arrays, state)
+            first = state["step"]
+        try:
+            while (epoch := len(recorder.run.epochs)) < run.recipe.epochs:
+                # What is left of an epoch is a call of its own: `model.fit` takes all its epochs to be of one length.
+                batches = training_batches(dataset, run.recipe, run.seed, first=first, **part)
+                callbacks = make_callbacks(trained, batches, recorder)
+                if first == steps:
+                    _finish_epoch(trained, devices.feed(held_out), epoch, callbacks)
+                else:
+                    trained.fit(
+                        devices.feed(batches),
+                        validation_data=devices.feed(held_out),
+                        initial_epoch=epoch,
+                        epochs=epoch + 1 if first else run.recipe.epochs,
+                        shuffle=False,  # The batches are shuffled already, reproducibly.
+                        verbose=verbose if devices.chief else 0,
+                        callbacks=callbacks,
+                    )
+                first = 0
+        except BaseException as error:
+            _stop(error, batches.failure or held_out.failure or error, recorder, devices)
+            raise
+        recorder.close("finished")
     return recorder.run
+
+
+def _finish_epoch(trained: keras.Model, held_out: Any, epoch: int, callbacks: list[keras.callbacks.Callback]) -> None:
+    """Tests the network after an epoch all of whose steps were taken before the run was stopped."""
+    called = keras.callbacks.CallbackList(callbacks, model=trained)
+    called.on_train_begin()
+    called.on_epoch_begin(epoch)
+    logs = {name: float(value) for name, value in trained.get_metrics_result().items()}
+    found = trained.evaluate(held_out, verbose=0, callbacks=called, return_dict=True)
+    called.on_epoch_end(epoch, logs | {f"val_{name}": value for name, value in found.items()})
+    called.on_train_end()
+
+
+def _stop(error: BaseException, reason: BaseException, recorder: Recorder, devices: Devices) -> None:
+    """Notes that a run was stopped, and raises what tells the user how to go on; else `error` is to be raised again.
+
+    Args:
+        error: what `model.fit` raised.
+        reason: that, or what was behind it: TensorFlow makes an error of its own of what a batch raises.
+    """
+    by_signal = isinstance(reason, Interrupted)
+    note = signal.Signals(reason.number).name if by_signal else f"{type(reason).__name__}: {reason}".rstrip(": ")
+    # A disk that is full takes no note of it either.
+    with contextlib.suppress(OSError):
+        recorder.close("stopped", note)
+    if isinstance(reason, Interrupted):
+        raise Interrupted(reason.number, recorder.resume_hint()) from None
+    if isinstance(reason, OSError):
+        raise OSError(f"A file of the run cannot be written: {reason}. {recorder.resume_hint()}") from error
+    if isinstance(reason, ValueError):
+        raise ValueError(f"{str(reason).rstrip('.')}. {recorder.resume_hint()}") from error
+    if isinstance(reason, devices.errors):
+        raise RuntimeError(
+            f"Another worker is gone, so worker {devices.worker} of {devices.workers} stops too. Start all workers "
+            f"again with `fit --resume {recorder.folder} --strategy {devices.strategy}`. ({type(reason).__name__}: "
+            f"{' '.join(str(reason).split())[:200]})"
+        ) from error
 
 
 def check_output(output: str | pathlib.Path) -> pathlib.Path:

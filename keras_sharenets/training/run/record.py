@@ -35,7 +35,8 @@ class RunOptions:
         deterministic: whether the same arguments give the same bits on the same machine, also when the run is killed
             and resumed. It takes longer on TensorFlow, where it holds for the rest of the process; on JAX, a CPU does
             so always, and another device is not asked to.
-        checkpoint_steps: checkpoints are written every so many steps of an epoch, and at its end; `None`: only there.
+        checkpoint_minutes: a checkpoint is written when the last one is so old, and after each epoch.
+        checkpoint_steps: checkpoints are also written every so many steps of an epoch; `None`: they are not.
         keep_checkpoints: how many checkpoints stay.
         tensorboard: what `logs/` gets for TensorBoard beyond scalars, of "graph" (on TensorFlow) and "histograms";
             `None`: there are no logs.
@@ -50,6 +51,7 @@ class RunOptions:
     seed: int = 0
     jit_compile: bool | str = "auto"
     deterministic: bool = False
+    checkpoint_minutes: float = 2.0
     checkpoint_steps: int | None = None
     keep_checkpoints: int = 3
     tensorboard: tuple[str, ...] | None = None
@@ -59,6 +61,7 @@ class RunOptions:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(f"`seed` (={self.seed!r}) must be a non-negative integer.")
         _checks.one_of("jit_compile", self.jit_compile, ("auto", True, False))
+        _checks.above_zero("checkpoint_minutes", self.checkpoint_minutes)
         if self.checkpoint_steps is not None:
             _checks.positive("checkpoint_steps", self.checkpoint_steps)
         _checks.positive("keep_checkpoints", self.keep_checkpoints)

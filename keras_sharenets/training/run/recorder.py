@@ -14,16 +14,19 @@ import math
 import pathlib
 import time
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_sharenets import files
+from keras_sharenets.interruption import Interrupted, Request
 from keras_sharenets.training.reports.plots import draw_curves
 from keras_sharenets.training.run.record import Epoch, Run, finite, write_history, write_metrics
 
+GROUPS = ("weights", "optimizer", "metrics")
+_SECONDS, _CALLS = 5.0, 10_000  # Workers ask each other what to do after so much time, at most after so many batches.
 CHECKPOINTS = "checkpoints"  # The folder in that of a run.
 Checkpoint = tuple[pathlib.Path, dict[str, np.ndarray], dict[str, Any]]  # A path, and what `load_checkpoint` finds.
 
@@ -39,15 +42,27 @@ class Recorder(keras.callbacks.Callback):
         folder: made here.
         run: as it starts or continues.
         steps: batches of an epoch.
-        trained: the model that is trained, if it does not share its layers with `network`.
+        trained: the model that is trained; it may share its layers with `network`.
+        request: tells of a signal that asks for an end.
+        gather: as in `Devices`.
     """
 
     def __init__(
-        self, network: keras.Model, folder: pathlib.Path, run: Run, steps: int, trained: keras.Model | None = None
+        self,
+        network: keras.Model,
+        folder: pathlib.Path,
+        run: Run,
+        *,
+        steps: int,
+        trained: keras.Model,
+        request: Request,
+        gather: Callable[[int], list[int]],
     ) -> None:
         super().__init__()
         self.network = network
-        self.trained = trained or network
+        self.trained = trained
+        self.request = request
+        self.gather = gather
         self.folder = folder
         self.run = run
         self.steps = steps
@@ -56,6 +71,9 @@ class Recorder(keras.callbacks.Callback):
         self._step = self._first = 0
         self._resumed = None
         self._checkpoint = None
+        self._metrics: dict[str, np.ndarray] = {}  # Those of the epoch, while the network is tested.
+        self._saved = time.monotonic()
+        self._begin_agreeing()
         self._write()
 
     def resume(self, path: pathlib.Path, arrays: Mapping[str, np.ndarray], state: Mapping) -> None:
@@ -68,6 +86,7 @@ class Recorder(keras.callbacks.Callback):
             self._publish()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._begin_agreeing()
         if self._resumed is None:
             self._step = self._first = 0
             self._epoch_start = time.perf_counter()
@@ -91,6 +110,15 @@ class Recorder(keras.callbacks.Callback):
         every = self.run.checkpoint_steps
         if every and self._step % every == 0 and self._step < self.steps:
             self._save_checkpoint()
+        self._agree()
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        # Testing sets the metrics to 0, but a run may be stopped in it.
+        self._metrics = read_variables(self.model, ["metrics"])
+        self._begin_agreeing()
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._agree()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         record = Epoch(
@@ -103,9 +131,32 @@ class Recorder(keras.callbacks.Callback):
             time.perf_counter() - self._epoch_start,
         )
         self.run = dataclasses.replace(self.run, epochs=(*self.run.epochs, record))
-        self._step = 0
+        self._step, self._metrics = 0, {}
         self._save_checkpoint()
         self._publish()
+
+    def _begin_agreeing(self) -> None:
+        # In how many calls of `_agree` the workers look at each other again, and when they began to count.
+        self._pause, self._calls, self._agreed = 1, 0, time.monotonic()
+
+    def _agree(self) -> None:
+        """Writes a checkpoint when the last one is old, and ends the run if a signal asks for it.
+
+        All workers must do so after the same step. So they ask each other, about every `_SECONDS`.
+        """
+        self._calls += 1
+        if self._calls < self._pause:
+            return
+        now = time.monotonic()
+        pause = max(1, min(_CALLS, int(self._pause * _SECONDS / max(now - self._agreed, 1e-6))))
+        due = now - self._saved >= 60 * self.run.checkpoint_minutes
+        facts = self.gather(self.request.number + 128 * due + 256 * pause)
+        number, due = max(fact % 128 for fact in facts), bool(facts[0] & 128)
+        self._pause, self._calls, self._agreed = facts[0] // 256 if len(facts) > 1 else 1, 0, now
+        if (number or due) and self._checkpoint != self._checkpoint_path():
+            self._save_checkpoint()
+        if number:
+            raise Interrupted(number)
 
     def close(self, state: str, reason: str | None = None) -> None:
         """Writes the end of the run: its state, and the curves if there are any."""
@@ -118,7 +169,9 @@ class Recorder(keras.callbacks.Callback):
         """How a run that was stopped can be resumed, as a sentence."""
         if self._checkpoint is None:
             return f"There is no checkpoint in {self.folder} yet."
-        return f"The last good checkpoint is {self._checkpoint}; `fit --resume {self.folder}` continues from there."
+        strategy = "" if self.run.strategy == "default" else f" --strategy {self.run.strategy}"
+        command = f"fit --resume {self.folder}{strategy}"
+        return f"The last good checkpoint is {self._checkpoint}; `{command}` continues from there."
 
     def _save_checkpoint(self) -> None:
         self._count_seconds()
@@ -128,12 +181,15 @@ class Recorder(keras.callbacks.Callback):
             "learning_rate": self._rate,
             "epoch_seconds": time.perf_counter() - self._epoch_start,
         }
-        self._checkpoint = save_checkpoint(
-            self.folder / CHECKPOINTS, self.model, state, self._steps_so_far(), keep=self.run.keep_checkpoints
-        )
+        arrays = read_variables(self.model) | self._metrics
+        save_checkpoint(self._checkpoint_path(), arrays, state, keep=self.run.keep_checkpoints)
+        self._note_checkpoint()
 
-    def _steps_so_far(self) -> int:
-        return len(self.run.epochs) * self.steps + self._step
+    def _note_checkpoint(self) -> None:
+        self._checkpoint, self._saved = self._checkpoint_path(), time.monotonic()
+
+    def _checkpoint_path(self) -> pathlib.Path:
+        return checkpoint_path(self.folder / CHECKPOINTS, len(self.run.epochs) * self.steps + self._step)
 
     def _publish(self) -> None:
         if self.trained is not self.network:
@@ -157,17 +213,15 @@ class Recorder(keras.callbacks.Callback):
 class Follower(Recorder):
     """What a worker other than worker 0 has: a `Recorder` that knows the same and writes nothing."""
 
-    def __init__(
-        self, network: keras.Model, folder: pathlib.Path, run: Run, steps: int, trained: keras.Model | None = None
-    ) -> None:
-        super().__init__(network, folder, dataclasses.replace(run, tensorboard=None), steps, trained)
+    def __init__(self, network: keras.Model, folder: pathlib.Path, run: Run, **more: Any) -> None:
+        super().__init__(network, folder, dataclasses.replace(run, tensorboard=None), **more)
 
     def close(self, state: str, reason: str | None = None) -> None:
         self.run = dataclasses.replace(self.run, state=state, reason=reason)
 
     def _save_checkpoint(self) -> None:
         read_variables(self.model)  # Some are sums over all workers.
-        self._checkpoint = checkpoint_path(self.folder / CHECKPOINTS, self._steps_so_far())
+        self._note_checkpoint()
 
     def _publish(self) -> None:
         pass
@@ -176,35 +230,26 @@ class Follower(Recorder):
         self._count_seconds()
 
 
-def save_checkpoint(
-    folder: pathlib.Path, model: keras.Model, state: Mapping, number: int, *, keep: int
-) -> pathlib.Path:
-    """Writes `folder/<number>.npz` in one step, and removes all but the last `keep` checkpoints.
+def save_checkpoint(path: pathlib.Path, arrays: Mapping[str, np.ndarray], state: Mapping, *, keep: int) -> None:
+    """Writes a checkpoint in one step, and removes all but the last `keep` in its folder, which is made.
 
     Args:
-        folder: made here.
-        model: compiled.
+        path: as `checkpoint_path` says it.
+        arrays: as `read_variables` finds them.
         state: what JSON can hold.
-        number: the steps so far; later checkpoints have higher ones.
         keep: at least 1.
-
-    Returns:
-        The path of the file.
 
     Raises:
         ValueError: a weight is not finite; nothing is written.
     """
-    arrays = read_variables(model)
     for name, array in arrays.items():
         if name.startswith("weights") and not np.isfinite(array).all():
-            raise ValueError(f"The weights are no longer finite after {number} steps.")
+            raise ValueError(f"The weights are no longer finite after {int(path.stem)} steps.")
     data = io.BytesIO()
     np.savez(data, allow_pickle=False, state=json.dumps(state), **arrays)
-    path = checkpoint_path(folder, number)
     files.write_bytes(path, data.getvalue())
-    for old in list_checkpoints(folder)[:-keep]:
+    for old in list_checkpoints(path.parent)[:-keep]:
         old.unlink()
-    return path
 
 
 def checkpoint_path(folder: pathlib.Path, number: int) -> pathlib.Path:
@@ -217,12 +262,13 @@ def list_checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(folder.glob("[0-9]*.npz"))
 
 
-def read_variables(model: keras.Model) -> dict[str, np.ndarray]:
+def read_variables(model: keras.Model, groups: Iterable[str] = GROUPS) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint of `model`, called `group/index`. Workers must all call it."""
+    variables = _variables(model)
     return {
         f"{group}/{index}": keras.ops.convert_to_numpy(variable)
-        for group, variables in _variables(model).items()
-        for index, variable in enumerate(variables)
+        for group in groups
+        for index, variable in enumerate(variables[group])
     }
 
 
@@ -244,7 +290,7 @@ def load_checkpoint(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def restore(model: keras.Model, arrays: Mapping[str, np.ndarray], groups: Iterable[str]) -> None:
-    """Gives the variables of `groups`, some of "weights", "optimizer" and "metrics", their values in a checkpoint.
+    """Gives the variables of `groups`, some of `GROUPS`, their values in a checkpoint.
 
     Args:
         model: compiled; its optimizer and metrics are built.

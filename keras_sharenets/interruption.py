@@ -1,0 +1,127 @@
+"""What Ctrl-C and SIGTERM (of Kubernetes, SLURM, `kill`) do to a command, and to a training inside of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_AGAIN = 0.5  # Seconds after which a signal is another one: `timeout` and some batch systems send each twice.
+_STUCK = 5.0  # Seconds for Python to hear of a signal, unless a training has put it off.
+Handler = Callable[[int, FrameType | None], Any]
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ends what is running.
+
+    Attributes:
+        number: of the signal.
+        args: how to go on, if there is more to say.
+    """
+
+    def __init__(self, number: int, *hints: str) -> None:
+        super().__init__(*hints)
+        self.number = number
+
+
+@dataclasses.dataclass
+class Request:
+    """What `deferred_signals` has heard: the `number` of a signal, or 0."""
+
+    number: int = 0
+
+
+@contextlib.contextmanager
+def deferred_signals() -> Iterator[Request]:
+    """Notes the first signal, so that work can be ended where it can be resumed; the second one acts as it did before.
+
+    Outside of the main thread, nothing is noted.
+
+    Raises:
+        Interrupted: at the end, if a signal was noted and nothing was raised.
+    """
+    request, first = Request(), 0.0
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        if not request.number:
+            request.number, first = number, time.monotonic()
+        elif time.monotonic() - first > _AGAIN:
+            _install(before)
+            signal.raise_signal(number)
+
+    before = _handlers()
+    _install(dict.fromkeys(before, note))
+    try:
+        yield request
+    finally:
+        _install(before)
+    if request.number:
+        raise Interrupted(request.number)
+
+
+@contextlib.contextmanager
+def command_signals() -> Iterator[None]:
+    """For a command: both signals raise `Interrupted`, and the next one ends the process at once.
+
+    Python calls no handler while a library computes or waits, so a thread listens too. It ends the process at the
+    second signal, and at the first if Python does not hear of it and no training has put it off. Every file is written
+    to the side and renamed, and the kernel frees locks: nothing is left damaged.
+    """
+    heard = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if not heard.is_set():
+            heard.set()
+            raise Interrupted(number)
+
+    def listen() -> None:
+        first = 0.0
+        while data := reader.recv(1):
+            number, now = data[0], time.monotonic()
+            if number not in SIGNALS or 0 < now - first <= _AGAIN:
+                continue
+            deferred = signal.getsignal(number) is not stop
+            if first or not (deferred or select.select([reader], [], [], _STUCK)[0] or heard.is_set()):
+                os.write(2, b"interrupted\n")
+                os._exit(128 + number)
+            first = now
+        reader.close()
+
+    before = _handlers()
+    if not before:
+        yield
+        return
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    threading.Thread(target=listen, name="signals", daemon=True).start()
+    _install(dict.fromkeys(before, stop))
+    wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        _install(before)
+        writer.close()
+
+
+def _handlers() -> dict[int, Any]:
+    """What this process does at the signals, but for those that it ignores; empty outside of the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    found = {number: signal.getsignal(number) for number in SIGNALS}
+    return {number: handler for number, handler in found.items() if handler not in (signal.SIG_IGN, None)}
+
+
+def _install(handlers: Mapping[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
