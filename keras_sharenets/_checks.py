@@ -1,5 +1,6 @@
 """Argument checks. Every message names the argument, its value and the rule."""
 
+import math
 import numbers
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -7,21 +8,32 @@ from typing import Any, TypeVar
 Value = TypeVar("Value")
 
 
-def positive(name: str, value: Any) -> None:
-    """Raise a `ValueError` unless `value` is a positive integer."""
+def positive(name: str, value: Any) -> int:
+    """`value` as an `int`, which it may also be in numpy's types; a `ValueError` unless it is a positive integer."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"`{name}` (={value!r}) must be a positive integer.")
+    return int(value)
+
+
+def boolean(name: str, value: Any) -> bool:
+    """`value` as a `bool`, which it may also be in numpy's type; a `ValueError` if it is anything else."""
+    if not isinstance(value, bool) and type(value).__name__ not in (
+        "bool",
+        "bool_",
+    ):  # Without numpy, which is slow to load.
+        raise ValueError(f"`{name}` (={value!r}) must be True or False.")
+    return bool(value)
 
 
 def above_zero(name: str, value: Any) -> None:
-    """Raise a `ValueError` unless `value` is a number above 0."""
-    if not isinstance(value, numbers.Real) or not float(value) > 0:
+    """Raise a `ValueError` unless `value` is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < math.inf:
         raise ValueError(f"`{name}` (={value!r}) must be a number above 0.")
 
 
 def rate(name: str, value: Any) -> None:
     """Raise a `ValueError` unless `value` is a number from 0 up to, not including, 1."""
-    if not isinstance(value, numbers.Real) or not 0 <= float(value) < 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) < 1:
         raise ValueError(f"`{name}` (={value!r}) must be at least 0 and below 1.")
 
 
@@ -33,7 +45,8 @@ def divides(name: str, value: int, whole_name: str, whole: int) -> None:
 
 def one_of(name: str, value: Any, allowed: Sequence) -> None:
     """Raise a `ValueError` unless `value` is among `allowed`."""
-    if value not in allowed:
+    # An array is compared number by number: the answer would be none.
+    if getattr(value, "ndim", 0) or value not in allowed:
         raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, allowed))}.")
 
 
@@ -42,18 +55,15 @@ def pair(name: str, value: Any) -> tuple[int, int]:
     values = (value, value) if isinstance(value, numbers.Integral) else value
     if not isinstance(values, (tuple, list)) or len(values) != 2:
         raise ValueError(f"`{name}` (={value!r}) must be a positive integer or a pair of them.")
-    for entry in values:
-        positive(name, entry)
-    return int(values[0]), int(values[1])
+    height, width = (positive(name, entry) for entry in values)
+    return height, width
 
 
 def sizes(name: str, value: Any) -> tuple[int, ...]:
     """`value` as a tuple of at least one positive integer."""
     if not isinstance(value, (tuple, list)) or not value:
         raise ValueError(f"`{name}` (={value!r}) must be a tuple or list of at least one positive integer.")
-    for entry in value:
-        positive(name, entry)
-    return tuple(int(entry) for entry in value)
+    return tuple(positive(name, entry) for entry in value)
 
 
 def plain_convolution(data_format: str | None, dilation_rate: Any) -> None:

@@ -1,6 +1,7 @@
 """What the convolutions with shared or sparse kernels have in common."""
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -37,10 +38,9 @@ class SharedConvolution(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        _checks.positive("filters", filters)
         _checks.one_of("implementation", implementation, self.implementations)
-        self.filters = filters
-        self.use_bias = use_bias
+        self.filters = _checks.positive("filters", filters)
+        self.use_bias = _checks.boolean("use_bias", use_bias)
         self.implementation = implementation
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
@@ -51,11 +51,10 @@ class SharedConvolution(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def known_channels(self, input_shape: Shape) -> int:
-        """The number of input channels; a `ValueError` if it is open."""
-        channels = input_shape[-1]
-        if channels is None:
+        """The number of input channels; a `ValueError` if it is open, or there are none."""
+        if input_shape[-1] is None:
             raise ValueError(f"The last axis of the input must be known, got shape {tuple(input_shape)}.")
-        return channels
+        return _checks.positive("input_shape[-1]", input_shape[-1])
 
     def add_bias(self) -> None:
         """Builds the bias, or sets it to `None`."""
@@ -106,7 +105,8 @@ class ComposedPointwise(SharedConvolution):
     def _check_pointwise(self, kernel_size: Any, arguments: dict[str, Any]) -> None:
         """Raises a `ValueError` for what a 1x1 convolution does not have."""
         name = type(self).__name__
-        if kernel_size not in (1, (1, 1), [1, 1]):
+        sides = kernel_size if isinstance(kernel_size, (tuple, list)) else (kernel_size,)
+        if not all(isinstance(side, numbers.Integral) and side is not True and side == 1 for side in sides):
             raise ValueError(
                 f"`kernel_size` (={kernel_size!r}) must be 1: `{name}` is a 1x1 convolution; "
                 f"`{self.division}` is given by its name."
@@ -205,9 +205,8 @@ class GroupPointwise(ComposedPointwise):
 
     def __init__(self, filters: int, kernel_size: Any = 1, *, groups: int = 0, **kwargs: Any):
         super().__init__(filters, kernel_size, **kwargs)
-        _checks.positive("groups", groups)
-        _checks.divides("groups", groups, "`filters`", filters)
-        self.groups = groups
+        self.groups = _checks.positive("groups", groups)
+        _checks.divides("groups", self.groups, "`filters`", self.filters)
 
     def plan(self, channels: int) -> Sequence[tuple[int, ...]]:
         self.sizes = hierarchical.split_sizes(channels, self.groups)

@@ -28,8 +28,7 @@ class ChannelPadding(keras.layers.Layer):
 
     def __init__(self, channels: int, **kwargs: Any):
         super().__init__(**kwargs)
-        _checks.positive("channels", channels)
-        self.channels = channels
+        self.channels = _checks.positive("channels", channels)
 
     def build(self, input_shape: Shape) -> None:
         if input_shape[-1] > self.channels:

@@ -31,10 +31,8 @@ class ChannelShuffle(keras.layers.Layer):
 
     def __init__(self, groups: int, *, block_size: int = 1, **kwargs: Any):
         super().__init__(**kwargs)
-        _checks.positive("groups", groups)
-        _checks.positive("block_size", block_size)
-        self.groups = groups
-        self.block_size = block_size
+        self.groups = _checks.positive("groups", groups)
+        self.block_size = _checks.positive("block_size", block_size)
 
     def _order(self, channels: int) -> np.ndarray:
         return permutations.channel_shuffle(channels, self.groups, self.block_size)

@@ -1,3 +1,4 @@
+import numbers
 from typing import Any
 
 import keras
@@ -30,11 +31,10 @@ class ChannelSlice(keras.layers.Layer):
 
     def __init__(self, start: int, stop: int, **kwargs: Any):
         super().__init__(**kwargs)
-        _checks.positive("stop", stop)
-        if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start < stop:
+        self.stop = _checks.positive("stop", stop)
+        if isinstance(start, bool) or not isinstance(start, numbers.Integral) or not 0 <= start < stop:
             raise ValueError(f"`start` (={start!r}) must be an integer from 0 to below `stop` (={stop}).")
-        self.start = start
-        self.stop = stop
+        self.start = int(start)
 
     def build(self, input_shape: Shape) -> None:
         if input_shape[-1] < self.stop:

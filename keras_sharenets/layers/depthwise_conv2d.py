@@ -1,7 +1,10 @@
+from typing import Any
+
 import keras
 from keras import ops
 
-from keras_sharenets._types import Shape, Tensor
+from keras_sharenets import _checks
+from keras_sharenets._types import Shape, Size, Tensor
 from keras_sharenets.ops import choices, convolution, precision
 
 
@@ -23,7 +26,15 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
     ((1, 8, 8, 4), 36)
     """
 
+    def __init__(self, kernel_size: Size, strides: Size = 1, padding: str = "valid", **kwargs: Any):
+        padding = padding.lower() if isinstance(padding, str) else padding
+        _checks.one_of("padding", padding, ("same", "valid"))
+        _checks.boolean("use_bias", kwargs.get("use_bias", True))
+        sizes = _checks.pair("kernel_size", kernel_size), _checks.pair("strides", strides)
+        super().__init__(*sizes, padding, **kwargs)
+
     def build(self, input_shape: Shape) -> None:
+        _checks.positive("input_shape[-1]", input_shape[-1 if self.data_format == "channels_last" else 1])
         super().build(input_shape)
         self.supports_jit = not choices.xla_optional()
 

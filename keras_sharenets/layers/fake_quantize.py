@@ -40,9 +40,8 @@ class FakeQuantize(keras.layers.Layer):
 
     def __init__(self, places: int = 1, *, momentum: float = 0.95, **kwargs: Any):
         super().__init__(**kwargs)
-        _checks.positive("places", places)
+        self.places = _checks.positive("places", places)
         _checks.rate("momentum", momentum)
-        self.places = places
         self.momentum = momentum
 
     def build(self, input_shape: Shape) -> None:

@@ -95,24 +95,20 @@ class HighlySharedConv2D(SharedConvolution):
         **kwargs: Any,
     ):
         super().__init__(filters, use_bias=use_bias, **kwargs)
-        counts = {"groups": groups, "channel_repeats": channel_repeats}
-        counts |= {"arrangements": arrangements, "shuffle_groups": shuffle_groups}
-        for name, value in counts.items():
-            _checks.positive(name, value)
-        _checks.divides("groups", groups, "`filters`", filters)
-        _checks.divides("channel_repeats", channel_repeats, "`groups`", groups)
-        _checks.divides("arrangements", arrangements, "`filters` / `groups`", filters // groups)
+        self.groups = _checks.positive("groups", groups)
+        self.channel_repeats = _checks.positive("channel_repeats", channel_repeats)
+        self.arrangements = _checks.positive("arrangements", arrangements)
+        self.shuffle_groups = _checks.positive("shuffle_groups", shuffle_groups)
+        _checks.divides("groups", self.groups, "`filters`", self.filters)
+        _checks.divides("channel_repeats", self.channel_repeats, "`groups`", self.groups)
+        _checks.divides("arrangements", self.arrangements, "`filters` / `groups`", self.filters // self.groups)
         _checks.one_of("padding", padding, ("same", "valid"))
         _checks.plain_convolution(data_format, dilation_rate)
         self.kernel_size = _checks.pair("kernel_size", kernel_size)
         if self.implementation == "multiplied" and self.kernel_size != (1, 1):
             raise ValueError(f"`implementation` (='multiplied') needs `kernel_size` (={self.kernel_size}) to be 1.")
-        self.groups = groups
-        self.channel_repeats = channel_repeats
-        self.arrangements = arrangements
         self.strides = _checks.pair("strides", strides)
         self.padding = padding
-        self.shuffle_groups = shuffle_groups
         self.activation = keras.activations.get(activation)
 
     def build(self, input_shape: Shape) -> None:
@@ -171,8 +167,10 @@ class HighlySharedConv2D(SharedConvolution):
         return choices.choose(kind, input_shape[-1], sides, training, choices.runtime(self.compute_dtype))
 
     def call(self, inputs: Tensor, strides: Size | None = None, training: bool | None = None) -> Tensor:
-        convolve = convolution.IMPLEMENTATIONS[self.choose_implementation(inputs.shape, strides, training)]
         strides = self.strides if strides is None else _checks.pair("strides", strides)
+        # Refuses an image smaller than the kernel, of which some backends make numbers out of nothing.
+        convolution.output_sides(inputs.shape[1:3], self.kernel_size, strides, self.padding)
+        convolve = convolution.IMPLEMENTATIONS[self.choose_implementation(inputs.shape, strides, training)]
         outputs = convolve(
             inputs, self.effective_kernel(), self.groups, self.channel_repeats, strides=strides, padding=self.padding
         )

@@ -32,18 +32,16 @@ class PaddedMaxPooling2D(keras.layers.Layer):
 
     def __init__(self, pool_size: int, *, strides: int, **kwargs: Any):
         super().__init__(**kwargs)
-        _checks.positive("pool_size", pool_size)
-        _checks.positive("strides", strides)
+        self.pool_size = _checks.positive("pool_size", pool_size)
+        self.strides = _checks.positive("strides", strides)
         if pool_size % 2 == 0:
             raise ValueError(f"`pool_size` (={pool_size}) must be odd.")
-        self.pool_size = pool_size
-        self.strides = strides
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def call(self, inputs: Tensor) -> Tensor:
         border = (self.pool_size // 2,) * 2
         inputs = ops.pad(inputs, ((0, 0), border, border, (0, 0)), mode="symmetric")
-        return ops.max_pool(inputs, self.pool_size, self.strides, padding="valid")
+        return ops.max_pool(inputs, self.pool_size, self.strides, padding="valid", data_format="channels_last")
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "pool_size": self.pool_size, "strides": self.strides}

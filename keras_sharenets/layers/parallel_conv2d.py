@@ -51,6 +51,10 @@ class ParallelConv2D(keras.layers.Layer):
 
     def __init__(self, spatial: HighlySharedConv2D, pointwise: HighlySharedConv2D, **kwargs: Any):
         super().__init__(**kwargs)
+        for name, layer in (("spatial", spatial), ("pointwise", pointwise)):
+            if not isinstance(layer, HighlySharedConv2D):
+                raise ValueError(f"`{name}` (={layer!r}) must be a `HighlySharedConv2D`.")
+        self.input_spec = keras.layers.InputSpec(ndim=4)
         for name in ("filters", "groups"):
             first, second = getattr(spatial, name), getattr(pointwise, name)
             if first != second:
@@ -66,7 +70,7 @@ class ParallelConv2D(keras.layers.Layer):
         self.spatial = spatial
         self.pointwise = pointwise
         # Only in `reference_model`, where they are the same ones at every call.
-        self._pad = keras.layers.ZeroPadding2D(self.border, name=f"{self.name}_pad")
+        self._pad = keras.layers.ZeroPadding2D(self.border, data_format="channels_last", name=f"{self.name}_pad")
         self._sum = keras.layers.Add(name=f"{self.name}_sum")
 
     @property

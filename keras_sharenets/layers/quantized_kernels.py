@@ -59,13 +59,20 @@ class QuantizedKernels(keras.layers.Wrapper):
     """
 
     def __init__(self, layer: keras.layers.Layer, *, preserve: str | None = None, **kwargs: Any):
+        if not isinstance(layer, keras.layers.Layer):
+            raise ValueError(f"`layer` (={layer!r}) must be a Keras layer.")
         kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(layer, **kwargs)
+        # `call` goes past the layer's own look at what it is given.
+        self.input_spec = layer.input_spec
         _checks.one_of("preserve", preserve, PRESERVE)
         self.preserve = preserve
 
     def build(self, input_shape: Shape | None = None) -> None:
+        if input_shape is not None and input_shape[-1] == 0:
+            raise ValueError(f"The input of layer '{self.name}' must have channels, got shape {tuple(input_shape)}.")
         super().build(input_shape)
+        self.input_spec = self.layer.input_spec
         kernels = self.kernels if self.preserve == "clusters" else ()
         whole = {"dtype": "uint8", "initializer": "zeros", "trainable": False}
         self.clusters = [

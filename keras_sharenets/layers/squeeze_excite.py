@@ -38,14 +38,14 @@ class SqueezeExcite(keras.layers.Layer):
 
     def __init__(self, reduction: int, **kwargs: Any):
         super().__init__(**kwargs)
-        _checks.positive("reduction", reduction)
-        self.reduction = reduction
+        self.reduction = _checks.positive("reduction", reduction)
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def build(self, input_shape: Shape) -> None:
         channels = input_shape[-1]
         if channels is None:
             raise ValueError(f"The last axis of the input must be known, got shape {tuple(input_shape)}.")
+        _checks.positive("input_shape[-1]", channels)
         _checks.divides("reduction", self.reduction, "the number of input channels", channels)
         hidden = channels // self.reduction
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})

@@ -30,8 +30,7 @@ class StridedChannelShuffle(keras.layers.Layer):
 
     def __init__(self, groups: int, **kwargs: Any):
         super().__init__(**kwargs)
-        _checks.positive("groups", groups)
-        self.groups = groups
+        self.groups = _checks.positive("groups", groups)
 
     def build(self, input_shape: Shape) -> None:
         permutations.strided_shuffle(input_shape[-1], self.groups)

@@ -1,11 +1,14 @@
 """Whitened pixels: contrast normalized image by image, then no correlation left between any two of its values."""
 
+import math
 from collections.abc import Iterable
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_sharenets import _checks
 from keras_sharenets._types import Shape, Tensor
 
 LIMIT = 4096  # Values an image: the matrix is a square of that, 64 MiB.
@@ -26,8 +29,12 @@ class Whitening(keras.layers.Layer):
     ((1, 4, 4, 3), True)
     """
 
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
     def build(self, input_shape: Shape) -> None:
-        values = int(np.prod(input_shape[1:]))
+        values = math.prod(_checks.positive("input_shape[1:]", side) for side in input_shape[1:])
         self.mean = self.add_weight(shape=(values,), initializer="zeros", trainable=False, name="mean")
         self.matrix = self.add_weight(shape=(values, values), initializer="identity", trainable=False, name="matrix")
 

@@ -72,15 +72,16 @@ class Frame:
     def head(self, x: Tensor) -> Tensor:
         """Pooled and classified, or features, as in `keras.applications`."""
         if self.include_top:
-            return self.classify(keras.layers.GlobalAveragePooling2D(name="pool")(x))
+            return self.classify(keras.layers.GlobalAveragePooling2D(data_format="channels_last", name="pool")(x))
         _checks.one_of("pooling", self.pooling, (None, "avg", "max"))
         if self.pooling == "avg":
-            return keras.layers.GlobalAveragePooling2D(name="pool")(x)
-        return keras.layers.GlobalMaxPooling2D(name="pool")(x) if self.pooling == "max" else x
+            return keras.layers.GlobalAveragePooling2D(data_format="channels_last", name="pool")(x)
+        return (
+            keras.layers.GlobalMaxPooling2D(data_format="channels_last", name="pool")(x) if self.pooling == "max" else x
+        )
 
     def classify(self, vectors: Tensor) -> Tensor:
         """The classifier of one vector per image."""
-        _checks.positive("num_classes", self.num_classes)
         return keras.layers.Dense(self.num_classes, activation=self.classifier_activation, name="predictions")(vectors)
 
     def network(self, images: Tensor, outputs: Tensor) -> keras.Model:
@@ -118,7 +119,7 @@ def pad_for(x: Tensor, kernel_size: int, strides: int, name: str) -> tuple[Tenso
     """
     if strides == 1 or kernel_size == 1:
         return x, "same"
-    return keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x), "valid"
+    return keras.layers.ZeroPadding2D(kernel_size // 2, data_format="channels_last", name=f"{name}_pad")(x), "valid"
 
 
 def conv2d(
@@ -136,7 +137,7 @@ def conv2d(
     x, padding = pad_for(x, kernel_size, strides, name)
     common = {"strides": strides, "padding": padding, "use_bias": use_bias, "kernel_initializer": kernel_initializer}
     if groups == 1:
-        return keras.layers.Conv2D(filters, kernel_size, name=name, **common)(x)
+        return keras.layers.Conv2D(filters, kernel_size, data_format="channels_last", name=name, **common)(x)
     return HighlySharedConv2D(filters, kernel_size, groups=groups, name=name, **common)(x)
 
 
@@ -146,7 +147,13 @@ def depthwise_conv2d(x: Tensor, kernel_size: int = 3, *, strides: int = 1, name:
     initializer = keras.initializers.VarianceScaling(2 * x.shape[-1], "fan_in", "truncated_normal")
     x, padding = pad_for(x, kernel_size, strides, name)
     return DepthwiseConv2D(
-        kernel_size, strides, padding=padding, use_bias=False, depthwise_initializer=initializer, name=name
+        kernel_size,
+        strides,
+        padding=padding,
+        data_format="channels_last",
+        use_bias=False,
+        depthwise_initializer=initializer,
+        name=name,
     )(x)
 
 

@@ -70,7 +70,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 def find_variant(name: str) -> Variant:
     """The `Variant` of that name; a `ValueError` with the nearest names if there is none."""
-    if name not in VARIANTS:
+    if not isinstance(name, str) or name not in VARIANTS:
         # Who types the beginning of a name, right or nearly so, gets those that go on from there.
         beginnings = {known: known[: len(str(name))] for known in list_models()}
         likeness = {known: difflib.SequenceMatcher(None, str(name), text).ratio() for known, text in beginnings.items()}

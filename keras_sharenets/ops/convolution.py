@@ -30,7 +30,7 @@ def grouped(
     """
     if choices.runtime(inputs.dtype) == "tensorflow":
         return fused.convolution(inputs, kernel, strides, padding)
-    return ops.conv(inputs, kernel, strides=strides, padding=padding)
+    return ops.conv(inputs, kernel, strides=strides, padding=padding, data_format="channels_last")
 
 
 def folded(
@@ -44,12 +44,12 @@ def folded(
     filters = kernel.shape[-1] // channel_repeats
     period = kernels.block_diagonal(kernel[..., :filters], groups // channel_repeats)
     if channel_repeats == 1:
-        return ops.conv(inputs, period, strides=strides, padding=padding)
+        return ops.conv(inputs, period, strides=strides, padding=padding, data_format="channels_last")
     _, height, width, channels = ops.shape(inputs)
     periods = ops.reshape(inputs, (-1, height, width, channel_repeats, channels // channel_repeats))
     periods = ops.transpose(periods, (0, 3, 1, 2, 4))
     periods = ops.reshape(periods, (-1, height, width, channels // channel_repeats))
-    outputs = ops.conv(periods, period, strides=strides, padding=padding)
+    outputs = ops.conv(periods, period, strides=strides, padding=padding, data_format="channels_last")
     _, height, width, _ = ops.shape(outputs)
     outputs = ops.reshape(outputs, (-1, channel_repeats, height, width, filters))
     outputs = ops.transpose(outputs, (0, 2, 3, 1, 4))

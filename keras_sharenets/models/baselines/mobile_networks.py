@@ -16,6 +16,7 @@ from keras_sharenets import _checks
 from keras_sharenets._types import Tensor
 from keras_sharenets.layers import ChannelShuffle, ChannelSlice, PaddedMaxPooling2D
 from keras_sharenets.models import base
+from keras_sharenets.models.arguments import checked
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -38,10 +39,8 @@ def _strided_images(
 ) -> tuple[Tensor, tuple[int, ...]]:
     """The tensor that a network is built on, and its strides; those of `None` are chosen by the image."""
     if strides is not None:
-        if not isinstance(strides, Sequence) or len(strides) != len(for_large):
+        if len(strides) != len(for_large):
             raise ValueError(f"`strides` (={strides!r}) must be a sequence of {len(for_large)} numbers, or `None`.")
-        for entry in strides:
-            _checks.positive("strides", entry)
         return frame.images(math.prod(strides)), tuple(strides)
     images = frame.images(math.prod(for_small))
     height, width = images.shape[1:3]
@@ -104,6 +103,7 @@ def _mobilenet_block(x: Tensor, hidden: int, filters: int, strides: int, name: s
     return base.norm(base.conv2d(x, filters, name=f"{name}_project"), f"{name}_project")
 
 
+@checked
 def MobileNetV2(
     *,
     width_multiplier: float = 1.0,
@@ -148,6 +148,7 @@ def _igcv3_block(x: Tensor, hidden: int, filters: int, strides: int, name: str) 
     return ChannelShuffle(filters // GROUPS, name=f"{name}_project_shuffle")(base.norm(x, f"{name}_project"))
 
 
+@checked
 def IGCV3(
     *,
     width_multiplier: float = 1.0,
@@ -191,6 +192,7 @@ def _shufflenet_block(x: Tensor, filters: int, strides: int, is_first: bool, nam
     return ChannelShuffle(2, name=f"{name}_shuffle")(x)
 
 
+@checked
 def ShuffleNetV2(
     *,
     width: Sequence[int] = (24, 244, 488, 976, 2048),

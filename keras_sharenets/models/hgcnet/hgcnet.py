@@ -17,6 +17,7 @@ from keras_sharenets.layers import (
     StridedChannelShuffle,
 )
 from keras_sharenets.models import base
+from keras_sharenets.models.arguments import checked
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -59,9 +60,10 @@ def _transition(x: Tensor, compression: float, name: str) -> Tensor:
     filters = int(compression * x.shape[-1])
     _checks.positive("compression * channels", filters)
     x = base.conv2d(base.norm_relu(x, f"{name}_input"), filters, name=f"{name}_pointwise")
-    return keras.layers.AveragePooling2D(2, name=f"{name}_pool")(x)
+    return keras.layers.AveragePooling2D(2, data_format="channels_last", name=f"{name}_pool")(x)
 
 
+@checked
 def HGCNet(
     *,
     groups: int = 4,

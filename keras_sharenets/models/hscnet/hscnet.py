@@ -11,6 +11,7 @@ from keras_sharenets import _checks
 from keras_sharenets._types import Configured, Tensor
 from keras_sharenets.layers import PaddedMaxPooling2D
 from keras_sharenets.models import base
+from keras_sharenets.models.arguments import checked
 from keras_sharenets.models.hscnet.module import Options, module
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def _stage_widths(width: int | Sequence[int]) -> tuple[int, ...]:
     return (width, 2 * width, 4 * width)
 
 
+@checked
 def HSCNet(
     *,
     width: int | Sequence[int] = 128,

@@ -115,7 +115,9 @@ def _general_layer(x: Tensor, layers: tuple, strides: tuple[int, int], options: 
 
 def _arrangement_major(x: Tensor, convolve: ParallelConv2D, strides: int, options: Options, name: str) -> Tensor:
     """The two convolutions and their sum, where another order of the first one's channels comes between."""
-    planes = keras.layers.ZeroPadding2D(1, name=f"{name}_pad")(x) if any(convolve.border) else x
+    planes = (
+        keras.layers.ZeroPadding2D(1, data_format="channels_last", name=f"{name}_pad")(x) if any(convolve.border) else x
+    )
     common = convolve.spatial(planes, strides=strides)
     block = convolve.spatial.filters // (options.groups * options.arrangements)
     common = ChannelShuffle(options.groups, block_size=block, name=f"{name}_arrangement_major")(common)
@@ -138,7 +140,9 @@ def module(x: Tensor, width: int, strides: int, options: Options, name: str) -> 
             shortcut = ChannelPadding(width, name=f"{name}_shortcut_pad")(shortcut)
             active = ChannelPadding(width, name=f"{name}_input_pad")(active)
         if strides > 1:
-            shortcut = keras.layers.MaxPooling2D(1, strides=strides, name=f"{name}_subsample")(shortcut)
+            shortcut = keras.layers.MaxPooling2D(
+                1, strides=strides, data_format="channels_last", name=f"{name}_subsample"
+            )(shortcut)
     first_strides = (strides, 1) if options.stride_on == "reduce" else (1, strides)
     x = _general_layer(active, first, first_strides, options, f"{name}_layer1")
     x = base.norm_relu(x, f"{name}_middle")

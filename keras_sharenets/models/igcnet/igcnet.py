@@ -9,6 +9,7 @@ import keras
 
 from keras_sharenets import _checks
 from keras_sharenets.models import base
+from keras_sharenets.models.arguments import checked
 from keras_sharenets.models.igcnet import STAGES
 from keras_sharenets.models.igcnet import blocks as igcnet_blocks
 
@@ -29,6 +30,7 @@ def _branches_of_stages(
     return [options.branch_channels(sizes, width) for sizes, width in zip(branch_channels, widths, strict=True)]
 
 
+@checked
 def IGCNet(
     *,
     block: str = "igcv2",
@@ -94,6 +96,7 @@ def IGCNet(
     return frame.network(images, frame.head(x))
 
 
+@checked
 def PlainIGCNet(
     *,
     block: str = "igcv2",

@@ -24,6 +24,7 @@ def convolutions(shared: bool, use_bias: bool) -> Callable[..., keras.layers.Lay
                 filters,
                 kernel_size,
                 padding="same",
+                data_format="channels_last",
                 use_bias=use_bias,
                 kernel_initializer="he_normal",
                 name=name,
@@ -69,7 +70,7 @@ def blend(x: Tensor, filters: int, index: int, use_bias: bool) -> Tensor:
 
 def pool(x: Tensor, name: str) -> Tensor:
     """Max pooling that halves height and width; an odd last row or column is left out."""
-    return keras.layers.MaxPooling2D(2, name=f"{name}_pool")(x)
+    return keras.layers.MaxPooling2D(2, data_format="channels_last", name=f"{name}_pool")(x)
 
 
 def _residual(shortcut: Tensor, x: Tensor, name: str) -> Tensor:

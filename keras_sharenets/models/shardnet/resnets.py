@@ -9,12 +9,14 @@ import keras
 
 from keras_sharenets import _checks
 from keras_sharenets.models import base
+from keras_sharenets.models.arguments import checked
 from keras_sharenets.models.shardnet import blocks as shardnet_blocks
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+@checked
 def ShardResNet(
     *,
     width: int | Sequence[int] = 128,
@@ -63,6 +65,7 @@ def ShardResNet(
     return frame.network(images, frame.head(x))
 
 
+@checked
 def ShardDeepResNet(
     *,
     width: int | Sequence[int] = 256,
@@ -130,5 +133,5 @@ def ShardDeepResNet(
     if final_pool is None:
         return frame.network(images, frame.head(x))
     shardnet_blocks.known_sides(images, f"`final_pool` (={final_pool})")
-    x = keras.layers.AveragePooling2D(final_pool, name="pool")(x)
-    return frame.network(images, frame.classify(keras.layers.Flatten(name="flatten")(x)))
+    x = keras.layers.AveragePooling2D(final_pool, data_format="channels_last", name="pool")(x)
+    return frame.network(images, frame.classify(keras.layers.Flatten(data_format="channels_last", name="flatten")(x)))

@@ -10,6 +10,7 @@ import keras
 from keras_sharenets import _checks
 from keras_sharenets._types import Tensor
 from keras_sharenets.models import base
+from keras_sharenets.models.arguments import checked
 from keras_sharenets.models.shardnet import blocks as shardnet_blocks
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def _hidden_units(hidden_units: Sequence[int] | None, num_classes: int) -> tuple
 
 
 def _hidden_layers(x: Tensor, hidden_units: Sequence[int], dropout_rate: float) -> Tensor:
-    x = keras.layers.Flatten(name="flatten")(x)
+    x = keras.layers.Flatten(data_format="channels_last", name="flatten")(x)
     for index, units in enumerate(hidden_units, start=1):
         name = f"dense{index}"
         x = keras.layers.Dense(units, activation="relu", kernel_initializer="he_normal", name=name)(x)
@@ -42,6 +43,7 @@ def _hidden_layers(x: Tensor, hidden_units: Sequence[int], dropout_rate: float) 
     return x
 
 
+@checked
 def ShardVGGNet(
     *,
     width: int | Sequence[int] = 128,
@@ -111,6 +113,5 @@ def ShardVGGNet(
     if not frame.include_top:
         return frame.network(images, frame.head(x))
     shardnet_blocks.known_sides(images, "the dense layers")
-    _checks.positive("num_classes", frame.num_classes)
     x = _hidden_layers(x, _hidden_units(hidden_units, frame.num_classes), dropout_rate)
     return frame.network(images, frame.classify(x))

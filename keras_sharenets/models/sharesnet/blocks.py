@@ -25,7 +25,15 @@ def conv(x: Tensor, filters: int, kernel_size: int = 1, *, strides: int = 1, nam
 
 
 def _shared_conv(filters: int, name: str) -> keras.layers.Layer:
-    return keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, kernel_initializer=_initializer(), name=name)
+    return keras.layers.Conv2D(
+        filters,
+        3,
+        padding="same",
+        data_format="channels_last",
+        use_bias=False,
+        kernel_initializer=_initializer(),
+        name=name,
+    )
 
 
 def _spatial(x: Tensor, width: int, strides: int, shared: keras.layers.Layer | None, name: str) -> Tensor:

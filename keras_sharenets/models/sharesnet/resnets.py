@@ -11,6 +11,7 @@ import keras
 from keras_sharenets import _checks
 from keras_sharenets.layers import PaddedMaxPooling2D
 from keras_sharenets.models import base
+from keras_sharenets.models.arguments import checked
 from keras_sharenets.models.sharesnet import blocks
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def stage_blocks(network: str, depth: int) -> tuple[int, ...]:
     return (count,) * 3
 
 
+@checked
 def PreActResNet(
     *,
     depth: int = 164,
@@ -87,6 +89,7 @@ def PreActResNet(
     return frame.network(images, frame.head(x))
 
 
+@checked
 def WideResNet(
     *,
     depth: int = 28,
@@ -145,6 +148,7 @@ def _check_blocks(blocks_per_stage: Sequence[int]) -> tuple[int, ...]:
     return base.per_stage("blocks_per_stage", blocks_per_stage, len(blocks_per_stage))
 
 
+@checked
 def ResNet(
     *,
     depth: int = 50,

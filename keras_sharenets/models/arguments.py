@@ -1,0 +1,105 @@
+"""What a factory of networks is given, looked at before a layer is made: by the annotations of its arguments.
+
+Numbers of numpy, such as `labels.max() + 1`, become Python's, which is what Keras and JSON take.
+"""
+
+import functools
+import inspect
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import keras
+import numpy as np
+
+from keras_sharenets import _checks
+
+Factory = TypeVar("Factory", bound=Callable[..., keras.Model])
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise ValueError(f"`{name}` (={value!r}) must be a finite number.")
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def _string(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"`{name}` (={value!r}) must be a string.")
+    return value
+
+
+def _integers(name: str, value: Any) -> tuple[int, ...]:
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    if not isinstance(value, (tuple, list)):
+        raise ValueError(f"`{name}` (={value!r}) must be a sequence of positive integers.")
+    return tuple(_checks.positive(name, part) for part in value)
+
+
+def _integer_or_integers(name: str, value: Any) -> int | tuple[int, ...]:
+    return _integers(name, value) if isinstance(value, (tuple, list, np.ndarray)) else _checks.positive(name, value)
+
+
+def _image_shape(name: str, value: Any) -> tuple[int | None, ...]:
+    if isinstance(value, (tuple, list)) and len(value) == 3 and value[-1] is not None:
+        return tuple(None if side is None else _checks.positive(name, side) for side in value)
+    raise ValueError(f"`{name}` (={value!r}) must be `(height, width, channels)` with the channels known.")
+
+
+def _keras_tensor(name: str, value: Any) -> Any:
+    if value is None or keras.utils.is_keras_tensor(value):
+        return value
+    raise ValueError(f"`{name}` (={value!r}) must be a Keras tensor, such as `keras.Input((32, 32, 3))`.")
+
+
+def _anything(name: str, value: Any) -> Any:
+    return value
+
+
+_CHECKS = {
+    "int": _checks.positive,
+    "float": _number,
+    "bool": _checks.boolean,
+    "Sequence[int]": _integers,
+    "int | Sequence[int]": _integer_or_integers,
+    # The factory says which strings it knows and what a stage needs, Keras' own `get` what can be configured.
+    "str": _anything,
+    "Sequence[Sequence[int]]": _anything,
+    "Configured": _anything,
+}
+# Those that all factories have in common (`models.base.CommonArguments`).
+_COMMON = {
+    "input_shape": _image_shape,
+    "num_classes": _checks.positive,
+    "include_top": _checks.boolean,
+    "include_preprocessing": _checks.boolean,
+    "input_tensor": _keras_tensor,
+    "name": _string,
+}
+
+
+def _check_of(parameter: inspect.Parameter) -> Callable[[str, Any], Any]:
+    """What looks at an argument; a `KeyError` for an annotation that is not in the table."""
+    kind = parameter.annotation.removesuffix(" | None")
+    check = _CHECKS[kind]
+    if kind == parameter.annotation:
+        return check
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def checked(factory: Factory) -> Factory:
+    """Decorator of a factory whose arguments are all given by name: each must be of the kind of its annotation.
+
+    Raises:
+        ValueError: one is not; the message names it, its value and the rule. The network is not begun then.
+    """
+    parameters = inspect.signature(factory).parameters.values()
+    own = {parameter.name: _check_of(parameter) for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    checks = {**_COMMON, **own}
+
+    @functools.wraps(factory)
+    def build(**arguments: Any) -> keras.Model:
+        return factory(**{name: checks.get(name, _anything)(name, value) for name, value in arguments.items()})
+
+    return build  # pyright: ignore[reportReturnType]
