@@ -142,8 +142,8 @@ FAULTS = {
     # export: the graph, its integers, the file
     "wrong_epsilon_in_the_fold": Fault(
         "export",
-        'scale = gamma / np.sqrt(_array(layer.moving_variance, "float64") + layer.epsilon)',
-        'scale = gamma / np.sqrt(_array(layer.moving_variance, "float64") + 1e-3)',
+        'scale = gamma / np.sqrt(array(layer.moving_variance, "float64") + layer.epsilon)',
+        'scale = gamma / np.sqrt(array(layer.moving_variance, "float64") + 1e-3)',
         ("tests/mobile/test_sharing_in_files.py::test_every_form_of_the_graph_computes_what_keras_computes",),
     ),
     "bias_is_not_scaled": Fault(
