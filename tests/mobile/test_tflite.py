@@ -1,3 +1,5 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from mobile_networks import NAMES, small_network, with_noise
 from keras_sharenets.mobile import export_tflite, predict_tflite
 from keras_sharenets.mobile.export import conversion
 from keras_sharenets.mobile.export.verification import ExportMismatchError
+from keras_sharenets.mobile.graph.inference_graph import Constant
 from keras_sharenets.mobile.inspect.file import read_labels
 
 QUANTIZATIONS = (None, "float16", "int8")
@@ -147,6 +150,28 @@ def test_saturated_network(saturated, digits, tmp_path, monkeypatch):
     monkeypatch.setattr(conversion, "convert", with_weak_end)
     with pytest.raises(ExportMismatchError, match=r"relative error of the scores 0\.8"):
         export_tflite(saturated, tmp_path / "wrong.tflite", quantization="int8", representative_data=images)
+
+
+def test_int8_file_that_is_off_by_a_tenth_is_caught(trained, digits, tmp_path, monkeypatch):
+    """A mistake much smaller than what rounding may do to a bad network, and larger than what it does to this one."""
+    right = conversion.write_int8
+
+    def off(quantized, *names):
+        """The last kernel a tenth too small, in the file alone."""
+        *before, last, end = quantized.graph.operations
+        kernel = Constant("weaker", last.kernel.array * 0.9)
+        graph = quantized.graph.with_operations([*before, dataclasses.replace(last, kernel=kernel), end])
+        kernels = {**quantized.kernels, kernel: quantized.kernels[last.kernel]}
+        return right(dataclasses.replace(quantized, graph=graph, kernels=kernels), *names)
+
+    images = digits[0][:64]
+    report = export_tflite(trained, tmp_path / "right.tflite", "int8", representative_data=images)
+    assert report.score_error <= report.score_error_bound < 0.1
+    assert report.worst_layer in [layer.name for layer in trained.layers]
+    assert 0 < report.worst_layer_error < 0.1
+    monkeypatch.setattr(conversion, "write_int8", off)
+    with pytest.raises(ExportMismatchError, match=f"layer '{report.worst_layer}' loses most"):
+        export_tflite(trained, tmp_path / "wrong.tflite", "int8", representative_data=images)
 
 
 def test_earlier_file_survives_a_failure(plain, tmp_path, monkeypatch):

@@ -18,6 +18,8 @@ from keras_sharenets.analysis import profile
 from keras_sharenets.mobile.export import calibration_check, conversion, metadata, reference, verification
 from keras_sharenets.mobile.export.representative_data import gather_images
 from keras_sharenets.mobile.export.verification import ExportMismatchError
+from keras_sharenets.mobile.graph.quantization import QuantizedGraph
+from keras_sharenets.mobile.graph.rounding_error import rounding_error
 from keras_sharenets.mobile.inspect import file
 
 # Bytes of a stored number by the rank of its tensor: kernels, and vectors such as biases. The integers that are added
@@ -28,6 +30,11 @@ _VECTOR_BYTES = {None: 4, "float16": 2, "int8": 4}
 # The largest `score_error` of a right file. Right ones had up to 1e-6, 1e-3 and 0.07 (untrained and trained networks of
 # 4 to 100 convolutions); files with the values of a kernel shuffled or with doubled scores had 0.5 to 4.
 _TOLERANCES = {None: 1e-4, "float16": 1e-2, "int8": 0.5}
+# An integer file may also have so many times the error that its bits make by themselves, and one step of its scores.
+# Right files of all families had 0.92 to 1.14 times that error.
+_ROUNDING_FACTOR = 1.5
+# Images that nothing is measured on, to verify a file with.
+_FRESH = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +56,11 @@ class TFLiteReport:
         top1_agreement: share of the images for which file and Keras put the same class first.
         verified_on: number and kind of these images.
         classes: number of classes.
+        score_error_bound: the largest `score_error` with which the file would have been written. For `"int8"` it comes
+            from the bits: 1.5 times the error that rounding every kernel and value makes in float, and one step of the
+            scores.
+        worst_layer: for `"int8"`, the layer that loses most when it alone is rounded; else `None`.
+        worst_layer_error: what that layer loses, as a share of the length of its output.
     """
 
     path: str
@@ -63,6 +75,9 @@ class TFLiteReport:
     top1_agreement: float
     verified_on: str
     classes: int
+    score_error_bound: float | None = None
+    worst_layer: str | None = None
+    worst_layer_error: float | None = None
 
     @property
     def repetition(self) -> float:
@@ -95,11 +110,13 @@ def export_tflite(
     their arrangements, once for all uses. To shuffle the few channels of a small group takes longer than to convolve
     them.)
 
-    Before the file gets its name it is run in the LiteRT interpreter, on up to 64 of `representative_data` or on 16
-    synthetic images. Its scores may differ from Keras' by 1e-4 of their length (float32), 1e-2 (float16) or 0.5 (int8),
-    and in the float modes its outputs by the same share of 1 plus half the largest score, which is how far a softmax
-    carries such a difference. The bound for int8 catches wrong files, not imprecise ones: look at `top1_agreement`, and
-    measure the accuracy of the file.
+    Every layer of the graph that is written is compared with Keras first, in float, to 1e-4, on some of
+    `representative_data` and on fresh images. Before the file gets its name it is run in the LiteRT interpreter, on up
+    to 64 of `representative_data` or on 16 synthetic images, and on 16 fresh ones. Its scores may differ from Keras' by
+    1e-4 of their length (float32), 1e-2 (float16) or what its bits explain (int8, `score_error_bound` of the report;
+    never more than 0.5), and in the float modes its outputs by the same share of 1 plus half the largest score, which
+    is how far a softmax carries such a difference. That finds wrong files, not imprecise ones: look at
+    `top1_agreement` and `worst_layer`, and measure the accuracy of the file.
 
     Args:
         model: functional or sequential `keras.Model` for images of a fixed size.
@@ -138,17 +155,21 @@ def export_tflite(
         calibration_check.check_images(model, representative_data, quantization=quantization)
     if pathlib.Path(path).is_dir():
         raise ValueError(f"`path` (={str(path)!r}) is a folder, and must be a file.")
+    graphs = []
     data = conversion.convert(
         model,
         quantization=quantization,
         representative_data=representative_data,
         prefer=prefer,
         max_bytes=max_bytes,
+        on_graph=graphs.append,
     )
     if class_names is not None:
         data = metadata.write_labels(data, class_names)
     images, verified_on = verification.verification_images(representative_data, shape)
-    agreement = _verify(model, data, quantization, images)
+    graph = graphs[-1] if graphs else None
+    agreement, limits = _verify(model, data, quantization, images, graph)
+    _verify(model, data, quantization, reference.fresh_images(representative_data, shape, count=_FRESH), graph)
     constants = _check_constants(data, quantization)
     stored = profile(model).stored_parameters
     files.write_bytes(path, data)
@@ -163,6 +184,7 @@ def export_tflite(
         verified_on=verified_on,
         classes=classes,
         **dataclasses.asdict(agreement),
+        **limits,
     )
 
 
@@ -186,8 +208,12 @@ def _weight_bytes(model, parameters, quantization):
     return in_kernels * _KERNEL_BYTES[quantization] + (parameters - in_kernels) * _VECTOR_BYTES[quantization]
 
 
-def _verify(model, data, quantization, images):
-    """Runs the file and compares it with Keras; an `ExportMismatchError` if it is wrong."""
+def _verify(model, data, quantization, images, graph):
+    """Runs the file and compares it with Keras; an `ExportMismatchError` if it is wrong.
+
+    Returns:
+        `(agreement, limits)`: the `Agreement`, and what the report says of its bound.
+    """
     interpreter = file.open_bytes(data, "The converted file")
     (outputs,) = file.run_images(interpreter, images, [interpreter.get_output_details()[0]["index"]])
     expected = verification.run_keras(model, images)
@@ -196,16 +222,28 @@ def _verify(model, data, quantization, images):
     if tensor is not None:
         scores, expected_scores = _file_scores(data, tensor, images), reference.keras_scores(model, images)
     agreement = verification.compare(outputs, scores, expected, expected_scores)
-    limit = _TOLERANCES[quantization]
+    limits: dict[str, Any] = {"score_error_bound": _TOLERANCES[quantization]}
+    hint = ""
+    if isinstance(graph, QuantizedGraph):
+        rounding = rounding_error(graph, images)
+        worst = rounding.worst_layer
+        limits["score_error_bound"] = min(
+            _TOLERANCES[quantization], _ROUNDING_FACTOR * rounding.scores + rounding.score_step
+        )
+        if worst is not None:
+            loss = rounding.layers[worst]
+            limits.update(worst_layer=worst, worst_layer_error=loss)
+            hint = f" Rounding alone makes {rounding.scores:.2g}; layer '{worst}' loses most, {loss:.2g}."
+    limit = limits["score_error_bound"]
     difference_limit = np.inf if quantization == "int8" else limit * (1 + np.abs(expected_scores).max() / 2)
     # Written so that a difference that is no number fails.
     if not (agreement.score_error <= limit and agreement.largest_difference <= difference_limit):
         raise ExportMismatchError(
             f"The converted file does not compute what Keras computes on {len(images)} images, and was not written:"
             f" relative error of the scores {agreement.score_error:.2g} (at most {limit:.2g} is right), largest"
-            f" difference of the outputs {agreement.largest_difference:.2g} (at most {difference_limit:.2g})."
+            f" difference of the outputs {agreement.largest_difference:.2g} (at most {difference_limit:.2g}).{hint}"
         )
-    return agreement
+    return agreement, limits
 
 
 def _file_scores(data, tensor, images):
