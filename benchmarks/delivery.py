@@ -19,6 +19,7 @@ from benchmarks.table import Claim, Row, Table, time_columns, write
 from keras_sharenets import _checks, mobile
 from keras_sharenets.analysis.randomization import random_images
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.mobile.inspect.tables import counted
 from keras_sharenets.models.registry import find_family
 
 NETWORKS = (
@@ -124,7 +125,7 @@ def measure(name: str, folder: pathlib.Path, *, negative_share: float, threads: 
 def _undelegated(row: Row) -> str:
     if row["undelegated_operators"] is None:
         return "LiteRT refuses the file"
-    return " + ".join(f"{count} {operator}" for operator, count in row["undelegated_operators"].items()) or "nothing"
+    return counted(row["undelegated_operators"])
 
 
 def _export(model: keras.Model, folder: pathlib.Path, quantization: str | None) -> tuple[dict[str, int | None], int]:

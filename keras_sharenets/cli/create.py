@@ -10,6 +10,7 @@ import json
 import pathlib
 
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.training.run.record import as_tuples
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets.models import create_model
 
     given = {"num_classes": arguments.classes, "input_shape": arguments.input_shape}
-    given = {key: _with_tuples(value) for key, value in given.items() if value is not None}
+    given = {key: as_tuples(value) for key, value in given.items() if value is not None}
     name, options = (arguments.name, {}) if arguments.name else read_trial(arguments.from_trial)
     try:
         model = create_model(name, **{**options, **given})
@@ -67,11 +68,6 @@ def read_trial(folder: str | pathlib.Path) -> tuple[str, dict[str, object]]:
         raise ValueError(f"There is no {path}: {folder} is not the folder of a trial.")
     try:
         trial = json.loads(path.read_text(encoding="utf-8"))
-        return trial["name"], {key: _with_tuples(value) for key, value in trial["arguments"].items()}
+        return trial["name"], {key: as_tuples(value) for key, value in trial["arguments"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not the record of a trial: {type(error).__name__} {error}") from error
-
-
-def _with_tuples(value: object) -> object:
-    """JSON knows no tuples, and networks want them."""
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

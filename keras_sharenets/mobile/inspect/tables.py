@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_sharenets.mobile.inspect.benchmark import BenchmarkReport, OperatorTime
@@ -70,6 +70,15 @@ def operator_table(path: str, times: Sequence[OperatorTime]) -> str:
     return f"{text_table(rows)}\nEach operator measured alone: take the times as shares.\n"
 
 
+def counted(operators: Mapping[str, int]) -> str:
+    """Operators and how often they occur, in one cell.
+
+    >>> counted({"SOFTMAX": 1, "GATHER": 2}), counted({})
+    ('1 SOFTMAX + 2 GATHER', 'nothing')
+    """
+    return " + ".join(f"{count} {name}" for name, count in operators.items()) or "nothing"
+
+
 def benchmark_table(reports: Sequence[BenchmarkReport], accuracies: dict[str, float] | None = None) -> str:
     """What files cost, and what was measured.
 
@@ -85,7 +94,7 @@ def benchmark_table(reports: Sequence[BenchmarkReport], accuracies: dict[str, fl
     rows = [[*head, "accuracy"] if accuracies else head]
     for report in reports:
         memory = "?" if report.peak_memory_bytes is None else f"{report.peak_memory_bytes:,}"
-        undelegated = " + ".join(f"{count} {name}" for name, count in report.undelegated_operators.items()) or "nothing"
+        undelegated = counted(report.undelegated_operators)
         counts = [f"{report.file_bytes:,}", f"{report.weight_bytes:,}"]
         times = [f"{report.median_ms:.4g}", f"{report.spread_ms:.2g}"]
         row = [report.path, *counts, *times, memory, str(report.delegate_partitions), undelegated]
