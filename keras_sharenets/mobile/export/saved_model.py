@@ -21,12 +21,12 @@ import tensorflow as tf
 from keras_sharenets import _checks, files
 from keras_sharenets.mobile.export import calibration_check, metadata, verification
 from keras_sharenets.mobile.export.conversion import output_name
+from keras_sharenets.mobile.export.decoding import decode
 from keras_sharenets.mobile.export.representative_data import gather_images
 from keras_sharenets.mobile.export.verification import ExportMismatchError
 
 # A server runs the graph that Keras runs; only the order of some additions may differ.
 _TOLERANCE = 1e-4
-_LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +61,10 @@ def export_saved_model(
     It has two signatures:
 
     * `serving_default` takes `images`, float32 `(batch, height, width, channels)`, pixel values from 0 to 255;
-    * `serve_encoded` takes `encoded`, a vector of strings, each the bytes of a JPEG or PNG file. Images of another
-      size are resized; gray ones go to networks for RGB and the other way round.
+    * `serve_encoded` takes `encoded`, a vector of strings, each the bytes of an image file. They are read as
+      `keras_sharenets.images.read_image` reads them, to one step of 255: upright, resized, gray ones for networks for
+      RGB and the other way round. A request with a file that the graph cannot read so fails with the name of its kind:
+      see `decoding.decode`. Prefer JPEG and PNG, which every server reads in all their modes.
 
     Both return `class_name` `(batch,)`, the class that comes first, `class_names` `(batch, classes)`, the same in every
     row, and `probabilities` `(batch, classes)`, called `scores` if the network does not end in a softmax or sigmoid.
@@ -142,24 +144,6 @@ def _write(model, folder, names, shape):
     module.serving_default, module.serve_encoded = classify, classify_encoded
     signatures = {"serving_default": classify, "serve_encoded": classify_encoded}
     tf.saved_model.save(module, str(folder), signatures=signatures)
-
-
-def decode(data: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
-    """The TensorFlow graph that makes an image of the bytes of a JPEG or PNG file, as `images.read_image` makes it.
-
-    Args:
-        data: string tensor, one file.
-        shape: `(height, width, channels)` of the image; 1 channel or 3.
-
-    Returns:
-        A float32 tensor of that shape, whole pixel values from 0 to 255.
-    """
-    # This operation reads PNG too, and it alone can ask for the exact inverse transform, which Pillow uses.
-    image = tf.cast(tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"), tf.float32)
-    if shape[-1] == 1:
-        image = tf.round(tf.reduce_sum(image * _LUMA, axis=-1, keepdims=True))
-    image = tf.image.resize(image, shape[:2], antialias=True)
-    return tf.ensure_shape(tf.clip_by_value(tf.round(image), 0, 255), shape)
 
 
 def _verify(model, folder, names, images):
