@@ -92,8 +92,8 @@ FAULTS = {
     ),
     "stride_pads_behind_only": Fault(
         "models",
-        'return keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x), "valid"',
-        'return keras.layers.ZeroPadding2D(((0, kernel_size - 1),) * 2, name=f"{name}_pad")(x), "valid"',
+        "return keras.layers.ZeroPadding2D(kernel_size // 2, data_format",
+        "return keras.layers.ZeroPadding2D(((0, kernel_size - 1),) * 2, data_format",
         ("tests/models/test_sharesnet_reference.py::test_equals_the_network_computed_in_numpy",),
     ),
     "wrong_epsilon": Fault(
