@@ -240,8 +240,8 @@ FAULTS = {
     ),
     "classes_in_reverse": Fault(
         "training",
-        "return sorted(path for path in pathlib.Path(folder).iterdir() if",
-        "return (lambda paths: sorted(paths, reverse=True))(path for path in pathlib.Path(folder).iterdir() if",
+        "return [pathlib.Path(folder, name) for name in names]",
+        "return [pathlib.Path(folder, name) for name in reversed(names)]",
         ("tests/training/test_image_folders.py::test_class_folders_are_split",),
     ),
     "every_epoch_in_the_same_order": Fault(

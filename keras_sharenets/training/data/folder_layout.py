@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 import pathlib
 import re
 from typing import NamedTuple
@@ -180,11 +181,9 @@ def read_classes(folder: pathlib.Path) -> tuple[list[str], tuple[list[pathlib.Pa
 
 def _images_in(folder: pathlib.Path) -> list[pathlib.Path]:
     """The image files that lie in the folder itself."""
-    return [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not is_litter(path.name)
-    ]
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_file() and not is_litter(entry.name)]
+    return [folder / name for name in names if pathlib.Path(name).suffix.lower() in SUFFIXES]
 
 
 def _listing(names: list[str]) -> str:
