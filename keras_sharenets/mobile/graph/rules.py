@@ -9,6 +9,7 @@ at, is refused by name.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -172,6 +173,7 @@ def check_arguments(layer: keras.Operation, rule: Rule, path: str) -> None:
             raise refuse(layer, path, f"has `{name}` (={value!r}), which cannot be exported to TFLite.")
 
 
+@functools.lru_cache(maxsize=256)  # Reading signatures took a sixth of an export.
 def _defaults(layer_class):
     """`{argument: default}` of the constructors of a class and of its bases."""
     defaults = {}
