@@ -40,6 +40,7 @@ def test_accuracy_is_the_recorded_one(top1, data):
     assert (top1 == data.test.labels).mean() == pytest.approx(recorded, abs=5e-4 + spread)
 
 
+@pytest.mark.slow  # In `make test`, that of a small network computes what Keras does: `test_training_page.py`.
 def test_saved_model_gives_the_same_classes(model, data, top1, names, tmp_path):
     mobile.export_saved_model(model, tmp_path / "net", class_names=names, representative_data=data.train.images[:64])
     serve = tf.saved_model.load(str(tmp_path / "net")).signatures["serving_default"]
