@@ -80,7 +80,8 @@ def _read(file: str | os.PathLike | BinaryIO, shape: Shape, name: object) -> np.
             image = _to_8_bits(opened)
             image.load()
             image.info.pop("transparency", None)  # Pillow would warn that it is lost.
-            image = image.convert("L" if channels == 1 else "RGB")
+            mode = "L" if channels == 1 else "RGB"
+            image = image if image.mode == mode else image.convert(mode)  # Which would copy it all the same.
             turn = TURNS.get(_orientation(opened.info.get("exif", b"")))
     # Pillow raises whatever its decoders raise on damaged input: OSError, SyntaxError, struct.error, KeyError ...
     except Exception as error:
@@ -136,6 +137,15 @@ def subfolders(folder: str | os.PathLike) -> list[pathlib.Path]:
     with os.scandir(folder) as entries:  # It knows the folders among a million files without asking for each.
         names = sorted(entry.name for entry in entries if entry.is_dir() and not is_litter(entry.name))
     return [pathlib.Path(folder, name) for name in names]
+
+
+def evenly_spaced(total: int, count: int) -> np.ndarray:
+    """Up to `count` of the places 0, 1 ... `total - 1`, from the first to the last.
+
+    >>> evenly_spaced(10, count=4)
+    array([0, 3, 6, 9])
+    """
+    return np.linspace(0, total - 1, min(count, total)).astype(int)
 
 
 def find_images(folder: str | os.PathLike) -> list[pathlib.Path]:
