@@ -1,4 +1,4 @@
-"""Name what is in images, with a .keras or .tflite file or the network of a run.
+"""Name what is in images, with a .keras or .tflite file, a SavedModel or the network of a run.
 
 sharenets predict best.tflite cat.jpg dog.jpg
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from keras_sharenets import _checks
 from keras_sharenets.cli.command import Answer
@@ -16,9 +16,12 @@ from keras_sharenets.cli.command import Answer
 if TYPE_CHECKING:
     import numpy as np
 
+    from keras_sharenets.heads import Head
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", metavar="FILE|RUN_DIR", help=".keras or .tflite file, or the folder of a run")
+    target_help = ".keras or .tflite file, or the folder of a run or of a SavedModel"
+    parser.add_argument("target", metavar="FILE|DIR", help=target_help)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file of any size")
     parser.add_argument("--top", type=int, default=3, metavar="N", help="how many classes to name (default: 3)")
 
@@ -28,59 +31,94 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    import numpy as np
-
+    """A table with a line an image: the classes that come first, or those that are there, or a number."""
     from keras_sharenets.rendering.tables import text_table
 
-    names, probabilities = predict(arguments.target, arguments.images)
-    if names is not None and len(names) != probabilities.shape[-1]:
+    names, head, outputs = predict(arguments.target, arguments.images)
+    if head.kind == "value":
+        answers = [{"image": path, "value": float(row[0])} for path, row in zip(arguments.images, outputs, strict=True)]
+        return Answer(text_table([["image", "value"], *([e["image"], f"{e['value']:.4g}"] for e in answers)]), answers)
+    if names is not None and len(names) != head.classes:
         raise ValueError(
-            f"{arguments.target} gives {probabilities.shape[-1]} numbers per image, but there are {len(names)} class "
-            "names (in the file, or in labels.txt beside it)."
+            f"{arguments.target} gives {head.units} numbers per image, which tell {head.classes} classes apart, but"
+            f" there are {len(names)} class names (in the file, or in labels.txt beside it)."
         )
-    answers = []
-    for path, row in zip(arguments.images, probabilities, strict=True):
-        best = np.argsort(-row, kind="stable")[: arguments.top]
-        classes = [
-            {"class": names[index] if names else f"class {index}", "probability": float(row[index])} for index in best
-        ]
-        answers.append({"image": path, "classes": classes})
-    rows = [["image", *(f"{place + 1}." for place in range(len(answers[0]["classes"])))]]
-    for answer in answers:
-        rows.append([answer["image"], *(f"{e['class']} {e['probability']:.3f}" for e in answer["classes"])])
+    answers = _named(names, head, outputs, arguments)
+    if head.kind == "multilabel":
+        rows = [["image", "present"]]
+        for answer in answers:
+            shown = ", ".join(_shown(entry) for entry in answer["classes"] if entry["present"])
+            rows.append([answer["image"], shown or "-"])
+    else:
+        rows = [["image", *(f"{place + 1}." for place in range(len(answers[0]["classes"])))]]
+        rows += [[answer["image"], *map(_shown, answer["classes"])] for answer in answers]
     return Answer(text_table(rows), answers)
 
 
-def predict(target: str | pathlib.Path, paths: Sequence[str | pathlib.Path]) -> tuple[Sequence[str] | None, np.ndarray]:
+def _named(
+    names: Sequence[str] | None, head: Head, outputs: np.ndarray, arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """For each image its `--top` classes, the most probable first; of several sigmoids all that are there."""
+    import numpy as np
+
+    answers = []
+    for path, row, present in zip(arguments.images, head.by_class(outputs), head.present(outputs), strict=True):
+        classes = []
+        for index in np.argsort(-row, kind="stable"):
+            entry = {"class": names[index] if names else f"class {index}", "probability": float(row[index])}
+            if head.kind == "multilabel":
+                entry["present"] = bool(present[index])
+            if len(classes) < arguments.top or entry.get("present"):
+                classes.append(entry)
+        answers.append({"image": path, "classes": classes})
+    return answers
+
+
+def _shown(entry: dict[str, Any]) -> str:
+    return f"{entry['class']} {entry['probability']:.3f}"
+
+
+def predict(
+    target: str | pathlib.Path, paths: Sequence[str | pathlib.Path]
+) -> tuple[Sequence[str] | None, Head, np.ndarray]:
     """What a network makes of image files.
 
     Args:
-        target: `.keras` or `.tflite` file, or the folder of a run.
+        target: `.keras` or `.tflite` file, or the folder of a run or of a SavedModel.
         paths: image files of any size. They are resized; for a run that was trained on crops, their middle is cut out.
 
     Returns:
-        `(class names or None, probabilities)`; the array has the shape `(images, classes)`.
+        `(class names or None, Head, outputs)`; the array has the shape `(images, units)`.
 
     Raises:
         ValueError: a file is missing or is not what it should be, or the folder holds no run.
     """
     from keras_sharenets import files
+    from keras_sharenets.heads import head_of
 
-    if pathlib.Path(target).is_dir():
+    target = pathlib.Path(target)
+    if (target / "saved_model.pb").is_file():
+        from keras_sharenets.mobile.export.saved_model import open_saved_model
+
+        served = open_saved_model(target)
+        return served.classify(read_images(paths, served.shape))
+    if target.is_dir():
         from keras_sharenets.training.run.finished import network_file, open_run
 
         run = open_run(target)
         model = files.load_model(network_file(target))
         images = read_images(paths, model.input_shape[1:], cropped=bool(run.recipe.crop_size))
-        return run.data["class_names"], model.predict(images, verbose=0)
-    if str(target).endswith(".tflite"):
+        return run.data["class_names"], head_of(model), model.predict(images, verbose=0)
+    if target.suffix == ".tflite":
         from keras_sharenets import mobile
-        from keras_sharenets.mobile.inspect.file import read_labels
+        from keras_sharenets.mobile.inspect import file
 
         shape = mobile.describe_tflite(target)["inputs"][0]["shape"][1:]
-        return read_labels(target), mobile.predict_tflite(target, read_images(paths, shape))
+        outputs = mobile.predict_tflite(target, read_images(paths, shape))
+        return file.read_labels(target), file.read_head(target), outputs
     model = files.load_model(target)
-    return files.read_labels(target), model.predict(read_images(paths, model.input_shape[1:]), verbose=0)
+    outputs = model.predict(read_images(paths, model.input_shape[1:]), verbose=0)
+    return files.read_labels(target), head_of(model), outputs
 
 
 def read_images(paths: Sequence[str | pathlib.Path], shape: Sequence[int], *, cropped: bool = False) -> np.ndarray:

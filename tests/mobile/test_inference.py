@@ -4,8 +4,9 @@ import pytest
 from mobile_networks import small_network
 
 import keras_sharenets as ksn
+from keras_sharenets.heads import final_activation
 from keras_sharenets.mobile.export.reference import keras_scores
-from keras_sharenets.mobile.export.verification import gives_probabilities, inference_model
+from keras_sharenets.mobile.export.verification import inference_model
 
 
 def implementations(model):
@@ -62,7 +63,7 @@ def test_probabilities_are_seen_wherever_they_are(end):
         x = keras.layers.Dropout(0.5)(keras.layers.Softmax()(x))
     if end == "keras.ops.softmax":
         x = keras.ops.softmax(x)
-    assert gives_probabilities(keras.Model(inputs, x)) == (end != "nested scores")
+    assert final_activation(keras.Model(inputs, x)) == (None if end == "nested scores" else "softmax")
 
 
 def test_subclassed_model_is_refused():
@@ -83,12 +84,12 @@ def test_scores_before_the_probabilities(end):
     exponentials = np.exp(scores - scores.max(-1, keepdims=True))
     expected = 1 / (1 + np.exp(-scores)) if end == "sigmoid" else exponentials / exponentials.sum(-1, keepdims=True)
     np.testing.assert_allclose(model(images), expected, atol=1e-6)
-    assert gives_probabilities(model)
+    assert final_activation(model) == ("sigmoid" if end == "sigmoid" else "softmax")
 
 
 def test_linear_end_gives_no_probabilities(plain):
-    assert gives_probabilities(plain)
+    assert final_activation(plain) == "softmax"
     model = small_network(None)
-    assert not gives_probabilities(model)
+    assert final_activation(model) is None
     images = np.ones((2, 8, 8, 1), "float32")
     np.testing.assert_allclose(keras_scores(model, images), model(images), rtol=1e-5)

@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_sharenets import layers as ours
 from keras_sharenets.analysis.graph import Call, Graph, trace
+from keras_sharenets.heads import final_activation
 from keras_sharenets.mobile.export import verification
 from keras_sharenets.mobile.export.reference import keras_calls
 
@@ -256,7 +257,7 @@ def _constant_scores(model: keras.Model, images: np.ndarray) -> bool:
     given, other = (
         verification.run_keras(model, each) for each in (images, verification.synthetic_images(images.shape[1:]))
     )
-    if verification.gives_probabilities(model):
+    if final_activation(model):
         scores = np.log(np.maximum(other, np.finfo("float32").tiny))
     else:
         scores = other

@@ -13,9 +13,9 @@ import keras
 import numpy as np
 
 from keras_sharenets.analysis.graph import trace
+from keras_sharenets.heads import final_activation
 from keras_sharenets.layers import FakeQuantize
 from keras_sharenets.mobile.export import reference
-from keras_sharenets.mobile.export.verification import gives_probabilities
 from keras_sharenets.mobile.graph import group_chains, passes
 from keras_sharenets.mobile.graph.inference_graph import InferenceGraph
 from keras_sharenets.mobile.graph.lowering import lower_calls
@@ -39,7 +39,7 @@ _MOVE = {None: 1.0, "float16": 1.0, "int8": 0.7}
 
 def output_name(model: keras.Model) -> str:
     """What a file calls its output: `probabilities`, or `scores` if the network does not end in softmax or sigmoid."""
-    return "probabilities" if gives_probabilities(model) else "scores"
+    return "probabilities" if final_activation(model) else "scores"
 
 
 def convert(

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import flatbuffers
 from ai_edge_litert import schema_py_generated as schema
 
+from keras_sharenets.heads import THRESHOLD
 from keras_sharenets.mobile.inspect import file
 
 _ALIGNMENT = 16
@@ -26,27 +27,8 @@ _VERSION, _BUFFERS, _METADATA, _ENTRIES = 0, 4, 6, 10
 
 _STANDARD_BUFFER, _STANDARD_IDENTIFIER, _MIN_PARSER_VERSION = "TFLITE_METADATA", b"M001", "1.0.0"
 # Members of the metadata schema's unions and enumerations.
-_IMAGE_PROPERTIES, _NORMALIZATION, _AXIS_LABELS = 2, 1, 2
+_IMAGE_PROPERTIES, _NORMALIZATION, _SCORE_THRESHOLDING, _AXIS_LABELS, _VALUE_LABELS = 2, 1, 3, 2, 3
 _COLOR_SPACES = {1: 2, 3: 1}
-
-
-def check_class_names(class_names: Sequence[str], classes: int) -> tuple[str, ...]:
-    """The class names as a tuple.
-
-    Raises:
-        ValueError: they are not `classes` strings, or one is empty or has a line break in it.
-    """
-    if isinstance(class_names, str):
-        raise ValueError(f"`class_names` (={class_names!r}) must be a sequence of strings, not one string.")
-    names = tuple(class_names)
-    if len(names) != classes:
-        raise ValueError(f"`class_names` has {len(names)} entries, but the network has {classes} classes.")
-    for name in names:
-        if not isinstance(name, str) or not name or len(name.splitlines()) != 1 or name.strip() != name:
-            raise ValueError(
-                f"`class_names` entry {name!r} must be a string of one line, not empty, without spaces at its ends."
-            )
-    return names
 
 
 def write_labels(model_bytes: bytes, class_names: Sequence[str]) -> bytes:
@@ -54,7 +36,7 @@ def write_labels(model_bytes: bytes, class_names: Sequence[str]) -> bytes:
 
     Args:
         model_bytes: a TFLite file with one input and one output, as the converter wrote it.
-        class_names: strings, one for each entry of the output.
+        class_names: strings, one for each entry of the output; two if that is one sigmoid.
 
     Returns:
         The bytes of the new file. What the converter wrote is in it byte for byte.
@@ -64,12 +46,12 @@ def write_labels(model_bytes: bytes, class_names: Sequence[str]) -> bytes:
     """
     model = file.parse(model_bytes)
     inputs = file.tensor_shape(model, model.Subgraphs(0).Inputs(0))
-    outputs = file.tensor_shape(model, model.Subgraphs(0).Outputs(0))
-    names = check_class_names(class_names, outputs[-1])
+    head = file.head(model)
+    names = head.check_names(class_names)
     text = "".join(f"{name}\n" for name in names).encode()
     if file.read_labels(model_bytes) is not None:
         raise ValueError("`model_bytes` holds class names already.")
-    contents = {file.LABELS_BUFFER: text, _STANDARD_BUFFER: _standard_description(inputs[-1])}
+    contents = {file.LABELS_BUFFER: text, _STANDARD_BUFFER: _standard_description(inputs[-1], head, names)}
     written = io.BytesIO(add_buffers(model_bytes, contents))
     with zipfile.ZipFile(written, "a") as archive:
         # A fixed date: the same network gives the same file.
@@ -133,19 +115,19 @@ def _buffer(builder, content):
     return schema.BufferEnd(builder)
 
 
-def _standard_description(channels):
-    """Says that the input is an image of pixel values from 0 to 255 and that the output has one entry a class."""
+def _standard_description(channels, head, names):
+    """Says that the input is an image of pixel values from 0 to 255, and what the output means."""
     builder = flatbuffers.Builder(1024)
     model = {
         0: builder.CreateString("classifier"),
-        3: _vector(builder, [_classifier(builder, channels)]),
+        3: _vector(builder, [_classifier(builder, channels, head, names)]),
         7: builder.CreateString(_MIN_PARSER_VERSION),
     }
     builder.Finish(_table(builder, model), _STANDARD_IDENTIFIER)
     return bytes(builder.Output())
 
 
-def _classifier(builder, channels):
+def _classifier(builder, channels, head, names):
     properties = _table(builder, {}, {0: _COLOR_SPACES.get(channels, 0)})
     content = _table(builder, {1: properties}, {0: _IMAGE_PROPERTIES})
     # Pixel values go in as they are: (value - 0) / 1.
@@ -153,18 +135,27 @@ def _classifier(builder, channels):
     unit = _table(builder, {1: normalization}, {0: _NORMALIZATION})
     stats = _table(builder, {0: _floats(builder, [255.0]), 1: _floats(builder, [0.0])})
     images = {0: builder.CreateString("images"), 3: content, 4: _vector(builder, [unit]), 5: stats}
-    labels = _table(builder, {0: builder.CreateString(file.LABELS_FILE)}, {2: _AXIS_LABELS})
+    # One sigmoid has no entry a class: its value, 0 or 1, is what the labels stand for.
+    kind = _VALUE_LABELS if head.kind == "binary" else _AXIS_LABELS
+    labels = _table(builder, {0: builder.CreateString(file.LABELS_FILE)}, {2: kind})
     classes = {0: builder.CreateString("classes"), 6: _vector(builder, [labels])}
+    if head.kind in ("binary", "multilabel"):
+        binary = f"{names[1]!r} if above {THRESHOLD}, else {names[0]!r}" if head.kind == "binary" else None
+        classes[1] = builder.CreateString(binary or f"each class by itself: there if above {THRESHOLD}")
+        threshold = _table(builder, {}, floats={0: THRESHOLD})
+        classes[4] = _vector(builder, [_table(builder, {1: threshold}, {0: _SCORE_THRESHOLDING})])
     tensors = {2: [_table(builder, images)], 3: [_table(builder, classes)]}
     return _table(builder, {field: _vector(builder, tables) for field, tables in tensors.items()})
 
 
-def _table(builder, offsets, numbers=None):
-    """A table from its fields: offsets of parts already built, and numbers of one byte."""
-    numbers = numbers or {}
-    builder.StartObject(1 + max([*offsets, *numbers]))
+def _table(builder, offsets, numbers=None, floats=None):
+    """A table from its fields: offsets of parts already built, numbers of one byte, and float32 numbers."""
+    numbers, floats = numbers or {}, floats or {}
+    builder.StartObject(1 + max([*offsets, *numbers, *floats]))
     for field, offset in offsets.items():
         builder.PrependUOffsetTRelativeSlot(field, offset, 0)
+    for field, number in floats.items():
+        builder.PrependFloat32Slot(field, number, 0)
     for field, number in numbers.items():
         builder.PrependUint8Slot(field, number, 0)
     return builder.EndObject()

@@ -10,7 +10,7 @@ import os
 import pathlib
 import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -19,7 +19,8 @@ import PIL.Image
 import tensorflow as tf
 
 from keras_sharenets import _checks, files
-from keras_sharenets.mobile.export import calibration_check, metadata, verification
+from keras_sharenets.heads import SIGMOID, THRESHOLD, Head, head_of, head_of_end
+from keras_sharenets.mobile.export import calibration_check, verification
 from keras_sharenets.mobile.export.conversion import output_name
 from keras_sharenets.mobile.export.decoding import decode
 from keras_sharenets.mobile.export.representative_data import gather_images
@@ -66,8 +67,11 @@ def export_saved_model(
       RGB and the other way round. A request with a file that the graph cannot read so fails with the name of its kind:
       see `decoding.decode`. Prefer JPEG and PNG, which every server reads in all their modes.
 
-    Both return `class_name` `(batch,)`, the class that comes first, `class_names` `(batch, classes)`, the same in every
-    row, and `probabilities` `(batch, classes)`, called `scores` if the network does not end in a softmax or sigmoid.
+    Both return `probabilities` `(batch, units)`, called `scores` if the network does not end in a softmax or sigmoid.
+    Where there are classes, they return `class_names` `(batch, classes)` too, the same in every row, and `class_name`
+    `(batch,)`, the class that comes first. Of one sigmoid, which gives the probability of the second of two classes,
+    that is the second above 0.5. Of several, each class is there by itself or not: instead of `class_name` there is
+    `present` `(batch, classes)`, booleans. One number that is no probability has no classes.
 
     The folder gets its name only after both signatures, loaded again, have given what Keras gives, to 1e-4 of the
     largest output, and the variables in it have been found equal to the model's.
@@ -75,7 +79,7 @@ def export_saved_model(
     Args:
         model: functional or sequential `keras.Model` for images of a fixed size, with 1 or 3 channels.
         path: folder to write; must not exist.
-        class_names: sequence of strings, one a class; `None` for "0", "1" and so on.
+        class_names: sequence of strings, one a class; `None` for "0", "1" and so on. One sigmoid unit has two.
         representative_data: array `(n, height, width, channels)` of pixel values to compare on, or an iterable of such
             arrays; at most 64 of them are used. `None` for 16 synthetic images. A `UserWarning` tells if they are not
             such as the network was trained on.
@@ -90,11 +94,11 @@ def export_saved_model(
         ExportMismatchError: the SavedModel does not compute what Keras computes; it is not written.
     """
     _checks.tensorflow_backend("Export", "load and export it there")
-    shape, classes = verification.check_classifier(model)
+    shape, _ = verification.check_classifier(model)
     if shape[-1] not in (1, 3):
         raise ValueError(f"`model` must take images of 1 or 3 channels, to be given encoded ones; takes {shape}.")
-    names = list(map(str, range(classes))) if class_names is None else class_names
-    names = metadata.check_class_names(names, classes)
+    head = head_of(model)
+    names = tuple(map(str, range(head.classes))) if class_names is None else head.check_names(class_names)
     path = pathlib.Path(path)
     if path.exists():
         raise ValueError(f"`path` (={str(path)!r}) exists. Give a folder that does not, so that nothing is mixed up.")
@@ -109,14 +113,14 @@ def export_saved_model(
     images, verified_on = verification.verification_images(representative_data, shape)
     with tempfile.TemporaryDirectory() as parent:
         folder = pathlib.Path(parent) / "model"
-        _write(model, folder, names, shape)
-        difference = _verify(model, folder, names, images)
+        _write(model, head, folder, names, shape)
+        difference = _verify(model, head, folder, names, images)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         files.replace_folder(folder, path)
     return SavedModelReport(str(path), size, difference, verified_on, names)
 
 
-def _write(model, folder, names, shape):
+def _write(model, head, folder, names, shape):
     output = output_name(model)
 
     @functools.partial(tf.function, input_signature=[tf.TensorSpec((None, *shape), tf.float32, name="images")])
@@ -124,13 +128,20 @@ def _write(model, folder, names, shape):
         # The model as it is, not its inference model: on a CPU Keras gives native grouped convolutions to XLA, which a
         # server may lack.
         results = model(images, training=False)
-        rows = tf.shape(results)[0]
-        return {
-            "class_name": tf.gather(tf.constant(names), tf.argmax(results, axis=-1)),
+        answer = {output: tf.cast(results, tf.float32)}
+        if names:
             # In every row, because a server gives back one row for each image of a request.
-            "class_names": tf.tile(tf.constant([names]), tf.stack([rows, 1])),
-            output: tf.cast(results, tf.float32),
-        }
+            answer["class_names"] = tf.tile(tf.constant([names]), tf.stack([tf.shape(results)[0], 1]))
+        if head.kind == "multilabel":
+            answer["present"] = results > THRESHOLD
+        elif names:
+            first = (
+                tf.argmax(results, axis=-1)
+                if head.kind == "multiclass"
+                else tf.cast(results[:, 0] > THRESHOLD, "int64")
+            )
+            answer["class_name"] = tf.gather(tf.constant(names), first)
+        return answer
 
     @functools.partial(tf.function, input_signature=[tf.TensorSpec((None,), tf.string, name="encoded")])
     def classify_encoded(encoded):
@@ -146,7 +157,7 @@ def _write(model, folder, names, shape):
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
-def _verify(model, folder, names, images):
+def _verify(model, head, folder, names, images):
     """Loads the folder and runs both signatures; the largest difference, or an `ExportMismatchError`."""
     loaded = tf.saved_model.load(str(folder))
     saved = collections.Counter(variable.numpy().tobytes() for variable in loaded.weights)
@@ -164,14 +175,63 @@ def _verify(model, folder, names, images):
         results = loaded.signatures[signature](**inputs)
         outputs = results[output_name(model)].numpy()
         differences.append(float(np.abs(outputs - expected).max()))
-        first = [names[index].encode() for index in outputs.argmax(-1)]
         # Written so that a difference that is no number fails.
-        if not differences[-1] <= limit or results["class_name"].numpy().tolist() != first:
+        if not differences[-1] <= limit or not _says(results, head, names, outputs):
             raise ExportMismatchError(
                 f"The signature {signature!r} does not compute what Keras computes on {len(images)} images, and the"
                 f" SavedModel was not written: largest difference {differences[-1]:.2g} (at most {limit:.2g} is right)."
             )
     return max(differences)
+
+
+def _says(results, head, names, outputs):
+    """Whether a signature says of its outputs what they mean."""
+    decisions = head.decide(outputs)
+    if decisions is None:
+        return set(results) == {"scores"}
+    if head.kind == "multilabel":
+        return np.array_equal(results["present"].numpy(), decisions)
+    return results["class_name"].numpy().tolist() == [names[index].encode() for index in decisions]
+
+
+@dataclasses.dataclass(frozen=True)
+class ServedClassifier:
+    """A SavedModel that was read.
+
+    Attributes:
+        shape: `(height, width, channels)` of an image.
+        classify: function from images, `(n, *shape)`, to `(class names or None, Head, outputs (n, units))`.
+    """
+
+    shape: tuple[int, int, int]
+    classify: Callable[[np.ndarray], tuple[tuple[str, ...] | None, Head, np.ndarray]]
+
+
+def open_saved_model(path: str | os.PathLike) -> ServedClassifier:
+    """Reads a folder that [`export_saved_model`] has written.
+
+    Raises:
+        ValueError: there is no SavedModel with its signature.
+    """
+    try:
+        loaded = tf.saved_model.load(str(path))
+        signature = loaded.signatures["serving_default"]
+        shape = tuple(signature.structured_input_signature[1]["images"].shape[1:])
+    except (OSError, KeyError, tf.errors.OpError) as error:
+        raise ValueError(
+            f"{path} is no SavedModel with a signature 'serving_default' that takes 'images': {error}"
+        ) from error
+
+    def classify(images):
+        # The loaded object is kept: its variables live as long as it does.
+        results = loaded.signatures["serving_default"](images=tf.constant(images, tf.float32))
+        names = results.get("class_names")
+        outputs = results["probabilities" if "probabilities" in results else "scores"].numpy()
+        end = SIGMOID if "present" in results or (outputs.shape[-1] == 1 and "class_name" in results) else None
+        names = None if names is None else tuple(name.decode() for name in names.numpy()[0])
+        return names, head_of_end(end, outputs.shape[-1]), outputs
+
+    return ServedClassifier(shape, classify)
 
 
 def _png(image):

@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_sharenets import _checks, files
 from keras_sharenets.analysis import profile
+from keras_sharenets.heads import head_of
 from keras_sharenets.mobile.export import calibration_check, conversion, metadata, reference, verification
 from keras_sharenets.mobile.export.representative_data import gather_images
 from keras_sharenets.mobile.export.verification import ExportMismatchError
@@ -53,7 +54,8 @@ class TFLiteReport:
         largest_difference: the largest difference between an output of the file and of Keras.
         score_error: length of the difference of all scores, as a share of the length of Keras' scores. Scores are the
             numbers before a final softmax or sigmoid, else the outputs.
-        top1_agreement: share of the images for which file and Keras put the same class first.
+        top1_agreement: share of the images of which file and Keras say the same: the class that comes first, the side
+            of 0.5 of one sigmoid, all labels of several; `None` for one number that is no probability.
         verified_on: number and kind of these images.
         classes: number of classes.
         score_error_bound: the largest `score_error` with which the file would have been written. For `"int8"` it comes
@@ -72,7 +74,7 @@ class TFLiteReport:
     file_weight_bytes: int
     largest_difference: float
     score_error: float
-    top1_agreement: float
+    top1_agreement: float | None
     verified_on: str
     classes: int
     score_error_bound: float | None = None
@@ -125,7 +127,8 @@ def export_tflite(
             inputs and outputs too.
         representative_data: array `(n, height, width, channels)` of pixel values, or an iterable of such arrays;
             `"int8"` needs it to measure the range of every tensor. A few hundred training images are enough.
-        class_names: sequence of strings, one a class, or `None`.
+        class_names: sequence of strings, one a class, or `None`. One sigmoid unit has two, and gives the probability of
+            the second.
         prefer: `"size"`, or `"speed"` for a file in which calls of shared layers are materialized, each with a kernel
             of its own and its normalization multiplied in, where that is faster.
         max_bytes: int, or `None`. Instead of `prefer`: the calls that gain most time for a byte are materialized, by a
@@ -145,9 +148,10 @@ def export_tflite(
     if max_bytes is not None:
         _checks.positive("max_bytes", max_bytes)
     _checks.tensorflow_backend("Export", "load and export it there")
-    shape, classes = verification.check_classifier(model)
+    shape, _ = verification.check_classifier(model)
+    head = head_of(model)
     if class_names is not None:
-        class_names = metadata.check_class_names(class_names, classes)
+        class_names = head.check_names(class_names)
     if quantization == "int8" and representative_data is None:
         raise ValueError('`quantization="int8"` needs `representative_data`: images to measure the ranges on.')
     if representative_data is not None:
@@ -168,8 +172,10 @@ def export_tflite(
         data = metadata.write_labels(data, class_names)
     images, verified_on = verification.verification_images(representative_data, shape)
     graph = graphs[-1] if graphs else None
-    agreement, limits = _verify(model, data, quantization, images, graph)
-    _verify(model, data, quantization, reference.fresh_images(representative_data, shape, count=_FRESH), graph)
+    agreement, limits = _verify(model, head, data, graph, images, most=_TOLERANCES[quantization])
+    # Images that an integer file was not calibrated with may have values outside its ranges, which it clips as it must.
+    most = math.inf if quantization == "int8" else _TOLERANCES[quantization]
+    _verify(model, head, data, graph, reference.fresh_images(representative_data, shape, count=_FRESH), most=most)
     constants = _check_constants(data, quantization)
     stored = profile(model).stored_parameters
     files.write_bytes(path, data)
@@ -182,7 +188,7 @@ def export_tflite(
         stored_weight_bytes=_weight_bytes(model, stored, quantization),
         file_weight_bytes=constants,
         verified_on=verified_on,
-        classes=classes,
+        classes=head.classes,
         **dataclasses.asdict(agreement),
         **limits,
     )
@@ -208,8 +214,10 @@ def _weight_bytes(model, parameters, quantization):
     return in_kernels * _KERNEL_BYTES[quantization] + (parameters - in_kernels) * _VECTOR_BYTES[quantization]
 
 
-def _verify(model, data, quantization, images, graph):
+def _verify(model, head, data, graph, images, *, most):
     """Runs the file and compares it with Keras; an `ExportMismatchError` if it is wrong.
+
+    Its scores may differ by `most`, or less if that is more than the bits of a `QuantizedGraph` explain.
 
     Returns:
         `(agreement, limits)`: the `Agreement`, and what the report says of its bound.
@@ -221,21 +229,19 @@ def _verify(model, data, quantization, images, graph):
     tensor = file.score_tensor(file.parse(data))
     if tensor is not None:
         scores, expected_scores = _file_scores(data, tensor, images), reference.keras_scores(model, images)
-    agreement = verification.compare(outputs, scores, expected, expected_scores)
-    limits: dict[str, Any] = {"score_error_bound": _TOLERANCES[quantization]}
+    agreement = verification.compare(head, outputs, scores, expected, expected_scores)
+    limits: dict[str, Any] = {"score_error_bound": most}
     hint = ""
     if isinstance(graph, QuantizedGraph):
         rounding = rounding_error(graph, images)
         worst = rounding.worst_layer
-        limits["score_error_bound"] = min(
-            _TOLERANCES[quantization], _ROUNDING_FACTOR * rounding.scores + rounding.score_step
-        )
+        limits["score_error_bound"] = min(most, _ROUNDING_FACTOR * rounding.scores + rounding.score_step)
         if worst is not None:
             loss = rounding.layers[worst]
             limits.update(worst_layer=worst, worst_layer_error=loss)
             hint = f" Rounding alone makes {rounding.scores:.2g}; layer '{worst}' loses most, {loss:.2g}."
-    limit = limits["score_error_bound"]
-    difference_limit = np.inf if quantization == "int8" else limit * (1 + np.abs(expected_scores).max() / 2)
+    limit, exact = limits["score_error_bound"], not isinstance(graph, QuantizedGraph)
+    difference_limit = limit * (1 + np.abs(expected_scores).max() / 2) if exact else np.inf
     # Written so that a difference that is no number fails.
     if not (agreement.score_error <= limit and agreement.largest_difference <= difference_limit):
         raise ExportMismatchError(

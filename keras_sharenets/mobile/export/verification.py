@@ -7,16 +7,14 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_sharenets.analysis.graph import calls, trace
+from keras_sharenets.analysis.graph import calls
+from keras_sharenets.heads import Head
 from keras_sharenets.layers.quantized_kernels import inner
-from keras_sharenets.mobile.graph.keras_rules import PROBABILITIES, WITHOUT_EFFECT
-from keras_sharenets.mobile.graph.rules import registered_class
 
 # Enough to see a wrong file, few enough to run one by one in a moment.
 VERIFICATION_IMAGES = 64
 SYNTHETIC_IMAGES = 16
 _BATCH = 32
-_FINAL = (keras.activations.softmax, keras.activations.sigmoid)
 
 
 class ExportMismatchError(RuntimeError):
@@ -31,23 +29,24 @@ class Agreement:
         largest_difference: the largest difference between two outputs.
         score_error: the length of the difference of all scores divided by the length of the reference's scores. The
             scores are the numbers before a final softmax or sigmoid, else the outputs.
-        top1_agreement: share of the images for which the same class comes first.
+        top1_agreement: share of the images of which both say the same: the class that comes first, the side of 0.5 of
+            one sigmoid, all labels of several; `None` for one number that is no probability.
     """
 
     largest_difference: float
     score_error: float
-    top1_agreement: float
+    top1_agreement: float | None
 
 
 def compare(
-    outputs: np.ndarray, scores: np.ndarray, reference_outputs: np.ndarray, reference_scores: np.ndarray
+    head: Head, outputs: np.ndarray, scores: np.ndarray, reference_outputs: np.ndarray, reference_scores: np.ndarray
 ) -> Agreement:
-    """The `Agreement` of two runs; all arguments are arrays `(n, classes)`."""
+    """The `Agreement` of two runs of a network with a head; the other arguments are arrays `(n, units)`."""
     difference = np.linalg.norm(scores - reference_scores)
     return Agreement(
         largest_difference=float(np.abs(outputs - reference_outputs).max()),
         score_error=float(difference / max(np.linalg.norm(reference_scores), np.finfo(np.float32).tiny)),
-        top1_agreement=float((outputs.argmax(-1) == reference_outputs.argmax(-1)).mean()),
+        top1_agreement=head.agreement(outputs, reference_outputs),
     )
 
 
@@ -104,24 +103,6 @@ def inference_model(model: keras.Model) -> keras.Model:
         if hasattr(layer, "inference_implementation"):
             layer.implementation = layer.inference_implementation
     return copy
-
-
-def gives_probabilities(model: keras.Model) -> bool:
-    """Whether the network visibly ends in a softmax or sigmoid, in a nested network too."""
-    traced = trace(model)
-    last, calls = traced.outputs[0], {call.outputs[0].number: call for call in traced.calls}
-    while last.number in calls:
-        call = calls[last.number]
-        layer = inner(call.operation)
-        if isinstance(layer, keras.layers.Softmax) or getattr(layer, "activation", None) in _FINAL:
-            return True
-        base = registered_class(layer)
-        if base in PROBABILITIES:
-            return True
-        if base not in (*WITHOUT_EFFECT, keras.layers.Flatten, keras.layers.Reshape):
-            return False
-        last = call.inputs[0]
-    return False
 
 
 def check_classifier(model: keras.Model) -> tuple[tuple[int, int, int], int]:

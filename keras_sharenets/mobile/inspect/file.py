@@ -16,6 +16,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from keras_sharenets import _checks, files
+from keras_sharenets.heads import SIGMOID, SOFTMAX, Head, head_of_end
 
 # A `schema.Model`. Its generated classes declare everything as possibly missing.
 Model = Any
@@ -25,7 +26,7 @@ IDENTIFIER = b"TFL3"
 LABELS_BUFFER, LABELS_FILE = "labels", "labels.txt"
 TYPES = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
 _OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
-_FINAL = ("SOFTMAX", "LOGISTIC")
+_FINAL = {"SOFTMAX": SOFTMAX, "LOGISTIC": SIGMOID}
 _CASTS = ("DEQUANTIZE", "QUANTIZE")
 
 
@@ -115,6 +116,26 @@ def score_tensor(model: Model) -> int | None:
     while name in _CASTS and inputs[0] in producers:
         name, inputs = producers[inputs[0]]
     return inputs[0] if name in _FINAL else None
+
+
+def head(model: Model) -> Head:
+    """What the output of a file means, told from its last operators."""
+    producers = {output: (name, inputs) for name, inputs, outputs in operators(model) for output in outputs}
+
+    def end(tensor):
+        name, inputs = producers.get(tensor, ("", []))
+        if name == "CONCATENATION":
+            return SIGMOID if all(end(each) == SIGMOID for each in inputs) else None
+        return end(inputs[0]) if name in (*_CASTS, "RESHAPE") else _FINAL.get(name)
+
+    output = model.Subgraphs(0).Outputs(0)
+    shape = tensor_shape(model, output)
+    return head_of_end(end(output), shape[-1] if shape else 1)
+
+
+def read_head(path: str | os.PathLike) -> Head:
+    """As `head`, of a file by its path; errors as `read_labels`."""
+    return head(parse(read_bytes(path)))
 
 
 def read_buffer(model: Model, name: str) -> bytes | None:

@@ -9,18 +9,24 @@ from collections.abc import Callable
 import numpy as np
 
 from keras_sharenets import _checks, files
+from keras_sharenets.heads import Head, head_of
 from keras_sharenets.training.data.augmentation import CENTER, TEN
 from keras_sharenets.training.data.batches import Batches, held_out_batches
 from keras_sharenets.training.data.dataset import Dataset, Shape
 
 BATCH_SIZE = 256
+# The shape of an image, and what it is taken for and how.
+Reader = tuple[Shape, Head, Callable[[Batches], np.ndarray]]
 # What is looked at of an image: all of it, the crop in the middle, or ten crops, whose probabilities are averaged.
 CROPS = {"none": (None,), "center": (CENTER,), "ten": TEN}
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How many of the `images` of a test split a file gets right."""
+    """How many of the `images` of a test split a file gets right.
+
+    Right is the class that comes first; of one sigmoid the side of 0.5; of several the label alone above 0.5.
+    """
 
     file: str
     data: str
@@ -46,28 +52,34 @@ def evaluate(path: str | pathlib.Path, dataset: Dataset, crops: str = "none") ->
             set.
     """
     _checks.one_of("crops", crops, tuple(CROPS))
-    predictions = predict_test_split(path, dataset, crops)
-    correct = int((predictions.argmax(axis=1) == dataset.test.labels).sum())
+    head, outputs = _run(path, dataset, crops)
+    correct = int(head.correct(outputs, dataset.test.labels).sum())
     return Evaluation(str(path), dataset.name, correct, len(dataset.test))
 
 
 def predict_test_split(path: str | pathlib.Path, dataset: Dataset, crops: str = "none") -> np.ndarray:
     """The probabilities `(images, classes)` that a file gives the test split; arguments and errors as `evaluate`."""
+    head, outputs = _run(path, dataset, crops)
+    return head.by_class(outputs)
+
+
+def _run(path: str | pathlib.Path, dataset: Dataset, crops: str) -> tuple[Head, np.ndarray]:
+    """The head of a file and its outputs `(images, units)`."""
     path = pathlib.Path(path)
     _check_labels(path, dataset)
     if path.suffix not in _READERS:
         raise ValueError(f"{path} is neither a .keras nor a .tflite file.")
-    shape, predict = _READERS[path.suffix](path)
+    shape, head, predict = _READERS[path.suffix](path)
     _check_shape(path, shape, dataset, crops)
+    if head.classes != len(dataset.class_names):
+        raise ValueError(
+            f"{path} gives {head.units} numbers per image, which tell {head.classes} classes apart, but {dataset.name}"
+            f" has {len(dataset.class_names)} classes."
+        )
     height, width, _ = shape
     size = None if crops == "none" or height is None or width is None else (height, width)
     views = [predict(held_out_batches(dataset, BATCH_SIZE, size, view)) for view in CROPS[crops]]
-    if views[0].shape[1:] != (len(dataset.class_names),):
-        classes = len(dataset.class_names)
-        raise ValueError(
-            f"{path} gives {views[0].shape[1:]} numbers per image, but {dataset.name} has {classes} classes."
-        )
-    return np.mean(views, axis=0)
+    return head, np.mean(views, axis=0)
 
 
 def _check_shape(path: pathlib.Path, shape: Shape, dataset: Dataset, crops: str) -> None:
@@ -87,18 +99,19 @@ def _check_labels(path: pathlib.Path, dataset: Dataset) -> None:
         raise ValueError(f"The classes of {labels_file} ({', '.join(names)}) are not those of {dataset.name}.")
 
 
-def _keras_file(path: pathlib.Path) -> tuple[Shape, Callable[[Batches], np.ndarray]]:
+def _keras_file(path: pathlib.Path) -> Reader:
     model = files.load_model(path)
-    return model.input_shape[1:], lambda batches: model.predict(batches, verbose=0)
+    return model.input_shape[1:], head_of(model), lambda batches: model.predict(batches, verbose=0)
 
 
-def _tflite_file(path: pathlib.Path) -> tuple[Shape, Callable[[Batches], np.ndarray]]:
+def _tflite_file(path: pathlib.Path) -> Reader:
     from keras_sharenets.mobile import describe_tflite, predict_tflite
+    from keras_sharenets.mobile.inspect import file
 
     def predict(batches: Batches) -> np.ndarray:
         return np.concatenate([predict_tflite(path, batches[index][0]) for index in range(len(batches))])
 
-    return tuple(describe_tflite(path)["inputs"][0]["shape"][1:]), predict
+    return tuple(describe_tflite(path)["inputs"][0]["shape"][1:]), file.read_head(path), predict
 
 
 _READERS = {".keras": _keras_file, ".tflite": _tflite_file}

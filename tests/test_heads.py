@@ -1,0 +1,101 @@
+"""What the end of a network means: told from its last layers, with a meaning of its own for each kind."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_sharenets.heads import SIGMOID, SOFTMAX, head_of, head_of_end
+from keras_sharenets.layers import FakeQuantize
+
+
+def ending_in(*end):
+    return keras.Sequential([keras.Input((4, 4, 3)), layers.GlobalAveragePooling2D(), *end])
+
+
+def one_layer_a_label():
+    inputs = keras.Input((4, 4, 3))
+    x = layers.GlobalAveragePooling2D()(inputs)
+    return keras.Model(inputs, layers.Concatenate()([layers.Dense(1, activation="sigmoid")(x) for _ in range(3)]))
+
+
+def as_an_operation():
+    inputs = keras.Input((4, 4, 3))
+    x = layers.Dense(1)(layers.GlobalAveragePooling2D()(inputs))
+    return keras.Model(inputs, keras.ops.sigmoid(x))
+
+
+class Subclassed(keras.Model):
+    """Its calls are not known."""
+
+    output_shape = (None, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "classes"),
+    [
+        (lambda: ending_in(layers.Dense(3, activation="softmax")), "multiclass", 3),
+        (lambda: ending_in(layers.Dense(3), layers.Softmax()), "multiclass", 3),
+        (lambda: ending_in(layers.Dense(2)), "multiclass", 2),
+        (lambda: ending_in(layers.Dense(1, activation="sigmoid")), "binary", 2),
+        (lambda: ending_in(layers.Dense(1, activation=keras.ops.sigmoid)), "binary", 2),
+        (lambda: ending_in(layers.Dense(1), layers.Activation("sigmoid", dtype="float32")), "binary", 2),
+        (lambda: ending_in(layers.Dense(1, "sigmoid"), FakeQuantize()), "binary", 2),
+        (
+            lambda: ending_in(keras.Sequential([layers.Dense(1, activation="sigmoid")]), layers.Dropout(0.5)),
+            "binary",
+            2,
+        ),
+        (as_an_operation, "binary", 2),
+        (lambda: ending_in(layers.Dense(3, activation="sigmoid"), layers.Activation("linear")), "multilabel", 3),
+        (one_layer_a_label, "multilabel", 3),
+        (lambda: ending_in(layers.Dense(1)), "value", 0),
+        (lambda: ending_in(layers.Dense(1, activation="softmax")), "value", 0),
+        (lambda: ending_in(layers.Dense(1, activation="sigmoid"), layers.Rescaling(100)), "value", 0),
+        (Subclassed, "multiclass", 3),
+    ],
+)
+def test_kind(model, kind, classes):
+    head = head_of(model())
+    assert (head.kind, head.classes) == (kind, classes)
+
+
+BINARY, MULTILABEL, VALUE = head_of_end(SIGMOID, 1), head_of_end(SIGMOID, 3), head_of_end(None, 1)
+
+
+def test_one_sigmoid_tells_two_classes_apart():
+    outputs = np.array([[0.1], [0.5], [0.500001], [0.9]], "float32")
+    assert BINARY.decide(outputs).tolist() == [0, 0, 1, 1]
+    np.testing.assert_allclose(BINARY.by_class(outputs)[:, ::-1], np.concatenate([outputs, 1 - outputs], axis=1))
+    assert BINARY.correct(outputs, np.array([0, 1, 1, 0])).tolist() == [True, False, True, False]
+    assert BINARY.agreement(outputs, outputs) == 1.0
+    assert BINARY.agreement(outputs, 1 - outputs) == 0.25
+
+
+def test_labels_are_there_or_not_each_by_itself():
+    outputs = np.array([[0.9, 0.8, 0.1], [0.1, 0.6, 0.2], [0.1, 0.2, 0.3]])
+    assert MULTILABEL.decide(outputs).tolist() == [[True, True, False], [False, True, False], [False, False, False]]
+    assert MULTILABEL.correct(outputs, np.array([0, 1, 2])).tolist() == [False, True, False]
+    # The largest number is the same; a label below 0.5 is not there, though.
+    assert MULTILABEL.agreement(outputs, outputs * [1, 0.5, 1]) == pytest.approx(1 / 3)
+
+
+def test_a_value_has_no_classes():
+    outputs = np.array([[3.0], [-2.0]])
+    assert VALUE.decide(outputs) is VALUE.agreement(outputs, outputs) is None
+    with pytest.raises(ValueError, match="no classes to be right in"):
+        VALUE.correct(outputs, np.array([0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("head", "names", "message"),
+    [
+        (BINARY, ["dog"], r"has 1 entries, but the network has 2 classes, as its one sigmoid tells two apart"),
+        (MULTILABEL, ["a", "b"], "has 2 entries, but the network has 3 classes"),
+        (head_of_end(SOFTMAX, 3), "abc", "must be a sequence of strings, not one string"),
+        (VALUE, ["cat", "dog"], "one unit without a sigmoid, a regression or a logit, which has no classes: put a"),
+    ],
+)
+def test_names_that_do_not_fit(head, names, message):
+    with pytest.raises(ValueError, match=message):
+        head.check_names(names)
