@@ -155,11 +155,12 @@ def find_images(folder: str | os.PathLike) -> list[pathlib.Path]:
 
 def list_images(folder: str | os.PathLike) -> tuple[list[pathlib.Path], collections.Counter[str]]:
     """The image files anywhere below `folder`, sorted, and how many files are left out for which reason."""
-    images, left_out, visited, waiting = [], collections.Counter(), set(), [pathlib.Path(folder)]
+    images, left_out, waiting = [], collections.Counter(), [pathlib.Path(folder)]
+    # A link may lead back to where it came from, or to images that are here already.
+    visited = set(map(str, waiting[0].resolve().parents))
     while waiting:
         place = waiting.pop()
         real = os.path.realpath(place)
-        # A link may lead back to where it came from, or to images that are here already.
         if real in visited:
             continue
         visited.add(real)

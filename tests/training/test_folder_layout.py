@@ -223,6 +223,7 @@ def test_all_suffixes_links_and_folders_called_like_images(tmp_path):
     write(tmp_path / "elsewhere", names=("more",), count=4)
     os.symlink(tmp_path / "elsewhere" / "more", tmp_path / "data" / "cat" / "linked")
     os.symlink(tmp_path / "data" / "cat", tmp_path / "data" / "cat" / "loop")
+    os.symlink(tmp_path / "data", tmp_path / "data" / "dog" / "back")
     data = load(tmp_path / "data")
     count = np.bincount([*data.train.labels, *data.test.labels]).tolist()
     assert (count, data.left_out) == ([len(kinds) + 4, len(kinds)], ())
