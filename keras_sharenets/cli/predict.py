@@ -39,9 +39,11 @@ def run(arguments: argparse.Namespace) -> Answer:
         answers = [{"image": path, "value": float(row[0])} for path, row in zip(arguments.images, outputs, strict=True)]
         return Answer(text_table([["image", "value"], *([e["image"], f"{e['value']:.4g}"] for e in answers)]), answers)
     if names is not None and len(names) != head.classes:
+        one = head.kind == "binary"
+        what = "ends in one sigmoid, which tells 2 classes apart" if one else f"gives {head.units} numbers per image"
         raise ValueError(
-            f"{arguments.target} gives {head.units} numbers per image, which tell {head.classes} classes apart, but"
-            f" there are {len(names)} class names (in the file, or in labels.txt beside it)."
+            f"{arguments.target} {what}, but there are {len(names)} class names (in the file, or in labels.txt beside"
+            " it)."
         )
     answers = _named(names, head, outputs, arguments)
     if head.kind == "multilabel":

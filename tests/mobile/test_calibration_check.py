@@ -144,6 +144,14 @@ def test_statistics_of_normalizations(digits, pixels, scale, momentum):
     assert not doubt.certain  # Nothing but the statistics says so.
 
 
+@pytest.mark.parametrize("variance", [np.nan, -1.0])
+def test_broken_statistics_say_nothing_of_the_images(pixels, variance):
+    model = network_without_preparation(1.0, 0.9)
+    (normalization,) = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)][:1]
+    normalization.moving_variance.assign(np.full(8, variance))
+    assert quiet(model, pixels)
+
+
 def test_statistics_outrank_the_preparation(digits, pixels):
     """Who rescaled twice in training does so in use."""
     model = network_without_preparation(1.0, 0.5)

@@ -49,14 +49,13 @@ class Doubt:
     certain: bool = False
 
 
-def check_images(model: keras.Model, images: np.ndarray, *, quantization: str | None, stacklevel: int = 3) -> None:
+def check_images(model: keras.Model, images: np.ndarray, *, quantization: str | None) -> None:
     """Refuses or warns of `representative_data` that is not what a network was trained on.
 
     Args:
         model: functional or sequential `keras.Model`, built.
         images: array `(n, height, width, channels)`.
         quantization: with `"int8"` the images are what the file is calibrated with; else they only verify it.
-        stacklevel: of the warning, as in `warnings.warn`.
 
     Raises:
         ValueError: they are certainly not, and `quantization="int8"`.
@@ -65,7 +64,7 @@ def check_images(model: keras.Model, images: np.ndarray, *, quantization: str | 
         message = f"`representative_data` {doubt.reason} {_ADVICE}"
         if doubt.certain and quantization == "int8":
             raise ValueError(message)
-        warnings.warn(message, stacklevel=stacklevel + 1)
+        warnings.warn(message, stacklevel=3)  # That of who calls the export.
 
 
 def doubts(model: keras.Model, images: np.ndarray) -> list[Doubt]:
@@ -175,6 +174,8 @@ def _statistics(graph: Graph, images: np.ndarray) -> _Evidence:
     first = calls[:_NORMALIZATIONS]
     seen = _measured(graph, first, images)
     distance = _distance(first, seen, 0.0)
+    if not np.isfinite(distance).all():  # Whatever is wrong with such a network, it says nothing of the images.
+        return _Evidence(known=True)
     if max(distance) <= 1:
         return _Evidence(known=True, agree=max(distance) <= _AGREEMENT)
     if any(_explained(first, seen, share) for share in np.linspace(0, max(largest, 0), 17)[1:]):
@@ -225,11 +226,13 @@ def _middle(values: np.ndarray) -> np.ndarray:
 
 def _distance(calls: list[Call], seen: list[tuple[np.ndarray, np.ndarray]], share: float) -> tuple[float, float]:
     """How far statistics are apart, as shares of what is allowed: of variances, and of means in the first layer."""
-    ratios = [np.median(np.abs(_variance_ratios(call, share, *found))) for call, found in zip(calls, seen, strict=True)]
     layer, mean = calls[0].operation, seen[0][0]
-    means = np.abs(_array(layer.moving_mean) - (1 - share) * mean)
-    means /= np.sqrt(_array(layer.moving_variance) + layer.epsilon)
-    return float(max(ratios)) / _VARIANCE_RATIO, float(np.percentile(means, 90)) / _MEAN_DISTANCE
+    with np.errstate(all="ignore"):
+        ratios = [_variance_ratios(call, share, *found) for call, found in zip(calls, seen, strict=True)]
+        means = np.abs(_array(layer.moving_mean) - (1 - share) * mean)
+        means /= np.sqrt(_array(layer.moving_variance) + layer.epsilon)
+    ratio = max(float(np.median(np.abs(each))) for each in ratios)
+    return ratio / _VARIANCE_RATIO, float(np.percentile(means, 90)) / _MEAN_DISTANCE
 
 
 def _variance_ratios(call: Call, share: float, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
