@@ -114,6 +114,11 @@ def command_signals() -> Iterator[None]:
         writer.close()
 
 
+def reinstall_handlers() -> None:
+    """Puts Python's handlers in the place of those that a library has put there; Python does not know of them."""
+    _install(_handlers())
+
+
 def _handlers() -> dict[int, Any]:
     """What this process does at the signals, but for those that it ignores; empty outside of the main thread."""
     if threading.current_thread() is not threading.main_thread():

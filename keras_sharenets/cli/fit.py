@@ -72,6 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the devices: one; all of this machine ('mirrored'); the workers that TF_CONFIG lists, a process each "
         "('multi_worker'; through jax.distributed on JAX); a TPU",
     )
+    parser.add_argument(
+        "--cluster-timeout",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="how long the workers of TF_CONFIG wait for each other at the start (default: 600)",
+    )
     add_recipe_arguments(parser)
 
 
@@ -110,7 +117,9 @@ def _begin(arguments: argparse.Namespace) -> Run:
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     run_options = RunOptions(**given | {"jit_compile": JIT_COMPILE[arguments.jit_compile or "auto"]})
     check_tensorboard(run_options.tensorboard)
-    connect(run_options.strategy)  # Before anything is computed, so before there are data.
+    connect(
+        run_options.strategy, cluster_timeout=arguments.cluster_timeout
+    )  # Before anything is computed, so before there are data.
     dataset = load_data(data_source(arguments))
     recipe = chosen_recipe(arguments, arguments.model, dataset.name)
     return fit(arguments.model, dataset, output, recipe=recipe, options=options, run_options=run_options)
@@ -122,7 +131,7 @@ def _go_on(arguments: argparse.Namespace) -> Run:
 
     recorded = read_metrics(pathlib.Path(arguments.resume) / "metrics.json")
     _check_unchanged(arguments, recorded)
-    connect(arguments.strategy)
+    connect(arguments.strategy, cluster_timeout=arguments.cluster_timeout)
     # The images may lie elsewhere by now. Whether they are the same ones, `resume` finds out.
     dataset = load_data(data_source(arguments, recorded.source))
     kept = {name: getattr(arguments, name) for name in ("checkpoint_minutes", "checkpoint_steps", "keep_checkpoints")}

@@ -187,6 +187,43 @@ def test_a_worker_that_is_killed_stops_the_other_and_both_go_on(backend, gone, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_a_signal_to_one_worker_stops_all_with_a_checkpoint(backend, two_workers, tmp_path):
+    """The signal comes after step 13; the workers agree on the step after which they stop."""
+    logs = [tmp_path / "0.npz", tmp_path / "1.npz"]
+    arguments = [*BEGIN, "--output", tmp_path / "run"]
+    assert finish(start_two(backend, arguments, logs, kill_after=(0, 13), SIGNAL="SIGTERM")) == [143, 143]
+    (checkpoint,) = list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert 13 <= int(checkpoint.stem) <= 22
+    for log in logs:
+        told = (
+            f"interrupted: The last good checkpoint is {checkpoint}; `fit --resume {tmp_path / 'run'} --strategy multi"
+        )
+        assert told in log.with_suffix(".err").read_text()
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (metrics["state"], metrics["reason"]) == ("stopped", "SIGTERM")
+    assert finish(start_two(backend, ["fit", "--resume", tmp_path / "run"], logs)) == [0, 0]
+    undisturbed = outcome(two_workers(backend) / "0.npz")
+    for log in logs:
+        values = outcome(log)
+        values.pop("losses")
+        for name, value in values.items():
+            np.testing.assert_array_equal(value, undisturbed[name], err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_a_worker_that_does_not_come_is_not_waited_for_longer_than_was_said(backend, tmp_path):
+    arguments = [*BEGIN, "--output", tmp_path / "run", "--cluster-timeout=2"]
+    processes = start_two(backend, arguments, [tmp_path / "0.npz", tmp_path / "1.npz"])
+    processes[1].kill()
+    assert finish(processes) == [2, -9]
+    *_, line = (tmp_path / "0.err").read_text().splitlines()
+    assert line.startswith("error: Worker 0 waited 2 seconds for all of TF_CONFIG, but without: 1 (")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_a_worker_that_is_silent_stops_the_other(backend, tmp_path):
     """A process that is stopped keeps its connections, like a machine that is cut off."""
     logs = [tmp_path / "0.npz", tmp_path / "1.npz"]

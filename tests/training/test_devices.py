@@ -10,7 +10,8 @@ import pytest
 import keras_sharenets.training.run.fit
 from keras_sharenets import files
 from keras_sharenets.training.data.batches import EvenBatches, as_tf_data, held_out_batches, training_batches
-from keras_sharenets.training.devices.devices import Devices, check_alike, check_fits, connect, read_cluster
+from keras_sharenets.training.devices.cluster import read_cluster
+from keras_sharenets.training.devices.devices import Devices, check_alike, check_fits, connect
 from keras_sharenets.training.recipes.named import override, recipe_for
 from keras_sharenets.training.run.fit import fit
 from keras_sharenets.training.run.network import compile_model
@@ -46,6 +47,9 @@ def test_the_cluster_is_read(monkeypatch):
         ("{}", "KeyError: 'cluster'"),
         (json.dumps(CLUSTER).replace("b:2", "b"), "must be like"),
         (json.dumps(CLUSTER).replace("b:2", "b:c"), "invalid literal"),
+        (json.dumps(CLUSTER).replace("b:2", "b:65536"), "a port is a number from 1 to 65535"),
+        (json.dumps(CLUSTER).replace("b:2", "a:1"), "every worker has an address of its own"),
+        (json.dumps(CLUSTER).replace('"index": 1', '"index": true'), "the index counts them from 0"),
         (json.dumps(CLUSTER).replace('"index": 1', '"index": 2'), "the index counts them from 0"),
         (json.dumps(CLUSTER).replace('"worker", "index"', '"chief", "index"'), "all must be of the type worker"),
         (json.dumps(CLUSTER).replace('"worker": [', '"ps": [], "worker": ['), "all must be of the type worker"),

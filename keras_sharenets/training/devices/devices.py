@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import zlib
@@ -22,11 +21,14 @@ import keras
 
 from keras_sharenets import _checks
 from keras_sharenets.training.data.batches import Batches, as_tf_data
+from keras_sharenets.training.devices.cluster import TIMEOUT, gathered, read_cluster
 from keras_sharenets.training.run.record import STRATEGIES, Run
 
-EXAMPLE = '{"cluster": {"worker": ["10.0.0.1:7001", "10.0.0.2:7001"]}, "task": {"type": "worker", "index": 0}}'
 SECONDS = 30  # Without a sign of life of another worker, before it counts as gone.
 NO_TPU = "`strategy` (='tpu') needs a TPU, and {} finds none{}: {}. docs/clusters.md says how to start one."
+
+
+_connected: dict[str, Devices] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,52 +67,47 @@ class Devices:
         return self.worker == 0
 
 
-@functools.cache
-def connect(strategy: str) -> Devices:
+def connect(strategy: str, *, cluster_timeout: float = TIMEOUT) -> Devices:
     """The `Devices` of a strategy, in this process; for several workers it waits until all of them have called it.
 
-    With several workers it must be called before anything is computed. `TF_CONFIG` lists them, on both backends.
+    With several workers it must be called before anything is computed. `TF_CONFIG` lists them, on both backends. Called
+    again, it returns the same: who wants another timeout than that of `fit` calls it before.
 
     Args:
         strategy: `"default"`: one device. `"mirrored"`: all GPUs of this machine, or what else it has.
             `"multi_worker"`: several processes; on TensorFlow, one device each. `"tpu"`: the TPU of this machine or
             the one that `TPU_NAME` names.
+        cluster_timeout: seconds that workers wait for each other.
 
     Raises:
-        ValueError: there is no such strategy or no TPU, or `TF_CONFIG` is missing or wrong.
+        ValueError: there is no such strategy or no TPU, or `TF_CONFIG` is missing or wrong, or a worker did not come.
 
     >>> connect("default").replicas
     1
     """
     _checks.one_of("strategy", strategy, STRATEGIES)
+    _checks.above_zero("cluster_timeout", cluster_timeout)
+    if strategy not in _connected:
+        _connected[strategy] = _connect(strategy, cluster_timeout)
+    return _connected[strategy]
+
+
+def _connect(strategy: str, cluster_timeout: float) -> Devices:
     if strategy == "default":
         return Devices()
-    makers = {
-        "jax": {"mirrored": _jax_mirrored, "multi_worker": _jax_multi_worker, "tpu": _jax_tpu},
-        "tensorflow": {"mirrored": _tf_mirrored, "multi_worker": _tf_multi_worker, "tpu": _tf_tpu},
+    makers: dict[str, dict[str, Callable[[], Devices]]] = {
+        "jax": {
+            "mirrored": _jax_mirrored,
+            "multi_worker": lambda: _jax_multi_worker(cluster_timeout),
+            "tpu": _jax_tpu,
+        },
+        "tensorflow": {
+            "mirrored": _tf_mirrored,
+            "multi_worker": lambda: _tf_multi_worker(cluster_timeout),
+            "tpu": _tf_tpu,
+        },
     }
     return makers[keras.backend.backend()][strategy]()
-
-
-def read_cluster() -> tuple[list[str], int]:
-    """`(addresses, index)` of the workers and of this one among them, from the environment variable `TF_CONFIG`.
-
-    Raises:
-        ValueError: it is not set, or not what is expected.
-    """
-    text = os.environ.get("TF_CONFIG")
-    if not text:
-        raise ValueError(f"`strategy` (='multi_worker') needs the environment variable TF_CONFIG, like {EXAMPLE}.")
-    try:
-        config = json.loads(text)
-        addresses, kind, index = config["cluster"]["worker"], config["task"]["type"], config["task"]["index"]
-        [(host, int(port)) for host, port in (address.rsplit(":", 1) for address in addresses)]
-        if kind != "worker" or set(config["cluster"]) != {"worker"} or index not in range(len(addresses)):
-            raise ValueError("all must be of the type worker, and the index counts them from 0")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"TF_CONFIG (={text}) must be like {EXAMPLE}. {reason}.") from error
-    return addresses, index
 
 
 # JAX: `keras.distribution.DataParallel`
@@ -122,16 +119,17 @@ def _jax_mirrored() -> Devices:
     return Devices("mirrored", len(devices), scope=_data_parallel(devices=devices).scope)
 
 
-def _jax_multi_worker() -> Devices:
+def _jax_multi_worker(timeout: float) -> Devices:
     """All devices of the workers of `TF_CONFIG`."""
     import jax
     import numpy as np
     from jax.experimental import multihost_utils
 
     addresses, index = read_cluster()
-    jax.distributed.initialize(
-        addresses[0], len(addresses), index, heartbeat_timeout_seconds=SECONDS, shutdown_timeout_seconds=SECONDS
-    )
+    with gathered(addresses, index, timeout=timeout):
+        jax.distributed.initialize(
+            addresses[0], len(addresses), index, heartbeat_timeout_seconds=SECONDS, shutdown_timeout_seconds=SECONDS
+        )
     distribution = _data_parallel()
     return Devices(
         "multi_worker",
@@ -172,7 +170,7 @@ def _tf_mirrored() -> Devices:
     return Devices("mirrored", strategy.num_replicas_in_sync, scope=strategy.scope, feed=as_tf_data)
 
 
-def _tf_multi_worker() -> Devices:
+def _tf_multi_worker(timeout: float) -> Devices:
     """The workers of `TF_CONFIG`, one device each."""
     import tensorflow as tf
 
@@ -184,7 +182,8 @@ def _tf_multi_worker() -> Devices:
             "CUDA_VISIBLE_DEVICES=0 and so on."
         )
     options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=SECONDS)
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+    with gathered(addresses, index, timeout=timeout):
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
 
     def feed(batches: Batches):
         # A data set of batches would be cut into parts: these are the parts.

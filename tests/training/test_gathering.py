@@ -1,0 +1,78 @@
+"""Workers that wait for each other, before TensorFlow or JAX is asked to connect them."""
+
+import re
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from keras_sharenets.interruption import Interrupted, command_signals
+from keras_sharenets.training.devices.cluster import gathered
+
+
+@pytest.fixture
+def addresses():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    return [f"127.0.0.1:{port}", "b:2", "c:3"]
+
+
+def come(addresses, index, told, timeout=30.0):
+    """A worker in a thread; appends its index, or what it was told."""
+
+    def run():
+        try:
+            with gathered(addresses, index, timeout=timeout):
+                told.append(index)
+        except ValueError as error:
+            told.append(f"{index}: {error}")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def test_all_are_sent_off_together_and_who_comes_twice_is_told(addresses):
+    told = []
+    workers = [come(addresses, index, told) for index in (1, 0)]
+    time.sleep(0.7)
+    # Strangers are not counted, nor are those who hang up again.
+    host, port = addresses[0].split(":")
+    for greeting in (b"GET / HTTP/1.1", b"sharenets 2 0"):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(greeting)
+    assert told == []
+    come(addresses, 1, told).join()
+    come([*addresses[:2], "d:4"], 2, told).join()
+    assert told == [
+        "1: Another process is worker 1 of TF_CONFIG already.",
+        "2: Worker 0 has other addresses in TF_CONFIG.",
+    ]
+    workers.append(come(addresses, 2, told))
+    for worker in workers:
+        worker.join()
+    assert sorted(told[2:]) == [0, 1, 2]
+    socket.create_server(("", int(port))).close()
+
+
+def test_nobody_waits_longer_than_was_said(addresses):
+    told = []
+    for worker in [come(addresses, 1, told, timeout=3), come(addresses, 0, told, timeout=1)]:
+        worker.join()
+    assert "0: Worker 0 waited 1 seconds for all of TF_CONFIG, but without: 2 (c:3)." in told
+    (other,) = [line for line in told if line.startswith("1")]
+    assert re.match(rf"1: Waited 3 seconds for worker 0 of TF_CONFIG \({addresses[0]}\): ", other)
+    with socket.create_server(("", int(addresses[0].split(":")[1]))):
+        come(addresses, 0, told).join()
+    assert re.match(r"0: Worker 0 cannot listen on port \d+, which is its own in TF_CONFIG: .*in use", told[-1])
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_signal_ends_the_waiting(addresses, index):
+    threading.Timer(0.3, signal.raise_signal, (signal.SIGTERM,)).start()
+    start = time.monotonic()
+    with command_signals(), pytest.raises(Interrupted), gathered(addresses, index, timeout=60):
+        pass
+    assert time.monotonic() - start < 10
