@@ -8,6 +8,16 @@ from keras_sharenets._types import Shape, Tensor
 from keras_sharenets.ops import precision
 
 
+class _FloatDense(keras.layers.Dense):
+    """A dense layer that `model.quantize` leaves out, as it does layers that it does not know, with a warning.
+
+    `SqueezeExcite` builds its dense layers itself, in float: from a file it could not build them otherwise.
+    """
+
+    def quantize(self, mode: Any = None, **kwargs: Any) -> None:
+        raise NotImplementedError(f"'{self.path}', a part of `SqueezeExcite`, stays in float.")
+
+
 @keras.saving.register_keras_serializable("keras_sharenets")
 class SqueezeExcite(keras.layers.Layer):
     """Scales every channel by a number between 0 and 1 that depends on the whole image.
@@ -53,9 +63,7 @@ class SqueezeExcite(keras.layers.Layer):
         self.excite = self._dense(hidden, channels, "sigmoid", "excite")
 
     def _dense(self, inputs: int, units: int, activation: str, name: str) -> keras.layers.Dense:
-        dense = keras.layers.Dense(
-            units, activation, kernel_initializer="he_normal", dtype=self.variable_dtype, name=name
-        )
+        dense = _FloatDense(units, activation, kernel_initializer="he_normal", dtype=self.variable_dtype, name=name)
         dense.build((None, inputs))
         return dense
 

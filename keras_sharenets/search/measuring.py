@@ -11,6 +11,8 @@ import hashlib
 import json
 import pathlib
 import statistics
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import keras
@@ -80,16 +82,19 @@ def measure(model: keras.Model, folder: pathlib.Path, dataset: Dataset) -> FileC
         dataset: has the class names, and in its test split images to measure the ranges of int8 on.
 
     Raises:
-        keras_tuner.errors.FailedTrialError: a file does not compute what the network does.
+        keras_tuner.errors.FailedTrialError: a file cannot be written or run, or does not compute what the network does.
     """
     if not writes_files():
         return FileCosts()
     from keras_sharenets import mobile
+    from keras_sharenets.mobile.export import conversion
     from keras_sharenets.mobile.export.verification import ExportMismatchError
 
     images, sizes = _representative_data(dataset, model.input_shape[1:]), {}
     for name, quantization in (("float32", None), ("int8", "int8")):
         try:
+            if quantization == "int8":
+                _check_that_it_runs(conversion.convert(model, quantization="int8", representative_data=images))
             report = mobile.export_tflite(
                 model,
                 folder / f"{name}.tflite",
@@ -97,11 +102,31 @@ def measure(model: keras.Model, folder: pathlib.Path, dataset: Dataset) -> FileC
                 representative_data=images,
                 class_names=dataset.class_names,
             )
-        except ExportMismatchError as error:
+        except (ExportMismatchError, ValueError) as error:
             raise keras_tuner.errors.FailedTrialError(str(error)) from None
         sizes[name] = report.file_bytes
     (latency,) = latencies([(folder / "int8.tflite").read_bytes()])
     return FileCosts(sizes["int8"], latency, sizes["float32"])
+
+
+# What LiteRT does not like in a file of integers can end its process. It must not be that of the search.
+_RUN = """
+import sys, numpy
+from ai_edge_litert.interpreter import Interpreter
+interpreter = Interpreter(model_content=sys.stdin.buffer.read(), num_threads=1)
+interpreter.allocate_tensors()
+(details,) = interpreter.get_input_details()
+interpreter.set_tensor(details["index"], numpy.zeros(details["shape"], details["dtype"]))
+interpreter.invoke()
+"""
+
+
+def _check_that_it_runs(data: bytes) -> None:
+    """A `ValueError` unless a process of its own opens a file and runs it on one image."""
+    process = subprocess.run([sys.executable, "-c", _RUN], input=data, capture_output=True, check=False)
+    if process.returncode:
+        last = process.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise ValueError(f"LiteRT does not run the int8 file (status {process.returncode}): {last}")
 
 
 def estimate_file(model: keras.Model, dataset: Dataset) -> bytes:

@@ -62,3 +62,15 @@ def test_unknown_height_and_width():
 def test_bad_arguments(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_quantized_model_is_saved_and_loaded(tmp_path):
+    inputs = keras.Input((4, 4, 16))
+    vectors = keras.layers.GlobalAveragePooling2D()(SqueezeExcite(reduction=4)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3)(vectors))
+    with pytest.warns(UserWarning, match="a part of `SqueezeExcite`, stays in float"):
+        model.quantize("int8")
+    images = np.random.default_rng(0).normal(size=(2, 4, 4, 16)).astype("float32")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(np.asarray(loaded(images)), np.asarray(model(images)))

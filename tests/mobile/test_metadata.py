@@ -54,6 +54,15 @@ def test_labels_of_another_program(converted):
     assert read_labels(file.getvalue()) == ("a", "b", "c")
 
 
+def test_packed_labels_are_not_unpacked_without_end(converted):
+    """64 MiB that take 64 KiB: a file of a megabyte could hold a gigabyte."""
+    file = io.BytesIO(converted[1])
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("labels.txt", bytes(2**26))
+    with pytest.raises(ValueError, match=r"labels.txt has 67108864 bytes; class names have at most 16777216"):
+        read_labels(file.getvalue())
+
+
 def test_no_labels_in_an_archive_of_another_purpose(converted):
     file = io.BytesIO(converted[1])
     with zipfile.ZipFile(file, "a") as archive:

@@ -1,8 +1,10 @@
 """How integers stand for the values of a graph: what every scale and zero point must keep."""
 
+import keras
 import numpy as np
 import pytest
 
+from keras_sharenets.mobile import export_tflite, predict_tflite
 from keras_sharenets.mobile.graph.quantization import _value_quantization
 
 
@@ -21,3 +23,29 @@ def test_a_range_has_all_256_integers_and_0_is_one_of_them(low, high):
 def test_whole_steps_are_exact():
     assert (_value_quantization(0.0, 255.0).scale, _value_quantization(0.0, 255.0).zero_point) == (1.0, -128)
     assert (_value_quantization(-128.0, 127.0).scale, _value_quantization(-128.0, 127.0).zero_point) == (1.0, 0)
+
+
+def small_network(kernel, bias):
+    """A convolution of two filters, whose numbers are given, and their means over the image."""
+    inputs = keras.Input((4, 4, 1))
+    x = keras.layers.Conv2D(2, 1, name="convolution")(inputs)
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    model.set_weights([np.reshape(kernel, (1, 1, 1, 2)).astype("float32"), np.asarray(bias, "float32")])
+    return model
+
+
+IMAGES = np.random.default_rng(0).uniform(0, 255, (8, 4, 4, 1)).astype("float32")
+
+
+def test_bias_of_a_filter_that_has_all_but_died_fits(tmp_path):
+    model = small_network(kernel=[0.01, 1e-14], bias=[0.0, -1.5])
+    export_tflite(model, tmp_path / "net.tflite", "int8", representative_data=IMAGES)
+    expected = np.stack([0.01 * IMAGES.mean((1, 2, 3)), np.full(8, -1.5)], axis=1)
+    np.testing.assert_allclose(predict_tflite(tmp_path / "net.tflite", IMAGES), expected, atol=0.05)
+
+
+def test_numbers_that_no_integers_stand_for(tmp_path):
+    model = small_network(kernel=[0.01, 1e-37], bias=[0.0, 0.0])
+    with pytest.raises(ValueError, match="'convolution' cannot be written in int8"):
+        export_tflite(model, tmp_path / "net.tflite", "int8", representative_data=IMAGES)
+    assert not any(tmp_path.iterdir())

@@ -1,5 +1,7 @@
 """Pruning and clustering under `fit` of Keras: its callbacks, interruptions, later calls and forms of data."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -94,3 +96,31 @@ def test_forms_of_data(form):
     fit(clustered, data, None, batch_size=None, steps_per_epoch=6)
     for actual, expected in zip(second.get_weights(), first.get_weights(), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
+
+
+def test_pruning_that_is_not_done_is_told():
+    pruned = mobile.prune(small_network(), 0.6, end_step=6, frequency=1)
+    fit(pruned, epochs=1, steps_per_epoch=2)
+    with pytest.warns(UserWarning, match="has not been pruned to the end: 4 of the steps"):
+        mobile.strip(pruned)
+    fit(pruned, epochs=1, steps_per_epoch=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        mobile.strip(pruned)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda model: mobile.prune(model, end_step=1), lambda model: mobile.cluster(model, 3)]
+)
+def test_frozen_layers_stay_as_they_are(make):
+    model = small_network()
+    model.get_layer("shared").trainable = False
+    before = kernels(model)["shared/kernel"]
+    compressed = make(model)
+    model.get_layer("scores").trainable = False
+    later = kernels(model)["scores/kernel"]
+    fit(compressed, epochs=1, steps_per_epoch=2)
+    np.testing.assert_array_equal(kernels(model)["shared/kernel"], before)
+    np.testing.assert_array_equal(kernels(model)["scores/kernel"], later)
+    with pytest.raises(ValueError, match="these are frozen: shared/kernel"):
+        mobile.prune(model, end_step=1, layers=["shared"])

@@ -30,7 +30,7 @@ from keras_sharenets import mobile
             {"layers": ["norm0"]},
             r"names of layers with kernels of 'network', which are: shared, blend, depthwise, chain",
         ),
-        ({"layers": lambda layer: False}, r"must choose a layer of 'network' with a kernel, and chose none"),
+        ({"layers": lambda layer: False}, r"must choose a layer of 'network' with a kernel to train, and chose none"),
     ],
 )
 def test_bad_arguments_of_prune(arguments, message):

@@ -2,10 +2,12 @@ import dataclasses
 import json
 
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 
 from keras_sharenets.mobile.export import conversion
+from keras_sharenets.search import measuring
 from keras_sharenets.search.budgets import FileBudget
 from keras_sharenets.search.measuring import FileCosts, FileLimits, estimate_costs, measure
 from keras_sharenets.search.spaces import find_space
@@ -118,3 +120,9 @@ def test_limits_are_measured_once(tmp_path, monkeypatch):
 def test_budget_names_its_limit(name, value):
     with pytest.raises(ValueError, match=rf"`{name}` \(={value}\) must be a number above 0"):
         FileBudget(**{name: value})
+
+
+def test_file_that_ends_the_process_costs_one_trial(monkeypatch, tmp_path):
+    monkeypatch.setattr(measuring, "_RUN", "import os; os.abort()")
+    with pytest.raises(keras_tuner.errors.FailedTrialError, match=r"LiteRT does not run the int8 file \(status -6\)"):
+        measure(_network(), tmp_path, DIGITS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import warnings
 
 import keras
 
@@ -10,7 +11,7 @@ from keras_sharenets import _checks
 from keras_sharenets import layers as ours
 from keras_sharenets.analysis.graph import rebuild, trace
 from keras_sharenets.layers.quantized_kernels import PRESERVE, inner, stored_kernels
-from keras_sharenets.mobile.compress.training import check_backend, plain
+from keras_sharenets.mobile.compress.training import TrainedWithTFMOT, check_backend, plain
 from keras_sharenets.mobile.graph import passes
 from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES
 from keras_sharenets.mobile.graph.lowering import lower_calls
@@ -159,6 +160,13 @@ def strip(model: keras.Model) -> keras.Model:
     traced = trace(model)
     if any(isinstance(call.operation, (ours.FakeQuantize, ours.QuantizedKernels)) for call in traced.calls):
         return rebuild(model, traced, _without_fake_quantization)
+    left = model.steps_left() if isinstance(model, TrainedWithTFMOT) else 0
+    if left:
+        warnings.warn(
+            f"'{model.name}' has not been pruned to the end: {left} of the steps up to `end_step` are left. Fit it for "
+            "so many more, or give `prune` fewer.",
+            stacklevel=2,
+        )
     return plain(model)
 
 

@@ -88,6 +88,7 @@ class PrunedKernel:
     def __init__(self, variable: keras.Variable, schedule: dict[str, Any]) -> None:
         self.variable = variable
         layer = _KernelLayer(variable.value, variable.path)
+        self._last_step = schedule["end_step"]
         self._wrapper = tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=_ToTheEnd(**schedule))
         self._wrapper.build(())
         # TFMOT has a callback do this when training begins.
@@ -110,6 +111,10 @@ class PrunedKernel:
         """Sets what is pruned to 0 again."""
         ((_, mask, _),) = self._wrapper.pruning_vars
         self.variable.assign(self.variable.value * mask * self._kept)
+
+    def steps_left(self) -> int:
+        """The steps up to that at which the last weights are chosen."""
+        return max(0, self._last_step - int(self._wrapper.pruning_step.numpy()))
 
 
 class _ToTheEnd(tfmot.sparsity.keras.PolynomialDecay):
@@ -182,6 +187,10 @@ class ClusteredKernel:
     def end_step(self) -> None:
         """Replaces the weights."""
         self.variable.assign(self._replaced())
+
+    def steps_left(self) -> int:
+        """None: the weights are replaced from the beginning."""
+        return 0
 
     def _replaced(self):
         return self._wrapper(_NO_INPUT, training=True)

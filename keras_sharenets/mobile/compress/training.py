@@ -30,6 +30,10 @@ class TrainedKernel(Protocol):
     def end_step(self) -> None:
         """Called after the optimizer's update."""
 
+    def steps_left(self) -> int:
+        """How many more steps training must have for TFMOT to be done."""
+        ...
+
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class TrainedWithTFMOT(keras.Model):
@@ -74,14 +78,16 @@ class TrainedWithTFMOT(keras.Model):
     def train_step(self, data: Any) -> dict[str, Any]:
         """Keras' training step, with TFMOT before the outputs, between gradients and optimizer, and at the end."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        kernels, forward = self._tfmot.kernels, self._tfmot.forward or self
+        forward, variables = self._tfmot.forward or self, self.trainable_variables
+        # Those of layers that have been frozen stay as they are.
+        kernels = {id(variable): self._tfmot.kernels.get(id(variable)) for variable in variables}
+        kernels = {number: kernel for number, kernel in kernels.items() if kernel is not None}
         for kernel in kernels.values():
             kernel.begin_step()
         with tf.GradientTape() as tape:
             outputs = forward(x, training=True)
             loss = self.compute_loss(x, y, outputs, sample_weight)
             scaled_loss = self.optimizer.scale_loss(loss)
-        variables = self.trainable_variables
         gradients = tape.gradient(scaled_loss, variables)
         self.optimizer.apply_gradients(
             pair
@@ -95,6 +101,11 @@ class TrainedWithTFMOT(keras.Model):
         # The first metric is always the loss.
         self.metrics[0].update_state(loss, sample_weight=tf.shape(keras.tree.flatten(outputs)[0])[0])
         return self.compute_metrics(x, y, outputs, sample_weight)
+
+    def steps_left(self) -> int:
+        """How many more steps training must have for TFMOT to be done."""
+        kernels = self._tfmot.kernels.values()
+        return max((kernel.steps_left() for kernel in kernels if kernel.variable.trainable), default=0)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Saves a plain functional model."""

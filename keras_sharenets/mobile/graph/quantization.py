@@ -65,12 +65,30 @@ def quantize(graph: InferenceGraph, representative_data: np.ndarray) -> Quantize
     """
     kernels = {kernel: kernel_quantization(kernel.array, users[0].kind) for kernel, users in graph.uses().items()}
     ranges = {**_tied(graph, _measured(graph, representative_data)), **_tied(graph, graph.ranges)}
+    kernels = _bias_fits(graph, ranges, kernels)
     ranges = _tied(graph, _wide_enough(graph, ranges, kernels))
     values = {number: _value_quantization(*limits) for number, limits in ranges.items()}
     for operation in graph.operations:
         if operation.kind in PROBABILITIES:
             values[operation.output.number] = Quantization(np.float32(1 / 256), -128)
     return QuantizedGraph(graph, values, kernels)
+
+
+def _bias_fits(graph, ranges, kernels):
+    """The kernels' scales, those larger beside which a bias would overflow, as of a filter that has all but died."""
+    fitting = dict(kernels)
+    for operation in graph.operations:
+        if operation.kernel is None or operation.bias is None:
+            continue
+        step = _value_quantization(*ranges[operation.inputs[0].number]).scale
+        step = step * (1.0 if operation.scale is None else operation.scale)
+        least = np.abs(operation.bias) / (np.asarray(step, "float64") * _LARGEST_BIAS)
+        scale = fitting[operation.kernel].scale
+        # Repeated filters have a scale each, and more biases.
+        least = least.reshape(-1, len(scale)).max(axis=0)
+        with np.errstate(over="ignore"):  # The writer refuses what became infinite, and names the layer.
+            fitting[operation.kernel] = Quantization(np.maximum(scale, least).astype("float32"))
+    return fitting
 
 
 def _measured(graph, images, batch=32):

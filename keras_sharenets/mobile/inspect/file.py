@@ -24,6 +24,7 @@ Model = Any
 IDENTIFIER = b"TFL3"
 # Class names are in a metadata buffer of the first name, and in a zip archive behind the flatbuffer under the second.
 LABELS_BUFFER, LABELS_FILE = "labels", "labels.txt"
+LARGEST_LABELS = 2**24
 TYPES = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
 _OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
 _FINAL = {"SOFTMAX": SOFTMAX, "LOGISTIC": SIGMOID}
@@ -174,7 +175,14 @@ def _read_archive(data):
     if not zipfile.is_zipfile(io.BytesIO(data)):
         return None
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return archive.read(LABELS_FILE) if LABELS_FILE in archive.namelist() else None
+        if LABELS_FILE not in archive.namelist():
+            return None
+        # Packed, a gigabyte of names takes a megabyte: nothing is unpacked before its size is known.
+        size = archive.getinfo(LABELS_FILE).file_size
+        if size > LARGEST_LABELS:
+            raise ValueError(f"its {LABELS_FILE} has {size} bytes; class names have at most {LARGEST_LABELS}.")
+        with archive.open(LABELS_FILE) as packed:
+            return packed.read(LARGEST_LABELS)
 
 
 def open_tflite(path: str | os.PathLike, *, num_threads: int = 1) -> Interpreter:

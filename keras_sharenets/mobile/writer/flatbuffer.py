@@ -254,6 +254,21 @@ class FloatTensors(Tensors):
         return self._constants[key]
 
 
+class UnquantizableError(ValueError):
+    """Numbers of a layer that no integers stand for. A runtime that was given them might end the process."""
+
+
+def _checked_scales(operation, scales):
+    """`scales`, if runtimes can compute with them."""
+    least, most = scales.min(), scales.max()
+    if not np.finfo("float32").tiny <= least <= most < np.inf:
+        raise UnquantizableError(
+            f"Layer '{operation.name}' cannot be written in int8: the steps of its integers would be {least:.3g} to "
+            f"{most:.3g}. Train the network further, or export it in float."
+        )
+    return scales
+
+
 class Int8Tensors(Tensors):
     """A file of integers: values and kernels of 8 bits, biases of 32."""
 
@@ -280,13 +295,18 @@ class Int8Tensors(Tensors):
         return self._constant(operation, integers[None, None, None], quantization.scale, 3)
 
     def _bias(self, operation, numbers):
-        scales = self._filter_scales[operation] * self._input_scale(operation)
-        integers = np.clip(np.round(numbers / scales), -(2**31), 2**31 - 1)
+        scales = (self._filter_scales[operation].astype("float64") * self._input_scale(operation)).astype("float32")
+        integers = np.round(numbers / _checked_scales(operation, scales).astype("float64"))
+        if np.abs(integers).max() >= 2**31:
+            raise UnquantizableError(
+                f"Layer '{operation.name}' cannot be written in int8: its bias (up to {np.abs(numbers).max():.3g}) has "
+                f"more than 31 bits beside what its kernel gives. Train the network further, or export it in float."
+            )
         return self.writer.tensor(integers.shape, "int32", constant=integers, quantization=(scales, 0, 0))
 
     def _input_scale(self, operation):
         return self._quantized.values[operation.inputs[0].number].scale
 
     def _constant(self, operation, integers, scales, axis):
-        self._filter_scales[operation] = scales.astype("float32")
+        self._filter_scales[operation] = _checked_scales(operation, scales.astype("float32"))
         return self.writer.tensor(integers.shape, "int8", constant=integers, quantization=(scales, 0, axis))

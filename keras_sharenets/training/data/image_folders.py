@@ -174,7 +174,9 @@ def _read_npz(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
         with np.load(path) as file:
             data, labels = file["data"], np.asarray(file["labels"], np.int64) - 1
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+        # Of objects numpy advises to load them all the same, which would run whatever is in the file.
+        what = "it holds objects, not arrays" if "allow_pickle" in str(error) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} cannot be read: {what}") from error
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072 or labels.shape != data.shape[:1]:
         raise ValueError(f"`data` in {path} must be uint8 `(images, 3072)` with one of `labels` each; is {data.shape}.")
     if not len(labels) or labels.min() < 0:

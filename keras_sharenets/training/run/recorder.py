@@ -286,7 +286,9 @@ def load_checkpoint(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
         return arrays, json.loads(arrays.pop("state").item())
     # What is damaged may raise anything: BadZipFile, KeyError, EOFError, NotImplementedError, zlib.error ...
     except Exception as error:
-        raise ValueError(f"The checkpoint {path} is damaged: {type(error).__name__}: {error}") from error
+        # Of objects numpy advises to load them all the same, which would run whatever is in the file.
+        what = "it holds objects, not arrays" if "allow_pickle" in str(error) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"The checkpoint {path} is damaged: {what}") from error
 
 
 def restore(model: keras.Model, arrays: Mapping[str, np.ndarray], groups: Iterable[str]) -> None:
