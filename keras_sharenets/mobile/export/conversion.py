@@ -12,7 +12,6 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from keras_sharenets.analysis.graph import trace
 from keras_sharenets.heads import final_activation
 from keras_sharenets.layers import FakeQuantize
 from keras_sharenets.mobile.export import reference
@@ -73,13 +72,12 @@ def convert(
             wrong layer is named. Looked at before anything is quantized, on some of `representative_data` and on images
             that nothing is measured on.
     """
-    names, traced = (SIGNATURE, INPUT, output_name(model)), trace(model)
-    checked = reference.checked_images(representative_data, tuple(model.inputs[0].shape[1:]))
-    lowered, calls = lower_calls(traced)
-    reference.check_layers(model, traced, calls, checked)
+    names, lowered = (SIGNATURE, INPUT, output_name(model)), reference.lower_model(model)
+    traced, checked = lowered.traced, reference.checked_images(representative_data, tuple(model.inputs[0].shape[1:]))
+    reference.check_layers(lowered, checked)
     # Fake quantization rounds in Keras, and is no part of the graph.
     rounds = any(isinstance(call.operation, FakeQuantize) for call in traced.calls)
-    expected = reference.results_of(lowered if rounds else model, checked)
+    expected = reference.results_of(lowered.graph if rounds else lowered, checked)
 
     def build(materialize):
         graph = passes.simplify(lower_calls(traced, materialize=materialize)[0])

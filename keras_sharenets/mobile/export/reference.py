@@ -7,6 +7,7 @@ layer is found where it is, however little of its mistake is left in the probabi
 from __future__ import annotations
 
 import collections
+import dataclasses
 import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -34,6 +35,29 @@ _IMAGES, _BATCH = 8, 32
 
 class LayerMismatchError(ExportMismatchError, UnsupportedLayerError):
     """A layer was lowered to something that does not compute what it computes. Nothing is written."""
+
+
+Results = tuple[np.ndarray, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoweredModel:
+    """A model, its calls as [`keras_sharenets.analysis.graph.trace`] gives them, and what they were lowered to."""
+
+    model: keras.Model
+    traced: Graph
+    graph: InferenceGraph
+    calls: tuple[LoweredCall, ...]
+
+
+def lower_model(model: keras.Model) -> LoweredModel:
+    """Lowers every call of a model once, to compare it with Keras.
+
+    Raises:
+        ValueError: the model is not functional, or a layer cannot be lowered (`UnsupportedLayerError`).
+    """
+    traced = trace(model)
+    return LoweredModel(model, traced, *lower_calls(traced))
 
 
 def fresh_images(representative_data: np.ndarray | None, shape: tuple[int, int, int], *, count: int) -> np.ndarray:
@@ -88,23 +112,27 @@ def _run_lowered(lowered: LoweredCall, inputs: Sequence[Any]) -> dict[int, Any]:
     return values
 
 
-def _error(result: Any, expected: Any, inputs: Sequence[Any] = ()) -> float:
-    """The length of a difference as a share of that of what is expected, or of a thousandth of the inputs."""
+def _error(result: Any, expected: Any, *, floor: float = 0.0) -> float:
+    """The length of a difference as a share of that of what is expected, or of a floor if that is more an element."""
     result, expected = np.asarray(result, "float64"), np.asarray(expected, "float64")
     if result.shape != expected.shape:
         return float("inf")
-    size = np.sqrt(np.mean(expected**2))
-    floor = _ROUNDING * max((np.sqrt(np.mean(np.asarray(x, "float64") ** 2)) for x in inputs), default=0.0)
-    return float(np.sqrt(np.mean((result - expected) ** 2)) / max(size, floor, np.finfo("float32").tiny))
+    size = max(np.sqrt(np.mean(expected**2)), floor, np.finfo("float32").tiny)
+    return float(np.sqrt(np.mean((result - expected) ** 2)) / size)
 
 
-def check_layers(model: keras.Model, traced: Graph, calls: Sequence[LoweredCall], images: np.ndarray) -> None:
+def _floor(lowered: LoweredCall, inputs: Sequence[Any]) -> float:
+    """What the numbers of a layer are compared with where they nearly cancel each other out."""
+    largest = max(np.sqrt(np.mean(np.asarray(x, "float64") ** 2)) for x in inputs)
+    scales = [np.abs(operation.scale).max() for operation in lowered.operations if operation.scale is not None]
+    return _ROUNDING * float(largest) * max(1.0, *map(float, scales), 1.0)
+
+
+def check_layers(lowered: LoweredModel, images: np.ndarray) -> None:
     """Compares what each call was lowered to with what Keras computes there.
 
     Args:
-        model: functional or sequential `keras.Model`.
-        traced: what [`keras_sharenets.analysis.graph.trace`] gives for it.
-        calls: what `lowering.lower_calls` made of that.
+        lowered: what [`lower_model`] gives.
         images: float array `(n, height, width, channels)`.
 
     Raises:
@@ -112,19 +140,20 @@ def check_layers(model: keras.Model, traced: Graph, calls: Sequence[LoweredCall]
         ExportMismatchError: the model does not compute what its calls compute.
         ValueError: a layer gives numbers that are not finite.
     """
-    expected_outputs, outputs = run_keras(model, images), []
+    traced, name = lowered.traced, lowered.model.name
+    expected_outputs, outputs = run_keras(lowered.model, images), []
     for start in range(0, len(images), _BATCH):
         ran = keras_calls(traced, images[start : start + _BATCH])
-        for lowered, (call, inputs, expected) in zip(calls, ran, strict=True):
+        for each, (call, inputs, expected) in zip(lowered.calls, ran, strict=True):
             if call.outputs[0] == traced.outputs[0]:
                 outputs.append(np.asarray(expected))
             if not isinstance(call.operation, ours.FakeQuantize):
-                _check_layer(lowered, inputs, expected)
+                _check_layer(each, inputs, expected)
     # A layer that stands for several calls, and a model that runs its layers in a way of its own, show here.
     error = _error(np.concatenate(outputs), expected_outputs)
     if not error <= TOLERANCE:
         raise ExportMismatchError(
-            f"`model` (='{model.name}') does not compute what its layers compute one after the other, and nothing was"
+            f"`model` (='{name}') does not compute what its layers compute one after the other, and nothing was"
             f" written: relative error {error:.2g} on {len(images)} images (at most {TOLERANCE:.2g} is right)."
         )
 
@@ -133,7 +162,7 @@ def _check_layer(lowered, inputs, expected):
     values, call = _run_lowered(lowered, inputs), lowered.call
     if not np.isfinite(np.asarray(expected)).all():
         raise ValueError(f"Layer '{call.path}' of `model` gives numbers that are not finite: it cannot be verified.")
-    error = _error(values[lowered.output.number], expected, inputs)
+    error = _error(values[lowered.output.number], expected, floor=_floor(lowered, inputs))
     own_end = len(lowered.operations) > 1 and lowered.operations[-1].kind in PROBABILITIES
     if own_end and error <= TOLERANCE:
         error = _unsaturated_error(lowered, inputs, values)
@@ -155,13 +184,10 @@ def _unsaturated_error(lowered, inputs, values):
     return _error(_run_lowered(lowered, smaller)[lowered.output.number], call_keras(lowered.call, smaller))
 
 
-Results = tuple[np.ndarray, np.ndarray]
-
-
-def results_of(network: keras.Model | InferenceGraph, images: np.ndarray) -> Results:
+def results_of(network: LoweredModel | InferenceGraph, images: np.ndarray) -> Results:
     """The outputs and the scores of a model in Keras, or of an inference graph, on images."""
-    if not isinstance(network, InferenceGraph):
-        return run_keras(network, images), keras_scores(network, images)
+    if isinstance(network, LoweredModel):
+        return run_keras(network.model, images), keras_scores(network, images)
     outputs, scores, wanted = [], [], network.scores()
 
     def watch(value, array):
@@ -192,27 +218,25 @@ def check_graph(graph: InferenceGraph, expected: Results, images: np.ndarray) ->
         )
 
 
-def keras_scores(model: keras.Model, images: np.ndarray) -> np.ndarray:
+def keras_scores(lowered: LoweredModel, images: np.ndarray) -> np.ndarray:
     """The scores that Keras computes: the numbers before a final softmax or sigmoid, else the outputs.
 
     Where a classifier is very sure, its probabilities are exactly 0 and 1 and no longer show what happens inside; the
     scores before them always do.
 
     Args:
-        model: functional or sequential `keras.Model` that can be exported.
+        lowered: what [`lower_model`] gives.
         images: array `(n, height, width, channels)`.
 
     Returns:
         A float32 array, one row an image.
     """
-    traced = trace(model)
-    graph, calls = lower_calls(traced)
-    wanted, scores = graph.scores(), []
+    graph, wanted, scores = lowered.graph, lowered.graph.scores(), []
     if wanted == graph.output:
-        return run_keras(model, images)
-    (end,) = (each for each in calls if any(operation.output == graph.output for operation in each.operations))
+        return run_keras(lowered.model, images)
+    (end,) = (each for each in lowered.calls if any(step.output == graph.output for step in each.operations))
     for start in range(0, len(images), _BATCH):
         batch = images[start : start + _BATCH].astype("float32")
-        inputs = next(inputs for call, inputs, _ in keras_calls(traced, batch) if call is end.call)
+        inputs = next(inputs for call, inputs, _ in keras_calls(lowered.traced, batch) if call is end.call)
         scores.append(np.asarray(_run_lowered(end, inputs)[wanted.number], "float32"))
     return np.concatenate(scores)

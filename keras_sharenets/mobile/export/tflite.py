@@ -171,11 +171,11 @@ def export_tflite(
     if class_names is not None:
         data = metadata.write_labels(data, class_names)
     images, verified_on = verification.verification_images(representative_data, shape)
-    graph = graphs[-1] if graphs else None
-    agreement, limits = _verify(model, head, data, graph, images, most=_TOLERANCES[quantization])
+    graph, lowered = graphs[-1] if graphs else None, reference.lower_model(model)
+    agreement, limits = _verify(lowered, head, data, graph, images, most=_TOLERANCES[quantization])
     # Images that an integer file was not calibrated with may have values outside its ranges, which it clips as it must.
     most = math.inf if quantization == "int8" else _TOLERANCES[quantization]
-    _verify(model, head, data, graph, reference.fresh_images(representative_data, shape, count=_FRESH), most=most)
+    _verify(lowered, head, data, graph, reference.fresh_images(representative_data, shape, count=_FRESH), most=most)
     constants = _check_constants(data, quantization)
     stored = profile(model).stored_parameters
     files.write_bytes(path, data)
@@ -214,7 +214,7 @@ def _weight_bytes(model, parameters, quantization):
     return in_kernels * _KERNEL_BYTES[quantization] + (parameters - in_kernels) * _VECTOR_BYTES[quantization]
 
 
-def _verify(model, head, data, graph, images, *, most):
+def _verify(lowered, head, data, graph, images, *, most):
     """Runs the file and compares it with Keras; an `ExportMismatchError` if it is wrong.
 
     Its scores may differ by `most`, or less if that is more than the bits of a `QuantizedGraph` explain.
@@ -224,11 +224,11 @@ def _verify(model, head, data, graph, images, *, most):
     """
     interpreter = file.open_bytes(data, "The converted file")
     (outputs,) = file.run_images(interpreter, images, [interpreter.get_output_details()[0]["index"]])
-    expected = verification.run_keras(model, images)
+    expected = verification.run_keras(lowered.model, images)
     scores, expected_scores = outputs, expected
     tensor = file.score_tensor(file.parse(data))
     if tensor is not None:
-        scores, expected_scores = _file_scores(data, tensor, images), reference.keras_scores(model, images)
+        scores, expected_scores = _file_scores(data, tensor, images), reference.keras_scores(lowered, images)
     agreement = verification.compare(head, outputs, scores, expected, expected_scores)
     limits: dict[str, Any] = {"score_error_bound": most}
     hint = ""

@@ -12,8 +12,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Materialize, Operation, Value
-from keras_sharenets.mobile.graph.quantization import filter_limits
+from keras_sharenets.mobile.graph.inference_graph import (
+    PROBABILITIES,
+    Constant,
+    InferenceGraph,
+    Materialize,
+    Operation,
+    Value,
+)
+from keras_sharenets.mobile.graph.quantization import DATA_MOVEMENT, filter_limits
 
 _LINEAR = ("conv", "depthwise", "dense", "affine")
 _WITH_ACTIVATION = (*_LINEAR, "add")
@@ -301,7 +308,7 @@ def prepare_int8(graph: InferenceGraph, materialize: Materialize) -> InferenceGr
         strengths = _strengths(operation)
         return operation.scale.min() > 0 and strengths.min() > _NEGLIGIBLE * strengths.max()
 
-    graph = _rescale_kernels(_average_by_convolution(graph), materialize, signed)
+    graph = _rescale_kernels(_average_by_convolution(_requantize_probabilities(graph)), materialize, signed)
     return _split_scales(graph, lambda operation: operation.kind == "shared_conv" or not fits(operation))
 
 
@@ -358,4 +365,22 @@ def _average_by_convolution(graph):
             kernel = kernels[size, channels]
             operation = dataclasses.replace(operation, kind="depthwise", kernel=kernel, attributes=window)
         operations.append(operation)
+    return graph.with_operations(operations)
+
+
+def _requantize_probabilities(graph):
+    """Probabilities that are moved get a scale that can be shared: theirs is fixed, 1/256, and moving changes none."""
+    number, replaced, operations = graph.next_number(), {}, []
+    moved = {value.number for o in graph.operations if o.kind in DATA_MOVEMENT for value in o.inputs}
+    for operation in graph.operations:
+        if operation.kind in DATA_MOVEMENT:
+            inputs = tuple(replaced.get(value.number, value) for value in operation.inputs)
+            operation = dataclasses.replace(operation, inputs=inputs)
+        operations.append(operation)
+        if operation.kind in PROBABILITIES and operation.output.number in moved:
+            again = replaced[operation.output.number] = Value(number, operation.output.shape)
+            number += 1
+            vectors = {"scale": np.ones(again.shape[-1], "float32"), "bias": np.zeros(again.shape[-1], "float32")}
+            fields = {"use": operation.use, **vectors}
+            operations.append(Operation("affine", operation.name, (operation.output,), again, **fields))
     return graph.with_operations(operations)
