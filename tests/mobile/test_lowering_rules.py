@@ -1,0 +1,187 @@
+"""A rule holds for what its class computes: anything else is refused with the names of layer and argument or method."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from random_networks import (
+    CenteredReLU,
+    NegatedKernelConv2D,
+    RenamedConv2D,
+    ScaledConv2D,
+    StandardizedConv2D,
+    SymmetricConv2D,
+    WeightedAdd,
+    images,
+)
+
+import keras_sharenets as ksn
+from keras_sharenets.mobile import export_tflite
+from keras_sharenets.mobile.export.reference import LayerMismatchError, check_layers, lower_model
+from keras_sharenets.mobile.export.verification import ExportMismatchError
+from keras_sharenets.mobile.graph.inference_graph import run
+from keras_sharenets.mobile.graph.lowering import lower
+from keras_sharenets.mobile.graph.rules import UnsupportedLayerError
+
+
+def around(middle, end=True):
+    inputs = keras.Input((8, 8, 3))
+    y = middle(layers.Conv2D(4, 3, padding="same", name="before")(inputs))
+    return keras.Model(inputs, layers.GlobalAveragePooling2D()(y) if end else y)
+
+
+class AlwaysDropout(layers.Dropout):
+    def call(self, inputs, training=None):
+        return super().call(inputs, training=True)
+
+
+class GainConv2D(layers.Conv2D):
+    def __init__(self, filters, kernel_size, gain=1.0, **kwargs):
+        super().__init__(filters, kernel_size, **kwargs)
+        self.gain = gain
+
+    def get_config(self):
+        return {**super().get_config(), "gain": self.gain}
+
+
+class SlowedSharing(ksn.layers.HighlySharedConv2D):
+    def call(self, inputs, **kwargs):
+        return 0.5 * super().call(inputs, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (StandardizedConv2D(4, 3, name="own"), "'own', a StandardizedConv2D, .* it has a `convolution_op` of its own"),
+        (ScaledConv2D(4, 3, name="own"), "'own', a ScaledConv2D, .* it has a `call` of its own"),
+        (NegatedKernelConv2D(4, 3, name="own"), "'own', a NegatedKernelConv2D, .* it has a `kernel` of its own"),
+        (CenteredReLU(name="own"), "'own', a CenteredReLU, .* it has a `call` of its own"),
+        (AlwaysDropout(0.5, name="own"), "'own', an AlwaysDropout, .* it has a `call` of its own"),
+        (SlowedSharing(4, 3, name="own"), "'own', a SlowedSharing, .* it has a `call` of its own"),
+        (GainConv2D(4, 3, gain=2.0, name="own"), r"'own', a GainConv2D, has `gain` \(=2.0\)"),
+        (layers.Normalization(axis=1, mean=1.0, variance=2.0, name="own"), "'own', a Normalization, has `mean`"),
+        (layers.Normalization(axis=(1, 3), mean=1.0, variance=2.0, name="own"), "'own', a Normalization, has `mean`"),
+        (layers.Rescaling(np.ones((8, 4)).tolist(), name="own"), "'own', a Rescaling, has `scale`"),
+        (layers.Flatten(data_format="channels_first", name="own"), r"`data_format` \(='channels_first'\)"),
+        (layers.MaxPooling2D(1, data_format="channels_first", name="own"), r"`data_format` \(='channels_first'\)"),
+        (layers.ZeroPadding2D(1, data_format="channels_first", name="own"), r"`data_format` \(='channels_first'\)"),
+        (layers.BatchNormalization(axis=1, name="own"), r"'own', a BatchNormalization, has `axis` \(=1\)"),
+        (layers.RandomCrop(4, 4, name="own"), "'own', a RandomCrop, cannot be exported"),
+        (layers.Pipeline([layers.RandomFlip(), layers.CenterCrop(4, 4)], name="own"), "'own', a Pipeline, contains"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, layers.Layer) else "",
+)
+def test_what_a_rule_does_not_look_at_is_refused_by_name(layer, message):
+    with pytest.raises(UnsupportedLayerError, match=message):
+        lower(around(layer, end=False))
+
+
+def test_merging_of_its_own_is_refused():
+    with pytest.raises(UnsupportedLayerError, match=r"'own', a WeightedAdd, .* it has a `_merge_function` of its own"):
+        lower(around(lambda y: WeightedAdd(name="own")([y, y])))
+
+
+def test_method_that_an_instance_replaces_is_refused():
+    layer = layers.Dense(4, name="patched")
+    model = around(layer)
+    layer.call = lambda inputs: inputs
+    with pytest.raises(UnsupportedLayerError, match=r"'patched', a Dense, .* it has a `call` of its own"):
+        lower(model)
+
+
+def test_arguments_of_a_call_are_looked_at():
+    norm, mask = layers.BatchNormalization(name="masked"), np.ones((1, 8, 8), bool)
+    with pytest.raises(UnsupportedLayerError, match="'masked', a BatchNormalization, is called with `mask`"):
+        lower(around(lambda y: norm(y, mask=mask)))
+    # When a whole network is run, its own `training` counts.
+    assert lower(around(lambda y: layers.Dropout(0.5)(y, training=True))).operations
+
+
+def test_network_that_keras_has_quantized_is_refused():
+    model = around(layers.Dense(4, name="integers"))
+    model.quantize("int8")
+    with pytest.raises(UnsupportedLayerError, match="'integers', a Dense, was quantized by Keras"):
+        lower(model)
+
+
+def _half(y):
+    return layers.Conv2D(4, 1, activation="relu")(y)
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        lambda y: layers.Conv2D(4, 3, dilation_rate=(1, 2))(y),
+        lambda y: layers.DepthwiseConv2D(3, dilation_rate=2, padding="same")(y),
+        lambda y: ksn.layers.DepthwiseConv2D(3, dilation_rate=2)(y),
+        lambda y: layers.Normalization(mean=[1.0, 2.0, 3.0, 4.0], variance=[4.0, 3.0, 2.0, 1.0], invert=True)(y),
+        lambda y: RenamedConv2D(4, 3)(y),
+        lambda y: SymmetricConv2D(4, strides=(2, 2))(y),
+        lambda y: layers.Subtract()([y, _half(y)]),
+        lambda y: layers.Average()([y, _half(y), _half(y)]),
+        lambda y: layers.Maximum()([y, _half(y)]),
+        lambda y: ops.minimum(y, _half(y)),
+        lambda y: layers.Multiply()([y, layers.Dense(4, "sigmoid")(layers.GlobalMaxPooling2D()(y))]),
+        lambda y: (2 - y) / 4.0 + np.arange(4, dtype="float32"),
+        lambda y: ops.relu6(ops.add(y, _half(y))) * y,
+        lambda y: layers.Dense(5, activation="relu")(y),
+        lambda y: layers.Pipeline([layers.RandomFlip(), layers.RandomContrast(0.2)])(y),
+        lambda y: ops.reshape(ops.concatenate([y, _half(y)], axis=-1), (-1, 4, 16, 8)),
+        lambda y: layers.Reshape((16, 4, 4))(layers.Softmax()(y)),
+        lambda y: layers.BatchNormalization(gamma_initializer="random_normal")(layers.Reshape((64, 4))(y)),
+    ],
+)
+def test_what_is_supported_computes_what_keras_computes(middle):
+    model, pixels = around(middle, end=False), images(0, 4) / 255
+    np.testing.assert_allclose(run(lower(model), pixels), model(pixels, training=False), rtol=1e-4, atol=1e-5)
+    check_layers(lower_model(model), pixels)
+
+
+def test_wrong_layer_is_named_however_little_of_it_is_left(tmp_path):
+    """A layer of somebody else whose `effective_kernel` is not all that it computes, before a saturated softmax."""
+    inputs = keras.Input((8, 8, 3))
+    y = layers.Rescaling(1 / 255)(inputs)
+    y = SymmetricConv2D(4, gain=1.001, name="gained")(layers.Conv2D(4, 3, name="right")(y))
+    y = layers.Dense(3, activation="softmax")(1e4 * layers.GlobalAveragePooling2D()(y))
+    model = keras.Model(inputs, y)
+    with pytest.raises(LayerMismatchError, match="'gained', a SymmetricConv2D, would compute something"):
+        export_tflite(model, tmp_path / "net.tflite", "int8", representative_data=images(0, 8))
+    assert not list(tmp_path.iterdir())
+
+
+def test_layer_with_saturated_probabilities_is_compared_before_them(monkeypatch):
+    inputs = keras.Input((8, 8, 3))
+    dense = layers.Dense(3, activation="softmax", name="sure", kernel_initializer="random_normal")
+    model = keras.Model(inputs, dense(layers.Flatten()(inputs)))
+    lowered = lower_model(model)
+    check_layers(lowered, images(0, 8) * 1e3)
+    dense.kernel.assign(dense.kernel * 1.01)
+    with pytest.raises(LayerMismatchError, match="'sure', a Dense"):
+        check_layers(lowered, images(0, 8) * 1e3)
+
+
+def test_model_that_does_not_run_its_layers_in_turn_is_refused(tmp_path):
+    class Doubled(keras.Model):
+        def call(self, inputs, training=None, mask=None):
+            return 2 * super().call(inputs, training=training, mask=mask)
+
+    inputs = keras.Input((8, 8, 3))
+    model = Doubled(inputs, layers.Dense(3)(layers.Flatten()(layers.Rescaling(1 / 255)(inputs))))
+    with pytest.raises(ExportMismatchError, match="does not compute what its layers compute one after the other"):
+        export_tflite(model, tmp_path / "net.tflite")
+
+
+def test_low_rank_adaptation_is_part_of_the_kernel():
+    model = around(layers.Dense(4, name="adapted"))
+    layer = model.get_layer("adapted")
+    layer.enable_lora(2)
+    layer.lora_kernel_b.assign(np.ones((2, 4)))
+    pixels = images(0, 4) / 255
+    np.testing.assert_allclose(run(lower(model), pixels), model(pixels), rtol=1e-4, atol=1e-5)
+
+
+def test_fixed_batch(tmp_path):
+    inputs = keras.Input((8, 8, 3), batch_size=3)
+    model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(layers.Rescaling(1 / 255)(inputs))))
+    pixels = images(0, 8)
+    assert export_tflite(model, tmp_path / "net.tflite", representative_data=pixels).score_error < 1e-5
