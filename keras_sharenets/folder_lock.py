@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import socket
+import time
 import warnings
 from collections.abc import Iterator
 
@@ -103,10 +104,12 @@ def _lock_file(descriptor: int) -> None:
 
 
 def _read_holder(descriptor: int) -> str:
-    """Who holds the lock; it may not have written that yet."""
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    try:
-        holder = json.loads(os.read(descriptor, 1000))
-        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-    except (ValueError, KeyError, TypeError):
-        return "another process"
+    """Who holds the lock; it may be about to write that."""
+    for _ in range(10):
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        try:
+            holder = json.loads(os.read(descriptor, 1000))
+            return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+        except (ValueError, KeyError, TypeError):
+            time.sleep(0.05)
+    return "another process"
