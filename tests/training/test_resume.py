@@ -82,7 +82,15 @@ for words in " ".join(sys.argv[1:]).split(" then "):
 def start(arguments, backend, patch=""):
     environment = {**os.environ, "KERAS_BACKEND": backend}
     command = [sys.executable, "-c", NETWORK + patch + GO, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # What a shell starts in the background ignores an interrupt, and so do its children unless told otherwise.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
 
 
 def check_loadable(folder):
@@ -156,32 +164,41 @@ def test_killed_twice_and_resumed_is_undisturbed_bit_for_bit(backend, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_killed_20_times_at_random_is_undisturbed_bit_for_bit(backend, tmp_path):
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+def test_stopped_20_times_at_random_is_undisturbed_bit_for_bit(backend, tmp_path):
+    """By SIGTERM, SIGINT and SIGKILL, in one chain."""
+    undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
     begin = [*BEGIN, "--epochs=40"]
     assert start([*begin, "--output", undisturbed], backend).wait() == 0
-    begin += ["--output", killed, "--checkpoint-steps=3"]
-    moments = random.Random(0)
+    begin += ["--output", stopped, "--checkpoint-steps=3"]
+    metrics = stopped / "metrics.json"
+    chance = random.Random(0)
     steps = []
-    for _ in range(20):
-        metrics = killed / "metrics.json"
+    for number in chance.sample([signal.SIGTERM, signal.SIGINT, signal.SIGKILL] * 7, 20):
         before = metrics.stat().st_mtime_ns if metrics.exists() else None
-        process = start(["fit", "--resume", killed] if metrics.exists() else begin, backend)
-        # Any moment from the first file that this process writes on: compiling, training, writing.
+        process = start(["fit", "--resume", stopped] if metrics.exists() else begin, backend)
+        # Any moment from the first file that this process writes on: compiling, training, testing, writing.
         while not metrics.exists() or metrics.stat().st_mtime_ns == before:
             assert process.poll() is None
             time.sleep(0.01)
-        # A random time, but at most so many steps: a fast machine must not be through before the last kill.
-        end, last_step = time.monotonic() + moments.uniform(0, 4), newest(killed) + moments.randint(1, 30)
-        while time.monotonic() < end and newest(killed) < last_step:
+        # A random time, but at most so many steps: a fast machine must not be through before the last signal.
+        first = newest(stopped)
+        end, last_step = time.monotonic() + chance.uniform(0, 4), first + chance.randint(1, 25)
+        while time.monotonic() < end and newest(stopped) < last_step:
             time.sleep(0.01)
-        assert process.poll() is None, "the run is too short for 20 kills"
-        process.kill()
-        process.wait()
-        steps.append(max(check_loadable(killed), default=0))
-    assert len(set(steps)) > 5
-    assert start(["fit", "--resume", killed], backend).wait() == 0
-    assert outcome(killed) == outcome(undisturbed)
+        assert process.poll() is None, "the run is too short for 20 signals"
+        process.send_signal(number)
+        if number == signal.SIGKILL:
+            assert process.wait() == -number
+        else:
+            assert process.wait() == 128 + number
+            record = json.loads(metrics.read_text())
+            assert (record["state"], record["reason"]) == ("stopped", number.name)
+            assert newest(stopped) > first
+        steps.append(max(check_loadable(stopped), default=0))
+    assert len(set(steps)) > 10
+    assert steps == sorted(steps)
+    assert start(["fit", "--resume", stopped], backend).wait() == 0
+    assert outcome(stopped) == outcome(undisturbed)
 
 
 # In one process
