@@ -122,6 +122,15 @@ def test_values_outside_of_pixels(pixels):
     )
 
 
+def test_values_outside_of_normalized_pixels(pixels):
+    """Pixels without their mean have the variance of pixels."""
+    model = beginning_with(layers.Normalization(mean=[78.0], variance=[9200.0]))
+    (doubt,) = doubts(model, pixels - 78)
+    assert doubt.reason.startswith("has values from -78 to 177, but layer 'normalization")
+    assert doubt.reason.endswith("of `model` normalizes pixel values from 0 to 255.")
+    assert quiet(beginning_with(layers.Normalization(mean=[0.3], variance=[0.14])), pixels / 255 - 0.3)
+
+
 def network_without_preparation(scale, momentum):
     """A network that was trained on `scale` times the pixels, and has no layer that says so."""
     inputs = keras.Input((8, 8, 1))

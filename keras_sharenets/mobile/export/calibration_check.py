@@ -138,10 +138,14 @@ def _preparation(beginning: list[Call], images: np.ndarray) -> _Evidence:
     if np.allclose(prepared, images):
         return _Evidence()
     name = layers[-1].name
+    ends = _prepared(beginning, np.stack([np.zeros_like(images[0]), np.full_like(images[0], 255)]))
+    outside = images.min() < _PIXELS[0] or images.max() > _PIXELS[1]
     if isinstance(layers[-1], keras.layers.Normalization) and not layers[-1].invert:
         numbers = prepared.reshape(-1, prepared.shape[-1]).astype("float64")
         spread, mean = float(np.sqrt(numbers.var(axis=0).mean())), float(np.abs(numbers.mean(axis=0)).mean())
         if _SPREAD[0] <= spread <= _SPREAD[1] and mean <= _MEAN:
+            if outside and np.abs(ends).max() <= _MEAN and np.ptp(ends, axis=0).max() >= 1:
+                return _Evidence(known=True, reason=f"layer '{name}' of `model` normalizes pixel values from 0 to 255.")
             return _Evidence(known=True)
         return _Evidence(
             known=True,
@@ -149,11 +153,9 @@ def _preparation(beginning: list[Call], images: np.ndarray) -> _Evidence:
             f" {mean:.2g} and a standard deviation of {spread:.2g} of them: their scale is not that of its statistics.",
         )
     low, high = float(prepared.min()), float(prepared.max())
-    ends = _prepared(beginning, np.stack([np.zeros_like(images[0]), np.full_like(images[0], 255)]))
     pixels = np.abs(ends).max() <= 2.01 and np.abs(ends[1] - ends[0]).max() >= 0.5
     takes = "it takes pixel values from 0 to 255" if pixels else "their scale is not the one that it takes"
-    outside = pixels and (images.min() < _PIXELS[0] or images.max() > _PIXELS[1])
-    if high - low >= _RANGE[0] and max(high, -low) <= _RANGE[1] and not outside:
+    if high - low >= _RANGE[0] and max(high, -low) <= _RANGE[1] and not (pixels and outside):
         return _Evidence(known=True)
     return _Evidence(known=True, reason=f"layer '{name}' of `model` rescales them to {low:.2g} to {high:.2g}: {takes}.")
 
