@@ -12,15 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from keras_sharenets.mobile.graph.inference_graph import (
-    PROBABILITIES,
-    Constant,
-    InferenceGraph,
-    Materialize,
-    Operation,
-    Value,
-)
-from keras_sharenets.mobile.graph.quantization import DATA_MOVEMENT, filter_limits
+from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Materialize, Operation, Value
+from keras_sharenets.mobile.graph.quantization import filter_limits, requantize_probabilities, rewritable_kernels
 
 _LINEAR = ("conv", "depthwise", "dense", "affine")
 _WITH_ACTIVATION = (*_LINEAR, "add")
@@ -39,6 +32,7 @@ def simplify(graph: InferenceGraph) -> InferenceGraph:
         fold_scales,
         fuse_activations,
         fold_scales,
+        fold_into_dense,
         fold_permutes,
         pad_with_zeros,
     ):
@@ -71,6 +65,24 @@ def fold_scales(graph: InferenceGraph) -> InferenceGraph:
         scale = reader.scale if producer.scale is None else reader.scale * producer.scale
         bias = reader.bias if producer.bias is None else reader.bias + reader.scale * producer.bias
         return dataclasses.replace(producer, output=reader.output, scale=scale, bias=bias, activation=reader.activation)
+
+    return _merge_into_producer(graph, merged)
+
+
+def fold_into_dense(graph: InferenceGraph) -> InferenceGraph:
+    """A scale and shift that a matrix product alone reads becomes part of it, if its kernel has no other use."""
+    rewritable = rewritable_kernels(graph)
+
+    def merged(producer, reader):
+        folds = producer.kind == "affine" and producer.activation is None and producer.inputs[0] != graph.input
+        if not folds or reader.kind != "dense" or reader.kernel not in rewritable:
+            return None
+        array = reader.kernel.array * producer.scale[:, None]
+        shift = producer.bias @ reader.kernel.array
+        shift = shift if reader.scale is None else shift * reader.scale
+        bias = (shift if reader.bias is None else reader.bias + shift).astype("float32")
+        kernel = Constant(reader.kernel.name, array.astype("float32"))
+        return dataclasses.replace(reader, inputs=producer.inputs, kernel=kernel, bias=bias)
 
     return _merge_into_producer(graph, merged)
 
@@ -308,7 +320,7 @@ def prepare_int8(graph: InferenceGraph, materialize: Materialize) -> InferenceGr
         strengths = _strengths(operation)
         return operation.scale.min() > 0 and strengths.min() > _NEGLIGIBLE * strengths.max()
 
-    graph = _rescale_kernels(_average_by_convolution(_requantize_probabilities(graph)), materialize, signed)
+    graph = _rescale_kernels(_average_by_convolution(requantize_probabilities(graph)), materialize, signed)
     return _split_scales(graph, lambda operation: operation.kind == "shared_conv" or not fits(operation))
 
 
@@ -365,22 +377,4 @@ def _average_by_convolution(graph):
             kernel = kernels[size, channels]
             operation = dataclasses.replace(operation, kind="depthwise", kernel=kernel, attributes=window)
         operations.append(operation)
-    return graph.with_operations(operations)
-
-
-def _requantize_probabilities(graph):
-    """Probabilities that are moved get a scale that can be shared: theirs is fixed, 1/256, and moving changes none."""
-    number, replaced, operations = graph.next_number(), {}, []
-    moved = {value.number for o in graph.operations if o.kind in DATA_MOVEMENT for value in o.inputs}
-    for operation in graph.operations:
-        if operation.kind in DATA_MOVEMENT:
-            inputs = tuple(replaced.get(value.number, value) for value in operation.inputs)
-            operation = dataclasses.replace(operation, inputs=inputs)
-        operations.append(operation)
-        if operation.kind in PROBABILITIES and operation.output.number in moved:
-            again = replaced[operation.output.number] = Value(number, operation.output.shape)
-            number += 1
-            vectors = {"scale": np.ones(again.shape[-1], "float32"), "bias": np.zeros(again.shape[-1], "float32")}
-            fields = {"use": operation.use, **vectors}
-            operations.append(Operation("affine", operation.name, (operation.output,), again, **fields))
     return graph.with_operations(operations)

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES, Constant, InferenceGraph, Operation, run
+from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES, Constant, InferenceGraph, Operation, Value, run
 
 Range = tuple[float, float]
 
@@ -89,6 +89,24 @@ def _bias_fits(graph, ranges, kernels):
         with np.errstate(over="ignore"):  # The writer refuses what became infinite, and names the layer.
             fitting[operation.kernel] = Quantization(np.maximum(scale, least).astype("float32"))
     return fitting
+
+
+def requantize_probabilities(graph: InferenceGraph) -> InferenceGraph:
+    """Probabilities that are moved get a scale that can be shared: theirs is fixed, 1/256, and moving changes none."""
+    number, replaced, operations = graph.next_number(), {}, []
+    moved = {value.number for o in graph.operations if o.kind in DATA_MOVEMENT for value in o.inputs}
+    for operation in graph.operations:
+        if operation.kind in DATA_MOVEMENT:
+            inputs = tuple(replaced.get(value.number, value) for value in operation.inputs)
+            operation = dataclasses.replace(operation, inputs=inputs)
+        operations.append(operation)
+        if operation.kind in PROBABILITIES and operation.output.number in moved:
+            again = replaced[operation.output.number] = Value(number, operation.output.shape)
+            number += 1
+            vectors = {"scale": np.ones(again.shape[-1], "float32"), "bias": np.zeros(again.shape[-1], "float32")}
+            fields = {"use": operation.use, **vectors}
+            operations.append(Operation("affine", operation.name, (operation.output,), again, **fields))
+    return graph.with_operations(operations)
 
 
 def _measured(graph, images, batch=32):
