@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_sharenets.analysis.graph import Call, Tensor, is_functional, trace
+from keras_sharenets.analysis.graph import Call, Graph, Tensor, is_functional, trace
 from keras_sharenets.layers.fake_quantize import FakeQuantize
 from keras_sharenets.layers.quantized_kernels import inner
 
@@ -134,10 +134,12 @@ def head_of(model: keras.Model) -> Head:
 
 def final_activation(model: keras.Model) -> str | None:
     """`SOFTMAX` or `SIGMOID`, if a network visibly ends in it, else `None`."""
-    if not is_functional(model):
-        return None
-    traced = trace(model)
-    return _end(traced.outputs[0], {call.outputs[0].number: call for call in traced.calls})
+    return end_of(trace(model)) if is_functional(model) else None
+
+
+def end_of(graph: Graph) -> str | None:
+    """The same of a network that is traced already."""
+    return _end(graph.outputs[0], {call.outputs[0].number: call for call in graph.calls})
 
 
 def _end(tensor: Tensor, calls: dict[int, Call]) -> str | None:

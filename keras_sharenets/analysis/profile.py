@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from keras_sharenets._types import Shape
-from keras_sharenets.analysis.graph import trace
+from keras_sharenets.analysis.graph import Graph, trace
 from keras_sharenets.analysis.multiply_adds import multiply_adds
 from keras_sharenets.layers.quantized_kernels import inner
 from keras_sharenets.rendering.tables import text_table
@@ -172,7 +172,11 @@ def profile(model: keras.Model, input_shape: Any = None) -> Profile:
     >>> p.stored_parameters, p.effective_parameters, p.ratio, p.multiply_adds
     (576, 1152, 2.0, 294912)
     """
-    graph = trace(model, input_shape)
+    return profile_graph(trace(model, input_shape), name=model.name)
+
+
+def profile_graph(graph: Graph, *, name: str) -> Profile:
+    """The `Profile` of a model that is traced already, and its name."""
     known, seen, rows = {}, set(), []
 
     def unseen(weights: Sequence[keras.Variable]) -> int:
@@ -197,7 +201,7 @@ def profile(model: keras.Model, input_shape: Any = None) -> Profile:
             multiply_adds=multiply_adds(call, weights.kernel_shape),
         )
         rows.append(row)
-    return Profile(model.name, tuple(tensor.shape[1:] for tensor in graph.inputs), tuple(rows))
+    return Profile(name, tuple(tensor.shape[1:] for tensor in graph.inputs), tuple(rows))
 
 
 _HEADER = ("layer", "type", "call", "output", "stored", "effective", "multiply-adds")

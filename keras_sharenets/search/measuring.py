@@ -88,13 +88,15 @@ def measure(model: keras.Model, folder: pathlib.Path, dataset: Dataset) -> FileC
         return FileCosts()
     from keras_sharenets import mobile
     from keras_sharenets.mobile.export import conversion
+    from keras_sharenets.mobile.export.reference import lower_model
     from keras_sharenets.mobile.export.verification import ExportMismatchError
 
     images, sizes = _representative_data(dataset, model.input_shape[1:]), {}
     for name, quantization in (("float32", None), ("int8", "int8")):
         try:
             if quantization == "int8":
-                _check_that_it_runs(conversion.convert(model, quantization="int8", representative_data=images))
+                lowered = lower_model(model)
+                _check_that_it_runs(conversion.convert(lowered, quantization="int8", representative_data=images))
             report = mobile.export_tflite(
                 model,
                 folder / f"{name}.tflite",
@@ -136,10 +138,11 @@ def estimate_file(model: keras.Model, dataset: Dataset) -> bytes:
     hardly a trained network's file is larger.
     """
     from keras_sharenets.mobile.export import conversion, metadata
+    from keras_sharenets.mobile.export.reference import lower_model
 
     randomize_batchnorm(model, negative_share=0.5)
     images = _representative_data(dataset, model.input_shape[1:])
-    data = conversion.convert(model, quantization="int8", representative_data=images)
+    data = conversion.convert(lower_model(model), quantization="int8", representative_data=images)
     return metadata.write_labels(data, dataset.class_names)
 
 

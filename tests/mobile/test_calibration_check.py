@@ -1,6 +1,7 @@
 """Representative data that is not what a network was trained on is refused or warned of; what is, is taken silently."""
 
 import pathlib
+import re
 
 import keras
 import numpy as np
@@ -197,6 +198,11 @@ def test_quantization_aware_network(trained, pixels):
     learned = model.get_layer("images_range")
     learned.low.assign([0.0])
     learned.high.assign([255.0])
+    assert quiet(model, pixels)
+    # What the preparation makes of the images has a range of its own.
+    (prepared,) = (layer for layer in model.layers if re.fullmatch(r"normalization\w*_range", layer.name))
+    prepared.low.assign([-1.0])
+    prepared.high.assign([2.0])
     assert quiet(model, pixels)
     reasons = [doubt.reason for doubt in doubts(model, pixels / 255)]
     assert "which normalizes to mean 0" in reasons[0]

@@ -9,6 +9,7 @@ from mobile_networks import NAMES, small_network, with_noise
 
 from keras_sharenets.mobile import export_tflite, predict_tflite
 from keras_sharenets.mobile.export import conversion
+from keras_sharenets.mobile.export.reference import lower_model
 from keras_sharenets.mobile.export.verification import ExportMismatchError
 from keras_sharenets.mobile.graph.inference_graph import Constant
 from keras_sharenets.mobile.inspect.file import read_labels
@@ -124,7 +125,7 @@ def test_representative_data_in_batches(plain, tmp_path):
 @pytest.mark.parametrize("network", ["trained", "saturated"])
 def test_wrong_file_is_caught(request, digits, tmp_path, monkeypatch, network, quantization):
     model, right = request.getfixturevalue(network), conversion.convert
-    monkeypatch.setattr(conversion, "convert", lambda model, **how: right(with_noise(model), **how))
+    monkeypatch.setattr(conversion, "convert", lambda given, **how: right(lower_model(with_noise(given.model)), **how))
     with pytest.raises(ExportMismatchError, match=r"64 images, and was not written: relative error of the scores"):
         export_tflite(model, tmp_path / "wrong.tflite", quantization=quantization, representative_data=digits[0][:64])
     assert not list(tmp_path.iterdir())
@@ -140,12 +141,12 @@ def test_saturated_network(saturated, digits, tmp_path, monkeypatch):
     )
     right = conversion.convert
 
-    def with_weak_end(model, **how):
+    def with_weak_end(lowered, **how):
         """Scores of a fifth: the same class is first in every image, with a probability of 1."""
-        copy = keras.models.clone_model(model)
-        *weights, kernel, bias = model.get_weights()
+        copy = keras.models.clone_model(lowered.model)
+        *weights, kernel, bias = lowered.model.get_weights()
         copy.set_weights([*weights, kernel / 5, bias / 5])
-        return right(copy, **how)
+        return right(lower_model(copy), **how)
 
     monkeypatch.setattr(conversion, "convert", with_weak_end)
     with pytest.raises(ExportMismatchError, match=r"relative error of the scores 0\.8"):

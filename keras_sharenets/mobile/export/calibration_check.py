@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_sharenets import layers as ours
 from keras_sharenets.analysis.graph import Call, Graph, trace
-from keras_sharenets.heads import final_activation
+from keras_sharenets.heads import end_of
 from keras_sharenets.mobile.export import verification
 from keras_sharenets.mobile.export.reference import keras_calls
 
@@ -49,25 +49,28 @@ class Doubt:
     certain: bool = False
 
 
-def check_images(model: keras.Model, images: np.ndarray, *, quantization: str | None) -> None:
+def check_images(
+    model: keras.Model, images: np.ndarray, *, quantization: str | None, graph: Graph | None = None
+) -> None:
     """Refuses or warns of `representative_data` that is not what a network was trained on.
 
     Args:
         model: functional or sequential `keras.Model`, built.
         images: array `(n, height, width, channels)`.
         quantization: with `"int8"` the images are what the file is calibrated with; else they only verify it.
+        graph: the model as [`keras_sharenets.analysis.graph.trace`] gives it, where that is known already.
 
     Raises:
         ValueError: they are certainly not, and `quantization="int8"`.
     """
-    for doubt in doubts(model, images):
+    for doubt in doubts(model, images, graph):
         message = f"`representative_data` {doubt.reason} {_ADVICE}"
         if doubt.certain and quantization == "int8":
             raise ValueError(message)
         warnings.warn(message, stacklevel=3)  # That of who calls the export.
 
 
-def doubts(model: keras.Model, images: np.ndarray) -> list[Doubt]:
+def doubts(model: keras.Model, images: np.ndarray, graph: Graph | None = None) -> list[Doubt]:
     """What speaks against images; arguments as in [`check_images`]. The first alone may be certain."""
     low, high = float(images.min()), float(images.max())
     if low == high:
@@ -77,7 +80,7 @@ def doubts(model: keras.Model, images: np.ndarray) -> list[Doubt]:
         count = f"{len(images)} times the same image" if len(images) > 1 else "a single image"
         found.append(Doubt(f"is {count}: other images have values outside the ranges that are measured on it."))
     chosen = images[np.linspace(0, len(images) - 1, min(len(images), _IMAGES)).round().astype(int)].astype("float32")
-    graph = trace(model)
+    graph = graph or trace(model)
     beginning = _beginning(graph)
     values = f"has values from {low:g} to {high:g}"
     prepared = _preparation(beginning, chosen)
@@ -86,14 +89,14 @@ def doubts(model: keras.Model, images: np.ndarray) -> list[Doubt]:
         found.insert(0, Doubt(f"{values}, but {prepared.reason}", certain=bool(statistics.reason)))
     elif statistics.reason:
         found.insert(0, Doubt(f"{values}, but {statistics.reason}"))
-    elif not prepared.known and not statistics.known and not found and _constant_scores(model, chosen):
+    elif not prepared.known and not statistics.known and not found and _constant_scores(model, graph, chosen):
         found.append(
             Doubt(
                 f"{values}, and `model` gives the same probabilities to all of its images, but not to images of pixel"
                 " values from 0 to 255."
             )
         )
-    learned = _learned_range(beginning, low, high)
+    learned = _learned_range(beginning, chosen)
     return [*found, Doubt(learned)] if learned else found
 
 
@@ -251,7 +254,7 @@ def _explained(calls: list[Call], seen: list[tuple[np.ndarray, np.ndarray]], sha
     return spread < _SPREAD_OF_UNTRAINED or _variance_ratios(calls[0], share, *seen[0]).std() < spread / 2
 
 
-def _constant_scores(model: keras.Model, images: np.ndarray) -> bool:
+def _constant_scores(model: keras.Model, graph: Graph, images: np.ndarray) -> bool:
     """Whether a classifier says the same of all these images, and not of synthetic ones of pixel values from 0 to 255.
 
     So does an untrained network of small values, but its biases are 0, or its scores are large where values are.
@@ -262,7 +265,7 @@ def _constant_scores(model: keras.Model, images: np.ndarray) -> bool:
     given, other = (
         verification.run_keras(model, each) for each in (images, verification.synthetic_images(images.shape[1:]))
     )
-    if final_activation(model):
+    if end_of(graph):
         scores = np.log(np.maximum(other, np.finfo("float32").tiny))
     else:
         scores = other
@@ -271,10 +274,13 @@ def _constant_scores(model: keras.Model, images: np.ndarray) -> bool:
     return scores.std(axis=0).max() <= _SCORES_OF_TRAINED and given < _VARIATION[0] and other > _VARIATION[1]
 
 
-def _learned_range(beginning: list[Call], low: float, high: float) -> str:
-    """What speaks against images beside the range that quantization-aware training has learned for the input."""
-    for call in beginning:
+def _learned_range(beginning: list[Call], images: np.ndarray) -> str:
+    """What speaks against images beside the ranges that quantization-aware training has learned at the beginning."""
+    for index, call in enumerate(beginning):
         if isinstance(call.operation, ours.FakeQuantize):
+            # That of the input, then one of what each layer makes of it.
+            values = _prepared(beginning[:index], images)
+            low, high = float(values.min()), float(values.max())
             start, end = map(float, call.operation.range())
             if end > start and not 0.1 < (max(high, 0.0) - min(low, 0.0)) / (end - start) < 10:
                 return (

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import keras
 import numpy as np
 
-from keras_sharenets.heads import final_activation
+from keras_sharenets.heads import end_of
 from keras_sharenets.layers import FakeQuantize
 from keras_sharenets.mobile.export import reference
 from keras_sharenets.mobile.graph import group_chains, passes
@@ -36,13 +35,13 @@ _PRODUCT = {None: 1 / 30, "float16": 1 / 30, "int8": 1 / 120}
 _MOVE = {None: 1.0, "float16": 1.0, "int8": 0.7}
 
 
-def output_name(model: keras.Model) -> str:
+def output_name(end: str | None) -> str:
     """What a file calls its output: `probabilities`, or `scores` if the network does not end in softmax or sigmoid."""
-    return "probabilities" if final_activation(model) else "scores"
+    return "probabilities" if end else "scores"
 
 
 def convert(
-    model: keras.Model,
+    lowered: reference.LoweredModel,
     *,
     quantization: str | None = None,
     representative_data: np.ndarray | None = None,
@@ -53,7 +52,7 @@ def convert(
     """Converts a classifier for one image at a time.
 
     Args:
-        model: functional or sequential `keras.Model` with a fixed image size.
+        lowered: a model with a fixed image size, as [`reference.lower_model`] gives it.
         quantization: `None` for float32, `"float16"` for stored weights of that type, `"int8"` for integers throughout.
         representative_data: array `(n, height, width, channels)` of pixel values, for `"int8"`: the range of every
             value is measured on it.
@@ -72,8 +71,9 @@ def convert(
             wrong layer is named. Looked at before anything is quantized, on some of `representative_data` and on images
             that nothing is measured on.
     """
-    names, lowered = (SIGNATURE, INPUT, output_name(model)), reference.lower_model(model)
-    traced, checked = lowered.traced, reference.checked_images(representative_data, tuple(model.inputs[0].shape[1:]))
+    traced = lowered.traced
+    names = SIGNATURE, INPUT, output_name(end_of(traced))
+    checked = reference.checked_images(representative_data, traced.inputs[0].shape[1:])
     reference.check_layers(lowered, checked)
     # Fake quantization rounds in Keras, and is no part of the graph.
     rounds = any(isinstance(call.operation, FakeQuantize) for call in traced.calls)

@@ -19,7 +19,7 @@ import PIL.Image
 import tensorflow as tf
 
 from keras_sharenets import _checks, files
-from keras_sharenets.heads import SIGMOID, THRESHOLD, Head, head_of, head_of_end
+from keras_sharenets.heads import SIGMOID, THRESHOLD, Head, final_activation, head_of, head_of_end
 from keras_sharenets.mobile.export import calibration_check, verification
 from keras_sharenets.mobile.export.conversion import output_name
 from keras_sharenets.mobile.export.decoding import decode
@@ -121,7 +121,7 @@ def export_saved_model(
 
 
 def _write(model, head, folder, names, shape):
-    output = output_name(model)
+    output = output_name(final_activation(model))
 
     @functools.partial(tf.function, input_signature=[tf.TensorSpec((None, *shape), tf.float32, name="images")])
     def classify(images):
@@ -173,7 +173,7 @@ def _verify(model, head, folder, names, images):
         expected = verification.run_keras(model, given)
         limit = _TOLERANCE * max(1, np.abs(expected).max())
         results = loaded.signatures[signature](**inputs)
-        outputs = results[output_name(model)].numpy()
+        outputs = results[output_name(final_activation(model))].numpy()
         differences.append(float(np.abs(outputs - expected).max()))
         # Written so that a difference that is no number fails.
         if not differences[-1] <= limit or not _says(results, head, names, outputs):

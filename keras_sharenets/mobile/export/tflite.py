@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 from keras_sharenets import _checks, files
-from keras_sharenets.analysis import profile
-from keras_sharenets.heads import head_of
+from keras_sharenets.analysis.profile import profile_graph
+from keras_sharenets.heads import end_of, head_of_end
 from keras_sharenets.mobile.export import calibration_check, conversion, metadata, reference, verification
 from keras_sharenets.mobile.export.representative_data import gather_images
 from keras_sharenets.mobile.export.verification import ExportMismatchError
@@ -149,19 +149,20 @@ def export_tflite(
         _checks.positive("max_bytes", max_bytes)
     _checks.tensorflow_backend("Export", "load and export it there")
     shape, _ = verification.check_classifier(model)
-    head = head_of(model)
+    lowered = reference.lower_model(model)
+    head = head_of_end(end_of(lowered.traced), int(model.output_shape[-1]))
     if class_names is not None:
         class_names = head.check_names(class_names)
     if quantization == "int8" and representative_data is None:
         raise ValueError('`quantization="int8"` needs `representative_data`: images to measure the ranges on.')
     if representative_data is not None:
         representative_data = gather_images("representative_data", representative_data, shape)
-        calibration_check.check_images(model, representative_data, quantization=quantization)
+        calibration_check.check_images(model, representative_data, quantization=quantization, graph=lowered.traced)
     if pathlib.Path(path).is_dir():
         raise ValueError(f"`path` (={str(path)!r}) is a folder, and must be a file.")
     graphs = []
     data = conversion.convert(
-        model,
+        lowered,
         quantization=quantization,
         representative_data=representative_data,
         prefer=prefer,
@@ -171,13 +172,13 @@ def export_tflite(
     if class_names is not None:
         data = metadata.write_labels(data, class_names)
     images, verified_on = verification.verification_images(representative_data, shape)
-    graph, lowered = graphs[-1] if graphs else None, reference.lower_model(model)
+    graph = graphs[-1] if graphs else None
     agreement, limits = _verify(lowered, head, data, graph, images, most=_TOLERANCES[quantization])
     # Images that an integer file was not calibrated with may have values outside its ranges, which it clips as it must.
     most = math.inf if quantization == "int8" else _TOLERANCES[quantization]
     _verify(lowered, head, data, graph, reference.fresh_images(representative_data, shape, count=_FRESH), most=most)
     constants = _check_constants(data, quantization)
-    stored = profile(model).stored_parameters
+    stored = profile_graph(lowered.traced, name=model.name).stored_parameters
     files.write_bytes(path, data)
     return TFLiteReport(
         path=str(path),
