@@ -4,6 +4,8 @@ import keras
 import numpy as np
 
 import keras_sharenets as ksn
+from keras_sharenets.mobile.export import conversion
+from keras_sharenets.mobile.export.reference import lower_model
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -29,3 +31,8 @@ def with_noise(model):
     weights[middle] = random.permutation(weights[middle].reshape(-1)).reshape(weights[middle].shape)
     copy.set_weights(weights)
     return copy
+
+
+def convert(model, **options):
+    """The bytes of a file that is not verified yet."""
+    return conversion.convert(lower_model(model), **options)

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import PIL.Image
 import pytest
+from mobile_networks import convert
 
 from keras_sharenets.mobile import benchmark_tflite, compare_tflite
-from keras_sharenets.mobile.export.conversion import convert
 from keras_sharenets.mobile.inspect import benchmark, memory_probe
 from keras_sharenets.mobile.inspect.benchmark import delegation
 from keras_sharenets.mobile.inspect.benchmark_figure import draw_accuracy_against_size

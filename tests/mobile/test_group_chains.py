@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 from harness import assert_close, pseudo_random
+from mobile_networks import convert
 
 import keras_sharenets as ksn
 from keras_sharenets.mobile import predict_tflite
-from keras_sharenets.mobile.export.conversion import convert
 from keras_sharenets.mobile.graph import passes
 from keras_sharenets.mobile.graph.group_chains import fold_chain_normalization, split_concat_readers, stack_groups
 from keras_sharenets.mobile.graph.inference_graph import run

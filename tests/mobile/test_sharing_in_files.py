@@ -10,22 +10,18 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from families import REPRESENTATIVES, representative
 from harness import calm_statistics
+from mobile_networks import convert
 
 import keras_sharenets as ksn
 from keras_sharenets.analysis import calls
 from keras_sharenets.mobile import predict_tflite
 from keras_sharenets.mobile.export import conversion
-from keras_sharenets.mobile.export.reference import lower_model
 from keras_sharenets.mobile.graph import passes
 from keras_sharenets.mobile.graph.inference_graph import run
 from keras_sharenets.mobile.graph.lowering import lower
 from keras_sharenets.mobile.graph.rules import UnsupportedLayerError
 
 BYTES = {None: 4, "float16": 2, "int8": 1}
-
-
-def convert(model, **options):
-    return conversion.convert(lower_model(model), **options)
 
 
 def trained_like(model, seed=0, negative=0.02, at_once=True):
