@@ -103,6 +103,8 @@ class _Maker:
         channels = y.shape[-1]
         if channels % 4:
             y = layers.Conv2D(8, 1)(y)
+        if min(y.shape[1:3]) < 3:
+            return y
         own = ksn.layers
         return self.one(
             lambda: own.HighlySharedConv2D(8, self.one(1, 3), groups=2, channel_repeats=self.one(1, 2), use_bias=True),
