@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 from mobile_networks import NAMES
+from tensor_names import tensor_names
 
 from keras_sharenets.mobile import describe_tflite, predict_tflite
 from keras_sharenets.mobile.inspect.file import open_tflite
@@ -63,6 +64,15 @@ def test_describe_integers(tflite_files):
     # Pixel values from 0 to 255 in 256 steps; LiteRT fixes the steps of a softmax.
     assert (entry["dtype"], entry["scale"], entry["zero_point"]) == ("int8", 1.0, -128)
     assert (end["dtype"], end["scale"], end["zero_point"]) == ("int8", 1 / 256, -128)
+
+
+def test_tensors_are_named_after_their_layers(tflite_files):
+    names = tensor_names(tflite_files[None][0].read_bytes())
+    assert names[0] == "images"
+    assert names[-4:] == ["predict/k", "predict/b", "predict", "probabilities"]
+    assert [name for name in names if name.startswith("stem")] == ["stem/k", "stem/b", "stem"]
+    # One kernel and one bias of zeros for three uses.
+    assert [name for name in names if name.startswith("shared/")] == ["shared/k", "shared/b"]
 
 
 def test_threads(tflite_files):

@@ -11,6 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 from families import REPRESENTATIVES, representative
 from harness import calm_statistics
 from mobile_networks import convert
+from tensor_names import check_names
 
 import keras_sharenets as ksn
 from keras_sharenets.analysis import calls
@@ -103,6 +104,7 @@ def test_file(network, quantization, prefer, tmp_path):
     data = convert(model, quantization=quantization, representative_data=images, prefer=prefer)
     if prefer == "size":
         assert len(data) <= bound(model, quantization)
+    check_names(data, model)
     names, types = parts(data)
     assert names.count("DELEGATE") == 1
     if quantization == "int8":

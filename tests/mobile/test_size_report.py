@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
+from tensor_names import tensor_names
 
 from keras_sharenets.mobile import export_tflite, size_report
 from keras_sharenets.mobile.export.metadata import write_labels
@@ -81,7 +82,8 @@ def test_exported_file(tflite_files, quantization):
     assert sum(report.parts.values()) == len(data)
     assert sum(report.constants.values()) == exported.file_weight_bytes
     assert report.repeated_constants == 0
-    assert report.names == sum(map(text_bytes, ("classify", "images", "probabilities")))
+    names = [*tensor_names(data), "classify", "images", "probabilities"]
+    assert report.names == sum(map(text_bytes, names))
     assert (report.quantization_parameters == 0) == (quantization != "int8")
 
 

@@ -1,7 +1,9 @@
-"""The bytes of a TFLite file: every distinct constant and every distinct quantization vector once, no tensor names."""
+"""The bytes of a TFLite file: every distinct constant and every distinct quantization vector once, short names."""
 
 from __future__ import annotations
 
+import re
+import string
 from typing import Any
 
 import flatbuffers
@@ -11,6 +13,10 @@ from ai_edge_litert import schema_py_generated
 from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, Value
 from keras_sharenets.mobile.graph.quantization import QuantizedGraph, affine_quantization
 from keras_sharenets.mobile.writer.operators import Tensors, write_operation
+
+# Letters in names of layers: of those that stay, of others as far as they fit, and at most. A text takes a multiple of
+# 4 bytes with its final zero.
+_KEPT, _FITTING, _LONGEST = 8, 7, 9
 
 # Its generated classes declare lists where they take arrays.
 schema: Any = schema_py_generated
@@ -112,6 +118,8 @@ class FileWriter:
     def __init__(self) -> None:
         self._graph = schema.SubGraphT()
         self._graph.tensors, self._graph.operators = [], []
+        self._names = []  # Of the tensors, each with what stands between it and a number.
+        self.layer = ""
         self._buffers = [schema.BufferT()]  # The first one is empty, for tensors that are computed.
         self._buffer_numbers = {}
         self._constants = {}
@@ -133,14 +141,22 @@ class FileWriter:
         *,
         constant: np.ndarray | None = None,
         quantization: tuple[Any, Any, int] | None = None,
+        suffix: str = "",
+        name: str | None = None,
     ) -> int:
         """Adds a tensor, unless it is a constant that is there already, and returns its number.
+
+        It is named after the layer that is written (`self.layer`), and a number makes that unique. What no layer gives
+        has one letter and a number: `d` are shapes, orders and paddings, `t` values between two operators of a layer,
+        `w` constants of half the size when they have been widened.
 
         Args:
             shape: its shape.
             dtype: `"float32"`, `"float16"`, `"int32"` or `"int8"`.
             constant: array with its contents, or `None` if it is computed.
             quantization: `(scale, zero_point, axis)`, vectors along an axis or single numbers, or `None`.
+            suffix: what is added to the layer's name.
+            name: that letter, instead of the layer's name.
         """
         buffer = 0 if constant is None else self._buffer(np.asarray(constant, dtype))
         parameters = None if quantization is None else _Once(_quantization_parameters(*quantization))
@@ -152,6 +168,7 @@ class FileWriter:
         tensor.type = _TYPES[dtype]
         tensor.buffer, tensor.quantization, tensor.hasRank = buffer, parameters, True
         self._graph.tensors.append(tensor)
+        self._names.append((short_name(self.layer) + suffix, "_") if name is None else (name, ""))
         number = self._constants[key] = len(self._graph.tensors) - 1
         return number
 
@@ -181,6 +198,9 @@ class FileWriter:
         """
         self._graph.inputs = np.asarray(list(inputs.values()), "int32")
         self._graph.outputs = np.asarray(list(outputs.values()), "int32")
+        given = {number: name for names in (inputs, outputs) for name, number in names.items()}
+        for number, name in enumerate(_unique_names(self._names, given)):
+            self._graph.tensors[number].name = name
         model = schema.ModelT()
         model.version = 3
         model.subgraphs, model.buffers = [self._graph], self._buffers
@@ -193,6 +213,40 @@ class FileWriter:
         builder = _Builder()
         builder.Finish(model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
+
+
+def short_name(layer: str) -> str:
+    """A layer's name in few letters, for its tensors: programs that open files want names, and names take bytes.
+
+    A name of up to 8 letters stays. Of a longer one there are the first letter and the number of each part, and of the
+    last part more letters while there are few.
+
+    >>> [short_name(layer) for layer in ("stem", "stage1_module2_convolution", "conv2d_12", "predictions")]
+    ['stem', 's1m2con', 'conv212', 'predict']
+    """
+    if len(layer) <= _KEPT:
+        return layer
+    # A number that stands alone belongs to the word before it.
+    parts = re.split(r"_(?!\d)|/", layer)
+    words = [part.rstrip(f"{string.digits}_") for part in parts]
+    numbers = [part[len(word) :].replace("_", "") for part, word in zip(parts, words, strict=True)]
+    *places, last = words
+    before = "".join(word[:1] + number for word, number in zip(places, numbers, strict=False))
+    most = 3 if places else _KEPT
+    return (before + last[: max(1, min(most, _FITTING - len(before + numbers[-1])))] + numbers[-1])[-_LONGEST:]
+
+
+def _unique_names(names, given):
+    """Those of the tensors in `given` as that says; each other one with a number behind it if it is taken."""
+    taken, counts, unique = set(given.values()), {}, []
+    for number, (name, between) in enumerate(names):
+        result = given.get(number)
+        while result is None or (result in taken and number not in given):
+            counts[name] = counts.get(name, 0) + 1
+            result = name if name and counts[name] == 1 else f"{name}{between}{counts[name]}"
+        taken.add(result)
+        unique.append(result)
+    return unique
 
 
 def _quantization_parameters(scale, zero_point, axis):
@@ -227,27 +281,27 @@ class FloatTensors(Tensors):
         self._stored_type = stored_type
         self._constants = {}
 
-    def like(self, value: Value, shape: tuple[int, ...]) -> int:
-        return self.writer.tensor(shape, "float32")
+    def like(self, value: Value, shape: tuple[int, ...], *, name: str | None = None) -> int:
+        return self.writer.tensor(shape, "float32", name=name)
 
     def kernel(self, operation: Operation, kernel: Constant, array: np.ndarray, axis: int) -> int:
-        return self._constant((kernel, axis), array)
+        return self._constant((kernel, axis), array, "/k")
 
     def scale(self, operation: Operation, scale: np.ndarray) -> int:
-        return self._constant((operation, "scale"), scale[None, None, None])
+        return self._constant((operation, "scale"), scale[None, None, None], "/s")
 
     def zeros(self, operation: Operation, filters: int) -> int:
-        return self._constant(("zeros", filters), np.zeros(filters, "float32"))
+        return self._constant(("zeros", filters), np.zeros(filters, "float32"), "/b")
 
     def _bias(self, operation, numbers):
-        return self._constant((operation, "bias"), numbers)
+        return self._constant((operation, "bias"), numbers, "/b")
 
-    def _constant(self, key, array):
+    def _constant(self, key, array, suffix):
         """A constant; one of half the size is widened by an operator of its own, which delegates take away."""
         if key not in self._constants:
-            number = self.writer.tensor(array.shape, self._stored_type, constant=array)
+            number = self.writer.tensor(array.shape, self._stored_type, constant=array, suffix=suffix)
             if self._stored_type != "float32":
-                wide = self.writer.tensor(array.shape, "float32")
+                wide = self.writer.tensor(array.shape, "float32", name="w")
                 self.writer.operator("DEQUANTIZE", 3, [number], [wide])
                 number = wide
             self._constants[key] = number
@@ -279,20 +333,21 @@ class Int8Tensors(Tensors):
         self._quantized = quantized
         self._filter_scales = {}
 
-    def like(self, value: Value, shape: tuple[int, ...]) -> int:
+    def like(self, value: Value, shape: tuple[int, ...], *, name: str | None = None) -> int:
         quantization = self._quantized.values[value.number]
-        return self.writer.tensor(shape, "int8", quantization=(quantization.scale, quantization.zero_point, 0))
+        parameters = quantization.scale, quantization.zero_point, 0
+        return self.writer.tensor(shape, "int8", quantization=parameters, name=name)
 
     def kernel(self, operation: Operation, kernel: Constant, array: np.ndarray, axis: int) -> int:
         stored = self._quantized.kernels[kernel].scale
         scales = stored.reshape([-1 if place == axis else 1 for place in range(array.ndim)])
         integers = np.clip(np.round(array / scales), -127, 127)
         used = stored if operation.scale is None else stored * operation.scale
-        return self._constant(operation, integers, used, axis)
+        return self._constant(operation, integers, used, axis, "/k")
 
     def scale(self, operation: Operation, scale: np.ndarray) -> int:
         integers, quantization = affine_quantization(scale, operation.bias, self._input_scale(operation))
-        return self._constant(operation, integers[None, None, None], quantization.scale, 3)
+        return self._constant(operation, integers[None, None, None], quantization.scale, 3, "/s")
 
     def _bias(self, operation, numbers):
         scales = (self._filter_scales[operation].astype("float64") * self._input_scale(operation)).astype("float32")
@@ -302,11 +357,13 @@ class Int8Tensors(Tensors):
                 f"Layer '{operation.name}' cannot be written in int8: its bias (up to {np.abs(numbers).max():.3g}) has "
                 f"more than 31 bits beside what its kernel gives. Train the network further, or export it in float."
             )
-        return self.writer.tensor(integers.shape, "int32", constant=integers, quantization=(scales, 0, 0))
+        quantization = scales, 0, 0
+        return self.writer.tensor(integers.shape, "int32", constant=integers, quantization=quantization, suffix="/b")
 
     def _input_scale(self, operation):
         return self._quantized.values[operation.inputs[0].number].scale
 
-    def _constant(self, operation, integers, scales, axis):
+    def _constant(self, operation, integers, scales, axis, suffix):
         self._filter_scales[operation] = _checked_scales(operation, scales.astype("float32"))
-        return self.writer.tensor(integers.shape, "int8", constant=integers, quantization=(scales, 0, axis))
+        quantization = scales, 0, axis
+        return self.writer.tensor(integers.shape, "int8", constant=integers, quantization=quantization, suffix=suffix)

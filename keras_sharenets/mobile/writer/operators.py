@@ -75,8 +75,8 @@ class Tensors:
         """Makes a tensor that is there already that of a value."""
         self._values[value.number] = tensor
 
-    def like(self, value: Value, shape: tuple[int, ...]) -> int:
-        """A new tensor between two operators, with the type and scale of a value."""
+    def like(self, value: Value, shape: tuple[int, ...], *, name: str | None = None) -> int:
+        """A new tensor with the type and scale of a value; a `name` if it is nothing that its layer gives."""
         raise NotImplementedError
 
     def kernel(self, operation: Operation, kernel: Constant, array: np.ndarray, axis: int) -> int:
@@ -101,7 +101,8 @@ class Tensors:
 
 
 def write_operation(tensors: Tensors, operation: Operation) -> None:
-    """Adds the operators of one operation to the file."""
+    """Adds the operators of one operation to the file; the new tensors are named after its layer."""
+    tensors.writer.layer = operation.name
     _KINDS[operation.kind](tensors, operation)
 
 
@@ -111,7 +112,7 @@ def _operator(tensors, name, inputs, output, options=None, version=None):
 
 def _integers(tensors, values):
     array = np.asarray(values, "int32")
-    return tensors.writer.tensor(array.shape, "int32", constant=array)
+    return tensors.writer.tensor(array.shape, "int32", constant=array, name="d")
 
 
 def _inputs(tensors, operation):
@@ -141,10 +142,10 @@ def _reshape_to(tensors, source, target, shape):
 
 def _transposed(tensors, source, value, before, order, after):
     """The tensor `source`, of the type of `value`, as a table, its axes in another order, and reshaped again."""
-    table = tensors.like(value, before)
+    table = tensors.like(value, before, name="t")
     _reshape_to(tensors, source, table, before)
     turned_shape = tuple(before[axis] for axis in order)
-    turned = tensors.like(value, turned_shape)
+    turned = tensors.like(value, turned_shape, name=None if after == turned_shape else "t")
     _operator(tensors, "TRANSPOSE", [table, _integers(tensors, order)], turned, schema.TransposeOptionsT())
     if after == turned_shape:
         return turned
@@ -173,7 +174,7 @@ def _shared_conv(tensors, operation):
     x = _transposed(tensors, tensors.value(source), source, table, (1, 0, 2), batch)
     kernel = _convolution_kernel(tensors, operation, axis=0)
     _, height, width, filters = operation.output.shape
-    y = tensors.like(operation.output, (repeats, height, width, filters // repeats))
+    y = tensors.like(operation.output, (repeats, height, width, filters // repeats), name="t")
     inputs = [x, kernel, tensors.zeros(operation, filters // repeats)]
     version = _GROUPED if operation.attributes["groups"] > repeats else None
     _operator(tensors, "CONV_2D", inputs, y, _options("Conv2D", operation), version)
@@ -197,7 +198,7 @@ def _affine(tensors, operation):
     if len(shape) == 4:
         return _depthwise_conv(tensors, operation, kernel, options)
     (source,), image = operation.inputs, (1, 1, math.prod(shape[:-1]), shape[-1])
-    x, y = tensors.like(source, image), tensors.like(operation.output, image)
+    x, y = (tensors.like(value, image, name="t") for value in (source, operation.output))
     _reshape_to(tensors, tensors.value(source), x, image)
     _operator(tensors, "DEPTHWISE_CONV_2D", [x, kernel, tensors.bias(operation)], y, options)
     _reshape_to(tensors, y, tensors.value(operation.output), shape)
@@ -243,7 +244,7 @@ def _concat(tensors, operation):
     while len(parts) > _MOST_CONCATENATED:
         count = min(_MOST_CONCATENATED, len(parts) - _MOST_CONCATENATED + 1)
         width = sum(channels for _, channels in parts[:count])
-        between = tensors.like(operation.output, (*places, width))
+        between = tensors.like(operation.output, (*places, width), name="t")
         _operator(tensors, "CONCATENATION", [tensor for tensor, _ in parts[:count]], between, options)
         parts = [(between, width), *parts[count:]]
     _operator(tensors, "CONCATENATION", [tensor for tensor, _ in parts], tensors.value(operation.output), options)
