@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_sharenets import _checks
-from keras_sharenets._types import Tensor
+from keras_sharenets._types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_sharenets")
@@ -42,6 +42,10 @@ class PaddedMaxPooling2D(keras.layers.Layer):
         border = (self.pool_size // 2,) * 2
         inputs = ops.pad(inputs, ((0, 0), border, border, (0, 0)), mode="symmetric")
         return ops.max_pool(inputs, self.pool_size, self.strides, padding="valid", data_format="channels_last")
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        batch, *sides, channels = input_shape
+        return (batch, *[side and (side - 1) // self.strides + 1 for side in sides], channels)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "pool_size": self.pool_size, "strides": self.strides}

@@ -44,6 +44,9 @@ class Whitening(keras.layers.Layer):
         flat = flat / ops.sqrt(CONTRAST + ops.mean(ops.square(flat), axis=1, keepdims=True))
         return ops.reshape(ops.matmul(flat - self.mean, self.matrix), (-1, *inputs.shape[1:]))
 
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return input_shape
+
 
 def whitening_statistics(chunks: Iterable[np.ndarray], shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     """The weights of `Whitening` for a data set.
