@@ -9,7 +9,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from families import REPRESENTATIVES, representative
-from harness import calm_statistics
+from harness import calm_statistics, slow_after
 from mobile_networks import convert
 from tensor_names import check_names
 
@@ -97,8 +97,21 @@ def bound(model, quantization):
     return share * stored + per_channel * channels + 2**15
 
 
-@pytest.mark.parametrize("prefer", conversion.PREFERENCES)
-@pytest.mark.parametrize("quantization", conversion.QUANTIZATIONS)
+# A file of float16 differs from one of float32 in the type of what is stored alone.
+@pytest.mark.parametrize(
+    ("quantization", "prefer"),
+    slow_after(
+        3,
+        [
+            ("int8", "size"),
+            (None, "size"),
+            ("int8", "speed"),
+            (None, "speed"),
+            ("float16", "size"),
+            ("float16", "speed"),
+        ],
+    ),
+)
 def test_file(network, quantization, prefer, tmp_path):
     model, images = network
     data = convert(model, quantization=quantization, representative_data=images, prefer=prefer)
@@ -114,7 +127,8 @@ def test_file(network, quantization, prefer, tmp_path):
     assert relative(outputs, np.asarray(model(images))) < {None: 1e-4, "float16": 1e-2, "int8": 0.35}[quantization]
 
 
-@pytest.mark.parametrize("quantization", conversion.QUANTIZATIONS)
+@pytest.mark.parametrize("network", slow_after(1, REPRESENTATIVES), indirect=True)
+@pytest.mark.parametrize("quantization", slow_after(1, ("int8", None, "float16")))
 def test_what_is_materialized_for_nothing_takes_no_bytes(network, quantization, monkeypatch):
     model, images = network
     size = len(convert(model, quantization=quantization, representative_data=images))
@@ -209,14 +223,19 @@ def test_scales_that_are_positive_cost_no_step_of_their_own():
     )
 
 
-@pytest.mark.parametrize("quantization", [None, "int8"])
-def test_budget_is_kept_and_a_larger_one_used(quantization, tmp_path):
-    model, images = trained_like(representative("hscnet"), at_once=False)
+# One stage, and the whole network.
+@pytest.mark.parametrize(
+    ("cheaper", "shares"),
+    slow_after(1, [({"width": (64,), "groups": 2}, (0.0, 1.0)), ({}, (0.0, 0.25, 0.5, 0.75, 1.0))]),
+)
+@pytest.mark.parametrize("quantization", slow_after(1, ("int8", None)))
+def test_budget_is_kept_and_a_larger_one_used(quantization, cheaper, shares, tmp_path):
+    model, images = trained_like(representative("hscnet", **cheaper), at_once=bool(cheaper))
     ends = [
         len(convert(model, quantization=quantization, representative_data=images, prefer=prefer))
         for prefer in conversion.PREFERENCES
     ]
-    budgets = [round(ends[0] + (ends[1] - ends[0]) * share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    budgets = [round(ends[0] + (ends[1] - ends[0]) * share) for share in shares]
     sizes = [
         len(convert(model, quantization=quantization, representative_data=images, max_bytes=budget))
         for budget in budgets
@@ -248,7 +267,7 @@ def test_budget_between_the_uses_of_one_kernel():
 
 
 def test_budget_that_nothing_fits_into(tmp_path):
-    model, _ = trained_like(representative("hgcnet"))
+    model = shared_three_times(np.random.default_rng(0).uniform(0.5, 1.5, (3, 16)))
     least = len(convert(model))
     with pytest.raises(
         ValueError, match=rf"`max_bytes` \(=1000\) must be at least {least}, the size with every tensor once"
