@@ -111,7 +111,7 @@ def test_the_file_computes_what_was_trained(quantized, trained, digits, tmp_path
 
 def test_the_file_has_the_learnt_ranges(quantized, digits, tmp_path):
     """Even where the images that calibrate have others."""
-    dark = digits[0][:20] // 16
+    dark = digits[0][:20] // 2
     mobile.export_tflite(quantized, tmp_path / "q.tflite", quantization="int8", representative_data=dark)
     runtime = mobile.open_tflite(tmp_path / "q.tflite")
     scale, zero_point = runtime.get_input_details()[0]["quantization"]
