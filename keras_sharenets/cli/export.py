@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from keras_sharenets.mobile.export.saved_model import SavedModelReport
     from keras_sharenets.mobile.export.tflite import TFLiteReport
 
-_OF_FILE = ("to", "quantization", "prefer", "max_bytes", "representative_data")
+_OF_FILE = ("to", "quantization", "prefer", "max_bytes", "input_type", "output_type", "representative_data")
 _OF_RUN = ("formats", "test", "data", "data_dir", "download", "skip_unreadable", "input_shape")
 
 
@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prefer_help = "speed: every use of a shared kernel has one of its own (default: size)"
     group.add_argument("--prefer", choices=("size", "speed"), help=prefer_help)
     group.add_argument("--max-bytes", type=int, metavar="N", help="instead: the fastest that fits into so many bytes")
+    for end, verb in (("input", "takes"), ("output", "gives")):
+        end_help = f"what an int8 file {verb} (default: int8)"
+        group.add_argument(f"--{end}-type", choices=("float32", "uint8", "int8"), help=end_help)
     data_help = "representative images, anywhere below a folder"
     group.add_argument("--representative-data", "--calibration", metavar="FOLDER", help=data_help)
     group = parser.add_argument_group("a run", "The representative images are of its training split.")
@@ -56,8 +59,9 @@ def check(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name) is not None:
             wanted = "a .keras file, but TARGET is a folder" if of_run else "the folder of a run, but TARGET is none"
             raise ValueError(f"`--{name.replace('_', '-')}` is for {wanted} (={arguments.target}).")
-    if arguments.to == "saved_model" and arguments.quantization:
-        raise ValueError("`--quantization` goes with `--to tflite`.")
+    for name in ("quantization", "input_type", "output_type"):
+        if arguments.to == "saved_model" and getattr(arguments, name):
+            raise ValueError(f"`--{name.replace('_', '-')}` goes with `--to tflite`.")
     if arguments.quantization == "int8" and arguments.representative_data is None:
         raise ValueError(
             "`--quantization int8` needs `--representative-data FOLDER`: images to measure the ranges with."
@@ -97,6 +101,8 @@ def run(arguments: argparse.Namespace) -> Answer:
         class_names=class_names,
         prefer=arguments.prefer or "size",
         max_bytes=arguments.max_bytes,
+        input_type=arguments.input_type,
+        output_type=arguments.output_type,
     )
     text = f"{_fields(report)}\nthe weights in the file take {report.repetition:.2f} times what is stored"
     return Answer(text, dataclasses.asdict(report) | {"repetition": report.repetition})

@@ -157,13 +157,13 @@ def test_int8_file_that_is_off_by_a_tenth_is_caught(trained, digits, tmp_path, m
     """A mistake much smaller than what rounding may do to a bad network, and larger than what it does to this one."""
     right = conversion.write_int8
 
-    def off(quantized, *names):
+    def off(quantized, *names, **ends):
         """The last kernel a tenth too small, in the file alone."""
         *before, last, end = quantized.graph.operations
         kernel = Constant("weaker", last.kernel.array * 0.9)
         graph = quantized.graph.with_operations([*before, dataclasses.replace(last, kernel=kernel), end])
         kernels = {**quantized.kernels, kernel: quantized.kernels[last.kernel]}
-        return right(dataclasses.replace(quantized, graph=graph, kernels=kernels), *names)
+        return right(dataclasses.replace(quantized, graph=graph, kernels=kernels), *names, **ends)
 
     images = digits[0][:64]
     report = export_tflite(trained, tmp_path / "right.tflite", "int8", representative_data=images)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from keras_sharenets import _checks
 from keras_sharenets.heads import end_of
 from keras_sharenets.layers import FakeQuantize
 from keras_sharenets.mobile.export import reference
@@ -18,11 +19,12 @@ from keras_sharenets.mobile.graph import group_chains, passes
 from keras_sharenets.mobile.graph.inference_graph import InferenceGraph
 from keras_sharenets.mobile.graph.lowering import lower_calls
 from keras_sharenets.mobile.graph.quantization import QuantizedGraph, is_clustered, quantize
-from keras_sharenets.mobile.writer.flatbuffer import write_float, write_int8
+from keras_sharenets.mobile.writer.tensors import write_float, write_int8
 
 SIGNATURE, INPUT = "classify", "images"
 QUANTIZATIONS = (None, "float16", "int8")
 PREFERENCES = ("size", "speed")
+END_TYPES = ("float32", "uint8", "int8")
 
 _BYTES = {None: 4, "float16": 2, "int8": 1}
 # The bytes of an operator without its kernel, as records and vectors: what materializing a layer of HGCNet was seen to
@@ -40,6 +42,23 @@ def output_name(end: str | None) -> str:
     return "probabilities" if end else "scores"
 
 
+def end_types(quantization: str | None, input_type: str | None, output_type: str | None) -> tuple[str, str]:
+    """The types of the numbers that a file takes and gives; `None` is `"int8"` in such a file, else `"float32"`.
+
+    Raises:
+        ValueError: a type is none of `END_TYPES`, or is one of integers and the file is one of floats.
+
+    >>> end_types("int8", "uint8", None)
+    ('uint8', 'int8')
+    """
+    default = "int8" if quantization == "int8" else "float32"
+    for name, value in (("input_type", input_type), ("output_type", output_type)):
+        _checks.one_of(name, value, (None, *END_TYPES))
+        if quantization != "int8" and value not in (None, "float32"):
+            raise ValueError(f'`{name}` (={value!r}) is for `quantization="int8"`: other files take and give float32.')
+    return input_type or default, output_type or default
+
+
 def convert(
     lowered: reference.LoweredModel,
     *,
@@ -47,6 +66,8 @@ def convert(
     representative_data: np.ndarray | None = None,
     prefer: str = "size",
     max_bytes: int | None = None,
+    input_type: str | None = None,
+    output_type: str | None = None,
     on_graph: Callable[[InferenceGraph | QuantizedGraph], None] | None = None,
 ) -> bytes:
     """Converts a classifier for one image at a time.
@@ -60,6 +81,7 @@ def convert(
             faster.
         max_bytes: instead of `prefer`: calls are materialized as far as that gains most, in a file of so many bytes at
             most.
+        input_type, output_type: some of `END_TYPES`, or `None` for the default; see `end_types`.
         on_graph: function that is shown the graph of the file, a `QuantizedGraph` for `"int8"`; or `None`.
 
     Returns:
@@ -87,10 +109,12 @@ def convert(
         graph = group_chains.pad_uneven_shuffles(group_chains.stack_groups(graph))
         return (passes.prepare_int8 if quantization == "int8" else passes.prepare_float)(graph, materialize)
 
+    ends = dict(zip(("input_type", "output_type"), end_types(quantization, input_type, output_type), strict=True))
+
     def encode(graph, images):
         if quantization == "int8":
-            quantized = quantize(graph, images)
-            return quantized, write_int8(quantized, *names)
+            quantized = quantize(graph, images, whole_pixels=ends["input_type"] == "uint8")
+            return quantized, write_int8(quantized, *names, **ends)
         return graph, write_float(graph, *names, stored_type=quantization or "float32")
 
     def size(sites):

@@ -63,6 +63,7 @@ class TFLiteReport:
             scores.
         worst_layer: for `"int8"`, the layer that loses most when it alone is rounded; else `None`.
         worst_layer_error: what that layer loses, as a share of the length of its output.
+        input_type, output_type: types of the numbers that the file takes and gives.
     """
 
     path: str
@@ -80,6 +81,8 @@ class TFLiteReport:
     score_error_bound: float | None = None
     worst_layer: str | None = None
     worst_layer_error: float | None = None
+    input_type: str = "float32"
+    output_type: str = "float32"
 
     @property
     def repetition(self) -> float:
@@ -100,6 +103,8 @@ def export_tflite(
     class_names: Sequence[str] | None = None,
     prefer: str = "size",
     max_bytes: int | None = None,
+    input_type: str | None = None,
+    output_type: str | None = None,
 ) -> TFLiteReport:
     """Writes a classifier as a TFLite file for mobile devices, after running it and comparing it with Keras.
 
@@ -123,8 +128,7 @@ def export_tflite(
     Args:
         model: functional or sequential `keras.Model` for images of a fixed size.
         path: file to write; a file of that name is replaced.
-        quantization: `None` for float32, `"float16"` for weights of half the size, `"int8"` for integers throughout,
-            inputs and outputs too.
+        quantization: `None` for float32, `"float16"` for weights of half the size, `"int8"` for integers throughout.
         representative_data: array `(n, height, width, channels)` of pixel values, or an iterable of such arrays;
             `"int8"` needs it to measure the range of every tensor. A few hundred training images are enough.
         class_names: sequence of strings, one a class, or `None`. One sigmoid unit has two, and gives the probability of
@@ -133,6 +137,10 @@ def export_tflite(
             of its own and its normalization multiplied in, where that is faster.
         max_bytes: int, or `None`. Instead of `prefer`: the calls that gain most time for a byte are materialized, by a
             simple model of their cost, as far as the graph stays within so many bytes (labels come on top).
+        input_type: of the numbers that the file takes: `"float32"`, `"uint8"`, `"int8"`, or `None` for int8 in an
+            `"int8"` file, where one operator more turns other ones into int8, and float32 else, where nothing else
+            goes. With `"uint8"` a network for pixel values takes them as they come: scale 1, zero point 0.
+        output_type: of those that it gives, in the same way.
 
     Returns:
         A `TFLiteReport`.
@@ -147,6 +155,7 @@ def export_tflite(
     _checks.one_of("prefer", prefer, conversion.PREFERENCES)
     if max_bytes is not None:
         _checks.positive("max_bytes", max_bytes)
+    ends = conversion.end_types(quantization, input_type, output_type)
     _checks.tensorflow_backend("Export", "load and export it there")
     shape, _ = verification.check_classifier(model)
     lowered = reference.lower_model(model)
@@ -167,6 +176,8 @@ def export_tflite(
         representative_data=representative_data,
         prefer=prefer,
         max_bytes=max_bytes,
+        input_type=input_type,
+        output_type=output_type,
         on_graph=graphs.append,
     )
     if class_names is not None:
@@ -190,6 +201,8 @@ def export_tflite(
         file_weight_bytes=constants,
         verified_on=verified_on,
         classes=head.classes,
+        input_type=ends[0],
+        output_type=ends[1],
         **dataclasses.asdict(agreement),
         **limits,
     )

@@ -17,6 +17,8 @@ Range = tuple[float, float]
 # Operations that only move numbers: the integers stay what they are, so all their values have one scale.
 DATA_MOVEMENT = ("average_pool", "concat", "max", "max_pool", "maximum", "minimum", "pad", "permute", "reshape")
 DATA_MOVEMENT += ("slice", "stack")
+# Bicubic resizing gives pixel values a little outside of 0 to 255.
+_PIXELS = (-32.0, 288.0)
 # What XNNPACK multiplies a sum of products with has to be below 256.
 _LARGEST_FACTOR = 128
 # A kernel with so many weights for each magnitude, or more, counts as clustered.
@@ -52,19 +54,23 @@ class QuantizedGraph:
     kernels: dict[Constant, Quantization]
 
 
-def quantize(graph: InferenceGraph, representative_data: np.ndarray) -> QuantizedGraph:
+def quantize(graph: InferenceGraph, representative_data: np.ndarray, *, whole_pixels: bool = False) -> QuantizedGraph:
     """Chooses all scales and zero points.
 
     Args:
         graph: `InferenceGraph` as `passes.prepare_int8` gives it.
         representative_data: float array `(n, height, width, channels)`: the range of every value that `graph.ranges`
             does not have is measured on it.
+        whole_pixels: whether an input of pixel values has one step for each of 0 to 255, whatever the images hold.
 
     Returns:
         A `QuantizedGraph`.
     """
     kernels = {kernel: kernel_quantization(kernel.array, users[0].kind) for kernel, users in graph.uses().items()}
     ranges = {**_tied(graph, _measured(graph, representative_data)), **_tied(graph, graph.ranges)}
+    low, high = ranges[graph.input.number]
+    if whole_pixels and _PIXELS[0] < low and 127 < high < _PIXELS[1]:
+        ranges[graph.input.number] = 0.0, 255.0
     kernels = _bias_fits(graph, ranges, kernels)
     ranges = _tied(graph, _wide_enough(graph, ranges, kernels))
     values = {number: _value_quantization(*limits) for number, limits in ranges.items()}

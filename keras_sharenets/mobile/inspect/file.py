@@ -80,9 +80,10 @@ def tensor_shape(model: Model, index: int) -> tuple[int, ...]:
 
 
 def tensor_types(model: Model) -> set[str]:
-    """The types of all tensors of the main subgraph."""
+    """The types of all tensors of the main subgraph but its inputs and outputs."""
     main = model.Subgraphs(0)
-    return {TYPES[main.Tensors(index).Type()] for index in range(main.TensorsLength())}
+    inside = set(range(main.TensorsLength())) - {*main.InputsAsNumpy().tolist(), *main.OutputsAsNumpy().tolist()}
+    return {TYPES[main.Tensors(index).Type()] for index in inside}
 
 
 def constant_bytes(model: Model) -> dict[str, int]:

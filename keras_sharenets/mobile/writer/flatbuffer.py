@@ -10,10 +10,6 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated
 
-from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, Value
-from keras_sharenets.mobile.graph.quantization import QuantizedGraph, affine_quantization
-from keras_sharenets.mobile.writer.operators import Tensors, write_operation
-
 # Letters in names of layers: of those that stay, of others as far as they fit, and at most. A text takes a multiple of
 # 4 bytes with its final zero.
 _KEPT, _FITTING, _LONGEST = 8, 7, 9
@@ -26,37 +22,8 @@ _TYPES = {
     "float16": schema.TensorType.FLOAT16,
     "int32": schema.TensorType.INT32,
     "int8": schema.TensorType.INT8,
+    "uint8": schema.TensorType.UINT8,
 }
-
-
-def write_float(
-    graph: InferenceGraph, signature: str, input_name: str, output_name: str, *, stored_type: str = "float32"
-) -> bytes:
-    """The bytes of a file that computes in float32.
-
-    Args:
-        graph: `InferenceGraph` without scales beside kernels (`passes.prepare_float`).
-        signature, input_name, output_name: names in the signature.
-        stored_type: `"float32"`, or `"float16"` for constants of half the size.
-    """
-    return _write(FloatTensors(stored_type), graph, signature, input_name, output_name)
-
-
-def write_int8(quantized: QuantizedGraph, signature: str, input_name: str, output_name: str) -> bytes:
-    """The bytes of a file with int8 inputs, outputs, values and kernels, and biases of 32 bits.
-
-    Args:
-        quantized: `QuantizedGraph`.
-        signature, input_name, output_name: names in the signature.
-    """
-    return _write(Int8Tensors(quantized), quantized.graph, signature, input_name, output_name)
-
-
-def _write(tensors, graph, signature, input_name, output_name):
-    inputs = {input_name: tensors.value(graph.input)}
-    for operation in graph.operations:
-        write_operation(tensors, operation)
-    return tensors.writer.finish(signature, inputs, {output_name: tensors.value(graph.output)})
 
 
 class _Builder(flatbuffers.Builder):
@@ -152,7 +119,7 @@ class FileWriter:
 
         Args:
             shape: its shape.
-            dtype: `"float32"`, `"float16"`, `"int32"` or `"int8"`.
+            dtype: `"float32"`, `"float16"`, `"int32"`, `"int8"` or `"uint8"`.
             constant: array with its contents, or `None` if it is computed.
             quantization: `(scale, zero_point, axis)`, vectors along an axis or single numbers, or `None`.
             suffix: what is added to the layer's name.
@@ -269,101 +236,3 @@ def _named(name, number):
     entry = schema.TensorMapT()
     entry.name, entry.tensorIndex = name, number
     return entry
-
-
-class FloatTensors(Tensors):
-    """A file that computes in float32, with its constants in that type or in float16."""
-
-    version = "float32"
-
-    def __init__(self, stored_type: str) -> None:
-        super().__init__(FileWriter())
-        self._stored_type = stored_type
-        self._constants = {}
-
-    def like(self, value: Value, shape: tuple[int, ...], *, name: str | None = None) -> int:
-        return self.writer.tensor(shape, "float32", name=name)
-
-    def kernel(self, operation: Operation, kernel: Constant, array: np.ndarray, axis: int) -> int:
-        return self._constant((kernel, axis), array, "/k")
-
-    def scale(self, operation: Operation, scale: np.ndarray) -> int:
-        return self._constant((operation, "scale"), scale[None, None, None], "/s")
-
-    def zeros(self, operation: Operation, filters: int) -> int:
-        return self._constant(("zeros", filters), np.zeros(filters, "float32"), "/b")
-
-    def _bias(self, operation, numbers):
-        return self._constant((operation, "bias"), numbers, "/b")
-
-    def _constant(self, key, array, suffix):
-        """A constant; one of half the size is widened by an operator of its own, which delegates take away."""
-        if key not in self._constants:
-            number = self.writer.tensor(array.shape, self._stored_type, constant=array, suffix=suffix)
-            if self._stored_type != "float32":
-                wide = self.writer.tensor(array.shape, "float32", name="w")
-                self.writer.operator("DEQUANTIZE", 3, [number], [wide])
-                number = wide
-            self._constants[key] = number
-        return self._constants[key]
-
-
-class UnquantizableError(ValueError):
-    """Numbers of a layer that no integers stand for. A runtime that was given them might end the process."""
-
-
-def _checked_scales(operation, scales):
-    """`scales`, if runtimes can compute with them."""
-    least, most = scales.min(), scales.max()
-    if not np.finfo("float32").tiny <= least <= most < np.inf:
-        raise UnquantizableError(
-            f"Layer '{operation.name}' cannot be written in int8: the steps of its integers would be {least:.3g} to "
-            f"{most:.3g}. Train the network further, or export it in float."
-        )
-    return scales
-
-
-class Int8Tensors(Tensors):
-    """A file of integers: values and kernels of 8 bits, biases of 32."""
-
-    version = "int8"
-
-    def __init__(self, quantized: QuantizedGraph) -> None:
-        super().__init__(FileWriter())
-        self._quantized = quantized
-        self._filter_scales = {}
-
-    def like(self, value: Value, shape: tuple[int, ...], *, name: str | None = None) -> int:
-        quantization = self._quantized.values[value.number]
-        parameters = quantization.scale, quantization.zero_point, 0
-        return self.writer.tensor(shape, "int8", quantization=parameters, name=name)
-
-    def kernel(self, operation: Operation, kernel: Constant, array: np.ndarray, axis: int) -> int:
-        stored = self._quantized.kernels[kernel].scale
-        scales = stored.reshape([-1 if place == axis else 1 for place in range(array.ndim)])
-        integers = np.clip(np.round(array / scales), -127, 127)
-        used = stored if operation.scale is None else stored * operation.scale
-        return self._constant(operation, integers, used, axis, "/k")
-
-    def scale(self, operation: Operation, scale: np.ndarray) -> int:
-        integers, quantization = affine_quantization(scale, operation.bias, self._input_scale(operation))
-        return self._constant(operation, integers[None, None, None], quantization.scale, 3, "/s")
-
-    def _bias(self, operation, numbers):
-        scales = (self._filter_scales[operation].astype("float64") * self._input_scale(operation)).astype("float32")
-        integers = np.round(numbers / _checked_scales(operation, scales).astype("float64"))
-        if np.abs(integers).max() >= 2**31:
-            raise UnquantizableError(
-                f"Layer '{operation.name}' cannot be written in int8: its bias (up to {np.abs(numbers).max():.3g}) has "
-                f"more than 31 bits beside what its kernel gives. Train the network further, or export it in float."
-            )
-        quantization = scales, 0, 0
-        return self.writer.tensor(integers.shape, "int32", constant=integers, quantization=quantization, suffix="/b")
-
-    def _input_scale(self, operation):
-        return self._quantized.values[operation.inputs[0].number].scale
-
-    def _constant(self, operation, integers, scales, axis, suffix):
-        self._filter_scales[operation] = _checked_scales(operation, scales.astype("float32"))
-        quantization = scales, 0, axis
-        return self.writer.tensor(integers.shape, "int8", constant=integers, quantization=quantization, suffix=suffix)

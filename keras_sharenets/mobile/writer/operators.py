@@ -71,6 +71,14 @@ class Tensors:
             self._values[value.number] = self.like(value, value.shape)
         return self._values[value.number]
 
+    def input(self, value: Value) -> int:
+        """The number of the tensor that a program writes a value to."""
+        return self.value(value)
+
+    def output(self, value: Value) -> int:
+        """The number of the tensor that a program reads a value from."""
+        return self.value(value)
+
     def bind(self, value: Value, tensor: int) -> None:
         """Makes a tensor that is there already that of a value."""
         self._values[value.number] = tensor

@@ -1,0 +1,172 @@
+"""An inference graph as a TFLite file of floats, or of integers: what its values and constants are in either."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, Value
+from keras_sharenets.mobile.graph.quantization import QuantizedGraph, affine_quantization
+from keras_sharenets.mobile.writer.flatbuffer import FileWriter
+from keras_sharenets.mobile.writer.operators import Tensors, write_operation
+
+
+def write_float(
+    graph: InferenceGraph, signature: str, input_name: str, output_name: str, *, stored_type: str = "float32"
+) -> bytes:
+    """The bytes of a file that computes in float32.
+
+    Args:
+        graph: `InferenceGraph` without scales beside kernels (`passes.prepare_float`).
+        signature, input_name, output_name: names in the signature.
+        stored_type: `"float32"`, or `"float16"` for constants of half the size.
+    """
+    return _write(FloatTensors(stored_type), graph, signature, input_name, output_name)
+
+
+def write_int8(
+    quantized: QuantizedGraph,
+    signature: str,
+    input_name: str,
+    output_name: str,
+    *,
+    input_type: str = "int8",
+    output_type: str = "int8",
+) -> bytes:
+    """The bytes of a file with int8 values and kernels, and biases of 32 bits.
+
+    Args:
+        quantized: `QuantizedGraph`.
+        signature, input_name, output_name: names in the signature.
+        input_type, output_type: `"int8"`, or `"uint8"` or `"float32"`, from and to which an operator at the end turns
+            the integers. Those of `"uint8"` are 128 larger, which changes no number.
+    """
+    tensors = Int8Tensors(quantized, input_type, output_type)
+    return _write(tensors, quantized.graph, signature, input_name, output_name)
+
+
+def _write(tensors, graph, signature, input_name, output_name):
+    tensors.writer.layer = input_name
+    inputs = {input_name: tensors.input(graph.input)}
+    for operation in graph.operations:
+        write_operation(tensors, operation)
+    return tensors.writer.finish(signature, inputs, {output_name: tensors.output(graph.output)})
+
+
+class FloatTensors(Tensors):
+    """A file that computes in float32, with its constants in that type or in float16."""
+
+    version = "float32"
+
+    def __init__(self, stored_type: str) -> None:
+        super().__init__(FileWriter())
+        self._stored_type = stored_type
+        self._constants = {}
+
+    def like(self, value: Value, shape: tuple[int, ...], *, name: str | None = None) -> int:
+        return self.writer.tensor(shape, "float32", name=name)
+
+    def kernel(self, operation: Operation, kernel: Constant, array: np.ndarray, axis: int) -> int:
+        return self._constant((kernel, axis), array, "/k")
+
+    def scale(self, operation: Operation, scale: np.ndarray) -> int:
+        return self._constant((operation, "scale"), scale[None, None, None], "/s")
+
+    def zeros(self, operation: Operation, filters: int) -> int:
+        return self._constant(("zeros", filters), np.zeros(filters, "float32"), "/b")
+
+    def _bias(self, operation, numbers):
+        return self._constant((operation, "bias"), numbers, "/b")
+
+    def _constant(self, key, array, suffix):
+        """A constant; one of half the size is widened by an operator of its own, which delegates take away."""
+        if key not in self._constants:
+            number = self.writer.tensor(array.shape, self._stored_type, constant=array, suffix=suffix)
+            if self._stored_type != "float32":
+                wide = self.writer.tensor(array.shape, "float32", name="w")
+                self.writer.operator("DEQUANTIZE", 3, [number], [wide])
+                number = wide
+            self._constants[key] = number
+        return self._constants[key]
+
+
+class UnquantizableError(ValueError):
+    """Numbers of a layer that no integers stand for. A runtime that was given them might end the process."""
+
+
+def _checked_scales(operation, scales):
+    """`scales`, if runtimes can compute with them."""
+    least, most = scales.min(), scales.max()
+    if not np.finfo("float32").tiny <= least <= most < np.inf:
+        raise UnquantizableError(
+            f"Layer '{operation.name}' cannot be written in int8: the steps of its integers would be {least:.3g} to "
+            f"{most:.3g}. Train the network further, or export it in float."
+        )
+    return scales
+
+
+class Int8Tensors(Tensors):
+    """A file of integers: values and kernels of 8 bits, biases of 32."""
+
+    version = "int8"
+
+    def __init__(self, quantized: QuantizedGraph, input_type: str, output_type: str) -> None:
+        super().__init__(FileWriter())
+        self._quantized = quantized
+        self._input_type, self._output_type = input_type, output_type
+        self._filter_scales = {}
+
+    def input(self, value: Value) -> int:
+        if self._input_type == "int8":
+            return super().input(value)
+        end, inside = self._end(value, self._input_type), self.value(value)
+        self.writer.operator("QUANTIZE", 1, [end], [inside])
+        return end
+
+    def output(self, value: Value) -> int:
+        if self._output_type == "int8":
+            return super().output(value)
+        inside, end = self.value(value), self._end(value, self._output_type)
+        name, version = ("DEQUANTIZE", 2) if self._output_type == "float32" else ("QUANTIZE", 1)
+        self.writer.operator(name, version, [inside], [end])
+        return end
+
+    def _end(self, value, dtype):
+        """A tensor outside, of the type of the end and with the numbers of a value."""
+        quantization = self._quantized.values[value.number]
+        parameters = None if dtype == "float32" else (quantization.scale, quantization.zero_point + 128, 0)
+        return self.writer.tensor(value.shape, dtype, quantization=parameters)
+
+    def like(self, value: Value, shape: tuple[int, ...], *, name: str | None = None) -> int:
+        quantization = self._quantized.values[value.number]
+        parameters = quantization.scale, quantization.zero_point, 0
+        return self.writer.tensor(shape, "int8", quantization=parameters, name=name)
+
+    def kernel(self, operation: Operation, kernel: Constant, array: np.ndarray, axis: int) -> int:
+        stored = self._quantized.kernels[kernel].scale
+        scales = stored.reshape([-1 if place == axis else 1 for place in range(array.ndim)])
+        integers = np.clip(np.round(array / scales), -127, 127)
+        used = stored if operation.scale is None else stored * operation.scale
+        return self._constant(operation, integers, used, axis, "/k")
+
+    def scale(self, operation: Operation, scale: np.ndarray) -> int:
+        integers, quantization = affine_quantization(scale, operation.bias, self._input_scale(operation))
+        return self._constant(operation, integers[None, None, None], quantization.scale, 3, "/s")
+
+    def _bias(self, operation, numbers):
+        scales = (self._filter_scales[operation].astype("float64") * self._input_scale(operation)).astype("float32")
+        integers = np.round(numbers / _checked_scales(operation, scales).astype("float64"))
+        if np.abs(integers).max() >= 2**31:
+            raise UnquantizableError(
+                f"Layer '{operation.name}' cannot be written in int8: its bias (up to {np.abs(numbers).max():.3g}) has "
+                f"more than 31 bits beside what its kernel gives. Train the network further, or export it in float."
+            )
+        quantization = scales, 0, 0
+        return self.writer.tensor(integers.shape, "int32", constant=integers, quantization=quantization, suffix="/b")
+
+    def _input_scale(self, operation):
+        return self._quantized.values[operation.inputs[0].number].scale
+
+    def _constant(self, operation, integers, scales, axis, suffix):
+        self._filter_scales[operation] = _checked_scales(operation, scales.astype("float32"))
+        quantization = scales, 0, axis
+        return self.writer.tensor(integers.shape, "int8", constant=integers, quantization=quantization, suffix=suffix)

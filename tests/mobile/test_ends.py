@@ -1,0 +1,109 @@
+"""Which numbers an int8 file takes and gives: other ones than int8 cost one operator, and change no answer."""
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+from mobile_networks import NAMES
+from tensor_names import check_names
+
+from keras_sharenets import cli
+from keras_sharenets.mobile import compare_tflite, describe_tflite, export_tflite, predict_tflite, size_report
+from keras_sharenets.mobile.export import conversion
+from keras_sharenets.mobile.inspect.benchmark import operator_times
+
+ENDS = [(taken, given) for taken in conversion.END_TYPES for given in conversion.END_TYPES]
+
+
+def by_hand(path, image):
+    """What the interpreter itself gives for an image in numbers of the file's own type."""
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    (entry,), (end,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.set_tensor(entry["index"], image.astype(entry["dtype"])[None])
+    interpreter.invoke()
+    return interpreter.get_tensor(end["index"])[0], entry, end
+
+
+@pytest.fixture(scope="module")
+def int8_file(trained, digits, tmp_path_factory):
+    path = tmp_path_factory.mktemp("ends") / "int8.tflite"
+    return path, export_tflite(trained, path, "int8", representative_data=digits[0][:64], class_names=NAMES)
+
+
+@pytest.mark.parametrize(("taken", "given"), ENDS)
+def test_ends_change_no_answer(int8_file, trained, digits, tmp_path, taken, given):
+    path, images = tmp_path / "net.tflite", digits[0][-8:]
+    types = {"input_type": taken, "output_type": given}
+    report = export_tflite(trained, path, "int8", representative_data=digits[0][:64], class_names=NAMES, **types)
+    assert (report.input_type, report.output_type) == (taken, given)
+    described = describe_tflite(path)
+    assert (described["inputs"][0]["dtype"], described["outputs"][0]["dtype"]) == (taken, given)
+    assert described["signatures"] == {"classify": {"inputs": ["images"], "outputs": ["probabilities"]}}
+    operators, plain = described["operators"], describe_tflite(int8_file[0])["operators"]
+    assert sum(operators.values()) - sum(plain.values()) == (taken != "int8") + (given != "int8")
+    np.testing.assert_array_equal(predict_tflite(path, images), predict_tflite(int8_file[0], images))
+    # Names and ends together.
+    assert 0 <= report.file_bytes - int8_file[1].file_bytes <= 500
+    check_names(path.read_bytes(), trained)
+    assert sum(size_report(path).parts.values()) == report.file_bytes
+
+
+def test_pixels_go_in_as_they_come(int8_file, trained, digits, tmp_path):
+    path, image = tmp_path / "net.tflite", digits[0][-1]
+    # No pixel of these is above 200: an input with the range of these images would cut the brighter ones.
+    dark = (digits[0][:64] * (200 / 255)).round()
+    export_tflite(trained, path, "int8", representative_data=dark, input_type="uint8", output_type="float32")
+    answer, entry, end = by_hand(path, image)
+    assert (entry["dtype"], entry["quantization"]) == (np.uint8, (1.0, 0))
+    assert (end["dtype"], end["quantization"]) == (np.float32, (0.0, 0))
+    np.testing.assert_array_equal(answer, predict_tflite(path, image[None])[0])
+    np.testing.assert_allclose(answer, np.asarray(trained(image[None].astype("float32")))[0], atol=0.3)
+
+
+def test_what_is_no_pixel_value_keeps_its_scale(tmp_path):
+    model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Conv2D(2, 3), keras.layers.Flatten()])
+    images = np.random.default_rng(0).uniform(-1, 1, (32, 4, 4, 3)).astype("float32")
+    outputs = []
+    for taken in ("int8", "uint8"):
+        path = tmp_path / f"{taken}.tflite"
+        export_tflite(model, path, "int8", representative_data=images, input_type=taken, output_type="uint8")
+        outputs.append(predict_tflite(path, images))
+        _, entry, _ = by_hand(path, np.zeros((4, 4, 3)))
+        scale, zero_point = entry["quantization"]
+        assert scale == pytest.approx(2 / 255, rel=0.01)
+        assert zero_point == {"int8": 0, "uint8": 128}[taken]
+    np.testing.assert_array_equal(*outputs)
+
+
+@pytest.mark.parametrize(("given", "partitions"), [("uint8", 1), ("float32", 2)])
+def test_costs_of_files_with_other_ends(trained, digits, tmp_path, given, partitions):
+    path = tmp_path / "net.tflite"
+    types = {"input_type": "uint8", "output_type": given}
+    export_tflite(trained, path, "int8", representative_data=digits[0][:64], **types)
+    (report,) = compare_tflite([path], repetitions=2)
+    # The softmax and the ends, no other operator; behind the softmax a delegate makes floats of integers again.
+    assert report.delegate_partitions <= partitions
+    assert set(report.undelegated_operators) <= {"SOFTMAX", "QUANTIZE", "DEQUANTIZE"}
+    counts = {time.name: time.count for time in operator_times(path, repetitions=2, warmup=0)}
+    assert counts["QUANTIZE"] + counts.get("DEQUANTIZE", 0) == 2
+
+
+@pytest.mark.parametrize("quantization", [None, "float16"])
+@pytest.mark.parametrize("name", ["input_type", "output_type"])
+def test_float_files_take_floats(plain, tmp_path, quantization, name):
+    path = tmp_path / "net.tflite"
+    with pytest.raises(ValueError, match=rf'`{name}` \(=.uint8.\) is for `quantization="int8"`'):
+        export_tflite(plain, path, quantization, **{name: "uint8"})
+    with pytest.raises(ValueError, match=rf"`{name}` \(='int16'\) must be one of"):
+        export_tflite(plain, path, quantization, **{name: "int16"})
+    assert not list(tmp_path.iterdir())
+    assert getattr(export_tflite(plain, path, quantization, **{name: "float32"}), name) == "float32"
+
+
+def test_command(plain, tmp_path, capsys):
+    plain.save(tmp_path / "net.keras")
+    assert cli.main(["export", str(tmp_path / "net.keras"), "--input-type", "uint8"]) == 2
+    assert "`input_type` (='uint8') is for `quantization=\"int8\"`" in capsys.readouterr().err
+    assert cli.main(["export", str(tmp_path / "net.keras"), "--to", "saved_model", "--output-type", "uint8"]) == 2
+    assert "`--output-type` goes with `--to tflite`" in capsys.readouterr().err
