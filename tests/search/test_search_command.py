@@ -88,21 +88,34 @@ def test_winner_is_trained_on_the_whole_training_split_and_tested_once(folder, m
     assert found["within_budget"]
 
 
-def test_last_training_that_fails_is_told_and_can_be_tried_again(folder, tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def failed_at_the_end(folder, tmp_path, capsys, monkeypatch):
+    """The folder of the search again, whose last training fails, its command, and what that said."""
+
     def fail(*arguments, **options):
         raise keras_tuner.errors.FailedTrialError("the training diverged")
 
-    shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("conclusion.json"))
+    shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("conclusion.json", "winner"))
     command = ["search", *WHOLE, "--output", str(tmp_path / "run")]
     with monkeypatch.context() as patch:
         patch.setattr(conclusion, "train_and_measure", fail)
         assert main(command) == 2
+    return tmp_path / "run", command, capsys.readouterr().err
+
+
+def test_last_training_that_fails_is_told(folder, failed_at_the_end):
+    run, _, told = failed_at_the_end
     best = winner(folder).id
-    told = capsys.readouterr().err
     assert f"Trial {best} wins, but its training on the whole training split failed: the training diverged." in told
-    assert str(tmp_path / "run" / best) in told
+    assert str(run / best) in told
+    assert not (run / "conclusion.json").exists()
+
+
+@pytest.mark.slow
+def test_last_training_that_failed_can_be_tried_again(folder, failed_at_the_end):
+    run, command, _ = failed_at_the_end
     assert main(command) == 0
-    again, before = (json.loads((run / "conclusion.json").read_text()) for run in (tmp_path / "run", folder))
+    again, before = (json.loads((each / "conclusion.json").read_text()) for each in (run, folder))
     assert again["test_accuracy"] == before["test_accuracy"]
 
 
