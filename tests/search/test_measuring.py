@@ -35,7 +35,7 @@ def trained(tmp_path_factory, eager):
     """A trained network's folder, `FileCosts` and accuracies after one and two of its epochs."""
     folder = tmp_path_factory.mktemp("trained")
     network = _network()
-    few = dataclasses.replace(DIGITS, train=DIGITS.train.part(np.arange(0, len(DIGITS.train), 6)))
+    few = dataclasses.replace(DIGITS, train=DIGITS.train.part(np.arange(0, len(DIGITS.train), 3)))
     first = train(network, few, recipe=RECIPE, seed=0, last_epoch=1)
     second = train(network, few, recipe=RECIPE, seed=0, first_epoch=1, last_epoch=2)
     return folder, measure(network, folder, DIGITS), (first, second)
