@@ -61,7 +61,9 @@ def check(seed, folder, *, beside_tensorflow):
     else:
         message = None
     if message is not None:
-        assert any(f"'{name}'" in message or f"/{name}'" in message for name in odd), f"{odd}: {message}"
+        # Of a network that gives every image the same scores, integers have nothing to keep but rounding errors.
+        is_constant = run_keras(model, given).std(0).max() < 1e-6
+        assert is_constant or any(f"'{name}'" in message or f"/{name}'" in message for name in odd), f"{odd}: {message}"
         return "refused"
     assert difference <= 1e-4 * (1 + np.abs(run_keras(model, fresh)).max())
     assert report.score_error <= report.score_error_bound
