@@ -37,6 +37,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 MODEL = "hscnet_m32_g4_r2_b1_a2"
 TINY = {"width": (16,), "shuffle_groups": 1, "arrangements": 1}
 # 1,438 images: 22 steps of 64.
+STEPS = 22
 BEGIN = ["fit", "--model", MODEL, "--data", "digits", "--deterministic", "--learning-rate=0.03", "--batch-size=64"]
 
 # The command line, but with a network that is quickly compiled and draws random numbers.
@@ -193,7 +194,8 @@ def test_stopped_20_times_at_random_is_undisturbed_bit_for_bit(backend, tmp_path
             assert process.wait() == 128 + number
             record = json.loads(metrics.read_text())
             assert (record["state"], record["reason"]) == ("stopped", number.name)
-            assert newest(stopped) > first
+            # Stopped in a test pass, a run has taken no step more.
+            assert newest(stopped) > first or first % STEPS == 0
         steps.append(max(check_loadable(stopped), default=0))
     assert len(set(steps)) > 10
     assert steps == sorted(steps)
