@@ -6,6 +6,7 @@ import numpy as np
 import keras_sharenets as ksn
 from keras_sharenets.mobile.export import conversion
 from keras_sharenets.mobile.export.reference import lower_model
+from keras_sharenets.mobile.inspect import file
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -36,3 +37,27 @@ def with_noise(model):
 def convert(model, **options):
     """The bytes of a file that is not verified yet."""
     return conversion.convert(lower_model(model), **options)
+
+
+def check_batches(data, images):
+    """A file takes several images at a time, with the answers for each of them, if its signature says so; returns that.
+
+    Else it refuses them.
+    """
+    interpreter = file.open_bytes(data, "The file")
+    (entry,), (end,) = interpreter.get_input_details(), interpreter.get_output_details()
+    (alone,) = file.run_images(interpreter, images, [end["index"]])
+    says_so = entry["shape_signature"][0] == -1
+    assert (end["shape_signature"][0] == -1) == says_so
+    try:
+        interpreter.resize_tensor_input(entry["index"], images.shape)
+        interpreter.allocate_tensors()
+    except RuntimeError:
+        assert not says_so
+        return False
+    assert says_so
+    interpreter.set_tensor(entry["index"], file._quantized(images, entry))
+    interpreter.invoke()
+    together = file._dequantized(interpreter.get_tensor(end["index"]), end)
+    np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
+    return True

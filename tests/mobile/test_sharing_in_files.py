@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from families import REPRESENTATIVES, representative
 from harness import calm_statistics, slow_after
-from mobile_networks import convert
+from mobile_networks import check_batches, convert
 from tensor_names import check_names
 
 import keras_sharenets as ksn
@@ -119,6 +119,7 @@ def test_file(network, quantization, prefer, tmp_path):
         assert len(data) <= bound(model, quantization)
     check_names(data, model)
     names, types = parts(data)
+    assert check_batches(data, images[:4]) == ("SLICE" not in names)
     assert names.count("DELEGATE") == 1
     if quantization == "int8":
         assert types <= {schema.TensorType.INT8, schema.TensorType.INT32}

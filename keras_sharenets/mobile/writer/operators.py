@@ -60,6 +60,7 @@ class Tensors:
     """
 
     version: str  # Of operators: "float32" or "int8".
+    any_number_of_images = False  # Else one.
 
     def __init__(self, writer: Any) -> None:
         self.writer = writer  # A `flatbuffer.FileWriter`.
@@ -141,17 +142,23 @@ def _options(kind, operation, **more):
     return options
 
 
-def _reshape_to(tensors, source, target, shape):
+def _reshape_to(tensors, source, target, shape, free=0):
+    """Another shape; along the axis `free` it is as long as the number of images makes it, if there can be several."""
+    if tensors.any_number_of_images:
+        shape = tuple(-1 if axis == free else side for axis, side in enumerate(shape))
     # The shape is a constant input too: some runtimes read only that.
     options = schema.ReshapeOptionsT()
     options.newShape = list(shape)
     _operator(tensors, "RESHAPE", [source, _integers(tensors, shape)], target, options)
 
 
-def _transposed(tensors, source, value, before, order, after):
-    """The tensor `source`, of the type of `value`, as a table, its axes in another order, and reshaped again."""
+def _transposed(tensors, source, value, before, order, after, free=0):
+    """The tensor `source`, of the type of `value`, as a table, its axes in another order, and reshaped again.
+
+    `free` is the axis of the table that the number of images makes longer.
+    """
     table = tensors.like(value, before, name="t")
-    _reshape_to(tensors, source, table, before)
+    _reshape_to(tensors, source, table, before, free)
     turned_shape = tuple(before[axis] for axis in order)
     turned = tensors.like(value, turned_shape, name=None if after == turned_shape else "t")
     _operator(tensors, "TRANSPOSE", [table, _integers(tensors, order)], turned, schema.TransposeOptionsT())
@@ -187,7 +194,7 @@ def _shared_conv(tensors, operation):
     version = _GROUPED if operation.attributes["groups"] > repeats else None
     _operator(tensors, "CONV_2D", inputs, y, _options("Conv2D", operation), version)
     table = (repeats, height * width, filters // repeats)
-    y = _transposed(tensors, y, operation.output, table, (1, 0, 2), operation.output.shape)
+    y = _transposed(tensors, y, operation.output, table, (1, 0, 2), operation.output.shape, free=1)
     tensors.bind(operation.output, y)
 
 

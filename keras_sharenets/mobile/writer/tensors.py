@@ -45,11 +45,17 @@ def write_int8(
 
 
 def _write(tensors, graph, signature, input_name, output_name):
+    # Delegates take no slice of any number of images; and stacked groups take the place of images.
+    tensors.any_number_of_images = all(operation.kind not in ("slice", "stack") for operation in graph.operations)
     tensors.writer.layer = input_name
     inputs = {input_name: tensors.input(graph.input)}
     for operation in graph.operations:
         write_operation(tensors, operation)
-    return tensors.writer.finish(signature, inputs, {output_name: tensors.output(graph.output)})
+    outputs = {output_name: tensors.output(graph.output)}
+    if tensors.any_number_of_images:
+        for end in (*inputs.values(), *outputs.values()):
+            tensors.writer.any_number_of_images(end)
+    return tensors.writer.finish(signature, inputs, outputs)
 
 
 class FloatTensors(Tensors):
