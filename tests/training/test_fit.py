@@ -146,7 +146,9 @@ def test_evaluate_refuses_other_data(run, digits, tmp_path):
         evaluate(run[1] / "last.keras", other)
     model = tmp_path / "alone.keras"
     model.write_bytes((run[1] / "last.keras").read_bytes())
-    with pytest.raises(ValueError, match=r"gives \(10,\) numbers per image, but digits has 12 classes"):
+    with pytest.raises(
+        ValueError, match="gives 10 numbers per image, which tell 10 classes apart, but digits has 12 classes"
+    ):
         evaluate(model, dataclasses.replace(digits, class_names=tuple("abcdefghijkl")))
     with pytest.raises(ValueError, match=r"takes images of the shape \(8, 8, 1\), but those of digits are \(9, 8, 1\)"):
         evaluate(model, dataclasses.replace(digits, shape=(9, 8, 1)))
