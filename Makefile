@@ -4,6 +4,8 @@ PYTHON ?= python3
 OLDEST_PYTHON ?= python3.10
 VENV := .venv
 BIN := $(VENV)/bin
+# What the package itself needs, then what its extras and the tests need.
+PACKAGE := $(VENV)/.package
 INSTALLED := $(VENV)/.installed
 # Two processes; whoever has nothing left to do takes over tests of the other.
 PYTEST := -m pytest -n 2 --dist worksteal
@@ -12,7 +14,7 @@ NEUTRAL := $(foreach room,ops layers models analysis,tests/$(room) keras_sharene
 
 .PHONY: demo test test-jax test-all test-faults test-lowest lint clean
 
-demo: $(INSTALLED)
+demo: $(PACKAGE)
 	rm -rf runs/demo
 	$(BIN)/python -m trainers demo --output runs/demo
 
@@ -43,9 +45,13 @@ lint: $(INSTALLED)
 	$(BIN)/codespell
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-$(INSTALLED): setup.cfg pyproject.toml
+$(PACKAGE): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $(PACKAGE)
+
+$(INSTALLED): $(PACKAGE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[all,test]"
 	touch $(INSTALLED)
 
