@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -16,6 +17,9 @@ TESTS = pathlib.Path(__file__).parent
 
 
 def pytest_configure(config):
+    # A shell that starts the tests in the background has them ignore Ctrl-C, which some of them send themselves.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Few examples in `make test`, many in `make test-all`. In continuous integration the same ones in every run, so
     # that a red run can be repeated; elsewhere new ones are tried.
     examples = 20 if config.option.markexpr == "not slow" else 100

@@ -119,7 +119,7 @@ def give_weights(model, baseline):
             same.operation.set_weights(call.operation.get_weights())
 
 
-@pytest.mark.parametrize("make", ["unshared", pytest.param("reference", marks=on_tensorflow)])
+@pytest.mark.parametrize("make", ["unshared", pytest.param("reference", marks=[on_tensorflow, pytest.mark.slow])])
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in FEW else pytest.mark.slow) for name in SHARED])
 def test_baseline_computes_what_the_network_computes_with_more_weights(name, make):
     if make == "reference" and not name.startswith("hscnet"):

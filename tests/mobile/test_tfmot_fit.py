@@ -82,7 +82,7 @@ def test_clusters_begin_where_the_weights_are_put():
         assert "kernel" not in weight.path or np.array_equal(weight.numpy(), expected)
 
 
-@pytest.mark.parametrize("form", ["dataset", "generator"])
+@pytest.mark.parametrize("form", [pytest.param("dataset", marks=pytest.mark.slow), "generator"])
 def test_forms_of_data(form):
     batches = [(IMAGES[start : start + 8], CLASSES[start : start + 8]) for start in range(0, 48, 8)]
     data = (

@@ -82,7 +82,7 @@ def _settings(folder):
     ("tuner", "count"),
     [
         ("bayesian", 3),
-        ("hyperband", 8),
+        pytest.param("hyperband", 8, marks=pytest.mark.slow),
         pytest.param("bayesian", 8, marks=pytest.mark.slow),
         pytest.param("random", 8, marks=pytest.mark.slow),
     ],
@@ -143,6 +143,7 @@ def test_no_network_is_tried_twice(tuner, trained, tmp_path):
     assert len(tried) == len(set(tried)) == networks
 
 
+@pytest.mark.slow
 def test_hyperband_trains_whole_epochs(trained, tmp_path):
     recipe = override(RECIPE, epochs=3)
     search.run(_make(tmp_path, tuner="hyperband", trials=13, recipe=recipe), _silent)

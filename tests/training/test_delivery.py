@@ -55,7 +55,8 @@ def classes_in_a_file(model, data, path, quantization):
     return mobile.predict_tflite(path, data.test.images).argmax(-1)
 
 
-@pytest.mark.parametrize("quantization", [None, pytest.param("float16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", [None, "float16"])
 def test_float_tflite_gives_the_same_classes(model, top1, data, tmp_path, quantization):
     found = classes_in_a_file(model, data, tmp_path / "net.tflite", quantization)
     assert (found != top1).mean() <= 0.001
