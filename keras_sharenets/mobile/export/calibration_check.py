@@ -79,7 +79,7 @@ def doubts(model: keras.Model, images: np.ndarray, graph: Graph | None = None) -
     if all(np.array_equal(image, images[0]) for image in images[1:]):
         count = f"{len(images)} times the same image" if len(images) > 1 else "a single image"
         found.append(Doubt(f"is {count}: other images have values outside the ranges that are measured on it."))
-    chosen = images[np.linspace(0, len(images) - 1, min(len(images), _IMAGES)).round().astype(int)].astype("float32")
+    chosen = verification.spread(images, _IMAGES).astype("float32")
     graph = graph or trace(model)
     beginning = _beginning(graph)
     values = f"has values from {low:g} to {high:g}"

@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_sharenets import layers as ours
 from keras_sharenets.analysis.graph import Call, Graph, Tensor, trace
-from keras_sharenets.mobile.export.verification import ExportMismatchError, run_keras, synthetic_images
+from keras_sharenets.mobile.export.verification import ExportMismatchError, run_keras, spread, synthetic_images
 from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES, InferenceGraph, compute, run
 from keras_sharenets.mobile.graph.lowering import LoweredCall, lower_calls
 from keras_sharenets.mobile.graph.rules import UnsupportedLayerError, article
@@ -74,8 +74,7 @@ def checked_images(representative_data: np.ndarray | None, shape: tuple[int, int
     fresh = fresh_images(representative_data, shape, count=_IMAGES)
     if representative_data is None:
         return fresh
-    some = np.linspace(0, len(representative_data) - 1, min(_IMAGES, len(representative_data))).round().astype(int)
-    return np.concatenate([representative_data[some].astype("float32"), fresh])
+    return np.concatenate([spread(representative_data, _IMAGES).astype("float32"), fresh])
 
 
 def keras_calls(traced: Graph, images: np.ndarray) -> Iterator[tuple[Call, list, Any]]:

@@ -145,9 +145,13 @@ def verification_images(data: np.ndarray | None, shape: tuple[int, int, int]) ->
     if data is None:
         images = synthetic_images(shape)
         return images, f"{len(images)} synthetic images"
-    count = min(len(data), VERIFICATION_IMAGES)
-    images = data[np.linspace(0, len(data) - 1, count).round().astype(int)]
-    return images, f"{count} given image{'s' if count > 1 else ''}"
+    images = spread(data, VERIFICATION_IMAGES)
+    return images, f"{len(images)} given image{'s' if len(images) > 1 else ''}"
+
+
+def spread(images: np.ndarray, count: int) -> np.ndarray:
+    """Up to `count` of the images, evenly spread from the first to the last."""
+    return images[np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)]
 
 
 def synthetic_images(shape: tuple[int, int, int], *, count: int = SYNTHETIC_IMAGES, seed: int = 0) -> np.ndarray:
