@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import socket
+import stat
 import time
 import warnings
 from collections.abc import Iterator
@@ -75,7 +76,7 @@ def _lock(folder: pathlib.Path) -> int:
     path = folder / LOCK
     while True:
         with contextlib.suppress(FileNotFoundError):  # The holder before may have removed the folder, or the file.
-            folder.mkdir(parents=True, exist_ok=True)
+            _make(folder)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 _lock_file(descriptor)
@@ -91,6 +92,17 @@ def _lock(folder: pathlib.Path) -> int:
                 os.close(descriptor)
                 raise ValueError(f"The folder {folder} is in use by {holder}. Wait, or choose another one.") from error
             os.close(descriptor)
+
+
+def _make(folder: pathlib.Path) -> None:
+    """Makes a folder that others make and remove at the same time."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        # Something had its name and was no folder a moment later: a file, or a folder that its holder has removed.
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISDIR(os.lstat(folder).st_mode):
+                raise
 
 
 def _lock_file(descriptor: int) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pathlib
 import subprocess
 import sys
 import threading
@@ -73,6 +74,31 @@ def test_many_that_fight_for_one_folder_are_in_it_one_after_the_other(tmp_path):
     assert not errors
     assert len(won) == 60
     assert is_unused(tmp_path / "run")
+
+
+def test_a_folder_that_its_holder_removes_while_it_is_made_is_made_again(tmp_path, monkeypatch):
+    make, times = pathlib.Path.mkdir, []
+
+    def find_it_once(path, *arguments, **options):
+        times.append(path)
+        if len(times) == 1:  # As `mkdir` does whose folder goes between its failure and its look at what is there.
+            raise FileExistsError(errno.EEXIST, "File exists", str(path))
+        make(path, *arguments, **options)
+
+    monkeypatch.setattr(pathlib.Path, "mkdir", find_it_once)
+    with hold_folder(tmp_path / "run"):
+        assert (tmp_path / "run" / ".lock").exists()
+    assert len(times) == 2
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link"])
+def test_what_is_no_folder_is_refused(tmp_path, kind):
+    if kind == "file":
+        (tmp_path / "run").write_text("")
+    else:
+        (tmp_path / "run").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match="run"), hold_folder(tmp_path / "run"):
+        pass
 
 
 def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch):
