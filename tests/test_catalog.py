@@ -30,7 +30,7 @@ QUICK = [
     *("sharesnet_164", "sha_wrn_40_4", "wrn_28_10", "sharesnet_34", "resnet_50", "sharesnet_50"),
     *("vggnet", "e_vggnet_32", "s_vggnet_64", "sl_vggnet_256", "sl2_vggnet_512"),
     *("e3_resnet_16", "sl3_resnet_64", "sl5_resnet_96", "e_resnet_50", "sl_resnet_34_512", "sl_resnet_50_256"),
-    *("mobilenet_v2_1_0", "igcv3_d_1_0", "shufflenet_v2_2_0"),
+    *("mobilenet_v2_1_0", "igcv3_d_1_0", "shufflenet_v2_2_0", "resnet_8"),
 ]
 QUICK += [family.representative[0] for family in FAMILIES.values() if not set(family.variants) & set(QUICK)]
 # The ShardNet paper divides rounded figures: these are the printed parameters of the networks that it compares with.

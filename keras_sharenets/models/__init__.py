@@ -11,6 +11,7 @@ from keras_sharenets.models.registry import create_model, find_family, find_vari
 if _TYPE_CHECKING:
     from keras_sharenets.models.base import CommonArguments
     from keras_sharenets.models.baselines.mobile_networks import IGCV3, MobileNetV2, ShuffleNetV2
+    from keras_sharenets.models.baselines.resnet8 import ResNet8
     from keras_sharenets.models.hgcnet.hgcnet import HGCNet
     from keras_sharenets.models.hscnet.hscnet import HSCNet
     from keras_sharenets.models.igcnet.igcnet import IGCNet, PlainIGCNet
@@ -28,6 +29,7 @@ __all__ = [
     "PlainIGCNet",
     "PreActResNet",
     "ResNet",
+    "ResNet8",
     "ShardDeepResNet",
     "ShardResNet",
     "ShardVGGNet",
@@ -42,6 +44,7 @@ __all__ = [
 _HOMES = {
     "base": ("CommonArguments",),
     "baselines.mobile_networks": ("IGCV3", "MobileNetV2", "ShuffleNetV2"),
+    "baselines.resnet8": ("ResNet8",),
     "hgcnet.hgcnet": ("HGCNet",),
     "hscnet.hscnet": ("HSCNet",),
     "igcnet.igcnet": ("IGCNet", "PlainIGCNet"),

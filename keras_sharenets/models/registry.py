@@ -42,7 +42,7 @@ FAMILIES = {
         ("sl3_resnet_64", {"width": 24}),
     ),
     "mobile_baselines": Family(
-        "Peers that the papers compare with",
+        "Peers to compare with",
         baselines.VARIANTS,
         ("shufflenet_v2_2_0", {"width": (24, 48, 96, 192, 256), "blocks_per_stage": 2}),
     ),

@@ -1,4 +1,4 @@
-"""Peers that the papers compare with: MobileNetV2, IGCV3-D and ShuffleNetV2."""
+"""Peers: MobileNetV2, IGCV3-D and ShuffleNetV2, which the papers compare with, and ResNet-8 of MLPerf Tiny."""
 
 from keras_sharenets.models.variant import Configuration, Variant
 
@@ -25,5 +25,8 @@ VARIANTS = {
         {},
         (_imagenet32("7.5M"), Configuration(10, published="5.5M"), Configuration(100, published="5.5M")),
         note="7.5M is more than the 2.0x of its own paper has",
+    ),
+    "resnet_8": Variant(
+        "ResNet8", {}, note="MLPerf Tiny's; 78,666 with moving statistics, as its reference is counted"
     ),
 }
