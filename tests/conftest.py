@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import pathlib
@@ -25,6 +26,13 @@ def pytest_configure(config):
     examples = 20 if config.option.markexpr == "not slow" else 100
     settings.register_profile("house", deadline=None, max_examples=examples, derandomize=bool(os.environ.get("CI")))
     settings.load_profile("house")
+
+
+def pytest_collection_finish(session):
+    # The garbage collector goes through all that TensorFlow and Keras have made, at each `clear_session`: what is there
+    # before the first test stays, so it need not be looked at.
+    gc.collect()
+    gc.freeze()
 
 
 class Backend:
