@@ -22,6 +22,7 @@ COMMANDS = {
     "results": (f"{_HERE}.results", "Make the tables of published runs, beside what the papers print."),
     "blending": (f"{_HERE}.blending", "Prune the blending layers of a trained ShardNet step by step."),
     "export": (f"{_HERE}.export", "Turn a .keras file or a run into files for phones and servers, checked."),
+    "page": (f"{_HERE}.page", "Write a web page that runs .tflite files in the browser."),
     "size": (f"{_HERE}.size", "Show what the bytes of .tflite files are spent on, side by side."),
     "benchmark": (f"{_HERE}.benchmark", "Measure time, memory and size of .tflite files with LiteRT, side by side."),
     "enumerate": (f"{_HERE}.enumerate", "List all networks of a search space within a budget."),

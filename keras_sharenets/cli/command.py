@@ -128,7 +128,8 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
     """Runs a command.
 
     Returns:
-        The exit status: 0; 2 for bad input, with one line on standard error; 130 after Ctrl-C and 143 after SIGTERM.
+        The exit status: 0; 2 for bad input, with one line on standard error; 130 after Ctrl-C, 143 after SIGTERM, 141
+        when nobody reads the answer to its end.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     wanted = next((word for word in words if not word.startswith("-")), None)
@@ -145,6 +146,12 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
             answer = command.run(arguments)
         if answer is not None:
             _give(answer, arguments.json)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has read enough, as `head` does. Python would say so once more when it ends.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13  # SIGPIPE, which Windows has not.
     except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
         say(f"error: {' '.join(str(error).split())}")
         return 2

@@ -129,6 +129,17 @@ def test_missing_package_is_one_line(sharenets, monkeypatch):
     assert err.startswith("error: ")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="pipes of Unix")
+def test_a_reader_that_has_read_enough():
+    """As in `sharenets list | head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = [sys.executable, "-c", "from keras_sharenets.cli import main; raise SystemExit(main())", "list"]
+    result = subprocess.run(arguments, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (141, "")
+
+
 def test_interruption(sharenets, monkeypatch):
     def interrupt(pattern):
         raise KeyboardInterrupt("3 of 4 are done")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import io
+import math
 import os
 import pathlib
 import struct
@@ -29,6 +30,8 @@ TYPES = {code: name.lower() for name, code in vars(schema.TensorType).items() if
 _OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
 _FINAL = {"SOFTMAX": SOFTMAX, "LOGISTIC": SIGMOID}
 _CASTS = ("DEQUANTIZE", "QUANTIZE")
+# Bytes of a number of the types that kernels have.
+_WIDTHS = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int16": 2, "int4": 0.5}
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
@@ -109,6 +112,35 @@ def repeated_bytes(model: Model) -> int:
             repeated += len(contents) if contents in seen else 0
             seen.add(contents)
     return repeated
+
+
+def kernel_bytes(model: Model) -> tuple[int, int]:
+    """Bytes of the kernels as they are stored, and as they would be if each operator had its own.
+
+    A kernel is a constant with at least two sides above 1, or what operators make of constants alone.
+    """
+    main, stored, used, constant = model.Subgraphs(0), {}, 0, set()
+
+    def size(index):
+        shape = tensor_shape(model, index)
+        return math.prod(shape) * _WIDTHS.get(TYPES[main.Tensors(index).Type()], 0) if _is_kernel(shape) else 0
+
+    for _, inputs, outputs in operators(model):
+        inputs = [index for index in inputs if index >= 0]
+        for index in inputs:
+            buffer = main.Tensors(index).Buffer()
+            if model.Buffers(buffer).DataLength():
+                constant.add(index)
+                stored[buffer] = size(index)
+        if constant.issuperset(inputs):
+            constant.update(outputs)
+        else:
+            used += sum(size(index) for index in inputs if index in constant)
+    return int(sum(stored.values())), int(used)
+
+
+def _is_kernel(shape):
+    return sum(side > 1 for side in shape) > 1
 
 
 def score_tensor(model: Model) -> int | None:

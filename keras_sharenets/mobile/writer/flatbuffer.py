@@ -139,11 +139,6 @@ class FileWriter:
         number = self._constants[key] = len(self._graph.tensors) - 1
         return number
 
-    def any_number_of_images(self, tensor: int) -> None:
-        """Says of a tensor that its first side, the number of images, may be another one when a program asks for it."""
-        shape = self._graph.tensors[tensor].shape
-        self._graph.tensors[tensor].shapeSignature = np.asarray([-1, *shape[1:]], "int32")
-
     def operator(self, name: str, version: int, inputs: list[int], outputs: list[int], options: Any = None) -> None:
         """Adds an operator.
 

@@ -45,16 +45,14 @@ def write_int8(
 
 
 def _write(tensors, graph, signature, input_name, output_name):
-    # Delegates take no slice of any number of images; and stacked groups take the place of images.
+    # A program may resize the input to any number of images. The ends do not say so, with a first side of -1: LiteRT.js
+    # refuses such files. Delegates take no slice of any number of images; and stacked groups take the place of images.
     tensors.any_number_of_images = all(operation.kind not in ("slice", "stack") for operation in graph.operations)
     tensors.writer.layer = input_name
     inputs = {input_name: tensors.input(graph.input)}
     for operation in graph.operations:
         write_operation(tensors, operation)
     outputs = {output_name: tensors.output(graph.output)}
-    if tensors.any_number_of_images:
-        for end in (*inputs.values(), *outputs.values()):
-            tensors.writer.any_number_of_images(end)
     return tensors.writer.finish(signature, inputs, outputs)
 
 

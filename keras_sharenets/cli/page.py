@@ -1,0 +1,31 @@
+"""Write a web page that runs .tflite files in the browser, from a folder that needs no network.
+
+sharenets page net.tflite --output site/
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from keras_sharenets.cli.command import Answer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE.tflite", help="classifiers; several become a menu")
+    parser.add_argument("--output", required=True, metavar="DIR", help="new folder")
+    parser.add_argument("--examples", nargs="+", default=(), metavar="IMAGE", help="images that the page offers")
+    runtime_help = "folder with the npm archives of LiteRT.js, instead of a download"
+    parser.add_argument("--runtime", metavar="DIR", help=runtime_help)
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    import dataclasses
+
+    from keras_sharenets.mobile.page.site import write_site
+
+    report = write_site(arguments.files, arguments.output, examples=arguments.examples, runtime=arguments.runtime)
+    text = (
+        f"{report.path}: {len(report.networks)} network(s), {report.total_bytes / 1e6:.1f} MB with LiteRT.js\n"
+        f"Look at it: python -m http.server -d {report.path} 8000, then http://localhost:8000"
+    )
+    return Answer(text, dataclasses.asdict(report))

@@ -1,0 +1,1 @@
+"""A web page that runs a shipped file in the browser."""

@@ -1,0 +1,224 @@
+"""A static web page that runs TFLite files in the browser, with LiteRT.js.
+
+The folder holds everything: the files, the page, LiteRT.js and its WebAssembly. Whoever opens it needs no network, and
+no image leaves the browser.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import pathlib
+import shutil
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+
+import PIL.Image
+
+from keras_sharenets import files, images
+from keras_sharenets.mobile.inspect import file
+
+_STATIC = pathlib.Path(__file__).parent / "static"
+# Input types that LiteRT.js 2.5.3 takes; int32 images are nobody's.
+_INPUT_TYPES = ("float32", "uint8")
+_CHANNELS = (1, 3)
+_THUMBNAIL = 160
+_REGISTRY = "npm_config_registry"  # npm's own variable.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Package:
+    """A package of the npm registry, where its members go in the page's folder, and its digest as npm lists it."""
+
+    name: str
+    version: str
+    sha512: str
+    members: dict[str, str]
+
+    @property
+    def archive(self) -> str:
+        return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
+
+    @property
+    def url(self) -> str:
+        registry = os.environ.get(_REGISTRY, "https://registry.npmjs.org").rstrip("/")
+        return f"{registry}/{self.name}/-/{self.name.rpartition('/')[2]}-{self.version}.tgz"
+
+
+# The build that needs relaxed SIMD and, for browsers without it, the one that does not. Threads would need headers of
+# the server that a plain one does not send.
+_WASM = [f"litert_wasm_{build}.{kind}" for build in ("internal", "compat_internal") for kind in ("js", "wasm")]
+_PACKAGES = (
+    _Package(
+        "@litertjs/core",
+        "2.5.3",
+        "PlGmbMOq9WitX7FO0jhbdJw9GthatsyuCQXjTt/wJZo0FLaw48q4tz8IwqgqCIkviYGr9OFDL1kCnN4nzWoyJQ==",
+        {"dist/index.js": "index.js", **{f"wasm/{name}": f"wasm/{name}" for name in _WASM}},
+    ),
+    _Package(
+        "@litertjs/wasm-utils",
+        "2.5.3",
+        "4fJiw6tBQnIs+0jH/OQ16nYOiSl8/+zZnn5h2ul8aTKHi05sVqZW580Tmk78pC2kT39A9OYBVdFawteZ/sI1kQ==",
+        {"dist/index.js": "wasm-utils.js"},
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SiteReport:
+    """What `write_site` wrote.
+
+    Attributes:
+        path: the folder.
+        total_bytes: size of all files in it.
+        networks: what the page knows of each network, as it stands in `networks.json`.
+    """
+
+    path: str
+    total_bytes: int
+    networks: tuple[dict[str, Any], ...]
+
+
+def write_site(
+    paths: Sequence[str | os.PathLike],
+    output: str | os.PathLike,
+    *,
+    examples: Sequence[str | os.PathLike] = (),
+    runtime: str | os.PathLike | None = None,
+) -> SiteReport:
+    """Writes a folder with a page that runs TFLite files in the browser.
+
+    The page takes an image by drop, choice or camera, resizes it to the network's input, and shows the five best
+    classes, the milliseconds of an inference, the size of the file and how much of it sharing saves. Serve the folder
+    with any static server, `python -m http.server -d site` for one: browsers load no WebAssembly from `file://`.
+
+    Args:
+        paths: TFLite files of classifiers: one input of images, `(1, height, width, channels)` with 1 or 3 channels,
+            float32 or uint8; one output. Several become a menu.
+        output: the folder; must not exist, or be empty.
+        examples: image files that the page offers.
+        runtime: folder with the archives of the npm packages (`npm pack @litertjs/core@2.5.3
+            @litertjs/wasm-utils@2.5.3`); by default they are downloaded from the npm registry.
+
+    Returns:
+        A `SiteReport`.
+
+    Raises:
+        ValueError: a file is no such classifier, an example is no image, the folder is not empty, an archive is missing
+            or is not the one that npm lists, or cannot be downloaded. Nothing has been written then.
+    """
+    output = pathlib.Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"`output` (={str(output)!r}) exists and is not an empty folder.")
+    networks = _named([describe(path) for path in paths])
+    thumbnails = [_thumbnail(path) for path in examples]
+    with tempfile.TemporaryDirectory() as parent:
+        folder = pathlib.Path(parent) / "site"
+        shutil.copytree(_STATIC, folder)
+        for package in _PACKAGES:
+            _unpack(package, folder / "litert", runtime)
+        for path, network in zip(paths, networks, strict=True):
+            shutil.copy(path, folder / network["file"])
+        for number, data in enumerate(thumbnails):
+            (folder / f"example{number}.png").write_bytes(data)
+        content = {"networks": networks, "examples": [f"example{number}.png" for number in range(len(thumbnails))]}
+        (folder / "networks.json").write_text(json.dumps(content, indent=1, ensure_ascii=False), "utf-8")
+        size = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+        if output.exists():
+            output.rmdir()
+        files.replace_folder(folder, output)
+    return SiteReport(str(output), size, tuple(networks))
+
+
+def describe(path: str | os.PathLike) -> dict[str, Any]:
+    """What the page must know of a TFLite file; a `ValueError` if it cannot run it."""
+    found = file.describe_tflite(path)
+    if len(found["inputs"]) != 1 or len(found["outputs"]) != 1:
+        ends = f"{len(found['inputs'])} inputs and {len(found['outputs'])} outputs"
+        raise ValueError(f"{path} has {ends}; the page runs classifiers, with one of each.")
+    taken, given = found["inputs"][0], found["outputs"][0]
+    if len(taken["shape"]) != 4 or taken["shape"][-1] not in _CHANNELS:
+        raise ValueError(f"{path} takes {tuple(taken['shape'])}; the page gives it images of 1 or 3 channels.")
+    for end, detail in (("takes", taken), ("gives", given)):
+        if detail["dtype"] not in _INPUT_TYPES:
+            raise ValueError(
+                f"{path} {end} {detail['dtype']}, which LiteRT.js refuses. Export it with `--input-type uint8`"
+                " `--output-type float32`."
+            )
+    model = file.parse(file.read_bytes(path))
+    head, stored_and_used = file.head(model), file.kernel_bytes(model)
+    return {
+        "name": pathlib.Path(path).stem,
+        "file": pathlib.Path(path).name,
+        "bytes": found["file_bytes"],
+        "shape": taken["shape"][1:],
+        "input": {key: taken[key] for key in ("dtype", "scale", "zero_point")},
+        "output": {key: given[key] for key in ("dtype", "scale", "zero_point")},
+        "kind": head.kind,
+        "probabilities": file.score_tensor(model) is not None or head.kind in ("binary", "multilabel"),
+        "labels": found["labels"],
+        "stored_kernel_bytes": stored_and_used[0],
+        "used_kernel_bytes": stored_and_used[1],
+    }
+
+
+def _named(networks):
+    """The networks; files of one name from different folders cannot lie side by side."""
+    seen = set()
+    for network in networks:
+        if network["file"] in seen:
+            raise ValueError(f"`paths` has two files called {network['file']}: give them different names.")
+        seen.add(network["file"])
+    if not networks:
+        raise ValueError("`paths` is empty: give at least one TFLite file.")
+    return networks
+
+
+def _thumbnail(path):
+    """The image as a PNG file, upright, its longer side at most `_THUMBNAIL` pixels unless it is small anyway."""
+    image = PIL.Image.fromarray(images.read_image(path, (None, None, 3)))
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    encoded = io.BytesIO()
+    image.save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def _unpack(package, folder, runtime):
+    """Puts the wanted files of a package into a folder, after its digest was checked."""
+    data = _read_archive(package, runtime)
+    digest = base64.b64encode(hashlib.sha512(data).digest()).decode()
+    if digest != package.sha512:
+        raise ValueError(f"{package.archive} is not {package.name} {package.version} as npm lists it: other contents.")
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        for member, target in package.members.items():
+            stream = archive.extractfile(f"package/{member}")
+            assert stream is not None
+            place = folder / target
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(stream.read())
+
+
+def _read_archive(package, runtime):
+    if runtime is not None:
+        path = pathlib.Path(runtime) / package.archive
+        if not path.is_file():
+            raise ValueError(
+                f"`runtime` (={str(runtime)!r}) has no {package.archive}: npm pack {package.name}@{package.version}"
+            )
+        return path.read_bytes()
+    try:
+        with urllib.request.urlopen(package.url, timeout=60) as response:
+            return response.read()
+    except (urllib.error.URLError, TimeoutError) as error:
+        raise ValueError(
+            f"{package.url} cannot be downloaded ({error}). Where there is a network: npm pack"
+            f" {package.name}@{package.version}; then give the folder of the archives as `runtime`."
+        ) from error

@@ -1,0 +1,244 @@
+// Runs a TFLite file on images in the browser. No image leaves it.
+import { loadAndCompile, loadLiteRt, Tensor } from "./litert/index.js";
+
+const at = (id) => document.getElementById(id);
+const BARS = 5;
+const RUNS = 10; // timed inferences of a still image; the median is shown
+
+let networks = [];
+let current = null; // {network, model}
+let source = null; // what was classified last: an ImageBitmap, or the video
+let camera = null; // a MediaStream
+let turn = 0; // counts requests: the answer of an older one is not shown
+
+function say(text, isError = false) {
+  at("status").textContent = text;
+  at("status").classList.toggle("error", isError);
+}
+
+// The pixels of an image at the network's size, as numbers of its input type.
+function pixels(image, network) {
+  const [height, width, channels] = network.shape;
+  const canvas = new OffscreenCanvas(width, height);
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.imageSmoothingQuality = "high";
+  context.drawImage(image, 0, 0, width, height);
+  const rgba = context.getImageData(0, 0, width, height).data;
+  const { dtype, scale, zero_point: zeroPoint } = network.input;
+  const values = dtype === "uint8" ? new Uint8ClampedArray(height * width * channels) : new Float32Array(height * width * channels);
+  const put = (place, value) => {
+    values[place] = dtype === "uint8" && scale ? Math.round(value / scale) + zeroPoint : value;
+  };
+  for (let pixel = 0; pixel < height * width; pixel++) {
+    const [red, green, blue] = [rgba[4 * pixel], rgba[4 * pixel + 1], rgba[4 * pixel + 2]];
+    if (channels === 1) {
+      put(pixel, Math.round(0.299 * red + 0.587 * green + 0.114 * blue));
+    } else {
+      put(3 * pixel, red);
+      put(3 * pixel + 1, green);
+      put(3 * pixel + 2, blue);
+    }
+  }
+  return dtype === "uint8" ? new Uint8Array(values.buffer) : values;
+}
+
+async function infer({ network, model }, values) {
+  const input = new Tensor(values, [1, ...network.shape]);
+  const began = performance.now();
+  const [output] = await model.run([input]);
+  const raw = Array.from(await output.data());
+  const milliseconds = performance.now() - began;
+  input.delete();
+  output.delete();
+  const { dtype, scale, zero_point: zeroPoint } = network.output;
+  const numbers = dtype === "uint8" && scale ? raw.map((value) => (value - zeroPoint) * scale) : raw;
+  return { numbers, milliseconds };
+}
+
+// One entry a class, the first one first: {label, value, share}; share is the length of the bar.
+function rank(network, numbers) {
+  const given = network.kind === "binary" ? [1 - numbers[0], numbers[0]] : numbers;
+  const label = (index) => network.labels?.[index] ?? (network.kind === "value" ? "value" : `class ${index}`);
+  const top = Math.max(...given);
+  const total = given.reduce((sum, value) => sum + Math.exp(value - top), 0);
+  const share = (value) => (network.probabilities ? value : Math.exp(value - top) / total);
+  return given
+    .map((value, index) => ({ label: label(index), value, share: network.kind === "value" ? 1 : share(value) }))
+    .sort((one, other) => other.value - one.value);
+}
+
+function show(network, entries, milliseconds) {
+  at("none").hidden = true;
+  at("bars").replaceChildren(
+    ...entries.slice(0, BARS).map(({ label, value, share }) => {
+      const item = document.createElement("li");
+      const line = Object.assign(document.createElement("div"), { className: "line" });
+      const name = Object.assign(document.createElement("span"), { textContent: label });
+      const text = network.probabilities ? `${(100 * value).toFixed(1)} %` : value.toPrecision(4);
+      const number = Object.assign(document.createElement("span"), { className: "value", textContent: text });
+      line.append(name, number);
+      const bar = Object.assign(document.createElement("div"), { className: "bar" });
+      const filled = document.createElement("div");
+      filled.style.width = `${(100 * Math.min(1, Math.max(0, share))).toFixed(1)}%`;
+      bar.append(filled);
+      item.append(line, bar);
+      return item;
+    }),
+  );
+  fact("time", "One inference", `${milliseconds < 10 ? milliseconds.toFixed(2) : milliseconds.toFixed(0)} ms`);
+}
+
+function fact(key, term, text) {
+  let box = at(`fact-${key}`);
+  if (!box) {
+    box = Object.assign(document.createElement("div"), { id: `fact-${key}` });
+    box.append(document.createElement("dt"), document.createElement("dd"));
+    at("facts").append(box);
+  }
+  box.firstChild.textContent = term;
+  box.lastChild.textContent = text;
+}
+
+const bytes = (count) => (count < 1e6 ? `${(count / 1e3).toFixed(1)} kB` : `${(count / 1e6).toFixed(2)} MB`);
+
+function showFacts(network) {
+  at("facts").replaceChildren();
+  fact("time", "One inference", "–");
+  const { stored_kernel_bytes: stored, used_kernel_bytes: used } = network;
+  fact("file", "File", bytes(network.bytes));
+  fact("kernels", "Kernels stored", bytes(stored));
+  fact("sharing", "Without sharing", stored ? `${bytes(used)}, ${(used / stored).toFixed(1)}×` : "–");
+  fact("input", "Input", `${network.shape.join(" × ")}, ${network.input.dtype}`);
+}
+
+function preview(image) {
+  const canvas = at("preview");
+  const [width, height] = [image.videoWidth || image.width, image.videoHeight || image.height];
+  Object.assign(canvas, { width, height });
+  canvas.classList.toggle("small", width < 224);
+  canvas.getContext("2d").drawImage(image, 0, 0);
+  canvas.hidden = false;
+  at("hint").hidden = true;
+}
+
+async function classify(image) {
+  const mine = ++turn;
+  source = image;
+  preview(image);
+  if (!current) return;
+  const { network } = current;
+  const values = pixels(image, network);
+  await infer(current, values); // The first one prepares.
+  const runs = [];
+  let numbers;
+  for (let run = 0; run < RUNS; run++) {
+    const result = await infer(current, values);
+    numbers = result.numbers;
+    runs.push(result.milliseconds);
+  }
+  if (mine !== turn || current.network !== network) return;
+  runs.sort((one, other) => one - other);
+  const entries = rank(network, numbers);
+  show(network, entries, runs[RUNS >> 1]);
+  say("");
+  at("output").dataset.answered = String(Number(at("output").dataset.answered ?? 0) + 1);
+}
+
+// Whatever goes wrong is said on the page.
+const guarded = (work) => async (...given) => {
+  try {
+    await work(...given);
+  } catch (error) {
+    say(error.message ?? String(error), true);
+  }
+};
+
+const open = guarded(async (blob) => {
+  if (!blob) return;
+  stopCamera();
+  let image;
+  try {
+    image = await createImageBitmap(blob, { imageOrientation: "from-image" });
+  } catch {
+    throw new Error(`${blob.name ?? "This"} is no image that the browser can read.`);
+  }
+  await classify(image);
+});
+
+function stopCamera() {
+  camera?.getTracks().forEach((track) => track.stop());
+  camera = null;
+  at("camera").textContent = "Use the camera";
+}
+
+const startCamera = guarded(async () => {
+  if (camera) return stopCamera();
+  if (!navigator.mediaDevices) throw new Error("The camera needs https or localhost.");
+  camera = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+  at("camera").textContent = "Stop the camera";
+  const video = at("video");
+  video.srcObject = camera;
+  await video.play();
+  const recent = [];
+  while (camera) {
+    const mine = ++turn;
+    source = video;
+    preview(video);
+    const { numbers, milliseconds } = await infer(current, pixels(video, current.network));
+    recent.push(milliseconds);
+    if (recent.length > RUNS) recent.shift();
+    const middle = [...recent].sort((one, other) => one - other)[recent.length >> 1];
+    if (mine === turn) show(current.network, rank(current.network, numbers), middle);
+    await new Promise(requestAnimationFrame);
+  }
+});
+
+const choose = guarded(async (index) => {
+  const network = networks[index];
+  at("network").value = String(index);
+  say(`Loading ${network.name} …`);
+  const model = await loadAndCompile(network.file, { accelerator: "wasm" });
+  const former = current;
+  current = { network, model };
+  former?.model.delete();
+  showFacts(network);
+  at("none").hidden = Boolean(source);
+  say("Ready. Images stay in this browser.");
+  document.body.dataset.network = network.name;
+  if (source && !camera) await classify(source);
+});
+
+const start = guarded(async () => {
+  const content = await (await fetch("networks.json")).json();
+  networks = content.networks;
+  at("network").append(...networks.map(({ name }, index) => new Option(name, String(index))));
+  at("network").parentElement.hidden = networks.length < 2;
+  if (networks.length === 1) document.querySelector("h1").textContent = networks[0].name;
+  for (const file of content.examples) {
+    const button = Object.assign(document.createElement("button"), { type: "button" });
+    button.append(Object.assign(new Image(), { src: file, alt: "example" }));
+    button.addEventListener("click", guarded(async () => open(await (await fetch(file)).blob())));
+    at("examples").append(button);
+  }
+  await loadLiteRt(new URL("litert/wasm/", document.baseURI).href);
+  await choose(0);
+});
+
+at("network").addEventListener("change", (event) => choose(Number(event.target.value)));
+at("camera").addEventListener("click", startCamera);
+at("drop").addEventListener("click", () => at("file").click());
+at("drop").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" || event.key === " ") {
+    event.preventDefault();
+    at("file").click();
+  }
+});
+at("file").addEventListener("change", (event) => open(event.target.files[0]));
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    event.preventDefault();
+    at("drop").classList.toggle("over", kind === "dragover");
+    if (kind === "drop") open(event.dataTransfer.files[0]);
+  });
+}
+start();
