@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import gzip
 import hashlib
 import io
-import json
 import os
 import pathlib
 import shutil
@@ -130,7 +130,7 @@ def write_site(
         for number, data in enumerate(thumbnails):
             (folder / f"example{number}.png").write_bytes(data)
         content = {"networks": networks, "examples": [f"example{number}.png" for number in range(len(thumbnails))]}
-        (folder / "networks.json").write_text(json.dumps(content, indent=1, ensure_ascii=False), "utf-8")
+        files.write_json(folder / "networks.json", content)
         size = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
         if output.exists():
             output.rmdir()
@@ -197,7 +197,7 @@ def _unpack(package, folder, runtime):
     digest = base64.b64encode(hashlib.sha512(data).digest()).decode()
     if digest != package.sha512:
         raise ValueError(f"{package.archive} is not {package.name} {package.version} as npm lists it: other contents.")
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+    with tarfile.TarFile(fileobj=io.BytesIO(gzip.decompress(data))) as archive:
         for member, target in package.members.items():
             stream = archive.extractfile(f"package/{member}")
             assert stream is not None
