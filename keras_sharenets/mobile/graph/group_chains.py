@@ -29,7 +29,7 @@ def fold_chain_normalization(graph: InferenceGraph) -> InferenceGraph:
     readers, rewritable = graph.consumers(), rewritable_kernels(graph)
     changed = {operation.output.number: operation for operation in graph.operations}
     for norm in graph.operations:
-        concat = changed.get(norm.inputs[0].number)
+        concat = changed.get(norm.source)
         if not _invertible(norm) or concat is None or concat.kind != "concat" or len(readers[concat.output.number]) > 1:
             continue
         links: list[Any] = [_links(part, concat, readers, rewritable) for part in concat.inputs]
@@ -163,7 +163,7 @@ def split_concat_readers(graph: InferenceGraph) -> InferenceGraph:
     }
     operations = []
     for operation in graph.operations:
-        concat = pairs.get(operation.inputs[0].number)
+        concat = pairs.get(operation.source)
         if concat is None or len(readers[concat.output.number]) > 1 or not _cheaper_apart(operation, uses):
             operations.append(operation)
             continue

@@ -23,6 +23,20 @@ CallSite = tuple[str, int]
 Materialize = Callable[[CallSite], bool]
 
 PROBABILITIES = ("softmax", "sigmoid")
+# Functions of one number: what each computes, given its operation.
+UNARY: dict[str, Callable[..., Any]] = {
+    "sigmoid": lambda operation, x: ops.sigmoid(x),
+    "tanh": lambda operation, x: ops.tanh(x),
+    "elu": lambda operation, x: ops.elu(x),
+    "gelu": lambda operation, x: ops.gelu(x, approximate=operation.attributes["approximate"]),
+    "hard_swish": lambda operation, x: ops.hard_silu(x),
+    "leaky_relu": lambda operation, x: ops.leaky_relu(x, operation.attributes["slope"]),
+    "abs": lambda operation, x: ops.abs(x),
+    "exp": lambda operation, x: ops.exp(x),
+    "log": lambda operation, x: ops.log(x),
+    "sqrt": lambda operation, x: ops.sqrt(x),
+    "rsqrt": lambda operation, x: ops.rsqrt(x),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +61,14 @@ class Operation:
 
     Attributes:
         kind: `"conv"` (attributes strides, padding, groups and, if it is dilated, dilation), `"shared_conv"` (strides,
-            padding, groups, channel_repeats; the kernel is one period of the repeated filters), `"depthwise"`
-            (strides, padding, dilation), `"dense"`, `"affine"` (only scale and bias), `"add"`, `"subtract"`,
-            `"multiply"`, `"maximum"` and `"minimum"` of two values, `"concat"`, `"pad"` (paddings), `"max_pool"` and
-            `"average_pool"` (pool_size, strides, padding), `"mean"` and `"max"` over the image (keepdims),
-            `"reshape"`, `"slice"` and `"permute"` of channels (start and, out of a stack, row; indices), `"stack"` of
-            the groups of a strided channel shuffle along the batch axis (groups), `"softmax"`, `"sigmoid"`,
-            `"identity"`.
+            padding, groups, channel_repeats; the kernel is one period of the repeated filters), `"conv_transpose"`
+            (strides, padding), `"depthwise"` (strides, padding, dilation), `"dense"`, `"affine"` (only scale and bias),
+            `"add"`, `"subtract"`, `"multiply"`, `"divide"`, `"maximum"` and `"minimum"` of two values that broadcast,
+            `"prelu"` of a value and its slopes, `"constant"` (constant) of none, `"concat"`, `"pad"` (paddings),
+            `"max_pool"` and `"average_pool"` (pool_size, strides, padding), `"mean"` and `"max"` (keepdims and, if it
+            is not over the image, axes), `"resize"` (mode), `"crop"` (start), `"transpose"` (order), `"reshape"`,
+            `"slice"` and `"permute"` of channels (start and, out of a stack, row; indices), `"stack"` of the groups of
+            a strided channel shuffle along the batch axis (groups), `"identity"`, and one of `UNARY`.
         name: str, that of the layer.
         use: int, 0 in the first call of the layer, 1 in the second.
         inputs, output: `Value`s.
@@ -73,6 +88,11 @@ class Operation:
     activation: str | None = None
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
     use: int = 0
+
+    @property
+    def source(self) -> int:
+        """The number of the first value that it reads; -1 if it reads none."""
+        return self.inputs[0].number if self.inputs else -1
 
     @property
     def site(self) -> CallSite:
@@ -201,8 +221,32 @@ def _pad(operation, x):
     return ops.pad(x, operation.attributes["paddings"], mode=operation.attributes.get("mode", "constant"))
 
 
-def _over_image(function):
-    return lambda operation, x: function(x, axis=(1, 2), keepdims=operation.attributes["keepdims"])
+def _reduced(function):
+    def reduced(operation, x):
+        return function(x, axis=reduced_axes(operation), keepdims=operation.attributes["keepdims"])
+
+    return reduced
+
+
+def reduced_axes(operation: Operation) -> tuple[int, ...]:
+    """The axes that a `"mean"` or `"max"` goes over: those of the image if it does not say."""
+    return operation.attributes.get("axes", (1, 2))
+
+
+def _conv_transpose(operation, x):
+    kernel, shape = operation.kernel.array.transpose(0, 1, 3, 2), np.array((x.shape[0], *operation.output.shape[1:]))
+    strides, padding = operation.attributes["strides"], operation.attributes["padding"].upper()
+    return tf.nn.conv2d_transpose(x, kernel, shape, strides, padding)
+
+
+def _resize(operation, x):
+    return tf.image.resize(x, operation.output.shape[1:3], operation.attributes["mode"])
+
+
+def _crop(operation, x):
+    _, height, width, _ = operation.output.shape
+    top, left = operation.attributes["start"]
+    return x[:, top : top + height, left : left + width]
 
 
 def _slice(operation, x):
@@ -224,21 +268,28 @@ _LINEAR = {
     "dense": lambda operation, x: ops.matmul(x, _kernel(operation)),
     "affine": lambda operation, x: x,
     "identity": lambda operation, x: x,
+    "conv_transpose": _conv_transpose,
+    "constant": lambda operation: ops.convert_to_tensor(operation.attributes["constant"].array),
     "add": lambda operation, x, y: x + y,
     "subtract": lambda operation, x, y: x - y,
     "multiply": lambda operation, x, y: x * y,
+    "divide": lambda operation, x, y: x / y,
+    "prelu": lambda operation, x, slopes: ops.maximum(x, 0) + slopes * ops.minimum(x, 0),
     "maximum": lambda operation, x, y: ops.maximum(x, y),
     "minimum": lambda operation, x, y: ops.minimum(x, y),
     "concat": lambda operation, *xs: ops.concatenate(xs, axis=-1),
     "pad": _pad,
     "max_pool": _pool(ops.max_pool),
     "average_pool": _pool(ops.average_pool),
-    "mean": _over_image(ops.mean),
-    "max": _over_image(ops.max),
+    "mean": _reduced(ops.mean),
+    "max": _reduced(ops.max),
     "reshape": lambda operation, x: ops.reshape(x, (-1, *operation.output.shape[1:])),
     "slice": _slice,
     "stack": _stack,
     "permute": lambda operation, x: ops.take(x, operation.attributes["indices"], axis=-1),
+    "resize": _resize,
+    "crop": _crop,
+    "transpose": lambda operation, x: ops.transpose(x, operation.attributes["order"]),
     "softmax": lambda operation, x: ops.softmax(x),
-    "sigmoid": lambda operation, x: ops.sigmoid(x),
+    **UNARY,
 }

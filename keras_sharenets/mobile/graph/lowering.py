@@ -10,7 +10,13 @@ import keras
 from keras_sharenets import layers as ours
 from keras_sharenets.analysis import graph as keras_graph
 from keras_sharenets.layers.quantized_kernels import inner
-from keras_sharenets.mobile.graph import keras_rules, sharing_rules
+from keras_sharenets.mobile.graph import (  # The first ones only register their rules.
+    arithmetic_rules,  # noqa: F401
+    image_rules,  # noqa: F401
+    keras_rules,
+    normalization_rules,  # noqa: F401
+    sharing_rules,
+)
 from keras_sharenets.mobile.graph.inference_graph import InferenceGraph, Materialize, Operation, Value
 from keras_sharenets.mobile.graph.rules import (
     RULES,

@@ -13,9 +13,9 @@ from collections.abc import Callable
 import numpy as np
 
 from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Materialize, Operation, Value
-from keras_sharenets.mobile.graph.quantization import filter_limits, requantize_probabilities, rewritable_kernels
+from keras_sharenets.mobile.graph.quantization import filter_limits, requantize_fixed, rewritable_kernels
 
-_LINEAR = ("conv", "depthwise", "dense", "affine")
+_LINEAR = ("conv", "conv_transpose", "depthwise", "dense", "affine")
 _WITH_ACTIVATION = (*_LINEAR, "add")
 # The share of the largest scale up to which one counts as 0, or gets a step of its own.
 _NEGLIGIBLE = 1e-4
@@ -44,7 +44,7 @@ def _merge_into_producer(graph, merged):
     """Replaces a producer and its only reader by one operation, wherever `merged(producer, reader)` gives one."""
     readers, producers, order = graph.consumers(), {}, []
     for operation in graph.operations:
-        producer = producers.get(operation.inputs[0].number) if len(operation.inputs) == 1 else None
+        producer = producers.get(operation.source) if len(operation.inputs) == 1 else None
         one = None
         if producer is not None and len(readers[producer.output.number]) == 1 and producer.output != graph.output:
             one = merged(producer, operation)
@@ -120,7 +120,7 @@ def _hoist(graph, kind, hoisted):
     readers, producers, operations = graph.consumers(), {}, []
     number = graph.next_number()
     for operation in graph.operations:
-        before, order = producers.get(operation.inputs[0].number), None
+        before, order = producers.get(operation.source), None
         if before is not None and before.kind == kind and before.output != graph.output:
             movable = operation.kind in ("affine", "identity") and len(readers[before.output.number]) == 1
             order = hoisted(before, operation, number, readers) if movable else None
@@ -187,7 +187,7 @@ def fold_permutes(graph: InferenceGraph) -> InferenceGraph:
             folded[operation.output.number] = operation
     operations = []
     for operation in graph.operations:
-        before = folded.get(operation.inputs[0].number)
+        before = folded.get(operation.source)
         if before is not None:
             operation = _with_rows_of(operation, before)
         if operation.output.number not in folded:
@@ -320,7 +320,7 @@ def prepare_int8(graph: InferenceGraph, materialize: Materialize) -> InferenceGr
         strengths = _strengths(operation)
         return operation.scale.min() > 0 and strengths.min() > _NEGLIGIBLE * strengths.max()
 
-    graph = _rescale_kernels(_average_by_convolution(requantize_probabilities(graph)), materialize, signed)
+    graph = _rescale_kernels(_average_by_convolution(requantize_fixed(graph)), materialize, signed)
     return _split_scales(graph, lambda operation: operation.kind == "shared_conv" or not fits(operation))
 
 
@@ -336,8 +336,8 @@ def _rescale_kernels(graph, materialize, rescaled):
 
 
 def _scaled_kernel(operation, scale):
-    # A depthwise kernel is (height, width, channels, 1), all others end in the output channels.
-    scale = scale[:, None] if operation.kind == "depthwise" else scale
+    # A depthwise kernel is (height, width, channels, filters of each), all others end in the output channels.
+    scale = scale.reshape(operation.kernel.array.shape[2:]) if operation.kind == "depthwise" else scale
     array = (operation.kernel.array * scale).astype("float32")
     return Constant(f"{operation.kernel.name} in {operation.name}", array)
 

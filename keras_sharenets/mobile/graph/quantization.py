@@ -10,13 +10,13 @@ import dataclasses
 
 import numpy as np
 
-from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES, Constant, InferenceGraph, Operation, Value, run
+from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, Value, run
 
 Range = tuple[float, float]
 
 # Operations that only move numbers: the integers stay what they are, so all their values have one scale.
-DATA_MOVEMENT = ("average_pool", "concat", "max", "max_pool", "maximum", "minimum", "pad", "permute", "reshape")
-DATA_MOVEMENT += ("slice", "stack")
+DATA_MOVEMENT = ("average_pool", "concat", "crop", "max", "max_pool", "maximum", "minimum", "pad", "permute", "reshape")
+DATA_MOVEMENT += ("resize", "slice", "stack", "transpose")
 # Bicubic resizing gives pixel values a little outside of 0 to 255.
 _PIXELS = (-32.0, 288.0)
 # What XNNPACK multiplies a sum of products with has to be below 256.
@@ -37,6 +37,11 @@ class Quantization:
     def integers(self, numbers: np.ndarray, *, low: int = -128, high: int = 127) -> np.ndarray:
         """The nearest integers."""
         return np.clip(np.round(numbers / self.scale) + self.zero_point, low, high)
+
+
+# What runtimes demand of the outputs of some kinds, whatever their range.
+FIXED = {kind: Quantization(np.float32(1 / 256), -128) for kind in ("softmax", "sigmoid")}
+FIXED["tanh"] = Quantization(np.float32(1 / 128), 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +80,8 @@ def quantize(graph: InferenceGraph, representative_data: np.ndarray, *, whole_pi
     ranges = _tied(graph, _wide_enough(graph, ranges, kernels))
     values = {number: _value_quantization(*limits) for number, limits in ranges.items()}
     for operation in graph.operations:
-        if operation.kind in PROBABILITIES:
-            values[operation.output.number] = Quantization(np.float32(1 / 256), -128)
+        if operation.kind in FIXED:
+            values[operation.output.number] = FIXED[operation.kind]
     return QuantizedGraph(graph, values, kernels)
 
 
@@ -97,8 +102,8 @@ def _bias_fits(graph, ranges, kernels):
     return fitting
 
 
-def requantize_probabilities(graph: InferenceGraph) -> InferenceGraph:
-    """Probabilities that are moved get a scale that can be shared: theirs is fixed, 1/256, and moving changes none."""
+def requantize_fixed(graph: InferenceGraph) -> InferenceGraph:
+    """Values of a fixed scale, as probabilities, that are moved get one that can be shared: moving changes none."""
     number, replaced, operations = graph.next_number(), {}, []
     moved = {value.number for o in graph.operations if o.kind in DATA_MOVEMENT for value in o.inputs}
     for operation in graph.operations:
@@ -106,7 +111,7 @@ def requantize_probabilities(graph: InferenceGraph) -> InferenceGraph:
             inputs = tuple(replaced.get(value.number, value) for value in operation.inputs)
             operation = dataclasses.replace(operation, inputs=inputs)
         operations.append(operation)
-        if operation.kind in PROBABILITIES and operation.output.number in moved:
+        if operation.kind in FIXED and operation.output.number in moved:
             again = replaced[operation.output.number] = Value(number, operation.output.shape)
             number += 1
             vectors = {"scale": np.ones(again.shape[-1], "float32"), "bias": np.zeros(again.shape[-1], "float32")}
@@ -171,7 +176,7 @@ def _wide_enough(graph, ranges, kernels):
             factor = widths[0] * float(np.abs(operation.scale).max()) / 127
         elif operation.kind == "multiply":
             factor = widths[0] * widths[1] / 255
-        elif operation.kind in ("add", "subtract", "mean", "identity"):
+        elif operation.kind in ("add", "subtract", "mean", "identity", "leaky_relu", "prelu"):
             factor = max(widths)
         else:
             continue
@@ -194,10 +199,11 @@ def filter_limits(array: np.ndarray, kind: str) -> np.ndarray:
 
     Args:
         array: the kernel, as Keras lays it out.
-        kind: kind of the operation; in a `"depthwise"` kernel filters are counted along axis 2, else along the last.
+        kind: kind of the operation; in a `"depthwise"` kernel filters are counted along the last two axes, else along
+            the last.
     """
-    filters = 2 if kind == "depthwise" else array.ndim - 1
-    limits = np.abs(array).max(tuple(axis for axis in range(array.ndim) if axis != filters))
+    filters = 2 if kind == "depthwise" else 1
+    limits = np.abs(array).max(tuple(range(array.ndim - filters))).ravel()
     largest = limits.max() or 1.0
     clustered = np.unique(np.abs(array)).size * _WEIGHTS_PER_CLUSTER <= array.size
     return np.where((limits == 0) | clustered, largest, limits).astype("float32")

@@ -95,10 +95,8 @@ def _rounded_operations(quantized) -> list[Operation]:
     """The operations with the kernels, and the scales that stand alone, that their integers stand for."""
     kernels = {}
     for kernel, users in quantized.graph.uses().items():
-        scale, axis = quantized.kernels[kernel].scale, 2 if users[0].kind == "depthwise" else -1
-        shape = [1] * kernel.array.ndim
-        shape[axis] = -1
-        scale = np.reshape(scale, shape)
+        scale = quantized.kernels[kernel].scale
+        scale = scale.reshape(kernel.array.shape[2:]) if users[0].kind == "depthwise" else scale
         array = np.clip(np.round(kernel.array / scale), -127, 127) * scale
         kernels[kernel] = Constant(kernel.name, array.astype("float32"))
     operations = []

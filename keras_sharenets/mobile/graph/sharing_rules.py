@@ -9,18 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from keras_sharenets import layers as ours
-from keras_sharenets.mobile.graph.keras_rules import (
-    POINTWISE,
-    activate,
-    affine,
-    array,
-    bias_of,
-    dilation,
-    linear,
-    pad,
-    stored_kernel,
-)
+from keras_sharenets.mobile.graph.activation_rules import activate
+from keras_sharenets.mobile.graph.keras_rules import POINTWISE, bias_of, dilation, linear, stored_kernel
 from keras_sharenets.mobile.graph.rules import Rule, call_arguments, lowers, refuse
+from keras_sharenets.mobile.graph.steps import array, pad, scaled
 from keras_sharenets.ops import kernels, permutations
 
 
@@ -133,7 +125,7 @@ def _arranged(graph, layer, x, shape, window):
 
 
 def _add_bias(graph, layer, x):
-    return x if layer.bias is None else affine(graph, layer, [x], x.shape, np.ones(x.shape[-1]), array(layer.bias))
+    return x if layer.bias is None else scaled(graph, layer, x, 1, array(layer.bias))
 
 
 def _groups_of(graph, layer, x):

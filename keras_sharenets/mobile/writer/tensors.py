@@ -7,7 +7,12 @@ import numpy as np
 from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, Value
 from keras_sharenets.mobile.graph.quantization import QuantizedGraph, affine_quantization
 from keras_sharenets.mobile.writer.flatbuffer import FileWriter
-from keras_sharenets.mobile.writer.operators import Tensors, write_operation
+from keras_sharenets.mobile.writer.kinds import write_operation
+from keras_sharenets.mobile.writer.operators import Tensors
+
+# Delegates take no slice of any number of images, stacked groups take the place of images, and the shape that a
+# transposed convolution gives is a constant.
+_ONE_IMAGE = ("slice", "stack", "crop", "conv_transpose")
 
 
 def write_float(
@@ -46,8 +51,8 @@ def write_int8(
 
 def _write(tensors, graph, signature, input_name, output_name):
     # A program may resize the input to any number of images. The ends do not say so, with a first side of -1: LiteRT.js
-    # refuses such files. Delegates take no slice of any number of images; and stacked groups take the place of images.
-    tensors.any_number_of_images = all(operation.kind not in ("slice", "stack") for operation in graph.operations)
+    # refuses such files.
+    tensors.any_number_of_images = not any(operation.kind in _ONE_IMAGE for operation in graph.operations)
     tensors.writer.layer = input_name
     inputs = {input_name: tensors.input(graph.input)}
     for operation in graph.operations:
@@ -71,6 +76,9 @@ class FloatTensors(Tensors):
 
     def kernel(self, operation: Operation, kernel: Constant, array: np.ndarray, axis: int) -> int:
         return self._constant((kernel, axis), array, "/k")
+
+    def constant(self, value: Value, array: np.ndarray) -> int:
+        return self._constant(value, array, "/c")
 
     def scale(self, operation: Operation, scale: np.ndarray) -> int:
         return self._constant((operation, "scale"), scale[None, None, None], "/s")
@@ -151,6 +159,11 @@ class Int8Tensors(Tensors):
         integers = np.clip(np.round(array / scales), -127, 127)
         used = stored if operation.scale is None else stored * operation.scale
         return self._constant(operation, integers, used, axis, "/k")
+
+    def constant(self, value: Value, array: np.ndarray) -> int:
+        quantization = self._quantized.values[value.number]
+        integers, parameters = quantization.integers(array), (quantization.scale, quantization.zero_point, 0)
+        return self.writer.tensor(array.shape, "int8", constant=integers, quantization=parameters, suffix="/c")
 
     def scale(self, operation: Operation, scale: np.ndarray) -> int:
         integers, quantization = affine_quantization(scale, operation.bias, self._input_scale(operation))

@@ -1,0 +1,235 @@
+"""What activations become in an inference graph: of layers with one, as layers, and as functions of `keras.ops`.
+
+Some are operators of their own in a file; others are put together from such, so that they run in integers too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from keras import activations, layers, ops
+
+from keras_sharenets.analysis.graph import Call
+from keras_sharenets.mobile.graph.inference_graph import Value
+from keras_sharenets.mobile.graph.rules import (
+    RULES,
+    GraphBuilder,
+    check_arguments,
+    check_class,
+    lowers,
+    refuse,
+    registered_class,
+)
+from keras_sharenets.mobile.graph.steps import (
+    array,
+    check_last,
+    constant,
+    operation_class,
+    pairwise,
+    scaled,
+    unary,
+)
+
+# `(graph, layer, x)` to the value of the function of `x`.
+_Function = Callable[[GraphBuilder, Any, Value], Value]
+
+
+def _relu(graph, layer, x):
+    return graph.add("identity", layer.name, [x], x.shape, activation="relu")
+
+
+def _relu6(graph, layer, x):
+    return graph.add("identity", layer.name, [x], x.shape, activation="relu6")
+
+
+def _clipped(low: float, high: float) -> _Function:
+    """`min(max(x, low), high)` by way of a ReLU(6)."""
+    factor = 6 / (high - low)
+
+    def clipped(graph, layer, x):
+        y = _relu6(graph, layer, scaled(graph, layer, x, factor, -low * factor))
+        return scaled(graph, layer, y, 1 / factor, low)
+
+    return clipped
+
+
+def _hard_sigmoid(graph, layer, x):
+    return scaled(graph, layer, _relu6(graph, layer, scaled(graph, layer, x, 1, 3)), 1 / 6)
+
+
+def _function(kind: str, **attributes: Any) -> _Function:
+    """A function that is an operator of its own."""
+    return lambda graph, layer, x: unary(graph, kind, layer, x, **attributes)
+
+
+def _times(function: _Function) -> _Function:
+    """`x * function(x)`."""
+    return lambda graph, layer, x: pairwise(graph, "multiply", layer, [x, function(graph, layer, x)])
+
+
+def _softplus(graph, layer, x):
+    """`log(1 + exp(x))` as `max(x, 0) - log(sigmoid(|x|))`: no number in it is large or close to 0."""
+    small = unary(graph, "log", layer, unary(graph, "sigmoid", layer, unary(graph, "abs", layer, x)))
+    return pairwise(graph, "subtract", layer, [_relu(graph, layer, x), small])
+
+
+def _mish(graph, layer, x):
+    return pairwise(graph, "multiply", layer, [x, unary(graph, "tanh", layer, _softplus(graph, layer, x))])
+
+
+def _log_sigmoid(graph, layer, x):
+    return scaled(graph, layer, _softplus(graph, layer, scaled(graph, layer, x, -1)), -1)
+
+
+def _softsign(graph, layer, x):
+    """`x / (1 + |x|)`, divided by squaring what is 1 over a root: there is no division of integers."""
+    root = unary(graph, "rsqrt", layer, scaled(graph, layer, unary(graph, "abs", layer, x), 1, 1))
+    return pairwise(graph, "multiply", layer, [pairwise(graph, "multiply", layer, [x, root]), root])
+
+
+def _elu(alpha: float, gain: float = 1.0) -> _Function:
+    """`gain * (x if x > 0 else alpha * (exp(x) - 1))`; the operator has `alpha = 1`, and a ReLU makes up for that."""
+
+    def elu(graph, layer, x):
+        y = unary(graph, "elu", layer, x)
+        if alpha != 1:
+            positive = scaled(graph, layer, _relu(graph, layer, x), gain * (1 - alpha))
+            return pairwise(graph, "add", layer, [scaled(graph, layer, y, gain * alpha), positive])
+        return y
+
+    return elu
+
+
+def _celu(alpha: float) -> _Function:
+    """`alpha * elu(x / alpha)`."""
+    if alpha == 1:
+        return _function("elu")
+    return lambda graph, layer, x: scaled(
+        graph, layer, unary(graph, "elu", layer, scaled(graph, layer, x, 1 / alpha)), alpha
+    )
+
+
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+_FUNCTIONS: dict[Any, _Function] = {
+    activations.linear: lambda graph, layer, x: x,
+    activations.relu: _relu,
+    activations.relu6: _relu6,
+    activations.softmax: _function("softmax"),
+    activations.sigmoid: _function("sigmoid"),
+    activations.tanh: _function("tanh"),
+    activations.silu: _times(_function("sigmoid")),
+    activations.hard_sigmoid: _hard_sigmoid,
+    activations.hard_silu: _function("hard_swish"),
+    activations.hard_tanh: _clipped(-1, 1),
+    activations.elu: _function("elu"),
+    activations.celu: _function("elu"),
+    activations.selu: _elu(_SELU_ALPHA, _SELU_SCALE),
+    activations.gelu: _function("gelu", approximate=False),
+    activations.leaky_relu: _function("leaky_relu", slope=0.2),
+    activations.exponential: _function("exp"),
+    activations.softplus: _softplus,
+    activations.softsign: _softsign,
+    activations.mish: _mish,
+    activations.log_sigmoid: _log_sigmoid,
+}
+# Layers that can be the activation of another one.
+_LAYERS = (layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU, layers.Softmax, layers.Activation)
+
+
+def activate(graph: GraphBuilder, layer: Any, path: str, x: Value) -> Value:
+    """The output of a layer's own activation, which is a function or a layer."""
+    activation = getattr(layer, "activation", None)
+    if isinstance(activation, _LAYERS):
+        return _activation_layer(graph, activation, path, x)
+    try:
+        return x if activation is None else _FUNCTIONS[activation](graph, layer, x)
+    except (KeyError, TypeError):  # A function that is not known, or an object that is no key.
+        name = getattr(activation, "__name__", activation)
+        raise refuse(layer, path, f"has the activation `{name}`, which cannot be exported to TFLite.") from None
+
+
+def _activation_layer(graph, activation, path, x):
+    call = Call(f"{path}/{activation.name}", activation, 0, (), {}, ())
+    base: Any = registered_class(activation)
+    check_class(activation, base, call.path)
+    check_arguments(activation, RULES[base], call.path)
+    return RULES[base].lower(graph, activation, call, [x], x.shape)
+
+
+@lowers(layers.Activation, reads="activation")
+def _activation(graph, layer, call, x, shape):
+    return activate(graph, layer, call.path, x[0])
+
+
+@lowers(layers.ReLU, operation_class(activations.relu), reads="max_value negative_slope threshold")
+def _relu_layer(graph, layer, call, x, shape):
+    most: Any = layer.max_value
+    slope = float(layer.negative_slope)
+    if layer.threshold or (slope and most is not None):
+        raise refuse(
+            layer, call.path, "has a threshold, or both a slope and a largest value, which cannot be exported."
+        )
+    if slope:
+        return unary(graph, "leaky_relu", layer, x[0], slope=slope)
+    function = {None: _relu, 6: _relu6}.get(most) or _clipped(0, most)
+    return function(graph, layer, x[0])
+
+
+@lowers(layers.LeakyReLU, operation_class(ops.leaky_relu), reads="negative_slope")
+def _leaky_relu(graph, layer, call, x, shape):
+    return unary(graph, "leaky_relu", layer, x[0], slope=float(layer.negative_slope))
+
+
+@lowers(layers.PReLU, reads="shared_axes")
+def _prelu(graph, layer, call, x, shape):
+    return graph.add("prelu", layer.name, [x[0], constant(graph, layer, "alpha", lambda: array(layer.alpha))], shape)
+
+
+@lowers(layers.ELU, operation_class(ops.elu), reads="alpha")
+def _elu_layer(graph, layer, call, x, shape):
+    return _elu(float(layer.alpha))(graph, layer, x[0])
+
+
+@lowers(operation_class(ops.celu), reads="alpha")
+def _celu_operation(graph, layer, call, x, shape):
+    return _celu(float(layer.alpha))(graph, layer, x[0])
+
+
+@lowers(operation_class(ops.gelu), reads="approximate")
+def _gelu(graph, layer, call, x, shape):
+    return unary(graph, "gelu", layer, x[0], approximate=bool(layer.approximate))
+
+
+@lowers(layers.Softmax, operation_class(ops.softmax), reads="axis")
+def _softmax(graph, layer, call, x, shape):
+    check_last(layer, call.path, layer.axis, x[0], "softmax")
+    return graph.add("softmax", layer.name, x, shape)
+
+
+def _operation(function: _Function):
+    return lambda graph, layer, call, x, shape: function(graph, layer, x[0])
+
+
+# Functions of `keras.ops`, and of `keras.activations` where those are no others.
+for _called, _how in {
+    ops.relu: _relu,
+    ops.relu6: _relu6,
+    ops.sigmoid: _function("sigmoid"),
+    ops.tanh: _function("tanh"),
+    ops.silu: _times(_function("sigmoid")),
+    ops.hard_sigmoid: _hard_sigmoid,
+    ops.hard_silu: _function("hard_swish"),
+    ops.hard_tanh: _clipped(-1, 1),
+    ops.selu: _elu(_SELU_ALPHA, _SELU_SCALE),
+    ops.softplus: _softplus,
+    ops.log_sigmoid: _log_sigmoid,
+    ops.absolute: _function("abs"),
+    ops.exp: _function("exp"),
+    ops.log: _function("log"),
+    ops.sqrt: _function("sqrt"),
+    ops.rsqrt: _function("rsqrt"),
+    ops.square: _times(lambda graph, layer, x: x),
+    ops.negative: lambda graph, layer, x: scaled(graph, layer, x, -1),
+}.items():
+    lowers(operation_class(_called))(_operation(_how))

@@ -1,0 +1,77 @@
+"""What layers that pad, pool, crop, resize or turn images become in an inference graph."""
+
+from __future__ import annotations
+
+from keras import layers, ops
+
+from keras_sharenets.mobile.graph.rules import lowers, refuse
+from keras_sharenets.mobile.graph.steps import operation_class, pad
+
+
+@lowers(layers.ZeroPadding2D, reads="padding")
+def _zero_padding(graph, layer, call, x, shape):
+    rows, columns = layer.padding
+    return pad(graph, layer, x, shape, rows=rows, columns=columns)
+
+
+def _pooling(kind):
+    def rule(graph, layer, call, x, shape):
+        window = {"pool_size": tuple(layer.pool_size), "strides": tuple(layer.strides), "padding": layer.padding}
+        return graph.add(kind, layer.name, x, shape, attributes=window)
+
+    return rule
+
+
+lowers(layers.MaxPooling2D, reads="pool_size strides padding")(_pooling("max_pool"))
+lowers(layers.AveragePooling2D, reads="pool_size strides padding")(_pooling("average_pool"))
+
+
+def _over_image(kind):
+    def rule(graph, layer, call, x, shape):
+        axes = getattr(layer, "axis", (1, 2))
+        axes = axes if isinstance(axes, (tuple, list)) else (axes,)
+        if len(x[0].shape) != 4 or None in axes or sorted(axis % 4 for axis in axes) != [1, 2]:
+            shown = getattr(layer, "axis", None)
+            raise refuse(layer, call.path, f"has `axis` (={shown!r}): only (1, 2) of images can be exported.")
+        return graph.add(kind, layer.name, x, shape, attributes={"keepdims": layer.keepdims})
+
+    return rule
+
+
+lowers(layers.GlobalAveragePooling2D, operation_class(ops.mean), reads="axis keepdims")(_over_image("mean"))
+lowers(layers.GlobalMaxPooling2D, operation_class(ops.max), reads="axis keepdims")(_over_image("max"))
+
+
+def _cropped(graph, layer, x, shape, top, left):
+    return graph.add("crop", layer.name, x, shape, attributes={"start": (top, left)})
+
+
+@lowers(layers.Cropping2D, reads="cropping")
+def _cropping(graph, layer, call, x, shape):
+    (top, _), (left, _) = layer.cropping
+    return _cropped(graph, layer, x, shape, top, left)
+
+
+@lowers(layers.CenterCrop, reads="height width")
+def _center_crop(graph, layer, call, x, shape):
+    more_rows, more_columns = x[0].shape[1] - layer.height, x[0].shape[2] - layer.width
+    if len(x[0].shape) != 4 or more_rows < 0 or more_columns < 0:
+        raise refuse(layer, call.path, "resizes images that are smaller than its crop, which cannot be exported.")
+    return _cropped(graph, layer, x, shape, more_rows // 2, more_columns // 2)
+
+
+def _resized(graph, layer, call, x, shape):
+    if layer.interpolation not in ("nearest", "bilinear"):
+        reason = f"has `interpolation` (={layer.interpolation!r}): only nearest and bilinear can be exported."
+        raise refuse(layer, call.path, reason)
+    return graph.add("resize", layer.name, x, shape, attributes={"mode": layer.interpolation})
+
+
+lowers(layers.UpSampling2D, reads="size interpolation")(_resized)
+# What fills borders counts only where there are some, with `pad_to_aspect_ratio`, which is refused.
+lowers(layers.Resizing, reads="height width interpolation fill_mode fill_value")(_resized)
+
+
+@lowers(layers.Permute, reads="dims")
+def _permute(graph, layer, call, x, shape):
+    return graph.add("transpose", layer.name, x, shape, attributes={"order": (0, *layer.dims)})

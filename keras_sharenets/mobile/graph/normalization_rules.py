@@ -1,0 +1,80 @@
+"""What normalizations become in an inference graph: scales and shifts, and those that look at their own input."""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_sharenets import layers as ours
+from keras_sharenets.mobile.graph.rules import lowers, refuse
+from keras_sharenets.mobile.graph.steps import affine, array, channel_vector, check_last, pairwise, scaled, unary
+
+
+@lowers(layers.BatchNormalization, ours.BatchNormalization, reads="axis epsilon center scale")
+def _batch_normalization(graph, layer, call, x, shape):
+    check_last(layer, call.path, layer.axis, x[0], "normalization")
+    channels = x[0].shape[-1]
+    gamma = np.ones(channels) if layer.gamma is None else array(layer.gamma, "float64")
+    beta = np.zeros(channels) if layer.beta is None else array(layer.beta, "float64")
+    scale = gamma / np.sqrt(array(layer.moving_variance, "float64") + layer.epsilon)
+    return affine(graph, layer, x, shape, scale, beta - array(layer.moving_mean, "float64") * scale)
+
+
+@lowers(layers.Normalization, reads="axis mean variance invert")
+def _normalization(graph, layer, call, x, shape):
+    mean, variance = (
+        channel_vector(layer, call.path, name, array(getattr(layer, name), "float64"), x[0])
+        for name in ("mean", "variance")
+    )
+    deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
+    if layer.invert:
+        return affine(graph, layer, x, shape, deviation, mean)
+    return affine(graph, layer, x, shape, 1 / deviation, -mean / deviation)
+
+
+@lowers(layers.Rescaling, reads="scale offset")
+def _rescaling(graph, layer, call, x, shape):
+    vectors = [channel_vector(layer, call.path, name, getattr(layer, name), x[0]) for name in ("scale", "offset")]
+    return affine(graph, layer, x, shape, *vectors)
+
+
+def _standardized(graph, layer, x, axes):
+    """`x` less its mean over some axes, divided by its deviation there."""
+    sides = tuple(1 if axis in axes else side for axis, side in enumerate(x.shape))
+
+    def mean(value):
+        return graph.add("mean", layer.name, [value], sides, attributes={"axes": axes, "keepdims": True})
+
+    centered = pairwise(graph, "subtract", layer, [x, mean(x)])
+    variance = mean(pairwise(graph, "multiply", layer, [centered, centered]))
+    root = unary(graph, "rsqrt", layer, scaled(graph, layer, variance, 1, layer.epsilon))
+    return pairwise(graph, "multiply", layer, [centered, root])
+
+
+def _gained(graph, layer, x):
+    """`gamma * x + beta`, as far as a layer has them."""
+    gain = None if layer.gamma is None else array(layer.gamma).ravel()
+    shift = None if layer.beta is None else array(layer.beta).ravel()
+    if gain is None and shift is None:
+        return x
+    return scaled(graph, layer, x, 1 if gain is None else gain, 0 if shift is None else shift)
+
+
+@lowers(layers.LayerNormalization, reads="axis epsilon center scale rms_scaling")
+def _layer_normalization(graph, layer, call, x, shape):
+    if layer.rms_scaling:
+        raise refuse(layer, call.path, "has `rms_scaling` (=True), which cannot be exported to TFLite.")
+    check_last(layer, call.path, layer.axis, x[0], "normalization")
+    return _gained(graph, layer, _standardized(graph, layer, x[0], (len(shape) - 1,)))
+
+
+@lowers(layers.GroupNormalization, reads="groups axis epsilon center scale")
+def _group_normalization(graph, layer, call, x, shape):
+    check_last(layer, call.path, layer.axis, x[0], "normalization")
+    channels, groups = shape[-1], shape[-1] if layer.groups == -1 else layer.groups
+    table = (1, math.prod(shape[1:-1]), groups, channels // groups)
+    y = _standardized(graph, layer, graph.add("reshape", layer.name, x, table), (1, 3))
+    return _gained(graph, layer, graph.add("reshape", layer.name, [y], shape))

@@ -1,0 +1,103 @@
+"""What rules are put together from: single steps, and looks at what a layer is given."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_sharenets._types import Shape
+from keras_sharenets.mobile.graph.inference_graph import Value
+from keras_sharenets.mobile.graph.rules import GraphBuilder, refuse
+
+
+def array(variable: Any, dtype: str = "float32") -> np.ndarray:
+    """A variable or tensor as an array."""
+    return np.asarray(ops.convert_to_numpy(variable), dtype)
+
+
+def affine(graph: GraphBuilder, layer: Any, x: Sequence[Value], shape: Shape, scale: Any, bias: Any) -> Value:
+    """`scale * x + bias`, vectors with one number a channel."""
+    vectors = {"scale": np.asarray(scale, "float32"), "bias": np.asarray(bias, "float32")}
+    return graph.add("affine", layer.name, x, shape, **vectors)
+
+
+def scaled(graph: GraphBuilder, layer: Any, x: Value, scale: Any, bias: Any = 0) -> Value:
+    """`scale * x + bias`, single numbers or vectors with one number a channel."""
+    ones = np.ones(x.shape[-1])
+    return affine(graph, layer, [x], x.shape, scale * ones, bias * ones)
+
+
+def check_last(layer: Any, path: str, axis: Any, x: Value, what: str) -> None:
+    """Raises an error if an axis, or the only one of a sequence, is not the last."""
+    axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
+    if axes not in ((-1,), (len(x.shape) - 1,)):
+        raise refuse(layer, path, f"has `axis` (={axis!r}): only {what} along the last axis can be exported.")
+
+
+def channel_vector(layer: Any, path: str, name: str, numbers: Any, x: Value) -> np.ndarray:
+    """Numbers as a vector with one a channel; an error if they differ from place to place."""
+    numbers, channels = np.asarray(numbers, "float64"), x.shape[-1]
+    if numbers.size not in (1, channels) or (numbers.size > 1 and numbers.shape[-1] != channels):
+        shown = f"of shape {numbers.shape}"
+        raise refuse(layer, path, f"has `{name}` ({shown}): only one number, or one a channel, can be exported.")
+    return np.broadcast_to(numbers.ravel(), (channels,))
+
+
+def operation_class(function: Callable[..., Any], inputs: int = 1) -> type:
+    """The class that stands for a function of `keras.ops` in a functional model."""
+    symbols = [keras.Input((2, 2, 2)) for _ in range(inputs)]
+    return type(keras.Function(symbols, function(*symbols)).operations[-1])
+
+
+def unnamed_class(function: Callable[..., Any], name: str) -> type:
+    """A class beside a public function, which Keras has no public name for."""
+    return vars(sys.modules[function.__module__])[name]
+
+
+def pairwise(graph: GraphBuilder, kind: str, layer: Any, x: Sequence[Value]) -> Value:
+    """Values combined one after the other; those of fewer axes get axes of 1 behind the batch, as Keras does it."""
+    rank = max(len(value.shape) for value in x)
+    aligned = []
+    for value in x:
+        shape = (1, *(1,) * (rank - len(value.shape)), *value.shape[1:])
+        same = shape == value.shape
+        aligned.append(value if same else graph.add("reshape", layer.name, [value], shape))
+    y = aligned[0]
+    for other in aligned[1:]:
+        y = graph.add(kind, layer.name, [y, other], np.broadcast_shapes(y.shape, other.shape))
+    return y
+
+
+def constant(graph: GraphBuilder, layer: Any, name: str, make: Callable[[], Any]) -> Value:
+    """A constant of a layer as a value that is the same for all images: `make()` with an axis of 1 before it.
+
+    At every use there is a step of its own; in the file the numbers are there once.
+    """
+    stored = graph.constant(layer, name, lambda: np.asarray(make(), "float32")[None])
+    return graph.add("constant", layer.name, [], stored.array.shape, attributes={"constant": stored})
+
+
+def unary(graph: GraphBuilder, kind: str, layer: Any, x: Value, **attributes: Any) -> Value:
+    """A function of one number."""
+    return graph.add(kind, layer.name, [x], x.shape, attributes=attributes)
+
+
+def pad(
+    graph: GraphBuilder,
+    layer: Any,
+    x: Sequence[Value],
+    shape: Shape,
+    *,
+    rows: tuple[int, int] = (0, 0),
+    columns: tuple[int, int] = (0, 0),
+    channels: tuple[int, int] = (0, 0),
+    **attributes: Any,
+) -> Value:
+    """Rows, columns and channels around an image."""
+    attributes["paddings"] = ((0, 0), tuple(rows), tuple(columns), channels)
+    return graph.add("pad", layer.name, x, shape, attributes=attributes)

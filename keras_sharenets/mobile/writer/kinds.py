@@ -1,0 +1,228 @@
+"""The operators of a TFLite file for each kind of operation of an inference graph."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras_sharenets.mobile.graph.inference_graph import Operation, reduced_axes
+from keras_sharenets.mobile.writer import linear_operators
+from keras_sharenets.mobile.writer.flatbuffer import schema
+from keras_sharenets.mobile.writer.operators import (
+    Tensors,
+    add_operator,
+    inputs_of,
+    integers,
+    options_of,
+    reshape_to,
+    transposed,
+)
+from keras_sharenets.ops import permutations
+
+# Delegates concatenate so many tensors at a time.
+_MOST_CONCATENATED = 5
+
+
+def write_operation(tensors: Tensors, operation: Operation) -> None:
+    """Adds the operators of one operation to the file; the new tensors are named after its layer."""
+    tensors.writer.layer = operation.name
+    _KINDS[operation.kind](tensors, operation)
+
+
+def _plain(name, kind=None):
+    """An operator that takes all inputs as they are; `kind` names its options, if they hold an activation."""
+
+    def write(tensors, operation):
+        options = None if kind is None else options_of(kind, operation)
+        add_operator(tensors, name, inputs_of(tensors, operation), tensors.value(operation.output), options)
+
+    return write
+
+
+def _pool(name):
+    def write(tensors, operation):
+        height, width = operation.attributes["pool_size"]
+        options = options_of("Pool2D", operation, filterHeight=height, filterWidth=width)
+        add_operator(tensors, name, inputs_of(tensors, operation), tensors.value(operation.output), options)
+
+    return write
+
+
+def _concat(tensors, operation):
+    """As many tensors at a time as delegates take."""
+    *places, _ = operation.output.shape
+    options = schema.ConcatenationOptionsT()
+    options.axis, options.fusedActivationFunction = len(places), schema.ActivationFunctionType.NONE
+    parts = [(tensors.value(value), value.shape[-1]) for value in operation.inputs]
+    while len(parts) > _MOST_CONCATENATED:
+        count = min(_MOST_CONCATENATED, len(parts) - _MOST_CONCATENATED + 1)
+        width = sum(channels for _, channels in parts[:count])
+        between = tensors.like(operation.output, (*places, width), name="t")
+        add_operator(tensors, "CONCATENATION", [tensor for tensor, _ in parts[:count]], between, options)
+        parts = [(between, width), *parts[count:]]
+    add_operator(tensors, "CONCATENATION", [tensor for tensor, _ in parts], tensors.value(operation.output), options)
+
+
+def _pad(tensors, operation):
+    inputs = [*inputs_of(tensors, operation), integers(tensors, operation.attributes["paddings"])]
+    name, options = "PAD", schema.PadOptionsT()
+    if operation.attributes.get("mode") == "symmetric":
+        name, options = "MIRROR_PAD", schema.MirrorPadOptionsT()
+        options.mode = schema.MirrorPadMode.SYMMETRIC
+    add_operator(tensors, name, inputs, tensors.value(operation.output), options)
+
+
+def _reduced(name):
+    def write(tensors, operation):
+        options = schema.ReducerOptionsT()
+        options.keepDims = operation.attributes["keepdims"]
+        inputs = [*inputs_of(tensors, operation), integers(tensors, reduced_axes(operation))]
+        add_operator(tensors, name, inputs, tensors.value(operation.output), options)
+
+    return write
+
+
+def _reshape(tensors, operation):
+    source, target = tensors.value(operation.inputs[0]), tensors.value(operation.output)
+    reshape_to(tensors, source, target, operation.output.shape)
+
+
+def _slice(tensors, operation):
+    shape = operation.output.shape
+    begin = [operation.attributes.get("row", 0), *[0] * (len(shape) - 2), operation.attributes["start"]]
+    inputs = [*inputs_of(tensors, operation), integers(tensors, begin), integers(tensors, shape)]
+    add_operator(tensors, "SLICE", inputs, tensors.value(operation.output), schema.SliceOptionsT())
+
+
+def _crop(tensors, operation):
+    begin = [0, *operation.attributes["start"], 0]
+    inputs = [*inputs_of(tensors, operation), integers(tensors, begin), integers(tensors, operation.output.shape)]
+    add_operator(tensors, "SLICE", inputs, tensors.value(operation.output), schema.SliceOptionsT())
+
+
+def _resize(tensors, operation):
+    """Pixels have their places in the middle of their squares, as in Keras."""
+    name, kind = {
+        "nearest": ("RESIZE_NEAREST_NEIGHBOR", "ResizeNearestNeighbor"),
+        "bilinear": ("RESIZE_BILINEAR", "ResizeBilinear"),
+    }[operation.attributes["mode"]]
+    options = getattr(schema, f"{kind}OptionsT")()
+    options.halfPixelCenters = True
+    inputs = [*inputs_of(tensors, operation), integers(tensors, operation.output.shape[1:3])]
+    add_operator(tensors, name, inputs, tensors.value(operation.output), options)
+
+
+def _transpose(tensors, operation):
+    inputs = [*inputs_of(tensors, operation), integers(tensors, operation.attributes["order"])]
+    add_operator(tensors, "TRANSPOSE", inputs, tensors.value(operation.output), schema.TransposeOptionsT())
+
+
+def _constant(tensors, operation):
+    array = operation.attributes["constant"].array
+    tensors.bind(operation.output, tensors.constant(operation.output, array))
+
+
+def _divide(tensors, operation):
+    """There is no division of integers."""
+    options = options_of("Div", operation)
+    if tensors.version == "float32":
+        add_operator(tensors, "DIV", inputs_of(tensors, operation), tensors.value(operation.output), options)
+        return
+    wide = [tensors.writer.tensor(value.shape, "float32", name="w") for value in (*operation.inputs, operation.output)]
+    for value, real in zip(operation.inputs, wide, strict=False):
+        tensors.writer.operator("DEQUANTIZE", 2, [tensors.value(value)], [real])
+    tensors.writer.operator("DIV", 1, wide[:-1], wide[-1:], options)
+    tensors.writer.operator("QUANTIZE", 1, wide[-1:], [tensors.value(operation.output)])
+
+
+def _gelu(tensors, operation):
+    options = schema.GeluOptionsT()
+    options.approximate = operation.attributes["approximate"]
+    add_operator(tensors, "GELU", inputs_of(tensors, operation), tensors.value(operation.output), options)
+
+
+def _leaky_relu(tensors, operation):
+    options = schema.LeakyReluOptionsT()
+    options.alpha = operation.attributes["slope"]
+    add_operator(tensors, "LEAKY_RELU", inputs_of(tensors, operation), tensors.value(operation.output), options)
+
+
+def _stack(tensors, operation):
+    """The groups of a strided channel shuffle are the columns of a table, which delegates transpose as a whole."""
+    (source,), (groups, height, width, size) = operation.inputs, operation.output.shape
+    table = (height * width, size, groups)
+    stacked = transposed(tensors, tensors.value(source), source, table, (2, 0, 1), operation.output.shape)
+    tensors.bind(operation.output, stacked)
+
+
+def _permute(tensors, operation):
+    """A shuffle is a transposed table, which delegates run; any other order is a gather, which they do not."""
+    indices, (source,) = operation.attributes["indices"], operation.inputs
+    channels = len(indices)
+    rows = next((rows for rows in range(2, channels) if _is_shuffle(indices, channels, rows)), None)
+    if rows is None:
+        options = schema.GatherOptionsT()
+        options.axis = len(source.shape) - 1
+        inputs = [tensors.value(source), integers(tensors, indices)]
+        add_operator(tensors, "GATHER", inputs, tensors.value(operation.output), options)
+        return
+    table = (int(np.prod(source.shape[:-1])), rows, channels // rows)
+    shuffled = transposed(tensors, tensors.value(source), source, table, (0, 2, 1), operation.output.shape)
+    tensors.bind(operation.output, shuffled)
+
+
+def _is_shuffle(indices, channels, rows):
+    return channels % rows == 0 and np.array_equal(indices, permutations.channel_shuffle(channels, rows))
+
+
+def _identity(tensors, operation):
+    _plain({"relu": "RELU", "relu6": "RELU6"}[operation.activation])(tensors, operation)
+
+
+def _softmax(tensors, operation):
+    options = schema.SoftmaxOptionsT()
+    options.beta = 1.0
+    add_operator(tensors, "SOFTMAX", inputs_of(tensors, operation), tensors.value(operation.output), options)
+
+
+_KINDS = {
+    "conv": linear_operators.conv,
+    "shared_conv": linear_operators.shared_conv,
+    "depthwise": linear_operators.depthwise,
+    "affine": linear_operators.affine,
+    "dense": linear_operators.dense,
+    "conv_transpose": linear_operators.conv_transpose,
+    "constant": _constant,
+    "add": _plain("ADD", "Add"),
+    "subtract": _plain("SUB", "Sub"),
+    "multiply": _plain("MUL", "Mul"),
+    "divide": _divide,
+    "prelu": _plain("PRELU"),
+    "maximum": _plain("MAXIMUM"),
+    "minimum": _plain("MINIMUM"),
+    "concat": _concat,
+    "pad": _pad,
+    "max_pool": _pool("MAX_POOL_2D"),
+    "average_pool": _pool("AVERAGE_POOL_2D"),
+    "mean": _reduced("MEAN"),
+    "max": _reduced("REDUCE_MAX"),
+    "reshape": _reshape,
+    "slice": _slice,
+    "stack": _stack,
+    "permute": _permute,
+    "crop": _crop,
+    "resize": _resize,
+    "transpose": _transpose,
+    "softmax": _softmax,
+    "sigmoid": _plain("LOGISTIC"),
+    "tanh": _plain("TANH"),
+    "elu": _plain("ELU"),
+    "gelu": _gelu,
+    "hard_swish": _plain("HARD_SWISH"),
+    "leaky_relu": _leaky_relu,
+    "abs": _plain("ABS"),
+    "exp": _plain("EXP"),
+    "log": _plain("LOG"),
+    "sqrt": _plain("SQRT"),
+    "rsqrt": _plain("RSQRT"),
+    "identity": _identity,
+}
