@@ -164,7 +164,7 @@ def _activation(graph, layer, call, x, shape):
 
 @lowers(layers.ReLU, operation_class(activations.relu), reads="max_value negative_slope threshold")
 def _relu_layer(graph, layer, call, x, shape):
-    most: Any = layer.max_value
+    most = layer.max_value
     slope = float(layer.negative_slope)
     if layer.threshold or (slope and most is not None):
         raise refuse(
@@ -172,8 +172,9 @@ def _relu_layer(graph, layer, call, x, shape):
         )
     if slope:
         return unary(graph, "leaky_relu", layer, x[0], slope=slope)
-    function = {None: _relu, 6: _relu6}.get(most) or _clipped(0, most)
-    return function(graph, layer, x[0])
+    if most is None:
+        return _relu(graph, layer, x[0])
+    return (_relu6 if most == 6 else _clipped(0, most))(graph, layer, x[0])
 
 
 @lowers(layers.LeakyReLU, operation_class(ops.leaky_relu), reads="negative_slope")
