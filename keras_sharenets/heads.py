@@ -75,11 +75,15 @@ class Head:
         return self.by_class(outputs) > THRESHOLD
 
     def agreement(self, outputs: np.ndarray, reference: np.ndarray) -> float | None:
-        """Share of the images of which two runs say the same, about every class; `None` for values."""
+        """Share of the images, or of the pixels of maps, of which two runs say the same about every class.
+
+        `None` for values.
+        """
         first, second = self.decide(outputs), self.decide(reference)
         if first is None or second is None:
             return None
-        return float((first == second).reshape(len(first), -1).all(axis=-1).mean())
+        same = first == second
+        return float((same.all(axis=-1) if self.kind == "multilabel" else same).mean())
 
     def correct(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Whether each image of a label `(n,)` was told right: of a multilabel head that class and no other."""
@@ -138,8 +142,14 @@ def final_activation(model: keras.Model) -> str | None:
 
 
 def end_of(graph: Graph) -> str | None:
-    """The same of a network that is traced already."""
-    return _end(graph.outputs[0], {call.outputs[0].number: call for call in graph.calls})
+    """The same of a network that is traced already, of its first output."""
+    return ends_of(graph)[0]
+
+
+def ends_of(graph: Graph) -> list[str | None]:
+    """The same of each output."""
+    calls = {tensor.number: call for call in graph.calls for tensor in call.outputs}
+    return [_end(output, calls) for output in graph.outputs]
 
 
 def _end(tensor: Tensor, calls: dict[int, Call]) -> str | None:

@@ -96,7 +96,7 @@ def measure(model: keras.Model, folder: pathlib.Path, dataset: Dataset) -> FileC
         try:
             if quantization == "int8":
                 lowered = lower_model(model)
-                _check_that_it_runs(conversion.convert(lowered, quantization="int8", representative_data=images))
+                _check_that_it_runs(conversion.convert(lowered, quantization="int8", representative_data=(images,)))
             report = mobile.export_tflite(
                 model,
                 folder / f"{name}.tflite",
@@ -142,7 +142,7 @@ def estimate_file(model: keras.Model, dataset: Dataset) -> bytes:
 
     randomize_batchnorm(model, negative_share=0.5)
     images = _representative_data(dataset, model.input_shape[1:])
-    data = conversion.convert(lower_model(model), quantization="int8", representative_data=images)
+    data = conversion.convert(lower_model(model), quantization="int8", representative_data=(images,))
     return metadata.write_labels(data, dataset.class_names)
 
 

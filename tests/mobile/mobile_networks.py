@@ -34,9 +34,10 @@ def with_noise(model):
     return copy
 
 
-def convert(model, **options):
-    """The bytes of a file that is not verified yet."""
-    return conversion.convert(lower_model(model), **options)
+def convert(model, representative_data=None, **options):
+    """The bytes of a file that is not verified yet, of a network with one input."""
+    given = None if representative_data is None else (representative_data,)
+    return conversion.convert(lower_model(model), representative_data=given, **options)
 
 
 def check_batches(data, images):

@@ -134,7 +134,7 @@ def _half(y):
 def test_what_is_supported_computes_what_keras_computes(middle):
     model, pixels = around(middle, end=False), images(0, 4) / 255
     np.testing.assert_allclose(run(lower(model), pixels), model(pixels, training=False), rtol=1e-4, atol=1e-5)
-    check_layers(lower_model(model), pixels)
+    check_layers(lower_model(model), (pixels,))
 
 
 def test_wrong_layer_is_named_however_little_of_it_is_left(tmp_path):
@@ -154,10 +154,10 @@ def test_layer_with_saturated_probabilities_is_compared_before_them(monkeypatch)
     dense = layers.Dense(3, activation="softmax", name="sure", kernel_initializer="random_normal")
     model = keras.Model(inputs, dense(layers.Flatten()(inputs)))
     lowered = lower_model(model)
-    check_layers(lowered, images(0, 8) * 1e3)
+    check_layers(lowered, (images(0, 8) * 1e3,))
     dense.kernel.assign(dense.kernel * 1.01)
     with pytest.raises(LayerMismatchError, match="'sure', a Dense"):
-        check_layers(lowered, images(0, 8) * 1e3)
+        check_layers(lowered, (images(0, 8) * 1e3,))
 
 
 def test_model_that_does_not_run_its_layers_in_turn_is_refused(tmp_path):

@@ -212,11 +212,6 @@ def test_path_is_a_folder(plain, tmp_path):
         export_tflite(plain, tmp_path)
 
 
-def _two_inputs():
-    inputs = [keras.Input((4, 4, 1)), keras.Input((4, 4, 1))]
-    return keras.Model(inputs, keras.layers.Flatten()(keras.layers.Add()(inputs)))
-
-
 def _network(shape, *layers):
     return keras.Sequential([keras.Input(shape), *layers])
 
@@ -229,9 +224,6 @@ class Subclassed(keras.Model):
     ("build", "message"),
     [
         (lambda: _network((None, None, 3), keras.layers.GlobalMaxPooling2D()), "Export needs a fixed image size"),
-        (lambda: _network((4, 4, 1), keras.layers.Conv2D(2, 1)), r"must give one vector an image"),
-        (lambda: _network((4,), keras.layers.Dense(2)), "must be images"),
-        (_two_inputs, "must have one input and one output, has 2 and 1"),
         (Subclassed, "must be a functional or sequential Keras model"),
         (lambda: "model.keras", "must be a functional or sequential Keras model"),
         (lambda: _network((4, 4, 1), keras.layers.Flatten(dtype="mixed_float16")), "computes in float16"),

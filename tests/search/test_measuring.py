@@ -84,7 +84,7 @@ def test_no_file_is_smaller_than_its_kernels(name):
     assert 0.5 * count(space, point, input_shape=DIGITS.shape).stored_parameters < kernels
     images = DIGITS.train.images[:8].astype("float32")
     lowered = lower_model(_network(name, point))
-    assert kernels < len(conversion.convert(lowered, quantization="int8", representative_data=images))
+    assert kernels < len(conversion.convert(lowered, quantization="int8", representative_data=(images,)))
 
 
 def _limits(folder, **budget):

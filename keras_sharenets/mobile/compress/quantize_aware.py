@@ -74,7 +74,9 @@ def quantize_aware(model: keras.Model, *, engine: str = "keras", preserve: str |
 def _ranges(traced):
     """`{traced tensor's number: group}`: the tensors to quantize, those of one group with one range."""
     lowered, calls = lower_calls(traced, materialize=lambda site: False)
-    values = {traced.inputs[0].number: lowered.input} | {call.call.outputs[0].number: call.output for call in calls}
+    values = {tensor.number: value for tensor, value in zip(traced.inputs, lowered.inputs, strict=True)}
+    for each in calls:
+        values.update((tensor.number, value) for tensor, value in zip(each.call.outputs, each.outputs, strict=True))
     graph = passes.prepare_int8(passes.simplify(lowered), lambda site: False)
     groups, tensors = tied_values(graph), {}
     for tensor in (*traced.inputs, *(output for call in traced.calls for output in call.outputs)):
@@ -82,7 +84,7 @@ def _ranges(traced):
         tensors.setdefault(values[tensor.number].number, tensor.number)
     ranges, quantized = {}, set()
     for value, kind, sources in (
-        (graph.input, "input", ()),
+        *((value, "input", ()) for value in graph.inputs),
         *((operation.output, operation.kind, operation.inputs) for operation in graph.operations),
     ):
         if kind in DATA_MOVEMENT and all(source.number in quantized for source in sources):

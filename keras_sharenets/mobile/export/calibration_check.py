@@ -89,7 +89,7 @@ def doubts(model: keras.Model, images: np.ndarray, graph: Graph | None = None) -
         found.insert(0, Doubt(f"{values}, but {prepared.reason}", certain=bool(statistics.reason)))
     elif statistics.reason:
         found.insert(0, Doubt(f"{values}, but {statistics.reason}"))
-    elif not prepared.known and not statistics.known and not found and _constant_scores(model, graph, chosen):
+    elif not (prepared.known or statistics.known or found) and _constant_scores(model, graph, chosen):
         found.append(
             Doubt(
                 f"{values}, and `model` gives the same probabilities to all of its images, but not to images of pixel"
@@ -209,7 +209,7 @@ def _measured(graph: Graph, wanted: list[Call], images: np.ndarray) -> list[tupl
     totals = [[0, 0.0, 0.0] for _ in wanted]
     for start in range(0, len(images), _BATCH):
         waiting = list(wanted)
-        for call, inputs, _ in keras_calls(graph, images[start : start + _BATCH]):
+        for call, inputs, _ in keras_calls(graph, (images[start : start + _BATCH],)):
             if call in waiting:
                 numbers, total = _middle(_array(inputs[0])), totals[wanted.index(call)]
                 total[0] += len(numbers)
@@ -260,7 +260,7 @@ def _constant_scores(model: keras.Model, graph: Graph, images: np.ndarray) -> bo
     So does an untrained network of small values, but its biases are 0, or its scores are large where values are.
     """
     biases = [np.asarray(weight) for weight in model.trainable_weights if len(weight.shape) == 1]
-    if len(images) < _FEW or not any(bias.any() for bias in biases):
+    if len(images) < _FEW or len(graph.outputs) > 1 or not any(bias.any() for bias in biases):
         return False
     given, other = (
         verification.run_keras(model, each) for each in (images, verification.synthetic_images(images.shape[1:]))

@@ -9,17 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
-
 from keras_sharenets import _checks
-from keras_sharenets.heads import end_of
+from keras_sharenets.heads import ends_of
 from keras_sharenets.layers import FakeQuantize
 from keras_sharenets.mobile.export import reference
 from keras_sharenets.mobile.graph import group_chains, passes
 from keras_sharenets.mobile.graph.inference_graph import InferenceGraph
 from keras_sharenets.mobile.graph.lowering import lower_calls
 from keras_sharenets.mobile.graph.quantization import QuantizedGraph, is_clustered, quantize
-from keras_sharenets.mobile.writer.tensors import write_float, write_int8
+from keras_sharenets.mobile.writer.tensors import Signature, write_float, write_int8
 
 SIGNATURE, INPUT = "classify", "images"
 QUANTIZATIONS = (None, "float16", "int8")
@@ -40,6 +38,30 @@ _MOVE = {None: 1.0, "float16": 1.0, "int8": 0.7}
 def output_name(end: str | None) -> str:
     """What a file calls its output: `probabilities`, or `scores` if the network does not end in softmax or sigmoid."""
     return "probabilities" if end else "scores"
+
+
+def signature_of(lowered: reference.LoweredModel) -> Signature:
+    """What a file of a network calls its inputs and outputs.
+
+    One input of images is `images`, and one output [`output_name`]. Else inputs have their names in Keras, and outputs
+    their keys where the network gives a dict, or the names of the layers that give them; what is taken gets a number.
+    """
+    traced, model = lowered.traced, lowered.model
+    ends = ends_of(traced)
+    layers = {tensor.number: call.operation.name for call in traced.calls for tensor in call.outputs}
+    inputs = [tensor.name for tensor in model.inputs]
+    outputs = [layers.get(tensor.number, "output") for tensor in traced.outputs]
+    if len(inputs) == 1 and len(traced.inputs[0].shape) == 4:
+        inputs = [INPUT]
+    if len(outputs) == 1:
+        outputs = [output_name(ends[0])]
+    elif isinstance(model.output, dict) and len(model.output) == len(outputs):
+        outputs = [str(key) for key in sorted(model.output)]
+    names: list[str] = []
+    for name in (*inputs, *outputs):
+        numbered = (f"{name}_{count}" for count in range(2, len(names) + 3))
+        names.append(name if name not in names else next(each for each in numbered if each not in names))
+    return Signature(SIGNATURE, tuple(names[: len(inputs)]), tuple(names[len(inputs) :]))
 
 
 def end_types(quantization: str | None, input_type: str | None, output_type: str | None) -> tuple[str, str]:
@@ -63,20 +85,20 @@ def convert(
     lowered: reference.LoweredModel,
     *,
     quantization: str | None = None,
-    representative_data: np.ndarray | None = None,
+    representative_data: reference.Arrays | None = None,
     prefer: str = "size",
     max_bytes: int | None = None,
     input_type: str | None = None,
     output_type: str | None = None,
     on_graph: Callable[[InferenceGraph | QuantizedGraph], None] | None = None,
 ) -> bytes:
-    """Converts a classifier for one image at a time.
+    """Converts a network for one image at a time.
 
     Args:
-        lowered: a model with a fixed image size, as [`reference.lower_model`] gives it.
+        lowered: a model with inputs of fixed sizes, as [`reference.lower_model`] gives it.
         quantization: `None` for float32, `"float16"` for stored weights of that type, `"int8"` for integers throughout.
-        representative_data: array `(n, height, width, channels)` of pixel values, for `"int8"`: the range of every
-            value is measured on it.
+        representative_data: an array `(n, ...)` for each input, `(n, height, width, channels)` of pixel values for
+            images, for `"int8"`: the range of every value is measured on them.
         prefer: `"size"`: calls of shared layers are materialized where that takes no more bytes; `"speed"`: where it is
             faster.
         max_bytes: instead of `prefer`: calls are materialized as far as that gains most, in a file of so many bytes at
@@ -85,7 +107,7 @@ def convert(
         on_graph: function that is shown the graph of the file, a `QuantizedGraph` for `"int8"`; or `None`.
 
     Returns:
-        The bytes, with the signature `classify` from `images` to `probabilities` or `scores`.
+        The bytes, with the signature `classify` and the names of [`signature_of`].
 
     Raises:
         ValueError: the smallest file is larger than `max_bytes`.
@@ -94,8 +116,8 @@ def convert(
             that nothing is measured on.
     """
     traced = lowered.traced
-    names = SIGNATURE, INPUT, output_name(end_of(traced))
-    checked = reference.checked_images(representative_data, traced.inputs[0].shape[1:])
+    names = signature_of(lowered)
+    checked = reference.checked_inputs(representative_data, reference.input_shapes(traced))
     reference.check_layers(lowered, checked)
     # Fake quantization rounds in Keras, and is no part of the graph.
     rounds = any(isinstance(call.operation, FakeQuantize) for call in traced.calls)
@@ -111,15 +133,15 @@ def convert(
 
     ends = dict(zip(("input_type", "output_type"), end_types(quantization, input_type, output_type), strict=True))
 
-    def encode(graph, images):
+    def encode(graph, inputs):
         if quantization == "int8":
-            quantized = quantize(graph, images, whole_pixels=ends["input_type"] == "uint8")
-            return quantized, write_int8(quantized, *names, **ends)
-        return graph, write_float(graph, *names, stored_type=quantization or "float32")
+            quantized = quantize(graph, inputs, whole_pixels=ends["input_type"] == "uint8")
+            return quantized, write_int8(quantized, names, **ends)
+        return graph, write_float(graph, names, stored_type=quantization or "float32")
 
     def size(sites):
         # It hardly depends on the ranges: one image does to look for it.
-        one = None if representative_data is None else representative_data[:1]
+        one = None if representative_data is None else tuple(array[:1] for array in representative_data)
         return len(encode(build(frozenset(sites).__contains__), one)[1])
 
     def write(sites):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,11 +15,12 @@ import keras
 import numpy as np
 
 from keras_sharenets import layers as ours
+from keras_sharenets._types import Shape
 from keras_sharenets.analysis.graph import Call, Graph, Tensor, trace
-from keras_sharenets.mobile.export.verification import ExportMismatchError, run_keras, spread, synthetic_images
-from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES, InferenceGraph, compute, run
+from keras_sharenets.mobile.export.verification import ExportMismatchError, run_model, spread, synthetic_inputs
+from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES, InferenceGraph, compute, run_all
 from keras_sharenets.mobile.graph.lowering import LoweredCall, lower_calls
-from keras_sharenets.mobile.graph.rules import UnsupportedLayerError, article
+from keras_sharenets.mobile.graph.rules import UnsupportedLayerError, article, call_keras
 
 # The largest relative difference of a right layer, and of a right graph. Right ones had up to 1e-6 in networks of up to
 # 100 convolutions.
@@ -37,7 +37,10 @@ class LayerMismatchError(ExportMismatchError, UnsupportedLayerError):
     """A layer was lowered to something that does not compute what it computes. Nothing is written."""
 
 
-Results = tuple[np.ndarray, np.ndarray]
+# An array `(n, ...)` for each input, or for each output, of a network.
+Arrays = tuple[np.ndarray, ...]
+# Outputs and scores.
+Results = tuple[Arrays, Arrays]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,47 +63,45 @@ def lower_model(model: keras.Model) -> LoweredModel:
     return LoweredModel(model, traced, *lower_calls(traced))
 
 
-def fresh_images(representative_data: np.ndarray | None, shape: tuple[int, int, int], *, count: int) -> np.ndarray:
-    """Seeded images that nothing was measured on, in the range of those that are given, or from 0 to 255."""
-    images = synthetic_images(shape, count=count, seed=1).astype("float32")
+def fresh_inputs(representative_data: Arrays | None, shapes: Sequence[Shape], *, count: int) -> Arrays:
+    """Seeded inputs that nothing was measured on, in the range of those that are given, or from 0 to 255."""
+    inputs = tuple(array.astype("float32") for array in synthetic_inputs(shapes, count=count, seed=1))
     if representative_data is None:
-        return images
-    low, high = float(representative_data.min()), float(representative_data.max())
-    return low + images * ((high - low) / 255)
+        return inputs
+    limits = [(float(given.min()), float(given.max())) for given in representative_data]
+    return tuple(low + array * ((high - low) / 255) for array, (low, high) in zip(inputs, limits, strict=True))
 
 
-def checked_images(representative_data: np.ndarray | None, shape: tuple[int, int, int]) -> np.ndarray:
-    """Some of the given images and as many fresh ones, which a graph is checked on."""
-    fresh = fresh_images(representative_data, shape, count=_IMAGES)
+def checked_inputs(representative_data: Arrays | None, shapes: Sequence[Shape]) -> Arrays:
+    """Some of the given inputs and as many fresh ones, which a graph is checked on."""
+    fresh = fresh_inputs(representative_data, shapes, count=_IMAGES)
     if representative_data is None:
         return fresh
-    return np.concatenate([spread(representative_data, _IMAGES).astype("float32"), fresh])
+    given = [spread(array, _IMAGES).astype("float32") for array in representative_data]
+    return tuple(map(np.concatenate, zip(given, fresh, strict=True)))
 
 
-def keras_calls(traced: Graph, images: np.ndarray) -> Iterator[tuple[Call, list, Any]]:
-    """Runs Keras call by call, in inference mode: each call with its inputs and its output."""
-    values = {traced.inputs[0].number: keras.ops.convert_to_tensor(images, traced.inputs[0].dtype)}
+def input_shapes(traced: Graph) -> list[Shape]:
+    """The shape of each input for one example."""
+    return [tensor.shape[1:] for tensor in traced.inputs]
+
+
+def keras_calls(traced: Graph, inputs: Arrays) -> Iterator[tuple[Call, list, list]]:
+    """Runs Keras call by call, in inference mode: each call with its inputs and its outputs."""
+    values = {
+        tensor.number: keras.ops.convert_to_tensor(array, tensor.dtype)
+        for tensor, array in zip(traced.inputs, inputs, strict=True)
+    }
     readers = collections.Counter(tensor.number for call in traced.calls for tensor in call.inputs)
     for call in traced.calls:
-        inputs = [values[tensor.number] for tensor in call.inputs]
-        output = call_keras(call, inputs)
-        yield call, inputs, output
-        values[call.outputs[0].number] = output
+        read = [values[tensor.number] for tensor in call.inputs]
+        outputs = call_keras(call, read)
+        yield call, read, outputs
+        values.update((tensor.number, output) for tensor, output in zip(call.outputs, outputs, strict=True))
         for tensor in call.inputs:
             readers[tensor.number] -= 1
             if not readers[tensor.number]:
                 del values[tensor.number]
-
-
-def call_keras(call: Call, inputs: Sequence[Any]) -> Any:
-    """The output of one call of a layer, in inference mode, for other inputs than it was traced with."""
-    given = iter(inputs)
-    args, kwargs = keras.tree.map_structure(
-        lambda argument: next(given) if isinstance(argument, Tensor) else argument, (call.args, call.kwargs)
-    )
-    if "training" in inspect.signature(call.operation.call).parameters:
-        kwargs["training"] = False
-    return keras.tree.flatten(call.operation(*args, **kwargs))[0]
 
 
 def _run_lowered(lowered: LoweredCall, inputs: Sequence[Any]) -> dict[int, Any]:
@@ -127,12 +128,12 @@ def _floor(lowered: LoweredCall, inputs: Sequence[Any]) -> float:
     return _ROUNDING * float(largest) * max(1.0, *map(float, scales), 1.0)
 
 
-def check_layers(lowered: LoweredModel, images: np.ndarray) -> None:
+def check_layers(lowered: LoweredModel, checked: Arrays) -> None:
     """Compares what each call was lowered to with what Keras computes there.
 
     Args:
         lowered: what [`lower_model`] gives.
-        images: float array `(n, height, width, channels)`.
+        checked: a float array `(n, ...)` for each input.
 
     Raises:
         LayerMismatchError: the first layer whose numbers differ by more than `TOLERANCE` of their length, by name.
@@ -140,28 +141,36 @@ def check_layers(lowered: LoweredModel, images: np.ndarray) -> None:
         ValueError: a layer gives numbers that are not finite.
     """
     traced, name = lowered.traced, lowered.model.name
-    expected_outputs, outputs = run_keras(lowered.model, images), []
-    for start in range(0, len(images), _BATCH):
-        ran = keras_calls(traced, images[start : start + _BATCH])
-        for each, (call, inputs, expected) in zip(lowered.calls, ran, strict=True):
-            if call.outputs[0] == traced.outputs[0]:
-                outputs.append(np.asarray(expected))
+    given = {tensor: _batches(array) for tensor, array in zip(traced.inputs, checked, strict=True)}
+    results: dict[Tensor, list] = {**given, **{tensor: [] for tensor in traced.outputs if tensor not in given}}
+    for batch in zip(*given.values(), strict=True):
+        for each, (call, inputs, expected) in zip(lowered.calls, keras_calls(traced, batch), strict=True):
+            for tensor, output in zip(call.outputs, expected, strict=True):
+                if tensor in results:
+                    results[tensor].append(np.asarray(output))
             if not isinstance(call.operation, ours.FakeQuantize):
                 _check_layer(each, inputs, expected)
     # A layer that stands for several calls, and a model that runs its layers in a way of its own, show here.
-    error = _error(np.concatenate(outputs), expected_outputs)
+    outputs = (np.concatenate(results[tensor]) for tensor in traced.outputs)
+    error = max(map(_error, outputs, run_model(lowered.model, checked)))
     if not error <= TOLERANCE:
         raise ExportMismatchError(
             f"`model` (='{name}') does not compute what its layers compute one after the other, and nothing was"
-            f" written: relative error {error:.2g} on {len(images)} images (at most {TOLERANCE:.2g} is right)."
+            f" written: relative error {error:.2g} on {len(checked[0])} images (at most {TOLERANCE:.2g} is right)."
         )
+
+
+def _batches(array: np.ndarray) -> list[np.ndarray]:
+    return [array[start : start + _BATCH] for start in range(0, len(array), _BATCH)]
 
 
 def _check_layer(lowered, inputs, expected):
     values, call = _run_lowered(lowered, inputs), lowered.call
-    if not np.isfinite(np.asarray(expected)).all():
+    if not all(np.isfinite(np.asarray(array)).all() for array in expected):
         raise ValueError(f"Layer '{call.path}' of `model` gives numbers that are not finite: it cannot be verified.")
-    error = _error(values[lowered.output.number], expected, floor=_floor(lowered, inputs))
+    floor = _floor(lowered, inputs)
+    pairs = zip(lowered.outputs, expected, strict=True)
+    error = max(_error(values[value.number], array, floor=floor) for value, array in pairs)
     own_end = len(lowered.operations) > 1 and lowered.operations[-1].kind in PROBABILITIES
     if own_end and error <= TOLERANCE:
         error = _unsaturated_error(lowered, inputs, values)
@@ -180,44 +189,51 @@ def _unsaturated_error(lowered, inputs, values):
     if not scores > _SATURATED:
         return 0.0
     smaller = [x * (_SATURATED / float(scores)) for x in inputs]
-    return _error(_run_lowered(lowered, smaller)[lowered.output.number], call_keras(lowered.call, smaller))
+    (expected,) = call_keras(lowered.call, smaller)
+    return _error(_run_lowered(lowered, smaller)[lowered.outputs[0].number], expected)
 
 
-def results_of(network: LoweredModel | InferenceGraph, images: np.ndarray) -> Results:
-    """The outputs and the scores of a model in Keras, or of an inference graph, on images."""
+def results_of(network: LoweredModel | InferenceGraph, inputs: Arrays) -> Results:
+    """The outputs and the scores of a model in Keras, or of an inference graph, on an array for each input."""
     if isinstance(network, LoweredModel):
-        return run_keras(network.model, images), keras_scores(network, images)
-    outputs, scores, wanted = [], [], network.scores()
-
-    def watch(value, array):
-        if value == wanted:
-            scores.append(np.asarray(array))
-
-    for start in range(0, len(images), _BATCH):
-        outputs.append(run(network, images[start : start + _BATCH], watch=watch))
-    return np.concatenate(outputs), np.concatenate(scores)
+        return run_model(network.model, inputs), all_keras_scores(network, inputs)
+    batches = [run_all(_with_scores(network), batch) for batch in zip(*map(_batches, inputs), strict=True)]
+    arrays = tuple(map(np.concatenate, zip(*batches, strict=True)))
+    return arrays[: len(network.outputs)], arrays[len(network.outputs) :]
 
 
-def check_graph(graph: InferenceGraph, expected: Results, images: np.ndarray) -> None:
+def _with_scores(graph: InferenceGraph) -> InferenceGraph:
+    """A graph that gives its scores behind its outputs."""
+    return dataclasses.replace(graph, outputs=(*graph.outputs, *graph.scores()))
+
+
+def check_graph(graph: InferenceGraph, expected: Results, inputs: Arrays) -> None:
     """Compares a graph with what Keras, or the graph before it was rewritten, computes.
 
     Args:
         graph: `InferenceGraph`, not quantized.
-        expected: what [`results_of`] gives for those on the images.
-        images: float array `(n, height, width, channels)`.
+        expected: what [`results_of`] gives for those on the inputs.
+        inputs: a float array `(n, ...)` for each input.
 
     Raises:
         ExportMismatchError: outputs or scores differ by more than `TOLERANCE` of their length.
     """
-    error = max(map(_error, results_of(graph, images), expected))
+    pairs = zip(results_of(graph, inputs), expected, strict=True)
+    error = max(_error(*each) for arrays in pairs for each in zip(*arrays, strict=True))
     if not error <= TOLERANCE:
         raise ExportMismatchError(
-            f"The inference graph does not compute what Keras computes on {len(images)} images, and nothing was"
+            f"The inference graph does not compute what Keras computes on {len(inputs[0])} images, and nothing was"
             f" written: relative error of the scores {error:.2g} (at most {TOLERANCE:.2g} is right)."
         )
 
 
 def keras_scores(lowered: LoweredModel, images: np.ndarray) -> np.ndarray:
+    """As [`all_keras_scores`], of a model with one input and one output."""
+    (scores,) = all_keras_scores(lowered, (images,))
+    return scores
+
+
+def all_keras_scores(lowered: LoweredModel, inputs: Arrays) -> Arrays:
     """The scores that Keras computes: the numbers before a final softmax or sigmoid, else the outputs.
 
     Where a classifier is very sure, its probabilities are exactly 0 and 1 and no longer show what happens inside; the
@@ -225,17 +241,26 @@ def keras_scores(lowered: LoweredModel, images: np.ndarray) -> np.ndarray:
 
     Args:
         lowered: what [`lower_model`] gives.
-        images: array `(n, height, width, channels)`.
+        inputs: an array `(n, ...)` for each input.
 
     Returns:
-        A float32 array, one row an image.
+        A float32 array `(n, ...)` for each output.
     """
-    graph, wanted, scores = lowered.graph, lowered.graph.scores(), []
-    if wanted == graph.output:
-        return run_keras(lowered.model, images)
-    (end,) = (each for each in lowered.calls if any(step.output == graph.output for step in each.operations))
-    for start in range(0, len(images), _BATCH):
-        batch = images[start : start + _BATCH].astype("float32")
-        inputs = next(inputs for call, inputs, _ in keras_calls(lowered.traced, batch) if call is end.call)
-        scores.append(np.asarray(_run_lowered(end, inputs)[wanted.number], "float32"))
-    return np.concatenate(scores)
+    graph = lowered.graph
+    wanted = graph.scores()
+    if wanted == graph.outputs:
+        return run_model(lowered.model, inputs)
+    # What is given twice is copied behind the last call.
+    copied = {step.output: step.inputs[0] for step in graph.operations[sum(len(c.operations) for c in lowered.calls) :]}
+    sources = [copied.get(value, value).number for value in wanted]
+    found: dict[int, list[np.ndarray]] = {number: [] for number in sources}
+    for batch in zip(*map(_batches, inputs), strict=True):
+        values = dict(zip((value.number for value in graph.inputs), batch, strict=True))
+        for each, (_, read, outputs) in zip(lowered.calls, keras_calls(lowered.traced, batch), strict=True):
+            if any(step.output.number in found for step in each.operations):
+                values = {**_run_lowered(each, read), **values}
+            values.update(zip((value.number for value in each.outputs), outputs, strict=True))
+            values = {number: value for number, value in values.items() if number in found}
+        for number, arrays in found.items():
+            arrays.append(np.asarray(values[number], "float32"))
+    return tuple(np.concatenate(found[number]) for number in sources)

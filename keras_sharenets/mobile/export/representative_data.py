@@ -1,4 +1,4 @@
-"""The images that a user gives to calibrate and to compare with: taken from whatever holds them, as one array."""
+"""The images that a user gives to calibrate and to compare with: taken from whatever holds them, as arrays."""
 
 from __future__ import annotations
 
@@ -7,11 +7,67 @@ from typing import Any
 
 import numpy as np
 
+from keras_sharenets._types import Shape
+
 # Where a source of batches is left, which may be endless: a few hundred images are enough to measure ranges.
 MOST_IMAGES = 1000
 
 
-def gather_images(name: str, data: Any, shape: tuple[int, int, int]) -> np.ndarray:
+def gather_inputs(name: str, data: Any, shapes: dict[str, Shape]) -> tuple[np.ndarray, ...]:
+    """Examples for a network with any number of inputs, an array `(n, ...)` for each.
+
+    Args:
+        name: name of the argument, for messages.
+        data: as [`gather_images`] takes it where there is one input. For several, a dict of arrays `(n, ...)` by the
+            names of the inputs, or a tuple or list of such arrays in their order; or an iterable, or a function that
+            gives one, of such dicts, tuples or lists, each of one example or of a batch.
+        shapes: by the names of the inputs, the shape that one example has there.
+
+    Raises:
+        ValueError: as [`gather_images`]; or an input is missing, or has another number of examples than the first.
+
+    >>> data = {"left": np.zeros((2, 4, 4, 3)), "right": np.zeros((2, 5))}
+    >>> [array.shape for array in gather_inputs("data", data, {"left": (4, 4, 3), "right": (5,)})]
+    [(2, 4, 4, 3), (2, 5)]
+    """
+    if len(shapes) == 1:
+        return (gather_images(name, data, *shapes.values()),)
+    data = _called(name, data)
+    whole = isinstance(data, dict)
+    if isinstance(data, (list, tuple)) and len(data) == len(shapes):
+        pairs = zip(data, shapes.values(), strict=True)
+        whole = all(_is_array(part) and len(part.shape) > len(shape) for part, shape in pairs)
+    if not whole and not hasattr(data, "__iter__"):
+        raise ValueError(f"`{name}` (={data!r}) must hold an array for each of the inputs {_keys(shapes)}.")
+    parts, count = [], 0
+    for part in [data] if whole else data:
+        parts.append(_example_batch(name, part, shapes))
+        count += len(parts[-1][0])
+        if count >= MOST_IMAGES and not isinstance(data, (dict, list, tuple)):
+            break
+    if not count:
+        raise ValueError(f"`{name}` holds no examples.")
+    return tuple(map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _example_batch(name, part, shapes):
+    """One example, or a batch of them, as an array for each input."""
+    if isinstance(part, (list, tuple)) and part and isinstance(part[0], (dict, list, tuple)):
+        part = part[0]  # Labels stand behind it.
+    if isinstance(part, dict):
+        if set(part) != set(shapes):
+            raise ValueError(f"`{name}` must have the inputs {_keys(shapes)}, has {_keys(part)}.")
+        part = [part[key] for key in shapes]
+    if not isinstance(part, (list, tuple)) or len(part) != len(shapes):
+        raise ValueError(f"`{name}` must give an array for each of the inputs {_keys(shapes)}, or a dict of them.")
+    arrays = [_image_batch(f"{name}[{key!r}]", value, shapes[key]) for key, value in zip(shapes, part, strict=True)]
+    if len({len(array) for array in arrays}) > 1:
+        counts = ", ".join(str(len(array)) for array in arrays)
+        raise ValueError(f"`{name}` must have as many examples for each input, has {counts} for {_keys(shapes)}.")
+    return arrays
+
+
+def gather_images(name: str, data: Any, shape: Shape) -> np.ndarray:
     """Images from an array, or from whatever gives images or batches, as one array of numbers.
 
     Args:
@@ -35,7 +91,7 @@ def gather_images(name: str, data: Any, shape: tuple[int, int, int]) -> np.ndarr
     data = _called(name, data)
     if isinstance(data, dict):
         raise ValueError(f"`{name}` must hold images, is a dict with the keys {_keys(data)}: give one of its entries.")
-    if _is_array(data) or _is_pair(data):
+    if _is_array(data) or _is_pair(data, shape):
         data = [data]
     if isinstance(data, (str, bytes)) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
         raise ValueError(f"`{name}` (={data!r}) must be an array of images or an iterable of such arrays.")
@@ -69,24 +125,27 @@ def _is_array(data: Any) -> bool:
     return hasattr(data, "__array__") and hasattr(data, "shape")
 
 
-def _is_pair(part: Any) -> bool:
+def _is_pair(part: Any, shape: Shape) -> bool:
     """Whether it is images with something beside them that is none: labels, and perhaps weights."""
-    if not isinstance(part, (list, tuple)) or len(part) not in (2, 3) or _is_image(part[1]):
+    if not isinstance(part, (list, tuple)) or len(part) not in (2, 3) or _is_image(part[1], shape):
         return False
-    return isinstance(part[0], dict) or _is_image(part[0])
+    return isinstance(part[0], dict) or _is_image(part[0], shape)
 
 
-def _is_image(value: Any) -> bool:
-    return _is_array(value) and len(value.shape) in (3, 4)
+def _is_image(value: Any, shape: Shape) -> bool:
+    if not _is_array(value) or len(value.shape) - len(shape) not in (0, 1):
+        return False
+    # What is no image may be a label by its rank.
+    return len(shape) == 3 or tuple(value.shape[-len(shape) :]) == shape
 
 
 def _keys(data: dict) -> str:
     return ", ".join(map(repr, data))
 
 
-def _image_batch(name: str, part: Any, shape: tuple[int, int, int]) -> np.ndarray:
+def _image_batch(name: str, part: Any, shape: Shape) -> np.ndarray:
     expected = ", ".join(map(str, shape))
-    if isinstance(part, (tuple, list)) and (len(part) == 1 or _is_pair(part)):
+    if isinstance(part, (tuple, list)) and (len(part) == 1 or _is_pair(part, shape)):
         part = part[0]
     if isinstance(part, dict):
         raise ValueError(
@@ -94,7 +153,7 @@ def _image_batch(name: str, part: Any, shape: tuple[int, int, int]) -> np.ndarra
             f" it to the entry that holds the images."
         )
     if isinstance(part, (tuple, list)):
-        if part and all(map(_is_image, part)):
+        if part and all(_is_image(each, shape) for each in part):
             return np.concatenate([_image_batch(name, image, shape) for image in part])
         raise ValueError(
             f"`{name}` must give arrays ({expected}) or (n, {expected}), alone or with labels behind them as in"
@@ -103,9 +162,10 @@ def _image_batch(name: str, part: Any, shape: tuple[int, int, int]) -> np.ndarra
     values = np.asarray(part)
     if values.dtype.kind not in "uif":
         raise ValueError(f"`{name}` must hold numbers, holds {values.dtype}.")
-    values = values[None] if values.ndim == 3 else values
-    if values.ndim != 4 or values.shape[1:] != tuple(shape):
-        raise ValueError(f"`{name}` must hold images of shape ({expected}), holds an array of shape {values.shape}.")
+    values = values[None] if values.ndim == len(shape) else values
+    if values.ndim != len(shape) + 1 or values.shape[1:] != tuple(shape):
+        kind = "images" if len(shape) == 3 else "examples"
+        raise ValueError(f"`{name}` must hold {kind} of shape ({expected}), holds an array of shape {values.shape}.")
     if not np.isfinite(values).all():
         raise ValueError(f"`{name}` holds numbers that are not finite.")
     return values

@@ -15,9 +15,9 @@ import numpy as np
 
 from keras_sharenets import _checks, files
 from keras_sharenets.analysis.profile import profile_graph
-from keras_sharenets.heads import end_of, head_of_end
+from keras_sharenets.heads import ends_of, head_of_end
 from keras_sharenets.mobile.export import calibration_check, conversion, metadata, reference, verification
-from keras_sharenets.mobile.export.representative_data import gather_images
+from keras_sharenets.mobile.export.representative_data import gather_inputs
 from keras_sharenets.mobile.export.verification import ExportMismatchError
 from keras_sharenets.mobile.graph.quantization import QuantizedGraph
 from keras_sharenets.mobile.graph.rounding_error import rounding_error
@@ -53,11 +53,13 @@ class TFLiteReport:
         file_weight_bytes: what the constants in the file really take.
         largest_difference: the largest difference between an output of the file and of Keras.
         score_error: length of the difference of all scores, as a share of the length of Keras' scores. Scores are the
-            numbers before a final softmax or sigmoid, else the outputs.
+            numbers before a final softmax or sigmoid, else the outputs. Of several outputs the one counts that comes
+            nearest to its bound.
         top1_agreement: share of the images of which file and Keras say the same: the class that comes first, the side
-            of 0.5 of one sigmoid, all labels of several; `None` for one number that is no probability.
+            of 0.5 of one sigmoid, all labels of several; of the pixels if the output is a map; of several outputs the
+            smallest; `None` for one number that is no probability.
         verified_on: number and kind of these images.
-        classes: number of classes.
+        classes: number of classes; 0 where there are several outputs.
         score_error_bound: the largest `score_error` with which the file would have been written. For `"int8"` it comes
             from the bits: 1.5 times the error that rounding every kernel and value makes in float, and one step of the
             scores.
@@ -109,7 +111,9 @@ def export_tflite(
     """Writes a classifier as a TFLite file for mobile devices, after running it and comparing it with Keras.
 
     The file takes one image of raw pixel values at a time, has the signature `classify` from `images` to
-    `probabilities` (`scores` if the network does not end in a softmax or sigmoid), and carries the class names.
+    `probabilities` (`scores` if the network does not end in a softmax or sigmoid), and carries the class names. A
+    network may have several inputs and outputs, of any rank: they have the names of the `keras.Input`s, and the keys of
+    a dict of outputs or the names of the layers that give them.
 
     What the network stores once is in the file once, in integers too: a kernel's integers are chosen before anything is
     folded, and what a normalization makes of them at one use goes into the scales of that use, or into a step of its
@@ -126,11 +130,12 @@ def export_tflite(
     `top1_agreement` and `worst_layer`, and measure the accuracy of the file.
 
     Args:
-        model: functional or sequential `keras.Model` for images of a fixed size.
+        model: functional or sequential `keras.Model` for images, or whatever else, of a fixed size.
         path: file to write; a file of that name is replaced.
         quantization: `None` for float32, `"float16"` for weights of half the size, `"int8"` for integers throughout.
         representative_data: array `(n, height, width, channels)` of pixel values, or an iterable of such arrays;
-            `"int8"` needs it to measure the range of every tensor. A few hundred training images are enough.
+            `"int8"` needs it to measure the range of every tensor. A few hundred training images are enough. For
+            several inputs, a dict of arrays by their names, a tuple of arrays, or an iterable of such dicts or tuples.
         class_names: sequence of strings, one a class, or `None`. One sigmoid unit has two, and gives the probability of
             the second.
         prefer: `"size"`, or `"speed"` for a file in which calls of shared layers are materialized, each with a kernel
@@ -157,16 +162,22 @@ def export_tflite(
         _checks.positive("max_bytes", max_bytes)
     ends = conversion.end_types(quantization, input_type, output_type)
     _checks.tensorflow_backend("Export", "load and export it there")
-    shape, _ = verification.check_classifier(model)
+    shapes, results = verification.check_model(model)
     lowered = reference.lower_model(model)
-    head = head_of_end(end_of(lowered.traced), int(model.output_shape[-1]))
+    ends_in = ends_of(lowered.traced)
+    heads = [head_of_end(end, result[-1] if result else 1) for end, result in zip(ends_in, results, strict=True)]
     if class_names is not None:
-        class_names = head.check_names(class_names)
+        if len(heads) > 1:
+            raise ValueError(f"`class_names` are for a network with one output; `model` has {len(heads)}.")
+        class_names = heads[0].check_names(class_names)
     if quantization == "int8" and representative_data is None:
         raise ValueError('`quantization="int8"` needs `representative_data`: images to measure the ranges on.')
     if representative_data is not None:
-        representative_data = gather_images("representative_data", representative_data, shape)
-        calibration_check.check_images(model, representative_data, quantization=quantization, graph=lowered.traced)
+        named = dict(zip(conversion.signature_of(lowered).inputs, shapes, strict=True))
+        representative_data = gather_inputs("representative_data", representative_data, named)
+        if [len(shape) for shape in shapes] == [3]:
+            (images,) = representative_data
+            calibration_check.check_images(model, images, quantization=quantization, graph=lowered.traced)
     if pathlib.Path(path).is_dir():
         raise ValueError(f"`path` (={str(path)!r}) is a folder, and must be a file.")
     graphs = []
@@ -182,12 +193,13 @@ def export_tflite(
     )
     if class_names is not None:
         data = metadata.write_labels(data, class_names)
-    images, verified_on = verification.verification_images(representative_data, shape)
+    inputs, verified_on = verification.verification_inputs(representative_data, shapes)
     graph = graphs[-1] if graphs else None
-    agreement, limits = _verify(lowered, head, data, graph, images, most=_TOLERANCES[quantization])
+    agreement, limits = _verify(lowered, heads, data, graph, inputs, most=_TOLERANCES[quantization])
     # Images that an integer file was not calibrated with may have values outside its ranges, which it clips as it must.
     most = math.inf if quantization == "int8" else _TOLERANCES[quantization]
-    _verify(lowered, head, data, graph, reference.fresh_images(representative_data, shape, count=_FRESH), most=most)
+    fresh = reference.fresh_inputs(representative_data, shapes, count=_FRESH)
+    _verify(lowered, heads, data, graph, fresh, most=most)
     constants = _check_constants(data, quantization)
     stored = profile_graph(lowered.traced, name=model.name).stored_parameters
     files.write_bytes(path, data)
@@ -200,7 +212,7 @@ def export_tflite(
         stored_weight_bytes=_weight_bytes(model, stored, quantization),
         file_weight_bytes=constants,
         verified_on=verified_on,
-        classes=head.classes,
+        classes=heads[0].classes if len(heads) == 1 else 0,
         input_type=ends[0],
         output_type=ends[1],
         **dataclasses.asdict(agreement),
@@ -228,47 +240,58 @@ def _weight_bytes(model, parameters, quantization):
     return in_kernels * _KERNEL_BYTES[quantization] + (parameters - in_kernels) * _VECTOR_BYTES[quantization]
 
 
-def _verify(lowered, head, data, graph, images, *, most):
+def _verify(lowered, heads, data, graph, inputs, *, most):
     """Runs the file and compares it with Keras; an `ExportMismatchError` if it is wrong.
 
     Its scores may differ by `most`, or less if that is more than the bits of a `QuantizedGraph` explain.
 
     Returns:
-        `(agreement, limits)`: the `Agreement`, and what the report says of its bound.
+        `(agreement, limits)`: the `Agreement`, of the output that is nearest to its bound, and what the report says of
+        that bound.
     """
     interpreter = file.open_bytes(data, "The converted file")
-    (outputs,) = file.run_images(interpreter, images, [interpreter.get_output_details()[0]["index"]])
-    expected = verification.run_keras(lowered.model, images)
-    scores, expected_scores = outputs, expected
-    tensor = file.score_tensor(file.parse(data))
-    if tensor is not None:
-        scores, expected_scores = _file_scores(data, tensor, images), reference.keras_scores(lowered, images)
-    agreement = verification.compare(head, outputs, scores, expected, expected_scores)
-    limits: dict[str, Any] = {"score_error_bound": most}
-    hint = ""
+    places = [detail["index"] for detail in interpreter.get_output_details()]
+    inside = zip(places, file.score_tensors(file.parse(data)), lowered.graph.scores(), strict=True)
+    # What a layer does inside of itself at its end is not told apart from its output.
+    tensors = [place if score is None or own in lowered.graph.outputs else score for place, score, own in inside]
+    outputs = file.run_examples(interpreter, inputs, places)
+    scores = outputs if tensors == places else _file_scores(data, tensors, inputs)
+    expected, expected_scores = reference.results_of(lowered, inputs)
+    limits: dict[str, Any] = {}
+    bounds, hint = [most] * len(heads), ""
     if isinstance(graph, QuantizedGraph):
-        rounding = rounding_error(graph, images)
+        rounding = rounding_error(graph, inputs)
         worst = rounding.worst_layer
-        limits["score_error_bound"] = min(most, _ROUNDING_FACTOR * rounding.scores + rounding.score_step)
+        pairs = zip(rounding.scores, rounding.score_steps, strict=True)
+        bounds = [min(most, _ROUNDING_FACTOR * error + step) for error, step in pairs]
         if worst is not None:
             loss = rounding.layers[worst]
             limits.update(worst_layer=worst, worst_layer_error=loss)
-            hint = f" Rounding alone makes {rounding.scores:.2g}; layer '{worst}' loses most, {loss:.2g}."
-    limit, exact = limits["score_error_bound"], not isinstance(graph, QuantizedGraph)
-    difference_limit = limit * (1 + np.abs(expected_scores).max() / 2) if exact else np.inf
-    # Written so that a difference that is no number fails.
-    if not (agreement.score_error <= limit and agreement.largest_difference <= difference_limit):
-        raise ExportMismatchError(
-            f"The converted file does not compute what Keras computes on {len(images)} images, and was not written:"
-            f" relative error of the scores {agreement.score_error:.2g} (at most {limit:.2g} is right), largest"
-            f" difference of the outputs {agreement.largest_difference:.2g} (at most {difference_limit:.2g}).{hint}"
-        )
-    return agreement, limits
+            hint = f" Rounding alone makes {max(rounding.scores):.2g}; layer '{worst}' loses most, {loss:.2g}."
+    agreements = list(map(verification.compare, heads, outputs, scores, expected, expected_scores))
+    for agreement, limit, right in zip(agreements, bounds, expected_scores, strict=True):
+        difference_limit = np.inf if isinstance(graph, QuantizedGraph) else limit * (1 + np.abs(right).max() / 2)
+        # Written so that a difference that is no number fails.
+        if not (agreement.score_error <= limit and agreement.largest_difference <= difference_limit):
+            raise ExportMismatchError(
+                f"The converted file does not compute what Keras computes on {len(inputs[0])} images, and was not"
+                f" written: relative error of the scores {agreement.score_error:.2g} (at most {limit:.2g} is right),"
+                f" largest difference of the outputs {agreement.largest_difference:.2g} (at most"
+                f" {difference_limit:.2g}).{hint}"
+            )
+    tightest = max(range(len(heads)), key=lambda place: agreements[place].score_error / max(bounds[place], 1e-30))
+    shares = [agreement.top1_agreement for agreement in agreements if agreement.top1_agreement is not None]
+    agreement = dataclasses.replace(
+        agreements[tightest],
+        largest_difference=max(each.largest_difference for each in agreements),
+        top1_agreement=min(shares, default=None),
+    )
+    return agreement, {"score_error_bound": bounds[tightest], **limits}
 
 
-def _file_scores(data, tensor, images):
+def _file_scores(data, tensors, inputs):
     """The scores inside the file, which LiteRT keeps only when asked to, and then says that this costs memory."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         interpreter = file.open_bytes(data, "The converted file", experimental_preserve_all_tensors=True)
-    return file.run_images(interpreter, images, [tensor])[0]
+    return file.run_examples(interpreter, inputs, tensors)

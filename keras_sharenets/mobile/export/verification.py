@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 
+from keras_sharenets._types import Shape
 from keras_sharenets.analysis.graph import calls
 from keras_sharenets.heads import Head
 from keras_sharenets.layers.quantized_kernels import inner
@@ -51,19 +53,32 @@ def compare(
 
 
 def run_keras(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Outputs of a Keras model on an array of images, in inference mode.
+    """As [`run_model`], of a model with one input and one output."""
+    (outputs,) = run_model(model, (images,))
+    return outputs
+
+
+def run_model(model: keras.Model, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Each output of a Keras model on an array `(n, ...)` for each of its inputs, in inference mode.
 
     Raises:
         ValueError: they are not all finite.
     """
-    size = model.inputs[0].shape[0] or _BATCH
-    batches = [images[start : start + size].astype(np.float32) for start in range(0, len(images), size)]
-    if model.inputs[0].shape[0]:  # It takes so many images and no fewer: the last one is repeated.
-        batches[-1] = np.concatenate([batches[-1], np.repeat(batches[-1][-1:], size - len(batches[-1]), axis=0)])
-    outputs = np.concatenate([np.asarray(model(batch, training=False)) for batch in batches])[: len(images)]
-    if not np.isfinite(outputs).all():
+    size, count = model.inputs[0].shape[0] or _BATCH, len(inputs[0])
+    if model.inputs[0].shape[0]:  # It takes so many examples and no fewer: the last one is repeated.
+        inputs = [np.concatenate([array, np.repeat(array[-1:], -count % size, axis=0)]) for array in inputs]
+    inputs = [array.astype(np.float32) for array in inputs]
+    batches = [[array[start : start + size] for array in inputs] for start in range(0, count, size)]
+    results = [keras.tree.flatten(model(_packed(model, batch), training=False)) for batch in batches]
+    outputs = tuple(np.concatenate(list(map(np.asarray, parts)))[:count] for parts in zip(*results, strict=True))
+    if not all(np.isfinite(output).all() for output in outputs):
         raise ValueError("`model` gives numbers that are not finite: it cannot be verified.")
     return outputs
+
+
+def _packed(model, arrays):
+    """Arrays as the model takes its inputs: alone, or in the lists and dicts that it was made with."""
+    return arrays[0] if len(arrays) == 1 else keras.tree.pack_sequence_as(model.input, list(arrays))
 
 
 def inference_model(model: keras.Model) -> keras.Model:
@@ -112,46 +127,84 @@ def check_classifier(model: keras.Model) -> tuple[tuple[int, int, int], int]:
         ValueError: the model is not functional or sequential, or does not take one batch of images of a fixed size, or
             does not give one vector of a fixed length for each, or computes in half precision.
     """
+    images, results = check_model(model)
+    if len(images) != 1 or len(results) != 1:
+        raise ValueError(f"`model` must have one input and one output, has {len(images)} and {len(results)}.")
+    (image,), (result,) = images, results
+    if len(image) != 3:
+        raise ValueError(f"The input of `model` must be images `(batch, height, width, channels)`, is {image}.")
+    if len(result) != 1:
+        raise ValueError(f"`model` must give one vector an image, `(batch, classes)`, but gives {result}.")
+    return image, result[0]
+
+
+def check_model(model: keras.Model) -> tuple[list[Shape], list[Shape]]:
+    """The shapes of one example, of each input and of each output, of a network that can be exported.
+
+    Raises:
+        ValueError: the model is not functional or sequential, or has open sides beside the batch, or computes in half
+            precision.
+    """
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
     if not isinstance(model, keras.Model) or not inputs or not outputs:
         raise ValueError(f"`model` (={model!r}) must be a functional or sequential Keras model with a known input.")
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise ValueError(f"`model` must have one input and one output, has {len(inputs)} and {len(outputs)}.")
-    image, result = tuple(inputs[0].shape[1:]), tuple(outputs[0].shape[1:])
-    if len(image) != 3:
-        raise ValueError(f"The input of `model` must be images `(batch, height, width, channels)`, is {image}.")
-    if None in image:
-        raise ValueError(
-            f"Export needs a fixed image size, and the model takes {image}: build it with a fixed `input_shape` "
-            f"and load the weights into it."
-        )
-    if len(result) != 1 or result[0] is None:
-        raise ValueError(f"`model` must give one vector an image, `(batch, classes)`, but gives {result}.")
+    given, results = ([tuple(tensor.shape[1:]) for tensor in tensors] for tensors in (inputs, outputs))
+    for shape in given:
+        if None in shape:
+            raise ValueError(
+                f"Export needs a fixed image size, and the model takes {shape}: build it with a fixed `input_shape` "
+                f"and load the weights into it."
+            )
+    for shape in results:
+        if None in shape:
+            raise ValueError(f"`model` must give results of a fixed size, but gives {shape}.")
     for layer in model.layers:
         if layer.compute_dtype in ("float16", "bfloat16"):
             raise ValueError(
                 f"Layer '{layer.name}' of `model` computes in {layer.compute_dtype}, which runtimes on a CPU do not: "
                 f"build the network under the dtype policy 'float32' and load the weights into it."
             )
-    return image, result[0]
+    return given, results
 
 
 def verification_images(data: np.ndarray | None, shape: tuple[int, int, int]) -> tuple[np.ndarray, str]:
-    """The images that an export is verified on, evenly spread over `data`, and what to call them.
+    """As [`verification_inputs`], for one input of images."""
+    (images,), description = verification_inputs(None if data is None else (data,), [shape])
+    return images, description
+
+
+def verification_inputs(
+    data: Sequence[np.ndarray] | None, shapes: Sequence[Shape]
+) -> tuple[tuple[np.ndarray, ...], str]:
+    """The examples that an export is verified on, evenly spread over `data`, and what to call them.
 
     Returns:
-        `(images, description)`; synthetic images if `data` is `None`.
+        `(inputs, description)`, an array `(n, ...)` for each input; synthetic ones if `data` is `None`.
     """
+    kind = "image" if all(len(shape) == 3 for shape in shapes) else "example"
     if data is None:
-        images = synthetic_images(shape)
-        return images, f"{len(images)} synthetic images"
-    images = spread(data, VERIFICATION_IMAGES)
-    return images, f"{len(images)} given image{'s' if len(images) > 1 else ''}"
+        inputs = synthetic_inputs(shapes, count=SYNTHETIC_IMAGES)
+        return inputs, f"{len(inputs[0])} synthetic {kind}s"
+    inputs = tuple(spread(array, VERIFICATION_IMAGES) for array in data)
+    count = len(inputs[0])
+    return inputs, f"{count} given {kind}{'s' if count > 1 else ''}"
 
 
 def spread(images: np.ndarray, count: int) -> np.ndarray:
     """Up to `count` of the images, evenly spread from the first to the last."""
     return images[np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)]
+
+
+def synthetic_inputs(shapes: Sequence[Shape], *, count: int, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Seeded examples for each input: [`synthetic_images`], and of other shapes numbers of the same range."""
+    arrays = []
+    for place, shape in enumerate(shapes):
+        if len(shape) == 3:
+            arrays.append(synthetic_images(shape, count=count, seed=seed + 100 * place))
+        else:
+            random = np.random.default_rng(seed + 100 * place)
+            arrays.append(random.integers(0, 256, (count, *shape)).astype("uint8"))
+    return tuple(arrays)
 
 
 def synthetic_images(shape: tuple[int, int, int], *, count: int = SYNTHETIC_IMAGES, seed: int = 0) -> np.ndarray:

@@ -34,7 +34,7 @@ def fold_chain_normalization(graph: InferenceGraph) -> InferenceGraph:
             continue
         links: list[Any] = [_links(part, concat, readers, rewritable) for part in concat.inputs]
         convolved = all(_convolves(changed.get(part.number), rewritable) for part in concat.inputs)
-        if None in links or not convolved or graph.output in (concat.output, *concat.inputs):
+        if None in links or not convolved:
             continue
         stops = list(itertools.accumulate(part.shape[-1] for part in concat.inputs))
         for part, stop, found in zip(concat.inputs, stops, links, strict=True):
@@ -159,7 +159,7 @@ def split_concat_readers(graph: InferenceGraph) -> InferenceGraph:
     pairs = {
         concat.output.number: concat
         for concat in graph.operations
-        if concat.kind == "concat" and len(concat.inputs) == 2 and concat.output != graph.output
+        if concat.kind == "concat" and len(concat.inputs) == 2
     }
     operations = []
     for operation in graph.operations:

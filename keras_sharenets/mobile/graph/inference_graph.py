@@ -102,20 +102,25 @@ class Operation:
 
 @dataclasses.dataclass(frozen=True)
 class InferenceGraph:
-    """A network for one image: its input, its operations in order, its output.
+    """A network for one image: its inputs, its operations in order, its outputs.
 
-    `ranges` is what quantization-aware training learned: `{value number: (smallest, largest)}`.
+    No output is an input, and none is there twice. `ranges` is what quantization-aware training learned:
+    `{value number: (smallest, largest)}`.
     """
 
-    input: Value
+    inputs: tuple[Value, ...]
     operations: tuple[Operation, ...]
-    output: Value
+    outputs: tuple[Value, ...]
     ranges: dict[int, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     def consumers(self) -> dict[int, list[Operation]]:
-        """`{value number: operations that read it}`; the graph's own output is read by none of them."""
+        """`{value number: operations that read it}`.
+
+        What the graph gives is read by an operation of the kind `"output"` too, so that no pass takes a value away, or
+        changes it, that a program reads.
+        """
         readers = {}
-        for operation in self.operations:
+        for operation in (*self.operations, *(Operation("output", "", (value,), value) for value in self.outputs)):
             for value in operation.inputs:
                 readers.setdefault(value.number, []).append(operation)
         return readers
@@ -128,16 +133,17 @@ class InferenceGraph:
                 users.setdefault(operation.kernel, []).append(operation)
         return users
 
-    def scores(self) -> Value:
-        """The value before a final softmax or sigmoid, which shows more than probabilities do; else the output."""
-        for operation in self.operations:
-            if operation.output == self.output and operation.kind in PROBABILITIES:
-                return operation.inputs[0]
-        return self.output
+    def scores(self) -> tuple[Value, ...]:
+        """For each output the value before a final softmax or sigmoid, which shows more than probabilities do.
+
+        The output itself where there is none.
+        """
+        before = {step.output.number: step.inputs[0] for step in self.operations if step.kind in PROBABILITIES}
+        return tuple(before.get(output.number, output) for output in self.outputs)
 
     def next_number(self) -> int:
         """A number that no value has yet."""
-        return 1 + max([self.input.number, *(operation.output.number for operation in self.operations)])
+        return 1 + max(value.number for value in (*self.inputs, *(step.output for step in self.operations)))
 
     def with_operations(self, operations: Iterable[Operation]) -> InferenceGraph:
         """The graph with other operations."""
@@ -147,20 +153,32 @@ class InferenceGraph:
 def run(
     graph: InferenceGraph, images: np.ndarray, *, watch: Callable[[Value, np.ndarray], None] | None = None
 ) -> np.ndarray:
+    """As [`run_all`], of a graph with one input and one output."""
+    (output,) = run_all(graph, (images,), watch=watch)
+    return output
+
+
+def run_all(
+    graph: InferenceGraph, inputs: Sequence[np.ndarray], *, watch: Callable[[Value, np.ndarray], None] | None = None
+) -> tuple[np.ndarray, ...]:
     """The outputs of an inference graph, computed in float.
 
     Args:
         graph: `InferenceGraph`.
-        images: float array `(n, height, width, channels)`.
+        inputs: an array `(n, ...)` for each of the graph's inputs.
         watch: function `(value, array)` that is shown every value, or `None`.
 
     Returns:
-        A float32 array, one row an image.
+        A float32 array `(n, ...)` for each output.
     """
-    values = {graph.input.number: ops.convert_to_tensor(np.asarray(images, "float32"))}
+    values = {
+        value.number: ops.convert_to_tensor(np.asarray(array, "float32"))
+        for value, array in zip(graph.inputs, inputs, strict=True)
+    }
     remaining = {number: len(readers) for number, readers in graph.consumers().items()}
     if watch is not None:
-        watch(graph.input, images)
+        for value, array in zip(graph.inputs, inputs, strict=True):
+            watch(value, array)
     for operation in graph.operations:
         result = compute(operation, [values[value.number] for value in operation.inputs])
         values[operation.output.number] = result
@@ -168,9 +186,9 @@ def run(
             watch(operation.output, result)
         for value in operation.inputs:
             remaining[value.number] -= 1
-            if not remaining[value.number] and value.number != graph.output.number:
+            if not remaining[value.number]:  # Never of an output, which is read outside.
                 del values[value.number]
-    return np.asarray(values[graph.output.number])
+    return tuple(np.asarray(values[output.number]) for output in graph.outputs)
 
 
 def compute(operation: Operation, inputs: Sequence[Any]) -> Any:

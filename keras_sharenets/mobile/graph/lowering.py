@@ -38,20 +38,20 @@ class LoweredCall:
         call: the `Call`.
         inputs: the values that it reads.
         operations: what it became; nothing for a layer that does nothing in inference.
-        output: its value.
+        outputs: its values, as many as the call has outputs.
     """
 
     call: keras_graph.Call
     inputs: tuple[Value, ...]
     operations: tuple[Operation, ...]
-    output: Value
+    outputs: tuple[Value, ...]
 
 
 def lower(model: keras.Model, *, materialize: Materialize = lambda site: True) -> InferenceGraph:
-    """The inference graph of a trained classifier, nothing folded yet.
+    """The inference graph of a trained network, nothing folded yet.
 
     Args:
-        model: functional or built sequential `keras.Model` with one input of a fixed image size, and one output.
+        model: functional or built sequential `keras.Model` with inputs and outputs of fixed sizes.
         materialize: function of a call of a kernel-shared layer, `(name, use)`: whether it becomes one convolution
             with its effective kernel, instead of operations on the tensors that the layer stores.
 
@@ -59,7 +59,7 @@ def lower(model: keras.Model, *, materialize: Materialize = lambda site: True) -
         An `InferenceGraph`, with the ranges of a quantization-aware network.
 
     Raises:
-        ValueError: the model is not functional, or has open sides or several inputs or outputs.
+        ValueError: the model is not functional, or has open sides.
         UnsupportedLayerError: a layer has no rule, or not one for what it computes; the message names it.
     """
     return lower_calls(keras_graph.trace(model), materialize=materialize)[0]
@@ -74,14 +74,22 @@ def lower_calls(
         `(graph, calls)`: the `InferenceGraph`, and for each traced call in order what it became.
     """
     builder, lowered = GraphBuilder(), []
-    start = builder.value(traced.inputs[0].shape)
-    values = {traced.inputs[0].number: start}
+    inputs = tuple(builder.value(tensor.shape) for tensor in traced.inputs)
+    values = {tensor.number: value for tensor, value in zip(traced.inputs, inputs, strict=True)}
     for call in traced.calls:
-        inputs, first = [values[tensor.number] for tensor in call.inputs], len(builder.operations)
-        output = values[call.outputs[0].number] = _lower_call(builder, call, inputs, materialize)
-        lowered.append(LoweredCall(call, tuple(inputs), tuple(builder.operations[first:]), output))
-    output = values[traced.outputs[0].number]
-    return InferenceGraph(start, tuple(builder.operations), output, builder.ranges), tuple(lowered)
+        read, first = [values[tensor.number] for tensor in call.inputs], len(builder.operations)
+        lowers = _lower_call(builder, call, read, materialize)
+        given = (lowers,) if isinstance(lowers, Value) else tuple(lowers)
+        values.update((tensor.number, value) for tensor, value in zip(call.outputs, given, strict=True))
+        lowered.append(LoweredCall(call, tuple(read), tuple(builder.operations[first:]), given))
+    outputs: list[Value] = []
+    for tensor in traced.outputs:
+        value = values[tensor.number]
+        if value in (*inputs, *outputs):
+            # A file's tensors are each one input or one output: what is given on, or twice, is copied.
+            value = builder.add("reshape", "output", [value], value.shape)
+        outputs.append(value)
+    return InferenceGraph(inputs, tuple(builder.operations), tuple(outputs), builder.ranges), tuple(lowered)
 
 
 def _lower_call(builder, call, inputs, materialize):

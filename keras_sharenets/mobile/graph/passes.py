@@ -46,7 +46,7 @@ def _merge_into_producer(graph, merged):
     for operation in graph.operations:
         producer = producers.get(operation.source) if len(operation.inputs) == 1 else None
         one = None
-        if producer is not None and len(readers[producer.output.number]) == 1 and producer.output != graph.output:
+        if producer is not None and len(readers[producer.output.number]) == 1:
             one = merged(producer, operation)
         if one is None:
             order.append(operation)
@@ -74,7 +74,7 @@ def fold_into_dense(graph: InferenceGraph) -> InferenceGraph:
     rewritable = rewritable_kernels(graph)
 
     def merged(producer, reader):
-        folds = producer.kind == "affine" and producer.activation is None and producer.inputs[0] != graph.input
+        folds = producer.kind == "affine" and producer.activation is None and producer.inputs[0] not in graph.inputs
         if not folds or reader.kind != "dense" or reader.kernel not in rewritable:
             return None
         array = reader.kernel.array * producer.scale[:, None]
@@ -121,7 +121,7 @@ def _hoist(graph, kind, hoisted):
     number = graph.next_number()
     for operation in graph.operations:
         before, order = producers.get(operation.source), None
-        if before is not None and before.kind == kind and before.output != graph.output:
+        if before is not None and before.kind == kind:
             movable = operation.kind in ("affine", "identity") and len(readers[before.output.number]) == 1
             order = hoisted(before, operation, number, readers) if movable else None
         if order is not None:
@@ -183,7 +183,7 @@ def fold_permutes(graph: InferenceGraph) -> InferenceGraph:
 
     for operation in graph.operations:
         read = readers.get(operation.output.number, [])
-        if operation.kind == "permute" and read and all(map(absorbs, read)) and operation.output != graph.output:
+        if operation.kind == "permute" and read and all(map(absorbs, read)):
             folded[operation.output.number] = operation
     operations = []
     for operation in graph.operations:
@@ -227,7 +227,7 @@ def _pairs(graph):
 
     def bare(part):
         """Whether nothing but the addition reads this convolution, and nothing is done to it before."""
-        if part is None or part.kind != "conv" or part.output == graph.output or len(readers[part.output.number]) > 1:
+        if part is None or part.kind != "conv" or len(readers[part.output.number]) > 1:
             return False
         if "dilation" in part.attributes:
             return False

@@ -7,10 +7,11 @@ normalization makes of them at one use goes into the scales of that use. So they
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
-from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, Value, run
+from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, Value, run_all
 
 Range = tuple[float, float]
 
@@ -59,13 +60,15 @@ class QuantizedGraph:
     kernels: dict[Constant, Quantization]
 
 
-def quantize(graph: InferenceGraph, representative_data: np.ndarray, *, whole_pixels: bool = False) -> QuantizedGraph:
+def quantize(
+    graph: InferenceGraph, representative_data: Sequence[np.ndarray], *, whole_pixels: bool = False
+) -> QuantizedGraph:
     """Chooses all scales and zero points.
 
     Args:
         graph: `InferenceGraph` as `passes.prepare_int8` gives it.
-        representative_data: float array `(n, height, width, channels)`: the range of every value that `graph.ranges`
-            does not have is measured on it.
+        representative_data: a float array `(n, ...)` for each input: the range of every value that `graph.ranges` does
+            not have is measured on them.
         whole_pixels: whether an input of pixel values has one step for each of 0 to 255, whatever the images hold.
 
     Returns:
@@ -73,9 +76,10 @@ def quantize(graph: InferenceGraph, representative_data: np.ndarray, *, whole_pi
     """
     kernels = {kernel: kernel_quantization(kernel.array, users[0].kind) for kernel, users in graph.uses().items()}
     ranges = {**_tied(graph, _measured(graph, representative_data)), **_tied(graph, graph.ranges)}
-    low, high = ranges[graph.input.number]
-    if whole_pixels and _PIXELS[0] < low and 127 < high < _PIXELS[1]:
-        ranges[graph.input.number] = 0.0, 255.0
+    for value in graph.inputs:
+        low, high = ranges[value.number]
+        if whole_pixels and _PIXELS[0] < low and 127 < high < _PIXELS[1]:
+            ranges[value.number] = 0.0, 255.0
     kernels = _bias_fits(graph, ranges, kernels)
     ranges = _tied(graph, _wide_enough(graph, ranges, kernels))
     values = {number: _value_quantization(*limits) for number, limits in ranges.items()}
@@ -120,8 +124,8 @@ def requantize_fixed(graph: InferenceGraph) -> InferenceGraph:
     return graph.with_operations(operations)
 
 
-def _measured(graph, images, batch=32):
-    """`{value number: (smallest, largest)}` over all images."""
+def _measured(graph, inputs, batch=32):
+    """`{value number: (smallest, largest)}` over all examples."""
     ranges = {}
 
     def watch(value, array):
@@ -129,14 +133,14 @@ def _measured(graph, images, batch=32):
         low, high = ranges.get(value.number, (np.inf, -np.inf))
         ranges[value.number] = min(low, float(array.min())), max(high, float(array.max()))
 
-    for start in range(0, len(images), batch):
-        run(graph, images[start : start + batch], watch=watch)
+    for start in range(0, len(inputs[0]), batch):
+        run_all(graph, [array[start : start + batch] for array in inputs], watch=watch)
     return ranges
 
 
 def tied_values(graph: InferenceGraph) -> dict[int, int]:
     """`{value number: number}`: values that must have one scale have the same number."""
-    group = {graph.input.number: graph.input.number}
+    group = {value.number: value.number for value in graph.inputs}
     group.update({operation.output.number: operation.output.number for operation in graph.operations})
 
     def root(number):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,13 @@ class RoundingError:
     """The error that integers make, as a share of the length of the numbers in float.
 
     Attributes:
-        scores: that of the scores, with everything rounded.
-        score_step: the step between two scores that integers can stand for, as a share of their root mean square.
+        scores: that of the scores of each output, with everything rounded.
+        score_steps: the step between two scores that integers can stand for, as a share of their root mean square.
         layers: `{layer: error}`: that of a layer's output where this layer alone is rounded.
     """
 
-    scores: float
-    score_step: float
+    scores: tuple[float, ...]
+    score_steps: tuple[float, ...]
     layers: dict[str, float]
 
     @property
@@ -39,41 +40,48 @@ class RoundingError:
         return max(self.layers, key=self.layers.__getitem__, default=None)
 
 
-def rounding_error(quantized: QuantizedGraph, images: np.ndarray) -> RoundingError:
-    """The `RoundingError` of a quantized graph on images, an array `(n, height, width, channels)`."""
+def rounding_error(quantized: QuantizedGraph, inputs: Sequence[np.ndarray]) -> RoundingError:
+    """The `RoundingError` of a quantized graph on an array `(n, ...)` for each of its inputs."""
     graph, rounded = quantized.graph, _rounded_operations(quantized)
-    wanted = graph.scores().number
+    scores = graph.scores()
+    wanted = {value.number for value in scores}
     squares: dict[Any, np.ndarray] = collections.defaultdict(lambda: np.zeros(2))
-    for start in range(0, len(images), _BATCH):
-        batch = ops.convert_to_tensor(np.asarray(images[start : start + _BATCH], "float32"))
-        exact = {graph.input.number: batch}
-        integer = {graph.input.number: _rounded_value(quantized, graph.input.number, batch)}
+    for start in range(0, len(inputs[0]), _BATCH):
+        exact = {
+            value.number: ops.convert_to_tensor(np.asarray(array[start : start + _BATCH], "float32"))
+            for value, array in zip(graph.inputs, inputs, strict=True)
+        }
+        integer = {number: _rounded_value(quantized, number, batch) for number, batch in exact.items()}
+        for number in wanted & exact.keys():  # Of a network that gives the softmax of its input.
+            squares[number] += _squares(integer[number], exact[number])
         remaining = {number: len(readers) for number, readers in graph.consumers().items()}
         for operation, same in zip(graph.operations, rounded, strict=True):
             number = operation.output.number
-            inputs = [exact[value.number] for value in operation.inputs]
-            exact[number] = compute(operation, inputs)
+            read = [exact[value.number] for value in operation.inputs]
+            exact[number] = compute(operation, read)
             integer[number] = _rounded_value(
                 quantized, number, compute(same, [integer[value.number] for value in operation.inputs])
             )
             if operation.kind not in (*DATA_MOVEMENT, *PROBABILITIES):
-                alone = _rounded_value(quantized, number, compute(same, inputs))
+                alone = _rounded_value(quantized, number, compute(same, read))
                 squares[operation.site, number] += _squares(alone, exact[number])
-            if number == wanted:
-                squares["scores"] += _squares(integer[number], exact[number])
+            if number in wanted:
+                squares[number] += _squares(integer[number], exact[number])
             for value in operation.inputs:
                 remaining[value.number] -= 1
-                if not remaining[value.number] and value.number != wanted:
+                if not remaining[value.number]:
                     del exact[value.number], integer[value.number]
     layers: dict[str, float] = {}
     for key, sums in squares.items():
-        if key != "scores":
+        if isinstance(key, tuple):
             (name, _), _ = key
             layers[name] = max(layers.get(name, 0.0), _relative(*sums))
-    difference, size = squares["scores"]
-    count = len(images) * np.prod(graph.scores().shape)
-    step = float(quantized.values[wanted].scale) / max(np.sqrt(size / count), np.finfo("float32").tiny)
-    return RoundingError(_relative(difference, size), step, layers)
+    steps = []
+    for value in scores:
+        mean_square = squares[value.number][1] / (len(inputs[0]) * np.prod(value.shape))
+        scale = float(quantized.values[value.number].scale)
+        steps.append(scale / max(np.sqrt(mean_square), np.finfo("float32").tiny))
+    return RoundingError(tuple(_relative(*squares[value.number]) for value in scores), tuple(steps), layers)
 
 
 def _squares(rounded, exact):

@@ -194,6 +194,23 @@ def _equal(value, default):
     return value == default
 
 
+def call_keras(call: Call, inputs: Sequence[Any], operation: Any = None) -> list[Any]:
+    """The outputs of one call of a layer, in inference mode, for other inputs than it was traced with.
+
+    Args:
+        call: the `Call`.
+        inputs: a tensor for each of its inputs.
+        operation: what is called instead of the call's own operation, or `None`.
+    """
+    operation, given = call.operation if operation is None else operation, iter(inputs)
+    args, kwargs = keras.tree.map_structure(
+        lambda argument: next(given) if isinstance(argument, Tensor) else argument, (call.args, call.kwargs)
+    )
+    if "training" in inspect.signature(operation.call).parameters:
+        kwargs["training"] = False
+    return keras.tree.flatten(operation(*args, **kwargs))
+
+
 def call_arguments(layer: keras.Operation, call: Call) -> dict[str, Any]:
     """`{name: value}` of what a call is given beside the inputs, by position or by name."""
     names = [name for name in inspect.signature(layer.call).parameters if name not in ("args", "kwargs")]

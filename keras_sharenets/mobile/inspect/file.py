@@ -144,12 +144,20 @@ def _is_kernel(shape):
 
 
 def score_tensor(model: Model) -> int | None:
-    """The index of the tensor with the scores before a final softmax or sigmoid; `None` without such an end."""
+    """As [`score_tensors`], of the first output."""
+    return score_tensors(model)[0]
+
+
+def score_tensors(model: Model) -> list[int | None]:
+    """For each output the tensor with the scores before a final softmax or sigmoid; `None` without such an end."""
     producers = {output: (name, inputs) for name, inputs, outputs in operators(model) for output in outputs}
-    name, inputs = producers[model.Subgraphs(0).Outputs(0)]
-    while name in _CASTS and inputs[0] in producers:
-        name, inputs = producers[inputs[0]]
-    return inputs[0] if name in _FINAL else None
+    found = []
+    for output in model.Subgraphs(0).OutputsAsNumpy().tolist():
+        name, inputs = producers[output]
+        while name in _CASTS and inputs[0] in producers:
+            name, inputs = producers[inputs[0]]
+        found.append(inputs[0] if name in _FINAL else None)
+    return found
 
 
 def head(model: Model) -> Head:
@@ -278,21 +286,27 @@ def predict_tflite(path: str | os.PathLike, images: np.ndarray) -> np.ndarray:
 
 
 def run_images(interpreter: Interpreter, images: np.ndarray, tensors: Sequence[int]) -> list[np.ndarray]:
-    """Runs an interpreter on each image in turn and reads some of its tensors.
+    """As [`run_examples`], of a file with one input."""
+    return run_examples(interpreter, (images,), tensors)
+
+
+def run_examples(interpreter: Interpreter, inputs: Sequence[np.ndarray], tensors: Sequence[int]) -> list[np.ndarray]:
+    """Runs an interpreter on each example in turn and reads some of its tensors.
 
     Args:
-        interpreter: with one input, of batch 1, and its tensors allocated.
-        images: array `(n, height, width, channels)` of pixel values.
+        interpreter: with inputs of batch 1, and its tensors allocated.
+        inputs: an array `(n, ...)` for each input, `(n, height, width, channels)` of pixel values for images.
         tensors: indices of tensors; other ones than outputs only if the interpreter preserves all.
 
     Returns:
         One float32 array `(n, ...)` for each of `tensors`, dequantized.
     """
-    entry = interpreter.get_input_details()[0]
+    entries = interpreter.get_input_details()
     details = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
     collected = [[] for _ in tensors]
-    for image in images:
-        interpreter.set_tensor(entry["index"], _quantized(image[None], entry))
+    for example in zip(*inputs, strict=True):
+        for values, entry in zip(example, entries, strict=True):
+            interpreter.set_tensor(entry["index"], _quantized(values[None], entry))
         invoke(interpreter)
         for values, index in zip(collected, tensors, strict=True):
             values.append(_dequantized(interpreter.get_tensor(index), details[index])[0])

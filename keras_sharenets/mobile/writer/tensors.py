@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, Value
@@ -15,50 +17,53 @@ from keras_sharenets.mobile.writer.operators import Tensors
 _ONE_IMAGE = ("slice", "stack", "crop", "conv_transpose")
 
 
-def write_float(
-    graph: InferenceGraph, signature: str, input_name: str, output_name: str, *, stored_type: str = "float32"
-) -> bytes:
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """What programs call a file's function, its inputs and its outputs, in the order of those of the graph."""
+
+    key: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def write_float(graph: InferenceGraph, names: Signature, *, stored_type: str = "float32") -> bytes:
     """The bytes of a file that computes in float32.
 
     Args:
         graph: `InferenceGraph` without scales beside kernels (`passes.prepare_float`).
-        signature, input_name, output_name: names in the signature.
+        names: the `Signature`.
         stored_type: `"float32"`, or `"float16"` for constants of half the size.
     """
-    return _write(FloatTensors(stored_type), graph, signature, input_name, output_name)
+    return _write(FloatTensors(stored_type), graph, names)
 
 
 def write_int8(
-    quantized: QuantizedGraph,
-    signature: str,
-    input_name: str,
-    output_name: str,
-    *,
-    input_type: str = "int8",
-    output_type: str = "int8",
+    quantized: QuantizedGraph, names: Signature, *, input_type: str = "int8", output_type: str = "int8"
 ) -> bytes:
     """The bytes of a file with int8 values and kernels, and biases of 32 bits.
 
     Args:
         quantized: `QuantizedGraph`.
-        signature, input_name, output_name: names in the signature.
+        names: the `Signature`.
         input_type, output_type: `"int8"`, or `"uint8"` or `"float32"`, from and to which an operator at the end turns
             the integers. Those of `"uint8"` are 128 larger, which changes no number.
     """
     tensors = Int8Tensors(quantized, input_type, output_type)
-    return _write(tensors, quantized.graph, signature, input_name, output_name)
+    return _write(tensors, quantized.graph, names)
 
 
-def _write(tensors, graph, signature, input_name, output_name):
+def _write(tensors, graph, names):
     # A program may resize the input to any number of images. The ends do not say so, with a first side of -1: LiteRT.js
     # refuses such files.
     tensors.any_number_of_images = not any(operation.kind in _ONE_IMAGE for operation in graph.operations)
-    tensors.writer.layer = input_name
-    inputs = {input_name: tensors.input(graph.input)}
+    inputs = {}
+    for name, value in zip(names.inputs, graph.inputs, strict=True):
+        tensors.writer.layer = name
+        inputs[name] = tensors.input(value)
     for operation in graph.operations:
         write_operation(tensors, operation)
-    outputs = {output_name: tensors.output(graph.output)}
-    return tensors.writer.finish(signature, inputs, outputs)
+    outputs = {name: tensors.output(value) for name, value in zip(names.outputs, graph.outputs, strict=True)}
+    return tensors.writer.finish(names.key, inputs, outputs)
 
 
 class FloatTensors(Tensors):

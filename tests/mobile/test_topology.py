@@ -1,0 +1,117 @@
+"""Networks with several inputs and outputs, of any shape: the file gives what Keras gives, by the names that it has."""
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+from keras import layers
+
+from keras_sharenets.mobile import describe_tflite, export_tflite
+
+RANDOM = np.random.default_rng(0)
+DATA = {
+    "left": RANDOM.uniform(0, 255, (12, 8, 8, 3)).astype("float32"),
+    "right": RANDOM.uniform(0, 255, (12, 8, 8, 3)).astype("float32"),
+    "age": RANDOM.uniform(0, 99, (12, 5)).astype("float32"),
+}
+
+
+def tasks():
+    """Two images over one shared convolution and a vector; classes, a number and a map, as a dict."""
+    left, right, age = (keras.Input(DATA[name].shape[1:], name=name) for name in DATA)
+    shared = layers.Conv2D(8, 3, padding="same", activation="relu", bias_initializer="random_normal")
+    x = shared(left / 255.0) + shared(layers.Rescaling(1 / 255)(right))
+    y = layers.Concatenate()([layers.GlobalAveragePooling2D()(x), layers.Dense(4)(age * 0.01)])
+    kind = layers.Dense(5, activation="softmax", kernel_initializer="random_normal")(y)
+    outputs = {"kind": kind, "years": layers.Dense(1)(y), "map": layers.Conv2D(3, 1, activation="softmax")(x)}
+    return keras.Model([left, right, age], outputs)
+
+
+def run_signature(path, examples):
+    """What the signature gives for each example: `{name: array}`."""
+    run = Interpreter(str(path)).get_signature_runner("classify")
+    count = len(next(iter(examples.values())))
+    results = [run(**{name: array[i : i + 1] for name, array in examples.items()}) for i in range(count)]
+    return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
+
+
+@pytest.mark.parametrize("quantization", [None, "float16", "int8"])
+def test_several_inputs_and_outputs(tmp_path, quantization):
+    model, path = tasks(), tmp_path / "net.tflite"
+    ends = {"input_type": "float32", "output_type": "float32"}
+    report = export_tflite(model, path, quantization, representative_data=DATA, **ends)
+    assert report.score_error <= report.score_error_bound
+    assert describe_tflite(path)["signatures"]["classify"] == {
+        "inputs": ["age", "left", "right"],
+        "outputs": ["kind", "map", "years"],
+    }
+    expected, results = model(list(DATA.values())), run_signature(path, DATA)
+    tolerance = {None: 1e-5, "float16": 5e-3, "int8": 0.05}[quantization]
+    for name, array in expected.items():
+        scale = np.abs(array).max()
+        np.testing.assert_allclose(results[name], array, atol=tolerance * scale, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        list(DATA.values()),
+        lambda: ({name: array[i] for name, array in DATA.items()} for i in range(12)),
+        lambda: ([array[i : i + 1] for array in DATA.values()] for i in range(12)),
+        lambda: (({name: array[:6] for name, array in DATA.items()}, np.zeros(6)) for _ in range(2)),
+    ],
+    ids=["arrays", "dicts of one", "lists of batches", "with labels"],
+)
+def test_representative_data_for_several_inputs(tmp_path, data):
+    assert export_tflite(tasks(), tmp_path / "net.tflite", representative_data=data).verified_on == "12 given examples"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            {"left": DATA["left"], "right": DATA["right"]},
+            "the inputs 'left', 'right', 'age', has 'left', 'right'",
+        ),
+        ({**DATA, "age": DATA["age"][:3]}, "as many examples for each input, has 12, 12, 3"),
+        ({**DATA, "age": DATA["right"]}, r"representative_data\['age'\]` must hold examples of shape \(5\)"),
+        ([DATA["left"], DATA["right"]], "an array for each of the inputs 'left', 'right', 'age'"),
+        (7, "must hold an array for each of the inputs"),
+    ],
+    ids=["missing", "too few", "shape", "short", "number"],
+)
+def test_representative_data_that_does_not_fit_is_refused(tmp_path, data, message):
+    with pytest.raises(ValueError, match=message):
+        export_tflite(tasks(), tmp_path / "net.tflite", "int8", representative_data=data)
+
+
+def test_class_names_are_for_one_output(tmp_path):
+    with pytest.raises(ValueError, match="`class_names` are for a network with one output; `model` has 3"):
+        export_tflite(tasks(), tmp_path / "net.tflite", class_names=["a"])
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_outputs_that_are_given_twice_or_read_inside_or_given_on(tmp_path, quantization):
+    left = keras.Input((8, 8, 3), name="left")
+    x = layers.Conv2D(4, 3, name="first")(left)
+    y = layers.BatchNormalization(name="norm")(x)
+    kind = layers.Softmax(name="kind")(layers.GlobalAveragePooling2D()(layers.ReLU()(y)))
+    last, path = layers.Dense(2, name="last")(kind), tmp_path / "net.tflite"
+    model = keras.Model(left, [x, y, kind, kind, left, last])
+    ends = {"input_type": "float32", "output_type": "float32"}
+    export_tflite(model, path, quantization, representative_data=DATA["left"], **ends)
+    results = run_signature(path, {"images": DATA["left"]})
+    names = ("first", "norm", "kind", "kind_2", "output", "last")
+    for name, expected in zip(names, model(DATA["left"]), strict=True):
+        tolerance = (1e-5 if quantization is None else 0.05) * np.abs(expected).max()
+        np.testing.assert_allclose(results[name], expected, atol=tolerance, err_msg=name)
+
+
+def test_one_input_that_is_a_vector_and_one_output_that_is_a_map(tmp_path):
+    vector = keras.Input((6,), name="numbers")
+    image = layers.Reshape((4, 4, 2))(layers.Dense(32, activation="relu")(vector))
+    model, path = keras.Model(vector, layers.Conv2D(3, 3, activation="softmax")(image)), tmp_path / "net.tflite"
+    data = RANDOM.normal(size=(8, 6)).astype("float32")
+    report = export_tflite(model, path, representative_data=data)
+    assert report.top1_agreement == 1
+    np.testing.assert_allclose(run_signature(path, {"numbers": data})["probabilities"], model(data), atol=1e-5)
