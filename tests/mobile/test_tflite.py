@@ -246,3 +246,24 @@ def test_other_backend(plain, tmp_path, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(RuntimeError, match="set the environment variable KERAS_BACKEND=tensorflow"):
         export_tflite(plain, tmp_path / "m.tflite")
+
+
+def test_network_that_says_the_same_of_every_image(tmp_path, digits):
+    """Its file agrees with it whatever is in there: that is told, and no share of equal answers."""
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3, kernel_initializer="zeros")(inputs))
+    constant = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
+    with pytest.warns(UserWarning, match="On 20 given images, nothing can be seen.* train it"):
+        report = export_tflite(constant, tmp_path / "net.tflite", representative_data=digits[0][:20])
+    assert report.score_variation == 0
+    assert "nothing can be seen" in str(report)
+    assert "%" not in str(report)
+
+
+@pytest.mark.parametrize(("share", "words"), [(1.0, "100.0%, which is good"), (0.95, "is fair"), (0.5, "is poor")])
+def test_report_in_words(tflite_files, share, words):
+    report = dataclasses.replace(tflite_files["int8"][1], top1_agreement=share)
+    assert words in str(report)
+    assert f"loses most by rounding: layer '{report.worst_layer}'" in str(report)
+    # One image tells nothing of how images differ.
+    assert words in str(dataclasses.replace(report, score_variation=None))

@@ -34,6 +34,16 @@ _TOLERANCES = {None: 1e-4, "float16": 1e-2, "int8": 0.5}
 # An integer file may also have so many times the error that its bits make by themselves, and one step of its scores.
 # Right files of all families had 0.92 to 1.14 times that error.
 _ROUNDING_FACTOR = 1.5
+# What to say of a share of equal answers, from the best down.
+_AGREEMENTS = (
+    (0.98, "which is good"),
+    (0.9, "which is fair: measure the accuracy of the file"),
+    (0.0, "which is poor: calibrate with more images like those of training, or train with `quantize_aware`"),
+)
+_SAYS_THE_SAME = (
+    "nothing can be seen, since the network says nearly the same of every image: train it, or if it is trained, see"
+    " that the images are such as it was trained on"
+)
 # Images that nothing is measured on, to verify a file with.
 _FRESH = 16
 
@@ -66,6 +76,10 @@ class TFLiteReport:
         worst_layer: for `"int8"`, the layer that loses most when it alone is rounded; else `None`.
         worst_layer_error: what that layer loses, as a share of the length of its output.
         input_type, output_type: types of the numbers that the file takes and gives.
+        score_variation: how far Keras' scores differ from one image to the next, as a share of their length. A network
+            that says nearly the same of every image is warned of: nothing can be seen from its agreement.
+
+    `print(report)` says all this in words.
     """
 
     path: str
@@ -85,6 +99,29 @@ class TFLiteReport:
     worst_layer_error: float | None = None
     input_type: str = "float32"
     output_type: str = "float32"
+    score_variation: float | None = None
+
+    def __str__(self) -> str:
+        kind = self.quantization or "float32"
+        lines = [
+            f"{self.path}: {kind}, {self.file_bytes:,} bytes for {self.stored_parameters:,} stored parameters, takes"
+            f" {self.input_type}, gives {self.output_type}",
+            f"compared with Keras on {self.verified_on}: {self._agreement_in_words()}",
+        ]
+        if self.score_error_bound is not None:
+            error, bound = f"{self.score_error:.2g} of their length", f"{self.score_error_bound:.2g}"
+            lines.append(f"error of the scores: {error}; up to {bound} is right")
+        if self.worst_layer is not None:
+            lines.append(f"loses most by rounding: layer '{self.worst_layer}', {self.worst_layer_error:.2g}")
+        return "\n".join(lines)
+
+    def _agreement_in_words(self) -> str:
+        if self.score_variation is not None and self.score_variation <= self.score_error:
+            return _SAYS_THE_SAME
+        if self.top1_agreement is None:
+            return f"outputs differ by up to {self.largest_difference:.2g}"
+        share = f"the same answer for {self.top1_agreement:.1%}"
+        return f"{share}, {next(words for least, words in _AGREEMENTS if self.top1_agreement >= least)}"
 
     @property
     def repetition(self) -> float:
@@ -203,6 +240,8 @@ def export_tflite(
     constants = _check_constants(data, quantization)
     stored = profile_graph(lowered.traced, name=model.name).stored_parameters
     files.write_bytes(path, data)
+    if not agreement.tells:
+        warnings.warn(f"On {verified_on}, {_SAYS_THE_SAME}.", stacklevel=2)
     return TFLiteReport(
         path=str(path),
         quantization=quantization,
@@ -263,7 +302,7 @@ def _verify(lowered, heads, data, graph, inputs, *, most):
         rounding = rounding_error(graph, inputs)
         worst = rounding.worst_layer
         pairs = zip(rounding.scores, rounding.score_steps, strict=True)
-        bounds = [min(most, _ROUNDING_FACTOR * error + step) for error, step in pairs]
+        bounds = [float(min(most, _ROUNDING_FACTOR * error + step)) for error, step in pairs]
         if worst is not None:
             loss = rounding.layers[worst]
             limits.update(worst_layer=worst, worst_layer_error=loss)

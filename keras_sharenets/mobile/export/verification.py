@@ -33,11 +33,20 @@ class Agreement:
             scores are the numbers before a final softmax or sigmoid, else the outputs.
         top1_agreement: share of the images of which both say the same: the class that comes first, the side of 0.5 of
             one sigmoid, all labels of several; `None` for one number that is no probability.
+        score_variation: how far the reference's scores differ from one image to the next: the length of their
+            difference from their mean, divided by their length; `None` for one image. Where it is not above
+            `score_error`, agreement says little.
     """
 
     largest_difference: float
     score_error: float
     top1_agreement: float | None
+    score_variation: float | None
+
+    @property
+    def tells(self) -> bool:
+        """Whether the images are told apart at all, so that the agreement is worth something."""
+        return self.score_variation is None or self.score_variation > self.score_error
 
 
 def compare(
@@ -45,10 +54,13 @@ def compare(
 ) -> Agreement:
     """The `Agreement` of two runs of a network with a head; the other arguments are arrays `(n, units)`."""
     difference = np.linalg.norm(scores - reference_scores)
+    length = max(np.linalg.norm(reference_scores), np.finfo(np.float32).tiny)
+    variation = np.linalg.norm(reference_scores - reference_scores.mean(axis=0)) / length
     return Agreement(
         largest_difference=float(np.abs(outputs - reference_outputs).max()),
-        score_error=float(difference / max(np.linalg.norm(reference_scores), np.finfo(np.float32).tiny)),
+        score_error=float(difference / length),
         top1_agreement=head.agreement(outputs, reference_outputs),
+        score_variation=float(variation) if len(scores) > 1 else None,
     )
 
 
