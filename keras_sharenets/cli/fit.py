@@ -25,7 +25,16 @@ from keras_sharenets.cli.command import Answer
 from keras_sharenets.models import find_variant
 from keras_sharenets.training.recipes.named import RECIPES, changed_fields
 from keras_sharenets.training.recipes.recipe import Recipe
-from keras_sharenets.training.run.record import STRATEGIES, TENSORBOARD, Run, RunOptions, as_tuples, read_metrics
+from keras_sharenets.training.run.record import (
+    ON_DEVICE,
+    PRECISIONS,
+    STRATEGIES,
+    TENSORBOARD,
+    Run,
+    RunOptions,
+    as_tuples,
+    read_metrics,
+)
 
 JIT_COMPILE = {"auto": "auto", "true": True, "false": False}
 
@@ -46,6 +55,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="argument of the network's factory, a Python literal; repeatable",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=(*PRECISIONS, "auto"),
+        help="of what is computed; files stay float32. 'auto' takes a few steps in float32 and in bfloat16 and keeps "
+        "the faster (default: float32, on a TPU bfloat16)",
+    )
+    parser.add_argument(
+        "--epochs-on-device",
+        choices=ON_DEVICE,
+        help="images stay on the device, which takes many steps at once, on JAX (default: auto, on a GPU or TPU where "
+        "they fit)",
     )
     parser.add_argument("--jit-compile", choices=JIT_COMPILE, help="compile with XLA (default: auto)")
     parser.add_argument(
@@ -99,12 +120,21 @@ def run(arguments: argparse.Namespace) -> Answer:
     text = (
         f"{result.model} on {result.data['name']} ({result.data['note']})\n"
         f"test accuracy {result.test_accuracy:.4f} after the last epoch; best epoch: {result.best.epoch}\n"
+        f"{_precision(result)}"
         f"files in {output}"
     )
     best = {"epoch": result.best.epoch, "test_accuracy": result.best.test_accuracy}
     outcome = {"test_accuracy": result.test_accuracy, "best": best, "seconds": result.seconds}
     data = {"model": result.model, "data": result.data["name"], "note": result.data["note"], "output": str(output)}
     return Answer(text, data | outcome)
+
+
+def _precision(result: Run) -> str:
+    """Why it was trained in that precision, if that was measured; a line."""
+    if result.step_seconds is None:
+        return ""
+    took = ", ".join(f"{1000 * seconds:.1f} ms in {name}" for name, seconds in result.step_seconds.items())
+    return f"trained in {result.precision}: a step took {took}\n"
 
 
 def _begin(arguments: argparse.Namespace) -> Run:
@@ -134,13 +164,13 @@ def _go_on(arguments: argparse.Namespace) -> Run:
     connect(arguments.strategy, cluster_timeout=arguments.cluster_timeout)
     # The images may lie elsewhere by now. Whether they are the same ones, `resume` finds out.
     dataset = load_data(data_source(arguments, recorded.source))
-    kept = {name: getattr(arguments, name) for name in ("checkpoint_minutes", "checkpoint_steps", "keep_checkpoints")}
-    return resume(arguments.resume, dataset, strategy=arguments.strategy, **kept)
+    names = ("checkpoint_minutes", "checkpoint_steps", "keep_checkpoints", "epochs_on_device", "strategy")
+    return resume(arguments.resume, dataset, **{name: getattr(arguments, name) for name in names})
 
 
 def _check_unchanged(arguments: argparse.Namespace, recorded: Run) -> None:
     """Raises a `ValueError` if an argument is given that would make it another run."""
-    names = ("model", "seed", "deterministic", "tensorboard")
+    names = ("model", "seed", "deterministic", "tensorboard", "precision")
     given = {name: getattr(arguments, name) for name in names} | {"recipe": arguments.recipe}
     given |= given_fields(arguments)
     before = {name: getattr(recorded, name) for name in names} | {"recipe": recorded.recipe.name}
@@ -193,6 +223,7 @@ def fit_command_line(run: Run) -> str:
     words = fit_words(run.model, run.options, run.source or {"data": run.data["name"]}, run.recipe)
     words += ["--jit-compile", str(run.jit_compile).lower()] if run.jit_compile != "auto" else []
     words += ["--deterministic"] if run.deterministic else []
+    words += _flag("precision", run.precision) if run.precision != "float32" else []
     backend = "" if run.backend == "tensorflow" else f"KERAS_BACKEND={run.backend} "
     return backend + shlex.join(words)
 

@@ -81,8 +81,12 @@ class Frame:
         )
 
     def classify(self, vectors: Tensor) -> Tensor:
-        """The classifier of one vector per image."""
-        return keras.layers.Dense(self.num_classes, activation=self.classifier_activation, name="predictions")(vectors)
+        """The classifier of one vector per image; where a network computes in mixed precision, in full precision."""
+        dtype = keras.config.dtype_policy().variable_dtype
+        classifier = keras.layers.Dense(
+            self.num_classes, activation=self.classifier_activation, dtype=dtype, name="predictions"
+        )
+        return classifier(vectors)
 
     def network(self, images: Tensor, outputs: Tensor) -> keras.Model:
         """The model from the inputs that `images` comes from."""

@@ -145,10 +145,13 @@ def test_killed_and_resumed_is_undisturbed_bit_for_bit(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_killed_twice_and_resumed_is_undisturbed_bit_for_bit(backend, tmp_path):
+@pytest.mark.parametrize(
+    ("backend", "how"),
+    [("tensorflow", []), ("tensorflow", ["--precision=float16"]), ("jax", []), ("jax", ["--epochs-on-device=yes"])],
+)
+def test_killed_twice_and_resumed_is_undisturbed_bit_for_bit(backend, how, tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    begin = [*BEGIN, "--epochs=2"]
+    begin = [*BEGIN, "--epochs=2", *how]
     with start([*begin, "--output", undisturbed], backend) as calm:
         # In the middle of the first epoch, then in the middle of writing a checkpoint in the second.
         arguments = [*begin, "--output", killed, "--checkpoint-steps=5"]

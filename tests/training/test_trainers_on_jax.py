@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="this is the JAX run")
-@pytest.mark.parametrize("count", [4, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [4, pytest.param(17, marks=pytest.mark.slow)])
 def test_all_of_this_on_jax(count):
     """In `make test` what JAX compiles soon; a whole run on JAX is in `tests/cli/cold_start.py`."""
     tests = {
@@ -25,6 +25,11 @@ def test_all_of_this_on_jax(count):
             "test_files_of_a_run",
             "test_metrics_say_what_came_out",
             "test_saved_models_have_the_accuracy_that_is_reported",
+        ],
+        "test_resident.py": [
+            "test_what_is_trained_is_that_of_the_ordinary_loop",
+            "test_two_devices_train_what_one_does",
+            "test_a_whole_epoch_lowers_for_tpu",
         ],
     }
     if count > 4:

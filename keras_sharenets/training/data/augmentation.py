@@ -98,6 +98,53 @@ def augment(images: Images, augmentation: Augmentation, changes: Sequence[np.nda
     return changed
 
 
+def augment_on_device(images: Any, augmentation: Augmentation, changes: Sequence[Any]) -> Any:
+    """What `augment` does for the crop "shift", as a function that JAX compiles.
+
+    Args:
+        images: uint8 array of JAX, `(images, height, width, channels)`.
+        augmentation: see there; its crop is "shift".
+        changes: as `draw_changes` returns them, as arrays of JAX. The last two are only read where colors are changed.
+
+    Returns:
+        A float32 array of the same shape; that of `augment`, but for the rounding of changed colors.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    places, steps, factors, shifts = changes
+    pad = ((0, 0), *[(augmentation.pad, augmentation.pad)] * 2, (0, 0))
+    if augmentation.border == "mean":
+        inside = jnp.pad(jnp.ones((*images.shape[:3], 1), bool), pad)
+        padded = jnp.where(inside, jnp.pad(images, pad).astype("float32"), jnp.asarray(augmentation.fill, "float32"))
+    else:
+        padded = jnp.pad(images, pad, augmentation.border).astype("float32")
+
+    def crop(image: Any, place: Any) -> Any:
+        return jax.lax.dynamic_slice(image, (place[0], place[1], 0), images.shape[1:])
+
+    changed = jax.vmap(crop)(padded, places)
+    changed = jnp.where(steps[:, None, None, None] < 0, changed[:, :, ::-1], changed)
+    if augmentation.jitter:
+        changed = jax.vmap(lambda image, numbers: _jittered(image, augmentation.jitter, numbers))(changed, factors)
+    if augmentation.lighting:
+        directions = 255 * augmentation.lighting * DIRECTIONS * DEVIATIONS
+        changed = changed + (shifts[:, None, :] * directions.astype("float32")).sum(-1)[:, None, None]
+    return changed
+
+
+def _jittered(image: Any, strength: float, numbers: Any) -> Any:
+    """The same as `_jitter`, for JAX."""
+    import jax.numpy as jnp
+
+    for change in jnp.argsort(numbers[3:]):
+        gray = (image * LUMA).sum(-1, keepdims=True)
+        other = jnp.where(change == 0, 0.0, jnp.where(change == 1, gray.mean(), gray))
+        factor = 1 + strength * (2 * numbers[change] - 1)
+        image = factor * image + (1 - factor) * other
+    return image
+
+
 def _shifted(images: np.ndarray, augmentation: Augmentation, places: np.ndarray) -> Iterator[np.ndarray]:
     count, height, width, channels = images.shape
     pad = augmentation.pad

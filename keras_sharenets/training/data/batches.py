@@ -100,17 +100,23 @@ class Batches(keras.utils.PyDataset):
         Returns:
             `(images, one-hot labels)`, float32. They depend on the arguments and on nothing else.
         """
+        chosen, changes = self.draw(epoch, index)
+        if self.augmentation is None:
+            return self._unchanged(chosen)
+        return augment(self.source.pixels(chosen), self.augmentation, changes), self._labels(chosen)
+
+    def draw(self, epoch: int, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Which images `batch` takes, and for training how they are changed: indices, and as `draw_changes` says it."""
         count = len(self.source)
         order = np.arange(count) if self.augmentation is None else _order(self.seed, epoch, count)
         chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
         part = np.array_split(np.arange(len(chosen)), self.parts)[self.part]
         if self.augmentation is None:
-            return self._unchanged(chosen[part])
+            return chosen[part], ()
         # Sampled for the images of all workers, so that their number changes nothing.
         generator = np.random.default_rng((self.seed, CHANGES, epoch, index))
         changes = draw_changes(self.augmentation, len(chosen), generator)
-        images = augment(self.source.pixels(chosen[part]), self.augmentation, [change[part] for change in changes])
-        return images, self._labels(chosen[part])
+        return chosen[part], tuple(change[part] for change in changes)
 
     def _unchanged(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         images = self.source.pixels(chosen)
@@ -167,12 +173,17 @@ class EvenBatches(Batches):
 
     def batch(self, epoch: int, index: int) -> tuple[np.ndarray, ...]:
         """This worker's part of a batch: `(images, one-hot labels, weights)`, float32."""
+        chosen, (weights,) = self.draw(epoch, index)
+        return *self._unchanged(chosen), weights
+
+    def draw(self, epoch: int, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Which images `batch` takes, and what each weighs."""
         count = len(self.source)
         chosen = np.arange(index * self.batch_size, (index + 1) * self.batch_size)
         chosen = np.split(chosen, self.parts)[self.part]
         real = chosen < count
         weights = (real * (self.steps * self.batch_size / count)).astype("float32")
-        return *self._unchanged(np.where(real, chosen, 0)), weights
+        return np.where(real, chosen, 0), (weights,)
 
 
 def training_batches(dataset: Dataset, recipe: Recipe, seed: int, **part: Any) -> Batches:

@@ -41,7 +41,7 @@ class Devices:
         worker: which of the `workers` this process is, counted from 0; number 0 writes the files.
         workers: processes.
         scope: gives a context: what is made in it lives on all devices.
-        model: the class of a model that is trained on them.
+        model: the class of a model that is trained on them, or a function like it.
         feed: function from `Batches` to what `model.fit` takes for them.
         gather: function from an integer to the list of those of all workers, in order; all of them must call it.
         errors: the exceptions that a step raises when another worker is gone.
@@ -54,7 +54,7 @@ class Devices:
     worker: int = 0
     workers: int = 1
     scope: Callable = contextlib.nullcontext
-    model: type[keras.Model] = keras.Model
+    model: Callable[..., keras.Model] = keras.Model
     feed: Callable = lambda batches: batches
     gather: Callable[[int], list[int]] = lambda number: [number]
     errors: tuple[type[Exception], ...] = ()
@@ -269,6 +269,7 @@ def check_fits(devices: Devices, batches: Batches, jit_compile: bool | str) -> N
 def check_alike(devices: Devices, run: Run, step: int) -> None:
     """Raises a `ValueError` unless all workers begin with the same run, after the same steps; all must call it."""
     names = ("model", "options", "recipe", "seed", "jit_compile", "deterministic", "checkpoint_steps", "epochs")
+    names += ("precision",)
     facts = [getattr(run, name) for name in names] + [run.data["name"], run.data["train"], run.data["test"], step]
     # JSON for tuples that have been lists in a file; an int32 for those who have no other.
     mark = zlib.crc32(json.dumps(facts, default=dataclasses.asdict, sort_keys=True).encode()) >> 1
@@ -280,7 +281,7 @@ def check_alike(devices: Devices, run: Run, step: int) -> None:
 
 
 def copy_of(network: keras.Model, devices: Devices, build: Callable[[], keras.Model]) -> keras.Model:
-    """The network that these devices train: in their scope, with the weights of `network`; on one device, itself.
+    """The network that these devices train: in their scope, with the weights of `network`; or itself, where it is one.
 
     Every batch normalization sees the whole batch, not the part of its device. That, the dtype policy of the devices
     and where its variables live are the copy's alone: `network` can be saved for any machine.
@@ -290,18 +291,23 @@ def copy_of(network: keras.Model, devices: Devices, build: Callable[[], keras.Mo
         devices: in whose scope this is called.
         build: makes a network like this one.
     """
-    if devices.strategy == "default":
+    if devices.strategy == "default" and devices.policy in (None, keras.config.dtype_policy().name):
         return network
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(devices.policy or policy)
-    try:
-        copy = build()
-    finally:
-        keras.config.set_dtype_policy(policy)
+    copy = in_policy(devices.policy, build)
     copy.set_weights(network.get_weights())
     # On JAX they see it anyway.
-    if keras.backend.backend() == "tensorflow":
+    if devices.strategy != "default" and keras.backend.backend() == "tensorflow":
         for layer in copy._flatten_layers():
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
     return copy
+
+
+def in_policy(policy: str | None, build: Callable[[], keras.Model]) -> keras.Model:
+    """What `build` makes under a dtype policy of Keras; `None`: under the one that is set."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy or before)
+    try:
+        return build()
+    finally:
+        keras.config.set_dtype_policy(before)

@@ -22,9 +22,11 @@ from keras_sharenets.interruption import Interrupted, deferred_signals
 from keras_sharenets.training.data.batches import EvenBatches, held_out_batches, held_out_size, training_batches
 from keras_sharenets.training.data.dataset import Dataset, count_images
 from keras_sharenets.training.devices.devices import Devices, check_alike, check_fits, connect, copy_of
+from keras_sharenets.training.devices.resident import keep_images, keeps_images
 from keras_sharenets.training.recipes.named import recipe_for
 from keras_sharenets.training.recipes.recipe import Recipe
-from keras_sharenets.training.run.network import build, compile_model, make_callbacks
+from keras_sharenets.training.run.network import build, compile_model, make_callbacks, test_with
+from keras_sharenets.training.run.precision import POLICIES, choose_precision
 from keras_sharenets.training.run.record import Run, RunOptions, read_metrics, run_from_dict
 from keras_sharenets.training.run.recorder import (
     CHECKPOINTS,
@@ -96,6 +98,7 @@ def fit(
         source=dataset.source and dataset.source.to_record(),
     )
     devices = connect(run.strategy)
+    run = _settle(run, dataset, devices)
     with _hold(devices, output):
         # Another run may have come and gone since.
         return _train(run, dataset, check_output(output), None, devices, verbose)
@@ -109,6 +112,7 @@ def resume(
     checkpoint_steps: int | None = None,
     keep_checkpoints: int | None = None,
     strategy: str = "default",
+    epochs_on_device: str | None = None,
     verbose: str | int = "auto",
 ) -> Run:
     """Resumes a run that was killed, interrupted or stopped, from its last checkpoint that is whole.
@@ -119,7 +123,8 @@ def resume(
     Args:
         output: the run's folder.
         dataset: the one that the run was started with.
-        checkpoint_minutes, checkpoint_steps, keep_checkpoints: as in `RunOptions`; by default as before.
+        checkpoint_minutes, checkpoint_steps, keep_checkpoints, epochs_on_device: as in `RunOptions`; by default as
+            before.
         strategy: as in `RunOptions`; need not be the one before.
         verbose: as in `model.fit`.
 
@@ -149,10 +154,18 @@ def resume(
         # Its checkpoint knows a run best: an epoch may be finished without being in the other files.
         run = run_from_dict(checkpoint[-1]["run"]) if checkpoint else run
         changes = {"checkpoint_steps": checkpoint_steps, "keep_checkpoints": keep_checkpoints, "strategy": strategy}
-        changes["checkpoint_minutes"] = checkpoint_minutes
+        changes |= {"checkpoint_minutes": checkpoint_minutes, "epochs_on_device": epochs_on_device}
         changes = {name: value for name, value in changes.items() if value is not None}
-        run = dataclasses.replace(run, state="running", reason=None, **changes)
+        run = _settle(dataclasses.replace(run, state="running", reason=None, **changes), dataset, devices)
         return _train(run, dataset, output, checkpoint, devices, verbose)
+
+
+def _settle(run: Run, dataset: Dataset, devices: Devices) -> Run:
+    """The run, with what depends on the machine: its precision, and whether the images stay on the device."""
+    resident = keeps_images(run.epochs_on_device, devices, dataset, run.recipe, run.jit_compile)
+    run = dataclasses.replace(run, epochs_on_device="yes" if resident else "no")
+    batches = training_batches(dataset, run.recipe, run.seed)
+    return choose_precision(run, devices, batches, lambda: build(run.model, dataset, run.options, run.recipe))
 
 
 @contextlib.contextmanager
@@ -221,15 +234,21 @@ def _train_on(
     checkpoint: Checkpoint | None,
     verbose: str | int,
 ) -> Run:
+    devices = dataclasses.replace(devices, policy=POLICIES.get(run.precision or ""))
+    resident = run.epochs_on_device == "yes"
     part = {"worker": devices.worker, "workers": devices.workers}
     batches = training_batches(dataset, run.recipe, run.seed, **part)
     check_fits(devices, batches, run.jit_compile)
     check_alike(devices, run, 0 if checkpoint is None else checkpoint[-1]["step"])
     steps = batches.steps
+    held_out = held_out_batches(dataset, run.recipe.batch_size, held_out_size(dataset, run.recipe))
+    held_out = EvenBatches(held_out, **part) if resident or devices.strategy != "default" else held_out
+    if resident:
+        devices = keep_images(devices, batches, held_out, run.checkpoint_steps)
     copy = copy_of(network, devices, lambda: build(run.model, dataset, run.options, run.recipe))
     trained = compile_model(copy, run, steps, devices)
-    held_out = held_out_batches(dataset, run.recipe.batch_size, held_out_size(dataset, run.recipe))
-    held_out = held_out if devices.strategy == "default" else EvenBatches(held_out, **part)
+    if copy is not network and devices.strategy == "default":
+        test_with(trained, compile_model(network, run, steps, devices))
     with deferred_signals() as request:
         recorder = (Recorder if devices.chief else Follower)(
             network, output, run, steps=steps, trained=copy, request=request, gather=devices.gather

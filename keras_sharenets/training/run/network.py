@@ -61,7 +61,12 @@ def build(
         normalized = whitening(inputs)
         whitening.set_weights(statistics)
     else:
-        normalized = keras.layers.Normalization(mean=dataset.mean, variance=dataset.variance, name="normalize")(inputs)
+        # Pixels are normalized in full precision, also where the network computes in mixed precision.
+        dtype = keras.config.dtype_policy().variable_dtype
+        normalization = keras.layers.Normalization(
+            mean=dataset.mean, variance=dataset.variance, dtype=dtype, name="normalize"
+        )
+        normalized = normalization(inputs)
     classes = len(dataset.class_names)
     network = create_model(
         model_name, input_tensor=normalized, include_preprocessing=False, num_classes=classes, **options
@@ -192,8 +197,11 @@ def compile_model(network: keras.Model, run: Run, steps_per_epoch: int, devices:
     """
     decay_weights(network, run.recipe.weight_decay)
     model = devices.model(network.input, network.output, name=network.name)
+    optimizer = build_optimizer(run.recipe, steps_per_epoch)
+    if run.precision == "float16":  # Its smallest gradients would be 0.
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(
-        optimizer=build_optimizer(run.recipe, steps_per_epoch),
+        optimizer=optimizer,
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=run.recipe.label_smoothing),
         # Some test images only fill up a batch, and weigh nothing.
         weighted_metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
@@ -207,6 +215,24 @@ def compile_model(network: keras.Model, run: Run, steps_per_epoch: int, devices:
     model.compute_metrics(None, nothing, nothing)
     model.reset_metrics()
     return model
+
+
+def test_with(trained: keras.Model, network: keras.Model) -> None:
+    """Lets `trained` be tested with its weights in `network`: a file that is float32 has the accuracy of the record.
+
+    Args:
+        trained: compiled, in mixed precision.
+        network: compiled, the same network in full precision.
+    """
+
+    def evaluate(*args: Any, **kwargs: Any) -> Any:
+        kwargs.pop(
+            "_use_cached_eval_dataset", None
+        )  # Among the arguments of `model.fit`; the cache is that of `trained`.
+        network.set_weights(trained.get_weights())
+        return network.evaluate(*args, **kwargs)
+
+    trained.evaluate = evaluate
 
 
 def make_callbacks(model: keras.Model, batches: Batches, recorder: Recorder) -> list[keras.callbacks.Callback]:

@@ -18,6 +18,8 @@ from keras_sharenets.training.recipes.recipe import Recipe
 VERSION = 2  # Of `metrics.json`. Records without a version are of version 1, and lack some of today's fields.
 STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
 TENSORBOARD = ("graph", "histograms")
+PRECISIONS = ("float32", "bfloat16", "float16")
+ON_DEVICE = ("auto", "yes", "no")
 ACCURACY_NOTE = (
     "All test figures are measured on the test split, which is also the validation data. `test_accuracy`, the figure "
     "to quote, is that of the last epoch (last.keras). best.keras is chosen on the test split, so its accuracy "
@@ -43,6 +45,11 @@ class RunOptions:
         strategy: the devices, as in `keras_sharenets.training.devices.devices.connect`. What is trained does not depend
             on them but for rounding (and random numbers inside the network on TensorFlow); the batches are those of one
             device.
+        precision: of what is computed, one of `PRECISIONS`, or `"auto"` for the faster of the first two, which is
+            measured. Weights, files, loss and class probabilities are float32 in any case. `None`: float32, or bfloat16
+            on a TPU.
+        epochs_on_device: whether the images stay on the device, which takes many steps at once, on JAX: `"yes"`,
+            `"no"`, or `"auto"` for a GPU or TPU where they fit. What is trained does not depend on it but for rounding.
 
     Raises:
         ValueError: a field breaks its rule.
@@ -56,6 +63,8 @@ class RunOptions:
     keep_checkpoints: int = 3
     tensorboard: tuple[str, ...] | None = None
     strategy: str = "default"
+    precision: str | None = None
+    epochs_on_device: str = "auto"
 
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
@@ -70,6 +79,9 @@ class RunOptions:
                 _checks.one_of("tensorboard", extra, TENSORBOARD)
             object.__setattr__(self, "tensorboard", tuple(self.tensorboard))
         _checks.one_of("strategy", self.strategy, STRATEGIES)
+        if self.precision is not None:
+            _checks.one_of("precision", self.precision, (*PRECISIONS, "auto"))
+        _checks.one_of("epochs_on_device", self.epochs_on_device, ON_DEVICE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +117,7 @@ class Run(RunOptions):
         epochs: those that are finished.
         seconds: of training; the time between a kill and what continues it does not count.
         source: what loads the data set again, as `DataSource.to_record` says it; `None` if it was made otherwise.
+        step_seconds: precision to what one step took, where `precision` was `"auto"`; it is the chosen one by now.
     """
 
     model: str
@@ -118,6 +131,7 @@ class Run(RunOptions):
     epochs: tuple[Epoch, ...] = ()
     seconds: float = 0.0
     source: Mapping[str, Any] | None = None
+    step_seconds: Mapping[str, float] | None = None
 
     @property
     def last(self) -> Epoch:
