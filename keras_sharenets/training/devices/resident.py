@@ -57,9 +57,10 @@ def _problem(devices: Devices, dataset: Dataset, recipe: Recipe, jit_compile: bo
         return "compiles its steps, and `jit_compile` is False"
     if recipe.crop != "shift":
         return f"is for the crop 'shift', and that of the recipe is {recipe.crop!r}"
-    if None in dataset.shape:
+    height, width, channels = dataset.shape
+    if height is None or width is None:
         return f"needs images of one size, and those of {dataset.name} have sizes of their own"
-    size = (len(dataset.train) + len(dataset.test)) * math.prod(map(int, dataset.shape)) / 2**30
+    size = (len(dataset.train) + len(dataset.test)) * height * width * channels / 2**30
     memory = _memory() / 2**30
     if size > SHARE * memory:
         return f"needs {size:.2f} GiB for images, more than a quarter of the {memory:.2f} GiB of the device"
@@ -128,7 +129,8 @@ def _split(batches: Batches) -> Split:
         place = jax.sharding.NamedSharding(distribution.device_mesh.backend_mesh, jax.sharding.PartitionSpec())
     images = np.concatenate([np.asarray(part) for part in chunks(batches.source)])
     labels = batches.source.labels.astype("int32")
-    return Split(*jax.device_put((images, labels), place), batches.class_count, batches.augmentation, place)
+    images, labels = jax.device_put((images, labels), place)
+    return Split(images, labels, batches.class_count, batches.augmentation, place)
 
 
 class Draws(keras.utils.PyDataset):
