@@ -1,0 +1,163 @@
+"""Each kind of ordinary layer of Keras: its float32 and int8 files, run in LiteRT, give what Keras gives."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from mobile_networks import convert
+
+from keras_sharenets.mobile import export_tflite
+from keras_sharenets.mobile.graph.lowering import lower
+from keras_sharenets.mobile.graph.rules import UnsupportedLayerError
+from keras_sharenets.mobile.inspect import file
+
+SHAPE = (6, 6, 4)
+SLOPES = keras.initializers.RandomUniform(-0.5, 1.2, seed=1)
+ACTIVATIONS = [
+    "relu",
+    "relu6",
+    "tanh",
+    "sigmoid",
+    "silu",
+    "hard_sigmoid",
+    "hard_silu",
+    "hard_tanh",
+    "elu",
+    "celu",
+    "selu",
+    "gelu",
+    "leaky_relu",
+    "exponential",
+    "softplus",
+    "softsign",
+    "mish",
+    "log_sigmoid",
+]
+
+
+def normalized(x):
+    return layers.BatchNormalization(beta_initializer="ones", gamma_initializer=SLOPES)(x)
+
+
+def gate(x, activation):
+    return layers.Dense(4, activation)(layers.GlobalAveragePooling2D(keepdims=True)(x))
+
+
+# A function of images `(n, 6, 6, 4)` with numbers from -4 to 4, by name.
+LAYERS = {name: layers.Activation(name) for name in ACTIVATIONS} | {
+    "prelu": layers.PReLU(alpha_initializer=SLOPES),
+    "prelu_per_channel": layers.PReLU(alpha_initializer=SLOPES, shared_axes=[1, 2]),
+    "leaky_layer": layers.LeakyReLU(0.3),
+    "relu_up_to_2": layers.ReLU(2.0),
+    "relu_with_slope": layers.ReLU(negative_slope=0.3),
+    "elu_of_2": layers.ELU(2.0),
+    "celu_of_2": lambda x: ops.celu(x, 2.0),
+    "gelu_by_tanh": lambda x: ops.gelu(x, approximate=True),
+    "activation_layer": layers.Conv2D(5, 3, activation=layers.PReLU(alpha_initializer=SLOPES)),
+    "separable": layers.SeparableConv2D(7, 3, padding="same", activation="silu"),
+    "separable_two_each": layers.SeparableConv2D(7, 3, strides=2, depth_multiplier=2),
+    "depthwise_three_each": layers.DepthwiseConv2D(3, padding="same", depth_multiplier=3, activation="relu"),
+    "depthwise_dilated": layers.DepthwiseConv2D(3, dilation_rate=2),
+    "group_for_each_channel": layers.Conv2D(8, 3, groups=4),
+    "dilated": layers.Conv2D(5, 3, padding="same", dilation_rate=2),
+    "transposed_same": layers.Conv2DTranspose(6, 3, strides=2, padding="same", activation="relu"),
+    "transposed_valid": layers.Conv2DTranspose(6, (3, 4), strides=(2, 3)),
+    "transposed_with_gaps": layers.Conv2DTranspose(6, 2, strides=3, use_bias=False),
+    "transposed_normalized": lambda x: normalized(layers.Conv2DTranspose(3, 2)(x)),
+    "up_nearest": layers.UpSampling2D((2, 3)),
+    "up_bilinear": layers.UpSampling2D(2, interpolation="bilinear"),
+    "resizing": layers.Resizing(9, 4),
+    "resizing_nearest": layers.Resizing(9, 4, interpolation="nearest"),
+    "cropping": layers.Cropping2D(((1, 2), (0, 1))),
+    "center_crop": layers.CenterCrop(3, 4),
+    "padding": layers.ZeroPadding2D(((1, 2), (0, 1))),
+    "permute": layers.Permute((2, 1, 3)),
+    "permute_channels": layers.Permute((3, 1, 2)),
+    "layer_normalization": layers.LayerNormalization(beta_initializer="ones"),
+    "group_normalization": layers.GroupNormalization(2, gamma_initializer=SLOPES),
+    "instance_normalization": layers.GroupNormalization(-1),
+    "average_same": layers.AveragePooling2D(3, 1, padding="same"),
+    "average_same_strides": layers.AveragePooling2D(3, 2, padding="same"),
+    "average_valid": layers.AveragePooling2D((3, 2), 2),
+    "max_same": layers.MaxPooling2D(3, 2, padding="same"),
+    "max_over_image": layers.GlobalMaxPooling2D(keepdims=True),
+    "gate": lambda x: layers.Multiply()([x, gate(x, "sigmoid")]),
+    "hard_gate": lambda x: x * gate(x, "hard_sigmoid"),
+    "maximum": lambda x: layers.Maximum()([x, layers.Conv2D(4, 1)(x)]),
+    "maximum_of_fixed_scales": lambda x: layers.Maximum()([ops.tanh(x), ops.sigmoid(x)]),
+    "minimum": lambda x: layers.Minimum()([x, layers.Conv2D(4, 1)(x)]),
+    "subtract": lambda x: layers.Subtract()([x, layers.Conv2D(4, 1)(x)]),
+    "average": lambda x: layers.Average()([x, layers.Conv2D(4, 1)(x), ops.tanh(x)]),
+    "concatenated_of_fixed_scales": lambda x: layers.Concatenate()([ops.tanh(x), ops.sigmoid(x), x]),
+    "constant": lambda x: ops.maximum(x, 0.5),
+    "constant_image": lambda x: x * np.linspace(-1, 1, 36, dtype="float32").reshape(1, 6, 6, 1),
+    "divided": lambda x: x / (ops.square(x) + 1),
+    "divided_by": lambda x: 1 / (ops.square(x) + 1),
+    "roots": lambda x: ops.sqrt(ops.absolute(x)) + ops.rsqrt(ops.absolute(x) + 1),
+    "logarithm": lambda x: ops.log(ops.square(x) + 1),
+    "dense_of_image": layers.Dense(5, "gelu"),
+    "dense_of_table": lambda x: layers.Dense(5, "tanh")(layers.Reshape((36, 4))(x)),
+    "vector": lambda x: layers.Rescaling(0.5, 1)(normalized(layers.Flatten()(x))),
+    "normalized_vector": lambda x: layers.LayerNormalization()(layers.Flatten()(x)),
+    "without_effect": lambda x: layers.Identity()(layers.SpatialDropout2D(0.5)(layers.RandomRotation(0.1)(x))),
+    "noise": lambda x: layers.AlphaDropout(0.2)(layers.GaussianDropout(0.1)(layers.GaussianNoise(1.0)(x))),
+}  # fmt: skip
+
+
+def network(*names):
+    """The named layers beside each other, on the same images."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(SHAPE)
+    return keras.Model(inputs, [LAYERS[name](inputs) for name in names])
+
+
+def pixels(count, seed=0):
+    return np.random.default_rng(seed).uniform(-4, 4, (count, *SHAPE)).astype("float32")
+
+
+def outputs_of(data, images):
+    interpreter = file.open_bytes(data, "The file")
+    return file.run_examples(interpreter, (images,), [end["index"] for end in interpreter.get_output_details()])
+
+
+def check(names):
+    model, given, fresh = network(*names), pixels(64), pixels(16, seed=1)
+    expected = keras.tree.flatten(model(fresh, training=False))
+    for bound, quantization in ((1e-6, None), (0.03, "int8")):
+        results = outputs_of(convert(model, given, quantization=quantization), fresh)
+        for name, result, right in zip(names, results, expected, strict=True):
+            error = np.linalg.norm(result - right) / np.linalg.norm(right)
+            assert error < bound, f"{name}: {error}"
+
+
+def test_ordinary_layers_in_one_file():
+    check(list(LAYERS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYERS)
+def test_ordinary_layer(name, tmp_path):
+    check([name])
+    report = export_tflite(network(name), tmp_path / "net.tflite", "int8", representative_data=pixels(32))
+    assert report.score_error <= report.score_error_bound
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (layers.UpSampling2D(interpolation="bicubic", name="own"), r"'own', a UpSampling2D, has `interpolation`"),
+        (layers.Resizing(4, 4, crop_to_aspect_ratio=True, name="own"), r"has `crop_to_aspect_ratio` \(=True\)"),
+        (layers.Resizing(4, 4, antialias=True, name="own"), r"has `antialias` \(=True\)"),
+        (layers.CenterCrop(8, 8, name="own"), "'own', a CenterCrop, resizes images that are smaller"),
+        (layers.Conv2DTranspose(4, 3, 2, output_padding=1, name="own"), r"has `output_padding` \(=\(1, 1\)\)"),
+        (layers.Conv2DTranspose(4, 3, dilation_rate=2, name="own"), r"has `dilation_rate` \(=\(2, 2\)\)"),
+        (layers.LayerNormalization(axis=1, name="own"), r"'own', a LayerNormalization, has `axis` \(=\[1\]\)"),
+        (layers.GroupNormalization(2, axis=1, name="own"), r"'own', a GroupNormalization, has `axis` \(=1\)"),
+        (layers.ReLU(2.0, negative_slope=0.1, name="own"), "'own', a ReLU, has a threshold, or both a slope and"),
+        (layers.Conv2D(4, 1, activation=ops.cos, name="own"), "'own', a Conv2D, has the activation `cos`"),
+    ],
+)  # fmt: skip
+def test_what_has_no_counterpart_is_refused_by_name(layer, message):
+    inputs = keras.Input(SHAPE)
+    with pytest.raises(UnsupportedLayerError, match=message):
+        lower(keras.Model(inputs, layer(inputs)))
