@@ -1,0 +1,90 @@
+"""LiteRT.js in a real browser: Debian's Chromium, which Playwright drives. The page is the one of `sharenets page`."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.server
+import os
+import pathlib
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+# Without it, Chromium calls home when it starts.
+_OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+# Runs in the page, whose own script has loaded LiteRT.js by then.
+_RUN = """
+async ([file, type, shape, batches]) => {
+  const { loadAndCompile, Tensor } = await import("./litert/index.js");
+  const model = await loadAndCompile(file, { accelerator: "wasm" });
+  const scores = [];
+  for (const numbers of batches) {
+    const input = new Tensor(type === "uint8" ? Uint8Array.from(numbers) : Float32Array.from(numbers), shape);
+    const [output] = await model.run([input]);
+    scores.push(Array.from(await output.data()));
+    input.delete();
+    output.delete();
+  }
+  model.delete();
+  return scores;
+}
+"""
+
+
+def litert_js(path: str, images: np.ndarray) -> np.ndarray:
+    """LiteRT.js on WebAssembly."""
+    from keras_sharenets.mobile.page.site import describe
+
+    network = describe(path)
+    entry = network["input"]
+    values = images.astype("float32")
+    if entry["dtype"] == "uint8":
+        values = np.clip(np.round(values / entry["scale"]) + entry["zero_point"], 0, 255)
+    numbers = [image.ravel().tolist() for image in values]
+    with opened_page([path]) as page:
+        scores = page.evaluate(_RUN, [network["file"], entry["dtype"], [1, *network["shape"]], numbers])
+    return np.asarray(scores, "float32")
+
+
+@contextlib.contextmanager
+def opened_page(paths: list[str], **options: Any) -> Iterator[Any]:
+    """The page of `sharenets page` for some files, served on loopback and opened; a Playwright page.
+
+    Args:
+        paths: TFLite files.
+        **options: of `write_site`. LiteRT.js is taken from the folder that `LITERT_JS` names, if there is one.
+    """
+    from playwright.sync_api import sync_playwright
+
+    from keras_sharenets.mobile.page.site import write_site
+
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        raise RuntimeError("There is no chromium on the path: apt-get install chromium")
+    with tempfile.TemporaryDirectory() as parent:
+        folder = pathlib.Path(parent) / "site"
+        write_site(paths, folder, **{"runtime": os.environ.get("LITERT_JS"), **options})
+        handler = functools.partial(_Quiet, directory=str(folder))
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, sync_playwright() as playwright:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            browser = playwright.chromium.launch(executable_path=chromium, args=list(_OPTIONS))
+            try:
+                page = browser.new_page()
+                page.goto(f"http://127.0.0.1:{server.server_port}/")
+                page.wait_for_selector("body[data-network]", timeout=60_000)
+                yield page
+            finally:
+                browser.close()
+                server.shutdown()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    """Without a line for each request."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
