@@ -105,6 +105,8 @@ def run(arguments: argparse.Namespace) -> Answer:
         output_type=arguments.output_type,
     )
     text = f"{_fields(report)}\nthe weights in the file take {report.repetition:.2f} times what is stored"
+    if report.fallback_layers:
+        text += "\nlayers without a lowering rule compute in float, as TensorFlow's converter writes them"
     return Answer(text, dataclasses.asdict(report) | {"repetition": report.repetition})
 
 
@@ -123,6 +125,8 @@ def _fields(report: TFLiteReport | SavedModelReport) -> str:
     """A report's fields, one a line."""
     lines = []
     for name, value in dataclasses.asdict(report).items():
+        if isinstance(value, tuple):
+            value = ", ".join(map(str, value)) or "none"
         text = {int: "{:,}", float: "{:.4g}"}.get(type(value), "{}").format(value)
         lines.append(f"{name.replace('_', ' '):22} {text}")
     return "\n".join(lines)

@@ -16,6 +16,7 @@ from keras_sharenets.mobile.compress.pruning import cluster, prune
 from keras_sharenets.mobile.compress.quantize_aware import quantize_aware, strip
 from keras_sharenets.mobile.export.saved_model import export_saved_model
 from keras_sharenets.mobile.export.tflite import export_tflite
+from keras_sharenets.mobile.graph.rules import register_lowering
 from keras_sharenets.mobile.inspect.benchmark import benchmark_tflite, compare_tflite
 from keras_sharenets.mobile.inspect.file import describe_tflite, predict_tflite
 from keras_sharenets.mobile.inspect.size_report import size_report
@@ -30,6 +31,7 @@ __all__ = [
     "predict_tflite",
     "prune",
     "quantize_aware",
+    "register_lowering",
     "size_report",
     "strip",
 ]

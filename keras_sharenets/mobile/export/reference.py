@@ -115,6 +115,8 @@ def _run_lowered(lowered: LoweredCall, inputs: Sequence[Any]) -> dict[int, Any]:
 def _error(result: Any, expected: Any, *, floor: float = 0.0) -> float:
     """The length of a difference as a share of that of what is expected, or of a floor if that is more an element."""
     result, expected = np.asarray(result, "float64"), np.asarray(expected, "float64")
+    if len(result) == 1 and result.shape[1:] == expected.shape[1:]:  # What is the same for all examples.
+        result = np.broadcast_to(result, expected.shape)
     if result.shape != expected.shape:
         return float("inf")
     size = max(np.sqrt(np.mean(expected**2)), floor, np.finfo("float32").tiny)

@@ -78,6 +78,9 @@ class TFLiteReport:
         input_type, output_type: types of the numbers that the file takes and gives.
         score_variation: how far Keras' scores differ from one image to the next, as a share of their length. A network
             that says nearly the same of every image is warned of: nothing can be seen from its agreement.
+        fallback_layers: paths of the layers that have no lowering rule and came in as the operators that TensorFlow's
+            converter makes of each alone. They compute in float in every file, and share no constants between calls
+            but equal ones.
 
     `print(report)` says all this in words.
     """
@@ -100,6 +103,7 @@ class TFLiteReport:
     input_type: str = "float32"
     output_type: str = "float32"
     score_variation: float | None = None
+    fallback_layers: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         kind = self.quantization or "float32"
@@ -113,6 +117,9 @@ class TFLiteReport:
             lines.append(f"error of the scores: {error}; up to {bound} is right")
         if self.worst_layer is not None:
             lines.append(f"loses most by rounding: layer '{self.worst_layer}', {self.worst_layer_error:.2g}")
+        if self.fallback_layers:
+            names = ", ".join(f"'{name}'" for name in self.fallback_layers)
+            lines.append(f"no lowering rule, so in float as TensorFlow's converter writes it: {names}")
         return "\n".join(lines)
 
     def _agreement_in_words(self) -> str:
@@ -237,7 +244,10 @@ def export_tflite(
     most = math.inf if quantization == "int8" else _TOLERANCES[quantization]
     fresh = reference.fresh_inputs(representative_data, shapes, count=_FRESH)
     _verify(lowered, heads, data, graph, fresh, most=most)
-    constants = _check_constants(data, quantization)
+    unruled = tuple(
+        each.call.path for each in lowered.calls if any(step.kind == "converted" for step in each.operations)
+    )
+    constants = _check_constants(data, None if unruled else quantization)
     stored = profile_graph(lowered.traced, name=model.name).stored_parameters
     files.write_bytes(path, data)
     if not agreement.tells:
@@ -254,6 +264,7 @@ def export_tflite(
         classes=heads[0].classes if len(heads) == 1 else 0,
         input_type=ends[0],
         output_type=ends[1],
+        fallback_layers=unruled,
         **dataclasses.asdict(agreement),
         **limits,
     )

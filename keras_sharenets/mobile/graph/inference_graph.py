@@ -68,7 +68,8 @@ class Operation:
             `"max_pool"` and `"average_pool"` (pool_size, strides, padding), `"mean"` and `"max"` (keepdims and, if it
             is not over the image, axes), `"resize"` (mode), `"crop"` (start), `"transpose"` (order), `"reshape"`,
             `"slice"` and `"permute"` of channels (start and, out of a stack, row; indices), `"stack"` of the groups of
-            a strided channel shuffle along the batch axis (groups), `"identity"`, and one of `UNARY`.
+            a strided channel shuffle along the batch axis (groups), `"identity"`, one of `UNARY`, and `"converted"`
+            (program: what TensorFlow's converter made of a call).
         name: str, that of the layer.
         use: int, 0 in the first call of the layer, 1 in the second.
         inputs, output: `Value`s.
@@ -286,6 +287,7 @@ _LINEAR = {
     "dense": lambda operation, x: ops.matmul(x, _kernel(operation)),
     "affine": lambda operation, x: x,
     "identity": lambda operation, x: x,
+    "converted": lambda operation, *xs: operation.attributes["program"](*xs),
     "conv_transpose": _conv_transpose,
     "constant": lambda operation: ops.convert_to_tensor(operation.attributes["constant"].array),
     "add": lambda operation, x, y: x + y,

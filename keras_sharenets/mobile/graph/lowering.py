@@ -13,10 +13,10 @@ from keras_sharenets.layers.quantized_kernels import inner
 from keras_sharenets.mobile.graph import (  # The first ones only register their rules.
     arithmetic_rules,  # noqa: F401
     image_rules,  # noqa: F401
-    keras_rules,
     normalization_rules,  # noqa: F401
     sharing_rules,
 )
+from keras_sharenets.mobile.graph.fallback import lower_by_converter
 from keras_sharenets.mobile.graph.inference_graph import InferenceGraph, Materialize, Operation, Value
 from keras_sharenets.mobile.graph.rules import (
     RULES,
@@ -103,29 +103,37 @@ def _lower_call(builder, call, inputs, materialize):
         if isinstance(layer, ours.QuantizedKernels):
             stack.enter_context(layer.rounded())
         layer, builder.use = inner(layer), call.index
-        rule = _rule_for(layer, call, materialize((layer.name, call.index)))
-        return rule(builder, layer, call, inputs, call.outputs[0].shape)
+        if getattr(getattr(layer, "dtype_policy", None), "quantization_mode", None):
+            raise refuse(
+                layer,
+                call.path,
+                "was quantized by Keras (`quantize`): export the network as it was before, with `quantization='int8'`.",
+            )
+        first, shape = len(builder.operations), call.outputs[0].shape
+        materialized = materialize((layer.name, call.index))
+        if _says_its_kernel(layer):
+            # What the converter would make of it has its kernel at each call, and nothing would be shared.
+            return _rule_for(layer, call, materialized)(builder, layer, call, inputs, shape)
+        try:
+            return _rule_for(layer, call, materialized)(builder, layer, call, inputs, shape)
+        except UnsupportedLayerError as refusal:
+            del builder.operations[first:]
+            return lower_by_converter(builder, layer, call, inputs, refusal)
+
+
+def _says_its_kernel(layer):
+    """Whether it is a layer of its own that says which convolution it is, whatever it inherits."""
+    own = getattr(type(layer), "effective_kernel", None)
+    return hasattr(layer, "effective_kernel") and own is not getattr(registered_class(layer), "effective_kernel", None)
 
 
 def _rule_for(layer, call, materialized):
     """The function that lowers a call of a layer, after it has been seen to hold for this layer and this call."""
-    if getattr(getattr(layer, "dtype_policy", None), "quantization_mode", None):
-        raise refuse(
-            layer,
-            call.path,
-            "was quantized by Keras (`quantize`): export the network as it was before, with `quantization='int8'`.",
-        )
     base = registered_class(layer)
-    # A layer of its own that says which convolution it is, whatever it inherits.
-    if hasattr(layer, "effective_kernel") and getattr(type(layer), "effective_kernel", None) is not getattr(
-        base, "effective_kernel", None
-    ):
+    if _says_its_kernel(layer):
         rule = sharing_rules.EFFECTIVE
     elif base is None:
-        raise UnsupportedLayerError(
-            f"'{call.path}', a {type(layer).__name__}, cannot be exported to TFLite. Replace it by layers of Keras or "
-            f"of this library that have a rule in `{keras_rules.__name__}` or `{sharing_rules.__name__}`."
-        )
+        raise refuse(layer, call.path, "has no lowering rule (`keras_sharenets.mobile.register_lowering` adds one).")
     else:
         rule = RULES[base]
         check_class(layer, base, call.path)

@@ -106,6 +106,53 @@ def lowers(
     return register
 
 
+def register_lowering(
+    layer_class: type, *, reads: str = "", call_reads: str = ""
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers a rule for a layer class of your own: what its calls become in a TFLite file.
+
+    A layer without a rule is exported too, as the operators that TensorFlow's converter makes of it. With a rule it is
+    quantized with the rest, folded with its neighbors, and its constants are in the file once however often it is
+    called. A layer with an `effective_kernel()` needs none.
+
+    The rule is a function `(graph, layer, call, inputs, shape)` that returns the value of the output: `graph.add(kind,
+    layer.name, inputs, shape, ...)` adds an operation (see `keras_sharenets.mobile.graph.inference_graph.Operation` for
+    the kinds and what each takes), `graph.constant(layer, name, make)` gives a kernel that all calls have in common,
+    `inputs` are the values that the call reads and `shape` is that of its output. The layers of every model are
+    compared with Keras before a file is written, so a wrong rule is found.
+
+    Args:
+        layer_class: subclass of `keras.layers.Layer`. The rule holds for it, and for subclasses that compute the same.
+        reads: the constructor arguments that the rule looks at, separated by spaces. A layer that has others, at other
+            values than their defaults, is not lowered by it.
+        call_reads: in the same way those of a call, beside the inputs.
+
+    Returns:
+        A decorator for the rule.
+
+    Raises:
+        ValueError: `layer_class` is no class of layers.
+
+    >>> class Gain(keras.layers.Layer):
+    ...     def __init__(self, gain=1.0, **kwargs):
+    ...         super().__init__(**kwargs)
+    ...         self.gain = gain
+    ...
+    ...     def call(self, inputs):
+    ...         return self.gain * inputs
+    ...
+    ...     def get_config(self):
+    ...         return {**super().get_config(), "gain": self.gain}
+    >>> @register_lowering(Gain, reads="gain")
+    ... def lower_gain(graph, layer, call, inputs, shape):
+    ...     scale = np.full(shape[-1], layer.gain, "float32")
+    ...     return graph.add("affine", layer.name, inputs, shape, scale=scale, bias=np.zeros_like(scale))
+    """
+    if not isinstance(layer_class, type) or not issubclass(layer_class, keras.layers.Layer):
+        raise ValueError(f"`layer_class` (={layer_class!r}) must be a subclass of `keras.layers.Layer`.")
+    return lowers(layer_class, reads=reads, call_reads=call_reads)
+
+
 def registered_class(layer: keras.Operation) -> type | None:
     """The most specific class of a layer, or of an operation, that has a rule; `None` if there is none."""
     return next((base for base in type(layer).__mro__ if base in RULES), None)

@@ -68,6 +68,20 @@ def _strides(layer, call):
     return (strides, strides) if isinstance(strides, int) else tuple(strides)
 
 
+def _window(layer, call):
+    """What a layer with an `effective_kernel` says of its strides, its padding and its dilation, as Conv2D does."""
+    padding = getattr(layer, "padding", "valid")
+    if not isinstance(padding, str) or padding.lower() not in ("same", "valid"):
+        raise refuse(layer, call.path, f'has `padding` (={padding!r}): "same" or "valid" can be exported.')
+    for name in ("strides", "dilation_rate"):
+        value = getattr(layer, name, 1)
+        sides = (value, value) if isinstance(value, int) else value
+        numbers = isinstance(sides, (tuple, list)) and all(isinstance(side, int) and side > 0 for side in sides)
+        if not numbers or len(sides) != 2:
+            raise refuse(layer, call.path, f"has `{name}` (={value!r}): one or two positive integers can be exported.")
+    return {"strides": _strides(layer, call), "padding": padding.lower(), **dilation(layer)}
+
+
 def _effective_convolution(graph, layer, call, x, shape):
     """A layer with an `effective_kernel`, of this library or not, as the ordinary convolution of that kernel."""
     if getattr(layer, "data_format", "channels_last") not in (None, "channels_last"):
@@ -77,9 +91,8 @@ def _effective_convolution(graph, layer, call, x, shape):
     if len(sides) != 4 or channels % sides[2] or sides[3] != shape[-1]:
         reason = f"has an `effective_kernel()` of shape {sides} for {channels} channels, which is no convolution."
         raise refuse(layer, call.path, reason)
-    groups = channels // sides[2]
-    window = {"strides": _strides(layer, call), "padding": getattr(layer, "padding", "valid"), "groups": groups}
-    return linear(graph, "conv", layer, call, x, shape, kernel, **window, **dilation(layer))
+    window = {**_window(layer, call), "groups": channels // sides[2]}
+    return linear(graph, "conv", layer, call, x, shape, kernel, **window)
 
 
 # All arguments that such a layer has beside these go into its kernel; that nothing is left out is seen when its results

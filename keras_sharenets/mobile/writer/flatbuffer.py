@@ -17,14 +17,6 @@ _KEPT, _FITTING, _LONGEST = 8, 7, 9
 # Its generated classes declare lists where they take arrays.
 schema: Any = schema_py_generated
 
-_TYPES = {
-    "float32": schema.TensorType.FLOAT32,
-    "float16": schema.TensorType.FLOAT16,
-    "int32": schema.TensorType.INT32,
-    "int8": schema.TensorType.INT8,
-    "uint8": schema.TensorType.UINT8,
-}
-
 
 class _Builder(flatbuffers.Builder):
     """Writes equal vectors of numbers once, however many tables point to them.
@@ -119,7 +111,7 @@ class FileWriter:
 
         Args:
             shape: its shape.
-            dtype: `"float32"`, `"float16"`, `"int32"`, `"int8"` or `"uint8"`.
+            dtype: the name of a NumPy type, such as `"float32"` or `"int8"`.
             constant: array with its contents, or `None` if it is computed.
             quantization: `(scale, zero_point, axis)`, vectors along an axis or single numbers, or `None`.
             suffix: what is added to the layer's name.
@@ -132,7 +124,7 @@ class FileWriter:
             return self._constants[key]
         tensor = schema.TensorT()
         tensor.shape = np.asarray(shape, "int32")
-        tensor.type = _TYPES[dtype]
+        tensor.type = getattr(schema.TensorType, dtype.upper())
         tensor.buffer, tensor.quantization, tensor.hasRank = buffer, parameters, True
         self._graph.tensors.append(tensor)
         self._names.append((short_name(self.layer) + suffix, "_") if name is None else (name, ""))
@@ -152,8 +144,15 @@ class FileWriter:
         operator.opcodeIndex = self._codes.setdefault((name, version), len(self._codes))
         operator.inputs, operator.outputs = np.asarray(inputs, "int32"), np.asarray(outputs, "int32")
         if options is not None:
-            operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__[:-1])
-            operator.builtinOptions = _Once(options)
+            kind = type(options).__name__[:-1]
+            if hasattr(schema.BuiltinOptions, kind):
+                operator.builtinOptionsType, operator.builtinOptions = (
+                    getattr(schema.BuiltinOptions, kind),
+                    _Once(options),
+                )
+            else:
+                operator.builtinOptions2Type = getattr(schema.BuiltinOptions2, kind)
+                operator.builtinOptions2 = _Once(options)
         self._graph.operators.append(operator)
 
     def finish(self, signature: str, inputs: dict[str, int], outputs: dict[str, int]) -> bytes:

@@ -16,6 +16,7 @@ from keras_sharenets.mobile.writer.operators import (
     reshape_to,
     transposed,
 )
+from keras_sharenets.mobile.writer.splicing import splice
 from keras_sharenets.ops import permutations
 
 # Delegates concatenate so many tensors at a time.
@@ -188,6 +189,7 @@ _KINDS = {
     "conv": linear_operators.conv,
     "shared_conv": linear_operators.shared_conv,
     "depthwise": linear_operators.depthwise,
+    "converted": splice,
     "affine": linear_operators.affine,
     "dense": linear_operators.dense,
     "conv_transpose": linear_operators.conv_transpose,

@@ -105,6 +105,18 @@ class Tensors:
         """A value that is the same for all images, as a tensor of the type and the scale of others."""
         raise NotImplementedError
 
+    def real(self, value: Value) -> int:
+        """The number of a float32 tensor with a value, for operators that compute in float everywhere."""
+        raise NotImplementedError
+
+    def give_real(self, value: Value, tensor: int) -> None:
+        """Makes a float32 tensor that is there already that of a value."""
+        raise NotImplementedError
+
+    def real_constant(self, array: np.ndarray) -> int:
+        """A constant of such operators."""
+        raise NotImplementedError
+
     def scale(self, operation: Operation, scale: np.ndarray) -> int:
         """The operation's scale as the kernel of a depthwise convolution of one pixel."""
         raise NotImplementedError

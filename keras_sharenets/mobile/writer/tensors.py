@@ -14,7 +14,7 @@ from keras_sharenets.mobile.writer.operators import Tensors
 
 # Delegates take no slice of any number of images, stacked groups take the place of images, and the shape that a
 # transposed convolution gives is a constant.
-_ONE_IMAGE = ("slice", "stack", "crop", "conv_transpose")
+_ONE_IMAGE = ("slice", "stack", "crop", "conv_transpose", "converted")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +85,17 @@ class FloatTensors(Tensors):
     def constant(self, value: Value, array: np.ndarray) -> int:
         return self._constant(value, array, "/c")
 
+    def real(self, value: Value) -> int:
+        return self.value(value)
+
+    def give_real(self, value: Value, tensor: int) -> None:
+        self.bind(value, tensor)
+
+    def real_constant(self, array: np.ndarray) -> int:
+        if array.dtype == "float32" and array.ndim > 1:
+            return self._constant((array.shape, array.tobytes()), array, "/c")
+        return self.writer.tensor(array.shape, array.dtype.name, constant=array, suffix="/c")
+
     def scale(self, operation: Operation, scale: np.ndarray) -> int:
         return self._constant((operation, "scale"), scale[None, None, None], "/s")
 
@@ -131,6 +142,7 @@ class Int8Tensors(Tensors):
         self._quantized = quantized
         self._input_type, self._output_type = input_type, output_type
         self._filter_scales = {}
+        self._reals = {}  # Tensors beside operators that compute in float, by the numbers of their values.
 
     def input(self, value: Value) -> int:
         if self._input_type == "int8":
@@ -164,6 +176,25 @@ class Int8Tensors(Tensors):
         integers = np.clip(np.round(array / scales), -127, 127)
         used = stored if operation.scale is None else stored * operation.scale
         return self._constant(operation, integers, used, axis, "/k")
+
+    def value(self, value: Value) -> int:
+        if value.number in self._reals and value.number not in self._values:
+            real, inside = self._reals[value.number], super().value(value)
+            self.writer.operator("QUANTIZE", 1, [real], [inside])
+        return super().value(value)
+
+    def real(self, value: Value) -> int:
+        if value.number not in self._reals:
+            inside, real = self.value(value), self.writer.tensor(value.shape, "float32", name="t")
+            self.writer.operator("DEQUANTIZE", 2, [inside], [real])
+            self._reals[value.number] = real
+        return self._reals[value.number]
+
+    def give_real(self, value: Value, tensor: int) -> None:
+        self._reals[value.number] = tensor
+
+    def real_constant(self, array: np.ndarray) -> int:
+        return self.writer.tensor(array.shape, array.dtype.name, constant=array, suffix="/c")
 
     def constant(self, value: Value, array: np.ndarray) -> int:
         quantization = self._quantized.values[value.number]

@@ -1,0 +1,130 @@
+"""Calls that no rule lowers: TensorFlow's converter converts each alone, and the file gets its operators.
+
+So a network with one unusual layer is a file too, and what the rest shares stays shared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import weakref
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from keras_sharenets.analysis.graph import Call
+from keras_sharenets.mobile.graph.inference_graph import Constant, Value
+from keras_sharenets.mobile.graph.rules import GraphBuilder, UnsupportedLayerError, call_keras
+from keras_sharenets.mobile.inspect import file
+
+
+class Program:
+    """One output of one call for one example, as the TFLite file that TensorFlow's converter made of it.
+
+    Its inputs and its output are float32, whatever Keras has there.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self._interpreter = None
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The output for arrays `(n, ...)`, or `(1, ...)` of what is the same for all examples."""
+        if self._interpreter is None:
+            self._interpreter = file.open_bytes(self.data, "What TensorFlow's converter made of a layer")
+        arrays = [np.asarray(array, "float32") for array in inputs]
+        count = max(map(len, arrays))
+        arrays = [np.broadcast_to(array, (count, *array.shape[1:])) for array in arrays]
+        output = self._interpreter.get_output_details()[0]["index"]
+        return ops.convert_to_tensor(file.run_examples(self._interpreter, arrays, [output])[0])
+
+
+_PROGRAMS: weakref.WeakKeyDictionary[Call, list[Program]] = weakref.WeakKeyDictionary()
+
+
+def lower_by_converter(
+    graph: GraphBuilder, layer: Any, call: Call, inputs: list[Value], refusal: UnsupportedLayerError
+) -> list[Value]:
+    """What a call gives, each output as the operators that TensorFlow's converter makes of it.
+
+    Args:
+        graph: the growing graph.
+        layer: the layer, or operation, of the call.
+        call: the `Call`.
+        inputs: the values that it reads.
+        refusal: why no rule lowers it.
+
+    Raises:
+        UnsupportedLayerError: the converter does not convert it either, or only to operators of TensorFlow itself; or
+            it mixes the examples of a batch.
+    """
+    if call not in _PROGRAMS:
+        _PROGRAMS[call] = [_converted(layer, call, place, refusal) for place in range(len(call.outputs))]
+    outputs = []
+    for tensor, program in zip(call.outputs, _PROGRAMS[call], strict=True):
+        main = file.parse(program.data).Subgraphs(0)
+        given = main.Outputs(0)
+        if given in main.InputsAsNumpy().tolist():  # It does nothing in inference.
+            outputs.append(inputs[main.InputsAsNumpy().tolist().index(given)])
+        elif not main.OperatorsLength():
+            constant = Constant(f"{layer.name}/constant", np.asarray(program(*_zeros(inputs))))
+            outputs.append(graph.add("constant", layer.name, [], tensor.shape, attributes={"constant": constant}))
+        else:
+            attributes = {"program": program}
+            outputs.append(graph.add("converted", layer.name, inputs, tensor.shape, attributes=attributes))
+    return outputs
+
+
+def _zeros(inputs):
+    return [np.zeros(value.shape, "float32") for value in inputs]
+
+
+def _converted(layer, call, place, refusal):
+    """The `Program` of one output."""
+    types = [tensor.dtype for tensor in call.inputs]
+
+    def alone(*inputs):
+        pairs = zip(inputs, types, strict=True)
+        read = [x if dtype == "float32" else tf.cast(tf.round(x), dtype) for x, dtype in pairs]
+        return tf.cast(call_keras(call, read, layer)[place], "float32")
+
+    shapes = [(1, *tensor.shape[1:]) for tensor in call.inputs]
+    function = tf.function(alone, input_signature=[tf.TensorSpec(shape) for shape in shapes], autograph=False)
+    try:
+        with _quiet():
+            converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
+            program = Program(converter.convert())
+        model = file.parse(program.data)
+        result = np.shape(program(*(np.zeros(shape, "float32") for shape in shapes)))
+    # The converter raises whatever it likes, and so do layers that are traced for a batch of 1.
+    except Exception as error:
+        raise UnsupportedLayerError(f"{refusal} {_reason(str(error))}") from error
+    if model.SubgraphsLength() > 1:
+        raise UnsupportedLayerError(f"{refusal} TensorFlow's converter makes a loop of it, which cannot be spliced in.")
+    if result != (1, *call.outputs[place].shape[1:]):
+        raise UnsupportedLayerError(f"{refusal} Nor has it one result for each example: {result} for one.")
+    return program
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without the converter's advice to give it the layer's variables: it finds them."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _reason(message):
+    """Why the converter failed, from its long message."""
+    names = sorted(set(re.findall(r"Flex ops: ([\w, ]+)", message)) or set(re.findall(r"'?tf\.(\w+)'? op", message)))
+    if names:
+        return f"TensorFlow's converter cannot convert it alone either: LiteRT has no operator for {', '.join(names)}."
+    first = next((line.strip() for line in message.splitlines() if line.strip()), "it failed")
+    return f"TensorFlow's converter cannot convert it alone either: {first}"

@@ -1,0 +1,163 @@
+"""Layers without a rule: the operators of TensorFlow's converter in our file, beside what the rest shares."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from random_networks import NegatedKernelConv2D, StandardizedConv2D, SymmetricConv2D, WeightedAdd, images
+
+from keras_sharenets import mobile
+from keras_sharenets.mobile import export_tflite, predict_tflite
+from keras_sharenets.mobile.export.reference import LayerMismatchError
+from keras_sharenets.mobile.graph.rules import RULES, UnsupportedLayerError
+from keras_sharenets.mobile.inspect import file
+
+PIXELS = images(0, 16)
+
+
+def around(middle):
+    """A network with something in its middle, between two calls of one convolution."""
+    inputs = keras.Input((8, 8, 3))
+    shared = layers.Conv2D(4, 3, padding="same", bias_initializer="random_normal", name="shared")
+    y = shared(layers.Concatenate()([layers.Rescaling(1 / 255)(inputs), layers.Rescaling(1 / 128)(inputs)]))
+    y = middle(layers.ReLU()(y))
+    y = layers.ReLU()(shared(layers.Conv2D(6, 1)(y)))
+    return keras.Model(inputs, layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling2D()(y)))
+
+
+# Beside each what its path is called.
+CASES = {
+    "own method": lambda y: StandardizedConv2D(4, 3, name="odd")(y),
+    "own property": lambda y: NegatedKernelConv2D(4, 1, name="odd")(y),
+    "two inputs": lambda y: WeightedAdd(name="odd")([y, 0.5 * y]),
+    "integers": lambda y: ops.where(ops.greater(y, 0.5), y, -y),
+    "several outputs": lambda y: layers.Concatenate()(ops.split(y, 2, axis=1)[::-1]),
+    "kernel": lambda y: layers.SpectralNormalization(layers.Conv2D(4, 3), name="odd")(y),
+    "constant": lambda y: y + ops.ones_like(y),
+    "attention": lambda y: layers.Reshape((8, 8, 4))(
+        layers.MultiHeadAttention(2, 4, name="odd")(layers.Reshape((64, 4))(y), layers.Reshape((64, 4))(y))
+    ),
+}
+
+
+@pytest.mark.parametrize("quantization", [None, pytest.param("float16", marks=pytest.mark.slow), "int8"])
+@pytest.mark.parametrize("case", ["integers", "several outputs"])
+def test_file_gives_what_keras_gives(tmp_path, case, quantization):
+    _check(tmp_path, case, quantization)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", [None, "float16", "int8"])
+@pytest.mark.parametrize("case", ["own method", "own property", "two inputs", "kernel", "constant", "attention"])
+def test_file_gives_what_keras_gives_for_more_layers(tmp_path, case, quantization):
+    _check(tmp_path, case, quantization)
+
+
+def _check(folder, case, quantization):
+    model, path = around(CASES[case]), folder / "net.tflite"
+    ends = {"input_type": "float32", "output_type": "float32"}
+    report = export_tflite(model, path, quantization, representative_data=PIXELS, **ends)
+    assert report.fallback_layers
+    tolerance = {None: 1e-5, "float16": 2e-3, "int8": 0.02}[quantization]
+    np.testing.assert_allclose(predict_tflite(path, PIXELS), model(PIXELS), atol=tolerance)
+    assert file.repeated_bytes(file.parse(path.read_bytes())) == 0
+
+
+def test_rest_keeps_its_sharing_and_its_integers(tmp_path):
+    """The shared kernel is there once, as int8; only the layer without a rule computes in float."""
+    path = tmp_path / "net.tflite"
+    report = export_tflite(around(CASES["own method"]), path, "int8", representative_data=PIXELS)
+    assert report.fallback_layers == ("odd",)
+    graph = file.parse(path.read_bytes()).Subgraphs(0)
+    shapes = [
+        (tuple(tensor.ShapeAsNumpy().tolist()), file.TYPES[tensor.Type()])
+        for tensor in map(graph.Tensors, range(graph.TensorsLength()))
+    ]
+    assert shapes.count(((4, 3, 3, 6), "int8")) == 1
+    assert shapes.count(((4, 3, 3, 4), "float32")) == 1
+    casts = [name for name, *_ in file.operators(file.parse(path.read_bytes())) if name in ("QUANTIZE", "DEQUANTIZE")]
+    assert casts.count("DEQUANTIZE") >= 1
+
+
+def test_two_calls_of_a_layer_without_a_rule_have_its_constants_once(tmp_path):
+    odd = StandardizedConv2D(4, 3, padding="same", name="odd")
+    export_tflite(around(lambda y: odd(odd(y))), tmp_path / "twice.tflite")
+    export_tflite(around(lambda y: odd(y)), tmp_path / "once.tflite")
+    sizes = [
+        sum(file.constant_bytes(file.parse((tmp_path / f"{name}.tflite").read_bytes())).values())
+        for name in ("once", "twice")
+    ]
+    assert sizes[1] - sizes[0] < 4 * 3 * 3 * 4 * 4
+
+
+@pytest.mark.parametrize(
+    ("middle", "message"),
+    [
+        (lambda y: layers.Lambda(ops.erf, name="odd")(y), "'odd', a Lambda, has no lowering rule .* operator for Erf"),
+        (lambda y: ops.flip(y, axis=0), "'flip.*', a Flip, would compute something else"),
+        (lambda y: SymmetricConv2D(4, padding="causal", name="odd")(y), "'odd', a SymmetricConv2D, has `padding`"),
+    ],
+    ids=["select operator", "mixes examples", "effective kernel"],
+)
+def test_what_cannot_be_converted_is_refused_by_name(tmp_path, middle, message, monkeypatch):
+    monkeypatch.setattr(SymmetricConv2D, "compute_output_spec", lambda self, x: keras.KerasTensor((None, 8, 8, 4)))
+    with pytest.raises((UnsupportedLayerError, LayerMismatchError), match=message):
+        export_tflite(around(middle), tmp_path / "net.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+class Gain(layers.Layer):
+    """A layer of somebody else, with a weight and an argument."""
+
+    def __init__(self, power=1, odd=False, **kwargs):
+        super().__init__(**kwargs)
+        self.power, self.odd = power, odd
+
+    def build(self, shape):
+        self.gain = self.add_weight(shape=(shape[-1],), initializer="random_uniform", name="gain")
+
+    def call(self, inputs):
+        return inputs * (1 + self.gain) ** self.power
+
+    def get_config(self):
+        return {**super().get_config(), "power": self.power, "odd": self.odd}
+
+
+class HalvedGain(Gain):
+    def call(self, inputs):
+        return 0.5 * super().call(inputs)
+
+
+@pytest.fixture
+def rule_for_gain(monkeypatch):
+    @mobile.register_lowering(Gain, reads="power")
+    def lower_gain(graph, layer, call, inputs, shape):
+        scale = (1 + np.asarray(layer.gain)) ** layer.power
+        return graph.add("affine", layer.name, inputs, shape, scale=scale, bias=np.zeros_like(scale))
+
+    yield
+    del RULES[Gain]
+
+
+def test_rule_from_outside_is_used(tmp_path, rule_for_gain):
+    model, path = around(lambda y: Gain(power=2)(y)), tmp_path / "net.tflite"
+    for quantization in (None, "int8"):
+        report = export_tflite(model, path, quantization, representative_data=PIXELS)
+        assert report.fallback_layers == ()
+        np.testing.assert_allclose(predict_tflite(path, PIXELS), model(PIXELS), atol=0.02 if quantization else 1e-5)
+
+
+def test_rule_holds_for_what_it_reads_and_no_subclass_that_computes_something_else(tmp_path, rule_for_gain):
+    for layer in (HalvedGain(name="own"), Gain(odd=True, name="own")):
+        assert export_tflite(around(layer), tmp_path / "net.tflite").fallback_layers == ("own",)
+
+
+def test_wrong_rule_from_outside_is_found(tmp_path, rule_for_gain):
+    mobile.register_lowering(Gain, reads="power odd")(lambda graph, layer, call, inputs, shape: inputs[0])
+    with pytest.raises(LayerMismatchError, match=r"'gain.*', a Gain, would compute something else"):
+        export_tflite(around(Gain()), tmp_path / "net.tflite")
+
+
+def test_rule_is_for_a_class_of_layers():
+    with pytest.raises(ValueError, match=r"`layer_class` \(=<class 'int'>\) must be a subclass"):
+        mobile.register_lowering(int)
