@@ -89,7 +89,7 @@ def test_examples_run_and_give_what_they_say(quickly, folder, monkeypatch):
         for text, value, promise in run_python(block, names):
             assert value == promise, text
             checked += 1
-    assert checked == 12
+    assert checked == 13
     assert (folder / "benchmark.json").is_file()
     assert (folder / "benchmark.png").is_file()
     assert (folder / "app" / "src" / "main" / "assets" / "net.tflite").is_file()
