@@ -55,6 +55,11 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def as_tuples(value: Any) -> Any:
+    """`value` with tuples for all lists, also inside each other: JSON knows no tuples."""
+    return tuple(map(as_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
 def save_model(model: Any, path: str | os.PathLike) -> None:
     """Saves a Keras model as a `.keras` file in one step.
 

@@ -19,6 +19,8 @@ def test_wheel_holds_the_library_and_its_command_alone(tmp_path):
     assert {name.split("/")[0].partition("-")[0] for name in files} == {"keras_sharenets"}
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "keras_sharenets").rglob("*.py")}
     assert {name for name in files if name.endswith(".py")} == sources
+    trained = {path.relative_to(ROOT).as_posix() for path in (ROOT / "keras_sharenets/models/trained").iterdir()}
+    assert trained <= set(files)
     parser = configparser.ConfigParser()
     parser.read_string(scripts)
     assert dict(parser["console_scripts"]) == {"sharenets": "keras_sharenets.cli:main"}

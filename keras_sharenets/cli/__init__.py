@@ -9,10 +9,10 @@ from keras_sharenets.cli.command import CommandLine, run_command_line
 
 _HERE = "keras_sharenets.cli"
 COMMANDS = {
-    "list": (f"{_HERE}.list", "List the named networks."),
+    "list": (f"{_HERE}.list", "List the named networks, or those that come trained."),
     "describe": (f"{_HERE}.describe", "Show weights and multiply-adds of a network, or what is in a .tflite file."),
     "table": (f"{_HERE}.table", "Count named networks beside what their papers print, as Markdown tables."),
-    "create": (f"{_HERE}.create", "Write an untrained network as a .keras file."),
+    "create": (f"{_HERE}.create", "Write a network as a .keras file, trained or not."),
     "fit": (f"{_HERE}.fit", "Train a network and write its files, or resume a run."),
     "recipes": (f"{_HERE}.recipes", "List the recipes for training, or show all fields of one."),
     "evaluate": (f"{_HERE}.evaluate", "Measure the accuracy of a .keras or .tflite file."),

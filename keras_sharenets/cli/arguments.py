@@ -100,6 +100,12 @@ def chosen_recipe(arguments: argparse.Namespace, model_name: str, data_name: str
     return named_recipe(arguments) or override(recipe_for(model_name, data_name), **given_fields(arguments))
 
 
+def add_model_option(parser: argparse.ArgumentParser) -> None:
+    """Arguments of a network's factory, each as `parse_option` reads it."""
+    option_help = "argument of the network's factory, a Python literal; repeatable"
+    parser.add_argument("--model-option", action="append", default=[], metavar="KEY=VALUE", help=option_help)
+
+
 def parse_option(text: str) -> tuple[str, object]:
     """`KEY=VALUE` as a pair; the value is a Python literal, or else a word.
 

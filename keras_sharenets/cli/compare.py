@@ -34,13 +34,13 @@ def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets.rendering.page import page
     from keras_sharenets.rendering.tables import markdown_table, text_table
     from keras_sharenets.training.reports.plots import draw_comparison
-    from keras_sharenets.training.reports.results import stored_parameters
+    from keras_sharenets.training.reports.results import profile_of
     from keras_sharenets.training.run.finished import read_run
     from keras_sharenets.training.run.fit import check_output
 
     output = check_output(arguments.output)
     runs = dict(zip(short_names(arguments.runs), map(read_run, arguments.runs), strict=True))
-    parameters = {name: stored_parameters(run) for name, run in runs.items()}
+    parameters = {name: profile_of(run).stored_parameters for name, run in runs.items()}
     rows = [HEADER, *(_row(name, run, parameters[name]) for name, run in runs.items())]
     figure = draw_comparison(runs)
     notes = {run.data["name"]: f"{run.data['note']}." for run in runs.values()}

@@ -1,4 +1,4 @@
-"""Write an untrained network as a .keras file: a named one, or that of a trial of a search.
+"""Write a network as a .keras file: a named one, trained or not, or that of a trial of a search, untrained.
 
 sharenets create --from-trial runs/search/07 --output net.keras
 """
@@ -9,13 +9,17 @@ import argparse
 import json
 import pathlib
 
+from keras_sharenets.cli.arguments import add_model_option, parse_option
 from keras_sharenets.cli.command import Answer
-from keras_sharenets.training.run.record import as_tuples
+from keras_sharenets.files import as_tuples
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="named network")
     parser.add_argument("--from-trial", metavar="DIR/ID", help="instead: the network of a trial of `sharenets search`")
+    weights_help = "what it is trained on, as `list --trained` says, or a .keras file of it (default: untrained)"
+    parser.add_argument("--weights", metavar="NAME|FILE.keras", help=weights_help)
+    add_model_option(parser)
     parser.add_argument("--classes", type=int, metavar="N", help="number of classes")
     sides = ("HEIGHT", "WIDTH", "CHANNELS")
     parser.add_argument("--input-shape", type=int, nargs=3, metavar=sides, help="size of the images")
@@ -38,17 +42,21 @@ def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets.analysis import profile
     from keras_sharenets.models import create_model
 
-    given = {"num_classes": arguments.classes, "input_shape": arguments.input_shape}
+    given = {"num_classes": arguments.classes, "input_shape": arguments.input_shape, "weights": arguments.weights}
     given = {key: as_tuples(value) for key, value in given.items() if value is not None}
     name, options = (arguments.name, {}) if arguments.name else read_trial(arguments.from_trial)
+    options = {**options, **dict(map(parse_option, arguments.model_option))}
     try:
         model = create_model(name, **{**options, **given})
     except TypeError as error:
-        raise ValueError(f"{arguments.from_trial} has a network that this version has not: {error}") from error
+        trial = f"{arguments.from_trial} has a network that this version has not: " if arguments.from_trial else ""
+        raise ValueError(f"{trial}{error}") from error
     files.save_model(model, arguments.output)
     parameters = profile(model).stored_parameters
-    text = f"{arguments.output}: {name}, {parameters:,} parameters, not trained"
-    return Answer(text, {"path": arguments.output, "name": name, "parameters": parameters})
+    trained = "not trained" if arguments.weights is None else f"weights: {arguments.weights}"
+    text = f"{arguments.output}: {name}, {parameters:,} parameters, {trained}"
+    data = {"path": arguments.output, "name": name, "parameters": parameters, "weights": arguments.weights}
+    return Answer(text, data)
 
 
 def read_trial(folder: str | pathlib.Path) -> tuple[str, dict[str, object]]:

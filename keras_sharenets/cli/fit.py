@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from keras_sharenets.cli.arguments import (
     add_data_arguments,
+    add_model_option,
     add_recipe_arguments,
     chosen_recipe,
     data_source,
@@ -22,6 +23,7 @@ from keras_sharenets.cli.arguments import (
     parse_option,
 )
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.files import as_tuples
 from keras_sharenets.models import find_variant
 from keras_sharenets.training.recipes.named import RECIPES, changed_fields
 from keras_sharenets.training.recipes.recipe import Recipe
@@ -32,7 +34,6 @@ from keras_sharenets.training.run.record import (
     TENSORBOARD,
     Run,
     RunOptions,
-    as_tuples,
     read_metrics,
 )
 
@@ -49,13 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="resume the run in this folder from its last checkpoint, with the arguments that it was started with",
     )
     parser.add_argument("--seed", type=int, help="of weights, order and augmentation (default: 0)")
-    parser.add_argument(
-        "--model-option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="argument of the network's factory, a Python literal; repeatable",
-    )
+    add_model_option(parser)
     parser.add_argument(
         "--precision",
         choices=(*PRECISIONS, "auto"),

@@ -1,6 +1,6 @@
-"""Make the tables of published runs from their records, beside what the papers print, and a figure.
+"""Make the tables of published runs from their records, beside what the papers print, a figure, and model cards.
 
-sharenets results saved_models/*_seed* --update docs/results.md
+sharenets results saved_models/*_seed* --update docs/results.md --cards
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from keras_sharenets.cli.command import Answer
 from keras_sharenets.cli.fit import fit_command_line
 from keras_sharenets.rendering.tables import markdown_table
 from keras_sharenets.training.recipes.named import changed_fields
-from keras_sharenets.training.recipes.recipe import Recipe
+from keras_sharenets.training.reports.card import describe_trainer
 
 if TYPE_CHECKING:
     from keras_sharenets.training.reports.results import Comparison, PaperResult, Row
@@ -29,17 +29,19 @@ NETWORKS = (
     "network",
     "data",
     "recipe",
+    "epochs",
     "seeds",
     "test accuracy",
     "int8 file",
     "its bytes",
     "stored parameters",
+    "multiply-adds",
     "paper",
 )
 PAIRS = ("pair", "here", "seed by seed", "paper", "direction")
 ACCURACY_NOTE = (
     "Test accuracy is that of the last epoch: the mean over the seeds, and from the lowest to the highest. The int8 "
-    "file is measured on the same test split. Stored parameters count each shared tensor once."
+    "file is measured on the same test split. Stored parameters count each shared tensor once, multiply-adds each call."
 )
 PAIRS_NOTE = (
     'Accuracy of the first minus that of the second, in percentage points, over the seeds that both have. "As in the '
@@ -51,12 +53,14 @@ PAIRS_NOTE = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="folder of a finished run; all lie in one folder")
     parser.add_argument("--update", metavar="PAGE", help=f"write into this page, between {BEGIN} and {END}")
+    parser.add_argument("--cards", action="store_true", help="leave a model card, README.md, beside each int8 file")
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """The tables, also written into the page if there is one; `results.png` is left beside the runs."""
+    """The tables, also written into the page if there is one; `results.png` is left beside the runs, cards in them."""
     from keras_sharenets import files
     from keras_sharenets.analysis.catalog import replace_table
+    from keras_sharenets.training.reports.card import CARD, model_card
     from keras_sharenets.training.reports.results import compare, direction, make_rows, read_published
 
     places = {pathlib.Path(folder).resolve().parent for folder in arguments.runs}
@@ -67,6 +71,10 @@ def run(arguments: argparse.Namespace) -> Answer:
     text = to_markdown(rows, page.parent if page else pathlib.Path())
     changed = replace_table(page.read_text(encoding="utf-8"), text, begin=BEGIN, end=END) if page else ""
     files.write_bytes(places.pop() / FIGURE, draw(rows))
+    for row in rows if arguments.cards else ():
+        for one in row.published:
+            if one.int8:
+                files.write_text(one.folder / CARD, model_card(one, row.profile))
     pairs = [(pair.first.run.model, pair.second.run.model, pair.differences) for pair in compare(rows)]
     data = {
         "networks": [_entry(row) for row in rows],
@@ -86,10 +94,13 @@ def _entry(row: Row) -> dict[str, object]:
         "model": row.run.model,
         "options": dict(row.run.options),
         "data": row.run.data["name"],
-        "recipe": describe_recipe(row.run.recipe),
+        "recipe": describe_training(row.run),
+        "epochs": row.run.recipe.epochs,
         "test_accuracy_by_seed": row.accuracies,
         "test_accuracy": row.mean,
-        "stored_parameters": row.stored_parameters,
+        "int8_bytes": row.int8_bytes,
+        "stored_parameters": row.profile.stored_parameters,
+        "multiply_adds": row.profile.multiply_adds,
     }
 
 
@@ -100,8 +111,8 @@ def to_markdown(rows: Sequence[Row], place: pathlib.Path) -> str:
     figure = _link(rows[0].published[0].folder.parent / FIGURE, place)
     parts = [
         markdown_table([NETWORKS, *(_network(row, place) for row in rows)]),
-        _fill(" ".join([ACCURACY_NOTE, *_papers_note(rows), *_data_notes(rows)])),
-        f"![Test accuracy against stored parameters]({figure})",
+        _fill(" ".join([ACCURACY_NOTE, *_trainer_notes(rows), *_papers_note(rows), *_data_notes(rows)])),
+        f"![Test accuracy against {_size(rows)[0]}]({figure})",
     ]
     comparisons = compare(rows)
     if comparisons:
@@ -111,35 +122,55 @@ def to_markdown(rows: Sequence[Row], place: pathlib.Path) -> str:
 
 
 def draw(rows: Sequence[Row]) -> bytes:
-    """The figure: accuracies against stored parameters, as a PNG file."""
+    """The figure as a PNG file: accuracies against the bytes of int8 files, or stored parameters if there is none."""
     from keras_sharenets.training.reports.plots import draw_accuracies
 
-    labels = [f"{_name(row.run)}: {row.run.data['name']}, {describe_recipe(row.run.recipe)}" for row in rows]
-    points = [(row.stored_parameters, tuple(row.accuracies.values())) for row in rows]
-    return draw_accuracies(dict(zip(labels, points, strict=True)))
+    across, sizes = _size(rows)
+    points = {}
+    for row, size in zip(rows, sizes, strict=True):
+        what = [f"{row.run.recipe.epochs} epoch{_plural(row.run.recipe.epochs)}"]
+        # What all rows have in common is told once, in the table.
+        what += [row.run.data["name"]] if len({each.run.data["name"] for each in rows}) > 1 else []
+        if size is not None:
+            name = ", ".join([_name(row.run), *what, *row.run.changes])
+            # Recipes may differ in more than that.
+            name += "" if name not in points else f" ({describe_training(row.run)})"
+            points[name] = (size, tuple(row.accuracies.values()))
+    return draw_accuracies(points, across)
+
+
+def _size(rows: Sequence[Row]) -> tuple[str, list[int | None]]:
+    """What the figure shows accuracies against, and that of each row; `None` where it is not known."""
+    sizes = [row.int8_bytes for row in rows]
+    if any(sizes):
+        return "the bytes of the int8 file", sizes
+    return "stored parameters", [row.profile.stored_parameters for row in rows]
 
 
 def _network(row: Row, place: pathlib.Path) -> tuple[str, ...]:
     run = row.run
     seeds = ", ".join(f"[{one.run.seed}]({_link(one.folder, place)})" for one in row.published)
-    figures = (_accuracy(row), *_int8(row), f"{row.stored_parameters:,}", _paper(row.paper))
-    return (_name(run, "`"), run.data["name"], describe_recipe(run.recipe), seeds, *figures)
+    counts = (f"{row.profile.stored_parameters:,}", f"{row.profile.multiply_adds / 1e6:,.1f} M")
+    figures = (_accuracy(row), *_int8(row), *counts, _paper(row.paper))
+    return (_name(run, "`"), run.data["name"], describe_training(run), str(run.recipe.epochs), seeds, *figures)
 
 
 def _name(run: Run, quote: str = "") -> str:
     return " ".join([f"{quote}{run.model}{quote}", *(f"{key}={value}" for key, value in run.options.items())])
 
 
-def describe_recipe(recipe: Recipe) -> str:
-    """Name, epochs, and what was changed.
-
-    >>> from keras_sharenets.training.recipes.named import find_recipe, override
-    >>> describe_recipe(override(find_recipe("fast"), epochs=4, batch_size=64, flip=False))
-    'fast, 4 epochs, batch 64, flip False'
-    """
+def describe_training(run: Run) -> str:
+    """Name of the recipe, and what was changed but for the epochs."""
+    recipe = run.recipe
     names = [name for name in changed_fields(recipe) if name != "epochs"]
-    changes = [f"{'batch' if name == 'batch_size' else name} {getattr(recipe, name)}" for name in names]
-    return ", ".join([recipe.name, f"{recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}", *changes])
+    fields = [
+        f"{'batch' if name == 'batch_size' else name.replace('_', ' ')} {getattr(recipe, name)}" for name in names
+    ]
+    return ", ".join([recipe.name, *fields, *run.changes])
+
+
+def _plural(count: int) -> str:
+    return "" if count == 1 else "s"
 
 
 def _accuracy(row: Row) -> str:
@@ -180,6 +211,20 @@ def _papers_note(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def _trainer_notes(rows: Sequence[Row]) -> list[str]:
+    """Which rows another program than `fit` trained."""
+    recipes: dict[str, list[str]] = {}
+    for row in rows:
+        if row.run.trainer:
+            names = recipes.setdefault(describe_trainer(row.run.trainer), [])
+            names += [row.run.recipe.name] if row.run.recipe.name not in names else []
+    return [
+        f"Networks with the recipe {', '.join(names)} were not trained by `fit`, but by {trainer}; their records say "
+        "what differs."
+        for trainer, names in recipes.items()
+    ]
+
+
 def _data_notes(rows: Sequence[Row]) -> list[str]:
     notes = {row.run.data["name"]: row.run.data["note"] for row in rows}
     return [f"`{name}` is {note}." for name, note in notes.items()]
@@ -204,10 +249,13 @@ def shell_lines(row: Row) -> list[str]:
         stem = shlex.quote(one.folder.name.removesuffix(f"_seed{one.run.seed}"))
         seeds.setdefault((fit_command_line(one.run), stem), []).append(str(one.run.seed))
     lines = []
+    # The recipe is the same, the program is not.
+    trained_otherwise = "  # the nearest to what trained it" if row.run.trainer else ""
     for (command, stem), numbers in seeds.items():
         seed = "$seed" if len(numbers) > 1 else numbers[0]
         line = f"{command} --seed {seed} --output runs/{stem}_seed{seed}"
-        lines.append(f"for seed in {' '.join(numbers)}; do {line}; done" if len(numbers) > 1 else line)
+        line = f"for seed in {' '.join(numbers)}; do {line}; done" if len(numbers) > 1 else line
+        lines.append(line + trained_otherwise)
     return lines
 
 

@@ -7,6 +7,7 @@ import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from keras_sharenets.models.registry import create_model, find_family, find_variant, list_models
+from keras_sharenets.models.weights import TrainedWeights, list_trained
 
 if _TYPE_CHECKING:
     from keras_sharenets.models.base import CommonArguments
@@ -34,11 +35,13 @@ __all__ = [
     "ShardResNet",
     "ShardVGGNet",
     "ShuffleNetV2",
+    "TrainedWeights",
     "WideResNet",
     "create_model",
     "find_family",
     "find_variant",
     "list_models",
+    "list_trained",
 ]
 # Where the rest of these is.
 _HOMES = {

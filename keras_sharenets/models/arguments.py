@@ -47,6 +47,19 @@ def _image_shape(name: str, value: Any) -> tuple[int | None, ...]:
     raise ValueError(f"`{name}` (={value!r}) must be `(height, width, channels)` with the channels known.")
 
 
+def _statistics(name: str, value: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    if value is None:
+        return None
+    rule = f"`{name}` (={value!r}) must be `(mean, variance)`, one number a channel each, variances above 0."
+    try:
+        mean, variance = (tuple(float(number) for number in numbers) for numbers in value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(rule) from error
+    if not all(map(math.isfinite, mean + variance)) or min(variance, default=0) <= 0:
+        raise ValueError(rule)
+    return mean, variance
+
+
 def _keras_tensor(name: str, value: Any) -> Any:
     if value is None or keras.utils.is_keras_tensor(value):
         return value
@@ -74,6 +87,7 @@ _COMMON = {
     "num_classes": _checks.positive,
     "include_top": _checks.boolean,
     "include_preprocessing": _checks.boolean,
+    "pixel_statistics": _statistics,
     "input_tensor": _keras_tensor,
     "name": _string,
 }

@@ -10,6 +10,8 @@ from keras_sharenets import _checks
 from keras_sharenets._types import Configured, Shape, Tensor
 from keras_sharenets.layers import BatchNormalization, DepthwiseConv2D, HighlySharedConv2D
 
+Statistics = tuple[Sequence[float], Sequence[float]] | None
+
 
 class CommonArguments(TypedDict, total=False):
     """The keyword arguments that every factory of networks takes beside its own.
@@ -26,6 +28,8 @@ class CommonArguments(TypedDict, total=False):
         classifier_activation: activation of the classifier; `None` for logits.
         include_preprocessing: whether the network takes pixels as they come, from 0 to 255, and scales them to -1 to 1
             itself. `False` for images that are normalized elsewhere.
+        pixel_statistics: `(mean, variance)` of the pixels, one number a channel each: the network then normalizes with
+            them instead of scaling to -1 to 1. For networks that were trained so.
         input_tensor: Keras tensor to build on, for example the output of `keras.layers.Normalization`; replaces
             `input_shape`. It holds pixels, like any input, unless `include_preprocessing` is `False`.
         name: name of the model.
@@ -37,6 +41,7 @@ class CommonArguments(TypedDict, total=False):
     pooling: str | None
     classifier_activation: Configured
     include_preprocessing: bool
+    pixel_statistics: Statistics
     input_tensor: Tensor
     name: str
 
@@ -52,6 +57,7 @@ class Frame:
     pooling: str | None = None
     classifier_activation: Configured = "softmax"
     include_preprocessing: bool = True
+    pixel_statistics: Statistics = None
     input_tensor: Tensor = None
 
     def images(self, total_stride: int) -> Tensor:
@@ -65,9 +71,18 @@ class Frame:
             if side is not None and side < total_stride:
                 raise ValueError(f"`{name}` (={shape}) must be at least the network's total stride (={total_stride}).")
         x = keras.Input(shape, name="images") if self.input_tensor is None else self.input_tensor
-        if self.include_preprocessing:
-            x = keras.layers.Rescaling(1 / 127.5, offset=-1, name="preprocessing")(x)
-        return x
+        if not self.include_preprocessing:
+            return x
+        if self.pixel_statistics is None:
+            return keras.layers.Rescaling(1 / 127.5, offset=-1, name="preprocessing")(x)
+        mean, variance = self.pixel_statistics
+        for values in (mean, variance):
+            if len(values) not in (1, shape[-1]):
+                raise ValueError(
+                    f"`pixel_statistics` (={self.pixel_statistics!r}) must have one number for each of the "
+                    f"{shape[-1]} channels."
+                )
+        return keras.layers.Normalization(mean=mean, variance=variance, name="preprocessing")(x)
 
     def head(self, x: Tensor) -> Tensor:
         """Pooled and classified, or features, as in `keras.applications`."""

@@ -6,10 +6,12 @@ import difflib
 import fnmatch
 import heapq
 import inspect
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from keras_sharenets.models import baselines, hgcnet, hscnet, igcnet, shardnet, sharesnet
+from keras_sharenets.models import weights as trained
 from keras_sharenets.models.variant import Family, Variant
 
 if TYPE_CHECKING:
@@ -115,35 +117,47 @@ def current_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return current
 
 
-def create_model(name: str, /, **overrides: Any) -> keras.Model:
+def create_model(name: str, /, *, weights: str | os.PathLike | None = None, **overrides: Any) -> keras.Model:
     """Builds a named network.
 
     Args:
         name: one of `list_models()`.
+        weights: `None` for an untrained network; `"cifar10"` for weights that come with the package, if there are any
+            for this network with these arguments (`list_trained()`); or the path of a `.keras` file of the same
+            network, such as a run's. Classes and image shape are those of the weights by default. With another
+            `num_classes`, the classifier is new. Pixels are prepared as the weights want it; with
+            `include_preprocessing=False` that is yours to do.
         **overrides: any argument of the family's factory, or one that all have in common
             (`keras_sharenets.models.CommonArguments`): `num_classes`, `input_shape`, `include_preprocessing` ...
 
     Returns:
-        A functional `keras.Model` that is not trained. It takes pixels from 0 to 255 unless
-        `include_preprocessing=False`.
+        A functional `keras.Model`. It takes pixels from 0 to 255 unless `include_preprocessing=False`.
 
     Raises:
-        ValueError: the name is unknown (the nearest ones are offered), or an argument breaks a rule of the factory.
+        ValueError: the name is unknown (the nearest ones are offered), an argument breaks a rule of the factory, there
+            are no such weights, they are of another network, or their file is damaged.
         TypeError: the factory has no such argument.
 
     >>> model = create_model("hscnet_m32_g4_r2_b1_a2", num_classes=100)
     >>> model.name, model.output_shape
     ('hscnet_m32_g4_r2_b1_a2', (None, 100))
+    >>> create_model("sl3_resnet_64", width=40, weights="cifar10").output_shape
+    (None, 10)
     """
     from keras_sharenets.models.base import CommonArguments
 
     variant = find_variant(name)
     overrides = current_arguments(overrides)
-    known = (*own_arguments(name), *CommonArguments.__annotations__)
+    own = own_arguments(name)
+    known = (*own, *CommonArguments.__annotations__)
     for argument in overrides:
         if argument not in known:
             near = difflib.get_close_matches(argument, known, n=3, cutoff=0.4) or known
             raise TypeError(f"'{name}' has no argument `{argument}`. Did you mean {', '.join(map(repr, near))}?")
+    if weights is not None:
+        options = {argument: value for argument, value in overrides.items() if argument in own}
+        path = trained.find_weights(weights, name, variant, options)
+        return trained.build_trained(variant, path, {"name": name, **overrides})
     first = variant.configurations[0]
     given = {"name": name, "num_classes": first.num_classes, "input_shape": first.input_shape}
     return variant.factory(**{**given, **variant.arguments, **overrides})

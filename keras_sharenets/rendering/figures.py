@@ -17,6 +17,9 @@ ORANGE, GREEN = "#d9822b", "#2a9d6f"
 # Text, text beside it, lines of a grid.
 DARK, QUIET, GRID = "#1f2933", "#52606d", "#e4e7eb"
 DPI = 120
+# Where a name may stand beside its point, in points of print: the first place that is free is taken. A line joins
+# what is far away.
+_PLACES = tuple((x, y) for y in (6, -14, 20, -28, 34, -42) for x in (6, -6))
 
 
 def new_figure(width: float, height: float, title: str | None = None) -> Figure:
@@ -75,6 +78,33 @@ def percent(axis: Axis) -> None:
     from matplotlib.ticker import PercentFormatter
 
     axis.set_major_formatter(PercentFormatter(1, decimals=None))
+
+
+def name_points(figure: Figure, axes: Axes, across: Sequence[float], up: Sequence[float], names: Sequence[str]) -> None:
+    """Writes each name beside its point, where it covers no other name and no point, if there is such a place.
+
+    The figure is finished but for these names: its layout is kept from here on.
+    """
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    points = axes.transData.transform(list(zip(across, up, strict=True)))
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in points]
+    text = {"textcoords": "offset points", "fontsize": 9, "color": DARK}
+    for x, y, name in zip(across, up, names, strict=True):
+        for place in _PLACES:
+            label = axes.annotate(name, (x, y), place, ha="left" if place[0] > 0 else "right", **text)
+            box = label.get_window_extent()
+            inside = axes.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and axes.bbox.y0 <= box.y0
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
+            if place != _PLACES[-1]:
+                label.remove()
+        taken.append(box)
+        if abs(place[1]) > 14:
+            line = {"arrowstyle": "-", "color": GRAY, "linewidth": 0.8}
+            axes.annotate("", (x, y), place, textcoords="offset points", arrowprops=line)
 
 
 def png(figure: Figure) -> bytes:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_sharenets import _checks, files
+from keras_sharenets.files import as_tuples
 from keras_sharenets.models.registry import current_arguments
-from keras_sharenets.training.run.record import as_tuples
 
 FILE = "trial.json"
 _FROM_DATA = ("input_shape", "num_classes")

@@ -66,6 +66,32 @@ def test_create_a_name(sharenets, tmp_path):
     assert f"{ksn.profile(model).stored_parameters:,} parameters" in out
 
 
+def test_create_one_that_comes_trained(sharenets, tmp_path):
+    target = tmp_path / "net.keras"
+    given = ("--model-option", "width=40", "--weights", "cifar10", "--classes", 3, "--output", target)
+    status, out, _ = sharenets("create", "sl3_resnet_64", *given)
+    assert (status, out.rpartition(", ")[2]) == (0, "weights: cifar10\n")
+    model = ksn.create_model("sl3_resnet_64", width=40, weights="cifar10")
+    created = files.load_model(target)
+    assert created.output_shape == (None, 3)
+    for ours, theirs in zip(model.weights[:-2], created.weights[:-2], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_list_those_that_come_trained(sharenets):
+    status, out, _ = sharenets("list", "--trained", "sl3_resnet*", "--json", "-")
+    assert status == 0
+    listed = json.loads(out)
+    assert [(each["model"], each["options"], each["weights"]) for each in listed] == [
+        ("sl3_resnet_64", {}, "cifar10"),
+        ("sl3_resnet_64", {"width": 40}, "cifar10"),
+    ]
+    status, out, _ = sharenets("list", "--trained")
+    rows = [line.split() for line in out.splitlines()]
+    assert [rows[0][0], rows[0][-1]] == ["network", "bytes"]
+    assert f"{listed[0]['int8_bytes']:,}" in [row[-1] for row in rows if row[0] == "sl3_resnet_64"]
+
+
 def test_create_from_a_trial(sharenets, tmp_path):
     arguments = {"width": 64, "blocks_per_stage": 2, "branch_channels": [[8, 8], [16, 16], [32, 32]]}
     arguments |= {"input_shape": [8, 8, 1], "num_classes": 10}
@@ -201,6 +227,9 @@ def bad_inputs(folder):
         (("describe", "hscnet_m128_g16"), "Did you mean 'hscnet_m128_g16_r4_a2'"),
         (("describe", folder / "none.keras"), "There is no file"),
         (("create", "--output", folder / "new.keras"), "Either NAME or `--from-trial DIR/ID` must be given"),
+        (("list", "--trained", "vgg*"), "matches no network that comes trained; `list --trained` shows all"),
+        (("create", "vggnet", "--weights", "cifar10", "--output", folder / "new.keras"), "'vggnet' comes untrained; "),
+        (("create", "vggnet", "--model-option", "a=1", "--output", folder / "new.keras"), "has no argument `a`."),
         (("create", "hscnet_m128_g16", "--output", folder / "new.keras"), "Did you mean 'hscnet_m128_g16_r4_a2'"),
         (("create", "igcv2_c64_d20", "--output", folder / "new.h5"), "must end in `.keras`"),
         (("create", "--from-trial", folder, "--output", folder / "new.keras"), "is not the folder of a trial"),

@@ -98,6 +98,7 @@ def test_unknown_field():
         ({"epochs": 0}, r"`epochs` \(=0\) must be a positive integer"),
         ({"batch_size": 1.5}, r"`batch_size` \(=1\.5\) must be a positive integer"),
         ({"learning_rate": 0.0}, r"`learning_rate` \(=0\.0\) must be a number above 0"),
+        ({"rise": 1.0}, r"`rise` \(=1.0\) must be above 0 and below 1"),
         ({"schedule": "linear"}, r"`schedule` \(='linear'\) must be one of 'step', 'cosine', 'one_cycle', 'plateau'"),
         ({"momentum": 1.0}, r"`momentum` \(=1\.0\) must be at least 0 and below 1"),
         ({"weight_decay": -0.1}, r"`weight_decay` \(=-0\.1\) must be at least 0 and below 1"),
@@ -246,7 +247,8 @@ def test_every_name_leads_somewhere():
     data = ("digits", "cifar10", "cifar100", "cinic10", "imagenet32", "imagenet", "tiny_imagenet", "flowers")
     reached = {recipe_for(model, name).name for model in list_models() for name in data}
     # The others are chosen by name.
-    assert set(RECIPES) - reached == {"fast", "sharesnet-cifar10-zca", "sharesnet-cifar100-wide-zca"}
+    by_name = {"fast", "one-cycle-60", "sharesnet-cifar10-zca", "sharesnet-cifar100-wide-zca"}
+    assert set(RECIPES) - reached == by_name
 
 
 def test_recipe_by_name():
@@ -280,10 +282,11 @@ def test_recipes_are_listed(capsys):
 # Schedules that are not in the papers' tables
 
 
-def test_one_cycle():
-    schedule = build_schedule(override(PLAIN, schedule="one_cycle"), steps_per_epoch=2)
-    rise = [0.1 * (step + 1) / 6 for step in range(6)]
-    fall = [0.1 * (1 + math.cos(math.pi * step / 14)) / 2 for step in range(14)]
+@pytest.mark.parametrize(("given", "steps"), [({}, 6), ({"rise": 0.15}, 3)])
+def test_one_cycle(given, steps):
+    schedule = build_schedule(override(PLAIN, schedule="one_cycle", **given), steps_per_epoch=2)
+    rise = [0.1 * (step + 1) / steps for step in range(steps)]
+    fall = [0.1 * (1 + math.cos(math.pi * step / (20 - steps))) / 2 for step in range(20 - steps)]
     assert [rate(schedule, step) for step in range(20)] == pytest.approx(rise + fall, abs=1e-7)
 
 

@@ -9,10 +9,6 @@ from typing import Any
 
 from keras_sharenets.rendering import figures
 
-# Where a name may stand beside its point, in points of print: the first place that is free is taken. A line joins
-# what is far away.
-_PLACES = tuple((x, y) for y in (6, -14, 20, -28, 34, -42) for x in (6, -6))
-
 
 def draw_accuracy_against_size(reports: Sequence[Any], accuracies: Mapping[str, float], title: str) -> bytes:
     """One point a file: how large it is and how often it is right.
@@ -43,10 +39,7 @@ def draw_accuracy_against_size(reports: Sequence[Any], accuracies: Mapping[str, 
     axes.set_xlabel("size of the file in kB (1000 bytes)")
     axes.set_ylabel("accuracy")
     figures.frame(axes)
-    # From here on the points have their places on the page.
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    _name_points(axes, sizes, shares, _short_names([report.path for report in reports]))
+    figures.name_points(figure, axes, sizes, shares, _short_names([report.path for report in reports]))
     return figures.png(figure)
 
 
@@ -55,25 +48,3 @@ def _short_names(paths: Sequence[str]) -> list[str]:
     full = [os.path.abspath(path) for path in paths]
     folder = os.path.commonpath([os.path.dirname(path) for path in full])
     return [pathlib.Path(path).relative_to(folder).with_suffix("").as_posix() for path in full]
-
-
-def _name_points(axes, across: Sequence[float], up: Sequence[float], names: Sequence[str]) -> None:
-    """Writes each name beside its point, where it covers no other name and no point, if there is such a place."""
-    from matplotlib.transforms import Bbox
-
-    points = axes.transData.transform(list(zip(across, up, strict=True)))
-    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in points]
-    text = {"textcoords": "offset points", "fontsize": 9, "color": figures.DARK}
-    for x, y, name in zip(across, up, names, strict=True):
-        for place in _PLACES:
-            label = axes.annotate(name, (x, y), place, ha="left" if place[0] > 0 else "right", **text)
-            box = label.get_window_extent()
-            inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.figure.bbox.x1 and axes.bbox.y0 <= box.y0
-            if inside and not any(box.overlaps(other) for other in taken):
-                break
-            if place != _PLACES[-1]:
-                label.remove()
-        taken.append(box)
-        if abs(place[1]) > 14:
-            line = {"arrowstyle": "-", "color": figures.GRAY, "linewidth": 0.8}
-            axes.annotate("", (x, y), place, textcoords="offset points", arrowprops=line)

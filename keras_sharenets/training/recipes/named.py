@@ -1,4 +1,4 @@
-"""How networks are trained: one recipe per paper and data set, with the figures of the papers, and three of our own."""
+"""How networks are trained: one recipe per paper and data set, with the figures of the papers, and four of our own."""
 
 from __future__ import annotations
 
@@ -100,6 +100,18 @@ RECIPES = {
             "imagenet", 100, 0.1, f"batch is ours; {_TEN_CROPS}", batch_size=256, crop_size=224, **_SHARDNET_CROPS
         ),
         Recipe(15, 0.1, 5e-4, "one_cycle", name="fast", source="ours: short, for any network and any images"),
+        Recipe(
+            60,
+            0.3,
+            5e-4,
+            "one_cycle",
+            rise=0.15,
+            batch_size=256,
+            label_smoothing=0.1,
+            border="reflect",
+            name="one-cycle-60",
+            source="ours: that of the published networks, but for what their records name",
+        ),
         Recipe(
             40,
             0.1,

@@ -36,14 +36,15 @@ class Recipe:
     learning_rate: float = _field("learning rate of SGD at the start, or after the warm-up; the highest of one_cycle")
     weight_decay: float = _field("d: every trained weight w adds d * w to its gradient, once per stored tensor")
     schedule: str = _field(
-        "'step': the rate falls at the milestones; 'cosine': to 0 along half a cosine; 'one_cycle': up for 30 % of the "
-        "steps, then that cosine; 'plateau': it falls when the error does not",
+        "'step': the rate falls at the milestones; 'cosine': to 0 along half a cosine; 'one_cycle': up first, then "
+        "that cosine; 'plateau': it falls when the error does not",
         default="step",
     )
     milestones: tuple[float, ...] = _field("where the rate falls, as fractions of all epochs", default=())
     decay_factor: float = _field("what the rate is multiplied by at each milestone or plateau", default=0.1)
     patience: int = _field("epochs without a new lowest error that are a plateau", default=10)
     watch: str = _field("'train' or 'test': the split whose error is watched for a plateau", default="train")
+    rise: float = _field("part of the steps in which the rate of one_cycle rises", default=0.3)
     warmup_epochs: int = _field("epochs over which the rate rises linearly from 0 first", default=0)
     batch_size: int = _field("images per step", default=128)
     momentum: float = _field("momentum of SGD", default=0.9)
@@ -86,6 +87,8 @@ class Recipe:
             _checks.rate(name, getattr(self, name))
         for name, limit in (("warmup_epochs", self.epochs), ("pad", None), ("crop_size", None)):
             _at_least_zero(name, getattr(self, name), limit)
+        if not 0 < self.rise < 1:
+            raise ValueError(f"`rise` (={self.rise!r}) must be above 0 and below 1.")
         if not 0 < self.decay_factor <= 1:
             raise ValueError(f"`decay_factor` (={self.decay_factor!r}) must be above 0 and at most 1.")
         milestones = tuple(self.milestones)

@@ -11,7 +11,18 @@ from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from keras_sharenets.rendering.figures import BLUE, DARK, GRAY, RED, frame, log_ticks, new_figure, percent, png
+from keras_sharenets.rendering.figures import (
+    BLUE,
+    DARK,
+    GRAY,
+    RED,
+    frame,
+    log_ticks,
+    name_points,
+    new_figure,
+    percent,
+    png,
+)
 from keras_sharenets.training.run.record import Epoch, Run
 
 NUMBERED = 20  # Classes up to which a confusion matrix has counts and names.
@@ -52,25 +63,30 @@ def draw_comparison(runs: Mapping[str, Run]) -> bytes:
     return png(figure)
 
 
-def draw_accuracies(points: Mapping[str, tuple[int, Sequence[float]]]) -> bytes:
-    """Test accuracy against stored parameters, one point per network: the mean, and bars from lowest to highest.
+def draw_accuracies(points: Mapping[str, tuple[int, Sequence[float]]], across: str) -> bytes:
+    """Test accuracy against a size, one point with its name per network: the mean, and bars from lowest to highest.
 
     Args:
-        points: label to a pair: stored parameters, and accuracies.
+        points: label to a pair: the size, and accuracies.
+        across: what the size is.
     """
-    figure = new_figure(8, 4.4 + 0.1 * len(points))
+    figure = new_figure(9, 6)
     axes = figure.subplots()
-    for (label, (parameters, accuracies)), color in zip(points.items(), _colors(), strict=False):
-        mean = sum(accuracies) / len(accuracies)
-        bars = [[mean - min(accuracies)], [max(accuracies) - mean]]
-        axes.errorbar([parameters], [mean], bars, label=label, color=color, fmt="o", capsize=4)
+    means = []
+    for size, accuracies in points.values():
+        means.append(sum(accuracies) / len(accuracies))
+        bars = [[means[-1] - min(accuracies)], [max(accuracies) - means[-1]]]
+        axes.errorbar([size], [means[-1]], bars, color=BLUE, fmt="o", markersize=5, capsize=3)
+    sizes = [size for size, _ in points.values()]
     axes.set_xscale("log")
     log_ticks(axes.xaxis, "{x:,.0f}")
+    # Room for the names on the right of the last points.
+    axes.set_xlim(min(sizes) / 1.3, max(sizes) * 2.2)
     percent(axes.yaxis)
-    axes.set_xlabel("stored parameters")
+    axes.set_xlabel(across)
     axes.set_title("Test accuracy after the last epoch", loc="left", fontsize=11)
     frame(axes)
-    figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
+    name_points(figure, axes, sizes, means, list(points))
     return png(figure)
 
 

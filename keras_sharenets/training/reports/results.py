@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from keras_sharenets.analysis.counting import count_parameters
+from keras_sharenets.analysis.profile import Profile, profile
 from keras_sharenets.models.registry import VARIANTS, create_model, find_variant
 from keras_sharenets.training.run.record import Run, read_metrics
 
@@ -107,9 +107,14 @@ class Row:
         return statistics.fmean(self.accuracies.values())
 
     @functools.cached_property
-    def stored_parameters(self) -> int:
-        """Those of the network, see `stored_parameters`."""
-        return stored_parameters(self.run)
+    def profile(self) -> Profile:
+        """That of the network, see `profile_of`."""
+        return profile_of(self.run)
+
+    @property
+    def int8_bytes(self) -> int | None:
+        """The bytes of the int8 file, the first seed's that has one; `None` if there is none."""
+        return next((one.int8["bytes"] for one in self.published if one.int8), None)
 
     @property
     def paper(self) -> PaperResult | None:
@@ -136,12 +141,12 @@ class Comparison:
         return statistics.fmean(self.differences.values())
 
 
-def stored_parameters(run: Run) -> int:
-    """The trainable parameters, each shared tensor once: of the network that the record describes, built anew."""
+def profile_of(run: Run) -> Profile:
+    """The counts of the network that a record describes, built anew."""
     *sides, channels = run.data["shape"]
     sides = [run.recipe.crop_size] * 2 if run.recipe.crop_size else sides
     classes = len(run.data["class_names"])
-    return count_parameters(create_model(run.model, input_shape=(*sides, channels), num_classes=classes, **run.options))
+    return profile(create_model(run.model, input_shape=(*sides, channels), num_classes=classes, **run.options))
 
 
 def read_published(folder: str | pathlib.Path) -> Published:
@@ -179,7 +184,7 @@ def make_rows(published: Iterable[Published]) -> list[Row]:
     groups = {}
     for one in sorted(published, key=lambda one: (one.run.seed, one.folder)):
         run = one.run
-        group = groups.setdefault((run.model, str(run.options), run.data["name"], run.recipe), [])
+        group = groups.setdefault((run.model, str(run.options), *_conditions(run)), [])
         if group and group[-1].run.seed == run.seed:
             raise ValueError(f"{group[-1].folder} and {one.folder} are the same run: {run.model} with seed {run.seed}.")
         group.append(one)
@@ -203,8 +208,12 @@ def compare(rows: Sequence[Row]) -> list[Comparison]:
 
 
 def _alike(first: Run, second: Run) -> bool:
-    conditions = [(run.data["name"], run.recipe) for run in (first, second)]
-    return conditions[0] == conditions[1] and not (first.options or second.options)
+    return _conditions(first) == _conditions(second) and not (first.options or second.options)
+
+
+def _conditions(run: Run) -> tuple[Any, ...]:
+    """What is the same for the runs of a row, and for rows that are compared."""
+    return (run.data["name"], run.recipe, run.changes)
 
 
 def _differences(first: Row, second: Row) -> dict[int, float]:

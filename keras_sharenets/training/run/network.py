@@ -22,10 +22,9 @@ from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.record import Epoch, Run
 from keras_sharenets.training.run.recorder import Recorder
 
-FROM_DATA = ("num_classes", "input_shape", "input_tensor", "include_preprocessing")
+FROM_DATA = ("num_classes", "input_shape", "input_tensor", "include_preprocessing", "pixel_statistics")
 FIXED = ("include_top", "pooling", "classifier_activation", "name")
 FANS = {"he_fan_in": "fan_in", "he_fan_out": "fan_out"}
-RISE = 0.3  # The part of a run in which the rate of `one_cycle` rises.
 
 
 def build(
@@ -143,7 +142,7 @@ def build_schedule(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.sch
     is not a function of the step: `plateau_rate`.
     """
     total = recipe.epochs * steps_per_epoch
-    warmup = round(RISE * total) if recipe.schedule == "one_cycle" else recipe.warmup_epochs * steps_per_epoch
+    warmup = round(recipe.rise * total) if recipe.schedule == "one_cycle" else recipe.warmup_epochs * steps_per_epoch
     if recipe.schedule in ("cosine", "one_cycle"):
         schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, total - warmup)
     else:
@@ -168,7 +167,7 @@ def plateau_rate(recipe: Recipe, epochs: Sequence[Epoch]) -> float:
     """
     rate, lowest, waited = recipe.learning_rate, math.inf, 0
     for epoch in epochs:
-        accuracy = epoch.accuracy if recipe.watch == "train" else epoch.test_accuracy or 0.0
+        accuracy = (epoch.accuracy if recipe.watch == "train" else epoch.test_accuracy) or 0.0
         if 1 - accuracy < lowest:
             lowest, waited = 1 - accuracy, 0
         else:

@@ -86,7 +86,7 @@ class RunOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """One epoch, counted from 1. A figure of the test split that is not finite is `None`.
+    """One epoch, counted from 1. A figure is `None` if it was not measured, or is one of the test split and not finite.
 
     `loss` and `accuracy` are means over the epoch, on changed images and while the weights move; `learning_rate` is
     that of its first step.
@@ -94,7 +94,7 @@ class Epoch:
 
     epoch: int
     loss: float
-    accuracy: float
+    accuracy: float | None
     test_loss: float | None
     test_accuracy: float | None
     learning_rate: float
@@ -118,6 +118,10 @@ class Run(RunOptions):
         seconds: of training; the time between a kill and what continues it does not count.
         source: what loads the data set again, as `DataSource.to_record` says it; `None` if it was made otherwise.
         step_seconds: precision to what one step took, where `precision` was `"auto"`; it is the chosen one by now.
+        trainer: `None` for `fit`. Of a network that another program trained: `program`, `device`, `precision`,
+            `test_accuracy` (there, in that precision; that of the last epoch is of the file), `changes` (what makes it
+            another training than the recipe, each in few words; such runs are rows of their own) and `notes` (what is
+            done otherwise with every network of that program).
     """
 
     model: str
@@ -132,6 +136,12 @@ class Run(RunOptions):
     seconds: float = 0.0
     source: Mapping[str, Any] | None = None
     step_seconds: Mapping[str, float] | None = None
+    trainer: Mapping[str, Any] | None = None
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What makes it another training than the recipe, each in few words; nothing for runs of `fit`."""
+        return tuple((self.trainer or {}).get("changes", ()))
 
     @property
     def last(self) -> Epoch:
@@ -195,15 +205,10 @@ def run_from_dict(values: Mapping[str, Any]) -> Run:
         raise ValueError(f"its version (={values['version']}) must be at most {VERSION}: update keras_sharenets.")
     values = {field.name: values[field.name] for field in dataclasses.fields(Run) if field.name in values}
     # JSON knows no tuples, and factories of networks want them.
-    options = {name: as_tuples(value) for name, value in values["options"].items()}
+    options = {name: files.as_tuples(value) for name, value in values["options"].items()}
     recipe = Recipe(**values["recipe"])
     epochs = tuple(Epoch(**epoch) for epoch in values["epochs"])
     return Run(**(values | {"options": options, "recipe": recipe, "epochs": epochs}))
-
-
-def as_tuples(value: Any) -> Any:
-    """`value` with tuples for all lists, also inside each other."""
-    return tuple(map(as_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _outcome(epoch: Epoch, file: str) -> dict[str, Any]:

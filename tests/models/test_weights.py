@@ -1,0 +1,185 @@
+"""Networks that come trained, and weights from files: what is put where, how pixels are prepared, what is refused."""
+
+import dataclasses
+import hashlib
+import json
+
+import keras
+import numpy as np
+import pytest
+from harness import assert_close, outputs_of, pseudo_random
+
+import keras_sharenets as ksn
+from keras_sharenets import files
+from keras_sharenets.models import weights as trained
+
+MEAN, VARIANCE = [120.0, 110.0, 100.0], [4000.0, 3900.0, 4400.0]
+SMALL = {"width": (4, 6, 8)}
+PIXELS = 127.5 + 127.5 * np.clip(pseudo_random((3, 32, 32, 3)), -1, 1)
+
+
+def as_fit_leaves_it(**arguments):
+    """A network behind a normalization, with other weights than those of a fresh one."""
+    inputs = keras.Input((32, 32, 3), name="images")
+    normalized = keras.layers.Normalization(mean=MEAN, variance=VARIANCE, name="normalize")(inputs)
+    options = {"num_classes": 10, **SMALL, **arguments}
+    model = ksn.create_model("resnet_8", input_tensor=normalized, include_preprocessing=False, **options)
+    random = np.random.default_rng(1)
+    values = [random.uniform(0.2, 0.9, weight.shape) for weight in model.get_weights()]
+    # Kernels have both signs, variances one.
+    model.set_weights([value - 0.5 if value.ndim > 1 else value for value in values])
+    return model
+
+
+@pytest.fixture(scope="module")
+def source():
+    return as_fit_leaves_it()
+
+
+@pytest.fixture(scope="module")
+def file(source, tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "last.keras"
+    files.save_model(source, path)
+    return path
+
+
+@pytest.fixture
+def package(file, tmp_path, monkeypatch):
+    """A package in which this one network comes trained."""
+    (tmp_path / "small.keras").write_bytes(file.read_bytes())
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    values = {"weights": "cifar10", "model": "resnet_8", "options": SMALL, "class_names": list("abcdefghij")}
+    values |= {"input_shape": [32, 32, 3], "test_accuracy": 0.5, "int8_test_accuracy": 0.4, "int8_bytes": 1000}
+    values |= {"stored_parameters": 1, "run": "run", "file": "small.keras", "sha256": digest}
+    (tmp_path / "index.json").write_text(json.dumps([values]))
+    monkeypatch.setattr(trained, "FOLDER", tmp_path)
+    monkeypatch.setattr(trained, "INDEX", tmp_path / "index.json")
+    trained._index.cache_clear()
+    yield tmp_path
+    trained._index.cache_clear()
+
+
+def test_pixels_go_in_as_they_did_in_training(source, package):
+    model = ksn.create_model("resnet_8", weights="cifar10", **SMALL)
+    assert_close(outputs_of(model, PIXELS), outputs_of(source, PIXELS), 1e-6)
+    assert model.name == "resnet_8"
+    # The options may be given as JSON has them.
+    listed = ksn.create_model("resnet_8", weights="cifar10", width=[4, 6, 8])
+    assert_close(outputs_of(listed, PIXELS), outputs_of(source, PIXELS), 1e-6)
+
+
+def test_images_that_are_prepared_elsewhere(source, file):
+    model = ksn.create_model("resnet_8", weights=file, include_preprocessing=False, **SMALL)
+    prepared = (PIXELS - np.array(MEAN)) / np.sqrt(VARIANCE)
+    assert_close(outputs_of(model, prepared), outputs_of(source, PIXELS), 1e-5)
+
+
+def test_another_number_of_classes_has_a_new_head(source, file):
+    model = ksn.create_model("resnet_8", weights=file, num_classes=3, **SMALL)
+    assert model.output_shape == (None, 3)
+    pooled = [keras.Model(each.input, each.get_layer("pool").output) for each in (model, source)]
+    assert_close(outputs_of(pooled[0], PIXELS), outputs_of(pooled[1], PIXELS), 1e-6)
+
+
+def test_without_the_top_and_of_another_size(source, file):
+    model = ksn.create_model(
+        "resnet_8", weights=file, include_top=False, pooling="avg", input_shape=(16, 24, 3), **SMALL
+    )
+    assert (model.input_shape, model.output_shape) == ((None, 16, 24, 3), (None, 8))
+    assert_close(model.get_layer("stage3_conv2").kernel, source.get_layer("stage3_conv2").kernel, 1e-9)
+
+
+def test_upon_a_tensor(source, file):
+    images = keras.Input((32, 32, 3))
+    model = ksn.create_model("resnet_8", weights=str(file), input_tensor=keras.layers.Identity()(images), **SMALL)
+    assert_close(outputs_of(model, PIXELS), outputs_of(source, PIXELS), 1e-6)
+
+
+def test_a_file_with_the_preprocessing_of_the_factory(tmp_path):
+    model = ksn.create_model("resnet_8", num_classes=4, **SMALL)
+    files.save_model(model, tmp_path / "net.keras")
+    again = ksn.create_model("resnet_8", weights=tmp_path / "net.keras", **SMALL)
+    assert type(again.get_layer("preprocessing")) is keras.layers.Rescaling
+    assert_close(outputs_of(again, PIXELS), outputs_of(model, PIXELS), 1e-6)
+
+
+def refusal(**arguments):
+    with pytest.raises(ValueError, match=r"^[^\n]*$") as caught:
+        ksn.create_model("resnet_8", **arguments)
+    return str(caught.value)
+
+
+def test_weights_that_there_are_not(package):
+    there = "There are weights='cifar10' of 'resnet_8 width=(4, 6, 8)'."
+    assert refusal(weights="cifar10") == f"There are no `weights` (='cifar10') for 'resnet_8'. {there}"
+    assert refusal(weights="cifar10", width=(4, 4, 4)).endswith(f"for 'resnet_8', width=(4, 4, 4). {there}")
+    rule = "must be None, 'cifar10', or the path of a .keras file."
+    assert refusal(weights="imagenet") == f"`weights` (='imagenet') {rule} {there}"
+    with pytest.raises(ValueError, match=r"'igcv2_c64_d8' comes untrained; `sharenets list --trained` lists"):
+        ksn.create_model("igcv2_c64_d8", weights="cifar10")
+    assert refusal(weights="nowhere/last.keras") == "There is no file nowhere/last.keras."
+
+
+def test_damaged_files(package, file, tmp_path):
+    whole = file.read_bytes()
+    (package / "small.keras").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "small.keras is damaged, its SHA-256 is " in refusal(weights="cifar10", **SMALL)
+    (package / "small.keras").unlink()
+    assert "which should have come with the package: install it anew." in refusal(weights="cifar10", **SMALL)
+    (tmp_path / "cut.keras").write_bytes(whole[: len(whole) // 2])
+    assert refusal(weights=tmp_path / "cut.keras", **SMALL) == (
+        f"{tmp_path / 'cut.keras'} is not a Keras file: a `.keras` file is a zip archive with `config.json` in it."
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "message"),
+    [
+        ((4, 6, 9), "for the layer 'stage3_conv1' the file has weights of [(3, 3, 6, 8), (8,)], 'resnet_8' weights of"),
+        (
+            (4, 6),
+            "for the layer 'stage3_conv1' the file has weights of [(3, 3, 6, 8), (8,)], 'resnet_8' none of that name",
+        ),
+        ((4, 6, 8, 8), "for the layer 'stage4_conv1' the file has none of that name, 'resnet_8' weights of [(3, 3, 8,"),
+    ],
+)
+def test_weights_of_another_shape(width, message, file):
+    text = refusal(weights=file, width=width)
+    assert text.startswith(f"`weights` (={file}) are those of another network, or of one with other options: ")
+    assert message in text
+
+
+def test_pixels_that_are_prepared_in_a_way_of_their_own(source, tmp_path):
+    inputs = keras.Input((32, 32, 3))
+    files.save_model(keras.Model(inputs, source(keras.layers.Rescaling(1 / 255)(inputs))), tmp_path / "net.keras")
+    text = refusal(weights=tmp_path / "net.keras", **SMALL)
+    assert "neither a normalization of channels nor a rescaling to -1 to 1: give `include_preprocessing=False`" in text
+
+
+@pytest.mark.parametrize("value", [(1, 2), ([1, 2, 3], [1, 2, 0]), ([1, 2, 3], [1, 2]), ([1], [float("nan")]), "ab"])
+def test_statistics_of_pixels_are_checked(value):
+    assert refusal(pixel_statistics=value).startswith("`pixel_statistics` (=")
+
+
+# Those that the package has
+
+
+def test_what_comes_trained_is_what_is_listed():
+    listed = ksn.models.list_trained()
+    assert {each.file for each in listed} == {path.name for path in trained.FOLDER.glob("*.keras")}
+    for each in listed:
+        assert hashlib.sha256((trained.FOLDER / each.file).read_bytes()).hexdigest() == each.sha256
+    assert sum((trained.FOLDER / each.file).stat().st_size for each in listed) < 3_000_000
+
+
+def test_a_network_that_comes_trained():
+    (each,) = (each for each in ksn.models.list_trained("sl3_resnet_64") if each.options == {"width": 40})
+    model = ksn.create_model("sl3_resnet_64", width=40, weights="cifar10")
+    saved = files.load_model(trained.FOLDER / each.file)
+    assert_close(outputs_of(model, PIXELS), outputs_of(saved, PIXELS), 1e-6)
+    assert ksn.profile(model).stored_parameters == each.stored_parameters == 19650
+
+
+def test_options_of_a_trained_network_are_part_of_its_label():
+    each = ksn.models.list_trained("sl3_resnet_64")[0]
+    assert dataclasses.replace(each, options={"width": 40}).label == "sl3_resnet_64 width=40"

@@ -1,0 +1,128 @@
+"""What is published: records, files, cards, docs/results.md and the weights in the package agree."""
+
+import io
+import json
+import operator
+import pathlib
+
+import numpy as np
+import PIL.Image
+import pytest
+from harness import without_weights
+
+from keras_sharenets import files
+from keras_sharenets.analysis.counting import count_parameters
+from keras_sharenets.cli.results import BEGIN, END, draw, to_markdown
+from keras_sharenets.models.registry import create_model
+from keras_sharenets.models.weights import FOLDER as WEIGHTS
+from keras_sharenets.models.weights import list_trained
+from keras_sharenets.training.reports.card import CARD, model_card
+from keras_sharenets.training.reports.evaluate import evaluate
+from keras_sharenets.training.reports.results import make_rows, profile_of, read_published
+from keras_sharenets.training.run.record import read_metrics
+from tools.pack_keras import pack
+from trainers.cli import main
+
+ROOT = pathlib.Path(__file__).parents[2]
+PUBLISHED = sorted((ROOT / "saved_models").glob("*_seed*"))
+NAME = operator.attrgetter("name")
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_page_is_what_the_published_runs_give():
+    section = (ROOT / "docs" / "results.md").read_text().split(BEGIN)[1].split(END)[0]
+    if not PUBLISHED:
+        assert section.strip() == "No run of a paper's network is published yet."
+        return
+    rows = make_rows(map(read_published, PUBLISHED))
+    command = "trainers results saved_models/*_seed* --update docs/results.md"
+    assert section == f"\n{to_markdown(rows, ROOT / 'docs')}", f"run `{command}`"
+    image, again = PIL.Image.open(ROOT / "saved_models" / "results.png"), PIL.Image.open(io.BytesIO(draw(rows)))
+    if image.info["Software"] == again.info["Software"]:  # Another Matplotlib draws a little differently.
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(again))
+
+
+def test_every_saved_record_can_be_compared(tmp_path, capsys):
+    """Also the oldest, which has fewer fields, and those without a network beside them."""
+    places = sorted(path.parent for path in (ROOT / "saved_models").rglob("metrics.json"))
+    runs = {place.name: read_metrics(place / "metrics.json") for place in places}
+    assert "hscnet_m32_g4_r2_b1_a2_cifar10" in runs
+    assert all(run.state == "finished" for run in runs.values())
+    # One seed of each: their networks are built to be counted.
+    chosen = [place for place in places if runs[place.name].seed == 0]
+    with without_weights():
+        assert main(["compare", *map(str, chosen), "--output", str(tmp_path / "compared")]) == 0
+    entries = json.loads((tmp_path / "compared" / "compare.json").read_text())["runs"]
+    assert [entry["test_accuracy"] for entry in entries] == [runs[place.name].test_accuracy for place in chosen]
+    for entry, place in zip(entries, chosen, strict=True):
+        assert entry["parameters"] > 0
+        # The published ones are loaded below.
+        if (place / "last.keras").is_file() and place not in PUBLISHED:
+            assert entry["parameters"] == count_parameters(files.load_model(place / "last.keras"))
+
+
+@pytest.mark.parametrize("place", PUBLISHED, ids=NAME)
+def test_published_files_are_those_of_the_record(place):
+    published = read_published(place)
+    if published.int8:
+        int8 = place / "export" / published.int8["path"]
+        assert int8.stat().st_size == published.int8["bytes"]
+        (row,) = make_rows([published])
+        assert count_parameters(files.load_model(place / "last.keras")) == row.profile.stored_parameters
+
+
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize("place", [place for place in PUBLISHED if (place / CARD).is_file()], ids=NAME)
+def test_cards_are_what_the_records_give(place):
+    card = model_card(read_published(place), profile_of(read_metrics(place / "metrics.json")))
+    assert (place / CARD).read_text() == card, "run `sharenets results saved_models/*_seed* --cards`"
+
+
+def test_every_network_that_comes_trained_is_that_of_a_run_with_a_card():
+    for each in list_trained():
+        place = ROOT / "saved_models" / each.run
+        published = read_published(place)
+        assert (published.run.model, published.run.options) == (each.model, each.options)
+        assert published.accuracy == each.test_accuracy
+        assert (published.int8["bytes"], published.int8["test_accuracy"]) == (each.int8_bytes, each.int8_test_accuracy)
+        assert (place / "last.keras").resolve() == (WEIGHTS / each.file).resolve()
+        assert f'weights="{each.weights}"' in (place / CARD).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", PUBLISHED, ids=NAME)
+def test_published_files_have_the_accuracy_of_the_record(place, cifar10):
+    published = read_published(place)
+    if not published.int8:
+        pytest.skip("the record alone is published")
+    in_keras = evaluate(place / "last.keras", cifar10)
+    assert in_keras.correct == pytest.approx(10000 * published.run.test_accuracy, abs=5)
+    assert evaluate(place / "export" / published.int8["path"], cifar10).correct == published.int8["test_correct"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("each", list_trained(), ids=lambda each: each.run)
+def test_networks_that_come_trained_have_the_accuracy_of_their_record(each, cifar10):
+    model = create_model(each.model, weights=each.weights, **each.options)
+    images = np.asarray(cifar10.test.pixels(range(10000)), "float32")
+    right = int((model.predict(images, batch_size=250, verbose=0).argmax(axis=-1) == cifar10.test.labels).sum())
+    # Another machine rounds otherwise, and an image may lie between two classes.
+    assert right == pytest.approx(10000 * each.test_accuracy, abs=2)
+    assert abs(each.int8_test_accuracy - each.test_accuracy) <= 0.005
+
+
+def test_saved_models_are_small():
+    # Weights that the package has are there as links.
+    sizes = [path.lstat().st_size for path in (ROOT / "saved_models").rglob("*") if path.is_file()]
+    assert sum(sizes) <= 8_000_000, "run `python -m tools.pack_keras saved_models/*/last.keras`"
+
+
+def test_packed_files_have_the_same_weights(tmp_path):
+    create_model("hscnet_m32_g4_r2_b1_a2").save(tmp_path / "net.keras")
+    (tmp_path / "packed.keras").write_bytes(pack((tmp_path / "net.keras").read_bytes()))
+    assert (tmp_path / "packed.keras").stat().st_size < 0.6 * (tmp_path / "net.keras").stat().st_size
+    model, packed = (files.load_model(tmp_path / name) for name in ("net.keras", "packed.keras"))
+    assert packed.get_config() == model.get_config()
+    for variable, expected in zip(packed.variables, model.variables, strict=True):
+        np.testing.assert_array_equal(variable, expected)
+    assert pack((tmp_path / "packed.keras").read_bytes()) == (tmp_path / "packed.keras").read_bytes()

@@ -1,0 +1,67 @@
+"""Puts the networks of finished runs into the package, as what `create_model(..., weights=...)` finds.
+
+python -m tools.publish_weights saved_models/resnet_8_cifar10_seed0 saved_models/sl3_resnet_64_cifar10_seed0
+
+Each run has been exported with `export RUN_DIR --formats int8 --test`, and its `last.keras` is packed
+(`tools.pack_keras`). The file moves into the package, and a link to it stays with the run: there is one copy. The list
+of trained weights is made anew from these runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import sys
+
+from keras_sharenets import files
+from keras_sharenets.models.weights import FOLDER, INDEX, TrainedWeights
+from keras_sharenets.training.reports.results import profile_of, read_published
+from keras_sharenets.training.run.finished import network_file
+
+
+def entry(folder: pathlib.Path) -> TrainedWeights:
+    """What the list says about a run.
+
+    Raises:
+        ValueError: it has no int8 file that was measured on the test split.
+    """
+    published = read_published(folder)
+    run, int8 = published.run, published.int8
+    if int8 is None or "test_accuracy" not in int8:
+        raise ValueError(f"{folder} has no int8 file with a test accuracy: `export {folder} --formats int8 --test`.")
+    return TrainedWeights(
+        weights=run.data["name"],
+        model=run.model,
+        options=dict(run.options),
+        class_names=tuple(run.data["class_names"]),
+        input_shape=tuple(run.data["shape"]),
+        test_accuracy=published.accuracy,
+        int8_test_accuracy=int8["test_accuracy"],
+        int8_bytes=int8["bytes"],
+        stored_parameters=profile_of(run).stored_parameters,
+        run=folder.name,
+        file=f"{folder.name}.keras",
+        sha256=hashlib.sha256(network_file(folder).read_bytes()).hexdigest(),
+    )
+
+
+def main(folders: list[str]) -> None:
+    """Publishes the runs, and these alone."""
+    places = list(map(pathlib.Path, folders))
+    entries = list(map(entry, places))
+    for place, each in zip(places, entries, strict=True):
+        target, link = FOLDER / each.file, network_file(place)
+        files.write_bytes(target, link.read_bytes())
+        link.unlink()
+        link.symlink_to(os.path.relpath(target, place.resolve()))
+    kept = {each.file for each in entries}
+    for other in FOLDER.glob("*.keras"):
+        if other.name not in kept:
+            other.unlink()
+    files.write_json(INDEX, [dataclasses.asdict(each) for each in entries])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
