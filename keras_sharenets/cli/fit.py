@@ -60,8 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--epochs-on-device",
         choices=ON_DEVICE,
-        help="images stay on the device, which takes many steps at once, on JAX (default: auto, on a GPU or TPU where "
-        "they fit)",
+        help="images are changed on the device, which takes many steps at once, on JAX (default: auto: on a GPU, TPU)",
     )
     parser.add_argument("--jit-compile", choices=JIT_COMPILE, help="compile with XLA (default: auto)")
     parser.add_argument(

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="this is the JAX run")
-@pytest.mark.parametrize("count", [4, pytest.param(17, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [4, pytest.param(19, marks=pytest.mark.slow)])
 def test_all_of_this_on_jax(count):
     """In `make test` what JAX compiles soon; a whole run on JAX is in `tests/cli/cold_start.py`."""
     tests = {

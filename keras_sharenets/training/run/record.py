@@ -48,8 +48,8 @@ class RunOptions:
         precision: of what is computed, one of `PRECISIONS`, or `"auto"` for the faster of the first two, which is
             measured. Weights, files, loss and class probabilities are float32 in any case. `None`: float32, or bfloat16
             on a TPU.
-        epochs_on_device: whether the images stay on the device, which takes many steps at once, on JAX: `"yes"`,
-            `"no"`, or `"auto"` for a GPU or TPU where they fit. What is trained does not depend on it but for rounding.
+        epochs_on_device: whether images are changed on the device, which takes many steps at once, on JAX: `"yes"`,
+            `"no"`, or `"auto"` for a GPU or TPU. What is trained does not depend on it but for rounding.
 
     Raises:
         ValueError: a field breaks its rule.
