@@ -71,7 +71,7 @@ class SymmetricConv2D(layers.Layer):
         return {**super().get_config(), **own}
 
 
-class _Maker:
+class Maker:
     """Draws what is built, and remembers the layers that may be refused."""
 
     def __init__(self, seed):
@@ -267,7 +267,7 @@ def images(seed, count, shape=(8, 8, 3)):
 def random_network(seed):
     """`(model, odd)`: a classifier of images of 8x8, and the names of its layers that may be refused."""
     keras.utils.set_random_seed(seed)
-    maker = _Maker(seed)
+    maker = Maker(seed)
     inputs = keras.Input((8, 8, 3), batch_size=maker.one(None, None, None, 4))
     y = layers.Conv2D(8, 3, padding="same")(maker.preprocessing(inputs))
     for _ in range(maker.random.integers(1, 5)):

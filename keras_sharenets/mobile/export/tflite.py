@@ -19,6 +19,7 @@ from keras_sharenets.heads import ends_of, head_of_end
 from keras_sharenets.mobile.export import calibration_check, conversion, metadata, reference, verification
 from keras_sharenets.mobile.export.representative_data import gather_inputs
 from keras_sharenets.mobile.export.verification import ExportMismatchError
+from keras_sharenets.mobile.graph.inference_graph import FLOAT
 from keras_sharenets.mobile.graph.quantization import QuantizedGraph
 from keras_sharenets.mobile.graph.rounding_error import rounding_error
 from keras_sharenets.mobile.inspect import file
@@ -247,7 +248,8 @@ def export_tflite(
     unruled = tuple(
         each.call.path for each in lowered.calls if any(step.kind == "converted" for step in each.operations)
     )
-    constants = _check_constants(data, None if unruled else quantization)
+    in_float = any(step.kind in FLOAT for step in lowered.graph.operations)
+    constants = _check_constants(data, None if in_float else quantization)
     stored = profile_graph(lowered.traced, name=model.name).stored_parameters
     files.write_bytes(path, data)
     if not agreement.tells:

@@ -90,7 +90,8 @@ def run_model(model: keras.Model, inputs: Sequence[np.ndarray]) -> tuple[np.ndar
 
 def _packed(model, arrays):
     """Arrays as the model takes its inputs: alone, or in the lists and dicts that it was made with."""
-    return arrays[0] if len(arrays) == 1 else keras.tree.pack_sequence_as(model.input, list(arrays))
+    sequential = isinstance(model, keras.Sequential)
+    return arrays[0] if sequential else keras.tree.pack_sequence_as(model.input, list(arrays))
 
 
 def inference_model(model: keras.Model) -> keras.Model:

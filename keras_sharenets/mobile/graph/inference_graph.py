@@ -23,6 +23,8 @@ CallSite = tuple[str, int]
 Materialize = Callable[[CallSite], bool]
 
 PROBABILITIES = ("softmax", "sigmoid")
+# What computes in float in files of integers too.
+FLOAT = ("divide", "converted")
 # Functions of one number: what each computes, given its operation.
 UNARY: dict[str, Callable[..., Any]] = {
     "sigmoid": lambda operation, x: ops.sigmoid(x),

@@ -124,15 +124,10 @@ def _constant(tensors, operation):
 
 def _divide(tensors, operation):
     """There is no division of integers."""
-    options = options_of("Div", operation)
-    if tensors.version == "float32":
-        add_operator(tensors, "DIV", inputs_of(tensors, operation), tensors.value(operation.output), options)
-        return
-    wide = [tensors.writer.tensor(value.shape, "float32", name="w") for value in (*operation.inputs, operation.output)]
-    for value, real in zip(operation.inputs, wide, strict=False):
-        tensors.writer.operator("DEQUANTIZE", 2, [tensors.value(value)], [real])
-    tensors.writer.operator("DIV", 1, wide[:-1], wide[-1:], options)
-    tensors.writer.operator("QUANTIZE", 1, wide[-1:], [tensors.value(operation.output)])
+    inputs = [tensors.real(value) for value in operation.inputs]
+    quotient = tensors.writer.tensor(operation.output.shape, "float32")
+    tensors.writer.operator("DIV", 1, inputs, [quotient], options_of("Div", operation))
+    tensors.give_real(operation.output, quotient)
 
 
 def _gelu(tensors, operation):

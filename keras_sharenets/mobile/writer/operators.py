@@ -20,7 +20,6 @@ _VERSIONS = {
     "CONCATENATION": {"float32": 1, "int8": 2},
     "CONV_2D": {"float32": 1, "int8": 3},
     "DEPTHWISE_CONV_2D": {"float32": 1, "int8": 3},
-    "DIV": {"float32": 1},
     "ELU": {"float32": 1, "int8": 1},
     "EXP": {"float32": 1, "int8": 2},
     "FULLY_CONNECTED": {"float32": 1, "int8": 4},
