@@ -5,6 +5,17 @@ from mobile_networks import NAMES, small_network
 from sklearn.datasets import load_digits
 
 from keras_sharenets import mobile
+from keras_sharenets.mobile.graph import lowering
+
+
+@pytest.fixture
+def rules_alone(monkeypatch):
+    """The rules without TensorFlow's converter, which converts what they refuse."""
+
+    def refuse(graph, layer, call, inputs, refusal):
+        raise refusal
+
+    monkeypatch.setattr(lowering, "lower_by_converter", refuse)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,6 @@ import keras_sharenets as ksn
 from keras_sharenets.mobile import export_tflite
 from keras_sharenets.mobile.export.reference import LayerMismatchError, check_layers, lower_model
 from keras_sharenets.mobile.export.verification import ExportMismatchError
-from keras_sharenets.mobile.graph import lowering
 from keras_sharenets.mobile.graph.inference_graph import run
 from keras_sharenets.mobile.graph.lowering import lower
 from keras_sharenets.mobile.graph.rules import UnsupportedLayerError
@@ -43,16 +42,6 @@ class GainConv2D(layers.Conv2D):
 
     def get_config(self):
         return {**super().get_config(), "gain": self.gain}
-
-
-@pytest.fixture
-def rules_alone(monkeypatch):
-    """The rules without TensorFlow's converter, which converts what they refuse."""
-
-    def refuse(graph, layer, call, inputs, refusal):
-        raise refusal
-
-    monkeypatch.setattr(lowering, "lower_by_converter", refuse)
 
 
 class SlowedSharing(ksn.layers.HighlySharedConv2D):

@@ -112,6 +112,7 @@ NAMES = list(ordinary_layers())
 
 def network(*names):
     """The named layers beside each other, on the same images."""
+    keras.utils.set_random_seed(0)
     inputs, named = keras.Input(SHAPE), ordinary_layers()
     return keras.Model(inputs, [named[name](inputs) for name in names])
 
@@ -162,7 +163,7 @@ def test_ordinary_layer(name, tmp_path):
         (layers.Conv2D(4, 1, activation=ops.cos, name="own"), "'own', a Conv2D, has the activation `cos`"),
     ],
 )  # fmt: skip
-def test_what_has_no_counterpart_is_refused_by_name(layer, message):
+def test_what_has_no_counterpart_is_refused_by_name(layer, message, rules_alone):
     inputs = keras.Input(SHAPE)
     with pytest.raises(UnsupportedLayerError, match=message):
         lower(keras.Model(inputs, layer(inputs)))
