@@ -1,11 +1,19 @@
+import functools
 import pathlib
 import re
+
+import keras
+import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_python_examples_run_and_give_what_they_say(tmp_path, monkeypatch):
+@pytest.mark.parametrize("run_eagerly", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_python_examples_run_and_give_what_they_say(run_eagerly, tmp_path, monkeypatch):
+    if run_eagerly:  # Two steps, which take less time than to compile them.
+        eager = functools.partialmethod(keras.Model.compile, run_eagerly=True, jit_compile=False)
+        monkeypatch.setattr(keras.Model, "compile", eager)
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
     assert len(blocks) >= 2

@@ -1,6 +1,9 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
+from few_layers import tiny
 
 import keras_sharenets as ksn
 from benchmarks import peers, workloads
@@ -13,9 +16,16 @@ from keras_sharenets.mobile.inspect.file import open_tflite
 NAME = "hscnet_m32_g4_r2_b1_a2"
 
 
+@pytest.fixture(scope="module", params=["tiny", pytest.param("named", marks=pytest.mark.slow)])
+def build(request):
+    """A function that makes a network, the same every time; in the default tier one of few layers."""
+    make = tiny if request.param == "tiny" else functools.partial(peers.build, NAME)
+    return functools.partial(make, input_shape=(16, 16, 3))
+
+
 @pytest.fixture(scope="module")
-def model():
-    return peers.build(NAME, input_shape=(16, 16, 3))
+def model(build):
+    return build()
 
 
 @pytest.mark.parametrize(("scales", "fewest", "most"), [("positive", 0, 0), ("mixed", 0.005, 0.05)])
@@ -31,8 +41,8 @@ def test_statistics_are_those_of_what_flows(scales, fewest, most):
     assert (signs != 0).all()
 
 
-def test_networks_are_the_same_every_time(model):
-    again = peers.build(NAME, input_shape=(16, 16, 3))
+def test_networks_are_the_same_every_time(model, build):
+    again = build()
     for weights, same in zip(model.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(weights, same)
 

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 from families import REPRESENTATIVES, representative
-from harness import assert_close, calm_statistics, check_model, outputs_of, pseudo_random
+from harness import assert_close, calm_statistics, check_model, outputs_of, pseudo_random, slow_after
 
 import keras_sharenets as ksn
 from keras_sharenets import mobile
@@ -131,13 +131,8 @@ def test_a_saved_network_is_the_same_and_exports_the_same(quantized, digits, tmp
     assert (tmp_path / "a.tflite").read_bytes() == (tmp_path / "b.tflite").read_bytes()
 
 
-# Sharing along channels and a chain of groups; the others learn and write ranges as these do.
-FAST = ("hscnet", "hgcnet")
-
-
-@pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in REPRESENTATIVES]
-)
+# A chain of groups; the others learn and write ranges as it does.
+@pytest.mark.parametrize("family", slow_after(1, sorted(REPRESENTATIVES, key=lambda family: family != "hgcnet")))
 def test_every_family(family, tmp_path):
     keras.utils.set_random_seed(0)
     model = representative(family)
@@ -186,7 +181,7 @@ def test_engines_round_alike(trained, digits):
         copy = keras.models.clone_model(trained)
         copy.set_weights(trained.get_weights())
         q = mobile.quantize_aware(copy, engine=engine)
-        q.compile(keras.optimizers.SGD(1e-3), "sparse_categorical_crossentropy", jit_compile=False)
+        q.compile(keras.optimizers.SGD(1e-3), "sparse_categorical_crossentropy", run_eagerly=True)
         losses.append(q.train_on_batch(digits[0][:64].astype("float32"), digits[1][:64]))
         limits.append([float(limit) for layer in ranges(q) for limit in layer.range()])
     assert_close(losses[1], losses[0], 1e-4)

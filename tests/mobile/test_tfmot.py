@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from harness import pseudo_random
+from harness import pseudo_random, slow_after
 from tfmot_networks import CLASSES, IMAGES, distinct, fit, kernels, network, one_layer, small_network
 
 from keras_sharenets import mobile
@@ -16,7 +16,7 @@ def zeros_wanted(size, sparsity):
 
 
 @pytest.mark.parametrize(
-    ("build", "jit_compile"), [pytest.param(network, False, marks=pytest.mark.slow), (small_network, True)]
+    ("build", "jit_compile"), slow_after(1, [(small_network, False), (small_network, True), (network, False)])
 )
 def test_a_step_is_the_step_of_keras(build, jit_compile):
     """Where nothing is pruned yet: losses, metrics, regularizers of a layer that is called often, moving statistics."""
@@ -86,7 +86,7 @@ def test_each_kernel_is_pruned_for_itself():
     model = network()
     plain = [weight for weight in model.weights if "kernel" not in weight.path]
     pruned = mobile.prune(model, 0.9, end_step=6, frequency=2)
-    fit(pruned, epochs=2)
+    fit(pruned, epochs=2, run_eagerly=True)
     for path, kernel in kernels(model).items():
         assert (kernel == 0).sum() == zeros_wanted(kernel.size, 0.9), path
     assert all(np.count_nonzero(weight.numpy()) == weight.numpy().size for weight in plain if "seed" not in weight.path)
@@ -95,19 +95,31 @@ def test_each_kernel_is_pruned_for_itself():
 def test_zeros_stay():
     """Those of an earlier pruning, where a later one asks for fewer, and where clusters follow."""
     model = small_network()
-    fit(mobile.prune(model, 0.7, end_step=4, frequency=1))
+    fit(mobile.prune(model, 0.7, end_step=4, frequency=1), run_eagerly=True)
     zeros = {path: kernel == 0 for path, kernel in kernels(model).items()}
     for again in (mobile.prune(model, 0.1, end_step=4, frequency=1), mobile.cluster(model, 5)):
-        fit(again, epochs=2)
+        fit(again, run_eagerly=True)
         for path, kernel in kernels(model).items():
             assert not kernel[zeros[path]].any(), path
             assert kernel.any(), path
     assert all(distinct(kernel) <= 5 for kernel in kernels(model).values())
 
 
-@pytest.mark.parametrize("centroids", ["kmeans++", "linear", "density", "random"])
-def test_each_kernel_has_few_values(centroids):
-    model = network() if centroids == "kmeans++" else small_network()
+@pytest.mark.parametrize(
+    ("centroids", "build"),
+    slow_after(
+        1,
+        [
+            ("kmeans++", small_network),
+            ("kmeans++", network),
+            ("linear", small_network),
+            ("density", small_network),
+            ("random", small_network),
+        ],
+    ),
+)
+def test_each_kernel_has_few_values(centroids, build):
+    model = build()
     clustered = mobile.cluster(model, 6, centroids=centroids)
     assert all(distinct(kernel) <= 6 for kernel in kernels(model).values())
     before = kernels(model)

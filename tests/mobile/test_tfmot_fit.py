@@ -58,7 +58,7 @@ def test_interruption(make, few):
     trained = make(model)
     before = model.get_weights()
     with pytest.raises(KeyboardInterrupt):
-        fit(trained, callbacks=[Interrupt()])
+        fit(trained, callbacks=[Interrupt()], run_eagerly=True)
     assert int(trained.optimizer.iterations.numpy()) == 4
     assert all(few(kernel) for kernel in kernels(model).values())
     assert any(np.abs(now - then).max() > 0 for now, then in zip(model.get_weights(), before, strict=True))
@@ -71,7 +71,7 @@ def test_clusters_begin_where_the_weights_are_put():
     """As `EarlyStopping` does it: what a second `fit` begins with are the weights that were put there, not its last."""
     model = small_network()
     clustered = mobile.cluster(model, 5)
-    fit(clustered)
+    fit(clustered, run_eagerly=True)
     best = model.get_weights()
     fit(clustered, epochs=2)
     assert not np.array_equal(model.get_weights()[0], best[0])

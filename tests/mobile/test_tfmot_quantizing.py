@@ -27,11 +27,11 @@ def network():
     return keras.Model(inputs, keras.layers.Dense(5, "softmax", name="scores")(x))
 
 
-def fit(model, images=IMAGES, epochs=1, jit_compile=False, momentum=0.0):
+def fit(model, images=IMAGES, epochs=1, momentum=0.0, run_eagerly=False):
     """Six steps an epoch."""
     if not model.compiled:
         optimizer = keras.optimizers.SGD(0.02, momentum)
-        model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=jit_compile)
+        model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=False, run_eagerly=run_eagerly)
     arguments = {"batch_size": 8, "epochs": epochs, "shuffle": False, "verbose": 0}
     return model.fit(images, CLASSES[: len(images)], **arguments).history["loss"]
 
@@ -41,7 +41,8 @@ def test_a_step_is_that_of_the_network_itself():
     own, given = mobile.quantize_aware(network()), mobile.quantize_aware(network())
     trained = quantize_with_tfmot(given)
     assert max(layer.places for layer in own.layers if isinstance(layer, FakeQuantize)) > 1
-    np.testing.assert_allclose(fit(trained, IMAGES[:16]), fit(own, IMAGES[:16]), rtol=1e-5)
+    losses = [fit(model, IMAGES[:16], run_eagerly=True) for model in (trained, own)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
     before = network().weights
     assert len(given.weights) == len(own.weights) > len(before)
     for actual, expected in zip(given.weights, own.weights, strict=True):
@@ -100,11 +101,11 @@ def test_ranges_follow_the_values():
 @pytest.mark.parametrize("preserve", ["zeros", pytest.param("clusters", marks=pytest.mark.slow)])
 def test_what_was_made_before_stays(preserve):
     model = network()
-    fit(mobile.prune(model, 0.5, end_step=4, frequency=1))
-    fit(mobile.cluster(model, 6))
+    fit(mobile.prune(model, 0.5, end_step=4, frequency=1), run_eagerly=True)
+    fit(mobile.cluster(model, 6), IMAGES[:16], run_eagerly=True)
     trained = quantize_with_tfmot(mobile.quantize_aware(model, preserve=preserve))
     before = [weight.numpy() for weight in model.weights if "kernel" in weight.path]
-    fit(trained, epochs=2, momentum=0.9)
+    fit(trained, momentum=0.9, run_eagerly=True)
     wrappers = [layer for layer in trained.layers if isinstance(layer, QuantizedKernels)]
     after = [kernel.numpy() for wrapper in wrappers for kernel in wrapper.preserved_kernels()]
     assert len(after) == len(before)

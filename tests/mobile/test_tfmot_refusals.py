@@ -68,6 +68,7 @@ def test_other_backends_and_missing_packages(monkeypatch):
         mobile.prune(network(), end_step=9)
 
 
+@pytest.mark.slow  # A process of its own, with TensorFlow and two packages more.
 def test_packages_are_loaded_late_and_leave_no_trace():
     script = """
 import os, sys

@@ -45,11 +45,14 @@ def one_layer(kernel):
     return model
 
 
-def fit(model, x=IMAGES, y=CLASSES, epochs=1, **arguments):
-    """Fits a model, compiled here if it is not; six steps an epoch."""
+def fit(model, x=IMAGES, y=CLASSES, epochs=1, run_eagerly=False, **arguments):
+    """Fits a model, compiled here if it is not; six steps an epoch.
+
+    With `run_eagerly` nothing is traced, which takes longer than a dozen steps.
+    """
     if not model.compiled:
-        optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
-        model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
+        optimizer, how = keras.optimizers.SGD(0.05, momentum=0.9), {"run_eagerly": run_eagerly, "jit_compile": False}
+        model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], **how)
     keras.utils.set_random_seed(1)
     return model.fit(x, y, epochs=epochs, **{"batch_size": 8, "verbose": 0, "shuffle": False, **arguments})
 

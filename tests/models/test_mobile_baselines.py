@@ -49,7 +49,7 @@ def test_counts_for_any_number_of_classes(factory, arguments, counts):
 @counts_only
 @pytest.mark.parametrize(
     ("factory", "small", "late", "large"),
-    [(MobileNetV2, 89, 298, 301), (IGCV3, 95, 312, 313), (ShuffleNetV2, 190, 742, 583)],
+    slow_after(1, [(MobileNetV2, 89, 298, 301), (IGCV3, 95, 312, 313), (ShuffleNetV2, 190, 742, 583)]),
 )
 def test_strides_change_the_work_and_nothing_else(factory, small, late, large):
     models = [

@@ -71,7 +71,7 @@ def test_compression_factors():
         assert abs(exact - factor) <= 0.03 * factor + 0.05, (baseline, name)
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+@pytest.mark.parametrize("shared", slow_after(1, [True, False]), ids=["shared", "own"])
 def test_harness(shared, tmp_path, other_backend):
     sharing = {"share": "spatial"} if shared else {"share": "none", "width": (4, 8), "blending": False}
     # The gradient of a bias before a normalization is 0 but for rounding, of which no two backends agree.

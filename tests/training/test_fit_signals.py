@@ -1,4 +1,7 @@
-"""What a signal leaves behind of a run in a process of its own."""
+"""What a signal leaves behind of a run in a process of its own, in `make test-all`.
+
+In `make test`, `test_resume.py` kills one and sends signals within a process, `cli/test_command.py` has exit statuses.
+"""
 
 import json
 import os
@@ -83,9 +86,8 @@ def test_kill_in_the_middle_of_an_epoch_leaves_whole_files(tmp_path, epoch):
     assert (metrics["state"], metrics["test_accuracy"]) == ("running", None)
 
 
-@pytest.mark.parametrize(
-    "program", [("-c", PLAIN), pytest.param(("-m", "trainers"), marks=pytest.mark.slow)], ids=["plain", "hscnet"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [("-c", PLAIN), ("-m", "trainers")], ids=["plain", "hscnet"])
 def test_sigterm_ends_with_a_checkpoint(program, tmp_path):
     process = start_long_training(tmp_path / "run", *program)
     with process:

@@ -61,7 +61,12 @@ def test_every_saved_record_can_be_compared(tmp_path, capsys):
             assert entry["parameters"] == count_parameters(files.load_model(place / "last.keras"))
 
 
-@pytest.mark.parametrize("place", PUBLISHED, ids=NAME)
+# Of deep networks, a file takes seconds to be read.
+@pytest.mark.parametrize(
+    "place",
+    [pytest.param(place, marks=[] if "vggnet" in place.name else pytest.mark.slow) for place in PUBLISHED],
+    ids=NAME,
+)
 def test_published_files_are_those_of_the_record(place):
     published = read_published(place)
     if published.int8:

@@ -1,4 +1,4 @@
-"""The trainers on the other backend: tests of other files, run there."""
+"""The trainers on the other backend: tests of other files, run there; in `make test`, see `cli/cold_start.py`."""
 
 import os
 import pathlib
@@ -11,16 +11,13 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="this is the JAX run")
-@pytest.mark.parametrize("count", [4, pytest.param(19, marks=pytest.mark.slow)])
-def test_all_of_this_on_jax(count):
-    """In `make test` what JAX compiles soon; a whole run on JAX is in `tests/cli/cold_start.py`."""
+def test_all_of_this_on_jax():
     tests = {
         "test_resume.py": ["test_a_checkpoint_holds_all_that_the_next_steps_depend_on"],
         "test_batches.py": ["test_fit_takes_the_batches_in_order_epoch_by_epoch"],
         "test_recipes.py": ["test_weight_decay_counts_a_shared_tensor_once", "test_weight_decay_in_the_loss"],
-    }
-    runs = {
         "test_fit.py": [
             "test_files_of_a_run",
             "test_metrics_say_what_came_out",
@@ -32,11 +29,9 @@ def test_all_of_this_on_jax(count):
             "test_a_whole_epoch_lowers_for_tpu",
         ],
     }
-    if count > 4:
-        tests |= runs
     names = [f"tests/training/{file}::{name}" for file, names in tests.items() for name in names]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "", *names]
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
-    assert f"{count} passed" in result.stdout
+    assert "19 passed" in result.stdout
