@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 FOLDER = pathlib.Path(__file__).with_name("trained")
 INDEX = FOLDER / "index.json"
-HEAD = "predictions"  # The layer that is new where the classes are others.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,11 +182,16 @@ def _pixel_statistics(source: keras.Model, path: pathlib.Path) -> tuple[list[flo
 
 
 def _transfer(source: keras.Model, model: keras.Model, path: pathlib.Path) -> None:
-    """Gives a network the weights of the layers of the same names; all must be there, but for the head."""
+    """Gives a network the weights of the layers of the same names; all must be there, but for a new classifier."""
+    import keras
+
     old, new = _weighted(source), _weighted(model)
-    if HEAD in old and (HEAD not in new or _shapes(old[HEAD]) != _shapes(new[HEAD])):
-        del old[HEAD]
-        new.pop(HEAD, None)
+    if "predictions" not in new or model.output_shape[1:] != source.output_shape[1:]:
+        # Hidden layers of a classifier may depend on the number of classes too (ShardNet's VGGNets).
+        for name, layer in [*old.items(), *new.items()]:
+            if type(layer) is keras.layers.Dense and not (name in old and name in new and _alike(old[name], new[name])):
+                old.pop(name, None)
+                new.pop(name, None)
     for name in [*new, *old]:
         shapes = [_shapes(layers[name]) if name in layers else None for layers in (old, new)]
         if shapes[0] != shapes[1]:
@@ -209,6 +213,10 @@ def _weighted(model: keras.Model) -> dict[str, keras.layers.Layer]:
         for layer in model.layers
         if layer.weights and not isinstance(layer, keras.layers.Normalization)
     }
+
+
+def _alike(first: keras.layers.Layer, second: keras.layers.Layer) -> bool:
+    return _shapes(first) == _shapes(second)
 
 
 def _shapes(layer: keras.layers.Layer) -> list[tuple[int, ...]]:

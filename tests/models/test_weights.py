@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 
 import keras
 import numpy as np
@@ -81,6 +82,20 @@ def test_another_number_of_classes_has_a_new_head(source, file):
     assert_close(outputs_of(pooled[0], PIXELS), outputs_of(pooled[1], PIXELS), 1e-6)
 
 
+def test_hidden_layers_of_a_classifier_may_be_new_too(tmp_path):
+    """ShardNet's VGGNets have wider ones for more classes."""
+    small = {"width": 4, "input_shape": (32, 32, 3), "include_preprocessing": False}
+    source = ksn.create_model("s_vggnet_32", num_classes=10, **small)
+    files.save_model(source, tmp_path / "net.keras")
+    model = ksn.create_model("s_vggnet_32", weights=tmp_path / "net.keras", num_classes=11, **small)
+    assert [model.get_layer(name).units for name in ("dense1", "dense2", "predictions")] == [1024, 1024, 11]
+    shared = [network.get_layer("shared_spatial").kernel for network in (model, source)]
+    assert_close(*shared, 1e-9)
+    text = "for the layer 'dense1' the file has weights of [(4, 512), (512,)], 's_vggnet_32' weights of [(4, 6), (6,)]"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        ksn.create_model("s_vggnet_32", weights=tmp_path / "net.keras", hidden_units=(6, 6), **small)
+
+
 def test_without_the_top_and_of_another_size(source, file):
     model = ksn.create_model(
         "resnet_8", weights=file, include_top=False, pooling="avg", input_shape=(16, 24, 3), **SMALL
@@ -138,7 +153,7 @@ def test_damaged_files(package, file, tmp_path):
         ((4, 6, 9), "for the layer 'stage3_conv1' the file has weights of [(3, 3, 6, 8), (8,)], 'resnet_8' weights of"),
         (
             (4, 6),
-            "for the layer 'stage3_conv1' the file has weights of [(3, 3, 6, 8), (8,)], 'resnet_8' none of that name",
+            "for the layer 'predictions' the file has weights of [(8, 10), (10,)], 'resnet_8' weights of [(6, 10),",
         ),
         ((4, 6, 8, 8), "for the layer 'stage4_conv1' the file has none of that name, 'resnet_8' weights of [(3, 3, 8,"),
     ],
