@@ -108,7 +108,9 @@ def stack_groups(graph: InferenceGraph) -> InferenceGraph:
     readers, number = graph.consumers(), graph.next_number()
     stacks, operations = {}, []
     for operation in graph.operations:
-        groups = sorted(readers.get(operation.output.number, ()), key=lambda reader: reader.attributes.get("start", 0))
+        groups = readers.get(operation.output.number, [])
+        if all(reader.kind == "slice" for reader in groups):
+            groups = sorted(groups, key=lambda reader: reader.attributes["start"])
         if operation.kind == "permute" and _are_groups(groups, operation.attributes["indices"]):
             steps = _stacked(operation, len(groups), number)
             operations += steps
