@@ -18,13 +18,19 @@ from keras_sharenets import layers as ours
 from keras_sharenets._types import Shape
 from keras_sharenets.analysis.graph import Call, Graph, Tensor, trace
 from keras_sharenets.mobile.export.verification import ExportMismatchError, run_model, spread, synthetic_inputs
-from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES, InferenceGraph, compute, run_all
+from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES, Constant, InferenceGraph, compute, run_all
 from keras_sharenets.mobile.graph.lowering import LoweredCall, lower_calls
 from keras_sharenets.mobile.graph.rules import UnsupportedLayerError, article, call_keras
 
 # The largest relative difference of a right layer, and of a right graph. Right ones had up to 1e-6 in networks of up to
 # 100 convolutions.
 TOLERANCE = 1e-4
+# A graph may also have so many times the error that rounding makes by itself, and no more than this. Networks that
+# carry every difference on, as deep ones do before they are trained, give other scores in Keras too where it adds up in
+# another order: right graphs of four of them had 0.5 to 0.9 times what rounding kernels makes, ResNet-152 up to 2e-3.
+_ROUNDING_FACTOR, _MOST_ROUNDING = 2, 0.1
+# Bits of a float32 number that the products of a convolution leave right when they are added up.
+_BITS = 22
 # Numbers this small beside the inputs of a layer are what rounding leaves of a difference.
 _ROUNDING = 1e-3
 # Beyond this score a softmax or sigmoid is 0 or 1 in all but its last digits.
@@ -218,15 +224,47 @@ def check_graph(graph: InferenceGraph, expected: Results, inputs: Arrays) -> Non
         inputs: a float array `(n, ...)` for each input.
 
     Raises:
-        ExportMismatchError: outputs or scores differ by more than `TOLERANCE` of their length.
+        ExportMismatchError: outputs or scores differ by more than `TOLERANCE` of their length, and more than rounding
+            explains.
     """
-    pairs = zip(results_of(graph, inputs), expected, strict=True)
-    error = max(_error(*each) for arrays in pairs for each in zip(*arrays, strict=True))
-    if not error <= TOLERANCE:
+    results = results_of(graph, inputs)
+    error, limit = max(map(max, _errors(results, expected))), TOLERANCE
+    if not error <= limit:
+        limit = max(limit, *map(max, rounding_limits(graph, inputs)))
+    if not error <= limit:
         raise ExportMismatchError(
             f"The inference graph does not compute what Keras computes on {len(inputs[0])} images, and nothing was"
-            f" written: relative error of the scores {error:.2g} (at most {TOLERANCE:.2g} is right)."
+            f" written: relative error of the scores {error:.2g} (at most {limit:.2g} is right)."
         )
+
+
+def _errors(results: Results, expected: Results) -> tuple[list[float], list[float]]:
+    outputs, scores = (list(map(_error, *arrays)) for arrays in zip(results, expected, strict=True))
+    return outputs, scores
+
+
+def rounding_limits(graph: InferenceGraph, inputs: Arrays, *, bits: int = _BITS) -> tuple[list[float], list[float]]:
+    """How far a right graph may be off where rounding alone changes much.
+
+    Args:
+        graph: `InferenceGraph`.
+        inputs: a float array `(n, ...)` for each input.
+        bits: those that are right: each number of each kernel is changed by `2**-bits` of it, up or down.
+
+    Returns:
+        `(outputs, scores)`: twice the relative error which that makes, at most 0.1, for each output.
+    """
+    random, kernels = np.random.default_rng(0), {}
+    for kernel in graph.uses():
+        signs = random.choice([-1.0, 1.0], kernel.array.shape)
+        kernels[kernel] = Constant(kernel.name, (kernel.array * (1 + 2.0**-bits * signs)).astype("float32"))
+    steps = (
+        step if step.kernel is None else dataclasses.replace(step, kernel=kernels[step.kernel])
+        for step in graph.operations
+    )
+    errors = _errors(results_of(graph.with_operations(steps), inputs), results_of(graph, inputs))
+    outputs, scores = ([min(_MOST_ROUNDING, _ROUNDING_FACTOR * error) for error in each] for each in errors)
+    return outputs, scores
 
 
 def keras_scores(lowered: LoweredModel, images: np.ndarray) -> np.ndarray:

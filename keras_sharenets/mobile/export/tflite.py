@@ -19,7 +19,7 @@ from keras_sharenets.heads import ends_of, head_of_end
 from keras_sharenets.mobile.export import calibration_check, conversion, metadata, reference, verification
 from keras_sharenets.mobile.export.representative_data import gather_inputs
 from keras_sharenets.mobile.export.verification import ExportMismatchError
-from keras_sharenets.mobile.graph.inference_graph import FLOAT
+from keras_sharenets.mobile.graph.inference_graph import FLOAT, InferenceGraph
 from keras_sharenets.mobile.graph.quantization import QuantizedGraph
 from keras_sharenets.mobile.graph.rounding_error import rounding_error
 from keras_sharenets.mobile.inspect import file
@@ -32,6 +32,8 @@ _VECTOR_BYTES = {None: 4, "float16": 2, "int8": 4}
 # The largest `score_error` of a right file. Right ones had up to 1e-6, 1e-3 and 0.07 (untrained and trained networks of
 # 4 to 100 convolutions); files with the values of a kernel shuffled or with doubled scores had 0.5 to 4.
 _TOLERANCES = {None: 1e-4, "float16": 1e-2, "int8": 0.5}
+# Bits of the numbers in a kernel that are right, for float files of networks that carry every difference on.
+_RIGHT_BITS = {None: 22, "float16": 11}
 # An integer file may also have so many times the error that its bits make by themselves, and one step of its scores.
 # Right files of all families had 0.92 to 1.14 times that error.
 _ROUNDING_FACTOR = 1.5
@@ -73,7 +75,8 @@ class TFLiteReport:
         classes: number of classes; 0 where there are several outputs.
         score_error_bound: the largest `score_error` with which the file would have been written. For `"int8"` it comes
             from the bits: 1.5 times the error that rounding every kernel and value makes in float, and one step of the
-            scores.
+            scores. In the float modes it is 1e-4 or 1e-2, or, in a network that carries every difference on, twice
+            what rounding its kernels makes, if that is more.
         worst_layer: for `"int8"`, the layer that loses most when it alone is rounded; else `None`.
         worst_layer_error: what that layer loses, as a share of the length of its output.
         input_type, output_type: types of the numbers that the file takes and gives.
@@ -169,10 +172,11 @@ def export_tflite(
     Every layer of the graph that is written is compared with Keras first, in float, to 1e-4, on some of
     `representative_data` and on fresh images. Before the file gets its name it is run in the LiteRT interpreter, on up
     to 64 of `representative_data` or on 16 synthetic images, and on 16 fresh ones. Its scores may differ from Keras' by
-    1e-4 of their length (float32), 1e-2 (float16) or what its bits explain (int8, `score_error_bound` of the report;
-    never more than 0.5), and in the float modes its outputs by the same share of 1 plus half the largest score, which
-    is how far a softmax carries such a difference. That finds wrong files, not imprecise ones: look at
-    `top1_agreement` and `worst_layer`, and measure the accuracy of the file.
+    1e-4 of their length (float32), 1e-2 (float16) or what its bits explain (int8, and float files of networks that
+    carry every difference on; `score_error_bound` of the report; never more than 0.5, in float 0.1), and in the float
+    modes its outputs by the same share of 1 plus half the largest score, which is how far a softmax carries such a
+    difference. That finds wrong files, not imprecise ones: look at `top1_agreement` and `worst_layer`, and measure the
+    accuracy of the file.
 
     Args:
         model: functional or sequential `keras.Model` for images, or whatever else, of a fixed size.
@@ -240,11 +244,13 @@ def export_tflite(
         data = metadata.write_labels(data, class_names)
     inputs, verified_on = verification.verification_inputs(representative_data, shapes)
     graph = graphs[-1] if graphs else None
-    agreement, limits = _verify(lowered, heads, data, graph, inputs, most=_TOLERANCES[quantization])
+    agreement, limits = _verify(
+        lowered, heads, data, graph, inputs, most=_TOLERANCES[quantization], bits=_RIGHT_BITS.get(quantization)
+    )
     # Images that an integer file was not calibrated with may have values outside its ranges, which it clips as it must.
     most = math.inf if quantization == "int8" else _TOLERANCES[quantization]
     fresh = reference.fresh_inputs(representative_data, shapes, count=_FRESH)
-    _verify(lowered, heads, data, graph, fresh, most=most)
+    _verify(lowered, heads, data, graph, fresh, most=most, bits=_RIGHT_BITS.get(quantization))
     unruled = tuple(
         each.call.path for each in lowered.calls if any(step.kind == "converted" for step in each.operations)
     )
@@ -292,10 +298,11 @@ def _weight_bytes(model, parameters, quantization):
     return in_kernels * _KERNEL_BYTES[quantization] + (parameters - in_kernels) * _VECTOR_BYTES[quantization]
 
 
-def _verify(lowered, heads, data, graph, inputs, *, most):
+def _verify(lowered, heads, data, graph, inputs, *, most, bits):
     """Runs the file and compares it with Keras; an `ExportMismatchError` if it is wrong.
 
-    Its scores may differ by `most`, or less if that is more than the bits of a `QuantizedGraph` explain.
+    Its scores may differ by `most`, or less if that is more than the bits of a `QuantizedGraph` explain, or more if the
+    bits that a float file has do.
 
     Returns:
         `(agreement, limits)`: the `Agreement`, of the output that is nearest to its bound, and what the report says of
@@ -321,6 +328,10 @@ def _verify(lowered, heads, data, graph, inputs, *, most):
             limits.update(worst_layer=worst, worst_layer_error=loss)
             hint = f" Rounding alone makes {max(rounding.scores):.2g}; layer '{worst}' loses most, {loss:.2g}."
     agreements = list(map(verification.compare, heads, outputs, scores, expected, expected_scores))
+    exceeded = any(not each.score_error <= bound for each, bound in zip(agreements, bounds, strict=True))
+    if exceeded and isinstance(graph, InferenceGraph):
+        _, explained = reference.rounding_limits(graph, inputs, bits=bits)
+        bounds = list(map(max, bounds, explained))
     for agreement, limit, right in zip(agreements, bounds, expected_scores, strict=True):
         difference_limit = np.inf if isinstance(graph, QuantizedGraph) else limit * (1 + np.abs(right).max() / 2)
         # Written so that a difference that is no number fails.
