@@ -7,7 +7,9 @@ import os
 import numpy as np
 import PIL.Image
 import pytest
+import tensorflow as tf
 
+from keras_sharenets.training.run.fit import _out_of_memory
 from keras_sharenets.training.run.recorder import Recorder, list_checkpoints, load_checkpoint
 from trainers.cli import main
 
@@ -78,6 +80,29 @@ def test_full_disk(colors, tmp_path, capsys, monkeypatch):
     check(tmp_path / "run", capsys, "A file of the run cannot be written: [Errno 28] No space left on device.")
     assert main(["fit", "--resume", str(tmp_path / "run")]) == 0
     assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 4
+
+
+OUT_OF_MEMORY = {
+    "tensorflow": tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[128,64,32,32]"),
+    "xla": RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 4294967296 bytes."),
+    "python": MemoryError(),
+}
+
+
+def test_errors_that_mean_too_little_memory():
+    assert all(map(_out_of_memory, OUT_OF_MEMORY.values()))
+    assert not any(map(_out_of_memory, (RuntimeError("INTERNAL: out"), tf.errors.UnavailableError(None, None, "gone"))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
+def test_a_device_that_is_out_of_memory(error, colors, tmp_path, capsys, monkeypatch):
+    def fault(recorder):
+        raise error
+
+    assert run_and_break(colors, tmp_path / "run", monkeypatch, fault) == 2
+    told = "The device is out of memory. A run with a smaller `batch_size` (=16) needs less."
+    check(tmp_path / "run", capsys, told)
 
 
 def test_unreadable_image(colors, tmp_path, capsys, monkeypatch):

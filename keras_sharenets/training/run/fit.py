@@ -74,7 +74,7 @@ def fit(
     Raises:
         ValueError: `output` holds a run already, or another process trains in it, or an argument breaks a rule: before
             anything is written. Or the loss is no longer finite, or an image cannot be read any more: what was saved
-            before stays, and the message names the last checkpoint.
+            before stays, and the message names the last checkpoint. Or the device is out of memory.
         OSError: a file cannot be written, for example on a full disk; the message names the last checkpoint.
         RuntimeError: another worker is gone; the message says how to resume.
         Interrupted: a `KeyboardInterrupt`: Ctrl-C or SIGTERM came. The step was finished and a checkpoint written, and
@@ -313,12 +313,21 @@ def _stop(error: BaseException, reason: BaseException, recorder: Recorder, devic
         raise OSError(f"A file of the run cannot be written: {reason}. {recorder.resume_hint()}") from error
     if isinstance(reason, ValueError):
         raise ValueError(f"{str(reason).rstrip('.')}. {recorder.resume_hint()}") from error
+    if _out_of_memory(reason):
+        need = f"A run with a smaller `batch_size` (={recorder.run.recipe.batch_size}) needs less."
+        raise ValueError(f"The device is out of memory. {need} {recorder.resume_hint()}") from error
     if isinstance(reason, devices.errors):
         raise RuntimeError(
             f"Another worker is gone, so worker {devices.worker} of {devices.workers} stops too. Start all workers "
             f"again with `fit --resume {recorder.folder} --strategy {devices.strategy}`. ({type(reason).__name__}: "
             f"{' '.join(str(reason).split())[:200]})"
         ) from error
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether it is Python's error for it, TensorFlow's, or a message of XLA."""
+    names = (type(error).__name__, str(error).partition(":")[0])
+    return not {"MemoryError", "ResourceExhaustedError", "RESOURCE_EXHAUSTED"}.isdisjoint(names)
 
 
 def check_output(output: str | pathlib.Path) -> pathlib.Path:

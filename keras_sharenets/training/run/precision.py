@@ -18,7 +18,7 @@ from keras_sharenets.training.run.record import Run
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 MEASURED = ("float32", "bfloat16")  # Of float16, small gradients are 0 and large ones infinite: who wants it names it.
 GAIN = 1.05  # How much faster a step has to be.
-ROUNDS = 5
+ROUNDS = 3
 
 
 def choose_precision(run: Run, devices: Devices, batches: Batches, build: Callable[[], keras.Model]) -> Run:
