@@ -17,8 +17,16 @@ from random_networks import (
 
 import keras_sharenets as ksn
 from keras_sharenets.mobile import export_tflite
-from keras_sharenets.mobile.export.reference import LayerMismatchError, check_layers, lower_model
+from keras_sharenets.mobile.export.reference import (
+    TOLERANCE,
+    LayerMismatchError,
+    check_graph,
+    check_layers,
+    lower_model,
+    results_of,
+)
 from keras_sharenets.mobile.export.verification import ExportMismatchError
+from keras_sharenets.mobile.graph import passes
 from keras_sharenets.mobile.graph.inference_graph import run
 from keras_sharenets.mobile.graph.lowering import lower
 from keras_sharenets.mobile.graph.rules import UnsupportedLayerError
@@ -169,6 +177,27 @@ def test_model_that_does_not_run_its_layers_in_turn_is_refused(tmp_path):
     model = Doubled(inputs, layers.Dense(3)(layers.Flatten()(layers.Rescaling(1 / 255)(inputs))))
     with pytest.raises(ExportMismatchError, match="does not compute what its layers compute one after the other"):
         export_tflite(model, tmp_path / "net.tflite")
+
+
+def test_what_rounding_makes_is_told_from_a_wrong_graph():
+    """A small signal on large numbers that a normalization takes off: float32 has three digits of it left."""
+    keras.utils.set_random_seed(0)
+    inputs, gains = keras.Input((8, 8, 3)), keras.initializers.RandomUniform(0.5, 1.5)
+    y = layers.Conv2D(16, 3, name="before")(layers.Rescaling(1.0, 1e4)(inputs))
+    norm = layers.BatchNormalization(momentum=0.0, gamma_initializer=gains)
+    model = keras.Model(inputs, layers.GlobalAveragePooling2D()(norm(y)))
+    pixels = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype("float32")
+    model(pixels, training=True)
+    lowered = lower_model(model)
+    graph = passes.prepare_float(passes.simplify(lowered.graph), lambda site: True)
+    expected = results_of(lowered, (pixels,))
+    error = np.linalg.norm(results_of(graph, (pixels,))[0][0] - expected[0][0]) / np.linalg.norm(expected[0][0])
+    assert error > TOLERANCE
+    check_graph(graph, expected, (pixels,))
+    (kernel,) = graph.uses()
+    kernel.array[0, 0, 0] *= 1.01
+    with pytest.raises(ExportMismatchError, match="The inference graph does not compute what Keras computes"):
+        check_graph(graph, expected, (pixels,))
 
 
 def test_low_rank_adaptation_is_part_of_the_kernel():
