@@ -34,6 +34,9 @@ CASES = {
     "several outputs": lambda y: ops.stack(ops.unstack(y, axis=2)[::-1], axis=2),
     "kernel": lambda y: layers.SpectralNormalization(layers.Conv2D(4, 3), name="odd")(y),
     "constant": lambda y: y + ops.ones_like(y),
+    "loop": lambda y: layers.Reshape((8, 8, 4))(
+        layers.LSTM(32, return_sequences=True, name="odd")(layers.Reshape((8, 32))(y))
+    ),
     "attention": lambda y: layers.Reshape((8, 8, 4))(
         layers.MultiHeadAttention(2, 4, name="odd")(layers.Reshape((64, 4))(y), layers.Reshape((64, 4))(y))
     ),
@@ -48,9 +51,15 @@ def test_file_gives_what_keras_gives(tmp_path, case, quantization):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("quantization", [None, "float16", "int8"])
-@pytest.mark.parametrize("case", ["own method", "own property", "two inputs", "kernel", "constant", "attention"])
+@pytest.mark.parametrize(
+    "case", ["loop", "own method", "own property", "two inputs", "kernel", "constant", "attention"]
+)
 def test_file_gives_what_keras_gives_for_more_layers(tmp_path, case, quantization):
     _check(tmp_path, case, quantization)
+
+
+def test_loop_comes_with_the_graphs_that_it_runs(tmp_path):
+    _check(tmp_path, "loop", None)
 
 
 def _check(folder, case, quantization):

@@ -97,13 +97,10 @@ def _converted(layer, call, place, refusal):
         with _quiet():
             converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
             program = Program(converter.convert())
-        model = file.parse(program.data)
         result = np.shape(program(*(np.zeros(shape, "float32") for shape in shapes)))
     # The converter raises whatever it likes, and so do layers that are traced for a batch of 1.
     except Exception as error:
         raise UnsupportedLayerError(f"{refusal} {_reason(str(error))}") from error
-    if model.SubgraphsLength() > 1:
-        raise UnsupportedLayerError(f"{refusal} TensorFlow's converter makes a loop of it, which cannot be spliced in.")
     if result != (1, *call.outputs[place].shape[1:]):
         raise UnsupportedLayerError(f"{refusal} Nor has it one result for each example: {result} for one.")
     return program

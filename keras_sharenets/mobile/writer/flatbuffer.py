@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Callable
 from typing import Any
 
 import flatbuffers
@@ -75,8 +76,8 @@ class FileWriter:
     """A file with one graph, put together tensor by tensor and operator by operator."""
 
     def __init__(self) -> None:
-        self._graph = schema.SubGraphT()
-        self._graph.tensors, self._graph.operators = [], []
+        self._graph = _empty_graph()
+        self._inner_graphs = []
         self._names = []  # Of the tensors, each with what stands between it and a number.
         self.layer = ""
         self._buffers = [schema.BufferT()]  # The first one is empty, for tensors that are computed.
@@ -102,6 +103,7 @@ class FileWriter:
         quantization: tuple[Any, Any, int] | None = None,
         suffix: str = "",
         name: str | None = None,
+        signature: np.ndarray | None = None,
     ) -> int:
         """Adds a tensor, unless it is a constant that is there already, and returns its number.
 
@@ -116,6 +118,7 @@ class FileWriter:
             quantization: `(scale, zero_point, axis)`, vectors along an axis or single numbers, or `None`.
             suffix: what is added to the layer's name.
             name: that letter, instead of the layer's name.
+            signature: the shape with -1 for sides that are known only when the file runs, or `None`.
         """
         buffer = 0 if constant is None else self._buffer(np.asarray(constant, dtype))
         parameters = None if quantization is None else _Once(_quantization_parameters(*quantization))
@@ -124,6 +127,7 @@ class FileWriter:
             return self._constants[key]
         tensor = schema.TensorT()
         tensor.shape = np.asarray(shape, "int32")
+        tensor.shapeSignature = signature
         tensor.type = getattr(schema.TensorType, dtype.upper())
         tensor.buffer, tensor.quantization, tensor.hasRank = buffer, parameters, True
         self._graph.tensors.append(tensor)
@@ -155,6 +159,22 @@ class FileWriter:
                 operator.builtinOptions2 = _Once(options)
         self._graph.operators.append(operator)
 
+    def inner_graph(self, fill: Callable[[], tuple[list[int], list[int]]]) -> int:
+        """Adds a graph beside the main one, for operators that run one, and returns its number.
+
+        Args:
+            fill: function that adds its tensors and operators, and returns the numbers of its inputs and outputs.
+        """
+        outside = self._graph, self._names, self._constants
+        self._graph, self._names, self._constants = _empty_graph(), [], {}
+        inputs, outputs = fill()
+        self._graph.inputs, self._graph.outputs = np.asarray(inputs, "int32"), np.asarray(outputs, "int32")
+        for tensor, name in zip(self._graph.tensors, _unique_names(self._names, {}), strict=True):
+            tensor.name = name
+        self._inner_graphs.append(self._graph)
+        self._graph, self._names, self._constants = outside
+        return len(self._inner_graphs)
+
     def finish(self, signature: str, inputs: dict[str, int], outputs: dict[str, int]) -> bytes:
         """The bytes of the file.
 
@@ -169,7 +189,7 @@ class FileWriter:
             self._graph.tensors[number].name = name
         model = schema.ModelT()
         model.version = 3
-        model.subgraphs, model.buffers = [self._graph], self._buffers
+        model.subgraphs, model.buffers = [self._graph, *self._inner_graphs], self._buffers
         model.operatorCodes = [_code(name, version) for name, version in self._codes]
         definition = schema.SignatureDefT()
         definition.signatureKey, definition.subgraphIndex = signature, 0
@@ -179,6 +199,12 @@ class FileWriter:
         builder = _Builder()
         builder.Finish(model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
+
+
+def _empty_graph():
+    graph = schema.SubGraphT()
+    graph.tensors, graph.operators = [], []
+    return graph
 
 
 def short_name(layer: str) -> str:

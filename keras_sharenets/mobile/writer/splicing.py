@@ -12,33 +12,75 @@ from keras_sharenets.mobile.writer.operators import Tensors
 _NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
 
 
+# Which graphs an operator runs.
+_INNER = ("condSubgraphIndex", "bodySubgraphIndex", "thenSubgraphIndex", "elseSubgraphIndex")
+
+
 def splice(tensors: Tensors, operation: Operation) -> None:
     """Adds the operators of a `"converted"` operation, which compute in float whatever the file computes in."""
     model = schema.ModelT.InitFromPackedBuf(operation.attributes["program"].data, 0)
-    (graph,) = model.subgraphs
-    numbers = {-1: -1}
-    numbers.update(zip(graph.inputs.tolist(), map(tensors.real, operation.inputs), strict=True))
+    graph = model.subgraphs[0]
+    numbers = dict(zip(graph.inputs.tolist(), map(tensors.real, operation.inputs), strict=True))
+    (end,) = _copy(tensors.writer, model, graph, numbers, tensors.real_constant)
+    tensors.give_real(operation.output, end)
 
-    def number_of(index, *, computed=False, name=None):
+
+def _copy(writer, model, graph, numbers, constant):
+    """Adds a graph's operators.
+
+    Args:
+        writer: the `FileWriter`.
+        model: what the graph is in.
+        graph: the graph.
+        numbers: of its inputs, to what they are in the file.
+        constant: function of an array that gives its number in the file.
+
+    Returns:
+        The numbers of its outputs.
+    """
+    numbers = {-1: -1, **numbers}
+
+    def read(index):
         if index not in numbers:
             tensor = graph.tensors[index]
-            shape, dtype = tuple(np.asarray(tensor.shape).ravel().tolist()), TYPES[tensor.type]
-            if computed:
-                numbers[index] = tensors.writer.tensor(shape, dtype, name=name)
-            else:
-                data = model.buffers[tensor.buffer].data
-                contents = np.asarray([] if data is None else data, "uint8").tobytes()
-                numbers[index] = tensors.real_constant(np.frombuffer(contents, dtype).reshape(shape))
+            data = model.buffers[tensor.buffer].data
+            contents = np.asarray([] if data is None else data, "uint8").tobytes()
+            numbers[index] = constant(np.frombuffer(contents, TYPES[tensor.type]).reshape(_shape(tensor)))
         return numbers[index]
 
-    (end,) = graph.outputs.tolist()
     for operator in graph.operators:
-        code = model.operatorCodes[operator.opcodeIndex]
-        inputs = [number_of(index) for index in operator.inputs.tolist()]
-        outputs = [
-            number_of(index, computed=True, name=None if index == end else "t") for index in operator.outputs.tolist()
-        ]
+        inputs = [read(index) for index in operator.inputs.tolist()]
         options = operator.builtinOptions if operator.builtinOptions is not None else operator.builtinOptions2
+        for name in _INNER:
+            if hasattr(options, name):
+                setattr(options, name, _copy_inner(writer, model, model.subgraphs[getattr(options, name)]))
+        for index in operator.outputs.tolist():
+            tensor, name = graph.tensors[index], None if index in graph.outputs else "t"
+            numbers[index] = _computed(writer, tensor, name)
+        code = model.operatorCodes[operator.opcodeIndex]
         name = _NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]
-        tensors.writer.operator(name, code.version, inputs, outputs, options)
-    tensors.give_real(operation.output, numbers[end])
+        writer.operator(name, code.version, inputs, [numbers[index] for index in operator.outputs.tolist()], options)
+    return [read(index) for index in graph.outputs.tolist()]
+
+
+def _copy_inner(writer, model, graph):
+    """Adds a graph that an operator runs, and returns its number."""
+
+    def fill():
+        ends = {index: graph.tensors[index] for index in graph.inputs.tolist()}
+        numbers = {index: _computed(writer, end, "t") for index, end in ends.items()}
+        outputs = _copy(
+            writer, model, graph, numbers, lambda array: writer.tensor(array.shape, array.dtype.name, constant=array)
+        )
+        return list(numbers.values()), outputs
+
+    return writer.inner_graph(fill)
+
+
+def _computed(writer, tensor, name):
+    """A tensor like one that is computed."""
+    return writer.tensor(_shape(tensor), TYPES[tensor.type], name=name, signature=tensor.shapeSignature)
+
+
+def _shape(tensor):
+    return () if tensor.shape is None else tuple(np.asarray(tensor.shape).ravel().tolist())
