@@ -12,7 +12,7 @@ PYTEST := -m pytest -n 2 --dist worksteal
 # What runs on any Keras backend: `make test` compares with JAX, `make test-jax` runs these tests on it.
 NEUTRAL := $(foreach room,ops layers models analysis,tests/$(room) keras_sharenets/$(room))
 
-.PHONY: demo test test-jax test-all test-faults test-lowest lint clean
+.PHONY: demo test test-jax test-all test-faults test-lowest test-clients lint clean
 
 demo: $(PACKAGE)
 	rm -rf runs/demo
@@ -39,6 +39,14 @@ test-lowest: $(INSTALLED)
 	KERAS_BACKEND=jax $(VENV)-lowest/bin/python $(PYTEST) $(NEUTRAL)
 	KERAS_BACKEND=tensorflow $(VENV)-lowest/bin/python $(PYTEST)
 
+# The programs that open our files, in an environment of their own; what they say of them goes into docs/clients.md.
+CLIENTS := mediapipe tflite-micro openvino tf2onnx onnxruntime tensorflow ai-edge-quantizer ethos-u-vela
+test-clients: $(INSTALLED)
+	$(BIN)/uv venv --quiet --clear $(VENV)-clients
+	$(BIN)/uv pip install --quiet --python $(VENV)-clients/bin/python $(CLIENTS)
+	KERAS_BACKEND=tensorflow $(BIN)/python -m tools.clients.files runs/clients
+	$(VENV)-clients/bin/python -m tools.clients.compare runs/clients docs/clients.md
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -56,4 +64,4 @@ $(INSTALLED): $(PACKAGE)
 	touch $(INSTALLED)
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest runs build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-clients runs build *.egg-info .pytest_cache .ruff_cache .hypothesis

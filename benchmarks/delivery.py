@@ -131,11 +131,14 @@ def _undelegated(row: Row) -> str:
 def _export(model: keras.Model, folder: pathlib.Path, quantization: str | None) -> tuple[dict[str, int | None], int]:
     """Writes `FORM.tflite` for every way to export; returns their `max_bytes` and the stored weight bytes."""
     images = random_images(model)
+    # Integers at the ends, as the file of TensorFlow's converter has them here.
+    end_type = "int8" if quantization == "int8" else "float32"
+    ends = {"input_type": end_type, "output_type": end_type}
 
     def export(form, **how):
         progress(f"{model.name}, {quantization or 'float32'}: exporting, {form}")
         return mobile.export_tflite(
-            model, folder / f"{form}.tflite", quantization=quantization, representative_data=images, **how
+            model, folder / f"{form}.tflite", quantization=quantization, representative_data=images, **ends, **how
         )
 
     small, fast = (export(form, prefer=form) for form in ("size", "speed"))

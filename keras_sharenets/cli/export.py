@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pathlib
+import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -34,13 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     images_help = "representative images, to calibrate int8 and to check with (default: 200)"
     parser.add_argument("--images", "--pictures", type=int, default=200, metavar="N", help=images_help)
     group = parser.add_argument_group("a .keras file")
-    group.add_argument("--to", choices=("tflite", "saved_model"), help="default: tflite")
+    to_help = "c_array: C source for microcontrollers, int8 at the ends (default: tflite)"
+    group.add_argument("--to", choices=("tflite", "c_array", "saved_model"), help=to_help)
     group.add_argument("--quantization", choices=("float16", "int8"), help="default: float32")
     prefer_help = "speed: every use of a shared kernel has one of its own (default: size)"
     group.add_argument("--prefer", choices=("size", "speed"), help=prefer_help)
     group.add_argument("--max-bytes", type=int, metavar="N", help="instead: the fastest that fits into so many bytes")
     for end, verb in (("input", "takes"), ("output", "gives")):
-        end_help = f"what an int8 file {verb} (default: int8)"
+        end_help = f"what an int8 file {verb} (default: uint8; microcontrollers: int8)"
         group.add_argument(f"--{end}-type", choices=("float32", "uint8", "int8"), help=end_help)
     data_help = "representative images, anywhere below a folder"
     group.add_argument("--representative-data", "--calibration", metavar="FOLDER", help=data_help)
@@ -62,6 +64,8 @@ def check(arguments: argparse.Namespace) -> None:
     for name in ("quantization", "input_type", "output_type"):
         if arguments.to == "saved_model" and getattr(arguments, name):
             raise ValueError(f"`--{name.replace('_', '-')}` goes with `--to tflite`.")
+    if arguments.to == "c_array" and arguments.quantization == "float16":
+        raise ValueError("`--to c_array` is for float32 and int8: microcontrollers do not widen weights in float16.")
     if arguments.quantization == "int8" and arguments.representative_data is None:
         raise ValueError(
             "`--quantization int8` needs `--representative-data FOLDER`: images to measure the ranges with."
@@ -93,17 +97,23 @@ def run(arguments: argparse.Namespace) -> Answer:
         target = arguments.output or file.with_name(f"{file.stem}_saved_model")
         report = mobile.export_saved_model(model, target, class_names=class_names, representative_data=images)
         return Answer(_fields(report), dataclasses.asdict(report))
-    report = mobile.export_tflite(
-        model,
-        arguments.output or file.with_suffix(".tflite"),
-        quantization=arguments.quantization,
-        representative_data=images,
-        class_names=class_names,
-        prefer=arguments.prefer or "size",
-        max_bytes=arguments.max_bytes,
-        input_type=arguments.input_type,
-        output_type=arguments.output_type,
-    )
+    to_c, target = arguments.to == "c_array", pathlib.Path(arguments.output or file.with_suffix(".tflite"))
+    end_type = "int8" if to_c and arguments.quantization == "int8" else None
+    with tempfile.TemporaryDirectory() as folder:
+        report = mobile.export_tflite(
+            model,
+            pathlib.Path(folder, target.name) if to_c else target,
+            quantization=arguments.quantization,
+            representative_data=images,
+            class_names=None if to_c else class_names,
+            prefer=arguments.prefer or "size",
+            max_bytes=arguments.max_bytes,
+            input_type=arguments.input_type or end_type,
+            output_type=arguments.output_type or end_type,
+        )
+        if to_c:
+            written = mobile.write_c_array(report.path, target if arguments.output else file.with_suffix(""))
+            report = dataclasses.replace(report, path=written[0])
     text = f"{_fields(report)}\nthe weights in the file take {report.repetition:.2f} times what is stored"
     if report.fallback_layers:
         text += "\nlayers without a lowering rule compute in float, as TensorFlow's converter writes them"

@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:
 
 from keras_sharenets.mobile.compress.pruning import cluster, prune
 from keras_sharenets.mobile.compress.quantize_aware import quantize_aware, strip
+from keras_sharenets.mobile.export.c_array import write_c_array
 from keras_sharenets.mobile.export.saved_model import export_saved_model
 from keras_sharenets.mobile.export.tflite import export_tflite
 from keras_sharenets.mobile.graph.rules import register_lowering
@@ -34,6 +35,7 @@ __all__ = [
     "register_lowering",
     "size_report",
     "strip",
+    "write_c_array",
 ]
 
 # Names of earlier versions, which live in their modules alone now, with the names that they have there.

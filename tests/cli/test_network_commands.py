@@ -123,7 +123,7 @@ def test_export_predict_benchmark_and_describe_a_tflite_file(sharenets, folder, 
     assert status == 0
     assert described["labels"] == list(NAMES)
     assert described["inputs"][0]["shape"] == [1, 8, 8, 3]
-    assert described["inputs"][0]["dtype"] == "int8"
+    assert described["inputs"][0]["dtype"] == "uint8"
     assert sum(described["size"].values()) == described["file_bytes"] == target.stat().st_size
 
     status, out, _ = sharenets("predict", target, folder / "images" / "0.png", "--top", 2)

@@ -28,7 +28,15 @@ def by_hand(path, image):
 @pytest.fixture(scope="module")
 def int8_file(trained, digits, tmp_path_factory):
     path = tmp_path_factory.mktemp("ends") / "int8.tflite"
-    return path, export_tflite(trained, path, "int8", representative_data=digits[0][:64], class_names=NAMES)
+    types = {"input_type": "int8", "output_type": "int8"}
+    return path, export_tflite(trained, path, "int8", representative_data=digits[0][:64], class_names=NAMES, **types)
+
+
+def test_most_programs_take_uint8(tflite_files):
+    """MediaPipe, LiteRT.js and OpenVINO: what each of them does is in docs/clients.md."""
+    report = tflite_files["int8"][1]
+    assert (report.input_type, report.output_type) == ("uint8", "uint8")
+    assert (tflite_files[None][1].input_type, tflite_files[None][1].output_type) == ("float32", "float32")
 
 
 @pytest.mark.parametrize(("taken", "given"), ENDS)

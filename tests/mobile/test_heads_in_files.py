@@ -170,10 +170,11 @@ def test_description_of_the_output(exported):
     """The standard metadata: labels of values, not of an axis, for one sigmoid; and the threshold."""
     kind, folder, _ = exported
     content = read_buffer(parse((folder / "net.tflite").read_bytes()), "TFLITE_METADATA")
-    if kind == "value":
-        assert content is None
-        return
     classes = Table(content).entry(3).entry(3)
+    if kind == "value":
+        assert classes.text(0) == "classes"
+        assert not any(map(classes.has, (1, 4, 5, 6)))
+        return
     assert classes.entry(6).byte(2) == (3 if kind == "binary" else 2)  # TENSOR_VALUE_LABELS, TENSOR_AXIS_LABELS
     unit = classes.entry(4)
     assert unit.byte(0) == 3  # ScoreThresholdingOptions

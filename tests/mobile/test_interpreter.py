@@ -17,7 +17,7 @@ def test_predict_quantizes_by_the_rule(tflite_files, digits):
     expected = []
     for image in images:
         scale, zero_point = entry["quantization"]
-        integers = np.clip(np.round(image / scale) + zero_point, -128, 127).astype(np.int8)
+        integers = np.clip(np.round(image / scale) + zero_point, 0, 255).astype(np.uint8)
         interpreter.set_tensor(entry["index"], integers[None])
         interpreter.invoke()
         scale, zero_point = end["quantization"]
@@ -61,9 +61,9 @@ def test_describe(tflite_files):
 def test_describe_integers(tflite_files):
     description = describe_tflite(tflite_files["int8"][0])
     (entry,), (end,) = description["inputs"], description["outputs"]
-    # Pixel values from 0 to 255 in 256 steps; LiteRT fixes the steps of a softmax.
-    assert (entry["dtype"], entry["scale"], entry["zero_point"]) == ("int8", 1.0, -128)
-    assert (end["dtype"], end["scale"], end["zero_point"]) == ("int8", 1 / 256, -128)
+    # Pixel values as they come; LiteRT fixes the steps of a softmax.
+    assert (entry["dtype"], entry["scale"], entry["zero_point"]) == ("uint8", 1.0, 0)
+    assert (end["dtype"], end["scale"], end["zero_point"]) == ("uint8", 1 / 256, 0)
 
 
 def test_tensors_are_named_after_their_layers(tflite_files):

@@ -80,9 +80,17 @@ class Table:
     def follow(self, position):
         return position + struct.unpack_from("<I", self.data, position)[0]
 
-    def place(self, field):
+    def distance(self, field):
         table = self.position - struct.unpack_from("<i", self.data, self.position)[0]
-        return self.position + struct.unpack_from("<H", self.data, table + 4 + 2 * field)[0]
+        known = 4 + 2 * field < struct.unpack_from("<H", self.data, table)[0]
+        return struct.unpack_from("<H", self.data, table + 4 + 2 * field)[0] if known else 0
+
+    def has(self, field):
+        return self.distance(field) != 0
+
+    def place(self, field):
+        assert self.has(field)
+        return self.position + self.distance(field)
 
     def table(self, field):
         return Table(self.data, self.follow(self.place(field)))
@@ -123,7 +131,20 @@ def test_standard_metadata(request, color_space, fixture):
     assert (unit.table(1).floats(0), unit.table(1).floats(1)) == ((0.0,), (1.0,))
     assert (images.table(5).floats(0), images.table(5).floats(1)) == ((255.0,), (0.0,))
     labels = classes.entry(6)
-    assert (labels.text(0), labels.byte(2)) == ("labels.txt", 2)  # TENSOR_AXIS_LABELS
+    assert (labels.text(0), labels.byte(2), labels.text(3)) == ("labels.txt", 2, "en")  # TENSOR_AXIS_LABELS
+    assert classes.table(3).byte(0) == 1  # FeatureProperties
+    assert (classes.table(5).floats(0), classes.table(5).floats(1)) == ((1.0,), (0.0,))
+
+
+def test_description_without_class_names(converted):
+    """Without it MediaPipe takes no float images. Class names that come later take its place."""
+    graph = Table(read_buffer(parse(converted[1]), "TFLITE_METADATA")).entry(3)
+    assert graph.entry(2).entry(4).byte(0) == 1  # NormalizationOptions
+    assert not graph.entry(3).has(6)
+    model = parse(write_labels(converted[1], ("a", "b", "c")))
+    names = [model.Metadata(index).Name() for index in range(model.MetadataLength())]
+    assert sorted(names) == [b"TFLITE_METADATA", b"labels"]
+    assert Table(read_buffer(model, "TFLITE_METADATA")).entry(3).entry(3).has(6)
 
 
 def test_buffers_of_any_content(converted):

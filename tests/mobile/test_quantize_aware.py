@@ -116,7 +116,7 @@ def test_the_file_has_the_learnt_ranges(quantized, digits, tmp_path):
     runtime = mobile.open_tflite(tmp_path / "q.tflite")
     scale, zero_point = runtime.get_input_details()[0]["quantization"]
     assert scale == pytest.approx(255 / 255, rel=1e-5)
-    assert zero_point == -128
+    assert zero_point == 0
 
 
 def test_a_saved_network_is_the_same_and_exports_the_same(quantized, digits, tmp_path):

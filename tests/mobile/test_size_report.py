@@ -10,7 +10,7 @@ from tensor_names import tensor_names
 
 from keras_sharenets.mobile import export_tflite, size_report
 from keras_sharenets.mobile.export.metadata import write_labels
-from keras_sharenets.mobile.inspect.file import read_buffer
+from keras_sharenets.mobile.inspect.file import read_buffer, read_labels
 
 
 def packed(model):
@@ -82,7 +82,7 @@ def test_exported_file(tflite_files, quantization):
     assert sum(report.parts.values()) == len(data)
     assert sum(report.constants.values()) == exported.file_weight_bytes
     assert report.repeated_constants == 0
-    names = [*tensor_names(data), "classify", "images", "probabilities"]
+    names = [*tensor_names(data), "main", "classify", "images", "probabilities"]
     assert report.names == sum(map(text_bytes, names))
     assert (report.quantization_parameters == 0) == (quantization != "int8")
 
@@ -100,7 +100,10 @@ def test_class_names_are_metadata(plain, tmp_path):
     model = schema.Model.GetRootAs(data)
     buffers = {name: len(read_buffer(model, name)) for name in ("labels", "TFLITE_METADATA")}
     archive = len(data) - data.index(b"PK\3\4")
-    assert before.metadata == 0
+    # Without class names there is a description too, which one with them takes the place of.
+    assert read_labels(bare) is None
+    described = read_buffer(schema.Model.GetRootAs(bare.read_bytes()), "TFLITE_METADATA")
+    assert before.metadata == len(described) + text_bytes("TFLITE_METADATA")
     assert after.metadata == archive + sum(buffers.values()) + sum(map(text_bytes, buffers))
     assert sum(after.parts.values()) == len(data)
 

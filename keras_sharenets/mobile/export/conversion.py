@@ -65,19 +65,24 @@ def signature_of(lowered: reference.LoweredModel) -> Signature:
 
 
 def end_types(quantization: str | None, input_type: str | None, output_type: str | None) -> tuple[str, str]:
-    """The types of the numbers that a file takes and gives; `None` is `"int8"` in such a file, else `"float32"`.
+    """The types of the numbers that a file takes and gives.
+
+    `None` is what most programs take: uint8 at both ends of an int8 file, else float32. They take a float32 output of
+    an int8 file too, but XNNPACK needs a second partition for it, and Ethos-U leaves its last operator to the CPU.
 
     Raises:
         ValueError: a type is none of `END_TYPES`, or is one of integers and the file is one of floats.
 
-    >>> end_types("int8", "uint8", None)
-    ('uint8', 'int8')
+    >>> end_types("int8", None, None)
+    ('uint8', 'uint8')
+    >>> end_types("int8", "int8", "int8")
+    ('int8', 'int8')
     """
-    default = "int8" if quantization == "int8" else "float32"
     for name, value in (("input_type", input_type), ("output_type", output_type)):
         _checks.one_of(name, value, (None, *END_TYPES))
         if quantization != "int8" and value not in (None, "float32"):
             raise ValueError(f'`{name}` (={value!r}) is for `quantization="int8"`: other files take and give float32.')
+    default = "uint8" if quantization == "int8" else "float32"
     return input_type or default, output_type or default
 
 
@@ -91,6 +96,7 @@ def convert(
     input_type: str | None = None,
     output_type: str | None = None,
     on_graph: Callable[[InferenceGraph | QuantizedGraph], None] | None = None,
+    finish: Callable[[bytes], bytes] = bytes,
 ) -> bytes:
     """Converts a network for one image at a time.
 
@@ -105,6 +111,7 @@ def convert(
             most.
         input_type, output_type: some of `END_TYPES`, or `None` for the default; see `end_types`.
         on_graph: function that is shown the graph of the file, a `QuantizedGraph` for `"int8"`; or `None`.
+        finish: function that puts what is no part of the graph into a file; that counts in `max_bytes`.
 
     Returns:
         The bytes, with the signature `classify` and the names of [`signature_of`].
@@ -136,8 +143,8 @@ def convert(
     def encode(graph, inputs):
         if quantization == "int8":
             quantized = quantize(graph, inputs, whole_pixels=ends["input_type"] == "uint8")
-            return quantized, write_int8(quantized, names, **ends)
-        return graph, write_float(graph, names, stored_type=quantization or "float32")
+            return quantized, finish(write_int8(quantized, names, **ends))
+        return graph, finish(write_float(graph, names, stored_type=quantization or "float32"))
 
     def size(sites):
         # It hardly depends on the ranges: one image does to look for it.

@@ -1,11 +1,12 @@
 """Class names and a standard description, written into a TFLite file.
 
+A buffer describes input and output in the standard flatbuffer schema "TFLite metadata", version 1, without which task
+libraries of phones take no float images. That schema has no generated Python code in the packages that this one needs,
+so its few tables are written here by the numbers of their fields.
+
 Class names lie there twice, because readers look in two places: as a metadata buffer of the flatbuffer, which a program
 finds without unpacking anything, and as the file `labels.txt` in a zip archive behind the flatbuffer, which `unzip` and
-the metadata libraries of Android and iOS open. A third buffer describes input and output in the standard flatbuffer
-schema "TFLite metadata", version 1, which task libraries of phones read, and says that `labels.txt` names the entries
-of the output. That schema has no generated Python code in the packages that this one needs, so its few tables are
-written here by the numbers of their fields.
+the metadata libraries of Android and iOS open; the description says that it names the entries of the output.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ _VERSION, _BUFFERS, _METADATA, _ENTRIES = 0, 4, 6, 10
 
 _STANDARD_BUFFER, _STANDARD_IDENTIFIER, _MIN_PARSER_VERSION = "TFLITE_METADATA", b"M001", "1.0.0"
 # Members of the metadata schema's unions and enumerations.
-_IMAGE_PROPERTIES, _NORMALIZATION, _SCORE_THRESHOLDING, _AXIS_LABELS, _VALUE_LABELS = 2, 1, 3, 2, 3
+_FEATURE, _IMAGE, _NORMALIZATION, _SCORE_THRESHOLDING, _AXIS_LABELS, _VALUE_LABELS = 1, 2, 1, 3, 2, 3
 _COLOR_SPACES = {1: 2, 3: 1}
+# What language the class names are in is not known: this is the one that task libraries ask for by themselves.
+_LOCALE = "en"
 
 
 def write_labels(model_bytes: bytes, class_names: Sequence[str]) -> bytes:
@@ -44,14 +47,11 @@ def write_labels(model_bytes: bytes, class_names: Sequence[str]) -> bytes:
     Raises:
         ValueError: the bytes are no TFLite file, or it holds names already, or the names do not fit its output.
     """
-    model = file.parse(model_bytes)
-    inputs = file.tensor_shape(model, model.Subgraphs(0).Inputs(0))
-    head = file.head(model)
-    names = head.check_names(class_names)
+    names = file.head(file.parse(model_bytes)).check_names(class_names)
     text = "".join(f"{name}\n" for name in names).encode()
     if file.read_labels(model_bytes) is not None:
         raise ValueError("`model_bytes` holds class names already.")
-    contents = {file.LABELS_BUFFER: text, _STANDARD_BUFFER: _standard_description(inputs[-1], head, names)}
+    contents = {file.LABELS_BUFFER: text, _STANDARD_BUFFER: _standard_description(model_bytes, names)}
     written = io.BytesIO(add_buffers(model_bytes, contents))
     with zipfile.ZipFile(written, "a") as archive:
         # A fixed date: the same network gives the same file.
@@ -59,8 +59,18 @@ def write_labels(model_bytes: bytes, class_names: Sequence[str]) -> bytes:
     return written.getvalue()
 
 
+def write_description(model_bytes: bytes) -> bytes:
+    """Puts the description into a TFLite file without class names, if it gives one vector for one image."""
+    model = file.parse(model_bytes)
+    main = model.Subgraphs(0)
+    ends = [main.InputsAsNumpy().tolist(), main.OutputsAsNumpy().tolist()]
+    if [[len(file.tensor_shape(model, each)) for each in end] for end in ends] != [[4], [2]]:
+        return model_bytes
+    return add_buffers(model_bytes, {_STANDARD_BUFFER: _standard_description(model_bytes)})
+
+
 def add_buffers(data: bytes, contents: dict[str, bytes]) -> bytes:
-    """A TFLite file with named metadata buffers added and everything else untouched.
+    """A TFLite file with named metadata buffers added, or put in place of those of these names.
 
     The parts of a flatbuffer refer to each other by distance, so the old file goes in whole, as the last part. In front
     of it come the new buffers and a new root table, which refers to the old parts where they lie. In contrast to
@@ -78,9 +88,14 @@ def add_buffers(data: bytes, contents: dict[str, bytes]) -> bytes:
             fields[entry] = root.Indirect(root.Pos + place)
     buffers = [whole - position for position in _elements(root, fields[_BUFFERS])]
     metadata = [whole - position for position in _elements(root, fields.get(_METADATA))]
+    model = schema.Model.GetRootAs(data)
+    known = {entry.Name(): entry.Buffer() for entry in map(model.Metadata, range(model.MetadataLength()))}
     for name, content in contents.items():
-        metadata.append(_metadata(builder, name, len(buffers)))
-        buffers.append(_buffer(builder, content))
+        number = known.get(name.encode(), len(buffers))
+        if number == len(buffers):
+            metadata.append(_metadata(builder, name, number))
+            buffers.append(0)
+        buffers[number] = _buffer(builder, content)
     offsets = {entry: whole - position for entry, position in fields.items()}
     offsets |= {_BUFFERS: _vector(builder, buffers), _METADATA: _vector(builder, metadata)}
     builder.StartObject(_ENTRIES)
@@ -115,43 +130,64 @@ def _buffer(builder, content):
     return schema.BufferEnd(builder)
 
 
-def _standard_description(channels, head, names):
+def _standard_description(model_bytes, names=None):
     """Says that the input is an image of pixel values from 0 to 255, and what the output means."""
+    model = file.parse(model_bytes)
+    channels = file.tensor_shape(model, model.Subgraphs(0).Inputs(0))[-1]
     builder = flatbuffers.Builder(1024)
-    model = {
+    tensors = {2: _images(builder, channels), 3: _classes(builder, model, names)}
+    graph = _table(builder, {field: _vector(builder, [tensor]) for field, tensor in tensors.items()})
+    described = {
         0: builder.CreateString("classifier"),
-        3: _vector(builder, [_classifier(builder, channels, head, names)]),
+        3: _vector(builder, [graph]),
         7: builder.CreateString(_MIN_PARSER_VERSION),
     }
-    builder.Finish(_table(builder, model), _STANDARD_IDENTIFIER)
+    builder.Finish(_table(builder, described), _STANDARD_IDENTIFIER)
     return bytes(builder.Output())
 
 
-def _classifier(builder, channels, head, names):
+def _images(builder, channels):
     properties = _table(builder, {}, {0: _COLOR_SPACES.get(channels, 0)})
-    content = _table(builder, {1: properties}, {0: _IMAGE_PROPERTIES})
     # Pixel values go in as they are: (value - 0) / 1.
     normalization = _table(builder, {0: _floats(builder, [0.0]), 1: _floats(builder, [1.0])})
     unit = _table(builder, {1: normalization}, {0: _NORMALIZATION})
-    stats = _table(builder, {0: _floats(builder, [255.0]), 1: _floats(builder, [0.0])})
-    images = {0: builder.CreateString("images"), 3: content, 4: _vector(builder, [unit]), 5: stats}
-    # One sigmoid has no entry a class: its value, 0 or 1, is what the labels stand for.
-    kind = _VALUE_LABELS if head.kind == "binary" else _AXIS_LABELS
-    labels = _table(builder, {0: builder.CreateString(file.LABELS_FILE)}, {2: kind})
-    classes = {0: builder.CreateString("classes"), 6: _vector(builder, [labels])}
+    fields = {
+        0: builder.CreateString("images"),
+        3: _table(builder, {1: properties}, {0: _IMAGE}),
+        4: _vector(builder, [unit]),
+        5: _range(builder, 0.0, 255.0),
+    }
+    return _table(builder, fields)
+
+
+def _classes(builder, model, names):
+    head = file.head(model)
+    fields = {0: builder.CreateString("classes"), 3: _table(builder, {1: _table(builder, {})}, {0: _FEATURE})}
+    if file.score_tensor(model) is not None:
+        fields[5] = _range(builder, 0.0, 1.0)
+    if names is not None:
+        # One sigmoid has no entry a class: its value, 0 or 1, is what the labels stand for.
+        kind = _VALUE_LABELS if head.kind == "binary" else _AXIS_LABELS
+        texts = {0: builder.CreateString(file.LABELS_FILE), 3: builder.CreateString(_LOCALE)}
+        fields[6] = _vector(builder, [_table(builder, texts, {2: kind})])
     if head.kind in ("binary", "multilabel"):
-        binary = f"{names[1]!r} if above {THRESHOLD}, else {names[0]!r}" if head.kind == "binary" else None
-        classes[1] = builder.CreateString(binary or f"each class by itself: there if above {THRESHOLD}")
+        second, first = ("the second class", "the first") if names is None else (repr(names[1]), repr(names[0]))
+        binary = f"{second} if above {THRESHOLD}, else {first}" if head.kind == "binary" else None
+        fields[1] = builder.CreateString(binary or f"each class by itself: there if above {THRESHOLD}")
         threshold = _table(builder, {}, floats={0: THRESHOLD})
-        classes[4] = _vector(builder, [_table(builder, {1: threshold}, {0: _SCORE_THRESHOLDING})])
-    tensors = {2: [_table(builder, images)], 3: [_table(builder, classes)]}
-    return _table(builder, {field: _vector(builder, tables) for field, tables in tensors.items()})
+        fields[4] = _vector(builder, [_table(builder, {1: threshold}, {0: _SCORE_THRESHOLDING})])
+    return _table(builder, fields)
+
+
+def _range(builder, low, high):
+    """The statistics of a tensor: its largest and its smallest number."""
+    return _table(builder, {0: _floats(builder, [high]), 1: _floats(builder, [low])})
 
 
 def _table(builder, offsets, numbers=None, floats=None):
     """A table from its fields: offsets of parts already built, numbers of one byte, and float32 numbers."""
     numbers, floats = numbers or {}, floats or {}
-    builder.StartObject(1 + max([*offsets, *numbers, *floats]))
+    builder.StartObject(1 + max([-1, *offsets, *numbers, *floats]))
     for field, offset in offsets.items():
         builder.PrependUOffsetTRelativeSlot(field, offset, 0)
     for field, number in floats.items():

@@ -190,10 +190,10 @@ def export_tflite(
         prefer: `"size"`, or `"speed"` for a file in which calls of shared layers are materialized, each with a kernel
             of its own and its normalization multiplied in, where that is faster.
         max_bytes: int, or `None`. Instead of `prefer`: the calls that gain most time for a byte are materialized, by a
-            simple model of their cost, as far as the graph stays within so many bytes (labels come on top).
-        input_type: of the numbers that the file takes: `"float32"`, `"uint8"`, `"int8"`, or `None` for int8 in an
-            `"int8"` file, where one operator more turns other ones into int8, and float32 else, where nothing else
-            goes. With `"uint8"` a network for pixel values takes them as they come: scale 1, zero point 0.
+            simple model of their cost, as far as the file stays within so many bytes.
+        input_type: of the numbers that an `"int8"` file takes: `"uint8"`, which `None` means there and with which a
+            network for pixel values takes them as they come (scale 1, zero point 0); `"float32"`; or `"int8"`, for
+            microcontrollers, which saves the operator that makes int8 of other ones. Float files take float32.
         output_type: of those that it gives, in the same way.
 
     Returns:
@@ -229,6 +229,10 @@ def export_tflite(
             calibration_check.check_images(model, images, quantization=quantization, graph=lowered.traced)
     if pathlib.Path(path).is_dir():
         raise ValueError(f"`path` (={str(path)!r}) is a folder, and must be a file.")
+
+    def described(data):
+        return metadata.write_description(data) if class_names is None else metadata.write_labels(data, class_names)
+
     graphs = []
     data = conversion.convert(
         lowered,
@@ -239,9 +243,8 @@ def export_tflite(
         input_type=input_type,
         output_type=output_type,
         on_graph=graphs.append,
+        finish=described,
     )
-    if class_names is not None:
-        data = metadata.write_labels(data, class_names)
     inputs, verified_on = verification.verification_inputs(representative_data, shapes)
     graph = graphs[-1] if graphs else None
     agreement, limits = _verify(

@@ -77,6 +77,7 @@ class FileWriter:
 
     def __init__(self) -> None:
         self._graph = _empty_graph()
+        self._graph.name = "main"  # As in TensorFlow's files: OpenCV asks for it.
         self._inner_graphs = []
         self._names = []  # Of the tensors, each with what stands between it and a number.
         self.layer = ""

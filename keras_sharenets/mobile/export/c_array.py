@@ -1,0 +1,115 @@
+"""A TFLite file as C source, for microcontrollers: they have no files, and link what they need of the interpreter."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+
+from keras_sharenets import files
+from keras_sharenets.mobile.inspect import file
+
+# Numbers in a line.
+_LINE = 20
+_SOURCE = """\
+// {size} bytes of {source}. The array is constant: a linker places it in flash.
+#include "{name}.h"
+
+#ifdef __cplusplus
+#define ALIGNED alignas(16)
+#else
+#define ALIGNED _Alignas(16)
+#endif
+
+ALIGNED const unsigned char {name}[] = {{
+{numbers}
+}};
+const unsigned int {name}_size = {size};
+"""
+_HEADER = """\
+#ifndef {guard}_H_
+#define {guard}_H_
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+extern const unsigned char {name}[];
+extern const unsigned int {name}_size;
+
+#ifdef __cplusplus
+}}
+#endif
+
+#endif  // {guard}_H_
+"""
+_OPERATORS = """\
+#ifndef {guard}_OPERATORS_H_
+#define {guard}_OPERATORS_H_
+
+#include "tensorflow/lite/micro/micro_mutable_op_resolver.h"
+
+// The operators of {name}, and no others: what is not registered is not linked.
+constexpr int {name}_operator_count = {count};
+
+inline TfLiteStatus {name}_add_operators(tflite::MicroMutableOpResolver<{name}_operator_count>& resolver) {{
+{calls}
+  return kTfLiteOk;
+}}
+
+#endif  // {guard}_OPERATORS_H_
+"""
+
+
+def write_c_array(path: str | os.PathLike, output: str | os.PathLike) -> list[str]:
+    """Writes a TFLite file as C source, with the operators that LiteRT for Microcontrollers needs for it.
+
+    Args:
+        path: the TFLite file. Microcontrollers want int8 at its ends: `input_type="int8", output_type="int8"`.
+        output: path without an ending. Its last part names the array, with what no C name has replaced by `_`.
+
+    Returns:
+        The files: `OUTPUT.c`, the array at a multiple of 16 bytes; `OUTPUT.h`, which declares it for C and C++; and
+        `OUTPUT_operators.h`, with a function `NAME_add_operators` that fills a
+        `MicroMutableOpResolver<NAME_operator_count>`.
+
+    Raises:
+        ValueError: there is no such file, or it is no TFLite file, or has weights in float16, which that interpreter
+            does not widen.
+    """
+    data, output = file.read_bytes(path), pathlib.Path(output)
+    try:
+        model = file.parse(data)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a TFLite file: {error}") from error
+    if "float16" in file.constant_bytes(model):
+        raise ValueError(f"{path} has weights in float16, which LiteRT for Microcontrollers cannot widen: use int8.")
+    name = re.sub(r"\W|^(?=\d)", "_", output.name, flags=re.ASCII)
+    operators = sorted(file.operator_counts(model))
+    numbers = [", ".join(map(str, data[start : start + _LINE])) for start in range(0, len(data), _LINE)]
+    fields = {
+        "name": name,
+        "guard": name.upper(),
+        "source": pathlib.Path(path).name,
+        "size": len(data),
+        "numbers": ",\n".join(f"    {line}" for line in numbers),
+        "count": len(operators),
+        "calls": "\n".join(f"  TF_LITE_ENSURE_STATUS(resolver.Add{_method(each)}());" for each in operators),
+    }
+    written = []
+    for ending, text in ((".c", _SOURCE), (".h", _HEADER), ("_operators.h", _OPERATORS)):
+        target = output.with_name(output.name + ending)
+        # The header is included by the name that the file has.
+        content = text.format(**fields).replace(f'"{name}.h"', f'"{output.name}.h"')
+        files.write_bytes(target, content.encode())
+        written.append(str(target))
+    return written
+
+
+def _method(operator: str) -> str:
+    """What a resolver calls an operator.
+
+    >>> [_method(name) for name in ("DEPTHWISE_CONV_2D", "RELU6", "REDUCE_MAX")]
+    ['DepthwiseConv2D', 'Relu6', 'ReduceMax']
+    """
+    return "".join(part.capitalize() for part in operator.split("_")).replace("2d", "2D")

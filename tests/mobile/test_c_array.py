@@ -1,0 +1,122 @@
+"""C source of a file: its bytes, and the operators that the interpreter for microcontrollers is given."""
+
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from keras_sharenets import cli
+from keras_sharenets.mobile import describe_tflite, export_tflite, write_c_array
+
+# As micro_mutable_op_resolver.h declares them.
+METHODS = [
+    "Add",
+    "AveragePool2D",
+    "Concatenation",
+    "Conv2D",
+    "DepthwiseConv2D",
+    "Dequantize",
+    "FullyConnected",
+    "Gather",
+    "Logistic",
+    "Maximum",
+    "MaxPool2D",
+    "Mean",
+    "Minimum",
+    "MirrorPad",
+    "Mul",
+    "Pad",
+    "Quantize",
+    "ReduceMax",
+    "Relu",
+    "Relu6",
+    "Reshape",
+    "Slice",
+    "Softmax",
+    "Sub",
+    "Transpose",
+]
+RESOLVER = """
+enum TfLiteStatus { kTfLiteOk, kTfLiteError };
+#define TF_LITE_ENSURE_STATUS(a) do { if ((a) != kTfLiteOk) return kTfLiteError; } while (0)
+namespace tflite {
+template <int count>
+struct MicroMutableOpResolver {
+  int added = 0;
+  TfLiteStatus add() { return ++added <= count ? kTfLiteOk : kTfLiteError; }
+  METHODS
+};
+}
+""".replace("METHODS", "\n  ".join(f"TfLiteStatus Add{name}() {{ return add(); }}" for name in METHODS))
+PROGRAM = """
+#include <cstdint>
+#include <cstdio>
+#include "small-net.h"
+#include "small-net_operators.h"
+int main() {
+  tflite::MicroMutableOpResolver<small_net_operator_count> resolver;
+  if (small_net_add_operators(resolver) != kTfLiteOk || resolver.added != small_net_operator_count) return 1;
+  if (reinterpret_cast<std::uintptr_t>(small_net) % 16) return 2;
+  return std::fwrite(small_net, 1, small_net_size, stdout) == small_net_size ? 0 : 3;
+}
+"""
+
+
+@pytest.fixture
+def written(tflite_files, tmp_path):
+    return tflite_files["int8"][0], write_c_array(tflite_files["int8"][0], tmp_path / "small-net"), tmp_path
+
+
+def test_source_holds_the_bytes(written):
+    path, (source, header, operators), folder = written
+    assert [source, header, operators] == [str(folder / f"small-net{end}") for end in (".c", ".h", "_operators.h")]
+    text = (folder / "small-net.c").read_text()
+    assert bytes(map(int, re.findall(r"\d+", text.partition("= {")[2].partition("}")[0]))) == path.read_bytes()
+    called = re.findall(r"resolver\.Add(\w+)\(\)", (folder / "small-net_operators.h").read_text())
+    assert len(called) == len(describe_tflite(path)["operators"])
+    assert set(called) <= set(METHODS)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None or shutil.which("gcc") is None, reason="no C compiler")
+def test_source_compiles(written):
+    path, (source, *_), folder = written
+    (folder / "tensorflow/lite/micro").mkdir(parents=True)
+    (folder / "tensorflow/lite/micro/micro_mutable_op_resolver.h").write_text(RESOLVER)
+    (folder / "main.cc").write_text(PROGRAM)
+    for command in (
+        ["gcc", "-std=c11", "-Wall", "-Werror", "-c", source, "-o", "c.o"],
+        ["g++", "-std=c++17", "-Wall", "-Werror", "-x", "c++", "-c", source, "-o", "cpp.o"],
+        ["g++", "-std=c++17", "-Wall", "-Werror", "-I", ".", "main.cc", "c.o", "-o", "from_c"],
+        ["g++", "-std=c++17", "-Wall", "-Werror", "-I", ".", "main.cc", "cpp.o", "-o", "from_cpp"],
+    ):
+        subprocess.run(command, cwd=folder, check=True)
+    for program in ("from_c", "from_cpp"):
+        assert subprocess.run([folder / program], check=True, capture_output=True).stdout == path.read_bytes()
+
+
+def test_what_is_refused(plain, tmp_path):
+    export_tflite(plain, tmp_path / "half.tflite", "float16")
+    with pytest.raises(ValueError, match="has weights in float16, which LiteRT for Microcontrollers cannot widen"):
+        write_c_array(tmp_path / "half.tflite", tmp_path / "net")
+    (tmp_path / "none.tflite").write_bytes(b"nothing at all")
+    with pytest.raises(ValueError, match=r"none.tflite is not a TFLite file: it has no TFLite identifier"):
+        write_c_array(tmp_path / "none.tflite", tmp_path / "net")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["half.tflite", "none.tflite"]
+
+
+def test_command(plain, tmp_path, capsys):
+    from PIL import Image
+
+    plain.save(tmp_path / "net.keras")
+    (tmp_path / "images").mkdir()
+    for number, image in enumerate(np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), np.uint8)):
+        Image.fromarray(image).save(tmp_path / "images" / f"{number}.png")
+    command = ["export", str(tmp_path / "net.keras"), "--to", "c_array"]
+    assert cli.main([*command, "--quantization", "float16"]) == 2
+    assert "`--to c_array` is for float32 and int8" in capsys.readouterr().err
+    data = ["--quantization", "int8", "--representative-data", str(tmp_path / "images")]
+    assert cli.main([*command, *data, "--output", str(tmp_path / "chip")]) == 0
+    assert re.search(r"input type +int8\n", capsys.readouterr().out)
+    assert sorted(path.name for path in tmp_path.glob("chip*")) == ["chip.c", "chip.h", "chip_operators.h"]

@@ -1,0 +1,83 @@
+"""Writes the files that programs are tried with: one network of each family, in each format.
+
+python -m tools.clients.files runs/clients
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import sys
+
+import keras
+import numpy as np
+
+import keras_sharenets as ksn
+from keras_sharenets import files, mobile
+from keras_sharenets.analysis.randomization import randomize_batchnorm
+from keras_sharenets.mobile.export.verification import synthetic_images
+
+ROOT = pathlib.Path(__file__).parents[2]
+# A trained network where the checkout has one of the family, else arguments for one with statistics as after training.
+NETWORKS = {
+    "hscnet_m32_g4_r2_b1_a2": "hscnet_m32_g4_r2_b1_a2_cifar10",
+    "hgcnet_42_g4": "hgcnet_42_g4_cifar10_seed0",
+    "igcv2_c64_d8": "igcv2_c64_d8_cifar10_seed0",
+    "xception_c35_d8": "xception_c35_d8_cifar10_seed0",
+    "s_vggnet_32": "s_vggnet_32_cifar10_seed0",
+    "sl3_resnet_64": {},
+    "sharesnet_164": {"depth": 20},
+}
+INT8_ENDS = {"input_type": "int8", "output_type": "int8"}
+FORMATS = {
+    "float32": {},
+    "float16": {"quantization": "float16"},
+    "int8": {"quantization": "int8"},
+    "int8, int8 at the ends": {"quantization": "int8", **INT8_ENDS},
+}
+_CALIBRATION = 128
+
+
+def load_images(count: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """`(images to calibrate with, images to try, what they are)`: of CIFAR-10, if that is where TFDS_DATA_DIR says."""
+    if (pathlib.Path(os.environ.get("TFDS_DATA_DIR", "")) / "cifar10").is_dir():
+        from keras_sharenets.training.data.sources import load
+
+        data = load("cifar10")
+        return data.train.images[:_CALIBRATION], data.test.images[:count], f"the first {count} test images of CIFAR-10"
+    images = synthetic_images((32, 32, 3), count=_CALIBRATION + count)
+    return images[:_CALIBRATION], images[_CALIBRATION:], f"{count} synthetic images"
+
+
+def network(name: str) -> keras.Model:
+    """One of `NETWORKS`."""
+    source = NETWORKS[name]
+    if isinstance(source, str):
+        return files.load_model(ROOT / "saved_models" / source / "last.keras")
+    keras.utils.set_random_seed(0)
+    model = ksn.create_model(name, input_shape=(32, 32, 3), num_classes=10, **source)
+    randomize_batchnorm(model)
+    return model
+
+
+def write(folder: pathlib.Path, count: int = 50) -> None:
+    """Writes `NETWORK.FORMAT.tflite`, `images.npy` and `about.json` into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    representative_data, images, source = load_images(count)
+    np.save(folder / "images.npy", images)
+    names, listed = [f"class {number}" for number in range(10)], []
+    for name in NETWORKS:
+        model = network(name)
+        for form, options in FORMATS.items():
+            path = folder / f"{name}.{form.replace(', ', '.').replace(' ', '_')}.tflite"
+            report = mobile.export_tflite(
+                model, path, representative_data=representative_data, class_names=names, **options
+            )
+            listed.append({"network": name, "format": form, "path": str(path), "bytes": report.file_bytes})
+            print(f"{path}: {report.file_bytes:,} bytes", flush=True)
+    (folder / "about.json").write_text(json.dumps({"images": source, "files": listed}, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(pathlib.Path(sys.argv[1]))
