@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tools.clients import interpreters
+from tools.clients import browser, interpreters
 
 # What a program is called, the function that runs it, and the packages whose versions are told.
 CLIENTS: dict[str, tuple[Callable[[str, np.ndarray], np.ndarray], tuple[str, ...]]] = {
@@ -24,6 +24,7 @@ CLIENTS: dict[str, tuple[Callable[[str, np.ndarray], np.ndarray], tuple[str, ...
     "LiteRT CompiledModel": (interpreters.compiled_model, ("ai-edge-litert",)),
     "MediaPipe ImageClassifier": (interpreters.mediapipe, ("mediapipe",)),
     "LiteRT for Microcontrollers": (interpreters.tflite_micro, ("tflite-micro",)),
+    "LiteRT.js in Chromium, WASM": (browser.litert_js, ("playwright",)),
     "OpenVINO": (interpreters.openvino, ("openvino",)),
     "OpenCV": (interpreters.opencv, ("opencv-contrib-python",)),
     "tf2onnx and ONNX Runtime": (interpreters.onnxruntime, ("tf2onnx", "onnxruntime")),
