@@ -61,7 +61,7 @@ def network(name: str) -> keras.Model:
     return model
 
 
-def write(folder: pathlib.Path, count: int = 50) -> None:
+def write(folder: pathlib.Path, count: int = 20) -> None:
     """Writes `NETWORK.FORMAT.tflite`, `images.npy` and `about.json` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     representative_data, images, source = load_images(count)
