@@ -22,6 +22,7 @@ DIGITS = hold_out(load("digits"), 0.2, 0)
 RECIPE = override(recipe_for("hscnet_m32_g4_r2_b1_a2", "digits"), epochs=2, learning_rate=0.3, batch_size=32)
 POINT = {"width": 16, "alpha": 2, "groups": 4, "channel_repeats": 2, "arrangements": 2, "blocks_per_stage": 1}
 POINT |= {"star": False}
+FEW = {"network": "shard_resnet", "width": 24, "blocks_per_stage": 1, "share": "spatial"}
 
 
 def _network(space="hscnet", point=POINT):
@@ -127,4 +128,4 @@ def test_budget_names_its_limit(name, value):
 def test_file_that_ends_the_process_costs_one_trial(monkeypatch, tmp_path):
     monkeypatch.setattr(measuring, "_RUN", "import os; os.abort()")
     with pytest.raises(keras_tuner.errors.FailedTrialError, match=r"LiteRT does not run the int8 file \(status -6\)"):
-        measure(_network(), tmp_path, DIGITS)
+        measure(_network("shardnet", FEW), tmp_path, DIGITS)

@@ -1,6 +1,7 @@
 """What a signal leaves behind of a run in a process of its own, in `make test-all`.
 
-In `make test`, `test_resume.py` kills one and sends signals within a process, `cli/test_command.py` has exit statuses.
+In `make test`, `test_killed_runs.py` kills one, `test_resume.py` sends signals within a process and
+`cli/test_command.py` has exit statuses.
 """
 
 import json
