@@ -49,10 +49,10 @@ def build(
         ValueError: the model or an option is unknown (the nearest names are offered), an option is not to be chosen, or
             breaks a rule of the network, or the recipe does not fit network or data.
     """
-    options = current_arguments(options or {})
+    chosen: dict[str, Any] = {**current_arguments(options or {})}
     if recipe is not None and recipe.dropout:
-        options = {"dropout_rate": recipe.dropout} | options
-    check_options(model_name, options)
+        chosen = {"dropout_rate": recipe.dropout} | chosen
+    check_options(model_name, chosen)
     inputs = keras.Input(input_shape(dataset, recipe), name="images")
     if recipe is not None and recipe.normalization == "zca":
         statistics = whitening_statistics(map(np.asarray, chunks(dataset.train)), inputs.shape[1:])
@@ -68,7 +68,7 @@ def build(
         normalized = normalization(inputs)
     classes = len(dataset.class_names)
     network = create_model(
-        model_name, input_tensor=normalized, include_preprocessing=False, num_classes=classes, **options
+        model_name, input_tensor=normalized, include_preprocessing=False, num_classes=classes, **chosen
     )
     initialize(network, "network" if recipe is None else recipe.initialization)
     return network
