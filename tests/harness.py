@@ -185,12 +185,22 @@ def with_policy(policy, build):
 DIGITS_LOST = {"mixed_float16": 1, "mixed_bfloat16": 8}
 
 
-def _check_mixed_precision(build, weights, images, expected, tolerance):
-    """Computes in half precision, stores in full: float16 within `tolerance`, bfloat16 within 8 times that."""
+def _check_mixed_precision(build, weights, images, expected, tolerance, classifier=None):
+    """Computes in half precision, stores in full: float16 within `tolerance`, bfloat16 within 8 times that.
+
+    The layer called `classifier` computes in full precision.
+    """
     for policy, factor in DIGITS_LOST.items():
         model = with_policy(policy, build)
         assert {variable.dtype for variable in model.trainable_variables} <= {"float32"}
-        assert keras.backend.standardize_dtype(model.output.dtype) == policy.removeprefix("mixed_")
+        half = policy.removeprefix("mixed_")
+        if classifier is None:
+            assert keras.backend.standardize_dtype(model.output.dtype) == half
+        else:
+            last = model.get_layer(classifier)
+            types = [keras.backend.standardize_dtype(tensor.dtype) for tensor in (last.input, last.output)]
+            assert types == [half, "float32"]
+            assert model.output is last.output
         model.set_weights(weights)
         difference = outputs_of(model, images) - expected
         assert np.linalg.norm(difference) <= factor * tolerance * np.linalg.norm(expected), policy
@@ -300,7 +310,8 @@ def check_model(factory, arguments, folder, other_backend=None, batch=4):
     _check_file(precise, images, path)
     if other_backend is not None:
         _check_training_there(precise, path, len(images), folder, other_backend)
-    _check_mixed_precision(build, model.get_weights(), images, outputs_of(model, images), tolerance=3e-2)
+    outputs = outputs_of(model, images)
+    _check_mixed_precision(build, model.get_weights(), images, outputs, tolerance=3e-2, classifier="predictions")
 
 
 def _check_training_there(model, path, batch, folder, other_backend, draws=3):

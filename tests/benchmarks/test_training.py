@@ -160,7 +160,9 @@ def test_reference_is_of_keras_layers():
 
 def test_copies_keep_the_type_that_they_compute_in():
     model = Contender(QUICK, "unshared", "baseline").build("mixed_bfloat16")
-    assert {layer.compute_dtype for layer in model.layers} == {"bfloat16"}
+    *rest, classifier = model.layers
+    assert {layer.compute_dtype for layer in rest} == {"bfloat16"}
+    assert classifier.compute_dtype == "float32"
     assert {weight.dtype for weight in model.weights} == {"float32"}
     assert keras.config.dtype_policy().name == "float32"
 

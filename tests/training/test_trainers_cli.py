@@ -32,6 +32,7 @@ def test_flags_reach_recipe_and_network(run):
         "weight_decay": 0.001,
         "milestones": [0.25, 0.5],
         "schedule": "step",
+        "rise": 0.3,
         "nesterov": False,
         "flip": True,
         # As the recipe for digits has it.

@@ -17,18 +17,18 @@ def metrics(folder):
     return json.loads((pathlib.Path(folder) / "metrics.json").read_text())
 
 
-def test_whitened_networks_have_no_tflite(quick_network, tmp_path, capsys, monkeypatch):
-    """They are trained, tested and saved; where they cannot be delivered, nothing is written."""
+def test_whitened_networks_are_delivered(quick_network, tmp_path, capsys, monkeypatch):
+    """They are trained, tested and saved; TensorFlow's converter brings their whitening into the files."""
     monkeypatch.chdir(tmp_path)
     network = "--model hscnet_m32_g4_r2_b1_a2 --model-option width=(16,) --model-option arrangements=1"
     recipe = "--normalization zca --epochs 1 --batch-size 359 --jit-compile false"
     assert main(f"fit {network} --data digits {recipe} --output white".split()) == 0
     assert main(["evaluate", "white/last.keras", "--data", "digits"]) == 0
     assert f"accuracy {metrics('white')['test_accuracy']:.4f}" in capsys.readouterr().out
-    assert main(["export", "white"]) == 2
-    assert "'normalize', a Whitening, cannot be exported to TFLite" in capsys.readouterr().err
-    assert not (tmp_path / "white" / "export").exists()
-    assert main(["export", "white", "--forms", "saved_model", "keras"]) == 0
+    assert main(["export", "white", "--forms", "float", "--test"]) == 0
+    (entry,) = json.loads((tmp_path / "white" / "export" / "export.json").read_text())["files"]
+    assert entry["report"]["fallback_layers"] == ["normalize"]
+    assert entry["test_correct"] == round(metrics("white")["test_accuracy"] * 359)
 
 
 def test_runs_on_crops(quick_network, tmp_path, capsys, monkeypatch):
