@@ -286,12 +286,13 @@ def check_choice(factory, arguments, folder, batch=4):
     _check_file(model, images, folder / "model.keras")
 
 
-def check_model(factory, arguments, folder, other_backend=None, batch=4):
+def check_model(factory, arguments, folder, other_backend=None, batch=4, classifier="predictions"):
     """Runs one network through everything.
 
     Args:
         factory, arguments, folder, batch: as above.
         other_backend: what `conftest.other_backend` gives, or `None` to leave that comparison out.
+        classifier: the layer at the end that computes in full precision whatever the policy; `None` if there is none.
     """
     keras.utils.set_random_seed(0)
 
@@ -311,7 +312,7 @@ def check_model(factory, arguments, folder, other_backend=None, batch=4):
     if other_backend is not None:
         _check_training_there(precise, path, len(images), folder, other_backend)
     outputs = outputs_of(model, images)
-    _check_mixed_precision(build, model.get_weights(), images, outputs, tolerance=3e-2, classifier="predictions")
+    _check_mixed_precision(build, model.get_weights(), images, outputs, tolerance=3e-2, classifier=classifier)
 
 
 def _check_training_there(model, path, batch, folder, other_backend, draws=3):

@@ -156,7 +156,7 @@ def test_harness(tmp_path, other_backend):
         x = keras.layers.GlobalAveragePooling2D(name="mean")(x)
         return mobile.quantize_aware(keras.Model(inputs, keras.layers.Dense(3, classifier_activation, name="end")(x)))
 
-    check_model(factory, {}, tmp_path, other_backend)
+    check_model(factory, {}, tmp_path, other_backend, classifier=None)
 
 
 def test_bad_arguments():
