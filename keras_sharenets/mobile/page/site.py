@@ -118,7 +118,8 @@ def write_site(
     output = pathlib.Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"`output` (={str(output)!r}) exists and is not an empty folder.")
-    networks = _named([describe(path) for path in paths])
+    _check_names(paths)
+    networks = [describe(path) for path in paths]
     thumbnails = [_thumbnail(path) for path in examples]
     with tempfile.TemporaryDirectory() as parent:
         folder = pathlib.Path(parent) / "site"
@@ -170,16 +171,14 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
     }
 
 
-def _named(networks):
-    """The networks; files of one name from different folders cannot lie side by side."""
-    seen = set()
-    for network in networks:
-        if network["file"] in seen:
-            raise ValueError(f"`paths` has two files called {network['file']}: give them different names.")
-        seen.add(network["file"])
-    if not networks:
+def _check_names(paths):
+    """Files of one name from different folders cannot lie side by side."""
+    if not paths:
         raise ValueError("`paths` is empty: give at least one TFLite file.")
-    return networks
+    names = [pathlib.Path(path).name for path in paths]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"`paths` has two files called {name}: give them different names.")
 
 
 def _thumbnail(path):
