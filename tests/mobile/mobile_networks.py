@@ -1,7 +1,9 @@
-"""Networks that the tests of the exports have in common."""
+"""Networks, and looks into files, that the tests of the exports have in common."""
 
 import keras
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
 
 import keras_sharenets as ksn
 from keras_sharenets.mobile.export import conversion
@@ -56,3 +58,19 @@ def check_batches(data, images):
     together = file._dequantized(interpreter.get_tensor(end["index"]), end)
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
     return True
+
+
+def relative(outputs, expected):
+    """The error of outputs, as a share of what is expected."""
+    return np.linalg.norm(outputs - expected) / np.linalg.norm(expected)
+
+
+def parts(data):
+    """`(names of the operators as the runtime sees them, types of all tensors but the ends)` of a file."""
+    runtime = Interpreter(model_content=data, num_threads=1)
+    runtime.allocate_tensors()
+    names = [operator["op_name"] for operator in runtime._get_ops_details()]
+    graph = schema.Model.GetRootAs(data).Subgraphs(0)
+    ends = {*graph.InputsAsNumpy().tolist(), *graph.OutputsAsNumpy().tolist()}
+    types = {graph.Tensors(index).Type() for index in set(range(graph.TensorsLength())) - ends}
+    return names, types

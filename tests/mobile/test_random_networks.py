@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from mobile_networks import relative
 from random_networks import images, random_network
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -13,10 +14,6 @@ from keras_sharenets.mobile.inspect import file
 
 # Beside TensorFlow's own error, a step of 255 of the scores may be rounded the other way.
 STEP = 1 / 255
-
-
-def relative(results, expected):
-    return np.linalg.norm(results - expected) / np.linalg.norm(expected)
 
 
 def scores_of(data, pixels):

@@ -7,10 +7,9 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.interpreter import Interpreter
 from families import REPRESENTATIVES, representative
 from harness import calm_statistics, slow_after
-from mobile_networks import check_batches, convert
+from mobile_networks import check_batches, convert, parts, relative
 from tensor_names import check_names
 
 import keras_sharenets as ksn
@@ -20,7 +19,6 @@ from keras_sharenets.mobile.export import conversion
 from keras_sharenets.mobile.graph import passes
 from keras_sharenets.mobile.graph.inference_graph import run
 from keras_sharenets.mobile.graph.lowering import lower
-from keras_sharenets.mobile.graph.rules import UnsupportedLayerError
 
 BYTES = {None: 4, "float16": 2, "int8": 1}
 
@@ -48,10 +46,6 @@ def network(request):
     return trained_like(representative(request.param, classifier_activation=None))
 
 
-def relative(outputs, expected):
-    return np.linalg.norm(outputs - expected) / np.linalg.norm(expected)
-
-
 @pytest.mark.parametrize("share", [True, False])
 def test_every_form_of_the_graph_computes_what_keras_computes(network, share):
     model, images = network
@@ -72,17 +66,6 @@ def test_a_bias_is_scaled_by_the_normalization_behind_it():
     graph = passes.simplify(lower(model))
     assert [operation.kind for operation in graph.operations] == ["conv"]
     assert relative(run(graph, images), np.asarray(model(images))) < 1e-5
-
-
-def parts(data):
-    """`(names of the operators as the runtime sees them, types of all tensors but the ends)` of a file."""
-    runtime = Interpreter(model_content=data, num_threads=1)
-    runtime.allocate_tensors()
-    names = [operator["op_name"] for operator in runtime._get_ops_details()]
-    graph = schema.Model.GetRootAs(data).Subgraphs(0)
-    ends = {*graph.InputsAsNumpy().tolist(), *graph.OutputsAsNumpy().tolist()}
-    types = {graph.Tensors(index).Type() for index in set(range(graph.TensorsLength())) - ends}
-    return names, types
 
 
 def bound(model, quantization):
@@ -278,111 +261,6 @@ def test_budget_that_nothing_fits_into(tmp_path):
         ksn.mobile.export_tflite(model, tmp_path / "net.tflite", max_bytes=1000)
     assert not list(tmp_path.iterdir())
     assert ksn.mobile.export_tflite(model, tmp_path / "net.tflite", max_bytes=least).file_bytes == least
-
-
-@pytest.mark.parametrize("share", [True, False])
-@pytest.mark.parametrize(
-    "layer",
-    [
-        ksn.layers.HighlySharedConv2D(
-            16, 3, groups=4, channel_repeats=2, arrangements=2, use_bias=True, activation="relu"
-        ),
-        ksn.layers.HighlySharedConv2D(
-            16, 1, groups=2, channel_repeats=1, arrangements=2, use_bias=True, activation="relu", strides=2
-        ),
-        ksn.layers.HighlySharedConv2D(
-            16, 3, groups=1, channel_repeats=1, arrangements=4, use_bias=True, padding="valid"
-        ),
-        ksn.layers.HierarchicalGroupConv2D(12, groups=3, use_bias=True),
-        ksn.layers.SplitGroupConv2D(12, groups=3, use_bias=True),
-        ksn.layers.SplitGroupConv2D(16, groups=4, use_bias=True),
-        ksn.layers.InterleavedGroupConv2D(16, branch_channels=(4, 4), use_bias=True),
-        ksn.layers.InterleavedGroupConv2D(32, branch_channels=(4, 8), use_bias=True),
-        ksn.layers.SqueezeExcite(4),
-        ksn.layers.StridedChannelShuffle(3),
-        ksn.layers.ChannelShuffle(2, block_size=4),
-        ksn.layers.ChannelSlice(3, 9),
-        ksn.layers.ChannelPadding(20),
-        ksn.layers.PaddedMaxPooling2D(3, strides=2),
-    ],
-    ids=lambda layer: layer.name,
-)
-def test_every_layer_of_the_library(layer, share, tmp_path):
-    inputs = keras.Input((8, 8, 16))
-    model = keras.Model(inputs, keras.layers.Flatten()(layer(keras.layers.ReLU()(inputs))))
-    if getattr(layer, "bias", None) is not None:
-        layer.bias.assign(np.random.default_rng(1).normal(size=layer.bias.shape))
-    images = np.random.default_rng(0).normal(size=(4, 8, 8, 16)).astype("float32")
-    (tmp_path / "net.tflite").write_bytes(convert(model, prefer="size" if share else "speed"))
-    assert relative(predict_tflite(tmp_path / "net.tflite", images), np.asarray(model(images))) < 1e-5
-
-
-@pytest.mark.parametrize(("channels", "groups"), [(16, 3), (16, 6), (15, 4), (7, 5), (9, 2)])
-def test_uneven_deal_stays_in_the_delegate(channels, groups, tmp_path):
-    inputs = keras.Input((6, 6, channels))
-    x = keras.layers.Flatten()(keras.layers.MaxPooling2D(2)(ksn.layers.StridedChannelShuffle(groups)(inputs)))
-    model = keras.Model(inputs, x)
-    images = np.random.default_rng(0).normal(size=(4, 6, 6, channels)).astype("float32")
-    for quantization, tolerance in ((None, 1e-6), ("int8", 0.02)):
-        data = convert(model, quantization=quantization, representative_data=images)
-        names, _ = parts(data)
-        assert "GATHER" not in names
-        assert names.count("DELEGATE") == 1
-        (tmp_path / "net.tflite").write_bytes(data)
-        assert relative(predict_tflite(tmp_path / "net.tflite", images), np.asarray(model(images))) < tolerance
-
-
-@pytest.mark.parametrize(
-    ("shuffle", "taken_in"),
-    [
-        (ksn.layers.StridedChannelShuffle(3), True),
-        (ksn.layers.ChannelShuffle(4), True),
-        (ksn.layers.StridedChannelShuffle(3), False),
-    ],
-)
-def test_shuffle_before_a_convolution_costs_nothing(shuffle, taken_in, tmp_path):
-    inputs = keras.Input((8, 8, 16))
-    shuffled = shuffle(keras.layers.Conv2D(16, 1)(inputs))
-    paths = [keras.layers.Conv2D(8, 3, padding="same")(shuffled), keras.layers.Conv2D(8, 1, strides=1)(shuffled)]
-    if not taken_in:
-        paths.append(keras.layers.MaxPooling2D(1)(shuffled))
-    model = keras.Model(inputs, keras.layers.Flatten()(keras.layers.Concatenate()(paths)))
-    images = np.random.default_rng(0).normal(size=(4, 8, 8, 16)).astype("float32")
-    data = convert(model)
-    assert ({"GATHER", "TRANSPOSE"}.isdisjoint(parts(data)[0])) == taken_in
-    (tmp_path / "net.tflite").write_bytes(data)
-    assert relative(predict_tflite(tmp_path / "net.tflite", images), np.asarray(model(images))) < 1e-5
-
-
-def test_layer_without_a_rule_is_named(tmp_path, rules_alone):
-    inputs = keras.Input((8, 8, 3))
-    model = keras.Model(
-        inputs, keras.layers.GlobalAveragePooling2D()(keras.layers.UnitNormalization(name="unit")(inputs))
-    )
-    with pytest.raises(UnsupportedLayerError, match=r"'unit', a UnitNormalization, has no lowering rule"):
-        ksn.mobile.export_tflite(model, tmp_path / "net.tflite")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("layer", "message"),
-    [
-        (keras.layers.UpSampling2D(interpolation="bicubic", name="grow"), r"has `interpolation` \(='bicubic'\)"),
-        (
-            keras.layers.Conv2D(4, 1, activation="sparsemax", name="few"),
-            "'few', a Conv2D, has the activation `sparsemax`",
-        ),
-        (keras.layers.ReLU(threshold=0.1, name="late"), "'late', a ReLU, has a threshold"),
-        (keras.layers.Conv2D(4, 3, data_format="channels_first", name="first"), r"`data_format` \(='channels_first'\)"),
-        (keras.layers.Softmax(axis=1, name="rows"), r"'rows', a Softmax, has `axis` \(=1\)"),
-        (keras.layers.BatchNormalization(axis=2, name="columns"), r"'columns', a .*, has `axis` \(=2\)"),
-    ],
-)
-def test_setting_without_a_rule_is_named(layer, message, rules_alone):
-    inputs = keras.Input((8, 8, 3))
-    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(layer(inputs)))
-    with pytest.raises(UnsupportedLayerError, match=message):
-        lower(model)
 
 
 README = (pathlib.Path(__file__).parents[2] / "README.md").read_text()

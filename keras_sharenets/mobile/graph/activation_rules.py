@@ -111,27 +111,31 @@ def _celu(alpha: float) -> _Function:
 
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+# Functions that are there under one name in `keras.activations` and in `keras.ops`, as different objects.
+_IN_BOTH: dict[str, _Function] = {
+    "relu": _relu,
+    "relu6": _relu6,
+    "sigmoid": _function("sigmoid"),
+    "tanh": _function("tanh"),
+    "silu": _times(_function("sigmoid")),
+    "hard_sigmoid": _hard_sigmoid,
+    "hard_silu": _function("hard_swish"),
+    "hard_tanh": _clipped(-1, 1),
+    "selu": _elu(_SELU_ALPHA, _SELU_SCALE),
+    "softplus": _softplus,
+    "log_sigmoid": _log_sigmoid,
+}
 _FUNCTIONS: dict[Any, _Function] = {
+    **{getattr(activations, name): function for name, function in _IN_BOTH.items()},
     activations.linear: lambda graph, layer, x: x,
-    activations.relu: _relu,
-    activations.relu6: _relu6,
     activations.softmax: _function("softmax"),
-    activations.sigmoid: _function("sigmoid"),
-    activations.tanh: _function("tanh"),
-    activations.silu: _times(_function("sigmoid")),
-    activations.hard_sigmoid: _hard_sigmoid,
-    activations.hard_silu: _function("hard_swish"),
-    activations.hard_tanh: _clipped(-1, 1),
     activations.elu: _function("elu"),
     activations.celu: _function("elu"),
-    activations.selu: _elu(_SELU_ALPHA, _SELU_SCALE),
     activations.gelu: _function("gelu", approximate=False),
     activations.leaky_relu: _function("leaky_relu", slope=0.2),
     activations.exponential: _function("exp"),
-    activations.softplus: _softplus,
     activations.softsign: _softsign,
     activations.mish: _mish,
-    activations.log_sigmoid: _log_sigmoid,
 }
 # Layers that can be the activation of another one.
 _LAYERS = (layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU, layers.Softmax, layers.Activation)
@@ -212,19 +216,8 @@ def _operation(function: _Function):
     return lambda graph, layer, call, x, shape: function(graph, layer, x[0])
 
 
-# Functions of `keras.ops`, and of `keras.activations` where those are no others.
 for _called, _how in {
-    ops.relu: _relu,
-    ops.relu6: _relu6,
-    ops.sigmoid: _function("sigmoid"),
-    ops.tanh: _function("tanh"),
-    ops.silu: _times(_function("sigmoid")),
-    ops.hard_sigmoid: _hard_sigmoid,
-    ops.hard_silu: _function("hard_swish"),
-    ops.hard_tanh: _clipped(-1, 1),
-    ops.selu: _elu(_SELU_ALPHA, _SELU_SCALE),
-    ops.softplus: _softplus,
-    ops.log_sigmoid: _log_sigmoid,
+    **{getattr(ops, name): function for name, function in _IN_BOTH.items()},
     ops.absolute: _function("abs"),
     ops.exp: _function("exp"),
     ops.log: _function("log"),
