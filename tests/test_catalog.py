@@ -1,4 +1,4 @@
-"""Every named network against the counts of the specification, and the README's tables against the networks."""
+"""Every named network against the counts of the specification, and the tables of `docs/networks.md`."""
 
 import csv
 import fnmatch
@@ -11,7 +11,7 @@ from keras_sharenets.analysis import catalog
 from keras_sharenets.models.registry import FAMILIES, VARIANTS
 
 HERE = pathlib.Path(__file__).parent
-README = (HERE.parent / "README.md").read_text()
+PAGE = (HERE.parent / "docs" / "networks.md").read_text()
 with (HERE / "data" / "model_table.csv").open() as table:
     SPECIFIED = list(csv.DictReader(table))
 
@@ -44,7 +44,7 @@ def test_counts_of_the_specification(name):
         check_row(entry)
         check_paper(entry)
         (line,) = (line for line in catalog.to_markdown([entry]).splitlines() if line.startswith(f"| `{name}`"))
-        assert line in README.splitlines(), "run `sharenets table --update README.md`"
+        assert line in PAGE.splitlines(), "run `sharenets table --update docs/networks.md`"
 
 
 def check_row(entry):
@@ -84,9 +84,9 @@ def test_the_specification_names_configurations_that_are_there():
 
 @pytest.mark.slow
 @counts_only
-def test_tables_of_the_readme_are_those_of_the_code():
+def test_tables_of_the_page_are_those_of_the_code():
     table = catalog.to_markdown(catalog.entries(VARIANTS))
-    assert catalog.replace_table(README, table) == README, "run `sharenets table --update README.md`"
+    assert catalog.replace_table(PAGE, table) == PAGE, "run `sharenets table --update docs/networks.md`"
 
 
 def test_every_family_has_a_paper():

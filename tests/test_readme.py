@@ -1,3 +1,5 @@
+"""README: its examples run and give what they say, and its figures are those of the records."""
+
 import functools
 import pathlib
 import re
@@ -5,8 +7,14 @@ import re
 import keras
 import pytest
 
+import keras_sharenets as ksn
+
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+NETWORKS = (ROOT / "docs" / "networks.md").read_text()
+RESULTS = (ROOT / "docs" / "results.md").read_text()
+# Name, option, kB, percent and millions of multiply-adds of a row of the first table.
+CHOICES = re.findall(r"^\| .*?`(\w+)`(?:.*`(\w+=\d+)`)?.* \| (\d+) kB \| ([\d.]+) % \| ([\d.]+) M \|$", README, re.M)
 
 
 @pytest.mark.parametrize("run_eagerly", [True, pytest.param(False, marks=pytest.mark.slow)])
@@ -26,3 +34,29 @@ def test_python_examples_run_and_give_what_they_say(run_eagerly, tmp_path, monke
     for expression, claim in claims:
         assert eval(expression, names) == eval(claim.strip().rstrip(",")), expression
     assert eval('ksn.list_models("hscnet_m128*")', names) == eval(re.search(r"^# (\['hscnet.*)$", README, re.M)[1])
+
+
+def test_networks_to_choose_from_are_those_that_come_trained():
+    assert len(CHOICES) == 5
+    for name, option, kilobytes, percent, millions in CHOICES:
+        label = " ".join(filter(None, (name, option)))
+        (trained,) = (each for each in ksn.models.list_trained(name) if each.label == label)
+        assert f"{trained.int8_bytes / 1000:.0f}" == kilobytes, label
+        assert f"{100 * trained.int8_test_accuracy:.1f}" == percent, label
+        cell = f"`{name}`" + (f" {option}" if option else "")
+        assert re.search(rf"^\| {re.escape(cell)} \| .* \| one-cycle-60.* \| {re.escape(millions)} M \|", RESULTS, re.M)
+
+
+def test_choice_for_100_kb_is_the_best_below():
+    fitting = [each for each in ksn.models.list_trained() if each.int8_bytes <= 100_000]
+    best = max(fitting, key=lambda each: each.int8_test_accuracy)
+    assert re.search(rf"^\| 100 kB \| `{best.label}`", README, re.M)
+    counts = dict(re.findall(r"^\| `(\w+)` \| [\dx]+ \| \d+ \| ([\d,]+ \| [\d,]+) \|", NETWORKS, re.M))
+    sharing = [each for each in fitting if len(set(counts[each.model].split(" | "))) == 2]
+    assert best not in sharing, "the table says that it shares nothing"
+    best = max(sharing, key=lambda each: each.int8_test_accuracy)
+    assert re.search(rf"^\| 100 kB, shared \| `{best.label}`", README, re.M)
+
+
+def test_readme_is_read_in_minutes():
+    assert len(README.splitlines()) <= 160

@@ -15,7 +15,7 @@ from keras_sharenets.search.spaces import NAMES, find_space
 from keras_sharenets.training.recipes.named import DEFAULTS, RECIPES
 
 ROOT = pathlib.Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+NETWORKS = (ROOT / "docs" / "networks.md").read_text()
 with (ROOT / "tests" / "data" / "model_table.csv").open() as table:
     SPECIFIED = {row["name"] for row in csv.DictReader(table)}
 # The first two are gone from the graph before it is lowered; a whitened network is refused by name.
@@ -73,8 +73,8 @@ def _lacks_of_family(key):
         if "Reference: " not in (getattr(factory, "__doc__", None) or ""):
             yield f"the paper (`Reference: `) in the docstring of `{factory_name}`"
     for variant in family.variants:
-        if f"\n| `{variant}` |" not in README:
-            yield f"'{variant}' in README.md: run `sharenets table --update README.md`"
+        if f"\n| `{variant}` |" not in NETWORKS:
+            yield f"'{variant}' in docs/networks.md: run `sharenets table --update docs/networks.md`"
     if not set(family.variants) & SPECIFIED:
         yield "counts in tests/data/model_table.csv"
     if not any(pattern.startswith(f"{key}/") for pattern, _ in DEFAULTS):
@@ -100,7 +100,7 @@ def test_what_a_family_lacks_is_named(monkeypatch):
         "a representative among its variants in keras_sharenets/models/registry.py ('made_up' is none)",
         "`_factory` in keras_sharenets/models/__init__.py",
         "the paper (`Reference: `) in the docstring of `_factory`",
-        "'made_up_8' in README.md: run `sharenets table --update README.md`",
+        "'made_up_8' in docs/networks.md: run `sharenets table --update docs/networks.md`",
         "counts in tests/data/model_table.csv",
         "a recipe in keras_sharenets/training/recipes/named.py",
         "a search space, or a reason in WITHOUT_SPACE",

@@ -107,8 +107,8 @@ def name_points(figure: Figure, axes: Axes, across: Sequence[float], up: Sequenc
             axes.annotate("", (x, y), place, textcoords="offset points", arrowprops=line)
 
 
-def png(figure: Figure) -> bytes:
-    """A figure as a PNG file."""
+def png(figure: Figure, *, dpi: float = DPI) -> bytes:
+    """A figure as a PNG file, with so many pixels an inch."""
     data = io.BytesIO()
-    figure.savefig(data, format="png")
+    figure.savefig(data, format="png", dpi=dpi)
     return data.getvalue()

@@ -263,15 +263,15 @@ def test_budget_that_nothing_fits_into(tmp_path):
     assert ksn.mobile.export_tflite(model, tmp_path / "net.tflite", max_bytes=least).file_bytes == least
 
 
-README = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "networks.md").read_text()
 SIZES = re.findall(
-    r"^\| `(\w+)` \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", README, re.M
+    r"^\| `(\w+)` \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", PAGE, re.M
 )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", SIZES, ids=lambda row: row[0])
-def test_sizes_in_the_readme(row):
+def test_sizes_in_the_page(row):
     keras.utils.set_random_seed(0)
     model, images = trained_like(
         ksn.create_model(row[0], num_classes=10, classifier_activation=None, include_preprocessing=False)
@@ -288,5 +288,5 @@ def test_sizes_in_the_readme(row):
     assert [int(size.replace(",", "")) for size in row[1:]] == pytest.approx(sizes, rel=0.005)
 
 
-def test_readme_has_sizes():
+def test_page_has_sizes():
     assert len(SIZES) == 6
