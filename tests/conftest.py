@@ -23,7 +23,7 @@ def pytest_configure(config):
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # Few examples in `make test`, many in `make test-all`. In continuous integration the same ones in every run, so
     # that a red run can be repeated; elsewhere new ones are tried.
-    examples = 20 if config.option.markexpr == "not slow" else 100
+    examples = 20 if "not slow" in config.option.markexpr else 100
     settings.register_profile("house", deadline=None, max_examples=examples, derandomize=bool(os.environ.get("CI")))
     settings.load_profile("house")
 

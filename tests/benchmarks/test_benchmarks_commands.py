@@ -25,6 +25,7 @@ def delivered(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_delivery_has_every_form(delivered):
     rows = json.loads((delivered / "delivery.json").read_text())["rows"]
     parameters = ksn.profile(tiny()).stored_parameters
@@ -60,6 +61,7 @@ def test_budgets():
     assert delivery.budgets(1000, 1000) == delivery.budgets(1000, 900) == []
 
 
+@pytest.mark.slow
 def test_file_that_is_refused_stands_in_the_table_without_times(delivered):
     contents = json.loads((delivered / "delivery.json").read_text())
     refused = contents["rows"][-1]

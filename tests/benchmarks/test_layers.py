@@ -119,12 +119,10 @@ def test_claims():
     assert [claim.limit for claim in layers.claims([narrow])] == [1.1, 1.3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "kinds"),
-    [
-        (["interleaved"], {"interleaved"}),
-        pytest.param(["G=4 R=2", "split"], {"repeated", "split"}, marks=pytest.mark.slow),
-    ],
+    [(["interleaved"], {"interleaved"}), (["G=4 R=2", "split"], {"repeated", "split"})],
 )
 def test_quick_table(rows, kinds, tmp_path, capsys):
     assert main(["layers", "--quick", "--rows", *rows, "--output", str(tmp_path)]) == 0
