@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 HEADER = ("run", "network", "data", "recipe", "epochs", "test accuracy", "best", "parameters", "minutes", "seed")
 NOTE = (
-    "Test accuracy is that of the last epoch; best is the highest of all, chosen on the test split, so it flatters. "
-    "Parameters are stored ones, each shared tensor once."
+    "Test accuracy is that of the last epoch; best is the highest of all on the split that is named with it. Chosen on "
+    "the test split, it flatters. Parameters are stored ones, each shared tensor once."
 )
 
 
@@ -49,9 +49,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     files.write_bytes(output / "compare.png", figure)
     files.write_json(output / "compare.json", data)
     files.write_text(output / "compare.md", f"{markdown_table(rows)}\n\n{note}\n\n![Loss and accuracy](compare.png)\n")
-    files.write_text(
-        output / "index.html", page("Runs compared", note, {"": rows, "Test split, epoch by epoch": figure})
-    )
+    files.write_text(output / "index.html", page("Runs compared", note, {"": rows, "Epoch by epoch": figure}))
     return Answer(f"{text_table(rows)}\nfiles in {output}", data)
 
 
@@ -73,7 +71,8 @@ def short_names(folders: Sequence[str]) -> list[str]:
 def _row(name: str, run: Run, parameters: int) -> tuple[str, ...]:
     recipe = f"{run.recipe.name}{' (changed)' if changed_fields(run.recipe) else ''}"
     finished = f"{len(run.epochs)}{'' if run.state == 'finished' else f' of {run.recipe.epochs}'}"
-    accuracies = (_share(run.last.test_accuracy), f"{_share(run.best.test_accuracy)} in epoch {run.best.epoch}")
+    best = f"{_share(run.best.held_out_accuracy)} of {run.split} in epoch {run.best.epoch}"
+    accuracies = (_share(run.last.test_accuracy), best)
     time = f"{run.seconds / 60:.1f}"
     return (name, run.model, run.data["name"], recipe, finished, *accuracies, f"{parameters:,}", time, str(run.seed))
 
@@ -93,7 +92,8 @@ def _entry(name: str, run: Run, parameters: int) -> dict[str, object]:
         "state": run.state,
         "epochs": len(run.epochs),
         "test_accuracy": run.last.test_accuracy,
-        "best": {"epoch": run.best.epoch, "test_accuracy": run.best.test_accuracy},
+        "split": run.split,
+        "best": {"epoch": run.best.epoch, f"{run.split}_accuracy": run.best.held_out_accuracy},
         "parameters": parameters,
         "seconds": run.seconds,
         "seed": run.seed,

@@ -71,7 +71,7 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
     mistakes = most_confused(matrix, dataset.class_names)
     rows = [
         ("test accuracy, last epoch", f"{correct / count:.4f} ({correct} of {count})"),
-        ("best epoch, chosen on the test split", f"{run.best.epoch} ({run.best.test_accuracy:.4f})"),
+        (f"best epoch, chosen on the {run.split} split", f"{run.best.epoch} ({run.best.held_out_accuracy:.4f})"),
         ("epochs", f"{len(run.epochs)} of {run.recipe.epochs}, run {run.state}"),
         ("recipe", f"{run.recipe.name}: {run.recipe.source}"),
         ("changed in it", changed or "nothing"),

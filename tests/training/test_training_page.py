@@ -69,7 +69,9 @@ def test_runs_know_their_recipes(folder):
     assert other["source"]["skip_unreadable"] is True
     # What was found and left out is in the record, and told before the training.
     assert other["data"]["left_out"] == []
-    assert np.sum(other["data"]["images_per_class"], axis=0).tolist() == [other["data"]["train"], other["data"]["test"]]
+    splits = [other["data"][name] for name in ("train", "test", "validation")]
+    assert np.sum(other["data"]["images_per_class"], axis=0).tolist() == splits
+    assert splits == [15, 3, 2]
 
 
 def test_predictions(folder, capsys, monkeypatch):
@@ -187,8 +189,8 @@ def test_results(folder, capsys, monkeypatch):
     ]
     (row,) = (line for line in lines if "(runs/digits)" in line)
     assert row == (
-        "| `hscnet_m32_g4_r2_b1_a2` | digits | fast, pad 1, flip False | 10 | [0](runs/digits) | "
-        f"{' | '.join(figures)} |"
+        "| `hscnet_m32_g4_r2_b1_a2` | digits | fast, pad 1, flip False, 143 images for validation | 10 | "
+        f"[0](runs/digits) | {' | '.join(figures)} |"
     )
     # The commands of the page, but for what changes no network.
     for name in ("digits", "images"):

@@ -129,6 +129,7 @@ class Dataset:
         note: one sentence that belongs beside every accuracy: where the images come from, how they were split.
         class_names: a label is an index into it.
         train, test: the splits.
+        validation: what the epochs of a training are compared on; `None`: the test split has to serve.
         shape: `(height, width, channels)` of every image; height and width of `None`: each image has its own.
         mean, variance: of the training pixels (0 to 255), one number per channel.
         unreadable: what is wrong with each file that was left out.
@@ -147,6 +148,7 @@ class Dataset:
     unreadable: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     source: DataSource | None = None
+    validation: Arrays | Files | None = None
 
 
 def make_dataset(
@@ -158,30 +160,67 @@ def make_dataset(
     *,
     skip_unreadable: bool = False,
     left_out: Sequence[str] = (),
+    validation: Arrays | Files | None = None,
 ) -> Dataset:
     """A `Dataset` whose mean and variance are measured.
 
     Every image is read once, so that a broken one is found now; of more than 100,000 in files, so many are read.
 
     Args:
-        name, note, class_names, train, test, left_out: as in `Dataset`.
+        name, note, class_names, train, test, left_out, validation: as in `Dataset`.
         skip_unreadable: whether images that cannot be read are left out.
 
     Raises:
         ValueError: images cannot be read and are not to be left out, or a class has no other ones; the message names
             them.
     """
-    (train, (mean, variance), broken), (test, _, more) = map(_examine, (train, test))
-    unreadable = tuple(map(str, (*broken, *more)))
-    if unreadable and not skip_unreadable:
-        raise ValueError(f"{_list(unreadable)} `--skip-unreadable` leaves such images out.")
+    examined = [_examine(part) for part in (train, test, validation) if part is not None]
+    (train, test, *third), statistics, broken = zip(*examined, strict=True)
+    mean, variance = statistics[0]
+    unreadable = tuple(str(error) for errors in broken for error in errors)
+    _check_readable(unreadable, skip_unreadable)
     for label, class_name in enumerate(class_names):
         if unreadable and not (train.labels == label).any():
             raise ValueError(f"The class {class_name!r} has no readable image to train with. {_list(unreadable)}")
     if unreadable:
         note = f"{note}; {len(unreadable)} unreadable images are left out"
     names, others = tuple(class_names), tuple(left_out)
-    return Dataset(name, note, names, train, test, train.shape, mean, variance, unreadable, others)
+    return Dataset(
+        name,
+        note,
+        names,
+        train,
+        test,
+        train.shape,
+        mean,
+        variance,
+        unreadable,
+        others,
+        validation=next(iter(third), None),
+    )
+
+
+def add_validation(
+    dataset: Dataset, validation: Arrays | Files, note: str, *, skip_unreadable: bool, left_out: Sequence[str] = ()
+) -> Dataset:
+    """The data set with a validation split of its own; `note` says which, errors are those of `make_dataset`."""
+    validation, _, broken = _examine(validation)
+    unreadable = tuple(map(str, broken))
+    _check_readable(unreadable, skip_unreadable)
+    if not len(validation):
+        raise ValueError(f"The validation split is empty: none of its {len(unreadable)} images can be read.")
+    return dataclasses.replace(
+        dataset,
+        note=f"{dataset.note}; {note}",
+        validation=validation,
+        unreadable=(*dataset.unreadable, *unreadable),
+        left_out=(*dataset.left_out, *left_out),
+    )
+
+
+def _check_readable(unreadable: Sequence[str], skip_unreadable: bool) -> None:
+    if unreadable and not skip_unreadable:
+        raise ValueError(f"{_list(unreadable)} `--skip-unreadable` leaves such images out.")
 
 
 def describe_dataset(dataset: Dataset) -> str:
@@ -190,20 +229,27 @@ def describe_dataset(dataset: Dataset) -> str:
     totals = [sum(counts[name]) for name in dataset.class_names]
     lines = [f"{dataset.name}: {dataset.note}"]
     shown = dataset.class_names if len(totals) <= LISTED else ()
-    rows = [("class", "train", "test"), *((name, *map(str, counts[name])) for name in shown)]
+    parts = _splits(dataset)
+    rows = [("class", *parts), *((name, *map(str, counts[name])) for name in shown)]
     if not shown:
-        rows.append((f"{len(totals)} classes of {min(totals):,} to {max(totals):,}", "", ""))
-    rows.append(("all", f"{len(dataset.train):,}", f"{len(dataset.test):,}"))
-    lines += text_table(rows, align="lrr").splitlines()
+        rows.append((f"{len(totals)} classes of {min(totals):,} to {max(totals):,}", *[""] * len(parts)))
+    rows.append(("all", *(f"{len(part):,}" for part in parts.values())))
+    lines += text_table(rows, align="l" + "r" * len(parts)).splitlines()
     lines += [f"left out: {sentence}" for sentence in (*dataset.left_out, *dataset.unreadable)]
     return "\n".join(lines)
 
 
-def count_images(dataset: Dataset) -> dict[str, tuple[int, int]]:
-    """Class name to the number of its images in the training and in the test split."""
-    columns = (np.bincount(part.labels, minlength=len(dataset.class_names)) for part in (dataset.train, dataset.test))
-    pairs = zip(*(column.tolist() for column in columns), strict=True)
-    return dict(zip(dataset.class_names, pairs, strict=True))
+def count_images(dataset: Dataset) -> dict[str, tuple[int, ...]]:
+    """Class name to the number of its images in the training, the test and, if there is one, the validation split."""
+    parts = _splits(dataset).values()
+    columns = (np.bincount(part.labels, minlength=len(dataset.class_names)) for part in parts)
+    counts = zip(*(column.tolist() for column in columns), strict=True)
+    return dict(zip(dataset.class_names, counts, strict=True))
+
+
+def _splits(dataset: Dataset) -> dict[str, Arrays | Files]:
+    third = {} if dataset.validation is None else {"validation": dataset.validation}
+    return {"train": dataset.train, "test": dataset.test, **third}
 
 
 def _list(complaints: Sequence[str]) -> str:

@@ -29,16 +29,18 @@ class Layout(NamedTuple):
     Attributes:
         train: of the training split, or of all images.
         test: of the test split; `None` if the images have to be split.
+        validation: of a third split; `None` if there is none with the classes of the training split.
         unused: sentences about the folders that belong to neither.
     """
 
     train: pathlib.Path
     test: pathlib.Path | None
+    validation: pathlib.Path | None
     unused: tuple[str, ...]
 
 
-def find_layout(folder: pathlib.Path) -> Layout:
-    """The `Layout` of a folder. Folders around it that hold nothing else are passed by.
+def find_layout(folder: pathlib.Path, *, third_split: bool = False) -> Layout:
+    """The `Layout` of a folder, on request with a third split. Folders around it that hold nothing else are passed by.
 
     Splits are told by their names, in any case: those in `ROLES`, alone, with a word of `FILLERS`, or with other words
     that they have in common (`seg_train` and `seg_test`). A test split is preferred to a validation split.
@@ -50,7 +52,7 @@ def find_layout(folder: pathlib.Path) -> Layout:
     found = _split_folders(folder)
     if found is None:
         _check_no_splits(folder)
-        return Layout(folder, None, ())
+        return Layout(folder, None, None, ())
     shown = _listing([path.name for paths in found.values() for path in paths])
     for role, paths in found.items():
         if len(paths) > 1 and (role != "validation" or "test" not in found):
@@ -68,11 +70,12 @@ def find_layout(folder: pathlib.Path) -> Layout:
             f"{candidates[0]} holds no class folders, so nothing can be tested on it. Give it the folders of {train}, "
             f"or give {train} as the data: 20 % of each class become the test split then."
         )
-    fitting = (path for path in labeled if [inner.name for inner in subfolders(path)] == class_names)
-    test = next(fitting, labeled[0])
-    used = (train, test)
+    fitting = [path for path in labeled if [inner.name for inner in subfolders(path)] == class_names]
+    test = fitting[0] if fitting else labeled[0]
+    validation = next((path for path in fitting if path != test), None) if third_split else None
+    used = (train, test, *([] if validation is None else [validation]))
     others = [path for path in subfolders(folder) if not any(path in (part, *part.parents) for part in used)]
-    return Layout(train, test, tuple(f"the folder {path.name}/ is not used" for path in others))
+    return Layout(train, test, validation, tuple(f"the folder {path.name}/ is not used" for path in others))
 
 
 def descend(folder: pathlib.Path) -> pathlib.Path:

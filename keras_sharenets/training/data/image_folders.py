@@ -10,7 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_sharenets.images import read_image
-from keras_sharenets.training.data.dataset import Arrays, Dataset, Files, make_dataset, stratified_split
+from keras_sharenets.training.data.dataset import (
+    Arrays,
+    Dataset,
+    Files,
+    add_validation,
+    make_dataset,
+    stratified_split,
+)
 from keras_sharenets.training.data.folder_layout import find_layout, read_classes
 from keras_sharenets.training.data.sources import DataSource
 
@@ -33,16 +40,36 @@ def load_folder(folder: pathlib.Path, source: DataSource) -> Dataset:
             than in the training split, splits that cannot be used, or broken images. The message names the folder or
             the files.
     """
-    layout = find_layout(folder)
+    layout = find_layout(folder, third_split=source.validation == "auto")
     if layout.test is not None:
-        class_names, train, test, left_out = _read_splits(layout.train, layout.test)
+        class_names, splits, left_out = _read_splits(layout.train, layout.test, layout.validation)
         split = f"{layout.test.name}/ is the test split"
+        split += f", {layout.validation.name}/ the validation split" if layout.validation else ""
     else:
-        class_names, train, test, left_out = _split(layout.train, source.split_seed)
+        class_names, splits, left_out = _split(layout.train, source.split_seed)
         split = f"20 % of each class are the test split (seed {source.split_seed})"
     name = folder.resolve().name
     left_out = (*layout.unused, *left_out)
-    return _from_files(name, f"images of the folder {name}", split, class_names, (train, test), source, left_out)
+    return _from_files(name, f"images of the folder {name}", split, class_names, splits, source, left_out)
+
+
+def validate_on_folder(dataset: Dataset, folder: pathlib.Path, source: DataSource) -> Dataset:
+    """The data set with the images of a folder, one folder per class, as its validation split.
+
+    Raises:
+        ValueError: the classes are not those of the data set, or as in `load_folder`.
+    """
+    class_names, (paths, labels), left_out = read_classes(folder)
+    if class_names != list(dataset.class_names):
+        raise ValueError(
+            f"The classes in {folder} ({', '.join(class_names)}) are not those of {dataset.name} "
+            f"({', '.join(dataset.class_names)})."
+        )
+    resize = source.input_shape is not None and None not in dataset.shape
+    part = Files(tuple(paths), np.asarray(labels, np.int64), dataset.shape, resize)
+    note = f"the images of the folder {folder.resolve().name} are the validation split"
+    named = [f"{sentence} in {folder.name}/" for sentence in left_out]
+    return add_validation(dataset, part, note, skip_unreadable=source.skip_unreadable, left_out=named)
 
 
 def _from_files(
@@ -50,21 +77,22 @@ def _from_files(
     title: str,
     split: str,
     class_names: Sequence[str],
-    splits: tuple[Split, Split],
+    splits: Sequence[Split],
     source: DataSource,
     left_out: Sequence[str],
 ) -> Dataset:
-    """A `Dataset` of the training and the test split; its note is made of `title` and `split`."""
+    """A `Dataset` of the training, test and perhaps validation split; its note is made of `title` and `split`."""
     given = source.input_shape
     shape = given or _first_shape(splits[0][0])
     shape = shape if shape[0] else (None, None, shape[-1])
     resize = given is not None and None not in shape
-    sources = [Files(tuple(paths), np.asarray(labels, np.int64), shape, resize) for paths, labels in splits]
+    train, test, *third = [Files(tuple(paths), np.asarray(labels, np.int64), shape, resize) for paths, labels in splits]
     sides = "sizes of their own" if None in shape else f"{shape[0]}x{shape[1]}"
     size = f"{'resized to ' if resize else ''}{sides} {CHANNELS[shape[2]]} pixels"
     note = f"{title}, {size}; {split}"
     skip = source.skip_unreadable
-    return make_dataset(name, note, class_names, *sources, skip_unreadable=skip, left_out=left_out)
+    third = third[0] if third else None
+    return make_dataset(name, note, class_names, train, test, skip_unreadable=skip, left_out=left_out, validation=third)
 
 
 def _first_shape(paths: Sequence[pathlib.Path]) -> tuple[int, int, int]:
@@ -78,30 +106,38 @@ def _first_shape(paths: Sequence[pathlib.Path]) -> tuple[int, int, int]:
     raise error or ValueError("There are no images.")
 
 
-def _read_splits(train_folder: pathlib.Path, test_folder: pathlib.Path) -> tuple[list[str], Split, Split, list[str]]:
-    """`(class names, training split, test split, what is left out)` of two folders with the same classes."""
-    class_names, train, left_out = read_classes(train_folder)
-    test_names, test, more = read_classes(test_folder)
-    if class_names != test_names:
-        missing, extra = set(class_names) - set(test_names), set(test_names) - set(class_names)
-        raise ValueError(
-            f"The classes in {test_folder} differ from those in {train_folder}: "
-            f"missing {sorted(missing) or 'none'}, additional {sorted(extra) or 'none'}."
-        )
-    named = [f"{sentence} in {name}/" for name, part in (("train", left_out), ("test", more)) for sentence in part]
-    return class_names, train, test, named
+def _read_splits(
+    train_folder: pathlib.Path, test_folder: pathlib.Path, validation_folder: pathlib.Path | None = None
+) -> tuple[list[str], list[Split], list[str]]:
+    """`(class names, training, test and perhaps validation split, what is left out)` of folders of the same classes."""
+    class_names, splits, named = [], [], []
+    parts = {"train": train_folder, "test": test_folder, "validation": validation_folder}
+    for name, folder in parts.items():
+        if folder is None:
+            continue
+        found, images, left_out = read_classes(folder)
+        class_names = class_names or found
+        if class_names != found:
+            missing, extra = set(class_names) - set(found), set(found) - set(class_names)
+            raise ValueError(
+                f"The classes in {folder} differ from those in {train_folder}: "
+                f"missing {sorted(missing) or 'none'}, additional {sorted(extra) or 'none'}."
+            )
+        splits.append(images)
+        named += [f"{sentence} in {name}/" for sentence in left_out]
+    return class_names, splits, named
 
 
-def _split(folder: pathlib.Path, seed: int) -> tuple[list[str], Split, Split, list[str]]:
+def _split(folder: pathlib.Path, seed: int) -> tuple[list[str], list[Split], list[str]]:
     class_names, (paths, labels), left_out = read_classes(folder)
     for name, count in zip(class_names, np.bincount(labels), strict=True):
         if count < 2:
             raise ValueError(f"The class folder {folder / name} holds one image; a split needs at least 2.")
-    train, test = (
+    splits = [
         ([paths[index] for index in part], [labels[index] for index in part])
         for part in stratified_split(labels, 0.2, seed)
-    )
-    return class_names, train, test, left_out
+    ]
+    return class_names, splits, left_out
 
 
 # Unpacked archives
@@ -149,9 +185,10 @@ def _load_tiny_imagenet(folder: pathlib.Path, source: DataSource) -> Dataset:
 
 def _load_cinic10(folder: pathlib.Path, source: DataSource) -> Dataset:
     """10 classes, 90,000 images of 32x32 in each of `train/`, `valid/` and `test/`."""
-    class_names, train, test, left_out = _read_splits(folder / "train", folder / "test")
-    split = "test/ is the test split, valid/ is not used"
-    return _from_files("cinic10", "CINIC-10", split, class_names, (train, test), source, left_out)
+    third = folder / "valid" if source.validation == "auto" else None
+    class_names, splits, left_out = _read_splits(folder / "train", folder / "test", third)
+    split = f"test/ is the test split, valid/ {'is not used' if third is None else 'the validation split'}"
+    return _from_files("cinic10", "CINIC-10", split, class_names, splits, source, left_out)
 
 
 def _load_imagenet32(folder: pathlib.Path, source: DataSource) -> Dataset:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from keras_sharenets.training.data.dataset import Dataset
 
 KNOWN = ("digits", "cifar10", "cifar100", "imagenet", "tiny_imagenet", "cinic10", "imagenet32")
+# Published in two splits: papers train on all of the first and quote the second, and so do we unless a share is named.
+TWO_SPLITS = ("cifar10", "cifar100", "imagenet", "tiny_imagenet", "imagenet32")
+SHARE = 0.1  # Of each class of the training images, where none is named.
 DIGITS_SEED = 0
 
 
@@ -36,7 +39,11 @@ class DataSource:
             one size, and are read as RGB; those of TensorFlow Datasets keep their own. `(0, 0, channels)` lets those of
             a folder keep theirs.
         skip_unreadable: whether files that are not images are left out, and counted in the note.
-        split_seed: of the split of a folder that holds no test split.
+        split_seed: of the split of a folder that holds no test split, and of the validation split.
+        validation: what the epochs of a training are compared on, so that the test split has no say: a part of each
+            class of the training images, above 0 and below 1; a folder of images with the same classes; `"auto"`: the
+            third split where there is one, nothing for data sets that are published in two splits (`TWO_SPLITS`), else
+            a part of 0.1; or `None`: nothing, the test split has to serve.
         download: whether TensorFlow Datasets may download. Not recorded.
 
     Raises:
@@ -49,12 +56,14 @@ class DataSource:
     skip_unreadable: bool = False
     split_seed: int = 0
     download: bool = False
+    validation: float | str | os.PathLike | None = None
 
     def __post_init__(self) -> None:
         if self.data_dir is not None:
             object.__setattr__(self, "data_dir", os.fspath(self.data_dir))
         if self.input_shape is not None:
             object.__setattr__(self, "input_shape", check_shape(self.input_shape))
+        object.__setattr__(self, "validation", check_validation(self.validation))
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any] | None, **given: Any) -> DataSource:
@@ -85,7 +94,7 @@ class DataSource:
             wanted = self.input_shape if self.input_shape[0] else (None, None, self.input_shape[-1])
             if wanted != dataset.shape:
                 raise ValueError(f"`input_shape` (={wanted}) must be that of {dataset.name} (={dataset.shape}).")
-        return dataclasses.replace(dataset, source=self)
+        return dataclasses.replace(_with_validation(dataset, self), source=self)
 
 
 def load(name_or_folder: str | os.PathLike, **options: Any) -> Dataset:
@@ -127,6 +136,54 @@ def check_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     for side in shape[:2] if shape[:2] != (0, 0) else ():
         _checks.positive("input_shape", side)
     return shape
+
+
+def check_validation(validation: float | str | os.PathLike | None) -> float | str | None:
+    """`validation` of a `DataSource`: "none" is `None`, a path a string, and a share a number also as a string.
+
+    Raises:
+        ValueError: it is no such thing.
+
+    >>> check_validation("0.25"), check_validation("none"), check_validation("auto")
+    (0.25, None, 'auto')
+    """
+    if validation is None or validation in ("none", "auto"):
+        return None if validation == "none" else validation
+    try:
+        share = float(validation)
+    except (TypeError, ValueError):
+        path = os.fspath(validation)
+        if os.path.isdir(path):
+            return path
+        share = 0.0
+    if not 0 < share < 1:
+        raise ValueError(
+            f"`validation` (={str(validation)!r}) must be 'auto', 'none', a part above 0 and below 1, or a folder that "
+            "is there."
+        )
+    return share
+
+
+def _with_validation(dataset: Dataset, source: DataSource) -> Dataset:
+    """The data set with the validation split that its source asks for."""
+    from keras_sharenets.training.data.dataset import stratified_split
+    from keras_sharenets.training.data.image_folders import validate_on_folder
+
+    asked = source.validation
+    if isinstance(asked, str) and asked != "auto":
+        return validate_on_folder(dataset, pathlib.Path(asked), source)
+    if asked is None or dataset.validation is not None or (asked == "auto" and dataset.name in TWO_SPLITS):
+        return dataset
+    share = SHARE if asked == "auto" else asked
+    kept, held = stratified_split(dataset.train.labels, share, source.split_seed)
+    if not len(held):
+        if asked == "auto":
+            return dataset
+        raise ValueError(f"`validation` (={asked}) leaves nothing to validate with: each class has one training image.")
+    note = f"{dataset.note}; {100 * share:.4g} % of each class of the training images are the validation split "
+    note += f"(seed {source.split_seed})"
+    train, validation = dataset.train.part(kept), dataset.train.part(held)
+    return dataclasses.replace(dataset, note=note, train=train, validation=validation)
 
 
 def _load(source: DataSource) -> Dataset:

@@ -106,10 +106,11 @@ def _load(folder: pathlib.Path, name: str, title: str, source: DataSource) -> Da
         read = functools.partial(_records, builder, image, label, shape)
     else:
         read = functools.partial(_arrays, builder, image, label, shape)
-    train, test, split = _splits(builder, read)
+    train, test, third, split = _splits(builder, read, source.validation == "auto")
     note = f"{title} {builder.version} from TensorFlow Datasets, {_storage(builder, image)}{split}"
     names = builder.info.features[label].names
-    return make_dataset(name, note, names, train, test, skip_unreadable=source.skip_unreadable)
+    skip = source.skip_unreadable
+    return make_dataset(name, note, names, train, test, skip_unreadable=skip, validation=third)
 
 
 def _keys(builder) -> tuple[str, str]:
@@ -126,16 +127,25 @@ def _keys(builder) -> tuple[str, str]:
     return images[0], labels[0]
 
 
-def _splits(builder, read: Callable[[str], Arrays | Files]) -> tuple[Arrays | Files, Arrays | Files, str]:
-    """`(train, test, what to say about it)`."""
+def _splits(builder, read: Callable[[str], Arrays | Files], third_split: bool) -> tuple:
+    """`(train, test, validation or None, what to say about it)`."""
     train = read("train")
+    found: dict[str, Arrays | Files] = {}
     for split in (name for name in HELD_OUT if name in builder.info.splits):
-        test = read(split)
+        part = read(split)
         # A split whose labels are not public has -1 for all of them.
-        if len(test) and test.labels.min() >= 0:
-            return train, test, "" if split == "test" else f"; {split} is the test split"
+        if len(part) and part.labels.min() >= 0:
+            found[split] = part
+        if len(found) == 1 + third_split:
+            break
+    if found:
+        names = list(found)
+        note = "" if names[0] == "test" else f"; {names[0]} is the test split"
+        note += f"; {names[1]} is the validation split" if names[1:] else ""
+        return train, found[names[0]], found[names[1]] if names[1:] else None, note
     chosen, held_out = stratified_split(train.labels, 0.2, SPLIT_SEED)
-    return train.part(chosen), train.part(held_out), f"; 20 % of each class are the test split (seed {SPLIT_SEED})"
+    note = f"; 20 % of each class are the test split (seed {SPLIT_SEED})"
+    return train.part(chosen), train.part(held_out), None, note
 
 
 def _arrays(builder, image: str, label: str, shape: Shape, split: str) -> Arrays:

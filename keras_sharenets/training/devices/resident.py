@@ -222,6 +222,17 @@ def _make_model(train_split: Split, test_split: Split, *args: Any, **kwargs: Any
     return model
 
 
+def hold_test_split(model: ResidentModel, held_out: Batches) -> None:
+    """Gives a model another split to be tested on; to be called in the scope of its devices.
+
+    Args:
+        model: one that `keep_images` has the devices make.
+        held_out: `EvenBatches` of the split.
+    """
+    model.test_split = _split(held_out, fits=bool(model.train_split.held))
+    model.test_function = None
+
+
 def _steps(model: keras.Model, step: Callable, split: Split) -> Callable:
     """What Keras calls for the next steps: a function from a state and an iterator over `Draws` to logs and a state."""
     import jax

@@ -105,7 +105,9 @@ def _training(run: Run) -> list[str]:
 def _limits(run: Run) -> list[str]:
     return [
         f"It knows the {len(run.data['class_names'])} classes above and answers with one of them, whatever the image.",
-        "The test split was the validation data too; there was no third split.",
+        "The test split was the validation data too; there was no third split."
+        if run.split == "test"
+        else "Epochs were compared on a validation split; the test split was gone through once, at the end.",
         "Latency is that of a machine and is not recorded: `sharenets benchmark export/int8.tflite` measures it.",
         "The figures are of one seed. The int8 file may differ from Keras about single images.",
         "It is an example for small devices and a start for other images, not made for decisions about people.",

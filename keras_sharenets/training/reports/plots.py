@@ -29,12 +29,12 @@ NUMBERED = 20  # Classes up to which a confusion matrix has counts and names.
 
 
 def draw_curves(run: Run) -> bytes:
-    """Loss and accuracy of every epoch of a run (at least one), training beside test split."""
+    """Loss and accuracy of every epoch of a run (at least one), training beside the split that it is measured on."""
     figure = new_figure(10, 4)
     loss, accuracy = figure.subplots(1, 2)
     for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
         _plot(axes, run.epochs, name, "training", GRAY)
-        _plot(axes, run.epochs, f"test_{name}", "test", BLUE)
+        _plot(axes, run.epochs, f"{run.split}_{name}", run.split, BLUE)
         _epochs(axes, len(run.epochs))
     _shape_panels(loss, accuracy)
     loss.set_title("Loss, with the penalty of the weight decay", loc="left", fontsize=11)
@@ -47,14 +47,17 @@ def draw_curves(run: Run) -> bytes:
 
 
 def draw_comparison(runs: Mapping[str, Run]) -> bytes:
-    """Loss and accuracy of several named runs on their test splits, one color per run."""
+    """Loss and accuracy of several named runs on the splits that their epochs are measured on, one color per run."""
     figure = new_figure(10, 4.4 + 0.2 * len(runs))
     panels = figure.subplots(1, 2)
+    mixed = len({run.split for run in runs.values()}) > 1
     for (name, run), color in zip(runs.items(), _colors(), strict=False):
-        label = f"{name}: {run.model} on {run.data['name']}"
-        for axes, key in zip(panels, ("test_loss", "test_accuracy"), strict=True):
-            _plot(axes, run.epochs, key, label, color)
-    for axes, title in zip(panels, ("Test loss, with the penalty of the weight decay", "Test accuracy"), strict=True):
+        label = f"{name}: {run.model} on {run.data['name']}" + (f", {run.split} split" if mixed else "")
+        for axes, key in zip(panels, ("loss", "accuracy"), strict=True):
+            _plot(axes, run.epochs, f"{run.split}_{key}", label, color)
+    held_out = "Held-out" if mixed else next(iter(runs.values())).split.capitalize()
+    titles = (f"{held_out} loss, with the penalty of the weight decay", f"{held_out} accuracy")
+    for axes, title in zip(panels, titles, strict=True):
         _epochs(axes, max(len(run.epochs) for run in runs.values()))
         axes.set_title(title, loc="left", fontsize=11)
     _shape_panels(*panels)

@@ -19,10 +19,16 @@ import keras_sharenets
 from keras_sharenets import files
 from keras_sharenets.folder_lock import hold_folder, is_unused
 from keras_sharenets.interruption import Interrupted, deferred_signals
-from keras_sharenets.training.data.batches import EvenBatches, held_out_batches, held_out_size, training_batches
-from keras_sharenets.training.data.dataset import Dataset, count_images
+from keras_sharenets.training.data.batches import (
+    Batches,
+    EvenBatches,
+    held_out_batches,
+    held_out_size,
+    training_batches,
+)
+from keras_sharenets.training.data.dataset import Arrays, Dataset, Files, count_images
 from keras_sharenets.training.devices.devices import Devices, check_alike, check_fits, connect, copy_of
-from keras_sharenets.training.devices.resident import keep_images, keeps_images
+from keras_sharenets.training.devices.resident import hold_test_split, keep_images, keeps_images
 from keras_sharenets.training.recipes.named import recipe_for
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.network import build, compile_model, make_callbacks, test_with
@@ -40,7 +46,7 @@ from keras_sharenets.training.run.recorder import (
 
 PACKAGES = ("keras", "tensorflow", "jax", "numpy", "tensorflow_datasets", "scikit-learn", "pillow")
 # The facts about the images that must be those of the run that is resumed.
-COMPARED = ("name", "class_names", "train", "test", "shape", "mean", "variance")
+COMPARED = ("name", "class_names", "train", "test", "validation", "shape", "mean", "variance")
 
 
 def fit(
@@ -61,7 +67,8 @@ def fit(
 
     Args:
         model_name: one of `keras_sharenets.list_models()`.
-        dataset: what to train and to test with.
+        dataset: what to train and to test with. Where it has a validation split, the epochs are measured on that, and
+            the test split is gone through once, after the last one.
         output: a folder that does not exist or is empty.
         recipe: how to train; by default the recipe of this network and data set.
         options: further arguments of the network's factory.
@@ -141,7 +148,8 @@ def resume(
         raise ValueError(f"The run in {output} was started with KERAS_BACKEND={run.backend}: resume it with the same.")
     summary = json.loads(json.dumps(_summary(dataset)))
     for name in COMPARED:
-        if run.data[name] != summary[name]:
+        # Older records say nothing of a validation split: there was none.
+        if run.data.get(name, 0) != summary[name]:
             raise ValueError(f"The data set has the {name} {summary[name]}, but the run in {output} {run.data[name]}.")
     if run.state == "finished":
         return run
@@ -241,8 +249,13 @@ def _train_on(
     check_fits(devices, batches, run.jit_compile)
     check_alike(devices, run, 0 if checkpoint is None else checkpoint[-1]["step"])
     steps = batches.steps
-    held_out = held_out_batches(dataset, run.recipe.batch_size, held_out_size(dataset, run.recipe))
-    held_out = EvenBatches(held_out, **part) if resident or devices.strategy != "default" else held_out
+
+    def measured_on(source: Arrays | Files) -> Batches:
+        held = dataclasses.replace(dataset, test=source)
+        whole = held_out_batches(held, run.recipe.batch_size, held_out_size(dataset, run.recipe))
+        return EvenBatches(whole, **part) if resident or devices.strategy != "default" else whole
+
+    held_out = measured_on(dataset.test if dataset.validation is None else dataset.validation)
     if resident:
         devices = keep_images(devices, batches, held_out, run.checkpoint_steps)
     copy = copy_of(network, devices, lambda: build(run.model, dataset, run.options, run.recipe))
@@ -277,11 +290,22 @@ def _train_on(
                         callbacks=callbacks,
                     )
                 first = 0
+            if dataset.validation is not None:
+                held_out = measured_on(dataset.test)
+                if resident:
+                    hold_test_split(trained, held_out)
+                recorder.note_test(_evaluate(trained, devices.feed(held_out), recorder))
         except BaseException as error:
             _stop(error, batches.failure or held_out.failure or error, recorder, devices)
             raise
         recorder.close("finished")
     return recorder.run
+
+
+def _evaluate(trained: keras.Model, held_out: Any, recorder: Recorder) -> dict[str, float]:
+    """The figures of a split; a signal ends it as it ends a training, and it is gone through again when resumed."""
+    callbacks = keras.callbacks.CallbackList([recorder], model=trained)
+    return trained.evaluate(held_out, verbose=0, callbacks=callbacks, return_dict=True)
 
 
 def _finish_epoch(trained: keras.Model, held_out: Any, epoch: int, callbacks: list[keras.callbacks.Callback]) -> None:
@@ -354,6 +378,7 @@ def _summary(dataset: Dataset) -> dict[str, object]:
         "images_per_class": list(count_images(dataset).values()),
         "train": len(dataset.train),
         "test": len(dataset.test),
+        "validation": 0 if dataset.validation is None else len(dataset.validation),
     }
 
 

@@ -167,7 +167,7 @@ def plateau_rate(recipe: Recipe, epochs: Sequence[Epoch]) -> float:
     """
     rate, lowest, waited = recipe.learning_rate, math.inf, 0
     for epoch in epochs:
-        accuracy = (epoch.accuracy if recipe.watch == "train" else epoch.test_accuracy) or 0.0
+        accuracy = (epoch.accuracy if recipe.watch == "train" else epoch.held_out_accuracy) or 0.0
         if 1 - accuracy < lowest:
             lowest, waited = 1 - accuracy, 0
         else:

@@ -20,11 +20,19 @@ STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
 TENSORBOARD = ("graph", "histograms")
 PRECISIONS = ("float32", "bfloat16", "float16")
 ON_DEVICE = ("auto", "yes", "no")
-ACCURACY_NOTE = (
-    "All test figures are measured on the test split, which is also the validation data. `test_accuracy`, the figure "
-    "to quote, is that of the last epoch (last.keras). best.keras is chosen on the test split, so its accuracy "
-    "flatters. `loss` and `test_loss` include the penalty of the weight decay."
-)
+_QUOTED = "`test_accuracy`, the figure to quote, is that of the last epoch (last.keras)"
+_PENALTY = "Losses include the penalty of the weight decay."
+# By the split that the epochs are measured on.
+ACCURACY_NOTES = {
+    "test": (
+        "All test figures are measured on the test split, which is also the validation data. "
+        f"{_QUOTED}. best.keras is chosen on the test split, so its accuracy flatters. {_PENALTY}"
+    ),
+    "validation": (
+        "Epochs are measured on the validation split, and best.keras is chosen there. The test split was gone through "
+        f"once, at the end: {_QUOTED}. {_PENALTY}"
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,7 +97,7 @@ class Epoch:
     """One epoch, counted from 1. A figure is `None` if it was not measured, or is one of the test split and not finite.
 
     `loss` and `accuracy` are means over the epoch, on changed images and while the weights move; `learning_rate` is
-    that of its first step.
+    that of its first step. Test figures are those of every epoch, or where there is a validation split of the last one.
     """
 
     epoch: int
@@ -99,6 +107,13 @@ class Epoch:
     test_accuracy: float | None
     learning_rate: float
     seconds: float
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+
+    @property
+    def held_out_accuracy(self) -> float | None:
+        """What epochs are compared by: the accuracy on the validation split, or else on the test split."""
+        return self.test_accuracy if self.validation_accuracy is None else self.validation_accuracy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,7 +123,8 @@ class Run(RunOptions):
     Attributes:
         model: name of the network.
         options: arguments of its factory beyond the name.
-        data: name, note, class names, shape, images in each split, mean and variance.
+        data: name, note, class names, shape, images in each split (`"validation"` is missing or 0 where there is none),
+            mean and variance.
         recipe: as it was used.
         backend: Keras' backend.
         versions: package to version.
@@ -140,8 +156,14 @@ class Run(RunOptions):
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """What makes it another training than the recipe, each in few words; nothing for runs of `fit`."""
-        return tuple((self.trainer or {}).get("changes", ()))
+        """What makes it another training than the recipe, each in few words: images held out, another program."""
+        held = self.data.get("validation", 0)
+        return (*((self.trainer or {}).get("changes", ())), *([f"{held:,} images for validation"] if held else []))
+
+    @property
+    def split(self) -> str:
+        """The split on which the epochs are measured: `"validation"`, or `"test"` without one."""
+        return "validation" if self.data.get("validation") else "test"
 
     @property
     def last(self) -> Epoch:
@@ -150,8 +172,8 @@ class Run(RunOptions):
 
     @property
     def best(self) -> Epoch:
-        """The first of the epochs with the highest test accuracy; a `ValueError` before the first has ended."""
-        return max(self.epochs, key=lambda epoch: epoch.test_accuracy or 0.0)
+        """The first of the epochs with the highest accuracy on `split`; a `ValueError` before the first has ended."""
+        return max(self.epochs, key=lambda epoch: epoch.held_out_accuracy or 0.0)
 
     @property
     def test_accuracy(self) -> float | None:
@@ -174,8 +196,10 @@ def write_metrics(run: Run, path: pathlib.Path) -> None:
         "last": _outcome(run.last, "last.keras") if run.epochs else None,
         "best": _outcome(run.best, "best.keras") if run.epochs else None,
         "recipe_changes": changed_fields(run.recipe),
-        "accuracy_note": ACCURACY_NOTE,
+        "accuracy_note": ACCURACY_NOTES[run.split],
     }
+    for name in ("last", "best") if run.epochs and run.split == "validation" else ():
+        outcome[name]["validation_accuracy"] = getattr(run, name).validation_accuracy
     files.write_json(path, outcome | dataclasses.asdict(run))
 
 
@@ -218,7 +242,10 @@ def _outcome(epoch: Epoch, file: str) -> dict[str, Any]:
 def write_history(run: Run, path: pathlib.Path) -> None:
     """Writes the epochs of a `Run` as CSV in one step, one line per epoch under a header."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(Epoch)], lineterminator="\n")
+    names = [field.name for field in dataclasses.fields(Epoch)]
+    # The last two, where there is no such split.
+    names = names if run.split == "validation" else [name for name in names if not name.startswith("validation")]
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(dataclasses.asdict(epoch) for epoch in run.epochs)
     files.write_text(path, text.getvalue())

@@ -122,18 +122,22 @@ class Recorder(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         record = Epoch(
-            epoch + 1,
-            float(logs["loss"]),
-            float(logs["accuracy"]),
-            finite(logs["val_loss"]),
-            finite(logs["val_accuracy"]),
-            self._rate,
-            time.perf_counter() - self._epoch_start,
+            epoch=epoch + 1,
+            loss=float(logs["loss"]),
+            accuracy=float(logs["accuracy"]),
+            learning_rate=self._rate,
+            seconds=time.perf_counter() - self._epoch_start,
+            **{"test_loss": None, "test_accuracy": None, **_figures(self.run.split, logs, "val_")},
         )
         self.run = dataclasses.replace(self.run, epochs=(*self.run.epochs, record))
         self._step, self._metrics = 0, {}
         self._save_checkpoint()
         self._publish()
+
+    def note_test(self, logs: Mapping[str, float]) -> None:
+        """Takes the figures of the test split for the last epoch, where the epochs have a validation split."""
+        tested = dataclasses.replace(self.run.last, **_figures("test", logs))
+        self.run = dataclasses.replace(self.run, epochs=(*self.run.epochs[:-1], tested))
 
     def _begin_agreeing(self) -> None:
         # In how many calls of `_agree` the workers look at each other again, and when they began to count.
@@ -208,6 +212,10 @@ class Recorder(keras.callbacks.Callback):
 
     def _count_seconds(self) -> None:
         self.run = dataclasses.replace(self.run, seconds=time.perf_counter() - self._start)
+
+
+def _figures(split: str, logs: Mapping[str, float], prefix: str = "") -> dict[str, float | None]:
+    return {f"{split}_{name}": finite(logs[prefix + name]) for name in ("loss", "accuracy")}
 
 
 class Follower(Recorder):
