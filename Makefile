@@ -62,7 +62,7 @@ $(PACKAGE): setup.cfg pyproject.toml
 	touch $(PACKAGE)
 
 $(INSTALLED): $(PACKAGE)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[all,test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[all,precisions,test]"
 	touch $(INSTALLED)
 
 clean:

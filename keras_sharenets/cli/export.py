@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from keras_sharenets import _checks
+from keras_sharenets import _checks, precisions
 from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.rendering.tables import text_table
@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("a .keras file")
     to_help = "c_array: C source for microcontrollers, int8 at the ends (default: tflite)"
     group.add_argument("--to", choices=("tflite", "c_array", "saved_model"), help=to_help)
-    group.add_argument("--quantization", choices=("float16", "int8"), help="default: float32")
+    names = ", ".join(name for name in precisions.PRECISIONS if name)
+    quantization_help = f"{names}; or for some layers, 'stage1_*=dynamic_int8,*=dynamic_int4' (default: float32)"
+    group.add_argument("--quantization", type=precisions.parse, metavar="NAME", help=quantization_help)
     prefer_help = "speed: every use of a shared kernel has one of its own (default: size)"
     group.add_argument("--prefer", choices=("size", "speed"), help=prefer_help)
     group.add_argument("--max-bytes", type=int, metavar="N", help="instead: the fastest that fits into so many bytes")
@@ -64,11 +66,13 @@ def check(arguments: argparse.Namespace) -> None:
     for name in ("quantization", "input_type", "output_type"):
         if arguments.to == "saved_model" and getattr(arguments, name):
             raise ValueError(f"`--{name.replace('_', '-')}` goes with `--to tflite`.")
-    if arguments.to == "c_array" and arguments.quantization == "float16":
+    precisions.check_quantization(arguments.quantization, "--quantization")
+    if arguments.to == "c_array" and arguments.quantization not in (None, "int8"):
         raise ValueError("`--to c_array` is for float32 and int8: microcontrollers do not widen weights in float16.")
-    if arguments.quantization == "int8" and arguments.representative_data is None:
+    if precisions.needs_ranges(arguments.quantization) and arguments.representative_data is None:
+        told = precisions.tell(arguments.quantization)
         raise ValueError(
-            "`--quantization int8` needs `--representative-data FOLDER`: images to measure the ranges with."
+            f"`--quantization {told}` needs `--representative-data FOLDER`: images to measure the ranges with."
         )
     if arguments.test and arguments.formats and not set(arguments.formats) & set(TFLITE):
         raise ValueError(
@@ -135,6 +139,8 @@ def _fields(report: TFLiteReport | SavedModelReport) -> str:
     """A report's fields, one a line."""
     lines = []
     for name, value in dataclasses.asdict(report).items():
+        if isinstance(value, dict):
+            value = precisions.tell(value)
         if isinstance(value, tuple):
             value = ", ".join(map(str, value)) or "none"
         text = {int: "{:,}", float: "{:.4g}"}.get(type(value), "{}").format(value)

@@ -240,6 +240,11 @@ def bad_inputs(folder):
         (("export", folder / "foreign.keras"), "is not a Keras file"),
         (("export", net, "--quantization", "int8"), "`--quantization int8` needs `--representative-data FOLDER`"),
         (("export", net, "--to", "saved_model", "--quantization", "int8"), "goes with `--to tflite`"),
+        (
+            ("export", net, "--quantization", "int5"),
+            "`--quantization` (='int5') must be one of None, 'float16'",
+        ),
+        (("export", net, "--quantization", "stem=int8"), "`--quantization` gives 'int8' to a layer, and must give one"),
         (("export", net, "--calibration", folder / "empty"), "must be a folder with images in it"),
         (("export", net, "--calibration", images, "--pictures", 0), "`--images` (=0) must be a positive integer"),
         (("export", net, "--test"), "`--test` is for the folder of a run, but TARGET is none"),

@@ -4,6 +4,7 @@ The networks have weights chosen by hand, so that the color of an image says wha
 there where its channel is bright.
 """
 
+import dataclasses
 import json
 
 import keras
@@ -14,7 +15,7 @@ import tensorflow as tf
 from keras import layers
 from test_metadata import Table
 
-from keras_sharenets import files
+from keras_sharenets import files, precisions
 from keras_sharenets.heads import head_of
 from keras_sharenets.mobile import export_saved_model, export_tflite, predict_tflite
 from keras_sharenets.mobile.export import conversion, saved_model
@@ -77,7 +78,8 @@ def test_agreement_is_that_of_the_classes(tmp_path, monkeypatch):
     wrong.layers[-1].set_weights([-20 * np.eye(3, 1), np.full(1, 10.0)])
     convert = conversion.convert
     monkeypatch.setattr(conversion, "convert", lambda lowered, **how: convert(lower_model(wrong), **how))
-    monkeypatch.setattr("keras_sharenets.mobile.export.tflite._TOLERANCES", {None: 1e9})
+    tolerant = dataclasses.replace(precisions.PRECISIONS[None], tolerance=1e9)
+    monkeypatch.setitem(precisions.PRECISIONS, None, tolerant)
     assert export_tflite(network("binary"), tmp_path / "m.tflite", representative_data=IMAGES).top1_agreement == 0.0
 
 

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_sharenets import layers as ours
+from keras_sharenets import precisions
 from keras_sharenets.analysis.graph import Call, Graph, trace
 from keras_sharenets.heads import end_of
 from keras_sharenets.mobile.export import verification
@@ -50,22 +51,23 @@ class Doubt:
 
 
 def check_images(
-    model: keras.Model, images: np.ndarray, *, quantization: str | None, graph: Graph | None = None
+    model: keras.Model, images: np.ndarray, *, quantization: precisions.Quantization, graph: Graph | None = None
 ) -> None:
     """Refuses or warns of `representative_data` that is not what a network was trained on.
 
     Args:
         model: functional or sequential `keras.Model`, built.
         images: array `(n, height, width, channels)`.
-        quantization: with `"int8"` the images are what the file is calibrated with; else they only verify it.
+        quantization: where [`precisions.needs_ranges`], as with `"int8"`, the images are what the file is calibrated
+            with; else they only verify it.
         graph: the model as [`keras_sharenets.analysis.graph.trace`] gives it, where that is known already.
 
     Raises:
-        ValueError: they are certainly not, and `quantization="int8"`.
+        ValueError: they are certainly not, and the file is calibrated with them.
     """
     for doubt in doubts(model, images, graph):
         message = f"`representative_data` {doubt.reason} {_ADVICE}"
-        if doubt.certain and quantization == "int8":
+        if doubt.certain and precisions.needs_ranges(quantization):
             raise ValueError(message)
         warnings.warn(message, stacklevel=3)  # That of who calls the export.
 

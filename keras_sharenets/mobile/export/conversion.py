@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from keras_sharenets import _checks
+from keras_sharenets import _checks, precisions
 from keras_sharenets.heads import ends_of
 from keras_sharenets.layers import FakeQuantize
-from keras_sharenets.mobile.export import reference
+from keras_sharenets.mobile.export import edge_quantizer, reference
 from keras_sharenets.mobile.graph import group_chains, passes
 from keras_sharenets.mobile.graph.inference_graph import InferenceGraph
 from keras_sharenets.mobile.graph.lowering import lower_calls
@@ -20,19 +20,11 @@ from keras_sharenets.mobile.graph.quantization import QuantizedGraph, is_cluster
 from keras_sharenets.mobile.writer.tensors import Signature, write_float, write_int8
 
 SIGNATURE, INPUT = "classify", "images"
-QUANTIZATIONS = (None, "float16", "int8")
 PREFERENCES = ("size", "speed")
 END_TYPES = ("float32", "uint8", "int8")
 
-_BYTES = {None: 4, "float16": 2, "int8": 1}
-# The bytes of an operator without its kernel, as records and vectors: what materializing a layer of HGCNet was seen to
-# save for each operator that goes. Some operations are several operators.
-_RECORDS = {None: 126, "float16": 155, "int8": 145}
+# Some operations are several operators.
 _OPERATORS = {"permute": 3, "shared_conv": 4, "stack": 3}
-# Time in proportion: a product of a convolution, and a number that is moved, scaled or added. Estimates, not measured
-# operation by operation; what they pick agreed with latencies of HSC, HGC and IGC networks in LiteRT on one server.
-_PRODUCT = {None: 1 / 30, "float16": 1 / 30, "int8": 1 / 120}
-_MOVE = {None: 1.0, "float16": 1.0, "int8": 0.7}
 
 
 def output_name(end: str | None) -> str:
@@ -64,7 +56,9 @@ def signature_of(lowered: reference.LoweredModel) -> Signature:
     return Signature(SIGNATURE, tuple(names[: len(inputs)]), tuple(names[len(inputs) :]))
 
 
-def end_types(quantization: str | None, input_type: str | None, output_type: str | None) -> tuple[str, str]:
+def end_types(
+    quantization: precisions.Quantization, input_type: str | None, output_type: str | None
+) -> tuple[str, str]:
     """The types of the numbers that a file takes and gives.
 
     `None` is what most programs take: uint8 at both ends of an int8 file, else float32. They take a float32 output of
@@ -89,7 +83,7 @@ def end_types(quantization: str | None, input_type: str | None, output_type: str
 def convert(
     lowered: reference.LoweredModel,
     *,
-    quantization: str | None = None,
+    quantization: precisions.Quantization = None,
     representative_data: reference.Arrays | None = None,
     prefer: str = "size",
     max_bytes: int | None = None,
@@ -102,9 +96,9 @@ def convert(
 
     Args:
         lowered: a model with inputs of fixed sizes, as [`reference.lower_model`] gives it.
-        quantization: `None` for float32, `"float16"` for stored weights of that type, `"int8"` for integers throughout.
+        quantization: a name of [`precisions.PRECISIONS`], or names by patterns of layers' names.
         representative_data: an array `(n, ...)` for each input, `(n, height, width, channels)` of pixel values for
-            images, for `"int8"`: the range of every value is measured on them.
+            images, where [`precisions.needs_ranges`]: the range of every value is measured on them.
         prefer: `"size"`: calls of shared layers are materialized where that takes no more bytes; `"speed"`: where it is
             faster.
         max_bytes: instead of `prefer`: calls are materialized as far as that gains most, in a file of so many bytes at
@@ -144,7 +138,9 @@ def convert(
         if quantization == "int8":
             quantized = quantize(graph, inputs, whole_pixels=ends["input_type"] == "uint8")
             return quantized, finish(write_int8(quantized, names, **ends))
-        return graph, finish(write_float(graph, names, stored_type=quantization or "float32"))
+        if precisions.needs_quantizer(quantization):
+            return graph, finish(edge_quantizer.write_quantized(graph, names, quantization, inputs))
+        return graph, finish(write_float(graph, names, stored_type="float16" if quantization else "float32"))
 
     def size(sites):
         # It hardly depends on the ranges: one image does to look for it.
@@ -218,19 +214,20 @@ def _costs(graph, quantization, materialized):
     sites = {kernel: {operation.site for operation in users} for kernel, users in graph.uses().items()}
     costs, seen = {}, set()
     for operation in graph.operations:
+        precision = precisions.of_layer(quantization, operation.name)
         time, size = costs.get(operation.site, (0.0, 0))
-        size += _OPERATORS.get(operation.kind, 1) * _RECORDS[quantization]
+        size += _OPERATORS.get(operation.kind, 1) * precision.record_bytes
         numbers = math.prod(operation.output.shape)
         if operation.kernel is not None:
             products = numbers * operation.kernel.array.size // operation.kernel.array.shape[-1]
-            time += products * _PRODUCT[quantization]
+            time += products * precision.product_time
             if operation.kind == "shared_conv":  # Its repeats are folded into the batch, and back.
-                time += 2 * numbers * _MOVE[quantization]
+                time += 2 * numbers * precision.move_time
             charged = materialized or len(sites[operation.kernel]) == 1
             if charged and (operation.site, operation.kernel) not in seen:
-                size += operation.kernel.array.size * _BYTES[quantization]
+                size += math.ceil(operation.kernel.array.size * precision.kernel_bytes)
                 seen.add((operation.site, operation.kernel))
         else:
-            time += numbers * _MOVE[quantization]
+            time += numbers * precision.move_time
         costs[operation.site] = time, size
     return costs

@@ -13,30 +13,29 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_sharenets import _checks, files
+from keras_sharenets import _checks, files, precisions
 from keras_sharenets.analysis.profile import profile_graph
 from keras_sharenets.heads import ends_of, head_of_end
-from keras_sharenets.mobile.export import calibration_check, conversion, metadata, reference, verification
+from keras_sharenets.mobile.export import (
+    calibration_check,
+    conversion,
+    edge_quantizer,
+    metadata,
+    reference,
+    verification,
+)
 from keras_sharenets.mobile.export.representative_data import gather_inputs
 from keras_sharenets.mobile.export.verification import ExportMismatchError
 from keras_sharenets.mobile.graph.inference_graph import FLOAT, InferenceGraph
 from keras_sharenets.mobile.graph.quantization import QuantizedGraph
-from keras_sharenets.mobile.graph.rounding_error import rounding_error
+from keras_sharenets.mobile.graph.rounding_error import kernel_rounding_error, rounding_error
 from keras_sharenets.mobile.inspect import file
 
-# Bytes of a stored number by the rank of its tensor: kernels, and vectors such as biases. The integers that are added
-# to the products of int8 numbers have 4 bytes.
-_KERNEL_BYTES = {None: 4, "float16": 2, "int8": 1}
-_VECTOR_BYTES = {None: 4, "float16": 2, "int8": 4}
-
-# The largest `score_error` of a right file. Right ones had up to 1e-6, 1e-3 and 0.07 (untrained and trained networks of
-# 4 to 100 convolutions); files with the values of a kernel shuffled or with doubled scores had 0.5 to 4.
-_TOLERANCES = {None: 1e-4, "float16": 1e-2, "int8": 0.5}
-# Bits of the numbers in a kernel that are right, for float files of networks that carry every difference on.
-_RIGHT_BITS = {None: 22, "float16": 11}
 # An integer file may also have so many times the error that its bits make by themselves, and one step of its scores.
 # Right files of all families had 0.92 to 1.14 times that error.
 _ROUNDING_FACTOR = 1.5
+# And one with kernels or layers in float no less than a float file.
+_LEAST_BOUND = 1e-4
 # What to say of a share of equal answers, from the best down.
 _AGREEMENTS = (
     (0.98, "which is good"),
@@ -57,12 +56,12 @@ class TFLiteReport:
 
     Attributes:
         path: the file.
-        quantization: `None`, `"float16"` or `"int8"`.
+        quantization: what was asked for: `None`, the name of a precision, or a mapping from layers to such names.
         prefer: `"size"` or `"speed"`; `"max_bytes"` where a budget was given instead.
         file_bytes: size of the file.
         stored_parameters: as in `keras_sharenets.profile`: trainable parameters of the network, shared ones once.
-        stored_weight_bytes: what these parameters take at the file's precision: in kernels 4 (float32), 2 (float16) or
-            1 (int8) bytes each, in vectors such as biases 4, 2 or 4.
+        stored_weight_bytes: what these parameters take at the file's precision: in kernels 4 (float32), 2 (float16), 1
+            (int8, int16) or 0.5 (int4) bytes each, in vectors such as biases 4, but 2 (float16) or 8 (int16).
         file_weight_bytes: what the constants in the file really take.
         largest_difference: the largest difference between an output of the file and of Keras.
         score_error: length of the difference of all scores, as a share of the length of Keras' scores. Scores are the
@@ -75,8 +74,8 @@ class TFLiteReport:
         classes: number of classes; 0 where there are several outputs.
         score_error_bound: the largest `score_error` with which the file would have been written. For `"int8"` it comes
             from the bits: 1.5 times the error that rounding every kernel and value makes in float, and one step of the
-            scores. In the float modes it is 1e-4 or 1e-2, or, in a network that carries every difference on, twice
-            what rounding its kernels makes, if that is more.
+            scores; so it does where AI Edge Quantizer has made the file. In the float modes it is 1e-4 or 1e-2, or, in
+            a network that carries every difference on, twice what rounding its kernels makes, if that is more.
         worst_layer: for `"int8"`, the layer that loses most when it alone is rounded; else `None`.
         worst_layer_error: what that layer loses, as a share of the length of its output.
         input_type, output_type: types of the numbers that the file takes and gives.
@@ -90,7 +89,7 @@ class TFLiteReport:
     """
 
     path: str
-    quantization: str | None
+    quantization: precisions.Quantization
     prefer: str
     file_bytes: int
     stored_parameters: int
@@ -110,7 +109,7 @@ class TFLiteReport:
     fallback_layers: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        kind = self.quantization or "float32"
+        kind = precisions.tell(self.quantization)
         lines = [
             f"{self.path}: {kind}, {self.file_bytes:,} bytes for {self.stored_parameters:,} stored parameters, takes"
             f" {self.input_type}, gives {self.output_type}",
@@ -147,7 +146,7 @@ class TFLiteReport:
 def export_tflite(
     model: keras.Model,
     path: str | os.PathLike,
-    quantization: str | None = None,
+    quantization: precisions.Quantization = None,
     *,
     representative_data: Iterable[Any] | None = None,
     class_names: Sequence[str] | None = None,
@@ -173,18 +172,23 @@ def export_tflite(
     `representative_data` and on fresh images. Before the file gets its name it is run in the LiteRT interpreter, on up
     to 64 of `representative_data` or on 16 synthetic images, and on 16 fresh ones. Its scores may differ from Keras' by
     1e-4 of their length (float32), 1e-2 (float16) or what its bits explain (int8, and float files of networks that
-    carry every difference on; `score_error_bound` of the report; never more than 0.5, in float 0.1), and in the float
-    modes its outputs by the same share of 1 plus half the largest score, which is how far a softmax carries such a
-    difference. That finds wrong files, not imprecise ones: look at `top1_agreement` and `worst_layer`, and measure the
-    accuracy of the file.
+    carry every difference on; `score_error_bound` of the report; never more than 0.5, or 1 with kernels of 4 bits, or
+    0.1 in float), and in the float modes its outputs by the same share of 1 plus half the largest score, which is how
+    far a softmax carries such a difference. That finds wrong files, not imprecise ones: look at `top1_agreement` and
+    `worst_layer`, and measure the accuracy of the file.
 
     Args:
         model: functional or sequential `keras.Model` for images, or whatever else, of a fixed size.
         path: file to write; a file of that name is replaced.
         quantization: `None` for float32, `"float16"` for weights of half the size, `"int8"` for integers throughout.
+            With AI Edge Quantizer (extra `precisions`): `"dynamic_int8"` and `"dynamic_int4"`, kernels of integers, and
+            values in float but for 8 bits where they meet a kernel (depthwise kernels have 8 bits in both); `"int16"`,
+            int8 kernels and int16 values; or a mapping from patterns of layers' names, such as `"stage1_*"`, to these
+            names or `None`. The first pattern that a layer's name has counts, and layers without one stay in float32.
         representative_data: array `(n, height, width, channels)` of pixel values, or an iterable of such arrays;
-            `"int8"` needs it to measure the range of every tensor. A few hundred training images are enough. For
-            several inputs, a dict of arrays by their names, a tuple of arrays, or an iterable of such dicts or tuples.
+            `"int8"` and `"int16"` need it to measure the range of every tensor. A few hundred training images are
+            enough. For several inputs, a dict of arrays by their names, a tuple of arrays, or an iterable of such dicts
+            or tuples.
         class_names: sequence of strings, one a class, or `None`. One sigmoid unit has two, and gives the probability of
             the second.
         prefer: `"size"`, or `"speed"` for a file in which calls of shared layers are materialized, each with a kernel
@@ -202,10 +206,11 @@ def export_tflite(
     Raises:
         ValueError: an argument breaks a rule above; nothing has been done then. Among them `UnsupportedLayerError`: a
             layer has no counterpart in TFLite.
+        ModuleNotFoundError: `quantization` needs AI Edge Quantizer, which is not installed.
         RuntimeError: Keras does not run on TensorFlow.
         ExportMismatchError: the file does not compute what Keras computes; it is not written.
     """
-    _checks.one_of("quantization", quantization, conversion.QUANTIZATIONS)
+    precisions.check_quantization(quantization)
     _checks.one_of("prefer", prefer, conversion.PREFERENCES)
     if max_bytes is not None:
         _checks.positive("max_bytes", max_bytes)
@@ -213,14 +218,16 @@ def export_tflite(
     _checks.tensorflow_backend("Export", "load and export it there")
     shapes, results = verification.check_model(model)
     lowered = reference.lower_model(model)
+    precisions.check_layers(quantization, (operation.name for operation in lowered.graph.operations))
     ends_in = ends_of(lowered.traced)
     heads = [head_of_end(end, result[-1] if result else 1) for end, result in zip(ends_in, results, strict=True)]
     if class_names is not None:
         if len(heads) > 1:
             raise ValueError(f"`class_names` are for a network with one output; `model` has {len(heads)}.")
         class_names = heads[0].check_names(class_names)
-    if quantization == "int8" and representative_data is None:
-        raise ValueError('`quantization="int8"` needs `representative_data`: images to measure the ranges on.')
+    if precisions.needs_ranges(quantization) and representative_data is None:
+        told = precisions.tell(quantization)
+        raise ValueError(f"`quantization` (={told!r}) needs `representative_data`: images to measure the ranges on.")
     if representative_data is not None:
         named = dict(zip(conversion.signature_of(lowered).inputs, shapes, strict=True))
         representative_data = gather_inputs("representative_data", representative_data, named)
@@ -245,15 +252,18 @@ def export_tflite(
         on_graph=graphs.append,
         finish=described,
     )
-    inputs, verified_on = verification.verification_inputs(representative_data, shapes)
+    limited = representative_data
+    if representative_data is not None:
+        count = min(precision.verification_images for precision in precisions.of_file(quantization))
+        limited = tuple(verification.spread(array, count) for array in representative_data)
+    inputs, verified_on = verification.verification_inputs(limited, shapes)
     graph = graphs[-1] if graphs else None
-    agreement, limits = _verify(
-        lowered, heads, data, graph, inputs, most=_TOLERANCES[quantization], bits=_RIGHT_BITS.get(quantization)
-    )
+    tolerance = max(precision.tolerance for precision in precisions.of_file(quantization))
+    agreement, limits = _verify(lowered, heads, data, graph, inputs, most=tolerance, quantization=quantization)
     # Images that an integer file was not calibrated with may have values outside its ranges, which it clips as it must.
-    most = math.inf if quantization == "int8" else _TOLERANCES[quantization]
+    most = math.inf if precisions.has_integers(quantization) else tolerance
     fresh = reference.fresh_inputs(representative_data, shapes, count=_FRESH)
-    _verify(lowered, heads, data, graph, fresh, most=most, bits=_RIGHT_BITS.get(quantization))
+    _verify(lowered, heads, data, graph, fresh, most=most, quantization=quantization)
     unruled = tuple(
         each.call.path for each in lowered.calls if any(step.kind == "converted" for step in each.operations)
     )
@@ -269,7 +279,7 @@ def export_tflite(
         prefer=prefer if max_bytes is None else "max_bytes",
         file_bytes=len(data),
         stored_parameters=stored,
-        stored_weight_bytes=_weight_bytes(model, stored, quantization),
+        stored_weight_bytes=_weight_bytes(lowered, stored, quantization),
         file_weight_bytes=constants,
         verified_on=verified_on,
         classes=heads[0].classes if len(heads) == 1 else 0,
@@ -293,19 +303,23 @@ def _check_constants(data, quantization):
     return sum(file.constant_bytes(contents).values())
 
 
-def _weight_bytes(model, parameters, quantization):
+def _weight_bytes(lowered, parameters, quantization):
     """Bytes of so many stored parameters at a precision; those that are in no kernel are in vectors."""
-    numbers = [weight for weight in model.weights if weight.dtype.startswith("float")]
-    kernels = {id(weight): math.prod(weight.shape) for weight in numbers if len(weight.shape) > 1}
-    in_kernels = sum(kernels.values())
-    return in_kernels * _KERNEL_BYTES[quantization] + (parameters - in_kernels) * _VECTOR_BYTES[quantization]
+    sizes = {}
+    for call in lowered.traced.calls:
+        for weight in getattr(call.operation, "weights", ()):
+            if weight.dtype.startswith("float") and len(weight.shape) > 1:
+                sizes[id(weight)] = math.prod(weight.shape), precisions.of_layer(quantization, call.operation.name)
+    vector_bytes = max(precision.vector_bytes for precision in precisions.of_file(quantization))
+    in_kernels = sum(math.ceil(size * precision.kernel_bytes) for size, precision in sizes.values())
+    return in_kernels + (parameters - sum(size for size, _ in sizes.values())) * vector_bytes
 
 
-def _verify(lowered, heads, data, graph, inputs, *, most, bits):
+def _verify(lowered, heads, data, graph, inputs, *, most, quantization):
     """Runs the file and compares it with Keras; an `ExportMismatchError` if it is wrong.
 
-    Its scores may differ by `most`, or less if that is more than the bits of a `QuantizedGraph` explain, or more if the
-    bits that a float file has do.
+    Its scores may differ by `most`, or less if that is more than the bits of integers explain, or more if the bits that
+    a float file has do.
 
     Returns:
         `(agreement, limits)`: the `Agreement`, of the output that is nearest to its bound, and what the report says of
@@ -330,13 +344,19 @@ def _verify(lowered, heads, data, graph, inputs, *, most, bits):
             loss = rounding.layers[worst]
             limits.update(worst_layer=worst, worst_layer_error=loss)
             hint = f" Rounding alone makes {max(rounding.scores):.2g}; layer '{worst}' loses most, {loss:.2g}."
+    elif precisions.needs_quantizer(quantization) and isinstance(graph, InferenceGraph):
+        errors = kernel_rounding_error(graph, inputs, lambda each: edge_quantizer.rounded_bits(quantization, each))
+        bounds = [max(_LEAST_BOUND, min(most, _ROUNDING_FACTOR * error)) for error in errors]
+        hint = f" Rounding alone makes {max(errors):.2g}."
     agreements = list(map(verification.compare, heads, outputs, scores, expected, expected_scores))
     exceeded = any(not each.score_error <= bound for each, bound in zip(agreements, bounds, strict=True))
-    if exceeded and isinstance(graph, InferenceGraph):
-        _, explained = reference.rounding_limits(graph, inputs, bits=bits)
+    in_float = not precisions.has_integers(quantization)
+    if exceeded and in_float and isinstance(graph, InferenceGraph):
+        (precision,) = precisions.of_file(quantization)
+        _, explained = reference.rounding_limits(graph, inputs, bits=_checks.known("right_bits", precision.right_bits))
         bounds = list(map(max, bounds, explained))
     for agreement, limit, right in zip(agreements, bounds, expected_scores, strict=True):
-        difference_limit = np.inf if isinstance(graph, QuantizedGraph) else limit * (1 + np.abs(right).max() / 2)
+        difference_limit = limit * (1 + np.abs(right).max() / 2) if in_float else np.inf
         # Written so that a difference that is no number fails.
         if not (agreement.score_error <= limit and agreement.largest_difference <= difference_limit):
             raise ExportMismatchError(

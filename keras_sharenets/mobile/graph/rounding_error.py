@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from keras import ops
 
-from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES, Constant, Operation, compute
-from keras_sharenets.mobile.graph.quantization import DATA_MOVEMENT, QuantizedGraph, affine_quantization
+from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES, Constant, InferenceGraph, Operation, compute
+from keras_sharenets.mobile.graph.quantization import (
+    DATA_MOVEMENT,
+    QuantizedGraph,
+    affine_quantization,
+    filter_limits,
+)
 
 _BATCH = 32
 
@@ -82,6 +87,66 @@ def rounding_error(quantized: QuantizedGraph, inputs: Sequence[np.ndarray]) -> R
         scale = float(quantized.values[value.number].scale)
         steps.append(scale / max(np.sqrt(mean_square), np.finfo("float32").tiny))
     return RoundingError(tuple(_relative(*squares[value.number]) for value in scores), tuple(steps), layers)
+
+
+def kernel_rounding_error(
+    graph: InferenceGraph, inputs: Sequence[np.ndarray], bits_of: Callable[[Operation], tuple[int, int] | None]
+) -> tuple[float, ...]:
+    """The error of the scores of each output where kernels, and the values that they meet, are rounded.
+
+    Args:
+        graph: `InferenceGraph`, in float.
+        inputs: a float array `(n, ...)` for each of its inputs.
+        bits_of: function from an operation to `(bits of its kernel, bits of the values)`, or `None` where all stays in
+            float. Both are rounded to steps either side of 0, as far as the largest number of a filter, or of the
+            values of one image, reaches.
+
+    Returns:
+        For each output a share of the length of the scores in float.
+    """
+    rounded = []
+    for operation in graph.operations:
+        bits = bits_of(operation)
+        if bits is not None and operation.kernel is not None:
+            array, steps = operation.kernel.array, 2 ** (bits[0] - 1) - 1
+            limits = filter_limits(array, operation.kind)
+            scale = limits.reshape(array.shape[2:]) if operation.kind == "depthwise" else limits
+            scale = scale / np.float32(steps)
+            array = np.clip(np.round(array / scale), -steps, steps) * scale
+            operation = dataclasses.replace(operation, kernel=Constant(operation.kernel.name, array.astype("float32")))
+        rounded.append((operation, None if bits is None else bits[1]))
+    wanted = [value.number for value in graph.scores()]
+    squares: dict[int, np.ndarray] = collections.defaultdict(lambda: np.zeros(2))
+    for start in range(0, len(inputs[0]), _BATCH):
+        batches = [np.asarray(array[start : start + _BATCH], "float32") for array in inputs]
+        exact = _score_values(graph, batches, [(operation, None) for operation in graph.operations])
+        for number, values in _score_values(graph, batches, rounded).items():
+            squares[number] += _squares(values, exact[number])
+    return tuple(_relative(*squares[number]) for number in wanted)
+
+
+def _score_values(graph, batches, operations):
+    """`{number: the scores}` of operations, each with the bits that the values it reads are rounded to, or `None`."""
+    values = {value.number: ops.convert_to_tensor(batch) for value, batch in zip(graph.inputs, batches, strict=True)}
+    remaining = {number: len(readers) for number, readers in graph.consumers().items()}
+    wanted = {value.number for value in graph.scores()}
+    for operation, bits in operations:
+        read = [values[value.number] for value in operation.inputs]
+        values[operation.output.number] = compute(
+            operation, read if bits is None else [_rounded_alone(x, bits) for x in read]
+        )
+        for value in operation.inputs:
+            remaining[value.number] -= 1
+            if not remaining[value.number] and value.number not in wanted:
+                del values[value.number]
+    return {number: values[number] for number in wanted}
+
+
+def _rounded_alone(values, bits):
+    """Values rounded to steps either side of 0, as far as those of one image reach."""
+    axes = tuple(range(1, len(values.shape)))
+    step = ops.maximum(ops.max(ops.abs(values), axis=axes, keepdims=True), 1e-12) / (2 ** (bits - 1) - 1)
+    return ops.round(values / step) * step
 
 
 def _squares(rounded, exact):

@@ -139,6 +139,17 @@ def kernel_bytes(model: Model) -> tuple[int, int]:
     return int(sum(stored.values())), int(used)
 
 
+def stored_kernels(model: Model) -> int:
+    """How many numbers the constants with at least two sides above 1 have, each buffer counted once."""
+    sizes = {}
+    for graph in map(model.Subgraphs, range(model.SubgraphsLength())):
+        for tensor in map(graph.Tensors, range(graph.TensorsLength())):
+            shape = tuple(tensor.ShapeAsNumpy().tolist()) if tensor.ShapeLength() else ()
+            if model.Buffers(tensor.Buffer()).DataLength() and _is_kernel(shape):
+                sizes[tensor.Buffer()] = math.prod(shape)
+    return sum(sizes.values())
+
+
 def _is_kernel(shape):
     return sum(side > 1 for side in shape) > 1
 

@@ -160,6 +160,15 @@ class FileWriter:
                 operator.builtinOptions2 = _Once(options)
         self._graph.operators.append(operator)
 
+    @property
+    def operators(self) -> int:
+        """How many operators the graph has by now."""
+        return len(self._graph.operators)
+
+    def operator_names(self) -> list[str]:
+        """What the first output of each operator is called, once the file is finished."""
+        return [self._graph.tensors[operator.outputs[0]].name for operator in self._graph.operators]
+
     def inner_graph(self, fill: Callable[[], tuple[list[int], list[int]]]) -> int:
         """Adds a graph beside the main one, for operators that run one, and returns its number.
 
@@ -200,6 +209,36 @@ class FileWriter:
         builder = _Builder()
         builder.Finish(model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
+
+
+def compacted(data: bytes) -> bytes:
+    """A file of another writer with equal constants and equal tables once, and nothing else changed."""
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data))
+    kept, numbers = [schema.BufferT()], {b"": 0}
+    moved = []
+    for buffer in model.buffers:
+        content = b"" if buffer.data is None else bytes(buffer.data)
+        if buffer.size:  # It lies behind the tables.
+            content = data[buffer.offset : buffer.offset + buffer.size]
+        if content not in numbers:
+            numbers[content] = len(kept)
+            kept.append(_Data())
+            kept[-1].data = content
+        moved.append(numbers[content])
+    model.buffers = kept
+    for entry in model.metadata or ():
+        entry.buffer = moved[entry.buffer]
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            tensor.buffer = moved[tensor.buffer]
+            tensor.quantization = None if tensor.quantization is None else _Once(tensor.quantization)
+        for operator in graph.operators:
+            for field in ("builtinOptions", "builtinOptions2"):
+                options = getattr(operator, field)
+                setattr(operator, field, None if options is None else _Once(options))
+    builder = _Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def _empty_graph():

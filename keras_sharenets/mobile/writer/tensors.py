@@ -34,7 +34,12 @@ def write_float(graph: InferenceGraph, names: Signature, *, stored_type: str = "
         names: the `Signature`.
         stored_type: `"float32"`, or `"float16"` for constants of half the size.
     """
-    return _write(FloatTensors(stored_type), graph, names)
+    return _write(FloatTensors(stored_type), graph, names)[0]
+
+
+def write_float_with_origins(graph: InferenceGraph, names: Signature) -> tuple[bytes, dict[str, Operation]]:
+    """As [`write_float`], and of which operation each operator is: `{name of the operator's output: operation}`."""
+    return _write(FloatTensors("float32"), graph, names)
 
 
 def write_int8(
@@ -49,7 +54,7 @@ def write_int8(
             the integers. Those of `"uint8"` are 128 larger, which changes no number.
     """
     tensors = Int8Tensors(quantized, input_type, output_type)
-    return _write(tensors, quantized.graph, names)
+    return _write(tensors, quantized.graph, names)[0]
 
 
 def _write(tensors, graph, names):
@@ -60,10 +65,13 @@ def _write(tensors, graph, names):
     for name, value in zip(names.inputs, graph.inputs, strict=True):
         tensors.writer.layer = name
         inputs[name] = tensors.input(value)
+    origins = []
     for operation in graph.operations:
         write_operation(tensors, operation)
+        origins += [operation] * (tensors.writer.operators - len(origins))
     outputs = {name: tensors.output(value) for name, value in zip(names.outputs, graph.outputs, strict=True)}
-    return tensors.writer.finish(names.key, inputs, outputs)
+    data = tensors.writer.finish(names.key, inputs, outputs)
+    return data, dict(zip(tensors.writer.operator_names(), origins, strict=False))
 
 
 class FloatTensors(Tensors):

@@ -1,0 +1,203 @@
+"""Files of the precisions that AI Edge Quantizer makes of ours."""
+
+import importlib.util
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from mobile_networks import NAMES, convert
+
+from keras_sharenets import precisions
+from keras_sharenets.mobile import export_tflite, predict_tflite
+from keras_sharenets.mobile.export import edge_quantizer
+from keras_sharenets.mobile.export.verification import ExportMismatchError
+from keras_sharenets.mobile.graph.rounding_error import kernel_rounding_error
+from keras_sharenets.mobile.inspect.file import read_labels
+
+MADE = ("dynamic_int8", "dynamic_int4", "int16")
+INSTALLED = importlib.util.find_spec("ai_edge_quantizer") is not None
+needs_quantizer = pytest.mark.skipif(not INSTALLED, reason="needs the extra `precisions`")
+
+
+def constants_of(path):
+    """`{name: (type's code, numbers that the integers stand for)}` of the constant tensors of a file."""
+    data = path.read_bytes()
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data))
+    found = {}
+    for tensor in model.subgraphs[0].tensors:
+        content = model.buffers[tensor.buffer].data
+        if content is None:
+            continue
+        if tensor.type == schema.TensorType.INT4:  # The lower half of a byte comes first.
+            halves = np.stack([content & 15, content >> 4], -1).astype("int8").reshape(-1)
+            numbers = np.where(halves > 7, halves - 16, halves)[: np.prod(tensor.shape)]
+        else:
+            types = {schema.TensorType.INT8: "int8", schema.TensorType.FLOAT32: "float32"}
+            numbers = np.frombuffer(content.tobytes(), types.get(tensor.type, "uint8"))
+        if tensor.type in (schema.TensorType.INT4, schema.TensorType.INT8):
+            sides = [1] * len(tensor.shape)
+            sides[tensor.quantization.quantizedDimension] = -1
+            numbers = numbers.reshape(tensor.shape) * tensor.quantization.scale.reshape(sides)
+        found[tensor.name.decode()] = tensor.type, numbers
+    return found
+
+
+@pytest.fixture(scope="module")
+def exported(trained, digits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("precisions")
+    return {
+        name: (
+            folder / f"{name}.tflite",
+            export_tflite(
+                trained, folder / f"{name}.tflite", name, representative_data=digits[0][:60], class_names=NAMES
+            ),
+        )
+        for name in MADE
+    }
+
+
+@needs_quantizer
+@pytest.mark.parametrize("name", MADE)
+def test_file_computes_what_keras_computes(exported, trained, digits, name):
+    path, report = exported[name]
+    images, classes = digits[0][-200:], digits[1][-200:]
+    right = np.asarray(trained(images.astype("float32"))).argmax(-1)
+    found = predict_tflite(path, images).argmax(-1)
+    most = {"dynamic_int8": 0.01, "int16": 0.01, "dynamic_int4": 0.08}[name]
+    assert abs((right == classes).mean() - (found == classes).mean()) <= most
+    assert report.score_error <= report.score_error_bound <= 0.5
+    # Four bits are told from eight.
+    assert (report.score_error > 0.05) == (name == "dynamic_int4")
+    assert (report.quantization, report.input_type, report.output_type) == (name, "float32", "float32")
+    assert report.verified_on == f"{16 if name == 'int16' else 60} given images"
+    assert report.path == str(path)
+    assert report.file_bytes == path.stat().st_size
+    assert str(report).startswith(f"{path}: {name}, ")
+
+
+@needs_quantizer
+@pytest.mark.parametrize("name", MADE)
+def test_kernels_are_once_what_rounding_makes_of_them(exported, trained, name):
+    """The stem's kernel, rounded here: each filter's largest number is the last step. The shared one is there once."""
+    found = constants_of(exported[name][0])
+    kernel = np.moveaxis(np.asarray(trained.get_layer("stem").kernel), -1, 0)
+    last = 7 if name == "dynamic_int4" else 127
+    step = np.abs(kernel).max((1, 2, 3), keepdims=True) / last
+    code, numbers = found["stem/k"]
+    assert code == (schema.TensorType.INT4 if last == 7 else schema.TensorType.INT8)
+    np.testing.assert_allclose(numbers, np.round(kernel / step) * step, atol=1e-6)
+    kernels = {key for key, (_, numbers) in found.items() if numbers.size >= 3 * 3 * (32 // 4) * 8}
+    assert len(kernels) == 1  # Three calls of the shared layer.
+    report = exported[name][1]
+    weights = sum(np.prod(weight.shape) for weight in trained.trainable_weights if len(weight.shape) > 1)
+    vectors = (report.stored_parameters - weights) * (8 if name == "int16" else 4)
+    assert report.stored_weight_bytes == weights * (0.5 if last == 7 else 1) + vectors
+
+
+@needs_quantizer
+def test_class_names_stay(exported):
+    assert {read_labels(path) for path, _ in exported.values()} == {NAMES}
+
+
+@needs_quantizer
+def test_a_precision_for_each_layer(trained, digits, tmp_path):
+    """The first pattern counts; layers that none has stay in float."""
+    chosen = {"stem": None, "s*": "dynamic_int4"}
+    report = export_tflite(trained, tmp_path / "m.tflite", chosen, representative_data=digits[0][:20])
+    types = {name: code for name, (code, _) in constants_of(tmp_path / "m.tflite").items()}
+    assert types["stem/k"] == types["predict/k"] == schema.TensorType.FLOAT32
+    assert types["shared/k"] == schema.TensorType.INT4
+    assert report.quantization == chosen
+    assert "stem: float32, s*: dynamic_int4" in str(report)
+
+
+@needs_quantizer
+def test_wrong_file_is_caught(trained, digits, tmp_path, monkeypatch):
+    write = edge_quantizer.write_float_with_origins
+
+    def of_other_kernels(graph, names):
+        for kernel in graph.uses():
+            kernel.array[:] = np.random.default_rng(0).permutation(kernel.array.reshape(-1)).reshape(kernel.array.shape)
+        return write(graph, names)
+
+    monkeypatch.setattr(edge_quantizer, "write_float_with_origins", of_other_kernels)
+    with pytest.raises(ExportMismatchError, match="does not compute what Keras computes"):
+        export_tflite(trained, tmp_path / "m.tflite", "dynamic_int8", representative_data=digits[0][:20])
+    assert not list(tmp_path.iterdir())
+
+
+@needs_quantizer
+def test_lost_sharing_is_caught(trained, digits, tmp_path, monkeypatch):
+    with_copies = convert(trained, prefer="speed")
+    monkeypatch.setattr(edge_quantizer, "compacted", lambda data: with_copies)
+    with pytest.raises(ExportMismatchError, match="took sharing away"):
+        export_tflite(trained, tmp_path / "m.tflite", "dynamic_int8", representative_data=digits[0][:20])
+    assert not list(tmp_path.iterdir())
+
+
+@needs_quantizer
+def test_budget_of_bytes(trained, tmp_path):
+    least = export_tflite(trained, tmp_path / "a.tflite", "dynamic_int4").file_bytes
+    assert export_tflite(trained, tmp_path / "b.tflite", "dynamic_int4", max_bytes=least).file_bytes <= least
+    with pytest.raises(ValueError, match="`max_bytes`"):
+        export_tflite(trained, tmp_path / "c.tflite", "dynamic_int4", max_bytes=least - 3000)
+
+
+def test_rounding_of_kernels_alone():
+    """A dense layer's error, computed here; one that stays in float has none."""
+    random = np.random.default_rng(0)
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, keras.layers.Dense(4, kernel_initializer="random_normal", use_bias=False)(inputs))
+    graphs = []
+    convert(model, on_graph=graphs.append)
+    kernel, values = np.asarray(model.layers[-1].kernel), random.normal(size=(50, 6)).astype("float32")
+    step = np.abs(kernel).max(0) / 7
+    coarse = np.abs(values).max(1, keepdims=True) / 127
+    rounded = (np.round(values / coarse) * coarse) @ (np.round(kernel / step) * step)
+    expected = np.linalg.norm(rounded - values @ kernel) / np.linalg.norm(values @ kernel)
+    (error,) = kernel_rounding_error(graphs[0], (values,), lambda operation: (4, 8))
+    np.testing.assert_allclose(error, expected, rtol=1e-3)
+    assert kernel_rounding_error(graphs[0], (values,), lambda operation: None) == (0.0,)
+
+
+@pytest.mark.parametrize("name", [*MADE, {"shared": "dynamic_int8"}])
+def test_missing_extra(trained, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'keras_sharenets\[precisions\]'"):
+        export_tflite(trained, tmp_path / "m.tflite", name)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "message"),
+    [
+        ("int4", "`quantization` (='int4') must be one of None, 'float16', 'int8', 'dynamic_int8'"),
+        ({}, "`quantization` (={}) must give precisions to patterns of layers' names"),
+        ({"stem": "int8"}, "`quantization` gives 'int8' to a layer, and must give one of None, 'dynamic_int8'"),
+        (["int8"], "`quantization` (=['int8']) must be one of"),
+        ({"*": None, "dense*": None}, "`quantization` has a pattern 'dense*', but the layers are "),
+    ],
+)
+def test_bad_argument(trained, tmp_path, quantization, message):
+    with pytest.raises(ValueError, match=r"`quantization`") as caught:
+        export_tflite(trained, tmp_path / "m.tflite", quantization)
+    assert str(caught.value).startswith(message)
+    assert not list(tmp_path.iterdir())
+
+
+@needs_quantizer
+@pytest.mark.parametrize("quantization", ["int16", {"stem": "int16"}])
+def test_ranges_need_images(trained, tmp_path, quantization):
+    with pytest.raises(ValueError, match=r"16'\) needs `representative_data`"):
+        export_tflite(trained, tmp_path / "m.tflite", quantization)
+
+
+@needs_quantizer
+def test_ends_are_in_float(trained, tmp_path):
+    with pytest.raises(ValueError, match="`input_type`"):
+        export_tflite(trained, tmp_path / "m.tflite", "dynamic_int8", input_type="uint8")
+
+
+def test_names_on_a_command_line():
+    assert precisions.parse("stage*=dynamic_int8, *=float32") == {"stage*": "dynamic_int8", "*": None}
+    assert precisions.tell(precisions.parse("a=int16,b=float32")) == "a: int16, b: float32"
