@@ -12,7 +12,7 @@ PYTEST := -m pytest -n 2 --dist worksteal
 # What runs on any Keras backend: `make test` compares with JAX, `make test-jax` runs these tests on it.
 NEUTRAL := $(foreach room,ops layers models analysis,tests/$(room) keras_sharenets/$(room))
 
-.PHONY: demo test test-jax test-all test-faults test-lowest test-clients lint clean
+.PHONY: demo docs test test-jax test-all test-faults test-lowest test-clients lint clean
 
 demo: $(PACKAGE)
 	rm -rf runs/demo
@@ -48,6 +48,12 @@ test-clients: $(INSTALLED)
 	KERAS_BACKEND=tensorflow $(BIN)/python -m tools.clients.files runs/clients
 	$(VENV)-clients/bin/python -m tools.clients.compare runs/clients docs/clients.md
 	KERAS_BACKEND=tensorflow $(VENV)-clients/bin/python -m pytest -m clients tests/clients
+
+# The pages of docs/ and a reference of all public names as a site that needs no network, in build/docs. A link that leads
+# nowhere is an error.
+docs: $(PACKAGE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

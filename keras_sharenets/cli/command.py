@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import difflib
 import importlib
 import json
 import os
@@ -28,6 +29,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NoReturn
 
 from keras_sharenets.interruption import Interrupted, command_signals
 
@@ -38,6 +40,16 @@ _NOTICE = re.compile(
 # Whatever makes a terminal do something else than show a character: control characters, changes of the direction of
 # writing, and halves of characters that cannot be written at all. They come in names of files and classes.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# The extra of this package that brings a module; any other is a package of that name.
+_EXTRAS = {
+    "importlib_resources": "data",
+    "keras_tuner": "tuning",
+    "tensorboard": "plots",
+    "tensorflow_datasets": "data",
+    "tensorflow_model_optimization": "mobile",
+    "tf_keras": "mobile",
+}
+_PACKAGES = {"PIL": "pillow", "ai_edge_litert": "ai-edge-litert", "sklearn": "scikit-learn"}
 _JSON_HELP = "the answer as JSON: in a file, or in place of the text (-)"
 
 
@@ -78,7 +90,7 @@ def make_parser(line: CommandLine, wanted: Collection[str] | None = None) -> arg
         line: the program.
         wanted: the commands that are imported and get their options; all by default.
     """
-    parser = argparse.ArgumentParser(prog=line.prog, description=line.description)
+    parser = _Parser(prog=line.prog, description=line.description)
     if line.version is not None:
         parser.add_argument("--version", action="version", version=line.version)
         completion_help = "print a script that completes commands and options in this shell"
@@ -105,6 +117,27 @@ def make_parser(line: CommandLine, wanted: Collection[str] | None = None) -> arg
         command.add_arguments(subparser)
         subparser.add_argument("--json", nargs="?", const="-", type=_json_target, metavar="FILE|-", help=_JSON_HELP)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Offers the nearest commands, options and choices for a word that it does not know."""
+
+    def error(self, message: str) -> NoReturn:
+        found = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        if found:
+            known = [option for parser in self._parsers() for option in parser._option_string_actions]
+        else:
+            found = re.search(r"invalid choice: '?([\w-]+)'? \(choose from (.*)\)", message)
+            known = re.findall(r"[\w-]+", found[2]) if found else []
+        near = difflib.get_close_matches(found[1], known, n=3, cutoff=0.7) if found else []
+        super().error(f"{message}. Did you mean {' or '.join(near)}?" if near else message)
+
+    def _parsers(self) -> Iterator[argparse.ArgumentParser]:
+        """This one and those of its commands."""
+        yield self
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                yield from action.choices.values()
 
 
 class _PrintCompletion(argparse.Action):
@@ -152,13 +185,30 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13  # SIGPIPE, which Windows has not.
-    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
+    except ModuleNotFoundError as error:
+        say(f"error: {' '.join(str(error).split())}{_how_to_install(error)}")
+        return 2
+    except (ValueError, OSError, RuntimeError) as error:
         say(f"error: {' '.join(str(error).split())}")
         return 2
     except KeyboardInterrupt as stop:
         say(": ".join(["interrupted", *map(str, stop.args)]))
         return 128 + (stop.number if isinstance(stop, Interrupted) else signal.SIGINT)
     return 0
+
+
+def _how_to_install(error: ModuleNotFoundError) -> str:
+    """What follows the message about a module that is missing, unless that says it already.
+
+    >>> _how_to_install(ModuleNotFoundError("No module named 'keras_tuner'", name="keras_tuner"))
+    ": pip install 'keras_sharenets[tuning]'"
+    """
+    module = (error.name or "").partition(".")[0]
+    if not module or module == "keras_sharenets" or "pip install" in str(error):
+        return ""
+    if module in _EXTRAS:
+        return f": pip install 'keras_sharenets[{_EXTRAS[module]}]'"
+    return f": pip install {_PACKAGES.get(module, module)}"
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""One style for all figures. They need matplotlib: `pip install 'keras_sharenets[plots]'`."""
+"""One style for all figures, drawn with matplotlib."""
 
 from __future__ import annotations
 

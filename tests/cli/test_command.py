@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -166,3 +167,50 @@ def test_installed_command():
         pytest.skip("the package is not installed beside this Python")
     result = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
     assert (result.stdout.strip(), result.stderr) == (ksn.__version__, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["lst"], "Did you mean list?"),
+        (["fit", "--modle", "resnet_8"], "Did you mean --model?"),
+        (["export", "net.keras", "--quantizaton=int8"], "Did you mean --quantization?"),
+        (["export", "net.keras", "--quantization", "int"], "Did you mean int8?"),
+    ],
+)
+def test_misspelled_words_get_the_nearest_ones(words, hint, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(words)
+    assert capsys.readouterr().err.rstrip().endswith(hint)
+
+
+def test_words_that_are_like_none(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["list", "--zzz"])
+    assert "Did you mean" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "hint"),
+    [
+        ("keras_tuner", "pip install 'keras_sharenets[tuning]'"),
+        ("tensorflow_datasets.core", "pip install 'keras_sharenets[data]'"),
+        ("tensorboard", "pip install 'keras_sharenets[plots]'"),
+        ("matplotlib", "pip install matplotlib"),
+        ("sklearn.datasets", "pip install scikit-learn"),
+    ],
+)
+def test_a_missing_package_is_named_with_what_installs_it(module, hint, sharenets, monkeypatch):
+    def run(pattern):
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr("keras_sharenets.cli.list.matching_names", run)
+    assert sharenets("list") == (2, "", f"error: No module named {module!r}: {hint}\n")
+
+
+def test_every_extra_that_is_named_is_one_of_the_package():
+    text = (ROOT / "setup.cfg").read_text().replace("-", "_")
+    extras = dict(re.findall(r"^(\w+) =\n((?:    .+\n)+)", text[text.index("[options.extras_require]") :], re.M))
+    for module, extra in command._EXTRAS.items():
+        # What prunes brings `tf_keras` itself.
+        assert module in extras[extra] or module == "tf_keras", module

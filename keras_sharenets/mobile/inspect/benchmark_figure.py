@@ -1,4 +1,4 @@
-"""Accuracy against size as a figure. It needs matplotlib: `pip install 'keras_sharenets[plots]'`."""
+"""Accuracy against size as a figure."""
 
 from __future__ import annotations
 

@@ -1,0 +1,66 @@
+"""The site of `make docs`: every public name is in the reference, every page in the navigation, and links stay inside.
+
+The build itself, whose checks of links are strict, runs in continuous integration.
+"""
+
+import importlib
+import pathlib
+import re
+
+import pytest
+from test_repository import HOME, links
+
+from tools import site
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIGURATION = (ROOT / "mkdocs.yml").read_text()
+REFERENCE = site.reference()
+PAGES = {path.name for path in (ROOT / "docs").glob("*.md")} | set(site.PAGES) | set(REFERENCE)
+
+
+@pytest.mark.parametrize("module", sorted({module for _, modules in site.REFERENCE.values() for module in modules}))
+def test_every_public_name_is_in_the_reference_and_has_a_docstring(module):
+    found = set(re.findall(r"^::: (\S+)$", "\n".join(REFERENCE.values()), re.M))
+    package = importlib.import_module(module)
+    for name in package.__all__:
+        public = getattr(package, name)
+        if not hasattr(public, "__path__"):  # A package has a page of its own.
+            assert f"{module}.{name}" in found
+            assert public.__doc__
+        else:
+            assert f"reference/{name}.md" in REFERENCE
+
+
+def test_modules_of_the_reference_are_there():
+    modules = [name for name in re.findall(r"^::: (\S+)$", "\n".join(REFERENCE.values()), re.M)]
+    modules = [name for name in modules if name.split(".")[1] in site.MODULES]
+    assert len(modules) >= 15
+    for name in modules:
+        path = ROOT / name.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), name
+
+
+def test_every_page_is_in_the_navigation():
+    assert set(re.findall(r"(?:: |- )([\w/]+\.md)$", CONFIGURATION, re.M)) == PAGES
+
+
+@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "docs/results.md", "docs/training.md"])
+def test_links_stay_inside(page):
+    found = links(site.inside((ROOT / page).read_text()))
+    assert found
+    for link in found:
+        path = link.partition("#")[0]
+        assert not path.startswith((f"{HOME}/blob/main/docs", "https://raw.", "..")), link
+        if path and not path.startswith("https://"):
+            assert path in PAGES or (ROOT / path).is_file() or (ROOT / "docs" / path).is_file(), link
+
+
+def test_a_docstring_with_an_example():
+    assert site.as_markdown("Doubles, as [`twice`].\n\n>>> double(2)\n4") == (
+        "Doubles, as `twice`.\n\n```pycon\n>>> double(2)\n4\n```"
+    )
+
+
+def test_nothing_is_fetched_by_a_reader():
+    assert "font: false" in CONFIGURATION
+    assert "  - offline" in CONFIGURATION

@@ -1,0 +1,129 @@
+"""What `make docs` adds to the pages of `docs/`: a hook of MkDocs.
+
+README, the changelog and CONTRIBUTING become pages, each public name gets its entry in a reference, and links that lead
+to this repository on the web stay inside the site where it has the page.
+"""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import re
+import textwrap
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
+
+ROOT = pathlib.Path(__file__).parents[1]
+HOME = "https://github.com/keras-sharenets/keras_sharenets"
+RAW = "https://raw.githubusercontent.com/keras-sharenets/keras_sharenets/main/"
+PAGES = {"index.md": "README.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+# A page of the reference: its title, and the modules whose public names it has.
+REFERENCE = {
+    "keras_sharenets": ("keras_sharenets", ["keras_sharenets"]),
+    "layers": ("Layers", ["keras_sharenets.layers"]),
+    "models": ("Models", ["keras_sharenets.models"]),
+    "analysis": ("Analysis", ["keras_sharenets.analysis"]),
+    "mobile": ("Mobile", ["keras_sharenets.mobile"]),
+}
+# These have no list of names: what is described is whatever has no underscore before it.
+MODULES = {
+    "ops": (
+        "Operations",
+        ["kernels", "permutations", "hierarchical", "interleaved", "convolution", "connectivity", "balance"],
+    ),
+    "training": (
+        "Training",
+        [
+            "run.fit",
+            "run.record",
+            "recipes.recipe",
+            "recipes.named",
+            "data.dataset",
+            "data.sources",
+            "data.batches",
+            "devices.devices",
+        ],
+    ),
+    "search": ("Search", ["search", "budgets", "enumeration", "spaces.space", "report"]),
+}
+_STYLE = """
+.md-grid { max-width: 64rem; }
+.md-typeset table:not([class]) { font-size: .68rem; }
+.md-typeset table:not([class]) :is(td, th) { padding: .5em .8em; min-width: 0; }
+.md-typeset td code { white-space: nowrap; }
+.md-typeset img { background: white; }
+"""
+
+
+def public_names(module: str) -> list[str]:
+    """The names that a package lists in `__all__`; nothing is imported for it."""
+    path = ROOT / module.replace(".", "/") / "__init__.py"
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    raise ValueError(f"{path} lists no names in `__all__`.")
+
+
+def _is_package(name: str) -> bool:
+    return (ROOT / name.replace(".", "/")).is_dir()
+
+
+def reference() -> dict[str, str]:
+    """The pages of the reference as Markdown, by path."""
+    pages = {}
+    for page, (title, modules) in REFERENCE.items():
+        names = [f"{module}.{name}" for module in modules for name in public_names(module)]
+        entries = [f"::: {name}" for name in names if not _is_package(name)]
+        pages[f"reference/{page}.md"] = "\n\n".join([f"# {title}", *entries, ""])
+    for page, (title, modules) in MODULES.items():
+        entries = [
+            f"::: keras_sharenets.{page}.{module}\n    options:\n      show_root_full_path: true" for module in modules
+        ]
+        pages[f"reference/{page}.md"] = "\n\n".join([f"# {title}", *entries, ""])
+    return pages
+
+
+def inside(text: str, page: str = "index.md") -> str:
+    """`text` with links that stay inside the site: to pages, and to images of this repository."""
+    text = text.replace(f"{RAW}docs/", "").replace(RAW, "")
+    text = re.sub(rf"{HOME}/blob/main/docs/([\w/]+\.md)", r"\1", text)
+    for name, source in PAGES.items():
+        text = text.replace(f"{HOME}/blob/main/{source}", name)
+    text = re.sub(r"(\]\(|src=\")\.\./(saved_models/[\w/]+\.png)", r"\1\2", text)
+    # What the site has not stays on the web.
+    return re.sub(r"\]\(\.\./(?!saved_models/[\w/]+\.png)([\w./-]+)\)", rf"]({HOME}/tree/main/\1)", text)
+
+
+def as_markdown(docstring: str) -> str:
+    """A docstring with its examples in blocks of code, and without brackets around names."""
+    blocks = textwrap.dedent(re.sub(r"\[(`[\w.]+`)\]", r"\1", docstring)).split("\n\n")
+    return "\n\n".join(
+        f"```pycon\n{block.strip()}\n```" if block.lstrip().startswith(">>>") else block for block in blocks
+    )
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the pages and images that do not lie in `docs/`."""
+    from mkdocs.structure.files import File
+
+    for name, source in PAGES.items():
+        files.append(File.generated(config, name, content=(ROOT / source).read_text(encoding="utf-8")))
+    for name, text in reference().items():
+        files.append(File.generated(config, name, content=text))
+    for image in {
+        image
+        for page in ROOT.glob("docs/*.md")
+        for image in re.findall(r"saved_models/[\w/]+\.png", page.read_text(encoding="utf-8"))
+    }:
+        files.append(File.generated(config, image, abs_src_path=str(ROOT / image)))
+    files.append(File.generated(config, "site.css", content=_STYLE))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Links of a page, before it is rendered."""
+    return inside(markdown)
