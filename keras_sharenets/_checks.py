@@ -37,6 +37,12 @@ def rate(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` (={value!r}) must be at least 0 and below 1.")
 
 
+def share(name: str, value: Any) -> None:
+    """Raise a `ValueError` unless `value` is a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1:
+        raise ValueError(f"`{name}` (={value!r}) must be at least 0 and at most 1.")
+
+
 def divides(name: str, value: int, whole_name: str, whole: int) -> None:
     """Raise a `ValueError` unless `value` divides `whole`."""
     if whole % value:

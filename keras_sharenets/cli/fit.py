@@ -69,6 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=ON_DEVICE,
         help="images are changed on the device, which takes many steps at once, on JAX (default: auto: on a GPU, TPU)",
     )
+    parser.add_argument(
+        "--teacher",
+        metavar="RUN_DIR|FILE",
+        help="learn from the probabilities of this network too: a run or a .keras file, with the same classes",
+    )
     parser.add_argument("--jit-compile", choices=JIT_COMPILE, help="compile with XLA (default: auto)")
     parser.add_argument(
         "--deterministic", action="store_true", default=None, help="the same bits every time, also when resumed; slower"
@@ -176,7 +181,7 @@ def _go_on(arguments: argparse.Namespace) -> Run:
 
 def _check_unchanged(arguments: argparse.Namespace, recorded: Run) -> None:
     """Raises a `ValueError` if an argument is given that would make it another run."""
-    names = ("model", "seed", "deterministic", "tensorboard", "precision")
+    names = ("model", "seed", "deterministic", "tensorboard", "precision", "teacher")
     given = {name: getattr(arguments, name) for name in names} | {"recipe": arguments.recipe}
     given |= given_fields(arguments)
     before = {name: getattr(recorded, name) for name in names} | {"recipe": recorded.recipe.name}
@@ -233,6 +238,7 @@ def fit_command_line(run: Run) -> str:
     words += ["--jit-compile", str(run.jit_compile).lower()] if run.jit_compile != "auto" else []
     words += ["--deterministic"] if run.deterministic else []
     words += _flag("precision", run.precision) if run.precision != "float32" else []
+    words += _flag("teacher", run.teacher)
     backend = "" if run.backend == "tensorflow" else f"KERAS_BACKEND={run.backend} "
     return backend + shlex.join(words)
 

@@ -24,6 +24,7 @@ from keras_sharenets.search.spaces import find_space
 from keras_sharenets.search.spaces.space import count, named
 from keras_sharenets.search.training import hold_out, starting_network, train_and_measure
 from keras_sharenets.training.data.batches import input_shape
+from keras_sharenets.training.recipes.recipe import BATCH_CHANGES, Recipe
 
 # How long a process waits before it asks for a trial, so that one that is told to wait does not ask all the time.
 _PAUSE = 0.2
@@ -179,6 +180,9 @@ def check(search: Search) -> None:
     """Raises a `ValueError` where the recipe or the backend does not suit a search, or the budget has no network."""
     if search.recipe.schedule == "plateau":
         raise ValueError("`schedule` (='plateau') watches one long training: a search needs another, 'cosine' for one.")
+    for name in (*BATCH_CHANGES, "ema", "early_stopping", "accumulate"):
+        if (value := getattr(search.recipe, name)) != getattr(Recipe, name):
+            raise ValueError(f"`{name}` (={value}) is for `fit`: a search trains without it.")
     wanted = {**dataclasses.asdict(search.file_budget), "halving_worth": search.halving_worth or None}
     for name, value in wanted.items():
         if value is not None and not writes_files():

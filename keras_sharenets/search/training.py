@@ -15,8 +15,9 @@ from keras_sharenets.search.measuring import FileCosts, measure
 from keras_sharenets.search.settings import Search
 from keras_sharenets.training.data.batches import held_out_batches, held_out_size, training_batches
 from keras_sharenets.training.data.dataset import Dataset, stratified_split
+from keras_sharenets.training.recipes.optimization import build_optimizer, decay_weights
 from keras_sharenets.training.recipes.recipe import Recipe
-from keras_sharenets.training.run.network import build, build_optimizer, decay_weights
+from keras_sharenets.training.run.network import build
 
 NETWORK = "network.keras"
 
@@ -59,10 +60,10 @@ def train(
     """
     batches = training_batches(dataset, recipe, seed)
     held_out = held_out_batches(dataset, recipe.batch_size, held_out_size(dataset, recipe))
-    decay_weights(network, recipe.weight_decay)
+    decay_weights(network, recipe)
     model = keras.Model(network.input, network.output)
     model.compile(
-        optimizer=build_optimizer(recipe, batches.steps),
+        optimizer=build_optimizer(recipe, batches.steps, network.trainable_variables),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing),
         metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
     )

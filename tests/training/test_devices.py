@@ -139,7 +139,7 @@ def test_all_of_a_tpu_but_the_tpu(digits, recipe, quick_network, tmp_path, monke
     monkeypatch.setattr(
         keras_sharenets.training.run.fit,
         "compile_model",
-        lambda *args: compiled.append(compile_model(*args)) or compiled[0],
+        lambda *args, **more: compiled.append(compile_model(*args, **more)) or compiled[0],
     )
     settings = {"recipe": override(recipe, epochs=2), "options": TINY, "verbose": 0}
     run = fit(MODEL, digits, tmp_path / "run", **settings)

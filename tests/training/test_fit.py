@@ -15,9 +15,9 @@ from keras_sharenets import files
 from keras_sharenets.interruption import Request
 from keras_sharenets.training.devices.devices import Devices
 from keras_sharenets.training.recipes.named import override, recipe_for
+from keras_sharenets.training.recipes.optimization import build_optimizer
 from keras_sharenets.training.reports.evaluate import evaluate
 from keras_sharenets.training.run.fit import fit
-from keras_sharenets.training.run.network import build_optimizer
 from keras_sharenets.training.run.record import TENSORBOARD, Run, RunOptions
 from keras_sharenets.training.run.recorder import Recorder
 
@@ -186,7 +186,7 @@ def test_recorder_keeps_the_first_of_the_best(digits, recipe, tmp_path):
     data = {"name": "d", "class_names": ["a", "b"]}
     start = Run(model="dense", options={}, data=data, recipe=recipe, backend="tensorflow", versions={})
     recorder = Recorder(
-        network, tmp_path / "run", start, steps=1, trained=network, request=Request(), gather=Devices().gather
+        network, tmp_path / "run", start, steps=1, deliver=lambda: None, request=Request(), gather=Devices().gather
     )
     recorder.set_model(network)
 

@@ -23,6 +23,8 @@ MODEL = "hscnet_m32_g4_r2_b1_a2"
 # 1,438 images: 22 steps of 64.
 STEPS = 22
 BEGIN = ["fit", "--model", MODEL, "--data", "digits", "--deterministic", "--learning-rate=0.03", "--batch-size=64"]
+# All that has a state, or random numbers of its own.
+PARTS = ["--optimizer=AdamW", "--ema=0.9", "--accumulate=3", "--clip-norm=1", "--mixup=0.2", "--random-erasing=0.3"]
 
 # The command line, but with a network that is quickly compiled and draws random numbers.
 NETWORK = """
@@ -116,7 +118,7 @@ def outcome(folder):
 def test_killed_and_resumed_is_undisturbed_bit_for_bit(tmp_path):
     """Killed once, in the middle of writing a checkpoint in the second epoch."""
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    begin = [*BEGIN, "--epochs=2", "--jit-compile=false"]
+    begin = [*BEGIN, *PARTS, "--epochs=2", "--jit-compile=false"]
     arguments = [*begin, "--output", killed, "--checkpoint-steps=5"]
     assert start(arguments, "tensorflow", AT_A_WRITE.format(name="000000032.npz")).wait() == -9
     assert check_loadable(killed) == [20, 22, 27]
@@ -131,7 +133,14 @@ def test_killed_and_resumed_is_undisturbed_bit_for_bit(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "how"),
-    [("tensorflow", []), ("tensorflow", ["--precision=float16"]), ("jax", []), ("jax", ["--epochs-on-device=yes"])],
+    [
+        ("tensorflow", []),
+        ("tensorflow", ["--precision=float16"]),
+        ("tensorflow", ["--precision=float16", *PARTS, "--cutmix=1", "--rand-augment=0.3"]),
+        ("jax", []),
+        ("jax", ["--epochs-on-device=yes"]),
+        ("jax", ["--epochs-on-device=yes", *PARTS, "--cutmix=1"]),
+    ],
 )
 def test_killed_twice_and_resumed_is_undisturbed_bit_for_bit(backend, how, tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"

@@ -7,8 +7,13 @@ import pytest
 
 from keras_sharenets.models import list_models
 from keras_sharenets.training.recipes.named import DEFAULTS, RECIPES, changed_fields, find_recipe, override, recipe_for
+from keras_sharenets.training.recipes.optimization import (
+    build_optimizer,
+    build_schedule,
+    decay_weights,
+    plateau_rate,
+)
 from keras_sharenets.training.recipes.recipe import OPTIONS, Recipe
-from keras_sharenets.training.run.network import build_optimizer, build_schedule, decay_weights, plateau_rate
 from keras_sharenets.training.run.record import Epoch
 from trainers.cli import main
 
@@ -151,7 +156,7 @@ def test_weight_decay_counts_a_shared_tensor_once():
     """On black images every other gradient is 0: what moves the weights is the decay, through Nesterov's momentum."""
     model = recurrent_network()
     recipe = dataclasses.replace(PLAIN, weight_decay=0.05, learning_rate=0.3)
-    decay_weights(model, recipe.weight_decay)
+    decay_weights(model, recipe)
     model.compile(build_optimizer(recipe, steps_per_epoch=4), "mean_squared_error")
     shared, scale = model.get_layer("shared").kernel, model.layers[2].gamma
     start = np.random.default_rng(0).normal(size=shared.shape)
@@ -172,14 +177,14 @@ def test_weight_decay_counts_a_shared_tensor_once():
 
 def test_weight_decay_in_the_loss():
     model = recurrent_network()
-    decay_weights(model, 0.05)
+    decay_weights(model, override(PLAIN, weight_decay=0.05))
     model.compile("sgd", "mean_squared_error")
     black = np.zeros((2, 4, 4, 3), "float32")
     kernel = keras.ops.convert_to_numpy(model.get_layer("shared").kernel)
     # The three normalizations have 3 scales of 1 and 3 shifts of 0 each.
     expected = 0.05 / 2 * (np.square(kernel).sum() + 3 * 3)
     assert model.evaluate(black, black, verbose=0) == pytest.approx(expected, rel=1e-5)
-    decay_weights(model, 0.0)
+    decay_weights(model, PLAIN)
     assert model.losses == []
 
 

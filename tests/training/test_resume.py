@@ -13,12 +13,12 @@ import pytest
 from keras_sharenets import files
 from keras_sharenets.folder_lock import hold_folder
 from keras_sharenets.interruption import Interrupted
-from keras_sharenets.training.devices.devices import Devices
 from keras_sharenets.training.recipes.named import override, recipe_for
-from keras_sharenets.training.run.fit import _last_checkpoint, fit, resume
+from keras_sharenets.training.run.fit import fit, resume
 from keras_sharenets.training.run.record import RunOptions, read_metrics
 from keras_sharenets.training.run.recorder import (
     Recorder,
+    last_checkpoint,
     list_checkpoints,
     load_checkpoint,
     read_variables,
@@ -226,7 +226,7 @@ def test_damaged_checkpoints_give_way_to_the_one_before(interrupted):
     np.savez(folder / "000000009.npz", state=json.dumps({"step": 4}))
     told = r"9\.npz has no run\. .*8\.npz is damaged: .*7\.npz is damaged: .* the one before, .*5\.npz\.$"
     with pytest.warns(UserWarning, match=told):
-        path, _, state = _last_checkpoint(folder, Devices())
+        path, _, state = last_checkpoint(folder)
     assert (path.name, state["step"]) == ("000000005.npz", 0)
     damaged = [f"00000000{number}.npz.damaged" for number in (7, 8, 9)]
     assert sorted(path.name for path in folder.iterdir()) == ["000000005.npz", *damaged]

@@ -22,6 +22,8 @@ import keras
 from keras_sharenets import _checks
 from keras_sharenets.training.data.batches import Batches, as_tf_data
 from keras_sharenets.training.devices.cluster import TIMEOUT, gathered, read_cluster
+from keras_sharenets.training.recipes.batch_changes import compiles
+from keras_sharenets.training.recipes.recipe import BATCH_CHANGES, Recipe
 from keras_sharenets.training.run.record import STRATEGIES, Run
 
 SECONDS = 30  # Without a sign of life of another worker, before it counts as gone.
@@ -266,6 +268,21 @@ def check_fits(devices: Devices, batches: Batches, jit_compile: bool | str) -> N
         )
 
 
+def check_parts(devices: Devices, run: Run) -> None:
+    """Raises a `ValueError` where the devices, or XLA on them, cannot train with a part of the recipe."""
+    parts = {name: getattr(run.recipe, name) for name in (*BATCH_CHANGES, "ema", "clip_norm", "accumulate")}
+    used = {name: value for name, value in parts.items() if value != getattr(Recipe, name)}
+    used |= {"teacher": run.teacher} if run.teacher is not None else {}
+    for name, value in used.items():
+        if devices.strategy != "default":
+            raise ValueError(f"`{name}` (={value!r}) is for one device, and `strategy` is {devices.strategy!r}.")
+        if name in BATCH_CHANGES and run.jit_compile is True and not compiles(run.recipe):
+            raise ValueError(
+                f"`{name}` (={value!r}) cannot be compiled by XLA on TensorFlow: `jit_compile` (=True) must be 'auto' "
+                "or False."
+            )
+
+
 def check_alike(devices: Devices, run: Run, step: int) -> None:
     """Raises a `ValueError` unless all workers begin with the same run, after the same steps; all must call it."""
     names = ("model", "options", "recipe", "seed", "jit_compile", "deterministic", "checkpoint_steps", "epochs")
@@ -280,7 +297,9 @@ def check_alike(devices: Devices, run: Run, step: int) -> None:
         )
 
 
-def copy_of(network: keras.Model, devices: Devices, build: Callable[[], keras.Model]) -> keras.Model:
+def copy_of(
+    network: keras.Model, devices: Devices, build: Callable[[], keras.Model], *, apart: bool = False
+) -> keras.Model:
     """The network that these devices train: in their scope, with the weights of `network`; or itself, where it is one.
 
     Every batch normalization sees the whole batch, not the part of its device. That, the dtype policy of the devices
@@ -290,8 +309,9 @@ def copy_of(network: keras.Model, devices: Devices, build: Callable[[], keras.Mo
         network: what is saved.
         devices: in whose scope this is called.
         build: makes a network like this one.
+        apart: whether it must be another one, since other weights are saved than are trained.
     """
-    if devices.strategy == "default" and devices.policy in (None, keras.config.dtype_policy().name):
+    if not apart and devices.strategy == "default" and devices.policy in (None, keras.config.dtype_policy().name):
         return network
     copy = in_policy(devices.policy, build)
     copy.set_weights(network.get_weights())

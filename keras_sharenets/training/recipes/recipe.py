@@ -12,6 +12,8 @@ CROPS = ("shift", "area", "scale")
 BORDERS = ("mean", "edge", "reflect")
 NORMALIZATIONS = ("channels", "zca")
 INITIALIZATIONS = ("network", "he_fan_in", "he_fan_out")
+# What random layers of Keras change in a batch, in this order.
+BATCH_CHANGES = ("rand_augment", "random_erasing", "mixup", "cutmix")
 
 
 def _field(help_text: str, **more):
@@ -20,7 +22,7 @@ def _field(help_text: str, **more):
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything that a training run needs to know beside the network and the data. The optimizer is SGD.
+    """Everything that a training run needs to know beside the network and the data.
 
     Each field but the first two is described by its metadata; the command line makes its options from these.
 
@@ -33,7 +35,7 @@ class Recipe:
     """
 
     epochs: int = _field("passes over the training split")
-    learning_rate: float = _field("learning rate of SGD at the start, or after the warm-up; the highest of one_cycle")
+    learning_rate: float = _field("learning rate at the start, or after the warm-up; the highest of one_cycle")
     weight_decay: float = _field("d: every trained weight w adds d * w to its gradient, once per stored tensor")
     schedule: str = _field(
         "'step': the rate falls at the milestones; 'cosine': to 0 along half a cosine; 'one_cycle': up first, then "
@@ -47,8 +49,8 @@ class Recipe:
     rise: float = _field("part of the steps in which the rate of one_cycle rises", default=0.3)
     warmup_epochs: int = _field("epochs over which the rate rises linearly from 0 first", default=0)
     batch_size: int = _field("images per step", default=128)
-    momentum: float = _field("momentum of SGD", default=0.9)
-    nesterov: bool = _field("Nesterov's momentum", default=True)
+    momentum: float = _field("momentum of SGD; other optimizers have their own", default=0.9)
+    nesterov: bool = _field("Nesterov's momentum, of SGD", default=True)
     label_smoothing: float = _field("part of each label that is spread over all classes", default=0.0)
     dropout: float = _field("`dropout_rate` of networks that have one", default=0.0)
     crop: str = _field(
@@ -74,18 +76,54 @@ class Recipe:
         "'network': the network's own; 'he_fan_in', 'he_fan_out': He's for all (ordinary) convolutions",
         default="network",
     )
+    optimizer: str = _field("a class of keras.optimizers", default="SGD")
+    decoupled_decay: bool = _field(
+        "the optimizer shrinks the weights by itself, beside the gradient; AdamW and Muon always do", default=False
+    )
+    decay_scales: bool = _field("scales and biases, all weights with one axis, decay as well", default=True)
+    clip_norm: float = _field("longest that all gradients together may be; longer ones are scaled; 0: any", default=0.0)
+    accumulate: int = _field("batches whose mean gradient makes one step of the optimizer", default=1)
+    ema: float = _field(
+        "momentum of a moving average of the weights, which is what is tested and saved, 0.999 for one; 0: none",
+        default=0.0,
+    )
+    early_stopping: int = _field(
+        "epochs without a new highest accuracy on the held-out images after which training ends; 0: never", default=0
+    )
+    mixup: float = _field("alpha of MixUp, which blends images and their labels in pairs; 0: none", default=0.0)
+    cutmix: float = _field(
+        "alpha of CutMix, which pastes a part of another image; with `mixup` they take turns; 0: none", default=0.0
+    )
+    rand_augment: float = _field(
+        "strength of RandAugment, up to 1: two random changes of form or color a batch; 0: none", default=0.0
+    )
+    random_erasing: float = _field("part of the images of which a rectangle becomes noise; 0: none", default=0.0)
+    teacher_weight: float = _field("part of the loss that compares with the teacher, where there is one", default=0.5)
+    temperature: float = _field("what teacher and student divide their logits by to be compared", default=4.0)
     name: str = "own"
     source: str = dataclasses.field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience"):
+        for name in ("epochs", "batch_size", "patience", "accumulate"):
             _checks.positive(name, getattr(self, name))
-        _checks.above_zero("learning_rate", self.learning_rate)
+        for name in ("learning_rate", "temperature"):
+            _checks.above_zero(name, getattr(self, name))
         for name, allowed in _WORDS.items():
             _checks.one_of(name, getattr(self, name), allowed)
-        for name in ("momentum", "label_smoothing", "dropout", "weight_decay", "jitter", "lighting"):
+        for name in ("momentum", "label_smoothing", "dropout", "weight_decay", "jitter", "lighting", "ema"):
             _checks.rate(name, getattr(self, name))
-        for name, limit in (("warmup_epochs", self.epochs), ("pad", None), ("crop_size", None)):
+        for name in (*BATCH_CHANGES, "teacher_weight"):
+            _checks.share(name, getattr(self, name))
+        if self.clip_norm:
+            _checks.above_zero("clip_norm", self.clip_norm)
+        for name in ("nesterov", "flip", "decoupled_decay", "decay_scales"):
+            _checks.boolean(name, getattr(self, name))
+        for name, limit in (
+            ("warmup_epochs", self.epochs),
+            ("pad", None),
+            ("crop_size", None),
+            ("early_stopping", None),
+        ):
             _at_least_zero(name, getattr(self, name), limit)
         if not 0 < self.rise < 1:
             raise ValueError(f"`rise` (={self.rise!r}) must be above 0 and below 1.")
@@ -119,6 +157,9 @@ _WORDS = {
     "initialization": INITIALIZATIONS,
 }
 OPTIONS = tuple(field for field in dataclasses.fields(Recipe) if field.metadata)
+# What most recipes have not; a card or a refusal speaks of it only where it differs from the default.
+PARTS = ("optimizer", "decoupled_decay", "decay_scales", "clip_norm", "accumulate", "ema", "early_stopping")
+PARTS += BATCH_CHANGES
 
 
 def _at_least_zero(name: str, value: object, limit: int | None) -> None:

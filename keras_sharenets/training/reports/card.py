@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_sharenets.models.weights import list_trained
 from keras_sharenets.rendering.tables import markdown_table
-from keras_sharenets.training.recipes.recipe import OPTIONS
+from keras_sharenets.training.recipes.recipe import OPTIONS, PARTS, Recipe
 
 if TYPE_CHECKING:
     from keras_sharenets.analysis.profile import Profile
@@ -93,6 +93,8 @@ def _numbers(values: list[float]) -> str:
 def _training(run: Run) -> list[str]:
     recipe = dataclasses.asdict(run.recipe)
     unused = {name for names in _OF_SCHEDULE.values() for name in names} - set(_OF_SCHEDULE[run.recipe.schedule])
+    unused |= {name for name in PARTS if recipe[name] == getattr(Recipe, name)}
+    unused |= set() if run.teacher else {"teacher_weight", "temperature"}
     used = [f"{field.name} {recipe[field.name]}" for field in OPTIONS if field.name not in unused]
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
     lines = [f"recipe `{run.recipe.name}`: {', '.join(used)}", f"seed {run.seed}, backend {run.backend}; {versions}"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import pathlib
 import platform
 import signal
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,11 +27,12 @@ from keras_sharenets.training.data.batches import (
     training_batches,
 )
 from keras_sharenets.training.data.dataset import Arrays, Dataset, Files, count_images
-from keras_sharenets.training.devices.devices import Devices, check_alike, check_fits, connect, copy_of
+from keras_sharenets.training.devices.devices import Devices, check_alike, check_fits, check_parts, connect, copy_of
 from keras_sharenets.training.devices.resident import hold_test_split, keep_images, keeps_images
 from keras_sharenets.training.recipes.named import recipe_for
+from keras_sharenets.training.recipes.optimization import is_over
 from keras_sharenets.training.recipes.recipe import Recipe
-from keras_sharenets.training.run.network import build, compile_model, make_callbacks, test_with
+from keras_sharenets.training.run.network import build, compile_model, deliver, make_callbacks, test_with
 from keras_sharenets.training.run.precision import POLICIES, choose_precision
 from keras_sharenets.training.run.record import Run, RunOptions, read_metrics, run_from_dict
 from keras_sharenets.training.run.recorder import (
@@ -39,10 +40,10 @@ from keras_sharenets.training.run.recorder import (
     Checkpoint,
     Follower,
     Recorder,
-    list_checkpoints,
-    load_checkpoint,
+    last_checkpoint,
     restore,
 )
+from keras_sharenets.training.run.teacher import open_teacher
 
 PACKAGES = ("keras", "tensorflow", "jax", "numpy", "tensorflow_datasets", "scikit-learn", "pillow")
 # The facts about the images that must be those of the run that is resumed.
@@ -158,7 +159,7 @@ def resume(
         run = read_metrics(output / "metrics.json")
         if run.state == "finished":  # By another process, since.
             return run
-        checkpoint = _last_checkpoint(output / CHECKPOINTS, devices)
+        checkpoint = last_checkpoint(output / CHECKPOINTS, clean=devices.chief)
         # Its checkpoint knows a run best: an epoch may be finished without being in the other files.
         run = run_from_dict(checkpoint[-1]["run"]) if checkpoint else run
         changes = {"checkpoint_steps": checkpoint_steps, "keep_checkpoints": keep_checkpoints, "strategy": strategy}
@@ -169,10 +170,16 @@ def resume(
 
 
 def _settle(run: Run, dataset: Dataset, devices: Devices) -> Run:
-    """The run, with what depends on the machine: its precision, and whether the images stay on the device."""
+    """The run, with what depends on the machine: its precision, its teacher, whether the images stay on the device."""
+    check_parts(devices, run)
     resident = keeps_images(run.epochs_on_device, devices, dataset, run.recipe, run.jit_compile)
     run = dataclasses.replace(run, epochs_on_device="yes" if resident else "no")
     batches = training_batches(dataset, run.recipe, run.seed)
+    if run.teacher is not None:
+        digest = open_teacher(run.teacher, dataset, run.recipe)[1]
+        if digest != (run.teacher_sha256 or digest):
+            raise ValueError(f"`teacher` (={run.teacher!r}) is not the network any more that the run was started with.")
+        run = dataclasses.replace(run, teacher_sha256=digest)
     return choose_precision(run, devices, batches, lambda: build(run.model, dataset, run.options, run.recipe))
 
 
@@ -185,33 +192,6 @@ def _hold(devices: Devices, output: pathlib.Path) -> Iterator[None]:
     with hold_folder(output):
         files.remove_partials(output)
         yield
-
-
-def _last_checkpoint(folder: pathlib.Path, devices: Devices) -> Checkpoint | None:
-    """The newest checkpoint that is whole, `None` without any; a damaged one is told of and renamed.
-
-    Raises:
-        ValueError: all are damaged.
-    """
-    damaged: list[pathlib.Path] = []
-    reasons: list[str] = []
-    for path in reversed(list_checkpoints(folder)):
-        try:
-            arrays, state = load_checkpoint(path)
-            run_from_dict(state["run"])  # A `KeyError` or a `TypeError` unless it is one.
-        except (ValueError, KeyError, TypeError) as error:
-            damaged.append(path)
-            reasons.append(str(error) if isinstance(error, ValueError) else f"The checkpoint {path} has no run")
-            continue
-        if damaged:
-            warnings.warn(f"{'. '.join(reasons)}. The run continues from the one before, {path}.", stacklevel=3)
-        # Its number is higher than that of the next ones, so it would stay in their place.
-        for old in damaged if devices.chief else ():
-            old.rename(f"{old}.damaged")
-        return path, arrays, state
-    if damaged:
-        raise ValueError(f"{'. '.join(reasons)}. Without {folder}, the run starts from the beginning.")
-    return None
 
 
 def _train(
@@ -258,13 +238,22 @@ def _train_on(
     held_out = measured_on(dataset.test if dataset.validation is None else dataset.validation)
     if resident:
         devices = keep_images(devices, batches, held_out, run.checkpoint_steps)
-    copy = copy_of(network, devices, lambda: build(run.model, dataset, run.options, run.recipe))
-    trained = compile_model(copy, run, steps, devices)
+    make = functools.partial(build, run.model, dataset, run.options, run.recipe)
+    copy = copy_of(network, devices, make, apart=bool(run.recipe.ema))
+    teacher = None if run.teacher is None else open_teacher(run.teacher, dataset, run.recipe)[0]
+    trained = tested = compile_model(copy, run, steps, devices, teacher=teacher)
     if copy is not network and devices.strategy == "default":
-        test_with(trained, compile_model(network, run, steps, devices))
+        tested = compile_model(network, run, steps, devices)
+        test_with(trained, tested)
     with deferred_signals() as request:
         recorder = (Recorder if devices.chief else Follower)(
-            network, output, run, steps=steps, trained=copy, request=request, gather=devices.gather
+            network,
+            output,
+            run,
+            steps=steps,
+            deliver=functools.partial(deliver, trained, network),
+            request=request,
+            gather=devices.gather,
         )
         first = 0
         if checkpoint is not None:
@@ -273,7 +262,8 @@ def _train_on(
             recorder.resume(path, arrays, state)
             first = state["step"]
         try:
-            while (epoch := len(recorder.run.epochs)) < run.recipe.epochs:
+            while not is_over(run.recipe, recorder.run.epochs):
+                epoch = len(recorder.run.epochs)
                 # What is left of an epoch is a call of its own: `model.fit` takes all its epochs to be of one length.
                 batches = training_batches(dataset, run.recipe, run.seed, first=first, **part)
                 callbacks = make_callbacks(trained, batches, recorder)
@@ -293,7 +283,7 @@ def _train_on(
             if dataset.validation is not None:
                 held_out = measured_on(dataset.test)
                 if resident:
-                    hold_test_split(trained, held_out)
+                    hold_test_split(tested, held_out)
                 recorder.note_test(_evaluate(trained, devices.feed(held_out), recorder))
         except BaseException as error:
             _stop(error, batches.failure or held_out.failure or error, recorder, devices)

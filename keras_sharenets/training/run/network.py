@@ -1,11 +1,11 @@
 """A named network for a data set, raw pixels in, class probabilities out; and what its recipe makes of it for training:
-a schedule, an optimizer, a weight decay, callbacks."""
+a compiled model and its callbacks."""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -18,9 +18,12 @@ from keras_sharenets.models.registry import current_arguments, own_arguments
 from keras_sharenets.training.data.batches import Batches, input_shape
 from keras_sharenets.training.data.dataset import Dataset, chunks
 from keras_sharenets.training.devices.devices import Devices
+from keras_sharenets.training.recipes.batch_changes import change_batches, compiles
+from keras_sharenets.training.recipes.optimization import build_optimizer, decay_weights, is_over, plateau_rate
 from keras_sharenets.training.recipes.recipe import Recipe
-from keras_sharenets.training.run.record import Epoch, Run
+from keras_sharenets.training.run.record import Run
 from keras_sharenets.training.run.recorder import Recorder
+from keras_sharenets.training.run.teacher import learn_from
 
 FROM_DATA = ("num_classes", "input_shape", "input_tensor", "include_preprocessing", "pixel_statistics")
 FIXED = ("include_top", "pooling", "classifier_activation", "name")
@@ -112,91 +115,21 @@ def initialize(network: keras.Model, how: str) -> None:
         layer.kernel.assign(initializer(layer.kernel.shape))
 
 
-@keras.saving.register_keras_serializable("keras_sharenets")
-class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises linearly to `peak` within `steps` steps, then follows the schedule `after` from its beginning."""
-
-    def __init__(self, peak: float, steps: int, after: keras.optimizers.schedules.LearningRateSchedule) -> None:
-        super().__init__()
-        self.peak = peak
-        self.steps = steps
-        self.after = after
-
-    def __call__(self, step: Any) -> Any:
-        step = ops.cast(step, "float32")
-        return ops.where(step < self.steps, self.peak * (step + 1) / self.steps, self.after(step - self.steps))
-
-    def get_config(self) -> dict:
-        after = keras.saving.serialize_keras_object(self.after)
-        return {"peak": self.peak, "steps": self.steps, "after": after}
-
-    @classmethod
-    def from_config(cls, config: dict) -> WarmUp:
-        return cls(**{**config, "after": keras.saving.deserialize_keras_object(config["after"])})
-
-
-def build_schedule(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """The learning rate as a function of the step, counted from 0.
-
-    Milestones are fractions of all epochs, so a shortened run keeps the shape of the long one. The schedule "plateau"
-    is not a function of the step: `plateau_rate`.
-    """
-    total = recipe.epochs * steps_per_epoch
-    warmup = round(recipe.rise * total) if recipe.schedule == "one_cycle" else recipe.warmup_epochs * steps_per_epoch
-    if recipe.schedule in ("cosine", "one_cycle"):
-        schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, total - warmup)
-    else:
-        # Keras gives the old rate up to and including the boundary, and wants at least one: here behind the last step.
-        boundaries = [round(fraction * total) - warmup - 1 for fraction in recipe.milestones] or [total]
-        rates = [recipe.learning_rate * recipe.decay_factor**drops for drops in range(len(boundaries) + 1)]
-        schedule = keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
-    return WarmUp(recipe.learning_rate, warmup, schedule) if warmup else schedule
-
-
-def build_optimizer(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """SGD with the recipe's momentum and schedule, without weight decay: that is `decay_weights`."""
-    rate = recipe.learning_rate if recipe.schedule == "plateau" else build_schedule(recipe, steps_per_epoch)
-    return keras.optimizers.SGD(rate, momentum=recipe.momentum, nesterov=recipe.nesterov)
-
-
-def plateau_rate(recipe: Recipe, epochs: Sequence[Epoch]) -> float:
-    """The learning rate after these epochs, for the schedule "plateau".
-
-    It is multiplied by `decay_factor` whenever `patience` epochs have passed without a new lowest error since the last
-    one, or since the rate fell. As it depends on nothing else, a run that is resumed has the same rates.
-    """
-    rate, lowest, waited = recipe.learning_rate, math.inf, 0
-    for epoch in epochs:
-        accuracy = (epoch.accuracy if recipe.watch == "train" else epoch.held_out_accuracy) or 0.0
-        if 1 - accuracy < lowest:
-            lowest, waited = 1 - accuracy, 0
-        else:
-            waited += 1
-        if waited == recipe.patience:
-            rate, waited = rate * recipe.decay_factor, 0
-    return rate
-
-
-def decay_weights(model: keras.Model, rate: float) -> None:
-    """Gives every trainable variable the penalty `rate / 2 * sum(w ** 2)`, whose gradient is `rate * w`.
-
-    This is the classic coupled weight decay: the penalty's gradient goes through the momentum and is scaled by the
-    learning rate, as in the papers' frameworks, and unlike the decoupled `weight_decay` of Keras optimizers. It counts
-    each stored tensor once, however often its layer is called. It covers the scales and biases of batch normalization
-    too, as those frameworks did. The penalties are part of the loss that `model.fit` reports; files do not keep them.
-    """
-    for variable in model.trainable_variables:
-        variable.regularizer = keras.regularizers.L2(rate / 2) if rate else None
-
-
-def compile_model(network: keras.Model, run: Run, steps_per_epoch: int, devices: Devices) -> keras.Model:
+def compile_model(
+    network: keras.Model,
+    run: Run,
+    steps_per_epoch: int,
+    devices: Devices,
+    *,
+    teacher: keras.Model | None = None,
+) -> keras.Model:
     """A second model on the same layers, compiled; `network` stays without optimizer, and so do its files.
 
     To be called in the scope of the devices.
     """
-    decay_weights(network, run.recipe.weight_decay)
+    decay_weights(network, run.recipe)
     model = devices.model(network.input, network.output, name=network.name)
-    optimizer = build_optimizer(run.recipe, steps_per_epoch)
+    optimizer = build_optimizer(run.recipe, steps_per_epoch, network.trainable_variables)
     if run.precision == "float16":  # Its smallest gradients would be 0.
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(
@@ -204,7 +137,7 @@ def compile_model(network: keras.Model, run: Run, steps_per_epoch: int, devices:
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=run.recipe.label_smoothing),
         # Some test images only fill up a batch, and weigh nothing.
         weighted_metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
-        jit_compile=run.jit_compile,
+        jit_compile=run.jit_compile if compiles(run.recipe) else False,
         # A checkpoint falls behind the last of the steps that are taken at once.
         steps_per_execution=math.gcd(devices.steps_per_execution, run.checkpoint_steps or 0),
     )
@@ -213,14 +146,38 @@ def compile_model(network: keras.Model, run: Run, steps_per_epoch: int, devices:
     nothing = ops.zeros((1, model.output_shape[-1]))
     model.compute_metrics(None, nothing, nothing)
     model.reset_metrics()
+    # At the end of `model.fit` the moving average of the weights would take their place: it may go on from there.
+    model.optimizer.finalize_variable_values = lambda variables: None
+    change_batches(model, run.recipe, run.seed)
+    if teacher is not None:
+        learn_from(model, teacher, run.recipe)
     return model
 
 
-def test_with(trained: keras.Model, network: keras.Model) -> None:
-    """Lets `trained` be tested with its weights in `network`: a file that is float32 has the accuracy of the record.
+def deliver(trained: keras.Model, network: keras.Model) -> None:
+    """Gives `network` the weights that are tested and saved: those of `trained`, or their moving average if it has one.
 
     Args:
-        trained: compiled, in mixed precision.
+        trained: as `compile_model` makes it.
+        network: like it, another model unless there is no average.
+    """
+    if hasattr(trained, "jax_state_sync"):
+        trained.jax_state_sync()
+    if network.variables[0] is trained.variables[0]:
+        return
+    network.set_weights(trained.get_weights())
+    optimizer: Any = trained.optimizer
+    type(optimizer).finalize_variable_values(optimizer, network.trainable_variables)
+    # On JAX these would be the arrays of the average themselves, and a step may overwrite what it is given.
+    for variable in network.trainable_variables:
+        variable.assign(ops.copy(variable))
+
+
+def test_with(trained: keras.Model, network: keras.Model) -> None:
+    """Lets `trained` be tested as it is delivered in `network`: a file has the accuracy of the record.
+
+    Args:
+        trained: compiled.
         network: compiled, the same network in full precision.
     """
 
@@ -228,7 +185,7 @@ def test_with(trained: keras.Model, network: keras.Model) -> None:
         kwargs.pop(
             "_use_cached_eval_dataset", None
         )  # Among the arguments of `model.fit`; the cache is that of `trained`.
-        network.set_weights(trained.get_weights())
+        deliver(trained, network)
         return network.evaluate(*args, **kwargs)
 
     trained.evaluate = evaluate
@@ -250,6 +207,12 @@ def make_callbacks(model: keras.Model, batches: Batches, recorder: Recorder) -> 
             model.optimizer.learning_rate = plateau_rate(recorder.run.recipe, recorder.run.epochs)
 
         callbacks.insert(0, keras.callbacks.LambdaCallback(on_epoch_begin=begin))
+    if recorder.run.recipe.early_stopping:
+
+        def end(epoch, logs=None):
+            model.stop_training = is_over(recorder.run.recipe, recorder.run.epochs)
+
+        callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=end))
     extras = recorder.run.tensorboard
     if extras is not None:
         callbacks.append(

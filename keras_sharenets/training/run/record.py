@@ -58,6 +58,7 @@ class RunOptions:
             on a TPU.
         epochs_on_device: whether images are changed on the device, which takes many steps at once, on JAX: `"yes"`,
             `"no"`, or `"auto"` for a GPU or TPU. What is trained does not depend on it but for rounding.
+        teacher: folder of a run, or a `.keras` file: a network from whose probabilities this one learns too.
 
     Raises:
         ValueError: a field breaks its rule.
@@ -73,6 +74,7 @@ class RunOptions:
     strategy: str = "default"
     precision: str | None = None
     epochs_on_device: str = "auto"
+    teacher: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
@@ -134,6 +136,7 @@ class Run(RunOptions):
         seconds: of training; the time between a kill and what continues it does not count.
         source: what loads the data set again, as `DataSource.to_record` says it; `None` if it was made otherwise.
         step_seconds: precision to what one step took, where `precision` was `"auto"`; it is the chosen one by now.
+        teacher_sha256: of the teacher's file.
         trainer: `None` for `fit`. Of a network that another program trained: `program`, `device`, `precision`,
             `test_accuracy` (there, in that precision; that of the last epoch is of the file), `changes` (what makes it
             another training than the recipe, each in few words; such runs are rows of their own) and `notes` (what is
@@ -152,6 +155,7 @@ class Run(RunOptions):
     seconds: float = 0.0
     source: Mapping[str, Any] | None = None
     step_seconds: Mapping[str, float] | None = None
+    teacher_sha256: str | None = None
     trainer: Mapping[str, Any] | None = None
 
     @property

@@ -13,6 +13,7 @@ import json
 import math
 import pathlib
 import time
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -23,7 +24,7 @@ import numpy as np
 from keras_sharenets import files
 from keras_sharenets.interruption import Interrupted, Request
 from keras_sharenets.training.reports.plots import draw_curves
-from keras_sharenets.training.run.record import Epoch, Run, finite, write_history, write_metrics
+from keras_sharenets.training.run.record import Epoch, Run, finite, run_from_dict, write_history, write_metrics
 
 GROUPS = ("weights", "optimizer", "metrics")
 _SECONDS, _CALLS = 5.0, 10_000  # Workers ask each other what to do after so much time, at most after so many batches.
@@ -42,7 +43,7 @@ class Recorder(keras.callbacks.Callback):
         folder: made here.
         run: as it starts or continues.
         steps: batches of an epoch.
-        trained: the model that is trained; it may share its layers with `network`.
+        deliver: gives `network` the weights that are tested, those of the trained model or their average.
         request: tells of a signal that asks for an end.
         gather: as in `Devices`.
     """
@@ -54,13 +55,13 @@ class Recorder(keras.callbacks.Callback):
         run: Run,
         *,
         steps: int,
-        trained: keras.Model,
+        deliver: Callable[[], None],
         request: Request,
         gather: Callable[[int], list[int]],
     ) -> None:
         super().__init__()
         self.network = network
-        self.trained = trained
+        self.deliver = deliver
         self.request = request
         self.gather = gather
         self.folder = folder
@@ -196,8 +197,7 @@ class Recorder(keras.callbacks.Callback):
         return checkpoint_path(self.folder / CHECKPOINTS, len(self.run.epochs) * self.steps + self._step)
 
     def _publish(self) -> None:
-        if self.trained is not self.network:
-            self.network.set_weights(self.trained.get_weights())
+        self.deliver()
         # The models first: the figures never speak of a file that is not there.
         files.save_model(self.network, self.folder / "last.keras")
         if self.run.best is self.run.last:
@@ -297,6 +297,33 @@ def load_checkpoint(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
         # Of objects numpy advises to load them all the same, which would run whatever is in the file.
         what = "it holds objects, not arrays" if "allow_pickle" in str(error) else f"{type(error).__name__}: {error}"
         raise ValueError(f"The checkpoint {path} is damaged: {what}") from error
+
+
+def last_checkpoint(folder: pathlib.Path, *, clean: bool = True) -> Checkpoint | None:
+    """The newest checkpoint that is whole, `None` without any; damaged ones are told of and, to `clean`, renamed.
+
+    Raises:
+        ValueError: all are damaged.
+    """
+    damaged: list[pathlib.Path] = []
+    reasons: list[str] = []
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            arrays, state = load_checkpoint(path)
+            run_from_dict(state["run"])  # A `KeyError` or a `TypeError` unless it is one.
+        except (ValueError, KeyError, TypeError) as error:
+            damaged.append(path)
+            reasons.append(str(error) if isinstance(error, ValueError) else f"The checkpoint {path} has no run")
+            continue
+        if damaged:
+            warnings.warn(f"{'. '.join(reasons)}. The run continues from the one before, {path}.", stacklevel=3)
+        # Its number is higher than that of the next ones, so it would stay in their place.
+        for old in damaged if clean else ():
+            old.rename(f"{old}.damaged")
+        return path, arrays, state
+    if damaged:
+        raise ValueError(f"{'. '.join(reasons)}. Without {folder}, the run starts from the beginning.")
+    return None
 
 
 def restore(model: keras.Model, arrays: Mapping[str, np.ndarray], groups: Iterable[str]) -> None:

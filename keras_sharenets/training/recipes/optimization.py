@@ -1,0 +1,180 @@
+"""What a recipe makes of the weights step by step: a learning rate, an optimizer of Keras, a weight decay; and when it
+ends before its last epoch."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import keras
+from keras import ops
+
+from keras_sharenets.training.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from keras_sharenets.training.run.record import Epoch
+
+# These are no optimizers by themselves: they hold others.
+_HOLDERS = ("Optimizer", "LossScaleOptimizer", "MultiOptimizer")
+
+
+@keras.saving.register_keras_serializable("keras_sharenets")
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """Rises linearly to `peak` within `steps` steps, then follows the schedule `after` from its beginning."""
+
+    def __init__(self, peak: float, steps: int, after: keras.optimizers.schedules.LearningRateSchedule) -> None:
+        super().__init__()
+        self.peak = peak
+        self.steps = steps
+        self.after = after
+
+    def __call__(self, step: Any) -> Any:
+        step = ops.cast(step, "float32")
+        return ops.where(step < self.steps, self.peak * (step + 1) / self.steps, self.after(step - self.steps))
+
+    def get_config(self) -> dict:
+        after = keras.saving.serialize_keras_object(self.after)
+        return {"peak": self.peak, "steps": self.steps, "after": after}
+
+    @classmethod
+    def from_config(cls, config: dict) -> WarmUp:
+        return cls(**{**config, "after": keras.saving.deserialize_keras_object(config["after"])})
+
+
+def build_schedule(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """The learning rate as a function of the step, counted from 0.
+
+    Milestones are fractions of all epochs, so a shortened run keeps the shape of the long one. The schedule "plateau"
+    is not a function of the step: `plateau_rate`.
+    """
+    total = recipe.epochs * steps_per_epoch
+    warmup = round(recipe.rise * total) if recipe.schedule == "one_cycle" else recipe.warmup_epochs * steps_per_epoch
+    if recipe.schedule in ("cosine", "one_cycle"):
+        schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, total - warmup)
+    else:
+        # Keras gives the old rate up to and including the boundary, and wants at least one: here behind the last step.
+        boundaries = [round(fraction * total) - warmup - 1 for fraction in recipe.milestones] or [total]
+        rates = [recipe.learning_rate * recipe.decay_factor**drops for drops in range(len(boundaries) + 1)]
+        schedule = keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
+    return WarmUp(recipe.learning_rate, warmup, schedule) if warmup else schedule
+
+
+def find_optimizer(name: str) -> type[keras.optimizers.Optimizer]:
+    """The class of that name in `keras.optimizers`, in any case.
+
+    Raises:
+        ValueError: there is none; the nearest names are offered.
+
+    >>> find_optimizer("adamw").__name__
+    'AdamW'
+    """
+    found = {key: value for key, value in vars(keras.optimizers).items() if inspect.isclass(value)}
+    classes = {
+        key.lower(): value
+        for key, value in found.items()
+        if issubclass(value, keras.optimizers.Optimizer) and key not in _HOLDERS
+    }
+    if str(name).lower() not in classes:
+        near = difflib.get_close_matches(str(name).lower(), classes, n=3, cutoff=0.4) or sorted(classes)
+        names = ", ".join(repr(classes[key].__name__) for key in near)
+        raise ValueError(f"`optimizer` (={name!r}) is not in keras.optimizers. Did you mean {names}?")
+    return classes[str(name).lower()]
+
+
+def decouples(recipe: Recipe) -> bool:
+    """Whether the optimizer decays the weights itself: as asked, or because it always does.
+
+    >>> decouples(Recipe(1, 0.001, 0.05, optimizer="AdamW")), decouples(Recipe(1, 0.1, 0.0005))
+    (True, False)
+    """
+    own = inspect.signature(find_optimizer(recipe.optimizer)).parameters["weight_decay"].default
+    return recipe.decoupled_decay or own is not None
+
+
+def build_optimizer(
+    recipe: Recipe, steps_per_epoch: int, variables: Sequence[keras.Variable] = ()
+) -> keras.optimizers.Optimizer:
+    """The recipe's optimizer with its schedule, clipping, accumulation and moving average.
+
+    It has a weight decay if the recipe's is decoupled; else that is for `decay_weights`.
+
+    Args:
+        recipe: how to train.
+        steps_per_epoch: batches of an epoch.
+        variables: those that are trained; where scales do not decay, they are found among these.
+
+    Raises:
+        ValueError: Keras has no such optimizer.
+    """
+    kind = find_optimizer(recipe.optimizer)
+    parameters = inspect.signature(kind).parameters
+    options: dict[str, Any] = {}
+    if kind is keras.optimizers.SGD:
+        options |= {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
+    if decouples(recipe):
+        # Muon has a second one, for the weights that it leaves to Adam.
+        options |= {name: recipe.weight_decay for name in ("weight_decay", "adam_weight_decay") if name in parameters}
+    if recipe.clip_norm:
+        options["global_clipnorm"] = recipe.clip_norm
+    if recipe.accumulate > 1:
+        options["gradient_accumulation_steps"] = recipe.accumulate
+    if recipe.ema:
+        options |= {"use_ema": True, "ema_momentum": recipe.ema}
+    rate = recipe.learning_rate if recipe.schedule == "plateau" else build_schedule(recipe, steps_per_epoch)
+    optimizer = kind(rate, **options)
+    spared = [variable for variable in variables if not _decays(recipe, variable)]
+    if decouples(recipe) and spared:
+        optimizer.exclude_from_weight_decay(var_list=spared)
+    return optimizer
+
+
+def _decays(recipe: Recipe, variable: keras.Variable) -> bool:
+    return recipe.decay_scales or len(variable.shape) > 1
+
+
+def plateau_rate(recipe: Recipe, epochs: Sequence[Epoch]) -> float:
+    """The learning rate after these epochs, for the schedule "plateau".
+
+    It is multiplied by `decay_factor` whenever `patience` epochs have passed without a new lowest error since the last
+    one, or since the rate fell. As it depends on nothing else, a run that is resumed has the same rates.
+    """
+    rate, lowest, waited = recipe.learning_rate, math.inf, 0
+    for epoch in epochs:
+        accuracy = (epoch.accuracy if recipe.watch == "train" else epoch.held_out_accuracy) or 0.0
+        if 1 - accuracy < lowest:
+            lowest, waited = 1 - accuracy, 0
+        else:
+            waited += 1
+        if waited == recipe.patience:
+            rate, waited = rate * recipe.decay_factor, 0
+    return rate
+
+
+def is_over(recipe: Recipe, epochs: Sequence[Epoch]) -> bool:
+    """Whether training ends after these epochs: they are all, or the best of them is `early_stopping` epochs old.
+
+    From the record alone, as `plateau_rate`. `keras.callbacks.EarlyStopping` begins to count anew whenever `model.fit`
+    is called, so a run that is resumed would be another one.
+    """
+    if len(epochs) >= recipe.epochs or not (recipe.early_stopping and epochs):
+        return len(epochs) >= recipe.epochs
+    accuracies = [epoch.held_out_accuracy or 0.0 for epoch in epochs]
+    return len(accuracies) - 1 - accuracies.index(max(accuracies)) >= recipe.early_stopping
+
+
+def decay_weights(model: keras.Model, recipe: Recipe) -> None:
+    """Gives every trainable variable the penalty `d / 2 * sum(w ** 2)`, whose gradient is `d * w`.
+
+    This is the classic coupled weight decay: the penalty's gradient goes through the momentum and is scaled by the
+    learning rate, as in the papers' frameworks. It counts each stored tensor once, however often its layer is called.
+    It covers the scales and biases of batch normalization too, as those frameworks did, unless `decay_scales` is False.
+    The penalties are part of the loss that `model.fit` reports; files do not keep them.
+
+    If the recipe's decay is decoupled, there are none: it is the optimizer's.
+    """
+    rate = 0.0 if decouples(recipe) else recipe.weight_decay
+    for variable in model.trainable_variables:
+        variable.regularizer = keras.regularizers.L2(rate / 2) if rate and _decays(recipe, variable) else None

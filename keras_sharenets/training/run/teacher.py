@@ -1,0 +1,84 @@
+"""A trained network that another one learns from: beside the labels, from the probabilities that it gives."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_sharenets import files
+from keras_sharenets.training.data.batches import input_shape
+from keras_sharenets.training.data.dataset import Dataset
+from keras_sharenets.training.recipes.recipe import Recipe
+from keras_sharenets.training.run.finished import network_file, open_run
+
+_SMALLEST = 1e-7  # Probability of which a logarithm is taken.
+
+
+def open_teacher(place: str, dataset: Dataset, recipe: Recipe) -> tuple[keras.Model, str]:
+    """The network in a run or a `.keras` file, and the SHA-256 of its file.
+
+    Args:
+        place: a folder of a run, or a file.
+        dataset: its classes must be those of the teacher, in order, as far as `labels.txt` beside the file tells.
+        recipe: gives the size of images.
+
+    Raises:
+        ValueError: there is no such network, it is damaged, it takes other images, has other classes, or gives no
+            probabilities.
+    """
+    path = pathlib.Path(place)
+    if path.is_dir():
+        open_run(path)
+        path = network_file(path)
+    network = files.load_model(path)
+    network.trainable = False
+    labels, classes = files.read_labels(path), tuple(" ".join(name.splitlines()) for name in dataset.class_names)
+    count = network.output_shape[-1] if isinstance(network.output_shape, tuple) else None
+    if count != len(classes) or labels not in (None, classes):
+        theirs = f"{count} classes" if labels is None else f"the classes {_short(labels)}"
+        raise ValueError(f"`teacher` (={place!r}) has {theirs}, but {dataset.name} has {_short(classes)}.")
+    images = (1, *input_shape(dataset, recipe))
+    expected = network.input_shape
+    if len(expected) != 4 or any(want not in (None, size) for want, size in zip(expected, images, strict=True)):
+        raise ValueError(
+            f"`teacher` (={place!r}) takes images of the shape {expected[1:]}, but those of {dataset.name} have "
+            f"{images[1:]}."
+        )
+    answer = ops.convert_to_numpy(network(np.zeros(images, "float32"), training=False))
+    if answer.shape != (1, count) or (answer < 0).any() or abs(answer.sum() - 1) > 1e-2:
+        raise ValueError(f"`teacher` (={place!r}) must give the probabilities of the classes: a softmax at its end.")
+    return network, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _short(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''} ({len(names)})"
+
+
+def learn_from(model: keras.Model, teacher: keras.Model, recipe: Recipe) -> None:
+    """Lets a compiled model train on what a teacher says as well.
+
+    The loss is `(1 - w) * L + w * D`: L that of the labels with the penalties, D
+    `keras.distillation.LogitsDistillation` between the logarithms of both networks' probabilities, w the recipe's
+    `teacher_weight`. Both see the same changed images. `keras.distillation.Distiller` itself has no penalties, and the
+    teacher would be part of every checkpoint.
+    """
+    # The name of the loss, Keras' default, would be a function that is given logits for probabilities, and answers 0.
+    divergence = keras.losses.KLDivergence()
+    distillation = keras.distillation.LogitsDistillation(temperature=float(recipe.temperature), loss=divergence)
+    labels_loss, weight = model.compute_loss, recipe.teacher_weight
+
+    def compute_loss(
+        x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        loss = labels_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        if not training:
+            return loss
+        logits = [ops.log(ops.maximum(each, _SMALLEST)) for each in (teacher(x, training=False), y_pred)]
+        return (1 - weight) * loss + weight * distillation.compute_loss(*logits)
+
+    model.compute_loss = compute_loss

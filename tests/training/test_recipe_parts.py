@@ -1,0 +1,255 @@
+"""Parts that a recipe may have beside SGD, crops and flips: each against a reckoning of its own."""
+
+import dataclasses
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from keras_sharenets import files
+from keras_sharenets.training.data.dataset import Arrays, make_dataset
+from keras_sharenets.training.devices.devices import Devices
+from keras_sharenets.training.recipes.batch_changes import batch_changer
+from keras_sharenets.training.recipes.optimization import find_optimizer, is_over
+from keras_sharenets.training.recipes.recipe import Recipe
+from keras_sharenets.training.run.network import compile_model, deliver
+from keras_sharenets.training.run.record import Epoch, Run
+from keras_sharenets.training.run.teacher import learn_from, open_teacher
+
+PLAIN = Recipe(4, 0.1, 0.0, momentum=0.0, nesterov=False)
+CLASSES = 3
+
+
+def small_network():
+    images = keras.Input((4, 4, 1))
+    x = keras.layers.BatchNormalization(name="scale")(keras.layers.Flatten()(images))
+    return keras.Model(images, keras.layers.Dense(CLASSES, activation="softmax", name="last")(x))
+
+
+def compiled(network, recipe, **more):
+    run = Run(model="small", options={}, data={}, recipe=recipe, backend="", versions={}, jit_compile=False)
+    model = compile_model(network, run, 4, Devices(), **more)
+    model.run_eagerly = keras.backend.backend() == "tensorflow"  # Sooner than it is traced.
+    return model
+
+
+def batch(seed=0):
+    generator = np.random.default_rng(seed)
+    labels = np.eye(CLASSES, dtype="float32")[generator.integers(0, CLASSES, 8)]
+    return generator.uniform(0, 255, (8, 4, 4, 1)).astype("float32"), labels
+
+
+def numbers(variable):
+    return np.array(keras.ops.convert_to_numpy(variable))
+
+
+@pytest.mark.parametrize("name", ["Optimizer", "LossScaleOptimizer", "adamm"])
+def test_what_is_no_optimizer(name):
+    with pytest.raises(ValueError, match=rf"`optimizer` \(='{name}'\) is not in keras\.optimizers\. Did you mean '"):
+        find_optimizer(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lamb", "Lion"]
+)
+@pytest.mark.parametrize("parts", [{}, {"decoupled_decay": True, "decay_scales": False, "ema": 0.9, "accumulate": 2}])
+def test_every_optimizer_takes_every_part(name, parts):
+    network = small_network()
+    model = compiled(network, dataclasses.replace(PLAIN, optimizer=name, weight_decay=0.01, clip_norm=1.0, **parts))
+    before = numbers(network.get_layer("last").kernel)
+    for _ in range(2):
+        model.train_on_batch(*batch())
+    assert np.isfinite(numbers(network.get_layer("last").kernel)).all()
+    assert not np.array_equal(numbers(network.get_layer("last").kernel), before)
+
+
+@pytest.mark.parametrize("scales", [True, False])
+def test_decoupled_decay_shrinks_weights_by_the_rate(scales):
+    """On black images, and with labels that are as likely as they are said to be, every gradient is 0."""
+    recipe = dataclasses.replace(PLAIN, optimizer="AdamW", weight_decay=0.5, decay_scales=scales)
+    network = small_network()
+    last, scale = network.get_layer("last"), network.get_layer("scale")
+    last.kernel.assign(np.full((16, CLASSES), 2.0))
+    scale.gamma.assign(np.full(16, 3.0))
+    model = compiled(network, recipe)
+    assert model.losses == []
+    model.train_on_batch(np.zeros((8, 4, 4, 1), "float32"), np.full((8, CLASSES), 1 / CLASSES, "float32"))
+    np.testing.assert_allclose(numbers(last.kernel), 2.0 * (1 - 0.1 * 0.5), rtol=1e-6)
+    np.testing.assert_allclose(numbers(scale.gamma), 3.0 * (1 - 0.1 * 0.5 * scales), rtol=1e-6)
+
+
+def test_clipping_and_accumulation_are_those_of_the_mean_gradient():
+    """Two batches make one step, of a length that the clipped gradient has."""
+    network = small_network()
+    kernel = network.get_layer("last").kernel
+    model = compiled(network, dataclasses.replace(PLAIN, clip_norm=0.01, accumulate=2))
+    start, weights = numbers(kernel), [numbers(each) for each in network.trainable_variables]
+    model.train_on_batch(*batch(0))
+    np.testing.assert_array_equal(numbers(kernel), start)
+    model.train_on_batch(*batch(1))
+    moved = [numbers(each) - before for each, before in zip(network.trainable_variables, weights, strict=True)]
+    assert np.sqrt(sum(np.square(each).sum() for each in moved)) == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+def test_what_is_delivered_is_the_moving_average():
+    network, copy = small_network(), small_network()
+    copy.set_weights(network.get_weights())
+    model = compiled(copy, dataclasses.replace(PLAIN, ema=0.75))
+    average = None
+    for step in range(3):
+        model.train_on_batch(*batch(step))
+        kernel = numbers(copy.get_layer("last").kernel)
+        average = kernel if average is None else 0.75 * average + 0.25 * kernel
+    statistics = numbers(copy.get_layer("scale").moving_mean)
+    for _ in range(2):
+        deliver(model, network)
+        np.testing.assert_allclose(numbers(network.get_layer("last").kernel), average, rtol=1e-5)
+        np.testing.assert_array_equal(numbers(network.get_layer("scale").moving_mean), statistics)
+        # The training goes on from where it is.
+        np.testing.assert_array_equal(numbers(copy.get_layer("last").kernel), kernel)
+        model.fit(*batch(), epochs=0, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "over"),
+    [
+        ([0.5], False),
+        ([0.5, 0.4], False),
+        ([0.5, 0.5, 0.4], True),
+        ([0.5, 0.4, 0.6], False),
+        ([0.1, 0.2, 0.3, 0.4], True),
+    ],
+)
+def test_training_ends_early(accuracies, over):
+    epochs = [Epoch(number, 1.0, None, None, value, 0.1, 1.0) for number, value in enumerate(accuracies, 1)]
+    assert is_over(dataclasses.replace(PLAIN, early_stopping=2), epochs) is over
+    assert is_over(PLAIN, epochs) is (len(epochs) == 4)
+
+
+def change(recipe, step, seed=0):
+    """Images of one gray, 20 times the number of their class, and their labels, changed."""
+    classes = np.arange(64) % 10
+    images = np.broadcast_to(20.0 * classes[:, None, None, None], (64, 16, 16, 1)).astype("float32")
+    changer = batch_changer(recipe, seed, (16, 16, 1))
+    return tuple(map(numbers, changer(images, np.eye(10, dtype="float32")[classes], step)))
+
+
+@pytest.mark.parametrize(("changes", "error"), [({"mixup": 0.4}, 1e-3), ({"cutmix": 1.0}, 20.0)])
+def test_mixed_labels_are_those_of_the_pixels(changes, error):
+    """What the labels say of the gray values is the mean of the pixels, but for the corners of a rectangle."""
+    images, labels = change(dataclasses.replace(PLAIN, **changes), 3)
+    np.testing.assert_allclose(labels.sum(-1), 1, rtol=1e-5)
+    assert ((labels > 0).sum(-1) == 2).mean() > 0.5
+    np.testing.assert_allclose(images.mean((1, 2, 3)), labels @ (20.0 * np.arange(10)), atol=error)
+    assert len(np.unique(images[labels.max(-1) < 0.9][0])) == (1 if "mixup" in changes else 2)
+
+
+def test_changes_follow_from_seed_and_step():
+    both = dataclasses.replace(PLAIN, mixup=0.4, cutmix=1.0, random_erasing=0.5)
+    first = change(both, 4)
+    for other, same in ((change(both, 4), True), (change(both, 6), False), (change(both, 4, seed=1), False)):
+        assert np.array_equal(first[0], other[0]) is same
+    # MixUp and CutMix take turns.
+    both = dataclasses.replace(both, random_erasing=0.0)
+    for step, field in ((4, "cutmix"), (5, "mixup")):
+        for one, other in zip(change(both, step), change(dataclasses.replace(both, **{field: 0.0}), step), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_part_of_the_images_is_erased():
+    images, labels = change(dataclasses.replace(PLAIN, random_erasing=0.25), 0)
+    changed = np.ptp(images, axis=(1, 2, 3)) > 0
+    assert 4 <= changed.sum() <= 30
+    np.testing.assert_array_equal(labels, np.eye(10)[np.arange(64) % 10])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_rand_augment_changes_images_and_no_labels(channels):
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, channels)).astype("float32")
+    labels = np.eye(4, dtype="float32")
+    changer = batch_changer(dataclasses.replace(PLAIN, rand_augment=0.5), 0, images.shape[1:])
+    found = [changer(images, labels, step) for step in range(3)]
+    assert all(numbers(each).shape == images.shape and np.ptp(numbers(each)) <= 255 for each, _ in found)
+    assert not np.array_equal(numbers(found[0][0]), numbers(found[1][0]))
+    assert all(np.array_equal(numbers(each), labels) for _, each in found)
+
+
+def test_a_model_trains_on_changed_batches():
+    """The steps of two models, on images that are changed before and in the step, end with the same weights."""
+    recipe = dataclasses.replace(PLAIN, mixup=0.4)
+    plain, changed = small_network(), small_network()
+    changed.set_weights(plain.get_weights())
+    changer = batch_changer(recipe, 0, (4, 4, 1))
+    models = compiled(plain, PLAIN), compiled(changed, recipe)
+    for step in range(3):
+        models[0].train_on_batch(*map(numbers, changer(*batch(step), step)))
+        models[1].train_on_batch(*batch(step))
+    np.testing.assert_allclose(numbers(plain.layers[-1].kernel), numbers(changed.layers[-1].kernel), rtol=1e-5)
+
+
+def digits_of(classes):
+    """A data set of a few images, of the size of the small network."""
+    images = Arrays(np.zeros((6, 4, 4, 1), "uint8"), np.arange(6) % len(classes))
+    return make_dataset("few", "", classes, images, images)
+
+
+def test_the_loss_with_a_teacher():
+    network, teacher = small_network(), small_network()
+    recipe = dataclasses.replace(PLAIN, teacher_weight=0.25, temperature=2.0)
+    model = compiled(network, recipe, teacher=teacher)
+    images, labels = batch()
+    images /= 255  # Else the teacher would be sure.
+    assert len(model.variables) == len(network.variables)
+
+    def softened(probabilities):
+        powers = np.sqrt(probabilities)
+        return powers / powers.sum(-1, keepdims=True)
+
+    said = numbers(network(images, training=True))
+    asked, answered = softened(numbers(teacher(images, training=False))), softened(said)
+    divergence = (asked * np.log(asked / answered)).sum(-1).mean() * 2.0**2
+    expected = 0.75 * -np.log((labels * said).sum(-1)).mean() + 0.25 * divergence
+    assert float(model.train_on_batch(images, labels)[0]) == pytest.approx(expected, rel=1e-4)
+    # A test knows no teacher.
+    alone = compiled(small_network(), PLAIN)
+    alone.set_weights(model.get_weights())
+    learn_from(alone, teacher, recipe)
+    found, _ = alone.evaluate(images, labels, verbose=0)
+    probabilities = numbers(alone(images, training=False))
+    assert found == pytest.approx(-np.log((labels * probabilities).sum(-1)).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "message"),
+    [
+        ("abcd", None, r"`teacher` \(='.*'\) has 3 classes, but few has a, b, c, d \(4\)\."),
+        ("abc", "acb", r"`teacher` \(='.*'\) has the classes a, c, b \(3\), but few has a, b, c \(3\)\."),
+    ],
+)
+def test_a_teacher_with_other_classes(classes, labels, message, tmp_path):
+    files.save_model(small_network(), tmp_path / "teacher.keras")
+    if labels is not None:
+        files.write_labels(tmp_path, labels)
+    with pytest.raises(ValueError, match=message):
+        open_teacher(str(tmp_path / "teacher.keras"), digits_of(classes), PLAIN)
+
+
+def test_other_teachers_that_will_not_do(tmp_path):
+    path, few = tmp_path / "teacher.keras", digits_of("abc")
+    files.save_model(small_network(), path)
+    assert open_teacher(str(path), few, PLAIN)[0].output_shape == (None, 3)
+    large = dataclasses.replace(few, shape=(8, 8, 1))
+    with pytest.raises(ValueError, match=r"takes images of the shape \(4, 4, 1\), but those of few have \(8, 8, 1\)"):
+        open_teacher(str(path), large, PLAIN)
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "cut.keras", "w") as cut:
+        for name in archive.namelist():
+            cut.writestr(name, archive.read(name)[: 100 if name.endswith(".h5") else None])
+    with pytest.raises(ValueError, match=r"cut\.keras cannot be loaded as a Keras model"):
+        open_teacher(str(tmp_path / "cut.keras"), few, PLAIN)
+    images = keras.Input((4, 4, 1))
+    flat = keras.layers.Dense(3, bias_initializer="ones")(keras.layers.Flatten()(images))
+    files.save_model(keras.Model(images, flat), tmp_path / "logits.keras")
+    with pytest.raises(ValueError, match=r"must give the probabilities of the classes: a softmax at its end"):
+        open_teacher(str(tmp_path / "logits.keras"), few, PLAIN)
