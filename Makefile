@@ -41,10 +41,10 @@ test-lowest: $(INSTALLED)
 
 # The programs that open our files, in an environment of their own; what they say of them goes into docs/clients.md.
 # Chromium is Debian's.
-CLIENTS := mediapipe tflite-micro openvino tf2onnx onnxruntime ai-edge-quantizer ethos-u-vela playwright pytest
+CLIENTS := mediapipe tflite-micro openvino ai-edge-quantizer ethos-u-vela playwright pytest hypothesis
 test-clients: $(INSTALLED)
 	$(BIN)/uv venv --quiet --clear $(VENV)-clients
-	$(BIN)/uv pip install --quiet --python $(VENV)-clients/bin/python -e . $(CLIENTS)
+	$(BIN)/uv pip install --quiet --python $(VENV)-clients/bin/python -e ".[onnx]" $(CLIENTS)
 	KERAS_BACKEND=tensorflow $(BIN)/python -m tools.clients.files runs/clients
 	$(VENV)-clients/bin/python -m tools.clients.compare runs/clients docs/clients.md
 	KERAS_BACKEND=tensorflow $(VENV)-clients/bin/python -m pytest -m clients tests/clients

@@ -16,11 +16,12 @@ from keras_sharenets import _checks, precisions
 from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.rendering.tables import text_table
-from keras_sharenets.training.run.export import FORMATS, TFLITE, check_exportable, export_run
+from keras_sharenets.training.run.export import FORMATS, ONNX, TFLITE, check_exportable, export_run
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from keras_sharenets.mobile.export.onnx import ONNXReport
     from keras_sharenets.mobile.export.saved_model import SavedModelReport
     from keras_sharenets.mobile.export.tflite import TFLiteReport
 
@@ -35,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     images_help = "representative images, to calibrate int8 and to check with (default: 200)"
     parser.add_argument("--images", "--pictures", type=int, default=200, metavar="N", help=images_help)
     group = parser.add_argument_group("a .keras file")
-    to_help = "c_array: C source for microcontrollers, int8 at the ends (default: tflite)"
-    group.add_argument("--to", choices=("tflite", "c_array", "saved_model"), help=to_help)
+    to_help = "c_array: C source for microcontrollers, int8 at the ends; onnx also from a run (default: tflite)"
+    group.add_argument("--to", choices=("tflite", "c_array", "saved_model", ONNX), help=to_help)
     names = ", ".join(name for name in precisions.PRECISIONS if name)
     quantization_help = f"{names}; or for some layers, 'stage1_*=dynamic_int8,*=dynamic_int4' (default: float32)"
     group.add_argument("--quantization", type=precisions.parse, metavar="NAME", help=quantization_help)
@@ -49,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data_help = "representative images, anywhere below a folder"
     group.add_argument("--representative-data", "--calibration", metavar="FOLDER", help=data_help)
     group = parser.add_argument_group("a run", "The representative images are of its training split.")
-    formats_help = f"some of {', '.join(FORMATS)} (default: all)"
-    group.add_argument("--formats", "--forms", nargs="+", choices=FORMATS, metavar="FORMAT", help=formats_help)
+    formats_help = f"some of {', '.join(FORMATS)} (default: all), or {ONNX}"
+    group.add_argument("--formats", "--forms", nargs="+", choices=(*FORMATS, ONNX), metavar="FORMAT", help=formats_help)
     test_help = "measure the .tflite files on the whole test split, and record it"
     group.add_argument("--test", action="store_true", default=None, help=test_help)
     add_data_arguments(group, required=False)
@@ -59,12 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(arguments: argparse.Namespace) -> None:
     _checks.positive("--images", arguments.images)
     of_run = pathlib.Path(arguments.target).is_dir()
+    if of_run and arguments.to == ONNX and not arguments.formats:
+        arguments.to, arguments.formats = None, [ONNX]
     for name in _OF_FILE if of_run else _OF_RUN:
         if getattr(arguments, name) is not None:
             wanted = "a .keras file, but TARGET is a folder" if of_run else "the folder of a run, but TARGET is none"
             raise ValueError(f"`--{name.replace('_', '-')}` is for {wanted} (={arguments.target}).")
-    for name in ("quantization", "input_type", "output_type"):
-        if arguments.to == "saved_model" and getattr(arguments, name):
+    for name in ("quantization", "prefer", "max_bytes", "input_type", "output_type"):
+        if arguments.to in ("saved_model", ONNX) and getattr(arguments, name):
             raise ValueError(f"`--{name.replace('_', '-')}` goes with `--to tflite`.")
     precisions.check_quantization(arguments.quantization, "--quantization")
     if arguments.to == "c_array" and arguments.quantization not in (None, "int8"):
@@ -101,6 +104,10 @@ def run(arguments: argparse.Namespace) -> Answer:
         target = arguments.output or file.with_name(f"{file.stem}_saved_model")
         report = mobile.export_saved_model(model, target, class_names=class_names, representative_data=images)
         return Answer(_fields(report), dataclasses.asdict(report))
+    if arguments.to == ONNX:
+        target = arguments.output or file.with_suffix(".onnx")
+        report = mobile.export_onnx(model, target, class_names=class_names, representative_data=images)
+        return Answer(_fields(report), dataclasses.asdict(report))
     to_c, target = arguments.to == "c_array", pathlib.Path(arguments.output or file.with_suffix(".tflite"))
     end_type = "int8" if to_c and arguments.quantization == "int8" else None
     with tempfile.TemporaryDirectory() as folder:
@@ -135,7 +142,7 @@ def representative_images(folder: str, shape: Sequence[int], count: int) -> np.n
     return read_images([found[index] for index in evenly_spaced(len(found), count)], shape)
 
 
-def _fields(report: TFLiteReport | SavedModelReport) -> str:
+def _fields(report: TFLiteReport | SavedModelReport | ONNXReport) -> str:
     """A report's fields, one a line."""
     lines = []
     for name, value in dataclasses.asdict(report).items():

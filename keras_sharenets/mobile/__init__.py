@@ -15,6 +15,7 @@ except ModuleNotFoundError as error:
 from keras_sharenets.mobile.compress.pruning import cluster, prune
 from keras_sharenets.mobile.compress.quantize_aware import quantize_aware, strip
 from keras_sharenets.mobile.export.c_array import write_c_array
+from keras_sharenets.mobile.export.onnx import export_onnx
 from keras_sharenets.mobile.export.saved_model import export_saved_model
 from keras_sharenets.mobile.export.tflite import export_tflite
 from keras_sharenets.mobile.graph.rules import register_lowering
@@ -27,6 +28,7 @@ __all__ = [
     "cluster",
     "compare_tflite",
     "describe_tflite",
+    "export_onnx",
     "export_saved_model",
     "export_tflite",
     "predict_tflite",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
+    from keras_sharenets.mobile.export.onnx import ONNXReport
     from keras_sharenets.mobile.export.saved_model import SavedModelReport
     from keras_sharenets.mobile.export.tflite import TFLiteReport
     from keras_sharenets.training.data.dataset import Dataset
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 # In this order: what a network may not be exportable to comes first, so that nothing is written then.
 FORMATS = ("float", "int8", "saved_model", "keras")
 TFLITE = FORMATS[:2]
+# Only where it is asked for, since it needs packages of its own.
+ONNX = "onnx"
 
 
 def check_exportable(
@@ -54,7 +57,7 @@ def export_run(
         folder: that of the run.
         dataset: that of the run.
         output: an empty or new folder, `export` in that of the run by default.
-        formats: some of `FORMATS`.
+        formats: some of `FORMATS`, or `ONNX`.
         images: how many of the training split calibrate and check.
         test: whether the `.tflite` files are measured on the whole test split.
 
@@ -106,7 +109,7 @@ def export(
         output: the folder.
         class_names: one a class.
         images: float32 array `(n, height, width, channels)`, to calibrate and to compare with.
-        formats: some of `FORMATS`.
+        formats: some of `FORMATS`, or `ONNX`.
 
     Returns:
         A list of dicts, one a format, with what its check has found. Paths are relative to `output`.
@@ -133,6 +136,12 @@ def export(
             )
             checked = f"outputs differ by up to {report.largest_difference:.1e}"
             written.append(_entry(name, pathlib.Path(report.path).name, report.total_bytes, checked, report))
+        elif name == ONNX:
+            report = mobile.export_onnx(
+                model, output / "model.onnx", class_names=class_names, representative_data=images
+            )
+            checked = f"outputs differ by up to {report.largest_difference:.1e}"
+            written.append(_entry(name, pathlib.Path(report.path).name, report.file_bytes, checked, report))
         else:
             path, quantization = output / f"{name}.tflite", None if name == "float" else name
             report = mobile.export_tflite(
@@ -145,7 +154,7 @@ def export(
 
 
 def _entry(
-    name: str, path: str, size: int, checked: str, report: TFLiteReport | SavedModelReport | None = None
+    name: str, path: str, size: int, checked: str, report: TFLiteReport | SavedModelReport | ONNXReport | None = None
 ) -> dict:
     details = {} if report is None else {"report": dataclasses.asdict(report) | {"path": path}}
     # "form" is what older records call it.
