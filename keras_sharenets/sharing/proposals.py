@@ -1,0 +1,210 @@
+"""What each scheme would make of the convolutions of a network."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_sharenets import layers as ours
+from keras_sharenets.ops import kernels, permutations
+from keras_sharenets.sharing import pointwise, shared_kernels
+from keras_sharenets.sharing.changes import Change, Moments, errors_of, inherited, matrix, regularized
+from keras_sharenets.sharing.places import Place
+from keras_sharenets.sharing.schemes import (
+    HierarchicalGroups,
+    InterleavedGroups,
+    Scheme,
+    ShareChannels,
+    ShareDepth,
+)
+
+
+def _without_bias(place: Place) -> dict[str, Any]:
+    layer = place.layer
+    return {"strides": layer.strides, "padding": layer.padding, "use_bias": False, **inherited(place)}
+
+
+def _is_signed(places: Sequence[Place]) -> bool:
+    """Whether a scale may be negative: a normalization without one of its own has no place for the sign."""
+    return all(norm.scale for place in places for norm in place.norms)
+
+
+def _shape(place: Place) -> tuple[Any, ...]:
+    layer = place.layer
+    return (
+        tuple(layer.kernel.shape),
+        layer.strides,
+        layer.padding,
+        layer.dilation_rate,
+        layer.groups,
+        layer.dtype_policy.name,
+        layer.trainable,
+    )
+
+
+def _depth(scheme: ShareDepth, places: Sequence[Place], moments: Moments, refused: dict[str, str]) -> Iterator[Change]:
+    sharing = collections.defaultdict(list)
+    for place in places if scheme.policy != "none" else ():
+        if scheme.policy != "all" and None in place.resolution:
+            refused[place.path] = "its height and width are open: give `sample_images`"
+            continue
+        parts = {"stage": (place.resolution,), "block": (place.resolution, place.block), "all": ()}[scheme.policy]
+        sharing[(*parts, _shape(place))].append(place)
+    for group in sharing.values():
+        if len(group) == 1:
+            of_what = {"stage": "in its stage", "block": "in its block", "all": "in the network"}[scheme.policy]
+            refused[group[0].path] = f"no other convolution of its shape {of_what}"
+            continue
+        kernel, filters = math.prod(group[0].layer.kernel.shape), group[0].layer.filters
+        if scheme.blending and kernel + len(group) * filters**2 >= len(group) * kernel:
+            refused.update((place.path, "blending would store as much as it saves") for place in group)
+            continue
+        yield _shared(tuple(group), scheme.blending, moments)
+
+
+def _shared(places: tuple[Place, ...], blending: bool, moments: Moments) -> Change:
+    scales = [place.importance() for place in places]
+    targets = [matrix(place.kernel) * scale for place, scale in zip(places, scales, strict=True)]
+    index = np.arange(targets[0].size).reshape(targets[0].shape)
+    fit = shared_kernels.fit_shared_kernel(
+        targets,
+        index,
+        index.size,
+        mixing="blend" if blending else "scale",
+        grams=[regularized(moments.get(place.path)) for place in places],
+        signed=_is_signed(places),
+    )
+    mixes = tuple(mix / scale for mix, scale in zip(fit.mixes, scales, strict=True))
+    kernel = fit.stored.reshape(index.shape)
+    if not blending:
+        stored, mixes = shared_kernels.evened(fit.stored, mixes, index, index.size)
+        kernel = stored.reshape(index.shape)
+    first = places[0].layer
+    arguments = {**_without_bias(places[0]), "dilation_rate": first.dilation_rate, "groups": first.groups}
+
+    def make(name: str) -> keras.layers.Layer:
+        return keras.layers.Conv2D(
+            first.filters, first.kernel_size, data_format="channels_last", name=f"{name}_shared", **arguments
+        )
+
+    new = [kernel @ mix if mix.ndim == 2 else kernel * mix for mix in mixes]
+    errors = errors_of(places, new, moments)
+    what = f"{places[0].path}_shared" + (", blended" if blending else "")
+    return Change(places, make, (kernel.reshape(first.kernel.shape),), tuple(mixes), what, *errors)
+
+
+def _stored_index(place: Place, scheme: ShareChannels) -> tuple[np.ndarray, tuple[int, ...]]:
+    """For each entry of a convolution's kernel the number of the stored weight that stands there, and their shape."""
+    height, width, inputs, filters = place.layer.kernel.shape
+    within = scheme.groups // place.layer.groups
+    size = inputs // within
+    stored = (height, width, size, filters // (scheme.channel_repeats * scheme.arrangements))
+    numbers = np.arange(math.prod(stored)).reshape(stored)
+    bank = kernels.arrange(
+        keras.ops.convert_to_tensor(numbers, "int32"),
+        scheme.arrangements,
+        scheme.groups // scheme.channel_repeats,
+        scheme.shuffle_groups,
+    )
+    grouped = np.asarray(keras.ops.convert_to_numpy(kernels.repeat(bank, scheme.channel_repeats)))
+    index = np.full((height, width, inputs, filters), -1)
+    each = filters // scheme.groups
+    for group in range(scheme.groups):
+        columns = slice(group * each, (group + 1) * each)
+        start = group % within * size
+        index[:, :, start : start + size, columns] = grouped[:, :, :, columns]
+    return index, stored
+
+
+def _channels_obstacle(place: Place, scheme: ShareChannels) -> str | None:
+    layer, inputs = place.layer, place.layer.kernel.shape[2]
+    if layer.dilation_rate != (1, 1):
+        return f"its dilation rate is {layer.dilation_rate}"
+    if scheme.groups % layer.groups:
+        return f"its groups (={layer.groups}) do not divide `groups` (={scheme.groups})"
+    if (inputs * layer.groups) % scheme.groups:
+        return f"`groups` (={scheme.groups}) do not divide its input channels (={inputs * layer.groups})"
+    if layer.filters % (scheme.groups * scheme.arrangements):
+        product = scheme.groups * scheme.arrangements
+        return f"`groups` times `arrangements` (={product}) do not divide its filters (={layer.filters})"
+    inputs = inputs * layer.groups // scheme.groups
+    if scheme.arrangements > 1 and inputs % scheme.shuffle_groups:
+        return f"`shuffle_groups` (={scheme.shuffle_groups}) do not divide the inputs of a group (={inputs})"
+    if scheme.arrangements > 1 and _distinct_orders(inputs, scheme) < scheme.arrangements:
+        return f"its {inputs} inputs of a group have fewer orders than `arrangements` (={scheme.arrangements})"
+    return None
+
+
+def _distinct_orders(inputs: int, scheme: ShareChannels) -> int:
+    orders = permutations.arrangements(inputs, scheme.arrangements, scheme.shuffle_groups)
+    return len({tuple(order) for order in orders})
+
+
+def _channels(
+    scheme: ShareChannels, places: Sequence[Place], moments: Moments, refused: dict[str, str]
+) -> Iterator[Change]:
+    for place in places:
+        obstacle = _channels_obstacle(place, scheme)
+        if obstacle is not None:
+            refused[place.path] = obstacle
+            continue
+        yield _repeated(place, scheme, moments)
+
+
+def _repeated(place: Place, scheme: ShareChannels, moments: Moments) -> Change:
+    index, stored_shape = _stored_index(place, scheme)
+    index = matrix(index)
+    scale = place.importance()
+    fit = shared_kernels.fit_shared_kernel(
+        [matrix(place.kernel) * (scale if place.norms else 1)],
+        index,
+        math.prod(stored_shape),
+        mixing="scale" if place.norms else "none",
+        grams=[regularized(moments.get(place.path))],
+        signed=_is_signed([place]),
+    )
+    stored, mixes = fit.stored, (None,)
+    layer = place.layer
+    arguments = _without_bias(place)
+    if place.norms:
+        stored, mixes = shared_kernels.evened(stored, [fit.mixes[0] / scale], index, len(stored))
+    kernel = shared_kernels.expand(stored, index) * (mixes[0] if place.norms else 1)
+    weights = [stored.reshape(stored_shape)]
+    if layer.use_bias and not place.norms:
+        weights.append(place.bias)
+        arguments["use_bias"] = True
+        arguments["bias_regularizer"] = layer.bias_regularizer
+
+    def make(name: str) -> keras.layers.Layer:
+        return ours.HighlySharedConv2D(
+            layer.filters, layer.kernel_size, **dataclasses.asdict(scheme), name=name, **arguments
+        )
+
+    parts = [f"{short} {value}" for short, value in dataclasses.asdict(scheme).items() if short != "shuffle_groups"]
+    return Change(
+        (place,), make, tuple(weights), tuple(mixes), f"HSC {', '.join(parts)}", *errors_of([place], [kernel], moments)
+    )
+
+
+_SCHEMES: dict[type, Callable[..., Iterator[Change]]] = {
+    ShareDepth: _depth,
+    ShareChannels: _channels,
+    HierarchicalGroups: pointwise.hierarchical_changes,
+    InterleavedGroups: pointwise.interleaved_changes,
+}
+
+
+def propose(scheme: Scheme, places: Sequence[Place], moments: Moments) -> tuple[list[Change], dict[str, str]]:
+    """What a scheme makes of each place that it fits.
+
+    Returns:
+        A list of `Change`, and a dict from the paths of the other places to the reason.
+    """
+    refused: dict[str, str] = {}
+    return list(_SCHEMES[type(scheme)](scheme, places, moments, refused)), refused

@@ -1,0 +1,193 @@
+"""The best stored kernel for places that use its numbers several times: least squares over all the uses.
+
+Kernels are matrices here, `(inputs, outputs)`, the inputs of a patch in the order of the kernel's first three axes. A
+place k has a target `V_k`, and gets `U M_k`. `U` is the common kernel: each stored number stands in the entries that
+`index` says. `M_k` is what the place has of its own: nothing, a scale for each output, or a matrix that blends outputs.
+Given `M_k`, the stored numbers are a linear least squares problem, and given these, `M_k` is one: they are solved in
+turn. With the second moments of a place's inputs the outputs are approximated, else the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+# Rounds, and the least share of the error that a round must gain for another one: with weights alone, and with second
+# moments, where a round takes so many steps of conjugate gradients, each as long as a round without.
+_ROUNDS, _LEAST_GAIN = (30, 6), (1e-5, 3e-3)
+_STEPS = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Stored numbers, what each place has of its own, and the squared error as a share of the squared targets."""
+
+    stored: np.ndarray
+    mixes: tuple[np.ndarray | None, ...]
+    error: float
+
+
+def expand(stored: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """The common kernel: the stored number of each entry's index, 0 where the index is negative."""
+    return np.where(index >= 0, stored[np.maximum(index, 0)], 0.0)
+
+
+def collect(kernel: np.ndarray, index: np.ndarray, size: int) -> np.ndarray:
+    """The adjoint of [`expand`]: the sum of the entries of each stored number."""
+    used = index >= 0
+    return np.bincount(index[used], kernel[used], minlength=size)
+
+
+def _mixed(kernel, mix):
+    if mix is None:
+        return kernel
+    return kernel * mix if mix.ndim == 1 else kernel @ mix
+
+
+def _weighted(gram, kernel):
+    return kernel if gram is None else gram @ kernel
+
+
+def squared_error(targets: Sequence[np.ndarray], kernels: Sequence[np.ndarray], grams: Sequence) -> float:
+    """Squared difference as a share of the squared targets, in the metric of the second moments where given."""
+    error = total = 0.0
+    for target, kernel, gram in zip(targets, kernels, grams, strict=True):
+        difference = kernel - target
+        error += float(np.sum(difference * _weighted(gram, difference)))
+        total += float(np.sum(target * _weighted(gram, target)))
+    return max(error, 0.0) / total if total else 0.0
+
+
+def conjugate_gradients(
+    apply: Callable[[np.ndarray], np.ndarray], right: np.ndarray, start: np.ndarray, steps: int
+) -> np.ndarray:
+    """Solves `apply(x) = right` for a symmetric positive semidefinite `apply`, from `start`."""
+    x = start.copy()
+    residual = right - apply(x)
+    direction, square = residual.copy(), np.sum(residual * residual)
+    enough = 1e-24 * np.sum(right * right)
+    for _ in range(steps):
+        if square <= enough:
+            break
+        applied = apply(direction)
+        curvature = np.sum(direction * applied)
+        if curvature <= 0:
+            break
+        x += square / curvature * direction
+        residual -= square / curvature * applied
+        square, before = np.sum(residual * residual), square
+        direction = residual + square / before * direction
+    return x
+
+
+def _best_mix(kernel, target, gram, mix, signed):
+    weighted = _weighted(gram, kernel)
+    if mix.ndim == 2:
+        return np.linalg.lstsq(kernel.T @ weighted, weighted.T @ target, rcond=1e-10)[0]
+    squares = np.sum(kernel * weighted, axis=0)
+    scale = np.sum(target * weighted, axis=0) / np.where(squares > 0, squares, 1.0)
+    return scale if signed else np.maximum(scale, 1e-2 * np.sqrt(np.mean(scale**2)))
+
+
+def _best_stored(targets, grams, mixes, index, size, stored):
+    scaled = all(mix is None or mix.ndim == 1 for mix in mixes)
+    if scaled and all(gram is None for gram in grams):
+        scales = [np.ones(index.shape[1]) if mix is None else mix for mix in mixes]
+        scaled_targets = [target * scale for target, scale in zip(targets, scales, strict=True)]
+        above = collect(np.sum(scaled_targets, axis=0), index, size)
+        squares = np.broadcast_to(np.sum(np.square(scales), axis=0), index.shape)
+        below = collect(squares, index, size)
+        return above / np.where(below > 0, below, 1.0)
+
+    def adjoint(kernels):
+        back = [
+            _mixed(_weighted(gram, kernel), mix if mix is None or mix.ndim == 1 else mix.T)
+            for kernel, mix, gram in zip(kernels, mixes, grams, strict=True)
+        ]
+        return collect(np.sum(back, axis=0), index, size)
+
+    def apply(numbers):
+        kernel = expand(numbers, index)
+        return adjoint([_mixed(kernel, mix) for mix in mixes])
+
+    return conjugate_gradients(apply, adjoint(targets), stored, _STEPS)
+
+
+def _first_kernel(targets, index, size, blending):
+    """Where to start: the leading singular vectors, or the first use of each stored number."""
+    if blending and size == index.size:
+        vectors = np.linalg.svd(np.concatenate(targets, axis=1), full_matrices=False)[0][:, : index.shape[1]]
+        kernel = np.zeros(index.shape)
+        kernel[:, : vectors.shape[1]] = vectors
+        return collect(kernel, index, size)
+    numbers, firsts = np.unique(index, return_index=True)
+    stored = np.zeros(size)
+    used = numbers >= 0
+    stored[numbers[used]] = targets[0].reshape(-1)[firsts[used]]
+    return stored
+
+
+def fit_shared_kernel(
+    targets: Sequence[np.ndarray],
+    index: np.ndarray,
+    size: int,
+    *,
+    mixing: str = "none",
+    grams: Sequence[np.ndarray | None] | None = None,
+    signed: bool = True,
+) -> Fit:
+    """The stored numbers and the mixes with the least squared error.
+
+    Args:
+        targets: a matrix `(inputs, outputs)` for each place.
+        index: int matrix of the same shape: which stored number stands there, -1 for none.
+        size: int, how many numbers are stored.
+        mixing: what a place has of its own: `"none"`, `"scale"` or `"blend"`.
+        grams: for each place the second moments `(inputs, inputs)` of its inputs, or `None`.
+        signed: whether scales may be negative.
+
+    Returns:
+        A `Fit`.
+    """
+    grams = [None] * len(targets) if grams is None else grams
+    outputs = index.shape[1]
+    stored = _first_kernel(targets, index, size, mixing == "blend")
+    starts = {"none": None, "scale": np.ones(outputs), "blend": np.eye(outputs)}
+    mixes = [starts[mixing]] * len(targets)
+    error, measured = np.inf, any(gram is not None for gram in grams)
+    # Singular vectors are the best there is.
+    best = mixing == "blend" and not measured and size == index.size
+    for _ in range(1 if best else _ROUNDS[measured]):
+        if mixing != "none":
+            kernel = expand(stored, index)
+            mixes = [
+                _best_mix(kernel, target, gram, mix, signed)
+                for target, gram, mix in zip(targets, grams, mixes, strict=True)
+            ]
+        if not best:
+            stored = _best_stored(targets, grams, mixes, index, size, stored)
+        kernel = expand(stored, index)
+        before, error = error, squared_error(targets, [_mixed(kernel, mix) for mix in mixes], grams)
+        if mixing == "none" or before - error <= _LEAST_GAIN[measured] * error:
+            break
+    return Fit(stored, tuple(mixes), error)
+
+
+def evened(
+    stored: np.ndarray, mixes: Sequence[np.ndarray], index: np.ndarray, size: int
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The same kernels with scales of mean square 1 for the uses of each number: of the size that kernels had."""
+    uses = np.maximum(collect(np.ones(index.shape), index, size), 1)
+    squares = collect(np.broadcast_to(np.mean(np.square(mixes), axis=0), index.shape), index, size) / uses
+    sums = collect(np.broadcast_to(np.mean(mixes, axis=0), index.shape), index, size)
+    size_of = np.sqrt(squares) * np.where(sums < 0, -1.0, 1.0)
+    size_of[size_of == 0] = 1.0
+    # The numbers of one output have one factor, since they are used in the same outputs.
+    of_output = np.ones(index.shape[1])
+    for output in range(index.shape[1]):
+        used = index[:, output][index[:, output] >= 0]
+        if len(used):
+            of_output[output] = size_of[used[0]]
+    return stored * size_of, [mix / of_output for mix in mixes]

@@ -1,0 +1,185 @@
+import re
+
+import keras
+import numpy as np
+import pytest
+from harness import assert_close, outputs_and_gradients, outputs_of, pseudo_random, slow_after
+from sharing_networks import images, plain, residual, trained_statistics
+
+import keras_sharenets as ksn
+from keras_sharenets.sharing import HierarchicalGroups, InterleavedGroups, ShareChannels, ShareDepth
+
+NOTHING_SHARED = [ShareDepth("none"), ShareChannels(), HierarchicalGroups(1), InterleavedGroups(group_convolutions=1)]
+SCHEMES = [
+    ShareDepth("all", blending=True),
+    ShareChannels(arrangements=2),
+    HierarchicalGroups(2),
+    ShareDepth("stage"),
+    ShareDepth("block"),
+    ShareChannels(groups=4, channel_repeats=2),
+    InterleavedGroups(),
+]
+
+
+def networks():
+    return [residual(), residual(blocks=1, stages=1, use_bias=True), plain()]
+
+
+@pytest.mark.parametrize("with_images", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("scheme", NOTHING_SHARED, ids=str)
+def test_sharing_nothing_changes_nothing(scheme, with_images):
+    for model in networks()[with_images:]:
+        given = images(model)
+        if not isinstance(scheme, (ShareDepth, ShareChannels)) and isinstance(model, keras.Sequential):
+            continue  # It has no 1x1 convolution.
+        shared = ksn.share(model, scheme, sample_images=given if with_images else None)
+        assert_close(outputs_of(shared.model, given), outputs_of(model, given), 1e-5)
+        # A bias goes into the normalization behind it.
+        assert shared.parameters <= shared.parameters_before == ksn.profile(model).stored_parameters
+
+
+@pytest.mark.parametrize("scheme", slow_after(3, SCHEMES), ids=str)
+def test_a_network_that_shares(scheme, tmp_path):
+    model = plain() if scheme == ShareDepth("block") else residual()
+    before = [weight.copy() for weight in model.get_weights()]
+    given = images(model)
+    outputs = outputs_of(model, given)
+    shared = ksn.share(model, scheme, sample_images=given)
+    assert shared.parameters < shared.parameters_before
+    assert shared.parameters == ksn.profile(shared.model).stored_parameters
+    saved = sum(layer.stored_before - layer.stored for layer in shared.layers)
+    assert shared.parameters_before - shared.parameters == saved
+    assert all(np.array_equal(old, new) for old, new in zip(before, model.get_weights(), strict=True))
+    assert_close(outputs_of(model, given), outputs, 1e-7)
+    _, gradients = outputs_and_gradients(shared.model, given, training=True)
+    assert all(gradient is not None and np.abs(gradient).max() > 0 for gradient in gradients)
+    shared.model.save(tmp_path / "shared.keras")
+    loaded = keras.saving.load_model(tmp_path / "shared.keras")
+    assert_close(outputs_of(loaded, given), outputs_of(shared.model, given), 1e-6)
+    assert "stored before" in str(shared)
+
+
+@pytest.mark.parametrize("blending", [False, True])
+def test_equal_kernels_are_shared_without_loss(blending):
+    """Kernels that differ by a factor for each output channel alone: normalizations, or scales, take the factors."""
+    for model in (residual(use_bias=True), plain()):
+        random = np.random.default_rng(0)
+        kernels = {}
+        for layer in model._flatten_layers():
+            if isinstance(layer, keras.layers.Conv2D):
+                first = kernels.setdefault(layer.kernel.shape, layer.kernel.numpy())
+                layer.kernel.assign(first * random.choice([-2, -0.7, 0.5, 1.5], layer.filters))
+        given = images(model)
+        shared = ksn.share(model, ShareDepth("all", blending), where="*")
+        assert shared.parameters < shared.parameters_before
+        assert_close(outputs_of(shared.model, given), outputs_of(model, given), 1e-4)
+        assert max(layer.kernel_error for layer in shared.layers) < 1e-5
+
+
+def test_depth_shares_one_layer_and_no_normalization():
+    model = residual()
+    shared = ksn.share(model, ShareDepth("stage"), where="*_spatial")
+    calls = ksn.profile(shared.model).layers
+    assert [row.name for row in calls if row.name.endswith("_shared") and not row.call] == [
+        "stage0_block0_spatial_shared",
+        "stage1_block0_spatial_shared",
+    ]
+    assert sum(row.shared for row in calls) == 2
+    assert [row.type for row in calls].count("BatchNormalization") == 14
+    assert {layer.path for layer in shared.layers} == {f"stage{s}_block{b}_spatial" for s in (0, 1) for b in (0, 1)}
+
+
+def test_where():
+    model = residual()
+    by_pattern = ksn.share(model, ShareChannels(arrangements=2), where="stage0_*_expand")
+    by_names = ksn.share(model, ShareChannels(arrangements=2), where=[f"stage0_block{b}_expand" for b in (0, 1)])
+    by_rule = ksn.share(
+        model,
+        ShareChannels(arrangements=2),
+        where=lambda layer: layer.name.startswith("stage0") and layer.name.endswith("expand"),
+    )
+    paths = {tuple(layer.path for layer in shared.layers) for shared in (by_pattern, by_names, by_rule)}
+    assert paths == {("stage0_block0_expand", "stage0_block1_expand")}
+
+
+def test_images_bring_the_outputs_nearer():
+    """Where images fill two of eight directions, the weights alone say little of the outputs."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 6, 8))
+    model = keras.Model(inputs, keras.layers.Conv2D(16, 1, name="conv")(inputs))
+    directions = pseudo_random((2, 8))
+    given, fresh = (pseudo_random((8, 6, 6, 2), seed) @ directions for seed in (1, 2))
+    expected = outputs_of(model, fresh)
+
+    def distance(**arguments):
+        shared = ksn.share(model, ShareChannels(arrangements=2), where="*", **arguments)
+        return shared, np.linalg.norm(outputs_of(shared.model, fresh) - expected) / np.linalg.norm(expected)
+
+    (shared, error), (_, error_of_weights) = distance(sample_images=given), distance()
+    assert error < 0.5 * error_of_weights
+    assert abs(shared.layers[0].output_error - error) < 0.3 * error
+
+
+def test_normalizations_are_measured_anew():
+    """What leaves a normalization has the mean and the variance that the same images had there before."""
+    model = residual(blocks=1, stages=1)
+    given = images(model, 64)
+    changed = ksn.share(model, ShareChannels(groups=4), where="*_spatial", sample_images=given).model
+
+    def statistics(network):
+        inner = keras.Model(network.inputs[0], network.get_layer("stage0_block0_spatial_norm").output)
+        values = outputs_of(inner, given)
+        return np.stack([values.mean(axis=(0, 1, 2)), values.var(axis=(0, 1, 2))])
+
+    assert_close(statistics(changed), statistics(model), 1e-2)
+    unmeasured = ksn.share(model, ShareChannels(groups=4), where="*_spatial").model
+    assert np.abs(statistics(unmeasured) - statistics(model)).max() > 0.1
+
+
+def test_schemes_one_after_the_other():
+    model = residual()
+    shared = ksn.share(model, [ShareDepth("stage"), ShareChannels(arrangements=2)], where="*_spatial*")
+    alone = ksn.share(model, ShareDepth("stage"), where="*_spatial*")
+    assert shared.parameters < alone.parameters < shared.parameters_before == alone.parameters_before
+    assert any(isinstance(layer, ksn.layers.HighlySharedConv2D) for layer in shared.model.layers)
+
+
+def test_the_stem_of_a_default_choice_is_left():
+    shared = ksn.share(residual(), ShareChannels(arrangements=2))
+    assert shared.left["stem"]
+
+
+class Subclassed(keras.Model):
+    def call(self, inputs):
+        return inputs
+
+
+@pytest.mark.parametrize(
+    ("make", "scheme", "arguments", "said"),
+    [
+        (Subclassed, ShareDepth(), {}, "`model`"),
+        (residual, "stage", {}, "`scheme` (='stage')"),
+        (residual, ShareChannels(arrangements=7), {}, "do not divide its filters (=16)"),
+        (residual, InterleavedGroups((5, 5)), {}, "does not divide its input channels (=8)"),
+        (residual, ShareDepth(), {"where": "nothing*"}, "`where` (='nothing*')"),
+        (residual, ShareDepth(), {"sample_images": np.zeros((4, 5, 5, 3))}, "`sample_images`"),
+        (plain, HierarchicalGroups(2), {}, "its kernel is 3x3"),
+        (plain, ShareDepth(), {"where": "conv0"}, "no other convolution of its shape in its stage"),
+    ],
+)
+def test_what_cannot_be_shared(make, scheme, arguments, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        ksn.share(make(), scheme, **arguments)
+
+
+def test_a_constraint_and_a_quantized_policy_are_said():
+    inputs = keras.Input((8, 8, 4))
+    x = keras.layers.Conv2D(4, 3, kernel_constraint="non_neg", name="bounded")(inputs)
+    x = keras.layers.Conv2D(4, 3, name="conv1", padding="same")(x)
+    x = keras.layers.Conv2D(4, 3, name="half", padding="same", dtype="mixed_bfloat16")(x)
+    x = keras.layers.Conv2D(4, 3, name="conv2", padding="same")(x)
+    model = trained_statistics(keras.Model(inputs, x))
+    shared = ksn.share(model, ShareDepth("all"))
+    assert "constraint" in shared.left["bounded"]
+    assert "no other convolution" in shared.left["half"]
+    assert [layer.path for layer in shared.layers] == ["conv1", "conv2"]
