@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = ", ".join(name for name in precisions.PRECISIONS if name)
     quantization_help = f"{names}; or for some layers, 'stage1_*=dynamic_int8,*=dynamic_int4' (default: float32)"
     group.add_argument("--quantization", type=precisions.parse, metavar="NAME", help=quantization_help)
-    prefer_help = "speed: every use of a shared kernel has one of its own (default: size)"
-    group.add_argument("--prefer", choices=("size", "speed"), help=prefer_help)
+    prefer_help = "speed: every use of a shared kernel has one of its own; memory: small tensor arena (default: size)"
+    group.add_argument("--prefer", choices=("size", "speed", "memory"), help=prefer_help)
     group.add_argument("--max-bytes", type=int, metavar="N", help="instead: the fastest that fits into so many bytes")
     for end, verb in (("input", "takes"), ("output", "gives")):
         end_help = f"what an int8 file {verb} (default: uint8; microcontrollers: int8)"

@@ -19,5 +19,6 @@ def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets.mobile.inspect.tables import size_table
 
     reports = [mobile.size_report(path) for path in arguments.files]
-    data = [{"path": report.path, "file_bytes": report.file_bytes, "parts": report.parts} for report in reports]
+    fields = ("path", "file_bytes", "parts", "arena_bytes")
+    data = [{name: getattr(report, name) for name in fields} for report in reports]
     return Answer(size_table(reports), data)

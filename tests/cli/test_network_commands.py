@@ -9,6 +9,7 @@ import pytest
 
 import keras_sharenets as ksn
 from keras_sharenets import files
+from keras_sharenets.mobile import size_report
 
 NAMES = ("circle", "square", "star")
 
@@ -145,6 +146,7 @@ def test_size_of_files_side_by_side(sharenets, folder, tmp_path):
     assert status == 0
     assert head.split() == ["bytes", *map(str, files)]
     table = {line.rsplit(None, 2)[0]: [int(count.replace(",", "")) for count in line.split()[-2:]] for line in lines}
+    assert table.pop("tensor arena (estimate)") == [size_report(path).arena_bytes for path in files]
     assert table.pop("total") == [path.stat().st_size for path in files]
     assert [sum(column) for column in zip(*table.values(), strict=True)] == [path.stat().st_size for path in files]
     small, fast = table["float32 kernels"]

@@ -12,15 +12,16 @@ from collections.abc import Callable
 from keras_sharenets import _checks, precisions
 from keras_sharenets.heads import ends_of
 from keras_sharenets.layers import FakeQuantize
-from keras_sharenets.mobile.export import edge_quantizer, reference
+from keras_sharenets.mobile.export import edge_quantizer, memory_plan, reference
 from keras_sharenets.mobile.graph import group_chains, passes
 from keras_sharenets.mobile.graph.inference_graph import InferenceGraph
 from keras_sharenets.mobile.graph.lowering import lower_calls
 from keras_sharenets.mobile.graph.quantization import QuantizedGraph, is_clustered, quantize
+from keras_sharenets.mobile.inspect import arena, file
 from keras_sharenets.mobile.writer.tensors import Signature, write_float, write_int8
 
 SIGNATURE, INPUT = "classify", "images"
-PREFERENCES = ("size", "speed")
+PREFERENCES = ("size", "speed", "memory")
 END_TYPES = ("float32", "uint8", "int8")
 
 # Some operations are several operators.
@@ -100,9 +101,10 @@ def convert(
         representative_data: an array `(n, ...)` for each input, `(n, height, width, channels)` of pixel values for
             images, where [`precisions.needs_ranges`]: the range of every value is measured on them.
         prefer: `"size"`: calls of shared layers are materialized where that takes no more bytes; `"speed"`: where it is
-            faster.
-        max_bytes: instead of `prefer`: calls are materialized as far as that gains most, in a file of so many bytes at
-            most.
+            faster; `"memory"`: as one of these, whichever needs less memory when its operators are in their best order
+            and its values planned (`memory_plan.plan_memory`).
+        max_bytes: calls are materialized as far as that gains most, in a file of so many bytes at most; of `prefer`
+            only the plan of `"memory"` counts then.
         input_type, output_type: some of `END_TYPES`, or `None` for the default; see `end_types`.
         on_graph: function that is shown the graph of the file, a `QuantizedGraph` for `"int8"`; or `None`.
         finish: function that puts what is no part of the graph into a file; that counts in `max_bytes`.
@@ -134,13 +136,17 @@ def convert(
 
     ends = dict(zip(("input_type", "output_type"), end_types(quantization, input_type, output_type), strict=True))
 
+    # Before `finish`: what it puts behind the file is to stay at its end.
+    planned = memory_plan.plan_memory if prefer == "memory" else bytes
+
     def encode(graph, inputs):
         if quantization == "int8":
             quantized = quantize(graph, inputs, whole_pixels=ends["input_type"] == "uint8")
-            return quantized, finish(write_int8(quantized, names, **ends))
+            return quantized, finish(planned(write_int8(quantized, names, **ends)))
         if precisions.needs_quantizer(quantization):
-            return graph, finish(edge_quantizer.write_quantized(graph, names, quantization, inputs))
-        return graph, finish(write_float(graph, names, stored_type="float16" if quantization else "float32"))
+            return graph, finish(planned(edge_quantizer.write_quantized(graph, names, quantization, inputs)))
+        stored_type = "float16" if quantization else "float32"
+        return graph, finish(planned(write_float(graph, names, stored_type=stored_type)))
 
     def size(sites):
         # It hardly depends on the ranges: one image does to look for it.
@@ -150,7 +156,9 @@ def convert(
     def write(sites):
         graph = build(frozenset(sites).__contains__)
         reference.check_graph(graph, expected, checked)
-        final, data = encode(graph, representative_data)
+        return encode(graph, representative_data)
+
+    def give(final, data):
         if on_graph is not None:
             on_graph(final)
         return data
@@ -159,20 +167,24 @@ def convert(
     # Those first that gain most time for a byte; the call itself decides between equals.
     order = sorted(gains, key=lambda site: (-gains[site], site))
     free = sum(gain == math.inf for gain in gains.values())
+    if max_bytes is None and prefer == "memory":
+        # Of files that need the same memory for their values the first one: operators and tensors take some too.
+        found = map(write, dict.fromkeys((tuple(order), tuple(order[:free]))))
+        return give(*min(found, key=lambda written: arena.arena_bytes(file.parse(written[1]))))
     if max_bytes is None:
-        return write(order if prefer == "speed" else order[:free])
+        return give(*write(order if prefer == "speed" else order[:free]))
     # All at once can be smaller than most of them: what is materialized everywhere can be merged with its neighbors.
-    data = write(order)
+    final, data = write(order)
     if len(data) <= max_bytes:
-        return data
+        return give(final, data)
     count = _most_that_fit(len(order), free, lambda count: size(order[:count]) <= max_bytes)
-    data = write(order[:count])
+    final, data = write(order[:count])
     while count > free and len(data) > max_bytes:
         count -= 1
-        data = write(order[:count])
+        final, data = write(order[:count])
     if len(data) > max_bytes:
         raise ValueError(f"`max_bytes` (={max_bytes}) must be at least {len(data)}, the size with every tensor once.")
-    return data
+    return give(final, data)
 
 
 def _most_that_fit(every, fewest, fits):

@@ -29,7 +29,7 @@ from keras_sharenets.mobile.export.verification import ExportMismatchError
 from keras_sharenets.mobile.graph.inference_graph import FLOAT, InferenceGraph
 from keras_sharenets.mobile.graph.quantization import QuantizedGraph
 from keras_sharenets.mobile.graph.rounding_error import kernel_rounding_error, rounding_error
-from keras_sharenets.mobile.inspect import file
+from keras_sharenets.mobile.inspect import arena, file
 
 # An integer file may also have so many times the error that its bits make by themselves, and one step of its scores.
 # Right files of all families had 0.92 to 1.14 times that error.
@@ -57,7 +57,7 @@ class TFLiteReport:
     Attributes:
         path: the file.
         quantization: what was asked for: `None`, the name of a precision, or a mapping from layers to such names.
-        prefer: `"size"` or `"speed"`; `"max_bytes"` where a budget was given instead.
+        prefer: `"size"`, `"speed"` or `"memory"`; `"max_bytes"` where a budget was given instead.
         file_bytes: size of the file.
         stored_parameters: as in `keras_sharenets.profile`: trainable parameters of the network, shared ones once.
         stored_weight_bytes: what these parameters take at the file's precision: in kernels 4 (float32), 2 (float16), 1
@@ -84,6 +84,7 @@ class TFLiteReport:
         fallback_layers: paths of the layers that have no lowering rule and came in as the operators that TensorFlow's
             converter makes of each alone. They compute in float in every file, and share no constants between calls
             but equal ones.
+        arena_bytes: memory for the values of one inference, as [`size_report`] estimates it.
 
     `print(report)` says all this in words.
     """
@@ -107,6 +108,7 @@ class TFLiteReport:
     output_type: str = "float32"
     score_variation: float | None = None
     fallback_layers: tuple[str, ...] = ()
+    arena_bytes: int = 0
 
     def __str__(self) -> str:
         kind = precisions.tell(self.quantization)
@@ -192,7 +194,9 @@ def export_tflite(
         class_names: sequence of strings, one a class, or `None`. One sigmoid unit has two, and gives the probability of
             the second.
         prefer: `"size"`, or `"speed"` for a file in which calls of shared layers are materialized, each with a kernel
-            of its own and its normalization multiplied in, where that is faster.
+            of its own and its normalization multiplied in, where that is faster; or `"memory"` for the smallest tensor
+            arena: as one of these, with its operators in the order that needs least, and a plan of where its values lie
+            that LiteRT for Microcontrollers follows, additions in place.
         max_bytes: int, or `None`. Instead of `prefer`: the calls that gain most time for a byte are materialized, by a
             simple model of their cost, as far as the file stays within so many bytes.
         input_type: of the numbers that an `"int8"` file takes: `"uint8"`, which `None` means there and with which a
@@ -286,6 +290,7 @@ def export_tflite(
         input_type=ends[0],
         output_type=ends[1],
         fallback_layers=unruled,
+        arena_bytes=arena.arena_bytes(file.parse(data)),
         **dataclasses.asdict(agreement),
         **limits,
     )

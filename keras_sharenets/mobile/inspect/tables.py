@@ -18,7 +18,7 @@ def size_table(reports: Sequence[SizeReport]) -> str:
         reports: sequence of `SizeReport`.
 
     Returns:
-        A str: one line a part, one column a file, and the total.
+        A str: one line a part, one column a file, the total, and the estimated memory of the values.
     """
     parts = [report.parts for report in reports]
     # Constants first, as they stand in the reports; a part that is in no file is left out.
@@ -30,6 +30,7 @@ def size_table(reports: Sequence[SizeReport]) -> str:
         if any(counts):
             rows.append([name, *(f"{count:,}" for count in counts)])
     rows.append(["total", *(f"{report.file_bytes:,}" for report in reports)])
+    rows.append(["tensor arena (estimate)", *(f"{report.arena_bytes:,}" for report in reports)])
     return text_table(rows) + "\n"
 
 

@@ -1,0 +1,65 @@
+"""LiteRT for Microcontrollers follows the plan of a file, and needs the memory that is said beforehand."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from families import REPRESENTATIVES, representative
+
+from keras_sharenets.analysis.randomization import randomize_batchnorm
+from keras_sharenets.mobile.export import conversion
+from keras_sharenets.mobile.export.reference import lower_model
+from keras_sharenets.mobile.export.verification import synthetic_images
+from keras_sharenets.mobile.inspect import file
+from keras_sharenets.mobile.inspect.arena import arena_bytes
+
+pytest.importorskip("tflite_micro")
+pytestmark = pytest.mark.clients
+
+# The runtime writes its own report to standard error.
+REPORT = """
+import sys
+from tflite_micro import runtime
+runtime.Interpreter.from_file(sys.argv[1], arena_size=2**26).print_allocations()
+"""
+
+
+def allocated(path):
+    """`(bytes of values, bytes in all)`."""
+    done = subprocess.run([sys.executable, "-c", REPORT, path], capture_output=True, text=True, check=True)
+    text = done.stdout + done.stderr
+    return tuple(int(re.search(rf"Arena allocation {part} (\d+)", text)[1]) for part in ("head", "total"))
+
+
+def outputs(path, images):
+    from tflite_micro import runtime
+
+    interpreter, found = runtime.Interpreter.from_file(path, arena_size=2**26), []
+    for image in images:
+        interpreter.set_input(image[None], 0)
+        interpreter.invoke()
+        found.append(interpreter.get_output(0).copy())
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("family", REPRESENTATIVES)
+def test_family(family, tmp_path):
+    model = representative(family, include_preprocessing=True)
+    randomize_batchnorm(model)
+    lowered, images = lower_model(model), synthetic_images((32, 32, 3), count=8)
+    ends = {"input_type": "int8", "output_type": "int8"}
+    given = np.random.default_rng(0).integers(-128, 128, (4, 32, 32, 3)).astype("int8")
+    answers, totals = {}, {}
+    for prefer in conversion.PREFERENCES:
+        data = conversion.convert(lowered, quantization="int8", representative_data=(images,), prefer=prefer, **ends)
+        path = tmp_path / f"{prefer}.tflite"
+        path.write_bytes(data)
+        values, totals[prefer] = allocated(str(path))
+        assert values == arena_bytes(file.parse(data))
+        answers[prefer] = outputs(str(path), given)
+    assert totals["memory"] <= min(totals["size"], totals["speed"])
+    assert any(np.array_equal(answers["memory"], answers[other]) for other in ("size", "speed"))
+    if family == "hscnet":
+        assert totals["memory"] <= 110_000
