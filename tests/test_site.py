@@ -64,3 +64,6 @@ def test_a_docstring_with_an_example():
 def test_nothing_is_fetched_by_a_reader():
     assert "font: false" in CONFIGURATION
     assert "  - offline" in CONFIGURATION
+    # Without a script of that name the plugin puts one from the web into every page.
+    assert "    - iframe-worker.js\n" in CONFIGURATION
+    assert (ROOT / "tools" / "iframe-worker.js").is_file()

@@ -121,6 +121,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     }:
         files.append(File.generated(config, image, abs_src_path=str(ROOT / image)))
     files.append(File.generated(config, "site.css", content=_STYLE))
+    files.append(File.generated(config, "iframe-worker.js", abs_src_path=str(ROOT / "tools" / "iframe-worker.js")))
     return files
 
 
