@@ -175,7 +175,7 @@ def test_installed_command():
         (["lst"], "Did you mean list?"),
         (["fit", "--modle", "resnet_8"], "Did you mean --model?"),
         (["export", "net.keras", "--quantizaton=int8"], "Did you mean --quantization?"),
-        (["export", "net.keras", "--quantization", "int"], "Did you mean int8?"),
+        (["export", "net.keras", "--to", "saved_modl"], "Did you mean saved_model?"),
     ],
 )
 def test_misspelled_words_get_the_nearest_ones(words, hint, capsys):
