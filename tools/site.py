@@ -26,6 +26,7 @@ REFERENCE = {
     "keras_sharenets": ("keras_sharenets", ["keras_sharenets"]),
     "layers": ("Layers", ["keras_sharenets.layers"]),
     "models": ("Models", ["keras_sharenets.models"]),
+    "sharing": ("Sharing", ["keras_sharenets.sharing"]),
     "analysis": ("Analysis", ["keras_sharenets.analysis"]),
     "mobile": ("Mobile", ["keras_sharenets.mobile"]),
 }
