@@ -12,14 +12,25 @@ from keras_sharenets.ops import rounding
 PRESERVE = (None, "zeros", "clusters")
 
 
-def stored_kernels(layer: keras.layers.Layer) -> tuple[tuple[keras.Variable, int], ...]:
+# Along which axes a depthwise kernel has its filters: one for each input channel, and with `depth_multiplier` more.
+_DEPTHWISE = (2, 3)
+
+
+def stored_kernels(layer: keras.layers.Layer) -> tuple[tuple[keras.Variable, int | tuple[int, ...]], ...]:
     """The kernels that a built layer stores, those of its sublayers too.
 
     Returns:
-        A tuple of `(variable, axis)`, `axis` being that along which filters are counted; empty for layers without.
+        A tuple of `(variable, axes)`, `axes` being the last axis, or last axes, along which filters are counted; empty
+        for layers without. A separable convolution has two.
     """
-    axis = 2 if isinstance(layer, keras.layers.DepthwiseConv2D) else -1
-    return tuple((weight, axis) for weight in layer.weights if weight.name.split("_")[0] == "kernel")
+    own = _DEPTHWISE if isinstance(layer, keras.layers.DepthwiseConv2D) else -1
+    found = []
+    for weight in layer.weights:
+        if weight.name.split("_")[0] == "kernel":
+            found.append((weight, own))
+        elif weight.name in ("depthwise_kernel", "pointwise_kernel") and len(weight.shape) == 4:
+            found.append((weight, _DEPTHWISE if weight.name == "depthwise_kernel" else -1))
+    return tuple(found)
 
 
 def inner(layer: Any) -> Any:
@@ -38,8 +49,8 @@ class QuantizedKernels(keras.layers.Wrapper):
     Shapes, errors and stored parameters are those of the layer.
 
     Args:
-        layer: `keras.Layer` whose kernels are named `kernel`, or `kernel_1` and so on. Its other weights stay as they
-            are.
+        layer: `keras.Layer` whose kernels are named `kernel`, or `kernel_1` and so on, or those of a separable
+            convolution. Its other weights stay as they are.
         preserve: `None`; `"zeros"`: weights that are 0 stay 0 in training; `"clusters"`: the same, and weights that
             were equal when `find_clusters` was called stay equal, moved by the mean of their gradients. Then a kernel
             has one range for all its filters, so that it has no more integers than values.
@@ -81,8 +92,8 @@ class QuantizedKernels(keras.layers.Wrapper):
         ]
 
     @property
-    def kernels(self) -> tuple[tuple[keras.Variable, int], ...]:
-        """The layer's kernels: a tuple of `(variable, axis of its filters)`."""
+    def kernels(self) -> tuple[tuple[keras.Variable, int | tuple[int, ...]], ...]:
+        """The layer's kernels: a tuple of `(variable, axes of its filters)`."""
         return stored_kernels(self.layer)
 
     def find_clusters(self) -> None:

@@ -1,5 +1,7 @@
 """Numbers rounded to what an int8 file can hold, in a way that training passes through."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -9,14 +11,14 @@ from keras_sharenets._types import Tensor
 MAX_CLUSTERS = 256
 
 
-def round_filters(kernel: Tensor, axis: int | None = None) -> Tensor:
+def round_filters(kernel: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
     """A kernel rounded to 127 steps either side of 0, the last of them the largest magnitude of a filter.
 
     The gradient of what comes out is that of what goes in, everywhere: the largest number, whose step it sets, too.
 
     Args:
         kernel: float tensor.
-        axis: int, along which filters are counted; `None` for one range for all numbers.
+        axis: int, or the last axes, along which filters are counted; `None` for one range for all numbers.
 
     Returns:
         A tensor of the shape of `kernel`.
@@ -25,6 +27,9 @@ def round_filters(kernel: Tensor, axis: int | None = None) -> Tensor:
     >>> [round(float(number), 4) for number in rounded[1]]
     [0.33, 0.34]
     """
+    if isinstance(axis, tuple):
+        filters = math.prod(kernel.shape[-len(axis) :])
+        return ops.reshape(round_filters(ops.reshape(kernel, (-1, filters)), -1), kernel.shape)
     # On JAX, Keras rounds along the last axis alone.
     numbers = kernel if axis is None else ops.moveaxis(kernel, axis, -1)
     places = tuple(range(len(numbers.shape) - (axis is not None)))

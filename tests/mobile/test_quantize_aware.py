@@ -186,3 +186,49 @@ def test_engines_round_alike(trained, digits):
         limits.append([float(limit) for layer in ranges(q) for limit in layer.range()])
     assert_close(losses[1], losses[0], 1e-4)
     assert_close(limits[1], limits[0], 1e-4)
+
+
+@pytest.mark.parametrize("engine", ["keras", "tfmot"])
+@pytest.mark.parametrize("depth_multiplier", [1, 2])
+def test_both_kernels_of_a_separable_convolution(engine, depth_multiplier):
+    """Each filter has the integers of the file: of a depthwise kernel there is one a channel and multiple."""
+    inputs = keras.Input((6, 6, 3), name="images")
+    layer = keras.layers.SeparableConv2D(
+        4, 3, depth_multiplier=depth_multiplier, depthwise_initializer="normal", pointwise_initializer="normal"
+    )
+    x = keras.layers.GlobalAveragePooling2D()(layer(inputs))
+    q = mobile.quantize_aware(keras.Model(inputs, keras.layers.Dense(2)(x)), engine=engine)
+    (wrapper,) = [each for each in q.layers if isinstance(each, QuantizedKernels) and each.layer is layer]
+    images = pseudo_random((2, 6, 6, 3))
+    rounded = []
+    for kernel, axes in ((layer.depthwise_kernel, (0, 1)), (layer.pointwise_kernel, (0, 1, 2))):
+        array = np.asarray(kernel)
+        step = np.abs(array).max(axes, keepdims=True) / 127
+        rounded.append((np.round(array / step) * step).astype("float32"))
+    exact = [np.asarray(kernel) for kernel in (layer.depthwise_kernel, layer.pointwise_kernel)]
+    found = np.asarray(wrapper(images))
+    plain = np.asarray(layer(images))
+    layer.set_weights([*rounded, *layer.get_weights()[2:]])
+    right = np.asarray(layer(images))
+    layer.set_weights([*exact, *layer.get_weights()[2:]])
+    assert_close(found, right, 1e-5)
+    assert np.abs(plain - right).max() > 1e-4  # Which tells rounded kernels from others.
+
+
+def test_kernels_that_no_one_knows_are_refused():
+    class Odd(keras.layers.Layer):
+        strides, padding, dilation_rate, bias, activation = 1, "same", 1, None, None
+
+        def build(self, shape):
+            self.weight = self.add_weight(shape=(3, 3, shape[-1], 4), name="weight")
+
+        def effective_kernel(self):
+            return self.weight * 2.0
+
+        def call(self, inputs):
+            return keras.ops.conv(inputs, self.effective_kernel(), padding="same")
+
+    inputs = keras.Input((6, 6, 3))
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(Odd(name="odd")(inputs)))
+    with pytest.raises(ValueError, match="Layer 'odd' of `model` has a weight 'weight' that is not known as a kernel"):
+        mobile.quantize_aware(model)

@@ -67,13 +67,16 @@ def test_training_and_file(tmp_path):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize(("shape", "axis"), [((3, 3, 4, 6), -1), ((3, 3, 6, 1), 2), ((2, 5), -1), ((2, 3, 4), None)])
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((3, 3, 4, 6), -1), ((3, 3, 6, 1), (2, 3)), ((3, 3, 3, 2), (2, 3)), ((2, 5), -1), ((2, 3, 4), None)],
+)
 def test_rounding_of_kernels(shape, axis, jit_compile):
     """127 steps either side of 0, the last of them the largest magnitude of a filter; a filter of zeros stays."""
     kernel = pseudo_random(shape)
     if axis is not None:
-        np.moveaxis(kernel, axis, 0)[1] = 0
-    others = None if axis is None else tuple(place for place in range(kernel.ndim) if place != axis % kernel.ndim)
+        kernel.reshape(-1, np.prod(shape[min(np.atleast_1d(axis)) :]))[:, 1] = 0
+    others = None if axis is None else tuple(range(kernel.ndim))[: min(np.atleast_1d(axis))]
     step = np.maximum(np.abs(kernel).max(axis=others, keepdims=True) / 127, 1e-9)
     rounding = tfmot._KernelQuantizer(axis, shape)
     rounded = tfmot.tf.function(rounding, jit_compile=jit_compile)(keras.ops.convert_to_tensor(kernel)).numpy()

@@ -42,10 +42,10 @@ def prune(
     Args:
         model: functional or sequential `keras.Model`.
         final_sparsity: number from 0 up to, not including, 1: share of zeros from `end_step` on.
-        layers: `None` for all layers with kernels (weights named `kernel`; never biases or normalizations) but frozen
-            ones, which stay as they are; a sequence of names, for a layer in a model inside with that model's name
-            before it (`"outer/inner"`); a function that says of a layer whether to take it; or `"blending"` for what
-            `analysis.blending` finds.
+        layers: `None` for all layers with kernels (weights named `kernel`, and both of separable convolutions; never
+            biases or normalizations) but frozen ones, which stay as they are; a sequence of names, for a layer in a
+            model inside with that model's name before it (`"outer/inner"`); a function that says of a layer whether to
+            take it; or `"blending"` for what `analysis.blending` finds.
         initial_sparsity: number from 0 up to `final_sparsity`: share of zeros from `begin_step` on.
         begin_step: int from 0, the training step at which pruning begins.
         end_step: int above `begin_step`, the training step at which the last weights are chosen.

@@ -45,7 +45,8 @@ def quantize_aware(model: keras.Model, *, engine: str = "keras", preserve: str |
 
     Raises:
         ValueError: an argument breaks a rule above; a kernel has more than 256 distinct values and
-            `preserve="clusters"`; or `model` cannot be exported, among them `UnsupportedLayerError`.
+            `preserve="clusters"`; a layer makes its kernel of weights that are not known as kernels; or `model` cannot
+            be exported, among them `UnsupportedLayerError`.
         RuntimeError: `engine="tfmot"`, and Keras does not run on TensorFlow.
 
     >>> import keras_sharenets as ksn
@@ -62,7 +63,8 @@ def quantize_aware(model: keras.Model, *, engine: str = "keras", preserve: str |
     for call in traced.calls:
         if isinstance(call.operation, (ours.FakeQuantize, ours.QuantizedKernels)):
             raise ValueError(f"`model` (='{model.name}') is quantization-aware already: see '{call.path}'.")
-    layers = _FakeQuantization(_ranges(traced), preserve)
+    ranges, in_float = _ranges(traced)
+    layers = _FakeQuantization(ranges, in_float, preserve)
     quantized = rebuild(model, traced, layers.call, layers.of_input)
     if engine == "keras":
         return quantized
@@ -72,10 +74,19 @@ def quantize_aware(model: keras.Model, *, engine: str = "keras", preserve: str |
 
 
 def _ranges(traced):
-    """`{traced tensor's number: group}`: the tensors to quantize, those of one group with one range."""
+    """The tensors to quantize, those of one group with one range, and the layers that compute in float in the file.
+
+    Returns:
+        `({traced tensor's number: group}, ids of layers)`.
+    """
     lowered, calls = lower_calls(traced, materialize=lambda site: False)
     values = {tensor.number: value for tensor, value in zip(traced.inputs, lowered.inputs, strict=True)}
+    in_float = set()
     for each in calls:
+        if any(step.kind == "converted" for step in each.operations):
+            in_float.add(id(each.call.operation))
+        elif any(step.kernel is not None for step in each.operations):
+            _check_kernels(each.call)
         values.update((tensor.number, value) for tensor, value in zip(each.call.outputs, each.outputs, strict=True))
     graph = passes.prepare_int8(passes.simplify(lowered), lambda site: False)
     groups, tensors = tied_values(graph), {}
@@ -92,14 +103,27 @@ def _ranges(traced):
         elif kind not in PROBABILITIES and value.number in tensors:
             ranges[tensors[value.number]] = groups[value.number]
             quantized.add(value.number)
-    return ranges
+    return ranges, in_float
+
+
+def _check_kernels(call):
+    """Refuses a layer with weights in its kernel that would not be rounded."""
+    layer = inner(call.operation)
+    known = {id(kernel) for kernel, _ in stored_kernels(layer)}
+    for weight in getattr(layer, "trainable_weights", ()):
+        if len(weight.shape) > 1 and id(weight) not in known:
+            raise ValueError(
+                f"Layer '{call.path}' of `model` has a weight '{weight.name}' that is not known as a kernel, and"
+                " quantization-aware training would not round it: name it `kernel`, or freeze or merge it first."
+            )
 
 
 class _FakeQuantization:
     """Puts wrappers around the layers of a network and ranges behind its calls, as it is built again."""
 
-    def __init__(self, groups, preserve):
+    def __init__(self, groups, in_float, preserve):
         self._groups = groups
+        self._in_float = in_float
         self._preserve = preserve
         self._places = collections.Counter(groups.values())
         self._ranges = {}
@@ -117,7 +141,7 @@ class _FakeQuantization:
         return self._with_range(tensor, symbol, symbol.name)
 
     def _wrapped(self, layer):
-        if not stored_kernels(layer):
+        if id(layer) in self._in_float or not stored_kernels(layer):
             return layer
         if id(layer) not in self._wrappers:
             wrapper = ours.QuantizedKernels(layer, preserve=self._preserve, name=f"{layer.name}_rounded")

@@ -12,6 +12,7 @@ be missing.
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 from typing import Any
@@ -265,26 +266,25 @@ class _Kernels(_StandIn):
 
 
 class _KernelQuantizer:
-    """TFMOT's fake quantization of one kernel: `axis` is that of its filters, `None` for one range for all of them."""
+    """TFMOT's fake quantization of one kernel: `axis` is -1 or the last axes, that of its filters, or `None` for one range
+    for all of them.
+    """
 
     def __init__(self, axis, shape):
-        self.axis = axis
         quantizer = tfmot.quantization.keras.quantizers.LastValueQuantizer(
             BITS, per_axis=axis is not None, symmetric=True, narrow_range=True
         )
-        self.wrapper = _wrapped(quantizer, (None, shape[axis or 0]))
+        # TFMOT takes a matrix with the filters along its last axis.
+        filters = math.prod(shape[-len(axis) :]) if isinstance(axis, tuple) else shape[-1]
+        self.matrix = shape if axis is None else (-1, filters)
+        self.wrapper = _wrapped(quantizer, (None, filters))
 
     def __call__(self, kernel):
         # XLA makes a filter of zeros one of NaN.
         return ops.where(kernel == 0, kernel, self._quantized(kernel))
 
     def _quantized(self, kernel):
-        if self.axis is None:
-            return self.wrapper(kernel, training=True)
-        # TFMOT takes a matrix with the filters along its last axis.
-        moved: Any = ops.moveaxis(kernel, self.axis, -1)
-        matrix = ops.reshape(moved, (-1, moved.shape[-1]))
-        return ops.moveaxis(ops.reshape(self.wrapper(matrix, training=True), moved.shape), -1, self.axis)
+        return ops.reshape(self.wrapper(ops.reshape(kernel, self.matrix), training=True), kernel.shape)
 
 
 class _Values(_StandIn):
