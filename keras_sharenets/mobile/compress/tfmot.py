@@ -266,8 +266,8 @@ class _Kernels(_StandIn):
 
 
 class _KernelQuantizer:
-    """TFMOT's fake quantization of one kernel: `axis` is -1 or the last axes, that of its filters, or `None` for one range
-    for all of them.
+    """TFMOT's fake quantization of one kernel: `axis` is that of its filters, -1 or the last ones, or `None` for one
+    range for all of them.
     """
 
     def __init__(self, axis, shape):
