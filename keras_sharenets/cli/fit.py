@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import pathlib
 import shlex
 from collections.abc import Mapping
+from typing import Any, NoReturn
 
 from keras_sharenets.cli.arguments import (
     add_data_arguments,
@@ -25,9 +27,9 @@ from keras_sharenets.cli.arguments import (
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.files import as_tuples
 from keras_sharenets.models import find_variant
-from keras_sharenets.training.data.sources import TWO_SPLITS
-from keras_sharenets.training.recipes.named import RECIPES, changed_fields
+from keras_sharenets.training.recipes.named import RECIPES
 from keras_sharenets.training.recipes.recipe import Recipe
+from keras_sharenets.training.run.config import read_config, run_config, training_config
 from keras_sharenets.training.run.record import (
     ON_DEVICE,
     PRECISIONS,
@@ -38,12 +40,18 @@ from keras_sharenets.training.run.record import (
     read_metrics,
 )
 
+_FLAGS = ("deterministic", "download", "skip_unreadable")  # Options without a value.
 JIT_COMPILE = {"auto": "auto", "true": True, "false": False}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="name of the network (`sharenets list`)")
     add_data_arguments(parser, required=False)
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="options of this command from a file, such as the run.yaml of a run; those on the command line win",
+    )
     parser.add_argument("--output", metavar="RUN_DIR", help="folder for the run; must not hold one")
     parser.add_argument(
         "--resume",
@@ -109,9 +117,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(parser)
 
 
+class _ConfigParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _add_config(arguments: argparse.Namespace, path: pathlib.Path) -> None:
+    """Gives options that were not typed their values in a file.
+
+    Raises:
+        ValueError: an option is unknown, or its value will not do; the message names it.
+    """
+    parser = _ConfigParser(add_help=False, allow_abbrev=False)
+    add_arguments(parser)
+    known = [action.dest for action in parser._actions if action.dest not in ("config", "resume")]
+    config = read_config(path)
+    for name in config:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
+            raise ValueError(f"`{name}` in {path} is no option of `fit`.{hint}")
+    try:
+        found = parser.parse_args(_config_words(config))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    # Words that were typed replace values in what was found, and are added to its model options.
+    typed = shlex.split(arguments.command_line)
+    parser.parse_known_args(typed[typed.index(arguments.command) + 1 :], found)
+    vars(arguments).update(vars(found))
+
+
 def check(arguments: argparse.Namespace) -> None:
+    if arguments.config is not None and arguments.resume is not None:
+        raise ValueError("`--config` is for a new run: `--resume` goes on with the options that it was started with.")
     if arguments.resume is not None:
         return
+    if arguments.config is not None:
+        _add_config(arguments, pathlib.Path(arguments.config))
     for name in ("model", "data", "output"):
         if getattr(arguments, name) is None:
             raise ValueError(f"`--{name}` is needed for a new run; `--resume RUN_DIR` continues an old one.")
@@ -218,15 +260,7 @@ def fit_words(model: str, options: Mapping[str, object], source: Mapping[str, ob
     """
     if recipe.name not in RECIPES:
         raise ValueError(f"The recipe {recipe.name!r} of {model} is none of `recipes`.")
-    words = ["python", "-m", "trainers", "fit", "--model", model]
-    words += [word for item in options.items() for word in ("--model-option", _option(*item))]
-    words += [word for name in ("data", "data_dir", "input_shape") for word in _flag(name, source.get(name))]
-    words += ["--skip-unreadable"] if source.get("skip_unreadable") else []
-    validation = source.get("validation")
-    if validation is not None or source["data"] not in TWO_SPLITS:
-        words += [] if validation == "auto" else _flag("validation", validation or "none")
-    words += ["--recipe", recipe.name]
-    return words + [word for name in changed_fields(recipe) for word in _flag(name, getattr(recipe, name))]
+    return [*["python", "-m", "trainers", "fit"], *_config_words(training_config(model, options, source, recipe))]
 
 
 def fit_command_line(run: Run) -> str:
@@ -234,13 +268,28 @@ def fit_command_line(run: Run) -> str:
 
     What does not change the trained network (checkpoints, logs, the devices) is left out. Errors: as `fit_words`.
     """
-    words = fit_words(run.model, run.options, run.source or {"data": run.data["name"]}, run.recipe)
-    words += ["--jit-compile", str(run.jit_compile).lower()] if run.jit_compile != "auto" else []
-    words += ["--deterministic"] if run.deterministic else []
-    words += _flag("precision", run.precision) if run.precision != "float32" else []
-    words += _flag("teacher", run.teacher)
+    if run.recipe.name not in RECIPES:
+        raise ValueError(f"The recipe {run.recipe.name!r} of {run.model} is none of `recipes`.")
+    config = {name: value for name, value in run_config(run).items() if name != "seed"}
     backend = "" if run.backend == "tensorflow" else f"KERAS_BACKEND={run.backend} "
-    return backend + shlex.join(words)
+    return backend + shlex.join([*["python", "-m", "trainers", "fit"], *_config_words(config)])
+
+
+def _config_words(config: Mapping[str, Any]) -> list[str]:
+    """The words of a command line that say the same as names and values."""
+    words: list[str] = []
+    for name, value in config.items():
+        if name == "model_option":
+            if not isinstance(value, Mapping):
+                raise ValueError(f'`model_option` (={value!r}) must be a mapping: {{"name": value}}.')
+            words += [word for key, each in value.items() for word in ("--model-option", _option(key, as_tuples(each)))]
+        elif name in _FLAGS:
+            words += _flag(name, value) if value is True else []
+        elif name == "jit_compile":
+            words += ["--jit-compile", str(value).lower()]
+        else:
+            words += _flag(name, value)
+    return words
 
 
 def _option(key: str, value: object) -> str:

@@ -55,6 +55,7 @@ def test_files_of_a_run(run):
         "metrics.json",
         "history.csv",
         "curves.png",
+        "run.yaml",
         "logs",
         "checkpoints",
     }

@@ -24,6 +24,7 @@ import numpy as np
 from keras_sharenets import files
 from keras_sharenets.interruption import Interrupted, Request
 from keras_sharenets.training.reports.plots import draw_curves
+from keras_sharenets.training.run.config import CONFIG, write_config
 from keras_sharenets.training.run.record import Epoch, Run, finite, run_from_dict, write_history, write_metrics
 
 GROUPS = ("weights", "optimizer", "metrics")
@@ -208,6 +209,7 @@ class Recorder(keras.callbacks.Callback):
         self._count_seconds()
         files.write_labels(self.folder, self.run.data["class_names"])
         write_history(self.run, self.folder / "history.csv")
+        write_config(self.run, self.folder / CONFIG)
         write_metrics(self.run, self.folder / "metrics.json")
 
     def _count_seconds(self) -> None:

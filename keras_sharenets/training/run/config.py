@@ -1,0 +1,117 @@
+"""`run.yaml`: how a network is trained, for a person to read, change and train by again.
+
+One line for each option of `fit`, `name: value`. A value is a number, a word, or what JSON writes: that is YAML, and no
+other YAML is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from keras_sharenets import files
+from keras_sharenets.training.data.sources import TWO_SPLITS
+from keras_sharenets.training.recipes.named import RECIPES, changed_fields
+from keras_sharenets.training.recipes.recipe import OPTIONS, Recipe
+from keras_sharenets.training.run.record import Run, RunOptions
+
+CONFIG = "run.yaml"
+# What may be different without training another network, or is in the way of training it elsewhere.
+_LEFT_OUT = (
+    "strategy",
+    "tensorboard",
+    "checkpoint_minutes",
+    "checkpoint_steps",
+    "keep_checkpoints",
+    "epochs_on_device",
+)
+_HEAD = "# `sharenets fit --config run.yaml --output FOLDER` trains such a network. Options beside it come first."
+
+
+def training_config(
+    model: str, options: Mapping[str, Any], source: Mapping[str, Any], recipe: Recipe
+) -> dict[str, Any]:
+    """What is trained on what and how, as options of `fit` by their names.
+
+    Args:
+        model: its name.
+        options: arguments of its factory.
+        source: where its data comes from, as `DataSource.to_record` says it.
+        recipe: how it is trained; of one that has no name here, every field is told.
+    """
+    config: dict[str, Any] = {"model": model, "model_option": dict(options)}
+    config |= {name: source.get(name) for name in ("data", "data_dir", "input_shape")}
+    config["skip_unreadable"] = source.get("skip_unreadable") or None
+    validation = source.get("validation")
+    if validation != "auto" and (validation is not None or source["data"] not in TWO_SPLITS):
+        config["validation"] = validation or "none"
+    named = recipe.name in RECIPES
+    config["recipe"] = recipe.name if named else None
+    changed = changed_fields(recipe) if named else tuple(field.name for field in OPTIONS)
+    config |= {name: getattr(recipe, name) for name in changed}
+    return {name: value for name, value in config.items() if value not in (None, {})}
+
+
+def run_config(run: Run) -> dict[str, Any]:
+    """The same of a run, with its seed and what else changes the trained network."""
+    config = training_config(run.model, run.options, run.source or {"data": run.data["name"]}, run.recipe)
+    names = [field.name for field in dataclasses.fields(RunOptions) if field.name not in _LEFT_OUT]
+    changed = {name: getattr(run, name) for name in names if getattr(run, name) != getattr(RunOptions, name)}
+    return config | {"seed": run.seed} | {key: value for key, value in changed.items() if value != "float32"}
+
+
+def write_config(run: Run, path: pathlib.Path) -> None:
+    """Writes the options that make a run again, a line each, in one step."""
+    lines = [f"{name}: {_written(value)}" for name, value in run_config(run).items()]
+    files.write_text(path, "\n".join([_HEAD, *lines, ""]))
+
+
+def read_config(path: pathlib.Path) -> dict[str, Any]:
+    """Name to value.
+
+    Raises:
+        ValueError: there is no such file, or a line is something else; it is named.
+    """
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}.")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}.") from error
+    found: dict[str, Any] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#") or line.strip() == "---":
+            continue
+        pair = re.fullmatch(r"([A-Za-z][\w-]*):(?:\s+(\S.*?))?\s*", line)
+        value = None if pair is None or pair[2] is None else _read(pair[2])
+        if pair is None or value is None:
+            raise ValueError(f"Line {number} of {path} (={line!r}) must be `name: value`, with a value as JSON has it.")
+        name = pair[1].replace("-", "_")
+        if name in found:
+            raise ValueError(f"Line {number} of {path} is the second one for `{name}`.")
+        found[name] = value
+    return found
+
+
+def _written(value: Any) -> str:
+    plain = isinstance(value, str) and _read(value) == value and re.fullmatch(r"[\w./~+-]+", value)
+    return value if plain else json.dumps(value, ensure_ascii=False)
+
+
+def _read(text: str) -> Any:
+    """What JSON reads, or else a word; without a comment behind it. `None` for what is neither.
+
+    >>> _read("0.3  # a third"), _read("AdamW"), _read("[1, 2]"), _read("[1,")
+    (0.3, 'AdamW', [1, 2], None)
+    """
+    for part in (text, re.sub(r"\s+#.*$", "", text)):
+        try:
+            return json.loads(part)
+        except ValueError:
+            continue
+    # What YAML would read as something else than the word that stands there.
+    return None if re.match(r"[\[\]{}\"'&*!|>%@`]", part) or part.lower() in ("null", "~", "yes", "no") else part
