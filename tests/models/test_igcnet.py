@@ -56,10 +56,16 @@ def test_blocks_of_the_plain_networks(name, weights, printed, millions):
 
 @counts_only
 def test_a_strided_stem_makes_the_images_of_tiny_imagenet_as_costly_as_those_of_cifar():
-    sizes = {"num_classes": 200, "input_shape": (64, 64, 3), "stem_strides": 2}
+    sizes = {"num_classes": 200, "input_shape": (64, 64, 3)}
     profile = ksn.profile(ksn.create_model("igcv2_c64_d8", **sizes))
     # Of a 32x32 image; paper: table 3.
     assert profile.multiply_adds == 9_510_912 + 256 * 200
+    everywhere = ksn.profile(ksn.create_model("igcv2_c64_d8", **sizes, stem_strides=1))
+    assert everywhere.multiply_adds == 4 * 9_510_912 + 256 * 200
+    below = ksn.create_model("igcv2_c64_d8", input_shape=(64, 63, 3))
+    assert below.get_layer("stem").strides == (1, 1)
+    images = keras.Input((64, 64, 3))
+    assert ksn.create_model("igcv2_c64_d8", input_tensor=images).get_layer("stem").strides == (2, 2)
 
 
 @pytest.mark.parametrize("setting", slow_after(1, ["igcv2", "igcv1", "xception"]))

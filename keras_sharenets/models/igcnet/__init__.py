@@ -11,6 +11,7 @@ from typing import Any
 from keras_sharenets.models.variant import Configuration, Variant
 
 STAGES = 3
+LARGE_IMAGE = 64  # Pixels a side from which on the stem has stride 2, as on Tiny ImageNet (section 4.1).
 
 
 def _variants(name: str, block: str, width: int, published: dict[int, str], **more: Any) -> dict[str, Variant]:

@@ -10,7 +10,7 @@ import keras
 from keras_sharenets import _checks
 from keras_sharenets.models import base
 from keras_sharenets.models.arguments import checked
-from keras_sharenets.models.igcnet import STAGES
+from keras_sharenets.models.igcnet import LARGE_IMAGE, STAGES
 from keras_sharenets.models.igcnet import blocks as igcnet_blocks
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def IGCNet(
     branch_channels: Sequence[Sequence[int]] | None = None,
     blocks_per_stage: int | Sequence[int] = 2,
     stem_filters: int | None = None,
-    stem_strides: int = 1,
+    stem_strides: int | None = None,
     norm_each: bool = False,
     **common: Unpack[base.CommonArguments],
 ) -> keras.Model:
@@ -59,7 +59,8 @@ def IGCNet(
         blocks_per_stage: int, or a sequence with one entry a stage; multiples of 2.
         stem_filters: int, channels of the stem, at most `width`, or `None` for `width`; with `"igcv1"` and `"igcv2_i"`,
             `width` or half of it.
-        stem_strides: int, stride of the stem; 2 for the 64x64 images of Tiny ImageNet.
+        stem_strides: int, stride of the stem, or `None` for 2 from 64x64 pixels on (as the paper has it on Tiny
+            ImageNet) and 1 for smaller images and open sizes.
         norm_each: bool, whether batch normalization follows each convolution of a block, and not just the last. Open in
             the paper.
         **common: `keras_sharenets.models.CommonArguments`; images are 32x32x3 and classes 10 by default.
@@ -75,7 +76,6 @@ def IGCNet(
     options.check_even()
     stem_filters = width if stem_filters is None else stem_filters
     _checks.positive("stem_filters", stem_filters)
-    _checks.positive("stem_strides", stem_strides)
     if stem_filters > width:
         raise ValueError(f"`stem_filters` (={stem_filters}) must be at most `width` (={width}).")
     if options.kind.grouped:
@@ -86,6 +86,9 @@ def IGCNet(
     widths = [width * 2**stage for stage in range(STAGES)]
     branches = _branches_of_stages(branch_channels, widths, options)
     frame = base.frame("igcnet", common)
+    if stem_strides is None:
+        shape = frame.input_shape if frame.input_tensor is None else frame.input_tensor.shape[1:]
+        stem_strides = 2 if min(side or 0 for side in shape[:2]) >= LARGE_IMAGE else 1
     images = frame.images(total_stride=stem_strides * 2 ** (STAGES - 1))
     x = base.norm_relu(base.conv2d(images, stem_filters, 3, strides=stem_strides, name="stem"), "stem")
     for stage, (stage_width, sizes, count) in enumerate(zip(widths, branches, counts, strict=True), start=1):

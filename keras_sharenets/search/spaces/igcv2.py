@@ -8,6 +8,7 @@ to five times the channels, and L grows by one a stage at most.
 import functools
 import math
 
+from keras_sharenets.models.igcnet import LARGE_IMAGE
 from keras_sharenets.search.spaces import costs
 from keras_sharenets.search.spaces.space import Choice, Rule, Space
 
@@ -78,6 +79,7 @@ def _stage(channels, width, pixels, sizes, blocks):
 def _costs(network, arguments, input_shape, num_classes):
     *sides, image_channels = input_shape
     channels = arguments["width"]
+    sides = costs.halved(sides) if min(sides) >= LARGE_IMAGE else sides  # The stride of the stem.
     yield costs.conv(image_channels, channels, math.prod(sides), area=9)
     yield costs.norm(channels)
     for stage, sizes in enumerate(arguments["branch_channels"]):
