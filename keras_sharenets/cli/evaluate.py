@@ -11,6 +11,8 @@ import dataclasses
 from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
 from keras_sharenets.cli.command import Answer
 
+ENLARGED = "of images whose short side was made 8/7 of it"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help=".keras or .tflite file")
@@ -18,16 +20,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--crops",
         choices=("none", "center", "ten"),
-        default="none",
-        help="look at the middle of larger images, or at ten parts, corners and mirrors (default: none)",
+        help="look at the middle of larger images, or at ten parts, corners and mirrors (default: as the run in whose "
+        "folder the file is was tested, else none)",
     )
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """One line: the accuracy, and on what."""
+    """The accuracy and on what, the error rates, and what of the images was looked at if not all."""
     from keras_sharenets.training.reports.evaluate import evaluate
+    from keras_sharenets.training.run.finished import crops_of_file
 
     dataset = load_data(data_source(arguments))
-    result = evaluate(arguments.file, dataset, arguments.crops)
+    crops = arguments.crops or crops_of_file(arguments.file)
+    result = evaluate(arguments.file, dataset, crops)
     text = f"accuracy {result.accuracy:.4f} ({result.correct} of {result.images} test images) on {dataset.note}"
-    return Answer(text, dataclasses.asdict(result) | {"accuracy": result.accuracy, "note": dataset.note})
+    more = {"error_rate": 1 - result.accuracy, "top5_accuracy": result.top5_accuracy, "crops": crops}
+    text += f"\nerror rate {1 - result.accuracy:.4f}"
+    if result.top5_accuracy is not None:
+        text += f"; top-5 accuracy {result.top5_accuracy:.4f}, error rate {1 - result.top5_accuracy:.4f}"
+    text += {"none": "", "center": f"\non the middle {ENLARGED}", "ten": f"\non ten crops {ENLARGED}"}[crops]
+    return Answer(text, dataclasses.asdict(result) | {"accuracy": result.accuracy, "note": dataset.note} | more)

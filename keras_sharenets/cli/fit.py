@@ -169,6 +169,7 @@ def run(arguments: argparse.Namespace) -> Answer:
         f"{result.model} on {result.data['name']} ({result.data['note']})\n"
         f"test accuracy {result.test_accuracy:.4f} after the last epoch; best epoch: {result.best.epoch}, by the "
         f"{result.split} split, {result.best.held_out_accuracy:.4f} there\n"
+        f"{_further(result)}\n"
         f"{_precision(result)}"
         f"files in {output}"
     )
@@ -176,6 +177,12 @@ def run(arguments: argparse.Namespace) -> Answer:
     outcome = {"split": result.split, "test_accuracy": result.test_accuracy, "best": best, "seconds": result.seconds}
     data = {"model": result.model, "data": result.data["name"], "note": result.data["note"], "output": str(output)}
     return Answer(text, data | outcome)
+
+
+def _further(result: Run) -> str:
+    """Error rate, and top-5 accuracy where there are many classes; a line."""
+    top5 = result.last.test_top5_accuracy
+    return f"error rate {1 - (result.test_accuracy or 0):.4f}{'' if top5 is None else f', top-5 accuracy {top5:.4f}'}"
 
 
 def _precision(result: Run) -> str:

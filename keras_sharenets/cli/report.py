@@ -55,14 +55,17 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
     from keras_sharenets import analysis, files
     from keras_sharenets.rendering.page import COUNTS, page
     from keras_sharenets.training.recipes.named import changed_fields
-    from keras_sharenets.training.reports.evaluate import predict_test_split
+    from keras_sharenets.training.reports.evaluate import count_top5, predict_test_split
     from keras_sharenets.training.reports.plots import draw_confusion, draw_curves
     from keras_sharenets.training.run.finished import network_file, tested_crops
+    from keras_sharenets.training.run.record import FEW_CLASSES
 
     profile = ksn.profile(files.load_model(network_file(folder)))
     labels = dataset.test.labels
-    guesses = predict_test_split(network_file(folder), dataset, tested_crops(run.recipe)).argmax(axis=1)
+    probabilities = predict_test_split(network_file(folder), dataset, tested_crops(run.recipe))
+    guesses = probabilities.argmax(axis=1)
     classes = range(len(dataset.class_names))
+    top5 = [count_top5(probabilities, labels) / len(labels)] if len(classes) > FEW_CLASSES else []
     matrix = confusion_matrix(labels, guesses, labels=classes)
     by_class = {"labels": classes, "target_names": dataset.class_names, "zero_division": 0}
     correct, count = int(matrix.trace()), int(matrix.sum())
@@ -71,6 +74,8 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
     mistakes = most_confused(matrix, dataset.class_names)
     rows = [
         ("test accuracy, last epoch", f"{correct / count:.4f} ({correct} of {count})"),
+        ("test error, last epoch", f"{1 - correct / count:.4f}"),
+        *(("top-5 accuracy, last epoch", f"{share:.4f}") for share in top5),
         (f"best epoch, chosen on the {run.split} split", f"{run.best.epoch} ({run.best.held_out_accuracy:.4f})"),
         ("epochs", f"{len(run.epochs)} of {run.recipe.epochs}, run {run.state}"),
         ("recipe", f"{run.recipe.name}: {run.recipe.source}"),
@@ -91,6 +96,8 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
     }
     figures = {
         "test_accuracy": correct / count,
+        "test_error_rate": 1 - correct / count,
+        "test_top5_accuracy": top5[0] if top5 else None,
         "test_correct": correct,
         "test_images": count,
         "class_names": list(dataset.class_names),

@@ -13,6 +13,7 @@ from keras_sharenets.heads import Head, head_of
 from keras_sharenets.training.data.augmentation import CENTER, TEN
 from keras_sharenets.training.data.batches import Batches, held_out_batches
 from keras_sharenets.training.data.dataset import Dataset, Shape
+from keras_sharenets.training.run.record import FEW_CLASSES
 
 BATCH_SIZE = 256
 # The shape of an image, and what it is taken for and how.
@@ -32,10 +33,15 @@ class Evaluation:
     data: str
     correct: int
     images: int
+    correct_top5: int | None = None  # Among the five classes that come first; where there are more than `FEW_CLASSES`.
 
     @property
     def accuracy(self) -> float:
         return self.correct / self.images
+
+    @property
+    def top5_accuracy(self) -> float | None:
+        return None if self.correct_top5 is None else self.correct_top5 / self.images
 
 
 def evaluate(path: str | pathlib.Path, dataset: Dataset, crops: str = "none") -> Evaluation:
@@ -53,8 +59,20 @@ def evaluate(path: str | pathlib.Path, dataset: Dataset, crops: str = "none") ->
     """
     _checks.one_of("crops", crops, tuple(CROPS))
     head, outputs = _run(path, dataset, crops)
-    correct = int(head.correct(outputs, dataset.test.labels).sum())
-    return Evaluation(str(path), dataset.name, correct, len(dataset.test))
+    labels = dataset.test.labels
+    correct = int(head.correct(outputs, labels).sum())
+    top5 = count_top5(head.by_class(outputs), labels) if head.classes > FEW_CLASSES else None
+    return Evaluation(str(path), dataset.name, correct, len(dataset.test), top5)
+
+
+def count_top5(probabilities: np.ndarray, labels: np.ndarray) -> int:
+    """How many images `(images, classes)` have their class among the five that come first.
+
+    >>> count_top5(np.array([[0.3, 0.2, 0.1, 0.15, 0.12, 0.13]] * 2), np.array([2, 4]))
+    1
+    """
+    first = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    return int((first == labels[:, None]).any(axis=1).sum())
 
 
 def predict_test_split(path: str | pathlib.Path, dataset: Dataset, crops: str = "none") -> np.ndarray:

@@ -50,6 +50,18 @@ def tested_crops(recipe: Recipe) -> str:
     return "center" if recipe.crop_size else "none"
 
 
+def crops_of_file(path: str | pathlib.Path) -> str:
+    """What of an image the network in a file was tested on in its training, as `evaluate` calls it.
+
+    Told from the record of the run in whose folder, or in whose folder `export`, the file is; `"none"` without one.
+    """
+    folder = pathlib.Path(path).resolve().parent
+    for place in (folder, folder.parent):
+        if (place / "metrics.json").is_file():
+            return tested_crops(read_metrics(place / "metrics.json").recipe)
+    return "none"
+
+
 def training_images(dataset: Dataset, run: Run, count: int) -> np.ndarray:
     """Up to `count` images spread evenly over the training split, as the network takes them: a float32 array."""
     images = dataset.train.pixels(evenly_spaced(len(dataset.train), count))

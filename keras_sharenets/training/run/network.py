@@ -21,7 +21,7 @@ from keras_sharenets.training.devices.devices import Devices
 from keras_sharenets.training.recipes.batch_changes import change_batches, compiles
 from keras_sharenets.training.recipes.optimization import build_optimizer, decay_weights, is_over, plateau_rate
 from keras_sharenets.training.recipes.recipe import Recipe
-from keras_sharenets.training.run.record import Run
+from keras_sharenets.training.run.record import FEW_CLASSES, Run
 from keras_sharenets.training.run.recorder import Recorder
 from keras_sharenets.training.run.teacher import learn_from
 
@@ -136,7 +136,7 @@ def compile_model(
         optimizer=optimizer,
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=run.recipe.label_smoothing),
         # Some test images only fill up a batch, and weigh nothing.
-        weighted_metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
+        weighted_metrics=_metrics(model.output_shape[-1]),
         jit_compile=run.jit_compile if compiles(run.recipe) else False,
         # A checkpoint falls behind the last of the steps that are taken at once.
         steps_per_execution=math.gcd(devices.steps_per_execution, run.checkpoint_steps or 0),
@@ -152,6 +152,12 @@ def compile_model(
     if teacher is not None:
         learn_from(model, teacher, run.recipe)
     return model
+
+
+def _metrics(classes: int) -> list[keras.metrics.Metric]:
+    """Accuracy, and top-5 accuracy where there are more than `FEW_CLASSES`."""
+    metrics = [keras.metrics.CategoricalAccuracy("accuracy")]
+    return metrics + [keras.metrics.TopKCategoricalAccuracy(5, "top5_accuracy")] * (classes > FEW_CLASSES)
 
 
 def deliver(trained: keras.Model, network: keras.Model) -> None:

@@ -20,6 +20,7 @@ STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
 TENSORBOARD = ("graph", "histograms")
 PRECISIONS = ("float32", "bfloat16", "float16")
 ON_DEVICE = ("auto", "yes", "no")
+FEW_CLASSES = 10  # With more of them, top-5 accuracy is told too.
 _QUOTED = "`test_accuracy`, the figure to quote, is that of the last epoch (last.keras)"
 _PENALTY = "Losses include the penalty of the weight decay."
 # By the split that the epochs are measured on.
@@ -100,6 +101,7 @@ class Epoch:
 
     `loss` and `accuracy` are means over the epoch, on changed images and while the weights move; `learning_rate` is
     that of its first step. Test figures are those of every epoch, or where there is a validation split of the last one.
+    Top-5 is measured where there are more than `FEW_CLASSES`.
     """
 
     epoch: int
@@ -111,6 +113,8 @@ class Epoch:
     seconds: float
     validation_loss: float | None = None
     validation_accuracy: float | None = None
+    test_top5_accuracy: float | None = None
+    validation_top5_accuracy: float | None = None
 
     @property
     def held_out_accuracy(self) -> float | None:
@@ -168,6 +172,11 @@ class Run(RunOptions):
     def split(self) -> str:
         """The split on which the epochs are measured: `"validation"`, or `"test"` without one."""
         return "validation" if self.data.get("validation") else "test"
+
+    @property
+    def conditions(self) -> tuple[Any, ...]:
+        """What is the same for runs that stand together in a table: data, recipe, and what was changed beyond that."""
+        return (self.data["name"], self.data.get("train"), self.recipe, self.changes)
 
     @property
     def last(self) -> Epoch:
@@ -247,8 +256,10 @@ def write_history(run: Run, path: pathlib.Path) -> None:
     """Writes the epochs of a `Run` as CSV in one step, one line per epoch under a header."""
     text = io.StringIO()
     names = [field.name for field in dataclasses.fields(Epoch)]
-    # The last two, where there is no such split.
+    # Without figures of a split that there is not, and of top-5 accuracies that are not measured.
     names = names if run.split == "validation" else [name for name in names if not name.startswith("validation")]
+    has_top5 = any((epoch.test_top5_accuracy or epoch.validation_top5_accuracy) is not None for epoch in run.epochs)
+    names = names if has_top5 else [name for name in names if "top5" not in name]
     writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(dataclasses.asdict(epoch) for epoch in run.epochs)

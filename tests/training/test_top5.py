@@ -1,0 +1,108 @@
+"""Top-5 accuracy, where there are more than 10 classes; and what part of an image a file is tested on by default."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from made_up_runs import made_up
+
+from keras_sharenets import files
+from keras_sharenets.training.data.dataset import Arrays, make_dataset
+from keras_sharenets.training.recipes.named import find_recipe, override
+from keras_sharenets.training.reports.evaluate import Evaluation, evaluate
+from keras_sharenets.training.run.finished import crops_of_file
+from keras_sharenets.training.run.fit import fit, resume
+from keras_sharenets.training.run.record import RunOptions, write_metrics
+from keras_sharenets.training.run.recorder import Recorder, list_checkpoints
+from trainers.cli import main
+
+RECIPE = override(find_recipe("digits"), epochs=2, batch_size=24)
+OPTIONS = RunOptions(jit_compile=False)
+
+
+def random_images(classes):
+    """So few of them that a network learns next to nothing."""
+    random = np.random.default_rng(0)
+    parts = [
+        Arrays(random.integers(0, 256, (4 * classes, 8, 8, 1), np.uint8), np.repeat(np.arange(classes), 4))
+        for _ in range(2)
+    ]
+    return make_dataset("random", "noise", [f"class{label}" for label in range(classes)], *parts)
+
+
+@pytest.mark.usefixtures("quick_network")
+def test_top5_of_a_run_is_that_of_its_file(tmp_path):
+    dataset = random_images(12)
+    run = fit("resnet_8", dataset, tmp_path / "run", recipe=RECIPE, run_options=OPTIONS, verbose=0)
+    path = tmp_path / "run" / "last.keras"
+    probabilities = files.load_model(path).predict(dataset.test.images.astype("float32"), verbose=0)
+    ranks = (probabilities > probabilities[np.arange(48), dataset.test.labels][:, None]).sum(axis=1)
+    expected = int((ranks < 5).sum())
+    assert 0 < int((ranks < 1).sum()) < expected < 48
+    assert run.last.test_top5_accuracy == pytest.approx(expected / 48)
+    found = evaluate(path, dataset)
+    assert (found.correct, found.correct_top5) == (int((ranks < 1).sum()), expected)
+    header, *rows = (tmp_path / "run" / "history.csv").read_text().splitlines()
+    assert float(rows[-1].split(",")[header.split(",").index("test_top5_accuracy")]) == run.last.test_top5_accuracy
+
+
+@pytest.mark.usefixtures("quick_network")
+def test_checkpoint_from_before_top5(tmp_path, monkeypatch):
+    """One in the middle of an epoch, without the two numbers of that metric."""
+    dataset = random_images(12)
+
+    def stop(self, batch, logs=None):
+        self._step = 1
+        self._save_checkpoint()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "on_train_batch_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit("resnet_8", dataset, tmp_path / "run", recipe=RECIPE, run_options=OPTIONS, verbose=0)
+    (path,) = list_checkpoints(tmp_path / "run" / "checkpoints")
+    with np.load(path) as file:
+        arrays = dict(file)
+    names = sorted(name for name in arrays if name.startswith("metrics/"))
+    assert len(names) == 6
+    for name in names[-2:]:
+        del arrays[name]
+    state = json.loads(arrays.pop("state").item())
+    np.savez(path, state=json.dumps(state), **arrays)
+    run = resume(tmp_path / "run", dataset, verbose=0)
+    assert run.state == "finished"
+    assert run.last.test_top5_accuracy is not None
+
+
+@pytest.mark.usefixtures("quick_network")
+def test_few_classes_have_no_top5(tmp_path):
+    run = fit("resnet_8", random_images(10), tmp_path / "run", recipe=RECIPE, run_options=OPTIONS, verbose=0)
+    assert run.last.test_top5_accuracy is None
+    assert "top5" not in (tmp_path / "run" / "history.csv").read_text()
+    assert evaluate(tmp_path / "run" / "last.keras", random_images(10)).top5_accuracy is None
+
+
+def test_a_file_is_tested_as_its_run_was(tmp_path, capsys, monkeypatch):
+    """`evaluate` sees the crops of `fit` if it is not told otherwise."""
+    monkeypatch.chdir(tmp_path)
+    write_metrics(
+        made_up("resnet_8", 0, 0.5, override(RECIPE, crop="area", crop_size=6)), tmp_path / "run/metrics.json"
+    )
+    write_metrics(made_up("resnet_8", 0, 0.5, RECIPE), tmp_path / "whole/metrics.json")
+    inputs = keras.Input((6, 6, 1))
+    model = keras.Model(inputs, keras.layers.Dense(10, "softmax")(keras.layers.Flatten()(inputs)))
+    for name in ("run/last.keras", "run/export/model.keras"):
+        files.save_model(model, tmp_path / name)
+        assert crops_of_file(tmp_path / name) == "center"
+    assert [crops_of_file(place) for place in ("whole/last.keras", "elsewhere.keras")] == ["none", "none"]
+    assert main(["evaluate", "run/last.keras", "--data", "digits", "--json", "found.json"]) == 0
+    text, found = capsys.readouterr().out, json.loads((tmp_path / "found.json").read_text())
+    assert "on the middle of images whose short side was made 8/7 of it" in text
+    assert (found["crops"], found["error_rate"]) == ("center", pytest.approx(1 - found["accuracy"]))
+    assert main(["evaluate", "run/last.keras", "--data", "digits", "--crops", "none"]) == 2
+
+
+def test_shares_of_an_evaluation():
+    assert Evaluation("net.keras", "data", 1, 4).top5_accuracy is None
+    assert Evaluation("net.keras", "data", 1, 4, 3).top5_accuracy == 0.75
