@@ -29,6 +29,10 @@ LOCK = ".lock"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
+class FolderInUseError(ValueError):
+    """Another process, or another thread of this one, holds the folder."""
+
+
 @contextlib.contextmanager
 def hold_folder(folder: str | os.PathLike) -> Iterator[None]:
     """Holds a folder for this process alone; one that is missing is made, and goes again if nothing came into it.
@@ -36,7 +40,7 @@ def hold_folder(folder: str | os.PathLike) -> Iterator[None]:
     On a file system without locks, it warns and holds nothing.
 
     Raises:
-        ValueError: another process, or another thread of this one, holds it; the message says which.
+        FolderInUseError: another process, or another thread of this one, holds it; the message says which.
         OSError: the folder cannot be made or written into.
 
     >>> import tempfile
@@ -90,7 +94,9 @@ def _lock(folder: pathlib.Path) -> int:
                     return descriptor
                 holder = _read_holder(descriptor)
                 os.close(descriptor)
-                raise ValueError(f"The folder {folder} is in use by {holder}. Wait, or choose another one.") from error
+                raise FolderInUseError(
+                    f"The folder {folder} is in use by {holder}. Wait, or choose another one."
+                ) from error
             os.close(descriptor)
 
 

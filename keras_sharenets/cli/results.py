@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.cli.fit import fit_command_line
 from keras_sharenets.rendering.tables import markdown_table
+from keras_sharenets.training.papers.runs import mean_and_deviation, percent
 from keras_sharenets.training.recipes.named import changed_fields
 from keras_sharenets.training.reports.card import describe_trainer
 
@@ -32,6 +33,7 @@ NETWORKS = (
     "epochs",
     "seeds",
     "test accuracy",
+    "test error",
     "int8 file",
     "its bytes",
     "stored parameters",
@@ -40,8 +42,9 @@ NETWORKS = (
 )
 PAIRS = ("pair", "here", "seed by seed", "paper", "direction")
 ACCURACY_NOTE = (
-    "Test accuracy is that of the last epoch: the mean over the seeds, and from the lowest to the highest. The int8 "
-    "file is measured on the same test split. Stored parameters count each shared tensor once, multiply-adds each call."
+    "Test accuracy is that of the last epoch: the mean over the seeds and the deviation of a sample, and from the "
+    "lowest to the highest; the error is what it lacks. The int8 file is measured on the same test split. Stored "
+    "parameters count each shared tensor once, multiply-adds each call."
 )
 PAIRS_NOTE = (
     'Accuracy of the first minus that of the second, in percentage points, over the seeds that both have. "As in the '
@@ -98,6 +101,9 @@ def _entry(row: Row) -> dict[str, object]:
         "epochs": row.run.recipe.epochs,
         "test_accuracy_by_seed": row.accuracies,
         "test_accuracy": row.mean,
+        "test_accuracy_deviation": mean_and_deviation(row.accuracies.values())[1],
+        "test_error_rate": 1 - row.mean,
+        "test_top5_accuracy_by_seed": row.top5_accuracies,
         "int8_bytes": row.int8_bytes,
         "stored_parameters": row.profile.stored_parameters,
         "multiply_adds": row.profile.multiply_adds,
@@ -151,7 +157,8 @@ def _network(row: Row, place: pathlib.Path) -> tuple[str, ...]:
     run = row.run
     seeds = ", ".join(f"[{one.run.seed}]({_link(one.folder, place)})" for one in row.published)
     counts = (f"{row.profile.stored_parameters:,}", f"{row.profile.multiply_adds / 1e6:,.1f} M")
-    figures = (_accuracy(row), *_int8(row), *counts, _paper(row.paper))
+    error = f"{percent(row.accuracies.values(), error=True)} %"
+    figures = (_accuracy(row), error, *_int8(row), *counts, _paper(row.paper))
     return (_name(run, "`"), run.data["name"], describe_training(run), str(run.recipe.epochs), seeds, *figures)
 
 
@@ -176,7 +183,8 @@ def _plural(count: int) -> str:
 def _accuracy(row: Row) -> str:
     accuracies = row.accuracies.values()
     spread = f" ({100 * min(accuracies):.2f} to {100 * max(accuracies):.2f})" if len(accuracies) > 1 else ""
-    return f"{_percent(row.mean)}{spread}"
+    top5 = row.top5_accuracies.values()
+    return f"{percent(accuracies)} %{spread}{f'; top-5 {percent(top5)} %' if top5 else ''}"
 
 
 def _int8(row: Row) -> tuple[str, str]:
@@ -231,13 +239,15 @@ def _data_notes(rows: Sequence[Row]) -> list[str]:
 
 
 def _pair(comparison: Comparison) -> tuple[str, ...]:
-    from keras_sharenets.training.reports.results import RESULTS, direction
+    from keras_sharenets.training.reports.results import direction
 
-    first, second = (RESULTS[row.run.model] for row in (comparison.first, comparison.second))
+    first, second = comparison.first.paper, comparison.second.paper
     differences = comparison.differences
     mean = _points_text(comparison.mean) if differences else "-"
     each = ", ".join(f"{_points_text(value)} (seed {seed})" for seed, value in differences.items())
-    paper = f"{first.accuracy - second.accuracy:+} on {first.data}"
+    paper = "-"
+    if first and second and first.data == second.data:
+        paper = f"{first.accuracy - second.accuracy:+} on {first.data}"
     names = f"`{comparison.first.run.model}` - `{comparison.second.run.model}`"
     return (names, mean, each or "-", paper, direction(list(differences.values())))
 

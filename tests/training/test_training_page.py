@@ -181,7 +181,8 @@ def test_results(folder, capsys, monkeypatch):
     stored = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
     accuracies = [metrics(folder / "runs" / "digits")["test_accuracy"], int8["test_correct"] / 359]
     figures = [
-        *(f"{100 * accuracy:.2f} %" for accuracy in accuracies),
+        f"{100 * accuracies[0]:.2f} % | {100 - 100 * accuracies[0]:.2f} %",
+        f"{100 * accuracies[1]:.2f} %",
         f"{int8['bytes']:,}",
         f"{stored:,}",
         f"{profile(model).multiply_adds / 1e6:.1f} M",

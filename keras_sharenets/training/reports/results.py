@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -13,6 +14,7 @@ from typing import Any
 
 from keras_sharenets.analysis.profile import Profile, profile
 from keras_sharenets.models.registry import VARIANTS, create_model, find_variant
+from keras_sharenets.training.papers.entries import DATA, papers, printed_for, recipe_of
 from keras_sharenets.training.run.record import Run, read_metrics
 
 
@@ -36,36 +38,26 @@ class PaperResult:
     table: str
 
 
-def _igcnet(accuracy: str, deviation: str, table: str) -> PaperResult:
-    return PaperResult(Decimal(accuracy), Decimal(deviation), "CIFAR-100", 400, "IGC-V2", table)
+def paper_result(network: str, data: str) -> PaperResult | None:
+    """What the papers print of a named network for a data set, or for another one; `None` if they print nothing.
+
+    >>> paper_result("hgcnet_42_g4", "cifar10").accuracy
+    Decimal('93.64')
+    """
+    found = printed_for(network, data)
+    if found is None:
+        return None
+    paper, entry, row = found
+    accuracy = row.accuracy
+    assert accuracy is not None
+    table = re.sub(r"(\d)", r" \1", entry.key, count=1)
+    epochs = recipe_of(paper, row).epochs
+    return PaperResult(accuracy, row.deviation, DATA[row.data].name, epochs, paper.name, table)
 
 
-def _hgcnet(error: str) -> PaperResult:
-    return PaperResult(100 - Decimal(error), None, "CIFAR-10", 300, "HGC", "table 1")
-
-
-def _shardnet(accuracy: str) -> PaperResult:
-    return PaperResult(Decimal(accuracy), None, "CIFAR-10", 200, "ShardNet", "table 1a")
-
-
-RESULTS = {
-    "igcv2_c64_d8": _igcnet("67.83", "0.35", "table 4"),
-    "xception_c35_d8": _igcnet("67.00", "0.29", "table 4"),
-    "igcv2_c80_d8": _igcnet("67.65", "0.29", "table 6"),
-    "igcv1_c48_d8": _igcnet("66.52", "0.12", "table 6"),
-    "hgcnet_42_g4": _hgcnet("6.36"),
-    "sgcnet_42_g4": _hgcnet("6.64"),
-    "sl_vggnet_32": _shardnet("74.7"),
-    "s_vggnet_32": _shardnet("73.6"),
-}
-
-# In each pair the paper puts the first above the second.
-COMPARISONS = (
-    ("igcv2_c64_d8", "xception_c35_d8"),
-    ("igcv2_c80_d8", "igcv1_c48_d8"),
-    ("hgcnet_42_g4", "sgcnet_42_g4"),
-    ("sl_vggnet_32", "s_vggnet_32"),
-)
+def comparisons() -> list[tuple[str, str]]:
+    """The pairs of networks that the papers compare, the one that is ahead first."""
+    return [pair for paper in papers().values() for pair in paper.ahead]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +94,12 @@ class Row:
         return {one.run.seed: one.accuracy for one in self.published}
 
     @property
+    def top5_accuracies(self) -> dict[int, float]:
+        """The same for top-5, of the runs in which it was measured."""
+        values = {one.run.seed: one.run.last.test_top5_accuracy for one in self.published}
+        return {seed: value for seed, value in values.items() if value is not None}
+
+    @property
     def mean(self) -> float:
         """The mean of the accuracies."""
         return statistics.fmean(self.accuracies.values())
@@ -119,7 +117,7 @@ class Row:
     @property
     def paper(self) -> PaperResult | None:
         """The `PaperResult` of the network; `None` without one, or if the network was given options."""
-        return None if self.run.options else RESULTS.get(self.run.model)
+        return None if self.run.options else paper_result(self.run.model, self.run.data["name"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +182,7 @@ def make_rows(published: Iterable[Published]) -> list[Row]:
     groups = {}
     for one in sorted(published, key=lambda one: (one.run.seed, one.folder)):
         run = one.run
-        group = groups.setdefault((run.model, str(run.options), *_conditions(run)), [])
+        group = groups.setdefault((run.model, str(run.options), *run.conditions), [])
         if group and group[-1].run.seed == run.seed:
             raise ValueError(f"{group[-1].folder} and {one.folder} are the same run: {run.model} with seed {run.seed}.")
         group.append(one)
@@ -200,7 +198,7 @@ def compare(rows: Sequence[Row]) -> list[Comparison]:
     """The comparisons of the papers that these rows allow: both networks as named, on one data set with one recipe."""
     return [
         Comparison(first, second, _differences(first, second))
-        for names in COMPARISONS
+        for names in comparisons()
         for first in rows
         for second in rows
         if (first.run.model, second.run.model) == names and _alike(first.run, second.run)
@@ -208,12 +206,7 @@ def compare(rows: Sequence[Row]) -> list[Comparison]:
 
 
 def _alike(first: Run, second: Run) -> bool:
-    return _conditions(first) == _conditions(second) and not (first.options or second.options)
-
-
-def _conditions(run: Run) -> tuple[Any, ...]:
-    """What is the same for the runs of a row, and for rows that are compared."""
-    return (run.data["name"], run.recipe, run.changes)
+    return first.conditions == second.conditions and not (first.options or second.options)
 
 
 def _differences(first: Row, second: Row) -> dict[int, float]:

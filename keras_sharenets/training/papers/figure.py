@@ -1,0 +1,190 @@
+"""Draws a table or figure of a paper: its own points, and those of runs beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from keras_sharenets.rendering.figures import (
+    BLUE,
+    DARK,
+    GRAY,
+    GREEN,
+    ORANGE,
+    QUIET,
+    RED,
+    caption,
+    frame,
+    log_ticks,
+    name_points,
+    new_figure,
+    percent,
+    png,
+)
+from keras_sharenets.training.papers.counts import counts_of
+from keras_sharenets.training.papers.entries import DATA, Entry, Paper, Row
+from keras_sharenets.training.papers.runs import Group, groups_of, mean_and_deviation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLORS = (BLUE, ORANGE, GREEN, RED, DARK, GRAY)
+_LOGARITHMIC = {"parameters": "parameters, as the paper counts them", "compression": "how many times fewer parameters"}
+
+
+def draw(
+    paper: Paper,
+    entries: Sequence[Entry],
+    chosen: Mapping[str, Sequence[Row]],
+    groups: Sequence[Group],
+    data: str | None,
+) -> bytes:
+    """A PNG file with a panel for each entry and data set.
+
+    Args:
+        paper: whose entries they are.
+        entries: those to draw.
+        chosen: key of an entry to the rows that are drawn of it.
+        groups: the runs that there are.
+        data: the name of the data set that runs are of; `None` for that of each row.
+
+    Raises:
+        ValueError: there is nothing to draw: the paper prints nothing, and there are no runs.
+    """
+    panels = []
+    for entry in entries:
+        for name in dict.fromkeys(row.data for row in chosen[entry.key]):
+            rows = [row for row in chosen[entry.key] if row.data == name]
+            found = {index: groups_of(groups, row, data or name) for index, row in enumerate(rows)}
+            is_drawn = any(found.values()) or (entry.across != "epochs" and any(row.printed for row in rows))
+            panels += [(entry, name, rows, found)] if is_drawn else []
+    if not panels:
+        keys = ", ".join(entry.key for entry in entries)
+        raise ValueError(f"There is nothing to draw of {keys}: no figures in the paper's text, and no runs (`--run`).")
+    figure = new_figure(7.5 * len(panels), 6, paper.name)
+    places = figure.subplots(1, len(panels), squeeze=False).ravel()
+    named = []
+    for axes, (entry, name, rows, found) in zip(places, panels, strict=True):
+        shown = f"{DATA[name].name}" if data is None else f"runs on {data}, paper on {DATA[name].name}"
+        axes.set_title(f"{entry.key}: {shown}", loc="left", fontsize=11)
+        epochs = sorted({group.run.recipe.epochs for groups_here in found.values() for group in groups_here})
+        if epochs:
+            text = " to ".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))
+            axes.set_title(f"runs here: {text} epochs", loc="right", fontsize=9, color=QUIET)
+        if entry.across == "epochs":
+            _draw_curves(axes, rows, found)
+        else:
+            named.append((axes, *_draw_points(axes, paper, entry, rows, found)))
+        percent(axes.yaxis)
+        frame(axes)
+    caption(figure, "Hollow: the paper's figures. Filled: runs here, mean and deviation over seeds.")
+    _name(figure, named)
+    return png(figure)
+
+
+def _draw_curves(axes: Axes, rows: Sequence[Row], found: Mapping[int, Sequence[Group]]) -> None:
+    """Test accuracy by epoch: the mean over the seeds, and the deviation as a band."""
+    labeled = [(rows[index], group) for index, groups in found.items() for group in groups]
+    for number, (row, group) in enumerate(labeled):
+        color = COLORS[number % len(COLORS)]
+        length = min(len(run.epochs) for run in group.runs)
+        values = np.array([[epoch.test_accuracy or np.nan for epoch in run.epochs[:length]] for run in group.runs])
+        epochs, mean = np.arange(1, length + 1), values.mean(axis=0)
+        label = f"{row.label} ({len(group.runs)} seed{'' if len(group.runs) == 1 else 's'})"
+        axes.plot(
+            epochs, mean, color=color, label=label, linewidth=1.8, marker="o" if length <= 20 else "", markersize=4
+        )
+        if len(group.runs) > 1:
+            spread = values.std(axis=0, ddof=1)
+            axes.fill_between(epochs, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("test accuracy")
+    axes.legend(frameon=False, fontsize=9)
+
+
+Names = tuple[list[float], list[float], list[str]]
+
+
+def _draw_points(
+    axes: Axes, paper: Paper, entry: Entry, rows: Sequence[Row], found: Mapping[int, Sequence[Group]]
+) -> Names:
+    """The paper's points and those of runs; where points that are not in a line are, and their names."""
+    is_error = rows[0].is_error
+    series = list(dict.fromkeys(row.series for row in rows if row.series))
+    names: Names = [], [], []
+    lines: dict[tuple[str, bool], list[tuple[float, float, float]]] = {}
+    for index, row in enumerate(rows):
+        across = _across(paper, entry, row)
+        if across is None:
+            continue
+        points = (
+            [(float(row.accuracy) / 100, float(row.deviation or 0) / 100, False)] if row.accuracy is not None else []
+        )
+        finished = [group for group in found[index] if group.accuracies]
+        if finished:
+            # Of several trainings, the longest is the nearest to the paper's.
+            longest = max(finished, key=lambda group: group.run.recipe.epochs)
+            mean, deviation = mean_and_deviation(longest.accuracies.values())
+            points.append((mean, deviation or 0, True))
+        for value, deviation, is_ours in points:
+            height = 1 - value if is_error else value
+            lines.setdefault((row.series, is_ours), []).append((across, height, deviation))
+            if not row.series:
+                names[0].append(across)
+                names[1].append(height)
+                names[2].append(row.label)
+    for (name, is_ours), points in lines.items():
+        points.sort()
+        color = COLORS[series.index(name) % len(COLORS)] if name else BLUE
+        style = {
+            "color": color,
+            "marker": "o",
+            "markersize": 6,
+            "capsize": 3,
+            "markerfacecolor": color if is_ours else "none",
+        }
+        line = "none" if not name else "-" if is_ours else "--"
+        label = f"{name}, {'here' if is_ours else 'paper'}" if name else None
+        places, heights, deviations = zip(*points, strict=True)
+        axes.errorbar(places, heights, deviations, linestyle=line, label=label, **style)
+    if entry.across in _LOGARITHMIC:
+        axes.set_xscale("log")
+        log_ticks(axes.xaxis, "{x:,g}")
+        low, high = axes.get_xlim()
+        axes.set_xlim(low / 1.2, high * 1.5)
+    axes.set_xlabel(_LOGARITHMIC.get(entry.across, entry.across))
+    axes.set_ylabel("test error" if is_error else "test accuracy")
+    if series:
+        axes.legend(frameon=False, fontsize=9)
+    return names
+
+
+def _across(paper: Paper, entry: Entry, row: Row) -> float | None:
+    """The place of a row on the lower axis; `None` where it is not known."""
+    if entry.across not in _LOGARITHMIC:
+        return row.at
+    if row.network is None:
+        return None if row.parameters is None else _number(row.parameters)
+    counted = counts_of(paper, row).counted_parameters
+    if entry.across == "parameters":
+        return counted
+    baseline = next(each for each in entry.rows if each.network == entry.baseline and each.data == row.data)
+    return counts_of(paper, baseline).counted_parameters / counted
+
+
+def _number(printed: str) -> float:
+    """Printed parameters as a number.
+
+    >>> _number("1.8M"), _number("853K")
+    (1800000.0, 853000.0)
+    """
+    return float(printed[:-1]) * {"K": 1e3, "M": 1e6}[printed[-1]]
+
+
+def _name(figure: Figure, named: Sequence[tuple[Axes, list[float], list[float], list[str]]]) -> None:
+    for axes, across, up, names in named:
+        if names:
+            name_points(figure, axes, across, up, names)

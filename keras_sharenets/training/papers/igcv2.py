@@ -1,0 +1,159 @@
+"""Tables and figures of IGC-V2: "Interleaved Structured Sparse Convolutional Neural Networks", CVPR 2018.
+
+Accuracies are in per cent, with what is probably the deviation over some runs; table 7 has error rates. Parameters are
+those of convolutions alone, and multiply-adds are counted for images of 32x32 pixels.
+"""
+
+from keras_sharenets.training.papers.entries import Entry, Paper, Row, rows
+
+_IN_THE_FIGURE = "Its values of C, K and L stand in the figure alone, not in the text."
+
+
+def _row(
+    label: str, network: str, parameters: str, multiply_adds: str, cifar100: str, tiny_imagenet: str, **more
+) -> tuple[Row, ...]:
+    printed = {"cifar100": cifar100, "tiny_imagenet": tiny_imagenet}
+    return rows(label, network, parameters, multiply_adds=multiply_adds, **printed, **more)
+
+
+def _plain(label: str, network: str, parameters: str, multiply_adds: str, cifar10: str, cifar100: str):
+    more = {"multiply_adds": multiply_adds, "series": label.split(",")[0]}
+    return rows(label, network, parameters, cifar10=cifar10, cifar100=cifar100, **more)
+
+
+_TABLE2 = (
+    *_plain("Xception, C = 64", "plain_xception_c64", "≈4700", "≈4.8M", "88.82 ± 0.38", "62.81 ± 0.53"),
+    *_plain("IGC-V2, C = 144", "plain_igcv2_c144_k12", "≈4700", "≈4.8M", "89.12 ± 0.15", "65.05 ± 0.18"),
+    *_plain("Xception, C = 96", "plain_xception_c96", "≈10000", "≈10M", "90.21 ± 0.62", "65.21 ± 0.31"),
+    *_plain("IGC-V2, C = 256", "plain_igcv2_c256_k16", "≈10000", "≈10M", "90.63 ± 0.11", "67.68 ± 0.28"),
+    *_plain("Xception, C = 128", "plain_xception_c128", "≈17000", "≈17M", "91.03 ± 0.30", "66.51 ± 0.68"),
+    *_plain("IGC-V2, C = 361", "plain_igcv2_c361_k19", "≈17000", "≈17M", "91.35 ± 0.12", "68.86 ± 0.57"),
+)
+_TABLE3 = (
+    *_row("Xception (C58)", "xception_c58_d20", "0.44M", "67M", "74.46 ± 0.24", "57.34 ± 0.34"),
+    *_row("IGC-V1 (C96)", "igcv1_c96_d20", "0.40M", "82M", "75.10 ± 0.36", "58.37 ± 0.60"),
+    *_row("IGC-V2* (C216)", "igcv2_star_c216_d20", "0.32M", "76M", "75.35 ± 0.56", "59.40 ± 0.22"),
+    *_row("Xception (C71)", "xception_c71_d20", "0.66M", "98M", "75.66 ± 0.11", "58.28 ± 0.16"),
+    *_row("IGC-V1 (C126)", "igcv1_c126_d20", "0.60M", "128M", "76.18 ± 0.20", "59.67 ± 0.47"),
+    *_row("IGC-V2* (C304)", "igcv2_star_c304_d20", "0.48M", "112M", "76.30 ± 0.19", "60.50 ± 0.29"),
+    *_row("Xception (C83)", "xception_c83_d20", "0.89M", "131M", "76.22 ± 0.05", "59.01 ± 0.52"),
+    *_row("IGC-V1 (C150)", "igcv1_c150_d20", "0.79M", "172M", "76.69 ± 0.51", "60.73 ± 0.50"),
+    *_row("IGC-V2* (C416)", "igcv2_star_c416_d20", "0.65M", "152M", "77.02 ± 0.20", "60.98 ± 0.23"),
+)
+_TABLE4 = (
+    *_row("Xception (C35), D = 8", "xception_c35_d8", "0.056M", "9.5M", "67.00 ± 0.29", "49.91 ± 0.18"),
+    *_row("IGC-V2 (C64), D = 8", "igcv2_c64_d8", "0.047M", "9.5M", "67.83 ± 0.35", "51.40 ± 0.32"),
+    *_row("Xception (C35), D = 20", "xception_c35_d20", "0.168M", "26.8M", "70.97 ± 0.10", "55.29 ± 0.19"),
+    *_row("IGC-V2 (C64), D = 20", "igcv2_c64_d20", "0.149M", "26.2M", "71.69 ± 0.09", "55.72 ± 0.43"),
+    *_row("Xception (C35), D = 26", "xception_c35_d26", "0.223M", "35.5M", "72.48 ± 0.18", "55.39 ± 0.35"),
+    *_row("IGC-V2 (C64), D = 26", "igcv2_c64_d26", "0.200M", "34.6M", "72.94 ± 0.26", "56.32 ± 0.38"),
+)
+_TABLE5 = (
+    *_plain("IGC-V1, C = 64", "plain_igcv1_c64", "≈3000", "≈3.2M", "87.93 ± 0.10", "60.89 ± 0.46"),
+    *_plain("IGC-V2 I, C = 98", "plain_igcv2_i_c98_k7", "≈3000", "≈3.2M", "87.41 ± 0.35", "61.35 ± 0.41"),
+    *_plain("IGC-V2 II, C = 100", "plain_igcv2_ii_c100_k10", "≈3000", "≈3.2M", "88.01 ± 0.32", "62.32 ± 0.57"),
+    *_plain("IGC-V1, C = 96", "plain_igcv1_c96", "≈6000", "≈6.1M", "89.29 ± 0.26", "64.58 ± 0.19"),
+    *_plain("IGC-V2 I, C = 162", "plain_igcv2_i_c162_k9", "≈6000", "≈6.1M", "89.06 ± 0.08", "65.39 ± 0.61"),
+    *_plain("IGC-V2 II, C = 169", "plain_igcv2_ii_c169_k13", "≈6000", "≈6.1M", "89.66 ± 0.17", "66.00 ± 0.78"),
+    *_plain("IGC-V1, C = 128", "plain_igcv1_c128", "≈10000", "≈11M", "90.16 ± 0.20", "66.59 ± 0.48"),
+    *_plain("IGC-V2 I, C = 242", "plain_igcv2_i_c242_k11", "≈10000", "≈11M", "89.85 ± 0.22", "67.21 ± 0.34"),
+    *_plain("IGC-V2 II, C = 256", "plain_igcv2_c256_k16", "≈10000", "≈11M", "90.63 ± 0.11", "67.68 ± 0.28"),
+)
+_TABLE6 = (
+    *_row("IGC-V1 (C48), D = 8", "igcv1_c48_d8", "0.046M", "10.0M", "66.52 ± 0.12", "48.57 ± 0.53"),
+    *_row("IGC-V2 (C80), D = 8", "igcv2_c80_d8", "0.046M", "11.8M", "67.65 ± 0.29", "51.49 ± 0.33"),
+    *_row("IGC-V1 (C48), D = 20", "igcv1_c48_d20", "0.151M", "28.9M", "70.87 ± 0.39", "54.83 ± 0.27"),
+    *_row("IGC-V2 (C80), D = 20", "igcv2_c80_d20", "0.144M", "32.0M", "72.63 ± 0.07", "56.40 ± 0.17"),
+    *_row("IGC-V1 (C48), D = 26", "igcv1_c48_d26", "0.203M", "38.3M", "71.82 ± 0.40", "56.64 ± 0.15"),
+    *_row("IGC-V2 (C80), D = 26", "igcv2_c80_d26", "0.193M", "42.1M", "73.49 ± 0.34", "57.12 ± 0.09"),
+)
+
+
+def _other(label: str, parameters: str, **printed: str) -> tuple[Row, ...]:
+    """A network of others that the library does not have."""
+    note = "quoted there from another paper; the library does not have it"
+    return rows(label, None, parameters, is_error=True, note=note, **printed)
+
+
+_WRN_32 = {"options": {"depth": 34}, "note": "depth 34 as wide ResNets are counted elsewhere"}
+_NO_STRIDE = "quoted there; our wide ResNets have no stride in the stem, as 64x64 pixels would need"
+_PREACT = {"cifar10": "5.46", "cifar100": "24.33", "note": "quoted there from another paper"}
+_WRN_40 = {"cifar10": "4.53", "cifar100": "21.18", "note": "quoted there from another paper"}
+_STAR_416 = {"cifar10": "5.49", "cifar100": "22.95", "tiny_imagenet": "38.81", "multiply_adds": "152M"}
+_TABLE7 = (
+    *_other("Swapout, D = 20", "1.1M", cifar10="6.58", cifar100="25.86"),
+    *_other("Swapout, D = 32", "7.4M", cifar10="4.76", cifar100="22.72"),
+    *_other("DFN, D = 50", "3.7M", cifar10="6.40", cifar100="27.61"),
+    *_other("DFN, D = 50", "3.9M", cifar10="6.24", cifar100="27.52"),
+    *_other("FractalNet, D = 21", "38.6M", cifar10="5.22", cifar100="23.30"),
+    *_other("ResNet, D = 110", "1.7M", cifar10="6.41", cifar100="27.76"),
+    *rows("ResNet (pre-act), D = 164", "resnet_164", "1.7M", is_error=True, **_PREACT),
+    *_other("ResNet, D = 110 (stochastic depth's)", "1.7M", cifar10="5.52", cifar100="28.02", tiny_imagenet="46.5"),
+    *_other("DFN-MR1, D = 56", "1.7M", cifar10="4.94", cifar100="24.46"),
+    *_other("RiR, D = 18", "10.3M", cifar10="5.01", cifar100="22.90"),
+    *_other("ResNet34", "21.4M", tiny_imagenet="46.9"),
+    *_other("ResNet18-2x", "25.7M", tiny_imagenet="44.6"),
+    *rows("WRN-32-4", "wrn_40_4", "7.4M", cifar10="5.43", cifar100="23.55", is_error=True, **_WRN_32),
+    *rows("WRN-32-4", None, "7.4M", tiny_imagenet="39.63", is_error=True, note=_NO_STRIDE),
+    *rows("WRN-40-4", "wrn_40_4", "8.9M", is_error=True, **_WRN_40),
+    *_other("DenseNet (k = 12), D = 40", "1.0M", tiny_imagenet="39.09"),
+    *_other("DenseNet (k = 12), D = 40", "1.0M", cifar10="5.24", cifar100="24.42"),
+    *_other("DenseNet-BC (k = 12), D = 100", "0.8M", cifar10="4.51", cifar100="22.27"),
+    *rows("IGC-V2*-C416, D = 20", "igcv2_star_c416_d20", "0.65M", is_error=True, **_STAR_416),
+)
+_WIDER = tuple(
+    row
+    for width in (112, 136, 160, 192, 256)
+    for row in rows(f"C = {width}", "igcv2_star_c216_d20", cifar100=None, options={"width": width}, at=width)
+)
+_DEEPER = tuple(
+    row
+    for depth in (38, 50, 62, 74, 98)
+    for row in rows(
+        f"D = {depth}",
+        "igcv2_star_c216_d20",
+        cifar100=None,
+        options={"width": 64, "blocks_per_stage": (depth - 2) // 3},
+        at=depth,
+    )
+)
+_OUR_DATA = "The text gives no figures and does not name the data: CIFAR-100, as in figures 2 and 3, is our reading."
+_PER_BLOCK = "The paper counts one of six blocks, ours are whole networks; `sharenets list 'plain_*'` has the blocks."
+
+PAPER = Paper(
+    "IGC-V2",
+    (
+        Entry(
+            "table1",
+            "The architectures, layer by layer",
+            note="Nothing is trained: `sharenets describe igcv2_c64_d8` shows ours.",
+        ),
+        Entry("table2", "Xception and IGC-V2 of eight layers, by width", _TABLE2, note=_PER_BLOCK),
+        Entry("table3", "Xception, IGC-V1 and IGC-V2* of depth 20, by width", _TABLE3),
+        Entry("table4", "Xception and IGC-V2, by depth", _TABLE4),
+        Entry("table5", "IGC-V1 and two kinds of IGC-V2 of eight layers, by width", _TABLE5, note=_PER_BLOCK),
+        Entry("table6", "IGC-V1 and IGC-V2, by depth", _TABLE6),
+        Entry("table7", "IGC-V2* and networks of others", _TABLE7),
+        Entry("figure1", "The interleaved structured sparse convolution", note="A diagram; nothing is trained."),
+        Entry("figure2", "Accuracy by K, for three values of L", note=_IN_THE_FIGURE),
+        Entry("figure3", "Accuracy, width and non-sparsity by L", note=_IN_THE_FIGURE),
+        Entry(
+            "figure4a", "IGC-V2* of depth 20, by width", _WIDER, note=_OUR_DATA, across="channels of the first stage"
+        ),
+        Entry("figure4b", "IGC-V2* of width 64, by depth", _DEEPER, note=_OUR_DATA, across="depth"),
+    ),
+    recipes={"cifar10": "igcnet-cifar10", "cifar100": "igcnet-cifar100", "tiny_imagenet": "igcnet-tiny-imagenet"},
+    ahead=(
+        *((f"igcv2_c64_d{depth}", f"xception_c35_d{depth}") for depth in (8, 20, 26)),
+        *((f"igcv2_c80_d{depth}", f"igcv1_c48_d{depth}") for depth in (8, 20, 26)),
+        *(
+            (f"igcv2_star_{width}_d20", f"{other}_d20")
+            for width, others in (
+                ("c216", ("igcv1_c96", "xception_c58")),
+                ("c304", ("igcv1_c126", "xception_c71")),
+                ("c416", ("igcv1_c150", "xception_c83")),
+            )
+            for other in others
+        ),
+    ),
+)

@@ -1,0 +1,98 @@
+"""Runs of the papers' networks: which there are, and what those that differ in their seed say together."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import statistics
+from collections.abc import Iterable, Sequence
+
+from keras_sharenets import files
+from keras_sharenets.training.papers.entries import Row
+from keras_sharenets.training.run.record import Run, read_metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but their seed, by which they are ordered."""
+
+    runs: tuple[Run, ...]
+
+    @property
+    def run(self) -> Run:
+        """The first: but for accuracies it stands for all."""
+        return self.runs[0]
+
+    @property
+    def accuracies(self) -> dict[int, float]:
+        """Seed to test accuracy after the last epoch, of the runs that are finished."""
+        return {run.seed: run.test_accuracy for run in self.runs if run.test_accuracy is not None}
+
+    @property
+    def top5_accuracies(self) -> dict[int, float]:
+        """The same for top-5, where it was measured."""
+        finished = {run.seed: run.last.test_top5_accuracy for run in self.runs if run.test_accuracy is not None}
+        return {seed: value for seed, value in finished.items() if value is not None}
+
+
+def mean_and_deviation(values: Iterable[float]) -> tuple[float, float | None]:
+    """The mean, and the deviation of a sample (divided by n - 1); `None` for one value.
+
+    >>> mean_and_deviation([0.5, 0.75, 1.0])
+    (0.75, 0.25)
+    """
+    values = list(values)
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def percent(values: Iterable[float], *, error: bool = False) -> str:
+    """Shares of 1 in per cent, `"65.30 ± 0.69"`; of errors if they are accuracies and `error` is asked for.
+
+    >>> percent([0.5, 0.75, 1.0]), percent([0.9], error=True), percent([])
+    ('75.00 ± 25.00', '10.00', '-')
+    """
+    values = list(values)
+    if not values:
+        return "-"
+    mean, deviation = mean_and_deviation(values)
+    text = f"{100 * (1 - mean if error else mean):.2f}"
+    return text if deviation is None else f"{text} ± {100 * deviation:.2f}"
+
+
+def find_runs(folders: Iterable[pathlib.Path]) -> list[Run]:
+    """The runs in the folders of some folders, of which one epoch at least is finished; broken records are left out."""
+    found = []
+    for folder in folders:
+        for path in sorted(folder.glob("*/metrics.json")):
+            try:
+                run = read_metrics(path)
+            except ValueError:
+                continue
+            found += [run] if run.epochs else []
+    return found
+
+
+def group_runs(runs: Iterable[Run], rows: Sequence[Row]) -> list[Group]:
+    """The runs of the networks of some rows, on whatever data, those of a group together; in the order of the rows.
+
+    Two runs with the same seed are one: the first that is finished.
+    """
+    networks = list(dict.fromkeys((row.network, str(dict(row.options))) for row in rows if row.network))
+    groups: dict[tuple, dict[int, Run]] = {}
+    for run in runs:
+        if _network(run) in networks:
+            seeds = groups.setdefault((networks.index(_network(run)), *run.conditions), {})
+            if run.seed not in seeds or seeds[run.seed].test_accuracy is None:
+                seeds[run.seed] = run
+    ordered = sorted(groups.items(), key=lambda item: (item[0][0], item[1][min(item[1])].data["name"]))
+    return [Group(tuple(seeds[seed] for seed in sorted(seeds))) for _, seeds in ordered]
+
+
+def groups_of(groups: Iterable[Group], row: Row, data: str) -> list[Group]:
+    """Those of one row on one data set."""
+    wanted = (row.network, str(dict(row.options)))
+    return [group for group in groups if _network(group.run) == wanted and group.run.data["name"] == data]
+
+
+def _network(run: Run) -> tuple[str, str]:
+    return run.model, str(dict(files.as_tuples(item) for item in run.options.items()))

@@ -1,0 +1,204 @@
+"""The papers' experiments, trained: what is missing, what was begun, what another process has; and what is drawn."""
+
+import io
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import PIL.Image
+import pytest
+from made_up_runs import made_up, publish
+
+from keras_sharenets import cli
+from keras_sharenets.folder_lock import hold_folder
+from keras_sharenets.training.papers.entries import Row
+from keras_sharenets.training.papers.runs import find_runs, group_runs
+from keras_sharenets.training.run.record import read_metrics
+from keras_sharenets.training.run.recorder import Recorder
+
+ROOT = pathlib.Path(__file__).parents[2]
+# The networks of figure 4, of which one stands in for all by `quick_network`.
+DIGITS = ["paper", "igcv2", "table6", "--rows", "igcv1_c48_d8", "--run", "--data", "digits", "--limit-images", "64"]
+QUICK = ["--jit-compile", "false", "--batch-size", "32"]
+
+
+def run(*words):
+    return cli.main(list(map(str, words)))
+
+
+def answer(capsys, *words):
+    assert run(*words, "--json", "-") == 0
+    output, errors = capsys.readouterr()
+    return json.loads(output), errors
+
+
+def test_missing_runs_are_trained_and_finished_ones_skipped(quick_network, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [*DIGITS, *QUICK, "--epochs", "1", "--output", "out"]
+    _, errors = answer(capsys, *words, "--seeds", "1")
+    assert "1 runs, 0 of them finished before" in errors
+    (folder,) = (tmp_path / "out").iterdir()
+    assert folder.name == "igcv1_c48_d8_digits_1epochs_64images_seed1"
+    record = read_metrics(folder / "metrics.json")
+    assert (record.state, record.data["train"], record.data["test"], record.recipe.name) == (
+        "finished",
+        64,
+        64,
+        "digits",
+    )
+    assert record.data["note"].endswith("; 64 images of either split at most")
+    before = (folder / "metrics.json").stat().st_mtime_ns
+
+    ((found,), errors) = answer(capsys, *words, "--seeds", "1", "0", "--plot", "figure.png")
+    assert "2 runs, 1 of them finished before" in errors
+    assert (folder / "metrics.json").stat().st_mtime_ns == before
+    (group,) = found["runs"]
+    assert (group["model"], group["data"], group["train_images"]) == ("igcv1_c48_d8", "digits", 64)
+    accuracies = [read_metrics(path).test_accuracy for path in sorted((tmp_path / "out").glob("*/metrics.json"))]
+    assert group["test_accuracy"] == {"0": accuracies[0], "1": accuracies[1]}
+    assert np.asarray(PIL.Image.open("figure.png")).std() > 0
+
+    assert run(*words[:5], "--output", "out") == 0
+    text = capsys.readouterr().out
+    mean, deviation = np.mean(accuracies), np.std(accuracies, ddof=1)
+    assert f"{100 * mean:.2f} ± {100 * deviation:.2f}  {100 - 100 * mean:.2f} ± {100 * deviation:.2f}" in text
+
+
+def test_a_run_that_was_stopped_is_resumed(quick_network, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [*DIGITS, *QUICK, "--epochs", "2", "--output", "out"]
+    end = Recorder.on_epoch_end
+
+    def stop(self, epoch, logs=None):
+        end(self, epoch, logs)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "on_epoch_end", stop)
+        assert run(*words) == 128 + signal.SIGTERM
+    (folder,) = (tmp_path / "out").iterdir()
+    stopped = read_metrics(folder / "metrics.json")
+    assert (stopped.state, len(stopped.epochs)) == ("stopped", 1)
+    capsys.readouterr()
+    assert run(*words[:5], "--output", "out") == 0
+    assert "1 of 2" in capsys.readouterr().out
+    answer(capsys, *words)
+    finished = read_metrics(folder / "metrics.json")
+    assert (finished.state, finished.epochs[:1]) == ("finished", stopped.epochs)
+    assert len(finished.epochs) == 2
+
+
+def test_what_cannot_be_trained_does_not_keep_the_others(quick_network, tmp_path, capsys, monkeypatch):
+    """A run that another process has, seed 0, and one that fails, seed 1."""
+    monkeypatch.chdir(tmp_path)
+    name = "igcv1_c48_d8_digits_1epochs_64images_seed"
+    (tmp_path / "out" / f"{name}1").mkdir(parents=True)
+    (tmp_path / "out" / f"{name}1" / "thesis.txt").write_text("42")
+    with hold_folder(tmp_path / "out" / f"{name}0"):
+        assert run(*DIGITS, *QUICK, "--epochs", "1", "--output", "out", "--seeds", "0", "1", "2") == 2
+    errors = capsys.readouterr().err
+    assert f"The folder out/{name}0 is in use by process {os.getpid()} on" in errors
+    assert f"error: 1 of 3 runs failed; the first: {name}1: The output directory out/{name}1 exists" in errors
+    assert [path.parent.name for path in (tmp_path / "out").glob("*/metrics.json")] == [f"{name}2"]
+
+
+def test_rows_without_a_network_are_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["paper", "hscnet", "table3", "--rows", "MobileNetV1", "--run", "--output", "out"]
+    assert run(*words) == 0
+    errors = capsys.readouterr().err
+    assert "not trained: MobileNetV1: quoted there from another paper; the library has no MobileNetV1" in errors
+    assert not (tmp_path / "out").exists()
+
+
+# Groups of runs, from made-up records
+
+
+def test_runs_in_groups(tmp_path):
+    """One network's seeds stand together; another recipe, other data and a copy of a run do not make more seeds."""
+    from keras_sharenets.training.recipes.named import find_recipe, override
+
+    other = override(find_recipe("fast"), epochs=9)
+    runs = [("s_vggnet_32", 0, 0.5), ("s_vggnet_32", 2, 0.7), ("sl_vggnet_32", 0, 0.8), ("resnet_8", 0, 0.9)]
+    for each in runs:
+        publish(tmp_path / "a", made_up(*each))
+    publish(tmp_path / "b", made_up("s_vggnet_32", 0, 0.1))
+    publish(tmp_path / "c", made_up("s_vggnet_32", 0, 0.6, other))
+    (tmp_path / "c" / "broken").mkdir()
+    (tmp_path / "c" / "broken" / "metrics.json").write_text("{")
+    found = find_runs([tmp_path / name for name in "abc"])
+    assert len(found) == 6
+    rows = [Row("SL", "sl_vggnet_32", "cifar10"), Row("S", "s_vggnet_32", "cifar10"), Row("?", None, "cifar10")]
+    groups = group_runs(found, rows)
+    assert [group.accuracies for group in groups] == [{0: 0.8}, {0: 0.5, 2: 0.7}, {0: 0.6}]
+
+
+def plotted(tmp_path, capsys, *words):
+    assert run("paper", *words, "--plot", tmp_path / "figure.png") == 0
+    capsys.readouterr()
+    return PIL.Image.open(io.BytesIO((tmp_path / "figure.png").read_bytes()))
+
+
+def test_figures(tmp_path, capsys, monkeypatch):
+    """Of the paper alone; with runs; and curves, which need runs."""
+    monkeypatch.chdir(tmp_path)
+    alone = plotted(tmp_path, capsys, "shardnet", "figure3")
+    assert alone.width > 2.5 * alone.height  # Three panels.
+    for seed, accuracy in ((0, 0.7), (1, 0.8)):
+        publish(tmp_path / "runs", made_up("s_vggnet_32", seed, accuracy))
+        publish(tmp_path / "runs", made_up("sharesnet_164", seed, accuracy))
+    with_runs = plotted(tmp_path, capsys, "shardnet", "figure3")
+    assert (np.asarray(with_runs) != np.asarray(alone)).any()
+    assert np.asarray(plotted(tmp_path, capsys, "sharesnet", "figure4")).std() > 0
+    assert run("paper", "hgcnet", "figure5", "--plot", tmp_path / "figure.png") == 2
+    assert "There is nothing to draw of figure5" in capsys.readouterr().err
+
+
+# One table of each paper, end to end
+
+SMALLEST = {
+    "hscnet": ("table4", "hscnet_m128_g16_r8_a2"),
+    "hgcnet": ("table1", "sgcnet_42_g6"),
+    "igcv2": ("table2", "plain_xception_c64"),
+    "sharesnet": ("table3", "resnet_92"),
+    "shardnet": ("table1a", "s_vggnet_32"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", SMALLEST)
+def test_a_table_of_each_paper_is_trained_killed_once_and_resumed(key, tmp_path, cifar10_folder):
+    """512 images of CIFAR-10, one network, two epochs: the process is killed in the second."""
+    table, network = SMALLEST[key]
+    (row,) = [str(number) for number, row in _rows(key, table) if (row.network, row.data) == (network, "cifar10")]
+    words = [sys.executable, "-m", "trainers", "paper", key, table, "--rows", row, "--run", "--epochs", "2"]
+    words += ["--limit-images", "512", "--data-dir", cifar10_folder, "--output", tmp_path / "out"]
+    words += ["--plot", tmp_path / "figure.png"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    quiet = {"cwd": tmp_path, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(words, **quiet)
+    while not list((tmp_path / "out").glob("*/last.keras")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (folder,) = (tmp_path / "out").iterdir()
+    killed = read_metrics(folder / "metrics.json")
+    assert (killed.state, len(killed.epochs)) == ("running", 1)
+    assert subprocess.run(words, **quiet).returncode == 0
+    finished = read_metrics(folder / "metrics.json")
+    assert (finished.state, len(finished.epochs), finished.epochs[0]) == ("finished", 2, killed.epochs[0])
+    assert (finished.model, finished.data["train"], finished.data["name"]) == (network, 512, "cifar10")
+    assert np.asarray(PIL.Image.open(tmp_path / "figure.png")).std() > 0
+
+
+def _rows(key, table):
+    from keras_sharenets.training.papers.entries import papers
+
+    (rows,) = [entry.rows for entry in papers()[key].entries if entry.key == table]
+    return enumerate(rows, start=1)
