@@ -29,7 +29,6 @@ REFERENCE = {
     "sharing": ("Sharing", ["keras_sharenets.sharing"]),
     "analysis": ("Analysis", ["keras_sharenets.analysis"]),
     "mobile": ("Mobile", ["keras_sharenets.mobile"]),
-    "sharing": ("Sharing", ["keras_sharenets.sharing"]),
 }
 # These have no list of names: what is described is whatever has no underscore before it.
 MODULES = {
