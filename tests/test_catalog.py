@@ -7,8 +7,10 @@ import pathlib
 import pytest
 from harness import counts_only, slow_after
 
+import keras_sharenets as ksn
 from keras_sharenets.analysis import catalog
 from keras_sharenets.models.registry import FAMILIES, VARIANTS
+from tools.count_networks import measure
 
 HERE = pathlib.Path(__file__).parent
 PAGE = (HERE.parent / "docs" / "networks.md").read_text()
@@ -43,6 +45,7 @@ def test_counts_of_the_specification(name):
     for entry in catalog.entries([name]):
         check_row(entry)
         check_paper(entry)
+        check_list(entry)
         (line,) = (line for line in catalog.to_markdown([entry]).splitlines() if line.startswith(f"| `{name}`"))
         assert line in PAGE.splitlines(), "run `sharenets table --update docs/networks.md`"
 
@@ -58,6 +61,45 @@ def check_row(entry):
         assert counts["conv_kernels_and_biases"] == int(row["convolutions"])
     if row["multiply_adds"]:
         assert entry.multiply_adds == int(row["multiply_adds"])
+
+
+def check_list(entry):
+    """What `sharenets list` shows without building anything, of those configurations that it has."""
+    for counts in ksn.models.list_counts(entry.name):
+        if (counts.input_shape, counts.num_classes) == (entry.input_shape, entry.num_classes) and not counts.arguments:
+            assert counts.stored_parameters == entry.stored_parameters
+            assert counts.effective_parameters == entry.effective_parameters
+            assert counts.multiply_adds == entry.multiply_adds
+
+
+def test_every_network_is_in_the_list_as_it_is_built_by_default():
+    listed = {counts.model: counts for counts in ksn.models.list_counts() if not counts.arguments}
+    assert set(listed) == set(VARIANTS), "run `python -m tools.count_networks`"
+    for name, counts in listed.items():
+        first = VARIANTS[name].configurations[0]
+        assert (counts.input_shape, counts.num_classes) == (first.input_shape, first.num_classes)
+        assert 0 < counts.stored_parameters <= counts.effective_parameters
+
+
+def test_files_in_the_list_have_the_bytes_of_trained_ones():
+    trained = ksn.models.list_trained()
+    for each in trained:
+        arguments = {**each.options, "num_classes": len(each.class_names)}
+        (counts,) = (
+            counts
+            for counts in ksn.models.list_counts(each.model)
+            if {"num_classes": counts.num_classes, **counts.arguments} == arguments
+        )
+        assert counts.stored_parameters == each.stored_parameters
+        assert 0.9 < each.int8_bytes / counts.int8_bytes < 1.06, each.label
+
+
+@pytest.mark.slow
+@counts_only
+@pytest.mark.parametrize("name", ["hscnet_m32_g4_r2_b1_a2", "igcv2_c64_d8", "sl3_resnet_64", "resnet_8"])
+def test_files_in_the_list_are_those_of_the_exporter(name):
+    (counts,) = (counts for counts in ksn.models.list_counts(name) if not counts.arguments)
+    assert measure(name, {}).int8_bytes == pytest.approx(counts.int8_bytes, rel=0.01)
 
 
 def check_paper(entry):

@@ -5,9 +5,11 @@ import pathlib
 import re
 
 import keras
+import numpy as np
 import pytest
 
 import keras_sharenets as ksn
+from tools import draw_sharing
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -56,6 +58,25 @@ def test_choice_for_100_kb_is_the_best_below():
     assert best not in sharing, "the table says that it shares nothing"
     best = max(sharing, key=lambda each: each.int8_test_accuracy)
     assert re.search(rf"^\| 100 kB, shared \| `{best.label}`", README, re.M)
+
+
+@pytest.mark.parametrize(
+    ("name", "stored", "used"),
+    [
+        ("ordinary", 16 * 16, 16 * 16),
+        ("hscnet", 4 * 16 // (2 * 2), 4 * 16),  # 4 inputs a group, each filter in 2 repeats and 2 arrangements
+        ("hgcnet", 16 * 4 + 3 * 4 * 4, (4 + 8 + 12 + 16) * 4),
+        ("igcv2", 2 * 16 * 4, 16 * 16),
+    ],
+)
+def test_numbers_in_the_figure_of_sharing(name, stored, used):
+    layer = draw_sharing.example_layers()[name]
+    kernel = draw_sharing.kernel_of(layer, groups=draw_sharing.GROUPS if name == "hscnet" else 1)
+    assert (layer.count_params(), np.count_nonzero(kernel)) == (stored, used)
+    if name == "hscnet":
+        values, counts = np.unique(kernel[kernel > 0], return_counts=True)
+        np.testing.assert_array_equal(values, np.arange(1, stored + 1))
+        assert set(counts) == {4}, "each stored weight is at work four times"
 
 
 def test_readme_is_read_in_minutes():

@@ -104,7 +104,7 @@ def _ordinary(axes: Axes, layer: keras.Layer) -> None:
     kernel = kernel_of(layer)
     _panel(axes, "Ordinary convolution", layer.count_params())
     # The step of the golden ratio tells neighbors apart.
-    _matrix(axes, [[_shade("Greys", 0.618 * number % 1) for number in row] for row in kernel], 0, 11)
+    _matrix(axes, [[_shade("Grays", 0.618 * number % 1) for number in row] for row in kernel], 0, 11)
     axes.text(12.5, 5.5, "square: a weight\nrow: input channel\ncolumn: filter", fontsize=9, color=QUIET, va="center")
 
 

@@ -9,7 +9,7 @@ from keras_sharenets.cli.command import CommandLine, run_command_line
 
 _HERE = "keras_sharenets.cli"
 COMMANDS = {
-    "list": (f"{_HERE}.list", "List the named networks, or those that come trained."),
+    "list": (f"{_HERE}.list", "List the named networks: what they cost, and how right those are that come trained."),
     "describe": (f"{_HERE}.describe", "Show weights and multiply-adds of a network, or what is in a .tflite file."),
     "table": (f"{_HERE}.table", "Count named networks beside what their papers print, as Markdown tables."),
     "create": (f"{_HERE}.create", "Write a network as a .keras file, trained or not."),
@@ -26,7 +26,7 @@ COMMANDS = {
     "page": (f"{_HERE}.page", "Write a web page that runs .tflite files in the browser."),
     "size": (f"{_HERE}.size", "Show what the bytes of .tflite files are spent on, side by side."),
     "benchmark": (f"{_HERE}.benchmark", "Measure time, memory and size of .tflite files with LiteRT, side by side."),
-    "enumerate": (f"{_HERE}.enumerate", "List all networks of a search space within a budget."),
+    "enumerate": (f"{_HERE}.enumerate", "List networks of a search space within a budget, the nearest first."),
     "search": (f"{_HERE}.search", "Look for the best network of a space within a budget."),
 }
 LINE = CommandLine("sharenets", "Small convolutional networks that reuse their filters.", COMMANDS, __version__)

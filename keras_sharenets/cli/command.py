@@ -174,6 +174,8 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
             if hasattr(command, "check"):
                 command.check(arguments)
             if getattr(command, "NEEDS_KERAS", True):
+                if "keras" not in sys.modules and sys.stderr.isatty():
+                    say("loading Keras ...")  # Which takes seconds.
                 with without_notices():
                     importlib.import_module("keras")
             answer = command.run(arguments)

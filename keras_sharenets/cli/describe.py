@@ -14,6 +14,13 @@ from keras_sharenets.cli.command import Answer
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="NAME|FILE", help="named network, .keras file or .tflite file")
     parser.add_argument("--classes", type=int, metavar="N", help="number of classes of a named network")
+    parser.add_argument(
+        "--input-shape",
+        type=int,
+        nargs=3,
+        metavar=("HEIGHT", "WIDTH", "CHANNELS"),
+        help="size of the images of a named network",
+    )
     parser.add_argument("--format", choices=("text", "csv", "json"), default="text", help="of the text (default: text)")
 
 
@@ -22,6 +29,10 @@ def check(arguments: argparse.Namespace) -> None:
 
     if not arguments.target.endswith((".tflite", ".keras")):
         find_variant(arguments.target)
+    elif arguments.classes is not None or arguments.input_shape is not None:
+        raise ValueError(
+            f"`--classes` and `--input-shape` are those of a named network; {arguments.target} has its own."
+        )
 
 
 def run(arguments: argparse.Namespace) -> Answer:
@@ -38,8 +49,10 @@ def run(arguments: argparse.Namespace) -> Answer:
     if arguments.target.endswith(".keras"):
         model = files.load_model(arguments.target)
     else:
-        overrides = {} if arguments.classes is None else {"num_classes": arguments.classes}
-        model = create_model(arguments.target, **overrides)
+        shape = None if arguments.input_shape is None else tuple(arguments.input_shape)
+        overrides = {"num_classes": arguments.classes, "input_shape": shape}
+        given = {name: value for name, value in overrides.items() if value is not None}
+        model = create_model(arguments.target, **given)
     profile = analysis.profile(model)
     data = analysis.to_dict(profile)
     if arguments.format == "json":

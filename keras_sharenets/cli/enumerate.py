@@ -1,4 +1,4 @@
-"""List all networks of a space within a budget, without building or training any.
+"""List networks of a space within a budget, the nearest to it first, without building or training any.
 
 sharenets enumerate --space igcv2 --max-parameters 200000 --sort=-density,multiply_adds --limit 20
 """
@@ -12,6 +12,8 @@ from keras_sharenets import _checks
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.search.budgets import Budget
 from keras_sharenets.search.spaces import NAMES
+
+LIMIT = 20
 
 
 def add_space_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,12 +42,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", type=int, default=10, metavar="N", help="default: 10")
     parser.add_argument(
         "--sort",
-        default="stored_parameters",
         metavar="COLUMNS",
         help="stored_parameters, multiply_adds, density, one_path or arguments, commas between; '-' before one for its "
-        "largest first, as in --sort=-density,multiply_adds (default: stored_parameters)",
+        "largest first, as in --sort=-density,multiply_adds (default: the nearest to the budget first, without one "
+        "the smallest)",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="lines of the table (default: all)")
+    parser.add_argument(
+        "--limit",
+        type=_limit,
+        default=LIMIT,
+        metavar="N|all",
+        help=f"lines of the table (default: {LIMIT}); --json has all networks within the budget",
+    )
+
+
+def _limit(text: str) -> int | None:
+    return None if text == "all" else int(text)
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -60,13 +72,15 @@ def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets.search.spaces import find_space
     from keras_sharenets.search.spaces.space import check_image_shape
 
-    space, budget, columns = find_space(arguments.space), checked_budget(arguments), arguments.sort.split(",")
+    space, budget = find_space(arguments.space), checked_budget(arguments)
+    columns = (arguments.sort or _nearest_first(budget)).split(",")
     input_shape, num_classes = check_image_shape(tuple(arguments.input_shape)), arguments.classes
     enumeration.ordered(space, [], columns)
     considered, networks = enumeration.networks_within(space, budget, input_shape=input_shape, num_classes=num_classes)
     networks = enumeration.ordered(space, networks, columns)
     shown = networks[: arguments.limit]
     listed = "" if len(shown) == len(networks) else f", the first {len(shown):,} listed"
+    # The last line, so that it is read without scrolling.
     summary = f"{considered:,} networks considered, {len(networks):,} within the budget{listed}"
     data = {
         "space": space.name,
@@ -78,4 +92,11 @@ def run(arguments: argparse.Namespace) -> Answer:
         # A space may have a hundred thousand: as data they are made where they are asked for.
         "networks": enumeration.to_dicts(space, networks) if arguments.json else [],
     }
-    return Answer(f"{enumeration.table(space, shown)}\n\n{summary}" if shown else summary, data)
+    blocks = [enumeration.table(space, shown), "\n".join(enumeration.column_notes(space))] if shown else []
+    return Answer("\n\n".join([*blocks, summary]), data)
+
+
+def _nearest_first(budget: Budget) -> str:
+    if budget.max_parameters is not None:
+        return "-stored_parameters"
+    return "stored_parameters" if budget.max_multiply_adds is None else "-multiply_adds"

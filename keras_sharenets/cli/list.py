@@ -1,24 +1,37 @@
-"""List the named networks.
+"""List the named networks with what they cost, and how right those are that come trained.
 
-sharenets list 'hscnet_m128*'
+sharenets list 'igcv2*' --max-parameters 100000
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
 
+from keras_sharenets import _checks
 from keras_sharenets.cli.command import Answer
 
 NEEDS_KERAS = False
+# Option, the column that it limits, and what that counts.
+LIMITS = (
+    ("--max-parameters", "stored_parameters", "stored weights, each shared tensor once"),
+    ("--max-multiply-adds", "multiply_adds", "for one image"),
+    ("--max-bytes", "int8_bytes", "of the int8 .tflite file"),
+)
+_HEADER = ("network", "family", "input", "classes", "parameters", "multiply-adds", "int8 bytes", "accuracy", "in int8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_pattern(parser)
-    trained_help = (
-        "those that come trained, for `create_model(NAME, weights=...)`, with their accuracies and int8 bytes"
+    parser.add_argument("--family", metavar="NAME", help="those of one paper, as in the table's second column")
+    parser.add_argument(
+        "--trained", action="store_true", help="those that come trained, for `create_model(NAME, weights=...)`"
     )
-    parser.add_argument("--trained", action="store_true", help=trained_help)
+    for option, _, help_text in LIMITS:
+        parser.add_argument(option, type=int, metavar="N", help=help_text)
 
 
 def add_pattern(parser: argparse.ArgumentParser) -> None:
@@ -36,34 +49,75 @@ def matching_names(pattern: str) -> list[str]:
     return names
 
 
-def run(arguments: argparse.Namespace) -> Answer:
-    from keras_sharenets.models import find_family, find_variant
+def networks(pattern: str) -> list[dict[str, Any]]:
+    """Each network that matches, with its counts and, where it comes trained, what is known of that.
 
-    if arguments.trained:
-        return _trained(arguments.pattern)
-    networks = []
-    for name in matching_names(arguments.pattern):
+    A network that comes trained is counted with the classes that it was trained for, any other as
+    `create_model(name)` builds it. Families are in the order of the documentation, each with its smallest first.
+    """
+    from keras_sharenets.models import find_variant, list_counts, list_trained
+    from keras_sharenets.models.registry import FAMILIES, find_family
+
+    untrained = {field.name: None for field in dataclasses.fields(list_trained()[0])}
+    trained = {(each.model, tuple(each.options.items())): dataclasses.asdict(each) for each in list_trained(pattern)}
+    found = {}
+    for name in matching_names(pattern):
         variant = find_variant(name)
-        published = variant.configurations[0].published
-        networks.append({"name": name, "family": find_family(name), "published": published, "note": variant.note})
-    lines = (f"{entry['name']:32} {entry['published'] or '-':>6}  {entry['note']}".rstrip() for entry in networks)
-    return Answer("\n".join(lines), networks)
+        for counts in list_counts(name):
+            options = {key: value for key, value in counts.arguments.items() if key != "num_classes"}
+            known = trained.get((name, tuple(options.items())), {})
+            if not known or len(known["class_names"]) == counts.num_classes:
+                label = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
+                about = {"name": name, "label": label, "family": find_family(name)}
+                about |= {"published": variant.configurations[0].published, "note": variant.note}
+                found[label] = {**untrained, **about, "options": options, **dataclasses.asdict(counts), **known}
+    families = list(FAMILIES)
+    return sorted(found.values(), key=lambda each: (families.index(each["family"]), each["stored_parameters"]))
 
 
-def _trained(pattern: str) -> Answer:
-    """Those that come trained; a `ValueError` if none matches."""
-    from keras_sharenets.models import list_trained
+def check(arguments: argparse.Namespace) -> None:
+    from keras_sharenets.models.registry import FAMILIES
+
+    if arguments.family is not None:
+        _checks.one_of("family", arguments.family, tuple(FAMILIES))
+    for option, _, _ in LIMITS:
+        name = option.removeprefix("--").replace("-", "_")
+        if getattr(arguments, name) is not None:
+            _checks.positive(name, getattr(arguments, name))
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    listed = networks(arguments.pattern)
+    considered = len(listed)
+    if arguments.family is not None:
+        listed = [each for each in listed if each["family"] == arguments.family]
+    if arguments.trained:
+        listed = [each for each in listed if each["weights"] is not None]
+    for option, column, _ in LIMITS:
+        most = getattr(arguments, option.removeprefix("--").replace("-", "_"))
+        listed = [each for each in listed if most is None or (each[column] or math.inf) <= most]
+    if not listed:
+        return Answer(f"none of {considered} networks; `sharenets list` shows all", [])
+    return Answer(_table(listed), listed)
+
+
+def _table(listed: Sequence[dict[str, Any]]) -> str:
     from keras_sharenets.rendering.tables import text_table
 
-    found = list_trained(pattern)
-    if not found:
-        raise ValueError(f"`pattern` (={pattern!r}) matches no network that comes trained; `list --trained` shows all.")
-    header = ("network", "weights", "parameters", "test accuracy", "int8", "its bytes")
     rows = [
         (
-            *(each.label, each.weights, f"{each.stored_parameters:,}"),
-            *(f"{each.test_accuracy:.2%}", f"{each.int8_test_accuracy:.2%}", f"{each.int8_bytes:,}"),
+            *(each["label"], each["family"], "x".join(map(str, each["input_shape"])), str(each["num_classes"])),
+            *("-" if each[column] is None else f"{each[column]:,}" for _, column, _ in LIMITS),
+            *(_percent(each[column]) for column in ("test_accuracy", "int8_test_accuracy")),
         )
-        for each in found
+        for each in listed
     ]
-    return Answer(text_table([header, *rows]), [dataclasses.asdict(each) for each in found])
+    notes = [
+        "parameters: stored, each shared tensor once; multiply-adds: for one image; int8 bytes: of a .tflite file,",
+        "with random weights where none come with the package; accuracy: on the test split of CIFAR-10 as a JPEG copy",
+    ]
+    return "\n".join([text_table([_HEADER, *rows], align="lllrrrrrr"), "", *notes])
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"

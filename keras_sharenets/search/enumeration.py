@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from keras_sharenets import _checks
+from keras_sharenets.models import find_variant
 from keras_sharenets.rendering.tables import text_table
 from keras_sharenets.search.budgets import Budget
 from keras_sharenets.search.spaces.space import IMAGE, Counts, Point, Shape, Space, count, named, points
 
 COUNTS = tuple(field.name for field in dataclasses.fields(Counts))
+_MEANINGS = {
+    "stored_parameters": "trainable weights, each shared tensor once",
+    "multiply_adds": "for one image",
+    "density": "lowest share of inputs and outputs that a block connects; 1 is dense",
+    "one_path": "whether each such pair is connected on one path",
+    "network": "key of the factory and named network that it is a variant of",
+}
 _TITLES = {"stored_parameters": "parameters", "multiply_adds": "multiply-adds", "one_path": "one path"}
 
 Networks = list[tuple[Point, Counts]]
@@ -92,6 +102,22 @@ def table(space: Space, networks: Networks) -> str:
         numbers += [_text(getattr(counts, name)) for name in counted[2:]]
         rows.append([*numbers, *(_text(point.get(name)) for name in arguments)])
     return text_table(rows)
+
+
+def column_notes(space: Space) -> list[str]:
+    """What the columns of [`table`] mean, a line each; arguments as the factories of the space document them."""
+    counted, arguments = _columns(space)
+    documented = {}
+    for network in space.networks.values():
+        text = inspect.getdoc(find_variant(network).factory) or ""
+        found = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", text, re.M | re.S)
+        for names, meaning in re.findall(
+            r"^ {4}([\w, ]+): (.*?)(?=^ {4}\S|\Z)", found[1] if found else "", re.M | re.S
+        ):
+            sentence = re.split(r"\.\s|\.$|; ", " ".join(meaning.split()))[0]
+            documented.update({name: documented.get(name, sentence) for name in names.split(", ")})
+    meanings = {**documented, **_MEANINGS}
+    return [f"{_TITLES.get(name, name)}: {meanings[name]}" for name in (*counted, *arguments) if name in meanings]
 
 
 def to_dicts(space: Space, networks: Networks) -> list[dict[str, Any]]:

@@ -65,7 +65,7 @@ def test_help_of_every_command_has_an_example_that_parses(line, capsys):
 def test_one_json_for_all(sharenets, tmp_path):
     target = tmp_path / "found.json"
     status, text, _ = sharenets("list", "hscnet_m32*", "--json", target)
-    assert (status, text.split()[0]) == (0, "hscnet_m32_g4_r2_b1_a2")
+    assert (status, text.splitlines()[1].split()[0]) == (0, "hscnet_m32_g4_r2_b1_a2")
     data = json.loads(target.read_text())
     assert [entry["name"] for entry in data] == ["hscnet_m32_g4_r2_b1_a2"]
     for words in (("--json", "-"), ("--json",)):

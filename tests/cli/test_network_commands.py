@@ -36,8 +36,38 @@ def folder(tmp_path_factory):
 def test_list(sharenets):
     status, out, _ = sharenets("list", "hscnet_m1?8*_r8*")
     assert status == 0
-    assert [line.split()[0] for line in out.splitlines()] == ["hscnet_m128_g16_r8_a2", "hscnet_m128_g16_r8_a2_star"]
-    assert out.splitlines()[0].split()[1] == "1.8M"
+    header, *rows = (line.split() for line in out.partition("\n\n")[0].splitlines())
+    assert header[:2] == ["network", "family"]
+    # The smallest first, with the counts of the specification.
+    assert rows == [
+        ["hscnet_m128_g16_r8_a2_star", "hscnet", "32x32x3", "10", "1,434,906", "494,326,784", *rows[0][6:]],
+        ["hscnet_m128_g16_r8_a2", "hscnet", "32x32x3", "10", "1,778,970", "494,326,784", *rows[1][6:]],
+    ]
+    assert "multiply-adds: for one image" in out
+
+
+def test_list_within_limits(sharenets):
+    def names(*words):
+        status, out, _ = sharenets("list", *words, "--json", "-")
+        assert status == 0
+        return [each["label"] for each in json.loads(out)]
+
+    small = names("--max-parameters", 60_000, "--trained")
+    assert set(small) == {each.label for each in ksn.models.list_trained() if each.stored_parameters <= 60_000}
+    below = names("--max-bytes", 100_000, "--trained")
+    assert set(below) == {each.label for each in ksn.models.list_trained() if each.int8_bytes <= 100_000}
+    assert set(names("--family", "hscnet")) == set(ksn.list_models("hscnet*"))
+    assert names("resnet_8", "--max-multiply-adds", 12_000_000) == []
+    assert names("resnet_8", "--max-multiply-adds", 13_000_000) == ["resnet_8"]
+    assert set(ksn.list_models()) <= set(names())
+    assert sharenets("list", "resnet_8", "--max-parameters", 5)[1].startswith("none of 1 networks")
+
+
+def test_list_of_a_family_that_is_not_there(sharenets):
+    status, _, err = sharenets("list", "--family", "hscnets")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "`family` (='hscnets') must be one of 'hscnet'" in err
+    assert "`max_bytes` (=0) must be a positive integer" in sharenets("list", "--max-bytes", 0)[2]
 
 
 def test_describe_a_name(sharenets):
@@ -49,6 +79,19 @@ def test_describe_a_name(sharenets):
     status, out, _ = sharenets("describe", "hscnet_m128_g16_r8_a2", "--classes", 100)
     assert status == 0
     assert "1,825,140" in out
+
+
+def test_describe_a_name_for_other_images(sharenets):
+    words = ("describe", "resnet_8", "--input-shape", 16, 16, 1, "--classes", 3, "--json", "-")
+    profile = ksn.profile(ksn.create_model("resnet_8", input_shape=(16, 16, 1), num_classes=3))
+    status, out, _ = sharenets(*words)
+    assert (status, json.loads(out)["multiply_adds"]) == (0, profile.multiply_adds)
+
+
+def test_a_file_has_its_own_images(sharenets):
+    status, _, err = sharenets("describe", "net.keras", "--input-shape", 16, 16, 1)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "those of a named network; net.keras has its own" in err
 
 
 def test_describe_a_keras_file(sharenets, folder):
@@ -84,13 +127,13 @@ def test_list_those_that_come_trained(sharenets):
     assert status == 0
     listed = json.loads(out)
     assert [(each["model"], each["options"], each["weights"]) for each in listed] == [
-        ("sl3_resnet_64", {}, "cifar10"),
         ("sl3_resnet_64", {"width": 40}, "cifar10"),
+        ("sl3_resnet_64", {}, "cifar10"),
     ]
     status, out, _ = sharenets("list", "--trained")
-    rows = [line.split() for line in out.splitlines()]
-    assert [rows[0][0], rows[0][-1]] == ["network", "bytes"]
-    assert f"{listed[0]['int8_bytes']:,}" in [row[-1] for row in rows if row[0] == "sl3_resnet_64"]
+    rows = [line.split() for line in out.partition("\n\n")[0].splitlines()]
+    assert len(rows) == 1 + len(ksn.models.list_trained())
+    assert [row[-3:] for row in rows if row[:2] == ["sl3_resnet_64", "shardnet"]] == [["75,778", "84.83%", "84.79%"]]
 
 
 def test_create_from_a_trial(sharenets, tmp_path):

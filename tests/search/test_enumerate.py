@@ -18,8 +18,8 @@ DIGITS = ["--input-shape", "8", "8", "1"]
 
 def _run(capsys, *arguments):
     assert main(["enumerate", *arguments]) == 0
-    *lines, summary = capsys.readouterr().out.splitlines()
-    return [re.split(" {2,}", line.strip()) for line in lines if line], summary
+    *blocks, summary = capsys.readouterr().out.strip().split("\n\n")
+    return [re.split(" {2,}", line.strip()) for line in (blocks[0] if blocks else "").splitlines()], summary
 
 
 def _number(text):
@@ -32,10 +32,34 @@ def test_all_within_the_budget_are_listed_and_no_other(capsys):
     # A limit that some network meets exactly.
     limit = sorted(entry.stored_parameters for entry in counts)[len(counts) // 2]
     within = [entry.stored_parameters for entry in counts if entry.stored_parameters <= limit]
-    (head, *rows), summary = _run(capsys, "--space", "sharesnet", "--max-parameters", str(limit), *DIGITS)
+    words = ("--space", "sharesnet", "--max-parameters", str(limit), "--limit", "all", *DIGITS)
+    (head, *rows), summary = _run(capsys, *words)
     assert head[0] == "parameters"
-    assert [_number(row[0]) for row in rows] == sorted(within)
+    assert [_number(row[0]) for row in rows] == sorted(within, reverse=True)
     assert summary == f"{len(counts)} networks considered, {len(within)} within the budget"
+
+
+def test_the_nearest_to_the_budget_come_first_with_what_columns_mean(capsys):
+    assert main(["enumerate", "--space", "sharesnet", "--max-parameters", "100000", *DIGITS]) == 0
+    table, notes, summary = capsys.readouterr().out.strip().split("\n\n")
+    head, *rows = (re.split(" {2,}", line.strip()) for line in table.splitlines())
+    stored = [_number(row[0]) for row in rows]
+    assert len(stored) == 20
+    assert stored == sorted(stored, reverse=True)
+    every = [
+        count(find_space("sharesnet"), point, input_shape=(8, 8, 1))
+        for point in points(find_space("sharesnet"), (8, 8, 1))
+    ]
+    assert stored[0] == max(each.stored_parameters for each in every if each.stored_parameters <= 100_000)
+    assert [line.partition(": ")[0] for line in notes.splitlines()] == head
+    assert summary.endswith("the first 20 listed")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_column_is_explained(name):
+    space = find_space(name)
+    head = re.split(" {2,}", enumeration.table(space, []).strip())
+    assert [line.partition(": ")[0] for line in enumeration.column_notes(space)] == head
 
 
 def test_both_limits_hold(tmp_path):
@@ -101,7 +125,7 @@ def test_every_argument_is_a_column(name, capsys):
         (["--space", "hsc"], "`space` (='hsc') must be one of 'hscnet'"),
         (["--space", "hscnet", "--sort", "density"], "`sort` (='density') must be one of 'stored_parameters'"),
         (["--space", "hscnet", "--max-parameters", "0"], "`max_parameters` (=0) must be a positive integer"),
-        (["--space", "hscnet", "--limit", "-1"], "`limit` (=-1) must be"),
+        (["--space", "hscnet", "--limit", "0"], "`limit` (=0) must be"),
         (["--space", "hscnet", "--classes", "0"], "`classes` (=0) must be"),
         (["--space", "hscnet", "--input-shape", "2", "8", "1"], "`input_shape` (=(2, 8, 1)) must be"),
         (["--space", "hscnet", "--max-parameters", "1", "--json", "/dev/null/found.json"], "/dev/null"),
