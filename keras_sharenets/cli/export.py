@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from keras_sharenets import _checks, precisions
+from keras_sharenets import _checks, precisions, targets
 from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.rendering.tables import text_table
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from keras_sharenets.mobile.export.saved_model import SavedModelReport
     from keras_sharenets.mobile.export.tflite import TFLiteReport
 
-_OF_FILE = ("to", "quantization", "prefer", "max_bytes", "input_type", "output_type", "representative_data")
+_CHOSEN = ("quantization", "prefer", "input_type", "output_type")
+_OF_FILE = ("to", "device", *_CHOSEN, "max_bytes", "representative_data")
 _OF_RUN = ("formats", "test", "data", "data_dir", "download", "skip_unreadable", "input_shape")
 
 
@@ -42,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     quantization_help = f"{names}; or for some layers, 'stage1_*=dynamic_int8,*=dynamic_int4' (default: float32)"
     group.add_argument("--quantization", type=precisions.parse, metavar="NAME", help=quantization_help)
     prefer_help = "speed: every use of a shared kernel has one of its own; memory: small tensor arena (default: size)"
-    group.add_argument("--prefer", choices=("size", "speed", "memory"), help=prefer_help)
+    group.add_argument("--prefer", choices=("size", "speed", "memory", "npu"), help=prefer_help)
+    device_help = "sets the quantization, what to prefer and the types, where they are not given"
+    group.add_argument("--target", dest="device", choices=targets.TARGETS, help=device_help)
     group.add_argument("--max-bytes", type=int, metavar="N", help="instead: the fastest that fits into so many bytes")
     for end, verb in (("input", "takes"), ("output", "gives")):
         end_help = f"what an int8 file {verb} (default: uint8; microcontrollers: int8)"
@@ -65,10 +68,12 @@ def check(arguments: argparse.Namespace) -> None:
     for name in _OF_FILE if of_run else _OF_RUN:
         if getattr(arguments, name) is not None:
             wanted = "a .keras file, but TARGET is a folder" if of_run else "the folder of a run, but TARGET is none"
-            raise ValueError(f"`--{name.replace('_', '-')}` is for {wanted} (={arguments.target}).")
-    for name in ("quantization", "prefer", "max_bytes", "input_type", "output_type"):
+            raise ValueError(f"`{_option(name)}` is for {wanted} (={arguments.target}).")
+    for name in ("device", *_CHOSEN, "max_bytes"):
         if arguments.to in ("saved_model", ONNX) and getattr(arguments, name):
-            raise ValueError(f"`--{name.replace('_', '-')}` goes with `--to tflite`.")
+            raise ValueError(f"`{_option(name)}` goes with `--to tflite`.")
+    given = {name: getattr(arguments, name) for name in _CHOSEN}
+    vars(arguments).update(targets.choose(arguments.device, **given))
     precisions.check_quantization(arguments.quantization, "--quantization")
     if arguments.to == "c_array" and arguments.quantization not in (None, "int8"):
         raise ValueError("`--to c_array` is for float32 and int8: microcontrollers do not widen weights in float16.")
@@ -81,6 +86,10 @@ def check(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"`--test` is for {' and '.join(TFLITE)}, but `--formats` (={' '.join(arguments.formats)}) has neither."
         )
+
+
+def _option(name):
+    return {"device": "--target"}.get(name, f"--{name.replace('_', '-')}")
 
 
 def run(arguments: argparse.Namespace) -> Answer:

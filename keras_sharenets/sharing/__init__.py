@@ -1,6 +1,6 @@
 """Networks made smaller by sharing their filters, with their weights taken over."""
 
-from keras_sharenets.sharing.conversion import share
+from keras_sharenets.sharing.api import share
 from keras_sharenets.sharing.report import Shared, SharedLayer
 from keras_sharenets.sharing.schemes import HierarchicalGroups, InterleavedGroups, ShareChannels, ShareDepth
 

@@ -22,7 +22,7 @@ def archives(tmp_path, monkeypatch):
     """A folder with the two packages, of other contents, as if npm listed these."""
     folder, packages = tmp_path / "archives", []
     folder.mkdir()
-    for package in site._PACKAGES:
+    for package in site.PACKAGES:
         with tarfile.open(folder / package.archive, "w:gz") as archive:
             for member in package.members:
                 entry = tarfile.TarInfo(f"package/{member}")
@@ -30,7 +30,7 @@ def archives(tmp_path, monkeypatch):
                 archive.addfile(entry, io.BytesIO(member.encode()))
         digest = hashlib.sha512((folder / package.archive).read_bytes()).digest()
         packages.append(dataclasses.replace(package, sha512=base64.b64encode(digest).decode()))
-    monkeypatch.setattr(site, "_PACKAGES", tuple(packages))
+    monkeypatch.setattr(site, "PACKAGES", tuple(packages))
     return folder
 
 

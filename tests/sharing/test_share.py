@@ -149,6 +149,33 @@ def test_the_stem_of_a_default_choice_is_left():
     assert shared.left["stem"]
 
 
+def test_a_budget_of_parameters():
+    model = residual(blocks=1, stages=1)
+    with pytest.raises(ValueError, match=r"`max_parameters` .*must be at least") as error:
+        ksn.share(model, max_parameters=100)
+    least = int(re.search("at least ([0-9,]+)", str(error.value))[1].replace(",", ""))
+    before = ksn.profile(model).stored_parameters
+    half_way = (least + before) // 2
+    smaller, larger = (ksn.share(model, max_parameters=number) for number in (least, half_way))
+    assert smaller.parameters == least == ksn.profile(smaller.model).stored_parameters
+    assert least < larger.parameters <= half_way
+    # A smaller budget loses more.
+    assert sum(layer.kernel_error for layer in smaller.layers) > sum(layer.kernel_error for layer in larger.layers)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the export needs TensorFlow")
+def test_a_budget_of_bytes(tmp_path):
+    model = residual(blocks=1)
+    before = ksn.mobile.export_tflite(model, tmp_path / "before.tflite").file_bytes
+    shared = ksn.share(model, max_tflite_bytes=int(0.8 * before))
+    after = ksn.mobile.export_tflite(shared.model, tmp_path / "after.tflite").file_bytes
+    assert after <= 0.8 * before
+    assert after == shared.tflite_bytes
+    with pytest.raises(ValueError, match=r"`max_tflite_bytes` .*must be at least"):
+        ksn.share(model, max_tflite_bytes=1000)
+
+
 class Subclassed(keras.Model):
     def call(self, inputs):
         return inputs
@@ -159,6 +186,8 @@ class Subclassed(keras.Model):
     [
         (Subclassed, ShareDepth(), {}, "`model`"),
         (residual, "stage", {}, "`scheme` (='stage')"),
+        (residual, None, {}, "One of `scheme`, `max_parameters` and `max_tflite_bytes` must be given, got {}."),
+        (residual, None, {"max_parameters": 1.5}, "`max_parameters` (=1.5) must be a positive integer."),
         (residual, ShareChannels(arrangements=7), {}, "do not divide its filters (=16)"),
         (residual, InterleavedGroups((5, 5)), {}, "does not divide its input channels (=8)"),
         (residual, ShareDepth(), {"where": "nothing*"}, "`where` (='nothing*')"),

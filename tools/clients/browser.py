@@ -8,6 +8,7 @@ import http.server
 import os
 import pathlib
 import shutil
+import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -49,6 +50,14 @@ def litert_js(path: str, images: np.ndarray) -> np.ndarray:
     with opened_page([path]) as page:
         scores = page.evaluate(_RUN, [network["file"], entry["dtype"], [1, *network["shape"]], numbers])
     return np.asarray(scores, "float32")
+
+
+def versions() -> str:
+    """Of LiteRT.js and of the browser."""
+    from keras_sharenets.mobile.page.site import PACKAGES
+
+    told = subprocess.run([str(shutil.which("chromium")), "--version"], capture_output=True, text=True).stdout
+    return f"{PACKAGES[0].version}, {' '.join(told.split()[:2])}"
 
 
 @contextlib.contextmanager

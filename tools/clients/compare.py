@@ -1,8 +1,9 @@
 """Runs the files of `tools.clients.files` in every program, and writes `docs/clients.md`.
 
-.venv-clients/bin/python -m tools.clients.compare runs/clients docs/clients.md [CLIENT ...]
+.venv-clients/bin/python -m tools.clients.compare runs/clients docs/clients.md
 
-Each program has a process of its own, which is started anew if a file ends it.
+Each program has a process of its own, which is started anew if a file ends it. What a program has said of all files is
+kept beside them, in `answers`: stopped, the command goes on with the next program.
 """
 
 from __future__ import annotations
@@ -12,133 +13,169 @@ import json
 import pathlib
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
 
+from keras_sharenets import files
 from tools.clients import browser, interpreters
 
-# What a program is called, the function that runs it, and the packages whose versions are told.
-CLIENTS: dict[str, tuple[Callable[[str, np.ndarray], np.ndarray], tuple[str, ...]]] = {
-    "LiteRT interpreter": (interpreters.litert, ("ai-edge-litert",)),
-    "LiteRT CompiledModel": (interpreters.compiled_model, ("ai-edge-litert",)),
-    "MediaPipe ImageClassifier": (interpreters.mediapipe, ("mediapipe",)),
-    "LiteRT for Microcontrollers": (interpreters.tflite_micro, ("tflite-micro",)),
-    "LiteRT.js in Chromium, WASM": (browser.litert_js, ("playwright",)),
-    "OpenVINO": (interpreters.openvino, ("openvino",)),
-    "OpenCV": (interpreters.opencv, ("opencv-contrib-python",)),
-    "tf2onnx and ONNX Runtime": (interpreters.onnxruntime, ("tf2onnx", "onnxruntime")),
-    "AI Edge Quantizer": (interpreters.quantizer, ("ai-edge-quantizer",)),
-    "Vela for Ethos-U": (interpreters.vela, ("ethos-u-vela",)),
+# What a program is called, the function that runs it, the packages whose versions are told, and on how many images: the
+# kernels for microcontrollers are slow here.
+CLIENTS: dict[str, tuple[Callable, tuple[str, ...], int]] = {
+    "LiteRT interpreter": (interpreters.litert, ("ai-edge-litert",), 200),
+    "LiteRT CompiledModel": (interpreters.compiled_model, ("ai-edge-litert",), 200),
+    "MediaPipe ImageClassifier": (interpreters.mediapipe, ("mediapipe",), 200),
+    "LiteRT.js in Chromium, WASM": (browser.litert_js, (), 200),
+    "OpenVINO": (interpreters.openvino, ("openvino",), 200),
+    "OpenCV": (interpreters.opencv, ("opencv-contrib-python",), 200),
+    "AI Edge Quantizer": (interpreters.quantizer, ("ai-edge-quantizer",), 200),
+    "tf2onnx and ONNX Runtime": (interpreters.onnxruntime, ("tf2onnx", "onnxruntime"), 200),
+    "LiteRT for Microcontrollers": (interpreters.tflite_micro, ("tflite-micro",), 10),
+    "Vela for Ethos-U": (interpreters.vela, ("ethos-u-vela",), 10),
 }
+_REFERENCE = "LiteRT interpreter"
 # A class whose score is less than one step of an int8 probability below the best one is as good.
 _STEP = 1 / 256
-_SECONDS = 300
+_SECONDS = 300  # For a file.
 _LONGEST = 160
 
 
-def verdict(scores: np.ndarray, expected: np.ndarray) -> str:
-    """`"right"`, or on how many images a program says another class.
+def same_class(scores: np.ndarray, expected: np.ndarray) -> int:
+    """For how many images a program says the class that was expected, or one that is as good.
 
-    >>> verdict(np.array([[0.1, 0.9], [0.6, 0.4]]), np.array([[0.2, 0.8], [0.3, 0.7]]))
-    'wrong: 1 of 2 images'
+    >>> same_class(np.array([[0.1, 0.9], [0.6, 0.4]]), np.array([[0.2, 0.8], [0.3, 0.7]]))
+    1
     """
     if scores.shape != expected.shape or not np.isfinite(scores).all():
-        return f"wrong: {'numbers that are not finite' if scores.shape == expected.shape else f'shape {scores.shape}'}"
+        raise ValueError(f"scores of the shape {scores.shape} for {expected.shape}, or not finite")
     chosen = np.take_along_axis(expected, scores.argmax(-1)[:, None], -1)[:, 0]
-    different = int((chosen < expected.max(-1) - _STEP).sum())
-    return f"wrong: {different} of {len(scores)} images" if different else "right"
+    return int((chosen >= expected.max(-1) - _STEP).sum())
 
 
-def try_files(client: str, paths: list[str], images: np.ndarray) -> None:
+def try_files(client: str, folder: pathlib.Path, names: list[str]) -> None:
     """Prints a line of JSON for each file: what became of it in a program."""
-    run = CLIENTS[client][0]
-    for path in paths:
+    run, _, count = CLIENTS[client]
+    images = np.load(folder / "images.npy")[:count]
+    for name in names:
+        path = str(folder / name)
         try:
-            answer = verdict(run(path, images), interpreters.litert(path, images, real=True))
+            result = run(path, images)
+            scores, measured = result if isinstance(result, tuple) else (result, None)
+            if client == _REFERENCE:
+                expected = np.load(folder / f"{name.split('.')[0]}.keras.npy")[:count]
+            else:
+                expected = interpreters.litert(path, images, real=True)
+            answer = {"same": same_class(scores, expected), "images": len(images), "bytes": measured}
         except Exception as error:
-            answer = "refused: " + " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST]
-        print(json.dumps({"path": path, "answer": answer}), flush=True)
+            answer = {"refused": " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST]}
+        print(json.dumps({"file": name} | answer), flush=True)
 
 
-def ask(client: str, folder: pathlib.Path, paths: list[str]) -> dict[str, str]:
-    """`{path: answer}` of a program; the file that ends its process is told so, and the others go on."""
-    answers: dict[str, str] = {}
-    while left := [path for path in paths if path not in answers]:
+def ask(client: str, folder: pathlib.Path, names: list[str]) -> dict[str, dict]:
+    """`{file: answer}` of a program; the file that ends its process is told so, and the others go on."""
+    answers: dict[str, dict] = {}
+    while left := [name for name in names if name not in answers]:
         command = [sys.executable, "-m", "tools.clients.compare", "--try", client, str(folder), *left]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-            try:
-                out, _ = process.communicate(timeout=_SECONDS * len(left))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                out, _ = process.communicate()
-        lines = [json.loads(line) for line in out.splitlines() if line.startswith('{"path"')]
-        answers |= {line["path"]: line["answer"] for line in lines}
+            watch = threading.Timer(_SECONDS * len(left), process.kill)
+            watch.start()
+            lines = [json.loads(line) for line in process.stdout or () if line.startswith('{"file"')]
+            watch.cancel()
+        answers |= {line.pop("file"): line for line in lines}
         if len(lines) < len(left):
-            answers[left[len(lines)]] = f"ends the process ({process.returncode})"
+            answers[left[len(lines)]] = {"refused": f"ends the process ({process.returncode})"}
     return answers
 
 
-def page(about: dict, answers: dict[str, dict[str, str]]) -> str:
+def cell(answers: list[dict]) -> str:
+    """What became of the files of one format in a program.
+
+    >>> cell([{"same": 5, "images": 5}, {"refused": "no"}])
+    '1 of 2 files: right'
+    >>> cell([{"same": 4, "images": 5}, {"same": 5, "images": 5}])
+    '9 of 10 images'
+    """
+    opened = [answer for answer in answers if "same" in answer]
+    if not opened:
+        return "refused"
+    same, images = (sum(answer[key] for answer in opened) for key in ("same", "images"))
+    words = "right" if same == images else f"{same:,} of {images:,} images"
+    return words if len(opened) == len(answers) else f"{len(opened)} of {len(answers)} files: {words}"
+
+
+def refusals(listed: list[dict], found: dict[str, dict]) -> list[str]:
+    """The words with which a program refuses files, behind the names of these, by format."""
+    told: dict[str, dict[str, list[str]]] = {}
+    for entry in listed:
+        words = found[entry["file"]].get("refused")
+        if words:
+            told.setdefault(words, {}).setdefault(entry["format"], []).append(entry["network"])
+    count, lines = len({entry["network"] for entry in listed}), []
+    for words, formats in told.items():
+        where = [f"{form} of {'all' if len(of) == count else ', '.join(of)}" for form, of in formats.items()]
+        lines.append(f"{'; '.join(where)}: {words.replace('|', '/')}")
+    return lines
+
+
+def page(about: dict, answers: dict[str, dict[str, dict]]) -> str:
     """The text of `docs/clients.md`."""
-    formats = list(dict.fromkeys(file["format"] for file in about["files"]))
-    networks = list(dict.fromkeys(file["network"] for file in about["files"]))
-    head = ["program", "version", *formats]
-    rows, notes = [head, ["---"] * len(head)], []
+    listed = about["files"]
+    formats = list(dict.fromkeys(entry["format"] for entry in listed))
+    rows, notes = [["program", "version", "images", *formats]], []
     for client, found in answers.items():
-        cells = []
-        for form in formats:
-            paths = {file["network"]: file["path"] for file in about["files"] if file["format"] == form}
-            troubles: dict[str, list[str]] = {}
-            for name, path in paths.items():
-                if found[path] != "right":
-                    troubles.setdefault(found[path], []).append(name)
-            right = len(paths) - sum(map(len, troubles.values()))
-            cells.append("right" if not troubles else f"{right} of {len(paths)} right" if right else "none right")
-            for answer, names in troubles.items():
-                where = "all" if len(names) == len(networks) else ", ".join(names)
-                notes.append(f"- {client}, {form}, {where}: {answer.replace('|', '/')}")
-        versions = " and ".join(importlib.metadata.version(package) for package in CLIENTS[client][1])
-        rows.append([client, versions, *cells])
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        of_format = {form: [entry for entry in listed if entry["format"] == form] for form in formats}
+        cells = [cell([found[entry["file"]] for entry in entries]) for entries in of_format.values()]
+        rows.append([client, _version(client), str(CLIENTS[client][2]), *cells])
+        notes += [f"- {client}, {words}" for words in refusals(listed, found)]
+    sizes = [["network", "int8 file", "arena of LiteRT for Microcontrollers", "after Vela"]]
+    for name in about["networks"]:
+        (entry,) = [entry for entry in listed if (entry["network"], entry["format"]) == (name, formats[-1])]
+        told = [answers.get(client, {}).get(entry["file"], {}).get("bytes") for client in list(CLIENTS)[-2:]]
+        sizes.append([name, f"{entry['bytes']:,}", *("-" if size is None else f"{size:,}" for size in told)])
     return TEXT.format(
-        images=about["images"], networks=", ".join(networks), table=table, notes="\n".join(notes) or "None."
+        images=about["images"],
+        networks=", ".join(about["networks"]),
+        table=_table(rows),
+        sizes=_table(sizes),
+        notes="\n".join(notes) or "None.",
     )
 
 
-TEXT = """# Which programs open the files
+def _version(client):
+    return " and ".join(map(importlib.metadata.version, CLIENTS[client][1])) or browser.versions()
 
-Written by `make test-clients`. Networks: {networks}.
-Images: {images}.
 
-A cell is "right" if the program says the class of the LiteRT interpreter on every image, or one whose probability is
-at most 1/256 below it, for every network. The formats are those of `export_tflite` with its defaults: "int8" takes and
-gives uint8.
+def _table(rows):
+    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
 
-{table}
 
-What is not right, with the program's own words:
-
-{notes}
-
-- MediaPipe takes images of three channels; files of networks for gray ones it refuses whatever they say ("Only RGB
-  color space is supported for now").
-- Vela compiles for an Arm Ethos-U55 with 128 units; right means that no operator is left to the CPU. Nothing is run.
-- AI Edge Quantizer makes a file with int8 weights of each; what is right or not is that one.
-"""
+TEXT = (pathlib.Path(__file__).parent / "page.md").read_text(encoding="utf-8")
 
 
 def main(arguments: list[str]) -> None:
     if arguments[0] == "--try":
-        client, folder, *paths = arguments[1:]
-        try_files(client, paths, np.load(pathlib.Path(folder) / "images.npy"))
+        client, folder, *names = arguments[1:]
+        try_files(client, pathlib.Path(folder), names)
         return
     folder, target = pathlib.Path(arguments[0]), pathlib.Path(arguments[1])
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    paths, answers = [file["path"] for file in about["files"]], {}
-    for client in arguments[2:] or CLIENTS:
-        answers[client] = ask(client, folder, paths)
-        print(client, sum(answer == "right" for answer in answers[client].values()), "of", len(paths), "right")
+    names, answers, started = [entry["file"] for entry in about["files"]], {}, time.monotonic()
+    for number, client in enumerate(CLIENTS, 1):
+        kept, before = folder / "answers" / f"{client}.json", time.monotonic()
+        if not kept.exists():
+            kept.parent.mkdir(exist_ok=True)
+            files.write_json(kept, ask(client, folder, names))
+        answers[client] = json.loads(kept.read_text(encoding="utf-8"))
+        right = sum(answer.get("same") == answer.get("images", 0) for answer in answers[client].values())
+        now = time.monotonic()
+        left = (now - started) / number * (len(CLIENTS) - number)
+        print(
+            f"{client}: {right} of {len(names)} files right, {now - before:.0f} s; about {left / 60:.0f} min left",
+            flush=True,
+        )
     target.write_text(page(about, answers), encoding="utf-8")
 
 

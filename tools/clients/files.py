@@ -9,6 +9,8 @@ import json
 import os
 import pathlib
 import sys
+import time
+import warnings
 
 import keras
 import numpy as np
@@ -16,7 +18,7 @@ import numpy as np
 import keras_sharenets as ksn
 from keras_sharenets import files, mobile
 from keras_sharenets.analysis.randomization import randomize_batchnorm
-from keras_sharenets.mobile.export.verification import synthetic_images
+from keras_sharenets.mobile.export.verification import run_keras, synthetic_images
 
 ROOT = pathlib.Path(__file__).parents[2]
 # A trained network where the checkout has one of the family, else arguments for one with statistics as after training.
@@ -24,10 +26,9 @@ NETWORKS = {
     "hscnet_m32_g4_r2_b1_a2": "hscnet_m32_g4_r2_b1_a2_cifar10",
     "hgcnet_42_g4": "hgcnet_42_g4_cifar10_seed0",
     "igcv2_c64_d8": "igcv2_c64_d8_cifar10_seed0",
-    "xception_c35_d8": "xception_c35_d8_cifar10_seed0",
-    "s_vggnet_32": "s_vggnet_32_cifar10_seed0",
-    "sl3_resnet_64": {},
+    "sl3_resnet_64": "sl3_resnet_64_cifar10_seed0",
     "sharesnet_164": {"depth": 20},
+    "shufflenet_v2_2_0": {"width": (24, 48, 96, 192, 256), "blocks_per_stage": 2},
 }
 INT8_ENDS = {"input_type": "int8", "output_type": "int8"}
 FORMATS = {
@@ -61,22 +62,29 @@ def network(name: str) -> keras.Model:
     return model
 
 
-def write(folder: pathlib.Path, count: int = 20) -> None:
-    """Writes `NETWORK.FORMAT.tflite`, `images.npy` and `about.json` into a folder."""
+def write(folder: pathlib.Path, count: int = 200) -> None:
+    """Writes `NETWORK.FORMAT.tflite`, what Keras says, the images, and `about.json`, into an empty folder."""
     folder.mkdir(parents=True, exist_ok=True)
     representative_data, images, source = load_images(count)
     np.save(folder / "images.npy", images)
-    names, listed = [f"class {number}" for number in range(10)], []
-    for name in NETWORKS:
+    names, listed, started = [f"class {number}" for number in range(10)], [], time.monotonic()
+    for number, name in enumerate(NETWORKS, 1):
         model = network(name)
+        np.save(folder / f"{name}.keras.npy", run_keras(model, images))
         for form, options in FORMATS.items():
             path = folder / f"{name}.{form.replace(', ', '.').replace(' ', '_')}.tflite"
-            report = mobile.export_tflite(
-                model, path, representative_data=representative_data, class_names=names, **options
-            )
-            listed.append({"network": name, "format": form, "path": str(path), "bytes": report.file_bytes})
+            with warnings.catch_warnings():
+                # Networks that were never trained are told so.
+                warnings.simplefilter("ignore", UserWarning)
+                report = mobile.export_tflite(
+                    model, path, representative_data=representative_data, class_names=names, **options
+                )
+            listed.append({"network": name, "format": form, "file": path.name, "bytes": report.file_bytes})
             print(f"{path}: {report.file_bytes:,} bytes", flush=True)
-    (folder / "about.json").write_text(json.dumps({"images": source, "files": listed}, indent=1), encoding="utf-8")
+        left = (time.monotonic() - started) / number * (len(NETWORKS) - number)
+        print(f"{number} of {len(NETWORKS)} networks, about {left / 60:.0f} min left", flush=True)
+    about = {"images": source, "networks": list(NETWORKS), "files": listed}
+    (folder / "about.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

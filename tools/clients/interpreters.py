@@ -81,8 +81,8 @@ def mediapipe(path: str, images: np.ndarray) -> np.ndarray:
     return np.asarray(scores)
 
 
-def tflite_micro(path: str, images: np.ndarray) -> np.ndarray:
-    """The interpreter for microcontrollers, built for this machine."""
+def tflite_micro(path: str, images: np.ndarray) -> tuple[np.ndarray, int]:
+    """The interpreter for microcontrollers, built for this machine; scores, and the bytes that it needs."""
     from tflite_micro import runtime
 
     interpreter = runtime.Interpreter.from_file(path, arena_size=_ARENA_BYTES)
@@ -94,15 +94,20 @@ def tflite_micro(path: str, images: np.ndarray) -> np.ndarray:
         interpreter.set_input(integers(image[None], entry["dtype"], scale, zero_point), 0)
         interpreter.invoke()
         scores.append(interpreter.get_output(0)[0].astype("float32"))
-    return np.stack(scores)
+    # It writes its report to the file of standard error.
+    command = "import sys; from tflite_micro import runtime\n"
+    command += f"runtime.Interpreter.from_file(sys.argv[1], arena_size={_ARENA_BYTES}).print_allocations()"
+    told = subprocess.run([sys.executable, "-c", command, path], capture_output=True, text=True)
+    found = re.search(r"Arena allocation total (\d+)", told.stdout + told.stderr)
+    return np.stack(scores), int(found[1]) if found else None
 
 
 def openvino(path: str, images: np.ndarray) -> np.ndarray:
-    """OpenVINO on the CPU."""
+    """OpenVINO on the CPU, in float32 also where the processor has bfloat16."""
     import openvino
 
     core = openvino.Core()
-    compiled = core.compile_model(core.read_model(path), "CPU")
+    compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     given = as_input(path, images)
     return np.stack([compiled(given[i : i + 1])[0][0] for i in range(len(images))]).astype("float32")
 
@@ -122,14 +127,11 @@ def opencv(path: str, images: np.ndarray) -> np.ndarray:
 def onnxruntime(path: str, images: np.ndarray) -> np.ndarray:
     """ONNX Runtime, on what tf2onnx makes of the file."""
     import onnxruntime
+    import tf2onnx
 
-    with tempfile.TemporaryDirectory() as folder:
-        target = str(pathlib.Path(folder) / "net.onnx")
-        command = [sys.executable, "-m", "tf2onnx.convert", "--tflite", path, "--output", target, "--opset", "17"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(done.stderr.strip().splitlines()[-1])
-        session = onnxruntime.InferenceSession(target, providers=["CPUExecutionProvider"])
+    with contextlib.redirect_stdout(None):
+        program, _ = tf2onnx.convert.from_tflite(path, opset=17)
+    session = onnxruntime.InferenceSession(program.SerializeToString(), providers=["CPUExecutionProvider"])
     (entry,), given = session.get_inputs(), as_input(path, images)
     answers = [session.run(None, {entry.name: given[i : i + 1]})[0][0] for i in range(len(images))]
     return np.stack(answers).astype("float32")
@@ -147,15 +149,18 @@ def quantizer(path: str, images: np.ndarray) -> np.ndarray:
         return litert(target, images)
 
 
-def vela(path: str, images: np.ndarray) -> np.ndarray:
-    """The compiler for Ethos-U: no number is computed, so the interpreter's are given back where nothing is refused."""
+def vela(path: str, images: np.ndarray) -> tuple[np.ndarray, int]:
+    """The compiler for Ethos-U: no number is computed, so the interpreter's are given back where nothing is refused,
+    and the bytes of what it has made.
+    """
     with tempfile.TemporaryDirectory() as folder:
         command = [pathlib.Path(sys.executable).with_name("vela"), path, "--output-dir", folder]
         options = ["--accelerator-config", "ethos-u55-128", "--show-cpu-operations"]
         done = subprocess.run([*map(str, command), *options], capture_output=True, text=True)
+        compiled = sum(file.stat().st_size for file in pathlib.Path(folder).glob("*_vela.tflite"))
     found = re.search(r"CPU operators = (\d+)", done.stdout)
     if done.returncode or not found or "NPU operators" not in done.stdout:
         raise RuntimeError((done.stderr or done.stdout).strip().splitlines()[-1])
     if int(found[1]):
-        raise RuntimeError(f"{found[1]} operators are left to the CPU")
-    return litert(path, images, real=True)
+        raise RuntimeError("operators are left to the CPU")
+    return litert(path, images, real=True), compiled

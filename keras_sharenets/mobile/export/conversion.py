@@ -21,9 +21,12 @@ from keras_sharenets.mobile.inspect import arena, file
 from keras_sharenets.mobile.writer.tensors import Signature, write_float, write_int8
 
 SIGNATURE, INPUT = "classify", "images"
-PREFERENCES = ("size", "speed", "memory")
+PREFERENCES = ("size", "speed", "memory", "npu")
 END_TYPES = ("float32", "uint8", "int8")
 
+# Of what Vela makes for each operator. With 470 to 1,010 the smaller file of hscnet_m32, hgcnet_42_g4 and igcv2_c64 was
+# told.
+_COMMAND_BYTES = 700
 # Some operations are several operators.
 _OPERATORS = {"permute": 3, "shared_conv": 4, "stack": 3}
 
@@ -102,7 +105,8 @@ def convert(
             images, where [`precisions.needs_ranges`]: the range of every value is measured on them.
         prefer: `"size"`: calls of shared layers are materialized where that takes no more bytes; `"speed"`: where it is
             faster; `"memory"`: as one of these, whichever needs less memory when its operators are in their best order
-            and its values planned (`memory_plan.plan_memory`).
+            and its values planned (`memory_plan.plan_memory`); `"npu"`: as that of the first two which is smaller after
+            Vela by [`npu_bytes`].
         max_bytes: calls are materialized as far as that gains most, in a file of so many bytes at most; of `prefer`
             only the plan of `"memory"` counts then.
         input_type, output_type: some of `END_TYPES`, or `None` for the default; see `end_types`.
@@ -167,10 +171,10 @@ def convert(
     # Those first that gain most time for a byte; the call itself decides between equals.
     order = sorted(gains, key=lambda site: (-gains[site], site))
     free = sum(gain == math.inf for gain in gains.values())
-    if max_bytes is None and prefer == "memory":
-        # Of files that need the same memory for their values the first one: operators and tensors take some too.
+    if max_bytes is None and prefer in _COSTS:
+        # Of files that cost the same the first one: operators and tensors take some memory too.
         found = map(write, dict.fromkeys((tuple(order), tuple(order[:free]))))
-        return give(*min(found, key=lambda written: arena.arena_bytes(file.parse(written[1]))))
+        return give(*min(found, key=lambda written: _COSTS[prefer](file.parse(written[1]))))
     if max_bytes is None:
         return give(*write(order if prefer == "speed" else order[:free]))
     # All at once can be smaller than most of them: what is materialized everywhere can be merged with its neighbors.
@@ -185,6 +189,24 @@ def convert(
     if len(data) > max_bytes:
         raise ValueError(f"`max_bytes` (={max_bytes}) must be at least {len(data)}, the size with every tensor once.")
     return give(final, data)
+
+
+def npu_bytes(model: file.Model) -> int:
+    """Estimated bytes of what Vela makes of a file for Ethos-U: its constants, and commands for each of its operators.
+
+    A grouped convolution is one operator for each group, and a batch one for each image in it.
+    """
+    commands = 0
+    for name, inputs, _ in file.operators(model):
+        commands += 1
+        if name == "CONV_2D":
+            images, *_, channels = file.tensor_shape(model, inputs[0])
+            commands += images * channels // file.tensor_shape(model, inputs[1])[-1]
+    return sum(file.constant_bytes(model).values()) + _COMMAND_BYTES * commands
+
+
+# What is least in the file that is chosen, where two are written.
+_COSTS = {"memory": arena.arena_bytes, "npu": npu_bytes}
 
 
 def _most_that_fit(every, fewest, fits):

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_sharenets import _checks, files, precisions
+from keras_sharenets import _checks, files, precisions, targets
 from keras_sharenets.analysis.profile import profile_graph
 from keras_sharenets.heads import ends_of, head_of_end
 from keras_sharenets.mobile.export import (
@@ -57,7 +57,7 @@ class TFLiteReport:
     Attributes:
         path: the file.
         quantization: what was asked for: `None`, the name of a precision, or a mapping from layers to such names.
-        prefer: `"size"`, `"speed"` or `"memory"`; `"max_bytes"` where a budget was given instead.
+        prefer: `"size"`, `"speed"`, `"memory"` or `"npu"`; `"max_bytes"` where a budget was given instead.
         file_bytes: size of the file.
         stored_parameters: as in `keras_sharenets.profile`: trainable parameters of the network, shared ones once.
         stored_weight_bytes: what these parameters take at the file's precision: in kernels 4 (float32), 2 (float16), 1
@@ -152,10 +152,11 @@ def export_tflite(
     *,
     representative_data: Iterable[Any] | None = None,
     class_names: Sequence[str] | None = None,
-    prefer: str = "size",
+    prefer: str | None = None,
     max_bytes: int | None = None,
     input_type: str | None = None,
     output_type: str | None = None,
+    target: str | None = None,
 ) -> TFLiteReport:
     """Writes a classifier as a TFLite file for mobile devices, after running it and comparing it with Keras.
 
@@ -193,16 +194,19 @@ def export_tflite(
             or tuples.
         class_names: sequence of strings, one a class, or `None`. One sigmoid unit has two, and gives the probability of
             the second.
-        prefer: `"size"`, or `"speed"` for a file in which calls of shared layers are materialized, each with a kernel
-            of its own and its normalization multiplied in, where that is faster; or `"memory"` for the smallest tensor
-            arena: as one of these, with its operators in the order that needs least, and a plan of where its values lie
-            that LiteRT for Microcontrollers follows, additions in place.
+        prefer: `"size"` (the default), or `"speed"` for a file in which calls of shared layers are materialized, each
+            with a kernel of its own and its normalization multiplied in, where that is faster; or `"memory"` for the
+            smallest tensor arena: as one of these, with its operators in the order that needs least, and a plan of
+            where its values lie that LiteRT for Microcontrollers follows, additions in place; or `"npu"`: as one of the
+            first two, whichever is smaller after Vela, by an estimate.
         max_bytes: int, or `None`. Instead of `prefer`: the calls that gain most time for a byte are materialized, by a
             simple model of their cost, as far as the file stays within so many bytes.
         input_type: of the numbers that an `"int8"` file takes: `"uint8"`, which `None` means there and with which a
             network for pixel values takes them as they come (scale 1, zero point 0); `"float32"`; or `"int8"`, for
             microcontrollers, which saves the operator that makes int8 of other ones. Float files take float32.
         output_type: of those that it gives, in the same way.
+        target: `"phone"`, `"browser"`, `"microcontroller"`, `"npu"` or `"gpu"`: what `quantization`, `prefer` and the
+            types are where they are `None`; see `keras_sharenets.targets`.
 
     Returns:
         A `TFLiteReport`.
@@ -214,6 +218,9 @@ def export_tflite(
         RuntimeError: Keras does not run on TensorFlow.
         ExportMismatchError: the file does not compute what Keras computes; it is not written.
     """
+    given = {"prefer": prefer, "input_type": input_type, "output_type": output_type}
+    quantization, prefer, input_type, output_type = targets.choose(target, quantization=quantization, **given).values()
+    prefer = prefer or "size"
     precisions.check_quantization(quantization)
     _checks.one_of("prefer", prefer, conversion.PREFERENCES)
     if max_bytes is not None:

@@ -56,7 +56,7 @@ class _Package:
 # The build that needs relaxed SIMD and, for browsers without it, the one that does not. Threads would need headers of
 # the server that a plain one does not send.
 _WASM = [f"litert_wasm_{build}.{kind}" for build in ("internal", "compat_internal") for kind in ("js", "wasm")]
-_PACKAGES = (
+PACKAGES = (
     _Package(
         "@litertjs/core",
         "2.5.3",
@@ -124,7 +124,7 @@ def write_site(
     with tempfile.TemporaryDirectory() as parent:
         folder = pathlib.Path(parent) / "site"
         shutil.copytree(_STATIC, folder)
-        for package in _PACKAGES:
+        for package in PACKAGES:
             _unpack(package, folder / "litert", runtime)
         for path, network in zip(paths, networks, strict=True):
             shutil.copy(path, folder / network["file"])

@@ -1,0 +1,62 @@
+"""The table of `docs/clients.md`, as it is put together from what programs have said."""
+
+import doctest
+
+from tools.clients import compare
+
+FORMATS = ("float32", "int8")
+
+
+def test_doctests():
+    assert doctest.testmod(compare) == (0, 3)
+
+
+def test_page(monkeypatch):
+    listed = [
+        {"network": name, "format": form, "file": f"{name}.{form}", "bytes": 1234}
+        for name in ("one", "two")
+        for form in FORMATS
+    ]
+    right, refused = {"same": 5, "images": 5, "bytes": None}, {"refused": "No | never"}
+    answers = {
+        "OpenCV": {"one.float32": right, "two.float32": right, "one.int8": refused, "two.int8": refused},
+        "LiteRT for Microcontrollers": {
+            "one.float32": right,
+            "two.float32": {"refused": "Too large"},
+            "one.int8": {"same": 4, "images": 5, "bytes": 98765},
+            "two.int8": {"same": 5, "images": 5, "bytes": 4321},
+        },
+    }
+    monkeypatch.setattr(compare, "_version", lambda client: "9.9")
+    about = {"images": "a few", "networks": ["one", "two"], "files": listed}
+    text = compare.page(about, answers)
+    assert "| OpenCV | 9.9 | 200 | right | refused |" in text
+    assert "| LiteRT for Microcontrollers | 9.9 | 10 | 1 of 2 files: right | 9 of 10 images |" in text
+    assert "| one | 1,234 | 98,765 | - |" in text
+    assert "- OpenCV, int8 of all: No / never" in text
+    assert "- LiteRT for Microcontrollers, float32 of two: Too large" in text
+
+
+def test_a_program_that_a_file_ends_goes_on_with_the_next(monkeypatch, tmp_path):
+    started = []
+
+    class Process:
+        def __init__(self, command, **options):
+            self.names, self.returncode = command[6:], -11
+            started.append(self.names)
+            self.stdout = iter(['{"file": "a", "same": 1, "images": 1}\n'] if "a" in self.names else [])
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def kill(self):
+            pass
+
+    monkeypatch.setattr(compare.subprocess, "Popen", Process)
+    answers = compare.ask("OpenCV", tmp_path, ["a", "b", "c"])
+    assert started == [["a", "b", "c"], ["c"]]
+    assert answers["a"] == {"same": 1, "images": 1}
+    assert answers["b"] == answers["c"] == {"refused": "ends the process (-11)"}

@@ -1,0 +1,80 @@
+"""The convolutional networks of `keras.applications` through each scheme."""
+
+import keras
+import numpy as np
+import pytest
+from harness import assert_close, outputs_and_gradients, outputs_of, pseudo_random
+
+import keras_sharenets as ksn
+from keras_sharenets.sharing import HierarchicalGroups, InterleavedGroups, ShareChannels, ShareDepth
+
+# The smallest images that each takes.
+SIDES = {
+    "VGG16": 32,
+    "ResNet50": 32,
+    "ResNet50V2": 32,
+    "MobileNet": 32,
+    "MobileNetV2": 32,
+    "MobileNetV3Small": 32,
+    "DenseNet121": 32,
+    "EfficientNetB0": 32,
+    "EfficientNetV2B0": 32,
+    "Xception": 71,
+    "NASNetMobile": 32,
+    "InceptionV3": 75,
+    "ConvNeXtTiny": 32,
+}
+SCHEMES = [ShareDepth("stage"), ShareChannels(arrangements=2), HierarchicalGroups(2), InterleavedGroups()]
+
+
+def check(model, scheme, path, *, where=None):
+    """A scheme fits, or says of each convolution why not; then the network works, and can be saved and exported."""
+    images = pseudo_random((4, *model.input_shape[1:]))
+    before = [weight.copy() for weight in model.get_weights()]
+    try:
+        shared = ksn.share(model, scheme, where=where)
+    except ValueError as error:
+        if "fits no convolution" not in str(error):
+            raise
+        return None
+    assert all(np.array_equal(old, new) for old, new in zip(before, model.get_weights(), strict=True))
+    assert shared.model.output_shape == model.output_shape
+    assert shared.parameters < shared.parameters_before
+    outputs, gradients = outputs_and_gradients(shared.model, images, training=True)
+    assert outputs.shape == (4, *model.output_shape[1:])
+    assert all(gradient is not None for gradient in gradients)
+    shared.model.save(path / "shared.keras")
+    loaded = keras.saving.load_model(path / "shared.keras")
+    assert_close(outputs_of(loaded, images), outputs_of(shared.model, images), 1e-5)
+    return shared
+
+
+def test_a_small_mobilenet(tmp_path):
+    model = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3), alpha=0.35, classes=4)
+    shared = check(model, ShareChannels(arrangements=2), tmp_path, where="block_1*_expand")
+    assert {layer.path for layer in shared.layers} == {
+        "block_1_expand",
+        *(f"block_{block}_expand" for block in range(10, 17)),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("name", SIDES)
+def test_network(name, scheme, tmp_path):
+    model = getattr(keras.applications, name)(weights=None, input_shape=(SIDES[name], SIDES[name], 3), classes=10)
+    check(model, scheme, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", [ShareDepth("stage"), ShareChannels(arrangements=2)], ids=str)
+def test_an_int8_file_keeps_the_sharing(scheme, tmp_path):
+    model = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3), alpha=0.35, classes=4)
+    images = np.random.default_rng(0).uniform(-1, 1, (32, 32, 32, 3)).astype("float32")
+    shared = check(model, scheme, tmp_path)
+    files = [
+        ksn.mobile.export_tflite(network, tmp_path / "net.tflite", quantization="int8", representative_data=images)
+        for network in (model, shared.model)
+    ]
+    saved = shared.parameters_before - shared.parameters
+    assert files[0].file_bytes - files[1].file_bytes > 0.5 * saved

@@ -1,0 +1,181 @@
+"""The best kernels of each scheme, beside plain alternating least squares written another way."""
+
+import keras
+import numpy as np
+import pytest
+from harness import slow_after
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import keras_sharenets as ksn
+from keras_sharenets.analysis.graph import calls
+from keras_sharenets.ops import kernels, permutations
+from keras_sharenets.sharing import ShareChannels, chains, products, proposals, shared_kernels
+from keras_sharenets.sharing.places import Place
+
+SEEDS = st.integers(0, 10**6)
+
+
+def layer_kernel(layer, channels, factors=None):
+    """The effective kernel of a layer of this library as a matrix, with these stored kernels if they are given."""
+    layer.build((None, 4, 4, channels))
+    if factors is not None:
+        layer.set_weights([factor[None, None] for factor in factors])
+    return keras.ops.convert_to_numpy(layer.effective_kernel())[0, 0].astype("float64")
+
+
+def relative(kernel, target):
+    return np.sum((kernel - target) ** 2) / np.sum(target**2)
+
+
+def chain(factors):
+    """`Y_i = [X_i, Y_(i-1)] W_i` for the unit vectors, the groups of `X` as large as the factors say."""
+    filters = factors[0].shape[1]
+    ends = np.cumsum([len(factors[0]), *(len(factor) - filters for factor in factors[1:])])
+    outputs, start = [], 0
+    for factor, end in zip(factors, ends, strict=True):
+        read = np.eye(ends[-1])[:, start:end]
+        outputs.append((np.concatenate([read, outputs[-1]], axis=1) if outputs else read) @ factor)
+        start = end
+    return np.concatenate(outputs, axis=1)
+
+
+def product(factors):
+    """Group convolutions with the shuffles between them for the unit vectors."""
+    channels, x = factors[0].shape[1], np.eye(factors[0].shape[1])
+    for factor, order in zip(
+        factors, permutations.interleaved(channels, [len(each) for each in factors], channels), strict=True
+    ):
+        parts = np.split(x, channels // len(factor), axis=1)
+        kernels_ = np.split(factor, channels // len(factor), axis=1)
+        x = np.concatenate([part @ kernel for part, kernel in zip(parts, kernels_, strict=True)], axis=1)[:, order]
+    return x
+
+
+def plain_als(compose, shapes, target, seed, rounds=30):
+    """The error when each factor is solved for in turn, the derivative by it taken entry by entry."""
+    random = np.random.default_rng(seed)
+    factors = [random.standard_normal(shape) for shape in shapes]
+    for _ in range(rounds):
+        for place, factor in enumerate(factors):
+
+            def with_factor(values, place=place, factor=factor):
+                return compose([*factors[:place], values.reshape(factor.shape), *factors[place + 1 :]]).reshape(-1)
+
+            nothing = with_factor(np.zeros(factor.size))
+            derivative = np.stack([with_factor(unit) - nothing for unit in np.eye(factor.size)], axis=1)
+            solution = np.linalg.lstsq(derivative, target.reshape(-1) - nothing, rcond=None)[0]
+            factors[place] = solution.reshape(factor.shape)
+    return relative(compose(factors), target)
+
+
+CHAINS = st.tuples(st.integers(2, 4), st.integers(1, 5), st.integers(4, 14))
+PRODUCTS = st.sampled_from([((2, 3), 1), ((4, 4), 2), ((2, 3, 2), 1), ((3, 3), 1), ((2, 2, 3), 2), ((5, 3), 3)])
+
+
+@settings(max_examples=6)
+@given(CHAINS, SEEDS)
+def test_a_chain_is_found_again(shape, seed):
+    groups, each, channels = shape
+    keras.utils.set_random_seed(seed)
+    layer = ksn.layers.HierarchicalGroupConv2D(groups * each, groups=groups)
+    target = layer_kernel(layer, channels)
+    factors, error = chains.fit_chain(target, layer.sizes)
+    again = layer_kernel(ksn.layers.HierarchicalGroupConv2D(groups * each, groups=groups), channels, factors)
+    assert max(error, relative(again, target)) < 1e-8  # Squared: 1e-4 of the length.
+    np.testing.assert_allclose(chains.compose(factors, layer.sizes), again, atol=1e-5 * np.abs(target).max())
+
+
+@settings(max_examples=6)
+@given(PRODUCTS, SEEDS)
+def test_a_product_is_found_again(shape, seed):
+    sizes, widening = shape
+    channels = int(np.prod(sizes))
+    keras.utils.set_random_seed(seed)
+    target = layer_kernel(ksn.layers.InterleavedGroupConv2D(widening * channels, branch_channels=sizes), channels)
+    factors, error = products.fit_product(target, sizes)
+    again = ksn.layers.InterleavedGroupConv2D(widening * channels, branch_channels=sizes)
+    assert max(error, relative(layer_kernel(again, channels, factors), target)) < 1e-8
+
+
+@pytest.mark.parametrize(("seed", "starts"), slow_after(1, [(0, 2), (0, 20), (1, 20), (2, 20)]))
+def test_never_worse_than_the_best_of_random_starts(seed, starts):
+    target = np.random.default_rng(seed).standard_normal((6, 6))
+    best = min(plain_als(chain, [(2, 2), (4, 2), (4, 2)], target, start) for start in range(starts))
+    assert chains.fit_chain(target, (2, 2, 2))[1] <= best * (1 + 1e-5)
+    target = np.random.default_rng(seed).standard_normal((8, 8))
+    best = min(plain_als(product, [(2, 8), (2, 8), (2, 8)], target, start) for start in range(starts))
+    assert products.fit_product(target, (2, 2, 2))[1] <= best * (1 + 1e-5)
+
+
+def second_moments(random, size):
+    rows = random.standard_normal((3 * size, size)) * random.uniform(0.1, 3, size)
+    return rows.T @ rows / len(rows)
+
+
+@settings(max_examples=2)
+@given(SEEDS)
+def test_second_moments_make_outputs_near(seed):
+    random = np.random.default_rng(seed)
+    target, gram = random.standard_normal((6, 6)), second_moments(random, 6)
+    for fit, sizes in ((chains.fit_chain, (2, 2, 2)), (products.fit_product, (2, 3))):
+        factors, error = fit(target, sizes, gram=gram)
+        without, _ = fit(target, sizes)
+
+        compose = chain if fit is chains.fit_chain else product
+        assert abs(error - shared_kernels.squared_error([target], [compose(factors)], [gram])) < 1e-9
+        assert error <= shared_kernels.squared_error([target], [compose(without)], [gram]) + 1e-9
+
+
+def place_of(filters, size, channels, groups=1, seed=0):
+    keras.utils.set_random_seed(seed)
+    layer = keras.layers.Conv2D(filters, size, groups=groups, use_bias=False, name="conv")
+    inputs = keras.Input((8, 8, channels))
+    model = keras.Model(inputs, layer(inputs))
+    return Place(layer, calls(model), (), 0, (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "groups"),
+    [
+        (ShareChannels(arrangements=2), 1),
+        (ShareChannels(groups=4, channel_repeats=2), 1),
+        (ShareChannels(groups=4, channel_repeats=2, arrangements=2), 2),
+    ],
+)
+def test_repeats_and_arrangements_are_averaged(scheme, groups):
+    """The stored kernel is the least squares solution of the layer's own linear map, taken number by number."""
+    place = place_of(8, 2, 16, groups)
+    (change,), _ = proposals.propose(scheme, [place], {})
+    layer = change.make("again")
+    layer.build((None, 8, 8, 16))
+    shape = layer.kernel.shape
+    columns = []
+    dense = ksn.layers.HighlySharedConv2D(8, 2, groups=groups)
+    dense.build((None, 8, 8, 16))
+    for entry in range(int(np.prod(shape))):
+        unit = np.zeros(int(np.prod(shape)))
+        unit[entry] = 1
+        layer.kernel.assign(unit.reshape(shape))
+        columns.append(_dense(layer).reshape(-1))
+    dense.kernel.assign(place.kernel)
+    expected = np.linalg.lstsq(np.stack(columns, axis=1), _dense(dense).reshape(-1), rcond=None)[0]
+    np.testing.assert_allclose(change.weights[0].reshape(-1), expected, atol=1e-6)
+
+
+def _dense(layer):
+    return keras.ops.convert_to_numpy(kernels.block_diagonal(layer.effective_kernel(), layer.groups))
+
+
+@settings(max_examples=6)
+@given(SEEDS, st.booleans())
+def test_scaled_copies_are_found_again(seed, blending):
+    random = np.random.default_rng(seed)
+    common = random.standard_normal((18, 4))
+    mixes = random.standard_normal((3, 4, 4)) if blending else random.choice([-2.0, 0.5, 1.5], (3, 4))
+    targets = [common @ mix if blending else common * mix for mix in mixes]
+    index = np.arange(common.size).reshape(common.shape)
+    for grams in (None, [second_moments(random, 18) for _ in targets]):
+        mixing = "blend" if blending else "scale"
+        fit = shared_kernels.fit_shared_kernel(targets, index, index.size, mixing=mixing, grams=grams)
+        assert fit.error < 1e-8
