@@ -220,7 +220,7 @@ def _list(listed: Mapping[str, Paper]) -> Answer:
 
 def _show(paper: Paper, entry: Entry, rows: Sequence[Row]) -> str:
     """One entry as a table, what there is to know of its rows, and its recipes."""
-    heading = f"{paper.name}, {_spaced(entry.key)}: {entry.title}"
+    heading = f"{paper.name}, {entry.name}: {entry.title}"
     if not rows:
         return f"{heading}\n{entry.note}"
     lines = [heading, text_table(_without_empty([_HEADER, *(_cells(paper, row, entry.rows) for row in rows)]))]
@@ -266,11 +266,6 @@ def _without_empty(rows: Rows) -> Rows:
     """The columns in which something stands; what is empty in them is a dash."""
     kept = [index for index in range(len(rows[0])) if any(row[index] for row in rows[1:])]
     return [tuple(row[index] or "-" for index in kept) for row in rows]
-
-
-def _spaced(key: str) -> str:
-    """`table2` as `table 2`."""
-    return next(f"{kind} {key.removeprefix(kind)}" for kind in ("table", "figure") if key.startswith(kind))
 
 
 _RUNS = ("run here", "data", "recipe", "epochs", "seeds", "accuracy %", "error %", "top-5 %", "top-5 error %")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -112,6 +113,11 @@ class Entry:
     note: str = ""
     across: str = "parameters"
     baseline: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The key as it is written in a text, `"table 2"`."""
+        return re.sub(r"(\d)", r" \1", self.key, count=1)
 
 
 @dataclasses.dataclass(frozen=True)

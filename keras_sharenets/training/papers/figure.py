@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from keras_sharenets.rendering.figures import (
     BLUE,
@@ -69,7 +70,7 @@ def draw(
     named = []
     for axes, (entry, name, rows, found) in zip(places, panels, strict=True):
         shown = f"{DATA[name].name}" if data is None else f"runs on {data}, paper on {DATA[name].name}"
-        axes.set_title(f"{entry.key}: {shown}", loc="left", fontsize=11)
+        axes.set_title(f"{entry.name}: {shown}", loc="left", fontsize=11)
         epochs = sorted({group.run.recipe.epochs for groups_here in found.values() for group in groups_here})
         if epochs:
             text = " to ".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))
@@ -80,7 +81,7 @@ def draw(
             named.append((axes, *_draw_points(axes, paper, entry, rows, found)))
         percent(axes.yaxis)
         frame(axes)
-    caption(figure, "Hollow: the paper's figures. Filled: runs here, mean and deviation over seeds.")
+    caption(figure, "Filled and bands: runs here, mean and deviation over seeds. Hollow: figures of the paper.")
     _name(figure, named)
     return png(figure)
 
@@ -100,6 +101,7 @@ def _draw_curves(axes: Axes, rows: Sequence[Row], found: Mapping[int, Sequence[G
         if len(group.runs) > 1:
             spread = values.std(axis=0, ddof=1)
             axes.fill_between(epochs, mean - spread, mean + spread, color=color, alpha=0.2, linewidth=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel("test accuracy")
     axes.legend(frameon=False, fontsize=9)
@@ -120,15 +122,15 @@ def _draw_points(
         across = _across(paper, entry, row)
         if across is None:
             continue
-        points = (
-            [(float(row.accuracy) / 100, float(row.deviation or 0) / 100, False)] if row.accuracy is not None else []
-        )
+        points = []
+        if row.accuracy is not None:
+            points.append((float(row.accuracy) / 100, float(row.deviation or "nan") / 100, False))
         finished = [group for group in found[index] if group.accuracies]
         if finished:
             # Of several trainings, the longest is the nearest to the paper's.
             longest = max(finished, key=lambda group: group.run.recipe.epochs)
             mean, deviation = mean_and_deviation(longest.accuracies.values())
-            points.append((mean, deviation or 0, True))
+            points.append((mean, np.nan if deviation is None else deviation, True))
         for value, deviation, is_ours in points:
             height = 1 - value if is_error else value
             lines.setdefault((row.series, is_ours), []).append((across, height, deviation))
@@ -152,7 +154,7 @@ def _draw_points(
         axes.errorbar(places, heights, deviations, linestyle=line, label=label, **style)
     if entry.across in _LOGARITHMIC:
         axes.set_xscale("log")
-        log_ticks(axes.xaxis, "{x:,g}")
+        log_ticks(axes.xaxis, "{x:,.0f}")
         low, high = axes.get_xlim()
         axes.set_xlim(low / 1.2, high * 1.5)
     axes.set_xlabel(_LOGARITHMIC.get(entry.across, entry.across))

@@ -34,7 +34,7 @@ def _igcnet(data: str, epochs: int, source: str = "section 4.1", **more) -> Reci
 
 
 def _sharesnet(data: str, whitening: str = "mean and variance stand in for its whitening", **more) -> Recipe:
-    source = f"ShaResNet, section 4.3 and the trainer that it names; {whitening}"
+    source = f"ShaResNet, section 4.3 and the trainer that it names, whose momentum is Nesterov's; {whitening}"
     more = {"border": "reflect", "initialization": "he_fan_out", **_CIFAR_STEPS} | more
     return Recipe(200, 0.1, 5e-4, name=f"sharesnet-{data}", source=source, **more)
 

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import json
 import pathlib
-import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -50,9 +49,8 @@ def paper_result(network: str, data: str) -> PaperResult | None:
     paper, entry, row = found
     accuracy = row.accuracy
     assert accuracy is not None
-    table = re.sub(r"(\d)", r" \1", entry.key, count=1)
     epochs = recipe_of(paper, row).epochs
-    return PaperResult(accuracy, row.deviation, DATA[row.data].name, epochs, paper.name, table)
+    return PaperResult(accuracy, row.deviation, DATA[row.data].name, epochs, paper.name, entry.name)
 
 
 def comparisons() -> list[tuple[str, str]]:
