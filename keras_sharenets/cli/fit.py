@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import math
 import pathlib
 import shlex
 from collections.abc import Mapping
@@ -24,10 +25,10 @@ from keras_sharenets.cli.arguments import (
     named_recipe,
     parse_option,
 )
-from keras_sharenets.cli.command import Answer
+from keras_sharenets.cli.command import Answer, say
 from keras_sharenets.files import as_tuples
 from keras_sharenets.models import find_variant
-from keras_sharenets.training.recipes.named import RECIPES
+from keras_sharenets.training.recipes.named import RECIPES, override
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.config import read_config, run_config, training_config
 from keras_sharenets.training.run.record import (
@@ -40,7 +41,9 @@ from keras_sharenets.training.run.record import (
     read_metrics,
 )
 
-_FLAGS = ("deterministic", "download", "skip_unreadable")  # Options without a value.
+_FLAGS = ("deterministic", "download", "freeze", "skip_unreadable")  # Options without a value.
+FEWEST_STEPS = 1_000  # Of a whole training, by the recipe that a network has for other images.
+FINE_TUNING = 10  # What the learning rate is divided by for a network that begins trained.
 JIT_COMPILE = {"auto": "auto", "true": True, "false": False}
 
 
@@ -53,6 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="options of this command from a file, such as the run.yaml of a run; those on the command line win",
     )
     parser.add_argument("--output", metavar="RUN_DIR", help="folder for the run; must not hold one")
+    parser.add_argument(
+        "--from",
+        metavar="RUN|FILE|NAME",
+        help="begin with the weights of a run, of a .keras file or of a network that comes trained (`list --trained`), "
+        "with a new head unless the classes are the same; images of a folder are resized to what it takes",
+    )
+    parser.add_argument("--freeze", action="store_true", default=None, help="train nothing but the head of `--from`")
     parser.add_argument(
         "--resume",
         metavar="RUN_DIR",
@@ -154,10 +164,14 @@ def check(arguments: argparse.Namespace) -> None:
         return
     if arguments.config is not None:
         _add_config(arguments, pathlib.Path(arguments.config))
-    for name in ("model", "data", "output"):
+    start = vars(arguments)["from"]
+    for name in ("model", "data", "output") if start is None else ("data", "output"):
         if getattr(arguments, name) is None:
             raise ValueError(f"`--{name}` is needed for a new run; `--resume RUN_DIR` continues an old one.")
-    find_variant(arguments.model)
+    if arguments.freeze and start is None:
+        raise ValueError("`--freeze` needs `--from`: an untrained network is of no use as it is.")
+    if arguments.model is not None:
+        find_variant(arguments.model)
     named_recipe(arguments)
 
 
@@ -196,6 +210,7 @@ def _precision(result: Run) -> str:
 def _begin(arguments: argparse.Namespace) -> Run:
     from keras_sharenets.training.devices.devices import connect
     from keras_sharenets.training.run.fit import check_output, check_tensorboard, fit
+    from keras_sharenets.training.run.start import find_start
 
     output = check_output(arguments.output)
     options = dict(map(parse_option, arguments.model_option))
@@ -206,10 +221,41 @@ def _begin(arguments: argparse.Namespace) -> Run:
     connect(
         run_options.strategy, cluster_timeout=arguments.cluster_timeout
     )  # Before anything is computed, so before there are data.
+    source = vars(arguments)["from"]
+    start = None if source is None else find_start(source, arguments.model, options)
     source = dataclasses.replace(data_source(arguments), validation=arguments.validation or "auto")
+    if start is not None and source.input_shape is None and source.is_folder and None not in start.shape:
+        source = dataclasses.replace(source, input_shape=start.shape)
     dataset = load_data(source)
-    recipe = chosen_recipe(arguments, arguments.model, dataset.name)
-    return fit(arguments.model, dataset, output, recipe=recipe, options=options, run_options=run_options)
+    model, options = (arguments.model, options) if start is None else (start.model, start.options)
+    recipe = _suited(chosen_recipe(arguments, model, dataset.name), len(dataset.train), arguments)
+    if start is not None:
+        say(f"begins with {start.path}, {model}, trained on images of {'x'.join(map(str, start.shape))}")
+    settings = {"recipe": recipe, "options": options, "run_options": run_options}
+    return fit(model, dataset, output, **settings, start=start, frozen=bool(arguments.freeze))
+
+
+def _suited(recipe: Recipe, images: int, arguments: argparse.Namespace) -> Recipe:
+    """The recipe with batches, steps and rate for so many images, but for what was given; one line tells."""
+    from keras_sharenets.training.data.batches import batch_size_for
+
+    given, changes = given_fields(arguments), {}
+    if "batch_size" not in given:
+        changes["batch_size"] = batch_size_for(images, recipe.batch_size)
+    size = changes.get("batch_size", recipe.batch_size)
+    steps = max(images // size, 1)
+    if "epochs" not in given and arguments.recipe is None:
+        changes["epochs"] = max(recipe.epochs, math.ceil(FEWEST_STEPS / steps))
+    if "learning_rate" not in given and vars(arguments)["from"] is not None:
+        changes["learning_rate"] = recipe.learning_rate / FINE_TUNING
+    recipe = override(recipe, **changes)
+    left = images - steps * size if images >= size else 0
+    sit_out = f"; {left} of them sit out each epoch, others each time" if left else ""
+    say(
+        f"{images:,} training images{sit_out}: {steps} step{'s' * (steps > 1)} of {min(size, images)} an epoch, "
+        f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)}, learning rate {recipe.learning_rate:g}"
+    )
+    return recipe
 
 
 def _go_on(arguments: argparse.Namespace) -> Run:
@@ -232,9 +278,11 @@ def _check_unchanged(arguments: argparse.Namespace, recorded: Run) -> None:
     """Raises a `ValueError` if an argument is given that would make it another run."""
     names = ("model", "seed", "deterministic", "tensorboard", "precision", "teacher")
     given = {name: getattr(arguments, name) for name in names} | {"recipe": arguments.recipe}
+    given |= {"from": vars(arguments)["from"], "freeze": arguments.freeze}
     given |= given_fields(arguments)
     before = {name: getattr(recorded, name) for name in names} | {"recipe": recorded.recipe.name}
     before |= dataclasses.asdict(recorded.recipe)
+    before |= {"from": (recorded.start or {}).get("source"), "freeze": (recorded.start or {}).get("freeze")}
     if arguments.jit_compile is not None:
         given["jit_compile"], before["jit_compile"] = JIT_COMPILE[arguments.jit_compile], recorded.jit_compile
     if arguments.output is not None:

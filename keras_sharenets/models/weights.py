@@ -153,13 +153,13 @@ def build_trained(variant: Variant, path: pathlib.Path, arguments: Mapping[str, 
     if arguments.get("input_tensor") is None:
         given["input_shape"] = source.input_shape[1:]
     if arguments.get("include_preprocessing", True) and arguments.get("pixel_statistics") is None:
-        given["pixel_statistics"] = _pixel_statistics(source, path)
+        given["pixel_statistics"] = pixel_statistics(source, path)
     model = variant.factory(**{**given, **variant.arguments, **arguments})
-    _transfer(source, model, path)
+    transfer_weights(source, model, path)
     return model
 
 
-def _pixel_statistics(source: keras.Model, path: pathlib.Path) -> tuple[list[float], list[float]] | None:
+def pixel_statistics(source: keras.Model, path: pathlib.Path) -> tuple[list[float], list[float]] | None:
     """What the normalization at the beginning of a network subtracts and by which variance it divides, a channel each;
     `None` for the scaling to -1 to 1 that the factories have themselves."""
     import keras
@@ -181,8 +181,23 @@ def _pixel_statistics(source: keras.Model, path: pathlib.Path) -> tuple[list[flo
     )
 
 
-def _transfer(source: keras.Model, model: keras.Model, path: pathlib.Path) -> None:
-    """Gives a network the weights of the layers of the same names; all must be there, but for a new classifier."""
+def transfer_weights(
+    source: keras.Model, model: keras.Model, path: pathlib.Path, *, new_head: bool = False
+) -> tuple[str, ...]:
+    """Gives a network the weights of the layers of the same names; all must be there, but for a new classifier.
+
+    Args:
+        source: what is in the file at `path`.
+        model: the network.
+        path: for messages.
+        new_head: whether the classifier stays new in any case, and not only where the number of classes is another.
+
+    Returns:
+        The names of the layers that were left new.
+
+    Raises:
+        ValueError: a layer is missing on one side, or its weights have other shapes; nothing has been changed then.
+    """
     import keras
 
     old, new = _weighted(source), _weighted(model)
@@ -192,6 +207,8 @@ def _transfer(source: keras.Model, model: keras.Model, path: pathlib.Path) -> No
             if type(layer) is keras.layers.Dense and not (name in old and name in new and _alike(old[name], new[name])):
                 old.pop(name, None)
                 new.pop(name, None)
+    for layers in (old, new) if new_head else ():
+        layers.pop("predictions", None)
     for name in [*new, *old]:
         shapes = [_shapes(layers[name]) if name in layers else None for layers in (old, new)]
         if shapes[0] != shapes[1]:
@@ -202,6 +219,7 @@ def _transfer(source: keras.Model, model: keras.Model, path: pathlib.Path) -> No
             )
     for name, layer in new.items():
         layer.set_weights(old[name].get_weights())
+    return tuple(name for name in _weighted(model) if name not in new)
 
 
 def _weighted(model: keras.Model) -> dict[str, keras.layers.Layer]:

@@ -59,7 +59,7 @@ def test_every_command_is_on_the_page():
 def test_runs_know_their_recipes(folder):
     run = metrics(folder / "runs" / "digits")
     assert (run["recipe"]["name"], run["recipe"]["schedule"]) == ("fast", "one_cycle")
-    assert run["recipe_changes"] == ["epochs", "pad", "flip"]
+    assert run["recipe_changes"] == ["epochs", "batch_size", "pad", "flip"]
     assert run["tensorboard"] == []
     assert list((folder / "runs" / "digits" / "logs" / "train").glob("events.*"))
     other = metrics(folder / "runs" / "images")
@@ -103,7 +103,7 @@ def test_report(folder, digits):
     run = metrics(folder / "runs" / "digits")
     correct = round(run["test_accuracy"] * 359)
     assert table["test accuracy, last epoch"] == f"{run['test_accuracy']:.4f} ({correct} of 359)"
-    assert table["changed in it"] == "epochs 10, pad 1, flip False"
+    assert table["changed in it"] == "epochs 10, batch_size 64, pad 1, flip False"
     model = files.load_model(folder / "runs" / "digits" / "last.keras")
     stored = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
     assert table["stored parameters"] == f"{stored:,}"
@@ -190,7 +190,7 @@ def test_results(folder, capsys, monkeypatch):
     ]
     (row,) = (line for line in lines if "(runs/digits)" in line)
     assert row == (
-        "| `hscnet_m32_g4_r2_b1_a2` | digits | fast, pad 1, flip False, 143 images for validation | 10 | "
+        "| `hscnet_m32_g4_r2_b1_a2` | digits | fast, batch 64, pad 1, flip False, 143 images for validation | 10 | "
         f"[0](runs/digits) | {' | '.join(figures)} |"
     )
     # The commands of the page, but for what changes no network.
@@ -199,7 +199,7 @@ def test_results(folder, capsys, monkeypatch):
         original = next(line for line in PAGE.splitlines() if line.endswith(f"--output runs/{name}"))
         given, printed = (make_parser(LINE).parse_args(shlex.split(text)[3:]) for text in (original, line))
         changed = {key for key, value in vars(given).items() if getattr(printed, key) != value}
-        assert changed == {"seed", "output", *(["tensorboard"] if name == "digits" else ["recipe"])}
+        assert changed == {"seed", "output", *(["tensorboard", "batch_size"] if name == "digits" else ["recipe"])}
 
 
 @pytest.mark.parametrize(

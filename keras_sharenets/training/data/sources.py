@@ -65,6 +65,14 @@ class DataSource:
             object.__setattr__(self, "input_shape", check_shape(self.input_shape))
         object.__setattr__(self, "validation", check_validation(self.validation))
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether the images are files of a folder that is no known data set."""
+        from keras_sharenets.training.data.image_folders import recognize
+
+        folder = pathlib.Path(self.data)
+        return self.data not in KNOWN and folder.is_dir() and recognize(folder) is None
+
     @classmethod
     def from_record(cls, record: Mapping[str, Any] | None, **given: Any) -> DataSource:
         """The source that `to_record` described, but for what is `given`.

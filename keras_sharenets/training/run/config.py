@@ -53,6 +53,8 @@ def training_config(
     config["recipe"] = recipe.name if named else None
     changed = changed_fields(recipe) if named else tuple(field.name for field in OPTIONS)
     config |= {name: getattr(recipe, name) for name in changed}
+    if source["data"] not in TWO_SPLITS:  # It would follow from the number of images.
+        config["batch_size"] = recipe.batch_size
     return {name: value for name, value in config.items() if value not in (None, {})}
 
 
@@ -61,6 +63,9 @@ def run_config(run: Run) -> dict[str, Any]:
     config = training_config(run.model, run.options, run.source or {"data": run.data["name"]}, run.recipe)
     names = [field.name for field in dataclasses.fields(RunOptions) if field.name not in _LEFT_OUT]
     changed = {name: getattr(run, name) for name in names if getattr(run, name) != getattr(RunOptions, name)}
+    if run.start is not None:  # The rate would be another one without.
+        config |= {"learning_rate": run.recipe.learning_rate, "from": run.start["source"]}
+        config |= {"freeze": True} if run.start["freeze"] else {}
     return config | {"seed": run.seed} | {key: value for key, value in changed.items() if value != "float32"}
 
 

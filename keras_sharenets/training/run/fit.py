@@ -43,6 +43,7 @@ from keras_sharenets.training.run.recorder import (
     last_checkpoint,
     restore,
 )
+from keras_sharenets.training.run.start import Start, begin_with, find_again, freeze, prepared_as, to_record
 from keras_sharenets.training.run.teacher import open_teacher
 
 PACKAGES = ("keras", "tensorflow", "jax", "numpy", "tensorflow_datasets", "scikit-learn", "pillow")
@@ -58,6 +59,8 @@ def fit(
     recipe: Recipe | None = None,
     options: Mapping[str, object] | None = None,
     run_options: RunOptions | None = None,
+    start: Start | None = None,
+    frozen: bool = False,
     verbose: str | int = "auto",
 ) -> Run:
     """Trains a named network with `model.fit` and writes all that is worth keeping into a folder.
@@ -74,6 +77,9 @@ def fit(
         recipe: how to train; by default the recipe of this network and data set.
         options: further arguments of the network's factory.
         run_options: seed, checkpoints, logs, devices: how the run is carried out. By default `RunOptions()`.
+        start: a trained network to begin with, as `training.run.start.find_start` gives it. Its head is replaced unless
+            the classes are the same; pixels are prepared as it does.
+        frozen: whether only the head is trained, and all else stays as in `start`.
         verbose: as in `model.fit`.
 
     Returns:
@@ -95,6 +101,9 @@ def fit(
     output = check_output(output)
     run_options = run_options or RunOptions()
     check_tensorboard(run_options.tensorboard)
+    if frozen and start is None:
+        raise ValueError("`frozen` (=True) needs a `start`: an untrained network is of no use as it is.")
+    dataset = dataset if start is None else prepared_as(dataset, start)
     run = Run(
         **dataclasses.asdict(run_options),
         model=model_name,
@@ -106,6 +115,9 @@ def fit(
         source=dataset.source and dataset.source.to_record(),
     )
     devices = connect(run.strategy)
+    if start is not None:
+        fresh = begin_with(build(model_name, dataset, run.options, run.recipe), start, dataset.class_names)
+        run = dataclasses.replace(run, start=to_record(start, fresh, frozen))
     run = _settle(run, dataset, devices)
     with _hold(devices, output):
         # Another run may have come and gone since.
@@ -147,6 +159,8 @@ def resume(
     run = read_metrics(output / "metrics.json")
     if run.backend != keras.backend.backend():
         raise ValueError(f"The run in {output} was started with KERAS_BACKEND={run.backend}: resume it with the same.")
+    if run.start is not None:  # Its pixels are prepared as the network before did, whatever these are.
+        dataset = dataclasses.replace(dataset, mean=tuple(run.data["mean"]), variance=tuple(run.data["variance"]))
     summary = json.loads(json.dumps(_summary(dataset)))
     for name in COMPARED:
         # Older records say nothing of a validation split: there was none.
@@ -209,6 +223,8 @@ def _train(
 
         tf.config.experimental.enable_op_determinism()
     network = build(run.model, dataset, run.options, run.recipe)
+    if run.start is not None and checkpoint is None:
+        begin_with(network, find_again(run.start, run.model, run.options), dataset.class_names)
     with devices.scope():
         return _train_on(devices, network, run, dataset, output, checkpoint, verbose)
 
@@ -238,8 +254,12 @@ def _train_on(
     held_out = measured_on(dataset.test if dataset.validation is None else dataset.validation)
     if resident:
         devices = keep_images(devices, batches, held_out, run.checkpoint_steps)
+    frozen = run.start is not None and run.start["freeze"]
     make = functools.partial(build, run.model, dataset, run.options, run.recipe)
-    copy = copy_of(network, devices, make, apart=bool(run.recipe.ema))
+    # What is frozen is not what is saved: a file would stay so.
+    copy = copy_of(network, devices, make, apart=bool(run.recipe.ema or frozen))
+    if frozen:
+        freeze(copy, run.start)
     teacher = None if run.teacher is None else open_teacher(run.teacher, dataset, run.recipe)[0]
     trained = tested = compile_model(copy, run, steps, devices, teacher=teacher)
     if copy is not network and devices.strategy == "default":
@@ -284,18 +304,14 @@ def _train_on(
                 held_out = measured_on(dataset.test)
                 if resident:
                     hold_test_split(tested, held_out)
-                recorder.note_test(_evaluate(trained, devices.feed(held_out), recorder))
+                callbacks = keras.callbacks.CallbackList([recorder], model=trained)
+                found = trained.evaluate(devices.feed(held_out), verbose=0, callbacks=callbacks, return_dict=True)
+                recorder.note_test(found)
         except BaseException as error:
             _stop(error, batches.failure or held_out.failure or error, recorder, devices)
             raise
         recorder.close("finished")
     return recorder.run
-
-
-def _evaluate(trained: keras.Model, held_out: Any, recorder: Recorder) -> dict[str, float]:
-    """The figures of a split; a signal ends it as it ends a training, and it is gone through again when resumed."""
-    callbacks = keras.callbacks.CallbackList([recorder], model=trained)
-    return trained.evaluate(held_out, verbose=0, callbacks=callbacks, return_dict=True)
 
 
 def _finish_epoch(trained: keras.Model, held_out: Any, epoch: int, callbacks: list[keras.callbacks.Callback]) -> None:

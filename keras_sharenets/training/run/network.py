@@ -173,9 +173,12 @@ def deliver(trained: keras.Model, network: keras.Model) -> None:
         return
     network.set_weights(trained.get_weights())
     optimizer: Any = trained.optimizer
-    type(optimizer).finalize_variable_values(optimizer, network.trainable_variables)
+    # Of frozen layers there is no average.
+    pairs = zip(network.variables, trained.variables, strict=True)
+    averaged = [variable for variable, other in pairs if other.trainable]
+    type(optimizer).finalize_variable_values(optimizer, averaged)
     # On JAX these would be the arrays of the average themselves, and a step may overwrite what it is given.
-    for variable in network.trainable_variables:
+    for variable in averaged:
         variable.assign(ops.copy(variable))
 
 

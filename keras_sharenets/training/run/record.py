@@ -145,6 +145,8 @@ class Run(RunOptions):
             `test_accuracy` (there, in that precision; that of the last epoch is of the file), `changes` (what makes it
             another training than the recipe, each in few words; such runs are rows of their own) and `notes` (what is
             done otherwise with every network of that program).
+        start: the trained network that the run begins with: `source`, `file`, `sha256`, `class_names`, whether all but
+            the head is frozen (`freeze`), and the layers that begin untrained (`new_layers`). `None`: none.
     """
 
     model: str
@@ -161,12 +163,16 @@ class Run(RunOptions):
     step_seconds: Mapping[str, float] | None = None
     teacher_sha256: str | None = None
     trainer: Mapping[str, Any] | None = None
+    start: Mapping[str, Any] | None = None
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """What makes it another training than the recipe, each in few words: images held out, another program."""
+        """What makes it another training than the recipe, in few words: its program, its beginning, images held out."""
+        changes = list((self.trainer or {}).get("changes", ()))
+        if self.start:
+            changes.append(f"from {self.start['source']}{', frozen' if self.start['freeze'] else ''}")
         held = self.data.get("validation", 0)
-        return (*((self.trainer or {}).get("changes", ())), *([f"{held:,} images for validation"] if held else []))
+        return (*changes, *([f"{held:,} images for validation"] if held else []))
 
     @property
     def split(self) -> str:

@@ -1,0 +1,171 @@
+"""Trainings that begin with a trained network, and what follows from the number of images."""
+
+import dataclasses
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from tiny_network import MODEL, TINY
+
+from keras_sharenets import files
+from keras_sharenets.cli import main
+from keras_sharenets.cli.fit import fit_command_line
+from keras_sharenets.models import list_trained
+from keras_sharenets.training.data.batches import batch_size_for
+from keras_sharenets.training.data.dataset import Arrays, make_dataset
+from keras_sharenets.training.recipes.named import find_recipe, override
+from keras_sharenets.training.run.fit import fit, resume
+from keras_sharenets.training.run.network import build
+from keras_sharenets.training.run.record import RunOptions, read_metrics
+from keras_sharenets.training.run.start import begin_with, find_start, freeze, prepared_as
+
+
+def data(count=60, classes=("x", "y", "z"), side=8, channels=1):
+    generator = np.random.default_rng(0)
+    labels = np.arange(count) % len(classes)
+    images = generator.integers(0, 120, (count, side, side, channels)) + 60 * labels[:, None, None, None]
+    part = Arrays(images.clip(0, 255).astype("uint8"), labels)
+    return make_dataset("made", "made up", classes, part, part)
+
+
+@pytest.fixture(scope="module")
+def before(digits, tmp_path_factory):
+    """A file of a network whose every weight is a number of its own, with its classes beside it."""
+    folder = tmp_path_factory.mktemp("before")
+    network = build(MODEL, digits, TINY)
+    generator = np.random.default_rng(1)
+    network.set_weights([generator.uniform(0.5, 1, weight.shape) for weight in network.get_weights()])
+    files.save_model(network, folder / "net.keras")
+    files.write_labels(folder, digits.class_names)
+    return folder / "net.keras"
+
+
+def test_all_but_the_head_is_taken_over_and_pixels_are_prepared_as_before(before, digits):
+    start = find_start(str(before), MODEL, TINY)
+    mine = prepared_as(data(), start)
+    assert (mine.mean, mine.variance) == (digits.mean, digits.variance)
+    network = build(MODEL, mine, TINY)
+    head = network.get_layer("predictions").get_weights()
+    assert begin_with(network, start, mine.class_names) == ("predictions",)
+    for layer in network.layers:
+        if layer.name == "predictions":
+            assert all(map(np.array_equal, layer.get_weights(), head))
+        else:
+            assert all(map(np.array_equal, layer.get_weights(), start.network.get_layer(layer.name).get_weights()))
+    images = mine.train.images[:4].astype("float32")
+    ours, theirs = (
+        keras.Model(model.input, model.get_layer("predictions").input)(images) for model in (network, start.network)
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_the_head_stays_only_where_the_classes_are_the_same(before, digits):
+    start = find_start(str(before), MODEL, TINY)
+    others = dataclasses.replace(digits, class_names=tuple("abcdefghij"))
+    for dataset, expected in ((digits, ()), (others, ("predictions",))):
+        network = build(MODEL, dataset, TINY)
+        assert begin_with(network, start, dataset.class_names) == expected
+    unknown = dataclasses.replace(start, class_names=None)
+    assert begin_with(build(MODEL, digits, TINY), unknown, digits.class_names) == ("predictions",)
+
+
+def test_frozen_is_all_but_the_new_layers(digits):
+    network = build(MODEL, digits, TINY)
+    freeze(network, {"new_layers": ["predictions"]})
+    assert {variable.path.split("/")[0] for variable in network.trainable_variables} == {"predictions"}
+
+
+def test_other_networks_and_damaged_files_are_refused(before, tmp_path, digits):
+    start = find_start(str(before), MODEL, TINY)
+    with pytest.raises(ValueError, match="are those of another network, or of one with other options: for the layer"):
+        begin_with(build(MODEL, digits, {**TINY, "width": (24,)}), start, digits.class_names)
+    with pytest.raises(ValueError, match=r"takes images of 1 channels, and those of made have 3"):
+        prepared_as(data(channels=3), start)
+    inputs = keras.Input((8, 8, 1))
+    other = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs)), name="mine")
+    files.save_model(other, tmp_path / "other.keras")
+    with pytest.raises(ValueError, match="does not say which network it is: give `model`"):
+        find_start(str(tmp_path / "other.keras"))
+    (tmp_path / "torn.keras").write_bytes(before.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"torn\.keras is not a Keras file"):
+        find_start(str(tmp_path / "torn.keras"), MODEL, TINY)
+    with pytest.raises(ValueError, match=r"no folder of a run, no \.keras file, and no one network that comes trained"):
+        find_start("hscnet_m128_g16_r8_a2")
+    with pytest.raises(ValueError, match=r"cifar10.* no one network that comes trained"):
+        find_start("cifar10")
+    with pytest.raises(ValueError, match="holds no run"):
+        find_start(str(tmp_path))
+
+
+def test_networks_that_come_trained_are_found_by_name():
+    each = next(each for each in list_trained() if each.model == "resnet_8")
+    found = find_start("resnet_8")
+    assert (found.model, tuple(found.class_names), found.shape) == (each.model, each.class_names, each.input_shape)
+    assert find_start("sl3_resnet_64 width=40").options == {"width": 40}
+    assert find_start("cifar10", "resnet_8").path == found.path
+
+
+def test_nothing_is_left_of_a_command_that_is_refused(before, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["fit", "--data", "digits", "--output", "run"]
+    for more, message in (
+        (["--from", str(before), "--model", "resnet_8"], "are those of another network"),
+        (["--from", "resnet_8"], "takes images of 3 channels"),
+        (["--from", "nothing"], "no folder of a run"),
+        (["--model", "resnet_8", "--freeze"], "`--freeze` needs `--from`"),
+        (["--model", "resnet_8", "--validation", "1.5"], "`validation` (='1.5')"),
+    ):
+        assert main([*words, *more]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: ")
+        assert message in error
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_run_from_a_file_is_resumed_without_it(before, tmp_path, frozen):
+    shutil.copy(before, tmp_path / "net.keras")
+    start = find_start(str(tmp_path / "net.keras"), MODEL, TINY)
+    recipe = override(find_recipe("digits"), epochs=2, batch_size=20)
+    options = RunOptions(deterministic=True, jit_compile=False)
+    settings = {"recipe": recipe, "options": TINY, "run_options": options, "start": start, "frozen": frozen}
+    run = fit(MODEL, data(), tmp_path / "run", **settings, verbose=0)
+    old = start.network
+    new = files.load_model(tmp_path / "run" / "last.keras")
+    same = [
+        all(map(np.array_equal, layer.get_weights(), old.get_layer(layer.name).get_weights()))
+        for layer in new.layers
+        if layer.weights and layer.name != "predictions"
+    ]
+    assert all(same) if frozen else not any(same)
+    assert all(layer.trainable for layer in new.layers)
+    assert run.start["new_layers"] == ["predictions"]
+    assert ("--freeze" in fit_command_line(run)) == frozen
+    (tmp_path / "net.keras").unlink()
+    last = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
+    last.unlink()
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics | {"state": "running"}))
+    again = resume(tmp_path / "run", data(), verbose=0)
+    assert again.test_accuracy == run.test_accuracy
+    ends = [files.load_model(tmp_path / "run" / "last.keras").get_weights(), new.get_weights()]
+    assert all(map(np.array_equal, *ends))
+
+
+def test_batches_follow_from_the_number_of_images():
+    for images in (1, 7, 39, 432, 480, 1295, 2559, 2560, 50_000):
+        size = batch_size_for(images, 128)
+        assert size == 128 or images // size >= 20 or size == 8
+        assert size in (8, 16, 32, 64, 128)
+        assert size == 128 or images < 20 * 2 * size * 2
+
+
+@pytest.mark.slow
+def test_the_command_says_what_it_makes_of_few_images(tmp_path, capsys):
+    words = ["fit", "--model", MODEL, "--data", "digits", "--validation", "0.6", "--jit-compile", "false"]
+    assert main([*words, "--epochs", "1", "--output", str(tmp_path / "run")]) == 0
+    assert "575 training images; 15 of them sit out each epoch" in capsys.readouterr().err
+    assert read_metrics(tmp_path / "run" / "metrics.json").recipe.batch_size == 16
