@@ -178,13 +178,13 @@ def check(arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace) -> Answer:
     """What is cheap to check is checked first; then the data is loaded and the network trained."""
     output = pathlib.Path(arguments.resume or arguments.output or ".")
-    result = _begin(arguments) if arguments.resume is None else _go_on(arguments)
+    result, told = _begin(arguments) if arguments.resume is None else (_go_on(arguments), "")
     text = (
         f"{result.model} on {result.data['name']} ({result.data['note']})\n"
         f"test accuracy {result.test_accuracy:.4f} after the last epoch; best epoch: {result.best.epoch}, by the "
         f"{result.split} split, {result.best.held_out_accuracy:.4f} there\n"
         f"{_further(result)}\n"
-        f"{_precision(result)}"
+        f"{told}{_precision(result)}"
         f"files in {output}"
     )
     best = {"epoch": result.best.epoch, f"{result.split}_accuracy": result.best.held_out_accuracy}
@@ -207,7 +207,9 @@ def _precision(result: Run) -> str:
     return f"trained in {result.precision}: a step took {took}\n"
 
 
-def _begin(arguments: argparse.Namespace) -> Run:
+def _begin(arguments: argparse.Namespace) -> tuple[Run, str]:
+    """The run, and what was made of the number of images."""
+    from keras_sharenets.training.data.dataset import Files
     from keras_sharenets.training.devices.devices import connect
     from keras_sharenets.training.run.fit import check_output, check_tensorboard, fit
     from keras_sharenets.training.run.start import find_start
@@ -229,14 +231,15 @@ def _begin(arguments: argparse.Namespace) -> Run:
     dataset = load_data(source)
     model, options = (arguments.model, options) if start is None else (start.model, start.options)
     recipe = _suited(chosen_recipe(arguments, model, dataset.name), len(dataset.train), arguments)
-    if start is not None:
-        say(f"begins with {start.path}, {model}, trained on images of {'x'.join(map(str, start.shape))}")
+    told = _steps(recipe, len(dataset.train)) + ("" if start is None else f"; begins with {model}, {start.path}")
+    if isinstance(dataset.train, Files):  # Below what was found in them.
+        say(told)
     settings = {"recipe": recipe, "options": options, "run_options": run_options}
-    return fit(model, dataset, output, **settings, start=start, frozen=bool(arguments.freeze))
+    return fit(model, dataset, output, **settings, start=start, frozen=bool(arguments.freeze)), f"{told}\n"
 
 
 def _suited(recipe: Recipe, images: int, arguments: argparse.Namespace) -> Recipe:
-    """The recipe with batches, steps and rate for so many images, but for what was given; one line tells."""
+    """The recipe with batches, steps and rate for so many images, but for what was given."""
     from keras_sharenets.training.data.batches import batch_size_for
 
     given, changes = given_fields(arguments), {}
@@ -248,14 +251,18 @@ def _suited(recipe: Recipe, images: int, arguments: argparse.Namespace) -> Recip
         changes["epochs"] = max(recipe.epochs, math.ceil(FEWEST_STEPS / steps))
     if "learning_rate" not in given and vars(arguments)["from"] is not None:
         changes["learning_rate"] = recipe.learning_rate / FINE_TUNING
-    recipe = override(recipe, **changes)
-    left = images - steps * size if images >= size else 0
-    sit_out = f"; {left} of them sit out each epoch, others each time" if left else ""
-    say(
-        f"{images:,} training images{sit_out}: {steps} step{'s' * (steps > 1)} of {min(size, images)} an epoch, "
-        f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)}, learning rate {recipe.learning_rate:g}"
+    return override(recipe, **changes)
+
+
+def _steps(recipe: Recipe, images: int) -> str:
+    """What a training makes of so many images, in one line: also how many do not fill a batch."""
+    size = min(recipe.batch_size, images)
+    steps = images // size
+    left = f"; {images - steps * size} of them sit out each epoch, others each time" if images % size else ""
+    return (
+        f"{images:,} training images{left}: {steps:,} step{'s' * (steps > 1)} of {size} an epoch, {recipe.epochs} "
+        f"epoch{'s' * (recipe.epochs > 1)}, learning rate {recipe.learning_rate:g}"
     )
-    return recipe
 
 
 def _go_on(arguments: argparse.Namespace) -> Run:

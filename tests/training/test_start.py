@@ -167,5 +167,5 @@ def test_batches_follow_from_the_number_of_images():
 def test_the_command_says_what_it_makes_of_few_images(tmp_path, capsys):
     words = ["fit", "--model", MODEL, "--data", "digits", "--validation", "0.6", "--jit-compile", "false"]
     assert main([*words, "--epochs", "1", "--output", str(tmp_path / "run")]) == 0
-    assert "575 training images; 15 of them sit out each epoch" in capsys.readouterr().err
+    assert "575 training images; 15 of them sit out each epoch" in capsys.readouterr().out
     assert read_metrics(tmp_path / "run" / "metrics.json").recipe.batch_size == 16
