@@ -14,6 +14,10 @@ COMMANDS = {
     "table": (f"{_HERE}.table", "Count named networks beside what their papers print, as Markdown tables."),
     "create": (f"{_HERE}.create", "Write a network as a .keras file, trained or not."),
     "fit": (f"{_HERE}.fit", "Train a network and write its files, or resume a run."),
+    "find-rate": (
+        f"{_HERE}.find_rate",
+        "Suggest a learning rate for a network, and draw the loss over it.",
+    ),
     "recipes": (f"{_HERE}.recipes", "List the recipes for training, or show all fields of one."),
     "evaluate": (f"{_HERE}.evaluate", "Measure the accuracy of a .keras or .tflite file."),
     "predict": (f"{_HERE}.predict", "Name what is in images."),

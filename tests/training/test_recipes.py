@@ -252,7 +252,7 @@ def test_every_name_leads_somewhere():
     data = ("digits", "cifar10", "cifar100", "cinic10", "imagenet32", "imagenet", "tiny_imagenet", "flowers")
     reached = {recipe_for(model, name).name for model in list_models() for name in data}
     # The others are chosen by name.
-    by_name = {"fast", "one-cycle-60", "sharesnet-cifar10-zca", "sharesnet-cifar100-wide-zca"}
+    by_name = {"fast", "one-cycle-60", "strong", "sharesnet-cifar10-zca", "sharesnet-cifar100-wide-zca"}
     assert set(RECIPES) - reached == by_name
 
 

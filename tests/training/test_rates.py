@@ -1,0 +1,84 @@
+"""The search for a learning rate."""
+
+import io
+import math
+
+import keras
+import numpy as np
+import PIL.Image
+import pytest
+
+from keras_sharenets.cli import main
+from keras_sharenets.training.data.dataset import Arrays, make_dataset
+from keras_sharenets.training.recipes.recipe import Recipe
+from keras_sharenets.training.run import rates
+from keras_sharenets.training.run.rates import draw_rates, find_rate, steepest
+
+# Without momentum or decay, and batches of all images: each step is one of plain gradient descent.
+PLAIN = Recipe(1, 0.1, 0.0, momentum=0.0, nesterov=False, batch_size=6, flip=False, pad=0)
+
+
+def few_images():
+    images = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 1)).astype("uint8")
+    split = Arrays(images, np.arange(6) % 3)
+    return make_dataset("few", "", "abc", split, split)
+
+
+def linear(model_name, dataset, options, recipe):
+    images = keras.Input((4, 4, 1))
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
+    return keras.Model(images, keras.layers.Dense(3, activation="softmax", kernel_initializer="zeros")(x))
+
+
+def descend(images, labels, steps):
+    """The losses of softmax regression, which starts with zeros, while its rate rises; by hand."""
+    x = np.concatenate([images.reshape(6, -1) / 255, np.ones((6, 1))], axis=1)
+    weights, losses = np.zeros((17, 3)), []
+    for rate in steps:
+        scores = np.exp(x @ weights)
+        said = scores / scores.sum(1, keepdims=True)
+        losses.append(-np.log((said * labels).sum(1)).mean())
+        weights -= rate * x.T @ (said - labels) / 6
+    return losses
+
+
+def test_losses_are_those_of_gradient_descent_at_rising_rates(monkeypatch):
+    monkeypatch.setattr(rates, "build", linear)
+    few = few_images()
+    found = find_rate("linear", few, recipe=PLAIN, steps=10, lowest=1e-3, highest=1.0)
+    np.testing.assert_allclose(found.rates, np.geomspace(1e-3, 1.0, 10))
+    assert found.losses[0] == pytest.approx(math.log(3))
+    expected = descend(few.train.images, np.eye(3)[few.train.labels], np.geomspace(1e-3, 1.0, 10))
+    np.testing.assert_allclose(found.losses, expected, rtol=1e-4)
+    assert found.suggested in found.rates
+    image = PIL.Image.open(io.BytesIO(draw_rates(found, "linear")))
+    assert np.asarray(image).std() > 0
+
+
+def test_it_ends_where_the_loss_diverges(monkeypatch):
+    monkeypatch.setattr(rates, "build", linear)
+    found = find_rate("linear", few_images(), recipe=PLAIN, steps=40, lowest=1e-2, highest=1e6)
+    assert 3 <= len(found.losses) < 40
+    assert found.suggested < found.rates[-1]
+
+
+def test_the_steepest_place():
+    # A loss that falls along a wave over the logarithm of the rate, then rises: steepest in the middle of the fall.
+    steps = np.linspace(-5, 1, 61)
+    losses = np.where(steps < -1, 2 - np.tanh(2 * (steps + 3)), 1 + 20 * np.maximum(steps + 1, 0))
+    assert -3 <= math.log10(steepest(list(10.0**steps), list(losses))) < -2.4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--steps", "9"], "error: `steps` (=9) must be at least 10."),
+        (["--lowest", "1", "--highest", "0.1"], "error: `highest` (=0.1) must be above `lowest` (=1.0)."),
+        (["--output", "rates.pdf"], "error: `--output` (=rates.pdf) must end in .png."),
+    ],
+)
+def test_bad_input_is_one_line(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["find-rate", "--model", "resnet_8", "--data", "digits", "--output", "rates.png", *words]) == 2
+    assert capsys.readouterr().err == f"{message}\n"
+    assert list(tmp_path.iterdir()) == []
