@@ -90,7 +90,7 @@ def reference() -> dict[str, str]:
 
 def inside(text: str, page: str = "index.md") -> str:
     """`text` with links that stay inside the site: to pages, and to images of this repository."""
-    text = text.replace(f"{RAW}docs/", "").replace(RAW, "")
+    text = text.replace(f"{RAW}docs/", "").replace(RAW, "").replace("](docs/", "](")
     text = re.sub(rf"{HOME}/blob/main/docs/([\w/]+\.md)", r"\1", text)
     for name, source in PAGES.items():
         text = text.replace(f"{HOME}/blob/main/{source}", name)
