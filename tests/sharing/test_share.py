@@ -1,3 +1,5 @@
+import ast
+import pathlib
 import re
 
 import keras
@@ -174,6 +176,16 @@ def test_a_budget_of_bytes(tmp_path):
     assert after == shared.tflite_bytes
     with pytest.raises(ValueError, match=r"`max_tflite_bytes` .*must be at least"):
         ksn.share(model, max_tflite_bytes=1000)
+
+
+@pytest.mark.parametrize("fits", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_example_of_the_page(fits):
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "share.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    names = {}
+    exec(block if fits else block.partition("shared.model.compile")[0].replace("print(", "str("), names)
+    expression, promise = re.search(r"^(shared\.\S+, \S+)  # (.*)$", block, re.M).groups()
+    assert eval(expression, names) == ast.literal_eval(promise)
 
 
 class Subclassed(keras.Model):
