@@ -1,0 +1,72 @@
+"""Propose networks for a task and a budget, in order, each with the command that trains it.
+
+sharenets choose --classes 5 --input-shape 32 32 3 --max-bytes 100000
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from keras_sharenets import _checks
+from keras_sharenets.cli.command import Answer
+
+NEEDS_KERAS = False  # Of networks that are counted already, none is built.
+NOTE = (
+    "Accuracies are those of the networks as they come trained, on their data set, not on yours. Bytes with a ~ are "
+    "estimated, the others those of a trained network's file."
+)
+MEASURED = "Milliseconds were measured here, in LiteRT with one thread; bytes are those of the files that were."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--classes", type=int, required=True, metavar="K", help="how many classes to tell apart")
+    sides = ("HEIGHT", "WIDTH", "CHANNELS")
+    shape_help = "size of the images (default: 32 32 3)"
+    parser.add_argument("--input-shape", type=int, nargs=3, default=(32, 32, 3), metavar=sides, help=shape_help)
+    parser.add_argument("--max-bytes", type=int, metavar="N", help="of the int8 .tflite file")
+    parser.add_argument(
+        "--max-ms",
+        type=float,
+        metavar="T",
+        help="of one image in LiteRT on this machine; networks are measured then, which takes some seconds each",
+    )
+    parser.add_argument("--limit", type=int, default=5, metavar="N", help="the most proposals (default: 5)")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    for name in ("classes", "limit", "max_bytes"):
+        if getattr(arguments, name) is not None:
+            _checks.positive(name.replace("_", "-"), getattr(arguments, name))
+    if arguments.max_ms is not None:
+        _checks.above_zero("max-ms", arguments.max_ms)
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    from keras_sharenets.models.choosing import choose
+    from keras_sharenets.rendering.tables import text_table
+
+    budget = {"max_bytes": arguments.max_bytes, "max_milliseconds": arguments.max_ms}
+    found = choose(arguments.classes, tuple(arguments.input_shape), **budget, limit=arguments.limit)
+    if not found:
+        raise ValueError(
+            f"No named network fits `--max-bytes` (={arguments.max_bytes}) and `--max-ms` (={arguments.max_ms}); "
+            "`sharenets search` looks for others."
+        )
+    timed = arguments.max_ms is not None
+    header = ["network", "accuracy, trained on", "int8 bytes", *(["ms"] if timed else [])]
+    header += ["parameters", "multiply-adds"]
+    rows = [
+        (
+            each.label,
+            "untrained" if each.test_accuracy is None else f"{each.test_accuracy:.2%}, {each.trained_on}",
+            f"{'~' if each.estimated else ''}{each.int8_bytes:,}",
+            *([f"{each.milliseconds:.2f}"] if each.milliseconds is not None else []),
+            f"{each.stored_parameters:,}",
+            f"{each.multiply_adds:,}",
+        )
+        for each in found
+    ]
+    commands = "\n".join(each.command for each in found)
+    text = f"{text_table([tuple(header), *rows])}\n\n{NOTE}{f' {MEASURED}' if timed else ''}\n\n{commands}"
+    return Answer(text, [dataclasses.asdict(each) for each in found])
