@@ -9,6 +9,7 @@ import argparse
 import difflib
 import fnmatch
 import importlib
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -162,7 +163,9 @@ def _train(arguments: argparse.Namespace, paper: Paper, chosen: Chosen) -> None:
     for note in dict.fromkeys(f"{row.label}: {row.note}" for row in rows if row.network is None):
         say(f"not trained: {note}")
     experiments = _experiments(arguments, paper, rows)
-    places = dict(word.split("=", 1) for word in arguments.data_dir if "=" in word)
+    # Not every shell expands ~ behind an equals sign.
+    named = (word.split("=", 1) for word in arguments.data_dir if "=" in word)
+    places = {name: os.path.expanduser(folder) for name, folder in named}
     others = [word for word in arguments.data_dir if "=" not in word]
 
     def load(name: str):
