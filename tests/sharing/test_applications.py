@@ -64,21 +64,3 @@ def test_a_small_mobilenet(tmp_path):
 def test_network(name, scheme, tmp_path):
     model = getattr(keras.applications, name)(weights=None, input_shape=(SIDES[name], SIDES[name], 3), classes=10)
     check(model, scheme, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", [ShareDepth("stage"), ShareChannels(arrangements=2)], ids=str)
-def test_an_int8_file_keeps_the_sharing(scheme, tmp_path):
-    model = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3), alpha=0.35, classes=4)
-    images = np.random.default_rng(0).uniform(-1, 1, (32, 32, 32, 3)).astype("float32")
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
-    model(images, training=True)  # The statistics that these images have: without them all images look alike.
-    shared = ksn.share(model, scheme, sample_images=images)
-    files = [
-        ksn.mobile.export_tflite(network, tmp_path / "net.tflite", quantization="int8", representative_data=images)
-        for network in (model, shared.model)
-    ]
-    saved = shared.parameters_before - shared.parameters
-    assert files[0].file_bytes - files[1].file_bytes > 0.5 * saved

@@ -188,6 +188,23 @@ def test_the_example_of_the_page(fits):
     assert eval(expression, names) == ast.literal_eval(promise)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the export needs TensorFlow")
+@pytest.mark.parametrize("scheme", [ShareDepth("stage"), ShareChannels(arrangements=2)], ids=str)
+def test_an_int8_file_keeps_the_sharing(scheme, tmp_path):
+    model = residual(width=16, blocks=2, stages=1)
+    given = images(model, 32)
+    shared = ksn.share(model, scheme, where="stage*", sample_images=given)
+    sizes = [
+        ksn.mobile.export_tflite(
+            network, tmp_path / "net.tflite", quantization="int8", representative_data=given
+        ).file_bytes
+        for network in (model, shared.model)
+    ]
+    # A byte a weight, less what more operators take.
+    assert sizes[0] - sizes[1] > 0.5 * (shared.parameters_before - shared.parameters)
+
+
 class Subclassed(keras.Model):
     def call(self, inputs):
         return inputs
