@@ -57,6 +57,26 @@ def test_no_image(exported):
     }
 
 
+def test_a_file_that_is_refused_is_named(exported, digits):
+    files = [encode(image, "PNG") for image in digits[0][-2:]] + [b"no image"]
+    signature = tf.saved_model.load(str(exported[0])).signatures["serve_encoded"]
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=r"with index\] \[2\] \[is\] \[a file of a kind that is not"
+    ):
+        signature(encoded=tf.constant(files))
+
+
+def test_programs_that_name_no_signature(exported, trained, digits):
+    """TensorFlow's converter, and the layer of Keras that stands for a SavedModel."""
+    images = digits[0][-3:].astype("float32")
+    expected = np.asarray(trained(images))
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(exported[0]))
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS, tf.lite.OpsSet.SELECT_TF_OPS]
+    assert len(converter.convert()) > 4 * trained.count_params()
+    answer = keras.layers.TFSMLayer(str(exported[0]), call_endpoint="serve")(images)
+    np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
+
+
 def test_no_operation_that_a_server_may_lack(exported):
     """Nothing compiled by XLA."""
     functions = functions_of(exported[0])
@@ -140,7 +160,7 @@ def test_wrong_folder_is_caught(request, tmp_path, monkeypatch, network):
 
 def test_wrong_decoding_is_caught(plain, tmp_path, monkeypatch):
     decode = saved_model.decode
-    monkeypatch.setattr(saved_model, "decode", lambda data, shape: 255 - decode(data, shape))
+    monkeypatch.setattr(saved_model, "decode", lambda data, shape, index: 255 - decode(data, shape, index))
     with pytest.raises(ExportMismatchError, match="signature 'serve_encoded' does not compute what Keras computes"):
         export_saved_model(plain, tmp_path / "m")
     assert not list(tmp_path.iterdir())

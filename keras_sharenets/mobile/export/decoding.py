@@ -17,6 +17,7 @@ import tensorflow as tf
 _LUMA = (0.299, 0.587, 0.114)
 _ORIENTATION_TAG, _SHORT = 0x0112, 3
 _UNKNOWN = "a file of a kind that is not known"
+_GIF = "a GIF file whose first frame is transparent or does not fill the image"
 # What files of a kind begin with (a dot is any byte), and whether the graph reads them.
 _KINDS = (
     ("JPEG", b"\xff\xd8\xff", True),
@@ -34,22 +35,23 @@ READ = tuple(name for name, _, read in _KINDS if read)
 
 
 @tf.autograph.experimental.do_not_convert
-def decode(data: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
+def decode(data: tf.Tensor, shape: tuple[int, int, int], index: tf.Tensor | int = 0) -> tf.Tensor:
     """The image in the bytes of a file of a kind in `READ`, upright, resized to `shape`.
 
-    Running it fails, with the name of what was given, for other kinds, for images of more pixels than
+    Running it fails, with the index and the name of what was given, for other kinds, for images of more pixels than
     `PIL.Image.MAX_IMAGE_PIXELS` was when the graph was made, for BMP files of other than 8, 24 or 32 bits or with
     compression, for GIF files whose first frame is transparent or does not fill the image, and for WebP animations.
-    A server of an older TensorFlow reads no WebP and says so.
+    A server of an older TensorFlow reads no WebP and says so. TensorFlow's decoders tell damage, without the index.
 
     Args:
         data: string tensor, one file.
         shape: `(height, width, channels)` of the image; 1 channel or 3.
+        index: scalar, that of the file in its batch, for messages.
 
     Returns:
         A float32 tensor of that shape, whole pixel values from 0 to 255.
     """
-    content = _Bytes(data)
+    content = _Bytes(data, index)
     kind = _kind(content)
     decoders = (_decode_jpeg, _decode_png, _decode_webp, _decode_bmp, _decode_gif)
     branches = [lambda decoder=decoder: decoder(content) for decoder in decoders]
@@ -63,8 +65,8 @@ def decode(data: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
 class _Bytes:
     """The bytes of a file as numbers. What lies beyond the end reads as the last byte, 0."""
 
-    def __init__(self, data: tf.Tensor) -> None:
-        self.data = data
+    def __init__(self, data: tf.Tensor, index: tf.Tensor | int) -> None:
+        self.data, self.index = data, index
         self.values = tf.concat([tf.io.decode_raw(data, tf.uint8), [0]], 0)
         self.size = tf.size(self.values, tf.int64)
 
@@ -98,9 +100,16 @@ def _stands(values: tf.Tensor, place: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor
     return tf.reduce_all((found == wanted) | (wanted == ord(".")))
 
 
-def _checked(value: tf.Tensor, condition: tf.Tensor, what: str | tf.Tensor) -> tf.Tensor:
+def _checked(content: _Bytes, value: tf.Tensor, condition: tf.Tensor, what: str | tf.Tensor) -> tf.Tensor:
     """The value; whatever uses it does not run, and the graph fails, if the condition is false."""
-    message = ["`encoded` must be files of", ", ".join(READ), "that can be read alike; is", what]
+    message = [
+        "`encoded` must be files of",
+        ", ".join(READ),
+        "that can be read alike; the one with index",
+        content.index,
+        "is",
+        what,
+    ]
     check = tf.debugging.Assert(condition, message)
     with tf.control_dependencies([check] if check is not None else []):
         return tf.identity(value)
@@ -111,23 +120,23 @@ def _kind(content: _Bytes) -> tf.Tensor:
     matches = tf.stack([content.has(0, start) for _, start, _ in _KINDS])
     found = tf.where(tf.reduce_any(matches), tf.argmax(matches), len(_KINDS))
     names = [name for name, _, _ in _KINDS] + [_UNKNOWN]
-    return _checked(tf.cast(found, tf.int32), found < len(READ), tf.gather(names, found))
+    return _checked(content, tf.cast(found, tf.int32), found < len(READ), tf.gather(names, found))
 
 
-def _of_size(data: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+def _of_size(content: _Bytes, data: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
     """The file, unless it is a small one that would fill the memory; nothing has been decoded yet."""
     limit = PIL.Image.MAX_IMAGE_PIXELS
     if limit is None:
         return data
     pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
-    return _checked(data, pixels <= limit, f"one of more than {limit:,} pixels")
+    return _checked(content, data, pixels <= limit, f"one of more than {limit:,} pixels")
 
 
 # One decoder for each of `READ`: a float32 image of 3 channels, and where its EXIF data begin, 0 if it has none
 
 
 def _decode_jpeg(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
-    data = _of_size(content.data, *tf.unstack(tf.image.extract_jpeg_shape(content.data))[:2])
+    data = _of_size(content, content.data, *tf.unstack(tf.image.extract_jpeg_shape(content.data))[:2])
     # Only this operation can ask for the exact inverse transform, which Pillow uses.
     image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
 
@@ -141,7 +150,7 @@ def _decode_jpeg(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _decode_png(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
-    data = _of_size(content.data, content.number(20, 4), content.number(16, 4))
+    data = _of_size(content, content.data, content.number(20, 4), content.number(16, 4))
 
     def deep_gray():
         image = tf.cast(tf.io.decode_png(data, channels=1, dtype=tf.uint16), tf.float32)
@@ -159,7 +168,7 @@ def _decode_png(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
 
 def _decode_webp(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
     extended, flags = content.has(12, b"VP8X"), content.number(20, 1)
-    data = _checked(content.data, ~extended | (flags // 2 % 2 == 0), "a WebP animation")
+    data = _checked(content, content.data, ~extended | (flags // 2 % 2 == 0), "a WebP animation")
     # The sides less 1 of a file with extensions, and as lossy and lossless files have them.
     packed = content.number(21, 4, little=True)
     lossless, lossy = (
@@ -169,7 +178,7 @@ def _decode_webp(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
     is_lossless = content.has(12, b"VP8L")
     width, height = (tf.where(is_lossless, one, other % 2**14) for one, other in zip(lossless, lossy, strict=True))
     canvas = [content.number(place, 3, little=True) + 1 for place in (24, 27)]
-    data = _of_size(data, tf.where(extended, canvas[1], height), tf.where(extended, canvas[0], width))
+    data = _of_size(content, data, tf.where(extended, canvas[1], height), tf.where(extended, canvas[0], width))
     image = tf.io.decode_image(data, expand_animations=False)[..., :3]  # The fourth is transparency.
 
     def chunk(place):
@@ -182,10 +191,10 @@ def _decode_webp(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
 def _decode_bmp(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
     header, bits = content.number(14, 4, little=True), content.number(28, 2, little=True)
     known = (header >= 40) & (content.number(30, 4, little=True) == 0) & tf.reduce_any([bits == n for n in (8, 24, 32)])
-    data = _checked(content.data, known, "a BMP file with compression, or of other than 8, 24 or 32 bits")
+    data = _checked(content, content.data, known, "a BMP file with compression, or of other than 8, 24 or 32 bits")
     height = content.number(22, 4, little=True)
     # A height below 0 says that the rows begin at the top.
-    data = _of_size(data, tf.minimum(height, 2**32 - height), content.number(18, 4, little=True))
+    data = _of_size(content, data, tf.minimum(height, 2**32 - height), content.number(18, 4, little=True))
 
     def palette():
         indices = tf.cast(tf.io.decode_bmp(data)[..., 0], tf.int64)
@@ -216,8 +225,10 @@ def _decode_gif(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
     frame = [content.number(place + start, 2, little=True) for start in (1, 3, 5, 7)]
     whole = tf.reduce_all([frame[0] == 0, frame[1] == 0, frame[2] == sides[0], frame[3] == sides[1]])
     sound = whole & ~transparent
-    data = _checked(content.data, sound, "a GIF file whose first frame is transparent or does not fill the image")
-    data = _of_size(data, sides[1], sides[0])
+    data = _checked(
+        content, content.data, sound, "a GIF file whose first frame is transparent or does not fill the image"
+    )
+    data = _of_size(content, data, sides[1], sides[0])
     image = tf.io.decode_image(data, channels=3, expand_animations=False)
     return tf.cast(image, tf.float32), tf.constant(0, tf.int64)
 

@@ -64,8 +64,11 @@ def export_saved_model(
     * `serving_default` takes `images`, float32 `(batch, height, width, channels)`, pixel values from 0 to 255;
     * `serve_encoded` takes `encoded`, a vector of strings, each the bytes of an image file. They are read as
       `keras_sharenets.images.read_image` reads them, to one step of 255: upright, resized, gray ones for networks for
-      RGB and the other way round. A request with a file that the graph cannot read so fails with the name of its kind:
-      see `decoding.decode`. Prefer JPEG and PNG, which every server reads in all their modes.
+      RGB and the other way round. A request with a file that the graph cannot read so fails; the message has its index
+      and its kind unless it is damaged: see `decoding.decode`. Prefer JPEG and PNG, which every server reads in all
+      their modes.
+
+    What takes no name of a signature, as TensorFlow's converter and `keras.layers.TFSMLayer`, gets the first one.
 
     Both return `probabilities` `(batch, units)`, called `scores` if the network does not end in a softmax or sigmoid.
     Where there are classes, they return `class_names` `(batch, classes)` too, the same in every row, and `class_name`
@@ -146,14 +149,18 @@ def _write(model, head, folder, names, shape):
     @functools.partial(tf.function, input_signature=[tf.TensorSpec((None,), tf.string, name="encoded")])
     def classify_encoded(encoded):
         # A call of the other function, so that the network is in the file once.
-        specification = tf.TensorSpec(shape, tf.float32)
-        return classify(tf.map_fn(lambda data: decode(data, shape), encoded, fn_output_signature=specification))
+        files, specification = (encoded, tf.range(tf.size(encoded))), tf.TensorSpec(shape, tf.float32)
+        return classify(
+            tf.map_fn(lambda file: decode(file[0], shape, file[1]), files, fn_output_signature=specification)
+        )
 
     # Not with `keras.export.ExportArchive`: it writes every variable twice, once as Keras' and once as TensorFlow's.
     module: Any = tf.Module()
     module.weights = [weight.value for weight in model.weights]
-    module.serving_default, module.serve_encoded = classify, classify_encoded
     signatures = {"serving_default": classify, "serve_encoded": classify_encoded}
+    # TensorFlow's converter and `keras.layers.TFSMLayer` take what is called `serve` where no signature is named.
+    for name, function in {**signatures, "serve": classify}.items():
+        setattr(module, name, function)
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 

@@ -83,7 +83,8 @@ def _usage(published: Published) -> str:
             arguments = "".join(f", {key}={value!r}" for key, value in each.options.items())
             create = f'model = ksn.create_model("{each.model}"{arguments}, weights="{each.weights}")'
             return f"import keras_sharenets as ksn\n\n{create}"
-    return 'import keras\nimport keras_sharenets\n\nmodel = keras.saving.load_model("last.keras")'
+    load = 'model = keras.saving.load_model("last.keras")'
+    return f"import keras\nimport keras_sharenets  # Keras does not know the layers without it\n\n{load}"
 
 
 def _numbers(values: list[float]) -> str:
