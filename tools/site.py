@@ -56,6 +56,7 @@ _STYLE = """
 .md-typeset table:not([class]) { font-size: .68rem; }
 .md-typeset table:not([class]) :is(td, th) { padding: .5em .8em; min-width: 0; }
 .md-typeset td code { white-space: nowrap; }
+.md-typeset td[style*="right"] { white-space: nowrap; }
 .md-typeset img { background: white; }
 """
 
