@@ -1,6 +1,7 @@
 """The commands on networks and files."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import PIL.Image
 import pytest
 
 import keras_sharenets as ksn
-from keras_sharenets import files
+from keras_sharenets import files, mobile
 from keras_sharenets.mobile import size_report
 
 NAMES = ("circle", "square", "star")
@@ -178,6 +179,18 @@ def test_export_predict_benchmark_and_describe_a_tflite_file(sharenets, folder, 
     status, out, _ = sharenets("benchmark", target, "--repetitions", 3)
     assert status == 0
     assert "median ms" in out
+
+
+def test_export_for_a_device(sharenets, folder, tmp_path):
+    path = tmp_path / "chip.tflite"
+    export = ("export", folder / "net.keras", "--target", "microcontroller", "--output", path)
+    status, _, err = sharenets(*export)
+    assert status != 0
+    assert "--representative-data" in err
+    status, out, _ = sharenets(*export, "--representative-data", folder / "images")
+    assert status == 0
+    assert re.search(r"^prefer +memory$", out, re.M)
+    assert mobile.describe_tflite(path)["inputs"][0]["dtype"] == "int8"
 
 
 def test_size_of_files_side_by_side(sharenets, folder, tmp_path):
