@@ -22,7 +22,7 @@ from trainers.cli import main
 FOLDER = pathlib.Path(__file__).parent
 # 1,438 images: 22 steps of 64. 359 test images: 5.6 batches.
 BEGIN = ["fit", "--model", "hscnet_m32_g4_r2_b1_a2", "--data", "digits", "--deterministic", "--learning-rate=0.03"]
-BEGIN += ["--batch-size=64", "--epochs=1", "--jit-compile=false"]
+BEGIN += ["--batch-size=64", "--epochs=1", "--jit-compile=false", "--validation=none"]
 TWO_DEVICES = {"LOGICAL_CPUS": "2", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 BACKENDS = ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)]
 SECONDS = 300  # Only a guard: a machine may be busy.

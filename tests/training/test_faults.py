@@ -39,7 +39,7 @@ def run_and_break(colors, folder, monkeypatch, fault):
 
     monkeypatch.setattr(Recorder, "_publish", publish_and_break)
     options = "--epochs 3 --batch-size 16 --learning-rate 0.01 --jit-compile false --model-option width=(16,)"
-    options += " --model-option arrangements=1"
+    options += " --model-option arrangements=1 --validation none"
     return main(["fit", "--model", MODEL, "--data", str(colors), "--output", str(folder), *options.split()])
 
 
