@@ -1,4 +1,4 @@
-"""ONNX files in ONNX Runtime: the numbers, the sharing, several images at a time, several inputs."""
+"""ONNX files in ONNX Runtime and OpenCV: the numbers, the sharing, several images at a time, several inputs."""
 
 import collections
 import json
@@ -12,6 +12,7 @@ from keras_sharenets import cli, files
 from keras_sharenets.analysis.randomization import randomize_batchnorm
 from keras_sharenets.mobile import export_onnx
 
+cv2 = pytest.importorskip("cv2")
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
 pytest.importorskip("tf2onnx")
@@ -50,6 +51,9 @@ def test_families(tmp_path, name, options, any_number):
     batches = [images] if any_number else np.split(images, 3)
     outputs = np.concatenate([run(tmp_path / "net.onnx", batch)[0] for batch in batches])
     np.testing.assert_allclose(outputs, model.predict(images, verbose=0), atol=1e-4)
+    network = cv2.dnn.readNetFromONNX(str(tmp_path / "net.onnx"))
+    network.setInput(images[:1])
+    np.testing.assert_allclose(network.forward(), outputs[:1], atol=1e-4)
     program = onnx.load(tmp_path / "net.onnx")
     arrays = [onnx.numpy_helper.to_array(constant) for constant in program.graph.initializer]
     written = collections.Counter((array.shape, array.tobytes()) for array in arrays)

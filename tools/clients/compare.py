@@ -19,7 +19,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from keras_sharenets import files
 from tools.clients import browser, interpreters
 
 # What a program is called, the function that runs it, the packages whose versions are told, and on how many images: the
@@ -91,26 +90,31 @@ def ask(client: str, folder: pathlib.Path, names: list[str]) -> dict[str, dict]:
 
 
 def cell(answers: list[dict]) -> str:
-    """What became of the files of one format in a program.
+    """What became of the files of one format in a program; `{}` stands for a file that it was not given.
 
     >>> cell([{"same": 5, "images": 5}, {"refused": "no"}])
     '1 of 2 files: right'
-    >>> cell([{"same": 4, "images": 5}, {"same": 5, "images": 5}])
-    '9 of 10 images'
+    >>> cell([{"same": 4, "images": 5}, {"same": 5, "images": 5}, {}])
+    '9 of 10 images (2 of 3 files tried)'
     """
-    opened = [answer for answer in answers if "same" in answer]
-    if not opened:
-        return "refused"
+    tried = [answer for answer in answers if answer]
+    opened = [answer for answer in tried if "same" in answer]
+    if not tried:
+        return "not tried"
     same, images = (sum(answer[key] for answer in opened) for key in ("same", "images"))
     words = "right" if same == images else f"{same:,} of {images:,} images"
-    return words if len(opened) == len(answers) else f"{len(opened)} of {len(answers)} files: {words}"
+    if not opened:
+        words = "refused"
+    elif len(opened) < len(tried):
+        words = f"{len(opened)} of {len(tried)} files: {words}"
+    return words if len(tried) == len(answers) else f"{words} ({len(tried)} of {len(answers)} files tried)"
 
 
 def refusals(listed: list[dict], found: dict[str, dict]) -> list[str]:
     """The words with which a program refuses files, behind the names of these, by format."""
     told: dict[str, dict[str, list[str]]] = {}
     for entry in listed:
-        words = found[entry["file"]].get("refused")
+        words = found.get(entry["file"], {}).get("refused")
         if words:
             told.setdefault(words, {}).setdefault(entry["format"], []).append(entry["network"])
     count, lines = len({entry["network"] for entry in listed}), []
@@ -127,8 +131,9 @@ def page(about: dict, answers: dict[str, dict[str, dict]]) -> str:
     rows, notes = [["program", "version", "images", *formats]], []
     for client, found in answers.items():
         of_format = {form: [entry for entry in listed if entry["format"] == form] for form in formats}
-        cells = [cell([found[entry["file"]] for entry in entries]) for entries in of_format.values()]
-        rows.append([client, _version(client), str(CLIENTS[client][2]), *cells])
+        cells = [cell([found.get(entry["file"], {}) for entry in entries]) for entries in of_format.values()]
+        count = max((answer["images"] for answer in found.values() if "images" in answer), default=0)
+        rows.append([client, _version(client), str(count), *cells])
         notes += [f"- {client}, {words}" for words in refusals(listed, found)]
     sizes = [["network", "int8 file", "arena of LiteRT for Microcontrollers", "after Vela"]]
     for name in about["networks"]:
@@ -167,7 +172,7 @@ def main(arguments: list[str]) -> None:
         kept, before = folder / "answers" / f"{client}.json", time.monotonic()
         if not kept.exists():
             kept.parent.mkdir(exist_ok=True)
-            files.write_json(kept, ask(client, folder, names))
+            kept.write_text(json.dumps(ask(client, folder, names)), encoding="utf-8")
         answers[client] = json.loads(kept.read_text(encoding="utf-8"))
         right = sum(answer.get("same") == answer.get("images", 0) for answer in answers[client].values())
         now = time.monotonic()
