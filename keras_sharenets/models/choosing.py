@@ -208,4 +208,5 @@ def _command(
             name,
             *(word for key, value in options.items() for word in ("--model-option", f"{key}={value}")),
         ]
-    return shlex.join([*words, "--data", "FOLDER", "--input-shape", *map(str, input_shape), "--output", f"runs/{name}"])
+    folder = "_".join([f"runs/{name}", *(f"{key}_{value}" for key, value in options.items())])
+    return shlex.join([*words, "--data", "FOLDER", "--input-shape", *map(str, input_shape), "--output", folder])

@@ -28,6 +28,7 @@ def test_those_that_come_trained_are_first_and_as_their_records_say():
     assert sizes == sorted(sizes, reverse=True)
     for each in found:
         assert make_parser(LINE, ("fit",)).parse_args(shlex.split(each.command)[1:]).data == "FOLDER"
+    assert len({shlex.split(each.command)[-1] for each in found}) == len(found), "a folder for each"
 
 
 def test_other_classes_and_images_are_counted():
