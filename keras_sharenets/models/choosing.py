@@ -100,8 +100,9 @@ def choose(
         if max_bytes is not None and trained is not None and trained.int8_bytes > 2 * max_bytes:
             continue
         proposal = _proposal(counts, trained, num_classes, input_shape, measured=max_milliseconds is not None)
-        within = proposal is not None and proposal.int8_bytes <= (max_bytes or proposal.int8_bytes)
-        if within and (max_milliseconds is None or (proposal.milliseconds or 0.0) <= max_milliseconds):
+        if proposal is None or (max_bytes is not None and proposal.int8_bytes > max_bytes):
+            continue
+        if max_milliseconds is None or (proposal.milliseconds or 0.0) <= max_milliseconds:
             found.append(proposal)
     return found
 
@@ -166,8 +167,8 @@ def _proposal(
         counts = profile(model)
         stored = counts.stored_parameters
         counted = {"stored_parameters": stored, "multiply_adds": counts.multiply_adds}
-        calls = sum(row.multiply_adds > 0 for row in counts.layers)
-        size = stored + CALL_BYTES * calls if size is None else size + stored - base.stored_parameters
+        calls = sum(bool(row.multiply_adds) for row in counts.layers)
+        size = (CALL_BYTES * calls if size is None else size - base.stored_parameters) + stored
         if measured:
             size, milliseconds = _measure(model, input_shape, num_classes)
     return Proposal(

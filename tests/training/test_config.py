@@ -87,7 +87,7 @@ def test_what_a_person_may_write(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("optimzer: SGD", "error: `optimzer` in mine.yaml is no option of `fit`. Did you mean 'optimizer'?"),
+        ("optimizzer: SGD", "error: `optimizzer` in mine.yaml is no option of `fit`. Did you mean 'optimizer'?"),
         ("resume: there", "error: `resume` in mine.yaml is no option of `fit`."),
         ("epochs: many", "error: mine.yaml: argument --epochs: invalid int value: 'many'"),
         ("flip: yes", "error: Line 1 of mine.yaml (='flip: yes') must be `name: value`, with a value as JSON has it."),

@@ -133,7 +133,7 @@ def _split(folder: pathlib.Path, seed: int) -> tuple[list[str], list[Split], lis
     for name, count in zip(class_names, np.bincount(labels), strict=True):
         if count < 2:
             raise ValueError(f"The class folder {folder / name} holds one image; a split needs at least 2.")
-    splits = [
+    splits: list[Split] = [
         ([paths[index] for index in part], [labels[index] for index in part])
         for part in stratified_split(labels, 0.2, seed)
     ]

@@ -155,14 +155,16 @@ def check_validation(validation: float | str | os.PathLike | None) -> float | st
     >>> check_validation("0.25"), check_validation("none"), check_validation("auto")
     (0.25, None, 'auto')
     """
-    if validation is None or validation in ("none", "auto"):
-        return None if validation == "none" else validation
+    if validation is None or validation == "none":
+        return None
+    asked = str(validation)
+    if asked == "auto":
+        return asked
     try:
-        share = float(validation)
-    except (TypeError, ValueError):
-        path = os.fspath(validation)
-        if os.path.isdir(path):
-            return path
+        share = float(asked)
+    except ValueError:
+        if os.path.isdir(asked):
+            return asked
         share = 0.0
     if not 0 < share < 1:
         raise ValueError(
@@ -182,7 +184,7 @@ def _with_validation(dataset: Dataset, source: DataSource) -> Dataset:
         return validate_on_folder(dataset, pathlib.Path(asked), source)
     if asked is None or dataset.validation is not None or (asked == "auto" and dataset.name in TWO_SPLITS):
         return dataset
-    share = SHARE if asked == "auto" else asked
+    share = asked if isinstance(asked, float) else SHARE
     kept, held = stratified_split(dataset.train.labels, share, source.split_seed)
     if not len(held):
         if asked == "auto":

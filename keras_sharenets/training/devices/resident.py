@@ -202,6 +202,7 @@ class ResidentModel(keras.Model):
 
     train_split: Split
     test_split: Split
+    test_function: Callable | None
 
     def _symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         # Keras looks at a batch of images for what is not built yet, and here it would find none. Nothing needs it.

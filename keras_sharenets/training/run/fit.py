@@ -254,12 +254,12 @@ def _train_on(
     held_out = measured_on(dataset.test if dataset.validation is None else dataset.validation)
     if resident:
         devices = keep_images(devices, batches, held_out, run.checkpoint_steps)
-    frozen = run.start is not None and run.start["freeze"]
+    frozen = run.start if run.start is not None and run.start["freeze"] else None
     make = functools.partial(build, run.model, dataset, run.options, run.recipe)
     # What is frozen is not what is saved: a file would stay so.
     copy = copy_of(network, devices, make, apart=bool(run.recipe.ema or frozen))
-    if frozen:
-        freeze(copy, run.start)
+    if frozen is not None:
+        freeze(copy, frozen)
     teacher = None if run.teacher is None else open_teacher(run.teacher, dataset, run.recipe)[0]
     trained = tested = compile_model(copy, run, steps, devices, teacher=teacher)
     if copy is not network and devices.strategy == "default":

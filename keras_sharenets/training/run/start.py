@@ -115,7 +115,7 @@ def prepared_as(dataset: Dataset, start: Start) -> Dataset:
     if _whitens(start.network):
         return dataset
     statistics = pixel_statistics(start.network, start.path) or ([HALF_RANGE], [HALF_RANGE**2])
-    mean, variance = (tuple(map(float, np.broadcast_to(np.float32(values), channels))) for values in statistics)
+    mean, variance = (tuple(np.broadcast_to(np.asarray(values, "float32"), channels).tolist()) for values in statistics)
     return dataclasses.replace(dataset, mean=mean, variance=variance)
 
 
