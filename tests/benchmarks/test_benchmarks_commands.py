@@ -103,9 +103,8 @@ def build_tiny(name, **sizes):
     return tiny(name.partition(",")[0], **sizes)
 
 
-@pytest.mark.parametrize(
-    "build", [build_tiny, pytest.param(inference.build, marks=pytest.mark.slow)], ids=["tiny", "named"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [build_tiny, inference.build], ids=["tiny", "named"])
 def test_inference(build, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(inference, "build", build)
     assert main(["inference", "--quick", "--output", str(tmp_path), "--batch-size", "2"]) == 0

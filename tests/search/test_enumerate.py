@@ -78,6 +78,7 @@ def test_both_limits_hold(tmp_path):
     assert ksn.profile(model).stored_parameters == network["stored_parameters"]
 
 
+@pytest.mark.slow
 def test_ten_thousand_in_less_than_thirty_seconds(capsys):
     started = time.perf_counter()
     rows, summary = _run(capsys, "--space", "igcv2", "--max-parameters", "200000", "--limit", "7")

@@ -74,6 +74,7 @@ def test_budget_that_allows_nothing():
         SpaceHyperModel("shardnet", input_shape=DIGITS, budget=Budget(max_parameters=10))
 
 
+@pytest.mark.slow
 def test_random_search_on_digits(tmp_path, eager):
     digits = load("digits")
     images, labels = digits.train.images[:256] / 255.0, digits.train.labels[:256]

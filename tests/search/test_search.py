@@ -104,6 +104,7 @@ def test_every_trial_is_a_network_of_the_space_within_the_budget(tuner, count, t
     assert len(trained) == count
 
 
+@pytest.mark.slow
 def test_hyperband_goes_on_with_the_best(trained, tmp_path):
     search.run(_make(tmp_path, tuner="hyperband", trials=13), _silent)
     assert parts_of_training("hyperband", 13, 9) == 9
