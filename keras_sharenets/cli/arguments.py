@@ -36,13 +36,14 @@ def add_data_arguments(parser: argparse._ActionsContainer, required: bool = True
         default=None,
         help="leave out files that are not images, and name them",
     )
-    parser.add_argument(
-        "--input-shape",
-        type=int,
-        nargs=3,
-        metavar=("HEIGHT", "WIDTH", "CHANNELS"),
-        help="size to which images are resized (default: they all have one size already); 0 0 C: each keeps its own",
-    )
+    resized = "size to which images are resized (default: they all have one size already); 0 0 C: each keeps its own"
+    add_input_shape(parser, resized)
+
+
+def add_input_shape(parser: argparse._ActionsContainer, text: str, default: tuple[int, int, int] | None = None) -> None:
+    """`--input-shape HEIGHT WIDTH CHANNELS`."""
+    sides = ("HEIGHT", "WIDTH", "CHANNELS")
+    parser.add_argument("--input-shape", type=int, nargs=3, default=default, metavar=sides, help=text)
 
 
 def data_source(arguments: argparse.Namespace, recorded: Mapping[str, object] | None = None) -> DataSource:

@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 
 from keras_sharenets import _checks
+from keras_sharenets.cli.arguments import add_input_shape
 from keras_sharenets.cli.command import Answer
 
 NEEDS_KERAS = False  # Of networks that are counted already, none is built.
@@ -21,9 +22,7 @@ MEASURED = "Milliseconds were measured here, in LiteRT with one thread; bytes ar
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", type=int, required=True, metavar="K", help="how many classes to tell apart")
-    sides = ("HEIGHT", "WIDTH", "CHANNELS")
-    shape_help = "size of the images (default: 32 32 3)"
-    parser.add_argument("--input-shape", type=int, nargs=3, default=(32, 32, 3), metavar=sides, help=shape_help)
+    add_input_shape(parser, "size of the images (default: 32 32 3)", default=(32, 32, 3))
     parser.add_argument("--max-bytes", type=int, metavar="N", help="of the int8 .tflite file")
     parser.add_argument(
         "--max-ms",

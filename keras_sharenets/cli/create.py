@@ -9,7 +9,7 @@ import argparse
 import json
 import pathlib
 
-from keras_sharenets.cli.arguments import add_model_option, parse_option
+from keras_sharenets.cli.arguments import add_input_shape, add_model_option, parse_option
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.files import as_tuples
 
@@ -21,8 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", metavar="NAME|FILE.keras", help=weights_help)
     add_model_option(parser)
     parser.add_argument("--classes", type=int, metavar="N", help="number of classes")
-    sides = ("HEIGHT", "WIDTH", "CHANNELS")
-    parser.add_argument("--input-shape", type=int, nargs=3, metavar=sides, help="size of the images")
+    add_input_shape(parser, "size of the images")
     parser.add_argument("--output", required=True, metavar="FILE.keras")
 
 

@@ -8,19 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 
+from keras_sharenets.cli.arguments import add_input_shape
 from keras_sharenets.cli.command import Answer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="NAME|FILE", help="named network, .keras file or .tflite file")
     parser.add_argument("--classes", type=int, metavar="N", help="number of classes of a named network")
-    parser.add_argument(
-        "--input-shape",
-        type=int,
-        nargs=3,
-        metavar=("HEIGHT", "WIDTH", "CHANNELS"),
-        help="size of the images of a named network",
-    )
+    add_input_shape(parser, "size of the images of a named network")
     parser.add_argument("--format", choices=("text", "csv", "json"), default="text", help="of the text (default: text)")
 
 

@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 
 from keras_sharenets import _checks
+from keras_sharenets.cli.arguments import add_input_shape
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.search.budgets import Budget
 from keras_sharenets.search.spaces import NAMES
@@ -31,14 +32,7 @@ def checked_budget(arguments: argparse.Namespace) -> Budget:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_space_arguments(parser)
-    parser.add_argument(
-        "--input-shape",
-        type=int,
-        nargs=3,
-        default=(32, 32, 3),
-        metavar=("HEIGHT", "WIDTH", "CHANNELS"),
-        help="size of the images (default: 32 32 3)",
-    )
+    add_input_shape(parser, "size of the images (default: 32 32 3)", default=(32, 32, 3))
     parser.add_argument("--classes", type=int, default=10, metavar="N", help="default: 10")
     parser.add_argument(
         "--sort",
