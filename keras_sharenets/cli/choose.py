@@ -12,7 +12,6 @@ from keras_sharenets import _checks
 from keras_sharenets.cli.arguments import add_input_shape
 from keras_sharenets.cli.command import Answer
 
-NEEDS_KERAS = False  # Of networks that are counted already, none is built.
 NOTE = (
     "Accuracies are those of the networks as they come trained, on their data set, not on yours. Bytes with a ~ are "
     "estimated, the others those of a trained network's file."
