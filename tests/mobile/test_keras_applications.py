@@ -5,9 +5,8 @@ import pytest
 from mobile_networks import convert
 from test_random_networks import converted_by_tensorflow, relative, scores_of
 
-from keras_sharenets.mobile.export.reference import check_layers, keras_scores, lower_model, rounding_limits
+from keras_sharenets.mobile.export.reference import check_layers, keras_scores, lower_model
 from keras_sharenets.mobile.export.verification import synthetic_images
-from keras_sharenets.mobile.graph import passes
 
 # The smallest images that each takes.
 SIDES = {
@@ -48,6 +47,23 @@ def network(name):
     return model
 
 
+def in_float64(model):
+    """A copy that computes in float64, which leaves nothing of rounding."""
+
+    def copied(layer):
+        dtype = {"dtype": "float64"} if isinstance(layer, keras.layers.Layer) else {}
+        return layer.__class__.from_config({**layer.get_config(), **dtype})
+
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64")  # Inputs have no `dtype` of their own.
+    try:
+        copy = keras.models.clone_model(model, clone_function=copied)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
 @pytest.mark.parametrize("name", ["MobileNetV3Small", "MobileNet"])
 def test_small_networks_are_lowered_right(name):
     lowered = lower_model(network(name))
@@ -58,12 +74,13 @@ def test_small_networks_are_lowered_right(name):
 @pytest.mark.parametrize("name", SIDES)
 def test_network(name):
     model, given, fresh = network(name), pixels(name, 64, 3), pixels(name, 32, 4)
-    lowered = lower_model(model)
-    expected = keras_scores(lowered, fresh)
-    error = relative(scores_of(convert(model, given), fresh), expected)
-    # Some of them carry every difference on, so that rounding float32 numbers alone makes more.
-    graph = passes.simplify(lowered.graph)
-    assert error <= max(1e-4, *rounding_limits(graph, (fresh,))[1])
+    expected = keras_scores(lower_model(in_float64(model)), fresh)
+    error, own = (
+        relative(scores, expected)
+        for scores in (scores_of(convert(model, given), fresh), keras_scores(lower_model(model), fresh))
+    )
+    # ResNet152 carries every difference on: Keras in float32 is 8e-4 from itself in float64, and so is any file.
+    assert error <= max(1e-4, 1.2 * own)
     ours, theirs = convert(model, given, quantization="int8"), converted_by_tensorflow(model, given)
     assert relative(scores_of(ours, fresh), expected) <= 1.2 * relative(scores_of(theirs, fresh), expected)
     assert len(ours) <= LARGER.get(name, 1.0) * len(theirs)
