@@ -131,11 +131,16 @@ def test_a_saved_network_is_the_same_and_exports_the_same(quantized, digits, tmp
     assert (tmp_path / "a.tflite").read_bytes() == (tmp_path / "b.tflite").read_bytes()
 
 
-# A chain of groups; the others learn and write ranges as it does.
-@pytest.mark.parametrize("family", slow_after(1, sorted(REPRESENTATIVES, key=lambda family: family != "hgcnet")))
-def test_every_family(family, tmp_path):
+# In `make test` few blocks of a network that is a chain of groups; the others learn and write ranges as it does.
+FEW_BLOCKS = {"blocks_per_stage": 1, "growth": 4}
+
+
+@pytest.mark.parametrize(
+    ("family", "cheaper"), slow_after(1, [("hgcnet", FEW_BLOCKS), *((family, {}) for family in REPRESENTATIVES)])
+)
+def test_every_family(family, cheaper, tmp_path):
     keras.utils.set_random_seed(0)
-    model = representative(family)
+    model = representative(family, **cheaper)
     images = np.random.default_rng(0).uniform(0, 1, (8, 32, 32, 3)).astype("float32")
     calm_statistics(model, images)
     q = mobile.quantize_aware(model)

@@ -81,21 +81,23 @@ def bound(model, quantization):
     return share * stored + per_channel * channels + 2**15
 
 
-# A file of float16 differs from one of float32 in the type of what is stored alone.
-@pytest.mark.parametrize(
-    ("quantization", "prefer"),
-    slow_after(
-        3,
-        [
-            ("int8", "size"),
-            (None, "size"),
-            ("int8", "speed"),
-            (None, "speed"),
-            ("float16", "size"),
-            ("float16", "speed"),
-        ],
-    ),
-)
+ALWAYS = {
+    "hscnet": [("int8", "size"), (None, "size")],
+    "hgcnet": [("int8", "size"), ("int8", "speed")],
+    "others": [("int8", "size")],
+}
+# Small int8 files of all families in `make test`, and of two the others; a file of float16 differs from one of float32
+# in the type of what is stored alone.
+FILES = [
+    pytest.param(family, quantization, prefer, marks=() if quick else pytest.mark.slow)
+    for family in REPRESENTATIVES
+    for quantization in ("int8", None, "float16")
+    for prefer in ("size", "speed")
+    for quick in [(quantization, prefer) in ALWAYS.get(family, ALWAYS["others"])]
+]
+
+
+@pytest.mark.parametrize(("network", "quantization", "prefer"), FILES, indirect=["network"])
 def test_file(network, quantization, prefer, tmp_path):
     model, images = network
     data = convert(model, quantization=quantization, representative_data=images, prefer=prefer)
@@ -208,12 +210,14 @@ def test_scales_that_are_positive_cost_no_step_of_their_own():
     )
 
 
-# One stage, and the whole network.
+# `make test` has the budgets of one kernel below.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cheaper", "shares"),
-    slow_after(1, [({"width": (64,), "groups": 2}, (0.0, 1.0)), ({}, (0.0, 0.25, 0.5, 0.75, 1.0))]),
+    # One stage, and the whole network.
+    [({"width": (64,), "groups": 2}, (0.0, 1.0)), ({}, (0.0, 0.25, 0.5, 0.75, 1.0))],
 )
-@pytest.mark.parametrize("quantization", slow_after(1, ("int8", None)))
+@pytest.mark.parametrize("quantization", ["int8", None])
 def test_budget_is_kept_and_a_larger_one_used(quantization, cheaper, shares, tmp_path):
     model, images = trained_like(representative("hscnet", **cheaper), at_once=bool(cheaper))
     ends = [

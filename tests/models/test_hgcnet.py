@@ -57,7 +57,7 @@ def test_harness(choice, tmp_path, other_backend):
     check_model(HGCNet, {**TINY, **choice}, tmp_path, other_backend)
 
 
-@pytest.mark.parametrize("choice", CHOICES[1:], ids=lambda choice: "-".join(choice) or "default")
+@pytest.mark.parametrize("choice", slow_after(1, CHOICES[1:]), ids=lambda choice: "-".join(choice) or "default")
 def test_choices(choice, tmp_path):
     check_choice(HGCNet, {**TINY, **choice}, tmp_path)
 

@@ -66,7 +66,7 @@ def test_harness(choice, tmp_path, other_backend):
     check_model(HSCNet, {**TWO_STAGES, **choice}, tmp_path, other_backend)
 
 
-@pytest.mark.parametrize("choice", slow_after(3, CHOICES[1:]), ids="-".join)
+@pytest.mark.parametrize("choice", slow_after(1, CHOICES[1:]), ids="-".join)
 def test_choices(choice, tmp_path):
     check_choice(HSCNet, {**TWO_STAGES, **choice}, tmp_path)
 

@@ -90,8 +90,8 @@ def test_harness_of_plain_networks(tmp_path, other_backend):
 
 @pytest.mark.parametrize(
     ("factory", "arguments"),
-    [(IGCNet, TINY["igcv1"]), (IGCNet, TINY["xception"]), (IGCNet, NORMALIZED), (PlainIGCNet, PLAIN)],
-    ids=["igcv1", "xception", "normalized", "plain"],
+    slow_after(2, [(IGCNet, TINY["igcv1"]), (PlainIGCNet, PLAIN), (IGCNet, TINY["xception"]), (IGCNet, NORMALIZED)]),
+    ids=["igcv1", "plain", "xception", "normalized"],
 )
 def test_choices(factory, arguments, tmp_path):
     check_choice(factory, arguments, tmp_path)

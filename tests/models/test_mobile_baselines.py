@@ -23,20 +23,20 @@ def trainable(model):
 
 
 # The specification's table of baselines: classes and the trainable count.
+COUNTS = [
+    (MobileNetV2, {"width_multiplier": 1.25}, {200: 3_769_576, 10: 3_465_386}),
+    (IGCV3, {"width_multiplier": 1.0}, {1000: 3_491_688, 10: 2_223_498, 100: 2_338_788}),
+    (ShuffleNetV2, {"width": WIDTHS_244}, {1000: 7_393_996, 200: 5_754_796, 100: 5_549_896, 10: 5_365_486}),
+    (MobileNetV2, {"width_multiplier": 1.0}, {1000: 3_504_872, 10: 2_236_682, 100: 2_351_972}),
+    (MobileNetV2, {"width_multiplier": 1.4}, {1000: 6_108_776}),
+    (IGCV3, {"width_multiplier": 1.25}, {200: 3_719_096, 10: 3_414_906}),
+    (IGCV3, {"width_multiplier": 1.4}, {1000: 6_030_216}),
+    (ShuffleNetV2, {"width": WIDTHS_224}, {1000: 7_366_536, 100: 5_522_436}),
+]
+
+
 @counts_only
-@pytest.mark.parametrize(
-    ("factory", "arguments", "counts"),
-    [
-        (MobileNetV2, {"width_multiplier": 1.0}, {1000: 3_504_872, 10: 2_236_682, 100: 2_351_972}),
-        (MobileNetV2, {"width_multiplier": 1.25}, {200: 3_769_576, 10: 3_465_386}),
-        (MobileNetV2, {"width_multiplier": 1.4}, {1000: 6_108_776}),
-        (IGCV3, {"width_multiplier": 1.0}, {1000: 3_491_688, 10: 2_223_498, 100: 2_338_788}),
-        (IGCV3, {"width_multiplier": 1.25}, {200: 3_719_096, 10: 3_414_906}),
-        (IGCV3, {"width_multiplier": 1.4}, {1000: 6_030_216}),
-        (ShuffleNetV2, {"width": WIDTHS_244}, {1000: 7_393_996, 200: 5_754_796, 100: 5_549_896, 10: 5_365_486}),
-        (ShuffleNetV2, {"width": WIDTHS_224}, {1000: 7_366_536, 100: 5_522_436}),
-    ],
-)
+@pytest.mark.parametrize(("factory", "arguments", "counts"), slow_after(3, COUNTS))
 def test_counts_for_any_number_of_classes(factory, arguments, counts):
     model = factory(**arguments, input_shape=(32, 32, 3), num_classes=next(iter(counts)))
     assert trainable(model) == counts[model.output_shape[1]]
@@ -97,7 +97,7 @@ def test_harness(factory, tmp_path, other_backend):
     check_model(scrambled(factory), arguments, tmp_path, other_backend)
 
 
-@pytest.mark.parametrize("factory", [MobileNetV2, IGCV3])
+@pytest.mark.parametrize("factory", slow_after(1, [MobileNetV2, IGCV3]))
 def test_factories(factory, tmp_path):
     check_choice(scrambled(factory), {**TINY[factory], **SMALL, "strides": STRIDES[factory]}, tmp_path)
 

@@ -27,7 +27,7 @@ def test_harness(choice, tmp_path, other_backend):
     check_model(*CHOICES[choice], tmp_path, other_backend)
 
 
-@pytest.mark.parametrize("choice", ["bottleneck_shared", "basic_own"])
+@pytest.mark.parametrize("choice", slow_after(1, ["bottleneck_shared", "basic_own"]))
 def test_choices(choice, tmp_path):
     check_choice(*CHOICES[choice], tmp_path)
 

@@ -120,7 +120,7 @@ def test_harness(choice, tmp_path, other_backend):
     check_model(*CHOICES[choice], tmp_path, other_backend)
 
 
-@pytest.mark.parametrize("choice", ["postact-all", "wide-all", "basic-all", "bottleneck-stride1"])
+@pytest.mark.parametrize("choice", slow_after(1, ["bottleneck-stride1", "postact-all", "wide-all", "basic-all"]))
 def test_choices(choice, tmp_path):
     check_choice(*CHOICES[choice], tmp_path)
 

@@ -104,6 +104,7 @@ def _assert_complete(folder, trial_count):
     return results
 
 
+@pytest.mark.slow
 def test_trials_of_a_chief_and_a_worker(tmp_path):
     folder, port = tmp_path / "run", _free_port()
     processes = [Process(folder, 3, name, port, quick=True) for name in ("chief", "worker0")]

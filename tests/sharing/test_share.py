@@ -40,7 +40,7 @@ def test_sharing_nothing_changes_nothing(scheme, with_images):
         assert shared.parameters <= shared.parameters_before == ksn.profile(model).stored_parameters
 
 
-@pytest.mark.parametrize("scheme", slow_after(3, SCHEMES), ids=str)
+@pytest.mark.parametrize("scheme", slow_after(2, SCHEMES), ids=str)
 def test_a_network_that_shares(scheme, tmp_path):
     model = plain() if scheme == ShareDepth("block") else residual()
     before = [weight.copy() for weight in model.get_weights()]

@@ -24,7 +24,6 @@ FOLDER = pathlib.Path(__file__).parent
 BEGIN = ["fit", "--model", "hscnet_m32_g4_r2_b1_a2", "--data", "digits", "--deterministic", "--learning-rate=0.03"]
 BEGIN += ["--batch-size=64", "--epochs=1", "--jit-compile=false", "--validation=none"]
 TWO_DEVICES = {"LOGICAL_CPUS": "2", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-BACKENDS = ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)]
 SECONDS = 300  # Only a guard: a machine may be busy.
 
 
@@ -114,7 +113,9 @@ def two_workers(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+# In `make test`, `test_devices` has what one process can tell of several workers.
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_two_workers_are_one_process(backend, one_process, two_workers):
     folder = two_workers(backend)
     check_equal(folder / "0.npz", one_process(backend), 1e-4)
