@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from keras_sharenets.cli.arguments import (
+    FIELD_TYPES,
     add_data_arguments,
     add_model_option,
     add_recipe_arguments,
@@ -43,6 +44,7 @@ from keras_sharenets.training.run.record import (
 
 _FLAGS = ("deterministic", "download", "freeze", "skip_unreadable")  # Options without a value.
 FEWEST_STEPS = 1_000  # Of a whole training, by the recipe that a network has for other images.
+FEW_IMAGES = 2  # What it is divided by for batches that fit few images; with the rate of `one_cycle`, measured.
 FINE_TUNING = 10  # What the learning rate is divided by for a network that begins trained.
 JIT_COMPILE = {"auto": "auto", "true": True, "false": False}
 
@@ -133,7 +135,7 @@ class _ConfigParser(argparse.ArgumentParser):
 
 
 def _add_config(arguments: argparse.Namespace, path: pathlib.Path) -> None:
-    """Gives options that were not typed their values in a file.
+    """Gives options that were not typed their values in a file; none of its recipe beside a recipe that was typed.
 
     Raises:
         ValueError: an option is unknown, or its value will not do; the message names it.
@@ -147,6 +149,9 @@ def _add_config(arguments: argparse.Namespace, path: pathlib.Path) -> None:
             near = difflib.get_close_matches(name, known, n=3)
             hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
             raise ValueError(f"`{name}` in {path} is no option of `fit`.{hint}")
+    if arguments.recipe is not None:
+        # What the file says of a recipe are changes to another one.
+        config = {name: value for name, value in config.items() if name not in FIELD_TYPES}
     try:
         found = parser.parse_args(_config_words(config))
     except ValueError as error:
@@ -230,7 +235,7 @@ def _begin(arguments: argparse.Namespace) -> tuple[Run, str]:
         source = dataclasses.replace(source, input_shape=start.shape)
     dataset = load_data(source)
     model, options = (arguments.model, options) if start is None else (start.model, start.options)
-    recipe = _suited(chosen_recipe(arguments, model, dataset.name), len(dataset.train), arguments)
+    recipe = suited(chosen_recipe(arguments, model, dataset.name), len(dataset.train), arguments)
     told = _steps(recipe, len(dataset.train)) + ("" if start is None else f"; begins with {model}, {start.path}")
     if isinstance(dataset.train, Files):  # Below what was found in them.
         say(told)
@@ -238,8 +243,11 @@ def _begin(arguments: argparse.Namespace) -> tuple[Run, str]:
     return fit(model, dataset, output, **settings, start=start, frozen=bool(arguments.freeze)), f"{told}\n"
 
 
-def _suited(recipe: Recipe, images: int, arguments: argparse.Namespace) -> Recipe:
-    """The recipe with batches, steps and rate for so many images, but for what was given."""
+def suited(recipe: Recipe, images: int, arguments: argparse.Namespace) -> Recipe:
+    """The recipe with batches, steps, rate and schedule for so many images, but for what was given.
+
+    With few of them, batches are small. Half of a rate for batches of 128, that rises first, was best for those.
+    """
     from keras_sharenets.training.data.batches import batch_size_for
 
     given, changes = given_fields(arguments), {}
@@ -249,8 +257,12 @@ def _suited(recipe: Recipe, images: int, arguments: argparse.Namespace) -> Recip
     steps = max(images // size, 1)
     if "epochs" not in given and arguments.recipe is None:
         changes["epochs"] = max(recipe.epochs, math.ceil(FEWEST_STEPS / steps))
-    if "learning_rate" not in given and vars(arguments)["from"] is not None:
-        changes["learning_rate"] = recipe.learning_rate / FINE_TUNING
+    rate = recipe.learning_rate
+    if size < recipe.batch_size and arguments.recipe is None and not recipe.warmup_epochs:
+        changes["schedule"] = vars(arguments)["schedule"] or "one_cycle"
+        rate /= FEW_IMAGES
+    if "learning_rate" not in given:
+        changes["learning_rate"] = rate if vars(arguments)["from"] is None else rate / FINE_TUNING
     return override(recipe, **changes)
 
 
@@ -261,7 +273,7 @@ def _steps(recipe: Recipe, images: int) -> str:
     left = f"; {images - steps * size} of them sit out each epoch, others each time" if images % size else ""
     return (
         f"{images:,} training images{left}: {steps:,} step{'s' * (steps > 1)} of {size} an epoch, {recipe.epochs} "
-        f"epoch{'s' * (recipe.epochs > 1)}, learning rate {recipe.learning_rate:g}"
+        f"epoch{'s' * (recipe.epochs > 1)}, learning rate {recipe.learning_rate:g} ({recipe.schedule})"
     )
 
 

@@ -64,6 +64,15 @@ def test_what_is_typed_wins(tmp_path):
     assert chosen_recipe(found, MODEL, "x") == override(find_recipe("fast"), epochs=7, flip=True)
 
 
+def test_a_recipe_that_is_typed_is_that_recipe(tmp_path):
+    """The file's changes to another recipe are not among it, those beside it are; what is no recipe stays."""
+    changed = override(find_recipe("fast"), epochs=3, flip=False, learning_rate=0.3)
+    write_config(made_up(changed, precision="bfloat16"), tmp_path / "run.yaml")
+    found = parsed("--config", tmp_path / "run.yaml", "--output", "there", "--recipe", "digits", "--epochs", "7")
+    assert chosen_recipe(found, MODEL, "x") == override(find_recipe("digits"), epochs=7)
+    assert (found.model, found.seed, found.precision, found.data) == (MODEL, 5, "bfloat16", "my images")
+
+
 def test_what_a_person_may_write(tmp_path):
     path = tmp_path / "mine.yaml"
     lines = [

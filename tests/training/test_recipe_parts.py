@@ -6,6 +6,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+from tiny_network import create_plain
 
 from keras_sharenets import files
 from keras_sharenets.training.data.dataset import Arrays, make_dataset
@@ -13,8 +14,10 @@ from keras_sharenets.training.devices.devices import Devices
 from keras_sharenets.training.recipes.batch_changes import batch_changer
 from keras_sharenets.training.recipes.optimization import find_optimizer, is_over
 from keras_sharenets.training.recipes.recipe import Recipe
+from keras_sharenets.training.run import network as network_module
+from keras_sharenets.training.run.fit import fit
 from keras_sharenets.training.run.network import compile_model, deliver
-from keras_sharenets.training.run.record import Epoch, Run
+from keras_sharenets.training.run.record import Epoch, Run, RunOptions
 from keras_sharenets.training.run.teacher import learn_from, open_teacher
 
 PLAIN = Recipe(4, 0.1, 0.0, momentum=0.0, nesterov=False)
@@ -219,6 +222,34 @@ def test_the_loss_with_a_teacher():
     found, _ = alone.evaluate(images, labels, verbose=0)
     probabilities = numbers(alone(images, training=False))
     assert found == pytest.approx(-np.log((labels * probabilities).sum(-1)).mean(), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "on_device",
+    ["no", pytest.param("yes", marks=pytest.mark.skipif(keras.backend.backend() != "jax", reason="for JAX"))],
+)
+def test_a_run_with_a_teacher(on_device, tmp_path, monkeypatch):
+    """A teacher that calls every class by the name of the next one is believed, where labels weigh nothing."""
+    monkeypatch.setattr(network_module, "create_model", create_plain)
+    labels = np.arange(60) % CLASSES
+    pixels = np.random.default_rng(0).integers(0, 50, (60, 8, 8, 1)) + 80 * labels[:, None, None, None]
+    part = Arrays(pixels.astype("uint8"), labels)
+    dataset = make_dataset("made", "", "abc", part, part)
+    # The center that is nearest to the mean of the pixels: that of (m - c)^2 = m^2 - 2 c m + c^2 which is smallest.
+    centers = np.roll(25.0 + 80.0 * np.arange(CLASSES), 1)
+    inputs = keras.Input((8, 8, 1))
+    nearest = keras.layers.Dense(CLASSES, activation="softmax")
+    teacher = keras.Model(inputs, nearest(keras.layers.GlobalAveragePooling2D()(inputs)))
+    nearest.set_weights([centers[None] / 50, -(centers**2) / 100])
+    files.save_model(teacher, tmp_path / "teacher.keras")
+    recipe = Recipe(15, 0.05, 0.0, "cosine", batch_size=20, pad=0, teacher_weight=1.0, temperature=1.0)
+    options = RunOptions(teacher=str(tmp_path / "teacher.keras"), epochs_on_device=on_device)
+    run = fit("hscnet_m32_g4_r2_b1_a2", dataset, tmp_path / "run", recipe=recipe, run_options=options, verbose=0)
+    assert run.epochs_on_device == on_device
+    student = files.load_model(tmp_path / "run" / "last.keras")
+    answers = numbers(student(pixels.astype("float32"), training=False)).argmax(-1)
+    assert (answers == (labels + 1) % CLASSES).mean() > 0.9
 
 
 @pytest.mark.parametrize(
