@@ -10,8 +10,10 @@ import pytest
 from tiny_network import MODEL, TINY
 
 from keras_sharenets import files
-from keras_sharenets.cli import main
-from keras_sharenets.cli.fit import fit_command_line
+from keras_sharenets.cli import LINE, main
+from keras_sharenets.cli.arguments import chosen_recipe
+from keras_sharenets.cli.command import make_parser
+from keras_sharenets.cli.fit import fit_command_line, suited
 from keras_sharenets.models import list_trained
 from keras_sharenets.training.data.batches import batch_size_for
 from keras_sharenets.training.data.dataset import Arrays, make_dataset
@@ -160,12 +162,31 @@ def test_batches_follow_from_the_number_of_images():
         size = batch_size_for(images, 128)
         assert size == 128 or images // size >= 20 or size == 8
         assert size in (8, 16, 32, 64, 128)
+        assert size in (8, 128) or images // size >= 40
         assert size == 128 or images < 20 * 2 * size * 2
+
+
+@pytest.mark.parametrize(
+    ("images", "typed", "expected"),
+    [
+        (432, [], (8, "one_cycle", 0.05)),
+        (432, ["--from", "resnet_8"], (8, "one_cycle", 0.005)),
+        (432, ["--learning-rate", "0.2", "--schedule", "cosine"], (8, "cosine", 0.2)),
+        (432, ["--batch-size", "16"], (16, "cosine", 0.1)),
+        (432, ["--recipe", "default"], (8, "cosine", 0.1)),
+        (2560, [], (128, "cosine", 0.1)),
+        (2560, ["--from", "resnet_8"], (128, "cosine", 0.01)),
+    ],
+)
+def test_few_images_get_another_rate_and_what_is_typed_stays(images, typed, expected):
+    arguments = make_parser(LINE, ("fit",)).parse_args(["fit", *typed])
+    recipe = suited(chosen_recipe(arguments, "resnet_8", "images"), images, arguments)
+    assert (recipe.batch_size, recipe.schedule, recipe.learning_rate) == expected
 
 
 @pytest.mark.slow
 def test_the_command_says_what_it_makes_of_few_images(tmp_path, capsys):
     words = ["fit", "--model", MODEL, "--data", "digits", "--validation", "0.6", "--jit-compile", "false"]
     assert main([*words, "--epochs", "1", "--output", str(tmp_path / "run")]) == 0
-    assert "575 training images; 15 of them sit out each epoch" in capsys.readouterr().out
-    assert read_metrics(tmp_path / "run" / "metrics.json").recipe.batch_size == 16
+    assert "575 training images; 7 of them sit out each epoch" in capsys.readouterr().out
+    assert read_metrics(tmp_path / "run" / "metrics.json").recipe.batch_size == 8
