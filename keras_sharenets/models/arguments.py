@@ -37,6 +37,12 @@ def _integers(name: str, value: Any) -> tuple[int, ...]:
     return tuple(_checks.positive(name, part) for part in value)
 
 
+def _strings(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (tuple, list)) or not all(isinstance(part, str) for part in value):
+        raise ValueError(f"`{name}` (={value!r}) must be a sequence of strings.")
+    return tuple(value)
+
+
 def _integer_or_integers(name: str, value: Any) -> int | tuple[int, ...]:
     return _integers(name, value) if isinstance(value, (tuple, list, np.ndarray)) else _checks.positive(name, value)
 
@@ -75,6 +81,7 @@ _CHECKS = {
     "float": _number,
     "bool": _checks.boolean,
     "Sequence[int]": _integers,
+    "Sequence[str]": _strings,
     "int | Sequence[int]": _integer_or_integers,
     # The factory says which strings it knows and what a stage needs, Keras' own `get` what can be configured.
     "str": _anything,

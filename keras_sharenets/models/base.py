@@ -8,7 +8,7 @@ import keras
 
 from keras_sharenets import _checks
 from keras_sharenets._types import Configured, Shape, Tensor
-from keras_sharenets.layers import BatchNormalization, DepthwiseConv2D, HighlySharedConv2D
+from keras_sharenets.layers import BatchNormalization, ChannelPadding, DepthwiseConv2D, HighlySharedConv2D
 
 Statistics = tuple[Sequence[float], Sequence[float]] | None
 
@@ -174,6 +174,15 @@ def depthwise_conv2d(x: Tensor, kernel_size: int = 3, *, strides: int = 1, name:
         depthwise_initializer=initializer,
         name=name,
     )(x)
+
+
+def padded_shortcut(x: Tensor, width: int, strides: int, name: str) -> Tensor:
+    """A shortcut without weights: channels of zeros at the end, and every `strides`-th pixel."""
+    if x.shape[-1] != width:
+        x = ChannelPadding(width, name=f"{name}_shortcut_pad")(x)
+    if strides == 1:
+        return x
+    return keras.layers.MaxPooling2D(1, strides=strides, data_format="channels_last", name=f"{name}_subsample")(x)
 
 
 def per_stage(name: str, value: int | Sequence[int], stages: int) -> tuple[int, ...]:

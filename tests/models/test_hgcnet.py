@@ -7,6 +7,7 @@ from harness import (
     check_model,
     counts_only,
     outputs_and_gradients,
+    outputs_of,
     pseudo_random,
     slow_after,
 )
@@ -42,6 +43,80 @@ TINY = {**SMALL, "include_preprocessing": False, "input_shape": (8, 8, 3), "num_
 def test_counts_of_the_runner_up(changes, millions):
     model = ksn.create_model("hgcnet_42_g4_clean", **changes)
     assert round(count_parameters(model, "trainable_without_bn") / 1e6, 3) == millions
+
+
+@counts_only
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    slow_after(
+        2,
+        [
+            # Two dense layers and their biases: 2 k^2 / 8 + k + k / 8 for a module that adds k channels.
+            ({"squeeze_excite": 8, "squeeze_excite_after": "pointwise"}, 9 * 25 + 5 * 82 + 7 * 292),
+            ({"transition": "pool"}, -(88**2) - 168**2),
+            ({"transition": "pool_conv"}, 0),
+            ({"squeeze_excite": 8, "squeeze_excite_after": "depthwise"}, 367_732 - 283_978),
+            ({"shuffle": "none"}, 0),
+            ({"around_depthwise": ("none", "norm_relu")}, 0),
+        ],
+    ),
+)
+def test_counts_of_other_readings(changes, difference):
+    model = ksn.create_model("hgcnet_42_g4", **changes)
+    assert count_parameters(model, "trainable_without_bn") == 283_978 + difference
+
+
+OTHERS = [
+    {"shuffle": "none", "around_depthwise": ("none", "norm_relu"), "squeeze_excite": 2},
+    {"shuffle": "shufflenet", "transition": "pool_conv", "squeeze_excite": 4, "squeeze_excite_after": "pointwise"},
+    {"transition": "pool", "squeeze_excite": 4, "squeeze_excite_after": "depthwise"},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", OTHERS, ids="-".join)
+def test_harness_of_other_readings(choice, tmp_path, other_backend):
+    check_model(HGCNet, {**TINY, "groups": 2, "bottleneck": 2, **choice}, tmp_path, other_backend)
+
+
+def between(model, first, last):
+    """What lies behind a layer up to another one, kinds of layers by name."""
+    names = [layer.name for layer in model.layers]
+    return [type(layer).__name__ for layer in model.layers[names.index(first) + 1 : names.index(last) + 1]]
+
+
+def test_what_is_around_the_depthwise_convolution():
+    module = "stage1_module1"
+    model = HGCNet(**TINY, around_depthwise=("none", "norm_relu"), squeeze_excite=4, squeeze_excite_after="depthwise")
+    assert between(model, f"{module}_group_pointwise", f"{module}_concat") == [
+        *("DepthwiseConv2D", "BatchNormalization", "ReLU", "SqueezeExcite", "Conv2D", "Concatenate")
+    ]
+    model = HGCNet(**TINY, around_depthwise=("norm", "none"), squeeze_excite=4, squeeze_excite_after="pointwise")
+    assert between(model, f"{module}_group_pointwise", f"{module}_concat") == [
+        *("BatchNormalization", "DepthwiseConv2D", "Conv2D", "SqueezeExcite", "Concatenate")
+    ]
+
+
+def test_order_of_channels_before_the_groups():
+    images = pseudo_random((1, 2, 2, 8))
+    orders = {"strided": [0, 4, 1, 5, 2, 6, 3, 7], "shufflenet": [0, 2, 4, 6, 1, 3, 5, 7]}
+    for shuffle, order in orders.items():
+        model = HGCNet(**{**TINY, "bottleneck": 2}, groups=4, shuffle=shuffle)
+        layer = model.get_layer("stage1_module1_shuffle")
+        assert_close(np.asarray(layer(images)), images[..., order], 1e-6)
+    model = HGCNet(**{**TINY, "bottleneck": 2}, groups=4, shuffle="none")
+    assert not any("shuffle" in layer.name for layer in model.layers)
+
+
+def test_transitions():
+    x = pseudo_random((1, 8, 8, 12))
+    pooled = x.reshape(1, 4, 2, 4, 2, 12).mean((2, 4))
+    model = HGCNet(**TINY, transition="pool")
+    part = keras.Model(model.get_layer("stage1_module1_concat").output, model.get_layer("transition1_pool").output)
+    assert_close(outputs_of(part, x), pooled, 1e-6)
+    assert between(HGCNet(**TINY, transition="pool_conv"), "stage1_module1_concat", "transition1_pointwise") == [
+        *("BatchNormalization", "ReLU", "AveragePooling2D", "Conv2D")
+    ]
 
 
 CHOICES = [
@@ -200,6 +275,14 @@ def test_unknown_height_and_width():
         ({"squeeze_excite": 0}, r"`squeeze_excite` \(=0\) must be a positive integer"),
         ({"squeeze_excite": 8}, r"`squeeze_excite` \(=8\) must divide `growth` \* `bottleneck` \(=12\)"),
         ({"compression": 0}, r"`compression` \(=0\) must be a number above 0"),
+        ({"squeeze_excite": 3, "squeeze_excite_after": "pointwise"}, r"`squeeze_excite` \(=3\) must divide `growth`"),
+        ({"squeeze_excite_after": "concat"}, r"`squeeze_excite_after` \(='concat'\) must be one of"),
+        ({"shuffle": "random"}, r"`shuffle` \(='random'\) must be one of 'strided', 'shufflenet', 'none'"),
+        ({"groups": 3, "shuffle": "shufflenet"}, r"`groups` \(=3\) must divide the channels that `shuffle` .* \(=8\)"),
+        ({"around_depthwise": ("norm",)}, r"`around_depthwise` \(=\('norm',\)\) must be a pair"),
+        ({"around_depthwise": ("relu", "norm")}, r"`around_depthwise` \(='relu'\) must be one of 'none', 'norm'"),
+        ({"transition": "conv"}, r"`transition` \(='conv'\) must be one of 'conv_pool', 'pool_conv', 'pool'"),
+        ({"transition": "pool", "compression": 0.5}, r"`compression` \(=0\.5\) must be 1 with `transition`"),
         ({"compression": 1.5}, r"`compression` \(=1\.5\) must be at most 1"),
         ({"compression": 0.05}, r"`compression \* channels` \(=0\) must be a positive integer"),
         ({"input_shape": (8, 3, 3)}, r"`input_shape` \(=\(8, 3, 3\)\) must be at least .* total stride \(=4\)"),

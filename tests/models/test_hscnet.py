@@ -42,6 +42,18 @@ def trainable(model):
             ({"spatial_order": "arrangement_major"}, 1_778_970),
             ({"projection_input": "raw"}, 1_778_970),
             ({"dropout_rate": 0.3}, 1_778_970),
+            # All theta1 but those of transitions have 258,048 weights, theta2 and theta3 688,128 each without A.
+            ({"sharing": ("LA", "A", "A", "CLA", "L")}, 1_434_906),
+            ({"sharing": ("A", "A", "", "CA", "")}, 1_778_970 + 3 * 86_016 + 4 * (3_024 + 5_376)),
+            ({"sharing": ("LA", "A", "", "CLA")}, 1_778_970 - 4 * 5_376),
+            ({"sharing": ("L", "A", "", "CLA", "L")}, 1_778_970 + 3 * 86_016),
+            ({"sharing": ("LA", "", "", "CLA", "L")}, 1_778_970 + 4 * 86_016),
+            ({"sharing": ("LA", "A", "", "CL", "L")}, 1_778_970 + 4 * 3_024),
+            ({"sharing": ("L", "", "A", "CL", "L")}, 1_778_970 + 3 * 86_016 + 4 * 3_024),
+            ({"sharing": ("", "", "", "C", "")}, 2_954_970),
+            ({"sharing": ("A", "A", "", "A", "")}, 2_239_962),
+            # Nothing is shared: what docs/networks.md calls effective.
+            ({"sharing": ("", "", "", "", "")}, 3_293_658),
         ],
     ),
 )
@@ -58,6 +70,9 @@ CHOICES = [
     {"arrange_in_transition": "reduce", "share_in_transition": False},
     {"spatial_order": "arrangement_major", "arrange_group_pointwise": True},
     {"stem": "imagenet", "input_shape": (32, 32, 3), "width": (16, 24), "blocks_per_stage": (2, 1)},
+    {"sharing": ("A", "", "A", "LA"), "blocks_per_stage": 2},
+    {"sharing": ("L", "A", "", "C", "L"), "blocks_per_stage": 2},
+    {"sharing": ("", "", "", "", "")},
 ]
 
 
@@ -98,7 +113,10 @@ def arrange(kernel, groups=1):
     return np.concatenate(parts, axis=3)
 
 
-def reference(model, images, groups, channel_repeats, stages):
+LETTERS = ("LA", "A", "", "CLA", "L")
+
+
+def reference(model, images, groups, channel_repeats, stages, letters=LETTERS):
     """The network as the specification draws it (sections 1.1, 1.2, 1.4), from the stored tensors alone."""
     layers = {call.operation.name: call.operation for call in calls(model)}
     weights = {
@@ -111,11 +129,24 @@ def reference(model, images, groups, channel_repeats, stages):
         scale, offset, mean, variance = weights[f"{name}_norm"]
         return np.maximum((x - mean) / np.sqrt(variance + 1e-5) * scale + offset, 0)
 
+    def stored(name, layer, theta):
+        """The kernel of one theta: that of both layers, or the second one's own."""
+        own = "2" if layer == "layer2" and "L" not in letters[theta - 1] else ""
+        (kernel,) = weights[f"{name}{own}"]
+        return kernel
+
+    def arranged(kernel, theta, groups=1):
+        return arrange(kernel, groups) if "A" in letters[theta - 1] else kernel
+
     def general_layer(x, module, layer, theta1, theta23, stride):
-        (theta4,), (theta5,) = weights[f"{module}_spatial"], weights[f"{module}_group_pointwise"]
-        full = np.concatenate([arrange(theta4, groups // channel_repeats)] * channel_repeats, axis=3)
+        repeats = channel_repeats if "C" in letters[3] else 1
+        theta4 = arranged(stored(f"{module}_spatial", layer, 4), 4, groups // repeats)
+        full = np.concatenate([theta4] * repeats, axis=3)
         y = norm_relu(conv(x, theta1), f"{module}_{layer}_reduced")
-        y = conv(y, full, stride, groups) + conv(y, theta5, stride, groups)
+        z = conv(y, full, stride, groups)
+        if len(letters) == 5:
+            z = z + conv(y, stored(f"{module}_group_pointwise", layer, 5), stride, groups)
+        y = z
         return conv(norm_relu(y, f"{module}_{layer}_convolved"), theta23)
 
     x = conv(images, weights["stem"][0])
@@ -127,23 +158,29 @@ def reference(model, images, groups, channel_repeats, stages):
                 x = conv(active, weights[f"{module}_projection"][0], stride)
                 first, second = weights[f"{module}_reduce1"][0], weights[f"{module}_reduce2"][0]
             else:
-                first = second = arrange(weights[f"{module}_reduce"][0])
-            y = general_layer(active, module, "layer1", first, arrange(weights[f"{module}_expand1"][0]), stride)
+                names = ("", "") if "L" in letters[0] else ("1", "2")
+                first, second = (arranged(weights[f"{module}_reduce{name}"][0], 1) for name in names)
+            y = general_layer(active, module, "layer1", first, arranged(weights[f"{module}_expand1"][0], 2), stride)
             y = norm_relu(y, f"{module}_middle")
-            x = x + general_layer(y, module, "layer2", second, weights[f"{module}_expand2"][0], 1)
+            x = x + general_layer(y, module, "layer2", second, arranged(weights[f"{module}_expand2"][0], 3), 1)
     features = norm_relu(x, "head").mean((1, 2))
     return features @ weights["predictions"][0] + weights["predictions"][1]
 
 
-def test_equals_the_network_computed_in_numpy():
+@pytest.mark.parametrize(
+    "letters",
+    slow_after(3, [(LETTERS,), (("A", "", "A", "LA"),), (("L", "A", "", "C", "L"),), (("", "", "", "", ""),)]),
+)
+def test_equals_the_network_computed_in_numpy(letters):
     keras.utils.set_random_seed(3)
-    model = HSCNet(**{**TINY, "blocks_per_stage": 2, "alpha": 0.5}, classifier_activation=None)
+    arguments = {**TINY, "blocks_per_stage": 2, "alpha": 0.5, "sharing": None if letters == LETTERS else letters}
+    model = HSCNet(**arguments, classifier_activation=None)
     for index, layer in enumerate(model.layers):
         if isinstance(layer, keras.layers.BatchNormalization):
             numbers = np.random.default_rng(index).uniform(0.5, 1.5, (4, layer.gamma.shape[0]))
             layer.set_weights([numbers[0], numbers[1] - 1, numbers[2] - 1, numbers[3]])
     images = pseudo_random((2, 8, 8, 3))
-    expected = reference(model, images, groups=4, channel_repeats=2, stages=(2, 2, 2))
+    expected = reference(model, images, groups=4, channel_repeats=2, stages=(2, 2, 2), letters=letters)
     assert_close(outputs_and_gradients(model, images)[0], expected, 1e-4)
 
 
@@ -230,6 +267,13 @@ def test_unknown_height_and_width():
         ({"shortcut": "none"}, r"`shortcut` \(='none'\) must be one of"),
         ({"num_classes": 0}, r"`num_classes` \(=0\) must be a positive integer"),
         ({"include_top": False, "pooling": "sum"}, r"`pooling` \(='sum'\) must be one of None, 'avg', 'max'"),
+        ({"sharing": ("LA", "A", "")}, r"`sharing` \(=.*\) must be 5 strings, for theta1 to theta5, or 4: without"),
+        ({"sharing": ("LC", "A", "", "", "")}, r"`sharing` \(=.*\) may have of 'LA' for theta1, not 'LC'\."),
+        ({"sharing": "LA"}, r"`sharing` \(='LA'\) must be a sequence of strings\."),
+        (
+            {"sharing": ("LA", "A", "", "CLA", "L"), "star": True},
+            r"`star` \(=True\) must agree with `sharing` \(=.*\), or be left out\.",
+        ),
         ({"dropout_rate": 1.0}, r"`dropout_rate` \(=1\.0\) must be at least 0 and below 1"),
         ({"shortcut": "pad", "width": 4, "groups": 2, "alpha": 1}, r"`stem_filters` \(=8\) must be at most .* \(=4\)"),
     ],

@@ -6,6 +6,7 @@ from harness import assert_close, check_choice, check_model, counts_only, output
 import keras_sharenets as ksn
 from keras_sharenets.analysis import count_parameters
 from keras_sharenets.models import IGCNet, PlainIGCNet, find_variant
+from keras_sharenets.ops.connectivity import connectivity
 
 SMALL = {"include_preprocessing": False, "width": 8, "input_shape": (8, 8, 3), "num_classes": 5}
 # Products equal to the width of the first two stages, and above that of the third.
@@ -84,6 +85,20 @@ def test_harness_with_norm_after_each_convolution_and_a_strided_stem(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {**TINY["igcv2"], "shortcut": "dense", "widens": "first"},
+        {**TINY["igcv1"], "shortcut": "pad", "spatial_branches": (4, 8, 16)},
+        {**SMALL, "block": "deep_roots", "shortcut": "pairs"},
+    ],
+    ids=["first", "table1", "deep_roots"],
+)
+def test_harness_of_other_readings(arguments, tmp_path, other_backend):
+    check_model(IGCNet, arguments, tmp_path, other_backend)
+
+
+@pytest.mark.slow
 def test_harness_of_plain_networks(tmp_path, other_backend):
     check_model(PlainIGCNet, PLAIN, tmp_path, other_backend)
 
@@ -95,6 +110,105 @@ def test_harness_of_plain_networks(tmp_path, other_backend):
 )
 def test_choices(factory, arguments, tmp_path):
     check_choice(factory, arguments, tmp_path)
+
+
+@counts_only
+@pytest.mark.parametrize(
+    ("name", "changes", "expected"),
+    slow_after(
+        2,
+        [
+            # Table 1's shape, whose blocks have branches of two channels in every stage: a primary 3x3 convolution with
+            # 9 * 2 weights for each output, a secondary one with half the width; shortcuts and stem as ever.
+            (
+                "igcv1_c48_d8",
+                {"spatial_branches": (24, 48, 96)},
+                27 * 48
+                + 2 * (18 * 48 + 24 * 48)
+                + (9 * 96 + 18 * 96 + 2 * 48 * 96)
+                + (9 * 192 + 18 * 192 + 2 * 96 * 192)
+                + 2 * 96
+                + 4 * 192,
+            ),
+            # Two shortcuts of 2 weights an output, and of 4: none, 2 and 2, dense.
+            ("igcv2_c64_d8", {"shortcut": "pad"}, 47_232 - 2 * 128 - 4 * 256),
+            ("igcv2_c64_d8", {"shortcut": "pairs"}, 47_232 - 2 * 256),
+            ("igcv2_c64_d8", {"shortcut": "dense"}, 47_232 - 2 * 128 - 4 * 256 + 64 * 128 + 128 * 256),
+            # The first 1x1 convolution of two blocks has twice as many outputs.
+            ("igcv2_c64_d8", {"widens": "first"}, 47_232 + 64 * 16 + 128 * 32),
+            # K and C / K: a product of C. Slopes of the specification, 18368 and 22160 for a block of each stage.
+            ("igcv2_c64_one_path_d20", {"blocks_per_stage": (4, 2, 2)}, None),
+            ("xception_c35_d8", {"shortcut": "pad"}, 55_860 - 35 * 70 - 70 * 140),
+        ],
+    ),
+)
+def test_counts_of_other_readings(name, changes, expected):
+    if expected is None:
+        by_depth = [count_parameters(ksn.create_model(f"{name[:-4]}_d{depth}"), "conv_kernels") for depth in (20, 26)]
+        assert by_depth[1] - by_depth[0] == 2 * 18_368
+    else:
+        assert count_parameters(ksn.create_model(name, **changes), "conv_kernels") == expected
+
+
+@pytest.mark.parametrize("width", [64, 80])
+def test_one_path_networks_have_one_path_in_every_block(width):
+    (branches,) = {
+        variant.arguments["branch_channels"]
+        for variant in map(find_variant, ksn.list_models(f"igcv2_c{width}_one_path*"))
+    }
+    read = (width, width, 2 * width, 2 * width, 4 * width)
+    made = (width, 2 * width, 2 * width, 4 * width, 4 * width)
+    for channels, sizes, filters in zip(read, branches, made, strict=True):
+        assert connectivity(channels, sizes, filters).one_path
+    counted = find_variant(f"igcv2_c{width}_d8").arguments["branch_channels"]
+    assert [connectivity(width * 2**stage, sizes).one_path for stage, sizes in enumerate(counted)] == [
+        width == 64,
+        False,
+        False,
+    ]
+
+
+def reach(model, name):
+    """Which outputs of a block each input channel changes, one after the other, at a single pixel."""
+    part = keras.Model(model.get_layer(f"{name}_spatial").output, model.get_layer(f"{name}_norm").input)
+    _, *sides, channels = part.input_shape
+    units = np.broadcast_to(np.eye(channels, dtype="float32")[:, None, None], (channels, *sides, channels))
+    return outputs_of(part, units)[:, 0, 0] != 0
+
+
+def test_blocks_that_widen_first_connect_all_channels():
+    arguments = {**SMALL, "block": "igcv2", "width": 16, "branch_channels": ((4, 4), (4, 4), (8, 4), (8, 4), (16, 4))}
+    model = IGCNet(**arguments, widens="first")
+    for stage, channels in ((2, 16), (3, 32)):
+        first, second = (model.get_layer(f"stage{stage}_block1_pointwise{place}") for place in (1, 2))
+        assert (first.input.shape[-1], first.filters, second.filters) == (channels, 2 * channels, 2 * channels)
+        assert reach(model, f"stage{stage}_block1").all()
+    assert IGCNet(**arguments).get_layer("stage2_block1_interleaved").filters == 32
+
+
+def test_branches_of_the_3x3_convolution_and_the_dense_1x1_of_deep_roots():
+    arguments = {**SMALL, "block": "igcv1", "spatial_branches": (4, 8, 16)}
+    model = IGCNet(**arguments)
+    layers = [
+        model.get_layer(f"stage{stage}_block2_{part}") for stage in (1, 2, 3) for part in ("spatial", "pointwise")
+    ]
+    # Two channels a branch, and two branches that read half of the channels each.
+    assert [layer.groups for layer in layers] == [4, 2, 8, 2, 16, 2]
+    assert reach(model, "stage3_block2").mean() == 0.5
+    roots = IGCNet(**{**SMALL, "block": "deep_roots"})
+    assert roots.get_layer("stage1_block1_spatial").groups == 4
+    assert reach(roots, "stage1_block1").all()
+    plain = PlainIGCNet(**{**SMALL, "block": "igcv1", "spatial_branches": 2, "blocks_per_stage": 1})
+    assert plain.get_layer("block1_spatial").groups == 2
+
+
+def test_shortcuts_without_weights_keep_every_second_pixel():
+    model = IGCNet(**{**TINY["igcv2"], "shortcut": "pad"})
+    part = keras.Model(model.get_layer("stage1_block2_relu").output, model.get_layer("stage2_block1_subsample").output)
+    images = pseudo_random((1, 8, 8, 8))
+    expected = np.concatenate([images[:, ::2, ::2], np.zeros((1, 4, 4, 8))], axis=-1)
+    np.testing.assert_array_equal(outputs_of(part, images), expected)
+    assert not any("shortcut" in layer.name and layer.weights for layer in model.layers)
 
 
 def conv(images, kernel, strides=1, groups=1):
@@ -244,7 +358,10 @@ def test_input_tensor_and_unknown_height_and_width():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"block": "igcv3"}, r"`block` \(='igcv3'\) must be one of 'xception', 'igcv1', 'igcv2', 'igcv2_i'\."),
+        (
+            {"block": "igcv3"},
+            r"`block` \(='igcv3'\) must be one of 'xception', 'igcv1', 'igcv2', 'igcv2_i', ",
+        ),
         ({"width": 0}, r"`width` \(=0\) must be a positive integer\."),
         ({"width": 9}, r"`width` \(=9\) must be even for `block` \(='igcv2'\)\."),
         ({"stem_filters": 0}, r"`stem_filters` \(=0\) must be a positive integer\."),
@@ -252,7 +369,10 @@ def test_input_tensor_and_unknown_height_and_width():
         ({"stem_strides": 0}, r"`stem_strides` \(=0\) must be a positive integer\."),
         ({"blocks_per_stage": 3}, r"`2` \(=2\) must divide `blocks_per_stage` \(=3\)\."),
         ({"blocks_per_stage": (2, 2)}, r"`blocks_per_stage` \(=\(2, 2\)\) must be .* each of the 3 stages"),
-        ({"branch_channels": (4, 2)}, r"`branch_channels` \(=\(4, 2\)\) must be one tuple for each of the 3 stages\."),
+        (
+            {"branch_channels": (4, 2)},
+            r"`branch_channels` \(=\(4, 2\)\) must be one tuple for each of the 3 stages, or 5: ",
+        ),
         ({"branch_channels": (8, 8, 8)}, r"`branch_channels` \(=8\) must be a tuple or list"),
         ({"branch_channels": ((4, 2), (3, 4), (8, 4))}, r"`branch_channels\[0\]` \(=3\) must divide .* \(=8\)\."),
         ({"block": "xception"}, r"`branch_channels` \(=.*\) must be `None` for `block` \(='xception'\)\."),
@@ -261,6 +381,17 @@ def test_input_tensor_and_unknown_height_and_width():
             r"`width / 2` \(=4\) must divide `stem_filters` \(=6\)\.",
         ),
         ({"input_shape": (8, 3, 3)}, r"`input_shape` \(=\(8, 3, 3\)\) must be at least .* total stride \(=4\)"),
+        ({"shortcut": "none"}, r"`shortcut` \(='none'\) must be one of 'branches', 'pairs', 'dense', 'pad'\."),
+        ({"widens": "all"}, r"`widens` \(='all'\) must be one of 'first', 'last'\."),
+        ({"spatial_branches": 4}, r"`spatial_branches` \(=4\) must be `None` for `block` \(='igcv2'\): its 3x3"),
+        (
+            {"block": "igcv1", "branch_channels": None, "widens": "first"},
+            r"`widens` \(='first'\) must be 'last' for `block` \(='igcv1'\)\.",
+        ),
+        (
+            {"block": "igcv1", "branch_channels": None, "spatial_branches": (4, 3, 4)},
+            r"`spatial_branches` \(=3\) must divide the channels of a 3x3 convolution \(=8\)\.",
+        ),
         ({"stem_strides": 4}, r"`input_shape` \(=\(8, 8, 3\)\) must be at least .* total stride \(=16\)"),
         ({"num_classes": 0}, r"`num_classes` \(=0\) must be a positive integer\."),
     ],

@@ -1,6 +1,7 @@
 """The module of HSC-Net (the paper's figure 5 and algorithm 1) and the choices that all modules of a network share."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -9,6 +10,36 @@ from keras_sharenets import _checks
 from keras_sharenets._types import Configured, Tensor
 from keras_sharenets.layers import ChannelPadding, ChannelShuffle, HighlySharedConv2D, ParallelConv2D
 from keras_sharenets.models import base
+
+# How theta1 to theta5 can be shared, in the letters of algorithm 1: by layers, by channels, by arrangement.
+LETTERS = ("LA", "A", "A", "CLA", "CLA")
+
+
+def resolve_sharing(
+    sharing: Sequence[str] | None, star: bool, arrange_first_expand: bool, arrange_group_pointwise: bool
+) -> tuple[str, ...]:
+    """The letters of theta1 to theta5, or of four of them where a network has no theta5: what `HSCNet` is given.
+
+    Raises:
+        ValueError: there are more or fewer, one has letters that it cannot have, or an older argument says otherwise.
+
+    >>> resolve_sharing(None, star=True, arrange_first_expand=True, arrange_group_pointwise=False)
+    ('LA', 'A', 'A', 'CLA', 'L')
+    """
+    if sharing is None:
+        arranged = {True: "A", False: ""}
+        return ("LA", arranged[arrange_first_expand], arranged[star], "CLA", "L" + arranged[arrange_group_pointwise])
+    if len(sharing) not in (4, 5):
+        raise ValueError(f"`sharing` (={sharing!r}) must be 5 strings, for theta1 to theta5, or 4: without theta5.")
+    for theta, (letters, allowed) in enumerate(zip(sharing, LETTERS, strict=False), start=1):
+        if not set(letters) <= set(allowed):
+            raise ValueError(f"`sharing` (={sharing!r}) may have of {allowed!r} for theta{theta}, not {letters!r}.")
+    others = {"star": (star, False, 3), "arrange_first_expand": (arrange_first_expand, True, 2)}
+    others["arrange_group_pointwise"] = (arrange_group_pointwise, False, 5)
+    for name, (value, default, theta) in others.items():
+        if value != default and ("A" in "".join(sharing[theta - 1 : theta])) != value:
+            raise ValueError(f"`{name}` (={value}) must agree with `sharing` (={sharing!r}), or be left out.")
+    return tuple(sharing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +50,8 @@ class Options:
     channel_repeats: int
     arrangements: int
     alpha: float
-    star: bool
+    sharing: tuple[str, ...]
     shuffle_groups: int
-    arrange_first_expand: bool
-    arrange_group_pointwise: bool
     arrange_in_transition: str
     share_in_transition: bool
     spatial_order: str
@@ -53,51 +82,74 @@ class Options:
         _checks.divides("arrangements", self.arrangements, "the bottleneck channels per group", hidden // self.groups)
         return hidden
 
-    def conv(self, filters: int, kernel_size: int, name: str, **sharing: Any) -> HighlySharedConv2D:
-        """A convolution with these options."""
+    def conv(self, filters: int, kernel_size: int, name: str, theta: int | None = None, **more: Any) -> Any:
+        """A convolution with these options, shared along its channels as `sharing` says of this theta."""
+        letters = self.sharing[theta - 1] if theta else ""
         return HighlySharedConv2D(
             filters,
             kernel_size,
+            channel_repeats=self.channel_repeats if "C" in letters else 1,
+            arrangements=self.arrangements if "A" in letters else 1,
             shuffle_groups=self.shuffle_groups,
             kernel_initializer=self.kernel_initializer,
             name=name,
-            **sharing,
+            **more,
         )
+
+    def in_layers(self, theta: int, transition: bool) -> bool:
+        """Whether both general layers of a module have one theta."""
+        return "L" in self.sharing[theta - 1] and (self.share_in_transition or not transition)
+
+
+def _twice(make: Callable[[str], Any], shared: bool) -> tuple[Any, Any]:
+    """What both general layers use: the same, or two of their own."""
+    first = make("")
+    return first, first if shared else make("2")
+
+
+def _convolutions(options: Options, width: int, strides: int, transition: bool, name: str) -> tuple[Any, Any]:
+    """theta4 and theta5 for each general layer: one layer where it can be, else a pair, `None` in it for no theta5."""
+    hidden, grouped = options.hidden_width(width), {"groups": options.groups}
+    # A layer shared between places of different stride pads by hand: "same" would center the strided 3x3 elsewhere.
+    padding = "valid" if strides > 1 else "same"
+
+    def spatial(suffix: str) -> HighlySharedConv2D:
+        return options.conv(hidden, 3, f"{name}_spatial{suffix}", 4, padding=padding, **grouped)
+
+    def pointwise(suffix: str) -> HighlySharedConv2D:
+        return options.conv(hidden, 1, f"{name}_group_pointwise{suffix}", 5, **grouped)
+
+    def both(suffix: str) -> ParallelConv2D:
+        return ParallelConv2D(spatial(suffix), pointwise(suffix), name=f"{name}_convolution{suffix}")
+
+    shared = [options.in_layers(theta, transition) for theta in range(4, len(options.sharing) + 1)]
+    reordered = options.spatial_order == "arrangement_major" and "A" in options.sharing[3] and options.arrangements > 1
+    # A layer in two `ParallelConv2D`s would come out of a file as two.
+    if len(set(shared)) == 1 < len(shared) and not reordered:
+        return _twice(both, shared[0])
+    pointwises = _twice(pointwise, shared[1]) if len(shared) == 2 else (None, None)
+    first, second = zip(_twice(spatial, shared[0]), pointwises, strict=True)
+    return first, second
 
 
 def _module_layers(options: Options, width: int, strides: int, transition: bool, name: str) -> tuple[tuple, tuple]:
     """The convolutions of one module: `(reduce, convolve, expand)` for each of its two general layers.
 
-    theta1 is `reduce`, theta4 and theta5 are `convolve.spatial` and `convolve.pointwise`, theta2 and theta3 `expand1`
-    and `expand2`.
+    theta1 is `reduce`, theta4 and theta5 are `convolve`, theta2 and theta3 `expand1` and `expand2`.
     """
     hidden = options.hidden_width(width)
-    arranged = {True: options.arrangements, False: 1}
-    grouped = {"groups": options.groups}
-    # A layer shared between places of different stride pads by hand: "same" would center the strided 3x3 elsewhere.
-    padding = "valid" if strides > 1 else "same"
-
-    def convolution(suffix):
-        sharing = {"channel_repeats": options.channel_repeats, "arrangements": options.arrangements}
-        conv = options.conv(hidden, 3, f"{name}_spatial{suffix}", padding=padding, **grouped, **sharing)
-        arrangements = arranged[options.arrange_group_pointwise]
-        pointwise_name = f"{name}_group_pointwise{suffix}"
-        pointwise = options.conv(hidden, 1, pointwise_name, arrangements=arrangements, **grouped)
-        return ParallelConv2D(conv, pointwise, name=f"{name}_convolution{suffix}")
-
-    first = second = convolution("")
     arrange_reduce_second = transition and options.arrange_in_transition == "reduce"
     if transition:
         # c x K against M x K: the two uses of theta1 cannot be one tensor.
         reduce_first = options.conv(hidden, 1, f"{name}_reduce1")
-        reduce_second = options.conv(hidden, 1, f"{name}_reduce2", arrangements=arranged[arrange_reduce_second])
-        if not options.share_in_transition:
-            second = convolution("2")
+        reduce_second = options.conv(hidden, 1, f"{name}_reduce2", 1 if arrange_reduce_second else None)
+    elif options.in_layers(1, transition):
+        reduce_first = reduce_second = options.conv(hidden, 1, f"{name}_reduce", 1)
     else:
-        reduce_first = reduce_second = options.conv(hidden, 1, f"{name}_reduce", arrangements=options.arrangements)
-    arrange_expand1 = options.arrange_first_expand and not arrange_reduce_second
-    expand1 = options.conv(width, 1, f"{name}_expand1", arrangements=arranged[arrange_expand1])
-    expand2 = options.conv(width, 1, f"{name}_expand2", arrangements=arranged[options.star])
+        reduce_first, reduce_second = (options.conv(hidden, 1, f"{name}_reduce{place}", 1) for place in (1, 2))
+    first, second = _convolutions(options, width, strides, transition, name)
+    expand1 = options.conv(width, 1, f"{name}_expand1", None if arrange_reduce_second else 2)
+    expand2 = options.conv(width, 1, f"{name}_expand2", 3)
     return (reduce_first, first, expand1), (reduce_second, second, expand2)
 
 
@@ -106,22 +158,33 @@ def _general_layer(x: Tensor, layers: tuple, strides: tuple[int, int], options: 
     reduce, convolve, expand = layers
     x = reduce(x, strides=strides[0])
     x = base.norm_relu(x, f"{name}_reduced")
-    if options.spatial_order == "arrangement_major" and options.arrangements > 1:
-        x = _arrangement_major(x, convolve, strides[1], options, name)
-    else:
+    if isinstance(convolve, ParallelConv2D):
         x = convolve(x, strides=strides[1])
+    else:
+        spatial, pointwise = convolve
+        x = _one_by_one(x, spatial, pointwise, strides[1], options, name)
     return expand(base.norm_relu(x, f"{name}_convolved"))
 
 
-def _arrangement_major(x: Tensor, convolve: ParallelConv2D, strides: int, options: Options, name: str) -> Tensor:
-    """The two convolutions and their sum, where another order of the first one's channels comes between."""
-    planes = (
-        keras.layers.ZeroPadding2D(1, data_format="channels_last", name=f"{name}_pad")(x) if any(convolve.border) else x
-    )
-    common = convolve.spatial(planes, strides=strides)
-    block = convolve.spatial.filters // (options.groups * options.arrangements)
-    common = ChannelShuffle(options.groups, block_size=block, name=f"{name}_arrangement_major")(common)
-    return keras.layers.Add(name=f"{name}_sum")([common, convolve.pointwise(x, strides=strides)])
+def _one_by_one(
+    x: Tensor,
+    spatial: HighlySharedConv2D,
+    pointwise: HighlySharedConv2D | None,
+    strides: int,
+    options: Options,
+    name: str,
+) -> Tensor:
+    """theta4, its channels in another order if asked for, theta5 beside it if there is one, and the sum."""
+    planes = x
+    if spatial.padding == "valid":
+        planes = keras.layers.ZeroPadding2D(1, data_format="channels_last", name=f"{name}_pad")(x)
+    y = spatial(planes, strides=strides)
+    if options.spatial_order == "arrangement_major" and spatial.arrangements > 1:
+        block = spatial.filters // (options.groups * options.arrangements)
+        y = ChannelShuffle(options.groups, block_size=block, name=f"{name}_arrangement_major")(y)
+    if pointwise is None:
+        return y
+    return keras.layers.Add(name=f"{name}_sum")([y, pointwise(x, strides=strides)])
 
 
 def module(x: Tensor, width: int, strides: int, options: Options, name: str) -> Tensor:
@@ -135,14 +198,9 @@ def module(x: Tensor, width: int, strides: int, options: Options, name: str) -> 
         initializer, projection = options.kernel_initializer, f"{name}_projection"
         shortcut = base.conv2d(source, width, strides=strides, kernel_initializer=initializer, name=projection)
     else:
-        shortcut = x
+        shortcut = base.padded_shortcut(x, width, strides, name)
         if channels != width:
-            shortcut = ChannelPadding(width, name=f"{name}_shortcut_pad")(shortcut)
             active = ChannelPadding(width, name=f"{name}_input_pad")(active)
-        if strides > 1:
-            shortcut = keras.layers.MaxPooling2D(
-                1, strides=strides, data_format="channels_last", name=f"{name}_subsample"
-            )(shortcut)
     first_strides = (strides, 1) if options.stride_on == "reduce" else (1, strides)
     x = _general_layer(active, first, first_strides, options, f"{name}_layer1")
     x = base.norm_relu(x, f"{name}_middle")

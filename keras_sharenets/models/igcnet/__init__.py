@@ -6,6 +6,7 @@ The paper leaves shortcuts, the block that widens and normalization inside a blo
 its counts. It counts the kernels of convolutions alone, the stem's and the shortcuts' among them.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from keras_sharenets.models.variant import Configuration, Variant
@@ -14,13 +15,15 @@ STAGES = 3
 LARGE_IMAGE = 64  # Pixels a side from which on the stem has stride 2, as on Tiny ImageNet (section 4.1).
 
 
-def _variants(name: str, block: str, width: int, published: dict[int, str], **more: Any) -> dict[str, Variant]:
+def _variants(
+    name: str, block: str, width: int, published: Mapping[int, str | None], note: str = "", **more: Any
+) -> dict[str, Variant]:
     """The networks of one width, their names ending with the depth: `published` has what the paper prints for each."""
     variants = {}
     for depth, printed in published.items():
         arguments = {"block": block, "width": width, "blocks_per_stage": (depth - 2) // STAGES, **more}
         configurations = (Configuration(100, published=printed),)
-        variants[f"{name}_d{depth}"] = Variant("IGCNet", arguments, configurations, "conv_kernels")
+        variants[f"{name}_d{depth}"] = Variant("IGCNet", arguments, configurations, "conv_kernels", note)
     return variants
 
 
@@ -34,6 +37,14 @@ def _squares(*sizes: int) -> tuple[tuple[int, int], ...]:
     return tuple((size, size) for size in sizes)
 
 
+# Branches of a block whose product is the number of channels that it reads, in the blocks that widen too.
+_ONE_PATH = {
+    64: ((8, 8), (8, 8), (16, 8), (16, 8), (32, 8)),
+    80: ((10, 8), (10, 8), (16, 10), (16, 10), (20, 16)),
+}
+_DEPTHS: dict[int, str | None] = dict.fromkeys((8, 20, 26))
+_OURS = "ours: it satisfies the complementary condition in every block, and is smaller than what the paper counts"
+
 VARIANTS = {
     **_variants("xception_c35", "xception", 35, {8: "0.056M", 20: "0.168M", 26: "0.223M"}),
     **_variants(
@@ -43,6 +54,8 @@ VARIANTS = {
     **_variants(
         "igcv2_c80", "igcv2", 80, {8: "0.046M", 20: "0.144M", 26: "0.193M"}, branch_channels=_squares(10, 16, 20)
     ),
+    **_variants("igcv2_c64_one_path", "igcv2", 64, _DEPTHS, _OURS, branch_channels=_ONE_PATH[64]),
+    **_variants("igcv2_c80_one_path", "igcv2", 80, _DEPTHS, _OURS, branch_channels=_ONE_PATH[80]),
     **_variants("xception_c58", "xception", 58, {20: "0.44M"}, stem_filters=35),
     **_variants("xception_c71", "xception", 71, {20: "0.66M"}, stem_filters=35),
     **_variants("xception_c83", "xception", 83, {20: "0.89M"}, stem_filters=35),

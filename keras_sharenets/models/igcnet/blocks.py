@@ -5,13 +5,13 @@ batch normalization behind the block.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 
 from keras_sharenets import _checks
 from keras_sharenets._types import Tensor
-from keras_sharenets.layers import ChannelPadding, ChannelShuffle, InterleavedGroupConv2D
+from keras_sharenets.layers import ChannelShuffle, InterleavedGroupConv2D
 from keras_sharenets.models import base
 from keras_sharenets.ops import connectivity, permutations
 
@@ -22,43 +22,62 @@ class Kind:
 
     Attributes:
         grouped: whether the 3x3 convolution has branches of several channels, or is depthwise.
-        interleaved: whether the 1x1 part is a chain of group convolutions, or one convolution.
+        pointwise: the 1x1 part: `"dense"` or `"grouped"`, one convolution, or `"interleaved"`, a chain of them.
     """
 
     grouped: bool
-    interleaved: bool
+    pointwise: str
 
 
 KINDS = {
-    "xception": Kind(grouped=False, interleaved=False),
-    "igcv1": Kind(grouped=True, interleaved=False),
-    "igcv2": Kind(grouped=False, interleaved=True),
-    "igcv2_i": Kind(grouped=True, interleaved=True),
+    "xception": Kind(grouped=False, pointwise="dense"),
+    "igcv1": Kind(grouped=True, pointwise="grouped"),
+    "igcv2": Kind(grouped=False, pointwise="interleaved"),
+    "igcv2_i": Kind(grouped=True, pointwise="interleaved"),
+    "deep_roots": Kind(grouped=True, pointwise="dense"),
 }
+SHORTCUTS = ("branches", "pairs", "dense", "pad")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What all blocks of one network have in common.
+    """What the blocks of a stage have in common.
 
     Attributes:
         block: str, a key of `KINDS`.
         width: int, channels of the network's first blocks.
         norm_each: bool, whether batch normalization follows each convolution.
+        shortcut: one of `SHORTCUTS`.
+        widens: which convolution of an interleaved 1x1 part widens, `"first"` or `"last"`.
+        spatial_branches: int, of a 3x3 convolution that is not depthwise; half of `width` unless given.
     """
 
     block: str
     width: int
     norm_each: bool
+    shortcut: str = "branches"
+    widens: str = "last"
+    spatial_branches: int | None = None
 
     def __post_init__(self) -> None:
         _checks.one_of("block", self.block, tuple(KINDS))
         _checks.positive("width", self.width)
-        if self.kind.grouped:
+        _checks.one_of("shortcut", self.shortcut, SHORTCUTS)
+        _checks.one_of("widens", self.widens, ("first", "last"))
+        if self.widens == "first" and self.block != "igcv2":
+            raise ValueError(f"`widens` (='first') must be 'last' for `block` (={self.block!r}).")
+        if self.spatial_branches is not None:
+            _checks.positive("spatial_branches", self.spatial_branches)
+            if not self.kind.grouped:
+                raise ValueError(
+                    f"`spatial_branches` (={self.spatial_branches}) must be `None` for `block` (={self.block!r}): its "
+                    "3x3 convolution is depthwise."
+                )
+        elif self.kind.grouped:
             self.check_even()
 
     def check_even(self) -> None:
-        """Raise a `ValueError` unless the width makes whole `branches`."""
+        """Raise a `ValueError` unless half of the width is a whole number, which blocks and shortcuts may need."""
         if self.block != "xception" and self.width % 2:
             raise ValueError(f"`width` (={self.width}) must be even for `block` (={self.block!r}).")
 
@@ -69,12 +88,12 @@ class Options:
 
     @property
     def branches(self) -> int:
-        """Branches of a 3x3 convolution that is not depthwise, and of a shortcut: as many in every stage."""
-        return 1 if self.block == "xception" else self.width // 2
+        """Branches of a 3x3 convolution that is not depthwise."""
+        return self.spatial_branches or self.width // 2
 
     def branch_channels(self, given: Sequence[int] | None, width: int) -> Sequence[int] | None:
         """Branches of the 1x1 part of a block that ends with that width; `None` where it is one convolution."""
-        if self.kind.interleaved:
+        if self.kind.pointwise == "interleaved":
             return (8,) * connectivity.fewest_convolutions(width) if given is None else given
         if given is not None:
             raise ValueError(f"`branch_channels` (={given!r}) must be `None` for `block` (={self.block!r}).")
@@ -86,20 +105,35 @@ def _norm_between(x: Tensor, name: str) -> Tensor:
     return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, center=False, name=f"{name}_norm")(x)
 
 
-def _interleaved(x: Tensor, width: int, branch_channels: Sequence[int], norm_each: bool, name: str) -> Tensor:
-    """The 1x1 part of IGC-V2, as one layer, or taken apart for batch normalization between its convolutions."""
-    if not norm_each:
-        return InterleavedGroupConv2D(width, branch_channels=branch_channels, name=f"{name}_interleaved")(x)
+def _steps(channels: int, branch_channels: Sequence[int], width: int, widens: str) -> Iterator[tuple]:
+    """The 1x1 part of IGC-V2 taken apart: filters and branch of each group convolution, the shuffles after it."""
+    first, *rest = branch_channels
+    if widens == "first" and width > channels and rest:
+        _checks.divides("branch_channels[0]", first, "the number of input channels", channels)
+        # The next branches read from as many branches of this one as they can.
+        yield width, first, (first * width // channels,)
+        yield from zip([width] * len(rest), rest, permutations.interleaving(width, rest, width), strict=True)
+        return
+    filters = [channels] * len(rest) + [width]
+    yield from zip(filters, branch_channels, permutations.interleaving(channels, branch_channels, width), strict=True)
+
+
+def _interleaved(x: Tensor, width: int, branch_channels: Sequence[int], options: Options, name: str) -> Tensor:
+    """The 1x1 part of IGC-V2, as one layer, or taken apart where its convolutions are not all there is to it."""
     channels = x.shape[-1]
-    steps = zip(branch_channels, permutations.interleaving(channels, branch_channels, width), strict=True)
-    for place, (size, shuffles) in enumerate(steps, start=1):
-        last = place == len(branch_channels)
-        step = f"{name}_pointwise{place}"
-        filters = width if last else channels
-        x = base.conv2d(x, filters, groups=channels // size, name=step)
+    widens_first = options.widens == "first" and width > channels
+    if not (options.norm_each or widens_first):
+        return InterleavedGroupConv2D(width, branch_channels=branch_channels, name=f"{name}_interleaved")(x)
+    steps = list(_steps(channels, branch_channels, width, options.widens))
+    for place, (filters, size, shuffles) in enumerate(steps, start=1):
+        step, last = f"{name}_pointwise{place}", place == len(steps)
+        # As `InterleavedGroupConv2D`: only one ReLU follows them all.
+        gain = 2 if options.norm_each else 2 ** (1 / len(steps))
+        initializer = keras.initializers.VarianceScaling(gain, "fan_in", "truncated_normal")
+        x = base.conv2d(x, filters, groups=x.shape[-1] // size, kernel_initializer=initializer, name=step)
         for number, groups in enumerate(shuffles, start=1):
             x = ChannelShuffle(filters // groups, name=f"{step}_shuffle{number}")(x)
-        x = x if last else _norm_between(x, step)
+        x = _norm_between(x, step) if options.norm_each and not last else x
     return x
 
 
@@ -109,6 +143,15 @@ def block(
     """One block, from whatever channels to `width`, without the batch normalization at its end.
 
     A depthwise 3x3 convolution leaves it to the 1x1 part to widen; one with branches widens itself.
+
+    Args:
+        x: tensor.
+        width: int, output channels.
+        strides: int, of the 3x3 convolution.
+        branch_channels: sequence of ints, input channels of a branch in each convolution of an interleaved 1x1 part, or
+            `None` where it is one convolution.
+        options: `Options`.
+        name: str, how the names of its layers begin.
     """
     kind, branches = options.kind, options.branches
     if kind.grouped:
@@ -117,37 +160,45 @@ def block(
         x = base.depthwise_conv2d(x, strides=strides, name=f"{name}_spatial")
     if options.norm_each:
         x = _norm_between(x, f"{name}_spatial")
-    if kind.grouped:
+    # A dense 1x1 convolution needs no order.
+    shuffled = kind.grouped and kind.pointwise != "dense"
+    if shuffled:
         x = ChannelShuffle(branches, name=f"{name}_shuffle")(x)
     if branch_channels is not None:
-        x = _interleaved(x, width, branch_channels, options.norm_each, name)
+        x = _interleaved(x, width, branch_channels, options, name)
     else:
-        x = base.conv2d(x, width, groups=width // branches if kind.grouped else 1, name=f"{name}_pointwise")
-    return ChannelShuffle(width // branches, name=f"{name}_shuffle_back")(x) if kind.grouped else x
+        groups = width // branches if kind.pointwise == "grouped" else 1
+        x = base.conv2d(x, width, groups=groups, name=f"{name}_pointwise")
+    return ChannelShuffle(width // branches, name=f"{name}_shuffle_back")(x) if shuffled else x
 
 
 def _shortcut(x: Tensor, width: int, strides: int, options: Options, name: str) -> Tensor:
-    if x.shape[-1] == width:
+    channels = x.shape[-1]
+    if channels == width:
         return x
-    if strides == 1:
-        return ChannelPadding(width, name=f"{name}_shortcut_pad")(x)
+    if strides == 1 or options.shortcut == "pad":
+        return base.padded_shortcut(x, width, strides, name)
+    if options.shortcut == "pairs":
+        _checks.divides("2", 2, "the input channels of a shortcut of 'pairs'", channels)
+    branches = 1 if options.block == "xception" else options.width // 2
+    groups = {"branches": branches, "pairs": channels // 2, "dense": 1}[options.shortcut]
     shortcut = f"{name}_shortcut"
-    return base.norm(base.conv2d(x, width, strides=strides, groups=options.branches, name=shortcut), shortcut)
+    return base.norm(base.conv2d(x, width, strides=strides, groups=groups, name=shortcut), shortcut)
 
 
 def pair(
     x: Tensor,
     width: int,
     strides: int,
-    branch_channels: Sequence[int] | None,
+    branch_channels: Sequence[Sequence[int] | None],
     options: Options,
-    first: str,
-    second: str,
+    names: Sequence[str],
 ) -> Tensor:
-    """Two blocks with a shortcut around both. `first` and `second` are their names."""
-    y = block(x, width, strides, branch_channels, options, first)
+    """Two blocks with a shortcut around both; `branch_channels` and `names` are pairs, one of each for either block."""
+    (first, second), (first_sizes, second_sizes) = names, branch_channels
+    y = block(x, width, strides, first_sizes, options, first)
     y = base.norm_relu(y, first)
-    y = block(y, width, 1, branch_channels, options, second)
+    y = block(y, width, 1, second_sizes, options, second)
     y = base.norm(y, second)
     y = keras.layers.Add(name=f"{second}_add")([_shortcut(x, width, strides, options, first), y])
     return keras.layers.ReLU(name=f"{second}_relu")(y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,15 +20,37 @@ if TYPE_CHECKING:
 
 def _branches_of_stages(
     branch_channels: Sequence[Sequence[int]] | None, widths: Sequence[int], options: igcnet_blocks.Options
-) -> list[Sequence[int] | None]:
-    """The branches of the 1x1 parts of every stage."""
+) -> list[tuple]:
+    """The branches of the 1x1 parts of every stage: those of the block that widens, and those of the others."""
     if branch_channels is None:
-        return [options.branch_channels(None, width) for width in widths]
-    if not isinstance(branch_channels, (tuple, list)) or len(branch_channels) != len(widths):
+        sizes = [options.branch_channels(None, width) for width in widths]
+        return list(zip(sizes, sizes, strict=True))
+    if not isinstance(branch_channels, (tuple, list)) or len(branch_channels) not in (STAGES, 2 * STAGES - 1):
         raise ValueError(
-            f"`branch_channels` (={branch_channels!r}) must be one tuple for each of the {len(widths)} stages."
+            f"`branch_channels` (={branch_channels!r}) must be one tuple for each of the {STAGES} stages, or "
+            f"{2 * STAGES - 1}: between two stages that of the block that widens."
         )
-    return [options.branch_channels(sizes, width) for sizes, width in zip(branch_channels, widths, strict=True)]
+    of_places = widths if len(branch_channels) == STAGES else [widths[(place + 1) // 2] for place in range(5)]
+    sizes = [options.branch_channels(each, width) for each, width in zip(branch_channels, of_places, strict=True)]
+    stages = sizes if len(sizes) == STAGES else sizes[::2]
+    between = stages[1:] if len(sizes) == STAGES else sizes[1::2]
+    return list(zip([stages[0], *between], stages, strict=True))
+
+
+def _options_of_stages(
+    options: igcnet_blocks.Options, spatial_branches: int | Sequence[int] | None, channels: Sequence[int]
+) -> list[igcnet_blocks.Options]:
+    """The options of the blocks of every stage; `channels` are those that come in, and those of every stage."""
+    if spatial_branches is None:
+        if options.kind.grouped:
+            _checks.divides("width / 2", options.width // 2, "`stem_filters`", channels[0])
+        return [options] * STAGES
+    counts = base.per_stage("spatial_branches", spatial_branches, STAGES)
+    stages = [dataclasses.replace(options, spatial_branches=count) for count in counts]
+    for count, *read_and_made in zip(counts, channels, channels[1:], strict=False):
+        for number in read_and_made:
+            _checks.divides("spatial_branches", count, "the channels of a 3x3 convolution", number)
+    return stages
 
 
 @checked
@@ -36,9 +59,12 @@ def IGCNet(
     block: str = "igcv2",
     width: int = 64,
     branch_channels: Sequence[Sequence[int]] | None = None,
+    spatial_branches: int | Sequence[int] | None = None,
     blocks_per_stage: int | Sequence[int] = 2,
     stem_filters: int | None = None,
     stem_strides: int | None = None,
+    shortcut: str = "branches",
+    widens: str = "last",
     norm_each: bool = False,
     **common: Unpack[base.CommonArguments],
 ) -> keras.Model:
@@ -50,17 +76,30 @@ def IGCNet(
     Args:
         block: what the blocks are: `"xception"` (depthwise 3x3, dense 1x1), `"igcv1"` (3x3 with `width / 2` branches,
             then 1x1 with branches of `width / 2` channels, shuffles behind both), `"igcv2"` (depthwise 3x3, then an
-            `InterleavedGroupConv2D`) or `"igcv2_i"` (the 3x3 convolution of IGC-V1 before that; the paper has it in
-            plain networks alone).
+            `InterleavedGroupConv2D`), `"igcv2_i"` (the 3x3 convolution of IGC-V1 before that; the paper has it in
+            plain networks alone) or `"deep_roots"` (the 3x3 convolution of IGC-V1, dense 1x1; the paper's section 3.1
+            describes it, no table has it).
         width: int, output channels of the first of three stages, doubled in each later one (the paper's x); even unless
             `block="xception"`.
         branch_channels: with `"igcv2"` and `"igcv2_i"`, one tuple a stage as in `InterleavedGroupConv2D`, or `None` for
-            as few eights as connect all channels of the stage (the paper's IGC-V2*); else `None`.
+            as few eights as connect all channels of the stage (the paper's IGC-V2*); else `None`. Or five tuples: of
+            stage 1, of the block that widens to stage 2, of the others of stage 2, and so on; only so can a widening
+            block have one path as well. IGC-V2 C64 and C80 have the same K twice in a block, though the paper says
+            that they satisfy the complementary condition, as `K` and `channels / K` would: its counts need it.
+        spatial_branches: int, or a sequence with one entry a stage: branches of the 3x3 convolution, with `"igcv1"`,
+            `"igcv2_i"` and `"deep_roots"`; else `None`. `None` is `width / 2` in all stages. The paper's table 1
+            prints branches of two channels, `(width / 2, width, 2 * width)`: its counts, and the code of IGC-V1, have
+            the former.
         blocks_per_stage: int, or a sequence with one entry a stage; multiples of 2.
         stem_filters: int, channels of the stem, at most `width`, or `None` for `width`; with `"igcv1"` and `"igcv2_i"`,
             `width` or half of it.
         stem_strides: int, stride of the stem, or `None` for 2 from 64x64 pixels on (as the paper has it on Tiny
             ImageNet) and 1 for smaller images and open sizes.
+        shortcut: the shortcut of a stage that halves the image: a 1x1 convolution of `"branches"` (`width / 2` of them;
+            a dense one with `"xception"`), of `"pairs"` (branches that read two channels) or `"dense"`, or `"pad"`
+            (channels of zeros). Open in the paper; the first agrees with most of its counts.
+        widens: which convolution of an interleaved 1x1 part widens, `"last"` or `"first"`; `"first"` with `"igcv2"`
+            alone. Open in the paper.
         norm_each: bool, whether batch normalization follows each convolution of a block, and not just the last. Open in
             the paper.
         **common: `keras_sharenets.models.CommonArguments`; images are 32x32x3 and classes 10 by default.
@@ -72,30 +111,31 @@ def IGCNet(
     Reference: Xie et al., "Interleaved Structured Sparse Convolutional Neural Networks", CVPR 2018, section 4,
     tables 1, 3, 4 and 6.
     """
-    options = igcnet_blocks.Options(block, width, norm_each)
+    options = igcnet_blocks.Options(block, width, norm_each, shortcut, widens)
     options.check_even()
     stem_filters = width if stem_filters is None else stem_filters
     _checks.positive("stem_filters", stem_filters)
     if stem_filters > width:
         raise ValueError(f"`stem_filters` (={stem_filters}) must be at most `width` (={width}).")
-    if options.kind.grouped:
-        _checks.divides("width / 2", width // 2, "`stem_filters`", stem_filters)
     counts = base.per_stage("blocks_per_stage", blocks_per_stage, STAGES)
     for count in counts:
         _checks.divides("2", 2, "`blocks_per_stage`", count)
     widths = [width * 2**stage for stage in range(STAGES)]
     branches = _branches_of_stages(branch_channels, widths, options)
+    of_stages = _options_of_stages(options, spatial_branches, [stem_filters, *widths])
     frame = base.frame("igcnet", common)
     if stem_strides is None:
         shape = frame.input_shape if frame.input_tensor is None else frame.input_tensor.shape[1:]
         stem_strides = 2 if min(side or 0 for side in shape[:2]) >= LARGE_IMAGE else 1
     images = frame.images(total_stride=stem_strides * 2 ** (STAGES - 1))
     x = base.norm_relu(base.conv2d(images, stem_filters, 3, strides=stem_strides, name="stem"), "stem")
-    for stage, (stage_width, sizes, count) in enumerate(zip(widths, branches, counts, strict=True), start=1):
+    stages = zip(of_stages, widths, branches, counts, strict=True)
+    for stage, (stage_options, stage_width, (widening, sizes), count) in enumerate(stages, start=1):
         for index in range(1, count + 1, 2):
             strides = 2 if stage > 1 and index == 1 else 1
+            pair_sizes = (widening if index == 1 else sizes, sizes)
             names = [f"stage{stage}_block{place}" for place in (index, index + 1)]
-            x = igcnet_blocks.pair(x, stage_width, strides, sizes, options, *names)
+            x = igcnet_blocks.pair(x, stage_width, strides, pair_sizes, stage_options, names)
     return frame.network(images, frame.head(x))
 
 
@@ -105,6 +145,7 @@ def PlainIGCNet(
     block: str = "igcv2",
     width: int = 144,
     branch_channels: Sequence[int] | None = None,
+    spatial_branches: int | None = None,
     blocks_per_stage: int = 6,
     norm_each: bool = False,
     **common: Unpack[base.CommonArguments],
@@ -117,6 +158,7 @@ def PlainIGCNet(
             `"igcv2_i"`.
         branch_channels: with `"igcv2"` and `"igcv2_i"`, a tuple as in `InterleavedGroupConv2D`, or `None` for as few
             eights as connect all channels; else `None`.
+        spatial_branches: int, as in `IGCNet`.
         blocks_per_stage: int, blocks of the only stage.
         norm_each: as in `IGCNet`.
         **common: `keras_sharenets.models.CommonArguments`; images are 32x32x3 and classes 10 by default.
@@ -128,7 +170,9 @@ def PlainIGCNet(
     Reference: Xie et al., "Interleaved Structured Sparse Convolutional Neural Networks", CVPR 2018, sections 4.2 to
     4.4, tables 2 and 5.
     """
-    options = igcnet_blocks.Options(block, width, norm_each)
+    options = igcnet_blocks.Options(block, width, norm_each, spatial_branches=spatial_branches)
+    if spatial_branches is not None:
+        _checks.divides("spatial_branches", spatial_branches, "`width`", width)
     _checks.positive("blocks_per_stage", blocks_per_stage)
     sizes = options.branch_channels(branch_channels, width)
     frame = base.frame("plain_igcnet", common)

@@ -8,9 +8,9 @@ from keras_sharenets import _checks
 from keras_sharenets.models.variant import Configuration, Variant
 
 
-def _preact(depth: int, share: str, published: str, unshared: str | None = None) -> Variant:
+def _preact(depth: int, share: str, published: str, unshared: str | None = None, **more: str) -> Variant:
     configurations = (Configuration(10, published=published),)
-    return Variant("PreActResNet", {"depth": depth, "share": share}, configurations, unshared=unshared)
+    return Variant("PreActResNet", {"depth": depth, "share": share, **more}, configurations, unshared=unshared)
 
 
 def _wide(
@@ -35,12 +35,17 @@ def _imagenet(depth: int, share: str, published: str, unshared: str | None = Non
 VARIANTS = {
     "resnet_164": _preact(164, "none", "1.70M"),
     "sharesnet_164": _preact(164, "rest", "0.93M", "resnet_164"),
+    "resnet_164_post": _preact(164, "none", "1.70M", order="conv_norm"),
+    "sharesnet_164_post": _preact(164, "rest", "0.93M", "resnet_164_post", order="conv_norm"),
     "resnet_92": _preact(92, "none", "0.96M"),
     "wrn_40_4": _wide(40, 4, "none", 10, "8.95M"),
     "sha_wrn_40_4": _wide(40, 4, "rest", 10, "5.85M", "wrn_40_4"),
     "wrn_28_10": _wide(28, 10, "none", 100, "36.54M"),
     "sha_wrn_28_10": _wide(28, 10, "rest", 100, "26.86M", "wrn_28_10"),
     "wrn_28_4": _wide(28, 4, "none", 10, "5.85M"),
+    "wrn_28_3": _wide(28, 3, "none", 1000, "3.5M", note="counted in HSC-Net's table 1, as that of 5"),
+    "wrn_28_5": _wide(28, 5, "none", 1000, "9.5M"),
+    "wrn_28_8": _wide(28, 8, "none", 10, "23.4M", note="of HSC-Net's figure 7"),
     "wrn_22_10": _wide(22, 10, "none", 100, "26.85M", note="the paper cuts the last digit off"),
     "resnet_34": _imagenet(34, "none", "21.8M"),
     "sharesnet_34": _imagenet(34, "all", "13.6M", "resnet_34"),

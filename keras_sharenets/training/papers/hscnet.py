@@ -9,8 +9,6 @@ _M96, _M128, _M160 = "hscnet_m96_g8_r4_a2", "hscnet_m128_g16_r8_a2", "hscnet_m16
 _M128_R4, _M128_STAR = "hscnet_m128_g16_r4_a2", "hscnet_m128_g16_r8_a2_star"
 _M192_STAR = "hscnet_m192_g16_r8_a2_star"
 _MOBILE = {"cifar10": "mobile-cifar10", "cifar100": "mobile-cifar100"}
-_WRN3, _WRN5, _WRN8 = ({"width_multiplier": multiplier} for multiplier in (3, 5, 8))
-_WIDER, _WIDEST = {"width_multiplier": 1.25}, {"width_multiplier": 1.4}
 _QUOTED = "quoted there from another paper"
 _ANALYSIS = "It is drawn from the weights or activations of trained networks, which `--run` trains; not drawn here."
 _OF_A_MODULE = "A diagram of how filters or a module are put together; nothing is trained."
@@ -27,9 +25,9 @@ def _peer(label: str, network: str | None, parameters: str, **more):
 
 
 _TABLE1 = (
-    *rows("WRN (k = 3)", "wrn_28_4", "3.5M", imagenet32=("48.94", "73.92"), options=_WRN3),
+    *rows("WRN (k = 3)", "wrn_28_3", "3.5M", imagenet32=("48.94", "73.92")),
     *rows("HSC-Net-M96-G8-R4-a2", _M96, "1.4M", imagenet32=("49.32", "74.50")),
-    *rows("WRN (k = 5)", "wrn_28_4", "9.5M", imagenet32=("54.54", "78.74"), options=_WRN5, note=_QUOTED),
+    *rows("WRN (k = 5)", "wrn_28_5", "9.5M", imagenet32=("54.54", "78.74"), note=_QUOTED),
     *rows("HSC-Net-M160-G8-R4-a2", _M160, "3.5M", imagenet32=("55.76", "79.25")),
     *rows("WRN (k = 10)", "wrn_28_10", "37.1M", imagenet32=("59.04", "81.13"), note=_QUOTED),
     *rows("HSC-Net-M224-G16-R8-a1.75", "hscnet_m224_g16_r8_a1_75", "7.0M", imagenet32=("58.98", "81.69")),
@@ -46,8 +44,8 @@ _NO_MOBILENET1 = f"{_QUOTED}; the library has no MobileNetV1"
 _TABLE3 = (
     *rows("ResNet-18 (pre-act)", None, "11.2M", cinic10="87.16", note=_NO_RESNET18),
     *rows("MobileNetV1", None, "3.2M", cinic10="80.45", note=_NO_MOBILENET1),
-    *rows("MobileNetV2 (1.25x)", "mobilenet_v2_1_0", "3.8M", tiny_imagenet="59.55", cinic10="85.43", options=_WIDER),
-    *rows("IGCV3-D (1.25x)", "igcv3_d_1_0", "3.7M", tiny_imagenet="59.94", cinic10="85.35", options=_WIDER),
+    *rows("MobileNetV2 (1.25x)", "mobilenet_v2_1_25", "3.8M", tiny_imagenet="59.55", cinic10="85.43"),
+    *rows("IGCV3-D (1.25x)", "igcv3_d_1_25", "3.7M", tiny_imagenet="59.94", cinic10="85.35"),
     *rows("ShuffleNetV2 (2.0x)", "shufflenet_v2_2_0", "5.5M", tiny_imagenet="59.17", cinic10="83.94"),
     *rows("HSC-Net-M128-G16-R4-a2", _M128_R4, "1.8M", tiny_imagenet="65.81", cinic10="87.99"),
 )
@@ -64,20 +62,20 @@ _QUOTED_480 = f"{_QUOTED}, trained for 480 epochs; as usually defined it has few
 _NO_SE_SHUFFLENET = f"{_QUOTED}, trained for 250 epochs; the library has no SE-ShuffleNetV2"
 _TABLE5 = (
     *rows("ResNet-101 (1 x 64d)", "resnet_101", "44.5M", imagenet="78.0", note=_QUOTED),
-    *rows("MobileNetV2 1.4x", "mobilenet_v2_1_0", "6.9M", imagenet="74.7", options=_WIDEST, note=_QUOTED_480),
-    *rows("IGCV3 1.4x", "igcv3_d_1_0", "7.2M", imagenet="74.5", options=_WIDEST, note=_QUOTED_480),
+    *rows("MobileNetV2 1.4x", "mobilenet_v2_1_4", "6.9M", imagenet="74.7", note=_QUOTED_480),
+    *rows("IGCV3 1.4x", "igcv3_d_1_4", "7.2M", imagenet="74.5", note=_QUOTED_480),
     *rows("SE-ShuffleNetV2 2.0x", None, "8.8M", imagenet="75.4", note=_NO_SE_SHUFFLENET),
     *rows("HSC-Net-M160", "hscnet_m160_imagenet", "7.2M", imagenet="74.2", note="G, R and alpha are ours"),
 )
 _WRN_K4 = rows("WRN (k = 4)", "wrn_28_4", cifar10=None)
-_WRN_K8 = rows("WRN (k = 8)", "wrn_28_10", options=_WRN8, cifar10=None)
+_WRN_K8 = rows("WRN (k = 8)", "wrn_28_8", cifar10=None)
 _FIGURE6 = (
     *rows("HSC-Net-M128-G16-R8-a2", _M128, cifar10=None, cifar100=None),
-    *rows("WRN (k = 8)", "wrn_28_10", options=_WRN8, cifar10=None, cifar100=None),
+    *rows("WRN (k = 8)", "wrn_28_8", cifar10=None, cifar100=None),
 )
 _FIGURE7 = (
     *rows("HSC-Net-M128-G16-R8-a2", _M128, "1.8M", cifar10="95.92"),
-    *rows("WRN (k = 8)", "wrn_28_10", "23.4M", options=_WRN8, cifar10="95.80"),
+    *rows("WRN (k = 8)", "wrn_28_8", "23.4M", cifar10="95.80"),
 )
 _STAR = rows("HFS-Net-M128-G16-R8-star", _M128_STAR, cifar10=None)
 

@@ -21,10 +21,8 @@ def _vggnets(data: str, printed: dict[str, dict[int, str]]) -> tuple[Row, ...]:
     made = []
     for width in printed[_E]:
         for kind, accuracies in printed.items():
-            # No network has the width 320 by name.
-            options = {"options": {"width": width}} if width == 320 else {}
-            network = f"{kind.lower().replace('-', '_')}_{256 if options else width}"
-            parameters, more = _PARAMETERS[kind][width], {data: accuracies[width], "series": kind, **options}
+            network = f"{kind.lower().replace('-', '_')}_{width}"
+            parameters, more = _PARAMETERS[kind][width], {data: accuracies[width], "series": kind}
             made += rows(f"{kind} (n = {width})", network, parameters, **more)
     return tuple(made)
 

@@ -56,10 +56,9 @@ _TABLE3 = (
     *rows("WRN-28-10 Share", "sha_wrn_28_10", "26.86M", cifar100="79.8", recipe=_DROPOUT, series="ShaResNet"),
     *rows("WRN-22-10", "wrn_22_10", "26.85M", cifar100="79.55", recipe=_DROPOUT, series="ResNet"),
 )
-_NO_POST = "the main curves are of a post-activation network, which the library does not have"
 _FIGURE4 = (
-    *rows("ResNet-164", None, cifar10=None, note=_NO_POST),
-    *rows("ResNet-164 Share", None, cifar10=None, note=_NO_POST),
+    *rows("ResNet-164", "resnet_164_post", cifar10=None),
+    *rows("ResNet-164 Share", "sharesnet_164_post", cifar10=None),
     *rows("ResNet-164, pre-activation", "resnet_164", cifar10=None),
     *rows("ResNet-164 Share, pre-activation", "sharesnet_164", cifar10=None),
     *rows("WRN-28-10 Drop.", "wrn_28_10", cifar100=None, recipe=_DROPOUT),
