@@ -77,7 +77,7 @@ class Options:
             self.check_even()
 
     def check_even(self) -> None:
-        """Raise a `ValueError` unless half of the width is a whole number, which blocks and shortcuts may need."""
+        """Raise a `ValueError` unless the width has two equal halves, which blocks and shortcuts may need."""
         if self.block != "xception" and self.width % 2:
             raise ValueError(f"`width` (={self.width}) must be even for `block` (={self.block!r}).")
 
