@@ -5,6 +5,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from harness import slow_after
 from mobile_networks import NAMES, small_network, with_noise
 from tensorflow.core.protobuf import saved_model_pb2
 
@@ -149,7 +150,7 @@ def test_dropout_and_frozen_layers(tmp_path):
     assert export_saved_model(model, tmp_path / "m").largest_difference < 1e-5
 
 
-@pytest.mark.parametrize("network", ["trained", "saturated"])
+@pytest.mark.parametrize("network", slow_after(1, ["trained", "saturated"]))
 def test_wrong_folder_is_caught(request, tmp_path, monkeypatch, network):
     write = saved_model._write
     monkeypatch.setattr(saved_model, "_write", lambda model, *rest: write(with_noise(model), *rest))

@@ -304,7 +304,7 @@ def test_plain_network_equals_the_reference():
     assert_close(outputs_of(model, images), reference(model, images, "igcv2_i", width=12, plain=True), 1e-4)
 
 
-@pytest.mark.parametrize("setting", TINY)
+@pytest.mark.parametrize("setting", slow_after(2, ["igcv2", "igcv1", "xception", "igcv2_i", "star"]))
 def test_norms_between_the_convolutions_change_no_kernel_and_no_path(setting):
     keras.utils.set_random_seed(3)
     whole, apart = (IGCNet(**TINY[setting], norm_each=each, classifier_activation=None) for each in (False, True))

@@ -3,6 +3,7 @@ import copy
 import keras_tuner
 import numpy as np
 import pytest
+from harness import slow_after
 
 import keras_sharenets as ksn
 from keras_sharenets.search.budgets import Budget
@@ -109,7 +110,7 @@ def _limited(free, violated_limits):
     return limited
 
 
-@pytest.mark.parametrize(("name", "limit"), [("stored_parameters", 30_000), ("multiply_adds", 100_000)])
+@pytest.mark.parametrize(("name", "limit"), slow_after(1, [("stored_parameters", 30_000), ("multiply_adds", 100_000)]))
 def test_other_limits_are_kept_and_what_is_within_them_stays(free, name, limit):
     asked = []
     limited = _limited(free, lambda point: asked.append(point) or _too_large(limit, name)(point))

@@ -5,6 +5,7 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
+from harness import slow_after
 
 from keras_sharenets.mobile.export import conversion
 from keras_sharenets.mobile.export.reference import lower_model
@@ -76,7 +77,7 @@ class _Broken:
         return dataclasses.replace(DIGITS, train=cls(DIGITS.train))
 
 
-@pytest.mark.parametrize("name", ["hgcnet", "igcv2", "sharesnet", "shardnet"])
+@pytest.mark.parametrize("name", slow_after(2, ["hgcnet", "shardnet", "igcv2", "sharesnet"]))
 def test_no_file_is_smaller_than_its_kernels(name):
     space = find_space(name)
     points = (draw(space, seed, input_shape=DIGITS.shape) for seed in range(1000))

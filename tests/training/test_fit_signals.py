@@ -1,6 +1,6 @@
 """What a signal leaves behind of a run in a process of its own, in `make test-all`.
 
-In `make test`, `test_killed_runs.py` kills one, `test_resume.py` sends signals within a process and
+In `make test`, `test_killed_runs.py` kills one that writes, `test_resume.py` sends signals within a process and
 `cli/test_command.py` has exit statuses.
 """
 

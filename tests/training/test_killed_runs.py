@@ -116,6 +116,18 @@ def outcome(folder):
     )
 
 
+def test_a_file_whose_writing_is_killed_is_what_it_was(tmp_path):
+    """In place of the whole runs below, which are slow; `test_resume` goes on from whole checkpoints."""
+    write = "from keras_sharenets import files; files.write_json({path!r}, {value})"
+    path = tmp_path / "metrics.json"
+    for patch, value, status in (("", 1, 0), (AT_A_WRITE.format(name="metrics.json"), 2, -9)):
+        code = "import os, signal" + patch + "\n" + write.format(path=str(path), value=value)
+        assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == status
+        assert json.loads(path.read_text()) == 1
+    assert len(list(tmp_path.glob(".*.partial"))) == 1
+
+
+@pytest.mark.slow
 def test_killed_and_resumed_is_undisturbed_bit_for_bit(tmp_path):
     """Killed once, in the middle of writing a checkpoint in the second epoch."""
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
