@@ -80,7 +80,7 @@ class _Pruner:
         self.orders = [np.argsort(np.abs(weights), kind="stable") for weights in self.pools]
         self.convolutions = count_parameters(model, "conv_kernels_and_biases")
         self.baseline = baseline
-        self.model = _copy(model)
+        self.model = copy_network(model)
         self.layers = list(blending_layers(self.model, list(blending)).values())
 
     def prune(self, fraction: float) -> Pruning:
@@ -99,7 +99,7 @@ class _Pruner:
         return Pruning(zeroed, weights.size, self.convolutions, self.baseline)
 
 
-def _copy(model: keras.Model) -> keras.Model:
+def copy_network(model: keras.Model) -> keras.Model:
     """The same network with weights of its own: a layer that is shared in `model` is shared in it."""
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())

@@ -26,6 +26,7 @@ COMMANDS = {
     "compare": (f"{_HERE}.compare", "Put several runs into one figure and one table."),
     "results": (f"{_HERE}.results", "Make the tables of published runs, beside what the papers print."),
     "paper": (f"{_HERE}.paper", "Show a table or figure of a paper beside what is here; train what it needs."),
+    "analyze": (f"{_HERE}.analyze", "Draw weights, activations, filters and blending layers of networks."),
     "blending": (f"{_HERE}.blending", "Prune the blending layers of a trained ShardNet step by step."),
     "export": (f"{_HERE}.export", "Turn a .keras file or a run into files for phones and servers, checked."),
     "page": (f"{_HERE}.page", "Write a web page that runs .tflite files in the browser."),

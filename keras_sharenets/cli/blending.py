@@ -9,6 +9,7 @@ import argparse
 import csv
 import dataclasses
 import io
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,12 @@ from keras_sharenets.cli.command import Answer, say
 if TYPE_CHECKING:
     import pathlib
 
+    import keras
+
     from keras_sharenets.analysis.blending import Pattern
     from keras_sharenets.analysis.blending_pruning import CurveRow
+    from keras_sharenets.rendering.page import Section
+    from keras_sharenets.training.data.dataset import Dataset
 
 HARDLY_USED = 2  # An input channel is worth a word if it is blue this many times as often as by chance.
 RANKED = {"global": "of all blending layers together", "per_layer": "of each blending layer"}
@@ -30,8 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="MODEL.keras", help="trained network")
     add_data_arguments(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for all files; must be empty or new")
+    add_blending_arguments(parser)
+
+
+def add_blending_arguments(parser: argparse._ActionsContainer, layers: str = "--layers") -> None:
+    """What `report` reads; `layers` is how the option with the names of the layers is called."""
     parser.add_argument(
-        "--layers", nargs="+", metavar="NAME", help="the blending layers (default: 1x1 convolutions called blend...)"
+        layers, nargs="+", metavar="NAME", help="the blending layers (default: 1x1 convolutions called blend...)"
     )
     parser.add_argument(
         "--fractions",
@@ -47,86 +57,127 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="find the smallest weights in all blending layers together or in each (default: global)",
     )
     parser.add_argument(
-        "--baseline", type=int, metavar="N", help="parameters of the convolutions of a network to compare with"
+        "--baseline",
+        metavar="N|NAME",
+        help="network to compare with: its name, or the parameters of its convolutions",
     )
     parser.add_argument(
         "--strongest", type=int, default=32, metavar="N", help="weights of a row to mark on either end (default: 32)"
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Figures of the blending layers: as JSON takes them, as sections of a page, and as PNG files by name."""
+
+    data: dict[str, object]
+    sections: dict[str, Section]
+    images: dict[str, bytes]
+
+
 def run(arguments: argparse.Namespace) -> Answer:
     """A row is shown as soon as it is measured; the curve, two figures and a page about them are left."""
     from keras_sharenets import analysis, files
-    from keras_sharenets.analysis.blending import blending_patterns
-    from keras_sharenets.analysis.blending_pruning import FRACTIONS, pruning_curve
-    from keras_sharenets.analysis.figures import draw_blending_patterns, draw_pruning_curve
     from keras_sharenets.rendering.page import COUNTS, page
-    from keras_sharenets.training.data.batches import held_out_batches
-    from keras_sharenets.training.reports.evaluate import BATCH_SIZE, evaluate
+    from keras_sharenets.training.reports.evaluate import evaluate
     from keras_sharenets.training.run.fit import check_output
 
     output = check_output(arguments.output)
-    fractions = arguments.fractions or FRACTIONS
-    for fraction in fractions:
-        _checks.rate("--fractions", fraction)
-    if arguments.baseline is not None:
-        _checks.positive("--baseline", arguments.baseline)
+    check_options(arguments)
     model = files.load_model(arguments.file)
-    patterns = blending_patterns(model, arguments.strongest, layers=arguments.layers)
+    patterns = analysis.blending_patterns(model, arguments.strongest, layers=arguments.layers)
     dataset = load_data(data_source(arguments))
     # First the network as it is: this also checks that the file and the data fit together.
     before = evaluate(arguments.file, dataset)
     trained = f"accuracy {before.accuracy:.4f} ({before.correct} of {before.images})"
     say(f"{before.file} on {dataset.name}: {trained}")
+    found = report(arguments, model, patterns, dataset, output / "curve.csv")
+    data = {"model": model.name, "file": before.file, "data": dataset.name, "note": dataset.note}
+    data |= {"accuracy": before.accuracy} | found.data
+    first = [("accuracy as trained", trained.removeprefix("accuracy "))]
+    sections = {"": first, **found.sections, COUNTS: analysis.to_text(analysis.profile(model))}
+    for name, image in found.images.items():
+        files.write_bytes(output / name, image)
+    files.write_json(output / "curve.json", data)
+    heading = f"Blending layers of {model.name} on {dataset.name}"
+    files.write_text(output / "index.html", page(heading, f"{dataset.note}. {note(arguments)}", sections))
+    return Answer(f"files in {output}", data)
+
+
+def check_options(arguments: argparse.Namespace) -> None:
+    """Raises a `ValueError` for what no network could take."""
+    for fraction in arguments.fractions or ():
+        _checks.rate("--fractions", fraction)
+    if arguments.baseline is not None and re.fullmatch(r"-?\d+", arguments.baseline):
+        _checks.positive("--baseline", int(arguments.baseline))
+
+
+def note(arguments: argparse.Namespace) -> str:
+    """What was done, in words."""
+    return (
+        f"The smallest weights {RANKED[arguments.ranking]} are set to 0, nothing is retrained. An input is hardly used "
+        f"if its weight is among the smallest of a row {HARDLY_USED} times as often as by chance."
+    )
+
+
+def report(
+    arguments: argparse.Namespace,
+    model: keras.Model,
+    patterns: Sequence[Pattern],
+    dataset: Dataset,
+    curve_file: pathlib.Path,
+) -> Report:
+    """Prunes the layers of the patterns step by step; the curve is in its file from the first row on."""
+    from keras_sharenets import analysis
+    from keras_sharenets.analysis.figures import draw_blending_patterns, draw_pruning_curve
+    from keras_sharenets.training.data.batches import held_out_batches
+    from keras_sharenets.training.reports.evaluate import BATCH_SIZE
 
     rows: list[CurveRow] = []
 
     def keep(row: CurveRow) -> None:
         rows.append(row)
-        _write_curve(rows, output / "curve.csv")
+        _write_curve(rows, curve_file)
         part = f"{100 * row.fraction:5.3g} % of the blending weights set to 0"
         say(f"{part}: {_summary(row)}")
 
-    choices = {"layers": arguments.layers, "ranking": arguments.ranking, "baseline": arguments.baseline}
+    baseline = _baseline(arguments.baseline, len(dataset.class_names))
     batches = held_out_batches(dataset, BATCH_SIZE)
-    pruning_curve(model, batches, dataset.test.labels, fractions, **choices, on_row=keep)
-    heading = f"Blending layers of {model.name} on {dataset.name}"
+    fractions = arguments.fractions or analysis.FRACTIONS
+    choices = {"layers": [pattern.name for pattern in patterns], "ranking": arguments.ranking, "baseline": baseline}
+    analysis.pruning_curve(model, batches, dataset.test.labels, fractions, **choices, on_row=keep)
     convolutions = analysis.count_parameters(model, "conv_kernels_and_biases")
     data = {
-        "model": model.name,
-        "file": before.file,
-        "data": dataset.name,
-        "note": dataset.note,
-        "accuracy": before.accuracy,
         "ranking": arguments.ranking,
         "convolution_parameters": convolutions,
-        "baseline": arguments.baseline,
+        "baseline": baseline,
         "curve": [dataclasses.asdict(row) for row in rows],
         "patterns": [_entry(pattern) for pattern in patterns],
     }
     table = [
-        ("accuracy as trained", trained.removeprefix("accuracy ")),
         ("parameters of all convolutions", f"{convolutions:,}"),
         ("weights of blending layers", f"{sum(pattern.matrix.size for pattern in patterns):,}"),
         *((f"{100 * row.fraction:g} % of them set to 0", _summary(row)) for row in rows),
         *((f"inputs that {pattern.name} hardly uses", _hardly_used(pattern)) for pattern in patterns),
     ]
+    heading = f"Blending layers of {model.name} on {dataset.name}"
     curve, figure = draw_pruning_curve(rows, heading), draw_blending_patterns(patterns, heading)
-    sections = {
-        "": table,
+    sections: dict[str, Section] = {
+        "Pruned blending layers": table,
         "Accuracy of the pruned network": curve,
         "Which inputs the outputs use least and most": figure,
-        COUNTS: analysis.to_text(analysis.profile(model)),
     }
-    note = (
-        f"{dataset.note}. The smallest weights {RANKED[arguments.ranking]} are set to 0, nothing is retrained. An "
-        f"input is hardly used if its weight is among the smallest of a row {HARDLY_USED} times as often as by chance."
-    )
-    files.write_bytes(output / "curve.png", curve)
-    files.write_bytes(output / "patterns.png", figure)
-    files.write_json(output / "curve.json", data)
-    files.write_text(output / "index.html", page(heading, note, sections))
-    return Answer(f"files in {output}", data)
+    return Report(data, sections, {"curve.png": curve, "patterns.png": figure})
+
+
+def _baseline(text: str | None, classes: int) -> int | None:
+    """The parameters of all convolutions, given as such or as those of a named network."""
+    from keras_sharenets.analysis import count_parameters
+    from keras_sharenets.models import create_model
+
+    if text is None or text.isdecimal():
+        return None if text is None else int(text)
+    return count_parameters(create_model(text, num_classes=classes), "conv_kernels_and_biases")
 
 
 def _write_curve(rows: Sequence[CurveRow], path: pathlib.Path) -> None:

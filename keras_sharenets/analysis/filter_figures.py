@@ -1,0 +1,193 @@
+"""Filters and activations as figures, made from data. They need matplotlib: `keras_sharenets[plots]`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from keras_sharenets.rendering import figures
+
+if TYPE_CHECKING:
+    from keras_sharenets.analysis.activations import Maps
+    from keras_sharenets.analysis.filters import Filters
+
+COLORS = (figures.BLUE, figures.ORANGE, figures.GREEN, figures.RED, figures.DARK, figures.GRAY)
+BINS, SHOWN = 101, 99.5  # Bars of a histogram; per cent of the magnitudes that are within its axis.
+MOST_FILTERS, MOST_PLANES = 16, 48  # That are drawn of a kernel.
+HIGH = (0.9, 0.8)  # Shares of the images, as in figure 7 of HSC-Net.
+
+
+def draw_distributions(values: Mapping[str, np.ndarray], across: str, title: str) -> bytes:
+    """Distributions of several networks over each other (HSC-Net, figures 2 and 6), as a PNG file.
+
+    Args:
+        values: name of a network to its numbers, which are all at least 0 or of both signs.
+        across: what they are.
+        title: above the figure.
+    """
+    figure = figures.new_figure(7.5, 4.2, title)
+    axes = figure.subplots()
+    end = max(float(np.percentile(np.abs(numbers), SHOWN)) for numbers in values.values()) or 1.0
+    start = 0 if all(numbers.min() >= 0 for numbers in values.values()) else -end
+    for number, (name, numbers) in enumerate(values.items()):
+        # Numbers beyond the axis count all the same: the areas of two networks stay comparable.
+        heights, edges = np.histogram(numbers, BINS, (start, end))
+        color, label = COLORS[number % len(COLORS)], f"{name}: {numbers.size:,}"
+        axes.stairs(heights / numbers.size, edges, color=color, linewidth=1.6, label=label)
+        axes.stairs(heights / numbers.size, edges, color=color, alpha=0.12, fill=True)
+    axes.set_xlim(start, end)
+    axes.set_ylim(0)
+    axes.set_xlabel(across)
+    axes.set_ylabel("part of all, per bar")
+    figures.percent(axes.yaxis)
+    figures.frame(axes)
+    axes.legend(frameon=False, fontsize=9)
+    return figures.png(figure)
+
+
+def draw_strongest(places: Sequence[Maps], class_names: Sequence[str], title: str) -> bytes:
+    """For how many images of each class a map is among the strongest (HSC-Net, figures 3 and 8), a panel a place.
+
+    Orange below marks maps of arranged filters. Classes beyond the first twenty are left out.
+    """
+    rows = min(len(class_names), 20)
+    tall = 0.22 * rows + 1.1
+    figure = figures.new_figure(10, tall * len(places) + 0.9, title)
+    panels = figure.subplots(len(places), squeeze=False)[:, 0]
+    for axes, maps in zip(panels, places, strict=True):
+        shares = maps.strongest[:rows] / np.maximum(maps.images[:rows, None], 1)
+        shown = axes.imshow(shares, aspect="auto", interpolation="nearest", cmap="Blues", vmin=0, vmax=1)
+        axes.set_yticks(range(len(shares)), class_names[: len(shares)], fontsize=8)
+        axes.set_title(_title(maps), loc="left", fontsize=9)
+        for index in np.flatnonzero(maps.arrangement):
+            axes.axvspan(index - 0.5, index + 0.5, -0.05, -0.01, color=figures.ORANGE, clip_on=False, linewidth=0)
+        axes.tick_params(axis="x", pad=6, labelsize=8)
+        axes.spines[:].set_visible(False)
+    panels[-1].set_xlabel(
+        "map" + (" (orange: of arranged filters)" if any(m.arrangement.any() for m in places) else "")
+    )
+    bar = figure.colorbar(shown, ax=list(panels), aspect=30, pad=0.01)
+    bar.set_label("images of the class", fontsize=9)
+    bar.outline.set_visible(False)
+    figures.percent(bar.ax.yaxis)
+    return figures.png(figure)
+
+
+def _title(maps: Maps) -> str:
+    height, width = maps.size
+    source = "" if maps.filters in (None, maps.name) else f", filters of {maps.filters}"
+    return f"{maps.name}{source}: {maps.arrangement.size} maps of {height}x{width}, strongest {maps.each} of an image"
+
+
+def draw_high(places: Mapping[str, Sequence[Maps]], title: str) -> bytes:
+    """How many maps are among the strongest for nearly all images (HSC-Net, figure 7), network by network.
+
+    Args:
+        places: name of a network to its `Maps`, the n-th of which stand side by side.
+        title: above the figure.
+    """
+    figure = figures.new_figure(8, 3.8, title)
+    panels = figure.subplots(1, len(HIGH), sharey=True)
+    count = max(map(len, places.values()))
+    width = 0.8 / len(places)
+    for axes, share in zip(panels, HIGH, strict=True):
+        for number, (name, found) in enumerate(places.items()):
+            heights = [maps.high(share) for maps in found]
+            across = np.arange(len(found)) + (number - (len(places) - 1) / 2) * width
+            bars = axes.bar(across, heights, width * 0.92, color=COLORS[number % len(COLORS)], label=name)
+            axes.bar_label(bars, fontsize=8, color=figures.DARK)
+        axes.set_title(f"for more than {share:.0%} of the images", loc="left", fontsize=10)
+        axes.set_xticks(range(count), [f"stage {index + 1}" for index in range(count)])
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        figures.frame(axes, "y")
+    panels[0].set_ylabel("maps among the strongest")
+    panels[0].set_ylim(0, 1.1 * max(1, *(maps.high(min(HIGH)) for found in places.values() for maps in found)))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False, fontsize=9)
+    return figures.png(figure)
+
+
+def draw_kernels(filters: Sequence[Filters], title: str) -> bytes:
+    """The kernels of some convolutions as they are applied: a row or a column a filter, a square
+    an input plane.
+
+    Red is above 0, blue below, each filter by its own largest weight. An arranged copy stands behind the filter that it
+    is of, with the same planes in another order (HSC-Net, figure 4).
+    """
+    panels = [_mosaic(each) for each in filters]
+    # Squares are square: a panel is as wide as the page, and at most as tall as half a page.
+    heights = [min(max(8.5 * image.shape[0] / image.shape[1], 0.7), 5) for image, _, _ in panels]
+    figure = figures.new_figure(10, sum(heights) + 0.8 * len(panels) + 0.4, title)
+    grid = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
+    for axes, each, (image, names, step) in zip(grid, filters, panels, strict=True):
+        axes.imshow(image, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+        middles = [step * number + (each.kernel.shape[0] - 1) / 2 for number in range(len(names))]
+        if each.kernel.shape[2] < len(names):
+            axes.set_xticks(middles, names, fontsize=7)
+            axes.set_yticks([])
+        else:
+            axes.set_yticks(middles, names, fontsize=7)
+            axes.set_xticks([])
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        height, width, planes, count = each.kernel.shape
+        notes = [f"the first {MOST_PLANES} planes"] if planes > MOST_PLANES else []
+        notes += [f"{len(names)} of the filters"] if count > len(names) else []
+        about = f"{each.name}: {count} filters of {height}x{width}x{planes}"
+        axes.set_title(about + (f"; shown are {' of '.join(notes[::-1])}" if notes else ""), loc="left", fontsize=9)
+    return figures.png(figure)
+
+
+def _mosaic(filters: Filters) -> tuple[np.ndarray, list[str], int]:
+    """The planes of a kernel side by side, the names of the filters, and how far apart two of them are.
+
+    Filters are rows, or columns where there are more of them than planes.
+    """
+    height, width, planes, count = filters.kernel.shape
+    planes, gap = min(planes, MOST_PLANES), int(height > 1)
+    chosen = _with_copies(filters.arrangement, count // filters.groups)[:MOST_FILTERS]
+    turned = planes < len(chosen)
+    step = (width if turned else height) + gap
+    down, across = (planes, len(chosen)) if turned else (len(chosen), planes)
+    image = np.full((down * (height + gap) - gap, across * (width + gap) - gap), np.nan)
+    for place, index in enumerate(chosen):
+        weights = filters.kernel[..., index]
+        weights = weights / (np.abs(weights).max() or 1)
+        for plane in range(planes):
+            row, column = (plane, place) if turned else (place, plane)
+            top, left = row * (height + gap), column * (width + gap)
+            image[top : top + height, left : left + width] = weights[..., plane]
+    between = "\n" if turned else " "
+    names = [f"{index}{f'{between}arranged' if filters.arrangement[index] else ''}" for index in chosen]
+    return image, names, step
+
+
+def _with_copies(arrangement: np.ndarray, per_group: int) -> list[int]:
+    """Each original filter of a layer and behind it its arranged copies.
+
+    >>> _with_copies(np.array([0, 0, 1, 1, 0, 0, 1, 1]), 4)
+    [0, 2, 1, 3, 4, 6, 5, 7]
+    """
+    originals = per_group // (int(arrangement.max()) + 1)
+    order = sorted(
+        range(len(arrangement)),
+        key=lambda index: (index // per_group, index % per_group % originals, arrangement[index]),
+    )
+    return list(order)
+
+
+def draw_exciting(rows: Mapping[str, tuple[Sequence[int], np.ndarray]], title: str) -> bytes:
+    """Images that excite single maps most (HSC-Net, figure 9): a name for each row, its maps, and their images."""
+    across = max(len(channels) for channels, _ in rows.values())
+    figure = figures.new_figure(max(1.7 * across + 0.6, 7.5), 1.95 * len(rows) + 0.5, title)
+    grid = figure.subplots(len(rows), across, squeeze=False)
+    for places, (name, (channels, images)) in zip(grid, rows.items(), strict=True):
+        for axes in places:
+            axes.axis("off")
+        for axes, channel, image in zip(places, channels, images, strict=False):
+            gray = image.shape[-1] == 1
+            pixels = image[..., 0] if gray else image
+            axes.imshow(pixels.round().astype("uint8"), cmap="gray" if gray else None, vmin=0, vmax=255)
+            axes.set_title(f"map {channel}\n{name}", fontsize=8, loc="left")
+    return figures.png(figure)

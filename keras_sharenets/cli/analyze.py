@@ -1,0 +1,289 @@
+"""Draw the filters, weights and activations of networks, and what blending layers use, with a page about them.
+
+sharenets analyze runs/mine hscnet_m32_g4_r2_b1_a2 --output analysis
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from keras_sharenets import _checks
+from keras_sharenets.cli import blending
+from keras_sharenets.cli.arguments import add_data_arguments, add_model_option, data_source, load_data, parse_option
+from keras_sharenets.cli.command import Answer, say
+
+if TYPE_CHECKING:
+    import keras
+
+    from keras_sharenets.analysis.activations import Maps
+    from keras_sharenets.training.data.dataset import Dataset
+
+EXCITING = 3  # Maps of original and of arranged filters that are drawn, as in figure 9 of HSC-Net.
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "networks",
+        nargs="+",
+        metavar="RUN_DIR|FILE.keras|NAME",
+        help="what to analyze, several side by side: folder of a run, file, or named network, trained if it comes so",
+    )
+    add_model_option(parser)
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for all files; must be empty or new")
+    asked = parser.add_argument_group("analyses", "Without these: weights, activations and filters.")
+    asked.add_argument("--weights", action="store_true", help="distributions of weights and of l1 norms of filters")
+    asked.add_argument("--activations", action="store_true", help="maps that are among the strongest, by class")
+    asked.add_argument("--filters", action="store_true", help="kernels, and images that excite the strongest maps")
+    asked.add_argument("--blending", action="store_true", help="blending layers of a ShardNet, pruned step by step")
+    add_data_arguments(parser.add_argument_group("data", "By default what the first run was trained on."), False)
+    parser.add_argument("--limit-images", type=int, metavar="N", help="test images to look at (default: all)")
+    parser.add_argument(
+        "--layers", nargs="+", metavar="NAME", help="where to look at maps (default: at the end of each stage)"
+    )
+    parser.add_argument(
+        "--part",
+        type=float,
+        default=0.25,
+        metavar="F",
+        help="part of the maps of an image that are its strongest (default: 0.25)",
+    )
+    blending.add_blending_arguments(parser.add_argument_group("blending layers"), layers="--blending-layers")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    if arguments.limit_images is not None:
+        _checks.positive("--limit-images", arguments.limit_images)
+    if not 0 < arguments.part <= 1:
+        raise ValueError(f"`--part` (={arguments.part}) must be above 0 and at most 1.")
+    blending.check_options(arguments)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Network:
+    """One that is analyzed: its name in figures, what it is, and what it was trained and tested on."""
+
+    label: str
+    model: keras.Model
+    source: dict[str, Any] | None = None
+    crops: str = "none"
+    note: str = ""
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    """PNG files, `analysis.json` and a page; `--blending` leaves its own table as well."""
+    from keras_sharenets import analysis, files
+    from keras_sharenets.rendering.page import COUNTS, page
+    from keras_sharenets.training.run.fit import check_output
+
+    output = check_output(arguments.output)
+    every = not (arguments.weights or arguments.activations or arguments.filters or arguments.blending)
+    networks = _open(arguments)
+    dataset = None
+    if every or arguments.activations or arguments.filters or arguments.blending:
+        recorded = next((network.source for network in networks if network.source), None)
+        dataset = load_data(data_source(arguments, recorded))
+    images: dict[str, bytes] = {}
+    sections: dict[str, Any] = {}
+    data: dict[str, Any] = {"networks": [{"name": each.label, "note": each.note} for each in networks]}
+    if every or arguments.weights:
+        data["weights"] = _weights(networks, images, sections)
+    if every or arguments.activations or arguments.filters:
+        assert dataset is not None
+        places = {each.label: _activations(arguments, each, dataset) for each in networks}
+        if every or arguments.activations:
+            data["activations"] = _show_activations(places, dataset, images, sections)
+        if every or arguments.filters:
+            data["filters"] = _filters(networks, places, dataset, images, sections)
+    for each in networks if arguments.blending else ():
+        assert dataset is not None
+        prefix = f"{_slug(each.label)}_" if len(networks) > 1 else ""
+        patterns = analysis.blending_patterns(each.model, arguments.strongest, layers=arguments.blending_layers)
+        found = blending.report(arguments, each.model, patterns, dataset, output / f"{prefix}curve.csv")
+        data.setdefault("blending", {})[each.label] = found.data
+        sections |= {f"{each.label}: {heading.lower()}": part for heading, part in found.sections.items()}
+        images |= {f"{prefix}{name}": image for name, image in found.images.items()}
+    for each in networks:
+        sections[f"{each.label}: {COUNTS.lower()}"] = analysis.to_text(analysis.profile(each.model))
+    title = f"Analysis of {' and '.join(each.label for each in networks)}"
+    notes = [each.note for each in networks if each.note] + ([] if dataset is None else [f"{dataset.note}."])
+    notes += [blending.note(arguments)] if arguments.blending else []
+    for name, image in images.items():
+        files.write_bytes(output / name, image)
+    files.write_json(output / "analysis.json", data)
+    files.write_text(output / "index.html", page(title, " ".join(notes), sections))
+    return Answer(f"files in {output}: {', '.join([*images, 'analysis.json', 'index.html'])}", data)
+
+
+def _slug(label: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", label)
+
+
+def _open(arguments: argparse.Namespace) -> list[_Network]:
+    from keras_sharenets import files
+    from keras_sharenets.training.run.finished import crops_of_file, network_file, open_run, tested_crops
+
+    options = dict(map(parse_option, arguments.model_option))
+    found: list[_Network] = []
+    for word in arguments.networks:
+        path = pathlib.Path(word)
+        if path.is_dir():
+            run = open_run(path)
+            source, crops = dict(run.source) if run.source else None, tested_crops(run.recipe)
+            each = _Network(path.resolve().name, files.load_model(network_file(path)), source, crops)
+        elif path.suffix == ".keras":
+            name = path.stem if path.stem not in ("last", "best") else f"{path.resolve().parent.name}/{path.stem}"
+            each = _Network(name, files.load_model(path), None, crops_of_file(path))
+        else:
+            each = _named(word, options)
+        if each.label in {other.label for other in found}:
+            each = dataclasses.replace(each, label=f"{each.label} ({len(found) + 1})")
+        found.append(each)
+    return found
+
+
+def _named(name: str, options: dict[str, object]) -> _Network:
+    """A named network with the weights that come with the package, if any do."""
+    from keras_sharenets.models import create_model, list_trained
+
+    label = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
+    trained = [each for each in list_trained(name) if dict(each.options) == options]
+    if trained:
+        weights = trained[0].weights
+        return _Network(label, create_model(name, weights=weights, **options), {"data": weights})
+    return _Network(label, create_model(name, **options), None, note=f"{label} is untrained: its weights are random.")
+
+
+def _weights(networks: Sequence[_Network], images: dict[str, bytes], sections: dict[str, Any]) -> dict[str, Any]:
+    import numpy as np
+
+    from keras_sharenets.analysis.filter_figures import draw_distributions
+    from keras_sharenets.analysis.filters import filter_norms, stored_weights
+
+    weights = {each.label: stored_weights(each.model) for each in networks}
+    norms = {each.label: filter_norms(each.model) for each in networks}
+    for label, values in weights.items():
+        if not values.size:
+            raise ValueError(f"{label} has no convolutions.")
+    headings = "Weights of all convolutions", "L1 norms of the filters of all convolutions"
+    images["weights.png"] = draw_distributions(weights, "weight, each stored one once", headings[0])
+    images["norms.png"] = draw_distributions(norms, "l1 norm of a filter as it is applied", headings[1])
+    data = {}
+    rows: list[Sequence[str]] = [("network", "weights", "deviation", "below 0.01", "filters", "median l1 norm")]
+    for label in weights:
+        magnitudes = np.abs(weights[label])
+        about = {
+            "weights": int(magnitudes.size),
+            "weight_deviation": float(weights[label].std()),
+            "share_below_0.01": float((magnitudes < 0.01).mean()),
+            "filters": int(norms[label].size),
+            "l1_norm_quartiles": np.percentile(norms[label], (25, 50, 75)).tolist(),
+        }
+        data[label] = about
+        cells = (f"{about['weight_deviation']:.4f}", f"{about['share_below_0.01']:.1%}", f"{about['filters']:,}")
+        rows.append((label, f"{about['weights']:,}", *cells, f"{about['l1_norm_quartiles'][1]:.3f}"))
+    sections["Weights"] = rows
+    sections |= {headings[0]: images["weights.png"], headings[1]: images["norms.png"]}
+    return data
+
+
+def _activations(arguments: argparse.Namespace, network: _Network, dataset: Dataset) -> tuple[Maps, ...]:
+    """The maps of a network for the test split, or for images spread evenly over it."""
+    import numpy as np
+
+    from keras_sharenets.analysis.activations import activation_maps
+    from keras_sharenets.images import evenly_spaced
+    from keras_sharenets.training.data.augmentation import CENTER, crop_views
+
+    say(f"maps of {network.label} ...")
+    chosen = evenly_spaced(len(dataset.test), arguments.limit_images or len(dataset.test))
+    images = dataset.test.pixels(chosen)
+    height, width = network.model.input_shape[1:3]
+    if network.crops == "center":
+        images = crop_views(images, (height, width), CENTER)
+    images = np.asarray(images, "float32")
+    labels = np.asarray(dataset.test.labels)[chosen]
+    return activation_maps(network.model, images, labels, layers=arguments.layers, part=arguments.part)
+
+
+def _show_activations(
+    places: dict[str, tuple[Maps, ...]], dataset: Dataset, images: dict[str, bytes], sections: dict[str, Any]
+) -> dict[str, Any]:
+    from keras_sharenets.analysis.filter_figures import HIGH, draw_high, draw_strongest
+
+    rows: list[Sequence[str]] = [
+        ("network", "maps of", "of them", *(f"strongest, > {share:.0%}" for share in HIGH), "active, > 90%")
+    ]
+    data: dict[str, Any] = {}
+    for label, found in places.items():
+        for maps in found:
+            high = [maps.high(share) for share in HIGH]
+            count, active = maps.arrangement.size, maps.always_active(0.9)
+            rows.append((label, maps.name, str(count), *map(str, high), str(active)))
+        data[label] = [_entry(maps) for maps in found]
+    heading = "Maps that are among the strongest for nearly all images"
+    images["high.png"] = draw_high(places, heading)
+    sections |= {heading: images["high.png"], "How many these are": rows}
+    for label, found in places.items():
+        heading = f"{label}: strongest maps by class"
+        name = "strongest.png" if len(places) == 1 else f"{_slug(label)}_strongest.png"
+        images[name] = draw_strongest(found, dataset.class_names, heading)
+        sections[heading] = images[name]
+    return data
+
+
+def _entry(maps: Maps) -> dict[str, Any]:
+    return {
+        "layer": maps.name,
+        "filters_of": maps.filters,
+        "size": list(maps.size),
+        "strongest_of_an_image": maps.each,
+        "images_per_class": maps.images.tolist(),
+        "strongest_by_class": maps.strongest.tolist(),
+        "active_images": maps.active.tolist(),
+        "arrangement": maps.arrangement.tolist(),
+    }
+
+
+def _filters(
+    networks: Sequence[_Network],
+    places: dict[str, tuple[Maps, ...]],
+    dataset: Dataset,
+    images: dict[str, bytes],
+    sections: dict[str, Any],
+) -> dict[str, Any]:
+    """Kernels of the first stage, and images for its strongest maps."""
+    from keras_sharenets.analysis.activations import exciting_images
+    from keras_sharenets.analysis.filter_figures import draw_exciting, draw_kernels
+    from keras_sharenets.analysis.filters import filters
+
+    data: dict[str, Any] = {}
+    for network in networks:
+        first = places[network.label][0]
+        known = filters(network.model)
+        spatial = [each for each in known if each.kernel.shape[0] > 1]
+        arranged = [each for each in spatial if each.arrangement.any()]
+        behind = [each for each in known if each.name == first.filters]
+        chosen = list({each.name: each for each in (*spatial[:1], *arranged[:1], *behind)}.values())
+        prefix = "" if len(networks) == 1 else f"{_slug(network.label)}_"
+        heading = f"{network.label}: kernels of the first stage"
+        images[f"{prefix}kernels.png"] = sections[heading] = draw_kernels(chosen, heading)
+        best = {"original": first.best(EXCITING, arranged=False), "arranged": first.best(EXCITING, arranged=True)}
+        if not best["arranged"]:
+            best = {"original": best["original"], "others": first.best(2 * EXCITING, arranged=False)[EXCITING:]}
+        say(f"images that excite maps of {network.label} ...")
+        channels = [channel for each in best.values() for channel in each]
+        excited = exciting_images(network.model, first.name, channels, input_shape=dataset.shape)
+        rows, start = {}, 0
+        for name, each in best.items():
+            if each:
+                rows[name] = each, excited[start : start + len(each)]
+            start += len(each)
+        heading = f"{network.label}: images that excite the strongest maps of stage 1"
+        images[f"{prefix}exciting.png"] = sections[heading] = draw_exciting(rows, heading)
+        data[network.label] = {"layer": first.name, "kernels": [each.name for each in chosen], "strongest": best}
+    return data
