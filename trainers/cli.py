@@ -7,7 +7,19 @@ from collections.abc import Sequence
 from keras_sharenets.cli import COMMANDS as ALL
 from keras_sharenets.cli.command import CommandLine, run_command_line
 
-NAMES = ("fit", "recipes", "evaluate", "predict", "export", "report", "compare", "results", "paper", "blending")
+NAMES = (
+    "fit",
+    "recipes",
+    "evaluate",
+    "predict",
+    "export",
+    "report",
+    "compare",
+    "results",
+    "paper",
+    "analyze",
+    "blending",
+)
 COMMANDS = {name: ALL[name] for name in NAMES}
 COMMANDS["demo"] = ("trainers.demo", "Train a small network on digits, export it, run the files and write a page.")
 LINE = CommandLine("python -m trainers", "Trains networks that reuse their filters.", COMMANDS)

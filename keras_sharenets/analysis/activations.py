@@ -202,13 +202,21 @@ def activation_maps(
     graph = trace(model, shape)
     places = _named(graph, model, layers)
     inputs, given = _tap(model, graph, places)
-    positive = [keras.ops.relu(maps) for maps in given]
-    measured = [reduce(maps, axis=(1, 2)) for maps in positive for reduce in (keras.ops.mean, keras.ops.max)]
+    # Their names must be none of the network's.
+    measured = [value for index, maps in enumerate(given) for value in _Measure(name=f"_measured_{index}")(maps)]
     values = keras.Model(inputs, measured).predict(images, batch_size=batch_size, verbose=0)
     if len(values[0]) != len(labels):
         raise ValueError(f"`labels` (={len(labels)} of them) must be as many as there are images (={len(values[0])}).")
     pairs = zip(places, values[::2], values[1::2], strict=True)
     return tuple(_maps(graph, place, means, peaks, labels, part) for place, means, peaks in pairs)
+
+
+class _Measure(keras.layers.Layer):
+    """The mean and the largest value of each map after ReLU."""
+
+    def call(self, inputs: Any) -> tuple[Any, Any]:
+        positive = keras.ops.relu(inputs)
+        return keras.ops.mean(positive, axis=(1, 2)), keras.ops.max(positive, axis=(1, 2))
 
 
 def _maps(graph: Graph, place: Call, means: np.ndarray, peaks: np.ndarray, labels: np.ndarray, part: float) -> Maps:

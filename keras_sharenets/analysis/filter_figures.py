@@ -132,10 +132,10 @@ def draw_kernels(filters: Sequence[Filters], title: str) -> bytes:
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         height, width, planes, count = each.kernel.shape
-        notes = [f"the first {MOST_PLANES} planes"] if planes > MOST_PLANES else []
-        notes += [f"{len(names)} of the filters"] if count > len(names) else []
+        notes = [f"{len(names)} filters"] if count > len(names) else []
+        notes += [f"{MOST_PLANES} planes"] if planes > MOST_PLANES else []
         about = f"{each.name}: {count} filters of {height}x{width}x{planes}"
-        axes.set_title(about + (f"; shown are {' of '.join(notes[::-1])}" if notes else ""), loc="left", fontsize=9)
+        axes.set_title(about + (f"; shown: {', '.join(notes)}" if notes else ""), loc="left", fontsize=9)
     return figures.png(figure)
 
 

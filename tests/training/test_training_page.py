@@ -50,7 +50,7 @@ def metrics(folder):
 
 def test_every_command_is_on_the_page():
     used = set(re.findall(r"^python -m trainers (\w+)", PAGE, re.M))
-    assert set(COMMANDS) - used == {"demo", "blending"}
+    assert set(COMMANDS) - used == {"demo", "blending", "analyze"}
     named = set(re.findall(r"`(?:--recipe )?((?:hscnet|sharesnet|shardnet|fast|digits|default)[\w-]*)`", PAGE))
     assert named
     assert named <= set(RECIPES)

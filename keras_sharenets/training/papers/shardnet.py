@@ -134,7 +134,7 @@ _SL7_128 = rows("SL7-ResNet (n = 128)", "sl7_resnet_128", cifar10="93.2")
 _SL7_256 = rows("SL7-ResNet (n = 256)", "sl7_resnet_256", cifar100="73.9")
 _SL2_TINY = rows("SL2-VGGNet (n = 512)", "sl2_vggnet_512", "3.4M", tiny_imagenet=("59.4", "82.8"))
 _SL50_TINY = rows("SL-ResNet-50 (n = 512)", "sl_resnet_50_512", "18.5M", tiny_imagenet=("62.7", "84.5"))
-_BLENDING = "`--run` trains the network, and `sharenets blending RUN_DIR/last.keras` draws this of it."
+_BLENDING = "`--run` trains the network, and `sharenets analyze RUN_DIR --blending` draws this of it."
 _BY_TABLE = "Its points, as far as the text has them, are those of {}."
 
 
