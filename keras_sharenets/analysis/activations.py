@@ -73,7 +73,8 @@ class Maps:
 
 
 def _is_relu(operation: Any) -> bool:
-    if isinstance(operation, keras.layers.Activation):
+    """Also a convolution that has it as its activation."""
+    if isinstance(operation, (keras.layers.Activation, keras.layers.Conv2D)):
         return "relu" in getattr(operation.activation, "__name__", "")
     return isinstance(operation, keras.layers.ReLU) or type(operation).__name__ in ("Relu", "Relu6")
 
@@ -229,11 +230,12 @@ def _maps(graph: Graph, place: Call, means: np.ndarray, peaks: np.ndarray, label
     classes = labels.max(initial=0) + 1
     strongest = np.stack([is_strongest[labels == index].sum(axis=0) for index in range(classes)])
     source = _source(graph, place)
-    known = source is not None and source.output_shapes[0][-1] == channels
-    arrangement = arrangement_of(inner(source.operation) if known else None, channels)
+    if source is not None and source.output_shapes[0][-1] != channels:
+        source = None
+    arrangement = arrangement_of(inner(source.operation) if source else None, channels)
     return Maps(
         place.path,
-        source.path if known else None,
+        source.path if source else None,
         place.output_shapes[0][1:3],
         arrangement,
         each,

@@ -146,7 +146,7 @@ def _open(arguments: argparse.Namespace) -> list[_Network]:
     return found
 
 
-def _named(name: str, options: dict[str, object]) -> _Network:
+def _named(name: str, options: dict[str, Any]) -> _Network:
     """A named network with the weights that come with the package, if any do."""
     from keras_sharenets.models import create_model, list_trained
 
