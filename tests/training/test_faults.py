@@ -1,15 +1,20 @@
 """What goes wrong in the middle of a run: one line, and the last good checkpoint stays."""
 
+import dataclasses
 import errno
 import json
 import os
+import types
 
 import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
 
-from keras_sharenets.training.run.fit import _out_of_memory
+from keras_sharenets.training.devices.devices import Devices
+from keras_sharenets.training.recipes.recipe import Recipe
+from keras_sharenets.training.run.fit import _out_of_memory, _stop
+from keras_sharenets.training.run.record import Run
 from keras_sharenets.training.run.recorder import Recorder, list_checkpoints, load_checkpoint
 from trainers.cli import main
 
@@ -92,6 +97,17 @@ OUT_OF_MEMORY = {
 def test_errors_that_mean_too_little_memory():
     assert all(map(_out_of_memory, OUT_OF_MEMORY.values()))
     assert not any(map(_out_of_memory, (RuntimeError("INTERNAL: out"), tf.errors.UnavailableError(None, None, "gone"))))
+
+
+@pytest.mark.parametrize(("on_device", "more"), [("no", ""), ("yes", ", and so does `--epochs-on-device no`")])
+def test_what_needs_less_memory_is_told(on_device, more):
+    run = Run(model="m", options={}, data={}, recipe=Recipe(1, 0.1, 0.0, batch_size=64), backend="", versions={})
+    run = dataclasses.replace(run, epochs_on_device=on_device)
+    recorder = types.SimpleNamespace(run=run, close=lambda *_: None, resume_hint=lambda: "Go on.")
+    with pytest.raises(ValueError, match=r"^The device is out of memory\. .*Go on\.$") as caught:
+        _stop(OUT_OF_MEMORY["xla"], OUT_OF_MEMORY["xla"], recorder, Devices())
+    assert f"a smaller `batch_size` (=64) needs less{more}" in str(caught.value)
+    assert ("epochs-on-device" in str(caught.value)) is (on_device == "yes")
 
 
 @pytest.mark.slow

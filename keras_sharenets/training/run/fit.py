@@ -344,8 +344,10 @@ def _stop(error: BaseException, reason: BaseException, recorder: Recorder, devic
     if isinstance(reason, ValueError):
         raise ValueError(f"{str(reason).rstrip('.')}. {recorder.resume_hint()}") from error
     if _out_of_memory(reason):
-        need = f"A run with a smaller `batch_size` (={recorder.run.recipe.batch_size}) needs less."
-        raise ValueError(f"The device is out of memory. {need} {recorder.resume_hint()}") from error
+        need = f"A run with a smaller `batch_size` (={recorder.run.recipe.batch_size}) needs less"
+        if recorder.run.epochs_on_device == "yes":
+            need += ", and so does `--epochs-on-device no`, with which this one can be resumed"
+        raise ValueError(f"The device is out of memory. {need}. {recorder.resume_hint()}") from error
     if isinstance(reason, devices.errors):
         raise RuntimeError(
             f"Another worker is gone, so worker {devices.worker} of {devices.workers} stops too. Start all workers "
