@@ -157,8 +157,17 @@ def test_cut_off_files_are_refused_by_both(served, name, share):
     data = FILES[name][: int(share * len(FILES[name]))]
     with pytest.raises(ValueError, match="is not an image that can be read"):
         decode_image(data, (24, 32, 3))
-    with pytest.raises(tf.errors.InvalidArgumentError):
+    kind = name.partition(",")[0]
+    message = None if kind == "GIF" else rf"with index\] \[0\] \[is\] \[a {kind} file that is cut off"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         served[24, 32, 3](data)
+
+
+def test_the_end_of_a_thumbnail_is_not_that_of_the_image(served):
+    data = encoded(COLORS, "JPEG", exif=exif(1) + encoded(GRAY, "JPEG"))
+    served[24, 32, 3](data)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a JPEG file that is cut off"):
+        served[24, 32, 3](data[:-200])
 
 
 def test_training_calibration_and_prediction_read_alike(tmp_path):

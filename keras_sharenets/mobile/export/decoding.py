@@ -40,8 +40,9 @@ def decode(data: tf.Tensor, shape: tuple[int, int, int], index: tf.Tensor | int 
 
     Running it fails, with the index and the name of what was given, for other kinds, for images of more pixels than
     `PIL.Image.MAX_IMAGE_PIXELS` was when the graph was made, for BMP files of other than 8, 24 or 32 bits or with
-    compression, for GIF files whose first frame is transparent or does not fill the image, and for WebP animations.
-    A server of an older TensorFlow reads no WebP and says so. TensorFlow's decoders tell damage, without the index.
+    compression, for GIF files whose first frame is transparent or does not fill the image, for WebP animations, and for
+    JPEG, PNG, WebP and BMP files that are cut off. A server of an older TensorFlow reads no WebP and says so. Of GIF
+    files that are cut off, and of other damage, TensorFlow's decoders tell, without the index.
 
     Args:
         data: string tensor, one file.
@@ -123,6 +124,11 @@ def _kind(content: _Bytes) -> tf.Tensor:
     return _checked(content, tf.cast(found, tf.int32), found < len(READ), tf.gather(names, found))
 
 
+def _complete(content: _Bytes, data: tf.Tensor, condition: tf.Tensor, kind: str) -> tf.Tensor:
+    """The file, unless its end is missing, of which decoders would not say in which file that is."""
+    return _checked(content, data, condition, f"a {kind} file that is cut off")
+
+
 def _of_size(content: _Bytes, data: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
     """The file, unless it is a small one that would fill the memory; nothing has been decoded yet."""
     limit = PIL.Image.MAX_IMAGE_PIXELS
@@ -136,7 +142,14 @@ def _of_size(content: _Bytes, data: tf.Tensor, height: tf.Tensor, width: tf.Tens
 
 
 def _decode_jpeg(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
-    data = _of_size(content, content.data, *tf.unstack(tf.image.extract_jpeg_shape(content.data))[:2])
+    def scan(place):
+        return content.number(place + 1, 1) == 0xDA, place, place + 2 + content.number(place + 2, 2)
+
+    # A thumbnail in the EXIF data has an end of its own, before the scan.
+    ends = (content.values[:-1] == 0xFF) & (content.values[1:] == 0xD9)
+    whole = tf.reduce_any(ends & (tf.range(content.size - 1) > _find(content, 2, scan)))
+    data = _complete(content, content.data, whole, "JPEG")
+    data = _of_size(content, data, *tf.unstack(tf.image.extract_jpeg_shape(data))[:2])
     # Only this operation can ask for the exact inverse transform, which Pillow uses.
     image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
 
@@ -150,7 +163,11 @@ def _decode_jpeg(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _decode_png(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
-    data = _of_size(content, content.data, content.number(20, 4), content.number(16, 4))
+    def last(place):
+        return content.has(place + 4, b"IEND"), place, place + 12 + content.number(place, 4)
+
+    data = _complete(content, content.data, _find(content, 8, last) > 0, "PNG")
+    data = _of_size(content, data, content.number(20, 4), content.number(16, 4))
 
     def deep_gray():
         image = tf.cast(tf.io.decode_png(data, channels=1, dtype=tf.uint16), tf.float32)
@@ -168,7 +185,9 @@ def _decode_png(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
 
 def _decode_webp(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
     extended, flags = content.has(12, b"VP8X"), content.number(20, 1)
-    data = _checked(content, content.data, ~extended | (flags // 2 % 2 == 0), "a WebP animation")
+    whole = 8 + content.number(4, 4, little=True) <= content.size - 1
+    data = _complete(content, content.data, whole, "WebP")
+    data = _checked(content, data, ~extended | (flags // 2 % 2 == 0), "a WebP animation")
     # The sides less 1 of a file with extensions, and as lossy and lossless files have them.
     packed = content.number(21, 4, little=True)
     lossless, lossy = (
@@ -192,9 +211,11 @@ def _decode_bmp(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
     header, bits = content.number(14, 4, little=True), content.number(28, 2, little=True)
     known = (header >= 40) & (content.number(30, 4, little=True) == 0) & tf.reduce_any([bits == n for n in (8, 24, 32)])
     data = _checked(content, content.data, known, "a BMP file with compression, or of other than 8, 24 or 32 bits")
-    height = content.number(22, 4, little=True)
-    # A height below 0 says that the rows begin at the top.
-    data = _of_size(content, data, tf.minimum(height, 2**32 - height), content.number(18, 4, little=True))
+    height, width = content.number(22, 4, little=True), content.number(18, 4, little=True)
+    height = tf.minimum(height, 2**32 - height)  # A height below 0 says that the rows begin at the top.
+    data = _of_size(content, data, height, width)
+    end = content.number(10, 4, little=True) + height * ((width * bits + 31) // 32 * 4)
+    data = _complete(content, data, end <= content.size - 1, "BMP")
 
     def palette():
         indices = tf.cast(tf.io.decode_bmp(data)[..., 0], tf.int64)
