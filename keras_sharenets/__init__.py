@@ -8,12 +8,18 @@ if _typing.TYPE_CHECKING:
     from keras_sharenets import layers, mobile, models, sharing
     from keras_sharenets.analysis import profile
     from keras_sharenets.models import create_model, list_models
-    from keras_sharenets.sharing import share
+    from keras_sharenets.sharing import distill, share
 
 __version__ = "0.1.0"
-__all__ = ["create_model", "layers", "list_models", "mobile", "models", "profile", "share", "sharing"]
+__all__ = ["create_model", "distill", "layers", "list_models", "mobile", "models", "profile", "share", "sharing"]
 # Imported when they are asked for: Keras takes seconds, and `mobile` needs TensorFlow.
-_HOMES = {"create_model": "models", "list_models": "models", "profile": "analysis", "share": "sharing"}
+_HOMES = {
+    "create_model": "models",
+    "distill": "sharing",
+    "list_models": "models",
+    "profile": "analysis",
+    "share": "sharing",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -1,7 +1,17 @@
 """Networks made smaller by sharing their filters, with their weights taken over."""
 
 from keras_sharenets.sharing.api import share
+from keras_sharenets.sharing.distillation import distill
 from keras_sharenets.sharing.report import Shared, SharedLayer
 from keras_sharenets.sharing.schemes import HierarchicalGroups, InterleavedGroups, ShareChannels, ShareDepth
 
-__all__ = ["HierarchicalGroups", "InterleavedGroups", "ShareChannels", "ShareDepth", "Shared", "SharedLayer", "share"]
+__all__ = [
+    "HierarchicalGroups",
+    "InterleavedGroups",
+    "ShareChannels",
+    "ShareDepth",
+    "Shared",
+    "SharedLayer",
+    "distill",
+    "share",
+]

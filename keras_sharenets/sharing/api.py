@@ -55,7 +55,8 @@ def share(
     Raises:
         ValueError: the model is neither functional nor sequential; `where` matches no convolution; the scheme fits
             none of those, and the message says why; the budget is below what is possible, and the message says the
-            least; not exactly one of scheme and budgets is given; or `sample_images` do not fit the inputs.
+            least; not exactly one of scheme and budgets is given; `sample_images` do not fit the inputs; or the
+            convolutions have several dtype policies.
         RuntimeError: `max_tflite_bytes`, and Keras does not run on TensorFlow.
 
     >>> import keras

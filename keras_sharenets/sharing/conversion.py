@@ -39,7 +39,11 @@ class Network:
 
 
 def look_at(model: keras.Model, sample_images: Any) -> Network:
-    """Finds the convolutions of a model, and runs it on the sample images if there are any."""
+    """Finds the convolutions of a model, and runs it on the sample images if there are any.
+
+    Raises:
+        ValueError: the convolutions have several dtype policies: what one kernel computes for all has one precision.
+    """
     graph = sized = trace(model)
     inputs = None
     if sample_images is not None:
@@ -47,6 +51,10 @@ def look_at(model: keras.Model, sample_images: Any) -> Network:
         shapes = tuple(array.shape[1:] for array in inputs)
         sized = trace(model, shapes[0] if len(shapes) == 1 else shapes)
     places, refused = find_places(graph, sized)
+    policies = {place.layer.dtype_policy.name: place.path for place in reversed(places)}
+    if len(policies) > 1:
+        told = ", ".join(f"'{path}' has '{policy}'" for policy, path in reversed(policies.items()))
+        raise ValueError(f"The convolutions of `model` (='{model.name}') must have one dtype policy: {told}.")
     samples = measuring.Samples({}, {}) if inputs is None else measuring.look_at(graph, places, inputs)
     return Network(model, graph, places, refused, inputs, samples)
 

@@ -112,7 +112,7 @@ def _norms(calls, consumers, calls_of, outputs):
     return tuple(found)
 
 
-def _is_merge(call: Call) -> bool:
+def is_merge(call: Call) -> bool:
     """Whether a call joins images of equal sides: the end of a block. The factors of squeeze and excitation do not."""
     images = [shape for shape in call.input_shapes if len(shape) == 4]
     sides = {shape[1:3] for shape in (*images, *call.output_shapes)}
@@ -137,7 +137,7 @@ def find_places(graph: Graph, sized: Graph) -> tuple[list[Place], dict[str, str]
         calls_of[id(call.operation)].append(call)
         for tensor in call.inputs:
             consumers[tensor.number].append(call)
-        merges += _is_merge(with_sides)
+        merges += is_merge(with_sides)
     outputs = {tensor.number for tensor in graph.outputs}
     places, refused = [], {}
     for calls in calls_of.values():

@@ -11,12 +11,11 @@ import numpy as np
 from keras import ops
 
 from keras_sharenets import files
+from keras_sharenets.sharing.distillation import as_logits, learn_with, logits_divergence
 from keras_sharenets.training.data.batches import input_shape
 from keras_sharenets.training.data.dataset import Dataset
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.finished import network_file, open_run
-
-_SMALLEST = 1e-7  # Probability of which a logarithm is taken.
 
 
 def open_teacher(place: str, dataset: Dataset, recipe: Recipe) -> tuple[keras.Model, str]:
@@ -67,18 +66,9 @@ def learn_from(model: keras.Model, teacher: keras.Model, recipe: Recipe) -> None
     `teacher_weight`. Both see the same changed images. `keras.distillation.Distiller` itself has no penalties, and the
     teacher would be part of every checkpoint.
     """
-    # The name of the loss, Keras' default, would be a function that is given logits for probabilities, and answers 0.
-    divergence = keras.losses.KLDivergence()
-    distillation = keras.distillation.LogitsDistillation(temperature=float(recipe.temperature), loss=divergence)
-    labels_loss, weight = model.compute_loss, recipe.teacher_weight
+    divergence = logits_divergence(recipe.temperature)
 
-    def compute_loss(
-        x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> Any:
-        loss = labels_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
-        if not training:
-            return loss
-        logits = [ops.log(ops.maximum(each, _SMALLEST)) for each in (teacher(x, training=False), y_pred)]
-        return (1 - weight) * loss + weight * distillation.compute_loss(*logits)
+    def distance(x: Any, y_pred: Any) -> Any:
+        return divergence.compute_loss(as_logits(teacher(x, training=False)), as_logits(y_pred))
 
-    model.compute_loss = compute_loss
+    learn_with(model, distance, recipe.teacher_weight)

@@ -1,0 +1,237 @@
+"""A network that learns from the one that it was made of, beside the labels: from its answers and from what is inside.
+
+The losses are those of `keras.distillation`. Its `Distiller` is not used: it leaves out the penalties of the layers and
+the weights of the samples, runs the student twice for features, in training mode even when it is tested, and puts the
+teacher into every file.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_sharenets import _checks
+from keras_sharenets._types import Tensor
+from keras_sharenets.analysis.graph import Graph, rebuild, trace
+from keras_sharenets.heads import SIGMOID, SOFTMAX, ends_of
+from keras_sharenets.sharing.places import is_merge
+
+_SMALLEST = 1e-7  # Probability of which a logarithm is taken.
+BLOCKS = "blocks"
+# Names of layers, the same in both networks; from those of the student to those of the teacher; or `BLOCKS`.
+Features = str | Sequence[str] | Mapping[str, str] | None
+
+
+def distill(
+    student: keras.Model,
+    teacher: keras.Model,
+    *,
+    weight: float = 0.5,
+    temperature: float = 3.0,
+    features: Features = None,
+    feature_weight: float = 1.0,
+) -> keras.Model:
+    """A network to compile and fit, which learns from the labels and from a teacher.
+
+    The loss of a training step is `(1 - w) * L + w * (D + f * F)`: L is the loss it is compiled with and the penalties
+    of its layers, D the Kullback-Leibler divergence between both networks' probabilities at the temperature T, times
+    T^2 (Hinton et al.), and F the mean over the places of `mean((t - s)^2) / mean(t^2)`, t what the teacher has there
+    and s what the student has. Tests know the labels alone. Both networks see the same images.
+
+    It has the very layers of `student`: training moves the weights of both. It is saved as a plain functional model,
+    and the teacher, which stays as it is, is in no file.
+
+    Args:
+        student: functional or sequential `keras.Model` with one output, class probabilities by a softmax or logits.
+            What `keras_sharenets.mobile.prune` and `cluster` give is one too, without `features`; that itself is
+            returned then, since only it has their training step.
+        teacher: another one, trained, with the same inputs and as many classes.
+        weight: w, from 0 to 1.
+        temperature: T, above 0.
+        features: places to compare beside the answers: names of layers that have the same name in both networks, as
+            after [`keras_sharenets.share`]; a mapping from names in the student to names in the teacher; or `"blocks"`
+            for all places where blocks end, such as the `Add` of a residual block. Of a layer that is called several
+            times the first call counts; in a model inside its name is `"outer/inner"`.
+        feature_weight: f, at least 0.
+
+    Returns:
+        A functional `keras.Model` that is not compiled; train it with `fit`, on TensorFlow or JAX.
+
+    Raises:
+        ValueError: an argument breaks a rule above; a layer is missing, or its outputs have other shapes in the other
+            network; or both networks have a layer in common.
+
+    Reference: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2; Romero et al.,
+    "FitNets: Hints for Thin Deep Nets", ICLR 2015, section 2.2.
+
+    >>> import keras_sharenets as ksn, numpy as np
+    >>> inputs = keras.Input((4,))
+    >>> teacher, student = (keras.Model(inputs, keras.layers.Dense(3)(inputs)) for _ in range(2))
+    >>> model = ksn.distill(student, teacher, weight=1.0)
+    >>> model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    >>> before = np.abs(teacher.get_weights()[0] - student.get_weights()[0]).sum()
+    >>> _ = model.fit(np.eye(4), np.zeros(4), epochs=20, verbose=0)
+    >>> bool(np.abs(teacher.get_weights()[0] - student.get_weights()[0]).sum() < before)
+    True
+    """
+    _checks.share("weight", weight)
+    _checks.above_zero("temperature", temperature)
+    if feature_weight != 0:
+        _checks.above_zero("feature_weight", feature_weight)
+    graphs = trace(student), trace(teacher)
+    _check_alike(student, teacher, graphs)
+    places = _places(features, *graphs)
+    divergence = logits_divergence(temperature)
+    student_logits, teacher_logits = (
+        _logits(name, graph) for name, graph in zip(("student", "teacher"), graphs, strict=True)
+    )
+    if type(student).train_step is not keras.Model.train_step:
+        if places:
+            raise ValueError(f"`features` (={features!r}) need a student without a training step of its own.")
+        model, seen = student, types.SimpleNamespace(features=[])
+    else:
+        model, seen = _seeing(student, graphs[0], list(places))
+    asked = _with_features(teacher, graphs[1], list(places.values()))
+    compared = keras.distillation.FeatureDistillation(loss=_relative_error)
+
+    def distance(x: Any, y_pred: Tensor) -> Tensor:
+        said, *theirs = keras.tree.map_structure(ops.stop_gradient, keras.tree.flatten(asked(x, training=False)))
+        loss = divergence.compute_loss(teacher_logits(said), student_logits(y_pred))
+        if not theirs:
+            return loss
+        errors = [compared.compute_loss(their, own) for their, own in zip(theirs, seen.features, strict=True)]
+        return loss + feature_weight * sum(errors) / len(errors)
+
+    learn_with(model, distance, weight)
+    return model
+
+
+def logits_divergence(temperature: float) -> keras.distillation.LogitsDistillation:
+    """Keras' distillation loss between logits."""
+    # The name of the loss, Keras' default, would be a function that is given logits for probabilities, and answers 0.
+    divergence = keras.losses.KLDivergence()
+    return keras.distillation.LogitsDistillation(temperature=float(temperature), loss=divergence)
+
+
+def as_logits(probabilities: Tensor) -> Tensor:
+    """Logits of a softmax that gives these probabilities."""
+    return ops.log(ops.maximum(probabilities, _SMALLEST))
+
+
+def learn_with(model: keras.Model, distance: Callable[[Any, Tensor], Tensor], weight: float) -> None:
+    """Lets a model train on `(1 - weight) * L + weight * distance(x, y_pred)`; tests have L, its own loss, alone."""
+    own_loss = model.compute_loss
+
+    def compute_loss(
+        x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        loss = own_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        return (1 - weight) * loss + weight * distance(x, y_pred) if training else loss
+
+    model.compute_loss = compute_loss
+
+
+def _check_alike(student: keras.Model, teacher: keras.Model, graphs: tuple[Graph, Graph]) -> None:
+    for ends in ("inputs", "outputs"):
+        shapes = [[tensor.shape for tensor in getattr(graph, ends)] for graph in graphs]
+        same = len(shapes[0]) == len(shapes[1]) and all(_fit(own, other) for own, other in zip(*shapes, strict=True))
+        if not same or (ends == "outputs" and len(shapes[0]) != 1):
+            rule = "the same inputs" if ends == "inputs" else "one output each, of the same shape"
+            raise ValueError(
+                f"`student` (='{student.name}') and `teacher` (='{teacher.name}') must have {rule}: they have "
+                f"{shapes[0]} and {shapes[1]}."
+            )
+    layers = [
+        {id(call.operation): call.path for call in graph.calls if getattr(call.operation, "weights", ())}
+        for graph in graphs
+    ]
+    common = [path for number, path in layers[0].items() if number in layers[1]]
+    if common:
+        raise ValueError(
+            f"`student` and `teacher` (='{teacher.name}') must be two networks, and both have: {', '.join(common[:5])}."
+        )
+
+
+def _fit(shape: Sequence[int | None], other: Sequence[int | None]) -> bool:
+    pairs = zip(shape, other, strict=False)
+    return len(shape) == len(other) and all(None in pair or pair[0] == pair[1] for pair in pairs)
+
+
+def _logits(name: str, graph: Graph) -> Callable[[Tensor], Tensor]:
+    """From the output of a network to logits."""
+    (end,) = ends_of(graph)
+    if end == SIGMOID or graph.outputs[0].shape[-1] == 1:
+        raise ValueError(f"`{name}` must tell classes apart by a softmax, or give logits, and has another end.")
+    return as_logits if end == SOFTMAX else lambda outputs: outputs
+
+
+def _shapes(graph: Graph) -> dict[str, tuple[int | None, ...]]:
+    """The shape of what a layer gives at its first call, by its path."""
+    firsts = [call for call in graph.calls if call.index == 0 and len(call.outputs) == 1]
+    return {call.path: call.outputs[0].shape for call in firsts}
+
+
+def _places(features: Features, student: Graph, teacher: Graph) -> dict[str, str]:
+    """Paths in the student to paths in the teacher."""
+    shapes = _shapes(student), _shapes(teacher)
+    if features is None:
+        return {}
+    if features == BLOCKS:
+        ends = [call.path for call in student.calls if call.index == 0 and is_merge(call)]
+        named = {path: path for path in ends if path in shapes[1] and _fit(shapes[0][path], shapes[1][path])}
+    elif isinstance(features, Mapping):
+        named = dict(features)
+    else:
+        named = {} if isinstance(features, str) else {name: name for name in features}
+    if not named:
+        raise ValueError(
+            f"`features` (={features!r}) must be names of layers, or 'blocks' where networks have merges of one name."
+        )
+    for pair in named.items():
+        for name, path, known in zip(("student", "teacher"), pair, shapes, strict=True):
+            if path not in known:
+                raise ValueError(f"`features` (={features!r}) must name layers: the {name} has no '{path}'.")
+        own, other = (known[path] for known, path in zip(shapes, pair, strict=True))
+        if not _fit(own, other):
+            raise ValueError(
+                f"`features` (={features!r}) must name layers with outputs of one shape: '{pair[0]}' has {own} in the "
+                f"student, and '{pair[1]}' {other} in the teacher."
+            )
+    return named
+
+
+def _with_features(model: keras.Model, graph: Graph, paths: Sequence[str]) -> keras.Model:
+    """The network over the same layers, with its output and then those of some layers."""
+    found = {}
+
+    def call(call: Any, operation: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = operation(*args, **kwargs)
+        if call.index == 0 and call.path in paths:
+            found[call.path] = outputs
+        return outputs
+
+    new = rebuild(model, graph, call)
+    return keras.Model(new.inputs, [*new.outputs, *(found[path] for path in paths)], name=model.name)
+
+
+def _seeing(student: keras.Model, graph: Graph, paths: Sequence[str]) -> tuple[keras.Model, types.SimpleNamespace]:
+    """The student as a plain model, and where its features lie after each call: it is run once for both."""
+    model = keras.Model(student.inputs, student.outputs[0], name=student.name)
+    seen = types.SimpleNamespace(features=[])
+    if paths:
+        whole = _with_features(student, graph, paths)
+
+        def call(inputs: Any, training: bool | None = None, mask: Any = None) -> Tensor:
+            output, *seen.features = whole(inputs, training=training)
+            return output
+
+        model.call = call
+    return model, seen
+
+
+def _relative_error(theirs: Tensor, own: Tensor) -> Tensor:
+    return ops.mean(ops.square(theirs - own)) / (ops.mean(ops.square(theirs)) + _SMALLEST)

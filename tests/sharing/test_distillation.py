@@ -1,0 +1,100 @@
+import keras
+import numpy as np
+import pytest
+from harness import assert_close, outputs_of
+from sharing_networks import images, residual
+
+import keras_sharenets as ksn
+from keras_sharenets.sharing import ShareDepth
+
+TEMPERATURE = 2.0
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def pair(**arguments):
+    teacher = residual(blocks=2, stages=1, **arguments)
+    return ksn.share(teacher, ShareDepth("stage"), where="stage*").model, teacher
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def at(model, name, given, training):
+    inner = keras.Model(model.inputs[0], model.get_layer(name).output)
+    return keras.ops.convert_to_numpy(inner(given, training=training))
+
+
+@pytest.mark.parametrize("features", [None, pytest.param(["stage0_block0_add", "stage0_block1_add"], id="features")])
+def test_the_loss_is_that_of_the_papers(features):
+    student, teacher = pair()
+    given, labels = images(teacher), np.arange(16) % 3
+    before = teacher.get_weights()
+    model = ksn.distill(student, teacher, weight=0.25, temperature=TEMPERATURE, features=features, feature_weight=0.5)
+    model.compile(keras.optimizers.SGD(0.0), LOSS)
+    said = keras.ops.convert_to_numpy(student(given, training=True))
+    answered, asked = softmax(said / TEMPERATURE), softmax(outputs_of(teacher, given) / TEMPERATURE)
+    distance = (asked * np.log(asked / answered)).sum(-1).mean() * TEMPERATURE**2
+    errors = []
+    for name in features or ():
+        theirs, own = at(teacher, name, given, False), at(student, name, given, True)
+        errors.append(np.square(theirs - own).mean() / np.square(theirs).mean())
+    distance += 0.5 * np.mean(errors) if errors else 0.0
+    own_loss = -np.log(softmax(said)[np.arange(16), labels]).mean()
+    moving = student.get_layer("stem_norm").moving_mean
+    start = keras.ops.convert_to_numpy(moving).copy()
+    found = float(model.train_on_batch(given, labels))
+    assert found == pytest.approx(0.75 * own_loss + 0.25 * distance, rel=1e-4)
+    # It was run once: a step of the moving mean towards that of the batch.
+    batch_mean = at(student, "stem", given, True).mean(axis=(0, 1, 2))
+    assert_close(keras.ops.convert_to_numpy(moving), 0.99 * start + 0.01 * batch_mean, 1e-5)
+    # Tests know no teacher.
+    own_loss = -np.log(softmax(outputs_of(student, given))[np.arange(16), labels]).mean()
+    assert float(model.evaluate(given, labels, verbose=0)) == pytest.approx(own_loss, rel=1e-4)
+    assert all(np.array_equal(old, new) for old, new in zip(before, teacher.get_weights(), strict=True))
+
+
+def test_a_student_comes_near_its_teacher_and_is_saved_without_it(tmp_path):
+    student, teacher = pair()
+    given = images(teacher)
+    model = ksn.distill(student, teacher, weight=1.0, features="blocks")
+    model.compile(keras.optimizers.Adam(0.01), LOSS)
+    # With a weight of 1, the loss is the distance.
+    history = model.fit(given, np.zeros(16), epochs=15, verbose=0).history["loss"]
+    assert history[-1] < 0.7 * history[0]
+    model.save(tmp_path / "student.keras")
+    loaded = keras.saving.load_model(tmp_path / "student.keras", compile=False)
+    assert_close(outputs_of(loaded, given), outputs_of(student, given), 1e-6)
+    assert loaded.count_params() == student.count_params()
+
+
+def test_what_distill_refuses():
+    student, teacher = pair()
+    for arguments, message in (
+        ({"weight": 1.5}, r"`weight` \(=1.5\)"),
+        ({"temperature": 0}, r"`temperature` \(=0\)"),
+        ({"feature_weight": -1}, r"`feature_weight` \(=-1\)"),
+        ({"features": ["nowhere"]}, "the student has no 'nowhere'"),
+        ({"features": {"stem_norm": "nowhere"}}, "the teacher has no 'nowhere'"),
+        ({"features": {"stem_norm": "stage0_block0_expand"}}, "outputs of one shape"),
+        ({"features": "stem"}, "must be names of layers, or 'blocks'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ksn.distill(student, teacher, **arguments)
+    with pytest.raises(ValueError, match="must be two networks, and both have: stem"):
+        ksn.distill(student, keras.Model(student.inputs, student.outputs))
+    with pytest.raises(ValueError, match="one output each, of the same shape"):
+        ksn.distill(student, residual(blocks=1, stages=1, classes=4))
+    inputs = keras.Input((12, 12, 3))
+    sigmoids = keras.Model(inputs, keras.layers.Dense(3, "sigmoid")(keras.layers.Flatten()(inputs)))
+    with pytest.raises(ValueError, match="`teacher` must tell classes apart by a softmax"):
+        ksn.distill(student, sigmoids)
+
+
+def test_convolutions_of_several_dtype_policies_are_refused():
+    x = inputs = keras.Input((8, 8, 4))
+    for number, policy in enumerate(("float32", "mixed_bfloat16")):
+        x = keras.layers.Conv2D(4, 3, padding="same", dtype=policy, name=f"conv{number}")(x)
+    with pytest.raises(ValueError, match="one dtype policy: 'conv0' has 'float32', 'conv1' has 'mixed_bfloat16'"):
+        ksn.share(keras.Model(inputs, x), ShareDepth("all"))
