@@ -28,6 +28,10 @@ COMMANDS = {
     "paper": (f"{_HERE}.paper", "Show a table or figure of a paper beside what is here; train what it needs."),
     "analyze": (f"{_HERE}.analyze", "Draw weights, activations, filters and blending layers of networks."),
     "blending": (f"{_HERE}.blending", "Prune the blending layers of a trained ShardNet step by step."),
+    "compress": (
+        f"{_HERE}.compress",
+        "Share, prune, cluster and quantize a trained network, step by step.",
+    ),
     "export": (f"{_HERE}.export", "Turn a .keras file or a run into files for phones and servers, checked."),
     "page": (f"{_HERE}.page", "Write a web page that runs .tflite files in the browser."),
     "size": (f"{_HERE}.size", "Show what the bytes of .tflite files are spent on, side by side."),

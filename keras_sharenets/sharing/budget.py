@@ -69,10 +69,14 @@ class Choice:
                 best, best_rate = change, rate
         if best is None:
             return False
-        for other in self._excluded(best):
-            self.drop(other)
-        self._of_place.update((id(place), best) for place in best.places)
+        self.take(best)
         return True
+
+    def take(self, change: Change) -> None:
+        """Makes a change, in place of those that it excludes."""
+        for other in self._excluded(change):
+            self.drop(other)
+        self._of_place.update((id(place), change) for place in change.places)
 
     def _excluded(self, change: Change) -> list[Change]:
         met = (self._of_place.get(id(place)) for place in change.places)

@@ -117,6 +117,11 @@ class PrunedKernel:
         """The steps up to that at which the last weights are chosen."""
         return max(0, self._last_step - int(self._wrapper.pruning_step.numpy()))
 
+    def state(self) -> list[Any]:
+        """The step, the mask and its threshold."""
+        ((_, mask, threshold),) = self._wrapper.pruning_vars
+        return [self._wrapper.pruning_step, mask, threshold]
+
 
 class _ToTheEnd(tfmot.sparsity.keras.PolynomialDecay):
     """Prunes at the last step too when that is not a multiple of the interval after the first."""
@@ -192,6 +197,10 @@ class ClusteredKernel:
     def steps_left(self) -> int:
         """None: the weights are replaced from the beginning."""
         return 0
+
+    def state(self) -> list[Any]:
+        """The weights that are replaced, the centroids, and which of these stands for which weight."""
+        return [self._weights, self._centroids, self._wrapper.pulling_indices["kernel"]]
 
     def _replaced(self):
         return self._wrapper(_NO_INPUT, training=True)

@@ -34,6 +34,10 @@ class TrainedKernel(Protocol):
         """How many more steps training must have for TFMOT to be done."""
         ...
 
+    def state(self) -> list[Any]:
+        """The variables that training goes on from, beside the kernel."""
+        ...
+
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class TrainedWithTFMOT(keras.Model):
@@ -101,6 +105,21 @@ class TrainedWithTFMOT(keras.Model):
         # The first metric is always the loss.
         self.metrics[0].update_state(loss, sample_weight=tf.shape(keras.tree.flatten(outputs)[0])[0])
         return self.compute_metrics(x, y, outputs, sample_weight)
+
+    @property
+    def optimized_variables(self) -> list[Any]:
+        """What the optimizer moves: the trainable variables, or what stands for them."""
+        kernels = self._tfmot.kernels
+        return [
+            moved
+            for variable in self.trainable_variables
+            for _, moved in (kernels[id(variable)].gradients(None) if id(variable) in kernels else [(None, variable)])
+        ]
+
+    @property
+    def training_state(self) -> list[Any]:
+        """What a checkpoint of the training needs beside the variables of the model."""
+        return [variable for kernel in self._tfmot.kernels.values() for variable in kernel.state()]
 
     def steps_left(self) -> int:
         """How many more steps training must have for TFMOT to be done."""

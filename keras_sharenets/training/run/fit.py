@@ -108,10 +108,10 @@ def fit(
         **dataclasses.asdict(run_options),
         model=model_name,
         options=dict(options or {}),
-        data=_summary(dataset),
+        data=summarize(dataset),
         recipe=recipe or recipe_for(model_name, dataset.name),
         backend=keras.backend.backend(),
-        versions=_versions(),
+        versions=package_versions(),
         source=dataset.source and dataset.source.to_record(),
     )
     devices = connect(run.strategy)
@@ -159,9 +159,11 @@ def resume(
     run = read_metrics(output / "metrics.json")
     if run.backend != keras.backend.backend():
         raise ValueError(f"The run in {output} was started with KERAS_BACKEND={run.backend}: resume it with the same.")
+    if run.trainer is not None:
+        raise ValueError(f"The run in {output} is one of `{run.trainer['program']}`, and `fit` cannot go on with it.")
     if run.start is not None:  # Its pixels are prepared as the network before did, whatever these are.
         dataset = dataclasses.replace(dataset, mean=tuple(run.data["mean"]), variance=tuple(run.data["variance"]))
-    summary = json.loads(json.dumps(_summary(dataset)))
+    summary = json.loads(json.dumps(summarize(dataset)))
     for name in COMPARED:
         # Older records say nothing of a validation split: there was none.
         if run.data.get(name, 0) != summary[name]:
@@ -226,10 +228,10 @@ def _train(
     if run.start is not None and checkpoint is None:
         begin_with(network, find_again(run.start, run.model, run.options), dataset.class_names)
     with devices.scope():
-        return _train_on(devices, network, run, dataset, output, checkpoint, verbose)
+        return train_network(devices, network, run, dataset, output, checkpoint, verbose)
 
 
-def _train_on(
+def train_network(
     devices: Devices,
     network: keras.Model,
     run: Run,
@@ -378,7 +380,7 @@ def check_tensorboard(extras: tuple[str, ...] | None) -> None:
         raise ValueError("`tensorboard` (='graph') needs KERAS_BACKEND=tensorflow: other backends have no such graph.")
 
 
-def _summary(dataset: Dataset) -> dict[str, object]:
+def summarize(dataset: Dataset) -> dict[str, object]:
     names = ("name", "note", "class_names", "shape", "mean", "variance", "unreadable", "left_out")
     kept = {name: getattr(dataset, name) for name in names}
     return {
@@ -390,7 +392,7 @@ def _summary(dataset: Dataset) -> dict[str, object]:
     }
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     versions = {"python": platform.python_version(), "keras_sharenets": keras_sharenets.__version__}
     for package in PACKAGES:
         try:

@@ -142,7 +142,7 @@ def compile_model(
         steps_per_execution=math.gcd(devices.steps_per_execution, run.checkpoint_steps or 0),
     )
     # Built before the first batch, so that a checkpoint can be restored.
-    model.optimizer.build(model.trainable_variables)
+    model.optimizer.build(getattr(model, "optimized_variables", model.trainable_variables))
     nothing = ops.zeros((1, model.output_shape[-1]))
     model.compute_metrics(None, nothing, nothing)
     model.reset_metrics()

@@ -177,6 +177,8 @@ class Recorder(keras.callbacks.Callback):
             return f"There is no checkpoint in {self.folder} yet."
         strategy = "" if self.run.strategy == "default" else f" --strategy {self.run.strategy}"
         command = f"fit --resume {self.folder}{strategy}"
+        if self.run.trainer is not None:  # One step of several, each in a folder of its own.
+            command = f"{self.run.trainer['program']} --resume {self.folder.parent}"
         return f"The last good checkpoint is {self._checkpoint}; `{command}` continues from there."
 
     def _save_checkpoint(self) -> None:
@@ -358,4 +360,6 @@ def _variables(model: keras.Model) -> dict[str, list]:
     # On JAX, a model in training has its values elsewhere until they are asked for.
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()
-    return {"weights": model.variables, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables}
+    # What TFMOT keeps is no variable of the model: it is in no file.
+    weights = [*model.variables, *getattr(model, "training_state", ())]
+    return {"weights": weights, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables}

@@ -61,7 +61,7 @@ def find_start(source: str, model: str | None = None, options: Mapping[str, Any]
     Raises:
         ValueError: there is no such network, its file is damaged, or it is not the one that `model` names.
     """
-    path, known, known_options, class_names = _look_up(source, model, options)
+    path, known, known_options, class_names = look_up(source, model, options)
     network = files.load_model(path)
     if model is not None and known is not None and model != known:
         raise ValueError(f"`from` (={source}) is {known}, not `model` (={model}).")
@@ -73,8 +73,8 @@ def find_start(source: str, model: str | None = None, options: Mapping[str, Any]
     return Start(source, path, network, name, {**known_options, **(options or {})}, class_names)
 
 
-def _look_up(source: str, model: str | None, options: Mapping[str, Any] | None) -> tuple:
-    """`(file, name of the network or None, its options, class names or None)`."""
+def look_up(source: str, model: str | None = None, options: Mapping[str, Any] | None = None) -> tuple:
+    """`(file, name of the network or None, its options, class names or None)`; arguments and errors as `find_start`."""
     path = pathlib.Path(source)
     if path.is_dir():
         run = read_metrics(path / "metrics.json")

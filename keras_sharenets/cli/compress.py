@@ -1,0 +1,162 @@
+"""Make a trained network smaller: share, prune, cluster, quantization-aware, each step fine-tuned and measured.
+
+sharenets compress runs/digits --share 50% --prune 0.6 --cluster 16 --quantization-aware --epochs 5 --output runs/small
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import io
+import pathlib
+from typing import TYPE_CHECKING
+
+from keras_sharenets import _checks
+from keras_sharenets.cli.arguments import (
+    add_data_arguments,
+    add_recipe_arguments,
+    data_source,
+    given_fields,
+    load_data,
+    named_recipe,
+)
+from keras_sharenets.cli.command import Answer, say
+from keras_sharenets.cli.fit import FINE_TUNING
+from keras_sharenets.rendering.tables import text_table
+from keras_sharenets.training.compress.steps import BUDGETS, SCHEMES, Step, make_steps
+from keras_sharenets.training.recipes.named import find_recipe, override, recipe_for
+from keras_sharenets.training.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from keras_sharenets.training.compress.compress import Plan, Row
+    from keras_sharenets.training.data.dataset import Dataset
+
+EPOCHS = 10  # Of each step, unless they are given.
+HEADER = ("step", "at once", "fine-tuned", "int8", "stored", "not 0", "float bytes", "gzip", "int8 bytes", "gzip", "ms")
+NOTE = (
+    "Accuracies are those of the test split: at once, before fine-tuning; of the network after it, with fake "
+    "quantization where it was trained so; of the int8 file. Stored are trainable parameters, shared ones once; 'not "
+    "0' is said of kernels. Milliseconds are those of one image through the int8 file in LiteRT, one thread, here."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    target_help = "a run, a .keras file, or a network that comes trained (`list --trained`)"
+    parser.add_argument("target", nargs="?", metavar="RUN|FILE|NAME", help=target_help)
+    share_help = (
+        f"one of {', '.join(SCHEMES)} with its fields, 'depth:policy=stage,blending=True'; or N%% of the parameters, "
+        f"or {' or '.join(f'{name}=N' for name in BUDGETS)}; again and again to share a little, train, share more"
+    )
+    parser.add_argument("--share", action="append", default=[], metavar="HOW", help=share_help)
+    where_help = "names or patterns of the convolutions that share, quoted (default: what pays)"
+    parser.add_argument("--where", nargs="+", metavar="NAME", help=where_help)
+    parser.add_argument("--prune", type=float, metavar="S", help="set this share of the weights in kernels to 0")
+    parser.add_argument("--cluster", type=int, metavar="N", help="leave so many distinct weights in each kernel")
+    aware_help = "train with the rounding of an int8 file"
+    parser.add_argument("--quantization-aware", action="store_true", help=aware_help)
+    parser.add_argument("--output", metavar="DIR", help="folder for all files; must be empty or new")
+    resume_help = "go on with the compression in this folder, with the arguments that it was started with"
+    parser.add_argument("--resume", metavar="DIR", help=resume_help)
+    images_help = "training images to share and to calibrate with (default: 200)"
+    parser.add_argument("--images", type=int, default=200, metavar="N", help=images_help)
+    parser.add_argument("--seed", type=int, default=0, help="of order and augmentation (default: 0)")
+    add_data_arguments(parser, required=False)
+    add_recipe_arguments(parser)
+
+
+def check(arguments: argparse.Namespace) -> None:
+    if arguments.resume is not None:
+        given = [arguments.target, arguments.output, arguments.prune, arguments.cluster, arguments.share or None]
+        if any(value is not None for value in given) or arguments.quantization_aware:
+            raise ValueError("`--resume` goes on as it was begun: leave the network, the steps and `--output` out.")
+        return
+    for name in ("target", "output"):
+        if getattr(arguments, name) is None:
+            raise ValueError(f"`{'--' * (name == 'output')}{name}` is needed; `--resume DIR` goes on with a folder.")
+    _checks.positive("--images", arguments.images)
+    named_recipe(arguments)
+    _steps(arguments)
+
+
+def _steps(arguments: argparse.Namespace) -> tuple[Step, ...]:
+    return make_steps(arguments.share, arguments.prune, arguments.cluster, arguments.quantization_aware)
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    from keras_sharenets.training.compress.compress import read_record, resume
+
+    if arguments.resume is not None:
+        plan, _ = read_record(arguments.resume)
+        dataset = load_data(data_source(arguments, plan.data))
+        return _answer(pathlib.Path(arguments.resume), plan, resume(arguments.resume, dataset, say=say))
+    return _begin(arguments)
+
+
+def _begin(arguments: argparse.Namespace) -> Answer:
+    from keras_sharenets import files
+    from keras_sharenets.training.compress.compress import Plan, begin
+    from keras_sharenets.training.run.fit import check_output
+    from keras_sharenets.training.run.record import read_metrics
+    from keras_sharenets.training.run.start import look_up
+
+    output = check_output(arguments.output)
+    path, name, _, class_names = look_up(arguments.target)
+    network = files.load_model(path)
+    record = path.with_name("metrics.json")
+    recorded = read_metrics(record).source if record.is_file() else None
+    dataset = load_data(data_source(arguments, recorded))
+    if class_names is not None and list(class_names) != list(dataset.class_names):
+        raise ValueError(f"The classes of {dataset.name} are not those of {arguments.target}.")
+    plan = Plan(
+        source=arguments.target,
+        name=name or network.name,
+        steps=_steps(arguments),
+        where=None if arguments.where is None else tuple(arguments.where),
+        images=arguments.images,
+        recipe=_recipe(arguments, name or network.name, dataset),
+        seed=arguments.seed,
+        data=dataset.source and dataset.source.to_record(),
+    )
+    return _answer(output, plan, begin(network, plan, dataset, output, say=say))
+
+
+def _recipe(arguments: argparse.Namespace, name: str, dataset: Dataset) -> Recipe:
+    """The recipe of each step: that of the network, short and at a small rate, but for what was given."""
+    from keras_sharenets.models.registry import VARIANTS
+    from keras_sharenets.training.data.batches import batch_size_for
+
+    own = recipe_for(name, dataset.name) if name in VARIANTS else find_recipe("default")
+    recipe = own if arguments.recipe is None else find_recipe(arguments.recipe)
+    changes = {"epochs": EPOCHS, "learning_rate": recipe.learning_rate / FINE_TUNING, "ema": 0.0}
+    changes["batch_size"] = batch_size_for(len(dataset.train), recipe.batch_size)
+    return override(recipe, **changes | given_fields(arguments))
+
+
+def _answer(output: pathlib.Path, plan: Plan, rows: list[Row]) -> Answer:
+    """The table; also left as CSV, and as a page."""
+    from keras_sharenets import files
+    from keras_sharenets.rendering.page import page
+
+    table = [HEADER, *map(_cells, rows)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dataclasses.asdict(rows[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(row) for row in rows)
+    files.write_text(output / "compress.csv", text.getvalue())
+    files.write_text(output / "index.html", page(f"{plan.name}, compressed", NOTE, {"": table}))
+    data = {"model": plan.name, "output": str(output), "rows": [dataclasses.asdict(row) for row in rows]}
+    return Answer(f"{text_table(table)}\n\n{NOTE}\nfiles in {output}", data)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    accuracies = (row.accuracy_before, row.accuracy, row.int8_accuracy)
+    sizes = (row.float_bytes, row.float_gzip, row.int8_bytes, row.int8_gzip)
+    return (
+        row.step,
+        *("-" if value is None else f"{value:.2%}" for value in accuracies),
+        f"{row.stored_parameters:,}",
+        f"{row.nonzero:.0%}",
+        *(f"{size:,}" for size in sizes),
+        f"{row.int8_ms:.3f}",
+    )

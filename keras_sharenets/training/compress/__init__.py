@@ -1,0 +1,1 @@
+"""Networks made smaller step by step, with fine-tuning after each."""

@@ -1,0 +1,299 @@
+"""A trained network made smaller step by step: each step is fine-tuned with the original as its teacher, and measured.
+
+Everything is in one folder: `compress.json`, what was asked and what was found; `original/`, and a folder for each step
+with the run that fine-tuned it, as `fit` writes it, and its files. What was begun is found there again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_sharenets import _checks, files
+from keras_sharenets.analysis import profile
+from keras_sharenets.folder_lock import hold_folder
+from keras_sharenets.interruption import Interrupted
+from keras_sharenets.training.compress.steps import CLUSTER, SHARE, Step, rehearse, take_share, to_train
+from keras_sharenets.training.data.batches import training_batches
+from keras_sharenets.training.data.dataset import Dataset
+from keras_sharenets.training.devices.devices import Devices
+from keras_sharenets.training.recipes.recipe import Recipe
+from keras_sharenets.training.run.export import export
+from keras_sharenets.training.run.finished import network_file, tested_crops, training_images
+from keras_sharenets.training.run.fit import check_output, package_versions, summarize, train_network
+from keras_sharenets.training.run.record import Run, run_from_dict
+from keras_sharenets.training.run.recorder import CHECKPOINTS, last_checkpoint
+from keras_sharenets.training.run.teacher import open_teacher
+
+RECORD, ORIGINAL, VERSION = "compress.json", "original", 1
+PROGRAM = "sharenets compress"
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is asked for.
+
+    Attributes:
+        source: the original, as it was named.
+        name: its name, for tables.
+        steps: in order.
+        where: which convolutions share, as in `keras_sharenets.share`.
+        images: how many training images show sharing and export what the network computes.
+        recipe: of each fine-tuning.
+        seed: of each.
+        data: what loads the data set again.
+    """
+
+    source: str
+    name: str
+    steps: tuple[Step, ...]
+    where: tuple[str, ...] | None
+    images: int
+    recipe: Recipe
+    seed: int
+    data: Mapping[str, Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """The network after a step, or the original.
+
+    Attributes:
+        step: in words.
+        accuracy_before: on the test split before it was fine-tuned; `None` where that says nothing: pruning happens in
+            training, and ranges of values are learned there.
+        accuracy: after it; of quantization-aware training with fake quantization.
+        int8_accuracy: of the int8 file.
+        stored_parameters: trainable ones, shared ones once.
+        nonzero: how many of the numbers in kernels are not 0, as a share.
+        float_bytes, float_gzip, int8_bytes, int8_gzip: of the TFLite files, and of what gzip makes of them.
+        int8_ms: median of one image in LiteRT, one thread, on this machine.
+    """
+
+    step: str
+    accuracy_before: float | None
+    accuracy: float
+    int8_accuracy: float
+    stored_parameters: int
+    nonzero: float
+    float_bytes: int
+    float_gzip: int
+    int8_bytes: int
+    int8_gzip: int
+    int8_ms: float
+
+
+def read_record(output: str | pathlib.Path) -> tuple[Plan, list[Row]]:
+    """What was asked for in a folder, and what is finished of it.
+
+    Raises:
+        ValueError: there is no compression in the folder, or its record is damaged.
+    """
+    path = pathlib.Path(output) / RECORD
+    if not path.is_file():
+        raise ValueError(f"There is no {path}: {output} holds no compression.")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["version"] > VERSION:
+            raise ValueError(f"its version (={record['version']}) must be at most {VERSION}: update keras_sharenets.")
+        plan = {field.name: record["plan"][field.name] for field in dataclasses.fields(Plan)}
+        plan["steps"] = tuple(Step(**step) for step in plan["steps"])
+        plan["recipe"] = Recipe(**files.as_tuples(plan["recipe"]))
+        plan["where"] = files.as_tuples(plan["where"])
+        return Plan(**plan), [Row(**row) for row in record["rows"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the record of a compression: {type(error).__name__} {error}") from error
+
+
+def begin(
+    network: keras.Model,
+    plan: Plan,
+    dataset: Dataset,
+    output: str | pathlib.Path,
+    *,
+    say: Say,
+    verbose: str | int = "auto",
+) -> list[Row]:
+    """Compresses a network, into a new folder.
+
+    Args:
+        network: functional, from raw pixels to class probabilities.
+        plan: what to do.
+        dataset: what to fine-tune and to test with.
+        output: a folder that does not exist or is empty.
+        say: is told what is being done.
+        verbose: as in `model.fit`.
+
+    Returns:
+        A `Row` for the original and one for each step.
+
+    Raises:
+        ValueError: before anything is written: `output` is in use, the network has other classes or gives no
+            probabilities, a scheme fits nowhere, a budget cannot be met, or a layer cannot be exported.
+        RuntimeError: Keras does not run on TensorFlow.
+        Interrupted: a signal came; the message says how to go on.
+    """
+    _checks.tensorflow_backend("Compression", "compress it there")
+    output = check_output(output)
+    if plan.recipe.ema:
+        raise ValueError(f"`ema` (={plan.recipe.ema}) must be 0: averages would lose what pruning and clustering made.")
+    few = training_images(dataset, _run(plan, plan.steps[0], dataset, output), 4)
+    rehearse(network, plan.steps, plan.where, few)
+    with hold_folder(output):
+        output = check_output(output)
+        files.save_model(network, network_file(output / ORIGINAL))
+        files.write_labels(output / ORIGINAL, dataset.class_names)
+        try:
+            open_teacher(str(network_file(output / ORIGINAL)), dataset, plan.recipe)
+        except ValueError:
+            shutil.rmtree(output / ORIGINAL)
+            raise
+        _write(output, plan, [])
+        return _go_on(output, plan, [], dataset, say, verbose)
+
+
+def resume(output: str | pathlib.Path, dataset: Dataset, *, say: Say, verbose: str | int = "auto") -> list[Row]:
+    """Goes on with a compression that was killed or interrupted, within the step that it was in; errors as `begin`."""
+    _checks.tensorflow_backend("Compression", "compress it there")
+    output = pathlib.Path(output)
+    read_record(output)
+    with hold_folder(output):
+        plan, rows = read_record(output)
+        return _go_on(output, plan, rows, dataset, say, verbose)
+
+
+def _go_on(
+    output: pathlib.Path, plan: Plan, rows: list[Row], dataset: Dataset, say: Say, verbose: str | int
+) -> list[Row]:
+    files.remove_partials(output)
+    try:
+        if not rows:
+            say(f"the original: {plan.name}")
+            rows = [_measure("original", None, output / ORIGINAL, plan, dataset)]
+            _write(output, plan, rows)
+        for number in range(len(rows) - 1, len(plan.steps)):
+            step, folder = plan.steps[number], step_folder(output, plan, number)
+            say(f"step {number + 1} of {len(plan.steps)}: {step}")
+            before = _train(output, plan, number, dataset, verbose)
+            rows = [*rows, _measure(str(step), before, folder, plan, dataset)]
+            _write(output, plan, rows)
+    except KeyboardInterrupt as stop:
+        number = stop.number if isinstance(stop, Interrupted) else 2
+        raise Interrupted(number, f"`{PROGRAM} --resume {output}` goes on.") from None
+    return rows
+
+
+def step_folder(output: pathlib.Path, plan: Plan, number: int) -> pathlib.Path:
+    """The folder of a step."""
+    return output / f"{number + 1}_{plan.steps[number].kind}"
+
+
+def _train(output: pathlib.Path, plan: Plan, number: int, dataset: Dataset, verbose: str | int) -> float | None:
+    """Fine-tunes a step, unless it was finished; returns the accuracy before, where that says something."""
+    step, folder = plan.steps[number], step_folder(output, plan, number)
+    source = step_folder(output, plan, number - 1) if number else output / ORIGINAL
+    batches = training_batches(dataset, plan.recipe, plan.seed)
+    keras.utils.set_random_seed(plan.seed)  # Centroids are found by chance.
+    run = _run(plan, step, dataset, output)
+    begun = folder / "begin.keras"
+    if not begun.is_file():
+        network = files.load_model(network_file(source))
+        if step.kind == SHARE:
+            images = training_images(dataset, run, plan.images)
+            shared = take_share(network, step, plan.where, images, _original_parameters(output))
+            files.write_text(folder / "share.txt", str(shared))
+            network = shared.model
+        elif step.kind == CLUSTER:
+            to_train(network, plan.steps, number, 1)  # It has the very layers.
+        else:
+            from keras_sharenets.mobile import strip
+
+            network = strip(network)
+        files.save_model(network, begun)
+    before = _accuracy(begun, dataset, plan) if step.kind in (SHARE, CLUSTER) else None
+    network = to_train(files.load_model(begun), plan.steps, number, batches.steps * plan.recipe.epochs)
+    checkpoint = last_checkpoint(folder / CHECKPOINTS)
+    if checkpoint is not None:
+        run = dataclasses.replace(run_from_dict(checkpoint[-1]["run"]), state="running", reason=None)
+    # Where TFMOT takes part, the network itself is trained: another one over its layers would not know of it.
+    has_own_step = hasattr(network, "training_state")
+    devices = Devices(model=lambda *_, **__: network) if has_own_step else Devices()
+    train_network(devices, network, run, dataset, folder, checkpoint, verbose)
+    return before
+
+
+def _original_parameters(output: pathlib.Path) -> int:
+    return profile(files.load_model(network_file(output / ORIGINAL))).stored_parameters
+
+
+def _run(plan: Plan, step: Step, dataset: Dataset, output: pathlib.Path) -> Run:
+    """The record of a fine-tuning as it starts."""
+    return Run(
+        seed=plan.seed,
+        teacher=str(network_file(output / ORIGINAL)),
+        model=f"{plan.name}, {step}",  # No network of that name would be this one.
+        options={},
+        data=summarize(dataset),
+        recipe=plan.recipe,
+        backend=keras.backend.backend(),
+        versions=package_versions(),
+        source=plan.data,
+        precision="float32",
+        epochs_on_device="no",
+        trainer={"program": PROGRAM, "changes": [str(step)]},
+    )
+
+
+def _accuracy(path: pathlib.Path, dataset: Dataset, plan: Plan) -> float:
+    from keras_sharenets.training.reports.evaluate import evaluate
+
+    return evaluate(path, dataset, tested_crops(plan.recipe)).accuracy
+
+
+def _measure(step: str, before: float | None, folder: pathlib.Path, plan: Plan, dataset: Dataset) -> Row:
+    """Writes the files of a network, and measures them."""
+    from keras_sharenets import mobile
+    from keras_sharenets.layers.quantized_kernels import stored_kernels
+
+    path = network_file(folder)
+    model = files.load_model(path)
+    images = training_images(dataset, _run(plan, plan.steps[0], dataset, folder.parent), plan.images)
+    plain = mobile.strip(files.load_model(path))  # What fake quantization does is in integers alone.
+    written = export(plain, folder, dataset.class_names, images, formats=("float",))
+    written += export(model, folder, dataset.class_names, images, formats=("int8",))
+    float_file, int8_file = (folder / entry["path"] for entry in written)
+    kernels = {id(kernel): kernel for layer in model._flatten_layers() for kernel, _ in stored_kernels(layer)}
+    numbers = np.concatenate([keras.ops.convert_to_numpy(kernel).ravel() for kernel in kernels.values()])
+    return Row(
+        step=step,
+        accuracy_before=before,
+        accuracy=_accuracy(path, dataset, plan),
+        int8_accuracy=_accuracy(int8_file, dataset, plan),
+        stored_parameters=profile(plain).stored_parameters,
+        nonzero=float(np.count_nonzero(numbers) / numbers.size),
+        float_bytes=float_file.stat().st_size,
+        float_gzip=_gzip_bytes(float_file),
+        int8_bytes=int8_file.stat().st_size,
+        int8_gzip=_gzip_bytes(int8_file),
+        int8_ms=mobile.benchmark_tflite(int8_file, num_threads=1).median_ms,
+    )
+
+
+def _gzip_bytes(path: pathlib.Path) -> int:
+    return len(gzip.compress(path.read_bytes(), 9, mtime=0))
+
+
+def _write(output: pathlib.Path, plan: Plan, rows: Sequence[Row]) -> None:
+    state = "finished" if len(rows) > len(plan.steps) else "running"
+    rows_told = [dataclasses.asdict(row) for row in rows]
+    record = {"version": VERSION, "state": state, "plan": dataclasses.asdict(plan), "rows": rows_told}
+    files.write_json(output / RECORD, record)

@@ -1,0 +1,180 @@
+"""The steps of a compression: what each makes of a network, and whether it can, before anything is trained."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from keras_sharenets import _checks
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    from keras_sharenets.sharing import Shared
+
+SHARE, PRUNE, CLUSTER, QUANTIZE = "share", "prune", "cluster", "quantize"
+SCHEMES = {
+    "depth": "ShareDepth",
+    "channels": "ShareChannels",
+    "hierarchical": "HierarchicalGroups",
+    "interleaved": "InterleavedGroups",
+}
+BUDGETS = ("max_parameters", "max_tflite_bytes")
+# Part of the training after which the last weights are pruned, so that the others can make up for them.
+_PRUNED = 2 / 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One step.
+
+    Attributes:
+        kind: `"share"`, `"prune"`, `"cluster"` or `"quantize"`.
+        value: how to share, as [`parse_share`] reads it; share of zeros; number of clusters; nothing.
+    """
+
+    kind: str
+    value: Any = None
+
+    def __str__(self) -> str:
+        return self.kind if self.value is None else f"{self.kind} {self.value}"
+
+
+def parse_share(text: str) -> tuple[str, Any]:
+    """`"40%"` of the parameters, a budget, or a scheme with its fields.
+
+    Returns:
+        `("part", 0.4)`, `("max_parameters", 40_000)` or `("depth", {"policy": "all"})`.
+
+    Raises:
+        ValueError: it is none of these.
+
+    >>> parse_share("40%"), parse_share("max_parameters=9000"), parse_share("depth:policy=all,blending=True")
+    (('part', 0.4), ('max_parameters', 9000), ('depth', {'policy': 'all', 'blending': True}))
+    """
+    if part := re.fullmatch(r"(\d+(?:\.\d+)?)%", text):
+        if not 0 < float(part[1]) < 100:
+            raise ValueError(f"`--share` (={text}) must be above 0 % and below 100 % of the parameters.")
+        return "part", float(part[1]) / 100
+    name, equals, value = text.partition("=")
+    if equals and name in BUDGETS:
+        return name, _checks.positive(f"--share {name}", _literal(value))
+    name, _, fields = text.partition(":")
+    if name not in SCHEMES:
+        known = [*SCHEMES, "N%", *(f"{budget}=N" for budget in BUDGETS)]
+        raise ValueError(f"`--share` (={text}) must begin with one of {', '.join(known)}.")
+    pairs = [each.partition("=") for each in fields.split(",") if each]
+    if not all(key and value for key, _, value in pairs):
+        raise ValueError(f"`--share` (={text}) must be SCHEME:FIELD=VALUE,FIELD=VALUE.")
+    return name, {key: _literal(value) for key, _, value in pairs}
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def share_arguments(text: str, parameters: int) -> dict[str, Any]:
+    """The arguments of `keras_sharenets.share` for such words, given the parameters of the original.
+
+    Raises:
+        ValueError: a scheme has no such field, or its value breaks a rule.
+    """
+    from keras_sharenets import sharing
+
+    name, value = parse_share(text)
+    if name == "part":
+        return {"max_parameters": max(1, int(value * parameters))}
+    if name in BUDGETS:
+        return {name: value}
+    scheme = getattr(sharing, SCHEMES[name])
+    try:
+        return {"scheme": scheme(**value)}
+    except TypeError as error:
+        names = ", ".join(field.name for field in dataclasses.fields(scheme))
+        raise ValueError(f"`--share` (={text}) must have the fields of {SCHEMES[name]}, some of {names}.") from error
+
+
+def make_steps(
+    shares: Sequence[str], sparsity: float | None, clusters: int | None, quantization_aware: bool
+) -> tuple[Step, ...]:
+    """The steps in order: sharing as often as it is asked for, pruning, clustering, quantization-aware training.
+
+    Raises:
+        ValueError: there is none, or a value breaks its rule.
+    """
+    for text in shares:
+        parse_share(text)
+    steps = [Step(SHARE, text) for text in shares]
+    if sparsity is not None:
+        _checks.rate("--prune", sparsity)
+        steps.append(Step(PRUNE, sparsity))
+    if clusters is not None:
+        fewest = 2 if sparsity is None else 3
+        if clusters < fewest:
+            raise ValueError(f"`--cluster` (={clusters}) must be at least 2, and 3 where weights that are 0 stay 0.")
+        steps.append(Step(CLUSTER, clusters))
+    if quantization_aware:
+        steps.append(Step(QUANTIZE))
+    if not steps:
+        raise ValueError("At least one of `--share`, `--prune`, `--cluster` and `--quantization-aware` is needed.")
+    return tuple(steps)
+
+
+def take_share(model: keras.Model, step: Step, where: Any, images: np.ndarray, parameters: int) -> Shared:
+    """What a step of sharing makes of a network; errors as `keras_sharenets.share`."""
+    from keras_sharenets.sharing import share
+
+    return share(model, **share_arguments(step.value, parameters), where=where, sample_images=images)
+
+
+def to_train(model: keras.Model, steps: Sequence[Step], number: int, total_steps: int) -> keras.Model:
+    """The network that a step trains, over the layers of `model`.
+
+    Args:
+        model: what the step before has left, or of a step of sharing the network that shares.
+        steps: all of them.
+        number: which one it is.
+        total_steps: training steps that it has.
+    """
+    from keras_sharenets import mobile
+
+    step, before = steps[number], {each.kind for each in steps[:number]}
+    if step.kind == PRUNE:
+        end = max(1, round(_PRUNED * total_steps))
+        return mobile.prune(model, step.value, end_step=end, frequency=max(1, min(100, end // 10)))
+    if step.kind == CLUSTER:
+        return mobile.cluster(model, step.value)
+    if step.kind == QUANTIZE:
+        preserve = "clusters" if CLUSTER in before else "zeros" if PRUNE in before else None
+        return mobile.quantize_aware(model, preserve=preserve)
+    return model
+
+
+def rehearse(model: keras.Model, steps: Sequence[Step], where: Any, images: np.ndarray) -> None:
+    """Takes all steps on a copy without training: what cannot be done is an error now and not hours later.
+
+    Raises:
+        ValueError: a scheme fits nowhere, a budget cannot be met, a layer cannot be exported: as the step says it.
+    """
+    import keras
+
+    from keras_sharenets.analysis import profile
+
+    parameters = profile(model).stored_parameters
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    model = copy
+    for number, step in enumerate(steps):
+        if step.kind == SHARE:
+            model = take_share(model, step, where, images, parameters).model
+        elif step.kind != QUANTIZE:
+            to_train(model, steps, number, 1)  # Of the same layers.
+        else:
+            to_train(model, [step], 0, 1)

@@ -1,0 +1,174 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from keras_sharenets import files
+from keras_sharenets.cli import main
+from keras_sharenets.interruption import Interrupted
+from keras_sharenets.layers.quantized_kernels import stored_kernels
+from keras_sharenets.training.compress import compress
+from keras_sharenets.training.compress.steps import Step, make_steps, parse_share, rehearse, share_arguments
+from keras_sharenets.training.data.sources import load
+from keras_sharenets.training.recipes.named import find_recipe, override
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="pruning and files need TensorFlow")
+STEPS = ["--share", "depth:policy=stage", "--prune", "0.5", "--cluster", "8", "--quantization-aware"]
+
+
+def network():
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Rescaling(1 / 255)(x)
+    for number in range(3):
+        x = keras.layers.Conv2D(8, 3, padding="same", use_bias=False, name=f"conv{number}")(x)
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    x = keras.layers.Dense(10, "softmax", name="predictions")(keras.layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, x, name="tiny")
+
+
+def plan(steps):
+    recipe = override(find_recipe("digits"), epochs=1)
+    return compress.Plan("tiny.keras", "tiny", steps, None, 16, recipe, 0, None)
+
+
+def test_words_for_sharing():
+    assert parse_share("12.5%") == ("part", 0.125)
+    assert share_arguments("25%", 1000) == {"max_parameters": 250}
+    scheme = share_arguments("channels:arrangements=2,groups=4", 1000)["scheme"]
+    assert (scheme.arrangements, scheme.groups) == (2, 4)
+    assert make_steps(["50%", "25%"], 0.5, 8, True) == (
+        Step("share", "50%"),
+        Step("share", "25%"),
+        Step("prune", 0.5),
+        Step("cluster", 8),
+        Step("quantize"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "At least one of `--share`"),
+        (["--share", "120%"], "must be above 0 % and below 100 %"),
+        (["--share", "width"], r"`--share` \(=width\) must begin with one of depth"),
+        (["--share", "depth:policy"], "SCHEME:FIELD=VALUE"),
+        (["--share", "max_parameters=0"], "positive integer"),
+        (["--prune", "1"], r"`--prune` \(=1.0\)"),
+        (["--prune", "0.5", "--cluster", "2"], "3 where weights that are 0 stay 0"),
+    ],
+)
+def test_words_that_are_refused(words, message, capsys, tmp_path):
+    output = str(tmp_path / "out")
+    assert main(["compress", "none.keras", "--data", "digits", "--output", output, *words]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_what_is_refused_before_any_work(tmp_path, capsys):
+    files.save_model(network(), tmp_path / "tiny.keras")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("")
+    call = ["compress", str(tmp_path / "tiny.keras"), "--data", "digits", "--output", str(tmp_path / "out")]
+    for words, message in (
+        (["--share", "hierarchical:groups=2"], "fits no convolution of"),
+        (["--share", "max_parameters=10"], "must be at least"),
+        (["--share", "depth:wide=1"], "some of policy, blending"),
+        (["--prune", "0.5", "--output", str(tmp_path / "taken")], "is not an empty folder"),
+        (["--prune", "0.5", "--ema", "0.9"], "`ema` (=0.9) must be 0"),
+    ):
+        assert main([*call, *words]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+    assert main(["compress", "--resume", str(tmp_path / "taken")]) == 2
+    assert "holds no compression" in capsys.readouterr().err
+    assert main(["compress", "--resume", str(tmp_path / "taken"), "--prune", "0.5"]) == 2
+    assert "leave the network, the steps and `--output` out" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_rehearsal_leaves_the_network_as_it_is():
+    model = network()
+    before = [weight.copy() for weight in model.get_weights()]
+    rehearse(model, make_steps(["depth:policy=stage"], 0.5, 8, True), None, np.zeros((2, 8, 8, 1), "float32"))
+    assert all(np.array_equal(old, new) for old, new in zip(before, model.get_weights(), strict=True))
+
+
+def test_steps_that_are_finished_are_not_taken_again(tmp_path, monkeypatch):
+    """Training and measuring are replaced: this is about what is begun, and where from."""
+    trained, told = [], []
+
+    def train(devices, model, run, dataset, folder, checkpoint, verbose):
+        trained.append((folder.name, run.teacher, type(model).__name__))
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        files.save_model(model, folder / "last.keras")
+
+    def measure(step, before, folder, plan, dataset):
+        assert (folder / "last.keras").is_file()
+        return compress.Row(step, before, 0.5, 0.5, 1, 1.0, 1, 1, 1, 1, 1.0)
+
+    monkeypatch.setattr(compress, "train_network", train)
+    monkeypatch.setattr(compress, "_measure", measure)
+    monkeypatch.setattr(compress, "_accuracy", lambda *_: 0.25)
+    output, dataset = tmp_path / "out", load("digits")
+    asked = plan(make_steps(["depth:policy=stage"], 0.5, None, False))
+    with pytest.raises(Interrupted, match=r"`sharenets compress --resume .*out` goes on"):
+        compress.begin(network(), asked, dataset, output, say=told.append)
+    assert compress.read_record(output)[0] == asked
+    assert [row.step for row in compress.read_record(output)[1]] == ["original", "share depth:policy=stage"]
+    rows = compress.resume(output, dataset, say=told.append)
+    teacher = str(output / "original" / "last.keras")
+    assert trained == [
+        ("1_share", teacher, "Functional"),
+        ("2_prune", teacher, "TrainedWithTFMOT"),
+        ("2_prune", teacher, "TrainedWithTFMOT"),
+    ]
+    assert [row.accuracy_before for row in rows] == [None, 0.25, None]
+    shared = keras.saving.load_model(output / "2_prune" / "last.keras", compile=False)
+    assert shared.count_params() < network().count_params()
+    assert json.loads((output / "compress.json").read_text())["state"] == "finished"
+    assert compress.resume(output, dataset, say=told.append) == rows
+    assert len(trained) == 3
+
+
+@pytest.mark.slow
+def test_a_killed_compression_goes_on_within_its_step(tmp_path, capsys):
+    files.save_model(network(), tmp_path / "tiny.keras")
+    output = tmp_path / "out"
+    call = [sys.executable, "-c", "import sys; from keras_sharenets.cli import main; sys.exit(main(sys.argv[1:]))"]
+    words = ["compress", str(tmp_path / "tiny.keras"), "--data", "digits", *STEPS, "--epochs", "3"]
+    process = subprocess.Popen([*call, *words, "--output", str(output)], env=os.environ, stdout=subprocess.DEVNULL)
+    checkpoints = output / "2_prune" / "checkpoints"
+    limit = time.monotonic() + 400
+    while not list(checkpoints.glob("*.npz")) and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(checkpoints.glob("*.npz"))
+    assert main(["compress", "--resume", str(output), "--json", str(tmp_path / "found.json")]) == 0
+    assert "files in" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "found.json").read_text())["rows"]
+    assert [row["step"].split()[0] for row in rows] == ["original", "share", "prune", "cluster", "quantize"]
+    assert rows[1]["stored_parameters"] < rows[0]["stored_parameters"]
+    assert rows[1]["stored_parameters"] == rows[4]["stored_parameters"]
+    assert all(abs(row["nonzero"] - 0.5) < 0.02 for row in rows[2:])
+    assert rows[4]["int8_gzip"] < rows[1]["int8_gzip"] < rows[0]["int8_gzip"]
+    assert all(row["float_bytes"] > row["int8_bytes"] > row["int8_gzip"] > 0 and row["int8_ms"] > 0 for row in rows)
+    assert len(json.loads((output / "2_prune" / "metrics.json").read_text())["epochs"]) == 3
+    for folder in ("3_cluster", "4_quantize"):
+        model = files.load_model(output / folder / "last.keras")
+        kernels = [kernel for layer in model.layers for kernel, _ in stored_kernels(layer)]
+        assert kernels
+        if folder == "3_cluster":
+            assert all(len(np.unique(kernel.numpy())) <= 8 for kernel in kernels)
+    assert (output / "compress.csv").read_text().count("\n") == 6
+    assert "<table>" in (output / "index.html").read_text()
+    assert main(["fit", "--resume", str(output / "1_share")]) == 2
+    assert "is one of `sharenets compress`" in capsys.readouterr().err
