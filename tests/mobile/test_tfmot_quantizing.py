@@ -51,6 +51,7 @@ def test_a_step_is_that_of_the_network_itself():
     np.testing.assert_array_equal(*outputs)
 
 
+@pytest.mark.slow
 def test_training_and_file(tmp_path):
     model = network()
     trained = quantize_with_tfmot(mobile.quantize_aware(model))

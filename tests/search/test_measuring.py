@@ -32,12 +32,12 @@ def _network(space="hscnet", point=POINT):
     return build(name, DIGITS, arguments, RECIPE)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, eager):
-    """A trained network's folder, `FileCosts` and accuracies after one and two of its epochs."""
+@pytest.fixture(scope="module", params=[20, pytest.param(3, marks=pytest.mark.slow)])
+def trained(request, tmp_path_factory, eager):
+    """A trained network's folder, `FileCosts` and accuracies after one and two of its epochs: few images of many."""
     folder = tmp_path_factory.mktemp("trained")
     network = _network()
-    few = dataclasses.replace(DIGITS, train=DIGITS.train.part(np.arange(0, len(DIGITS.train), 3)))
+    few = dataclasses.replace(DIGITS, train=DIGITS.train.part(np.arange(0, len(DIGITS.train), request.param)))
     first = train(network, few, recipe=RECIPE, seed=0, last_epoch=1)
     second = train(network, few, recipe=RECIPE, seed=0, first_epoch=1, last_epoch=2)
     return folder, measure(network, folder, DIGITS), (first, second)
@@ -52,8 +52,13 @@ def test_trained_file_is_not_larger_than_estimated(trained):
     assert costs.int8_bytes <= estimate.int8_bytes < 1.15 * costs.int8_bytes
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", [3], indirect=True)
 def test_training_learns_and_begins_with_the_rate_of_its_epoch(trained):
     assert trained[2][1] > 0.15
+
+
+def test_images_that_cannot_be_read_end_the_training():
     with pytest.raises(ValueError, match="cannot be read"):
         train(_network(), _Broken.digits(), recipe=RECIPE, seed=0, last_epoch=1)
 
