@@ -39,7 +39,10 @@ def _igcnet(data: str, epochs: int, source: str = "section 4.1", **more) -> Reci
 
 
 def _sharesnet(data: str, whitening: str = "mean and variance stand in for its whitening", **more) -> Recipe:
-    source = f"ShaResNet, section 4.3 and the trainer that it names, whose momentum is Nesterov's; {whitening}"
+    source = (
+        "ShaResNet, section 4.3 and the trainer that it names, whose momentum is Nesterov's (equations 4 and 5 are "
+    )
+    source += f"plain: `--no-nesterov`); {whitening}"
     more = {"border": "reflect", "initialization": "he_fan_out", **_CIFAR_STEPS} | more
     return Recipe(200, 0.1, 5e-4, name=f"sharesnet-{data}", source=source, **more)
 
