@@ -163,7 +163,7 @@ def report(
     heading = f"Blending layers of {model.name} on {dataset.name}"
     curve, figure = draw_pruning_curve(rows, heading), draw_blending_patterns(patterns, heading)
     sections: dict[str, Section] = {
-        "Pruned blending layers": table,
+        "Pruned blending layers": dict(table),
         "Accuracy of the pruned network": curve,
         "Which inputs the outputs use least and most": figure,
     }

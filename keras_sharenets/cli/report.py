@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from keras_sharenets.training.run.record import Run
 
 SEARCH_RECORD = "search.json"  # The file by which the folder of a search is known.
-WORST = 5  # Mistakes that are named.
+WORST = 10  # Mistakes that are named.
+WRONG_IMAGES = 30  # Those that are shown: of which the network was the surest.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """Figures, curves and which classes are taken for which; the network of the last epoch is tested again."""
+    """Figures, curves, classes and the wrong images; the network of the last epoch is tested again."""
     folder = pathlib.Path(arguments.folder)
     if (folder / SEARCH_RECORD).is_file():
         from keras_sharenets.cli import search_report
@@ -53,10 +54,10 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
 
     import keras_sharenets as ksn
     from keras_sharenets import analysis, files
-    from keras_sharenets.rendering.page import COUNTS, page
+    from keras_sharenets.rendering.page import COUNTS, Photos, page
     from keras_sharenets.training.recipes.named import changed_fields
     from keras_sharenets.training.reports.evaluate import count_top5, predict_test_split
-    from keras_sharenets.training.reports.plots import draw_confusion, draw_curves
+    from keras_sharenets.training.reports.plots import draw_confusion, draw_curves, draw_predictions
     from keras_sharenets.training.run.finished import network_file, tested_crops
     from keras_sharenets.training.run.record import FEW_CLASSES
 
@@ -71,29 +72,36 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
     correct, count = int(matrix.trace()), int(matrix.sum())
     changed = ", ".join(f"{name} {getattr(run.recipe, name)}" for name in changed_fields(run.recipe))
     minutes, seconds = divmod(round(run.seconds), 60)
-    mistakes = most_confused(matrix, dataset.class_names)
-    rows = [
-        ("test accuracy, last epoch", f"{correct / count:.4f} ({correct} of {count})"),
-        ("test error, last epoch", f"{1 - correct / count:.4f}"),
-        *(("top-5 accuracy, last epoch", f"{share:.4f}") for share in top5),
-        (f"best epoch, chosen on the {run.split} split", f"{run.best.epoch} ({run.best.held_out_accuracy:.4f})"),
-        ("epochs", f"{len(run.epochs)} of {run.recipe.epochs}, run {run.state}"),
-        ("recipe", f"{run.recipe.name}: {run.recipe.source}"),
-        ("changed in it", changed or "nothing"),
-        ("stored parameters", f"{profile.stored_parameters:,}"),
-        ("effective parameters", f"{profile.effective_parameters:,}"),
-        ("multiply-adds", f"{profile.multiply_adds:,}"),
-        ("training time", f"{minutes} min {seconds} s, seed {run.seed}, {run.backend} backend"),
-        *(("mistake", words) for words in mistakes),
-    ]
+    pairs = most_confused(matrix, dataset.class_names)
+    wrong = surest_mistakes(probabilities, labels)
+    facts = dict(
+        [
+            ("test accuracy, last epoch", f"{correct / count:.4f} ({correct} of {count})"),
+            ("test error, last epoch", f"{1 - correct / count:.4f}"),
+            *(("top-5 accuracy, last epoch", f"{share:.4f}") for share in top5),
+            (f"best epoch, chosen on the {run.split} split", f"{run.best.epoch} ({run.best.held_out_accuracy:.4f})"),
+            ("epochs", f"{len(run.epochs)} of {run.recipe.epochs}, run {run.state}"),
+            ("recipe", f"{run.recipe.name}: {run.recipe.source}"),
+            ("changed in it", changed or "nothing"),
+            ("stored parameters", f"{profile.stored_parameters:,}"),
+            ("effective parameters", f"{profile.effective_parameters:,}"),
+            ("multiply-adds", f"{profile.multiply_adds:,}"),
+            ("training time", f"{minutes} min {seconds} s, seed {run.seed}, {run.backend} backend"),
+        ]
+    )
     title = f"{run.model} on {run.data['name']}"
     sections = {
-        "": rows,
+        "": facts,
         "Training": draw_curves(run),
+        "Precision and recall of the classes": class_table(labels, guesses, dataset.class_names),
         "Which classes are taken for which": draw_confusion(matrix, dataset.class_names, f"{title}, test split"),
-        "Precision and recall of the classes": classification_report(labels, guesses, digits=4, **by_class),
-        COUNTS: analysis.to_text(profile),
+        "The most frequent mistakes": [("right class", "predicted", "images"), *pairs] if pairs else [],
     }
+    if len(wrong):
+        heading = f"Wrong images: {len(wrong)} of {count - correct}, the surest mistakes first"
+        shown = draw_predictions(dataset.test.pixels(wrong), labels[wrong], probabilities[wrong], dataset.class_names)
+        sections[heading] = Photos(shown)
+    sections[COUNTS] = analysis.to_text(profile)
     figures = {
         "test_accuracy": correct / count,
         "test_error_rate": 1 - correct / count,
@@ -110,11 +118,32 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
     return page(title, f"{dataset.note}.", sections), figures
 
 
-def most_confused(matrix: np.ndarray, class_names: Sequence[str]) -> list[str]:
-    """The most frequent mistakes as lines of text, the worst first."""
+def class_table(labels: np.ndarray, guesses: np.ndarray, class_names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Precision, recall and F1 of each class, and their means over the classes, under a line of headings."""
+    import numpy as np
+    from sklearn.metrics import precision_recall_fscore_support
+
+    classes = range(len(class_names))
+    *shares, images = precision_recall_fscore_support(labels, guesses, labels=classes, zero_division=0)
+    table = [*zip(*shares, strict=True), np.mean(shares, axis=1)]
+    rows = zip([*class_names, "mean"], table, [*images, images.sum()], strict=True)
+    cells = [(name, *(f"{share:.4f}" for share in row), f"{count:,}") for name, row, count in rows]
+    return [("class", "precision", "recall", "F1", "images"), *cells]
+
+
+def surest_mistakes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The indices of wrong images, those first of whose class the network was the surest."""
+    import numpy as np
+
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+    return wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")[:WRONG_IMAGES]]
+
+
+def most_confused(matrix: np.ndarray, class_names: Sequence[str]) -> list[tuple[str, str, str]]:
+    """The most frequent mistakes, the worst first: right class, predicted class, number of images."""
     import numpy as np
 
     wrong = matrix - np.diag(np.diag(matrix))
     worst = [index for index in np.argsort(-wrong, axis=None, kind="stable")[:WORST] if wrong.flat[index]]
     pairs = [divmod(int(index), len(class_names)) for index in worst]
-    return [f"{class_names[row]} taken for {class_names[column]}: {wrong[row, column]}" for row, column in pairs]
+    return [(class_names[row], class_names[column], f"{wrong[row, column]:,}") for row, column in pairs]

@@ -6,6 +6,8 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -105,6 +107,40 @@ def name_points(figure: Figure, axes: Axes, across: Sequence[float], up: Sequenc
         if abs(place[1]) > 14:
             line = {"arrowstyle": "-", "color": GRAY, "linewidth": 0.8}
             axes.annotate("", (x, y), place, textcoords="offset points", arrowprops=line)
+
+
+def name_lines(figure: Figure, axes: Axes) -> None:
+    """Writes the label of each line behind its last point, in its color, one below the other where they are close.
+
+    It takes the place of a legend; it comes last, when the lines and the limits of the axes are settled.
+    """
+    ends = []
+    for line in axes.get_lines():
+        points = [(x, y) for x, y in np.asarray(line.get_xydata(), float) if np.isfinite(y)]
+        if points:
+            ends.append((*points[-1], str(line.get_label()), line.get_color()))
+    figure.draw_without_rendering()
+    heights = axes.transData.transform([(x, y) for x, y, _, _ in ends])[:, 1] if ends else []
+    point, lowest = figure.dpi / 72, float("-inf")
+    for (x, y, name, color), height in sorted(zip(ends, heights, strict=True), key=lambda end: end[1]):
+        lowest = max(height, lowest + 11 * point)
+        place = (7, (lowest - height) / point)
+        axes.annotate(name, (x, y), place, textcoords="offset points", va="center", fontsize=9, color=color)
+
+
+def usual_range(values: Sequence[float]) -> tuple[float, float]:
+    """The lowest and the highest value that are no outliers: within three interquartile ranges of the quartiles.
+
+    >>> usual_range([0.70, 0.71, 0.72, 0.73, 0.10])
+    (0.7, 0.73)
+    >>> usual_range([1.0, 9.0])
+    (1.0, 9.0)
+    """
+    from statistics import quantiles
+
+    low, _, high = quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    usual = [value for value in values if low - 3 * (high - low) <= value <= high + 3 * (high - low)]
+    return min(usual), max(usual)
 
 
 def png(figure: Figure, *, dpi: float = DPI) -> bytes:

@@ -1,20 +1,46 @@
-"""One HTML page that needs no other file."""
+"""One HTML page that needs no other file, for wide and narrow screens, light and dark."""
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html
 from collections.abc import Mapping, Sequence
 
+from keras_sharenets.rendering.tables import Rows, column_sides
+
 COUNTS = "Weights and multiply-adds, call by call"
-Section = Sequence[Sequence[str]] | bytes | str
+MANY_LINES, MANY_ROWS = 20, 50  # Longer text and longer tables are folded up.
+LONG = 30  # Letters of a cell that is not squeezed into a narrow column.
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #1f2933; }
-h1 { font-size: 1.6rem; margin-bottom: 0.2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; } p { color: #52606d; }
-table { border-collapse: collapse; font-size: 0.9rem; } td { padding: 0.3rem 1rem 0.3rem 0; }
-td { border-bottom: 1px solid #e4e7eb; font-variant-numeric: tabular-nums; } img { max-width: 100%; }
-pre { font-size: 0.8rem; overflow-x: auto; white-space: pre-wrap; background: #f5f7fa; padding: 1rem; }
+:root { color-scheme: light dark; --text: #1f2933; --quiet: #52606d; --line: #e4e7eb; --back: #ffffff; --box: #f5f7fa; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e4e7eb; --quiet: #a3afbb; --line: #3b4754; --back: #161b21; --box: #20272f; }
+  img.figure { filter: invert(0.91) hue-rotate(180deg); } img.photos { background: #ffffff; }
+}
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
+body { color: var(--text); background: var(--back); overflow-wrap: break-word; }
+h1 { font-size: 1.6rem; margin-bottom: 0.2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+p, summary { color: var(--quiet); } summary { cursor: pointer; margin: 0.5rem 0; } img { max-width: 100%; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.9rem; }
+td, th { padding: 0.3rem 1rem 0.3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; text-align: left; }
+th { font-weight: 600; } td { font-variant-numeric: tabular-nums; } .number { text-align: right; white-space: nowrap; }
+.long { min-width: 16rem; } pre { font-size: 0.8rem; background: var(--box); padding: 1rem; overflow-x: auto; }
+pre { white-space: pre-wrap; } details pre { white-space: pre; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); gap: 1rem; }
 """
+
+
+@dataclasses.dataclass(frozen=True)
+class Photos:
+    """A PNG file whose colors are those of images: a dark page leaves them alone."""
+
+    data: bytes
+
+
+# Pairs of a name and a value; a table whose first row is its header; figures as PNG files, beside each other where
+# there is room; images; or text that is shown as it is.
+Section = Mapping[str, str] | Rows | bytes | Sequence[bytes] | Photos | str
 
 
 def page(title: str, note: str, sections: Mapping[str, Section]) -> str:
@@ -22,17 +48,20 @@ def page(title: str, note: str, sections: Mapping[str, Section]) -> str:
 
     Args:
         title, note: above everything.
-        sections: heading to what is below it: the rows of a table; a PNG file; or text that is shown as it is. What is
-            empty is left out; a heading of `""` is none.
+        sections: heading to what is below it. What is empty is left out; a heading of `""` is none. Columns of numbers
+            are on the right, and what is long is folded up.
 
-    >>> "<td>a</td><td>1 &lt; 2</td>" in page("A title", "A note", {"": [("a", "1 < 2")]})
+    >>> html = page("A title", "A note", {"": [("name", "epochs"), ("a < b", "15")]})
+    >>> '<td>a &lt; b</td><td class="number">15</td>' in html
     True
+    >>> ["<details>" in page("Folded?", "", {"Calls": "call\\n" * calls}) for calls in (5, 50)]
+    [False, True]
     """
-    parts = "\n".join(f"{_heading(heading)}{_part(heading, part)}" for heading, part in sections.items() if len(part))
+    parts = "\n".join(f"{_heading(heading)}{_part(heading, part)}" for heading, part in sections.items() if part)
     return f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title>
 <style>{_STYLE}</style>
 <h1>{html.escape(title)}</h1>
@@ -48,9 +77,41 @@ def _heading(heading: str) -> str:
 
 def _part(heading: str, part: Section) -> str:
     if isinstance(part, bytes):
-        data = base64.b64encode(part).decode()
-        return f'<img alt="{html.escape(heading)}" src="data:image/png;base64,{data}">'
+        return _image(heading, part, "figure")
+    if isinstance(part, Photos):
+        return _image(heading, part.data, "photos")
     if isinstance(part, str):
-        return f"<pre>{html.escape(part)}</pre>"
-    rows = (f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in part)
-    return "<table>\n" + "\n".join(rows) + "\n</table>"
+        lines = part.count("\n") + 1
+        return _folded(f"<pre>{html.escape(part)}</pre>", f"{lines} lines", lines > MANY_LINES)
+    if isinstance(part, Mapping):
+        return _table([_row(pair, "ll") for pair in part.items()])
+    figures = [each for each in part if isinstance(each, bytes)]
+    if figures:
+        return f'<div class="figures">{"".join(_image(heading, each, "figure") for each in figures)}</div>'
+    rows = [row for row in part if not isinstance(row, bytes)]
+    sides = column_sides(rows)
+    table = _table([_row(rows[0], sides, "th"), *(_row(row, sides) for row in rows[1:])])
+    return _folded(table, f"{len(rows) - 1} rows", len(rows) - 1 > MANY_ROWS)
+
+
+def _image(heading: str, data: bytes, kind: str) -> str:
+    source = base64.b64encode(data).decode()
+    return f'<img class="{kind}" alt="{html.escape(heading)}" src="data:image/png;base64,{source}">'
+
+
+def _folded(content: str, summary: str, long: bool) -> str:
+    return f"<details><summary>{summary}</summary>\n{content}\n</details>" if long else content
+
+
+def _table(rows: Sequence[str]) -> str:
+    return '<div class="scroll"><table>\n' + "\n".join(rows) + "\n</table></div>"
+
+
+def _row(cells: Sequence[str], sides: str, tag: str = "td") -> str:
+    return f"<tr>{''.join(_cell(cell, side, tag) for cell, side in zip(cells, sides, strict=True))}</tr>"
+
+
+def _cell(text: str, side: str, tag: str) -> str:
+    kind = "number" if side == "r" else "long" if len(text) > LONG else ""
+    mark = f' class="{kind}"' if kind else ""
+    return f"<{tag}{mark}>{html.escape(text)}</{tag}>"

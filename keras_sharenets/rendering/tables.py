@@ -20,7 +20,7 @@ def text_table(rows: Rows, *, align: str | None = None) -> str:
     name  epochs
     fast      15
     """
-    align = align or _alignment(rows)
+    align = align or column_sides(rows)
     # A name of several lines would look like several rows.
     rows = [[cell.replace("\n", "\\n") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -40,11 +40,12 @@ def markdown_table(rows: Rows, *, align: str | None = None) -> str:
     | fast | 15 |
     """
     header, *body = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
-    rules = ["---:" if side == "r" else "---" for side in align or _alignment(rows)]
+    rules = ["---:" if side == "r" else "---" for side in align or column_sides(rows)]
     return "\n".join([header, f"| {' | '.join(rules)} |", *body])
 
 
-def _alignment(rows: Rows) -> str:
+def column_sides(rows: Rows) -> str:
+    """A letter for each column: `r` where most cells below the header are numbers, else `l`."""
     return "".join("r" if _are_numbers(column) else "l" for _, *column in zip(*rows, strict=True))
 
 

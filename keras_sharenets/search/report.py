@@ -13,7 +13,7 @@ from keras_sharenets import _checks, files
 from keras_sharenets.cli.fit import fit_words
 from keras_sharenets.machine import describe_machine
 from keras_sharenets.rendering import figures
-from keras_sharenets.rendering.page import page
+from keras_sharenets.rendering.page import Section, page
 from keras_sharenets.rendering.tables import markdown_table
 from keras_sharenets.search import settings as search_settings
 from keras_sharenets.search import trials
@@ -281,18 +281,19 @@ def write(report: Report) -> str:
     text = "\n\n".join(parts) + "\n"
     files.write_text(folder / "report.md", text)
     files.write_json(folder / "report.json", to_dict(report))
-    sections = {"Winner": f"{outcome}\n\n{command}" if command else outcome, **images, **tables}
-    files.write_text(folder / "report.html", page(report.title, report.note, sections))
+    sections: dict[str, Section] = {"Winner": f"{outcome}\n\n{command}" if command else outcome}
+    sections["Accuracy against what it costs"] = list(images.values())
+    files.write_text(folder / "report.html", page(report.title, report.note, {**sections, **tables}))
     return text
 
 
 def draw_front(
     results: Sequence[trials.Result], peers: Sequence[Peer], *, cost: str, label: str, unit: float = 1
 ) -> bytes:
-    """The candidates of a search, those on the Pareto front joined; networks to compare with beside them.
+    """The candidates of a search, those on the Pareto front joined and named; networks to compare with beside them.
 
-    Trials that were trained for a part of the epochs are shown on the front alone, as circles. A network to compare
-    with whose accuracy is not known is a vertical line at what it costs.
+    Trials that were trained for a part of the epochs are shown on the front alone, as circles. The axes are those of
+    the trials without outliers: a line below says what is outside, and which networks have no known accuracy.
 
     Args:
         results: at least one of them a candidate with this cost.
@@ -304,54 +305,54 @@ def draw_front(
     Returns:
         A PNG file.
     """
-    figure = figures.new_figure(7.5, 4.4)
+    # As wide as a phone shows without making the letters too small to read.
+    figure = figures.new_figure(5, 4.2)
     axes = figure.subplots()
     front, full = trials.pareto_front(results, cost), trials.longest(results)
     known = [result for result in trials.candidates(results) if getattr(result, cost) is not None]
     shown = [result for result in known if result in full or result in front]
-    kinds = {}
+
+    def place(each: trials.Result | Peer) -> tuple[float, float]:
+        return getattr(each, cost) / unit, _checks.known("accuracy", each.accuracy)
+
     for result in shown:
-        kinds.setdefault((result in front, result in full), []).append(result)
-    for (on_front, in_full), group in sorted(kinds.items(), reverse=True):
-        axes.scatter(
-            [getattr(result, cost) / unit for result in group],
-            [result.accuracy for result in group],
-            edgecolors=figures.BLUE if on_front else figures.GRAY,
-            facecolors=(figures.BLUE if on_front else figures.GRAY) if in_full else "white",
-            s=30,
-            zorder=3,
-            label=("on the front" if on_front else "other trials") + ("" if in_full else ", fewer epochs"),
-        )
-    across = [getattr(result, cost) / unit for result in front]
-    up = [_checks.known("accuracy", result.accuracy) for result in front]
-    axes.step(across, up, where="post", color=figures.BLUE, linewidth=1.2, zorder=2)
-    text: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "ha": "right"}
-    for result, place in zip(front, across, strict=True):
-        # Above and to the left of the front there is no trial.
-        axes.annotate(result.id, (place, result.accuracy), (-4, 4), color=figures.DARK, **text)
-    for index, peer in enumerate(peers):
-        place = getattr(peer, cost) / unit
-        if peer.accuracy is None:
-            axes.axvline(place, linewidth=1, linestyle=":", zorder=1, color=figures.ORANGE)
-            # The lines of others do not go through the name.
-            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-            look = {"color": figures.ORANGE, "fontsize": 8, "ha": "right", "bbox": box, "zorder": 2}
-            name = f"{peer.name}, accuracy unknown "
-            axes.text(place, 0.04 + 0.07 * index, name, None, transform=axes.get_xaxis_transform(), **look)
-        else:
-            axes.scatter([place], [peer.accuracy], marker="s", s=32, zorder=3, color=figures.ORANGE)
-            axes.annotate(f"{peer.name}, test split", (place, peer.accuracy), (-6, -3), color=figures.ORANGE, **text)
+        color = figures.BLUE if result in front else figures.GRAY
+        axes.scatter(*place(result), edgecolors=color, facecolors=color if result in full else "white", s=30, zorder=3)
+    axes.step(*zip(*map(place, front), strict=True), where="post", color=figures.BLUE, linewidth=1.2, zorder=2)
+    within = [peer for peer in peers if peer.accuracy is not None and _near(peer, shown, cost)]
+    for peer in within:
+        axes.scatter(*place(peer), marker="s", s=32, zorder=3, color=figures.ORANGE)
     axes.set_xscale("log")
     figures.log_ticks(axes.xaxis)
     figures.percent(axes.yaxis)
     axes.set_xlabel(label)
     axes.set_ylabel("accuracy on the held-out part")
-    if any(peer.accuracy is None for peer in peers):
-        # Room for their names below all trials.
-        low, high = axes.get_ylim()
-        axes.set_ylim(low - 0.35 * (high - low), high)
-    left_out = len(known) - len(shown)
-    title = f"{left_out} of fewer epochs left out" if left_out else None
-    axes.legend(title=title, fontsize=8, title_fontsize=8, loc="best", framealpha=1)
+    accuracies = [place(each)[1] for each in (*shown, *within)]
+    low = min(figures.usual_range(accuracies)[0], *(place(each)[1] for each in (*front, *within)))
+    margin = 0.08 * (max(accuracies) - low) or 0.01
+    axes.set_ylim(low - margin, max(accuracies) + 2 * margin)
+    lines = [
+        "blue: none is as accurate for less"
+        + ("" if all(result in full for result in front) else "; circles: fewer epochs")
+    ]
+    counts = {
+        "of fewer epochs": len(known) - len(shown),
+        f"below {low:.0%}": sum(accuracy < low for accuracy in accuracies),
+    }
+    lines += [f"trials not shown: {count} {what}" for what, count in counts.items() if count]
+    for peer in peers:
+        if peer not in within:
+            at = "accuracy unknown" if peer.accuracy is None else f"{peer.accuracy:.1%}"
+            lines.append(f"not shown: {peer.name} at {getattr(peer, cost) / unit:,.4g}, {at}")
+    figures.caption(figure, "\n".join(lines))
     figures.frame(axes)
-    return figures.png(figure)
+    names = [result.id for result in front] + [f"{peer.name}, test" for peer in within]
+    across, up = zip(*map(place, [*front, *within]), strict=True)
+    figures.name_points(figure, axes, across, up, names)
+    return figures.png(figure, dpi=180)
+
+
+def _near(peer: Peer, shown: Sequence[trials.Result], cost: str) -> bool:
+    """Whether a network costs no more than three times what the trials do, and no less than a third."""
+    costs = [getattr(result, cost) for result in shown]
+    return min(costs) / 3 <= getattr(peer, cost) <= 3 * max(costs)

@@ -97,8 +97,8 @@ def test_predictions(folder, capsys, monkeypatch):
 
 def test_report(folder, digits):
     page = (folder / "runs" / "digits" / "report.html").read_text()
-    assert len(re.findall(r'<img alt="[^"]+" src="data:image/png;base64,iVBOR', page)) == 2
-    rows = re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td></tr>", page)
+    kinds = re.findall(r'<img class="(\w+)" alt="[^"]+" src="data:image/png;base64,iVBOR', page)
+    rows = re.findall(r"<tr><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td></tr>", page)
     table = dict(rows)
     run = metrics(folder / "runs" / "digits")
     correct = round(run["test_accuracy"] * 359)
@@ -109,17 +109,26 @@ def test_report(folder, digits):
     assert table["stored parameters"] == f"{stored:,}"
     guesses = model.predict(digits.test.images, verbose=0).argmax(1)
     matrix = sklearn.metrics.confusion_matrix(digits.test.labels, guesses, labels=range(10))
-    mistakes = [words for name, words in rows if name == "mistake"]
     wrong = matrix * (1 - np.eye(10, dtype=int))
-    assert len(mistakes) == min(5, np.count_nonzero(wrong))
+    assert kinds == ["figure", "figure"] + ["photos"] * (correct < 359)
+    mistakes = page.partition("The most frequent mistakes")[2].partition("</table>")[0]
+    mistakes = re.findall(r'<td class="number">(\d+)</td>' * 3, mistakes)
+    assert len(mistakes) == min(10, np.count_nonzero(wrong))
     if mistakes:
-        row, column, count = map(int, re.fullmatch(r"(\d) taken for (\d): (\d+)", mistakes[0]).groups())
+        row, column, count = map(int, mistakes[0])
         assert matrix[row, column] == count == wrong.max()
+    # Precision is by column, recall by row.
+    classes = re.findall(r'<td class="number">(\d)</td>' + r'<td class="number">([\d.]+)</td>' * 3, page)
+    for index, precision, recall, _ in classes:
+        right = matrix[int(index), int(index)]
+        assert float(precision) == pytest.approx(right / max(matrix[:, int(index)].sum(), 1), abs=5e-5)
+        assert float(recall) == pytest.approx(right / matrix[int(index)].sum(), abs=5e-5)
+    assert len(classes) == 10
 
 
 def test_most_confused_are_the_worst_first():
     matrix = np.array([[9, 0, 2], [5, 9, 0], [0, 0, 9]])
-    assert most_confused(matrix, ("a", "b", "c")) == ["b taken for a: 5", "a taken for c: 2"]
+    assert most_confused(matrix, ("a", "b", "c")) == [("b", "a", "5"), ("a", "c", "2")]
 
 
 def test_comparison(folder):

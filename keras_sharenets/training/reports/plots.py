@@ -18,6 +18,7 @@ from keras_sharenets.rendering.figures import (
     RED,
     frame,
     log_ticks,
+    name_lines,
     name_points,
     new_figure,
     percent,
@@ -41,18 +42,19 @@ def draw_curves(run: Run) -> bytes:
     accuracy.set_title("Accuracy", loc="left", fontsize=11)
     if run.last.test_accuracy is not None:
         accuracy.set_title(f"last epoch, test: {run.last.test_accuracy:.2%}", loc="right", fontsize=10, color=BLUE)
-    loss.legend(frameon=False)
     figure.suptitle(f"{run.model} on {run.data['name']}", fontsize=12)
+    name_lines(figure, loss)
+    name_lines(figure, accuracy)
     return png(figure)
 
 
 def draw_comparison(runs: Mapping[str, Run]) -> bytes:
     """Loss and accuracy of several named runs on the splits that their epochs are measured on, one color per run."""
-    figure = new_figure(10, 4.4 + 0.2 * len(runs))
+    figure = new_figure(10, 4.4 + 0.1 * len(runs))
     panels = figure.subplots(1, 2)
     mixed = len({run.split for run in runs.values()}) > 1
     for (name, run), color in zip(runs.items(), _colors(), strict=False):
-        label = f"{name}: {run.model} on {run.data['name']}" + (f", {run.split} split" if mixed else "")
+        label = f"{name}, {run.split} split" if mixed else name
         for axes, key in zip(panels, ("loss", "accuracy"), strict=True):
             _plot(axes, run.epochs, f"{run.split}_{key}", label, color)
     held_out = "Held-out" if mixed else next(iter(runs.values())).split.capitalize()
@@ -61,8 +63,9 @@ def draw_comparison(runs: Mapping[str, Run]) -> bytes:
         _epochs(axes, max(len(run.epochs) for run in runs.values()))
         axes.set_title(title, loc="left", fontsize=11)
     _shape_panels(*panels)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=9)
+    # A run may have no losses: its name stands where it has a line.
+    for axes in panels:
+        name_lines(figure, axes)
     return png(figure)
 
 
@@ -94,12 +97,16 @@ def draw_accuracies(points: Mapping[str, tuple[int, Sequence[float]]], across: s
 
 
 def draw_predictions(
-    images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], columns: int = 10
+    images: Sequence[np.ndarray],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    columns: int = 10,
 ) -> bytes:
     """A grid of images, each with the class that comes first and its probability; wrong ones in red.
 
     Args:
-        images: uint8 array `(n, height, width, channels)`.
+        images: uint8 arrays `(height, width, channels)`, or one of all `(n, height, width, channels)`.
         labels: int array `(n,)`, the right classes.
         probabilities: array `(n, classes)`.
         class_names: their names.
