@@ -96,7 +96,7 @@ def _part(heading: str, part: Section) -> str:
 
 def _image(heading: str, data: bytes, kind: str) -> str:
     source = base64.b64encode(data).decode()
-    return f'<img class="{kind}" alt="{html.escape(heading)}" src="data:image/png;base64,{source}">'
+    return f'<img alt="{html.escape(heading)}" src="data:image/png;base64,{source}" class="{kind}">'
 
 
 def _folded(content: str, summary: str, long: bool) -> str:

@@ -97,7 +97,7 @@ def test_predictions(folder, capsys, monkeypatch):
 
 def test_report(folder, digits):
     page = (folder / "runs" / "digits" / "report.html").read_text()
-    kinds = re.findall(r'<img class="(\w+)" alt="[^"]+" src="data:image/png;base64,iVBOR', page)
+    kinds = re.findall(r'<img alt="[^"]+" src="data:image/png;base64,iVBOR[^"]*" class="(\w+)"', page)
     rows = re.findall(r"<tr><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td></tr>", page)
     table = dict(rows)
     run = metrics(folder / "runs" / "digits")
