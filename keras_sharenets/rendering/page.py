@@ -84,7 +84,8 @@ def _part(heading: str, part: Section) -> str:
         lines = part.count("\n") + 1
         return _folded(f"<pre>{html.escape(part)}</pre>", f"{lines} lines", lines > MANY_LINES)
     if isinstance(part, Mapping):
-        return _table([_row(pair, "ll") for pair in part.items()])
+        pairs = [tuple(map(html.escape, pair)) for pair in part.items()]
+        return _table([f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in pairs])
     figures = [each for each in part if isinstance(each, bytes)]
     if figures:
         return f'<div class="figures">{"".join(_image(heading, each, "figure") for each in figures)}</div>'

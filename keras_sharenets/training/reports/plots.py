@@ -97,7 +97,7 @@ def draw_accuracies(points: Mapping[str, tuple[int, Sequence[float]]], across: s
 
 
 def draw_predictions(
-    images: Sequence[np.ndarray],
+    images: np.ndarray | Sequence[np.ndarray],
     labels: np.ndarray,
     probabilities: np.ndarray,
     class_names: Sequence[str],
