@@ -214,6 +214,7 @@ def _show_activations(
     places: dict[str, tuple[Maps, ...]], dataset: Dataset, images: dict[str, bytes], sections: dict[str, Any]
 ) -> dict[str, Any]:
     from keras_sharenets.analysis.filter_figures import HIGH, draw_high, draw_strongest
+    from keras_sharenets.rendering.page import Photos
 
     rows: list[Sequence[str]] = [
         ("network", "maps of", "of them", *(f"strongest, > {share:.0%}" for share in HIGH), "active, > 90%")
@@ -232,7 +233,7 @@ def _show_activations(
         heading = f"{label}: strongest maps by class"
         name = "strongest.png" if len(places) == 1 else f"{_slug(label)}_strongest.png"
         images[name] = draw_strongest(found, dataset.class_names, heading)
-        sections[heading] = images[name]
+        sections[heading] = Photos(images[name])
     return data
 
 
@@ -260,6 +261,7 @@ def _filters(
     from keras_sharenets.analysis.activations import exciting_images
     from keras_sharenets.analysis.filter_figures import draw_exciting, draw_kernels
     from keras_sharenets.analysis.filters import filters
+    from keras_sharenets.rendering.page import Photos
 
     data: dict[str, Any] = {}
     for network in networks:
@@ -284,6 +286,7 @@ def _filters(
                 rows[name] = each, excited[start : start + len(each)]
             start += len(each)
         heading = f"{network.label}: images that excite the strongest maps of stage 1"
-        images[f"{prefix}exciting.png"] = sections[heading] = draw_exciting(rows, heading)
+        images[f"{prefix}exciting.png"] = draw_exciting(rows, heading)
+        sections[heading] = Photos(images[f"{prefix}exciting.png"])
         data[network.label] = {"layer": first.name, "kernels": [each.name for each in chosen], "strongest": best}
     return data

@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     found = report(arguments, model, patterns, dataset, output / "curve.csv")
     data = {"model": model.name, "file": before.file, "data": dataset.name, "note": dataset.note}
     data |= {"accuracy": before.accuracy} | found.data
-    first = [("accuracy as trained", trained.removeprefix("accuracy "))]
+    first = {"accuracy as trained": trained.removeprefix("accuracy ")}
     sections = {"": first, **found.sections, COUNTS: analysis.to_text(analysis.profile(model))}
     for name, image in found.images.items():
         files.write_bytes(output / name, image)
