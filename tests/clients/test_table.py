@@ -56,7 +56,14 @@ def test_a_program_that_a_file_ends_goes_on_with_the_next(monkeypatch, tmp_path)
             pass
 
     monkeypatch.setattr(compare.subprocess, "Popen", Process)
-    answers = compare.ask("OpenCV", tmp_path, ["a", "b", "c"])
+    for name in ("images.npy", "a", "b", "c"):
+        (tmp_path / name).write_text(name)
+    answers = compare.ask("OpenCV", tmp_path, ["a", "b", "c"], tmp_path / "kept.json")
     assert started == [["a", "b", "c"], ["c"]]
+    assert compare.ask("OpenCV", tmp_path, ["a", "b", "c"], tmp_path / "kept.json") == answers
+    assert len(started) == 2  # Nothing is asked twice, but of another file.
+    (tmp_path / "b").write_text("written anew")
+    assert compare.ask("OpenCV", tmp_path, ["a", "b", "c"], tmp_path / "kept.json") == answers
+    assert started[2:] == [["b"]]
     assert answers["a"] == {"same": 1, "images": 1}
     assert answers["b"] == answers["c"] == {"refused": "ends the process (-11)"}

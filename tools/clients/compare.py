@@ -2,8 +2,8 @@
 
 .venv-clients/bin/python -m tools.clients.compare runs/clients docs/clients.md
 
-Each program has a process of its own, which is started anew if a file ends it. What a program has said of all files is
-kept beside them, in `answers`: stopped, the command goes on with the next program.
+Each program has a process of its own, which is started anew if a file ends it. What a program has said of a file is
+kept beside it, in `answers`: stopped, the command goes on with the next file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -73,20 +74,46 @@ def try_files(client: str, folder: pathlib.Path, names: list[str]) -> None:
         print(json.dumps({"file": name} | answer), flush=True)
 
 
-def ask(client: str, folder: pathlib.Path, names: list[str]) -> dict[str, dict]:
-    """`{file: answer}` of a program; the file that ends its process is told so, and the others go on."""
-    answers: dict[str, dict] = {}
+def ask(client: str, folder: pathlib.Path, names: list[str], kept: pathlib.Path) -> dict[str, dict]:
+    """`{file: answer}` of a program; the file that ends its process is told so, and the others go on.
+
+    Each answer is written to `kept` as it comes, with a checksum of the file and of the images: what is there already
+    of the same ones is not asked again.
+    """
+    sums = {name: _checksum(folder / "images.npy", folder / name) for name in names}
+    found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    answers: dict[str, dict] = {
+        name: found[name]["answer"] for name in names if found.get(name, {}).get("checksum") == sums[name]
+    }
+    started, known = time.monotonic(), len(answers)
+
+    def keep(name, answer):
+        answers[name] = answer
+        part = kept.with_suffix(".part")
+        summed = {name: {"checksum": sums[name], "answer": answer} for name, answer in answers.items()}
+        part.write_text(json.dumps(summed), encoding="utf-8")
+        part.replace(kept)
+        left = (time.monotonic() - started) / (len(answers) - known) * len(set(names) - set(answers))
+        print(f"  {client}: {len(answers)} of {len(names)} files, about {left / 60:.0f} min left for it", flush=True)
+
     while left := [name for name in names if name not in answers]:
         command = [sys.executable, "-m", "tools.clients.compare", "--try", client, str(folder), *left]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
             watch = threading.Timer(_SECONDS * len(left), process.kill)
             watch.start()
-            lines = [json.loads(line) for line in process.stdout or () if line.startswith('{"file"')]
+            for line in process.stdout or ():
+                if line.startswith('{"file"'):
+                    answer = json.loads(line)
+                    keep(answer.pop("file"), answer)
             watch.cancel()
-        answers |= {line.pop("file"): line for line in lines}
-        if len(lines) < len(left):
-            answers[left[len(lines)]] = {"refused": f"ends the process ({process.returncode})"}
+        first = next((name for name in left if name not in answers), None)
+        if first is not None:
+            keep(first, {"refused": f"ends the process ({process.returncode})"})
     return answers
+
+
+def _checksum(*paths):
+    return zlib.crc32(b"".join(path.read_bytes() for path in paths))
 
 
 def cell(answers: list[dict]) -> str:
@@ -170,10 +197,8 @@ def main(arguments: list[str]) -> None:
     names, answers, started = [entry["file"] for entry in about["files"]], {}, time.monotonic()
     for number, client in enumerate(CLIENTS, 1):
         kept, before = folder / "answers" / f"{client}.json", time.monotonic()
-        if not kept.exists():
-            kept.parent.mkdir(exist_ok=True)
-            kept.write_text(json.dumps(ask(client, folder, names)), encoding="utf-8")
-        answers[client] = json.loads(kept.read_text(encoding="utf-8"))
+        kept.parent.mkdir(exist_ok=True)
+        answers[client] = ask(client, folder, names, kept)
         right = sum(answer.get("same") == answer.get("images", 0) for answer in answers[client].values())
         now = time.monotonic()
         left = (now - started) / number * (len(CLIENTS) - number)
