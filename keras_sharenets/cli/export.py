@@ -76,7 +76,10 @@ def check(arguments: argparse.Namespace) -> None:
     vars(arguments).update(targets.choose(arguments.device, **given))
     precisions.check_quantization(arguments.quantization, "--quantization")
     if arguments.to == "c_array" and arguments.quantization not in (None, "int8"):
-        raise ValueError("`--to c_array` is for float32 and int8: microcontrollers do not widen weights in float16.")
+        raise ValueError(
+            "`--to c_array` is for float32 and int8: LiteRT for Microcontrollers does not widen weights in float16, and"
+            " files of the other precisions were not tried there."
+        )
     if precisions.needs_ranges(arguments.quantization) and arguments.representative_data is None:
         told = precisions.tell(arguments.quantization)
         raise ValueError(
