@@ -246,23 +246,25 @@ def _begin(arguments: argparse.Namespace) -> tuple[Run, str]:
 def suited(recipe: Recipe, images: int, arguments: argparse.Namespace) -> Recipe:
     """The recipe with batches, steps, rate and schedule for so many images, but for what was given.
 
-    With few of them, batches are small. Half of a rate for batches of 128, that rises first, was best for those.
+    With few of them, batches are small. Half of a rate for batches of 128, that rises first, was best for those; a
+    network that begins trained has a low rate anyway, and did worse.
     """
+    from keras_sharenets.training.data.batches import FEWEST_STEPS as LEAST
     from keras_sharenets.training.data.batches import batch_size_for
 
-    given, changes = given_fields(arguments), {}
+    given, changes, trained = given_fields(arguments), {}, vars(arguments)["from"] is not None
     if "batch_size" not in given:
-        changes["batch_size"] = batch_size_for(images, recipe.batch_size)
+        changes["batch_size"] = batch_size_for(images, recipe.batch_size, steps=LEAST if trained else 2 * LEAST)
     size = changes.get("batch_size", recipe.batch_size)
     steps = max(images // size, 1)
     if "epochs" not in given and arguments.recipe is None:
         changes["epochs"] = max(recipe.epochs, math.ceil(FEWEST_STEPS / steps))
     rate = recipe.learning_rate
-    if size < recipe.batch_size and arguments.recipe is None and not recipe.warmup_epochs:
+    if size < recipe.batch_size and not trained and arguments.recipe is None and not recipe.warmup_epochs:
         changes["schedule"] = vars(arguments)["schedule"] or "one_cycle"
         rate /= FEW_IMAGES
     if "learning_rate" not in given:
-        changes["learning_rate"] = rate if vars(arguments)["from"] is None else rate / FINE_TUNING
+        changes["learning_rate"] = rate / FINE_TUNING if trained else rate
     return override(recipe, **changes)
 
 

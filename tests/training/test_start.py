@@ -170,7 +170,7 @@ def test_batches_follow_from_the_number_of_images():
     ("images", "typed", "expected"),
     [
         (432, [], (8, "one_cycle", 0.05)),
-        (432, ["--from", "resnet_8"], (8, "one_cycle", 0.005)),
+        (432, ["--from", "resnet_8"], (16, "cosine", 0.01)),
         (432, ["--learning-rate", "0.2", "--schedule", "cosine"], (8, "cosine", 0.2)),
         (432, ["--batch-size", "16"], (16, "cosine", 0.1)),
         (432, ["--recipe", "default"], (8, "cosine", 0.1)),

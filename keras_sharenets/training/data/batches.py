@@ -187,8 +187,8 @@ class EvenBatches(Batches):
         return np.where(real, chosen, 0), (weights,)
 
 
-def batch_size_for(images: int, most: int) -> int:
-    """How many images a step takes: `most`, or where an epoch had fewer than 20 steps, a power of two that gives 40.
+def batch_size_for(images: int, most: int, *, steps: int = 2 * FEWEST_STEPS) -> int:
+    """How many images a step takes: `most`, or with fewer than 20 steps an epoch, a power of two that gives `steps`.
 
     Measured with 600 images in 3 classes and 20 epochs: see docs/training.md.
 
@@ -197,7 +197,7 @@ def batch_size_for(images: int, most: int) -> int:
     """
     if images >= FEWEST_STEPS * most:
         return most
-    return min(most, max(SMALLEST, 2 ** max(images // (2 * FEWEST_STEPS), 1).bit_length() // 2))
+    return min(most, max(SMALLEST, 2 ** max(images // steps, 1).bit_length() // 2))
 
 
 def training_batches(dataset: Dataset, recipe: Recipe, seed: int, **part: Any) -> Batches:
