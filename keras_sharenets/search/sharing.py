@@ -1,14 +1,18 @@
-"""The sharing of an existing network as a `keras_tuner.HyperModel`: which convolutions share what, within a budget."""
+"""Sharing in a space of one's own: that of an existing network's convolutions, and the arguments of a layer."""
 
 from __future__ import annotations
 
 import collections
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import keras_tuner
 
+from keras_sharenets import _checks
 from keras_sharenets.search.budgets import Budget
+from keras_sharenets.search.spaces.hscnet import SHUFFLE_GROUPS, are_distinct
 from keras_sharenets.sharing.budget import Choice, all_changes
 from keras_sharenets.sharing.changes import Change
 from keras_sharenets.sharing.conversion import convert, look_at
@@ -16,6 +20,7 @@ from keras_sharenets.sharing.places import Where, chosen
 from keras_sharenets.sharing.report import Shared
 
 NONE = "none"
+SHARES = (1, 2, 4, 8, 16, 32)
 
 
 class SharingHyperModel(keras_tuner.HyperModel):
@@ -86,3 +91,79 @@ class SharingHyperModel(keras_tuner.HyperModel):
         model = self.shared(hp).model
         model.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy", metrics=["accuracy"])
         return model
+
+
+def sharing_choices(
+    hp: keras_tuner.HyperParameters,
+    filters: int,
+    *,
+    channels: int | None = None,
+    groups: Sequence[int] = SHARES,
+    channel_repeats: Sequence[int] = SHARES,
+    arrangements: Sequence[int] = (1, 2),
+    name: str = "sharing",
+) -> dict[str, Any]:
+    """Arguments of `HighlySharedConv2D` that fit together, as conditional hyperparameters.
+
+    Independent choices would end a search with a `ValueError`: G must divide input channels and filters, R must divide
+    G, T must divide the filters of a group and have as many different orders of its input channels. So each G has its
+    own choices of R and T, which are active where that G is chosen.
+
+    Args:
+        hp: the hyperparameters that `build` of a tuner gets.
+        filters: those of the layer.
+        channels: its input channels; by default as many as filters.
+        groups, channel_repeats, arrangements: what to choose G, R and T from; those that do not fit are left out.
+        name: beginning of the hyperparameters' names. Layers of one name and the same numbers of channels and filters
+            share alike.
+
+    Returns:
+        `groups`, `channel_repeats` and `arrangements`, by name. `groups` alone, and `None`, in a conditional scope of
+        yours that is not active.
+
+    Raises:
+        ValueError: a number is no positive integer, or none are left that fit together.
+
+    >>> from keras_sharenets.layers import HighlySharedConv2D
+    >>> hp = keras_tuner.HyperParameters()
+    >>> HighlySharedConv2D(32, 3, **sharing_choices(hp, 32)).groups
+    1
+    >>> [choice.name for choice in hp.space][:4]
+    ['sharing_32_to_32/groups', 'sharing_32_to_32/arrangements_of_1', 'sharing_32_to_32/channel_repeats_of_2', \
+'sharing_32_to_32/arrangements_of_2']
+    """
+    filters = _checks.positive("filters", filters)
+    channels = filters if channels is None else _checks.positive("channels", channels)
+    fitting = {}
+    for each in _checks.sizes("groups", groups):
+        if math.gcd(filters, channels) % each == 0:
+            repeats = [number for number in _checks.sizes("channel_repeats", channel_repeats) if each % number == 0]
+            orders = [
+                number
+                for number in _checks.sizes("arrangements", arrangements)
+                if _arranges(number, channels // each, filters // each)
+            ]
+            if repeats and orders:
+                fitting[each] = {"channel_repeats": repeats, "arrangements": orders}
+    if not fitting:
+        raise ValueError(
+            f"`groups` (={tuple(groups)}), `channel_repeats` (={tuple(channel_repeats)}) and `arrangements` "
+            f"(={tuple(arrangements)}) must have numbers that fit `channels` (={channels}) and `filters` (={filters})."
+        )
+    with hp.name_scope(f"{name}_{channels}_to_{filters}"):
+        chosen: dict[str, Any] = {"groups": hp.Choice("groups", list(fitting))}
+        for each, arguments in fitting.items():
+            with hp.conditional_scope("groups", [each]):
+                for argument, numbers in arguments.items():
+                    # A name of its own: some tuners mix up choices of one name that differ in their condition alone.
+                    number = hp.Choice(f"{argument}_of_{each}", numbers) if len(numbers) > 1 else numbers[0]
+                    if each == chosen["groups"]:
+                        chosen[argument] = number
+    return chosen
+
+
+def _arranges(arrangements: int, channels: int, filters: int) -> bool:
+    """Whether a group of so many channels and filters has so many arrangements, all of them different."""
+    if arrangements == 1:
+        return True
+    return filters % arrangements == 0 and channels % SHUFFLE_GROUPS == 0 and are_distinct(channels, arrangements)

@@ -17,11 +17,13 @@ PAGE = (DOCS / "search.md").read_text()
 
 def test_python_runs_and_gives_what_it_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
-    names = {}
-    exec(block, names)
-    expression, promise = re.search(r"^(hypermodel\.point.*?)  # (.*)$", block, re.M).groups()
-    assert eval(expression, names) == ast.literal_eval(promise)
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    assert len(blocks) == 2
+    for block in blocks:
+        names = {}
+        exec(block, names)
+        expression, promise = re.fullmatch(r"(.*)  # (.*)", block.splitlines()[-1]).groups()
+        assert eval(expression, names) == ast.literal_eval(promise)
 
 
 def test_commands_parse():

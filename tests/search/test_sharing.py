@@ -1,11 +1,15 @@
+import itertools
+import warnings
+
 import keras
 import keras_tuner
 import numpy as np
 import pytest
 
 import keras_sharenets as ksn
+from keras_sharenets.layers import HighlySharedConv2D
 from keras_sharenets.search.budgets import Budget
-from keras_sharenets.search.sharing import SharingHyperModel
+from keras_sharenets.search.sharing import SHARES, SharingHyperModel, sharing_choices
 
 
 def network():
@@ -47,3 +51,71 @@ def test_budgets_that_are_refused():
         SharingHyperModel(network(), budget=Budget(max_parameters=10))
     with pytest.raises(ValueError, match="must have no `max_multiply_adds`"):
         SharingHyperModel(network(), budget=Budget(max_multiply_adds=10))
+
+
+def drawn(filters, **arguments):
+    """All that `sharing_choices` can give: every combination of the values that are active together."""
+    found, open_ones = set(), [{}]
+    while open_ones:
+        hp = keras_tuner.HyperParameters()
+        hp.values = dict(open_ones.pop())
+        given = set(hp.values)
+        chosen = sharing_choices(hp, filters, **arguments)
+        free = [each for each in hp.space if hp.is_active(each) and each.name not in given]
+        if free:
+            kept = {name: hp.values[name] for name in given}
+            open_ones += [{**kept, free[0].name: value} for value in free[0].values]
+        else:
+            found.add((chosen["groups"], chosen["channel_repeats"], chosen["arrangements"]))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("channels", "filters", "arrangements"), [(32, 32, (1, 2)), (24, 40, (1, 2, 3, 4)), (8, 16, (2,)), (3, 16, (1, 2))]
+)
+def test_choices_of_a_layer_are_all_that_builds_and_nothing_else(channels, filters, arrangements):
+    """The layer itself is asked: what raises, or warns of copies, is not offered."""
+
+    def builds(groups, channel_repeats, arrangements):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                HighlySharedConv2D(
+                    filters, 1, groups=groups, channel_repeats=channel_repeats, arrangements=arrangements
+                ).build((None, 4, 4, channels))
+            except (ValueError, UserWarning):
+                return False
+        return True
+
+    right = {point for point in itertools.product(SHARES, SHARES, arrangements) if builds(*point)}
+    assert drawn(filters, channels=channels, arrangements=arrangements) == right
+
+
+def test_choices_of_a_layer_that_are_refused():
+    hp = keras_tuner.HyperParameters()
+    with pytest.raises(ValueError, match=r"`groups` \(=\(5,\)\).* must have numbers that fit `channels` \(=16\)"):
+        sharing_choices(hp, 16, groups=(5,))
+    with pytest.raises(ValueError, match=r"`filters` \(=0\) must be a positive integer"):
+        sharing_choices(hp, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tuner", ["RandomSearch", "BayesianOptimization", "GridSearch", "Hyperband"])
+def test_a_search_over_choices_of_a_layer_ends_without_a_failed_trial(tuner, tmp_path, eager):
+    def build(hp):
+        width = hp.Choice("width", [8, 24])
+        inputs = keras.Input((4, 4, 1))
+        x = keras.layers.Conv2D(width, 1)(inputs)
+        for _ in range(2):
+            x = HighlySharedConv2D(width, 3, **sharing_choices(hp, width))(x)
+        model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x)[:, :3])
+        model.compile("sgd", "mse")
+        return model
+
+    more = {"max_epochs": 3, "factor": 2} if tuner == "Hyperband" else {"max_trials": 16}
+    tuner = getattr(keras_tuner, tuner)(build, objective="val_loss", seed=0, directory=tmp_path, **more)
+    images = np.random.default_rng(0).normal(size=(8, 4, 4, 1)).astype("float32")
+    tuner.search(images, np.zeros((8, 3)), validation_split=0.5, verbose=0)
+    trials = list(tuner.oracle.trials.values())
+    assert {trial.status for trial in trials} == {"COMPLETED"}
+    assert len({str(trial.hyperparameters.values) for trial in trials}) > 3

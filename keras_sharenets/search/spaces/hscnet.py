@@ -19,7 +19,7 @@ def _whole_bottleneck(alpha, chosen):
     return abs(_hidden(chosen, alpha) * alpha - chosen["width"]) <= 1e-6 * chosen["width"]
 
 
-def _are_distinct(channels, arrangements):
+def are_distinct(channels, arrangements):
     """Whether all arrangements of so many channels differ; equal ones make copies of filters."""
     orders = permutations.arrangements(channels, arrangements, SHUFFLE_GROUPS)
     return len({tuple(order) for order in orders}) == arrangements
@@ -33,7 +33,7 @@ def _arranges(arrangements, chosen):
     # Numbers that 2 or 4 divide have the two rows of the shuffle too.
     if any(filters % arrangements for filters in arranged):
         return False
-    return all(_are_distinct(channels * 2**stage, arrangements) for channels in arranged for stage in range(STAGES))
+    return all(are_distinct(channels * 2**stage, arrangements) for channels in arranged for stage in range(STAGES))
 
 
 CHOICES = (
