@@ -53,7 +53,7 @@ def test_budgets_that_are_refused():
         SharingHyperModel(network(), budget=Budget(max_multiply_adds=10))
 
 
-def drawn(filters, **arguments):
+def offered(filters, **arguments):
     """All that `sharing_choices` can give: every combination of the values that are active together."""
     found, open_ones = set(), [{}]
     while open_ones:
@@ -88,7 +88,7 @@ def test_choices_of_a_layer_are_all_that_builds_and_nothing_else(channels, filte
         return True
 
     right = {point for point in itertools.product(SHARES, SHARES, arrangements) if builds(*point)}
-    assert drawn(filters, channels=channels, arrangements=arrangements) == right
+    assert offered(filters, channels=channels, arrangements=arrangements) == right
 
 
 def test_choices_of_a_layer_that_are_refused():

@@ -19,7 +19,7 @@ def _whole_bottleneck(alpha, chosen):
     return abs(_hidden(chosen, alpha) * alpha - chosen["width"]) <= 1e-6 * chosen["width"]
 
 
-def are_distinct(channels, arrangements):
+def are_distinct(channels: int, arrangements: int) -> bool:
     """Whether all arrangements of so many channels differ; equal ones make copies of filters."""
     orders = permutations.arrangements(channels, arrangements, SHUFFLE_GROUPS)
     return len({tuple(order) for order in orders}) == arrangements
