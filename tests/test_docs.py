@@ -17,16 +17,17 @@ import keras_sharenets as ksn
 from keras_sharenets import cli
 from trainers.cli import main as trainers_main
 
-PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "mobile.md").read_text()
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
+PAGE = (DOCS / "mobile.md").read_text()
 CLASSES = ("cat", "dog", "fox")
 # What asks the npm registry (`tests/mobile/test_page.py` has the page), what serves until it is stopped, and what needs
 # packages that the tests lack (`tests/clients/test_onnx_files.py`).
 NOT_RUN = ("sharenets page", "python -m http.server", "pip install", "sharenets export net.keras --to onnx")
 
 
-def blocks(*languages):
+def blocks(*languages, page=PAGE):
     """`(language, text)` of the page's blocks, in order."""
-    return re.findall(rf"```({'|'.join(languages)})\n(.*?)```", PAGE, re.S)
+    return re.findall(rf"```({'|'.join(languages)})\n(.*?)```", page, re.S)
 
 
 def run_python(block, names):
@@ -98,6 +99,14 @@ def test_examples_run_and_give_what_they_say(quickly, folder, monkeypatch):
         assert (folder / "app/src/main/assets/labels.txt").read_text().split() == list(CLASSES)
     half, whole = ((folder / name).stat().st_size for name in ("half.tflite", "float.tflite"))
     assert half < whole
+
+
+def test_blocks_in_a_network_of_your_own():
+    ((_, block),) = blocks("python", page=(DOCS / "networks.md").read_text())
+    claims = run_python(block, {})
+    assert len(claims) == 2
+    for text, value, promise in claims:
+        assert value == promise, text
 
 
 def test_listings_of_kotlin_are_whole():

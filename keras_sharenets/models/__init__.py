@@ -1,4 +1,4 @@
-"""Networks: one factory a family, and every network of the papers by name.
+"""Networks: one factory a family, every network of the papers by name, and the papers' blocks.
 
 The names are there at once: Keras is imported with the first factory that is asked for.
 """
@@ -20,6 +20,7 @@ if _TYPE_CHECKING:
     from keras_sharenets.models.base import CommonArguments
     from keras_sharenets.models.baselines.mobile_networks import IGCV3, MobileNetV2, ShuffleNetV2
     from keras_sharenets.models.baselines.resnet8 import ResNet8
+    from keras_sharenets.models.blocks import HGCModule, HSCModule, IGCBlock, SharedResidualBlock, SLBlock
     from keras_sharenets.models.hgcnet.hgcnet import HGCNet
     from keras_sharenets.models.hscnet.hscnet import HSCNet
     from keras_sharenets.models.igcnet.igcnet import IGCNet, PlainIGCNet
@@ -30,8 +31,11 @@ if _TYPE_CHECKING:
 __all__ = [
     "IGCV3",
     "CommonArguments",
+    "HGCModule",
     "HGCNet",
+    "HSCModule",
     "HSCNet",
+    "IGCBlock",
     "IGCNet",
     "MobileNetV2",
     "NetworkCounts",
@@ -39,9 +43,11 @@ __all__ = [
     "PreActResNet",
     "ResNet",
     "ResNet8",
+    "SLBlock",
     "ShardDeepResNet",
     "ShardResNet",
     "ShardVGGNet",
+    "SharedResidualBlock",
     "ShuffleNetV2",
     "TrainedWeights",
     "WideResNet",
@@ -57,6 +63,7 @@ _HOMES = {
     "base": ("CommonArguments",),
     "baselines.mobile_networks": ("IGCV3", "MobileNetV2", "ShuffleNetV2"),
     "baselines.resnet8": ("ResNet8",),
+    "blocks": ("HGCModule", "HSCModule", "IGCBlock", "SLBlock", "SharedResidualBlock"),
     "hgcnet.hgcnet": ("HGCNet",),
     "hscnet.hscnet": ("HSCNet",),
     "igcnet.igcnet": ("IGCNet", "PlainIGCNet"),

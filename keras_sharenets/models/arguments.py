@@ -1,4 +1,4 @@
-"""What a factory of networks is given, looked at before a layer is made: by the annotations of its arguments.
+"""What a factory of networks or blocks is given, looked at before a layer is made: by its arguments' annotations.
 
 Numbers of numpy, such as `labels.max() + 1`, become Python's, which is what Keras and JSON take.
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_sharenets import _checks
 
-Factory = TypeVar("Factory", bound=Callable[..., keras.Model])
+Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
 def _number(name: str, value: Any) -> float:
@@ -72,6 +72,12 @@ def _keras_tensor(name: str, value: Any) -> Any:
     raise ValueError(f"`{name}` (={value!r}) must be a Keras tensor, such as `keras.Input((32, 32, 3))`.")
 
 
+def _layer(name: str, value: Any) -> keras.layers.Layer:
+    if not isinstance(value, keras.layers.Layer):
+        raise ValueError(f"`{name}` (={value!r}) must be a layer of Keras.")
+    return value
+
+
 def _anything(name: str, value: Any) -> Any:
     return value
 
@@ -81,6 +87,7 @@ _CHECKS = {
     "float": _number,
     "bool": _checks.boolean,
     "Sequence[int]": _integers,
+    "keras.layers.Layer": _layer,
     "Sequence[str]": _strings,
     "int | Sequence[int]": _integer_or_integers,
     # The factory says which strings it knows and what a stage needs, Keras' own `get` what can be configured.
@@ -120,7 +127,7 @@ def checked(factory: Factory) -> Factory:
     checks = {**_COMMON, **own}
 
     @functools.wraps(factory)
-    def build(**arguments: Any) -> keras.Model:
+    def build(**arguments: Any) -> Any:
         return factory(**{name: checks.get(name, _anything)(name, value) for name, value in arguments.items()})
 
     return build  # pyright: ignore[reportReturnType]

@@ -88,7 +88,7 @@ def _normalized(x: Tensor, how: str, name: str) -> Tensor:
     return x if how == "none" else {"norm": base.norm, "norm_relu": base.norm_relu}[how](x, name)
 
 
-def _module(x: Tensor, growth: int, options: Options, name: str) -> Tensor:
+def module(x: Tensor, growth: int, options: Options, name: str) -> Tensor:
     """The module of the paper's figure 3b; only its first 1x1 convolution has groups."""
     before, after = options.around_depthwise
     y = _shuffled(base.norm_relu(x, f"{name}_input"), options, name)
@@ -194,5 +194,5 @@ def HGCNet(
         if stage > 1:
             x = _transition(x, transition, compression, f"transition{stage - 1}")
         for index in range(1, count + 1):
-            x = _module(x, growth * 2 ** (stage - 1), options, f"stage{stage}_module{index}")
+            x = module(x, growth * 2 ** (stage - 1), options, f"stage{stage}_module{index}")
     return frame.network(images, frame.head(base.norm_relu(x, "head")))

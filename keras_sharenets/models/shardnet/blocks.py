@@ -63,9 +63,9 @@ def known_sides(images: Tensor, needed_for: str) -> tuple[int, int]:
     return height, width
 
 
-def blend(x: Tensor, filters: int, index: int, use_bias: bool) -> Tensor:
+def blend(x: Tensor, filters: int, name: str, use_bias: bool) -> Tensor:
     """A blending layer: a 1x1 convolution of its own, without normalization and ReLU (the paper's linear layer)."""
-    return base.conv2d(x, filters, name=f"blend{index}", use_bias=use_bias)
+    return base.conv2d(x, filters, name=name, use_bias=use_bias)
 
 
 def pool(x: Tensor, name: str) -> Tensor:
@@ -76,6 +76,16 @@ def pool(x: Tensor, name: str) -> Tensor:
 def _residual(shortcut: Tensor, x: Tensor, name: str) -> Tensor:
     x = keras.layers.Add(name=f"{name}_add")([shortcut, x])
     return keras.layers.ReLU(name=f"{name}_relu")(x)
+
+
+def plain_convolutions(
+    x: Tensor, width: int, count: int, convolution: Callable[..., keras.layers.Layer], name: str
+) -> Tensor:
+    """3x3 convolutions one after the other, each with batch normalization and ReLU."""
+    for index in range(1, count + 1):
+        place = f"{name}_conv{index}"
+        x = base.norm_relu(convolution(width, 3, place)(x), place)
+    return x
 
 
 def basic_block(x: Tensor, width: int, convolution: Callable[..., keras.layers.Layer], name: str) -> Tensor:
@@ -94,6 +104,20 @@ def bottleneck_block(x: Tensor, width: int, convolution: Callable[..., keras.lay
     y = base.norm_relu(y, f"{name}_spatial")
     y = convolution(4 * width, 1, f"{name}_expand", "expand")(y)
     return _residual(x, base.norm(y, f"{name}_expand"), name)
+
+
+def blocks_of_level(
+    x: Tensor,
+    block: Callable[..., Tensor],
+    width: int,
+    count: int,
+    convolution: Callable[..., keras.layers.Layer],
+    name: str,
+) -> Tensor:
+    """Residual blocks one after the other; arguments are those of `residual_levels`."""
+    for index in range(1, count + 1):
+        x = block(x, width, convolution, f"{name}_block{index}")
+    return x
 
 
 def residual_levels(
@@ -118,8 +142,7 @@ def residual_levels(
     """
     for level, (width, count) in enumerate(zip(widths, counts, strict=True), start=1):
         if level > 1:
-            x = blend(x, expansion * width, level - 1, linear_bias)
+            x = blend(x, expansion * width, f"blend{level - 1}", linear_bias)
             x = pool(x, f"level{level - 1}")
-        for index in range(1, count + 1):
-            x = block(x, width, convolution, f"level{level}_block{index}")
+        x = blocks_of_level(x, block, width, count, convolution, f"level{level}")
     return x

@@ -125,7 +125,7 @@ def ShardDeepResNet(
     x = base.norm_relu(base.conv2d(images, widths[0], kernel_size, strides=strides, name="stem"), "stem")
     block, expansion = (shardnet_blocks.bottleneck_block, 4) if bottleneck else (shardnet_blocks.basic_block, 1)
     if bottleneck:
-        x = shardnet_blocks.blend(x, expansion * widths[0], 0, linear_bias)
+        x = shardnet_blocks.blend(x, expansion * widths[0], "blend0", linear_bias)
     if stem == "conv7":
         x = shardnet_blocks.pool(x, "stem")
     convolution = shardnet_blocks.convolutions(share == "block", conv_bias)

@@ -103,11 +103,9 @@ def ShardVGGNet(
     x = shardnet_blocks.padded_image(images, widths[0]) if shared else images
     convolution = shardnet_blocks.convolutions(shared, conv_bias)
     for block, (block_width, count) in enumerate(zip(widths, counts, strict=True), start=1):
-        for index in range(1, count + 1):
-            place = f"block{block}_conv{index}"
-            x = base.norm_relu(convolution(block_width, 3, place)(x), place)
+        x = shardnet_blocks.plain_convolutions(x, block_width, count, convolution, f"block{block}")
         if blending and block < blocks:
-            x = shardnet_blocks.blend(x, block_width, block, linear_bias)
+            x = shardnet_blocks.blend(x, block_width, f"blend{block}", linear_bias)
         if block < blocks or last_pool:
             x = shardnet_blocks.pool(x, f"block{block}")
     if not frame.include_top:
