@@ -32,7 +32,7 @@ def _network(space="hscnet", point=POINT):
     return build(name, DIGITS, arguments, RECIPE)
 
 
-@pytest.fixture(scope="module", params=[20, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[20, pytest.param(1, marks=pytest.mark.slow)])
 def trained(request, tmp_path_factory, eager):
     """A trained network's folder, `FileCosts` and accuracies after one and two of its epochs: few images of many."""
     folder = tmp_path_factory.mktemp("trained")
@@ -53,7 +53,7 @@ def test_trained_file_is_not_larger_than_estimated(trained):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trained", [3], indirect=True)
+@pytest.mark.parametrize("trained", [1], indirect=True)
 def test_training_learns_and_begins_with_the_rate_of_its_epoch(trained):
     assert trained[2][1] > 0.15
 

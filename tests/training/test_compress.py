@@ -104,7 +104,7 @@ def test_steps_that_are_finished_are_not_taken_again(tmp_path, monkeypatch):
     """Training and measuring are replaced: this is about what is begun, and where from."""
     trained, told = [], []
 
-    def train(devices, model, run, dataset, folder, checkpoint, verbose):
+    def train(devices, model, make, run, dataset, folder, checkpoint, verbose):
         trained.append((folder.name, run.teacher, type(model).__name__))
         if len(trained) == 2:
             raise KeyboardInterrupt

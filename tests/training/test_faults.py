@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_sharenets.training.devices.devices import Devices
 from keras_sharenets.training.recipes.recipe import Recipe
-from keras_sharenets.training.run.fit import _out_of_memory, _stop
+from keras_sharenets.training.run.loop import _out_of_memory, _stop
 from keras_sharenets.training.run.record import Run
 from keras_sharenets.training.run.recorder import Recorder, list_checkpoints, load_checkpoint
 from trainers.cli import main

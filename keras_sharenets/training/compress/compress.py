@@ -28,7 +28,8 @@ from keras_sharenets.training.devices.devices import Devices
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.export import export
 from keras_sharenets.training.run.finished import network_file, tested_crops, training_images
-from keras_sharenets.training.run.fit import check_output, package_versions, summarize, train_network
+from keras_sharenets.training.run.fit import check_output, package_versions, summarize
+from keras_sharenets.training.run.loop import train_network
 from keras_sharenets.training.run.record import Run, run_from_dict
 from keras_sharenets.training.run.recorder import CHECKPOINTS, last_checkpoint
 from keras_sharenets.training.run.teacher import open_teacher
@@ -220,14 +221,18 @@ def _train(output: pathlib.Path, plan: Plan, number: int, dataset: Dataset, verb
             network = strip(network)
         files.save_model(network, begun)
     before = _accuracy(begun, dataset, plan) if step.kind in (SHARE, CLUSTER) else None
-    network = to_train(files.load_model(begun), plan.steps, number, batches.steps * plan.recipe.epochs)
+
+    def make() -> keras.Model:
+        return to_train(files.load_model(begun), plan.steps, number, batches.steps * plan.recipe.epochs)
+
+    network = make()
     checkpoint = last_checkpoint(folder / CHECKPOINTS)
     if checkpoint is not None:
         run = dataclasses.replace(run_from_dict(checkpoint[-1]["run"]), state="running", reason=None)
     # Where TFMOT takes part, the network itself is trained: another one over its layers would not know of it.
     has_own_step = hasattr(network, "training_state")
     devices = Devices(model=lambda *_, **__: network) if has_own_step else Devices()
-    train_network(devices, network, run, dataset, folder, checkpoint, verbose)
+    train_network(devices, network, make, run, dataset, folder, checkpoint, verbose)
     return before
 
 
