@@ -1,4 +1,4 @@
-"""Put several runs into one figure and one table.
+"""Put several runs into one table, with what they cost and in what their recipes differ, and into figures.
 
 sharenets compare runs/a runs/b --output runs/compared
 """
@@ -6,21 +6,33 @@ sharenets compare runs/a runs/b --output runs/compared
 from __future__ import annotations
 
 import argparse
+import csv
+import io
+import json
 import pathlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from keras_sharenets.cli.command import Answer
-from keras_sharenets.training.recipes.named import changed_fields
+from keras_sharenets.training.recipes.named import changed_fields, differing_fields
 
 if TYPE_CHECKING:
+    from keras_sharenets.analysis.profile import Profile
     from keras_sharenets.training.run.record import Run
 
-HEADER = ("run", "network", "data", "recipe", "epochs", "test accuracy", "best", "parameters", "minutes", "seed")
+# Two tables: side by side all columns would be wider than a page.
+HEADER = (
+    *("run", "test accuracy", "int8 bytes", "parameters", "effective parameters", "multiply-adds"),
+    *("network", "data"),
+)
+TRAINING = ("run", "recipe", "epochs", "best", "in epoch", "split", "minutes", "seed")
 NOTE = (
     "Test accuracy is that of the last epoch; best is the highest of all on the split that is named with it. Chosen on "
-    "the test split, it flatters. Parameters are stored ones, each shared tensor once."
+    "the test split, it flatters. Parameters are stored ones, each shared tensor once; effective ones are those of the "
+    "same network without sharing. Multiply-adds are for one image, int8 bytes those of the exported file."
 )
+SAME_RECIPE = "All recipes are the same."
+BY_SIZE, BY_EPOCH = "Accuracy against size", "Epoch by epoch"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,28 +41,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """The table; also left as Markdown and JSON, the figure as PNG, and both as a page. The records are enough."""
+    """The tables; also left as Markdown, CSV and JSON, the figures as PNG, and all as a page.
+
+    The records are enough; of what was exported, the int8 files count too.
+    """
     from keras_sharenets import files
     from keras_sharenets.rendering.page import page
     from keras_sharenets.rendering.tables import markdown_table, text_table
     from keras_sharenets.training.reports.plots import draw_comparison
-    from keras_sharenets.training.reports.results import profile_of
+    from keras_sharenets.training.reports.results import int8_file, profile_of
     from keras_sharenets.training.run.finished import read_run
     from keras_sharenets.training.run.fit import check_output
 
     output = check_output(arguments.output)
-    runs = dict(zip(short_names(arguments.runs), map(read_run, arguments.runs), strict=True))
-    parameters = {name: profile_of(run).stored_parameters for name, run in runs.items()}
-    rows = [HEADER, *(_row(name, run, parameters[name]) for name, run in runs.items())]
-    figure = draw_comparison(runs)
-    notes = {run.data["name"]: f"{run.data['note']}." for run in runs.values()}
-    note = " ".join([NOTE, *notes.values()])
-    data = {"note": note, "runs": [_entry(name, run, parameters[name]) for name, run in runs.items()]}
-    files.write_bytes(output / "compare.png", figure)
+    names = short_names(arguments.runs)
+    runs = dict(zip(names, map(read_run, arguments.runs), strict=True))
+    int8 = {name: (int8_file(folder) or {}).get("bytes") for name, folder in zip(names, arguments.runs, strict=True)}
+    differing = differing_fields(run.recipe for run in runs.values())
+    entries = [_entry(name, run, profile_of(run), int8[name], differing) for name, run in runs.items()]
+    tables = {
+        "": [HEADER, *map(_row, entries)],
+        "Training": [TRAINING, *(_training_row(name, run) for name, run in runs.items())],
+        **({"What differs in the recipes": _recipe_rows(entries, differing)} if differing else {}),
+    }
+    notes = {run.data["name"]: f"{run.data['note']}." for run in runs.values() if run.data.get("note")}
+    note = " ".join([NOTE, *([SAME_RECIPE] if len(runs) > 1 and not differing else []), *notes.values()])
+    figures = {"compare.png": (BY_EPOCH, draw_comparison(runs))}
+    by_size = _draw_sizes(entries)
+    if by_size:
+        figures = {"compare_sizes.png": (BY_SIZE, by_size), **figures}
+    parts = [
+        f"## {heading}\n\n{markdown_table(table)}" if heading else markdown_table(table)
+        for heading, table in tables.items()
+    ]
+    parts = [*parts, note, *(f"![{heading}]({file})" for file, (heading, _) in figures.items())]
+    data = {"note": note, "runs": entries}
+    for file, (_, figure) in figures.items():
+        files.write_bytes(output / file, figure)
     files.write_json(output / "compare.json", data)
-    files.write_text(output / "compare.md", f"{markdown_table(rows)}\n\n{note}\n\n![Loss and accuracy](compare.png)\n")
-    files.write_text(output / "index.html", page("Runs compared", note, {"": rows, "Epoch by epoch": figure}))
-    return Answer(f"{text_table(rows)}\nfiles in {output}", data)
+    files.write_text(output / "compare.csv", _csv(entries))
+    files.write_text(output / "compare.md", "\n\n".join(parts) + "\n")
+    files.write_text(output / "index.html", page("Runs compared", note, {**tables, **dict(figures.values())}))
+    return Answer("\n\n".join([*map(text_table, tables.values()), f"files in {output}"]), data)
 
 
 def short_names(folders: Sequence[str]) -> list[str]:
@@ -68,20 +100,7 @@ def short_names(folders: Sequence[str]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def _row(name: str, run: Run, parameters: int) -> tuple[str, ...]:
-    recipe = f"{run.recipe.name}{' (changed)' if changed_fields(run.recipe) else ''}"
-    finished = f"{len(run.epochs)}{'' if run.state == 'finished' else f' of {run.recipe.epochs}'}"
-    best = f"{_share(run.best.held_out_accuracy)} of {run.split} in epoch {run.best.epoch}"
-    accuracies = (_share(run.last.test_accuracy), best)
-    time = f"{run.seconds / 60:.1f}"
-    return (name, run.model, run.data["name"], recipe, finished, *accuracies, f"{parameters:,}", time, str(run.seed))
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2%}"
-
-
-def _entry(name: str, run: Run, parameters: int) -> dict[str, object]:
+def _entry(name: str, run: Run, counts: Profile, int8_bytes: int | None, differing: Sequence[str]) -> dict[str, Any]:
     return {
         "run": name,
         "model": run.model,
@@ -89,12 +108,67 @@ def _entry(name: str, run: Run, parameters: int) -> dict[str, object]:
         "data": run.data["name"],
         "recipe": run.recipe.name,
         "recipe_changes": list(changed_fields(run.recipe)),
+        "recipe_differences": {field: getattr(run.recipe, field) for field in differing},
         "state": run.state,
         "epochs": len(run.epochs),
         "test_accuracy": run.last.test_accuracy,
         "split": run.split,
         "best": {"epoch": run.best.epoch, f"{run.split}_accuracy": run.best.held_out_accuracy},
-        "parameters": parameters,
+        "parameters": counts.stored_parameters,
+        "effective_parameters": counts.effective_parameters,
+        "multiply_adds": counts.multiply_adds,
+        "int8_bytes": int8_bytes,
         "seconds": run.seconds,
         "seed": run.seed,
     }
+
+
+def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    counts = [entry[key] for key in ("int8_bytes", "parameters", "effective_parameters", "multiply_adds")]
+    cells = ("" if count is None else f"{count:,}" for count in counts)
+    return (entry["run"], _share(entry["test_accuracy"]), *cells, entry["model"], entry["data"])
+
+
+def _training_row(name: str, run: Run) -> tuple[str, ...]:
+    recipe = f"{run.recipe.name}{' (changed)' if changed_fields(run.recipe) else ''}"
+    finished = f"{len(run.epochs)}{'' if run.state == 'finished' else f' of {run.recipe.epochs}'}"
+    best = (_share(run.best.held_out_accuracy), str(run.best.epoch), run.split)
+    return (name, recipe, finished, *best, f"{run.seconds / 60:.1f}", str(run.seed))
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
+
+
+def _recipe_rows(entries: Sequence[Mapping[str, Any]], differing: Sequence[str]) -> list[tuple[str, ...]]:
+    """A row for each field in which the recipes differ, a column for each run: on a phone two runs are side by side."""
+    header = ("recipe field", *(entry["run"] for entry in entries))
+    return [header, *((field, *(str(entry["recipe_differences"][field]) for entry in entries)) for field in differing)]
+
+
+def _draw_sizes(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
+    """Test accuracies against int8 bytes, or against stored parameters where a run has none; `None` without any."""
+    from keras_sharenets.training.reports.plots import draw_accuracies
+
+    tested = [entry for entry in entries if entry["test_accuracy"] is not None]
+    exported = all(entry["int8_bytes"] is not None for entry in tested)
+    size, across = ("int8_bytes", "the bytes of the int8 file") if exported else ("parameters", "stored parameters")
+    points = {entry["run"]: (entry[size], [entry["test_accuracy"]]) for entry in tested}
+    return draw_accuracies(points, across) if points else None
+
+
+def _csv(entries: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each run: the figures as they are in the JSON file, a column for each field of the recipes."""
+    lines = []
+    for entry in entries:
+        best, options = entry["best"], json.dumps(entry["options"]) if entry["options"] else ""
+        flat = {"options": options, "recipe_changes": " ".join(entry["recipe_changes"])}
+        flat |= {"best_epoch": best["epoch"], "best_accuracy": best[f"{entry['split']}_accuracy"]}
+        recipe = {f"recipe.{field}": value for field, value in entry["recipe_differences"].items()}
+        kept = {key: value for key, value in entry.items() if key not in ("best", "recipe_differences")}
+        lines.append(kept | flat | recipe)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, lines[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()

@@ -1,5 +1,6 @@
 """The tables of published runs, from made-up records."""
 
+import csv
 import json
 import re
 import shlex
@@ -309,3 +310,33 @@ def test_winners_of_the_papers():
         == "+0.28"
     )
     assert paper_result("resnet_8", "cifar10") is None
+
+
+def test_comparison_at_equal_budget(folder, tmp_path, capsys):
+    """Sizes and what differs in the recipes; of a run without an int8 file the cell is empty, in all files."""
+    names = ["sl_vggnet_32_cifar10_seed0", "xception_c35_d8_cifar10_seed0"]
+    record = folder / names[1] / "metrics.json"
+    older = json.loads(record.read_text())
+    for field in ("clip_norm", "ema"):
+        del older["recipe"][field]
+    del older["data"]["note"], older["version"]
+    record.write_text(json.dumps(older))
+    output = tmp_path / "compared"
+    assert main(["compare", *(str(folder / name) for name in names), "--output", str(output)]) == 0
+    assert capsys.readouterr().out.count(names[0]) == 3
+    # `SHORT` has 4 epochs and mirrors, as `fast` does; the other was given 2 and does not.
+    fields = {"epochs": ["4", "2"], "flip": ["True", "False"]}
+    sizes, training, recipes = tables((output / "compare.md").read_text())
+    assert [(row.pop("recipe field"), list(row.values())) for row in recipes] == list(fields.items())
+    assert [row["int8 bytes"] for row in sizes] == ["1,234,567", ""]
+    assert [row["run"] for row in training] == names
+    with (output / "compare.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert {key: [line[f"recipe.{key}"] for line in lines] for key in fields} == fields
+    assert sum(key.startswith("recipe.") for key in lines[0]) == len(fields)
+    assert [line["int8_bytes"] for line in lines] == ["1234567", ""]
+    # Of docs/networks.md; this xception has 10 classes, that of the page 100, and shares nothing.
+    stored = 71430 - 90 * 141
+    assert [line["parameters"] for line in lines] == ["298858", str(stored)]
+    assert [row["effective parameters"] for row in sizes] == ["409,834", f"{stored:,}"]
+    assert [f"{int(line['multiply_adds']) / 1e6:.1f}" for line in lines] == ["27.6", "9.5"]

@@ -133,18 +133,26 @@ def test_most_confused_are_the_worst_first():
 
 def test_comparison(folder):
     output = folder / "runs" / "compared"
-    assert {path.name for path in output.iterdir()} == {"compare.md", "compare.json", "compare.png", "index.html"}
+    assert {path.name for path in output.iterdir()} == {
+        *("compare.md", "compare.csv", "compare.json", "compare.png", "compare_sizes.png", "index.html")
+    }
     entries = json.loads((output / "compare.json").read_text())["runs"]
     for entry, name in zip(entries, ("digits", "images"), strict=True):
         run = metrics(folder / "runs" / name)
         assert (entry["run"], entry["test_accuracy"]) == (name, run["test_accuracy"])
         model = files.load_model(folder / "runs" / name / "last.keras")
         assert entry["parameters"] == sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+        int8 = folder / "runs" / name / "export" / "int8.tflite"
+        assert entry["int8_bytes"] == (int8.stat().st_size if int8.exists() else None)
         row = next(line for line in (output / "compare.md").read_text().splitlines() if line.startswith(f"| {name} |"))
         for part in (run["model"], f"{run['test_accuracy']:.2%}", f"{entry['parameters']:,}"):
             assert f"| {part} |" in row
     assert (output / "compare.png").read_bytes().startswith(b"\x89PNG")
-    assert (output / "index.html").read_text().count("<tr>") == 3
+    for name in ("epochs", "schedule", "pad"):
+        values = [metrics(folder / "runs" / run)["recipe"][name] for run in ("digits", "images")]
+        assert [entry["recipe_differences"][name] for entry in entries] == values
+    page = (output / "index.html").read_text()
+    assert [page.count(f"<h2>{heading}</h2>") for heading in ("Training", "What differs in the recipes")] == [1, 1]
 
 
 def test_delivery(folder, digits):

@@ -12,7 +12,7 @@ from image_files import random_image, save
 from tiny_network import MODEL, TINY
 
 from keras_sharenets import files
-from keras_sharenets.cli.compare import _row
+from keras_sharenets.cli.compare import _training_row
 from keras_sharenets.cli.fit import fit_command_line
 from keras_sharenets.interruption import Interrupted
 from keras_sharenets.training.data import sources
@@ -163,8 +163,8 @@ def test_records_of_both_kinds_are_told_apart(run):
     assert (with_part.split, without.split) == ("validation", "test")
     rows = make_rows([Published(folder, one, one.test_accuracy, None) for one in (with_part, without)])
     assert len(rows) == 2
-    assert f"of validation in epoch {with_part.best.epoch}" in _row("a", with_part, 1)[6]
-    assert "of test in epoch" in _row("b", dataclasses.replace(without, data=dict(without.data)), 1)[6]
+    assert _training_row("a", with_part)[4:6] == (str(with_part.best.epoch), "validation")
+    assert _training_row("b", dataclasses.replace(without, data=dict(without.data)))[5] == "test"
     assert "--validation 0.1" in fit_command_line(with_part)
     assert "--validation none" in fit_command_line(without)
     cifar = dataclasses.replace(without, source={"data": "cifar10"})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+from collections.abc import Iterable
 
 from keras_sharenets.training.recipes.recipe import OPTIONS, Recipe
 
@@ -238,6 +239,15 @@ def changed_fields(recipe: Recipe) -> tuple[str, ...]:
     >>> changed_fields(override(find_recipe("fast"), epochs=3, flip=True))
     ('epochs',)
     """
-    original = RECIPES.get(recipe.name, recipe)
+    return differing_fields([recipe, RECIPES.get(recipe.name, recipe)])
+
+
+def differing_fields(recipes: Iterable[Recipe]) -> tuple[str, ...]:
+    """The names of the fields that are not the same in all these recipes, in order; what they are called is left out.
+
+    >>> differing_fields([find_recipe("one-cycle-60"), find_recipe("strong")])
+    ('epochs', 'weight_decay', 'decay_scales')
+    """
+    recipes = list(recipes)
     names = [field.name for field in OPTIONS]
-    return tuple(name for name in names if getattr(recipe, name) != getattr(original, name))
+    return tuple(name for name in names if any(getattr(each, name) != getattr(recipes[0], name) for each in recipes))

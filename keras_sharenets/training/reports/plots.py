@@ -16,6 +16,7 @@ from keras_sharenets.rendering.figures import (
     DARK,
     GRAY,
     RED,
+    caption,
     frame,
     log_ticks,
     name_lines,
@@ -23,9 +24,11 @@ from keras_sharenets.rendering.figures import (
     new_figure,
     percent,
     png,
+    usual_range,
 )
 from keras_sharenets.training.run.record import Epoch, Run
 
+FEW_POINTS = 8  # Up to which a figure of accuracies is small.
 NUMBERED = 20  # Classes up to which a confusion matrix has counts and names.
 
 
@@ -50,8 +53,9 @@ def draw_curves(run: Run) -> bytes:
 
 def draw_comparison(runs: Mapping[str, Run]) -> bytes:
     """Loss and accuracy of several named runs on the splits that their epochs are measured on, one color per run."""
-    figure = new_figure(10, 4.4 + 0.1 * len(runs))
-    panels = figure.subplots(1, 2)
+    # One above the other: beside each other, long names would leave the lines no room, and a phone shows nothing.
+    figure = new_figure(7, 7 + 0.1 * len(runs))
+    panels = figure.subplots(2, 1)
     mixed = len({run.split for run in runs.values()}) > 1
     for (name, run), color in zip(runs.items(), _colors(), strict=False):
         label = f"{name}, {run.split} split" if mixed else name
@@ -72,27 +76,36 @@ def draw_comparison(runs: Mapping[str, Run]) -> bytes:
 def draw_accuracies(points: Mapping[str, tuple[int, Sequence[float]]], across: str) -> bytes:
     """Test accuracy against a size, one point with its name per network: the mean, and bars from lowest to highest.
 
+    What is far less accurate than all others would squeeze them together: it is named below instead.
+
     Args:
         points: label to a pair: the size, and accuracies.
         across: what the size is.
     """
-    figure = new_figure(9, 6)
+    # A few names need less room, and can be read on a phone.
+    figure = new_figure(7, 4.5) if len(points) <= FEW_POINTS else new_figure(9, 6)
     axes = figure.subplots()
-    means = []
-    for size, accuracies in points.values():
-        means.append(sum(accuracies) / len(accuracies))
-        bars = [[means[-1] - min(accuracies)], [max(accuracies) - means[-1]]]
-        axes.errorbar([size], [means[-1]], bars, color=BLUE, fmt="o", markersize=5, capsize=3)
-    sizes = [size for size, _ in points.values()]
+    means = {name: sum(accuracies) / len(accuracies) for name, (_, accuracies) in points.items()}
+    low, _ = usual_range(list(means.values()))
+    below = [f"not shown: {name} at {points[name][0]:,}, {mean:.1%}" for name, mean in means.items() if mean < low]
+    means = {name: mean for name, mean in means.items() if mean >= low}
+    sizes = [points[name][0] for name in means]
+    for name, mean in means.items():
+        size, accuracies = points[name]
+        bars = [[mean - min(accuracies)], [max(accuracies) - mean]]
+        axes.errorbar([size], [mean], bars, color=BLUE, fmt="o", markersize=5, capsize=3)
     axes.set_xscale("log")
     log_ticks(axes.xaxis, "{x:,.0f}")
-    # Room for the names on the right of the last points.
+    # Room for the names on the right of the last points, and above the highest.
     axes.set_xlim(min(sizes) / 1.3, max(sizes) * 2.2)
+    axes.margins(y=0.1)
     percent(axes.yaxis)
     axes.set_xlabel(across)
     axes.set_title("Test accuracy after the last epoch", loc="left", fontsize=11)
     frame(axes)
-    name_points(figure, axes, sizes, means, list(points))
+    if below:
+        caption(figure, "\n".join(below))
+    name_points(figure, axes, sizes, list(means.values()), list(means))
     return png(figure)
 
 

@@ -155,10 +155,16 @@ def read_published(folder: str | pathlib.Path) -> Published:
     run = read_metrics(folder / "metrics.json")
     if run.test_accuracy is None:
         raise ValueError(f"The run in {folder} is not finished: it is {run.state} and has no test accuracy to quote.")
-    return Published(folder, run, run.test_accuracy, _int8_file(folder / "export" / "export.json"))
+    return Published(folder, run, run.test_accuracy, int8_file(folder))
 
 
-def _int8_file(path: pathlib.Path) -> Mapping | None:
+def int8_file(folder: str | pathlib.Path) -> Mapping[str, Any] | None:
+    """What `export/export.json` in the folder of a run says about the int8 file; `None` if there is none.
+
+    Raises:
+        ValueError: it is not what `export` writes.
+    """
+    path = pathlib.Path(folder) / "export" / "export.json"
     if not path.is_file():
         return None
     try:
