@@ -98,6 +98,15 @@ def test_module_by_itself_has_the_layers_that_it_has_in_its_network():
     assert {layer.name: layer.get_config() for layer in alone} == inside
 
 
+@pytest.mark.parametrize("block", ["preactivated_basic", "preactivated_bottleneck", "basic", "bottleneck"])
+def test_residual_blocks_that_halve_the_image_at_the_same_width(block):
+    images = keras.Input((9, 9, 16))
+    width = 4 if "bottleneck" in block else 16
+    outputs = SharedResidualBlock(width=width, block=block, strides=2, name="block")(images)
+    assert outputs.shape == (None, 5, 5, 16)
+    assert keras.Model(images, outputs).get_layer("block_projection").strides == (2, 2)
+
+
 SHARED = keras.layers.Conv2D(8, 3, padding="same")
 
 

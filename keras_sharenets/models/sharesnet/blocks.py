@@ -41,13 +41,20 @@ def _spatial(x: Tensor, width: int, strides: int, shared: keras.layers.Layer | N
     return conv(x, width, 3, strides=strides, name=f"{name}_spatial") if shared is None else shared(x)
 
 
+def _projected(x: Tensor, active: Tensor, filters: int, strides: int, name: str) -> Tensor:
+    """The shortcut of a preactivated block: its input, or a projection of what is activated where shapes differ."""
+    if x.shape[-1] == filters and strides == 1:
+        return x
+    return conv(active, filters, strides=strides, name=f"{name}_projection")
+
+
 def preactivated_bottleneck(
     x: Tensor, width: int, strides: int, shared: keras.layers.Layer | None, name: str
 ) -> Tensor:
     """1x1 to `width`, 3x3, 1x1 to `4 * width`, each after normalization and ReLU. The stride is in the first."""
     filters = 4 * width
     active = base.norm_relu(x, f"{name}_input")
-    shortcut = x if x.shape[-1] == filters else conv(active, filters, strides=strides, name=f"{name}_projection")
+    shortcut = _projected(x, active, filters, strides, name)
     x = conv(active, width, strides=strides, name=f"{name}_reduce")
     x = base.norm_relu(x, f"{name}_reduced")
     x = _spatial(x, width, 1, shared, name)
@@ -61,7 +68,7 @@ def preactivated_basic(
 ) -> Tensor:
     """Two 3x3 convolutions to `width`, each after normalization and ReLU. The stride is in the first."""
     active = base.norm_relu(x, f"{name}_input")
-    shortcut = x if x.shape[-1] == width else conv(active, width, strides=strides, name=f"{name}_projection")
+    shortcut = _projected(x, active, width, strides, name)
     x = conv(active, width, 3, strides=strides, name=f"{name}_first")
     x = base.norm_relu(x, f"{name}_middle")
     if dropout_rate:
@@ -71,9 +78,9 @@ def preactivated_basic(
 
 
 def _add_relu(x: Tensor, source: Tensor, strides: int, name: str) -> Tensor:
-    """`x` plus the block's input, that one projected and normalized where the width changes, then ReLU."""
+    """`x` plus the block's input, that one projected and normalized where its shape is another, then ReLU."""
     filters = x.shape[-1]
-    if source.shape[-1] != filters:
+    if source.shape[-1] != filters or strides > 1:
         projection = f"{name}_projection"
         source = base.norm(conv(source, filters, strides=strides, name=projection), projection)
     x = keras.layers.Add(name=f"{name}_add")([source, x])
