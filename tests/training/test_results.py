@@ -16,6 +16,7 @@ from keras_sharenets.cli.command import make_parser
 from keras_sharenets.cli.fit import fit_command_line
 from keras_sharenets.cli.results import BEGIN, END, to_markdown
 from keras_sharenets.training.recipes.named import find_recipe, override
+from keras_sharenets.training.reports import plots
 from keras_sharenets.training.reports.results import (
     compare,
     comparisons,
@@ -312,7 +313,7 @@ def test_winners_of_the_papers():
     assert paper_result("resnet_8", "cifar10") is None
 
 
-def test_comparison_at_equal_budget(folder, tmp_path, capsys):
+def test_comparison_at_equal_budget(folder, tmp_path, capsys, monkeypatch):
     """Sizes and what differs in the recipes; of a run without an int8 file the cell is empty, in all files."""
     names = ["sl_vggnet_32_cifar10_seed0", "xception_c35_d8_cifar10_seed0"]
     record = folder / names[1] / "metrics.json"
@@ -321,6 +322,9 @@ def test_comparison_at_equal_budget(folder, tmp_path, capsys):
         del older["recipe"][field]
     del older["data"]["note"], older["version"]
     record.write_text(json.dumps(older))
+    drawn = []
+    monkeypatch.setattr(plots, "draw_accuracies", lambda *given: drawn.append(given) or b"sizes")
+    monkeypatch.setattr(plots, "draw_comparison", lambda runs: b"epochs")  # The examples of the page draw them.
     output = tmp_path / "compared"
     assert main(["compare", *(str(folder / name) for name in names), "--output", str(output)]) == 0
     assert capsys.readouterr().out.count(names[0]) == 3
@@ -340,3 +344,19 @@ def test_comparison_at_equal_budget(folder, tmp_path, capsys):
     assert [line["parameters"] for line in lines] == ["298858", str(stored)]
     assert [row["effective parameters"] for row in sizes] == ["409,834", f"{stored:,}"]
     assert [f"{int(line['multiply_adds']) / 1e6:.1f}" for line in lines] == ["27.6", "9.5"]
+    # Of one of them no int8 file is known.
+    points = {names[0]: (298858, [0.66]), names[1]: (stored, [0.7125])}
+    assert drawn == [(points, "stored parameters")]
+
+
+def test_one_bad_run_does_not_stretch_a_figure(monkeypatch):
+    said, named = [], []
+    monkeypatch.setattr(plots, "caption", lambda figure, text: said.append(text))
+    monkeypatch.setattr(plots, "name_points", lambda *given: named.append((*given[1].get_ylim(), given[-1])))
+    monkeypatch.setattr(plots, "png", lambda figure: b"")
+    points = {name: (1000, [accuracy]) for name, accuracy in (("a", 0.70), ("b", 0.71), ("c", 0.72), ("d", 0.73))}
+    plots.draw_accuracies(points | {"bad": (2000, [0.1])}, "bytes")
+    assert said == ["not shown: bad at 2,000, 10.0%"]
+    ((low, high, names),) = named
+    assert names == list(points)
+    assert 0.69 < low < 0.70 < 0.73 < high < 0.74

@@ -103,7 +103,7 @@ def test_report(folder, digits):
     run = metrics(folder / "runs" / "digits")
     correct = round(run["test_accuracy"] * 359)
     assert table["test accuracy, last epoch"] == f"{run['test_accuracy']:.4f} ({correct} of 359)"
-    assert table["changed in it"] == "epochs 10, batch_size 64, pad 1, flip False"
+    assert table["changed in it"] == "epochs 10, batch_size 32, pad 1, flip False"
     model = files.load_model(folder / "runs" / "digits" / "last.keras")
     stored = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
     assert table["stored parameters"] == f"{stored:,}"
@@ -207,7 +207,7 @@ def test_results(folder, capsys, monkeypatch):
     ]
     (row,) = (line for line in lines if "(runs/digits)" in line)
     assert row == (
-        "| `hscnet_m32_g4_r2_b1_a2` | digits | fast, batch 64, pad 1, flip False, 143 images for validation | 10 | "
+        "| `hscnet_m32_g4_r2_b1_a2` | digits | fast, batch 32, pad 1, flip False, 143 images for validation | 10 | "
         f"[0](runs/digits) | {' | '.join(figures)} |"
     )
     # The commands of the page, but for what changes no network.
