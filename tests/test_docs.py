@@ -55,6 +55,7 @@ def run_shell(block):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    keras.utils.set_random_seed(0)  # How exact a file of an untrained network is depends on its weights.
     random = np.random.default_rng(0)
     for name in CLASSES:
         (tmp_path / "images" / name).mkdir(parents=True)

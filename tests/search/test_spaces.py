@@ -16,11 +16,13 @@ ALL = pytest.mark.parametrize("name", NAMES)
 
 
 def _hscnet_shapes(point):
-    sharing = {name: point[name] for name in ("groups", "channel_repeats", "arrangements", "alpha", "star")}
-    fixed = {"shuffle_groups": 2, "arrange_first_expand": True, "arrange_group_pointwise": False}
+    counts = {name: point[name] for name in ("groups", "channel_repeats", "arrangements", "alpha")}
+    # T on theta1, theta2 and theta4, as in algorithm 1, and in the star networks on theta3.
+    sharing = ("LA", "A", "A" if point["star"] else "", "CLA", "L")
+    fixed = {"shuffle_groups": 2, "sharing": sharing}
     fixed |= {"arrange_in_transition": "expand", "share_in_transition": True, "spatial_order": "group_major"}
     fixed |= {"stride_on": "spatial", "shortcut": "projection", "projection_input": "activated", "dropout_rate": 0.0}
-    options = Options(**sharing, **fixed, kernel_initializer="he_normal")
+    options = Options(**counts, **fixed, kernel_initializer="he_normal")
     times = point["arrangements"]
     for stage in range(3):
         width = point["width"] * 2**stage
