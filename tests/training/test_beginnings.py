@@ -1,6 +1,7 @@
 """What a network begins with: whitened pixels, fresh weights, dropout; and a rate that falls at plateaus."""
 
 import csv
+import json
 
 import keras
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 from keras_sharenets import files
 from keras_sharenets.layers.whitening import Whitening, whitening_statistics
 from keras_sharenets.training.recipes.named import find_recipe, override
+from keras_sharenets.training.reports.card import _training
 from keras_sharenets.training.run.fit import fit, resume
-from keras_sharenets.training.run.network import build
-from keras_sharenets.training.run.record import RunOptions
+from keras_sharenets.training.run.network import build, highest_dropout
+from keras_sharenets.training.run.record import RunOptions, read_metrics, run_from_dict
 from keras_sharenets.training.run.recorder import Recorder
 
 DIGITS = find_recipe("digits")
@@ -78,6 +80,32 @@ def test_initialization_of_other_layers(digits):
         ValueError, match=r"`initialization` \(='he_fan_out'\) is for ordinary convolutions, and '.*HighlyShared"
     ):
         build("hscnet_m32_g4_r2_b1_a2", digits, {}, override(DIGITS, initialization="he_fan_out"))
+
+
+VGG = {"width": 8, "convs_per_block": (1,), "hidden_units": (4,)}
+
+
+@pytest.mark.parametrize(
+    ("options", "dropout", "real"), [({}, 0.0, 0.5), ({}, 0.3, 0.3), ({"dropout_rate": 0}, 0.3, 0.0)]
+)
+def test_the_highest_dropout_is_the_network_s_unless_recipe_or_option_say_another(options, dropout, real, digits):
+    network = build("sl_vggnet_32", digits, {**VGG, **options}, override(DIGITS, dropout=dropout))
+    assert highest_dropout(network) == real
+
+
+@pytest.mark.slow
+def test_a_record_has_the_dropout_of_the_network(digits, tmp_path):
+    """The recipe has none, ShardVGG has: the record and the card say 0.5."""
+    recipe = override(DIGITS, epochs=1)
+    run = fit("sl_vggnet_32", digits, tmp_path / "run", recipe=recipe, options=VGG, verbose=0)
+    assert (run.recipe.dropout, run.dropout_rate) == (0.0, 0.5)
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert written["dropout_rate"] == 0.5
+    assert read_metrics(tmp_path / "run" / "metrics.json").dropout_rate == 0.5
+    assert ", dropout 0.5," in "".join(_training(run))
+    older = run_from_dict({name: value for name, value in written.items() if name != "dropout_rate"})
+    assert older.dropout_rate is None
+    assert ", dropout 0.0," in "".join(_training(older))
 
 
 def test_dropout_is_an_argument_of_the_network(digits):

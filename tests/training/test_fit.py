@@ -79,6 +79,7 @@ def test_metrics_say_what_went_in(run, digits, recipe):
     assert metrics["options"] == {"width": [16], "shuffle_groups": 1, "arrangements": 1}
     assert metrics["recipe"] == {**dataclasses.asdict(recipe), "milestones": list(recipe.milestones)}
     assert (metrics["seed"], metrics["jit_compile"], metrics["backend"]) == (3, "auto", keras.backend.backend())
+    assert metrics["dropout_rate"] == 0.0
     assert metrics["versions"]["keras"] == keras.__version__
     assert metrics["versions"]["numpy"] == np.__version__
     data = metrics["data"]

@@ -9,13 +9,16 @@ import signal
 import keras
 import numpy as np
 import pytest
+from made_up_runs import DATA, made_up
 
+import keras_sharenets.training.run.fit
 from keras_sharenets import files
 from keras_sharenets.folder_lock import hold_folder
 from keras_sharenets.interruption import Interrupted
+from keras_sharenets.training.data.dataset import Arrays, make_dataset
 from keras_sharenets.training.recipes.named import override, recipe_for
-from keras_sharenets.training.run.fit import fit, resume
-from keras_sharenets.training.run.record import RunOptions, read_metrics
+from keras_sharenets.training.run.fit import fit, resume, summarize
+from keras_sharenets.training.run.record import RunOptions, read_metrics, run_from_dict
 from keras_sharenets.training.run.recorder import (
     Recorder,
     last_checkpoint,
@@ -29,6 +32,7 @@ from trainers.cli import main
 
 MODEL = "hscnet_m32_g4_r2_b1_a2"
 TINY = {"width": (16,), "shuffle_groups": 1, "arrangements": 1}
+SQUARES = ((2, 4), (4, 4), (4, 8))
 
 
 @pytest.fixture(scope="module")
@@ -294,3 +298,42 @@ def test_weights_that_are_not_finite_are_not_saved(value, tmp_path):
     with pytest.raises(ValueError, match=r"The weights are no longer finite after 9 steps"):
         save_checkpoint(tmp_path / "9.npz", read_variables(model), {}, keep=1)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "crop_size", "given", "expected"),
+    [
+        ("igcv2_c64_d8", [64, 64, 3], 0, {}, {"stem_strides": 1}),
+        ("igcv2_c64_d8", [None, None, 3], 64, {}, {"stem_strides": 1}),
+        ("igcv2_c64_d8", [64, 64, 3], 0, {"stem_strides": 2}, {"stem_strides": 2}),
+        ("igcv2_c64_d8", [32, 32, 3], 0, {}, {}),
+        ("igcv2_c64_d8", [64, 64, 3], 32, {}, {}),
+        (MODEL, [64, 64, 3], 0, {}, {}),
+    ],
+)
+def test_older_igc_networks_keep_the_stem_that_they_had(model, shape, crop_size, given, expected):
+    """A record of before `start` tells of a network whose stem had stride 1 for large images too."""
+    recipe = override(recipe_for(MODEL, "digits"), crop="scale", crop_size=crop_size)
+    run = made_up(model, 0, 0.5, recipe, options=given, data={**DATA, "shape": shape}, state="running")
+    record = json.loads(json.dumps(dataclasses.asdict(run)))
+    assert run_from_dict(record).options == given
+    del record["start"]
+    assert run_from_dict(record).options == expected
+
+
+def test_an_older_igc_run_goes_on_with_its_stem(tmp_path, monkeypatch):
+    """What `resume` builds, from a record as it was before; nothing is trained."""
+    images = np.zeros((2, 64, 64, 3), "uint8")
+    data = make_dataset("large", "", ["a", "b"], *[Arrays(images, np.array([0, 1]))] * 2)
+    run = made_up("igcv2_c64_d8", 0, 0.5, data=summarize(data), state="running", backend=keras.backend.backend())
+    run = dataclasses.replace(run, epochs=(), options={"width": 8, "blocks_per_stage": 2, "branch_channels": SQUARES})
+    record = {name: value for name, value in dataclasses.asdict(run).items() if name != "start"}
+    files.write_json(tmp_path / "metrics.json", record)
+    stems = []
+    monkeypatch.setattr(
+        keras_sharenets.training.run.fit,
+        "train_network",
+        lambda devices, network, *more: stems.append(network.get_layer("stem").strides),
+    )
+    resume(tmp_path, data, verbose=0)
+    assert stems == [(1, 1)]

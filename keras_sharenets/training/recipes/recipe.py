@@ -52,7 +52,7 @@ class Recipe:
     momentum: float = _field("momentum of SGD; other optimizers have their own", default=0.9)
     nesterov: bool = _field("Nesterov's momentum, of SGD", default=True)
     label_smoothing: float = _field("part of each label that is spread over all classes", default=0.0)
-    dropout: float = _field("`dropout_rate` of networks that have one", default=0.0)
+    dropout: float = _field("`dropout_rate` of networks that have one; 0: the network's own", default=0.0)
     crop: str = _field(
         "'shift': pad, then a crop of the old size; 'area': 8 to 100 % of the image at a ratio of 3:4 to 4:3, "
         "resized; 'scale': resized to 1 to 1.25 times the size, then a crop",

@@ -93,6 +93,8 @@ def _numbers(values: list[float]) -> str:
 
 def _training(run: Run) -> list[str]:
     recipe = dataclasses.asdict(run.recipe)
+    if run.dropout_rate is not None:  # That of the recipe is 0 where the network has one of its own.
+        recipe["dropout"] = run.dropout_rate
     unused = {name for names in _OF_SCHEDULE.values() for name in names} - set(_OF_SCHEDULE[run.recipe.schedule])
     unused |= {name for name in PARTS if recipe[name] == getattr(Recipe, name)}
     unused |= set() if run.teacher else {"teacher_weight", "temperature"}

@@ -24,7 +24,7 @@ from keras_sharenets.training.data.dataset import Arrays, Dataset, Files
 from keras_sharenets.training.devices.devices import Devices, check_alike, check_fits, copy_of
 from keras_sharenets.training.devices.resident import hold_test_split, keep_images
 from keras_sharenets.training.recipes.optimization import is_over
-from keras_sharenets.training.run.network import compile_model, deliver, make_callbacks, test_with
+from keras_sharenets.training.run.network import compile_model, deliver, highest_dropout, make_callbacks, test_with
 from keras_sharenets.training.run.precision import POLICIES
 from keras_sharenets.training.run.record import Run
 from keras_sharenets.training.run.recorder import Checkpoint, Follower, Recorder, restore
@@ -57,6 +57,7 @@ def train_network(
     Returns:
         The finished `Run`. For what is raised see `fit`.
     """
+    run = dataclasses.replace(run, dropout_rate=highest_dropout(network))
     devices = dataclasses.replace(devices, policy=POLICIES.get(run.precision or ""))
     resident = run.epochs_on_device == "yes"
     part = {"worker": devices.worker, "workers": devices.workers}

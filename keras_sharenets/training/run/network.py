@@ -115,6 +115,13 @@ def initialize(network: keras.Model, how: str) -> None:
         layer.kernel.assign(initializer(layer.kernel.shape))
 
 
+def highest_dropout(network: keras.Model) -> float:
+    """The highest rate of the network's dropout layers; 0 without any."""
+    return max(
+        (layer.rate for layer in network._flatten_layers() if isinstance(layer, keras.layers.Dropout)), default=0.0
+    )
+
+
 def compile_model(
     network: keras.Model,
     run: Run,

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_sharenets import _checks, files
+from keras_sharenets.models import igcnet
 from keras_sharenets.training.recipes.named import changed_fields
 from keras_sharenets.training.recipes.recipe import Recipe
 
@@ -147,6 +148,8 @@ class Run(RunOptions):
             done otherwise with every network of that program).
         start: the trained network that the run begins with: `source`, `file`, `sha256`, `class_names`, whether all but
             the head is frozen (`freeze`), and the layers that begin untrained (`new_layers`). `None`: none.
+        dropout_rate: the highest rate of the network's dropout layers, 0 without any, whoever chose it: option, recipe
+            or the network itself. `None` in older records, and before the network was built.
     """
 
     model: str
@@ -164,6 +167,7 @@ class Run(RunOptions):
     teacher_sha256: str | None = None
     trainer: Mapping[str, Any] | None = None
     start: Mapping[str, Any] | None = None
+    dropout_rate: float | None = None
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -239,7 +243,8 @@ def read_metrics(path: pathlib.Path) -> Run:
 def run_from_dict(values: Mapping[str, Any]) -> Run:
     """A `Run` from what `dataclasses.asdict` made of it, also after a way through JSON.
 
-    What a record of an earlier version lacks is what was always so then: the defaults of the fields.
+    What a record of an earlier version lacks is what was always so then: the defaults of the fields. Before there was
+    a `start`, the stem of IGC networks had stride 1 for images of any size: that is an option today.
 
     Raises:
         ValueError, KeyError, TypeError: it is not such a record, or one of a later version.
@@ -250,6 +255,10 @@ def run_from_dict(values: Mapping[str, Any]) -> Run:
     # JSON knows no tuples, and factories of networks want them.
     options = {name: files.as_tuples(value) for name, value in values["options"].items()}
     recipe = Recipe(**values["recipe"])
+    if "start" not in values and getattr(igcnet.VARIANTS.get(values["model"]), "factory_name", None) == "IGCNet":
+        sides = [recipe.crop_size] * 2 if recipe.crop_size else values["data"]["shape"][:2]
+        if min(side or 0 for side in sides) >= igcnet.LARGE_IMAGE:
+            options.setdefault("stem_strides", 1)
     epochs = tuple(Epoch(**epoch) for epoch in values["epochs"])
     return Run(**(values | {"options": options, "recipe": recipe, "epochs": epochs}))
 
