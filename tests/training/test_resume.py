@@ -330,6 +330,8 @@ def test_an_older_igc_run_goes_on_with_its_stem(tmp_path, monkeypatch):
     record = {name: value for name, value in dataclasses.asdict(run).items() if name != "start"}
     files.write_json(tmp_path / "metrics.json", record)
     stems = []
+    # Other tests of this file may have put a plain network in place of all.
+    monkeypatch.setattr(keras_sharenets.training.run.network, "create_model", keras_sharenets.create_model)
     monkeypatch.setattr(
         keras_sharenets.training.run.fit,
         "train_network",
