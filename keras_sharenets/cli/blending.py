@@ -6,9 +6,7 @@ sharenets blending runs/sl3/last.keras --data digits --output runs/sl3/blending
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import io
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -182,12 +180,9 @@ def _baseline(text: str | None, classes: int) -> int | None:
 
 def _write_curve(rows: Sequence[CurveRow], path: pathlib.Path) -> None:
     from keras_sharenets import files
+    from keras_sharenets.rendering.tables import csv_table
 
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(rows[0])], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(row) for row in rows)
-    files.write_text(path, text.getvalue())
+    files.write_text(path, csv_table([dataclasses.asdict(row) for row in rows]))
 
 
 def _summary(row: CurveRow) -> str:

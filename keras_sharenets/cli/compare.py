@@ -6,8 +6,6 @@ sharenets compare runs/a runs/b --output runs/compared
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -159,6 +157,8 @@ def _draw_sizes(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
 
 def _csv(entries: Sequence[Mapping[str, Any]]) -> str:
     """A line for each run: the figures as they are in the JSON file, a column for each field of the recipes."""
+    from keras_sharenets.rendering.tables import csv_table
+
     lines = []
     for entry in entries:
         best, options = entry["best"], json.dumps(entry["options"]) if entry["options"] else ""
@@ -167,8 +167,4 @@ def _csv(entries: Sequence[Mapping[str, Any]]) -> str:
         recipe = {f"recipe.{field}": value for field, value in entry["recipe_differences"].items()}
         kept = {key: value for key, value in entry.items() if key not in ("best", "recipe_differences")}
         lines.append(kept | flat | recipe)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, lines[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    return csv_table(lines)

@@ -6,9 +6,7 @@ sharenets compress runs/digits --share 50% --prune 0.6 --cluster 16 --quantizati
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import io
 import pathlib
 from typing import TYPE_CHECKING
 
@@ -23,7 +21,7 @@ from keras_sharenets.cli.arguments import (
 )
 from keras_sharenets.cli.command import Answer, say
 from keras_sharenets.cli.fit import FINE_TUNING
-from keras_sharenets.rendering.tables import text_table
+from keras_sharenets.rendering.tables import csv_table, text_table
 from keras_sharenets.training.compress.steps import BUDGETS, SCHEMES, Step, make_steps
 from keras_sharenets.training.recipes.named import find_recipe, override, recipe_for
 from keras_sharenets.training.recipes.recipe import Recipe
@@ -139,13 +137,10 @@ def _answer(output: pathlib.Path, plan: Plan, rows: list[Row]) -> Answer:
     from keras_sharenets.rendering.page import page
 
     table = [HEADER, *map(_cells, rows)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dataclasses.asdict(rows[0])), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(row) for row in rows)
-    files.write_text(output / "compress.csv", text.getvalue())
+    entries = [dataclasses.asdict(row) for row in rows]
+    files.write_text(output / "compress.csv", csv_table(entries))
     files.write_text(output / "index.html", page(f"{plan.name}, compressed", NOTE, {"": table}))
-    data = {"model": plan.name, "output": str(output), "rows": [dataclasses.asdict(row) for row in rows]}
+    data = {"model": plan.name, "output": str(output), "rows": entries}
     return Answer(f"{text_table(table)}\n\n{NOTE}\nfiles in {output}", data)
 
 

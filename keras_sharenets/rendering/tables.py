@@ -1,9 +1,12 @@
-"""Tables of words, for a terminal and in Markdown."""
+"""Tables of words, for a terminal and in Markdown; of values, as CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 Rows = Sequence[Sequence[str]]
 _NUMBER = re.compile(r"[+-]?[\d,]*\.?\d+(e[+-]?\d+)?( ?[%KM])?|\?")
@@ -52,3 +55,16 @@ def column_sides(rows: Rows) -> str:
 def _are_numbers(cells: Sequence[str]) -> bool:
     given = [cell for cell in cells if cell not in ("", "-")]
     return 2 * sum(_NUMBER.fullmatch(cell) is not None for cell in given) > len(given)
+
+
+def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with the same keys as CSV, the keys of the first one as its header.
+
+    >>> csv_table([{"name": "fast", "epochs": 15}])
+    'name,epochs\\nfast,15\\n'
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
