@@ -226,7 +226,12 @@ def _show(paper: Paper, entry: Entry, rows: Sequence[Row]) -> str:
     heading = f"{paper.name}, {entry.name}: {entry.title}"
     if not rows:
         return f"{heading}\n{entry.note}"
-    lines = [heading, text_table(_without_empty([_HEADER, *(_cells(paper, row, entry.rows) for row in rows)]))]
+    sizes = tuple(dict.fromkeys(name for row in rows for name in row.sizes))
+    table: list[Sequence[str]] = [_HEADER + sizes]
+    for row in rows:
+        derived = (f"{row.sizes[name]:,}" if name in row.sizes else "" for name in sizes)
+        table.append((*_cells(paper, row, entry.rows), *derived))
+    lines = [heading, text_table(_without_empty(table))]
     notes: dict[str, dict[str, None]] = {}
     for row in rows:
         notes.setdefault(row.note, {})[row.label] = None
@@ -310,6 +315,7 @@ def _as_data(key: str, paper: Paper, entry: Entry, rows: Sequence[Row], groups: 
         printed |= {"multiply_adds": row.multiply_adds}
         counts = dataclasses.asdict(counts_of(paper, row)) if row.network else None
         recipe = recipe_of(paper, row).name if row.network else None
+        about["sizes"] = dict(row.sizes)
         shown.append({**about, "paper": printed, "counts": counts, "recipe": recipe, "note": row.note})
     runs = [
         {

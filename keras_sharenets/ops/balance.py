@@ -39,6 +39,43 @@ class Factors:
     parameters: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A depthwise convolution and 1x1 ones whose branches are all of one size.
+
+    Attributes:
+        channels: input and output channels (C).
+        convolutions: number of convolutions, the depthwise one among them (L).
+        branch_channels: input channels of a branch of each 1x1 convolution (K).
+        kernel_area: height times width of the spatial kernel (S).
+    """
+
+    channels: int
+    convolutions: int
+    branch_channels: int
+    kernel_area: int = 9
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the block, `C (S + (L - 1) K)`."""
+        return self.channels * (self.kernel_area + (self.convolutions - 1) * self.branch_channels)
+
+    @property
+    def paths(self) -> float:
+        """Paths from an input to an output on average, `K^(L - 1) / C`: 1 if the block is complementary."""
+        return self.branch_channels ** (self.convolutions - 1) / self.channels
+
+    @property
+    def density(self) -> float:
+        """Share of the inputs that an output reads, with the shuffles of `InterleavedGroupConv2D`."""
+        return min(1.0, self.paths)
+
+    @property
+    def non_sparsity(self) -> float:
+        """Weights of the block as a share of those of the dense kernel `(C, S C)` (the paper's figure 3)."""
+        return self.parameters / (self.kernel_area * self.channels**2)
+
+
 def _check(channels: int, kernel_area: int) -> None:
     _checks.positive("channels", channels)
     _checks.positive("kernel_area", kernel_area)
@@ -111,6 +148,66 @@ def separated_balance(channels: int, convolutions: int | None = None, *, kernel_
     count = 1 + math.log(channels) if convolutions is None else convolutions
     size = channels ** (1 / (count - 1))
     return Balance(count, 1, size, kernel_area * channels + (count - 1) * channels * size)
+
+
+def widest(max_parameters: int, convolutions: int, branch_channels: int, *, kernel_area: int = 9) -> Block:
+    """The block with the most channels for its weights, its number of convolutions and its branches.
+
+    Args:
+        max_parameters: int, weights that the block may have.
+        convolutions: int of at least 2, the depthwise one among them (L).
+        branch_channels: int, input channels of a branch of each 1x1 convolution (K).
+        kernel_area: int, height times width of the spatial kernel (S).
+
+    Returns:
+        A `Block`: the largest C that is a multiple of K and has `C (S + (L - 1) K) <= max_parameters`.
+
+    Raises:
+        ValueError: an argument is not an integer, or too small; `max_parameters` must allow one branch.
+
+    >>> widest(4752, convolutions=3, branch_channels=12)
+    Block(channels=144, convolutions=3, branch_channels=12, kernel_area=9)
+
+    Reference: the paper's figure 2.
+    """
+    _checks.positive("max_parameters", max_parameters)
+    _checks.positive("convolutions - 1", convolutions - 1)
+    _checks.positive("branch_channels", branch_channels)
+    _checks.positive("kernel_area", kernel_area)
+    branch = Block(branch_channels, convolutions, branch_channels, kernel_area)
+    branches = max_parameters // branch.parameters
+    if branches == 0:
+        raise ValueError(
+            f"`max_parameters` (={max_parameters}) must be at least {branch.parameters}, for one branch of "
+            f"`branch_channels` (={branch_channels}) in `convolutions` (={convolutions})."
+        )
+    return dataclasses.replace(branch, channels=branches * branch_channels)
+
+
+def widest_dense(max_parameters: int, convolutions: int, *, kernel_area: int = 9) -> Block:
+    """The block with the most channels in which every output reads every input, over all sizes of branches.
+
+    Args:
+        max_parameters, convolutions, kernel_area: as in [`widest`].
+
+    Returns:
+        A `Block`, as near to the balance and the complementary condition as integers and the weights allow.
+
+    Raises:
+        ValueError: an argument is not an integer, or too small; `max_parameters` must allow a branch of two channels.
+
+    >>> [widest_dense(4752, convolutions).channels for convolutions in range(2, 9)]
+    [64, 144, 174, 188, 198, 174, 156]
+
+    Reference: the paper's figure 3.
+    """
+    blocks, size = [], 2
+    while not blocks or Block(size, convolutions, size, kernel_area).parameters <= max_parameters:
+        block = widest(max_parameters, convolutions, size, kernel_area=kernel_area)
+        # No more channels than a chain of branches leads to.
+        blocks.append(dataclasses.replace(block, channels=min(block.channels, size ** (convolutions - 1))))
+        size += 1
+    return max(blocks, key=lambda block: block.channels)
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_sharenets.ops import balance
+from keras_sharenets.ops import balance, connectivity
 
 # C, ln(SC), S K_1 = K_2 for L=3, the paper's S K_1, K_2, K_3, then K and Q beside a depthwise convolution for L=3, and
 # Q with the paper's K.
@@ -110,3 +110,69 @@ def test_bad_arguments(function, arguments, message):
 def test_bad_kernel_area(function):
     with pytest.raises(ValueError, match=r"`kernel_area` \(=0\) must be a positive integer\."):
         function(64, 3, kernel_area=0)
+
+
+# Blocks of a number of weights (figures 2 and 3 of the paper)
+
+
+def weights(channels, convolutions, size, kernel_area=9):
+    """Section 3.2: `C S` for the depthwise convolution, `C K` for each of the L - 1 others."""
+    return channels * kernel_area + (convolutions - 1) * channels * size
+
+
+@given(
+    limit=st.integers(1, 3000),
+    convolutions=st.integers(2, 6),
+    size=st.integers(1, 20),
+    area=st.sampled_from([1, 9, 25]),
+)
+def test_widest_is_the_last_multiple_that_fits(limit, convolutions, size, area):
+    fitting = [c for c in range(size, limit + 1, size) if weights(c, convolutions, size, area) <= limit]
+    if not fitting:
+        with pytest.raises(ValueError, match=rf"`max_parameters` \(={limit}\) must be at least \d+, for one branch"):
+            balance.widest(limit, convolutions, size, kernel_area=area)
+        return
+    block = balance.widest(limit, convolutions, size, kernel_area=area)
+    assert (block.channels, block.branch_channels, block.convolutions) == (fitting[-1], size, convolutions)
+    assert block.parameters == weights(block.channels, convolutions, size, area)
+
+
+@given(limit=st.integers(60, 700), convolutions=st.integers(2, 4))
+def test_widest_dense_is_the_widest_of_all_that_are_dense(limit, convolutions):
+    dense = [
+        channels
+        for size in range(2, 30)
+        for channels in range(size, limit, size)
+        if size ** (convolutions - 1) >= channels and weights(channels, convolutions, size) <= limit
+    ]
+    block = balance.widest_dense(limit, convolutions)
+    assert block.channels == max(dense)
+    assert connectivity.connectivity(block.channels, (block.branch_channels,) * (convolutions - 1)).dense
+
+
+@pytest.mark.parametrize(("limit", "convolutions", "size"), [(4752, 3, 8), (4752, 3, 12), (4752, 4, 5), (2000, 5, 3)])
+def test_density_is_that_of_the_shuffled_convolutions(limit, convolutions, size):
+    block = balance.widest(limit, convolutions, size)
+    found = connectivity.connectivity(block.channels, (size,) * (convolutions - 1))
+    assert block.density == pytest.approx(found.density)
+    assert found.fewest_paths <= block.paths <= found.most_paths
+
+
+def test_non_sparsity_is_the_share_of_the_dense_kernel():
+    """Table 2's C = 144 and K = 12: 4752 weights, and a dense 3x3 kernel of 9 x 144 x 144."""
+    assert balance.Block(144, 3, 12).non_sparsity == pytest.approx(4752 / 186_624)
+    assert balance.Block(64, 2, 64, kernel_area=1).non_sparsity == pytest.approx((1 + 64) / 64)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((0, 3, 2), r"`max_parameters` \(=0\) must be a positive integer"),
+        ((100, 1, 2), r"`convolutions - 1` \(=0\) must be a positive integer"),
+        ((100, 3, 2.5), r"`branch_channels` \(=2.5\) must be a positive integer"),
+        ((100, 3, 8), r"`max_parameters` \(=100\) must be at least 200, for one branch of `branch_channels` \(=8\)"),
+    ],
+)
+def test_bad_arguments_of_widest(words, message):
+    with pytest.raises(ValueError, match=message):
+        balance.widest(*words)

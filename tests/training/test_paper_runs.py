@@ -155,6 +155,8 @@ def test_figures(tmp_path, capsys, monkeypatch):
     with_runs = plotted(tmp_path, capsys, "shardnet", "figure3")
     assert (np.asarray(with_runs) != np.asarray(alone)).any()
     assert np.asarray(plotted(tmp_path, capsys, "sharesnet", "figure4")).std() > 0
+    by_arithmetic = plotted(tmp_path, capsys, "igcv2", "figure3")
+    assert by_arithmetic.height > by_arithmetic.width  # Channels and non-sparsity, one above the other.
     assert run("paper", "hgcnet", "figure5", "--plot", tmp_path / "figure.png") == 2
     assert "There is nothing to draw of figure5" in capsys.readouterr().err
 

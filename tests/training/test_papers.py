@@ -6,6 +6,7 @@ import pathlib
 import re
 from decimal import Decimal
 
+import numpy as np
 import pytest
 from harness import counts_only, slow_after
 
@@ -171,6 +172,39 @@ def test_images_of_tiny_imagenet_cost_igcnets_as_much_as_those_of_cifar():
     paper = papers()["igcv2"]
     cifar, tiny = (rows["IGC-V2 (C64), D = 8", name] for name in ("cifar100", "tiny_imagenet"))
     assert counts_of(paper, tiny).multiply_adds - counts_of(paper, cifar).multiply_adds == 256 * 100
+
+
+def test_blocks_of_igcv2_by_branch_and_by_convolutions():
+    """Figures 2 and 3: what the paper's text says of them, by its own arithmetic."""
+    paper = papers()["igcv2"]
+    blocks = [row for each in paper.entries if re.fullmatch("figure2[abc]|figure3", each.key) for row in each.rows]
+    for row in blocks:
+        width, branches = row.options["width"], row.options["branch_channels"]
+        weights = 9 * width + sum(branches) * width
+        assert weights <= 9 * 144 + 24 * 144 < weights + branches[0] * (9 + sum(branches))
+        # A stem, and six blocks.
+        assert counts_of(paper, row).counted_parameters == 27 * width + 6 * weights
+    for part in "abc":
+        rows = entry("igcv2", f"figure2{part}").rows
+        densities = [row.sizes["density"] for row in rows]
+        assert densities == sorted(densities)
+        assert [row.sizes["channels"] for row in rows] == sorted((row.options["width"] for row in rows), reverse=True)
+        kinds = ["sparse" if row.sizes["density"] < 1 else "dense" for row in rows]
+        best = [row.series for row in rows].index("nearest to complementary")
+        assert kinds[:best] == ["sparse"] * best
+        assert [row.series for row in rows[best + 1 :]] == ["dense, redundant"] * (len(rows) - best - 1)
+    rows = entry("igcv2", "figure3").rows
+    widths = np.array([row.sizes["channels"] for row in rows])
+    shares = np.array([row.sizes["non-sparsity"] for row in rows])
+    # "Concave" and "convex": they rise to one peak, and fall to the least share there.
+    peak = widths.argmax()
+    assert peak == shares.argmin()
+    assert (np.diff(widths[: peak + 1]) > 0).all()
+    assert (np.diff(widths[peak:]) < 0).all()
+    assert (np.diff(shares[: peak + 1]) < 0).all()
+    assert (np.diff(shares[peak:]) > 0).all()
+    weights = [9 * row.options["width"] + sum(row.options["branch_channels"]) * row.options["width"] for row in rows]
+    assert shares == pytest.approx(np.array(weights) / (9 * widths**2), abs=5e-5)
 
 
 # Parameters that are not those printed to 3 %: by how much they differ, and why.

@@ -53,6 +53,7 @@ class Row:
         note: what there is to know of it.
         series: the line that the row belongs to in a figure.
         at: its place across in a figure, if that is no count.
+        sizes: what follows from its options by arithmetic, by name: shown and drawn beside what is trained.
     """
 
     label: str
@@ -68,6 +69,7 @@ class Row:
     note: str = ""
     series: str = ""
     at: float | None = None
+    sizes: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def accuracy(self) -> Decimal | None:
@@ -105,6 +107,8 @@ class Entry:
         across: what its plot has on its lower axis: `"parameters"`, `"compression"` (how many times fewer parameters
             than `baseline` has), `"epochs"`, or words for the rows' `at`.
         baseline: the network that a compression is measured against.
+        also: what its plot has below the accuracies, over the same axis: names of the rows' `sizes`, or
+            `"parameters"`.
     """
 
     key: str
@@ -113,6 +117,7 @@ class Entry:
     note: str = ""
     across: str = "parameters"
     baseline: str | None = None
+    also: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -23,6 +23,7 @@ from keras_sharenets.rendering.figures import (
     new_figure,
     percent,
     png,
+    ticks_at,
 )
 from keras_sharenets.training.papers.counts import counts_of
 from keras_sharenets.training.papers.entries import DATA, Entry, Paper, Row
@@ -43,7 +44,7 @@ def draw(
     groups: Sequence[Group],
     data: str | None,
 ) -> bytes:
-    """A PNG file with a panel for each entry and data set.
+    """A PNG file with a column of panels for each entry and data set: accuracies, and what the entry also draws.
 
     Args:
         paper: whose entries they are.
@@ -53,37 +54,68 @@ def draw(
         data: the name of the data set that runs are of; `None` for that of each row.
 
     Raises:
-        ValueError: there is nothing to draw: the paper prints nothing, and there are no runs.
+        ValueError: there is nothing to draw: the paper prints nothing, nothing else is drawn, and there are no runs.
     """
-    panels = []
+    columns = []
     for entry in entries:
         for name in dict.fromkeys(row.data for row in chosen[entry.key]):
             rows = [row for row in chosen[entry.key] if row.data == name]
             found = {index: groups_of(groups, row, data or name) for index, row in enumerate(rows)}
             is_drawn = any(found.values()) or (entry.across != "epochs" and any(row.printed for row in rows))
-            panels += [(entry, name, rows, found)] if is_drawn else []
-    if not panels:
+            panels = (*(("",) if is_drawn else ()), *entry.also)
+            columns += [(entry, name, rows, found, panels)] if panels else []
+    if not columns:
         keys = ", ".join(entry.key for entry in entries)
         raise ValueError(f"There is nothing to draw of {keys}: no figures in the paper's text, and no runs (`--run`).")
-    figure = new_figure(7.5 * len(panels), 6, paper.name)
-    places = figure.subplots(1, len(panels), squeeze=False).ravel()
+    most = max(len(panels) for *_, panels in columns)
+    figure = new_figure(7.5 * len(columns), 6 if most == 1 else 4 * most, paper.name)
+    places = figure.subplots(most, len(columns), squeeze=False).T
     named = []
-    for axes, (entry, name, rows, found) in zip(places, panels, strict=True):
+    for column, (entry, name, rows, found, panels) in zip(places, columns, strict=True):
         shown = f"{DATA[name].name}" if data is None else f"runs on {data}, paper on {DATA[name].name}"
-        axes.set_title(f"{entry.name}: {shown}", loc="left", fontsize=11)
+        column[0].set_title(f"{entry.name}: {shown}", loc="left", fontsize=11)
         epochs = sorted({group.run.recipe.epochs for groups_here in found.values() for group in groups_here})
         if epochs:
             text = " to ".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))
-            axes.set_title(f"runs here: {text} epochs", loc="right", fontsize=9, color=QUIET)
-        if entry.across == "epochs":
-            _draw_curves(axes, rows, found)
-        else:
-            named.append((axes, *_draw_points(axes, paper, entry, rows, found)))
-        percent(axes.yaxis)
-        frame(axes)
-    caption(figure, "Filled and bands: runs here, mean and deviation over seeds. Hollow: figures of the paper.")
+            column[0].set_title(f"runs here: {text} epochs", loc="right", fontsize=9, color=QUIET)
+        for axes in column[len(panels) :]:
+            axes.remove()
+        for axes, size in zip(column, panels, strict=False):
+            if axes is not column[0]:
+                axes.sharex(column[0])
+            if size:
+                _draw_sizes(axes, paper, entry, rows, size)
+                if axes is column[0] and rows[0].series:
+                    axes.legend(frameon=False, fontsize=9)
+            elif entry.across == "epochs":
+                _draw_curves(axes, rows, found)
+            else:
+                named.append((axes, *_draw_points(axes, paper, entry, rows, found)))
+            if not size:
+                percent(axes.yaxis)
+            frame(axes)
+    drawn = {bool(size) for *_, panels in columns for size in panels}
+    points = "Filled and bands: runs here, mean and deviation over seeds. Hollow: figures of the paper."
+    squares = "Squares: by arithmetic, nothing is trained for them."
+    caption(figure, "\n".join(text for text, of_sizes in ((points, False), (squares, True)) if of_sizes in drawn))
     _name(figure, named)
     return png(figure)
+
+
+def _draw_sizes(axes: Axes, paper: Paper, entry: Entry, rows: Sequence[Row], size: str) -> None:
+    """One of the sizes of the rows, or what their networks count, over the axis of the accuracies."""
+    series = list(dict.fromkeys(row.series for row in rows))
+    for name in series:
+        own = [row for row in rows if row.series == name]
+        heights = [counts_of(paper, row).counted_parameters if size == "parameters" else row.sizes[size] for row in own]
+        color = COLORS[series.index(name) % len(COLORS)]
+        across = [row.at for row in own if row.at is not None]
+        axes.plot(across, heights, marker="s", markersize=5, color=color, label=name or None)
+    ticks_at(axes.xaxis, sorted({row.at for row in rows if row.at is not None}))
+    axes.yaxis.set_major_formatter("{x:,g}")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(entry.across)
+    axes.set_ylabel(size)
 
 
 def _draw_curves(axes: Axes, rows: Sequence[Row], found: Mapping[int, Sequence[Group]]) -> None:

@@ -4,9 +4,8 @@ Accuracies are in per cent, with what is probably the deviation over some runs; 
 those of convolutions alone, and multiply-adds are counted for images of 32x32 pixels.
 """
 
+from keras_sharenets.ops import balance
 from keras_sharenets.training.papers.entries import Entry, Paper, Row, rows
-
-_IN_THE_FIGURE = "Its values of C, K and L stand in the figure alone, not in the text."
 
 
 def _row(
@@ -117,6 +116,45 @@ _DEEPER = tuple(
         at=depth,
     )
 )
+# Weights of a block in figures 2 and 3: those of table 2's first IGC-V2, C = 144, which the text of figure 2 fits.
+_BUDGET = 4752
+
+
+def _block_row(block: balance.Block, letter: str, at: int, sizes: dict[str, float], series: str = "") -> Row:
+    options = {"width": block.channels, "branch_channels": (block.branch_channels,) * (block.convolutions - 1)}
+    sizes = {"channels": block.channels, **sizes}
+    more = {"options": options, "series": series, "at": at, "sizes": sizes}
+    (row,) = rows(f"{letter} = {at}", "plain_igcv2_c144_k12", cifar100=None, **more)
+    return row
+
+
+def _by_branch(convolutions: int, branches: tuple[int, ...]) -> tuple[Row, ...]:
+    """A part of figure 2: the widest block of each K, and what the color of its bar says."""
+    blocks = [balance.widest(_BUDGET, convolutions, size) for size in branches]
+    best = min(blocks, key=lambda block: max(block.paths, 1 / block.paths))
+    return tuple(
+        _block_row(
+            block,
+            "K",
+            block.branch_channels,
+            {"density": round(block.density, 3)},
+            "nearest to complementary" if block is best else "sparse" if block.paths < 1 else "dense, redundant",
+        )
+        for block in blocks
+    )
+
+
+_BY_BRANCH = {3: (4, 6, 8, 10, 12, 14, 16, 18), 4: (3, 4, 5, 6, 7, 8), 5: (2, 3, 4, 5, 6)}
+_BY_CONVOLUTIONS = tuple(
+    _block_row(
+        block, "L", block.convolutions, {"K": block.branch_channels, "non-sparsity": round(block.non_sparsity, 4)}
+    )
+    for block in (balance.widest_dense(_BUDGET, convolutions) for convolutions in range(2, 9))
+)
+_OUR_BLOCKS = (
+    f"Values of C and K, and those of L in figure 2, stand in the figure alone, not in the text: ours are the widest "
+    f"blocks of at most {_BUDGET} weights, as many as table 2's first IGC-V2 has"
+)
 _OUR_DATA = "The text gives no figures and does not name the data: CIFAR-100, as in figures 2 and 3, is our reading."
 _PER_BLOCK = "The paper counts one of six blocks, ours are whole networks; `sharenets list 'plain_*'` has the blocks."
 
@@ -135,12 +173,36 @@ PAPER = Paper(
         Entry("table6", "IGC-V1 and IGC-V2, by depth", _TABLE6),
         Entry("table7", "IGC-V2* and networks of others", _TABLE7),
         Entry("figure1", "The interleaved structured sparse convolution", note="A diagram; nothing is trained."),
-        Entry("figure2", "Accuracy by K, for three values of L", note=_IN_THE_FIGURE),
-        Entry("figure3", "Accuracy, width and non-sparsity by L", note=_IN_THE_FIGURE),
-        Entry(
-            "figure4a", "IGC-V2* of depth 20, by width", _WIDER, note=_OUR_DATA, across="channels of the first stage"
+        *(
+            Entry(
+                f"figure2{part}",
+                f"Plain networks of L = {convolutions}, by K",
+                _by_branch(convolutions, branches),
+                note=f"{_OUR_BLOCKS} (`keras_sharenets.ops.balance.widest`).",
+                across=f"channels of a branch, K (L = {convolutions})",
+                also=("channels", "density"),
+            )
+            for part, (convolutions, branches) in zip("abc", _BY_BRANCH.items(), strict=True)
         ),
-        Entry("figure4b", "IGC-V2* of width 64, by depth", _DEEPER, note=_OUR_DATA, across="depth"),
+        Entry(
+            "figure3",
+            "Accuracy, width and non-sparsity by L",
+            _BY_CONVOLUTIONS,
+            note=f"{_OUR_BLOCKS}, with every output reading every input (`keras_sharenets.ops.balance.widest_dense`).",
+            across="convolutions of a block, L",
+            also=("channels", "non-sparsity"),
+        ),
+        Entry(
+            "figure4a",
+            "IGC-V2* of depth 20, by width",
+            _WIDER,
+            note=_OUR_DATA,
+            across="channels of the first stage",
+            also=("parameters",),
+        ),
+        Entry(
+            "figure4b", "IGC-V2* of width 64, by depth", _DEEPER, note=_OUR_DATA, across="depth", also=("parameters",)
+        ),
     ),
     recipes={"cifar10": "igcnet-cifar10", "cifar100": "igcnet-cifar100", "tiny_imagenet": "igcnet-tiny-imagenet"},
     ahead=(
