@@ -103,8 +103,10 @@ def _training(run: Run) -> list[str]:
     lines = [f"recipe `{run.recipe.name}`: {', '.join(used)}", f"seed {run.seed}, backend {run.backend}; {versions}"]
     if run.trainer is None:
         return [*lines, f"by `fit` of keras_sharenets, in {run.seconds / 60:.0f} minutes"]
-    accuracy = f"test accuracy there, in that precision: {run.trainer['test_accuracy']:.2%}"
-    return [*lines, f"by {describe_trainer(run.trainer)}", accuracy, *run.trainer["changes"], *run.trainer["notes"]]
+    lines.append(f"by {describe_trainer(run.trainer)}")
+    if "test_accuracy" in run.trainer:
+        lines.append(f"test accuracy there, in that precision: {run.trainer['test_accuracy']:.2%}")
+    return [*lines, *run.trainer["changes"], *run.trainer["notes"]]
 
 
 def _limits(run: Run) -> list[str]:

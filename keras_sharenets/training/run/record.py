@@ -143,9 +143,9 @@ class Run(RunOptions):
         step_seconds: precision to what one step took, where `precision` was `"auto"`; it is the chosen one by now.
         teacher_sha256: of the teacher's file.
         trainer: `None` for `fit`. Of a network that another program trained: `program`, `device`, `precision`,
-            `test_accuracy` (there, in that precision; that of the last epoch is of the file), `changes` (what makes it
-            another training than the recipe, each in few words; such runs are rows of their own) and `notes` (what is
-            done otherwise with every network of that program).
+            `test_accuracy` (there, in that precision, if it was taken; that of the last epoch is of the file),
+            `changes` (what makes it another training than the recipe, each in few words; such runs are rows of their
+            own) and `notes` (what is done otherwise with every network of that program).
         start: the trained network that the run begins with: `source`, `file`, `sha256`, `class_names`, whether all but
             the head is frozen (`freeze`), and the layers that begin untrained (`new_layers`). `None`: none.
         dropout_rate: the highest rate of the network's dropout layers, 0 without any, whoever chose it: option, recipe
