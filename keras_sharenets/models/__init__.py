@@ -18,6 +18,7 @@ from keras_sharenets.models.weights import TrainedWeights, list_trained
 
 if _TYPE_CHECKING:
     from keras_sharenets.models.base import CommonArguments
+    from keras_sharenets.models.baselines.basic_resnets import BasicResNet
     from keras_sharenets.models.baselines.mobile_networks import IGCV3, MobileNetV2, ShuffleNetV2
     from keras_sharenets.models.baselines.resnet8 import ResNet8
     from keras_sharenets.models.blocks import HGCModule, HSCModule, IGCBlock, SharedResidualBlock, SLBlock
@@ -30,6 +31,7 @@ if _TYPE_CHECKING:
 
 __all__ = [
     "IGCV3",
+    "BasicResNet",
     "CommonArguments",
     "HGCModule",
     "HGCNet",
@@ -61,6 +63,7 @@ __all__ = [
 # Where the rest of these is.
 _HOMES = {
     "base": ("CommonArguments",),
+    "baselines.basic_resnets": ("BasicResNet",),
     "baselines.mobile_networks": ("IGCV3", "MobileNetV2", "ShuffleNetV2"),
     "baselines.resnet8": ("ResNet8",),
     "blocks": ("HGCModule", "HSCModule", "IGCBlock", "SLBlock", "SharedResidualBlock"),

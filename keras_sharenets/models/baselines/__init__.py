@@ -1,4 +1,6 @@
-"""Peers: MobileNetV2, IGCV3-D and ShuffleNetV2, which the papers compare with, and ResNet-8 of MLPerf Tiny."""
+"""Peers: the small networks and residual networks that the papers compare with, and ResNet-8 of MLPerf Tiny."""
+
+from typing import Any
 
 from keras_sharenets.models.variant import Configuration, Variant
 
@@ -11,6 +13,11 @@ def _tiny_imagenet(published: str) -> tuple[Configuration, ...]:
     return (Configuration(200, (64, 64, 3), published), Configuration(10))
 
 
+def _resnet(note: str, *configurations: Configuration, **arguments: Any) -> Variant:
+    return Variant("BasicResNet", arguments, configurations, note=note)
+
+
+_PROJECTED = {"width": 64, "shortcut": "projection"}
 _IMAGENET = (Configuration(1000, (224, 224, 3)),)
 
 VARIANTS = {
@@ -42,6 +49,37 @@ VARIANTS = {
         {},
         (_imagenet32("7.5M"), Configuration(10, published="5.5M"), Configuration(100, published="5.5M")),
         note="7.5M is more than the 2.0x of its own paper has",
+    ),
+    "resnet_56": _resnet(
+        "of HGC's table 3, as its own paper has it",
+        Configuration(10, published="0.85M"),
+        blocks_per_stage=(9, 9, 9),
+    ),
+    "resnet_110": _resnet(
+        "of IGC-V2's table 7; 1.5M in HGC's table 3 is less than the definition has",
+        Configuration(10, published="1.7M"),
+        Configuration(100, published="1.7M"),
+        blocks_per_stage=(18, 18, 18),
+    ),
+    "resnet_18_cifar": _resnet(
+        "of ShardNet's table 8, which counts moving statistics: 11,183,562",
+        Configuration(10, published="11.18M"),
+        blocks_per_stage=(2, 2, 2, 2),
+        **_PROJECTED,
+    ),
+    "resnet_34_cifar": _resnet(
+        "of ShardNet's table 8, which counts moving statistics: 21,299,146",
+        Configuration(10, published="21.30M"),
+        Configuration(200, (64, 64, 3), "21.4M"),
+        blocks_per_stage=(3, 4, 6, 3),
+        **_PROJECTED,
+    ),
+    "preact_resnet_18": _resnet(
+        "of HSC-Net's table 3, on CINIC-10",
+        Configuration(10, published="11.2M"),
+        blocks_per_stage=(2, 2, 2, 2),
+        order="norm_conv",
+        **_PROJECTED,
     ),
     "resnet_8": Variant(
         "ResNet8", {}, note="MLPerf Tiny's; 78,666 with moving statistics, as its reference is counted"

@@ -41,10 +41,14 @@ def _spatial(x: Tensor, width: int, strides: int, shared: keras.layers.Layer | N
     return conv(x, width, 3, strides=strides, name=f"{name}_spatial") if shared is None else shared(x)
 
 
-def _projected(x: Tensor, active: Tensor, filters: int, strides: int, name: str) -> Tensor:
-    """The shortcut of a preactivated block: its input, or a projection of what is activated where shapes differ."""
+def _projected(
+    x: Tensor, active: Tensor, filters: int, strides: int, name: str, shortcut: str = "projection"
+) -> Tensor:
+    """The shortcut of a preactivated block: its input; where shapes differ, that padded or the activated projected."""
     if x.shape[-1] == filters and strides == 1:
         return x
+    if shortcut == "padded":
+        return base.padded_shortcut(x, filters, strides, name)
     return conv(active, filters, strides=strides, name=f"{name}_projection")
 
 
@@ -64,23 +68,31 @@ def preactivated_bottleneck(
 
 
 def preactivated_basic(
-    x: Tensor, width: int, strides: int, shared: keras.layers.Layer | None, name: str, dropout_rate: float
+    x: Tensor,
+    width: int,
+    strides: int,
+    shared: keras.layers.Layer | None,
+    name: str,
+    dropout_rate: float = 0.0,
+    shortcut: str = "projection",
 ) -> Tensor:
     """Two 3x3 convolutions to `width`, each after normalization and ReLU. The stride is in the first."""
     active = base.norm_relu(x, f"{name}_input")
-    shortcut = _projected(x, active, width, strides, name)
+    source = _projected(x, active, width, strides, name, shortcut)
     x = conv(active, width, 3, strides=strides, name=f"{name}_first")
     x = base.norm_relu(x, f"{name}_middle")
     if dropout_rate:
         x = keras.layers.Dropout(dropout_rate, name=f"{name}_dropout")(x)
     x = _spatial(x, width, 1, shared, name)
-    return keras.layers.Add(name=f"{name}_add")([shortcut, x])
+    return keras.layers.Add(name=f"{name}_add")([source, x])
 
 
-def _add_relu(x: Tensor, source: Tensor, strides: int, name: str) -> Tensor:
-    """`x` plus the block's input, that one projected and normalized where its shape is another, then ReLU."""
+def _add_relu(x: Tensor, source: Tensor, strides: int, name: str, shortcut: str = "projection") -> Tensor:
+    """`x` plus the block's input, that one padded or projected and normalized where its shape is another, then ReLU."""
     filters = x.shape[-1]
-    if source.shape[-1] != filters or strides > 1:
+    if shortcut == "padded":
+        source = base.padded_shortcut(source, filters, strides, name)
+    elif source.shape[-1] != filters or strides > 1:
         projection = f"{name}_projection"
         source = base.norm(conv(source, filters, strides=strides, name=projection), projection)
     x = keras.layers.Add(name=f"{name}_add")([source, x])
@@ -104,13 +116,20 @@ def bottleneck(
     return _add_relu(x, source, strides, name)
 
 
-def basic(x: Tensor, width: int, strides: int, shared: keras.layers.Layer | None, name: str) -> Tensor:
+def basic(
+    x: Tensor,
+    width: int,
+    strides: int,
+    shared: keras.layers.Layer | None,
+    name: str,
+    shortcut: str = "projection",
+) -> Tensor:
     """Two 3x3 convolutions to `width`, each before normalization and ReLU. The stride is in the first."""
     source = x
     x = conv(x, width, 3, strides=strides, name=f"{name}_first")
     x = base.norm_relu(x, f"{name}_middle")
     x = base.norm(_spatial(x, width, 1, shared, name), f"{name}_convolved")
-    return _add_relu(x, source, strides, name)
+    return _add_relu(x, source, strides, name, shortcut)
 
 
 def _is_sharing(share: str, index: int, strides: int) -> bool:

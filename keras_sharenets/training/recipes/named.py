@@ -159,6 +159,13 @@ DEFAULTS = (
     ("hscnet/* cinic10", "hscnet-cinic10"),
     ("hscnet/* tiny_imagenet", "hscnet-tiny-imagenet"),
     ("hscnet/* imagenet", "hscnet-imagenet"),
+    # Residual networks in a table of peers are trained as the networks of that table's paper.
+    ("mobile_baselines/resnet_*_cifar cifar10", "shardnet-cifar10"),
+    ("mobile_baselines/resnet_*_cifar cifar100", "shardnet-cifar100"),
+    ("mobile_baselines/resnet_[15]* cifar10", "hgcnet-cifar10"),
+    ("mobile_baselines/resnet_[15]* cifar100", "hgcnet-cifar100"),
+    ("mobile_baselines/preact_resnet_18 cifar10", "hscnet-cifar10"),
+    ("mobile_baselines/preact_resnet_18 cifar100", "hscnet-cifar100"),
     ("mobile_baselines/* cifar10", "mobile-cifar10"),
     ("mobile_baselines/* cifar100", "mobile-cifar100"),
     # The paper's peers are trained as its own networks.
