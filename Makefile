@@ -40,11 +40,12 @@ test-lowest: $(INSTALLED)
 	KERAS_BACKEND=tensorflow $(VENV)-lowest/bin/python $(PYTEST)
 
 # The programs that open our files, in an environment of their own; what they say of them goes into docs/clients.md.
-# Chromium is Debian's.
-CLIENTS := mediapipe tflite-micro openvino ai-edge-quantizer ethos-u-vela playwright pytest hypothesis
+# Chromium is Debian's. Ray Serve serves a SavedModel; compiled beforehand, because it waits for its own processes to start
+# for 15 seconds only.
+CLIENTS := mediapipe tflite-micro openvino ai-edge-quantizer ethos-u-vela playwright 'ray[serve]' pytest hypothesis
 test-clients: $(INSTALLED)
 	$(BIN)/uv venv --quiet --clear $(VENV)-clients
-	$(BIN)/uv pip install --quiet --python $(VENV)-clients/bin/python -e ".[onnx]" $(CLIENTS)
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(VENV)-clients/bin/python -e ".[onnx]" $(CLIENTS)
 	KERAS_BACKEND=tensorflow $(BIN)/python -m tools.clients.files runs/clients
 	$(VENV)-clients/bin/python -m tools.clients.compare runs/clients docs/clients.md
 	KERAS_BACKEND=tensorflow $(VENV)-clients/bin/python -m pytest -m clients tests/clients

@@ -12,6 +12,10 @@ COMMANDS = {
     "input": ("benchmarks.input", "Compare how fast images are read and changed with how fast networks train."),
     "layers": ("benchmarks.layers", "Compare the implementations of every kernel-shared layer with dense ones."),
     "scaling": ("benchmarks.scaling", "Fit how a training step grows with G, R, T, depth, width and batch."),
+    "serving": (
+        "benchmarks.serving",
+        "Compare a model behind a server, for 1 to 32 clients, with the model alone.",
+    ),
     "training": ("benchmarks.training", "Compare a whole step of training of networks with unshared baselines."),
 }
 LINE = CommandLine("python -m benchmarks", "Measures networks beside their peers.", COMMANDS)

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-PROGRAMS = ("trainers", "tuning", "benchmarks", "tools")
+PROGRAMS = ("trainers", "tuning", "benchmarks", "tools", "examples")
 TENSORFLOW = (("keras_sharenets", "mobile"), ("keras_sharenets", "training"))
 SOURCES = sorted(path for folder in ("keras_sharenets", *PROGRAMS) for path in (ROOT / folder).rglob("*.py"))
 IDS = [path.relative_to(ROOT).as_posix() for path in SOURCES]

@@ -25,7 +25,7 @@ ALLOWED = {
     ("test_network_commands.py", "picture"),
     ("test_network_commands.py", "pictures"),
 }
-PROGRAMS = ("keras_sharenets", "trainers", "tuning", "benchmarks", "tools", "tests")
+PROGRAMS = ("keras_sharenets", "trainers", "tuning", "benchmarks", "tools", "examples", "tests")
 FILES = [path for folder in PROGRAMS for path in sorted((ROOT / folder).rglob("*.py")) if path.name != "test_words.py"]
 FILES += [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]
 

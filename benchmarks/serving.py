@@ -1,0 +1,228 @@
+"""Compare a model behind a server, asked by several clients at a time, with the same model in this process.
+
+python -m benchmarks serving --model models/net/1 --url http://127.0.0.1:8501/v1/models/net
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import concurrent.futures
+import dataclasses
+import http.client
+import io
+import itertools
+import json
+import pathlib
+import time
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from benchmarks import timing
+from benchmarks.arguments import add_run_arguments, progress, run_options
+from benchmarks.table import Claim, Row, Table, write
+from keras_sharenets import _checks
+from keras_sharenets.cli.command import Answer
+
+URL, MODEL = "http://127.0.0.1:8501/v1/models/net", "models/net/1"
+CLIENTS = (1, 8, 32)
+# What the two signatures of a SavedModel are given, and how a request says it.
+SIGNATURES = {"serving_default": "images as numbers", "serve_encoded": "JPEG files"}
+IMAGES = 8
+PEER = "no server"
+# The server adds in another order only where its TensorFlow is another one.
+TOLERANCE = 1e-4
+COLUMNS = {
+    "requests/s": "{speed:.4g}",
+    "median ms": "{milliseconds:.4g}",
+    "90 %": "{milliseconds_90:.4g}",
+    "99 %": "{milliseconds_99:.4g}",
+    "longest": "{milliseconds_100:.4g}",
+    f"median to {PEER}": "{ratio:.3g}",
+    "requests": "{requests}",
+    "lost or wrong": "{wrong}",
+}
+
+Run = Callable[[Any], Mapping[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """What became of a request: which of the bodies it had, how long it took, and its prediction or what went wrong."""
+
+    body: int
+    seconds: float
+    prediction: Any = None
+    error: str | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_arguments(parser, repetitions=(200, 3), quick="few requests")
+    parser.add_argument("--url", default=URL, help=f"model of a server with TensorFlow Serving's REST (default: {URL})")
+    parser.add_argument("--model", default=MODEL, metavar="DIR", help=f"the SavedModel it serves (default: {MODEL})")
+    clients_help = "each sends `--repetitions` requests, one after another (default: 1 8 32)"
+    parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS, metavar="N", help=clients_help)
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    for count in arguments.clients:
+        _checks.positive("clients", count)
+    options, rows = run_options(arguments), []
+    shape, runs = open_model(arguments.model)
+    for signature, name in SIGNATURES.items():
+        inputs = example_inputs(shape)[signature]
+        rows += measure(
+            arguments.url, signature, inputs, runs[signature], clients=arguments.clients, requests=options.repetitions
+        )
+        progress(f"{name}: measured")
+    note = (
+        f"One image a request, {options.repetitions} requests of each client over a connection of its own, one after "
+        f"another; clients and server share the machine. {PEER}: the signature called in the process of the clients. "
+        "lost or wrong: requests without an answer, or with another one than the SavedModel gives here (to "
+        f"{TOLERANCE:g})."
+    )
+    table = Table(
+        name="serving",
+        title="A model behind a server",
+        note=note,
+        ratio=f"Time for a request, as a multiple of the median with {PEER}",
+        panel="{panel}",
+        label="{what}",
+        columns=COLUMNS,
+        rows=tuple(rows),
+        claims=claims(rows),
+    )
+    return write(table, options)
+
+
+def claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
+    """No request is lost, and each gets the answer of the model."""
+    served = [row for row in rows if not row["peer"]]
+    return tuple(Claim("requests lost or wrong", f"{row['panel']}, {row['what']}", row["wrong"], 0) for row in served)
+
+
+def open_model(folder: str) -> tuple[tuple[int, int, int], dict[str, Run]]:
+    """`(height, width, channels)` of a SavedModel's images, and by signature a function from one input to outputs."""
+    if not (pathlib.Path(folder) / "saved_model.pb").is_file():
+        raise ValueError(f"`model` (={folder!r}) must be the folder of a SavedModel.")
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(folder)
+    types = {"serving_default": ("images", tf.float32), "serve_encoded": ("encoded", tf.string)}
+
+    def runner(signature, name, dtype):
+        # The loaded object is kept: its variables live as long as it does.
+        return lambda value: {
+            key: output.numpy()[0]
+            for key, output in loaded.signatures[signature](**{name: tf.constant([value], dtype)}).items()
+        }
+
+    shape = loaded.signatures["serving_default"].structured_input_signature[1]["images"].shape[1:]
+    return tuple(shape), {signature: runner(signature, *how) for signature, how in types.items()}
+
+
+def example_inputs(shape: tuple[int, int, int]) -> dict[str, list]:
+    """The same random images for both signatures: as arrays, and as bytes of JPEG files."""
+    height, width, channels = shape
+    # Blots rather than noise, which no photograph is.
+    coarse = np.random.default_rng(0).integers(0, 256, (IMAGES, -(-height // 4), -(-width // 4), channels), "uint8")
+    images = coarse.repeat(4, axis=1).repeat(4, axis=2)[:, :height, :width]
+    files = [io.BytesIO() for _ in images]
+    for image, file in zip(images, files, strict=True):
+        PIL.Image.fromarray(image.squeeze()).save(file, "JPEG")
+    return {"serving_default": list(images), "serve_encoded": [file.getvalue() for file in files]}
+
+
+def request_body(signature: str, value: Any) -> bytes:
+    """The JSON of a request with one image: its pixel values, or the bytes of a file."""
+    instance = {"b64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value.tolist()
+    return json.dumps({"signature_name": signature, "instances": [instance]}).encode()
+
+
+def measure(
+    url: str, signature: str, inputs: Sequence[Any], model: Run, *, clients: Sequence[int], requests: int
+) -> list[Row]:
+    """Rows for the model in this process and behind the server, asked by so many clients at a time."""
+    expected, seconds = [model(value) for value in inputs], []
+    for value in itertools.islice(itertools.cycle(inputs), requests):
+        start = time.perf_counter()
+        model(value)
+        seconds.append(time.perf_counter() - start)
+    bodies = [request_body(signature, value) for value in inputs]
+    measured = {PEER: (seconds, sum(seconds), 0)}
+    for count in clients:
+        start = time.perf_counter()
+        replies = send(url, bodies, clients=count, go_on=lambda sent: sent < requests)
+        wrong = sum(not agrees(reply.prediction, expected[reply.body]) for reply in replies)
+        name = f"{count} client{'s' if count > 1 else ''}"
+        measured[name] = ([reply.seconds for reply in replies], time.perf_counter() - start, wrong)
+    rows, base = [], 1000 * float(np.median(seconds))
+    for what, (times, whole, wrong) in measured.items():
+        row = {"panel": SIGNATURES[signature], "what": what, "peer": what == PEER, "requests": len(times)}
+        milliseconds = timing.spread(np.multiply(times, 1000))
+        for place, value in {"": milliseconds.median, "_low": milliseconds.low, "_high": milliseconds.high}.items():
+            row |= {f"milliseconds{place}": value, f"ratio{place}": value / base}
+        row |= {f"milliseconds_{part}": float(np.percentile(times, part)) * 1000 for part in (90, 99, 100)}
+        rows.append(row | {"speed": len(times) / whole, "wrong": wrong})
+    return rows
+
+
+def send(url: str, bodies: Sequence[bytes], *, clients: int, go_on: Callable[[int], bool]) -> list[Reply]:
+    """Asks a model by several clients at a time, each with a connection that it keeps.
+
+    Args:
+        url: of the model, such as `http://127.0.0.1:8501/v1/models/net`.
+        bodies: of requests with one image; the clients go through them, each from another one on.
+        clients: how many.
+        go_on: function of how many requests a client has sent: whether it sends another one.
+
+    Returns:
+        One `Reply` for every request that was sent.
+    """
+    parts = urllib.parse.urlsplit(url)
+
+    def client(first):
+        replies = []
+        connection = http.client.HTTPConnection(parts.netloc, timeout=120)
+        while go_on(len(replies)):
+            body = (first + len(replies)) % len(bodies)
+            start = time.perf_counter()
+            try:
+                connection.request("POST", f"{parts.path}:predict", bodies[body], {"Content-Type": "application/json"})
+                response = connection.getresponse()
+                answer = json.loads(response.read())
+                ok = response.status == 200
+                outcome = {"prediction": answer["predictions"][0]} if ok else {"error": str(answer.get("error"))}
+            except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
+                # Not sent again: this is what a client sees. The next one gets another connection.
+                connection.close()
+                outcome = {"error": f"{type(error).__name__}: {error}"}
+            replies.append(Reply(body, time.perf_counter() - start, **outcome))
+        connection.close()
+        return replies
+
+    with concurrent.futures.ThreadPoolExecutor(clients) as pool:
+        return [reply for replies in pool.map(client, range(clients)) for reply in replies]
+
+
+def agrees(prediction: Any, outputs: Mapping[str, np.ndarray]) -> bool:
+    """Whether a prediction in JSON is what the outputs of a signature for one image are: numbers to `TOLERANCE`.
+
+    >>> agrees({"class_name": "cat", "scores": [1.0, 2.0]}, {"class_name": b"cat", "scores": np.array([1.0, 2.0])})
+    True
+    """
+    given = {next(iter(outputs)): prediction} if len(outputs) == 1 else prediction
+    if not isinstance(given, dict) or set(given) != set(outputs):
+        return False
+    for name, output in outputs.items():
+        value = np.asarray(output)
+        if value.dtype.kind in "OS":
+            if np.asarray(given[name]).tolist() != np.char.decode(value.astype("S"), "utf-8").tolist():
+                return False
+        elif np.shape(given[name]) != value.shape or not np.allclose(given[name], value, rtol=0, atol=TOLERANCE):
+            return False
+    return True

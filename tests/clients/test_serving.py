@@ -1,0 +1,149 @@
+"""A real server, `examples/serving/server.py`, with SavedModels of this library, asked as docs/serving.md says."""
+
+import concurrent.futures
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import keras
+import pytest
+
+pytest.importorskip("ray")
+from benchmarks import serving
+from keras_sharenets import layers, mobile
+
+pytestmark = pytest.mark.clients
+ROOT = pathlib.Path(__file__).parents[2]
+NAMES = ("Käse", "dog", "fox")
+SHAPE = (32, 32, 3)
+SIGNATURES = tuple(serving.SIGNATURES)
+
+
+def export(seed, folder):
+    """A network that shares, with weights of its own, exported and opened here."""
+    keras.utils.set_random_seed(seed)
+    shared = layers.HighlySharedConv2D(16, 3, groups=2, arrangements=2)
+    x = inputs = keras.Input(SHAPE)
+    x = keras.layers.Rescaling(1 / 127.5, -1)(x)
+    x = keras.layers.ReLU()(keras.layers.Conv2D(16, 3, strides=2)(x))
+    for _ in range(2):
+        x = keras.layers.ReLU()(shared(x))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dense(len(NAMES), activation="softmax", kernel_initializer="he_normal")(x)
+    mobile.export_saved_model(keras.Model(inputs, x), folder, class_names=NAMES)
+    return serving.open_model(str(folder))[1]
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        return answer.read().decode()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The URL of a model, its folder with version 1, a version 2 beside it, and both opened here."""
+    folder = tmp_path_factory.mktemp("serving")
+    runs = {version: export(version, folder / place / str(version)) for version, place in ((1, "net"), (2, "later"))}
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    log = folder / "server.log"
+    command = [sys.executable, str(ROOT / "examples/serving/server.py"), str(folder / "net"), "--port", str(port)]
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        wait(lambda: "version 1 is served" in log.read_text(errors="replace") or process.poll() is not None)
+        assert process.poll() is None, log.read_text(errors="replace")
+        yield f"http://127.0.0.1:{port}/v1/models/net", folder, runs
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait(condition, seconds=300):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def ask(url, signature, *, clients, go_on):
+    """The replies to requests with one image each, and the images."""
+    inputs = serving.example_inputs(SHAPE)[signature]
+    bodies = [serving.request_body(signature, value) for value in inputs]
+    return serving.send(url, bodies, clients=clients, go_on=go_on), inputs
+
+
+@pytest.mark.parametrize("signature", SIGNATURES)
+@pytest.mark.parametrize("clients", [1, 8, 32])
+def test_every_client_gets_the_answers_of_the_model(served, signature, clients):
+    url, _, runs = served
+    replies, inputs = ask(url, signature, clients=clients, go_on=lambda sent: sent < serving.IMAGES)
+    expected = [runs[1][signature](value) for value in inputs]
+    assert len({outputs["probabilities"].tobytes() for outputs in expected}) == serving.IMAGES
+    assert len(replies) == clients * serving.IMAGES
+    assert [reply.error for reply in replies if reply.error] == []
+    assert all(serving.agrees(reply.prediction, expected[reply.body]) for reply in replies)
+
+
+def test_page(served, tmp_path, monkeypatch, capsys):
+    """The requests of the page, in Python and from a shell, and what a server says to a bad one."""
+    url, _, runs = served
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("cat.jpg").write_bytes(serving.example_inputs(SHAPE)["serve_encoded"][0])
+    outputs = runs[1]["serve_encoded"](pathlib.Path("cat.jpg").read_bytes())
+    text = (ROOT / "docs" / "serving.md").read_text().replace("http://127.0.0.1:8501/v1/models/net", url)
+    ((_, block),) = re.findall(r"```(python)\n(.*?)```", text, re.S)
+    names = {}
+    exec(block, names)
+    name, probability = capsys.readouterr().out.split()
+    assert name == outputs["class_name"].decode()
+    assert float(probability) == pytest.approx(outputs["probabilities"].max(), abs=1e-4)
+    images = serving.example_inputs(SHAPE)["serving_default"][:3]
+    several = names["ask"]([image.tolist() for image in images], "serving_default")
+    for prediction, image in zip(several, images, strict=True):
+        assert serving.agrees(prediction, runs[1]["serving_default"](image))
+    for bad in ([{"b64": "bm8gaW1hZ2U="}], [[1, 2]], "no list"):
+        with pytest.raises(urllib.error.HTTPError, match="400") as raised:
+            names["ask"](bad, "serve_encoded")
+        assert "error" in raised.value.read().decode()
+    if shutil.which("curl"):
+        (shell,) = (block for block in re.findall(r"```shell\n(.*?)```", text, re.S) if block.startswith("curl"))
+        answer = subprocess.run(["bash", "-ec", shell], capture_output=True, check=True, text=True).stdout
+        assert f'"class_name":"{name}"' in answer
+        assert '"version":"1"' in answer
+
+
+def test_nothing_is_lost_while_the_model_is_replaced(served):
+    """Every request is answered, by version 1 or 2 as a whole, and later ones by version 2."""
+    url, folder, runs = served
+    done = threading.Event()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        asking = pool.submit(ask, url, "serve_encoded", clients=8, go_on=lambda sent: not done.is_set())
+        try:
+            time.sleep(2)
+            os.rename(folder / "later" / "2", folder / "net" / "2")
+            wait(lambda: '"version":"2"' in get(url))
+            time.sleep(2)
+        finally:
+            done.set()
+    replies, inputs = asking.result()
+    expected = {version: [run["serve_encoded"](value) for value in inputs] for version, run in runs.items()}
+    assert [reply.error for reply in replies if reply.error] == []
+    versions = [[v for v in (1, 2) if serving.agrees(r.prediction, expected[v][r.body])] for r in replies]
+    assert set(map(tuple, versions)) == {(1,), (2,)}
+    after, _ = ask(url, "serve_encoded", clients=8, go_on=lambda sent: sent < serving.IMAGES)
+    assert all(serving.agrees(reply.prediction, expected[2][reply.body]) for reply in after)
