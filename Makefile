@@ -12,7 +12,13 @@ PYTEST := -m pytest -n 2 --dist worksteal
 # What runs on any Keras backend: `make test` compares with JAX, `make test-jax` runs these tests on it.
 NEUTRAL := $(foreach room,ops layers models analysis,tests/$(room) keras_sharenets/$(room))
 
-.PHONY: demo docs test test-jax test-all test-faults test-lowest test-clients lint clean
+# The notebooks are run in copies, so that no file of theirs lies in docs/.
+NOTEBOOKS := build/notebooks
+# What TensorFlow's C++ writes while it starts is not an output, and times would make a difference of every run.
+EXECUTE := --to notebook --inplace --execute --ExecutePreprocessor.record_timing=False \
+	--ExecutePreprocessor.extra_arguments=--IPKernelApp.capture_fd_output=False
+
+.PHONY: demo docs notebooks test test-jax test-all test-faults test-lowest test-clients lint clean
 
 demo: $(PACKAGE)
 	rm -rf runs/demo
@@ -55,6 +61,12 @@ test-clients: $(INSTALLED)
 docs: $(PACKAGE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+# Runs docs/notebooks and keeps the outputs there.
+notebooks: $(INSTALLED)
+	rm -rf $(NOTEBOOKS) && mkdir -p $(NOTEBOOKS) && cp docs/notebooks/*.ipynb $(NOTEBOOKS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" KERAS_BACKEND=tensorflow $(BIN)/jupyter nbconvert $(EXECUTE) $(NOTEBOOKS)/*.ipynb
+	cp $(NOTEBOOKS)/*.ipynb docs/notebooks
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

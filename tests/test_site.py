@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 CONFIGURATION = (ROOT / "mkdocs.yml").read_text()
 REFERENCE = site.reference()
 PAGES = {path.name for path in (ROOT / "docs").glob("*.md")} | set(site.PAGES) | set(REFERENCE)
+PAGES |= {f"notebooks/{path.stem}.md" for path in (ROOT / "docs" / "notebooks").glob("*.ipynb")}
 
 
 @pytest.mark.parametrize("module", sorted({module for _, modules in site.REFERENCE.values() for module in modules}))
@@ -54,6 +55,16 @@ def test_links_stay_inside(page):
         if path and not path.startswith("https://"):
             place = ROOT if path.startswith("saved_models/") else ROOT / "docs"
             assert path in PAGES or (place / path).is_file(), link
+
+
+def test_notebooks_become_pages():
+    pytest.importorskip("nbconvert")
+    files = site.notebooks()
+    assert {name for name in files if name.endswith(".md")} == {name for name in PAGES if name.startswith("notebooks/")}
+    for name, text in files.items():
+        for link in links(text) if isinstance(text, str) else ():
+            path = (pathlib.PurePosixPath(name).parent / link).as_posix()
+            assert link.startswith("https://") or path in files or (ROOT / "docs" / path).is_file(), link
 
 
 def test_a_docstring_with_an_example():

@@ -27,7 +27,11 @@ ALLOWED = {
 }
 PROGRAMS = ("keras_sharenets", "trainers", "tuning", "benchmarks", "tools", "examples", "tests")
 FILES = [path for folder in PROGRAMS for path in sorted((ROOT / folder).rglob("*.py")) if path.name != "test_words.py"]
-FILES += [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]
+FILES += [
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").glob("notebooks/*.ipynb")),
+    *sorted(ROOT.glob("*.md")),
+]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())

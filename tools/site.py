@@ -1,7 +1,7 @@
 """What `make docs` adds to the pages of `docs/`: a hook of MkDocs.
 
-README, the changelog and CONTRIBUTING become pages, each public name gets its entry in a reference, and links that lead
-to this repository on the web stay inside the site where it has the page.
+README, the changelog, CONTRIBUTING and the notebooks become pages, each public name gets its entry in a reference, and
+links that lead to this repository on the web stay inside the site where it has the page.
 """
 
 from __future__ import annotations
@@ -89,10 +89,26 @@ def reference() -> dict[str, str]:
     return pages
 
 
-def inside(text: str, page: str = "index.md") -> str:
+def notebooks() -> dict[str, str | bytes]:
+    """The pages made of the notebooks as Markdown, and the images in them, by path."""
+    import nbconvert
+
+    files: dict[str, str | bytes] = {}
+    for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        resources = {"unique_key": path.stem, "output_files_dir": path.stem}
+        body, made = nbconvert.MarkdownExporter().from_filename(str(path), resources)
+        body = body.replace(f"{HOME}/blob/main/docs/notebooks/", "").replace(f"{HOME}/blob/main/docs/", "../")
+        title, _, rest = re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.md)", body.partition("\n# ")[2]).partition("\n")
+        files[f"notebooks/{path.stem}.md"] = f"# {title}\n\n[As a notebook]({path.name})\n{rest}"
+        files |= {f"notebooks/{name}": image for name, image in made["outputs"].items()}
+    return files
+
+
+def inside(text: str) -> str:
     """`text` with links that stay inside the site: to pages, and to images of this repository."""
     text = text.replace(f"{RAW}docs/", "").replace(RAW, "").replace("](docs/", "](")
     text = re.sub(rf"{HOME}/blob/main/docs/([\w/]+\.md)", r"\1", text)
+    text = re.sub(rf"(?:{HOME}/blob/main/docs/|(?<=\]\())(notebooks/\w+)\.ipynb", r"\1.md", text)
     for name, source in PAGES.items():
         text = text.replace(f"{HOME}/blob/main/{source}", name)
     text = re.sub(r"(\]\(|src=\")\.\./(saved_models/[\w/]+\.png)", r"\1\2", text)
@@ -114,8 +130,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
     for name, source in PAGES.items():
         files.append(File.generated(config, name, content=(ROOT / source).read_text(encoding="utf-8")))
-    for name, text in reference().items():
-        files.append(File.generated(config, name, content=text))
+    for name, content in [*reference().items(), *notebooks().items()]:
+        files.append(File.generated(config, name, content=content))
     for image in {
         image
         for page in ROOT.glob("docs/*.md")
@@ -128,5 +144,5 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links of a page, before it is rendered."""
-    return inside(markdown)
+    """Links of a page, before it is rendered; those of notebooks are right already."""
+    return markdown if page.file.src_uri.startswith("notebooks/") else inside(markdown)
