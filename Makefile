@@ -66,6 +66,7 @@ docs: $(PACKAGE)
 notebooks: $(INSTALLED)
 	rm -rf $(NOTEBOOKS) && mkdir -p $(NOTEBOOKS) && cp docs/notebooks/*.ipynb $(NOTEBOOKS)
 	PATH="$(CURDIR)/$(BIN):$$PATH" KERAS_BACKEND=tensorflow $(BIN)/jupyter nbconvert $(EXECUTE) $(NOTEBOOKS)/*.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --inplace --coalesce-streams $(NOTEBOOKS)/*.ipynb
 	cp $(NOTEBOOKS)/*.ipynb docs/notebooks
 
 lint: $(INSTALLED)

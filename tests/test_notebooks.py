@@ -26,7 +26,7 @@ def read(path):
 def kinds(cells):
     """What each cell of code has below it: of a stream its name too, so that a new warning is a difference."""
     code = [cell for cell in cells if cell["cell_type"] == "code"]
-    return [[(output["output_type"], output.get("name")) for output in cell["outputs"]] for cell in code]
+    return [{(output["output_type"], output.get("name")) for output in cell["outputs"]} for cell in code]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
