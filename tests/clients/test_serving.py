@@ -20,7 +20,7 @@ import pytest
 
 pytest.importorskip("ray")
 from benchmarks import serving
-from keras_sharenets import layers, mobile
+from keras_sharenets import cli, layers
 
 pytestmark = pytest.mark.clients
 ROOT = pathlib.Path(__file__).parents[2]
@@ -29,8 +29,13 @@ SHAPE = (32, 32, 3)
 SIGNATURES = tuple(serving.SIGNATURES)
 
 
-def export(seed, folder):
-    """A network that shares, with weights of its own, exported and opened here."""
+PAGE = (ROOT / "docs" / "serving.md").read_text()
+# The first one before the server starts, the other one while it serves.
+EXPORTS = re.findall(r"^sharenets (export (\w+\.keras) .* --output (\S+))$", PAGE, re.M)
+
+
+def build(seed, path):
+    """Saves a network that shares, with weights of its own."""
     keras.utils.set_random_seed(seed)
     shared = layers.HighlySharedConv2D(16, 3, groups=2, arrangements=2)
     x = inputs = keras.Input(SHAPE)
@@ -40,8 +45,15 @@ def export(seed, folder):
         x = keras.layers.ReLU()(shared(x))
     x = keras.layers.GlobalAveragePooling2D()(x)
     x = keras.layers.Dense(len(NAMES), activation="softmax", kernel_initializer="he_normal")(x)
-    mobile.export_saved_model(keras.Model(inputs, x), folder, class_names=NAMES)
-    return serving.open_model(str(folder))[1]
+    keras.Model(inputs, x).save(path)
+
+
+def export(version):
+    """What the page types, in the folder that is the current one; the SavedModel, opened here."""
+    command, _, target = EXPORTS[version - 1]
+    assert target == f"models/net/{version}"
+    assert cli.main(command.split()) == 0
+    return serving.open_model(target)[1]
 
 
 def get(url):
@@ -51,19 +63,32 @@ def get(url):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """The URL of a model, its folder with version 1, a version 2 beside it, and both opened here."""
+    """The URL of a model and its version 1, opened here; the current folder has the files that the page names."""
     folder = tmp_path_factory.mktemp("serving")
-    runs = {version: export(version, folder / place / str(version)) for version, place in ((1, "net"), (2, "later"))}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for seed, (_, name, _) in enumerate(EXPORTS):
+            build(seed, name)
+        pathlib.Path("labels.txt").write_text("\n".join(NAMES), encoding="utf-8")
+        pathlib.Path("cat.jpg").write_bytes(serving.example_inputs(SHAPE)["serve_encoded"][0])
+        first = export(1)
+        with server(folder) as url:
+            yield url, first
+
+
+@contextlib.contextmanager
+def server(folder):
+    """The URL of the model of a server that runs, on a port that was free."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
     log = folder / "server.log"
-    command = [sys.executable, str(ROOT / "examples/serving/server.py"), str(folder / "net"), "--port", str(port)]
+    command = [sys.executable, str(ROOT / "examples/serving/server.py"), "models/net", "--port", str(port)]
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         wait(lambda: "version 1 is served" in log.read_text(errors="replace") or process.poll() is not None)
         assert process.poll() is None, log.read_text(errors="replace")
-        yield f"http://127.0.0.1:{port}/v1/models/net", folder, runs
+        yield f"http://127.0.0.1:{port}/v1/models/net"
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -90,22 +115,20 @@ def ask(url, signature, *, clients, go_on):
 @pytest.mark.parametrize("signature", SIGNATURES)
 @pytest.mark.parametrize("clients", [1, 8, 32])
 def test_every_client_gets_the_answers_of_the_model(served, signature, clients):
-    url, _, runs = served
+    url, first = served
     replies, inputs = ask(url, signature, clients=clients, go_on=lambda sent: sent < serving.IMAGES)
-    expected = [runs[1][signature](value) for value in inputs]
+    expected = [first[signature](value) for value in inputs]
     assert len({outputs["probabilities"].tobytes() for outputs in expected}) == serving.IMAGES
     assert len(replies) == clients * serving.IMAGES
     assert [reply.error for reply in replies if reply.error] == []
     assert all(serving.agrees(reply.prediction, expected[reply.body]) for reply in replies)
 
 
-def test_page(served, tmp_path, monkeypatch, capsys):
+def test_page(served, capsys):
     """The requests of the page, in Python and from a shell, and what a server says to a bad one."""
-    url, _, runs = served
-    monkeypatch.chdir(tmp_path)
-    pathlib.Path("cat.jpg").write_bytes(serving.example_inputs(SHAPE)["serve_encoded"][0])
-    outputs = runs[1]["serve_encoded"](pathlib.Path("cat.jpg").read_bytes())
-    text = (ROOT / "docs" / "serving.md").read_text().replace("http://127.0.0.1:8501/v1/models/net", url)
+    url, first = served
+    outputs = first["serve_encoded"](pathlib.Path("cat.jpg").read_bytes())
+    text = PAGE.replace("http://127.0.0.1:8501/v1/models/net", url)
     ((_, block),) = re.findall(r"```(python)\n(.*?)```", text, re.S)
     names = {}
     exec(block, names)
@@ -115,7 +138,7 @@ def test_page(served, tmp_path, monkeypatch, capsys):
     images = serving.example_inputs(SHAPE)["serving_default"][:3]
     several = names["ask"]([image.tolist() for image in images], "serving_default")
     for prediction, image in zip(several, images, strict=True):
-        assert serving.agrees(prediction, runs[1]["serving_default"](image))
+        assert serving.agrees(prediction, first["serving_default"](image))
     for bad in ([{"b64": "bm8gaW1hZ2U="}], [[1, 2]], "no list"):
         with pytest.raises(urllib.error.HTTPError, match="400") as raised:
             names["ask"](bad, "serve_encoded")
@@ -129,21 +152,26 @@ def test_page(served, tmp_path, monkeypatch, capsys):
 
 def test_nothing_is_lost_while_the_model_is_replaced(served):
     """Every request is answered, by version 1 or 2 as a whole, and later ones by version 2."""
-    url, folder, runs = served
+    url, first = served
     done = threading.Event()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         asking = pool.submit(ask, url, "serve_encoded", clients=8, go_on=lambda sent: not done.is_set())
         try:
             time.sleep(2)
-            os.rename(folder / "later" / "2", folder / "net" / "2")
+            second = export(2)
             wait(lambda: '"version":"2"' in get(url))
             time.sleep(2)
         finally:
             done.set()
     replies, inputs = asking.result()
-    expected = {version: [run["serve_encoded"](value) for value in inputs] for version, run in runs.items()}
+    expected = {
+        version: [run["serve_encoded"](value) for value in inputs] for version, run in ((1, first), (2, second))
+    }
     assert [reply.error for reply in replies if reply.error] == []
-    versions = [[v for v in (1, 2) if serving.agrees(r.prediction, expected[v][r.body])] for r in replies]
-    assert set(map(tuple, versions)) == {(1,), (2,)}
+    answered = {
+        tuple(version for version in expected if serving.agrees(reply.prediction, expected[version][reply.body]))
+        for reply in replies
+    }
+    assert answered == {(1,), (2,)}
     after, _ = ask(url, "serve_encoded", clients=8, go_on=lambda sent: sent < serving.IMAGES)
     assert all(serving.agrees(reply.prediction, expected[2][reply.body]) for reply in after)
