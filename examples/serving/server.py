@@ -9,10 +9,11 @@ Needs `pip install "ray[serve]" tensorflow`, and nothing of this library.
 """
 
 import argparse
-import asyncio
 import base64
+import logging
+import os
 import pathlib
-import signal
+import threading
 import time
 
 import fastapi
@@ -25,8 +26,8 @@ app = fastapi.FastAPI()
 
 
 # Before the class: Ray Serve copies what its methods use when it meets it. TensorFlow is imported where it runs.
-def load(folder):
-    """The SavedModel in a folder, after a first image to each signature, which takes longer than later ones."""
+def load(version, folder):
+    """A version and its SavedModel, after a first image to each signature, which takes longer than later ones."""
     import tensorflow as tf
 
     model = tf.saved_model.load(folder)
@@ -34,7 +35,7 @@ def load(folder):
     image = tf.zeros(numbers.structured_input_signature[1]["images"].shape[1:])
     numbers(images=image[None])
     encoded(encoded=tf.io.encode_png(tf.cast(image, tf.uint8))[None])
-    return model
+    return version, model
 
 
 def answer(model, body):
@@ -50,15 +51,28 @@ def answer(model, body):
     return [row[0] if len(outputs) == 1 else dict(zip(outputs, row, strict=True)) for row in rows]
 
 
+def newest(models):
+    """The largest version in a folder, and where it is."""
+    return max((int(path.name), str(path)) for path in pathlib.Path(models).iterdir() if path.name.isdigit())
+
+
 # With fewer requests at a time than there are clients, Ray Serve polls for a free place, which costs more than waiting.
 @serve.deployment(max_ongoing_requests=100)
 @serve.ingress(app)
 class Model:
-    """Its `user_config` is what Ray Serve changes without a restart: a version and its folder."""
+    def __init__(self, models):
+        self.served = load(*newest(models))
+        threading.Thread(target=self.watch, args=(models,), daemon=True).start()
 
-    async def reconfigure(self, config):
-        # In a thread, and assigned at once: until it is loaded, the version before answers.
-        self.served = config["version"], await asyncio.to_thread(load, config["folder"])
+    def watch(self, models):
+        while True:
+            time.sleep(1)
+            try:
+                if newest(models)[0] != self.served[0]:
+                    # Assigned when it is loaded: until then, the version before answers.
+                    self.served = load(*newest(models))
+            except Exception as error:
+                logging.getLogger("ray.serve").error("%s: the version before goes on: %s", models, error)
 
     @app.get("/v1/models/{name}")
     def status(self, name: str):
@@ -73,32 +87,12 @@ class Model:
             return JSONResponse({"error": f"{type(error).__name__}: {error}"}, status_code=400)
 
 
-def newest(models):
-    """The largest version in a folder, and where it is."""
-    version, folder = max((int(path.name), str(path)) for path in models.iterdir() if path.name.isdigit())
-    return {"version": version, "folder": folder}
-
-
-def main():
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("models", type=lambda path: pathlib.Path(path).resolve(), help="a folder with one a version")
+    parser.add_argument("models", type=os.path.abspath, help="folder with one folder a version")
     parser.add_argument("--port", type=int, default=8501)
     parser.add_argument("--host", default="127.0.0.1")
     arguments = parser.parse_args()
     ray.init(include_dashboard=False)
     serve.start(http_options={"host": arguments.host, "port": arguments.port})
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    config = None
-    try:
-        while True:
-            if newest(arguments.models) != config:
-                config = newest(arguments.models)
-                serve.run(Model.options(user_config=config).bind())
-                print(f"version {config['version']} is served", flush=True)
-            time.sleep(1)
-    except KeyboardInterrupt:
-        serve.shutdown()
-
-
-if __name__ == "__main__":
-    main()
+    serve.run(Model.bind(arguments.models), blocking=True)
