@@ -19,8 +19,9 @@ from keras_sharenets.models.weights import TrainedWeights, list_trained
 if _TYPE_CHECKING:
     from keras_sharenets.models.base import CommonArguments
     from keras_sharenets.models.baselines.basic_resnets import BasicResNet
-    from keras_sharenets.models.baselines.mobile_networks import IGCV3, MobileNetV2, ShuffleNetV2
+    from keras_sharenets.models.baselines.mobile_networks import IGCV3, MobileNetV1, MobileNetV2
     from keras_sharenets.models.baselines.resnet8 import ResNet8
+    from keras_sharenets.models.baselines.shufflenets import ShuffleNet, ShuffleNetV2
     from keras_sharenets.models.blocks import HGCModule, HSCModule, IGCBlock, SharedResidualBlock, SLBlock
     from keras_sharenets.models.hgcnet.hgcnet import HGCNet
     from keras_sharenets.models.hscnet.hscnet import HSCNet
@@ -39,6 +40,7 @@ __all__ = [
     "HSCNet",
     "IGCBlock",
     "IGCNet",
+    "MobileNetV1",
     "MobileNetV2",
     "NetworkCounts",
     "PlainIGCNet",
@@ -50,6 +52,7 @@ __all__ = [
     "ShardResNet",
     "ShardVGGNet",
     "SharedResidualBlock",
+    "ShuffleNet",
     "ShuffleNetV2",
     "TrainedWeights",
     "WideResNet",
@@ -64,8 +67,9 @@ __all__ = [
 _HOMES = {
     "base": ("CommonArguments",),
     "baselines.basic_resnets": ("BasicResNet",),
-    "baselines.mobile_networks": ("IGCV3", "MobileNetV2", "ShuffleNetV2"),
+    "baselines.mobile_networks": ("IGCV3", "MobileNetV1", "MobileNetV2"),
     "baselines.resnet8": ("ResNet8",),
+    "baselines.shufflenets": ("ShuffleNet", "ShuffleNetV2"),
     "blocks": ("HGCModule", "HSCModule", "IGCBlock", "SLBlock", "SharedResidualBlock"),
     "hgcnet.hgcnet": ("HGCNet",),
     "hscnet.hscnet": ("HSCNet",),

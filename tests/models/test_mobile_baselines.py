@@ -4,15 +4,25 @@ import pytest
 from harness import assert_close, check_choice, check_model, counts_only, outputs_of, pseudo_random, slow_after
 
 import keras_sharenets as ksn
-from keras_sharenets.models import IGCV3, MobileNetV2, ShuffleNetV2
+from keras_sharenets.models import IGCV3, MobileNetV1, MobileNetV2, ShuffleNet, ShuffleNetV2
 
 WIDTHS_244, WIDTHS_224 = (24, 244, 488, 976, 2048), (24, 224, 488, 976, 2048)
-# Strides that leave an 8x8 map of a 32x32 image, where the defaults leave 4x4.
-LATE = {MobileNetV2: (1, 1, 1, 1, 2, 1, 2, 1), IGCV3: (1, 1, 1, 1, 2, 1, 2, 1), ShuffleNetV2: (1, 1, 1, 2, 2)}
+# Strides that leave a larger map of a 32x32 image than the defaults do: 8x8 where they leave 4x4.
+LATE = {
+    MobileNetV2: (1, 1, 1, 1, 2, 1, 2, 1),
+    IGCV3: (1, 1, 1, 1, 2, 1, 2, 1),
+    ShuffleNetV2: (1, 1, 1, 2, 2),
+    MobileNetV1: (1, 1, 2, 2, 2, 1),
+    ShuffleNet: (1, 1, 1, 1, 2),
+}
+# Sides of a 32x32 image divided by those of the last map.
+TOTAL = {MobileNetV2: 8, IGCV3: 8, ShuffleNetV2: 8, MobileNetV1: 16, ShuffleNet: 4}
 TINY = {
     MobileNetV2: {"width_multiplier": 0.25, "blocks_per_stage": (1, 2, 1, 1, 1, 1, 1)},
     IGCV3: {"width_multiplier": 0.25, "blocks_per_stage": (1, 2, 1, 1, 1, 1, 1)},
     ShuffleNetV2: {"width": (8, 12, 16, 20, 32), "blocks_per_stage": (2, 3, 1)},
+    MobileNetV1: {"width_multiplier": 0.1, "blocks_per_stage": (1, 2, 1, 1, 1)},
+    ShuffleNet: {"width": 24, "stem_filters": 6, "blocks_per_stage": (2, 1, 1)},
 }
 SMALL = {"include_preprocessing": False, "input_shape": (8, 8, 3), "num_classes": 5}
 LOUD = 8  # Images so much brighter that ReLU6 has something to cut off.
@@ -32,6 +42,10 @@ COUNTS = [
     (IGCV3, {"width_multiplier": 1.25}, {200: 3_719_096, 10: 3_414_906}),
     (IGCV3, {"width_multiplier": 1.4}, {1000: 6_030_216}),
     (ShuffleNetV2, {"width": WIDTHS_224}, {1000: 7_366_536, 100: 5_522_436}),
+    (MobileNetV1, {}, {1000: 4_231_976, 10: 3_217_226}),
+    (ShuffleNet, {"width": 384, "groups": 8}, {1000: 2_434_768, 10: 913_138}),
+    # In each block two dense layers with bias: half of its half width, and back.
+    (ShuffleNetV2, {"squeeze_excite": 2}, {1000: 7_393_996 + 1_488_400 + 6_588}),
 ]
 
 
@@ -49,7 +63,16 @@ def test_counts_for_any_number_of_classes(factory, arguments, counts):
 @counts_only
 @pytest.mark.parametrize(
     ("factory", "small", "late", "large"),
-    slow_after(1, [(MobileNetV2, 89, 298, 301), (IGCV3, 95, 312, 313), (ShuffleNetV2, 190, 742, 583)]),
+    slow_after(
+        1,
+        [
+            (MobileNetV2, 89, 298, 301),
+            (IGCV3, 95, 312, 313),
+            (ShuffleNetV2, 190, 742, 583),
+            (MobileNetV1, 47, 66, 569),
+            (ShuffleNet, 165, 512, 137),
+        ],
+    ),
 )
 def test_strides_change_the_work_and_nothing_else(factory, small, late, large):
     models = [
@@ -62,10 +85,22 @@ def test_strides_change_the_work_and_nothing_else(factory, small, late, large):
 
 
 @pytest.mark.parametrize("factory", TINY)
-@pytest.mark.parametrize(("side", "last"), [(32, 4), (111, 14), (112, 4)])
-def test_small_images_keep_their_size_for_longer(factory, side, last):
+@pytest.mark.parametrize("side", [32, 111, 112])
+def test_small_images_keep_their_size_for_longer(factory, side):
     model = factory(**TINY[factory], input_shape=(side, side, 3), include_top=False)
+    last = -(-side // (TOTAL[factory] if side < 112 else 32))
     assert model.output_shape[1:3] == (last, last)
+
+
+# The complexity, in millions, that table 1 of ShuffleNet's paper has with 1, 2, 3, 4 and 8 groups; met within 1 %.
+@pytest.mark.slow
+@counts_only
+@pytest.mark.parametrize(
+    ("groups", "width", "printed"), [(1, 144, 143), (2, 200, 140), (3, 240, 137), (4, 272, 133), (8, 384, 137)]
+)
+def test_shufflenets_cost_what_their_paper_prints(groups, width, printed):
+    model = ShuffleNet(groups=groups, width=width, input_shape=(224, 224, 3))
+    assert ksn.profile(model).multiply_adds / 1e6 == pytest.approx(printed, abs=1.4)
 
 
 def scramble(model):
@@ -86,18 +121,24 @@ def scrambled(factory):
     return build
 
 
-STRIDES = {MobileNetV2: (1, 1, 2, 1, 2, 1, 1, 1), IGCV3: (1, 1, 2, 1, 2, 1, 1, 1), ShuffleNetV2: (1, 2, 1, 2, 1)}
+STRIDES = {
+    MobileNetV2: (1, 1, 2, 1, 2, 1, 1, 1),
+    IGCV3: (1, 1, 2, 1, 2, 1, 1, 1),
+    ShuffleNetV2: (1, 2, 1, 2, 1),
+    MobileNetV1: (1, 1, 2, 1, 2, 1),
+    ShuffleNet: (1, 2, 1, 2, 1),
+}
 
 
-@pytest.mark.parametrize("factory", slow_after(1, [ShuffleNetV2, MobileNetV2, IGCV3]))
+@pytest.mark.parametrize("factory", slow_after(1, [ShuffleNetV2, MobileNetV2, IGCV3, MobileNetV1, ShuffleNet]))
 def test_harness(factory, tmp_path, other_backend):
     arguments = {**TINY[factory], **SMALL, "strides": STRIDES[factory]}
     if factory is ShuffleNetV2:
-        arguments["blocks_per_stage"] = (2, 1, 1)
+        arguments |= {"blocks_per_stage": (2, 1, 1), "squeeze_excite": 2}
     check_model(scrambled(factory), arguments, tmp_path, other_backend)
 
 
-@pytest.mark.parametrize("factory", slow_after(1, [MobileNetV2, IGCV3]))
+@pytest.mark.parametrize("factory", slow_after(1, [MobileNetV2, IGCV3, ShuffleNet, MobileNetV1]))
 def test_factories(factory, tmp_path):
     check_choice(scrambled(factory), {**TINY[factory], **SMALL, "strides": STRIDES[factory]}, tmp_path)
 
@@ -192,16 +233,66 @@ def test_igcv3_equals_the_network_computed_in_numpy():
     assert_close(outputs_of(model, images), reference.classified(x), 1e-4)
 
 
-def test_shufflenet_v2_equals_the_network_computed_in_numpy():
+def test_mobilenet_v1_equals_the_network_computed_in_numpy():
     keras.utils.set_random_seed(0)
-    model = ShuffleNetV2(**TINY[ShuffleNetV2], **SMALL, strides=(1, 1, 2, 2, 1), classifier_activation=None)
+    strides, counts = (1, 1, 2, 1, 2, 1), TINY[MobileNetV1]["blocks_per_stage"]
+    model = MobileNetV1(**TINY[MobileNetV1], **SMALL, strides=strides, classifier_activation=None)
+    scramble(model)
+    reference = Reference(model)
+    images = pseudo_random((2, 8, 8, 3))
+    x = relu(reference.conv(images, "stem"))
+    for stage, count in enumerate(counts, start=1):
+        for index in range(1, count + 1):
+            name = f"stage{stage}_block{index}"
+            x = relu(reference.conv(x, f"{name}_depthwise", strides[stage] if index == 1 else 1, groups=None))
+            x = relu(reference.conv(x, f"{name}_pointwise"))
+    assert_close(outputs_of(model, images), reference.classified(x), 1e-4)
+
+
+def test_shufflenet_equals_the_network_computed_in_numpy():
+    keras.utils.set_random_seed(0)
+    strides, counts = (1, 1, 1, 2, 2), TINY[ShuffleNet]["blocks_per_stage"]
+    model = ShuffleNet(**TINY[ShuffleNet], **SMALL, strides=strides, classifier_activation=None)
+    scramble(model)
+    reference = Reference(model)
+    images = pseudo_random((2, 8, 8, 3))
+    x = relu(reference.conv(images, "stem"))
+    for stage, count in enumerate(counts, start=1):
+        for index in range(1, count + 1):
+            name, pace = f"stage{stage}_block{index}", strides[stage + 1] if index == 1 else 1
+            y = relu(reference.conv(x, f"{name}_pointwise1", groups=1 if name == "stage1_block1" else 3))
+            # Channel 0 of each of three groups, channel 1 of each, and so on.
+            y = np.concatenate([y[..., place :: y.shape[-1] // 3] for place in range(y.shape[-1] // 3)], axis=-1)
+            y = reference.conv(y, f"{name}_depthwise", pace, groups=None)
+            y = reference.conv(y, f"{name}_pointwise2", groups=3)
+            if pace == 2:
+                mean = np.eye(x.shape[-1]) * np.full((3, 3, 1, 1), 1 / 9)
+                x = conv(x, mean, 2)
+            x = relu(np.concatenate([x, y], axis=-1) if index == 1 else x + y)
+    assert_close(outputs_of(model, images), reference.classified(x), 1e-4)
+
+
+@pytest.mark.parametrize("squeeze_excite", slow_after(1, [2, None]))
+def test_shufflenet_v2_equals_the_network_computed_in_numpy(squeeze_excite):
+    keras.utils.set_random_seed(0)
+    model = ShuffleNetV2(
+        **{**TINY[ShuffleNetV2], **SMALL},
+        strides=(1, 1, 2, 2, 1),
+        squeeze_excite=squeeze_excite,
+        classifier_activation=None,
+    )
     scramble(model)
     reference = Reference(model)
 
     def convolved(x, name, strides):
         x = relu(reference.conv(x, f"{name}_pointwise1"))
         x = reference.conv(x, f"{name}_depthwise", strides, groups=None)
-        return relu(reference.conv(x, f"{name}_pointwise2"))
+        x = relu(reference.conv(x, f"{name}_pointwise2"))
+        if squeeze_excite is None:
+            return x
+        squeeze, squeezed, excite, excited = reference.stored[f"{name}_squeeze_excite"]
+        means = relu(x.mean((1, 2)) @ squeeze + squeezed)
+        return x / (1 + np.exp(-(means @ excite + excited)))[:, None, None]
 
     def first_block(x, name, strides):
         past = reference.conv(x, f"{name}_shortcut_depthwise", strides, groups=None)
@@ -258,6 +349,11 @@ def test_without_the_top_and_upon_a_tensor(factory):
         (MobileNetV2, {"input_shape": (32, 6, 3)}, r"`input_shape` \(=\(32, 6, 3\)\) must be .* stride \(=8\)"),
         (ShuffleNetV2, {"width": (8, 15, 16, 20, 32)}, r"`width` \(=\(8, 15, .* must be even for each stage"),
         (ShuffleNetV2, {"width": (8, 16)}, r"`width` \(=\(8, 16\)\) must be .* each of the 5 stages"),
+        (ShuffleNetV2, {"squeeze_excite": 5}, r"`reduction` \(=5\) must divide the number of input channels \(=6\)"),
+        (ShuffleNet, {"width": 30}, r"`4 \* groups` \(=12\) must divide `width` \(=30\)"),
+        (ShuffleNet, {"stem_filters": 8}, r"`groups` \(=3\) must divide `width - stem_filters` \(=16\)"),
+        (ShuffleNet, {"stem_filters": 24}, r"`width` \(=24\) must be above `stem_filters` \(=24\)"),
+        (MobileNetV1, {"width_multiplier": 0.0}, r"`width_multiplier` \(=0\.0\) must be a number above 0"),
     ],
 )
 def test_bad_arguments(factory, changes, message):

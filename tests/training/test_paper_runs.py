@@ -109,10 +109,10 @@ def test_what_cannot_be_trained_does_not_keep_the_others(quick_network, tmp_path
 
 def test_rows_without_a_network_are_told(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ["paper", "hscnet", "table3", "--rows", "MobileNetV1", "--run", "--output", "out"]
+    words = ["paper", "hscnet", "table4", "--rows", "IGCV2", "--run", "--output", "out"]
     assert run(*words) == 0
     errors = capsys.readouterr().err
-    assert "not trained: MobileNetV1: quoted there from another paper; the library has no MobileNetV1" in errors
+    assert "not trained: IGCV2: quoted there from another paper; no IGC-V2 of its own paper has 2.3M" in errors
     assert not (tmp_path / "out").exists()
 
 

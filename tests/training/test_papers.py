@@ -217,6 +217,7 @@ DIFFERENT = {
     ("mobilenet_v2_1_4", "imagenet", "6.9M"): -0.115,  # Quoted there: no definition gives so many.
     ("igcv3_d_1_4", "imagenet", "7.2M"): -0.162,
     ("resnet_110", "cifar10", "1.5M"): 0.152,  # 1.7M in the paper that defines it.
+    ("shufflenet_v1_g3", "cifar100", "0.91M"): 0.100,  # Counted with 10 classes.
     ("hgcnet_67_g4", "cifar100", "0.58M"): 0.096,  # Counted with 10 classes.
     ("hgcnet_91_g4", "cifar100", "0.97M"): 0.080,
 }
@@ -233,8 +234,10 @@ def test_counts_are_those_that_the_papers_print():
             compared.append(key)
         if row.multiply_adds is not None and not row.multiply_adds.startswith("≈"):
             difference = counts.multiply_adds / printed_number(row.multiply_adds) - 1
-            # HGC counts normalization and activation too.
+            # HGC counts normalization and activation too; which ShuffleNet it has it does not say.
             low, high = (-0.09, -0.02) if place[0] == "hgcnet" else (-0.01, 0.01)
+            if row.network == "shufflenet_v1_g3":
+                low, high = 0.01, 0.02
             assert low < difference < high, place
     assert set(DIFFERENT) <= set(compared)
     assert len(set(compared)) > 130
@@ -278,7 +281,7 @@ def test_every_row_has_a_recipe_of_a_paper_that_says_where_it_comes_from():
 
 @pytest.mark.parametrize("data", ["imagenet32", "cinic10", "tiny_imagenet"])
 def test_peers_have_a_recipe_without_a_paper_being_named(data):
-    peers = [name for name in VARIANTS if re.match("mobilenet_v2|igcv3|shufflenet|wrn_28", name)]
+    peers = [name for name in VARIANTS if re.match("mobilenet_v|igcv3|shufflenet|wrn_28", name)]
     for name in peers:
         assert recipe_for(name, data).name == f"hscnet-{data.replace('_', '-')}"
 

@@ -50,6 +50,24 @@ VARIANTS = {
         (_imagenet32("7.5M"), Configuration(10, published="5.5M"), Configuration(100, published="5.5M")),
         note="7.5M is more than the 2.0x of its own paper has",
     ),
+    "se_shufflenet_v2_2_0": Variant(
+        "ShuffleNetV2",
+        {"squeeze_excite": 2},
+        (Configuration(1000, (224, 224, 3), "8.8M"),),
+        note="of HSC-Net's table 5; the reduction is ours, no other agrees",
+    ),
+    "shufflenet_v1_g3": Variant(
+        "ShuffleNet",
+        {"groups": 3, "width": 240},
+        (Configuration(10, published="0.91M"), Configuration(100)),
+        note="of HGC's table 2, for whose multiply-adds the first stage has no stride",
+    ),
+    "mobilenet_v1_1_0": Variant(
+        "MobileNetV1",
+        {"width_multiplier": 1.0},
+        (Configuration(10, published="3.2M"), Configuration(1000, (224, 224, 3), "4.2M")),
+        note="of HSC-Net's table 3, on CINIC-10; 4.2M in its own paper",
+    ),
     "resnet_56": _resnet(
         "of HGC's table 3, as its own paper has it",
         Configuration(10, published="0.85M"),

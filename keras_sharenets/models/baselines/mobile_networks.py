@@ -1,4 +1,4 @@
-"""MobileNetV2, IGCV3 and ShuffleNetV2, for large images and small ones.
+"""MobileNetV1, MobileNetV2 and IGCV3, for large images and small ones.
 
 Strides are those of the papers from 112x112 pixels on, and for smaller images those that are usual on CIFAR. They do
 not change the count of parameters.
@@ -14,7 +14,7 @@ import keras
 
 from keras_sharenets import _checks
 from keras_sharenets._types import Tensor
-from keras_sharenets.layers import ChannelShuffle, ChannelSlice, PaddedMaxPooling2D
+from keras_sharenets.layers import ChannelShuffle
 from keras_sharenets.models import base
 from keras_sharenets.models.arguments import checked
 
@@ -30,11 +30,12 @@ STAGES = ((1, 16), (6, 24), (6, 32), (6, 64), (6, 96), (6, 160), (6, 320))
 STRIDES = (2, 1, 2, 2, 2, 1, 2, 1), (1, 1, 1, 2, 2, 1, 2, 1)
 # Groups of IGCV3's 1x1 convolutions.
 GROUPS = 2
-# ShuffleNetV2: of the stem, of the max pooling, and of the first block of every stage.
-SHUFFLENET_STRIDES = (2, 2, 2, 2, 2), (1, 1, 2, 2, 2)
+# MobileNetV1: channels of each stage, and strides as above.
+PLAIN_STAGES = (64, 128, 256, 512, 1024)
+PLAIN_STRIDES = (2, 1, 2, 2, 2, 2), (1, 1, 2, 2, 2, 2)
 
 
-def _strided_images(
+def strided_images(
     frame: base.Frame, strides: Sequence[int] | None, for_large: tuple[int, ...], for_small: tuple[int, ...]
 ) -> tuple[Tensor, tuple[int, ...]]:
     """The tensor that a network is built on, and its strides; those of `None` are chosen by the image."""
@@ -79,7 +80,7 @@ def _inverted_residuals(
     """
     _checks.above_zero("width_multiplier", width_multiplier)
     counts = base.per_stage("blocks_per_stage", blocks_per_stage, len(STAGES))
-    images, strides = _strided_images(frame, strides, *STRIDES)
+    images, strides = strided_images(frame, strides, *STRIDES)
     x = base.conv2d(images, rounded_width(32 * width_multiplier), 3, strides=strides[0], name="stem")
     x = _norm_relu6(x, "stem")
     for stage, ((expansion, filters), count) in enumerate(zip(STAGES, counts, strict=True), start=1):
@@ -173,63 +174,46 @@ def IGCV3(
     return _inverted_residuals(frame, _igcv3_block, width_multiplier, blocks_per_stage, strides)
 
 
-def _depthwise_pointwise(x: Tensor, filters: int, strides: int, depthwise: str, pointwise: str) -> Tensor:
-    x = base.norm(base.depthwise_conv2d(x, strides=strides, name=depthwise), depthwise)
-    return base.norm_relu(base.conv2d(x, filters, name=pointwise), pointwise)
-
-
-def _shufflenet_block(x: Tensor, filters: int, strides: int, is_first: bool, name: str) -> Tensor:
-    """Two branches of half the channels, side by side, shuffled: 1x1, 3x3 depthwise, 1x1 in the second one."""
-    half = filters // 2
-    if is_first:
-        past = _depthwise_pointwise(x, half, strides, f"{name}_shortcut_depthwise", f"{name}_shortcut_pointwise")
-    else:
-        past = ChannelSlice(0, half, name=f"{name}_past")(x)
-        x = ChannelSlice(half, filters, name=f"{name}_convolved")(x)
-    x = base.norm_relu(base.conv2d(x, half, name=f"{name}_pointwise1"), f"{name}_pointwise1")
-    x = _depthwise_pointwise(x, half, strides, f"{name}_depthwise", f"{name}_pointwise2")
-    x = keras.layers.Concatenate(name=f"{name}_concat")([past, x])
-    return ChannelShuffle(2, name=f"{name}_shuffle")(x)
-
-
 @checked
-def ShuffleNetV2(
+def MobileNetV1(
     *,
-    width: Sequence[int] = (24, 244, 488, 976, 2048),
-    blocks_per_stage: int | Sequence[int] = (4, 8, 4),
+    width_multiplier: float = 1.0,
+    blocks_per_stage: int | Sequence[int] = (1, 2, 2, 6, 2),
     strides: Sequence[int] | None = None,
     **common: Unpack[base.CommonArguments],
 ) -> keras.Model:
-    """A network whose blocks convolve one half of the channels, keep the other, and shuffle both.
+    """A network of depthwise 3x3 and dense 1x1 convolutions in turn, batch normalization and ReLU after each.
+
+    It has the weights of `keras.applications.MobileNet`, whose classifier is a 1x1 convolution. Results differ: that
+    one has ReLU6, and zeros on the far side alone where a convolution of stride 2 reads an even side.
 
     Args:
-        width: sequence of five ints: channels of the stem, of three stages (even ones) and of the last convolution.
-            The default is the 2.0x of table 5; implementations with `(24, 224, 488, 976, 2048)` are in use too.
-        blocks_per_stage: int, or a sequence with one entry for each of the three stages.
-        strides: sequence of five ints, those of the stem, of the max pooling (1: none) and of the first block of every
-            stage. `None` for 2 everywhere from 112x112 pixels on, and `(1, 1, 2, 2, 2)` for smaller images. Height and
-            width may be `None` only if it is given.
+        width_multiplier: number above 0 that all widths are multiplied by (the paper's alpha); products are rounded to
+            multiples of 8.
+        blocks_per_stage: int, or a sequence with one entry for each of the five stages: pairs of convolutions.
+        strides: sequence of six ints, those of the stem and of the first block of every stage. `None` for
+            `(2, 1, 2, 2, 2, 2)` from 112x112 pixels on, and `(1, 1, 2, 2, 2, 2)` for smaller images. Height and width
+            may be `None` only if it is given.
         **common: `keras_sharenets.models.CommonArguments`; images are 224x224x3 and classes 1000 by default.
 
-    >>> model = ShuffleNetV2(width=(8, 16, 32, 64, 128), blocks_per_stage=2, input_shape=(32, 32, 3), num_classes=10)
-    >>> model.get_layer("last").output.shape
-    (None, 4, 4, 128)
+    >>> model = MobileNetV1(width_multiplier=0.25, blocks_per_stage=1, input_shape=(32, 32, 3), num_classes=10)
+    >>> model.get_layer("pool").input.shape
+    (None, 2, 2, 256)
 
-    Reference: Ma et al., "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design", ECCV 2018, figure
-    3c and 3d, table 5.
+    Reference: Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications",
+    arXiv 1704.04861, section 3 and table 1, whose stride of 2 in the last block is read as 1: its output is 7x7.
     """
-    frame = base.frame("shufflenet_v2", common, **IMAGENET)
-    stem_filters, *widths, last_filters = base.per_stage("width", width, 5)
-    if any(stage_width % 2 for stage_width in widths):
-        raise ValueError(f"`width` (={width!r}) must be even for each stage: a block convolves one half of them.")
-    counts = base.per_stage("blocks_per_stage", blocks_per_stage, len(widths))
-    images, strides = _strided_images(frame, strides, *SHUFFLENET_STRIDES)
-    x = base.norm_relu(base.conv2d(images, stem_filters, 3, strides=strides[0], name="stem"), "stem")
-    if strides[1] > 1:
-        x = PaddedMaxPooling2D(3, strides=strides[1], name="stem_pool")(x)
-    for stage, (stage_width, count) in enumerate(zip(widths, counts, strict=True), start=1):
+    _checks.above_zero("width_multiplier", width_multiplier)
+    counts = base.per_stage("blocks_per_stage", blocks_per_stage, len(PLAIN_STAGES))
+    frame = base.frame("mobilenet_v1", common, **IMAGENET)
+    images, strides = strided_images(frame, strides, *PLAIN_STRIDES)
+    x = base.conv2d(images, rounded_width(32 * width_multiplier), 3, strides=strides[0], name="stem")
+    x = base.norm_relu(x, "stem")
+    for stage, (filters, count) in enumerate(zip(PLAIN_STAGES, counts, strict=True), start=1):
         for index in range(1, count + 1):
-            block_strides = strides[stage + 1] if index == 1 else 1
-            x = _shufflenet_block(x, stage_width, block_strides, index == 1, f"stage{stage}_block{index}")
-    x = base.norm_relu(base.conv2d(x, last_filters, name="last"), "last")
+            name, block_strides = f"stage{stage}_block{index}", strides[stage] if index == 1 else 1
+            x = base.depthwise_conv2d(x, strides=block_strides, name=f"{name}_depthwise")
+            x = base.norm_relu(x, f"{name}_depthwise")
+            x = base.conv2d(x, rounded_width(filters * width_multiplier), name=f"{name}_pointwise")
+            x = base.norm_relu(x, f"{name}_pointwise")
     return frame.network(images, frame.head(x))
