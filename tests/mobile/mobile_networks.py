@@ -1,5 +1,7 @@
 """Networks, and looks into files, that the tests of the exports have in common."""
 
+import pathlib
+
 import keras
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -10,6 +12,8 @@ from keras_sharenets.mobile.export import conversion
 from keras_sharenets.mobile.export.reference import lower_model
 from keras_sharenets.mobile.inspect import file
 
+# What `train` made of `small_network`, for nearly every test of this folder: to train it takes five seconds.
+WEIGHTS = pathlib.Path(__file__).parents[1] / "data" / "digits_network.npz"
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -23,6 +27,16 @@ def small_network(end="softmax"):
         x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.9)(shared(x)))
     x = keras.layers.GlobalMaxPooling2D()(x)
     return keras.Model(inputs, keras.layers.Dense(10, activation=end, name="predictions")(x))
+
+
+def train(digits):
+    """The small network, trained on all digits but the last 500."""
+    keras.utils.set_random_seed(0)
+    model = small_network()
+    model.compile(keras.optimizers.Adam(5e-3), "sparse_categorical_crossentropy", jit_compile=False)
+    images, classes = digits
+    model.fit(images[:-500].astype("float32"), classes[:-500], batch_size=32, epochs=6, verbose=0)
+    return model
 
 
 def with_noise(model):

@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from harness import assert_close, calm_statistics, check_model, outputs_of, pseu
 import keras_sharenets as ksn
 from keras_sharenets import mobile
 from keras_sharenets.layers import FakeQuantize, QuantizedKernels
+from keras_sharenets.models import HGCModule, HSCModule
 
 
 def ranges(model):
@@ -57,10 +60,30 @@ def test_values_that_are_joined_have_one_range():
     assert_close(np.asarray(ranges(q)[1].high), highest, 0.02)
 
 
-def test_training_moves_the_weights_of_the_model(digits):
-    model = ksn.create_model(
+def of_modules(input_shape, *modules):
+    """A classifier of a stem with 16 filters and modules of the papers, which stand for a network with more of them."""
+    x = inputs = keras.Input(input_shape)
+    x = keras.layers.Conv2D(16, 3, padding="same", name="stem")(x)
+    for module in modules:
+        x = module(x)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(10, "softmax", name="predictions")(x))
+
+
+def shared_module():
+    return of_modules((8, 8, 1), HSCModule(width=16, groups=2, channel_repeats=2, name="module"))
+
+
+def shared_network():
+    return ksn.create_model(
         "hscnet_m32_g4_r2_b1_a2", input_shape=(8, 8, 1), num_classes=10, include_preprocessing=False
     )
+
+
+@pytest.mark.parametrize("build", slow_after(1, [shared_module, shared_network]))
+def test_training_moves_the_weights_of_the_model(build, digits):
+    model = build()
     before = model.get_weights()
     q = mobile.quantize_aware(model)
     images, classes = digits
@@ -131,17 +154,28 @@ def test_a_saved_network_is_the_same_and_exports_the_same(quantized, digits, tmp
     assert (tmp_path / "a.tflite").read_bytes() == (tmp_path / "b.tflite").read_bytes()
 
 
-# In `make test` few blocks of a network that is a chain of groups; the others learn and write ranges as it does.
-FEW_BLOCKS = {"blocks_per_stage": 1, "growth": 4}
+def chains_of_groups():
+    modules = [HGCModule(growth=4, squeeze_excite=2, name="first"), HGCModule(growth=4, groups=2, name="second")]
+    return of_modules((16, 16, 3), *modules)
 
 
+# In `make test` two modules that are chains of groups; the others learn and write ranges as they do.
 @pytest.mark.parametrize(
-    ("family", "cheaper"), slow_after(1, [("hgcnet", FEW_BLOCKS), *((family, {}) for family in REPRESENTATIVES)])
+    "build",
+    slow_after(
+        1,
+        [
+            chains_of_groups,
+            functools.partial(representative, "hgcnet", blocks_per_stage=1, growth=4),
+            *(functools.partial(representative, family) for family in REPRESENTATIVES),
+        ],
+    ),
+    ids=["chains", "short hgcnet", *REPRESENTATIVES],
 )
-def test_every_family(family, cheaper, tmp_path):
+def test_every_family(build, tmp_path):
     keras.utils.set_random_seed(0)
-    model = representative(family, **cheaper)
-    images = np.random.default_rng(0).uniform(0, 1, (8, 32, 32, 3)).astype("float32")
+    model = build()
+    images = np.random.default_rng(0).uniform(0, 1, (8, *model.input_shape[1:])).astype("float32")
     calm_statistics(model, images)
     q = mobile.quantize_aware(model)
     q(images, training=True)  # Learns the ranges.

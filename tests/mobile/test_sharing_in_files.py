@@ -1,5 +1,6 @@
 """What sharing is worth in a file: size, one copy of every stored tensor, integers throughout, one delegate."""
 
+import functools
 import pathlib
 import re
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from families import REPRESENTATIVES, representative
-from harness import calm_statistics, slow_after
+from harness import calm_statistics
 from mobile_networks import check_batches, convert, parts, relative
 from tensor_names import check_names
 
@@ -40,13 +41,34 @@ def trained_like(model, seed=0, negative=0.02, at_once=True):
     return model, images
 
 
-@pytest.fixture(scope="module", params=REPRESENTATIVES)
-def network(request):
+@functools.cache
+def family_network(family, side):
     keras.utils.set_random_seed(0)
-    return trained_like(representative(request.param, classifier_activation=None))
+    return trained_like(representative(family, classifier_activation=None, input_shape=(side, side, 3)))
 
 
-@pytest.mark.parametrize("share", [True, False])
+@pytest.fixture
+def network(request):
+    """A network and images for it: of a family, with images of 16x16 pixels, or of `(family, side)`.
+
+    With the smaller images it has the same layers, and a quarter of the numbers to compute.
+    """
+    family, side = (request.param, 16) if isinstance(request.param, str) else request.param
+    return family_network(family, side)
+
+
+def slow(family, *arguments):
+    """A case for `make test-all`, with images of the family's usual size."""
+    return pytest.param(
+        (family, 32), *arguments, marks=pytest.mark.slow, id="-".join(map(str, (family, *arguments, 32)))
+    )
+
+
+GRAPHS = [*((family, True) for family in REPRESENTATIVES), ("hscnet", False)]
+GRAPHS += [slow(family, share) for family in REPRESENTATIVES for share in (True, False)]
+
+
+@pytest.mark.parametrize(("network", "share"), GRAPHS, indirect=["network"])
 def test_every_form_of_the_graph_computes_what_keras_computes(network, share):
     model, images = network
     expected = np.asarray(model(images))
@@ -81,19 +103,18 @@ def bound(model, quantization):
     return share * stored + per_channel * channels + 2**15
 
 
-ALWAYS = {
-    "hscnet": [("int8", "size"), (None, "size")],
-    "hgcnet": [("int8", "size"), ("int8", "speed")],
-    "others": [("int8", "size")],
-}
 # Small int8 files of all families in `make test`, and of two the others; a file of float16 differs from one of float32
 # in the type of what is stored alone.
 FILES = [
-    pytest.param(family, quantization, prefer, marks=() if quick else pytest.mark.slow)
+    *((family, "int8", "size") for family in REPRESENTATIVES),
+    ("hgcnet", "int8", "speed"),
+    ("shardnet", None, "size"),
+]
+FILES += [
+    slow(family, quantization, prefer)
     for family in REPRESENTATIVES
     for quantization in ("int8", None, "float16")
     for prefer in ("size", "speed")
-    for quick in [(quantization, prefer) in ALWAYS.get(family, ALWAYS["others"])]
 ]
 
 
@@ -114,8 +135,14 @@ def test_file(network, quantization, prefer, tmp_path):
     assert relative(outputs, np.asarray(model(images))) < {None: 1e-4, "float16": 1e-2, "int8": 0.35}[quantization]
 
 
-@pytest.mark.parametrize("network", slow_after(1, REPRESENTATIVES), indirect=True)
-@pytest.mark.parametrize("quantization", slow_after(1, ("int8", None, "float16")))
+@pytest.mark.parametrize(
+    ("network", "quantization"),
+    [
+        ("hscnet", None),
+        *(slow(family, quantization) for family in REPRESENTATIVES for quantization in ("int8", None, "float16")),
+    ],
+    indirect=["network"],
+)
 def test_what_is_materialized_for_nothing_takes_no_bytes(network, quantization, monkeypatch):
     model, images = network
     size = len(convert(model, quantization=quantization, representative_data=images))

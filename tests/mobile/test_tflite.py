@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
-from mobile_networks import NAMES, small_network, with_noise
+from mobile_networks import NAMES, small_network, train, with_noise
 
 from keras_sharenets.mobile import export_tflite, predict_tflite
 from keras_sharenets.mobile.export import conversion
@@ -35,6 +35,14 @@ def test_file_computes_what_keras_computes(tflite_files, trained, digits, quanti
     assert (outputs.argmax(-1) == expected.argmax(-1)).mean() >= 0.97
     assert report.verified_on == "64 given images"
     assert report.top1_agreement >= 0.95
+
+
+@pytest.mark.slow
+def test_the_network_of_these_tests_can_be_trained_again(trained, digits):
+    images, classes = digits[0][-500:].astype("float32"), digits[1][-500:]
+    found, again = (np.asarray(model(images)).argmax(-1) for model in (trained, train(digits)))
+    assert min((found == classes).mean(), (again == classes).mean()) > 0.88
+    assert (found == again).mean() > 0.9
 
 
 def test_report(tflite_files, digits):
