@@ -15,19 +15,27 @@ def zeros_wanted(size, sparsity):
     return size - max(round(size * (1 - sparsity)), 1)
 
 
+# In `make test` nothing is traced here; the next two tests trace.
 @pytest.mark.parametrize(
-    ("build", "jit_compile"), slow_after(1, [(small_network, False), (small_network, True), (network, False)])
+    ("build", "how"),
+    slow_after(
+        1,
+        [
+            (small_network, {"run_eagerly": True}),
+            (small_network, {"jit_compile": False}),
+            (small_network, {"jit_compile": True}),
+            (network, {"jit_compile": False}),
+        ],
+    ),
 )
-def test_a_step_is_the_step_of_keras(build, jit_compile):
+def test_a_step_is_the_step_of_keras(build, how):
     """Where nothing is pruned yet: losses, metrics, regularizers of a layer that is called often, moving statistics."""
     histories, weights = [], []
     for make in (lambda model: model, lambda model: mobile.prune(model, **NEVER)):
         model = build()
         trained = make(model)
         optimizer = keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(1e-2, 20), weight_decay=0.01)
-        trained.compile(
-            optimizer, "sparse_categorical_crossentropy", weighted_metrics=["accuracy"], jit_compile=jit_compile
-        )
+        trained.compile(optimizer, "sparse_categorical_crossentropy", weighted_metrics=["accuracy"], **how)
         arguments = {"class_weight": {0: 2.0, 1: 0.5}, "validation_data": (IMAGES[:8], CLASSES[:8])}
         histories.append(fit(trained, epochs=2, **arguments).history)
         weights.append(model.get_weights())
@@ -43,7 +51,7 @@ def loss_gradient(x, kernel):
     return 2 * x.T @ (x @ kernel) / (len(x) * kernel.shape[1])
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", slow_after(1, [False, True]))
 def test_pruning_is_that_of_the_paper(jit_compile):
     """Step by step: sparsity s_f + (s_i - s_f) (1 - (t - t_0) / (t_n - t_0))^3 at every fourth step and at the last."""
     kernel, x = pseudo_random((7, 9)), pseudo_random((4, 7), seed=1)
@@ -85,8 +93,8 @@ def test_clustering_is_that_of_the_definition(jit_compile):
 def test_each_kernel_is_pruned_for_itself():
     model = network()
     plain = [weight for weight in model.weights if "kernel" not in weight.path]
-    pruned = mobile.prune(model, 0.9, end_step=6, frequency=2)
-    fit(pruned, epochs=2, run_eagerly=True)
+    pruned = mobile.prune(model, 0.9, end_step=4, frequency=2)
+    fit(pruned, run_eagerly=True)
     for path, kernel in kernels(model).items():
         assert (kernel == 0).sum() == zeros_wanted(kernel.size, 0.9), path
     assert all(np.count_nonzero(weight.numpy()) == weight.numpy().size for weight in plain if "seed" not in weight.path)
@@ -123,7 +131,7 @@ def test_each_kernel_has_few_values(centroids, build):
     clustered = mobile.cluster(model, 6, centroids=centroids)
     assert all(distinct(kernel) <= 6 for kernel in kernels(model).values())
     before = kernels(model)
-    fit(clustered, epochs=2)
+    fit(clustered, epochs=2, run_eagerly=True)
     after = kernels(mobile.strip(clustered))
     assert all(2 <= distinct(kernel) <= 6 for kernel in after.values())
     assert all(np.abs(after[path] - before[path]).max() > 0 for path in before)

@@ -53,7 +53,7 @@ def test_zeros_of_blending_layers_reach_the_files(shardnet, tmp_path):
     model = shardnet()
     before = ksn.profile(model)
     pruned = mobile.prune(model, 0.6, layers="blending", end_step=4, frequency=1)
-    fit(pruned, pseudo_random((32, 16, 16, 3)), np.arange(32) % 10)
+    fit(pruned, pseudo_random((32, 16, 16, 3)), np.arange(32) % 10, run_eagerly=True)
     small = mobile.strip(pruned)
     assert ksn.profile(small).stored_parameters == before.stored_parameters
     blends = [layer.kernel.numpy() for layer in blending_layers(small).values()]
@@ -70,7 +70,7 @@ def test_zeros_of_blending_layers_reach_the_files(shardnet, tmp_path):
 def test_clusters_of_the_shared_kernel_reach_the_file(shardnet, tmp_path):
     model = shardnet()
     clustered = mobile.cluster(model)
-    fit(clustered, pseudo_random((32, 16, 16, 3)), np.arange(32) % 10)
+    fit(clustered, pseudo_random((32, 16, 16, 3)), np.arange(32) % 10, run_eagerly=True)
     small = mobile.strip(clustered)
     assert all(distinct(kernel) <= 16 for kernel in kernels(small).values())
     (shared,) = (array for array in exported(small, None, tmp_path) if array.shape == (3, 3, 20, 20))
@@ -80,7 +80,7 @@ def test_clusters_of_the_shared_kernel_reach_the_file(shardnet, tmp_path):
 def test_files_and_copies_are_plain(tmp_path):
     model = small_network()
     clustered = mobile.cluster(model, 5)
-    fit(clustered)
+    fit(clustered, run_eagerly=True)
     clustered.save(tmp_path / "own.keras")
     keras.saving.save_model(clustered, tmp_path / "keras.keras")
     copies = [keras.saving.load_model(tmp_path / f"{name}.keras", compile=False) for name in ("own", "keras")]

@@ -76,7 +76,7 @@ def test_clusters_begin_where_the_weights_are_put():
     fit(clustered, epochs=2)
     assert not np.array_equal(model.get_weights()[0], best[0])
     model.set_weights(best)
-    clustered.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy", jit_compile=False)
+    clustered.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy", run_eagerly=True)
     fit(clustered, IMAGES[:8], CLASSES[:8])
     for weight, expected in zip(model.weights, best, strict=True):
         assert "kernel" not in weight.path or np.array_equal(weight.numpy(), expected)
@@ -91,16 +91,16 @@ def test_forms_of_data(form):
         else (batch for batch in batches)
     )
     first, second = small_network(), small_network()
-    fit(mobile.cluster(first, 5))
+    fit(mobile.cluster(first, 5), run_eagerly=True)
     clustered = mobile.cluster(second, 5)
-    fit(clustered, data, None, batch_size=None, steps_per_epoch=6)
+    fit(clustered, data, None, run_eagerly=True, batch_size=None, steps_per_epoch=6)
     for actual, expected in zip(second.get_weights(), first.get_weights(), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
 
 
 def test_pruning_that_is_not_done_is_told():
     pruned = mobile.prune(small_network(), 0.6, end_step=6, frequency=1)
-    fit(pruned, epochs=1, steps_per_epoch=2)
+    fit(pruned, epochs=1, run_eagerly=True, steps_per_epoch=2)
     with pytest.warns(UserWarning, match="has not been pruned to the end: 4 of the steps"):
         mobile.strip(pruned)
     fit(pruned, epochs=1, steps_per_epoch=4)
@@ -119,7 +119,7 @@ def test_frozen_layers_stay_as_they_are(make):
     compressed = make(model)
     model.get_layer("scores").trainable = False
     later = kernels(model)["scores/kernel"]
-    fit(compressed, epochs=1, steps_per_epoch=2)
+    fit(compressed, epochs=1, run_eagerly=True, steps_per_epoch=2)
     np.testing.assert_array_equal(kernels(model)["shared/kernel"], before)
     np.testing.assert_array_equal(kernels(model)["scores/kernel"], later)
     with pytest.raises(ValueError, match="these are frozen: shared/kernel"):

@@ -49,6 +49,15 @@ def check(model, scheme, path, *, where=None):
     return shared
 
 
+def test_first_blocks_of_a_mobilenet(tmp_path):
+    whole = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3), alpha=0.35, include_top=False)
+    features = keras.layers.GlobalAveragePooling2D()(whole.get_layer("block_5_add").output)
+    model = keras.Model(whole.input, keras.layers.Dense(4, activation="softmax")(features))
+    shared = check(model, ShareChannels(arrangements=2), tmp_path, where="block_*_expand")
+    assert {layer.path for layer in shared.layers} == {f"block_{block}_expand" for block in range(1, 6)}
+
+
+@pytest.mark.slow
 def test_a_small_mobilenet(tmp_path):
     model = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3), alpha=0.35, classes=4)
     shared = check(model, ShareChannels(arrangements=2), tmp_path, where="block_1*_expand")
