@@ -185,7 +185,9 @@ def test_every_family(build, tmp_path):
     assert report.score_error < 0.2
 
 
-def test_harness(tmp_path, other_backend):
+# In `make test` the other backend computes the layers of such a network alone.
+@pytest.mark.parametrize("there", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_harness(there, tmp_path, request):
     def factory(classifier_activation):
         inputs = keras.Input((8, 8, 4))
         shared = ksn.layers.HighlySharedConv2D(8, 3, groups=2, channel_repeats=2, name="shared")
@@ -195,6 +197,7 @@ def test_harness(tmp_path, other_backend):
         x = keras.layers.GlobalAveragePooling2D(name="mean")(x)
         return mobile.quantize_aware(keras.Model(inputs, keras.layers.Dense(3, classifier_activation, name="end")(x)))
 
+    other_backend = request.getfixturevalue("other_backend") if there else None
     check_model(factory, {}, tmp_path, other_backend, classifier=None)
 
 

@@ -74,7 +74,7 @@ def check(seed, folder, *, beside_tensorflow):
 
 
 # In the default tier: nearly every kind of layer, nested and called twice, and two that are refused.
-QUICK = (0, 1, 4, 9, 11, 12, 14, 16, 19, 20, 25, 29)
+QUICK = (0, 1, 4, 9, 11, 12, 16, 20, 25, 29)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ TINY = {**SMALL, "include_preprocessing": False, "input_shape": (8, 8, 3), "num_
 @pytest.mark.parametrize(
     ("changes", "millions"),
     slow_after(
-        3,
+        2,
         [
             ({"groups": 1}, 0.529),
             ({"groups": 2}, 0.409),
@@ -49,7 +49,7 @@ def test_counts_of_the_runner_up(changes, millions):
 @pytest.mark.parametrize(
     ("changes", "difference"),
     slow_after(
-        2,
+        1,
         [
             # Two dense layers and their biases: 2 k^2 / 8 + k + k / 8 for a module that adds k channels.
             ({"squeeze_excite": 8, "squeeze_excite_after": "pointwise"}, 9 * 25 + 5 * 82 + 7 * 292),

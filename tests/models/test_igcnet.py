@@ -40,7 +40,7 @@ BLOCKS = [
 
 
 @counts_only
-@pytest.mark.parametrize(("name", "weights", "printed", "millions"), slow_after(4, BLOCKS))
+@pytest.mark.parametrize(("name", "weights", "printed", "millions"), slow_after(3, BLOCKS))
 def test_blocks_of_the_plain_networks(name, weights, printed, millions):
     model = ksn.create_model(name)
     width = model.get_layer("stem").filters

@@ -22,8 +22,12 @@ CHOICES = {
 }
 
 
-@pytest.mark.parametrize("choice", slow_after(1, CHOICES))
-def test_harness(choice, tmp_path, other_backend):
+# The other backend computes ShardVGGNet in `make test`, which shares as these do.
+@pytest.mark.parametrize(
+    ("choice", "there"), slow_after(1, [("cifar_shared", False), *((choice, True) for choice in CHOICES)])
+)
+def test_harness(choice, there, tmp_path, request):
+    other_backend = request.getfixturevalue("other_backend") if there else None
     check_model(*CHOICES[choice], tmp_path, other_backend)
 
 

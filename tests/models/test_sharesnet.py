@@ -116,8 +116,12 @@ CHOICES = {
 }
 
 
-@pytest.mark.parametrize("choice", slow_after(1, CHOICES))
-def test_harness(choice, tmp_path, other_backend):
+# All layers are those of Keras: in `make test` without the other backend, which computes networks of other layers.
+@pytest.mark.parametrize(
+    ("choice", "there"), slow_after(1, [("preact-all", False), *((choice, True) for choice in CHOICES)])
+)
+def test_harness(choice, there, tmp_path, request):
+    other_backend = request.getfixturevalue("other_backend") if there else None
     check_model(*CHOICES[choice], tmp_path, other_backend)
 
 
