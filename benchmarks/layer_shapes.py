@@ -168,7 +168,7 @@ def _shared_reference(inputs, shape: Shape):
     filters = layer.filters // (layer.channel_repeats * layer.arrangements)
     shared = _conv2d(filters, layer.kernel_size, strides=shape.strides, padding=layer.padding, groups=banks)
     planes = channels // layer.groups
-    orders = permutations.arrangements(planes, layer.arrangements, layer.shuffle_groups)
+    orders = layer.orders(planes)
     outputs = []
     for part in _split(inputs, [channels // layer.channel_repeats] * layer.channel_repeats):
         copies = [shared(part)]

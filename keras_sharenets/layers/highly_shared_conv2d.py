@@ -2,6 +2,7 @@ import warnings
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_sharenets import _checks
 from keras_sharenets._types import Configured, Shape, Size, Tensor
@@ -16,7 +17,7 @@ class HighlySharedConv2D(SharedConvolution):
     The stored filters become the kernel of an ordinary grouped convolution in two steps, each of which can be off:
 
     * arranged shared filters (ASF): inside each group, every stored filter appears `arrangements` times, its input
-      planes shuffled `t` times in its `t`-th copy;
+      planes in another order in every copy;
     * channel repeated filters (CRF): the bank of `groups / channel_repeats` distinct group filters is used
       `channel_repeats` times along the channels.
 
@@ -37,7 +38,11 @@ class HighlySharedConv2D(SharedConvolution):
         data_format, dilation_rate: as in `keras.layers.Conv2D`; only `"channels_last"` and 1.
         use_bias: bool, whether to add a bias of one number per output channel; a bias is never shared.
         shuffle_groups: int, rows of the shuffle that arranges the input planes; must divide the input channels of a
-            group when `arrangements > 1`. The paper does not give it.
+            group where there is a shuffle: with two arrangements, or `"shuffled"` ones. The paper does not give it.
+        plane_orders: how the planes of more than two arrangements are ordered: `"distinct"` (any two orders differ in
+            every place, where there are as many planes as arrangements) or `"shuffled"` (`t` shuffles in the `t`-th
+            copy, which soon come to the first order again; what layers without this argument in their files have), as
+            in `ops.permutations.arrangements`. Two are the same in both.
         implementation: how to run it: `"grouped"` (native grouped convolution), `"folded"` (repeats folded into the
             batch, groups filled up with zeros), `"multiplied"` (matrix products, only for a kernel of 1x1) or `"auto"`
             (the fastest as measured, `ops.choices`). The weights are the same, and the results but for rounding.
@@ -91,6 +96,7 @@ class HighlySharedConv2D(SharedConvolution):
         dilation_rate: Size = 1,
         use_bias: bool = False,
         shuffle_groups: int = 2,
+        plane_orders: str = "distinct",
         activation: Configured = None,
         **kwargs: Any,
     ):
@@ -102,6 +108,7 @@ class HighlySharedConv2D(SharedConvolution):
         _checks.divides("groups", self.groups, "`filters`", self.filters)
         _checks.divides("channel_repeats", self.channel_repeats, "`groups`", self.groups)
         _checks.divides("arrangements", self.arrangements, "`filters` / `groups`", self.filters // self.groups)
+        _checks.one_of("plane_orders", plane_orders, permutations.PLANE_ORDERS)
         _checks.one_of("padding", padding, ("same", "valid"))
         _checks.plain_convolution(data_format, dilation_rate)
         self.kernel_size = _checks.pair("kernel_size", kernel_size)
@@ -109,6 +116,7 @@ class HighlySharedConv2D(SharedConvolution):
             raise ValueError(f"`implementation` (='multiplied') needs `kernel_size` (={self.kernel_size}) to be 1.")
         self.strides = _checks.pair("strides", strides)
         self.padding = padding
+        self.plane_orders = plane_orders
         self.activation = keras.activations.get(activation)
 
     def build(self, input_shape: Shape) -> None:
@@ -128,17 +136,21 @@ class HighlySharedConv2D(SharedConvolution):
         self.add_bias()
 
     def _check_arrangements(self, inputs_per_group: int) -> None:
-        whole = "the number of input channels per group"
-        _checks.divides("shuffle_groups", self.shuffle_groups, whole, inputs_per_group)
-        orders = permutations.arrangements(inputs_per_group, self.arrangements, self.shuffle_groups)
-        distinct = len({tuple(order) for order in orders})
+        if self.arrangements == 2 or self.plane_orders == "shuffled":
+            whole = "the number of input channels per group"
+            _checks.divides("shuffle_groups", self.shuffle_groups, whole, inputs_per_group)
+        distinct = len({tuple(order) for order in self.orders(inputs_per_group)})
         if distinct < self.arrangements:
             warnings.warn(
                 f"`arrangements` (={self.arrangements}) of {inputs_per_group} input channels per group by "
-                f"`shuffle_groups` (={self.shuffle_groups}) give {distinct} different orders: some output channels of "
-                f"layer '{self.name}' are copies of others.",
+                f"`shuffle_groups` (={self.shuffle_groups}), `plane_orders` (={self.plane_orders!r}), give {distinct} "
+                f"different orders: some output channels of layer '{self.name}' are copies of others.",
                 stacklevel=2,
             )
+
+    def orders(self, inputs_per_group: int) -> np.ndarray:
+        """The order of the planes in each arrangement, `(arrangements, inputs_per_group)`; the first is 0, 1, 2 ..."""
+        return permutations.arrangements(inputs_per_group, self.arrangements, self.shuffle_groups, self.plane_orders)
 
     def effective_kernel(self) -> Tensor:
         """The kernel of the ordinary grouped convolution that this layer is.
@@ -147,7 +159,7 @@ class HighlySharedConv2D(SharedConvolution):
             A tensor `(kernel height, kernel width, channels / groups, filters)`, group-major.
         """
         bank_groups = self.groups // self.channel_repeats
-        bank = kernels.arrange(self.kernel, self.arrangements, bank_groups, self.shuffle_groups)
+        bank = kernels.arrange(self.kernel, self.arrangements, bank_groups, self.shuffle_groups, self.plane_orders)
         return kernels.repeat(bank, self.channel_repeats)
 
     def choose_implementation(
@@ -199,5 +211,11 @@ class HighlySharedConv2D(SharedConvolution):
             "strides": self.strides,
             "padding": self.padding,
             "shuffle_groups": self.shuffle_groups,
+            "plane_orders": self.plane_orders,
             "activation": keras.activations.serialize(self.activation),
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "HighlySharedConv2D":
+        # What was saved before there was a choice was shuffled.
+        return super().from_config({"plane_orders": "shuffled", **config})

@@ -196,7 +196,8 @@ def transfer_weights(
         The names of the layers that were left new.
 
     Raises:
-        ValueError: a layer is missing on one side, or its weights have other shapes; nothing has been changed then.
+        ValueError: a layer is missing on one side, its weights have other shapes, or it arranges them in other orders;
+            nothing has been changed then.
     """
     import keras
 
@@ -218,8 +219,21 @@ def transfer_weights(
                 f"'{name}' the file has {there}, '{model.name}' {here}."
             )
     for name, layer in new.items():
+        there, here = map(_plane_orders, (old[name], layer))
+        if there != here:
+            raise ValueError(
+                f"`weights` (={path}) are of a network with `plane_orders` (={there}), '{model.name}' has {here}: give "
+                "it the same."
+            )
+    for name, layer in new.items():
         layer.set_weights(old[name].get_weights())
     return tuple(name for name in _weighted(model) if name not in new)
+
+
+def _plane_orders(layer: keras.layers.Layer) -> str | None:
+    """How a layer, or one in it, orders the planes of its arranged filters; `None` where there is no choice."""
+    orders = (each.plane_orders for each in layer._flatten_layers() if getattr(each, "arrangements", 1) > 2)
+    return next(orders, None)
 
 
 def _weighted(model: keras.Model) -> dict[str, keras.layers.Layer]:

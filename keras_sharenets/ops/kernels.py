@@ -10,7 +10,9 @@ from keras_sharenets._types import Tensor
 from keras_sharenets.ops import permutations
 
 
-def arrange(kernel: Tensor, arrangements: int, groups: int = 1, shuffle_groups: int = 2) -> Tensor:
+def arrange(
+    kernel: Tensor, arrangements: int, groups: int = 1, shuffle_groups: int = 2, plane_orders: str = "distinct"
+) -> Tensor:
     """Arranged shared filters (ASF): every filter comes back `arrangements` times, its input planes permuted.
 
     Within each group, `W = concat_t(P_t W_b)`: first the base filters, then their arranged copies.
@@ -19,7 +21,7 @@ def arrange(kernel: Tensor, arrangements: int, groups: int = 1, shuffle_groups: 
         kernel: tensor `(kh, kw, c, n)`, group-major.
         arrangements: int, copies of each filter (the paper's T).
         groups: int, groups among the `n` filters.
-        shuffle_groups: int, rows of the shuffle that permutes the `c` input planes; must divide `c`.
+        shuffle_groups, plane_orders: how the `c` input planes are permuted, as in `permutations.arrangements`.
 
     Returns:
         A tensor `(kh, kw, c, n * arrangements)`.
@@ -30,7 +32,7 @@ def arrange(kernel: Tensor, arrangements: int, groups: int = 1, shuffle_groups: 
         return kernel
     height, width, inputs, filters = kernel.shape
     base = ops.reshape(kernel, (height, width, inputs, groups, 1, filters // groups))
-    orders = permutations.arrangements(inputs, arrangements, shuffle_groups)
+    orders = permutations.arrangements(inputs, arrangements, shuffle_groups, plane_orders)
     copies = [base] + [ops.take(base, order, axis=2) for order in orders[1:]]
     return ops.reshape(ops.concatenate(copies, axis=4), (height, width, inputs, filters * arrangements))
 

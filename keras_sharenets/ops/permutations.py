@@ -1,7 +1,9 @@
 """Channel permutations as numpy index vectors: `x[..., index]` or `keras.ops.take(x, index, axis=-1)` applies one."""
 
+import itertools
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -65,32 +67,81 @@ def strided_shuffle(channels: int, groups: int) -> np.ndarray:
     return np.concatenate([np.arange(first, channels, groups) for first in range(groups)])
 
 
-def arrangements(channels: int, count: int, shuffle_groups: int = 2) -> np.ndarray:
-    """The permutations `P_0 ... P_{count-1}` of ASF: `P_0` changes nothing, `P_t` shuffles `t` times.
+PLANE_ORDERS = ("distinct", "shuffled")
+
+
+def arrangements(channels: int, count: int, shuffle_groups: int = 2, plane_orders: str = "distinct") -> np.ndarray:
+    """The permutations `P_0 ... P_{count-1}` of ASF; `P_0` changes nothing.
+
+    The paper shuffles the planes to "disrupt the original order as much as possible", and leaves open what follows the
+    first shuffle. Two `"distinct"` orders are `P_0` and the shuffle. More than two are, for C planes:
+
+    * up to C: rotations, by multiples of a step near the golden section of C. Any two differ in every place, so each
+      but `P_0` moves every plane, and every place of a filter meets `count` planes;
+    * up to C!: pairwise different; each but `P_0` moves every plane as long as there are such orders, that is while
+      `count - 1` is at most the number of derangements of C planes;
+    * above C!: all orders, again and again.
+
+    In `"shuffled"` ones `P_t` shuffles `t` times: the first and the last plane stay where they are, and some `P_t`
+    may be `P_0` again, as `P_2` is for four planes.
 
     Args:
-        channels: int, length of every permutation.
+        channels: int, length of every permutation (C).
         count: int, how many (the paper's T).
-        shuffle_groups: int, rows of the shuffle; must divide `channels` when `count > 1`.
+        shuffle_groups: int, rows of the shuffle; must divide `channels` where it is needed.
+        plane_orders: `"distinct"` or `"shuffled"`.
 
     Returns:
         An int array of shape `(count, channels)`, one permutation a row.
 
     Raises:
-        ValueError: `shuffle_groups` does not divide `channels`.
+        ValueError: an argument breaks a rule above.
 
     >>> arrangements(4, count=2).tolist()
     [[0, 1, 2, 3], [0, 2, 1, 3]]
+    >>> arrangements(5, count=3).tolist()
+    [[0, 1, 2, 3, 4], [3, 4, 0, 1, 2], [1, 2, 3, 4, 0]]
 
     Reference: Lu et al., "Highly shared Convolutional Neural Networks", equation 2 and section 4.2.
     """
+    _checks.positive("channels", channels)
     _checks.positive("count", count)
+    _checks.one_of("plane_orders", plane_orders, PLANE_ORDERS)
+    if count > 2 and plane_orders == "distinct":
+        orders = list(itertools.islice(_distinct_orders(channels), count))
+        return np.array([orders[place % len(orders)] for place in range(count)])
     rows = [np.arange(channels)]
     if count > 1:
         shuffle = channel_shuffle(channels, shuffle_groups)
         for _ in range(count - 1):
             rows.append(rows[-1][shuffle])
     return np.stack(rows)
+
+
+def _distinct_orders(channels: int) -> Iterator[tuple[int, ...]]:
+    """All orders, each once: rotations, beginning with the identity, others that move every plane, the rest."""
+    # Steps that divide the channels would lead groups of channels to groups of channels.
+    step = next(size for size in range(round(0.618 * channels), -1, -1) if math.gcd(size, channels) == 1)
+    planes = tuple(range(channels))
+
+    def rotated(turn: int) -> tuple[int, ...]:
+        first = turn * step % channels
+        return planes[first:] + planes[:first]
+
+    yield from map(rotated, planes)
+    known = set(map(rotated, planes))
+    staying = (order for order in itertools.permutations(planes) if any(map(operator.eq, order, planes)))
+    yield from (order for order in itertools.chain(_derangements(planes), staying) if order not in known)
+
+
+def _derangements(planes: tuple[int, ...], place: int = 0) -> Iterator[tuple[int, ...]]:
+    """Every way to put planes into the places from `place` on, none into that of its own number."""
+    if not planes:
+        yield ()
+    for plane in planes:
+        if plane != place:
+            others = tuple(other for other in planes if other != plane)
+            yield from ((plane, *rest) for rest in _derangements(others, place + 1))
 
 
 def interleaving(channels: int, branch_channels: Sequence[int], filters: int) -> tuple[tuple[int, ...], ...]:

@@ -166,4 +166,6 @@ def _arranges(arrangements: int, channels: int, filters: int) -> bool:
     """Whether a group of so many channels and filters has so many arrangements, all of them different."""
     if arrangements == 1:
         return True
-    return filters % arrangements == 0 and channels % SHUFFLE_GROUPS == 0 and are_distinct(channels, arrangements)
+    # Two are told apart by a shuffle, which needs rows.
+    fits = filters % arrangements == 0 and (arrangements > 2 or channels % SHUFFLE_GROUPS == 0)
+    return fits and are_distinct(channels, arrangements)

@@ -111,6 +111,7 @@ def _stored_index(place: Place, scheme: ShareChannels) -> tuple[np.ndarray, tupl
         scheme.arrangements,
         scheme.groups // scheme.channel_repeats,
         scheme.shuffle_groups,
+        scheme.plane_orders,
     )
     grouped = np.asarray(keras.ops.convert_to_numpy(kernels.repeat(bank, scheme.channel_repeats)))
     index = np.full((height, width, inputs, filters), -1)
@@ -134,7 +135,8 @@ def _channels_obstacle(place: Place, scheme: ShareChannels) -> str | None:
         product = scheme.groups * scheme.arrangements
         return f"`groups` times `arrangements` (={product}) do not divide its filters (={layer.filters})"
     inputs = inputs * layer.groups // scheme.groups
-    if scheme.arrangements > 1 and inputs % scheme.shuffle_groups:
+    shuffles = scheme.arrangements == 2 or (scheme.arrangements > 1 and scheme.plane_orders == "shuffled")
+    if shuffles and inputs % scheme.shuffle_groups:
         return f"`shuffle_groups` (={scheme.shuffle_groups}) do not divide the inputs of a group (={inputs})"
     if scheme.arrangements > 1 and _distinct_orders(inputs, scheme) < scheme.arrangements:
         return f"its {inputs} inputs of a group have fewer orders than `arrangements` (={scheme.arrangements})"
@@ -142,7 +144,7 @@ def _channels_obstacle(place: Place, scheme: ShareChannels) -> str | None:
 
 
 def _distinct_orders(inputs: int, scheme: ShareChannels) -> int:
-    orders = permutations.arrangements(inputs, scheme.arrangements, scheme.shuffle_groups)
+    orders = permutations.arrangements(inputs, scheme.arrangements, scheme.shuffle_groups, scheme.plane_orders)
     return len({tuple(order) for order in orders})
 
 
@@ -186,7 +188,8 @@ def _repeated(place: Place, scheme: ShareChannels, moments: Moments) -> Change:
             layer.filters, layer.kernel_size, **dataclasses.asdict(scheme), name=name, **arguments
         )
 
-    parts = [f"{short} {value}" for short, value in dataclasses.asdict(scheme).items() if short != "shuffle_groups"]
+    counts = ("groups", "channel_repeats", "arrangements")
+    parts = [f"{short} {getattr(scheme, short)}" for short in counts]
     return Change(
         (place,), make, tuple(weights), tuple(mixes), f"HSC {', '.join(parts)}", *errors_of([place], [kernel], moments)
     )

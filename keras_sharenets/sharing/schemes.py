@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from keras_sharenets import _checks
+from keras_sharenets.ops import permutations
 
 POLICIES = ("stage", "block", "all", "none")
 
@@ -39,8 +40,8 @@ class ShareChannels:
     """A convolution becomes a [`keras_sharenets.layers.HighlySharedConv2D`]: few filters, used again and again.
 
     Attributes:
-        groups, channel_repeats, arrangements, shuffle_groups: as there. `groups` must be a multiple of the groups that
-            the convolution has already; more groups than that drop the weights between groups.
+        groups, channel_repeats, arrangements, shuffle_groups, plane_orders: as there. `groups` must be a multiple of
+            the groups that the convolution has already; more groups than that drop the weights between groups.
 
     Reference: Lu et al., "Highly shared Convolutional Neural Networks", Expert Systems with Applications 2021.
     """
@@ -49,10 +50,12 @@ class ShareChannels:
     channel_repeats: int = 1
     arrangements: int = 1
     shuffle_groups: int = 2
+    plane_orders: str = "distinct"
 
     def __post_init__(self) -> None:
         for name in ("groups", "channel_repeats", "arrangements", "shuffle_groups"):
             _checks.positive(name, getattr(self, name))
+        _checks.one_of("plane_orders", self.plane_orders, permutations.PLANE_ORDERS)
         _checks.divides("channel_repeats", self.channel_repeats, "`groups`", self.groups)
 
 

@@ -1,3 +1,7 @@
+import itertools
+import math
+import zipfile
+
 import keras
 import numpy as np
 import pytest
@@ -9,11 +13,25 @@ from keras_sharenets.layers import HighlySharedConv2D
 from keras_sharenets.ops import choices, convolution
 
 
-def loop(images, stored, groups, channel_repeats, arrangements, shuffle_groups, strides, padding):
+def source_of(plane, planes, arrangements, copy, shuffle_groups=2, plane_orders="distinct"):
+    """Which plane of the stored filter stands in a place of its copy."""
+    if arrangements == 2 or plane_orders == "shuffled":
+        for _ in range(copy):
+            plane = plane % shuffle_groups * (planes // shuffle_groups) + plane // shuffle_groups
+        return plane
+    if arrangements <= planes:
+        step = max(size for size in range(1, round(0.618 * planes) + 1) if math.gcd(size, planes) == 1)
+        return (plane + copy * step) % planes
+    # The first six of one, two and three planes: rotations, then the others in the order of a dictionary.
+    orders = {1: ["0"], 2: ["01", "10"], 3: ["012", "201", "120", "021", "102", "210"]}[planes]
+    return int(orders[copy % len(orders)][plane])
+
+
+def loop(images, stored, groups, channel_repeats, arrangements, shuffle_groups, strides, padding, plane_orders=""):
     """Equations 1 and 2 of the paper, one number at a time, in float64.
 
     Group `i` uses group `i mod (G / R)` of the stored bank; copy `t` of a filter reads its input plane `p` from the
-    place where `t` shuffles bring it.
+    place where its order brings it.
     """
     height, width, planes, bank_filters = stored.shape
     base_filters = bank_filters // (groups // channel_repeats)
@@ -31,9 +49,7 @@ def loop(images, stored, groups, channel_repeats, arrangements, shuffle_groups, 
                 bank_filter = group % (groups // channel_repeats) * base_filters + base
                 output_channel = (group * arrangements + copy) * base_filters + base
                 for plane in range(planes):
-                    source = plane
-                    for _ in range(copy):
-                        source = source % shuffle_groups * (planes // shuffle_groups) + source // shuffle_groups
+                    source = source_of(plane, planes, arrangements, copy, shuffle_groups, plane_orders)
                     weights = stored[:, :, source, bank_filter]
                     for row in range(rows):
                         for column in range(columns):
@@ -47,9 +63,11 @@ def loop(images, stored, groups, channel_repeats, arrangements, shuffle_groups, 
 def layer_settings(draw, largest=8):
     groups = draw(st.sampled_from([1, 2, 3, 4, 6, 8]))
     channel_repeats = draw(st.sampled_from([r for r in range(1, groups + 1) if groups % r == 0]))
-    arrangements = draw(st.integers(1, 3))
+    arrangements = draw(st.integers(1, 4))
     shuffle_groups = draw(st.sampled_from([2, 3]))
-    planes = draw(st.integers(1, 4)) if arrangements == 1 else shuffle_groups * draw(st.integers(1, 2))
+    plane_orders = draw(st.sampled_from(["distinct", "shuffled"]))
+    shuffles = arrangements == 2 or (arrangements > 2 and plane_orders == "shuffled")
+    planes = shuffle_groups * draw(st.integers(1, 2)) if shuffles else draw(st.integers(1, 6))
     kernel_size = draw(st.just((1, 1)) | st.tuples(st.integers(1, 4), st.integers(1, 4)))
     arguments = {
         "filters": groups * arrangements * draw(st.integers(1, 2)),
@@ -60,6 +78,7 @@ def layer_settings(draw, largest=8):
         "strides": draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
         "padding": draw(st.sampled_from(["same", "valid"])),
         "shuffle_groups": shuffle_groups,
+        "plane_orders": plane_orders,
         "implementation": draw(st.sampled_from(["auto", "folded", "grouped"])),
     }
     if kernel_size == (1, 1):
@@ -70,6 +89,7 @@ def layer_settings(draw, largest=8):
 
 def loop_for(arguments, images, stored):
     names = ("groups", "channel_repeats", "arrangements", "shuffle_groups", "strides", "padding")
+    names += ("plane_orders",)
     return loop(images, stored, **{name: arguments[name] for name in names})
 
 
@@ -279,6 +299,36 @@ def test_initial_deviation_is_that_of_the_full_kernel():
     assert deviation == pytest.approx(np.sqrt(2 / (3 * 3 * 256 / 8)), rel=0.05)
 
 
+@pytest.mark.filterwarnings("ignore:`arrangements`")
+def test_a_layer_saved_before_there_were_distinct_orders_is_shuffled(tmp_path):
+    """Bit for bit, by its configuration and out of a file; a new one writes what it is."""
+    arguments = {"filters": 16, "kernel_size": 3, "groups": 2, "arrangements": 4}
+    distinct, shuffled = (HighlySharedConv2D(**arguments, plane_orders=orders) for orders in ("distinct", "shuffled"))
+    config = distinct.get_config()
+    assert config.pop("plane_orders") == "distinct"
+    assert HighlySharedConv2D.from_config(config).plane_orders == "shuffled"
+    for layer in (distinct, shuffled):
+        again = HighlySharedConv2D.from_config(layer.get_config())
+        assert again.get_config() == layer.get_config()
+    inputs = keras.Input((4, 4, 16))
+    keras.Model(inputs, distinct(inputs)).save(tmp_path / "new.keras")
+    with zipfile.ZipFile(tmp_path / "new.keras") as new, zipfile.ZipFile(tmp_path / "old.keras", "w") as old:
+        for name in new.namelist():
+            data = new.read(name)
+            if name == "config.json":
+                assert data.count(b'"plane_orders": "distinct", ') == 1
+                data = data.replace(b'"plane_orders": "distinct", ', b"")
+            old.writestr(name, data)
+    stored = keras.ops.convert_to_numpy(distinct.kernel)
+    for file, orders in (("old", "shuffled"), ("new", "distinct")):
+        layer = keras.saving.load_model(tmp_path / f"{file}.keras").layers[-1]
+        assert (layer.plane_orders, layer.count_params()) == (orders, 3 * 3 * 8 * 16 // 4)
+        kernel = keras.ops.convert_to_numpy(layer.effective_kernel())
+        for group, copy, base, plane in itertools.product(range(2), range(4), range(2), range(8)):
+            expected = stored[:, :, source_of(plane, 8, 4, copy, plane_orders=orders), group * 2 + base]
+            assert np.array_equal(kernel[:, :, plane, group * 8 + copy * 2 + base], expected)
+
+
 def test_warns_when_arrangements_coincide():
     with pytest.warns(UserWarning, match=r"`arrangements` \(=2\) of 2 input channels per group .* 1 different orders"):
         HighlySharedConv2D(8, 1, groups=2, arrangements=2).build((None, 4, 4, 4))
@@ -292,6 +342,7 @@ def test_warns_when_arrangements_coincide():
         ({"groups": 16, "arrangements": 3}, r"`arrangements` \(=3\) must divide `filters` / `groups` \(=4\)\."),
         ({"groups": 0}, r"`groups` \(=0\) must be a positive integer\."),
         ({"channel_repeats": 1.5}, r"`channel_repeats` \(=1\.5\) must be a positive integer\."),
+        ({"plane_orders": "any"}, r"`plane_orders` \(='any'\) must be one of 'distinct', 'shuffled'\."),
         ({"padding": "full"}, r"`padding` \(='full'\) must be one of 'same', 'valid'\."),
         ({"strides": (1, 2, 3)}, r"`strides` \(=\(1, 2, 3\)\) must be a positive integer or a pair of them\."),
         ({"kernel_size": 0}, r"`kernel_size` \(=0\) must be a positive integer\."),

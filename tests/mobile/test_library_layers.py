@@ -24,6 +24,7 @@ from keras_sharenets.mobile.graph.rules import UnsupportedLayerError
         ksn.layers.HighlySharedConv2D(
             16, 3, groups=1, channel_repeats=1, arrangements=4, use_bias=True, padding="valid"
         ),
+        ksn.layers.HighlySharedConv2D(24, 1, groups=2, arrangements=3),
         ksn.layers.HierarchicalGroupConv2D(12, groups=3, use_bias=True),
         ksn.layers.SplitGroupConv2D(12, groups=3, use_bias=True),
         ksn.layers.SplitGroupConv2D(16, groups=4, use_bias=True),
@@ -46,6 +47,26 @@ def test_every_layer_of_the_library(layer, share, tmp_path):
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 16)).astype("float32")
     (tmp_path / "net.tflite").write_bytes(convert(model, prefer="size" if share else "speed"))
     assert relative(predict_tflite(tmp_path / "net.tflite", images), np.asarray(model(images))) < 1e-5
+
+
+@pytest.mark.parametrize(("arrangements", "quantization"), [(3, None), (4, "int8")])
+def test_arranged_filters_are_stored_once_and_stay_in_the_delegate(arrangements, quantization, tmp_path):
+    """Orders of more than two arrangements are rotations, which are two slices of the image."""
+    inputs = keras.Input((8, 8, 16))
+    layer = ksn.layers.HighlySharedConv2D(48, 3, arrangements=arrangements)
+    model = keras.Model(inputs, keras.layers.Flatten()(layer(keras.layers.ReLU()(inputs))))
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 16)).astype("float32")
+    given = {"quantization": quantization, "representative_data": images if quantization else None}
+    small, large = (convert(model, prefer=prefer, **given) for prefer in ("size", "speed"))
+    names, _ = parts(small)
+    assert "GATHER" not in names
+    assert names.count("DELEGATE") == 1
+    # Weights and, of 9 kB, half for operators and tensors of their own.
+    saved = 9 * 16 * 48 * (1 - 1 / arrangements) * (1 if quantization else 4)
+    assert len(large) - len(small) > saved - 4000
+    (tmp_path / "net.tflite").write_bytes(small)
+    expected = np.asarray(model(images))
+    assert relative(predict_tflite(tmp_path / "net.tflite", images), expected) < (0.02 if quantization else 1e-6)
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(16, 3), (16, 6), (15, 4), (7, 5), (9, 2)])

@@ -15,7 +15,7 @@ from harness import (
 
 import keras_sharenets as ksn
 from keras_sharenets.analysis.graph import calls, rebuild, trace
-from keras_sharenets.models import HSCNet
+from keras_sharenets.models import HSCModule, HSCNet
 
 SMALL = {"width": 16, "groups": 4, "channel_repeats": 2, "alpha": 1, "blocks_per_stage": 1, "stem_filters": 8}
 TINY = {**SMALL, "include_preprocessing": False, "input_shape": (8, 8, 3), "num_classes": 5}
@@ -238,6 +238,23 @@ def test_without_the_top_the_weights_are_the_full_networks():
     assert_close(outputs_and_gradients(full, images)[0], probabilities, 1e-4)
 
 
+@pytest.mark.parametrize(("plane_orders", "copies"), [("distinct", 4), ("shuffled", 2)])
+@pytest.mark.filterwarnings("ignore:`arrangements`")
+def test_four_arrangements_of_four_planes(plane_orders, copies):
+    """So many planes has a group of M128-G16: shuffled, every filter of its 3x3 convolution is there twice."""
+    x = keras.Input((8, 8, 16))
+    module = HSCModule(
+        width=16, groups=4, channel_repeats=2, arrangements=4, alpha=1, plane_orders=plane_orders, name="m"
+    )
+    layer = keras.Model(x, module(x)).get_layer("m_convolution").spatial
+    assert layer.count_params() == 3 * 3 * 4 * 16 // (2 * 4)
+    kernel = keras.ops.convert_to_numpy(layer.effective_kernel())[..., :4]
+    assert len(np.unique(kernel.reshape(36, 4), axis=1).T) == copies
+    # Over the copies, each of the four inputs of a group meets each of the four planes.
+    met, planes = np.sort(kernel, axis=3), np.sort(kernel[..., 0], axis=2)
+    assert np.array_equal(met, np.repeat(planes[:, :, None], 4, axis=2)) == (copies == 4)
+
+
 def test_input_tensor_is_built_upon():
     inputs = keras.Input((8, 8, 3))
     model = HSCNet(**TINY, input_tensor=keras.layers.Rescaling(1 / 255)(inputs))
@@ -263,6 +280,7 @@ def test_unknown_height_and_width():
         ({"blocks_per_stage": (1, 2)}, r"`blocks_per_stage` \(=\(1, 2\)\) must be .* each of the 3 stages"),
         ({"input_shape": (8, 3, 3)}, r"`input_shape` \(=\(8, 3, 3\)\) must be at least .* total stride \(=4\)"),
         ({"input_shape": (8, 8)}, r"`input_shape` \(=\(8, 8\)\) must be `\(height, width, channels\)`"),
+        ({"plane_orders": "any"}, r"`plane_orders` \(='any'\) must be one of 'distinct', 'shuffled'"),
         ({"stem": "resnet"}, r"`stem` \(='resnet'\) must be one of 'cifar', 'imagenet'"),
         ({"shortcut": "none"}, r"`shortcut` \(='none'\) must be one of"),
         ({"num_classes": 0}, r"`num_classes` \(=0\) must be a positive integer"),

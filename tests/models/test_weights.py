@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import pathlib
 import re
 
 import keras
@@ -162,6 +163,26 @@ def test_weights_of_another_shape(width, message, file):
     text = refusal(weights=file, width=width)
     assert text.startswith(f"`weights` (={file}) are those of another network, or of one with other options: ")
     assert message in text
+
+
+def test_weights_in_another_order():
+    """Of more than two arrangements: the shapes alone would fit, and give another network."""
+
+    def network(arrangements, plane_orders):
+        inputs = keras.Input((4, 4, 8))
+        pair = [
+            ksn.layers.HighlySharedConv2D(8, size, arrangements=arrangements, plane_orders=plane_orders)
+            for size in (3, 1)
+        ]
+        return keras.Model(inputs, ksn.layers.ParallelConv2D(*pair, name="both")(inputs), name="net")
+
+    for arrangements, orders in ((2, ("distinct", "shuffled")), (4, ("shuffled", "shuffled"))):
+        old, new = (network(arrangements, each) for each in orders)
+        trained.transfer_weights(old, new, pathlib.Path("old.keras"))
+        assert all(np.array_equal(*pair) for pair in zip(old.get_weights(), new.get_weights(), strict=True))
+    text = r"`weights` \(=old\.keras\) are of a network with `plane_orders` \(=shuffled\), 'net' has distinct: give it"
+    with pytest.raises(ValueError, match=text):
+        trained.transfer_weights(network(4, "shuffled"), network(4, "distinct"), pathlib.Path("old.keras"))
 
 
 def test_pixels_that_are_prepared_in_a_way_of_their_own(source, tmp_path):

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -30,12 +32,47 @@ def test_shuffling_by_rows_then_by_columns_changes_nothing(groups, columns):
 @given(groups=sizes, columns=sizes, count=sizes)
 def test_arrangement_t_shuffles_t_times(groups, columns, count):
     channels = groups * columns
-    rows = permutations.arrangements(channels, count, shuffle_groups=groups)
+    rows = permutations.arrangements(channels, count, shuffle_groups=groups, plane_orders="shuffled")
     assert rows.shape == (count, channels)
     planes = np.arange(channels)
     for row in rows:
         assert np.array_equal(row, planes)
         planes = np.array([planes[(place % groups) * columns + place // groups] for place in range(channels)])
+
+
+@given(groups=sizes, columns=sizes)
+def test_two_distinct_arrangements_are_the_shuffle(groups, columns):
+    """As it was before there was a choice: nearly all networks have two."""
+    two = [permutations.arrangements(groups * columns, 2, groups, orders) for orders in permutations.PLANE_ORDERS]
+    assert np.array_equal(*two)
+    assert two[0][1].tolist() == [place % groups * columns + place // groups for place in range(groups * columns)]
+
+
+def derangements(planes):
+    """How many orders move every plane: 0, 1, 2, 9, 44 ... for 1, 2, 3 ... planes."""
+    before, count = 1, 0
+    for number in range(2, planes + 1):
+        before, count = count, (number - 1) * (before + count)
+    return count
+
+
+@given(planes=st.integers(1, 40), count=st.integers(3, 30))
+def test_distinct_arrangements_differ_and_move_every_plane_where_there_are_so_many(planes, count):
+    rows = permutations.arrangements(planes, count, plane_orders="distinct")
+    assert rows.shape == (count, planes)
+    assert (np.sort(rows, axis=1) == np.arange(planes)).all()
+    assert (rows[0] == np.arange(planes)).all()
+    assert len(np.unique(rows, axis=0)) == min(count, math.factorial(planes))
+    moves_all = (rows[1:] != np.arange(planes)).all(axis=1)
+    assert moves_all[: derangements(planes)].all()
+    if count <= planes:
+        assert all(len(set(column)) == count for column in rows.T.tolist())
+
+
+def test_four_arrangements_of_four_planes_are_no_copies():
+    """T = 4 on M128-G16: the shuffle of four planes, done twice, changes nothing."""
+    assert len(np.unique(permutations.arrangements(4, 4, plane_orders="shuffled"), axis=0)) == 2
+    assert sorted(permutations.arrangements(4, 4).T.tolist()[0]) == [0, 1, 2, 3]
 
 
 def test_one_arrangement_needs_no_shuffle():
@@ -54,6 +91,11 @@ def test_one_arrangement_needs_no_shuffle():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         permutations.channel_shuffle(**arguments)
+
+
+def test_bad_plane_orders():
+    with pytest.raises(ValueError, match=r"`plane_orders` \(='random'\) must be one of 'distinct', 'shuffled'\."):
+        permutations.arrangements(4, 3, plane_orders="random")
 
 
 def test_channels_are_dealt_as_the_paper_draws_them():

@@ -19,7 +19,7 @@ def _hscnet_shapes(point):
     counts = {name: point[name] for name in ("groups", "channel_repeats", "arrangements", "alpha")}
     # T on theta1, theta2 and theta4, as in algorithm 1, and in the star networks on theta3.
     sharing = ("LA", "A", "A" if point["star"] else "", "CLA", "L")
-    fixed = {"shuffle_groups": 2, "sharing": sharing}
+    fixed = {"shuffle_groups": 2, "plane_orders": "distinct", "sharing": sharing}
     fixed |= {"arrange_in_transition": "expand", "share_in_transition": True, "spatial_order": "group_major"}
     fixed |= {"stride_on": "spatial", "shortcut": "projection", "projection_input": "activated", "dropout_rate": 0.0}
     options = Options(**counts, **fixed, kernel_initializer="he_normal")
@@ -199,7 +199,7 @@ IGCV2 = {"width": 64, "blocks_per_stage": 2, "branch_channels": ((8, 8), (16, 16
         ("hscnet", {**HSCNET, "channel_repeats": 8}, r"`channel_repeats` \(=8\) must divide `groups` \(=4\)\."),
         ("hscnet", {**HSCNET, "groups": 32}, r"`groups` \(=32\) must divide the bottleneck .*`width` \(=32\)"),
         ("hscnet", {**HSCNET, "alpha": 1.75}, r"`alpha` \(=1\.75\) must divide `width` \(=32\) into an integer"),
-        ("hscnet", {**HSCNET, "arrangements": 4}, r"`arrangements` \(=4\) must divide, for `width` \(=32\)"),
+        ("hscnet", {**HSCNET, "groups": 8, "arrangements": 4}, r"`arrangements` \(=4\) must divide, for `width` .*=32"),
         ("hscnet", {**HSCNET, "arrangements": 1, "star": True}, r"`star` \(=True\) must be False"),
         ("hscnet", {**HSCNET, "blocks_per_stage": True}, r"`blocks_per_stage` \(=True\) must be one of 1, 2"),
         ("hscnet", {**HSCNET, "color": 1}, r"`color` \(=1\) must be one of 'width'"),

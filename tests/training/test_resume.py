@@ -339,3 +339,44 @@ def test_an_older_igc_run_goes_on_with_its_stem(tmp_path, monkeypatch):
     )
     resume(tmp_path, data, verbose=0)
     assert stems == [(1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"arrangements": 2}, {"arrangements": 2}),
+        ({"arrangements": 4}, {"arrangements": 4, "plane_orders": "shuffled"}),
+        ({"arrangements": 4, "plane_orders": "distinct"}, {"arrangements": 4, "plane_orders": "distinct"}),
+    ],
+)
+def test_records_of_before_there_were_distinct_orders(given, expected):
+    run = made_up(MODEL, 0, 0.5, options=given, state="running")
+    assert run_from_dict(json.loads(json.dumps(dataclasses.asdict(run)))).options == expected
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`arrangements`")
+def test_older_networks_of_four_arrangements_keep_their_shuffles(digits, recipe, tmp_path, monkeypatch):
+    """A record of before there was a choice lacks it; `fit` writes it wherever it makes a difference."""
+    options = {"width": (16,), "groups": 1, "channel_repeats": 1, "arrangements": 4}
+    begun = []
+
+    def begin(devices, network, make, run, *more):
+        begun.append((run, [layer.plane_orders for layer in network.layers if getattr(layer, "arrangements", 1) > 2]))
+
+    monkeypatch.setattr(keras_sharenets.training.run.network, "create_model", keras_sharenets.create_model)
+    monkeypatch.setattr(keras_sharenets.training.run.fit, "train_network", begin)
+    fit(MODEL, digits, tmp_path / "new", options=options, recipe=recipe, verbose=0)
+    run, orders = begun.pop()
+    assert run.options == {**options, "plane_orders": "distinct"}
+    assert set(orders) == {"distinct"}
+    run = dataclasses.replace(run, state="running")
+    assert run_from_dict(json.loads(json.dumps(dataclasses.asdict(run)))).options == run.options
+    old = dataclasses.asdict(dataclasses.replace(run, options=options))
+    files.write_json(tmp_path / "old" / "metrics.json", old)
+    resume(tmp_path / "old", digits, verbose=0)
+    run, orders = begun.pop()
+    assert run.options == {**options, "plane_orders": "shuffled"}
+    assert set(orders) == {"shuffled"}
+    fit(MODEL, digits, tmp_path / "two", options=TINY, recipe=recipe, verbose=0)
+    assert begun.pop()[0].options == TINY

@@ -102,7 +102,8 @@ EFFECTIVE = Rule(_effective_convolution, arguments=None, call_arguments=frozense
 
 @lowers(
     ours.HighlySharedConv2D,
-    reads="filters kernel_size groups channel_repeats arrangements strides padding use_bias shuffle_groups activation",
+    reads="filters kernel_size groups channel_repeats arrangements strides padding use_bias shuffle_groups "
+    "plane_orders activation",
     call_reads="strides",
 )
 def _highly_shared(graph, layer, call, x, shape):
@@ -117,7 +118,9 @@ def _highly_shared(graph, layer, call, x, shape):
 
 def _arranged_bank(layer):
     bank_groups = layer.groups // layer.channel_repeats
-    return array(kernels.arrange(layer.kernel, layer.arrangements, bank_groups, layer.shuffle_groups))
+    return array(
+        kernels.arrange(layer.kernel, layer.arrangements, bank_groups, layer.shuffle_groups, layer.plane_orders)
+    )
 
 
 def _arranged(graph, layer, x, shape, window):
@@ -125,7 +128,7 @@ def _arranged(graph, layer, x, shape, window):
     group = x.shape[-1] // layer.groups
     part_shape, parts = (*shape[:-1], shape[-1] // layer.arrangements), []
     kernel = stored_kernel(graph, layer)
-    for order in permutations.arrangements(group, layer.arrangements, layer.shuffle_groups):
+    for order in layer.orders(group):
         # `W[order]` on `x` is `W` on what `x` is when `order` is undone. The first order is the identity.
         indices = (np.arange(layer.groups)[:, None] * group + np.argsort(order)).ravel()
         read = _permute(graph, layer, x, indices) if parts else x

@@ -151,19 +151,56 @@ def _stack(tensors, operation):
 
 
 def _permute(tensors, operation):
-    """A shuffle is a transposed table, which delegates run; any other order is a gather, which they do not."""
+    """A shuffle is a transposed table, a rotation two slices: delegates run both. Any other order is a gather, which
+    they do not."""
     indices, (source,) = operation.attributes["indices"], operation.inputs
     channels = len(indices)
     rows = next((rows for rows in range(2, channels) if _is_shuffle(indices, channels, rows)), None)
-    if rows is None:
+    if rows is not None:
+        table = (int(np.prod(source.shape[:-1])), rows, channels // rows)
+        shuffled = transposed(tensors, tensors.value(source), source, table, (0, 2, 1), operation.output.shape)
+        tensors.bind(operation.output, shuffled)
+    elif rotated_groups(operation):
+        _rotate(tensors, operation, rotated_groups(operation))
+    else:
         options = schema.GatherOptionsT()
         options.axis = len(source.shape) - 1
         inputs = [tensors.value(source), integers(tensors, indices)]
         add_operator(tensors, "GATHER", inputs, tensors.value(operation.output), options)
-        return
-    table = (int(np.prod(source.shape[:-1])), rows, channels // rows)
-    shuffled = transposed(tensors, tensors.value(source), source, table, (0, 2, 1), operation.output.shape)
-    tensors.bind(operation.output, shuffled)
+
+
+def rotated_groups(operation: Operation) -> int:
+    """The groups of channels, each of which a permutation rotates alike; 0 if it is no such permutation."""
+    if operation.kind != "permute" or operation.attributes["indices"][0] == 0:
+        return 0
+    indices = np.asarray(operation.attributes["indices"])
+    first = indices[0]
+    size = int(np.flatnonzero(indices == 0)[0] + first)
+    places = np.arange(len(indices))
+    is_rotated = np.array_equal(indices, places // size * size + (places % size + first) % size)
+    return len(indices) // size if is_rotated and len(indices) % size == 0 else 0
+
+
+def _rotate(tensors, operation, groups):
+    """What lies behind the new beginning of each group, then what lies before it."""
+    (source,), first = operation.inputs, int(operation.attributes["indices"][0])
+    size, table, rotated = source.shape[-1] // groups, tensors.value(source), tensors.value(operation.output)
+    shape = operation.output.shape
+    if groups > 1:
+        shape = (int(np.prod(shape[:-1])), groups, size)
+        table, rotated = tensors.like(source, shape, name="t"), tensors.like(source, shape, name="t")
+        reshape_to(tensors, tensors.value(source), table, shape)
+    parts = []
+    for begin, width in ((first, size - first), (0, first)):
+        sides = (*shape[:-1], width)
+        parts.append(tensors.like(source, sides, name="t"))
+        inputs = [table, integers(tensors, [*[0] * (len(shape) - 1), begin]), integers(tensors, sides)]
+        add_operator(tensors, "SLICE", inputs, parts[-1], schema.SliceOptionsT())
+    options = schema.ConcatenationOptionsT()
+    options.axis = len(shape) - 1
+    add_operator(tensors, "CONCATENATION", parts, rotated, options)
+    if groups > 1:
+        reshape_to(tensors, rotated, tensors.value(operation.output), operation.output.shape)
 
 
 def _is_shuffle(indices, channels, rows):

@@ -9,7 +9,7 @@ import numpy as np
 from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, Value
 from keras_sharenets.mobile.graph.quantization import QuantizedGraph, affine_quantization
 from keras_sharenets.mobile.writer.flatbuffer import FileWriter
-from keras_sharenets.mobile.writer.kinds import write_operation
+from keras_sharenets.mobile.writer.kinds import rotated_groups, write_operation
 from keras_sharenets.mobile.writer.operators import Tensors
 
 # Delegates take no slice of any number of images, stacked groups take the place of images, and the shape that a
@@ -60,7 +60,9 @@ def write_int8(
 def _write(tensors, graph, names):
     # A program may resize the input to any number of images. The ends do not say so, with a first side of -1: LiteRT.js
     # refuses such files.
-    tensors.any_number_of_images = not any(operation.kind in _ONE_IMAGE for operation in graph.operations)
+    tensors.any_number_of_images = not any(
+        operation.kind in _ONE_IMAGE or rotated_groups(operation) for operation in graph.operations
+    )
     inputs = {}
     for name, value in zip(names.inputs, graph.inputs, strict=True):
         tensors.writer.layer = name

@@ -47,6 +47,7 @@ def HSCNet(
     stem: str = "cifar",
     stem_filters: int = 16,
     shuffle_groups: int = 2,
+    plane_orders: str = "distinct",
     arrange_first_expand: bool = True,
     arrange_group_pointwise: bool = False,
     arrange_in_transition: str = "expand",
@@ -85,6 +86,8 @@ def HSCNet(
         stem: `"cifar"` (3x3) or `"imagenet"` (7x7 at stride 2, max pooling).
         stem_filters: int, channels of the stem. Open in the paper; 16 as in WideResNet.
         shuffle_groups: int, rows of the shuffle that arranges filters. Open in the paper.
+        plane_orders: how more than two arrangements order the planes, as in `HighlySharedConv2D`: `"distinct"` or
+            `"shuffled"`. Open in the paper.
         arrange_first_expand: bool, whether theta2 is arranged. The unstarred counts need it.
         arrange_group_pointwise: bool, whether theta5 is arranged. Open in the paper.
         arrange_in_transition: which 1x1 convolution of a transition is arranged: `"expand"` (theta2) or `"reduce"` (the
@@ -117,6 +120,7 @@ def HSCNet(
         alpha=alpha,
         sharing=resolve_sharing(sharing, star, arrange_first_expand, arrange_group_pointwise),
         shuffle_groups=shuffle_groups,
+        plane_orders=plane_orders,
         arrange_in_transition=arrange_in_transition,
         share_in_transition=share_in_transition,
         spatial_order=spatial_order,

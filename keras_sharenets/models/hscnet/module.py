@@ -10,6 +10,7 @@ from keras_sharenets import _checks
 from keras_sharenets._types import Configured, Tensor
 from keras_sharenets.layers import ChannelPadding, ChannelShuffle, HighlySharedConv2D, ParallelConv2D
 from keras_sharenets.models import base
+from keras_sharenets.ops import permutations
 
 # How theta1 to theta5 can be shared, in the letters of algorithm 1: by layers, by channels, by arrangement.
 LETTERS = ("LA", "A", "A", "CLA", "CLA")
@@ -52,6 +53,7 @@ class Options:
     alpha: float
     sharing: tuple[str, ...]
     shuffle_groups: int
+    plane_orders: str
     arrange_in_transition: str
     share_in_transition: bool
     spatial_order: str
@@ -67,6 +69,7 @@ class Options:
         _checks.above_zero("alpha", self.alpha)
         _checks.rate("dropout_rate", self.dropout_rate)
         _checks.divides("channel_repeats", self.channel_repeats, "`groups`", self.groups)
+        _checks.one_of("plane_orders", self.plane_orders, permutations.PLANE_ORDERS)
         _checks.one_of("arrange_in_transition", self.arrange_in_transition, ("expand", "reduce"))
         _checks.one_of("spatial_order", self.spatial_order, ("group_major", "arrangement_major"))
         _checks.one_of("stride_on", self.stride_on, ("spatial", "reduce"))
@@ -91,6 +94,7 @@ class Options:
             channel_repeats=self.channel_repeats if "C" in letters else 1,
             arrangements=self.arrangements if "A" in letters else 1,
             shuffle_groups=self.shuffle_groups,
+            plane_orders=self.plane_orders,
             kernel_initializer=self.kernel_initializer,
             name=name,
             **more,

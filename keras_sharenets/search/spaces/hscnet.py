@@ -1,5 +1,6 @@
 """The space of HSC-Net: width, G, R, T, alpha, modules and the star."""
 
+import functools
 import math
 
 from keras_sharenets.ops import permutations
@@ -19,6 +20,7 @@ def _whole_bottleneck(alpha, chosen):
     return abs(_hidden(chosen, alpha) * alpha - chosen["width"]) <= 1e-6 * chosen["width"]
 
 
+@functools.cache
 def are_distinct(channels: int, arrangements: int) -> bool:
     """Whether all arrangements of so many channels differ; equal ones make copies of filters."""
     orders = permutations.arrangements(channels, arrangements, SHUFFLE_GROUPS)
@@ -30,7 +32,7 @@ def _arranges(arrangements, chosen):
         return True
     hidden = _hidden(chosen)
     arranged = (hidden // chosen["groups"], hidden, chosen["width"])
-    # Numbers that 2 or 4 divide have the two rows of the shuffle too.
+    # Numbers that 2 divides have the two rows of the shuffle too.
     if any(filters % arrangements for filters in arranged):
         return False
     return all(are_distinct(channels * 2**stage, arrangements) for channels in arranged for stage in range(STAGES))

@@ -16,6 +16,7 @@ import keras
 import keras_sharenets
 from keras_sharenets import files
 from keras_sharenets.folder_lock import hold_folder, is_unused
+from keras_sharenets.models import hscnet
 from keras_sharenets.training.data.batches import (
     training_batches,
 )
@@ -97,7 +98,7 @@ def fit(
     run = Run(
         **dataclasses.asdict(run_options),
         model=model_name,
-        options=dict(options or {}),
+        options=_explicit(model_name, options or {}),
         data=summarize(dataset),
         recipe=recipe or recipe_for(model_name, dataset.name),
         backend=keras.backend.backend(),
@@ -220,6 +221,13 @@ def _train(
         begin_with(network, find_again(run.start, run.model, run.options), dataset.class_names)
     with devices.scope():
         return train_network(devices, network, make, run, dataset, output, checkpoint, verbose)
+
+
+def _explicit(model_name: str, options: Mapping[str, object]) -> dict[str, object]:
+    """The options, with a default that was another one in records of earlier versions (`run_from_dict`)."""
+    arrangements = options.get("arrangements", 2)
+    is_arranged = model_name in hscnet.VARIANTS and isinstance(arrangements, int) and arrangements > 2
+    return ({"plane_orders": "distinct"} if is_arranged else {}) | dict(options)
 
 
 def check_output(output: str | pathlib.Path) -> pathlib.Path:

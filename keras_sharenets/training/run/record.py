@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_sharenets import _checks, files
-from keras_sharenets.models import igcnet
+from keras_sharenets.models import hscnet, igcnet
 from keras_sharenets.training.recipes.named import changed_fields
 from keras_sharenets.training.recipes.recipe import Recipe
 
@@ -244,7 +244,8 @@ def run_from_dict(values: Mapping[str, Any]) -> Run:
     """A `Run` from what `dataclasses.asdict` made of it, also after a way through JSON.
 
     What a record of an earlier version lacks is what was always so then: the defaults of the fields. Before there was
-    a `start`, the stem of IGC networks had stride 1 for images of any size: that is an option today.
+    a `start`, the stem of IGC networks had stride 1 for images of any size: that is an option today. So are the orders
+    of more than two arrangements in HSC-Net, which `fit` writes into every record since then.
 
     Raises:
         ValueError, KeyError, TypeError: it is not such a record, or one of a later version.
@@ -259,6 +260,8 @@ def run_from_dict(values: Mapping[str, Any]) -> Run:
         sides = [recipe.crop_size] * 2 if recipe.crop_size else values["data"]["shape"][:2]
         if min(side or 0 for side in sides) >= igcnet.LARGE_IMAGE:
             options.setdefault("stem_strides", 1)
+    if values["model"] in hscnet.VARIANTS and options.get("arrangements", 2) > 2:
+        options.setdefault("plane_orders", "shuffled")
     epochs = tuple(Epoch(**epoch) for epoch in values["epochs"])
     return Run(**(values | {"options": options, "recipe": recipe, "epochs": epochs}))
 
