@@ -16,9 +16,10 @@ from keras_sharenets.cli.results import BEGIN, END, draw, to_markdown
 from keras_sharenets.models.registry import create_model
 from keras_sharenets.models.weights import FOLDER as WEIGHTS
 from keras_sharenets.models.weights import list_trained
+from keras_sharenets.training.reports import results
 from keras_sharenets.training.reports.card import CARD, model_card
 from keras_sharenets.training.reports.evaluate import evaluate
-from keras_sharenets.training.reports.results import make_rows, profile_of, read_published
+from keras_sharenets.training.reports.results import make_rows, read_published
 from keras_sharenets.training.run.record import read_metrics
 from tools.pack_keras import pack
 from trainers.cli import main
@@ -28,7 +29,23 @@ PUBLISHED = sorted((ROOT / "saved_models").glob("*_seed*"))
 NAME = operator.attrgetter("name")
 
 
-@pytest.mark.usefixtures("no_weights")
+@pytest.fixture(scope="module", autouse=True)
+def counted_once():
+    """Runs that differ by seed or recipe have one network: here it is built once for all tests, and without weights."""
+    known, profile_of = {}, results.profile_of
+
+    def profile_once(run):
+        network = json.dumps([run.model, run.options, run.data["shape"], run.data["class_names"], run.recipe.crop_size])
+        if network not in known:
+            with without_weights():
+                known[network] = profile_of(run)
+        return known[network]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "profile_of", profile_once)
+        yield
+
+
 def test_page_is_what_the_published_runs_give():
     section = (ROOT / "docs" / "results.md").read_text().split(BEGIN)[1].split(END)[0]
     if not PUBLISHED:
@@ -50,8 +67,7 @@ def test_every_saved_record_can_be_compared(tmp_path, capsys):
     assert all(run.state == "finished" for run in runs.values())
     # One seed of each: their networks are built to be counted.
     chosen = [place for place in places if runs[place.name].seed == 0]
-    with without_weights():
-        assert main(["compare", *map(str, chosen), "--output", str(tmp_path / "compared")]) == 0
+    assert main(["compare", *map(str, chosen), "--output", str(tmp_path / "compared")]) == 0
     entries = json.loads((tmp_path / "compared" / "compare.json").read_text())["runs"]
     assert [entry["test_accuracy"] for entry in entries] == [runs[place.name].test_accuracy for place in chosen]
     for entry, place in zip(entries, chosen, strict=True):
@@ -76,10 +92,9 @@ def test_published_files_are_those_of_the_record(place):
         assert count_parameters(files.load_model(place / "last.keras")) == row.profile.stored_parameters
 
 
-@pytest.mark.usefixtures("no_weights")
 @pytest.mark.parametrize("place", [place for place in PUBLISHED if (place / CARD).is_file()], ids=NAME)
 def test_cards_are_what_the_records_give(place):
-    card = model_card(read_published(place), profile_of(read_metrics(place / "metrics.json")))
+    card = model_card(read_published(place), results.profile_of(read_metrics(place / "metrics.json")))
     assert (place / CARD).read_text() == card, "run `sharenets results saved_models/*_seed* --cards`"
 
 
