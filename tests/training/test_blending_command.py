@@ -10,9 +10,7 @@ from keras_sharenets import files
 from keras_sharenets.analysis.blending import blending_patterns
 from keras_sharenets.analysis.blending_pruning import prune_blending
 from keras_sharenets.cli import blending as blending_command
-from keras_sharenets.training.recipes.named import override, recipe_for
-from keras_sharenets.training.run.fit import fit
-from keras_sharenets.training.run.record import RunOptions
+from keras_sharenets.training.run.network import build
 from trainers.cli import main
 
 MODEL = "sl3_resnet_64"
@@ -23,11 +21,14 @@ pytestmark = pytest.mark.usefixtures("trained", "eager")
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, digits):
     """The file of a ShardNet of 12 channels after some epochs on digits."""
-    folder = tmp_path_factory.mktemp("blending") / "run"
-    recipe = override(recipe_for(MODEL, "digits"), epochs=6, learning_rate=0.05)
-    options = {"width": 12, "blocks_per_stage": 1}
-    fit(MODEL, digits, folder, recipe=recipe, options=options, run_options=RunOptions(jit_compile=False), verbose=0)
-    return folder / "last.keras"
+    keras.utils.set_random_seed(0)
+    model = build(MODEL, digits, {"width": 12, "blocks_per_stage": 1})
+    optimizer = keras.optimizers.SGD(0.05, 0.9, nesterov=True)
+    model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=False)
+    model.fit(digits.train.images.astype("float32"), digits.train.labels, batch_size=32, epochs=4, verbose=0)
+    path = tmp_path_factory.mktemp("blending") / "last.keras"
+    files.save_model(model, path)
+    return path
 
 
 def accuracy(model, digits):
