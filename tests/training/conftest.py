@@ -10,7 +10,7 @@ from tiny_network import create_plain
 from keras_sharenets.training.data.dataset import Arrays, make_dataset
 from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.reports import results
-from keras_sharenets.training.run import network
+from keras_sharenets.training.run import network, recorder
 
 BESIDE_THE_REPOSITORY = pathlib.Path(__file__).parents[3] / "shared" / "tensorflow_datasets"
 
@@ -49,11 +49,26 @@ def digits():
 
 @pytest.fixture(scope="module", params=["plain", pytest.param("hscnet", marks=pytest.mark.slow)])
 def quick_network(request):
-    """For tests of a run that any network will do for: theirs is a plain one, and what they name in `make test-all`."""
+    """For tests of a run that any network will do for: theirs is a plain one, and what they name in `make test-all`.
+
+    A plain one takes its steps in less time than TensorFlow takes to trace them, unless there are hundreds of them or
+    the module is about what is traced: it has `TRACED = True` then.
+    """
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "plain":
             patch.setattr(network, "create_model", create_plain)
             patch.setattr(results, "create_model", create_plain)
+            if not getattr(request.module, "TRACED", False):
+                request.getfixturevalue("eager")
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn_curves(request):
+    """In `make test`, curves of runs are drawn in `test_fit` and for reports: it takes as long as a short training."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "not slow" in request.config.option.markexpr:
+            patch.setattr(recorder, "draw_curves", lambda run: b"not drawn")
         yield
 
 

@@ -8,6 +8,8 @@ from keras_sharenets import files, mobile
 from keras_sharenets.mobile.inspect.file import read_labels
 from trainers import cli
 
+TRACED = True  # Hundreds of steps.
+
 
 def test_demo_leaves_working_files_and_a_page_about_them(quick_network, tmp_path, capsys, digits):
     output = tmp_path / "demo"

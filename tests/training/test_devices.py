@@ -20,6 +20,7 @@ from keras_sharenets.training.run.record import RunOptions, read_metrics
 from keras_sharenets.training.run.recorder import list_checkpoints
 from trainers.cli import main
 
+TRACED = True  # Steps that are taken at once are one graph.
 MODEL = "hscnet_m32_g4_r2_b1_a2"
 TINY = {"width": (16,), "shuffle_groups": 1, "arrangements": 1}
 CLUSTER = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}
@@ -76,23 +77,23 @@ def test_what_does_not_fit_the_devices(digits, recipe):
             check_fits(three, training_batches(digits, override(recipe, batch_size=66), 0), True)
 
 
-def test_workers_compare_what_they_begin_with(digits, recipe, quick_network, tmp_path):
-    run = fit(
-        MODEL,
-        digits,
-        tmp_path / "run",
-        recipe=recipe,
-        options=TINY,
-        run_options=RunOptions(jit_compile=False),
-        verbose=0,
-    )
+@pytest.fixture(scope="module")
+def run(digits, recipe, quick_network, tmp_path_factory):
+    """A run with one device, step by step, and its folder."""
+    folder = tmp_path_factory.mktemp("run")
+    options = RunOptions(jit_compile=False)
+    return fit(MODEL, digits, folder, recipe=recipe, options=TINY, run_options=options, verbose=0), folder
+
+
+def test_workers_compare_what_they_begin_with(run):
+    run, folder = run
     marks = []
     alone = Devices(gather=lambda number: marks.append(number) or [number])
     for change in ({}, {"seconds": 1.0, "versions": {}}, {"seed": 1}, {"model": "other"}):
         check_alike(alone, dataclasses.replace(run, **change), 5)
     check_alike(alone, run, 6)
     # From the file, lists are what tuples were.
-    check_alike(alone, read_metrics(tmp_path / "run" / "metrics.json"), 5)
+    check_alike(alone, read_metrics(folder / "metrics.json"), 5)
     assert len(set(marks)) == 4
     assert marks[0] == marks[1] == marks[5]
     assert all(mark in range(2**31) for mark in marks)
@@ -118,11 +119,11 @@ def test_even_batches_have_the_means_of_the_images(digits):
     np.testing.assert_allclose(even, model.evaluate(held_out, verbose=0), rtol=1e-5)
 
 
-def test_steps_taken_at_once_change_nothing(digits, recipe, quick_network, tmp_path, monkeypatch):
+def test_steps_taken_at_once_change_nothing(run, digits, recipe, quick_network, tmp_path, monkeypatch):
     """22 steps, at most 8 at once, with a checkpoint after every 4 of them: so 4 at once, and 2 in the end."""
     run_options = RunOptions(jit_compile=False, checkpoint_steps=4, keep_checkpoints=9)
     settings = {"recipe": recipe, "options": TINY, "run_options": run_options, "verbose": 0}
-    one = fit(MODEL, digits, tmp_path / "one", **settings)
+    one, _ = run
     monkeypatch.setattr(keras_sharenets.training.run.fit, "connect", lambda strategy: Devices(steps_per_execution=8))
     many = fit(MODEL, digits, tmp_path / "many", **settings)
     names = [path.name for path in list_checkpoints(tmp_path / "many" / "checkpoints")]

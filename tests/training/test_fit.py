@@ -21,10 +21,17 @@ from keras_sharenets.training.run.fit import fit
 from keras_sharenets.training.run.record import TENSORBOARD, Run, RunOptions
 from keras_sharenets.training.run.recorder import Recorder
 
+TRACED = True  # What a run compiles is tested here.
+
 
 @pytest.fixture(scope="module")
 def recipe():
     return override(recipe_for(MODEL, "digits"), epochs=3, batch_size=128, label_smoothing=0.1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn_curves():
+    """Here they are."""
 
 
 @pytest.fixture(scope="module")

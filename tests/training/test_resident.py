@@ -22,6 +22,7 @@ from keras_sharenets.training.run.network import build, compile_model
 from keras_sharenets.training.run.record import Run, RunOptions, read_metrics
 from keras_sharenets.training.run.recorder import list_checkpoints, load_checkpoint
 
+TRACED = True  # What the device does is compiled.
 ROOT = pathlib.Path(__file__).parents[2]
 on_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="for JAX")
 

@@ -9,6 +9,7 @@ from keras_sharenets.training.recipes.named import find_recipe
 from keras_sharenets.training.recipes.recipe import OPTIONS
 from trainers.cli import COMMANDS, LINE, main
 
+TRACED = True  # Options of the compiler are tested here.
 MODEL = "hscnet_m32_g4_r2_b1_a2"
 TINY = ["--model-option", "width=(16,)", "--model-option", "arrangements=1", "--jit-compile", "false"]
 

@@ -19,6 +19,7 @@ from keras_sharenets.cli.report import most_confused
 from keras_sharenets.training.recipes.named import RECIPES
 from trainers.cli import COMMANDS, LINE, main
 
+TRACED = True  # Hundreds of steps.
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "training.md").read_text()
 CLASSES = ("ant", "bee")
 
