@@ -16,6 +16,7 @@ COMMANDS = {
         "benchmarks.serving",
         "Compare a model behind a server, for 1 to 32 clients, with the model alone.",
     ),
+    "sharing_accuracy": ("benchmarks.sharing_accuracy", "Compare what networks that were made to share reach."),
     "training": ("benchmarks.training", "Compare a whole step of training of networks with unshared baselines."),
 }
 LINE = CommandLine("python -m benchmarks", "Measures networks beside their peers.", COMMANDS)

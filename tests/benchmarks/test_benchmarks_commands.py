@@ -199,6 +199,7 @@ BAD_INPUT = [
     *((command, whole("repetitions")) for command in COMMANDS),
     *((command, (["--output", "file"], "error: [Errno 17] File exists: 'file'")) for command in COMMANDS),
     *((command, whole("batch-size")) for command in ("inference", "input", "layers", "scaling", "training")),
+    *(("sharing_accuracy", whole(name)) for name in ("batch-size", "epochs")),
     *((command, whole("threads")) for command in ("delivery", "inference")),
     *((command, (["--networks", "hgcnet_42"], UNKNOWN)) for command in ("delivery", "inference", "input")),
     ("training", (["--models", "hgcnet_42"], UNKNOWN)),

@@ -1,0 +1,225 @@
+"""Compare what networks that were made to share reach: weights taken over or untrained, with the original as teacher.
+
+python -m benchmarks sharing_accuracy --share 50% channels:arrangements=2 --epochs 10 --trainings taken+teacher
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+import keras_sharenets as ksn
+from benchmarks.arguments import RunOptions, add_run_arguments, progress, run_options
+from benchmarks.table import Row
+from keras_sharenets import _checks, files
+from keras_sharenets.cli.command import Answer
+from keras_sharenets.machine import describe_machine
+from keras_sharenets.rendering.tables import markdown_table
+from keras_sharenets.training.compress.steps import share_arguments
+from keras_sharenets.training.data.augmentation import Augmentation, augment, draw_changes
+from keras_sharenets.training.data.dataset import Arrays
+
+DATA = "cifar10"
+# To half and to a quarter, or as near as the scheme comes.
+SHARES = ("50%", "channels:arrangements=2", "max_parameters=22000", "channels:arrangements=4")
+IMAGES = 256  # Training images that `share` is given.
+READ_AFTER = (1, 3)  # Epochs after which the accuracy is read, beside 0 and the last.
+_TESTED = 1000  # Images at a time.
+# On a CPU with AMX an epoch of resnet_8 took 47 s of processor time so, 66 s in float32, and 197 s so on JAX.
+POLICY = "mixed_bfloat16"
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Where the weights start from, whether the original is the teacher, and the highest learning rate."""
+
+    taken_over: bool
+    teacher: bool
+    rate: float
+
+
+TRAININGS = {
+    "taken+teacher": Training(True, True, 0.1),
+    "taken": Training(True, False, 0.1),
+    "untrained+teacher": Training(False, True, 0.3),
+    "untrained": Training(False, False, 0.3),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_arguments(
+        parser,
+        networks=(("resnet_8",), ("resnet_8",)),
+        repetitions=(1, 1),
+        batch_size=(256, 8),
+        quick="one epoch of 16 random images",
+    )
+    parser.add_argument("--share", nargs="+", default=SHARES, metavar="HOW", help="as for `sharenets compress`")
+    parser.add_argument("--epochs", type=int, default=10, metavar="N", help="of fine-tuning (default: 10)")
+    parser.add_argument("--trainings", nargs="+", default=tuple(TRAININGS), choices=TRAININGS, help="default: all")
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    """Writes the table anew after every training; each repetition has a seed of its own."""
+    options, rows = run_options(arguments), []
+    _checks.positive("epochs", arguments.epochs)
+    train, test, note = _random_images() if options.quick else _cifar10()
+    epochs = 1 if options.quick else arguments.epochs
+    originals, answer = [], Answer("", {})
+    for network in options.networks:
+        original = ksn.create_model(network, weights=DATA)
+        teacher = in_mixed_precision(original, weights=True)
+        parameters = ksn.profile(original).stored_parameters
+        found = accuracy(original, test)
+        originals.append({"network": network, "parameters": parameters, "accuracy": found})
+        for how in arguments.share:
+            progress(f"{network}: sharing, {how}")
+            given = share_arguments(how, parameters)
+            where = "*" if "scheme" in given else None
+            shared = ksn.share(original, **given, where=where, sample_images=train.images[:IMAGES].astype("float32"))
+            for seed in range(options.repetitions):
+                for name in arguments.trainings:
+                    training = TRAININGS[name]
+                    read = fine_tune(
+                        shared.model, teacher, training, train, test, options=options, epochs=epochs, seed=seed
+                    )
+                    row = {"network": network, "share": how, "parameters": shared.parameters}
+                    rows.append(row | dataclasses.asdict(training) | {"epochs": epochs, "seed": seed, "accuracy": read})
+                    progress(f"{network}, {how}, {name}, seed {seed}: {read}")
+                    answer = _write(rows, originals, note, options)
+    return answer
+
+
+def _cifar10() -> tuple[Arrays, Arrays, str]:
+    from keras_sharenets.training.data.sources import load
+
+    dataset = load(DATA)
+    if not (isinstance(dataset.train, Arrays) and isinstance(dataset.test, Arrays)):
+        raise ValueError(f"The images of {DATA} must be in memory.")
+    return dataset.train, dataset.test, dataset.note
+
+
+def _random_images() -> tuple[Arrays, Arrays, str]:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (24, 32, 32, 3), "uint8")
+    labels = random.integers(0, 10, 24)
+    return (
+        Arrays(images[:16], labels[:16]),
+        Arrays(images[16:], labels[16:]),
+        "Random images: no accuracy means anything",
+    )
+
+
+def in_mixed_precision(model: keras.Model, *, weights: bool) -> keras.Model:
+    """The same network that computes in bfloat16, but for what it does to pixels and its last layer.
+
+    Args:
+        model: functional.
+        weights: whether it has the weights of `model`; otherwise those of its initializers.
+    """
+    left = {model.layers[-1].name}
+
+    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        if layer.name not in left and not isinstance(layer, (keras.layers.InputLayer, keras.layers.Normalization)):
+            config["dtype"] = POLICY
+        return type(layer).from_config(config)
+
+    new = keras.models.clone_model(model, clone_function=copy)
+    # The statistics of the pixels are weights too, and no training finds them.
+    for layer in model.layers:
+        if layer.weights and (weights or isinstance(layer, keras.layers.Normalization)):
+            new.get_layer(layer.name).set_weights(layer.get_weights())
+    return new
+
+
+def accuracy(model: keras.Model, images: Arrays) -> float:
+    """Share of the images that get their label."""
+    scores = model.predict(images.images.astype("float32"), batch_size=_TESTED, verbose=0)
+    return float(np.mean(scores.argmax(axis=-1) == images.labels))
+
+
+def fine_tune(
+    shared: keras.Model,
+    teacher: keras.Model,
+    training: Training,
+    train: Arrays,
+    test: Arrays,
+    *,
+    options: RunOptions,
+    epochs: int,
+    seed: int,
+) -> dict[str, float]:
+    """Trains a copy; its accuracies by the epochs that it had.
+
+    SGD with Nesterov's momentum 0.9; the learning rate rises over a tenth of the steps and falls in a cosine to 0.
+    Images are shifted by up to 4 pixels, with the border mirrored, and every other one is mirrored. There is neither
+    weight decay nor label smoothing. The teacher counts as `keras_sharenets.distill` has it by default.
+    """
+    keras.utils.set_random_seed(seed)
+    random = np.random.default_rng(seed)
+    network = in_mixed_precision(shared, weights=training.taken_over)
+    student = ksn.distill(network, teacher) if training.teacher else network
+    steps = epochs * -(-len(train) // options.batch_size)
+    rising, peak = steps // 10, training.rate
+    rate = keras.optimizers.schedules.CosineDecay(peak / 20, int(0.9 * steps), warmup_target=peak, warmup_steps=rising)
+    optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
+    # XLA makes convolutions on a CPU slower.
+    student.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=keras.backend.backend() == "jax")
+    changes = Augmentation(pad=4, flip=True, fill=(), border="reflect")
+    read = {"0": accuracy(network, test)}
+    for epoch in range(1, epochs + 1):
+        images = augment(train.images, changes, draw_changes(changes, len(train), random))
+        student.fit(images, train.labels, batch_size=options.batch_size, verbose=0)
+        if epoch in (*READ_AFTER, epochs):
+            read[str(epoch)] = accuracy(network, test)
+    return read
+
+
+def _write(rows: Sequence[Row], originals: Sequence[Row], note: str, options: RunOptions) -> Answer:
+    data = {"note": note, "command": options.command, **describe_machine(), "originals": originals, "rows": rows}
+    before = "; ".join(f"{each['network']}: {each['parameters']:,}, {each['accuracy']:.2%}" for each in originals)
+    text = f"{note}. Parameters and accuracy before: {before}.\n\n{table(rows)}\n"
+    files.write_json(options.folder / "sharing_accuracy.json", data)
+    files.write_text(options.folder / "sharing_accuracy.md", text)
+    return Answer(text, data)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows in Markdown, accuracies in percent by the epochs after which they were read.
+
+    >>> row = {"network": "resnet_8", "share": "50%", "parameters": 36554, "taken_over": True, "teacher": True}
+    >>> print(table([row | {"rate": 0.1, "seed": 0, "epochs": 3, "accuracy": {"0": 0.5, "3": 0.75}}]))
+    | network | shared | parameters | weights | teacher | epochs | rate | seed | after 0 | after 3 |
+    | --- | --- | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |
+    | `resnet_8` | `50%` | 36,554 | taken over | yes | 3 | 0.1 | 0 | 50.0 | 75.0 |
+    """
+    epochs = sorted({int(epoch) for row in rows for epoch in row["accuracy"]})
+    head = [
+        "network",
+        "shared",
+        "parameters",
+        "weights",
+        "teacher",
+        "epochs",
+        "rate",
+        "seed",
+        *(f"after {n}" for n in epochs),
+    ]
+    cells = [
+        [
+            f"`{row['network']}`",
+            f"`{row['share']}`",
+            f"{row['parameters']:,}",
+            "taken over" if row["taken_over"] else "untrained",
+            "yes" if row["teacher"] else "no",
+            *(str(row[name]) for name in ("epochs", "rate", "seed")),
+            *(f"{100 * row['accuracy'][str(n)]:.1f}" if str(n) in row["accuracy"] else "" for n in epochs),
+        ]
+        for row in rows
+    ]
+    return markdown_table([head, *cells], align="llrllrrr" + "r" * len(epochs))
