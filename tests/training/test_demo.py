@@ -2,6 +2,7 @@ import csv
 import json
 import re
 
+import pytest
 import tensorflow as tf
 
 from keras_sharenets import files, mobile
@@ -9,6 +10,11 @@ from keras_sharenets.mobile.inspect.file import read_labels
 from trainers import cli
 
 TRACED = True  # Hundreds of steps.
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn_curves():
+    """The page shows them."""
 
 
 def test_demo_leaves_working_files_and_a_page_about_them(quick_network, tmp_path, capsys, digits):
