@@ -40,11 +40,15 @@ NETWORKS = (
     "multiply-adds",
     "paper",
 )
-PAIRS = ("pair", "here", "seed by seed", "paper", "direction")
+PAIRS = ("pair", "epochs", "here", "seed by seed", "paper", "direction")
 ACCURACY_NOTE = (
     "Test accuracy is that of the last epoch: the mean over the seeds and the deviation of a sample, and from the "
     "lowest to the highest; the error is what it lacks. The int8 file is measured on the same test split. Stored "
     "parameters count each shared tensor once, multiply-adds each call."
+)
+FIGURE_NOTE = (
+    "The figure has each network once: its longest training, and of several of that length the one that is nearest to "
+    "its recipe as it is."
 )
 PAIRS_NOTE = (
     'Accuracy of the first minus that of the second, in percentage points, over the seeds that both have. "As in the '
@@ -119,6 +123,7 @@ def to_markdown(rows: Sequence[Row], place: pathlib.Path) -> str:
         markdown_table([NETWORKS, *(_network(row, place) for row in rows)]),
         _fill(" ".join([ACCURACY_NOTE, *_trainer_notes(rows), *_papers_note(rows), *_data_notes(rows)])),
         f"![Test accuracy against {_size(rows)[0]}]({figure})",
+        _fill(FIGURE_NOTE),
     ]
     comparisons = compare(rows)
     if comparisons:
@@ -128,21 +133,40 @@ def to_markdown(rows: Sequence[Row], place: pathlib.Path) -> str:
 
 
 def draw(rows: Sequence[Row]) -> bytes:
-    """The figure as a PNG file: accuracies against the bytes of int8 files, or stored parameters if there is none."""
+    """The figure as a PNG file: accuracies against the bytes of int8 files, or stored parameters if there is none.
+
+    A network that was trained in several ways is there once: see `longest`.
+    """
     from keras_sharenets.training.reports.plots import draw_accuracies
 
     across, sizes = _size(rows)
     points = {}
+    shown = longest(rows)
     for row, size in zip(rows, sizes, strict=True):
+        if row not in shown:
+            continue
         what = [f"{row.run.recipe.epochs} epoch{_plural(row.run.recipe.epochs)}"]
         # What all rows have in common is told once, in the table.
         what += [row.run.data["name"]] if len({each.run.data["name"] for each in rows}) > 1 else []
         if size is not None:
             name = ", ".join([_name(row.run), *what, *row.run.changes])
-            # Recipes may differ in more than that.
-            name += "" if name not in points else f" ({describe_training(row.run)})"
             points[name] = (size, tuple(row.accuracies.values()))
     return draw_accuracies(points, across)
+
+
+def longest(rows: Sequence[Row]) -> list[Row]:
+    """One row for each network and data set: that of the most epochs, and of these the one nearest to its recipe.
+
+    Their accuracies, which are those of the test split, have no say in it.
+    """
+    chosen: dict[tuple[str, str, str], tuple[tuple[int, int], Row]] = {}
+    for row in rows:
+        run = row.run
+        rank = (run.recipe.epochs, -len(changed_fields(run.recipe)) - len(run.changes))
+        network = (run.model, str(run.options), run.data["name"])
+        if network not in chosen or rank > chosen[network][0]:
+            chosen[network] = (rank, row)
+    return [row for _, row in chosen.values()]
 
 
 def _size(rows: Sequence[Row]) -> tuple[str, list[int | None]]:
@@ -249,7 +273,8 @@ def _pair(comparison: Comparison) -> tuple[str, ...]:
     if first and second and first.data == second.data:
         paper = f"{first.accuracy - second.accuracy:+} on {first.data}"
     names = f"`{comparison.first.run.model}` - `{comparison.second.run.model}`"
-    return (names, mean, each or "-", paper, direction(list(differences.values())))
+    epochs = f"{comparison.first.run.recipe.epochs}"
+    return (names, epochs, mean, each or "-", paper, direction(list(differences.values())))
 
 
 def shell_lines(row: Row) -> list[str]:

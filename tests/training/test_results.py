@@ -14,10 +14,11 @@ from keras_sharenets import files
 from keras_sharenets.cli.arguments import chosen_recipe
 from keras_sharenets.cli.command import make_parser
 from keras_sharenets.cli.fit import fit_command_line
-from keras_sharenets.cli.results import BEGIN, END, to_markdown
+from keras_sharenets.cli.results import BEGIN, END, longest, to_markdown
 from keras_sharenets.training.recipes.named import find_recipe, override
 from keras_sharenets.training.reports import plots
 from keras_sharenets.training.reports.results import (
+    Published,
     compare,
     comparisons,
     direction,
@@ -119,11 +120,12 @@ def test_pairs(folder, capsys):
     _, pairs = tables(results(folder, capsys))
     assert [list(row.values()) for row in pairs] == [
         [
-            *("`igcv2_c64_d8` - `xception_c35_d8`", "-1.25", "-1.25 (seed 0)", "+0.83 on CIFAR-100"),
+            *("`igcv2_c64_d8` - `xception_c35_d8`", "2", "-1.25", "-1.25 (seed 0)", "+0.83 on CIFAR-100"),
             "against the paper, but one seed",
         ],
         [
-            *("`sl_vggnet_32` - `s_vggnet_32`", "+0.60", "+1.50 (seed 0), +0.60 (seed 1), -0.30 (seed 2)"),
+            *("`sl_vggnet_32` - `s_vggnet_32`", "4"),
+            *("+0.60", "+1.50 (seed 0), +0.60 (seed 1), -0.30 (seed 2)"),
             *("+1.1 on CIFAR-10", "within the spread of the seeds"),
         ],
     ]
@@ -175,7 +177,9 @@ def test_runs_of_another_program(tmp_path, capsys):
     publish(tmp_path, made_up("s_vggnet_32", 0, 0.5))
     publish(tmp_path, made_up("sl_vggnet_32", 0, 0.7))
     text = results(tmp_path, capsys)
-    networks, ((_, points, *_), *others) = (list(map(lambda row: list(row.values()), table)) for table in tables(text))
+    networks, ((_, _, points, *_), *others) = (
+        list(map(lambda row: list(row.values()), table)) for table in tables(text)
+    )
     assert sorted(row[2] for row in networks) == [
         "fast, batch 64",
         "fast, batch 64",
@@ -299,6 +303,20 @@ def test_runs_in_several_folders(folder, capsys):
     (folder / "more").mkdir()
     assert main(["results", str(folder / "s_vggnet_32_cifar10_seed0"), str(folder / "more" / "x")]) == 2
     assert "must lie in one folder." in capsys.readouterr().err
+
+
+def test_figure_has_each_network_once():
+    """Its longest training, and of two the one nearest to its recipe, however accurate the others are."""
+    recipe = find_recipe("fast")
+    runs = {
+        "short": made_up("resnet_8", 0, 0.9, override(recipe, epochs=2)),
+        "changed": made_up("resnet_8", 0, 0.9, override(recipe, flip=False, pad=1)),
+        "long": made_up("resnet_8", 0, 0.5, recipe),
+        "narrow": made_up("resnet_8", 0, 0.5, override(recipe, pad=1), options={"width": 8}),
+    }
+    rows = make_rows(Published(name, run, run.test_accuracy, None) for name, run in runs.items())
+    assert len(rows) == 4
+    assert [row.published[0].folder for row in longest(rows)] == ["long", "narrow"]
 
 
 def test_winners_of_the_papers():
