@@ -57,7 +57,7 @@ class Choice:
         return sum(change.saved for change in self.taken)
 
     def step(self) -> bool:
-        """Takes one more change, in place of those that it excludes; `False` if none saves more."""
+        """Takes one more change in place of those that it excludes, or splits one up; `False` if neither saves more."""
         best, best_rate = None, float("inf")
         for change in self._changes:
             excluded = self._excluded(change)
@@ -68,9 +68,25 @@ class Choice:
             if rate < best_rate:
                 best, best_rate = change, rate
         if best is None:
-            return False
+            return self._split()
         self.take(best)
         return True
+
+    def _split(self) -> bool:
+        """Takes a change of each place alone in place of one of several, if these save more together."""
+        for change in self.taken:
+            alone = [self._most_saving(place) for place in change.places]
+            parts = [part for part in alone if part is not None]
+            if sum(part.saved for part in parts) > change.saved:
+                self.drop(change)
+                for part in parts:
+                    self.take(part)
+                return True
+        return False
+
+    def _most_saving(self, place: Place) -> Change | None:
+        alone = (change for change in self._changes if len(change.places) == 1 and change.places[0] is place)
+        return max(alone, key=lambda change: (change.saved, -change.loss), default=None)
 
     def take(self, change: Change) -> None:
         """Makes a change, in place of those that it excludes."""

@@ -1,5 +1,7 @@
 import ast
+import dataclasses
 import functools
+import itertools
 import pathlib
 import re
 
@@ -7,10 +9,13 @@ import keras
 import numpy as np
 import pytest
 from harness import assert_close, outputs_and_gradients, outputs_of, pseudo_random, slow_after
+from hypothesis import given
+from hypothesis import strategies as st
 from sharing_networks import images, plain, residual, trained_statistics
 
 import keras_sharenets as ksn
 from keras_sharenets.sharing import HierarchicalGroups, InterleavedGroups, ShareChannels, ShareDepth
+from keras_sharenets.sharing.budget import Choice
 
 NOTHING_SHARED = [ShareDepth("none"), ShareChannels(), HierarchicalGroups(1), InterleavedGroups(group_convolutions=1)]
 SCHEMES = [
@@ -253,3 +258,33 @@ def test_a_constraint_is_said():
     shared = ksn.share(model, ShareDepth("all"))
     assert "constraint" in shared.left["bounded"]
     assert [layer.path for layer in shared.layers] == ["conv1", "conv2"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Counted:
+    """What `Choice` asks of a change."""
+
+    places: tuple
+    saved: int
+    loss: float
+
+
+def most_saved(changes):
+    """The most that changes without a place in common save: every subset is tried."""
+    subsets = itertools.chain.from_iterable(itertools.combinations(changes, size) for size in range(len(changes) + 1))
+    places = ((subset, [id(place) for change in subset for place in change.places]) for subset in subsets)
+    return max(sum(change.saved for change in subset) for subset, taken in places if len(taken) == len(set(taken)))
+
+
+@given(st.data())
+def test_least_of_a_budget_is_the_least(data):
+    """Changes of single places and of one group of them, which may save more, or less than those together."""
+    places = [object() for _ in range(3)]
+    loss = st.floats(0, 1)
+    changes = [Counted((place,), data.draw(st.integers(1, 9)), data.draw(loss)) for place in places for _ in range(2)]
+    changes += [Counted(tuple(places[:2]), data.draw(st.integers(1, 20)), data.draw(loss))]
+    choice = Choice(changes)
+    assert not choice.save(10**6)
+    assert choice.saved == most_saved(changes)
+    taken = [id(place) for change in choice.taken for place in change.places]
+    assert len(taken) == len(set(taken))
