@@ -32,7 +32,8 @@ def _network(space="hscnet", point=POINT):
     return build(name, DIGITS, arguments, RECIPE)
 
 
-@pytest.fixture(scope="module", params=[20, pytest.param(1, marks=pytest.mark.slow)])
+# `test_search_command` compares the sizes of files with those that are kept, in `make test` too.
+@pytest.fixture(scope="module", params=[pytest.param(share, marks=pytest.mark.slow) for share in (20, 1)])
 def trained(request, tmp_path_factory, eager):
     """A trained network's folder, `FileCosts` and accuracies after one and two of its epochs: few images of many."""
     folder = tmp_path_factory.mktemp("trained")
