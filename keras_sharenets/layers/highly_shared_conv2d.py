@@ -136,10 +136,12 @@ class HighlySharedConv2D(SharedConvolution):
         self.add_bias()
 
     def _check_arrangements(self, inputs_per_group: int) -> None:
-        if self.arrangements == 2 or self.plane_orders == "shuffled":
+        if permutations.shuffles(self.arrangements, self.plane_orders):
             whole = "the number of input channels per group"
             _checks.divides("shuffle_groups", self.shuffle_groups, whole, inputs_per_group)
-        distinct = len({tuple(order) for order in self.orders(inputs_per_group)})
+        distinct = permutations.count_distinct(
+            inputs_per_group, self.arrangements, self.shuffle_groups, self.plane_orders
+        )
         if distinct < self.arrangements:
             warnings.warn(
                 f"`arrangements` (={self.arrangements}) of {inputs_per_group} input channels per group by "

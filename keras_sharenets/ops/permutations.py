@@ -107,7 +107,7 @@ def arrangements(channels: int, count: int, shuffle_groups: int = 2, plane_order
     _checks.positive("channels", channels)
     _checks.positive("count", count)
     _checks.one_of("plane_orders", plane_orders, PLANE_ORDERS)
-    if count > 2 and plane_orders == "distinct":
+    if count > 1 and not shuffles(count, plane_orders):
         orders = list(itertools.islice(_distinct_orders(channels), count))
         return np.array([orders[place % len(orders)] for place in range(count)])
     rows = [np.arange(channels)]
@@ -116,6 +116,20 @@ def arrangements(channels: int, count: int, shuffle_groups: int = 2, plane_order
         for _ in range(count - 1):
             rows.append(rows[-1][shuffle])
     return np.stack(rows)
+
+
+def shuffles(count: int, plane_orders: str = "distinct") -> bool:
+    """Whether so many `arrangements` are made by a shuffle, whose rows must divide the channels."""
+    return count == 2 or (count > 2 and plane_orders == "shuffled")
+
+
+def count_distinct(channels: int, count: int, shuffle_groups: int = 2, plane_orders: str = "distinct") -> int:
+    """How many of the `arrangements` with these arguments differ; fewer than `count` make copies of filters.
+
+    >>> count_distinct(4, count=3, plane_orders="shuffled")
+    2
+    """
+    return len(set(map(tuple, arrangements(channels, count, shuffle_groups, plane_orders))))
 
 
 def _distinct_orders(channels: int) -> Iterator[tuple[int, ...]]:

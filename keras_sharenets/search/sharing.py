@@ -11,6 +11,7 @@ import keras
 import keras_tuner
 
 from keras_sharenets import _checks
+from keras_sharenets.ops import permutations
 from keras_sharenets.search.budgets import Budget
 from keras_sharenets.search.spaces.hscnet import SHUFFLE_GROUPS, are_distinct
 from keras_sharenets.sharing.budget import Choice, all_changes
@@ -164,8 +165,6 @@ def sharing_choices(
 
 def _arranges(arrangements: int, channels: int, filters: int) -> bool:
     """Whether a group of so many channels and filters has so many arrangements, all of them different."""
-    if arrangements == 1:
-        return True
-    # Two are told apart by a shuffle, which needs rows.
-    fits = filters % arrangements == 0 and (arrangements > 2 or channels % SHUFFLE_GROUPS == 0)
-    return fits and are_distinct(channels, arrangements)
+    if filters % arrangements or (permutations.shuffles(arrangements) and channels % SHUFFLE_GROUPS):
+        return False
+    return are_distinct(channels, arrangements)

@@ -135,17 +135,12 @@ def _channels_obstacle(place: Place, scheme: ShareChannels) -> str | None:
         product = scheme.groups * scheme.arrangements
         return f"`groups` times `arrangements` (={product}) do not divide its filters (={layer.filters})"
     inputs = inputs * layer.groups // scheme.groups
-    shuffles = scheme.arrangements == 2 or (scheme.arrangements > 1 and scheme.plane_orders == "shuffled")
-    if shuffles and inputs % scheme.shuffle_groups:
+    if permutations.shuffles(scheme.arrangements, scheme.plane_orders) and inputs % scheme.shuffle_groups:
         return f"`shuffle_groups` (={scheme.shuffle_groups}) do not divide the inputs of a group (={inputs})"
-    if scheme.arrangements > 1 and _distinct_orders(inputs, scheme) < scheme.arrangements:
+    distinct = permutations.count_distinct(inputs, scheme.arrangements, scheme.shuffle_groups, scheme.plane_orders)
+    if distinct < scheme.arrangements:
         return f"its {inputs} inputs of a group have fewer orders than `arrangements` (={scheme.arrangements})"
     return None
-
-
-def _distinct_orders(inputs: int, scheme: ShareChannels) -> int:
-    orders = permutations.arrangements(inputs, scheme.arrangements, scheme.shuffle_groups, scheme.plane_orders)
-    return len({tuple(order) for order in orders})
 
 
 def _channels(

@@ -23,8 +23,7 @@ def _whole_bottleneck(alpha, chosen):
 @functools.cache
 def are_distinct(channels: int, arrangements: int) -> bool:
     """Whether all arrangements of so many channels differ; equal ones make copies of filters."""
-    orders = permutations.arrangements(channels, arrangements, SHUFFLE_GROUPS)
-    return len({tuple(order) for order in orders}) == arrangements
+    return permutations.count_distinct(channels, arrangements, SHUFFLE_GROUPS) == arrangements
 
 
 def _arranges(arrangements, chosen):
