@@ -10,7 +10,7 @@ from harness import without_weights
 import keras_sharenets as ksn
 from keras_sharenets.mobile.graph.rules import RULES
 from keras_sharenets.models.registry import FAMILIES, VARIANTS, own_arguments
-from keras_sharenets.models.variant import Family, Variant
+from keras_sharenets.models.variant import OPTIONAL, Family, Variant
 from keras_sharenets.search.spaces import NAMES, find_space
 from keras_sharenets.training.recipes.named import DEFAULTS, RECIPES
 
@@ -20,15 +20,7 @@ with (ROOT / "tests" / "data" / "model_table.csv").open() as table:
     SPECIFIED = {row["name"] for row in csv.DictReader(table)}
 # The first two are gone from the graph before it is lowered; a whitened network is refused by name.
 WITHOUT_A_RULE = {"QuantizedKernels", "FakeQuantize", "Whitening"}
-# What a family does without, and why.
-WITHOUT_SPACE = {"mobile_baselines": "peers of other papers are trained as they are"}
-WITHOUT_BASELINE = {
-    "hscnet": "its paper has no network of the same layers that shares none",
-    "hgcnet": "its kernels are sparse, and none is used twice",
-    "igcnet": "its kernels are sparse, and none is used twice",
-    "mobile_baselines": "they share nothing",
-}
-
+SEARCHED = {network for space in map(find_space, NAMES) for network in space.networks.values()}
 WITH_BASELINE = {name: variant.unshared for name, variant in VARIANTS.items() if variant.unshared}
 
 
@@ -79,13 +71,18 @@ def _lacks_of_family(key):
             yield f"'{variant}' in keras_sharenets/models/counts.json: run `python -m tools.count_networks`"
     if not set(family.variants) & SPECIFIED:
         yield "counts in tests/data/model_table.csv"
-    if not any(pattern.startswith(f"{key}/") for pattern, _ in DEFAULTS):
-        yield "a recipe in keras_sharenets/training/recipes/named.py"
-    searched = {network for space in map(find_space, NAMES) for network in space.networks.values()}
-    if key not in WITHOUT_SPACE and not searched & set(family.variants):
-        yield "a search space, or a reason in WITHOUT_SPACE"
-    if key not in WITHOUT_BASELINE and not any(variant.unshared for variant in family.variants.values()):
-        yield "a variant that names its `unshared` baseline, or a reason in WITHOUT_BASELINE"
+    has = {
+        "recipe": any(pattern.startswith(f"{key}/") for pattern, _ in DEFAULTS),
+        "search space": bool(SEARCHED & set(family.variants)),
+        "unshared baseline": any(variant.unshared for variant in family.variants.values()),
+    }
+    for what in OPTIONAL:
+        if not has[what] and not family.without.get(what):
+            yield f"{what}, or the reason in `without` of its `Family`"
+        if has[what] and what in family.without:
+            yield f"truth in `without`: there is a {what}"
+    for what in set(family.without) - set(OPTIONAL):
+        yield f"'{what}' in OPTIONAL of keras_sharenets/models/variant.py"
 
 
 @pytest.mark.parametrize("key", FAMILIES)
@@ -105,15 +102,8 @@ def test_what_a_family_lacks_is_named(monkeypatch):
         "'made_up_8' in docs/networks.md: run `sharenets table --update docs/networks.md`",
         "'made_up_8' in keras_sharenets/models/counts.json: run `python -m tools.count_networks`",
         "counts in tests/data/model_table.csv",
-        "a recipe in keras_sharenets/training/recipes/named.py",
-        "a search space, or a reason in WITHOUT_SPACE",
-        "a variant that names its `unshared` baseline, or a reason in WITHOUT_BASELINE",
+        *(f"{what}, or the reason in `without` of its `Family`" for what in OPTIONAL),
     ]
-
-
-def test_reasons_are_those_of_families_that_need_them():
-    assert not any(variant.unshared for family in WITHOUT_BASELINE for variant in FAMILIES[family].variants.values())
-    assert {*WITHOUT_SPACE, *WITHOUT_BASELINE} <= set(FAMILIES)
 
 
 def _factory(**common):

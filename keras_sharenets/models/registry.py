@@ -27,16 +27,19 @@ FAMILIES = {
         "Highly shared Convolutional Neural Networks (Lu et al., Expert Systems with Applications 2021)",
         hscnet.VARIANTS,
         ("hscnet_m32_g4_r2_b1_a2", {}),
+        {"unshared baseline": "its paper has no network of the same layers that shares none"},
     ),
     "hgcnet": Family(
         "HGC: Hierarchical Group Convolution for Highly Efficient Neural Network (Xie et al., arXiv 1906.03657)",
         hgcnet.VARIANTS,
         ("se_hgcnet_42_g4", {"blocks_per_stage": (2, 1, 1)}),
+        {"unshared baseline": "its kernels are sparse, and none is used twice"},
     ),
     "igcnet": Family(
         "Interleaved Structured Sparse Convolutional Neural Networks (Xie et al., CVPR 2018)",
         igcnet.VARIANTS,
         ("igcv2_c64_d8", {}),
+        {"unshared baseline": "its kernels are sparse, and none is used twice"},
     ),
     "sharesnet": Family(
         "ShaResNet: reducing residual network parameter number by sharing weights (Boulch, PRL 2018)",
@@ -52,6 +55,7 @@ FAMILIES = {
         "Peers to compare with",
         baselines.VARIANTS,
         ("shufflenet_v2_2_0", {"width": (24, 48, 96, 192, 256), "blocks_per_stage": 2}),
+        {"search space": "peers are trained as they are", "unshared baseline": "they share nothing"},
     ),
 }
 VARIANTS = {name: variant for family in FAMILIES.values() for name, variant in family.variants.items()}

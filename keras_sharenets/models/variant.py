@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     import keras
 
 
+# What most families have; one without it says why.
+OPTIONAL = ("recipe", "search space", "unshared baseline")
+
+
 @dataclasses.dataclass(frozen=True)
 class Configuration:
     """The images and classes that a paper counts a named network for; some are counted for several data sets.
@@ -66,8 +70,10 @@ class Family:
         variants: its networks by name.
         representative: the name of one of them, and arguments that make it small: the network that stands for the
             family where every family is tried.
+        without: what the family does without, a key of `OPTIONAL`, with the reason.
     """
 
     paper: str
     variants: Mapping[str, Variant]
     representative: tuple[str, Mapping[str, Any]]
+    without: Mapping[str, str] = dataclasses.field(default_factory=dict)
