@@ -202,6 +202,14 @@ class Reference:
         return x.mean((1, 2)) @ kernel + bias
 
 
+def model_and_reference(factory, **arguments):
+    """A tiny network that ends in logits, its normalizations random, and its tensors."""
+    keras.utils.set_random_seed(0)
+    model = factory(**TINY[factory], **SMALL, classifier_activation=None, **arguments)
+    scramble(model)
+    return model, Reference(model)
+
+
 def relu(x):
     return np.maximum(x, 0)
 
@@ -211,11 +219,8 @@ def relu6(x):
 
 
 def test_igcv3_equals_the_network_computed_in_numpy():
-    keras.utils.set_random_seed(0)
     strides = (1, 1, 2, 1, 2, 1, 1, 1)
-    model = IGCV3(**TINY[IGCV3], **SMALL, strides=strides, classifier_activation=None)
-    scramble(model)
-    reference = Reference(model)
+    model, reference = model_and_reference(IGCV3, strides=strides)
 
     def block(x, name, strides):
         y = reference.conv(x, f"{name}_expand", groups=2)
@@ -238,11 +243,8 @@ def test_igcv3_equals_the_network_computed_in_numpy():
 
 
 def test_mobilenet_v1_equals_the_network_computed_in_numpy():
-    keras.utils.set_random_seed(0)
     strides, counts = (1, 1, 2, 1, 2, 1), TINY[MobileNetV1]["blocks_per_stage"]
-    model = MobileNetV1(**TINY[MobileNetV1], **SMALL, strides=strides, classifier_activation=None)
-    scramble(model)
-    reference = Reference(model)
+    model, reference = model_and_reference(MobileNetV1, strides=strides)
     images = pseudo_random((2, 8, 8, 3))
     x = relu(reference.conv(images, "stem"))
     for stage, count in enumerate(counts, start=1):
@@ -254,11 +256,8 @@ def test_mobilenet_v1_equals_the_network_computed_in_numpy():
 
 
 def test_shufflenet_equals_the_network_computed_in_numpy():
-    keras.utils.set_random_seed(0)
     strides, counts = (1, 1, 1, 2, 2), TINY[ShuffleNet]["blocks_per_stage"]
-    model = ShuffleNet(**TINY[ShuffleNet], **SMALL, strides=strides, classifier_activation=None)
-    scramble(model)
-    reference = Reference(model)
+    model, reference = model_and_reference(ShuffleNet, strides=strides)
     images = pseudo_random((2, 8, 8, 3))
     x = relu(reference.conv(images, "stem"))
     for stage, count in enumerate(counts, start=1):
@@ -278,15 +277,7 @@ def test_shufflenet_equals_the_network_computed_in_numpy():
 
 @pytest.mark.parametrize("squeeze_excite", slow_after(1, [2, None]))
 def test_shufflenet_v2_equals_the_network_computed_in_numpy(squeeze_excite):
-    keras.utils.set_random_seed(0)
-    model = ShuffleNetV2(
-        **{**TINY[ShuffleNetV2], **SMALL},
-        strides=(1, 1, 2, 2, 1),
-        squeeze_excite=squeeze_excite,
-        classifier_activation=None,
-    )
-    scramble(model)
-    reference = Reference(model)
+    model, reference = model_and_reference(ShuffleNetV2, strides=(1, 1, 2, 2, 1), squeeze_excite=squeeze_excite)
 
     def convolved(x, name, strides):
         x = relu(reference.conv(x, f"{name}_pointwise1"))

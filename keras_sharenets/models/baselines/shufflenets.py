@@ -22,6 +22,12 @@ GROUPED_STRIDES = (2, 2, 2, 2, 2), (1, 1, 1, 2, 2)
 HALVING_STRIDES = (2, 2, 2, 2, 2), (1, 1, 2, 2, 2)
 
 
+def _stem(images: Tensor, filters: int, strides: Sequence[int]) -> Tensor:
+    """A 3x3 convolution and max pooling, at the first two of the strides; nothing is pooled at stride 1."""
+    x = base.norm_relu(base.conv2d(images, filters, 3, strides=strides[0], name="stem"), "stem")
+    return x if strides[1] == 1 else PaddedMaxPooling2D(3, strides=strides[1], name="stem_pool")(x)
+
+
 def _pooled(x: Tensor, strides: int, name: str) -> Tensor:
     """The mean of 3x3 pixels, zeros around the image among them, at every `strides`-th pixel; nothing at stride 1."""
     if strides == 1:
@@ -90,9 +96,7 @@ def ShuffleNet(
     counts = base.per_stage("blocks_per_stage", blocks_per_stage, 3)
     frame = base.frame("shufflenet", common, **IMAGENET)
     images, strides = strided_images(frame, strides, *GROUPED_STRIDES)
-    x = base.norm_relu(base.conv2d(images, stem_filters, 3, strides=strides[0], name="stem"), "stem")
-    if strides[1] > 1:
-        x = PaddedMaxPooling2D(3, strides=strides[1], name="stem_pool")(x)
+    x = _stem(images, stem_filters, strides)
     for stage, count in enumerate(counts, start=1):
         for index in range(1, count + 1):
             # The first convolution of all reads the few channels of the stem.
@@ -163,9 +167,7 @@ def ShuffleNetV2(
         raise ValueError(f"`width` (={width!r}) must be even for each stage: a block convolves one half of them.")
     counts = base.per_stage("blocks_per_stage", blocks_per_stage, len(widths))
     images, strides = strided_images(frame, strides, *HALVING_STRIDES)
-    x = base.norm_relu(base.conv2d(images, stem_filters, 3, strides=strides[0], name="stem"), "stem")
-    if strides[1] > 1:
-        x = PaddedMaxPooling2D(3, strides=strides[1], name="stem_pool")(x)
+    x = _stem(images, stem_filters, strides)
     for stage, (stage_width, count) in enumerate(zip(widths, counts, strict=True), start=1):
         for index in range(1, count + 1):
             block_strides = strides[stage + 1] if index == 1 else 1
