@@ -47,6 +47,10 @@ def _integer_or_integers(name: str, value: Any) -> int | tuple[int, ...]:
     return _integers(name, value) if isinstance(value, (tuple, list, np.ndarray)) else _checks.positive(name, value)
 
 
+def _boolean_or_string(name: str, value: Any) -> bool | str:
+    return value if isinstance(value, str) else _checks.boolean(name, value)
+
+
 def _image_shape(name: str, value: Any) -> tuple[int | None, ...]:
     if isinstance(value, (tuple, list)) and len(value) == 3 and value[-1] is not None:
         return tuple(None if side is None else _checks.positive(name, side) for side in value)
@@ -86,6 +90,7 @@ _CHECKS = {
     "int": _checks.positive,
     "float": _number,
     "bool": _checks.boolean,
+    "bool | str": _boolean_or_string,
     "Sequence[int]": _integers,
     "keras.layers.Layer": _layer,
     "Sequence[str]": _strings,

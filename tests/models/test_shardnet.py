@@ -71,16 +71,24 @@ def test_compression_factors():
         assert abs(exact - factor) <= 0.03 * factor + 0.05, (baseline, name)
 
 
-@pytest.mark.parametrize("shared", slow_after(1, [True, False]), ids=["shared", "own"])
-def test_harness(shared, tmp_path, other_backend):
-    sharing = {"share": "spatial"} if shared else {"share": "none", "width": (4, 8), "blending": False}
+@pytest.mark.parametrize(
+    "sharing",
+    slow_after(
+        1, [{"share": "spatial"}, {"share": "none", "width": (4, 8), "blending": False}, {"blending": "permutation"}]
+    ),
+    ids=["shared", "own", "permuted"],
+)
+def test_harness(sharing, tmp_path, other_backend):
     # The gradient of a bias before a normalization is 0 but for rounding, of which no two backends agree.
     arguments = {**TINY, **sharing, "conv_bias": False, "dropout_rate": 0.0}
     check_model(ShardVGGNet, arguments, tmp_path, other_backend, batch=8)
 
 
 def reference(model, images, convs_per_block, filters, last_pool):
-    """SL-VGGNet as the specification draws it (section 2.1), from the stored tensors alone."""
+    """SL-VGGNet as the specification draws it (section 2.1), from the stored tensors alone.
+
+    Where there are no blending layers, even channels go before odd ones.
+    """
     weights = stored(model)
     x = np.pad(images, ((0, 0), (0, 0), (0, 0), (0, filters - 3)))
     for block, count in enumerate(convs_per_block, start=1):
@@ -88,7 +96,8 @@ def reference(model, images, convs_per_block, filters, last_pool):
             x = conv(x, *weights["shared_spatial"])
             x = relu(norm(x, *weights[f"block{block}_conv{index}_norm"]))
         if block < len(convs_per_block):
-            x = max_pool(conv(x, *weights[f"blend{block}"]))
+            permuted = np.concatenate([x[..., 0::2], x[..., 1::2]], axis=-1)
+            x = max_pool(conv(x, *weights[f"blend{block}"]) if f"blend{block}" in weights else permuted)
         elif last_pool:
             x = max_pool(x)
     x = x.reshape(len(x), -1)
@@ -97,11 +106,11 @@ def reference(model, images, convs_per_block, filters, last_pool):
     return x @ weights["predictions"][0] + weights["predictions"][1]
 
 
-@pytest.mark.parametrize("side", [8, 12, 14])
-def test_equals_the_network_computed_in_numpy(side):
+@pytest.mark.parametrize(("side", "blending"), [(8, True), (8, "permutation"), (12, True), (14, True)])
+def test_equals_the_network_computed_in_numpy(side, blending):
     keras.utils.set_random_seed(3)
     arguments = {**TINY, "convs_per_block": (2, 1, 3), "hidden_units": (7, 6), "input_shape": (side, side, 3)}
-    model = ShardVGGNet(**arguments, classifier_activation=None)
+    model = ShardVGGNet(**arguments, blending=blending, classifier_activation=None)
     scramble(model)
     images = pseudo_random((2, side, side, 3))
     # 8 is a multiple of 2 x 2 x 2; 12 and 14 are not, and 14 has a side of 7 on its way.
@@ -166,6 +175,21 @@ def test_blending_layers_stand_between_the_last_relu_and_the_pooling_of_all_bloc
     assert not neighbors(ksn.create_model("s_vggnet_32"), "blend")
 
 
+def test_permutations_stand_in_place_of_blending_layers_and_store_nothing():
+    model, unpermuted = (ShardVGGNet(**TINY, blending=blending) for blending in ("permutation", False))
+    assert neighbors(model, "permutation") == [("permutation1", {"block1_conv2_relu"}, {"block1_pool"})]
+    assert not neighbors(model, "blend")
+    assert [tuple(weight.shape) for weight in model.weights] == [tuple(weight.shape) for weight in unpermuted.weights]
+
+
+@pytest.mark.slow
+def test_permutations_leave_the_shared_kernel_once_in_the_file(tmp_path):
+    model = ShardVGGNet(**{**TINY, "width": 64}, blending="permutation", include_top=False)
+    ksn.mobile.export_tflite(model, tmp_path / "model.tflite")
+    stored = 4 * model.get_layer("shared_spatial").count_params()
+    assert stored < (tmp_path / "model.tflite").stat().st_size < 1.1 * stored
+
+
 @pytest.mark.parametrize(
     ("input_shape", "num_classes", "features", "units"),
     [
@@ -224,6 +248,8 @@ def test_an_image_with_as_many_channels_as_the_convolution_is_not_padded():
     ("changes", "message"),
     [
         ({"share": "stage"}, r"`share` \(='stage'\) must be one of 'none', 'spatial'"),
+        ({"blending": "rotation"}, r"`blending` \(='rotation'\) must be one of False, True, 'permutation'"),
+        ({"blending": 2}, r"`blending` \(=2\) must be True or False"),
         ({"width": 2}, r"`width` \(=2\) must be at least the number of image channels \(=3\)"),
         ({"width": 0}, r"`width` \(=0\) must be a positive integer"),
         ({"width": (4, 8)}, r"`width` \(=\(4, 8\)\) must be the same at every level"),

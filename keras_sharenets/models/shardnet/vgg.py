@@ -9,6 +9,7 @@ import keras
 
 from keras_sharenets import _checks
 from keras_sharenets._types import Tensor
+from keras_sharenets.layers import StridedChannelShuffle
 from keras_sharenets.models import base
 from keras_sharenets.models.arguments import checked
 from keras_sharenets.models.shardnet import blocks as shardnet_blocks
@@ -48,7 +49,7 @@ def ShardVGGNet(
     *,
     width: int | Sequence[int] = 128,
     share: str = "spatial",
-    blending: bool = True,
+    blending: bool | str = True,
     convs_per_block: int | Sequence[int] = (2, 2, 3, 3, 3),
     hidden_units: Sequence[int] | None = None,
     last_pool: bool | None = None,
@@ -68,7 +69,10 @@ def ShardVGGNet(
             shared.
         share: `"none"`, or `"spatial"`: one convolution in all places. It reads the image as well, which is padded with
             channels of zeros to `width`.
-        blending: bool, whether a 1x1 convolution mixes the channels before each pooling but the last block's.
+        blending: bool, whether a 1x1 convolution mixes the channels before each pooling but the last block's; or
+            `"permutation"`: in its place they are put in another order, so that the shared filters meet other channels
+            in each block. The paper has this idea and no figures for it, nor the order: even channels before odd ones
+            is ours. It stores nothing.
         convs_per_block: sequence, the number of 3x3 convolutions in every block; or an int for five equal blocks.
         hidden_units: sequence, widths of the hidden dense layers; `None` for the paper's: `(512, 512)` for up to 10
             classes, `(1024, 1024)` for up to 100, `(2048,)` for more.
@@ -80,16 +84,17 @@ def ShardVGGNet(
         **common: `keras_sharenets.models.CommonArguments`; images are 32x32x3 and classes 10 by default. Height and
             width may be `None` without the top and with `last_pool` given.
 
-    Its blending layers are `blend1`, `blend2` and so on.
+    Its blending layers are `blend1`, `blend2` and so on, its permutations `permutation1`, `permutation2` and so on.
 
     >>> model = ShardVGGNet(width=8, convs_per_block=(1, 1), input_shape=(8, 8, 3), num_classes=10)
     >>> model.get_layer("shared_spatial").count_params(), model.output_shape
     (584, (None, 10))
 
-    Reference: Jetley et al., "ShardNet: One filter set to rule them all", submission to ICLR 2020, section 4, tables 1
-    and 3.
+    Reference: Jetley et al., "ShardNet: One filter set to rule them all", submission to ICLR 2020, sections 3
+    and 4, tables 1 and 3.
     """
     _checks.one_of("share", share, ("none", "spatial"))
+    _checks.one_of("blending", blending, (False, True, "permutation"))
     _checks.rate("dropout_rate", dropout_rate)
     blocks = 5 if isinstance(convs_per_block, int) else len(convs_per_block)
     _checks.positive("len(convs_per_block)", blocks)
@@ -104,7 +109,9 @@ def ShardVGGNet(
     convolution = shardnet_blocks.convolutions(shared, conv_bias)
     for block, (block_width, count) in enumerate(zip(widths, counts, strict=True), start=1):
         x = shardnet_blocks.plain_convolutions(x, block_width, count, convolution, f"block{block}")
-        if blending and block < blocks:
+        if block < blocks and blending == "permutation":
+            x = StridedChannelShuffle(2, name=f"permutation{block}")(x)
+        elif block < blocks and blending:
             x = shardnet_blocks.blend(x, block_width, f"blend{block}", linear_bias)
         if block < blocks or last_pool:
             x = shardnet_blocks.pool(x, f"block{block}")
