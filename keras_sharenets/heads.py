@@ -152,6 +152,13 @@ def ends_of(graph: Graph) -> list[str | None]:
     return [_end(output, calls) for output in graph.outputs]
 
 
+def heads_of(graph: Graph) -> list[Head]:
+    """The head of each output of a network that is traced already."""
+    shapes = [output.shape for output in graph.outputs]
+    pairs = zip(ends_of(graph), shapes, strict=True)
+    return [head_of_end(end, shape[-1] if len(shape) > 1 else 1) for end, shape in pairs]
+
+
 def _end(tensor: Tensor, calls: dict[int, Call]) -> str | None:
     """The activation that gives a tensor."""
     if tensor.number not in calls:

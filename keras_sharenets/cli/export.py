@@ -157,7 +157,7 @@ def representative_images(folder: str, shape: Sequence[int], count: int) -> np.n
 def _fields(report: TFLiteReport | SavedModelReport | ONNXReport) -> str:
     """A report's fields, one a line."""
     lines = []
-    for name, value in dataclasses.asdict(report).items():
+    for name, value in ({"path": report.path} | dataclasses.asdict(report)).items():
         if isinstance(value, dict):
             value = precisions.tell(value)
         if isinstance(value, tuple):

@@ -43,13 +43,13 @@ __all__ = [
 # Names of earlier versions, which live in their modules alone now, with the names that they have there.
 _MOVED = {
     "BenchmarkReport": ("inspect.benchmark", "BenchmarkReport"),
-    "ExportMismatchError": ("export.verification", "ExportMismatchError"),
+    "ExportMismatchError": ("export.reference", "ExportMismatchError"),
     "OperatorTime": ("inspect.benchmark", "OperatorTime"),
     "SavedModelReport": ("export.saved_model", "SavedModelReport"),
     "SizeReport": ("inspect.size_report", "SizeReport"),
     "TFLiteReport": ("export.tflite", "TFLiteReport"),
     "UnsupportedLayerError": ("graph.rules", "UnsupportedLayerError"),
-    "inference_form": ("export.verification", "inference_model"),
+    "inference_form": ("export.saved_model", "inference_model"),
     "open_tflite": ("inspect.file", "open_tflite"),
     "operator_times": ("inspect.benchmark", "operator_times"),
     "read_labels": ("inspect.file", "read_labels"),

@@ -86,29 +86,31 @@ def measure(model: keras.Model, folder: pathlib.Path, dataset: Dataset) -> FileC
     """
     if not writes_files():
         return FileCosts()
-    from keras_sharenets import mobile
-    from keras_sharenets.mobile.export import conversion
-    from keras_sharenets.mobile.export.reference import lower_model
-    from keras_sharenets.mobile.export.verification import ExportMismatchError
+    from keras_sharenets.mobile.export import conversion, metadata
+    from keras_sharenets.mobile.export.reference import ExportMismatchError, lower_model
+    from keras_sharenets.mobile.export.verification import check_model, verify_file
 
-    images, sizes = _representative_data(dataset, model.input_shape[1:]), {}
-    for name, quantization in (("float32", None), ("int8", "int8")):
-        try:
-            if quantization == "int8":
-                lowered = lower_model(model)
-                _check_that_it_runs(conversion.convert(lowered, quantization="int8", representative_data=(images,)))
-            report = mobile.export_tflite(
-                model,
-                folder / f"{name}.tflite",
+    images, contents = (_representative_data(dataset, model.input_shape[1:]),), {}
+    try:
+        check_model(model)
+        lowered = lower_model(model)
+        for name in ("float32", "int8"):
+            graphs, quantization = [], None if name == "float32" else name
+            contents[name] = conversion.convert(
+                lowered,
                 quantization=quantization,
                 representative_data=images,
-                class_names=dataset.class_names,
+                on_graph=graphs.append,
+                finish=lambda data: metadata.write_labels(data, dataset.class_names),
             )
-        except (ExportMismatchError, ValueError) as error:
-            raise keras_tuner.errors.FailedTrialError(str(error)) from None
-        sizes[name] = report.file_bytes
-    (latency,) = latencies([(folder / "int8.tflite").read_bytes()])
-    return FileCosts(sizes["int8"], latency, sizes["float32"])
+            if quantization == "int8":
+                _check_that_it_runs(contents[name])
+            verify_file(contents[name], lowered, graphs[-1], quantization=quantization, representative_data=images)
+            files.write_bytes(folder / f"{name}.tflite", contents[name])
+    except (ExportMismatchError, ValueError) as error:
+        raise keras_tuner.errors.FailedTrialError(str(error)) from None
+    (latency,) = latencies([contents["int8"]])
+    return FileCosts(len(contents["int8"]), latency, len(contents["float32"]))
 
 
 # What LiteRT does not like in a file of integers can end its process. It must not be that of the search.

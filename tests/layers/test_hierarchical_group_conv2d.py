@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import keras_sharenets as ksn
 from keras_sharenets.layers import HierarchicalGroupConv2D, InterleavedGroupConv2D, SplitGroupConv2D
-from keras_sharenets.mobile.export.verification import inference_model
+from keras_sharenets.mobile.export.saved_model import inference_model
 
 LAYERS = [HierarchicalGroupConv2D, SplitGroupConv2D]
 both = pytest.mark.parametrize("layer_class", LAYERS, ids=lambda layer_class: layer_class.__name__)

@@ -5,7 +5,7 @@ from harness import assert_close, check_layer, outputs_and_gradients, outputs_of
 
 import keras_sharenets as ksn
 from keras_sharenets.layers import InterleavedGroupConv2D
-from keras_sharenets.mobile.export.verification import inference_model
+from keras_sharenets.mobile.export.saved_model import inference_model
 
 FORMS = ["composed", "multiplied", "factored"]
 # Channels, branches, filters: one path, nearly one path, both with a last convolution that widens.

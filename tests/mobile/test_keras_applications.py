@@ -6,7 +6,7 @@ from mobile_networks import convert
 from test_random_networks import converted_by_tensorflow, relative, scores_of
 
 from keras_sharenets.mobile.export.reference import check_layers, keras_scores, lower_model
-from keras_sharenets.mobile.export.verification import synthetic_images
+from keras_sharenets.mobile.export.representative_data import synthetic_images
 
 # The smallest images that each takes.
 SIDES = {

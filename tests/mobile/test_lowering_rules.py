@@ -19,13 +19,13 @@ import keras_sharenets as ksn
 from keras_sharenets.mobile import export_tflite
 from keras_sharenets.mobile.export.reference import (
     TOLERANCE,
+    ExportMismatchError,
     LayerMismatchError,
     check_graph,
     check_layers,
     lower_model,
     results_of,
 )
-from keras_sharenets.mobile.export.verification import ExportMismatchError
 from keras_sharenets.mobile.graph import passes
 from keras_sharenets.mobile.graph.inference_graph import run
 from keras_sharenets.mobile.graph.lowering import lower

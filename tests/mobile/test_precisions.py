@@ -11,7 +11,7 @@ from mobile_networks import NAMES, convert
 from keras_sharenets import precisions
 from keras_sharenets.mobile import export_tflite, predict_tflite
 from keras_sharenets.mobile.export import edge_quantizer
-from keras_sharenets.mobile.export.verification import ExportMismatchError
+from keras_sharenets.mobile.export.reference import ExportMismatchError
 from keras_sharenets.mobile.graph.rounding_error import kernel_rounding_error
 from keras_sharenets.mobile.inspect.file import read_labels
 

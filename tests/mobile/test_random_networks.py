@@ -8,8 +8,7 @@ from random_networks import images, random_network
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from keras_sharenets.mobile import export_tflite, predict_tflite
-from keras_sharenets.mobile.export.reference import keras_scores, lower_model
-from keras_sharenets.mobile.export.verification import ExportMismatchError, run_keras
+from keras_sharenets.mobile.export.reference import ExportMismatchError, keras_scores, lower_model, run_keras
 from keras_sharenets.mobile.inspect import file
 
 # Beside TensorFlow's own error, a step of 255 of the scores may be rounded the other way.

@@ -7,7 +7,7 @@ import tensorflow as tf
 from random_topologies import random_topology
 
 from keras_sharenets.mobile import export_tflite
-from keras_sharenets.mobile.export.verification import ExportMismatchError, run_model
+from keras_sharenets.mobile.export.reference import ExportMismatchError, run_model
 from keras_sharenets.mobile.inspect import file
 
 

@@ -12,7 +12,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from keras_sharenets.images import read_image
 from keras_sharenets.mobile import export_saved_model
 from keras_sharenets.mobile.export import saved_model
-from keras_sharenets.mobile.export.verification import ExportMismatchError
+from keras_sharenets.mobile.export.reference import ExportMismatchError
 
 
 def encode(image, kind):

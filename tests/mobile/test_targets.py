@@ -11,7 +11,7 @@ import keras_sharenets as ksn
 from keras_sharenets.analysis.randomization import randomize_batchnorm
 from keras_sharenets.mobile import describe_tflite, export_tflite
 from keras_sharenets.mobile.export.conversion import npu_bytes
-from keras_sharenets.mobile.export.verification import synthetic_images
+from keras_sharenets.mobile.export.representative_data import synthetic_images
 from keras_sharenets.mobile.inspect import file
 from keras_sharenets.mobile.inspect.arena import read_plan
 from keras_sharenets.targets import TARGETS, choose

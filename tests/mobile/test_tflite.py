@@ -9,8 +9,7 @@ from mobile_networks import NAMES, small_network, train, with_noise
 
 from keras_sharenets.mobile import export_tflite, predict_tflite
 from keras_sharenets.mobile.export import conversion
-from keras_sharenets.mobile.export.reference import lower_model
-from keras_sharenets.mobile.export.verification import ExportMismatchError
+from keras_sharenets.mobile.export.reference import ExportMismatchError, lower_model
 from keras_sharenets.mobile.graph.inference_graph import Constant
 from keras_sharenets.mobile.inspect.file import read_labels
 

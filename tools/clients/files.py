@@ -18,7 +18,8 @@ import numpy as np
 import keras_sharenets as ksn
 from keras_sharenets import files, mobile
 from keras_sharenets.analysis.randomization import randomize_batchnorm
-from keras_sharenets.mobile.export.verification import run_keras, synthetic_images
+from keras_sharenets.mobile.export.reference import run_keras
+from keras_sharenets.mobile.export.representative_data import synthetic_images
 
 ROOT = pathlib.Path(__file__).parents[2]
 # A trained network where the checkout has one of the family, else arguments for one with statistics as after training.

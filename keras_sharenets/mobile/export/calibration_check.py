@@ -18,8 +18,8 @@ from keras_sharenets import layers as ours
 from keras_sharenets import precisions
 from keras_sharenets.analysis.graph import Call, Graph, trace
 from keras_sharenets.heads import end_of
-from keras_sharenets.mobile.export import verification
-from keras_sharenets.mobile.export.reference import keras_calls
+from keras_sharenets.mobile.export.reference import keras_calls, run_keras
+from keras_sharenets.mobile.export.representative_data import spread, synthetic_images
 
 _IMAGES, _BATCH = 32, 8
 _NORMALIZATIONS = 3
@@ -81,7 +81,7 @@ def doubts(model: keras.Model, images: np.ndarray, graph: Graph | None = None) -
     if all(np.array_equal(image, images[0]) for image in images[1:]):
         count = f"{len(images)} times the same image" if len(images) > 1 else "a single image"
         found.append(Doubt(f"is {count}: other images have values outside the ranges that are measured on it."))
-    chosen = verification.spread(images, _IMAGES).astype("float32")
+    chosen = spread(images, _IMAGES).astype("float32")
     graph = graph or trace(model)
     beginning = _beginning(graph)
     values = f"has values from {low:g} to {high:g}"
@@ -264,9 +264,7 @@ def _constant_scores(model: keras.Model, graph: Graph, images: np.ndarray) -> bo
     biases = [np.asarray(weight) for weight in model.trainable_weights if len(weight.shape) == 1]
     if len(images) < _FEW or len(graph.outputs) > 1 or not any(bias.any() for bias in biases):
         return False
-    given, other = (
-        verification.run_keras(model, each) for each in (images, verification.synthetic_images(images.shape[1:]))
-    )
+    given, other = (run_keras(model, each) for each in (images, synthetic_images(images.shape[1:])))
     if end_of(graph):
         scores = np.log(np.maximum(other, np.finfo("float32").tiny))
     else:

@@ -9,10 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import keras
+
 from keras_sharenets import _checks, precisions
+from keras_sharenets.analysis.graph import Graph
 from keras_sharenets.heads import ends_of
 from keras_sharenets.layers import FakeQuantize
 from keras_sharenets.mobile.export import edge_quantizer, memory_plan, reference
+from keras_sharenets.mobile.export.representative_data import checked_inputs
 from keras_sharenets.mobile.graph import group_chains, passes
 from keras_sharenets.mobile.graph.inference_graph import InferenceGraph
 from keras_sharenets.mobile.graph.lowering import lower_calls
@@ -36,13 +40,12 @@ def output_name(end: str | None) -> str:
     return "probabilities" if end else "scores"
 
 
-def signature_of(lowered: reference.LoweredModel) -> Signature:
-    """What a file of a network calls its inputs and outputs.
+def signature_of(model: keras.Model, traced: Graph) -> Signature:
+    """What a file of a model, traced, calls its inputs and outputs.
 
     One input of images is `images`, and one output [`output_name`]. Else inputs have their names in Keras, and outputs
     their keys where the network gives a dict, or the names of the layers that give them; what is taken gets a number.
     """
-    traced, model = lowered.traced, lowered.model
     ends = ends_of(traced)
     layers = {tensor.number: call.operation.name for call in traced.calls for tensor in call.outputs}
     inputs = [tensor.name for tensor in model.inputs]
@@ -123,8 +126,8 @@ def convert(
             that nothing is measured on.
     """
     traced = lowered.traced
-    names = signature_of(lowered)
-    checked = reference.checked_inputs(representative_data, reference.input_shapes(traced))
+    names = signature_of(lowered.model, traced)
+    checked = checked_inputs(representative_data, reference.input_shapes(traced))
     reference.check_layers(lowered, checked)
     # Fake quantization rounds in Keras, and is no part of the graph.
     rounds = any(isinstance(call.operation, FakeQuantize) for call in traced.calls)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_sharenets.mobile.export.verification import ExportMismatchError
+from keras_sharenets.mobile.export.reference import ExportMismatchError
 from keras_sharenets.mobile.graph.inference_graph import InferenceGraph, Operation
 from keras_sharenets.mobile.inspect import file
 from keras_sharenets.mobile.writer.flatbuffer import compacted

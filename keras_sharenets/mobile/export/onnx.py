@@ -20,10 +20,11 @@ import keras
 import numpy as np
 
 from keras_sharenets import _checks, files
+from keras_sharenets.analysis.graph import trace
 from keras_sharenets.mobile.export import conversion, reference, verification
-from keras_sharenets.mobile.export.representative_data import gather_inputs
+from keras_sharenets.mobile.export.reference import ExportMismatchError
+from keras_sharenets.mobile.export.representative_data import gather_inputs, verification_inputs
 from keras_sharenets.mobile.export.tflite import export_tflite
-from keras_sharenets.mobile.export.verification import ExportMismatchError
 
 # The newest that ONNX Runtime and tf2onnx both have had for years.
 _OPSET = 18
@@ -94,7 +95,7 @@ def export_onnx(
         raise ValueError(f"`path` (={str(path)!r}) is a folder, and must be a file.")
     given = None
     if representative_data is not None:
-        names = conversion.signature_of(reference.lower_model(model)).inputs
+        names = conversion.signature_of(model, trace(model)).inputs
         given = gather_inputs("representative_data", representative_data, dict(zip(names, shapes, strict=True)))
     with tempfile.TemporaryDirectory() as folder:
         source = pathlib.Path(folder) / "net.tflite"
@@ -107,10 +108,10 @@ def export_onnx(
             raise ExportMismatchError(f"tf2onnx does not translate this network: {error}") from error
     if class_names is not None:
         program.metadata_props.add(key="class_names", value=json.dumps(list(class_names)))
-    inputs, verified_on = verification.verification_inputs(given, shapes)
+    inputs, verified_on = verification_inputs(given, shapes)
     if len(inputs[0]) == 1:  # Several are run together.
         inputs = tuple(np.repeat(array, 2, axis=0) for array in inputs)
-    expected = verification.run_model(model, inputs)
+    expected = reference.run_model(model, inputs)
     scale = max(1.0, *(float(np.abs(result).max()) for result in expected))
     limit = max(_TOLERANCE * scale, _FACTOR * written.largest_difference)
     opened = onnx.ModelProto.FromString(program.SerializeToString())

@@ -17,7 +17,6 @@ import numpy as np
 from keras_sharenets import layers as ours
 from keras_sharenets._types import Shape
 from keras_sharenets.analysis.graph import Call, Graph, Tensor, trace
-from keras_sharenets.mobile.export.verification import ExportMismatchError, run_model, spread, synthetic_inputs
 from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES, Constant, InferenceGraph, compute, run_all
 from keras_sharenets.mobile.graph.lowering import LoweredCall, lower_calls
 from keras_sharenets.mobile.graph.rules import UnsupportedLayerError, article, call_keras
@@ -35,8 +34,11 @@ _BITS = 22
 _ROUNDING = 1e-3
 # Beyond this score a softmax or sigmoid is 0 or 1 in all but its last digits.
 _SATURATED = 8
-# Calibration images that a graph is checked on, and as many others.
-_IMAGES, _BATCH = 8, 32
+_BATCH = 32
+
+
+class ExportMismatchError(RuntimeError):
+    """An exported file does not compute what its Keras model computes. No file is left."""
 
 
 class LayerMismatchError(ExportMismatchError, UnsupportedLayerError):
@@ -67,24 +69,6 @@ def lower_model(model: keras.Model) -> LoweredModel:
     """
     traced = trace(model)
     return LoweredModel(model, traced, *lower_calls(traced))
-
-
-def fresh_inputs(representative_data: Arrays | None, shapes: Sequence[Shape], *, count: int) -> Arrays:
-    """Seeded inputs that nothing was measured on, in the range of those that are given, or from 0 to 255."""
-    inputs = tuple(array.astype("float32") for array in synthetic_inputs(shapes, count=count, seed=1))
-    if representative_data is None:
-        return inputs
-    limits = [(float(given.min()), float(given.max())) for given in representative_data]
-    return tuple(low + array * ((high - low) / 255) for array, (low, high) in zip(inputs, limits, strict=True))
-
-
-def checked_inputs(representative_data: Arrays | None, shapes: Sequence[Shape]) -> Arrays:
-    """Some of the given inputs and as many fresh ones, which a graph is checked on."""
-    fresh = fresh_inputs(representative_data, shapes, count=_IMAGES)
-    if representative_data is None:
-        return fresh
-    given = [spread(array, _IMAGES).astype("float32") for array in representative_data]
-    return tuple(map(np.concatenate, zip(given, fresh, strict=True)))
 
 
 def input_shapes(traced: Graph) -> list[Shape]:
@@ -199,6 +183,36 @@ def _unsaturated_error(lowered, inputs, values):
     smaller = [x * (_SATURATED / float(scores)) for x in inputs]
     (expected,) = call_keras(lowered.call, smaller)
     return _error(_run_lowered(lowered, smaller)[lowered.outputs[0].number], expected)
+
+
+def run_keras(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """As [`run_model`], of a model with one input and one output."""
+    (outputs,) = run_model(model, (images,))
+    return outputs
+
+
+def run_model(model: keras.Model, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Each output of a Keras model on an array `(n, ...)` for each of its inputs, in inference mode.
+
+    Raises:
+        ValueError: they are not all finite.
+    """
+    size, count = model.inputs[0].shape[0] or _BATCH, len(inputs[0])
+    if model.inputs[0].shape[0]:  # It takes so many examples and no fewer: the last one is repeated.
+        inputs = [np.concatenate([array, np.repeat(array[-1:], -count % size, axis=0)]) for array in inputs]
+    inputs = [array.astype(np.float32) for array in inputs]
+    batches = [[array[start : start + size] for array in inputs] for start in range(0, count, size)]
+    results = [keras.tree.flatten(model(_packed(model, batch), training=False)) for batch in batches]
+    outputs = tuple(np.concatenate(list(map(np.asarray, parts)))[:count] for parts in zip(*results, strict=True))
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise ValueError("`model` gives numbers that are not finite: it cannot be verified.")
+    return outputs
+
+
+def _packed(model, arrays):
+    """Arrays as the model takes its inputs: alone, or in the lists and dicts that it was made with."""
+    sequential = isinstance(model, keras.Sequential)
+    return arrays[0] if sequential else keras.tree.pack_sequence_as(model.input, list(arrays))
 
 
 def results_of(network: LoweredModel | InferenceGraph, inputs: Arrays) -> Results:

@@ -1,8 +1,9 @@
-"""The images that a user gives to calibrate and to compare with: taken from whatever holds them, as arrays."""
+"""The images that a file is calibrated and verified on: those that a user gives, as arrays, and synthetic ones."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,11 @@ from keras_sharenets._types import Shape
 
 # Where a source of batches is left, which may be endless: a few hundred images are enough to measure ranges.
 MOST_IMAGES = 1000
+# Enough to see a wrong file, few enough to run one by one in a moment.
+VERIFICATION_IMAGES = 64
+SYNTHETIC_IMAGES = 16
+# Calibration images that a graph is checked on before anything is quantized, and as many others.
+_CHECKED = 8
 
 
 def gather_inputs(name: str, data: Any, shapes: dict[str, Shape]) -> tuple[np.ndarray, ...]:
@@ -169,3 +175,75 @@ def _image_batch(name: str, part: Any, shape: Shape) -> np.ndarray:
     if not np.isfinite(values).all():
         raise ValueError(f"`{name}` holds numbers that are not finite.")
     return values
+
+
+def verification_inputs(
+    data: Sequence[np.ndarray] | None, shapes: Sequence[Shape], *, count: int = VERIFICATION_IMAGES
+) -> tuple[tuple[np.ndarray, ...], str]:
+    """The examples that an export is verified on, up to `count` evenly spread over `data`, and what to call them.
+
+    Returns:
+        `(inputs, description)`, an array `(n, ...)` for each input; synthetic ones if `data` is `None`.
+    """
+    kind = "image" if all(len(shape) == 3 for shape in shapes) else "example"
+    if data is None:
+        inputs = synthetic_inputs(shapes, count=SYNTHETIC_IMAGES)
+        return inputs, f"{len(inputs[0])} synthetic {kind}s"
+    inputs = tuple(spread(array, count) for array in data)
+    return inputs, f"{len(inputs[0])} given {kind}{'s' if len(inputs[0]) > 1 else ''}"
+
+
+def spread(images: np.ndarray, count: int) -> np.ndarray:
+    """Up to `count` of the images, evenly spread from the first to the last."""
+    return images[np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)]
+
+
+def fresh_inputs(
+    representative_data: tuple[np.ndarray, ...] | None, shapes: Sequence[Shape], *, count: int
+) -> tuple[np.ndarray, ...]:
+    """Seeded inputs that nothing was measured on, in the range of those that are given, or from 0 to 255."""
+    inputs = tuple(array.astype("float32") for array in synthetic_inputs(shapes, count=count, seed=1))
+    if representative_data is None:
+        return inputs
+    limits = [(float(given.min()), float(given.max())) for given in representative_data]
+    return tuple(low + array * ((high - low) / 255) for array, (low, high) in zip(inputs, limits, strict=True))
+
+
+def checked_inputs(
+    representative_data: tuple[np.ndarray, ...] | None, shapes: Sequence[Shape]
+) -> tuple[np.ndarray, ...]:
+    """Some of the given inputs and as many fresh ones, which a graph is checked on."""
+    fresh = fresh_inputs(representative_data, shapes, count=_CHECKED)
+    if representative_data is None:
+        return fresh
+    given = [spread(array, _CHECKED).astype("float32") for array in representative_data]
+    return tuple(map(np.concatenate, zip(given, fresh, strict=True)))
+
+
+def synthetic_inputs(shapes: Sequence[Shape], *, count: int, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Seeded examples for each input: [`synthetic_images`], and of other shapes numbers of the same range."""
+    arrays = []
+    for place, shape in enumerate(shapes):
+        if len(shape) == 3:
+            arrays.append(synthetic_images(shape, count=count, seed=seed + 100 * place))
+        else:
+            random = np.random.default_rng(seed + 100 * place)
+            arrays.append(random.integers(0, 256, (count, *shape)).astype("uint8"))
+    return tuple(arrays)
+
+
+def synthetic_images(shape: tuple[int, int, int], *, count: int = SYNTHETIC_IMAGES, seed: int = 0) -> np.ndarray:
+    """Seeded images for where no real ones are given: smooth blobs with noise, whole pixel values from 0 to 255.
+
+    Smooth, because a network's scores hardly differ from one image of plain noise to the next.
+    """
+    height, width, channels = shape
+    random = np.random.default_rng(seed)
+    rows, columns = np.linspace(0, 1, height)[:, None, None], np.linspace(0, 1, width)[None, :, None]
+    images = []
+    for _ in range(count):
+        row_waves, column_waves, phases = random.uniform(-2, 2, (3, channels))
+        waves = np.sin(2 * np.pi * (row_waves * rows + column_waves * columns + phases))
+        noise = random.normal(0, 16, shape)
+        images.append(np.clip(127.5 + 100 * waves + noise, 0, 255).round())
+    return np.stack(images).astype(np.uint8)

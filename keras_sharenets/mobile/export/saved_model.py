@@ -19,12 +19,14 @@ import PIL.Image
 import tensorflow as tf
 
 from keras_sharenets import _checks, files
+from keras_sharenets.analysis.graph import calls
 from keras_sharenets.heads import SIGMOID, THRESHOLD, Head, final_activation, head_of, head_of_end
+from keras_sharenets.layers.quantized_kernels import inner
 from keras_sharenets.mobile.export import calibration_check, verification
 from keras_sharenets.mobile.export.conversion import output_name
 from keras_sharenets.mobile.export.decoding import decode
-from keras_sharenets.mobile.export.representative_data import gather_images
-from keras_sharenets.mobile.export.verification import ExportMismatchError
+from keras_sharenets.mobile.export.reference import ExportMismatchError, run_keras
+from keras_sharenets.mobile.export.representative_data import gather_images, verification_inputs
 
 # A server runs the graph that Keras runs; only the order of some additions may differ.
 _TOLERANCE = 1e-4
@@ -113,7 +115,8 @@ def export_saved_model(
     if representative_data is not None:
         representative_data = gather_images("representative_data", representative_data, shape)
         calibration_check.check_images(model, representative_data, quantization=None)
-    images, verified_on = verification.verification_images(representative_data, shape)
+    given = None if representative_data is None else (representative_data,)
+    (images,), verified_on = verification_inputs(given, [shape])
     with tempfile.TemporaryDirectory() as parent:
         folder = pathlib.Path(parent) / "model"
         _write(model, head, folder, names, shape)
@@ -177,7 +180,7 @@ def _verify(model, head, folder, names, images):
     }
     differences = []
     for signature, (inputs, given) in runs.items():
-        expected = verification.run_keras(model, given)
+        expected = run_keras(model, given)
         limit = _TOLERANCE * max(1, np.abs(expected).max())
         results = loaded.signatures[signature](**inputs)
         outputs = results[output_name(final_activation(model))].numpy()
@@ -239,6 +242,45 @@ def open_saved_model(path: str | os.PathLike) -> ServedClassifier:
         return names, head_of_end(end, outputs.shape[-1]), outputs
 
     return ServedClassifier(shape, classify)
+
+
+def inference_model(model: keras.Model) -> keras.Model:
+    """A copy of a network in which every layer that can choose runs the way that inference runtimes run fastest.
+
+    Training folds repeated filters into the batch, because that is fast under XLA. Inference runtimes run native
+    grouped convolutions faster, and their files show the groups. A layer's `inference_implementation` names its choice.
+
+    Args:
+        model: functional or sequential `keras.Model`, built. It is not changed.
+
+    Returns:
+        A new model with copies of the weights, layers shared as before, and the same outputs.
+
+    Raises:
+        ValueError: the model is neither functional nor sequential.
+
+    >>> import keras_sharenets as ksn
+    >>> model = ksn.create_model("hscnet_m32_g4_r2_b1_a2", input_shape=(16, 16, 3))
+    >>> inference_model(model).get_layer("stage1_module1_convolution").spatial.implementation
+    'grouped'
+    """
+    calls(model)  # Raises an error for what cannot be copied call by call.
+    copies = {}
+
+    def copy_of(layer):
+        """One copy of a layer, however often and wherever it is used."""
+        if id(layer) not in copies:
+            copies[id(layer)] = layer, layer.__class__.from_config(layer.get_config())
+        return copies[id(layer)][1]
+
+    copy = keras.models.clone_model(model, clone_function=copy_of, recursive=True)
+    for layer, its_copy in copies.values():
+        its_copy.set_weights(layer.get_weights())
+    for call in calls(copy):
+        layer = inner(call.operation)
+        if hasattr(layer, "inference_implementation"):
+            layer.implementation = layer.inference_implementation
+    return copy
 
 
 def _png(image):

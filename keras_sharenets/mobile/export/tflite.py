@@ -11,48 +11,19 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_sharenets import _checks, files, precisions, targets
 from keras_sharenets.analysis.profile import profile_graph
-from keras_sharenets.heads import ends_of, head_of_end
-from keras_sharenets.mobile.export import (
-    calibration_check,
-    conversion,
-    edge_quantizer,
-    metadata,
-    reference,
-    verification,
-)
+from keras_sharenets.heads import heads_of
+from keras_sharenets.mobile.export import calibration_check, conversion, metadata, reference
 from keras_sharenets.mobile.export.representative_data import gather_inputs
-from keras_sharenets.mobile.export.verification import ExportMismatchError
-from keras_sharenets.mobile.graph.inference_graph import FLOAT, InferenceGraph
-from keras_sharenets.mobile.graph.quantization import QuantizedGraph
-from keras_sharenets.mobile.graph.rounding_error import kernel_rounding_error, rounding_error
+from keras_sharenets.mobile.export.verification import Agreement, check_model, verify_file
 from keras_sharenets.mobile.inspect import arena, file
 
-# An integer file may also have so many times the error that its bits make by themselves, and one step of its scores.
-# Right files of all families had 0.92 to 1.14 times that error.
-_ROUNDING_FACTOR = 1.5
-# And one with kernels or layers in float no less than a float file.
-_LEAST_BOUND = 1e-4
-# What to say of a share of equal answers, from the best down.
-_AGREEMENTS = (
-    (0.98, "which is good"),
-    (0.9, "which is fair: measure the accuracy of the file"),
-    (0.0, "which is poor: calibrate with more images like those of training, or train with `quantize_aware`"),
-)
-_SAYS_THE_SAME = (
-    "nothing can be seen, since the network says nearly the same of every image: train it, or if it is trained, see"
-    " that the images are such as it was trained on"
-)
-# Images that nothing is measured on, to verify a file with.
-_FRESH = 16
 
-
-@dataclasses.dataclass(frozen=True)
-class TFLiteReport:
-    """What `export_tflite` wrote, and how it was verified.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TFLiteReport(Agreement):
+    """What `export_tflite` wrote, and how it was verified: it has the attributes of an [`Agreement`] too.
 
     Attributes:
         path: the file.
@@ -63,24 +34,8 @@ class TFLiteReport:
         stored_weight_bytes: what these parameters take at the file's precision: in kernels 4 (float32), 2 (float16), 1
             (int8, int16) or 0.5 (int4) bytes each, in vectors such as biases 4, but 2 (float16) or 8 (int16).
         file_weight_bytes: what the constants in the file really take.
-        largest_difference: the largest difference between an output of the file and of Keras.
-        score_error: length of the difference of all scores, as a share of the length of Keras' scores. Scores are the
-            numbers before a final softmax or sigmoid, else the outputs. Of several outputs the one counts that comes
-            nearest to its bound.
-        top1_agreement: share of the images of which file and Keras say the same: the class that comes first, the side
-            of 0.5 of one sigmoid, all labels of several; of the pixels if the output is a map; of several outputs the
-            smallest; `None` for one number that is no probability.
-        verified_on: number and kind of these images.
         classes: number of classes; 0 where there are several outputs.
-        score_error_bound: the largest `score_error` with which the file would have been written. For `"int8"` it comes
-            from the bits: 1.5 times the error that rounding every kernel and value makes in float, and one step of the
-            scores; so it does where AI Edge Quantizer has made the file. In the float modes it is 1e-4 or 1e-2, or, in
-            a network that carries every difference on, twice what rounding its kernels makes, if that is more.
-        worst_layer: for `"int8"`, the layer that loses most when it alone is rounded; else `None`.
-        worst_layer_error: what that layer loses, as a share of the length of its output.
         input_type, output_type: types of the numbers that the file takes and gives.
-        score_variation: how far Keras' scores differ from one image to the next, as a share of their length. A network
-            that says nearly the same of every image is warned of: nothing can be seen from its agreement.
         fallback_layers: paths of the layers that have no lowering rule and came in as the operators that TensorFlow's
             converter makes of each alone. They compute in float in every file, and share no constants between calls
             but equal ones.
@@ -96,17 +51,9 @@ class TFLiteReport:
     stored_parameters: int
     stored_weight_bytes: int
     file_weight_bytes: int
-    largest_difference: float
-    score_error: float
-    top1_agreement: float | None
-    verified_on: str
     classes: int
-    score_error_bound: float | None = None
-    worst_layer: str | None = None
-    worst_layer_error: float | None = None
     input_type: str = "float32"
     output_type: str = "float32"
-    score_variation: float | None = None
     fallback_layers: tuple[str, ...] = ()
     arena_bytes: int = 0
 
@@ -115,7 +62,7 @@ class TFLiteReport:
         lines = [
             f"{self.path}: {kind}, {self.file_bytes:,} bytes for {self.stored_parameters:,} stored parameters, takes"
             f" {self.input_type}, gives {self.output_type}",
-            f"compared with Keras on {self.verified_on}: {self._agreement_in_words()}",
+            f"compared with Keras on {self.verified_on}: {self.in_words}",
         ]
         if self.score_error_bound is not None:
             error, bound = f"{self.score_error:.2g} of their length", f"{self.score_error_bound:.2g}"
@@ -126,14 +73,6 @@ class TFLiteReport:
             names = ", ".join(f"'{name}'" for name in self.fallback_layers)
             lines.append(f"no lowering rule, so in float as TensorFlow's converter writes it: {names}")
         return "\n".join(lines)
-
-    def _agreement_in_words(self) -> str:
-        if self.score_variation is not None and self.score_variation <= self.score_error:
-            return _SAYS_THE_SAME
-        if self.top1_agreement is None:
-            return f"outputs differ by up to {self.largest_difference:.2g}"
-        share = f"the same answer for {self.top1_agreement:.1%}"
-        return f"{share}, {next(words for least, words in _AGREEMENTS if self.top1_agreement >= least)}"
 
     @property
     def repetition(self) -> float:
@@ -227,11 +166,10 @@ def export_tflite(
         _checks.positive("max_bytes", max_bytes)
     ends = conversion.end_types(quantization, input_type, output_type)
     _checks.tensorflow_backend("Export", "load and export it there")
-    shapes, results = verification.check_model(model)
+    shapes, _ = check_model(model)
     lowered = reference.lower_model(model)
     precisions.check_layers(quantization, (operation.name for operation in lowered.graph.operations))
-    ends_in = ends_of(lowered.traced)
-    heads = [head_of_end(end, result[-1] if result else 1) for end, result in zip(ends_in, results, strict=True)]
+    heads = heads_of(lowered.traced)
     if class_names is not None:
         if len(heads) > 1:
             raise ValueError(f"`class_names` are for a network with one output; `model` has {len(heads)}.")
@@ -240,7 +178,7 @@ def export_tflite(
         told = precisions.tell(quantization)
         raise ValueError(f"`quantization` (={told!r}) needs `representative_data`: images to measure the ranges on.")
     if representative_data is not None:
-        named = dict(zip(conversion.signature_of(lowered).inputs, shapes, strict=True))
+        named = dict(zip(conversion.signature_of(model, lowered.traced).inputs, shapes, strict=True))
         representative_data = gather_inputs("representative_data", representative_data, named)
         if [len(shape) for shape in shapes] == [3]:
             (images,) = representative_data
@@ -263,27 +201,15 @@ def export_tflite(
         on_graph=graphs.append,
         finish=described,
     )
-    limited = representative_data
-    if representative_data is not None:
-        count = min(precision.verification_images for precision in precisions.of_file(quantization))
-        limited = tuple(verification.spread(array, count) for array in representative_data)
-    inputs, verified_on = verification.verification_inputs(limited, shapes)
     graph = graphs[-1] if graphs else None
-    tolerance = max(precision.tolerance for precision in precisions.of_file(quantization))
-    agreement, limits = _verify(lowered, heads, data, graph, inputs, most=tolerance, quantization=quantization)
-    # Images that an integer file was not calibrated with may have values outside its ranges, which it clips as it must.
-    most = math.inf if precisions.has_integers(quantization) else tolerance
-    fresh = reference.fresh_inputs(representative_data, shapes, count=_FRESH)
-    _verify(lowered, heads, data, graph, fresh, most=most, quantization=quantization)
+    agreement = verify_file(data, lowered, graph, quantization=quantization, representative_data=representative_data)
     unruled = tuple(
         each.call.path for each in lowered.calls if any(step.kind == "converted" for step in each.operations)
     )
-    in_float = any(step.kind in FLOAT for step in lowered.graph.operations)
-    constants = _check_constants(data, None if in_float else quantization)
-    stored = profile_graph(lowered.traced, name=model.name).stored_parameters
+    contents, stored = file.parse(data), profile_graph(lowered.traced, name=model.name).stored_parameters
     files.write_bytes(path, data)
     if not agreement.tells:
-        warnings.warn(f"On {verified_on}, {_SAYS_THE_SAME}.", stacklevel=2)
+        warnings.warn(f"On {agreement.verified_on}, {agreement.in_words}.", stacklevel=2)
     return TFLiteReport(
         path=str(path),
         quantization=quantization,
@@ -291,28 +217,14 @@ def export_tflite(
         file_bytes=len(data),
         stored_parameters=stored,
         stored_weight_bytes=_weight_bytes(lowered, stored, quantization),
-        file_weight_bytes=constants,
-        verified_on=verified_on,
+        file_weight_bytes=sum(file.constant_bytes(contents).values()),
         classes=heads[0].classes if len(heads) == 1 else 0,
         input_type=ends[0],
         output_type=ends[1],
         fallback_layers=unruled,
-        arena_bytes=arena.arena_bytes(file.parse(data)),
+        arena_bytes=arena.arena_bytes(contents),
         **dataclasses.asdict(agreement),
-        **limits,
     )
-
-
-def _check_constants(data, quantization):
-    """The bytes of all constants; raises if one is there twice, or something stayed in float in a file of integers."""
-    contents = file.parse(data)
-    repeated, floats = file.repeated_bytes(contents), file.tensor_types(contents) - {"int8", "int32"}
-    if repeated:
-        raise ExportMismatchError(f"{repeated} bytes of constants are in the converted file twice; it was not written.")
-    if quantization == "int8" and floats:
-        names = ", ".join(sorted(floats))
-        raise ExportMismatchError(f"Some values of the converted file stayed in {names}; it was not written.")
-    return sum(file.constant_bytes(contents).values())
 
 
 def _weight_bytes(lowered, parameters, quantization):
@@ -325,71 +237,3 @@ def _weight_bytes(lowered, parameters, quantization):
     vector_bytes = max(precision.vector_bytes for precision in precisions.of_file(quantization))
     in_kernels = sum(math.ceil(size * precision.kernel_bytes) for size, precision in sizes.values())
     return in_kernels + (parameters - sum(size for size, _ in sizes.values())) * vector_bytes
-
-
-def _verify(lowered, heads, data, graph, inputs, *, most, quantization):
-    """Runs the file and compares it with Keras; an `ExportMismatchError` if it is wrong.
-
-    Its scores may differ by `most`, or less if that is more than the bits of integers explain, or more if the bits that
-    a float file has do.
-
-    Returns:
-        `(agreement, limits)`: the `Agreement`, of the output that is nearest to its bound, and what the report says of
-        that bound.
-    """
-    interpreter = file.open_bytes(data, "The converted file")
-    places = [detail["index"] for detail in interpreter.get_output_details()]
-    inside = zip(places, file.score_tensors(file.parse(data)), lowered.graph.scores(), strict=True)
-    # What a layer does inside of itself at its end is not told apart from its output.
-    tensors = [place if score is None or own in lowered.graph.outputs else score for place, score, own in inside]
-    outputs = file.run_examples(interpreter, inputs, places)
-    scores = outputs if tensors == places else _file_scores(data, tensors, inputs)
-    expected, expected_scores = reference.results_of(lowered, inputs)
-    limits: dict[str, Any] = {}
-    bounds, hint = [most] * len(heads), ""
-    if isinstance(graph, QuantizedGraph):
-        rounding = rounding_error(graph, inputs)
-        worst = rounding.worst_layer
-        pairs = zip(rounding.scores, rounding.score_steps, strict=True)
-        bounds = [float(min(most, _ROUNDING_FACTOR * error + step)) for error, step in pairs]
-        if worst is not None:
-            loss = rounding.layers[worst]
-            limits.update(worst_layer=worst, worst_layer_error=loss)
-            hint = f" Rounding alone makes {max(rounding.scores):.2g}; layer '{worst}' loses most, {loss:.2g}."
-    elif precisions.needs_quantizer(quantization) and isinstance(graph, InferenceGraph):
-        errors = kernel_rounding_error(graph, inputs, lambda each: edge_quantizer.rounded_bits(quantization, each))
-        bounds = [max(_LEAST_BOUND, min(most, _ROUNDING_FACTOR * error)) for error in errors]
-        hint = f" Rounding alone makes {max(errors):.2g}."
-    agreements = list(map(verification.compare, heads, outputs, scores, expected, expected_scores))
-    exceeded = any(not each.score_error <= bound for each, bound in zip(agreements, bounds, strict=True))
-    in_float = not precisions.has_integers(quantization)
-    if exceeded and in_float and isinstance(graph, InferenceGraph):
-        (precision,) = precisions.of_file(quantization)
-        _, explained = reference.rounding_limits(graph, inputs, bits=_checks.known("right_bits", precision.right_bits))
-        bounds = list(map(max, bounds, explained))
-    for agreement, limit, right in zip(agreements, bounds, expected_scores, strict=True):
-        difference_limit = limit * (1 + np.abs(right).max() / 2) if in_float else np.inf
-        # Written so that a difference that is no number fails.
-        if not (agreement.score_error <= limit and agreement.largest_difference <= difference_limit):
-            raise ExportMismatchError(
-                f"The converted file does not compute what Keras computes on {len(inputs[0])} images, and was not"
-                f" written: relative error of the scores {agreement.score_error:.2g} (at most {limit:.2g} is right),"
-                f" largest difference of the outputs {agreement.largest_difference:.2g} (at most"
-                f" {difference_limit:.2g}).{hint}"
-            )
-    tightest = max(range(len(heads)), key=lambda place: agreements[place].score_error / max(bounds[place], 1e-30))
-    shares = [agreement.top1_agreement for agreement in agreements if agreement.top1_agreement is not None]
-    agreement = dataclasses.replace(
-        agreements[tightest],
-        largest_difference=max(each.largest_difference for each in agreements),
-        top1_agreement=min(shares, default=None),
-    )
-    return agreement, {"score_error_bound": bounds[tightest], **limits}
-
-
-def _file_scores(data, tensors, inputs):
-    """The scores inside the file, which LiteRT keeps only when asked to, and then says that this costs memory."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        interpreter = file.open_bytes(data, "The converted file", experimental_preserve_all_tensors=True)
-    return file.run_examples(interpreter, inputs, tensors)

@@ -1,136 +1,227 @@
-"""Which networks can be exported, the images that an export is verified on, and whether it computes what Keras does."""
+"""Which networks can be exported, and whether a written TFLite file computes what its network computes in Keras."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+import warnings
+from collections.abc import Callable
 
 import keras
 import numpy as np
 
+from keras_sharenets import _checks, precisions
 from keras_sharenets._types import Shape
-from keras_sharenets.analysis.graph import calls
-from keras_sharenets.heads import Head
-from keras_sharenets.layers.quantized_kernels import inner
+from keras_sharenets.heads import Head, heads_of
+from keras_sharenets.mobile.export import edge_quantizer, reference
+from keras_sharenets.mobile.export.reference import Arrays, ExportMismatchError, LoweredModel, Results
+from keras_sharenets.mobile.export.representative_data import fresh_inputs, verification_inputs
+from keras_sharenets.mobile.graph.inference_graph import FLOAT, InferenceGraph
+from keras_sharenets.mobile.graph.quantization import QuantizedGraph
+from keras_sharenets.mobile.graph.rounding_error import kernel_rounding_error, rounding_error
+from keras_sharenets.mobile.inspect import file
 
-# Enough to see a wrong file, few enough to run one by one in a moment.
-VERIFICATION_IMAGES = 64
-SYNTHETIC_IMAGES = 16
-_BATCH = 32
+# An integer file may also have so many times the error that its bits make by themselves, and one step of its scores.
+# Right files of all families had 0.92 to 1.14 times that error.
+_ROUNDING_FACTOR = 1.5
+# And one with kernels or layers in float no less than a float file.
+_LEAST_BOUND = 1e-4
+# Images that nothing is measured on, to verify a file with.
+_FRESH = 16
+# What to say of a share of equal answers, from the best down.
+_AGREEMENTS = (
+    (0.98, "which is good"),
+    (0.9, "which is fair: measure the accuracy of the file"),
+    (0.0, "which is poor: calibrate with more images like those of training, or train with `quantize_aware`"),
+)
+_SAYS_THE_SAME = (
+    "nothing can be seen, since the network says nearly the same of every image: train it, or if it is trained, see"
+    " that the images are such as it was trained on"
+)
 
 
-class ExportMismatchError(RuntimeError):
-    """An exported file does not compute what its Keras model computes. No file is left."""
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far two runs of a classifier on the same images agree.
+    """How far a file agrees with Keras on the same images.
 
     Attributes:
-        largest_difference: the largest difference between two outputs.
-        score_error: the length of the difference of all scores divided by the length of the reference's scores. The
-            scores are the numbers before a final softmax or sigmoid, else the outputs.
-        top1_agreement: share of the images of which both say the same: the class that comes first, the side of 0.5 of
-            one sigmoid, all labels of several; `None` for one number that is no probability.
-        score_variation: how far the reference's scores differ from one image to the next: the length of their
-            difference from their mean, divided by their length; `None` for one image. Where it is not above
-            `score_error`, agreement says little.
+        largest_difference: the largest difference between an output of the file and of Keras.
+        score_error: length of the difference of all scores, as a share of the length of Keras' scores. Scores are the
+            numbers before a final softmax or sigmoid, else the outputs. Of several outputs the one counts that comes
+            nearest to its bound.
+        top1_agreement: share of the images of which file and Keras say the same: the class that comes first, the side
+            of 0.5 of one sigmoid, all labels of several; of the pixels if the output is a map; of several outputs the
+            smallest; `None` for one number that is no probability.
+        score_variation: how far Keras' scores differ from one image to the next: the length of their difference from
+            their mean, as a share of their length; `None` for one image. Where it is not above `score_error`, the
+            network says nearly the same of every image, and nothing can be seen from the agreement.
+        verified_on: number and kind of these images.
+        score_error_bound: the largest `score_error` with which the file would have been written. For `"int8"` it comes
+            from the bits: 1.5 times the error that rounding every kernel and value makes in float, and one step of the
+            scores; so it does where AI Edge Quantizer has made the file. In the float modes it is 1e-4 or 1e-2, or, in
+            a network that carries every difference on, twice what rounding its kernels makes, if that is more.
+        worst_layer: for `"int8"`, the layer that loses most when it alone is rounded; else `None`.
+        worst_layer_error: what that layer loses, as a share of the length of its output.
     """
 
     largest_difference: float
     score_error: float
     top1_agreement: float | None
-    score_variation: float | None
+    score_variation: float | None = None
+    verified_on: str = ""
+    score_error_bound: float | None = None
+    worst_layer: str | None = None
+    worst_layer_error: float | None = None
 
     @property
     def tells(self) -> bool:
         """Whether the images are told apart at all, so that the agreement is worth something."""
         return self.score_variation is None or self.score_variation > self.score_error
 
+    @property
+    def in_words(self) -> str:
+        """Whether that is good, and what helps if it is not."""
+        if not self.tells:
+            return _SAYS_THE_SAME
+        if self.top1_agreement is None:
+            return f"outputs differ by up to {self.largest_difference:.2g}"
+        share = f"the same answer for {self.top1_agreement:.1%}"
+        return f"{share}, {next(words for least, words in _AGREEMENTS if self.top1_agreement >= least)}"
 
-def compare(
-    head: Head, outputs: np.ndarray, scores: np.ndarray, reference_outputs: np.ndarray, reference_scores: np.ndarray
+
+def verify_file(
+    data: bytes,
+    lowered: LoweredModel,
+    graph: InferenceGraph | QuantizedGraph | None,
+    *,
+    quantization: precisions.Quantization,
+    representative_data: Arrays | None,
 ) -> Agreement:
-    """The `Agreement` of two runs of a network with a head; the other arguments are arrays `(n, units)`."""
-    difference = np.linalg.norm(scores - reference_scores)
-    length = max(np.linalg.norm(reference_scores), np.finfo(np.float32).tiny)
-    variation = np.linalg.norm(reference_scores - reference_scores.mean(axis=0)) / length
-    return Agreement(
-        largest_difference=float(np.abs(outputs - reference_outputs).max()),
-        score_error=float(difference / length),
-        top1_agreement=head.agreement(outputs, reference_outputs),
-        score_variation=float(variation) if len(scores) > 1 else None,
+    """Runs a file in the LiteRT interpreter, on given examples and on fresh ones, and compares it with Keras.
+
+    Args:
+        data: the file.
+        lowered: the network, as [`reference.lower_model`] gives it.
+        graph: what the file was written from, which says how much of a difference its bits explain.
+        quantization: the precision of the file.
+        representative_data: an array `(n, ...)` for each input, or `None` for synthetic examples.
+
+    Returns:
+        The `Agreement` on the given examples.
+
+    Raises:
+        ExportMismatchError: the file differs from Keras by more than its precision allows, and its bits explain; or a
+            constant is in it twice, or something stayed in float in a file of integers.
+    """
+    known, shapes = precisions.of_file(quantization), reference.input_shapes(lowered.traced)
+    count = min(precision.verification_images for precision in known)
+    given, verified_on = verification_inputs(representative_data, shapes, count=count)
+    fresh = fresh_inputs(representative_data, shapes, count=_FRESH)
+    tolerance = max(precision.tolerance for precision in known)
+    # Images that an integer file was not calibrated with may have values outside its ranges, which it clips as it must.
+    most = math.inf if precisions.has_integers(quantization) else tolerance
+    run = _open(data, lowered)
+    agreement, _ = (
+        _judge(run(inputs), reference.results_of(lowered, inputs), lowered, graph, inputs, limit, quantization)
+        for inputs, limit in ((given, tolerance), (fresh, most))
+    )
+    _check_constants(file.parse(data), lowered, quantization)
+    return dataclasses.replace(agreement, verified_on=verified_on)
+
+
+def _check_constants(model: file.Model, lowered: LoweredModel, quantization: precisions.Quantization) -> None:
+    repeated, floats = file.repeated_bytes(model), file.tensor_types(model) - {"int8", "int32"}
+    if repeated:
+        raise ExportMismatchError(f"{repeated} bytes of constants are in the converted file twice; it was not written.")
+    in_float = any(step.kind in FLOAT for step in lowered.graph.operations)
+    if quantization == "int8" and floats and not in_float:
+        names = ", ".join(sorted(floats))
+        raise ExportMismatchError(f"Some values of the converted file stayed in {names}; it was not written.")
+
+
+def _open(data: bytes, lowered: LoweredModel) -> Callable[[Arrays], Results]:
+    """A function that runs a file on an array `(n, ...)` for each input."""
+    interpreter = file.open_bytes(data, "The converted file")
+    places = [detail["index"] for detail in interpreter.get_output_details()]
+    inside = zip(places, file.score_tensors(file.parse(data)), lowered.graph.scores(), strict=True)
+    # What a layer does inside of itself at its end is not told apart from its output.
+    tensors = [place if score is None or own in lowered.graph.outputs else score for place, score, own in inside]
+    keeping = interpreter
+    if tensors != places:
+        with warnings.catch_warnings():
+            # Only so are scores inside of a file kept, which LiteRT says costs memory. Its delegate then runs operators
+            # one by one, so that the outputs are those of an interpreter as programs open it.
+            warnings.simplefilter("ignore", UserWarning)
+            keeping = file.open_bytes(data, "The converted file", experimental_preserve_all_tensors=True)
+
+    def run(inputs):
+        outputs = file.run_examples(interpreter, inputs, places)
+        scores = outputs if keeping is interpreter else file.run_examples(keeping, inputs, tensors)
+        return tuple(outputs), tuple(scores)
+
+    return run
+
+
+def _judge(results, expected, lowered, graph, inputs, most, quantization) -> Agreement:
+    """The `Agreement` of the output that is nearest to its bound; an `ExportMismatchError` if one is beyond it.
+
+    Its scores may differ by `most`, or less if that is more than the bits of integers explain, or more if the bits that
+    a float file has do.
+    """
+    heads, (_, right_scores) = heads_of(lowered.traced), expected
+    agreements = list(map(_compare, heads, *results, *expected))
+    bounds, limits, hint = [most] * len(heads), {}, ""
+    in_float = not precisions.has_integers(quantization)
+    if isinstance(graph, QuantizedGraph):
+        rounding = rounding_error(graph, inputs)
+        worst = rounding.worst_layer
+        pairs = zip(rounding.scores, rounding.score_steps, strict=True)
+        bounds = [float(min(most, _ROUNDING_FACTOR * error + step)) for error, step in pairs]
+        if worst is not None:
+            loss = rounding.layers[worst]
+            limits = {"worst_layer": worst, "worst_layer_error": loss}
+            hint = f" Rounding alone makes {max(rounding.scores):.2g}; layer '{worst}' loses most, {loss:.2g}."
+    elif precisions.needs_quantizer(quantization) and graph is not None:
+        errors = kernel_rounding_error(graph, inputs, lambda each: edge_quantizer.rounded_bits(quantization, each))
+        bounds = [max(_LEAST_BOUND, min(most, _ROUNDING_FACTOR * error)) for error in errors]
+        hint = f" Rounding alone makes {max(errors):.2g}."
+    elif in_float and graph is not None and any(each.score_error > most for each in agreements):
+        precision, *_ = precisions.of_file(quantization)
+        _, explained = reference.rounding_limits(graph, inputs, bits=_checks.known("right_bits", precision.right_bits))
+        bounds = [max(most, error) for error in explained]
+    for agreement, limit, right in zip(agreements, bounds, right_scores, strict=True):
+        difference_limit = limit * (1 + np.abs(right).max() / 2) if in_float else np.inf
+        # Written so that a difference that is no number fails.
+        if not (agreement.score_error <= limit and agreement.largest_difference <= difference_limit):
+            raise ExportMismatchError(
+                f"The converted file does not compute what Keras computes on {len(inputs[0])} images, and was not"
+                f" written: relative error of the scores {agreement.score_error:.2g} (at most {limit:.2g} is right),"
+                f" largest difference of the outputs {agreement.largest_difference:.2g} (at most"
+                f" {difference_limit:.2g}).{hint}"
+            )
+    tightest = max(range(len(heads)), key=lambda place: agreements[place].score_error / max(bounds[place], 1e-30))
+    shares = [agreement.top1_agreement for agreement in agreements if agreement.top1_agreement is not None]
+    return dataclasses.replace(
+        agreements[tightest],
+        largest_difference=max(each.largest_difference for each in agreements),
+        top1_agreement=min(shares, default=None),
+        score_error_bound=bounds[tightest],
+        **limits,
     )
 
 
-def run_keras(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """As [`run_model`], of a model with one input and one output."""
-    (outputs,) = run_model(model, (images,))
-    return outputs
-
-
-def run_model(model: keras.Model, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-    """Each output of a Keras model on an array `(n, ...)` for each of its inputs, in inference mode.
-
-    Raises:
-        ValueError: they are not all finite.
-    """
-    size, count = model.inputs[0].shape[0] or _BATCH, len(inputs[0])
-    if model.inputs[0].shape[0]:  # It takes so many examples and no fewer: the last one is repeated.
-        inputs = [np.concatenate([array, np.repeat(array[-1:], -count % size, axis=0)]) for array in inputs]
-    inputs = [array.astype(np.float32) for array in inputs]
-    batches = [[array[start : start + size] for array in inputs] for start in range(0, count, size)]
-    results = [keras.tree.flatten(model(_packed(model, batch), training=False)) for batch in batches]
-    outputs = tuple(np.concatenate(list(map(np.asarray, parts)))[:count] for parts in zip(*results, strict=True))
-    if not all(np.isfinite(output).all() for output in outputs):
-        raise ValueError("`model` gives numbers that are not finite: it cannot be verified.")
-    return outputs
-
-
-def _packed(model, arrays):
-    """Arrays as the model takes its inputs: alone, or in the lists and dicts that it was made with."""
-    sequential = isinstance(model, keras.Sequential)
-    return arrays[0] if sequential else keras.tree.pack_sequence_as(model.input, list(arrays))
-
-
-def inference_model(model: keras.Model) -> keras.Model:
-    """A copy of a network in which every layer that can choose runs the way that inference runtimes run fastest.
-
-    Training folds repeated filters into the batch, because that is fast under XLA. Inference runtimes run native
-    grouped convolutions faster, and their files show the groups. A layer's `inference_implementation` names its choice.
-
-    Args:
-        model: functional or sequential `keras.Model`, built. It is not changed.
-
-    Returns:
-        A new model with copies of the weights, layers shared as before, and the same outputs.
-
-    Raises:
-        ValueError: the model is neither functional nor sequential.
-
-    >>> import keras_sharenets as ksn
-    >>> model = ksn.create_model("hscnet_m32_g4_r2_b1_a2", input_shape=(16, 16, 3))
-    >>> inference_model(model).get_layer("stage1_module1_convolution").spatial.implementation
-    'grouped'
-    """
-    calls(model)  # Raises an error for what cannot be copied call by call.
-    copies = {}
-
-    def copy_of(layer):
-        """One copy of a layer, however often and wherever it is used."""
-        if id(layer) not in copies:
-            copies[id(layer)] = layer, layer.__class__.from_config(layer.get_config())
-        return copies[id(layer)][1]
-
-    copy = keras.models.clone_model(model, clone_function=copy_of, recursive=True)
-    for layer, its_copy in copies.values():
-        its_copy.set_weights(layer.get_weights())
-    for call in calls(copy):
-        layer = inner(call.operation)
-        if hasattr(layer, "inference_implementation"):
-            layer.implementation = layer.inference_implementation
-    return copy
+def _compare(
+    head: Head, outputs: np.ndarray, scores: np.ndarray, right_outputs: np.ndarray, right_scores: np.ndarray
+) -> Agreement:
+    """The `Agreement` of one output."""
+    length = max(np.linalg.norm(right_scores), np.finfo(np.float32).tiny)
+    variation = np.linalg.norm(right_scores - right_scores.mean(axis=0)) / length
+    return Agreement(
+        largest_difference=float(np.abs(outputs - right_outputs).max()),
+        score_error=float(np.linalg.norm(scores - right_scores) / length),
+        top1_agreement=head.agreement(outputs, right_outputs),
+        score_variation=float(variation) if len(scores) > 1 else None,
+    )
 
 
 def check_classifier(model: keras.Model) -> tuple[tuple[int, int, int], int]:
@@ -178,60 +269,3 @@ def check_model(model: keras.Model) -> tuple[list[Shape], list[Shape]]:
                 f"build the network under the dtype policy 'float32' and load the weights into it."
             )
     return given, results
-
-
-def verification_images(data: np.ndarray | None, shape: tuple[int, int, int]) -> tuple[np.ndarray, str]:
-    """As [`verification_inputs`], for one input of images."""
-    (images,), description = verification_inputs(None if data is None else (data,), [shape])
-    return images, description
-
-
-def verification_inputs(
-    data: Sequence[np.ndarray] | None, shapes: Sequence[Shape]
-) -> tuple[tuple[np.ndarray, ...], str]:
-    """The examples that an export is verified on, evenly spread over `data`, and what to call them.
-
-    Returns:
-        `(inputs, description)`, an array `(n, ...)` for each input; synthetic ones if `data` is `None`.
-    """
-    kind = "image" if all(len(shape) == 3 for shape in shapes) else "example"
-    if data is None:
-        inputs = synthetic_inputs(shapes, count=SYNTHETIC_IMAGES)
-        return inputs, f"{len(inputs[0])} synthetic {kind}s"
-    inputs = tuple(spread(array, VERIFICATION_IMAGES) for array in data)
-    count = len(inputs[0])
-    return inputs, f"{count} given {kind}{'s' if count > 1 else ''}"
-
-
-def spread(images: np.ndarray, count: int) -> np.ndarray:
-    """Up to `count` of the images, evenly spread from the first to the last."""
-    return images[np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)]
-
-
-def synthetic_inputs(shapes: Sequence[Shape], *, count: int, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """Seeded examples for each input: [`synthetic_images`], and of other shapes numbers of the same range."""
-    arrays = []
-    for place, shape in enumerate(shapes):
-        if len(shape) == 3:
-            arrays.append(synthetic_images(shape, count=count, seed=seed + 100 * place))
-        else:
-            random = np.random.default_rng(seed + 100 * place)
-            arrays.append(random.integers(0, 256, (count, *shape)).astype("uint8"))
-    return tuple(arrays)
-
-
-def synthetic_images(shape: tuple[int, int, int], *, count: int = SYNTHETIC_IMAGES, seed: int = 0) -> np.ndarray:
-    """Seeded images for where no real ones are given: smooth blobs with noise, whole pixel values from 0 to 255.
-
-    Smooth, because a network's scores hardly differ from one image of plain noise to the next.
-    """
-    height, width, channels = shape
-    random = np.random.default_rng(seed)
-    rows, columns = np.linspace(0, 1, height)[:, None, None], np.linspace(0, 1, width)[None, :, None]
-    images = []
-    for _ in range(count):
-        row_waves, column_waves, phases = random.uniform(-2, 2, (3, channels))
-        waves = np.sin(2 * np.pi * (row_waves * rows + column_waves * columns + phases))
-        noise = random.normal(0, 16, shape)
-        images.append(np.clip(127.5 + 100 * waves + noise, 0, 255).round())
-    return np.stack(images).astype(np.uint8)
