@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from keras_sharenets.mobile.graph.inference_graph import Operation, reduced_axes
-from keras_sharenets.mobile.writer import linear_operators
 from keras_sharenets.mobile.writer.flatbuffer import schema
 from keras_sharenets.mobile.writer.operators import (
     Tensors,
@@ -19,6 +20,8 @@ from keras_sharenets.mobile.writer.operators import (
 from keras_sharenets.mobile.writer.splicing import splice
 from keras_sharenets.ops import permutations
 
+# The version of CONV_2D that has groups, and of TRANSPOSE_CONV that has an activation.
+_GROUPED, _ACTIVATED = 6, 4
 # Delegates concatenate so many tensors at a time.
 _MOST_CONCATENATED = 5
 
@@ -27,6 +30,83 @@ def write_operation(tensors: Tensors, operation: Operation) -> None:
     """Adds the operators of one operation to the file; the new tensors are named after its layer."""
     tensors.writer.layer = operation.name
     _KINDS[operation.kind](tensors, operation)
+
+
+def _convolution_kernel(tensors, operation):
+    # Keras: (height, width, inputs, filters); the file: filters first.
+    return tensors.kernel(operation, operation.kernel, operation.kernel.array.transpose(3, 0, 1, 2), axis=0)
+
+
+def _conv(tensors, operation):
+    """A convolution, grouped or not."""
+    kernel = _convolution_kernel(tensors, operation)
+    inputs = [tensors.value(operation.inputs[0]), kernel, tensors.bias(operation)]
+    version = _GROUPED if operation.attributes["groups"] > 1 else None
+    add_operator(tensors, "CONV_2D", inputs, tensors.value(operation.output), options_of("Conv2D", operation), version)
+
+
+def _shared_conv(tensors, operation):
+    """The filter bank once, over a batch of all repeats: parts of the image's channels."""
+    (source,), repeats = operation.inputs, operation.attributes["channel_repeats"]
+    _, height, width, channels = source.shape
+    table, batch = (height * width, repeats, channels // repeats), (repeats, height, width, channels // repeats)
+    x = transposed(tensors, tensors.value(source), source, table, (1, 0, 2), batch)
+    kernel = _convolution_kernel(tensors, operation)
+    _, height, width, filters = operation.output.shape
+    y = tensors.like(operation.output, (repeats, height, width, filters // repeats), name="t")
+    inputs = [x, kernel, tensors.zeros(operation, filters // repeats)]
+    version = _GROUPED if operation.attributes["groups"] > repeats else None
+    add_operator(tensors, "CONV_2D", inputs, y, options_of("Conv2D", operation), version)
+    table = (repeats, height * width, filters // repeats)
+    y = transposed(tensors, y, operation.output, table, (1, 0, 2), operation.output.shape, free=1)
+    tensors.bind(operation.output, y)
+
+
+def _depthwise(tensors, operation):
+    """A convolution of each channel with its own filters."""
+    height, width, channels, filters = operation.kernel.array.shape
+    array = operation.kernel.array.reshape(1, height, width, channels * filters)
+    kernel = tensors.kernel(operation, operation.kernel, array, axis=3)
+    _depthwise_conv(tensors, operation, kernel, options_of("DepthwiseConv2D", operation, depthMultiplier=filters))
+
+
+def _conv_transpose(tensors, operation):
+    """A transposed convolution; its shape is an input."""
+    kernel, shape = _convolution_kernel(tensors, operation), integers(tensors, operation.output.shape)
+    inputs = [shape, kernel, tensors.value(operation.inputs[0]), tensors.bias(operation)]
+    version = _ACTIVATED if operation.activation else None
+    options = options_of("TransposeConv", operation)
+    add_operator(tensors, "TRANSPOSE_CONV", inputs, tensors.value(operation.output), options, version)
+
+
+def _affine(tensors, operation):
+    """A scale and a shift are a depthwise convolution of one pixel, which runtimes run with its activation.
+
+    A vector, or a table, is an image for it.
+    """
+    options = options_of("DepthwiseConv2D", operation, depthMultiplier=1, strideH=1, strideW=1)
+    kernel, shape = tensors.scale(operation, operation.scale), operation.output.shape
+    if len(shape) == 4:
+        _depthwise_conv(tensors, operation, kernel, options)
+        return
+    (source,), image = operation.inputs, (1, 1, math.prod(shape[:-1]), shape[-1])
+    x, y = (tensors.like(value, image, name="t") for value in (source, operation.output))
+    reshape_to(tensors, tensors.value(source), x, image)
+    add_operator(tensors, "DEPTHWISE_CONV_2D", [x, kernel, tensors.bias(operation)], y, options)
+    reshape_to(tensors, y, tensors.value(operation.output), shape)
+
+
+def _depthwise_conv(tensors, operation, kernel, options):
+    inputs = [tensors.value(operation.inputs[0]), kernel, tensors.bias(operation)]
+    add_operator(tensors, "DEPTHWISE_CONV_2D", inputs, tensors.value(operation.output), options)
+
+
+def _dense(tensors, operation):
+    """A matrix product."""
+    kernel = tensors.kernel(operation, operation.kernel, operation.kernel.array.T, axis=0)
+    inputs = [tensors.value(operation.inputs[0]), kernel, tensors.bias(operation)]
+    options = options_of("FullyConnected", operation)
+    add_operator(tensors, "FULLY_CONNECTED", inputs, tensors.value(operation.output), options)
 
 
 def _plain(name, kind=None):
@@ -218,13 +298,13 @@ def _softmax(tensors, operation):
 
 
 _KINDS = {
-    "conv": linear_operators.conv,
-    "shared_conv": linear_operators.shared_conv,
-    "depthwise": linear_operators.depthwise,
+    "conv": _conv,
+    "shared_conv": _shared_conv,
+    "depthwise": _depthwise,
     "converted": splice,
-    "affine": linear_operators.affine,
-    "dense": linear_operators.dense,
-    "conv_transpose": linear_operators.conv_transpose,
+    "affine": _affine,
+    "dense": _dense,
+    "conv_transpose": _conv_transpose,
     "constant": _constant,
     "add": _plain("ADD", "Add"),
     "subtract": _plain("SUB", "Sub"),
