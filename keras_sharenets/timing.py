@@ -1,4 +1,4 @@
-"""How long callables take beside each other."""
+"""How long callables take beside each other, and times in words."""
 
 from __future__ import annotations
 
@@ -45,3 +45,16 @@ def take_turns(
             call()
             seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def in_words(seconds: float) -> str:
+    """A duration in about two digits, in the unit that suits it.
+
+    >>> in_words(0.583), in_words(42.3), in_words(600), in_words(9000)
+    ('0.58 s', '42 s', '10 min', '2.5 h')
+    """
+    if seconds < 9.5:
+        return f"{seconds:.2g} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -9,6 +9,7 @@ import argparse
 import pathlib
 
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.cli.fit import tell_epochs
 
 MODEL = "hscnet_m32_g4_r2_b1_a2"
 CALIBRATION = 200
@@ -38,7 +39,8 @@ def run(arguments: argparse.Namespace) -> Answer:
     output = pathlib.Path(arguments.output)
     dataset = load_digits()
     recipe = override(recipe_for(MODEL, dataset.name), epochs=arguments.epochs)
-    result = fit(MODEL, dataset, output, recipe=recipe, run_options=RunOptions(seed=arguments.seed))
+    told = tell_epochs(recipe, dataset)
+    result = fit(MODEL, dataset, output, recipe=recipe, run_options=RunOptions(seed=arguments.seed), **told)
 
     model = files.load_model(output / "last.keras")
     profile = ksn.profile(model)

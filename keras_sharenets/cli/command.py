@@ -24,6 +24,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -266,6 +267,15 @@ def _give(answer: Answer, target: str | None) -> None:
 def say(text: str) -> None:
     """Writes to standard error, as `printable`."""
     print(printable(text, sys.stderr.encoding), file=sys.stderr, flush=True)
+
+
+def say_over(text: str) -> None:
+    """Shows a line on the terminal that the next one of standard error replaces; elsewhere nothing."""
+    if sys.stderr.isatty():
+        # Filled up with blanks, and without codes that a terminal may not know. At its last column it may go on.
+        width = shutil.get_terminal_size().columns - 1
+        sys.stderr.write(f"{printable(text, sys.stderr.encoding)[:width]:<{width}}\r")
+        sys.stderr.flush()
 
 
 def printable(text: str, encoding: str | None = None) -> str:

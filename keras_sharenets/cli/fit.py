@@ -12,7 +12,7 @@ import math
 import pathlib
 import shlex
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from keras_sharenets.cli.arguments import (
     FIELD_TYPES,
@@ -26,7 +26,7 @@ from keras_sharenets.cli.arguments import (
     named_recipe,
     parse_option,
 )
-from keras_sharenets.cli.command import Answer, say
+from keras_sharenets.cli.command import Answer, say, say_over
 from keras_sharenets.files import as_tuples
 from keras_sharenets.models import find_variant
 from keras_sharenets.training.recipes.named import RECIPES, override
@@ -41,6 +41,9 @@ from keras_sharenets.training.run.record import (
     RunOptions,
     read_metrics,
 )
+
+if TYPE_CHECKING:
+    from keras_sharenets.training.data.dataset import Dataset
 
 _FLAGS = ("deterministic", "download", "freeze", "skip_unreadable")  # Options without a value.
 FEWEST_STEPS = 1_000  # Of a whole training, by the recipe that a network has for other images.
@@ -183,13 +186,13 @@ def check(arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace) -> Answer:
     """What is cheap to check is checked first; then the data is loaded and the network trained."""
     output = pathlib.Path(arguments.resume or arguments.output or ".")
-    result, told = _begin(arguments) if arguments.resume is None else (_go_on(arguments), "")
+    result = _begin(arguments) if arguments.resume is None else _go_on(arguments)
     text = (
         f"{result.model} on {result.data['name']} ({result.data['note']})\n"
         f"test accuracy {result.test_accuracy:.4f} after the last epoch; best epoch: {result.best.epoch}, by the "
         f"{result.split} split, {result.best.held_out_accuracy:.4f} there\n"
         f"{_further(result)}\n"
-        f"{told}{_precision(result)}"
+        f"{_precision(result)}"
         f"files in {output}"
     )
     best = {"epoch": result.best.epoch, f"{result.split}_accuracy": result.best.held_out_accuracy}
@@ -212,15 +215,24 @@ def _precision(result: Run) -> str:
     return f"trained in {result.precision}: a step took {took}\n"
 
 
-def _begin(arguments: argparse.Namespace) -> tuple[Run, str]:
-    """The run, and what was made of the number of images."""
-    from keras_sharenets.training.data.dataset import Files
+def tell_epochs(recipe: Recipe, dataset: Dataset, opening: str = "") -> dict[str, Any]:
+    """Arguments of `fit` and `resume`: after an opening line, of each epoch one is told, on standard error."""
+    from keras_sharenets.training.run.progress import Progress
+
+    split = "test" if dataset.validation is None else "validation"
+    return {"verbose": 0, "callbacks": [Progress(recipe.epochs, split, say, say_over, opening=opening)]}
+
+
+def _begin(arguments: argparse.Namespace) -> Run:
     from keras_sharenets.training.devices.devices import connect
     from keras_sharenets.training.run.fit import check_output, check_tensorboard, fit
+    from keras_sharenets.training.run.network import check_options
     from keras_sharenets.training.run.start import find_start
 
     output = check_output(arguments.output)
     options = dict(map(parse_option, arguments.model_option))
+    if arguments.model is not None:
+        check_options(arguments.model, options)
     names = [field.name for field in dataclasses.fields(RunOptions)]
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     run_options = RunOptions(**given | {"jit_compile": JIT_COMPILE[arguments.jit_compile or "auto"]})
@@ -236,11 +248,12 @@ def _begin(arguments: argparse.Namespace) -> tuple[Run, str]:
     dataset = load_data(source)
     model, options = (arguments.model, options) if start is None else (start.model, start.options)
     recipe = suited(chosen_recipe(arguments, model, dataset.name), len(dataset.train), arguments)
-    told = _steps(recipe, len(dataset.train)) + ("" if start is None else f"; begins with {model}, {start.path}")
-    if isinstance(dataset.train, Files):  # Below what was found in them.
-        say(told)
-    settings = {"recipe": recipe, "options": options, "run_options": run_options}
-    return fit(model, dataset, output, **settings, start=start, frozen=bool(arguments.freeze)), f"{told}\n"
+    opening = _steps(recipe, len(dataset.train))
+    if start is not None:
+        opening += f"; begins with {start.source}{'' if start.source.startswith(model) else f' ({model})'}"
+    settings = {"recipe": recipe, "options": options, "run_options": run_options, "start": start}
+    settings |= tell_epochs(recipe, dataset, opening)
+    return fit(model, dataset, output, **settings, frozen=bool(arguments.freeze))
 
 
 def suited(recipe: Recipe, images: int, arguments: argparse.Namespace) -> Recipe:
@@ -292,7 +305,8 @@ def _go_on(arguments: argparse.Namespace) -> Run:
         source = dataclasses.replace(source, validation=arguments.validation)
     dataset = load_data(source)
     names = ("checkpoint_minutes", "checkpoint_steps", "keep_checkpoints", "epochs_on_device", "strategy")
-    return resume(arguments.resume, dataset, **{name: getattr(arguments, name) for name in names})
+    changes = {name: getattr(arguments, name) for name in names}
+    return resume(arguments.resume, dataset, **changes, **tell_epochs(recorded.recipe, dataset))
 
 
 def _check_unchanged(arguments: argparse.Namespace, recorded: Run) -> None:

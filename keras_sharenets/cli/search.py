@@ -10,7 +10,8 @@ import contextlib
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from keras_sharenets import _checks, files
+from keras_sharenets import files
+from keras_sharenets._checks import known
 from keras_sharenets.cli.arguments import (
     add_data_arguments,
     add_recipe_arguments,
@@ -23,6 +24,7 @@ from keras_sharenets.cli.enumerate import add_space_arguments, checked_budget
 from keras_sharenets.folder_lock import hold_folder
 from keras_sharenets.search.budgets import FileBudget
 from keras_sharenets.search.settings import TUNERS, check_numbers
+from keras_sharenets.timing import in_words
 
 if TYPE_CHECKING:
     from keras_sharenets.search.settings import Search
@@ -73,20 +75,23 @@ def check(arguments: argparse.Namespace) -> None:
     check_numbers(**{name: getattr(arguments, name) for name in _NUMBERS})
 
 
-def _trial_line(result: Result) -> str:
-    """What is said of a trial when it begins and when it ends."""
+def _trial_line(result: Result, seconds_left: float | None) -> str:
+    """What is said of a trial when it begins and when it ends, then with the time that the rest of the search takes."""
     head = f"trial {result.id}:" if result.worker == "tuner0" else f"{result.worker}, trial {result.id}:"
     if result.state == "running":
         choices = ", ".join(f"{name} {value}" for name, value in result.choices.items())
         going_on = "" if result.continues is None else f", going on with trial {result.continues}"
         return f"{head} {choices}; {result.parameters:,} parameters; {result.epochs} epochs{going_on}"
+    left = f", about {in_words(seconds_left)} left" if seconds_left else ""
     if result.state == "failed":
-        return f"{head} failed: {result.reason}"
+        return f"{head} failed: {result.reason}{left}"
     costs = ""
     if result.int8_bytes is not None:
         over = "" if result.within_budget else ", over the limits on files"
         costs = f", int8 file {result.int8_bytes:,} bytes, {result.latency_ms:.3g} ms{over}"
-    return f"{head} validation accuracy {result.accuracy:.4f}{costs}; {result.seconds:.0f} s"
+    return (
+        f"{head} validation accuracy {result.accuracy:.4f}{costs}; {in_words(known('seconds', result.seconds))}{left}"
+    )
 
 
 def _outcome(found: dict[str, Any], folder: pathlib.Path) -> str:
@@ -103,25 +108,21 @@ def _outcome(found: dict[str, Any], folder: pathlib.Path) -> str:
     )
 
 
-def _say(line: str) -> None:
-    say(line)
-
-
 def _run_trials(asked: Search) -> bool:
     """Runs what is left of a search, or this process's share; returns whether it has come to its end."""
     from keras_sharenets.search import conclusion, search, trials
 
     done = len(trials.read_all(asked.folder))
-    _say(f"{asked.space} on {asked.dataset.name}: {done} of {asked.trials} trials have ended")
+    say(f"{asked.space} on {asked.dataset.name}: {done} of {asked.trials} trials have ended")
     try:
-        search.run(asked, lambda result: _say(_trial_line(result)))
+        search.run(asked, lambda result: say(_trial_line(result, conclusion.seconds_left(asked))))
         if search.process_role() == "worker":
-            _say("no trial is left")
+            say("no trial is left")
             return False
         done = len(trials.read_all(asked.folder))
         if done < asked.trials:
-            _say(f"{done} trials: no other network is within the limits")
-        conclusion.conclude(asked, _say)
+            say(f"{done} trials: no other network is within the limits")
+        conclusion.conclude(asked, say)
     except KeyboardInterrupt as stop:
         done = len(trials.read_all(asked.folder))
         stop.args = (f"{done} of {asked.trials} trials have ended; the same command goes on",)
@@ -160,7 +161,7 @@ def run(arguments: argparse.Namespace) -> Answer | None:
             files.remove_partials(folder)
         if conclusion.read_conclusion(folder) is None and not _run_trials(asked):
             return None
-    found = _checks.known("conclusion", conclusion.read_conclusion(folder))
+    found = known("conclusion", conclusion.read_conclusion(folder))
     command = full_training(trials.read(folder / found["winner"] / trials.FILE), folder, record)
     text = (
         f"{_outcome(found, folder / conclusion.FOLDER)}\n"

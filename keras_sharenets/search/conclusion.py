@@ -39,6 +39,24 @@ class Finalist:
     score: float
 
 
+def seconds_left(search: Search) -> float | None:
+    """About how long the rest of a search takes: its trials, by all workers, then finalists and winner, by one.
+
+    `None` before a trial has finished. A trial takes the mean of those before; at the end, epochs take what theirs did.
+    """
+    results = {result.id: result for result in trials.read_all(search.folder)}
+    finished = [result for result in results.values() if result.seconds is not None]
+    if not finished:
+        return None
+    seconds = sum(_checks.known("seconds", result.seconds) for result in finished)
+    before = [results[result.continues].epochs for result in finished if result.continues in results]
+    epochs = sum(result.epochs for result in finished) - sum(before)
+    trainings = 1 + (PARTS - 1) * search.finalists * (search.finalists > 1)
+    workers = len({result.worker for result in results.values()})
+    in_trials = seconds / len(finished) * max(search.trials - len(results), 0) / workers
+    return in_trials + trainings * search.recipe.epochs * seconds / epochs
+
+
 def compare_finalists(search: Search, tell: Callable[[str], object]) -> tuple[trials.Result | None, list[Finalist]]:
     """Compares the best trials of a search anew, if it wants more than one.
 

@@ -1,5 +1,6 @@
 """How the command line is put together: what it imports when, `--json`, what TensorFlow says of itself."""
 
+import io
 import json
 import os
 import pathlib
@@ -214,3 +215,19 @@ def test_every_extra_that_is_named_is_one_of_the_package():
     for module, extra in command._EXTRAS.items():
         # What prunes brings `tf_keras` itself.
         assert module in extras[extra] or module == "tf_keras", module
+
+
+def test_progress_is_replaced_on_a_terminal_and_not_written_elsewhere(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("COLUMNS", "20")
+    for stream, expected in ((Terminal(), "epoch 1 of 40: step\rerror: no\n"), (io.StringIO(), "error: no\n")):
+        monkeypatch.setattr(sys, "stderr", stream)
+        command.say_over("epoch 1 of 40: step 3 of 20")
+        command.say("error: no")
+        assert stream.getvalue() == expected
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    command.say_over("")
+    assert sys.stderr.getvalue() == f"{' ' * 19}\r"

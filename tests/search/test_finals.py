@@ -65,6 +65,23 @@ def _silent(line):
     pass
 
 
+def test_time_left_is_that_of_trials_by_all_workers_then_of_finalists_and_winner(tmp_path):
+    _write_trials(tmp_path)
+    search = dataclasses.replace(_search(tmp_path, 2), trials=10)
+    assert conclusion.seconds_left(search) is None
+    # Two workers; 0 and 1 were trained for 40 epochs, 3 went on with 0 for 20 more; 2 failed.
+    timed = {"0": (40, 30.0, None, "tuner0"), "1": (40, 40.0, None, "tuner1"), "3": (60, 20.0, "0", "tuner1")}
+    for result in trials.read_all(tmp_path):
+        if result.id in timed:
+            names = ("epochs", "seconds", "continues", "worker")
+            trials.write(dataclasses.replace(result, **dict(zip(names, timed[result.id], strict=True))), tmp_path)
+    epoch = (30 + 40 + 20) / (40 + 40 + 20)
+    # Six trials of 30 s by two workers; then two finalists twice and the winner, through all 40 epochs of the recipe.
+    assert conclusion.seconds_left(search) == pytest.approx(6 * 30 / 2 + 5 * search.recipe.epochs * epoch)
+    search = dataclasses.replace(search, trials=4, finalists=1)
+    assert conclusion.seconds_left(search) == pytest.approx(search.recipe.epochs * epoch)
+
+
 def test_best_mean_wins_among_the_finalists(trained, tmp_path):
     _write_trials(tmp_path, before="9")
     said = []

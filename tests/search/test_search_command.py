@@ -186,7 +186,7 @@ def test_last_round(folder, tmp_path, capsys):
     """With real trainings; what else there is to it is in `test_finals`."""
     run = tmp_path / "run"
     assert main(["search", *WHOLE, "--finalists", "2", "--output", str(run)]) == 0
-    out, found = capsys.readouterr().out, json.loads((run / "conclusion.json").read_text())
+    said, found = capsys.readouterr().err, json.loads((run / "conclusion.json").read_text())
     ahead = trials.ranked(trials.read_all(run))
     # The last round changes nothing before it.
     assert [result.accuracy for result in ahead] == [
@@ -195,7 +195,9 @@ def test_last_round(folder, tmp_path, capsys):
     accuracies = {finalist["id"]: finalist["accuracies"] for finalist in found["finalists"]}
     assert {result.id: result.accuracy for result in ahead} == {name: seen[0] for name, seen in accuracies.items()}
     assert found["winner"] == max(ahead, key=lambda result: sum(accuracies[result.id])).id
-    assert len(re.findall(r"^finalist \d, part [23] of 3: validation accuracy", out, re.M)) == 4
+    assert len(re.findall(r"^finalist \d, part [23] of 3: validation accuracy", said, re.M)) == 4
+    # By the mean of the trials before: those that are left, four more trainings and the winner's.
+    assert len(re.findall(r"^trial \d+: validation accuracy .* s, about \d.* left$", said, re.M)) >= 1
     winner = (run / "winner" / "network.keras").read_bytes()
     assert main(["search", *WHOLE, "--finalists", "2", "--output", str(run)]) == 0
     assert (run / "winner" / "network.keras").read_bytes() == winner

@@ -135,6 +135,6 @@ def test_fault_before_the_first_checkpoint(tmp_path, capsys):
     options = ["--model-option", "width=(16,)", "--learning-rate", "1e30", "--jit-compile", "false"]
     folder = tmp_path / "run"
     assert main(["fit", "--model", MODEL, "--data", "digits", "--output", str(folder), *options]) == 2
-    errors = capsys.readouterr().err
-    assert errors.count("\n") == 1
-    assert f"There is no checkpoint in {folder} yet." in errors
+    told, error = capsys.readouterr().err.splitlines()
+    assert told.startswith("1,295 training images")
+    assert f"There is no checkpoint in {folder} yet." in error

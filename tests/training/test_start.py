@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import keras
@@ -188,5 +189,12 @@ def test_few_images_get_another_rate_and_what_is_typed_stays(images, typed, expe
 def test_the_command_says_what_it_makes_of_few_images(tmp_path, capsys):
     words = ["fit", "--model", MODEL, "--data", "digits", "--validation", "0.6", "--jit-compile", "false"]
     assert main([*words, "--epochs", "1", "--output", str(tmp_path / "run")]) == 0
-    assert "575 training images; 7 of them sit out each epoch" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "575 training images; 7 of them sit out each epoch" in told.err
+    # No bar of Keras: standard output is for the answer.
+    assert re.search(
+        r"^epoch 1 of 1: loss [\d.]+, accuracy [\d.]+, validation accuracy [\d.]+; [\d.]+ s$", told.err, re.M
+    )
+    assert told.out.startswith(f"{MODEL} on digits (")
+    assert "step" not in told.out
     assert read_metrics(tmp_path / "run" / "metrics.json").recipe.batch_size == 8

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from keras_sharenets.folder_lock import FolderInUseError
+from keras_sharenets.timing import in_words
 from keras_sharenets.training.papers.entries import DATA, Options
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.record import RunOptions, read_metrics
@@ -155,8 +156,7 @@ class _Clock:
         self.left -= _work(each)
         if not self.left or not self.done:
             return ""
-        minutes = self.left / self.done * (time.monotonic() - self.start) / 60
-        return f"; about {minutes / 60:.1f} h left" if minutes >= 90 else f"; about {minutes:.0f} min left"
+        return f"; about {in_words(self.left / self.done * (time.monotonic() - self.start))} left"
 
 
 def _work(each: Experiment) -> float:

@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 
@@ -53,6 +53,7 @@ def fit(
     start: Start | None = None,
     frozen: bool = False,
     verbose: str | int = "auto",
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Run:
     """Trains a named network with `model.fit` and writes all that is worth keeping into a folder.
 
@@ -72,6 +73,7 @@ def fit(
             the classes are the same; pixels are prepared as it does.
         frozen: whether only the head is trained, and all else stays as in `start`.
         verbose: as in `model.fit`.
+        callbacks: called after those of the run, in worker 0 alone; they must not change what is trained.
 
     Returns:
         The finished `Run`.
@@ -112,7 +114,7 @@ def fit(
     run = _settle(run, dataset, devices)
     with _hold(devices, output):
         # Another run may have come and gone since.
-        return _train(run, dataset, check_output(output), None, devices, verbose)
+        return _train(run, dataset, check_output(output), None, devices, verbose, callbacks)
 
 
 def resume(
@@ -125,6 +127,7 @@ def resume(
     strategy: str = "default",
     epochs_on_device: str | None = None,
     verbose: str | int = "auto",
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Run:
     """Resumes a run that was killed, interrupted or stopped, from its last checkpoint that is whole.
 
@@ -137,7 +140,7 @@ def resume(
         checkpoint_minutes, checkpoint_steps, keep_checkpoints, epochs_on_device: as in `RunOptions`; by default as
             before.
         strategy: as in `RunOptions`; need not be the one before.
-        verbose: as in `model.fit`.
+        verbose, callbacks: as in `fit`.
 
     Returns:
         The finished `Run`, at once if it was finished before.
@@ -173,7 +176,7 @@ def resume(
         changes |= {"checkpoint_minutes": checkpoint_minutes, "epochs_on_device": epochs_on_device}
         changes = {name: value for name, value in changes.items() if value is not None}
         run = _settle(dataclasses.replace(run, state="running", reason=None, **changes), dataset, devices)
-        return _train(run, dataset, output, checkpoint, devices, verbose)
+        return _train(run, dataset, output, checkpoint, devices, verbose, callbacks)
 
 
 def _settle(run: Run, dataset: Dataset, devices: Devices) -> Run:
@@ -208,6 +211,7 @@ def _train(
     checkpoint: Checkpoint | None,
     devices: Devices,
     verbose: str | int,
+    callbacks: Sequence[keras.callbacks.Callback],
 ) -> Run:
     """Trains from `checkpoint`, a path and what is in it, or from the beginning if it is `None`."""
     keras.utils.set_random_seed(run.seed)
@@ -220,7 +224,7 @@ def _train(
     if run.start is not None and checkpoint is None:
         begin_with(network, find_again(run.start, run.model, run.options), dataset.class_names)
     with devices.scope():
-        return train_network(devices, network, make, run, dataset, output, checkpoint, verbose)
+        return train_network(devices, network, make, run, dataset, output, checkpoint, verbose, callbacks)
 
 
 def _explicit(model_name: str, options: Mapping[str, object]) -> dict[str, object]:

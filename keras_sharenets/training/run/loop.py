@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import pathlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -41,6 +41,7 @@ def train_network(
     output: pathlib.Path,
     checkpoint: Checkpoint | None,
     verbose: str | int,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Run:
     """Trains a network from `checkpoint`, a path and what is in it, or from the beginning if it is `None`.
 
@@ -53,6 +54,7 @@ def train_network(
         output: the run's folder, which is held.
         checkpoint: as `recorder.last_checkpoint` gives it.
         verbose: as in `model.fit`.
+        callbacks: further ones, of worker 0 alone.
 
     Returns:
         The finished `Run`. For what is raised see `fit`.
@@ -105,9 +107,9 @@ def train_network(
                 epoch = len(recorder.run.epochs)
                 # What is left of an epoch is a call of its own: `model.fit` takes all its epochs to be of one length.
                 batches = training_batches(dataset, run.recipe, run.seed, first=first, **part)
-                callbacks = make_callbacks(trained, batches, recorder)
+                called = make_callbacks(trained, batches, recorder) + [*callbacks] * devices.chief
                 if first == steps:
-                    _finish_epoch(trained, devices.feed(held_out), epoch, callbacks)
+                    _finish_epoch(trained, devices.feed(held_out), epoch, called)
                 else:
                     trained.fit(
                         devices.feed(batches),
@@ -116,15 +118,15 @@ def train_network(
                         epochs=epoch + 1 if first else run.recipe.epochs,
                         shuffle=False,  # The batches are shuffled already, reproducibly.
                         verbose=verbose if devices.chief else 0,
-                        callbacks=callbacks,
+                        callbacks=called,
                     )
                 first = 0
             if dataset.validation is not None:
                 held_out = measured_on(dataset.test)
                 if resident:
                     hold_test_split(tested, held_out)
-                callbacks = keras.callbacks.CallbackList([recorder], model=trained)
-                found = trained.evaluate(devices.feed(held_out), verbose=0, callbacks=callbacks, return_dict=True)
+                called = keras.callbacks.CallbackList([recorder], model=trained)
+                found = trained.evaluate(devices.feed(held_out), verbose=0, callbacks=called, return_dict=True)
                 recorder.note_test(found)
         except BaseException as error:
             _stop(error, batches.failure or held_out.failure or error, recorder, devices)

@@ -1,0 +1,84 @@
+"""What is told of a training while it goes on, by a clock that the test turns."""
+
+import keras
+import pytest
+
+from keras_sharenets.training.run import progress
+from keras_sharenets.training.run.progress import Progress
+
+LOGS = {"loss": 1.5, "accuracy": 0.25, "val_loss": 2.0, "val_accuracy": 0.125}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def _take_epoch(callback, clock, number, seconds):
+    """Four steps, then a test, all of equal time."""
+    callback.on_epoch_begin(number)
+    for batch in range(4):
+        clock[0] += seconds[batch]
+        callback.on_train_batch_end(batch, LOGS)
+    callback.on_test_begin()
+    clock[0] += seconds[4]
+    callback.on_epoch_end(number, LOGS)
+
+
+def test_a_line_an_epoch_has_the_time_that_the_others_take(clock):
+    told, shown = [], []
+    callback = Progress(4, "validation", told.append, shown.append)
+    callback.set_params({"epochs": 4, "steps": 4})
+    _take_epoch(callback, clock, 0, [60, 10, 10, 10, 10])
+    _take_epoch(callback, clock, 1, [10] * 5)
+    for number in (2, 3):
+        _take_epoch(callback, clock, number, [10, 10, 10, 10, 10 + number])
+    figures = "loss 1.5000, accuracy 0.2500, validation accuracy 0.1250"
+    assert told == [
+        f"epoch 1 of 4: {figures}; 2 min, about 5 min left",  # 100 s each, as far as is known.
+        f"epoch 2 of 4: {figures}; 50 s, about 2 min left",  # The first one compiled.
+        f"epoch 3 of 4: {figures}; 52 s, about 52 s left",
+        f"epoch 4 of 4: {figures}; 53 s",
+    ]
+    # Before an epoch is over, by its steps but for the first: four of 10 s, of which two are left, and three epochs.
+    assert shown[:6] == [
+        "epoch 1 of 4: first step",
+        "epoch 1 of 4: step 1 of 4",
+        "epoch 1 of 4: step 2 of 4, about 2 min left",
+        "epoch 1 of 4: step 3 of 4, about 2 min left",
+        "epoch 1 of 4: step 4 of 4, about 2 min left",
+        "epoch 1 of 4: the validation split",
+    ]
+    assert shown[6] == ""
+    assert "epoch 2 of 4: step 2 of 4, about 4 min left" in shown
+
+
+def test_the_rest_of_an_epoch_says_nothing_of_the_others(clock):
+    """A resumed run is in the middle of one; `model.fit` is asked for that epoch alone."""
+    told, shown = [], []
+    callback = Progress(4, "test", told.append, shown.append)
+    callback.set_params({"epochs": 2, "steps": 4})
+    _take_epoch(callback, clock, 1, [0.1] * 5)
+    assert told == ["epoch 2 of 4: loss 1.5000, accuracy 0.2500, test accuracy 0.1250; 0.5 s"]
+    # Half a second has not gone by between the steps.
+    assert [line for line in shown if "step" in line] == ["epoch 2 of 4: first step"]
+    callback.set_params({"epochs": 4, "steps": 4})
+    _take_epoch(callback, clock, 2, [2] * 5)
+    assert told[1].endswith("; 10 s, about 10 s left")
+
+
+def test_nothing_of_the_model_is_needed():
+    """`fit` calls it beside its own callbacks, also where a run was stopped after the last step of an epoch."""
+    told = []
+    callback = Progress(1, "test", told.append, lambda text: None, opening="what is about to begin")
+    called = keras.callbacks.CallbackList([callback])
+    called.on_train_begin()
+    called.on_epoch_begin(0)
+    called.on_epoch_end(0, LOGS)
+    called.on_train_end()
+    assert told[0] == "what is about to begin"
+    assert told[1].startswith("epoch 1 of 1: loss 1.5000")
+    called.on_train_begin()
+    assert len(told) == 2
