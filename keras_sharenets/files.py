@@ -71,6 +71,15 @@ def save_model(model: Any, path: str | os.PathLike) -> None:
         write_bytes(path, scratch.read_bytes())
 
 
+def save_model_folder(model: Any, path: str | os.PathLike) -> None:
+    """Saves a Keras model as the folder that `keras.saving.load_model("hf://...")` reads; there is none at `path`."""
+    import keras
+
+    with tempfile.TemporaryDirectory() as folder:
+        keras.saving.save_model(model, pathlib.Path(folder) / "model", zipped=False)
+        replace_folder(pathlib.Path(folder) / "model", path)
+
+
 def load_model(path: str | os.PathLike) -> Any:
     """Loads a `.keras` file, without its optimizer.
 

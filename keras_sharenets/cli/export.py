@@ -16,7 +16,7 @@ from keras_sharenets import _checks, precisions, targets
 from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.rendering.tables import text_table
-from keras_sharenets.training.run.export import FORMATS, ONNX, TFLITE, check_exportable, export_run
+from keras_sharenets.training.run.export import CHOICES, FORMATS, HUB, ONNX, TFLITE, check_exportable, export_run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data_help = "representative images, anywhere below a folder"
     group.add_argument("--representative-data", "--calibration", metavar="FOLDER", help=data_help)
     group = parser.add_argument_group("a run", "The representative images are of its training split.")
-    formats_help = f"some of {', '.join(FORMATS)} (default: all), or {ONNX}"
-    group.add_argument("--formats", "--forms", nargs="+", choices=(*FORMATS, ONNX), metavar="FORMAT", help=formats_help)
+    formats_help = f"some of {', '.join(FORMATS)} (default: all), {ONNX}, or {HUB}: a folder for the Hugging Face Hub"
+    group.add_argument("--formats", "--forms", nargs="+", choices=CHOICES, metavar="FORMAT", help=formats_help)
     test_help = "measure the .tflite files on the whole test split, and record it"
     group.add_argument("--test", action="store_true", default=None, help=test_help)
     add_data_arguments(group, required=False)

@@ -187,6 +187,22 @@ def test_delivery(folder, digits):
     assert not any("test_accuracy" in written[form] for form in ("saved_model", "keras"))
 
 
+def test_folder_for_a_hub(folder, digits):
+    hub = folder / "runs" / "upload" / "hub"
+    assert {path.name for path in hub.iterdir()} >= {"config.json", "model.weights.h5", "labels.txt", "README.md"}
+    # What Keras does with "hf://..." once the folder is here.
+    loaded = keras.saving.load_model(hub)
+    images = digits.test.images[:100].astype("float32")
+    expected = files.load_model(folder / "runs" / "digits" / "last.keras").predict(images, verbose=0)
+    np.testing.assert_array_equal(loaded.predict(images, verbose=0), expected)
+    assert files.read_labels(hub / "config.json") == tuple("0123456789")
+    card = (hub / "README.md").read_text()
+    assert card.startswith("---\nlicense: apache-2.0\nlibrary_name: keras\n")
+    assert 'keras.saving.load_model("hf://USER/NAME")' in card
+    assert f"| test accuracy, Keras in float32 | {metrics(folder / 'runs' / 'digits')['test_accuracy']:.2%} |" in card
+    assert "int8" not in card.partition("## Figures")[2].partition("## Limits")[0]
+
+
 def test_results(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / "runs" / "results.png").unlink()
@@ -269,7 +285,7 @@ def test_bad_input(folder, arguments, message, capsys, monkeypatch):
 def test_export_needs_tensorflow(folder, capsys, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     assert main(["export", str(folder / "runs" / "digits"), "--output", str(folder / "new"), "--forms", "float"]) == 2
-    assert "`--formats` (=float) need KERAS_BACKEND=tensorflow, all but keras." in capsys.readouterr().err
+    assert "`--formats` (=float) need KERAS_BACKEND=tensorflow, all but keras and hub." in capsys.readouterr().err
 
 
 def test_names_of_runs():

@@ -1,4 +1,4 @@
-"""The model card of a finished run that was exported, from its record: Markdown with a head that model hubs read."""
+"""The model card of a finished run, from its record: Markdown with a head that model hubs read."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ def describe_trainer(trainer: Mapping[str, Any]) -> str:
     return f"{trainer['program']}, on one {trainer['device']}, in {trainer['precision']}"
 
 
-def model_card(published: Published, counts: Profile) -> str:
-    """The card of a run whose int8 file was measured.
+def model_card(published: Published, counts: Profile, *, address: str = "") -> str:
+    """The card of a run, with figures of its int8 file where there is one.
 
     Args:
-        published: the run; it has an int8 file.
+        published: the run.
         counts: the profile of its network.
+        address: what `keras.saving.load_model` is to be given, where that is not the file in the folder of the run.
 
     Returns:
         Markdown.
     """
-    run, int8 = published.run, published.int8 or {}
+    run, int8 = published.run, published.int8
     data = run.data
     title = " ".join([run.model, *(f"{key}={value}" for key, value in run.options.items())])
     head = [
@@ -57,16 +58,16 @@ def model_card(published: Published, counts: Profile) -> str:
     figures = [
         ("what", "value"),
         ("test accuracy, Keras in float32", f"{published.accuracy:.2%}"),
-        ("test accuracy, int8 file", f"{int8['test_accuracy']:.2%}" if "test_accuracy" in int8 else "not measured"),
-        ("int8 file", f"{int8['bytes']:,} bytes"),
+        *(() if int8 is None else _int8_figures(int8)),
         ("stored parameters", f"{counts.stored_parameters:,}"),
         ("the same without sharing", f"{counts.effective_parameters:,}"),
         ("moving statistics", f"{counts.non_trainable_parameters:,}"),
         ("multiply-adds an image", f"{counts.multiply_adds:,}"),
     ]
-    made = "This card is made from `metrics.json` and `export/export.json` by `sharenets results --cards`."
+    command = "export --formats hub" if address else "results --cards"
+    made = f"This card is made from `metrics.json` and `export/export.json` by `sharenets {command}`."
     sections = {
-        f"{title} on {data['name']}": f"```python\n{_usage(published)}\n```\n\n{made}",
+        f"{title} on {data['name']}": f"```python\n{_usage(published, address)}\n```\n\n{made}",
         "Data": images,
         "Training": "\n".join(f"- {line}" for line in _training(run)),
         "Figures": markdown_table(figures),
@@ -77,13 +78,18 @@ def model_card(published: Published, counts: Profile) -> str:
     return "\n".join(head) + "\n\n" + "\n\n".join(body) + "\n"
 
 
-def _usage(published: Published) -> str:
-    for each in list_trained():
+def _int8_figures(int8: Mapping[str, Any]) -> list[tuple[str, str]]:
+    accuracy = f"{int8['test_accuracy']:.2%}" if "test_accuracy" in int8 else "not measured"
+    return [("test accuracy, int8 file", accuracy), ("int8 file", f"{int8['bytes']:,} bytes")]
+
+
+def _usage(published: Published, address: str) -> str:
+    for each in () if address else list_trained():
         if each.run == published.folder.name:
             arguments = "".join(f", {key}={value!r}" for key, value in each.options.items())
             create = f'model = ksn.create_model("{each.model}"{arguments}, weights="{each.weights}")'
             return f"import keras_sharenets as ksn\n\n{create}"
-    load = 'model = keras.saving.load_model("last.keras")'
+    load = f'model = keras.saving.load_model("{address or "last.keras"}")'
     return f"import keras\nimport keras_sharenets  # Keras does not know the layers without it\n\n{load}"
 
 

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 # In this order: what a network may not be exportable to comes first, so that nothing is written then.
 FORMATS = ("float", "int8", "saved_model", "keras")
 TFLITE = FORMATS[:2]
-# Only where it is asked for, since it needs packages of its own.
-ONNX = "onnx"
+# Only where they are asked for: one needs packages of its own, the other has nothing that the others do not have.
+ONNX, HUB = "onnx", "hub"
+CHOICES = (*FORMATS, ONNX, HUB)
+FOR_HUB = "hf://USER/NAME"  # What `keras.saving.load_model` takes once the folder lies on the Hugging Face Hub.
 
 
 def check_exportable(
@@ -33,8 +35,8 @@ def check_exportable(
     from keras_sharenets.training.run.finished import open_run
     from keras_sharenets.training.run.fit import check_output
 
-    if keras.backend.backend() != "tensorflow" and set(formats) != {"keras"}:
-        raise ValueError(f"`--formats` (={' '.join(formats)}) need KERAS_BACKEND=tensorflow, all but keras.")
+    if keras.backend.backend() != "tensorflow" and not set(formats) <= {"keras", HUB}:
+        raise ValueError(f"`--formats` (={' '.join(formats)}) need KERAS_BACKEND=tensorflow, all but keras and {HUB}.")
     target = check_output(output or pathlib.Path(folder) / "export")
     trained = open_run(folder)
     if trained.state != "finished":
@@ -57,7 +59,8 @@ def export_run(
         folder: that of the run.
         dataset: that of the run.
         output: an empty or new folder, `export` in that of the run by default.
-        formats: some of `FORMATS`, or `ONNX`.
+        formats: some of `CHOICES`. `HUB` is a folder to upload to a model hub: the network as Keras
+            loads it from there, the int8 file if there is one, the class names and a model card.
         images: how many of the training split calibrate and check.
         test: whether the `.tflite` files are measured on the whole test split.
 
@@ -74,12 +77,37 @@ def export_run(
     check_classes(dataset, folder, trained)
     representative_data = training_images(dataset, trained, images)
     model = files.load_model(network_file(folder))
-    written = export(model, target, dataset.class_names, representative_data, formats=formats)
+    alone = [name for name in formats if name != HUB]
+    written = export(model, target, dataset.class_names, representative_data, formats=alone)
     if test:
         written = [entry | _tested(entry, target, dataset, tested_crops(trained.recipe)) for entry in written]
+    if HUB in formats:
+        written.append(_export_for_hub(model, folder, target, trained, written))
     record: dict[str, Any] = {"model": trained.model, "data": trained.data["name"], "files": written}
     files.write_json(target / "export.json", record)
     return record | {"folder": str(target)}
+
+
+def _export_for_hub(
+    model: keras.Model, folder: str | pathlib.Path, output: pathlib.Path, trained: Run, written: list[dict]
+) -> dict:
+    """Writes the folder `hub`, and returns its entry; `written` are those of the files that are there already."""
+    from keras_sharenets import files
+    from keras_sharenets.analysis.profile import profile
+    from keras_sharenets.training.reports.card import CARD, model_card
+    from keras_sharenets.training.reports.results import Published
+
+    target = output / HUB
+    files.save_model_folder(model, target)
+    int8 = next((entry for entry in written if entry["form"] == "int8"), None)
+    if int8 is not None:
+        files.write_bytes(target / int8["path"], (output / int8["path"]).read_bytes())
+    files.write_labels(target, trained.data["class_names"])
+    assert trained.test_accuracy is not None  # It is finished.
+    published = Published(pathlib.Path(folder), trained, trained.test_accuracy, int8)
+    files.write_text(target / CARD, model_card(published, profile(model), address=FOR_HUB))
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    return _entry(HUB, HUB, size, "the network itself")
 
 
 def _tested(entry: dict, output: pathlib.Path, dataset: Dataset, crops: str) -> dict:
