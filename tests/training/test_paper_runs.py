@@ -1,9 +1,11 @@
 """The papers' experiments, trained: what is missing, what was begun, what another process has; and what is drawn."""
 
+import contextlib
 import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from keras_sharenets import cli
 from keras_sharenets.folder_lock import hold_folder
 from keras_sharenets.training.papers.entries import Row
 from keras_sharenets.training.papers.runs import find_runs, group_runs
+from keras_sharenets.training.run import fit as fit_module
 from keras_sharenets.training.run.record import read_metrics
 from keras_sharenets.training.run.recorder import Recorder
 
@@ -103,8 +106,37 @@ def test_what_cannot_be_trained_does_not_keep_the_others(quick_network, tmp_path
         assert run(*DIGITS, *QUICK, "--epochs", "1", "--output", "out", "--seeds", "0", "1", "2") == 2
     errors = capsys.readouterr().err
     assert f"The folder out/{name}0 is in use by process {os.getpid()} on" in errors
+    assert "1 of 3 runs are left to other processes" in errors
     assert f"error: 1 of 3 runs failed; the first: {name}1: The output directory out/{name}1 exists" in errors
     assert [path.parent.name for path in (tmp_path / "out").glob("*/metrics.json")] == [f"{name}2"]
+
+
+@pytest.mark.slow
+def test_what_other_processes_leave_behind_is_taken_over(quick_network, tmp_path, capsys, monkeypatch):
+    """One ends while the run behind is trained; one finishes a run between two looks at its folder."""
+    monkeypatch.chdir(tmp_path)
+    words = [*DIGITS, *QUICK, "--epochs", "1", "--output", "out", "--seeds"]
+    name = "igcv1_c48_d8_digits_1epochs_64images_seed"
+    end, settle, others = Recorder.on_epoch_end, fit_module._settle, contextlib.ExitStack()
+
+    def leave(self, epoch, logs=None):
+        end(self, epoch, logs)
+        others.close()
+
+    def finish(run, *more):
+        if not (tmp_path / "out" / f"{name}1").exists():
+            shutil.copytree(tmp_path / "out" / f"{name}2", tmp_path / "out" / f"{name}1")
+        return settle(run, *more)
+
+    monkeypatch.setattr(Recorder, "on_epoch_end", leave)
+    others.enter_context(hold_folder(tmp_path / "out" / f"{name}0"))
+    _, errors = answer(capsys, *words, "0", "2")
+    assert [word in errors for word in (f"{name}0 is in use", "are left")] == [True, False]
+    assert {path.parent.name for path in (tmp_path / "out").glob("*/metrics.json")} == {f"{name}0", f"{name}2"}
+    monkeypatch.setattr(fit_module, "_settle", finish)
+    accuracy = read_metrics(tmp_path / "out" / f"{name}2" / "metrics.json").test_accuracy
+    _, errors = answer(capsys, *words, "1")
+    assert f"   test accuracy {accuracy:.2%}\n" in errors
 
 
 def test_rows_without_a_network_are_told(tmp_path, capsys, monkeypatch):
@@ -199,6 +231,34 @@ def test_a_table_of_each_paper_is_trained_killed_once_and_resumed(key, tmp_path,
     assert finished.epochs[: len(killed.epochs)] == killed.epochs
     assert (finished.model, finished.data["train"], finished.data["name"]) == (network, 512, "cifar10")
     assert np.asarray(PIL.Image.open(tmp_path / "figure.png")).std() > 0
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_is_killed_and_the_other_takes_over(tmp_path):
+    """Both are given the same line; whoever has finished an epoch of a run is killed in the next one."""
+    words = [sys.executable, "-m", "trainers", *DIGITS[:-1], "512", "--epochs", "4", "--seeds", "0", "1", "2"]
+    quiet = {"env": {**os.environ, "PYTHONPATH": str(ROOT)}, "stdout": subprocess.DEVNULL, "cwd": tmp_path}
+    errors = [(tmp_path / f"errors{number}.txt").open("w+") for number in range(2)]
+    processes = [subprocess.Popen([*words, "--output", "out"], stderr=each, **quiet) for each in errors]
+    while not (begun := find_runs([tmp_path / "out"])):
+        assert [process.poll() for process in processes] == [None, None]
+        time.sleep(0.02)
+    killed = begun[0]
+    (folder,) = (tmp_path / "out").glob(f"*_seed{killed.seed}")
+    holder = json.loads((folder / ".lock").read_text())["pid"]
+    (victim,) = (process for process in processes if process.pid == holder)
+    (heir,) = (process for process in processes if process is not victim)
+    victim.kill()
+    assert victim.wait() == -signal.SIGKILL
+    assert heir.wait() == 0
+    runs = {run.seed: run for run in find_runs([tmp_path / "out"])}
+    assert {seed: (run.state, len(run.epochs)) for seed, run in runs.items()} == dict.fromkeys(
+        range(3), ("finished", 4)
+    )
+    assert runs[killed.seed].epochs[:1] == killed.epochs[:1]
+    told = errors[processes.index(heir)]
+    told.seek(0)
+    assert told.read().count("test accuracy ") == 3
 
 
 def _rows(key, table):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from keras_sharenets.folder_lock import FolderInUseError
+from keras_sharenets.folder_lock import FolderInUseError, hold_folder
 from keras_sharenets.timing import in_words
 from keras_sharenets.training.papers.entries import DATA, Options
 from keras_sharenets.training.recipes.recipe import Recipe
@@ -62,7 +62,8 @@ def train_all(
 ) -> list[pathlib.Path]:
     """Trains what is missing, data set by data set, one run after the other.
 
-    Several processes may do so in one folder at the same time: a run that another one trains is left to it.
+    Several processes may do so in one folder at the same time. A run that another one trains is left to it, and tried
+    again after the others: that process may have died.
 
     Args:
         experiments: what is to be there.
@@ -83,25 +84,30 @@ def train_all(
     folders = [output / each.folder_name(limit) for each in ordered]
     pending = [pair for pair in zip(ordered, folders, strict=True) if not _is_finished(pair[1])]
     say(f"{len(ordered)} runs, {len(ordered) - len(pending)} of them finished before; in {output}")
-    dataset, loaded = None, None
+    loaded: dict[str, Dataset] = {}
     clock = _Clock(pending)
     failed: list[str] = []
-    for number, (each, folder) in enumerate(pending, start=1):
-        if each.data != loaded:
-            # The images of the one before are not needed beside those of this one.
-            dataset = None
-            dataset, loaded = _limited(load(each.data), limit), each.data
-        say(f"{number} of {len(pending)}: {folder.name} ({each.recipe.epochs} epochs, recipe {each.recipe.name})")
-        assert dataset is not None
-        try:
-            accuracy = _train(each, folder, dataset, run_options or {})
-            outcome = f"test accuracy {accuracy:.2%}"
-        except FolderInUseError as error:
-            outcome = str(error).partition(". ")[0]
-        except (ValueError, RuntimeError) as error:
-            failed.append(f"{folder.name}: {error}")
-            outcome = f"failed: {error}"
-        say(f"   {outcome}{clock.tick(each)}")
+    waiting, left = list(enumerate(pending, start=1)), []
+    while waiting:
+        left = []
+        for number, (each, folder) in waiting:
+            if each.data not in loaded:
+                loaded.clear()  # Not needed beside those of this one.
+                loaded[each.data] = _limited(load(each.data), limit)
+            say(f"{number} of {len(pending)}: {folder.name} ({each.recipe.epochs} epochs, recipe {each.recipe.name})")
+            try:
+                accuracy = _train(each, folder, loaded[each.data], run_options or {})
+                outcome = f"test accuracy {accuracy:.2%}{clock.tick(each)}"
+            except FolderInUseError as error:
+                left.append((number, (each, folder)))
+                outcome = str(error).partition(". ")[0]
+            except (ValueError, RuntimeError) as error:
+                failed.append(f"{folder.name}: {error}")
+                outcome = f"failed: {error}{clock.tick(each)}"
+            say(f"   {outcome}")
+        waiting = left if len(left) < len(waiting) else []
+    if left:
+        say(f"{len(left)} of {len(pending)} runs are left to other processes")
     if failed:
         raise ValueError(f"{len(failed)} of {len(pending)} runs failed; the first: {failed[0]}")
     return folders
@@ -115,16 +121,21 @@ def _train(each: Experiment, folder: pathlib.Path, dataset: Dataset, run_options
     """Begins or resumes a run; its test accuracy."""
     import keras
 
-    from keras_sharenets.training.run.fit import fit, resume
+    from keras_sharenets.training.devices.devices import connect
+    from keras_sharenets.training.run.fit import RunExistsError, fit, resume
 
     options = RunOptions(**{**run_options, "seed": each.seed})
+    run = None
     # Standard output is for the answer.
     with contextlib.redirect_stdout(sys.stderr):
-        if (folder / "metrics.json").is_file():
-            run = resume(folder, dataset, strategy=options.strategy, verbose=2)
-        else:
-            more = {"recipe": each.recipe, "options": each.options, "run_options": options}
-            run = fit(each.network, dataset, folder, **more, verbose=2)
+        # Until another process has written its first record, the lock alone says that it is there.
+        with hold_folder(folder) if connect(options.strategy).chief else contextlib.nullcontext():
+            is_begun = (folder / "metrics.json").is_file()
+        with contextlib.suppress(RunExistsError):  # Begun by another process since.
+            if not is_begun:
+                more = {"recipe": each.recipe, "options": each.options, "run_options": options}
+                run = fit(each.network, dataset, folder, **more, verbose=2)
+        run = run or resume(folder, dataset, strategy=options.strategy, verbose=2)
     keras.utils.clear_session()
     gc.collect()
     return run.test_accuracy or 0.0

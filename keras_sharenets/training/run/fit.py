@@ -42,6 +42,10 @@ PACKAGES = ("keras", "tensorflow", "jax", "numpy", "tensorflow_datasets", "sciki
 COMPARED = ("name", "class_names", "train", "test", "validation", "shape", "mean", "variance")
 
 
+class RunExistsError(ValueError):
+    """The folder holds a run already."""
+
+
 def fit(
     model_name: str,
     dataset: Dataset,
@@ -238,7 +242,7 @@ def check_output(output: str | pathlib.Path) -> pathlib.Path:
     """`output` as a path; a `ValueError` if something is there that a run would mix with."""
     output = pathlib.Path(output)
     if (output / "metrics.json").exists():
-        raise ValueError(f"The output directory {output} already holds a run. Choose another one.")
+        raise RunExistsError(f"The output directory {output} already holds a run. Choose another one.")
     if not is_unused(output):
         raise ValueError(f"The output directory {output} exists and is not an empty folder. Choose another one.")
     return output
