@@ -1,5 +1,6 @@
 """Images in the served model are those of `read_image`: the same file in all formats and modes, or it is refused."""
 
+import contextlib
 import functools
 import io
 import struct
@@ -9,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from harness import slow_after
 
 from keras_sharenets.cli.export import representative_images
 from keras_sharenets.cli.predict import read_images
@@ -157,16 +159,33 @@ def test_cut_off_files_are_refused_by_both(served, name, share):
     data = FILES[name][: int(share * len(FILES[name]))]
     with pytest.raises(ValueError, match="is not an image that can be read"):
         decode_image(data, (24, 32, 3))
-    kind = name.partition(",")[0]
-    message = None if kind == "GIF" else rf"with index\] \[0\] \[is\] \[a {kind} file that is cut off"
+    message = rf"with index\] \[0\] \[is\] \[a {name.partition(',')[0]} file that is cut off"
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         served[24, 32, 3](data)
+
+
+# What changed bytes leave readable depends on the library: PNG files have checksums, the pixels of BMP files nothing.
+@pytest.mark.parametrize("name", slow_after(2, ["PNG, RGB", "GIF", "JPEG", "JPEG, progressive", "WebP", "BMP"]))
+def test_changed_bytes_are_read_or_refused_by_index(served, name):
+    random, refusals = np.random.default_rng(0), []
+    for first, share in ((1, 0.1), (1, 0.5), (8, 0.9)):
+        data = np.frombuffer(FILES[name], np.uint8).copy()
+        places = np.arange(first, int(share * len(data)), 7)
+        data[places] = random.integers(0, 256, len(places))
+        with contextlib.suppress(tf.errors.InvalidArgumentError):
+            served[24, 32, 3](data.tobytes())
+            continue
+        with pytest.raises(tf.errors.InvalidArgumentError) as refusal:
+            served[24, 32, 3](data.tobytes())
+        refusals.append(str(refusal.value))
+    assert all("with index] [0] [is] [" in refusal for refusal in refusals)
+    assert refusals or name == "BMP"
 
 
 def test_the_end_of_a_thumbnail_is_not_that_of_the_image(served):
     data = encoded(COLORS, "JPEG", exif=exif(1) + encoded(GRAY, "JPEG"))
     served[24, 32, 3](data)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="a JPEG file that is cut off"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a JPEG file that is cut off or damaged"):
         served[24, 32, 3](data[:-200])
 
 

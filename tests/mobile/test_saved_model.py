@@ -61,12 +61,14 @@ def test_no_image(served):
     }
 
 
-def test_a_file_that_is_refused_is_named(served, digits):
-    files = [encode(image, "PNG") for image in digits[0][-2:]] + [b"no image"]
-    with pytest.raises(
-        tf.errors.InvalidArgumentError, match=r"with index\] \[2\] \[is\] \[a file of a kind that is not"
-    ):
-        served.signatures["serve_encoded"](encoded=tf.constant(files))
+@pytest.mark.parametrize("kind", ["PNG", "GIF", None])
+def test_a_file_that_is_refused_is_named(served, digits, kind):
+    *files, last = [encode(image, kind or "PNG") for image in digits[0][-3:]]
+    damaged, what = (
+        (last[:-20], f"a {kind} file that is cut off") if kind else (b"no image", "a file of a kind that is not")
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rf"with index\] \[2\] \[is\] \[{what}"):
+        served.signatures["serve_encoded"](encoded=tf.constant([*files, damaged, *files]))
 
 
 def test_programs_that_name_no_signature(exported, trained, digits):

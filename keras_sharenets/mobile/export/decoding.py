@@ -41,8 +41,8 @@ def decode(data: tf.Tensor, shape: tuple[int, int, int], index: tf.Tensor | int 
     Running it fails, with the index and the name of what was given, for other kinds, for images of more pixels than
     `PIL.Image.MAX_IMAGE_PIXELS` was when the graph was made, for BMP files of other than 8, 24 or 32 bits or with
     compression, for GIF files whose first frame is transparent or does not fill the image, for WebP animations, and for
-    JPEG, PNG, WebP and BMP files that are cut off. A server of an older TensorFlow reads no WebP and says so. Of GIF
-    files that are cut off, and of other damage, TensorFlow's decoders tell, without the index.
+    files that are cut off or damaged so that TensorFlow's decoders refuse them. A server of an older TensorFlow refuses
+    WebP in these words.
 
     Args:
         data: string tensor, one file.
@@ -124,9 +124,23 @@ def _kind(content: _Bytes) -> tf.Tensor:
     return _checked(content, tf.cast(found, tf.int32), found < len(READ), tf.gather(names, found))
 
 
-def _complete(content: _Bytes, data: tf.Tensor, condition: tf.Tensor, kind: str) -> tf.Tensor:
-    """The file, unless its end is missing, of which decoders would not say in which file that is."""
-    return _checked(content, data, condition, f"a {kind} file that is cut off")
+def _decoded(content: _Bytes, data: tf.Tensor, kind: str, decoder: Callable[..., Any], **options: Any) -> Any:
+    """What a decoder of TensorFlow, with its options, makes of the file, unless it refuses it.
+
+    By itself a decoder would not say in which file of the batch that is. An error inside of a `tf.data.Dataset` can be
+    skipped, which leaves the element behind it: nothing.
+    """
+
+    @tf.autograph.experimental.do_not_convert
+    def decode_one(file):
+        return decoder(file, **options), True
+
+    decoded: Any = tf.data.Dataset.from_tensors(data).map(decode_one)
+    specification, _ = decoded.element_spec
+    nothing = tf.zeros([side or 0 for side in specification.shape], specification.dtype), False
+    decoded = decoded.ignore_errors().concatenate(tf.data.Dataset.from_tensors(nothing))
+    result, sound = decoded.take(1).get_single_element()
+    return _checked(content, result, sound, f"a {kind} file that is cut off or damaged")
 
 
 def _of_size(content: _Bytes, data: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
@@ -142,16 +156,10 @@ def _of_size(content: _Bytes, data: tf.Tensor, height: tf.Tensor, width: tf.Tens
 
 
 def _decode_jpeg(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
-    def scan(place):
-        return content.number(place + 1, 1) == 0xDA, place, place + 2 + content.number(place + 2, 2)
-
-    # A thumbnail in the EXIF data has an end of its own, before the scan.
-    ends = (content.values[:-1] == 0xFF) & (content.values[1:] == 0xD9)
-    whole = tf.reduce_any(ends & (tf.range(content.size - 1) > _find(content, 2, scan)))
-    data = _complete(content, content.data, whole, "JPEG")
-    data = _of_size(content, data, *tf.unstack(tf.image.extract_jpeg_shape(data))[:2])
+    sides = _decoded(content, content.data, "JPEG", tf.image.extract_jpeg_shape)
+    data = _of_size(content, content.data, sides[0], sides[1])
     # Only this operation can ask for the exact inverse transform, which Pillow uses.
-    image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+    image = _decoded(content, data, "JPEG", tf.io.decode_jpeg, channels=3, dct_method="INTEGER_ACCURATE")
 
     def segment(place):
         marker = content.number(place + 1, 1)
@@ -163,18 +171,14 @@ def _decode_jpeg(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _decode_png(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
-    def last(place):
-        return content.has(place + 4, b"IEND"), place, place + 12 + content.number(place, 4)
-
-    data = _complete(content, content.data, _find(content, 8, last) > 0, "PNG")
-    data = _of_size(content, data, content.number(20, 4), content.number(16, 4))
+    data = _of_size(content, content.data, content.number(20, 4), content.number(16, 4))
 
     def deep_gray():
-        image = tf.cast(tf.io.decode_png(data, channels=1, dtype=tf.uint16), tf.float32)
-        return tf.repeat(tf.round(image / 257), 3, axis=-1)
+        image = _decoded(content, data, "PNG", tf.io.decode_png, channels=1, dtype=tf.uint16)
+        return tf.repeat(tf.round(tf.cast(image, tf.float32) / 257), 3, axis=-1)
 
     def other():
-        return tf.cast(tf.io.decode_png(data, channels=3), tf.float32)
+        return tf.cast(_decoded(content, data, "PNG", tf.io.decode_png, channels=3), tf.float32)
 
     def chunk(place):
         return content.has(place + 4, b"eXIf"), place + 8, place + 12 + content.number(place, 4)
@@ -185,9 +189,7 @@ def _decode_png(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
 
 def _decode_webp(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
     extended, flags = content.has(12, b"VP8X"), content.number(20, 1)
-    whole = 8 + content.number(4, 4, little=True) <= content.size - 1
-    data = _complete(content, content.data, whole, "WebP")
-    data = _checked(content, data, ~extended | (flags // 2 % 2 == 0), "a WebP animation")
+    data = _checked(content, content.data, ~extended | (flags // 2 % 2 == 0), "a WebP animation")
     # The sides less 1 of a file with extensions, and as lossy and lossless files have them.
     packed = content.number(21, 4, little=True)
     lossless, lossy = (
@@ -198,7 +200,8 @@ def _decode_webp(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
     width, height = (tf.where(is_lossless, one, other % 2**14) for one, other in zip(lossless, lossy, strict=True))
     canvas = [content.number(place, 3, little=True) + 1 for place in (24, 27)]
     data = _of_size(content, data, tf.where(extended, canvas[1], height), tf.where(extended, canvas[0], width))
-    image = tf.io.decode_image(data, expand_animations=False)[..., :3]  # The fourth is transparency.
+    # The fourth channel is transparency.
+    image = _decoded(content, data, "WebP", tf.io.decode_image, expand_animations=False)[..., :3]
 
     def chunk(place):
         length = content.number(place + 4, 4, little=True)
@@ -214,17 +217,14 @@ def _decode_bmp(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
     height, width = content.number(22, 4, little=True), content.number(18, 4, little=True)
     height = tf.minimum(height, 2**32 - height)  # A height below 0 says that the rows begin at the top.
     data = _of_size(content, data, height, width)
-    end = content.number(10, 4, little=True) + height * ((width * bits + 31) // 32 * 4)
-    data = _complete(content, data, end <= content.size - 1, "BMP")
+    image = tf.cast(_decoded(content, data, "BMP", tf.io.decode_bmp), tf.int64)
 
     def palette():
-        indices = tf.cast(tf.io.decode_bmp(data)[..., 0], tf.int64)
-        return tf.stack([content.number(14 + header + 4 * indices + channel, 1) for channel in (2, 1, 0)], -1)
+        places = 14 + header + 4 * image[..., 0]
+        return tf.stack([content.number(places + channel, 1) for channel in (2, 1, 0)], -1)
 
-    def colors():
-        return tf.cast(tf.io.decode_bmp(data)[..., :3], tf.int64)
-
-    return tf.cast(tf.cond(bits == 8, palette, colors), tf.float32), tf.constant(0, tf.int64)
+    colors = tf.cond(bits == 8, palette, lambda: image[..., :3])
+    return tf.cast(colors, tf.float32), tf.constant(0, tf.int64)
 
 
 def _decode_gif(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
@@ -250,7 +250,7 @@ def _decode_gif(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
         content, content.data, sound, "a GIF file whose first frame is transparent or does not fill the image"
     )
     data = _of_size(content, data, sides[1], sides[0])
-    image = tf.io.decode_image(data, channels=3, expand_animations=False)
+    image = _decoded(content, data, "GIF", tf.io.decode_image, channels=3, expand_animations=False)
     return tf.cast(image, tf.float32), tf.constant(0, tf.int64)
 
 

@@ -67,8 +67,7 @@ def export_saved_model(
     * `serve_encoded` takes `encoded`, a vector of strings, each the bytes of an image file. They are read as
       `keras_sharenets.images.read_image` reads them, to one step of 255: upright, resized, gray ones for networks for
       RGB and the other way round. A request with a file that the graph cannot read so fails; the message has its index
-      and what it is, unless it is damaged in another way than cut off: see `decoding.decode`. Prefer JPEG and PNG,
-      which every server reads in all their modes.
+      and what it is: see `decoding.decode`. Prefer JPEG and PNG, which every server reads in all their modes.
 
     What takes no name of a signature, as TensorFlow's converter and `keras.layers.TFSMLayer`, gets the first one.
 
