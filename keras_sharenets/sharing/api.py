@@ -12,10 +12,11 @@ from keras_sharenets import _checks
 from keras_sharenets.sharing import budget
 from keras_sharenets.sharing.changes import Change
 from keras_sharenets.sharing.conversion import NOTHING, convert, look_at
+from keras_sharenets.sharing.matching import match_channels
 from keras_sharenets.sharing.places import Where, chosen
 from keras_sharenets.sharing.proposals import propose
 from keras_sharenets.sharing.report import Shared
-from keras_sharenets.sharing.schemes import Scheme
+from keras_sharenets.sharing.schemes import Scheme, ShareDepth
 
 # Without `where`, the changes that lose least for a weight are made until they save this share of what all would.
 _ENOUGH = 0.95
@@ -92,6 +93,13 @@ def _share(model: keras.Model, scheme: Scheme, where: Where, sample_images: Any)
     network = look_at(model, sample_images)
     wanted = chosen(network.places, where, list(network.refused))
     changes, refused = propose(scheme, wanted, network.samples.moments)
+    if isinstance(scheme, ShareDepth) and scheme.match_channels:
+        matched = match_channels(network, [change.places for change in changes])
+        if matched is not network:
+            again, _ = propose(scheme, chosen(matched.places, where, list(network.refused)), matched.samples.moments)
+            # Kernels that are nearer may have outputs that are not.
+            if sum(change.loss for change in again) < sum(change.loss for change in changes):
+                network, changes = matched, again
     left = {**network.refused, **refused}
     if not changes and getattr(scheme, "policy", None) != "none":
         reasons = "; ".join(f"'{path}': {reason}" for path, reason in left.items()) or "there is no convolution"

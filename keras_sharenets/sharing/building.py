@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -13,7 +13,7 @@ import numpy as np
 from keras_sharenets._types import Tensor
 from keras_sharenets.analysis.graph import Call, Graph, rebuild
 from keras_sharenets.sharing.changes import Change
-from keras_sharenets.sharing.places import Place, numpy_of
+from keras_sharenets.sharing.places import Order, Place, numpy_of
 
 # Scales this small beside the largest one are those of channels that are switched off.
 _OFF = 1e-7
@@ -129,13 +129,14 @@ def _set_own_weights(change: Change, number: int, place: Place, layer: keras.lay
     layer.set_weights([kernel, place.bias] if layer.use_bias else [kernel])
 
 
-def build(model: keras.Model, graph: Graph, changes: Sequence[Change]) -> Built:
+def build(model: keras.Model, graph: Graph, changes: Sequence[Change], orders: Mapping[int, Order]) -> Built:
     """The network with some of its convolutions changed; nothing of the old one is shared or touched.
 
     Args:
         model: the network.
         graph: what `keras_sharenets.analysis.graph.trace` gives for it.
         changes: no two of them with a place in common.
+        orders: by the identity of a layer, the order that its channels get.
 
     Returns:
         A `Built`; its model is functional and not compiled.
@@ -146,9 +147,9 @@ def build(model: keras.Model, graph: Graph, changes: Sequence[Change]) -> Built:
     for call in graph.calls:
         layers[id(call.operation)] = call.operation
     for number, copy in builder.copies.items():
-        weights = getattr(layers.get(number), "weights", ())
-        if weights:
-            copy.set_weights([numpy_of(weight) for weight in weights])
+        layer = layers.get(number)
+        if getattr(layer, "weights", ()):
+            copy.set_weights(orders.get(number, Order()).weights(layer))
     inputs = {}
     for change in changes:
         builder.new_layers[id(change)].set_weights(list(change.weights))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,7 +14,7 @@ from keras_sharenets.analysis.graph import Graph, trace
 from keras_sharenets.analysis.profile import profile_graph
 from keras_sharenets.sharing import building, measuring
 from keras_sharenets.sharing.changes import Change
-from keras_sharenets.sharing.places import Place, find_places
+from keras_sharenets.sharing.places import Order, Place, find_places
 from keras_sharenets.sharing.report import Shared, SharedLayer
 
 # Squared errors below this are rounding: nothing was lost.
@@ -23,7 +23,11 @@ NOTHING = 1e-10
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
-    """A network that is to share: its calls, its convolutions, why others are none, what sample images show of it."""
+    """A network that is to share: its calls, its convolutions, why others are none, what sample images show of it.
+
+    `orders` has, by the identity of a layer, the order of its channels; `samples` and `places` are for channels in
+    this order.
+    """
 
     model: keras.Model
     graph: Graph
@@ -31,6 +35,7 @@ class Network:
     refused: dict[str, str]
     inputs: list[np.ndarray] | None
     samples: measuring.Samples
+    orders: Mapping[int, Order] = dataclasses.field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
@@ -61,7 +66,7 @@ def look_at(model: keras.Model, sample_images: Any) -> Network:
 
 def convert(network: Network, changes: Sequence[Change], left: dict[str, str]) -> Shared:
     """The network with these changes, its normalizations measured anew where there are sample images."""
-    built = building.build(network.model, network.graph, changes)
+    built = building.build(network.model, network.graph, changes, network.orders)
     new = trace(built.model)
     if network.inputs is not None and any(change.loss > NOTHING for change in changes):
         expected = {}
@@ -77,7 +82,10 @@ def convert(network: Network, changes: Sequence[Change], left: dict[str, str]) -
     parameters = profile_graph(new, name=built.model.name).stored_parameters
     taken = {row.path for row in rows}
     left = {path: reason for path, reason in left.items() if path not in taken}
-    return Shared(built.model, tuple(rows), left, network.parameters, parameters)
+    moved = [
+        call.path for call in network.graph.calls if network.orders.get(id(call.operation), Order()).gives is not None
+    ]
+    return Shared(built.model, tuple(rows), left, network.parameters, parameters, tuple(dict.fromkeys(moved)))
 
 
 def _rows(change: Change) -> list[SharedLayer]:

@@ -53,9 +53,10 @@ def distill(
         weight: w, from 0 to 1.
         temperature: T, above 0.
         features: places to compare beside the answers: names of layers that have the same name in both networks, as
-            after [`keras_sharenets.share`]; a mapping from names in the student to names in the teacher; or `"blocks"`
-            for all places where blocks end, such as the `Add` of a residual block. Of a layer that is called several
-            times the first call counts; in a model inside its name is `"outer/inner"`.
+            after [`keras_sharenets.share`] those that are not in its `reordered`; a mapping from names in the student
+            to names in the teacher; or `"blocks"` for all places where blocks end, such as the `Add` of a residual
+            block. Of a layer that is called several times the first call counts; in a model inside its name is
+            `"outer/inner"`.
         feature_weight: f, at least 0.
 
     Returns:

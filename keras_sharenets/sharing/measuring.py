@@ -13,7 +13,7 @@ import numpy as np
 from keras_sharenets._types import Tensor
 from keras_sharenets.analysis.graph import Call, Graph
 from keras_sharenets.analysis.graph import Tensor as Traced
-from keras_sharenets.sharing.places import Place, numpy_of
+from keras_sharenets.sharing.places import Place, normalizes_channels, numpy_of
 
 # Places of images that are looked at for one call, and the longest patch whose second moments are taken: beyond it
 # solving for the kernel would take minutes, and its weights alone count.
@@ -75,14 +75,6 @@ def run(graph: Graph, inputs: Sequence[np.ndarray], look: Callable[[Call, list[T
                 values.pop(tensor.number, None)
 
 
-def _normalizes_channels(call: Call) -> bool:
-    operation = call.operation
-    return isinstance(operation, keras.layers.BatchNormalization) and operation.axis in (
-        -1,
-        len(call.input_shapes[0]) - 1,
-    )
-
-
 def _statistics(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
     rows = np.asarray(keras.ops.convert_to_numpy(x), np.float64).reshape(-1, x.shape[-1])
     return rows.mean(axis=0), rows.var(axis=0)
@@ -117,7 +109,7 @@ def look_at(graph: Graph, places: Sequence[Place], inputs: Sequence[np.ndarray])
     seen: dict[int, list] = collections.defaultdict(list)
 
     def look(call: Call, given: list[Tensor]) -> None:
-        if _normalizes_channels(call):
+        if normalizes_channels(call):
             seen[id(call.operation)].append(_statistics(given[0]))
         place = place_of.get(id(call))
         if place is None or place.layer.groups > 1:

@@ -18,6 +18,33 @@ from keras_sharenets.analysis.graph import Call, Graph
 Where = str | Sequence[str] | Callable[[keras.layers.Layer], bool] | None
 
 
+# The axes of the channels that a layer reads and of those that it gives, of each of its weights.
+_AXES: dict[type, tuple[tuple[int | None, int | None], ...]] = {
+    keras.layers.BatchNormalization: ((None, 0),) * 4,
+    keras.layers.Conv2D: ((2, 3), (None, 0)),
+    keras.layers.Dense: ((0, 1), (None, 0)),
+    keras.layers.DepthwiseConv2D: ((2, None), (None, 0)),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Order:
+    """Which of its channels, as they were, a layer reads and gives in each position; `None`: nothing has changed."""
+
+    reads: np.ndarray | None = None
+    gives: np.ndarray | None = None
+
+    def weights(self, layer: keras.layers.Layer) -> list[np.ndarray]:
+        """The weights of a layer in this order, in float64."""
+        weights = [numpy_of(weight) for weight in layer.weights]
+        axes_of = next((axes for kind, axes in _AXES.items() if isinstance(layer, kind)), ())
+        for number, axes in enumerate(axes_of[: len(weights)]):
+            for axis, order in zip(axes, (self.reads, self.gives), strict=True):
+                if axis is not None and order is not None:
+                    weights[number] = np.take(weights[number], order, axis)
+        return weights
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Place:
     """One convolution layer with all its calls.
@@ -29,6 +56,7 @@ class Place:
             of the outputs goes elsewhere too, or has an activation before it is normalized.
         block: number of merges before the first call.
         resolution: height and width of the outputs of the first call.
+        order: that of its channels.
     """
 
     layer: keras.layers.Conv2D
@@ -36,6 +64,7 @@ class Place:
     norms: tuple[keras.layers.BatchNormalization, ...]
     block: int
     resolution: tuple[Any, ...]
+    order: Order = Order()
 
     @property
     def path(self) -> str:
@@ -45,12 +74,12 @@ class Place:
     @property
     def kernel(self) -> np.ndarray:
         """The kernel, `(height, width, inputs per group, filters)` in float64."""
-        return numpy_of(self.layer.kernel)
+        return self.order.weights(self.layer)[0]
 
     @property
     def bias(self) -> np.ndarray:
         """The bias, zeros where the layer has none."""
-        return numpy_of(self.layer.bias) if self.layer.use_bias else np.zeros(self.layer.filters)
+        return self.order.weights(self.layer)[1] if self.layer.use_bias else np.zeros(self.layer.filters)
 
     @property
     def stored(self) -> int:
@@ -63,6 +92,7 @@ class Place:
             return np.ones(self.layer.filters)
         scales = [np.abs(scale_and_offset(norm)[0]) for norm in self.norms]
         scale = np.sqrt(np.mean(np.square(scales), axis=0))
+        scale = scale if self.order.gives is None else scale[self.order.gives]
         # A channel of scale 0 has no right kernel: this keeps the numbers finite.
         return np.maximum(scale, max(1e-3 * scale.max(), 1e-12))
 
@@ -78,6 +108,12 @@ def scale_and_offset(norm: keras.layers.BatchNormalization) -> tuple[np.ndarray,
     if norm.scale:
         scale = scale * numpy_of(norm.gamma)
     return scale, (numpy_of(norm.beta) if norm.center else 0) - scale * numpy_of(norm.moving_mean)
+
+
+def normalizes_channels(call: Call) -> bool:
+    """Whether a call is that of a batch normalization over the last axis."""
+    norm = call.operation
+    return isinstance(norm, keras.layers.BatchNormalization) and norm.axis in (-1, len(call.input_shapes[0]) - 1)
 
 
 def _obstacle(layer: keras.layers.Layer, calls: Sequence[Call]) -> str | None:
@@ -102,9 +138,9 @@ def _norms(calls, consumers, calls_of, outputs):
         readers = consumers[output.number]
         if len(readers) != 1 or output.number in outputs:
             return ()
-        norm, channels = readers[0].operation, len(output.shape) - 1
-        if not isinstance(norm, keras.layers.BatchNormalization) or norm.axis not in (-1, channels):
+        if not normalizes_channels(readers[0]):
             return ()
+        norm = readers[0].operation
         sources = {each.inputs[0].number for each in calls_of[id(norm)]}
         if not sources <= {each.outputs[0].number for each in calls}:
             return ()

@@ -44,6 +44,7 @@ class Shared:
         layers: a `SharedLayer` for each convolution that shares.
         left: for each other convolution, by its path, why it is as it was.
         parameters_before, parameters: trainable parameters of both networks, shared ones once.
+        reordered: paths of the layers whose channels come in another order than before.
         tflite_bytes: size of the file, where `max_tflite_bytes` was given; else `None`.
     """
 
@@ -52,6 +53,7 @@ class Shared:
     left: Mapping[str, str]
     parameters_before: int
     parameters: int
+    reordered: tuple[str, ...] = ()
     tflite_bytes: int | None = None
 
     def __str__(self) -> str:
@@ -77,6 +79,8 @@ class Shared:
         for path, reason in self.left.items():
             reasons[reason].append(path)
         lines += [f"as before: {', '.join(paths)}: {reason}" for reason, paths in reasons.items()]
+        if self.reordered:
+            lines.append(f"channels in another order: {', '.join(self.reordered)}")
         return "\n".join(lines) + "\n"
 
 

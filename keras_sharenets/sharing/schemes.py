@@ -22,6 +22,10 @@ class ShareDepth:
             whose outputs have equal height and width; `"block"`, those of a stage between two merges such as the `Add`
             of a residual block; `"all"` of the network; `"none"`.
         blending: bool, whether each place has a 1x1 convolution of its own behind the shared one, as in ShardNet's SL.
+        match_channels: bool, whether channels between two convolutions may be put in the order in which kernels that
+            are to share come nearest, and are where that loses less: the channels that only activations, batch
+            normalizations, pooling and depthwise convolutions see, and no `Add`. The network without sharing would
+            compute what it did, but layers inside of blocks give their channels in another order.
 
     Reference: Boulch, "ShaResNet: reducing residual network parameter number by sharing weights", Pattern Recognition
     Letters 2018; Jetley et al., "ShardNet: One filter set to rule them all", submission to ICLR 2020.
@@ -29,10 +33,12 @@ class ShareDepth:
 
     policy: str = "stage"
     blending: bool = False
+    match_channels: bool = True
 
     def __post_init__(self) -> None:
         _checks.one_of("policy", self.policy, POLICIES)
         _checks.boolean("blending", self.blending)
+        _checks.boolean("match_channels", self.match_channels)
 
 
 @dataclasses.dataclass(frozen=True)

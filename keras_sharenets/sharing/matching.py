@@ -1,0 +1,235 @@
+"""Inner channels in the order in which the kernels that are to be shared come nearest; the network stays what it is.
+
+The channels between two convolutions may be permuted, the kernels on both sides alike, where all in between treats each
+channel for itself. For one such group of channels, all else as it is, the best order is a linear assignment: what each
+channel would gain at each position, summed over the kernels that read or give these channels. The groups are gone
+through in turn, as in Ainsworth et al., "Git Re-Basin", ICLR 2023, section 3.2. A residual stream is in a fixed order.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from keras_sharenets.analysis.graph import Call, Graph
+from keras_sharenets.sharing.conversion import Network
+from keras_sharenets.sharing.measuring import Samples
+from keras_sharenets.sharing.places import Order, Place, normalizes_channels
+
+_ROUNDS = 20
+# The least share of the error that another order must gain.
+_LEAST_GAIN = 1e-6
+_FIXED = "fixed"
+# Layers that treat each channel for itself, all alike, if they are given images or vectors with the channels last.
+_ALIKE = (
+    keras.layers.Activation,
+    keras.layers.AveragePooling2D,
+    keras.layers.Cropping2D,
+    keras.layers.Dropout,
+    keras.layers.ELU,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.Identity,
+    keras.layers.LeakyReLU,
+    keras.layers.MaxPooling2D,
+    keras.layers.ReLU,
+    keras.layers.SpatialDropout2D,
+    keras.layers.UpSampling2D,
+    keras.layers.ZeroPadding2D,
+)
+
+
+def _is_elementwise(layer: keras.layers.Layer) -> bool:
+    """Whether the activation of a layer, if it has one, is Keras' own: others may mix channels."""
+    activation = getattr(layer, "activation", None)
+    return activation is None or getattr(activation, "__module__", "").startswith("keras.")
+
+
+def _keeps_channels(call: Call) -> bool:
+    layer = call.operation
+    if getattr(layer, "data_format", "channels_last") != "channels_last" or not _is_elementwise(layer):
+        return False
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        return layer.depth_multiplier == 1
+    return type(layer) in _ALIKE or normalizes_channels(call)
+
+
+class _Groups:
+    """Channels that must have one order, joined with what reads and gives them."""
+
+    def __init__(self):
+        self._parents = {}
+
+    def find(self, key):
+        while self._parents.get(key, key) != key:
+            key = self._parents[key]
+        return key
+
+    def join(self, *keys):
+        roots = [self.find(key) for key in keys]
+        # The group of fixed channels stays the root of all that it is joined with.
+        first = _FIXED if self.find(_FIXED) in roots else roots[0]
+        self._parents.update((root, first) for root in roots if root != first)
+
+
+def _groups(graph: Graph, places: Sequence[Place]) -> _Groups:
+    groups, plain = _Groups(), {id(place.layer) for place in places if place.layer.groups == 1}
+    for call in graph.calls:
+        layer, tensors = call.operation, [tensor.number for tensor in (*call.inputs, *call.outputs)]
+        reads, gives = (id(layer), "reads"), (id(layer), "gives")
+        if len(tensors) == 2 and _keeps_channels(call):
+            groups.join(*tensors, reads, gives)
+        elif id(layer) in plain and _is_elementwise(layer):
+            groups.join(tensors[0], reads)
+            groups.join(tensors[1], gives)
+        elif type(layer) is keras.layers.Dense and len(tensors) == 2:
+            groups.join(tensors[0], reads)
+            groups.join(_FIXED, tensors[1], gives)
+        else:
+            groups.join(_FIXED, *tensors, reads, gives)
+    groups.join(_FIXED, *(tensor.number for tensor in (*graph.inputs, *graph.outputs)))
+    for place in places:
+        # What one kernel both reads and gives is no linear assignment.
+        ends = {groups.find((id(place.layer), end)) for end in ("reads", "gives")}
+        if len(ends) == 1:
+            groups.join(_FIXED, *ends)
+    return groups
+
+
+def _common(kernels):
+    """For each output the kernel whose multiples are nearest to all of `kernels`, up to its length."""
+    if len(kernels) == 1:
+        return kernels[0]
+    stacked = np.stack(kernels)
+    vectors = np.linalg.eigh(np.einsum("kpio,lpio->okl", stacked, stacked, optimize=True))[1]
+    return np.einsum("kpio,ok->pio", stacked, vectors[..., -1], optimize=True)
+
+
+def _error(kernels):
+    """Squared error of the nearest kernel with a scale for each place and output."""
+    stacked = np.stack(kernels)
+    return float(np.sum(np.linalg.eigvalsh(np.einsum("kpio,lpio->okl", stacked, stacked, optimize=True))[:, :-1]))
+
+
+def _gains(kernel, common, axis):
+    """What is gained if a channel of a kernel, in the rows, stands where one of the common kernel does, the columns."""
+    squares = np.maximum(np.sum(common**2, axis=(0, 1)), 1e-30)
+    if axis == 2:
+        return np.einsum("pio,pij->oj", kernel, common, optimize=True) ** 2 / squares
+    scales = np.sum(kernel * common, axis=(0, 1)) / squares
+    return 2 * np.einsum("pio,pjo->ij", kernel, common * scales, optimize=True)
+
+
+def _sorted_gains(kernel, common, axis):
+    """The same whatever the order along the other axis is."""
+    kernel, common = (np.sort(np.abs(each), axis=3 - axis) for each in (kernel, common))
+    return _gains(kernel, common, axis)
+
+
+def _best_order(gains):
+    from scipy.optimize import linear_sum_assignment  # Takes a moment to import.
+
+    channels, positions = linear_sum_assignment(gains, maximize=True)
+    return channels[np.argsort(positions)]
+
+
+def _find_orders(sets, uses):
+    """The order of each group of channels, or `None` where no other order is better.
+
+    Args:
+        sets: for each set of convolutions that share a list of their kernels, `(patch, reads, gives)`; they are put in
+            order in place.
+        uses: for each group where it stands: the number of a set, the number of a kernel in it, and the axis.
+    """
+    orders = {group: np.arange(sets[number][place].shape[axis]) for group, ((number, place, axis), *_) in uses.items()}
+    errors = list(map(_error, sets))
+    before = sum(errors)
+
+    def put(group, gains, least):
+        """The best order for these gains, if it lowers the error by `least` of it."""
+        order = _best_order(gains)
+        tried = {number: list(sets[number]) for number, _, _ in uses[group]}
+        for number, place, axis in uses[group]:
+            tried[number][place] = np.take(tried[number][place], order, axis)
+        new = {number: _error(kernels) for number, kernels in tried.items()}
+        if sum(errors[number] - error for number, error in new.items()) > least * sum(errors):
+            orders[group] = orders[group][order]
+            for number, kernels in tried.items():
+                sets[number], errors[number] = kernels, new[number]
+
+    # At first nothing is in order: all follow the first kernel, whatever the order along their other axis.
+    for group, places in uses.items():
+        following = [(sets[number][place], sets[number][0], axis) for number, place, axis in places if place]
+        if following:
+            put(group, sum(_sorted_gains(*each) for each in following), -np.inf)
+    for _ in range(_ROUNDS):
+        last = sum(errors)
+        for group, places in uses.items():
+            others = [_common(sets[number][:place] + sets[number][place + 1 :]) for number, place, _ in places]
+            gains = [
+                _gains(sets[number][place], other, axis)
+                for (number, place, axis), other in zip(places, others, strict=True)
+            ]
+            put(group, sum(gains), _LEAST_GAIN)
+        if last - sum(errors) <= _LEAST_GAIN * last:
+            break
+    return orders if before - sum(errors) > _LEAST_GAIN * before else None
+
+
+def _weighted(place: Place, moments: np.ndarray | None) -> np.ndarray:
+    """A kernel as it counts: times the scale of each output, and with sample images times the size of each input."""
+    sizes = 1.0 if moments is None else np.sqrt(np.diag(moments)).reshape(*place.layer.kernel.shape[:3], 1)
+    return place.kernel * sizes * place.importance()
+
+
+def match_channels(network: Network, sets: Sequence[Sequence[Place]]) -> Network:
+    """The same network with its inner channels in the order in which kernels of a set come nearest to each other.
+
+    Args:
+        network: its channels are in their own order.
+        sets: convolutions of it that are to share, of equal shape; no two sets have one in common.
+
+    Returns:
+        A `Network` with other `places`, `orders` and `samples`; the given one where no order is better.
+    """
+    groups, uses, kernels = _groups(network.graph, network.places), collections.defaultdict(list), []
+    for number, places in enumerate(sets):
+        scaled = [_weighted(place, network.samples.moments.get(place.path)) for place in places]
+        length = np.sqrt(sum(np.sum(kernel**2) for kernel in scaled)) or 1.0
+        kernels.append([kernel.reshape(-1, *kernel.shape[2:]) / length for kernel in scaled])
+        for index, place in enumerate(places):
+            for axis, end in ((1, "reads"), (2, "gives")):
+                group = groups.find((id(place.layer), end))
+                if group != _FIXED and place.layer.groups == 1:
+                    uses[group].append((number, index, axis))
+    orders = _find_orders(kernels, uses) if uses else None
+    if orders is None:
+        return network
+    of_layer = {}
+    for call in network.graph.calls:
+        layer = id(call.operation)
+        of_layer[layer] = Order(*(orders.get(groups.find((layer, end))) for end in ("reads", "gives")))
+    return dataclasses.replace(
+        network,
+        places=[dataclasses.replace(place, order=of_layer[id(place.layer)]) for place in network.places],
+        orders=of_layer,
+        samples=_in_order(network.samples, network.places, of_layer),
+    )
+
+
+def _in_order(samples: Samples, places: Sequence[Place], orders: dict[int, Order]) -> Samples:
+    moments = dict(samples.moments)
+    for place in places:
+        order = orders[id(place.layer)].reads
+        if order is not None and place.path in moments:
+            rows = np.arange(len(moments[place.path])).reshape(-1, len(order))[:, order].reshape(-1)
+            moments[place.path] = moments[place.path][np.ix_(rows, rows)]
+    statistics = {}
+    for layer, (mean, variance) in samples.statistics.items():
+        order = slice(None) if orders[layer].gives is None else orders[layer].gives
+        statistics[layer] = (mean[order], variance[order])
+    return Samples(moments, statistics)

@@ -1,0 +1,91 @@
+"""Inner channels in another order: the network stays what it is, and kernels that differ by their order are equal."""
+
+import keras
+import numpy as np
+import pytest
+from harness import assert_close, outputs_of
+from sharing_networks import images, residual, trained_statistics
+
+import keras_sharenets as ksn
+from keras_sharenets.sharing import ShareDepth
+from keras_sharenets.sharing.conversion import convert, look_at
+from keras_sharenets.sharing.matching import match_channels
+
+
+def with_permuted_blocks(stages):
+    """Blocks of one function: the weights of the first block of a stage, its inner channels in another order."""
+    model, random = residual(stages=stages), np.random.default_rng(0)
+    for stage in range(stages):
+        inner, wider = (random.permutation(16) for _ in range(2))
+        for part, reads, gives in (
+            ("expand", np.arange(8), inner),
+            ("spatial", inner, wider),
+            ("reduce", wider, np.arange(8)),
+        ):
+            names = [f"stage{stage}_block{block}_{part}" for block in (0, 1)]
+            first, second = (model.get_layer(name) for name in names)
+            second.kernel.assign(first.kernel.numpy()[:, :, reads][..., gives])
+            first, second = (model.get_layer(f"{name}_norm") for name in names)
+            second.set_weights([weight[gives] for weight in first.get_weights()])
+    return model
+
+
+@pytest.mark.parametrize("stages", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_blocks_that_differ_by_the_order_of_their_channels_are_shared_without_loss(stages):
+    model = with_permuted_blocks(stages)
+    given = images(model)
+    shared = ksn.share(model, ShareDepth("stage"), where="stage*")
+    assert shared.parameters < shared.parameters_before
+    assert max(layer.kernel_error for layer in shared.layers) < 1e-5
+    assert_close(outputs_of(shared.model, given), outputs_of(model, given), 1e-5)
+    assert {"stage0_block1_expand_norm", "stage0_block1_spatial"} <= set(shared.reordered)
+    assert not {"stage0_block1_reduce", "stage0_block1_add", "stem"} & set(shared.reordered)
+    assert "channels in another order: " in str(shared)
+    unmatched = ksn.share(model, ShareDepth("stage", match_channels=False), where="stage*")
+    assert max(layer.kernel_error for layer in unmatched.layers) > 0.1
+    assert unmatched.reordered == ()
+
+
+@keras.saving.register_keras_serializable("tests")
+def mirrored_channels(x):
+    return x[..., ::-1]
+
+
+def with_all_kinds():
+    """What may stand between two convolutions, an activation that mixes channels, and a residual stream."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    x = inputs = keras.Input((12, 12, 3))
+    for number, between in enumerate(
+        [
+            [layers.BatchNormalization(), layers.LeakyReLU(), layers.ZeroPadding2D()],
+            [layers.DepthwiseConv2D(3, padding="same", activation="relu"), layers.MaxPooling2D()],
+            [layers.Activation(mirrored_channels)],
+            [layers.Dropout(0.5), layers.UpSampling2D()],
+        ]
+    ):
+        x = layers.Conv2D(8, 3, padding="same", activation="relu" if number == 1 else None, name=f"conv{number}")(x)
+        for layer in between:
+            x = layer(x)
+    y = layers.Conv2D(8, 3, padding="same", name="conv4")(x)
+    x = layers.Add()([x, layers.Conv2D(8, 3, padding="same", name="conv5")(layers.ELU()(y))])
+    x = layers.Conv2D(8, 3, padding="same", groups=2, name="grouped")(x)
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3, name="conv6")(x))
+    return trained_statistics(keras.Model(inputs, layers.Dense(3, name="scores")(x)))
+
+
+def test_the_network_is_what_it_was():
+    model = with_all_kinds()
+    given = images(model)
+    network = look_at(model, given)
+    sets = [[place for place in network.places if place.layer.kernel.shape == (3, 3, 8, 8)]]
+    matched = match_channels(network, sets)
+    shared = convert(matched, [], {})
+    assert_close(outputs_of(shared.model, given), outputs_of(model, given), 1e-5)
+    moved = {path for path in shared.reordered if path.startswith(("conv", "grouped"))}
+    # Not what a function that is not Keras', the stream, the grouped convolution or the output reads or gives.
+    assert moved == {"conv0", "conv1", "conv4", "conv6"}
+    # What was measured on the images has the same order as the weights.
+    again = look_at(shared.model, given)
+    for path, moments in matched.samples.moments.items():
+        np.testing.assert_allclose(moments, again.samples.moments[path], rtol=1e-3, atol=1e-3 * np.abs(moments).max())
