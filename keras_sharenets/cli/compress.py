@@ -20,9 +20,9 @@ from keras_sharenets.cli.arguments import (
     named_recipe,
 )
 from keras_sharenets.cli.command import Answer, say
-from keras_sharenets.cli.fit import FINE_TUNING
 from keras_sharenets.rendering.tables import csv_table, text_table
 from keras_sharenets.training.compress.steps import BUDGETS, SCHEMES, Step, make_steps
+from keras_sharenets.training.recipes.few_images import adapt
 from keras_sharenets.training.recipes.named import find_recipe, override, recipe_for
 from keras_sharenets.training.recipes.recipe import Recipe
 
@@ -122,13 +122,11 @@ def _begin(arguments: argparse.Namespace) -> Answer:
 def _recipe(arguments: argparse.Namespace, name: str, dataset: Dataset) -> Recipe:
     """The recipe of each step: that of the network, short and at a small rate, but for what was given."""
     from keras_sharenets.models.registry import VARIANTS
-    from keras_sharenets.training.data.batches import batch_size_for
 
     own = recipe_for(name, dataset.name) if name in VARIANTS else find_recipe("default")
     recipe = own if arguments.recipe is None else find_recipe(arguments.recipe)
-    changes = {"epochs": EPOCHS, "learning_rate": recipe.learning_rate / FINE_TUNING, "ema": 0.0}
-    changes["batch_size"] = batch_size_for(len(dataset.train), recipe.batch_size)
-    return override(recipe, **changes | given_fields(arguments))
+    given = {"epochs": EPOCHS, "ema": 0.0, **given_fields(arguments)}
+    return adapt(override(recipe, **given), len(dataset.train), given=given, named=True, trained=True)
 
 
 def _answer(output: pathlib.Path, plan: Plan, rows: list[Row]) -> Answer:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import math
 import pathlib
 import shlex
 from collections.abc import Mapping
@@ -29,7 +28,8 @@ from keras_sharenets.cli.arguments import (
 from keras_sharenets.cli.command import Answer, say, say_over
 from keras_sharenets.files import as_tuples
 from keras_sharenets.models import find_variant
-from keras_sharenets.training.recipes.named import RECIPES, override
+from keras_sharenets.training.recipes.few_images import adapt
+from keras_sharenets.training.recipes.named import RECIPES
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.config import read_config, run_config, training_config
 from keras_sharenets.training.run.record import (
@@ -46,9 +46,6 @@ if TYPE_CHECKING:
     from keras_sharenets.training.data.dataset import Dataset
 
 _FLAGS = ("deterministic", "download", "freeze", "skip_unreadable")  # Options without a value.
-FEWEST_STEPS = 1_000  # Of a whole training, by the recipe that a network has for other images.
-FEW_IMAGES = 2  # What it is divided by for batches that fit few images; with the rate of `one_cycle`, measured.
-FINE_TUNING = 10  # What the learning rate is divided by for a network that begins trained.
 JIT_COMPILE = {"auto": "auto", "true": True, "false": False}
 
 
@@ -246,39 +243,20 @@ def _begin(arguments: argparse.Namespace) -> Run:
     if start is not None and source.input_shape is None and source.is_folder and None not in start.shape:
         source = dataclasses.replace(source, input_shape=start.shape)
     dataset = load_data(source)
-    model, options = (arguments.model, options) if start is None else (start.model, start.options)
-    recipe = suited(chosen_recipe(arguments, model, dataset.name), len(dataset.train), arguments)
+    model, options = (str(arguments.model), options) if start is None else (start.model, start.options)
+    recipe = adapt(
+        chosen_recipe(arguments, model, dataset.name),
+        len(dataset.train),
+        given=given_fields(arguments),
+        named=arguments.recipe is not None,
+        trained=start is not None,
+    )
     opening = _steps(recipe, len(dataset.train))
     if start is not None:
         opening += f"; begins with {start.source}{'' if start.source.startswith(model) else f' ({model})'}"
     settings = {"recipe": recipe, "options": options, "run_options": run_options, "start": start}
     settings |= tell_epochs(recipe, dataset, opening)
     return fit(model, dataset, output, **settings, frozen=bool(arguments.freeze))
-
-
-def suited(recipe: Recipe, images: int, arguments: argparse.Namespace) -> Recipe:
-    """The recipe with batches, steps, rate and schedule for so many images, but for what was given.
-
-    With few of them, batches are small. Half of a rate for batches of 128, that rises first, was best for those; a
-    network that begins trained has a low rate anyway, and did worse.
-    """
-    from keras_sharenets.training.data.batches import FEWEST_STEPS as LEAST
-    from keras_sharenets.training.data.batches import batch_size_for
-
-    given, changes, trained = given_fields(arguments), {}, vars(arguments)["from"] is not None
-    if "batch_size" not in given:
-        changes["batch_size"] = batch_size_for(images, recipe.batch_size, steps=LEAST if trained else 2 * LEAST)
-    size = changes.get("batch_size", recipe.batch_size)
-    steps = max(images // size, 1)
-    if "epochs" not in given and arguments.recipe is None:
-        changes["epochs"] = max(recipe.epochs, math.ceil(FEWEST_STEPS / steps))
-    rate = recipe.learning_rate
-    if size < recipe.batch_size and not trained and arguments.recipe is None and not recipe.warmup_epochs:
-        changes["schedule"] = vars(arguments)["schedule"] or "one_cycle"
-        rate /= FEW_IMAGES
-    if "learning_rate" not in given:
-        changes["learning_rate"] = rate / FINE_TUNING if trained else rate
-    return override(recipe, **changes)
 
 
 def _steps(recipe: Recipe, images: int) -> str:

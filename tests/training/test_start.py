@@ -12,12 +12,12 @@ from tiny_network import MODEL, TINY
 
 from keras_sharenets import files
 from keras_sharenets.cli import LINE, main
-from keras_sharenets.cli.arguments import chosen_recipe
+from keras_sharenets.cli.arguments import chosen_recipe, given_fields
 from keras_sharenets.cli.command import make_parser
-from keras_sharenets.cli.fit import fit_command_line, suited
+from keras_sharenets.cli.fit import fit_command_line
 from keras_sharenets.models import list_trained
-from keras_sharenets.training.data.batches import batch_size_for
 from keras_sharenets.training.data.dataset import Arrays, make_dataset
+from keras_sharenets.training.recipes.few_images import adapt, batch_size_for
 from keras_sharenets.training.recipes.named import find_recipe, override
 from keras_sharenets.training.run.fit import fit, resume
 from keras_sharenets.training.run.network import build
@@ -181,7 +181,13 @@ def test_batches_follow_from_the_number_of_images():
 )
 def test_few_images_get_another_rate_and_what_is_typed_stays(images, typed, expected):
     arguments = make_parser(LINE, ("fit",)).parse_args(["fit", *typed])
-    recipe = suited(chosen_recipe(arguments, "resnet_8", "images"), images, arguments)
+    recipe = adapt(
+        chosen_recipe(arguments, "resnet_8", "images"),
+        images,
+        given=given_fields(arguments),
+        named=arguments.recipe is not None,
+        trained="--from" in typed,
+    )
     assert (recipe.batch_size, recipe.schedule, recipe.learning_rate) == expected
 
 

@@ -18,7 +18,6 @@ from keras_sharenets.training.data.augmentation import CENTER, Augmentation, Siz
 from keras_sharenets.training.data.dataset import Arrays, Dataset, Files, Images
 from keras_sharenets.training.recipes.recipe import Recipe
 
-FEWEST_STEPS, SMALLEST = 20, 8  # Of an epoch; images of a batch, below which a normalization knows too little.
 # Two streams of random numbers from one seed: the order of an epoch, and the changes to the images of a batch.
 ORDER, CHANGES = 0, 1
 
@@ -185,19 +184,6 @@ class EvenBatches(Batches):
         real = chosen < count
         weights = (real * (self.steps * self.batch_size / count)).astype("float32")
         return np.where(real, chosen, 0), (weights,)
-
-
-def batch_size_for(images: int, most: int, *, steps: int = 2 * FEWEST_STEPS) -> int:
-    """How many images a step takes: `most`, or with fewer than 20 steps an epoch, a power of two that gives `steps`.
-
-    Measured with 600 images in 3 classes and 20 epochs: see docs/training.md.
-
-    >>> batch_size_for(50_000, 128), batch_size_for(1_000, 128), batch_size_for(432, 128), batch_size_for(30, 4)
-    (128, 16, 8, 4)
-    """
-    if images >= FEWEST_STEPS * most:
-        return most
-    return min(most, max(SMALLEST, 2 ** max(images // steps, 1).bit_length() // 2))
 
 
 def training_batches(dataset: Dataset, recipe: Recipe, seed: int, **part: Any) -> Batches:
