@@ -166,6 +166,7 @@ def activation_maps(
     layers: Sequence[str] | None = None,
     part: float = 0.25,
     batch_size: int | None = None,
+    input_shape: Shape | None = None,
 ) -> tuple[Maps, ...]:
     """Which maps images activate, class by class: the paper's figures 3, 7 and 8 as data.
 
@@ -173,7 +174,7 @@ def activation_maps(
 
     Args:
         model: functional `keras.Model` or built `keras.Sequential` with one input; models inside it are opened.
-        images: array of images, or whatever else `model.predict` takes, in which case `model` must know their size.
+        images: array of images, or whatever else `model.predict` takes, such as batches of a `keras.utils.PyDataset`.
         labels: int array `(images,)`, the class of each from 0.
         layers: sequence with the names of layers that give maps; of one that is called several times the last call. By
             default where the stages end: for each size of maps the last sum, after the ReLU that reads it, or the last
@@ -181,6 +182,7 @@ def activation_maps(
         part: number above 0 and at most 1, the part of the maps that are the strongest of an image (figure 3: 0.25,
             figure 8: 48 of 128); at least one.
         batch_size: as for `model.predict`.
+        input_shape: `(height, width, channels)` of an image, for a model that leaves them open and no array of images.
 
     Returns:
         A tuple of `Maps`, one a place.
@@ -199,8 +201,7 @@ def activation_maps(
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(f"`labels` (of shape {labels.shape}, {labels.dtype}) must be one integer per image.")
-    shape = tuple(images.shape[1:]) if hasattr(images, "shape") else None
-    graph = trace(model, shape)
+    graph = trace(model, tuple(images.shape[1:]) if hasattr(images, "shape") else input_shape)
     places = _named(graph, model, layers)
     inputs, given = _tap(model, graph, places)
     # Their names must be none of the network's.

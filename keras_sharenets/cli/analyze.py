@@ -20,7 +20,9 @@ from keras_sharenets.cli.command import Answer, say
 if TYPE_CHECKING:
     import keras
 
+    from keras_sharenets._types import Shape
     from keras_sharenets.analysis.activations import Maps
+    from keras_sharenets.training.data.batches import Batches
     from keras_sharenets.training.data.dataset import Dataset
 
 EXCITING = 3  # Maps of original and of arranged filters that are drawn, as in figure 9 of HSC-Net.
@@ -77,6 +79,7 @@ class _Network:
 def run(arguments: argparse.Namespace) -> Answer:
     """PNG files, `analysis.json` and a page; `--blending` leaves its own table as well."""
     from keras_sharenets import analysis, files
+    from keras_sharenets.images import evenly_spaced
     from keras_sharenets.rendering.page import COUNTS, page
     from keras_sharenets.training.run.fit import check_output
 
@@ -87,6 +90,8 @@ def run(arguments: argparse.Namespace) -> Answer:
     if every or arguments.activations or arguments.filters or arguments.blending:
         recorded = next((network.source for network in networks if network.source), None)
         dataset = load_data(data_source(arguments, recorded))
+        chosen = evenly_spaced(len(dataset.test), arguments.limit_images or len(dataset.test))
+        dataset = dataclasses.replace(dataset, test=dataset.test.part(chosen))
     images: dict[str, bytes] = {}
     sections: dict[str, Any] = {}
     data: dict[str, Any] = {"networks": [{"name": each.label, "note": each.note} for each in networks]}
@@ -103,7 +108,8 @@ def run(arguments: argparse.Namespace) -> Answer:
         assert dataset is not None
         prefix = f"{_slug(each.label)}_" if len(networks) > 1 else ""
         patterns = analysis.blending_patterns(each.model, arguments.strongest, layers=arguments.blending_layers)
-        found = blending.report(arguments, each.model, patterns, dataset, output / f"{prefix}curve.csv")
+        tested, _ = _test_batches(each, dataset)
+        found = blending.report(arguments, each.model, patterns, dataset, tested, output / f"{prefix}curve.csv")
         data.setdefault("blending", {})[each.label] = found.data
         sections |= {f"{each.label}: {heading.lower()}": part for heading, part in found.sections.items()}
         images |= {f"{prefix}{name}": image for name, image in found.images.items()}
@@ -191,23 +197,25 @@ def _weights(networks: Sequence[_Network], images: dict[str, bytes], sections: d
     return data
 
 
-def _activations(arguments: argparse.Namespace, network: _Network, dataset: Dataset) -> tuple[Maps, ...]:
-    """The maps of a network for the test split, or for images spread evenly over it."""
-    import numpy as np
+def _test_batches(network: _Network, dataset: Dataset) -> tuple[Batches, Shape]:
+    """The test split as the network takes it, one batch in memory at a time, and the shape of an image of it."""
+    from keras_sharenets.training.data.batches import held_out_batches
+    from keras_sharenets.training.reports.evaluate import BATCH_SIZE
 
+    *size, _ = network.model.input_shape[1:]
+    if network.crops == "none" or None in size:
+        return held_out_batches(dataset, BATCH_SIZE), dataset.shape
+    return held_out_batches(dataset, BATCH_SIZE, tuple(size)), (*size, dataset.shape[-1])
+
+
+def _activations(arguments: argparse.Namespace, network: _Network, dataset: Dataset) -> tuple[Maps, ...]:
+    """The maps of a network for the test split."""
     from keras_sharenets.analysis.activations import activation_maps
-    from keras_sharenets.images import evenly_spaced
-    from keras_sharenets.training.data.augmentation import CENTER, crop_views
 
     say(f"maps of {network.label} ...")
-    chosen = evenly_spaced(len(dataset.test), arguments.limit_images or len(dataset.test))
-    images = dataset.test.pixels(chosen)
-    height, width = network.model.input_shape[1:3]
-    if network.crops == "center":
-        images = crop_views(images, (height, width), CENTER)
-    images = np.asarray(images, "float32")
-    labels = np.asarray(dataset.test.labels)[chosen]
-    return activation_maps(network.model, images, labels, layers=arguments.layers, part=arguments.part)
+    batches, shape = _test_batches(network, dataset)
+    where = {"layers": arguments.layers, "part": arguments.part, "input_shape": shape}
+    return activation_maps(network.model, batches, dataset.test.labels, **where)
 
 
 def _show_activations(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from keras_sharenets.analysis.blending import Pattern
     from keras_sharenets.analysis.blending_pruning import CurveRow
     from keras_sharenets.rendering.page import Section
+    from keras_sharenets.training.data.batches import Batches
     from keras_sharenets.training.data.dataset import Dataset
 
 HARDLY_USED = 2  # An input channel is worth a word if it is blue this many times as often as by chance.
@@ -77,7 +78,8 @@ def run(arguments: argparse.Namespace) -> Answer:
     """A row is shown as soon as it is measured; the curve, two figures and a page about them are left."""
     from keras_sharenets import analysis, files
     from keras_sharenets.rendering.page import COUNTS, page
-    from keras_sharenets.training.reports.evaluate import evaluate
+    from keras_sharenets.training.data.batches import held_out_batches
+    from keras_sharenets.training.reports.evaluate import BATCH_SIZE, evaluate
     from keras_sharenets.training.run.fit import check_output
 
     output = check_output(arguments.output)
@@ -89,7 +91,8 @@ def run(arguments: argparse.Namespace) -> Answer:
     before = evaluate(arguments.file, dataset)
     trained = f"accuracy {before.accuracy:.4f} ({before.correct} of {before.images})"
     say(f"{before.file} on {dataset.name}: {trained}")
-    found = report(arguments, model, patterns, dataset, output / "curve.csv")
+    tested = held_out_batches(dataset, BATCH_SIZE)
+    found = report(arguments, model, patterns, dataset, tested, output / "curve.csv")
     data = {"model": model.name, "file": before.file, "data": dataset.name, "note": dataset.note}
     data |= {"accuracy": before.accuracy} | found.data
     first = {"accuracy as trained": trained.removeprefix("accuracy ")}
@@ -123,13 +126,15 @@ def report(
     model: keras.Model,
     patterns: Sequence[Pattern],
     dataset: Dataset,
+    batches: Batches,
     curve_file: pathlib.Path,
 ) -> Report:
-    """Prunes the layers of the patterns step by step; the curve is in its file from the first row on."""
+    """Prunes the layers of the patterns step by step; the curve is in its file from the first row on.
+
+    `batches` are those of the test split of `dataset`.
+    """
     from keras_sharenets import analysis
     from keras_sharenets.analysis.figures import draw_blending_patterns, draw_pruning_curve
-    from keras_sharenets.training.data.batches import held_out_batches
-    from keras_sharenets.training.reports.evaluate import BATCH_SIZE
 
     rows: list[CurveRow] = []
 
@@ -140,7 +145,6 @@ def report(
         say(f"{part}: {_summary(row)}")
 
     baseline = _baseline(arguments.baseline, len(dataset.class_names))
-    batches = held_out_batches(dataset, BATCH_SIZE)
     fractions = arguments.fractions or analysis.FRACTIONS
     choices = {"layers": [pattern.name for pattern in patterns], "ranking": arguments.ranking, "baseline": baseline}
     analysis.pruning_curve(model, batches, dataset.test.labels, fractions, **choices, on_row=keep)

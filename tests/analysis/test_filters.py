@@ -1,5 +1,7 @@
 """Filters and activations of a network, against sums and sorts in numpy."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -90,6 +92,32 @@ def test_maps_are_counted_as_in_numpy(network, images):
     assert first.best(2, arranged=True) == sorted((2, 3, 6, 7), key=lambda index: -shares[index])[:2]
     (named,) = analysis.activation_maps(network, images, labels, layers=["plain"], part=0.5)
     assert (named.name, named.each, named.filters) == ("plain", 4, "plain")
+
+
+class Batches(keras.utils.PyDataset):
+    """Images in batches of 7, without labels."""
+
+    def __init__(self, images):
+        super().__init__()
+        self.images = images
+
+    def __len__(self):
+        return math.ceil(len(self.images) / 7)
+
+    def __getitem__(self, index):
+        return (self.images[7 * index : 7 * index + 7],)
+
+
+@pytest.mark.slow
+def test_batches_give_the_same_counts_as_an_array():
+    inputs = keras.Input((None, None, 1))
+    model = keras.Model(inputs, keras.layers.Conv2D(4, 3, activation="relu", name="first")(inputs))
+    images, labels = np.random.default_rng(0).normal(size=(30, 6, 5, 1)).astype("float32"), np.arange(30) % CLASSES
+    (array,) = analysis.activation_maps(model, images, labels)
+    (batches,) = analysis.activation_maps(model, Batches(images), labels, input_shape=(6, 5, 1))
+    assert batches.size == array.size == (4, 3)
+    np.testing.assert_array_equal(batches.strongest, array.strongest)
+    np.testing.assert_array_equal(batches.active, array.active)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 from keras_sharenets import analysis, files
 from keras_sharenets.cli import main
 from keras_sharenets.models import create_model
+from keras_sharenets.training.data.dataset import Arrays
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,21 @@ def test_all_of_it(folder, tmp_path):
     page = (output / "index.html").read_text()
     assert len(re.findall(r'<img alt="[^"]+" src="data:image/png;base64,iVBOR', page)) == 9
     assert len(list(output.glob("*.png"))) == 9
+
+
+@pytest.mark.slow
+def test_images_are_read_batch_by_batch(folder, tmp_path, digits, monkeypatch):
+    """With the counts of all images at once."""
+    sizes, pixels = [], Arrays.pixels
+    monkeypatch.setattr(Arrays, "pixels", lambda self, chosen: [sizes.append(len(chosen)), pixels(self, chosen)][1])
+    words = ["--activations", "--data", "digits", "--output", str(tmp_path / "out")]
+    assert main(["analyze", str(folder / "plain.keras"), *words]) == 0
+    assert set(sizes) == {256, len(digits.test) - 256}
+    (found,) = json.loads((tmp_path / "out" / "analysis.json").read_text())["activations"]["plain"]
+    model = files.load_model(folder / "plain.keras")
+    (maps,) = analysis.activation_maps(model, digits.test.images.astype("float32"), digits.test.labels)
+    np.testing.assert_array_equal(found["strongest_by_class"], maps.strongest)
+    np.testing.assert_array_equal(found["active_images"], maps.active)
 
 
 @pytest.mark.slow
