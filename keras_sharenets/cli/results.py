@@ -36,6 +36,7 @@ NETWORKS = (
     "test error",
     "int8 file",
     "its bytes",
+    "arena",
     "stored parameters",
     "multiply-adds",
     "paper",
@@ -43,8 +44,9 @@ NETWORKS = (
 PAIRS = ("pair", "epochs", "here", "seed by seed", "paper", "direction")
 ACCURACY_NOTE = (
     "Test accuracy is that of the last epoch: the mean over the seeds and the deviation of a sample, and from the "
-    "lowest to the highest; the error is what it lacks. The int8 file is measured on the same test split. Stored "
-    "parameters count each shared tensor once, multiply-adds each call."
+    "lowest to the highest; the error is what it lacks. The int8 file is measured on the same test split; arena is an "
+    "estimate of the bytes that its values need on a microcontroller (less with `sharenets export --prefer memory`). "
+    "Stored parameters count each shared tensor once, multiply-adds each call."
 )
 FIGURE_NOTE = (
     "The figure has each network once: its longest training, and of several of that length the one that is nearest to "
@@ -109,6 +111,7 @@ def _entry(row: Row) -> dict[str, object]:
         "test_error_rate": 1 - row.mean,
         "test_top5_accuracy_by_seed": row.top5_accuracies,
         "int8_bytes": row.int8_bytes,
+        "int8_arena_bytes": row.arena_bytes,
         "stored_parameters": row.profile.stored_parameters,
         "multiply_adds": row.profile.multiply_adds,
     }
@@ -182,7 +185,8 @@ def _network(row: Row, place: pathlib.Path) -> tuple[str, ...]:
     seeds = ", ".join(f"[{one.run.seed}]({_link(one.folder, place)})" for one in row.published)
     counts = (f"{row.profile.stored_parameters:,}", f"{row.profile.multiply_adds / 1e6:,.1f} M")
     error = f"{percent(row.accuracies.values(), error=True)} %"
-    figures = (_accuracy(row), error, *_int8(row), *counts, _paper(row.paper))
+    arena = "-" if row.arena_bytes is None else f"{row.arena_bytes:,}"
+    figures = (_accuracy(row), error, *_int8(row), arena, *counts, _paper(row.paper))
     return (_name(run, "`"), run.data["name"], describe_training(run), str(run.recipe.epochs), seeds, *figures)
 
 

@@ -40,7 +40,10 @@ def folder(tmp_path):
     publish(tmp_path, made_up("igcv2_c64_d8", 0, 0.7, other))
     publish(tmp_path, made_up("xception_c35_d8", 0, 0.7125, other))
     for model, accuracy, size in (("sl_vggnet_32", 0.659, 1234567), ("igcv2_c64_d8", 0.6999, 98765)):
-        entries = [{"form": "saved_model"}, {"form": "int8", "bytes": size, "test_accuracy": accuracy}]
+        entries = [
+            {"form": "saved_model"},
+            {"form": "int8", "path": "int8.tflite", "bytes": size, "test_accuracy": accuracy},
+        ]
         files.write_json(tmp_path / f"{model}_cifar10_seed0" / "export" / "export.json", {"files": entries})
     return tmp_path
 
@@ -76,6 +79,7 @@ def test_networks(folder, capsys, monkeypatch):
                 "28.75 %",
                 "-",
                 "-",
+                "-",
                 f"{71430 - 90 * 141:,}",
                 "9.5 M",
                 "67.00 ± 0.29 % on CIFAR-100, 400 epochs (IGC-V2, table 4)",
@@ -83,7 +87,7 @@ def test_networks(folder, capsys, monkeypatch):
         ],
         [
             *("`igcv2_c64_d8`", "cifar10", "fast, batch 64, flip False", "2", "[0](igcv2_c64_d8_cifar10_seed0)"),
-            *("70.00 %", "30.00 %", "69.99 %", "98,765", f"{75620 - 90 * 257:,}", "9.5 M"),
+            *("70.00 %", "30.00 %", "69.99 %", "98,765", "-", f"{75620 - 90 * 257:,}", "9.5 M"),
             "67.83 ± 0.35 % on CIFAR-100, 400 epochs (IGC-V2, table 4)",
         ],
         [
@@ -93,6 +97,7 @@ def test_networks(folder, capsys, monkeypatch):
             *(
                 "65.30 ± 0.69 % (64.50 to 65.70)",
                 "34.70 ± 0.69 %",
+                "-",
                 "-",
                 "-",
                 "294,762",
@@ -108,6 +113,7 @@ def test_networks(folder, capsys, monkeypatch):
                 "34.10 ± 0.46 %",
                 "65.90 % (seed 0; 66.00 % in Keras)",
                 "1,234,567",
+                "-",
                 "298,858",
                 "27.6 M",
             ),

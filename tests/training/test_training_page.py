@@ -218,6 +218,7 @@ def test_results(folder, capsys, monkeypatch):
         f"{100 * accuracies[0]:.2f} % | {100 - 100 * accuracies[0]:.2f} %",
         f"{100 * accuracies[1]:.2f} %",
         f"{int8['bytes']:,}",
+        f"{mobile.size_report(folder / 'runs' / 'digits' / 'export' / int8['path']).arena_bytes:,}",
         f"{stored:,}",
         f"{profile(model).multiply_adds / 1e6:.1f} M",
         "-",

@@ -112,6 +112,14 @@ class Row:
         """The bytes of the int8 file, the first seed's that has one; `None` if there is none."""
         return next((one.int8["bytes"] for one in self.published if one.int8), None)
 
+    @functools.cached_property
+    def arena_bytes(self) -> int | None:
+        """The tensor arena of an int8 file, see `SizeReport.arena_bytes`: the first seed's that is there, or `None`."""
+        from keras_sharenets.mobile.inspect.size_report import size_report
+
+        files = (one.folder / "export" / one.int8["path"] for one in self.published if one.int8)
+        return next((size_report(file).arena_bytes for file in files if file.is_file()), None)
+
     @property
     def paper(self) -> PaperResult | None:
         """The `PaperResult` of the network; `None` without one, or if the network was given options."""
