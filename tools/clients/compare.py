@@ -70,7 +70,8 @@ def try_files(client: str, folder: pathlib.Path, names: list[str]) -> None:
                 expected = interpreters.litert(path, images, real=True)
             answer = {"same": same_class(scores, expected), "images": len(images), "bytes": measured}
         except Exception as error:
-            answer = {"refused": " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST]}
+            words = f"{type(error).__name__}: {error}".replace(path, "the file")
+            answer = {"refused": " ".join(words.split())[:_LONGEST]}
         print(json.dumps({"file": name} | answer), flush=True)
 
 
