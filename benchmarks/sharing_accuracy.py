@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 
 import keras
@@ -22,6 +23,7 @@ from keras_sharenets.rendering.tables import markdown_table
 from keras_sharenets.training.compress.steps import share_arguments
 from keras_sharenets.training.data.augmentation import Augmentation, augment, draw_changes
 from keras_sharenets.training.data.dataset import Arrays
+from keras_sharenets.training.run.start import look_up
 
 DATA = "cifar10"
 # To half and to a quarter, or as near as the scheme comes.
@@ -53,11 +55,12 @@ TRAININGS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(
         parser,
-        networks=(("resnet_8",), ("resnet_8",)),
         repetitions=(1, 1),
         batch_size=(256, 8),
         quick="one epoch of 16 random images",
     )
+    originals_help = "a run, a .keras file, or a network that comes trained, on CIFAR-10 (default: resnet_8)"
+    parser.add_argument("--originals", nargs="+", default=("resnet_8",), metavar="RUN|FILE|NAME", help=originals_help)
     parser.add_argument("--share", nargs="+", default=SHARES, metavar="HOW", help="as for `sharenets compress`")
     parser.add_argument("--epochs", type=int, default=10, metavar="N", help="of fine-tuning (default: 10)")
     parser.add_argument("--trainings", nargs="+", default=tuple(TRAININGS), choices=TRAININGS, help="default: all")
@@ -67,11 +70,12 @@ def run(arguments: argparse.Namespace) -> Answer:
     """Writes the table anew after every training; each repetition has a seed of its own."""
     options, rows = run_options(arguments), []
     _checks.positive("epochs", arguments.epochs)
+    paths = {pathlib.Path(source).name: look_up(source)[0] for source in arguments.originals}
     train, test, note = _random_images() if options.quick else _cifar10()
     epochs = 1 if options.quick else arguments.epochs
     originals, answer = [], Answer("", {})
-    for network in options.networks:
-        original = ksn.create_model(network, weights=DATA)
+    for network, path in paths.items():
+        original = files.load_model(path)
         teacher = in_mixed_precision(original, weights=True)
         parameters = ksn.profile(original).stored_parameters
         found = accuracy(original, test)

@@ -200,6 +200,10 @@ BAD_INPUT = [
     *((command, (["--output", "file"], "error: [Errno 17] File exists: 'file'")) for command in COMMANDS),
     *((command, whole("batch-size")) for command in ("inference", "input", "layers", "scaling", "training")),
     *(("sharing_accuracy", whole(name)) for name in ("batch-size", "epochs")),
+    (
+        "sharing_accuracy",
+        (["--originals", "nothing"], "error: `from` (='nothing') is no folder of a run, no .keras file"),
+    ),
     *((command, whole("threads")) for command in ("delivery", "inference")),
     *((command, (["--networks", "hgcnet_42"], UNKNOWN)) for command in ("delivery", "inference", "input")),
     ("training", (["--models", "hgcnet_42"], UNKNOWN)),
