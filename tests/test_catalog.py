@@ -1,6 +1,7 @@
 """Every named network against the counts of the specification, and the tables of `docs/networks.md`."""
 
 import csv
+import dataclasses
 import fnmatch
 import pathlib
 
@@ -8,9 +9,11 @@ import pytest
 from harness import counts_only, slow_after
 
 import keras_sharenets as ksn
+from keras_sharenets import cli
 from keras_sharenets.analysis import catalog
+from keras_sharenets.models.counts import find_counts, stored_counts
 from keras_sharenets.models.registry import FAMILIES, VARIANTS
-from tools.count_networks import measure
+from tools.count_networks import file_bytes, wanted
 
 HERE = pathlib.Path(__file__).parent
 PAGE = (HERE.parent / "docs" / "networks.md").read_text()
@@ -35,15 +38,38 @@ QUICK += [family.representative[0] for family in FAMILIES.values() if not set(fa
 PRINTED_BASELINES = {"sl3_resnet_256": 1.2e6, "sl5_resnet_256": 1.9e6}
 
 
+def configurations(names):
+    return [(name, {}, each.input_shape, each.num_classes) for name in names for each in VARIANTS[name].configurations]
+
+
+def labeled(configuration):
+    name, options, shape, classes = configuration
+    return name, str(dict(options)), tuple(shape), classes
+
+
+ALL = {labeled(each): each for each in (*configurations(QUICK), *wanted())}
+
+
 @counts_only
-@pytest.mark.parametrize("name", slow_after(len(QUICK), [*QUICK, *sorted(set(VARIANTS) - set(QUICK))]))
-def test_counts_of_the_specification(name):
-    for entry in catalog.entries([name]):
+@pytest.mark.parametrize(
+    "configuration",
+    slow_after(len(configurations(QUICK)), [(each,) for each in ALL.values()]),
+    ids=lambda each: "-".join(map(str, each)),
+)
+def test_stored_counts_are_those_of_the_networks(configuration):
+    stored = find_counts(*configuration)
+    assert catalog.count_network(*configuration) == dataclasses.replace(stored, int8_bytes=None)
+
+
+def test_all_that_is_wanted_is_stored_and_nothing_else():
+    assert all(find_counts(*each) for each in ALL.values()), "run `python -m tools.count_networks`"
+    assert len(ALL) == len(stored_counts())
+
+
+def test_counts_of_the_specification():
+    for entry in catalog.entries(VARIANTS):
         check_row(entry)
         check_paper(entry)
-        check_list(entry)
-        (line,) = (line for line in catalog.to_markdown([entry]).splitlines() if line.startswith(f"| `{name}`"))
-        assert line in PAGE.splitlines(), "run `sharenets table --update docs/networks.md`"
 
 
 def check_row(entry):
@@ -59,15 +85,6 @@ def check_row(entry):
         assert entry.multiply_adds == int(row["multiply_adds"])
 
 
-def check_list(entry):
-    """What `sharenets list` shows without building anything, of those configurations that it has."""
-    for counts in ksn.models.list_counts(entry.name):
-        if (counts.input_shape, counts.num_classes) == (entry.input_shape, entry.num_classes) and not counts.arguments:
-            assert counts.stored_parameters == entry.stored_parameters
-            assert counts.effective_parameters == entry.effective_parameters
-            assert counts.multiply_adds == entry.multiply_adds
-
-
 def test_every_network_is_in_the_list_as_it_is_built_by_default():
     listed = {counts.model: counts for counts in ksn.models.list_counts() if not counts.arguments}
     assert set(listed) == set(VARIANTS), "run `python -m tools.count_networks`"
@@ -75,22 +92,12 @@ def test_every_network_is_in_the_list_as_it_is_built_by_default():
         first = VARIANTS[name].configurations[0]
         assert (counts.input_shape, counts.num_classes) == (first.input_shape, first.num_classes)
         assert 0 < counts.stored_parameters <= counts.effective_parameters
-        row = ROWS.get((name, counts.input_shape, counts.num_classes))
-        if row and row["count_rule"] == "trainable":
-            assert counts.stored_parameters == int(row["expected_parameters"])
-        if row and row["multiply_adds"]:
-            assert counts.multiply_adds == int(row["multiply_adds"])
 
 
 def test_files_in_the_list_have_the_bytes_of_trained_ones():
-    trained = ksn.models.list_trained()
-    for each in trained:
-        arguments = {**each.options, "num_classes": len(each.class_names)}
-        (counts,) = (
-            counts
-            for counts in ksn.models.list_counts(each.model)
-            if {"num_classes": counts.num_classes, **counts.arguments} == arguments
-        )
+    for each in ksn.models.list_trained():
+        counts = find_counts(each.model, each.options, each.input_shape, len(each.class_names))
+        assert counts in ksn.models.list_counts(each.model)
         assert counts.stored_parameters == each.stored_parameters
         assert 0.9 < each.int8_bytes / counts.int8_bytes < 1.06, each.label
 
@@ -100,7 +107,7 @@ def test_files_in_the_list_have_the_bytes_of_trained_ones():
 @pytest.mark.parametrize("name", ["hscnet_m32_g4_r2_b1_a2", "igcv2_c64_d8", "sl3_resnet_64", "resnet_8"])
 def test_files_in_the_list_are_those_of_the_exporter(name):
     (counts,) = (counts for counts in ksn.models.list_counts(name) if not counts.arguments)
-    assert measure(name, {}).int8_bytes == pytest.approx(counts.int8_bytes, rel=0.01)
+    assert file_bytes(counts) == pytest.approx(counts.int8_bytes, rel=0.01)
 
 
 def check_paper(entry):
@@ -136,18 +143,26 @@ def test_the_specification_names_configurations_that_are_there():
     assert others == {*ours, *printed} - {name for name, _, _ in ROWS}
 
 
-@pytest.mark.slow
-@counts_only
 def test_tables_of_the_page_are_those_of_the_code():
     table = catalog.to_markdown(catalog.entries(VARIANTS))
     assert catalog.replace_table(PAGE, table) == PAGE, "run `sharenets table --update docs/networks.md`"
+
+
+def test_a_page_is_updated_as_a_whole(tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{catalog.BEGIN}\nold\n{catalog.END}\nafter\n")
+    assert cli.main(["table", "sharesnet*", "--update", str(page)]) == 2
+    assert "leave the pattern (='sharesnet*') out" in capsys.readouterr().err
+    assert cli.main(["table", "--update", str(page)]) == 0
+    assert page.read_text() == "before\n" + PAGE[PAGE.index(catalog.BEGIN) : PAGE.index(catalog.END)] + (
+        f"{catalog.END}\nafter\n"
+    )
 
 
 def test_every_family_has_a_paper():
     assert all(family.paper for family in FAMILIES.values())
 
 
-@counts_only
 def test_difference_is_that_to_the_papers_figure():
     (small,) = catalog.entries(["s_vggnet_64"])
     assert (small.published, small.counted_parameters) == ("37K", 36_928)

@@ -68,7 +68,7 @@ def _lacks_of_family(key):
         if f"\n| `{variant}` |" not in NETWORKS:
             yield f"'{variant}' in docs/networks.md: run `sharenets table --update docs/networks.md`"
         if not ksn.models.list_counts(variant):
-            yield f"'{variant}' in keras_sharenets/models/counts.json: run `python -m tools.count_networks`"
+            yield f"'{variant}' in keras_sharenets/models/counts.csv: run `python -m tools.count_networks`"
     if not set(family.variants) & SPECIFIED:
         yield "counts in tests/data/model_table.csv"
     has = {
@@ -100,7 +100,7 @@ def test_what_a_family_lacks_is_named(monkeypatch):
         "`_factory` in keras_sharenets/models/__init__.py",
         "the paper (`Reference: `) in the docstring of `_factory`",
         "'made_up_8' in docs/networks.md: run `sharenets table --update docs/networks.md`",
-        "'made_up_8' in keras_sharenets/models/counts.json: run `python -m tools.count_networks`",
+        "'made_up_8' in keras_sharenets/models/counts.csv: run `python -m tools.count_networks`",
         "counts in tests/data/model_table.csv",
         *(f"{what}, or the reason in `without` of its `Family`" for what in OPTIONAL),
     ]

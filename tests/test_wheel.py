@@ -21,7 +21,7 @@ def test_wheel_holds_the_library_and_its_command_alone(tmp_path):
     assert {name for name in files if name.endswith(".py")} == sources
     trained = {path.relative_to(ROOT).as_posix() for path in (ROOT / "keras_sharenets/models/trained").iterdir()}
     assert trained <= set(files)
-    assert "keras_sharenets/training/papers/counts.csv" in files
+    assert "keras_sharenets/models/counts.csv" in files
     parser = configparser.ConfigParser()
     parser.read_string(scripts)
     assert dict(parser["console_scripts"]) == {"sharenets": "keras_sharenets.cli:main"}

@@ -1,74 +1,92 @@
-"""Counts every named network, for what must answer without building any.
+"""Counts networks, for what must answer without building any: the table of `keras_sharenets.models.counts`.
 
-python -m tools.count_networks                # those that are not in the list yet
+python -m tools.count_networks                # those that are not in the table yet
 python -m tools.count_networks 'igcv2*'       # these anew
 
-Every network is counted as `create_model(name)` builds it, and as those that come trained are. The int8 files are those
-of random weights with normalizations as after training, 2 % of the scales negative.
+Counted are all configurations of the named networks, those that come trained, and the rows of the papers' tables. Of
+what `sharenets list` shows, an int8 file is written too: of random weights with normalizations as after training, 2 %
+of the scales negative.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 
-from keras_sharenets import files
-from keras_sharenets.analysis import profile
+from keras_sharenets.analysis.catalog import count_network
 from keras_sharenets.analysis.randomization import random_images, randomize_batchnorm
 from keras_sharenets.mobile.export import conversion
 from keras_sharenets.mobile.export.reference import lower_model
-from keras_sharenets.models import create_model, find_variant, list_counts, list_models, list_trained
-from keras_sharenets.models.registry import COUNTS, NetworkCounts
+from keras_sharenets.models import create_model, list_trained
+from keras_sharenets.models.counts import NetworkCounts, find_counts, write_counts
+from keras_sharenets.models.registry import VARIANTS
+from keras_sharenets.training.papers.entries import configuration_of, papers
 
 IMAGES = 4
 # A file of more takes minutes.
 MAX_MULTIPLY_ADDS = 2_500_000_000
+Wanted = tuple[str, Mapping[str, Any], tuple[int, int, int], int]
 
 
-def wanted(pattern: str = "*") -> list[tuple[str, dict]]:
-    """What is counted of the networks that match: `(name, arguments)`."""
-    found = [(name, {}) for name in list_models(pattern)]
-    for trained in list_trained(pattern):
-        arguments = dict(trained.options)
-        if find_variant(trained.model).configurations[0].num_classes != len(trained.class_names):
-            arguments["num_classes"] = len(trained.class_names)
-        found += [(trained.model, arguments)] if arguments else []
-    return found
+def listed() -> list[Wanted]:
+    """What `sharenets list` shows: each network as it is by default, and those that come trained."""
+    first = {name: variant.configurations[0] for name, variant in VARIANTS.items()}
+    default = [(name, {}, each.input_shape, each.num_classes) for name, each in first.items()]
+    trained = [(each.model, each.options, each.input_shape, len(each.class_names)) for each in list_trained()]
+    return [*default, *trained]
 
 
-def measure(name: str, arguments: dict) -> NetworkCounts:
-    """Builds a network with random weights, counts it and writes its int8 file."""
+def wanted() -> list[Wanted]:
+    """All that is counted."""
+    named = [
+        (name, {}, each.input_shape, each.num_classes)
+        for name, variant in VARIANTS.items()
+        for each in variant.configurations
+    ]
+    printed = [
+        configuration_of(paper, row)
+        for paper in papers().values()
+        for entry in paper.entries
+        for row in entry.rows
+        if row.network
+    ]
+    return [*listed(), *named, *printed]
+
+
+def file_bytes(counts: NetworkCounts) -> int | None:
+    """The size of the int8 file of a network with random weights; `None` if it computes too much for that."""
+    if counts.multiply_adds > MAX_MULTIPLY_ADDS:
+        return None
     keras.utils.set_random_seed(0)
-    model = create_model(name, **arguments)
-    counts = profile(model)
-    int8_bytes = None
-    if counts.multiply_adds <= MAX_MULTIPLY_ADDS:
-        randomize_batchnorm(model, negative_share=0.02)
-        images = (127.5 + 50 * random_images(model, IMAGES)).clip(0, 255)
-        int8_bytes = len(conversion.convert(lower_model(model), quantization="int8", representative_data=(images,)))
-    return NetworkCounts(
-        model=name,
-        arguments=arguments,
-        input_shape=model.input_shape[1:],
-        num_classes=model.output_shape[-1],
-        stored_parameters=counts.stored_parameters,
-        effective_parameters=counts.effective_parameters,
-        multiply_adds=counts.multiply_adds,
-        int8_bytes=int8_bytes,
-    )
+    model = create_model(counts.model, **counts.arguments)
+    randomize_batchnorm(model, negative_share=0.02)
+    images = (127.5 + 50 * random_images(model, IMAGES)).clip(0, 255)
+    return len(conversion.convert(lower_model(model), quantization="int8", representative_data=(images,)))
 
 
 def main(patterns: list[str]) -> None:
-    """Measures; the list is whole after every network."""
-    known = {(each.model, str(dict(each.arguments))): each for each in list_counts()}
-    for name, arguments in [pair for pattern in patterns or ["*"] for pair in wanted(pattern)]:
-        if not patterns and (name, str(arguments)) in known:
+    """Counts; the table is whole after every network."""
+    with_files = set(map(str, listed()))
+    named = {str(each): each for each in wanted()}
+    found = {key: counts for key, each in named.items() if (counts := find_counts(*each)) is not None}
+    for key, each in named.items():
+        if key in found and not any(fnmatch.fnmatch(each[0], pattern) for pattern in patterns):
             continue
-        found = known[name, str(arguments)] = measure(name, arguments)
-        files.write_json(COUNTS, [dataclasses.asdict(known[key]) for key in sorted(known)])
-        sys.stderr.write(f"{found}\n")
+        with keras.StatelessScope():  # Built without numbers: shapes are enough.
+            counts = count_network(*each)
+            # The end of the scope would make the weights of all that it still knows.
+            keras.utils.clear_session()
+        if key in with_files:
+            counts = dataclasses.replace(counts, int8_bytes=file_bytes(counts))
+        found[key] = counts
+        write_counts(found.values())
+        sys.stderr.write(f"{counts}\n")
+    write_counts(found.values())
 
 
 if __name__ == "__main__":

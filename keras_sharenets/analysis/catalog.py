@@ -1,10 +1,12 @@
 """All named networks with their counts beside what their papers print."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from keras_sharenets.analysis.counting import count_parameters
 from keras_sharenets.analysis.profile import profile
+from keras_sharenets.models.counts import NetworkCounts, arguments_of, find_counts
 from keras_sharenets.models.registry import FAMILIES, create_model, find_family, find_variant
 from keras_sharenets.models.variant import Configuration
 from keras_sharenets.rendering.tables import markdown_table
@@ -55,7 +57,8 @@ class Entry:
 
 
 def entries(names: Iterable[str]) -> Iterator[Entry]:
-    """Builds every configuration of the named networks and counts; a generator of `Entry`, for it takes a while.
+    """Every configuration of the named networks; a generator of `Entry`, for those that are not in the table of
+    `keras_sharenets.models.counts` are built, which takes a while.
 
     Args:
         names: iterable of names of `keras_sharenets.list_models()`.
@@ -72,10 +75,7 @@ def entries(names: Iterable[str]) -> Iterator[Entry]:
 
 
 def _entry(name: str, configuration: Configuration) -> Entry:
-    variant = find_variant(name)
-    model = create_model(name, num_classes=configuration.num_classes, input_shape=configuration.input_shape)
-    counts = profile(model)
-    counted = count_parameters(model, variant.count_rule)
+    variant, counts = find_variant(name), _counts_of(name, configuration)
     return Entry(
         name=name,
         family=find_family(name),
@@ -85,21 +85,43 @@ def _entry(name: str, configuration: Configuration) -> Entry:
         effective_parameters=counts.effective_parameters,
         multiply_adds=counts.multiply_adds,
         count_rule=variant.count_rule,
-        counted_parameters=counted,
+        counted_parameters=counts.counted_parameters,
         published=configuration.published,
-        difference=_difference(configuration, counted, variant.count_rule),
+        difference=_difference(configuration, counts.counted_parameters),
         note=variant.note,
     )
 
 
-def _difference(configuration: Configuration, counted: int, rule: str) -> float | None:
+def _counts_of(name: str, configuration: Configuration) -> NetworkCounts:
+    sizes = configuration.input_shape, configuration.num_classes
+    return find_counts(name, {}, *sizes) or count_network(name, {}, *sizes)
+
+
+def count_network(
+    name: str, options: Mapping[str, Any], input_shape: tuple[int, int, int], num_classes: int
+) -> NetworkCounts:
+    """Builds a named network with these options of its factory, and counts. Its int8 file is not written."""
+    model = create_model(name, num_classes=num_classes, input_shape=input_shape, **options)
+    counts = profile(model)
+    return NetworkCounts(
+        model=name,
+        arguments=arguments_of(name, options, input_shape, num_classes),
+        input_shape=input_shape,
+        num_classes=num_classes,
+        stored_parameters=counts.stored_parameters,
+        effective_parameters=counts.effective_parameters,
+        counted_parameters=count_parameters(model, find_variant(name).count_rule),
+        multiply_adds=counts.multiply_adds,
+    )
+
+
+def _difference(configuration: Configuration, counted: int) -> float | None:
     """How far a count, or the ratio of two, is above the published one."""
     published, baseline = configuration.published, configuration.baseline
     if published is None:
         return None
     if baseline is not None:  # "C=6.5"
-        sizes = {"num_classes": configuration.num_classes, "input_shape": configuration.input_shape}
-        return count_parameters(create_model(baseline, **sizes), rule) / counted / float(published[2:]) - 1
+        return _counts_of(baseline, configuration).counted_parameters / counted / float(published[2:]) - 1
     return counted / (float(published[:-1]) * _UNITS[published[-1]]) - 1
 
 

@@ -12,7 +12,10 @@ COMMANDS = {
     "list": (f"{_HERE}.list", "List the named networks: what they cost, and how right those are that come trained."),
     "choose": (f"{_HERE}.choose", "Propose networks for a task and a budget, each with the command to train it."),
     "describe": (f"{_HERE}.describe", "Show weights and multiply-adds of a network, or what is in a .tflite file."),
-    "table": (f"{_HERE}.table", "Count named networks beside what their papers print, as Markdown tables."),
+    "table": (
+        f"{_HERE}.table",
+        "Show counts of named networks beside what their papers print, as Markdown tables.",
+    ),
     "create": (f"{_HERE}.create", "Write a network as a .keras file, trained or not."),
     "fit": (f"{_HERE}.fit", "Train a network and write its files, or resume a run."),
     "find-rate": (

@@ -64,7 +64,7 @@ def networks(pattern: str) -> list[dict[str, Any]]:
     for name in matching_names(pattern):
         variant = find_variant(name)
         for counts in list_counts(name):
-            options = {key: value for key, value in counts.arguments.items() if key != "num_classes"}
+            options = counts.options
             known = trained.get((name, tuple(options.items())), {})
             if not known or len(known["class_names"]) == counts.num_classes:
                 label = " ".join([name, *(f"{key}={value}" for key, value in options.items())])

@@ -24,8 +24,7 @@ from keras_sharenets.cli.command import Answer, say, without_notices
 from keras_sharenets.cli.fit import JIT_COMPILE
 from keras_sharenets.rendering.tables import Rows, text_table
 from keras_sharenets.training.data.sources import DataSource
-from keras_sharenets.training.papers.counts import counts_of
-from keras_sharenets.training.papers.entries import DATA, Entry, Paper, Row, papers, recipe_of
+from keras_sharenets.training.papers.entries import DATA, Entry, Paper, Row, counts_of, papers, recipe_of
 from keras_sharenets.training.papers.runs import Group, find_runs, group_runs, percent
 from keras_sharenets.training.recipes.named import override
 from keras_sharenets.training.recipes.recipe import Recipe
@@ -305,15 +304,16 @@ def _recipe_name(group: Group) -> str:
     return ", ".join([group.run.recipe.name, *fields, *group.run.changes])
 
 
-def _as_data(key: str, paper: Paper, entry: Entry, rows: Sequence[Row], groups: Sequence[Group]) -> dict[str, object]:
-    import dataclasses
+_COUNTS = ("stored_parameters", "counted_parameters", "multiply_adds")
 
+
+def _as_data(key: str, paper: Paper, entry: Entry, rows: Sequence[Row], groups: Sequence[Group]) -> dict[str, object]:
     shown = []
     for row in rows:
         about = {"label": row.label, "network": row.network, "options": dict(row.options), "data": row.data}
         printed = {"printed": row.printed, "top5": row.top5, "is_error": row.is_error, "parameters": row.parameters}
         printed |= {"multiply_adds": row.multiply_adds}
-        counts = dataclasses.asdict(counts_of(paper, row)) if row.network else None
+        counts = {name: getattr(counts_of(paper, row), name) for name in _COUNTS} if row.network else None
         recipe = recipe_of(paper, row).name if row.network else None
         about["sizes"] = dict(row.sizes)
         shown.append({**about, "paper": printed, "counts": counts, "recipe": recipe, "note": row.note})

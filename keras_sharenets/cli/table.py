@@ -1,4 +1,4 @@
-"""Count named networks beside what their papers print, as Markdown tables. All of them take minutes.
+"""Show counts of named networks beside what their papers print, as Markdown tables.
 
 sharenets table 'igcv2*'
 """
@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import pathlib
 
-from keras_sharenets.cli.command import Answer, say
+from keras_sharenets.cli.command import Answer
 from keras_sharenets.cli.list import add_pattern, matching_names
 
 
@@ -20,6 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(arguments: argparse.Namespace) -> None:
     matching_names(arguments.pattern)
+    if arguments.update is not None and arguments.pattern != "*":
+        raise ValueError(
+            f"`--update` writes the tables of all networks: leave the pattern (={arguments.pattern!r}) out."
+        )
 
 
 def run(arguments: argparse.Namespace) -> Answer:
@@ -29,10 +33,7 @@ def run(arguments: argparse.Namespace) -> Answer:
 
     # In the order of the papers' tables, not of the alphabet.
     names = sorted(matching_names(arguments.pattern), key=list(VARIANTS).index)
-    listed = []
-    for entry in catalog.entries(names):
-        listed.append(entry)
-        say(f"{len(listed)}: {entry.name}")
+    listed = list(catalog.entries(names))
     text = catalog.to_markdown(listed)
     data = [dataclasses.asdict(entry) for entry in listed]
     if arguments.update is None:

@@ -6,14 +6,8 @@ The names are there at once: Keras is imported with the first factory that is as
 import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from keras_sharenets.models.registry import (
-    NetworkCounts,
-    create_model,
-    find_family,
-    find_variant,
-    list_counts,
-    list_models,
-)
+from keras_sharenets.models.counts import NetworkCounts, list_counts
+from keras_sharenets.models.registry import create_model, find_family, find_variant, list_models
 from keras_sharenets.models.weights import TrainedWeights, list_trained
 
 if _TYPE_CHECKING:

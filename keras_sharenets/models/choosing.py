@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from keras_sharenets import _checks
-from keras_sharenets.models.registry import NetworkCounts, create_model, list_counts, list_models
+from keras_sharenets.models.counts import NetworkCounts, find_counts, list_counts
+from keras_sharenets.models.registry import create_model, list_models
 from keras_sharenets.models.weights import TrainedWeights, list_trained
 
 if TYPE_CHECKING:
@@ -129,18 +130,14 @@ def _known_bytes(counts: NetworkCounts) -> int:
 
 
 def _counts_of(trained: TrainedWeights) -> NetworkCounts:
-    classes = len(trained.class_names)
-    return next(
-        counts
-        for counts in list_counts(trained.model)
-        if counts.num_classes == classes
-        and {key: value for key, value in counts.arguments.items() if key != "num_classes"} == dict(trained.options)
-    )
+    counts = find_counts(trained.model, trained.options, trained.input_shape, len(trained.class_names))
+    assert counts is not None
+    return counts
 
 
 def _nearest(name: str, classes: int) -> NetworkCounts:
     """The counts of a network without options, for as many classes or the nearest number."""
-    own = [counts for counts in list_counts(name) if set(counts.arguments) <= {"num_classes"}]
+    own = [counts for counts in list_counts(name) if not counts.options]
     return min(own, key=lambda counts: abs(counts.num_classes - classes))
 
 
@@ -153,7 +150,7 @@ def _proposal(
     measured: bool,
 ) -> Proposal | None:
     """The network with these classes and images; `None` if it cannot take such images."""
-    name, options = base.model, {key: value for key, value in base.arguments.items() if key != "num_classes"}
+    name, options = base.model, base.options
     size = trained.int8_bytes if trained is not None else base.int8_bytes
     same = (base.num_classes, tuple(base.input_shape)) == (num_classes, input_shape) and size is not None
     milliseconds, counted = None, {"stored_parameters": base.stored_parameters, "multiply_adds": base.multiply_adds}

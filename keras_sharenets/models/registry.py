@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import fnmatch
-import functools
 import heapq
 import inspect
-import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from keras_sharenets import files
 from keras_sharenets.models import baselines, hgcnet, hscnet, igcnet, shardnet, sharesnet
 from keras_sharenets.models import weights as trained
 from keras_sharenets.models.variant import Family, Variant
@@ -70,34 +65,6 @@ RENAMED = {
 }
 
 
-# What `python -m tools.count_networks` found.
-COUNTS = pathlib.Path(__file__).with_name("counts.json")
-
-
-@dataclasses.dataclass(frozen=True)
-class NetworkCounts:
-    """What a network costs that `create_model(model, **arguments)` builds.
-
-    Attributes:
-        model: its name.
-        arguments: beside the name; none but for some that come trained.
-        input_shape: `(height, width, channels)`.
-        num_classes: number of classes.
-        stored_parameters, effective_parameters, multiply_adds: those of its profile.
-        int8_bytes: size of the int8 file of random weights; those of trained networks have 0.90 to 1.06 of it. `None`
-            where no file was made, as of networks of very many multiply-adds.
-    """
-
-    model: str
-    arguments: Mapping[str, Any]
-    input_shape: tuple[int, int, int]
-    num_classes: int
-    stored_parameters: int
-    effective_parameters: int
-    multiply_adds: int
-    int8_bytes: int | None
-
-
 def list_models(pattern: str = "*") -> list[str]:
     """The names of all networks that match a shell pattern, sorted.
 
@@ -127,24 +94,6 @@ def find_family(name: str) -> str:
     """
     find_variant(name)
     return next(key for key, family in FAMILIES.items() if name in family.variants)
-
-
-@functools.cache
-def _counts() -> tuple[NetworkCounts, ...]:
-    entries = json.loads(COUNTS.read_text(encoding="utf-8"))
-    return tuple(NetworkCounts(**{key: files.as_tuples(value) for key, value in entry.items()}) for entry in entries)
-
-
-def list_counts(pattern: str = "*") -> list[NetworkCounts]:
-    """What the networks cost whose names match a shell pattern, from a list: nothing is built.
-
-    Every network is there as `create_model(name)` builds it, those that come trained also as `weights=...` does, sorted
-    by name.
-
-    >>> [(each.model, each.stored_parameters) for each in list_counts("hscnet_m32*")]
-    [('hscnet_m32_g4_r2_b1_a2', 50922)]
-    """
-    return [each for each in _counts() if fnmatch.fnmatch(each.model, pattern)]
 
 
 def own_arguments(name: str) -> tuple[str, ...]:

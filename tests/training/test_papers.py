@@ -1,6 +1,5 @@
 """The papers' tables and figures as experiments: whether all are there, and whether what they say fits together."""
 
-import csv
 import json
 import pathlib
 import re
@@ -8,15 +7,20 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
-from harness import counts_only, slow_after
 
 from keras_sharenets import cli
 from keras_sharenets.models.registry import VARIANTS, own_arguments
-from keras_sharenets.training.papers.counts import count_network, counts_of, key_of, stored_counts, wanted
-from keras_sharenets.training.papers.entries import DATA, papers, printed_for, recipe_of
+from keras_sharenets.training.papers.entries import (
+    DATA,
+    configuration_of,
+    counts_of,
+    papers,
+    printed_for,
+    recipe_of,
+)
 from keras_sharenets.training.recipes.named import RECIPES, recipe_for
 
-TABLE = pathlib.Path(__file__).parents[1] / "data" / "model_table.csv"
+ROOT = pathlib.Path(__file__).parents[2]
 # Numbered in the papers: tables, figures; and the parts that some of ShardNet have.
 NUMBERED = {"hscnet": (5, 9), "hgcnet": (3, 5), "igcv2": (7, 4), "sharesnet": (3, 5), "shardnet": (8, 8)}
 PARTS = {"table1": "abcd", "table2": "ab", "table6": "ab", "table7": "ab", "figure2": "ab", "figure3": "abc"}
@@ -135,35 +139,6 @@ def test_the_first_of_a_pair_is_ahead_in_the_paper():
 
 
 # Counts
-
-
-def test_stored_counts_are_those_of_the_specification():
-    with TABLE.open(encoding="utf-8") as table:
-        specified = {(row["name"], row["input_shape"], row["num_classes"]): row for row in csv.DictReader(table)}
-    stored = stored_counts()
-    assert set(wanted()) == set(stored), "run `python -m tools.count_papers`"
-    compared = 0
-    for (network, options, shape, classes), counts in stored.items():
-        row = specified.get((network, shape, classes))
-        if row is None or options != "{}":
-            continue
-        trainable = row["count_rule"] == "trainable"
-        counted = counts.stored_parameters if trainable else counts.counted_parameters
-        assert counted == int(row["expected_parameters"]), network
-        assert not row["multiply_adds"] or counts.multiply_adds == int(row["multiply_adds"]), network
-        compared += 1
-    assert compared >= 90
-
-
-QUICK = [key for key in wanted() if key[0] in ("plain_xception_c64", "s_vggnet_32", "igcv1_c48_d8")]
-WIDER = [key for key in wanted() if key[1] != "{}"]
-REST = [key for key in wanted() if key not in (*QUICK, *WIDER)]
-
-
-@counts_only
-@pytest.mark.parametrize("key", slow_after(len(QUICK), [(key,) for key in (*QUICK, *WIDER, *REST)]))
-def test_stored_counts_are_those_of_the_networks(key):
-    assert count_network(key) == stored_counts()[key]
 
 
 def test_images_of_tiny_imagenet_cost_igcnets_as_much_as_those_of_cifar():
@@ -334,7 +309,7 @@ def test_a_table_beside_our_counts(capsys, tmp_path, monkeypatch):
 
 
 def test_runs_are_shown_with_mean_and_deviation(capsys, monkeypatch):
-    monkeypatch.chdir(TABLE.parents[2])
+    monkeypatch.chdir(ROOT)
     _, text, _ = paper(capsys, "igcv2", "table6", "--rows", "1", "3")
     lines = [re.split(r" {2,}", line)[-3:] for line in text.splitlines() if line.startswith("igcv1_c48_d8")]
     # Seeds 0 and 1 have 70.55 and 71.10 % after 4 epochs; after 30 there is one.
@@ -385,4 +360,4 @@ def test_bad_input(words, message, capsys, tmp_path, monkeypatch):
 
 def test_keys_of_rows_are_those_of_their_crops():
     row = by_label("shardnet", "table2a")["ResNet-34*", "tiny_imagenet"]
-    assert key_of(papers()["shardnet"], row) == ("e_resnet_34", "{}", "56x56x3", "200")
+    assert configuration_of(papers()["shardnet"], row) == ("e_resnet_34", {}, (56, 56, 3), 200)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from keras_sharenets.models.counts import NetworkCounts, find_counts
 from keras_sharenets.models.registry import find_family
 from keras_sharenets.training.recipes.named import RECIPES, recipe_for
 from keras_sharenets.training.recipes.recipe import Recipe
@@ -174,6 +175,22 @@ def image_shape(paper: Paper, row: Row) -> tuple[int, int, int]:
     height, width, channels = DATA[row.data].shape
     size = recipe_of(paper, row).crop_size if row.network else 0
     return (size or height, size or width, channels)
+
+
+def configuration_of(paper: Paper, row: Row) -> tuple[str, Options, tuple[int, int, int], int]:
+    """Name, options, image shape and number of classes of the network of a row."""
+    return _network(row), row.options, image_shape(paper, row), DATA[row.data].classes
+
+
+def counts_of(paper: Paper, row: Row) -> NetworkCounts:
+    """What the network of a row costs; it is built where no counts are stored."""
+    configuration = configuration_of(paper, row)
+    stored = find_counts(*configuration)
+    if stored is not None:
+        return stored
+    from keras_sharenets.analysis.catalog import count_network
+
+    return count_network(*configuration)
 
 
 def _network(row: Row) -> str:

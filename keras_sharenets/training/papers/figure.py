@@ -25,8 +25,7 @@ from keras_sharenets.rendering.figures import (
     png,
     ticks_at,
 )
-from keras_sharenets.training.papers.counts import counts_of
-from keras_sharenets.training.papers.entries import DATA, Entry, Paper, Row
+from keras_sharenets.training.papers.entries import DATA, Entry, Paper, Row, counts_of
 from keras_sharenets.training.papers.runs import Group, groups_of, mean_and_deviation
 
 if TYPE_CHECKING:
