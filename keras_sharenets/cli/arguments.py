@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 
 from keras_sharenets.cli.command import say
 from keras_sharenets.training.data.sources import KNOWN, DataSource
+from keras_sharenets.training.recipes.few_images import adapt
 from keras_sharenets.training.recipes.named import find_recipe, override, recipe_for
 from keras_sharenets.training.recipes.recipe import OPTIONS, Recipe
 
 if TYPE_CHECKING:
     from keras_sharenets.training.data.dataset import Dataset
+
+FINE_TUNING_EPOCHS = 10  # Unless they are given.
 
 
 def add_data_arguments(parser: argparse._ActionsContainer, required: bool = True) -> None:
@@ -99,6 +102,16 @@ def named_recipe(arguments: argparse.Namespace) -> Recipe | None:
 def chosen_recipe(arguments: argparse.Namespace, model_name: str, data_name: str) -> Recipe:
     """The recipe that the options ask for: the named one, or that of the network for the data set."""
     return named_recipe(arguments) or override(recipe_for(model_name, data_name), **given_fields(arguments))
+
+
+def fine_tuning_recipe(arguments: argparse.Namespace, model_name: str, dataset: Dataset) -> Recipe:
+    """The recipe of a network that begins trained: its own, short and at a small rate, but for what was given."""
+    from keras_sharenets.models.registry import VARIANTS
+
+    own = recipe_for(model_name, dataset.name) if model_name in VARIANTS else find_recipe("default")
+    recipe = own if arguments.recipe is None else find_recipe(arguments.recipe)
+    given = {"epochs": FINE_TUNING_EPOCHS, "ema": 0.0, **given_fields(arguments)}
+    return adapt(override(recipe, **given), len(dataset.train), given=given, named=True, trained=True)
 
 
 def add_model_option(parser: argparse.ArgumentParser) -> None:

@@ -15,22 +15,17 @@ from keras_sharenets.cli.arguments import (
     add_data_arguments,
     add_recipe_arguments,
     data_source,
-    given_fields,
+    fine_tuning_recipe,
     load_data,
     named_recipe,
 )
 from keras_sharenets.cli.command import Answer, say
 from keras_sharenets.rendering.tables import csv_table, text_table
 from keras_sharenets.training.compress.steps import BUDGETS, SCHEMES, Step, make_steps
-from keras_sharenets.training.recipes.few_images import adapt
-from keras_sharenets.training.recipes.named import find_recipe, override, recipe_for
-from keras_sharenets.training.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from keras_sharenets.training.compress.compress import Plan, Row
-    from keras_sharenets.training.data.dataset import Dataset
 
-EPOCHS = 10  # Of each step, unless they are given.
 HEADER = ("step", "at once", "fine-tuned", "int8", "stored", "not 0", "float bytes", "gzip", "int8 bytes", "gzip", "ms")
 NOTE = (
     "Accuracies are those of the test split: at once, before fine-tuning; of the network after it, with fake "
@@ -112,21 +107,11 @@ def _begin(arguments: argparse.Namespace) -> Answer:
         steps=_steps(arguments),
         where=None if arguments.where is None else tuple(arguments.where),
         images=arguments.images,
-        recipe=_recipe(arguments, name or network.name, dataset),
+        recipe=fine_tuning_recipe(arguments, name or network.name, dataset),
         seed=arguments.seed,
         data=dataset.source and dataset.source.to_record(),
     )
     return _answer(output, plan, begin(network, plan, dataset, output, say=say))
-
-
-def _recipe(arguments: argparse.Namespace, name: str, dataset: Dataset) -> Recipe:
-    """The recipe of each step: that of the network, short and at a small rate, but for what was given."""
-    from keras_sharenets.models.registry import VARIANTS
-
-    own = recipe_for(name, dataset.name) if name in VARIANTS else find_recipe("default")
-    recipe = own if arguments.recipe is None else find_recipe(arguments.recipe)
-    given = {"epochs": EPOCHS, "ema": 0.0, **given_fields(arguments)}
-    return adapt(override(recipe, **given), len(dataset.train), given=given, named=True, trained=True)
 
 
 def _answer(output: pathlib.Path, plan: Plan, rows: list[Row]) -> Answer:

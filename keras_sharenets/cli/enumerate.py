@@ -17,16 +17,17 @@ from keras_sharenets.search.spaces import NAMES
 LIMIT = 20
 
 
-def add_space_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--space`, `--max-parameters` and `--max-multiply-adds`."""
-    parser.add_argument("--space", required=True, help=", ".join(NAMES))
+def add_space_arguments(parser: argparse.ArgumentParser, choice: argparse._ActionsContainer | None = None) -> None:
+    """`--space`, `--max-parameters` and `--max-multiply-adds`; `choice` is a group for `--space`, one of several."""
+    (choice or parser).add_argument("--space", required=choice is None, help=", ".join(NAMES))
     parser.add_argument("--max-parameters", type=int, metavar="N", help="stored weights, each shared tensor once")
     parser.add_argument("--max-multiply-adds", type=int, metavar="N", help="for one image")
 
 
 def checked_budget(arguments: argparse.Namespace) -> Budget:
     """The budget that the options of `add_space_arguments` ask for; a `ValueError` where one breaks a rule."""
-    _checks.one_of("space", arguments.space, NAMES)
+    if arguments.space is not None:
+        _checks.one_of("space", arguments.space, NAMES)
     return Budget(arguments.max_parameters, arguments.max_multiply_adds)
 
 

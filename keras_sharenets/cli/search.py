@@ -1,4 +1,4 @@
-"""Look for the best network of a space within a budget, with KerasTuner; the same command goes on with a search.
+"""Look for the best network of a space, or the best sharing of a trained one; the same command goes on.
 
 sharenets search --space hscnet --data digits --tuner hyperband --trials 12 --output runs/search
 """
@@ -10,13 +10,14 @@ import contextlib
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from keras_sharenets import files
+from keras_sharenets import _checks, files
 from keras_sharenets._checks import known
 from keras_sharenets.cli.arguments import (
     add_data_arguments,
     add_recipe_arguments,
     chosen_recipe,
     data_source,
+    fine_tuning_recipe,
     load_data,
 )
 from keras_sharenets.cli.command import Answer, say
@@ -29,12 +30,21 @@ from keras_sharenets.timing import in_words
 if TYPE_CHECKING:
     from keras_sharenets.search.settings import Search
     from keras_sharenets.search.trials import Result
+    from keras_sharenets.training.data.dataset import Dataset
 
+_IMAGES = 200
 _NUMBERS = ("trials", "seed", "validation", "halving_worth", "finalists")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_space_arguments(parser)
+    networks = parser.add_mutually_exclusive_group(required=True)
+    add_space_arguments(parser, networks)
+    from_help = "share a trained network: a run, a .keras file, or one that comes trained (`list --trained`)"
+    networks.add_argument("--from", dest="trained", metavar="RUN|FILE|NAME", help=from_help)
+    where_help = "with --from: names or patterns of the convolutions that may share, quoted (default: all)"
+    parser.add_argument("--where", nargs="+", metavar="NAME", help=where_help)
+    images_help = f"with --from: training images to share with (default: {_IMAGES})"
+    parser.add_argument("--images", type=int, metavar="N", help=images_help)
     add_data_arguments(parser)
     parser.add_argument("--tuner", choices=TUNERS, default="random", help="default: random")
     trials_help = "with hyperband one that goes on with another counts too"
@@ -71,6 +81,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(arguments: argparse.Namespace) -> None:
     checked_budget(arguments)
+    if arguments.trained is None:
+        for name in ("where", "images"):
+            if getattr(arguments, name) is not None:
+                raise ValueError(f"`--{name}` needs `--from`: a space has no trained network.")
+    elif arguments.max_multiply_adds is not None:
+        raise ValueError("`--max-multiply-adds` needs `--space`: sharing a trained network saves none.")
+    if arguments.images is not None:
+        _checks.positive("--images", arguments.images)
     FileBudget(arguments.max_tflite_bytes, arguments.max_latency_ms)
     check_numbers(**{name: getattr(arguments, name) for name in _NUMBERS})
 
@@ -130,26 +148,51 @@ def _run_trials(asked: Search) -> bool:
     return True
 
 
+def _asked(arguments: argparse.Namespace, dataset: Dataset) -> Search:
+    """The search that the options ask for."""
+    from keras_sharenets.search.settings import Search
+    from keras_sharenets.search.sharing import open_sharing
+    from keras_sharenets.search.spaces import find_space
+    from keras_sharenets.training.run.start import look_up
+
+    budget, space, sharing = checked_budget(arguments), arguments.space, None
+    if arguments.trained is None:
+        network = next(iter(find_space(space).networks.values()))
+        recipe = chosen_recipe(arguments, network, dataset.name)
+    else:
+        space = f"sharing of {arguments.trained}"
+        recipe = fine_tuning_recipe(arguments, look_up(arguments.trained)[1] or "", dataset)
+        sharing = open_sharing(
+            arguments.trained,
+            dataset,
+            recipe,
+            budget=budget,
+            where=None if arguments.where is None else tuple(arguments.where),
+            images=arguments.images or _IMAGES,
+            validation=arguments.validation,
+            seed=arguments.seed,
+        )
+    return Search(
+        folder=pathlib.Path(arguments.output),
+        space=space,
+        dataset=dataset,
+        tuner=arguments.tuner,
+        recipe=recipe,
+        budget=budget,
+        file_budget=FileBudget(arguments.max_tflite_bytes, arguments.max_latency_ms),
+        sharing=sharing,
+        **{name: getattr(arguments, name) for name in _NUMBERS},
+    )
+
+
 def run(arguments: argparse.Namespace) -> Answer | None:
     """Says two lines a trial; the answer is the winner with its accuracy on the test split."""
     from keras_sharenets.search import conclusion, search, settings, trials
     from keras_sharenets.search.report import full_training
-    from keras_sharenets.search.spaces import find_space
 
     role, folder = search.process_role(), pathlib.Path(arguments.output)
     source = data_source(arguments)
-    dataset = load_data(source)
-    network = next(iter(find_space(arguments.space).networks.values()))
-    asked = settings.Search(
-        folder=folder,
-        space=arguments.space,
-        dataset=dataset,
-        tuner=arguments.tuner,
-        recipe=chosen_recipe(arguments, network, dataset.name),
-        budget=checked_budget(arguments),
-        file_budget=FileBudget(arguments.max_tflite_bytes, arguments.max_latency_ms),
-        **{name: getattr(arguments, name) for name in _NUMBERS},
-    )
+    asked = _asked(arguments, load_data(source))
     search.check(asked)
     record = settings.record(asked, source)
     # A worker writes into the folder of its chief.
@@ -163,9 +206,7 @@ def run(arguments: argparse.Namespace) -> Answer | None:
             return None
     found = known("conclusion", conclusion.read_conclusion(folder))
     command = full_training(trials.read(folder / found["winner"] / trials.FILE), folder, record)
-    text = (
-        f"{_outcome(found, folder / conclusion.FOLDER)}\n"
-        f"train it with checkpoints, or for longer: {command}\n"
-        f"look at all trials: sharenets report {folder}"
-    )
-    return Answer(text, {**found, "folder": str(folder), "command": command})
+    lines = [_outcome(found, folder / conclusion.FOLDER)]
+    lines += [f"train it with checkpoints, or for longer: {command}"] if command else []
+    lines.append(f"look at all trials: sharenets report {folder}")
+    return Answer("\n".join(lines), {**found, "folder": str(folder), "command": command})

@@ -31,6 +31,7 @@ from keras_sharenets.search.spaces.space import (
     check_image_shape,
     choose,
     count,
+    named,
     walk,
 )
 
@@ -157,6 +158,13 @@ class SpaceHyperModel(keras_tuner.HyperModel):
         hp = keras_tuner.HyperParameters()
         hp.values = dict(values)
         return self.point(hp)
+
+    def describe(self, hp: keras_tuner.HyperParameters) -> tuple[str, Point, Counts]:
+        """Name and arguments for `keras_sharenets.create_model`, and the counts of the network."""
+        sizes = {"input_shape": self.input_shape, "num_classes": self.num_classes}
+        point = self.point(hp)
+        name, arguments = named(self.space, point)
+        return name, {**arguments, **sizes}, count(self.space, point, **sizes)
 
     def _smaller(self, index: int, too_much: tuple[str, ...]) -> int:
         """The nearest network in the order of the space with less of these counts and no more of the others."""

@@ -83,18 +83,20 @@ class Report:
 
     @property
     def command(self) -> str | None:
-        """The command that trains the winner on the whole training split; `None` without a winner."""
+        """The command that trains the winner on the whole training split; `None` without one."""
         return self.winner and full_training(self.winner, self.folder, self.settings)
 
 
-def full_training(best: trials.Result, folder: pathlib.Path, settings: Mapping[str, Any]) -> str:
-    """The command that trains the network of a trial on the whole training split.
+def full_training(best: trials.Result, folder: pathlib.Path, settings: Mapping[str, Any]) -> str | None:
+    """The command that trains the network of a trial on the whole training split; `None` where it has no name.
 
     Args:
         best: the trial.
         folder: of the search.
         settings: record of the search.
     """
+    if settings.get("sharing"):
+        return None
     words = fit_words(best.name, best.choices, settings["source"], Recipe(**settings["recipe"]))
     return shlex.join([*words, "--seed", str(settings["seed"]), "--output", str(folder / "fit")])
 

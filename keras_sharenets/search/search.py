@@ -21,7 +21,6 @@ from keras_sharenets.search.measuring import FileLimits, writes_files
 from keras_sharenets.search.oracles import RepeatedFailuresError, make_oracle, parts_of_training
 from keras_sharenets.search.settings import Search
 from keras_sharenets.search.spaces import find_space
-from keras_sharenets.search.spaces.space import count, named
 from keras_sharenets.search.training import hold_out, starting_network, train_and_measure
 from keras_sharenets.training.data.batches import input_shape
 from keras_sharenets.training.recipes.recipe import BATCH_CHANGES, Recipe
@@ -53,9 +52,8 @@ class _Tuner(keras_tuner.Tuner):
         self.tell = tell
         self.failure = ""
         self.held = hold_out(search.dataset, search.validation, search.seed)
-        self.sizes = _sizes(search)
         limits = None
-        if search.file_budget != FileBudget():
+        if search.sharing is None and search.file_budget != FileBudget():
             # An interrupted search of an older version goes on with what it has measured.
             old = search.folder / "foreseen"
             limits = FileLimits(
@@ -65,7 +63,11 @@ class _Tuner(keras_tuner.Tuner):
                 recipe=search.recipe,
                 folder=old if old.is_dir() else search.folder / "estimates",
             )
-        hypermodel = SpaceHyperModel(search.space, budget=search.budget, violated_limits=limits, **self.sizes)
+        hypermodel = (
+            SpaceHyperModel(search.space, budget=search.budget, violated_limits=limits, **_sizes(search))
+            if search.sharing is None
+            else search.sharing.hypermodel
+        )
         oracle = make_oracle(
             search.tuner,
             trials=search.trials,
@@ -152,15 +154,13 @@ class _Tuner(keras_tuner.Tuner):
     def _draft(self, trial) -> trials.Result:
         """What is known of a trial before it is run, in the state `"running"`."""
         search, settings = self.search_settings, dict(trial.hyperparameters.values)
-        space, point = self.hypermodel.space, self.hypermodel.point(trial.hyperparameters)
-        name, arguments = named(space, point)
-        counts = count(space, point, **self.sizes)
+        name, arguments, counts = self.hypermodel.describe(trial.hyperparameters)
         parts = parts_of_training(search.tuner, search.trials, search.recipe.epochs)
         return trials.Result(
             id=trial.trial_id,
             state="running",
             name=name,
-            arguments={**arguments, **self.sizes},
+            arguments=arguments,
             parameters=counts.stored_parameters,
             multiply_adds=counts.multiply_adds,
             epochs=math.ceil(search.recipe.epochs * settings.get("tuner/epochs", parts) / parts),
@@ -187,7 +187,8 @@ def check(search: Search) -> None:
     for name, value in wanted.items():
         if value is not None and not writes_files():
             raise ValueError(f"`{name}` (={value}) is about int8 files, which need the TensorFlow backend.")
-    SpaceHyperModel(search.space, budget=search.budget, **_sizes(search))
+    if search.sharing is None:
+        SpaceHyperModel(search.space, budget=search.budget, **_sizes(search))
 
 
 def run(search: Search, tell: Callable[[trials.Result], object]) -> None:

@@ -14,6 +14,7 @@ from keras_sharenets.folder_lock import is_unused
 from keras_sharenets.search.budgets import Budget, FileBudget
 
 if TYPE_CHECKING:
+    from keras_sharenets.search.sharing import SharingHyperModel
     from keras_sharenets.training.data.dataset import Dataset
     from keras_sharenets.training.data.sources import DataSource
     from keras_sharenets.training.recipes.recipe import Recipe
@@ -23,13 +24,30 @@ TUNERS = ("random", "bayesian", "hyperband")
 _NUMBERS = ("trials", "seed", "validation", "halving_worth", "finalists")
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sharing:
+    """The sharing of a trained network, in place of a space.
+
+    Attributes:
+        network: the network, as it was asked for.
+        where: names or patterns of the convolutions that may share; `None`: all.
+        images: how many images of the training split `hypermodel` was given.
+        hypermodel: the networks.
+    """
+
+    network: str
+    where: tuple[str, ...] | None
+    images: int
+    hypermodel: SharingHyperModel
+
+
 @dataclasses.dataclass(frozen=True)
 class Search:
     """Everything that a search needs to know.
 
     Attributes:
         folder: for all its files.
-        space: name of the space.
+        space: name of the space; with `sharing` words for a reader.
         dataset: its test split is left alone.
         tuner: one of `TUNERS`.
         trials: how many there are at most.
@@ -40,6 +58,7 @@ class Search:
         halving_worth: the accuracy that half the bytes or half the time of the int8 file is worth; 0 looks for accuracy
             alone.
         finalists: so many of the best trials are compared anew before one wins.
+        sharing: whose sharing is searched, or `None` for a space.
 
     Raises:
         ValueError: one of the numbers breaks a rule.
@@ -57,6 +76,7 @@ class Search:
     validation: float = 0.2
     halving_worth: float = 0.0
     finalists: int = 1
+    sharing: Sharing | None = None
 
     def __post_init__(self) -> None:
         check_numbers(**{name: getattr(self, name) for name in _NUMBERS})
@@ -84,6 +104,7 @@ def record(search: Search, source: DataSource) -> dict[str, Any]:
         "recipe": dataclasses.asdict(search.recipe),
         "data": summary | splits,
         "source": source.to_record(),
+        "sharing": search.sharing and {name: getattr(search.sharing, name) for name in ("network", "where", "images")},
     }
     return json.loads(json.dumps(settings))
 

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import keras_tuner
 
-from keras_sharenets import _checks
+from keras_sharenets import _checks, files
+from keras_sharenets.analysis import profile
 from keras_sharenets.ops import permutations
 from keras_sharenets.search.budgets import Budget
+from keras_sharenets.search.settings import Sharing
 from keras_sharenets.search.spaces.hscnet import SHUFFLE_GROUPS, are_distinct
+from keras_sharenets.search.spaces.space import Counts
+from keras_sharenets.search.training import hold_out
 from keras_sharenets.sharing.budget import Choice, all_changes
 from keras_sharenets.sharing.changes import Change
 from keras_sharenets.sharing.conversion import convert, look_at
 from keras_sharenets.sharing.places import Where, chosen
 from keras_sharenets.sharing.report import Shared
+from keras_sharenets.training.data.dataset import Dataset
+from keras_sharenets.training.recipes.recipe import Recipe
+from keras_sharenets.training.run.finished import training_images
+from keras_sharenets.training.run.start import look_up
+from keras_sharenets.training.run.teacher import open_teacher
 
 NONE = "none"
 SHARES = (1, 2, 4, 8, 16, 32)
@@ -74,8 +83,8 @@ class SharingHyperModel(keras_tuner.HyperModel):
         for change in self._changes:
             self._options[change.places[0].path][change.description] = change
 
-    def shared(self, hp: keras_tuner.HyperParameters) -> Shared:
-        """The network that these hyperparameters stand for, not compiled, and what became of each layer."""
+    def point(self, hp: keras_tuner.HyperParameters) -> dict[str, str]:
+        """For each hyperparameter `"none"`, or what its convolution becomes, where these are given."""
         choice, taken = Choice(self._changes), set()
         # All of them are asked for, whatever is made: a tuner must know them from the first network on.
         picked = {path: hp.Choice(path, [NONE, *options]) for path, options in self._options.items()}
@@ -85,13 +94,68 @@ class SharingHyperModel(keras_tuner.HyperModel):
                 choice.take(change)
                 taken.update(map(id, change.places))
         changes = choice.taken if choice.saved >= self._wanted or choice.save(self._wanted) else self._enough
+        return dict.fromkeys(self._options, NONE) | {change.places[0].path: change.description for change in changes}
+
+    def point_of_values(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """As `point`, of the values of hyperparameters by name."""
+        hp = keras_tuner.HyperParameters()
+        hp.values = dict(values)
+        return self.point(hp)
+
+    def network(self, point: Mapping[str, str]) -> keras.Model:
+        """The network of a `point`, not compiled."""
+        return self._convert(point).model
+
+    def _convert(self, point: Mapping[str, str]) -> Shared:
+        changes = [self._options[path][made] for path, made in point.items() if made != NONE]
         return convert(self._network, changes, dict(self._network.refused))
+
+    def describe(self, hp: keras_tuner.HyperParameters) -> tuple[str, dict[str, str], Counts]:
+        """The name of the network, the `point`, and what its network stores and computes."""
+        point = self.point(hp)
+        found = profile(self.network(point))
+        return self.name, point, Counts(found.stored_parameters, found.multiply_adds)
+
+    def shared(self, hp: keras_tuner.HyperParameters) -> Shared:
+        """The network that these hyperparameters stand for, not compiled, and what became of each layer."""
+        return self._convert(self.point(hp))
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """The network, compiled with Adam at a rate for networks that begin trained."""
         model = self.shared(hp).model
         model.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy", metrics=["accuracy"])
         return model
+
+
+def open_sharing(
+    network: str,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    budget: Budget,
+    where: tuple[str, ...] | None = None,
+    images: int = 200,
+    validation: float = 0.2,
+    seed: int = 0,
+) -> Sharing:
+    """The sharing of a trained network as [`Search`] wants it.
+
+    Args:
+        network: a run, a `.keras` file or the name of a network that comes trained.
+        dataset: what to fine-tune with; `images` of those that trials are trained on are shown to the network.
+        recipe: gives the size of images.
+        budget, where: as in [`SharingHyperModel`].
+        validation, seed: which part of the training split no trial is trained on.
+
+    Raises:
+        ValueError: there is no such network, it has other classes or gives no probabilities, or as in
+            [`SharingHyperModel`].
+    """
+    path = look_up(network)[0]
+    open_teacher(str(path), dataset, recipe, argument="from")
+    samples = training_images(hold_out(dataset, validation, seed), recipe, images)
+    hypermodel = SharingHyperModel(files.load_model(path), budget=budget, where=where, sample_images=samples)
+    return Sharing(network, where, images, hypermodel)
 
 
 def sharing_choices(

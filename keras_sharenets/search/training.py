@@ -91,6 +91,8 @@ def starting_network(search: Search, result: trials.Result, dataset: Dataset) ->
     """The network that the training of a trial begins with, and how many epochs it has been trained for before."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(search.seed)
+    if result.continues is None and search.sharing is not None:
+        return search.sharing.hypermodel.network(result.choices), 0
     if result.continues is None:
         return build(result.name, dataset, result.choices, search.recipe), 0
     before = search.folder / result.continues

@@ -24,7 +24,8 @@ class Result:
     Attributes:
         id: also the name of its folder.
         state: `"running"`, `"finished"` or `"failed"`.
-        name, arguments: the network: `keras_sharenets.create_model(name, **arguments)`.
+        name, arguments: the network: `keras_sharenets.create_model(name, **arguments)`; of a search of sharing the name
+            of the network that shares, and for each convolution what it becomes.
         parameters, multiply_adds: as `keras_sharenets.profile` counts them.
         epochs: passes over the training split, those of the trial that it goes on with among them.
         continues: the id of that trial, or `None`.

@@ -1,3 +1,4 @@
+import contextlib
 import itertools
 import warnings
 
@@ -7,9 +8,15 @@ import numpy as np
 import pytest
 
 import keras_sharenets as ksn
+from keras_sharenets import cli as sharenets
+from keras_sharenets import files
 from keras_sharenets.layers import HighlySharedConv2D
+from keras_sharenets.search import settings, training, trials
 from keras_sharenets.search.budgets import Budget
+from keras_sharenets.search.report import full_training
 from keras_sharenets.search.sharing import SHARES, SharingHyperModel, sharing_choices
+from keras_sharenets.search.training import train
+from keras_sharenets.training.data.sources import load
 
 
 def network():
@@ -39,6 +46,12 @@ def test_every_choice_is_a_network_within_the_budget():
         assert ksn.profile(shared.model).stored_parameters == shared.parameters <= stored // 2
         sizes.add(shared.parameters)
     assert len(sizes) > 1
+    point = hypermodel.point_of_values(hp.values)
+    name, arguments, counts = hypermodel.describe(hp)
+    assert (name, arguments) == (model.name, point)
+    made = ksn.profile(hypermodel.network(point))
+    assert (counts.stored_parameters, counts.multiply_adds) == (made.stored_parameters, made.multiply_adds)
+    assert made.stored_parameters == hypermodel.shared(hp).parameters
     hp.values["conv1"] = next(value for each in hp.space if each.name == "conv1" for value in each.values[1:])
     hp.values["conv0"] = hp.values["conv2"] = "none"
     (row,) = free.shared(hp).layers
@@ -51,6 +64,58 @@ def test_budgets_that_are_refused():
         SharingHyperModel(network(), budget=Budget(max_parameters=10))
     with pytest.raises(ValueError, match="must have no `max_multiply_adds`"):
         SharingHyperModel(network(), budget=Budget(max_multiply_adds=10))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "one of the arguments --space --from is required"),
+        (["--space", "shardnet", "--from", "net.keras"], "not allowed with argument --space"),
+        (["--space", "shardnet", "--images", "8"], "`--images` needs `--from`"),
+        (["--space", "shardnet", "--where", "conv*"], "`--where` needs `--from`"),
+        (["--from", "net.keras", "--max-multiply-adds", "9"], "`--max-multiply-adds` needs `--space`"),
+        (["--from", "net.keras", "--images", "0"], "`--images` (=0) must be a positive integer"),
+    ],
+)
+def test_options_that_do_not_fit(arguments, said, capsys):
+    with contextlib.suppress(SystemExit):
+        assert sharenets.main(["search", *arguments, "--data", "digits", "--trials", "2", "--output", "x"]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_search_from_the_command_line_goes_on(tmp_path, monkeypatch, capsys, eager):
+    dataset = load("digits")
+    x = inputs = keras.Input(dataset.shape)
+    for number in range(3):
+        x = keras.layers.Conv2D(8, 3, padding="same", name=f"conv{number}")(x)
+    x = keras.layers.Dense(10, "softmax")(keras.layers.GlobalAveragePooling2D()(x))
+    files.save_model(keras.Model(inputs, x, name="mine"), tmp_path / "mine.keras")
+    folder = tmp_path / "run"
+    command = ["search", "--from", str(tmp_path / "mine.keras"), "--data", "digits", "--max-parameters", "1100"]
+    command += ["--trials", "3", "--epochs", "1", "--batch-size", "512", "--images", "8", "--output", str(folder)]
+
+    def stop_at_the_second(network, dataset, **options):
+        if (folder / "0" / "trial.json").exists():
+            raise KeyboardInterrupt
+        return train(network, dataset, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train", stop_at_the_second)
+        assert sharenets.main(command) == 130
+    first = folder / "0" / "trial.json"
+    before = first.stat().st_mtime_ns
+    assert sharenets.main(command) == 0
+    assert first.stat().st_mtime_ns == before
+    results = trials.read_all(folder)
+    assert len({str(result.choices) for result in results}) == len(results) == 3
+    for result in results:
+        model = files.load_model(folder / result.id / "network.keras")
+        assert ksn.profile(model).stored_parameters == result.parameters <= 1100
+        assert set(result.choices) == {"conv1", "conv2"}
+    assert sharenets.main([*command, "--where", "conv1"]) == 2
+    assert "`sharing` (=" in capsys.readouterr().err
+    assert full_training(results[0], folder, settings.read(folder)) is None
 
 
 def offered(filters, **arguments):

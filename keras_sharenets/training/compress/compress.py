@@ -147,7 +147,7 @@ def begin(
     output = check_output(output)
     if plan.recipe.ema:
         raise ValueError(f"`ema` (={plan.recipe.ema}) must be 0: averages would lose what pruning and clustering made.")
-    few = training_images(dataset, _run(plan, plan.steps[0], dataset, output), 4)
+    few = training_images(dataset, plan.recipe, 4)
     rehearse(network, plan.steps, plan.where, few)
     with hold_folder(output):
         output = check_output(output)
@@ -209,7 +209,7 @@ def _train(output: pathlib.Path, plan: Plan, number: int, dataset: Dataset, verb
     if not begun.is_file():
         network = files.load_model(network_file(source))
         if step.kind == SHARE:
-            images = training_images(dataset, run, plan.images)
+            images = training_images(dataset, plan.recipe, plan.images)
             shared = take_share(network, step, plan.where, images, _original_parameters(output))
             files.write_text(folder / "share.txt", str(shared))
             network = shared.model
@@ -271,7 +271,7 @@ def _measure(step: str, before: float | None, folder: pathlib.Path, plan: Plan, 
 
     path = network_file(folder)
     model = files.load_model(path)
-    images = training_images(dataset, _run(plan, plan.steps[0], dataset, folder.parent), plan.images)
+    images = training_images(dataset, plan.recipe, plan.images)
     plain = mobile.strip(files.load_model(path))  # What fake quantization does is in integers alone.
     written = export(plain, folder, dataset.class_names, images, formats=("float",))
     written += export(model, folder, dataset.class_names, images, formats=("int8",))

@@ -75,7 +75,7 @@ def export_run(
 
     trained, target = check_exportable(folder, output, formats=formats)
     check_classes(dataset, folder, trained)
-    representative_data = training_images(dataset, trained, images)
+    representative_data = training_images(dataset, trained.recipe, images)
     model = files.load_model(network_file(folder))
     alone = [name for name in formats if name != HUB]
     written = export(model, target, dataset.class_names, representative_data, formats=alone)

@@ -62,9 +62,9 @@ def crops_of_file(path: str | pathlib.Path) -> str:
     return "none"
 
 
-def training_images(dataset: Dataset, run: Run, count: int) -> np.ndarray:
+def training_images(dataset: Dataset, recipe: Recipe, count: int) -> np.ndarray:
     """Up to `count` images spread evenly over the training split, as the network takes them: a float32 array."""
     images = dataset.train.pixels(evenly_spaced(len(dataset.train), count))
-    if run.recipe.crop_size:
-        return crop_views(images, input_shape(dataset, run.recipe)[:2], CENTER)
+    if recipe.crop_size:
+        return crop_views(images, input_shape(dataset, recipe)[:2], CENTER)
     return np.asarray(images, "float32")

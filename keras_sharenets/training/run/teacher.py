@@ -18,13 +18,14 @@ from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.finished import network_file, open_run
 
 
-def open_teacher(place: str, dataset: Dataset, recipe: Recipe) -> tuple[keras.Model, str]:
+def open_teacher(place: str, dataset: Dataset, recipe: Recipe, *, argument: str = "teacher") -> tuple[keras.Model, str]:
     """The network in a run or a `.keras` file, and the SHA-256 of its file.
 
     Args:
         place: a folder of a run, or a file.
         dataset: its classes must be those of the teacher, in order, as far as `labels.txt` beside the file tells.
         recipe: gives the size of images.
+        argument: what messages call the network.
 
     Raises:
         ValueError: there is no such network, it is damaged, it takes other images, has other classes, or gives no
@@ -40,17 +41,17 @@ def open_teacher(place: str, dataset: Dataset, recipe: Recipe) -> tuple[keras.Mo
     count = network.output_shape[-1] if isinstance(network.output_shape, tuple) else None
     if count != len(classes) or labels not in (None, classes):
         theirs = f"{count} classes" if labels is None else f"the classes {_short(labels)}"
-        raise ValueError(f"`teacher` (={place!r}) has {theirs}, but {dataset.name} has {_short(classes)}.")
+        raise ValueError(f"`{argument}` (={place!r}) has {theirs}, but {dataset.name} has {_short(classes)}.")
     images = (1, *input_shape(dataset, recipe))
     expected = network.input_shape
     if len(expected) != 4 or any(want not in (None, size) for want, size in zip(expected, images, strict=True)):
         raise ValueError(
-            f"`teacher` (={place!r}) takes images of the shape {expected[1:]}, but those of {dataset.name} have "
+            f"`{argument}` (={place!r}) takes images of the shape {expected[1:]}, but those of {dataset.name} have "
             f"{images[1:]}."
         )
     answer = ops.convert_to_numpy(network(np.zeros(images, "float32"), training=False))
     if answer.shape != (1, count) or (answer < 0).any() or abs(answer.sum() - 1) > 1e-2:
-        raise ValueError(f"`teacher` (={place!r}) must give the probabilities of the classes: a softmax at its end.")
+        raise ValueError(f"`{argument}` (={place!r}) must give the probabilities of the classes: a softmax at its end.")
     return network, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
