@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asked.add_argument("--activations", action="store_true", help="maps that are among the strongest, by class")
     asked.add_argument("--filters", action="store_true", help="kernels, and images that excite the strongest maps")
     asked.add_argument("--blending", action="store_true", help="blending layers of a ShardNet, pruned step by step")
-    add_data_arguments(parser.add_argument_group("data", "By default what the first run was trained on."), False)
+    add_data_arguments(parser, required=False, note="By default what the first run was trained on.")
     parser.add_argument("--limit-images", type=int, metavar="N", help="test images to look at (default: all)")
     parser.add_argument(
         "--layers", nargs="+", metavar="NAME", help="where to look at maps (default: at the end of each stage)"

@@ -20,27 +20,28 @@ if TYPE_CHECKING:
 FINE_TUNING_EPOCHS = 10  # Unless they are given.
 
 
-def add_data_arguments(parser: argparse._ActionsContainer, required: bool = True) -> None:
-    """`--data` and what goes with it."""
-    parser.add_argument(
+def add_data_arguments(parser: argparse.ArgumentParser, required: bool = True, note: str | None = None) -> None:
+    """A group with `--data` and what goes with it; `note` says what it is by default."""
+    group = parser.add_argument_group("data", note)
+    group.add_argument(
         "--data",
         required=required,
         help=f"{', '.join(KNOWN)}, any name of TensorFlow Datasets, or a folder with one folder of images per class",
     )
-    parser.add_argument(
+    group.add_argument(
         "--data-dir",
         metavar="D",
         help="folder of TensorFlow Datasets (default: TFDS_DATA_DIR), or where the data set was unpacked",
     )
-    parser.add_argument("--download", action="store_true", default=None, help="allow TensorFlow Datasets to download")
-    parser.add_argument(
+    group.add_argument("--download", action="store_true", default=None, help="allow TensorFlow Datasets to download")
+    group.add_argument(
         "--skip-unreadable",
         action="store_true",
         default=None,
         help="leave out files that are not images, and name them",
     )
     resized = "size to which images are resized (default: they all have one size already); 0 0 C: each keeps its own"
-    add_input_shape(parser, resized)
+    add_input_shape(group, resized)
 
 
 def add_input_shape(parser: argparse._ActionsContainer, text: str, default: tuple[int, int, int] | None = None) -> None:

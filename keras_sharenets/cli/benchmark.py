@@ -6,6 +6,7 @@ sharenets benchmark a.tflite b.tflite --threads 2
 from __future__ import annotations
 
 import argparse
+import importlib
 import platform
 import re
 from collections.abc import Collection, Iterable
@@ -47,6 +48,8 @@ def check(arguments: argparse.Namespace) -> None:
     accuracies = parse_accuracies(arguments.accuracy, arguments.files)
     if arguments.figure and len(accuracies) < len(set(arguments.files)):
         raise ValueError("`--figure` needs `--accuracy FILE=SHARE` for every file.")
+    if arguments.figure:
+        importlib.import_module("matplotlib")  # Before the files are measured.
 
 
 def run(arguments: argparse.Namespace) -> Answer:

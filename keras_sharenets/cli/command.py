@@ -43,6 +43,7 @@ _NOTICE = re.compile(
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 # The extra of this package that brings a module; any other is a package of that name.
 _EXTRAS = {
+    "ai_edge_quantizer": "precisions",
     "importlib_resources": "data",
     "keras_tuner": "tuning",
     "tensorboard": "plots",
@@ -116,8 +117,17 @@ def make_parser(line: CommandLine, wanted: Collection[str] | None = None) -> arg
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(subparser)
+        subparser.usage = _short_usage(subparser)
         subparser.add_argument("--json", nargs="?", const="-", type=_json_target, metavar="FILE|-", help=_JSON_HELP)
     return parser
+
+
+def _short_usage(parser: argparse.ArgumentParser) -> str:
+    """What a command cannot do without; all its options would be a page above every error."""
+    formatter = parser._get_formatter()
+    needed = [action for action in parser._actions if action.required or not action.option_strings]
+    formatter.add_usage(None, needed, (), prefix="")
+    return f"{formatter.format_help().strip()} [options]".replace("%", "%%")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -167,10 +177,10 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
     """
     words = list(sys.argv[1:] if argv is None else argv)
     wanted = next((word for word in words if not word.startswith("-")), None)
-    arguments = make_parser(line, () if wanted is None else (wanted,)).parse_args(words)
-    arguments.command_line = shlex.join([*line.prog.split(), *words])
-    command = importlib.import_module(line.commands[arguments.command][0])
     try:
+        arguments = make_parser(line, () if wanted is None else (wanted,)).parse_args(words)
+        arguments.command_line = shlex.join([*line.prog.split(), *words])
+        command = importlib.import_module(line.commands[arguments.command][0])
         with command_signals(), _short_warnings():
             if hasattr(command, "check"):
                 command.check(arguments)

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--formats", "--forms", nargs="+", choices=CHOICES, metavar="FORMAT", help=formats_help)
     test_help = "measure the .tflite files on the whole test split, and record it"
     group.add_argument("--test", action="store_true", default=None, help=test_help)
-    add_data_arguments(group, required=False)
+    add_data_arguments(parser, required=False, note="Of a run; by default what it was trained on.")
 
 
 def check(arguments: argparse.Namespace) -> None:

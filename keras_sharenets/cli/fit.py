@@ -50,14 +50,9 @@ JIT_COMPILE = {"auto": "auto", "true": True, "false": False}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Also those that a file of `--config` may have."""
     parser.add_argument("--model", metavar="NAME", help="name of the network (`sharenets list`)")
-    add_data_arguments(parser, required=False)
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        help="options of this command from a file, such as the run.yaml of a run; those on the command line win",
-    )
-    parser.add_argument("--output", metavar="RUN_DIR", help="folder for the run; must not hold one")
+    add_model_option(parser)
     parser.add_argument(
         "--from",
         metavar="RUN|FILE|NAME",
@@ -66,9 +61,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--freeze", action="store_true", default=None, help="train nothing but the head of `--from`")
     parser.add_argument(
+        "--teacher",
+        metavar="RUN_DIR|FILE",
+        help="learn from the probabilities of this network too: a run or a .keras file, with the same classes",
+    )
+    parser.add_argument("--output", metavar="RUN_DIR", help="folder for the run; must not hold one")
+    parser.add_argument(
         "--resume",
         metavar="RUN_DIR",
         help="resume the run in this folder from its last checkpoint, with the arguments that it was started with",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="options of this command from a file, such as the run.yaml of a run; those on the command line win",
     )
     parser.add_argument("--seed", type=int, help="of weights, order and augmentation (default: 0)")
     parser.add_argument(
@@ -77,56 +83,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the epochs are compared on: a part of each class of the training images, a folder of images, 'none' "
         "for the test split, or 'auto': a third split, else 0.1, of CIFAR and ImageNet nothing (default: auto)",
     )
-    add_model_option(parser)
-    parser.add_argument(
+    add_data_arguments(parser, required=False)
+    add_recipe_arguments(parser)
+    devices = parser.add_argument_group("devices and precision")
+    devices.add_argument(
         "--precision",
         choices=(*PRECISIONS, "auto"),
         help="of what is computed; files stay float32. 'auto' takes a few steps in float32 and in bfloat16 and keeps "
         "the faster (default: float32, on a TPU bfloat16)",
     )
-    parser.add_argument(
+    devices.add_argument(
         "--epochs-on-device",
         choices=ON_DEVICE,
         help="images are changed on the device, which takes many steps at once, on JAX (default: auto: on a GPU, TPU)",
     )
-    parser.add_argument(
-        "--teacher",
-        metavar="RUN_DIR|FILE",
-        help="learn from the probabilities of this network too: a run or a .keras file, with the same classes",
-    )
-    parser.add_argument("--jit-compile", choices=JIT_COMPILE, help="compile with XLA (default: auto)")
-    parser.add_argument(
+    devices.add_argument("--jit-compile", choices=JIT_COMPILE, help="compile with XLA (default: auto)")
+    devices.add_argument(
         "--deterministic", action="store_true", default=None, help="the same bits every time, also when resumed; slower"
     )
-    parser.add_argument(
-        "--checkpoint-minutes",
-        type=float,
-        metavar="M",
-        help="a checkpoint M minutes after the last one, not only after each epoch (default: 2)",
-    )
-    parser.add_argument("--checkpoint-steps", type=int, metavar="N", help="also a checkpoint every N steps")
-    parser.add_argument("--keep-checkpoints", type=int, metavar="K", help="how many checkpoints stay (default: 3)")
-    parser.add_argument(
-        "--tensorboard",
-        nargs="*",
-        metavar="EXTRA",
-        help=f"write logs for TensorBoard: scalars, and what is named of {' and '.join(TENSORBOARD)}",
-    )
-    parser.add_argument(
+    devices.add_argument(
         "--strategy",
         choices=STRATEGIES,
         default="default",
         help="the devices: one; all of this machine ('mirrored'); the workers that TF_CONFIG lists, a process each "
         "('multi_worker'; through jax.distributed on JAX); a TPU",
     )
-    parser.add_argument(
+    devices.add_argument(
         "--cluster-timeout",
         type=float,
         default=600.0,
         metavar="SECONDS",
         help="how long the workers of TF_CONFIG wait for each other at the start (default: 600)",
     )
-    add_recipe_arguments(parser)
+    kept = parser.add_argument_group("checkpoints and logs")
+    kept.add_argument(
+        "--checkpoint-minutes",
+        type=float,
+        metavar="M",
+        help="a checkpoint M minutes after the last one, not only after each epoch (default: 2)",
+    )
+    kept.add_argument("--checkpoint-steps", type=int, metavar="N", help="also a checkpoint every N steps")
+    kept.add_argument("--keep-checkpoints", type=int, metavar="K", help="how many checkpoints stay (default: 3)")
+    kept.add_argument(
+        "--tensorboard",
+        nargs="*",
+        metavar="EXTRA",
+        help=f"write logs for TensorBoard: scalars, and what is named of {' and '.join(TENSORBOARD)}",
+    )
 
 
 class _ConfigParser(argparse.ArgumentParser):
@@ -228,16 +231,15 @@ def _begin(arguments: argparse.Namespace) -> Run:
 
     output = check_output(arguments.output)
     options = dict(map(parse_option, arguments.model_option))
-    if arguments.model is not None:
+    source = vars(arguments)["from"]
+    if source is None:
         check_options(arguments.model, options)
     names = [field.name for field in dataclasses.fields(RunOptions)]
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     run_options = RunOptions(**given | {"jit_compile": JIT_COMPILE[arguments.jit_compile or "auto"]})
     check_tensorboard(run_options.tensorboard)
-    connect(
-        run_options.strategy, cluster_timeout=arguments.cluster_timeout
-    )  # Before anything is computed, so before there are data.
-    source = vars(arguments)["from"]
+    # Before anything is computed, so before there are data.
+    connect(run_options.strategy, cluster_timeout=arguments.cluster_timeout)
     start = None if source is None else find_start(source, arguments.model, options)
     source = dataclasses.replace(data_source(arguments), validation=arguments.validation or "auto")
     if start is not None and source.input_shape is None and source.is_folder and None not in start.shape:

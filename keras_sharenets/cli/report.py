@@ -26,7 +26,7 @@ WRONG_IMAGES = 30  # Those that are shown: of which the network was the surest.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN_DIR|SEARCH_DIR", help="folder of the run or of the search")
-    add_data_arguments(parser.add_argument_group("data of a run", "By default what it was trained on."), required=False)
+    add_data_arguments(parser, required=False, note="By default what the run was trained on.")
 
 
 def run(arguments: argparse.Namespace) -> Answer:

@@ -8,7 +8,7 @@ try:
     import flatbuffers  # noqa: F401
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        f"{error}. `keras_sharenets.mobile` needs more packages: pip install 'keras_sharenets[mobile]'",
+        f"{error}. `keras_sharenets.mobile` needs it: pip install ai-edge-litert flatbuffers",
         name=error.name,
     ) from error
 

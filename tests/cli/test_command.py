@@ -63,6 +63,15 @@ def test_help_of_every_command_has_an_example_that_parses(line, capsys):
         assert make_parser(line, [name]).parse_args(example.replace("'", "").split()).command == name
 
 
+def test_usage_is_a_line_with_what_is_needed(capsys):
+    for words in (["search", "--help"], ["search", "--space", "hscnet"]):
+        with pytest.raises(SystemExit):
+            cli.main(words)
+        told = "".join(capsys.readouterr())
+        usage = "usage: sharenets search --space SPACE --data DATA --trials N --output DIR [options]"
+        assert told.splitlines()[0] == usage
+
+
 def test_one_json_for_all(sharenets, tmp_path):
     target = tmp_path / "found.json"
     status, text, _ = sharenets("list", "hscnet_m32*", "--json", target)
@@ -223,11 +232,12 @@ def test_progress_is_replaced_on_a_terminal_and_not_written_elsewhere(monkeypatc
             return True
 
     monkeypatch.setenv("COLUMNS", "20")
-    for stream, expected in ((Terminal(), "epoch 1 of 40: step\rerror: no\n"), (io.StringIO(), "error: no\n")):
+    for stream, expected in (
+        (Terminal(), f"epoch 1 of 40: step\r{' ' * 19}\rerror: no\n"),
+        (io.StringIO(), "error: no\n"),
+    ):
         monkeypatch.setattr(sys, "stderr", stream)
         command.say_over("epoch 1 of 40: step 3 of 20")
+        command.say_over("")
         command.say("error: no")
         assert stream.getvalue() == expected
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    command.say_over("")
-    assert sys.stderr.getvalue() == f"{' ' * 19}\r"

@@ -2,6 +2,7 @@ import dataclasses
 import io
 import os
 import types
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ from keras_sharenets.mobile.inspect import benchmark, memory_probe
 from keras_sharenets.mobile.inspect.benchmark import delegation
 from keras_sharenets.mobile.inspect.benchmark_figure import draw_accuracy_against_size
 from keras_sharenets.mobile.inspect.file import open_tflite
-from keras_sharenets.mobile.inspect.tables import benchmark_table
+from keras_sharenets.mobile.inspect.tables import benchmark_entries, benchmark_table
 
 
 @pytest.mark.parametrize("quantization", [None, "int8"])
@@ -130,18 +131,28 @@ def test_no_file(tmp_path):
             compare_tflite(paths)
 
 
-def report_of(path, file_bytes):
-    values = {field.name: 1 for field in dataclasses.fields(benchmark.BenchmarkReport)}
-    return benchmark.BenchmarkReport(
-        **values | {"path": path, "file_bytes": file_bytes, "undelegated_operators": {"SOFTMAX": 2}}
-    )
+def report_of(path, file_bytes, **more):
+    values: dict[str, Any] = {field.name: 1 for field in dataclasses.fields(benchmark.BenchmarkReport)}
+    values |= {"path": path, "file_bytes": file_bytes, "undelegated_operators": {"SOFTMAX": 2}, "spread_ms": 0.1}
+    return benchmark.BenchmarkReport(**values | more)
+
+
+def test_times_of_an_unsteady_machine_are_marked():
+    steady, unsteady = report_of("a", 1, median_ms=20, spread_ms=2), report_of("b", 1, median_ms=20, spread_ms=2.1)
+    assert [each["unsteady"] for each in benchmark_entries([steady, unsteady], {}, {})] == [False, True]
+    _, first, second, *notes = benchmark_table([steady, unsteady]).splitlines()
+    assert (first.split()[3], second.split()[3]) == ("20", "~20")
+    assert [note for note in notes if note.startswith("~: ")] == [
+        "~: unsteady, the spread is above 10% of the time: measure again on an idle machine."
+    ]
+    assert "~" not in benchmark_table([steady])
 
 
 def test_table_is_aligned():
     reports = [report_of("a.tflite", 1_234_567), report_of("longer name.tflite", 8)]
     head, *lines = benchmark_table(reports, {"a.tflite": 0.7705}).splitlines()
-    assert lines[0].split() == ["a.tflite", "1,234,567", "1", "1", "1", "1", "1", "2", "SOFTMAX", "77.05%"]
-    assert lines[1].split() == ["longer", "name.tflite", "8", "1", "1", "1", "1", "1", "2", "SOFTMAX"]
+    assert lines[0].split() == ["a.tflite", "1,234,567", "1", "1", "0.1", "1", "1", "2", "SOFTMAX", "77.05%"]
+    assert lines[1].split() == ["longer", "name.tflite", "8", "1", "1", "0.1", "1", "1", "2", "SOFTMAX"]
     assert len(head) == len(lines[0])
     for column in (
         "file bytes",

@@ -19,6 +19,8 @@ from ai_edge_litert.interpreter import Interpreter
 from keras_sharenets import timing
 from keras_sharenets.mobile.inspect import file, memory_probe
 
+UNSTEADY = 0.1  # As a share of the median; with four other programs on two cores the spread was 0.14.
+
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkReport:
@@ -55,6 +57,11 @@ class BenchmarkReport:
     delegate_partitions: int
     undelegated_operators: dict[str, int]
     peak_memory_bytes: int | None
+
+    @property
+    def unsteady(self) -> bool:
+        """Whether the machine had other work: `spread_ms` is more than `UNSTEADY` of the median."""
+        return self.spread_ms > UNSTEADY * self.median_ms
 
     @property
     def delegates(self) -> int:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_sharenets.mobile.inspect.benchmark import BenchmarkReport, OperatorTime
+from keras_sharenets.mobile.inspect.benchmark import UNSTEADY, BenchmarkReport, OperatorTime
 from keras_sharenets.mobile.inspect.size_report import SizeReport
 from keras_sharenets.rendering.tables import text_table
 
@@ -47,6 +47,7 @@ def benchmark_entries(
     return [
         {
             **dataclasses.asdict(report),
+            "unsteady": report.unsteady,
             "accuracy": accuracies.get(report.path),
             "operators": [dataclasses.asdict(entry) for entry in operators.get(report.path, ())],
         }
@@ -97,17 +98,20 @@ def benchmark_table(reports: Sequence[BenchmarkReport], accuracies: dict[str, fl
         memory = "?" if report.peak_memory_bytes is None else f"{report.peak_memory_bytes:,}"
         undelegated = counted(report.undelegated_operators)
         counts = [f"{report.file_bytes:,}", f"{report.weight_bytes:,}"]
-        times = [f"{report.median_ms:.4g}", f"{report.spread_ms:.2g}"]
+        times = [f"{'~' * report.unsteady}{report.median_ms:.4g}", f"{report.spread_ms:.2g}"]
         row = [report.path, *counts, *times, memory, str(report.delegate_partitions), undelegated]
         if accuracies:
             row.append(f"{accuracies[report.path]:.2%}" if report.path in accuracies else "")
         rows.append(row)
     first = reports[0]
+    unsteady = ""
+    if any(report.unsteady for report in reports):
+        unsteady = f"~: unsteady, the spread is above {UNSTEADY:.0%} of the time: measure again on an idle machine.\n"
     return f"""{text_table(rows, align="l" + "r" * (len(rows[0]) - 1))}
 
 {first.threads} thread{"s" if first.threads > 1 else ""}, {first.repetitions} inferences of each file after \
 {first.warmup} that do not count, in turns; spread: interquartile range.
-weight bytes: constants, each buffer once. delegate partitions: parts of the graph that delegates run. undelegated
-operators: those that the runtime runs itself.
+{unsteady}weight bytes: constants, each buffer once. delegate partitions: parts of the graph that delegates run.
+undelegated operators: those that the runtime runs itself.
 peak memory: growth of a fresh process that opens the file and runs it; parts of the runtime are in it.
 """

@@ -65,6 +65,7 @@ def load_tfds(name: str, source: DataSource) -> Dataset:
 
     Raises:
         ValueError: the data set is not in the folder, cannot be read, or is not one of images with labels.
+        ModuleNotFoundError: TensorFlow Datasets is missing: pip install 'keras_sharenets[data]'.
     """
     theirs, title = NAMES.get(name, (name, name))
     folder = tfds_folder(source.data_dir)
@@ -79,6 +80,8 @@ def load_tfds(name: str, source: DataSource) -> Dataset:
         )
     try:
         return _load(found, name, title, source)
+    except ModuleNotFoundError:  # Nothing is wrong with the data.
+        raise
     # TFDS and TensorFlow raise whatever their parts raise: DataLossError, AssertionError, JSON and protobuf errors ...
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"

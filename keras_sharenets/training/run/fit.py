@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib
 import importlib.metadata
 import json
 import pathlib
@@ -249,7 +250,9 @@ def check_output(output: str | pathlib.Path) -> pathlib.Path:
 
 
 def check_tensorboard(extras: tuple[str, ...] | None) -> None:
-    """Raises a `ValueError` unless the backend has all that TensorBoard is to get."""
+    """Raises a `ValueError` unless the backend has all that TensorBoard is to get, and unless that is installed."""
+    if extras is not None:
+        importlib.import_module("tensorboard")  # What misses it otherwise is a traceback at the end of the first epoch.
     if "graph" in (extras or ()) and keras.backend.backend() != "tensorflow":
         raise ValueError("`tensorboard` (='graph') needs KERAS_BACKEND=tensorflow: other backends have no such graph.")
 
