@@ -74,7 +74,7 @@ def test_steps_that_gain_nothing_stay_where_they_are():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_values_that_live_at_a_time_have_places_of_their_own(seed):
-    program = random_program(seed, count=12)
+    program = random_program(seed, count=24)
     offsets, lives, over = arena.best_offsets(program), arena.lifetimes(program), arena.overwritten(program)
     assert set(offsets) == set(program.sizes)
     for value, other in itertools.combinations(offsets, 2):
