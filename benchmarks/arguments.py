@@ -12,6 +12,9 @@ from collections.abc import Sequence
 
 from keras_sharenets import _checks
 
+# What the names of networks of Keras begin with.
+APPLICATIONS = "keras.applications."
+
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
@@ -66,7 +69,8 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
     }
     chosen["networks"] = tuple(dict.fromkeys(chosen["networks"]))
     for name in chosen["networks"]:
-        find_variant(name)
+        if not name.startswith(APPLICATIONS):
+            find_variant(name)
     for name in ("repetitions", "batch_size"):
         _checks.positive(name, chosen[name])
     folder = pathlib.Path(arguments.output)

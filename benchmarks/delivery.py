@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import keras
 
 from benchmarks import peers, workloads
-from benchmarks.arguments import add_run_arguments, progress, run_options
+from benchmarks.arguments import APPLICATIONS, add_run_arguments, progress, run_options
 from benchmarks.table import Claim, Row, Table, time_columns, write
 from keras_sharenets import _checks, mobile
 from keras_sharenets.analysis.randomization import random_images
@@ -22,6 +22,7 @@ from keras_sharenets.cli.command import Answer
 from keras_sharenets.mobile.inspect.tables import counted
 from keras_sharenets.models.registry import find_family
 
+# Those of Keras are named as in "keras.applications.DenseNet121", and take images of 32x32 pixels.
 NETWORKS = (
     "hscnet_m128_g16_r8_a2",
     "hgcnet_42_g4",
@@ -163,18 +164,22 @@ def budgets(small: int, fast: int) -> list[int]:
 def claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
     """What the library says of its files, held against rows of [`measure`].
 
-    For each network and precision: how much slower the small file is; that the fast file is no slower than that of
-    TensorFlow's converter, if that one runs; that no file is slower than a smaller one on the way from small to fast;
-    that every file is one delegate partition (a softmax of integers aside, which no delegate has).
+    For each network and precision: how much slower the small file is, and that it has no more bytes than that of
+    TensorFlow's converter; that the fast file is no slower than that one, if it runs; that no file is slower than a
+    smaller one on the way from small to fast; that every file is one delegate partition (a softmax of integers aside,
+    which no delegate has).
     """
     made = []
     for (network, precision), group in itertools.groupby(rows, lambda row: (row["network"], row["precision"])):
         *ours, plain = group
         ratios = [row["ratio"] for row in ours]
-        kernels = find_family(network) in KERNEL_SHARED
+        kernels = not network.startswith(APPLICATIONS) and find_family(network) in KERNEL_SHARED
         values = [("small file to fast file", ratios[0], SMALL_TO_FAST[precision] if kernels else LAYERS_SMALL_TO_FAST)]
         if plain["ratio"] is not None:
             values.append(("fast file to the plain converter's", 1 / plain["ratio"], NOISE))
+        values.append(
+            ("bytes of the small file to the plain converter's", ours[0]["file_bytes"] / plain["file_bytes"], 1)
+        )
         values.append(("a larger file to a smaller one", slowest_step(ratios), NOISE))
         values.append(("parts that the runtime cuts a file into", max(map(parts, ours)), 1))
         made += [Claim(text, f"{network}, {precision}", value, limit) for text, value, limit in values]

@@ -15,11 +15,11 @@ import keras
 
 import keras_sharenets as ksn
 from benchmarks import peers, timing, workloads
-from benchmarks.arguments import add_run_arguments, progress, run_options
+from benchmarks.arguments import APPLICATIONS, add_run_arguments, progress, run_options
 from benchmarks.peers import LATER_STRIDES, PAPER, PAPER_NETWORK
 from benchmarks.table import Claim, Row, Table, time_columns, write
 from keras_sharenets import _checks, mobile
-from keras_sharenets.analysis.randomization import random_images, randomize_batchnorm
+from keras_sharenets.analysis.randomization import random_images
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.models import find_variant
 from keras_sharenets.timing import take_turns
@@ -141,20 +141,15 @@ def with_peers(names: Sequence[str], peer_names: Sequence[str]) -> tuple[str, ..
     found = []
     for name in names:
         # Peers may be asked for as networks too.
-        baseline = find_variant(name).unshared
+        baseline = None if name.startswith(APPLICATIONS) else find_variant(name).unshared
         found += [name, *filter(None, (baseline, REFERENCE if name == PAPER_NETWORK else None))]
     return tuple(dict.fromkeys([*found, *peer_names]))
 
 
 def build(name: str, *, input_shape: tuple[int, ...], num_classes: int) -> keras.Model:
     """A network by its name in the library, one of `PEERS` or `REFERENCE`, with statistics as after training."""
-    if name != KERAS_PEER:
-        name, _, make = name.partition(", ")
-        return peers.build(name, make=make, input_shape=input_shape, num_classes=num_classes)
-    keras.utils.set_random_seed(0)
-    model = keras.applications.MobileNetV2(input_shape=input_shape, weights=None, classes=num_classes)
-    randomize_batchnorm(model)
-    return model
+    name, _, make = name.partition(", ")
+    return peers.build(name, make=make, input_shape=input_shape, num_classes=num_classes)
 
 
 def keras_call(model: keras.Model, batch_size: int, *, compiled: bool) -> Callable[[], Any]:

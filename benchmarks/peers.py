@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 import keras_sharenets as ksn
+from benchmarks.arguments import APPLICATIONS
 from keras_sharenets.analysis.graph import calls, rebuild, trace
 from keras_sharenets.analysis.randomization import randomize_batchnorm
 from keras_sharenets.layers import BatchNormalization, HighlySharedConv2D
@@ -139,10 +140,18 @@ MAKES = {
 
 
 def build(name: str, *, make: str = "", negative_share: float = 0.0, **sizes: Any) -> keras.Model:
-    """A named network, of one of `MAKES`, like a trained one, as far as its speed and its files go."""
+    """A named network, of one of `MAKES`, like a trained one, as far as its speed and its files go.
+
+    A network of Keras is named as in `"keras.applications.MobileNetV2"`.
+    """
     keras.utils.set_random_seed(0)
-    # Random images are normalized already.
-    model = MAKES[make](name, include_preprocessing=False, **sizes)
+    if name.startswith(APPLICATIONS):
+        shape, classes = sizes.get("input_shape", (32, 32, 3)), sizes.get("num_classes", 10)
+        factory = getattr(keras.applications, name.removeprefix(APPLICATIONS))
+        model = factory(input_shape=shape, weights=None, classes=classes)
+    else:
+        # Random images are normalized already.
+        model = MAKES[make](name, include_preprocessing=False, **sizes)
     randomize_batchnorm(model, negative_share=negative_share)
     return model
 
