@@ -26,7 +26,7 @@ from keras_sharenets.mobile.export.reference import (
     lower_model,
     results_of,
 )
-from keras_sharenets.mobile.graph import passes
+from keras_sharenets.mobile.graph import passes, scales
 from keras_sharenets.mobile.graph.inference_graph import run
 from keras_sharenets.mobile.graph.lowering import lower
 from keras_sharenets.mobile.graph.rules import UnsupportedLayerError
@@ -189,7 +189,7 @@ def test_what_rounding_makes_is_told_from_a_wrong_graph():
     pixels = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype("float32")
     model(pixels, training=True)
     lowered = lower_model(model)
-    graph = passes.prepare_float(passes.simplify(lowered.graph), lambda site: True)
+    graph = scales.prepare_float(passes.simplify(lowered.graph), lambda site: True)
     expected = results_of(lowered, (pixels,))
     error = np.linalg.norm(results_of(graph, (pixels,))[0][0] - expected[0][0]) / np.linalg.norm(expected[0][0])
     assert error > TOLERANCE

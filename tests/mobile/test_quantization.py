@@ -6,6 +6,7 @@ import pytest
 
 from keras_sharenets.mobile import export_tflite, predict_tflite
 from keras_sharenets.mobile.graph.quantization import _value_quantization
+from keras_sharenets.mobile.inspect.file import open_tflite, run_images
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 6.0), (-3.0, 0.0), (-1.0, 2.0), (-0.1, 25.4), (-128.0, 127.0)])
@@ -49,3 +50,26 @@ def test_numbers_that_no_integers_stand_for(tmp_path):
     with pytest.raises(ValueError, match="'convolution' cannot be written in int8"):
         export_tflite(model, tmp_path / "net.tflite", "int8", representative_data=IMAGES)
     assert not any(tmp_path.iterdir())
+
+
+# Of a scale that is 1000 times smaller than another one no integer of eight bits is a good multiple.
+@pytest.mark.parametrize(("smallest", "steps"), [(0.1, 1), (0.001, 5)])
+def test_scales_that_stand_alone_have_one_step_where_a_kernel_takes_the_rest(tmp_path, smallest, steps):
+    """Normalization, ReLU, convolution, as where a block begins with its normalization: computed here in float64."""
+    random = np.random.default_rng(0)
+    scale, shift = np.array([1.0, -0.77, 0.313, smallest, -0.52]), random.uniform(-1, 1, 5)
+    kernel, images = random.normal(size=(5, 3)), random.normal(size=(64, 4, 4, 5))
+    x = inputs = keras.Input((4, 4, 5))
+    for layer in (keras.layers.BatchNormalization(epsilon=0), keras.layers.ReLU(), keras.layers.Conv2D(3, 1)):
+        x = layer(x)
+    model = keras.Model(inputs, x)
+    numbers = [scale, shift, np.zeros(5), np.ones(5), kernel[None, None], np.zeros(3)]
+    model.set_weights([each.astype("float32") for each in numbers])
+    export_tflite(model, tmp_path / "net.tflite", "int8", representative_data=images.astype("float32"))
+    expected = np.maximum(images * scale + shift, 0) @ kernel
+    interpreter = open_tflite(tmp_path / "net.tflite")
+    (end,) = interpreter.get_output_details()
+    (found,) = run_images(interpreter, images, [end["index"]])
+    assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
+    (constant,) = (each for each in interpreter.get_tensor_details() if each["name"].endswith("/s"))
+    assert len(constant["quantization_parameters"]["scales"]) == steps

@@ -17,7 +17,7 @@ import keras_sharenets as ksn
 from keras_sharenets.analysis import calls
 from keras_sharenets.mobile import predict_tflite
 from keras_sharenets.mobile.export import conversion
-from keras_sharenets.mobile.graph import passes
+from keras_sharenets.mobile.graph import passes, scales
 from keras_sharenets.mobile.graph.inference_graph import run
 from keras_sharenets.mobile.graph.lowering import lower
 
@@ -75,7 +75,7 @@ def test_every_form_of_the_graph_computes_what_keras_computes(network, share):
     graph = lower(model, materialize=lambda site: not share)
     simple = passes.simplify(graph)
     assert len(simple.operations) < len(graph.operations)
-    final = [make(simple, lambda site: not share) for make in (passes.prepare_float, passes.prepare_int8)]
+    final = [make(simple, lambda site: not share) for make in (scales.prepare_float, scales.prepare_int8)]
     for form in (graph, simple, *final):
         assert relative(run(form, images), expected) < 1e-4
 
@@ -181,10 +181,10 @@ def shared_three_times(gammas):
     """A 3x3 convolution with 16 filters, called three times; each call has normalization scales of its own."""
     inputs = keras.Input((8, 8, 16))
     shared, x = keras.layers.Conv2D(16, 3, padding="same", use_bias=False, name="shared"), inputs
-    for scales in gammas:
+    for gamma in gammas:
         norm = keras.layers.BatchNormalization()
         x = keras.layers.ReLU()(norm(shared(x)))
-        norm.gamma.assign(scales)
+        norm.gamma.assign(gamma)
     x = keras.layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, keras.layers.Dense(5)(x))
 
@@ -212,8 +212,8 @@ def test_no_draw_loses_its_sharing(draw):
     # Scales of either sign, zero and tiny ones among them, and of each kind where there are none of the others.
     kinds = [random.uniform(0.5, 1.5, (3, 16)), random.normal(0, 1, (3, 16)), random.choice([0, 1e-8, 1, -1], (3, 16))]
     model, images = trained_like(shared_three_times(kinds[draw % 3]), seed=draw, negative=0.0)
-    for norm, scales in zip([layer for layer in model.layers if hasattr(layer, "gamma")], kinds[draw % 3], strict=True):
-        norm.gamma.assign(scales)
+    for norm, gamma in zip([layer for layer in model.layers if hasattr(layer, "gamma")], kinds[draw % 3], strict=True):
+        norm.gamma.assign(gamma)
     data = convert(model, quantization="int8", representative_data=images, prefer="size")
     assert kernel_buffers(data) == 1
     assert parts(data)[1] <= {schema.TensorType.INT8, schema.TensorType.INT32}

@@ -92,6 +92,7 @@ def test_class_names_are_for_one_output(tmp_path):
 
 @pytest.mark.parametrize("quantization", [None, "int8"])
 def test_outputs_that_are_given_twice_or_read_inside_or_given_on(tmp_path, quantization):
+    keras.utils.set_random_seed(0)
     left = keras.Input((8, 8, 3), name="left")
     x = layers.Conv2D(4, 3, name="first")(left)
     y = layers.BatchNormalization(name="norm")(x)

@@ -12,7 +12,7 @@ from keras_sharenets import layers as ours
 from keras_sharenets.analysis.graph import rebuild, trace
 from keras_sharenets.layers.quantized_kernels import PRESERVE, inner, stored_kernels
 from keras_sharenets.mobile.compress.training import TrainedWithTFMOT, check_backend, plain
-from keras_sharenets.mobile.graph import passes
+from keras_sharenets.mobile.graph import passes, scales
 from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES
 from keras_sharenets.mobile.graph.lowering import lower_calls
 from keras_sharenets.mobile.graph.quantization import DATA_MOVEMENT, tied_values
@@ -88,7 +88,7 @@ def _ranges(traced):
         elif any(step.kernel is not None for step in each.operations):
             _check_kernels(each.call)
         values.update((tensor.number, value) for tensor, value in zip(each.call.outputs, each.outputs, strict=True))
-    graph = passes.prepare_int8(passes.simplify(lowered), lambda site: False)
+    graph = scales.prepare_int8(passes.simplify(lowered), lambda site: False)
     groups, tensors = tied_values(graph), {}
     for tensor in (*traced.inputs, *(output for call in traced.calls for output in call.outputs)):
         # A layer that does nothing in inference gives the value that it is given: the first tensor stands for it.

@@ -17,7 +17,7 @@ from keras_sharenets.heads import ends_of
 from keras_sharenets.layers import FakeQuantize
 from keras_sharenets.mobile.export import edge_quantizer, memory_plan, reference
 from keras_sharenets.mobile.export.representative_data import checked_inputs
-from keras_sharenets.mobile.graph import group_chains, passes
+from keras_sharenets.mobile.graph import group_chains, passes, scales
 from keras_sharenets.mobile.graph.inference_graph import InferenceGraph
 from keras_sharenets.mobile.graph.lowering import lower_calls
 from keras_sharenets.mobile.graph.quantization import QuantizedGraph, is_clustered, quantize
@@ -139,7 +139,7 @@ def convert(
         if quantization != "int8":
             graph = group_chains.split_concat_readers(graph)
         graph = group_chains.pad_uneven_shuffles(group_chains.stack_groups(graph))
-        return (passes.prepare_int8 if quantization == "int8" else passes.prepare_float)(graph, materialize)
+        return (scales.prepare_int8 if quantization == "int8" else scales.prepare_float)(graph, materialize)
 
     ends = dict(zip(("input_type", "output_type"), end_types(quantization, input_type, output_type), strict=True))
 

@@ -1,24 +1,19 @@
 """Rewrites of an inference graph: each takes a graph and returns one that computes the same.
 
-[`simplify`] is what every export begins with; [`prepare_float`] and [`prepare_int8`] come last and put scales where
-the file format can have them.
+[`simplify`] is what every export begins with; those of `scales` come last.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable
 
 import numpy as np
 
-from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Materialize, Operation, Value
-from keras_sharenets.mobile.graph.quantization import filter_limits, requantize_fixed, rewritable_kernels
+from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Value
+from keras_sharenets.mobile.graph.quantization import rewritable_kernels
 
 _LINEAR = ("conv", "conv_transpose", "depthwise", "dense", "affine")
 _WITH_ACTIVATION = (*_LINEAR, "add")
-# The share of the largest scale up to which one counts as 0, or gets a step of its own.
-_NEGLIGIBLE = 1e-4
 
 
 def simplify(graph: InferenceGraph) -> InferenceGraph:
@@ -277,104 +272,3 @@ def _complete(graph, pairs):
     uses = graph.uses()
     sound = {kernel for kernel, found in partners.items() if len(found) == len(uses[kernel]) and len(set(found)) == 1}
     return {addition: pair for addition, pair in pairs.items() if {pair[0].kernel, pair[1].kernel} <= sound}
-
-
-def prepare_float(graph: InferenceGraph, materialize: Materialize) -> InferenceGraph:
-    """The graph for a float file, which has no scale beside a kernel.
-
-    Args:
-        graph: `InferenceGraph`, simplified.
-        materialize: function of a call site: whether this use of a shared kernel gets a copy with its scale multiplied
-            in. A kernel that is kept single is used without scales; each scale and shift is a step of its own.
-    """
-
-    def scaled(operation):
-        return dataclasses.replace(operation, kernel=_scaled_kernel(operation, operation.scale), scale=None)
-
-    graph = _rescale_kernels(graph, materialize, scaled)
-    return _split_scales(graph, lambda operation: operation.kind == "shared_conv" or operation.scale is not None)
-
-
-def prepare_int8(graph: InferenceGraph, materialize: Materialize) -> InferenceGraph:
-    """The graph for an integer file, in which a scale beside a kernel is positive.
-
-    The integers of a kernel that is used elsewhere must not change sign. Nor may a scale be so small that the bias
-    overflows beside it.
-
-    Args:
-        graph: `InferenceGraph`, simplified.
-        materialize: function of a call site: whether this use of a shared kernel gets a copy that takes over what may
-            not stand beside integers: signs, and scales that are negligible.
-    """
-
-    def signed(operation):
-        magnitudes, strengths = np.abs(operation.scale), _strengths(operation)
-        negligible = strengths <= _NEGLIGIBLE * strengths.max()
-        kernel = _scaled_kernel(operation, np.where(negligible, 0, np.sign(operation.scale)))
-        scale = np.where(negligible, magnitudes.max() or 1, magnitudes).astype("float32")
-        return dataclasses.replace(operation, kernel=kernel, scale=scale)
-
-    def fits(operation):
-        if operation.scale is None:
-            return True
-        strengths = _strengths(operation)
-        return operation.scale.min() > 0 and strengths.min() > _NEGLIGIBLE * strengths.max()
-
-    graph = _rescale_kernels(_average_by_convolution(requantize_fixed(graph)), materialize, signed)
-    return _split_scales(graph, lambda operation: operation.kind == "shared_conv" or not fits(operation))
-
-
-def _rescale_kernels(graph, materialize, rescaled):
-    """Gives scaled operations another kernel where it has no other use or is materialized."""
-    uses, operations = graph.uses(), []
-    for operation in graph.operations:
-        scaled = operation.scale is not None and operation.kernel is not None and operation.kind != "shared_conv"
-        if scaled and (len(uses[operation.kernel]) == 1 or materialize(operation.site)):
-            operation = rescaled(operation)
-        operations.append(operation)
-    return graph.with_operations(operations)
-
-
-def _scaled_kernel(operation, scale):
-    # A depthwise kernel is (height, width, channels, filters of each), all others end in the output channels.
-    scale = scale.reshape(operation.kernel.array.shape[2:]) if operation.kind == "depthwise" else scale
-    array = (operation.kernel.array * scale).astype("float32")
-    return Constant(f"{operation.kernel.name} in {operation.name}", array)
-
-
-def _strengths(operation):
-    """How large the numbers of each filter are beside its scale."""
-    return np.abs(operation.scale) * filter_limits(operation.kernel.array, operation.kind)
-
-
-def _split_scales(graph: InferenceGraph, chosen: Callable[[Operation], bool]) -> InferenceGraph:
-    """Scale, shift and activation of the chosen operations with a kernel become steps of their own behind them."""
-    number, operations = graph.next_number(), []
-    for operation in graph.operations:
-        scale, bias = operation.scale, operation.bias
-        vectors = scale is not None or bias is not None
-        if operation.kernel is not None and vectors and chosen(operation):
-            between = Value(number, operation.output.shape)
-            number += 1
-            operations.append(dataclasses.replace(operation, output=between, scale=None, bias=None, activation=None))
-            scale = np.ones_like(bias) if scale is None else scale
-            affine = {"kind": "affine", "inputs": (between,), "kernel": None, "attributes": {}, "scale": scale}
-            operation = dataclasses.replace(operation, **affine)
-        operations.append(operation)
-    return graph.with_operations(operations)
-
-
-def _average_by_convolution(graph):
-    """Average pooling becomes a depthwise convolution with equal weights: delegates average no integers."""
-    kernels, operations = {}, []
-    for operation in graph.operations:
-        if operation.kind == "average_pool" and operation.attributes["padding"] == "valid":
-            size, channels = operation.attributes["pool_size"], operation.output.shape[-1]
-            if (size, channels) not in kernels:
-                equal = np.full((*size, channels, 1), 1 / math.prod(size), "float32")
-                kernels[size, channels] = Constant(f"mean of {size}", equal)
-            window = {name: operation.attributes[name] for name in ("strides", "padding")}
-            kernel = kernels[size, channels]
-            operation = dataclasses.replace(operation, kind="depthwise", kernel=kernel, attributes=window)
-        operations.append(operation)
-    return graph.with_operations(operations)

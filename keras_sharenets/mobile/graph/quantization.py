@@ -66,7 +66,7 @@ def quantize(
     """Chooses all scales and zero points.
 
     Args:
-        graph: `InferenceGraph` as `passes.prepare_int8` gives it.
+        graph: `InferenceGraph` as `scales.prepare_int8` gives it.
         representative_data: a float array `(n, ...)` for each input: the range of every value that `graph.ranges` does
             not have is measured on them.
         whole_pixels: whether an input of pixel values has one step for each of 0 to 255, whatever the images hold.
@@ -235,11 +235,17 @@ def kernel_quantization(array: np.ndarray, kind: str) -> Quantization:
 def affine_quantization(
     scale: np.ndarray, bias: np.ndarray | None, input_scale: np.ndarray | np.floating
 ) -> tuple[np.ndarray, Quantization]:
-    """Integers and their scales for a scale that stands alone: 127 or -127, less where the bias would overflow.
+    """Integers and their scales for a scale that stands alone.
+
+    One scale for all where that is exact, as `scales.prepare_int8` sees to; else one for each, with the integers 127
+    or -127. They are larger where the bias would overflow.
 
     Returns:
         `(integers, Quantization)`.
     """
     least = 0.0 if bias is None else np.abs(bias) / (input_scale * _LARGEST_BIAS)
+    step = np.float32(np.abs(scale).max() / 127)
+    if step >= max(np.max(least), 1e-12) and np.allclose(scale / step, np.round(scale / step), rtol=0, atol=1e-3):
+        return np.round(scale / step), Quantization(step)
     quantization = Quantization(np.maximum(np.maximum(np.abs(scale) / 127, least), 1e-12).astype("float32"))
     return quantization.integers(scale), quantization

@@ -30,7 +30,7 @@ def write_float(graph: InferenceGraph, names: Signature, *, stored_type: str = "
     """The bytes of a file that computes in float32.
 
     Args:
-        graph: `InferenceGraph` without scales beside kernels (`passes.prepare_float`).
+        graph: `InferenceGraph` without scales beside kernels (`scales.prepare_float`).
         names: the `Signature`.
         stored_type: `"float32"`, or `"float16"` for constants of half the size.
     """
