@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.timing import in_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +58,7 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
     from keras_sharenets.rendering.page import COUNTS, Photos, page
     from keras_sharenets.training.recipes.named import changed_fields
     from keras_sharenets.training.reports.evaluate import count_top5, predict_test_split
-    from keras_sharenets.training.reports.plots import draw_confusion, draw_curves, draw_predictions
+    from keras_sharenets.training.reports.plots import draw_confusion, draw_loss_and_accuracy, draw_predictions
     from keras_sharenets.training.run.finished import network_file, tested_crops
     from keras_sharenets.training.run.record import FEW_CLASSES
 
@@ -71,7 +72,6 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
     by_class = {"labels": classes, "target_names": dataset.class_names, "zero_division": 0}
     correct, count = int(matrix.trace()), int(matrix.sum())
     changed = ", ".join(f"{name} {getattr(run.recipe, name)}" for name in changed_fields(run.recipe))
-    minutes, seconds = divmod(round(run.seconds), 60)
     pairs = most_confused(matrix, dataset.class_names)
     wrong = surest_mistakes(probabilities, labels)
     facts = dict(
@@ -86,13 +86,13 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
             ("stored parameters", f"{profile.stored_parameters:,}"),
             ("effective parameters", f"{profile.effective_parameters:,}"),
             ("multiply-adds", f"{profile.multiply_adds:,}"),
-            ("training time", f"{minutes} min {seconds} s, seed {run.seed}, {run.backend} backend"),
+            ("training time", f"{in_words(run.seconds)}, seed {run.seed}, {run.backend} backend"),
         ]
     )
     title = f"{run.model} on {run.data['name']}"
     sections = {
         "": facts,
-        "Training": draw_curves(run),
+        "Training": draw_loss_and_accuracy(run),
         "Precision and recall of the classes": class_table(labels, guesses, dataset.class_names),
         "Which classes are taken for which": draw_confusion(matrix, dataset.class_names, f"{title}, test split"),
         "The most frequent mistakes": [("right class", "predicted", "images"), *pairs] if pairs else [],

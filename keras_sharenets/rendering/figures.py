@@ -82,16 +82,24 @@ def percent(axis: Axis) -> None:
     axis.set_major_formatter(PercentFormatter(1, decimals=None))
 
 
-def name_points(figure: Figure, axes: Axes, across: Sequence[float], up: Sequence[float], names: Sequence[str]) -> None:
+def name_points(
+    figure: Figure,
+    axes: Axes,
+    across: Sequence[float],
+    up: Sequence[float],
+    names: Sequence[str],
+    *,
+    nameless: Sequence[tuple[float, float]] = (),
+) -> None:
     """Writes each name beside its point, where it covers no other name and no point, if there is such a place.
 
-    The figure is finished but for these names: its layout is kept from here on.
+    The figure is finished but for these names: its layout is kept from here on. `nameless` are points without a name.
     """
     from matplotlib.transforms import Bbox
 
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    points = axes.transData.transform(list(zip(across, up, strict=True)))
+    points = axes.transData.transform([*zip(across, up, strict=True), *nameless])
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in points]
     text = {"textcoords": "offset points", "fontsize": 9, "color": DARK}
     for x, y, name in zip(across, up, names, strict=True):

@@ -22,10 +22,10 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto
 body { color: var(--text); background: var(--back); overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; margin-bottom: 0.2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 p, summary { color: var(--quiet); } summary { cursor: pointer; margin: 0.5rem 0; } img { max-width: 100%; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.9rem; }
+.scroll { overflow-x: auto; } .scroll img { min-width: 36rem; } table { border-collapse: collapse; font-size: 0.9rem; }
 td, th { padding: 0.3rem 1rem 0.3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; text-align: left; }
 th { font-weight: 600; } td { font-variant-numeric: tabular-nums; } .number { text-align: right; white-space: nowrap; }
-.long { min-width: 16rem; } pre { font-size: 0.8rem; background: var(--box); padding: 1rem; overflow-x: auto; }
+.long { min-width: 22rem; } pre { font-size: 0.8rem; background: var(--box); padding: 1rem; overflow-x: auto; }
 pre { white-space: pre-wrap; } details pre { white-space: pre; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); gap: 1rem; }
 """
@@ -38,8 +38,8 @@ class Photos:
     data: bytes
 
 
-# Pairs of a name and a value; a table whose first row is its header; figures as PNG files, beside each other where
-# there is room; images; or text that is shown as it is.
+# Pairs of a name and a value; a table whose first row is its header; a figure as a PNG file; several, each so narrow
+# that a phone can show it, beside each other where there is room; images; or text that is shown as it is.
 Section = Mapping[str, str] | Rows | bytes | Sequence[bytes] | Photos | str
 
 
@@ -76,10 +76,10 @@ def _heading(heading: str) -> str:
 
 
 def _part(heading: str, part: Section) -> str:
-    if isinstance(part, bytes):
-        return _image(heading, part, "figure")
-    if isinstance(part, Photos):
-        return _image(heading, part.data, "photos")
+    if isinstance(part, (bytes, Photos)):
+        data, kind = (part, "figure") if isinstance(part, bytes) else (part.data, "photos")
+        # As tables are, moved sideways on a phone, where its letters would be too small to read.
+        return f'<div class="scroll">{_image(heading, data, kind)}</div>'
     if isinstance(part, str):
         lines = part.count("\n") + 1
         return _folded(f"<pre>{html.escape(part)}</pre>", f"{lines} lines", lines > MANY_LINES)

@@ -350,7 +350,8 @@ def draw_front(
     figures.frame(axes)
     names = [result.id for result in front] + [f"{peer.name}, test" for peer in within]
     across, up = zip(*map(place, [*front, *within]), strict=True)
-    figures.name_points(figure, axes, across, up, names)
+    nameless = [place(result) for result in shown if result not in front]
+    figures.name_points(figure, axes, across, up, names, nameless=nameless)
     return figures.png(figure, dpi=180)
 
 

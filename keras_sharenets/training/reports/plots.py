@@ -9,6 +9,7 @@ from itertools import cycle
 import numpy as np
 from matplotlib import rcParams
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from keras_sharenets.rendering.figures import (
@@ -35,7 +36,19 @@ NUMBERED = 20  # Classes up to which a confusion matrix has counts and names.
 def draw_curves(run: Run) -> bytes:
     """Loss and accuracy of every epoch of a run (at least one), training beside the split that it is measured on."""
     figure = new_figure(10, 4)
-    loss, accuracy = figure.subplots(1, 2)
+    _curves(run, figure, figure, *figure.subplots(1, 2))
+    figure.suptitle(f"{run.model} on {run.data['name']}", fontsize=12)
+    return png(figure)
+
+
+def draw_loss_and_accuracy(run: Run) -> list[bytes]:
+    """`draw_curves` as two figures, for a page: a phone shows one below the other."""
+    loss, accuracy = new_figure(5, 3.6), new_figure(5, 3.6)
+    _curves(run, loss, accuracy, loss.subplots(), accuracy.subplots())
+    return [png(loss, dpi=180), png(accuracy, dpi=180)]
+
+
+def _curves(run: Run, of_loss: Figure, of_accuracy: Figure, loss: Axes, accuracy: Axes) -> None:
     for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
         _plot(axes, run.epochs, name, "training", GRAY)
         _plot(axes, run.epochs, f"{run.split}_{name}", run.split, BLUE)
@@ -45,10 +58,8 @@ def draw_curves(run: Run) -> bytes:
     accuracy.set_title("Accuracy", loc="left", fontsize=11)
     if run.last.test_accuracy is not None:
         accuracy.set_title(f"last epoch, test: {run.last.test_accuracy:.2%}", loc="right", fontsize=10, color=BLUE)
-    figure.suptitle(f"{run.model} on {run.data['name']}", fontsize=12)
-    name_lines(figure, loss)
-    name_lines(figure, accuracy)
-    return png(figure)
+    name_lines(of_loss, loss)
+    name_lines(of_accuracy, accuracy)
 
 
 def draw_comparison(runs: Mapping[str, Run]) -> bytes:
