@@ -1,12 +1,25 @@
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_sharenets import _checks
 from keras_sharenets._types import Shape, Tensor
 from keras_sharenets.ops import permutations
+
+
+def shuffle(inputs: Tensor, groups: int, block_size: int = 1) -> Tensor:
+    """`permutations.channel_shuffle` of the last axis, as a transposition: TensorFlow trains it faster than indices.
+
+    Args:
+        inputs: tensor `(..., channels)`.
+        groups, block_size: as in `ChannelShuffle`.
+
+    Returns:
+        A tensor of the shape of `inputs`.
+    """
+    table = ops.reshape(inputs, (-1, groups, inputs.shape[-1] // (groups * block_size), block_size))
+    return ops.reshape(ops.swapaxes(table, 1, 2), ops.shape(inputs))
 
 
 @keras.saving.register_keras_serializable("keras_sharenets")
@@ -34,14 +47,11 @@ class ChannelShuffle(keras.layers.Layer):
         self.groups = _checks.positive("groups", groups)
         self.block_size = _checks.positive("block_size", block_size)
 
-    def _order(self, channels: int) -> np.ndarray:
-        return permutations.channel_shuffle(channels, self.groups, self.block_size)
-
     def build(self, input_shape: Shape) -> None:
-        self._order(input_shape[-1])
+        permutations.channel_shuffle(input_shape[-1], self.groups, self.block_size)
 
     def call(self, inputs: Tensor) -> Tensor:
-        return ops.take(inputs, self._order(inputs.shape[-1]), axis=-1)
+        return shuffle(inputs, self.groups, self.block_size)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_sharenets import _checks
 from keras_sharenets._types import Shape, Tensor
+from keras_sharenets.layers.channel_shuffle import shuffle
 from keras_sharenets.ops import permutations
 
 
@@ -36,7 +37,10 @@ class StridedChannelShuffle(keras.layers.Layer):
         permutations.strided_shuffle(input_shape[-1], self.groups)
 
     def call(self, inputs: Tensor) -> Tensor:
-        return ops.take(inputs, permutations.strided_shuffle(inputs.shape[-1], self.groups), axis=-1)
+        channels = inputs.shape[-1]
+        if channels % self.groups == 0:
+            return shuffle(inputs, channels // self.groups)
+        return ops.take(inputs, permutations.strided_shuffle(channels, self.groups), axis=-1)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
