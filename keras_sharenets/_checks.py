@@ -3,7 +3,10 @@
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Value = TypeVar("Value")
 
@@ -70,6 +73,16 @@ def sizes(name: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, (tuple, list)) or not value:
         raise ValueError(f"`{name}` (={value!r}) must be a tuple or list of at least one positive integer.")
     return tuple(positive(name, entry) for entry in value)
+
+
+def class_labels(name: str, value: Any) -> "np.ndarray":
+    """`value` as an array of integers `(images,)`."""
+    import numpy as np  # Slow to load.
+
+    labels = np.asarray(value)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(f"`{name}` (of shape {labels.shape}, {labels.dtype}) must be one integer per image.")
+    return labels
 
 
 def plain_convolution(data_format: str | None, dilation_rate: Any) -> None:

@@ -16,9 +16,8 @@ import numpy as np
 
 from keras_sharenets import _checks
 from keras_sharenets._types import Shape
-from keras_sharenets.analysis.blending_pruning import copy_network
 from keras_sharenets.analysis.filters import arrangement_of, is_convolution
-from keras_sharenets.analysis.graph import Call, Graph, rebuild, trace
+from keras_sharenets.analysis.graph import Call, Graph, copy_network, rebuild, trace
 from keras_sharenets.layers.quantized_kernels import inner
 
 PASSING = (keras.layers.BatchNormalization, keras.layers.Dropout)
@@ -198,9 +197,7 @@ def activation_maps(
     """
     if not 0 < part <= 1:
         raise ValueError(f"`part` (={part!r}) must be above 0 and at most 1.")
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ValueError(f"`labels` (of shape {labels.shape}, {labels.dtype}) must be one integer per image.")
+    labels = _checks.class_labels("labels", labels)
     graph = trace(model, tuple(images.shape[1:]) if hasattr(images, "shape") else input_shape)
     places = _named(graph, model, layers)
     inputs, given = _tap(model, graph, places)

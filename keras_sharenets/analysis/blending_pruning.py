@@ -14,7 +14,7 @@ import numpy as np
 from keras_sharenets import _checks
 from keras_sharenets.analysis.blending import blending_layers
 from keras_sharenets.analysis.counting import count_parameters
-from keras_sharenets.analysis.graph import calls
+from keras_sharenets.analysis.graph import copy_network
 
 FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 RANKINGS = ("global", "per_layer")
@@ -99,16 +99,6 @@ class _Pruner:
         return Pruning(zeroed, weights.size, self.convolutions, self.baseline)
 
 
-def copy_network(model: keras.Model) -> keras.Model:
-    """The same network with weights of its own: a layer that is shared in `model` is shared in it."""
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    for call in calls(copy):
-        if isinstance(call.operation, keras.layers.Normalization):
-            call.operation.finalize_state()  # It computes with constants that it takes from its weights when told to.
-    return copy
-
-
 def prune_blending(
     model: keras.Model,
     fraction: float,
@@ -178,9 +168,7 @@ def pruning_curve(
     """
     for fraction in fractions:
         _checks.rate("fractions", fraction)
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ValueError(f"`labels` (of shape {labels.shape}, {labels.dtype}) must be one integer per image.")
+    labels = _checks.class_labels("labels", labels)
     pruner = _Pruner(model, layers, ranking, baseline)
     rows = []
     for fraction in fractions:

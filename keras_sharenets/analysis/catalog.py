@@ -6,7 +6,7 @@ from typing import Any
 
 from keras_sharenets.analysis.counting import count_parameters
 from keras_sharenets.analysis.profile import profile
-from keras_sharenets.models.counts import NetworkCounts, arguments_of, find_counts
+from keras_sharenets.models.counts import NetworkCounts, arguments_of, counts_of
 from keras_sharenets.models.registry import FAMILIES, create_model, find_family, find_variant
 from keras_sharenets.models.variant import Configuration
 from keras_sharenets.rendering.tables import markdown_table
@@ -93,8 +93,7 @@ def _entry(name: str, configuration: Configuration) -> Entry:
 
 
 def _counts_of(name: str, configuration: Configuration) -> NetworkCounts:
-    sizes = configuration.input_shape, configuration.num_classes
-    return find_counts(name, {}, *sizes) or count_network(name, {}, *sizes)
+    return counts_of(name, {}, configuration.input_shape, configuration.num_classes)
 
 
 def count_network(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import keras
 
 from keras_sharenets import _checks
+from keras_sharenets.analysis.filters import is_convolution
 
 
 def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
@@ -17,10 +18,6 @@ def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
             yield layer
 
 
-def _is_convolution(layer: keras.layers.Layer) -> bool:
-    return hasattr(layer, "effective_kernel") or isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D))
-
-
 def _is_normalization(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, keras.layers.BatchNormalization)
 
@@ -29,8 +26,8 @@ def _is_normalization(layer: keras.layers.Layer) -> bool:
 RULES = {
     "trainable": lambda layer, weight: True,
     "trainable_without_bn": lambda layer, weight: not _is_normalization(layer),
-    "conv_kernels": lambda layer, weight: _is_convolution(layer) and len(weight.shape) > 1,
-    "conv_kernels_and_biases": lambda layer, weight: _is_convolution(layer),
+    "conv_kernels": lambda layer, weight: is_convolution(layer) and len(weight.shape) > 1,
+    "conv_kernels_and_biases": lambda layer, weight: is_convolution(layer),
 }
 
 

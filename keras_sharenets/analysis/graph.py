@@ -227,6 +227,16 @@ def calls(model: keras.Model, input_shape: Any = None) -> tuple[Call, ...]:
     return trace(model, input_shape).calls
 
 
+def copy_network(model: keras.Model) -> keras.Model:
+    """The same network with weights of its own: a layer that is shared in `model` is shared in it."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    for call in calls(copy):
+        if isinstance(call.operation, keras.layers.Normalization):
+            call.operation.finalize_state()  # It computes with constants that it takes from its weights when told to.
+    return copy
+
+
 def rebuild(
     model: keras.Model,
     graph: Graph,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from keras_sharenets import _checks
-from keras_sharenets.models.counts import NetworkCounts, find_counts, list_counts
+from keras_sharenets.models.counts import NetworkCounts, counts_of, list_counts
 from keras_sharenets.models.registry import create_model, list_models
 from keras_sharenets.models.weights import TrainedWeights, list_trained
 
@@ -130,9 +130,7 @@ def _known_bytes(counts: NetworkCounts) -> int:
 
 
 def _counts_of(trained: TrainedWeights) -> NetworkCounts:
-    counts = find_counts(trained.model, trained.options, trained.input_shape, len(trained.class_names))
-    assert counts is not None
-    return counts
+    return counts_of(trained.model, trained.options, trained.input_shape, len(trained.class_names))
 
 
 def _nearest(name: str, classes: int) -> NetworkCounts:

@@ -79,6 +79,18 @@ def find_counts(
     return stored_counts().get(_key(name, options, input_shape, num_classes))
 
 
+def counts_of(
+    name: str, options: Mapping[str, Any], input_shape: tuple[int, int, int], num_classes: int
+) -> NetworkCounts:
+    """As [`find_counts`]; a network that is not in the table is built and counted, but for its int8 file."""
+    stored = find_counts(name, options, input_shape, num_classes)
+    if stored is not None:
+        return stored
+    from keras_sharenets.analysis.catalog import count_network
+
+    return count_network(name, options, input_shape, num_classes)
+
+
 def arguments_of(
     name: str, options: Mapping[str, Any], input_shape: tuple[int, int, int], num_classes: int
 ) -> dict[str, Any]:

@@ -24,6 +24,14 @@ M128 = (432, 513_024, 344_064, 688_128, 12_096, 21_504, 165_888, 5_130, 28_704)
 M224 = (432, 1_794_048, 1_204_224, 2_408_448, 48_384, 86_016, 505_344, 897_000, 53_792)
 
 
+def test_kernels_in_a_wrapper_are_those_of_a_convolution():
+    inputs = keras.Input((8, 8, 3))
+    convolution = layers.Conv2D(4, 3, name="conv")
+    model = keras.Model(inputs, layers.BatchNormalization()(ksn.layers.QuantizedKernels(convolution)(inputs)))
+    counts = [ksn.analysis.count_parameters(model, rule) for rule in ("conv_kernels", "conv_kernels_and_biases")]
+    assert counts == [3 * 3 * 3 * 4, 3 * 3 * 3 * 4 + 4]
+
+
 def split(p):
     return tuple(sum(row.stored_parameters for row in p.layers if row.name.endswith(ends)) for ends in TENSORS.values())
 

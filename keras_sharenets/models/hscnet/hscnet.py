@@ -104,7 +104,6 @@ def HSCNet(
         dropout_rate: float, rate of the dropout between the general layers of a module. The paper mentions none.
         kernel_initializer: initializer of all kernels; its fan-in is that of the full kernel.
         **common: `keras_sharenets.models.CommonArguments`; images are 32x32x3 and classes 10 by default.
-        name: name of the model.
 
     >>> model = HSCNet(width=32, groups=4, channel_repeats=2, blocks_per_stage=1, num_classes=10)
     >>> model.output_shape

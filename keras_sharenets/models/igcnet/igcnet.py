@@ -30,10 +30,11 @@ def _branches_of_stages(
             f"`branch_channels` (={branch_channels!r}) must be one tuple for each of the {STAGES} stages, or "
             f"{2 * STAGES - 1}: between two stages that of the block that widens."
         )
-    of_places = widths if len(branch_channels) == STAGES else [widths[(place + 1) // 2] for place in range(5)]
+    places = len(branch_channels)
+    of_places = widths if places == STAGES else [widths[(place + 1) // 2] for place in range(places)]
     sizes = [options.branch_channels(each, width) for each, width in zip(branch_channels, of_places, strict=True)]
-    stages = sizes if len(sizes) == STAGES else sizes[::2]
-    between = stages[1:] if len(sizes) == STAGES else sizes[1::2]
+    stages = sizes if places == STAGES else sizes[::2]
+    between = stages[1:] if places == STAGES else sizes[1::2]
     return list(zip([stages[0], *between], stages, strict=True))
 
 

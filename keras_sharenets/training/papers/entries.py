@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from keras_sharenets.models.counts import NetworkCounts, find_counts
+from keras_sharenets.models import counts
+from keras_sharenets.models.counts import NetworkCounts
 from keras_sharenets.models.registry import find_family
 from keras_sharenets.training.recipes.named import RECIPES, recipe_for
 from keras_sharenets.training.recipes.recipe import Recipe
@@ -184,13 +185,7 @@ def configuration_of(paper: Paper, row: Row) -> tuple[str, Options, tuple[int, i
 
 def counts_of(paper: Paper, row: Row) -> NetworkCounts:
     """What the network of a row costs; it is built where no counts are stored."""
-    configuration = configuration_of(paper, row)
-    stored = find_counts(*configuration)
-    if stored is not None:
-        return stored
-    from keras_sharenets.analysis.catalog import count_network
-
-    return count_network(*configuration)
+    return counts.counts_of(*configuration_of(paper, row))
 
 
 def _network(row: Row) -> str:
