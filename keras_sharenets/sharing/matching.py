@@ -16,13 +16,14 @@ import keras
 import numpy as np
 
 from keras_sharenets.analysis.graph import Call, Graph
+from keras_sharenets.sharing.changes import matrix
 from keras_sharenets.sharing.conversion import Network
 from keras_sharenets.sharing.measuring import Samples
 from keras_sharenets.sharing.places import Order, Place, normalizes_channels
 
 _ROUNDS = 20
 # The least share of the error that another order must gain.
-_LEAST_GAIN = 1e-6
+_LEAST_GAIN = 1e-4
 _FIXED = "fixed"
 # Layers that treat each channel for itself, all alike, if they are given images or vectors with the channels last.
 _ALIKE = (
@@ -100,28 +101,31 @@ def _groups(graph: Graph, places: Sequence[Place]) -> _Groups:
     return groups
 
 
+def _columns(kernels):
+    """`(outputs, kernels, inputs of a patch)`, and for each output the products of its kernels with each other."""
+    columns = np.stack([matrix(kernel).T for kernel in kernels], axis=1)
+    return columns, columns @ columns.transpose(0, 2, 1)
+
+
 def _common(kernels):
     """For each output the kernel whose multiples are nearest to all of `kernels`, up to its length."""
-    if len(kernels) == 1:
-        return kernels[0]
-    stacked = np.stack(kernels)
-    vectors = np.linalg.eigh(np.einsum("kpio,lpio->okl", stacked, stacked, optimize=True))[1]
-    return np.einsum("kpio,ok->pio", stacked, vectors[..., -1], optimize=True)
+    columns, products = _columns(kernels)
+    largest = np.linalg.eigh(products)[1][..., -1:]
+    return np.sum(columns * largest, axis=1).T.reshape(kernels[0].shape)
 
 
 def _error(kernels):
     """Squared error of the nearest kernel with a scale for each place and output."""
-    stacked = np.stack(kernels)
-    return float(np.sum(np.linalg.eigvalsh(np.einsum("kpio,lpio->okl", stacked, stacked, optimize=True))[:, :-1]))
+    return float(np.sum(np.linalg.eigvalsh(_columns(kernels)[1])[:, :-1]))
 
 
 def _gains(kernel, common, axis):
     """What is gained if a channel of a kernel, in the rows, stands where one of the common kernel does, the columns."""
     squares = np.maximum(np.sum(common**2, axis=(0, 1)), 1e-30)
     if axis == 2:
-        return np.einsum("pio,pij->oj", kernel, common, optimize=True) ** 2 / squares
+        return (matrix(kernel).T @ matrix(common)) ** 2 / squares
     scales = np.sum(kernel * common, axis=(0, 1)) / squares
-    return 2 * np.einsum("pio,pjo->ij", kernel, common * scales, optimize=True)
+    return 2 * np.tensordot(kernel, common * scales, ((0, 2), (0, 2)))
 
 
 def _sorted_gains(kernel, common, axis):

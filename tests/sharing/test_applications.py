@@ -6,6 +6,7 @@ import pytest
 from harness import assert_close, outputs_and_gradients, outputs_of, pseudo_random
 
 import keras_sharenets as ksn
+from keras_sharenets.analysis.randomization import randomize_batchnorm
 from keras_sharenets.sharing import HierarchicalGroups, InterleavedGroups, ShareChannels, ShareDepth
 
 # The smallest images that each takes.
@@ -73,3 +74,29 @@ def test_a_small_mobilenet(tmp_path):
 def test_network(name, scheme, tmp_path):
     model = getattr(keras.applications, name)(weights=None, input_shape=(SIDES[name], SIDES[name], 3), classes=10)
     check(model, scheme, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`representative_data` has values")
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the export needs TensorFlow")
+@pytest.mark.parametrize(
+    ("name", "scheme", "where"),
+    [
+        ("MobileNetV2", ShareChannels(arrangements=2), "block_*_expand"),
+        ("DenseNet121", ShareDepth("stage"), "conv*_2_conv"),
+    ],
+)
+def test_int8_file_keeps_the_sharing(name, scheme, where, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = getattr(keras.applications, name)(weights=None, input_shape=(32, 32, 3), classes=10)
+    randomize_batchnorm(model)  # Statistics as after training: all outputs of the untrained network are alike.
+    images = pseudo_random((8, 32, 32, 3))
+    shared = ksn.share(model, scheme, where=where)
+    before, after = (
+        ksn.mobile.export_tflite(
+            network, tmp_path / "net.tflite", quantization="int8", representative_data=images
+        ).file_bytes
+        for network in (model, shared.model)
+    )
+    # A byte a weight, less what more operators take.
+    assert before - after > 0.7 * (shared.parameters_before - shared.parameters)
