@@ -121,3 +121,9 @@ def test_listings_of_kotlin_are_whole():
     assert {"Interpreter", "DataType", "Bitmap", "ByteBuffer"} <= imported
     for name in imported:
         assert len(re.findall(rf"\b{name}\b", listings[1])) > 1, f"{name} is imported and not used"
+
+
+def test_the_listing_of_the_app_is_the_file_that_was_compiled():
+    (listing,) = [text for _, text in blocks("kotlin") if "class Classifier(" in text]
+    file = DOCS.parent / "examples/android/app/src/main/kotlin/org/example/classifier/Classifier.kt"
+    assert file.read_text() == f"package org.example.classifier\n\n{listing}"
