@@ -8,11 +8,10 @@ from keras_sharenets.analysis.counting import count_parameters
 from keras_sharenets.analysis.profile import profile
 from keras_sharenets.models.counts import NetworkCounts, arguments_of, counts_of
 from keras_sharenets.models.registry import FAMILIES, create_model, find_family, find_variant
-from keras_sharenets.models.variant import Configuration
+from keras_sharenets.models.variant import Configuration, printed_count
 from keras_sharenets.rendering.tables import markdown_table
 
 BEGIN, END = "<!-- networks: begin -->", "<!-- networks: end -->"
-_UNITS = {"K": 1e3, "M": 1e6}
 _HEADER = (
     "name",
     "input",
@@ -121,7 +120,7 @@ def _difference(configuration: Configuration, counted: int) -> float | None:
         return None
     if baseline is not None:  # "C=6.5"
         return _counts_of(baseline, configuration).counted_parameters / counted / float(published[2:]) - 1
-    return counted / (float(published[:-1]) * _UNITS[published[-1]]) - 1
+    return counted / printed_count(published) - 1
 
 
 def _cells(entry: Entry) -> tuple[str, ...]:

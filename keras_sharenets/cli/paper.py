@@ -14,6 +14,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from keras_sharenets import _checks
 from keras_sharenets.cli.arguments import (
     add_recipe_arguments,
     given_fields,
@@ -83,8 +84,8 @@ def check(arguments: argparse.Namespace) -> None:
             raise ValueError(f"`--{name}`: {entries[0].key} has no rows. {entries[0].note}")
     if arguments.run and arguments.output is None:
         raise ValueError("`--output DIR` is needed for `--run`: it gets a folder for each run.")
-    if arguments.limit_images is not None and arguments.limit_images < 1:
-        raise ValueError(f"`--limit-images` (={arguments.limit_images}) must be a positive integer.")
+    if arguments.limit_images is not None:
+        _checks.positive("--limit-images", arguments.limit_images)
     if arguments.plot and not arguments.plot.endswith(".png"):
         raise ValueError(f"`--plot` (={arguments.plot}) must be a file that ends in .png.")
 

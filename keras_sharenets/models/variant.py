@@ -11,6 +11,15 @@ if TYPE_CHECKING:
     import keras
 
 
+def printed_count(text: str) -> float:
+    """Parameters as papers print them, as a number.
+
+    >>> printed_count("1.8M"), printed_count("9.3K")
+    (1800000.0, 9300.0)
+    """
+    return float(text[:-1]) * {"K": 1e3, "M": 1e6}[text[-1]]
+
+
 # What most families have; one without it says why.
 OPTIONAL = ("recipe", "search space", "unshared baseline")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from keras_sharenets.models.variant import printed_count
 from keras_sharenets.rendering.figures import (
     BLUE,
     DARK,
@@ -30,7 +31,6 @@ from keras_sharenets.training.papers.runs import Group, groups_of, mean_and_devi
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 COLORS = (BLUE, ORANGE, GREEN, RED, DARK, GRAY)
 _LOGARITHMIC = {"parameters": "parameters, as the paper counts them", "compression": "how many times fewer parameters"}
@@ -97,7 +97,9 @@ def draw(
     points = "Filled and bands: runs here, mean and deviation over seeds. Hollow: figures of the paper."
     squares = "Squares: by arithmetic, nothing is trained for them."
     caption(figure, "\n".join(text for text, of_sizes in ((points, False), (squares, True)) if of_sizes in drawn))
-    _name(figure, named)
+    for axes, across, up, names in named:
+        if names:
+            name_points(figure, axes, across, up, names)
     return png(figure)
 
 
@@ -200,24 +202,9 @@ def _across(paper: Paper, entry: Entry, row: Row) -> float | None:
     if entry.across not in _LOGARITHMIC:
         return row.at
     if row.network is None:
-        return None if row.parameters is None else _number(row.parameters)
+        return None if row.parameters is None else printed_count(row.parameters)
     counted = counts_of(paper, row).counted_parameters
     if entry.across == "parameters":
         return counted
     baseline = next(each for each in entry.rows if each.network == entry.baseline and each.data == row.data)
     return counts_of(paper, baseline).counted_parameters / counted
-
-
-def _number(printed: str) -> float:
-    """Printed parameters as a number.
-
-    >>> _number("1.8M"), _number("853K")
-    (1800000.0, 853000.0)
-    """
-    return float(printed[:-1]) * {"K": 1e3, "M": 1e6}[printed[-1]]
-
-
-def _name(figure: Figure, named: Sequence[tuple[Axes, list[float], list[float], list[str]]]) -> None:
-    for axes, across, up, names in named:
-        if names:
-            name_points(figure, axes, across, up, names)
