@@ -1,4 +1,4 @@
-"""The door to this room: a network and a scheme or a budget, and the network that shares."""
+"""`share`: from a network and a scheme or a budget to the network that shares."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keras_sharenets.sharing import budget
 from keras_sharenets.sharing.changes import Change
 from keras_sharenets.sharing.conversion import NOTHING, convert, look_at
 from keras_sharenets.sharing.matching import match_channels
-from keras_sharenets.sharing.places import Where, chosen
+from keras_sharenets.sharing.places import Where
 from keras_sharenets.sharing.proposals import propose
 from keras_sharenets.sharing.report import Shared
 from keras_sharenets.sharing.schemes import Scheme, ShareDepth
@@ -78,7 +78,7 @@ def share(
         number = _checks.positive(name, value)
         fit = budget.fit_parameters if name == "max_parameters" else budget.fit_tflite_bytes
         network = look_at(model, sample_images)
-        return fit(network, chosen(network.places, where, list(network.refused)), number)
+        return fit(network, network.chosen(where), number)
     schemes: list[Any] = list(scheme) if isinstance(scheme, (tuple, list)) else [scheme]
     if not schemes or not all(isinstance(each, Scheme) for each in schemes):
         raise ValueError(f"`scheme` (={scheme!r}) must be one of those in `keras_sharenets.sharing`, or several.")
@@ -91,12 +91,11 @@ def share(
 
 def _share(model: keras.Model, scheme: Scheme, where: Where, sample_images: Any) -> Shared:
     network = look_at(model, sample_images)
-    wanted = chosen(network.places, where, list(network.refused))
-    changes, refused = propose(scheme, wanted, network.samples.moments)
+    changes, refused = propose(scheme, network.chosen(where), network.samples.moments)
     if isinstance(scheme, ShareDepth) and scheme.match_channels:
         matched = match_channels(network, [change.places for change in changes])
         if matched is not network:
-            again, _ = propose(scheme, chosen(matched.places, where, list(network.refused)), matched.samples.moments)
+            again, _ = propose(scheme, matched.chosen(where), matched.samples.moments)
             # Kernels that are nearer may have outputs that are not.
             if sum(change.loss for change in again) < sum(change.loss for change in changes):
                 network, changes = matched, again

@@ -12,14 +12,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_sharenets.sharing.factors import EXACT, RANDOM_STARTS, SCREENING_ROUNDS, best_of_starts
 from keras_sharenets.sharing.shared_kernels import squared_error
 
-_RANDOM_STARTS, _SCREENING_ROUNDS, _ROUNDS = 20, 10, 200
-# Where rounds gain less than this share of the error, they end.
-_LEAST_GAIN = 1e-7
+_ROUNDS = 200
 # Products in the screening of random starts beyond which they are left out, and in all rounds of one start: seconds.
 _MOST_SCREENING_WORK, _MOST_WORK = 3e8, 1e9
-_EXACT = 1e-14
 
 
 def _reads(columns, group, channels):
@@ -57,18 +55,6 @@ def _round(target, kernels, rows, gram):
         factor = np.linalg.lstsq(left.T @ weighted, weighted.T @ (rest @ right.T), rcond=1e-12)[0]
         kernels[place] = np.linalg.lstsq(right @ right.T, factor.T, rcond=1e-12)[0].T
         columns = left @ kernels[place]
-
-
-def _improve(target, kernels, rows, gram, rounds):
-    error = squared_error([target], [_columns(kernels, rows, len(target))], [gram])
-    for _ in range(rounds):
-        if error < _EXACT:
-            break
-        _round(target, kernels, rows, gram)
-        last, error = error, squared_error([target], [_columns(kernels, rows, len(target))], [gram])
-        if last - error <= _LEAST_GAIN * error:
-            break
-    return error
 
 
 def _greedy(target, rows, filters):
@@ -119,13 +105,15 @@ def fit_chain(
     starts = [_greedy(target, rows, filters)]
     random = np.random.default_rng(0)
     work = len(sizes) * channels * target.size * 4
-    exact = squared_error([target], [_columns(starts[0], rows, channels)], [gram]) < _EXACT
-    if not exact and len(sizes) > 1 and work * _SCREENING_ROUNDS * _RANDOM_STARTS <= _MOST_SCREENING_WORK:
+    exact = squared_error([target], [_columns(starts[0], rows, channels)], [gram]) < EXACT
+    if not exact and len(sizes) > 1 and work * SCREENING_ROUNDS * RANDOM_STARTS <= _MOST_SCREENING_WORK:
         shapes = [(len(kernel), filters) for kernel in starts[0]]
-        starts += [[random.standard_normal(shape) for shape in shapes] for _ in range(_RANDOM_STARTS)]
-    rounds = max(2, min(_ROUNDS, int(_MOST_WORK / work)))
-    screened = [(_improve(target, kernels, rows, gram, min(rounds, _SCREENING_ROUNDS)), kernels) for kernels in starts]
-    best = sorted(screened, key=lambda each: each[0])[:5]
-    finished = [(_improve(target, kernels, rows, gram, rounds), kernels) for _, kernels in best]
-    error, kernels = min(finished, key=lambda each: each[0])
-    return kernels, error
+        starts += [[random.standard_normal(shape) for shape in shapes] for _ in range(RANDOM_STARTS)]
+    return best_of_starts(
+        starts,
+        take_round=lambda factors: _round(target, factors, rows, gram),
+        compose=lambda factors: _columns(factors, rows, channels),
+        target=target,
+        gram=gram,
+        rounds=max(2, min(_ROUNDS, int(_MOST_WORK / work))),
+    )

@@ -14,7 +14,7 @@ from keras_sharenets.analysis.graph import Graph, trace
 from keras_sharenets.analysis.profile import profile_graph
 from keras_sharenets.sharing import building, measuring
 from keras_sharenets.sharing.changes import Change
-from keras_sharenets.sharing.places import Order, Place, find_places
+from keras_sharenets.sharing.places import Order, Place, Where, chosen, find_places
 from keras_sharenets.sharing.report import Shared, SharedLayer
 
 # Squared errors below this are rounding: nothing was lost.
@@ -36,6 +36,10 @@ class Network:
     inputs: list[np.ndarray] | None
     samples: measuring.Samples
     orders: Mapping[int, Order] = dataclasses.field(default_factory=dict)
+
+    def chosen(self, where: Where) -> list[Place]:
+        """The places that `where` names; errors as `keras_sharenets.sharing.places.chosen`."""
+        return chosen(self.places, where, list(self.refused))
 
     @property
     def parameters(self) -> int:
@@ -60,7 +64,7 @@ def look_at(model: keras.Model, sample_images: Any) -> Network:
     if len(policies) > 1:
         told = ", ".join(f"'{path}' has '{policy}'" for policy, path in reversed(policies.items()))
         raise ValueError(f"The convolutions of `model` (='{model.name}') must have one dtype policy: {told}.")
-    samples = measuring.Samples({}, {}) if inputs is None else measuring.look_at(graph, places, inputs)
+    samples = measuring.Samples({}, {}) if inputs is None else measuring.measure_samples(graph, places, inputs)
     return Network(model, graph, places, refused, inputs, samples)
 
 

@@ -101,7 +101,7 @@ def _patches(images: np.ndarray, layer: keras.layers.Conv2D, random: np.random.G
     return padded[image[:, None, None], row, column].reshape(len(picked), -1)
 
 
-def look_at(graph: Graph, places: Sequence[Place], inputs: Sequence[np.ndarray]) -> Samples:
+def measure_samples(graph: Graph, places: Sequence[Place], inputs: Sequence[np.ndarray]) -> Samples:
     """Runs a network on sample images and keeps what is needed to share well."""
     place_of = {id(call): place for place in places for call in place.calls}
     random = np.random.default_rng(0)

@@ -13,14 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_sharenets.ops import permutations
+from keras_sharenets.sharing.factors import EXACT, RANDOM_STARTS, SCREENING_ROUNDS, best_of_starts
 from keras_sharenets.sharing.shared_kernels import conjugate_gradients, squared_error
 
-_RANDOM_STARTS, _SCREENING_ROUNDS, _ROUNDS, _STEPS = 20, 10, 100, 30
-# Where rounds gain less than this share of the error, they end.
-_LEAST_GAIN = 1e-7
+_ROUNDS, _STEPS = 100, 30
 # Products in the screening of random starts beyond which they are left out, and in all rounds of one start: seconds.
 _MOST_SCREENING_WORK, _MOST_WORK = 1e9, 1e10
-_EXACT = 1e-14
 
 
 def _dense(kernel):
@@ -98,18 +96,6 @@ def _round(target, kernels, orders, gram):
         kernels[place] = conjugate_gradients(apply, right, kernels[place], _STEPS)
 
 
-def _improve(target, kernels, orders, gram, rounds):
-    error = squared_error([target], [compose(kernels, orders)], [gram])
-    for _ in range(rounds):
-        if error < _EXACT:
-            break
-        _round(target, kernels, orders, gram)
-        last, error = error, squared_error([target], [compose(kernels, orders)], [gram])
-        if last - error <= _LEAST_GAIN * error:
-            break
-    return error
-
-
 def fit_product(
     target: np.ndarray, branch_channels: Sequence[int], *, gram: np.ndarray | None = None
 ) -> tuple[list[np.ndarray], float]:
@@ -137,17 +123,18 @@ def fit_product(
 
     one_path = math.prod(branch_channels) == channels
     starts = [_one_path_start(target, tuple(branch_channels)) if one_path else start()]
-    exact = squared_error([target], [compose(starts[0], orders)], [gram]) < _EXACT
+    exact = squared_error([target], [compose(starts[0], orders)], [gram]) < EXACT
     # Two factors with one path have the best start there is.
     best_start = exact or (one_path and len(shapes) <= 2 and gram is None)
     work = len(shapes) * _STEPS * 2 * channels * channels * filters
-    if not best_start and work * _SCREENING_ROUNDS * _RANDOM_STARTS <= _MOST_SCREENING_WORK:
-        starts += [start() for _ in range(_RANDOM_STARTS)]
-    rounds = max(2, min(_ROUNDS, int(_MOST_WORK / work)))
-    screened = [
-        (_improve(target, kernels, orders, gram, min(rounds, _SCREENING_ROUNDS)), kernels) for kernels in starts
-    ]
-    best = sorted(screened, key=lambda each: each[0])[:5]
-    finished = [(_improve(target, kernels, orders, gram, rounds), kernels) for _, kernels in best]
-    error, kernels = min(finished, key=lambda each: each[0])
+    if not best_start and work * SCREENING_ROUNDS * RANDOM_STARTS <= _MOST_SCREENING_WORK:
+        starts += [start() for _ in range(RANDOM_STARTS)]
+    kernels, error = best_of_starts(
+        starts,
+        take_round=lambda factors: _round(target, factors, orders, gram),
+        compose=lambda factors: compose(factors, orders),
+        target=target,
+        gram=gram,
+        rounds=max(2, min(_ROUNDS, int(_MOST_WORK / work))),
+    )
     return [kernel.reshape(len(kernel), -1) for kernel in kernels], error
