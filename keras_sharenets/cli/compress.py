@@ -19,7 +19,7 @@ from keras_sharenets.cli.arguments import (
     load_data,
     named_recipe,
 )
-from keras_sharenets.cli.command import Answer, say
+from keras_sharenets.cli.command import Answer, say, say_over
 from keras_sharenets.rendering.tables import csv_table, text_table
 from keras_sharenets.training.compress.steps import BUDGETS, SCHEMES, Step, make_steps
 
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     if arguments.resume is not None:
         plan, _ = read_record(arguments.resume)
         dataset = load_data(data_source(arguments, plan.data))
-        return _answer(pathlib.Path(arguments.resume), plan, resume(arguments.resume, dataset, say=say))
+        return _answer(pathlib.Path(arguments.resume), plan, resume(arguments.resume, dataset, say=say, show=say_over))
     return _begin(arguments)
 
 
@@ -111,7 +111,7 @@ def _begin(arguments: argparse.Namespace) -> Answer:
         seed=arguments.seed,
         data=dataset.source and dataset.source.to_record(),
     )
-    return _answer(output, plan, begin(network, plan, dataset, output, say=say))
+    return _answer(output, plan, begin(network, plan, dataset, output, say=say, show=say_over))
 
 
 def _answer(output: pathlib.Path, plan: Plan, rows: list[Row]) -> Answer:

@@ -104,7 +104,7 @@ def test_steps_that_are_finished_are_not_taken_again(tmp_path, monkeypatch):
     """Training and measuring are replaced: this is about what is begun, and where from."""
     trained, told = [], []
 
-    def train(devices, model, make, run, dataset, folder, checkpoint, verbose):
+    def train(devices, model, make, run, dataset, folder, checkpoint, verbose, callbacks):
         trained.append((folder.name, run.teacher, type(model).__name__))
         if len(trained) == 2:
             raise KeyboardInterrupt
@@ -120,10 +120,10 @@ def test_steps_that_are_finished_are_not_taken_again(tmp_path, monkeypatch):
     output, dataset = tmp_path / "out", load("digits")
     asked = plan(make_steps(["depth:policy=stage"], 0.5, None, False))
     with pytest.raises(Interrupted, match=r"`sharenets compress --resume .*out` goes on"):
-        compress.begin(network(), asked, dataset, output, say=told.append)
+        compress.begin(network(), asked, dataset, output, say=told.append, show=told.append)
     assert compress.read_record(output)[0] == asked
     assert [row.step for row in compress.read_record(output)[1]] == ["original", "share depth:policy=stage"]
-    rows = compress.resume(output, dataset, say=told.append)
+    rows = compress.resume(output, dataset, say=told.append, show=told.append)
     teacher = str(output / "original" / "last.keras")
     assert trained == [
         ("1_share", teacher, "Functional"),
@@ -134,7 +134,7 @@ def test_steps_that_are_finished_are_not_taken_again(tmp_path, monkeypatch):
     shared = keras.saving.load_model(output / "2_prune" / "last.keras", compile=False)
     assert shared.count_params() < network().count_params()
     assert json.loads((output / "compress.json").read_text())["state"] == "finished"
-    assert compress.resume(output, dataset, say=told.append) == rows
+    assert compress.resume(output, dataset, say=told.append, show=told.append) == rows
     assert len(trained) == 3
 
 

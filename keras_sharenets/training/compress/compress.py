@@ -30,6 +30,7 @@ from keras_sharenets.training.run.export import export
 from keras_sharenets.training.run.finished import network_file, tested_crops, training_images
 from keras_sharenets.training.run.fit import check_output, package_versions, summarize
 from keras_sharenets.training.run.loop import train_network
+from keras_sharenets.training.run.progress import Progress
 from keras_sharenets.training.run.record import Run, run_from_dict
 from keras_sharenets.training.run.recorder import CHECKPOINTS, last_checkpoint
 from keras_sharenets.training.run.teacher import open_teacher
@@ -122,7 +123,7 @@ def begin(
     output: str | pathlib.Path,
     *,
     say: Say,
-    verbose: str | int = "auto",
+    show: Say,
 ) -> list[Row]:
     """Compresses a network, into a new folder.
 
@@ -132,7 +133,7 @@ def begin(
         dataset: what to fine-tune and to test with.
         output: a folder that does not exist or is empty.
         say: is told what is being done.
-        verbose: as in `model.fit`.
+        show: takes lines about steps of the training, each of which replaces the one before.
 
     Returns:
         A `Row` for the original and one for each step.
@@ -159,22 +160,20 @@ def begin(
             shutil.rmtree(output / ORIGINAL)
             raise
         _write(output, plan, [])
-        return _go_on(output, plan, [], dataset, say, verbose)
+        return _go_on(output, plan, [], dataset, say, show)
 
 
-def resume(output: str | pathlib.Path, dataset: Dataset, *, say: Say, verbose: str | int = "auto") -> list[Row]:
+def resume(output: str | pathlib.Path, dataset: Dataset, *, say: Say, show: Say) -> list[Row]:
     """Goes on with a compression that was killed or interrupted, within the step that it was in; errors as `begin`."""
     _checks.tensorflow_backend("Compression", "compress it there")
     output = pathlib.Path(output)
     read_record(output)
     with hold_folder(output):
         plan, rows = read_record(output)
-        return _go_on(output, plan, rows, dataset, say, verbose)
+        return _go_on(output, plan, rows, dataset, say, show)
 
 
-def _go_on(
-    output: pathlib.Path, plan: Plan, rows: list[Row], dataset: Dataset, say: Say, verbose: str | int
-) -> list[Row]:
+def _go_on(output: pathlib.Path, plan: Plan, rows: list[Row], dataset: Dataset, say: Say, show: Say) -> list[Row]:
     files.remove_partials(output)
     try:
         if not rows:
@@ -184,7 +183,7 @@ def _go_on(
         for number in range(len(rows) - 1, len(plan.steps)):
             step, folder = plan.steps[number], step_folder(output, plan, number)
             say(f"step {number + 1} of {len(plan.steps)}: {step}")
-            before = _train(output, plan, number, dataset, verbose)
+            before = _train(output, plan, number, dataset, say, show)
             rows = [*rows, _measure(str(step), before, folder, plan, dataset)]
             _write(output, plan, rows)
     except KeyboardInterrupt as stop:
@@ -198,7 +197,7 @@ def step_folder(output: pathlib.Path, plan: Plan, number: int) -> pathlib.Path:
     return output / f"{number + 1}_{plan.steps[number].kind}"
 
 
-def _train(output: pathlib.Path, plan: Plan, number: int, dataset: Dataset, verbose: str | int) -> float | None:
+def _train(output: pathlib.Path, plan: Plan, number: int, dataset: Dataset, say: Say, show: Say) -> float | None:
     """Fine-tunes a step, unless it was finished; returns the accuracy before, where that says something."""
     step, folder = plan.steps[number], step_folder(output, plan, number)
     source = step_folder(output, plan, number - 1) if number else output / ORIGINAL
@@ -232,7 +231,8 @@ def _train(output: pathlib.Path, plan: Plan, number: int, dataset: Dataset, verb
     # Where TFMOT takes part, the network itself is trained: another one over its layers would not know of it.
     has_own_step = hasattr(network, "training_state")
     devices = Devices(model=lambda *_, **__: network) if has_own_step else Devices()
-    train_network(devices, network, make, run, dataset, folder, checkpoint, verbose)
+    told = [Progress(run.recipe.epochs, run.split, say, show)]
+    train_network(devices, network, make, run, dataset, folder, checkpoint, verbose=0, callbacks=told)
     return before
 
 
