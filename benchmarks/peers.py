@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import inspect
 from typing import Any
 
 import keras
@@ -148,9 +149,11 @@ def build(name: str, *, make: str = "", negative_share: float = 0.0, **sizes: An
     if name.startswith(APPLICATIONS):
         shape, classes = sizes.get("input_shape", (32, 32, 3)), sizes.get("num_classes", 10)
         factory = getattr(keras.applications, name.removeprefix(APPLICATIONS))
-        model = factory(input_shape=shape, weights=None, classes=classes)
-    else:
         # Random images are normalized already.
+        options = {"include_preprocessing": False}.items()
+        plain = {name: value for name, value in options if name in inspect.signature(factory).parameters}
+        model = factory(input_shape=shape, weights=None, classes=classes, **plain)
+    else:
         model = MAKES[make](name, include_preprocessing=False, **sizes)
     randomize_batchnorm(model, negative_share=negative_share)
     return model

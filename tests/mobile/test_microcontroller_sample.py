@@ -1,9 +1,13 @@
-"""LiteRT for Microcontrollers on a small network. All families and the other programs: `make test-clients`."""
+"""LiteRT for Microcontrollers on small networks. All families and the other programs: `make test-clients`."""
 
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from families import REPRESENTATIVES, representative
 
+from keras_sharenets.analysis.randomization import randomize_batchnorm
+from keras_sharenets.mobile import export_tflite
+from keras_sharenets.mobile.export.representative_data import synthetic_images
 from keras_sharenets.mobile.inspect import file
 from keras_sharenets.mobile.inspect.arena import arena_bytes
 
@@ -31,3 +35,15 @@ def test_float32(tflite_files, digits):
     path, images = str(tflite_files[None][0]), digits[0][-8:]
     scores, _ = interpreters.tflite_micro(path, images)
     np.testing.assert_allclose(scores, interpreters.litert(path, images), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", REPRESENTATIVES)
+def test_values_of_16_bits(family, tmp_path):
+    pytest.importorskip("ai_edge_quantizer")
+    model, path = representative(family, include_preprocessing=True), tmp_path / "net.tflite"
+    randomize_batchnorm(model)
+    images = synthetic_images(model.input_shape[1:], count=64)
+    export_tflite(model, path, "int16", representative_data=images)
+    scores, _ = interpreters.tflite_micro(str(path), images[:4])
+    np.testing.assert_allclose(scores, interpreters.litert(str(path), images[:4]), atol=2e-3)

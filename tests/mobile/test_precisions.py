@@ -9,7 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 from mobile_networks import NAMES, convert
 
 from keras_sharenets import precisions
-from keras_sharenets.mobile import export_tflite, predict_tflite
+from keras_sharenets.mobile import describe_tflite, export_tflite, predict_tflite
 from keras_sharenets.mobile.export import edge_quantizer
 from keras_sharenets.mobile.export.reference import ExportMismatchError
 from keras_sharenets.mobile.graph.rounding_error import kernel_rounding_error
@@ -70,6 +70,8 @@ def test_file_computes_what_keras_computes(exported, trained, digits, name):
     # Four bits are told from eight.
     assert (report.score_error > 0.05) == (name == "dynamic_int4")
     assert (report.quantization, report.input_type, report.output_type) == (name, "float32", "float32")
+    described = describe_tflite(path)
+    assert (described["inputs"][0]["dtype"], described["outputs"][0]["dtype"]) == ("float32", "float32")
     assert report.verified_on == f"{16 if name == 'int16' else 60} given images"
     assert report.path == str(path)
     assert report.file_bytes == path.stat().st_size

@@ -105,7 +105,7 @@ def _recipe(quantization, origins):
         if made is not None and (bits is not None or made[2]):
             kernel_bits = 8 if bits is None else bits[0]
             by_bits.setdefault((kernel_bits, *made[1:]), []).append(re.escape(name))
-    return [
+    rules = [
         {
             "regex": f"^(?:{'|'.join(outputs)});?$",
             "operation": "*",
@@ -114,6 +114,8 @@ def _recipe(quantization, origins):
         }
         for key, outputs in by_bits.items()
     ]
+    # An output has the name of the operator that gives it, and is float32 all the same.
+    return [*rules, {"regex": ".*", "operation": "OUTPUT", "algorithm_key": "no_quantize", "op_config": {}}]
 
 
 def _configuration(kernel_bits, value_bits, ranges):
