@@ -15,7 +15,7 @@ class Target:
     Attributes:
         quantization: a name of [`precisions.PRECISIONS`].
         input_type, output_type: of `"int8"` files; others take and give float32.
-        prefer: which of the files that compute the same; see [`mobile.export_tflite`].
+        prefer: one of `PREFERENCES`.
     """
 
     quantization: str
@@ -24,15 +24,17 @@ class Target:
     prefer: str
 
 
+# Which of the files that compute the same: see [`mobile.export_tflite`].
+PREFERENCES = ("size", "speed", "memory", "npu", "gpu")
+
 # MediaPipe takes images of uint8 or float32, and LiteRT.js no int8. The interpreter for microcontrollers and Vela have
-# nothing to do where the ends are int8. Delegates for GPUs compute in float16 or float32, and run best what is one
-# operator: a shared kernel over shuffled parts of a value is four.
+# nothing to do where the ends are int8. Delegates for GPUs compute in float16 or float32.
 TARGETS = {
     "phone": Target("int8", "uint8", "uint8", "size"),
     "browser": Target("int8", "uint8", "float32", "size"),
     "microcontroller": Target("int8", "int8", "int8", "memory"),
     "npu": Target("int8", "int8", "int8", "npu"),
-    "gpu": Target("float16", "float32", "float32", "speed"),
+    "gpu": Target("float16", "float32", "float32", "gpu"),
 }
 
 

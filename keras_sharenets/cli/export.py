@@ -42,8 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     names = ", ".join(name for name in precisions.PRECISIONS if name)
     quantization_help = f"{names}; or for some layers, 'stage1_*=dynamic_int8,*=dynamic_int4' (default: float32)"
     group.add_argument("--quantization", type=precisions.parse, metavar="NAME", help=quantization_help)
-    prefer_help = "speed: every use of a shared kernel has one of its own; memory: small tensor arena (default: size)"
-    group.add_argument("--prefer", choices=("size", "speed", "memory", "npu"), help=prefer_help)
+    prefer_help = (
+        "speed: every use of a shared kernel has one of its own; memory: small tensor arena; npu: small after "
+    )
+    prefer_help += "Vela; gpu: right on WebGPU (default: size)"
+    group.add_argument("--prefer", choices=targets.PREFERENCES, help=prefer_help)
     device_help = "sets the quantization, what to prefer and the types, where they are not given"
     group.add_argument("--target", dest="device", choices=targets.TARGETS, help=device_help)
     group.add_argument("--max-bytes", type=int, metavar="N", help="instead: the fastest that fits into so many bytes")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from families import REPRESENTATIVES, representative
 
+from keras_sharenets import targets
 from keras_sharenets.analysis.randomization import randomize_batchnorm
 from keras_sharenets.mobile.export import conversion
 from keras_sharenets.mobile.export.reference import lower_model
@@ -52,7 +53,7 @@ def test_family(family, tmp_path):
     ends = {"input_type": "int8", "output_type": "int8"}
     given = np.random.default_rng(0).integers(-128, 128, (4, 32, 32, 3)).astype("int8")
     answers, totals = {}, {}
-    for prefer in conversion.PREFERENCES:
+    for prefer in targets.PREFERENCES:
         data = conversion.convert(lowered, quantization="int8", representative_data=(images,), prefer=prefer, **ends)
         path = tmp_path / f"{prefer}.tflite"
         path.write_bytes(data)

@@ -11,7 +11,12 @@ from mobile_networks import convert
 import keras_sharenets as ksn
 from keras_sharenets.mobile import predict_tflite
 from keras_sharenets.mobile.graph import passes
-from keras_sharenets.mobile.graph.group_chains import fold_chain_normalization, split_concat_readers, stack_groups
+from keras_sharenets.mobile.graph.group_chains import (
+    fold_chain_normalization,
+    join_groups,
+    split_concat_readers,
+    stack_groups,
+)
 from keras_sharenets.mobile.graph.inference_graph import run
 from keras_sharenets.mobile.graph.lowering import lower
 from keras_sharenets.mobile.inspect.benchmark import delegation
@@ -171,3 +176,18 @@ def test_any_number_of_parts_is_joined_in_the_delegate(parts, tmp_path):
     assert delegation(open_tflite(tmp_path / "net.tflite"))[1].get("CONCATENATION", 0) == 0
     expected = images[..., ::-1].reshape(2, -1)
     np.testing.assert_array_equal(predict_tflite(tmp_path / "net.tflite", images), expected)
+
+
+# The least number of neighbors that read and give a multiple of four channels, or all of them.
+@pytest.mark.parametrize(("groups", "read", "given", "left"), [(4, 2, 6, 2), (6, 4, 8, 6), (3, 5, 2, 1), (8, 3, 4, 2)])
+def test_joined_groups_compute_the_same(groups, read, given, left):
+    inputs = keras.Input((4, 5, groups * read))
+    layer = keras.layers.Conv2D(groups * given, 3, groups=groups, padding="same")
+    # Called twice: what is stored once, stays so.
+    model = keras.Model(inputs, keras.layers.Add()([layer(inputs), layer(keras.layers.ReLU()(inputs))]))
+    graph = join_groups(passes.simplify(lower(model)))
+    first, second = (operation for operation in graph.operations if operation.kind == "conv")
+    assert first.attributes["groups"] == second.attributes["groups"] == left
+    assert first.kernel is second.kernel
+    images = pseudo_random((2, 4, 5, groups * read))
+    assert_close(run(graph, images), model(images), 1e-5)

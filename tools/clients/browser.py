@@ -16,17 +16,29 @@ from typing import Any
 
 import numpy as np
 
-# Without it, Chromium calls home when it starts.
-_OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+# Without the last two, Chromium calls home when it starts.
+_OPTIONS = ("--no-sandbox", "--disable-background-networking", "--disable-component-update")
+# WebGPU is computed by SwiftShader, on the CPU: the shaders are those that a GPU would run.
+_ACCELERATORS = {
+    "wasm": ("--disable-gpu",),
+    "webgpu": (
+        "--enable-unsafe-webgpu",
+        "--use-webgpu-adapter=swiftshader",
+        "--enable-features=Vulkan",
+        "--use-vulkan=swiftshader",
+    ),
+}
 # Runs in the page, whose own script has loaded LiteRT.js by then.
 _RUN = """
-async ([file, type, shape, batches]) => {
+async ([file, accelerator, type, shape, batches]) => {
   const { loadAndCompile, Tensor } = await import("./litert/index.js");
-  const model = await loadAndCompile(file, { accelerator: "wasm" });
+  const model = await loadAndCompile(file, { accelerator });
   const scores = [];
   for (const numbers of batches) {
-    const input = new Tensor(type === "uint8" ? Uint8Array.from(numbers) : Float32Array.from(numbers), shape);
-    const [output] = await model.run([input]);
+    let input = new Tensor(type === "uint8" ? Uint8Array.from(numbers) : Float32Array.from(numbers), shape);
+    if (accelerator === "webgpu") input = await input.moveTo("webgpu");
+    let [output] = await model.run([input]);
+    if (accelerator === "webgpu") output = await output.moveTo("wasm");
     scores.push(Array.from(await output.data()));
     input.delete();
     output.delete();
@@ -37,8 +49,8 @@ async ([file, type, shape, batches]) => {
 """
 
 
-def litert_js(path: str, images: np.ndarray) -> np.ndarray:
-    """LiteRT.js on WebAssembly."""
+def litert_js(path: str, images: np.ndarray, accelerator: str = "wasm") -> np.ndarray:
+    """LiteRT.js on WebAssembly, or on WebGPU, for files of floats."""
     from keras_sharenets.mobile.page.site import describe
 
     network = describe(path)
@@ -47,8 +59,8 @@ def litert_js(path: str, images: np.ndarray) -> np.ndarray:
     if entry["dtype"] == "uint8":
         values = np.clip(np.round(values / entry["scale"]) + entry["zero_point"], 0, 255)
     numbers = [image.ravel().tolist() for image in values]
-    with opened_page([path]) as page:
-        scores = page.evaluate(_RUN, [network["file"], entry["dtype"], [1, *network["shape"]], numbers])
+    with opened_page([path], accelerator=accelerator) as page:
+        scores = page.evaluate(_RUN, [network["file"], accelerator, entry["dtype"], [1, *network["shape"]], numbers])
     return np.asarray(scores, "float32")
 
 
@@ -61,12 +73,13 @@ def versions() -> str:
 
 
 @contextlib.contextmanager
-def opened_page(paths: list[str], **options: Any) -> Iterator[Any]:
+def opened_page(paths: list[str], *, accelerator: str = "wasm", **site: Any) -> Iterator[Any]:
     """The page of `sharenets page` for some files, served on loopback and opened; a Playwright page.
 
     Args:
         paths: TFLite files.
-        **options: of `write_site`. LiteRT.js is taken from the folder that `LITERT_JS` names, if there is one.
+        accelerator: `"wasm"` or `"webgpu"`: which of them the browser has.
+        **site: of `write_site`. LiteRT.js is taken from the folder that `LITERT_JS` names, if there is one.
     """
     from playwright.sync_api import sync_playwright
 
@@ -77,11 +90,13 @@ def opened_page(paths: list[str], **options: Any) -> Iterator[Any]:
         raise RuntimeError("There is no chromium on the path: apt-get install chromium")
     with tempfile.TemporaryDirectory() as parent:
         folder = pathlib.Path(parent) / "site"
-        write_site(paths, folder, **{"runtime": os.environ.get("LITERT_JS"), **options})
+        write_site(paths, folder, **{"runtime": os.environ.get("LITERT_JS"), **site})
         handler = functools.partial(_Quiet, directory=str(folder))
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, sync_playwright() as playwright:
             threading.Thread(target=server.serve_forever, daemon=True).start()
-            browser = playwright.chromium.launch(executable_path=chromium, args=list(_OPTIONS))
+            browser = playwright.chromium.launch(
+                executable_path=chromium, args=[*_OPTIONS, *_ACCELERATORS[accelerator]]
+            )
             try:
                 page = browser.new_page()
                 page.goto(f"http://127.0.0.1:{server.server_port}/")

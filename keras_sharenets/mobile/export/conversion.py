@@ -25,7 +25,6 @@ from keras_sharenets.mobile.inspect import arena, file
 from keras_sharenets.mobile.writer.tensors import Signature, write_float, write_int8
 
 SIGNATURE, INPUT = "classify", "images"
-PREFERENCES = ("size", "speed", "memory", "npu")
 END_TYPES = ("float32", "uint8", "int8")
 
 # Of what Vela makes for each operator. With 470 to 920 the smaller file was told in all of seven networks of three
@@ -109,7 +108,8 @@ def convert(
         prefer: `"size"`: calls of shared layers are materialized where that takes no more bytes; `"speed"`: where it is
             faster; `"memory"`: as one of these, whichever needs less memory when its operators are in their best order
             and its values planned (`memory_plan.plan_memory`); `"npu"`: as that of the first two which is smaller after
-            Vela by [`npu_bytes`].
+            Vela by [`npu_bytes`]; `"gpu"`: as `"size"`, but a kernel over shuffled parts of a value, which
+            is several operators, is expanded to one, and groups are as [`group_chains.join_groups`] makes them.
         max_bytes: calls are materialized as far as that gains most, in a file of so many bytes at most; of `prefer`
             only the plan of `"memory"` counts then.
         input_type, output_type: some of `END_TYPES`, or `None` for the default; see `end_types`.
@@ -139,6 +139,8 @@ def convert(
         if quantization != "int8":
             graph = group_chains.split_concat_readers(graph)
         graph = group_chains.pad_uneven_shuffles(group_chains.stack_groups(graph))
+        if prefer == "gpu":
+            graph = group_chains.join_groups(graph)
         return (scales.prepare_int8 if quantization == "int8" else scales.prepare_float)(graph, materialize)
 
     ends = dict(zip(("input_type", "output_type"), end_types(quantization, input_type, output_type), strict=True))
@@ -178,6 +180,9 @@ def convert(
         # Of files that cost the same the first one: operators and tensors take some memory too.
         found = map(write, dict.fromkeys((tuple(order), tuple(order[:free]))))
         return give(*min(found, key=lambda written: _COSTS[prefer](file.parse(written[1]))))
+    if max_bytes is None and prefer == "gpu":
+        parts = [each.site for each in build(lambda site: False).operations if each.kind == "shared_conv"]
+        return give(*write([*order[:free], *parts]))
     if max_bytes is None:
         return give(*write(order if prefer == "speed" else order[:free]))
     # All at once can be smaller than most of them: what is materialized everywhere can be merged with its neighbors.

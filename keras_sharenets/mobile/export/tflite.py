@@ -28,7 +28,7 @@ class TFLiteReport(Agreement):
     Attributes:
         path: the file.
         quantization: what was asked for: `None`, the name of a precision, or a mapping from layers to such names.
-        prefer: `"size"`, `"speed"`, `"memory"` or `"npu"`; `"max_bytes"` where a budget was given instead.
+        prefer: one of `targets.PREFERENCES`; `"max_bytes"` where a budget was given instead.
         file_bytes: size of the file.
         stored_parameters: as in `keras_sharenets.profile`: trainable parameters of the network, shared ones once.
         stored_weight_bytes: what these parameters take at the file's precision: in kernels 4 (float32), 2 (float16), 1
@@ -137,7 +137,9 @@ def export_tflite(
             with a kernel of its own and its normalization multiplied in, where that is faster; or `"memory"` for the
             smallest tensor arena: as one of these, with its operators in the order that needs least, and a plan of
             where its values lie that LiteRT for Microcontrollers follows, additions in place; or `"npu"`: as one of the
-            first two, whichever is smaller after Vela, by an estimate.
+            first two, whichever is smaller after Vela, by an estimate; or `"gpu"`: as `"size"`, with kernels of
+            one layer expanded, and groups of convolutions joined until each has a multiple of four channels: without
+            that, LiteRT.js gives wrong numbers on WebGPU.
         max_bytes: int, or `None`. Instead of `prefer`: the calls that gain most time for a byte are materialized, by a
             simple model of their cost, as far as the file stays within so many bytes.
         input_type: of the numbers that an `"int8"` file takes: `"uint8"`, which `None` means there and with which a
@@ -161,7 +163,7 @@ def export_tflite(
     quantization, prefer, input_type, output_type = targets.choose(target, quantization=quantization, **given).values()
     prefer = prefer or "size"
     precisions.check_quantization(quantization)
-    _checks.one_of("prefer", prefer, conversion.PREFERENCES)
+    _checks.one_of("prefer", prefer, targets.PREFERENCES)
     if max_bytes is not None:
         _checks.positive("max_bytes", max_bytes)
     ends = conversion.end_types(quantization, input_type, output_type)
