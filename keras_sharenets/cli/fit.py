@@ -187,13 +187,15 @@ def run(arguments: argparse.Namespace) -> Answer:
     """What is cheap to check is checked first; then the data is loaded and the network trained."""
     output = pathlib.Path(arguments.resume or arguments.output or ".")
     result = _begin(arguments) if arguments.resume is None else _go_on(arguments)
+    folder = shlex.quote(str(output))
     text = (
         f"{result.model} on {result.data['name']} ({result.data['note']})\n"
         f"test accuracy {result.test_accuracy:.4f} after the last epoch; best epoch: {result.best.epoch}, by the "
         f"{result.split} split, {result.best.held_out_accuracy:.4f} there\n"
         f"{_further(result)}\n"
         f"{_precision(result)}"
-        f"files in {output}"
+        f"files in {output}\n"
+        f"a page about it: sharenets report {folder}; files for phones and servers: sharenets export {folder}"
     )
     best = {"epoch": result.best.epoch, f"{result.split}_accuracy": result.best.held_out_accuracy}
     outcome = {"split": result.split, "test_accuracy": result.test_accuracy, "best": best, "seconds": result.seconds}

@@ -203,4 +203,5 @@ def test_the_command_says_what_it_makes_of_few_images(tmp_path, capsys):
     )
     assert told.out.startswith(f"{MODEL} on digits (")
     assert "step" not in told.out
+    assert told.out.splitlines()[-1].startswith(f"a page about it: sharenets report {tmp_path / 'run'}; ")
     assert read_metrics(tmp_path / "run" / "metrics.json").recipe.batch_size == 8
