@@ -182,6 +182,14 @@ FAULTS = {
         "if data:",
         ("tests/mobile/test_sharing_in_files.py::test_file[shardnet-int8-size]",),
     ),
+    "kernel_does_not_take_the_rest": Fault(
+        "export",
+        "(operation.kernel.array * rest[:, None])",
+        "(operation.kernel.array * 1)",
+        (
+            "tests/mobile/test_quantization.py::test_scales_that_stand_alone_have_one_step_where_a_kernel_takes_the_rest",
+        ),
+    ),
     "written_over_what_is_read_later": Fault(
         "export",
         "if lives[value][1] == number and program.sizes[value]",

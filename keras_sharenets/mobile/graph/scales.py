@@ -127,8 +127,8 @@ def _scale_by_integers(graph: InferenceGraph) -> InferenceGraph:
             return operation
         rest = operation.scale / (step * integers)
         left[reader.output.number] = rest
-        vectors = {"scale": step * integers, "bias": operation.bias / rest}
-        return dataclasses.replace(operation, **{name: each.astype("float32") for name, each in vectors.items()})
+        bias = None if operation.bias is None else (operation.bias / rest).astype("float32")
+        return dataclasses.replace(operation, scale=(step * integers).astype("float32"), bias=bias)
 
     def with_rest(operation):
         rest = left.get(operation.output.number)
