@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from keras_sharenets import files, mobile
+from keras_sharenets.mobile.export import conversion
 from keras_sharenets.search import hypermodel, measuring, search, training, trials
 from keras_sharenets.search.budgets import Budget, FileBudget
 from keras_sharenets.search.measuring import FileCosts
@@ -260,7 +261,7 @@ def test_network_that_int8_does_not_suit_is_a_failed_trial(trained, tmp_path, mo
     def mismatch(*arguments, **options):
         raise mobile.ExportMismatchError("The converted file does not compute what Keras computes")
 
-    monkeypatch.setattr(mobile, "export_tflite", mismatch)
+    monkeypatch.setattr(conversion, "convert", mismatch)
     monkeypatch.setattr(measuring, "_representative_data", lambda *arguments: None)
     monkeypatch.setattr(
         training, "measure", lambda *arguments: (measuring.measure if len(trained) == 2 else fine)(*arguments)
