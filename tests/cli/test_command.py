@@ -68,7 +68,7 @@ def test_usage_is_a_line_with_what_is_needed(capsys):
         with pytest.raises(SystemExit):
             cli.main(words)
         told = "".join(capsys.readouterr())
-        usage = "usage: sharenets search --space SPACE --data DATA --trials N --output DIR [options]"
+        usage = "usage: sharenets search --data DATA --trials N --output DIR [options]"
         assert told.splitlines()[0] == usage
 
 
