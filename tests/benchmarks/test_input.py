@@ -34,6 +34,7 @@ def test_networks_train_on_the_input(tmp_path):
     assert json.loads((tmp_path / "input.json").read_text())["rows"]
 
 
+@pytest.mark.slow
 def test_quick_table_has_every_way_beside_the_network(quick):
     contents = json.loads((quick / "input.json").read_text())
     panels = {}

@@ -36,6 +36,7 @@ def accuracy(model, digits):
     return float((scores.argmax(1) == digits.test.labels).mean())
 
 
+@pytest.mark.slow  # In `make test`, the curve and the patterns of one layer, below.
 def test_command_leaves_the_curve_the_images_and_a_page(trained, digits, tmp_path, capsys):
     output = tmp_path / "blending"
     options = "--fractions 0 0.5 0.9 --baseline 30000 --strongest 2"
