@@ -43,9 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     quantization_help = f"{names}; or for some layers, 'stage1_*=dynamic_int8,*=dynamic_int4' (default: float32)"
     group.add_argument("--quantization", type=precisions.parse, metavar="NAME", help=quantization_help)
     prefer_help = (
-        "speed: every use of a shared kernel has one of its own; memory: small tensor arena; npu: small after "
+        "speed: every use of a shared kernel has one of its own; memory: small tensor arena; npu: small after Vela; "
+        "gpu: right on WebGPU (default: size)"
     )
-    prefer_help += "Vela; gpu: right on WebGPU (default: size)"
     group.add_argument("--prefer", choices=targets.PREFERENCES, help=prefer_help)
     device_help = "sets the quantization, what to prefer and the types, where they are not given"
     group.add_argument("--target", dest="device", choices=targets.TARGETS, help=device_help)

@@ -15,6 +15,7 @@ import numpy as np
 from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, Value
 from keras_sharenets.mobile.graph.quantization import rewritable_kernels
 from keras_sharenets.ops import hierarchical, permutations
+from keras_sharenets.ops.kernels import block_diagonal
 
 # The share of the largest scale below which integers lose what is divided by one.
 _SMALL = 1 / 16
@@ -261,22 +262,13 @@ def join_groups(graph: InferenceGraph) -> InferenceGraph:
         count = next((count for count in counts if not any(count * size % 4 for size in sizes)), groups)
         if count == 1:
             return operation
-        kernel = kernels.setdefault(
-            (operation.kernel, count),
-            Constant(operation.kernel.name, _block_diagonal(operation.kernel.array, groups, count)),
-        )
+        key = operation.kernel, count
+        if key not in kernels:
+            parts = np.split(operation.kernel.array, groups // count, axis=-1)
+            array = np.concatenate([block_diagonal(part, count) for part in parts], axis=-1)
+            kernels[key] = Constant(operation.kernel.name, array)
         return dataclasses.replace(
-            operation, kernel=kernel, attributes={**operation.attributes, "groups": groups // count}
+            operation, kernel=kernels[key], attributes={**operation.attributes, "groups": groups // count}
         )
 
     return graph.with_operations(map(joined, graph.operations))
-
-
-def _block_diagonal(kernel, groups, count):
-    """The kernel of a convolution of `groups` for the same one with every `count` of them as one."""
-    height, width, read, filters = kernel.shape
-    joined = np.zeros((height, width, count * read, filters), kernel.dtype)
-    for number in range(filters):
-        first = number // (filters // groups) % count * read
-        joined[:, :, first : first + read, number] = kernel[..., number]
-    return joined
