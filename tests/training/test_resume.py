@@ -249,6 +249,21 @@ def test_leftovers_of_a_kill_before_the_first_file_do_not_count(digits, recipe, 
         fit(MODEL, digits, tmp_path, recipe=recipe, run_options=RunOptions(seed=-1))
 
 
+def test_a_run_is_resumed_that_was_killed_within_its_first_files(digits, recipe, quick_network, tmp_path, monkeypatch):
+    def kill(*words):
+        raise KeyboardInterrupt
+
+    settings = {"recipe": override(recipe, epochs=1), "options": TINY, "run_options": RunOptions(jit_compile=False)}
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_labels", kill)
+        with pytest.raises(KeyboardInterrupt):
+            fit(MODEL, digits, tmp_path / "run", verbose=0, **settings)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.json"]
+    run = resume(tmp_path / "run", digits, verbose=0)
+    assert (run.state, len(run.epochs)) == ("finished", 1)
+    assert (tmp_path / "run" / "labels.txt").read_text().splitlines() == list(digits.class_names)
+
+
 # Checkpoints
 
 

@@ -209,10 +209,13 @@ class Recorder(keras.callbacks.Callback):
 
     def _write(self) -> None:
         self._count_seconds()
+        record = self.folder / "metrics.json"
+        if not record.exists():  # A folder that has it can be resumed, whatever is still to be written there.
+            write_metrics(self.run, record)
         files.write_labels(self.folder, self.run.data["class_names"])
         write_history(self.run, self.folder / "history.csv")
         write_config(self.run, self.folder / CONFIG)
-        write_metrics(self.run, self.folder / "metrics.json")
+        write_metrics(self.run, record)
 
     def _count_seconds(self) -> None:
         self.run = dataclasses.replace(self.run, seconds=time.perf_counter() - self._start)
