@@ -158,6 +158,12 @@ FAULTS = {
         'rows[:] = operation.kernel.array[:, :, before.attributes["indices"]]',
         ("tests/mobile/test_sharing_in_files.py::test_every_form_of_the_graph_computes_what_keras_computes",),
     ),
+    "output_is_an_input": Fault(
+        "export",
+        "if idle and operation.output not in graph.outputs:",
+        "if idle:",
+        ("tests/mobile/test_merging.py::test_output_that_is_an_input_stays_a_copy",),
+    ),
     "zero_point_off_by_one": Fault(
         "export",
         "return Quantization(scale, int(np.clip(np.round(-128 - low / scale), -128, 127)))",

@@ -1,4 +1,4 @@
-"""Additions of two convolutions of one image, merged in the inference graph."""
+"""Operations that become one in the inference graph: added convolutions, reshapes behind reductions and each other."""
 
 import keras
 import numpy as np
@@ -7,7 +7,7 @@ from harness import assert_close, pseudo_random
 
 from keras_sharenets.mobile.graph.inference_graph import run
 from keras_sharenets.mobile.graph.lowering import lower
-from keras_sharenets.mobile.graph.passes import merge_added
+from keras_sharenets.mobile.graph.passes import merge_added, merge_reshapes
 
 
 def network(uses=1, strides=1, padded=False, also=None, kernel_size=3, padding="same"):
@@ -79,3 +79,57 @@ def test_a_kernel_that_is_used_in_another_way_stays_single():
     x = keras.layers.GlobalAveragePooling2D()(pointwise(x))
     graph = lower(keras.Model(inputs, x))
     assert kinds(merge_added(graph)) == kinds(graph)
+
+
+def squeezed(side, reduction=keras.layers.GlobalAveragePooling2D, also=False):
+    """A gate of squeeze-and-excitation, as `keras.applications` writes it; `also` reads the vector a second time."""
+    inputs = keras.Input((side, side, 4))
+    vector = reduction()(inputs)
+    y = keras.layers.Conv2D(4, 1, activation="relu", bias_initializer="ones")(keras.layers.Reshape((1, 1, 4))(vector))
+    y = keras.layers.Flatten()(keras.layers.Multiply()([inputs, y]))
+    return keras.Model(inputs, keras.layers.Concatenate()([y, vector]) if also else y)
+
+
+@pytest.mark.parametrize("reduction", [keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D])
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        ({"side": 3}, ["reduction", "conv", "identity", "multiply", "reshape"]),
+        # A single pixel is its own mean.
+        ({"side": 1}, ["conv", "identity", "multiply", "reshape"]),
+        ({"side": 3, "also": True}, ["reduction", "reshape", "conv", "identity", "multiply", "reshape", "concat"]),
+    ],
+    ids=["an image", "a pixel", "the vector is read too"],
+)
+def test_reduction_keeps_the_axes_that_a_reshape_brings_back(reduction, arguments, left):
+    model = squeezed(reduction=reduction, **arguments)
+    graph = lower(model)
+    merged = merge_reshapes(graph)
+    reductions = ("mean", "max")
+    assert ["reduction" if kind in reductions else kind for kind in kinds(merged)] == left
+    pixels = pseudo_random((3, *model.input_shape[1:]), seed=3)
+    assert_close(run(merged, pixels), np.asarray(model(pixels)), 1e-6)
+
+
+def test_reshapes_in_a_row_are_one_or_none():
+    inputs = keras.Input((2, 6))
+    y = keras.layers.Reshape((3, 4))(keras.layers.Reshape((12,))(inputs))
+    y = keras.layers.Reshape((3, 4))(keras.layers.Flatten()(keras.layers.ReLU()(y)))
+    merged = merge_reshapes(lower(keras.Model(inputs, keras.layers.Dense(2)(y))))
+    assert kinds(merged)[:3] == ["reshape", "identity", "reshape"]
+    assert [operation.output.shape for operation in merged.operations[:3]] == [(1, 3, 4), (1, 3, 4), (1, 1, 3, 4)]
+
+
+def test_output_that_is_an_input_stays_a_copy():
+    inputs = keras.Input((2, 6))
+    graph = lower(keras.Model(inputs, [inputs, keras.layers.Reshape((2, 6))(inputs)]))
+    assert kinds(merge_reshapes(graph)) == ["reshape", "reshape"]
+
+
+def test_range_learned_before_a_reshape_holds_behind_it():
+    graph = lower(squeezed(3))
+    (vector, image) = (operation.output for operation in graph.operations[:2])
+    graph.ranges[vector.number] = -1.0, 2.0
+    merged = merge_reshapes(graph)
+    assert merged.operations[0].output == image
+    assert merged.ranges[image.number] == (-1.0, 2.0)

@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Value
+from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, Value, reduced_axes
 from keras_sharenets.mobile.graph.quantization import rewritable_kernels
 
 _LINEAR = ("conv", "conv_transpose", "depthwise", "dense", "affine")
@@ -19,6 +19,7 @@ _WITH_ACTIVATION = (*_LINEAR, "add")
 def simplify(graph: InferenceGraph) -> InferenceGraph:
     """The passes that every export begins with, in their order."""
     for rewrite in (
+        merge_reshapes,
         merge_added,
         hoist_above_permute,
         hoist_above_permute,
@@ -49,6 +50,64 @@ def _merge_into_producer(graph, merged):
             order[order.index(producer)] = operation = one
         producers[operation.output.number] = operation
     return graph.with_operations(order)
+
+
+def merge_reshapes(graph: InferenceGraph) -> InferenceGraph:
+    """Reshapes become part of what is before them, or go where they change nothing.
+
+    A mean or maximum over an image keeps the axes that a reshape behind it brings back, as in squeeze-and-excitation;
+    over a single pixel it is a reshape itself. Each of these steps costs as much time as a small layer.
+    """
+
+    def merged(producer, reader):
+        if reader.kind != "reshape":
+            return None
+        if producer.kind == "reshape":
+            return dataclasses.replace(producer, output=reader.output)
+        if producer.kind in ("mean", "max"):
+            for keepdims in (True, False):
+                if reader.output.shape == _reduced_shape(producer, keepdims):
+                    attributes = {**producer.attributes, "keepdims": keepdims}
+                    return dataclasses.replace(producer, output=reader.output, attributes=attributes)
+        return None
+
+    operations = map(_as_reshape, graph.operations)
+    graph = _merge_into_producer(_with_moved_ranges(graph.with_operations(operations)), merged)
+    same, operations = {}, []
+    for operation in graph.operations:
+        inputs = tuple(same.get(value.number, value) for value in operation.inputs)
+        operation = dataclasses.replace(operation, inputs=inputs)
+        idle = operation.kind == "reshape" and operation.output.shape == inputs[0].shape
+        if idle and operation.output not in graph.outputs:
+            same[operation.output.number] = inputs[0]
+        else:
+            operations.append(operation)
+    return graph.with_operations(operations)
+
+
+def _as_reshape(operation: Operation) -> Operation:
+    """A mean or maximum of single numbers as the reshape that it is; any other operation as it is."""
+    if operation.kind in ("mean", "max") and _reduced_shape(operation, True) == operation.inputs[0].shape:
+        return dataclasses.replace(operation, kind="reshape", attributes={})
+    return operation
+
+
+def _reduced_shape(operation: Operation, keepdims: bool) -> tuple[int, ...]:
+    """The shape that a mean or maximum gives, with its axes as axes of 1 or without them."""
+    shape = operation.inputs[0].shape
+    axes = {axis % len(shape) for axis in reduced_axes(operation)}
+    return tuple(1 if axis in axes else side for axis, side in enumerate(shape) if keepdims or axis not in axes)
+
+
+def _with_moved_ranges(graph: InferenceGraph) -> InferenceGraph:
+    """Ranges that were learned before a reshape hold behind it, and the other way around."""
+    ranges = dict(graph.ranges)
+    for operation in graph.operations:
+        ends = operation.source, operation.output.number
+        known = [ranges[number] for number in ends if number in ranges]
+        if operation.kind == "reshape" and len(known) == 1:
+            ranges.update(dict.fromkeys(ends, known[0]))
+    return dataclasses.replace(graph, ranges=ranges)
 
 
 def fold_scales(graph: InferenceGraph) -> InferenceGraph:
