@@ -11,6 +11,7 @@ import fnmatch
 import importlib
 import os
 import pathlib
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,12 @@ def check(arguments: argparse.Namespace) -> None:
             raise ValueError(f"`--{name}` needs a table or figure: `sharenets paper` lists them.")
         if not any(chosen.values()):
             raise ValueError(f"`--{name}`: {entries[0].key} has no rows. {entries[0].note}")
+    analysis = next((entry.analysis for entry in entries if entry.analysis), None)
+    if arguments.plot and analysis:
+        raise ValueError(
+            f"`--plot` draws accuracies, and {entries[0].key} has none. `sharenets analyze RUN_DIR ... {analysis}` "
+            "draws it, of the runs that `--run` leaves."
+        )
     if arguments.run and arguments.output is None:
         raise ValueError("`--output DIR` is needed for `--run`: it gets a folder for each run.")
     if arguments.limit_images is not None:
@@ -96,13 +103,15 @@ def run(arguments: argparse.Namespace) -> Answer:
     if paper is None or arguments.entry is None:
         listed = papers() if arguments.paper is None else {arguments.paper: papers()[arguments.paper]}
         return _list(listed)
-    if arguments.run:
-        _train(arguments, paper, chosen)
+    trained = _train(arguments, paper, chosen) if arguments.run else []
     folders = [pathlib.Path(place) for place in (*([arguments.output] if arguments.output else ()), *PLACES)]
     rows = [row for each in chosen.values() for row in each]
     groups = group_runs(find_runs(folder for folder in folders if folder.is_dir()), rows)
     text = "\n\n".join(_show(paper, entry, chosen[entry.key]) for entry in entries)
     text = f"{text}\n\n{_show_runs(groups, folders)}" if rows else text
+    if trained and entries[0].analysis:
+        words = shlex.join(["sharenets", "analyze", *map(str, trained), *entries[0].analysis.split()])
+        text += f"\n\n`{words} --output DIR` draws it"
     data = [_as_data(arguments.paper, paper, entry, chosen[entry.key], groups) for entry in entries]
     if arguments.plot:
         from keras_sharenets import files
@@ -152,7 +161,8 @@ def _matching(rows: Sequence[Row], wanted: Sequence[str] | None) -> list[Row]:
 # Training
 
 
-def _train(arguments: argparse.Namespace, paper: Paper, chosen: Chosen) -> None:
+def _train(arguments: argparse.Namespace, paper: Paper, chosen: Chosen) -> list[pathlib.Path]:
+    """Trains what is missing; the folders of all runs that were asked for."""
     with without_notices():
         importlib.import_module("keras")
     from keras_sharenets.training.devices.devices import connect
@@ -174,7 +184,7 @@ def _train(arguments: argparse.Namespace, paper: Paper, chosen: Chosen) -> None:
     options = {"jit_compile": JIT_COMPILE[arguments.jit_compile or "auto"], "strategy": arguments.strategy}
     options |= {} if arguments.precision is None else {"precision": arguments.precision}
     output = pathlib.Path(arguments.output)
-    train_all(experiments, output, load, limit=arguments.limit_images, run_options=options, say=say)
+    return train_all(experiments, output, load, limit=arguments.limit_images, run_options=options, say=say)
 
 
 def _experiments(arguments: argparse.Namespace, paper: Paper, rows: Sequence[Row]) -> list[Experiment]:
@@ -237,6 +247,8 @@ def _show(paper: Paper, entry: Entry, rows: Sequence[Row]) -> str:
         notes.setdefault(row.note, {})[row.label] = None
     lines += [f"- {', '.join(labels)}: {note}." for note, labels in notes.items() if note]
     lines += [f"- {entry.note}"] if entry.note else []
+    if entry.analysis:
+        lines += [f"- `--run` trains this, and `sharenets analyze RUN_DIR ... {entry.analysis}` draws the figure."]
     recipes = dict.fromkeys(recipe_of(paper, row) for row in rows if row.network)
     lines += [f"- recipe {recipe.name}, {recipe.epochs} epochs: {recipe.source}." for recipe in recipes]
     return "\n".join(lines)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from matplotlib.ticker import Formatter
 
 # What a figure is about, what it is compared with, and what is wrong; others where there are more.
 BLUE, GRAY, RED = "#1f5fbf", "#9aa5b1", "#c62828"
@@ -51,7 +52,7 @@ def frame(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def log_ticks(axis: Axis, label: str = "{x:,g}") -> None:
+def log_ticks(axis: Axis, label: str | Formatter = "{x:,g}") -> None:
     """Ticks at 1, 2 and 5 times the powers of 10, for an axis with a logarithmic scale."""
     from matplotlib.ticker import LogLocator
 
@@ -67,7 +68,7 @@ def ticks_at(axis: Axis, places: Sequence[float], label: str = "{x:g}") -> None:
     only_major(axis, label)
 
 
-def only_major(axis: Axis, label: str) -> None:
+def only_major(axis: Axis, label: str | Formatter) -> None:
     """Labels of the major ticks, and no minor ones."""
     from matplotlib.ticker import NullLocator
 
@@ -106,7 +107,7 @@ def name_points(
         for place in _PLACES:
             label = axes.annotate(name, (x, y), place, ha="left" if place[0] > 0 else "right", **text)
             box = label.get_window_extent()
-            inside = axes.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and axes.bbox.y0 <= box.y0
+            inside = axes.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 - 5 and axes.bbox.y0 <= box.y0
             if inside and not any(box.overlaps(other) for other in taken):
                 break
             if place != _PLACES[-1]:

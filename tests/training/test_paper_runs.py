@@ -17,6 +17,7 @@ import pytest
 from made_up_runs import made_up, publish
 
 from keras_sharenets import cli
+from keras_sharenets.cli import paper
 from keras_sharenets.folder_lock import hold_folder
 from keras_sharenets.training.papers.entries import Row
 from keras_sharenets.training.papers.runs import find_runs, group_runs
@@ -191,6 +192,15 @@ def test_figures(tmp_path, capsys, monkeypatch):
     assert by_arithmetic.height > by_arithmetic.width  # Channels and non-sparsity, one above the other.
     assert run("paper", "hgcnet", "figure5", "--plot", tmp_path / "figure.png") == 2
     assert "There is nothing to draw of figure5" in capsys.readouterr().err
+
+
+def test_what_shows_weights_or_activations_is_left_to_the_command_for_these(tmp_path, capsys, monkeypatch):
+    assert run("paper", "hscnet", "figure8", "--plot", tmp_path / "figure.png") == 2
+    assert "`sharenets analyze RUN_DIR ... --activations --part 0.375` draws it" in capsys.readouterr().err
+    monkeypatch.setattr(paper, "_train", lambda *words: [tmp_path / "a run", tmp_path / "another"])
+    assert run("paper", "hscnet", "figure8", "--run", "--output", tmp_path) == 0
+    folders = f"'{tmp_path}/a run' {tmp_path}/another"
+    assert f"analyze {folders} --activations --part 0.375 --output DIR` draws it" in capsys.readouterr().out
 
 
 # One table of each paper, end to end

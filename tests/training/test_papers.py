@@ -347,7 +347,11 @@ def test_rows_by_number_and_by_pattern(words, labels, capsys):
         (["hscnet", "table1", "--plot", "x.pdf"], "`--plot` (=x.pdf) must be a file that ends in .png."),
         (["hscnet", "table1", "--limit-images", "0"], "`--limit-images` (=0) must be a positive integer."),
         (["hscnet", "table1", "--recipe", "hscnet"], "`recipe` (='hscnet') is not a known recipe."),
-        (["hscnet", "figure2", "--plot", "x.png"], "There is nothing to draw of figure2"),
+        (
+            ["hscnet", "figure2", "--plot", "x.png"],
+            "`--plot` draws accuracies, and figure2 has none. `sharenets analyze",
+        ),
+        (["sharesnet", "figure4", "--plot", "x.png"], "There is nothing to draw of figure4"),
     ],
 )
 def test_bad_input(words, message, capsys, tmp_path, monkeypatch):

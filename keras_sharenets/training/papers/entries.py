@@ -111,6 +111,8 @@ class Entry:
         baseline: the network that a compression is measured against.
         also: what its plot has below the accuracies, over the same axis: names of the rows' `sizes`, or
             `"parameters"`.
+        analysis: options with which `sharenets analyze` draws it of runs, if it shows weights or activations: it has no
+            plot of accuracies.
     """
 
     key: str
@@ -120,6 +122,7 @@ class Entry:
     across: str = "parameters"
     baseline: str | None = None
     also: tuple[str, ...] = ()
+    analysis: str = ""
 
     @property
     def name(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from keras_sharenets.models.variant import printed_count
 from keras_sharenets.rendering.figures import (
@@ -148,7 +148,9 @@ def _draw_points(
 ) -> Names:
     """The paper's points and those of runs; where points that are not in a line are, and their names."""
     is_error = rows[0].is_error
-    series = list(dict.fromkeys(row.series for row in rows if row.series))
+    # Where some rows are in no line, all are named.
+    lined = all(row.series for row in rows)
+    series = list(dict.fromkeys(row.series for row in rows)) if lined else []
     names: Names = [], [], []
     lines: dict[tuple[str, bool], list[tuple[float, float, float]]] = {}
     for index, row in enumerate(rows):
@@ -166,8 +168,8 @@ def _draw_points(
             points.append((mean, np.nan if deviation is None else deviation, True))
         for value, deviation, is_ours in points:
             height = 1 - value if is_error else value
-            lines.setdefault((row.series, is_ours), []).append((across, height, deviation))
-            if not row.series:
+            lines.setdefault((row.series if lined else "", is_ours), []).append((across, height, deviation))
+            if not lined:
                 names[0].append(across)
                 names[1].append(height)
                 names[2].append(row.label)
@@ -187,7 +189,7 @@ def _draw_points(
         axes.errorbar(places, heights, deviations, linestyle=line, label=label, **style)
     if entry.across in _LOGARITHMIC:
         axes.set_xscale("log")
-        log_ticks(axes.xaxis, "{x:,.0f}")
+        log_ticks(axes.xaxis, EngFormatter() if entry.across == "parameters" else "{x:,.0f}")
         low, high = axes.get_xlim()
         axes.set_xlim(low / 1.2, high * 1.5)
     axes.set_xlabel(_LOGARITHMIC.get(entry.across, entry.across))

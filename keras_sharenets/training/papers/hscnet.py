@@ -10,9 +10,6 @@ _M128_R4, _M128_STAR = "hscnet_m128_g16_r4_a2", "hscnet_m128_g16_r8_a2_star"
 _M192_STAR = "hscnet_m192_g16_r8_a2_star"
 _MOBILE = {"cifar10": "mobile-cifar10", "cifar100": "mobile-cifar100"}
 _QUOTED = "quoted there from another paper"
-_WEIGHTS = "`--run` trains the networks, and `sharenets analyze RUN_DIR ... --weights` draws this of them."
-_ACTIVATIONS = "`--run` trains the networks, and `sharenets analyze RUN_DIR ... --activations` draws this of them."
-_FILTERS = "`--run` trains the network, and `sharenets analyze RUN_DIR --filters` draws this of it."
 _OF_A_MODULE = "A diagram of how filters or a module are put together; nothing is trained."
 
 
@@ -103,24 +100,28 @@ PAPER = Paper(
             note="But for its epochs and its batch, the recipe for ImageNet is ours. Milliseconds as in table 2.",
         ),
         Entry("figure1", "Regular, group, channel-repeated and arranged convolutions", note=_OF_A_MODULE),
-        Entry("figure2", "Distribution of the weights of two wide ResNets", (*_WRN_K4, *_WRN_K8), note=_WEIGHTS),
-        Entry("figure3", "Which filters of stage 1 are activated most, class by class", _WRN_K4, note=_ACTIVATIONS),
+        Entry("figure2", "Distribution of the weights of two wide ResNets", (*_WRN_K4, *_WRN_K8), analysis="--weights"),
+        Entry(
+            "figure3", "Which filters of stage 1 are activated most, class by class", _WRN_K4, analysis="--activations"
+        ),
         Entry("figure4", "An arranged filter", note=_OF_A_MODULE),
         Entry("figure5", "The module of an HSC-Net", note=_OF_A_MODULE),
         Entry(
             "figure6",
             "Distribution of the l1 norms of filters",
             _FIGURE6,
-            note=f"{_WEIGHTS} The paper does not name the networks: these are those of figure 7.",
+            note="The paper does not name the networks: these are those of figure 7.",
+            analysis="--weights",
         ),
-        Entry("figure7", "Maps that are active for nearly all images", _FIGURE7, note=_ACTIVATIONS),
+        Entry("figure7", "Maps that are active for nearly all images", _FIGURE7, analysis="--activations"),
         Entry(
             "figure8",
             "Which filters of stage 1 are activated most, original and arranged",
             _STAR,
-            note=f"{_ACTIVATIONS} With `--part 0.375`: 48 of 128.",
+            note="The strongest are 48 of 128: `--part 0.375`.",
+            analysis="--activations --part 0.375",
         ),
-        Entry("figure9", "The filters of stage 1 that contribute most, drawn", _STAR, note=_FILTERS),
+        Entry("figure9", "The filters of stage 1 that contribute most, drawn", _STAR, analysis="--filters"),
     ),
     recipes={
         "cifar10": "hscnet-cifar10",

@@ -134,7 +134,6 @@ _SL7_128 = rows("SL7-ResNet (n = 128)", "sl7_resnet_128", cifar10="93.2")
 _SL7_256 = rows("SL7-ResNet (n = 256)", "sl7_resnet_256", cifar100="73.9")
 _SL2_TINY = rows("SL2-VGGNet (n = 512)", "sl2_vggnet_512", "3.4M", tiny_imagenet=("59.4", "82.8"))
 _SL50_TINY = rows("SL-ResNet-50 (n = 512)", "sl_resnet_50_512", "18.5M", tiny_imagenet=("62.7", "84.5"))
-_BLENDING = "`--run` trains the network, and `sharenets analyze RUN_DIR --blending` draws this of it."
 _BY_TABLE = "Its points, as far as the text has them, are those of {}."
 
 
@@ -178,21 +177,23 @@ PAPER = Paper(
         _trade("figure3a", _ON_CIFAR10, _S, _SL, table="table 1a"),
         _trade("figure3b", _ON_CIFAR100, _S, _SL, table="table 6a"),
         _trade("figure3c", _ON_TINY_IMAGENET, _S, _SL, table="table 6b"),
-        Entry("figure4a", "Blending layers of a VGGNet", _TABLE1B[4:5], note=_BLENDING),
-        Entry("figure4b", "Blending layers of a ResNet", _SL7_256, note=_BLENDING),
-        Entry("figure5", "Blending weights that are pruned", _SL50_TINY, note=_BLENDING),
+        Entry("figure4a", "Blending layers of a VGGNet", _TABLE1B[4:5], analysis="--blending"),
+        Entry("figure4b", "Blending layers of a ResNet", _SL7_256, analysis="--blending"),
+        Entry("figure5", "Blending weights that are pruned", _SL50_TINY, analysis="--blending"),
         Entry("figure6", "Basic and bottleneck blocks, without and with sharing", note=_OF_A_NETWORK),
         Entry(
             "figure7",
             "Blending layers of three VGGNets",
             (*_TABLE1B[4:5], *_SL2_TINY),
-            note=f"{_BLENDING} Our copy names the third alone; the first is that of figure 4.",
+            note="Our copy names the third alone; the first is that of figure 4.",
+            analysis="--blending",
         ),
         Entry(
             "figure8",
             "Blending layers of four ResNets",
             (*_SL7_128, *_SL7_256, *_SL50_TINY),
-            note=f"{_BLENDING} Our copy names the last alone; of the others, the first is our reading of the text.",
+            note="Our copy names the last alone; of the others, the first is our reading of the text.",
+            analysis="--blending",
         ),
     ),
     recipes={"cifar10": "shardnet-cifar10", "cifar100": "shardnet-cifar100", "imagenet": "shardnet-imagenet"},
