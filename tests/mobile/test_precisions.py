@@ -1,5 +1,6 @@
 """Files of the precisions that AI Edge Quantizer makes of ours."""
 
+import functools
 import importlib.util
 
 import keras
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from mobile_networks import NAMES, convert
+from random_networks import images
 
 from keras_sharenets import precisions
 from keras_sharenets.mobile import describe_tflite, export_tflite, predict_tflite
@@ -161,6 +163,42 @@ def test_rounding_of_kernels_alone():
     (error,) = kernel_rounding_error(graphs[0], (values,), lambda operation: (4, 8))
     np.testing.assert_allclose(error, expected, rtol=1e-3)
     assert kernel_rounding_error(graphs[0], (values,), lambda operation: None) == (0.0,)
+
+
+def clipped_network():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4, 4, 3))
+    y = keras.layers.Conv2D(8, 3, activation="relu", bias_initializer="random_normal", name="wide")(inputs)
+    return keras.Model(inputs, keras.layers.Dense(5, name="end")(keras.layers.Flatten()(y)))
+
+
+@needs_quantizer
+@pytest.mark.parametrize("quantization", ["int16", {"wide": "int16"}])
+def test_clipping_is_explained(tmp_path, quantization):
+    """Of brighter images than the ranges were measured on, a file is as wrong as is foretold."""
+    model, graphs, dark = clipped_network(), [], images(0, 6, (4, 4, 3)) / 255
+    data = convert(model, dark, quantization=quantization, on_graph=graphs.append)
+    (tmp_path / "m.tflite").write_bytes(data)
+    bright = 1.5 * dark
+    right, found = np.asarray(model(bright)), predict_tflite(tmp_path / "m.tflite", bright)
+    error = np.linalg.norm(found - right) / np.linalg.norm(right)
+    ranges = edge_quantizer.clipping_ranges(graphs[0], quantization, (dark,))
+    bits = functools.partial(edge_quantizer.rounded_bits, quantization)
+    assert error > 0.1
+    np.testing.assert_allclose(kernel_rounding_error(graphs[0], (bright,), bits, ranges=ranges)[0], error, rtol=0.02)
+    assert kernel_rounding_error(graphs[0], (bright,), bits)[0] < 0.02
+    assert edge_quantizer.clipping_ranges(graphs[0], "dynamic_int8", (dark,)) == {}
+
+
+@needs_quantizer
+def test_fresh_images_beyond_few_given_ones(tmp_path, monkeypatch):
+    """Their values are clipped, as they must be: no reason to refuse a file."""
+    model, checkered = clipped_network(), np.indices((1, 4, 4, 3))[1:3].sum(0) % 2
+    report = export_tflite(model, tmp_path / "m.tflite", "int16", representative_data=checkered)
+    assert report.score_error <= report.score_error_bound < 0.05
+    monkeypatch.setattr(edge_quantizer, "clipping_ranges", lambda *arguments: {})
+    with pytest.raises(ExportMismatchError, match="on 16 images"):
+        export_tflite(model, tmp_path / "m.tflite", "int16", representative_data=checkered)
 
 
 @pytest.mark.parametrize("name", [*MADE, {"shared": "dynamic_int8"}])

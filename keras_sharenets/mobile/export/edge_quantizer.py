@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_sharenets.mobile.export.reference import ExportMismatchError
 from keras_sharenets.mobile.graph.inference_graph import InferenceGraph, Operation
+from keras_sharenets.mobile.graph.quantization import Range, measured_ranges
 from keras_sharenets.mobile.inspect import file
 from keras_sharenets.mobile.writer.flatbuffer import compacted
 from keras_sharenets.mobile.writer.tensors import Signature, write_float_with_origins
@@ -33,6 +34,23 @@ def rounded_bits(quantization: Quantization, operation: Operation) -> tuple[int,
         return None
     bits, value_bits, _ = quantizer
     return (bits if operation.kind in _FOUR_BITS else 8), value_bits
+
+
+def clipping_ranges(
+    graph: InferenceGraph, quantization: Quantization, inputs: Sequence[np.ndarray] | None
+) -> dict[int, Range]:
+    """The ranges, by the numbers of values, that a file clips at: of what operations read and give in integers.
+
+    Those of the file are as wide, or wider where values have to have one scale.
+    """
+    if inputs is None or not needs_ranges(quantization):
+        return {}
+    integers: set[int] = set()
+    for operation in graph.operations:
+        made = of_layer(quantization, operation.name).quantizer
+        if made is not None and made[2]:
+            integers |= {value.number for value in (*operation.inputs, operation.output)}
+    return {number: limits for number, limits in measured_ranges(graph, inputs).items() if number in integers}
 
 
 def write_quantized(

@@ -120,9 +120,11 @@ def verify_file(
     tolerance = max(precision.tolerance for precision in known)
     # Images that an integer file was not calibrated with may have values outside its ranges, which it clips as it must.
     most = math.inf if precisions.has_integers(quantization) else tolerance
-    run = _open(data, lowered)
+    run, ranges = _open(data, lowered), {}
+    if precisions.needs_quantizer(quantization) and graph is not None:
+        ranges = edge_quantizer.clipping_ranges(graph, quantization, representative_data)
     agreement, _ = (
-        _judge(run(inputs), reference.results_of(lowered, inputs), lowered, graph, inputs, limit, quantization)
+        _judge(run(inputs), reference.results_of(lowered, inputs), lowered, graph, inputs, limit, quantization, ranges)
         for inputs, limit in ((given, tolerance), (fresh, most))
     )
     _check_constants(file.parse(data), lowered, quantization)
@@ -162,7 +164,7 @@ def _open(data: bytes, lowered: LoweredModel) -> Callable[[Arrays], Results]:
     return run
 
 
-def _judge(results, expected, lowered, graph, inputs, most, quantization) -> Agreement:
+def _judge(results, expected, lowered, graph, inputs, most, quantization, ranges) -> Agreement:
     """The `Agreement` of the output that is nearest to its bound; an `ExportMismatchError` if one is beyond it.
 
     Its scores may differ by `most`, or less if that is more than the bits of integers explain, or more if the bits that
@@ -182,7 +184,9 @@ def _judge(results, expected, lowered, graph, inputs, most, quantization) -> Agr
             limits = {"worst_layer": worst, "worst_layer_error": loss}
             hint = f" Rounding alone makes {max(rounding.scores):.2g}; layer '{worst}' loses most, {loss:.2g}."
     elif precisions.needs_quantizer(quantization) and graph is not None:
-        errors = kernel_rounding_error(graph, inputs, lambda each: edge_quantizer.rounded_bits(quantization, each))
+        errors = kernel_rounding_error(
+            graph, inputs, lambda each: edge_quantizer.rounded_bits(quantization, each), ranges=ranges
+        )
         bounds = [max(_LEAST_BOUND, min(most, _ROUNDING_FACTOR * error)) for error in errors]
         hint = f" Rounding alone makes {max(errors):.2g}."
     elif in_float and graph is not None and any(each.score_error > most for each in agreements):

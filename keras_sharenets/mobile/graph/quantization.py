@@ -75,7 +75,7 @@ def quantize(
         A `QuantizedGraph`.
     """
     kernels = {kernel: kernel_quantization(kernel.array, users[0].kind) for kernel, users in graph.uses().items()}
-    ranges = {**_tied(graph, _measured(graph, representative_data)), **_tied(graph, graph.ranges)}
+    ranges = {**_tied(graph, measured_ranges(graph, representative_data)), **_tied(graph, graph.ranges)}
     for value in graph.inputs:
         low, high = ranges[value.number]
         if whole_pixels and _PIXELS[0] < low and 127 < high < _PIXELS[1]:
@@ -124,9 +124,9 @@ def requantize_fixed(graph: InferenceGraph) -> InferenceGraph:
     return graph.with_operations(operations)
 
 
-def _measured(graph, inputs, batch=32):
-    """`{value number: (smallest, largest)}` over all examples."""
-    ranges = {}
+def measured_ranges(graph: InferenceGraph, inputs: Sequence[np.ndarray], *, batch: int = 32) -> dict[int, Range]:
+    """`{value number: (smallest, largest)}` over all examples, a float array `(n, ...)` for each input."""
+    ranges: dict[int, Range] = {}
 
     def watch(value, array):
         array = np.asarray(array)

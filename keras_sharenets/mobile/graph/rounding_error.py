@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES, Constant
 from keras_sharenets.mobile.graph.quantization import (
     DATA_MOVEMENT,
     QuantizedGraph,
+    Range,
     affine_quantization,
     filter_limits,
 )
@@ -90,7 +91,11 @@ def rounding_error(quantized: QuantizedGraph, inputs: Sequence[np.ndarray]) -> R
 
 
 def kernel_rounding_error(
-    graph: InferenceGraph, inputs: Sequence[np.ndarray], bits_of: Callable[[Operation], tuple[int, int] | None]
+    graph: InferenceGraph,
+    inputs: Sequence[np.ndarray],
+    bits_of: Callable[[Operation], tuple[int, int] | None],
+    *,
+    ranges: Mapping[int, Range] | None = None,
 ) -> tuple[float, ...]:
     """The error of the scores of each output where kernels, and the values that they meet, are rounded.
 
@@ -100,6 +105,8 @@ def kernel_rounding_error(
         bits_of: function from an operation to `(bits of its kernel, bits of the values)`, or `None` where all stays in
             float. Both are rounded to steps either side of 0, as far as the largest number of a filter, or of the
             values of one image, reaches.
+        ranges: `{value number: (smallest, largest)}` of values whose steps were fixed beforehand: what is further from
+            0 than both is clipped. `None` for none.
 
     Returns:
         For each output a share of the length of the scores in float.
@@ -119,22 +126,24 @@ def kernel_rounding_error(
     squares: dict[int, np.ndarray] = collections.defaultdict(lambda: np.zeros(2))
     for start in range(0, len(inputs[0]), _BATCH):
         batches = [np.asarray(array[start : start + _BATCH], "float32") for array in inputs]
-        exact = _score_values(graph, batches, [(operation, None) for operation in graph.operations])
-        for number, values in _score_values(graph, batches, rounded).items():
+        exact = _score_values(graph, batches, [(operation, None) for operation in graph.operations], {})
+        for number, values in _score_values(graph, batches, rounded, ranges or {}).items():
             squares[number] += _squares(values, exact[number])
     return tuple(_relative(*squares[number]) for number in wanted)
 
 
-def _score_values(graph, batches, operations):
+def _score_values(graph, batches, operations, ranges):
     """`{number: the scores}` of operations, each with the bits that the values it reads are rounded to, or `None`."""
-    values = {value.number: ops.convert_to_tensor(batch) for value, batch in zip(graph.inputs, batches, strict=True)}
+    values = {
+        value.number: _clipped(ops.convert_to_tensor(batch), ranges.get(value.number))
+        for value, batch in zip(graph.inputs, batches, strict=True)
+    }
     remaining = {number: len(readers) for number, readers in graph.consumers().items()}
     wanted = {value.number for value in graph.scores()}
     for operation, bits in operations:
         read = [values[value.number] for value in operation.inputs]
-        values[operation.output.number] = compute(
-            operation, read if bits is None else [_rounded_alone(x, bits) for x in read]
-        )
+        result = compute(operation, read if bits is None else [_rounded_alone(x, bits) for x in read])
+        values[operation.output.number] = _clipped(result, ranges.get(operation.output.number))
         for value in operation.inputs:
             remaining[value.number] -= 1
             if not remaining[value.number] and value.number not in wanted:
@@ -147,6 +156,14 @@ def _rounded_alone(values, bits):
     axes = tuple(range(1, len(values.shape)))
     step = ops.maximum(ops.max(ops.abs(values), axis=axes, keepdims=True), 1e-12) / (2 ** (bits - 1) - 1)
     return ops.round(values / step) * step
+
+
+def _clipped(values, limits):
+    """Values within symmetric steps that reach as far as `limits`; as they are if that is `None`."""
+    if limits is None:
+        return values
+    furthest = max(map(abs, limits))
+    return ops.clip(values, -furthest, furthest)
 
 
 def _squares(rounded, exact):
