@@ -121,7 +121,7 @@ def verify_file(
     # Images that an integer file was not calibrated with may have values outside its ranges, which it clips as it must.
     most = math.inf if precisions.has_integers(quantization) else tolerance
     run, ranges = _open(data, lowered), {}
-    if precisions.needs_quantizer(quantization) and graph is not None:
+    if precisions.needs_quantizer(quantization) and isinstance(graph, InferenceGraph):
         ranges = edge_quantizer.clipping_ranges(graph, quantization, representative_data)
     agreement, _ = (
         _judge(run(inputs), reference.results_of(lowered, inputs), lowered, graph, inputs, limit, quantization, ranges)
