@@ -17,7 +17,7 @@ import numpy as np
 from keras_sharenets import layers as ours
 from keras_sharenets._types import Shape
 from keras_sharenets.analysis.graph import Call, Graph, Tensor, trace
-from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES, Constant, InferenceGraph, compute, run_all
+from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES, InferenceGraph, compute, run_all
 from keras_sharenets.mobile.graph.lowering import LoweredCall, lower_calls
 from keras_sharenets.mobile.graph.rules import UnsupportedLayerError, article, call_keras
 
@@ -268,15 +268,10 @@ def rounding_limits(graph: InferenceGraph, inputs: Arrays, *, bits: int = _BITS)
     Returns:
         `(outputs, scores)`: twice the relative error which that makes, at most 0.1, for each output.
     """
-    random, kernels = np.random.default_rng(0), {}
-    for kernel in graph.uses():
-        signs = random.choice([-1.0, 1.0], kernel.array.shape)
-        kernels[kernel] = Constant(kernel.name, (kernel.array * (1 + 2.0**-bits * signs)).astype("float32"))
-    steps = (
-        step if step.kernel is None else dataclasses.replace(step, kernel=kernels[step.kernel])
-        for step in graph.operations
-    )
-    errors = _errors(results_of(graph.with_operations(steps), inputs), results_of(graph, inputs))
+    random = np.random.default_rng(0)
+    signs = {kernel: random.choice([-1.0, 1.0], kernel.array.shape) for kernel in graph.uses()}
+    changed = graph.with_kernels({kernel: kernel.array * (1 + 2.0**-bits * signs[kernel]) for kernel in signs})
+    errors = _errors(results_of(changed, inputs), results_of(graph, inputs))
     outputs, scores = ([min(_MOST_ROUNDING, _ROUNDING_FACTOR * error) for error in each] for each in errors)
     return outputs, scores
 

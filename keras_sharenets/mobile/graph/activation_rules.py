@@ -93,10 +93,10 @@ def _elu(alpha: float, gain: float = 1.0) -> _Function:
 
     def elu(graph, layer, x):
         y = unary(graph, "elu", layer, x)
-        if alpha != 1:
-            positive = scaled(graph, layer, _relu(graph, layer, x), gain * (1 - alpha))
-            return pairwise(graph, "add", layer, [scaled(graph, layer, y, gain * alpha), positive])
-        return y
+        if (alpha, gain) == (1, 1):
+            return y
+        positive = scaled(graph, layer, _relu(graph, layer, x), gain * (1 - alpha))
+        return pairwise(graph, "add", layer, [scaled(graph, layer, y, gain * alpha), positive])
 
     return elu
 

@@ -8,7 +8,7 @@ scale that a batch normalization leaves behind, belongs to the operation.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -152,6 +152,14 @@ class InferenceGraph:
         """The graph with other operations."""
         return dataclasses.replace(self, operations=tuple(operations))
 
+    def with_kernels(self, arrays: Mapping[Constant, np.ndarray]) -> InferenceGraph:
+        """The graph with other numbers in some of its kernels, at all their uses."""
+        new = {kernel: Constant(kernel.name, array.astype("float32")) for kernel, array in arrays.items()}
+        return self.with_operations(
+            dataclasses.replace(operation, kernel=new[operation.kernel]) if operation.kernel in new else operation
+            for operation in self.operations
+        )
+
 
 def run(
     graph: InferenceGraph, images: np.ndarray, *, watch: Callable[[Value, np.ndarray], None] | None = None
@@ -162,7 +170,11 @@ def run(
 
 
 def run_all(
-    graph: InferenceGraph, inputs: Sequence[np.ndarray], *, watch: Callable[[Value, np.ndarray], None] | None = None
+    graph: InferenceGraph,
+    inputs: Sequence[np.ndarray],
+    *,
+    watch: Callable[[Value, np.ndarray], None] | None = None,
+    step: Callable[[Operation, Sequence[Any]], Any] | None = None,
 ) -> tuple[np.ndarray, ...]:
     """The outputs of an inference graph, computed in float.
 
@@ -170,6 +182,7 @@ def run_all(
         graph: `InferenceGraph`.
         inputs: an array `(n, ...)` for each of the graph's inputs.
         watch: function `(value, array)` that is shown every value, or `None`.
+        step: function that computes an operation on what it reads; `None` is [`compute`].
 
     Returns:
         A float32 array `(n, ...)` for each output.
@@ -183,7 +196,7 @@ def run_all(
         for value, array in zip(graph.inputs, inputs, strict=True):
             watch(value, array)
     for operation in graph.operations:
-        result = compute(operation, [values[value.number] for value in operation.inputs])
+        result = (step or compute)(operation, [values[value.number] for value in operation.inputs])
         values[operation.output.number] = result
         if watch is not None:
             watch(operation.output, result)

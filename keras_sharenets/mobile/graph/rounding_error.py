@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES, Constant, InferenceGraph, Operation, compute
+from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES, InferenceGraph, Operation, compute, run_all
 from keras_sharenets.mobile.graph.quantization import (
     DATA_MOVEMENT,
     QuantizedGraph,
@@ -111,44 +111,32 @@ def kernel_rounding_error(
     Returns:
         For each output a share of the length of the scores in float.
     """
-    rounded = []
-    for operation in graph.operations:
+    limits, kernels = ranges or {}, {}
+    for kernel, users in graph.uses().items():
+        bits = bits_of(users[0])
+        if bits is not None:
+            steps = 2 ** (bits[0] - 1) - 1
+            scale = filter_limits(kernel.array, users[0].kind) / np.float32(steps)
+            kernels[kernel] = _rounded_kernel(kernel, users[0].kind, scale, steps=steps)
+
+    def step(operation, read):
         bits = bits_of(operation)
-        if bits is not None and operation.kernel is not None:
-            array, steps = operation.kernel.array, 2 ** (bits[0] - 1) - 1
-            limits = filter_limits(array, operation.kind)
-            scale = limits.reshape(array.shape[2:]) if operation.kind == "depthwise" else limits
-            scale = scale / np.float32(steps)
-            array = np.clip(np.round(array / scale), -steps, steps) * scale
-            operation = dataclasses.replace(operation, kernel=Constant(operation.kernel.name, array.astype("float32")))
-        rounded.append((operation, None if bits is None else bits[1]))
-    wanted = [value.number for value in graph.scores()]
-    squares: dict[int, np.ndarray] = collections.defaultdict(lambda: np.zeros(2))
+        result = compute(operation, read if bits is None else [_rounded_alone(x, bits[1]) for x in read])
+        return _clipped(result, limits.get(operation.output.number))
+
+    exact = dataclasses.replace(graph, outputs=graph.scores())
+    rounded, squares = exact.with_kernels(kernels), np.zeros((len(exact.outputs), 2))
     for start in range(0, len(inputs[0]), _BATCH):
         batches = [np.asarray(array[start : start + _BATCH], "float32") for array in inputs]
-        exact = _score_values(graph, batches, [(operation, None) for operation in graph.operations], {})
-        for number, values in _score_values(graph, batches, rounded, ranges or {}).items():
-            squares[number] += _squares(values, exact[number])
-    return tuple(_relative(*squares[number]) for number in wanted)
+        given = [_clipped(batch, limits.get(value.number)) for value, batch in zip(graph.inputs, batches, strict=True)]
+        squares += list(map(_squares, run_all(rounded, given, step=step), run_all(exact, batches)))
+    return tuple(_relative(*sums) for sums in squares)
 
 
-def _score_values(graph, batches, operations, ranges):
-    """`{number: the scores}` of operations, each with the bits that the values it reads are rounded to, or `None`."""
-    values = {
-        value.number: _clipped(ops.convert_to_tensor(batch), ranges.get(value.number))
-        for value, batch in zip(graph.inputs, batches, strict=True)
-    }
-    remaining = {number: len(readers) for number, readers in graph.consumers().items()}
-    wanted = {value.number for value in graph.scores()}
-    for operation, bits in operations:
-        read = [values[value.number] for value in operation.inputs]
-        result = compute(operation, read if bits is None else [_rounded_alone(x, bits) for x in read])
-        values[operation.output.number] = _clipped(result, ranges.get(operation.output.number))
-        for value in operation.inputs:
-            remaining[value.number] -= 1
-            if not remaining[value.number] and value.number not in wanted:
-                del values[value.number]
-    return {number: values[number] for number in wanted}
+def _rounded_kernel(kernel, kind, scale, *, steps=127):
+    """The numbers that a kernel's integers, up to `steps` either side of 0, stand for with a scale for each filter."""
+    scale = scale.reshape(kernel.array.shape[2:]) if kind == "depthwise" else scale
+    return np.clip(np.round(kernel.array / scale), -steps, steps) * scale
 
 
 def _rounded_alone(values, bits):
@@ -183,17 +171,13 @@ def _rounded_value(quantized, number, numbers):
 
 def _rounded_operations(quantized) -> list[Operation]:
     """The operations with the kernels, and the scales that stand alone, that their integers stand for."""
-    kernels = {}
-    for kernel, users in quantized.graph.uses().items():
-        scale = quantized.kernels[kernel].scale
-        scale = scale.reshape(kernel.array.shape[2:]) if users[0].kind == "depthwise" else scale
-        array = np.clip(np.round(kernel.array / scale), -127, 127) * scale
-        kernels[kernel] = Constant(kernel.name, array.astype("float32"))
+    kernels = {
+        kernel: _rounded_kernel(kernel, users[0].kind, quantized.kernels[kernel].scale)
+        for kernel, users in quantized.graph.uses().items()
+    }
     operations = []
-    for operation in quantized.graph.operations:
-        if operation.kernel is not None:
-            operation = dataclasses.replace(operation, kernel=kernels[operation.kernel])
-        elif operation.kind == "affine":
+    for operation in quantized.graph.with_kernels(kernels).operations:
+        if operation.kind == "affine":
             source = quantized.values[operation.inputs[0].number].scale
             integers, quantization = affine_quantization(operation.scale, operation.bias, source)
             operation = dataclasses.replace(operation, scale=(integers * quantization.scale).astype("float32"))

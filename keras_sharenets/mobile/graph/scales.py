@@ -111,6 +111,9 @@ def _scale_by_integers(graph: InferenceGraph) -> InferenceGraph:
 
     Behind a ReLU too: `relu((1 + e) x) = (1 + e) relu(x)`. Such scales need one step size in the file instead of one a
     channel, and their biases as well, which is 5 bytes a channel for 13.
+
+    Not where quantization-aware training has learned the range between the two: the kernel has whole steps there,
+    to which the network was trained, and what is left would round it a second time.
     """
     readers, rewritable, left = graph.consumers(), rewritable_kernels(graph), {}
 
