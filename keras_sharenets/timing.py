@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
+import dataclasses
+import statistics
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
 from keras_sharenets import _checks
 
 Name = TypeVar("Name", bound=Hashable)
+UNSTEADY = 0.1  # As a share of the median; with four other programs on two cores the spread was 0.14.
+UNSTEADY_NOTE = f"~: unsteady, the spread is above {UNSTEADY:.0%} of the time: measure again on an idle machine."
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """What several times of one thing say.
+
+    Attributes:
+        median_ms: the median in milliseconds.
+        spread_ms: interquartile range: from the time that a quarter is faster than to the one that a quarter is slower
+            than.
+    """
+
+    median_ms: float
+    spread_ms: float
+
+    @property
+    def unsteady(self) -> bool:
+        """Whether the machine had other work: `spread_ms` is more than `UNSTEADY` of the median."""
+        return self.spread_ms > UNSTEADY * self.median_ms
+
+
+def timing_of(seconds: Sequence[float]) -> Timing:
+    """The median and the spread of some times.
+
+    >>> timing_of([0.001, 0.002, 0.003])
+    Timing(median_ms=2.0, spread_ms=1.0)
+    """
+    low, middle, high = statistics.quantiles([1000 * each for each in seconds], n=4, method="inclusive")
+    return Timing(middle, high - low)
 
 
 def take_turns(

@@ -11,6 +11,7 @@ import dataclasses
 from keras_sharenets import _checks
 from keras_sharenets.cli.arguments import add_input_shape
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.timing import UNSTEADY_NOTE
 
 NOTE = (
     "Accuracies are those of the networks as they come trained, on their data set, not on yours. Bytes with a ~ are "
@@ -52,6 +53,7 @@ def run(arguments: argparse.Namespace) -> Answer:
             "`sharenets search` looks for others."
         )
     timed = arguments.max_ms is not None
+    notes = [NOTE, *([MEASURED] if timed else []), *([UNSTEADY_NOTE] if any(each.unsteady for each in found) else [])]
     header = ["network", "accuracy, trained on", "int8 bytes", *(["ms"] if timed else [])]
     header += ["parameters", "multiply-adds"]
     rows = [
@@ -59,12 +61,12 @@ def run(arguments: argparse.Namespace) -> Answer:
             each.label,
             "untrained" if each.test_accuracy is None else f"{each.test_accuracy:.2%}, {each.trained_on}",
             f"{'~' if each.estimated else ''}{each.int8_bytes:,}",
-            *([f"{each.milliseconds:.2f}"] if each.milliseconds is not None else []),
+            *([f"{'~' * each.unsteady}{each.milliseconds:.2f}"] if each.milliseconds is not None else []),
             f"{each.stored_parameters:,}",
             f"{each.multiply_adds:,}",
         )
         for each in found
     ]
     commands = "\n".join(each.command for each in found)
-    text = f"{text_table([tuple(header), *rows])}\n\n{NOTE}{f' {MEASURED}' if timed else ''}\n\n{commands}"
+    text = f"{text_table([tuple(header), *rows])}\n\n{' '.join(notes)}\n\n{commands}"
     return Answer(text, [dataclasses.asdict(each) for each in found])

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.timing import UNSTEADY_NOTE
 from keras_sharenets.training.recipes.named import changed_fields, differing_fields
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ NOTE = (
     "the test split, it flatters. Parameters are stored ones, each shared tensor once; effective ones are those of the "
     "same network without sharing. Multiply-adds are for one image, int8 bytes those of the exported file."
 )
+TIMES = "Milliseconds are those of one image through the int8 file in LiteRT, one thread, on this machine, in turns."
 SAME_RECIPE = "All recipes are the same."
 BY_SIZE, BY_EPOCH = "Accuracy against size", "Epoch by epoch"
 
@@ -36,6 +38,7 @@ BY_SIZE, BY_EPOCH = "Accuracy against size", "Epoch by epoch"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="folder of a run")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for all files; must be empty or new")
+    parser.add_argument("--times", action="store_true", help="measure the int8 files that `export` left, in turns")
 
 
 def run(arguments: argparse.Namespace) -> Answer:
@@ -54,16 +57,21 @@ def run(arguments: argparse.Namespace) -> Answer:
     output = check_output(arguments.output)
     names = short_names(arguments.runs)
     runs = dict(zip(names, map(read_run, arguments.runs), strict=True))
-    int8 = {name: (int8_file(folder) or {}).get("bytes") for name, folder in zip(names, arguments.runs, strict=True)}
+    int8 = {name: int8_file(folder) or {} for name, folder in zip(names, arguments.runs, strict=True)}
+    times = _times(dict(zip(names, arguments.runs, strict=True)), int8) if arguments.times else {}
     differing = differing_fields(run.recipe for run in runs.values())
-    entries = [_entry(name, run, profile_of(run), int8[name], differing) for name, run in runs.items()]
+    entries = [_entry(name, run, profile_of(run), int8[name].get("bytes"), differing) for name, run in runs.items()]
+    for entry in entries if arguments.times else ():
+        entry |= times.get(entry["run"], {"milliseconds": None, "unsteady": None})
     tables = {
-        "": [HEADER, *map(_row, entries)],
+        "": [(*HEADER[:3], *(["ms"] if arguments.times else []), *HEADER[3:]), *map(_row, entries)],
         "Training": [TRAINING, *(_training_row(name, run) for name, run in runs.items())],
         **({"What differs in the recipes": _recipe_rows(entries, differing)} if differing else {}),
     }
     notes = {run.data["name"]: f"{run.data['note']}." for run in runs.values() if run.data.get("note")}
-    note = " ".join([NOTE, *([SAME_RECIPE] if len(runs) > 1 and not differing else []), *notes.values()])
+    measured = [TIMES, *([UNSTEADY_NOTE] if any(time["unsteady"] for time in times.values()) else [])]
+    told = [NOTE, *(measured if times else []), *([SAME_RECIPE] if len(runs) > 1 and not differing else [])]
+    note = " ".join([*told, *notes.values()])
     figures = {"compare.png": (BY_EPOCH, draw_comparison(runs))}
     by_size = _draw_sizes(entries)
     if by_size:
@@ -80,7 +88,8 @@ def run(arguments: argparse.Namespace) -> Answer:
     files.write_text(output / "compare.csv", _csv(entries))
     files.write_text(output / "compare.md", "\n\n".join(parts) + "\n")
     files.write_text(output / "index.html", page("Runs compared", note, {**tables, **dict(figures.values())}))
-    return Answer("\n\n".join([*map(text_table, tables.values()), f"files in {output}"]), data)
+    text = [*map(text_table, tables.values()), *([" ".join(measured)] if times else []), f"files in {output}"]
+    return Answer("\n\n".join(text), data)
 
 
 def short_names(folders: Sequence[str]) -> list[str]:
@@ -96,6 +105,16 @@ def short_names(folders: Sequence[str]) -> list[str]:
         raise ValueError(f"`runs` (={' '.join(folders)}) must be different folders.")
     names = [pathlib.Path(folder).resolve().name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+
+
+def _times(folders: Mapping[str, str], int8: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What the int8 files take that are there, all measured together; by run."""
+    from keras_sharenets.mobile.inspect.benchmark import compare_tflite
+
+    paths = {name: pathlib.Path(folders[name]) / "export" / found["path"] for name, found in int8.items() if found}
+    reports = compare_tflite(list(paths.values())) if paths else []
+    found = zip(paths, reports, strict=True)
+    return {name: {"milliseconds": report.median_ms, "unsteady": report.unsteady} for name, report in found}
 
 
 def _entry(name: str, run: Run, counts: Profile, int8_bytes: int | None, differing: Sequence[str]) -> dict[str, Any]:
@@ -123,8 +142,11 @@ def _entry(name: str, run: Run, counts: Profile, int8_bytes: int | None, differi
 
 def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
     counts = [entry[key] for key in ("int8_bytes", "parameters", "effective_parameters", "multiply_adds")]
-    cells = ("" if count is None else f"{count:,}" for count in counts)
-    return (entry["run"], _share(entry["test_accuracy"]), *cells, entry["model"], entry["data"])
+    size, *others = ("" if count is None else f"{count:,}" for count in counts)
+    time = []
+    if "milliseconds" in entry:
+        time = ["" if entry["milliseconds"] is None else f"{'~' * entry['unsteady']}{entry['milliseconds']:.3g}"]
+    return (entry["run"], _share(entry["test_accuracy"]), size, *time, *others, entry["model"], entry["data"])
 
 
 def _training_row(name: str, run: Run) -> tuple[str, ...]:

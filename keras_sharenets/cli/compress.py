@@ -21,6 +21,7 @@ from keras_sharenets.cli.arguments import (
 )
 from keras_sharenets.cli.command import Answer, say, say_over
 from keras_sharenets.rendering.tables import csv_table, text_table
+from keras_sharenets.timing import UNSTEADY_NOTE
 from keras_sharenets.training.compress.steps import BUDGETS, SCHEMES, Step, make_steps
 
 if TYPE_CHECKING:
@@ -121,10 +122,11 @@ def _answer(output: pathlib.Path, plan: Plan, rows: list[Row]) -> Answer:
 
     table = [HEADER, *map(_cells, rows)]
     entries = [dataclasses.asdict(row) for row in rows]
+    note = f"{NOTE} {UNSTEADY_NOTE}" if any(row.unsteady for row in rows) else NOTE
     files.write_text(output / "compress.csv", csv_table(entries))
-    files.write_text(output / "index.html", page(f"{plan.name}, compressed", NOTE, {"": table}))
+    files.write_text(output / "index.html", page(f"{plan.name}, compressed", note, {"": table}))
     data = {"model": plan.name, "output": str(output), "rows": entries}
-    return Answer(f"{text_table(table)}\n\n{NOTE}\nfiles in {output}", data)
+    return Answer(f"{text_table(table)}\n\n{note}\nfiles in {output}", data)
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -136,5 +138,5 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.stored_parameters:,}",
         f"{row.nonzero:.0%}",
         *(f"{size:,}" for size in sizes),
-        f"{row.int8_ms:.3f}",
+        f"{'~' * row.unsteady}{row.int8_ms:.3f}",
     )

@@ -11,6 +11,7 @@ from keras_sharenets import _checks
 from keras_sharenets.models.counts import NetworkCounts, counts_of, list_counts
 from keras_sharenets.models.registry import create_model, list_models
 from keras_sharenets.models.weights import TrainedWeights, list_trained
+from keras_sharenets.timing import Timing
 
 if TYPE_CHECKING:
     import keras
@@ -32,6 +33,7 @@ class Proposal:
         estimated: whether these follow from those of a file of random weights, or for other classes or images, and are
             not those of a trained network's file.
         milliseconds: median of one image in LiteRT on this machine, one thread; `None` unless it was measured.
+        unsteady: whether the machine had other work meanwhile.
         command: trains it; `FOLDER` stands for the images.
     """
 
@@ -44,6 +46,7 @@ class Proposal:
     int8_bytes: int
     estimated: bool
     milliseconds: float | None
+    unsteady: bool
     command: str
 
     @property
@@ -151,7 +154,7 @@ def _proposal(
     name, options = base.model, base.options
     size = trained.int8_bytes if trained is not None else base.int8_bytes
     same = (base.num_classes, tuple(base.input_shape)) == (num_classes, input_shape) and size is not None
-    milliseconds, counted = None, {"stored_parameters": base.stored_parameters, "multiply_adds": base.multiply_adds}
+    timing, counted = None, {"stored_parameters": base.stored_parameters, "multiply_adds": base.multiply_adds}
     if measured or not same:
         from keras_sharenets.analysis.profile import profile
 
@@ -165,7 +168,7 @@ def _proposal(
         calls = sum(bool(row.multiply_adds) for row in counts.layers)
         size = (CALL_BYTES * calls if size is None else size - base.stored_parameters) + stored
         if measured:
-            size, milliseconds = _measure(model, input_shape, num_classes)
+            size, timing = _measure(model, input_shape, num_classes)
     return Proposal(
         model=name,
         options=options,
@@ -174,13 +177,14 @@ def _proposal(
         **counted,
         int8_bytes=size or 0,
         estimated=not measured and (trained is None or not same),
-        milliseconds=milliseconds,
+        milliseconds=None if timing is None else timing.median_ms,
+        unsteady=timing is not None and timing.unsteady,
         command=_command(name, options, trained, input_shape),
     )
 
 
-def _measure(model: keras.Model, input_shape: tuple[int, int, int], num_classes: int) -> tuple[int, float]:
-    """Bytes of an int8 file of random weights, and the milliseconds that it takes here."""
+def _measure(model: keras.Model, input_shape: tuple[int, int, int], num_classes: int) -> tuple[int, Timing]:
+    """Bytes of an int8 file of random weights, and the time that it takes here."""
     import numpy as np
 
     from keras_sharenets.search.measuring import estimate_file, latencies

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from keras_sharenets import files
 from keras_sharenets.analysis.randomization import randomize_batchnorm
 from keras_sharenets.search.budgets import FileBudget
 from keras_sharenets.search.spaces.space import Point, Space, kernel_parameters, named
-from keras_sharenets.timing import take_turns
+from keras_sharenets.timing import Timing, take_turns, timing_of
 from keras_sharenets.training.data.batches import held_out_batches, input_shape
 from keras_sharenets.training.data.dataset import Dataset
 from keras_sharenets.training.recipes.recipe import Recipe
@@ -61,8 +60,8 @@ def _representative_data(dataset: Dataset, shape: tuple[int, int, int]) -> np.nd
     return held_out_batches(dataset, _REPRESENTATIVE_IMAGES, size)[0][0]
 
 
-def latencies(contents: Sequence[bytes]) -> list[float]:
-    """Milliseconds that TFLite files take for one image in LiteRT: medians, one thread, all files in turns.
+def latencies(contents: Sequence[bytes]) -> list[Timing]:
+    """What TFLite files take for one image in LiteRT: one thread, all files in turns.
 
     A machine is slower at one time than at another: only what was measured together can be compared.
     """
@@ -70,7 +69,7 @@ def latencies(contents: Sequence[bytes]) -> list[float]:
     from keras_sharenets.mobile.inspect.file import open_bytes
 
     calls = {index: inference_call(open_bytes(data, "The file to measure")) for index, data in enumerate(contents)}
-    return [1000 * statistics.median(times) for times in take_turns(calls, _REPETITIONS, warmup=_WARMUP).values()]
+    return [timing_of(times) for times in take_turns(calls, _REPETITIONS, warmup=_WARMUP).values()]
 
 
 def measure(model: keras.Model, folder: pathlib.Path, dataset: Dataset) -> FileCosts:
@@ -110,7 +109,7 @@ def measure(model: keras.Model, folder: pathlib.Path, dataset: Dataset) -> FileC
     except (ExportMismatchError, ValueError) as error:
         raise keras_tuner.errors.FailedTrialError(str(error)) from None
     (latency,) = latencies([contents["int8"]])
-    return FileCosts(len(contents["int8"]), latency, len(contents["float32"]))
+    return FileCosts(len(contents["int8"]), latency.median_ms, len(contents["float32"]))
 
 
 # What LiteRT does not like in a file of integers can end its process. It must not be that of the search.
@@ -152,7 +151,7 @@ def estimate_costs(model: keras.Model, dataset: Dataset) -> FileCosts:
     """The costs of the [`estimate_file`]."""
     data = estimate_file(model, dataset)
     (latency,) = latencies([data])
-    return FileCosts(len(data), latency)
+    return FileCosts(len(data), latency.median_ms)
 
 
 class FileLimits:

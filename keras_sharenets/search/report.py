@@ -20,11 +20,13 @@ from keras_sharenets.search import trials
 from keras_sharenets.search.conclusion import FOLDER as WINNER
 from keras_sharenets.search.conclusion import read_conclusion
 from keras_sharenets.search.measuring import Peer, latencies, make_peers, writes_files
+from keras_sharenets.timing import UNSTEADY
 from keras_sharenets.training.data.sources import DataSource
 from keras_sharenets.training.recipes.named import changed_fields
 from keras_sharenets.training.recipes.recipe import Recipe
 
 Table = list[list[str]]
+_UNSTEADY = f" That was unsteady: a spread was above {UNSTEADY:.0%} of the time. Measure again on an idle machine."
 
 FIGURES = {
     "Accuracy against stored bytes": ("int8_bytes", "size of the int8 file in kB (1000 bytes)", 1000),
@@ -42,7 +44,7 @@ class Report:
         results: of its trials.
         peers: networks of other papers to compare with.
         conclusion: as `keras_sharenets.search.conclusion` writes it, or `None`.
-        machine: what the times were measured on.
+        machine: what the times were measured on, and whether it was unsteady.
     """
 
     folder: pathlib.Path
@@ -79,6 +81,7 @@ class Report:
             f"of the training split; their accuracies are those on the other {held:.0%}. Bytes and time are those of "
             "the int8 file; time: LiteRT, one thread, one image, the median of each file, all files in turns when "
             f"this report was made, on {self.machine['processor']}, {self.machine['cores']} cores."
+            f"{_UNSTEADY if self.machine['unsteady'] else ''}"
         )
 
     @property
@@ -117,14 +120,15 @@ def make_report(folder: pathlib.Path) -> Report:
     paths |= {peer.name: peer.file for peer in peers}
     if conclusion and conclusion["int8_bytes"] is not None:
         paths[WINNER] = folder / WINNER / "int8.tflite"
-    times = dict(zip(paths, latencies([path.read_bytes() for path in paths.values()]), strict=True)) if paths else {}
+    timings = latencies([path.read_bytes() for path in paths.values()]) if paths else []
+    times = {name: timing.median_ms for name, timing in zip(paths, timings, strict=True)}
     return Report(
         folder,
         settings,
         [dataclasses.replace(result, latency_ms=times.get(result.id)) for result in results],
         [dataclasses.replace(peer, latency_ms=times[peer.name]) for peer in peers],
         conclusion and {**conclusion, "latency_ms": times.get(WINNER)},
-        describe_machine(),
+        {**describe_machine(), "unsteady": any(timing.unsteady for timing in timings)},
     )
 
 

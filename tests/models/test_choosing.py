@@ -8,8 +8,9 @@ import pytest
 from keras_sharenets import profile
 from keras_sharenets.cli import LINE, main
 from keras_sharenets.cli.command import make_parser
-from keras_sharenets.models import create_model, list_trained
+from keras_sharenets.models import choosing, create_model, list_trained
 from keras_sharenets.models.choosing import choose
+from keras_sharenets.timing import UNSTEADY_NOTE, Timing
 
 
 def test_those_that_come_trained_are_first_and_as_their_records_say():
@@ -48,6 +49,14 @@ def test_the_command_answers_as_a_table_and_as_data(capsys):
     assert [each["command"] for each in data] == out.splitlines()[-2:]
     assert all(f"{each['int8_bytes']:,}" in out for each in data)
     assert [each["milliseconds"] for each in data] == [None, None]
+
+
+def test_an_unsteady_time_is_marked(capsys, monkeypatch):
+    monkeypatch.setattr(choosing, "_measure", lambda *given: (50_000, Timing(1.0, 0.2)))
+    assert main(["choose", "--classes", "10", "--max-ms", "2", "--limit", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "  ~1.00  " in out
+    assert UNSTEADY_NOTE in out
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,11 @@ from made_up_runs import DATA, SHORT, made_up, publish
 from keras_sharenets import files
 from keras_sharenets.cli.arguments import chosen_recipe
 from keras_sharenets.cli.command import make_parser
+from keras_sharenets.cli.compare import TIMES
 from keras_sharenets.cli.fit import fit_command_line
 from keras_sharenets.cli.results import BEGIN, END, longest, to_markdown
+from keras_sharenets.mobile.inspect import benchmark
+from keras_sharenets.timing import UNSTEADY_NOTE, Timing
 from keras_sharenets.training.recipes.named import find_recipe, override
 from keras_sharenets.training.reports import plots
 from keras_sharenets.training.reports.results import (
@@ -371,6 +374,23 @@ def test_comparison_at_equal_budget(folder, tmp_path, capsys, monkeypatch):
     # Of one of them no int8 file is known.
     points = {names[0]: (298858, [0.66]), names[1]: (stored, [0.7125])}
     assert drawn == [(points, "stored parameters")]
+
+
+def test_comparison_with_times(folder, tmp_path, capsys, monkeypatch):
+    """Of the int8 files that are there; an unsteady time is marked."""
+    names = ["sl_vggnet_32_cifar10_seed0", "xception_c35_d8_cifar10_seed0"]
+    for name in ("draw_accuracies", "draw_comparison"):
+        monkeypatch.setattr(plots, name, lambda *given: b"drawn")
+    times = {str(folder / names[0] / "export" / "int8.tflite"): Timing(1.5, 0.2)}
+    monkeypatch.setattr(benchmark, "compare_tflite", lambda paths: [times[str(path)] for path in paths])
+    output = tmp_path / "compared"
+    assert main(["compare", *(str(folder / name) for name in names), "--times", "--output", str(output)]) == 0
+    sizes = tables((output / "compare.md").read_text())[0]
+    assert [row["ms"] for row in sizes] == ["~1.5", ""]
+    for text in (capsys.readouterr().out, (output / "compare.md").read_text()):
+        assert f"{TIMES} {UNSTEADY_NOTE}" in text
+    runs = json.loads((output / "compare.json").read_text())["runs"]
+    assert [(run["milliseconds"], run["unsteady"]) for run in runs] == [(1.5, True), (None, None)]
 
 
 def test_one_bad_run_does_not_stretch_a_figure(monkeypatch):

@@ -19,8 +19,6 @@ from ai_edge_litert.interpreter import Interpreter
 from keras_sharenets import timing
 from keras_sharenets.mobile.inspect import file, memory_probe
 
-UNSTEADY = 0.1  # As a share of the median; with four other programs on two cores the spread was 0.14.
-
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkReport:
@@ -60,8 +58,8 @@ class BenchmarkReport:
 
     @property
     def unsteady(self) -> bool:
-        """Whether the machine had other work: `spread_ms` is more than `UNSTEADY` of the median."""
-        return self.spread_ms > UNSTEADY * self.median_ms
+        """Whether the machine had other work (`timing.Timing`)."""
+        return timing.Timing(self.median_ms, self.spread_ms).unsteady
 
     @property
     def delegates(self) -> int:

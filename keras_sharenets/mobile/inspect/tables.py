@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_sharenets.mobile.inspect.benchmark import UNSTEADY, BenchmarkReport, OperatorTime
+from keras_sharenets.mobile.inspect.benchmark import BenchmarkReport, OperatorTime
 from keras_sharenets.mobile.inspect.size_report import SizeReport
 from keras_sharenets.rendering.tables import text_table
+from keras_sharenets.timing import UNSTEADY_NOTE
 
 
 def size_table(reports: Sequence[SizeReport]) -> str:
@@ -104,9 +105,7 @@ def benchmark_table(reports: Sequence[BenchmarkReport], accuracies: dict[str, fl
             row.append(f"{accuracies[report.path]:.2%}" if report.path in accuracies else "")
         rows.append(row)
     first = reports[0]
-    unsteady = ""
-    if any(report.unsteady for report in reports):
-        unsteady = f"~: unsteady, the spread is above {UNSTEADY:.0%} of the time: measure again on an idle machine.\n"
+    unsteady = f"{UNSTEADY_NOTE}\n" if any(report.unsteady for report in reports) else ""
     return f"""{text_table(rows, align="l" + "r" * (len(rows[0]) - 1))}
 
 {first.threads} thread{"s" if first.threads > 1 else ""}, {first.repetitions} inferences of each file after \

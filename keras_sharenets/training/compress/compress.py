@@ -79,6 +79,7 @@ class Row:
         nonzero: how many of the numbers in kernels are not 0, as a share.
         float_bytes, float_gzip, int8_bytes, int8_gzip: of the TFLite files, and of what gzip makes of them.
         int8_ms: median of one image in LiteRT, one thread, on this machine.
+        unsteady: whether the machine had other work meanwhile; records of earlier versions do not say.
     """
 
     step: str
@@ -92,6 +93,7 @@ class Row:
     int8_bytes: int
     int8_gzip: int
     int8_ms: float
+    unsteady: bool = False
 
 
 def read_record(output: str | pathlib.Path) -> tuple[Plan, list[Row]]:
@@ -278,6 +280,7 @@ def _measure(step: str, before: float | None, folder: pathlib.Path, plan: Plan, 
     float_file, int8_file = (folder / entry["path"] for entry in written)
     kernels = {id(kernel): kernel for layer in model._flatten_layers() for kernel, _ in stored_kernels(layer)}
     numbers = np.concatenate([keras.ops.convert_to_numpy(kernel).ravel() for kernel in kernels.values()])
+    time = mobile.benchmark_tflite(int8_file, num_threads=1)
     return Row(
         step=step,
         accuracy_before=before,
@@ -289,7 +292,8 @@ def _measure(step: str, before: float | None, folder: pathlib.Path, plan: Plan, 
         float_gzip=_gzip_bytes(float_file),
         int8_bytes=int8_file.stat().st_size,
         int8_gzip=_gzip_bytes(int8_file),
-        int8_ms=mobile.benchmark_tflite(int8_file, num_threads=1).median_ms,
+        int8_ms=time.median_ms,
+        unsteady=time.unsteady,
     )
 
 
