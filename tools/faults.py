@@ -158,6 +158,12 @@ FAULTS = {
         'rows[:] = operation.kernel.array[:, :, before.attributes["indices"]]',
         ("tests/mobile/test_sharing_in_files.py::test_every_form_of_the_graph_computes_what_keras_computes",),
     ),
+    "dilated_zeros_counted_as_dense": Fault(
+        "export",
+        "sizes = [(size - 1) * rate + 1 for size, rate",
+        "sizes = [size for size, rate",
+        ("tests/mobile/test_merging.py::test_zeros_are_the_padding_of_convolutions",),
+    ),
     "output_is_an_input": Fault(
         "export",
         "if idle and operation.output not in graph.outputs:",

@@ -104,7 +104,7 @@ def depthwise_by_places(inputs: Tensor, kernel: Tensor, strides: tuple[int, int]
     """
     (kernel_height, kernel_width), sides = kernel.shape[:2], inputs.shape[1:3]
     if padding == "same":
-        borders = [_same_padding(*numbers) for numbers in zip(sides, kernel.shape[:2], strides, strict=True)]
+        borders = [same_padding(*numbers) for numbers in zip(sides, kernel.shape[:2], strides, strict=True)]
         inputs = ops.pad(inputs, ((0, 0), *borders, (0, 0)))
         sides = inputs.shape[1:3]
     lengths = [side - size for side, size in zip(sides, kernel.shape[:2], strict=True)]
@@ -117,7 +117,7 @@ def depthwise_by_places(inputs: Tensor, kernel: Tensor, strides: tuple[int, int]
     return outputs
 
 
-def _same_padding(side: int, size: int, stride: int) -> tuple[int, int]:
+def same_padding(side: int, size: int, stride: int) -> tuple[int, int]:
     """Zeros before and behind a side, so that it becomes `ceil(side / stride)`; an odd one goes behind."""
     both = max((-(-side // stride) - 1) * stride + size - side, 0)
     return both // 2, both - both // 2

@@ -1,4 +1,4 @@
-"""Operations that become one in the inference graph: added convolutions, reshapes behind reductions and each other."""
+"""Operations that become one in the inference graph: convolutions, reshapes, the zeros before a convolution."""
 
 import keras
 import numpy as np
@@ -7,7 +7,7 @@ from harness import assert_close, pseudo_random
 
 from keras_sharenets.mobile.graph.inference_graph import run
 from keras_sharenets.mobile.graph.lowering import lower
-from keras_sharenets.mobile.graph.passes import merge_added, merge_reshapes
+from keras_sharenets.mobile.graph.passes import fold_padding, merge_added, merge_reshapes
 
 
 def network(uses=1, strides=1, padded=False, also=None, kernel_size=3, padding="same"):
@@ -133,3 +133,39 @@ def test_range_learned_before_a_reshape_holds_behind_it():
     merged = merge_reshapes(graph)
     assert merged.operations[0].output == image
     assert merged.ranges[image.number] == (-1.0, 2.0)
+
+
+def padded(zeros, side=8, stride=2, kernel_size=3, dilation=1, also=False):
+    """Zeros, then convolutions without padding, one for each channel or for all; `also` reads the zeros too."""
+    inputs = keras.Input((side, side + 1, 4))
+    y = keras.layers.ZeroPadding2D(zeros)(inputs)
+    window = {"strides": stride, "dilation_rate": dilation, "bias_initializer": "ones"}
+    parts = [keras.layers.DepthwiseConv2D(kernel_size, **window)(y), keras.layers.Conv2D(4, kernel_size, **window)(y)]
+    parts += [keras.layers.Cropping2D((kernel_size - 1) // 2)(y)] if also else []
+    return keras.Model(inputs, keras.layers.Add()(parts))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folds"),
+    [
+        # Of an even side one zero, behind it; of an odd one two: as `keras.applications` pads before a stride of 2.
+        ({"zeros": ((0, 1), (1, 1))}, True),
+        ({"zeros": ((1, 2), (2, 2)), "kernel_size": 5}, True),
+        ({"zeros": 1, "stride": 1}, True),
+        ({"zeros": 2, "stride": 1, "dilation": 2}, True),
+        ({"zeros": ((1, 0), (1, 1))}, False),
+        ({"zeros": 1}, False),
+        ({"zeros": 1, "stride": 1, "dilation": 2}, False),
+        ({"zeros": 1, "stride": 1, "also": True}, False),
+    ],
+)
+def test_zeros_are_the_padding_of_convolutions(arguments, folds):
+    model = padded(**arguments)
+    graph = lower(model)
+    folded = fold_padding(graph)
+    assert ("pad" in kinds(folded)) == (not folds)
+    images = pseudo_random((3, *model.input_shape[1:]), seed=5)
+    assert_close(run(folded, images), np.asarray(model(images)), 1e-6)
+    (pad,) = (operation for operation in graph.operations if operation.kind == "pad")
+    graph.ranges[pad.output.number] = -1.0, 1.0
+    assert "pad" in kinds(fold_padding(graph))

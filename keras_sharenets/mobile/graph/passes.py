@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, Value, reduced_axes
 from keras_sharenets.mobile.graph.quantization import rewritable_kernels
+from keras_sharenets.ops.convolution import same_padding
 
 _LINEAR = ("conv", "conv_transpose", "depthwise", "dense", "affine")
 _WITH_ACTIVATION = (*_LINEAR, "add")
@@ -31,6 +32,7 @@ def simplify(graph: InferenceGraph) -> InferenceGraph:
         fold_into_dense,
         fold_permutes,
         pad_with_zeros,
+        fold_padding,
     ):
         graph = rewrite(graph)
     return graph
@@ -163,6 +165,39 @@ def pad_with_zeros(graph: InferenceGraph) -> InferenceGraph:
             positive.add(operation.output.number)
         operations.append(operation)
     return graph.with_operations(operations)
+
+
+def fold_padding(graph: InferenceGraph) -> InferenceGraph:
+    """Zeros around an image that convolutions alone read become their own padding, where "same" puts as many there."""
+    readers = graph.consumers()
+    folded = {
+        pad.output.number: pad
+        for pad in graph.operations
+        # A range that was learned holds for what is read.
+        if pad.kind == "pad" and "mode" not in pad.attributes and pad.output.number not in graph.ranges
+        if all(_pads_alike(pad, reader) for reader in readers.get(pad.output.number, ()))
+    }
+    operations = []
+    for operation in graph.operations:
+        pad = folded.get(operation.source)
+        if pad is not None:
+            attributes = {**operation.attributes, "padding": "same"}
+            operation = dataclasses.replace(operation, inputs=pad.inputs, attributes=attributes)
+        if operation.output.number not in folded:
+            operations.append(operation)
+    return graph.with_operations(operations)
+
+
+def _pads_alike(pad, reader):
+    """Whether a convolution without padding that reads a padded image gives with "same" what it gives without it."""
+    if reader.kind not in ("conv", "shared_conv", "depthwise") or reader.attributes["padding"] != "valid":
+        return False
+    _, *sides, _ = pad.inputs[0].shape
+    before, *paddings, behind = pad.attributes["paddings"]
+    dilation = reader.attributes.get("dilation", (1, 1))
+    sizes = [(size - 1) * rate + 1 for size, rate in zip(reader.kernel.array.shape[:2], dilation, strict=True)]
+    same = [same_padding(*each) for each in zip(sides, sizes, reader.attributes["strides"], strict=True)]
+    return (before, behind) == ((0, 0), (0, 0)) and [tuple(padding) for padding in paddings] == same
 
 
 def _hoist(graph, kind, hoisted):
