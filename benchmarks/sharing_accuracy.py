@@ -6,6 +6,7 @@ python -m benchmarks sharing_accuracy --share 50% channels:arrangements=2 --epoc
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import pathlib
 from collections.abc import Sequence
@@ -70,7 +71,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     """Writes the table anew after every training; each repetition has a seed of its own."""
     options, rows = run_options(arguments), []
     _checks.positive("epochs", arguments.epochs)
-    paths = {pathlib.Path(source).name: look_up(source)[0] for source in arguments.originals}
+    paths = {name: look_up(source)[0] for name, source in by_name(arguments.originals).items()}
     train, test, note = _random_images() if options.quick else _cifar10()
     epochs = 1 if options.quick else arguments.epochs
     originals, answer = [], Answer("", {})
@@ -96,6 +97,16 @@ def run(arguments: argparse.Namespace) -> Answer:
                     progress(f"{network}, {how}, {name}, seed {seed}: {read}")
                     answer = _write(rows, originals, note, options)
     return answer
+
+
+def by_name(sources: Sequence[str]) -> dict[str, str]:
+    """Each source by what the table calls it: the end of its path, or the whole where another one ends alike.
+
+    >>> by_name(["runs/a/last.keras", "runs/b/last.keras", "runs/c"])
+    {'runs/a/last.keras': 'runs/a/last.keras', 'runs/b/last.keras': 'runs/b/last.keras', 'c': 'runs/c'}
+    """
+    ends = collections.Counter(pathlib.Path(source).name for source in set(sources))
+    return {(end if ends[end := pathlib.Path(source).name] == 1 else source): source for source in sources}
 
 
 def _cifar10() -> tuple[Arrays, Arrays, str]:
