@@ -3,6 +3,10 @@
 Kernels are matrices `(channels, filters)`. The factor of group i, `W_i`, has a row for each of the group's channels and
 one for each output of the group before: the columns of the group are `E_i = [S_i, E_(i-1)] W_i`, where `S_i` takes the
 group's channels. The kernel is linear in each factor, so each is solved for in turn.
+
+For two groups and no moments the nearest kernel is a truncated singular value decomposition. It is not what is wanted:
+it is hardly nearer (0.3349 against 0.3356 for 192 to 64 channels), but multiplies what the group before has by up to 76
+where the rounds from [`_greedy`] have 1.4, and its factors in int8 are at 0.58.
 """
 
 from __future__ import annotations
@@ -13,67 +17,69 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_sharenets.sharing.factors import EXACT, RANDOM_STARTS, SCREENING_ROUNDS, best_of_starts
-from keras_sharenets.sharing.shared_kernels import squared_error
+from keras_sharenets.sharing.shared_kernels import solve_symmetric, squared_error
 
 _ROUNDS = 200
 # Products in the screening of random starts beyond which they are left out, and in all rounds of one start: seconds.
 _MOST_SCREENING_WORK, _MOST_WORK = 3e8, 1e9
 
 
-def _reads(columns, group, channels):
-    """The matrix that a factor is multiplied with: its own channels, and the columns of the group before."""
-    own = np.eye(channels)[:, group]
-    return own if columns is None else np.concatenate([own, columns], axis=1)
+def _with_group(columns, kernel, group):
+    """The columns of a group from those of the group before: its own rows, and what it makes of the rows before."""
+    size = group.stop - group.start
+    result = np.zeros_like(columns)
+    result[: group.start] = columns[: group.start] @ kernel[size:] if group.start else 0.0
+    result[group] = kernel[:size]
+    return result
 
 
 def _columns(kernels, rows, channels):
-    columns: list[np.ndarray] = []
+    columns = [np.zeros((channels, kernels[0].shape[1]))]
     for kernel, group in zip(kernels, rows, strict=True):
-        columns.append(_reads(columns[-1] if columns else None, group, channels) @ kernel)
-    return np.concatenate(columns, axis=1)
+        columns.append(_with_group(columns[-1], kernel, group))
+    return np.concatenate(columns[1:], axis=1)
 
 
 def _after(kernels, rows, place, channels):
-    """What the columns after a group are without those of the group, and the matrix by which these come in."""
+    """What the columns from a group on are without those of the group, and the matrix by which these come in."""
     filters = kernels[0].shape[1]
     columns, products = [np.zeros((channels, filters))], [np.eye(filters)]
     for kernel, group in zip(kernels[place + 1 :], rows[place + 1 :], strict=True):
-        columns.append(_reads(columns[-1], group, channels) @ kernel)
+        columns.append(_with_group(columns[-1], kernel, group))
         products.append(products[-1] @ kernel[-filters:])
     return np.concatenate(columns, axis=1), np.concatenate(products, axis=1)
 
 
-def _round(target, kernels, rows, gram):
-    """Solves for every factor once, in place."""
-    channels, filters = target.shape[0], kernels[0].shape[1]
-    columns = None
-    for place, group in enumerate(rows):
-        rest, right = _after(kernels, rows, place, channels)
-        rest = target[:, place * filters :] - rest
-        left = _reads(columns, group, channels)
-        weighted = left if gram is None else gram @ left
-        factor = np.linalg.lstsq(left.T @ weighted, weighted.T @ (rest @ right.T), rcond=1e-12)[0]
-        kernels[place] = np.linalg.lstsq(right @ right.T, factor.T, rcond=1e-12)[0].T
-        columns = left @ kernels[place]
+def _factor(wanted, columns, group, gram):
+    """The factor of a group that brings its columns nearest to the target; `wanted` is `gram @ target`."""
+    start, stop = group.start, group.stop
+    before = columns[:start] if start else np.zeros((0, 0))
+    weighted = np.concatenate([gram[:stop, group], gram[:stop, :start] @ before], axis=1)
+    square = np.concatenate([weighted[group], before.T @ weighted[:start]])
+    return solve_symmetric(square, np.concatenate([wanted[group], before.T @ wanted[:start]]))
 
 
-def _greedy(target, rows, filters):
-    """Group after group: its own rows as they are, then the best of what the group before has. Exact for a chain."""
-    kernels, columns = [], None
+def _greedy(wanted, rows, filters, gram):
+    """Each group's columns as near as they come, whatever follows. Exact for a chain."""
+    kernels, columns = [], np.zeros((len(wanted), filters))
     for place, group in enumerate(rows):
-        wanted = target[:, place * filters : (place + 1) * filters]
-        kernel = wanted[group]
-        if columns is not None:
-            # The group before has nothing in the rows of this one.
-            kernel = np.concatenate([kernel, np.linalg.lstsq(columns, _without(wanted, group), rcond=1e-10)[0]])
-        kernels.append(kernel)
-        columns = _reads(columns, group, len(target)) @ kernel
+        kernels.append(_factor(wanted[:, place * filters : (place + 1) * filters], columns, group, gram))
+        columns = _with_group(columns, kernels[-1], group)
     return kernels
 
 
-def _without(columns, group):
-    """The rows before a group, zeros from it on."""
-    return np.concatenate([columns[: group.start], np.zeros_like(columns[group.start :])])
+def _round(wanted, kernels, rows, gram):
+    """Solves for every factor once, in place."""
+    channels, filters = len(wanted), kernels[0].shape[1]
+    columns = np.zeros((channels, filters))
+    for place, group in enumerate(rows):
+        rest, right = _after(kernels, rows, place, channels)
+        stop = group.stop
+        # In the rows before `stop`, where the factor counts, `rest` is 0.
+        still_wanted = wanted[:stop, place * filters :] - gram[:stop, stop:] @ rest[stop:]
+        factor = _factor(still_wanted @ right.T, columns, group, gram)
+        kernels[place] = solve_symmetric(right @ right.T, factor.T).T
+        columns = _with_group(columns, kernels[place], group)
 
 
 def _rows(sizes):
@@ -102,18 +108,27 @@ def fit_chain(
     """
     channels, filters = len(target), target.shape[1] // len(sizes)
     rows = _rows(sizes)
-    starts = [_greedy(target, rows, filters)]
+    metric = np.eye(channels) if gram is None else gram
+    wanted = metric @ target
+    # What each group would be if it were free in its rows and those before: no chain is nearer.
+    free = np.zeros_like(target)
+    for place, group in enumerate(rows):
+        columns, stop = slice(place * filters, (place + 1) * filters), group.stop
+        free[:stop, columns] = solve_symmetric(metric[:stop, :stop], wanted[:stop, columns])
+    least = squared_error([target], [free], [gram])
+    starts = [_greedy(wanted, rows, filters, metric)]
     random = np.random.default_rng(0)
     work = len(sizes) * channels * target.size * 4
-    exact = squared_error([target], [_columns(starts[0], rows, channels)], [gram]) < EXACT
-    if not exact and len(sizes) > 1 and work * SCREENING_ROUNDS * RANDOM_STARTS <= _MOST_SCREENING_WORK:
-        shapes = [(len(kernel), filters) for kernel in starts[0]]
+    best = squared_error([target], [_columns(starts[0], rows, channels)], [gram]) - least < EXACT
+    if not best and work * SCREENING_ROUNDS * RANDOM_STARTS <= _MOST_SCREENING_WORK:
+        shapes = [kernel.shape for kernel in starts[0]]
         starts += [[random.standard_normal(shape) for shape in shapes] for _ in range(RANDOM_STARTS)]
     return best_of_starts(
         starts,
-        take_round=lambda factors: _round(target, factors, rows, gram),
+        take_round=lambda factors: _round(wanted, factors, rows, metric),
         compose=lambda factors: _columns(factors, rows, channels),
         target=target,
         gram=gram,
+        least=least,
         rounds=max(2, min(_ROUNDS, int(_MOST_WORK / work))),
     )

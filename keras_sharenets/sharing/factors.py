@@ -24,6 +24,7 @@ def best_of_starts(
     target: np.ndarray,
     gram: np.ndarray | None,
     rounds: int,
+    least: float = 0.0,
 ) -> tuple[Factors, float]:
     """The best factors that are found, and the squared error as a share of the squared target.
 
@@ -34,12 +35,13 @@ def best_of_starts(
         target: the kernel that is wanted, a matrix `(channels, filters)`.
         gram: second moments of the inputs, `(channels, channels)`, or `None` for the nearest weights.
         rounds: how many from one start at most.
+        least: an error that none can be below: where it is reached, nothing is left to do.
     """
 
     def improve(factors: Factors, most: int) -> tuple[float, Factors]:
         error = squared_error([target], [compose(factors)], [gram])
         for _ in range(most):
-            if error < EXACT:
+            if error - least < EXACT:
                 break
             take_round(factors)
             last, error = error, squared_error([target], [compose(factors)], [gram])

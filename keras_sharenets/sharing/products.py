@@ -14,26 +14,25 @@ import numpy as np
 
 from keras_sharenets.ops import permutations
 from keras_sharenets.sharing.factors import EXACT, RANDOM_STARTS, SCREENING_ROUNDS, best_of_starts
-from keras_sharenets.sharing.shared_kernels import conjugate_gradients, squared_error
+from keras_sharenets.sharing.shared_kernels import conjugate_gradients, solve_symmetric, squared_error
 
 _ROUNDS, _STEPS = 100, 30
 # Products in the screening of random starts beyond which they are left out, and in all rounds of one start: seconds.
-_MOST_SCREENING_WORK, _MOST_WORK = 1e9, 1e10
+_MOST_SCREENING_WORK, _MOST_WORK = 1e8, 1e10
 
 
-def _dense(kernel):
-    """A block-diagonal matrix of a stored kernel."""
-    inputs, branches, outputs = kernel.shape
-    matrix = np.zeros((branches, inputs, branches, outputs))
-    matrix[np.arange(branches), :, np.arange(branches)] = kernel.transpose(1, 0, 2)
-    return matrix.reshape(branches * inputs, branches * outputs)
+def _times(matrix, kernel):
+    """A matrix times the block-diagonal matrix of a stored kernel."""
+    inputs, branches, _ = kernel.shape
+    parts = matrix.reshape(len(matrix), branches, inputs).transpose(1, 0, 2) @ kernel.transpose(1, 0, 2)
+    return parts.transpose(1, 0, 2).reshape(len(matrix), -1)
 
 
-def _blocks(matrix, shape):
-    """The entries of a matrix in the blocks of a stored kernel of that shape: the adjoint of [`_dense`]."""
+def _diagonal(matrix, shape):
+    """The blocks of a matrix in which a stored kernel of that shape stands, as `(branches, inputs, outputs)`."""
     inputs, branches, outputs = shape
-    table = matrix.reshape(branches, inputs, branches, outputs)
-    return table[np.arange(branches), :, np.arange(branches)].transpose(1, 0, 2)
+    every = np.arange(branches)
+    return matrix.reshape(branches, inputs, branches, outputs)[every, :, every]
 
 
 def branches(stored: np.ndarray, channels: int) -> np.ndarray:
@@ -43,9 +42,10 @@ def branches(stored: np.ndarray, channels: int) -> np.ndarray:
 
 def compose(kernels: Sequence[np.ndarray], orders: Sequence[np.ndarray]) -> np.ndarray:
     """The product of all factors, each followed by its shuffle."""
-    product = _dense(kernels[0])[:, orders[0]]
-    for kernel, order in zip(kernels[1:], orders[1:], strict=True):
-        product = (product @ _dense(kernel))[:, order]
+    inputs, branches, _ = kernels[0].shape
+    product = np.eye(inputs * branches)
+    for kernel, order in zip(kernels, orders, strict=True):
+        product = _times(product, kernel)[:, order]
     return product
 
 
@@ -76,24 +76,38 @@ def _one_path_start(target, sizes):
     return kernels
 
 
-def _round(target, kernels, orders, gram):
-    """Solves for every factor once, in place."""
-    for place, order in enumerate(orders):
-        before = compose(kernels[:place], orders[:place]) if place else np.eye(target.shape[0])
-        after = np.eye(target.shape[1])
-        for kernel, shuffle in zip(kernels[:place:-1], orders[:place:-1], strict=True):
-            after = _dense(kernel)[:, shuffle] @ after
-        unshuffled = np.empty_like(after)
-        unshuffled[order] = after
-        weighted = before if gram is None else gram @ before
-        square, outer = before.T @ weighted, unshuffled @ unshuffled.T
-        shape = kernels[place].shape
+def _last_factor(square, right, shape):
+    """The last factor: nothing mixes its outputs, so each branch is solved for alone."""
+    inputs, branches, _ = shape
+    squares, rights = _diagonal(square, (inputs, branches, inputs)), _diagonal(right, shape)
+    return np.stack([solve_symmetric(*each) for each in zip(squares, rights, strict=True)], axis=1)
 
-        def apply(kernel, square=square, outer=outer, shape=shape):
-            return _blocks(square @ _dense(kernel) @ outer, shape)
 
-        right = _blocks(weighted.T @ target @ unshuffled.T, shape)
-        kernels[place] = conjugate_gradients(apply, right, kernels[place], _STEPS)
+def _factor(square, right, outer, kernel):
+    """The kernel `K` with `square @ K @ outer` nearest to `right` in its blocks, from the one that there is."""
+    inputs, branches, outputs = kernel.shape
+    # `(blocks read, rows, inputs)`, and for each block that is given all others above each other.
+    reads = square.reshape(-1, branches, inputs).transpose(1, 0, 2)
+    gives = outer.reshape(branches, outputs, branches, outputs).transpose(2, 0, 1, 3).reshape(branches, -1, outputs)
+
+    def apply(kernel):
+        mixed = (reads @ kernel).reshape(branches, branches, inputs, outputs)
+        return mixed.transpose(1, 2, 0, 3).reshape(branches, inputs, -1) @ gives
+
+    return conjugate_gradients(apply, right, kernel.transpose(1, 0, 2), _STEPS).transpose(1, 0, 2)
+
+
+def _round(square, given, kernels, orders):
+    """Solves for every factor once, in place; `square` are the second moments, `given` those times the target."""
+    for place, order in enumerate(orders[:-1]):
+        kernel = kernels[place]
+        after = compose(kernels[place + 1 :], orders[place + 1 :])[np.argsort(order)]
+        kernel = _factor(square, _diagonal(given @ after.T, kernel.shape), after @ after.T, kernel)
+        # As the next factor finds them.
+        square, given = (_times(each, kernel)[:, order] for each in (square, given.T))
+        square, given = _times(square.T, kernel)[:, order], given.T
+        kernels[place] = kernel
+    kernels[-1] = _last_factor(square, given[:, np.argsort(orders[-1])], kernels[-1].shape)
 
 
 def fit_product(
@@ -123,18 +137,21 @@ def fit_product(
 
     one_path = math.prod(branch_channels) == channels
     starts = [_one_path_start(target, tuple(branch_channels)) if one_path else start()]
-    exact = squared_error([target], [compose(starts[0], orders)], [gram]) < EXACT
+    reached = squared_error([target], [compose(starts[0], orders)], [gram])
     # Two factors with one path have the best start there is.
-    best_start = exact or (one_path and len(shapes) <= 2 and gram is None)
-    work = len(shapes) * _STEPS * 2 * channels * channels * filters
+    best_start = reached < EXACT or (one_path and len(shapes) <= 2 and gram is None)
+    metric = np.eye(channels) if gram is None else gram
+    wanted = metric @ target
+    work = channels * channels * (4 * _STEPS * sum(branch_channels[:-1]) + 6 * filters)
     if not best_start and work * SCREENING_ROUNDS * RANDOM_STARTS <= _MOST_SCREENING_WORK:
         starts += [start() for _ in range(RANDOM_STARTS)]
     kernels, error = best_of_starts(
         starts,
-        take_round=lambda factors: _round(target, factors, orders, gram),
+        take_round=lambda factors: _round(metric, wanted, factors, orders),
         compose=lambda factors: compose(factors, orders),
         target=target,
         gram=gram,
+        least=reached if best_start else 0.0,
         rounds=max(2, min(_ROUNDS, int(_MOST_WORK / work))),
     )
     return [kernel.reshape(len(kernel), -1) for kernel in kernels], error

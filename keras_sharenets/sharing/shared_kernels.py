@@ -18,6 +18,8 @@ import numpy as np
 # moments, where a round takes so many steps of conjugate gradients, each as long as a round without.
 _ROUNDS, _LEAST_GAIN = (30, 6), (1e-5, 3e-3)
 _STEPS = 12
+# Pivots of a Cholesky factor below this share of the largest are rounding.
+_LEAST_PIVOT = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,19 @@ def squared_error(targets: Sequence[np.ndarray], kernels: Sequence[np.ndarray], 
         error += float(np.sum(difference * _weighted(gram, difference)))
         total += float(np.sum(target * _weighted(gram, target)))
     return max(error, 0.0) / total if total else 0.0
+
+
+def solve_symmetric(square: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Solves `square @ x = right` for a symmetric positive semidefinite matrix; the shortest x where it is singular."""
+    try:
+        pivots = np.diag(np.linalg.cholesky(square))
+        if pivots.min() > _LEAST_PIVOT * pivots.max():
+            return np.linalg.solve(square, right)
+    except np.linalg.LinAlgError:
+        pass
+    values, vectors = np.linalg.eigh(square)
+    kept = values > _LEAST_PIVOT**2 * values[-1]
+    return vectors[:, kept] @ ((vectors[:, kept].T @ right) / values[kept, None])
 
 
 def conjugate_gradients(

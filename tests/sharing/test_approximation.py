@@ -127,6 +127,28 @@ def test_second_moments_make_outputs_near(seed):
         assert error <= shared_kernels.squared_error([target], [compose(without)], [gram]) + 1e-9
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_groups_that_widen_lose_what_no_chain_has(weighted):
+    """Where a group gives as many channels as are before it, only the rows of later groups are lost."""
+    random = np.random.default_rng(0)
+    target, gram = random.standard_normal((12, 24)), second_moments(random, 12)
+    least = np.zeros_like(target)
+    root = np.linalg.cholesky(gram).T if weighted else np.eye(12)
+    for columns, end in ((slice(12), 6), (slice(12, 24), 12)):
+        least[:end, columns] = np.linalg.lstsq(root[:, :end], root @ target[:, columns], rcond=None)[0]
+    factors, error = chains.fit_chain(target, (6, 6), gram=gram if weighted else None)
+    np.testing.assert_allclose(chain(factors), least, atol=1e-8)
+    np.testing.assert_allclose(error, relative(root @ least, root @ target), rtol=1e-8)
+
+
+def test_singular_equations_have_the_shortest_solution():
+    random = np.random.default_rng(0)
+    rows, right = random.standard_normal((3, 5)), random.standard_normal((5, 2))
+    for square in (rows.T @ rows, rows.T @ rows + np.eye(5)):
+        expected = np.linalg.pinv(square, rcond=1e-10) @ right
+        np.testing.assert_allclose(shared_kernels.solve_symmetric(square, right), expected, rtol=1e-6)
+
+
 def place_of(filters, size, channels, groups=1, seed=0):
     keras.utils.set_random_seed(seed)
     layer = keras.layers.Conv2D(filters, size, groups=groups, use_bias=False, name="conv")
