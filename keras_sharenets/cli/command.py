@@ -27,17 +27,13 @@ import shlex
 import shutil
 import signal
 import sys
-import tempfile
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NoReturn
 
 from keras_sharenets.interruption import Interrupted, command_signals
+from keras_sharenets.notices import quiet_interpreters, without_notices
 
-# What TensorFlow's libraries say of themselves when they are loaded.
-_NOTICE = re.compile(
-    r"WARNING: All log messages before absl|[IW]\d{4} [\d:.]+ |\d{4}-\d\d-\d\d [\d:.]+ *: [IW] |To enable the following"
-)
 # Whatever makes a terminal do something else than show a character: control characters, changes of the direction of
 # writing, and halves of characters that cannot be written at all. They come in names of files and classes.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -181,7 +177,7 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
         arguments = make_parser(line, () if wanted is None else (wanted,)).parse_args(words)
         arguments.command_line = shlex.join([*line.prog.split(), *words])
         command = importlib.import_module(line.commands[arguments.command][0])
-        with command_signals(), _short_warnings():
+        with command_signals(), _short_warnings(), quiet_interpreters():
             if hasattr(command, "check"):
                 command.check(arguments)
             if getattr(command, "NEEDS_KERAS", True):
@@ -233,33 +229,6 @@ def _short_warnings() -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = before
-
-
-@contextlib.contextmanager
-def without_notices() -> Iterator[None]:
-    """Keeps TensorFlow's start-up notices from standard error while Keras and its backend are imported.
-
-    TF_CPP_MIN_LOG_LEVEL does not reach those that are written before TensorFlow reads it, so the file descriptor is
-    redirected. Every other line comes through, and all lines if the import fails. With TF_CPP_MIN_LOG_LEVEL=0 nothing
-    is held back: a process that dies in the import shows why.
-    """
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
-        yield
-        return
-    sys.stderr.flush()
-    kept = os.dup(2)
-    failed = True
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-            failed = False
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            held.seek(0)
-            sys.stderr.writelines(text for text in held if failed or not _NOTICE.match(text))
 
 
 def _give(answer: Answer, target: str | None) -> None:

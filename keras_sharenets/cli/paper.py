@@ -22,8 +22,9 @@ from keras_sharenets.cli.arguments import (
     load_data,
     named_recipe,
 )
-from keras_sharenets.cli.command import Answer, say, without_notices
+from keras_sharenets.cli.command import Answer, say
 from keras_sharenets.cli.fit import JIT_COMPILE
+from keras_sharenets.notices import without_notices
 from keras_sharenets.rendering.tables import Rows, text_table
 from keras_sharenets.training.data.sources import DataSource
 from keras_sharenets.training.papers.entries import DATA, Entry, Paper, Row, counts_of, papers, recipe_of

@@ -14,7 +14,7 @@ import keras
 import pytest
 
 import keras_sharenets as ksn
-from keras_sharenets import cli
+from keras_sharenets import cli, notices
 from keras_sharenets.cli import command
 from keras_sharenets.cli.command import make_parser
 from trainers.cli import LINE as TRAINERS
@@ -106,6 +106,7 @@ NOTICES = [
     "I0000 00:00:1795711341.771587    9302 port.cc:153] oneDNN custom operations are on.",
     "2026-11-26 16:38:55.123456: I tensorflow/core/platform/cpu_feature_guard.cc:210] This binary is optimized",
     "To enable the following instructions: AVX2 FMA, in other operations, rebuild TensorFlow",
+    "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.",
 ]
 ERROR = "E0000 00:00:1795711341.893421    9302 cuda_executor.cc:1] failed call to cuInit"
 
@@ -114,7 +115,7 @@ ERROR = "E0000 00:00:1795711341.893421    9302 cuda_executor.cc:1] failed call t
 def test_notices_are_held_back_and_errors_are_not(fails, capfd, monkeypatch):
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        with command.without_notices():
+        with notices.without_notices():
             os.write(2, "\n".join([*NOTICES, ERROR, ""]).encode())
             if fails:
                 raise ImportError("no")
@@ -126,9 +127,24 @@ def test_notices_are_held_back_and_errors_are_not(fails, capfd, monkeypatch):
     assert capfd.readouterr().err == "after\n"
 
 
+def test_a_command_is_not_told_of_the_first_file_in_litert(capfd, monkeypatch):
+    """What else is said comes through, and to a program that uses the library all is said."""
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
+    text = f"{NOTICES[-1]}\n{ERROR}\n".encode()
+    with notices.quiet_interpreters():
+        with notices.opening():
+            os.write(2, text)
+        assert capfd.readouterr().err.splitlines() == [ERROR]
+        with notices.opening():
+            os.write(2, text)
+    with notices.opening():
+        os.write(2, text)
+    assert capfd.readouterr().err.encode() == 2 * text
+
+
 def test_notices_on_request(capfd, monkeypatch):
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
-    with command.without_notices():
+    with notices.without_notices():
         os.write(2, NOTICES[1].encode())
     assert capfd.readouterr().err == NOTICES[1]
 

@@ -16,7 +16,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from keras_sharenets import _checks, files
+from keras_sharenets import _checks, files, notices
 from keras_sharenets.heads import SIGMOID, SOFTMAX, Head, head_of_end
 
 # A `schema.Model`. Its generated classes declare everything as possibly missing.
@@ -263,8 +263,9 @@ def open_bytes(data: bytes, name: str, *, num_threads: int = 1, **options: Any) 
         raise ValueError(f"{name} is not a TFLite file: {error}") from error
     try:
         # From bytes, LiteRT verifies the structure of the whole file before it follows any offset in it.
-        interpreter = Interpreter(model_content=bytes(data), num_threads=num_threads, **options)
-        interpreter.allocate_tensors()
+        with notices.opening():
+            interpreter = Interpreter(model_content=bytes(data), num_threads=num_threads, **options)
+            interpreter.allocate_tensors()
     # The two types that LiteRT raises, whatever is wrong.
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{name} is damaged, or needs what this runtime lacks: {str(error).strip()}") from error
