@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from keras_sharenets import _checks
 from keras_sharenets.cli import blending
-from keras_sharenets.cli.arguments import add_data_arguments, add_model_option, data_source, load_data, parse_option
+from keras_sharenets.cli.arguments import add_data_arguments, add_model_option, data_source, load_data
 from keras_sharenets.cli.command import Answer, say
+from keras_sharenets.training.run.command import parse_option
 
 if TYPE_CHECKING:
     import keras

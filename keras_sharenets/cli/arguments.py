@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -116,21 +115,6 @@ def fine_tuning_recipe(arguments: argparse.Namespace, model_name: str, dataset: 
 
 
 def add_model_option(parser: argparse.ArgumentParser) -> None:
-    """Arguments of a network's factory, each as `parse_option` reads it."""
+    """Arguments of a network's factory, each as `command.parse_option` reads it."""
     option_help = "argument of the network's factory, a Python literal; repeatable"
     parser.add_argument("--model-option", action="append", default=[], metavar="KEY=VALUE", help=option_help)
-
-
-def parse_option(text: str) -> tuple[str, object]:
-    """`KEY=VALUE` as a pair; the value is a Python literal, or else a word.
-
-    >>> parse_option("blocks_per_stage=(1, 2, 2)"), parse_option("stem=imagenet")
-    (('blocks_per_stage', (1, 2, 2)), ('stem', 'imagenet'))
-    """
-    key, equals, value = text.partition("=")
-    if not (key and equals and value):
-        raise ValueError(f"`--model-option` (={text!r}) must be KEY=VALUE.")
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value

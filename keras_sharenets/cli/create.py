@@ -9,9 +9,10 @@ import argparse
 import json
 import pathlib
 
-from keras_sharenets.cli.arguments import add_input_shape, add_model_option, parse_option
+from keras_sharenets.cli.arguments import add_input_shape, add_model_option
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.files import as_tuples
+from keras_sharenets.training.run.command import parse_option
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

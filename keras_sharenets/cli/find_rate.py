@@ -16,11 +16,11 @@ from keras_sharenets.cli.arguments import (
     data_source,
     load_data,
     named_recipe,
-    parse_option,
 )
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.files import write_bytes
 from keras_sharenets.models import find_variant
+from keras_sharenets.training.run.command import parse_option
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import pathlib
 import shlex
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from keras_sharenets.cli.arguments import (
@@ -23,15 +22,14 @@ from keras_sharenets.cli.arguments import (
     given_fields,
     load_data,
     named_recipe,
-    parse_option,
 )
 from keras_sharenets.cli.command import Answer, say, say_over
 from keras_sharenets.files import as_tuples
 from keras_sharenets.models import find_variant
 from keras_sharenets.training.recipes.few_images import adapt
-from keras_sharenets.training.recipes.named import RECIPES
 from keras_sharenets.training.recipes.recipe import Recipe
-from keras_sharenets.training.run.config import read_config, run_config, training_config
+from keras_sharenets.training.run.command import config_words, parse_option
+from keras_sharenets.training.run.config import read_config
 from keras_sharenets.training.run.record import (
     ON_DEVICE,
     PRECISIONS,
@@ -45,7 +43,6 @@ from keras_sharenets.training.run.record import (
 if TYPE_CHECKING:
     from keras_sharenets.training.data.dataset import Dataset
 
-_FLAGS = ("deterministic", "download", "freeze", "skip_unreadable")  # Options without a value.
 JIT_COMPILE = {"auto": "auto", "true": True, "false": False}
 
 
@@ -156,7 +153,7 @@ def _add_config(arguments: argparse.Namespace, path: pathlib.Path) -> None:
         # What the file says of a recipe are changes to another one.
         config = {name: value for name, value in config.items() if name not in FIELD_TYPES}
     try:
-        found = parser.parse_args(_config_words(config))
+        found = parser.parse_args(config_words(config))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     # Words that were typed replace values in what was found, and are added to its model options.
@@ -313,66 +310,3 @@ def _check_unchanged(arguments: argparse.Namespace, recorded: Run) -> None:
                 f"`--{name.replace('_', '-')}` (={value}) must be that of the run in {arguments.resume} "
                 f"(={before[name]}), or be left out. Choose another `--output` for another run."
             )
-
-
-# The command again, from a record
-
-
-def fit_words(model: str, options: Mapping[str, object], source: Mapping[str, object], recipe: Recipe) -> list[str]:
-    """The words of a `python -m trainers fit` that trains a network, without `--seed` and `--output`.
-
-    Args:
-        model: its name.
-        options: arguments of its factory.
-        source: where its data comes from, as `DataSource.to_record` says it.
-        recipe: how it is trained.
-
-    Raises:
-        ValueError: the recipe is none of those that the command line knows by name.
-    """
-    if recipe.name not in RECIPES:
-        raise ValueError(f"The recipe {recipe.name!r} of {model} is none of `recipes`.")
-    return [*["python", "-m", "trainers", "fit"], *_config_words(training_config(model, options, source, recipe))]
-
-
-def fit_command_line(run: Run) -> str:
-    """The line of a shell that makes a `Run` again, without `--seed` and `--output`.
-
-    What does not change the trained network (checkpoints, logs, the devices) is left out. Errors: as `fit_words`.
-    """
-    if run.recipe.name not in RECIPES:
-        raise ValueError(f"The recipe {run.recipe.name!r} of {run.model} is none of `recipes`.")
-    config = {name: value for name, value in run_config(run).items() if name != "seed"}
-    backend = "" if run.backend == "tensorflow" else f"KERAS_BACKEND={run.backend} "
-    return backend + shlex.join([*["python", "-m", "trainers", "fit"], *_config_words(config)])
-
-
-def _config_words(config: Mapping[str, Any]) -> list[str]:
-    """The words of a command line that say the same as names and values."""
-    words: list[str] = []
-    for name, value in config.items():
-        if name == "model_option":
-            if not isinstance(value, Mapping):
-                raise ValueError(f'`model_option` (={value!r}) must be a mapping: {{"name": value}}.')
-            words += [word for key, each in value.items() for word in ("--model-option", _option(key, as_tuples(each)))]
-        elif name in _FLAGS:
-            words += _flag(name, value) if value is True else []
-        elif name == "jit_compile":
-            words += ["--jit-compile", str(value).lower()]
-        else:
-            words += _flag(name, value)
-    return words
-
-
-def _option(key: str, value: object) -> str:
-    word = f"{key}={value}"
-    return word if parse_option(word) == (key, value) else f"{key}={value!r}"
-
-
-def _flag(name: str, value: object) -> list[str]:
-    flag = name.replace("_", "-")
-    if value is None:
-        return []
-    if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}", *map(str, value if isinstance(value, (tuple, list)) else [value])]

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from keras_sharenets.cli.command import Answer
-from keras_sharenets.cli.fit import fit_command_line
 from keras_sharenets.rendering.tables import markdown_table
 from keras_sharenets.training.papers.runs import mean_and_deviation, percent
 from keras_sharenets.training.recipes.named import changed_fields
 from keras_sharenets.training.reports.card import describe_trainer
+from keras_sharenets.training.run.command import fit_command_line
 
 if TYPE_CHECKING:
     from keras_sharenets.training.reports.results import Comparison, PaperResult, Row

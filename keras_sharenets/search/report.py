@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_sharenets import _checks, files
-from keras_sharenets.cli.fit import fit_words
 from keras_sharenets.machine import describe_machine
 from keras_sharenets.rendering import figures
 from keras_sharenets.rendering.page import Section, page
@@ -24,6 +23,7 @@ from keras_sharenets.timing import UNSTEADY
 from keras_sharenets.training.data.sources import DataSource
 from keras_sharenets.training.recipes.named import changed_fields
 from keras_sharenets.training.recipes.recipe import Recipe
+from keras_sharenets.training.run.command import fit_words
 
 Table = list[list[str]]
 _UNSTEADY = f" That was unsteady: a spread was above {UNSTEADY:.0%} of the time. Measure again on an idle machine."

@@ -14,7 +14,6 @@ from keras_sharenets import files
 from keras_sharenets.cli.arguments import chosen_recipe
 from keras_sharenets.cli.command import make_parser
 from keras_sharenets.cli.compare import TIMES
-from keras_sharenets.cli.fit import fit_command_line
 from keras_sharenets.cli.results import BEGIN, END, longest, to_markdown
 from keras_sharenets.mobile.inspect import benchmark
 from keras_sharenets.timing import UNSTEADY_NOTE, Timing
@@ -29,6 +28,7 @@ from keras_sharenets.training.reports.results import (
     paper_result,
     read_published,
 )
+from keras_sharenets.training.run.command import fit_command_line
 from keras_sharenets.training.run.record import write_metrics
 from trainers.cli import LINE, main
 

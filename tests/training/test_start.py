@@ -14,11 +14,11 @@ from keras_sharenets import files
 from keras_sharenets.cli import LINE, main
 from keras_sharenets.cli.arguments import chosen_recipe, given_fields
 from keras_sharenets.cli.command import make_parser
-from keras_sharenets.cli.fit import fit_command_line
 from keras_sharenets.models import list_trained
 from keras_sharenets.training.data.dataset import Arrays, make_dataset
 from keras_sharenets.training.recipes.few_images import adapt, batch_size_for
 from keras_sharenets.training.recipes.named import find_recipe, override
+from keras_sharenets.training.run.command import fit_command_line
 from keras_sharenets.training.run.fit import fit, resume
 from keras_sharenets.training.run.network import build
 from keras_sharenets.training.run.record import RunOptions, read_metrics

@@ -13,13 +13,13 @@ from tiny_network import MODEL, TINY
 
 from keras_sharenets import files
 from keras_sharenets.cli.compare import _training_row
-from keras_sharenets.cli.fit import fit_command_line
 from keras_sharenets.interruption import Interrupted
 from keras_sharenets.training.data import sources
 from keras_sharenets.training.data.dataset import Arrays, Dataset, count_images, describe_dataset
 from keras_sharenets.training.data.sources import DataSource, load
 from keras_sharenets.training.recipes.named import override, recipe_for
 from keras_sharenets.training.reports.results import Published, make_rows
+from keras_sharenets.training.run.command import fit_command_line
 from keras_sharenets.training.run.fit import fit, resume
 from keras_sharenets.training.run.record import RunOptions, read_metrics, run_from_dict
 from keras_sharenets.training.run.recorder import Recorder

@@ -1,0 +1,94 @@
+"""The words of `fit` on a command line: what they say as names and values, and the line that makes a run again."""
+
+from __future__ import annotations
+
+import ast
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from keras_sharenets.files import as_tuples
+from keras_sharenets.training.recipes.named import RECIPES
+from keras_sharenets.training.recipes.recipe import Recipe
+from keras_sharenets.training.run.config import run_config, training_config
+from keras_sharenets.training.run.record import Run
+
+_FLAGS = ("deterministic", "download", "freeze", "skip_unreadable")  # Options without a value.
+
+
+def parse_option(text: str) -> tuple[str, object]:
+    """`KEY=VALUE` as a pair; the value is a Python literal, or else a word.
+
+    >>> parse_option("blocks_per_stage=(1, 2, 2)"), parse_option("stem=imagenet")
+    (('blocks_per_stage', (1, 2, 2)), ('stem', 'imagenet'))
+    """
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise ValueError(f"`--model-option` (={text!r}) must be KEY=VALUE.")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+def fit_words(model: str, options: Mapping[str, object], source: Mapping[str, object], recipe: Recipe) -> list[str]:
+    """The words of a `python -m trainers fit` that trains a network, without `--seed` and `--output`.
+
+    Args:
+        model: its name.
+        options: arguments of its factory.
+        source: where its data comes from, as `DataSource.to_record` says it.
+        recipe: how it is trained.
+
+    Raises:
+        ValueError: the recipe is none of those that the command line knows by name.
+    """
+    return _begun(model, recipe) + config_words(training_config(model, options, source, recipe))
+
+
+def fit_command_line(run: Run) -> str:
+    """The line of a shell that makes a `Run` again, without `--seed` and `--output`.
+
+    What does not change the trained network (checkpoints, logs, the devices) is left out. Errors: as `fit_words`.
+    """
+    config = {name: value for name, value in run_config(run).items() if name != "seed"}
+    backend = "" if run.backend == "tensorflow" else f"KERAS_BACKEND={run.backend} "
+    return backend + shlex.join(_begun(run.model, run.recipe) + config_words(config))
+
+
+def _begun(model: str, recipe: Recipe) -> list[str]:
+    """The words before the options; errors as `fit_words`."""
+    if recipe.name not in RECIPES:
+        raise ValueError(f"The recipe {recipe.name!r} of {model} is none of `recipes`.")
+    return ["python", "-m", "trainers", "fit"]
+
+
+def config_words(config: Mapping[str, Any]) -> list[str]:
+    """The words of a command line that say the same as names and values."""
+    words: list[str] = []
+    for name, value in config.items():
+        if name == "model_option":
+            if not isinstance(value, Mapping):
+                raise ValueError(f'`model_option` (={value!r}) must be a mapping: {{"name": value}}.')
+            words += [word for key, each in value.items() for word in ("--model-option", _option(key, as_tuples(each)))]
+        elif name in _FLAGS:
+            words += _flag(name, value) if value is True else []
+        elif name == "jit_compile":
+            words += ["--jit-compile", str(value).lower()]
+        else:
+            words += _flag(name, value)
+    return words
+
+
+def _option(key: str, value: object) -> str:
+    word = f"{key}={value}"
+    return word if parse_option(word) == (key, value) else f"{key}={value!r}"
+
+
+def _flag(name: str, value: object) -> list[str]:
+    flag = name.replace("_", "-")
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", *map(str, value if isinstance(value, (tuple, list)) else [value])]
