@@ -17,7 +17,7 @@ import numpy as np
 from keras_sharenets import layers as ours
 from keras_sharenets._types import Shape
 from keras_sharenets.analysis.graph import Call, Graph, Tensor, trace
-from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES, InferenceGraph, compute, run_all
+from keras_sharenets.mobile.graph.inference_graph import BATCH, PROBABILITIES, InferenceGraph, compute, run_all
 from keras_sharenets.mobile.graph.lowering import LoweredCall, lower_calls
 from keras_sharenets.mobile.graph.rules import UnsupportedLayerError, article, call_keras
 
@@ -34,7 +34,6 @@ _BITS = 22
 _ROUNDING = 1e-3
 # Beyond this score a softmax or sigmoid is 0 or 1 in all but its last digits.
 _SATURATED = 8
-_BATCH = 32
 
 
 class ExportMismatchError(RuntimeError):
@@ -153,7 +152,7 @@ def check_layers(lowered: LoweredModel, checked: Arrays) -> None:
 
 
 def _batches(array: np.ndarray) -> list[np.ndarray]:
-    return [array[start : start + _BATCH] for start in range(0, len(array), _BATCH)]
+    return [array[start : start + BATCH] for start in range(0, len(array), BATCH)]
 
 
 def _check_layer(lowered, inputs, expected):
@@ -197,7 +196,7 @@ def run_model(model: keras.Model, inputs: Sequence[np.ndarray]) -> tuple[np.ndar
     Raises:
         ValueError: they are not all finite.
     """
-    size, count = model.inputs[0].shape[0] or _BATCH, len(inputs[0])
+    size, count = model.inputs[0].shape[0] or BATCH, len(inputs[0])
     if model.inputs[0].shape[0]:  # It takes so many examples and no fewer: the last one is repeated.
         inputs = [np.concatenate([array, np.repeat(array[-1:], -count % size, axis=0)]) for array in inputs]
     inputs = [array.astype(np.float32) for array in inputs]

@@ -22,6 +22,8 @@ CallSite = tuple[str, int]
 # Says of a call of a kernel-shared layer whether its kernel is materialized: stored for this call, expanded in full.
 Materialize = Callable[[CallSite], bool]
 
+# Examples that are computed at a time where there are many.
+BATCH = 32
 PROBABILITIES = ("softmax", "sigmoid")
 # What computes in float in files of integers too.
 FLOAT = ("divide", "converted")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, Value, run_all
+from keras_sharenets.mobile.graph.inference_graph import BATCH, Constant, InferenceGraph, Operation, Value, run_all
 
 Range = tuple[float, float]
 
@@ -20,8 +20,6 @@ DATA_MOVEMENT = ("average_pool", "concat", "crop", "max", "max_pool", "maximum",
 DATA_MOVEMENT += ("resize", "slice", "stack", "transpose")
 # Bicubic resizing gives pixel values a little outside of 0 to 255.
 _PIXELS = (-32.0, 288.0)
-# Examples that are computed at a time.
-_BATCH = 32
 # What XNNPACK multiplies a sum of products with has to be below 256.
 _LARGEST_FACTOR = 128
 # A kernel with so many weights for each magnitude, or more, counts as clustered.
@@ -135,8 +133,8 @@ def measured_ranges(graph: InferenceGraph, inputs: Sequence[np.ndarray]) -> dict
         low, high = ranges.get(value.number, (np.inf, -np.inf))
         ranges[value.number] = min(low, float(array.min())), max(high, float(array.max()))
 
-    for start in range(0, len(inputs[0]), _BATCH):
-        run_all(graph, [array[start : start + _BATCH] for array in inputs], watch=watch)
+    for start in range(0, len(inputs[0]), BATCH):
+        run_all(graph, [array[start : start + BATCH] for array in inputs], watch=watch)
     return ranges
 
 

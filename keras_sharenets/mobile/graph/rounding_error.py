@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES, InferenceGraph, Operation, compute, run_all
+from keras_sharenets.mobile.graph.inference_graph import (
+    BATCH,
+    PROBABILITIES,
+    InferenceGraph,
+    Operation,
+    compute,
+    run_all,
+)
 from keras_sharenets.mobile.graph.quantization import (
     DATA_MOVEMENT,
     QuantizedGraph,
@@ -22,8 +29,6 @@ from keras_sharenets.mobile.graph.quantization import (
     affine_quantization,
     filter_limits,
 )
-
-_BATCH = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +57,9 @@ def rounding_error(quantized: QuantizedGraph, inputs: Sequence[np.ndarray]) -> R
     scores = graph.scores()
     wanted = {value.number for value in scores}
     squares: dict[Any, np.ndarray] = collections.defaultdict(lambda: np.zeros(2))
-    for start in range(0, len(inputs[0]), _BATCH):
+    for start in range(0, len(inputs[0]), BATCH):
         exact = {
-            value.number: ops.convert_to_tensor(np.asarray(array[start : start + _BATCH], "float32"))
+            value.number: ops.convert_to_tensor(np.asarray(array[start : start + BATCH], "float32"))
             for value, array in zip(graph.inputs, inputs, strict=True)
         }
         integer = {number: _rounded_value(quantized, number, batch) for number, batch in exact.items()}
@@ -126,8 +131,8 @@ def kernel_rounding_error(
 
     exact = dataclasses.replace(graph, outputs=graph.scores())
     rounded, squares = exact.with_kernels(kernels), np.zeros((len(exact.outputs), 2))
-    for start in range(0, len(inputs[0]), _BATCH):
-        batches = [np.asarray(array[start : start + _BATCH], "float32") for array in inputs]
+    for start in range(0, len(inputs[0]), BATCH):
+        batches = [np.asarray(array[start : start + BATCH], "float32") for array in inputs]
         given = [_clipped(batch, limits.get(value.number)) for value, batch in zip(graph.inputs, batches, strict=True)]
         squares += list(map(_squares, run_all(rounded, given, step=step), run_all(exact, batches)))
     return tuple(_relative(*sums) for sums in squares)
