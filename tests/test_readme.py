@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 
 import keras_sharenets as ksn
+from keras_sharenets.training.reports.results import read_times
 from tools import draw_sharing
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 NETWORKS = (ROOT / "docs" / "networks.md").read_text()
 RESULTS = (ROOT / "docs" / "results.md").read_text()
-# Name, option, kB, percent and millions of multiply-adds of a row of the first table.
-CHOICES = re.findall(r"^\| .*?`(\w+)`(?:.*`(\w+=\d+)`)?.* \| (\d+) kB \| ([\d.]+) % \| ([\d.]+) M \|$", README, re.M)
+# Name, option, kB, percent, millions of multiply-adds and milliseconds of a row of the first table.
+CHOICES = re.findall(
+    r"^\| .*?`(\w+)`(?:.*`(\w+=\d+)`)?.* \| (\d+) kB \| ([\d.]+) % \| ([\d.]+) M \| ([\d.]+) \|$", README, re.M
+)
+TIMES = read_times(ROOT / "saved_models" / "times.json").timings
 
 
 @pytest.mark.parametrize("run_eagerly", [True, pytest.param(False, marks=pytest.mark.slow)])
@@ -39,12 +43,13 @@ def test_python_examples_run_and_give_what_they_say(run_eagerly, tmp_path, monke
 
 
 def test_networks_to_choose_from_are_those_that_come_trained():
-    assert len(CHOICES) == 5
-    for name, option, kilobytes, percent, millions in CHOICES:
+    assert len(CHOICES) == 6
+    for name, option, kilobytes, percent, millions, milliseconds in CHOICES:
         label = " ".join(filter(None, (name, option)))
         (trained,) = (each for each in ksn.models.list_trained(name) if each.label == label)
         assert f"{trained.int8_bytes / 1000:.0f}" == kilobytes, label
         assert f"{100 * trained.int8_test_accuracy:.1f}" == percent, label
+        assert f"{TIMES[trained.run, 'export', 'int8.tflite'].median_ms:.2f}" == milliseconds, label
         cell = f"`{name}`" + (f" {option}" if option else "")
         assert re.search(rf"^\| {re.escape(cell)} \| .* \| one-cycle-60.* \| {re.escape(millions)} M \|", RESULTS, re.M)
 

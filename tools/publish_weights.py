@@ -3,8 +3,8 @@
 python -m tools.publish_weights saved_models/resnet_8_cifar10_seed0 saved_models/sl3_resnet_64_cifar10_seed0
 
 Each run has been exported with `export RUN_DIR --formats int8 --test`, and its `last.keras` is packed
-(`tools.pack_keras`). The file moves into the package, and a link to it stays with the run: there is one copy. The list
-of trained weights is made anew from these runs.
+(`tools.pack_keras`). All lie in one folder. The file moves into the package, and a link to it stays with the run: there
+is one copy. The list of trained weights is made anew from these runs.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ def entry(folder: pathlib.Path) -> TrainedWeights:
 
 
 def main(folders: list[str]) -> None:
-    """Publishes the runs, and these alone."""
-    places = list(map(pathlib.Path, folders))
+    """Publishes the runs, and these alone; one that was published before has its file again, beside its record."""
+    places = [pathlib.Path(folder).absolute() for folder in folders]
+    if len({place.parent for place in places}) != 1:
+        raise ValueError(f"`folders` (={' '.join(folders)}) must lie in one folder.")
     entries = list(map(entry, places))
     for place, each in zip(places, entries, strict=True):
         target, link = FOLDER / each.file, network_file(place)
@@ -57,9 +59,11 @@ def main(folders: list[str]) -> None:
         link.unlink()
         link.symlink_to(os.path.relpath(target, place.resolve()))
     kept = {each.file for each in entries}
-    for other in FOLDER.glob("*.keras"):
-        if other.name not in kept:
-            other.unlink()
+    for link in places[0].parent.glob("*/last.keras"):
+        if link.is_symlink() and link.resolve().name not in kept:
+            former = link.resolve()
+            link.unlink()
+            former.rename(link)
     files.write_json(INDEX, [dataclasses.asdict(each) for each in entries])
 
 

@@ -1,6 +1,6 @@
 """Make the tables of published runs from their records, beside what the papers print, a figure, and model cards.
 
-sharenets results saved_models/*_seed* --update docs/results.md --cards
+sharenets results saved_models/*_seed* --times saved_models/times.json --update docs/results.md --cards
 """
 
 from __future__ import annotations
@@ -9,23 +9,25 @@ import argparse
 import os
 import pathlib
 import shlex
+import statistics
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.rendering.tables import markdown_table
+from keras_sharenets.timing import UNSTEADY_NOTE
 from keras_sharenets.training.papers.runs import mean_and_deviation, percent
 from keras_sharenets.training.recipes.named import changed_fields
 from keras_sharenets.training.reports.card import describe_trainer
 from keras_sharenets.training.run.command import fit_command_line
 
 if TYPE_CHECKING:
-    from keras_sharenets.training.reports.results import Comparison, PaperResult, Row
+    from keras_sharenets.training.reports.results import Comparison, PaperResult, Row, Times
     from keras_sharenets.training.run.record import Run
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-FIGURE = "results.png"
+FIGURE, TIMES_FIGURE = "results.png", "results_ms.png"
 NETWORKS = (
     "network",
     "data",
@@ -42,26 +44,30 @@ NETWORKS = (
     "paper",
 )
 PAIRS = ("pair", "epochs", "here", "seed by seed", "paper", "direction")
+MILLISECONDS = "milliseconds of an inference of the int8 file"
 ACCURACY_NOTE = (
     "Test accuracy is that of the last epoch: the mean over the seeds and the deviation of a sample, and from the "
     "lowest to the highest; the error is what it lacks. The int8 file is measured on the same test split; arena is an "
     "estimate of the bytes that its values need on a microcontroller (less with `sharenets export --prefer memory`). "
     "Stored parameters count each shared tensor once, multiply-adds each call."
 )
-FIGURE_NOTE = (
-    "The figure has each network once: its longest training, and of several of that length the one that is nearest to "
-    "its recipe as it is."
+FIGURES_NOTE = (
+    "A figure has each network once: as trained for the usual number of epochs, else for most, and of several such the "
+    "one that is nearest to its recipe as it is. Those of less than a quarter of the usual epochs are left out."
 )
 PAIRS_NOTE = (
     'Accuracy of the first minus that of the second, in percentage points, over the seeds that both have. "As in the '
     'paper": the first, which is ahead in the paper, is ahead with every seed; "against the paper": it is behind with '
-    'every seed; "within the spread of the seeds": neither. One seed shows no spread.'
+    'every seed; "within the spread of the seeds": neither. One seed shows no spread. Options are those of both '
+    "networks; the paper's figure is of the networks without them."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="folder of a finished run; all lie in one folder")
     parser.add_argument("--update", metavar="PAGE", help=f"write into this page, between {BEGIN} and {END}")
+    times_help = "what `benchmark RUN_DIR/export/int8.tflite ... --json` wrote: a column and a figure of milliseconds"
+    parser.add_argument("--times", metavar="FILE.json", help=times_help)
     parser.add_argument("--cards", action="store_true", help="leave a model card, README.md, beside each int8 file")
 
 
@@ -70,35 +76,33 @@ def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets import files
     from keras_sharenets.analysis.catalog import replace_table
     from keras_sharenets.training.reports.card import CARD, model_card
-    from keras_sharenets.training.reports.results import compare, direction, make_rows, read_published
+    from keras_sharenets.training.reports.results import compare, make_rows, read_published, read_times
 
     places = {pathlib.Path(folder).resolve().parent for folder in arguments.runs}
     if len(places) > 1:
         raise ValueError(f"`runs` (={' '.join(arguments.runs)}) must lie in one folder.")
     page = pathlib.Path(arguments.update) if arguments.update else None
     rows = make_rows(map(read_published, arguments.runs))
-    text = to_markdown(rows, page.parent if page else pathlib.Path())
+    times = read_times(arguments.times) if arguments.times else None
+    text = to_markdown(rows, page.parent if page else pathlib.Path(), times)
     changed = replace_table(page.read_text(encoding="utf-8"), text, begin=BEGIN, end=END) if page else ""
-    files.write_bytes(places.pop() / FIGURE, draw(rows))
+    place = places.pop()
+    files.write_bytes(place / FIGURE, draw(rows))
+    if times:
+        files.write_bytes(place / TIMES_FIGURE, draw_times(rows, times))
     for row in rows if arguments.cards else ():
         for one in row.published:
             if one.int8:
                 files.write_text(one.folder / CARD, model_card(one, row.profile))
-    pairs = [(pair.first.run.model, pair.second.run.model, pair.differences) for pair in compare(rows)]
-    data = {
-        "networks": [_entry(row) for row in rows],
-        "pairs": [
-            {"first": first, "second": second, "points": dict(points), "direction": direction(list(points.values()))}
-            for first, second, points in pairs
-        ],
-    }
+    data = {"networks": [_entry(row, times) for row in rows], "pairs": [_pair_entry(pair) for pair in compare(rows)]}
     if page:
         files.write_text(page, changed)
         return Answer("", data)
     return Answer(text, data)
 
 
-def _entry(row: Row) -> dict[str, object]:
+def _entry(row: Row, times: Times | None) -> dict[str, object]:
+    took = times.of(row) if times else None
     return {
         "model": row.run.model,
         "options": dict(row.run.options),
@@ -112,22 +116,38 @@ def _entry(row: Row) -> dict[str, object]:
         "test_top5_accuracy_by_seed": row.top5_accuracies,
         "int8_bytes": row.int8_bytes,
         "int8_arena_bytes": row.arena_bytes,
+        "int8_ms": took and took.median_ms,
         "stored_parameters": row.profile.stored_parameters,
         "multiply_adds": row.profile.multiply_adds,
     }
 
 
-def to_markdown(rows: Sequence[Row], place: pathlib.Path) -> str:
+def _pair_entry(pair: Comparison) -> dict[str, object]:
+    from keras_sharenets.training.reports.results import direction
+
+    return {
+        "first": pair.first.run.model,
+        "second": pair.second.run.model,
+        "options": dict(pair.first.run.options),
+        "points": dict(pair.differences),
+        "direction": direction(list(pair.differences.values())),
+    }
+
+
+def to_markdown(rows: Sequence[Row], place: pathlib.Path, times: Times | None = None) -> str:
     """All that is published about some runs, up to a line break; `place` is the page's folder, for its links."""
     from keras_sharenets.training.reports.results import compare
 
-    figure = _link(rows[0].published[0].folder.parent / FIGURE, place)
-    parts = [
-        markdown_table([NETWORKS, *(_network(row, place) for row in rows)]),
-        _fill(" ".join([ACCURACY_NOTE, *_trainer_notes(rows), *_papers_note(rows), *_data_notes(rows)])),
-        f"![Test accuracy against {_size(rows)[0]}]({figure})",
-        _fill(FIGURE_NOTE),
-    ]
+    runs = rows[0].published[0].folder.parent
+    table = [NETWORKS, *(_network(row, place) for row in rows)]
+    notes = [ACCURACY_NOTE, *_trainer_notes(rows), *_papers_note(rows), *_data_notes(rows)]
+    figures = [f"![Test accuracy against {_size(rows)[0]}]({_link(runs / FIGURE, place)})", _fill(FIGURES_NOTE)]
+    if times:
+        before = NETWORKS.index("stored parameters")
+        table = [(*line[:before], took, *line[before:]) for line, took in zip(table, _ms(rows, times), strict=True)]
+        notes[1:1] = _times_notes(rows, times)
+        figures.append(f"![Test accuracy against {MILLISECONDS}]({_link(runs / TIMES_FIGURE, place)})")
+    parts = [markdown_table(table), _fill(" ".join(notes)), *figures]
     comparisons = compare(rows)
     if comparisons:
         parts += [markdown_table([PAIRS, *map(_pair, comparisons)]), _fill(PAIRS_NOTE)]
@@ -135,39 +155,66 @@ def to_markdown(rows: Sequence[Row], place: pathlib.Path) -> str:
     return "\n\n".join([*parts, f"```\n{commands}\n```"]) + "\n"
 
 
-def draw(rows: Sequence[Row]) -> bytes:
-    """The figure as a PNG file: accuracies against the bytes of int8 files, or stored parameters if there is none.
+def _ms(rows: Sequence[Row], times: Times) -> list[str]:
+    """The cells of a column: its title, and the milliseconds of each row."""
+    measured = map(times.of, rows)
+    return ["ms", *("-" if each is None else f"{'~' * each.unsteady}{each.median_ms:.2f}" for each in measured)]
 
-    A network that was trained in several ways is there once: see `longest`.
-    """
+
+def _times_notes(rows: Sequence[Row], times: Times) -> list[str]:
+    threads = f"{times.threads} thread{_plural(times.threads)}"
+    measured = f"ms: median of an inference of the int8 file in LiteRT with {threads}, on {times.machine}."
+    unsteady = any(each and each.unsteady for each in map(times.of, rows))
+    return [measured, *([UNSTEADY_NOTE] if unsteady else [])]
+
+
+def draw(rows: Sequence[Row]) -> bytes:
+    """The figure as a PNG file: accuracies against the bytes of int8 files, or stored parameters if there is none."""
+    return _draw(rows, *_size(rows))
+
+
+def draw_times(rows: Sequence[Row], times: Times) -> bytes:
+    """The same against the milliseconds of an inference of the int8 file."""
+    measured = map(times.of, rows)
+    return _draw(rows, MILLISECONDS, [each and round(each.median_ms, 3) for each in measured])
+
+
+def _draw(rows: Sequence[Row], across: str, sizes: Sequence[float | None]) -> bytes:
+    """Accuracies against something, of the rows in `one_of_each`."""
     from keras_sharenets.training.reports.plots import draw_accuracies
 
-    across, sizes = _size(rows)
-    points = {}
-    shown = longest(rows)
+    shown, usual, points = one_of_each(rows), usual_epochs(rows), {}
     for row, size in zip(rows, sizes, strict=True):
-        if row not in shown:
+        if row not in shown or size is None:
             continue
-        what = [f"{row.run.recipe.epochs} epoch{_plural(row.run.recipe.epochs)}"]
+        epochs = row.run.recipe.epochs
+        what = [f"{epochs} epoch{_plural(epochs)}"] if epochs != usual else []
         # What all rows have in common is told once, in the table.
         what += [row.run.data["name"]] if len({each.run.data["name"] for each in rows}) > 1 else []
-        if size is not None:
-            name = ", ".join([_name(row.run), *what, *row.run.changes])
-            points[name] = (size, tuple(row.accuracies.values()))
-    return draw_accuracies(points, across)
+        points[", ".join([_name(row.run), *what, *row.run.changes])] = (size, tuple(row.accuracies.values()))
+    told = f"Test accuracy after {usual} epoch{_plural(usual)}, where a name has no other number"
+    return draw_accuracies(points, across, told)
 
 
-def longest(rows: Sequence[Row]) -> list[Row]:
-    """One row for each network and data set: that of the most epochs, and of these the one nearest to its recipe.
+def usual_epochs(rows: Sequence[Row]) -> int:
+    """How many epochs most of the rows have."""
+    return statistics.mode(row.run.recipe.epochs for row in rows)
 
-    Their accuracies, which are those of the test split, have no say in it.
+
+def one_of_each(rows: Sequence[Row]) -> list[Row]:
+    """A row for each network and data set: of the usual number of epochs, else of most, then nearest to its recipe.
+
+    A network without a row of at least a quarter of the usual epochs has none. Accuracies, which are those of the test
+    split, have no say in it.
     """
-    chosen: dict[tuple[str, str, str], tuple[tuple[int, int], Row]] = {}
+    usual = usual_epochs(rows)
+    chosen: dict[tuple[str, str, str], tuple[tuple[bool, int, int], Row]] = {}
     for row in rows:
         run = row.run
-        rank = (run.recipe.epochs, -len(changed_fields(run.recipe)) - len(run.changes))
+        epochs = run.recipe.epochs
+        rank = (epochs == usual, epochs, -len(changed_fields(run.recipe)) - len(run.changes))
         network = (run.model, str(run.options), run.data["name"])
-        if network not in chosen or rank > chosen[network][0]:
+        if 4 * epochs >= usual and (network not in chosen or rank > chosen[network][0]):
             chosen[network] = (rank, row)
     return [row for _, row in chosen.values()]
 
@@ -269,14 +316,14 @@ def _data_notes(rows: Sequence[Row]) -> list[str]:
 def _pair(comparison: Comparison) -> tuple[str, ...]:
     from keras_sharenets.training.reports.results import direction
 
-    first, second = comparison.first.paper, comparison.second.paper
+    first, second = comparison.papers
     differences = comparison.differences
     mean = _points_text(comparison.mean) if differences else "-"
     each = ", ".join(f"{_points_text(value)} (seed {seed})" for seed, value in differences.items())
     paper = "-"
     if first and second and first.data == second.data:
         paper = f"{first.accuracy - second.accuracy:+} on {first.data}"
-    names = f"`{comparison.first.run.model}` - `{comparison.second.run.model}`"
+    names = f"`{comparison.first.run.model}` - {_name(comparison.second.run, '`')}"
     epochs = f"{comparison.first.run.recipe.epochs}"
     return (names, epochs, mean, each or "-", paper, direction(list(differences.values())))
 

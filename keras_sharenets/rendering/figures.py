@@ -22,7 +22,7 @@ DARK, QUIET, GRID = "#1f2933", "#52606d", "#e4e7eb"
 DPI = 120
 # Where a name may stand beside its point, in points of print: the first place that is free is taken. A line joins
 # what is far away.
-_PLACES = tuple((x, y) for y in (6, -14, 20, -28, 34, -42) for x in (6, -6))
+_PLACES = tuple((x, y) for y in (6, -14, 20, -28, 34, -42, 48, -56, 62, -70) for x in (6, -6))
 
 
 def new_figure(width: float, height: float, title: str | None = None) -> Figure:

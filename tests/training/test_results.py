@@ -14,7 +14,7 @@ from keras_sharenets import files
 from keras_sharenets.cli.arguments import chosen_recipe
 from keras_sharenets.cli.command import make_parser
 from keras_sharenets.cli.compare import TIMES
-from keras_sharenets.cli.results import BEGIN, END, longest, to_markdown
+from keras_sharenets.cli.results import BEGIN, END, one_of_each, to_markdown
 from keras_sharenets.mobile.inspect import benchmark
 from keras_sharenets.timing import UNSTEADY_NOTE, Timing
 from keras_sharenets.training.recipes.named import find_recipe, override
@@ -159,24 +159,30 @@ def test_direction(differences, words):
 
 
 def test_runs_that_are_not_compared(tmp_path):
-    """Another recipe, other data, or networks with options."""
-    wide = {"options": {"dropout_rate": 0.1}}
+    """Another recipe, other data, or other options; equal ones stand behind the pair."""
+    dropped = {"options": {"dropout_rate": 0.1}}
     runs = [
         made_up("sl_vggnet_32", 0, 0.5),
         made_up("s_vggnet_32", 1, 0.5),
         made_up("s_vggnet_32", 0, 0.5, override(SHORT, epochs=5)),
         made_up("s_vggnet_32", 0, 0.5, data=DATA | {"name": "digits"}),
-        made_up("s_vggnet_32", 0, 0.5, **wide),
+        made_up("s_vggnet_32", 0, 0.5, **dropped),
+        made_up("sl_vggnet_32", 0, 0.6, **dropped),
     ]
     folders = [tmp_path / str(number) for number in range(len(runs))]
     for folder, run in zip(folders, runs, strict=True):
         write_metrics(run, folder / "metrics.json")
     rows = make_rows(map(read_published, folders))
-    assert len(rows) == 5
-    (comparison,) = compare(rows)
-    assert (comparison.second.run.seed, comparison.differences) == (1, {})
+    assert len(rows) == 6
+    as_named, with_options = compare(rows)
+    assert (as_named.second.run.seed, as_named.differences) == (1, {})
+    assert (with_options.first.run.options, with_options.differences) == (dropped["options"], {0: 10.0})
     assert [row.paper is None for row in rows] == [bool(row.run.options) for row in rows]
-    assert "| - | - | +1.1 on CIFAR-10 | no seed in common |" in to_markdown(rows[:1] + rows[-1:], tmp_path)
+    table = to_markdown([as_named.first, as_named.second, with_options.first, with_options.second], tmp_path)
+    assert "| `sl_vggnet_32` - `s_vggnet_32` | 4 | - | - | +1.1 on CIFAR-10 | no seed in common |" in table
+    assert (
+        "| `sl_vggnet_32` - `s_vggnet_32` dropout_rate=0.1 | 4 | +10.00 | +10.00 (seed 0) | +1.1 on CIFAR-10 |" in table
+    )
 
 
 def test_runs_of_another_program(tmp_path, capsys):
@@ -264,6 +270,28 @@ def test_update_keeps_what_stands_around(folder, capsys):
     assert np.asarray(image).std() > 0
 
 
+def test_milliseconds_of_int8_files(folder, capsys):
+    """As `benchmark --json` writes them: in a column, in a figure of their own, and as values."""
+    measured = {
+        f"runs/{model}_cifar10_seed0/export/int8.tflite": {"median_ms": median, "spread_ms": 0.1, "threads": 2}
+        for model, median in (("sl_vggnet_32", 1.234), ("igcv2_c64_d8", 0.5))
+    }
+    times = {"machine": "a machine", "files": [{"path": path, **each} for path, each in measured.items()]}
+    files.write_json(folder / "times.json", times)
+    text = results(folder, capsys, "--times", str(folder / "times.json"), "--json", str(folder / "values.json"))
+    networks, _ = tables(text)
+    expected = {"`sl_vggnet_32`": "1.23", "`s_vggnet_32`": "-", "`igcv2_c64_d8`": "~0.50", "`xception_c35_d8`": "-"}
+    assert {row["network"]: row["ms"] for row in networks} == expected
+    assert f"with 2 threads, on a machine. {UNSTEADY_NOTE}" in " ".join(text.split())
+    assert "results_ms.png" in text
+    values = json.loads((folder / "values.json").read_text())["networks"]
+    assert [each["int8_ms"] for each in values if each["int8_ms"]] == [0.5, 1.234]
+    assert np.asarray(PIL.Image.open(folder / "results_ms.png")).std() > 0
+    files.write_json(folder / "times.json", {"machine": "a machine", "files": []})
+    assert main(["results", str(folder / "s_vggnet_32_cifar10_seed0"), "--times", str(folder / "times.json")]) == 2
+    assert "times.json is not what `benchmark --json` writes: ValueError" in capsys.readouterr().err
+
+
 def edit(folder, **changes):
     path = folder / "s_vggnet_32_cifar10_seed0" / "metrics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -315,17 +343,20 @@ def test_runs_in_several_folders(folder, capsys):
 
 
 def test_figure_has_each_network_once():
-    """Its longest training, and of two the one nearest to its recipe, however accurate the others are."""
+    """That of the usual 15 epochs which is nearest to its recipe, else the longest, however accurate the others are."""
     recipe = find_recipe("fast")
     runs = {
-        "short": made_up("resnet_8", 0, 0.9, override(recipe, epochs=2)),
+        "short": made_up("resnet_8", 0, 0.9, override(recipe, epochs=4)),
         "changed": made_up("resnet_8", 0, 0.9, override(recipe, flip=False, pad=1)),
-        "long": made_up("resnet_8", 0, 0.5, recipe),
-        "narrow": made_up("resnet_8", 0, 0.5, override(recipe, pad=1), options={"width": 8}),
+        "usual": made_up("resnet_8", 0, 0.5, recipe),
+        "longer": made_up("resnet_8", 0, 0.9, override(recipe, epochs=30)),
+        "narrow": made_up("resnet_8", 0, 0.5, override(recipe, epochs=4), options={"width": 8}),
+        "narrow, longer": made_up("resnet_8", 0, 0.5, override(recipe, epochs=6), options={"width": 8}),
+        "hardly trained": made_up("sl3_resnet_64", 0, 0.9, override(recipe, epochs=3)),
     }
     rows = make_rows(Published(name, run, run.test_accuracy, None) for name, run in runs.items())
-    assert len(rows) == 4
-    assert [row.published[0].folder for row in longest(rows)] == ["long", "narrow"]
+    assert len(rows) == 7
+    assert [row.published[0].folder for row in one_of_each(rows)] == ["usual", "narrow, longer"]
 
 
 def test_winners_of_the_papers():

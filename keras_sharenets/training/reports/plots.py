@@ -84,7 +84,11 @@ def draw_comparison(runs: Mapping[str, Run]) -> bytes:
     return png(figure)
 
 
-def draw_accuracies(points: Mapping[str, tuple[int, Sequence[float]]], across: str) -> bytes:
+def draw_accuracies(
+    points: Mapping[str, tuple[float, Sequence[float]]],
+    across: str,
+    title: str = "Test accuracy after the last epoch",
+) -> bytes:
     """Test accuracy against a size, one point with its name per network: the mean, and bars from lowest to highest.
 
     What is far less accurate than all others would squeeze them together: it is named below instead.
@@ -92,13 +96,14 @@ def draw_accuracies(points: Mapping[str, tuple[int, Sequence[float]]], across: s
     Args:
         points: label to a pair: the size, and accuracies.
         across: what the size is.
+        title: above the figure.
     """
     # A few names need less room, and can be read on a phone.
     figure = new_figure(7, 4.5) if len(points) <= FEW_POINTS else new_figure(9, 6)
     axes = figure.subplots()
     means = {name: sum(accuracies) / len(accuracies) for name, (_, accuracies) in points.items()}
     low, _ = usual_range(list(means.values()))
-    below = [f"not shown: {name} at {points[name][0]:,}, {mean:.1%}" for name, mean in means.items() if mean < low]
+    below = [f"not shown: {name} at {points[name][0]:,.10g}, {mean:.1%}" for name, mean in means.items() if mean < low]
     means = {name: mean for name, mean in means.items() if mean >= low}
     sizes = [points[name][0] for name in means]
     for name, mean in means.items():
@@ -106,13 +111,13 @@ def draw_accuracies(points: Mapping[str, tuple[int, Sequence[float]]], across: s
         bars = [[mean - min(accuracies)], [max(accuracies) - mean]]
         axes.errorbar([size], [mean], bars, color=BLUE, fmt="o", markersize=5, capsize=3)
     axes.set_xscale("log")
-    log_ticks(axes.xaxis, "{x:,.0f}")
+    log_ticks(axes.xaxis, "{x:,.10g}")
     # Room for the names on the right of the last points, and above the highest.
     axes.set_xlim(min(sizes) / 1.3, max(sizes) * 2.2)
     axes.margins(y=0.1)
     percent(axes.yaxis)
     axes.set_xlabel(across)
-    axes.set_title("Test accuracy after the last epoch", loc="left", fontsize=11)
+    axes.set_title(title, loc="left", fontsize=11)
     frame(axes)
     if below:
         caption(figure, "\n".join(below))

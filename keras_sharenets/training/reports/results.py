@@ -13,6 +13,7 @@ from typing import Any
 
 from keras_sharenets.analysis.profile import Profile, profile
 from keras_sharenets.models.registry import VARIANTS, create_model, find_variant
+from keras_sharenets.timing import Timing
 from keras_sharenets.training.papers.entries import DATA, papers, printed_for, recipe_of
 from keras_sharenets.training.run.record import Run, read_metrics
 
@@ -127,6 +128,26 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
+class Times:
+    """How long the int8 files of runs took on one machine, side by side.
+
+    Attributes:
+        machine: what it is.
+        threads: of the interpreter.
+        timings: the last parts of a file's path, from the folder of its run on, to the `Timing` of an inference.
+    """
+
+    machine: str
+    threads: int
+    timings: Mapping[tuple[str, ...], Timing]
+
+    def of(self, row: Row) -> Timing | None:
+        """That of the first seed whose file was measured; `None` if there is none."""
+        files = (one.folder.resolve() / "export" / one.int8["path"] for one in row.published if one.int8)
+        return next((self.timings[key] for key in map(_last_parts, files) if key in self.timings), None)
+
+
+@dataclasses.dataclass(frozen=True)
 class Comparison:
     """Two rows that a paper compares, and by how much the first is ahead here.
 
@@ -143,6 +164,12 @@ class Comparison:
     def mean(self) -> float:
         """The mean of the differences, which is the difference of the means over these seeds."""
         return statistics.fmean(self.differences.values())
+
+    @property
+    def papers(self) -> tuple[PaperResult | None, PaperResult | None]:
+        """What the paper prints of both networks, without the options that they were given here."""
+        first, second = (paper_result(row.run.model, row.run.data["name"]) for row in (self.first, self.second))
+        return first, second
 
 
 def profile_of(run: Run) -> Profile:
@@ -182,6 +209,28 @@ def int8_file(folder: str | pathlib.Path) -> Mapping[str, Any] | None:
     return entries.get("int8")
 
 
+def read_times(path: str | pathlib.Path) -> Times:
+    """The `Times` that `sharenets benchmark RUN_DIR/export/int8.tflite ... --json FILE` has written.
+
+    Raises:
+        ValueError: it is not such a file, or its files were measured with several numbers of threads.
+    """
+    try:
+        measured = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        (threads,) = {each["threads"] for each in measured["files"]}
+        timings = {
+            _last_parts(pathlib.Path(each["path"])): Timing(each["median_ms"], each["spread_ms"])
+            for each in measured["files"]
+        }
+        return Times(measured["machine"], threads, timings)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not what `benchmark --json` writes: {type(error).__name__} {error}") from error
+
+
+def _last_parts(file: pathlib.Path) -> tuple[str, ...]:
+    return file.parts[-3:]
+
+
 def make_rows(published: Iterable[Published]) -> list[Row]:
     """Puts runs of one network, data set and recipe together.
 
@@ -207,7 +256,7 @@ def _place(row: Row) -> tuple[int, str]:
 
 
 def compare(rows: Sequence[Row]) -> list[Comparison]:
-    """The comparisons of the papers that these rows allow: both networks as named, on one data set with one recipe."""
+    """The comparisons of the papers that these rows allow: both networks with equal options, data set and recipe."""
     return [
         Comparison(first, second, _differences(first, second))
         for names in comparisons()
@@ -218,7 +267,7 @@ def compare(rows: Sequence[Row]) -> list[Comparison]:
 
 
 def _alike(first: Run, second: Run) -> bool:
-    return first.conditions == second.conditions and not (first.options or second.options)
+    return first.conditions == second.conditions and first.options == second.options
 
 
 def _differences(first: Row, second: Row) -> dict[int, float]:
