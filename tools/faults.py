@@ -164,6 +164,12 @@ FAULTS = {
         "sizes = [size for size, rate",
         ("tests/mobile/test_merging.py::test_zeros_are_the_padding_of_convolutions",),
     ),
+    "merging_joins_scales": Fault(
+        "export",
+        "number not in given and (len(roots) == 1 or roots <= alone) and inputs",
+        "number not in given and inputs",
+        ("tests/mobile/test_merging.py::test_equal_operations_stay_apart_where_their_scales_are",),
+    ),
     "output_is_an_input": Fault(
         "export",
         "if idle and operation.output not in graph.outputs:",

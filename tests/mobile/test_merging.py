@@ -7,7 +7,8 @@ from harness import assert_close, pseudo_random
 
 from keras_sharenets.mobile.graph.inference_graph import run
 from keras_sharenets.mobile.graph.lowering import lower
-from keras_sharenets.mobile.graph.passes import fold_padding, merge_added, merge_reshapes
+from keras_sharenets.mobile.graph.merging import merge_added, merge_equal, merge_reshapes
+from keras_sharenets.mobile.graph.passes import fold_padding
 
 
 def network(uses=1, strides=1, padded=False, also=None, kernel_size=3, padding="same"):
@@ -169,3 +170,56 @@ def test_zeros_are_the_padding_of_convolutions(arguments, folds):
     (pad,) = (operation for operation in graph.operations if operation.kind == "pad")
     graph.ranges[pad.output.number] = -1.0, 1.0
     assert "pad" in kinds(fold_padding(graph))
+
+
+def branches(kind):
+    """Two branches that begin alike, or nearly so."""
+    x, sizes = keras.Input((6, 6, 4)), iter((2, 3))
+    shared = keras.layers.Conv2D(4, 3, padding="same")
+    begin = {
+        "relu": keras.layers.ReLU,
+        "pool": lambda: keras.layers.AveragePooling2D(2, 1, padding="same"),
+        "shared": lambda: shared,
+        "other kernel": lambda: keras.layers.Conv2D(4, 3, padding="same"),
+        "other window": lambda: keras.layers.MaxPooling2D(next(sizes), 1, padding="same"),
+        "other shape": lambda: keras.layers.UpSampling2D(next(sizes)),
+    }[kind]
+    parts = [keras.layers.GlobalMaxPooling2D()(keras.layers.Conv2D(4, 1)(begin()(x))) for _ in range(2)]
+    return keras.Model(x, keras.layers.Add()(parts))
+
+
+@pytest.mark.parametrize(
+    ("kind", "merges"),
+    [
+        ("relu", True),
+        ("pool", True),
+        ("shared", True),
+        ("other kernel", False),
+        ("other window", False),
+        ("other shape", False),
+    ],
+)
+def test_branches_that_begin_alike(kind, merges):
+    model = branches(kind)
+    graph = lower(model)
+    merged = merge_equal(graph)
+    assert len(graph.operations) - len(merged.operations) == merges
+    images = pseudo_random((3, 6, 6, 4), seed=6)
+    assert_close(run(merged, images), np.asarray(model(images)), 1e-6)
+    graph.ranges[graph.operations[0].output.number] = 0.0, 1.0
+    assert merge_equal(graph) is graph
+
+
+def test_equal_operations_stay_apart_where_their_scales_are():
+    """Each of two equal ReLUs is concatenated with other values, and has their scale in integers."""
+    inputs = keras.Input((6, 6, 4))
+    small, large = (keras.layers.Conv2D(4, 1)(inputs) for _ in range(2))
+    parts = [keras.layers.Concatenate()([keras.layers.ReLU()(inputs), part]) for part in (small, large)]
+    graph = lower(keras.Model(inputs, keras.layers.Add()([keras.layers.Conv2D(2, 1)(part) for part in parts])))
+    assert kinds(merge_equal(graph)) == kinds(graph)
+
+
+def test_equal_outputs_stay_two():
+    inputs = keras.Input((6, 6, 4))
+    graph = lower(keras.Model(inputs, [keras.layers.ReLU()(inputs), keras.layers.ReLU()(inputs)]))
+    assert kinds(merge_equal(graph)) == ["identity", "identity"]

@@ -17,7 +17,7 @@ from keras_sharenets.heads import ends_of
 from keras_sharenets.layers import FakeQuantize
 from keras_sharenets.mobile.export import edge_quantizer, memory_plan, reference
 from keras_sharenets.mobile.export.representative_data import checked_inputs
-from keras_sharenets.mobile.graph import group_chains, passes, scales
+from keras_sharenets.mobile.graph import group_chains, merging, passes, scales
 from keras_sharenets.mobile.graph.inference_graph import InferenceGraph
 from keras_sharenets.mobile.graph.lowering import lower_calls
 from keras_sharenets.mobile.graph.quantization import QuantizedGraph, is_clustered, quantize
@@ -134,7 +134,7 @@ def convert(
     expected = reference.results_of(lowered.graph if rounds else lowered, checked)
 
     def build(materialize):
-        graph = passes.simplify(lower_calls(traced, materialize=materialize)[0])
+        graph = passes.simplify(merging.merge_equal(lower_calls(traced, materialize=materialize)[0]))
         graph = group_chains.fold_chain_normalization(graph)
         if quantization != "int8":
             graph = group_chains.split_concat_readers(graph)

@@ -1,6 +1,6 @@
 """Rewrites of an inference graph: each takes a graph and returns one that computes the same.
 
-[`simplify`] is what every export begins with; those of `scales` come last.
+[`simplify`] is what every export begins with, after `merging.merge_equal`; those of `scales` come last.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import dataclasses
 
 import numpy as np
 
-from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, Value, reduced_axes
+from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Value
+from keras_sharenets.mobile.graph.merging import merge_added, merge_into_producer, merge_reshapes
 from keras_sharenets.mobile.graph.quantization import rewritable_kernels
 from keras_sharenets.ops.convolution import same_padding
 
@@ -38,80 +39,6 @@ def simplify(graph: InferenceGraph) -> InferenceGraph:
     return graph
 
 
-def _merge_into_producer(graph, merged):
-    """Replaces a producer and its only reader by one operation, wherever `merged(producer, reader)` gives one."""
-    readers, producers, order = graph.consumers(), {}, []
-    for operation in graph.operations:
-        producer = producers.get(operation.source) if len(operation.inputs) == 1 else None
-        one = None
-        if producer is not None and len(readers[producer.output.number]) == 1:
-            one = merged(producer, operation)
-        if one is None:
-            order.append(operation)
-        else:
-            order[order.index(producer)] = operation = one
-        producers[operation.output.number] = operation
-    return graph.with_operations(order)
-
-
-def merge_reshapes(graph: InferenceGraph) -> InferenceGraph:
-    """Reshapes become part of what is before them, or go where they change nothing.
-
-    A mean or maximum over an image keeps the axes that a reshape behind it brings back, as in squeeze-and-excitation;
-    over a single pixel it is a reshape itself. Each of these steps costs as much time as a small layer.
-    """
-
-    def merged(producer, reader):
-        if reader.kind != "reshape":
-            return None
-        if producer.kind == "reshape":
-            return dataclasses.replace(producer, output=reader.output)
-        if producer.kind in ("mean", "max"):
-            for keepdims in (True, False):
-                if reader.output.shape == _reduced_shape(producer, keepdims):
-                    attributes = {**producer.attributes, "keepdims": keepdims}
-                    return dataclasses.replace(producer, output=reader.output, attributes=attributes)
-        return None
-
-    operations = map(_as_reshape, graph.operations)
-    graph = _merge_into_producer(_with_moved_ranges(graph.with_operations(operations)), merged)
-    same, operations = {}, []
-    for operation in graph.operations:
-        inputs = tuple(same.get(value.number, value) for value in operation.inputs)
-        operation = dataclasses.replace(operation, inputs=inputs)
-        idle = operation.kind == "reshape" and operation.output.shape == inputs[0].shape
-        if idle and operation.output not in graph.outputs:
-            same[operation.output.number] = inputs[0]
-        else:
-            operations.append(operation)
-    return graph.with_operations(operations)
-
-
-def _as_reshape(operation: Operation) -> Operation:
-    """A mean or maximum of single numbers as the reshape that it is; any other operation as it is."""
-    if operation.kind in ("mean", "max") and _reduced_shape(operation, True) == operation.inputs[0].shape:
-        return dataclasses.replace(operation, kind="reshape", attributes={})
-    return operation
-
-
-def _reduced_shape(operation: Operation, keepdims: bool) -> tuple[int, ...]:
-    """The shape that a mean or maximum gives, with its axes as axes of 1 or without them."""
-    shape = operation.inputs[0].shape
-    axes = {axis % len(shape) for axis in reduced_axes(operation)}
-    return tuple(1 if axis in axes else side for axis, side in enumerate(shape) if keepdims or axis not in axes)
-
-
-def _with_moved_ranges(graph: InferenceGraph) -> InferenceGraph:
-    """Ranges that were learned before a reshape hold behind it, and the other way around."""
-    ranges = dict(graph.ranges)
-    for operation in graph.operations:
-        ends = operation.source, operation.output.number
-        known = [ranges[number] for number in ends if number in ranges]
-        if operation.kind == "reshape" and len(known) == 1:
-            ranges.update(dict.fromkeys(ends, known[0]))
-    return dataclasses.replace(graph, ranges=ranges)
-
-
 def fold_scales(graph: InferenceGraph) -> InferenceGraph:
     """A scale and shift behind a linear operation becomes part of it; the kernel itself stays as it is stored."""
 
@@ -122,7 +49,7 @@ def fold_scales(graph: InferenceGraph) -> InferenceGraph:
         bias = reader.bias if producer.bias is None else reader.bias + reader.scale * producer.bias
         return dataclasses.replace(producer, output=reader.output, scale=scale, bias=bias, activation=reader.activation)
 
-    return _merge_into_producer(graph, merged)
+    return merge_into_producer(graph, merged)
 
 
 def fold_into_dense(graph: InferenceGraph) -> InferenceGraph:
@@ -140,7 +67,7 @@ def fold_into_dense(graph: InferenceGraph) -> InferenceGraph:
         kernel = Constant(reader.kernel.name, array.astype("float32"))
         return dataclasses.replace(reader, inputs=producer.inputs, kernel=kernel, bias=bias)
 
-    return _merge_into_producer(graph, merged)
+    return merge_into_producer(graph, merged)
 
 
 def fuse_activations(graph: InferenceGraph) -> InferenceGraph:
@@ -151,7 +78,7 @@ def fuse_activations(graph: InferenceGraph) -> InferenceGraph:
             return None
         return dataclasses.replace(producer, output=reader.output, activation=reader.activation)
 
-    return _merge_into_producer(graph, merged)
+    return merge_into_producer(graph, merged)
 
 
 def pad_with_zeros(graph: InferenceGraph) -> InferenceGraph:
@@ -289,80 +216,3 @@ def _with_rows_of(operation, before):
     rows = np.empty_like(operation.kernel.array)
     rows[:, :, before.attributes["indices"]] = operation.kernel.array
     return dataclasses.replace(operation, inputs=before.inputs, kernel=Constant(operation.kernel.name, rows))
-
-
-def merge_added(graph: InferenceGraph) -> InferenceGraph:
-    """A convolution and a 1x1 convolution of the same image, added, become one: their kernels are added.
-
-    Done where all uses of both kernels are in such pairs, so that no kernel is stored twice.
-    """
-    pairs = _pairs(graph)
-    replaced, gone, merged = {}, set(), {}
-    for operation, (large, small, place) in pairs.items():
-        key = large.kernel, small.kernel, place
-        if key not in merged:
-            array = large.kernel.array.copy()
-            array[place] += small.kernel.array[0, 0]
-            merged[key] = Constant(f"{large.kernel.name} and {small.kernel.name}", array)
-        replaced[operation] = dataclasses.replace(large, output=operation.output, kernel=merged[key])
-        gone |= {large, small}
-    return graph.with_operations(replaced.get(entry, entry) for entry in graph.operations if entry not in gone)
-
-
-def _pairs(graph):
-    """`{addition: (convolution, 1x1 convolution, place in the kernel of the first)}` where they can be one."""
-    readers, pairs = graph.consumers(), {}
-    producers = {operation.output.number: operation for operation in graph.operations}
-
-    def bare(part):
-        """Whether nothing but the addition reads this convolution, and nothing is done to it before."""
-        if part is None or part.kind != "conv" or len(readers[part.output.number]) > 1:
-            return False
-        if "dilation" in part.attributes:
-            return False
-        return part.scale is None and part.bias is None and part.activation is None
-
-    for operation in graph.operations:
-        parts = [producers.get(value.number) for value in operation.inputs]
-        if operation.kind == "add" and len(parts) == 2 and all(map(bare, parts)):
-            large, small = sorted(parts, key=_kernel_size, reverse=True)
-            place = _common_place(large, small, producers)
-            if place is not None:
-                pairs[operation] = large, small, place
-    return _complete(graph, pairs)
-
-
-def _kernel_size(operation):
-    return operation.kernel.array.size
-
-
-def _common_place(large, small, producers):
-    """Where in the large kernel the 1x1 kernel acts; `None` if they do not go over the same image alike."""
-    alike = all(large.attributes[name] == small.attributes[name] for name in ("strides", "groups"))
-    *sides, _, filters = large.kernel.array.shape
-    *small_sides, _, small_filters = small.kernel.array.shape
-    if not alike or small_sides != [1, 1] or small_filters != filters:
-        return None
-    if large.attributes["padding"] == "same":
-        central = large.attributes["strides"] == (1, 1) and all(side % 2 for side in sides)
-        return tuple(side // 2 for side in sides) if central and large.inputs == small.inputs else None
-    if large.inputs == small.inputs:
-        return (0, 0) if sides == [1, 1] else None
-    pad = producers.get(large.inputs[0].number)
-    if pad is None or pad.kind != "pad" or "mode" in pad.attributes or pad.inputs != small.inputs:
-        return None
-    _, rows, columns, channels = pad.attributes["paddings"]
-    place = rows[0], columns[0]
-    inside = all(start < side for start, side in zip(place, sides, strict=True))
-    return place if inside and channels == (0, 0) else None
-
-
-def _complete(graph, pairs):
-    """The pairs whose kernels are used in no other way."""
-    partners = {}
-    for large, small, place in pairs.values():
-        for kernel, partner in ((large.kernel, (small.kernel, place)), (small.kernel, (large.kernel, place))):
-            partners.setdefault(kernel, []).append(partner)
-    uses = graph.uses()
-    sound = {kernel for kernel, found in partners.items() if len(found) == len(uses[kernel]) and len(set(found)) == 1}
-    return {addition: pair for addition, pair in pairs.items() if {pair[0].kernel, pair[1].kernel} <= sound}

@@ -1,0 +1,203 @@
+"""Operations of an inference graph that become one: equal ones, and such as one operation does as well."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Operation, reduced_axes
+from keras_sharenets.mobile.graph.quantization import tied_values
+
+
+def merge_equal(graph: InferenceGraph) -> InferenceGraph:
+    """Operations that compute the same of the same values become one, as of the ReLUs that several branches begin with.
+
+    Not where values that have no scale in common in integers would get one. And none in a graph with learned ranges:
+    quantization-aware training rounds the output of each.
+    """
+    if graph.ranges:
+        return graph
+    tied, given = tied_values(graph), {value.number for value in graph.outputs}
+    alone = {root for root, count in collections.Counter(tied.values()).items() if count == 1}
+    same, first, operations = {}, {}, []
+    for operation in graph.operations:
+        inputs = tuple(same.get(value.number, value) for value in operation.inputs)
+        operation, number = dataclasses.replace(operation, inputs=inputs), operation.output.number
+        known = first.setdefault(_meaning(operation), operation.output)
+        roots = {tied[number], tied[known.number]}
+        # A constant has a scale of its own at each use.
+        if known != operation.output and number not in given and (len(roots) == 1 or roots <= alone) and inputs:
+            same[number] = known
+        else:
+            operations.append(operation)
+    return graph.with_operations(operations)
+
+
+def _meaning(operation):
+    """What two operations have in common that give the same; reshapes and the like are told by their output alone."""
+    numbers = {"scale": operation.scale, "bias": operation.bias, **operation.attributes}
+    contents = tuple((name, _hashable(value)) for name, value in sorted(numbers.items()))
+    return operation.kind, operation.inputs, operation.kernel, operation.activation, operation.output.shape, contents
+
+
+def _hashable(value):
+    """An attribute as something that equals that of another operation where both say the same."""
+    if isinstance(value, np.ndarray):
+        return value.shape, value.tobytes()
+    return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
+
+
+def merge_into_producer(
+    graph: InferenceGraph, merged: Callable[[Operation, Operation], Operation | None]
+) -> InferenceGraph:
+    """Replaces a producer and its only reader by one operation, wherever `merged(producer, reader)` gives one."""
+    readers, producers, order = graph.consumers(), {}, []
+    for operation in graph.operations:
+        producer = producers.get(operation.source) if len(operation.inputs) == 1 else None
+        one = None
+        if producer is not None and len(readers[producer.output.number]) == 1:
+            one = merged(producer, operation)
+        if one is None:
+            order.append(operation)
+        else:
+            order[order.index(producer)] = operation = one
+        producers[operation.output.number] = operation
+    return graph.with_operations(order)
+
+
+def merge_reshapes(graph: InferenceGraph) -> InferenceGraph:
+    """Reshapes become part of what is before them, or go where they change nothing.
+
+    A mean or maximum over an image keeps the axes that a reshape behind it brings back, as in squeeze-and-excitation;
+    over a single pixel it is a reshape itself. Each of these steps costs as much time as a small layer.
+    """
+
+    def merged(producer, reader):
+        if reader.kind != "reshape":
+            return None
+        if producer.kind == "reshape":
+            return dataclasses.replace(producer, output=reader.output)
+        if producer.kind in ("mean", "max"):
+            for keepdims in (True, False):
+                if reader.output.shape == _reduced_shape(producer, keepdims):
+                    attributes = {**producer.attributes, "keepdims": keepdims}
+                    return dataclasses.replace(producer, output=reader.output, attributes=attributes)
+        return None
+
+    operations = map(_as_reshape, graph.operations)
+    graph = merge_into_producer(_with_moved_ranges(graph.with_operations(operations)), merged)
+    same, operations = {}, []
+    for operation in graph.operations:
+        inputs = tuple(same.get(value.number, value) for value in operation.inputs)
+        operation = dataclasses.replace(operation, inputs=inputs)
+        idle = operation.kind == "reshape" and operation.output.shape == inputs[0].shape
+        if idle and operation.output not in graph.outputs:
+            same[operation.output.number] = inputs[0]
+        else:
+            operations.append(operation)
+    return graph.with_operations(operations)
+
+
+def _as_reshape(operation: Operation) -> Operation:
+    """A mean or maximum of single numbers as the reshape that it is; any other operation as it is."""
+    if operation.kind in ("mean", "max") and _reduced_shape(operation, True) == operation.inputs[0].shape:
+        return dataclasses.replace(operation, kind="reshape", attributes={})
+    return operation
+
+
+def _reduced_shape(operation: Operation, keepdims: bool) -> tuple[int, ...]:
+    """The shape that a mean or maximum gives, with its axes as axes of 1 or without them."""
+    shape = operation.inputs[0].shape
+    axes = {axis % len(shape) for axis in reduced_axes(operation)}
+    return tuple(1 if axis in axes else side for axis, side in enumerate(shape) if keepdims or axis not in axes)
+
+
+def _with_moved_ranges(graph: InferenceGraph) -> InferenceGraph:
+    """Ranges that were learned before a reshape hold behind it, and the other way around."""
+    ranges = dict(graph.ranges)
+    for operation in graph.operations:
+        ends = operation.source, operation.output.number
+        known = [ranges[number] for number in ends if number in ranges]
+        if operation.kind == "reshape" and len(known) == 1:
+            ranges.update(dict.fromkeys(ends, known[0]))
+    return dataclasses.replace(graph, ranges=ranges)
+
+
+def merge_added(graph: InferenceGraph) -> InferenceGraph:
+    """A convolution and a 1x1 convolution of the same image, added, become one: their kernels are added.
+
+    Done where all uses of both kernels are in such pairs, so that no kernel is stored twice.
+    """
+    pairs = _pairs(graph)
+    replaced, gone, merged = {}, set(), {}
+    for operation, (large, small, place) in pairs.items():
+        key = large.kernel, small.kernel, place
+        if key not in merged:
+            array = large.kernel.array.copy()
+            array[place] += small.kernel.array[0, 0]
+            merged[key] = Constant(f"{large.kernel.name} and {small.kernel.name}", array)
+        replaced[operation] = dataclasses.replace(large, output=operation.output, kernel=merged[key])
+        gone |= {large, small}
+    return graph.with_operations(replaced.get(entry, entry) for entry in graph.operations if entry not in gone)
+
+
+def _pairs(graph):
+    """`{addition: (convolution, 1x1 convolution, place in the kernel of the first)}` where they can be one."""
+    readers, pairs = graph.consumers(), {}
+    producers = {operation.output.number: operation for operation in graph.operations}
+
+    def bare(part):
+        """Whether nothing but the addition reads this convolution, and nothing is done to it before."""
+        if part is None or part.kind != "conv" or len(readers[part.output.number]) > 1:
+            return False
+        if "dilation" in part.attributes:
+            return False
+        return part.scale is None and part.bias is None and part.activation is None
+
+    for operation in graph.operations:
+        parts = [producers.get(value.number) for value in operation.inputs]
+        if operation.kind == "add" and len(parts) == 2 and all(map(bare, parts)):
+            large, small = sorted(parts, key=_kernel_size, reverse=True)
+            place = _common_place(large, small, producers)
+            if place is not None:
+                pairs[operation] = large, small, place
+    return _complete(graph, pairs)
+
+
+def _kernel_size(operation):
+    return operation.kernel.array.size
+
+
+def _common_place(large, small, producers):
+    """Where in the large kernel the 1x1 kernel acts; `None` if they do not go over the same image alike."""
+    alike = all(large.attributes[name] == small.attributes[name] for name in ("strides", "groups"))
+    *sides, _, filters = large.kernel.array.shape
+    *small_sides, _, small_filters = small.kernel.array.shape
+    if not alike or small_sides != [1, 1] or small_filters != filters:
+        return None
+    if large.attributes["padding"] == "same":
+        central = large.attributes["strides"] == (1, 1) and all(side % 2 for side in sides)
+        return tuple(side // 2 for side in sides) if central and large.inputs == small.inputs else None
+    if large.inputs == small.inputs:
+        return (0, 0) if sides == [1, 1] else None
+    pad = producers.get(large.inputs[0].number)
+    if pad is None or pad.kind != "pad" or "mode" in pad.attributes or pad.inputs != small.inputs:
+        return None
+    _, rows, columns, channels = pad.attributes["paddings"]
+    place = rows[0], columns[0]
+    inside = all(start < side for start, side in zip(place, sides, strict=True))
+    return place if inside and channels == (0, 0) else None
+
+
+def _complete(graph, pairs):
+    """The pairs whose kernels are used in no other way."""
+    partners = {}
+    for large, small, place in pairs.values():
+        for kernel, partner in ((large.kernel, (small.kernel, place)), (small.kernel, (large.kernel, place))):
+            partners.setdefault(kernel, []).append(partner)
+    uses = graph.uses()
+    sound = {kernel for kernel, found in partners.items() if len(found) == len(uses[kernel]) and len(set(found)) == 1}
+    return {addition: pair for addition, pair in pairs.items() if {pair[0].kernel, pair[1].kernel} <= sound}
