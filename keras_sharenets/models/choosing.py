@@ -66,7 +66,8 @@ def choose(
     """Named networks for a task, the best first.
 
     First come those that come trained, by their test accuracy; then the others, whose accuracy is not known here: those
-    that make most of `max_bytes`, or without a limit the smallest. Only what is proposed is built, and only where its
+    that make most of `max_bytes`, or without a limit the smallest. For images of 96 pixels and more, networks for large
+    images come before those that come trained. Only what is proposed is built, and only where its
     counts are not known for these classes and images.
 
     Args:
@@ -117,7 +118,7 @@ def _candidates(
     """What may fit, in the order of `choose`."""
     trained = sorted(list_trained(), key=lambda each: -each.test_accuracy)
     large = min(shape[:2]) >= LARGE
-    proven = [(_counts_of(each), each) for each in trained if not large and shape[-1] == each.input_shape[-1]]
+    proven = [(_counts_of(each), each) for each in trained if shape[-1] == each.input_shape[-1]]
     known = {each.model for each in trained}
     others = [_nearest(name, classes) for name in list_models() if name not in known or large]
     others = [each for each in others if (min(each.input_shape[:2]) >= LARGE) == large]
@@ -125,7 +126,9 @@ def _candidates(
     if max_bytes is not None:
         # Another head changes it; most of the weights of networks for many classes may be theirs.
         others = [each for each in others if _known_bytes(each) * (1 if each.num_classes <= 100 else 0.5) <= max_bytes]
-    return [*proven, *((each, None) for each in others)]
+    untrained = [(each, None) for each in others]
+    # At 224 pixels those for 32 see too little of an image, and compute a lot; but a small budget leaves no others.
+    return [*untrained, *proven] if large else [*proven, *untrained]
 
 
 def _known_bytes(counts: NetworkCounts) -> int:

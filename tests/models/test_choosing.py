@@ -41,6 +41,12 @@ def test_other_classes_and_images_are_counted():
     assert found.estimated
 
 
+def test_a_small_budget_for_large_images_leaves_those_for_small_ones():
+    (found,) = choose(2, (96, 96, 3), max_bytes=48_000, limit=1)
+    assert (found.label, found.trained_on) == ("xception_c35_d8 width=23", "cifar10")
+    assert found.int8_bytes <= 48_000
+
+
 def test_the_command_answers_as_a_table_and_as_data(capsys):
     assert main(["choose", "--classes", "10", "--max-bytes", "90000", "--limit", "2", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
