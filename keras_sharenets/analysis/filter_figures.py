@@ -38,12 +38,12 @@ def draw_distributions(values: Mapping[str, np.ndarray], across: str, title: str
         axes.stairs(heights / numbers.size, edges, color=color, linewidth=1.6, label=label)
         axes.stairs(heights / numbers.size, edges, color=color, alpha=0.12, fill=True)
     axes.set_xlim(start, end)
-    axes.set_ylim(0)
+    axes.set_ylim(0, axes.get_ylim()[1] * (1 + 0.09 * len(values)))  # Room for the names above.
     axes.set_xlabel(across)
     axes.set_ylabel("part of all, per bar")
     figures.percent(axes.yaxis)
     figures.frame(axes)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, loc="upper left")
     return figures.png(figure)
 
 

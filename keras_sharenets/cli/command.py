@@ -174,7 +174,11 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
     words = list(sys.argv[1:] if argv is None else argv)
     wanted = next((word for word in words if not word.startswith("-")), None)
     try:
-        arguments = make_parser(line, () if wanted is None else (wanted,)).parse_args(words)
+        parser = make_parser(line, () if wanted is None else (wanted,))
+        if not words:
+            parser.print_help(sys.stderr)
+            return 2
+        arguments = parser.parse_args(words)
         arguments.command_line = shlex.join([*line.prog.split(), *words])
         command = importlib.import_module(line.commands[arguments.command][0])
         with command_signals(), _short_warnings(), quiet_interpreters():

@@ -158,9 +158,11 @@ def representative_images(folder: str, shape: Sequence[int], count: int) -> np.n
 
 
 def _fields(report: TFLiteReport | SavedModelReport | ONNXReport) -> str:
-    """A report's fields, one a line."""
+    """A report's fields, one a line; without those that say nothing of this file."""
     lines = []
     for name, value in ({"path": report.path} | dataclasses.asdict(report)).items():
+        if value is None:
+            continue
         if isinstance(value, dict):
             value = precisions.tell(value)
         if isinstance(value, tuple):

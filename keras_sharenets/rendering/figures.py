@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -30,13 +31,13 @@ def new_figure(width: float, height: float, title: str | None = None) -> Figure:
 
     Args:
         width, height: in inches.
-        title: on the left above everything.
+        title: on the left above everything, in as many lines as it needs.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     if title is not None:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=DARK)
+        figure.suptitle(textwrap.fill(title, int(10 * width)), x=0.01, ha="left", fontsize=12, color=DARK)
     return figure
 
 
