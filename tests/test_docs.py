@@ -15,7 +15,6 @@ import pytest
 
 import keras_sharenets as ksn
 from keras_sharenets import cli
-from trainers.cli import main as trainers_main
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "mobile.md").read_text()
@@ -45,8 +44,6 @@ def run_shell(block):
         words = shlex.split(line)
         if words[0] == "sharenets":
             assert cli.main(words[1:]) == 0, line
-        elif words[:3] == ["python", "-m", "trainers"]:
-            assert not trainers_main(words[3:]), line
         elif shutil.which(words[0]):
             # unzip answers with 1 and does its work when it finds something before the archive.
             assert subprocess.run(line, shell=True).returncode in (0, 1), line

@@ -8,8 +8,6 @@ import shlex
 
 from keras_sharenets import cli as sharenets
 from keras_sharenets.cli.command import make_parser
-from trainers.cli import LINE as TRAINERS
-from tuning.cli import LINE
 
 DOCS = pathlib.Path(__file__).parent.parent.parent / "docs"
 PAGE = (DOCS / "search.md").read_text()
@@ -35,14 +33,10 @@ def test_commands_parse():
     parsed = 0
     for words in commands:
         words = [word for word in words if not word.startswith("KERASTUNER_")]
-        if words[:3] == ["python", "-m", "tuning"]:
-            make_parser(LINE).parse_args(words[3:])
-        elif words[:3] == ["python", "-m", "trainers"]:
-            make_parser(TRAINERS).parse_args(words[3:])
-        else:
-            continue
-        parsed += 1
-    assert parsed == 7
+        if words[0] == "sharenets":
+            make_parser(sharenets.LINE).parse_args(words[1:])
+            parsed += 1
+    assert parsed == 9
     assert "sharenets create --from-trial runs/search/07 --output net.keras" in PAGE
     assert sharenets.main(["create", "--from-trial", "nowhere", "--output", "net.keras"]) == 2
 
@@ -50,8 +44,8 @@ def test_commands_parse():
 def test_page_of_the_search_on_cifar10_says_what_its_report_says():
     page, folder = (DOCS / "search_cifar10.md").read_text(), DOCS / "search_cifar10"
     report = json.loads((folder / "report.json").read_text())
-    command = next(line for line in page.splitlines() if line.startswith("python -m tuning search"))
-    asked, settings = vars(make_parser(LINE).parse_args(shlex.split(command)[3:])), report["settings"]
+    command = next(line for line in page.splitlines() if line.startswith("sharenets search"))
+    asked, settings = vars(make_parser(sharenets.LINE).parse_args(shlex.split(command)[1:])), report["settings"]
     kept = ("space", "tuner", "trials", "seed", "validation", "max_parameters", "max_multiply_adds")
     assert {name: asked[name] for name in kept} == {name: settings[name] for name in kept}
     recipe = {name: settings["recipe"][name] for name in ("epochs", "batch_size")}

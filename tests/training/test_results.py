@@ -221,7 +221,7 @@ def fit_arguments(line):
 def test_commands(folder, capsys):
     block = re.search(r"```\n(.*?)```", results(folder, capsys), re.S)[1]
     *_, with_xception, with_igcv2, with_s, with_sl = block.splitlines()
-    begin = "python -m trainers fit --model"
+    begin = "sharenets fit --model"
     assert with_igcv2 == (
         f"{begin} igcv2_c64_d8 --data cifar10 --recipe fast --epochs 2 --batch-size 64 --no-flip --seed 0 "
         "--output runs/igcv2_c64_d8_cifar10_seed0"
@@ -245,7 +245,7 @@ def test_command_gives_the_record_again():
         **{"options": options, "source": source, "jit_compile": False, "deterministic": True, "backend": "jax"},
     )
     line = fit_command_line(run)
-    assert line.startswith("KERAS_BACKEND=jax python -m trainers fit ")
+    assert line.startswith("KERAS_BACKEND=jax sharenets fit ")
     args = fit_arguments(line)
     assert chosen_recipe(args, args.model, "images") == recipe
     assert args.model_option == ["width=(16, 32)", "stem=imagenet", "label='3'"]

@@ -40,8 +40,8 @@ def folder(quick_network, tmp_path_factory):
         for block in re.findall(r"```shell\n(.*?)```", PAGE, re.S):
             for line in block.splitlines():
                 words = shlex.split(line)
-                assert words[:3] == ["python", "-m", "trainers"]
-                assert main(words[3:]) == 0, line
+                assert words[0] == "sharenets"
+                assert main(words[1:]) == 0, line
     return folder
 
 
@@ -50,7 +50,7 @@ def metrics(folder):
 
 
 def test_every_command_is_on_the_page():
-    used = set(re.findall(r"^python -m trainers (\w+)", PAGE, re.M))
+    used = set(re.findall(r"^sharenets (\w+)", PAGE, re.M))
     assert set(COMMANDS) - used == {"demo", "blending", "analyze"}
     named = set(re.findall(r"`(?:--recipe )?((?:hscnet|sharesnet|shardnet|fast|digits|default)[\w-]*)`", PAGE))
     assert named
@@ -232,7 +232,7 @@ def test_results(folder, capsys, monkeypatch):
     for name in ("digits", "images"):
         line = next(line for line in lines if line.endswith(f"--seed 0 --output runs/{name}_seed0"))
         original = next(line for line in PAGE.splitlines() if line.endswith(f"--output runs/{name}"))
-        given, printed = (make_parser(LINE).parse_args(shlex.split(text)[3:]) for text in (original, line))
+        given, printed = (make_parser(LINE).parse_args(shlex.split(text)[1:]) for text in (original, line))
         changed = {key for key, value in vars(given).items() if getattr(printed, key) != value}
         assert changed == {"seed", "output", *(["tensorboard", "batch_size"] if name == "digits" else ["recipe"])}
 

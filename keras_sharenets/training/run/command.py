@@ -32,7 +32,7 @@ def parse_option(text: str) -> tuple[str, object]:
 
 
 def fit_words(model: str, options: Mapping[str, object], source: Mapping[str, object], recipe: Recipe) -> list[str]:
-    """The words of a `python -m trainers fit` that trains a network, without `--seed` and `--output`.
+    """The words of a `sharenets fit` that trains a network, without `--seed` and `--output`.
 
     Args:
         model: its name.
@@ -60,7 +60,7 @@ def _begun(model: str, recipe: Recipe) -> list[str]:
     """The words before the options; errors as `fit_words`."""
     if recipe.name not in RECIPES:
         raise ValueError(f"The recipe {recipe.name!r} of {model} is none of `recipes`.")
-    return ["python", "-m", "trainers", "fit"]
+    return ["sharenets", "fit"]
 
 
 def config_words(config: Mapping[str, Any]) -> list[str]:
