@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(arguments: argparse.Namespace) -> None:
+    if importlib.util.find_spec("keras_tuner") is None:  # It is imported later, with Keras, which takes seconds.
+        raise ModuleNotFoundError("No module named 'keras_tuner'", name="keras_tuner")
     checked_budget(arguments)
     if arguments.trained is None:
         for name in ("where", "images"):

@@ -20,6 +20,7 @@ AT_ONCE = [
         ("benchmark", "a.tflite", "--accuracy", "a.tflite=1", "--figure", "a.png"),
     ),
     ("shtab", "pip install shtab", ("--print-completion", "bash")),
+    ("keras_tuner", "[tuning]'", ("search", "--space", "hscnet", "--data", "digits", "--trials", "1", *TO)),
 ]
 WITH_KERAS = [
     ("matplotlib", "pip install matplotlib", FIT),
@@ -32,7 +33,6 @@ WITH_KERAS = [
     ("matplotlib", "pip install matplotlib", ("analyze", RUN, "--weights", *TO)),
     ("sklearn", "pip install scikit-learn", FIT),
     ("tensorboard", "pip install 'keras_sharenets[plots]'", (*FIT, "--tensorboard")),
-    ("keras_tuner", "[tuning]'", ("search", "--space", "hscnet", "--data", "digits", "--trials", "1", *TO)),
     ("tensorflow_model_optimization", "[mobile]'", ("compress", SMALL, "--data", "digits", "--prune", "0.5", *TO)),
     ("tf_keras", "[mobile]'", ("compress", SMALL, "--data", "digits", "--prune", "0.5", *TO)),
     ("tf2onnx", "[onnx]'", ("export", SMALL, "--to", "onnx", "--output", "a.onnx")),
