@@ -131,16 +131,20 @@ def _pool(name):
 def _concat(tensors, operation):
     """As many tensors at a time as delegates take."""
     *places, _ = operation.output.shape
-    options = schema.ConcatenationOptionsT()
-    options.axis, options.fusedActivationFunction = len(places), schema.ActivationFunctionType.NONE
     parts = [(tensors.value(value), value.shape[-1]) for value in operation.inputs]
     while len(parts) > _MOST_CONCATENATED:
         count = min(_MOST_CONCATENATED, len(parts) - _MOST_CONCATENATED + 1)
         width = sum(channels for _, channels in parts[:count])
         between = tensors.like(operation.output, (*places, width), name="t")
-        add_operator(tensors, "CONCATENATION", [tensor for tensor, _ in parts[:count]], between, options)
+        _join(tensors, [tensor for tensor, _ in parts[:count]], between, len(places))
         parts = [(between, width), *parts[count:]]
-    add_operator(tensors, "CONCATENATION", [tensor for tensor, _ in parts], tensors.value(operation.output), options)
+    _join(tensors, [tensor for tensor, _ in parts], tensors.value(operation.output), len(places))
+
+
+def _join(tensors, parts, target, axis):
+    options = schema.ConcatenationOptionsT()
+    options.axis = axis
+    add_operator(tensors, "CONCATENATION", parts, target, options)
 
 
 def _pad(tensors, operation):
@@ -168,16 +172,20 @@ def _reshape(tensors, operation):
 
 
 def _slice(tensors, operation):
-    shape = operation.output.shape
-    begin = [operation.attributes.get("row", 0), *[0] * (len(shape) - 2), operation.attributes["start"]]
-    inputs = [*inputs_of(tensors, operation), integers(tensors, begin), integers(tensors, shape)]
-    add_operator(tensors, "SLICE", inputs, tensors.value(operation.output), schema.SliceOptionsT())
+    between = [0] * (len(operation.output.shape) - 2)
+    begin = [operation.attributes.get("row", 0), *between, operation.attributes["start"]]
+    _cut(tensors, *inputs_of(tensors, operation), tensors.value(operation.output), begin, operation.output.shape)
 
 
 def _crop(tensors, operation):
     begin = [0, *operation.attributes["start"], 0]
-    inputs = [*inputs_of(tensors, operation), integers(tensors, begin), integers(tensors, operation.output.shape)]
-    add_operator(tensors, "SLICE", inputs, tensors.value(operation.output), schema.SliceOptionsT())
+    _cut(tensors, *inputs_of(tensors, operation), tensors.value(operation.output), begin, operation.output.shape)
+
+
+def _cut(tensors, source, target, begin, shape):
+    """The piece of a tensor, of a shape, that begins somewhere."""
+    inputs = [source, integers(tensors, begin), integers(tensors, shape)]
+    add_operator(tensors, "SLICE", inputs, target, schema.SliceOptionsT())
 
 
 def _resize(tensors, operation):
@@ -274,11 +282,8 @@ def _rotate(tensors, operation, groups):
     for begin, width in ((first, size - first), (0, first)):
         sides = (*shape[:-1], width)
         parts.append(tensors.like(source, sides, name="t"))
-        inputs = [table, integers(tensors, [*[0] * (len(shape) - 1), begin]), integers(tensors, sides)]
-        add_operator(tensors, "SLICE", inputs, parts[-1], schema.SliceOptionsT())
-    options = schema.ConcatenationOptionsT()
-    options.axis = len(shape) - 1
-    add_operator(tensors, "CONCATENATION", parts, rotated, options)
+        _cut(tensors, table, parts[-1], [*[0] * (len(shape) - 1), begin], sides)
+    _join(tensors, parts, rotated, len(shape) - 1)
     if groups > 1:
         reshape_to(tensors, rotated, tensors.value(operation.output), operation.output.shape)
 
