@@ -174,12 +174,14 @@ def _reshape(tensors, operation):
 def _slice(tensors, operation):
     between = [0] * (len(operation.output.shape) - 2)
     begin = [operation.attributes.get("row", 0), *between, operation.attributes["start"]]
-    _cut(tensors, *inputs_of(tensors, operation), tensors.value(operation.output), begin, operation.output.shape)
+    source, target = tensors.value(operation.inputs[0]), tensors.value(operation.output)
+    _cut(tensors, source, target, begin, operation.output.shape)
 
 
 def _crop(tensors, operation):
     begin = [0, *operation.attributes["start"], 0]
-    _cut(tensors, *inputs_of(tensors, operation), tensors.value(operation.output), begin, operation.output.shape)
+    source, target = tensors.value(operation.inputs[0]), tensors.value(operation.output)
+    _cut(tensors, source, target, begin, operation.output.shape)
 
 
 def _cut(tensors, source, target, begin, shape):
