@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import platform
 import re
 from collections.abc import Collection, Iterable
 
@@ -54,6 +53,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets import files, mobile
+    from keras_sharenets.machine import describe_machine
     from keras_sharenets.mobile.inspect import benchmark_figure, tables
     from keras_sharenets.mobile.inspect.benchmark import operator_times
 
@@ -68,4 +68,4 @@ def run(arguments: argparse.Namespace) -> Answer:
         title = "Accuracy and size of TFLite files"
         files.write_bytes(arguments.figure, benchmark_figure.draw_accuracy_against_size(reports, accuracies, title))
     entries = tables.benchmark_entries(reports, accuracies, operators)
-    return Answer("\n".join(parts), {"machine": platform.platform(), "files": entries})
+    return Answer("\n".join(parts), {"machine": describe_machine(), "files": entries})

@@ -163,7 +163,7 @@ def _ms(rows: Sequence[Row], times: Times) -> list[str]:
 
 def _times_notes(rows: Sequence[Row], times: Times) -> list[str]:
     threads = f"{times.threads} thread{_plural(times.threads)}"
-    measured = f"ms: median of an inference of the int8 file in LiteRT with {threads}, on {times.machine}."
+    measured = f"ms: median of an inference of the int8 file with {threads} ({times.machine})."
     unsteady = any(each and each.unsteady for each in map(times.of, rows))
     return [measured, *([UNSTEADY_NOTE] if unsteady else [])]
 

@@ -276,18 +276,19 @@ def test_milliseconds_of_int8_files(folder, capsys):
         f"runs/{model}_cifar10_seed0/export/int8.tflite": {"median_ms": median, "spread_ms": 0.1, "threads": 2}
         for model, median in (("sl_vggnet_32", 1.234), ("igcv2_c64_d8", 0.5))
     }
-    times = {"machine": "a machine", "files": [{"path": path, **each} for path, each in measured.items()]}
+    machine = {"processor": "a processor", "versions": {"ai-edge-litert": "2.1"}}
+    times = {"machine": machine, "files": [{"path": path, **each} for path, each in measured.items()]}
     files.write_json(folder / "times.json", times)
     text = results(folder, capsys, "--times", str(folder / "times.json"), "--json", str(folder / "values.json"))
     networks, _ = tables(text)
     expected = {"`sl_vggnet_32`": "1.23", "`s_vggnet_32`": "-", "`igcv2_c64_d8`": "~0.50", "`xception_c35_d8`": "-"}
     assert {row["network"]: row["ms"] for row in networks} == expected
-    assert f"with 2 threads, on a machine. {UNSTEADY_NOTE}" in " ".join(text.split())
+    assert f"with 2 threads (a processor, LiteRT 2.1). {UNSTEADY_NOTE}" in " ".join(text.split())
     assert "results_ms.png" in text
     values = json.loads((folder / "values.json").read_text())["networks"]
     assert [each["int8_ms"] for each in values if each["int8_ms"]] == [0.5, 1.234]
     assert np.asarray(PIL.Image.open(folder / "results_ms.png")).std() > 0
-    files.write_json(folder / "times.json", {"machine": "a machine", "files": []})
+    files.write_json(folder / "times.json", {"machine": machine, "files": []})
     assert main(["results", str(folder / "s_vggnet_32_cifar10_seed0"), "--times", str(folder / "times.json")]) == 2
     assert "times.json is not what `benchmark --json` writes: ValueError" in capsys.readouterr().err
 

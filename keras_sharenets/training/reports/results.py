@@ -132,7 +132,7 @@ class Times:
     """How long the int8 files of runs took on one machine, side by side.
 
     Attributes:
-        machine: what it is.
+        machine: its processor, and the version of LiteRT.
         threads: of the interpreter.
         timings: the last parts of a file's path, from the folder of its run on, to the `Timing` of an inference.
     """
@@ -222,7 +222,8 @@ def read_times(path: str | pathlib.Path) -> Times:
             _last_parts(pathlib.Path(each["path"])): Timing(each["median_ms"], each["spread_ms"])
             for each in measured["files"]
         }
-        return Times(measured["machine"], threads, timings)
+        machine = measured["machine"]
+        return Times(f"{machine['processor']}, LiteRT {machine['versions']['ai-edge-litert']}", threads, timings)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not what `benchmark --json` writes: {type(error).__name__} {error}") from error
 
