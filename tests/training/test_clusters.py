@@ -174,7 +174,7 @@ def test_a_worker_that_is_killed_stops_the_other_and_both_go_on(backend, gone, t
     for line in told:
         assert line.startswith(
             f"error: Another worker is gone, so worker {1 - gone} of 2 stops too. Start all workers again with "
-            f"`fit --resume {tmp_path / 'run'} --strategy multi_worker`. ("
+            f"`sharenets fit --resume {tmp_path / 'run'} --strategy multi_worker`. ("
         )
     assert [path.stem for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["000000005", "000000010"]
     assert finish(start_two(backend, ["fit", "--resume", tmp_path / "run"], logs)) == [0, 0]
@@ -196,10 +196,8 @@ def test_a_signal_to_one_worker_stops_all_with_a_checkpoint(backend, two_workers
     (checkpoint,) = list_checkpoints(tmp_path / "run" / "checkpoints")
     assert 13 <= int(checkpoint.stem) <= 22
     for log in logs:
-        told = (
-            f"interrupted: The last good checkpoint is {checkpoint}; `fit --resume {tmp_path / 'run'} --strategy multi"
-        )
-        assert told in log.with_suffix(".err").read_text()
+        told = f"`sharenets fit --resume {tmp_path / 'run'} --strategy multi"
+        assert f"interrupted: The last good checkpoint is {checkpoint}; {told}" in log.with_suffix(".err").read_text()
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (metrics["state"], metrics["reason"]) == ("stopped", "SIGTERM")
     assert finish(start_two(backend, ["fit", "--resume", tmp_path / "run"], logs)) == [0, 0]

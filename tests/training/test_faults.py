@@ -56,7 +56,7 @@ def check(folder, capsys, message):
     assert errors.count("\n") == 1
     assert errors.startswith(message)
     path = folder / "checkpoints" / "000000002.npz"
-    assert f"The last good checkpoint is {path}; `fit --resume {folder}` continues from there." in errors
+    assert f"The last good checkpoint is {path}; `sharenets fit --resume {folder}` continues from there." in errors
     assert list_checkpoints(folder / "checkpoints") == [path]
     arrays, state = load_checkpoint(path)
     assert all(np.isfinite(array).all() for array in arrays.values())

@@ -98,7 +98,9 @@ def test_sigterm_ends_with_a_checkpoint(program, tmp_path):
     assert process.returncode == 143
     (checkpoint, *_) = sorted((tmp_path / "run" / "checkpoints").iterdir(), reverse=True)
     assert 359 + 20 <= int(checkpoint.stem) < 2 * 359
-    told = f"The last good checkpoint is {checkpoint}; `fit --resume {tmp_path / 'run'}` continues from there."
+    told = (
+        f"The last good checkpoint is {checkpoint}; `sharenets fit --resume {tmp_path / 'run'}` continues from there."
+    )
     assert errors.splitlines()[-1] == f"interrupted: {told}"
     assert "Traceback" not in errors
     metrics = check_whole(tmp_path / "run", epochs=1)

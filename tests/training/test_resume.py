@@ -100,7 +100,7 @@ def test_interrupted_within_an_epoch_ends_as_if_undisturbed(digits, recipe, tmp_
     settings = {"recipe": recipe, "run_options": run_options, "verbose": 0}
     fit(MODEL, digits, tmp_path / "undisturbed", **settings)
     folder = tmp_path / "interrupted"
-    told = rf"The last good checkpoint is {folder}/checkpoints/%09d\.npz; `fit --resume {folder}` continues"
+    told = rf"The last good checkpoint is {folder}/checkpoints/%09d\.npz; `sharenets fit --resume {folder}` continues"
     with monkeypatch.context() as patch:
         signal_at(patch, "on_train_batch_end", 1, 2, signal.SIGTERM)
         with pytest.raises(Interrupted, match=told % 8) as stop:  # Five steps an epoch.

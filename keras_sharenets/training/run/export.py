@@ -40,7 +40,7 @@ def check_exportable(
     target = check_output(output or pathlib.Path(folder) / "export")
     trained = open_run(folder)
     if trained.state != "finished":
-        raise ValueError(f"The run in {folder} is not finished: `fit --resume {folder}` goes on with it.")
+        raise ValueError(f"The run in {folder} is not finished: `sharenets fit --resume {folder}` goes on with it.")
     return trained, target
 
 

@@ -172,8 +172,8 @@ def _stop(error: BaseException, reason: BaseException, recorder: Recorder, devic
     if isinstance(reason, devices.errors):
         raise RuntimeError(
             f"Another worker is gone, so worker {devices.worker} of {devices.workers} stops too. Start all workers "
-            f"again with `fit --resume {recorder.folder} --strategy {devices.strategy}`. ({type(reason).__name__}: "
-            f"{' '.join(str(reason).split())[:200]})"
+            f"again with `sharenets fit --resume {recorder.folder} --strategy {devices.strategy}`. "
+            f"({type(reason).__name__}: {' '.join(str(reason).split())[:200]})"
         ) from error
 
 

@@ -176,7 +176,7 @@ class Recorder(keras.callbacks.Callback):
         if self._checkpoint is None:
             return f"There is no checkpoint in {self.folder} yet."
         strategy = "" if self.run.strategy == "default" else f" --strategy {self.run.strategy}"
-        command = f"fit --resume {self.folder}{strategy}"
+        command = f"sharenets fit --resume {self.folder}{strategy}"
         if self.run.trainer is not None:  # One step of several, each in a folder of its own.
             command = f"{self.run.trainer['program']} --resume {self.folder.parent}"
         return f"The last good checkpoint is {self._checkpoint}; `{command}` continues from there."
