@@ -20,6 +20,7 @@ from keras_sharenets.sharing.changes import matrix
 from keras_sharenets.sharing.conversion import Network
 from keras_sharenets.sharing.measuring import Samples
 from keras_sharenets.sharing.places import Order, Place, normalizes_channels
+from keras_sharenets.sharing.shared_kernels import one_thread
 
 _ROUNDS = 20
 # The least share of the error that another order must gain.
@@ -190,6 +191,7 @@ def _weighted(place: Place, moments: np.ndarray | None) -> np.ndarray:
     return place.kernel * sizes * place.importance()
 
 
+@one_thread
 def match_channels(network: Network, sets: Sequence[Sequence[Place]]) -> Network:
     """The same network with its inner channels in the order in which kernels of a set come nearest to each other.
 

@@ -14,6 +14,7 @@ from keras_sharenets._types import Tensor
 from keras_sharenets.analysis.graph import Call, Graph
 from keras_sharenets.analysis.graph import Tensor as Traced
 from keras_sharenets.sharing.places import Place, normalizes_channels, numpy_of
+from keras_sharenets.sharing.shared_kernels import one_thread
 
 # Places of images that are looked at for one call, and the longest patch whose second moments are taken: beyond it
 # solving for the kernel would take minutes, and its weights alone count.
@@ -101,6 +102,7 @@ def _patches(images: np.ndarray, layer: keras.layers.Conv2D, random: np.random.G
     return padded[image[:, None, None], row, column].reshape(len(picked), -1)
 
 
+@one_thread
 def measure_samples(graph: Graph, places: Sequence[Place], inputs: Sequence[np.ndarray]) -> Samples:
     """Runs a network on sample images and keeps what is needed to share well."""
     place_of = {id(call): place for place in places for call in place.calls}

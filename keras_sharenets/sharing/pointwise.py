@@ -59,7 +59,7 @@ def hierarchical_changes(
         sizes = hierarchical.split_sizes(channels, groups)
         scale = place.importance()
         gram = regularized(moments.get(place.path))
-        factors, _ = chains.fit_chain(matrix(place.kernel) * scale, sizes, gram=gram)
+        factors, _ = chains.fit_chain(matrix(place.kernel) * scale, sizes, gram=gram, ridge=chains.INT8)
         of_group = scale.reshape(groups, -1)
         for group, factor in enumerate(factors):
             if group:

@@ -10,7 +10,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from keras_sharenets import layers as ours
 from keras_sharenets.ops import kernels, permutations
@@ -199,6 +198,7 @@ _SCHEMES: dict[type, Callable[..., Iterator[Change]]] = {
 }
 
 
+@shared_kernels.one_thread
 def propose(scheme: Scheme, places: Sequence[Place], moments: Moments) -> tuple[list[Change], dict[str, str]]:
     """What a scheme makes of each place that it fits.
 
@@ -206,7 +206,4 @@ def propose(scheme: Scheme, places: Sequence[Place], moments: Moments) -> tuple[
         A list of `Change`, and a dict from the paths of the other places to the reason.
     """
     refused: dict[str, str] = {}
-    # Matrices this small gain little from threads, which wait for each other: beside other work on two cores, the 35
-    # convolutions of MobileNetV2 by `HierarchicalGroups(2)` took 156 s with two threads and 7 s with one.
-    with threadpool_limits(1, user_api="blas"):
-        return list(_SCHEMES[type(scheme)](scheme, places, moments, refused)), refused
+    return list(_SCHEMES[type(scheme)](scheme, places, moments, refused)), refused

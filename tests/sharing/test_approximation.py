@@ -141,6 +141,32 @@ def test_groups_that_widen_lose_what_no_chain_has(weighted):
     np.testing.assert_allclose(error, relative(root @ least, root @ target), rtol=1e-8)
 
 
+def test_chains_with_a_ridge_survive_int8():
+    """What is nearly singular is met by large numbers; each column is rounded to 127 steps of its largest."""
+    target = np.random.default_rng(2).standard_normal((16, 16))
+    left, _, right = np.linalg.svd(target[:8, :8])
+    target[:8, :8] = left * np.geomspace(5, 5e-3, 8) @ right
+    errors = []
+    for ridge in (0.0, chains.INT8):
+        factors, error = chains.fit_chain(target, (8, 8), ridge=ridge)
+        steps = [np.abs(factor).max(axis=0) / 127 for factor in factors]
+        rounded = chain([np.round(factor / step) * step for factor, step in zip(factors, steps, strict=True)])
+        errors.append((error, relative(rounded, target)))
+    (exact, exact_int8), (small, small_int8) = errors
+    assert exact <= small < 1.01 * exact
+    assert exact_int8 > 1.5 * exact
+    assert small_int8 < 1.05 * small
+
+
+@settings(max_examples=4)
+@given(CHAINS, SEEDS)
+def test_a_chain_is_found_again_with_a_ridge(shape, seed):
+    groups, each, channels = shape
+    keras.utils.set_random_seed(seed)
+    layer = ksn.layers.HierarchicalGroupConv2D(groups * each, groups=groups)
+    assert chains.fit_chain(layer_kernel(layer, channels), layer.sizes, ridge=chains.INT8)[1] < 1e-8
+
+
 def test_singular_equations_have_the_shortest_solution():
     random = np.random.default_rng(0)
     rows, right = random.standard_normal((3, 5)), random.standard_normal((5, 2))
