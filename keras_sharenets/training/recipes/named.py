@@ -2,8 +2,8 @@
 
 `strong` was chosen from runs of 30 to 120 epochs (docs/results.md) and was not measured at its own length yet: it is
 `one-cycle-60` with the weight decay on kernels alone, as the published networks were trained. A decay of 1e-4 in place
-of 5e-4 made no difference to ResNet-8 and cost every other network 0.3 to 1.4 points. Twice the epochs gave ResNet-8
-1.2 points. Networks with so few weights underfit rather than overfit, so it mixes and erases nothing.
+of 5e-4 made no difference to ResNet-8 and cost every other network 0.3 to 1.2 points. Twice the epochs gave ResNet-8
+1.3 points. Networks with so few weights underfit rather than overfit, so it mixes and erases nothing.
 """
 
 from __future__ import annotations
