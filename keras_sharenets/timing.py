@@ -80,6 +80,16 @@ def take_turns(
     return seconds
 
 
+def in_milliseconds(milliseconds: float, *, unsteady: bool = False) -> str:
+    """A time in three digits, for a table whose title says "ms", with a ~ where the machine had other work.
+
+    >>> in_milliseconds(0.19349), in_milliseconds(12.04, unsteady=True), in_milliseconds(1234.5)
+    ('0.193', '~12.0', '1234')
+    """
+    digits = 0 if milliseconds >= 99.95 else 1 if milliseconds >= 9.995 else 2 if milliseconds >= 0.9995 else 3
+    return f"{'~' * unsteady}{milliseconds:.{digits}f}"
+
+
 def in_words(seconds: float) -> str:
     """A duration in about two digits, in the unit that suits it.
 

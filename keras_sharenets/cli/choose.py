@@ -11,7 +11,7 @@ import dataclasses
 from keras_sharenets import _checks
 from keras_sharenets.cli.arguments import add_input_shape
 from keras_sharenets.cli.command import Answer
-from keras_sharenets.timing import UNSTEADY_NOTE
+from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds
 
 NOTE = (
     "Accuracies are those of the networks as they come trained, on their data set, not on yours. Bytes with a ~ are "
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> Answer:
             each.label,
             "untrained" if each.test_accuracy is None else f"{each.test_accuracy:.2%}, {each.trained_on}",
             f"{'~' if each.estimated else ''}{each.int8_bytes:,}",
-            *([f"{'~' * each.unsteady}{each.milliseconds:.2f}"] if each.milliseconds is not None else []),
+            *([in_milliseconds(each.milliseconds, unsteady=each.unsteady)] if each.milliseconds is not None else []),
             f"{each.stored_parameters:,}",
             f"{each.multiply_adds:,}",
         )

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_sharenets.cli.command import Answer
-from keras_sharenets.timing import UNSTEADY_NOTE
+from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds
 from keras_sharenets.training.recipes.named import changed_fields, differing_fields
 
 if TYPE_CHECKING:
@@ -145,7 +145,9 @@ def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
     size, *others = ("" if count is None else f"{count:,}" for count in counts)
     time = []
     if "milliseconds" in entry:
-        time = ["" if entry["milliseconds"] is None else f"{'~' * entry['unsteady']}{entry['milliseconds']:.3g}"]
+        time = [
+            "" if entry["milliseconds"] is None else in_milliseconds(entry["milliseconds"], unsteady=entry["unsteady"])
+        ]
     return (entry["run"], _share(entry["test_accuracy"]), size, *time, *others, entry["model"], entry["data"])
 
 

@@ -21,7 +21,7 @@ from keras_sharenets.cli.arguments import (
 )
 from keras_sharenets.cli.command import Answer, say, say_over
 from keras_sharenets.rendering.tables import csv_table, text_table
-from keras_sharenets.timing import UNSTEADY_NOTE
+from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds
 from keras_sharenets.training.compress.steps import BUDGETS, SCHEMES, Step, make_steps
 
 if TYPE_CHECKING:
@@ -138,5 +138,5 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.stored_parameters:,}",
         f"{row.nonzero:.0%}",
         *(f"{size:,}" for size in sizes),
-        f"{'~' * row.unsteady}{row.int8_ms:.3f}",
+        in_milliseconds(row.int8_ms, unsteady=row.unsteady),
     )

@@ -1,6 +1,6 @@
 """Make the tables of published runs from their records, beside what the papers print, a figure, and model cards.
 
-sharenets results saved_models/*_seed* --times saved_models/times.json --update docs/results.md --cards
+sharenets results saved_models/*_seed* --benchmark saved_models/times.json --update docs/results.md --cards
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.rendering.tables import markdown_table
-from keras_sharenets.timing import UNSTEADY_NOTE
+from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds
 from keras_sharenets.training.papers.runs import mean_and_deviation, percent
 from keras_sharenets.training.recipes.named import changed_fields
 from keras_sharenets.training.reports.card import describe_trainer
@@ -66,8 +66,10 @@ PAIRS_NOTE = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="folder of a finished run; all lie in one folder")
     parser.add_argument("--update", metavar="PAGE", help=f"write into this page, between {BEGIN} and {END}")
-    times_help = "what `benchmark RUN_DIR/export/int8.tflite ... --json` wrote: a column and a figure of milliseconds"
-    parser.add_argument("--times", metavar="FILE.json", help=times_help)
+    benchmark_help = (
+        "what `sharenets benchmark RUN_DIR/export/int8.tflite ... --json` wrote: a column and a figure of milliseconds"
+    )
+    parser.add_argument("--benchmark", metavar="FILE.json", help=benchmark_help)
     parser.add_argument("--cards", action="store_true", help="leave a model card, README.md, beside each int8 file")
 
 
@@ -83,7 +85,7 @@ def run(arguments: argparse.Namespace) -> Answer:
         raise ValueError(f"`runs` (={' '.join(arguments.runs)}) must lie in one folder.")
     page = pathlib.Path(arguments.update) if arguments.update else None
     rows = make_rows(map(read_published, arguments.runs))
-    times = read_times(arguments.times) if arguments.times else None
+    times = read_times(arguments.benchmark) if arguments.benchmark else None
     text = to_markdown(rows, page.parent if page else pathlib.Path(), times)
     changed = replace_table(page.read_text(encoding="utf-8"), text, begin=BEGIN, end=END) if page else ""
     place = places.pop()
@@ -158,7 +160,10 @@ def to_markdown(rows: Sequence[Row], place: pathlib.Path, times: Times | None = 
 def _ms(rows: Sequence[Row], times: Times) -> list[str]:
     """The cells of a column: its title, and the milliseconds of each row."""
     measured = map(times.of, rows)
-    return ["ms", *("-" if each is None else f"{'~' * each.unsteady}{each.median_ms:.2f}" for each in measured)]
+    return [
+        "ms",
+        *("-" if each is None else in_milliseconds(each.median_ms, unsteady=each.unsteady) for each in measured),
+    ]
 
 
 def _times_notes(rows: Sequence[Row], times: Times) -> list[str]:
@@ -185,7 +190,7 @@ def _draw(rows: Sequence[Row], across: str, sizes: Sequence[float | None]) -> by
 
     shown, usual, points = one_of_each(rows), usual_epochs(rows), {}
     for row, size in zip(rows, sizes, strict=True):
-        if row not in shown or size is None:
+        if size is None or not any(row is each for each in shown):
             continue
         epochs = row.run.recipe.epochs
         what = [f"{epochs} epoch{_plural(epochs)}"] if epochs != usual else []

@@ -1,5 +1,8 @@
 """Records of runs that were never trained, for tests of tables."""
 
+import re
+
+from keras_sharenets import files
 from keras_sharenets.training.recipes.named import find_recipe, override
 from keras_sharenets.training.run.record import Epoch, Run, write_metrics
 
@@ -18,3 +21,27 @@ def publish(folder, run):
     place = folder / f"{run.model}_cifar10_seed{run.seed}"
     write_metrics(run, place / "metrics.json")
     return place
+
+
+def publish_four_networks(folder):
+    """Two networks with three seeds each, which differ by 1.5, -0.3 and 0.6 points; two with one; int8 files of one."""
+    for seed, ours, theirs in ((0, 0.66, 0.645), (2, 0.654, 0.657), (1, 0.663, 0.657)):
+        publish(folder, made_up("sl_vggnet_32", seed, ours))
+        publish(folder, made_up("s_vggnet_32", seed, theirs))
+    other = override(find_recipe("fast"), epochs=2, batch_size=64, flip=False)
+    publish(folder, made_up("igcv2_c64_d8", 0, 0.7, other))
+    publish(folder, made_up("xception_c35_d8", 0, 0.7125, other))
+    for model, accuracy, size in (("sl_vggnet_32", 0.659, 1234567), ("igcv2_c64_d8", 0.6999, 98765)):
+        entries = [
+            {"form": "saved_model"},
+            {"form": "int8", "path": "int8.tflite", "bytes": size, "test_accuracy": accuracy},
+        ]
+        files.write_json(folder / f"{model}_cifar10_seed0" / "export" / "export.json", {"files": entries})
+    return folder
+
+
+def tables(text):
+    """The rows of all Markdown tables of a text, as dicts: the networks' and the pairs'."""
+    blocks = re.findall(r"(?:^\|.*\|\n)+", text, re.M)
+    split = [[line.strip("| \n").split(" | ") for line in block.splitlines()] for block in blocks]
+    return [[dict(zip(header, row, strict=True)) for row in rows] for header, _, *rows in split]

@@ -52,7 +52,9 @@ def test_page_is_what_the_published_runs_give():
         assert section.strip() == "No run of a paper's network is published yet."
         return
     rows, times = make_rows(map(read_published, PUBLISHED)), read_times(ROOT / "saved_models" / "times.json")
-    command = "sharenets results saved_models/*_seed* --times saved_models/times.json --update docs/results.md --cards"
+    command = (
+        "sharenets results saved_models/*_seed* --benchmark saved_models/times.json --update docs/results.md --cards"
+    )
     assert section == f"\n{to_markdown(rows, ROOT / 'docs', times)}", f"run `{command}`"
     for name, drawn in (("results.png", draw(rows)), ("results_ms.png", draw_times(rows, times))):
         image, again = PIL.Image.open(ROOT / "saved_models" / name), PIL.Image.open(io.BytesIO(drawn))

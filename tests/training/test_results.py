@@ -1,6 +1,5 @@
 """The tables of published runs, from made-up records."""
 
-import csv
 import json
 import re
 import shlex
@@ -8,15 +7,13 @@ import shlex
 import numpy as np
 import PIL.Image
 import pytest
-from made_up_runs import DATA, SHORT, made_up, publish
+from made_up_runs import DATA, SHORT, made_up, publish, publish_four_networks, tables
 
 from keras_sharenets import files
 from keras_sharenets.cli.arguments import chosen_recipe
 from keras_sharenets.cli.command import make_parser
-from keras_sharenets.cli.compare import TIMES
 from keras_sharenets.cli.results import BEGIN, END, one_of_each, to_markdown
-from keras_sharenets.mobile.inspect import benchmark
-from keras_sharenets.timing import UNSTEADY_NOTE, Timing
+from keras_sharenets.timing import UNSTEADY_NOTE
 from keras_sharenets.training.recipes.named import find_recipe, override
 from keras_sharenets.training.reports import plots
 from keras_sharenets.training.reports.results import (
@@ -35,27 +32,7 @@ from trainers.cli import LINE, main
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two networks with three seeds each, which differ by 1.5, -0.3 and 0.6 points; two with one; int8 files of one."""
-    for seed, ours, theirs in ((0, 0.66, 0.645), (2, 0.654, 0.657), (1, 0.663, 0.657)):
-        publish(tmp_path, made_up("sl_vggnet_32", seed, ours))
-        publish(tmp_path, made_up("s_vggnet_32", seed, theirs))
-    other = override(find_recipe("fast"), epochs=2, batch_size=64, flip=False)
-    publish(tmp_path, made_up("igcv2_c64_d8", 0, 0.7, other))
-    publish(tmp_path, made_up("xception_c35_d8", 0, 0.7125, other))
-    for model, accuracy, size in (("sl_vggnet_32", 0.659, 1234567), ("igcv2_c64_d8", 0.6999, 98765)):
-        entries = [
-            {"form": "saved_model"},
-            {"form": "int8", "path": "int8.tflite", "bytes": size, "test_accuracy": accuracy},
-        ]
-        files.write_json(tmp_path / f"{model}_cifar10_seed0" / "export" / "export.json", {"files": entries})
-    return tmp_path
-
-
-def tables(text):
-    """The rows of all Markdown tables of a text, as dicts: the networks' and the pairs'."""
-    blocks = re.findall(r"(?:^\|.*\|\n)+", text, re.M)
-    split = [[line.strip("| \n").split(" | ") for line in block.splitlines()] for block in blocks]
-    return [[dict(zip(header, row, strict=True)) for row in rows] for header, _, *rows in split]
+    return publish_four_networks(tmp_path)
 
 
 def results(folder, capsys, *more):
@@ -279,9 +256,9 @@ def test_milliseconds_of_int8_files(folder, capsys):
     machine = {"processor": "a processor", "versions": {"ai-edge-litert": "2.1"}}
     times = {"machine": machine, "files": [{"path": path, **each} for path, each in measured.items()]}
     files.write_json(folder / "times.json", times)
-    text = results(folder, capsys, "--times", str(folder / "times.json"), "--json", str(folder / "values.json"))
+    text = results(folder, capsys, "--benchmark", str(folder / "times.json"), "--json", str(folder / "values.json"))
     networks, _ = tables(text)
-    expected = {"`sl_vggnet_32`": "1.23", "`s_vggnet_32`": "-", "`igcv2_c64_d8`": "~0.50", "`xception_c35_d8`": "-"}
+    expected = {"`sl_vggnet_32`": "1.23", "`s_vggnet_32`": "-", "`igcv2_c64_d8`": "~0.500", "`xception_c35_d8`": "-"}
     assert {row["network"]: row["ms"] for row in networks} == expected
     assert f"with 2 threads (a processor, LiteRT 2.1). {UNSTEADY_NOTE}" in " ".join(text.split())
     assert "results_ms.png" in text
@@ -289,7 +266,7 @@ def test_milliseconds_of_int8_files(folder, capsys):
     assert [each["int8_ms"] for each in values if each["int8_ms"]] == [0.5, 1.234]
     assert np.asarray(PIL.Image.open(folder / "results_ms.png")).std() > 0
     files.write_json(folder / "times.json", {"machine": machine, "files": []})
-    assert main(["results", str(folder / "s_vggnet_32_cifar10_seed0"), "--times", str(folder / "times.json")]) == 2
+    assert main(["results", str(folder / "s_vggnet_32_cifar10_seed0"), "--benchmark", str(folder / "times.json")]) == 2
     assert "times.json is not what `benchmark --json` writes: ValueError" in capsys.readouterr().err
 
 
@@ -370,59 +347,6 @@ def test_winners_of_the_papers():
         == "+0.28"
     )
     assert paper_result("resnet_8", "cifar10") is None
-
-
-def test_comparison_at_equal_budget(folder, tmp_path, capsys, monkeypatch):
-    """Sizes and what differs in the recipes; of a run without an int8 file the cell is empty, in all files."""
-    names = ["sl_vggnet_32_cifar10_seed0", "xception_c35_d8_cifar10_seed0"]
-    record = folder / names[1] / "metrics.json"
-    older = json.loads(record.read_text())
-    for field in ("clip_norm", "ema"):
-        del older["recipe"][field]
-    del older["data"]["note"], older["version"]
-    record.write_text(json.dumps(older))
-    drawn = []
-    monkeypatch.setattr(plots, "draw_accuracies", lambda *given: drawn.append(given) or b"sizes")
-    monkeypatch.setattr(plots, "draw_comparison", lambda runs: b"epochs")  # The examples of the page draw them.
-    output = tmp_path / "compared"
-    assert main(["compare", *(str(folder / name) for name in names), "--output", str(output)]) == 0
-    assert capsys.readouterr().out.count(names[0]) == 3
-    # `SHORT` has 4 epochs and mirrors, as `fast` does; the other was given 2 and does not.
-    fields = {"epochs": ["4", "2"], "flip": ["True", "False"]}
-    sizes, training, recipes = tables((output / "compare.md").read_text())
-    assert [(row.pop("recipe field"), list(row.values())) for row in recipes] == list(fields.items())
-    assert [row["int8 bytes"] for row in sizes] == ["1,234,567", ""]
-    assert [row["run"] for row in training] == names
-    with (output / "compare.csv").open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    assert {key: [line[f"recipe.{key}"] for line in lines] for key in fields} == fields
-    assert sum(key.startswith("recipe.") for key in lines[0]) == len(fields)
-    assert [line["int8_bytes"] for line in lines] == ["1234567", ""]
-    # Of docs/networks.md; this xception has 10 classes, that of the page 100, and shares nothing.
-    stored = 71430 - 90 * 141
-    assert [line["parameters"] for line in lines] == ["298858", str(stored)]
-    assert [row["effective parameters"] for row in sizes] == ["409,834", f"{stored:,}"]
-    assert [f"{int(line['multiply_adds']) / 1e6:.1f}" for line in lines] == ["27.6", "9.5"]
-    # Of one of them no int8 file is known.
-    points = {names[0]: (298858, [0.66]), names[1]: (stored, [0.7125])}
-    assert drawn == [(points, "stored parameters")]
-
-
-def test_comparison_with_times(folder, tmp_path, capsys, monkeypatch):
-    """Of the int8 files that are there; an unsteady time is marked."""
-    names = ["sl_vggnet_32_cifar10_seed0", "xception_c35_d8_cifar10_seed0"]
-    for name in ("draw_accuracies", "draw_comparison"):
-        monkeypatch.setattr(plots, name, lambda *given: b"drawn")
-    times = {str(folder / names[0] / "export" / "int8.tflite"): Timing(1.5, 0.2)}
-    monkeypatch.setattr(benchmark, "compare_tflite", lambda paths: [times[str(path)] for path in paths])
-    output = tmp_path / "compared"
-    assert main(["compare", *(str(folder / name) for name in names), "--times", "--output", str(output)]) == 0
-    sizes = tables((output / "compare.md").read_text())[0]
-    assert [row["ms"] for row in sizes] == ["~1.5", ""]
-    for text in (capsys.readouterr().out, (output / "compare.md").read_text()):
-        assert f"{TIMES} {UNSTEADY_NOTE}" in text
-    runs = json.loads((output / "compare.json").read_text())["runs"]
-    assert [(run["milliseconds"], run["unsteady"]) for run in runs] == [(1.5, True), (None, None)]
 
 
 def test_one_bad_run_does_not_stretch_a_figure(monkeypatch):

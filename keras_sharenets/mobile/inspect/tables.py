@@ -9,7 +9,7 @@ from typing import Any
 from keras_sharenets.mobile.inspect.benchmark import BenchmarkReport, OperatorTime
 from keras_sharenets.mobile.inspect.size_report import SizeReport
 from keras_sharenets.rendering.tables import text_table
-from keras_sharenets.timing import UNSTEADY_NOTE
+from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds
 
 
 def size_table(reports: Sequence[SizeReport]) -> str:
@@ -99,7 +99,7 @@ def benchmark_table(reports: Sequence[BenchmarkReport], accuracies: dict[str, fl
         memory = "?" if report.peak_memory_bytes is None else f"{report.peak_memory_bytes:,}"
         undelegated = counted(report.undelegated_operators)
         counts = [f"{report.file_bytes:,}", f"{report.weight_bytes:,}"]
-        times = [f"{'~' * report.unsteady}{report.median_ms:.4g}", f"{report.spread_ms:.2g}"]
+        times = [in_milliseconds(report.median_ms, unsteady=report.unsteady), f"{report.spread_ms:.2g}"]
         row = [report.path, *counts, *times, memory, str(report.delegate_partitions), undelegated]
         if accuracies:
             row.append(f"{accuracies[report.path]:.2%}" if report.path in accuracies else "")
