@@ -24,6 +24,7 @@ from keras_sharenets.rendering.tables import markdown_table
 from keras_sharenets.training.compress.steps import share_arguments
 from keras_sharenets.training.data.augmentation import Augmentation, augment, draw_changes
 from keras_sharenets.training.data.dataset import Arrays
+from keras_sharenets.training.run.precision import POLICIES
 from keras_sharenets.training.run.start import look_up
 
 DATA = "cifar10"
@@ -32,8 +33,9 @@ SHARES = ("50%", "channels:arrangements=2", "max_parameters=22000", "channels:ar
 IMAGES = 256  # Training images that `share` is given.
 READ_AFTER = (1, 3)  # Epochs after which the accuracy is read, beside 0 and the last.
 _TESTED = 1000  # Images at a time.
-# On a CPU with AMX an epoch of resnet_8 took 47 s of processor time so, 66 s in float32, and 197 s so on JAX.
-POLICY = "mixed_bfloat16"
+# An epoch of resnet_8 took 47 s of processor time so on a CPU with AMX, 66 s in float32, and 197 s so on JAX; on one
+# without AVX-512, a step took 8 times as long so as in float32.
+PRECISION = "bfloat16"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--originals", nargs="+", default=("resnet_8",), metavar="RUN|FILE|NAME", help=originals_help)
     parser.add_argument("--share", nargs="+", default=SHARES, metavar="HOW", help="as for `sharenets compress`")
     parser.add_argument("--epochs", type=int, default=10, metavar="N", help="of fine-tuning (default: 10)")
+    precision_help = f"what training computes in (default: {PRECISION}; slow on a CPU without it)"
+    parser.add_argument("--precision", choices=POLICIES, default=PRECISION, help=precision_help)
     parser.add_argument("--trainings", nargs="+", default=tuple(TRAININGS), choices=TRAININGS, help="default: all")
 
 
@@ -74,10 +78,11 @@ def run(arguments: argparse.Namespace) -> Answer:
     paths = {name: look_up(source)[0] for name, source in by_name(arguments.originals).items()}
     train, test, note = _random_images() if options.quick else _cifar10()
     epochs = 1 if options.quick else arguments.epochs
+    policy = POLICIES[arguments.precision]
     originals, answer = [], Answer("", {})
     for network, path in paths.items():
         original = files.load_model(path)
-        teacher = in_mixed_precision(original, weights=True)
+        teacher = in_policy(original, policy, weights=True)
         parameters = ksn.profile(original).stored_parameters
         found = accuracy(original, test)
         originals.append({"network": network, "parameters": parameters, "accuracy": found})
@@ -89,9 +94,8 @@ def run(arguments: argparse.Namespace) -> Answer:
             for seed in range(options.repetitions):
                 for name in arguments.trainings:
                     training = TRAININGS[name]
-                    read = fine_tune(
-                        shared.model, teacher, training, train, test, options=options, epochs=epochs, seed=seed
-                    )
+                    how_long = {"options": options, "epochs": epochs, "seed": seed}
+                    read = fine_tune(shared.model, teacher, training, train, test, policy=policy, **how_long)
                     row = {"network": network, "share": how, "parameters": shared.parameters}
                     rows.append(row | dataclasses.asdict(training) | {"epochs": epochs, "seed": seed, "accuracy": read})
                     progress(f"{network}, {how}, {name}, seed {seed}: {read}")
@@ -129,11 +133,12 @@ def _random_images() -> tuple[Arrays, Arrays, str]:
     )
 
 
-def in_mixed_precision(model: keras.Model, *, weights: bool) -> keras.Model:
-    """The same network that computes in bfloat16, but for what it does to pixels and its last layer.
+def in_policy(model: keras.Model, policy: str, *, weights: bool) -> keras.Model:
+    """The same network under another dtype policy, but for what it does to pixels and its last layer.
 
     Args:
         model: functional.
+        policy: such as `"mixed_bfloat16"`.
         weights: whether it has the weights of `model`; otherwise those of its initializers.
     """
     left = {model.layers[-1].name}
@@ -141,7 +146,7 @@ def in_mixed_precision(model: keras.Model, *, weights: bool) -> keras.Model:
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
         if layer.name not in left and not isinstance(layer, (keras.layers.InputLayer, keras.layers.Normalization)):
-            config["dtype"] = POLICY
+            config["dtype"] = policy
         return type(layer).from_config(config)
 
     new = keras.models.clone_model(model, clone_function=copy)
@@ -165,6 +170,7 @@ def fine_tune(
     train: Arrays,
     test: Arrays,
     *,
+    policy: str,
     options: RunOptions,
     epochs: int,
     seed: int,
@@ -177,7 +183,7 @@ def fine_tune(
     """
     keras.utils.set_random_seed(seed)
     random = np.random.default_rng(seed)
-    network = in_mixed_precision(shared, weights=training.taken_over)
+    network = in_policy(shared, policy, weights=training.taken_over)
     student = ksn.distill(network, teacher) if training.teacher else network
     steps = epochs * -(-len(train) // options.batch_size)
     rising, peak = steps // 10, training.rate
