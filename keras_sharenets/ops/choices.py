@@ -89,14 +89,15 @@ def xla_optional() -> bool:
 def runtime(dtype: str = "float32") -> str:
     """What runs: `"accelerator"`, or on a CPU `"jax"`, `"tensorflow"`, or `"xla"` where TensorFlow compiles with it.
 
-    For float16 and float64 it is never `"tensorflow"`, which has no gradients of grouped convolutions in them.
+    It is not `"tensorflow"` where that has no gradients of grouped convolutions in this type: many CPUs have them in no
+    type.
     """
     if accelerated():
         return "accelerator"
     if xla_only():
         return "jax"
-    known = keras.backend.standardize_dtype(dtype) in ("float32", "bfloat16")
-    return "tensorflow" if known and xla_optional() and not fused.in_xla() else "xla"
+    native = xla_optional() and not fused.in_xla()
+    return "tensorflow" if native and fused.has_grouped_gradients(keras.backend.standardize_dtype(dtype)) else "xla"
 
 
 def convolution_kind(

@@ -1,5 +1,7 @@
 """What TensorFlow computes in one operation and Keras in several. The one place beside the exports that needs it."""
 
+import functools
+
 import keras
 
 from keras_sharenets._types import Tensor
@@ -49,6 +51,26 @@ def convolution(inputs: Tensor, kernel: Tensor, strides: tuple[int, int], paddin
     # This sets them right and costs nothing; a reshape alone it would take for superfluous.
     inputs = tf.reshape(tf.expand_dims(inputs, 0), (-1, *keras.ops.shape(inputs)[1:]))
     return tf.nn.conv2d(inputs, kernel, strides=strides, padding="SAME" if padding == "same" else "VALID")
+
+
+@functools.cache
+def has_grouped_gradients(dtype: str) -> bool:
+    """Whether TensorFlow's CPU kernels have the gradients of a grouped convolution, which this tries on two numbers.
+
+    They are oneDNN's, which TensorFlow leaves out on CPUs without AVX-512 VNNI, AVX-VNNI or AMX unless
+    `TF_ENABLE_ONEDNN_OPTS=1` is set before it starts, and has not at all on a Mac.
+    """
+    import tensorflow as tf
+
+    with tf.init_scope(), tf.device("CPU"):
+        two = tf.zeros((1, 1, 1, 2), dtype)
+        sizes, plain = two.shape, {"strides": [1, 1, 1, 1], "padding": "VALID"}
+        try:
+            tf.raw_ops.Conv2DBackpropInput(input_sizes=sizes, filter=two, out_backprop=two, **plain)
+            tf.raw_ops.Conv2DBackpropFilter(input=two, filter_sizes=sizes, out_backprop=two, **plain)
+        except tf.errors.OpError:
+            return False
+    return True
 
 
 def in_xla() -> bool:

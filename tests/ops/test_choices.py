@@ -1,4 +1,7 @@
+import os
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -101,6 +104,20 @@ def test_accelerator_is_not_measured():
     }
 
 
+def trains_in_groups(dtype):
+    """Whether TensorFlow differentiates a convolution in groups, by its inputs and by its kernel."""
+    import tensorflow as tf
+
+    inputs, kernel = tf.ones((2, 4, 4, 8), dtype), tf.ones((3, 3, 2, 8), dtype)
+    try:
+        with tf.GradientTape() as tape:
+            tape.watch([inputs, kernel])
+            outputs = tf.nn.conv2d(inputs, kernel, 1, "SAME")
+        return len(tape.gradient(outputs, [inputs, kernel])) == 2
+    except tf.errors.InvalidArgumentError:
+        return False
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
 def test_runtime(dtype):
     if keras.backend.backend() != "tensorflow":
@@ -111,12 +128,23 @@ def test_runtime(dtype):
     seen = []
     for compiled in (False, True):
         tf.function(lambda: seen.append(choices.runtime(dtype)), jit_compile=compiled)()
-    assert seen == ["tensorflow" if dtype in ("float32", "bfloat16") else "xla", "xla"]
+    assert seen == ["tensorflow" if trains_in_groups(dtype) else "xla", "xla"]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="it is TensorFlow that has two sets of kernels")
+def test_training_with_and_without_onednn():
+    """TensorFlow leaves oneDNN out on many CPUs, and with it the gradients of grouped convolutions."""
+    of_this = "test_training_in_every_precision or test_runtime"
+    for used in "01":
+        environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": used}
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", of_this]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, "8 passed" in done.stdout) == (0, True), done.stdout
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16", "float64"])
 def test_training_in_every_precision(dtype):
-    """TensorFlow has gradients of grouped convolutions for two types only: `"auto"` must not meet the others."""
+    """TensorFlow has gradients of grouped convolutions for some types only: `"auto"` must not meet the others."""
     inputs = keras.Input((4, 4, 8))
     x = layers.HighlySharedConv2D(8, 3, groups=4, channel_repeats=2, dtype=dtype)(inputs)
     x = layers.HighlySharedConv2D(8, 1, groups=4, dtype=dtype)(x)
