@@ -1,5 +1,6 @@
 """How the command line is put together: what it imports when, `--json`, what TensorFlow says of itself."""
 
+import importlib
 import io
 import json
 import os
@@ -147,6 +148,23 @@ def test_notices_on_request(capfd, monkeypatch):
     with notices.without_notices():
         os.write(2, NOTICES[1].encode())
     assert capfd.readouterr().err == NOTICES[1]
+
+
+@pytest.mark.parametrize("given", [None, "0"])
+def test_commands_use_onednn_unless_told_otherwise(given, sharenets, monkeypatch):
+    """TensorFlow reads it when Keras is imported."""
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    if given:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given)
+    met, import_module = {}, importlib.import_module
+
+    def record(name, *package):
+        met.setdefault(name, os.environ.get("TF_ENABLE_ONEDNN_OPTS"))
+        return import_module(name, *package)
+
+    monkeypatch.setattr(importlib, "import_module", record)
+    assert sharenets("size", "net.tflite")[0] == 2
+    assert met["keras"] == (given or "1")
 
 
 def test_missing_package_is_one_line(sharenets, monkeypatch):
