@@ -16,6 +16,8 @@ import keras
 
 from keras_sharenets._types import Shape
 
+_HALF = ("float16", "bfloat16")
+
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
@@ -227,14 +229,66 @@ def calls(model: keras.Model, input_shape: Any = None) -> tuple[Call, ...]:
     return trace(model, input_shape).calls
 
 
-def copy_network(model: keras.Model) -> keras.Model:
-    """The same network with weights of its own: a layer that is shared in `model` is shared in it."""
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
+def copy_network(model: keras.Model, change: Callable[[Any], Any] = lambda config: config) -> keras.Model:
+    """The same network with weights of its own: a layer that is shared in `model` is shared in it.
+
+    Args:
+        model: functional or sequential, built; nested models too.
+        change: makes the config of each copied layer from that of its original.
+    """
+    copies = {}
+
+    def copy_of(operation: keras.Operation) -> keras.Operation:
+        """One copy of a layer or another operation, however often and wherever it is used."""
+        if id(operation) not in copies:
+            if is_functional(operation):
+                copy = copy_of_model(operation)
+            else:
+                copy = type(operation).from_config(change(operation.get_config()))
+            copies[id(operation)] = operation, copy
+        return copies[id(operation)][1]
+
+    def copy_of_model(model: keras.Model) -> keras.Model:
+        sequential = isinstance(model, keras.Sequential)  # Its `input` is that of its last call, in another model.
+        given, results = (model.inputs[0], model.outputs[0]) if sequential else (model.input, model.output)
+        # A plain model over the same graph: `clone_model` would compile the copy of a compiled one.
+        plain = keras.Model(given, results, name=model.name)
+        inputs = keras.tree.map_structure(lambda tensor: copy_of(tensor._keras_history.operation).output, given)
+        return keras.models.clone_model(plain, inputs, clone_function=copy_of)
+
+    copy = copy_of_model(model)
+    for operation, its_copy in copies.values():
+        if isinstance(operation, keras.layers.Layer):
+            its_copy.set_weights(operation.get_weights())
     for call in calls(copy):
         if isinstance(call.operation, keras.layers.Normalization):
             call.operation.finalize_state()  # It computes with constants that it takes from its weights when told to.
     return copy
+
+
+def in_full_precision(model: keras.Model) -> keras.Model:
+    """A network that computes in float32: itself, or a copy of one that computes in half precision."""
+    if not any(getattr(call.operation, "compute_dtype", None) in _HALF for call in calls(model)):
+        return model
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")  # That of nested models, which round what they are given to their own.
+    try:
+        return copy_network(model, _with_full_types)
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def _with_full_types(config: Any) -> Any:
+    """A config in which no type and no dtype policy, however deep, is of half precision."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(map(_with_full_types, config))
+    if not isinstance(config, dict):
+        return config
+    named = "name" if config.keys() == {"name"} else "dtype"  # A policy has its name alone.
+    return {
+        key: "float32" if key == named and str(each).removeprefix("mixed_") in _HALF else _with_full_types(each)
+        for key, each in config.items()
+    }
 
 
 def rebuild(

@@ -19,6 +19,7 @@ import keras_tuner
 import numpy as np
 
 from keras_sharenets import files
+from keras_sharenets.analysis.graph import in_full_precision
 from keras_sharenets.analysis.randomization import randomize_batchnorm
 from keras_sharenets.search.budgets import FileBudget
 from keras_sharenets.search.spaces.space import Point, Space, kernel_parameters, named
@@ -92,7 +93,7 @@ def measure(model: keras.Model, folder: pathlib.Path, dataset: Dataset) -> FileC
     images, contents = (_representative_data(dataset, model.input_shape[1:]),), {}
     try:
         check_model(model)
-        lowered = lower_model(model)
+        lowered = lower_model(in_full_precision(model))
         for name in ("float32", "int8"):
             graphs, quantization = [], None if name == "float32" else name
             contents[name] = conversion.convert(

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 
 from keras_sharenets import _checks, files
-from keras_sharenets.analysis.graph import trace
+from keras_sharenets.analysis.graph import in_full_precision, trace
 from keras_sharenets.mobile.export import conversion, reference, verification
 from keras_sharenets.mobile.export.reference import ExportMismatchError
 from keras_sharenets.mobile.export.representative_data import gather_inputs, verification_inputs
@@ -91,6 +91,7 @@ def export_onnx(
     onnx, runtime, tf2onnx = _packages()
     _checks.tensorflow_backend("Export", "load and export it there")
     shapes, _ = verification.check_model(model)
+    model = in_full_precision(model)
     if pathlib.Path(path).is_dir():
         raise ValueError(f"`path` (={str(path)!r}) is a folder, and must be a file.")
     given = None

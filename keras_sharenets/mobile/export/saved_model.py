@@ -19,7 +19,7 @@ import PIL.Image
 import tensorflow as tf
 
 from keras_sharenets import _checks, files
-from keras_sharenets.analysis.graph import calls
+from keras_sharenets.analysis.graph import calls, copy_network, in_full_precision
 from keras_sharenets.heads import SIGMOID, THRESHOLD, Head, final_activation, head_of, head_of_end
 from keras_sharenets.layers.quantized_kernels import inner
 from keras_sharenets.mobile.export import calibration_check, verification
@@ -99,6 +99,7 @@ def export_saved_model(
     """
     _checks.tensorflow_backend("Export", "load and export it there")
     shape, _ = verification.check_classifier(model)
+    model = in_full_precision(model)
     if shape[-1] not in (1, 3):
         raise ValueError(f"`model` must take images of 1 or 3 channels, to be given encoded ones; takes {shape}.")
     head = head_of(model)
@@ -264,17 +265,7 @@ def inference_model(model: keras.Model) -> keras.Model:
     'grouped'
     """
     calls(model)  # Raises an error for what cannot be copied call by call.
-    copies = {}
-
-    def copy_of(layer):
-        """One copy of a layer, however often and wherever it is used."""
-        if id(layer) not in copies:
-            copies[id(layer)] = layer, layer.__class__.from_config(layer.get_config())
-        return copies[id(layer)][1]
-
-    copy = keras.models.clone_model(model, clone_function=copy_of, recursive=True)
-    for layer, its_copy in copies.values():
-        its_copy.set_weights(layer.get_weights())
+    copy = copy_network(model)
     for call in calls(copy):
         layer = inner(call.operation)
         if hasattr(layer, "inference_implementation"):

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from keras_sharenets import _checks, files, precisions, targets
+from keras_sharenets.analysis.graph import in_full_precision
 from keras_sharenets.analysis.profile import profile_graph
 from keras_sharenets.heads import heads_of
 from keras_sharenets.mobile.export import calibration_check, conversion, metadata, reference
@@ -120,7 +121,8 @@ def export_tflite(
     `worst_layer`, and measure the accuracy of the file.
 
     Args:
-        model: functional or sequential `keras.Model` for images, or whatever else, of a fixed size.
+        model: functional or sequential `keras.Model` for images, or whatever else, of a fixed size. One that computes
+            in half precision, such as `mixed_bfloat16`, is exported and compared as what it is in float32.
         path: file to write; a file of that name is replaced.
         quantization: `None` for float32, `"float16"` for weights of half the size, `"int8"` for integers throughout.
             With AI Edge Quantizer (extra `precisions`): `"dynamic_int8"` and `"dynamic_int4"`, kernels of integers, and
@@ -169,6 +171,7 @@ def export_tflite(
     ends = conversion.end_types(quantization, input_type, output_type)
     _checks.tensorflow_backend("Export", "load and export it there")
     shapes, _ = check_model(model)
+    model = in_full_precision(model)
     lowered = reference.lower_model(model)
     precisions.check_layers(quantization, (operation.name for operation in lowered.graph.operations))
     heads = heads_of(lowered.traced)

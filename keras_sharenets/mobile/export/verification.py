@@ -233,7 +233,7 @@ def check_classifier(model: keras.Model) -> tuple[tuple[int, int, int], int]:
 
     Raises:
         ValueError: the model is not functional or sequential, or does not take one batch of images of a fixed size, or
-            does not give one vector of a fixed length for each, or computes in half precision.
+            does not give one vector of a fixed length for each.
     """
     images, results = check_model(model)
     if len(images) != 1 or len(results) != 1:
@@ -250,8 +250,7 @@ def check_model(model: keras.Model) -> tuple[list[Shape], list[Shape]]:
     """The shapes of one example, of each input and of each output, of a network that can be exported.
 
     Raises:
-        ValueError: the model is not functional or sequential, or has open sides beside the batch, or computes in half
-            precision.
+        ValueError: the model is not functional or sequential, or has open sides beside the batch.
     """
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
     if not isinstance(model, keras.Model) or not inputs or not outputs:
@@ -266,10 +265,4 @@ def check_model(model: keras.Model) -> tuple[list[Shape], list[Shape]]:
     for shape in results:
         if None in shape:
             raise ValueError(f"`model` must give results of a fixed size, but gives {shape}.")
-    for layer in model.layers:
-        if layer.compute_dtype in ("float16", "bfloat16"):
-            raise ValueError(
-                f"Layer '{layer.name}' of `model` computes in {layer.compute_dtype}, which runtimes on a CPU do not: "
-                f"build the network under the dtype policy 'float32' and load the weights into it."
-            )
     return given, results

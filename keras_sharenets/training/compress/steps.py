@@ -163,14 +163,11 @@ def rehearse(model: keras.Model, steps: Sequence[Step], where: Any, images: np.n
     Raises:
         ValueError: a scheme fits nowhere, a budget cannot be met, a layer cannot be exported: as the step says it.
     """
-    import keras
-
     from keras_sharenets.analysis import profile
+    from keras_sharenets.analysis.graph import copy_network
 
     parameters = profile(model).stored_parameters
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    model = copy
+    model = copy_network(model)
     for number, step in enumerate(steps):
         if step.kind == SHARE:
             model = take_share(model, step, where, images, parameters).model

@@ -1,0 +1,52 @@
+"""Copies in float32 of networks that compute in half precision."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_sharenets as ksn
+from keras_sharenets.analysis.graph import in_full_precision
+
+HALF = ("mixed_float16", "mixed_bfloat16", "bfloat16")
+
+
+def network(policy):
+    """Two inputs by name, a nested model and a Sequential, a layer that is in one of them too, and operations."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        inputs = {name: keras.Input((8, 8, 4), name=name) for name in ("left", "right")}
+        shared = keras.layers.Conv2D(4, 3, padding="same", name="shared")
+        inside = keras.Input((None, None, 4))
+        nested = keras.Model(inside, keras.layers.BatchNormalization(name="norm")(shared(inside)), name="nested")
+        block = keras.Sequential(
+            [keras.layers.DepthwiseConv2D(3, name="depthwise"), keras.layers.ReLU(6.0)], name="block"
+        )
+        x = shared(nested(inputs["left"])) + 0.5 * keras.ops.relu(nested(inputs["right"]))
+        x = ksn.layers.HighlySharedConv2D(4, 3, groups=2, channel_repeats=2, name="repeated")(block(x))
+        x = keras.layers.TimeDistributed(keras.layers.Dense(3, name="dense"), name="rows")(x)
+        return keras.Model(inputs, keras.layers.Flatten()(x), name="network")
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize("policy", HALF)
+def test_a_copy_is_the_network_built_in_float32(policy):
+    random = np.random.default_rng(0)
+    model, expected = network(policy), network("float32")
+    weights = [random.uniform(0.1, 1, weight.shape) for weight in model.weights]
+    model.set_weights(weights)
+    expected.set_weights(model.get_weights())  # As they are stored: in half precision by one of the policies.
+    images = {name: random.uniform(-1, 1, (2, 8, 8, 4)).astype("float32") for name in ("left", "right")}
+    copy = in_full_precision(model)
+    assert {weight.dtype for weight in copy.weights} == {"float32"}
+    assert [layer.name for layer in copy.layers] == [layer.name for layer in model.layers]
+    assert copy.count_params() == model.count_params()
+    np.testing.assert_allclose(copy(images), expected(images), rtol=1e-5)
+    assert np.abs(keras.ops.convert_to_numpy(model(images)) - expected(images)).max() > 1e-4
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_a_network_in_float32_is_not_copied():
+    model = network("float32")
+    assert in_full_precision(model) is model
