@@ -31,23 +31,13 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NoReturn
 
+from keras_sharenets.extras import install_line
 from keras_sharenets.interruption import Interrupted, command_signals
 from keras_sharenets.notices import quiet_interpreters, without_notices
 
 # Whatever makes a terminal do something else than show a character: control characters, changes of the direction of
 # writing, and halves of characters that cannot be written at all. They come in names of files and classes.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-# The extra of this package that brings a module; any other is a package of that name.
-_EXTRAS = {
-    "ai_edge_quantizer": "precisions",
-    "importlib_resources": "data",
-    "keras_tuner": "tuning",
-    "tensorboard": "plots",
-    "tensorflow_datasets": "data",
-    "tensorflow_model_optimization": "mobile",
-    "tf_keras": "mobile",
-}
-_PACKAGES = {"PIL": "pillow", "ai_edge_litert": "ai-edge-litert", "sklearn": "scikit-learn"}
 _JSON_HELP = "the answer as JSON: in a file, or in place of the text (-)"
 
 
@@ -226,9 +216,7 @@ def _how_to_install(error: ModuleNotFoundError) -> str:
     module = (error.name or "").partition(".")[0]
     if not module or module == "keras_sharenets" or "pip install" in str(error):
         return ""
-    if module in _EXTRAS:
-        return f": pip install 'keras_sharenets[{_EXTRAS[module]}]'"
-    return f": pip install {_PACKAGES.get(module, module)}"
+    return f": {install_line(module)}"
 
 
 @contextlib.contextmanager

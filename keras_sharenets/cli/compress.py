@@ -20,6 +20,7 @@ from keras_sharenets.cli.arguments import (
     named_recipe,
 )
 from keras_sharenets.cli.command import Answer, say, say_over
+from keras_sharenets.extras import require
 from keras_sharenets.rendering.tables import csv_table, text_table
 from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds
 from keras_sharenets.training.compress.steps import BUDGETS, SCHEMES, Step, make_steps
@@ -71,6 +72,8 @@ def check(arguments: argparse.Namespace) -> None:
     _checks.positive("--images", arguments.images)
     named_recipe(arguments)
     _steps(arguments)
+    if arguments.prune is not None or arguments.cluster is not None:
+        require("tensorflow_model_optimization", "tf_keras")
 
 
 def _steps(arguments: argparse.Namespace) -> tuple[Step, ...]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from keras_sharenets import _checks, precisions, targets
 from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.extras import ONNX_PACKAGES, require
 from keras_sharenets.rendering.tables import text_table
 from keras_sharenets.training.run.export import CHOICES, FORMATS, HUB, ONNX, TFLITE, check_exportable, export_run
 
@@ -92,6 +93,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"`--test` is for {' and '.join(TFLITE)}, but `--formats` (={' '.join(arguments.formats)}) has neither."
         )
+    if ONNX in (arguments.to, *(arguments.formats or ())):
+        require(*ONNX_PACKAGES)
 
 
 def _option(name):

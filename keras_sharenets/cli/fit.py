@@ -24,6 +24,7 @@ from keras_sharenets.cli.arguments import (
     named_recipe,
 )
 from keras_sharenets.cli.command import Answer, say, say_over
+from keras_sharenets.extras import require
 from keras_sharenets.files import as_tuples
 from keras_sharenets.models import find_variant
 from keras_sharenets.training.recipes.few_images import adapt
@@ -169,6 +170,8 @@ def check(arguments: argparse.Namespace) -> None:
         return
     if arguments.config is not None:
         _add_config(arguments, pathlib.Path(arguments.config))
+    if arguments.tensorboard is not None:
+        require("tensorboard")
     start = vars(arguments)["from"]
     for name in ("model", "data", "output") if start is None else ("data", "output"):
         if getattr(arguments, name) is None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from keras_sharenets.cli.arguments import (
 )
 from keras_sharenets.cli.command import Answer, say
 from keras_sharenets.cli.enumerate import add_space_arguments, checked_budget
+from keras_sharenets.extras import require
 from keras_sharenets.folder_lock import hold_folder
 from keras_sharenets.search.budgets import FileBudget
 from keras_sharenets.search.settings import TUNERS, check_numbers
@@ -81,8 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    if importlib.util.find_spec("keras_tuner") is None:  # It is imported later, with Keras, which takes seconds.
-        raise ModuleNotFoundError("No module named 'keras_tuner'", name="keras_tuner")
+    require("keras_tuner")
     checked_budget(arguments)
     if arguments.trained is None:
         for name in ("where", "images"):

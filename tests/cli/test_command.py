@@ -18,6 +18,7 @@ import keras_sharenets as ksn
 from keras_sharenets import cli, notices
 from keras_sharenets.cli import command
 from keras_sharenets.cli.command import make_parser
+from keras_sharenets.extras import EXTRAS
 from trainers.cli import LINE as TRAINERS
 from tuning.cli import LINE as TUNING
 
@@ -255,7 +256,7 @@ def test_a_missing_package_is_named_with_what_installs_it(module, hint, sharenet
 def test_every_extra_that_is_named_is_one_of_the_package():
     text = (ROOT / "setup.cfg").read_text().replace("-", "_")
     extras = dict(re.findall(r"^(\w+) =\n((?:    .+\n)+)", text[text.index("[options.extras_require]") :], re.M))
-    for module, extra in command._EXTRAS.items():
+    for module, extra in EXTRAS.items():
         # What prunes brings `tf_keras` itself.
         assert module in extras[extra] or module == "tf_keras", module
 

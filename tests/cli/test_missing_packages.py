@@ -21,6 +21,10 @@ AT_ONCE = [
     ),
     ("shtab", "pip install shtab", ("--print-completion", "bash")),
     ("keras_tuner", "[tuning]'", ("search", "--space", "hscnet", "--data", "digits", "--trials", "1", *TO)),
+    ("tensorboard", "pip install 'keras_sharenets[plots]'", (*FIT, "--tensorboard")),
+    ("tensorflow_model_optimization", "[mobile]'", ("compress", SMALL, "--data", "digits", "--prune", "0.5", *TO)),
+    ("tf_keras", "[mobile]'", ("compress", SMALL, "--data", "digits", "--prune", "0.5", *TO)),
+    ("tf2onnx", "[onnx]'", ("export", SMALL, "--to", "onnx", "--output", "a.onnx")),
 ]
 WITH_KERAS = [
     ("matplotlib", "pip install matplotlib", FIT),
@@ -32,10 +36,6 @@ WITH_KERAS = [
     ("matplotlib", "pip install matplotlib", ("compare", RUN, *TO)),
     ("matplotlib", "pip install matplotlib", ("analyze", RUN, "--weights", *TO)),
     ("sklearn", "pip install scikit-learn", FIT),
-    ("tensorboard", "pip install 'keras_sharenets[plots]'", (*FIT, "--tensorboard")),
-    ("tensorflow_model_optimization", "[mobile]'", ("compress", SMALL, "--data", "digits", "--prune", "0.5", *TO)),
-    ("tf_keras", "[mobile]'", ("compress", SMALL, "--data", "digits", "--prune", "0.5", *TO)),
-    ("tf2onnx", "[onnx]'", ("export", SMALL, "--to", "onnx", "--output", "a.onnx")),
     ("ai_edge_quantizer", "[precisions]'", ("export", SMALL, "--quantization", "int16", "--output", "a.tflite")),
     ("ai_edge_litert", "pip install ai-edge-litert flatbuffers", ("size", "a.tflite")),
     ("PIL", "pip install pillow", ("predict", SMALL, "a.png")),

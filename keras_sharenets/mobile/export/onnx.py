@@ -20,7 +20,12 @@ import keras
 import numpy as np
 
 from keras_sharenets import _checks, files
+<<<<<<< HEAD
 from keras_sharenets.analysis.graph import in_full_precision, trace
+=======
+from keras_sharenets.analysis.graph import trace
+from keras_sharenets.extras import ONNX_PACKAGES, require
+>>>>>>> f0f1581 (Look for the packages of an extra before anything starts)
 from keras_sharenets.mobile.export import conversion, reference, verification
 from keras_sharenets.mobile.export.reference import ExportMismatchError
 from keras_sharenets.mobile.export.representative_data import gather_inputs, verification_inputs
@@ -143,13 +148,8 @@ def export_onnx(
 
 
 def _packages():
-    try:
-        packages = [importlib.import_module(name) for name in ("onnx", "onnxruntime", "tf2onnx")]
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{error}. ONNX needs more packages: pip install 'keras_sharenets[onnx]'", name=error.name
-        ) from error
-    return packages
+    require(*ONNX_PACKAGES)
+    return [importlib.import_module(name) for name in ONNX_PACKAGES]
 
 
 @contextlib.contextmanager
