@@ -15,9 +15,15 @@ import pytest
 
 import keras_sharenets as ksn
 from keras_sharenets import cli
+from keras_sharenets.cli.command import make_parser
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
-PAGE = (DOCS / "mobile.md").read_text()
+# Read one after the other: each goes on from the files of those before.
+DELIVERY = ("export", "check", "tensors", "quantize", "microcontroller", "browser", "mobile")
+PAGE = "\n".join((DOCS / f"{name}.md").read_text() for name in DELIVERY)
+WITH_COMMANDS = [
+    path for path in (DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))) if "\nsharenets " in path.read_text()
+]
 CLASSES = ("cat", "dog", "fox")
 # What asks the npm registry (`tests/mobile/test_page.py` has the page), what serves until it is stopped, and what needs
 # packages that the tests lack (`tests/clients/test_onnx_files.py`).
@@ -99,12 +105,31 @@ def test_examples_run_and_give_what_they_say(quickly, folder, monkeypatch):
     assert half < whole
 
 
-def test_blocks_in_a_network_of_your_own():
-    ((_, block),) = blocks("python", page=(DOCS / "networks.md").read_text())
-    claims = run_python(block, {})
-    assert len(claims) == 2
-    for text, value, promise in claims:
-        assert value == promise, text
+@pytest.mark.parametrize(("page", "number"), [("networks", 2), ("own_network", 7), ("choose", 2)])
+def test_examples_of_a_page_by_itself(page, number, folder):
+    names, checked = {}, 0
+    for _, block in blocks("python", page=(DOCS / f"{page}.md").read_text()):
+        for text, value, promise in run_python(block, names):
+            assert value == promise, text
+            checked += 1
+    assert checked == number
+
+
+@pytest.mark.slow
+def test_commands_that_choose(folder):
+    for _, block in blocks("shell", page=(DOCS / "choose.md").read_text()):
+        run_shell(block)
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.stem)
+def test_commands_are_ones_that_there_are(page):
+    """Also those that run too long for a test, or want a GPU."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.M | re.S)
+    code = "".join(block for language, block in found if language in ("", "shell")).replace("\\\n", "")
+    lines = re.findall(r"^(?:\w+=\S+ )*(sharenets .*?)(?: &)?$", code, re.M)
+    assert lines
+    for line in lines:
+        make_parser(cli.LINE).parse_args(shlex.split(line, comments=True)[1:])
 
 
 def test_listings_of_kotlin_are_whole():

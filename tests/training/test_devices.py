@@ -168,7 +168,7 @@ def test_no_tpu_is_one_line(tmp_path, capsys, monkeypatch):
     assert main(["fit", *arguments]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert errors[-1].startswith("error: `strategy` (='tpu') needs a TPU, and ")
-    assert "docs/clusters.md says how to start one." in errors[-1]
+    assert "docs/gpu_tpu.md says how to start one." in errors[-1]
     assert not (tmp_path / "run").exists()
 
 

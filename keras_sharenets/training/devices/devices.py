@@ -27,7 +27,7 @@ from keras_sharenets.training.recipes.recipe import BATCH_CHANGES, Recipe
 from keras_sharenets.training.run.record import STRATEGIES, Run
 
 SECONDS = 30  # Without a sign of life of another worker, before it counts as gone.
-NO_TPU = "`strategy` (='tpu') needs a TPU, and {} finds none{}: {}. docs/clusters.md says how to start one."
+NO_TPU = "`strategy` (='tpu') needs a TPU, and {} finds none{}: {}. docs/gpu_tpu.md says how to start one."
 
 
 _connected: dict[str, Devices] = {}
