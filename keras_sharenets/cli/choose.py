@@ -10,7 +10,7 @@ import dataclasses
 
 from keras_sharenets import _checks
 from keras_sharenets.cli.arguments import add_input_shape
-from keras_sharenets.cli.command import Answer
+from keras_sharenets.cli.command import Answer, say_over
 from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds
 
 NOTE = (
@@ -46,7 +46,14 @@ def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets.rendering.tables import text_table
 
     budget = {"max_bytes": arguments.max_bytes, "max_milliseconds": arguments.max_ms}
-    found = choose(arguments.classes, tuple(arguments.input_shape), **budget, limit=arguments.limit)
+    found = choose(
+        arguments.classes,
+        tuple(arguments.input_shape),
+        **budget,
+        limit=arguments.limit,
+        show=lambda name: say_over(f"measuring {name} ..."),
+    )
+    say_over("")
     if not found:
         raise ValueError(
             f"No named network fits `--max-bytes` (={arguments.max_bytes}) and `--max-ms` (={arguments.max_ms}); "

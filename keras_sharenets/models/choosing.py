@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from keras_sharenets import _checks
@@ -62,6 +62,7 @@ def choose(
     max_bytes: int | None = None,
     max_milliseconds: float | None = None,
     limit: int = 5,
+    show: Callable[[str], object] = lambda label: None,
 ) -> list[Proposal]:
     """Named networks for a task, the best first.
 
@@ -77,6 +78,7 @@ def choose(
         max_milliseconds: of one image in LiteRT on this machine, one thread. Each network that is looked at is measured
             then, in a file of random weights: some seconds each, and the bytes are those of that file.
         limit: the most proposals.
+        show: takes the name of each network before it is measured.
 
     Returns:
         The proposals; none if no network fits.
@@ -104,6 +106,8 @@ def choose(
             break
         if max_bytes is not None and trained is not None and trained.int8_bytes > 2 * max_bytes:
             continue
+        if max_milliseconds is not None:
+            show(counts.model)
         proposal = _proposal(counts, trained, num_classes, input_shape, measured=max_milliseconds is not None)
         if proposal is None or (max_bytes is not None and proposal.int8_bytes > max_bytes):
             continue

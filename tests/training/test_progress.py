@@ -37,9 +37,9 @@ def test_a_line_an_epoch_has_the_time_that_the_others_take(clock):
         _take_epoch(callback, clock, number, [10, 10, 10, 10, 10 + number])
     figures = "loss 1.5000, accuracy 0.2500, validation accuracy 0.1250"
     assert told == [
-        f"epoch 1 of 4: {figures}; 2 min, about 5 min left",  # 100 s each, as far as is known.
-        f"epoch 2 of 4: {figures}; 50 s, about 2 min left",  # The first one compiled.
-        f"epoch 3 of 4: {figures}; 52 s, about 52 s left",
+        f"epoch 1 of 4: {figures}; 2 min, about 2 min left",  # 50 s each: the first step compiled for as long.
+        f"epoch 2 of 4: {figures}; 50 s, about 2 min left",
+        f"epoch 3 of 4: {figures}; 52 s, about 50 s left",
         f"epoch 4 of 4: {figures}; 53 s",
     ]
     # Before an epoch is over, by its steps but for the first: four of 10 s, of which two are left, and three epochs.
@@ -52,7 +52,7 @@ def test_a_line_an_epoch_has_the_time_that_the_others_take(clock):
         "epoch 1 of 4: the validation split",
     ]
     assert shown[6] == ""
-    assert "epoch 2 of 4: step 2 of 4, about 4 min left" in shown
+    assert "epoch 2 of 4: step 2 of 4, about 2 min left" in shown
 
 
 def test_the_rest_of_an_epoch_says_nothing_of_the_others(clock):

@@ -42,6 +42,7 @@ class Progress(keras.callbacks.Callback):
         self._epoch = 0
         self._began = self._shown = 0.0
         self._first: tuple[int, float] | None = None  # The first step of this epoch, and when it was taken.
+        self._step: float | None = None  # Seconds of the others, on average.
 
     def on_train_begin(self, logs: Any = None) -> None:
         if self.opening:
@@ -49,17 +50,18 @@ class Progress(keras.callbacks.Callback):
             self.opening = ""
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._epoch, self._began, self._first = epoch, time.perf_counter(), None
+        self._epoch, self._began, self._first, self._step = epoch, time.perf_counter(), None, None
         self.show(f"{self._head()}first step")
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         now = time.perf_counter()
         first, then = self._first = self._first or (batch, now)
+        # The first step of all compiles: the others say how long an epoch takes until one is over.
+        self._step = (now - then) / (batch - first) if batch > first else None
         if now - self._shown < _SECONDS:
             return
         self._shown, steps = now, self.params["steps"]
-        # The first step of all compiles: the others say how long an epoch takes until one is over.
-        guess = [(now - then) / (batch - first) * steps] if batch > first else []
+        guess = [] if self._step is None else [self._step * steps]
         left = self._left(self._taken or guess, 1 - (batch + 1) / steps)
         self.show(f"{self._head()}step {batch + 1} of {steps}{left}")
 
@@ -70,12 +72,19 @@ class Progress(keras.callbacks.Callback):
         logs, seconds = logs or {}, time.perf_counter() - self._began
         # Of an epoch that a resumed run was in the middle of, `model.fit` is asked alone.
         if (self.params or {}).get("epochs") == self.epochs:
-            self._taken = [*self._taken, seconds][-_EPOCHS:]
+            self._taken = [*self._taken, seconds - self._compiling()][-_EPOCHS:]
         figures = {name: logs[name] for name in ("loss", "accuracy")}
         figures[f"{self.split} accuracy"] = logs["val_accuracy"]
         told = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
         self.show("")
         self.tell(f"{self._head()}{told}; {in_words(seconds)}{self._left(self._taken)}")
+
+    def _compiling(self) -> float:
+        """Seconds that the first whole epoch spent on what the others need not do."""
+        if self._taken or self._first is None or self._step is None:
+            return 0.0
+        batch, then = self._first
+        return max(then - self._began - (batch + 1) * self._step, 0.0)
 
     def _head(self) -> str:
         return f"epoch {self._epoch + 1} of {self.epochs}: "
@@ -83,5 +92,5 @@ class Progress(keras.callbacks.Callback):
     def _left(self, taken: Sequence[float], of_this_epoch: float = 0.0) -> str:
         """The end of a line, if it is known how many seconds epochs take."""
         epochs = self.epochs - self._epoch - 1 + of_this_epoch
-        # The lower one of two: the first epoch compiles.
+        # The lower one of two: the first epoch compiles what tests, too.
         return f", about {in_words(epochs * statistics.median_low(taken))} left" if taken and epochs else ""
