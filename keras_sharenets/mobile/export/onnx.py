@@ -20,12 +20,8 @@ import keras
 import numpy as np
 
 from keras_sharenets import _checks, files
-<<<<<<< HEAD
 from keras_sharenets.analysis.graph import in_full_precision, trace
-=======
-from keras_sharenets.analysis.graph import trace
 from keras_sharenets.extras import ONNX_PACKAGES, require
->>>>>>> f0f1581 (Look for the packages of an extra before anything starts)
 from keras_sharenets.mobile.export import conversion, reference, verification
 from keras_sharenets.mobile.export.reference import ExportMismatchError
 from keras_sharenets.mobile.export.representative_data import gather_inputs, verification_inputs
