@@ -100,6 +100,16 @@ def runtime(dtype: str = "float32") -> str:
     return "tensorflow" if native and fused.has_grouped_gradients(keras.backend.standardize_dtype(dtype)) else "xla"
 
 
+def emulated(dtype: str) -> bool:
+    """Whether this is half precision that TensorFlow's CPU has no kernels for but general ones.
+
+    Those take 8 times as long as float32, and their gradients are sums in half precision, which stand still.
+    """
+    dtype = keras.backend.standardize_dtype(dtype)
+    native = xla_optional() and not fused.in_xla()
+    return dtype in ("float16", "bfloat16") and native and not fused.has_grouped_gradients(dtype)
+
+
 def convolution_kind(
     kernel_size: tuple[int, int], groups: int, channel_repeats: int, strides: tuple[int, int]
 ) -> str | None:

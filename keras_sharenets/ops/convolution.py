@@ -8,7 +8,7 @@ XLA there, also in a network that is not compiled with it. TensorFlow's own is f
 from keras import ops
 
 from keras_sharenets._types import Shape, Tensor
-from keras_sharenets.ops import choices, fused, kernels
+from keras_sharenets.ops import choices, fused, kernels, precision
 
 
 def grouped(
@@ -44,12 +44,12 @@ def folded(
     filters = kernel.shape[-1] // channel_repeats
     period = kernels.block_diagonal(kernel[..., :filters], groups // channel_repeats)
     if channel_repeats == 1:
-        return ops.conv(inputs, period, strides=strides, padding=padding, data_format="channels_last")
+        return _convolve(inputs, period, strides, padding)
     _, height, width, channels = ops.shape(inputs)
     periods = ops.reshape(inputs, (-1, height, width, channel_repeats, channels // channel_repeats))
     periods = ops.transpose(periods, (0, 3, 1, 2, 4))
     periods = ops.reshape(periods, (-1, height, width, channels // channel_repeats))
-    outputs = ops.conv(periods, period, strides=strides, padding=padding, data_format="channels_last")
+    outputs = _convolve(periods, period, strides, padding)
     _, height, width, _ = ops.shape(outputs)
     outputs = ops.reshape(outputs, (-1, channel_repeats, height, width, filters))
     outputs = ops.transpose(outputs, (0, 2, 3, 1, 4))
@@ -75,9 +75,17 @@ def multiplied(
     return ops.reshape(pixels, (-1, height, width, filters))
 
 
+def _convolve(inputs: Tensor, kernel: Tensor, strides: tuple[int, int], padding: str) -> Tensor:
+    """An ordinary convolution, channels last, in float32 where half precision would be slow and its sums be wrong."""
+    how = {"strides": strides, "padding": padding, "data_format": "channels_last"}
+    if not choices.emulated(inputs.dtype):
+        return ops.conv(inputs, kernel, **how)
+    return ops.cast(ops.conv(precision.full(inputs), precision.full(kernel), **how), inputs.dtype)
+
+
 def pointwise(inputs: Tensor, kernel: Tensor) -> Tensor:
     """An ordinary 1x1 convolution, channels last."""
-    return ops.conv(inputs, kernel, padding="valid", data_format="channels_last")
+    return _convolve(inputs, kernel, (1, 1), "valid")
 
 
 def pointwise_product(inputs: Tensor, kernel: Tensor) -> Tensor:
