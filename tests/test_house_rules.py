@@ -1,6 +1,7 @@
 """Rules that a search can check. They hold for every file that git knows."""
 
 import ast
+import importlib
 import os
 import pathlib
 import re
@@ -106,3 +107,10 @@ def test_import_leaves_tensorflow_out():
     script = "import sys, keras_sharenets; sys.exit('tensorflow' in sys.modules)"
     environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+
+
+@pytest.mark.parametrize("name", ["", ".layers", ".mobile", ".models", ".ops", ".sharing"])
+def test_completion_offers_public_names_alone(name):
+    """And not the modules that they come from."""
+    module = importlib.import_module(f"keras_sharenets{name}")
+    assert set(dir(module)) == {*module.__all__, *([] if name else ["__version__"])}

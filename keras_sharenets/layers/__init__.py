@@ -35,3 +35,7 @@ __all__ = [
     "StridedChannelShuffle",
     "Whitening",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
