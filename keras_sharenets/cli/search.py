@@ -26,7 +26,7 @@ from keras_sharenets.extras import require
 from keras_sharenets.folder_lock import hold_folder
 from keras_sharenets.search.budgets import FileBudget
 from keras_sharenets.search.settings import TUNERS, check_numbers
-from keras_sharenets.timing import in_words
+from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds, in_words
 
 if TYPE_CHECKING:
     from keras_sharenets.search.settings import Search
@@ -108,7 +108,8 @@ def _trial_line(result: Result, seconds_left: float | None) -> str:
     costs = ""
     if result.int8_bytes is not None:
         over = "" if result.within_budget else ", over the limits on files"
-        costs = f", int8 file {result.int8_bytes:,} bytes, {result.latency_ms:.3g} ms{over}"
+        time = in_milliseconds(known("latency_ms", result.latency_ms), unsteady=result.unsteady)
+        costs = f", int8 file {result.int8_bytes:,} bytes, {time} ms{over}"
     return (
         f"{head} validation accuracy {result.accuracy:.4f}{costs}; {in_words(known('seconds', result.seconds))}{left}"
     )
@@ -120,7 +121,7 @@ def _outcome(found: dict[str, Any], folder: pathlib.Path) -> str:
     if found["int8_bytes"] is not None:
         over = "" if found["within_budget"] else ", over the limits on files"
         int8 = f", its int8 file {found['int8_test_accuracy']:.4f}, {found['int8_bytes']:,} bytes, "
-        int8 += f"{found['latency_ms']:.3g} ms{over}"
+        int8 += f"{in_milliseconds(found['latency_ms'], unsteady=found.get('unsteady', False))} ms{over}"
     return (
         f"winner: trial {found['winner']}, validation accuracy {found['validation_accuracy']:.4f}\n"
         f"trained on the whole training split: test accuracy {found['test_accuracy']:.4f}{int8}\n"
@@ -211,4 +212,6 @@ def run(arguments: argparse.Namespace) -> Answer | None:
     lines = [_outcome(found, folder / conclusion.FOLDER)]
     lines += [f"train it with checkpoints, or for longer: {command}"] if command else []
     lines.append(f"look at all trials: sharenets report {folder}")
+    if found.get("unsteady") or any(result.unsteady for result in trials.read_all(folder)):
+        lines.append(UNSTEADY_NOTE)
     return Answer("\n".join(lines), {**found, "folder": str(folder), "command": command})

@@ -43,11 +43,13 @@ class FileCosts:
         int8_bytes: size of the int8 file.
         latency_ms: median time of the int8 file for one image, one thread.
         float32_bytes: size of the float32 file.
+        unsteady: whether the machine had other work while the time was taken.
     """
 
     int8_bytes: int | None = None
     latency_ms: float | None = None
     float32_bytes: int | None = None
+    unsteady: bool = False
 
 
 def writes_files() -> bool:
@@ -110,7 +112,7 @@ def measure(model: keras.Model, folder: pathlib.Path, dataset: Dataset) -> FileC
     except (ExportMismatchError, ValueError) as error:
         raise keras_tuner.errors.FailedTrialError(str(error)) from None
     (latency,) = latencies([contents["int8"]])
-    return FileCosts(len(contents["int8"]), latency.median_ms, len(contents["float32"]))
+    return FileCosts(len(contents["int8"]), latency.median_ms, len(contents["float32"]), latency.unsteady)
 
 
 # What LiteRT does not like in a file of integers can end its process. It must not be that of the search.
@@ -152,7 +154,7 @@ def estimate_costs(model: keras.Model, dataset: Dataset) -> FileCosts:
     """The costs of the [`estimate_file`]."""
     data = estimate_file(model, dataset)
     (latency,) = latencies([data])
-    return FileCosts(len(data), latency.median_ms)
+    return FileCosts(len(data), latency.median_ms, unsteady=latency.unsteady)
 
 
 class FileLimits:
@@ -210,6 +212,8 @@ class FileLimits:
             costs = estimate_costs(build(name, self.dataset, arguments, self.recipe), self.dataset)
             files.write_json(path, {"name": name, "arguments": arguments, **dataclasses.asdict(costs)})
         found = json.loads(path.read_text(encoding="utf-8"))
+        # Older records do not say whether the machine had other work.
+        found.setdefault("unsteady", False)
         return FileCosts(**{field.name: found[field.name] for field in dataclasses.fields(FileCosts)})
 
 

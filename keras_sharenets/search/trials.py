@@ -34,7 +34,7 @@ class Result:
         reason: why it failed.
         accuracy: on the validation split after the last epoch. Like all that follows `None` if it failed.
         score: what the search tries to raise.
-        int8_bytes, latency_ms, float32_bytes: as in `FileCosts`, of the files in its folder.
+        int8_bytes, latency_ms, float32_bytes, unsteady: as in `FileCosts`, of the files in its folder.
         within_budget: whether these files keep the limits.
         seconds: for everything.
     """
@@ -55,6 +55,7 @@ class Result:
     float32_bytes: int | None = None
     int8_bytes: int | None = None
     latency_ms: float | None = None
+    unsteady: bool = False
     within_budget: bool | None = None
     seconds: float | None = None
 
@@ -78,7 +79,8 @@ def read(path: pathlib.Path) -> Result:
     if not path.is_file():
         raise ValueError(f"There is no {path}.")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        # Older records do not say whether the machine had other work.
+        values = {"unsteady": False, **json.loads(path.read_text(encoding="utf-8"))}
         given = {field.name: values[field.name] for field in dataclasses.fields(Result)}
         # Older records have former names of arguments.
         for name in ("arguments", "settings"):

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from keras_sharenets.cli import search
 from keras_sharenets.search import trials
 
 
@@ -48,3 +49,20 @@ def test_record_survives_its_file(tmp_path):
     (tmp_path / "7" / "trial.json").write_text(json.dumps({"id": "7"}))
     with pytest.raises(ValueError, match=r"7/trial\.json is not the record of a trial: KeyError 'state'"):
         trials.read_all(tmp_path)
+
+
+def test_a_record_from_before_times_were_marked_is_read(tmp_path):
+    trials.write(_result(0, 0.9, 1000, 1.5, unsteady=True), tmp_path)
+    (result,) = trials.read_all(tmp_path)
+    assert result.unsteady
+    path = tmp_path / "0" / trials.FILE
+    record = json.loads(path.read_text())
+    del record["unsteady"]
+    path.write_text(json.dumps(record))
+    assert trials.read_all(tmp_path) == [_result(0, 0.9, 1000, 1.5)]
+
+
+@pytest.mark.parametrize(("unsteady", "told"), [(False, "1.50 ms;"), (True, "~1.50 ms;")])
+def test_a_trial_is_told_with_a_mark_where_the_machine_had_other_work(unsteady, told):
+    line = search._trial_line(_result(0, 0.9, 1000, 1.5, unsteady=unsteady, seconds=3.0), 60.0)
+    assert line == f"trial 0: validation accuracy 0.9000, int8 file 1,000 bytes, {told} 3 s, about 60 s left"
