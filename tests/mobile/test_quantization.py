@@ -73,3 +73,21 @@ def test_scales_that_stand_alone_have_one_step_where_a_kernel_takes_the_rest(tmp
     assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
     (constant,) = (each for each in interpreter.get_tensor_details() if each["name"].endswith("/s"))
     assert len(constant["quantization_parameters"]["scales"]) == steps
+
+
+def test_a_layer_of_several_steps_loses_what_all_of_them_lose(tmp_path):
+    """A layer normalization divides by what is small where channels are nearly equal: each step alone loses little."""
+    inputs = keras.Input((4, 4, 3))
+    model = keras.Model(inputs, keras.layers.LayerNormalization(epsilon=1, name="normalized")(inputs))
+    random = np.random.default_rng(0)
+    # Whole pixel values are exact at the input: what the file is wrong by, the layer has lost.
+    images = random.integers(0, 56, (16, 4, 4, 3)) + random.integers(0, 201, (16, 4, 4, 1))
+    images[0, 0, 0, :2] = 0, 255
+    images = images.astype("float32")
+    report = export_tflite(model, tmp_path / "net.tflite", "int8", representative_data=images)
+    x = images.astype("float64")
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1)
+    difference = predict_tflite(tmp_path / "net.tflite", images) - expected
+    error = np.linalg.norm(difference) / np.linalg.norm(expected)
+    assert report.worst_layer == "normalized"
+    np.testing.assert_allclose(report.worst_layer_error, error, rtol=0.1)

@@ -38,7 +38,7 @@ class RoundingError:
     Attributes:
         scores: that of the scores of each output, with everything rounded.
         score_steps: the step between two scores that integers can stand for, as a share of their root mean square.
-        layers: `{layer: error}`: that of a layer's output where this layer alone is rounded.
+        layers: `{layer: error}`: that of a layer's output where this layer alone is rounded, with all its operations.
     """
 
     scores: tuple[float, ...]
@@ -56,6 +56,15 @@ def rounding_error(quantized: QuantizedGraph, inputs: Sequence[np.ndarray]) -> R
     graph, rounded = quantized.graph, _rounded_operations(quantized)
     scores = graph.scores()
     wanted = {value.number for value in scores}
+    readers_of, sites = graph.consumers(), {operation.output.number: operation.site for operation in graph.operations}
+    # What is read outside of the call of a layer that gives it; probabilities have a scale that is not ours to choose.
+    leaving = {
+        operation.output.number
+        for operation in graph.operations
+        if operation.kind not in PROBABILITIES
+        for reader in readers_of.get(operation.output.number, ())
+        if reader.site != operation.site or reader.kind in PROBABILITIES
+    }
     squares: dict[Any, np.ndarray] = collections.defaultdict(lambda: np.zeros(2))
     for start in range(0, len(inputs[0]), BATCH):
         exact = {
@@ -65,23 +74,25 @@ def rounding_error(quantized: QuantizedGraph, inputs: Sequence[np.ndarray]) -> R
         integer = {number: _rounded_value(quantized, number, batch) for number, batch in exact.items()}
         for number in wanted & exact.keys():  # Of a network that gives the softmax of its input.
             squares[number] += _squares(integer[number], exact[number])
-        remaining = {number: len(readers) for number, readers in graph.consumers().items()}
+        # What each operation makes of exact numbers where its own call of a layer alone is rounded.
+        alone = dict(exact)
+        remaining = {number: len(readers) for number, readers in readers_of.items()}
         for operation, same in zip(graph.operations, rounded, strict=True):
-            number = operation.output.number
-            read = [exact[value.number] for value in operation.inputs]
-            exact[number] = compute(operation, read)
-            integer[number] = _rounded_value(
-                quantized, number, compute(same, [integer[value.number] for value in operation.inputs])
-            )
-            if operation.kind not in (*DATA_MOVEMENT, *PROBABILITIES):
-                alone = _rounded_value(quantized, number, compute(same, read))
-                squares[operation.site, number] += _squares(alone, exact[number])
+            number, before = operation.output.number, [value.number for value in operation.inputs]
+            exact[number] = compute(operation, [exact[each] for each in before])
+            integer[number] = _rounded_value(quantized, number, compute(same, [integer[each] for each in before]))
+            within = [sites.get(each) == operation.site for each in before]
+            own = compute(same, [(alone if inner else exact)[each] for each, inner in zip(before, within, strict=True)])
+            moves = operation.kind in DATA_MOVEMENT
+            alone[number] = own if moves else _rounded_value(quantized, number, own)
+            if number in leaving and (any(within) or not moves):
+                squares[operation.site, number] += _squares(alone[number], exact[number])
             if number in wanted:
                 squares[number] += _squares(integer[number], exact[number])
-            for value in operation.inputs:
-                remaining[value.number] -= 1
-                if not remaining[value.number]:
-                    del exact[value.number], integer[value.number]
+            for each in before:
+                remaining[each] -= 1
+                if not remaining[each]:
+                    del exact[each], integer[each], alone[each]
     layers: dict[str, float] = {}
     for key, sums in squares.items():
         if isinstance(key, tuple):
