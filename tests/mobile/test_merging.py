@@ -8,7 +8,7 @@ from harness import assert_close, pseudo_random
 from keras_sharenets.mobile.graph.inference_graph import run
 from keras_sharenets.mobile.graph.lowering import lower
 from keras_sharenets.mobile.graph.merging import merge_added, merge_equal, merge_reshapes
-from keras_sharenets.mobile.graph.passes import fold_padding
+from keras_sharenets.mobile.graph.passes import fold_gate_factors, fold_padding
 
 
 def network(uses=1, strides=1, padded=False, also=None, kernel_size=3, padding="same"):
@@ -170,6 +170,55 @@ def test_zeros_are_the_padding_of_convolutions(arguments, folds):
     (pad,) = (operation for operation in graph.operations if operation.kind == "pad")
     graph.ranges[pad.output.number] = -1.0, 1.0
     assert "pad" in kinds(fold_padding(graph))
+
+
+def gated(reader="Conv2D", factor=1 / 6, shift=0.0, uses=1, also=False, again=False, **options):
+    """An image times a gate with a factor, as in MobileNetV3, and what reads it: a layer, `uses` times; `also` a sum.
+
+    `again`: the layer reads the image itself too.
+    """
+    inputs = keras.Input((5, 5, 4))
+    gate = keras.layers.Rescaling(factor, shift)(keras.layers.GlobalAveragePooling2D(keepdims=True)(inputs))
+    y = keras.layers.Multiply()([inputs, gate])
+    layer = getattr(keras.layers, reader)(**options)
+    parts = [layer(y) for _ in range(uses)] + ([y] if also else []) + ([layer(inputs)] if again else [])
+    return keras.Model(inputs, keras.layers.Add()(parts) if len(parts) > 1 else parts[0])
+
+
+WINDOW = {"kernel_size": 3, "padding": "same", "bias_initializer": "ones"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folds"),
+    [
+        ({"filters": 4}, True),
+        ({"filters": 4, "groups": 2}, True),
+        ({"reader": "DepthwiseConv2D"}, True),
+        ({"reader": "Conv2DTranspose", "filters": 4}, True),
+        ({"filters": 4, "factor": -2.0}, True),
+        ({"filters": 4, "factor": [0.1, 0.2, 0.3, 0.4]}, False),
+        ({"filters": 4, "factor": 0.0}, False),
+        ({"filters": 4, "shift": 0.5}, False),
+        ({"filters": 4, "uses": 2}, False),
+        ({"filters": 4, "also": True}, False),
+        ({"filters": 4, "again": True}, False),
+    ],
+)
+def test_factor_of_a_gate_goes_into_the_kernel_behind_it(arguments, folds):
+    model = gated(**arguments, **WINDOW)
+    graph = lower(model)
+    folded = fold_gate_factors(graph)
+    assert ("affine" not in kinds(folded)) == folds
+    images = pseudo_random((3, 5, 5, 4), seed=8)
+    assert_close(run(folded, images), np.asarray(model(images)), 1e-6)
+    (product,) = (operation for operation in graph.operations if operation.kind == "multiply")
+    graph.ranges[product.output.number] = 0.0, 1.0
+    assert "affine" in kinds(fold_gate_factors(graph))
+
+
+@pytest.mark.parametrize(("reader", "options"), [("ReLU", {}), ("AveragePooling2D", {"pool_size": 2})])
+def test_factor_of_a_gate_stays_where_no_kernel_takes_it(reader, options):
+    assert "affine" in kinds(fold_gate_factors(lower(gated(reader, **options))))
 
 
 def branches(kind):

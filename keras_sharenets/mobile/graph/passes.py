@@ -14,7 +14,8 @@ from keras_sharenets.mobile.graph.merging import merge_added, merge_into_produce
 from keras_sharenets.mobile.graph.quantization import rewritable_kernels
 from keras_sharenets.ops.convolution import same_padding
 
-_LINEAR = ("conv", "conv_transpose", "depthwise", "dense", "affine")
+_WITH_KERNEL = ("conv", "conv_transpose", "depthwise", "dense")
+_LINEAR = (*_WITH_KERNEL, "affine")
 _WITH_ACTIVATION = (*_LINEAR, "add")
 
 
@@ -31,6 +32,7 @@ def simplify(graph: InferenceGraph) -> InferenceGraph:
         fuse_activations,
         fold_scales,
         fold_into_dense,
+        fold_gate_factors,
         fold_permutes,
         pad_with_zeros,
         fold_padding,
@@ -68,6 +70,44 @@ def fold_into_dense(graph: InferenceGraph) -> InferenceGraph:
         return dataclasses.replace(reader, inputs=producer.inputs, kernel=kernel, bias=bias)
 
     return merge_into_producer(graph, merged)
+
+
+def fold_gate_factors(graph: InferenceGraph) -> InferenceGraph:
+    """A factor of a gate, as the sixth of a hard sigmoid, goes into the convolution that alone reads what is gated.
+
+    One factor for all channels: others would change how the numbers of its kernel stand to each other.
+    """
+    readers, rewritable, ungated, factors = graph.consumers(), rewritable_kernels(graph), {}, {}
+
+    def reader_of(operation):
+        # What was trained with a range of its own keeps it.
+        (one, *others) = readers.get(operation.output.number, (operation,))
+        return None if others or one is operation or operation.output.number in graph.ranges else one
+
+    for operation in graph.operations:
+        factor = _factor(operation)
+        if factor is not None:
+            product = reader_of(operation)
+            reader = reader_of(product) if product is not None and product.kind == "multiply" else None
+            if reader is not None and reader.kind in _WITH_KERNEL and reader.kernel in rewritable:
+                ungated[operation.output.number] = operation.inputs[0]
+                factors[reader.output.number] = factors.get(reader.output.number, 1) * factor
+    operations = []
+    for operation in graph.operations:
+        factor, kernel = factors.get(operation.output.number), operation.kernel
+        if factor is not None and kernel is not None:
+            kernel = Constant(kernel.name, kernel.array * np.float32(factor))
+            operation = dataclasses.replace(operation, kernel=kernel)
+        if operation.output.number not in ungated:
+            inputs = tuple(ungated.get(value.number, value) for value in operation.inputs)
+            operations.append(dataclasses.replace(operation, inputs=inputs))
+    return graph.with_operations(operations)
+
+
+def _factor(operation):
+    """The one number that an operation multiplies all channels with, if it does nothing else; or `None`."""
+    bare = operation.kind == "affine" and operation.activation is None and not np.any(operation.bias)
+    return operation.scale[0] if bare and operation.scale[0] and not np.ptp(operation.scale) else None
 
 
 def fuse_activations(graph: InferenceGraph) -> InferenceGraph:
