@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from mobile_networks import parts
 
 from keras_sharenets.mobile import export_tflite, predict_tflite
 from keras_sharenets.mobile.graph.quantization import _value_quantization
@@ -91,3 +92,22 @@ def test_a_layer_of_several_steps_loses_what_all_of_them_lose(tmp_path):
     error = np.linalg.norm(difference) / np.linalg.norm(expected)
     assert report.worst_layer == "normalized"
     np.testing.assert_allclose(report.worst_layer_error, error, rtol=0.1)
+
+
+# XNNPACK has no hard swish of integers; microcontrollers and Vela have one.
+@pytest.mark.parametrize(("prefer", "operators"), [("size", {"DEPTHWISE_CONV_2D", "MUL"}), ("memory", {"HARD_SWISH"})])
+@pytest.mark.parametrize("shape", [(4, 4, 3), (6,)])
+def test_hard_swish_is_in_operators_that_a_device_has(tmp_path, prefer, operators, shape):
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, keras.layers.Activation("hard_swish")(inputs))
+    values = np.random.default_rng(0).uniform(-8, 8, (16, *shape)).astype("float32")
+    ends = {"input_type": "int8", "output_type": "int8"}
+    export_tflite(model, tmp_path / "net.tflite", "int8", representative_data=values, prefer=prefer, **ends)
+    names, _ = parts((tmp_path / "net.tflite").read_bytes())
+    assert operators <= set(names)
+    assert operators & {"HARD_SWISH"} == set(names) & {"HARD_SWISH"}
+    interpreter = open_tflite(tmp_path / "net.tflite")
+    (outputs,) = run_images(interpreter, values, [interpreter.get_output_details()[0]["index"]])
+    expected = values * np.clip(values.astype("float64") / 6 + 0.5, 0, 1)
+    # Half a step of 255 of the input, where the slope is 1.5 at most, of the gate beside 8, and of the output.
+    np.testing.assert_allclose(outputs, expected, atol=(1.5 * 16 + 8 + 8.375) / 510)

@@ -135,6 +135,9 @@ def convert(
 
     def build(materialize):
         graph = passes.simplify(merging.merge_equal(lower_calls(traced, materialize=materialize)[0]))
+        # Microcontrollers and Vela have the operator in integers.
+        if quantization == "int8" and prefer not in ("memory", "npu"):
+            graph = passes.split_hard_swish(graph)
         graph = group_chains.fold_chain_normalization(graph)
         if quantization != "int8":
             graph = group_chains.split_concat_readers(graph)

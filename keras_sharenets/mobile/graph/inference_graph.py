@@ -33,6 +33,7 @@ UNARY: dict[str, Callable[..., Any]] = {
     "tanh": lambda operation, x: ops.tanh(x),
     "elu": lambda operation, x: ops.elu(x),
     "gelu": lambda operation, x: ops.gelu(x, approximate=operation.attributes["approximate"]),
+    "hard_sigmoid": lambda operation, x: ops.hard_sigmoid(x),
     "hard_swish": lambda operation, x: ops.hard_silu(x),
     "leaky_relu": lambda operation, x: ops.leaky_relu(x, operation.attributes["slope"]),
     "abs": lambda operation, x: ops.abs(x),
@@ -72,7 +73,8 @@ class Operation:
             `"max_pool"` and `"average_pool"` (pool_size, strides, padding), `"mean"` and `"max"` (keepdims and, if it
             is not over the image, axes), `"resize"` (mode), `"crop"` (start), `"transpose"` (order), `"reshape"`,
             `"slice"` and `"permute"` of channels (start and, out of a stack, row; indices), `"stack"` of the groups of
-            a strided channel shuffle along the batch axis (groups), `"identity"`, one of `UNARY`, and `"converted"`
+            a strided channel shuffle along the batch axis (groups), `"identity"`, one of `UNARY` (`"hard_sigmoid"` in
+            files of integers alone), and `"converted"`
             (program: what TensorFlow's converter made of a call).
         name: str, that of the layer.
         use: int, 0 in the first call of the layer, 1 in the second.

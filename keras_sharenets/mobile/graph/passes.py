@@ -104,6 +104,19 @@ def fold_gate_factors(graph: InferenceGraph) -> InferenceGraph:
     return graph.with_operations(operations)
 
 
+def split_hard_swish(graph: InferenceGraph) -> InferenceGraph:
+    """`x * hard_sigmoid(x)` for each hard swish, which no delegate has in integers: both steps run in XNNPACK."""
+    number, operations = graph.next_number(), []
+    for operation in graph.operations:
+        if operation.kind == "hard_swish":
+            gate = Value(number, operation.output.shape)
+            number += 1
+            operations.append(dataclasses.replace(operation, kind="hard_sigmoid", output=gate))
+            operation = dataclasses.replace(operation, kind="multiply", inputs=(*operation.inputs, gate))
+        operations.append(operation)
+    return graph.with_operations(operations)
+
+
 def _factor(operation):
     """The one number that an operation multiplies all channels with, if it does nothing else; or `None`."""
     bare = operation.kind == "affine" and operation.activation is None and not np.any(operation.bias)

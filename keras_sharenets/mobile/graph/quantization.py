@@ -40,9 +40,10 @@ class Quantization:
         return np.clip(np.round(numbers / self.scale) + self.zero_point, low, high)
 
 
-# What runtimes demand of the outputs of some kinds, whatever their range.
+# What runtimes demand of the outputs of some kinds, whatever their range; a hard sigmoid ends where its integers do.
 FIXED = {kind: Quantization(np.float32(1 / 256), -128) for kind in ("softmax", "sigmoid")}
 FIXED["tanh"] = Quantization(np.float32(1 / 128), 0)
+FIXED["hard_sigmoid"] = Quantization(np.float32(1 / 255), -128)
 
 
 @dataclasses.dataclass(frozen=True)

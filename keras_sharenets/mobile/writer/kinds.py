@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -94,6 +95,13 @@ def _affine(tensors, operation):
     reshape_to(tensors, tensors.value(source), x, image)
     add_operator(tensors, "DEPTHWISE_CONV_2D", [x, kernel, tensors.bias(operation)], y, options)
     reshape_to(tensors, y, tensors.value(operation.output), shape)
+
+
+def _hard_sigmoid(tensors, operation):
+    """`x / 6 + 1 / 2`, of which integers hold what is from 0 to 1, and no more."""
+    channels = operation.output.shape[-1]
+    vectors = {"scale": np.full(channels, 1 / 6, "float32"), "bias": np.full(channels, 1 / 2, "float32")}
+    _affine(tensors, dataclasses.replace(operation, kind="affine", **vectors))
 
 
 def _depthwise_conv(tensors, operation, kernel, options):
@@ -338,6 +346,7 @@ _KINDS = {
     "tanh": _plain("TANH"),
     "elu": _plain("ELU"),
     "gelu": _gelu,
+    "hard_sigmoid": _hard_sigmoid,
     "hard_swish": _plain("HARD_SWISH"),
     "leaky_relu": _leaky_relu,
     "abs": _plain("ABS"),
