@@ -1,6 +1,8 @@
 """What TensorFlow computes in one operation and Keras in several. The one place beside the exports that needs it."""
 
 import functools
+import math
+from typing import Any
 
 import keras
 
@@ -19,6 +21,13 @@ def batch_normalization(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: fl
         `(outputs, mean, variance)`: a tensor of the type and shape of `inputs`, and the moments, float32
         `(channels,)`; the variance is the biased one, that of the batch itself.
     """
+    pixels = pixels_side_by_side(inputs)
+    if pixels > 1:
+        return normalize_side_by_side(inputs, gamma, beta, epsilon, pixels)
+    return _normalize(inputs, gamma, beta, epsilon)
+
+
+def _normalize(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     # Only where Keras runs on TensorFlow, which is loaded then.
     import tensorflow as tf
 
@@ -28,6 +37,100 @@ def batch_normalization(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: fl
     count = tf.cast(tf.size(inputs) / inputs.shape[-1], variance.dtype)
     # The operation gives the unbiased one.
     return outputs, mean, variance * (count - 1) / count
+
+
+def pixels_side_by_side(inputs: Tensor) -> int:
+    """How many pixels' channels make one vector in [`batch_normalization`]: 1 but for numbers that oneDNN is slow at.
+
+    Of channels that are no multiple of 4 it takes one at a time. Those of 8 or 16 pixels together are a multiple of 16.
+    """
+    *_, height, width, channels = inputs.shape
+    pixels = 16 // math.gcd(channels, 16)
+    whole = height is not None and width is not None and height * width % pixels == 0
+    dtype = keras.backend.standardize_dtype(inputs.dtype)
+    return pixels if pixels > 4 and whole and not in_xla() and has_grouped_gradients(dtype) else 1
+
+
+def normalize_side_by_side(
+    inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, pixels: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """[`_normalize`] of an image with `pixels` times the channels, whose moments are put together.
+
+    Its gradient is that of such an image by the right moments, which lacks what the means of the upstream gradient, and
+    of its product with the normalized image, differ by between the places of a pixel in the vector.
+    """
+    import tensorflow as tf
+
+    channels = inputs.shape[-1]
+    how = {"epsilon": epsilon, "data_format": "NHWC"}
+
+    def wide(images: Tensor) -> Tensor:
+        return tf.reshape(images, (1, 1, -1, pixels * channels))
+
+    def narrow(values: Tensor) -> Tensor:
+        return tf.reshape(values, (pixels, channels))
+
+    def tiled(values: Tensor) -> Tensor:
+        return tf.tile(values, [pixels])
+
+    def scaled(images: Tensor, moments: tuple[Tensor, Tensor], scale: Tensor, offset: Tensor) -> Tensor:
+        """`(images - mean) / deviation * scale + offset`, in one operation."""
+        mean, variance = map(tiled, moments)
+        given = {"scale": scale, "offset": offset, "mean": mean, "variance": variance}
+        return tf.raw_ops.FusedBatchNormV3(x=images, is_training=False, **given, **how)[0]
+
+    @tf.custom_gradient
+    def normalize(inputs: Tensor, gamma: Tensor, beta: Tensor) -> Any:
+        images = wide(inputs)
+        ones = tf.ones(pixels * channels)
+        _, means, variances = _normalize(images, ones, tf.zeros_like(ones), epsilon)
+        mean = tf.reduce_mean(narrow(means), 0)
+        variance = tf.reduce_mean(narrow(variances) + (narrow(means) - mean) ** 2, 0)
+        outputs = scaled(images, (mean, variance), tiled(gamma), tiled(beta))
+
+        def gradient(upstream: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return first_order(upstream, inputs, gamma, tf.stop_gradient(mean), tf.stop_gradient(variance))
+
+        return (tf.reshape(outputs, tf.shape(inputs)), mean, variance), gradient
+
+    @tf.custom_gradient
+    def first_order(upstream: Tensor, inputs: Tensor, gamma: Tensor, mean: Tensor, variance: Tensor) -> Any:
+        images = wide(inputs)
+        by_images, by_gamma, by_beta, *_ = tf.raw_ops.FusedBatchNormGradV3(
+            y_backprop=wide(upstream),
+            x=images,
+            scale=tiled(gamma),
+            reserve_space_1=tiled(mean),
+            reserve_space_2=tiled(variance),
+            reserve_space_3=[],
+            is_training=True,
+            **how,
+        )
+        length = tf.cast(tf.shape(images)[2], gamma.dtype)
+        by_gamma, by_beta = narrow(by_gamma), narrow(by_beta)
+        lacking = [
+            tf.reshape(gamma * tf.math.rsqrt(variance + epsilon) * (own - tf.reduce_mean(own, 0)) / length, [-1])
+            for own in (by_gamma, by_beta)
+        ]
+        by_images = tf.reshape(by_images + scaled(images, (mean, variance), *lacking), tf.shape(inputs))
+        found = by_images, tf.reduce_sum(by_gamma, 0), tf.reduce_sum(by_beta, 0)
+
+        def second_order(*upstreams: Tensor) -> list[Any]:
+            """Seldom wanted: by TensorFlow, from the gradient of the plain operation."""
+            with tf.GradientTape() as outer:
+                outer.watch([upstream, inputs, gamma])
+                with tf.GradientTape() as inner:
+                    beta = tf.zeros_like(gamma)
+                    inner.watch([inputs, gamma, beta])
+                    outputs, *_ = _normalize(inputs, gamma, beta, epsilon)
+                plain: Any = inner.gradient(outputs, [inputs, gamma, beta], output_gradients=upstream)
+            second = outer.gradient(plain, [upstream, inputs, gamma], output_gradients=list(upstreams))
+            return [*second, None, None]
+
+        return found, second_order
+
+    # Variables are no arguments of a function with a gradient of its own.
+    return normalize(inputs, *map(tf.convert_to_tensor, (gamma, beta)))
 
 
 def convolution(inputs: Tensor, kernel: Tensor, strides: tuple[int, int], padding: str) -> Tensor:

@@ -4,12 +4,14 @@ import pytest
 from harness import assert_close, check_layer, outputs_and_gradients, pseudo_random, with_policy
 
 from keras_sharenets.layers import BatchNormalization
+from keras_sharenets.ops import fused
 
 CASES = {
     "plain": ({}, (6, 5, 4)),
     "without scale": ({"scale": False}, (6, 5, 4)),
     "without shift": ({"center": False, "momentum": 0.5, "epsilon": 0.1}, (6, 5, 4)),
     "one pixel": ({}, (1, 1, 3)),
+    "odd number of channels": ({}, (4, 8, 5)),
     "channels first": ({"axis": 1}, (3, 6, 5)),
     "vectors": ({}, (7,)),
 }
@@ -46,6 +48,51 @@ def test_statistics_are_those_of_the_formula():
     mean, variance = model.layers[-1].moving_mean, model.layers[-1].moving_variance
     assert_close(mean.numpy(), 0.25 * images.mean((0, 1, 2)), 1e-5)
     assert_close(variance.numpy(), 0.75 + 0.25 * images.var((0, 1, 2)), 1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="an operation of TensorFlow")
+def test_pixels_side_by_side():
+    """Outputs, moments and gradients are those of the formula in float64; second gradients are TensorFlow's own."""
+    import tensorflow as tf
+
+    def by_formula(inputs, gamma, beta):
+        mean, variance = tf.nn.moments(inputs, (0, 1, 2))
+        return (inputs - mean) / tf.sqrt(variance + 0.1) * gamma + beta, mean, variance
+
+    def all_of(normalize, dtype):
+        """What it gives, its gradients, and the gradients of what these add up to with weights of their own."""
+        shapes = ((3, 4, 8, 6), (6,), (6,))
+        given = [tf.constant(pseudo_random(shape, seed=seed), dtype) for seed, shape in enumerate(shapes)]
+        weights = [tf.constant(pseudo_random(shape, seed=9 + seed), dtype) for seed, shape in enumerate(shapes)]
+        with tf.GradientTape() as outer:
+            outer.watch([*given, weights[0]])
+            with tf.GradientTape() as inner:
+                inner.watch(given)
+                results = normalize(*given)
+            first = inner.gradient(results[0], given, output_gradients=weights[0])
+            total = sum(tf.reduce_sum(weight * each**2) for weight, each in zip(weights, first, strict=True))
+        second = outer.gradient(total, [*given[:2], weights[0]])
+        return [np.asarray(each) for each in (*results, *first, *second)]
+
+    def by_operation(inputs, gamma, beta):
+        given = {"x": inputs, "scale": gamma, "offset": beta, "mean": [], "variance": []}
+        return tf.raw_ops.FusedBatchNormV3(**given, epsilon=0.1, is_training=True)[:3]
+
+    found = all_of(lambda *given: fused.normalize_side_by_side(*given, 0.1, 8), "float32")
+    expected = all_of(by_formula, "float64")[:6] + all_of(by_operation, "float32")[6:]
+    assert len(found) == 9
+    for actual, right in zip(found, expected, strict=True):
+        assert_close(actual, right, 1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="an operation of TensorFlow")
+@pytest.mark.parametrize(
+    ("shape", "pixels"), [((8, 8, 35), 16), ((8, 8, 70), 8), ((8, 8, 20), 1), ((5, 5, 35), 1), ((None, 8, 35), 1)]
+)
+def test_where_pixels_are_side_by_side(shape, pixels, monkeypatch):
+    for there in (True, False):
+        monkeypatch.setattr(fused, "has_grouped_gradients", lambda dtype, there=there: there)
+        assert fused.pixels_side_by_side(keras.Input(shape)) == (pixels if there else 1)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
