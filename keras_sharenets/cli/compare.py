@@ -88,7 +88,11 @@ def run(arguments: argparse.Namespace) -> Answer:
     files.write_text(output / "compare.csv", _csv(entries))
     files.write_text(output / "compare.md", "\n\n".join(parts) + "\n")
     files.write_text(output / "index.html", page("Runs compared", note, {**tables, **dict(figures.values())}))
-    text = [*map(text_table, tables.values()), *([" ".join(measured)] if times else []), f"files in {output}"]
+    text = [*map(text_table, tables.values()), *([" ".join(measured)] if times else [])]
+    without = [str(folder) for name, folder in zip(names, arguments.runs, strict=True) if name not in times]
+    if arguments.times and without:
+        text.append(f"no int8 file, so no time: {', '.join(without)} (`sharenets export {without[0]}` writes one)")
+    text.append(f"files in {output}")
     return Answer("\n\n".join(text), data)
 
 

@@ -65,7 +65,9 @@ def test_comparison_with_times(folder, tmp_path, capsys, monkeypatch):
     assert main(["compare", *(str(folder / name) for name in names), "--times", "--output", str(output)]) == 0
     sizes = tables((output / "compare.md").read_text())[0]
     assert [row["ms"] for row in sizes] == ["~1.50", ""]
-    for text in (capsys.readouterr().out, (output / "compare.md").read_text()):
+    told = capsys.readouterr().out
+    for text in (told, (output / "compare.md").read_text()):
         assert f"{TIMES} {UNSTEADY_NOTE}" in text
+    assert f"no int8 file, so no time: {folder / names[1]} (`sharenets export {folder / names[1]}` writes one)" in told
     runs = json.loads((output / "compare.json").read_text())["runs"]
     assert [(run["milliseconds"], run["unsteady"]) for run in runs] == [(1.5, True), (None, None)]
