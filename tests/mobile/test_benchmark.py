@@ -141,7 +141,7 @@ def test_times_of_an_unsteady_machine_are_marked():
     steady, unsteady = report_of("a", 1, median_ms=20, spread_ms=2), report_of("b", 1, median_ms=20, spread_ms=2.1)
     assert [each["unsteady"] for each in benchmark_entries([steady, unsteady], {}, {})] == [False, True]
     _, first, second, *notes = benchmark_table([steady, unsteady]).splitlines()
-    assert (first.split()[3], second.split()[3]) == ("20", "~20")
+    assert (first.split()[3], second.split()[3]) == ("20.0", "~20.0")
     assert [note for note in notes if note.startswith("~: ")] == [
         "~: unsteady, the spread is above 10% of the time: measure again on an idle machine."
     ]
@@ -151,8 +151,8 @@ def test_times_of_an_unsteady_machine_are_marked():
 def test_table_is_aligned():
     reports = [report_of("a.tflite", 1_234_567), report_of("longer name.tflite", 8)]
     head, *lines = benchmark_table(reports, {"a.tflite": 0.7705}).splitlines()
-    assert lines[0].split() == ["a.tflite", "1,234,567", "1", "1", "0.1", "1", "1", "2", "SOFTMAX", "77.05%"]
-    assert lines[1].split() == ["longer", "name.tflite", "8", "1", "1", "0.1", "1", "1", "2", "SOFTMAX"]
+    assert lines[0].split() == ["a.tflite", "1,234,567", "1", "1.00", "0.1", "1", "1", "2", "SOFTMAX", "77.05%"]
+    assert lines[1].split() == ["longer", "name.tflite", "8", "1", "1.00", "0.1", "1", "1", "2", "SOFTMAX"]
     assert len(head) == len(lines[0])
     for column in (
         "file bytes",
