@@ -16,6 +16,7 @@ from keras_sharenets.analysis.randomization import randomize_batchnorm
 from keras_sharenets.layers import BatchNormalization, HighlySharedConv2D
 from keras_sharenets.models import find_variant
 from keras_sharenets.models.registry import find_family
+from keras_sharenets.ops import convolution
 
 # In the named variant the last map of a 32x32 image is 4x4; with later strides it is 8x8, at four times the arithmetic.
 LATER_STRIDES = {
@@ -41,15 +42,14 @@ NAMED = {
 
 
 class NativeConv2D(keras.layers.Conv2D):
-    """`keras.layers.Conv2D` that hands groups to TensorFlow.
+    """`keras.layers.Conv2D` that hands groups to TensorFlow, where that has gradients of them.
 
     On a CPU Keras hands them to XLA, where a step of a network of group convolutions takes 20 times as long.
     """
 
     def convolution_op(self, inputs, kernel):
-        import tensorflow as tf
-
-        return tf.nn.conv2d(inputs, keras.ops.convert_to_tensor(kernel), self.strides, self.padding.upper())
+        kernel = keras.ops.convert_to_tensor(kernel)
+        return convolution.grouped(inputs, kernel, self.groups, 1, self.strides, self.padding)
 
 
 def unshared(model: keras.Model) -> keras.Model:

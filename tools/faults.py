@@ -258,8 +258,8 @@ FAULTS = {
     ),
     "tf2onnx_is_not_asked_for": Fault(
         "export",
-        'for name in ("onnx", "onnxruntime", "tf2onnx")]',
-        'for name in ("onnx", "onnxruntime", "onnx")]',
+        'ONNX_PACKAGES = ("onnx", "onnxruntime", "tf2onnx")',
+        'ONNX_PACKAGES = ("onnx", "onnxruntime", "onnx")',
         ("tests/mobile/test_onnx.py::test_a_missing_package_is_one_line_with_the_cure",),
     ),
     # compress
