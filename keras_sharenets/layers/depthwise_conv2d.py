@@ -47,9 +47,11 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
             outputs = convolution.depthwise_by_places(*tensors, self.strides, self.padding)
             outputs = ops.cast(outputs, inputs.dtype)
         else:
-            outputs = ops.depthwise_conv(
-                inputs, kernel, self.strides, self.padding, self.data_format, self.dilation_rate
-            )
+            tensors = inputs, kernel
+            if choices.emulated(inputs.dtype):
+                tensors = precision.full(inputs), precision.full(kernel)
+            how = self.strides, self.padding, self.data_format, self.dilation_rate
+            outputs = ops.cast(ops.depthwise_conv(*tensors, *how), inputs.dtype)
         if self.use_bias:
             outputs = precision.add_bias(outputs, self.bias if channels_last else ops.reshape(self.bias, (-1, 1, 1)))
         return outputs if self.activation is None else self.activation(outputs)
