@@ -13,6 +13,7 @@ import keras_sharenets as ksn
 from benchmarks.arguments import APPLICATIONS
 from keras_sharenets.analysis.graph import calls, rebuild, trace
 from keras_sharenets.analysis.randomization import randomize_batchnorm
+from keras_sharenets.dtype_policies import in_policy
 from keras_sharenets.layers import BatchNormalization, HighlySharedConv2D
 from keras_sharenets.models import find_variant
 from keras_sharenets.models.registry import find_family
@@ -182,13 +183,8 @@ class Contender:
 
     def build(self, policy: str = "float32") -> keras.Model:
         """An untrained model of the first size of the named network, under a dtype policy."""
-        before = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(policy)
         keras.utils.set_random_seed(0)
-        try:
-            return MAKES[self.make](self.name)
-        finally:
-            keras.config.set_dtype_policy(before)
+        return in_policy(policy, lambda: MAKES[self.make](self.name))
 
 
 def shares_layers(model: keras.Model) -> bool:

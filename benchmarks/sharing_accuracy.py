@@ -19,12 +19,12 @@ from benchmarks.arguments import RunOptions, add_run_arguments, progress, run_op
 from benchmarks.table import Row
 from keras_sharenets import _checks, files
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.dtype_policies import POLICIES
 from keras_sharenets.machine import describe_machine
 from keras_sharenets.rendering.tables import markdown_table
 from keras_sharenets.training.compress.steps import share_arguments
 from keras_sharenets.training.data.augmentation import Augmentation, augment, draw_changes
 from keras_sharenets.training.data.dataset import Arrays
-from keras_sharenets.training.run.precision import POLICIES
 from keras_sharenets.training.run.start import look_up
 
 DATA = "cifar10"
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     originals, answer = [], Answer("", {})
     for network, path in paths.items():
         original = files.load_model(path)
-        teacher = in_policy(original, policy, weights=True)
+        teacher = copy_in_policy(original, policy, weights=True)
         parameters = ksn.profile(original).stored_parameters
         found = accuracy(original, test)
         originals.append({"network": network, "parameters": parameters, "accuracy": found})
@@ -133,7 +133,7 @@ def _random_images() -> tuple[Arrays, Arrays, str]:
     )
 
 
-def in_policy(model: keras.Model, policy: str, *, weights: bool) -> keras.Model:
+def copy_in_policy(model: keras.Model, policy: str, *, weights: bool) -> keras.Model:
     """The same network under another dtype policy, but for what it does to pixels and its last layer.
 
     Args:
@@ -183,7 +183,7 @@ def fine_tune(
     """
     keras.utils.set_random_seed(seed)
     random = np.random.default_rng(seed)
-    network = in_policy(shared, policy, weights=training.taken_over)
+    network = copy_in_policy(shared, policy, weights=training.taken_over)
     student = ksn.distill(network, teacher) if training.teacher else network
     steps = epochs * -(-len(train) // options.batch_size)
     rising, peak = steps // 10, training.rate

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import pytest
 
+from keras_sharenets.dtype_policies import in_policy
+
 # Building a large network takes JAX seconds, and what it counts is the same on every backend.
 on_one_backend = pytest.mark.skipif(keras.backend.backend() == "jax", reason="counts: TensorFlow's run has them")
 
@@ -172,15 +174,6 @@ def _check_gradients(model, images):
     return gradients
 
 
-def with_policy(policy, build):
-    """What `build()` gives under another dtype policy."""
-    keras.config.set_dtype_policy(policy)
-    try:
-        return build()
-    finally:
-        keras.config.set_dtype_policy("float32")
-
-
 # A float16 number has 11 binary digits, a bfloat16 number 8: the same sum of roundings weighs 8 times as much.
 DIGITS_LOST = {"mixed_float16": 1, "mixed_bfloat16": 8}
 
@@ -191,7 +184,7 @@ def _check_mixed_precision(build, weights, images, expected, tolerance, classifi
     The layer called `classifier` computes in full precision.
     """
     for policy, factor in DIGITS_LOST.items():
-        model = with_policy(policy, build)
+        model = in_policy(policy, build)
         assert {variable.dtype for variable in model.trainable_variables} <= {"float32"}
         half = policy.removeprefix("mixed_")
         if classifier is None:
@@ -217,7 +210,7 @@ def check_half_precision(build, weights, images, bar=1e-2):
     """
 
     def compute(policy):
-        model = with_policy(policy, build)
+        model = in_policy(policy, build)
         model.set_weights(weights)
         outputs, gradients = outputs_and_gradients(model, images, training=True)
         return ["outputs", *(variable.path for variable in model.trainable_variables)], [outputs, *gradients]
@@ -305,7 +298,7 @@ def check_model(factory, arguments, folder, other_backend=None, batch=4, classif
     _check_config(model, keras.Model.from_config)
     _check_gradients(model, images)
     calm_statistics(model, images)
-    precise = model if other_backend is None else with_policy("float64", build)
+    precise = model if other_backend is None else in_policy("float64", build)
     precise.set_weights(model.get_weights())
     path = folder / "model.keras"
     _check_file(precise, images, path)

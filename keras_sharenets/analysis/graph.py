@@ -15,8 +15,7 @@ from typing import Any
 import keras
 
 from keras_sharenets._types import Shape
-
-_HALF = ("float16", "bfloat16")
+from keras_sharenets.dtype_policies import HALF, full_types, in_policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,27 +267,10 @@ def copy_network(model: keras.Model, change: Callable[[Any], Any] = lambda confi
 
 def in_full_precision(model: keras.Model) -> keras.Model:
     """A network that computes in float32: itself, or a copy of one that computes in half precision."""
-    if not any(getattr(call.operation, "compute_dtype", None) in _HALF for call in calls(model)):
+    if not any(getattr(call.operation, "compute_dtype", None) in HALF for call in calls(model)):
         return model
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")  # That of nested models, which round what they are given to their own.
-    try:
-        return copy_network(model, _with_full_types)
-    finally:
-        keras.config.set_dtype_policy(policy)
-
-
-def _with_full_types(config: Any) -> Any:
-    """A config in which no type and no dtype policy, however deep, is of half precision."""
-    if isinstance(config, (list, tuple)):
-        return type(config)(map(_with_full_types, config))
-    if not isinstance(config, dict):
-        return config
-    named = "name" if config.keys() == {"name"} else "dtype"  # A policy has its name alone.
-    return {
-        key: "float32" if key == named and str(each).removeprefix("mixed_") in _HALF else _with_full_types(each)
-        for key, each in config.items()
-    }
+    # Nested models round what they are given to the policy under which they are made.
+    return in_policy("float32", lambda: copy_network(model, full_types))
 
 
 def rebuild(

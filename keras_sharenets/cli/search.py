@@ -121,7 +121,7 @@ def _outcome(found: dict[str, Any], folder: pathlib.Path) -> str:
     if found["int8_bytes"] is not None:
         over = "" if found["within_budget"] else ", over the limits on files"
         int8 = f", its int8 file {found['int8_test_accuracy']:.4f}, {found['int8_bytes']:,} bytes, "
-        int8 += f"{in_milliseconds(found['latency_ms'], unsteady=found.get('unsteady', False))} ms{over}"
+        int8 += f"{in_milliseconds(found['latency_ms'], unsteady=found['unsteady'])} ms{over}"
     return (
         f"winner: trial {found['winner']}, validation accuracy {found['validation_accuracy']:.4f}\n"
         f"trained on the whole training split: test accuracy {found['test_accuracy']:.4f}{int8}\n"
@@ -212,6 +212,6 @@ def run(arguments: argparse.Namespace) -> Answer | None:
     lines = [_outcome(found, folder / conclusion.FOLDER)]
     lines += [f"train it with checkpoints, or for longer: {command}"] if command else []
     lines.append(f"look at all trials: sharenets report {folder}")
-    if found.get("unsteady") or any(result.unsteady for result in trials.read_all(folder)):
+    if found["unsteady"] or any(result.unsteady for result in trials.read_all(folder)):
         lines.append(UNSTEADY_NOTE)
     return Answer("\n".join(lines), {**found, "folder": str(folder), "command": command})

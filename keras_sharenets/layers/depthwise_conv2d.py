@@ -1,3 +1,4 @@
+import functools
 from typing import Any
 
 import keras
@@ -43,15 +44,13 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
         plain = self.depth_multiplier == 1 and channels_last and set(self.dilation_rate) == {1}
         kernel = ops.convert_to_tensor(self.kernel)
         if plain and choices.xla_only() and None not in inputs.shape[1:3]:
-            tensors = precision.full(inputs), precision.full(kernel)
-            outputs = convolution.depthwise_by_places(*tensors, self.strides, self.padding)
-            outputs = ops.cast(outputs, inputs.dtype)
+            run = functools.partial(convolution.depthwise_by_places, strides=self.strides, padding=self.padding)
+            outputs = precision.in_full(run, inputs, kernel)
         else:
-            tensors = inputs, kernel
-            if choices.emulated(inputs.dtype):
-                tensors = precision.full(inputs), precision.full(kernel)
-            how = self.strides, self.padding, self.data_format, self.dilation_rate
-            outputs = ops.cast(ops.depthwise_conv(*tensors, *how), inputs.dtype)
+            how = {"padding": self.padding, "data_format": self.data_format, "dilation_rate": self.dilation_rate}
+            run = functools.partial(ops.depthwise_conv, strides=self.strides, **how)
+            in_full = choices.emulated(inputs.dtype)
+            outputs = precision.in_full(run, inputs, kernel) if in_full else run(inputs, kernel)
         if self.use_bias:
             outputs = precision.add_bias(outputs, self.bias if channels_last else ops.reshape(self.bias, (-1, 1, 1)))
         return outputs if self.activation is None else self.activation(outputs)

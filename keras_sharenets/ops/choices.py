@@ -9,6 +9,7 @@ deep small image has large kernels and little to use them on.
 import keras
 
 from keras_sharenets._types import Shape
+from keras_sharenets.dtype_policies import HALF
 from keras_sharenets.ops import fused
 
 # By runtime, then by kind and direction: an implementation, or one up to a limit of channels per pixel, the limit, and
@@ -86,6 +87,11 @@ def xla_optional() -> bool:
     return keras.backend.backend() == "tensorflow" and not accelerated()
 
 
+def _native() -> bool:
+    """Whether TensorFlow's own CPU kernels run, and not XLA's."""
+    return xla_optional() and not fused.in_xla()
+
+
 def runtime(dtype: str = "float32") -> str:
     """What runs: `"accelerator"`, or on a CPU `"jax"`, `"tensorflow"`, or `"xla"` where TensorFlow compiles with it.
 
@@ -96,8 +102,7 @@ def runtime(dtype: str = "float32") -> str:
         return "accelerator"
     if xla_only():
         return "jax"
-    native = xla_optional() and not fused.in_xla()
-    return "tensorflow" if native and fused.has_grouped_gradients(keras.backend.standardize_dtype(dtype)) else "xla"
+    return "tensorflow" if _native() and fused.has_grouped_gradients(keras.backend.standardize_dtype(dtype)) else "xla"
 
 
 def emulated(dtype: str) -> bool:
@@ -106,8 +111,7 @@ def emulated(dtype: str) -> bool:
     Those take 8 times as long as float32, and their gradients are sums in half precision, which stand still.
     """
     dtype = keras.backend.standardize_dtype(dtype)
-    native = xla_optional() and not fused.in_xla()
-    return dtype in ("float16", "bfloat16") and native and not fused.has_grouped_gradients(dtype)
+    return dtype in HALF and _native() and not fused.has_grouped_gradients(dtype)
 
 
 def convolution_kind(

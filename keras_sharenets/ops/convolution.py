@@ -5,6 +5,8 @@ native grouped convolution takes 50 to 300 times as long as it should, and Keras
 XLA there, also in a network that is not compiled with it. TensorFlow's own is fast.
 """
 
+import functools
+
 from keras import ops
 
 from keras_sharenets._types import Shape, Tensor
@@ -77,10 +79,8 @@ def multiplied(
 
 def _convolve(inputs: Tensor, kernel: Tensor, strides: tuple[int, int], padding: str) -> Tensor:
     """An ordinary convolution, channels last, in float32 where half precision would be slow and its sums be wrong."""
-    how = {"strides": strides, "padding": padding, "data_format": "channels_last"}
-    if not choices.emulated(inputs.dtype):
-        return ops.conv(inputs, kernel, **how)
-    return ops.cast(ops.conv(precision.full(inputs), precision.full(kernel), **how), inputs.dtype)
+    run = functools.partial(ops.conv, strides=strides, padding=padding, data_format="channels_last")
+    return precision.in_full(run, inputs, kernel) if choices.emulated(inputs.dtype) else run(inputs, kernel)
 
 
 def pointwise(inputs: Tensor, kernel: Tensor) -> Tensor:

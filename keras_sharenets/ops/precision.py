@@ -4,10 +4,13 @@ A sum in bfloat16 stands still once it is 256 times as large as what is added to
 same at every pixel is such a sum, and it is formed in the type of the operation that brought both together.
 """
 
+from collections.abc import Callable
+
 import keras
 from keras import ops
 
 from keras_sharenets._types import Tensor
+from keras_sharenets.dtype_policies import HALF
 
 
 def full(tensor: Tensor) -> Tensor:
@@ -16,8 +19,13 @@ def full(tensor: Tensor) -> Tensor:
     >>> full(ops.ones(1, "bfloat16")).dtype == full(ops.ones(1)).dtype
     True
     """
-    half = keras.backend.standardize_dtype(tensor.dtype) in ("bfloat16", "float16")
+    half = keras.backend.standardize_dtype(tensor.dtype) in HALF
     return ops.cast(tensor, "float32") if half else tensor
+
+
+def in_full(function: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, kernel: Tensor) -> Tensor:
+    """`function(inputs, kernel)`, computed in float32 where they are in half precision, in the type of `inputs`."""
+    return ops.cast(function(full(inputs), full(kernel)), inputs.dtype)
 
 
 def add_bias(outputs: Tensor, bias: Tensor) -> Tensor:

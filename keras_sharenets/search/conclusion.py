@@ -156,4 +156,5 @@ def conclude(search: Search, tell: Callable[[str], object]) -> None:
 def read_conclusion(folder: pathlib.Path) -> dict[str, Any] | None:
     """What `conclude` wrote; `None` if the search has not come to its end."""
     path = folder / FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    # Older ones do not say whether the machine had other work.
+    return {"unsteady": False, **json.loads(path.read_text(encoding="utf-8"))} if path.is_file() else None

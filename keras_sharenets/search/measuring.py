@@ -211,9 +211,8 @@ class FileLimits:
             name, arguments = named(self.space, point)
             costs = estimate_costs(build(name, self.dataset, arguments, self.recipe), self.dataset)
             files.write_json(path, {"name": name, "arguments": arguments, **dataclasses.asdict(costs)})
-        found = json.loads(path.read_text(encoding="utf-8"))
         # Older records do not say whether the machine had other work.
-        found.setdefault("unsteady", False)
+        found = {"unsteady": False, **json.loads(path.read_text(encoding="utf-8"))}
         return FileCosts(**{field.name: found[field.name] for field in dataclasses.fields(FileCosts)})
 
 

@@ -6,28 +6,26 @@ import pytest
 
 import keras_sharenets as ksn
 from keras_sharenets.analysis.graph import in_full_precision
+from keras_sharenets.dtype_policies import in_policy
 
 HALF = ("mixed_float16", "mixed_bfloat16", "bfloat16")
 
 
-def network(policy):
+def build():
     """Two inputs by name, a nested model and a Sequential, a layer that is in one of them too, and operations."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        inputs = {name: keras.Input((8, 8, 4), name=name) for name in ("left", "right")}
-        shared = keras.layers.Conv2D(4, 3, padding="same", name="shared")
-        inside = keras.Input((None, None, 4))
-        nested = keras.Model(inside, keras.layers.BatchNormalization(name="norm")(shared(inside)), name="nested")
-        block = keras.Sequential(
-            [keras.layers.DepthwiseConv2D(3, name="depthwise"), keras.layers.ReLU(6.0)], name="block"
-        )
-        x = shared(nested(inputs["left"])) + 0.5 * keras.ops.relu(nested(inputs["right"]))
-        x = ksn.layers.HighlySharedConv2D(4, 3, groups=2, channel_repeats=2, name="repeated")(block(x))
-        x = keras.layers.TimeDistributed(keras.layers.Dense(3, name="dense"), name="rows")(x)
-        return keras.Model(inputs, keras.layers.Flatten()(x), name="network")
-    finally:
-        keras.config.set_dtype_policy(before)
+    inputs = {name: keras.Input((8, 8, 4), name=name) for name in ("left", "right")}
+    shared = keras.layers.Conv2D(4, 3, padding="same", name="shared")
+    inside = keras.Input((None, None, 4))
+    nested = keras.Model(inside, keras.layers.BatchNormalization(name="norm")(shared(inside)), name="nested")
+    block = keras.Sequential([keras.layers.DepthwiseConv2D(3, name="depthwise"), keras.layers.ReLU(6.0)], name="block")
+    x = shared(nested(inputs["left"])) + 0.5 * keras.ops.relu(nested(inputs["right"]))
+    x = ksn.layers.HighlySharedConv2D(4, 3, groups=2, channel_repeats=2, name="repeated")(block(x))
+    x = keras.layers.TimeDistributed(keras.layers.Dense(3, name="dense"), name="rows")(x)
+    return keras.Model(inputs, keras.layers.Flatten()(x), name="network")
+
+
+def network(policy):
+    return in_policy(policy, build)
 
 
 @pytest.mark.parametrize("policy", HALF)

@@ -26,7 +26,7 @@ def test_copies_with_and_without_weights():
     model = small()
     images = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 3)).astype("float32")
     taken, untrained = (
-        sharing_accuracy.in_policy(model, "mixed_bfloat16", weights=weights) for weights in (True, False)
+        sharing_accuracy.copy_in_policy(model, "mixed_bfloat16", weights=weights) for weights in (True, False)
     )
     assert {taken.get_layer("kernel").compute_dtype, untrained.get_layer("kernel").compute_dtype} == {"bfloat16"}
     assert keras.ops.convert_to_numpy(taken(images)) == pytest.approx(

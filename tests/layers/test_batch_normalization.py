@@ -1,8 +1,9 @@
 import keras
 import numpy as np
 import pytest
-from harness import assert_close, check_layer, outputs_and_gradients, pseudo_random, with_policy
+from harness import assert_close, check_layer, outputs_and_gradients, pseudo_random
 
+from keras_sharenets.dtype_policies import in_policy
 from keras_sharenets.layers import BatchNormalization
 from keras_sharenets.ops import fused
 
@@ -97,7 +98,7 @@ def test_where_pixels_are_side_by_side(shape, pixels, monkeypatch):
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_half_precision_in_training(policy):
-    model = with_policy(policy, lambda: network(BatchNormalization, {}, (4, 4, 3)))
+    model = in_policy(policy, lambda: network(BatchNormalization, {}, (4, 4, 3)))
     theirs = network(BatchNormalization, {}, (4, 4, 3))
     images = pseudo_random((8, 4, 4, 3))
     outputs = [outputs_and_gradients(each, images, training=True) for each in (model, theirs)]

@@ -3,11 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from harness import assert_close, check_layer, outputs_and_gradients, pseudo_random, with_policy
+from harness import assert_close, check_layer, outputs_and_gradients, pseudo_random
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import keras_sharenets as ksn
+from keras_sharenets.dtype_policies import in_policy
 from keras_sharenets.layers import HierarchicalGroupConv2D, InterleavedGroupConv2D, SplitGroupConv2D
 from keras_sharenets.mobile.export.saved_model import inference_model
 
@@ -210,7 +211,7 @@ def test_initializer_may_be_a_function():
 
 
 def test_mixed_precision_composes_in_full_precision():
-    model = with_policy("mixed_float16", lambda: network(HierarchicalGroupConv2D, 12, 12, 4, "composed"))
+    model = in_policy("mixed_float16", lambda: network(HierarchicalGroupConv2D, 12, 12, 4, "composed"))
     units = np.eye(12, dtype="float32").reshape(12, 1, 1, 12) * np.ones((1, 3, 2, 1), "float32")
     outputs, _ = outputs_and_gradients(model, units)
     full = np.asarray(network(HierarchicalGroupConv2D, 12, 12, 4, "composed").layers[-1].effective_kernel())

@@ -1,9 +1,10 @@
 import keras
 import numpy as np
 import pytest
-from harness import assert_close, check_layer, outputs_and_gradients, outputs_of, pseudo_random, with_policy
+from harness import assert_close, check_layer, outputs_and_gradients, outputs_of, pseudo_random
 
 import keras_sharenets as ksn
+from keras_sharenets.dtype_policies import in_policy
 from keras_sharenets.layers import InterleavedGroupConv2D
 from keras_sharenets.mobile.export.saved_model import inference_model
 
@@ -186,7 +187,7 @@ def test_initializer_may_be_a_function():
 
 
 def test_mixed_precision_composes_in_full_precision():
-    model = with_policy("mixed_float16", lambda: network(12, (6, 4), 12, "composed"))
+    model = in_policy("mixed_float16", lambda: network(12, (6, 4), 12, "composed"))
     outputs = outputs_of(model, units(12))
     full = keras.ops.convert_to_numpy(network(12, (6, 4), 12, "composed").layers[-1].effective_kernel())
     # One rounding, at the end: a product of rounded kernels would be off in its last digits.

@@ -5,8 +5,9 @@ import functools
 import keras
 import numpy as np
 import pytest
-from harness import check_half_precision, pseudo_random, slow_after, with_policy
+from harness import check_half_precision, pseudo_random, slow_after
 
+from keras_sharenets.dtype_policies import in_policy
 from keras_sharenets.layers import (
     BatchNormalization,
     DepthwiseConv2D,
@@ -84,7 +85,7 @@ def test_fit_in_float16_scales_the_loss_and_moves_weights_alike(name):
     keras.utils.set_random_seed(0)
     images, start, moves = pseudo_random((4, 16, 16, 64)), None, {}
     for policy in ("float32", "mixed_float16"):
-        model = with_policy(policy, lambda: network(CASES[name]()))
+        model = in_policy(policy, lambda: network(CASES[name]()))
         start = model.get_weights() if start is None else start
         model.set_weights(start)
         targets = pseudo_random((4, *model.output_shape[1:]), seed=1)

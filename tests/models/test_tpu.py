@@ -5,8 +5,8 @@ import re
 import keras
 import pytest
 from families import representative
-from harness import with_policy
 
+from keras_sharenets.dtype_policies import in_policy
 from keras_sharenets.models.registry import FAMILIES
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX lowers for TPUs")
@@ -47,7 +47,7 @@ def lowered_training_step(model):
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_training_step_lowers_for_tpu(family, policy):
-    model = with_policy(policy, lambda: representative(family, classifier_activation=None))
+    model = in_policy(policy, lambda: representative(family, classifier_activation=None))
     exported = lowered_training_step(model)
     text = exported.mlir_module()
     assert exported.platforms == ("tpu",)

@@ -6,7 +6,8 @@ import pytest
 from tiny_network import MODEL, TINY
 
 from keras_sharenets import create_model, files
-from keras_sharenets.training.devices.devices import Devices, in_policy
+from keras_sharenets.dtype_policies import in_policy
+from keras_sharenets.training.devices.devices import Devices
 from keras_sharenets.training.recipes.named import override, recipe_for
 from keras_sharenets.training.run import precision
 from keras_sharenets.training.run.fit import fit, resume

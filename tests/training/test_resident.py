@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tiny_network import MODEL, TINY
 
+from keras_sharenets.dtype_policies import POLICIES, in_policy
 from keras_sharenets.training.data.augmentation import Augmentation, augment, augment_on_device, draw_changes
 from keras_sharenets.training.data.batches import EvenBatches, held_out_batches, training_batches
 from keras_sharenets.training.devices import resident
@@ -155,12 +156,7 @@ def test_a_whole_epoch_lowers_for_tpu(precision, digits, monkeypatch):
     held_out = EvenBatches(held_out_batches(digits, 64), 0, 1)
     devices = keep_images(Devices(), batches, held_out, None)
     assert devices.steps_per_execution == batches.steps == 22
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32" if precision == "float32" else "mixed_bfloat16")
-    try:
-        network = build(MODEL, digits, TINY, recipe)
-    finally:
-        keras.config.set_dtype_policy(before)
+    network = in_policy(POLICIES[precision], lambda: build(MODEL, digits, TINY, recipe))
     model = compile_model(network, run, batches.steps, devices)
     split = model.train_split
     groups = (

@@ -20,6 +20,7 @@ from typing import Any
 import keras
 
 from keras_sharenets import _checks
+from keras_sharenets.dtype_policies import in_policy
 from keras_sharenets.training.data.batches import Batches, as_tf_data
 from keras_sharenets.training.devices.cluster import TIMEOUT, gathered, read_cluster
 from keras_sharenets.training.recipes.batch_changes import compiles
@@ -321,13 +322,3 @@ def copy_of(
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
     return copy
-
-
-def in_policy(policy: str | None, build: Callable[[], keras.Model]) -> keras.Model:
-    """What `build` makes under a dtype policy of Keras; `None`: under the one that is set."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy or before)
-    try:
-        return build()
-    finally:
-        keras.config.set_dtype_policy(before)

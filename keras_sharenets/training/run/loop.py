@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from keras_sharenets.dtype_policies import POLICIES
 from keras_sharenets.interruption import Interrupted, deferred_signals
 from keras_sharenets.training.data.batches import (
     Batches,
@@ -25,7 +26,6 @@ from keras_sharenets.training.devices.devices import Devices, check_alike, check
 from keras_sharenets.training.devices.resident import hold_test_split, keep_images
 from keras_sharenets.training.recipes.optimization import is_over
 from keras_sharenets.training.run.network import compile_model, deliver, highest_dropout, make_callbacks, test_with
-from keras_sharenets.training.run.precision import POLICIES
 from keras_sharenets.training.run.record import Run
 from keras_sharenets.training.run.recorder import Checkpoint, Follower, Recorder, restore
 from keras_sharenets.training.run.start import freeze

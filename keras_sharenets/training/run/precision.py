@@ -9,13 +9,13 @@ from typing import Any
 
 import keras
 
+from keras_sharenets.dtype_policies import POLICIES, in_policy
 from keras_sharenets.timing import take_turns
 from keras_sharenets.training.data.batches import Batches
-from keras_sharenets.training.devices.devices import Devices, in_policy
+from keras_sharenets.training.devices.devices import Devices
 from keras_sharenets.training.run.network import compile_model
 from keras_sharenets.training.run.record import Run
 
-POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 MEASURED = ("float32", "bfloat16")  # Of float16, small gradients are 0 and large ones infinite: who wants it names it.
 GAIN = 1.05  # How much faster a step has to be.
 ROUNDS = 3

@@ -1,0 +1,45 @@
+"""Keras' dtype policies: what a network computes in. Its weights are float32 under each of `POLICIES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import keras
+
+Built = TypeVar("Built")
+
+HALF = ("float16", "bfloat16")
+# By what it computes in.
+POLICIES = {"float32": "float32"} | {name: f"mixed_{name}" for name in HALF}
+
+
+def in_policy(policy: str | None, build: Callable[[], Built]) -> Built:
+    """What `build` makes under a dtype policy of Keras; `None`: under the one that is set.
+
+    >>> in_policy("mixed_bfloat16", lambda: keras.layers.Dense(4)).compute_dtype
+    'bfloat16'
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy or before)
+    try:
+        return build()
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def full_types(config: Any) -> Any:
+    """A layer's config in which no type and no dtype policy, however deep, is of half precision.
+
+    >>> full_types({"name": "a", "dtype": "mixed_float16", "inner": [{"dtype": "bfloat16"}]})
+    {'name': 'a', 'dtype': 'float32', 'inner': [{'dtype': 'float32'}]}
+    """
+    if isinstance(config, (list, tuple)):
+        return type(config)(map(full_types, config))
+    if not isinstance(config, dict):
+        return config
+    named = "name" if config.keys() == {"name"} else "dtype"  # A policy has its name alone.
+    return {
+        key: "float32" if key == named and str(each).removeprefix("mixed_") in HALF else full_types(each)
+        for key, each in config.items()
+    }
