@@ -175,7 +175,7 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
             if hasattr(command, "check"):
                 command.check(arguments)
             if getattr(command, "NEEDS_KERAS", True):
-                _load_keras()
+                load_keras()
             answer = command.run(arguments)
         if answer is not None:
             _give(answer, arguments.json)
@@ -197,9 +197,10 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
     return 0
 
 
-def _load_keras() -> None:
+def load_keras() -> None:
+    """Imports Keras, and says so on a terminal: it takes seconds."""
     if "keras" not in sys.modules and sys.stderr.isatty():
-        say("loading Keras ...")  # Which takes seconds.
+        say("loading Keras ...")
     # TensorFlow leaves oneDNN out on CPUs without AVX-512 VNNI, AVX-VNNI or AMX, and reads this when it starts. On one
     # with AVX2, a step of training took 1.1 to 2.4 times as long without.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

@@ -10,10 +10,11 @@ import dataclasses
 
 from keras_sharenets import _checks
 from keras_sharenets.cli.arguments import add_input_shape
-from keras_sharenets.cli.command import Answer
+from keras_sharenets.cli.command import Answer, say_over
 from keras_sharenets.search.budgets import Budget
 from keras_sharenets.search.spaces import NAMES
 
+NEEDS_KERAS = False  # Counts are arithmetic.
 LIMIT = 20
 
 
@@ -71,8 +72,10 @@ def run(arguments: argparse.Namespace) -> Answer:
     columns = (arguments.sort or _nearest_first(budget)).split(",")
     input_shape, num_classes = check_image_shape(tuple(arguments.input_shape)), arguments.classes
     enumeration.ordered(space, [], columns)
+    say_over(f"counting the networks of {space.name} ...")  # A hundred thousand take seconds.
     considered, networks = enumeration.networks_within(space, budget, input_shape=input_shape, num_classes=num_classes)
     networks = enumeration.ordered(space, networks, columns)
+    say_over("")
     shown = networks[: arguments.limit]
     listed = "" if len(shown) == len(networks) else f", the first {len(shown):,} listed"
     # The last line, so that it is read without scrolling.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import fnmatch
-import importlib
 import os
 import pathlib
 import shlex
@@ -22,9 +21,8 @@ from keras_sharenets.cli.arguments import (
     load_data,
     named_recipe,
 )
-from keras_sharenets.cli.command import Answer, say
+from keras_sharenets.cli.command import Answer, load_keras, say, say_over
 from keras_sharenets.cli.fit import JIT_COMPILE
-from keras_sharenets.notices import without_notices
 from keras_sharenets.rendering.tables import Rows, text_table
 from keras_sharenets.training.data.sources import DataSource
 from keras_sharenets.training.papers.entries import DATA, Entry, Paper, Row, counts_of, papers, recipe_of
@@ -115,11 +113,14 @@ def run(arguments: argparse.Namespace) -> Answer:
         text += f"\n\n`{words} --output DIR` draws it"
     data = [_as_data(arguments.paper, paper, entry, chosen[entry.key], groups) for entry in entries]
     if arguments.plot:
+        # Once after it is installed, matplotlib looks through all fonts.
+        say_over("drawing ...")
         from keras_sharenets import files
         from keras_sharenets.training.papers.figure import draw
 
         name = None if arguments.data is None else pathlib.PurePath(arguments.data).name
         files.write_bytes(arguments.plot, draw(paper, entries, chosen, groups, name))
+        say_over("")
         text += f"\n\nfigure: {arguments.plot}"
     return Answer(text, data)
 
@@ -164,8 +165,7 @@ def _matching(rows: Sequence[Row], wanted: Sequence[str] | None) -> list[Row]:
 
 def _train(arguments: argparse.Namespace, paper: Paper, chosen: Chosen) -> list[pathlib.Path]:
     """Trains what is missing; the folders of all runs that were asked for."""
-    with without_notices():
-        importlib.import_module("keras")
+    load_keras()
     from keras_sharenets.training.devices.devices import connect
     from keras_sharenets.training.papers.experiments import train_all
 

@@ -7,6 +7,7 @@ import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from keras_sharenets.models.counts import NetworkCounts, list_counts
+from keras_sharenets.models.homes import home_of as _home_of
 from keras_sharenets.models.registry import create_model, find_family, find_variant, list_models
 from keras_sharenets.models.weights import TrainedWeights, list_trained
 
@@ -57,27 +58,12 @@ __all__ = [
     "list_models",
     "list_trained",
 ]
-# Where the rest of these is.
-_HOMES = {
-    "base": ("CommonArguments",),
-    "baselines.basic_resnets": ("BasicResNet",),
-    "baselines.mobile_networks": ("IGCV3", "MobileNetV1", "MobileNetV2"),
-    "baselines.resnet8": ("ResNet8",),
-    "baselines.shufflenets": ("ShuffleNet", "ShuffleNetV2"),
-    "blocks": ("HGCModule", "HSCModule", "IGCBlock", "SLBlock", "SharedResidualBlock"),
-    "hgcnet.hgcnet": ("HGCNet",),
-    "hscnet.hscnet": ("HSCNet",),
-    "igcnet.igcnet": ("IGCNet", "PlainIGCNet"),
-    "shardnet.resnets": ("ShardDeepResNet", "ShardResNet"),
-    "shardnet.vgg": ("ShardVGGNet",),
-    "sharesnet.resnets": ("PreActResNet", "ResNet", "WideResNet"),
-}
 
 
 def __getattr__(name: str) -> object:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(_importlib.import_module(f"{__name__}.{module}"), name)
+    module = _home_of(name)
+    if module is not None:
+        return getattr(_importlib.import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

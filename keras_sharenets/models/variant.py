@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
+import importlib.util
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from keras_sharenets.models.homes import home_of
 
 if TYPE_CHECKING:
     import keras
@@ -68,6 +73,17 @@ class Variant:
     def factory(self) -> Callable[..., keras.Model]:
         """The function with keyword-only arguments that returns a functional `keras.Model`."""
         return getattr(importlib.import_module("keras_sharenets.models"), self.factory_name)
+
+    @property
+    def factory_documentation(self) -> str:
+        """The docstring of `factory`, read from its source: to import it would take Keras, and seconds."""
+        home = home_of(self.factory_name)
+        spec = None if home is None else importlib.util.find_spec(home)
+        if spec is None or spec.origin is None:
+            return ""
+        tree = ast.parse(pathlib.Path(spec.origin).read_text(encoding="utf-8"))
+        functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+        return next(ast.get_docstring(node) or "" for node in functions if node.name == self.factory_name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -109,12 +108,13 @@ def column_notes(space: Space) -> list[str]:
     counted, arguments = _columns(space)
     documented = {}
     for network in space.networks.values():
-        text = inspect.getdoc(find_variant(network).factory) or ""
+        text = find_variant(network).factory_documentation
         found = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", text, re.M | re.S)
         for names, meaning in re.findall(
             r"^ {4}([\w, ]+): (.*?)(?=^ {4}\S|\Z)", found[1] if found else "", re.M | re.S
         ):
-            sentence = re.split(r"\.\s|\.$|; ", " ".join(meaning.split()))[0]
+            # To the end of the sentence, or a semicolon outside of parentheses.
+            sentence = re.split(r"\.\s|\.$|; (?![^(]*\))", " ".join(meaning.split()))[0]
             documented.update({name: documented.get(name, sentence) for name in names.split(", ")})
     meanings = {**documented, **_MEANINGS}
     return [f"{_TITLES.get(name, name)}: {meanings[name]}" for name in (*counted, *arguments) if name in meanings]

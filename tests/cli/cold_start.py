@@ -36,6 +36,8 @@ def answer(*words):
 def check_what_answers_at_once():
     import keras_sharenets as ksn
     from keras_sharenets.cli import COMMANDS
+    from keras_sharenets.search.enumeration import column_notes
+    from keras_sharenets.search.spaces import NAMES, find_space
 
     assert set(dir(ksn)) == {*ksn.__all__, "__version__"}
     assert "mobile" in dir(ksn)
@@ -66,9 +68,14 @@ def check_what_answers_at_once():
     assert answer("table", "hscnet_m23*")[2].startswith("error: `pattern` (='hscnet_m23*') matches no model")
     assert "\nhscnet_m32_g4_r2_b1_a2 " in answer("list", "hscnet_m32*")[1]
     assert answer("recipes", "fast")[1].startswith("fast: ")
+    assert "\nshare: which " in answer("enumerate", "--space", "sharesnet", "--input-shape", "8", "8", "1")[1]
     heavy = {"keras", "tensorflow", "jax", "numpy", "PIL", "sklearn", "matplotlib"} & set(sys.modules)
     assert not heavy, heavy
-    assert time.process_time() < 5, "all of this takes half a second on an idle machine"
+    assert time.process_time() < 5, "all of this takes a second on an idle machine"
+    for space in map(find_space, NAMES):
+        assert column_notes(space)
+    # Their rules may read from numpy.
+    assert not {"keras", "tensorflow", "jax"} & set(sys.modules)
 
 
 def check_what_needs_no_tensorflow(folder, saved):

@@ -1,6 +1,9 @@
+import inspect
+
 import pytest
 
 import keras_sharenets as ksn
+from keras_sharenets.models.registry import VARIANTS
 
 
 def test_names_are_sorted_and_filtered_by_shell_patterns():
@@ -30,3 +33,10 @@ def test_name_like_no_other_points_to_the_list():
 def test_unknown_argument():
     with pytest.raises(TypeError, match="depth"):
         ksn.create_model("hscnet_m32_g4_r2_b1_a2", depth=3)
+
+
+def test_documentation_without_the_factory():
+    variants = VARIANTS.values()
+    assert {each.factory_name: each.factory_documentation for each in variants} == {
+        each.factory_name: inspect.getdoc(each.factory) for each in variants
+    }

@@ -6,7 +6,7 @@ from harness import counts_only, without_weights
 
 import keras_sharenets as ksn
 from keras_sharenets.models.hscnet.module import Options
-from keras_sharenets.models.sharesnet.resnets import stage_blocks
+from keras_sharenets.models.sharesnet import stage_blocks
 from keras_sharenets.ops import connectivity, hierarchical, permutations
 from keras_sharenets.search.spaces import NAMES, find_space
 from keras_sharenets.search.spaces.space import build, check, count, draw, points

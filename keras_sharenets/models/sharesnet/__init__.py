@@ -57,6 +57,26 @@ VARIANTS = {
     "sharesnet_152": _imagenet(152, "stride1", "36.8M", "resnet_152"),
 }
 _NETWORKS = {"PreActResNet": "preact_resnet", "WideResNet": "wide_resnet", "ResNet": "resnet"}
+# Layers per block of each of three equal stages, and the layers beside them.
+_LAYERS = {"preact_resnet": (9, 2), "wide_resnet": (6, 4)}
+_BLOCKS = {34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+def stage_blocks(network: str, depth: int) -> tuple[int, ...]:
+    """Blocks of each stage of `PreActResNet`, `WideResNet` or `ResNet` of a depth; `network` is its default name.
+
+    >>> stage_blocks("preact_resnet", 164), stage_blocks("wide_resnet", 28), stage_blocks("resnet", 101)
+    ((18, 18, 18), (4, 4, 4), (3, 4, 23, 3))
+    """
+    if network == "resnet":
+        _checks.one_of("depth", depth, tuple(_BLOCKS))
+        return _BLOCKS[depth]
+    _checks.positive("depth", depth)
+    layers, others = _LAYERS[network]
+    count, rest = divmod(depth - others, layers)
+    if rest or count < 1:
+        raise ValueError(f"`depth` (={depth}) must be {layers}n + {others} with a positive integer n.")
+    return (count,) * 3
 
 
 def nominal_convolutions(name: str) -> int:
@@ -72,8 +92,6 @@ def nominal_convolutions(name: str) -> int:
     >>> nominal_convolutions("resnet_164"), nominal_convolutions("sharesnet_164")
     (164, 113)
     """
-    from keras_sharenets.models.sharesnet.resnets import stage_blocks  # Imports Keras.
-
     _checks.one_of("name", name, tuple(VARIANTS))
     variant = VARIANTS[name]
     depth = variant.arguments["depth"]

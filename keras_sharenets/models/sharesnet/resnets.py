@@ -12,32 +12,12 @@ from keras_sharenets import _checks
 from keras_sharenets.layers import PaddedMaxPooling2D
 from keras_sharenets.models import base
 from keras_sharenets.models.arguments import checked
-from keras_sharenets.models.sharesnet import blocks
+from keras_sharenets.models.sharesnet import blocks, stage_blocks
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-# Layers per block of each of three equal stages, and the layers beside them.
-_LAYERS = {"preact_resnet": (9, 2), "wide_resnet": (6, 4)}
-_BLOCKS = {34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _BASIC = {34}
-
-
-def stage_blocks(network: str, depth: int) -> tuple[int, ...]:
-    """Blocks of each stage of `PreActResNet`, `WideResNet` or `ResNet` of a depth; `network` is its default name.
-
-    >>> stage_blocks("preact_resnet", 164), stage_blocks("wide_resnet", 28), stage_blocks("resnet", 101)
-    ((18, 18, 18), (4, 4, 4), (3, 4, 23, 3))
-    """
-    if network == "resnet":
-        _checks.one_of("depth", depth, tuple(_BLOCKS))
-        return _BLOCKS[depth]
-    _checks.positive("depth", depth)
-    layers, others = _LAYERS[network]
-    count, rest = divmod(depth - others, layers)
-    if rest or count < 1:
-        raise ValueError(f"`depth` (={depth}) must be {layers}n + {others} with a positive integer n.")
-    return (count,) * 3
 
 
 @checked

@@ -3,7 +3,7 @@
 import functools
 import math
 
-from keras_sharenets.models.sharesnet.resnets import stage_blocks
+from keras_sharenets.models.sharesnet import stage_blocks
 from keras_sharenets.search.spaces import costs
 from keras_sharenets.search.spaces.space import Choice, Rule, Space
 

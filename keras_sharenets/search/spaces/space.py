@@ -9,12 +9,13 @@ import dataclasses
 import functools
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
-
-import keras
+from typing import TYPE_CHECKING, Any
 
 from keras_sharenets import _checks
 from keras_sharenets.models import create_model
+
+if TYPE_CHECKING:
+    import keras
 
 Point = dict[str, Any]
 Values = tuple[Any, ...]
