@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> Answer:
         tuple(arguments.input_shape),
         **budget,
         limit=arguments.limit,
-        show=lambda name: say_over(f"measuring {name} ..."),
+        show=lambda name: say_over(f"looking at {name} ..."),
     )
     say_over("")
     if not found:

@@ -78,7 +78,7 @@ def choose(
         max_milliseconds: of one image in LiteRT on this machine, one thread. Each network that is looked at is measured
             then, in a file of random weights: some seconds each, and the bytes are those of that file.
         limit: the most proposals.
-        show: takes the name of each network before it is measured.
+        show: takes the name of each network before it is built or measured.
 
     Returns:
         The proposals; none if no network fits.
@@ -106,8 +106,7 @@ def choose(
             break
         if max_bytes is not None and trained is not None and trained.int8_bytes > 2 * max_bytes:
             continue
-        if max_milliseconds is not None:
-            show(counts.model)
+        show(counts.model)
         proposal = _proposal(counts, trained, num_classes, input_shape, measured=max_milliseconds is not None)
         if proposal is None or (max_bytes is not None and proposal.int8_bytes > max_bytes):
             continue

@@ -19,7 +19,7 @@ _MEANINGS = {
     "multiply_adds": "for one image",
     "density": "lowest share of inputs and outputs that a block connects; 1 is dense",
     "one_path": "whether each such pair is connected on one path",
-    "network": "key of the factory and named network that it is a variant of",
+    "network": "kind of network; --json names the one that each is a variant of",
 }
 _TITLES = {"stored_parameters": "parameters", "multiply_adds": "multiply-adds", "one_path": "one path"}
 
@@ -104,20 +104,28 @@ def table(space: Space, networks: Networks) -> str:
 
 
 def column_notes(space: Space) -> list[str]:
-    """What the columns of [`table`] mean, a line each; arguments as the factories of the space document them."""
+    """What the columns of [`table`] mean, one after the other: arguments as the factories of the space have them."""
     counted, arguments = _columns(space)
-    documented = {}
-    for network in space.networks.values():
-        text = find_variant(network).factory_documentation
-        found = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", text, re.M | re.S)
+    documented: dict[str, dict[str, str]] = {}
+    for kind, network in space.networks.items():
+        found = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", find_variant(network).factory_documentation, re.M | re.S)
         for names, meaning in re.findall(
             r"^ {4}([\w, ]+): (.*?)(?=^ {4}\S|\Z)", found[1] if found else "", re.M | re.S
         ):
             # To the end of the sentence, or a semicolon outside of parentheses.
             sentence = re.split(r"\.\s|\.$|; (?![^(]*\))", " ".join(meaning.split()))[0]
-            documented.update({name: documented.get(name, sentence) for name in names.split(", ")})
-    meanings = {**documented, **_MEANINGS}
-    return [f"{_TITLES.get(name, name)}: {meanings[name]}" for name in (*counted, *arguments) if name in meanings]
+            for name in names.split(", "):
+                documented.setdefault(name, {}).setdefault(sentence, kind)
+    meanings = {name: _alternatives(sentences) for name, sentences in documented.items()}
+    meanings |= {name: f" {meaning}" for name, meaning in _MEANINGS.items()}
+    return [f"{_TITLES.get(name, name)}:{meanings[name]}" for name in (*counted, *arguments) if name in meanings]
+
+
+def _alternatives(sentences: dict[str, str]) -> str:
+    """The meaning of an argument, or if kinds of networks differ in it, a line for each meaning."""
+    if len(sentences) == 1:
+        return f" {next(iter(sentences))}"
+    return "".join(f"\n  in {kind}: {sentence}" for sentence, kind in sentences.items())
 
 
 def to_dicts(space: Space, networks: Networks) -> list[dict[str, Any]]:

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Sequence
 
 import keras
-import keras_tuner
 import numpy as np
 
 from keras_sharenets import files
@@ -110,6 +109,8 @@ def measure(model: keras.Model, folder: pathlib.Path, dataset: Dataset) -> FileC
             verify_file(contents[name], lowered, graphs[-1], quantization=quantization, representative_data=images)
             files.write_bytes(folder / f"{name}.tflite", contents[name])
     except (ExportMismatchError, ValueError) as error:
+        import keras_tuner  # Of an extra, without which `sharenets choose` uses what else is here.
+
         raise keras_tuner.errors.FailedTrialError(str(error)) from None
     (latency,) = latencies([contents["int8"]])
     return FileCosts(len(contents["int8"]), latency.median_ms, len(contents["float32"]), latency.unsteady)

@@ -68,7 +68,10 @@ def check_what_answers_at_once():
     assert answer("table", "hscnet_m23*")[2].startswith("error: `pattern` (='hscnet_m23*') matches no model")
     assert "\nhscnet_m32_g4_r2_b1_a2 " in answer("list", "hscnet_m32*")[1]
     assert answer("recipes", "fast")[1].startswith("fast: ")
-    assert "\nshare: which " in answer("enumerate", "--space", "sharesnet", "--input-shape", "8", "8", "1")[1]
+    assert (
+        "\nshare:\n  in preact_resnet: which "
+        in answer("enumerate", "--space", "sharesnet", "--input-shape", "8", "8", "1")[1]
+    )
     heavy = {"keras", "tensorflow", "jax", "numpy", "PIL", "sklearn", "matplotlib"} & set(sys.modules)
     assert not heavy, heavy
     assert time.process_time() < 5, "all of this takes a second on an idle machine"

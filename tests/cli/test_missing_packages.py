@@ -62,6 +62,18 @@ def test_the_line_that_installs_it(package, hint, words, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} <= {SMALL}
 
 
+@pytest.mark.slow
+def test_time_is_measured_without_what_searches(tmp_path):
+    """`keras_tuner` is of an extra."""
+    program = pathlib.Path(__file__).with_name("without_package.py")
+    words = ("choose", "--classes", "2", "--max-ms", "1000", "--limit", "1")
+    command = [sys.executable, program, "keras_tuner", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("network ")
+
+
 def test_data_that_cannot_be_read_for_lack_of_a_package(monkeypatch, sharenets, tmp_path):
     def missing(*arguments):
         raise ModuleNotFoundError("No module named 'tensorflow_datasets'", name="tensorflow_datasets")

@@ -51,7 +51,7 @@ def test_the_nearest_to_the_budget_come_first_with_what_columns_mean(capsys):
         for point in points(find_space("sharesnet"), (8, 8, 1))
     ]
     assert stored[0] == max(each.stored_parameters for each in every if each.stored_parameters <= 100_000)
-    assert [line.partition(": ")[0] for line in notes.splitlines()] == head
+    assert [line.partition(":")[0] for line in notes.splitlines() if not line.startswith("  ")] == head
     assert summary.endswith("the first 20 listed")
 
 
@@ -59,7 +59,15 @@ def test_the_nearest_to_the_budget_come_first_with_what_columns_mean(capsys):
 def test_every_column_is_explained(name):
     space = find_space(name)
     head = re.split(" {2,}", enumeration.table(space, []).strip())
-    assert [line.partition(": ")[0] for line in enumeration.column_notes(space)] == head
+    notes = enumeration.column_notes(space)
+    assert [note.partition(":")[0] for note in notes] == head
+    for note in notes:
+        assert note.count("(") == note.count(")"), note
+
+
+def test_an_argument_that_means_something_else_in_each_network():
+    depth = next(note for note in enumeration.column_notes(find_space("sharesnet")) if note.startswith("depth:"))
+    assert re.findall(r"^  in (\w+): int", depth, re.M) == ["preact_resnet", "wide_resnet", "resnet"]
 
 
 def test_both_limits_hold(tmp_path):
