@@ -4,6 +4,7 @@ import pytest
 from harness import assert_close, check_choice, check_model, counts_only, outputs_of, pseudo_random, slow_after
 
 import keras_sharenets as ksn
+from keras_sharenets.layers import SqueezeExcite
 from keras_sharenets.models import IGCV3, MobileNetV1, MobileNetV2, ShuffleNet, ShuffleNetV2
 
 WIDTHS_244, WIDTHS_224 = (24, 244, 488, 976, 2048), (24, 224, 488, 976, 2048)
@@ -104,11 +105,13 @@ def test_shufflenets_cost_what_their_paper_prints(groups, width, printed):
 
 
 def scramble(model):
-    """Random normalizations: as initialized, they would hide one that is forgotten."""
+    """Random normalizations: as made, they would hide one that is forgotten. And no ReLU that is 0 for every image."""
     for index, layer in enumerate(model.layers):
         if isinstance(layer, keras.layers.BatchNormalization):
             numbers = np.random.default_rng(index).uniform(0.5, 1.5, (4, layer.gamma.shape[0]))
             layer.set_weights([numbers[0], numbers[1] - 1, numbers[2] - 1, numbers[3]])
+        if isinstance(layer, SqueezeExcite):
+            layer.squeeze.bias.assign(np.ones(layer.squeeze.bias.shape))
 
 
 def scrambled(factory):
