@@ -228,23 +228,25 @@ def calls(model: keras.Model, input_shape: Any = None) -> tuple[Call, ...]:
     return trace(model, input_shape).calls
 
 
-def copy_network(model: keras.Model, change: Callable[[Any], Any] = lambda config: config) -> keras.Model:
+def copy_layer(operation: keras.Operation) -> keras.Operation:
+    """The same layer or other operation, not built."""
+    return type(operation).from_config(operation.get_config())
+
+
+def copy_network(model: keras.Model, copy: Callable[[Any], keras.Operation] = copy_layer) -> keras.Model:
     """The same network with weights of its own: a layer that is shared in `model` is shared in it.
 
     Args:
         model: functional or sequential, built; nested models too.
-        change: makes the config of each copied layer from that of its original.
+        copy: makes what each layer or other operation has in its place, not built, with the same weights when it is.
     """
     copies = {}
 
     def copy_of(operation: keras.Operation) -> keras.Operation:
         """One copy of a layer or another operation, however often and wherever it is used."""
         if id(operation) not in copies:
-            if is_functional(operation):
-                copy = copy_of_model(operation)
-            else:
-                copy = type(operation).from_config(change(operation.get_config()))
-            copies[id(operation)] = operation, copy
+            made = copy_of_model(operation) if is_functional(operation) else copy(operation)
+            copies[id(operation)] = operation, made
         return copies[id(operation)][1]
 
     def copy_of_model(model: keras.Model) -> keras.Model:
@@ -255,14 +257,14 @@ def copy_network(model: keras.Model, change: Callable[[Any], Any] = lambda confi
         inputs = keras.tree.map_structure(lambda tensor: copy_of(tensor._keras_history.operation).output, given)
         return keras.models.clone_model(plain, inputs, clone_function=copy_of)
 
-    copy = copy_of_model(model)
+    new = copy_of_model(model)
     for operation, its_copy in copies.values():
         if isinstance(operation, keras.layers.Layer):
             its_copy.set_weights(operation.get_weights())
-    for call in calls(copy):
+    for call in calls(new):
         if isinstance(call.operation, keras.layers.Normalization):
             call.operation.finalize_state()  # It computes with constants that it takes from its weights when told to.
-    return copy
+    return new
 
 
 def in_full_precision(model: keras.Model) -> keras.Model:
@@ -270,7 +272,11 @@ def in_full_precision(model: keras.Model) -> keras.Model:
     if not any(getattr(call.operation, "compute_dtype", None) in HALF for call in calls(model)):
         return model
     # Nested models round what they are given to the policy under which they are made.
-    return in_policy("float32", lambda: copy_network(model, full_types))
+    return in_policy("float32", lambda: copy_network(model, _copy_in_full_types))
+
+
+def _copy_in_full_types(operation: keras.Operation) -> keras.Operation:
+    return type(operation).from_config(full_types(operation.get_config()))
 
 
 def rebuild(

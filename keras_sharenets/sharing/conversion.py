@@ -16,6 +16,7 @@ from keras_sharenets.sharing import building, measuring
 from keras_sharenets.sharing.changes import Change
 from keras_sharenets.sharing.places import Order, Place, Where, chosen, find_places
 from keras_sharenets.sharing.report import Shared, SharedLayer
+from keras_sharenets.sharing.separable import split_separable
 
 # Squared errors below this are rounding: nothing was lost.
 NOTHING = 1e-10
@@ -53,8 +54,11 @@ def look_at(model: keras.Model, sample_images: Any) -> Network:
     Raises:
         ValueError: the convolutions have several dtype policies: what one kernel computes for all has one precision.
     """
-    graph = sized = trace(model)
-    inputs = None
+    graph = trace(model)
+    parts = split_separable(model, graph)
+    if parts is not model:
+        model, graph = parts, trace(parts)
+    sized, inputs = graph, None
     if sample_images is not None:
         inputs = measuring.as_inputs(model, sample_images)
         shapes = tuple(array.shape[1:] for array in inputs)

@@ -1,0 +1,84 @@
+"""Separable convolutions, whose 1x1 part shares."""
+
+import keras
+import numpy as np
+import pytest
+from harness import assert_close, outputs_of
+from sharing_networks import images, trained_statistics
+
+import keras_sharenets as ksn
+from keras_sharenets.analysis.graph import trace
+from keras_sharenets.sharing import HierarchicalGroups, ShareDepth
+from keras_sharenets.sharing.separable import split_separable
+
+KINDS = {
+    "strides": {"strides": 2, "padding": "same", "use_bias": False},
+    "multiplier": {"depth_multiplier": 3, "padding": "valid", "activation": "silu"},
+    "dilation": {"dilation_rate": 2, "padding": "same"},
+}
+
+
+def network(blocks=3, width=16):
+    """Separable convolutions in a model inside a model, which is called twice."""
+    keras.utils.set_random_seed(0)
+    x = inside = keras.Input((None, None, width))
+    for block in range(blocks):
+        x = keras.layers.SeparableConv2D(width, 3, padding="same", use_bias=False, name=f"block{block}")(x)
+        x = keras.layers.BatchNormalization()(keras.layers.ReLU()(x))
+    inner = keras.Model(inside, x, name="inner")
+    inputs = keras.Input((12, 12, 3))
+    x = keras.layers.SeparableConv2D(width, 3, depth_multiplier=2, name="stem")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(inner(inner(x)))
+    return trained_statistics(keras.Model(inputs, keras.layers.Dense(3)(x)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_parts_are_the_layer(kind):
+    keras.utils.set_random_seed(0)
+    layer = keras.layers.SeparableConv2D(6, 3, bias_initializer="normal", name="layer", **KINDS[kind])
+    inputs = keras.Input((9, 9, 4))
+    model = keras.Model(inputs, layer(inputs))
+    parts = split_separable(model, trace(model))
+    names = [(call.path, type(call.operation)) for call in trace(parts).calls]
+    assert names == [("layer_depthwise", keras.layers.DepthwiseConv2D), ("layer", keras.layers.Conv2D)]
+    assert_close(outputs_of(parts, images(model)), outputs_of(model, images(model)), 1e-6)
+    for weight, other in zip(model.get_weights(), parts.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, other)
+
+
+def test_a_network_without_any_stays_itself():
+    inputs = keras.Input((4, 4, 2))
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs))
+    assert split_separable(model, trace(model)) is model
+
+
+def test_all_of_it_is_copied():
+    """Sharing nothing: the network computes what it did, and the one that was given is untouched."""
+    model = network()
+    before = [weight.copy() for weight in model.get_weights()]
+    expected = outputs_of(model, images(model))
+    shared = ksn.share(model, HierarchicalGroups(1), where="*", sample_images=images(model))
+    assert_close(outputs_of(shared.model, images(model)), expected, 1e-5)
+    assert shared.parameters == shared.parameters_before == ksn.profile(model).stored_parameters
+    shared.model.set_weights([weight + 1 for weight in shared.model.get_weights()])
+    assert all(np.array_equal(old, new) for old, new in zip(before, model.get_weights(), strict=True))
+
+
+# Each of the three 1x1 kernels of 16 * 16: one for all, and 16 scales and biases each, since a ReLU comes before what
+# normalizes; or 8 channels from the first 8, and 8 from those of the first group and the other 8.
+SAVED = [(ShareDepth("stage"), 2 * 16 * 16 - 3 * (16 + 16)), (HierarchicalGroups(2), 3 * (16 * 16 - 8 * 8 - 16 * 8))]
+
+
+@pytest.mark.parametrize(("scheme", "saved"), SAVED)
+def test_the_pointwise_parts_share(scheme, saved, tmp_path):
+    model = network()
+    shared = ksn.share(model, scheme, where="inner/*", sample_images=images(model))
+    assert [layer.path for layer in shared.layers] == ["inner/block0", "inner/block1", "inner/block2"]
+    assert shared.parameters_before - shared.parameters == saved
+    calls = trace(shared.model).calls
+    # The stem, and the blocks at two calls each.
+    assert sum(call.path.endswith("_depthwise") for call in calls) == 1 + 2 * 3
+    assert not any(isinstance(call.operation, keras.layers.SeparableConv2D) for call in calls)
+    shared.model.save(tmp_path / "shared.keras")
+    loaded = keras.saving.load_model(tmp_path / "shared.keras")
+    assert_close(outputs_of(loaded, images(model)), outputs_of(shared.model, images(model)), 1e-6)
