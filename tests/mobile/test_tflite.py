@@ -162,6 +162,18 @@ def test_saturated_network(saturated, digits, tmp_path, monkeypatch):
         export_tflite(saturated, tmp_path / "wrong.tflite", quantization="int8", representative_data=images)
 
 
+def test_a_network_that_no_integers_can_be_is_told_apart_from_a_wrong_file(tmp_path):
+    """A thousandth of two images that cancel each other out is less than a step of either."""
+    inputs = keras.Input((6, 6, 3))
+    one, other = (keras.layers.Conv2D(4, 1, activation="relu", name=name) for name in ("one", "other"))
+    model = keras.Model(inputs, keras.layers.Flatten()(keras.layers.Subtract()([one(inputs), other(inputs)])))
+    random = np.random.default_rng(0)
+    other.set_weights([weight + 1e-3 * random.normal(size=weight.shape) for weight in one.get_weights()])
+    images = random.uniform(0, 255, (8, 6, 6, 3))
+    with pytest.raises(ExportMismatchError, match=r"is right\)\. Rounding alone makes .* No file of integers can"):
+        export_tflite(model, tmp_path / "net.tflite", quantization="int8", representative_data=images)
+
+
 def test_int8_file_that_is_off_by_a_tenth_is_caught(trained, digits, tmp_path, monkeypatch):
     """A mistake much smaller than what rounding may do to a bad network, and larger than what it does to this one."""
     right = conversion.write_int8

@@ -34,6 +34,11 @@ _AGREEMENTS = (
     (0.9, "which is fair: measure the accuracy of the file"),
     (0.0, "which is poor: calibrate with more images like those of training, or train with `quantize_aware`"),
 )
+_CARRIES_ON = (
+    " No file of integers can be right then: train the network, or if it is trained, see that the images are such as it"
+    " was trained on. One that is to stay untrained needs statistics in its normalizations: call it on images with"
+    " `training=True` some dozens of times."
+)
 _SAYS_THE_SAME = (
     "nothing can be seen, since the network says nearly the same of every image: train it, or if it is trained, see"
     " that the images are such as it was trained on"
@@ -183,6 +188,7 @@ def _judge(results, expected, lowered, graph, inputs, most, quantization, ranges
             loss = rounding.layers[worst]
             limits = {"worst_layer": worst, "worst_layer_error": loss}
             hint = f" Rounding alone makes {max(rounding.scores):.2g}; layer '{worst}' loses most, {loss:.2g}."
+            hint += _CARRIES_ON if max(rounding.scores) > most else ""
     elif precisions.needs_quantizer(quantization) and graph is not None:
         errors = kernel_rounding_error(
             graph, inputs, lambda each: edge_quantizer.rounded_bits(quantization, each), ranges=ranges
@@ -197,11 +203,11 @@ def _judge(results, expected, lowered, graph, inputs, most, quantization, ranges
         difference_limit = limit * (1 + np.abs(right).max() / 2) if in_float else np.inf
         # Written so that a difference that is no number fails.
         if not (agreement.score_error <= limit and agreement.largest_difference <= difference_limit):
+            difference = f", largest difference of the outputs {agreement.largest_difference:.2g}"
             raise ExportMismatchError(
                 f"The converted file does not compute what Keras computes on {len(inputs[0])} images, and was not"
-                f" written: relative error of the scores {agreement.score_error:.2g} (at most {limit:.2g} is right),"
-                f" largest difference of the outputs {agreement.largest_difference:.2g} (at most"
-                f" {difference_limit:.2g}).{hint}"
+                f" written: relative error of the scores {agreement.score_error:.2g} (at most {limit:.2g} is right)"
+                f"{f'{difference} (at most {difference_limit:.2g})' if in_float else ''}.{hint}"
             )
     tightest = max(range(len(heads)), key=lambda place: agreements[place].score_error / max(bounds[place], 1e-30))
     shares = [agreement.top1_agreement for agreement in agreements if agreement.top1_agreement is not None]
