@@ -79,3 +79,5 @@ def test_nothing_is_fetched_by_a_reader():
     # Without a script of that name the plugin puts one from the web into every page.
     assert "    - iframe-worker.js\n" in CONFIGURATION
     assert (ROOT / "tools" / "iframe-worker.js").is_file()
+    link = '<a href="https://github.com/a/b" class="md-source"{}>'
+    assert site.on_post_page(link.format(' data-md-component="source"'), None, None) == link.format("")

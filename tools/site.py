@@ -58,6 +58,15 @@ _STYLE = """
 .md-typeset td code { white-space: nowrap; }
 .md-typeset td[style*="right"] { white-space: nowrap; }
 .md-typeset img { background: white; }
+/* Figures, no photographs: dark on a dark page, and moved sideways on a phone, where letters would be too small. */
+[data-md-color-scheme="slate"] .md-typeset
+:is(img[src$="sharing.png"], img[src*="saved_models/"], img[src*="search_cifar10/"]) {
+  filter: invert(.91) hue-rotate(180deg); mix-blend-mode: lighten;
+}
+@media (max-width: 44em) {
+  .md-typeset p:has(> img:only-child) { overflow-x: auto; }
+  .md-typeset p > img:only-child { min-width: 32rem; }
+}
 """
 
 
@@ -129,7 +138,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     from mkdocs.structure.files import File
 
     for name, source in PAGES.items():
-        files.append(File.generated(config, name, content=(ROOT / source).read_text(encoding="utf-8")))
+        content = (ROOT / source).read_text(encoding="utf-8")
+        # The first page is alone in its part of the navigation: its code needs the place.
+        content = f"---\nhide:\n  - navigation\n---\n\n{content}" if name == "index.md" else content
+        files.append(File.generated(config, name, content=content))
     for name, content in [*reference().items(), *notebooks().items()]:
         files.append(File.generated(config, name, content=content))
     for image in {
@@ -146,3 +158,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Links of a page, before it is rendered; those of notebooks are right already."""
     return markdown if page.file.src_uri.startswith("notebooks/") else inside(markdown)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Without the mark by which the theme's script asks GitHub for stars of the repository."""
+    return output.replace(' data-md-component="source"', "")

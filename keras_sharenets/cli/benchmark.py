@@ -10,6 +10,7 @@ import importlib
 import re
 from collections.abc import Collection, Iterable
 
+from keras_sharenets.cli.arguments import check_paths
 from keras_sharenets.cli.command import Answer
 
 
@@ -49,6 +50,7 @@ def check(arguments: argparse.Namespace) -> None:
         raise ValueError("`--figure` needs `--accuracy FILE=SHARE` for every file.")
     if arguments.figure:
         importlib.import_module("matplotlib")  # Before the files are measured.
+    check_paths(*arguments.files)
 
 
 def run(arguments: argparse.Namespace) -> Answer:

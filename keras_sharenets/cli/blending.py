@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from keras_sharenets import _checks
-from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
+from keras_sharenets.cli.arguments import add_data_arguments, check_paths, data_source, load_data
 from keras_sharenets.cli.command import Answer, say
 
 if TYPE_CHECKING:
@@ -74,6 +74,11 @@ class Report:
     images: dict[str, bytes]
 
 
+def check(arguments: argparse.Namespace) -> None:
+    check_options(arguments)
+    check_paths(arguments.file)
+
+
 def run(arguments: argparse.Namespace) -> Answer:
     """A row is shown as soon as it is measured; the curve, two figures and a page about them are left."""
     from keras_sharenets import analysis, files
@@ -83,7 +88,6 @@ def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets.training.run.fit import check_output
 
     output = check_output(arguments.output)
-    check_options(arguments)
     model = files.load_model(arguments.file)
     patterns = analysis.blending_patterns(model, arguments.strongest, layers=arguments.layers)
     dataset = load_data(data_source(arguments))

@@ -34,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    for name in ("classes", "limit", "max_bytes"):
+    from keras_sharenets.models.choosing import check_task
+
+    check_task(arguments.classes, tuple(arguments.input_shape))
+    for name in ("limit", "max_bytes"):
         if getattr(arguments, name) is not None:
             _checks.positive(name.replace("_", "-"), getattr(arguments, name))
     if arguments.max_ms is not None:
@@ -55,10 +58,9 @@ def run(arguments: argparse.Namespace) -> Answer:
     )
     say_over("")
     if not found:
-        raise ValueError(
-            f"No named network fits `--max-bytes` (={arguments.max_bytes}) and `--max-ms` (={arguments.max_ms}); "
-            "`sharenets search` looks for others."
-        )
+        limits = {"--max-bytes": arguments.max_bytes, "--max-ms": arguments.max_ms}
+        given = " and ".join(f"`{name}` (={value})" for name, value in limits.items() if value is not None)
+        raise ValueError(f"No named network fits {given or 'such images'}; `sharenets search` looks for others.")
     timed = arguments.max_ms is not None
     notes = [NOTE, *([MEASURED] if timed else []), *([UNSTEADY_NOTE] if any(each.unsteady for each in found) else [])]
     header = ["network", "accuracy, trained on", "int8 bytes", *(["ms"] if timed else [])]

@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from keras_sharenets.cli.arguments import check_paths
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds
 from keras_sharenets.training.recipes.named import changed_fields, differing_fields
@@ -39,6 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="folder of a run")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for all files; must be empty or new")
     parser.add_argument("--times", action="store_true", help="measure the int8 files that `export` left, in turns")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    check_paths(*arguments.runs)
 
 
 def run(arguments: argparse.Namespace) -> Answer:

@@ -14,6 +14,7 @@ from keras_sharenets import _checks
 from keras_sharenets.cli.arguments import (
     add_data_arguments,
     add_recipe_arguments,
+    check_paths,
     data_source,
     fine_tuning_recipe,
     load_data,
@@ -65,6 +66,7 @@ def check(arguments: argparse.Namespace) -> None:
         given = [arguments.target, arguments.output, arguments.prune, arguments.cluster, arguments.share or None]
         if any(value is not None for value in given) or arguments.quantization_aware:
             raise ValueError("`--resume` goes on as it was begun: leave the network, the steps and `--output` out.")
+        check_paths(arguments.resume)
         return
     for name in ("target", "output"):
         if getattr(arguments, name) is None:
@@ -74,6 +76,7 @@ def check(arguments: argparse.Namespace) -> None:
     _steps(arguments)
     if arguments.prune is not None or arguments.cluster is not None:
         require("tensorflow_model_optimization", "tf_keras")
+    check_paths(arguments.target, or_names=True)
 
 
 def _steps(arguments: argparse.Namespace) -> tuple[Step, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from keras_sharenets.cli.arguments import add_input_shape
+from keras_sharenets.cli.arguments import add_input_shape, check_paths
 from keras_sharenets.cli.command import Answer
 
 
@@ -24,10 +24,12 @@ def check(arguments: argparse.Namespace) -> None:
 
     if not arguments.target.endswith((".tflite", ".keras")):
         find_variant(arguments.target)
-    elif arguments.classes is not None or arguments.input_shape is not None:
+        return
+    if arguments.classes is not None or arguments.input_shape is not None:
         raise ValueError(
             f"`--classes` and `--input-shape` are those of a named network; {arguments.target} has its own."
         )
+    check_paths(arguments.target)
 
 
 def run(arguments: argparse.Namespace) -> Answer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
+from keras_sharenets.cli.arguments import add_data_arguments, check_paths, data_source, load_data
 from keras_sharenets.cli.command import Answer
 
 ENLARGED = "of images whose short side was made 8/7 of it"
@@ -23,6 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="look at the middle of larger images, or at ten parts, corners and mirrors (default: as the run in whose "
         "folder the file is was tested, else none)",
     )
+
+
+def check(arguments: argparse.Namespace) -> None:
+    check_paths(arguments.file)
 
 
 def run(arguments: argparse.Namespace) -> Answer:

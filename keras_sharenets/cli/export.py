@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from keras_sharenets import _checks, precisions, targets
-from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
+from keras_sharenets.cli.arguments import add_data_arguments, check_paths, data_source, load_data
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.extras import ONNX_PACKAGES, require
 from keras_sharenets.rendering.tables import text_table
@@ -95,6 +95,7 @@ def check(arguments: argparse.Namespace) -> None:
         )
     if ONNX in (arguments.to, *(arguments.formats or ())):
         require(*ONNX_PACKAGES)
+    check_paths(arguments.target)
 
 
 def _option(name):

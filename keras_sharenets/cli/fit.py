@@ -17,6 +17,7 @@ from keras_sharenets.cli.arguments import (
     add_data_arguments,
     add_model_option,
     add_recipe_arguments,
+    check_paths,
     chosen_recipe,
     data_source,
     given_fields,
@@ -167,6 +168,7 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.config is not None and arguments.resume is not None:
         raise ValueError("`--config` is for a new run: `--resume` goes on with the options that it was started with.")
     if arguments.resume is not None:
+        check_paths(arguments.resume)
         return
     if arguments.config is not None:
         _add_config(arguments, pathlib.Path(arguments.config))
@@ -176,6 +178,8 @@ def check(arguments: argparse.Namespace) -> None:
     for name in ("model", "data", "output") if start is None else ("data", "output"):
         if getattr(arguments, name) is None:
             raise ValueError(f"`--{name}` is needed for a new run; `--resume RUN_DIR` continues an old one.")
+    check_paths(*([] if start is None else [start]), or_names=True)
+    check_paths(*([] if arguments.teacher is None else [arguments.teacher]))
     if arguments.freeze and start is None:
         raise ValueError("`--freeze` needs `--from`: an untrained network is of no use as it is.")
     if arguments.model is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 
+from keras_sharenets.cli.arguments import check_paths
 from keras_sharenets.cli.command import Answer
 
 
@@ -16,6 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--examples", nargs="+", default=(), metavar="IMAGE", help="images that the page offers")
     runtime_help = "folder with the npm archives of LiteRT.js, instead of a download"
     parser.add_argument("--runtime", metavar="DIR", help=runtime_help)
+
+
+def check(arguments: argparse.Namespace) -> None:
+    check_paths(*arguments.files, *arguments.examples)
+    if arguments.runtime is not None:
+        check_paths(arguments.runtime)
 
 
 def run(arguments: argparse.Namespace) -> Answer:

@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     data = [_as_data(arguments.paper, paper, entry, chosen[entry.key], groups) for entry in entries]
     if arguments.plot:
         # Once after it is installed, matplotlib looks through all fonts.
-        say_over("drawing ...")
+        say_over("making the figure ...")
         from keras_sharenets import files
         from keras_sharenets.training.papers.figure import draw
 

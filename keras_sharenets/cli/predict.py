@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_sharenets import _checks
+from keras_sharenets.cli.arguments import check_paths
 from keras_sharenets.cli.command import Answer
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(arguments: argparse.Namespace) -> None:
     _checks.positive("--top", arguments.top)
+    check_paths(arguments.target, *arguments.images)
 
 
 def run(arguments: argparse.Namespace) -> Answer:

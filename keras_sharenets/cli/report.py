@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
+from keras_sharenets.cli.arguments import add_data_arguments, check_paths, data_source, load_data
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.timing import in_words
 
@@ -28,6 +28,10 @@ WRONG_IMAGES = 30  # Those that are shown: of which the network was the surest.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN_DIR|SEARCH_DIR", help="folder of the run or of the search")
     add_data_arguments(parser, required=False, note="By default what the run was trained on.")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    check_paths(arguments.folder)
 
 
 def run(arguments: argparse.Namespace) -> Answer:

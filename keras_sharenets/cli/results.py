@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from keras_sharenets.cli.arguments import check_paths
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.rendering.tables import markdown_table
 from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds
@@ -71,6 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--benchmark", metavar="FILE.json", help=benchmark_help)
     parser.add_argument("--cards", action="store_true", help="leave a model card, README.md, beside each int8 file")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    check_paths(*arguments.runs)
 
 
 def run(arguments: argparse.Namespace) -> Answer:

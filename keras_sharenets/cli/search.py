@@ -15,6 +15,7 @@ from keras_sharenets._checks import known
 from keras_sharenets.cli.arguments import (
     add_data_arguments,
     add_recipe_arguments,
+    check_paths,
     chosen_recipe,
     data_source,
     fine_tuning_recipe,
@@ -89,6 +90,8 @@ def check(arguments: argparse.Namespace) -> None:
                 raise ValueError(f"`--{name}` needs `--from`: a space has no trained network.")
     elif arguments.max_multiply_adds is not None:
         raise ValueError("`--max-multiply-adds` needs `--space`: sharing a trained network saves none.")
+    else:
+        check_paths(arguments.trained, or_names=True)
     if arguments.images is not None:
         _checks.positive("--images", arguments.images)
     FileBudget(arguments.max_tflite_bytes, arguments.max_latency_ms)

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import argparse
 
+from keras_sharenets.cli.arguments import check_paths
 from keras_sharenets.cli.command import Answer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE.tflite")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    check_paths(*arguments.files)
 
 
 def run(arguments: argparse.Namespace) -> Answer:

@@ -89,12 +89,7 @@ def choose(
     >>> choose(3, (32, 32, 3), max_bytes=85_000, limit=1)[0].label
     'xception_c35_d8'
     """
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
-        raise ValueError(f"`num_classes` (={num_classes!r}) must be an integer of at least 2.")
-    for side in input_shape:
-        _checks.positive("input_shape", side)
-    if len(input_shape) != 3 or input_shape[-1] not in (1, 3):
-        raise ValueError(f"`input_shape` (={input_shape}) must be `(height, width, channels)` with 1 or 3 channels.")
+    check_task(num_classes, input_shape)
     if max_bytes is not None:
         _checks.positive("max_bytes", max_bytes)
     if max_milliseconds is not None:
@@ -113,6 +108,16 @@ def choose(
         if max_milliseconds is None or (proposal.milliseconds or 0.0) <= max_milliseconds:
             found.append(proposal)
     return found
+
+
+def check_task(num_classes: int, input_shape: tuple[int, int, int]) -> None:
+    """Raises a `ValueError` for a task that no network is for: fewer than 2 classes, or no shape of images."""
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
+        raise ValueError(f"`num_classes` (={num_classes!r}) must be an integer of at least 2.")
+    for side in input_shape:
+        _checks.positive("input_shape", side)
+    if len(input_shape) != 3 or input_shape[-1] not in (1, 3):
+        raise ValueError(f"`input_shape` (={input_shape}) must be `(height, width, channels)` with 1 or 3 channels.")
 
 
 def _candidates(

@@ -16,7 +16,8 @@ _STYLE = """
 :root { color-scheme: light dark; --text: #1f2933; --quiet: #52606d; --line: #e4e7eb; --back: #ffffff; --box: #f5f7fa; }
 @media (prefers-color-scheme: dark) {
   :root { --text: #e4e7eb; --quiet: #a3afbb; --line: #3b4754; --back: #161b21; --box: #20272f; }
-  img.figure { filter: invert(0.91) hue-rotate(180deg); } img.photos { background: #ffffff; }
+  img.figure { filter: invert(0.91) hue-rotate(180deg); mix-blend-mode: lighten; }
+  img.photos { background: #ffffff; }
 }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 body { color: var(--text); background: var(--back); overflow-wrap: break-word; }

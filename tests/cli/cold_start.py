@@ -65,13 +65,32 @@ def check_what_answers_at_once():
         status, _, text = answer(*words)
         assert status == 2, words
         assert text.startswith("error: `name` (='hscnet_m23') is not a known model. Did you mean 'hscnet_m"), text
+    missing = (
+        "analyze no/run --output out",
+        "benchmark no.tflite",
+        "blending no.keras --data digits --output out",
+        "compare no --output out",
+        "compress no/run --share 50% --output out",
+        "describe no.keras",
+        "evaluate no.keras --data digits",
+        "export no.keras",
+        "fit --from no.keras --data digits --output out",
+        "fit --resume no",
+        "page no.tflite --output out",
+        "predict no.keras cat.png",
+        "report no",
+        "results no",
+        "size no.tflite",
+    )
+    for line in missing:
+        status, _, text = answer(*line.split())
+        assert (status, text[:19]) == (2, "error: There is no "), (line, text)
+    assert answer("choose", "--classes", "1")[2].startswith("error: `num_classes` (=1) must")
     assert answer("table", "hscnet_m23*")[2].startswith("error: `pattern` (='hscnet_m23*') matches no model")
     assert "\nhscnet_m32_g4_r2_b1_a2 " in answer("list", "hscnet_m32*")[1]
     assert answer("recipes", "fast")[1].startswith("fast: ")
-    assert (
-        "\nshare:\n  in preact_resnet: which "
-        in answer("enumerate", "--space", "sharesnet", "--input-shape", "8", "8", "1")[1]
-    )
+    words = ["enumerate", "--space", "sharesnet", "--input-shape", "8", "8", "1"]
+    assert "\nshare:\n  in preact_resnet: which " in answer(*words)[1]
     heavy = {"keras", "tensorflow", "jax", "numpy", "PIL", "sklearn", "matplotlib"} & set(sys.modules)
     assert not heavy, heavy
     assert time.process_time() < 5, "all of this takes a second on an idle machine"

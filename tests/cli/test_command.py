@@ -152,7 +152,7 @@ def test_notices_on_request(capfd, monkeypatch):
 
 
 @pytest.mark.parametrize("given", [None, "0"])
-def test_commands_use_onednn_unless_told_otherwise(given, sharenets, monkeypatch):
+def test_commands_use_onednn_unless_told_otherwise(given, sharenets, monkeypatch, tmp_path):
     """TensorFlow reads it when Keras is imported."""
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
     if given:
@@ -164,15 +164,18 @@ def test_commands_use_onednn_unless_told_otherwise(given, sharenets, monkeypatch
         return import_module(name, *package)
 
     monkeypatch.setattr(importlib, "import_module", record)
-    assert sharenets("size", "net.tflite")[0] == 2
+    (tmp_path / "net.tflite").write_bytes(b"")
+    assert sharenets("size", tmp_path / "net.tflite")[0] == 2
     assert met["keras"] == (given or "1")
 
 
-def test_missing_package_is_one_line(sharenets, monkeypatch):
+def test_missing_package_is_one_line(sharenets, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "keras_sharenets.mobile.inspect.tables", None)
-    status, _, err = sharenets("size", "net.tflite")
+    (tmp_path / "net.tflite").write_bytes(b"")
+    status, _, err = sharenets("size", tmp_path / "net.tflite")
     assert (status, err.count("\n")) == (2, 1)
     assert err.startswith("error: ")
+    assert "tables" in err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes of Unix")

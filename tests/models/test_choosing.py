@@ -69,7 +69,7 @@ def test_an_unsteady_time_is_marked(capsys, monkeypatch):
     ("words", "message"),
     [
         (["--classes", "1"], "`num_classes` (=1) must be an integer of at least 2."),
-        (["--classes", "0"], "`classes` (=0) must be a positive integer."),
+        (["--classes", "0"], "`num_classes` (=0) must be an integer of at least 2."),
         (["--classes", "3", "--max-bytes", "2000"], "No named network fits `--max-bytes` (=2000)"),
         (["--classes", "3", "--max-ms", "0"], "`max-ms` (=0.0) must be a number above 0."),
         (

@@ -66,7 +66,16 @@ def test_the_steepest_place():
     # A loss that falls along a wave over the logarithm of the rate, then rises: steepest in the middle of the fall.
     steps = np.linspace(-5, 1, 61)
     losses = np.where(steps < -1, 2 - np.tanh(2 * (steps + 3)), 1 + 20 * np.maximum(steps + 1, 0))
-    assert -3 <= math.log10(steepest(list(10.0**steps), list(losses))) < -2.4
+    assert math.log10(steepest(list(10.0**steps), list(losses))) == pytest.approx(-3, abs=0.11)
+
+
+def test_batches_that_differ_do_not_hide_the_steepest_place():
+    """Where the curve is flat the loss of a step falls as far by chance as a rate makes it fall."""
+    steps = np.linspace(-5, 1, 100)
+    for seed in range(20):
+        noise = np.random.default_rng(seed).normal(0, 0.15, len(steps))
+        losses = 3 - 0.5 * np.tanh(2 * (steps + 2)) + noise
+        assert math.log10(steepest(list(10.0**steps), list(losses))) == pytest.approx(-2, abs=0.8), seed
 
 
 @pytest.mark.parametrize(

@@ -315,7 +315,7 @@ def test_bad_input(folder, spoil, message, capsys):
 
 
 def test_runs_in_several_folders(folder, capsys):
-    (folder / "more").mkdir()
+    (folder / "more" / "x").mkdir(parents=True)
     assert main(["results", str(folder / "s_vggnet_32_cifar10_seed0"), str(folder / "more" / "x")]) == 2
     assert "must lie in one folder." in capsys.readouterr().err
 

@@ -240,7 +240,7 @@ def test_results(folder, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["predict", "nowhere", "a.png"], "There is no file nowhere."),
+        (["predict", "nowhere", "a.png"], "There is no file or folder nowhere."),
         (["predict", "runs/images", "none.png"], "There is no file none.png."),
         (["predict", "runs/images", "images/bee/torn.png"], "images/bee/torn.png is not an image that can be"),
         (["predict", "runs/images", "images/ant/0.png", "--top", "0"], "`--top` (=0) must be a positive integer"),
