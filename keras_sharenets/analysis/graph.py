@@ -250,8 +250,7 @@ def copy_network(model: keras.Model, copy: Callable[[Any], keras.Operation] = co
         return copies[id(operation)][1]
 
     def copy_of_model(model: keras.Model) -> keras.Model:
-        sequential = isinstance(model, keras.Sequential)  # Its `input` is that of its last call, in another model.
-        given, results = (model.inputs[0], model.outputs[0]) if sequential else (model.input, model.output)
+        given, results = _ends(model)
         # A plain model over the same graph: `clone_model` would compile the copy of a compiled one.
         plain = keras.Model(given, results, name=model.name)
         inputs = keras.tree.map_structure(lambda tensor: copy_of(tensor._keras_history.operation).output, given)
@@ -290,7 +289,8 @@ def rebuild(
     Nothing is copied: layers, and so weights, belong to both models.
 
     Args:
-        model: functional `keras.Model` or built `keras.Sequential`, for the names of inputs and of the whole.
+        model: functional `keras.Model` or built `keras.Sequential`, for the names of inputs and of the whole, and for
+            the lists and dicts in which inputs are taken and outputs given.
         graph: what [`trace`] gives for it.
         call: function `(call, operation, *args, **kwargs)` that makes one call, given its `Call`, its operation and its
             arguments as symbolic tensors, and returns its output or outputs.
@@ -316,5 +316,13 @@ def rebuild(
         results = keras.tree.flatten(call(each, each.operation, *args, **kwargs))
         values.update({tensor.number: result for tensor, result in zip(each.outputs, results, strict=True)})
     outputs = [values[tensor.number] for tensor in graph.outputs]
-    single = len(outputs) == 1
-    return keras.Model(inputs[0] if len(inputs) == 1 else inputs, outputs[0] if single else outputs, name=model.name)
+    given, results = _ends(model)
+    packed = keras.tree.pack_sequence_as(given, inputs), keras.tree.pack_sequence_as(results, outputs)
+    return keras.Model(*packed, name=model.name)
+
+
+def _ends(model: keras.Model) -> tuple[Any, Any]:
+    """What a model takes and gives, as it was made: tensors, lists or dicts of them."""
+    # `input` of a `Sequential` is that of its last call, in another model.
+    sequential = isinstance(model, keras.Sequential)
+    return (model.inputs[0], model.outputs[0]) if sequential else (model.input, model.output)

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 from harness import assert_close, outputs_of, pseudo_random
 
-from keras_sharenets.analysis.graph import rebuild, trace
+from keras_sharenets.analysis.graph import copy_network, rebuild, trace
 
 
 def same(call, operation, *args, **kwargs):
@@ -53,3 +53,18 @@ def test_sequential():
     data = pseudo_random((5, 4))
     assert_close(outputs_of(again, data), outputs_of(model, data), 1e-6)
     assert again.layers[0].name == "start"
+
+
+def test_inputs_and_outputs_stay_in_their_lists_and_dicts():
+    """A loss by the name of an output needs its key."""
+    given = {name: keras.Input((4,), name=name) for name in ("right", "left")}
+    x = keras.layers.Concatenate()(list(given.values()))
+    model = keras.Model(given, {"kind": keras.layers.Dense(3)(x), "box": [keras.layers.Dense(2)(x), x]})
+    data = {name: pseudo_random((3, 4), seed=len(name)) for name in given}
+    expected = model(data)
+    for again in (rebuild(model, trace(model), same), copy_network(model)):
+        results = again(data)
+        assert set(results) == {"kind", "box"}
+        assert isinstance(results["box"], list)
+        for actual, right in zip(keras.tree.flatten(results), keras.tree.flatten(expected), strict=True):
+            assert_close(keras.ops.convert_to_numpy(actual), keras.ops.convert_to_numpy(right), 1e-6)

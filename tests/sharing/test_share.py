@@ -100,6 +100,18 @@ def test_depth_shares_one_layer_and_no_normalization():
     assert {layer.path for layer in shared.layers} == {f"stage{s}_block{b}_spatial" for s in (0, 1) for b in (0, 1)}
 
 
+def test_outputs_keep_their_names():
+    inputs = x = keras.Input((8, 8, 4))
+    for _ in range(2):
+        x = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model({"image": inputs}, {"kind": keras.layers.Dense(3)(x), "size": keras.layers.Dense(1)(x)})
+    shared = ksn.share(model, ShareDepth("stage"))
+    shared.model.compile("sgd", {"kind": "mse", "size": "mae"})
+    labels = {"kind": pseudo_random((4, 3)), "size": pseudo_random((4, 1))}
+    shared.model.fit({"image": images(shared.model, 4)}, labels, verbose=0)
+
+
 def test_where():
     model = residual()
     by_pattern = ksn.share(model, ShareChannels(arrangements=2), where="stage0_*_expand")
