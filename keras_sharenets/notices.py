@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import logging
 import os
 import re
 import sys
@@ -52,6 +53,22 @@ def quiet_interpreters() -> Iterator[None]:
         yield
     finally:
         _EXPECTED.reset(token)
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """For what imports a library late: without its notices in a command."""
+    with without_notices() if _EXPECTED.get() else contextlib.nullcontext():
+        yield
+
+
+def without_retracing() -> None:
+    """Keeps TensorFlow from warning that it traces again: a command that has one network after the other must."""
+    logging.getLogger("tensorflow").addFilter(_tells_more_than_retracing)
+
+
+def _tells_more_than_retracing(record: logging.LogRecord) -> bool:
+    return "triggered tf.function retracing" not in record.getMessage()
 
 
 @contextlib.contextmanager

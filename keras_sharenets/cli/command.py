@@ -33,7 +33,7 @@ from typing import NoReturn
 
 from keras_sharenets.extras import install_line
 from keras_sharenets.interruption import Interrupted, command_signals
-from keras_sharenets.notices import quiet_interpreters, without_notices
+from keras_sharenets.notices import quiet_interpreters, without_notices, without_retracing
 
 # Whatever makes a terminal do something else than show a character: control characters, changes of the direction of
 # writing, and halves of characters that cannot be written at all. They come in names of files and classes.
@@ -206,6 +206,7 @@ def load_keras() -> None:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     with without_notices():
         importlib.import_module("keras")
+    without_retracing()
 
 
 def _how_to_install(error: ModuleNotFoundError) -> str:

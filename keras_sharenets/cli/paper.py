@@ -22,7 +22,7 @@ from keras_sharenets.cli.arguments import (
     named_recipe,
 )
 from keras_sharenets.cli.command import Answer, load_keras, say, say_over
-from keras_sharenets.cli.fit import JIT_COMPILE
+from keras_sharenets.cli.fit import JIT_COMPILE, tell_epochs
 from keras_sharenets.rendering.tables import Rows, text_table
 from keras_sharenets.training.data.sources import DataSource
 from keras_sharenets.training.papers.entries import DATA, Entry, Paper, Row, counts_of, papers, recipe_of
@@ -185,7 +185,9 @@ def _train(arguments: argparse.Namespace, paper: Paper, chosen: Chosen) -> list[
     options = {"jit_compile": JIT_COMPILE[arguments.jit_compile or "auto"], "strategy": arguments.strategy}
     options |= {} if arguments.precision is None else {"precision": arguments.precision}
     output = pathlib.Path(arguments.output)
-    return train_all(experiments, output, load, limit=arguments.limit_images, run_options=options, say=say)
+    return train_all(
+        experiments, output, load, limit=arguments.limit_images, run_options=options, say=say, tell=tell_epochs
+    )
 
 
 def _experiments(arguments: argparse.Namespace, paper: Paper, rows: Sequence[Row]) -> list[Experiment]:

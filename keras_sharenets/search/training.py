@@ -17,7 +17,7 @@ from keras_sharenets.training.data.batches import held_out_batches, held_out_siz
 from keras_sharenets.training.data.dataset import Dataset, stratified_split
 from keras_sharenets.training.recipes.optimization import build_optimizer, decay_weights
 from keras_sharenets.training.recipes.recipe import Recipe
-from keras_sharenets.training.run.network import build
+from keras_sharenets.training.run.network import build, set_seed
 
 NETWORK = "network.keras"
 
@@ -90,7 +90,7 @@ def train(
 def starting_network(search: Search, result: trials.Result, dataset: Dataset) -> tuple[keras.Model, int]:
     """The network that the training of a trial begins with, and how many epochs it has been trained for before."""
     keras.utils.clear_session()
-    keras.utils.set_random_seed(search.seed)
+    set_seed(search.seed)
     if result.continues is None and search.sharing is not None:
         return search.sharing.hypermodel.network(result.choices), 0
     if result.continues is None:

@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+import logging
 import os
 import pathlib
 import re
@@ -142,6 +143,30 @@ def test_a_command_is_not_told_of_the_first_file_in_litert(capfd, monkeypatch):
     with notices.opening():
         os.write(2, text)
     assert capfd.readouterr().err.encode() == 2 * text
+
+
+def test_a_late_import_is_quiet_in_a_command_alone(capfd, monkeypatch):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
+    text = f"{NOTICES[1]}\n{ERROR}\n".encode()
+    with notices.quiet_interpreters():
+        for _ in range(2):
+            with notices.importing():
+                os.write(2, text)
+    assert capfd.readouterr().err.splitlines() == [ERROR, ERROR]
+    with notices.importing():
+        os.write(2, text)
+    assert capfd.readouterr().err.encode() == text
+
+
+def test_tensorflow_does_not_warn_that_it_traces_again(caplog):
+    notices.without_retracing()
+    logger = logging.getLogger("tensorflow")
+    try:
+        logger.warning("5 out of the last 5 calls to %s triggered tf.function retracing. Tracing is expensive", "f")
+        logger.warning("another warning")
+    finally:
+        logger.removeFilter(notices._tells_more_than_retracing)
+    assert [record.getMessage() for record in caplog.records if record.name == "tensorflow"] == ["another warning"]
 
 
 def test_notices_on_request(capfd, monkeypatch):

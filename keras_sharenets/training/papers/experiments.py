@@ -9,7 +9,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from keras_sharenets.folder_lock import FolderInUseError, hold_folder
 from keras_sharenets.timing import in_words
@@ -59,6 +59,7 @@ def train_all(
     limit: int | None = None,
     run_options: Mapping[str, object] | None = None,
     say: Callable[[str], None] = lambda text: None,
+    tell: Callable[[Recipe, Dataset], Mapping[str, Any]] = lambda recipe, dataset: {"verbose": 2},
 ) -> list[pathlib.Path]:
     """Trains what is missing, data set by data set, one run after the other.
 
@@ -72,6 +73,7 @@ def train_all(
         limit: train and test with so many images at most, evenly spread over either split.
         run_options: fields of `RunOptions` beside the seed.
         say: takes lines about what goes on.
+        tell: gives the arguments of `fit` and `resume` by which a training with a recipe tells of itself.
 
     Returns:
         The folders of all experiments, in the order in which they are trained.
@@ -83,7 +85,8 @@ def train_all(
     ordered = sorted(experiments, key=lambda each: list(DATA).index(each.data) if each.data in DATA else len(DATA))
     folders = [output / each.folder_name(limit) for each in ordered]
     pending = [pair for pair in zip(ordered, folders, strict=True) if not _is_finished(pair[1])]
-    say(f"{len(ordered)} runs, {len(ordered) - len(pending)} of them finished before; in {output}")
+    runs = f"{len(ordered)} run{'' if len(ordered) == 1 else 's'}"
+    say(f"{runs}, {len(ordered) - len(pending)} of them finished before; in {output}")
     loaded: dict[str, Dataset] = {}
     clock = _Clock(pending)
     failed: list[str] = []
@@ -96,7 +99,7 @@ def train_all(
                 loaded[each.data] = _limited(load(each.data), limit)
             say(f"{number} of {len(pending)}: {folder.name} ({each.recipe.epochs} epochs, recipe {each.recipe.name})")
             try:
-                accuracy = _train(each, folder, loaded[each.data], run_options or {})
+                accuracy = _train(each, folder, loaded[each.data], run_options or {}, tell)
                 outcome = f"test accuracy {accuracy:.2%}{clock.tick(each)}"
             except FolderInUseError as error:
                 left.append((number, (each, folder)))
@@ -117,13 +120,20 @@ def _is_finished(folder: pathlib.Path) -> bool:
     return (folder / "metrics.json").is_file() and read_metrics(folder / "metrics.json").state == "finished"
 
 
-def _train(each: Experiment, folder: pathlib.Path, dataset: Dataset, run_options: Mapping[str, object]) -> float:
+def _train(
+    each: Experiment,
+    folder: pathlib.Path,
+    dataset: Dataset,
+    run_options: Mapping[str, object],
+    tell: Callable[[Recipe, Dataset], Mapping[str, Any]],
+) -> float:
     """Begins or resumes a run; its test accuracy."""
     import keras
 
     from keras_sharenets.training.devices.devices import connect
     from keras_sharenets.training.run.fit import RunExistsError, fit, resume
 
+    told = tell(each.recipe, dataset)
     options = RunOptions(**{**run_options, "seed": each.seed})
     run = None
     # Standard output is for the answer.
@@ -134,8 +144,8 @@ def _train(each: Experiment, folder: pathlib.Path, dataset: Dataset, run_options
         with contextlib.suppress(RunExistsError):  # Begun by another process since.
             if not is_begun:
                 more = {"recipe": each.recipe, "options": each.options, "run_options": options}
-                run = fit(each.network, dataset, folder, **more, verbose=2)
-        run = run or resume(folder, dataset, strategy=options.strategy, verbose=2)
+                run = fit(each.network, dataset, folder, **more, **told)
+        run = run or resume(folder, dataset, strategy=options.strategy, **told)
     keras.utils.clear_session()
     gc.collect()
     return run.test_accuracy or 0.0

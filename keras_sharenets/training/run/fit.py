@@ -27,7 +27,7 @@ from keras_sharenets.training.devices.resident import keeps_images
 from keras_sharenets.training.recipes.named import recipe_for
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.loop import train_network
-from keras_sharenets.training.run.network import build
+from keras_sharenets.training.run.network import build, set_seed
 from keras_sharenets.training.run.precision import choose_precision
 from keras_sharenets.training.run.record import Run, RunOptions, read_metrics, run_from_dict
 from keras_sharenets.training.run.recorder import (
@@ -219,7 +219,7 @@ def _train(
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> Run:
     """Trains from `checkpoint`, a path and what is in it, or from the beginning if it is `None`."""
-    keras.utils.set_random_seed(run.seed)
+    set_seed(run.seed)
     if run.deterministic and run.backend == "tensorflow":
         import tensorflow as tf
 

@@ -15,6 +15,7 @@ from keras import ops
 from keras_sharenets.layers.whitening import Whitening, whitening_statistics
 from keras_sharenets.models import create_model
 from keras_sharenets.models.registry import current_arguments, own_arguments
+from keras_sharenets.notices import importing
 from keras_sharenets.training.data.batches import Batches, input_shape
 from keras_sharenets.training.data.dataset import Dataset, chunks
 from keras_sharenets.training.devices.devices import Devices
@@ -28,6 +29,12 @@ from keras_sharenets.training.run.teacher import learn_from
 FROM_DATA = ("num_classes", "input_shape", "input_tensor", "include_preprocessing", "pixel_statistics")
 FIXED = ("include_top", "pooling", "classifier_activation", "name")
 FANS = {"he_fan_in": "fan_in", "he_fan_out": "fan_out"}
+
+
+def set_seed(seed: int) -> None:
+    """`keras.utils.set_random_seed`, which imports TensorFlow on JAX too, where that is installed, and seeds it."""
+    with importing():
+        keras.utils.set_random_seed(seed)
 
 
 def build(

@@ -15,7 +15,7 @@ from keras_sharenets.training.data.batches import training_batches
 from keras_sharenets.training.data.dataset import Dataset
 from keras_sharenets.training.devices.devices import Devices, check_parts
 from keras_sharenets.training.recipes.recipe import Recipe
-from keras_sharenets.training.run.network import build, compile_model
+from keras_sharenets.training.run.network import build, compile_model, set_seed
 from keras_sharenets.training.run.record import Run
 
 SMOOTHING = 0.9  # Of the mean of the losses so far.
@@ -65,7 +65,7 @@ def find_rate(
         raise ValueError(f"`steps` (={steps}) must be at least 10.")
     if not highest > lowest:
         raise ValueError(f"`highest` (={highest}) must be above `lowest` (={lowest}).")
-    keras.utils.set_random_seed(seed)
+    set_seed(seed)
     run = Run(model=model_name, options=dict(options or {}), data={}, recipe=recipe, backend="", versions={}, seed=seed)
     check_parts(Devices(), run)
     batches = training_batches(dataset, recipe, seed)
