@@ -96,13 +96,14 @@ def test_outputs_that_are_given_twice_or_read_inside_or_given_on(tmp_path, quant
     left = keras.Input((8, 8, 3), name="left")
     x = layers.Conv2D(4, 3, name="first")(left)
     y = layers.BatchNormalization(name="norm")(x)
-    kind = layers.Softmax(name="kind")(layers.GlobalAveragePooling2D()(layers.ReLU()(y)))
+    scores = layers.GlobalAveragePooling2D(name="mean")(layers.ReLU()(y))
+    kind = layers.Softmax(name="kind")(scores)
     last, path = layers.Dense(2, name="last")(kind), tmp_path / "net.tflite"
-    model = keras.Model(left, [x, y, kind, kind, left, last])
+    model = keras.Model(left, [x, y, scores, kind, kind, left, last])
     ends = {"input_type": "float32", "output_type": "float32"}
     export_tflite(model, path, quantization, representative_data=DATA["left"], **ends)
     results = run_signature(path, {"images": DATA["left"]})
-    names = ("first", "norm", "kind", "kind_2", "output", "last")
+    names = ("first", "norm", "mean", "kind", "kind_2", "output", "last")
     for name, expected in zip(names, model(DATA["left"]), strict=True):
         tolerance = (1e-5 if quantization is None else 0.05) * np.abs(expected).max()
         np.testing.assert_allclose(results[name], expected, atol=tolerance, err_msg=name)

@@ -150,9 +150,10 @@ def _open(data: bytes, lowered: LoweredModel) -> Callable[[Arrays], Results]:
     """A function that runs a file on an array `(n, ...)` for each input."""
     interpreter = file.open_bytes(data, "The converted file")
     places = [detail["index"] for detail in interpreter.get_output_details()]
-    inside = zip(places, file.score_tensors(file.parse(data)), lowered.graph.scores(), strict=True)
+    graph = lowered.graph
+    inside = zip(places, file.score_tensors(file.parse(data)), graph.scores(), graph.outputs, strict=True)
     # What a layer does inside of itself at its end is not told apart from its output.
-    tensors = [place if score is None or own in lowered.graph.outputs else score for place, score, own in inside]
+    tensors = [place if score is None or own == end else score for place, score, own, end in inside]
     keeping = interpreter
     if tensors != places:
         with warnings.catch_warnings():

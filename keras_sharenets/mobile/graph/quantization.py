@@ -76,7 +76,8 @@ def quantize(
         A `QuantizedGraph`.
     """
     kernels = {kernel: kernel_quantization(kernel.array, users[0].kind) for kernel, users in graph.uses().items()}
-    ranges = {**_tied(graph, measured_ranges(graph, representative_data)), **_tied(graph, graph.ranges)}
+    learned = {number: _as_trained(*limits) for number, limits in _tied(graph, graph.ranges).items()}
+    ranges = {**_tied(graph, measured_ranges(graph, representative_data)), **learned}
     for value in graph.inputs:
         low, high = ranges[value.number]
         if whole_pixels and _PIXELS[0] < low and 127 < high < _PIXELS[1]:
@@ -190,10 +191,26 @@ def _wide_enough(graph, ranges, kernels):
     return ranges
 
 
+def _as_trained(low, high):
+    """The 255 steps of quantization-aware training, which are moved so that 0 is one of them."""
+    scale = (high - low) / 255
+    below = np.round(-low / scale)
+    return -below * scale, (255 - below) * scale
+
+
 def _value_quantization(low, high):
-    """255 steps from `low` to `high`; 0, which padding and ReLU need, is one of them exactly."""
-    scale = np.float32(max(high - low, 1e-6) / 255)
-    return Quantization(scale, int(np.clip(np.round(-128 - low / scale), -128, 127)))
+    """255 steps, of which 0, which padding and ReLU need, is one exactly, just wide enough to reach `low` and `high`.
+
+    Steps of `(high - low) / 255` would leave out up to half of one at an end. And every pixel value that is rescaled to
+    numbers from -1 to 1 would lie halfway between two of them: each would be rounded as wrongly as can be.
+    """
+    zero = np.clip(-128 - 255 * low / max(high - low, 1e-6), -128, 127)
+    steps = [
+        (max(-low / max(128 + point, 1e-9), high / max(127 - point, 1e-9), 1e-6 / 255), int(point))
+        for point in (np.floor(zero), np.ceil(zero))
+    ]
+    scale, point = min(steps)
+    return Quantization(np.float32(scale), point)
 
 
 def filter_limits(array: np.ndarray, kind: str) -> np.ndarray:
