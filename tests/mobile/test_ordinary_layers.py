@@ -1,5 +1,7 @@
 """Each kind of ordinary layer of Keras: its float32 and int8 files, run in LiteRT, give what Keras gives."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -44,6 +46,11 @@ def gate(x, activation):
     return layers.Dense(4, activation)(layers.GlobalAveragePooling2D(keepdims=True)(x))
 
 
+def along_rows(*behind):
+    """Layers for sequences, one after the other, on the rows of an image one after the other."""
+    return lambda x: functools.reduce(lambda y, layer: layer(y), behind, layers.Reshape((36, 4))(x))
+
+
 def ordinary_layers():
     """Functions of images `(n, 6, 6, 4)` with numbers from -4 to 4, by name; seeded."""
     keras.utils.set_random_seed(0)
@@ -82,6 +89,7 @@ def ordinary_layers():
         "average_same": layers.AveragePooling2D(3, 1, padding="same"),
         "average_same_strides": layers.AveragePooling2D(3, 2, padding="same"),
         "average_valid": layers.AveragePooling2D((3, 2), 2),
+        "average_of_columns": layers.AveragePooling2D((1, 2)),
         "max_same": layers.MaxPooling2D(3, 2, padding="same"),
         "max_over_image": layers.GlobalMaxPooling2D(keepdims=True),
         "gate": lambda x: layers.Multiply()([x, gate(x, "sigmoid")]),
@@ -100,6 +108,19 @@ def ordinary_layers():
         "logarithm": lambda x: ops.log(ops.square(x) + 1),
         "dense_of_image": layers.Dense(5, "gelu"),
         "dense_of_table": lambda x: layers.Dense(5, "tanh")(layers.Reshape((36, 4))(x)),
+        "sequence": along_rows(layers.Conv1D(5, 3, strides=2, padding="same", activation="relu")),
+        "sequence_causal": along_rows(layers.Conv1D(6, 3, groups=2, dilation_rate=2, padding="causal")),
+        "sequence_valid": along_rows(layers.Conv1D(5, 4, dilation_rate=3, activation="silu", use_bias=False)),
+        "sequence_normalized": along_rows(layers.Conv1D(5, 3), normalized, layers.ReLU(), layers.Conv1D(4, 1)),
+        "sequence_depthwise": along_rows(layers.DepthwiseConv1D(3, 2, "same", depth_multiplier=2)),
+        "sequence_separable": along_rows(layers.SeparableConv1D(7, 3, strides=3, padding="same", activation="elu")),
+        "sequence_transposed": along_rows(layers.Conv1DTranspose(3, 3, strides=2, padding="same", activation="relu")),
+        "sequence_transposed_valid": along_rows(layers.Conv1DTranspose(3, 2, strides=3)),
+        "sequence_max": along_rows(layers.MaxPooling1D(3, 2, padding="same")),
+        "sequence_average": along_rows(layers.AveragePooling1D(3, 2, padding="same"), layers.AveragePooling1D(2)),
+        "sequence_mean": along_rows(normalized, layers.GlobalAveragePooling1D(keepdims=True)),
+        "sequence_top": along_rows(layers.GlobalMaxPooling1D()),
+        "sequence_around": along_rows(layers.ZeroPadding1D((1, 2)), layers.Cropping1D((3, 1)), layers.UpSampling1D(2)),
         "vector": lambda x: layers.Rescaling(0.5, 1)(normalized(layers.Flatten()(x))),
         "normalized_vector": lambda x: layers.LayerNormalization()(layers.Flatten()(x)),
         "padded": lambda x: ops.pad(x, ((0, 0), (1, 0), (0, 2), (1, 0))),

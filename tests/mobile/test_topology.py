@@ -117,3 +117,23 @@ def test_one_input_that_is_a_vector_and_one_output_that_is_a_map(tmp_path):
     report = export_tflite(model, path, representative_data=data)
     assert report.top1_agreement == 1
     np.testing.assert_allclose(run_signature(path, {"numbers": data})["probabilities"], model(data), atol=1e-5)
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+@pytest.mark.parametrize(
+    "begin", [layers.Rescaling(1 / 255), lambda x: keras.ops.cast(x, "float32") / 255], ids=["layer", "function"]
+)
+def test_network_that_takes_integers(tmp_path, dtype, begin, quantization):
+    inputs, path = keras.Input((8, 8, 3), dtype=dtype), tmp_path / "net.tflite"
+    model = keras.Model(inputs, layers.Conv2D(4, 3, bias_initializer="ones")(begin(inputs)))
+    # Not all of 0 to 255: what the file is tried with is in the range of these.
+    images = RANDOM.integers(3, 201, (16, 8, 8, 3)).astype(dtype)
+    report = export_tflite(model, path, quantization, representative_data=images)
+    (name,) = describe_tflite(path)["signatures"]["classify"]["outputs"]
+    assert report.input_type == ("float32" if quantization is None else "uint8")
+    results = run_signature(path, {"images": images.astype(report.input_type)})[name]
+    end = describe_tflite(path)["outputs"][0]
+    if quantization:
+        results = (results.astype("float32") - end["zero_point"]) * end["scale"]
+    np.testing.assert_allclose(results, model(images), atol=1e-5 if quantization is None else 0.05)

@@ -95,7 +95,10 @@ def keras_calls(traced: Graph, inputs: Arrays) -> Iterator[tuple[Call, list, lis
 
 def _run_lowered(lowered: LoweredCall, inputs: Sequence[Any]) -> dict[int, Any]:
     """`{value number: tensor}` of what a call was lowered to, run on inputs of the call."""
-    values = dict(zip((value.number for value in lowered.inputs), inputs, strict=True))
+    # A network may take integers; a file's numbers are real ones, also of uint8, and its scales are none of integers.
+    values = {
+        value.number: keras.ops.cast(array, "float32") for value, array in zip(lowered.inputs, inputs, strict=True)
+    }
     for operation in lowered.operations:
         values[operation.output.number] = compute(operation, [values[value.number] for value in operation.inputs])
     return values

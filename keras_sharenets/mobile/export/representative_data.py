@@ -201,12 +201,19 @@ def spread(images: np.ndarray, count: int) -> np.ndarray:
 def fresh_inputs(
     representative_data: tuple[np.ndarray, ...] | None, shapes: Sequence[Shape], *, count: int
 ) -> tuple[np.ndarray, ...]:
-    """Seeded inputs that nothing was measured on, in the range of those that are given, or from 0 to 255."""
+    """Seeded inputs that nothing was measured on, in the range of those that are given, or from 0 to 255.
+
+    Whole numbers where those are: a network that takes integers cuts off what is behind the point.
+    """
     inputs = tuple(array.astype("float32") for array in synthetic_inputs(shapes, count=count, seed=1))
-    if representative_data is None:
-        return inputs
-    limits = [(float(given.min()), float(given.max())) for given in representative_data]
-    return tuple(low + array * ((high - low) / 255) for array, (low, high) in zip(inputs, limits, strict=True))
+    return inputs if representative_data is None else tuple(map(_in_range_of, representative_data, inputs))
+
+
+def _in_range_of(given, array):
+    """Numbers from 0 to 255 moved to the range of others."""
+    low, high = float(given.min()), float(given.max())
+    moved = low + array * ((high - low) / 255)
+    return moved if np.any(given % 1) else np.round(moved)
 
 
 def checked_inputs(

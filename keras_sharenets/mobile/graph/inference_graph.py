@@ -245,6 +245,13 @@ def _shared_conv(operation, x):
 
 def _depthwise(operation, x):
     window = {**_window(operation), "dilation_rate": _dilation(operation)}
+    rows, columns = window["strides"]
+    if rows != columns and window["padding"] == "valid":  # As of a mean of columns: TensorFlow has no such strides.
+        return _depthwise_conv(operation, x, {**window, "strides": 1})[:, ::rows, ::columns]
+    return _depthwise_conv(operation, x, window)
+
+
+def _depthwise_conv(operation, x, window):
     return ops.depthwise_conv(x, _kernel(operation), data_format="channels_last", **window)
 
 

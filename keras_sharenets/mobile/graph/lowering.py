@@ -15,6 +15,7 @@ from keras_sharenets.mobile.graph import (  # The first ones only register their
     image_rules,  # noqa: F401
     moving_rules,  # noqa: F401
     normalization_rules,  # noqa: F401
+    sequence_rules,  # noqa: F401
     sharing_rules,
 )
 from keras_sharenets.mobile.graph.fallback import lower_by_converter

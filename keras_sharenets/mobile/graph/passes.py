@@ -22,6 +22,7 @@ _WITH_ACTIVATION = (*_LINEAR, "add")
 def simplify(graph: InferenceGraph) -> InferenceGraph:
     """The passes that every export begins with, in their order."""
     for rewrite in (
+        hoist_above_reshape,
         merge_reshapes,
         merge_added,
         hoist_above_permute,
@@ -199,6 +200,22 @@ def _hoist(graph, kind, hoisted):
         operations += order or [operation]
         producers[operation.output.number] = operations[-1]
     return graph.with_operations(operations)
+
+
+def hoist_above_reshape(graph: InferenceGraph) -> InferenceGraph:
+    """A scale, shift or ReLU behind a reshape that leaves the channels goes before it, next to what gives them."""
+
+    def hoisted(reshape, operation, number, readers):
+        (source,) = reshape.inputs
+        if source.shape[-1] != operation.output.shape[-1]:
+            return None
+        between = Value(number, source.shape)
+        return [
+            dataclasses.replace(operation, inputs=reshape.inputs, output=between),
+            dataclasses.replace(reshape, inputs=(between,), output=operation.output),
+        ]
+
+    return _hoist(graph, "reshape", hoisted)
 
 
 def hoist_above_permute(graph: InferenceGraph) -> InferenceGraph:
