@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import keras
 import numpy as np
@@ -102,6 +102,11 @@ class Head:
         """
         if isinstance(class_names, str):
             raise ValueError(f"{name} (={class_names!r}) must be a sequence of strings, not one string.")
+        if isinstance(class_names, (Mapping, Set)):
+            raise ValueError(
+                f"{name} (={class_names!r}) must be a sequence of strings in the order of the classes, not a"
+                f" {type(class_names).__name__}."
+            )
         names = tuple(class_names)
         if self.kind == "value":
             raise ValueError(
@@ -112,7 +117,8 @@ class Head:
             why = ", as its one sigmoid tells two apart" if self.kind == "binary" else ""
             raise ValueError(f"{name} has {len(names)} entries, but the network has {self.classes} classes{why}.")
         for entry in names:
-            if not isinstance(entry, str) or not entry or len(entry.splitlines()) != 1 or entry.strip() != entry:
+            lines = entry.replace("\0", "\n").splitlines() if isinstance(entry, str) else ()  # 0 ends a string in C.
+            if len(lines) != 1 or entry.strip() != entry:
                 raise ValueError(
                     f"{name} entry {entry!r} must be a string of one line, not empty, without spaces at its ends."
                 )

@@ -37,6 +37,13 @@ TARGETS = {
     "gpu": Target("float16", "float32", "float32", "gpu"),
 }
 
+# What the program of a device was seen to refuse.
+_REFUSED = {
+    "browser": ("LiteRT.js", {"input_type": ("int8",), "output_type": ("int8",)}),
+    "microcontroller": ("LiteRT for Microcontrollers", {"quantization": ("float16", "dynamic_int8", "dynamic_int4")}),
+    "npu": ("Vela", {"quantization": ("float16",)}),
+}
+
 
 def choose(target: str | None, **arguments: Any) -> dict[str, Any]:
     """The arguments of an export, those that are `None` as a target has them.
@@ -46,7 +53,7 @@ def choose(target: str | None, **arguments: Any) -> dict[str, Any]:
         arguments: `quantization`, `input_type`, `output_type` and `prefer`; the result has them in the same order.
 
     Raises:
-        ValueError: there is no such target.
+        ValueError: there is no such target, or its program refuses files with one of the arguments.
 
     >>> choose("microcontroller", quantization=None, input_type="uint8", output_type=None, prefer=None)
     {'quantization': 'int8', 'input_type': 'uint8', 'output_type': 'int8', 'prefer': 'memory'}
@@ -58,5 +65,11 @@ def choose(target: str | None, **arguments: Any) -> dict[str, Any]:
         if quantization != "int8":
             # What a target says of the ends is of integers.
             known |= {"input_type": None, "output_type": None}
+        program, refused = _REFUSED.get(target, ("", {}))
+        for name, values in refused.items():
+            if arguments[name] in values:
+                raise ValueError(
+                    f"`{name}` (={arguments[name]!r}) is not for `target` (={target!r}): {program} refuses such files."
+                )
         arguments = {name: known[name] if value is None else value for name, value in arguments.items()}
     return arguments

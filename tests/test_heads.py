@@ -93,6 +93,9 @@ def test_a_value_has_no_classes():
         (BINARY, ["dog"], r"has 1 entries, but the network has 2 classes, as its one sigmoid tells two apart"),
         (MULTILABEL, ["a", "b"], "has 2 entries, but the network has 3 classes"),
         (head_of_end(SOFTMAX, 3), "abc", "must be a sequence of strings, not one string"),
+        (head_of_end(SOFTMAX, 3), {"a", "b", "c"}, "in the order of the classes, not a set"),
+        (head_of_end(SOFTMAX, 2), {"a": 1, "b": 0}, "in the order of the classes, not a dict"),
+        (head_of_end(SOFTMAX, 2), ["a", "b\0c"], "must be a string of one line"),
         (VALUE, ["cat", "dog"], "one unit without a sigmoid, a regression or a logit, which has no classes: put a"),
     ],
 )

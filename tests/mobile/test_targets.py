@@ -44,8 +44,24 @@ def test_what_is_said_counts():
     assert choose("microcontroller", **said) == said
     assert choose(None, **UNSAID) == UNSAID
     # Floats have floats at their ends, whatever the device.
-    ends = choose("microcontroller", **UNSAID | {"quantization": "float16"})
+    ends = choose("phone", **UNSAID | {"quantization": "float16"})
     assert (ends["input_type"], ends["output_type"]) == (None, None)
+
+
+# As tflite-micro 0.dev20261023, Vela 5.2 and LiteRT.js 2.5.3 were seen to do; docs/clients.md has their words.
+@pytest.mark.parametrize(
+    ("target", "name", "value", "program"),
+    [
+        ("microcontroller", "quantization", "float16", "LiteRT for Microcontrollers"),
+        ("microcontroller", "quantization", "dynamic_int8", "LiteRT for Microcontrollers"),
+        ("npu", "quantization", "float16", "Vela"),
+        ("browser", "input_type", "int8", "LiteRT.js"),
+    ],
+)
+def test_what_the_program_of_a_device_refuses_is_refused_before(target, name, value, program):
+    message = rf"`{name}` \(='{value}'\) is not for `target` \(='{target}'\): {program} refuses such files"
+    with pytest.raises(ValueError, match=message):
+        choose(target, **UNSAID | {name: value})
 
 
 def test_unknown_device(trained, tmp_path):
