@@ -105,8 +105,12 @@ def test_two_calls_of_a_layer_without_a_rule_have_its_constants_once(tmp_path):
         (lambda y: layers.Lambda(ops.erf, name="odd")(y), "'odd', a Lambda, has no lowering rule .* operator for Erf"),
         (lambda y: ops.flip(y, axis=0), "'flip.*', a Flip, would compute something else"),
         (lambda y: SymmetricConv2D(4, padding="causal", name="odd")(y), "'odd', a SymmetricConv2D, has `padding`"),
+        (
+            lambda y: layers.Lambda(lambda x: x[:, 1:], output_shape=(8, 8, 4), name="odd")(y),
+            r"'odd', a Lambda, .* for one example the layer gives \(1, 7, 8, 4\), and Keras says \(1, 8, 8, 4\)",
+        ),
     ],
-    ids=["select operator", "mixes examples", "effective kernel"],
+    ids=["select operator", "mixes examples", "effective kernel", "says another shape"],
 )
 def test_what_cannot_be_converted_is_refused_by_name(tmp_path, middle, message, monkeypatch):
     monkeypatch.setattr(SymmetricConv2D, "compute_output_spec", lambda self, x: keras.KerasTensor((None, 8, 8, 4)))

@@ -101,8 +101,12 @@ def _converted(layer, call, place, refusal):
     # The converter raises whatever it likes, and so do layers that are traced for a batch of 1.
     except Exception as error:
         raise UnsupportedLayerError(f"{refusal} {_reason(str(error))}") from error
-    if result != (1, *call.outputs[place].shape[1:]):
-        raise UnsupportedLayerError(f"{refusal} Nor has it one result for each example: {result} for one.")
+    expected = (1, *call.outputs[place].shape[1:])
+    if result != expected:
+        raise UnsupportedLayerError(
+            f"{refusal} TensorFlow's converter does not help: for one example the layer gives {result}, and Keras says"
+            f" {expected}."
+        )
     return program
 
 
