@@ -72,6 +72,19 @@ def _check(folder, case, quantization):
     assert file.repeated_bytes(file.parse(path.read_bytes())) == 0
 
 
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_map_of_the_class_of_each_pixel(tmp_path, quantization):
+    """As segmentation gives it: TensorFlow's converter refuses what Keras computes, and an index is no fraction."""
+    inputs, path = keras.Input((8, 8, 3)), tmp_path / "net.tflite"
+    x = layers.Conv2D(5, 3, padding="same", bias_initializer="random_normal")(layers.Rescaling(1 / 255)(inputs))
+    export_tflite(keras.Model(inputs, ops.argmax(x, axis=-1)), path, quantization, representative_data=PIXELS)
+    expected = np.asarray(keras.Model(inputs, x)(PIXELS)).argmax(-1)
+    found = predict_tflite(path, PIXELS)
+    assert set(np.unique(found)) == set(range(5)) == set(np.unique(expected))
+    assert (found == expected).mean() >= (1.0 if quantization is None else 0.95)
+    assert mobile.describe_tflite(path)["outputs"][0]["scale"] == (None if quantization is None else 1.0)
+
+
 def test_rest_keeps_its_sharing_and_its_integers(tmp_path):
     """The shared kernel is there once, as int8; only the layer without a rule computes in float."""
     path = tmp_path / "net.tflite"

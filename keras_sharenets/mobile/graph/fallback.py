@@ -18,6 +18,7 @@ from keras import ops
 from keras_sharenets.analysis.graph import Call
 from keras_sharenets.mobile.graph.inference_graph import Constant, Value
 from keras_sharenets.mobile.graph.rules import GraphBuilder, UnsupportedLayerError, call_keras
+from keras_sharenets.mobile.graph.steps import operation_class
 from keras_sharenets.mobile.inspect import file
 
 
@@ -42,6 +43,8 @@ class Program:
         return ops.convert_to_tensor(file.run_examples(self._interpreter, arrays, [output])[0])
 
 
+# Keras looks at the bits of the numbers, which LiteRT has no operator for, to tell -0.0 from 0.0.
+_PLAIN = {operation_class(ops.argmax): tf.argmax, operation_class(ops.argmin): tf.argmin}
 _PROGRAMS: weakref.WeakKeyDictionary[Call, list[Program]] = weakref.WeakKeyDictionary()
 
 
@@ -73,7 +76,7 @@ def lower_by_converter(
             constant = Constant(f"{layer.name}/constant", np.asarray(program(*_zeros(inputs))))
             outputs.append(graph.add("constant", layer.name, [], tensor.shape, attributes={"constant": constant}))
         else:
-            attributes = {"program": program}
+            attributes = {"program": program, "whole": not tensor.dtype.startswith(("float", "bfloat"))}
             outputs.append(graph.add("converted", layer.name, inputs, tensor.shape, attributes=attributes))
     return outputs
 
@@ -89,6 +92,10 @@ def _converted(layer, call, place, refusal):
     def alone(*inputs):
         pairs = zip(inputs, types, strict=True)
         read = [x if dtype == "float32" else tf.cast(tf.round(x), dtype) for x, dtype in pairs]
+        function = _PLAIN.get(type(layer))
+        if function is not None and layer.axis is not None and len(read) == 1:
+            indices = function(read[0], layer.axis)
+            return tf.cast(tf.expand_dims(indices, layer.axis) if layer.keepdims else indices, "float32")
         return tf.cast(call_keras(call, read, layer)[place], "float32")
 
     shapes = [(1, *tensor.shape[1:]) for tensor in call.inputs]

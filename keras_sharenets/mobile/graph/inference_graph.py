@@ -74,8 +74,8 @@ class Operation:
             is not over the image, axes), `"resize"` (mode), `"crop"` (start), `"transpose"` (order), `"reshape"`,
             `"slice"` and `"permute"` of channels (start and, out of a stack, row; indices), `"stack"` of the groups of
             a strided channel shuffle along the batch axis (groups), `"identity"`, one of `UNARY` (`"hard_sigmoid"` in
-            files of integers alone), and `"converted"`
-            (program: what TensorFlow's converter made of a call).
+            files of integers alone), and `"converted"` (program: what TensorFlow's converter made of a call; whole:
+            whether it gives whole numbers, as indices are).
         name: str, that of the layer.
         use: int, 0 in the first call of the layer, 1 in the second.
         inputs, output: `Value`s.

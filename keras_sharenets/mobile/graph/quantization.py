@@ -82,6 +82,10 @@ def quantize(
         low, high = ranges[value.number]
         if whole_pixels and _PIXELS[0] < low and 127 < high < _PIXELS[1]:
             ranges[value.number] = 0.0, 255.0
+    for operation in graph.operations:
+        if operation.attributes.get("whole"):
+            number = operation.output.number
+            ranges[number] = _with_whole_steps(*ranges[number])
     kernels = _bias_fits(graph, ranges, kernels)
     ranges = _tied(graph, _wide_enough(graph, ranges, kernels))
     values = {number: _value_quantization(*limits) for number, limits in ranges.items()}
@@ -189,6 +193,12 @@ def _wide_enough(graph, ranges, kernels):
         low, high = ranges[operation.output.number]
         ranges[operation.output.number] = low, max(high, low + factor / _LARGEST_FACTOR)
     return ranges
+
+
+def _with_whole_steps(low, high):
+    """The range of 256 whole numbers that a smaller one is in: then its own are exact, and an index is its integer."""
+    fitting = (limits for limits in ((0.0, 255.0), (-128.0, 127.0)) if limits[0] <= low and high <= limits[1])
+    return next(fitting, (low, high))
 
 
 def _as_trained(low, high):
