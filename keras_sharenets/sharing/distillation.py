@@ -40,16 +40,17 @@ def distill(
     The loss of a training step is `(1 - w) * L + w * (D + f * F)`: L is the loss it is compiled with and the penalties
     of its layers, D the Kullback-Leibler divergence between both networks' probabilities at the temperature T, times
     T^2 (Hinton et al.), and F the mean over the places of `mean((t - s)^2) / mean(t^2)`, t what the teacher has there
-    and s what the student has. Tests know the labels alone. Both networks see the same images.
+    and s what the student has. Each of several sigmoids tells two classes apart, and D is their mean. Tests know the
+    labels alone. Both networks see the same images.
 
     It has the very layers of `student`: training moves the weights of both. It is saved as a plain functional model,
     and the teacher, which stays as it is, is in no file.
 
     Args:
-        student: functional or sequential `keras.Model` with one output, class probabilities by a softmax or logits.
-            What `keras_sharenets.mobile.prune` and `cluster` give is one too, without `features`; that itself is
-            returned then, since only it has their training step.
-        teacher: another one, trained, with the same inputs and as many classes.
+        student: functional or sequential `keras.Model` with one output: probabilities by a softmax or by sigmoids, or
+            their logits. What `keras_sharenets.mobile.prune` and `cluster` give is one too, without `features`; that
+            itself is returned then, since only it has their training step.
+        teacher: another one, trained, with the same inputs and as many classes; logits are of what the other one has.
         weight: w, from 0 to 1.
         temperature: T, above 0.
         features: places to compare beside the answers: names of layers that have the same name in both networks, as
@@ -87,9 +88,7 @@ def distill(
     _check_alike(student, teacher, graphs)
     places = _places(features, *graphs)
     divergence = logits_divergence(temperature)
-    student_logits, teacher_logits = (
-        _logits(name, graph) for name, graph in zip(("student", "teacher"), graphs, strict=True)
-    )
+    student_logits, teacher_logits = _logits(*graphs)
     if type(student).train_step is not keras.Model.train_step:
         if places:
             raise ValueError(f"`features` (={features!r}) need a student without a training step of its own.")
@@ -162,12 +161,27 @@ def _fit(shape: Sequence[int | None], other: Sequence[int | None]) -> bool:
     return len(shape) == len(other) and all(None in pair or pair[0] == pair[1] for pair in pairs)
 
 
-def _logits(name: str, graph: Graph) -> Callable[[Tensor], Tensor]:
-    """From the output of a network to logits."""
-    (end,) = ends_of(graph)
-    if end == SIGMOID or graph.outputs[0].shape[-1] == 1:
-        raise ValueError(f"`{name}` must tell classes apart by a softmax, or give logits, and has another end.")
-    return as_logits if end == SOFTMAX else lambda outputs: outputs
+def _logits(student: Graph, teacher: Graph) -> list[Callable[[Tensor], Tensor]]:
+    """For each network a function from its output to logits, those of two classes for each unit of sigmoids."""
+    ends = [*ends_of(student), *ends_of(teacher)]
+    if {SOFTMAX, SIGMOID} <= set(ends):
+        raise ValueError(
+            "`student` and `teacher` must both end in a softmax, or both in sigmoids: they end in "
+            f"{ends[0]} and {ends[1]}."
+        )
+    if SIGMOID not in ends and student.outputs[0].shape[-1] == 1:
+        raise ValueError("`student` and `teacher` must give probabilities or logits of classes, and give one number.")
+    to_logits = {SOFTMAX: as_logits, SIGMOID: _logit, None: lambda outputs: outputs}
+    functions = [to_logits[end] for end in ends]
+    return [lambda outputs, of=of: _of_two_classes(of(outputs)) for of in functions] if SIGMOID in ends else functions
+
+
+def _logit(probabilities: Tensor) -> Tensor:
+    return as_logits(probabilities) - as_logits(1 - probabilities)
+
+
+def _of_two_classes(logits: Tensor) -> Tensor:
+    return ops.stack([ops.zeros_like(logits), logits], axis=-1)
 
 
 def _shapes(graph: Graph) -> dict[str, tuple[int | None, ...]]:

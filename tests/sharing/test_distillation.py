@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from harness import assert_close, outputs_of
+from harness import assert_close, outputs_of, pseudo_random
 from sharing_networks import images, residual
 
 import keras_sharenets as ksn
@@ -86,10 +86,29 @@ def test_what_distill_refuses():
         ksn.distill(student, keras.Model(student.inputs, student.outputs))
     with pytest.raises(ValueError, match="one output each, of the same shape"):
         ksn.distill(student, residual(blocks=1, stages=1, classes=4))
-    inputs = keras.Input((12, 12, 3))
-    sigmoids = keras.Model(inputs, keras.layers.Dense(3, "sigmoid")(keras.layers.Flatten()(inputs)))
-    with pytest.raises(ValueError, match="`teacher` must tell classes apart by a softmax"):
-        ksn.distill(student, sigmoids)
+    with pytest.raises(ValueError, match="both in sigmoids: they end in softmax and sigmoid"):
+        ksn.distill(dense(3, "softmax"), dense(3, "sigmoid"))
+    with pytest.raises(ValueError, match="give one number"):
+        ksn.distill(dense(1, None), dense(1, None))
+
+
+def dense(units, activation):
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, keras.layers.Dense(units, activation, bias_initializer="normal")(inputs))
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+@pytest.mark.parametrize("units", [1, 3])
+def test_sigmoids_are_two_classes_each(units, activation):
+    student, teacher = dense(units, activation), dense(units, "sigmoid")
+    model = ksn.distill(student, teacher, weight=1.0, temperature=TEMPERATURE)
+    model.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True)
+    given = pseudo_random((16, 4))
+    logits = [given @ kernel + bias for kernel, bias in (teacher.get_weights(), student.get_weights())]
+    asked, answered = (1 / (1 + np.exp(-each / TEMPERATURE)) for each in logits)
+    divergence = asked * np.log(asked / answered) + (1 - asked) * np.log((1 - asked) / (1 - answered))
+    found = model.train_on_batch(given, np.zeros((16, units)))
+    assert found == pytest.approx(divergence.mean() * TEMPERATURE**2, rel=1e-4)
 
 
 def test_convolutions_of_several_dtype_policies_are_refused():
