@@ -13,10 +13,10 @@ import numpy as np
 from keras_sharenets.analysis.graph import Graph, trace
 from keras_sharenets.analysis.profile import profile_graph
 from keras_sharenets.sharing import building, measuring
+from keras_sharenets.sharing.as_convolutions import as_convolutions
 from keras_sharenets.sharing.changes import Change
 from keras_sharenets.sharing.places import Order, Place, Where, chosen, find_places
 from keras_sharenets.sharing.report import Shared, SharedLayer
-from keras_sharenets.sharing.separable import split_separable
 
 # Squared errors below this are rounding: nothing was lost.
 NOTHING = 1e-10
@@ -55,9 +55,9 @@ def look_at(model: keras.Model, sample_images: Any) -> Network:
         ValueError: the convolutions have several dtype policies: what one kernel computes for all has one precision.
     """
     graph = trace(model)
-    parts = split_separable(model, graph)
-    if parts is not model:
-        model, graph = parts, trace(parts)
+    plain = as_convolutions(model, graph)
+    if plain is not model:
+        model, graph = plain, trace(plain)
     sized, inputs = graph, None
     if sample_images is not None:
         inputs = measuring.as_inputs(model, sample_images)

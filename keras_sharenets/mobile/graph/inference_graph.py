@@ -75,7 +75,7 @@ class Operation:
             `"slice"` and `"permute"` of channels (start and, out of a stack, row; indices), `"stack"` of the groups of
             a strided channel shuffle along the batch axis (groups), `"identity"`, one of `UNARY` (`"hard_sigmoid"` in
             files of integers alone), and `"converted"` (program: what TensorFlow's converter made of a call; whole:
-            whether it gives whole numbers, as indices are).
+            whether it gives integers, as indices are).
         name: str, that of the layer.
         use: int, 0 in the first call of the layer, 1 in the second.
         inputs, output: `Value`s.

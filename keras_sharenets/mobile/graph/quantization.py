@@ -196,7 +196,7 @@ def _wide_enough(graph, ranges, kernels):
 
 
 def _with_whole_steps(low, high):
-    """The range of 256 whole numbers that a smaller one is in: then its own are exact, and an index is its integer."""
+    """The range of 256 integers that a smaller one is in: then its own are exact, and an index is its integer."""
     fitting = (limits for limits in ((0.0, 255.0), (-128.0, 127.0)) if limits[0] <= low and high <= limits[1])
     return next(fitting, (low, high))
 

@@ -1,4 +1,4 @@
-"""Separable convolutions, whose 1x1 part shares."""
+"""Layers that are convolutions under another name, and share: separable convolutions, dense layers on images."""
 
 import keras
 import numpy as np
@@ -8,8 +8,8 @@ from sharing_networks import images, trained_statistics
 
 import keras_sharenets as ksn
 from keras_sharenets.analysis.graph import trace
-from keras_sharenets.sharing import HierarchicalGroups, ShareDepth
-from keras_sharenets.sharing.separable import split_separable
+from keras_sharenets.sharing import HierarchicalGroups, ShareChannels, ShareDepth
+from keras_sharenets.sharing.as_convolutions import as_convolutions
 
 KINDS = {
     "strides": {"strides": 2, "padding": "same", "use_bias": False},
@@ -38,7 +38,7 @@ def test_two_parts_are_the_layer(kind):
     layer = keras.layers.SeparableConv2D(6, 3, bias_initializer="normal", name="layer", **KINDS[kind])
     inputs = keras.Input((9, 9, 4))
     model = keras.Model(inputs, layer(inputs))
-    parts = split_separable(model, trace(model))
+    parts = as_convolutions(model, trace(model))
     names = [(call.path, type(call.operation)) for call in trace(parts).calls]
     assert names == [("layer_depthwise", keras.layers.DepthwiseConv2D), ("layer", keras.layers.Conv2D)]
     assert_close(outputs_of(parts, images(model)), outputs_of(model, images(model)), 1e-6)
@@ -46,10 +46,27 @@ def test_two_parts_are_the_layer(kind):
         np.testing.assert_array_equal(weight, other)
 
 
+def test_a_dense_layer_on_images_is_a_convolution():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((5, 4, 8))
+    x = keras.layers.Dense(6, "gelu", bias_initializer="normal", name="wide")(inputs)
+    x = keras.layers.Dense(8, use_bias=False, name="narrow")(x)
+    model = keras.Model(inputs, keras.layers.Dense(3, name="scores")(keras.layers.GlobalAveragePooling2D()(x)))
+    plain = as_convolutions(model, trace(model))
+    kinds = {call.path: type(call.operation) for call in trace(plain).calls}
+    assert {name for name, kind in kinds.items() if kind is keras.layers.Conv2D} == {"wide", "narrow"}
+    assert kinds["scores"] is keras.layers.Dense
+    assert_close(outputs_of(plain, images(model)), outputs_of(model, images(model)), 1e-6)
+    shared = ksn.share(model, ShareChannels(arrangements=2), where="*")
+    assert shared.parameters_before - shared.parameters == (8 * 6 + 6 * 8) / 2
+
+
 def test_a_network_without_any_stays_itself():
     inputs = keras.Input((4, 4, 2))
-    model = keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs))
-    assert split_separable(model, trace(model)) is model
+    shared = keras.layers.Dense(2)
+    x = shared(keras.layers.Conv2D(2, 1)(inputs))
+    model = keras.Model(inputs, shared(keras.layers.GlobalAveragePooling2D()(x)))  # On a vector too.
+    assert as_convolutions(model, trace(model)) is model
 
 
 def test_all_of_it_is_copied():
