@@ -165,3 +165,26 @@ def test_what_is_widened_takes_no_memory(trained, digits):
         interpreter = file.open_bytes(data, "The file")
         outputs += file.run_images(interpreter, images, [interpreter.get_output_details()[0]["index"]])
     np.testing.assert_allclose(*outputs, atol=1e-6)
+
+
+def test_shared_kernel_is_widened_before_the_call_that_comes_first_then():
+    """On images of three sizes; in which order the layer is called changes what is in memory at a time."""
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(8, 3, padding="same")(x)
+    shared = keras.layers.Conv2D(6, 3, padding="same", name="shared")
+    sizes = [x, keras.layers.MaxPooling2D(2)(x), keras.layers.AveragePooling2D(4)(x)]
+    maps = [keras.layers.Flatten()(keras.layers.Conv2D(3, 1)(shared(each))) for each in sizes]
+    model = keras.Model(inputs, keras.layers.Concatenate()(maps))
+    images = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype("float32")
+    orders, outputs = {}, {}
+    for prefer in ("size", "memory"):
+        data = convert(model, quantization="float16", prefer=prefer)
+        parsed, interpreter = file.parse(data), file.open_bytes(data, "The file")
+        made = [file.tensor_shape(parsed, end[0]) for name, _, end in file.operators(parsed) if name == "CONV_2D"]
+        orders[prefer] = [shape[1] for shape in made if shape[-1] == 6]
+        (outputs[prefer],) = file.run_images(interpreter, images, [interpreter.get_output_details()[0]["index"]])
+    assert sorted(orders["size"]) == sorted(orders["memory"]) == [4, 8, 16]
+    assert orders["size"][0] != orders["memory"][0]
+    np.testing.assert_allclose(outputs["memory"], outputs["size"], atol=1e-5)
+    np.testing.assert_allclose(outputs["memory"], model(images), atol=0.02)

@@ -28,7 +28,8 @@ def order_operators(data: bytes, *, in_place: bool = False) -> bytes:
     if not in_place:
         steps = tuple(arena.Step(step.inputs, step.outputs) for step in program.steps)
         program = arena.Program(steps, program.sizes, program.inputs, program.outputs)
-    order = [number for step in arena.best_order(program) for number in numbers[step]]
+    # A kernel that several steps share is widened before the one that now comes first.
+    order = list(dict.fromkeys(number for step in arena.best_order(program) for number in numbers[step]))
     return data if order == sorted(order) else _reordered(data, order)
 
 

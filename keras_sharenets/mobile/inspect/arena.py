@@ -21,8 +21,8 @@ _WIDTHS |= {"int4": 0.5, "int64": 8, "uint16": 2, "uint32": 4}
 def program_of(model: file.Model) -> tuple[arena.Program, tuple[tuple[int, ...], ...]]:
     """The main graph of a file as steps, and for each step the numbers of its operators.
 
-    What operators make of constants alone, such as kernels that are widened, counts as constant; they belong to the
-    first step that reads it.
+    What operators make of constants alone, such as kernels that are widened, counts as constant; they belong to every
+    step that reads it, and have to run before the first of them.
     """
     main, operators = model.Subgraphs(0), file.operators(model)
     inputs, outputs = (tuple(ends.tolist()) for ends in (main.InputsAsNumpy(), main.OutputsAsNumpy()))
@@ -32,7 +32,7 @@ def program_of(model: file.Model) -> tuple[arena.Program, tuple[tuple[int, ...],
         if not values and not set(made) & set(outputs):
             waiting.update(dict.fromkeys(made, number))
             continue
-        before = _taken(waiting, read, operators)
+        before = _needed(waiting, read, operators)
         computed.update(made)
         in_place = name in _IN_PLACE and len(made) == 1
         steps.append(arena.Step(values, tuple(made), in_place))
@@ -41,16 +41,10 @@ def program_of(model: file.Model) -> tuple[arena.Program, tuple[tuple[int, ...],
     return arena.Program(tuple(steps), sizes, inputs, outputs), tuple(numbers)
 
 
-def _taken(waiting, read, operators):
-    """The operators on constants that these tensors need and no step has yet, in their order; takes them out."""
-    found = set()
-    for value in read:
-        number = waiting.get(value)
-        if number is not None:
-            for made in operators[number][2]:
-                waiting.pop(made, None)
-            found |= {number, *_taken(waiting, operators[number][1], operators)}
-    return sorted(found)
+def _needed(waiting, read, operators):
+    """The operators on constants that these tensors come from, in their order."""
+    numbers = {waiting[value] for value in read if value in waiting}
+    return sorted(numbers.union(*(_needed(waiting, operators[number][1], operators) for number in numbers)))
 
 
 def _bytes(model, value):
