@@ -94,7 +94,7 @@ def _converted(layer, call, place, refusal):
         read = [x if dtype == "float32" else tf.cast(tf.round(x), dtype) for x, dtype in pairs]
         function = _PLAIN.get(type(layer))
         if function is not None and layer.axis is not None and len(read) == 1:
-            indices = function(read[0], layer.axis)
+            indices = function(read[0], layer.axis, tf.int32)  # Microcontrollers have no int64 there.
             return tf.cast(tf.expand_dims(indices, layer.axis) if layer.keepdims else indices, "float32")
         return tf.cast(call_keras(call, read, layer)[place], "float32")
 
