@@ -26,7 +26,7 @@ p, summary { color: var(--quiet); } summary { cursor: pointer; margin: 0.5rem 0;
 .scroll { overflow-x: auto; } .scroll img { min-width: 36rem; } table { border-collapse: collapse; font-size: 0.9rem; }
 td, th { padding: 0.3rem 1rem 0.3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; text-align: left; }
 th { font-weight: 600; } td { font-variant-numeric: tabular-nums; } .number { text-align: right; white-space: nowrap; }
-.long { min-width: 22rem; } pre { font-size: 0.8rem; background: var(--box); padding: 1rem; overflow-x: auto; }
+.long { min-width: 16rem; } pre { font-size: 0.8rem; background: var(--box); padding: 1rem; overflow-x: auto; }
 pre { white-space: pre-wrap; } details pre { white-space: pre; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); gap: 1rem; }
 """
