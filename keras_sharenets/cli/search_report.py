@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 
-from keras_sharenets.cli.command import Answer
+from keras_sharenets.cli.command import Answer, say_over
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +19,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets.search import report
 
     folder = pathlib.Path(arguments.folder)
-    found = report.make_report(folder)
+    found = report.make_report(folder, say_over)
+    say_over("")
     text = report.write(found)
     return Answer(f"{text}\nreport: {folder / 'report.html'}", report.to_dict(found))

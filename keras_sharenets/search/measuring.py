@@ -12,7 +12,7 @@ import json
 import pathlib
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -236,8 +236,13 @@ class Peer:
     latency_ms: float | None = None
 
 
-def make_peers(folder: pathlib.Path, dataset: Dataset, recipe: Recipe) -> list[Peer]:
-    """The peers for a data set and a recipe; their files are made once and stay below the folder of the search."""
+def make_peers(
+    folder: pathlib.Path, dataset: Dataset, recipe: Recipe, show: Callable[[str], object] = lambda text: None
+) -> list[Peer]:
+    """The peers for a data set and a recipe; their files are made once and stay below the folder of the search.
+
+    `show` is told of each file before it is made, which takes seconds.
+    """
     # The finished runs of `fit` in the folder.
     runs = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/metrics.json")))
     accuracies = {
@@ -247,6 +252,7 @@ def make_peers(folder: pathlib.Path, dataset: Dataset, recipe: Recipe) -> list[P
     for name in PEERS:
         path = folder / PEERS_FOLDER / f"{name}.tflite"
         if not path.is_file():
+            show(f"making a file of {name} to compare with ...")
             files.write_bytes(path, estimate_file(build(name, dataset, {}, plain), dataset))
         peers.append(Peer(name, path, path.stat().st_size, accuracies.get(name)))
     return peers

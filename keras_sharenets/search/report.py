@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 import shlex
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from keras_sharenets import _checks, files
@@ -104,10 +104,14 @@ def full_training(best: trials.Result, folder: pathlib.Path, settings: Mapping[s
     return shlex.join([*words, "--seed", str(settings["seed"]), "--output", str(folder / "fit")])
 
 
-def make_report(folder: pathlib.Path) -> Report:
+def make_report(folder: pathlib.Path, show: Callable[[str], object] = lambda text: None) -> Report:
     """The report on the search in a folder, with times measured now: those of the search were taken at different times.
 
     The files of the peers are made where they are not there yet.
+
+    Args:
+        folder: of the search.
+        show: is told what is made and measured, each of which takes seconds.
 
     Raises:
         ValueError: the folder holds no search, or its data cannot be loaded.
@@ -115,11 +119,12 @@ def make_report(folder: pathlib.Path) -> Report:
     settings = search_settings.read(folder)
     dataset = DataSource.from_record(settings["source"]).load()
     results, conclusion = trials.read_all(folder), read_conclusion(folder)
-    peers = make_peers(folder, dataset, Recipe(**settings["recipe"])) if writes_files() else []
+    peers = make_peers(folder, dataset, Recipe(**settings["recipe"]), show) if writes_files() else []
     paths = {result.id: folder / result.id / "int8.tflite" for result in results if result.int8_bytes is not None}
     paths |= {peer.name: peer.file for peer in peers}
     if conclusion and conclusion["int8_bytes"] is not None:
         paths[WINNER] = folder / WINNER / "int8.tflite"
+    show(f"measuring {len(paths)} files in turns ...")
     timings = latencies([path.read_bytes() for path in paths.values()]) if paths else []
     times = {name: timing.median_ms for name, timing in zip(paths, timings, strict=True)}
     return Report(

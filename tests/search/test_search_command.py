@@ -150,7 +150,11 @@ def test_report(folder, capsys, monkeypatch):
         files.write_bytes(folder / "references" / f"{name}.tflite", (folder / "0" / "int8.tflite").read_bytes())
     run = {"model": "igcv3_d_1_0", "options": {}, "state": "finished", "test_accuracy": 0.75}
     files.write_json(folder / "igcv3" / "metrics.json", run)
+    shown = []
+    monkeypatch.setattr("keras_sharenets.cli.search_report.say_over", shown.append)
     assert main(["report", str(folder)]) == 0
+    # Two trials, the winner and three to compare with.
+    assert shown == ["measuring 6 files in turns ...", ""]
     out = capsys.readouterr().out
     results = trials.read_all(folder)
     (line,) = [line for line in out.splitlines() if line.startswith("| 0 |")]
