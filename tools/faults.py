@@ -178,8 +178,8 @@ FAULTS = {
     ),
     "zero_point_off_by_one": Fault(
         "export",
-        "return Quantization(scale, int(np.clip(np.round(-128 - low / scale), -128, 127)))",
-        "return Quantization(scale, int(np.clip(np.round(-127 - low / scale), -128, 127)))",
+        "return Quantization(np.float32(scale), point)",
+        "return Quantization(np.float32(scale), min(point + 1, 127))",
         ("tests/mobile/test_quantization.py",),
     ),
     "bias_in_the_scale_of_the_output": Fault(
