@@ -97,7 +97,8 @@ def run(arguments: argparse.Namespace) -> Answer:
                     how_long = {"options": options, "epochs": epochs, "seed": seed}
                     read = fine_tune(shared.model, teacher, training, train, test, policy=policy, **how_long)
                     row = {"network": network, "share": how, "parameters": shared.parameters}
-                    rows.append(row | dataclasses.asdict(training) | {"epochs": epochs, "seed": seed, "accuracy": read})
+                    row |= dataclasses.asdict(training) | {"precision": arguments.precision}
+                    rows.append(row | {"epochs": epochs, "seed": seed, "accuracy": read})
                     progress(f"{network}, {how}, {name}, seed {seed}: {read}")
                     answer = _write(rows, originals, note, options)
     return answer
@@ -214,10 +215,11 @@ def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown, accuracies in percent by the epochs after which they were read.
 
     >>> row = {"network": "resnet_8", "share": "50%", "parameters": 36554, "taken_over": True, "teacher": True}
-    >>> print(table([row | {"rate": 0.1, "seed": 0, "epochs": 3, "accuracy": {"0": 0.5, "3": 0.75}}]))
-    | network | shared | parameters | weights | teacher | epochs | rate | seed | after 0 | after 3 |
-    | --- | --- | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |
-    | `resnet_8` | `50%` | 36,554 | taken over | yes | 3 | 0.1 | 0 | 50.0 | 75.0 |
+    >>> row |= {"rate": 0.1, "precision": "float32", "seed": 0, "epochs": 3, "accuracy": {"0": 0.5, "3": 0.75}}
+    >>> print(table([row]))
+    | network | shared | parameters | weights | teacher | precision | epochs | rate | seed | after 0 | after 3 |
+    | --- | --- | ---: | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |
+    | `resnet_8` | `50%` | 36,554 | taken over | yes | float32 | 3 | 0.1 | 0 | 50.0 | 75.0 |
     """
     epochs = sorted({int(epoch) for row in rows for epoch in row["accuracy"]})
     head = [
@@ -226,6 +228,7 @@ def table(rows: Sequence[Row]) -> str:
         "parameters",
         "weights",
         "teacher",
+        "precision",
         "epochs",
         "rate",
         "seed",
@@ -238,9 +241,9 @@ def table(rows: Sequence[Row]) -> str:
             f"{row['parameters']:,}",
             "taken over" if row["taken_over"] else "untrained",
             "yes" if row["teacher"] else "no",
-            *(str(row[name]) for name in ("epochs", "rate", "seed")),
+            *(str(row[name]) for name in ("precision", "epochs", "rate", "seed")),
             *(f"{100 * row['accuracy'][str(n)]:.1f}" if str(n) in row["accuracy"] else "" for n in epochs),
         ]
         for row in rows
     ]
-    return markdown_table([head, *cells], align="llrllrrr" + "r" * len(epochs))
+    return markdown_table([head, *cells], align="llrlllrrr" + "r" * len(epochs))

@@ -203,7 +203,7 @@ def fresh_inputs(
 ) -> tuple[np.ndarray, ...]:
     """Seeded inputs that nothing was measured on, in the range of those that are given, or from 0 to 255.
 
-    Whole numbers where those are: a network that takes integers cuts off what is behind the point.
+    Integers where those are: a network that takes integers cuts off what is behind the point.
     """
     inputs = tuple(array.astype("float32") for array in synthetic_inputs(shapes, count=count, seed=1))
     return inputs if representative_data is None else tuple(map(_in_range_of, representative_data, inputs))
