@@ -90,12 +90,11 @@ def check(arguments: argparse.Namespace) -> None:
                 raise ValueError(f"`--{name}` needs `--from`: a space has no trained network.")
     elif arguments.max_multiply_adds is not None:
         raise ValueError("`--max-multiply-adds` needs `--space`: sharing a trained network saves none.")
-    else:
-        check_paths(arguments.trained, or_names=True)
     if arguments.images is not None:
         _checks.positive("--images", arguments.images)
     FileBudget(arguments.max_tflite_bytes, arguments.max_latency_ms)
     check_numbers(**{name: getattr(arguments, name) for name in _NUMBERS})
+    check_paths(*([] if arguments.trained is None else [arguments.trained]), or_names=True)
 
 
 def _trial_line(result: Result, seconds_left: float | None) -> str:

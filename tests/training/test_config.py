@@ -43,13 +43,15 @@ def made_up(recipe, **more):
     ],
 )
 def test_what_a_run_writes_trains_it_again(recipe, tmp_path):
-    run = made_up(recipe, deterministic=True, jit_compile=False, precision="bfloat16", teacher="other run")
+    teacher = tmp_path / "other run"
+    teacher.mkdir()
+    run = made_up(recipe, deterministic=True, jit_compile=False, precision="bfloat16", teacher=str(teacher))
     write_config(run, tmp_path / "run.yaml")
     found = parsed("--config", tmp_path / "run.yaml", "--output", "there")
     values = vars(found)
     assert {name: values[name] for name in SOURCE} == SOURCE
     assert (found.model, found.seed, found.deterministic, found.jit_compile) == (MODEL, 5, True, "false")
-    assert (found.precision, found.teacher, found.output) == ("bfloat16", "other run", "there")
+    assert (found.precision, found.teacher, found.output) == ("bfloat16", str(teacher), "there")
     assert found.model_option == ["width=(16, 32)", "stem=imagenet", "label='3'"]
     # Its name is not known again where there is no recipe of that name.
     assert dataclasses.replace(chosen_recipe(found, MODEL, "x"), name=recipe.name) == recipe
