@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     """Writes the table anew after every training; each repetition has a seed of its own."""
     options, rows = run_options(arguments), []
     _checks.positive("epochs", arguments.epochs)
-    paths = {name: look_up(source)[0] for name, source in by_name(arguments.originals).items()}
+    paths = {name: look_up(source).path for name, source in by_name(arguments.originals).items()}
     train, test, note = _random_images() if options.quick else _cifar10()
     epochs = 1 if options.quick else arguments.epochs
     policy = POLICIES[arguments.precision]

@@ -1,15 +1,16 @@
-"""Keras' dtype policies: what a network computes in. Its weights are float32 under each of `POLICIES`."""
+"""Keras' dtype policies: what a network computes in. Its weights are float32 under each of `POLICIES`.
+
+The names are there without Keras.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import keras
-
 Built = TypeVar("Built")
 
-HALF = ("float16", "bfloat16")
+HALF = ("bfloat16", "float16")
 # By what it computes in.
 POLICIES = {"float32": "float32"} | {name: f"mixed_{name}" for name in HALF}
 
@@ -17,9 +18,12 @@ POLICIES = {"float32": "float32"} | {name: f"mixed_{name}" for name in HALF}
 def in_policy(policy: str | None, build: Callable[[], Built]) -> Built:
     """What `build` makes under a dtype policy of Keras; `None`: under the one that is set.
 
+    >>> import keras
     >>> in_policy("mixed_bfloat16", lambda: keras.layers.Dense(4)).compute_dtype
     'bfloat16'
     """
+    import keras
+
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy or before)
     try:

@@ -55,6 +55,13 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def check_paths(*paths: str | os.PathLike | None) -> None:
+    """Raises a `ValueError` for the first that is not there; `None` stands for none."""
+    for path in (pathlib.Path(path) for path in paths if path is not None):
+        if not path.exists():
+            raise ValueError(f"There is no {'file' if path.suffix else 'file or folder'} {path}.")
+
+
 def as_tuples(value: Any) -> Any:
     """`value` with tuples for all lists, also inside each other: JSON knows no tuples."""
     return tuple(map(as_tuples, value)) if isinstance(value, (list, tuple)) else value

@@ -17,11 +17,11 @@ from keras_sharenets.cli import blending
 from keras_sharenets.cli.arguments import (
     add_data_arguments,
     add_model_option,
-    check_paths,
     data_source,
     load_data,
 )
 from keras_sharenets.cli.command import Answer, say
+from keras_sharenets.files import check_paths
 from keras_sharenets.models import find_variant
 from keras_sharenets.training.run.command import parse_option
 
@@ -70,10 +70,11 @@ def check(arguments: argparse.Namespace) -> None:
         _checks.positive("--limit-images", arguments.limit_images)
     if not 0 < arguments.part <= 1:
         raise ValueError(f"`--part` (={arguments.part}) must be above 0 and at most 1.")
-    check_paths(*arguments.networks, or_names=True)
-    for word in arguments.networks:
-        if not pathlib.Path(word).exists():
-            find_variant(word)
+    for path in map(pathlib.Path, arguments.networks):
+        if path.suffix == ".keras" or len(path.parts) > 1:
+            check_paths(str(path))
+        elif not path.exists():
+            find_variant(str(path))
     blending.check_options(arguments)
 
 

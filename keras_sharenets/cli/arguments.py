@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import pathlib
 import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -48,18 +47,6 @@ def add_input_shape(parser: argparse._ActionsContainer, text: str, default: tupl
     """`--input-shape HEIGHT WIDTH CHANNELS`."""
     sides = ("HEIGHT", "WIDTH", "CHANNELS")
     parser.add_argument("--input-shape", type=int, nargs=3, default=default, metavar=sides, help=text)
-
-
-def check_paths(*words: str, or_names: bool = False) -> None:
-    """Raises a `ValueError` for the first that is not there, so that it is told before Keras starts.
-
-    Args:
-        *words: files and folders.
-        or_names: a word without a folder in front or `.keras` at its end may be the name of a network as well.
-    """
-    for path in map(pathlib.Path, words):
-        if not path.exists() and not (or_names and len(path.parts) == 1 and path.suffix != ".keras"):
-            raise ValueError(f"There is no {'file' if path.suffix else 'file or folder'} {path}.")
 
 
 def data_source(arguments: argparse.Namespace, recorded: Mapping[str, object] | None = None) -> DataSource:

@@ -10,8 +10,8 @@ import importlib
 import re
 from collections.abc import Collection, Iterable
 
-from keras_sharenets.cli.arguments import check_paths
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.files import check_paths
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from keras_sharenets import _checks
-from keras_sharenets.cli.arguments import add_data_arguments, check_paths, data_source, load_data
+from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
 from keras_sharenets.cli.command import Answer, say
+from keras_sharenets.files import check_paths
 
 if TYPE_CHECKING:
     import pathlib

@@ -11,8 +11,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from keras_sharenets.cli.arguments import check_paths
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.files import check_paths
 from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds
 from keras_sharenets.training.recipes.named import changed_fields, differing_fields
 

@@ -14,7 +14,6 @@ from keras_sharenets import _checks
 from keras_sharenets.cli.arguments import (
     add_data_arguments,
     add_recipe_arguments,
-    check_paths,
     data_source,
     fine_tuning_recipe,
     load_data,
@@ -22,9 +21,11 @@ from keras_sharenets.cli.arguments import (
 )
 from keras_sharenets.cli.command import Answer, say, say_over
 from keras_sharenets.extras import require
+from keras_sharenets.files import check_paths
 from keras_sharenets.rendering.tables import csv_table, text_table
 from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds
 from keras_sharenets.training.compress.steps import BUDGETS, SCHEMES, Step, make_steps
+from keras_sharenets.training.run.start import look_up
 
 if TYPE_CHECKING:
     from keras_sharenets.training.compress.compress import Plan, Row
@@ -76,7 +77,7 @@ def check(arguments: argparse.Namespace) -> None:
     _steps(arguments)
     if arguments.prune is not None or arguments.cluster is not None:
         require("tensorflow_model_optimization", "tf_keras")
-    check_paths(arguments.target, or_names=True)
+    look_up(arguments.target, argument="target")
 
 
 def _steps(arguments: argparse.Namespace) -> tuple[Step, ...]:
@@ -98,10 +99,9 @@ def _begin(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets.training.compress.compress import Plan, begin
     from keras_sharenets.training.run.fit import check_output
     from keras_sharenets.training.run.record import read_metrics
-    from keras_sharenets.training.run.start import look_up
 
     output = check_output(arguments.output)
-    path, name, _, class_names = look_up(arguments.target)
+    path, name, _, class_names = look_up(arguments.target, argument="target")
     network = files.load_model(path)
     record = path.with_name("metrics.json")
     recorded = read_metrics(record).source if record.is_file() else None

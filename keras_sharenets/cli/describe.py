@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from keras_sharenets.cli.arguments import add_input_shape, check_paths
+from keras_sharenets.cli.arguments import add_input_shape
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.files import check_paths
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from keras_sharenets.cli.arguments import add_data_arguments, check_paths, data_source, load_data
+from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.files import check_paths
 
 ENLARGED = "of images whose short side was made 8/7 of it"
 

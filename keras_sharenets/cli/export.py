@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from keras_sharenets import _checks, precisions, targets
-from keras_sharenets.cli.arguments import add_data_arguments, check_paths, data_source, load_data
+from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.extras import ONNX_PACKAGES, require
+from keras_sharenets.files import check_paths
 from keras_sharenets.rendering.tables import text_table
 from keras_sharenets.training.run.export import CHOICES, FORMATS, HUB, ONNX, TFLITE, check_exportable, export_run
 

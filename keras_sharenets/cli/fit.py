@@ -17,7 +17,6 @@ from keras_sharenets.cli.arguments import (
     add_data_arguments,
     add_model_option,
     add_recipe_arguments,
-    check_paths,
     chosen_recipe,
     data_source,
     given_fields,
@@ -26,7 +25,7 @@ from keras_sharenets.cli.arguments import (
 )
 from keras_sharenets.cli.command import Answer, say, say_over
 from keras_sharenets.extras import require
-from keras_sharenets.files import as_tuples
+from keras_sharenets.files import as_tuples, check_paths
 from keras_sharenets.models import find_variant
 from keras_sharenets.training.recipes.few_images import adapt
 from keras_sharenets.training.recipes.recipe import Recipe
@@ -41,6 +40,7 @@ from keras_sharenets.training.run.record import (
     RunOptions,
     read_metrics,
 )
+from keras_sharenets.training.run.start import look_up
 
 if TYPE_CHECKING:
     from keras_sharenets.training.data.dataset import Dataset
@@ -178,8 +178,9 @@ def check(arguments: argparse.Namespace) -> None:
     for name in ("model", "data", "output") if start is None else ("data", "output"):
         if getattr(arguments, name) is None:
             raise ValueError(f"`--{name}` is needed for a new run; `--resume RUN_DIR` continues an old one.")
-    check_paths(*([] if start is None else [start]), or_names=True)
-    check_paths(*([] if arguments.teacher is None else [arguments.teacher]))
+    if start is not None:
+        look_up(start, arguments.model, dict(map(parse_option, arguments.model_option)))
+    check_paths(arguments.teacher)
     if arguments.freeze and start is None:
         raise ValueError("`--freeze` needs `--from`: an untrained network is of no use as it is.")
     if arguments.model is not None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 
-from keras_sharenets.cli.arguments import check_paths
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.files import check_paths
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,9 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    check_paths(*arguments.files, *arguments.examples)
-    if arguments.runtime is not None:
-        check_paths(arguments.runtime)
+    check_paths(*arguments.files, *arguments.examples, arguments.runtime)
 
 
 def run(arguments: argparse.Namespace) -> Answer:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_sharenets import _checks
-from keras_sharenets.cli.arguments import check_paths
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.files import check_paths
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,8 +10,9 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from keras_sharenets.cli.arguments import add_data_arguments, check_paths, data_source, load_data
+from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.files import check_paths
 from keras_sharenets.timing import in_words
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from keras_sharenets.cli.arguments import check_paths
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.files import check_paths
 from keras_sharenets.rendering.tables import markdown_table
 from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds
 from keras_sharenets.training.papers.runs import mean_and_deviation, percent

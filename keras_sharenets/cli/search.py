@@ -15,7 +15,6 @@ from keras_sharenets._checks import known
 from keras_sharenets.cli.arguments import (
     add_data_arguments,
     add_recipe_arguments,
-    check_paths,
     chosen_recipe,
     data_source,
     fine_tuning_recipe,
@@ -28,6 +27,7 @@ from keras_sharenets.folder_lock import hold_folder
 from keras_sharenets.search.budgets import FileBudget
 from keras_sharenets.search.settings import TUNERS, check_numbers
 from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds, in_words
+from keras_sharenets.training.run.start import look_up
 
 if TYPE_CHECKING:
     from keras_sharenets.search.settings import Search
@@ -94,7 +94,8 @@ def check(arguments: argparse.Namespace) -> None:
         _checks.positive("--images", arguments.images)
     FileBudget(arguments.max_tflite_bytes, arguments.max_latency_ms)
     check_numbers(**{name: getattr(arguments, name) for name in _NUMBERS})
-    check_paths(*([] if arguments.trained is None else [arguments.trained]), or_names=True)
+    if arguments.trained is not None:
+        look_up(arguments.trained)
 
 
 def _trial_line(result: Result, seconds_left: float | None) -> str:
@@ -158,7 +159,6 @@ def _asked(arguments: argparse.Namespace, dataset: Dataset) -> Search:
     from keras_sharenets.search.settings import Search
     from keras_sharenets.search.sharing import open_sharing
     from keras_sharenets.search.spaces import find_space
-    from keras_sharenets.training.run.start import look_up
 
     budget, space, sharing = checked_budget(arguments), arguments.space, None
     if arguments.trained is None:
@@ -166,7 +166,7 @@ def _asked(arguments: argparse.Namespace, dataset: Dataset) -> Search:
         recipe = chosen_recipe(arguments, network, dataset.name)
     else:
         space = f"sharing of {arguments.trained}"
-        recipe = fine_tuning_recipe(arguments, look_up(arguments.trained)[1] or "", dataset)
+        recipe = fine_tuning_recipe(arguments, look_up(arguments.trained).model or "", dataset)
         sharing = open_sharing(
             arguments.trained,
             dataset,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 
-from keras_sharenets.cli.arguments import check_paths
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.files import check_paths
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -150,7 +150,7 @@ def open_sharing(
         ValueError: there is no such network, it has other classes or gives no probabilities, or as in
             [`SharingHyperModel`].
     """
-    path = look_up(network)[0]
+    path = look_up(network).path
     open_teacher(str(path), dataset, recipe, argument="from")
     samples = training_images(hold_out(dataset, validation, seed), recipe, images)
     hypermodel = SharingHyperModel(files.load_model(path), budget=budget, where=where, sample_images=samples)

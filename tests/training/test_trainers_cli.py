@@ -155,6 +155,8 @@ FIT = ["fit", "--model", MODEL, "--data", "digits", "--output", "run"]
             [*FIT, "--teacher", "full/thesis.txt"],
             "error: full/thesis.txt is not a Keras file: a `.keras` file",
         ),
+        ([*FIT, "--from", "none.keras"], "error: There is no file none.keras."),
+        ([*FIT, "--from", "resnet_9"], "error: `from` (='resnet_9') is no folder of a run, no .keras file, and no"),
         ([*FIT, "--seed", "-1"], "error: `seed` (=-1) must be a non-negative integer."),
         (["evaluate", "none.keras", "--data", "digits"], "error: There is no file none.keras."),
         (

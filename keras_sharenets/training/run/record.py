@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_sharenets import _checks, files
+from keras_sharenets.dtype_policies import POLICIES
 from keras_sharenets.models import hscnet, igcnet
 from keras_sharenets.training.recipes.named import changed_fields
 from keras_sharenets.training.recipes.recipe import Recipe
@@ -19,7 +20,7 @@ from keras_sharenets.training.recipes.recipe import Recipe
 VERSION = 2  # Of `metrics.json`. Records without a version are of version 1, and lack some of today's fields.
 STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
 TENSORBOARD = ("graph", "histograms")
-PRECISIONS = ("float32", "bfloat16", "float16")
+PRECISIONS = tuple(POLICIES)
 ON_DEVICE = ("auto", "yes", "no")
 FEW_CLASSES = 10  # With more of them, top-5 accuracy is told too.
 _QUOTED = "`test_accuracy`, the figure to quote, is that of the last epoch (last.keras)"

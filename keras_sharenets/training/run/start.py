@@ -6,12 +6,9 @@ import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keras_sharenets import files
-from keras_sharenets.layers.whitening import Whitening
 from keras_sharenets.models.registry import VARIANTS, find_variant
 from keras_sharenets.models.weights import find_weights, list_trained, pixel_statistics, transfer_weights
 from keras_sharenets.training.run.record import read_metrics
@@ -73,18 +70,30 @@ def find_start(source: str, model: str | None = None, options: Mapping[str, Any]
     return Start(source, path, network, name, {**known_options, **(options or {})}, class_names)
 
 
-def look_up(source: str, model: str | None = None, options: Mapping[str, Any] | None = None) -> tuple:
-    """`(file, name of the network or None, its options, class names or None)`; arguments and errors as `find_start`."""
+class Found(NamedTuple):
+    """Where a trained network is, and what is known of it before it is loaded; as in `Start`."""
+
+    path: pathlib.Path
+    model: str | None
+    options: Mapping[str, Any]
+    class_names: Sequence[str] | None
+
+
+def look_up(
+    source: str, model: str | None = None, options: Mapping[str, Any] | None = None, *, argument: str = "from"
+) -> Found:
+    """What `find_start` takes, without Keras; `argument` is what `source` is called in errors."""
     path = pathlib.Path(source)
     if path.is_dir():
         run = read_metrics(path / "metrics.json")
-        return path / "last.keras", run.model, run.options, run.data["class_names"]
-    if path.suffix == ".keras":
+        return Found(path / "last.keras", run.model, run.options, run.data["class_names"])
+    if path.suffix == ".keras" or len(path.parts) > 1:
+        files.check_paths(path)
         record = path.with_name("metrics.json")
         if path.name in ("last.keras", "best.keras") and record.is_file():
             run = read_metrics(record)
-            return path, run.model, run.options, run.data["class_names"]
-        return path, None, {}, files.read_labels(path)
+            return Found(path, run.model, run.options, run.data["class_names"])
+        return Found(path, None, {}, files.read_labels(path))
     trained = list_trained()
     named = [each for each in trained if source in (each.label, each.run)]
     named = named or [each for each in trained if each.weights == source and model in (each.model, None)]
@@ -92,12 +101,12 @@ def look_up(source: str, model: str | None = None, options: Mapping[str, Any] | 
         named = [each for each in named if {**each.options, **options} == dict(each.options)]
     if not named or (len(named) > 1 and model is None):
         raise ValueError(
-            f"`from` (={source!r}) is no folder of a run, no .keras file, and no one network that comes trained: these "
-            f"are {', '.join(repr(each.label) for each in trained)}."
+            f"`{argument}` (={source!r}) is no folder of a run, no .keras file, and no one network that comes trained: "
+            f"these are {', '.join(repr(each.label) for each in trained)}."
         )
     one = next((each for each in named if not each.options), named[0])
     path = find_weights(one.weights, one.model, find_variant(one.model), one.options)
-    return path, one.model, one.options, one.class_names
+    return Found(path, one.model, one.options, one.class_names)
 
 
 def prepared_as(dataset: Dataset, start: Start) -> Dataset:
@@ -106,6 +115,8 @@ def prepared_as(dataset: Dataset, start: Start) -> Dataset:
     Raises:
         ValueError: its images have other channels, or the network prepares pixels in a way of its own.
     """
+    import numpy as np
+
     channels = start.shape[-1]
     if dataset.shape[-1] != channels:
         raise ValueError(
@@ -120,6 +131,8 @@ def prepared_as(dataset: Dataset, start: Start) -> Dataset:
 
 
 def _whitens(network: keras.Model) -> bool:
+    from keras_sharenets.layers.whitening import Whitening
+
     return any(isinstance(layer, Whitening) for layer in network.layers)
 
 
