@@ -17,7 +17,7 @@ import sys
 
 from keras_sharenets import files
 from keras_sharenets.models.weights import FOLDER, INDEX, TrainedWeights
-from keras_sharenets.training.reports.results import profile_of, read_published
+from keras_sharenets.training.reports.results import counts_of_run, read_published
 from keras_sharenets.training.run.finished import network_file
 
 
@@ -40,7 +40,7 @@ def entry(folder: pathlib.Path) -> TrainedWeights:
         test_accuracy=published.accuracy,
         int8_test_accuracy=int8["test_accuracy"],
         int8_bytes=int8["bytes"],
-        stored_parameters=profile_of(run).stored_parameters,
+        stored_parameters=counts_of_run(run).stored_parameters,
         run=folder.name,
         file=f"{folder.name}.keras",
         sha256=hashlib.sha256(network_file(folder).read_bytes()).hexdigest(),

@@ -108,6 +108,7 @@ def count_network(
         num_classes=num_classes,
         stored_parameters=counts.stored_parameters,
         effective_parameters=counts.effective_parameters,
+        non_trainable_parameters=counts.non_trainable_parameters,
         counted_parameters=count_parameters(model, find_variant(name).count_rule),
         multiply_adds=counts.multiply_adds,
     )

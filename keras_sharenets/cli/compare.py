@@ -17,7 +17,7 @@ from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds
 from keras_sharenets.training.recipes.named import changed_fields, differing_fields
 
 if TYPE_CHECKING:
-    from keras_sharenets.analysis.profile import Profile
+    from keras_sharenets.models.counts import NetworkCounts
     from keras_sharenets.training.run.record import Run
 
 # Two tables: side by side all columns would be wider than a page.
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets.rendering.page import page
     from keras_sharenets.rendering.tables import markdown_table, text_table
     from keras_sharenets.training.reports.plots import draw_comparison
-    from keras_sharenets.training.reports.results import int8_file, profile_of
+    from keras_sharenets.training.reports.results import counts_of_run, int8_file
     from keras_sharenets.training.run.finished import read_run
     from keras_sharenets.training.run.fit import check_output
 
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     int8 = {name: int8_file(folder) or {} for name, folder in zip(names, arguments.runs, strict=True)}
     times = _times(dict(zip(names, arguments.runs, strict=True)), int8) if arguments.times else {}
     differing = differing_fields(run.recipe for run in runs.values())
-    entries = [_entry(name, run, profile_of(run), int8[name].get("bytes"), differing) for name, run in runs.items()]
+    entries = [_entry(name, run, counts_of_run(run), int8[name].get("bytes"), differing) for name, run in runs.items()]
     for entry in entries if arguments.times else ():
         entry |= times.get(entry["run"], {"milliseconds": None, "unsteady": None})
     tables = {
@@ -126,7 +126,9 @@ def _times(folders: Mapping[str, str], int8: Mapping[str, Mapping[str, Any]]) ->
     return {name: {"milliseconds": report.median_ms, "unsteady": report.unsteady} for name, report in found}
 
 
-def _entry(name: str, run: Run, counts: Profile, int8_bytes: int | None, differing: Sequence[str]) -> dict[str, Any]:
+def _entry(
+    name: str, run: Run, counts: NetworkCounts, int8_bytes: int | None, differing: Sequence[str]
+) -> dict[str, Any]:
     return {
         "run": name,
         "model": run.model,

@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     for row in rows if arguments.cards else ():
         for one in row.published:
             if one.int8:
-                files.write_text(one.folder / CARD, model_card(one, row.profile))
+                files.write_text(one.folder / CARD, model_card(one, row.counts))
     data = {"networks": [_entry(row, times) for row in rows], "pairs": [_pair_entry(pair) for pair in compare(rows)]}
     if page:
         files.write_text(page, changed)
@@ -124,8 +124,8 @@ def _entry(row: Row, times: Times | None) -> dict[str, object]:
         "int8_bytes": row.int8_bytes,
         "int8_arena_bytes": row.arena_bytes,
         "int8_ms": took and took.median_ms,
-        "stored_parameters": row.profile.stored_parameters,
-        "multiply_adds": row.profile.multiply_adds,
+        "stored_parameters": row.counts.stored_parameters,
+        "multiply_adds": row.counts.multiply_adds,
     }
 
 
@@ -234,13 +234,13 @@ def _size(rows: Sequence[Row]) -> tuple[str, list[int | None]]:
     sizes = [row.int8_bytes for row in rows]
     if any(sizes):
         return "the bytes of the int8 file", sizes
-    return "stored parameters", [row.profile.stored_parameters for row in rows]
+    return "stored parameters", [row.counts.stored_parameters for row in rows]
 
 
 def _network(row: Row, place: pathlib.Path) -> tuple[str, ...]:
     run = row.run
     seeds = ", ".join(f"[{one.run.seed}]({_link(one.folder, place)})" for one in row.published)
-    counts = (f"{row.profile.stored_parameters:,}", f"{row.profile.multiply_adds / 1e6:,.1f} M")
+    counts = (f"{row.counts.stored_parameters:,}", f"{row.counts.multiply_adds / 1e6:,.1f} M")
     error = f"{percent(row.accuracies.values(), error=True)} %"
     arena = "-" if row.arena_bytes is None else f"{row.arena_bytes:,}"
     figures = (_accuracy(row), error, *_int8(row), arena, *counts, _paper(row.paper))

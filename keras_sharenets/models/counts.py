@@ -17,7 +17,14 @@ from keras_sharenets.models.registry import find_variant
 from keras_sharenets.models.weights import list_trained
 
 TABLE = pathlib.Path(__file__).with_name("counts.csv")
-_COLUMNS = ("stored_parameters", "effective_parameters", "counted_parameters", "multiply_adds", "int8_bytes")
+_COLUMNS = (
+    "stored_parameters",
+    "effective_parameters",
+    "non_trainable_parameters",
+    "counted_parameters",
+    "multiply_adds",
+    "int8_bytes",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +36,7 @@ class NetworkCounts:
         arguments: beside the name.
         input_shape: `(height, width, channels)`.
         num_classes: number of classes.
-        stored_parameters, effective_parameters, multiply_adds: those of its profile.
+        stored_parameters, effective_parameters, non_trainable_parameters, multiply_adds: those of its profile.
         counted_parameters: by the rule of its paper (`Variant.count_rule`).
         int8_bytes: size of the int8 file of random weights; those of trained networks have 0.90 to 1.06 of it. `None`
             where no file was made, as of networks of very many multiply-adds.
@@ -41,6 +48,7 @@ class NetworkCounts:
     num_classes: int
     stored_parameters: int
     effective_parameters: int
+    non_trainable_parameters: int
     counted_parameters: int
     multiply_adds: int
     int8_bytes: int | None = None

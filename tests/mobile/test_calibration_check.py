@@ -6,6 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from harness import slow_after
 from keras import layers
 
 from keras_sharenets import files
@@ -144,7 +145,7 @@ def network_without_preparation(scale, momentum):
     return keras.Model(inputs, layers.Dense(10, activation="softmax")(layers.GlobalAveragePooling2D()(x)))
 
 
-@pytest.mark.parametrize(("scale", "momentum"), [(1.0, 0.9), (1 / 255, 0.99)])
+@pytest.mark.parametrize(("scale", "momentum"), slow_after(1, [(1 / 255, 0.99), (1.0, 0.9)]))
 def test_statistics_of_normalizations(digits, pixels, scale, momentum):
     """With a momentum of 0.99 the statistics have hardly moved: they must not speak against the right images."""
     keras.utils.set_random_seed(2)

@@ -44,7 +44,7 @@ def test_most_programs_take_uint8(tflite_files):
     assert (tflite_files[None][1].input_type, tflite_files[None][1].output_type) == ("float32", "float32")
 
 
-@pytest.mark.parametrize(("taken", "given"), slow_after(3, ENDS))
+@pytest.mark.parametrize(("taken", "given"), slow_after(2, ENDS))
 def test_ends_change_no_answer(int8_file, trained, digits, tmp_path, taken, given):
     path, images = tmp_path / "net.tflite", digits[0][-8:]
     types = {"input_type": taken, "output_type": given}

@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from harness import slow_after
 from keras import layers
 from test_metadata import Table
 
@@ -41,7 +42,7 @@ def network(kind):
     return model
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=slow_after(2, ["binary", "multilabel", "value"]))
 def exported(request, tmp_path_factory):
     """Kind, folder and the report of each file in it."""
     kind, folder = request.param, tmp_path_factory.mktemp(request.param)

@@ -115,6 +115,7 @@ def test_report(exported):
     assert report.largest_difference < 1e-5
 
 
+@pytest.mark.slow
 def test_color_without_names(plain, tmp_path):
     report = export_saved_model(plain, tmp_path / "plain")
     assert report.verified_on == "16 synthetic images"

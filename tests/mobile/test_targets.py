@@ -4,7 +4,6 @@ import math
 
 import keras
 import pytest
-from harness import slow_after
 from mobile_networks import NAMES, convert
 
 import keras_sharenets as ksn
@@ -77,13 +76,11 @@ SMALLER = [
 ]
 
 
-# The size of the images changes neither constants nor commands: in `make test` small ones.
-@pytest.mark.parametrize(
-    ("name", "smaller", "side"), slow_after(1, [(*SMALLER[0], 8), *((*row, 32) for row in SMALLER)])
-)
-def test_smaller_file_after_vela(name, smaller, side):
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "smaller"), SMALLER)
+def test_smaller_file_after_vela(name, smaller):
     keras.utils.set_random_seed(0)
-    shape = (side, side, 3)
+    shape = (32, 32, 3)
     model, images = ksn.create_model(name, input_shape=shape, num_classes=10), synthetic_images(shape)
     randomize_batchnorm(model)
     data = {

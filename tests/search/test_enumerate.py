@@ -1,3 +1,4 @@
+import itertools
 import json
 import random
 import re
@@ -8,7 +9,6 @@ import pytest
 import keras_sharenets as ksn
 from keras_sharenets.cli.command import make_parser
 from keras_sharenets.search import enumeration
-from keras_sharenets.search.budgets import Budget
 from keras_sharenets.search.spaces import NAMES, find_space
 from keras_sharenets.search.spaces.space import count, points
 from tuning.cli import COMMANDS, LINE, main
@@ -110,11 +110,13 @@ def test_counts_of_fifty_listed_networks_are_those_of_built_ones(tmp_path):
 
 def test_sorting_by_several_columns():
     space = find_space("igcv2")
-    _, found = enumeration.networks_within(space, Budget(max_parameters=20_000))
+    some = itertools.islice(points(space, (32, 32, 3)), 0, 40_000, 100)
+    found = [(point, count(space, point, input_shape=(32, 32, 3), num_classes=10)) for point in some]
     listed = enumeration.ordered(space, found, ["-density", "multiply_adds", "-width"])
     keys = [(-counts.density, counts.multiply_adds, -point["width"]) for point, counts in listed]
     assert keys == sorted(keys)
-    assert len(keys) == len(found) > 100
+    assert len(keys) == len(found) == 400
+    assert all(len(set(column)) > 1 for column in zip(*keys, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 from families import REPRESENTATIVES
-from harness import slow_after
 
 import keras_sharenets as ksn
 from keras_sharenets import files, mobile
@@ -25,14 +24,13 @@ def some_images(some_cifar10):
     return dataclasses.replace(some_cifar10, train=train, test=test)
 
 
-# In the default tier one of few layers.
-RUNS = {"short shardnet": ("sl3_resnet_64", {"width": 24, "blocks_per_stage": 1}), **REPRESENTATIVES}
+pytestmark = pytest.mark.slow  # `make test` goes this way with tiny networks, in parts: data, training, files.
 
 
-@pytest.fixture(scope="module", params=slow_after(1, RUNS))
+@pytest.fixture(scope="module", params=REPRESENTATIVES)
 def run(request, some_images, tmp_path_factory):
     """The folder of a run of 5 epochs, whose loss is the cross entropy alone."""
-    name, options = RUNS[request.param]
+    name, options = REPRESENTATIVES[request.param]
     folder = tmp_path_factory.mktemp("families") / request.param
     plain = {"weight_decay": 0.0, "pad": 0, "flip": False}
     recipe = override(recipe_for(name, "*"), epochs=5, learning_rate=0.05, batch_size=32, **plain)
@@ -64,7 +62,7 @@ def test_file_is_evaluated_and_profiled(run, some_images):
     assert counts.stored_parameters <= counts.effective_parameters
 
 
-@pytest.mark.parametrize("quantization", slow_after(1, ["int8", None]))
+@pytest.mark.parametrize("quantization", ["int8", None])
 def test_file_for_a_phone_follows_keras(run, some_images, tmp_path, quantization):
     model = files.load_model(run / "last.keras")
     images = some_images.train.images

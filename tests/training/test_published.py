@@ -31,18 +31,18 @@ NAME = operator.attrgetter("name")
 
 @pytest.fixture(scope="module", autouse=True)
 def counted_once():
-    """Runs that differ by seed or recipe have one network: here it is built once for all tests, and without weights."""
-    known, profile_of = {}, results.profile_of
+    """Runs that differ by seed or recipe have one network: here it is counted once, and built without weights."""
+    known, counts_of_run = {}, results.counts_of_run
 
-    def profile_once(run):
+    def counted_once(run):
         network = json.dumps([run.model, run.options, run.data["shape"], run.data["class_names"], run.recipe.crop_size])
         if network not in known:
             with without_weights():
-                known[network] = profile_of(run)
+                known[network] = counts_of_run(run)
         return known[network]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "profile_of", profile_once)
+        patch.setattr(results, "counts_of_run", counted_once)
         yield
 
 
@@ -92,12 +92,12 @@ def test_published_files_are_those_of_the_record(place):
         int8 = place / "export" / published.int8["path"]
         assert int8.stat().st_size == published.int8["bytes"]
         (row,) = make_rows([published])
-        assert count_parameters(files.load_model(place / "last.keras")) == row.profile.stored_parameters
+        assert count_parameters(files.load_model(place / "last.keras")) == row.counts.stored_parameters
 
 
 @pytest.mark.parametrize("place", [place for place in PUBLISHED if (place / CARD).is_file()], ids=NAME)
 def test_cards_are_what_the_records_give(place):
-    card = model_card(read_published(place), results.profile_of(read_metrics(place / "metrics.json")))
+    card = model_card(read_published(place), results.counts_of_run(read_metrics(place / "metrics.json")))
     assert (place / CARD).read_text() == card, "run `sharenets results saved_models/*_seed* --cards`"
 
 

@@ -131,6 +131,7 @@ def test_the_test_split_is_counted_once_at_the_end(run, held):
     )
 
 
+@pytest.mark.slow
 def test_an_end_in_the_last_test_is_resumed_to_the_same_bits(run, held, tmp_path, monkeypatch):
     def interrupted(self, logs):
         raise Interrupted(2)

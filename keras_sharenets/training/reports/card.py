@@ -12,6 +12,7 @@ from keras_sharenets.training.recipes.recipe import OPTIONS, PARTS, Recipe
 
 if TYPE_CHECKING:
     from keras_sharenets.analysis.profile import Profile
+    from keras_sharenets.models.counts import NetworkCounts
     from keras_sharenets.training.reports.results import Published
     from keras_sharenets.training.run.record import Run
 
@@ -30,12 +31,12 @@ def describe_trainer(trainer: Mapping[str, Any]) -> str:
     return f"{trainer['program']}, on one {trainer['device']}, in {trainer['precision']}"
 
 
-def model_card(published: Published, counts: Profile, *, address: str = "") -> str:
+def model_card(published: Published, counts: Profile | NetworkCounts, *, address: str = "") -> str:
     """The card of a run, with figures of its int8 file where there is one.
 
     Args:
         published: the run.
-        counts: the profile of its network.
+        counts: those of its network.
         address: what `keras.saving.load_model` is to be given, where that is not the file in the folder of the run.
 
     Returns:

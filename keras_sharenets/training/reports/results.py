@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from keras_sharenets.analysis.profile import Profile, profile
-from keras_sharenets.models.registry import VARIANTS, create_model, find_variant
+from keras_sharenets.models.counts import NetworkCounts, counts_of
+from keras_sharenets.models.registry import VARIANTS, find_variant
 from keras_sharenets.timing import Timing
 from keras_sharenets.training.papers.entries import DATA, papers, printed_for, recipe_of
 from keras_sharenets.training.run.record import Run, read_metrics
@@ -104,9 +104,9 @@ class Row:
         return statistics.fmean(self.accuracies.values())
 
     @functools.cached_property
-    def profile(self) -> Profile:
-        """That of the network, see `profile_of`."""
-        return profile_of(self.run)
+    def counts(self) -> NetworkCounts:
+        """Those of the network, see `counts_of_run`."""
+        return counts_of_run(self.run)
 
     @property
     def int8_bytes(self) -> int | None:
@@ -172,12 +172,11 @@ class Comparison:
         return first, second
 
 
-def profile_of(run: Run) -> Profile:
-    """The counts of the network that a record describes, built anew."""
+def counts_of_run(run: Run) -> NetworkCounts:
+    """What the network costs that a record describes: built anew unless it is in the table of counts."""
     *sides, channels = run.data["shape"]
     sides = [run.recipe.crop_size] * 2 if run.recipe.crop_size else sides
-    classes = len(run.data["class_names"])
-    return profile(create_model(run.model, input_shape=(*sides, channels), num_classes=classes, **run.options))
+    return counts_of(run.model, run.options, (*sides, channels), len(run.data["class_names"]))
 
 
 def read_published(folder: str | pathlib.Path) -> Published:
