@@ -174,9 +174,9 @@ class Comparison:
 
 def counts_of_run(run: Run) -> NetworkCounts:
     """What the network costs that a record describes: built anew unless it is in the table of counts."""
-    *sides, channels = run.data["shape"]
-    sides = [run.recipe.crop_size] * 2 if run.recipe.crop_size else sides
-    return counts_of(run.model, run.options, (*sides, channels), len(run.data["class_names"]))
+    height, width, channels = run.data["shape"]
+    shape = run.recipe.crop_size or height, run.recipe.crop_size or width, channels
+    return counts_of(run.model, run.options, shape, len(run.data["class_names"]))
 
 
 def read_published(folder: str | pathlib.Path) -> Published:
