@@ -1,6 +1,7 @@
 """Compare what networks that were made to share reach: weights taken over or untrained, with the original as teacher.
 
 python -m benchmarks sharing_accuracy --share 50% channels:arrangements=2 --epochs 10 --trainings taken+teacher
+python -m benchmarks sharing_accuracy --share 50% --epochs 3 --repetitions 3 --update docs/share.md
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import json
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,6 +21,8 @@ import keras_sharenets as ksn
 from benchmarks.arguments import RunOptions, add_run_arguments, progress, run_options
 from benchmarks.table import Row
 from keras_sharenets import _checks, files
+from keras_sharenets.analysis.catalog import replace_table
+from keras_sharenets.analysis.graph import copy_network
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.dtype_policies import POLICIES
 from keras_sharenets.machine import describe_machine
@@ -28,6 +33,7 @@ from keras_sharenets.training.data.dataset import Arrays
 from keras_sharenets.training.run.start import look_up
 
 DATA = "cifar10"
+BEGIN, END = "<!-- sharing accuracy: begin -->", "<!-- sharing accuracy: end -->"
 # To half and to a quarter, or as near as the scheme comes.
 SHARES = ("50%", "channels:arrangements=2", "max_parameters=22000", "channels:arrangements=4")
 IMAGES = 256  # Training images that `share` is given.
@@ -69,12 +75,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     precision_help = f"what training computes in (default: {PRECISION}; slow on a CPU without it)"
     parser.add_argument("--precision", choices=POLICIES, default=PRECISION, help=precision_help)
     parser.add_argument("--trainings", nargs="+", default=tuple(TRAININGS), choices=TRAININGS, help="default: all")
+    update_help = (
+        f"add the rows to PAGE_accuracy.json beside this page and to its table, between {BEGIN} and {END}; what stands "
+        "there is not trained again"
+    )
+    parser.add_argument("--update", metavar="PAGE.md", help=update_help)
 
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Writes the table anew after every training; each repetition has a seed of its own."""
     options, rows = run_options(arguments), []
     _checks.positive("epochs", arguments.epochs)
+    page = pathlib.Path(arguments.update) if arguments.update else None
+    if page and options.quick:
+        raise ValueError("`--update` is not for `--quick`: no page should say what random images give.")
+    known = read_page(page)["rows"] if page else []
     paths = {name: look_up(source).path for name, source in by_name(arguments.originals).items()}
     train, test, note = _random_images() if options.quick else _cifar10()
     epochs = 1 if options.quick else arguments.epochs
@@ -94,13 +109,18 @@ def run(arguments: argparse.Namespace) -> Answer:
             for seed in range(options.repetitions):
                 for name in arguments.trainings:
                     training = TRAININGS[name]
-                    how_long = {"options": options, "epochs": epochs, "seed": seed}
-                    read = fine_tune(shared.model, teacher, training, train, test, policy=policy, **how_long)
                     row = {"network": network, "share": how, "parameters": shared.parameters}
                     row |= dataclasses.asdict(training) | {"precision": arguments.precision}
-                    rows.append(row | {"epochs": epochs, "seed": seed, "accuracy": read})
-                    progress(f"{network}, {how}, {name}, seed {seed}: {read}")
+                    row |= {"epochs": epochs, "seed": seed}
+                    read = next((other["accuracy"] for other in known if _is_of(other, row)), None)
+                    if read is None:
+                        how_long = {"options": options, "epochs": epochs, "seed": seed}
+                        read = fine_tune(shared.model, teacher, training, train, test, policy=policy, **how_long)
+                        progress(f"{network}, {how}, {name}, seed {seed}: {read}")
+                    rows.append(row | {"accuracy": read})
                     answer = _write(rows, originals, note, options)
+                    if page:
+                        update_page(page, rows, originals)
     return answer
 
 
@@ -150,12 +170,11 @@ def copy_in_policy(model: keras.Model, policy: str, *, weights: bool) -> keras.M
             config["dtype"] = policy
         return type(layer).from_config(config)
 
-    new = keras.models.clone_model(model, clone_function=copy)
-    # The statistics of the pixels are weights too, and no training finds them.
-    for layer in model.layers:
-        if layer.weights and (weights or isinstance(layer, keras.layers.Normalization)):
-            new.get_layer(layer.name).set_weights(layer.get_weights())
-    return new
+    def takes_over(layer: keras.layers.Layer) -> bool:
+        # The statistics of the pixels are weights too, and no training finds them.
+        return weights or isinstance(layer, keras.layers.Normalization)
+
+    return copy_network(model, copy, takes_over)
 
 
 def accuracy(model: keras.Model, images: Arrays) -> float:
@@ -209,6 +228,42 @@ def _write(rows: Sequence[Row], originals: Sequence[Row], note: str, options: Ru
     files.write_json(options.folder / "sharing_accuracy.json", data)
     files.write_text(options.folder / "sharing_accuracy.md", text)
     return Answer(text, data)
+
+
+def _is_of(row: Row, other: Row) -> bool:
+    """Whether two rows are of one training, whatever it reached."""
+    return {**row, "accuracy": None} == {**other, "accuracy": None}
+
+
+def _data_of(page: pathlib.Path) -> pathlib.Path:
+    return page.with_name(f"{page.stem}_accuracy.json")
+
+
+def read_page(page: pathlib.Path) -> dict[str, Any]:
+    """What stands beside a page: its `rows`, the `originals`, and a `note`.
+
+    Raises:
+        ValueError: the page has not both markers once.
+        OSError: there is no such page.
+    """
+    replace_table(page.read_text(encoding="utf-8"), "", begin=BEGIN, end=END)
+    data = _data_of(page)
+    return json.loads(data.read_text(encoding="utf-8")) if data.is_file() else {"originals": [], "rows": []}
+
+
+def update_page(page: pathlib.Path, rows: Sequence[Row], originals: Sequence[Row]) -> None:
+    """Adds rows to those of a page, each training once, the rows of one sharing together; writes its table anew."""
+    data = read_page(page)
+    for network in originals:
+        if network["network"] not in [known["network"] for known in data["originals"]]:
+            data["originals"].append(network)
+    data["rows"] += [row for row in rows if not any(_is_of(known, row) for known in data["rows"])]
+    for key in ("share", "network"):
+        firsts = list(dict.fromkeys(row[key] for row in data["rows"]))
+        data["rows"].sort(key=lambda row, key=key, firsts=firsts: firsts.index(row[key]))
+    files.write_json(_data_of(page), data)
+    text = replace_table(page.read_text(encoding="utf-8"), f"{table(data['rows'])}\n", begin=BEGIN, end=END)
+    files.write_text(page, text)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -233,12 +233,17 @@ def copy_layer(operation: keras.Operation) -> keras.Operation:
     return type(operation).from_config(operation.get_config())
 
 
-def copy_network(model: keras.Model, copy: Callable[[Any], keras.Operation] = copy_layer) -> keras.Model:
+def copy_network(
+    model: keras.Model,
+    copy: Callable[[Any], keras.Operation] = copy_layer,
+    takes_over: Callable[[keras.layers.Layer], bool] = lambda layer: True,
+) -> keras.Model:
     """The same network with weights of its own: a layer that is shared in `model` is shared in it.
 
     Args:
         model: functional or sequential, built; nested models too.
         copy: makes what each layer or other operation has in its place, not built, with the same weights when it is.
+        takes_over: whether the copy of a layer has its weights; otherwise it has those of its initializers.
     """
     copies = {}
 
@@ -258,7 +263,7 @@ def copy_network(model: keras.Model, copy: Callable[[Any], keras.Operation] = co
 
     new = copy_of_model(model)
     for operation, its_copy in copies.values():
-        if isinstance(operation, keras.layers.Layer):
+        if isinstance(operation, keras.layers.Layer) and takes_over(operation):
             its_copy.set_weights(operation.get_weights())
     for call in calls(new):
         if isinstance(call.operation, keras.layers.Normalization):

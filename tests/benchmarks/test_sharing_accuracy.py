@@ -1,6 +1,7 @@
 import json
 import pathlib
 import re
+import shutil
 
 import keras
 import numpy as np
@@ -16,7 +17,9 @@ DOCS = pathlib.Path(__file__).parents[2] / "docs"
 
 def small():
     inputs = keras.Input((8, 8, 3))
-    x = keras.layers.Normalization(mean=[100.0] * 3, variance=[400.0] * 3, name="pixels")(inputs)
+    pixels = keras.layers.Normalization(name="pixels")
+    pixels.adapt(np.array([80.0, 120.0], "float32").repeat(3).reshape(2, 1, 1, 3))
+    x = pixels(inputs)
     x = keras.layers.Conv2D(4, 3, padding="same", name="kernel")(x)
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
     return keras.Model(inputs, keras.layers.Dense(3, "softmax", dtype="float32")(x))
@@ -72,8 +75,47 @@ def test_quick_trains_each_way(tmp_path, capsys):
     assert (tmp_path / "sharing_accuracy.md").read_text() == capsys.readouterr().out
 
 
-def test_page_says_what_was_measured():
-    page, rows = (DOCS / "share.md").read_text(), json.loads((DOCS / "share_accuracy.json").read_text())["rows"]
-    stated = page.partition("<!-- sharing accuracy: begin -->\n")[2].partition("\n<!-- sharing accuracy: end -->")[0]
-    assert stated == sharing_accuracy.table(rows)
-    assert re.search(r"JPEG copy", page)
+def rows_of(page):
+    return json.loads(page.with_name(f"{page.stem}_accuracy.json").read_text())["rows"]
+
+
+def test_page_says_what_was_measured(tmp_path):
+    page = DOCS / "share.md"
+    assert re.search(r"JPEG copy", page.read_text())
+    for name in ("share.md", "share_accuracy.json"):
+        shutil.copy(DOCS / name, tmp_path)
+    sharing_accuracy.update_page(tmp_path / page.name, rows_of(page)[::-1], [])
+    assert (tmp_path / page.name).read_text() == page.read_text()
+    assert rows_of(tmp_path / page.name) == rows_of(page)
+
+
+def test_a_page_gets_new_rows_alone(tmp_path, monkeypatch):
+    """One page with a row, and two runs of the command: what stands there is not trained again."""
+    page, trained = tmp_path / "share.md", []
+
+    def fine_tune(shared, teacher, training, *images, seed, **options):
+        trained.append((shared.count_params(), training.teacher, seed))
+        return {"0": 0.25, "1": 0.5}
+
+    monkeypatch.setattr(sharing_accuracy, "fine_tune", fine_tune)
+    monkeypatch.setattr(sharing_accuracy, "_cifar10", sharing_accuracy._random_images)
+    command = ["sharing_accuracy", "--epochs", "1", "--output", str(tmp_path / "out"), "--update", str(page)]
+    command += ["--share", "channels:arrangements=2", "--trainings", "taken+teacher"]
+    page.write_text("No place for a table.\n")
+    assert main(command) == 2
+    page.write_text(f"Before\n{sharing_accuracy.BEGIN}\n{sharing_accuracy.END}\nafter\n")
+    assert main([*command, "--quick"]) == 2
+    assert not trained
+    assert main(command) == 0
+    assert main([*command, "taken", "--repetitions", "2"]) == 0
+    assert [way[1:] for way in trained] == [(True, 0), (False, 0), (True, 1), (False, 1)]
+    lines = page.read_text().splitlines()
+    assert lines[:2] == ["Before", sharing_accuracy.BEGIN]
+    assert lines[-2:] == [sharing_accuracy.END, "after"]
+    assert lines[2:-2] == sharing_accuracy.table(rows_of(page)).splitlines()
+    assert [(row["seed"], row["teacher"], row["accuracy"]["1"]) for row in rows_of(page)] == [
+        (0, True, 0.5),
+        (0, False, 0.5),
+        (1, True, 0.5),
+        (1, False, 0.5),
+    ]
