@@ -6,73 +6,61 @@ A dense layer on images is a 1x1 convolution (ConvNeXt).
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
-from typing import Any
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 
-from keras_sharenets._types import Shape, Tensor
-from keras_sharenets.analysis.graph import Graph, copy_layer, copy_network
-
-
-class _Chain(keras.layers.Layer):
-    """Layers one after the other in place of one, with its weights in its order.
-
-    A trace of the network has their calls, by `reference_model`.
-    """
-
-    def __init__(self, layer: keras.layers.Layer, parts: Sequence[keras.layers.Layer]):
-        super().__init__(name=layer.name, dtype=layer.dtype_policy)
-        self.parts = list(parts)
-
-    def build(self, input_shape: Shape) -> None:
-        for part in self.parts:
-            part.build(input_shape)
-            input_shape = part.compute_output_shape(input_shape)
-        self.built = True
-
-    def call(self, inputs: Tensor) -> Tensor:
-        return functools.reduce(lambda x, part: part(x), self.parts, inputs)
-
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return functools.reduce(lambda shape, part: part.compute_output_shape(shape), self.parts, input_shape)
-
-    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
-        super().set_weights([array.reshape(own.shape) for array, own in zip(weights, self.weights, strict=True)])
-
-    def reference_model(self, inputs: keras.KerasTensor) -> keras.Model:
-        """All calls as a functional model, over the very layers of this one."""
-        start = keras.Input(batch_shape=inputs.shape, dtype=inputs.dtype)
-        return keras.Model(start, self.call(start))
+from keras_sharenets._types import Shape
+from keras_sharenets.analysis.graph import Call, Graph, Tensor
 
 
-def as_convolutions(model: keras.Model, graph: Graph) -> keras.Model:
-    """A copy of the network in which such layers are convolutions of their names; itself where it has none.
+def as_convolutions(*graphs: Graph) -> tuple[Graph, ...]:
+    """The traces of one network with the calls of such layers as those of convolutions, which have their weights.
 
     Args:
-        model: functional or sequential; models inside it are looked into.
-        graph: its trace.
+        graphs: of the same layers; whether the sides of images are known makes no difference.
     """
-    on_others = {id(call.operation) for call in graph.calls if any(len(shape) != 4 for shape in call.input_shapes)}
-    made = {
-        id(call.operation): _MAKES[type(call.operation)]
-        for call in graph.calls
-        if type(call.operation) in _MAKES
-        and id(call.operation) not in on_others
-        # What holds integers, or weights beside its kernel, is another layer.
-        and len(call.operation.weights) == _weights(call.operation)
+    on_others = {id(call.operation) for call in graphs[0].calls if any(len(shape) != 4 for shape in call.input_shapes)}
+    parts = {
+        id(call.operation): _built(call.operation, call.input_shapes[0])
+        for call in graphs[0].calls
+        if _is_convolution(call.operation) and id(call.operation) not in on_others
     }
-    if not made:
-        return model
-    return copy_network(
-        model, lambda layer: _Chain(layer, made[id(layer)](layer)) if id(layer) in made else copy_layer(layer)
-    )
+    return tuple(_with_parts(graph, parts) for graph in graphs) if parts else graphs
 
 
-def _weights(layer: Any) -> int:
-    return (2 if isinstance(layer, keras.layers.SeparableConv2D) else 1) + layer.use_bias
+def _is_convolution(layer: Any) -> bool:
+    # What holds integers, or weights beside its kernels, is another layer.
+    return type(layer) in _MAKES and len(layer.weights) == _MAKES[type(layer)].kernels + layer.use_bias
+
+
+def _built(layer: keras.layers.Layer, shape: Shape) -> list[keras.layers.Layer]:
+    """Layers that one after the other are the layer, with its weights."""
+    parts, weights = _MAKES[type(layer)].parts(layer), layer.get_weights()
+    for part in parts:
+        part.build(shape)
+        part.set_weights([weights.pop(0).reshape(own.shape) for own in part.weights])
+        shape = part.compute_output_shape(shape)
+    return parts
+
+
+def _with_parts(graph: Graph, parts: Mapping[int, Sequence[keras.layers.Layer]]) -> Graph:
+    made, numbers = [], itertools.count(1 + max(tensor.number for call in graph.calls for tensor in call.outputs))
+    for call in graph.calls:
+        if id(call.operation) not in parts:
+            made.append(call)
+            continue
+        (x,), before = call.inputs, call.path.removesuffix(call.operation.name)
+        *first, last = parts[id(call.operation)]
+        for part in first:
+            output = Tensor(next(numbers), part.compute_output_shape(x.shape), call.outputs[0].dtype)
+            made.append(Call(f"{before}{part.name}", part, call.index, (x,), {}, (output,)))
+            x = output
+        made.append(Call(call.path, last, call.index, (x,), {}, call.outputs))
+    return dataclasses.replace(graph, calls=tuple(made))
 
 
 def _common(layer: Any) -> dict[str, Any]:
@@ -124,4 +112,12 @@ def _pointwise(
     )
 
 
-_MAKES = {keras.layers.SeparableConv2D: _parts_of_separable, keras.layers.Dense: _convolution_of_dense}
+class _Kind(NamedTuple):
+    kernels: int
+    parts: Callable[[Any], list[keras.layers.Layer]]
+
+
+_MAKES = {
+    keras.layers.SeparableConv2D: _Kind(2, _parts_of_separable),
+    keras.layers.Dense: _Kind(1, _convolution_of_dense),
+}

@@ -54,15 +54,13 @@ def look_at(model: keras.Model, sample_images: Any) -> Network:
     Raises:
         ValueError: the convolutions have several dtype policies: what one kernel computes for all has one precision.
     """
-    graph = trace(model)
-    plain = as_convolutions(model, graph)
-    if plain is not model:
-        model, graph = plain, trace(plain)
-    sized, inputs = graph, None
+    graph = sized = trace(model)
+    inputs = None
     if sample_images is not None:
         inputs = measuring.as_inputs(model, sample_images)
         shapes = tuple(array.shape[1:] for array in inputs)
         sized = trace(model, shapes[0] if len(shapes) == 1 else shapes)
+    graph, sized = as_convolutions(graph, sized)
     places, refused = find_places(graph, sized)
     policies = {place.layer.dtype_policy.name: place.path for place in reversed(places)}
     if len(policies) > 1:

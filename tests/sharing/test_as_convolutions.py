@@ -7,7 +7,7 @@ from harness import assert_close, outputs_of
 from sharing_networks import images, trained_statistics
 
 import keras_sharenets as ksn
-from keras_sharenets.analysis.graph import trace
+from keras_sharenets.analysis.graph import rebuild, trace
 from keras_sharenets.sharing import HierarchicalGroups, ShareChannels, ShareDepth
 from keras_sharenets.sharing.as_convolutions import as_convolutions
 
@@ -32,13 +32,19 @@ def network(blocks=3, width=16):
     return trained_statistics(keras.Model(inputs, keras.layers.Dense(3)(x)))
 
 
+def with_convolutions(model):
+    """The network over the parts of its layers."""
+    (graph,) = as_convolutions(trace(model))
+    return rebuild(model, graph, lambda call, operation, *args, **kwargs: operation(*args, **kwargs))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_parts_are_the_layer(kind):
     keras.utils.set_random_seed(0)
     layer = keras.layers.SeparableConv2D(6, 3, bias_initializer="normal", name="layer", **KINDS[kind])
     inputs = keras.Input((9, 9, 4))
     model = keras.Model(inputs, layer(inputs))
-    parts = as_convolutions(model, trace(model))
+    parts = with_convolutions(model)
     names = [(call.path, type(call.operation)) for call in trace(parts).calls]
     assert names == [("layer_depthwise", keras.layers.DepthwiseConv2D), ("layer", keras.layers.Conv2D)]
     assert_close(outputs_of(parts, images(model)), outputs_of(model, images(model)), 1e-6)
@@ -52,7 +58,7 @@ def test_a_dense_layer_on_images_is_a_convolution():
     x = keras.layers.Dense(6, "gelu", bias_initializer="normal", name="wide")(inputs)
     x = keras.layers.Dense(8, use_bias=False, name="narrow")(x)
     model = keras.Model(inputs, keras.layers.Dense(3, name="scores")(keras.layers.GlobalAveragePooling2D()(x)))
-    plain = as_convolutions(model, trace(model))
+    plain = with_convolutions(model)
     kinds = {call.path: type(call.operation) for call in trace(plain).calls}
     assert {name for name, kind in kinds.items() if kind is keras.layers.Conv2D} == {"wide", "narrow"}
     assert kinds["scores"] is keras.layers.Dense
@@ -66,7 +72,9 @@ def test_a_network_without_any_stays_itself():
     shared = keras.layers.Dense(2)
     x = shared(keras.layers.Conv2D(2, 1)(inputs))
     model = keras.Model(inputs, shared(keras.layers.GlobalAveragePooling2D()(x)))  # On a vector too.
-    assert as_convolutions(model, trace(model)) is model
+    graph = trace(model)
+    (same,) = as_convolutions(graph)
+    assert same is graph
 
 
 def test_all_of_it_is_copied():
