@@ -80,11 +80,10 @@ def _shared(places: tuple[Place, ...], blending: bool, moments: Moments) -> Chan
         grams=[regularized(moments.get(place.path)) for place in places],
         signed=_is_signed(places),
     )
-    mixes = tuple(mix / scale for mix, scale in zip(fit.mixes, scales, strict=True))
-    kernel = fit.stored.reshape(index.shape)
+    stored, mixes = fit.stored, [mix / scale for mix, scale in zip(fit.mixes, scales, strict=True)]
     if not blending:
-        stored, mixes = shared_kernels.evened(fit.stored, mixes, index, index.size)
-        kernel = stored.reshape(index.shape)
+        stored, mixes = shared_kernels.evened(stored, mixes, index, index.size)
+    kernel = stored.reshape(index.shape)
     first = places[0].layer
     arguments = {**_without_bias(places[0]), "dilation_rate": first.dilation_rate, "groups": first.groups}
 
