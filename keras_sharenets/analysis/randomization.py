@@ -7,7 +7,7 @@ import numpy as np
 
 
 def randomize_batchnorm(model: keras.Model, *, negative_share: float = 0.0) -> None:
-    """Gives every `BatchNormalization` of a model random scales and offsets, and statistics of what flows through it.
+    """Gives every `BatchNormalization` of a model statistics of what flows through it, and random scales and offsets.
 
     Args:
         model: functional model for images; its normalizations are changed.
@@ -20,9 +20,12 @@ def randomize_batchnorm(model: keras.Model, *, negative_share: float = 0.0) -> N
     for norm in norms:
         channels = norm.moving_mean.shape[0]
         sign = np.where(random.random(channels) < negative_share, -1, 1)
-        norm.gamma.assign(sign * random.uniform(0.5, 1.5, channels))
         # With offsets around 0, depth makes a difference of rounding a hundred times as large: training tames that.
-        norm.beta.assign(random.normal(0.5, 0.3, channels))
+        scales, offsets = sign * random.uniform(0.5, 1.5, channels), random.normal(0.5, 0.3, channels)
+        if norm.scale:
+            norm.gamma.assign(scales)
+        if norm.center:
+            norm.beta.assign(offsets)
         # Without momentum a single batch sets them.
         norm.momentum = 0.0
     model(random_images(model), training=True)
