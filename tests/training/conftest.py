@@ -7,6 +7,7 @@ import pytest
 from image_files import random_image, save
 from tiny_network import create_plain
 
+from keras_sharenets.analysis import catalog
 from keras_sharenets.training.data.dataset import Arrays, make_dataset
 from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.reports import results
@@ -57,7 +58,8 @@ def quick_network(request):
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "plain":
             patch.setattr(network, "create_model", create_plain)
-            patch.setattr(results, "create_model", create_plain)
+            patch.setattr(catalog, "create_model", create_plain)
+            patch.setattr(results, "counts_of", catalog.count_network)
             if not getattr(request.module, "TRACED", False):
                 request.getfixturevalue("eager")
         yield
