@@ -17,7 +17,7 @@ from keras_sharenets.heads import ends_of
 from keras_sharenets.layers import FakeQuantize
 from keras_sharenets.mobile.export import edge_quantizer, memory_plan, reference
 from keras_sharenets.mobile.export.representative_data import checked_inputs
-from keras_sharenets.mobile.graph import group_chains, merging, passes, scales
+from keras_sharenets.mobile.graph import group_chains, hard_swish, merging, passes, scales
 from keras_sharenets.mobile.graph.inference_graph import InferenceGraph
 from keras_sharenets.mobile.graph.lowering import lower_calls
 from keras_sharenets.mobile.graph.quantization import QuantizedGraph, is_clustered, quantize
@@ -137,7 +137,7 @@ def convert(
         graph = passes.simplify(merging.merge_equal(lower_calls(traced, materialize=materialize)[0]))
         # Microcontrollers and Vela have the operator in integers.
         if quantization == "int8" and prefer not in ("memory", "npu"):
-            graph = passes.split_hard_swish(graph)
+            graph = hard_swish.split_hard_swish(graph)
         graph = group_chains.fold_chain_normalization(graph)
         if quantization != "int8":
             graph = group_chains.split_concat_readers(graph)

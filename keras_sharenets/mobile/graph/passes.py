@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 
+from keras_sharenets.mobile.graph.hard_swish import merge_hard_swish
 from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Value
 from keras_sharenets.mobile.graph.merging import merge_added, merge_into_producer, merge_reshapes
 from keras_sharenets.mobile.graph.quantization import rewritable_kernels
@@ -22,6 +23,7 @@ _WITH_ACTIVATION = (*_LINEAR, "add")
 def simplify(graph: InferenceGraph) -> InferenceGraph:
     """The passes that every export begins with, in their order."""
     for rewrite in (
+        merge_hard_swish,
         hoist_above_reshape,
         merge_reshapes,
         merge_added,
@@ -102,19 +104,6 @@ def fold_gate_factors(graph: InferenceGraph) -> InferenceGraph:
         if operation.output.number not in ungated:
             inputs = tuple(ungated.get(value.number, value) for value in operation.inputs)
             operations.append(dataclasses.replace(operation, inputs=inputs))
-    return graph.with_operations(operations)
-
-
-def split_hard_swish(graph: InferenceGraph) -> InferenceGraph:
-    """`x * hard_sigmoid(x)` for each hard swish, which no delegate has in integers: both steps run in XNNPACK."""
-    number, operations = graph.next_number(), []
-    for operation in graph.operations:
-        if operation.kind == "hard_swish":
-            gate = Value(number, operation.output.shape)
-            number += 1
-            operations.append(dataclasses.replace(operation, kind="hard_sigmoid", output=gate))
-            operation = dataclasses.replace(operation, kind="multiply", inputs=(*operation.inputs, gate))
-        operations.append(operation)
     return graph.with_operations(operations)
 
 
