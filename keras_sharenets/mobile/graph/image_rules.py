@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from keras import layers, ops
 
 from keras_sharenets.mobile.graph.rules import lowers, refuse
-from keras_sharenets.mobile.graph.steps import operation_class, pad
+from keras_sharenets.mobile.graph.steps import operation_class, pad, scaled
 
 
 @lowers(layers.ZeroPadding2D, reads="padding")
@@ -26,20 +28,35 @@ lowers(layers.MaxPooling2D, reads="pool_size strides padding")(_pooling("max_poo
 lowers(layers.AveragePooling2D, reads="pool_size strides padding")(_pooling("average_pool"))
 
 
-def _over_image(kind):
+def _reduced(kind):
+    """A rule for the mean or the largest over an image, or over whatever axes an operation names but the batch."""
+
     def rule(graph, layer, call, x, shape):
+        (value,) = x
         axes = getattr(layer, "axis", (1, 2))
-        axes = axes if isinstance(axes, (tuple, list)) else (axes,)
-        if len(x[0].shape) != 4 or None in axes or sorted(axis % 4 for axis in axes) != [1, 2]:
-            shown = getattr(layer, "axis", None)
-            raise refuse(layer, call.path, f"has `axis` (={shown!r}): only (1, 2) of images can be exported.")
-        return graph.add(kind, layer.name, x, shape, attributes={"keepdims": layer.keepdims})
+        axes = range(len(value.shape)) if axes is None else axes if isinstance(axes, (tuple, list)) else (axes,)
+        axes = tuple(sorted(axis % len(value.shape) for axis in axes))
+        if 0 in axes:
+            raise refuse(layer, call.path, "goes over the axis of the batch.")
+        return graph.add(kind, layer.name, x, shape, attributes={"axes": axes, "keepdims": layer.keepdims})
 
     return rule
 
 
-lowers(layers.GlobalAveragePooling2D, operation_class(ops.mean), reads="axis keepdims")(_over_image("mean"))
-lowers(layers.GlobalMaxPooling2D, operation_class(ops.max), reads="axis keepdims")(_over_image("max"))
+lowers(layers.GlobalAveragePooling2D, operation_class(ops.mean), reads="axis keepdims")(_reduced("mean"))
+lowers(layers.GlobalMaxPooling2D, operation_class(ops.max), operation_class(ops.amax), reads="axis keepdims")(
+    _reduced("max")
+)
+
+
+@lowers(operation_class(lambda x: ops.sum(x, axis=-1)), reads="axis keepdims")
+def _sum(graph, layer, call, x, shape):
+    """As many times the mean as there are numbers."""
+    if len(shape) < 2:
+        raise refuse(layer, call.path, "leaves no axis but that of the batch.")
+    mean = _reduced("mean")(graph, layer, call, x, shape)
+    count = math.prod(x[0].shape) // math.prod(mean.shape)
+    return scaled(graph, layer, mean, count)
 
 
 def _cropped(graph, layer, x, shape, top, left):

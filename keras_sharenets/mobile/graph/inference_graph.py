@@ -72,10 +72,10 @@ class Operation:
             `"prelu"` of a value and its slopes, `"constant"` (constant) of none, `"concat"`, `"pad"` (paddings),
             `"max_pool"` and `"average_pool"` (pool_size, strides, padding), `"mean"` and `"max"` (keepdims and, if it
             is not over the image, axes), `"resize"` (mode), `"crop"` (start), `"transpose"` (order), `"reshape"`,
-            `"slice"` and `"permute"` of channels (start and, out of a stack, row; indices), `"stack"` of the groups of
-            a strided channel shuffle along the batch axis (groups), `"identity"`, one of `UNARY` (`"hard_sigmoid"` in
-            files of integers alone), and `"converted"` (program: what TensorFlow's converter made of a call; whole:
-            whether it gives integers, as indices are).
+            `"l2_normalize"` of vectors along the last axis, `"slice"` and `"permute"` of channels (start and, out of a
+            stack, row; indices), `"stack"` of the groups of a strided channel shuffle along the batch axis (groups),
+            `"identity"`, one of `UNARY` (`"hard_sigmoid"` in files of integers alone), and `"converted"` (program: what
+            TensorFlow's converter made of a call; whole: whether it gives integers, as indices are).
         name: str, that of the layer.
         use: int, 0 in the first call of the layer, 1 in the second.
         inputs, output: `Value`s.
@@ -337,5 +337,6 @@ _LINEAR = {
     "crop": _crop,
     "transpose": lambda operation, x: ops.transpose(x, operation.attributes["order"]),
     "softmax": lambda operation, x: ops.softmax(x),
+    "l2_normalize": lambda operation, x: ops.normalize(x),
     **UNARY,
 }

@@ -86,8 +86,9 @@ def _separable(graph, layer, call, x, shape):
     return linear(graph, "conv", layer, call, [y], shape, kernel, **POINTWISE)
 
 
-@lowers(layers.Conv2DTranspose, reads="filters kernel_size strides padding activation use_bias")
+@lowers(layers.Conv2DTranspose, reads="filters kernel_size strides padding output_padding activation use_bias")
 def _conv_transpose(graph, layer, call, x, shape):
+    """What `output_padding` asks for is in the shape of the output, which the operator is given."""
     kernel = graph.constant(layer, "kernel, filters last", lambda: array(layer.kernel).transpose(0, 1, 3, 2))
     return linear(graph, "conv_transpose", layer, call, x, shape, kernel, **_window(layer))
 

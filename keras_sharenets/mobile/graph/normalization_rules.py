@@ -6,11 +6,20 @@ import math
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 from keras_sharenets import layers as ours
 from keras_sharenets.mobile.graph.rules import lowers, refuse
-from keras_sharenets.mobile.graph.steps import affine, array, channel_vector, check_last, pairwise, scaled, unary
+from keras_sharenets.mobile.graph.steps import (
+    affine,
+    array,
+    channel_vector,
+    check_last,
+    operation_class,
+    pairwise,
+    scaled,
+    unary,
+)
 
 
 @lowers(layers.BatchNormalization, ours.BatchNormalization, reads="axis epsilon center scale")
@@ -78,3 +87,12 @@ def _group_normalization(graph, layer, call, x, shape):
     table = (1, math.prod(shape[1:-1]), groups, channels // groups)
     y = _standardized(graph, layer, graph.add("reshape", layer.name, x, table), (1, 3))
     return _gained(graph, layer, graph.add("reshape", layer.name, [y], shape))
+
+
+@lowers(layers.UnitNormalization, operation_class(ops.normalize), reads="axis order epsilon")
+def _unit_normalization(graph, layer, call, x, shape):
+    """A vector of length 1: an embedding."""
+    check_last(layer, call.path, layer.axis, x[0], "normalization")
+    if getattr(layer, "order", 2) != 2:
+        raise refuse(layer, call.path, f"has `order` (={layer.order}): only 2 can be exported.")
+    return unary(graph, "l2_normalize", layer, x[0])

@@ -42,7 +42,7 @@ class Quantization:
 
 # What runtimes demand of the outputs of some kinds, whatever their range; a hard sigmoid ends where its integers do.
 FIXED = {kind: Quantization(np.float32(1 / 256), -128) for kind in ("softmax", "sigmoid")}
-FIXED["tanh"] = Quantization(np.float32(1 / 128), 0)
+FIXED.update(dict.fromkeys(("tanh", "l2_normalize"), Quantization(np.float32(1 / 128), 0)))
 FIXED["hard_sigmoid"] = Quantization(np.float32(1 / 255), -128)
 
 

@@ -342,6 +342,7 @@ _KINDS = {
     "resize": _resize,
     "transpose": _transpose,
     "softmax": _softmax,
+    "l2_normalize": _plain("L2_NORMALIZATION", "L2Norm"),
     "sigmoid": _plain("LOGISTIC"),
     "tanh": _plain("TANH"),
     "elu": _plain("ELU"),

@@ -26,6 +26,7 @@ _VERSIONS = {
     "GATHER": {"float32": 1, "int8": 2},
     "GELU": {"float32": 1, "int8": 2},
     "HARD_SWISH": {"float32": 1, "int8": 1},
+    "L2_NORMALIZATION": {"float32": 1, "int8": 2},
     "LEAKY_RELU": {"float32": 1, "int8": 2},
     "LOG": {"float32": 1, "int8": 2},
     "LOGISTIC": {"float32": 1, "int8": 2},
