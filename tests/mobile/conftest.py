@@ -10,11 +10,12 @@ from keras_sharenets.mobile.graph import lowering
 
 @pytest.fixture
 def rules_alone(monkeypatch):
-    """The rules without TensorFlow's converter, which converts what they refuse."""
+    """The rules without what helps where they refuse: rules for what a layer calls, and TensorFlow's converter."""
 
     def refuse(graph, layer, call, inputs, refusal):
         raise refusal
 
+    monkeypatch.setattr(lowering, "parts_of", lambda layer, call: None)
     monkeypatch.setattr(lowering, "lower_by_converter", refuse)
 
 

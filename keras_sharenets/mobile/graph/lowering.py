@@ -18,6 +18,7 @@ from keras_sharenets.mobile.graph import (  # The first ones only register their
     sequence_rules,  # noqa: F401
     sharing_rules,
 )
+from keras_sharenets.mobile.graph.composed import parts_of
 from keras_sharenets.mobile.graph.fallback import lower_by_converter
 from keras_sharenets.mobile.graph.inference_graph import InferenceGraph, Materialize, Operation, Value
 from keras_sharenets.mobile.graph.rules import (
@@ -75,18 +76,11 @@ def lower_calls(
     Returns:
         `(graph, calls)`: the `InferenceGraph`, and for each traced call in order what it became.
     """
-    builder, lowered = GraphBuilder(), []
+    builder = GraphBuilder()
     inputs = tuple(builder.value(tensor.shape) for tensor in traced.inputs)
-    values = {tensor.number: value for tensor, value in zip(traced.inputs, inputs, strict=True)}
-    for call in traced.calls:
-        read, first = [values[tensor.number] for tensor in call.inputs], len(builder.operations)
-        lowers = _lower_call(builder, call, read, materialize)
-        given = (lowers,) if isinstance(lowers, Value) else tuple(lowers)
-        values.update((tensor.number, value) for tensor, value in zip(call.outputs, given, strict=True))
-        lowered.append(LoweredCall(call, tuple(read), tuple(builder.operations[first:]), given))
+    given, lowered = _lower_graph(builder, traced, inputs, materialize)
     outputs: list[Value] = []
-    for tensor in traced.outputs:
-        value = values[tensor.number]
+    for value in given:
         if value in (*inputs, *outputs):
             # A file's tensors are each one input or one output: what is given on, or twice, is copied.
             value = builder.add("reshape", "output", [value], value.shape)
@@ -94,7 +88,20 @@ def lower_calls(
     return InferenceGraph(inputs, tuple(builder.operations), tuple(outputs), builder.ranges), tuple(lowered)
 
 
-def _lower_call(builder, call, inputs, materialize):
+def _lower_graph(builder, traced, inputs, materialize, *, converted=True):
+    """The values that a traced graph gives for some values, and what each of its calls became."""
+    values, lowered = {tensor.number: value for tensor, value in zip(traced.inputs, inputs, strict=True)}, []
+    for call in traced.calls:
+        read, first = [values[tensor.number] for tensor in call.inputs], len(builder.operations)
+        lowers = _lower_call(builder, call, read, materialize, converted=converted)
+        given = (lowers,) if isinstance(lowers, Value) else tuple(lowers)
+        values.update((tensor.number, value) for tensor, value in zip(call.outputs, given, strict=True))
+        lowered.append(LoweredCall(call, tuple(read), tuple(builder.operations[first:]), given))
+    return [values[tensor.number] for tensor in traced.outputs], lowered
+
+
+def _lower_call(builder, call, inputs, materialize, *, converted):
+    """The value or values that a call becomes; `converted` says whether TensorFlow's converter may help."""
     layer = call.operation
     if isinstance(layer, ours.FakeQuantize):
         low, high = layer.range()
@@ -112,7 +119,7 @@ def _lower_call(builder, call, inputs, materialize):
                 "was quantized by Keras (`quantize`): export the network as it was before, with `quantization='int8'`.",
             )
         first, shape = len(builder.operations), call.outputs[0].shape
-        materialized = materialize((layer.name, call.index))
+        materialized = materialize((f"{builder.within}{layer.name}", call.index))
         if _says_its_kernel(layer):
             # What the converter would make of it has its kernel at each call, and nothing would be shared.
             return _rule_for(layer, call, materialized)(builder, layer, call, inputs, shape)
@@ -120,7 +127,25 @@ def _lower_call(builder, call, inputs, materialize):
             return _rule_for(layer, call, materialized)(builder, layer, call, inputs, shape)
         except UnsupportedLayerError as refusal:
             del builder.operations[first:]
-            return lower_by_converter(builder, layer, call, inputs, refusal)
+            parts = _lower_parts(builder, layer, call, inputs, materialize)
+            if parts is None and not converted:
+                raise
+            return lower_by_converter(builder, layer, call, inputs, refusal) if parts is None else parts
+
+
+def _lower_parts(builder, layer, call, inputs, materialize):
+    """The values of a layer that is put together from others, if there are rules for all of these; else `None`."""
+    parts, first, before = parts_of(layer, call), len(builder.operations), (builder.within, builder.use)
+    if parts is None:
+        return None
+    try:
+        builder.within = f"{builder.within}{layer.name}/"
+        return _lower_graph(builder, parts, inputs, materialize, converted=False)[0]
+    except UnsupportedLayerError:
+        del builder.operations[first:]
+        return None
+    finally:
+        builder.within, builder.use = before
 
 
 def _says_its_kernel(layer):

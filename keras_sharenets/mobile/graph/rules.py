@@ -32,6 +32,7 @@ class GraphBuilder:
         self.operations = []
         self.ranges = {}
         self.use = 0
+        self.within = ""  # The names of the layers whose parts are lowered, each with a "/" behind it.
         self._constants = {}
         self._count = 0
 
@@ -45,13 +46,13 @@ class GraphBuilder:
         """The constant `name` of a layer: made at its first use, the same object at every later one."""
         key = id(layer), name
         if key not in self._constants:
-            self._constants[key] = Constant(f"{layer.name}/{name}", np.asarray(make(), "float32"))
+            self._constants[key] = Constant(f"{self.within}{layer.name}/{name}", np.asarray(make(), "float32"))
         return self._constants[key]
 
     def add(self, kind: str, name: str, inputs: Sequence[Value], shape: Sequence[int | None], **fields: Any) -> Value:
         """Appends an operation and returns its output."""
         output = self.value(shape)
-        self.operations.append(Operation(kind, name, tuple(inputs), output, use=self.use, **fields))
+        self.operations.append(Operation(kind, f"{self.within}{name}", tuple(inputs), output, use=self.use, **fields))
         return output
 
 
@@ -111,9 +112,9 @@ def register_lowering(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Registers a rule for a layer class of your own: what its calls become in a TFLite file.
 
-    A layer without a rule is exported too, as the operators that TensorFlow's converter makes of it. With a rule it is
-    quantized with the rest, folded with its neighbors, and its constants are in the file once however often it is
-    called. A layer with an `effective_kernel()` needs none.
+    A layer without a rule is exported too: part by part, if all that it calls has rules, else as the operators that
+    TensorFlow's converter makes of it. With a rule it is quantized with the rest, folded with its neighbors, and its
+    constants are in the file once however often it is called. A layer with an `effective_kernel()` needs none.
 
     The rule is a function `(graph, layer, call, inputs, shape)` that returns the value of the output: `graph.add(kind,
     layer.name, inputs, shape, ...)` adds an operation (see `keras_sharenets.mobile.graph.inference_graph.Operation` for
@@ -241,13 +242,14 @@ def _equal(value, default):
     return value == default
 
 
-def call_keras(call: Call, inputs: Sequence[Any], operation: Any = None) -> list[Any]:
+def call_keras(call: Call, inputs: Sequence[Any], operation: Any = None, *, inside: bool = False) -> list[Any]:
     """The outputs of one call of a layer, in inference mode, for other inputs than it was traced with.
 
     Args:
         call: the `Call`.
         inputs: a tensor for each of its inputs.
         operation: what is called instead of the call's own operation, or `None`.
+        inside: whether its method `call` is, so that symbols are given to what is in the layer and not to the layer.
     """
     operation, given = call.operation if operation is None else operation, iter(inputs)
     args, kwargs = keras.tree.map_structure(
@@ -255,7 +257,7 @@ def call_keras(call: Call, inputs: Sequence[Any], operation: Any = None) -> list
     )
     if "training" in inspect.signature(operation.call).parameters:
         kwargs["training"] = False
-    return keras.tree.flatten(operation(*args, **kwargs))
+    return keras.tree.flatten((operation.call if inside else operation)(*args, **kwargs))
 
 
 def call_arguments(layer: keras.Operation, call: Call) -> dict[str, Any]:
