@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--quantization", type=precisions.parse, metavar="NAME", help=quantization_help)
     prefer_help = (
         "speed: every use of a shared kernel has one of its own; memory: small tensor arena; npu: small after Vela; "
-        "gpu: right on WebGPU (default: size)"
+        "gpu: right on WebGPU (default: size; of c_array: memory)"
     )
     group.add_argument("--prefer", choices=targets.PREFERENCES, help=prefer_help)
     device_help = "sets the quantization, what to prefer and the types, where they are not given"
@@ -137,7 +137,7 @@ def run(arguments: argparse.Namespace) -> Answer:
             quantization=arguments.quantization,
             representative_data=images,
             class_names=None if to_c else class_names,
-            prefer=arguments.prefer or "size",
+            prefer=arguments.prefer or ("memory" if to_c else "size"),
             max_bytes=arguments.max_bytes,
             input_type=arguments.input_type or end_type,
             output_type=arguments.output_type or end_type,
