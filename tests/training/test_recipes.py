@@ -5,16 +5,20 @@ import keras
 import numpy as np
 import pytest
 
+from keras_sharenets import files
 from keras_sharenets.models import list_models
+from keras_sharenets.search.training import train
 from keras_sharenets.training.recipes.named import DEFAULTS, RECIPES, changed_fields, find_recipe, override, recipe_for
 from keras_sharenets.training.recipes.optimization import (
     build_optimizer,
     build_schedule,
     decay_weights,
     plateau_rate,
+    shorten_memory,
 )
 from keras_sharenets.training.recipes.recipe import OPTIONS, Recipe
-from keras_sharenets.training.run.record import Epoch
+from keras_sharenets.training.run.fit import fit
+from keras_sharenets.training.run.record import Epoch, RunOptions
 from trainers.cli import main
 
 MODEL = "hscnet_m32_g4_r2_b1_a2"
@@ -173,6 +177,48 @@ def test_weight_decay_counts_a_shared_tensor_once():
         assert np.abs(weights - begin).max() > 0.05
         np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), weights, atol=1e-5)
     assert history.history["loss"][0] > 0
+
+
+@pytest.mark.parametrize(
+    ("before", "steps", "after"),
+    [(0.99, 5_000, 0.99), (0.99, 1_000, 0.99), (0.99, 200, 0.95), (0.9, 200, 0.9), (0.99, 3, 0.5), (1.0, 100, 1.0)],
+)
+def test_moving_statistics_of_short_trainings(before, steps, after):
+    inputs = keras.Input((2, 2, 3))
+    nested = keras.Sequential([keras.layers.BatchNormalization(momentum=before)])
+    model = keras.Model(inputs, nested(inputs))
+    shorten_memory(model, steps)
+    assert nested.layers[0].momentum == pytest.approx(after)
+
+
+def test_a_short_training_leaves_the_statistics_of_its_end(digits):
+    """Pixels of up to 255 go in as they are: statistics of the beginning, 0 and 1, have to be forgotten."""
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(4, 3, use_bias=False)(inputs)
+    normalization = keras.layers.BatchNormalization()
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(normalization(x)))
+    model = keras.Model(inputs, keras.layers.Dense(10, "softmax")(x))
+    recipe = override(PLAIN, epochs=2, batch_size=64, learning_rate=0.01, pad=0, flip=False)
+    train(model, digits, recipe=recipe, seed=0, last_epoch=2)
+    flows = np.asarray(keras.Model(inputs, normalization.input)(digits.train.pixels(range(500)).astype("float32")))
+    np.testing.assert_allclose(normalization.moving_variance, flows.var((0, 1, 2)), rtol=0.2)
+
+
+def test_a_short_run_has_statistics_of_its_end(digits, tmp_path):
+    recipe = override(find_recipe("default"), epochs=2, batch_size=64)
+    run_options = RunOptions(jit_compile=False)
+    fit(
+        "resnet_8",
+        digits,
+        tmp_path / "run",
+        recipe=recipe,
+        options={"width": (4, 4, 4)},
+        run_options=run_options,
+        verbose=0,
+    )
+    layers = files.load_model(tmp_path / "run" / "last.keras").layers
+    momentums = {layer.momentum for layer in layers if isinstance(layer, keras.layers.BatchNormalization)}
+    assert list(momentums) == [pytest.approx(1 - 10 / (2 * 22))]  # 1,438 images make 22 batches.
 
 
 def test_weight_decay_in_the_loss():

@@ -17,6 +17,7 @@ from keras_sharenets.training.recipes.recipe import Recipe
 if TYPE_CHECKING:
     from keras_sharenets.training.run.record import Epoch
 
+FORGETTING = 10  # How often, at least, moving statistics are renewed within a training.
 # These are no optimizers by themselves: they hold others.
 _HOLDERS = ("Optimizer", "LossScaleOptimizer", "MultiOptimizer")
 
@@ -163,6 +164,28 @@ def is_over(recipe: Recipe, epochs: Sequence[Epoch]) -> bool:
         return len(epochs) >= recipe.epochs
     accuracies = [epoch.held_out_accuracy or 0.0 for epoch in epochs]
     return len(accuracies) - 1 - accuracies.index(max(accuracies)) >= recipe.early_stopping
+
+
+def shorten_memory(model: keras.Model, steps: int) -> None:
+    """Lets moving statistics of normalizations be those of the last tenth of a training, or of less.
+
+    With a momentum of 0.99 they are those of the last hundred steps. Of a training of few hundred, that are networks of
+    long ago: shared to half its weights and trained for 32 steps, a network was right on 30 % of test images, and on
+    59 % with statistics of its last weights. From 1,000 steps on a momentum of 0.99 stays.
+
+    Args:
+        model: to be trained. Its normalizations keep their new momentum, also in files.
+        steps: of the whole training.
+
+    >>> model = keras.Sequential([keras.layers.BatchNormalization()])
+    >>> shorten_memory(model, steps=100)
+    >>> model.layers[0].momentum
+    0.9
+    """
+    for layer in model._flatten_layers():
+        # With a momentum of 1 they stand still.
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.momentum < 1:
+            layer.momentum = min(layer.momentum, max(1 - FORGETTING / steps, 0.5))
 
 
 def decay_weights(model: keras.Model, recipe: Recipe) -> None:

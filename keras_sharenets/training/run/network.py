@@ -20,7 +20,13 @@ from keras_sharenets.training.data.batches import Batches, input_shape
 from keras_sharenets.training.data.dataset import Dataset, chunks
 from keras_sharenets.training.devices.devices import Devices
 from keras_sharenets.training.recipes.batch_changes import change_batches, compiles
-from keras_sharenets.training.recipes.optimization import build_optimizer, decay_weights, is_over, plateau_rate
+from keras_sharenets.training.recipes.optimization import (
+    build_optimizer,
+    decay_weights,
+    is_over,
+    plateau_rate,
+    shorten_memory,
+)
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.record import FEW_CLASSES, Run
 from keras_sharenets.training.run.recorder import Recorder
@@ -142,6 +148,7 @@ def compile_model(
     To be called in the scope of the devices.
     """
     decay_weights(network, run.recipe)
+    shorten_memory(network, run.recipe.epochs * steps_per_epoch)
     model = devices.model(network.input, network.output, name=network.name)
     optimizer = build_optimizer(run.recipe, steps_per_epoch, network.trainable_variables)
     if run.precision == "float16":  # Its smallest gradients would be 0.
