@@ -181,6 +181,21 @@ def test_ordinary_layers_in_one_file():
     check(NAMES)
 
 
+def test_unit_vectors_are_one_operator_of_integers_and_none_that_delegates_for_gpus_lack():
+    model = network("unit_vector")
+    operators = {
+        quantization: {
+            name for name, *_ in file.operators(file.parse(convert(model, pixels(16), quantization=quantization)))
+        }
+        for quantization in (None, "int8")
+    }
+    assert "L2_NORMALIZATION" in operators["int8"]
+    assert {"MUL", "MEAN", "RSQRT"} <= operators[None]
+    assert "L2_NORMALIZATION" not in operators[None]
+    (zeros,) = outputs_of(convert(model), np.zeros((1, *SHAPE), "float32"))
+    assert not zeros.any()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_ordinary_layer(name, tmp_path):

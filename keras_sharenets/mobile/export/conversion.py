@@ -135,6 +135,8 @@ def convert(
 
     def build(materialize):
         graph = passes.simplify(merging.merge_equal(lower_calls(traced, materialize=materialize)[0]))
+        if quantization != "int8":
+            graph = passes.split_unit_vectors(graph)
         # Microcontrollers and Vela have the operator in integers.
         if quantization == "int8" and prefer not in ("memory", "npu"):
             graph = hard_swish.split_hard_swish(graph)

@@ -107,6 +107,31 @@ def fold_gate_factors(graph: InferenceGraph) -> InferenceGraph:
     return graph.with_operations(operations)
 
 
+def split_unit_vectors(graph: InferenceGraph) -> InferenceGraph:
+    """`x / sqrt(sum of x * x)` for each normalized vector, in steps that delegates for GPUs have; for floats."""
+    number, operations = graph.next_number(), []
+    for operation in graph.operations:
+        if operation.kind != "l2_normalize":
+            operations.append(operation)
+            continue
+        (x,) = operation.inputs
+        *sides, count = x.shape
+        squares = Value(number, x.shape)
+        mean, total, root = (Value(number + place, (*sides, 1)) for place in (1, 2, 3))
+        number += 4
+        # As small as what Keras divides a vector of zeros by.
+        vectors = {"scale": np.array([count], "float32"), "bias": np.array([1e-24], "float32")}
+        axes = {"axes": (len(sides),), "keepdims": True}
+        operations += [
+            dataclasses.replace(operation, kind="multiply", inputs=(x, x), output=squares),
+            dataclasses.replace(operation, kind="mean", inputs=(squares,), output=mean, attributes=axes),
+            dataclasses.replace(operation, kind="affine", inputs=(mean,), output=total, **vectors),
+            dataclasses.replace(operation, kind="rsqrt", inputs=(total,), output=root),
+            dataclasses.replace(operation, kind="multiply", inputs=(x, root)),
+        ]
+    return graph.with_operations(operations)
+
+
 def _factor(operation):
     """The one number that an operation multiplies all channels with, if it does nothing else; or `None`."""
     bare = operation.kind == "affine" and operation.activation is None and not np.any(operation.bias)
