@@ -89,7 +89,7 @@ def _group_normalization(graph, layer, call, x, shape):
     return _gained(graph, layer, graph.add("reshape", layer.name, [y], shape))
 
 
-@lowers(layers.UnitNormalization, operation_class(ops.normalize), reads="axis order epsilon")
+@lowers(layers.UnitNormalization, operation_class(ops.normalize), reads="axis order")
 def _unit_normalization(graph, layer, call, x, shape):
     """A vector of length 1: an embedding."""
     check_last(layer, call.path, layer.axis, x[0], "normalization")
