@@ -1,7 +1,6 @@
 """Compare what networks that were made to share reach: weights taken over or untrained, with the original as teacher.
 
-python -m benchmarks sharing_accuracy --share 50% channels:arrangements=2 --epochs 10 --trainings taken+teacher
-python -m benchmarks sharing_accuracy --share 50% --epochs 3 --repetitions 3 --update docs/share.md
+python -m benchmarks sharing_accuracy --share 50% channels:arrangements=2 --epochs 3 --update docs/share.md
 """
 
 from __future__ import annotations

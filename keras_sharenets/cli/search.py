@@ -26,6 +26,7 @@ from keras_sharenets.extras import require
 from keras_sharenets.folder_lock import hold_folder
 from keras_sharenets.search.budgets import FileBudget
 from keras_sharenets.search.settings import TUNERS, check_numbers
+from keras_sharenets.search.trials import describe_choices
 from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds, in_words
 from keras_sharenets.training.run.start import look_up
 
@@ -98,11 +99,11 @@ def check(arguments: argparse.Namespace) -> None:
         look_up(arguments.trained)
 
 
-def _trial_line(result: Result, seconds_left: float | None) -> str:
+def _trial_line(result: Result, seconds_left: float | None, *, sharing: bool) -> str:
     """What is said of a trial when it begins and when it ends, then with the time that the rest of the search takes."""
     head = f"trial {result.id}:" if result.worker == "tuner0" else f"{result.worker}, trial {result.id}:"
     if result.state == "running":
-        choices = ", ".join(f"{name} {value}" for name, value in result.choices.items())
+        choices = describe_choices(result.choices, sharing=sharing)
         going_on = "" if result.continues is None else f", going on with trial {result.continues}"
         return f"{head} {choices}; {result.parameters:,} parameters; {result.epochs} epochs{going_on}"
     left = f", about {in_words(seconds_left)} left" if seconds_left else ""
@@ -139,7 +140,8 @@ def _run_trials(asked: Search) -> bool:
     done = len(trials.read_all(asked.folder))
     say(f"{asked.space} on {asked.dataset.name}: {done} of {asked.trials} trials have ended")
     try:
-        search.run(asked, lambda result: say(_trial_line(result, conclusion.seconds_left(asked))))
+        sharing = asked.sharing is not None
+        search.run(asked, lambda result: say(_trial_line(result, conclusion.seconds_left(asked), sharing=sharing)))
         if search.process_role() == "worker":
             say("no trial is left")
             return False

@@ -26,7 +26,9 @@ from keras_sharenets.timing import Timing, take_turns, timing_of
 from keras_sharenets.training.data.batches import held_out_batches, input_shape
 from keras_sharenets.training.data.dataset import Dataset
 from keras_sharenets.training.recipes.recipe import Recipe
+from keras_sharenets.training.reports.evaluate import evaluate
 from keras_sharenets.training.run.network import build
+from keras_sharenets.training.run.start import look_up
 
 _REPRESENTATIVE_IMAGES = 200
 _REPETITIONS, _WARMUP = 50, 5
@@ -219,13 +221,14 @@ class FileLimits:
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """A network of another paper to compare with: its int8 file for the same images.
+    """A network to compare with, of another paper, or the one whose sharing is searched.
 
     Attributes:
-        name: one of `keras_sharenets.list_models()`.
-        file: its int8 file, of random weights.
+        name: one of `keras_sharenets.list_models()`, or `"original"`.
+        file: its int8 file for the same images; of another paper's network, of random weights.
         int8_bytes: size of that.
-        accuracy: on the test split, if a training of it lies in the folder of the search; else `None`.
+        accuracy: on the test split; of another paper's network only if a training of it lies in the folder of the
+            search, else `None`.
         latency_ms: as in `FileCosts`; `None` before it is measured.
     """
 
@@ -256,3 +259,36 @@ def make_peers(
             files.write_bytes(path, estimate_file(build(name, dataset, {}, plain), dataset))
         peers.append(Peer(name, path, path.stat().st_size, accuracies.get(name)))
     return peers
+
+
+def make_original(
+    folder: pathlib.Path,
+    source: str,
+    dataset: Dataset,
+    held: Dataset,
+    show: Callable[[str], object] = lambda text: None,
+) -> Peer | None:
+    """The trained network whose sharing is searched; `None` if it is not there any more, or no int8 file suits it.
+
+    Args:
+        folder: of the search; what is found stays there.
+        source: a run, a `.keras` file or the name of a network that comes trained.
+        dataset: to test on.
+        held: has the images to measure the ranges of int8 on, in its test split.
+        show: is told what is done, which takes seconds.
+    """
+    import keras_tuner
+
+    place = folder / PEERS_FOLDER / "original"
+    record, file = place / "accuracy.json", place / "int8.tflite"
+    if not record.is_file():
+        show(f"testing {source}, to compare with ...")
+        try:
+            path = look_up(source).path
+            measure(files.load_model(path), place, held)
+        except (ValueError, keras_tuner.errors.FailedTrialError) as error:
+            show(f"{source} is left out: {error}")
+            return None
+        files.write_json(record, {"accuracy": evaluate(path, dataset).accuracy})
+    accuracy = json.loads(record.read_text(encoding="utf-8"))["accuracy"]
+    return Peer("original", file, file.stat().st_size, accuracy)

@@ -18,8 +18,10 @@ from keras_sharenets.search import settings as search_settings
 from keras_sharenets.search import trials
 from keras_sharenets.search.conclusion import FOLDER as WINNER
 from keras_sharenets.search.conclusion import read_conclusion
-from keras_sharenets.search.measuring import Peer, latencies, make_peers, writes_files
+from keras_sharenets.search.measuring import Peer, latencies, make_original, make_peers, writes_files
+from keras_sharenets.search.training import hold_out
 from keras_sharenets.timing import UNSTEADY
+from keras_sharenets.training.data.dataset import Dataset
 from keras_sharenets.training.data.sources import DataSource
 from keras_sharenets.training.recipes.named import changed_fields
 from keras_sharenets.training.recipes.recipe import Recipe
@@ -104,6 +106,17 @@ def full_training(best: trials.Result, folder: pathlib.Path, settings: Mapping[s
     return shlex.join([*words, "--seed", str(settings["seed"]), "--output", str(folder / "fit")])
 
 
+def _peers(
+    folder: pathlib.Path, settings: Mapping[str, Any], dataset: Dataset, show: Callable[[str], object]
+) -> list[Peer]:
+    """The network whose sharing was searched, or the networks of other papers."""
+    if not settings.get("sharing"):
+        return make_peers(folder, dataset, Recipe(**settings["recipe"]), show)
+    held = hold_out(dataset, settings["validation"], settings["seed"])
+    original = make_original(folder, settings["sharing"]["network"], dataset, held, show)
+    return [] if original is None else [original]
+
+
 def make_report(folder: pathlib.Path, show: Callable[[str], object] = lambda text: None) -> Report:
     """The report on the search in a folder, with times measured now: those of the search were taken at different times.
 
@@ -119,7 +132,7 @@ def make_report(folder: pathlib.Path, show: Callable[[str], object] = lambda tex
     settings = search_settings.read(folder)
     dataset = DataSource.from_record(settings["source"]).load()
     results, conclusion = trials.read_all(folder), read_conclusion(folder)
-    peers = make_peers(folder, dataset, Recipe(**settings["recipe"]), show) if writes_files() else []
+    peers = _peers(folder, settings, dataset, show) if writes_files() else []
     paths = {result.id: folder / result.id / "int8.tflite" for result in results if result.int8_bytes is not None}
     paths |= {peer.name: peer.file for peer in peers}
     if conclusion and conclusion["int8_bytes"] is not None:
@@ -200,7 +213,7 @@ def trial_table(report: Report) -> Table:
                 _number(result.float32_bytes, ","),
                 _number(result.int8_bytes, ","),
                 _number(result.latency_ms, ".3g"),
-                ", ".join(f"{name} {_text(value)}" for name, value in result.choices.items()),
+                trials.describe_choices(result.choices, sharing=bool(report.settings.get("sharing")), text=_text),
             ]
         )
     return table

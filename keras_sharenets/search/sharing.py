@@ -18,6 +18,7 @@ from keras_sharenets.search.settings import Sharing
 from keras_sharenets.search.spaces.hscnet import SHUFFLE_GROUPS, are_distinct
 from keras_sharenets.search.spaces.space import Counts
 from keras_sharenets.search.training import hold_out
+from keras_sharenets.search.trials import UNSHARED
 from keras_sharenets.sharing.budget import Choice, all_changes
 from keras_sharenets.sharing.changes import Change
 from keras_sharenets.sharing.conversion import convert, look_at
@@ -29,7 +30,6 @@ from keras_sharenets.training.run.finished import training_images
 from keras_sharenets.training.run.start import look_up
 from keras_sharenets.training.run.teacher import open_teacher
 
-NONE = "none"
 SHARES = (1, 2, 4, 8, 16, 32)
 
 
@@ -86,14 +86,15 @@ class SharingHyperModel(keras_tuner.HyperModel):
         """For each hyperparameter `"none"`, or what its convolution becomes, where these are given."""
         choice, taken = Choice(self._changes), set()
         # All of them are asked for, whatever is made: a tuner must know them from the first network on.
-        picked = {path: hp.Choice(path, [NONE, *options]) for path, options in self._options.items()}
+        picked = {path: hp.Choice(path, [UNSHARED, *options]) for path, options in self._options.items()}
         for path, options in self._options.items():
             change = options.get(picked[path])
             if change is not None and taken.isdisjoint(map(id, change.places)):
                 choice.take(change)
                 taken.update(map(id, change.places))
         changes = choice.taken if choice.saved >= self._wanted or choice.save(self._wanted) else self._enough
-        return dict.fromkeys(self._options, NONE) | {change.places[0].path: change.description for change in changes}
+        made = {change.places[0].path: change.description for change in changes}
+        return dict.fromkeys(self._options, UNSHARED) | made
 
     def point_of_values(self, values: Mapping[str, Any]) -> dict[str, str]:
         """As `point`, of the values of hyperparameters by name."""
@@ -106,7 +107,7 @@ class SharingHyperModel(keras_tuner.HyperModel):
         return self._convert(point).model
 
     def _convert(self, point: Mapping[str, str]) -> Shared:
-        changes = [self._options[path][made] for path, made in point.items() if made != NONE]
+        changes = [self._options[path][made] for path, made in point.items() if made != UNSHARED]
         return convert(self._network, changes, dict(self._network.refused))
 
     def describe(self, hp: keras_tuner.HyperParameters) -> tuple[str, dict[str, str], Counts]:

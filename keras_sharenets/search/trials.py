@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from keras_sharenets import _checks, files
@@ -14,6 +14,7 @@ from keras_sharenets.files import as_tuples
 from keras_sharenets.models.registry import current_arguments
 
 FILE = "trial.json"
+UNSHARED = "none"  # What a convolution becomes that shares nothing, in a search of sharing.
 _FROM_DATA = ("input_shape", "num_classes")
 
 
@@ -63,6 +64,19 @@ class Result:
     def choices(self) -> dict[str, Any]:
         """The arguments that were chosen, without those that the data set gives; lists of JSON are tuples again."""
         return {name: as_tuples(value) for name, value in self.arguments.items() if name not in _FROM_DATA}
+
+
+def describe_choices(choices: Mapping[str, Any], *, sharing: bool, text: Callable[[Any], str] = str) -> str:
+    """What was chosen, in words; of the `sharing` of a network, the convolutions that share alone.
+
+    >>> describe_choices({"groups": 2, "arrangements": 4}, sharing=False)
+    'groups 2, arrangements 4'
+    >>> describe_choices({"conv1": "none", "conv2": "HSC groups 1, arrangements 4"}, sharing=True)
+    'conv2: HSC groups 1, arrangements 4'
+    """
+    if not sharing:
+        return ", ".join(f"{name} {text(value)}" for name, value in choices.items())
+    return "; ".join(f"{name}: {value}" for name, value in choices.items() if value != UNSHARED) or "nothing shared"
 
 
 def write(result: Result, folder: pathlib.Path) -> None:

@@ -152,20 +152,16 @@ def fit_tflite_bytes(network: Network, places: Sequence[Place], max_bytes: int) 
     """
     size = _file_bytes(network.model)
     choice, wanted = Choice(all_changes(network, places)), -(-(size - max_bytes) // _WEIGHT_BYTES)
-    shared, least = convert(network, [], {}), size
-    for _ in range(_FILES):
-        if size <= max_bytes:
-            return dataclasses.replace(shared, tflite_bytes=size)
-        possible = choice.save(wanted)
+    shared, least, possible, tries = convert(network, [], {}), size, True, 0
+    while size > max_bytes:
+        if not possible or tries == _FILES:
+            raise ValueError(
+                f"`max_tflite_bytes` (={max_bytes:,}) must be at least {least:,}: the file of '{network.model.name}' "
+                "comes down to that by sharing alone."
+            )
+        possible, tries = choice.save(wanted), tries + 1
         shared = _converted(network, places, choice)
         size = _file_bytes(shared.model)
         least = min(least, size)
-        if not possible and size > max_bytes:
-            break
         wanted = choice.saved + max(1, -(-(size - max_bytes) // _WEIGHT_BYTES))
-    if size <= max_bytes:
-        return dataclasses.replace(shared, tflite_bytes=size)
-    raise ValueError(
-        f"`max_tflite_bytes` (={max_bytes:,}) must be at least {least:,}: the file of '{network.model.name}' comes "
-        "down to that by sharing alone."
-    )
+    return dataclasses.replace(shared, tflite_bytes=size)

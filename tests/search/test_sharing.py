@@ -1,5 +1,7 @@
 import contextlib
 import itertools
+import json
+import re
 import warnings
 
 import keras
@@ -17,6 +19,7 @@ from keras_sharenets.search.report import full_training
 from keras_sharenets.search.sharing import SHARES, SharingHyperModel, sharing_choices
 from keras_sharenets.search.training import train
 from keras_sharenets.training.data.sources import load
+from keras_sharenets.training.reports.evaluate import evaluate
 
 
 def network():
@@ -116,6 +119,20 @@ def test_a_search_from_the_command_line_goes_on(tmp_path, monkeypatch, capsys, e
     assert sharenets.main([*command, "--where", "conv1"]) == 2
     assert "`sharing` (=" in capsys.readouterr().err
     assert full_training(results[0], folder, settings.read(folder)) is None
+    check_report(folder, tmp_path / "mine.keras", capsys)
+
+
+def check_report(folder, path, capsys):
+    """Beside the original, each trial with what shares in it."""
+    capsys.readouterr()
+    assert sharenets.main(["report", str(folder)]) == 0
+    (original,) = json.loads((folder / "report.json").read_text())["references"]
+    assert original["name"] == "original"
+    assert original["accuracy"] == evaluate(path, load("digits")).accuracy
+    assert original["int8_bytes"] == (folder / "references" / "original" / "int8.tflite").stat().st_size
+    networks = [line.split("|")[-2] for line in capsys.readouterr().out.splitlines() if re.match(r"\| \d \| ", line)]
+    assert len(networks) == 3
+    assert all("conv" in network and "none" not in network for network in networks)
 
 
 def offered(filters, **arguments):
