@@ -266,6 +266,7 @@ def make_original(
     source: str,
     dataset: Dataset,
     held: Dataset,
+    crops: str,
     show: Callable[[str], object] = lambda text: None,
 ) -> Peer | None:
     """The trained network whose sharing is searched; `None` if it is not there any more, or no int8 file suits it.
@@ -275,6 +276,7 @@ def make_original(
         source: a run, a `.keras` file or the name of a network that comes trained.
         dataset: to test on.
         held: has the images to measure the ranges of int8 on, in its test split.
+        crops: what of the images is tested on, as in `evaluate`.
         show: is told what is done, which takes seconds.
     """
     import keras_tuner
@@ -286,9 +288,9 @@ def make_original(
         try:
             path = look_up(source).path
             measure(files.load_model(path), place, held)
+            files.write_json(record, {"accuracy": evaluate(path, dataset, crops).accuracy})
         except (ValueError, keras_tuner.errors.FailedTrialError) as error:
             show(f"{source} is left out: {error}")
             return None
-        files.write_json(record, {"accuracy": evaluate(path, dataset).accuracy})
     accuracy = json.loads(record.read_text(encoding="utf-8"))["accuracy"]
     return Peer("original", file, file.stat().st_size, accuracy)

@@ -26,6 +26,7 @@ from keras_sharenets.training.data.sources import DataSource
 from keras_sharenets.training.recipes.named import changed_fields
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.command import fit_words
+from keras_sharenets.training.run.finished import tested_crops
 
 Table = list[list[str]]
 _UNSTEADY = f" That was unsteady: a spread was above {UNSTEADY:.0%} of the time. Measure again on an idle machine."
@@ -110,10 +111,11 @@ def _peers(
     folder: pathlib.Path, settings: Mapping[str, Any], dataset: Dataset, show: Callable[[str], object]
 ) -> list[Peer]:
     """The network whose sharing was searched, or the networks of other papers."""
+    recipe = Recipe(**settings["recipe"])
     if not settings.get("sharing"):
-        return make_peers(folder, dataset, Recipe(**settings["recipe"]), show)
-    held = hold_out(dataset, settings["validation"], settings["seed"])
-    original = make_original(folder, settings["sharing"]["network"], dataset, held, show)
+        return make_peers(folder, dataset, recipe, show)
+    held, crops = hold_out(dataset, settings["validation"], settings["seed"]), tested_crops(recipe)
+    original = make_original(folder, settings["sharing"]["network"], dataset, held, crops, show)
     return [] if original is None else [original]
 
 

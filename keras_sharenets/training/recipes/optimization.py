@@ -170,7 +170,7 @@ def shorten_memory(model: keras.Model, steps: int) -> None:
     """Lets moving statistics of normalizations be those of the last tenth of a training, or of less.
 
     With a momentum of 0.99 they are those of the last hundred steps. Of a training of few hundred, that are networks of
-    long ago: shared to half its weights and trained for 32 steps, a network was right on 30 % of test images, and on
+    long ago: shared to half its weights and trained for 40 steps, a network was right on 30 % of test images, and on
     59 % with statistics of its last weights. From 1,000 steps on a momentum of 0.99 stays.
 
     Args:
