@@ -95,15 +95,24 @@ def _conv_transpose(graph, layer, call, x, shape):
 
 @lowers(layers.Dense, reads="units activation use_bias")
 def _dense(graph, layer, call, x, shape):
-    """A matrix product; over an image, or a table, which is an image of one row, a 1x1 convolution."""
     if len(x[0].shape) == 2:
-        return linear(graph, "dense", layer, call, x, shape, stored_kernel(graph, layer))
+        kernel = stored_kernel(graph, layer)
+    else:
+        kernel = graph.constant(layer, "kernel of 1x1", lambda: array(layer.kernel)[None, None])
+    return matrix_product(graph, layer, call, x, shape, kernel)
+
+
+def matrix_product(
+    graph: GraphBuilder, layer: Any, call: Call, x: Sequence[Value], shape: Shape, kernel: Constant
+) -> Value:
+    """Vectors times a matrix; images, or a table as an image of one row, are convolved with it as a 1x1 kernel."""
+    if len(x[0].shape) == 2:
+        return linear(graph, "dense", layer, call, x, shape, kernel)
     (y,), channels, sides = x, x[0].shape[-1], tuple(shape[1:-1])
     if len(sides) != 2:
         sides = (1, math.prod(sides))
         y = graph.add("reshape", layer.name, x, (1, *sides, channels))
-    kernel = graph.constant(layer, "kernel of 1x1", lambda: array(layer.kernel)[None, None])
-    y = linear(graph, "conv", layer, call, [y], (1, *sides, layer.units), kernel, **POINTWISE)
+    y = linear(graph, "conv", layer, call, [y], (1, *sides, shape[-1]), kernel, **POINTWISE)
     return y if len(shape) == 4 else graph.add("reshape", layer.name, [y], shape)
 
 

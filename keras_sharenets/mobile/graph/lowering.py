@@ -12,6 +12,7 @@ from keras_sharenets.analysis import graph as keras_graph
 from keras_sharenets.layers.quantized_kernels import inner
 from keras_sharenets.mobile.graph import (  # The first ones only register their rules.
     arithmetic_rules,  # noqa: F401
+    function_rules,  # noqa: F401
     image_rules,  # noqa: F401
     moving_rules,  # noqa: F401
     normalization_rules,  # noqa: F401

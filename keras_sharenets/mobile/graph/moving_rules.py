@@ -92,10 +92,12 @@ def _split(graph, layer, call, x, shape):
 
 @lowers(operation_class(lambda x: x[:, 1:]))
 def _item(graph, layer, call, x, shape):
-    """A piece of an image in which no row, column or channel is left out."""
+    """A piece of an image in which no row, column or channel is left out, or new axes: `x[:, None, None]`."""
     key = call.args[1] if len(call.args) > 1 else call.kwargs.get("key")
     keys: Any = key if isinstance(key, tuple) else (key,)
     sides = x[0].shape
+    if keys[0] in (slice(None), ...) and all(entry in (slice(None), None, ...) for entry in keys):
+        return graph.add("reshape", layer.name, x, shape)
     known = len(sides) == len(shape) == 4 and len(keys) <= 4 and all(isinstance(entry, slice) for entry in keys)
     if not known or keys[0] != slice(None):
         raise refuse(layer, call.path, "takes something else than a piece of each image.")

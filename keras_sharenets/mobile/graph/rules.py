@@ -49,6 +49,13 @@ class GraphBuilder:
             self._constants[key] = Constant(f"{self.within}{layer.name}/{name}", np.asarray(make(), "float32"))
         return self._constants[key]
 
+    def equal_constant(self, operation: keras.Operation, array: np.ndarray) -> Constant:
+        """The constant with these numbers: the same object for every equal array, named after its first user."""
+        key = array.shape, array.tobytes()
+        if key not in self._constants:
+            self._constants[key] = Constant(f"{self.within}{operation.name}/kernel", array)
+        return self._constants[key]
+
     def add(self, kind: str, name: str, inputs: Sequence[Value], shape: Sequence[int | None], **fields: Any) -> Value:
         """Appends an operation and returns its output."""
         output = self.value(shape)

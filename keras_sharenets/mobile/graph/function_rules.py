@@ -1,0 +1,60 @@
+"""Lowering rules for the functions of `keras.ops` that take a kernel, as layers with their own `call` use them.
+
+The kernel must be known when the file is written: a weight, or what is computed from weights alone, such as a
+standardized or a repeated kernel. Equal kernels become one constant, so a layer that is called twice stores it once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_sharenets._types import Shape
+from keras_sharenets.analysis.graph import Call, Tensor
+from keras_sharenets.mobile.graph.inference_graph import Value
+from keras_sharenets.mobile.graph.keras_rules import dilation, linear, matrix_product
+from keras_sharenets.mobile.graph.rules import GraphBuilder, lowers, refuse
+from keras_sharenets.mobile.graph.steps import array, unnamed_class
+
+
+def _kernel(operation: Any, call: Call, rank: int) -> np.ndarray:
+    """The second of the two arguments of a call, if it is a constant with `rank` axes."""
+    image, kernel = inspect.signature(operation.call).bind(*call.args, **call.kwargs).arguments.values()
+    if isinstance(kernel, Tensor) or not isinstance(image, Tensor):
+        raise refuse(operation, call.path, "needs an image, then a kernel that does not depend on images.")
+    numbers = array(kernel)
+    if numbers.ndim != rank:
+        raise refuse(operation, call.path, f"has a kernel of shape {numbers.shape}, which cannot be exported.")
+    return numbers
+
+
+def _windowed(kind: str):
+    """A convolution; its groups follow from the channels of the image and of the kernel."""
+
+    def rule(graph: GraphBuilder, operation: Any, call: Call, x: Sequence[Value], shape: Shape) -> Value:
+        strides = operation.strides
+        window = {"strides": (strides, strides) if isinstance(strides, int) else tuple(strides)}
+        window |= {"padding": operation.padding, **dilation(operation)}
+        kernel = graph.equal_constant(operation, _kernel(operation, call, rank=4))
+        if kind == "conv":
+            window["groups"] = x[0].shape[-1] // kernel.array.shape[2]
+        return linear(graph, kind, operation, call, x, shape, kernel, **window)
+
+    return rule
+
+
+lowers(unnamed_class(ops.conv, "Conv"), reads="strides padding dilation_rate")(_windowed("conv"))
+lowers(unnamed_class(ops.depthwise_conv, "DepthwiseConv"), reads="strides padding dilation_rate")(
+    _windowed("depthwise")
+)
+
+
+@lowers(unnamed_class(ops.matmul, "Matmul"), unnamed_class(ops.dot, "Dot"))
+def _product(graph: GraphBuilder, operation: Any, call: Call, x: Sequence[Value], shape: Shape) -> Value:
+    numbers = _kernel(operation, call, rank=2)
+    kernel = graph.equal_constant(operation, numbers if len(x[0].shape) == 2 else numbers[None, None])
+    return matrix_product(graph, operation, call, x, shape, kernel)
