@@ -1,4 +1,4 @@
-"""Layers that reuse their weights, and the small ones without weights that their networks need."""
+"""Layers that reuse their weights, and the auxiliary layers that their networks need."""
 
 from keras_sharenets.layers.batch_normalization import BatchNormalization
 from keras_sharenets.layers.channel_padding import ChannelPadding

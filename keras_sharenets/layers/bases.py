@@ -1,4 +1,4 @@
-"""What the convolutions with shared or sparse kernels have in common."""
+"""Base classes of the convolutions with shared or sparse kernels."""
 
 import math
 import numbers
@@ -14,13 +14,13 @@ from keras_sharenets.ops import choices, convolution, hierarchical, precision
 
 
 class SharedConvolution(keras.layers.Layer):
-    """Base of all convolutions: `filters`, a bias, the choice of an implementation, and what configures the weights.
+    """Base of all convolutions: `filters`, a bias, the choice of an implementation, and the configuration of weights.
 
-    A subclass lists its `implementations` and builds its kernels; the bias is built by [`add_bias`].
+    A subclass lists its `implementations` and builds its kernels; [`add_bias`] builds the bias.
     """
 
     implementations: ClassVar[tuple[str, ...]] = ("auto",)
-    # What the inference graph of an export runs.
+    # The implementation in the inference graph of an export.
     inference_implementation: ClassVar[str]
 
     def __init__(
@@ -51,7 +51,7 @@ class SharedConvolution(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def known_channels(self, input_shape: Shape) -> int:
-        """The number of input channels; a `ValueError` if it is open, or there are none."""
+        """The number of input channels; raises a `ValueError` if it is unknown or 0."""
         if input_shape[-1] is None:
             raise ValueError(f"The last axis of the input must be known, got shape {tuple(input_shape)}.")
         return _checks.positive("input_shape[-1]", input_shape[-1])
@@ -84,12 +84,12 @@ class SharedConvolution(keras.layers.Layer):
 
 
 class ComposedPointwise(SharedConvolution):
-    """Base of the 1x1 convolutions whose kernels act in groups or in turn, with nothing nonlinear between them.
+    """Base of the 1x1 convolutions whose kernels are applied in groups or in sequence, without a nonlinearity between.
 
-    A subclass names in `kind` what it is in `ops.choices`, and in `division` its own argument, kept as an attribute,
-    that says how the channels are divided. It has three methods. `plan(channels)` checks the input channels, keeps what
-    the others need, and returns the shapes of the kernels; `run(inputs, kernels)` convolves in the paper's steps;
-    `compose(kernels)` gives the kernel `(1, 1, channels, filters)` that does the same.
+    A subclass sets `kind` to its key in `ops.choices`, and `division` to the name of its argument, also an attribute,
+    that divides the channels. It implements three methods. `plan(channels)` checks the number of input channels, stores
+    what the other methods need, and returns the shapes of the kernels. `run(inputs, kernels)` convolves step by step as
+    in the paper. `compose(kernels)` returns the equivalent kernel `(1, 1, channels, filters)`.
     """
 
     implementations = ("auto", "composed", "multiplied", "factored")
@@ -103,13 +103,13 @@ class ComposedPointwise(SharedConvolution):
         super().__init__(filters, **kwargs)
 
     def _check_pointwise(self, kernel_size: Any, arguments: dict[str, Any]) -> None:
-        """Raises a `ValueError` for what a 1x1 convolution does not have."""
+        """Raises a `ValueError` for an argument that does not apply to a 1x1 convolution."""
         name = type(self).__name__
         sides = kernel_size if isinstance(kernel_size, (tuple, list)) else (kernel_size,)
         if not all(isinstance(side, numbers.Integral) and side is not True and side == 1 for side in sides):
             raise ValueError(
                 f"`kernel_size` (={kernel_size!r}) must be 1: `{name}` is a 1x1 convolution; "
-                f"`{self.division}` is given by its name."
+                f"`{self.division}` is a keyword argument."
             )
         for argument in ("strides", "padding", "dilation_rate", "data_format"):
             if argument in arguments:
@@ -138,7 +138,7 @@ class ComposedPointwise(SharedConvolution):
                 initializer=self._new_kernel_initializer(),
                 regularizer=self.kernel_regularizer,
                 constraint=self.kernel_constraint,
-                # Composed in full precision also where the convolution runs in half.
+                # Composed in full precision even if the convolution runs in half precision.
                 autocast=False,
             )
             for place, shape in enumerate(shapes, start=1)
@@ -146,26 +146,26 @@ class ComposedPointwise(SharedConvolution):
         self.add_bias()
 
     def _new_kernel_initializer(self) -> Any:
-        # One initializer called twice gives the same numbers twice.
+        # An initializer returns the same numbers in every call.
         initializer = self.kernel_initializer
         return initializer.clone() if isinstance(initializer, keras.initializers.Initializer) else initializer
 
     def effective_kernel(self) -> Tensor:
-        """The kernel of the ordinary 1x1 convolution that this layer is.
+        """The kernel of the equivalent 1x1 convolution.
 
         Returns:
-            A tensor `(1, 1, channels, filters)` of the type in which the weights are stored.
+            A tensor `(1, 1, channels, filters)` with the dtype of the stored weights.
         """
         return self.compose([ops.convert_to_tensor(kernel) for kernel in self.kernels])
 
     def products_per_pixel(self) -> int:
-        """Products of weights with activations at each pixel, as the paper counts: every stored weight once."""
+        """Products of weights with activations per pixel as the paper counts them: every stored weight once."""
         return sum(math.prod(kernel.shape) for kernel in self.kernels)
 
     def choose_implementation(self, input_shape: Shape, training: bool | None = None) -> str:
-        """What runs for inputs of this shape in the graph that is being built: one of `implementations`, not `"auto"`.
+        """The implementation for inputs of this shape in the current graph: one of `implementations` except `"auto"`.
 
-        Where the layer's `implementation` is not `"auto"`, it is that.
+        An `implementation` other than `"auto"` always takes precedence.
         """
         if self.implementation != "auto":
             return self.implementation
@@ -175,7 +175,7 @@ class ComposedPointwise(SharedConvolution):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         implementation = self.choose_implementation(inputs.shape, training)
         if implementation == "factored":
-            # In full precision: rounded after every group, what a chain carries would be off by more than a percent.
+            # In full precision: rounding after every group would add up to an error of more than a percent in a chain.
             kernels = [precision.full(ops.convert_to_tensor(kernel)) for kernel in self.kernels]
             outputs = ops.cast(self.run(precision.full(inputs), kernels), self.compute_dtype)
         else:
@@ -192,9 +192,9 @@ class ComposedPointwise(SharedConvolution):
 
 
 class GroupPointwise(ComposedPointwise):
-    """Base of `HierarchicalGroupConv2D` and `SplitGroupConv2D`, which say what a kernel reads and how the kernels act.
+    """Base of `HierarchicalGroupConv2D` and `SplitGroupConv2D`.
 
-    `kernel_inputs(sizes, filters)` gives the channels that each kernel reads.
+    In a subclass, `kernel_inputs(sizes, filters)` returns the number of channels that each kernel reads.
     """
 
     division = "groups"

@@ -7,12 +7,13 @@ from keras_sharenets.ops import choices, fused
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` that trains in one operation where TensorFlow runs on a CPU.
+    """`keras.layers.BatchNormalization` with a fused training step for TensorFlow on a CPU.
 
-    Keras computes it in some ten operations, each of which reads the images; in networks of many small convolutions
-    that is a third of a training step. Arguments, weights, shapes and results are those of Keras' layer, and wherever
-    the one operation does not apply it is that layer: on JAX, on an accelerator, in inference, with a mask,
-    renormalization or another axis than the last of a batch of images, in float16 and float64.
+    Keras computes batch normalization in about ten operations, each of which reads all activations. In networks of many
+    small convolutions, this is a third of a training step. Arguments, weights, shapes and results are the same as for
+    Keras' layer. The layer falls back to Keras' implementation where the fused operation does not apply: on JAX, on an
+    accelerator, in inference, with a mask, with renormalization, on an axis other than the last of a batch of images,
+    and in float16 and float64.
 
     >>> import keras
     >>> layer = BatchNormalization()

@@ -9,15 +9,15 @@ from keras_sharenets._types import Shape, Tensor
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class ChannelPadding(keras.layers.Layer):
-    """Appends channels of zeros: the shortcut without parameters where a residual network widens.
+    """Appends zero channels: the parameter-free shortcut of a residual network that widens.
 
     Args:
-        channels: int, number of channels of the output; at least that of the input.
+        channels: int, number of output channels; at least the number of input channels.
 
-    Input shape: `(..., fewer channels)`. Output shape: `(..., channels)`. It stores nothing.
+    Input shape: `(..., input channels)`. Output shape: `(..., channels)`. The layer has no weights.
 
     Raises:
-        ValueError: `channels` is not a positive integer, or the input has more.
+        ValueError: `channels` is not a positive integer, or the input has more channels.
 
     >>> import numpy as np
     >>> np.asarray(ChannelPadding(3)(np.ones((1, 2)))).tolist()

@@ -9,14 +9,14 @@ from keras_sharenets.ops import permutations
 
 
 def shuffle(inputs: Tensor, groups: int, block_size: int = 1) -> Tensor:
-    """`permutations.channel_shuffle` of the last axis, as a transposition: TensorFlow trains it faster than indices.
+    """`permutations.channel_shuffle` of the last axis as a transpose, which trains faster in TensorFlow than a gather.
 
     Args:
         inputs: tensor `(..., channels)`.
         groups, block_size: as in `ChannelShuffle`.
 
     Returns:
-        A tensor of the shape of `inputs`.
+        A tensor with the shape of `inputs`.
     """
     table = ops.reshape(inputs, (-1, groups, inputs.shape[-1] // (groups * block_size), block_size))
     return ops.reshape(ops.swapaxes(table, 1, 2), ops.shape(inputs))
@@ -24,16 +24,20 @@ def shuffle(inputs: Tensor, groups: int, block_size: int = 1) -> Tensor:
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class ChannelShuffle(keras.layers.Layer):
-    """Interleaves the channels of `groups` groups: read a table of `groups` rows column by column.
+    """Channel shuffle of ShuffleNet: interleaves the channels of `groups` groups.
+
+    The channels are arranged in a table of `groups` rows, which is read column by column.
 
     Args:
-        groups: int, rows of the table.
-        block_size: int, neighboring channels that stay together. `groups * block_size` must divide the channels.
+        groups: int, number of groups (rows of the table).
+        block_size: int, number of neighboring channels that stay together. `groups * block_size` must divide the
+            number of channels.
 
-    Input and output shape: `(..., channels)`. It stores nothing.
+    Input and output shape: `(..., channels)`. The layer has no weights.
 
     Raises:
-        ValueError: an argument is not a positive integer, or their product does not divide the channels.
+        ValueError: an argument is not a positive integer, or `groups * block_size` does not divide the number of
+            channels.
 
     >>> import numpy as np
     >>> np.asarray(ChannelShuffle(groups=2)(np.arange(6.0)[None])).tolist()

@@ -9,18 +9,18 @@ from keras_sharenets._types import Shape, Tensor
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class ChannelSlice(keras.layers.Layer):
-    """The channels from `start` up to, not including, `stop`.
+    """Selects the channels from `start` (inclusive) to `stop` (exclusive).
 
-    Two of them split the channels: one half goes through a branch, the other past it.
+    Two such layers split the channels: one part goes through a branch, the other bypasses it.
 
     Args:
-        start: int, from 0.
-        stop: int, above `start`; at most the number of channels.
+        start: int, first channel; at least 0.
+        stop: int, end of the slice; above `start` and at most the number of channels.
 
-    Input shape: `(..., channels)`. Output shape: `(..., stop - start)`. It stores nothing.
+    Input shape: `(..., channels)`. Output shape: `(..., stop - start)`. The layer has no weights.
 
     Raises:
-        ValueError: an argument breaks a rule above.
+        ValueError: an argument violates one of these rules.
 
     >>> import numpy as np
     >>> np.asarray(ChannelSlice(1, 3)(np.arange(4.0)[None])).tolist()
@@ -33,7 +33,7 @@ class ChannelSlice(keras.layers.Layer):
         super().__init__(**kwargs)
         self.stop = _checks.positive("stop", stop)
         if isinstance(start, bool) or not isinstance(start, numbers.Integral) or not 0 <= start < stop:
-            raise ValueError(f"`start` (={start!r}) must be an integer from 0 to below `stop` (={stop}).")
+            raise ValueError(f"`start` (={start!r}) must be an integer of at least 0 and below `stop` (={stop}).")
         self.start = int(start)
 
     def build(self, input_shape: Shape) -> None:

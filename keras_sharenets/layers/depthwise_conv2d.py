@@ -11,15 +11,15 @@ from keras_sharenets.ops import choices, convolution, precision
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
-    """`keras.layers.DepthwiseConv2D` that trains fast on a CPU too, where XLA does not.
+    """`keras.layers.DepthwiseConv2D` that avoids XLA's slow gradient on a CPU.
 
-    On a CPU, XLA's gradient of a depthwise convolution takes 30 to 45 times as long as TensorFlow's own. Keras leaves
-    XLA out there by itself. A model with this layer also goes without where `compile(jit_compile=True)` asks for it, on
-    TensorFlow without an accelerator: `supports_jit` is false, and Keras warns. On JAX, where there is nothing but XLA,
-    the layer sums over the places of the kernel, which XLA compiles well. On a GPU or TPU it computes as Keras' layer.
+    On a CPU, XLA's gradient of a depthwise convolution takes 30 to 45 times as long as TensorFlow's. Keras does not use
+    XLA there by default. On TensorFlow without an accelerator, a model with this layer does not use it even with
+    `compile(jit_compile=True)`: `supports_jit` is false, and Keras warns. On JAX, which always uses XLA, the layer sums
+    over the positions of the kernel, which XLA compiles well. On a GPU or TPU it computes the same as Keras' layer.
 
-    Arguments, shapes, stored parameters and errors are those of Keras' layer. In half precision the gradients of kernel
-    and bias are summed in full.
+    Arguments, shapes, stored parameters and errors are the same as for Keras' layer. In half precision, the gradients
+    of the kernel and the bias are summed in float32.
 
     >>> import keras
     >>> layer = DepthwiseConv2D(3, padding="same", use_bias=False)

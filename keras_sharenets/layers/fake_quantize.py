@@ -10,23 +10,23 @@ from keras_sharenets.ops import rounding
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class FakeQuantize(keras.layers.Layer):
-    """Rounds values to the 256 steps that an int8 file will have for them, and learns their range in training.
+    """Rounds values to the 256 levels of an int8 file and tracks their range during training.
 
-    In training the range follows the smallest and largest number of each batch, as moving averages; the first batch
-    sets it. A gradient passes unchanged where a value is inside the range, and is 0 outside. In inference the range
-    stays. Before it has seen anything the layer gives back what it is given.
+    During training, the range is a moving average of the minimum and the maximum of each batch; the first batch
+    initializes it. Gradients pass unchanged for values inside the range and are 0 outside. In inference, the range is
+    fixed. Before the first training batch, the layer returns its input.
 
-    Values that are joined, padded or moved without arithmetic have one range in an integer file. A layer that is called
-    in several places, each with a `place` of its own, gives them all the widest range of any.
+    Values that are concatenated, padded or moved without arithmetic share one range in an integer file. For these,
+    call one layer in several places, each with its own `place`: all places get the union of their ranges.
 
-    Shapes: any to the same. Stores `2 * places` numbers, none of them trained.
+    Input and output shape: any, unchanged. The layer stores `2 * places` non-trainable numbers.
 
     Args:
-        places: int, in how many places the layer is called.
-        momentum: number from 0 up to, not including, 1, of the moving averages.
+        places: int, number of places in which the layer is called.
+        momentum: float, momentum of the moving averages; at least 0 and below 1.
 
     Raises:
-        ValueError: an argument breaks a rule above.
+        ValueError: an argument violates one of these rules.
 
     Reference: Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only
     inference", CVPR 2018, section 3.
@@ -50,19 +50,19 @@ class FakeQuantize(keras.layers.Layer):
         self.high = self.add_weight(name="high", **vector)
 
     def range(self) -> tuple[Tensor, Tensor]:
-        """The range of all places together: `(low, high)`, scalars; equal before anything has been seen."""
+        """The union of the ranges of all places: scalars `(low, high)`, equal before the first batch."""
         return ops.min(self.low), ops.max(self.high)
 
     def call(self, inputs: Tensor, place: int = 0, training: bool | None = None) -> Tensor:
         if training:
-            self._watch(ops.stop_gradient(ops.cast(inputs, self.low.dtype)), place)
+            self._update_range(ops.stop_gradient(ops.cast(inputs, self.low.dtype)), place)
         low, high = self.range()
         known = high > low
         rounded = rounding.round_values(ops.cast(inputs, self.low.dtype), low, ops.where(known, high, 1.0))
         return ops.where(known, ops.cast(rounded, inputs.dtype), inputs)
 
-    def _watch(self, inputs: Tensor, place: int) -> None:
-        """Moves the range of one place towards that of a batch; 0, which padding and ReLU need, is always inside."""
+    def _update_range(self, inputs: Tensor, place: int) -> None:
+        """Moves the range of one place toward that of a batch. It always includes 0, which padding and ReLU need."""
         here = ops.arange(self.places) == place
         low, high = ops.convert_to_tensor(self.low), ops.convert_to_tensor(self.high)
         step = ops.cast(ops.where(here, ops.where(high > low, 1 - self.momentum, 1.0), 0.0), low.dtype)

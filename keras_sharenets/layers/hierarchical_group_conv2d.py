@@ -9,34 +9,36 @@ from keras_sharenets.ops import hierarchical
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class HierarchicalGroupConv2D(GroupPointwise):
-    """1x1 convolution in groups, where every group also reads the output of the group before it (HGC).
+    """1x1 group convolution in which every group also reads the output of the previous group (HGC).
 
-    `Y_1 = X_1 W_1` and `Y_i = [X_i, Y_(i-1)] W_i`, the output `[Y_1 ... Y_G]`: the last group sees all channels, at
-    little more than the cost of a group convolution. Channels that `groups` does not divide are split as evenly as
-    possible, the first groups one larger. With `groups=1` it equals `keras.layers.Conv2D(filters, 1)`.
+    The outputs are `Y_1 = X_1 W_1` and `Y_i = [X_i, Y_(i-1)] W_i`, concatenated to `[Y_1 ... Y_G]`. The last group thus
+    depends on all channels, at little more than the cost of a group convolution. If `groups` does not divide the
+    number of input channels, the first groups have one channel more. With `groups=1` the layer equals
+    `keras.layers.Conv2D(filters, 1)`.
 
     Args:
         filters: int, number of output channels (the paper's O).
-        kernel_size: 1, as in `keras.layers.Conv2D`; nothing else.
-        groups: int, groups of input and output channels (the paper's G); must divide `filters`, and be at most the
-            number of input channels.
-        use_bias: bool, whether to add a bias of one number per output channel.
-        implementation: how to run it: `"composed"` (the kernels multiplied into one, then one convolution),
-            `"multiplied"` (the same, with a matrix product in the convolution's place), `"factored"` (group by group,
-            as in the paper) or `"auto"` (the fastest as measured, `ops.choices`). The weights are the same, and the
-            results but for rounding.
+        kernel_size: as in `keras.layers.Conv2D`; must be 1.
+        groups: int, number of groups of input and output channels (the paper's G); must divide `filters` and be at most
+            the number of input channels.
+        use_bias: bool, whether to add one bias per output channel.
+        implementation: how the layer is computed: `"composed"` (the kernels are multiplied into one, then applied as
+            one convolution), `"multiplied"` (the same, as a matrix product), `"factored"` (group by group, as in the
+            paper) or `"auto"` (the fastest according to the measurements in `ops.choices`). The weights are the same
+            for all, and the results differ only by rounding.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, kernel_constraint, bias_constraint:
-            as in `keras.layers.Conv2D`, for each stored tensor alone: the fan-in of a kernel is what it reads.
+            as in `keras.layers.Conv2D`, applied to each stored tensor. The fan-in of a kernel is the number of channels
+            that it reads.
 
-    Input shape: `(batch, height, width, channels)`, channels last whatever the Keras setting.
+    Input shape: `(batch, height, width, channels)`; always channels last, whatever the Keras setting.
     Output shape: `(batch, height, width, filters)`.
 
     Stored parameters:
-        With `p = filters / groups`: `channels * p + (groups - 1) * p * p`, in one kernel a group, and `filters` more
-        with a bias.
+        With `p = filters / groups`: `channels * p + (groups - 1) * p * p`, in one kernel per group, plus `filters` with
+        a bias.
 
     Raises:
-        ValueError: an argument breaks a rule above; the message names it, its value and the rule.
+        ValueError: an argument violates one of these rules. The message names the argument, its value and the rule.
 
     >>> import keras
     >>> layer = HierarchicalGroupConv2D(48, groups=4)

@@ -12,59 +12,64 @@ from keras_sharenets.ops import choices, convolution, kernels, permutations, pre
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class HighlySharedConv2D(SharedConvolution):
-    """2D convolution that stores few filters and reuses them along the channels, and in new arrangements.
+    """2D convolution that stores few filters and reuses them along the channels and in several arrangements.
 
-    The stored filters become the kernel of an ordinary grouped convolution in two steps, each of which can be off:
+    The stored filters are expanded into the kernel of an ordinary grouped convolution in two optional steps:
 
-    * arranged shared filters (ASF): inside each group, every stored filter appears `arrangements` times, its input
-      planes in another order in every copy;
+    * arranged shared filters (ASF): within each group, every stored filter is used `arrangements` times, each copy with
+      its input planes in a different order;
     * channel repeated filters (CRF): the bank of `groups / channel_repeats` distinct group filters is used
       `channel_repeats` times along the channels.
 
-    Call the layer in several places for layer repeated filters (LRF): the weights are stored, trained and saved once.
-    With `groups=channel_repeats=arrangements=1` it equals `keras.layers.Conv2D`; with `channel_repeats=arrangements=1`
-    it equals `keras.layers.Conv2D(groups=groups)`, and trains faster on a CPU: there Keras hands groups to XLA, which
-    is slow at them, and this layer to what is fast, under XLA something else than outside.
+    For layer repeated filters (LRF), call the same layer in several places: its weights are stored, trained and saved
+    once. With `groups=channel_repeats=arrangements=1` the layer equals `keras.layers.Conv2D`. With
+    `channel_repeats=arrangements=1` it equals `keras.layers.Conv2D(groups=groups)` and trains faster on a CPU: Keras
+    runs grouped convolutions in XLA there, which is slow; this layer selects a fast implementation inside and outside
+    of XLA.
 
     Args:
         filters: int, number of output channels.
-        kernel_size: int or pair of ints.
-        groups: int, groups of input and output channels (the paper's G).
-        channel_repeats: int, uses of each group filter along the channels (the paper's R); must divide `groups`.
-        arrangements: int, uses of each filter under different orders of its input planes (the paper's T); must divide
-            `filters / groups`.
-        strides: int or pair of ints.
+        kernel_size: int or pair of ints, height and width of the kernel.
+        groups: int, number of groups of input and output channels (the paper's G).
+        channel_repeats: int, number of times that each group filter is used along the channels (the paper's R); must
+            divide `groups`.
+        arrangements: int, number of times that each filter is used, with its input planes in a different order each
+            time (the paper's T); must divide `filters / groups`.
+        strides: int or pair of ints, strides of the convolution.
         padding: `"same"` or `"valid"`.
-        data_format, dilation_rate: as in `keras.layers.Conv2D`; only `"channels_last"` and 1.
-        use_bias: bool, whether to add a bias of one number per output channel; a bias is never shared.
-        shuffle_groups: int, rows of the shuffle that arranges the input planes; must divide the input channels of a
-            group where there is a shuffle: with two arrangements, or `"shuffled"` ones. The paper does not give it.
-        plane_orders: how the planes of more than two arrangements are ordered: `"distinct"` (any two orders differ in
-            every place, where there are as many planes as arrangements) or `"shuffled"` (`t` shuffles in the `t`-th
-            copy, which soon come to the first order again; what layers without this argument in their files have), as
-            in `ops.permutations.arrangements`. Two are the same in both.
-        implementation: how to run it: `"grouped"` (native grouped convolution), `"folded"` (repeats folded into the
-            batch, groups filled up with zeros), `"multiplied"` (matrix products, only for a kernel of 1x1) or `"auto"`
-            (the fastest as measured, `ops.choices`). The weights are the same, and the results but for rounding.
+        data_format, dilation_rate: as in `keras.layers.Conv2D`; only `"channels_last"` and 1 are supported.
+        use_bias: bool, whether to add one bias per output channel. The bias is never shared.
+        shuffle_groups: int, number of rows of the shuffle that orders the input planes; must divide the number of input
+            channels per group if there is a shuffle, which is the case with two arrangements or
+            `plane_orders="shuffled"`. The paper does not specify it.
+        plane_orders: how the input planes are ordered with more than two arrangements; see
+            `ops.permutations.arrangements`. `"distinct"`: any two orders differ in every position, provided that there
+            are at least as many planes as arrangements. `"shuffled"`: copy `t` is shuffled `t` times, which soon
+            repeats the first order; this is the value of layers whose files do not store this argument. With two
+            arrangements, both give the same orders.
+        implementation: how the layer is computed: `"grouped"` (native grouped convolution), `"folded"` (repeats are
+            folded into the batch, groups are padded with zeros), `"multiplied"` (matrix products; 1x1 kernels only) or
+            `"auto"` (the fastest according to the measurements in `ops.choices`). The weights are the same for all, and
+            the results differ only by rounding.
         activation: activation function or its name, or `None`.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, kernel_constraint, bias_constraint:
-            as in `keras.layers.Conv2D`, for the stored tensors. The default initialization has the fan-in of the full
-            kernel, `kernel height * kernel width * channels / groups`.
+            as in `keras.layers.Conv2D`, applied to the stored tensors. The fan-in of the default initializer is that of
+            the full kernel, `kernel height * kernel width * channels / groups`.
 
     Call arguments:
         inputs: tensor.
-        strides: int or pair of ints for this call alone, or `None` for the layer's own. It lets one layer be shared by
-            places of different stride.
+        strides: int or pair of ints, strides of this call; `None` for those of the layer. One layer can thus be shared
+            between places with different strides.
 
-    Input shape: `(batch, height, width, channels)`, channels last whatever the Keras setting.
+    Input shape: `(batch, height, width, channels)`; always channels last, whatever the Keras setting.
     Output shape: `(batch, new height, new width, filters)`.
 
     Stored parameters:
-        `kernel height * kernel width * (channels / groups) * filters / (channel_repeats * arrangements)`, and `filters`
-        more with a bias.
+        `kernel height * kernel width * (channels / groups) * filters / (channel_repeats * arrangements)`, plus
+        `filters` with a bias.
 
     Raises:
-        ValueError: an argument breaks a rule above; the message names it, its value and the rule.
+        ValueError: an argument violates one of these rules. The message names the argument, its value and the rule.
 
     >>> import keras
     >>> layer = HighlySharedConv2D(64, 3, groups=16, channel_repeats=8, arrangements=2)
@@ -155,7 +160,7 @@ class HighlySharedConv2D(SharedConvolution):
         return permutations.arrangements(inputs_per_group, self.arrangements, self.shuffle_groups, self.plane_orders)
 
     def effective_kernel(self) -> Tensor:
-        """The kernel of the ordinary grouped convolution that this layer is.
+        """The kernel of the equivalent grouped convolution.
 
         Returns:
             A tensor `(kernel height, kernel width, channels / groups, filters)`, group-major.
@@ -167,9 +172,9 @@ class HighlySharedConv2D(SharedConvolution):
     def choose_implementation(
         self, input_shape: Shape, strides: Size | None = None, training: bool | None = None
     ) -> str:
-        """What runs for inputs of this shape in the graph that is being built: a key of `convolution.IMPLEMENTATIONS`.
+        """The implementation for inputs of this shape in the current graph: a key of `convolution.IMPLEMENTATIONS`.
 
-        Where the layer's `implementation` is not `"auto"`, it is that.
+        An `implementation` other than `"auto"` always takes precedence.
         """
         strides = self.strides if strides is None else _checks.pair("strides", strides)
         kind = choices.convolution_kind(self.kernel_size, self.groups, self.channel_repeats, strides)
@@ -182,7 +187,7 @@ class HighlySharedConv2D(SharedConvolution):
 
     def call(self, inputs: Tensor, strides: Size | None = None, training: bool | None = None) -> Tensor:
         strides = self.strides if strides is None else _checks.pair("strides", strides)
-        # Refuses an image smaller than the kernel, of which some backends make numbers out of nothing.
+        # Rejects an image smaller than the kernel, for which some backends return meaningless numbers.
         convolution.output_sides(inputs.shape[1:3], self.kernel_size, strides, self.padding)
         convolve = convolution.IMPLEMENTATIONS[self.choose_implementation(inputs.shape, strides, training)]
         outputs = convolve(
@@ -200,7 +205,7 @@ class HighlySharedConv2D(SharedConvolution):
     def compute_output_spec(
         self, inputs: Tensor, strides: Size | None = None, training: bool | None = None
     ) -> keras.KerasTensor:
-        # Keras would trace `call` to learn this: with some hundred calls in a network, most of the time to build it.
+        # Without this, Keras traces `call`: most of the build time of a network with some hundred calls.
         return keras.KerasTensor(self.compute_output_shape(inputs.shape, strides), self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -219,5 +224,5 @@ class HighlySharedConv2D(SharedConvolution):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "HighlySharedConv2D":
-        # What was saved before there was a choice was shuffled.
+        # Layers saved before this argument existed are shuffled.
         return super().from_config({"plane_orders": "shuffled", **config})

@@ -11,42 +11,42 @@ from keras_sharenets.ops import interleaved, permutations
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class InterleavedGroupConv2D(ComposedPointwise):
-    """1x1 convolution whose kernel is a product of sparse ones: group convolutions with shuffles between them (IGC-V2).
+    """1x1 convolution whose kernel is a product of sparse kernels: group convolutions with shuffles between (IGC-V2).
 
-    A branch of each group convolution reads from different branches of the one before. If the product of
-    `branch_channels` is the number of input channels, there is exactly one path from each of them to each output (the
-    paper's complementary condition). A larger product gives a few paths, a smaller one leaves inputs out. Nothing
-    nonlinear lies between the convolutions. Where the layer does not widen, it leaves the channels in their order, so
-    that a shortcut around it adds equal ones.
+    Each branch of a group convolution reads from different branches of the previous one. If the product of
+    `branch_channels` equals the number of input channels, exactly one path leads from each input to each output (the
+    paper's complementary condition). A larger product gives a few paths; a smaller one leaves some inputs unconnected.
+    There is no nonlinearity between the convolutions. If the layer does not widen, it keeps the order of the channels,
+    so that a shortcut around it adds matching channels.
 
-    With `branch_channels=(channels,)` it equals `keras.layers.Conv2D(filters, 1)`.
+    With `branch_channels=(channels,)` the layer equals `keras.layers.Conv2D(filters, 1)`.
 
     Args:
-        filters: int, number of output channels; at least the input channels, and a multiple of the branches of the last
-            group convolution, which is the one that widens.
-        kernel_size: 1, as in `keras.layers.Conv2D`; nothing else.
-        branch_channels: tuple or list of ints, the input channels of a branch in each group convolution (the paper's
-            K); each must divide the input channels.
-        use_bias: bool, whether to add a bias of one number per output channel.
-        implementation: how to run it: `"composed"` (the kernels multiplied into one, then one convolution),
-            `"multiplied"` (the same, with a matrix product in the convolution's place), `"factored"` (one group
-            convolution after the other, as in the paper) or `"auto"` (the fastest as measured, `ops.choices`).
-            The weights are the same, and the results but for rounding.
-        kernel_initializer: as in `keras.layers.Conv2D`, for each stored tensor alone: its fan-in is what a branch
-            reads. `None` gives all n of them the variance `2 ** (1 / n) / fan-in`: the factor 2 of He's initialization
-            belongs to the product once, for only one ReLU follows.
+        filters: int, number of output channels; at least the number of input channels, and a multiple of the number of
+            branches of the last group convolution, which is the one that widens.
+        kernel_size: as in `keras.layers.Conv2D`; must be 1.
+        branch_channels: tuple or list of ints, number of input channels per branch for each group convolution (the
+            paper's K); each must divide the number of input channels.
+        use_bias: bool, whether to add one bias per output channel.
+        implementation: how the layer is computed: `"composed"` (the kernels are multiplied into one, then applied as
+            one convolution), `"multiplied"` (the same, as a matrix product), `"factored"` (one group convolution after
+            the other, as in the paper) or `"auto"` (the fastest according to the measurements in `ops.choices`). The
+            weights are the same for all, and the results differ only by rounding.
+        kernel_initializer: as in `keras.layers.Conv2D`, applied to each stored tensor, with the fan-in of a branch.
+            `None` gives each of the n kernels the variance `2 ** (1 / n) / fan-in`: the product has the factor 2 of He
+            initialization once, since only one ReLU follows.
         bias_initializer, kernel_regularizer, bias_regularizer, kernel_constraint, bias_constraint: as in
-            `keras.layers.Conv2D`, for each stored tensor.
+            `keras.layers.Conv2D`, applied to each stored tensor.
 
-    Input shape: `(batch, height, width, channels)`, channels last whatever the Keras setting.
+    Input shape: `(batch, height, width, channels)`; always channels last, whatever the Keras setting.
     Output shape: `(batch, height, width, filters)`.
 
     Stored parameters:
-        `channels * (K_1 + ... + K_(n-1)) + filters * K_n`, in one kernel a group convolution, and `filters` more with a
+        `channels * (K_1 + ... + K_(n-1)) + filters * K_n`, in one kernel per group convolution, plus `filters` with a
         bias.
 
     Raises:
-        ValueError: an argument breaks a rule above; the message names it, its value and the rule.
+        ValueError: an argument violates one of these rules. The message names the argument, its value and the rule.
 
     >>> import keras
     >>> layer = InterleavedGroupConv2D(64, branch_channels=(8, 8))

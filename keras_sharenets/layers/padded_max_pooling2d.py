@@ -9,17 +9,17 @@ from keras_sharenets._types import Shape, Tensor
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class PaddedMaxPooling2D(keras.layers.Layer):
-    """Max pooling with `(pool_size - 1) / 2` cells of padding on every side, as in the stems of ImageNet networks.
+    """Max pooling with `(pool_size - 1) / 2` pixels of padding on every side, as in the stems of ImageNet networks.
 
-    `keras.layers.MaxPooling2D(padding="same")` pads an even image on the far side only, which shifts a 3x3 window at
-    stride 2 by one pixel. Here the border repeats its neighbors: they lie in the same window, so the maximum is that
-    of padding with minus infinity, without an infinity in the graph.
+    `keras.layers.MaxPooling2D(padding="same")` pads an even image only at the bottom and right, which shifts a 3x3
+    window at stride 2 by one pixel. This layer pads with the neighboring pixels. They lie in the same window, so the
+    maximum is the same as with a padding of minus infinity, without an infinity in the graph.
 
     Args:
-        pool_size: int, odd.
-        strides: int.
+        pool_size: int, odd, size of the pooling window.
+        strides: int, strides of the pooling.
 
-    Input shape: `(batch, height, width, channels)`. It stores nothing.
+    Input shape: `(batch, height, width, channels)`. The layer has no weights.
     Output shape: `(batch, (height - 1) // strides + 1, (width - 1) // strides + 1, channels)`.
 
     Raises:

@@ -11,32 +11,33 @@ from keras_sharenets.ops import convolution
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class ParallelConv2D(keras.layers.Layer):
-    """The sum of two convolutions of the same images, the second of 1x1; one convolution where that is faster.
+    """Sum of a spatial and a 1x1 convolution of the same input, computed as one convolution where that is faster.
 
-    A 1x1 kernel does what a larger one does that is 0 but for its center. So the sum of both kernels gives the sum of
-    both results, and adding kernels costs nothing beside a convolution. Native groups run that way; where the first
-    layer's repeated filters are folded into the batch both run for themselves.
+    A 1x1 kernel is equivalent to a larger kernel that is zero except at its center. One convolution with the sum of
+    both kernels therefore gives the sum of both results, and adding kernels costs next to nothing. Native grouped
+    convolutions are merged in this way. If the repeated filters of the first layer are folded into the batch, the two
+    convolutions run separately.
 
-    Profiles, exports and quantization see the two layers and their sum.
+    Profiles, exports and quantization treat the layer as two convolutions and their sum.
 
     Args:
-        spatial: `HighlySharedConv2D` with an odd kernel and without bias and activation. With `padding="valid"` its
-            images are padded with zeros, so that its kernel is centered on every place whatever the strides; with
-            `"same"` it must not be called with strides.
+        spatial: `HighlySharedConv2D` with an odd kernel size, no bias and no activation. With `padding="valid"`, its
+            input is padded with zeros so that the kernel is centered on every pixel, whatever the strides. With
+            `padding="same"`, it must not be called with strides.
         pointwise: `HighlySharedConv2D` with `kernel_size=1`, the same `filters` and `groups`, no bias and no
             activation.
 
     Call arguments:
         inputs: tensor.
-        strides: int or pair of ints, of both convolutions, for this call alone.
+        strides: int or pair of ints, strides of both convolutions in this call.
 
     Input shape: `(batch, height, width, channels)`.
     Output shape: `(batch, ceil(height / strides), ceil(width / strides), filters)`.
 
-    Stored parameters: those of the two layers.
+    Stored parameters: the sum of the two layers.
 
     Raises:
-        ValueError: the layers do not go together; the message names what differs.
+        ValueError: the two layers are incompatible. The message names the difference.
 
     >>> import keras
     >>> from keras_sharenets.layers import HighlySharedConv2D
@@ -69,13 +70,13 @@ class ParallelConv2D(keras.layers.Layer):
                 raise ValueError(f"`{name}` (='{layer.name}') must have no bias, no activation and strides of 1.")
         self.spatial = spatial
         self.pointwise = pointwise
-        # Only in `reference_model`, where they are the same ones at every call.
+        # Used only by `reference_model`, which must reuse the same layers in every call.
         self._pad = keras.layers.ZeroPadding2D(self.border, data_format="channels_last", name=f"{self.name}_pad")
         self._sum = keras.layers.Add(name=f"{self.name}_sum")
 
     @property
     def border(self) -> tuple[int, int]:
-        """Rows and columns of zeros that are put around the images."""
+        """Rows and columns of zero padding on each side."""
         if self.spatial.padding == "same":
             return (0, 0)
         height, width = self.spatial.kernel_size
@@ -98,7 +99,7 @@ class ParallelConv2D(keras.layers.Layer):
         return (shape[0], *sides, shape[3])
 
     def effective_kernel(self) -> Tensor:
-        """The kernel of the ordinary grouped convolution that this layer is.
+        """The kernel of the equivalent grouped convolution.
 
         Returns:
             A tensor `(kernel height, kernel width, channels / groups, filters)`.
@@ -124,11 +125,11 @@ class ParallelConv2D(keras.layers.Layer):
         """The reference implementation: the two layers and their sum, as a functional model.
 
         Args:
-            inputs: `keras.KerasTensor`, what the layer is called on.
+            inputs: `keras.KerasTensor`, the input of the layer.
             strides: as in a call.
 
         Returns:
-            A `keras.Model` over the very layers of this one.
+            A `keras.Model` that uses the layers of this one, not copies.
         """
         strides = self._strides(strides)
         start = keras.Input(batch_shape=inputs.shape, dtype=inputs.dtype)

@@ -12,16 +12,16 @@ from keras_sharenets.ops import rounding
 PRESERVE = (None, "zeros", "clusters")
 
 
-# Along which axes a depthwise kernel has its filters: one for each input channel, and with `depth_multiplier` more.
+# The filter axes of a depthwise kernel: input channels and `depth_multiplier`.
 _DEPTHWISE = (2, 3)
 
 
 def stored_kernels(layer: keras.layers.Layer) -> tuple[tuple[keras.Variable, int | tuple[int, ...]], ...]:
-    """The kernels that a built layer stores, those of its sublayers too.
+    """The kernels of a built layer, including its sublayers.
 
     Returns:
-        A tuple of `(variable, axes)`, `axes` being the last axis, or last axes, along which filters are counted; empty
-        for layers without. A separable convolution has two.
+        A tuple of `(variable, axes)`; `axes` are the trailing axes that index the filters. Empty for a layer without
+        kernels. A separable convolution has two.
     """
     own = _DEPTHWISE if isinstance(layer, keras.layers.DepthwiseConv2D) else -1
     found = []
@@ -34,29 +34,31 @@ def stored_kernels(layer: keras.layers.Layer) -> tuple[tuple[keras.Variable, int
 
 
 def inner(layer: Any) -> Any:
-    """The layer that does the work: what a `QuantizedKernels` stands around, any other itself."""
+    """The wrapped layer of a `QuantizedKernels`; any other layer itself."""
     return layer.layer if isinstance(layer, QuantizedKernels) else layer
 
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class QuantizedKernels(keras.layers.Wrapper):
-    """Runs a layer with its kernels rounded to the integers that an int8 file will hold.
+    """Wrapper that runs a layer with its kernels rounded to the integers of an int8 file.
 
-    Each filter has 127 steps either side of 0, the last being its largest magnitude. The kernel that is stored stays in
-    float and is what training moves: the gradient of the rounded kernel is taken for its own. A kernel is rounded
-    before anything is made of it, so all uses of a shared one have the same integers.
+    Each filter is quantized symmetrically to 127 levels on either side of 0, scaled by its largest magnitude. The
+    stored kernel stays in float and is the one that is trained; its gradient is that of the rounded kernel
+    (straight-through estimator). A stored kernel is rounded before it is expanded, so all uses of a shared kernel have
+    the same integers.
 
-    Shapes, errors and stored parameters are those of the layer.
+    Shapes, errors and stored parameters are those of the wrapped layer.
 
     Args:
-        layer: `keras.Layer` whose kernels are named `kernel`, or `kernel_1` and so on, or those of a separable
-            convolution. Its other weights stay as they are.
-        preserve: `None`; `"zeros"`: weights that are 0 stay 0 in training; `"clusters"`: the same, and weights that
-            were equal when `find_clusters` was called stay equal, moved by the mean of their gradients. Then a kernel
-            has one range for all its filters, so that it has no more integers than values.
+        layer: `keras.Layer` whose kernels are named `kernel`, or `kernel_1` and so on, or a separable convolution. Its
+            other weights are not rounded.
+        preserve: what training preserves. `None`: nothing. `"zeros"`: zero weights stay zero. `"clusters"`: zero
+            weights stay zero, and weights that were equal when `find_clusters` was called stay equal and move by the
+            mean of their gradients. A kernel then has one range for all filters, so that it has no more distinct
+            integers than distinct values.
 
     Raises:
-        ValueError: `preserve` is none of these.
+        ValueError: `preserve` is not one of these values.
 
     Reference: Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only
     inference", CVPR 2018, section 3.
@@ -74,7 +76,7 @@ class QuantizedKernels(keras.layers.Wrapper):
             raise ValueError(f"`layer` (={layer!r}) must be a Keras layer.")
         kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(layer, **kwargs)
-        # `call` goes past the layer's own look at what it is given.
+        # `call` bypasses the input check of the wrapped layer.
         self.input_spec = layer.input_spec
         _checks.one_of("preserve", preserve, PRESERVE)
         self.preserve = preserve
@@ -97,7 +99,7 @@ class QuantizedKernels(keras.layers.Wrapper):
         return stored_kernels(self.layer)
 
     def find_clusters(self) -> None:
-        """Remembers which weights are equal, for `preserve="clusters"`.
+        """Records which weights are equal, for `preserve="clusters"`.
 
         Raises:
             ValueError: a kernel has more than 256 distinct values.
@@ -112,7 +114,7 @@ class QuantizedKernels(keras.layers.Wrapper):
             clusters.assign(members.reshape(kernel.shape))
 
     def preserved_kernels(self) -> list[Tensor]:
-        """The kernels before they are rounded, as tensors: what is preserved is exactly so in them."""
+        """The kernels before rounding, as tensors, with zeros or clusters preserved exactly."""
         kernels = [ops.convert_to_tensor(kernel) for kernel, _ in self.kernels]
         if self.preserve is not None:
             kernels = [rounding.keep_zeros(kernel) for kernel in kernels]
@@ -121,8 +123,8 @@ class QuantizedKernels(keras.layers.Wrapper):
         return kernels
 
     def rounded(self) -> keras.StatelessScope:
-        """A scope in which the layer's kernels are the rounded ones."""
-        # All variables, not only the kernels: where Keras trains with a scope of its own, this one hides it.
+        """A scope in which the layer uses its rounded kernels."""
+        # All variables, not only the kernels: this scope hides the one that Keras may train in.
         values = {id(variable): (variable, ops.convert_to_tensor(variable)) for variable in self.layer.variables}
         for (variable, axis), kernel in zip(self.kernels, self.preserved_kernels(), strict=True):
             axis = None if self.preserve == "clusters" else axis
@@ -134,7 +136,7 @@ class QuantizedKernels(keras.layers.Wrapper):
             return self.layer.call(inputs, **self._passed_on(training, kwargs))
 
     def _passed_on(self, training: bool | None, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of a call for the layer; not every one asks whether it is trained."""
+        """The call arguments for the wrapped layer, with `training` only if its `call` has that parameter."""
         asks = "training" in inspect.signature(self.layer.call).parameters
         return {**arguments, "training": training} if asks else arguments
 

@@ -9,23 +9,23 @@ from keras_sharenets.ops import hierarchical
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class SplitGroupConv2D(GroupPointwise):
-    """1x1 convolution in groups that may differ by one channel: what `HierarchicalGroupConv2D` is compared with (SGC).
+    """1x1 group convolution whose groups may differ by one channel: the baseline of `HierarchicalGroupConv2D` (SGC).
 
-    `Y_i = X_i W_i`, the output `[Y_1 ... Y_G]`. Where `groups` divides the channels it equals
-    `keras.layers.Conv2D(filters, 1, groups=groups)`; otherwise the first groups have one channel more.
+    The outputs are `Y_i = X_i W_i`, concatenated to `[Y_1 ... Y_G]`. If `groups` divides the number of input channels,
+    the layer equals `keras.layers.Conv2D(filters, 1, groups=groups)`; otherwise the first groups have one channel more.
 
     Args:
         filters, kernel_size, groups, use_bias, implementation, kernel_initializer, bias_initializer,
             kernel_regularizer, bias_regularizer, kernel_constraint, bias_constraint: as in `HierarchicalGroupConv2D`.
 
-    Input shape: `(batch, height, width, channels)`, channels last whatever the Keras setting.
+    Input shape: `(batch, height, width, channels)`; always channels last, whatever the Keras setting.
     Output shape: `(batch, height, width, filters)`.
 
     Stored parameters:
-        `channels * filters / groups`, in one kernel a group, and `filters` more with a bias.
+        `channels * filters / groups`, in one kernel per group, plus `filters` with a bias.
 
     Raises:
-        ValueError: an argument breaks a rule; the message names it, its value and the rule.
+        ValueError: an argument violates a rule. The message names the argument, its value and the rule.
 
     >>> import keras
     >>> layer = SplitGroupConv2D(48, groups=6)
@@ -35,13 +35,13 @@ class SplitGroupConv2D(GroupPointwise):
     [3, 3, 3, 3, 2, 2]
 
     Reference: "HGC: Hierarchical Group Convolution for Highly Efficient Neural Network", arXiv 1906.03657, section 5,
-    the networks SGCNet.
+    networks SGCNet.
     """
 
     kernel_inputs = staticmethod(hierarchical.split_inputs)
 
     def plan(self, channels: int) -> Sequence[tuple[int, ...]]:
-        # Equal groups are one grouped convolution where TensorFlow has it.
+        # Equal groups run as one grouped convolution where TensorFlow supports it.
         self.kind = "uneven split" if channels % self.groups else "split"
         return super().plan(channels)
 

@@ -9,9 +9,9 @@ from keras_sharenets.ops import precision
 
 
 class _FloatDense(keras.layers.Dense):
-    """A dense layer that `model.quantize` leaves out, as it does layers that it does not know, with a warning.
+    """A dense layer that `model.quantize` skips with a warning, like any layer that it does not support.
 
-    `SqueezeExcite` builds its dense layers itself, in float: from a file it could not build them otherwise.
+    `SqueezeExcite` builds its dense layers in float, so it could not load quantized ones from a file.
     """
 
     def quantize(self, mode: Any = None, **kwargs: Any) -> None:
@@ -20,21 +20,22 @@ class _FloatDense(keras.layers.Dense):
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class SqueezeExcite(keras.layers.Layer):
-    """Scales every channel by a number between 0 and 1 that depends on the whole image.
+    """Squeeze-and-excitation: scales each channel by a factor between 0 and 1 computed from the whole image.
 
-    Global average pooling, a dense layer to `channels / reduction` with ReLU, a dense layer back with a sigmoid, both
-    with bias; then the input times the result.
+    The factors are computed by global average pooling, a dense layer with `channels / reduction` units and ReLU, and a
+    dense layer with `channels` units and a sigmoid. Both dense layers have a bias.
 
     Args:
-        reduction: int, channels of the input divided by those between the dense layers; must divide the channels.
+        reduction: int, ratio of the number of channels to the number of units of the first dense layer; must divide
+            the number of channels.
 
-    Input and output shape: `(batch, height, width, channels)`, channels last whatever the Keras setting.
+    Input and output shape: `(batch, height, width, channels)`; always channels last, whatever the Keras setting.
 
     Stored parameters:
         With `h = channels / reduction`: `2 * channels * h + channels + h`.
 
     Raises:
-        ValueError: `reduction` is not a positive integer, or does not divide the channels.
+        ValueError: `reduction` is not a positive integer, or does not divide the number of channels.
 
     >>> import keras
     >>> layer = SqueezeExcite(reduction=8)
@@ -68,7 +69,7 @@ class SqueezeExcite(keras.layers.Layer):
         return dense
 
     def call(self, inputs: Tensor) -> Tensor:
-        # Means over pixels, and scales whose gradients are sums over pixels, in full precision.
+        # In full precision: the mean over pixels, and the scales, whose gradients are sums over pixels.
         pixels = precision.full(inputs)
         scales = precision.full(self.excite(self.squeeze(ops.mean(pixels, axis=(1, 2)))))
         outputs = ops.multiply(pixels, ops.reshape(scales, (-1, 1, 1, inputs.shape[-1])))

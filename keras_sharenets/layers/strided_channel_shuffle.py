@@ -13,16 +13,16 @@ from keras_sharenets.ops import permutations
 class StridedChannelShuffle(keras.layers.Layer):
     """Reads the channels with a stride of `groups`: `0, groups, 2 groups ...`, then `1, 1 + groups ...`, and so on.
 
-    So each of `groups` groups gets channels from all over the input. Where `groups` divides the channels it equals
-    `ChannelShuffle(channels / groups)`; otherwise the first groups get one channel more.
+    Each of the `groups` groups gets channels from all parts of the input. If `groups` divides the number of channels,
+    the layer equals `ChannelShuffle(channels / groups)`; otherwise the first groups get one channel more.
 
     Args:
-        groups: int; at most the number of channels.
+        groups: int, number of groups; at most the number of channels.
 
-    Input and output shape: `(..., channels)`. It stores nothing.
+    Input and output shape: `(..., channels)`. The layer has no weights.
 
     Raises:
-        ValueError: `groups` is not a positive integer, or there are fewer channels.
+        ValueError: `groups` is not a positive integer, or is larger than the number of channels.
 
     >>> import numpy as np
     >>> np.asarray(StridedChannelShuffle(groups=3)(np.arange(7.0)[None])).tolist()
@@ -49,5 +49,5 @@ class StridedChannelShuffle(keras.layers.Layer):
         return {**super().get_config(), "groups": self.groups}
 
 
-# Files that were saved before the layer had its present name.
+# For files saved under the former name of this layer.
 keras.saving.get_custom_objects()["keras_sharenets>ChannelDeal"] = StridedChannelShuffle

@@ -1,4 +1,4 @@
-"""Whitened pixels: contrast normalized image by image, then no correlation left between any two of its values."""
+"""Whitening: contrast normalization of each image, then decorrelation of its values."""
 
 import math
 from collections.abc import Iterable
@@ -11,18 +11,20 @@ from keras import ops
 from keras_sharenets import _checks
 from keras_sharenets._types import Shape, Tensor
 
-LIMIT = 4096  # Values an image: the matrix is a square of that, 64 MiB.
-# The figures of PyLearn2, whose whitened CIFAR the ShaResNet paper trained on, as far as we know them.
+LIMIT = 4096  # Values per image. The matrix has the square of that: 64 MiB.
+# As far as known, the constants of PyLearn2, whose whitened CIFAR the ShaResNet paper trained on.
 CONTRAST, FILTER = 10.0, 0.1
 
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class Whitening(keras.layers.Layer):
-    """Global contrast normalization, then ZCA: `(g(x) - mean) @ matrix` over all values of an image.
+    """Global contrast normalization followed by ZCA whitening: `(g(x) - mean) @ matrix` over all values of an image.
 
-    `g` takes an image's mean off and divides by `sqrt(10 + variance)`. Weights, not trained: `mean` `(d,)` and
-    `matrix` `(d, d)` for `d` values an image. They start as 0 and the identity; `whitening_statistics` gives those of
-    a data set. Shape: that of the input, `(batch, height, width, channels)`.
+    `g` subtracts the mean of the image and divides by `sqrt(10 + variance)`. The non-trainable weights are `mean`
+    `(d,)` and `matrix` `(d, d)` for `d` values per image. They are initialized to 0 and the identity;
+    `whitening_statistics` computes them for a data set.
+
+    Input and output shape: `(batch, height, width, channels)`.
 
     >>> layer = Whitening()
     >>> tuple(layer(keras.ops.ones((1, 4, 4, 3))).shape), layer.count_params() == 48 + 48**2
@@ -49,11 +51,11 @@ class Whitening(keras.layers.Layer):
 
 
 def whitening_statistics(chunks: Iterable[np.ndarray], shape: Shape) -> tuple[np.ndarray, np.ndarray]:
-    """The weights of `Whitening` for a data set.
+    """Computes the weights of `Whitening` for a data set.
 
     Args:
         chunks: iterable of uint8 arrays `(n, *shape)`, the training images.
-        shape: `(height, width, channels)`.
+        shape: `(height, width, channels)` of an image.
 
     Returns:
         `(mean, matrix)`, float32 arrays.

@@ -25,7 +25,7 @@ def test_two_of_them_split_the_channels():
     ("build", "message"),
     [
         (lambda: ChannelSlice(0, 0), r"`stop` \(=0\) must be a positive integer"),
-        (lambda: ChannelSlice(-1, 2), r"`start` \(=-1\) must be an integer from 0 to below `stop` \(=2\)"),
+        (lambda: ChannelSlice(-1, 2), r"`start` \(=-1\) must be an integer of at least 0 and below `stop` \(=2\)"),
         (lambda: ChannelSlice(2, 2), r"`start` \(=2\) must be .* below `stop` \(=2\)"),
         (lambda: ChannelSlice(0, 4).build((None, 3)), r"`stop` \(=4\) must be at most the number of channels \(=3\)"),
     ],

@@ -307,7 +307,7 @@ def test_input_that_does_not_fit(layer_class, input_shape, message):
         (
             (64, (8, 8)),
             {},
-            r"`kernel_size` \(=\(8, 8\)\) must be 1: .* `\w+` is given by its name",
+            r"`kernel_size` \(=\(8, 8\)\) must be 1: .* `\w+` is a keyword argument",
         ),
         ((64,), {"padding": "same"}, r"`padding` \(='same'\) must be left out: `<layer>` is a 1x1 convolution"),
         ((64,), {"strides": 2}, r"`strides` \(=2\) must be left out: `<layer>` is a 1x1 convolution"),
