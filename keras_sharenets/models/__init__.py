@@ -1,6 +1,6 @@
-"""Networks: one factory a family, every network of the papers by name, and the papers' blocks.
+"""Networks: the factories of each family, every network of the papers by name, and the papers' blocks.
 
-The names are there at once: Keras is imported with the first factory that is asked for.
+Importing this module does not import Keras; the first access to a factory does.
 """
 
 import importlib as _importlib

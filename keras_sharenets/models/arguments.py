@@ -1,6 +1,6 @@
-"""What a factory of networks or blocks is given, looked at before a layer is made: by its arguments' annotations.
+"""Checks of the arguments of a factory, derived from their annotations, before any layer is created.
 
-Numbers of numpy, such as `labels.max() + 1`, become Python's, which is what Keras and JSON take.
+NumPy numbers, such as `labels.max() + 1`, are converted to Python numbers, which Keras and JSON require.
 """
 
 import functools
@@ -60,7 +60,7 @@ def _image_shape(name: str, value: Any) -> tuple[int | None, ...]:
 def _statistics(name: str, value: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     if value is None:
         return None
-    rule = f"`{name}` (={value!r}) must be `(mean, variance)`, one number a channel each, variances above 0."
+    rule = f"`{name}` (={value!r}) must be `(mean, variance)`, each with one number per channel, and variances above 0."
     try:
         mean, variance = (tuple(float(number) for number in numbers) for numbers in value)
     except (TypeError, ValueError) as error:
@@ -78,7 +78,7 @@ def _keras_tensor(name: str, value: Any) -> Any:
 
 def _layer(name: str, value: Any) -> keras.layers.Layer:
     if not isinstance(value, keras.layers.Layer):
-        raise ValueError(f"`{name}` (={value!r}) must be a layer of Keras.")
+        raise ValueError(f"`{name}` (={value!r}) must be a Keras layer.")
     return value
 
 
@@ -95,12 +95,12 @@ _CHECKS = {
     "keras.layers.Layer": _layer,
     "Sequence[str]": _strings,
     "int | Sequence[int]": _integer_or_integers,
-    # The factory says which strings it knows and what a stage needs, Keras' own `get` what can be configured.
+    # Checked later: by the factory, or by the `get` functions of Keras.
     "str": _anything,
     "Sequence[Sequence[int]]": _anything,
     "Configured": _anything,
 }
-# Those that all factories have in common (`models.base.CommonArguments`).
+# The arguments common to all factories (`models.base.CommonArguments`).
 _COMMON = {
     "input_shape": _image_shape,
     "num_classes": _checks.positive,
@@ -113,7 +113,7 @@ _COMMON = {
 
 
 def _check_of(parameter: inspect.Parameter) -> Callable[[str, Any], Any]:
-    """What looks at an argument; a `KeyError` for an annotation that is not in the table."""
+    """The check of a parameter; raises a `KeyError` for an annotation that is not in `_CHECKS`."""
     kind = parameter.annotation.removesuffix(" | None")
     check = _CHECKS[kind]
     if kind == parameter.annotation:
@@ -122,10 +122,11 @@ def _check_of(parameter: inspect.Parameter) -> Callable[[str, Any], Any]:
 
 
 def checked(factory: Factory) -> Factory:
-    """Decorator of a factory whose arguments are all given by name: each must be of the kind of its annotation.
+    """Decorator of a factory with keyword-only arguments: checks each argument against its annotation.
 
     Raises:
-        ValueError: one is not; the message names it, its value and the rule. The network is not begun then.
+        ValueError: an argument does not match its annotation. The message names the argument, its value and the rule.
+            No layer has been created.
     """
     parameters = inspect.signature(factory).parameters.values()
     own = {parameter.name: _check_of(parameter) for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}

@@ -1,4 +1,4 @@
-"""What every factory of networks has in common: arguments, input and preprocessing, small blocks, classifier."""
+"""Code shared by all network factories: common arguments, input and preprocessing, small blocks, classifier."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,24 +14,23 @@ Statistics = tuple[Sequence[float], Sequence[float]] | None
 
 
 class CommonArguments(TypedDict, total=False):
-    """The keyword arguments that every factory of networks takes beside its own.
+    """The keyword arguments that every network factory accepts in addition to its own.
 
-    A factory returns a functional `keras.Model` that is not trained. It raises a `ValueError` for an argument that
-    breaks a rule; the message names the argument, its value and the rule.
+    A factory returns an untrained functional `keras.Model`. It raises a `ValueError` for an argument that violates a
+    rule; the message names the argument, its value and the rule.
 
     Attributes:
-        input_shape: `(height, width, channels)`; height and width may be `None` where the factory does not say
-            otherwise.
+        input_shape: `(height, width, channels)`. Height and width may be `None` unless the factory says otherwise.
         num_classes: number of classes.
-        include_top: whether the classifier is there.
-        pooling: without the top, `None` for feature maps, `"avg"` or `"max"` for one vector per image.
+        include_top: whether to include the classifier.
+        pooling: output without the classifier: `None` for feature maps, `"avg"` or `"max"` for one vector per image.
         classifier_activation: activation of the classifier; `None` for logits.
-        include_preprocessing: whether the network takes pixels as they come, from 0 to 255, and scales them to -1 to 1
-            itself. `False` for images that are normalized elsewhere.
-        pixel_statistics: `(mean, variance)` of the pixels, one number a channel each: the network then normalizes with
-            them instead of scaling to -1 to 1. For networks that were trained so.
-        input_tensor: Keras tensor to build on, for example the output of `keras.layers.Normalization`; replaces
-            `input_shape`. It holds pixels, like any input, unless `include_preprocessing` is `False`.
+        include_preprocessing: whether the network takes pixels from 0 to 255 and scales them to -1 to 1 itself.
+            `False` if the images are normalized elsewhere.
+        pixel_statistics: `(mean, variance)` of the pixels, each with one number per channel. The network then
+            normalizes with these statistics instead of scaling to -1 to 1, as needed by networks trained in this way.
+        input_tensor: Keras tensor to use as input, for example the output of `keras.layers.Normalization`; replaces
+            `input_shape`. It must contain pixels from 0 to 255 unless `include_preprocessing` is `False`.
         name: name of the model.
     """
 
@@ -48,7 +47,7 @@ class CommonArguments(TypedDict, total=False):
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """The beginning and the end of a network; the fields are those of [`CommonArguments`]."""
+    """Builds the input and the head of a network; the fields are those of [`CommonArguments`]."""
 
     name: str
     input_shape: Shape = (32, 32, 3)
@@ -61,7 +60,7 @@ class Frame:
     input_tensor: Tensor = None
 
     def images(self, total_stride: int) -> Tensor:
-        """The tensor to build on: the input, scaled; it must survive the strides of the network."""
+        """The preprocessed input. Its height and width must be at least the total stride of the network."""
         name, shape = "input_shape", self.input_shape
         if self.input_tensor is not None:
             name, shape = "input_tensor.shape[1:]", tuple(self.input_tensor.shape[1:])
@@ -85,7 +84,7 @@ class Frame:
         return keras.layers.Normalization(mean=mean, variance=variance, name="preprocessing")(x)
 
     def head(self, x: Tensor) -> Tensor:
-        """Pooled and classified, or features, as in `keras.applications`."""
+        """The output of the network: class scores or features, as in `keras.applications`."""
         if self.include_top:
             return self.classify(keras.layers.GlobalAveragePooling2D(data_format="channels_last", name="pool")(x))
         _checks.one_of("pooling", self.pooling, (None, "avg", "max"))
@@ -96,7 +95,7 @@ class Frame:
         )
 
     def classify(self, vectors: Tensor) -> Tensor:
-        """The classifier of one vector per image; where a network computes in mixed precision, in full precision."""
+        """The classifier, applied to one vector per image; in full precision even with a mixed precision policy."""
         dtype = keras.config.dtype_policy().variable_dtype
         classifier = keras.layers.Dense(
             self.num_classes, activation=self.classifier_activation, dtype=dtype, name="predictions"
@@ -104,16 +103,16 @@ class Frame:
         return classifier(vectors)
 
     def network(self, images: Tensor, outputs: Tensor) -> keras.Model:
-        """The model from the inputs that `images` comes from."""
+        """The model from the source inputs of `images` to `outputs`."""
         sources = keras.utils.get_source_inputs(images)
         return keras.Model(sources[0] if len(sources) == 1 else sources, outputs, name=self.name)
 
 
 def frame(name: str, given: CommonArguments, **defaults: Any) -> Frame:
-    """The `Frame` of a network of that name, from what its factory was given and its own defaults.
+    """The `Frame` of a network, from the arguments of its factory and its defaults.
 
     Raises:
-        TypeError: an argument is none that factories have in common.
+        TypeError: an argument is not one of [`CommonArguments`].
     """
     for argument in given:
         if argument not in CommonArguments.__annotations__:
@@ -122,7 +121,7 @@ def frame(name: str, given: CommonArguments, **defaults: Any) -> Frame:
 
 
 def norm(x: Tensor, name: str) -> Tensor:
-    """Batch normalization. Its own layer at every call: statistics are never shared."""
+    """Batch normalization. Every call creates a new layer: statistics are never shared."""
     return BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
 
 
@@ -134,7 +133,7 @@ def norm_relu(x: Tensor, name: str) -> Tensor:
 def pad_for(x: Tensor, kernel_size: int, strides: int, name: str) -> tuple[Tensor, str]:
     """`(x, padding)` for a convolution with `kernel_size // 2` zeros on each side.
 
-    At stride 2, `"same"` would pad an even image on the far side only; so there the zeros are put by hand.
+    At stride 2, `"same"` would pad an even image only at the bottom and right, so a padding layer is used instead.
     """
     if strides == 1 or kernel_size == 1:
         return x, "same"
@@ -152,7 +151,7 @@ def conv2d(
     use_bias: bool = False,
     kernel_initializer: Configured = "he_normal",
 ) -> Tensor:
-    """A convolution with symmetric padding; groups run as XLA on a CPU trains them fast (`ops.convolution`)."""
+    """A convolution with symmetric padding; grouped ones train fast on a CPU, also with XLA (`ops.convolution`)."""
     x, padding = pad_for(x, kernel_size, strides, name)
     common = {"strides": strides, "padding": padding, "use_bias": use_bias, "kernel_initializer": kernel_initializer}
     if groups == 1:
@@ -161,8 +160,8 @@ def conv2d(
 
 
 def depthwise_conv2d(x: Tensor, kernel_size: int = 3, *, strides: int = 1, name: str) -> Tensor:
-    """A depthwise convolution without bias, with symmetric padding, in He's initialization."""
-    # Keras takes the fan-in of a depthwise kernel to be that of a dense one, `channels` times too large.
+    """A depthwise convolution without bias, with symmetric padding and He initialization."""
+    # Keras computes the fan-in of a depthwise kernel as for a dense one, which is `channels` times too large.
     initializer = keras.initializers.VarianceScaling(2 * x.shape[-1], "fan_in", "truncated_normal")
     x, padding = pad_for(x, kernel_size, strides, name)
     return DepthwiseConv2D(
@@ -177,7 +176,7 @@ def depthwise_conv2d(x: Tensor, kernel_size: int = 3, *, strides: int = 1, name:
 
 
 def padded_shortcut(x: Tensor, width: int, strides: int, name: str) -> Tensor:
-    """A shortcut without weights: channels of zeros at the end, and every `strides`-th pixel."""
+    """A parameter-free shortcut: zero channels are appended, and every `strides`-th pixel is kept."""
     if x.shape[-1] != width:
         x = ChannelPadding(width, name=f"{name}_shortcut_pad")(x)
     if strides == 1:
@@ -186,7 +185,7 @@ def padded_shortcut(x: Tensor, width: int, strides: int, name: str) -> Tensor:
 
 
 def per_stage(name: str, value: int | Sequence[int], stages: int) -> tuple[int, ...]:
-    """`value` as a tuple with one integer per stage: `4` means the same number in each."""
+    """`value` as a tuple with one integer per stage; a single integer applies to every stage."""
     values = (value,) * stages if isinstance(value, int) else tuple(value)
     if len(values) != stages:
         raise ValueError(f"`{name}` (={value!r}) must be one number, or one for each of the {stages} stages.")

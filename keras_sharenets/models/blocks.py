@@ -1,8 +1,8 @@
-"""The blocks that the papers' networks are made of, for networks of one's own.
+"""The blocks of the papers' networks, for use in custom networks.
 
-A block takes its choices by name and gives a function of a tensor, as the layers of Keras do. What it adds to a model
-are ordinary layers, whose names begin with `name`; called again it would add the same names, so each place gets a
-block of its own. What several places share is a layer that is handed to them.
+A block takes keyword arguments and returns a function of a tensor, similar to a Keras layer. It adds ordinary layers to
+the model, with names that begin with `name`. Create a new block for each place: calling one twice would add layers with
+duplicate names. To share weights between places, pass the same layer to several blocks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _channels(x: Tensor) -> int:
 
 
 def _check_shared(shared: keras.layers.Layer, x: Tensor, width: int) -> None:
-    """Raise a `ValueError` unless the layer keeps the shape of a tensor with so many channels."""
+    """Raises a `ValueError` unless the layer preserves the shape of a tensor with `width` channels."""
     shape = (*x.shape[:3], width)
     made = tuple(shared.compute_output_shape(shape))
     if made != shape:
@@ -61,22 +61,25 @@ def HSCModule(
 ) -> Callable[[Tensor], Tensor]:
     """The module of HSC-Net: two general layers that share theta1, theta4 and theta5, and a shortcut.
 
-    Batch normalization and ReLU come before each convolution: behind the last module belong both. From shape
-    `(batch, height, width, channels)` to `(batch, ceil(height / strides), ceil(width / strides), width)`.
+    Batch normalization and ReLU precede each convolution; add both after the last module.
 
-    Where `channels` is `width`, and with `sharing=None`, the convolutions store
-    `2 * M * K / T + M * K + 9 * K**2 / (G * R * T) + K**2 / G` weights, M for `width`, K for `width / alpha`, G, R and
-    T for `groups`, `channel_repeats` and `arrangements`; normalization trains `4 * M + 8 * K` numbers.
+    Input shape: `(batch, height, width, channels)`.
+    Output shape: `(batch, ceil(height / strides), ceil(width / strides), width)`.
+
+    With `channels` equal to `width` and `sharing=None`, the convolutions store
+    `2 * M * K / T + M * K + 9 * K**2 / (G * R * T) + K**2 / G` weights, where M is `width`, K is `width / alpha`, and
+    G, R and T are `groups`, `channel_repeats` and `arrangements`. Batch normalization adds `4 * M + 8 * K` trainable
+    parameters.
 
     Args:
-        width: int, output channels.
-        name: str, how the names of the layers begin.
-        strides: int, of the module.
-        groups, channel_repeats, arrangements, alpha, sharing: as in `keras_sharenets.models.HSCNet`, and so are the
-            others.
+        width: int, number of output channels.
+        name: str, prefix of the layer names.
+        strides: int, strides of the module.
+        groups, channel_repeats, arrangements, alpha, sharing: as in `keras_sharenets.models.HSCNet`, like all other
+            arguments.
 
     Raises:
-        ValueError: an argument breaks a rule of `HSCNet`, which the message states.
+        ValueError: an argument violates a rule of `HSCNet`. The message states the rule.
 
     >>> x = keras.Input((8, 8, 16))
     >>> y = HSCModule(width=16, groups=2, channel_repeats=2, name="module1")(x)
@@ -127,21 +130,24 @@ def HGCModule(
     shuffle: str = "strided",
     around_depthwise: Sequence[str] = ("norm", "norm"),
 ) -> Callable[[Tensor], Tensor]:
-    """The module of HGCNet: a hierarchical group convolution, a depthwise 3x3 and a dense 1x1 one, concatenated.
+    """The module of HGCNet: a hierarchical group convolution, a depthwise 3x3 and a dense 1x1 convolution.
 
-    From shape `(batch, height, width, channels)` to `(batch, height, width, channels + growth)`, the input first.
+    The output is the input concatenated with the result.
 
-    Where G, which is `groups`, divides C channels, and I is `growth * bottleneck`, the convolutions store
-    `C * I / G + (G - 1) * (I / G)**2 + 9 * I + I * growth` weights, the second term only with `hierarchical`;
-    normalization trains `2 * C + 4 * I` numbers.
+    Input shape: `(batch, height, width, channels)`.
+    Output shape: `(batch, height, width, channels + growth)`.
+
+    If `groups` divides `channels`, the convolutions store `C * I / G + (G - 1) * (I / G)**2 + 9 * I + I * growth`
+    weights, where C is `channels`, G is `groups` and I is `growth * bottleneck`. The second term applies only with
+    `hierarchical=True`. Batch normalization adds `2 * C + 4 * I` trainable parameters.
 
     Args:
-        growth: int, channels that the module adds.
-        name: str, how the names of the layers begin.
-        groups, hierarchical, bottleneck: as in `keras_sharenets.models.HGCNet`, and so are the others.
+        growth: int, number of channels that the module adds.
+        name: str, prefix of the layer names.
+        groups, hierarchical, bottleneck: as in `keras_sharenets.models.HGCNet`, like all other arguments.
 
     Raises:
-        ValueError: an argument breaks a rule of `HGCNet`, which the message states.
+        ValueError: an argument violates a rule of `HGCNet`. The message states the rule.
 
     >>> HGCModule(growth=8, name="module1")(keras.Input((8, 8, 16))).shape
     (None, 8, 8, 24)
@@ -180,27 +186,30 @@ def IGCBlock(
 ) -> Callable[[Tensor], Tensor]:
     """The block of IGC-V2, IGC-V1 or Xception: a 3x3 convolution and a 1x1 part, both sparse in the channels.
 
-    Nothing nonlinear is inside, and no normalization is at the end: batch normalization and ReLU go behind it, with a
-    shortcut between them if there is one. From shape `(batch, height, width, channels)` to
-    `(batch, ceil(height / strides), ceil(width / strides), width)`.
+    The block contains no nonlinearity and does not end with a normalization. Add batch normalization and ReLU after it;
+    a shortcut is added between the two.
 
-    The block `"igcv2"` that keeps its channels stores `channels * (9 + sum(branch_channels))` weights.
+    Input shape: `(batch, height, width, channels)`.
+    Output shape: `(batch, ceil(height / strides), ceil(width / strides), width)`.
+
+    With `block="igcv2"` and `channels` equal to `width`, the block stores `channels * (9 + sum(branch_channels))`
+    weights.
 
     Args:
-        width: int, output channels.
-        name: str, how the names of the layers begin.
+        width: int, number of output channels.
+        name: str, prefix of the layer names.
         block: `"igcv2"`, `"igcv2_i"`, `"igcv1"`, `"xception"` or `"deep_roots"`, as in
             `keras_sharenets.models.IGCNet`.
-        strides: int, of the 3x3 convolution.
+        strides: int, strides of the 3x3 convolution.
         branch_channels: with `"igcv2"` and `"igcv2_i"`, as in `keras_sharenets.layers.InterleavedGroupConv2D`, or
-            `None` for as few eights as connect all channels; else `None`.
-        spatial_branches: int, branches of a 3x3 convolution that is not depthwise, or `None` for `width / 2`; they
-            must divide the input channels and `width`.
-        widens: which convolution of the 1x1 part widens, `"last"` or, with `"igcv2"`, `"first"`.
-        norm_each: bool, whether batch normalization follows each convolution but the last.
+            `None` for `(8, 8, ...)` with the fewest entries that connect all channels; otherwise `None`.
+        spatial_branches: int, number of branches of a 3x3 convolution that is not depthwise, or `None` for `width / 2`;
+            must divide the number of input channels and `width`.
+        widens: which convolution of the 1x1 part widens: `"last"` or, with `"igcv2"`, `"first"`.
+        norm_each: bool, whether batch normalization follows each convolution except the last.
 
     Raises:
-        ValueError: an argument breaks a rule, which the message states.
+        ValueError: an argument violates a rule. The message states the rule.
 
     >>> x = keras.Input((8, 8, 16))
     >>> keras.Model(x, IGCBlock(width=16, branch_channels=(4, 4), name="block1")(x)).count_params() == 16 * (9 + 4 + 4)
@@ -240,29 +249,30 @@ def SharedResidualBlock(
     stride_on: str = "reduce",
     dropout_rate: float = 0.0,
 ) -> Callable[[Tensor], Tensor]:
-    """The residual block of ShaResNet, one of whose 3x3 convolutions is a layer that other blocks call too.
+    """The residual block of ShaResNet, in which one 3x3 convolution can be shared with other blocks.
 
-    From shape `(batch, height, width, channels)` to `(batch, ceil(height / strides), ceil(width / strides), filters)`,
-    `filters` being `width`, or `4 * width` for bottlenecks.
+    Input shape: `(batch, height, width, channels)`.
+    Output shape: `(batch, ceil(height / strides), ceil(width / strides), filters)`, where `filters` is `width`, or
+    `4 * width` for bottlenecks.
 
-    The model stores the shared layer once. A `"preactivated_basic"` block that keeps its channels has `9 * width**2`
-    weights of its own beside it, and normalization trains `4 * width` numbers.
+    The model stores the shared layer once. A `"preactivated_basic"` block with as many input as output channels adds
+    `9 * width**2` weights to it, and batch normalization adds `4 * width` trainable parameters.
 
     Args:
-        width: int, channels of the 3x3 convolution.
-        name: str, how the names of the layers begin.
-        shared: layer that keeps the shape of a tensor with `width` channels, such as
-            `keras.layers.Conv2D(width, 3, padding="same", use_bias=False)`, in place of the block's last 3x3
-            convolution; or `None` for one of the block's own.
-        block: `"preactivated_basic"` (two 3x3 convolutions), `"preactivated_bottleneck"` (1x1, 3x3, 1x1), or `"basic"`
-            and `"bottleneck"`, where batch normalization and ReLU come after each convolution.
-        strides: int, of the first convolution.
-        stride_on: with `"bottleneck"`, `"reduce"`, or `"spatial"`: the 3x3 convolution has the stride; then it cannot
-            be shared.
-        dropout_rate: float, rate between the convolutions of `"preactivated_basic"`.
+        width: int, number of channels of the 3x3 convolution.
+        name: str, prefix of the layer names.
+        shared: layer that replaces the last 3x3 convolution of the block, or `None` for a separate convolution. It must
+            preserve the shape of a tensor with `width` channels, for example
+            `keras.layers.Conv2D(width, 3, padding="same", use_bias=False)`.
+        block: `"preactivated_basic"` (two 3x3 convolutions) or `"preactivated_bottleneck"` (1x1, 3x3, 1x1); or
+            `"basic"` or `"bottleneck"`, with batch normalization and ReLU after each convolution.
+        strides: int, strides of the first convolution.
+        stride_on: with `"bottleneck"`, the convolution that has the strides: `"reduce"` (the first 1x1) or `"spatial"`
+            (the 3x3, which then cannot be shared).
+        dropout_rate: float, dropout rate between the convolutions of `"preactivated_basic"`.
 
     Raises:
-        ValueError: an argument breaks a rule, which the message states.
+        ValueError: an argument violates a rule. The message states the rule.
 
     >>> shared = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)
     >>> x = y = keras.Input((8, 8, 4))
@@ -305,25 +315,27 @@ def SLBlock(
     count: int = 2,
     linear_bias: bool = True,
 ) -> Callable[[Tensor], Tensor]:
-    """The block of ShardNet's SL networks: one 3x3 convolution several times over, and a blending layer of its own.
+    """The block of ShardNet's SL networks: a shared 3x3 convolution applied several times, and a blending layer.
 
     Batch normalization and ReLU follow each call of the convolution. The blending layer, `blend_{name}`, is a 1x1
-    convolution without either (the paper's linear layer). Shapes stay as they are; pooling goes behind the block.
+    convolution without either (the paper's linear layer), and is not shared. The output has the shape of the input; add
+    pooling after the block.
 
-    The model stores the shared layer once. With C channels a block adds `C**2 + C` numbers for its blending layer, and
-    normalization trains `2 * C` for each call: `count` calls, or `2 * count` in residual blocks.
+    The model stores the shared layer once. With C channels, a block adds `C**2 + C` parameters for its blending layer.
+    Batch normalization adds `2 * C` trainable parameters per call; there are `count` calls, or `2 * count` in residual
+    blocks.
 
     Args:
-        shared: layer that keeps the shape of its input, such as `keras.layers.Conv2D(channels, 3, padding="same")`: the
-            same in all blocks of a network.
-        name: str, how the names of the layers begin, but that of the blending layer.
-        block: `"plain"` (convolutions one after the other, as in the paper's VGG-like networks) or `"residual"`
-            (blocks of two around an identity, as in its networks for CIFAR).
-        count: int, convolutions, or residual blocks.
+        shared: layer that preserves the shape of its input, such as
+            `keras.layers.Conv2D(channels, 3, padding="same")`; pass the same layer to all blocks of a network.
+        name: str, prefix of the layer names, except for the blending layer.
+        block: `"plain"` (a sequence of convolutions, as in the paper's VGG-like networks) or `"residual"` (pairs of
+            convolutions with an identity shortcut, as in its networks for CIFAR).
+        count: int, number of convolutions, or of residual blocks.
         linear_bias: bool, whether the blending layer has a bias.
 
     Raises:
-        ValueError: an argument breaks a rule, which the message states.
+        ValueError: an argument violates a rule. The message states the rule.
 
     >>> shared = keras.layers.Conv2D(8, 3, padding="same")
     >>> x = keras.Input((8, 8, 8))

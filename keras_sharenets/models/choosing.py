@@ -1,4 +1,4 @@
-"""Named networks for a task and a budget: those that are proven first, then those whose counts fit."""
+"""Named networks for a task and a budget: pretrained networks first, then others whose size fits."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from keras_sharenets.timing import Timing
 if TYPE_CHECKING:
     import keras
 
-CALL_BYTES = 1_500  # What a call with weights takes in an int8 file beside them, where no such file was ever made.
-LARGE = 96  # The side of images from which on networks are those that papers have for ImageNet.
+CALL_BYTES = 1_500  # Estimated bytes per call in an int8 file in addition to the weights, if no such file was written.
+LARGE = 96  # Image side in pixels from which the papers' networks for ImageNet are proposed.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """A network within a budget, for so many classes and images of such a shape.
+    """A network within a budget, for a given number of classes and image shape.
 
     Attributes:
-        model, options: the network, and arguments of its factory.
-        test_accuracy: of the network as it comes trained, on `trained_on`; `None` if it comes untrained.
-        trained_on: the data set; `None`.
-        stored_parameters, multiply_adds: of the network with these classes and images.
-        int8_bytes: of its int8 `.tflite` file.
-        estimated: whether these follow from those of a file of random weights, or for other classes or images, and are
-            not those of a trained network's file.
-        milliseconds: median of one image in LiteRT on this machine, one thread; `None` unless it was measured.
-        unsteady: whether the machine had other work meanwhile.
-        command: trains it; `FOLDER` stands for the images.
+        model, options: name of the network, and arguments of its factory.
+        test_accuracy: test accuracy of the pretrained network on `trained_on`; `None` if it is not pretrained.
+        trained_on: data set of the pretrained weights, or `None`.
+        stored_parameters, multiply_adds: counts for the given classes and image shape.
+        int8_bytes: size of its int8 `.tflite` file.
+        estimated: whether `int8_bytes` is estimated from a file with random weights, or with other classes or image
+            shape, rather than the size of a trained network's file.
+        milliseconds: median time for one image in LiteRT on this machine with one thread; `None` if not measured.
+        unsteady: whether the machine was busy with other work during the measurement.
+        command: command that trains the network, with `FOLDER` as a placeholder for the images.
     """
 
     model: str
@@ -51,7 +51,7 @@ class Proposal:
 
     @property
     def label(self) -> str:
-        """The network with its options."""
+        """The name of the network with its options."""
         return " ".join([self.model, *(f"{key}={value}" for key, value in self.options.items())])
 
 
@@ -64,27 +64,27 @@ def choose(
     limit: int = 5,
     show: Callable[[str], object] = lambda label: None,
 ) -> list[Proposal]:
-    """Named networks for a task, the best first.
+    """Proposes named networks for a task, best first.
 
-    First come those that come trained, by their test accuracy; then the others, whose accuracy is not known here: those
-    that make most of `max_bytes`, or without a limit the smallest. For images of 96 pixels and more, networks for large
-    images come before those that come trained. Only what is proposed is built, and only where its
-    counts are not known for these classes and images.
+    Pretrained networks come first, ordered by test accuracy. The others follow, whose accuracy is unknown: the largest
+    within `max_bytes` first, or without a limit the smallest first. For images of at least 96 pixels, networks for
+    large images come before the pretrained ones. A network is built only if it is a candidate and its counts for
+    these classes and image shape are not stored.
 
     Args:
-        num_classes: at least 2.
+        num_classes: number of classes; at least 2.
         input_shape: `(height, width, channels)`.
-        max_bytes: of the int8 `.tflite` file.
-        max_milliseconds: of one image in LiteRT on this machine, one thread. Each network that is looked at is measured
-            then, in a file of random weights: some seconds each, and the bytes are those of that file.
-        limit: the most proposals.
-        show: takes the name of each network before it is built or measured.
+        max_bytes: maximum size of the int8 `.tflite` file.
+        max_milliseconds: maximum time for one image in LiteRT on this machine with one thread. Each candidate is then
+            measured in a file with random weights, which takes a few seconds, and its size is that of this file.
+        limit: maximum number of proposals.
+        show: function called with the name of each network before it is built or measured.
 
     Returns:
-        The proposals; none if no network fits.
+        The proposals; an empty list if no network fits.
 
     Raises:
-        ValueError: an argument breaks its rule.
+        ValueError: an argument violates a rule.
 
     >>> choose(3, (32, 32, 3), max_bytes=85_000, limit=1)[0].label
     'xception_c35_d8'
@@ -111,7 +111,7 @@ def choose(
 
 
 def check_task(num_classes: int, input_shape: tuple[int, int, int]) -> None:
-    """Raises a `ValueError` for a task that no network is for: fewer than 2 classes, or no shape of images."""
+    """Raises a `ValueError` for fewer than 2 classes, or for a shape that is not that of an image."""
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
         raise ValueError(f"`num_classes` (={num_classes!r}) must be an integer of at least 2.")
     for side in input_shape:
@@ -123,7 +123,7 @@ def check_task(num_classes: int, input_shape: tuple[int, int, int]) -> None:
 def _candidates(
     classes: int, shape: tuple[int, int, int], max_bytes: int | None
 ) -> list[tuple[NetworkCounts, TrainedWeights | None]]:
-    """What may fit, in the order of `choose`."""
+    """Candidate networks in the order of `choose`."""
     trained = sorted(list_trained(), key=lambda each: -each.test_accuracy)
     large = min(shape[:2]) >= LARGE
     proven = [(_counts_of(each), each) for each in trained if shape[-1] == each.input_shape[-1]]
@@ -132,10 +132,11 @@ def _candidates(
     others = [each for each in others if (min(each.input_shape[:2]) >= LARGE) == large]
     others.sort(key=_known_bytes, reverse=max_bytes is not None)
     if max_bytes is not None:
-        # Another head changes it; most of the weights of networks for many classes may be theirs.
+        # The size changes with the head, which may hold most of the weights of a network for many classes.
         others = [each for each in others if _known_bytes(each) * (1 if each.num_classes <= 100 else 0.5) <= max_bytes]
     untrained = [(each, None) for each in others]
-    # At 224 pixels those for 32 see too little of an image, and compute a lot; but a small budget leaves no others.
+    # At 224 pixels, networks for 32 have too small a receptive field and cost a lot, but a small budget may leave no
+    # others.
     return [*untrained, *proven] if large else [*proven, *untrained]
 
 
@@ -148,7 +149,7 @@ def _counts_of(trained: TrainedWeights) -> NetworkCounts:
 
 
 def _nearest(name: str, classes: int) -> NetworkCounts:
-    """The counts of a network without options, for as many classes or the nearest number."""
+    """The counts of a network without options, for the nearest number of classes."""
     own = [counts for counts in list_counts(name) if not counts.options]
     return min(own, key=lambda counts: abs(counts.num_classes - classes))
 
@@ -161,7 +162,7 @@ def _proposal(
     *,
     measured: bool,
 ) -> Proposal | None:
-    """The network with these classes and images; `None` if it cannot take such images."""
+    """The proposal for these classes and image shape; `None` if the network does not accept such images."""
     name, options = base.model, base.options
     size = trained.int8_bytes if trained is not None else base.int8_bytes
     same = (base.num_classes, tuple(base.input_shape)) == (num_classes, input_shape) and size is not None
@@ -195,7 +196,7 @@ def _proposal(
 
 
 def _measure(model: keras.Model, input_shape: tuple[int, int, int], num_classes: int) -> tuple[int, Timing]:
-    """Bytes of an int8 file of random weights, and the time that it takes here."""
+    """Size of an int8 file with random weights, and its inference time on this machine."""
     import numpy as np
 
     from keras_sharenets.search.measuring import estimate_file, latencies

@@ -1,4 +1,7 @@
-"""What networks cost, from a stored table: to build all of them takes minutes. `tools/count_networks.py` writes it."""
+"""Sizes and costs of networks from a stored table, since building all of them takes minutes.
+
+`tools/count_networks.py` writes the table.
+"""
 
 from __future__ import annotations
 
@@ -29,17 +32,17 @@ _COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class NetworkCounts:
-    """What a network costs that `create_model(model, **arguments)` builds.
+    """Size and cost of the network that `create_model(model, **arguments)` builds.
 
     Attributes:
-        model: its name.
-        arguments: beside the name.
+        model: name of the network.
+        arguments: arguments in addition to the name.
         input_shape: `(height, width, channels)`.
         num_classes: number of classes.
-        stored_parameters, effective_parameters, non_trainable_parameters, multiply_adds: those of its profile.
-        counted_parameters: by the rule of its paper (`Variant.count_rule`).
-        int8_bytes: size of the int8 file of random weights; those of trained networks have 0.90 to 1.06 of it. `None`
-            where no file was made, as of networks of very many multiply-adds.
+        stored_parameters, effective_parameters, non_trainable_parameters, multiply_adds: as in its profile.
+        counted_parameters: number of parameters by the rule of its paper (`Variant.count_rule`).
+        int8_bytes: size of the int8 file with random weights; files of trained networks have 0.90 to 1.06 times this
+            size. `None` if no file was written, as for networks with very many multiply-adds.
     """
 
     model: str
@@ -55,15 +58,14 @@ class NetworkCounts:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The arguments but for the images and the classes."""
+        """The arguments except for the image shape and the number of classes."""
         return {key: value for key, value in self.arguments.items() if key not in ("num_classes", "input_shape")}
 
 
 def list_counts(pattern: str = "*") -> list[NetworkCounts]:
-    """What the networks cost whose names match a shell pattern, from a table: nothing is built.
+    """Sizes and costs of the networks that match a shell pattern, from a stored table, sorted by name.
 
-    Every network is there as `create_model(name)` builds it, those that come trained also as `weights=...` does, sorted
-    by name.
+    The list has every network as `create_model(name)` builds it, and the pretrained ones also with their options.
 
     >>> [(each.model, each.stored_parameters) for each in list_counts("hscnet_m32*")]
     [('hscnet_m32_g4_r2_b1_a2', 50922)]
@@ -79,7 +81,7 @@ def list_counts(pattern: str = "*") -> list[NetworkCounts]:
 def find_counts(
     name: str, options: Mapping[str, Any], input_shape: tuple[int, int, int], num_classes: int
 ) -> NetworkCounts | None:
-    """What a named network with these options of its factory costs; `None` if it is not in the table.
+    """Size and cost of a named network with these factory options; `None` if it is not in the table.
 
     >>> find_counts("resnet_8", {}, (32, 32, 3), 10).stored_parameters
     78186
@@ -90,7 +92,7 @@ def find_counts(
 def counts_of(
     name: str, options: Mapping[str, Any], input_shape: tuple[int, int, int], num_classes: int
 ) -> NetworkCounts:
-    """As [`find_counts`]; a network that is not in the table is built and counted, but for its int8 file."""
+    """Like [`find_counts`], but builds and counts a network that is not in the table, without its int8 file."""
     stored = find_counts(name, options, input_shape, num_classes)
     if stored is not None:
         return stored
@@ -102,7 +104,7 @@ def counts_of(
 def arguments_of(
     name: str, options: Mapping[str, Any], input_shape: tuple[int, int, int], num_classes: int
 ) -> dict[str, Any]:
-    """The arguments beside its name with which `create_model` builds a network: those that are not the default."""
+    """The arguments of `create_model` for a network in addition to its name, without those that equal the default."""
     first = find_variant(name).configurations[0]
     arguments = {key: files.as_tuples(value) for key, value in options.items()}
     if num_classes != first.num_classes:
@@ -118,7 +120,7 @@ def _key(name: str, options: Mapping[str, Any], input_shape: Iterable[int], num_
 
 @functools.cache
 def stored_counts() -> Mapping[tuple[str, ...], NetworkCounts]:
-    """All of the table, by network, options, images and classes."""
+    """The whole table, keyed by network, options, image shape and number of classes."""
     found = {}
     with TABLE.open(encoding="utf-8", newline="") as table:
         for name, options, images, classes, *numbers, int8_bytes in list(csv.reader(table))[1:]:

@@ -1,4 +1,4 @@
-"""In which module a factory or a block is: what needs no more than that need not import it, and Keras with it."""
+"""The module of each factory and block, available without importing it, and thus without Keras."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HOMES = {
 
 
 def home_of(name: str) -> str | None:
-    """The full name of the module of a public name of `keras_sharenets.models`; `None` if it is of no such module.
+    """The full name of the module that defines a factory or block of `keras_sharenets.models`; `None` for other names.
 
     >>> home_of("HSCNet"), home_of("create_model")
     ('keras_sharenets.models.hscnet.hscnet', None)

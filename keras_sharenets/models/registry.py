@@ -1,4 +1,4 @@
-"""Networks by name. Names, families and what papers print are known without Keras; a factory imports it."""
+"""Networks by name. Names, families and published counts are available without Keras; only a factory imports it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FAMILIES = {
         "Highly shared Convolutional Neural Networks (Lu et al., Expert Systems with Applications 2021)",
         hscnet.VARIANTS,
         ("hscnet_m32_g4_r2_b1_a2", {}),
-        {"unshared baseline": "its paper has no network of the same layers that shares none"},
+        {"unshared baseline": "its paper has no network with the same layers without sharing"},
     ),
     "hgcnet": Family(
         "HGC: Hierarchical Group Convolution for Highly Efficient Neural Network (Xie et al., arXiv 1906.03657)",
@@ -50,11 +50,11 @@ FAMILIES = {
         "Peers to compare with",
         baselines.VARIANTS,
         ("shufflenet_v2_2_0", {"width": (24, 48, 96, 192, 256), "blocks_per_stage": 2}),
-        {"search space": "peers are trained as they are", "unshared baseline": "they share nothing"},
+        {"search space": "baselines are trained unchanged", "unshared baseline": "they share nothing"},
     ),
 }
 VARIANTS = {name: variant for family in FAMILIES.values() for name, variant in family.variants.items()}
-# Former names of arguments, which stand in the records of finished runs and searches.
+# Former argument names, still present in the records of finished runs and searches.
 RENAMED = {
     "blocks": "blocks_per_stage",
     "blocks_per_level": "blocks_per_stage",
@@ -66,7 +66,13 @@ RENAMED = {
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The names of all networks that match a shell pattern, sorted.
+    """Lists the names of all networks, or of those that match a pattern.
+
+    Args:
+        pattern: shell pattern, with `*` for any characters.
+
+    Returns:
+        A sorted list of names for `create_model`.
 
     >>> list_models("hscnet_m128*_r8_a2")
     ['hscnet_m128_g16_r8_a2']
@@ -75,9 +81,9 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def find_variant(name: str) -> Variant:
-    """The `Variant` of that name; a `ValueError` with the nearest names if there is none."""
+    """The `Variant` of that name; raises a `ValueError` that suggests similar names if there is none."""
     if not isinstance(name, str) or name not in VARIANTS:
-        # Who types the beginning of a name, right or nearly so, gets those that go on from there.
+        # Compares with the beginnings of the names, so that an incomplete name finds its completions.
         beginnings = {known: known[: len(str(name))] for known in list_models()}
         likeness = {known: difflib.SequenceMatcher(None, str(name), text).ratio() for known, text in beginnings.items()}
         near = [known for known in heapq.nlargest(3, likeness, likeness.__getitem__) if likeness[known] >= 0.4]
@@ -87,7 +93,7 @@ def find_variant(name: str) -> Variant:
 
 
 def find_family(name: str) -> str:
-    """The key in `FAMILIES` of a named network; a `ValueError` with the nearest names if there is none.
+    """The key in `FAMILIES` of a named network; raises a `ValueError` that suggests similar names if there is none.
 
     >>> find_family("hscnet_m128_g16_r8_a2")
     'hscnet'
@@ -97,7 +103,7 @@ def find_family(name: str) -> str:
 
 
 def own_arguments(name: str) -> tuple[str, ...]:
-    """The arguments that the factory of a named network has beside [`CommonArguments`].
+    """The arguments of the factory of a named network, without those of [`CommonArguments`].
 
     >>> own_arguments("mobilenet_v2_1_0")
     ('width_multiplier', 'blocks_per_stage', 'strides')
@@ -107,39 +113,41 @@ def own_arguments(name: str) -> tuple[str, ...]:
 
 
 def current_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a factory, each under its present name: records of older runs have some under former ones.
+    """Arguments of a factory under their current names: records of older runs use some former names.
 
     Raises:
-        ValueError: an argument is given under both names.
+        ValueError: an argument is given under both its names.
 
     >>> current_arguments({"modules_per_stage": 2, "groups": 4})
     {'blocks_per_stage': 2, 'groups': 4}
     """
     current = {RENAMED.get(name, name): value for name, value in arguments.items()}
     if len(current) < len(arguments):
-        raise ValueError(f"The arguments {', '.join(f'`{name}`' for name in arguments)} name one of them twice.")
+        raise ValueError(f"The arguments {', '.join(f'`{name}`' for name in arguments)} include one under two names.")
     return current
 
 
 def create_model(name: str, /, *, weights: str | os.PathLike | None = None, **overrides: Any) -> keras.Model:
-    """Builds a named network.
+    """Builds a network by name, optionally with pretrained weights.
 
     Args:
         name: one of `list_models()`.
-        weights: `None` for an untrained network; `"cifar10"` for weights that come with the package, if there are any
-            for this network with these arguments (`list_trained()`); or the path of a `.keras` file of the same
-            network, such as a run's. Classes and image shape are those of the weights by default. With another
-            `num_classes`, the classifier is new. Pixels are prepared as the weights want it; with
-            `include_preprocessing=False` that is yours to do.
-        **overrides: any argument of the family's factory, or one that all have in common
-            (`keras_sharenets.models.CommonArguments`): `num_classes`, `input_shape`, `include_preprocessing` ...
+        weights: `None` for an untrained network; `"cifar10"` for weights included in the package, which
+            `keras_sharenets.models.list_trained()` lists; or the path of a `.keras` file of the same network, such as a
+            training run writes. The number of classes and the image shape default to those of the weights. With a
+            different `num_classes`, the classifier is newly initialized. The network preprocesses pixels as the weights
+            require; with `include_preprocessing=False`, the caller does.
+        **overrides: arguments of the network's factory, or those common to all factories
+            (`keras_sharenets.models.CommonArguments`), such as `num_classes`, `input_shape` or
+            `include_preprocessing`.
 
     Returns:
         A functional `keras.Model`. It takes pixels from 0 to 255 unless `include_preprocessing=False`.
 
     Raises:
-        ValueError: the name is unknown (the nearest ones are offered), an argument breaks a rule of the factory, there
-            are no such weights, they are of another network, or their file is damaged.
+        ValueError: the name is unknown (the message suggests similar names); an argument violates a rule of the
+            factory; there are no such weights for this network and these arguments; or the file of the weights is
+            damaged or belongs to another network.
         TypeError: the factory has no such argument.
 
     >>> model = create_model("hscnet_m32_g4_r2_b1_a2", num_classes=100)

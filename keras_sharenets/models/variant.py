@@ -1,4 +1,4 @@
-"""What a named network is: a factory, its arguments, and what its paper says of it."""
+"""Named networks: a factory, its arguments, and the figures of the paper."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def printed_count(text: str) -> float:
-    """Parameters as papers print them, as a number.
+    """Converts a number of parameters as printed in a paper.
 
     >>> printed_count("1.8M"), printed_count("9.3K")
     (1800000.0, 9300.0)
@@ -25,20 +25,20 @@ def printed_count(text: str) -> float:
     return float(text[:-1]) * {"K": 1e3, "M": 1e6}[text[-1]]
 
 
-# What most families have; one without it says why.
+# Most families have these; a family without one states the reason.
 OPTIONAL = ("recipe", "search space", "unshared baseline")
 
 
 @dataclasses.dataclass(frozen=True)
 class Configuration:
-    """The images and classes that a paper counts a named network for; some are counted for several data sets.
+    """An image shape and a number of classes for which a paper counts a named network; some papers have several.
 
     Attributes:
         num_classes: number of classes.
         input_shape: `(height, width, channels)`.
-        published: the parameters as the paper prints them (`"1.8M"`, `"9.3K"`), or how many times fewer they are than
-            those of `baseline` (`"C=6.5"`); `None` where it prints neither.
-        baseline: name of the network that `"C=..."` compares with, with as many classes.
+        published: number of parameters as printed in the paper (`"1.8M"`, `"9.3K"`), or the compression ratio relative
+            to `baseline` (`"C=6.5"`); `None` if the paper prints neither.
+        baseline: name of the network that `"C=..."` refers to, with the same number of classes.
     """
 
     num_classes: int = 10
@@ -52,14 +52,13 @@ class Variant:
     """One named network.
 
     Attributes:
-        factory_name: the name in `keras_sharenets.models` of `factory`. A name, so that a table of networks is there
-            without Keras.
-        arguments: those arguments of `factory` that make this variant, beside `num_classes` and `input_shape`.
-        configurations: `create_model` builds the first unless told otherwise.
+        factory_name: name of `factory` in `keras_sharenets.models`. A name, so that tables of networks need no Keras.
+        arguments: arguments of `factory` that define this variant, without `num_classes` and `input_shape`.
+        configurations: configurations in the paper; `create_model` builds the first by default.
         count_rule: what the paper counts, a key of `keras_sharenets.analysis.counting.RULES`.
-        note: one line for the reader of a table.
-        unshared: name of the unshared baseline: the named network that has the same layers, but shares none of them.
-            `None` where there is none of that name, or where this one shares nothing itself.
+        note: one-line remark for tables.
+        unshared: name of the unshared baseline: the named network with the same layers, none of them shared. `None` if
+            there is no such network, or if this one shares nothing itself.
     """
 
     factory_name: str
@@ -76,7 +75,7 @@ class Variant:
 
     @property
     def factory_documentation(self) -> str:
-        """The docstring of `factory`, read from its source: to import it would take Keras, and seconds."""
+        """The docstring of `factory`, read from its source: importing it would import Keras and take seconds."""
         home = home_of(self.factory_name)
         spec = None if home is None else importlib.util.find_spec(home)
         if spec is None or spec.origin is None:
@@ -91,11 +90,11 @@ class Family:
     """The networks of one paper.
 
     Attributes:
-        paper: its title and origin.
+        paper: title and source of the paper.
         variants: its networks by name.
-        representative: the name of one of them, and arguments that make it small: the network that stands for the
-            family where every family is tried.
-        without: what the family does without, a key of `OPTIONAL`, with the reason.
+        representative: name of one variant, and arguments that make it small: the network that represents the family
+            in tests of all families.
+        without: entries of `OPTIONAL` that the family does not have, each with the reason.
     """
 
     paper: str

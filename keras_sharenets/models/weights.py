@@ -1,4 +1,4 @@
-"""Trained weights: those that come with the package, and those of `.keras` files. The list is there without Keras."""
+"""Pretrained weights from the package or from `.keras` files. The list is available without Keras."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ INDEX = FOLDER / "index.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainedWeights:
-    """Weights that come with the package.
+    """Pretrained weights that are included in the package.
 
     Attributes:
-        weights: what `create_model` calls them: the data set.
+        weights: value of the `weights` argument of `create_model`: the name of the data set.
         model: name of the network.
-        options: arguments of its factory beside those of the name.
-        class_names: one a class.
+        options: arguments of its factory that differ from the named network.
+        class_names: names of the classes.
         input_shape: `(height, width, channels)` of the images.
-        test_accuracy: share of the test split that is right, in Keras.
-        int8_test_accuracy, int8_bytes: of the int8 `.tflite` file; it is in a checkout, not in the package.
-        stored_parameters: trainable parameters, each shared tensor once.
-        run: the folder in `saved_models/` with the record and the model card.
-        file: name in the package, a `.keras` file.
-        sha256: of the file, in hexadecimal.
+        test_accuracy: accuracy on the test split in Keras, from 0 to 1.
+        int8_test_accuracy, int8_bytes: accuracy and size of the int8 `.tflite` file, which is in the repository but not
+            in the package.
+        stored_parameters: trainable parameters, each shared tensor counted once.
+        run: folder in `saved_models/` with the record and the model card.
+        file: name of the `.keras` file in the package.
+        sha256: SHA-256 of the file, in hexadecimal.
     """
 
     weights: str
@@ -55,7 +56,7 @@ class TrainedWeights:
 
     @property
     def label(self) -> str:
-        """The network with its options, as in `sl3_resnet_64 width=40`."""
+        """The name of the network with its options, for example `sl3_resnet_64 width=40`."""
         return " ".join([self.model, *(f"{key}={value}" for key, value in self.options.items())])
 
 
@@ -71,7 +72,7 @@ def _entry(entry: Mapping[str, Any]) -> TrainedWeights:
 
 
 def list_trained(pattern: str = "*") -> list[TrainedWeights]:
-    """What comes trained, of the networks whose names match a shell pattern, sorted by name.
+    """Lists the pretrained weights of the networks whose names match a shell pattern, sorted by name.
 
     >>> [(each.weights, each.label) for each in list_trained("sl3_resnet*")]
     [('cifar10', 'sl3_resnet_64'), ('cifar10', 'sl3_resnet_64 width=40')]
@@ -80,16 +81,16 @@ def list_trained(pattern: str = "*") -> list[TrainedWeights]:
 
 
 def find_weights(weights: str | os.PathLike, name: str, variant: Variant, options: Mapping[str, Any]) -> pathlib.Path:
-    """The `.keras` file that `weights` of a network stands for.
+    """The `.keras` file for the `weights` argument of `create_model`.
 
     Args:
-        weights: those of `TrainedWeights.weights`, or a path.
+        weights: a name as in `TrainedWeights.weights`, or a path.
         name, variant: the network.
-        options: arguments of its own factory that were given beside the name.
+        options: arguments of its factory that were given in addition to the name.
 
     Raises:
-        ValueError: there are no such weights for this network, and no such file; or the file of the package is not what
-            was published.
+        ValueError: there are no such weights for this network and no such file, or the file in the package does not
+            have the published checksum.
     """
     from keras_sharenets.models.registry import find_variant
 
@@ -99,54 +100,55 @@ def find_weights(weights: str | os.PathLike, name: str, variant: Variant, option
             return pathlib.Path(weights)
         raise ValueError(
             f"`weights` (={str(weights)!r}) must be None, {' or '.join(map(repr, sorted(named)))}, or the path of a "
-            f".keras file. {_what_there_is(name)}"
+            f".keras file. {_available(name)}"
         )
-    # Another name may stand for the same network, and an option repeat what the name says.
+    # Two names may denote the same network, and an option may repeat a value that the name implies.
     wanted = _network(variant, options)
     for each in _index():
         if each.weights == str(weights) and _network(find_variant(each.model), each.options) == wanted:
             return _checked(each)
     given = "".join(f", {key}={value!r}" for key, value in options.items())
-    raise ValueError(f"There are no `weights` (={str(weights)!r}) for '{name}'{given}. {_what_there_is(name)}")
+    raise ValueError(f"There are no `weights` (={str(weights)!r}) for '{name}'{given}. {_available(name)}")
 
 
 def _network(variant: Variant, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """What is the same for the same network."""
+    """A key that is equal for equal networks."""
     arguments = {**variant.arguments, **options}
     return variant.factory_name, {key: files.as_tuples(value) for key, value in arguments.items()}
 
 
-def _what_there_is(name: str) -> str:
-    having = [f"weights='{each.weights}' of '{each.label}'" for each in _index() if each.model == name]
-    if having:
-        return f"There are {', '.join(having)}."
-    return f"'{name}' comes untrained; `sharenets list --trained` lists the networks that come trained."
+def _available(name: str) -> str:
+    found = [f"weights='{each.weights}' for '{each.label}'" for each in _index() if each.model == name]
+    if found:
+        return f"Available: {', '.join(found)}."
+    return f"'{name}' is not pretrained; `sharenets list --trained` lists the pretrained networks."
 
 
 def _checked(each: TrainedWeights) -> pathlib.Path:
     path = FOLDER / each.file
     if not path.is_file():
-        raise ValueError(f"There is no {path}, which should have come with the package: install it anew.")
+        raise ValueError(f"There is no {path}, which belongs to the package: reinstall the package.")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != each.sha256:
-        raise ValueError(f"{path} is damaged, its SHA-256 is {found} and not {each.sha256}: install the package anew.")
+        raise ValueError(f"{path} is damaged: its SHA-256 is {found}, not {each.sha256}. Reinstall the package.")
     return path
 
 
 def build_trained(variant: Variant, path: pathlib.Path, arguments: Mapping[str, Any]) -> keras.Model:
-    """The network with the weights of a file, and a new head where its classes are others.
+    """The network with the weights of a file, and a new head if the number of classes differs.
 
     Args:
         variant: the network.
-        path: a `.keras` file of the same network, as `fit` leaves it.
-        arguments: those of the factory, as they were given. Classes and image shape are those of the file by default.
+        path: a `.keras` file of the same network, such as `fit` writes.
+        arguments: the given arguments of the factory. The number of classes and the image shape default to those of
+            the file.
 
     Returns:
-        A `keras.Model`. With `include_preprocessing` it prepares pixels as the network in the file does.
+        A `keras.Model`. With `include_preprocessing`, it preprocesses pixels like the network in the file.
 
     Raises:
-        ValueError: the file cannot be read, is of another network, or prepares pixels in another way than by a
-            normalization or a rescaling to -1 to 1.
+        ValueError: the file cannot be read, belongs to another network, or preprocesses pixels by something other than
+            a normalization or a rescaling to -1 to 1.
     """
     source = files.load_model(path)
     given: dict[str, Any] = {"num_classes": int(source.output_shape[-1])}
@@ -160,8 +162,10 @@ def build_trained(variant: Variant, path: pathlib.Path, arguments: Mapping[str, 
 
 
 def pixel_statistics(source: keras.Model, path: pathlib.Path) -> tuple[list[float], list[float]] | None:
-    """What the normalization at the beginning of a network subtracts and by which variance it divides, a channel each;
-    `None` for the scaling to -1 to 1 that the factories have themselves."""
+    """The mean and the variance per channel of the normalization at the input of a network.
+
+    `None` for a rescaling to -1 to 1, the default of the factories.
+    """
     import keras
     import numpy as np
 
@@ -176,34 +180,35 @@ def pixel_statistics(source: keras.Model, path: pathlib.Path) -> tuple[list[floa
         if len(mean) in (1, channels):
             return mean, variance
     raise ValueError(
-        f"`weights` (={path}) are of a network that begins with the layer '{first.name}', neither a normalization of "
-        "channels nor a rescaling to -1 to 1: give `include_preprocessing=False`, and images prepared as for that one."
+        f"`weights` (={path}) belong to a network that begins with the layer '{first.name}', neither a normalization "
+        "of channels nor a rescaling to -1 to 1: pass `include_preprocessing=False`, and images preprocessed as for "
+        "that network."
     )
 
 
 def transfer_weights(
     source: keras.Model, model: keras.Model, path: pathlib.Path, *, new_head: bool = False
 ) -> tuple[str, ...]:
-    """Gives a network the weights of the layers of the same names; all must be there, but for a new classifier.
+    """Copies the weights of all layers by name. All layers must match, except for a new classifier.
 
     Args:
-        source: what is in the file at `path`.
-        model: the network.
-        path: for messages.
-        new_head: whether the classifier stays new in any case, and not only where the number of classes is another.
+        source: the model in the file at `path`.
+        model: the network that receives the weights.
+        path: used in messages.
+        new_head: whether the classifier stays new even if the number of classes is the same.
 
     Returns:
-        The names of the layers that were left new.
+        The names of the layers that were not copied.
 
     Raises:
-        ValueError: a layer is missing on one side, its weights have other shapes, or it arranges them in other orders;
-            nothing has been changed then.
+        ValueError: a layer is missing on one side, its weights have other shapes, or it has other plane orders. The
+            network is then unchanged.
     """
     import keras
 
     old, new = _weighted(source), _weighted(model)
     if "predictions" not in new or model.output_shape[1:] != source.output_shape[1:]:
-        # Hidden layers of a classifier may depend on the number of classes too (ShardNet's VGGNets).
+        # The hidden layers of a classifier may also depend on the number of classes (ShardNet's VGGNets).
         for name, layer in [*old.items(), *new.items()]:
             if type(layer) is keras.layers.Dense and not (name in old and name in new and _alike(old[name], new[name])):
                 old.pop(name, None)
@@ -213,17 +218,17 @@ def transfer_weights(
     for name in [*new, *old]:
         shapes = [_shapes(layers[name]) if name in layers else None for layers in (old, new)]
         if shapes[0] != shapes[1]:
-            there, here = ("none of that name" if each is None else f"weights of {each}" for each in shapes)
+            there, here = ("no such layer" if each is None else f"weights of {each}" for each in shapes)
             raise ValueError(
-                f"`weights` (={path}) are those of another network, or of one with other options: for the layer "
-                f"'{name}' the file has {there}, '{model.name}' {here}."
+                f"`weights` (={path}) belong to another network, or to one with other options: for the layer '{name}', "
+                f"the file has {there}, '{model.name}' has {here}."
             )
     for name, layer in new.items():
         there, here = map(_plane_orders, (old[name], layer))
         if there != here:
             raise ValueError(
-                f"`weights` (={path}) are of a network with `plane_orders` (={there}), '{model.name}' has {here}: give "
-                "it the same."
+                f"`weights` (={path}) belong to a network with `plane_orders` (={there}), but '{model.name}' has "
+                f"{here}: pass the value of the weights."
             )
     for name, layer in new.items():
         layer.set_weights(old[name].get_weights())
@@ -231,7 +236,7 @@ def transfer_weights(
 
 
 def _plane_orders(layer: keras.layers.Layer) -> str | None:
-    """How a layer, or one in it, orders the planes of its arranged filters; `None` where there is no choice."""
+    """The `plane_orders` of a layer or its sublayers; `None` if none has more than two arrangements."""
     orders = (each.plane_orders for each in layer._flatten_layers() if getattr(each, "arrangements", 1) > 2)
     return next(orders, None)
 
@@ -239,7 +244,7 @@ def _plane_orders(layer: keras.layers.Layer) -> str | None:
 def _weighted(model: keras.Model) -> dict[str, keras.layers.Layer]:
     import keras
 
-    # An adapted normalization has its statistics as weights; they are taken otherwise.
+    # An adapted normalization stores its statistics as weights; `pixel_statistics` handles these.
     return {
         layer.name: layer
         for layer in model.layers

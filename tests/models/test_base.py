@@ -72,7 +72,7 @@ def test_arguments_that_are_none():
         ksn.create_model("sl3_resnet_64", widths=3)
     with pytest.raises(TypeError, match=r"The factory of 'preact_resnet' has no argument `widening` \(=3\)\."):
         PreActResNet(widening=3)
-    with pytest.raises(ValueError, match="`filters`, `width` name one of them twice"):
+    with pytest.raises(ValueError, match="`filters`, `width` include one under two names"):
         ksn.create_model("sl3_resnet_64", filters=8, width=8)
 
 

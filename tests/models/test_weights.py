@@ -126,12 +126,12 @@ def refusal(**arguments):
 
 
 def test_weights_that_there_are_not(package):
-    there = "There are weights='cifar10' of 'resnet_8 width=(4, 6, 8)'."
+    there = "Available: weights='cifar10' for 'resnet_8 width=(4, 6, 8)'."
     assert refusal(weights="cifar10") == f"There are no `weights` (='cifar10') for 'resnet_8'. {there}"
     assert refusal(weights="cifar10", width=(4, 4, 4)).endswith(f"for 'resnet_8', width=(4, 4, 4). {there}")
     rule = "must be None, 'cifar10', or the path of a .keras file."
     assert refusal(weights="imagenet") == f"`weights` (='imagenet') {rule} {there}"
-    with pytest.raises(ValueError, match=r"'igcv2_c64_d8' comes untrained; `sharenets list --trained` lists"):
+    with pytest.raises(ValueError, match=r"'igcv2_c64_d8' is not pretrained; `sharenets list --trained` lists"):
         ksn.create_model("igcv2_c64_d8", weights="cifar10")
     assert refusal(weights="nowhere/last.keras") == "There is no file nowhere/last.keras."
 
@@ -139,9 +139,9 @@ def test_weights_that_there_are_not(package):
 def test_damaged_files(package, file, tmp_path):
     whole = file.read_bytes()
     (package / "small.keras").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert "small.keras is damaged, its SHA-256 is " in refusal(weights="cifar10", **SMALL)
+    assert "small.keras is damaged: its SHA-256 is " in refusal(weights="cifar10", **SMALL)
     (package / "small.keras").unlink()
-    assert "which should have come with the package: install it anew." in refusal(weights="cifar10", **SMALL)
+    assert "which belongs to the package: reinstall the package." in refusal(weights="cifar10", **SMALL)
     (tmp_path / "cut.keras").write_bytes(whole[: len(whole) // 2])
     assert refusal(weights=tmp_path / "cut.keras", **SMALL) == (
         f"{tmp_path / 'cut.keras'} is not a Keras file: a `.keras` file is a zip archive with `config.json` in it."
@@ -151,17 +151,14 @@ def test_damaged_files(package, file, tmp_path):
 @pytest.mark.parametrize(
     ("width", "message"),
     [
-        ((4, 6, 9), "for the layer 'stage3_conv1' the file has weights of [(3, 3, 6, 8), (8,)], 'resnet_8' weights of"),
-        (
-            (4, 6),
-            "for the layer 'predictions' the file has weights of [(8, 10), (10,)], 'resnet_8' weights of [(6, 10),",
-        ),
-        ((4, 6, 8, 8), "for the layer 'stage4_conv1' the file has none of that name, 'resnet_8' weights of [(3, 3, 8,"),
+        ((4, 6, 9), "layer 'stage3_conv1', the file has weights of [(3, 3, 6, 8), (8,)], 'resnet_8' has weights of"),
+        ((4, 6), "layer 'predictions', the file has weights of [(8, 10), (10,)], 'resnet_8' has weights of [(6, 10),"),
+        ((4, 6, 8, 8), "layer 'stage4_conv1', the file has no such layer, 'resnet_8' has weights of [(3, 3, 8,"),
     ],
 )
 def test_weights_of_another_shape(width, message, file):
     text = refusal(weights=file, width=width)
-    assert text.startswith(f"`weights` (={file}) are those of another network, or of one with other options: ")
+    assert text.startswith(f"`weights` (={file}) belong to another network, or to one with other options: ")
     assert message in text
 
 
@@ -180,7 +177,7 @@ def test_weights_in_another_order():
         old, new = (network(arrangements, each) for each in orders)
         trained.transfer_weights(old, new, pathlib.Path("old.keras"))
         assert all(np.array_equal(*pair) for pair in zip(old.get_weights(), new.get_weights(), strict=True))
-    text = r"`weights` \(=old\.keras\) are of a network with `plane_orders` \(=shuffled\), 'net' has distinct: give it"
+    text = r"`weights` \(=old\.keras\) belong to a network with `plane_orders` \(=shuffled\), but 'net' has distinct"
     with pytest.raises(ValueError, match=text):
         trained.transfer_weights(network(4, "shuffled"), network(4, "distinct"), pathlib.Path("old.keras"))
 

@@ -82,7 +82,7 @@ def test_frozen_is_all_but_the_new_layers(digits):
 
 def test_other_networks_and_damaged_files_are_refused(before, tmp_path, digits):
     start = find_start(str(before), MODEL, TINY)
-    with pytest.raises(ValueError, match="are those of another network, or of one with other options: for the layer"):
+    with pytest.raises(ValueError, match="belong to another network, or to one with other options: for the layer"):
         begin_with(build(MODEL, digits, {**TINY, "width": (24,)}), start, digits.class_names)
     with pytest.raises(ValueError, match=r"takes images of 1 channels, and those of made have 3"):
         prepared_as(data(channels=3), start)
@@ -114,7 +114,7 @@ def test_nothing_is_left_of_a_command_that_is_refused(before, tmp_path, capsys, 
     monkeypatch.chdir(tmp_path)
     words = ["fit", "--data", "digits", "--output", "run"]
     for more, message in (
-        (["--from", str(before), "--model", "resnet_8"], "are those of another network"),
+        (["--from", str(before), "--model", "resnet_8"], "belong to another network"),
         (["--from", "resnet_8"], "takes images of 3 channels"),
         (["--from", "nothing"], "no folder of a run"),
         (["--model", "resnet_8", "--freeze"], "`--freeze` needs `--from`"),
