@@ -286,7 +286,7 @@ def bad_inputs(folder):
         (("describe", "hscnet_m128_g16"), "Did you mean 'hscnet_m128_g16_r4_a2'"),
         (("describe", folder / "none.keras"), "There is no file"),
         (("create", "--output", folder / "new.keras"), "Either NAME or `--from-trial DIR/ID` must be given"),
-        (("create", "vggnet", "--weights", "cifar10", "--output", folder / "new.keras"), "'vggnet' is not pretrained; "),
+        (("create", "vggnet", "--weights", "cifar10", "--output", folder / "new.keras"), "'vggnet' is not pretrained"),
         (("create", "vggnet", "--model-option", "a=1", "--output", folder / "new.keras"), "has no argument `a`."),
         (("create", "hscnet_m128_g16", "--output", folder / "new.keras"), "Did you mean 'hscnet_m128_g16_r4_a2'"),
         (("create", "igcv2_c64_d20", "--output", folder / "new.h5"), "must end in `.keras`"),

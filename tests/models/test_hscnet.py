@@ -286,11 +286,14 @@ def test_unknown_height_and_width():
         ({"num_classes": 0}, r"`num_classes` \(=0\) must be a positive integer"),
         ({"include_top": False, "pooling": "sum"}, r"`pooling` \(='sum'\) must be one of None, 'avg', 'max'"),
         ({"sharing": ("LA", "A", "")}, r"`sharing` \(=.*\) must be 5 strings, for theta1 to theta5, or 4: without"),
-        ({"sharing": ("LC", "A", "", "", "")}, r"`sharing` \(=.*\) may have of 'LA' for theta1, not 'LC'\."),
+        (
+            {"sharing": ("LC", "A", "", "", "")},
+            r"`sharing` \(=.*\) may have only letters of 'LA' for theta1, not 'LC'\.",
+        ),
         ({"sharing": "LA"}, r"`sharing` \(='LA'\) must be a sequence of strings\."),
         (
             {"sharing": ("LA", "A", "", "CLA", "L"), "star": True},
-            r"`star` \(=True\) must agree with `sharing` \(=.*\), or be left out\.",
+            r"`star` \(=True\) must agree with `sharing` \(=.*\) or be omitted\.",
         ),
         ({"dropout_rate": 1.0}, r"`dropout_rate` \(=1\.0\) must be at least 0 and below 1"),
         ({"shortcut": "pad", "width": 4, "groups": 2, "alpha": 1}, r"`stem_filters` \(=8\) must be at most .* \(=4\)"),

@@ -343,7 +343,7 @@ def test_without_the_top_and_upon_a_tensor(factory):
         (MobileNetV2, {"strides": 2}, r"`strides` \(=2\) must be a sequence of positive integers"),
         (ShuffleNetV2, {"strides": (1, 1)}, r"`strides` \(=\(1, 1\)\) must be a sequence of 5 numbers, or `None`"),
         (IGCV3, {"strides": (1, 1, 1, 2, 0, 1, 2, 1)}, r"`strides` \(=0\) must be a positive integer"),
-        (IGCV3, {"input_shape": (None, 32, 3)}, r"`strides` \(=None\) must be given for images of open height"),
+        (IGCV3, {"input_shape": (None, 32, 3)}, r"`strides` \(=None\) must be given for images of unknown height"),
         (MobileNetV2, {"input_shape": (32, 6, 3)}, r"`input_shape` \(=\(32, 6, 3\)\) must be .* stride \(=8\)"),
         (ShuffleNetV2, {"width": (8, 15, 16, 20, 32)}, r"`width` \(=\(8, 15, .* must be even for each stage"),
         (ShuffleNetV2, {"width": (8, 16)}, r"`width` \(=\(8, 16\)\) must be .* each of the 5 stages"),

@@ -1,4 +1,4 @@
-"""Residual networks of basic blocks for small images: those of the CIFARs, and ResNet-18 and -34 as used on them."""
+"""Residual networks of basic blocks for small images: the CIFAR ResNets, and ResNet-18 and ResNet-34 for CIFAR."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ def BasicResNet(
     stem_strides: int = 1,
     **common: Unpack[base.CommonArguments],
 ) -> keras.Model:
-    """A residual network of blocks of two 3x3 convolutions, for small images: the stem is 3x3, and nothing is pooled.
+    """A residual network for small images, with blocks of two 3x3 convolutions, a 3x3 stem and no max pooling.
 
-    With `n` blocks in each of three stages it has depth `6n + 2`, and ResNet-56 is the default. ResNet-18
-    and -34 for CIFAR are `blocks_per_stage` `(2, 2, 2, 2)` and `(3, 4, 6, 3)`, `width=64` and `shortcut="projection"`.
+    With `n` blocks in each of three stages, the depth is `6n + 2`; the default is ResNet-56. For ResNet-18 and
+    ResNet-34 for CIFAR, set `blocks_per_stage` to `(2, 2, 2, 2)` or `(3, 4, 6, 3)`, `width=64` and
+    `shortcut="projection"`.
 
     Args:
-        blocks_per_stage: sequence of ints, blocks of each stage. Each has twice the channels of the one before and
-            half its height and width.
-        width: int, channels of the stem and of the first stage.
+        blocks_per_stage: sequence of ints, number of blocks in each stage. Each stage doubles the number of channels
+            and halves the height and width.
+        width: int, number of channels of the stem and the first stage.
         order: `"conv_norm"` (batch normalization and ReLU after each convolution, the last ReLU after the addition) or
-            `"norm_conv"` (before it: preactivation; then both stand before the last pooling too).
-        shortcut: what a block's input becomes where it must change its shape: `"padded"` (every second pixel, and
-            channels of zeros: no weights) or `"projection"` (a 1x1 convolution; with `"conv_norm"` normalized).
-        stem_strides: int, stride of the stem.
-        **common: `keras_sharenets.models.CommonArguments`; images are 32x32x3 and classes 10 by default.
+            `"norm_conv"` (preactivation: before each convolution, and also before the final pooling).
+        shortcut: shortcut of a block that changes the shape: `"padded"` (every second pixel and zero channels, without
+            weights) or `"projection"` (a 1x1 convolution, with batch normalization for `"conv_norm"`).
+        stem_strides: int, strides of the stem.
+        **common: `keras_sharenets.models.CommonArguments`; by default, 32x32x3 images and 10 classes.
 
     >>> BasicResNet(blocks_per_stage=(3, 3, 3)).count_params()  # ResNet-20, with 1,376 moving statistics
     271098

@@ -1,7 +1,7 @@
-"""MobileNetV1, MobileNetV2 and IGCV3, for large images and small ones.
+"""MobileNetV1, MobileNetV2 and IGCV3, for large and small images.
 
-Strides are those of the papers from 112x112 pixels on, and for smaller images those that are usual on CIFAR. They do
-not change the count of parameters.
+From 112x112 pixels on, strides are those of the papers; smaller images use the usual strides for CIFAR. Strides do not
+affect the number of parameters.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from keras_sharenets.models.arguments import checked
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-LARGE_IMAGE = 112  # Pixels a side from which on the strides of the papers leave a map worth pooling.
+LARGE_IMAGE = 112  # Image side in pixels from which the papers' strides leave a feature map large enough to pool.
 IMAGENET = {"input_shape": (224, 224, 3), "num_classes": 1000}
 
-# MobileNetV2 and IGCV3. For every stage: channels inside a block for one of its input, and channels of its output.
+# MobileNetV2 and IGCV3: expansion factor and number of output channels of each stage.
 STAGES = ((1, 16), (6, 24), (6, 32), (6, 64), (6, 96), (6, 160), (6, 320))
-# Of the stem and of the first block of every stage, for large images and for small ones.
+# Strides of the stem and of the first block of each stage, for large and small images.
 STRIDES = (2, 1, 2, 2, 2, 1, 2, 1), (1, 1, 1, 2, 2, 1, 2, 1)
 # Groups of IGCV3's 1x1 convolutions.
 GROUPS = 2
@@ -38,7 +38,7 @@ PLAIN_STRIDES = (2, 1, 2, 2, 2, 2), (1, 1, 2, 2, 2, 2)
 def strided_images(
     frame: base.Frame, strides: Sequence[int] | None, for_large: tuple[int, ...], for_small: tuple[int, ...]
 ) -> tuple[Tensor, tuple[int, ...]]:
-    """The tensor that a network is built on, and its strides; those of `None` are chosen by the image."""
+    """The input tensor of a network, and its strides; `strides=None` selects them by the image size."""
     if strides is not None:
         if len(strides) != len(for_large):
             raise ValueError(f"`strides` (={strides!r}) must be a sequence of {len(for_large)} numbers, or `None`.")
@@ -47,13 +47,13 @@ def strided_images(
     height, width = images.shape[1:3]
     if height is None or width is None:
         raise ValueError(
-            f"`strides` (=None) must be given for images of open height or width (={tuple(images.shape[1:])})."
+            f"`strides` (=None) must be given for images of unknown height or width (={tuple(images.shape[1:])})."
         )
     return images, for_large if min(height, width) >= LARGE_IMAGE else for_small
 
 
 def rounded_width(channels: float) -> int:
-    """The nearest multiple of 8, at least 8; the next one up if the nearest loses more than a tenth.
+    """Rounds to the nearest multiple of 8, at least 8; rounds up if rounding down would lose more than a tenth.
 
     >>> [rounded_width(channels) for channels in (3, 20, 22.4, 24 * 1.25)]
     [8, 24, 24, 32]
@@ -73,10 +73,11 @@ def _inverted_residuals(
     blocks_per_stage: int | Sequence[int],
     strides: Sequence[int] | None,
 ) -> keras.Model:
-    """A stem, seven stages of inverted residuals, a last 1x1 convolution.
+    """A stem, seven stages of inverted residuals and a final 1x1 convolution.
 
-    `block(x, hidden, filters, strides, name)` gives a block without its shortcut; `hidden` and `filters` are the
-    channels inside it and of its output. Widths are multiplied; that of the last convolution only if above 1.
+    `block(x, hidden, filters, strides, name)` applies a block without its shortcut; `hidden` and `filters` are the
+    numbers of inner and output channels. All widths are multiplied by `width_multiplier`; the last one only if the
+    multiplier is above 1.
     """
     _checks.above_zero("width_multiplier", width_multiplier)
     counts = base.per_stage("blocks_per_stage", blocks_per_stage, len(STAGES))
@@ -97,7 +98,7 @@ def _inverted_residuals(
 
 
 def _mobilenet_block(x: Tensor, hidden: int, filters: int, strides: int, name: str) -> Tensor:
-    """1x1 to `hidden`, 3x3 depthwise, 1x1 to `filters`; the last without ReLU. Nothing to widen, no first 1x1."""
+    """1x1 to `hidden`, 3x3 depthwise, 1x1 to `filters`; the last without ReLU. Without expansion, no first 1x1."""
     if hidden != x.shape[-1]:
         x = _norm_relu6(base.conv2d(x, hidden, name=f"{name}_expand"), f"{name}_expand")
     x = _norm_relu6(base.depthwise_conv2d(x, strides=strides, name=f"{name}_depthwise"), f"{name}_depthwise")
@@ -112,19 +113,18 @@ def MobileNetV2(
     strides: Sequence[int] | None = None,
     **common: Unpack[base.CommonArguments],
 ) -> keras.Model:
-    """A network of inverted residuals: blocks that are narrow outside, wide and depthwise inside.
+    """MobileNetV2: a network of inverted residual blocks, with narrow ends and a wide depthwise convolution inside.
 
-    It has the layers and weights of `keras.applications.MobileNetV2`. Results differ in the constants of batch
-    normalization, and, where a convolution of stride 2 reads an even side, by the padding: here it is symmetric.
+    The network has the layers and weights of `keras.applications.MobileNetV2`. Results differ because of the batch
+    normalization constants, and because padding is symmetric for a convolution with stride 2 and an even input size.
 
     Args:
-        width_multiplier: number above 0 that all widths are multiplied by (Keras's alpha); products are rounded to
-            multiples of 8.
-        blocks_per_stage: int, or a sequence with one entry for each of the seven stages.
-        strides: sequence of eight ints, those of the stem and of the first block of every stage. `None` for
+        width_multiplier: float above 0, factor of all widths (alpha in Keras); products are rounded to multiples of 8.
+        blocks_per_stage: int, or a sequence of seven, number of blocks in each stage.
+        strides: sequence of eight ints, strides of the stem and of the first block of each stage. `None` selects
             `(2, 1, 2, 2, 2, 1, 2, 1)` from 112x112 pixels on, and `(1, 1, 1, 2, 2, 1, 2, 1)` for smaller images.
-            Height and width may be `None` only if it is given.
-        **common: `keras_sharenets.models.CommonArguments`; images are 224x224x3 and classes 1000 by default.
+            Required if the height or width is `None`.
+        **common: `keras_sharenets.models.CommonArguments`; by default, 224x224x3 images and 1000 classes.
 
     >>> model = MobileNetV2(width_multiplier=0.35, blocks_per_stage=1, input_shape=(32, 32, 3), num_classes=10)
     >>> model.get_layer("last").output.shape
@@ -139,8 +139,8 @@ def MobileNetV2(
 def _igcv3_block(x: Tensor, hidden: int, filters: int, strides: int, name: str) -> Tensor:
     """1x1 to `hidden`, 3x3 depthwise, 1x1 to `filters`; both 1x1 in groups. Only the depthwise one has a ReLU.
 
-    The first shuffle gives each group of the second 1x1 channels of both groups of the first, the second shuffle does
-    so for the next block.
+    The first shuffle gives each group of the second 1x1 convolution channels from both groups of the first one. The
+    second shuffle does the same for the next block.
     """
     x = base.conv2d(x, hidden, groups=GROUPS, name=f"{name}_expand")
     x = ChannelShuffle(GROUPS, name=f"{name}_expand_shuffle")(base.norm(x, f"{name}_expand"))
@@ -157,18 +157,18 @@ def IGCV3(
     strides: Sequence[int] | None = None,
     **common: Unpack[base.CommonArguments],
 ) -> keras.Model:
-    """MobileNetV2 with its 1x1 convolutions in two groups, and twice as many blocks for as many parameters.
+    """IGCV3: MobileNetV2 with 1x1 convolutions in two groups, and twice as many blocks for as many parameters.
 
     Args:
         width_multiplier, blocks_per_stage, strides: as in `MobileNetV2`. The default is the deep network, IGCV3-D.
-        **common: `keras_sharenets.models.CommonArguments`; images are 224x224x3 and classes 1000 by default.
+        **common: `keras_sharenets.models.CommonArguments`; by default, 224x224x3 images and 1000 classes.
 
     >>> model = IGCV3(width_multiplier=0.25, blocks_per_stage=1, input_shape=(32, 32, 3), num_classes=10)
     >>> model.get_layer("last").output.shape
     (None, 4, 4, 1280)
 
     Reference: Sun et al., "IGCV3: Interleaved Low-Rank Group Convolutions for Efficient Deep Neural Networks", BMVC
-    2018. Shuffles and ReLUs are where its authors' code has them.
+    2018. The placement of shuffles and ReLUs follows the authors' code.
     """
     frame = base.frame("igcv3", common, **IMAGENET)
     return _inverted_residuals(frame, _igcv3_block, width_multiplier, blocks_per_stage, strides)
@@ -182,26 +182,27 @@ def MobileNetV1(
     strides: Sequence[int] | None = None,
     **common: Unpack[base.CommonArguments],
 ) -> keras.Model:
-    """A network of depthwise 3x3 and dense 1x1 convolutions in turn, batch normalization and ReLU after each.
+    """MobileNetV1: alternating depthwise 3x3 and dense 1x1 convolutions, each with batch normalization and ReLU.
 
-    It has the weights of `keras.applications.MobileNet`, whose classifier is a 1x1 convolution. Results differ: that
-    one has ReLU6, and zeros on the far side alone where a convolution of stride 2 reads an even side.
+    The network has the weights of `keras.applications.MobileNet`, whose classifier is a 1x1 convolution. Results
+    differ: the latter uses ReLU6, and pads only the bottom and right for a convolution with stride 2 and an even input
+    size.
 
     Args:
-        width_multiplier: number above 0 that all widths are multiplied by (the paper's alpha); products are rounded to
-            multiples of 8.
-        blocks_per_stage: int, or a sequence with one entry for each of the five stages: pairs of convolutions.
-        strides: sequence of six ints, those of the stem and of the first block of every stage. `None` for
-            `(2, 1, 2, 2, 2, 2)` from 112x112 pixels on, and `(1, 1, 2, 2, 2, 2)` for smaller images. Height and width
-            may be `None` only if it is given.
-        **common: `keras_sharenets.models.CommonArguments`; images are 224x224x3 and classes 1000 by default.
+        width_multiplier: float above 0, factor of all widths (the paper's alpha); products are rounded to multiples of
+            8.
+        blocks_per_stage: int, or a sequence of five, number of pairs of convolutions in each stage.
+        strides: sequence of six ints, strides of the stem and of the first block of each stage. `None` selects
+            `(2, 1, 2, 2, 2, 2)` from 112x112 pixels on, and `(1, 1, 2, 2, 2, 2)` for smaller images. Required if the
+            height or width is `None`.
+        **common: `keras_sharenets.models.CommonArguments`; by default, 224x224x3 images and 1000 classes.
 
     >>> model = MobileNetV1(width_multiplier=0.25, blocks_per_stage=1, input_shape=(32, 32, 3), num_classes=10)
     >>> model.get_layer("pool").input.shape
     (None, 2, 2, 256)
 
     Reference: Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications",
-    arXiv 1704.04861, section 3 and table 1, whose stride of 2 in the last block is read as 1: its output is 7x7.
+    arXiv 1704.04861, section 3 and table 1. The table prints stride 2 for the last block; its 7x7 output implies 1.
     """
     _checks.above_zero("width_multiplier", width_multiplier)
     counts = base.per_stage("blocks_per_stage", blocks_per_stage, len(PLAIN_STAGES))

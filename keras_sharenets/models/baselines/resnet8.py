@@ -1,4 +1,4 @@
-"""ResNet-8 of MLPerf Tiny: what a small file for small images is measured against."""
+"""ResNet-8 of MLPerf Tiny, the baseline for small files and small images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _conv2d(x: Tensor, filters: int, kernel_size: int, strides: int, name: str) -> Tensor:
-    # With a bias, and padded on the far side where the stride is 2, as the reference has it.
+    # With a bias, and padded at the bottom and right for stride 2, as in the reference implementation.
     return keras.layers.Conv2D(
         filters,
         kernel_size,
@@ -39,20 +39,21 @@ def _relu(x: Tensor, name: str) -> Tensor:
 
 @checked
 def ResNet8(*, width: Sequence[int] = (16, 32, 64), **common: Unpack[base.CommonArguments]) -> keras.Model:
-    """A stem and one residual block a stage: two 3x3 convolutions each, which read half the sides from the second on.
+    """ResNet-8 of MLPerf Tiny: a stem and one residual block of two 3x3 convolutions per stage.
 
-    It has the layers of MLPerf Tiny's reference for image classification, and its 78,666 numbers: weights, biases,
-    scales and offsets (78,186), and moving statistics (480).
+    Every stage after the first halves the height and width. The network has the layers of MLPerf Tiny's reference
+    implementation for image classification and its 78,666 parameters: 78,186 trainable ones (weights, biases, scales
+    and offsets) and 480 moving statistics.
 
     Args:
-        width: sequence of ints: channels of each stage, the stem's in the first.
-        **common: `keras_sharenets.models.CommonArguments`; images are 32x32x3 and classes 10 by default.
+        width: sequence of ints, number of channels of each stage; the stem has as many as the first stage.
+        **common: `keras_sharenets.models.CommonArguments`; by default, 32x32x3 images and 10 classes.
 
     >>> ResNet8(input_shape=(32, 32, 3), num_classes=10).count_params()
     78666
 
-    Reference: Banbury et al., "MLPerf Tiny Benchmark", NeurIPS 2021, Datasets and Benchmarks, section 4; the network is
-    that of its repository, after He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
+    Reference: Banbury et al., "MLPerf Tiny Benchmark", NeurIPS 2021, Datasets and Benchmarks, section 4. The network
+    follows its repository, after He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
     """
     frame = base.frame("resnet8", common)
     images = frame.images(total_stride=2 ** (len(width) - 1))

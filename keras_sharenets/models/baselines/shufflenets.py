@@ -1,4 +1,4 @@
-"""ShuffleNet and ShuffleNetV2, for large images and small ones; strides as in `mobile_networks`."""
+"""ShuffleNet and ShuffleNetV2, for large and small images; strides as in `mobile_networks`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from keras_sharenets.models.baselines.mobile_networks import IMAGENET, strided_i
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-# Of the stem, of the max pooling, and of the first block of every stage, for large images and for small ones.
+# Strides of the stem, of the max pooling, and of the first block of each stage, for large and small images.
 GROUPED_STRIDES = (2, 2, 2, 2, 2), (1, 1, 1, 2, 2)
 HALVING_STRIDES = (2, 2, 2, 2, 2), (1, 1, 2, 2, 2)
 
 
 def _stem(images: Tensor, filters: int, strides: Sequence[int]) -> Tensor:
-    """A 3x3 convolution and max pooling, at the first two of the strides; nothing is pooled at stride 1."""
+    """A 3x3 convolution and max pooling with the first two strides; no pooling at stride 1."""
     x = base.norm_relu(base.conv2d(images, filters, 3, strides=strides[0], name="stem"), "stem")
     return x if strides[1] == 1 else PaddedMaxPooling2D(3, strides=strides[1], name="stem_pool")(x)
 
 
 def _pooled(x: Tensor, strides: int, name: str) -> Tensor:
-    """The mean of 3x3 pixels, zeros around the image among them, at every `strides`-th pixel; nothing at stride 1."""
+    """3x3 average pooling with zero padding that counts as pixels; the identity at stride 1."""
     if strides == 1:
         return x
     x = keras.layers.ZeroPadding2D(1, data_format="channels_last", name=f"{name}_pad")(x)
@@ -37,9 +37,9 @@ def _pooled(x: Tensor, strides: int, name: str) -> Tensor:
 
 
 def _grouped_block(x: Tensor, filters: int, strides: int, groups: tuple[int, int], name: str) -> Tensor:
-    """1x1 to a quarter, shuffle, 3x3 depthwise, 1x1; added to the input, or where channels become more put behind it.
+    """1x1 to a quarter, shuffle, 3x3 depthwise, 1x1. Added to the input, or concatenated if the block widens.
 
-    `groups` are those of the first and of the last convolution.
+    `groups` are the groups of the first and the last convolution.
     """
     past = x.shape[-1]
     y = base.conv2d(x, filters // 4, groups=groups[0], name=f"{name}_pointwise1")
@@ -64,23 +64,24 @@ def ShuffleNet(
     strides: Sequence[int] | None = None,
     **common: Unpack[base.CommonArguments],
 ) -> keras.Model:
-    """A network whose 1x1 convolutions have groups, with a shuffle of the channels between them (ShuffleNet v1).
+    """ShuffleNet v1: a network of grouped 1x1 convolutions with a channel shuffle between them.
 
     Args:
-        width: int, channels of the first stage, doubled in each later one. The paper has 144, 200, 240, 272 and 384
-            with 1, 2, 3, 4 and 8 groups.
-        groups: int, groups of all 1x1 convolutions but the first one of the network. Must divide `width // 4` and
-            `width - stem_filters`.
-        blocks_per_stage: int, or a sequence with one entry for each of the three stages.
-        stem_filters: int, channels of the stem.
-        strides: sequence of five ints, those of the stem, of the max pooling (1: none) and of the first block of every
-            stage. `None` for 2 everywhere from 112x112 pixels on, and `(1, 1, 1, 2, 2)` for smaller images. Height and
-            width may be `None` only if it is given.
-        **common: `keras_sharenets.models.CommonArguments`; images are 224x224x3 and classes 1000 by default.
+        width: int, number of channels of the first stage, doubled in each later one. The paper uses 144, 200, 240, 272
+            and 384 with 1, 2, 3, 4 and 8 groups.
+        groups: int, number of groups of all 1x1 convolutions except the first one of the network. Must divide
+            `width // 4` and `width - stem_filters`.
+        blocks_per_stage: int, or a sequence of three, number of blocks in each stage.
+        stem_filters: int, number of channels of the stem.
+        strides: sequence of five ints, strides of the stem, of the max pooling (1: no pooling) and of the first block
+            of each stage. `None` selects 2 everywhere from 112x112 pixels on, and `(1, 1, 1, 2, 2)` for smaller images.
+            Required if the height or width is `None`.
+        **common: `keras_sharenets.models.CommonArguments`; by default, 224x224x3 images and 1000 classes.
 
-    HGC's table 2 prints 0.91 million parameters and 161 million multiply-adds. With 10 classes and 32x32 pixels this
-    has 0.914 million and, if no stride comes before the second stage, 163.9 million; with 8 groups 0.913 and 161.7.
-    The default has 3 because the table's error on CIFAR-100 is that of public code with 3.
+    HGC's table 2 prints 0.91 million parameters and 161 million multiply-adds. With 10 classes and 32x32 pixels, this
+    network has 0.914 million parameters and, without strides before the second stage, 163.9 million multiply-adds; with
+    8 groups, 0.913 and 161.7 million. The default is 3 groups because the error on CIFAR-100 in that table matches
+    public code with 3 groups.
 
     >>> model = ShuffleNet(width=48, blocks_per_stage=1, input_shape=(32, 32, 3), num_classes=10)
     >>> model.get_layer("pool").input.shape
@@ -99,7 +100,7 @@ def ShuffleNet(
     x = _stem(images, stem_filters, strides)
     for stage, count in enumerate(counts, start=1):
         for index in range(1, count + 1):
-            # The first convolution of all reads the few channels of the stem.
+            # The first 1x1 convolution reads the few channels of the stem.
             first = 1 if (stage, index) == (1, 1) else groups
             block_strides = strides[stage + 1] if index == 1 else 1
             x = _grouped_block(
@@ -116,7 +117,7 @@ def _depthwise_pointwise(x: Tensor, filters: int, strides: int, depthwise: str, 
 def _halving_block(
     x: Tensor, filters: int, strides: int, is_first: bool, squeeze_excite: int | None, name: str
 ) -> Tensor:
-    """Two branches of half the channels, side by side, shuffled: 1x1, 3x3 depthwise, 1x1 in the second one."""
+    """Two parallel branches with half the channels each, concatenated and shuffled; the second is 1x1, 3x3, 1x1."""
     half = filters // 2
     if is_first:
         past = _depthwise_pointwise(x, half, strides, f"{name}_shortcut_depthwise", f"{name}_shortcut_pointwise")
@@ -140,19 +141,19 @@ def ShuffleNetV2(
     strides: Sequence[int] | None = None,
     **common: Unpack[base.CommonArguments],
 ) -> keras.Model:
-    """A network whose blocks convolve one half of the channels, keep the other, and shuffle both.
+    """ShuffleNet v2: a network of blocks that convolve half of the channels, pass on the other half and shuffle both.
 
     Args:
-        width: sequence of five ints: channels of the stem, of three stages (even ones) and of the last convolution.
-            The default is the 2.0x of table 5; implementations with `(24, 224, 488, 976, 2048)` are in use too.
-        blocks_per_stage: int, or a sequence with one entry for each of the three stages.
-        squeeze_excite: int, reduction of a `SqueezeExcite` after the last convolution of every block, or `None` for
-            none. It must divide half of each stage's width. The paper (its figure 11b) leaves it open; 2 is the one
-            with which the 2.0x has about the 8.8 million parameters that HSC-Net's table 5 quotes: 8.89 million.
-        strides: sequence of five ints, those of the stem, of the max pooling (1: none) and of the first block of every
-            stage. `None` for 2 everywhere from 112x112 pixels on, and `(1, 1, 2, 2, 2)` for smaller images. Height and
-            width may be `None` only if it is given.
-        **common: `keras_sharenets.models.CommonArguments`; images are 224x224x3 and classes 1000 by default.
+        width: sequence of five ints, number of channels of the stem, the three stages (even) and the last convolution.
+            The default is the 2.0x network of table 5; some implementations use `(24, 224, 488, 976, 2048)`.
+        blocks_per_stage: int, or a sequence of three, number of blocks in each stage.
+        squeeze_excite: int, reduction of a `SqueezeExcite` after the last convolution of each block, or `None` for no
+            `SqueezeExcite`. Must divide half of each stage's width. The paper (figure 11b) does not specify it. With 2,
+            the 2.0x network has 8.89 million parameters, close to the 8.8 million in HSC-Net's table 5.
+        strides: sequence of five ints, strides of the stem, of the max pooling (1: no pooling) and of the first block
+            of each stage. `None` selects 2 everywhere from 112x112 pixels on, and `(1, 1, 2, 2, 2)` for smaller images.
+            Required if the height or width is `None`.
+        **common: `keras_sharenets.models.CommonArguments`; by default, 224x224x3 images and 1000 classes.
 
     >>> model = ShuffleNetV2(width=(8, 16, 32, 64, 128), blocks_per_stage=2, input_shape=(32, 32, 3), num_classes=10)
     >>> model.get_layer("last").output.shape
@@ -164,7 +165,7 @@ def ShuffleNetV2(
     frame = base.frame("shufflenet_v2", common, **IMAGENET)
     stem_filters, *widths, last_filters = base.per_stage("width", width, 5)
     if any(stage_width % 2 for stage_width in widths):
-        raise ValueError(f"`width` (={width!r}) must be even for each stage: a block convolves one half of them.")
+        raise ValueError(f"`width` (={width!r}) must be even for each stage: a block convolves half of the channels.")
     counts = base.per_stage("blocks_per_stage", blocks_per_stage, len(widths))
     images, strides = strided_images(frame, strides, *HALVING_STRIDES)
     x = _stem(images, stem_filters, strides)

@@ -1,16 +1,16 @@
 """HGCNet and SGCNet: "HGC: Hierarchical Group Convolution for Highly Efficient Neural Network", arXiv 1906.03657.
 
-The paper prints parameters and multiply-adds, but neither depths nor widths. The defaults are a reading of ours under
-which all its parameter counts come out as printed; every choice is a keyword of `HGCNet`. Our multiply-adds are 3 to
-9 % below the paper's. Counting 3 more for every number that is normalized and activated, they agree, but for the two
-deepest networks, which stay 2 and 4 % below.
+The paper prints parameters and multiply-adds, but neither depths nor widths. The defaults are our interpretation, which
+reproduces all printed parameter counts; every choice is an argument of `HGCNet`. Our multiply-adds are 3 to 9 % below
+the paper's. If 3 operations are added per normalized and activated value, they agree, except for the two deepest
+networks, which remain 2 and 4 % below.
 """
 
 from typing import Any
 
 from keras_sharenets.models.variant import Configuration, Variant
 
-# No rule that counts layers gives 42, 67 and 91 for equal steps in depth, so names and modules are paired by hand.
+# No layer-counting rule gives 42, 67 and 91 for equal steps in depth, so names and modules are paired by hand.
 _MODULES = {42: (9, 5, 7), 67: (13, 9, 11), 91: (17, 13, 15)}
 
 
@@ -44,6 +44,6 @@ VARIANTS = {
         bottleneck=4,
         stem_filters=24,
         compression=0.5,
-        note="ours: the runner-up reading, every width a multiple of 12",
+        note="not in the paper: our second-best interpretation, with every width a multiple of 12",
     ),
 }

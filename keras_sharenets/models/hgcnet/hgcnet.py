@@ -1,4 +1,4 @@
-"""The network of HGCNet and SGCNet: stem, stages of modules and transitions between them, classifier."""
+"""HGCNet and SGCNet: stem, stages of modules with transitions between them, classifier."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 STAGES = 3
-# What may stand before the depthwise convolution of a module, and after it.
+# Options before and after the depthwise convolution of a module.
 AROUND = ("none", "norm", "norm_relu")
 TRANSITIONS = ("conv_pool", "pool_conv", "pool")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What all modules of one network have in common; the fields are the keywords of `HGCNet`."""
+    """Options common to all modules of a network; the fields are arguments of `HGCNet`."""
 
     groups: int
     hierarchical: bool
@@ -55,24 +55,24 @@ class Options:
             _checks.divides("squeeze_excite", self.squeeze_excite, "`growth` * `bottleneck`", wide)
         _checks.one_of("shuffle", self.shuffle, ("strided", "shufflenet", "none"))
         if len(self.around_depthwise) != 2:
-            raise ValueError(f"`around_depthwise` (={self.around_depthwise!r}) must be a pair: before it and after it.")
+            raise ValueError(f"`around_depthwise` (={self.around_depthwise!r}) must be a pair: before and after.")
         for place in self.around_depthwise:
             _checks.one_of("around_depthwise", place, AROUND)
 
     def convolution(self, filters: int, name: str) -> HierarchicalGroupConv2D | SplitGroupConv2D:
-        """The 1x1 convolution in groups."""
+        """The 1x1 group convolution."""
         kind = HierarchicalGroupConv2D if self.hierarchical else SplitGroupConv2D
         return kind(filters, groups=self.groups, name=name)
 
     def squeezed(self, x: Tensor, after: str, name: str) -> Tensor:
-        """`x`, its channels weighed if this is the place for it."""
+        """Applies squeeze-and-excitation to `x` if this is the configured position."""
         if self.squeeze_excite is None or after != self.squeeze_excite_after:
             return x
         return SqueezeExcite(self.squeeze_excite, name=f"{name}_squeeze_excite")(x)
 
 
 def _shuffled(x: Tensor, options: Options, name: str) -> Tensor:
-    """Every group of what follows gets channels from all over the concatenation: `g`, `g + groups` and so on."""
+    """Shuffles so that every group of the next convolution reads channels from all parts of the concatenation."""
     channels, groups, name = x.shape[-1], options.groups, f"{name}_shuffle"
     if groups == 1 or options.shuffle == "none":
         return x
@@ -89,7 +89,7 @@ def _normalized(x: Tensor, how: str, name: str) -> Tensor:
 
 
 def module(x: Tensor, growth: int, options: Options, name: str) -> Tensor:
-    """The module of the paper's figure 3b; only its first 1x1 convolution has groups."""
+    """The module of the paper's figure 3b; only its first 1x1 convolution is grouped."""
     before, after = options.around_depthwise
     y = _shuffled(base.norm_relu(x, f"{name}_input"), options, name)
     y = options.convolution(options.bottleneck * growth, f"{name}_group_pointwise")(y)
@@ -102,7 +102,7 @@ def module(x: Tensor, growth: int, options: Options, name: str) -> Tensor:
 
 
 def _transition(x: Tensor, kind: str, compression: float, name: str) -> Tensor:
-    """Between two stages: fewer channels or as many, half the height and width."""
+    """Transition between two stages: at most as many channels, half the height and width."""
     pool = keras.layers.AveragePooling2D(2, data_format="channels_last", name=f"{name}_pool")
     if kind == "pool":
         return pool(x)
@@ -131,36 +131,38 @@ def HGCNet(
     compression: float = 1.0,
     **common: Unpack[base.CommonArguments],
 ) -> keras.Model:
-    """A densely connected network of hierarchical group convolutions (HGCNet), or of split ones (SGCNet).
+    """A densely connected network of hierarchical group convolutions (HGCNet) or split group convolutions (SGCNet).
 
-    A module normalizes and activates all channels so far, shuffles them, and adds `growth` channels: a 1x1 convolution
-    in groups, a 3x3 depthwise and a dense 1x1 convolution, with batch normalization but no ReLU between. A transition
-    is a dense 1x1 convolution and average pooling.
+    A module normalizes, activates and shuffles all previous channels, and adds `growth` channels by a 1x1 group
+    convolution, a 3x3 depthwise and a dense 1x1 convolution, with batch normalization but no ReLU between them. A
+    transition is a dense 1x1 convolution followed by average pooling.
 
     Args:
-        groups: int, groups of the first 1x1 convolution of a module (the paper's G); must divide
+        groups: int, number of groups of the first 1x1 convolution of a module (the paper's G); must divide
             `growth * bottleneck`.
         hierarchical: bool, whether that convolution is a `HierarchicalGroupConv2D` (HGCNet) or a `SplitGroupConv2D`
             (SGCNet).
-        blocks_per_stage: int, or a sequence with one entry for each of the three stages: modules. Open in the paper.
-        squeeze_excite: int, reduction of a `SqueezeExcite` in every module, or `None` for none. The reduction is open
-            in the paper; its count agrees with 8.
-        squeeze_excite_after: where that is: after the `"group_pointwise"`, the `"depthwise"` or the last convolution,
-            `"pointwise"`. Open in the paper; only the first two agree with its count.
+        blocks_per_stage: int, or a sequence of three, number of modules in each stage. The paper does not specify it.
+        squeeze_excite: int, reduction of a `SqueezeExcite` in each module, or `None` for no `SqueezeExcite`. The paper
+            does not specify the reduction; 8 matches its count.
+        squeeze_excite_after: the convolution that it follows: `"group_pointwise"`, `"depthwise"` or `"pointwise"` (the
+            last one). The paper does not specify it; only the first two match its count.
         shuffle: order of the channels before the first 1x1 convolution: `"strided"` (a group reads every `groups`-th
-            channel), `"shufflenet"` (the inverse; `groups` must divide what every module reads) or `"none"`. Open in
-            the paper, but that there is one.
-        around_depthwise: pair, what is before the depthwise convolution and after it: `"none"`, `"norm"` (batch
-            normalization) or `"norm_relu"`. The paper bans the ReLU before it and leaves the rest open.
-        growth: int, channels that a module of the first stage adds, doubled in each later stage. Open in the paper.
-        bottleneck: int, channels between the convolutions of a module divided by those that it adds. Open in the paper.
-        stem_filters: int, channels of the stem. Open in the paper.
+            channel), `"shufflenet"` (the inverse; `groups` must divide the input channels of every module) or `"none"`.
+            The paper has a shuffle but does not specify it.
+        around_depthwise: pair, operations before and after the depthwise convolution: `"none"`, `"norm"` (batch
+            normalization) or `"norm_relu"`. The paper excludes a ReLU before it and does not specify the rest.
+        growth: int, number of channels that a module of the first stage adds, doubled in each later stage. The paper
+            does not specify it.
+        bottleneck: int, ratio of the inner channels of a module to the channels that it adds. The paper does not
+            specify it.
+        stem_filters: int, number of channels of the stem. The paper does not specify it.
         transition: `"conv_pool"` (batch normalization, ReLU, dense 1x1 convolution, average pooling), `"pool_conv"`
-            (the pooling before the convolution) or `"pool"` (nothing else). Open in the paper; the first agrees with
-            its multiply-adds.
-        compression: number above 0 and at most 1, channels after a transition divided by those before, rounded down;
-            1 with `transition="pool"`. Open in the paper.
-        **common: `keras_sharenets.models.CommonArguments`; images are 32x32x3 and classes 10 by default.
+            (pooling before the convolution) or `"pool"` (pooling only). The paper does not specify it; the first
+            matches its multiply-adds.
+        compression: float above 0 and at most 1, ratio of the channels after a transition to those before, rounded
+            down; must be 1 with `transition="pool"`. The paper does not specify it.
+        **common: `keras_sharenets.models.CommonArguments`; by default, 32x32x3 images and 10 classes.
 
     >>> model = HGCNet(blocks_per_stage=1, growth=4, stem_filters=8, input_shape=(8, 8, 3), num_classes=10)
     >>> model.output_shape

@@ -1,7 +1,7 @@
 """HSC-Net: "Highly shared Convolutional Neural Networks", Lu et al., Expert Systems with Applications 2021.
 
-The paper leaves its transition modules, shortcuts, stem and batch normalization open. Each such choice is a keyword of
-`HSCNet`; the defaults are those under which the parameter counts agree with the paper's.
+The paper does not specify transition modules, shortcuts, stem and batch normalization. Each of these choices is an
+argument of `HSCNet`; with the defaults, the parameter counts match the paper's.
 """
 
 from typing import Any
@@ -46,9 +46,11 @@ VARIANTS = {
         4,
         5 / 3,
         configurations=(Configuration(1000, (224, 224, 3), "7.2M"),),
-        note="G, R and alpha are ours",
+        note="G, R and alpha are our choice",
         **_IMAGENET,
     ),
-    "hscnet_m64_g8_r4_b2_a2": _variant(64, 8, 4, blocks_per_stage=2, note="ours: small enough to train on a CPU"),
-    "hscnet_m32_g4_r2_b1_a2": _variant(32, 4, 2, blocks_per_stage=1, note="ours: for the demo"),
+    "hscnet_m64_g8_r4_b2_a2": _variant(
+        64, 8, 4, blocks_per_stage=2, note="not in the paper: small enough to train on a CPU"
+    ),
+    "hscnet_m32_g4_r2_b1_a2": _variant(32, 4, 2, blocks_per_stage=1, note="not in the paper: for the demo"),
 }

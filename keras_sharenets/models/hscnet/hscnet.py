@@ -1,4 +1,4 @@
-"""The network of HSC-Net: stem, stages of modules, classifier."""
+"""HSC-Net: stem, stages of modules, classifier."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _stem(x: Tensor, kind: str, filters: int, options: Options) -> Tensor:
 
 
 def _stage_widths(width: int | Sequence[int]) -> tuple[int, ...]:
-    """The width of every stage: three doubling ones from a single number."""
+    """The width of each stage; a single number stands for three stages with doubling widths."""
     if isinstance(width, Sequence):
         return base.per_stage("width", width, len(width))
     _checks.positive("width", width)
@@ -60,50 +60,53 @@ def HSCNet(
     kernel_initializer: Configured = "he_normal",
     **common: Unpack[base.CommonArguments],
 ) -> keras.Model:
-    """A highly shared convolutional network.
+    """HSC-Net, a highly shared convolutional network.
 
-    A module has two general layers: a 1x1 convolution to the bottleneck (theta1, shared by both and arranged), a 3x3
-    group convolution (theta4: repeated, shared and arranged) plus a 1x1 group convolution (theta5, shared), and a 1x1
-    convolution back (theta2 in the first, arranged; theta3 in the second). Batch normalization is never shared.
+    A module has two general layers. Each consists of a 1x1 convolution to the bottleneck (theta1, arranged and shared
+    by both), a 3x3 group convolution (theta4: repeated, shared and arranged) plus a 1x1 group convolution (theta5,
+    shared), and a 1x1 convolution back (theta2 in the first, arranged; theta3 in the second). Batch normalization is
+    never shared.
 
     Args:
-        width: int, output channels of the first of three stages, doubled in each later one (the paper's M); or a
-            sequence with the width of every stage, never falling with `shortcut="pad"`.
-        groups: int, groups of the 3x3 convolution (G); must divide the bottleneck of every stage.
-        channel_repeats: int, uses of each group filter along the channels (R); must divide `groups`.
-        arrangements: int, uses of each arranged filter (T); must divide the bottleneck channels per group.
-        blocks_per_stage: int, or a sequence with one entry per stage: modules (B).
-        alpha: number, stage width divided by bottleneck width.
-        star: bool, whether the last 1x1 convolution of each module (theta3) is arranged too. Off by default, though
-            algorithm 1 prints an A at theta3: with it, the counts of networks without a star in their names would be
-            12 to 20 % below those printed.
-        sharing: sequence of five strings: how theta1 to theta5 are shared, in the letters of algorithm 1. L: both
-            general layers of a module have one, of theta1 in modules that are no transitions; C: along the channels,
-            `channel_repeats` times; A: arranged, `arrangements` times. Four strings leave theta5 out. `None` is
-            `("LA", "A", "", "CLA", "L")`, with another letter for `star`, `arrange_first_expand` or
-            `arrange_group_pointwise`. As printed: `("LA", "A", "A", "CLA", "L")`; channel repeated filters alone:
-            `("", "", "", "C", "")`; arranged ones alone: `("A", "A", "", "A", "")`; nothing shared: five `""`.
-        stem: `"cifar"` (3x3) or `"imagenet"` (7x7 at stride 2, max pooling).
-        stem_filters: int, channels of the stem. Open in the paper; 16 as in WideResNet.
-        shuffle_groups: int, rows of the shuffle that arranges filters. Open in the paper.
-        plane_orders: how more than two arrangements order the planes, as in `HighlySharedConv2D`: `"distinct"` or
-            `"shuffled"`. Open in the paper.
-        arrange_first_expand: bool, whether theta2 is arranged. The unstarred counts need it.
-        arrange_group_pointwise: bool, whether theta5 is arranged. Open in the paper.
+        width: int, number of output channels of the first of three stages, doubled in each later one (the paper's M);
+            or a sequence with the width of each stage, which must not decrease with `shortcut="pad"`.
+        groups: int, number of groups of the 3x3 convolution (G); must divide the bottleneck width of each stage.
+        channel_repeats: int, number of times that each group filter is used along the channels (R); must divide
+            `groups`.
+        arrangements: int, number of times that each arranged filter is used (T); must divide the number of bottleneck
+            channels per group.
+        blocks_per_stage: int, or a sequence with one entry per stage, number of modules in each stage (B).
+        alpha: float, ratio of stage width to bottleneck width.
+        star: bool, whether the last 1x1 convolution of each module (theta3) is also arranged. Off by default, although
+            algorithm 1 prints an A for theta3: with it, networks without a star in their names would have 12 to 20 %
+            fewer parameters than printed.
+        sharing: sequence of five strings, how theta1 to theta5 are shared, in the letters of algorithm 1. L: shared by
+            both general layers of a module (theta1 only in modules that are not transitions); C: repeated along the
+            channels `channel_repeats` times; A: arranged `arrangements` times. Four strings omit theta5. `None` stands
+            for `("LA", "A", "", "CLA", "L")`, modified by `star`, `arrange_first_expand` and `arrange_group_pointwise`.
+            As printed: `("LA", "A", "A", "CLA", "L")`; channel repeated filters only: `("", "", "", "C", "")`; arranged
+            filters only: `("A", "A", "", "A", "")`; no sharing: five `""`.
+        stem: `"cifar"` (3x3) or `"imagenet"` (7x7 with stride 2, max pooling).
+        stem_filters: int, number of channels of the stem. The paper does not specify it; 16 as in WideResNet.
+        shuffle_groups: int, number of rows of the shuffle that arranges filters. The paper does not specify it.
+        plane_orders: order of the input planes with more than two arrangements, as in `HighlySharedConv2D`:
+            `"distinct"` or `"shuffled"`. The paper does not specify it.
+        arrange_first_expand: bool, whether theta2 is arranged, as the counts of networks without a star require.
+        arrange_group_pointwise: bool, whether theta5 is arranged. The paper does not specify it.
         arrange_in_transition: which 1x1 convolution of a transition is arranged: `"expand"` (theta2) or `"reduce"` (the
-            second theta1). Open in the paper; the count is the same.
-        share_in_transition: bool, whether both general layers of a transition share theta4 and theta5. Open in the
-            paper.
+            second theta1). The paper does not specify it; the count is the same.
+        share_in_transition: bool, whether both general layers of a transition share theta4 and theta5. The paper does
+            not specify it.
         spatial_order: order of theta4's output channels: `"group_major"`, or `"arrangement_major"` (all base filters
-            before all arranged ones). Open in the paper.
-        stride_on: the strided convolution of a transition: `"spatial"` (theta4 and theta5) or `"reduce"` (theta1). Open
-            in the paper.
-        shortcut: `"projection"` (a 1x1 convolution where the width changes) or `"pad"` (channels of zeros; theta1 is
-            then shared in transitions too). Open in the paper.
-        projection_input: `"activated"` or `"raw"`. Open in the paper.
-        dropout_rate: float, rate of the dropout between the general layers of a module. The paper mentions none.
+            before all arranged ones). The paper does not specify it.
+        stride_on: the strided convolution of a transition: `"spatial"` (theta4 and theta5) or `"reduce"` (theta1). The
+            paper does not specify it.
+        shortcut: `"projection"` (a 1x1 convolution if the width changes) or `"pad"` (zero channels; theta1 is then also
+            shared in transitions). The paper does not specify it.
+        projection_input: input of the projection, `"activated"` or `"raw"`. The paper does not specify it.
+        dropout_rate: float, dropout rate between the general layers of a module. The paper does not mention dropout.
         kernel_initializer: initializer of all kernels; its fan-in is that of the full kernel.
-        **common: `keras_sharenets.models.CommonArguments`; images are 32x32x3 and classes 10 by default.
+        **common: `keras_sharenets.models.CommonArguments`; by default, 32x32x3 images and 10 classes.
 
     >>> model = HSCNet(width=32, groups=4, channel_repeats=2, blocks_per_stage=1, num_classes=10)
     >>> model.output_shape

@@ -1,4 +1,4 @@
-"""The module of HSC-Net (the paper's figure 5 and algorithm 1) and the choices that all modules of a network share."""
+"""The module of HSC-Net (the paper's figure 5 and algorithm 1) and the options of all modules of a network."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -12,17 +12,18 @@ from keras_sharenets.layers import ChannelPadding, ChannelShuffle, HighlySharedC
 from keras_sharenets.models import base
 from keras_sharenets.ops import permutations
 
-# How theta1 to theta5 can be shared, in the letters of algorithm 1: by layers, by channels, by arrangement.
+# Allowed kinds of sharing of theta1 to theta5, in the letters of algorithm 1: by layer, by channel, by arrangement.
 LETTERS = ("LA", "A", "A", "CLA", "CLA")
 
 
 def resolve_sharing(
     sharing: Sequence[str] | None, star: bool, arrange_first_expand: bool, arrange_group_pointwise: bool
 ) -> tuple[str, ...]:
-    """The letters of theta1 to theta5, or of four of them where a network has no theta5: what `HSCNet` is given.
+    """The letters of theta1 to theta5, or of theta1 to theta4 for a network without theta5, from `HSCNet`'s arguments.
 
     Raises:
-        ValueError: there are more or fewer, one has letters that it cannot have, or an older argument says otherwise.
+        ValueError: the number of strings is wrong, a string has a letter that is not allowed, or another argument
+            contradicts it.
 
     >>> resolve_sharing(None, star=True, arrange_first_expand=True, arrange_group_pointwise=False)
     ('LA', 'A', 'A', 'CLA', 'L')
@@ -34,18 +35,20 @@ def resolve_sharing(
         raise ValueError(f"`sharing` (={sharing!r}) must be 5 strings, for theta1 to theta5, or 4: without theta5.")
     for theta, (letters, allowed) in enumerate(zip(sharing, LETTERS, strict=False), start=1):
         if not set(letters) <= set(allowed):
-            raise ValueError(f"`sharing` (={sharing!r}) may have of {allowed!r} for theta{theta}, not {letters!r}.")
+            raise ValueError(
+                f"`sharing` (={sharing!r}) may have only letters of {allowed!r} for theta{theta}, not {letters!r}."
+            )
     others = {"star": (star, False, 3), "arrange_first_expand": (arrange_first_expand, True, 2)}
     others["arrange_group_pointwise"] = (arrange_group_pointwise, False, 5)
     for name, (value, default, theta) in others.items():
         if value != default and ("A" in "".join(sharing[theta - 1 : theta])) != value:
-            raise ValueError(f"`{name}` (={value}) must agree with `sharing` (={sharing!r}), or be left out.")
+            raise ValueError(f"`{name}` (={value}) must agree with `sharing` (={sharing!r}) or be omitted.")
     return tuple(sharing)
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What all modules of one network have in common; the fields are the keywords of `HSCNet`."""
+    """Options common to all modules of a network; the fields are arguments of `HSCNet`."""
 
     groups: int
     channel_repeats: int
@@ -77,7 +80,7 @@ class Options:
         _checks.one_of("projection_input", self.projection_input, ("activated", "raw"))
 
     def hidden_width(self, width: int) -> int:
-        """Channels of the bottleneck of a stage (the paper's K)."""
+        """Number of bottleneck channels of a stage (the paper's K)."""
         hidden = round(width / self.alpha)
         if abs(hidden * self.alpha - width) > 1e-6 * width:
             raise ValueError(f"`alpha` (={self.alpha}) must divide every stage width (={width}) into an integer.")
@@ -86,7 +89,7 @@ class Options:
         return hidden
 
     def conv(self, filters: int, kernel_size: int, name: str, theta: int | None = None, **more: Any) -> Any:
-        """A convolution with these options, shared along its channels as `sharing` says of this theta."""
+        """A convolution with these options, with the channel sharing and arrangements of the given theta."""
         letters = self.sharing[theta - 1] if theta else ""
         return HighlySharedConv2D(
             filters,
@@ -101,20 +104,20 @@ class Options:
         )
 
     def in_layers(self, theta: int, transition: bool) -> bool:
-        """Whether both general layers of a module have one theta."""
+        """Whether both general layers of a module share a theta."""
         return "L" in self.sharing[theta - 1] and (self.share_in_transition or not transition)
 
 
 def _twice(make: Callable[[str], Any], shared: bool) -> tuple[Any, Any]:
-    """What both general layers use: the same, or two of their own."""
+    """A layer for each of the two general layers: the same object if shared."""
     first = make("")
     return first, first if shared else make("2")
 
 
 def _convolutions(options: Options, width: int, strides: int, transition: bool, name: str) -> tuple[Any, Any]:
-    """theta4 and theta5 for each general layer: one layer where it can be, else a pair, `None` in it for no theta5."""
+    """theta4 and theta5 for each general layer: one `ParallelConv2D` if possible, else a pair (`None`: no theta5)."""
     hidden, grouped = options.hidden_width(width), {"groups": options.groups}
-    # A layer shared between places of different stride pads by hand: "same" would center the strided 3x3 elsewhere.
+    # A layer shared by calls with different strides is padded explicitly: "same" would shift the strided 3x3.
     padding = "valid" if strides > 1 else "same"
 
     def spatial(suffix: str) -> HighlySharedConv2D:
@@ -128,7 +131,7 @@ def _convolutions(options: Options, width: int, strides: int, transition: bool, 
 
     shared = [options.in_layers(theta, transition) for theta in range(4, len(options.sharing) + 1)]
     reordered = options.spatial_order == "arrangement_major" and "A" in options.sharing[3] and options.arrangements > 1
-    # A layer in two `ParallelConv2D`s would come out of a file as two.
+    # A layer inside two `ParallelConv2D`s would be loaded from a file as two layers.
     if len(set(shared)) == 1 < len(shared) and not reordered:
         return _twice(both, shared[0])
     pointwises = _twice(pointwise, shared[1]) if len(shared) == 2 else (None, None)
@@ -139,12 +142,12 @@ def _convolutions(options: Options, width: int, strides: int, transition: bool, 
 def _module_layers(options: Options, width: int, strides: int, transition: bool, name: str) -> tuple[tuple, tuple]:
     """The convolutions of one module: `(reduce, convolve, expand)` for each of its two general layers.
 
-    theta1 is `reduce`, theta4 and theta5 are `convolve`, theta2 and theta3 `expand1` and `expand2`.
+    `reduce` is theta1, `convolve` is theta4 and theta5, and `expand` is theta2 in the first and theta3 in the second.
     """
     hidden = options.hidden_width(width)
     arrange_reduce_second = transition and options.arrange_in_transition == "reduce"
     if transition:
-        # c x K against M x K: the two uses of theta1 cannot be one tensor.
+        # The two uses of theta1 have shapes c x K and M x K and cannot share a tensor.
         reduce_first = options.conv(hidden, 1, f"{name}_reduce1")
         reduce_second = options.conv(hidden, 1, f"{name}_reduce2", 1 if arrange_reduce_second else None)
     elif options.in_layers(1, transition):
@@ -158,7 +161,7 @@ def _module_layers(options: Options, width: int, strides: int, transition: bool,
 
 
 def _general_layer(x: Tensor, layers: tuple, strides: tuple[int, int], options: Options, name: str) -> Tensor:
-    """Reduce, convolve in groups, expand; `x` is activated, `strides` those of (reduce, convolve)."""
+    """Reduce, convolve in groups, expand. `x` is already activated; `strides` are for (reduce, convolve)."""
     reduce, convolve, expand = layers
     x = reduce(x, strides=strides[0])
     x = base.norm_relu(x, f"{name}_reduced")
@@ -166,11 +169,11 @@ def _general_layer(x: Tensor, layers: tuple, strides: tuple[int, int], options: 
         x = convolve(x, strides=strides[1])
     else:
         spatial, pointwise = convolve
-        x = _one_by_one(x, spatial, pointwise, strides[1], options, name)
+        x = _separate_convolutions(x, spatial, pointwise, strides[1], options, name)
     return expand(base.norm_relu(x, f"{name}_convolved"))
 
 
-def _one_by_one(
+def _separate_convolutions(
     x: Tensor,
     spatial: HighlySharedConv2D,
     pointwise: HighlySharedConv2D | None,
@@ -178,7 +181,7 @@ def _one_by_one(
     options: Options,
     name: str,
 ) -> Tensor:
-    """theta4, its channels in another order if asked for, theta5 beside it if there is one, and the sum."""
+    """theta4 with its channels reordered if configured, plus theta5 if present."""
     planes = x
     if spatial.padding == "valid":
         planes = keras.layers.ZeroPadding2D(1, data_format="channels_last", name=f"{name}_pad")(x)

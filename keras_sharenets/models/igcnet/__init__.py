@@ -1,9 +1,9 @@
 """IGC-V2: "Interleaved Structured Sparse Convolutional Neural Networks", Xie et al., CVPR 2018.
 
-With it come Xception and IGC-V1 as that paper builds them, for the same widths, depths and shortcuts.
+Includes Xception and IGC-V1 as built in that paper, with the same widths, depths and shortcuts.
 
-The paper leaves shortcuts, the block that widens and normalization inside a block open; ours are those that agree with
-its counts. It counts the kernels of convolutions alone, the stem's and the shortcuts' among them.
+The paper does not specify shortcuts, the block that widens and normalization inside a block; our choices match its
+counts. It counts only the kernels of convolutions, including those of the stem and the shortcuts.
 """
 
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from typing import Any
 from keras_sharenets.models.variant import Configuration, Variant
 
 STAGES = 3
-LARGE_IMAGE = 64  # Pixels a side from which on the stem has stride 2, as on Tiny ImageNet (section 4.1).
+LARGE_IMAGE = 64  # Image side in pixels from which the stem has stride 2, as on Tiny ImageNet (section 4.1).
 
 
 def _variants(
     name: str, block: str, width: int, published: Mapping[int, str | None], note: str = "", **more: Any
 ) -> dict[str, Variant]:
-    """The networks of one width, their names ending with the depth: `published` has what the paper prints for each."""
+    """The networks of one width, with the depth at the end of the name; `published` maps depths to printed counts."""
     variants = {}
     for depth, printed in published.items():
         arguments = {"block": block, "width": width, "blocks_per_stage": (depth - 2) // STAGES, **more}
@@ -37,13 +37,13 @@ def _squares(*sizes: int) -> tuple[tuple[int, int], ...]:
     return tuple((size, size) for size in sizes)
 
 
-# Branches of a block whose product is the number of channels that it reads, in the blocks that widen too.
+# Branches whose product is the number of input channels, also in the blocks that widen.
 _ONE_PATH = {
     64: ((8, 8), (8, 8), (16, 8), (16, 8), (32, 8)),
     80: ((10, 8), (10, 8), (16, 10), (16, 10), (20, 16)),
 }
 _DEPTHS: dict[int, str | None] = dict.fromkeys((8, 20, 26))
-_OURS = "ours: it satisfies the complementary condition in every block, and is smaller than what the paper counts"
+_OURS = "not in the paper: satisfies the complementary condition in every block; smaller than the paper's counts"
 
 VARIANTS = {
     **_variants("xception_c35", "xception", 35, {8: "0.056M", 20: "0.168M", 26: "0.223M"}),

@@ -1,7 +1,7 @@
 """Blocks of the networks that the IGC-V2 paper compares: a 3x3 convolution and a 1x1 part, each sparse in the channels.
 
-Nothing nonlinear lies between the convolutions of a block, and no normalization unless told otherwise; the network puts
-batch normalization behind the block.
+There is no nonlinearity between the convolutions of a block, and by default no normalization. The network adds batch
+normalization after the block.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ from keras_sharenets.ops import connectivity, permutations
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What a block is made of.
+    """The structure of a block.
 
     Attributes:
-        grouped: whether the 3x3 convolution has branches of several channels, or is depthwise.
-        pointwise: the 1x1 part: `"dense"` or `"grouped"`, one convolution, or `"interleaved"`, a chain of them.
+        grouped: whether the 3x3 convolution has branches of several channels rather than being depthwise.
+        pointwise: the 1x1 part: one `"dense"` or `"grouped"` convolution, or a chain of `"interleaved"` ones.
     """
 
     grouped: bool
@@ -41,15 +41,15 @@ SHORTCUTS = ("branches", "pairs", "dense", "pad")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the blocks of a stage have in common.
+    """Options common to the blocks of a stage.
 
     Attributes:
         block: str, a key of `KINDS`.
-        width: int, channels of the network's first blocks.
+        width: int, number of channels of the network's first blocks.
         norm_each: bool, whether batch normalization follows each convolution.
         shortcut: one of `SHORTCUTS`.
         widens: which convolution of an interleaved 1x1 part widens, `"first"` or `"last"`.
-        spatial_branches: int, of a 3x3 convolution that is not depthwise; half of `width` unless given.
+        spatial_branches: int, number of branches of a 3x3 convolution that is not depthwise; `width / 2` by default.
     """
 
     block: str
@@ -77,22 +77,22 @@ class Options:
             self.check_even()
 
     def check_even(self) -> None:
-        """Raise a `ValueError` unless the width has two equal halves, which blocks and shortcuts may need."""
+        """Raises a `ValueError` unless the width is even, as blocks and shortcuts may require."""
         if self.block != "xception" and self.width % 2:
             raise ValueError(f"`width` (={self.width}) must be even for `block` (={self.block!r}).")
 
     @property
     def kind(self) -> Kind:
-        """What the blocks are made of."""
+        """The structure of the blocks."""
         return KINDS[self.block]
 
     @property
     def branches(self) -> int:
-        """Branches of a 3x3 convolution that is not depthwise."""
+        """Number of branches of a 3x3 convolution that is not depthwise."""
         return self.spatial_branches or self.width // 2
 
     def branch_channels(self, given: Sequence[int] | None, width: int) -> Sequence[int] | None:
-        """Branches of the 1x1 part of a block that ends with that width; `None` where it is one convolution."""
+        """The branch sizes of the 1x1 part of a block of that width; `None` if it is a single convolution."""
         if self.kind.pointwise == "interleaved":
             return (8,) * connectivity.fewest_convolutions(width) if given is None else given
         if given is not None:
@@ -101,16 +101,16 @@ class Options:
 
 
 def _norm_between(x: Tensor, name: str) -> Tensor:
-    # Without an offset: the normalization at the end of the block would take it away again.
+    # Without an offset, which the normalization after the block would cancel.
     return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, center=False, name=f"{name}_norm")(x)
 
 
 def _steps(channels: int, branch_channels: Sequence[int], width: int, widens: str) -> Iterator[tuple]:
-    """The 1x1 part of IGC-V2 taken apart: filters and branch of each group convolution, the shuffles after it."""
+    """The 1x1 part of IGC-V2 step by step: filters and branch size of each group convolution, and its shuffles."""
     first, *rest = branch_channels
     if widens == "first" and width > channels and rest:
         _checks.divides("branch_channels[0]", first, "the number of input channels", channels)
-        # The next branches read from as many branches of this one as they can.
+        # Each of the next branches reads from as many branches of this convolution as possible.
         yield width, first, (first * width // channels,)
         yield from zip([width] * len(rest), rest, permutations.interleaving(width, rest, width), strict=True)
         return
@@ -119,7 +119,7 @@ def _steps(channels: int, branch_channels: Sequence[int], width: int, widens: st
 
 
 def _interleaved(x: Tensor, width: int, branch_channels: Sequence[int], options: Options, name: str) -> Tensor:
-    """The 1x1 part of IGC-V2, as one layer, or taken apart where its convolutions are not all there is to it."""
+    """The 1x1 part of IGC-V2: one layer, or separate ones with normalization between or if the first one widens."""
     channels = x.shape[-1]
     widens_first = options.widens == "first" and width > channels
     if not (options.norm_each or widens_first):
@@ -127,7 +127,7 @@ def _interleaved(x: Tensor, width: int, branch_channels: Sequence[int], options:
     steps = list(_steps(channels, branch_channels, width, options.widens))
     for place, (filters, size, shuffles) in enumerate(steps, start=1):
         step, last = f"{name}_pointwise{place}", place == len(steps)
-        # As `InterleavedGroupConv2D`: only one ReLU follows them all.
+        # As in `InterleavedGroupConv2D`: only one ReLU follows all of them.
         gain = 2 if options.norm_each else 2 ** (1 / len(steps))
         initializer = keras.initializers.VarianceScaling(gain, "fan_in", "truncated_normal")
         x = base.conv2d(x, filters, groups=x.shape[-1] // size, kernel_initializer=initializer, name=step)
@@ -140,18 +140,18 @@ def _interleaved(x: Tensor, width: int, branch_channels: Sequence[int], options:
 def block(
     x: Tensor, width: int, strides: int, branch_channels: Sequence[int] | None, options: Options, name: str
 ) -> Tensor:
-    """One block, from whatever channels to `width`, without the batch normalization at its end.
+    """One block with `width` output channels, without the batch normalization after it.
 
-    A depthwise 3x3 convolution leaves it to the 1x1 part to widen; one with branches widens itself.
+    With a depthwise 3x3 convolution, the 1x1 part widens; a grouped 3x3 convolution widens itself.
 
     Args:
         x: tensor.
-        width: int, output channels.
-        strides: int, of the 3x3 convolution.
-        branch_channels: sequence of ints, input channels of a branch in each convolution of an interleaved 1x1 part, or
-            `None` where it is one convolution.
+        width: int, number of output channels.
+        strides: int, strides of the 3x3 convolution.
+        branch_channels: sequence of ints, number of input channels per branch for each convolution of an interleaved
+            1x1 part, or `None` for a single convolution.
         options: `Options`.
-        name: str, how the names of its layers begin.
+        name: str, prefix of the layer names.
     """
     kind, branches = options.kind, options.branches
     if kind.grouped:
@@ -160,7 +160,7 @@ def block(
         x = base.depthwise_conv2d(x, strides=strides, name=f"{name}_spatial")
     if options.norm_each:
         x = _norm_between(x, f"{name}_spatial")
-    # A dense 1x1 convolution needs no order.
+    # A dense 1x1 convolution does not depend on the order of the channels.
     shuffled = kind.grouped and kind.pointwise != "dense"
     if shuffled:
         x = ChannelShuffle(branches, name=f"{name}_shuffle")(x)
@@ -194,7 +194,7 @@ def pair(
     options: Options,
     names: Sequence[str],
 ) -> Tensor:
-    """Two blocks with a shortcut around both; `branch_channels` and `names` are pairs, one of each for either block."""
+    """Two blocks with a shortcut around both; `branch_channels` and `names` have one entry per block."""
     (first, second), (first_sizes, second_sizes) = names, branch_channels
     y = block(x, width, strides, first_sizes, options, first)
     y = base.norm_relu(y, first)

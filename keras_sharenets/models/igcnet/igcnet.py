@@ -1,4 +1,4 @@
-"""The networks that the IGC-V2 paper compares: a residual one of three stages, and a plain one of one width."""
+"""The networks that the IGC-V2 paper compares: a residual network with three stages, and a plain one of one width."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 def _branches_of_stages(
     branch_channels: Sequence[Sequence[int]] | None, widths: Sequence[int], options: igcnet_blocks.Options
 ) -> list[tuple]:
-    """The branches of the 1x1 parts of every stage: those of the block that widens, and those of the others."""
+    """The branch sizes of the 1x1 parts of each stage, for the block that widens and for the others."""
     if branch_channels is None:
         sizes = [options.branch_channels(None, width) for width in widths]
         return list(zip(sizes, sizes, strict=True))
     if not isinstance(branch_channels, (tuple, list)) or len(branch_channels) not in (STAGES, 2 * STAGES - 1):
         raise ValueError(
-            f"`branch_channels` (={branch_channels!r}) must be one tuple for each of the {STAGES} stages, or "
-            f"{2 * STAGES - 1}: between two stages that of the block that widens."
+            f"`branch_channels` (={branch_channels!r}) must have one tuple for each of the {STAGES} stages, or "
+            f"{2 * STAGES - 1} with those of the widening blocks between the stages."
         )
     places = len(branch_channels)
     of_places = widths if places == STAGES else [widths[(place + 1) // 2] for place in range(places)]
@@ -41,7 +41,7 @@ def _branches_of_stages(
 def _options_of_stages(
     options: igcnet_blocks.Options, spatial_branches: int | Sequence[int] | None, channels: Sequence[int]
 ) -> list[igcnet_blocks.Options]:
-    """The options of the blocks of every stage; `channels` are those that come in, and those of every stage."""
+    """The options of the blocks of each stage; `channels` are the input channels and those of each stage."""
     if spatial_branches is None:
         if options.kind.grouped:
             _checks.divides("width / 2", options.width // 2, "`stem_filters`", channels[0])
@@ -69,41 +69,42 @@ def IGCNet(
     norm_each: bool = False,
     **common: Unpack[base.CommonArguments],
 ) -> keras.Model:
-    """A residual network of three stages whose convolutions are products of sparse ones.
+    """A residual network with three stages whose convolutions are products of sparse convolutions.
 
-    A block is a 3x3 convolution and a 1x1 part, then batch normalization and ReLU; a shortcut spans two blocks. With
-    B blocks in each stage the paper calls the depth `3B + 2`.
+    A block consists of a 3x3 convolution and a 1x1 part, followed by batch normalization and ReLU; a shortcut spans two
+    blocks. With B blocks in each stage, the paper defines the depth as `3B + 2`.
 
     Args:
-        block: what the blocks are: `"xception"` (depthwise 3x3, dense 1x1), `"igcv1"` (3x3 with `width / 2` branches,
-            then 1x1 with branches of `width / 2` channels, shuffles behind both), `"igcv2"` (depthwise 3x3, then an
-            `InterleavedGroupConv2D`), `"igcv2_i"` (the 3x3 convolution of IGC-V1 before that; the paper has it in
-            plain networks alone) or `"deep_roots"` (the 3x3 convolution of IGC-V1, dense 1x1; the paper's section 3.1
-            describes it, no table has it).
-        width: int, output channels of the first of three stages, doubled in each later one (the paper's x); even unless
-            `block="xception"`.
-        branch_channels: with `"igcv2"` and `"igcv2_i"`, one tuple a stage as in `InterleavedGroupConv2D`, or `None` for
-            as few eights as connect all channels of the stage (the paper's IGC-V2*); else `None`. Or five tuples: of
-            stage 1, of the block that widens to stage 2, of the others of stage 2, and so on; only so can a widening
-            block have one path as well. IGC-V2 C64 and C80 have the same K twice in a block, though the paper says
-            that they satisfy the complementary condition, as `K` and `channels / K` would: its counts need it.
-        spatial_branches: int, or a sequence with one entry a stage: branches of the 3x3 convolution, with `"igcv1"`,
-            `"igcv2_i"` and `"deep_roots"`; else `None`. `None` is `width / 2` in all stages. The paper's table 1
-            prints branches of two channels, `(width / 2, width, 2 * width)`: its counts, and the code of IGC-V1, have
-            the former.
-        blocks_per_stage: int, or a sequence with one entry a stage; multiples of 2.
-        stem_filters: int, channels of the stem, at most `width`, or `None` for `width`; with `"igcv1"` and `"igcv2_i"`,
-            `width` or half of it.
-        stem_strides: int, stride of the stem, or `None` for 2 from 64x64 pixels on (as the paper has it on Tiny
-            ImageNet) and 1 for smaller images and open sizes.
-        shortcut: the shortcut of a stage that halves the image: a 1x1 convolution of `"branches"` (`width / 2` of them;
-            a dense one with `"xception"`), of `"pairs"` (branches that read two channels) or `"dense"`, or `"pad"`
-            (channels of zeros). Open in the paper; the first agrees with most of its counts.
-        widens: which convolution of an interleaved 1x1 part widens, `"last"` or `"first"`; `"first"` with `"igcv2"`
-            alone. Open in the paper.
-        norm_each: bool, whether batch normalization follows each convolution of a block, and not just the last. Open in
-            the paper.
-        **common: `keras_sharenets.models.CommonArguments`; images are 32x32x3 and classes 10 by default.
+        block: kind of block: `"xception"` (depthwise 3x3, dense 1x1), `"igcv1"` (3x3 with `width / 2` branches, then
+            1x1 with branches of `width / 2` channels, each followed by a shuffle), `"igcv2"` (depthwise 3x3, then an
+            `InterleavedGroupConv2D`), `"igcv2_i"` (like `"igcv2"`, with the 3x3 convolution of IGC-V1; in the paper,
+            only for plain networks) or `"deep_roots"` (the 3x3 convolution of IGC-V1, dense 1x1; described in the
+            paper's section 3.1, in none of its tables).
+        width: int, number of output channels of the first of three stages, doubled in each later one (the paper's x);
+            must be even unless `block="xception"`.
+        branch_channels: with `"igcv2"` and `"igcv2_i"`, one tuple per stage as in `InterleavedGroupConv2D`, or `None`
+            for `(8, 8, ...)` with the fewest entries that connect all channels of the stage (the paper's IGC-V2*);
+            otherwise `None`. Alternatively five tuples: for stage 1, for the block that widens to stage 2, for the
+            other blocks of stage 2, and so on; a widening block can have exactly one path only in this way. IGC-V2 C64
+            and C80 have the same K twice in a block, as the paper's counts require, although it states that they
+            satisfy the complementary condition, as `K` and `channels / K` would.
+        spatial_branches: int, or a sequence with one entry per stage, number of branches of the 3x3 convolution with
+            `"igcv1"`, `"igcv2_i"` and `"deep_roots"`; otherwise `None`. `None` selects `width / 2` in all stages. The
+            paper's table 1 prints branches of two channels, `(width / 2, width, 2 * width)`; its counts, and the code
+            of IGC-V1, match the default.
+        blocks_per_stage: int, or a sequence with one entry per stage, number of blocks in each stage; multiples of 2.
+        stem_filters: int, number of channels of the stem, at most `width`, or `None` for `width`; with `"igcv1"` and
+            `"igcv2_i"`, `width` or half of it.
+        stem_strides: int, strides of the stem, or `None` for 2 from 64x64 pixels on (as in the paper for Tiny ImageNet)
+            and 1 for smaller images and unknown sizes.
+        shortcut: shortcut of a stage that halves the image: a 1x1 convolution with `"branches"` (`width / 2` of them;
+            dense with `"xception"`), with `"pairs"` (branches that read two channels) or `"dense"`; or `"pad"` (zero
+            channels). The paper does not specify it; the first matches most of its counts.
+        widens: which convolution of an interleaved 1x1 part widens, `"last"` or `"first"`; `"first"` only with
+            `"igcv2"`. The paper does not specify it.
+        norm_each: bool, whether batch normalization follows each convolution of a block and not just the last. The
+            paper does not specify it.
+        **common: `keras_sharenets.models.CommonArguments`; by default, 32x32x3 images and 10 classes.
 
     >>> model = IGCNet(width=16, branch_channels=((4, 4), (8, 4), (8, 8)), input_shape=(8, 8, 3), num_classes=10)
     >>> model.output_shape
@@ -151,18 +152,18 @@ def PlainIGCNet(
     norm_each: bool = False,
     **common: Unpack[base.CommonArguments],
 ) -> keras.Model:
-    """A stem and blocks of one width, at the size of the images and without shortcuts.
+    """A stem and a sequence of blocks of one width at full image resolution, without shortcuts.
 
     Args:
         block: as in `IGCNet`.
-        width: int, channels of the stem and of all blocks (the paper's C); even with `"igcv1"` and
+        width: int, number of channels of the stem and all blocks (the paper's C); must be even with `"igcv1"` and
             `"igcv2_i"`.
-        branch_channels: with `"igcv2"` and `"igcv2_i"`, a tuple as in `InterleavedGroupConv2D`, or `None` for as few
-            eights as connect all channels; else `None`.
+        branch_channels: with `"igcv2"` and `"igcv2_i"`, a tuple as in `InterleavedGroupConv2D`, or `None` for
+            `(8, 8, ...)` with the fewest entries that connect all channels; otherwise `None`.
         spatial_branches: int, as in `IGCNet`.
-        blocks_per_stage: int, blocks of the only stage.
+        blocks_per_stage: int, number of blocks; there is one stage.
         norm_each: as in `IGCNet`.
-        **common: `keras_sharenets.models.CommonArguments`; images are 32x32x3 and classes 10 by default.
+        **common: `keras_sharenets.models.CommonArguments`; by default, 32x32x3 images and 10 classes.
 
     >>> model = PlainIGCNet(width=16, branch_channels=(4, 4), blocks_per_stage=1, input_shape=(8, 8, 3), num_classes=10)
     >>> model.output_shape

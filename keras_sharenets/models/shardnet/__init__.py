@@ -1,7 +1,7 @@
-"""ShardNet: "ShardNet: One filter set to rule them all", Jetley et al., submission to ICLR 2020: its named networks.
+"""ShardNet: the named networks of "ShardNet: One filter set to rule them all", Jetley et al., submission to ICLR 2020.
 
-The letters of the names: E is the equivalent without sharing, S shares one convolution, SL has linear (blending)
-layers too. The number behind them is that of the convolutions or blocks per level, the last number the width n.
+Letters in the names: E is the equivalent without sharing; S shares one convolution; SL also has linear (blending)
+layers. The number after the letters is the number of convolutions or blocks per level; the last number is the width n.
 """
 
 from typing import Any
@@ -64,7 +64,9 @@ _RESNET = (64, 128, 256, 512)
 VARIANTS = {
     "vggnet": _vggnet(_VGG16, _E, _cifar("14.7M")),
     "e_vggnet_32": _vggnet(32, _E, _cifar("112K")),
-    "s_vggnet_32": _vggnet(32, _S, _cifar("9.3K"), note="9,248 by the paper's formula", unshared="e_vggnet_32"),
+    "s_vggnet_32": _vggnet(
+        32, _S, _cifar("9.3K"), note="9,248 according to the paper's formula", unshared="e_vggnet_32"
+    ),
     "sl_vggnet_32": _vggnet(32, _SL, _cifar("13.3K")),
     "e_vggnet_64": _vggnet(64, _E, _cifar("445K")),
     "s_vggnet_64": _vggnet(64, _S, _cifar("37K"), unshared="e_vggnet_64"),
@@ -110,7 +112,7 @@ VARIANTS = {
         _tiny_imagenet("26.8M"),
         _imagenet("26.8M"),
         bottleneck=True,
-        note="26.86M for Tiny ImageNet with the classifier",
+        note="26.86M for Tiny ImageNet including the classifier",
     ),
     "sl_resnet_34_256": _deep("block", 256, _tiny_imagenet("794K")),
     "sl_resnet_34_512": _deep("block", 512, _tiny_imagenet("3.2M"), _imagenet("3.2M")),
@@ -121,6 +123,6 @@ VARIANTS = {
         _tiny_imagenet("18.5M"),
         _imagenet("18.1M"),
         bottleneck=True,
-        note="18.52M for Tiny ImageNet with the classifier",
+        note="18.52M for Tiny ImageNet including the classifier",
     ),
 }

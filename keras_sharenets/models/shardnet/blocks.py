@@ -1,4 +1,4 @@
-"""What the networks of ShardNet are put together from: one convolution for many places, blending layers, blocks."""
+"""Components of ShardNet's networks: one convolution for many places, blending layers, blocks."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,10 +10,11 @@ from keras_sharenets.models import base
 
 
 def convolutions(shared: bool, use_bias: bool) -> Callable[..., keras.layers.Layer]:
-    """A function that gives the convolution for a place in the network.
+    """Returns a function that returns the convolution layer for a place in the network.
 
-    It takes `(filters, kernel_size, name, role)`. With `shared`, all places of one role get the same layer object,
-    `shared_{role}`; otherwise each place gets its own, `name`. Batch normalization is up to the caller: never shared.
+    The function takes `(filters, kernel_size, name, role)`. With `shared`, it returns the same layer object,
+    `shared_{role}`, for all places of a role; otherwise a new layer `name` for each place. The caller adds batch
+    normalization, which is never shared.
     """
     layers = {}
 
@@ -35,7 +36,7 @@ def convolutions(shared: bool, use_bias: bool) -> Callable[..., keras.layers.Lay
 
 
 def widths_for(width: int | Sequence[int], levels: int, shared: bool) -> tuple[int, ...]:
-    """`width` as one width per level; a shared convolution has but one."""
+    """`width` as one width per level; with a shared convolution, all are equal."""
     widths = base.per_stage("width", width, levels)
     if shared and len(set(widths)) > 1:
         raise ValueError(f"`width` (={width!r}) must be the same at every level when convolutions are shared.")
@@ -43,7 +44,7 @@ def widths_for(width: int | Sequence[int], levels: int, shared: bool) -> tuple[i
 
 
 def padded_image(images: Tensor, width: int) -> Tensor:
-    """The image with channels of zeros up to those of the shared convolution, for which it is an input like any."""
+    """The image padded with zero channels to the input channels of the shared convolution."""
     channels = images.shape[-1]
     if width < channels:
         raise ValueError(
@@ -54,7 +55,7 @@ def padded_image(images: Tensor, width: int) -> Tensor:
 
 
 def known_sides(images: Tensor, needed_for: str) -> tuple[int, int]:
-    """Height and width of the images; a `ValueError` if one is unknown."""
+    """Height and width of the images; raises a `ValueError` if one is unknown."""
     height, width = images.shape[1:3]
     if height is None or width is None:
         raise ValueError(
@@ -64,12 +65,12 @@ def known_sides(images: Tensor, needed_for: str) -> tuple[int, int]:
 
 
 def blend(x: Tensor, filters: int, name: str, use_bias: bool) -> Tensor:
-    """A blending layer: a 1x1 convolution of its own, without normalization and ReLU (the paper's linear layer)."""
+    """A blending layer: an unshared 1x1 convolution without normalization or ReLU (the paper's linear layer)."""
     return base.conv2d(x, filters, name=name, use_bias=use_bias)
 
 
 def pool(x: Tensor, name: str) -> Tensor:
-    """Max pooling that halves height and width; an odd last row or column is left out."""
+    """Max pooling that halves height and width; an odd last row or column is dropped."""
     return keras.layers.MaxPooling2D(2, data_format="channels_last", name=f"{name}_pool")(x)
 
 
@@ -81,7 +82,7 @@ def _residual(shortcut: Tensor, x: Tensor, name: str) -> Tensor:
 def plain_convolutions(
     x: Tensor, width: int, count: int, convolution: Callable[..., keras.layers.Layer], name: str
 ) -> Tensor:
-    """3x3 convolutions one after the other, each with batch normalization and ReLU."""
+    """A sequence of 3x3 convolutions, each with batch normalization and ReLU."""
     for index in range(1, count + 1):
         place = f"{name}_conv{index}"
         x = base.norm_relu(convolution(width, 3, place)(x), place)
@@ -89,7 +90,7 @@ def plain_convolutions(
 
 
 def basic_block(x: Tensor, width: int, convolution: Callable[..., keras.layers.Layer], name: str) -> Tensor:
-    """Two 3x3 convolutions around an identity; when shared, both are one layer."""
+    """Two 3x3 convolutions with an identity shortcut; when shared, both are the same layer."""
     y = convolution(width, 3, f"{name}_spatial1")(x)
     y = base.norm_relu(y, f"{name}_spatial1")
     y = convolution(width, 3, f"{name}_spatial2")(y)
@@ -97,7 +98,7 @@ def basic_block(x: Tensor, width: int, convolution: Callable[..., keras.layers.L
 
 
 def bottleneck_block(x: Tensor, width: int, convolution: Callable[..., keras.layers.Layer], name: str) -> Tensor:
-    """1x1 to `width`, 3x3, 1x1 back to 4 `width`, around an identity; shared as a unit, for the shapes differ."""
+    """1x1 to `width`, 3x3, 1x1 to `4 * width`, with an identity shortcut; each of the three is shared separately."""
     y = convolution(width, 1, f"{name}_reduce", "reduce")(x)
     y = base.norm_relu(y, f"{name}_reduce")
     y = convolution(width, 3, f"{name}_spatial")(y)
@@ -114,7 +115,7 @@ def blocks_of_level(
     convolution: Callable[..., keras.layers.Layer],
     name: str,
 ) -> Tensor:
-    """Residual blocks one after the other; arguments are those of `residual_levels`."""
+    """A sequence of residual blocks; arguments as in `residual_levels`."""
     for index in range(1, count + 1):
         x = block(x, width, convolution, f"{name}_block{index}")
     return x
@@ -129,15 +130,15 @@ def residual_levels(
     convolution: Callable[..., keras.layers.Layer],
     linear_bias: bool,
 ) -> Tensor:
-    """Levels of residual blocks; between two of them a blending layer to the next width, and pooling.
+    """Levels of residual blocks, with a blending layer to the next width and pooling between levels.
 
     Args:
         x: tensor with `expansion * widths[0]` channels.
         block: `basic_block` or `bottleneck_block`.
-        widths: width of every level.
-        expansion: int, channels of a block's output for one of `width`.
-        counts: number of blocks of every level.
-        convolution: what `convolutions` gives.
+        widths: width of each level.
+        expansion: int, ratio of a block's output channels to its `width`.
+        counts: number of blocks in each level.
+        convolution: the function that `convolutions` returns.
         linear_bias: bool, whether blending layers have a bias.
     """
     for level, (width, count) in enumerate(zip(widths, counts, strict=True), start=1):

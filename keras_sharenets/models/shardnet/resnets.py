@@ -1,4 +1,4 @@
-"""ShardNet's residual networks: for CIFAR (the paper's table 4), and in place of ResNet-34 and ResNet-50 (table 5)."""
+"""ShardNet's residual networks: for CIFAR (the paper's table 4), and counterparts of ResNet-34 and -50 (table 5)."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ def ShardResNet(
     linear_bias: bool = True,
     **common: Unpack[base.CommonArguments],
 ) -> keras.Model:
-    """A residual network of three levels with one 3x3 convolution in all its places.
+    """ShardNet's residual network for CIFAR: three levels that can share one 3x3 convolution.
 
-    A 3x3 convolution, then three levels of basic blocks, which keep their width; between levels a 1x1 blending layer
-    and max pooling. Each 3x3 convolution has its own batch normalization. In the paper's names E means equivalent
-    (`share="none"`), S shared, L with linear layers, here those that E has too; the number behind the letters is
-    that of the blocks per level.
+    The network has a 3x3 convolution and three levels of basic blocks of constant width, with a 1x1 blending layer and
+    max pooling between levels. Each call of a 3x3 convolution has its own batch normalization. In the paper's names, E
+    means equivalent (`share="none"`), S shared and L linear layers, which the E networks have as well; the number after
+    the letters is the number of blocks per level.
 
     Args:
-        width: int, channels at every level (the paper's n), or a sequence of three, all equal if shared. The paper's
-            E networks have p, 2p and 4p.
-        share: `"none"`, or `"spatial"`: one 3x3 convolution in all `1 + 6 * blocks_per_stage` places. The first of them
-            is the image, padded with channels of zeros to `width`.
-        blocks_per_stage: int, or a sequence of three: blocks of every level (the paper's b).
-        conv_bias, linear_bias: bool, whether 3x3 convolutions and blending layers have a bias. The paper does not say;
-            its counts need both.
-        **common: `keras_sharenets.models.CommonArguments`; images are 32x32x3 and classes 10 by default.
+        width: int, number of channels at each level (the paper's n), or a sequence of three, all equal if shared. The
+            paper's E networks use p, 2p and 4p.
+        share: `"none"`, or `"spatial"`: one 3x3 convolution in all `1 + 6 * blocks_per_stage` places. It also reads the
+            image, which is padded with zero channels to `width`.
+        blocks_per_stage: int, or a sequence of three, number of blocks in each level (the paper's b).
+        conv_bias, linear_bias: bool, whether 3x3 convolutions and blending layers have a bias. The paper does not
+            specify it; its counts require both.
+        **common: `keras_sharenets.models.CommonArguments`; by default, 32x32x3 images and 10 classes.
 
-    Its blending layers are `blend1` and `blend2`.
+    The blending layers are named `blend1` and `blend2`.
 
     >>> model = ShardResNet(width=8, blocks_per_stage=1, num_classes=10)
     >>> model.get_layer("shared_spatial").count_params(), model.output_shape
@@ -78,31 +78,32 @@ def ShardDeepResNet(
     linear_bias: bool = True,
     **common: Unpack[base.CommonArguments],
 ) -> keras.Model:
-    """A residual network of four levels whose blocks are all one block.
+    """ShardNet's counterpart of ResNet-34 and ResNet-50: four levels that can share one block.
 
-    A stem of its own, then four levels of blocks, which keep their width; between levels a 1x1 blending layer and max
-    pooling. Bottleneck blocks read four times their width, so one more blending layer follows the stem. Each
-    convolution has its own batch normalization at each use. In the paper's names E means equivalent
-    (`share="none"`), S shared, L with linear layers, here those that E has too.
+    The network has an unshared stem and four levels of blocks of constant width, with a 1x1 blending layer and max
+    pooling between levels. Bottleneck blocks have four times their width as input, so the stem is followed by another
+    blending layer. Each call of a convolution has its own batch normalization. In the paper's names, E means equivalent
+    (`share="none"`), S shared and L linear layers, which the E networks have as well.
 
     Args:
-        width: int, width of every level (the paper's n), or a sequence of four, all equal if shared. The paper's E
-            networks have 64, 128, 256 and 512. The stem is as wide as the first level.
-        share: `"none"`, or `"block"`: one block's convolutions in all blocks. The two of a basic block are one layer as
-            well; the three of a bottleneck block have different shapes.
-        bottleneck: bool, whether blocks have a bottleneck (as in ResNet-50) or are basic (as in ResNet-34).
-        blocks_per_stage: int, or a sequence of four: blocks of every level. The paper has 4, not ResNet's 3, 4, 6, 3.
-        stem: `"conv3"` (3x3), or `"conv7"` (7x7 at stride 2, max pooling); `None` for the paper's: `"conv7"` for
-            images of at least 112x112.
-        final_pool: before the classifier, `None` for global average pooling, or 3 for 3x3 average pooling, which the
-            paper writes and which leaves 2x2 positions of 7x7.
+        width: int, width of each level (the paper's n), or a sequence of four, all equal if shared. The paper's E
+            networks use 64, 128, 256 and 512. The stem has the width of the first level.
+        share: `"none"`, or `"block"`: the convolutions of one block in all blocks. The two convolutions of a basic
+            block are one layer as well; the three of a bottleneck block have different shapes.
+        bottleneck: bool, whether to use bottleneck blocks (as in ResNet-50) rather than basic ones (as in ResNet-34).
+        blocks_per_stage: int, or a sequence of four, number of blocks in each level. The paper uses 4, not the 3, 4, 6
+            and 3 of ResNet.
+        stem: `"conv3"` (3x3) or `"conv7"` (7x7 with stride 2, max pooling). `None` follows the paper: `"conv7"` for
+            images of at least 112x112 pixels.
+        final_pool: pooling before the classifier: `None` for global average pooling, or 3 for the 3x3 average pooling
+            stated in the paper, which reduces 7x7 to 2x2 positions.
         conv_bias: bool, whether the convolutions of blocks have a bias. The stem has none.
-        linear_bias: bool, whether blending layers have a bias. The paper says nothing of biases; of the natural
-            choices, the defaults agree with most of its counts.
-        **common: `keras_sharenets.models.CommonArguments`; images are 56x56x3 and classes 200 by default. Height and
-            width may be `None` with `stem` given and global pooling.
+        linear_bias: bool, whether blending layers have a bias. The paper does not mention biases; among the natural
+            choices, the defaults match most of its counts.
+        **common: `keras_sharenets.models.CommonArguments`; by default, 56x56x3 images and 200 classes. Height and width
+            may be `None` if `stem` is given and the final pooling is global.
 
-    Its blending layers are `blend1` to `blend3`, the one behind the stem `blend0`.
+    The blending layers are named `blend1` to `blend3`; the one after the stem is `blend0`.
 
     >>> model = ShardDeepResNet(width=8, blocks_per_stage=1, input_shape=(16, 16, 3), num_classes=10)
     >>> model.get_layer("shared_spatial").count_params(), model.output_shape

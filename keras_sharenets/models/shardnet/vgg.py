@@ -1,4 +1,4 @@
-"""ShardNet's networks like VGG-16 (the paper's section 4 and table 3)."""
+"""ShardNet's VGG-like networks (the paper's section 4 and table 3)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _halves_to_the_end(images: Tensor, blocks: int) -> bool:
 
 
 def _hidden_units(hidden_units: Sequence[int] | None, num_classes: int) -> tuple[int, ...]:
-    """The widths of the hidden dense layers; the paper has other ones for each of its data sets."""
+    """The widths of the hidden dense layers; by default as in the paper, which varies them with the data set."""
     if hidden_units is not None:
         for units in hidden_units:
             _checks.positive("hidden_units", units)
@@ -58,33 +58,35 @@ def ShardVGGNet(
     dropout_rate: float = 0.5,
     **common: Unpack[base.CommonArguments],
 ) -> keras.Model:
-    """VGG-16 with one 3x3 convolution in all its places.
+    """ShardNet's VGG-like network: VGG-16 that can share one 3x3 convolution.
 
-    A block is a few 3x3 convolutions, each with its own batch normalization and ReLU, then max pooling. In the paper's
-    names E means equivalent (all blocks equally wide, `share="none"`, no blending), S shared (`share="spatial"`), L
-    with linear layers (`blending=True`); a number behind the letters is that of the convolutions per block.
+    A block consists of several 3x3 convolutions, each with its own batch normalization and ReLU, and max pooling. In
+    the paper's names, E means equivalent (all blocks equally wide, `share="none"`, no blending), S shared
+    (`share="spatial"`) and L linear layers (`blending=True`); a number after the letters is the number of convolutions
+    per block.
 
     Args:
-        width: int, channels of every convolution (the paper's n); or a sequence with those of every block, all equal if
-            shared.
-        share: `"none"`, or `"spatial"`: one convolution in all places. It reads the image as well, which is padded with
-            channels of zeros to `width`.
-        blending: bool, whether a 1x1 convolution mixes the channels before each pooling but the last block's; or
-            `"permutation"`: in its place they are put in another order, so that the shared filters meet other channels
-            in each block. The paper has this idea and no figures for it, nor the order: even channels before odd ones
-            is ours. It stores nothing.
-        convs_per_block: sequence, the number of 3x3 convolutions in every block; or an int for five equal blocks.
-        hidden_units: sequence, widths of the hidden dense layers; `None` for the paper's: `(512, 512)` for up to 10
-            classes, `(1024, 1024)` for up to 100, `(2048,)` for more.
-        last_pool: bool, whether the last block is pooled too; `None` for the paper's: if that leaves no remainder of
-            the image, so for 32x32 but not for 56x56.
-        conv_bias, linear_bias: bool, whether 3x3 convolutions and blending layers have a bias. The paper does not say;
-            its counts need one and forbid the other.
-        dropout_rate: float, rate behind each hidden dense layer. The paper does not say.
-        **common: `keras_sharenets.models.CommonArguments`; images are 32x32x3 and classes 10 by default. Height and
-            width may be `None` without the top and with `last_pool` given.
+        width: int, number of channels of each convolution (the paper's n); or a sequence with one entry per block, all
+            equal if shared.
+        share: `"none"`, or `"spatial"`: one convolution in all places. It also reads the image, which is padded with
+            zero channels to `width`.
+        blending: bool, whether a 1x1 convolution mixes the channels before each pooling except that of the last block;
+            or `"permutation"`: the channels are permuted instead, so that the shared filters read different channels in
+            each block. The paper proposes a permutation without results or a specific order; even channels before odd
+            ones is our choice. A permutation has no weights.
+        convs_per_block: sequence of ints, number of 3x3 convolutions in each block; or an int for five equal blocks.
+        hidden_units: sequence of ints, widths of the hidden dense layers. `None` follows the paper: `(512, 512)` for up
+            to 10 classes, `(1024, 1024)` for up to 100, `(2048,)` for more.
+        last_pool: bool, whether the last block is also pooled. `None` follows the paper: only if no pixels are dropped,
+            that is for 32x32 but not for 56x56.
+        conv_bias, linear_bias: bool, whether 3x3 convolutions and blending layers have a bias. The paper does not
+            specify it; its counts require the first and exclude the second.
+        dropout_rate: float, dropout rate after each hidden dense layer. The paper does not specify it.
+        **common: `keras_sharenets.models.CommonArguments`; by default, 32x32x3 images and 10 classes. Height and width
+            may be `None` without the top and with `last_pool` given.
 
-    Its blending layers are `blend1`, `blend2` and so on, its permutations `permutation1`, `permutation2` and so on.
+    The blending layers are named `blend1`, `blend2` and so on; the permutations `permutation1`, `permutation2` and so
+    on.
 
     >>> model = ShardVGGNet(width=8, convs_per_block=(1, 1), input_shape=(8, 8, 3), num_classes=10)
     >>> model.get_layer("shared_spatial").count_params(), model.output_shape

@@ -1,7 +1,8 @@
 """ShaResNet: "reducing residual network parameter number by sharing weights", Boulch, Pattern Recognition Letters 2018.
 
-Which blocks of a stage share differs between the paper's networks, and only the counts tell: those for CIFAR keep the
-first block of a stage out, those of bottlenecks for ImageNet the first where it has a stride, ResNet-34 none.
+Which blocks of a stage share differs between the paper's networks and can only be inferred from the counts. Networks
+for CIFAR exclude the first block of each stage, bottleneck networks for ImageNet exclude it where it has strides, and
+ResNet-34 excludes no block.
 """
 
 from keras_sharenets import _checks
@@ -43,10 +44,10 @@ VARIANTS = {
     "wrn_28_10": _wide(28, 10, "none", 100, "36.54M"),
     "sha_wrn_28_10": _wide(28, 10, "rest", 100, "26.86M", "wrn_28_10"),
     "wrn_28_4": _wide(28, 4, "none", 10, "5.85M"),
-    "wrn_28_3": _wide(28, 3, "none", 1000, "3.5M", note="counted in HSC-Net's table 1, as that of 5"),
+    "wrn_28_3": _wide(28, 3, "none", 1000, "3.5M", note="count from HSC-Net's table 1, like that of `wrn_28_5`"),
     "wrn_28_5": _wide(28, 5, "none", 1000, "9.5M"),
-    "wrn_28_8": _wide(28, 8, "none", 10, "23.4M", note="of HSC-Net's figure 7"),
-    "wrn_22_10": _wide(22, 10, "none", 100, "26.85M", note="the paper cuts the last digit off"),
+    "wrn_28_8": _wide(28, 8, "none", 10, "23.4M", note="from HSC-Net's figure 7"),
+    "wrn_22_10": _wide(22, 10, "none", 100, "26.85M", note="the paper truncates the last digit"),
     "resnet_34": _imagenet(34, "none", "21.8M"),
     "sharesnet_34": _imagenet(34, "all", "13.6M", "resnet_34"),
     "resnet_50": _imagenet(50, "none", "25.6M"),
@@ -57,13 +58,13 @@ VARIANTS = {
     "sharesnet_152": _imagenet(152, "stride1", "36.8M", "resnet_152"),
 }
 _NETWORKS = {"PreActResNet": "preact_resnet", "WideResNet": "wide_resnet", "ResNet": "resnet"}
-# Layers per block of each of three equal stages, and the layers beside them.
+# Layers per block, times three equal stages, and the number of other layers.
 _LAYERS = {"preact_resnet": (9, 2), "wide_resnet": (6, 4)}
 _BLOCKS = {34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 def stage_blocks(network: str, depth: int) -> tuple[int, ...]:
-    """Blocks of each stage of `PreActResNet`, `WideResNet` or `ResNet` of a depth; `network` is its default name.
+    """Number of blocks per stage of a `PreActResNet`, `WideResNet` or `ResNet`; `network` is its default name.
 
     >>> stage_blocks("preact_resnet", 164), stage_blocks("wide_resnet", 28), stage_blocks("resnet", 101)
     ((18, 18, 18), (4, 4, 4), (3, 4, 23, 3))
@@ -80,11 +81,12 @@ def stage_blocks(network: str, depth: int) -> tuple[int, ...]:
 
 
 def nominal_convolutions(name: str) -> int:
-    """The number of convolutions of a named network of this family as the paper's table 1 counts them.
+    """The number of convolutions of a named network of this family as counted in the paper's table 1.
 
-    That is the depth in the name; with sharing, less one for every block but the first of a stage, as if all blocks of
-    a stage shared. Its numbers of parameters say otherwise: all networks that share but ResNet-34 save 3 kernels fewer.
-    Its 20 for ResNet-34 is not what this gives (22): there it leaves out the stem and the classifier.
+    This is the depth in the name. With sharing, one is subtracted for every block except the first of each stage, as if
+    all blocks of a stage shared. The paper's parameter counts imply otherwise: all sharing networks except ResNet-34
+    save 3 kernels fewer. For ResNet-34 the paper prints 20 instead of the 22 of this function, since it omits the stem
+    and the classifier there.
 
     Raises:
         ValueError: the family has no network of that name.

@@ -1,7 +1,7 @@
-"""Residual blocks of which a stage shares one 3x3 convolution (the paper's figures 2 and 3).
+"""Residual blocks that share one 3x3 convolution within a stage (the paper's figures 2 and 3).
 
 A block is a function of `(x, width, strides, shared, name)`. `shared` is the convolution layer of its stage, or `None`
-where the block keeps one of its own. Every other convolution and every batch normalization is the block's own.
+if the block does not share. All other convolutions and all batch normalizations are unshared.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,12 +15,12 @@ POLICIES = ("none", "rest", "stride1", "all")
 
 
 def _initializer() -> Configured:
-    # A new one for every layer: one object would give the same numbers to all kernels of a shape.
+    # A new one for every layer: a single object would initialize all kernels of a shape identically.
     return keras.initializers.VarianceScaling(2, "fan_out", "untruncated_normal")
 
 
 def conv(x: Tensor, filters: int, kernel_size: int = 1, *, strides: int = 1, name: str) -> Tensor:
-    """A convolution of the block's own."""
+    """An unshared convolution."""
     return base.conv2d(x, filters, kernel_size, strides=strides, name=name, kernel_initializer=_initializer())
 
 
@@ -37,14 +37,14 @@ def _shared_conv(filters: int, name: str) -> keras.layers.Layer:
 
 
 def _spatial(x: Tensor, width: int, strides: int, shared: keras.layers.Layer | None, name: str) -> Tensor:
-    """The 3x3 convolution that stands for the stage's spatial relations (the paper's W_s)."""
+    """The 3x3 convolution that can be shared within a stage (the paper's W_s)."""
     return conv(x, width, 3, strides=strides, name=f"{name}_spatial") if shared is None else shared(x)
 
 
 def _projected(
     x: Tensor, active: Tensor, filters: int, strides: int, name: str, shortcut: str = "projection"
 ) -> Tensor:
-    """The shortcut of a preactivated block: its input; where shapes differ, that padded or the activated projected."""
+    """The shortcut of a preactivated block: its input; if shapes differ, padded, or projected from the activation."""
     if x.shape[-1] == filters and strides == 1:
         return x
     if shortcut == "padded":
@@ -55,7 +55,7 @@ def _projected(
 def preactivated_bottleneck(
     x: Tensor, width: int, strides: int, shared: keras.layers.Layer | None, name: str
 ) -> Tensor:
-    """1x1 to `width`, 3x3, 1x1 to `4 * width`, each after normalization and ReLU. The stride is in the first."""
+    """1x1 to `width`, 3x3, 1x1 to `4 * width`, each after normalization and ReLU. The first one is strided."""
     filters = 4 * width
     active = base.norm_relu(x, f"{name}_input")
     shortcut = _projected(x, active, filters, strides, name)
@@ -76,7 +76,7 @@ def preactivated_basic(
     dropout_rate: float = 0.0,
     shortcut: str = "projection",
 ) -> Tensor:
-    """Two 3x3 convolutions to `width`, each after normalization and ReLU. The stride is in the first."""
+    """Two 3x3 convolutions to `width`, each after normalization and ReLU. The first one is strided."""
     active = base.norm_relu(x, f"{name}_input")
     source = _projected(x, active, width, strides, name, shortcut)
     x = conv(active, width, 3, strides=strides, name=f"{name}_first")
@@ -88,7 +88,7 @@ def preactivated_basic(
 
 
 def _add_relu(x: Tensor, source: Tensor, strides: int, name: str, shortcut: str = "projection") -> Tensor:
-    """`x` plus the block's input, that one padded or projected and normalized where its shape is another, then ReLU."""
+    """Adds the block's input to `x`, then ReLU; if shapes differ, the input is padded or projected and normalized."""
     filters = x.shape[-1]
     if shortcut == "padded":
         source = base.padded_shortcut(source, filters, strides, name)
@@ -104,7 +104,7 @@ def bottleneck(
 ) -> Tensor:
     """1x1 to `width`, 3x3, 1x1 to `4 * width`, each before normalization and ReLU.
 
-    The stride is in the first (`stride_on="reduce"`) or in the 3x3 (`"spatial"`; a strided one is never shared).
+    The strides apply to the first one (`stride_on="reduce"`) or to the 3x3 (`"spatial"`), which is then never shared.
     """
     source = x
     reduce_strides, spatial_strides = (strides, 1) if stride_on == "reduce" else (1, strides)
@@ -124,7 +124,7 @@ def basic(
     name: str,
     shortcut: str = "projection",
 ) -> Tensor:
-    """Two 3x3 convolutions to `width`, each before normalization and ReLU. The stride is in the first."""
+    """Two 3x3 convolutions to `width`, each before normalization and ReLU. The first one is strided."""
     source = x
     x = conv(x, width, 3, strides=strides, name=f"{name}_first")
     x = base.norm_relu(x, f"{name}_middle")
@@ -133,13 +133,13 @@ def basic(
 
 
 def _is_sharing(share: str, index: int, strides: int) -> bool:
-    """Whether a block uses its stage's convolution. The sharing policies differ in the first block alone."""
+    """Whether a block uses the shared convolution of its stage. Policies differ only in the first block."""
     first = {"none": False, "rest": False, "stride1": strides == 1, "all": True}
     return first[share] if index == 1 else share != "none"
 
 
 def stages(x: Tensor, block: Callable[..., Tensor], width: int, blocks_per_stage: Sequence[int], share: str) -> Tensor:
-    """All blocks of a network: each stage twice as wide as the one before, and half as high from the second on."""
+    """All blocks of a network; each stage after the first doubles the width and halves the resolution."""
     for stage, count in enumerate(blocks_per_stage, start=1):
         stage_width = width * 2 ** (stage - 1)
         shared = _shared_conv(stage_width, f"stage{stage}_shared")

@@ -1,4 +1,4 @@
-"""The residual networks of the ShaResNet paper, which share convolutions or not: two for CIFAR, one for ImageNet."""
+"""The residual networks of the ShaResNet paper, with or without sharing: two for CIFAR, one for ImageNet."""
 
 from __future__ import annotations
 
@@ -29,24 +29,25 @@ def PreActResNet(
     width: int = 16,
     **common: Unpack[base.CommonArguments],
 ) -> keras.Model:
-    """A residual network of three stages of bottlenecks, for small images.
+    """A residual network with three stages of bottleneck blocks, for small images.
 
-    A bottleneck is a 1x1, a 3x3 and a 1x1 convolution. With sharing, the bottlenecks of a stage use one and the same
-    3x3 convolution layer (the paper's W_s); its gradient is the sum over them. Batch normalization is never shared.
+    A bottleneck block consists of a 1x1, a 3x3 and a 1x1 convolution. With sharing, the blocks of a stage use the same
+    3x3 convolution layer (the paper's W_s), whose gradient is the sum over them. Batch normalization is never shared.
 
     Args:
-        depth: int, `9n + 2` for n bottlenecks in each stage.
-        share: which bottlenecks use their stage's 3x3 convolution: `"none"` of them, `"rest"` (all but the first of
-            the stage; the paper's counts), `"stride1"` (all but the first of a stage that halves the image) or
-            `"all"`.
+        depth: int, `9n + 2` for n blocks in each stage.
+        share: which blocks use the shared 3x3 convolution of their stage: `"none"`, `"rest"` (all except the first of
+            the stage; matches the paper's counts), `"stride1"` (all except the first of a stage that halves the image)
+            or `"all"`.
         order: `"norm_conv"` (batch normalization and ReLU before each convolution) or `"conv_norm"` (after it). The
             paper shows both and prints the same counts for both.
-        width: int, channels of the stem and of the 3x3 convolutions of the first stage, doubled in each later one.
-        **common: `keras_sharenets.models.CommonArguments`; images are 32x32x3 and classes 10 by default.
+        width: int, number of channels of the stem and of the 3x3 convolutions of the first stage, doubled in each later
+            one.
+        **common: `keras_sharenets.models.CommonArguments`; by default, 32x32x3 images and 10 classes.
 
     >>> PreActResNet(depth=20, width=4).count_params() - PreActResNet(depth=20, width=4, share="all").count_params()
     3024
-    >>> 9 * (4**2 + 8**2 + 16**2)  # one kernel a stage less
+    >>> 9 * (4**2 + 8**2 + 16**2)  # one kernel less per stage
     3024
 
     Reference: Boulch, "ShaResNet: reducing residual network parameter number by sharing weights", Pattern Recognition
@@ -78,21 +79,22 @@ def WideResNet(
     dropout_rate: float = 0.0,
     **common: Unpack[base.CommonArguments],
 ) -> keras.Model:
-    """A wide residual network of three stages, for small images.
+    """A wide residual network with three stages, for small images.
 
-    A block is two 3x3 convolutions, each after batch normalization and ReLU. With sharing, the blocks of a stage use
-    one and the same layer (the paper's W_s) for the second of them; its gradient is the sum over them. Batch
+    A block consists of two 3x3 convolutions, each after batch normalization and ReLU. With sharing, the blocks of a
+    stage use the same layer (the paper's W_s) as their second convolution; its gradient is the sum over them. Batch
     normalization is never shared.
 
     Args:
         depth: int, `6n + 4` for n blocks in each stage.
-        width_multiplier: int, the first stage has 16 times as many channels, each later one twice as many (the paper's
-            k).
-        share: which blocks use their stage's second convolution: `"none"` of them, `"rest"` (all but the first of the
-            stage; the paper's counts), `"stride1"` (all but the first of a stage that halves the image) or `"all"`.
-        dropout_rate: float, rate of the dropout between the two convolutions. The paper uses it on CIFAR-100 alone and
-            states no rate.
-        **common: `keras_sharenets.models.CommonArguments`; images are 32x32x3 and classes 10 by default.
+        width_multiplier: int, the first stage has 16 times this number of channels, doubled in each later one (the
+            paper's k).
+        share: which blocks use the shared second convolution of their stage: `"none"`, `"rest"` (all except the first
+            of the stage; matches the paper's counts), `"stride1"` (all except the first of a stage that halves the
+            image) or `"all"`.
+        dropout_rate: float, dropout rate between the two convolutions. The paper uses dropout only on CIFAR-100 and
+            does not state the rate.
+        **common: `keras_sharenets.models.CommonArguments`; by default, 32x32x3 images and 10 classes.
 
     >>> model = WideResNet(depth=16, width_multiplier=1, share="all", num_classes=100)
     >>> model.output_shape
@@ -117,14 +119,14 @@ def _check_share(share: str, depth: int) -> None:
     _checks.one_of("share", share, blocks.POLICIES)
     if share == "all" and depth not in _BASIC:
         raise ValueError(
-            f"`share` (='all') must be 'none', 'rest' or 'stride1' at `depth` (={depth}): where a stage of bottlenecks "
-            "halves the image, its first 3x3 convolution has stride 2, the others have not."
+            f"`share` (='all') must be 'none', 'rest' or 'stride1' at `depth` (={depth}): in a stage of bottlenecks "
+            "that halves the image, only the first 3x3 convolution has stride 2."
         )
 
 
 def _check_blocks(blocks_per_stage: Sequence[int]) -> tuple[int, ...]:
     if not isinstance(blocks_per_stage, Sequence) or not blocks_per_stage:
-        raise ValueError(f"`blocks_per_stage` (={blocks_per_stage!r}) must be a sequence with a number for each stage.")
+        raise ValueError(f"`blocks_per_stage` (={blocks_per_stage!r}) must be a sequence with one number per stage.")
     return base.per_stage("blocks_per_stage", blocks_per_stage, len(blocks_per_stage))
 
 
@@ -139,20 +141,22 @@ def ResNet(
 ) -> keras.Model:
     """A residual network for large images: 7x7 convolution, max pooling, four stages of residual blocks.
 
-    A block is two 3x3 convolutions (depth 34), or a bottleneck of a 1x1, a 3x3 and a 1x1 convolution (50, 101, 152);
-    batch normalization and ReLU follow each. With sharing, the blocks of a stage use one and the same layer (the
-    paper's W_s) for their last 3x3 convolution; its gradient is the sum over them. Batch normalization is never shared.
-    Padding is symmetric, also at stride 2.
+    A block consists of two 3x3 convolutions (depth 34), or is a bottleneck of a 1x1, a 3x3 and a 1x1 convolution
+    (depths 50, 101 and 152), each followed by batch normalization and ReLU. With sharing, the blocks of a stage use the
+    same layer (the paper's W_s) as their last 3x3 convolution; its gradient is the sum over them. Batch normalization
+    is never shared. Padding is symmetric, also at stride 2.
 
     Args:
         depth: int, 34, 50, 101 or 152.
-        share: which blocks use their stage's 3x3 convolution: `"none"` of them, `"rest"` (all but the first of the
-            stage), `"stride1"` (all but the first of a stage that halves the image; the paper's counts at depths 50,
-            101 and 152) or `"all"` (its counts at depth 34; not with bottlenecks, where that first one is strided).
-        width: int, channels of the stem and of the 3x3 convolutions of the first stage, doubled in each later one.
-        blocks_per_stage: sequence with the blocks of each stage in place of those that belong to `depth`, which then
-            only says whether they are bottlenecks.
-        **common: `keras_sharenets.models.CommonArguments`; images are 224x224x3 and classes 1000 by default.
+        share: which blocks use the shared 3x3 convolution of their stage: `"none"`, `"rest"` (all except the first of
+            the stage), `"stride1"` (all except the first of a stage that halves the image; matches the paper's counts
+            at depths 50, 101 and 152) or `"all"` (matches its count at depth 34; not available for bottlenecks, whose
+            first 3x3 convolution may be strided).
+        width: int, number of channels of the stem and of the 3x3 convolutions of the first stage, doubled in each later
+            one.
+        blocks_per_stage: sequence of ints, number of blocks in each stage. Overrides the blocks of `depth`, which then
+            only selects basic blocks or bottlenecks.
+        **common: `keras_sharenets.models.CommonArguments`; by default, 224x224x3 images and 1000 classes.
 
     >>> model = ResNet(depth=34, share="all", width=8, blocks_per_stage=(2, 2), include_top=False)
     >>> model.output_shape
