@@ -1,4 +1,4 @@
-"""Networks as data: their calls, what they store, what they compute, and what their filters do."""
+"""Analysis of networks: calls, parameters, multiply-adds, filters and activations."""
 
 from keras_sharenets.analysis.activations import Maps, activation_maps, exciting_images
 from keras_sharenets.analysis.blending import Pattern, blending_layers, blending_patterns

@@ -1,4 +1,4 @@
-"""Which maps of a network are activated, by which images, and by what most.
+"""Which feature maps of a network are activated by which images, and which images activate them most.
 
 Reference: Lu et al., "Highly shared Convolutional Neural Networks", Expert Systems with Applications 2021, sections 2.3
 and 4.7.
@@ -25,19 +25,19 @@ PASSING = (keras.layers.BatchNormalization, keras.layers.Dropout)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Maps:
-    """How the maps of one place in a network are activated by a set of images.
+    """Activations of the feature maps at one place in a network for a set of images.
 
-    A map counts by its mean after ReLU. Those with the largest means of an image are its strongest.
+    Maps are ranked by their mean after ReLU. The maps with the largest means for an image are its strongest maps.
 
     Attributes:
-        name: str, of the layer that gives the maps.
-        filters: str, of the convolution whose filters they are from; `None` where that is not known.
-        size: `(height, width)`.
-        arrangement: int array `(maps,)`: 0 where the filter is stored as it is, 1 and above for its arranged copies.
-        each: int, how many maps of an image are its strongest.
-        strongest: int array `(classes, maps)`: images of each class for which a map is among the strongest.
-        active: int array `(maps,)`: images for which a map is above 0 anywhere.
-        images: int array `(classes,)`: images of each class.
+        name: str, name of the layer that outputs the maps.
+        filters: str, name of the convolution that computes the maps; `None` if unknown.
+        size: `(height, width)` of the maps.
+        arrangement: int array `(maps,)`: 0 for the map of a stored filter, 1 and above for its arranged copies.
+        each: int, number of strongest maps per image.
+        strongest: int array `(classes, maps)`: number of images of each class for which a map is among the strongest.
+        active: int array `(maps,)`: number of images for which a map is above 0 anywhere.
+        images: int array `(classes,)`: number of images of each class.
     """
 
     name: str
@@ -51,36 +51,39 @@ class Maps:
 
     @property
     def strongest_share(self) -> np.ndarray:
-        """For every map the share of all images for which it is among the strongest; an array `(maps,)`."""
+        """The share of all images for which each map is among the strongest: an array `(maps,)`."""
         return self.strongest.sum(axis=0) / self.images.sum()
 
     def high(self, share: float) -> int:
-        """Maps that are among the strongest for more than this share of the images (the paper's figure 7)."""
+        """Number of maps that are among the strongest for more than this share of images (the paper's figure 7)."""
         return int((self.strongest_share > share).sum())
 
     def always_active(self, share: float) -> int:
-        """Maps that are above 0 anywhere for more than this share of the images."""
+        """Number of maps that are above 0 anywhere for more than this share of images."""
         return int((self.active > share * self.images.sum()).sum())
 
     def best(self, count: int, *, arranged: bool) -> list[int]:
-        """The `count` maps that are among the strongest most often, of arranged filters or of those that are not.
+        """The `count` maps of arranged, or of stored, filters that are most often among the strongest.
 
-        Of equally frequent ones the first come first.
+        Ties are broken by index.
         """
         order = np.argsort(-self.strongest_share, kind="stable")
         return [int(index) for index in order if (self.arrangement[index] > 0) == arranged][:count]
 
 
 def _is_relu(operation: Any) -> bool:
-    """Also a convolution that has it as its activation."""
+    """Whether an operation is a ReLU, or a convolution with a ReLU activation."""
     if isinstance(operation, (keras.layers.Activation, keras.layers.Conv2D)):
         return "relu" in getattr(operation.activation, "__name__", "")
     return isinstance(operation, keras.layers.ReLU) or type(operation).__name__ in ("Relu", "Relu6")
 
 
 def _stages(graph: Graph) -> list[Call]:
-    """Where the stages of a network end: for each size of its maps the last sum, or the ReLU that follows; where there
-    is no sum the last ReLU, and without one the last convolution."""
+    """The last calls of the stages of a network.
+
+    For each map size: the last sum or the ReLU after it; without a sum, the last ReLU; without a ReLU, the last
+    convolution.
+    """
     sizes: dict[Shape, list[Call]] = {}
     for call in graph.calls:
         shape = call.output_shapes[0] if call.outputs else ()
@@ -100,12 +103,12 @@ def _stages(graph: Graph) -> list[Call]:
 
 
 def _shows_filters(graph: Graph, call: Call) -> bool:
-    """Whether a call gives maps of a convolution."""
+    """Whether a call outputs the maps of a convolution."""
     return _source(graph, call) is not None
 
 
 def _activated(graph: Graph, call: Call) -> Call:
-    """The ReLU that reads what a call gives, itself or normalized; else the call."""
+    """The ReLU that reads the output of a call, directly or after normalization; the call itself if there is none."""
     tensors = {tensor.number for tensor in call.outputs}
     for later in graph.calls[graph.calls.index(call) + 1 :]:
         if tensors.isdisjoint(tensor.number for tensor in later.inputs):
@@ -118,7 +121,7 @@ def _activated(graph: Graph, call: Call) -> Call:
 
 
 def _source(graph: Graph, call: Call) -> Call | None:
-    """The convolution whose maps a call gives: of a sum the branch that is computed last, not the shortcut."""
+    """The convolution whose maps a call outputs; for a sum, that of the last computed branch, not the shortcut."""
     makers = {tensor.number: each for each in graph.calls for tensor in each.outputs}
     while not is_convolution(call.operation):
         passes = _is_relu(call.operation) or isinstance(call.operation, PASSING)
@@ -133,20 +136,20 @@ def _named(graph: Graph, model: keras.Model, layers: Sequence[str] | None) -> li
     if layers is None:
         found = _stages(graph)
         if not found:
-            raise ValueError(f"`model` (='{model.name}') must have convolutions, whose maps have a height and a width.")
+            raise ValueError(f"`model` (='{model.name}') must have convolutions whose maps have a height and a width.")
         return found
     known = {call.path: call for call in graph.calls if call.outputs and len(call.output_shapes[0]) == 4}
     unknown = [name for name in layers if name not in known]
     if unknown or not layers:
         raise ValueError(
-            f"`layers` (={list(layers)!r}) must be names of layers of '{model.name}' that give maps, "
-            f"which are: {', '.join(known) or 'none'}."
+            f"`layers` (={list(layers)!r}) must be names of layers of '{model.name}' that output feature maps: "
+            f"{', '.join(known) or 'none'}."
         )
     return [known[name] for name in layers]
 
 
 def _tap(model: keras.Model, graph: Graph, places: Sequence[Call]) -> tuple[Any, list[Any]]:
-    """The inputs of a network and what some of its calls give, as symbolic tensors."""
+    """The inputs of a network and the outputs of some of its calls, as symbolic tensors."""
     given: dict[Call, Any] = {}
 
     def call(each, operation, *args, **kwargs):
@@ -167,27 +170,29 @@ def activation_maps(
     batch_size: int | None = None,
     input_shape: Shape | None = None,
 ) -> tuple[Maps, ...]:
-    """Which maps images activate, class by class: the paper's figures 3, 7 and 8 as data.
+    """Counts which feature maps images activate, by class: the data of the paper's figures 3, 7 and 8.
 
-    The paper does not say how it ranks maps: here it is by the mean after ReLU.
+    The paper does not specify how maps are ranked; this function ranks them by their mean after ReLU.
 
     Args:
-        model: functional `keras.Model` or built `keras.Sequential` with one input; models inside it are opened.
-        images: array of images, or whatever else `model.predict` takes, such as batches of a `keras.utils.PyDataset`.
-        labels: int array `(images,)`, the class of each from 0.
-        layers: sequence with the names of layers that give maps; of one that is called several times the last call. By
-            default where the stages end: for each size of maps the last sum, after the ReLU that reads it, or the last
-            ReLU where there is no sum.
-        part: number above 0 and at most 1, the part of the maps that are the strongest of an image (figure 3: 0.25,
-            figure 8: 48 of 128); at least one.
+        model: functional `keras.Model` or built `keras.Sequential` with one input. Nested models are expanded.
+        images: array of images, or any other input of `model.predict`, such as a `keras.utils.PyDataset` of batches.
+        labels: int array `(images,)`, class indices.
+        layers: sequence of names of layers that output maps; for a layer with several calls, the last call is used. By
+            default the ends of the stages: for each map size, the last sum after its ReLU, or the last ReLU if there
+            is no sum.
+        part: float above 0 and at most 1, fraction of the maps that count as the strongest of an image (figure 3: 0.25,
+            figure 8: 48 of 128); at least one map.
         batch_size: as for `model.predict`.
-        input_shape: `(height, width, channels)` of an image, for a model that leaves them open and no array of images.
+        input_shape: `(height, width, channels)` of an image, for a model with unknown dimensions if `images` is not an
+            array.
 
     Returns:
-        A tuple of `Maps`, one a place.
+        A tuple of `Maps`, one per place.
 
     Raises:
-        ValueError: an argument breaks a rule above; there are no maps; or there is not one label per image.
+        ValueError: an argument violates one of these rules, there are no maps, or the number of labels is not the
+            number of images.
 
     >>> inputs = keras.Input((8, 8, 1))
     >>> model = keras.Model(inputs, keras.layers.Conv2D(8, 3, activation="relu", name="first")(inputs))
@@ -201,17 +206,17 @@ def activation_maps(
     graph = trace(model, tuple(images.shape[1:]) if hasattr(images, "shape") else input_shape)
     places = _named(graph, model, layers)
     inputs, given = _tap(model, graph, places)
-    # Their names must be none of the network's.
+    # Their names must not occur in the network.
     measured = [value for index, maps in enumerate(given) for value in _Measure(name=f"_measured_{index}")(maps)]
     values = keras.Model(inputs, measured).predict(images, batch_size=batch_size, verbose=0)
     if len(values[0]) != len(labels):
-        raise ValueError(f"`labels` (={len(labels)} of them) must be as many as there are images (={len(values[0])}).")
+        raise ValueError(f"The number of `labels` (={len(labels)}) must be the number of images (={len(values[0])}).")
     pairs = zip(places, values[::2], values[1::2], strict=True)
     return tuple(_maps(graph, place, means, peaks, labels, part) for place, means, peaks in pairs)
 
 
 class _Measure(keras.layers.Layer):
-    """The mean and the largest value of each map after ReLU."""
+    """The mean and the maximum of each map after ReLU."""
 
     def call(self, inputs: Any) -> tuple[Any, Any]:
         positive = keras.ops.relu(inputs)
@@ -221,7 +226,7 @@ class _Measure(keras.layers.Layer):
 def _maps(graph: Graph, place: Call, means: np.ndarray, peaks: np.ndarray, labels: np.ndarray, part: float) -> Maps:
     channels = means.shape[1]
     each = max(math.floor(part * channels + 1e-9), 1)
-    # A stable sort: of equal maps the first one counts as stronger.
+    # A stable sort: among equal maps, the first one ranks higher.
     first = np.argsort(-means, axis=1, kind="stable")[:, :each]
     is_strongest = np.zeros(means.shape, bool)
     np.put_along_axis(is_strongest, first, True, axis=1)
@@ -244,7 +249,7 @@ def _maps(graph: Graph, place: Call, means: np.ndarray, peaks: np.ndarray, label
 
 
 class _Canvas(keras.layers.Layer):
-    """Images that are trained as weights, whatever the layer is given."""
+    """Images that are trained as weights, independent of the input of the layer."""
 
     def __init__(self, start: np.ndarray):
         super().__init__()
@@ -268,29 +273,29 @@ def exciting_images(
     learning_rate: float = 0.05,
     seed: int = 0,
 ) -> np.ndarray:
-    """Images that excite single maps most, found by gradient ascent on their pixels: the paper's figure 9 as data.
+    """Computes images that maximize single feature maps by gradient ascent: the data of the paper's figure 9.
 
-    They begin as gray noise, and Adam makes the means of their maps larger. `model` stays as it is.
+    The images are initialized with gray noise, and Adam maximizes the means of their maps. `model` is not changed.
 
     Args:
-        model: functional `keras.Model` that takes pixels from 0 to 255, with one input.
-        layer: name of a layer that gives maps.
-        channels: the maps, counted from 0.
-        input_shape: `(height, width, channels)` of an image, for a model that leaves them open.
-        steps: int, steps of gradient ascent.
-        learning_rate: number, of pixels as the logarithm of the odds of white.
-        seed: int, of the noise.
+        model: functional `keras.Model` with one input, which takes pixels from 0 to 255.
+        layer: name of a layer that outputs maps.
+        channels: indices of the maps.
+        input_shape: `(height, width, channels)` of an image, for a model with unknown dimensions.
+        steps: int, number of steps of gradient ascent.
+        learning_rate: float, learning rate for the logits of the pixels.
+        seed: int, seed of the noise.
 
     Returns:
         A float32 array `(channels, height, width, image channels)` with values from 0 to 255.
 
     Raises:
-        ValueError: an argument breaks a rule above.
+        ValueError: an argument violates one of these rules.
     """
     _checks.positive("steps", steps)
     _checks.above_zero("learning_rate", learning_rate)
     model = copy_network(model)
-    model.trainable = False  # Batch normalization then computes as it was trained to.
+    model.trainable = False  # Batch normalization then runs in inference mode.
     graph = trace(model, input_shape)
     (place,) = _named(graph, model, [layer])
     count = place.output_shapes[0][-1]
@@ -298,7 +303,7 @@ def exciting_images(
         _checks.one_of("channels", channel, range(count))
     shape = graph.inputs[0].shape[1:]
     if None in shape:
-        raise ValueError(f"`input_shape` (={input_shape}) must say how large the images of '{model.name}' are.")
+        raise ValueError(f"`input_shape` (={input_shape}) must specify the size of the images of '{model.name}'.")
     inputs, (maps,) = _tap(model, graph, [place])
     canvas = _Canvas(np.random.default_rng(seed).normal(0, 0.1, (len(channels), *shape)))
     row = np.zeros((len(channels), 1), "float32")
@@ -312,7 +317,7 @@ def exciting_images(
 
 
 class _Repeated(keras.utils.PyDataset):
-    """The same batch again and again."""
+    """The same batch, repeated."""
 
     def __init__(self, batch: np.ndarray, times: int):
         super().__init__()

@@ -1,6 +1,6 @@
-"""The blending layers of ShardNet, and which channels they use.
+"""The blending layers of ShardNet, and the channels that they use.
 
-A network that has one convolution in all places lets 1x1 convolutions of their own blend its channels now and then.
+In a network that shares one convolution between all places, unshared 1x1 convolutions blend the channels in between.
 Reference: Jetley et al., "ShardNet: One filter set to rule them all", submission to ICLR 2020, section 5.1.
 """
 
@@ -16,13 +16,13 @@ from keras_sharenets.analysis.graph import calls
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pattern:
-    """Which inputs the outputs of one blending layer use least and most.
+    """The inputs that the outputs of a blending layer use least and most.
 
     Attributes:
-        name: str, of the layer.
+        name: str, name of the layer.
         matrix: int8 array `(output channels, input channels)`: -1 (blue in figures) for the `each` weights of a row
-            that are smallest in magnitude, 1 (red) for the `each` largest, 0 for the others.
-        each: int.
+            with the smallest magnitude, 1 (red) for the `each` largest, 0 for the others.
+        each: int, number of smallest and of largest weights per row.
     """
 
     name: str
@@ -31,12 +31,12 @@ class Pattern:
 
     @property
     def blue_share(self) -> np.ndarray:
-        """For every input channel the share of rows in which it is blue; array `(input channels,)`."""
+        """The share of rows in which each input channel is blue: an array `(input channels,)`."""
         return (self.matrix == -1).mean(axis=0)
 
     @property
     def chance(self) -> float:
-        """The mean of `blue_share`, which all of it would be near if outputs chose their inputs by chance."""
+        """The mean of `blue_share`, and its expected value for every channel if inputs were selected at random."""
         return self.each / self.matrix.shape[1]
 
 
@@ -46,18 +46,18 @@ def _is_pointwise(operation: keras.Operation) -> bool:
 
 
 def blending_layers(model: keras.Model, layers: Sequence[str] | None = None) -> dict[str, keras.layers.Conv2D]:
-    """The blending layers of a network, in the order of their first calls.
+    """Returns the blending layers of a network, in the order of their first calls.
 
     Args:
-        model: functional `keras.Model` or built `keras.Sequential`; models inside it are opened.
-        layers: sequence with the names of layers to take instead; for one in a model inside, that model's name comes
-            before it (`"outer/inner"`). By default these are all 1x1 convolutions whose names begin with `blend`.
+        model: functional `keras.Model` or built `keras.Sequential`. Nested models are expanded.
+        layers: sequence of layer names, prefixed with the names of nested models (`"outer/inner"`). By default, all 1x1
+            convolutions whose names begin with `blend`.
 
     Returns:
-        A dict from names to `keras.layers.Conv2D`. A layer that is called several times comes once.
+        A dict from names to `keras.layers.Conv2D`. A layer that is called several times occurs once.
 
     Raises:
-        ValueError: there are none, or a name is not that of a 1x1 convolution without groups.
+        ValueError: there are no such layers, or a name is not that of a 1x1 convolution without groups.
 
     >>> x = images = keras.Input((8, 8, 4))
     >>> for name in ("blend0", "mix", "blend1"):
@@ -72,14 +72,14 @@ def blending_layers(model: keras.Model, layers: Sequence[str] | None = None) -> 
         if not chosen:
             raise ValueError(
                 f"`model` (='{model.name}') must have 1x1 convolutions whose names begin with 'blend', "
-                "or `layers` must name others."
+                "or `layers` must specify others."
             )
         return chosen
     unknown = [name for name in layers if name not in known]
     if unknown or not layers:
         raise ValueError(
-            f"`layers` (={layers!r}) must be names of 1x1 convolutions without groups of '{model.name}', "
-            f"which are: {', '.join(known) or 'none'}."
+            f"`layers` (={layers!r}) must be names of 1x1 convolutions without groups of '{model.name}': "
+            f"{', '.join(known) or 'none'}."
         )
     return {path: layer for path, layer in known.items() if path in layers}
 
@@ -87,17 +87,17 @@ def blending_layers(model: keras.Model, layers: Sequence[str] | None = None) -> 
 def blending_patterns(
     model: keras.Model, strongest: int = 32, *, layers: Sequence[str] | None = None
 ) -> tuple[Pattern, ...]:
-    """Which inputs every output of the blending layers uses least and most: the paper's figures 4, 7 and 8 as data.
+    """Finds the inputs that each output of the blending layers uses least and most: the paper's figures 4, 7 and 8.
 
-    An input channel that is blue in far more rows than chance has it is one that the layer hardly uses.
+    An input channel that is blue in far more rows than expected by chance is hardly used by the layer.
 
     Args:
         model, layers: as for [`blending_layers`].
-        strongest: int, how many weights of each row are marked as the smallest and as the largest; half of the inputs
-            if those are fewer than `2 * strongest`. Of weights of equal magnitude an earlier one counts as smaller.
+        strongest: int, number of weights per row that are marked as smallest and as largest; half the number of inputs
+            if there are fewer than `2 * strongest`. Among weights of equal magnitude, an earlier one counts as smaller.
 
     Returns:
-        A tuple of `Pattern`, one a layer, in the order of the network.
+        A tuple of `Pattern`, one per layer, in the order of the network.
 
     Raises:
         ValueError: there are no blending layers, or `strongest` is not a positive integer.

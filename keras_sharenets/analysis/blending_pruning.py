@@ -1,4 +1,4 @@
-"""What remains of a ShardNet when the smallest weights of its blending layers are set to 0.
+"""Magnitude pruning of the blending layers of a ShardNet.
 
 Reference: Jetley et al., "ShardNet: One filter set to rule them all", submission to ICLR 2020, section 5.2, figure 5.
 """
@@ -22,14 +22,14 @@ RANKINGS = ("global", "per_layer")
 
 @dataclasses.dataclass(frozen=True)
 class Pruning:
-    """How much of a network has been set to 0.
+    """The number of pruned weights of a network.
 
     Attributes:
-        zeroed: int, weights of blending layers that were set to 0.
-        total: int, weights of all blending layers; biases are none of them.
-        convolutions: int, parameters of all convolutions with their biases, zeroed ones included (the paper's
+        zeroed: int, number of blending weights that were set to 0.
+        total: int, number of weights of all blending layers, without biases.
+        convolutions: int, number of parameters of all convolutions, including biases and zeroed weights (the paper's
             |W_conv|).
-        baseline: int, those of a network to compare with, or `None`.
+        baseline: int, number of parameters of the convolutions of a baseline network, or `None`.
     """
 
     zeroed: int
@@ -39,23 +39,23 @@ class Pruning:
 
     @property
     def remaining(self) -> int:
-        """Parameters of all convolutions that were not set to 0."""
+        """Number of parameters of all convolutions that were not set to 0."""
         return self.convolutions - self.zeroed
 
     @property
     def compression(self) -> float | None:
-        """Parameters of the baseline for each remaining one (the paper's C); `None` without a baseline."""
+        """Ratio of the baseline's parameters to the remaining ones (the paper's C); `None` without a baseline."""
         return None if self.baseline is None else self.baseline / self.remaining
 
 
 @dataclasses.dataclass(frozen=True)
 class CurveRow:
-    """A pruned network on test images.
+    """The accuracy of a pruned network.
 
     Attributes:
-        fraction: float, the part of the blending weights that was to be set to 0.
+        fraction: float, requested fraction of blending weights to set to 0.
         zeroed, remaining, compression: as in `Pruning`.
-        accuracy: float, the share of images that are classified right.
+        accuracy: float, accuracy from 0 to 1.
     """
 
     fraction: float
@@ -66,7 +66,7 @@ class CurveRow:
 
 
 class _Pruner:
-    """A copy of a network, and its blending weights in the order in which they are set to 0."""
+    """A copy of a network, and its blending weights in pruning order."""
 
     def __init__(self, model: keras.Model, layers: Sequence[str] | None, ranking: str, baseline: int | None):
         _checks.one_of("ranking", ranking, RANKINGS)
@@ -76,7 +76,7 @@ class _Pruner:
         self.kernels = [keras.ops.convert_to_numpy(layer.kernel) for layer in blending.values()]
         pools = [self.kernels] if ranking == "global" else [[kernel] for kernel in self.kernels]
         self.pools = [np.concatenate([kernel.ravel() for kernel in pool]) for pool in pools]
-        # A stable sort: of equal weights the earlier one goes first.
+        # A stable sort: among equal weights, the earlier one is pruned first.
         self.orders = [np.argsort(np.abs(weights), kind="stable") for weights in self.pools]
         self.convolutions = count_parameters(model, "conv_kernels_and_biases")
         self.baseline = baseline
@@ -84,7 +84,7 @@ class _Pruner:
         self.layers = list(blending_layers(self.model, list(blending)).values())
 
     def prune(self, fraction: float) -> Pruning:
-        """Sets the smallest weights of the copy to 0, the others to those of the model; returns a `Pruning`."""
+        """Sets the smallest weights of the copy to 0 and restores the others; returns a `Pruning`."""
         zeroed, pools = 0, []
         for weights, order in zip(self.pools, self.orders, strict=True):
             count = math.floor(fraction * weights.size)
@@ -107,22 +107,22 @@ def prune_blending(
     ranking: str = "global",
     baseline: int | None = None,
 ) -> tuple[keras.Model, Pruning]:
-    """A copy of a network in which the smallest weights of the blending layers are 0. Nothing is retrained.
+    """Copies a network and sets the smallest weights of its blending layers to 0, without retraining.
 
     Args:
-        model, layers: as for [`keras_sharenets.analysis.blending.blending_layers`]; `model` stays as it is.
-        fraction: number from 0 up to, not including, 1: `floor(fraction * number of weights)` become 0, those of least
-            magnitude. Of equal ones the earlier become 0: earlier in the network, then in the kernel. Biases are left
-            alone.
-        ranking: `"global"` ranks the weights of all blending layers together, `"per_layer"` takes the fraction from
-            each layer. The paper does not say which it does.
-        baseline: int, parameters of the convolutions of a network to compare with, or `None`.
+        model, layers: as for [`keras_sharenets.analysis.blending.blending_layers`]. `model` is not changed.
+        fraction: float, at least 0 and below 1. The `floor(fraction * number of weights)` weights with the smallest
+            magnitude are set to 0. Among equal weights, those earlier in the network, and then in the kernel, come
+            first. Biases are not pruned.
+        ranking: `"global"` ranks the weights of all blending layers together, `"per_layer"` prunes the fraction in each
+            layer. The paper does not specify it.
+        baseline: int, number of parameters of the convolutions of a baseline network, or `None`.
 
     Returns:
-        `(pruned, report)`: a `keras.Model` whose layers are shared as those of `model`, and a `Pruning`.
+        `(pruned, report)`: a `keras.Model` that shares layers like `model`, and a `Pruning`.
 
     Raises:
-        ValueError: an argument breaks a rule above, or there are no blending layers.
+        ValueError: an argument violates one of these rules, or there are no blending layers.
 
     >>> images = keras.Input((8, 8, 4))
     >>> model = keras.Model(images, keras.layers.Conv2D(4, 1, name="blend1")(images))
@@ -148,23 +148,24 @@ def pruning_curve(
     batch_size: int | None = None,
     on_row: Callable[[CurveRow], None] | None = None,
 ) -> list[CurveRow]:
-    """The accuracy of a classifier against the part of its blending weights that is 0: the paper's figure 5 as data.
+    """Computes the accuracy of a classifier for several fractions of pruned blending weights: the paper's figure 5.
 
-    Every fraction starts from the weights of `model`, which stays as it is, also when this is interrupted.
+    Every fraction starts from the weights of `model`, which is not changed, even if the function is interrupted.
 
     Args:
         model, layers, ranking, baseline: as for [`prune_blending`].
-        images: array of images, or whatever else `model.predict` takes.
-        labels: int array `(images,)`, the right classes.
-        fractions: sequence of numbers from 0 up to, not including, 1.
+        images: array of images, or any other input of `model.predict`.
+        labels: int array `(images,)`, class indices.
+        fractions: sequence of floats, each at least 0 and below 1.
         batch_size: as for `model.predict`.
-        on_row: function that is called with each row as soon as it is known, to show or keep it; or `None`.
+        on_row: function called with each row as soon as it is available, or `None`.
 
     Returns:
-        A list of `CurveRow`, one for each fraction.
+        A list of `CurveRow`, one per fraction.
 
     Raises:
-        ValueError: an argument breaks a rule above; there are no blending layers; or there is not one label per image.
+        ValueError: an argument violates one of these rules, there are no blending layers, or the number of labels is
+            not the number of images.
     """
     for fraction in fractions:
         _checks.rate("fractions", fraction)
@@ -176,7 +177,8 @@ def pruning_curve(
         scores = np.asarray(pruner.model.predict(images, batch_size=batch_size, verbose=0))
         if scores.ndim != 2 or len(scores) != len(labels):
             raise ValueError(
-                f"`labels` (={len(labels)} of them) must be as many as `model` gives rows (={scores.shape})."
+                f"The number of `labels` (={len(labels)}) must be the number of rows of `model`'s output "
+                f"(={scores.shape})."
             )
         accuracy = float((scores.argmax(axis=1) == labels).mean())
         row = CurveRow(float(fraction), report.zeroed, report.remaining, report.compression, accuracy)

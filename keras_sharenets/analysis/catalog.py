@@ -1,4 +1,4 @@
-"""All named networks with their counts beside what their papers print."""
+"""All named networks, with their counts and those printed in their papers."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,11 +33,11 @@ class Entry:
         name, family: str.
         input_shape: `(height, width, channels)`.
         num_classes: int.
-        stored_parameters, effective_parameters, multiply_adds: int, those of its profile.
+        stored_parameters, effective_parameters, multiply_adds: int, as in its profile.
         count_rule: str, what the paper counts, a key of `keras_sharenets.analysis.counting.RULES`.
-        counted_parameters: int, what that rule counts here.
-        published: str as the paper prints it, or `None`.
-        difference: float, how far the count (or the ratio) is above the published one, as a share of that; or `None`.
+        counted_parameters: int, number of parameters by that rule.
+        published: str as printed in the paper, or `None`.
+        difference: float, relative difference of the count (or the ratio) from the published one, or `None`.
         note: str.
     """
 
@@ -56,14 +56,15 @@ class Entry:
 
 
 def entries(names: Iterable[str]) -> Iterator[Entry]:
-    """Every configuration of the named networks; a generator of `Entry`, for those that are not in the table of
-    `keras_sharenets.models.counts` are built, which takes a while.
+    """Yields an `Entry` for every configuration of the named networks.
+
+    Networks that are not in the table of `keras_sharenets.models.counts` are built, which takes a while.
 
     Args:
         names: iterable of names of `keras_sharenets.list_models()`.
 
     Raises:
-        ValueError: a name is unknown; the nearest ones are offered.
+        ValueError: a name is unknown. The message suggests similar names.
 
     >>> [(entry.stored_parameters, entry.multiply_adds) for entry in entries(["hscnet_m32_g4_r2_b1_a2"])]
     [(50922, 13026560)]
@@ -98,7 +99,7 @@ def _counts_of(name: str, configuration: Configuration) -> NetworkCounts:
 def count_network(
     name: str, options: Mapping[str, Any], input_shape: tuple[int, int, int], num_classes: int
 ) -> NetworkCounts:
-    """Builds a named network with these options of its factory, and counts. Its int8 file is not written."""
+    """Builds and counts a named network with these factory options. Its int8 file is not written."""
     model = create_model(name, num_classes=num_classes, input_shape=input_shape, **options)
     counts = profile(model)
     return NetworkCounts(
@@ -115,7 +116,7 @@ def count_network(
 
 
 def _difference(configuration: Configuration, counted: int) -> float | None:
-    """How far a count, or the ratio of two, is above the published one."""
+    """Relative difference of a count, or of a ratio of two counts, from the published one."""
     published, baseline = configuration.published, configuration.baseline
     if published is None:
         return None
@@ -140,13 +141,13 @@ def _cells(entry: Entry) -> tuple[str, ...]:
 
 
 def to_markdown(listed: Iterable[Entry]) -> str:
-    """One table a family, under the title of its paper.
+    """Formats one table per family, with the title of its paper.
 
     Args:
         listed: iterable of `Entry`.
 
     Returns:
-        A str that ends with a line break.
+        A str that ends with a newline.
     """
     listed = list(listed)
     blocks = []
@@ -163,10 +164,10 @@ def to_markdown(listed: Iterable[Entry]) -> str:
 
 
 def replace_table(text: str, table: str, *, begin: str = BEGIN, end: str = END) -> str:
-    """`text` with what stands between two markers replaced by `table`.
+    """Replaces the text between two markers by `table`.
 
     Raises:
-        ValueError: a marker is missing or comes twice.
+        ValueError: a marker is missing or occurs twice.
     """
     if text.count(begin) != 1 or text.count(end) != 1:
         raise ValueError(f"The text must have the markers {begin} and {end} once each.")

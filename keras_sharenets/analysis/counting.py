@@ -1,4 +1,4 @@
-"""What papers count when they count the parameters of a network. A shared tensor counts once, statistics never."""
+"""The rules by which papers count parameters. A shared tensor counts once, moving statistics never."""
 
 import math
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from keras_sharenets.analysis.filters import is_convolution
 
 
 def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    """The layers of a model, those of models inside it in their place."""
+    """The layers of a model, with nested models expanded."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from _layers(layer)
@@ -22,7 +22,7 @@ def _is_normalization(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, keras.layers.BatchNormalization)
 
 
-# Rule: does this weight of this layer count?
+# Each rule decides whether a weight of a layer counts.
 RULES = {
     "trainable": lambda layer, weight: True,
     "trainable_without_bn": lambda layer, weight: not _is_normalization(layer),
@@ -32,12 +32,12 @@ RULES = {
 
 
 def count_parameters(model: keras.Model, rule: str = "trainable") -> int:
-    """The trainable parameters of a model that a paper's rule counts.
+    """Counts the trainable parameters of a model by the rule of a paper.
 
     Args:
-        model: `keras.Model`, built. Models inside it are opened; any other layer of layers counts as a whole.
+        model: built `keras.Model`. Nested models are expanded; any other layer with sublayers counts as one layer.
         rule: `"trainable"` (all), `"trainable_without_bn"` (without scales and offsets of batch normalization),
-            `"conv_kernels"` (convolutions of any kind without their biases; no dense layer) or
+            `"conv_kernels"` (convolutions of any kind without biases; no dense layers) or
             `"conv_kernels_and_biases"`.
 
     Returns:

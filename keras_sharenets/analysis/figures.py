@@ -1,4 +1,4 @@
-"""The papers' figures of blending layers, made from data. They need matplotlib: `keras_sharenets[plots]`."""
+"""Plots of the papers' figures on blending layers. Requires matplotlib: `keras_sharenets[plots]`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def draw_pruning_curve(rows: Sequence[CurveRow], title: str) -> bytes:
-    """Accuracy against the part of the blending weights that is 0 (ShardNet, figure 5), as a PNG file.
+    """Plots accuracy against the fraction of pruned blending weights (ShardNet, figure 5), as a PNG file.
 
-    Compressions, if the rows have any, are written along the top.
+    Compression ratios, if available, are shown along the top.
     """
     rows = sorted(rows, key=lambda row: row.fraction)
     fractions = [row.fraction for row in rows]
@@ -36,23 +36,23 @@ def draw_pruning_curve(rows: Sequence[CurveRow], title: str) -> bytes:
     if all(row.compression is not None for row in rows):
         top = axes.secondary_xaxis("top")
         top.set_xticks(fractions, [f"{row.compression:.2f}" for row in rows], fontsize=8)
-        top.set_xlabel("compression: parameters of the baseline for each one that is left", fontsize=9)
+        top.set_xlabel("compression: parameters of the baseline per remaining parameter", fontsize=9)
         top.spines["top"].set_color(figures.GRID)
         top.tick_params(color=figures.GRID)
     return figures.png(figure)
 
 
 def draw_blending_patterns(patterns: Sequence[Pattern], title: str) -> bytes:
-    """Which inputs the blending layers use least and most (ShardNet, figures 4, 7 and 8), one panel each.
+    """Plots the inputs that blending layers use least and most (ShardNet, figures 4, 7 and 8), one panel per layer.
 
-    A row is an output channel, a column an input channel; blue marks the smallest weights of a row, red the largest. A
-    channel that hardly any output uses is a blue line from top to bottom. Below is the share of rows in which each
-    column is blue.
+    Rows are output channels, columns input channels. Blue marks the smallest weights of a row, red the largest. A
+    channel that is hardly used is a vertical blue line. The lower plot shows the share of rows in which each column is
+    blue.
     """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    # Cells are square, within limits: a layer with four times as many outputs as inputs would be a strip.
+    # Cells are square within limits: a layer with four times as many outputs as inputs would be a narrow strip.
     shapes = [pattern.matrix.shape for pattern in patterns]
     widths = [min(max(inputs / outputs, 0.5), 2) for outputs, inputs in shapes]
     height = min(max(max(outputs for outputs, _ in shapes) / figures.DPI, 3.6), 8)
@@ -74,14 +74,14 @@ def draw_blending_patterns(patterns: Sequence[Pattern], title: str) -> bytes:
 
 
 def _draw_matrix(axes, pattern: Pattern, pixels: float) -> None:
-    """The pattern in colors, on about `pixels` pixels from top to bottom."""
+    """Plots the pattern with a height of about `pixels` pixels."""
     from matplotlib.colors import to_rgb
 
     outputs, inputs = pattern.matrix.shape
-    # Colors and not numbers: where there are more cells than pixels the colors are averaged, and no line gets lost.
+    # Colors rather than numbers: with more cells than pixels, colors are averaged, and no line disappears.
     colors = np.array([to_rgb(color) for color in (figures.BLUE, "white", figures.RED)])[pattern.matrix + 1]
     if max(outputs, inputs) > pixels / 2:
-        # The average would run across the borders of large cells as well: each gets as many points as it has pixels.
+        # Repeats cells to the pixel resolution, so that averaging does not blur the borders of large cells.
         for axis, cells in enumerate((outputs, inputs)):
             colors = colors.repeat(math.ceil(pixels / cells), axis)
         extent = (-0.5, inputs - 0.5, outputs - 0.5, -0.5)

@@ -1,4 +1,4 @@
-"""Filters and activations as figures, made from data. They need matplotlib: `keras_sharenets[plots]`."""
+"""Plots of filters and activations. Requires matplotlib: `keras_sharenets[plots]`."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ if TYPE_CHECKING:
     from keras_sharenets.analysis.filters import Filters
 
 COLORS = (figures.BLUE, figures.ORANGE, figures.GREEN, figures.RED, figures.DARK, figures.GRAY)
-BINS, SHOWN = 101, 99.5  # Bars of a histogram; per cent of the magnitudes that are within its axis.
-MOST_FILTERS, MOST_PLANES = 16, 48  # That are drawn of a kernel.
-HIGH = (0.9, 0.8)  # Shares of the images, as in figure 7 of HSC-Net.
+BINS, SHOWN = 101, 99.5  # Number of histogram bins; percentile of the magnitudes that sets the axis limit.
+MOST_FILTERS, MOST_PLANES = 16, 48  # Maximum numbers shown per kernel.
+HIGH = (0.9, 0.8)  # Shares of images, as in figure 7 of HSC-Net.
 
 
 def draw_distributions(values: Mapping[str, np.ndarray], across: str, title: str) -> bytes:
-    """Distributions of several networks over each other (HSC-Net, figures 2 and 6), as a PNG file.
+    """Plots overlaid distributions of several networks (HSC-Net, figures 2 and 6), as a PNG file.
 
     Args:
-        values: name of a network to its numbers, which are all at least 0 or of both signs.
-        across: what they are.
-        title: above the figure.
+        values: dict from names of networks to their numbers, which may be non-negative or of both signs.
+        across: label of the horizontal axis.
+        title: title of the figure.
     """
     figure = figures.new_figure(7.5, 4.2, title)
     axes = figure.subplots()
     end = max(float(np.percentile(np.abs(numbers), SHOWN)) for numbers in values.values()) or 1.0
     start = 0 if all(numbers.min() >= 0 for numbers in values.values()) else -end
     for number, (name, numbers) in enumerate(values.items()):
-        # Numbers beyond the axis count all the same: the areas of two networks stay comparable.
+        # Values outside the axis still count in the total, so the areas of two networks are comparable.
         heights, edges = np.histogram(numbers, BINS, (start, end))
         color, label = COLORS[number % len(COLORS)], f"{name}: {numbers.size:,}"
         axes.stairs(heights / numbers.size, edges, color=color, linewidth=1.6, label=label)
         axes.stairs(heights / numbers.size, edges, color=color, alpha=0.12, fill=True)
     axes.set_xlim(start, end)
-    axes.set_ylim(0, axes.get_ylim()[1] * (1 + 0.09 * len(values)))  # Room for the names above.
+    axes.set_ylim(0, axes.get_ylim()[1] * (1 + 0.09 * len(values)))  # Room for the legend.
     axes.set_xlabel(across)
-    axes.set_ylabel("part of all, per bar")
+    axes.set_ylabel("fraction per bin")
     figures.percent(axes.yaxis)
     figures.frame(axes)
     axes.legend(frameon=False, fontsize=9, loc="upper left")
@@ -48,9 +48,9 @@ def draw_distributions(values: Mapping[str, np.ndarray], across: str, title: str
 
 
 def draw_strongest(places: Sequence[Maps], class_names: Sequence[str], title: str) -> bytes:
-    """For how many images of each class a map is among the strongest (HSC-Net, figures 3 and 8), a panel a place.
+    """Plots how often a map is among the strongest for each class (HSC-Net, figures 3 and 8), one panel per place.
 
-    Orange below marks maps of arranged filters. Classes beyond the first twenty are left out.
+    Orange ticks below mark maps of arranged filters. Only the first twenty classes are shown.
     """
     rows = min(len(class_names), 20)
     tall = 0.22 * rows + 1.1
@@ -65,9 +65,7 @@ def draw_strongest(places: Sequence[Maps], class_names: Sequence[str], title: st
             axes.axvspan(index - 0.5, index + 0.5, -0.05, -0.01, color=figures.ORANGE, clip_on=False, linewidth=0)
         axes.tick_params(axis="x", pad=6, labelsize=8)
         axes.spines[:].set_visible(False)
-    panels[-1].set_xlabel(
-        "map" + (" (orange: of arranged filters)" if any(m.arrangement.any() for m in places) else "")
-    )
+    panels[-1].set_xlabel("map" + (" (orange: arranged filters)" if any(m.arrangement.any() for m in places) else ""))
     bar = figure.colorbar(shown, ax=list(panels), aspect=30, pad=0.01)
     bar.set_label("images of the class", fontsize=9)
     bar.outline.set_visible(False)
@@ -82,11 +80,11 @@ def _title(maps: Maps) -> str:
 
 
 def draw_high(places: Mapping[str, Sequence[Maps]], title: str) -> bytes:
-    """How many maps are among the strongest for nearly all images (HSC-Net, figure 7), network by network.
+    """Plots the number of maps that are among the strongest for nearly all images (HSC-Net, figure 7), by network.
 
     Args:
-        places: name of a network to its `Maps`, the n-th of which stand side by side.
-        title: above the figure.
+        places: dict from names of networks to their `Maps`; the n-th `Maps` of all networks are plotted together.
+        title: title of the figure.
     """
     figure = figures.new_figure(8, 3.8, title)
     panels = figure.subplots(1, len(HIGH), sharey=True)
@@ -109,14 +107,13 @@ def draw_high(places: Mapping[str, Sequence[Maps]], title: str) -> bytes:
 
 
 def draw_kernels(filters: Sequence[Filters], title: str) -> bytes:
-    """The kernels of some convolutions as they are applied: a row or a column a filter, a square
-    an input plane.
+    """Plots the effective kernels of some convolutions, with one row or column per filter and one square per plane.
 
-    Red is above 0, blue below, each filter by its own largest weight. An arranged copy stands behind the filter that it
-    is of, with the same planes in another order (HSC-Net, figure 4).
+    Red is positive, blue negative; each filter is scaled by its largest weight. An arranged copy follows its original
+    filter, with the same planes in a different order (HSC-Net, figure 4).
     """
     panels = [_mosaic(each) for each in filters]
-    # Squares are square: a panel is as wide as the page, and at most as tall as half a page.
+    # Cells are square: a panel is as wide as the page, and at most half as tall.
     heights = [min(max(8.5 * image.shape[0] / image.shape[1], 0.7), 5) for image, _, _ in panels]
     figure = figures.new_figure(10, sum(heights) + 0.8 * len(panels) + 0.4, title)
     grid = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
@@ -140,9 +137,9 @@ def draw_kernels(filters: Sequence[Filters], title: str) -> bytes:
 
 
 def _mosaic(filters: Filters) -> tuple[np.ndarray, list[str], int]:
-    """The planes of a kernel side by side, the names of the filters, and how far apart two of them are.
+    """The planes of a kernel as a mosaic, the names of the filters, and the distance between two filters.
 
-    Filters are rows, or columns where there are more of them than planes.
+    Filters are rows, or columns if there are more filters than planes.
     """
     height, width, planes, count = filters.kernel.shape
     planes, gap = min(planes, MOST_PLANES), int(height > 1)
@@ -164,7 +161,7 @@ def _mosaic(filters: Filters) -> tuple[np.ndarray, list[str], int]:
 
 
 def _with_copies(arrangement: np.ndarray, per_group: int) -> list[int]:
-    """Each original filter of a layer and behind it its arranged copies.
+    """The indices of the filters of a layer, with each original filter followed by its arranged copies.
 
     >>> _with_copies(np.array([0, 0, 1, 1, 0, 0, 1, 1]), 4)
     [0, 2, 1, 3, 4, 6, 5, 7]
@@ -178,7 +175,7 @@ def _with_copies(arrangement: np.ndarray, per_group: int) -> list[int]:
 
 
 def draw_exciting(rows: Mapping[str, tuple[Sequence[int], np.ndarray]], title: str) -> bytes:
-    """Images that excite single maps most (HSC-Net, figure 9): a name for each row, its maps, and their images."""
+    """Plots images that maximize single maps (HSC-Net, figure 9); each row has a name, maps and their images."""
     across = max(len(channels) for channels, _ in rows.values())
     figure = figures.new_figure(max(1.7 * across + 0.6, 7.5), 1.95 * len(rows) + 0.5, title)
     grid = figure.subplots(len(rows), across, squeeze=False)

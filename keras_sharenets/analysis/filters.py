@@ -1,4 +1,4 @@
-"""The filters of a network's convolutions, and how their weights are distributed.
+"""The filters of a network's convolutions, and the distribution of their weights.
 
 Reference: Lu et al., "Highly shared Convolutional Neural Networks", Expert Systems with Applications 2021, sections 2.3
 and 4.7.
@@ -18,16 +18,15 @@ from keras_sharenets.layers.quantized_kernels import inner
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Filters:
-    """The filters of one convolution, as they are applied and as they are stored.
+    """The effective and stored filters of a convolution.
 
     Attributes:
-        name: str, of the layer; inside nested models their names before it.
+        name: str, name of the layer, prefixed with the names of nested models.
         kernel: array `(height, width, inputs per group, filters)`, group-major: the effective kernel of a layer that
-            shares filters, that of `keras.layers.Conv2D(groups=...)` otherwise.
+            shares filters, otherwise the kernel as in `keras.layers.Conv2D(groups=...)`.
         groups: int.
-        stored: tuple of arrays, the kernels that are stored for it.
-        arrangement: int array `(filters,)`: 0 for a filter that is stored as it is, 1 and above for its arranged copies
-            (ASF).
+        stored: tuple of arrays, the stored kernels.
+        arrangement: int array `(filters,)`: 0 for a stored filter, 1 and above for its arranged copies (ASF).
     """
 
     name: str
@@ -38,25 +37,25 @@ class Filters:
 
     @property
     def l1_norms(self) -> np.ndarray:
-        """The sum of the magnitudes of each filter's weights: an array `(filters,)`."""
+        """The L1 norm of each filter: an array `(filters,)`."""
         return np.abs(self.kernel).sum(axis=(0, 1, 2))
 
 
 def is_convolution(operation: Any) -> bool:
-    """Whether [`filters`] knows the filters of a layer."""
+    """Whether [`filters`] supports a layer."""
     return hasattr(inner(operation), "effective_kernel") or isinstance(
         inner(operation), (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
     )
 
 
 def filters(model: keras.Model) -> tuple[Filters, ...]:
-    """The filters of all convolutions of a network, in the order of their first calls.
+    """Returns the filters of all convolutions of a network, in the order of their first calls.
 
     Args:
-        model: functional `keras.Model` or built `keras.Sequential`; models inside it are opened.
+        model: functional `keras.Model` or built `keras.Sequential`. Nested models are expanded.
 
     Returns:
-        A tuple of `Filters`. A layer that is called several times comes once.
+        A tuple of `Filters`. A layer that is called several times occurs once.
 
     >>> images = keras.Input((8, 8, 4))
     >>> (one,) = filters(keras.Model(images, keras.layers.Conv2D(6, 3, groups=2, name="mix")(images)))
@@ -81,24 +80,36 @@ def _filters(name: str, layer: Any) -> Filters:
 
 
 def arrangement_of(layer: Any, channels: int) -> np.ndarray:
-    """Which arranged copy each of a layer's output channels is from: an int array `(channels,)`, 0 for originals."""
+    """The index of the arranged copy of each output channel of a layer: an int array `(channels,)`, 0 for originals."""
     copies = getattr(layer, "arrangements", 1)
     per_group = channels // (getattr(layer, "groups", 1) if copies > 1 else 1)
     return np.arange(channels) % per_group // (per_group // copies)
 
 
 def stored_weights(model: keras.Model) -> np.ndarray:
-    """The weights of all kernels of convolutions as one array, each stored tensor once: the paper's figure 2 as data.
+    """The weights of all convolution kernels, each stored tensor once: the data of the paper's figure 2.
 
-    Biases, dense layers and normalizations are left out. `model` as for [`filters`]; an array `(weights,)`.
+    Excludes biases, dense layers and normalizations.
+
+    Args:
+        model: as for [`filters`].
+
+    Returns:
+        An array `(weights,)`.
     """
     return np.concatenate([kernel.ravel() for each in filters(model) for kernel in each.stored] or [np.zeros(0)])
 
 
 def filter_norms(model: keras.Model) -> np.ndarray:
-    """The l1 norms of the filters of all convolutions, those of shared filters as they are applied: figure 6 as data.
+    """The L1 norms of the effective filters of all convolutions: the data of the paper's figure 6.
 
-    A layer that is called several times counts once; a filter that is repeated or arranged within a layer counts as
-    often as it is there. `model` as for [`filters`]; an array `(filters,)`.
+    A layer that is called several times counts once. A filter that is repeated or arranged within a layer counts every
+    time.
+
+    Args:
+        model: as for [`filters`].
+
+    Returns:
+        An array `(filters,)`.
     """
     return np.concatenate([each.l1_norms for each in filters(model)] or [np.zeros(0)])

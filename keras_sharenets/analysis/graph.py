@@ -1,9 +1,9 @@
-"""A functional model as the flat list of its calls, in execution order.
+"""A functional model as a flat list of its calls, in execution order.
 
-A profile, an export or a rewrite needs to know which operation runs when, on what, and with which call arguments.
-Keras keeps that to itself; what it offers is `keras.models.clone_model`, which hands every call of a functional model
-to a function of ours. So the model is replayed on symbolic tensors: nothing is computed, no weight is touched, and
-the model's own layers are not called.
+Profiles, exports and rewrites need the sequence of operations with their inputs and call arguments. Keras has no public
+API for it, but `keras.models.clone_model` passes every call of a functional model to a given function. The model is
+therefore replayed on symbolic tensors: nothing is computed, no weight is accessed, and the layers of the model are not
+called.
 """
 
 import collections
@@ -20,11 +20,11 @@ from keras_sharenets.dtype_policies import HALF, full_types, in_policy
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """What flows from one call to the next.
+    """A tensor between two calls.
 
     Attributes:
-        number: int, its identity: a call's input has the number of the output that it is.
-        shape: tuple, the batch first; `None` where a side is open.
+        number: int, identity of the tensor: an input of a call has the number of the output that it comes from.
+        shape: tuple that starts with the batch size; `None` for unknown dimensions.
         dtype: str.
     """
 
@@ -35,16 +35,16 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Call:
-    """One call of one operation. Calls are equal only to themselves: their arguments may be arrays.
+    """One call of one operation. Calls are compared by identity, since their arguments may be arrays.
 
     Attributes:
-        path: str, its name; inside nested models their names before it: `"outer/inner"`.
-        operation: the `keras.Layer` that is called, or the `keras.Operation` that stands for a function such as
-            `keras.ops.add`. A layer called in several places is the same object each time.
+        path: str, name of the operation, prefixed with the names of nested models: `"outer/inner"`.
+        operation: the `keras.Layer` that is called, or the `keras.Operation` of a function such as `keras.ops.add`. A
+            layer called in several places is the same object each time.
         index: int, 0 for the first call of that object, 1 for the second.
-        args: tuple, positional arguments as given, a `Tensor` where a tensor was.
-        kwargs: dict, keyword arguments in the same way, for example `{"strides": 2}`.
-        outputs: tuple of `Tensor`, flat.
+        args: tuple, positional arguments, with a `Tensor` in place of each tensor.
+        kwargs: dict, keyword arguments in the same form, for example `{"strides": 2}`.
+        outputs: tuple of `Tensor`, flattened.
     """
 
     path: str
@@ -56,7 +56,7 @@ class Call:
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """The tensors among the arguments, flat."""
+        """The tensors among the arguments, flattened."""
         arguments = keras.tree.flatten((self.args, self.kwargs))
         return tuple(argument for argument in arguments if isinstance(argument, Tensor))
 
@@ -73,7 +73,7 @@ class Call:
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """A model: tuples of `Tensor`, `Call` and `Tensor`, the calls of nested models in the place of their call."""
+    """A model as tuples of inputs, calls and outputs, with nested models expanded in place."""
 
     inputs: tuple[Tensor, ...]
     calls: tuple[Call, ...]
@@ -81,7 +81,7 @@ class Graph:
 
 
 class _StandIn(keras.Operation):
-    """Stands for one call in the replayed graph: gives the symbolic tensors that it was made with."""
+    """Represents one call in the replayed graph: returns the symbolic tensors that it was created with."""
 
     def __init__(self, outputs: list, name: str):
         super().__init__(name=name)
@@ -92,7 +92,7 @@ class _StandIn(keras.Operation):
 
 
 class _Replay:
-    """Replays models call by call and writes down what it sees."""
+    """Replays models and records their calls."""
 
     def __init__(self):
         self.calls: list[Call] = []
@@ -105,14 +105,15 @@ class _Replay:
 
     def model(self, model: keras.Model, inputs: Sequence[Tensor], prefix: str = "") -> tuple[Tensor, ...]:
         """Replays `model` on the tensors `inputs` and returns its output tensors."""
-        # A plain model over the same graph: `clone_model` takes no Sequential here and would compile a compiled model.
+        # A plain model over the same graph: `clone_model` does not accept a Sequential here, and compiles the clone of
+        # a compiled model.
         plain = keras.Model(model.inputs, model.outputs, name="replay")
         symbols = [
-            # A nested model casts what it is given to the type of its own input.
+            # A nested model casts its inputs to the dtype of its own input tensors.
             keras.Input(batch_shape=tensor.shape, dtype=own.dtype, name=f"input_{place}")
             for place, (tensor, own) in enumerate(zip(inputs, model.inputs, strict=True))
         ]
-        # Keyed by identity, so the symbolic tensors are kept alive beside what they stand for.
+        # Keyed by identity, so the symbolic tensors are kept alive in the values.
         known = {id(symbol): (symbol, tensor) for symbol, tensor in zip(symbols, inputs, strict=True)}
 
         def described(value):
@@ -145,7 +146,7 @@ class _Replay:
 
 
 def is_functional(operation: Any) -> bool:
-    """Whether `operation` is a model whose calls are known: functional, or a `Sequential` that is built."""
+    """Whether `operation` is a model with known calls: functional, or a built `Sequential`."""
     if not isinstance(operation, keras.Model):
         return False
     return isinstance(operation, keras.Function) or (
@@ -157,13 +158,13 @@ def _check_model(model: Any) -> None:
     if is_functional(model):
         return
     if isinstance(model, keras.Sequential):
-        raise ValueError(f"`model` (='{model.name}') must be built: begin it with a `keras.Input`, or call it on data.")
+        raise ValueError(f"`model` (='{model.name}') must be built: start it with a `keras.Input`, or call it on data.")
     kind = f"'{model.name}', a {type(model).__name__}" if isinstance(model, keras.Model) else repr(model)
     raise ValueError(f"`model` (={kind}) must be a functional Keras model or a Sequential: only their calls are known.")
 
 
 def _filled(own: Shape, given: Any) -> Shape | None:
-    """`own` with its open sides from `given`; an open side may stay open. `None` if they contradict each other."""
+    """`own` with unknown dimensions taken from `given`, which may leave them unknown. `None` if they do not match."""
     if not isinstance(given, (tuple, list)) or len(given) != len(own):
         return None
     for side, wanted in zip(given, own, strict=True):
@@ -173,7 +174,7 @@ def _filled(own: Shape, given: Any) -> Shape | None:
 
 
 def _input_shapes(model: keras.Model, input_shape: Any) -> list[Shape]:
-    """The shapes of the model's inputs with the batch, `input_shape` put where they are open."""
+    """The shapes of the model's inputs with the batch axis, with unknown dimensions taken from `input_shape`."""
     own = [tuple(tensor.shape) for tensor in model.inputs]
     if input_shape is None:
         return own
@@ -188,19 +189,19 @@ def _input_shapes(model: keras.Model, input_shape: Any) -> list[Shape]:
 
 
 def trace(model: keras.Model, input_shape: Any = None) -> Graph:
-    """A functional model as a flat `Graph`.
+    """Converts a functional model to a flat `Graph`.
 
     Args:
-        model: functional `keras.Model` or built `keras.Sequential`; nested ones are opened, at each of their calls.
-        input_shape: shape of one image, without the batch, for a model that leaves sides open; with several inputs
-            a sequence of shapes in the order of `model.inputs`.
+        model: functional `keras.Model` or built `keras.Sequential`. Nested models are expanded at each of their calls.
+        input_shape: shape of one image without the batch axis, for a model with unknown input dimensions; a sequence of
+            shapes in the order of `model.inputs` for a model with several inputs.
 
     Returns:
-        A `Graph`. Inputs have no call. Layers that contain layers (wrappers, subclassed models) stay one call, but for
-        those with a `reference_model`, which stand for other calls: a [`keras_sharenets.layers.ParallelConv2D`].
+        A `Graph`. Inputs have no call. Layers that contain layers (wrappers, subclassed models) are one call, except
+        those with a `reference_model`, which is expanded: [`keras_sharenets.layers.ParallelConv2D`].
 
     Raises:
-        ValueError: the model is neither, or a `Sequential` that is not built; or `input_shape` contradicts its inputs.
+        ValueError: the model is not functional or not built, or `input_shape` does not match its inputs.
     """
     _check_model(model)
     replay = _Replay()
@@ -211,7 +212,7 @@ def trace(model: keras.Model, input_shape: Any = None) -> Graph:
 
 
 def calls(model: keras.Model, input_shape: Any = None) -> tuple[Call, ...]:
-    """Every call of every operation of a functional model, in execution order.
+    """Lists every call of every operation of a functional model, in execution order.
 
     Arguments and errors as in [`trace`].
 
@@ -229,7 +230,7 @@ def calls(model: keras.Model, input_shape: Any = None) -> tuple[Call, ...]:
 
 
 def copy_layer(operation: keras.Operation) -> keras.Operation:
-    """The same layer or other operation, not built."""
+    """An unbuilt copy of a layer or another operation."""
     return type(operation).from_config(operation.get_config())
 
 
@@ -238,17 +239,17 @@ def copy_network(
     copy: Callable[[Any], keras.Operation] = copy_layer,
     takes_over: Callable[[keras.layers.Layer], bool] = lambda layer: True,
 ) -> keras.Model:
-    """The same network with weights of its own: a layer that is shared in `model` is shared in it.
+    """Copies a network with its weights. Layers that are shared in `model` are shared in the copy.
 
     Args:
-        model: functional or sequential, built; nested models too.
-        copy: makes what each layer or other operation has in its place, not built, with the same weights when it is.
-        takes_over: whether the copy of a layer has its weights; otherwise it has those of its initializers.
+        model: built functional or sequential model; may have nested models.
+        copy: function that returns the unbuilt replacement of a layer or operation, with weights of the same shapes.
+        takes_over: whether to copy the weights of a layer; otherwise they are initialized.
     """
     copies = {}
 
     def copy_of(operation: keras.Operation) -> keras.Operation:
-        """One copy of a layer or another operation, however often and wherever it is used."""
+        """The single copy of a layer or another operation, regardless of how often it is used."""
         if id(operation) not in copies:
             made = copy_of_model(operation) if is_functional(operation) else copy(operation)
             copies[id(operation)] = operation, made
@@ -256,7 +257,7 @@ def copy_network(
 
     def copy_of_model(model: keras.Model) -> keras.Model:
         given, results = _ends(model)
-        # A plain model over the same graph: `clone_model` would compile the copy of a compiled one.
+        # A plain model over the same graph: `clone_model` compiles the clone of a compiled model.
         plain = keras.Model(given, results, name=model.name)
         inputs = keras.tree.map_structure(lambda tensor: copy_of(tensor._keras_history.operation).output, given)
         return keras.models.clone_model(plain, inputs, clone_function=copy_of)
@@ -267,15 +268,15 @@ def copy_network(
             its_copy.set_weights(operation.get_weights())
     for call in calls(new):
         if isinstance(call.operation, keras.layers.Normalization):
-            call.operation.finalize_state()  # It computes with constants that it takes from its weights when told to.
+            call.operation.finalize_state()  # Recomputes the constants that it derives from its weights.
     return new
 
 
 def in_full_precision(model: keras.Model) -> keras.Model:
-    """A network that computes in float32: itself, or a copy of one that computes in half precision."""
+    """The network itself if it computes in float32, or a float32 copy of a network that computes in half precision."""
     if not any(getattr(call.operation, "compute_dtype", None) in HALF for call in calls(model)):
         return model
-    # Nested models round what they are given to the policy under which they are made.
+    # Nested models cast their inputs to the dtype policy under which they were created.
     return in_policy("float32", lambda: copy_network(model, _copy_in_full_types))
 
 
@@ -289,18 +290,18 @@ def rebuild(
     call: Callable[..., Any],
     start: Callable[[Tensor, keras.KerasTensor], keras.KerasTensor] = lambda tensor, symbol: symbol,
 ) -> keras.Model:
-    """The same network again over the same layers, with other layers put between or around them.
+    """Rebuilds a network from the same layers, with a function that can insert or wrap operations.
 
-    Nothing is copied: layers, and so weights, belong to both models.
+    Layers are not copied: both models share them and their weights.
 
     Args:
-        model: functional `keras.Model` or built `keras.Sequential`, for the names of inputs and of the whole, and for
-            the lists and dicts in which inputs are taken and outputs given.
-        graph: what [`trace`] gives for it.
-        call: function `(call, operation, *args, **kwargs)` that makes one call, given its `Call`, its operation and its
-            arguments as symbolic tensors, and returns its output or outputs.
-        start: function `(tensor, symbol)` of each input, its `Tensor` and what stands for it, that returns what is
-            read in its place.
+        model: functional `keras.Model` or built `keras.Sequential`. The new model takes over its name, the names of its
+            inputs, and the structure (lists and dicts) of inputs and outputs.
+        graph: the result of [`trace`] for `model`.
+        call: function `(call, operation, *args, **kwargs)` that executes one call, with its `Call`, its operation and
+            its arguments as symbolic tensors, and returns its output or outputs.
+        start: function `(tensor, symbol)` of each input, with its `Tensor` and its symbolic tensor, that returns the
+            tensor to use in its place.
 
     Returns:
         A functional `keras.Model`, not compiled.
@@ -327,7 +328,7 @@ def rebuild(
 
 
 def _ends(model: keras.Model) -> tuple[Any, Any]:
-    """What a model takes and gives, as it was made: tensors, lists or dicts of them."""
-    # `input` of a `Sequential` is that of its last call, in another model.
+    """The inputs and outputs of a model in their original structure: tensors, lists or dicts."""
+    # `input` of a `Sequential` is that of its last call, possibly in another model.
     sequential = isinstance(model, keras.Sequential)
     return (model.inputs[0], model.outputs[0]) if sequential else (model.input, model.output)

@@ -1,7 +1,7 @@
-"""What one call costs: the multiply-adds of every layer whose arithmetic is known, from shapes alone.
+"""Multiply-adds of a call, computed from shapes for every layer with known arithmetic.
 
-A rule counts the products of stored weights with activations for one image. Additions of a bias, normalizations,
-activations, pooling and sums count zero, as is usual in the literature.
+A rule counts the products of stored weights with activations for one image. Biases, normalizations, activations,
+pooling and sums count as zero, as usual in the literature.
 """
 
 import math
@@ -14,7 +14,7 @@ from keras_sharenets._types import Shape
 from keras_sharenets.analysis.graph import Call
 from keras_sharenets.layers import SqueezeExcite
 
-# They hold weights of two or more axes at times, but multiply them element by element, or only look them up.
+# May have weights of two or more axes, but apply them elementwise or only look them up.
 _ELEMENTWISE = (
     layers.BatchNormalization,
     layers.Embedding,
@@ -24,7 +24,7 @@ _ELEMENTWISE = (
     layers.PReLU,
     layers.RMSNormalization,
 )
-# Products without weights of their own. Keras has no public classes for its functions, so they go by name.
+# Products without stored weights. Keras has no public classes for its functions, so they are identified by name.
 _PRODUCTS = {
     "AdditiveAttention",
     "Attention",
@@ -44,7 +44,7 @@ _PRODUCTS = {
 
 
 class _OpenSideError(Exception):
-    """A cost depends on a side that is `None`."""
+    """A cost depends on a dimension that is `None`."""
 
 
 def _product(sides: Sequence[int | None]) -> int:
@@ -55,7 +55,7 @@ def _product(sides: Sequence[int | None]) -> int:
 
 
 def _size(shape: Shape) -> int:
-    """Numbers in one image's share of a tensor with the batch first."""
+    """Number of values per image of a tensor that starts with the batch axis."""
     return _product(shape[1:])
 
 
@@ -64,12 +64,12 @@ def _channels(layer: Any, shape: Shape) -> int:
 
 
 def _convolution(layer: Any, inputs: Shape, outputs: Shape) -> int:
-    """Every output number takes a window of the input channels of its group."""
+    """Every output value reads a window of the input channels of its group."""
     return _size(outputs) * math.prod(layer.kernel_size) * (_channels(layer, inputs) // layer.groups)
 
 
 def _depthwise(layer: Any, inputs: Shape, outputs: Shape) -> int:
-    """Every output number takes a window of one input channel."""
+    """Every output value reads a window of one input channel."""
     return _size(outputs) * math.prod(layer.kernel_size)
 
 
@@ -81,7 +81,7 @@ def _separable(layer: Any, inputs: Shape, outputs: Shape) -> int:
 
 
 def _transposed(layer: Any, inputs: Shape, outputs: Shape) -> int:
-    """Every input number is spread over a window of the output; what falls off the border is counted."""
+    """Every input value contributes to a window of the output; positions beyond the border count."""
     return _size(inputs) * math.prod(layer.kernel_size) * layer.filters
 
 
@@ -90,12 +90,12 @@ def _dense(layer: Any, inputs: Shape, outputs: Shape) -> int:
 
 
 def _squeeze_excite(layer: Any, inputs: Shape, outputs: Shape) -> int:
-    """Two dense layers on one vector per image: there and back."""
+    """Two dense layers on one vector per image."""
     return 2 * inputs[-1] * (inputs[-1] // layer.reduction)
 
 
 def _einsum_dense(layer: Any, inputs: Shape, outputs: Shape) -> int:
-    """The whole kernel once for every place along the axes that the kernel does not have."""
+    """The whole kernel once for every position along the axes that are not in the kernel."""
     terms, kernel = layer.equation.replace(" ", "").split("->")[0].split(",")
     before, _, after = terms.partition("...")
     hidden = len(inputs) - len(before) - len(after)
@@ -116,7 +116,7 @@ _RULES = (
 
 
 def _kernel_rule(kernel_shape: Shape) -> Callable[[Any, Shape, Shape], int]:
-    """Every output number takes the whole kernel of its filter, unless the paper counts fewer products."""
+    """Every output value uses the full kernel of its filter, unless the paper counts fewer products."""
 
     def rule(layer: Any, inputs: Shape, outputs: Shape) -> int:
         if hasattr(layer, "products_per_pixel"):
@@ -135,14 +135,14 @@ def multiply_adds(call: Call, kernel_shape: Shape | None = None) -> int | None:
 
     Args:
         call: a `Call` of `keras_sharenets.analysis.graph`.
-        kernel_shape: shape of the layer's effective kernel, its last axis the filters, if the layer has one.
+        kernel_shape: shape of the layer's effective kernel, if it has one; the last axis is the filters.
 
     Returns:
-        An int; `None` where the arithmetic is not known: a layer with a weight of two or more axes that has no rule,
-        or a product without weights (attention, `keras.ops.matmul`).
+        An int; `None` if the arithmetic is unknown: for a layer without a rule that has a weight of two or more axes,
+        or for a product without weights (attention, `keras.ops.matmul`).
 
     Raises:
-        ValueError: the cost depends on sides that are open.
+        ValueError: the cost depends on unknown dimensions.
     """
     operation = call.operation
     rule = _kernel_rule(kernel_shape) if kernel_shape is not None else _rule(operation)
@@ -152,7 +152,7 @@ def multiply_adds(call: Call, kernel_shape: Shape | None = None) -> int | None:
             return rule(operation, inputs, outputs)
         except _OpenSideError as error:
             raise ValueError(
-                f"`input_shape` must give the sides that the model leaves open: the multiply-adds of '{call.path}' "
+                f"`input_shape` must specify the unknown dimensions of the model: the multiply-adds of '{call.path}' "
                 f"depend on them (its input is {inputs}, its output {outputs})."
             ) from error
     if isinstance(operation, _ELEMENTWISE):

@@ -1,4 +1,4 @@
-"""What a network stores, what it would store without sharing, and what it computes: counted, and as tables."""
+"""Profiles of networks: stored and effective parameters and multiply-adds, as data and as tables."""
 
 import csv
 import dataclasses
@@ -16,9 +16,9 @@ from keras_sharenets.analysis.multiply_adds import multiply_adds
 from keras_sharenets.layers.quantized_kernels import inner
 from keras_sharenets.rendering.tables import text_table
 
-# A frozen layer lists all its weights as not trainable, and Keras does not tell which of them would be trained if it
-# were not frozen. These are the names that Keras gives to weights that never are: moving statistics, the statistics
-# of `Normalization`, the vector of `SpectralNormalization`.
+# Keras lists all weights of a frozen layer as non-trainable, whether or not they would be trained if it were unfrozen.
+# These are the names of weights that are never trained: moving statistics, the statistics of `Normalization`, and the
+# vector of `SpectralNormalization`.
 _NEVER_TRAINED = {"count", "mean", "moving_mean", "moving_variance", "variance", "vector_u"}
 
 
@@ -27,14 +27,14 @@ class LayerProfile:
     """One call of one layer, or of one function such as `keras.ops.add`.
 
     Attributes:
-        name: str, with the names of nested models before it: `"outer/inner"`.
+        name: str, name of the layer, prefixed with the names of nested models: `"outer/inner"`.
         type: str, name of the class.
         call: int, 0 for the first call of this layer, 1 for the second.
-        input_shape, output_shape: tuple with the batch first; a tuple of such tuples where there are several.
-        stored_parameters: int, parameters that no earlier row has: 0 in every later call of a shared layer.
-        effective_parameters: int, parameters that this call would need if nothing were shared.
-        non_trainable_parameters: int, moving statistics and the like that no earlier row has.
-        multiply_adds: int for one image, or `None` where they are not known.
+        input_shape, output_shape: tuple that starts with the batch size; a tuple of such tuples for several tensors.
+        stored_parameters: int, parameters not counted in an earlier row: 0 for every later call of a shared layer.
+        effective_parameters: int, parameters that this call would need without sharing.
+        non_trainable_parameters: int, moving statistics and similar weights not counted in an earlier row.
+        multiply_adds: int, multiply-adds for one image, or `None` if unknown.
     """
 
     name: str
@@ -49,15 +49,18 @@ class LayerProfile:
 
     @property
     def shared(self) -> bool:
-        """Whether all the parameters of this call are stored by an earlier one."""
+        """Whether all parameters of this call are stored by an earlier call."""
         return self.stored_parameters == 0 < self.effective_parameters
 
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """A network: its name, the shape of one image for each of its inputs, and one row for each call, in order.
+    """The profile of a network, as returned by [`profile`]. `print` shows the table of [`to_text`].
 
-    Printed it is the table of [`to_text`].
+    Attributes:
+        name: str, name of the network.
+        input_shapes: tuple with the shape of one image for each input.
+        layers: tuple of `LayerProfile`, one per call, in order of execution.
     """
 
     name: str
@@ -66,32 +69,35 @@ class Profile:
 
     @property
     def stored_parameters(self) -> int:
-        """Trainable weights, each tensor once however many calls and layers use it. Frozen ones count."""
+        """Number of trainable weights, with each tensor counted once regardless of how many calls and layers use it.
+
+        Weights of frozen layers are included.
+        """
         return sum(row.stored_parameters for row in self.layers)
 
     @property
     def effective_parameters(self) -> int:
-        """What the same network would store without sharing: every call with weights, and full kernels, of its own."""
+        """Number of parameters without sharing: separate weights and full kernels for every call."""
         return sum(row.effective_parameters for row in self.layers)
 
     @property
     def non_trainable_parameters(self) -> int:
-        """Weights that are stored but never trained, such as moving statistics; in no other count."""
+        """Number of weights that are never trained, such as moving statistics; not included in the other counts."""
         return sum(row.non_trainable_parameters for row in self.layers)
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds for one image; a layer called twice costs twice. A lower bound if `uncounted` has names."""
+        """Multiply-adds for one image; a layer called twice counts twice. A lower bound if `uncounted` is not empty."""
         return sum(row.multiply_adds or 0 for row in self.layers)
 
     @property
     def uncounted(self) -> tuple[str, ...]:
-        """Names of the layers whose multiply-adds are not known, each once."""
+        """Names of the layers whose multiply-adds are unknown, without duplicates."""
         return tuple(dict.fromkeys(row.name for row in self.layers if row.multiply_adds is None))
 
     @property
     def ratio(self) -> float:
-        """Effective parameters for each stored one; 1.0 for a network that stores none."""
+        """Ratio of effective to stored parameters; 1.0 for a network without parameters."""
         return self.effective_parameters / self.stored_parameters if self.stored_parameters else 1.0
 
     def __str__(self) -> str:
@@ -104,7 +110,7 @@ class Profile:
 
 @dataclasses.dataclass(frozen=True)
 class _Weights:
-    """The weights of one layer: what it trains, what it does not, its effective kernel, if any, and the full count."""
+    """The weights of a layer: trainable, non-trainable, shape of the effective kernel if any, and effective count."""
 
     parameters: tuple = ()
     others: tuple = ()
@@ -137,33 +143,33 @@ def _single(shapes: tuple[Shape, ...]) -> Shape:
 def profile(model: keras.Model, input_shape: Any = None) -> Profile:
     """Counts the parameters and the multiply-adds of a functional model.
 
-    Parameters are the trainable weights, as papers count them: the moving statistics of a batch normalization are not
-    among them, random seeds are not weights at all. A layer frozen by `layer.trainable = False` keeps its parameters:
-    all its weights but those that bear the name of a statistic (`moving_mean`, `moving_variance` and so on). In a layer
-    that is not frozen, a weight that does not train is no parameter; so a weight that is frozen alone, or turned into
-    integers by Keras's own quantization, is counted as non-trainable.
+    Parameters are the trainable weights, as usual in papers. They exclude the moving statistics of batch normalization
+    and random seeds. The parameters of a layer frozen by `layer.trainable = False` are included: all its weights except
+    statistics, which are recognized by name (`moving_mean`, `moving_variance` and so on). In a layer that is not
+    frozen, a non-trainable weight is not a parameter. A weight that is frozen individually, or quantized to integers by
+    Keras, is therefore counted as non-trainable.
 
-    A layer that has a method `effective_kernel()` is taken for a convolution by that kernel, its last axis the filters:
-    without sharing it would store the kernel and its `bias`. Its multiply-adds are those of the kernel at each output
-    pixel, and so are counted however the layer carries it out. A layer that its paper counts as a chain or product of
-    smaller convolutions says by a method `products_per_pixel()` how many products that are.
+    A layer with a method `effective_kernel()` is counted as a convolution with that kernel, whose last axis is the
+    filters. Without sharing, it would store this kernel and its `bias`. Its multiply-adds are those of the kernel at
+    each output pixel, regardless of the implementation. A layer that its paper counts as a chain or product of smaller
+    convolutions returns the number of products from a method `products_per_pixel()`.
 
-    Multiply-adds are the products of weights with activations in convolutions (also depthwise, separable, transposed
-    and grouped), `Dense` and `EinsumDense`. What else stores a weight of two or more axes, and attention and
-    `keras.ops.matmul`, is listed as `uncounted`; the rest counts zero.
+    Multiply-adds are the products of weights with activations in convolutions (including depthwise, separable,
+    transposed and grouped ones), `Dense` and `EinsumDense`. Other layers with a weight of two or more axes, attention
+    and `keras.ops.matmul` are listed as `uncounted`. All other operations count as zero.
 
     Args:
-        model: functional `keras.Model` or built `keras.Sequential`. Models inside it are opened; a wrapper or a
-            subclassed model inside it is one row.
-        input_shape: shape of one image, without the batch, for a model that leaves sides open; with several inputs
-            a sequence of shapes in the order of `model.inputs`.
+        model: functional `keras.Model` or built `keras.Sequential`. Nested models are expanded; a wrapper or a nested
+            subclassed model is a single row.
+        input_shape: shape of one image without the batch axis, for a model with unknown input dimensions; a sequence of
+            shapes in the order of `model.inputs` for a model with several inputs.
 
     Returns:
         A `Profile`.
 
     Raises:
-        ValueError: the model is not functional or not built; `input_shape` contradicts it; or the multiply-adds depend
-            on sides that nobody has given.
+        ValueError: the model is not functional or not built; `input_shape` does not match it; or the multiply-adds
+            depend on unknown dimensions.
 
     >>> import keras
     >>> shared = keras.layers.Conv2D(8, 3, padding="same", use_bias=False)
@@ -176,7 +182,7 @@ def profile(model: keras.Model, input_shape: Any = None) -> Profile:
 
 
 def profile_graph(graph: Graph, *, name: str) -> Profile:
-    """The `Profile` of a model that is traced already, and its name."""
+    """The `Profile` of a traced model."""
     known, seen, rows = {}, set(), []
 
     def unseen(weights: Sequence[keras.Variable]) -> int:
@@ -208,7 +214,7 @@ _HEADER = ("layer", "type", "call", "output", "stored", "effective", "multiply-a
 
 
 def _shape(shape: Shape) -> str:
-    """`(None, 8, 8, 3)` as `8x8x3`; several shapes with `+` between them."""
+    """Formats `(None, 8, 8, 3)` as `8x8x3`; several shapes are joined with `+`."""
     if any(isinstance(side, tuple) for side in shape):
         return "+".join(map(_shape, shape))
     return "x".join("?" if side is None else str(side) for side in shape[1:])
@@ -226,17 +232,17 @@ def _cells(row: LayerProfile) -> tuple[str, ...]:
 
 
 def to_text(profile: Profile) -> str:
-    """An aligned table: one line a call, then totals and the ratio of effective to stored parameters.
+    """Formats a profile as an aligned table: one line per call, totals, and the ratio of effective to stored.
 
-    In the column `stored`, `shared` marks a call whose parameters an earlier line has; in the column `call` stand the
-    second and later calls of a layer; `?` stands for what is not known. A total with `>=` lacks the layers that are
-    named below it.
+    In the column `stored`, `shared` marks a call whose parameters are counted in an earlier line. The column `call`
+    numbers the second and later calls of a layer. `?` marks an unknown number. A total with `>=` excludes the layers
+    that are listed below it.
 
     Args:
         profile: a `Profile`.
 
     Returns:
-        A str that ends with a line break.
+        A str that ends with a newline.
     """
     at_least = ">= " if profile.uncounted else ""
     totals = (_count(profile.stored_parameters), _count(profile.effective_parameters))
@@ -246,16 +252,16 @@ def to_text(profile: Profile) -> str:
     inputs = "+".join(_shape((None, *shape)) for shape in profile.input_shapes)
     text = [f"{profile.name}, input {inputs}", "", header, rule, *lines, rule, last, ""]
     text.append(f"effective / stored: {profile.ratio:.2f}")
-    text.append(f"not trained, in no count above: {_count(profile.non_trainable_parameters)}")
+    text.append(f"non-trainable, not counted above: {_count(profile.non_trainable_parameters)}")
     if profile.uncounted:
-        text.append(f"multiply-adds not known: {', '.join(profile.uncounted)}")
+        text.append(f"unknown multiply-adds: {', '.join(profile.uncounted)}")
     return "\n".join(text) + "\n"
 
 
 def to_csv(profile: Profile) -> str:
-    """One line a call under a header of the fields of `LayerProfile`; no totals.
+    """Formats a profile as CSV: one line per call with the fields of `LayerProfile` as the header, without totals.
 
-    Shapes are written without the batch (`32x32x16`), an unknown count is an empty field.
+    Shapes are written without the batch axis (`32x32x16`). Unknown counts are empty fields.
 
     Args:
         profile: a `Profile`.
@@ -275,13 +281,13 @@ def to_csv(profile: Profile) -> str:
 
 
 def to_dict(profile: Profile) -> dict[str, Any]:
-    """The profile as plain data for JSON: shapes are lists, an unknown count is `None`.
+    """Converts a profile to plain data for JSON: shapes are lists, unknown counts are `None`.
 
     Args:
         profile: a `Profile`.
 
     Returns:
-        A dict: the totals, and under `"layers"` one dict a call with the fields of `LayerProfile`.
+        A dict with the totals, and under `"layers"` one dict per call with the fields of `LayerProfile`.
     """
     return {
         "name": profile.name,

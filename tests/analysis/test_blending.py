@@ -309,8 +309,8 @@ def unblended():
     [
         (lambda: blending_layers(unblended()), r"`model` \(='unblended'\) must have 1x1 convolutions .* 'blend'"),
         (lambda: prune_blending(unblended(), 0.5), r"`model` \(='unblended'\) must have 1x1 convolutions"),
-        (lambda: blending_layers(network(), ["shared"]), r"`layers` \(=\['shared'\]\) .* which are: blend0, blend1\."),
-        (lambda: blending_layers(unblended(), ["blend_of_groups"]), r"without groups of 'unblended', which are: mix\."),
+        (lambda: blending_layers(network(), ["shared"]), r"`layers` \(=\['shared'\]\) .*: blend0, blend1\."),
+        (lambda: blending_layers(unblended(), ["blend_of_groups"]), r"without groups of 'unblended': mix\."),
         (lambda: blending_layers(network(), []), r"`layers` \(=\[\]\) must be names of 1x1 convolutions"),
         (lambda: prune_blending(network(), 1.0), r"`fraction` \(=1\.0\) must be at least 0 and below 1"),
         (lambda: prune_blending(network(), 0.5, ranking="all"), r"`ranking` \(='all'\) must be one of 'global', "),
@@ -323,7 +323,7 @@ def unblended():
         ),
         (
             lambda: pruning_curve(network(), pseudo_random((3, 4, 4, 6)), [0, 1]),
-            r"`labels` \(=2 of them\) must be as many as `model` gives rows \(=\(3, 5\)\)",
+            r"The number of `labels` \(=2\) must be the number of rows of `model`'s output \(=\(3, 5\)\)",
         ),
     ],
 )

@@ -155,7 +155,7 @@ def test_bad_arguments(network, images):
     ):
         with pytest.raises(ValueError, match=message):
             analysis.activation_maps(network, images, labels, **options)
-    with pytest.raises(ValueError, match=r"`labels` \(=29 of them\) must be as many"):
+    with pytest.raises(ValueError, match=r"The number of `labels` \(=29\) must be the number of images"):
         analysis.activation_maps(network, images, labels[1:])
     with pytest.raises(ValueError, match="`channels`"):
         analysis.exciting_images(network, "plain", [8])

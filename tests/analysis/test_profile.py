@@ -287,7 +287,7 @@ def test_the_size_of_the_image():
     model = ksn.create_model("hscnet_m32_g4_r2_b1_a2", input_shape=(None, None, 3))
     fixed = ksn.create_model("hscnet_m32_g4_r2_b1_a2", input_shape=(16, 20, 3))
     with pytest.raises(
-        ValueError, match=r"`input_shape` must give the sides .* multiply-adds of 'stem' depend on them"
+        ValueError, match=r"`input_shape` must specify the unknown dimensions .* multiply-adds of 'stem' depend on them"
     ):
         profile(model)
     assert profile(model, input_shape=(16, 20, 3)) == profile(fixed)

@@ -29,7 +29,7 @@ add    Add                       32x32x16       0          0              0
 total                                       1,328      4,640      2,469,134
 
 effective / stored: 3.49
-not trained, in no count above: 32
+non-trainable, not counted above: 32
 """
 
 
@@ -44,7 +44,7 @@ def test_text_says_what_its_totals_lack():
     assert lines[0] == "net, input 32x32x3+?x3"
     assert next(line for line in lines if line.startswith("inner/lstm")).endswith(" ?")
     assert next(line for line in lines if line.startswith("total")).endswith(">= 2,469,134")
-    assert lines[-1] == "multiply-adds not known: inner/lstm"
+    assert lines[-1] == "unknown multiply-adds: inner/lstm"
 
 
 def test_csv():

@@ -309,7 +309,7 @@ def test_input_tensor_and_unknown_height_and_width():
         ({"blocks_per_stage": (2, 2)}, r"`blocks_per_stage` \(=\(2, 2\)\) must be .* each of the 3 stages"),
         (
             {"branch_channels": (4, 2)},
-            r"`branch_channels` \(=\(4, 2\)\) must be one tuple for each of the 3 stages, or 5: ",
+            r"`branch_channels` \(=\(4, 2\)\) must have one tuple for each of the 3 stages, or 5 with those",
         ),
         ({"branch_channels": (8, 8, 8)}, r"`branch_channels` \(=8\) must be a tuple or list"),
         ({"branch_channels": ((4, 2), (3, 4), (8, 4))}, r"`branch_channels\[0\]` \(=3\) must divide .* \(=8\)\."),

@@ -92,7 +92,7 @@ def test_hidden_layers_of_a_classifier_may_be_new_too(tmp_path):
     assert [model.get_layer(name).units for name in ("dense1", "dense2", "predictions")] == [1024, 1024, 11]
     shared = [network.get_layer("shared_spatial").kernel for network in (model, source)]
     assert_close(*shared, 1e-9)
-    text = "for the layer 'dense1' the file has weights of [(4, 512), (512,)], 's_vggnet_32' weights of [(4, 6), (6,)]"
+    text = "layer 'dense1', the file has weights of [(4, 512), (512,)], 's_vggnet_32' has weights of [(4, 6), (6,)]"
     with pytest.raises(ValueError, match=re.escape(text)):
         ksn.create_model("s_vggnet_32", weights=tmp_path / "net.keras", hidden_units=(6, 6), **small)
 
