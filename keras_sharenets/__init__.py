@@ -12,7 +12,7 @@ if _typing.TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["create_model", "distill", "layers", "list_models", "mobile", "models", "profile", "share", "sharing"]
-# Imported when they are asked for: Keras takes seconds, and `mobile` needs TensorFlow.
+# Imported on first access: Keras takes seconds to import, and `mobile` needs TensorFlow.
 _HOMES = {
     "create_model": "models",
     "distill": "sharing",
@@ -35,8 +35,7 @@ def __dir__() -> list[str]:
 
 
 class _RegisterWithKeras:
-    """Registers the layers as soon as Keras is imported, wherever that is: `keras.saving.load_model` finds classes that
-    are registered, and imports no module for a file."""
+    """Registers the layers when Keras is imported anywhere: `keras.saving.load_model` finds only registered classes."""
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):

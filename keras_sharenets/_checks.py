@@ -12,14 +12,14 @@ Value = TypeVar("Value")
 
 
 def positive(name: str, value: Any) -> int:
-    """`value` as an `int`, which it may also be in numpy's types; a `ValueError` unless it is a positive integer."""
+    """`value`, an integer of Python or NumPy, as an `int`; raises a `ValueError` unless it is a positive integer."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"`{name}` (={value!r}) must be a positive integer.")
     return int(value)
 
 
 def boolean(name: str, value: Any) -> bool:
-    """`value` as a `bool`, which it may also be in numpy's type; a `ValueError` if it is anything else."""
+    """`value`, a bool of Python or NumPy, as a `bool`; raises a `ValueError` for anything else."""
     if not isinstance(value, bool) and type(value).__name__ not in (
         "bool",
         "bool_",
@@ -29,38 +29,38 @@ def boolean(name: str, value: Any) -> bool:
 
 
 def above_zero(name: str, value: Any) -> None:
-    """Raise a `ValueError` unless `value` is a finite number above 0."""
+    """Raises a `ValueError` unless `value` is a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < math.inf:
         raise ValueError(f"`{name}` (={value!r}) must be a number above 0.")
 
 
 def rate(name: str, value: Any) -> None:
-    """Raise a `ValueError` unless `value` is a number from 0 up to, not including, 1."""
+    """Raises a `ValueError` unless `value` is at least 0 and below 1."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) < 1:
         raise ValueError(f"`{name}` (={value!r}) must be at least 0 and below 1.")
 
 
 def share(name: str, value: Any) -> None:
-    """Raise a `ValueError` unless `value` is a number from 0 to 1."""
+    """Raises a `ValueError` unless `value` is a number from 0 to 1."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1:
         raise ValueError(f"`{name}` (={value!r}) must be at least 0 and at most 1.")
 
 
 def divides(name: str, value: int, whole_name: str, whole: int) -> None:
-    """Raise a `ValueError` unless `value` divides `whole`."""
+    """Raises a `ValueError` unless `value` divides `whole`."""
     if whole % value:
         raise ValueError(f"`{name}` (={value}) must divide {whole_name} (={whole}).")
 
 
 def one_of(name: str, value: Any, allowed: Sequence) -> None:
-    """Raise a `ValueError` unless `value` is among `allowed`."""
-    # An array is compared number by number: the answer would be none.
+    """Raises a `ValueError` unless `value` is one of `allowed`."""
+    # Arrays compare elementwise, so `in` would be ambiguous.
     if getattr(value, "ndim", 0) or value not in allowed:
         raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, allowed))}.")
 
 
 def pair(name: str, value: Any) -> tuple[int, int]:
-    """`value` as a pair of positive integers: `3` and `(3, 3)` mean the same."""
+    """`value` as a pair of positive integers; `3` is equivalent to `(3, 3)`."""
     values = (value, value) if isinstance(value, numbers.Integral) else value
     if not isinstance(values, (tuple, list)) or len(values) != 2:
         raise ValueError(f"`{name}` (={value!r}) must be a positive integer or a pair of them.")
@@ -86,7 +86,7 @@ def class_labels(name: str, value: Any) -> "np.ndarray":
 
 
 def plain_convolution(data_format: str | None, dilation_rate: Any) -> None:
-    """Raise a `ValueError` unless a convolution is asked for with channels last and without dilation."""
+    """Raises a `ValueError` unless the arguments specify a convolution with channels last and without dilation."""
     if data_format not in (None, "channels_last"):
         raise ValueError(f"`data_format` (={data_format!r}) must be 'channels_last', whatever the Keras setting.")
     if pair("dilation_rate", dilation_rate) != (1, 1):
@@ -94,15 +94,15 @@ def plain_convolution(data_format: str | None, dilation_rate: Any) -> None:
 
 
 def known(name: str, value: Value | None) -> Value:
-    """`value`, which is `None` only where something was not measured; a `ValueError` then."""
+    """`value`; raises a `ValueError` if it is `None` because it was not measured."""
     if value is None:
         raise ValueError(f"`{name}` is not known.")
     return value
 
 
 def tensorflow_backend(what: str, advice: str) -> None:
-    """Raise a `RuntimeError` on another backend than TensorFlow, the only one that can do `what`."""
-    import keras  # Not above: the command line checks its arguments without it.
+    """Raises a `RuntimeError` unless Keras runs on TensorFlow, which `what` requires."""
+    import keras  # Not at the top: the command line checks its arguments without Keras.
 
     backend = keras.backend.backend()
     if backend != "tensorflow":

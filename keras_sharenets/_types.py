@@ -1,12 +1,12 @@
-"""Names for what Keras has no types of, for annotations."""
+"""Type aliases for annotations that Keras does not provide."""
 
 from typing import Any, TypeAlias
 
-# A tensor of whatever backend Keras runs on, or a `keras.KerasTensor` while a model is built.
+# A tensor of the Keras backend, or a `keras.KerasTensor` while a model is built.
 Tensor: TypeAlias = Any
-# The sides of a tensor: integers, `None` where one is open.
+# The shape of a tensor: integers, `None` for unknown dimensions.
 Shape: TypeAlias = tuple[Any, ...]
-# What a convolution takes for a kernel size or strides: one number for both sides, or a pair.
+# A kernel size or strides: one number for both dimensions, or a pair.
 Size: TypeAlias = int | tuple[int, int]
-# What Keras makes an initializer, a regularizer, a constraint or an activation of: a name, a config, an object.
+# An initializer, regularizer, constraint or activation in any form that Keras accepts: a name, a config or an object.
 Configured: TypeAlias = Any

@@ -1,6 +1,6 @@
-"""Keras' dtype policies: what a network computes in. Its weights are float32 under each of `POLICIES`.
+"""Keras dtype policies for the computations of a network. Under each of `POLICIES`, its weights are float32.
 
-The names are there without Keras.
+The names are available without Keras.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 Built = TypeVar("Built")
 
 HALF = ("bfloat16", "float16")
-# By what it computes in.
+# Policies by compute dtype.
 POLICIES = {"float32": "float32"} | {name: f"mixed_{name}" for name in HALF}
 
 
 def in_policy(policy: str | None, build: Callable[[], Built]) -> Built:
-    """What `build` makes under a dtype policy of Keras; `None`: under the one that is set.
+    """The result of `build` under a Keras dtype policy; `None` for the current policy.
 
     >>> import keras
     >>> in_policy("mixed_bfloat16", lambda: keras.layers.Dense(4)).compute_dtype
@@ -33,7 +33,7 @@ def in_policy(policy: str | None, build: Callable[[], Built]) -> Built:
 
 
 def full_types(config: Any) -> Any:
-    """A layer's config in which no type and no dtype policy, however deep, is of half precision.
+    """A layer config with all half-precision dtypes and dtype policies, at any depth, replaced by float32.
 
     >>> full_types({"name": "a", "dtype": "mixed_float16", "inner": [{"dtype": "bfloat16"}]})
     {'name': 'a', 'dtype': 'float32', 'inner': [{'dtype': 'float32'}]}
@@ -42,7 +42,7 @@ def full_types(config: Any) -> Any:
         return type(config)(map(full_types, config))
     if not isinstance(config, dict):
         return config
-    named = "name" if config.keys() == {"name"} else "dtype"  # A policy has its name alone.
+    named = "name" if config.keys() == {"name"} else "dtype"  # The config of a policy has only a name.
     return {
         key: "float32" if key == named and str(each).removeprefix("mixed_") in HALF else full_types(each)
         for key, each in config.items()

@@ -1,10 +1,10 @@
-"""Packages that may be missing: asked for before any work, and named with the line that installs them."""
+"""Optional packages: checked before any work starts, with the command that installs them in the error message."""
 
 from __future__ import annotations
 
 import importlib.util
 
-# The extra of this package that brings a module; any other is a package of that name.
+# The extra of this package that installs a module. Other modules are packages of the same name.
 EXTRAS = {
     "ai_edge_quantizer": "precisions",
     "importlib_resources": "data",
@@ -17,13 +17,13 @@ EXTRAS = {
     "tf2onnx": "onnx",
     "tf_keras": "mobile",
 }
-# Files of ONNX are made by all three.
+# Writing an ONNX file needs all three.
 ONNX_PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
 _PACKAGES = {"PIL": "pillow", "ai_edge_litert": "ai-edge-litert", "sklearn": "scikit-learn"}
 
 
 def install_line(module: str) -> str:
-    """The line that installs a module of another package.
+    """The command that installs a module of another package.
 
     >>> install_line("keras_tuner"), install_line("sklearn.datasets")
     ("pip install 'keras_sharenets[tuning]'", 'pip install scikit-learn')
@@ -35,20 +35,20 @@ def install_line(module: str) -> str:
 
 
 def require(*modules: str) -> None:
-    """Looks for modules without importing any, which may take seconds.
+    """Checks that modules are installed, without importing them, which may take seconds.
 
     Raises:
-        ModuleNotFoundError: one is missing; the message has the line that installs it.
+        ModuleNotFoundError: a module is missing. The message has the command that installs it.
 
     >>> require("keras_sharenets", "numpy")
     """
     for module in modules:
-        if not _is_there(module):
+        if not _is_installed(module):
             raise ModuleNotFoundError(f"No module named {module!r}: {install_line(module)}", name=module)
 
 
-def _is_there(module):
+def _is_installed(module):
     try:
         return importlib.util.find_spec(module) is not None
-    except ValueError:  # It is imported, and was made by hand.
+    except ValueError:  # The module is imported but has no spec, such as one created in a test.
         return True

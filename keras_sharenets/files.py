@@ -1,6 +1,6 @@
-"""Reading and writing files so that a reader never meets half of one.
+"""Atomic reading and writing of files.
 
-Everything is written to the side and renamed: a killed process leaves the old file or the new one.
+Every file is written under a temporary name and renamed, so a killed process leaves either the old or the new file.
 """
 
 import json
@@ -13,11 +13,11 @@ import zipfile
 from collections.abc import Iterable
 from typing import Any
 
-LABELS = "labels.txt"  # Class names, one a line, beside the files of a classifier.
+LABELS = "labels.txt"  # Class names, one per line, next to the files of a classifier.
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
-    """Writes `data` to `path` in one step; folders on the way are made."""
+    """Atomically writes `data` to `path`, creating missing parent folders."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
@@ -32,12 +32,12 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 
 
 def _partial(path: pathlib.Path) -> pathlib.Path:
-    """A name beside `path` that nobody else takes: processes of two containers may have the same number."""
+    """A unique temporary name next to `path`; process ids are not unique across containers."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:16]}.partial")
 
 
 def remove_partials(folder: str | os.PathLike) -> None:
-    """Removes what killed processes left half-written in a folder; nobody else may be writing there."""
+    """Removes partial files of killed processes from a folder. No other process may be writing into it."""
     for leftover in pathlib.Path(folder).rglob(".*.partial"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -46,31 +46,31 @@ def remove_partials(folder: str | os.PathLike) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes `text` as UTF-8 to `path` in one step."""
+    """Atomically writes `text` as UTF-8 to `path`."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes `value` as indented JSON to `path` in one step."""
+    """Atomically writes `value` as indented JSON to `path`."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def check_paths(*paths: str | os.PathLike | None) -> None:
-    """Raises a `ValueError` for the first that is not there; `None` stands for none."""
+    """Raises a `ValueError` for the first path that does not exist, ignoring `None`."""
     for path in (pathlib.Path(path) for path in paths if path is not None):
         if not path.exists():
             raise ValueError(f"There is no {'file' if path.suffix else 'file or folder'} {path}.")
 
 
 def as_tuples(value: Any) -> Any:
-    """`value` with tuples for all lists, also inside each other: JSON knows no tuples."""
+    """`value` with all lists, including nested ones, converted to tuples, which JSON does not support."""
     return tuple(map(as_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 def save_model(model: Any, path: str | os.PathLike) -> None:
-    """Saves a Keras model as a `.keras` file in one step.
+    """Atomically saves a Keras model as a `.keras` file.
 
-    Keras writes the file piece by piece, so it is made in a temporary folder elsewhere and then copied.
+    Keras writes the file incrementally, so it is created in a temporary folder and then copied.
     """
     with tempfile.TemporaryDirectory() as folder:
         scratch = pathlib.Path(folder) / "model.keras"
@@ -79,7 +79,7 @@ def save_model(model: Any, path: str | os.PathLike) -> None:
 
 
 def save_model_folder(model: Any, path: str | os.PathLike) -> None:
-    """Saves a Keras model as the folder that `keras.saving.load_model("hf://...")` reads; there is none at `path`."""
+    """Saves a Keras model as a folder for `keras.saving.load_model("hf://...")`. `path` must not exist."""
     import keras
 
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +91,7 @@ def load_model(path: str | os.PathLike) -> Any:
     """Loads a `.keras` file, without its optimizer.
 
     Raises:
-        ValueError: there is no such file, or it is no Keras file, or it is damaged. The message says which.
+        ValueError: the file does not exist, is not a Keras file, or is damaged. The message states which.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -100,23 +100,23 @@ def load_model(path: str | os.PathLike) -> Any:
         raise ValueError(f"{path} is not a Keras file: a `.keras` file is a zip archive with `config.json` in it.")
     with zipfile.ZipFile(path) as archive:
         if "config.json" not in archive.namelist():
-            raise ValueError(f"{path} is not a Keras file: the archive holds no `config.json`.")
+            raise ValueError(f"{path} is not a Keras file: the archive has no `config.json`.")
     import keras
 
     try:
         return keras.saving.load_model(path, compile=False)
-    # Keras raises whatever its parts raise on damaged input: KeyError, OSError, zlib.error, TypeError ...
+    # For damaged files, Keras raises many kinds of errors: KeyError, OSError, zlib.error, TypeError ...
     except Exception as error:
         raise ValueError(f"{path} cannot be loaded as a Keras model: {type(error).__name__}: {error}") from error
 
 
 def write_labels(folder: str | os.PathLike, class_names: Iterable[str]) -> None:
-    """Writes the class names to `labels.txt` in a folder, in UTF-8, one a line."""
+    """Writes the class names to `labels.txt` in a folder, in UTF-8, one per line."""
     write_text(pathlib.Path(folder) / LABELS, "".join(f"{' '.join(name.splitlines())}\n" for name in class_names))
 
 
 def read_labels(model_path: str | os.PathLike) -> tuple[str, ...] | None:
-    """The class names in `labels.txt` beside a `.keras` file, as a tuple; `None` without such a file.
+    """The class names in `labels.txt` next to a `.keras` file, as a tuple; `None` without such a file.
 
     Raises:
         ValueError: the file is not UTF-8.
@@ -131,19 +131,18 @@ def read_labels(model_path: str | os.PathLike) -> tuple[str, ...] | None:
 
 
 def split_labels(data: bytes) -> tuple[str, ...]:
-    """The lines of a UTF-8 text, whatever program wrote it: with a byte order mark, line ends of Windows, empty lines
-    at the end.
+    """The lines of a UTF-8 text, without byte order mark, Windows line ends and trailing empty lines.
 
     >>> split_labels(b"cat\\r\\ndog\\n\\n")
     ('cat', 'dog')
     """
-    # Not `splitlines`, which ends lines at characters that may stand inside a name, too.
+    # Not `splitlines`, which also splits at characters that may occur in a name.
     text = data.decode("utf-8-sig").replace("\r\n", "\n").rstrip("\n")
     return tuple(text.split("\n")) if text else ()
 
 
 def replace_folder(source: str | os.PathLike, target: str | os.PathLike) -> None:
-    """Moves the finished folder `source` to `target`, which must not exist; across file systems it is copied."""
+    """Atomically creates the folder `target`, which must not exist, as a copy of `source`."""
     target = pathlib.Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(target)

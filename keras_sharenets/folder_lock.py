@@ -1,7 +1,7 @@
-"""A folder that one process at a time writes into.
+"""Exclusive access of a process to a folder.
 
-The lock is the operating system's, on the file `.lock` in the folder: it ends with its holder, however that dies, so
-none is ever left behind. It holds between containers and, where the file server has locks, between machines.
+The lock is an operating system lock on the file `.lock` in the folder. It is released when its holder ends for any
+reason, so there are no stale locks. It works across containers and, if the file server supports locks, across machines.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ except ImportError:  # Windows
     import msvcrt
 
 LOCK = ".lock"
-# What a file system without locks says.
+# Errors of file systems without locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
@@ -35,13 +35,13 @@ class FolderInUseError(ValueError):
 
 @contextlib.contextmanager
 def hold_folder(folder: str | os.PathLike) -> Iterator[None]:
-    """Holds a folder for this process alone; one that is missing is made, and goes again if nothing came into it.
+    """Locks a folder for this process. A missing folder is created, and removed afterward if it is still empty.
 
-    On a file system without locks, it warns and holds nothing.
+    On a file system without locks, this issues a warning and does not lock.
 
     Raises:
-        FolderInUseError: another process, or another thread of this one, holds it; the message says which.
-        OSError: the folder cannot be made or written into.
+        FolderInUseError: another process, or another thread of this one, holds the lock. The message states which.
+        OSError: the folder cannot be created or is not writable.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place, hold_folder(place):
@@ -59,7 +59,7 @@ def hold_folder(folder: str | os.PathLike) -> Iterator[None]:
         os.write(descriptor, json.dumps(holder).encode())
         yield
     finally:
-        # While it is held: `_lock` looks whether what it has locked is still there. Windows removes no open file.
+        # Removed while locked: `_lock` checks that the locked file still exists. Windows cannot remove an open file.
         if fcntl is not None:
             (folder / LOCK).unlink(missing_ok=True)
         os.close(descriptor)
@@ -69,17 +69,17 @@ def hold_folder(folder: str | os.PathLike) -> Iterator[None]:
 
 
 def is_unused(folder: pathlib.Path) -> bool:
-    """Whether a folder is missing or empty, but for a lock and what a killed process left half-written."""
+    """Whether a folder is missing, or empty except for a lock and partial files of killed processes."""
     if not folder.exists():
         return True
     return folder.is_dir() and all(path.name == LOCK or path.name.endswith(".partial") for path in folder.iterdir())
 
 
 def _lock(folder: pathlib.Path) -> int:
-    """The descriptor of the locked file; closing it is letting go of the lock."""
+    """The descriptor of the locked file; closing it releases the lock."""
     path = folder / LOCK
     while True:
-        with contextlib.suppress(FileNotFoundError):  # The holder before may have removed the folder, or the file.
+        with contextlib.suppress(FileNotFoundError):  # The previous holder may have removed the folder or the file.
             _make(folder)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
@@ -101,28 +101,28 @@ def _lock(folder: pathlib.Path) -> int:
 
 
 def _make(folder: pathlib.Path) -> None:
-    """Makes a folder that others make and remove at the same time."""
+    """Creates a folder that other processes may create and remove at the same time."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        # Something had its name and was no folder a moment later: a file, or a folder that its holder has removed.
+        # The path existed but is not a folder now: it is a file, or a folder that its holder has just removed.
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISDIR(os.lstat(folder).st_mode):
                 raise
 
 
 def _lock_file(descriptor: int) -> None:
-    """Raises an `OSError` if the file is locked already."""
+    """Raises an `OSError` if the file is already locked."""
     if fcntl is not None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return
-    # Behind the end: what is locked cannot be read by others.
+    # Beyond the end of the file, since other processes cannot read a locked region.
     os.lseek(descriptor, 1 << 30, os.SEEK_SET)
     msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
 
 
 def _read_holder(descriptor: int) -> str:
-    """Who holds the lock; it may be about to write that."""
+    """The holder of the lock, which may not have written its details yet."""
     for _ in range(10):
         os.lseek(descriptor, 0, os.SEEK_SET)
         try:

@@ -1,7 +1,7 @@
-"""Images from files, as the networks take them: arrays of pixel values from 0 to 255.
+"""Images from files as the networks expect them: arrays of pixel values from 0 to 255.
 
-All of the library reads images here: training, calibration and prediction. The served model, which has to decode with
-operations of TensorFlow, is tested to agree (`mobile/export/decoding.py`).
+Training, calibration and prediction all read images with this module. The served model, which must decode images with
+TensorFlow operations, is tested to agree (`mobile/export/decoding.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from keras_sharenets._types import Shape
 SUFFIXES = (
     ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
 )  # fmt: skip
-# What file managers and network drives leave behind, in lower case; so do names with a dot in front.
+# Files created by file managers and network drives, in lower case. Names that begin with a dot are ignored as well.
 # fmt: off
 LITTER = frozenset((
     "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__", "@eadir", "@tmp", "@recycle",
@@ -28,7 +28,7 @@ LITTER = frozenset((
 ))
 # fmt: on
 _Turn = PIL.Image.Transpose
-# What makes an image upright, for each orientation that EXIF has.
+# The operation that makes an image upright, for each EXIF orientation.
 TURNS = {
     2: _Turn.FLIP_LEFT_RIGHT,
     3: _Turn.ROTATE_180,
@@ -42,23 +42,23 @@ _EXIF_ORIENTATION, _TIFF_BITS, _TIFF_PHOTOMETRIC = 0x0112, 258, 262
 
 
 def read_image(path: str | os.PathLike, shape: Shape) -> np.ndarray:
-    """One image, upright as its EXIF data say, and resized to `shape` when it has another size.
+    """Reads an image, rotates it according to its EXIF data, and resizes it to `shape` if its size differs.
 
-    Of an animation it is the first frame. Transparency is left out: the color below it stays. Values of 16 bits are
-    scaled to 8 by `255 / 65535` (of 12 bits by `255 / 4095`) and rounded. Values of 32 bits are refused, since nothing
-    says which of them is white.
+    For an animation, the first frame is read. Transparency is ignored, and the underlying color is kept. 16-bit values
+    are scaled to 8 bits by `255 / 65535` (12-bit values by `255 / 4095`) and rounded. 32-bit values raise an error,
+    since their white level is unknown.
 
     Args:
-        path: file of any format that Pillow reads.
-        shape: `(height, width, channels)` with 1 (gray) or 3 (RGB) channels; a height or width of `None` keeps the
-            image's own.
+        path: file in any format that Pillow reads.
+        shape: `(height, width, channels)` with 1 (gray) or 3 (RGB) channels; a height or width of `None` keeps that of
+            the image.
 
     Returns:
         A uint8 array of that shape.
 
     Raises:
-        ValueError: the file is missing, or is no image, or one of more pixels than `PIL.Image.MAX_IMAGE_PIXELS`; or
-            `shape` has neither 1 nor 3 channels.
+        ValueError: the file is missing, is not an image, or has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`; or
+            `shape` does not have 1 or 3 channels.
     """
     if not pathlib.Path(path).is_file():
         raise ValueError(f"There is no file {path}.")
@@ -66,7 +66,7 @@ def read_image(path: str | os.PathLike, shape: Shape) -> np.ndarray:
 
 
 def decode_image(data: bytes, shape: Shape, *, name: object = "`data`") -> np.ndarray:
-    """The same for the bytes of a file, which messages call `name`."""
+    """Like [`read_image`], for the content of a file; `name` is used in messages."""
     return _read(io.BytesIO(data), shape, name)
 
 
@@ -79,11 +79,11 @@ def _read(file: str | os.PathLike | BinaryIO, shape: Shape, name: object) -> np.
             _check_size(opened)
             image = _to_8_bits(opened)
             image.load()
-            image.info.pop("transparency", None)  # Pillow would warn that it is lost.
+            image.info.pop("transparency", None)  # Pillow would warn that it is dropped.
             mode = "L" if channels == 1 else "RGB"
-            image = image if image.mode == mode else image.convert(mode)  # Which would copy it all the same.
+            image = image if image.mode == mode else image.convert(mode)  # `convert` always copies.
             turn = TURNS.get(_orientation(opened.info.get("exif", b"")))
-    # Pillow raises whatever its decoders raise on damaged input: OSError, SyntaxError, struct.error, KeyError ...
+    # For damaged files, Pillow raises many kinds of errors: OSError, SyntaxError, struct.error, KeyError ...
     except Exception as error:
         raise ValueError(f"{name} is not an image that can be read: {str(error) or type(error).__name__}") from error
     image = image if turn is None else image.transpose(turn)
@@ -94,7 +94,7 @@ def _read(file: str | os.PathLike | BinaryIO, shape: Shape, name: object) -> np.
 
 
 def _check_size(image: PIL.Image.Image) -> None:
-    """Refuses a small file that would fill the memory; nothing has been decoded yet."""
+    """Raises a `ValueError` for a small file that would fill the memory, before it is decoded."""
     limit = PIL.Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise ValueError(
@@ -103,44 +103,44 @@ def _check_size(image: PIL.Image.Image) -> None:
 
 
 def _to_8_bits(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Gray images of more than 8 bits scaled to 8, which Pillow would clip, and LAB as RGB; others as they are."""
-    # Pillow gives a PGM file of 16 bits in 32, scaled to 0..65535.
+    """Scales gray images of more than 8 bits, which Pillow would clip, and converts LAB to RGB."""
+    # Pillow reads a 16-bit PGM file as 32-bit values, scaled to 0..65535.
     if not image.mode.startswith("I;16") and (image.mode, image.format) != ("I", "PPM"):
         if image.mode in ("I", "F"):
             raise ValueError(f"its pixels are of 32 bits (mode {image.mode!r}): save it with 8 or 16 bits")
-        # Pillow converts LAB to no other mode.
+        # Pillow converts LAB only to RGB.
         return image.convert("RGB") if image.mode == "LAB" else image
     tags = getattr(image, "tag_v2", {})
     top = 2 ** tags.get(_TIFF_BITS, (16,))[0] - 1
     values = (np.asarray(image).astype(np.uint32) * 255 + top // 2) // top
-    # Of TIFF files whose lowest value is white, Pillow inverts only those of 8 bits.
+    # Among TIFF files whose lowest value is white, Pillow inverts only those with 8 bits.
     return PIL.Image.fromarray((255 - values if tags.get(_TIFF_PHOTOMETRIC) == 0 else values).astype(np.uint8))
 
 
 def _orientation(exif: bytes) -> int:
-    """The orientation in EXIF data: 1, upright, if there are none or they are damaged."""
+    """The orientation in EXIF data; 1 (upright) if the data are missing or damaged."""
     found = PIL.Image.Exif()
     try:
         found.load(exif)
         return found.get(_EXIF_ORIENTATION, 1)
-    except Exception:  # The image itself may be sound.
+    except Exception:  # The image itself may be intact.
         return 1
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or left behind by a file manager: never data."""
+    """Whether a file or folder name is hidden or created by a file manager, and thus never data."""
     return name.startswith(".") or name.lower() in LITTER
 
 
 def subfolders(folder: str | os.PathLike) -> list[pathlib.Path]:
-    """The folders in `folder`, sorted, linked ones too, without those of `is_litter`."""
-    with os.scandir(folder) as entries:  # It knows the folders among a million files without asking for each.
+    """The folders in `folder`, including links, sorted, without those of `is_litter`."""
+    with os.scandir(folder) as entries:  # Finds the folders among a million files without a call per file.
         names = sorted(entry.name for entry in entries if entry.is_dir() and not is_litter(entry.name))
     return [pathlib.Path(folder, name) for name in names]
 
 
 def evenly_spaced(total: int, count: int) -> np.ndarray:
-    """Up to `count` of the places 0, 1 ... `total - 1`, from the first to the last.
+    """Up to `count` evenly spaced indices from 0 to `total - 1`, including both ends.
 
     >>> evenly_spaced(10, count=4)
     array([0, 3, 6, 9])
@@ -149,14 +149,14 @@ def evenly_spaced(total: int, count: int) -> np.ndarray:
 
 
 def find_images(folder: str | os.PathLike) -> list[pathlib.Path]:
-    """The image files anywhere below `folder`, by their suffix, sorted; in linked folders too."""
+    """The image files below `folder`, recognized by suffix, sorted; links to folders are followed."""
     return list_images(folder)[0]
 
 
 def list_images(folder: str | os.PathLike) -> tuple[list[pathlib.Path], collections.Counter[str]]:
-    """The image files anywhere below `folder`, sorted, and how many files are left out for which reason."""
+    """The image files below `folder`, sorted, and the number of skipped files by reason."""
     images, left_out, waiting = [], collections.Counter(), [pathlib.Path(folder)]
-    # A link may lead back to where it came from, or to images that are here already.
+    # A link may point to a parent folder, or to images that are already listed.
     visited = set(map(str, waiting[0].resolve().parents))
     while waiting:
         place = waiting.pop()

@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM (of Kubernetes, SLURM, `kill`) do to a command, and to a training inside of it."""
+"""Handling of Ctrl-C and SIGTERM (from Kubernetes, SLURM or `kill`) in a command and in its training run."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_AGAIN = 0.5  # Seconds after which a signal is another one: `timeout` and some batch systems send each twice.
-_STUCK = 5.0  # Seconds for Python to hear of a signal, unless a training has put it off.
+_AGAIN = 0.5  # Seconds after which a signal counts as a new one: `timeout` and some batch systems send each twice.
+_STUCK = 5.0  # Seconds within which Python must handle a signal, unless a training run has deferred it.
 Handler = Callable[[int, FrameType | None], Any]
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ends what is running.
+    """A signal has ended the current work.
 
     Attributes:
-        number: of the signal.
-        args: how to go on, if there is more to say.
+        number: number of the signal.
+        args: optional hints on how to continue.
     """
 
     def __init__(self, number: int, *hints: str) -> None:
@@ -35,19 +35,19 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclasses.dataclass
 class Request:
-    """What `deferred_signals` has heard: the `number` of a signal, or 0."""
+    """The `number` of the signal that `deferred_signals` has received, or 0."""
 
     number: int = 0
 
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[Request]:
-    """Notes the first signal, so that work can be ended where it can be resumed; the second one acts as it did before.
+    """Records the first signal, so that work can stop where it can be resumed; a second one has its previous effect.
 
-    Outside of the main thread, nothing is noted.
+    Signals are recorded only in the main thread.
 
     Raises:
-        Interrupted: at the end, if a signal was noted and nothing was raised.
+        Interrupted: at the end, if a signal was recorded and no other exception was raised.
     """
     request, first = Request(), 0.0
 
@@ -71,11 +71,11 @@ def deferred_signals() -> Iterator[Request]:
 
 @contextlib.contextmanager
 def command_signals() -> Iterator[None]:
-    """For a command: both signals raise `Interrupted`, and the next one ends the process at once.
+    """Signal handling of a command: both signals raise `Interrupted`, and the next one ends the process immediately.
 
-    Python calls no handler while a library computes or waits, so a thread listens too. It ends the process at the
-    second signal, and at the first if Python does not hear of it and no training has put it off. Every file is written
-    to the side and renamed, and the kernel frees locks: nothing is left damaged.
+    Python does not call handlers while a library computes or waits, so a thread listens as well. It ends the process at
+    the second signal, and at the first if Python does not handle it and no training run has deferred it. No file is
+    damaged: every file is written under a temporary name and renamed, and the kernel releases locks.
     """
     heard = threading.Event()
 
@@ -115,12 +115,12 @@ def command_signals() -> Iterator[None]:
 
 
 def reinstall_handlers() -> None:
-    """Puts Python's handlers in the place of those that a library has put there; Python does not know of them."""
+    """Restores Python's handlers if a library has replaced them without Python's knowledge."""
     _install(_handlers())
 
 
 def _handlers() -> dict[int, Any]:
-    """What this process does at the signals, but for those that it ignores; empty outside of the main thread."""
+    """The handlers of the signals that this process does not ignore; empty outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     found = {number: signal.getsignal(number) for number in SIGNALS}

@@ -1,4 +1,4 @@
-"""What a measurement ran on."""
+"""Description of the machine of a measurement."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def describe_machine() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "platform": platform.platform(),
-        # How many programs wanted to run at once in the last quarter of an hour: more than there are cores blur times.
+        # The 15-minute load average. A load above the number of cores makes timings unreliable.
         "load": round(os.getloadavg()[2], 2) if hasattr(os, "getloadavg") else None,
         "backend": keras.backend.backend(),
         "versions": versions,
@@ -38,7 +38,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's name, which Linux keeps in a file."""
+    """The processor's name, which Linux provides in a file."""
     information = pathlib.Path("/proc/cpuinfo")
     lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""What the libraries of TensorFlow and LiteRT say of themselves, and how a command keeps it from standard error."""
+"""Suppression of start-up notices of TensorFlow and LiteRT on standard error."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _EXPECTED = contextvars.ContextVar("a notice of LiteRT is expected", default=Fal
 
 @contextlib.contextmanager
 def without_notices() -> Iterator[None]:
-    """Keeps start-up notices from standard error while libraries are imported or used for the first time.
+    """Suppresses start-up notices on standard error while libraries are imported or used for the first time.
 
-    TF_CPP_MIN_LOG_LEVEL does not reach those that are written before TensorFlow reads it, so the file descriptor is
-    redirected. Every other line comes through, and all lines if what is done fails. With TF_CPP_MIN_LOG_LEVEL=0 nothing
-    is held back: a process that dies meanwhile shows why.
+    TF_CPP_MIN_LOG_LEVEL does not affect notices written before TensorFlow reads it, so the file descriptor is
+    redirected. All other lines are printed, and all lines if an exception is raised. With TF_CPP_MIN_LOG_LEVEL=0,
+    nothing is suppressed, so that a crashing process shows the reason.
     """
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
         yield
@@ -47,7 +47,7 @@ def without_notices() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_interpreters() -> Iterator[None]:
-    """The first `opening` of this thread is then one without notices. A command decides so: a library must not."""
+    """Suppresses notices in the first `opening` of this thread. For commands only; a library must not hide them."""
     token = _EXPECTED.set(True)
     try:
         yield
@@ -57,23 +57,23 @@ def quiet_interpreters() -> Iterator[None]:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """For what imports a library late: without its notices in a command."""
+    """Context for a deferred import of a library; suppresses its notices in a command."""
     with without_notices() if _EXPECTED.get() else contextlib.nullcontext():
         yield
 
 
 def without_retracing() -> None:
-    """Keeps TensorFlow from warning that it traces again: a command that has one network after the other must."""
-    logging.getLogger("tensorflow").addFilter(_tells_more_than_retracing)
+    """Suppresses TensorFlow's retracing warning, which is expected in a command that runs several networks."""
+    logging.getLogger("tensorflow").addFilter(_is_not_retracing)
 
 
-def _tells_more_than_retracing(record: logging.LogRecord) -> bool:
+def _is_not_retracing(record: logging.LogRecord) -> bool:
     return "triggered tf.function retracing" not in record.getMessage()
 
 
 @contextlib.contextmanager
 def opening() -> Iterator[None]:
-    """For what opens a file in LiteRT, which tells of its delegate once a process."""
+    """Context for opening a file in LiteRT, which prints a notice about its delegate once per process."""
     if not _EXPECTED.get():
         yield
         return

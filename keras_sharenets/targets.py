@@ -1,4 +1,4 @@
-"""What a file has to be like for the device that it is for: one table, from words to what they choose."""
+"""Target devices of an export: one table from names to the export settings that they imply."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from keras_sharenets import _checks
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What is chosen for a device where the arguments of an export do not say it.
+    """Default export settings for a device.
 
     Attributes:
         quantization: a name of [`precisions.PRECISIONS`].
-        input_type, output_type: of `"int8"` files; others take and give float32.
+        input_type, output_type: types of `"int8"` files; other files have float32 inputs and outputs.
         prefer: one of `PREFERENCES`.
     """
 
@@ -24,11 +24,11 @@ class Target:
     prefer: str
 
 
-# Which of the files that compute the same: see [`mobile.export_tflite`].
+# Which of several equivalent files to write: see [`mobile.export_tflite`].
 PREFERENCES = ("size", "speed", "memory", "npu", "gpu")
 
-# MediaPipe takes images of uint8 or float32, and LiteRT.js no int8. The interpreter for microcontrollers and Vela have
-# nothing to do where the ends are int8. Delegates for GPUs compute in float16 or float32.
+# MediaPipe accepts uint8 or float32 images; LiteRT.js does not accept int8. With int8 inputs and outputs, the
+# interpreter for microcontrollers and Vela need no conversion. GPU delegates compute in float16 or float32.
 TARGETS = {
     "phone": Target("int8", "uint8", "uint8", "size"),
     "browser": Target("int8", "uint8", "float32", "size"),
@@ -37,7 +37,7 @@ TARGETS = {
     "gpu": Target("float16", "float32", "float32", "gpu"),
 }
 
-# What the program of a device was seen to refuse.
+# Settings that the software of a device was observed to reject.
 _REFUSED = {
     "browser": ("LiteRT.js", {"input_type": ("int8",), "output_type": ("int8",)}),
     "microcontroller": ("LiteRT for Microcontrollers", {"quantization": ("float16", "dynamic_int8", "dynamic_int4")}),
@@ -46,14 +46,14 @@ _REFUSED = {
 
 
 def choose(target: str | None, **arguments: Any) -> dict[str, Any]:
-    """The arguments of an export, those that are `None` as a target has them.
+    """The arguments of an export, with `None` replaced by the defaults of a target.
 
     Args:
         target: one of `TARGETS`, or `None`.
-        arguments: `quantization`, `input_type`, `output_type` and `prefer`; the result has them in the same order.
+        arguments: `quantization`, `input_type`, `output_type` and `prefer`; the result has the same order.
 
     Raises:
-        ValueError: there is no such target, or its program refuses files with one of the arguments.
+        ValueError: there is no such target, or its software rejects files with one of the arguments.
 
     >>> choose("microcontroller", quantization=None, input_type="uint8", output_type=None, prefer=None)
     {'quantization': 'int8', 'input_type': 'uint8', 'output_type': 'int8', 'prefer': 'memory'}
@@ -63,13 +63,14 @@ def choose(target: str | None, **arguments: Any) -> dict[str, Any]:
         known = dataclasses.asdict(TARGETS[target])
         quantization = known["quantization"] if arguments["quantization"] is None else arguments["quantization"]
         if quantization != "int8":
-            # What a target says of the ends is of integers.
+            # The input and output types of a target apply only to int8 files.
             known |= {"input_type": None, "output_type": None}
         program, refused = _REFUSED.get(target, ("", {}))
         for name, values in refused.items():
             if arguments[name] in values:
                 raise ValueError(
-                    f"`{name}` (={arguments[name]!r}) is not for `target` (={target!r}): {program} refuses such files."
+                    f"`{name}` (={arguments[name]!r}) does not work with `target` (={target!r}): {program} rejects "
+                    "such files."
                 )
         arguments = {name: known[name] if value is None else value for name, value in arguments.items()}
     return arguments

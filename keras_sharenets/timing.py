@@ -1,4 +1,4 @@
-"""How long callables take beside each other, and times in words."""
+"""Interleaved timing of callables, and formatting of durations."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from typing import TypeVar
 from keras_sharenets import _checks
 
 Name = TypeVar("Name", bound=Hashable)
-UNSTEADY = 0.1  # As a share of the median; with four other programs on two cores the spread was 0.14.
+UNSTEADY = 0.1  # Fraction of the median; with four other programs on two cores, the spread was 0.14.
 UNSTEADY_NOTE = f"~: unsteady, the spread is above {UNSTEADY:.0%} of the time: measure again on an idle machine."
 
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """What several times of one thing say.
+    """Statistics of repeated time measurements.
 
     Attributes:
-        median_ms: the median in milliseconds.
-        spread_ms: interquartile range: from the time that a quarter is faster than to the one that a quarter is slower
-            than.
+        median_ms: median in milliseconds.
+        spread_ms: interquartile range in milliseconds.
     """
 
     median_ms: float
@@ -30,12 +29,12 @@ class Timing:
 
     @property
     def unsteady(self) -> bool:
-        """Whether the machine had other work: `spread_ms` is more than `UNSTEADY` of the median."""
+        """Whether `spread_ms` is above `UNSTEADY` times the median, as on a machine with other work."""
         return self.spread_ms > UNSTEADY * self.median_ms
 
 
 def timing_of(seconds: Sequence[float]) -> Timing:
-    """The median and the spread of some times.
+    """The median and the spread of a sequence of times.
 
     >>> timing_of([0.001, 0.002, 0.003])
     Timing(median_ms=2.0, spread_ms=1.0)
@@ -47,21 +46,21 @@ def timing_of(seconds: Sequence[float]) -> Timing:
 def take_turns(
     calls: Mapping[Name, Callable[[], object]], repetitions: int, *, warmup: int = 3
 ) -> dict[Name, list[float]]:
-    """Measures callables in rounds: each round runs every one of them.
+    """Measures callables in interleaved rounds: each round runs every callable once.
 
-    A machine is slower at one time than at another; taking turns, that meets all alike. Where there are several, each
-    measured run follows one of the same callable that is not measured, so that the caches hold its data.
+    The speed of a machine varies over time; interleaving affects all callables equally. With several callables, each
+    measured run follows an unmeasured run of the same callable, so that its data is in the caches.
 
     Args:
-        calls: each returns when its work is done.
-        repetitions: rounds.
-        warmup: runs of each before the first round, which compile and fetch memory.
+        calls: callables by name; each returns when its work is done.
+        repetitions: number of rounds.
+        warmup: number of runs of each callable before the first round, for compilation and memory allocation.
 
     Returns:
-        Seconds by name, one number a round.
+        Seconds by name, one number per round.
 
     Raises:
-        ValueError: `repetitions` is not a positive integer, or `warmup` neither that nor 0.
+        ValueError: `repetitions` is not a positive integer, or `warmup` is neither a positive integer nor 0.
     """
     _checks.positive("repetitions", repetitions)
     if warmup != 0:
@@ -81,7 +80,7 @@ def take_turns(
 
 
 def in_milliseconds(milliseconds: float, *, unsteady: bool = False) -> str:
-    """A time in three digits, for a table whose title says "ms", with a ~ where the machine had other work.
+    """Formats a time with three digits for a table column in ms, with a ~ if the timing is unsteady.
 
     >>> in_milliseconds(0.19349), in_milliseconds(12.04, unsteady=True), in_milliseconds(1234.5)
     ('0.193', '~12.0', '1234')
@@ -91,7 +90,7 @@ def in_milliseconds(milliseconds: float, *, unsteady: bool = False) -> str:
 
 
 def in_words(seconds: float) -> str:
-    """A duration in about two digits, in the unit that suits it.
+    """Formats a duration with about two digits in a suitable unit.
 
     >>> in_words(0.583), in_words(42.3), in_words(600), in_words(9000)
     ('0.58 s', '42 s', '10 min', '2.5 h')

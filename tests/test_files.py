@@ -136,7 +136,7 @@ def _unknown_class(path):
             r"model\.keras is not a Keras file: a `\.keras` file is",
         ),
         (lambda path: path.write_bytes(b""), r"model\.keras is not a Keras file"),
-        (_zip_without_config, r"model\.keras is not a Keras file: the archive holds no `config\.json`"),
+        (_zip_without_config, r"model\.keras is not a Keras file: the archive has no `config\.json`"),
         (_truncated, r"model\.keras is not a Keras file"),
         (_weights_damaged, r"model\.keras cannot be loaded as a Keras model"),
         (_unknown_class, r"model\.keras cannot be loaded as a Keras model: .*Danse"),

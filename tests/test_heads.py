@@ -83,19 +83,19 @@ def test_labels_are_there_or_not_each_by_itself():
 def test_a_value_has_no_classes():
     outputs = np.array([[3.0], [-2.0]])
     assert VALUE.decide(outputs) is VALUE.agreement(outputs, outputs) is None
-    with pytest.raises(ValueError, match="no classes to be right in"):
+    with pytest.raises(ValueError, match="it has no classes"):
         VALUE.correct(outputs, np.array([0, 1]))
 
 
 @pytest.mark.parametrize(
     ("head", "names", "message"),
     [
-        (BINARY, ["dog"], r"has 1 entries, but the network has 2 classes, as its one sigmoid tells two apart"),
+        (BINARY, ["dog"], r"has 1 entries, but the network has 2 classes, since its single sigmoid distinguishes two"),
         (MULTILABEL, ["a", "b"], "has 2 entries, but the network has 3 classes"),
         (head_of_end(SOFTMAX, 3), "abc", "must be a sequence of strings, not one string"),
         (head_of_end(SOFTMAX, 3), {"a", "b", "c"}, "in the order of the classes, not a set"),
         (head_of_end(SOFTMAX, 2), {"a": 1, "b": 0}, "in the order of the classes, not a dict"),
-        (head_of_end(SOFTMAX, 2), ["a", "b\0c"], "must be a string of one line"),
+        (head_of_end(SOFTMAX, 2), ["a", "b\0c"], "must be a non-empty single-line string"),
         (VALUE, ["cat", "dog"], "one unit without a sigmoid, a regression or a logit, which has no classes: put a"),
     ],
 )

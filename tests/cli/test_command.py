@@ -165,7 +165,7 @@ def test_tensorflow_does_not_warn_that_it_traces_again(caplog):
         logger.warning("5 out of the last 5 calls to %s triggered tf.function retracing. Tracing is expensive", "f")
         logger.warning("another warning")
     finally:
-        logger.removeFilter(notices._tells_more_than_retracing)
+        logger.removeFilter(notices._is_not_retracing)
     assert [record.getMessage() for record in caplog.records if record.name == "tensorflow"] == ["another warning"]
 
 

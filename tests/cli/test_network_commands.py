@@ -302,7 +302,7 @@ def bad_inputs(folder):
             ("export", net, "--quantization", "int5"),
             "`--quantization` (='int5') must be one of None, 'float16'",
         ),
-        (("export", net, "--quantization", "stem=int8"), "`--quantization` gives 'int8' to a layer, and must give one"),
+        (("export", net, "--quantization", "stem=int8"), "`--quantization` assigns 'int8' to a layer, but must assign"),
         (("export", net, "--calibration", folder / "empty"), "must be a folder with images in it"),
         (("export", net, "--calibration", images, "--pictures", 0), "`--images` (=0) must be a positive integer"),
         (("export", net, "--test"), "`--test` is for the folder of a run, but TARGET is none"),

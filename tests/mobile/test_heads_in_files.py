@@ -187,6 +187,6 @@ def test_description_of_the_output(exported):
 
 def test_names_for_a_logit_are_refused(tmp_path):
     for export in (export_tflite, export_saved_model):
-        with pytest.raises(ValueError, match="a regression or a logit, which has no classes: put a sigmoid behind it"):
+        with pytest.raises(ValueError, match="a regression or a logit, which has no classes: add a sigmoid if it"):
             export(network("value"), tmp_path / "m", class_names=["cat", "dog"])
     assert not list(tmp_path.iterdir())

@@ -58,7 +58,7 @@ def test_what_is_said_counts():
     ],
 )
 def test_what_the_program_of_a_device_refuses_is_refused_before(target, name, value, program):
-    message = rf"`{name}` \(='{value}'\) is not for `target` \(='{target}'\): {program} refuses such files"
+    message = rf"`{name}` \(='{value}'\) does not work with `target` \(='{target}'\): {program} rejects such files"
     with pytest.raises(ValueError, match=message):
         choose(target, **UNSAID | {name: value})
 

@@ -120,7 +120,7 @@ SHARED = keras.layers.Conv2D(8, 3, padding="same")
         (IGCBlock, {"width": 48, "block": "igcv1"}, r"`spatial_branches` \(=24\) must divide .* \(=16\)"),
         (IGCBlock, {"width": 16, "block": "igcv3"}, r"`block` \(='igcv3'\) must be one of 'xception'"),
         (SharedResidualBlock, {"width": 16, "shared": SHARED}, r"`shared` \(='.*'\) must keep the shape of its input"),
-        (SharedResidualBlock, {"width": 16, "shared": "conv"}, r"`shared` \(='conv'\) must be a layer"),
+        (SharedResidualBlock, {"width": 16, "shared": "conv"}, r"`shared` \(='conv'\) must be a Keras layer"),
         (SharedResidualBlock, {"width": 8, "stride_on": "spatial"}, r"`stride_on` \(='spatial'\) must be 'reduce' un"),
         (
             SharedResidualBlock,

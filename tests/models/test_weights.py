@@ -186,7 +186,7 @@ def test_pixels_that_are_prepared_in_a_way_of_their_own(source, tmp_path):
     inputs = keras.Input((32, 32, 3))
     files.save_model(keras.Model(inputs, source(keras.layers.Rescaling(1 / 255)(inputs))), tmp_path / "net.keras")
     text = refusal(weights=tmp_path / "net.keras", **SMALL)
-    assert "neither a normalization of channels nor a rescaling to -1 to 1: give `include_preprocessing=False`" in text
+    assert "neither a normalization of channels nor a rescaling to -1 to 1: pass `include_preprocessing=False`" in text
 
 
 @pytest.mark.parametrize("value", [(1, 2), ([1, 2, 3], [1, 2, 0]), ([1, 2, 3], [1, 2]), ([1], [float("nan")]), "ab"])
