@@ -1,4 +1,4 @@
-"""Pure functions: permutations, kernels, ways to convolve. No layers, no state."""
+"""Pure functions: permutations, kernels and convolutions, without layers or state."""
 
 import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
@@ -10,7 +10,7 @@ __all__ = ["balance", "connectivity", "convolution", "hierarchical", "interleave
 
 
 def __getattr__(name: str) -> object:
-    """A module, imported when it is asked for: some need no Keras."""
+    """Imports a module on first access: some do not need Keras."""
     if name in __all__:
         return _importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

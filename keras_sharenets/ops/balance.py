@@ -1,7 +1,7 @@
-"""The balance condition of IGC-V2: how large the branches of a block should be for it to have the fewest weights.
+"""The balance condition of IGC-V2: the branch sizes that minimize the number of weights of a block.
 
 A block has L convolutions: a spatial one, with `kernel_area` (S) weights for each pair of channels that it connects,
-and 1x1 ones. All together they connect every input with every output on one path.
+and 1x1 convolutions. Together, they connect every input with every output on exactly one path.
 
 Reference: Xie et al., "Interleaved Structured Sparse Convolutional Neural Networks", CVPR 2018, section 3.2.
 """
@@ -16,13 +16,13 @@ from keras_sharenets import _checks
 
 @dataclasses.dataclass(frozen=True)
 class Balance:
-    """The sizes at which a block has the fewest weights; integers only by chance.
+    """The sizes that minimize the number of weights of a block; generally not integers.
 
     Attributes:
-        convolutions: number of convolutions, the spatial one among them (L).
-        spatial_branch: input channels of a branch of the spatial convolution (K_1).
-        branch_channels: input channels of a branch of each 1x1 convolution (K_2 = ... = K_L).
-        parameters: weights of the block (Q).
+        convolutions: number of convolutions, including the spatial one (L).
+        spatial_branch: number of input channels per branch of the spatial convolution (K_1).
+        branch_channels: number of input channels per branch of each 1x1 convolution (K_2 = ... = K_L).
+        parameters: number of weights of the block (Q).
     """
 
     convolutions: float
@@ -33,7 +33,7 @@ class Balance:
 
 @dataclasses.dataclass(frozen=True)
 class Factors:
-    """The same in integers: the branches of each 1x1 convolution beside a depthwise one, the weights of all."""
+    """Integer sizes: the branches of each 1x1 convolution after a depthwise one, and the total number of weights."""
 
     branch_channels: tuple[int, ...]
     parameters: float
@@ -41,12 +41,12 @@ class Factors:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A depthwise convolution and 1x1 ones whose branches are all of one size.
+    """A depthwise convolution and 1x1 convolutions with branches of equal size.
 
     Attributes:
-        channels: input and output channels (C).
-        convolutions: number of convolutions, the depthwise one among them (L).
-        branch_channels: input channels of a branch of each 1x1 convolution (K).
+        channels: number of input and output channels (C).
+        convolutions: number of convolutions, including the depthwise one (L).
+        branch_channels: number of input channels per branch of each 1x1 convolution (K).
         kernel_area: height times width of the spatial kernel (S).
     """
 
@@ -57,22 +57,22 @@ class Block:
 
     @property
     def parameters(self) -> int:
-        """Weights of the block, `C (S + (L - 1) K)`."""
+        """Number of weights of the block, `C (S + (L - 1) K)`."""
         return self.channels * (self.kernel_area + (self.convolutions - 1) * self.branch_channels)
 
     @property
     def paths(self) -> float:
-        """Paths from an input to an output on average, `K^(L - 1) / C`: 1 if the block is complementary."""
+        """Average number of paths from an input to an output, `K^(L - 1) / C`; 1 if the block is complementary."""
         return self.branch_channels ** (self.convolutions - 1) / self.channels
 
     @property
     def density(self) -> float:
-        """Share of the inputs that an output reads, with the shuffles of `InterleavedGroupConv2D`."""
+        """Share of the inputs that an output depends on, with the shuffles of `InterleavedGroupConv2D`."""
         return min(1.0, self.paths)
 
     @property
     def non_sparsity(self) -> float:
-        """Weights of the block as a share of those of the dense kernel `(C, S C)` (the paper's figure 3)."""
+        """Ratio of the number of weights to that of the dense kernel `(C, S C)` (the paper's figure 3)."""
         return self.parameters / (self.kernel_area * self.channels**2)
 
 
@@ -80,18 +80,18 @@ def _check(channels: int, kernel_area: int) -> None:
     _checks.positive("channels", channels)
     _checks.positive("kernel_area", kernel_area)
     if channels == 1:
-        raise ValueError("`channels` (=1) must be at least 2: one channel has no branches.")
+        raise ValueError("`channels` (=1) must be at least 2: a single channel has no branches.")
 
 
 def parameters(
     channels: int, branch_channels: Sequence[float], spatial_branch: float = 1, *, kernel_area: int = 9
 ) -> float:
-    """Weights of a block that does not widen (the paper's equation 7).
+    """Number of weights of a block that does not widen (the paper's equation 7).
 
     Args:
         channels: int.
-        branch_channels: sequence of numbers, input channels of a branch in each 1x1 convolution.
-        spatial_branch: number, input channels of a branch in the spatial convolution; 1 for a depthwise one.
+        branch_channels: sequence of numbers, input channels per branch of each 1x1 convolution.
+        spatial_branch: number of input channels per branch of the spatial convolution; 1 for a depthwise convolution.
         kernel_area: int, height times width of the spatial kernel.
 
     >>> parameters(98, (7, 7), spatial_branch=2)
@@ -105,7 +105,7 @@ def balance(channels: int, convolutions: int | None = None, *, kernel_area: int 
 
     Args:
         channels: int (C).
-        convolutions: int, convolutions of the block, or `None` for the number with the fewest weights, `ln(S C)`.
+        convolutions: int, number of convolutions of the block, or `None` for the optimal number, `ln(S C)`.
         kernel_area: int, height times width of the spatial kernel (S).
 
     Returns:
@@ -127,17 +127,17 @@ def balance(channels: int, convolutions: int | None = None, *, kernel_area: int 
 
 
 def separated_balance(channels: int, convolutions: int | None = None, *, kernel_area: int = 9) -> Balance:
-    """The balance condition over the 1x1 convolutions alone, beside a depthwise one: what the paper recommends.
+    """The balance condition over only the 1x1 convolutions after a depthwise one, as recommended in the paper.
 
     Args:
         channels, kernel_area: as in [`balance`].
-        convolutions: int of at least 2, or `None` for the number with the fewest weights, `1 + ln(C)`.
+        convolutions: int, at least 2, or `None` for the optimal number, `1 + ln(C)`.
 
     Returns:
         A `Balance` with `K_1 = 1` and `K_2 = ... = K_L = C^(1 / (L - 1))`.
 
     Raises:
-        ValueError: an argument is not an integer, or too small.
+        ValueError: an argument is not an integer or is too small.
 
     >>> separated_balance(144, convolutions=3)
     Balance(convolutions=3, spatial_branch=1, branch_channels=12.0, parameters=4752.0)
@@ -151,19 +151,19 @@ def separated_balance(channels: int, convolutions: int | None = None, *, kernel_
 
 
 def widest(max_parameters: int, convolutions: int, branch_channels: int, *, kernel_area: int = 9) -> Block:
-    """The block with the most channels for its weights, its number of convolutions and its branches.
+    """The widest block for a number of weights, a number of convolutions and a branch size.
 
     Args:
-        max_parameters: int, weights that the block may have.
-        convolutions: int of at least 2, the depthwise one among them (L).
-        branch_channels: int, input channels of a branch of each 1x1 convolution (K).
+        max_parameters: int, maximum number of weights.
+        convolutions: int, at least 2, number of convolutions including the depthwise one (L).
+        branch_channels: int, number of input channels per branch of each 1x1 convolution (K).
         kernel_area: int, height times width of the spatial kernel (S).
 
     Returns:
-        A `Block`: the largest C that is a multiple of K and has `C (S + (L - 1) K) <= max_parameters`.
+        A `Block` with the largest multiple C of K that satisfies `C (S + (L - 1) K) <= max_parameters`.
 
     Raises:
-        ValueError: an argument is not an integer, or too small; `max_parameters` must allow one branch.
+        ValueError: an argument is not an integer or is too small. `max_parameters` must allow at least one branch.
 
     >>> widest(4752, convolutions=3, branch_channels=12)
     Block(channels=144, convolutions=3, branch_channels=12, kernel_area=9)
@@ -185,16 +185,16 @@ def widest(max_parameters: int, convolutions: int, branch_channels: int, *, kern
 
 
 def widest_dense(max_parameters: int, convolutions: int, *, kernel_area: int = 9) -> Block:
-    """The block with the most channels in which every output reads every input, over all sizes of branches.
+    """The widest block in which every output depends on every input, over all branch sizes.
 
     Args:
         max_parameters, convolutions, kernel_area: as in [`widest`].
 
     Returns:
-        A `Block`, as near to the balance and the complementary condition as integers and the weights allow.
+        A `Block`, as close to the balance and the complementary condition as integers and the limit allow.
 
     Raises:
-        ValueError: an argument is not an integer, or too small; `max_parameters` must allow a branch of two channels.
+        ValueError: an argument is not an integer or is too small. `max_parameters` must allow a branch of two channels.
 
     >>> [widest_dense(4752, convolutions).channels for convolutions in range(2, 9)]
     [64, 144, 174, 188, 198, 174, 156]
@@ -204,7 +204,7 @@ def widest_dense(max_parameters: int, convolutions: int, *, kernel_area: int = 9
     blocks, size = [], 2
     while not blocks or Block(size, convolutions, size, kernel_area).parameters <= max_parameters:
         block = widest(max_parameters, convolutions, size, kernel_area=kernel_area)
-        # No more channels than a chain of branches leads to.
+        # At most the number of channels that a chain of branches connects.
         blocks.append(dataclasses.replace(block, channels=min(block.channels, size ** (convolutions - 1))))
         size += 1
     return max(blocks, key=lambda block: block.channels)
@@ -212,10 +212,10 @@ def widest_dense(max_parameters: int, convolutions: int, *, kernel_area: int = 9
 
 @functools.cache
 def _least_sum(channels: int, count: int | None) -> tuple[int, ...] | None:
-    """The factors, none of them 1, with the smallest sum: `count` of them, or any number of them if it is `None`."""
+    """The factors above 1 with the smallest sum: `count` factors, or any number of them if it is `None`."""
     found: list[tuple[int, ...]] = [(channels,)] if count in (None, 1) else []
     fewer = count and count - 1
-    # The smallest of several factors is at most the root.
+    # The smallest of several factors is at most the square root.
     for size in range(2, math.isqrt(channels) + 1) if count != 1 else ():
         rest = _least_sum(channels // size, fewer) if channels % size == 0 else None
         if rest:
@@ -224,19 +224,19 @@ def _least_sum(channels: int, count: int | None) -> tuple[int, ...] | None:
 
 
 def best_integer(channels: int, group_convolutions: int | None = None, *, kernel_area: int = 9) -> Factors:
-    """The fewest weights over all ways to write `channels` as a product of integers.
+    """The factorization of `channels` into integers that minimizes the number of weights.
 
     Args:
-        channels: int of at least 2.
-        group_convolutions: int, number of factors, or `None` for any.
+        channels: int, at least 2.
+        group_convolutions: int, number of factors, or `None` for any number.
         kernel_area: int, height times width of the kernel of the depthwise convolution.
 
     Returns:
-        `Factors`, the smaller ones first. If any number will do, they are the prime factors, but
-        for a 4 that does as well as two twos.
+        `Factors` in increasing order. Without a given number, they are the prime factors, except that a 4 may replace
+        two twos, with the same number of weights.
 
     Raises:
-        ValueError: an argument is not an integer or too small; or `channels` has fewer prime factors.
+        ValueError: an argument is not an integer or is too small, or `channels` has fewer prime factors.
 
     >>> best_integer(144, group_convolutions=2)
     Factors(branch_channels=(12, 12), parameters=4752)

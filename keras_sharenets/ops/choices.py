@@ -1,9 +1,9 @@
-"""Which implementation of a layer runs: the rule behind `implementation="auto"`, as data.
+"""Selection of a layer's implementation: the rule for `implementation="auto"`, as data.
 
-`python -m benchmarks layers` measures every implementation on the shapes that the networks use, and writes the table
-`MEASURED` anew: for each runtime, kind of layer and direction the one or two implementations that lose least to the
-fastest. Where there are two, a limit lies between them, on the channels that come in for each pixel that goes out: a
-deep small image has large kernels and little to use them on.
+`python -m benchmarks layers` measures every implementation on the shapes of the networks and regenerates the table
+`MEASURED`. For each runtime, kind of layer and direction, it has the one or two implementations with the smallest loss
+relative to the fastest. Two implementations are separated by a limit on the number of input channels per output pixel:
+small images with many channels have large kernels that are used at few pixels.
 """
 
 import keras
@@ -12,8 +12,8 @@ from keras_sharenets._types import Shape
 from keras_sharenets.dtype_policies import HALF
 from keras_sharenets.ops import fused
 
-# By runtime, then by kind and direction: an implementation, or one up to a limit of channels per pixel, the limit, and
-# the one beyond.
+# By runtime, then by kind and direction: an implementation; or one implementation up to a limit of channels per pixel,
+# the limit, and another one beyond it.
 MEASURED: dict[str, dict[tuple[str, str], str | tuple[str, float, str]]]
 MEASURED = {
     "tensorflow": {
@@ -53,7 +53,7 @@ MEASURED = {
         ("uneven split", "training"): ("multiplied", 0.22, "factored"),
     },
 }
-# Measured in a run of its own; where it says what TensorFlow with XLA says, that.
+# From a separate measurement; entries equal to those of TensorFlow with XLA are omitted.
 MEASURED["jax"] = MEASURED["xla"] | {
     ("dense pointwise", "inference"): ("folded", 0.11, "multiplied"),
     ("group pointwise", "training"): "multiplied",
@@ -61,7 +61,7 @@ MEASURED["jax"] = MEASURED["xla"] | {
     ("interleaved", "inference"): ("multiplied", 7.3, "factored"),
     ("split", "training"): "multiplied",
 }
-# Accelerators are not measured: native grouped convolutions, and one product instead of many small ones.
+# Accelerators are not measured. They use native grouped convolutions, and one product instead of many small ones.
 _ACCELERATED = {
     "dense pointwise": "folded",
     "hierarchical": "composed",
@@ -73,30 +73,30 @@ _ACCELERATED = {
 
 def accelerated() -> bool:
     """Whether Keras runs on a GPU or TPU."""
-    # Without a kind Keras lists the fastest there is.
+    # Without an argument, Keras lists the fastest kind of device.
     return not keras.distribution.list_devices()[0].startswith("cpu")
 
 
 def xla_only() -> bool:
-    """Whether everything is compiled by XLA for a CPU: JAX without an accelerator."""
+    """Whether XLA compiles everything for a CPU: JAX without an accelerator."""
     return keras.backend.backend() == "jax" and not accelerated()
 
 
 def xla_optional() -> bool:
-    """Whether a CPU has a library of its own beside XLA: TensorFlow without an accelerator."""
+    """Whether CPU kernels other than XLA's are available: TensorFlow without an accelerator."""
     return keras.backend.backend() == "tensorflow" and not accelerated()
 
 
 def _native() -> bool:
-    """Whether TensorFlow's own CPU kernels run, and not XLA's."""
+    """Whether TensorFlow's own CPU kernels run rather than XLA."""
     return xla_optional() and not fused.in_xla()
 
 
 def runtime(dtype: str = "float32") -> str:
-    """What runs: `"accelerator"`, or on a CPU `"jax"`, `"tensorflow"`, or `"xla"` where TensorFlow compiles with it.
+    """The current runtime: `"accelerator"`, or on a CPU `"jax"`, `"tensorflow"` or `"xla"` (TensorFlow with XLA).
 
-    It is not `"tensorflow"` where that has no gradients of grouped convolutions in this type: many CPUs have them in no
-    type.
+    Returns `"xla"` instead of `"tensorflow"` if TensorFlow has no gradients of grouped convolutions in this dtype; on
+    many CPUs, it has none in any dtype.
     """
     if accelerated():
         return "accelerator"
@@ -106,9 +106,9 @@ def runtime(dtype: str = "float32") -> str:
 
 
 def emulated(dtype: str) -> bool:
-    """Whether this is half precision that TensorFlow's CPU has no kernels for but general ones.
+    """Whether this is a half-precision dtype for which TensorFlow has only generic CPU kernels.
 
-    Those take 8 times as long as float32, and their gradients are sums in half precision, which stand still.
+    These take 8 times as long as float32, and their gradients accumulate in half precision, which stagnates.
     """
     dtype = keras.backend.standardize_dtype(dtype)
     return dtype in HALF and _native() and not fused.has_grouped_gradients(dtype)
@@ -117,7 +117,7 @@ def emulated(dtype: str) -> bool:
 def convolution_kind(
     kernel_size: tuple[int, int], groups: int, channel_repeats: int, strides: tuple[int, int]
 ) -> str | None:
-    """The kind of a `HighlySharedConv2D`, or `None` where there is no choice: a dense convolution.
+    """The kind of a `HighlySharedConv2D`; `None` for a dense convolution, which has a single implementation.
 
     >>> convolution_kind((3, 3), groups=16, channel_repeats=8, strides=(1, 1))
     'repeated'
@@ -130,18 +130,18 @@ def convolution_kind(
 
 
 def choose(kind: str, channels: int, sides: Shape, training: bool | None, where: str) -> str:
-    """The fastest implementation as far as measured.
+    """The fastest implementation according to the measurements.
 
     Args:
         kind: one of the kinds in `MEASURED`.
-        channels: int, that come in.
-        sides: pair, height and width that go out; `None` where open.
-        training: bool, whether gradients will be wanted; `None` counts as no.
-        where: str as from [`runtime`]. On an accelerator nothing is measured: native grouped convolutions, and
-            kernels composed into one.
+        channels: int, number of input channels.
+        sides: pair, height and width of the output; `None` if unknown.
+        training: bool, whether gradients are needed; `None` means no.
+        where: str, a result of [`runtime`]. Accelerators are not measured: they use native grouped convolutions and
+            composed kernels.
 
     Returns:
-        str, a name for `implementation`.
+        str, a value of `implementation`.
 
     >>> [choose("interleaved", channels, (16, 16), True, "tensorflow") for channels in (128, 432)]
     ['multiplied', 'factored']
@@ -156,7 +156,7 @@ def choose(kind: str, channels: int, sides: Shape, training: bool | None, where:
 
 
 def depth(channels: int, sides: Shape) -> float:
-    """Channels that come in for each pixel that goes out; 0 where their number is open.
+    """Number of input channels per output pixel; 0 if the number of pixels is unknown.
 
     >>> depth(256, (8, 8)), depth(256, (None, 8))
     (4.0, 0.0)

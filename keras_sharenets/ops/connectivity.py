@@ -1,4 +1,4 @@
-"""Which inputs of an IGC-V2 block reach which outputs, and on how many paths.
+"""Connectivity of an IGC-V2 block: which inputs reach which outputs, and on how many paths.
 
 Reference: Xie et al., "Interleaved Structured Sparse Convolutional Neural Networks", CVPR 2018, section 3.2.
 """
@@ -15,13 +15,13 @@ from keras_sharenets.ops import interleaved, permutations
 
 @dataclasses.dataclass(frozen=True)
 class Connectivity:
-    """What the 1x1 part of an IGC-V2 block connects.
+    """The connections of the 1x1 part of an IGC-V2 block.
 
     Attributes:
-        fewest_paths, most_paths: ints, over all pairs of an input and an output.
-        density: float, share of the pairs that some path connects.
-        complementary: tuple of bools, one for each place between two group convolutions: whether the part before and
-            the part after it are group convolutions whose branches meet in exactly one channel, each with each.
+        fewest_paths, most_paths: ints, minimum and maximum over all pairs of an input and an output.
+        density: float, share of pairs that are connected by a path.
+        complementary: tuple of bools, one for each position between two group convolutions: whether the parts before
+            and after it are group convolutions in which any two branches have exactly one channel in common.
     """
 
     fewest_paths: int
@@ -36,12 +36,12 @@ class Connectivity:
 
     @property
     def one_path(self) -> bool:
-        """Whether every input reaches every output on exactly one path."""
+        """Whether exactly one path leads from every input to every output."""
         return self.fewest_paths == self.most_paths == 1
 
 
 def _walks(channels: int, branch_channels: Sequence[int], filters: int | None) -> list[Callable]:
-    """For each group convolution and its shuffle, a function that leads paths `(inputs, starts)` on to its outputs."""
+    """For each group convolution and its shuffle, a function from path counts `(inputs, starts)` to its outputs."""
 
     def walk(paths, shape, order):
         _, _, inputs, outputs = shape
@@ -63,15 +63,15 @@ def path_counts(channels: int, branch_channels: Sequence[int], filters: int | No
     """The number of paths from every input to every output of an `InterleavedGroupConv2D`.
 
     Args:
-        channels: int, input channels.
-        branch_channels: tuple of ints, input channels of a branch in each group convolution.
-        filters: int, output channels; as many as `channels` unless given.
+        channels: int, number of input channels.
+        branch_channels: tuple of ints, number of input channels per branch for each group convolution.
+        filters: int, number of output channels; `channels` by default.
 
     Returns:
         An int matrix `(filters, channels)`.
 
     Raises:
-        ValueError: the sizes do not fit each other.
+        ValueError: the sizes are inconsistent.
 
     >>> path_counts(4, (2, 2)).tolist()
     [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
@@ -80,7 +80,7 @@ def path_counts(channels: int, branch_channels: Sequence[int], filters: int | No
 
 
 def _branches(reach):
-    """The branch of every row, rows of equal reach making one; `None` if branches overlap: no group convolution."""
+    """The branch of each row, where rows with equal reach form a branch; `None` if branches overlap."""
     branches, branch_of = np.unique(reach, axis=0, return_inverse=True)
     return None if branches.sum(axis=0).max() > 1 else branch_of.reshape(-1)
 
@@ -96,7 +96,7 @@ def _meet_once(before, after):
 
 
 def connectivity(channels: int, branch_channels: Sequence[int], filters: int | None = None) -> Connectivity:
-    """What an `InterleavedGroupConv2D` connects: path counts and the complementary condition.
+    """The connectivity of an `InterleavedGroupConv2D`: path counts and the complementary condition.
 
     Args:
         channels, branch_channels, filters: as in [`path_counts`].
@@ -105,7 +105,7 @@ def connectivity(channels: int, branch_channels: Sequence[int], filters: int | N
         A `Connectivity`.
 
     Raises:
-        ValueError: the sizes do not fit each other.
+        ValueError: the sizes are inconsistent.
 
     >>> connectivity(64, (8, 8))
     Connectivity(fewest_paths=1, most_paths=1, density=1.0, complementary=(True,))
@@ -122,17 +122,17 @@ def connectivity(channels: int, branch_channels: Sequence[int], filters: int | N
 
 
 def fewest_convolutions(channels: int, branch_channels: int = 8) -> int:
-    """The fewest group convolutions, all with branches of that size, that connect every input with every output.
+    """The smallest number of group convolutions with this branch size that connect every input with every output.
 
     Args:
         channels: int.
-        branch_channels: int of at least 2.
+        branch_channels: int, at least 2.
 
     Returns:
         The smallest n with `branch_channels ** n >= channels`, at least 1.
 
     Raises:
-        ValueError: an argument is not an integer, or too small.
+        ValueError: an argument is not an integer or is too small.
 
     >>> [fewest_convolutions(channels) for channels in (8, 9, 64, 65)]
     [1, 2, 2, 3]
@@ -141,7 +141,7 @@ def fewest_convolutions(channels: int, branch_channels: int = 8) -> int:
     """
     _checks.positive("channels", channels)
     _checks.positive("branch_channels - 1", branch_channels - 1)
-    # Integers: a logarithm of 125 to the base 5 is 3 and a bit.
+    # In integers: in floating point, the logarithm of 125 to base 5 is slightly above 3.
     count = 1
     while branch_channels**count < channels:
         count += 1

@@ -1,8 +1,8 @@
-"""Ways to run a grouped convolution whose filters repeat, and the plain 1x1 convolution.
+"""Implementations of a grouped convolution with repeated filters, and the plain 1x1 convolution.
 
-Those ways differ in speed, never in meaning; `ops.choices` says which is fastest where. On a CPU XLA's gradient of a
-native grouped convolution takes 50 to 300 times as long as it should, and Keras sends every grouped convolution through
-XLA there, also in a network that is not compiled with it. TensorFlow's own is fast.
+The implementations differ only in speed; `ops.choices` selects the fastest. On a CPU, XLA's gradient of a native
+grouped convolution takes 50 to 300 times as long as necessary. Keras runs every grouped convolution through XLA there,
+even in a network that is not compiled with XLA. TensorFlow's own implementation is fast.
 """
 
 import functools
@@ -16,14 +16,14 @@ from keras_sharenets.ops import choices, fused, kernels, precision
 def grouped(
     inputs: Tensor, kernel: Tensor, groups: int, channel_repeats: int, strides: tuple[int, int], padding: str
 ) -> Tensor:
-    """One native grouped convolution: the form that inference runtimes execute fastest, and TensorFlow without XLA.
+    """One native grouped convolution: the fastest form for inference runtimes, and for TensorFlow without XLA.
 
     Args:
         inputs: tensor `(batch, height, width, groups * c)`.
         kernel: tensor `(kh, kw, c, filters)`, group-major.
         groups: int, number of groups.
-        channel_repeats: int, how often the filters repeat with a period of `filters / channel_repeats`. Not used here:
-            the kernel says it all.
+        channel_repeats: int, number of repeats of the filters, with a period of `filters / channel_repeats`. Not used
+            here, since the kernel contains the repeats.
         strides: pair of ints.
         padding: `"same"` or `"valid"`.
 
@@ -38,10 +38,10 @@ def grouped(
 def folded(
     inputs: Tensor, kernel: Tensor, groups: int, channel_repeats: int, strides: tuple[int, int], padding: str
 ) -> Tensor:
-    """One ordinary convolution with one period of the kernel, the other periods' channels folded into the batch.
+    """One ordinary convolution with one period of the kernel; the channels of all periods are folded into the batch.
 
-    The `groups / channel_repeats` groups within a period become a block-diagonal kernel. Arguments and result as in
-    [`grouped`]: without groups or without repeats this is a dense convolution.
+    The `groups / channel_repeats` groups within a period form a block-diagonal kernel. Arguments and result as in
+    [`grouped`]. Without groups or without repeats, this is a dense convolution.
     """
     filters = kernel.shape[-1] // channel_repeats
     period = kernels.block_diagonal(kernel[..., :filters], groups // channel_repeats)
@@ -61,7 +61,7 @@ def folded(
 def multiplied(
     inputs: Tensor, kernel: Tensor, groups: int, channel_repeats: int, strides: tuple[int, int], padding: str
 ) -> Tensor:
-    """A 1x1 convolution as one batch of matrix products, a product for each group.
+    """A 1x1 convolution as a batch of matrix products, one for each group.
 
     Arguments and result as in [`grouped`], with a kernel `(1, 1, c, filters)`.
     """
@@ -78,7 +78,7 @@ def multiplied(
 
 
 def _convolve(inputs: Tensor, kernel: Tensor, strides: tuple[int, int], padding: str) -> Tensor:
-    """An ordinary convolution, channels last, in float32 where half precision would be slow and its sums be wrong."""
+    """An ordinary convolution, channels last, in float32 where half precision would be slow and inaccurate."""
     run = functools.partial(ops.conv, strides=strides, padding=padding, data_format="channels_last")
     return precision.in_full(run, inputs, kernel) if choices.emulated(inputs.dtype) else run(inputs, kernel)
 
@@ -89,16 +89,16 @@ def pointwise(inputs: Tensor, kernel: Tensor) -> Tensor:
 
 
 def pointwise_product(inputs: Tensor, kernel: Tensor) -> Tensor:
-    """What [`pointwise`] is, as one matrix product: on a CPU its gradients are cheaper than a convolution's."""
+    """[`pointwise`] as one matrix product, whose gradients are cheaper on a CPU than those of a convolution."""
     _, height, width, channels = ops.shape(inputs)
     pixels = ops.matmul(ops.reshape(inputs, (-1, channels)), kernel[0, 0])
     return ops.reshape(pixels, (-1, height, width, kernel.shape[-1]))
 
 
 def depthwise_by_places(inputs: Tensor, kernel: Tensor, strides: tuple[int, int], padding: str) -> Tensor:
-    """A depthwise convolution as a sum: one product of the whole image, shifted, for each place of the kernel.
+    """A depthwise convolution as a sum over the positions of the kernel of elementwise products with the shifted image.
 
-    XLA makes one loop of it, and its gradients are of the same kind; the gradient of a native depthwise convolution,
+    XLA fuses it into one loop, and its gradients have the same form. The gradient of a native depthwise convolution,
     compiled by XLA for a CPU, takes 5 to 30 times as long.
 
     Args:
@@ -126,16 +126,16 @@ def depthwise_by_places(inputs: Tensor, kernel: Tensor, strides: tuple[int, int]
 
 
 def same_padding(side: int, size: int, stride: int) -> tuple[int, int]:
-    """Zeros before and behind a side, so that it becomes `ceil(side / stride)`; an odd one goes behind."""
+    """Zero padding before and after a dimension for an output of `ceil(side / stride)`; an odd zero goes after."""
     both = max((-(-side // stride) - 1) * stride + size - side, 0)
     return both // 2, both - both // 2
 
 
 def output_sides(sides: Shape, kernel_size: tuple[int, int], strides: tuple[int, int], padding: str) -> Shape:
-    """Height and width after a convolution; a side of `None` stays open.
+    """Height and width after a convolution; `None` stays unknown.
 
     Raises:
-        ValueError: without padding, the kernel is larger than the image.
+        ValueError: there is no padding and the kernel is larger than the image.
 
     >>> output_sides((8, None), (3, 3), (2, 2), "valid")
     (3, None)

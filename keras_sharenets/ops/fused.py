@@ -1,4 +1,7 @@
-"""What TensorFlow computes in one operation and Keras in several. The one place beside the exports that needs it."""
+"""Fused operations of TensorFlow for computations that take Keras several operations.
+
+Apart from exports, only this module requires TensorFlow.
+"""
 
 import functools
 import math
@@ -10,7 +13,7 @@ from keras_sharenets._types import Tensor
 
 
 def batch_normalization(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalizes a batch of images, channels last, by its own moments.
+    """Normalizes a batch of images, channels last, by the moments of the batch.
 
     Args:
         inputs: tensor `(batch, height, width, channels)`, float32 or bfloat16.
@@ -18,8 +21,8 @@ def batch_normalization(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: fl
         epsilon: float.
 
     Returns:
-        `(outputs, mean, variance)`: a tensor of the type and shape of `inputs`, and the moments, float32
-        `(channels,)`; the variance is the biased one, that of the batch itself.
+        `(outputs, mean, variance)`: a tensor with the dtype and shape of `inputs`, and the moments, float32
+        `(channels,)`. The variance is the biased (population) variance of the batch.
     """
     pixels = pixels_side_by_side(inputs)
     if pixels > 1:
@@ -28,21 +31,22 @@ def batch_normalization(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: fl
 
 
 def _normalize(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
-    # Only where Keras runs on TensorFlow, which is loaded then.
+    # Called only if Keras runs on TensorFlow, which is then already imported.
     import tensorflow as tf
 
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=inputs, scale=gamma, offset=beta, mean=[], variance=[], epsilon=epsilon, is_training=True
     )
     count = tf.cast(tf.size(inputs) / inputs.shape[-1], variance.dtype)
-    # The operation gives the unbiased one.
+    # The operation returns the unbiased variance.
     return outputs, mean, variance * (count - 1) / count
 
 
 def pixels_side_by_side(inputs: Tensor) -> int:
-    """How many pixels' channels make one vector in [`batch_normalization`]: 1 but for numbers that oneDNN is slow at.
+    """Number of pixels whose channels form one vector in [`batch_normalization`]; 1 unless oneDNN would be slow.
 
-    Of channels that are no multiple of 4 it takes one at a time. Those of 8 or 16 pixels together are a multiple of 16.
+    oneDNN does not vectorize if the number of channels is not a multiple of 4. The channels of 8 or 16 pixels together
+    are a multiple of 16.
     """
     *_, height, width, channels = inputs.shape
     pixels = 16 // math.gcd(channels, 16)
@@ -54,10 +58,11 @@ def pixels_side_by_side(inputs: Tensor) -> int:
 def normalize_side_by_side(
     inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: float, pixels: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """[`_normalize`] of an image with `pixels` times the channels, whose moments are put together.
+    """[`_normalize`] of an image with `pixels` times the channels, with the moments combined.
 
-    Its gradient is that of such an image by the right moments, which lacks what the means of the upstream gradient, and
-    of its product with the normalized image, differ by between the places of a pixel in the vector.
+    The gradient of the wide image at the correct moments lacks a term: the differences, between the positions of a
+    pixel in the vector, of the means of the upstream gradient and of its product with the normalized image. `lacking`
+    adds it.
     """
     import tensorflow as tf
 
@@ -116,7 +121,7 @@ def normalize_side_by_side(
         found = by_images, tf.reduce_sum(by_gamma, 0), tf.reduce_sum(by_beta, 0)
 
         def second_order(*upstreams: Tensor) -> list[Any]:
-            """Seldom wanted: by TensorFlow, from the gradient of the plain operation."""
+            """Rarely used; computed by TensorFlow from the gradient of the plain operation."""
             with tf.GradientTape() as outer:
                 outer.watch([upstream, inputs, gamma])
                 with tf.GradientTape() as inner:
@@ -129,14 +134,14 @@ def normalize_side_by_side(
 
         return found, second_order
 
-    # Variables are no arguments of a function with a gradient of its own.
+    # A function with a custom gradient does not accept variables as arguments.
     return normalize(inputs, *map(tf.convert_to_tensor, (gamma, beta)))
 
 
 def convolution(inputs: Tensor, kernel: Tensor, strides: tuple[int, int], padding: str) -> Tensor:
-    """A convolution, channels last, in groups where the kernel has fewer planes than the inputs.
+    """A convolution, channels last; grouped if the kernel has fewer planes than the inputs.
 
-    Keras hands every convolution in groups to XLA, whose gradient of it is hopeless on a CPU.
+    Keras passes every grouped convolution to XLA, whose gradient is extremely slow on a CPU.
 
     Args:
         inputs: tensor `(batch, height, width, channels)`.
@@ -147,21 +152,21 @@ def convolution(inputs: Tensor, kernel: Tensor, strides: tuple[int, int], paddin
     Returns:
         A tensor `(batch, new height, new width, filters)`.
     """
-    # Only where Keras runs on TensorFlow, which is loaded then.
+    # Called only if Keras runs on TensorFlow, which is then already imported.
     import tensorflow as tf
 
-    # Without an image TensorFlow gives a convolution with a bias, such as may come before this one, too few channels.
-    # This sets them right and costs nothing; a reshape alone it would take for superfluous.
+    # For an empty batch, TensorFlow returns too few channels from a convolution with a bias, which may precede this
+    # one. This corrects the shape at no cost; a reshape alone would be optimized away.
     inputs = tf.reshape(tf.expand_dims(inputs, 0), (-1, *keras.ops.shape(inputs)[1:]))
     return tf.nn.conv2d(inputs, kernel, strides=strides, padding="SAME" if padding == "same" else "VALID")
 
 
 @functools.cache
 def has_grouped_gradients(dtype: str) -> bool:
-    """Whether TensorFlow's CPU kernels have the gradients of a grouped convolution, which this tries on two numbers.
+    """Whether TensorFlow's CPU kernels include the gradients of a grouped convolution, tested on two numbers.
 
-    They are oneDNN's, which TensorFlow leaves out on CPUs without AVX-512 VNNI, AVX-VNNI or AMX unless
-    `TF_ENABLE_ONEDNN_OPTS=1` is set before it starts, and has not at all on a Mac.
+    oneDNN provides them. TensorFlow does not use oneDNN on CPUs without AVX-512 VNNI, AVX-VNNI or AMX unless
+    `TF_ENABLE_ONEDNN_OPTS=1` is set before it starts, and does not include it on a Mac.
     """
     import tensorflow as tf
 

@@ -1,11 +1,11 @@
-"""Group convolutions of size 1x1 whose groups have kernels of their own: run group by group, or composed into one.
+"""1x1 group convolutions with one kernel per group: computed group by group, or composed into one kernel.
 
-Channels come in groups `X_1 ... X_G` that may differ by one channel, filters in groups of `p`. A split group
-convolution is `Y_i = X_i W_i`; a hierarchical one lets every group but the first read the output of the group before:
-`Y_i = [X_i, Y_(i-1)] W_i`. Nothing nonlinear lies between, so both are one ordinary 1x1 convolution, whose kernel
-comes from a few small products without pixels.
+Channels are split into groups `X_1 ... X_G` that may differ by one channel, filters into groups of `p`. A split group
+convolution is `Y_i = X_i W_i`. In a hierarchical one, every group except the first also reads the output of the
+previous group: `Y_i = [X_i, Y_(i-1)] W_i`. Since there is no nonlinearity, both are equivalent to an ordinary 1x1
+convolution, whose kernel follows from a few small products that do not depend on the image.
 
-Kernels are `(1, 1, inputs, p)`. A hierarchical one has the rows of `X_i` first.
+Kernels have shape `(1, 1, inputs, p)`. In a hierarchical kernel, the rows for `X_i` come first.
 
 Reference: "HGC: Hierarchical Group Convolution for Highly Efficient Neural Network", arXiv 1906.03657, equations 1, 2.
 """
@@ -22,7 +22,7 @@ from keras_sharenets.ops import choices, convolution
 
 
 def split_sizes(channels: int, groups: int) -> tuple[int, ...]:
-    """Channels of every group, as even as possible: the first `channels % groups` groups have one more.
+    """Number of channels of each group, as even as possible: the first `channels % groups` groups have one more.
 
     Args:
         channels: int.
@@ -45,12 +45,12 @@ def split_sizes(channels: int, groups: int) -> tuple[int, ...]:
 
 
 def split_inputs(sizes: tuple[int, ...], filters: int) -> tuple[int, ...]:
-    """What the kernels of a split group convolution read: their own group."""
+    """Number of inputs of the kernels of a split group convolution: the channels of their own group."""
     return sizes
 
 
 def chain_inputs(sizes: tuple[int, ...], filters: int) -> tuple[int, ...]:
-    """What the kernels of a hierarchical one read: their own group and, but for the first, `filters` outputs more.
+    """Number of inputs of the kernels of a hierarchical one: their own group, plus `filters` except for the first.
 
     >>> chain_inputs((3, 2, 2), filters=4)
     (3, 6, 6)
@@ -59,18 +59,18 @@ def chain_inputs(sizes: tuple[int, ...], filters: int) -> tuple[int, ...]:
 
 
 def _groups(inputs: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
-    if len(sizes) == 1:  # TensorFlow splits into two parts or more.
+    if len(sizes) == 1:  # TensorFlow does not split into a single part.
         return [inputs]
     return ops.split(inputs, list(itertools.accumulate(sizes[:-1])), axis=-1)
 
 
 def split(inputs: Tensor, kernels: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
-    """The split group convolution, group by group, or where TensorFlow has one for it, in one grouped convolution.
+    """The split group convolution, group by group, or as one grouped convolution where TensorFlow supports it.
 
     Args:
         inputs: tensor `(batch, height, width, sum of sizes)`.
-        kernels: one tensor `(1, 1, split_inputs(sizes, p)[i], p)` a group.
-        sizes: tuple, channels of every group.
+        kernels: one tensor `(1, 1, split_inputs(sizes, p)[i], p)` per group.
+        sizes: tuple, number of channels of each group.
 
     Returns:
         A tensor `(batch, height, width, groups * p)`.
@@ -84,7 +84,7 @@ def split(inputs: Tensor, kernels: Sequence[Tensor], sizes: Sequence[int]) -> Te
 def chain(inputs: Tensor, kernels: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     """The hierarchical group convolution, group by group.
 
-    Arguments and result as in [`split`], but for the kernels: `(1, 1, chain_inputs(sizes, p)[i], p)`.
+    Arguments and result as in [`split`], except for the kernels: `(1, 1, chain_inputs(sizes, p)[i], p)`.
     """
     outputs = []
     for x, kernel in zip(_groups(inputs, sizes), kernels, strict=True):
@@ -94,22 +94,22 @@ def chain(inputs: Tensor, kernels: Sequence[Tensor], sizes: Sequence[int]) -> Te
 
 
 def _columns(kernels: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
-    """One tensor `(1, 1, sum of sizes, p)` a group: the rows of its own channels, zeros elsewhere."""
+    """One tensor `(1, 1, sum of sizes, p)` per group: the rows of its own channels, zeros elsewhere."""
     rows = ops.concatenate(kernels, axis=2)
     own = np.repeat(np.eye(len(sizes), dtype=bool), sizes, axis=0)
     return [ops.where(own[:, group, None], rows, ops.zeros_like(rows)) for group in range(len(sizes))]
 
 
 def split_kernel(kernels: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
-    """The kernel of the ordinary convolution that [`split`] is: `(1, 1, sum of sizes, groups * p)`, block diagonal."""
+    """The kernel of the convolution equivalent to [`split`]: `(1, 1, sum of sizes, groups * p)`, block diagonal."""
     return ops.concatenate(_columns(kernels, sizes), axis=3)
 
 
 def chain_kernel(kernels: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
-    """The kernel of the ordinary convolution that [`chain`] is: `(1, 1, sum of sizes, groups * p)`.
+    """The kernel of the convolution equivalent to [`chain`]: `(1, 1, sum of sizes, groups * p)`.
 
     With `A_i` the rows of `W_i` that read `X_i`, and `B_i` those that read `Y_(i-1)`, the columns of group `i` are
-    `E_i = A_i + E_(i-1) B_i`: a group reads all channels up to its own.
+    `E_i = A_i + E_(i-1) B_i`: a group depends on all channels up to its own.
     """
     pairs = list(zip(kernels, sizes, strict=True))
     columns = _columns([kernel[:, :, :size] for kernel, size in pairs], sizes)

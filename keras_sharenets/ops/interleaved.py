@@ -1,8 +1,7 @@
-"""The 1x1 part of IGC-V2: group convolutions with shuffles between them, run in turn or composed into one kernel.
+"""The 1x1 part of IGC-V2: group convolutions with shuffles between, computed in sequence or composed into one kernel.
 
-Channels are rows here and pixels columns, as in the paper's `y = P_n W_n ... P_1 W_1 x`: a group convolution is one
-batch of small matrix products, and a shuffle moves whole rows. The composed kernel is what comes out for the unit
-vectors.
+Channels are rows and pixels are columns, as in the paper's `y = P_n W_n ... P_1 W_1 x`: a group convolution is a batch
+of small matrix products, and a shuffle permutes rows. The composed kernel is the result for the identity matrix.
 
 Reference: Xie et al., "Interleaved Structured Sparse Convolutional Neural Networks", CVPR 2018, equation 4.
 """
@@ -13,12 +12,12 @@ from keras import ops
 
 from keras_sharenets._types import Tensor
 
-# For each group convolution the strided shuffles after it, by their numbers of groups.
+# For each group convolution, the numbers of groups of the strided shuffles after it.
 Shuffles = Sequence[Sequence[int]]
 
 
 def kernel_shapes(channels: int, branch_channels: Sequence[int], filters: int) -> tuple[tuple[int, ...], ...]:
-    """Shapes of the stored kernels, as in `keras.layers.Conv2D(groups=channels / branch_channels[l])`.
+    """The shapes of the stored kernels, as in `keras.layers.Conv2D(groups=channels / branch_channels[l])`.
 
     >>> kernel_shapes(16, (8, 8), filters=32)
     ((1, 1, 8, 16), (1, 1, 8, 32))
@@ -28,7 +27,7 @@ def kernel_shapes(channels: int, branch_channels: Sequence[int], filters: int) -
 
 
 def _group_pointwise(rows: Tensor, kernel: Tensor) -> Tensor:
-    """A 1x1 convolution whose branches are neighboring rows."""
+    """A 1x1 group convolution whose branches are contiguous rows."""
     _, _, inputs, filters = kernel.shape
     branches = rows.shape[0] // inputs
     matrices = ops.transpose(ops.reshape(kernel, (inputs, branches, filters // branches)), (1, 2, 0))
@@ -36,19 +35,19 @@ def _group_pointwise(rows: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _strided_shuffle(rows: Tensor, groups: int) -> Tensor:
-    """`permutations.strided_shuffle` of rows, as a transposition: its gradient is fast, that of indexing is slow."""
+    """`permutations.strided_shuffle` of rows as a transpose, whose gradient is faster than that of a gather."""
     channels = rows.shape[0]
     table = ops.reshape(rows, (channels // groups, groups, -1))
     return ops.reshape(ops.transpose(table, (1, 0, 2)), (channels, -1))
 
 
 def chain(rows: Tensor, kernels: Sequence[Tensor], shuffles: Shuffles) -> Tensor:
-    """All group convolutions one after the other, each followed by its shuffle.
+    """All group convolutions in sequence, each followed by its shuffles.
 
     Args:
         rows: tensor `(channels, pixels)`.
-        kernels: one tensor of the shape that `kernel_shapes` gives for each group convolution.
-        shuffles: what `permutations.interleaving` gives.
+        kernels: one tensor per group convolution, with the shapes of `kernel_shapes`.
+        shuffles: the result of `permutations.interleaving`.
 
     Returns:
         A tensor `(filters, pixels)`.
@@ -61,14 +60,14 @@ def chain(rows: Tensor, kernels: Sequence[Tensor], shuffles: Shuffles) -> Tensor
 
 
 def compose(channels: int, kernels: Sequence[Tensor], shuffles: Shuffles) -> Tensor:
-    """The kernel of the ordinary 1x1 convolution that [`chain`] is: a tensor `(1, 1, channels, filters)`."""
+    """The kernel of the 1x1 convolution equivalent to [`chain`]: a tensor `(1, 1, channels, filters)`."""
     units = ops.eye(channels, dtype=kernels[0].dtype)
     matrix = ops.transpose(chain(units, kernels, shuffles))
     return ops.reshape(matrix, (1, 1, *matrix.shape))
 
 
 def factored(inputs: Tensor, kernels: Sequence[Tensor], shuffles: Shuffles) -> Tensor:
-    """The group convolutions one after the other: `(batch, height, width, channels)` to `(..., filters)`."""
+    """The group convolutions in sequence: from `(batch, height, width, channels)` to `(..., filters)`."""
     _, height, width, channels = ops.shape(inputs)
     rows = chain(ops.transpose(ops.reshape(inputs, (-1, channels))), kernels, shuffles)
     return ops.reshape(ops.transpose(rows), (-1, height, width, rows.shape[0]))

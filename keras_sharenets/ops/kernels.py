@@ -1,6 +1,6 @@
-"""From stored tensors to the kernel of an ordinary convolution, layout `(height, width, inputs per group, filters)`.
+"""Expansion of stored tensors into the kernel of an ordinary convolution `(height, width, inputs per group, filters)`.
 
-Filters are group-major everywhere: with `G` groups the first `filters / G` belong to the first group, as in
+Filters are group-major: with `G` groups, the first `filters / G` filters belong to the first group, as in
 `keras.layers.Conv2D(groups=G)`.
 """
 
@@ -13,15 +13,15 @@ from keras_sharenets.ops import permutations
 def arrange(
     kernel: Tensor, arrangements: int, groups: int = 1, shuffle_groups: int = 2, plane_orders: str = "distinct"
 ) -> Tensor:
-    """Arranged shared filters (ASF): every filter comes back `arrangements` times, its input planes permuted.
+    """Arranged shared filters (ASF): every filter is used `arrangements` times with permuted input planes.
 
     Within each group, `W = concat_t(P_t W_b)`: first the base filters, then their arranged copies.
 
     Args:
         kernel: tensor `(kh, kw, c, n)`, group-major.
-        arrangements: int, copies of each filter (the paper's T).
-        groups: int, groups among the `n` filters.
-        shuffle_groups, plane_orders: how the `c` input planes are permuted, as in `permutations.arrangements`.
+        arrangements: int, number of uses of each filter (the paper's T).
+        groups: int, number of groups of the `n` filters.
+        shuffle_groups, plane_orders: permutations of the `c` input planes, as in `permutations.arrangements`.
 
     Returns:
         A tensor `(kh, kw, c, n * arrangements)`.
@@ -38,10 +38,10 @@ def arrange(
 
 
 def repeat(kernel: Tensor, channel_repeats: int) -> Tensor:
-    """Channel repeated filters (CRF): the whole bank of group filters again and again, `channel_repeats` times.
+    """Channel repeated filters (CRF): repeats the whole bank of group filters `channel_repeats` times.
 
-    Group `i` of the result uses the filters of group `i mod (G / R)` of the bank: the paper's stride of `C / R`
-    channels is exactly one period of the bank.
+    Group `i` of the result uses the filters of group `i mod (G / R)` of the bank; the paper's stride of `C / R`
+    channels is one period of the bank.
 
     Args:
         kernel: tensor `(kh, kw, c, n)`, the bank of `G / R` groups.
@@ -56,7 +56,7 @@ def repeat(kernel: Tensor, channel_repeats: int) -> Tensor:
 
 
 def block_diagonal(kernel: Tensor, groups: int) -> Tensor:
-    """The dense kernel that does what `kernel` does in a grouped convolution: zeros between the groups.
+    """The dense kernel equivalent to `kernel` in a grouped convolution, with zeros between the groups.
 
     Args:
         kernel: tensor `(kh, kw, c, n)`, group-major.

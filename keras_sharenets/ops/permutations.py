@@ -1,4 +1,4 @@
-"""Channel permutations as numpy index vectors: `x[..., index]` or `keras.ops.take(x, index, axis=-1)` applies one."""
+"""Channel permutations as NumPy index vectors, applied by `x[..., index]` or `keras.ops.take(x, index, axis=-1)`."""
 
 import itertools
 import math
@@ -11,16 +11,16 @@ from keras_sharenets import _checks
 
 
 def channel_shuffle(channels: int, groups: int, block_size: int = 1) -> np.ndarray:
-    """The shuffle of ShuffleNet: read a table of `groups` rows column by column.
+    """The channel shuffle of ShuffleNet: reads a table of `groups` rows column by column.
 
     Args:
         channels: int, length of the permutation.
-        groups: int, rows of the table.
-        block_size: int, neighboring channels that stay together: an entry of the table is a block of them.
+        groups: int, number of rows of the table.
+        block_size: int, number of neighboring channels that stay together as one entry of the table.
             `groups * block_size` must divide `channels`.
 
     Returns:
-        An int vector of shape `(channels,)`: entry `c` is the channel that moves to place `c`.
+        An int vector of shape `(channels,)`: entry `c` is the channel that moves to position `c`.
 
     Raises:
         ValueError: `groups * block_size` does not divide `channels`.
@@ -44,15 +44,15 @@ def channel_shuffle(channels: int, groups: int, block_size: int = 1) -> np.ndarr
 def strided_shuffle(channels: int, groups: int) -> np.ndarray:
     """Group `g` reads the channels with a stride of `groups`: `g`, `g + groups`, `g + 2 groups` ...
 
-    Where `groups` divides `channels` this is `channel_shuffle(channels, channels // groups)`.
+    If `groups` divides `channels`, this equals `channel_shuffle(channels, channels // groups)`.
 
     Args:
         channels: int, length of the permutation.
         groups: int, at most `channels`. The first `channels % groups` groups get one channel more.
 
     Returns:
-        An int vector of shape `(channels,)`, the groups one after the other: entry `c` is the channel that moves to
-        place `c`.
+        An int vector of shape `(channels,)` with the groups concatenated: entry `c` is the channel that moves to
+        position `c`.
 
     Raises:
         ValueError: an argument is not a positive integer, or there are more groups than channels.
@@ -71,31 +71,31 @@ PLANE_ORDERS = ("distinct", "shuffled")
 
 
 def arrangements(channels: int, count: int, shuffle_groups: int = 2, plane_orders: str = "distinct") -> np.ndarray:
-    """The permutations `P_0 ... P_{count-1}` of ASF; `P_0` changes nothing.
+    """The permutations `P_0 ... P_{count-1}` of ASF, where `P_0` is the identity.
 
-    The paper shuffles the planes to "disrupt the original order as much as possible", and leaves open what follows the
-    first shuffle. Two `"distinct"` orders are `P_0` and the shuffle. More than two are, for C planes:
+    The paper shuffles the planes to "disrupt the original order as much as possible", but does not specify orders
+    beyond the first shuffle. Two `"distinct"` orders are `P_0` and the shuffle. More than two, for C planes, are:
 
-    * up to C: rotations, by multiples of a step near the golden section of C. Any two differ in every place, so each
-      but `P_0` moves every plane, and every place of a filter meets `count` planes;
-    * up to C!: pairwise different; each but `P_0` moves every plane as long as there are such orders, that is while
-      `count - 1` is at most the number of derangements of C planes;
-    * above C!: all orders, again and again.
+    * up to C: rotations, by multiples of a step near the golden section of C. Any two orders differ in every position.
+      Each except `P_0` thus moves every plane, and every position of a filter reads `count` different planes;
+    * up to C!: pairwise different orders. Each except `P_0` moves every plane as long as such orders exist, that is, as
+      long as `count - 1` is at most the number of derangements of C planes;
+    * above C!: all orders, repeated cyclically.
 
-    In `"shuffled"` ones `P_t` shuffles `t` times: the first and the last plane stay where they are, and some `P_t`
-    may be `P_0` again, as `P_2` is for four planes.
+    With `"shuffled"`, `P_t` shuffles `t` times. The first and the last plane stay in place, and some `P_t` may equal
+    `P_0`, as `P_2` does for four planes.
 
     Args:
-        channels: int, length of every permutation (C).
-        count: int, how many (the paper's T).
-        shuffle_groups: int, rows of the shuffle; must divide `channels` where it is needed.
+        channels: int, length of each permutation (C).
+        count: int, number of permutations (the paper's T).
+        shuffle_groups: int, number of rows of the shuffle; must divide `channels` if there is a shuffle.
         plane_orders: `"distinct"` or `"shuffled"`.
 
     Returns:
-        An int array of shape `(count, channels)`, one permutation a row.
+        An int array of shape `(count, channels)`, one permutation per row.
 
     Raises:
-        ValueError: an argument breaks a rule above.
+        ValueError: an argument violates one of these rules.
 
     >>> arrangements(4, count=2).tolist()
     [[0, 1, 2, 3], [0, 2, 1, 3]]
@@ -119,12 +119,12 @@ def arrangements(channels: int, count: int, shuffle_groups: int = 2, plane_order
 
 
 def shuffles(count: int, plane_orders: str = "distinct") -> bool:
-    """Whether so many `arrangements` are made by a shuffle, whose rows must divide the channels."""
+    """Whether `count` `arrangements` involve a shuffle, whose rows must divide the channels."""
     return count == 2 or (count > 2 and plane_orders == "shuffled")
 
 
 def count_distinct(channels: int, count: int, shuffle_groups: int = 2, plane_orders: str = "distinct") -> int:
-    """How many of the `arrangements` with these arguments differ; fewer than `count` make copies of filters.
+    """Number of different `arrangements` with these arguments; fewer than `count` produce duplicate filters.
 
     >>> count_distinct(4, count=3, plane_orders="shuffled")
     2
@@ -133,8 +133,8 @@ def count_distinct(channels: int, count: int, shuffle_groups: int = 2, plane_ord
 
 
 def _distinct_orders(channels: int) -> Iterator[tuple[int, ...]]:
-    """All orders, each once: rotations, beginning with the identity, others that move every plane, the rest."""
-    # Steps that divide the channels would lead groups of channels to groups of channels.
+    """All orders without duplicates: rotations, starting with the identity, then other derangements, then the rest."""
+    # A step with a common divisor would map groups of channels to groups of channels.
     step = next(size for size in range(round(0.618 * channels), -1, -1) if math.gcd(size, channels) == 1)
     planes = tuple(range(channels))
 
@@ -149,7 +149,7 @@ def _distinct_orders(channels: int) -> Iterator[tuple[int, ...]]:
 
 
 def _derangements(planes: tuple[int, ...], place: int = 0) -> Iterator[tuple[int, ...]]:
-    """Every way to put planes into the places from `place` on, none into that of its own number."""
+    """All orders of the planes, at positions from `place` on, in which no plane is at its own index."""
     if not planes:
         yield ()
     for plane in planes:
@@ -159,29 +159,30 @@ def _derangements(planes: tuple[int, ...], place: int = 0) -> Iterator[tuple[int
 
 
 def interleaving(channels: int, branch_channels: Sequence[int], filters: int) -> tuple[tuple[int, ...], ...]:
-    """The strided shuffles after each group convolution of IGC-V2, so that the next mixes what this one has not.
+    """The strided shuffles after each group convolution of IGC-V2, so that the next one mixes different channels.
 
-    With channels counted in mixed radix, `c = d_1 + K_1 (d_2 + K_2 (d_3 + ...))` for branches of `K_1, K_2 ...`
-    channels, group convolution `l` mixes digit `d_l` alone. A strided shuffle of `K_l` groups moves this digit to the
-    slowest place and the next one to the fastest. If the product of all `K_l` is `channels`, exactly one path leads
-    from each input to each output. In general an output reads as many channels as the product is, one after the other
-    and from the end on to the start: the numbers of paths differ by at most one, and all are above zero if the product
-    is at least `channels`.
+    With the channel index in mixed radix, `c = d_1 + K_1 (d_2 + K_2 (d_3 + ...))` for branches of `K_1, K_2 ...`
+    channels, group convolution `l` mixes only the digit `d_l`. A strided shuffle of `K_l` groups makes this digit the
+    slowest and the next one the fastest. If the product of all `K_l` is `channels`, exactly one path leads from each
+    input to each output. In general, an output reads as many consecutive channels as the product, wrapping around at
+    the end. The numbers of paths then differ by at most one, and all are above zero if the product is at least
+    `channels`.
 
-    After the last convolution the channels go back to their order at the start, so that a shortcut adds equal ones.
-    Where the last convolution widens there is no such order, and its outputs are shuffled once more.
+    After the last convolution, the channels return to their original order, so that a shortcut adds matching channels.
+    If the last convolution widens, there is no such order, and its outputs are shuffled once more.
 
     Args:
-        channels: int, of the input and between the convolutions.
-        branch_channels: tuple or list of ints, input channels of a branch in each group convolution; each must divide
-            `channels`.
-        filters: int, outputs of the last convolution; at least `channels`, and a multiple of its branches.
+        channels: int, number of channels of the input and between the convolutions.
+        branch_channels: tuple or list of ints, number of input channels per branch for each group convolution; each
+            must divide `channels`.
+        filters: int, number of outputs of the last convolution; at least `channels`, and a multiple of the number of
+            its branches.
 
     Returns:
-        One tuple for each group convolution: the `groups` of its [`strided_shuffle`]s, one after the other.
+        One tuple per group convolution: the `groups` of its [`strided_shuffle`]s, in order.
 
     Raises:
-        ValueError: an argument breaks a rule above.
+        ValueError: an argument violates one of these rules.
 
     >>> interleaving(12, (3, 4), filters=12)
     ((3,), (4,))
@@ -217,7 +218,7 @@ def interleaved(channels: int, branch_channels: Sequence[int], filters: int) -> 
     Arguments and errors as in [`interleaving`].
 
     Returns:
-        A list with one int vector a group convolution: entry `c` is the channel that moves to place `c`.
+        A list with one int vector per group convolution: entry `c` is the channel that moves to position `c`.
 
     >>> [order.tolist() for order in interleaved(6, (2, 3), filters=6)]
     [[0, 2, 4, 1, 3, 5], [0, 3, 1, 4, 2, 5]]

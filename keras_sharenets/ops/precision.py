@@ -1,7 +1,7 @@
 """Sums over many pixels in layers that compute in half precision.
 
-A sum in bfloat16 stands still once it is 256 times as large as what is added to it. The gradient of whatever is the
-same at every pixel is such a sum, and it is formed in the type of the operation that brought both together.
+A sum in bfloat16 stagnates once it is 256 times as large as the terms. The gradient of a value that is applied at every
+pixel is such a sum, computed in the dtype of the operation that applied the value.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from keras_sharenets.dtype_policies import HALF
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The tensor in float32 if it is in half precision, or else itself.
+    """Casts a half-precision tensor to float32; returns any other tensor unchanged.
 
     >>> full(ops.ones(1, "bfloat16")).dtype == full(ops.ones(1)).dtype
     True
@@ -24,18 +24,18 @@ def full(tensor: Tensor) -> Tensor:
 
 
 def in_full(function: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, kernel: Tensor) -> Tensor:
-    """`function(inputs, kernel)`, computed in float32 where they are in half precision, in the type of `inputs`."""
+    """`function(inputs, kernel)`, computed in float32 if they are in half precision, cast to the dtype of `inputs`."""
     return ops.cast(function(full(inputs), full(kernel)), inputs.dtype)
 
 
 def add_bias(outputs: Tensor, bias: Tensor) -> Tensor:
-    """`outputs + bias` in the type of `outputs`, added so that the gradient of `bias` is summed in full precision.
+    """`outputs + bias` in the dtype of `outputs`, with the gradient of `bias` summed in full precision.
 
     Args:
         outputs: tensor.
-        bias: tensor or variable that goes with its last axes.
+        bias: tensor or variable that broadcasts to `outputs`.
 
     Returns:
-        A tensor of the type and shape of `outputs`.
+        A tensor with the dtype and shape of `outputs`.
     """
     return ops.cast(ops.add(full(outputs), full(ops.convert_to_tensor(bias))), outputs.dtype)

@@ -1,4 +1,4 @@
-"""Numbers rounded to what an int8 file can hold, in a way that training passes through."""
+"""Differentiable rounding to the levels of an int8 file."""
 
 import math
 
@@ -7,21 +7,21 @@ from keras import ops
 
 from keras_sharenets._types import Tensor
 
-# What tells clusters apart has 8 bits.
+# Cluster indices are stored in 8 bits.
 MAX_CLUSTERS = 256
 
 
 def round_filters(kernel: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
-    """A kernel rounded to 127 steps either side of 0, the last of them the largest magnitude of a filter.
+    """Rounds a kernel to 127 levels on either side of 0, up to the largest magnitude of each filter.
 
-    The gradient of what comes out is that of what goes in, everywhere: the largest number, whose step it sets, too.
+    The gradient passes through unchanged everywhere, including at the largest value, which determines the step size.
 
     Args:
         kernel: float tensor.
-        axis: int, or the last axes, along which filters are counted; `None` for one range for all numbers.
+        axis: int or tuple of ints, trailing axes that index the filters; `None` for one range for the whole kernel.
 
     Returns:
-        A tensor of the shape of `kernel`.
+        A tensor with the shape of `kernel`.
 
     >>> rounded = round_filters(ops.convert_to_tensor([[1.27, 2.54], [0.333, 0.333]]), axis=-1)
     >>> [round(float(number), 4) for number in rounded[1]]
@@ -30,7 +30,7 @@ def round_filters(kernel: Tensor, axis: int | tuple[int, ...] | None = None) -> 
     if isinstance(axis, tuple):
         filters = math.prod(kernel.shape[-len(axis) :])
         return ops.reshape(round_filters(ops.reshape(kernel, (-1, filters)), -1), kernel.shape)
-    # On JAX, Keras rounds along the last axis alone.
+    # On JAX, Keras supports only the last axis.
     numbers = kernel if axis is None else ops.moveaxis(kernel, axis, -1)
     places = tuple(range(len(numbers.shape) - (axis is not None)))
     limit = ops.maximum(ops.max(ops.abs(numbers), axis=places), 1e-12)
@@ -42,35 +42,35 @@ def round_filters(kernel: Tensor, axis: int | tuple[int, ...] | None = None) -> 
 
 
 def round_values(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Values rounded to the 256 steps from `low` to `high`, moved so that 0 is a step; those outside are cut off.
+    """Rounds values to 256 levels from `low` to `high`, shifted so that 0 is a level, and clips those outside.
 
-    A gradient passes unchanged where a value is inside, and is 0 outside. None reaches the limits.
+    The gradient passes unchanged for values inside the range and is 0 outside. The limits get no gradient.
 
     Args:
         values: float tensor.
-        low, high: scalars, `low <= 0 <= high` and `low < high`.
+        low, high: scalars with `low <= 0 <= high` and `low < high`.
 
     Returns:
-        A tensor of the shape of `values`.
+        A tensor with the shape of `values`.
     """
     low, high = (ops.stop_gradient(ops.convert_to_tensor(limit)) for limit in (low, high))
     return keras.quantizers.fake_quant_with_min_max_vars(values, low, high)
 
 
 def keep_zeros(kernel: Tensor) -> Tensor:
-    """The kernel, with no gradient where it is 0."""
+    """The kernel, without gradient where it is 0."""
     return kernel * ops.cast(kernel != 0, kernel.dtype)
 
 
 def share_gradients(kernel: Tensor, clusters: Tensor) -> Tensor:
-    """The kernel, each number replaced by the mean of its cluster: they are equal, and get one gradient, the mean.
+    """Replaces each weight by the mean of its cluster, so that each weight gets the mean gradient of its cluster.
 
     Args:
         kernel: float tensor.
-        clusters: uint8 tensor of the same shape, the number of the cluster that each belongs to.
+        clusters: uint8 tensor of the same shape, the cluster index of each weight.
 
     Returns:
-        A tensor of the shape of `kernel`.
+        A tensor with the shape of `kernel`.
     """
     members = ops.reshape(ops.cast(clusters, "int32"), (-1,))
     flat = ops.reshape(kernel, (-1,))
