@@ -96,7 +96,7 @@ def test_a_value_has_no_classes():
         (head_of_end(SOFTMAX, 3), {"a", "b", "c"}, "in the order of the classes, not a set"),
         (head_of_end(SOFTMAX, 2), {"a": 1, "b": 0}, "in the order of the classes, not a dict"),
         (head_of_end(SOFTMAX, 2), ["a", "b\0c"], "must be a non-empty single-line string"),
-        (VALUE, ["cat", "dog"], "one unit without a sigmoid, a regression or a logit, which has no classes: put a"),
+        (VALUE, ["cat", "dog"], "one unit without a sigmoid, a regression or a logit, which has no classes: add a"),
     ],
 )
 def test_names_that_do_not_fit(head, names, message):

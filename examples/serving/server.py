@@ -1,11 +1,11 @@
-"""A SavedModel of `sharenets export --to saved_model` behind Ray Serve, asked as TensorFlow Serving is over REST.
+"""Serve a SavedModel of `sharenets export --to saved_model` with Ray Serve and the REST API of TensorFlow Serving.
 
 python server.py models/net --port 8501
 
-`models/net/1`, `models/net/2` and so on are SavedModels; the one with the largest number is served. A folder that
-appears while the server runs takes over: a request gets the answer of the version that it began with.
+`models/net/1`, `models/net/2` and so on are SavedModels; the one with the largest number is served. A new version that
+is added while the server runs replaces the current one. A request is answered by the version that it started with.
 
-Needs `pip install "ray[serve]" tensorflow`, and nothing of this library.
+Requires `pip install "ray[serve]" tensorflow`; this library is not required.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from ray import serve
 app = fastapi.FastAPI()
 
 
-# Before the class: Ray Serve copies what its methods use when it meets it. TensorFlow is imported where it runs.
+# Defined before the class: Ray Serve pickles the class with everything it uses. TensorFlow is imported in the worker.
 def load(version, folder):
-    """A version and its SavedModel, after a first image to each signature, which takes longer than later ones."""
+    """A version and its SavedModel, after a warm-up call of each signature."""
     import tensorflow as tf
 
     model = tf.saved_model.load(folder)
@@ -39,7 +39,7 @@ def load(version, folder):
 
 
 def answer(model, body):
-    """For each image of a request in "row format" a dict of the outputs, or the value of an only one."""
+    """For each image of a request in "row format", a dict of the outputs, or the value if there is a single output."""
     import tensorflow as tf
 
     signature = model.signatures[body.get("signature_name", "serving_default")]
@@ -52,11 +52,11 @@ def answer(model, body):
 
 
 def newest(models):
-    """The largest version in a folder, and where it is."""
+    """The largest version in a folder, and its path."""
     return max((int(path.name), str(path)) for path in pathlib.Path(models).iterdir() if path.name.isdigit())
 
 
-# With fewer requests at a time than there are clients, Ray Serve polls for a free place, which costs more than waiting.
+# With fewer concurrent requests than clients, Ray Serve polls for a free slot, which costs more than queueing.
 @serve.deployment(max_ongoing_requests=100)
 @serve.ingress(app)
 class Model:
@@ -69,10 +69,10 @@ class Model:
             time.sleep(1)
             try:
                 if newest(models)[0] != self.served[0]:
-                    # Assigned when it is loaded: until then, the version before answers.
+                    # Assigned after loading: until then, the previous version answers.
                     self.served = load(*newest(models))
             except Exception as error:
-                logging.getLogger("ray.serve").error("%s: the version before goes on: %s", models, error)
+                logging.getLogger("ray.serve").error("%s: still serving the previous version: %s", models, error)
 
     @app.get("/v1/models/{name}")
     def status(self, name: str):
@@ -80,16 +80,16 @@ class Model:
 
     @app.post("/v1/models/{name}:predict")
     def predict(self, name: str, body: dict):
-        # Not `async`: FastAPI runs it in a thread, and TensorFlow computes without the interpreter's lock.
+        # Not `async`: FastAPI runs it in a thread, and TensorFlow releases the GIL.
         try:
             return {"predictions": answer(self.served[1], body)}
-        except Exception as error:  # Whatever was sent, the server goes on.
+        except Exception as error:  # An invalid request must not stop the server.
             return JSONResponse({"error": f"{type(error).__name__}: {error}"}, status_code=400)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("models", type=os.path.abspath, help="folder with one folder a version")
+    parser.add_argument("models", type=os.path.abspath, help="folder with one subfolder per version")
     parser.add_argument("--port", type=int, default=8501)
     parser.add_argument("--host", default="127.0.0.1")
     arguments = parser.parse_args()
