@@ -162,7 +162,7 @@ def test_buffers_of_any_content(converted):
         (("a", "b\nc", "d"), r"entry 'b\\nc' must be a non-empty single-line string"),
         (("a", "b\u2028c", "d"), "must be a non-empty single-line string"),
         (("a ", "b", "c"), "without leading or trailing spaces"),
-        ((0, 1, 2), "entry 0 must be a string"),
+        ((0, 1, 2), "entry 0 must be a non-empty single-line string"),
         ("abc", "not one string"),
     ],
 )
