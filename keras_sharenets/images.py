@@ -66,7 +66,7 @@ def read_image(path: str | os.PathLike, shape: Shape) -> np.ndarray:
 
 
 def decode_image(data: bytes, shape: Shape, *, name: object = "`data`") -> np.ndarray:
-    """Like [`read_image`], for the content of a file; `name` is used in messages."""
+    """Like `read_image`, for the content of a file; `name` is used in messages."""
     return _read(io.BytesIO(data), shape, name)
 
 

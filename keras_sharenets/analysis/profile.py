@@ -55,7 +55,7 @@ class LayerProfile:
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """The profile of a network, as returned by [`profile`]. `print` shows the table of [`to_text`].
+    """The profile of a network, as returned by `profile`. `print` shows the table of [`to_text`].
 
     Attributes:
         name: str, name of the network.
