@@ -273,7 +273,7 @@ def table(rows: Sequence[Row]) -> str:
     >>> print(table([row]))
     | network | shared | parameters | weights | teacher | precision | epochs | rate | seed | after 0 | after 3 |
     | --- | --- | ---: | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |
-    | `resnet_8` | `50%` | 36,554 | taken over | yes | float32 | 3 | 0.1 | 0 | 50.0 | 75.0 |
+    | `resnet_8` | `50%` | 36,554 | transferred | yes | float32 | 3 | 0.1 | 0 | 50.0 | 75.0 |
     """
     epochs = sorted({int(epoch) for row in rows for epoch in row["accuracy"]})
     head = [
@@ -293,7 +293,7 @@ def table(rows: Sequence[Row]) -> str:
             f"`{row['network']}`",
             f"`{row['share']}`",
             f"{row['parameters']:,}",
-            "taken over" if row["taken_over"] else "untrained",
+            "transferred" if row["taken_over"] else "untrained",
             "yes" if row["teacher"] else "no",
             *(str(row[name]) for name in ("precision", "epochs", "rate", "seed")),
             *(f"{100 * row['accuracy'][str(n)]:.1f}" if str(n) in row["accuracy"] else "" for n in epochs),
