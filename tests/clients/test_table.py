@@ -1,4 +1,4 @@
-"""The table of `docs/clients.md`, as it is put together from what programs have said."""
+"""The table of `docs/clients.md`, as generated from the answers of the programs."""
 
 import doctest
 
@@ -30,8 +30,8 @@ def test_page(monkeypatch):
     monkeypatch.setattr(compare, "_version", lambda client: "9.9")
     about = {"images": "a few", "networks": ["one", "two"], "files": listed}
     text = compare.page(about, answers)
-    assert "| OpenCV | 9.9 | 5 | right | refused |" in text
-    assert "| LiteRT for Microcontrollers | 9.9 | 5 | 1 of 2 files: right | 9 of 10 images |" in text
+    assert "| OpenCV | 9.9 | 5 | correct | rejected |" in text
+    assert "| LiteRT for Microcontrollers | 9.9 | 5 | 1 of 2 files: correct | 9 of 10 images |" in text
     assert "| one | 1,234 | 98,765 | - |" in text
     assert "- OpenCV, int8 of all: No / never" in text
     assert "- LiteRT for Microcontrollers, float32 of two: Too large" in text

@@ -2,8 +2,8 @@
 
 .venv-clients/bin/python -m tools.clients.compare runs/clients docs/clients.md
 
-Each program has a process of its own, which is started anew if a file ends it. What a program has said of a file is
-kept beside it, in `answers`: stopped, the command goes on with the next file.
+Each program runs in its own process, which is restarted if a file crashes it. The result for each file is cached in
+`answers`, next to the files: after an interruption, the command resumes with the next file.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import numpy as np
 
 from tools.clients import browser, interpreters
 
-# What a program is called, the function that runs it, the packages whose versions are told, and on how many images: the
-# kernels for microcontrollers are slow here.
+# For each program: the function that runs it, the packages whose versions are listed, and the number of images. The
+# microcontroller kernels are slow on a server.
 CLIENTS: dict[str, tuple[Callable, tuple[str, ...], int]] = {
     "LiteRT interpreter": (interpreters.litert, ("ai-edge-litert",), 200),
     "LiteRT CompiledModel": (interpreters.compiled_model, ("ai-edge-litert",), 200),
@@ -37,14 +37,14 @@ CLIENTS: dict[str, tuple[Callable, tuple[str, ...], int]] = {
     "Vela for Ethos-U": (interpreters.vela, ("ethos-u-vela",), 10),
 }
 _REFERENCE = "LiteRT interpreter"
-# A class whose score is less than one step of an int8 probability below the best one is as good.
+# A class counts as correct if its score is less than one int8 probability step below the best one.
 _STEP = 1 / 256
-_SECONDS = 300  # For a file.
+_SECONDS = 300  # Time limit per file.
 _LONGEST = 160
 
 
 def same_class(scores: np.ndarray, expected: np.ndarray) -> int:
-    """For how many images a program says the class that was expected, or one that is as good.
+    """Number of images for which a program predicts the expected class, or one that is as good.
 
     >>> same_class(np.array([[0.1, 0.9], [0.6, 0.4]]), np.array([[0.2, 0.8], [0.3, 0.7]]))
     1
@@ -56,7 +56,7 @@ def same_class(scores: np.ndarray, expected: np.ndarray) -> int:
 
 
 def try_files(client: str, folder: pathlib.Path, names: list[str]) -> None:
-    """Prints a line of JSON for each file: what became of it in a program."""
+    """Prints a line of JSON with the result of a program for each file."""
     run, _, count = CLIENTS[client]
     images = np.load(folder / "images.npy")[:count]
     for name in names:
@@ -76,10 +76,10 @@ def try_files(client: str, folder: pathlib.Path, names: list[str]) -> None:
 
 
 def ask(client: str, folder: pathlib.Path, names: list[str], kept: pathlib.Path) -> dict[str, dict]:
-    """`{file: answer}` of a program; the file that ends its process is told so, and the others go on.
+    """`{file: answer}` of a program. If a file ends the process, its answer says so, and the other files go on.
 
-    Each answer is written to `kept` as it comes, with a checksum of the file and of the images: what is there already
-    of the same ones is not asked again.
+    Each answer is written to `kept` as it arrives, with a checksum of the file and the images. Answers for the same
+    file and images are reused.
     """
     sums = {name: _checksum(folder / "images.npy", folder / name) for name in names}
     found = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
@@ -95,7 +95,7 @@ def ask(client: str, folder: pathlib.Path, names: list[str], kept: pathlib.Path)
         part.write_text(json.dumps(summed), encoding="utf-8")
         part.replace(kept)
         left = (time.monotonic() - started) / (len(answers) - known) * len(set(names) - set(answers))
-        print(f"  {client}: {len(answers)} of {len(names)} files, about {left / 60:.0f} min left for it", flush=True)
+        print(f"  {client}: {len(answers)} of {len(names)} files, about {left / 60:.0f} min left for this program", flush=True)
 
     while left := [name for name in names if name not in answers]:
         command = [sys.executable, "-m", "tools.clients.compare", "--try", client, str(folder), *left]
@@ -118,10 +118,10 @@ def _checksum(*paths):
 
 
 def cell(answers: list[dict]) -> str:
-    """What became of the files of one format in a program; `{}` stands for a file that it was not given.
+    """Table cell with the results of a program for the files of one format; `{}` stands for a file that was not tried.
 
     >>> cell([{"same": 5, "images": 5}, {"refused": "no"}])
-    '1 of 2 files: right'
+    '1 of 2 files: correct'
     >>> cell([{"same": 4, "images": 5}, {"same": 5, "images": 5}, {}])
     '9 of 10 images (2 of 3 files tried)'
     """
@@ -130,16 +130,16 @@ def cell(answers: list[dict]) -> str:
     if not tried:
         return "not tried"
     same, images = (sum(answer[key] for answer in opened) for key in ("same", "images"))
-    words = "right" if same == images else f"{same:,} of {images:,} images"
+    words = "correct" if same == images else f"{same:,} of {images:,} images"
     if not opened:
-        words = "refused"
+        words = "rejected"
     elif len(opened) < len(tried):
         words = f"{len(opened)} of {len(tried)} files: {words}"
     return words if len(tried) == len(answers) else f"{words} ({len(tried)} of {len(answers)} files tried)"
 
 
 def refusals(listed: list[dict], found: dict[str, dict]) -> list[str]:
-    """The words with which a program refuses files, behind the names of these, by format."""
+    """Error messages of a program, each after the files that it rejects, by format."""
     told: dict[str, dict[str, list[str]]] = {}
     for entry in listed:
         words = found.get(entry["file"], {}).get("refused")

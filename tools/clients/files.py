@@ -36,13 +36,13 @@ FORMATS = {
     "float32": {},
     "float16": {"quantization": "float16"},
     "int8": {"quantization": "int8"},
-    "int8, int8 at the ends": {"quantization": "int8", **INT8_ENDS},
+    "int8 inputs and outputs": {"quantization": "int8", **INT8_ENDS},
 }
 _CALIBRATION = 128
 
 
 def load_images(count: int) -> tuple[np.ndarray, np.ndarray, str]:
-    """`(images to calibrate with, images to try, what they are)`: of CIFAR-10, if that is where TFDS_DATA_DIR says."""
+    """`(calibration images, test images, description)`: from CIFAR-10 if it is in TFDS_DATA_DIR, otherwise synthetic."""
     if (pathlib.Path(os.environ.get("TFDS_DATA_DIR", "")) / "cifar10").is_dir():
         from keras_sharenets.training.data.sources import load
 
@@ -64,7 +64,7 @@ def network(name: str) -> keras.Model:
 
 
 def write(folder: pathlib.Path, count: int = 200) -> None:
-    """Writes `NETWORK.FORMAT.tflite`, what Keras says, the images, and `about.json`, into an empty folder."""
+    """Writes `NETWORK.FORMAT.tflite`, the outputs of Keras, the images, and `about.json` into an empty folder."""
     folder.mkdir(parents=True, exist_ok=True)
     representative_data, images, source = load_images(count)
     np.save(folder / "images.npy", images)
@@ -75,7 +75,7 @@ def write(folder: pathlib.Path, count: int = 200) -> None:
         for form, options in FORMATS.items():
             path = folder / f"{name}.{form.replace(', ', '.').replace(' ', '_')}.tflite"
             with warnings.catch_warnings():
-                # Networks that were never trained are told so.
+                # Untrained networks cause a warning.
                 warnings.simplefilter("ignore", UserWarning)
                 report = mobile.export_tflite(
                     model, path, representative_data=representative_data, class_names=names, **options
