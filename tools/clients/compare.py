@@ -95,7 +95,7 @@ def ask(client: str, folder: pathlib.Path, names: list[str], kept: pathlib.Path)
         part.write_text(json.dumps(summed), encoding="utf-8")
         part.replace(kept)
         left = (time.monotonic() - started) / (len(answers) - known) * len(set(names) - set(answers))
-        print(f"  {client}: {len(answers)} of {len(names)} files, about {left / 60:.0f} min left for this program", flush=True)
+        print(f"  {client}: {len(answers)} of {len(names)} files, about {left / 60:.0f} min left", flush=True)
 
     while left := [name for name in names if name not in answers]:
         command = [sys.executable, "-m", "tools.clients.compare", "--try", client, str(folder), *left]

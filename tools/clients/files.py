@@ -42,7 +42,7 @@ _CALIBRATION = 128
 
 
 def load_images(count: int) -> tuple[np.ndarray, np.ndarray, str]:
-    """`(calibration images, test images, description)`: from CIFAR-10 if it is in TFDS_DATA_DIR, otherwise synthetic."""
+    """`(calibration images, test images, description)`: of CIFAR-10 if it is in TFDS_DATA_DIR, else synthetic."""
     if (pathlib.Path(os.environ.get("TFDS_DATA_DIR", "")) / "cifar10").is_dir():
         from keras_sharenets.training.data.sources import load
 
