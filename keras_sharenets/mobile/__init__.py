@@ -1,4 +1,4 @@
-"""From a trained network to files that phones and servers run, and functions to run and measure such files."""
+"""Export of trained networks to files for phones and servers, and functions that run and measure such files."""
 
 import importlib
 from typing import Any
@@ -40,7 +40,7 @@ __all__ = [
     "write_c_array",
 ]
 
-# Names of earlier versions, which live in their modules alone now, with the names that they have there.
+# Names that earlier versions exported here: the module and name under which each is found today.
 _MOVED = {
     "BenchmarkReport": ("inspect.benchmark", "BenchmarkReport"),
     "ExportMismatchError": ("export.reference", "ExportMismatchError"),

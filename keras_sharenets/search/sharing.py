@@ -21,7 +21,7 @@ from keras_sharenets.search.training import hold_out
 from keras_sharenets.search.trials import UNSHARED
 from keras_sharenets.sharing.budget import Choice, all_changes
 from keras_sharenets.sharing.changes import Change
-from keras_sharenets.sharing.conversion import convert, look_at
+from keras_sharenets.sharing.conversion import convert, inspect_network
 from keras_sharenets.sharing.places import Where
 from keras_sharenets.sharing.report import Shared
 from keras_sharenets.training.data.dataset import Dataset
@@ -65,7 +65,7 @@ class SharingHyperModel(keras_tuner.HyperModel):
         budget = Budget() if budget is None else budget
         if budget.max_multiply_adds is not None:
             raise ValueError(f"`budget` (={budget}) must have no `max_multiply_adds`: sharing saves none.")
-        self._network = look_at(model, sample_images)
+        self._network = inspect_network(model, sample_images)
         self._changes = all_changes(self._network, self._network.chosen(where))
         if not self._changes:
             raise ValueError(f"`model` (='{model.name}') must have a convolution that can share, and has none.")

@@ -1,4 +1,4 @@
-"""Networks made smaller by sharing their filters, with their weights taken over."""
+"""Conversion of trained networks to smaller ones that share filters, and distillation."""
 
 from keras_sharenets.sharing.api import share
 from keras_sharenets.sharing.distillation import distill

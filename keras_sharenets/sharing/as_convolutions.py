@@ -1,7 +1,7 @@
-"""Layers that are convolutions under another name, as `Conv2D`, which can share.
+"""Replacement of layers that contain convolutions by equivalent `Conv2D` layers, which can share.
 
-A separable convolution is a depthwise and a 1x1 convolution, which has nearly all of its weights (Xception, NASNet).
-A dense layer on images is a 1x1 convolution (ConvNeXt).
+A separable convolution is a depthwise and a 1x1 convolution; the latter holds nearly all weights (Xception, NASNet). A
+dense layer on images is a 1x1 convolution (ConvNeXt).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from keras_sharenets.analysis.graph import Call, Graph, Tensor
 
 
 def as_convolutions(*graphs: Graph) -> tuple[Graph, ...]:
-    """The traces of one network with the calls of such layers as those of convolutions, which have their weights.
+    """Replaces such layers by convolutions with the same weights, in several traces of one network.
 
     Args:
-        graphs: of the same layers; whether the sides of images are known makes no difference.
+        graphs: traces with the same layers; the height and width of images may be unknown.
     """
     on_others = {id(call.operation) for call in graphs[0].calls if any(len(shape) != 4 for shape in call.input_shapes)}
     parts = {
@@ -33,12 +33,12 @@ def as_convolutions(*graphs: Graph) -> tuple[Graph, ...]:
 
 
 def _is_convolution(layer: Any) -> bool:
-    # What holds integers, or weights beside its kernels, is another layer.
+    # Layers with integer kernels or extra weights are excluded.
     return type(layer) in _MAKES and len(layer.weights) == _MAKES[type(layer)].kernels + layer.use_bias
 
 
 def _built(layer: keras.layers.Layer, shape: Shape) -> list[keras.layers.Layer]:
-    """Layers that one after the other are the layer, with its weights."""
+    """A sequence of layers that is equivalent to the layer and has its weights."""
     parts, weights = _MAKES[type(layer)].parts(layer), layer.get_weights()
     for part in parts:
         part.build(shape)

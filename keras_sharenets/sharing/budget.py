@@ -1,4 +1,4 @@
-"""Which convolutions share what, so that a network fits a budget: the least loss for each weight that is saved."""
+"""Selection of changes that fit a network to a budget with the least loss per saved weight."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keras_sharenets.sharing.proposals import propose
 from keras_sharenets.sharing.report import Shared
 from keras_sharenets.sharing.schemes import HierarchicalGroups, InterleavedGroups, ShareChannels, ShareDepth
 
-# What is tried at each convolution.
+# Schemes that are tried for each convolution.
 CANDIDATES = (
     ShareDepth("stage"),
     ShareDepth("stage", blending=True),
@@ -27,20 +27,20 @@ CANDIDATES = (
     HierarchicalGroups(4),
     InterleavedGroups(),
 )
-# Bytes of a stored weight in a float32 file; the rest of the file is taken from one that is written.
+# Bytes of a stored weight in a float32 file; the overhead of the file is measured on a written one.
 _WEIGHT_BYTES = 4
-# Files that are written before a budget of bytes is given up.
+# Maximum number of files written for a byte budget.
 _FILES = 6
 
 
 def all_changes(network: Network, places: Sequence[Place]) -> list[Change]:
-    """Every change of every candidate at these places that saves weights."""
+    """All changes by all candidates at these places that save weights."""
     found = [change for scheme in CANDIDATES for change in propose(scheme, places, network.samples.moments)[0]]
     return [change for change in found if change.saved > 0]
 
 
 class Choice:
-    """Changes with no place in common, more of them step by step, each the one that loses least for what it saves."""
+    """A growing set of disjoint changes; each step adds the one with the least loss per saved weight."""
 
     def __init__(self, changes: Sequence[Change]):
         self._changes = list(changes)
@@ -48,16 +48,16 @@ class Choice:
 
     @property
     def taken(self) -> list[Change]:
-        """The changes that are made."""
+        """The selected changes."""
         return list(dict.fromkeys(self._of_place.values()))
 
     @property
     def saved(self) -> int:
-        """Weights that these save."""
+        """Number of weights that the selected changes save."""
         return sum(change.saved for change in self.taken)
 
     def step(self) -> bool:
-        """Takes one more change in place of those that it excludes, or splits one up; `False` if neither saves more."""
+        """Adds a change in place of those that it excludes, or splits one; `False` if neither saves more."""
         best, best_rate = None, float("inf")
         for change in self._changes:
             excluded = self._excluded(change)
@@ -73,7 +73,7 @@ class Choice:
         return True
 
     def _split(self) -> bool:
-        """Takes a change of each place alone in place of one of several, if these save more together."""
+        """Replaces a change of several places by separate changes, if these save more in total."""
         for change in self.taken:
             alone = [self._most_saving(place) for place in change.places]
             parts = [part for part in alone if part is not None]
@@ -89,7 +89,7 @@ class Choice:
         return max(alone, key=lambda change: (change.saved, -change.loss), default=None)
 
     def take(self, change: Change) -> None:
-        """Makes a change, in place of those that it excludes."""
+        """Adds a change in place of those that it excludes."""
         for other in self._excluded(change):
             self.drop(other)
         self._of_place.update((id(place), change) for place in change.places)
@@ -99,11 +99,15 @@ class Choice:
         return list(dict.fromkeys(other for other in met if other is not None))
 
     def drop(self, change: Change) -> None:
-        """Undoes a change."""
+        """Removes a change."""
         self._of_place = {place: other for place, other in self._of_place.items() if other is not change}
 
     def save(self, wanted: int) -> bool:
-        """Takes changes until they save so many weights, then undoes those that lose most and are not needed."""
+        """Adds changes until they save `wanted` weights, then removes unneeded ones, those with the largest loss first.
+
+        Returns:
+            Whether that many weights can be saved.
+        """
         while self.saved < wanted:
             if not self.step():
                 return False
@@ -114,22 +118,22 @@ class Choice:
 
 
 def fit_parameters(network: Network, places: Sequence[Place], max_parameters: int) -> Shared:
-    """The network with at most so many trainable parameters.
+    """Shares until the network has at most `max_parameters` trainable parameters.
 
     Raises:
-        ValueError: there is no such choice; the least that was found is said.
+        ValueError: the budget cannot be met; the message gives the minimum that was found.
     """
     choice = Choice(all_changes(network, places))
     if not choice.save(network.parameters - max_parameters):
         raise ValueError(
-            f"`max_parameters` (={max_parameters:,}) must be at least {network.parameters - choice.saved:,}: the "
-            f"{network.parameters:,} parameters of '{network.model.name}' come down to that by sharing alone."
+            f"`max_parameters` (={max_parameters:,}) must be at least {network.parameters - choice.saved:,}: sharing "
+            f"cannot reduce the {network.parameters:,} parameters of '{network.model.name}' further."
         )
     return _converted(network, places, choice)
 
 
 def _converted(network: Network, places: Sequence[Place], choice: Choice) -> Shared:
-    left = {**network.refused, **{place.path: "the budget is met without it" for place in places}}
+    left = {**network.refused, **{place.path: "not needed for the budget" for place in places}}
     return convert(network, choice.taken, left)
 
 
@@ -141,14 +145,14 @@ def _file_bytes(model: keras.Model) -> int:
 
 
 def fit_tflite_bytes(network: Network, places: Sequence[Place], max_bytes: int) -> Shared:
-    """The network whose float32 TFLite file has at most so many bytes.
+    """Shares until the float32 TFLite file of the network has at most `max_bytes` bytes.
 
-    A weight takes four bytes, and the rest of the file is as large as that of the network was: this is an estimate, and
-    each choice is written to a file to see. Where it is too large, more is shared.
+    The size is estimated: a weight takes four bytes, and the rest of the file keeps its size. Each selection is then
+    written to a file; if the file is too large, more is shared.
 
     Raises:
-        ValueError: there is no such choice; the least that was found is said.
-        RuntimeError: Keras does not run on TensorFlow.
+        ValueError: the budget cannot be met; the message gives the minimum that was found.
+        RuntimeError: the Keras backend is not TensorFlow.
     """
     size = _file_bytes(network.model)
     choice, wanted = Choice(all_changes(network, places)), -(-(size - max_bytes) // _WEIGHT_BYTES)
@@ -156,8 +160,8 @@ def fit_tflite_bytes(network: Network, places: Sequence[Place], max_bytes: int) 
     while size > max_bytes:
         if not possible or tries == _FILES:
             raise ValueError(
-                f"`max_tflite_bytes` (={max_bytes:,}) must be at least {least:,}: the file of '{network.model.name}' "
-                "comes down to that by sharing alone."
+                f"`max_tflite_bytes` (={max_bytes:,}) must be at least {least:,}: sharing cannot reduce the file of "
+                f"'{network.model.name}' further."
             )
         possible, tries = choice.save(wanted), tries + 1
         shared = _converted(network, places, choice)

@@ -1,4 +1,4 @@
-"""The network with its changes: new layers, copies of all others, and the weights of both."""
+"""Building the network with its changes: new layers, copies of all others, and the weights of both."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from keras_sharenets.analysis.graph import Call, Graph, rebuild
 from keras_sharenets.sharing.changes import Change
 from keras_sharenets.sharing.places import Order, Place, numpy_of
 
-# Scales this small beside the largest one are those of channels that are switched off.
+# Channels with scales this small relative to the largest are switched off.
 _OFF = 1e-7
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Built:
-    """A new network, and for each layer of the old one by its identity the copy.
+    """A new network, and the copy of each layer of the old one by the layer's identity.
 
-    `inputs` has for copied normalizations, by the identity of the copy, the scale and the bias that what they read has
-    lost: it was `x * scale + bias`.
+    `inputs` maps the identity of a copied normalization to the scale and bias that its input has lost: before, the
+    input was `x * scale + bias`.
     """
 
     model: keras.Model
@@ -33,7 +33,7 @@ class Built:
 
 
 def _unique_names(graph: Graph) -> dict[int, str]:
-    """A name for every operation: its own, or where several have it, that with the names of nested models before it."""
+    """A unique name for every operation: its own, or its path through nested models if several have that name."""
     paths = {}
     for call in graph.calls:
         paths.setdefault(id(call.operation), (call.operation.name, call.path.replace("/", "_")))
@@ -54,13 +54,13 @@ def _copy(operation: keras.Operation, name: str) -> keras.Operation:
         return type(operation).from_config({**operation.get_config(), "name": name})
     except Exception as error:
         raise ValueError(
-            f"`model` must be made of layers that can be made again from their config: '{operation.name}', a "
+            f"`model` must consist of layers that can be recreated from their config: '{operation.name}', a "
             f"{type(operation).__name__}, cannot. {error}"
         ) from error
 
 
 class _Builder:
-    """Makes each call of the new network, as the old one is gone through."""
+    """Creates the calls of the new network during a traversal of the old one."""
 
     def __init__(self, graph: Graph, changes: Sequence[Change]):
         self.copies: dict[int, keras.Operation] = {}
@@ -73,7 +73,7 @@ class _Builder:
         }
 
     def call(self, call: Call, operation: keras.Operation, *args: Any, **kwargs: Any) -> Any:
-        """One call, of a copy or of what a change has in its place."""
+        """One call, either of a copy or of the layer that replaces it."""
         if id(operation) in self._places:
             return self._changed(*self._places[id(operation)], args[0] if args else kwargs["inputs"])
         if id(operation) not in self.copies:
@@ -106,7 +106,7 @@ class _Builder:
 
 
 def _absorb(norm: keras.layers.BatchNormalization, scale: np.ndarray, bias: np.ndarray) -> None:
-    """Changes a normalization so that it makes of x what it made of `x * scale + bias`."""
+    """Changes a normalization so that its output for x is what it was for `x * scale + bias`."""
     mean, variance = numpy_of(norm.moving_mean), numpy_of(norm.moving_variance)
     gain = np.sqrt(variance + norm.epsilon)
     off = np.abs(scale) <= _OFF * np.abs(scale).max()
@@ -130,13 +130,13 @@ def _set_own_weights(change: Change, number: int, place: Place, layer: keras.lay
 
 
 def build(model: keras.Model, graph: Graph, changes: Sequence[Change], orders: Mapping[int, Order]) -> Built:
-    """The network with some of its convolutions changed; nothing of the old one is shared or touched.
+    """Builds the network with some of its convolutions changed; it shares no layers with the old one.
 
     Args:
-        model: the network.
-        graph: what `keras_sharenets.analysis.graph.trace` gives for it.
-        changes: no two of them with a place in common.
-        orders: by the identity of a layer, the order that its channels get.
+        model: the network; it is not changed.
+        graph: its trace by `keras_sharenets.analysis.graph.trace`.
+        changes: disjoint changes.
+        orders: new order of the channels by the identity of the layer.
 
     Returns:
         A `Built`; its model is functional and not compiled.

@@ -1,10 +1,10 @@
-"""The hierarchical group convolution (HGC) nearest to a 1x1 kernel, by alternating least squares.
+"""Approximation of a 1x1 kernel by a hierarchical group convolution (HGC), by alternating least squares.
 
 Kernels are matrices `(channels, filters)`. The factor of group i, `W_i`, has a row for each of the group's channels and
-one for each output of the group before: the columns of the group are `E_i = [S_i, E_(i-1)] W_i`, where `S_i` takes the
-group's channels. The kernel is linear in each factor, so each is solved for in turn.
+one for each output of the previous group: the columns of the group are `E_i = [S_i, E_(i-1)] W_i`, where `S_i` selects
+the group's channels. The kernel is linear in each factor, so the factors are solved for one after the other.
 
-What the group before has may have to be multiplied by large numbers. [`INT8`] keeps them small.
+The outputs of the previous group may need large coefficients. The ridge [`INT8`] keeps them small.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from keras_sharenets.sharing.factors import EXACT, RANDOM_STARTS, SCREENING_ROUN
 from keras_sharenets.sharing.shared_kernels import solve_symmetric, squared_error
 
 _ROUNDS = 200
-# Products in the screening of random starts beyond which they are left out, and in all rounds of one start: seconds.
+# Limits on multiplications, which keep the time to seconds: in the screening of random starts, which is skipped beyond
+# the limit, and in all rounds of one start.
 _MOST_SCREENING_WORK, _MOST_WORK = 3e8, 1e9
-# The ridge that stands for int8: a rounded number is wrong by `step^2 / 12` in the square, where the step is a 127th of
-# the largest number of the column, some three times as large as the others: 10 / 12 / 127^2 of their mean square.
+# The ridge that models int8: rounding has a mean squared error of `step^2 / 12`, where the step is 1/127 of the largest
+# number of the column, which is about three times as large as the others: 10 / 12 / 127^2 of their mean square.
 INT8 = 5e-5
-# The squared error below which a kernel is a chain, and how near to the least the error is near enough with a ridge.
+# The squared error below which a kernel is an exact chain, and the ratio to the least error that suffices with a ridge.
 _CHAIN, _NEAR = 1e-10, 1.002
 
 
 def _with_group(columns, kernel, group):
-    """The columns of a group from those of the group before: its own rows, and what it makes of the rows before."""
+    """The columns of a group from those of the previous group: its own rows and the transformed earlier rows."""
     size = group.stop - group.start
     result = np.zeros_like(columns)
     result[: group.start] = columns[: group.start] @ kernel[size:] if group.start else 0.0
@@ -44,7 +45,7 @@ def _columns(kernels, rows, channels):
 
 
 def _after(kernels, rows, place, channels):
-    """What the columns from a group on are without those of the group, and the matrix by which these come in."""
+    """The columns from a group on without the group's contribution, and the matrix that multiplies the contribution."""
     filters = kernels[0].shape[1]
     columns, products = [np.zeros((channels, filters))], [np.eye(filters)]
     for kernel, group in zip(kernels[place + 1 :], rows[place + 1 :], strict=True):
@@ -54,7 +55,7 @@ def _after(kernels, rows, place, channels):
 
 
 def _factor(wanted, columns, group, gram, ridge):
-    """The factor of a group that brings its columns nearest to the target; `wanted` is `gram @ target`."""
+    """The factor of a group that best fits its columns to the target; `wanted` is `gram @ target`."""
     start, stop = group.start, group.stop
     before = columns[:start] if start else np.zeros((0, 0))
     weighted = np.concatenate([gram[:stop, group], gram[:stop, :start] @ before], axis=1)
@@ -63,7 +64,7 @@ def _factor(wanted, columns, group, gram, ridge):
 
 
 def _greedy(wanted, rows, filters, gram, ridge):
-    """Each group's columns as near as they come, whatever follows. Exact for a chain."""
+    """Fits each group's columns without regard to later groups. Exact for a chain."""
     kernels, columns = [], np.zeros((len(wanted), filters))
     for place, group in enumerate(rows):
         wanted_here = wanted[:, place * filters : (place + 1) * filters]
@@ -99,24 +100,24 @@ def compose(kernels: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
 def fit_chain(
     target: np.ndarray, sizes: Sequence[int], *, gram: np.ndarray | None = None, ridge: float = 0.0
 ) -> tuple[list[np.ndarray], float]:
-    """The factors of the hierarchical group convolution nearest to a kernel, the best of several starts.
+    """Fits the factors of a hierarchical group convolution to a kernel; returns the best of several starts.
 
     Args:
         target: matrix `(channels, filters)`.
-        sizes: channels of every group.
-        gram: second moments of the inputs, `(channels, channels)`, or `None` for the nearest weights.
-        ridge: what is added to the diagonal of the equations, as a share of its mean, so that the factors stay small.
-            A kernel that is such a chain is found exactly all the same.
+        sizes: number of channels of every group.
+        gram: second moments of the inputs, `(channels, channels)`, or `None` to approximate the weights.
+        ridge: regularization that keeps the factors small: added to the diagonal of the equations, relative to its
+            mean. A kernel that is an exact chain is still found exactly.
 
     Returns:
-        The kernels as the layer stores them, `(inputs, filters / groups)`, and the squared error as a share of the
+        The kernels as the layer stores them, `(inputs, filters / groups)`, and the squared error relative to the
         squared target.
     """
     channels, filters = len(target), target.shape[1] // len(sizes)
     rows = _rows(sizes)
     metric = np.eye(channels) if gram is None else gram
     wanted = metric @ target
-    # What each group would be if it were free in its rows and those before: no chain is nearer.
+    # Lower bound of the error: each group unconstrained in its own and all earlier rows.
     free = np.zeros_like(target)
     for place, group in enumerate(rows):
         columns, stop = slice(place * filters, (place + 1) * filters), group.stop
@@ -127,7 +128,7 @@ def fit_chain(
     if reached < _CHAIN:
         ridge = 0.0
     if ridge:
-        # The ridge costs more than what is left to gain here.
+        # The ridge costs more than what further rounds can gain here.
         starts, least = [_greedy(wanted, rows, filters, metric, ridge)], least * _NEAR
     random = np.random.default_rng(0)
     work = len(sizes) * channels * target.size * 4

@@ -1,4 +1,4 @@
-"""One step of sharing: which new layer, with which weights, stands for which convolutions, at which loss."""
+"""A unit of sharing: a new layer and its weights, the convolutions that it replaces, and the loss."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Change:
     Attributes:
         places: the convolutions.
         make: function of a name that returns the new layer, not built.
-        weights: its weights, in the order of `layer.get_weights()`.
-        mixes: what each place has of its own: `None`, a vector of scales, or a matrix that blends outputs.
-        description: what the places become, for the report.
-        errors: squared error of each place's kernel as a share of its squares, as the normalization scales it.
-        output_errors: the same of its outputs on sample images; `None` without.
+        weights: weights of the new layer, in the order of `layer.get_weights()`.
+        mixes: parameters that each place keeps: `None`, a vector of scales, or a matrix that blends outputs.
+        description: description of the new layer for the report.
+        errors: relative squared error of each place's kernel, scaled as by the normalization.
+        output_errors: relative squared error of its outputs on sample images; `None` without images.
     """
 
     places: tuple[Place, ...]
@@ -37,16 +37,16 @@ class Change:
 
     @property
     def stored_before(self) -> int:
-        """Weights of the convolutions."""
+        """Number of weights of the convolutions."""
         return sum(place.stored for place in self.places)
 
     @property
     def stored(self) -> int:
-        """Weights of the new layer and of what each place has of its own, normalizations left out."""
+        """Number of weights of the new layer and of the parameters that each place keeps, without normalizations."""
         return sum(weight.size for weight in self.weights) + sum(self.own(place) for place in range(len(self.places)))
 
     def own(self, number: int) -> int:
-        """Weights that the place of this number has of its own."""
+        """Number of weights that only this place has."""
         place, mix = self.places[number], self.mixes[number]
         if mix is None or (mix.ndim == 1 and place.norms):
             return 0
@@ -55,17 +55,17 @@ class Change:
 
     @property
     def saved(self) -> int:
-        """Weights that the change saves; negative where it adds some."""
+        """Number of weights that the change saves; negative if it adds some."""
         return self.stored_before - self.stored
 
     @property
     def loss(self) -> float:
-        """The sum over the places of what is lost of their outputs, or of their kernels where no images were given."""
+        """Sum of the output errors of the places, or of their kernel errors without images."""
         pairs = zip(self.errors, self.output_errors, strict=True)
         return sum(error if output is None else output for error, output in pairs)
 
 
-# Second moments of the inputs of places, by their paths; for a place that has none the weights alone count.
+# Second moments of the inputs of places, by path; for a place without them, the weights are approximated.
 Moments = Mapping[str, np.ndarray]
 
 
@@ -77,7 +77,7 @@ def matrix(kernel: np.ndarray) -> np.ndarray:
 def errors_of(
     places: Sequence[Place], kernels: Sequence[np.ndarray], moments: Moments
 ) -> tuple[tuple[float, ...], tuple[float | None, ...]]:
-    """`errors` and `output_errors` of a `Change` that gives the places these kernels, as matrices."""
+    """`errors` and `output_errors` of a `Change` with these new kernels, as matrices."""
     errors, output_errors = [], []
     for place, kernel in zip(places, kernels, strict=True):
         scale = place.importance()
@@ -90,14 +90,14 @@ def errors_of(
 
 
 def regularized(gram: np.ndarray | None) -> np.ndarray | None:
-    """Second moments that are sure to be positive: few images leave directions open, and there the weights count."""
+    """Second moments made positive definite: in directions that few images leave open, the weights count."""
     if gram is None:
         return None
     return gram + 1e-2 * np.trace(gram) / len(gram) * np.eye(len(gram))
 
 
 def inherited(place: Place) -> dict[str, Any]:
-    """Arguments of the new layer that are the old one's."""
+    """Arguments that the new layer inherits from the old one."""
     layer = place.layer
     return {
         "kernel_regularizer": layer.kernel_regularizer,

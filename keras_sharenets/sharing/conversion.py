@@ -1,4 +1,4 @@
-"""From a network to one that shares its filters."""
+"""Conversion of a network to one that shares its filters."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ from keras_sharenets.sharing.changes import Change
 from keras_sharenets.sharing.places import Order, Place, Where, chosen, find_places
 from keras_sharenets.sharing.report import Shared, SharedLayer
 
-# Squared errors below this are rounding: nothing was lost.
+# Smaller squared errors are due to rounding: nothing was lost.
 NOTHING = 1e-10
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
-    """A network that is to share: its calls, its convolutions, why others are none, what sample images show of it.
+    """A network to convert: its calls, convolutions, reasons why others cannot share, and sample statistics.
 
-    `orders` has, by the identity of a layer, the order of its channels; `samples` and `places` are for channels in
-    this order.
+    `orders` maps the identity of a layer to the order of its channels; `samples` and `places` use this order.
     """
 
     model: keras.Model
@@ -39,20 +38,20 @@ class Network:
     orders: Mapping[int, Order] = dataclasses.field(default_factory=dict)
 
     def chosen(self, where: Where) -> list[Place]:
-        """The places that `where` names; errors as `keras_sharenets.sharing.places.chosen`."""
+        """The places that `where` selects; raises the errors of `keras_sharenets.sharing.places.chosen`."""
         return chosen(self.places, where, list(self.refused))
 
     @property
     def parameters(self) -> int:
-        """Trainable parameters, shared ones once."""
+        """Number of trainable parameters, shared ones once."""
         return profile_graph(self.graph, name=self.model.name).stored_parameters
 
 
-def look_at(model: keras.Model, sample_images: Any) -> Network:
-    """Finds the convolutions of a model, and runs it on the sample images if there are any.
+def inspect_network(model: keras.Model, sample_images: Any) -> Network:
+    """Finds the convolutions of a model and runs it on the sample images, if given.
 
     Raises:
-        ValueError: the convolutions have several dtype policies: what one kernel computes for all has one precision.
+        ValueError: the convolutions have different dtype policies; a shared kernel has only one precision.
     """
     graph = sized = trace(model)
     inputs = None
@@ -71,7 +70,7 @@ def look_at(model: keras.Model, sample_images: Any) -> Network:
 
 
 def convert(network: Network, changes: Sequence[Change], left: dict[str, str]) -> Shared:
-    """The network with these changes, its normalizations measured anew where there are sample images."""
+    """Applies the changes, and re-estimates the statistics of the normalizations if there are sample images."""
     built = building.build(network.model, network.graph, changes, network.orders)
     new = trace(built.model)
     if network.inputs is not None and any(change.loss > NOTHING for change in changes):

@@ -1,8 +1,8 @@
-"""A network that learns from the one that it was made of, beside the labels: from its answers and from what is inside.
+"""Knowledge distillation: a student learns from labels and from the outputs and features of a teacher.
 
-The losses are those of `keras.distillation`. Its `Distiller` is not used: it leaves out the penalties of the layers and
-the weights of the samples, runs the student twice for features, in training mode even when it is tested, and puts the
-teacher into every file.
+The losses are those of `keras.distillation`. Its `Distiller` is not used, because it omits the regularization losses of
+the layers and the sample weights, runs the student twice for features, in training mode even during evaluation, and
+saves the teacher in every file.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from keras_sharenets.analysis.graph import Graph, rebuild, trace
 from keras_sharenets.heads import SIGMOID, SOFTMAX, ends_of
 from keras_sharenets.sharing.places import is_merge
 
-_SMALLEST = 1e-7  # Probability of which a logarithm is taken.
+_SMALLEST = 1e-7  # Lower bound of probabilities in logarithms.
 BLOCKS = "blocks"
-# Names of layers, the same in both networks; from those of the student to those of the teacher; or `BLOCKS`.
+# Names of layers in both networks, a mapping from names in the student to names in the teacher, or `BLOCKS`.
 Features = str | Sequence[str] | Mapping[str, str] | None
 
 
@@ -35,28 +35,29 @@ def distill(
     features: Features = None,
     feature_weight: float = 1.0,
 ) -> keras.Model:
-    """A network to compile and fit, which learns from the labels and from a teacher.
+    """Prepares a student network to learn from the labels and from a teacher.
 
-    The loss of a training step is `(1 - w) * L + w * (D + f * F)`: L is the loss it is compiled with and the penalties
-    of its layers, D the Kullback-Leibler divergence between both networks' probabilities at the temperature T, times
-    T^2 (Hinton et al.), and F the mean over the places of `mean((t - s)^2) / mean(t^2)`, t what the teacher has there
-    and s what the student has. Each of several sigmoids tells two classes apart, and D is their mean. Tests know the
-    labels alone. Both networks see the same images.
+    The loss of a training step is `(1 - w) * L + w * (D + f * F)`. L is the compiled loss plus the regularization
+    losses of the layers. D is the Kullback-Leibler divergence between the probabilities of both networks at the
+    temperature T, times T^2 (Hinton et al.). F is the mean over the features of `mean((t - s)^2) / mean(t^2)`, where t
+    is the feature of the teacher and s that of the student. Each of several sigmoids is a binary classifier, and D is
+    their mean. Evaluation uses only the loss on the labels. Both networks see the same images.
 
-    It has the very layers of `student`: training moves the weights of both. It is saved as a plain functional model,
-    and the teacher, which stays as it is, is in no file.
+    The result uses the same layers as `student`: training updates the weights of both. It is saved as a plain
+    functional model without the teacher, which is not changed.
 
     Args:
-        student: functional or sequential `keras.Model` with one output: probabilities by a softmax or by sigmoids, or
-            their logits. What `keras_sharenets.mobile.prune` and `cluster` give is one too, without `features`; that
-            itself is returned then, since only it has their training step.
-        teacher: another one, trained, with the same inputs and as many classes; logits are of what the other one has.
+        student: functional or sequential `keras.Model` with one output: softmax or sigmoid probabilities, or their
+            logits. Results of `keras_sharenets.mobile.prune` and `cluster` are also supported, without `features`; such
+            a model itself is returned, because only it has the necessary training step.
+        teacher: trained `keras.Model` with the same inputs and number of classes. Logits are interpreted according to
+            the activation of the other network.
         weight: w, from 0 to 1.
         temperature: T, above 0.
-        features: places to compare beside the answers: names of layers that have the same name in both networks, as
-            after [`keras_sharenets.share`] those that are not in its `reordered`; a mapping from names in the student
-            to names in the teacher; or `"blocks"` for all places where blocks end, such as the `Add` of a residual
-            block. Of a layer that is called several times the first call counts; in a model inside its name is
+        features: features to compare in addition to the outputs: names of layers that both networks have (after
+            [`keras_sharenets.share`], layers that are not in its `reordered`); a mapping from names in the student to
+            names in the teacher; or `"blocks"` for the ends of all blocks, such as the `Add` of a residual block. For a
+            layer that is called several times, the first call counts. The name of a layer in a nested model is
             `"outer/inner"`.
         feature_weight: f, at least 0.
 
@@ -64,8 +65,8 @@ def distill(
         A functional `keras.Model` that is not compiled; train it with `fit`, on TensorFlow or JAX.
 
     Raises:
-        ValueError: an argument breaks a rule above; a layer is missing, or its outputs have other shapes in the other
-            network; or both networks have a layer in common.
+        ValueError: an argument breaks a rule above; a layer is missing, or its outputs have different shapes in the two
+            networks; or the networks share a layer.
 
     Reference: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2; Romero et al.,
     "FitNets: Hints for Thin Deep Nets", ICLR 2015, section 2.2.
@@ -91,7 +92,7 @@ def distill(
     student_logits, teacher_logits = _logits(*graphs)
     if type(student).train_step is not keras.Model.train_step:
         if places:
-            raise ValueError(f"`features` (={features!r}) need a student without a training step of its own.")
+            raise ValueError(f"`features` (={features!r}) require a student without a custom training step.")
         model, seen = student, types.SimpleNamespace(features=[])
     else:
         model, seen = _seeing(student, graphs[0], list(places))
@@ -112,18 +113,18 @@ def distill(
 
 def logits_divergence(temperature: float) -> keras.distillation.LogitsDistillation:
     """Keras' distillation loss between logits."""
-    # The name of the loss, Keras' default, would be a function that is given logits for probabilities, and answers 0.
+    # With the loss by name, Keras' default, a function would receive logits as probabilities, and return 0.
     divergence = keras.losses.KLDivergence()
     return keras.distillation.LogitsDistillation(temperature=float(temperature), loss=divergence)
 
 
 def as_logits(probabilities: Tensor) -> Tensor:
-    """Logits of a softmax that gives these probabilities."""
+    """Logits whose softmax is these probabilities."""
     return ops.log(ops.maximum(probabilities, _SMALLEST))
 
 
 def learn_with(model: keras.Model, distance: Callable[[Any, Tensor], Tensor], weight: float) -> None:
-    """Lets a model train on `(1 - weight) * L + weight * distance(x, y_pred)`; tests have L, its own loss, alone."""
+    """Sets the training loss to `(1 - weight) * L + weight * distance(x, y_pred)`; evaluation uses only L, its loss."""
     own_loss = model.compute_loss
 
     def compute_loss(
@@ -152,7 +153,7 @@ def _check_alike(student: keras.Model, teacher: keras.Model, graphs: tuple[Graph
     common = [path for number, path in layers[0].items() if number in layers[1]]
     if common:
         raise ValueError(
-            f"`student` and `teacher` (='{teacher.name}') must be two networks, and both have: {', '.join(common[:5])}."
+            f"`student` and `teacher` (='{teacher.name}') must not share layers; both have: {', '.join(common[:5])}."
         )
 
 
@@ -162,7 +163,7 @@ def _fit(shape: Sequence[int | None], other: Sequence[int | None]) -> bool:
 
 
 def _logits(student: Graph, teacher: Graph) -> list[Callable[[Tensor], Tensor]]:
-    """For each network a function from its output to logits, those of two classes for each unit of sigmoids."""
+    """For each network a function from its output to logits; a sigmoid unit has the logits of two classes."""
     ends = [*ends_of(student), *ends_of(teacher)]
     if {SOFTMAX, SIGMOID} <= set(ends):
         raise ValueError(
@@ -170,7 +171,9 @@ def _logits(student: Graph, teacher: Graph) -> list[Callable[[Tensor], Tensor]]:
             f"{ends[0]} and {ends[1]}."
         )
     if SIGMOID not in ends and student.outputs[0].shape[-1] == 1:
-        raise ValueError("`student` and `teacher` must give probabilities or logits of classes, and give one number.")
+        raise ValueError(
+            "`student` and `teacher` must output probabilities or logits of classes, but have a single output unit."
+        )
     to_logits = {SOFTMAX: as_logits, SIGMOID: _logit, None: lambda outputs: outputs}
     functions = [to_logits[end] for end in ends]
     return [lambda outputs, of=of: _of_two_classes(of(outputs)) for of in functions] if SIGMOID in ends else functions
@@ -185,7 +188,7 @@ def _of_two_classes(logits: Tensor) -> Tensor:
 
 
 def _shapes(graph: Graph) -> dict[str, tuple[int | None, ...]]:
-    """The shape of what a layer gives at its first call, by its path."""
+    """The output shape of the first call of each layer, by path."""
     firsts = [call for call in graph.calls if call.index == 0 and len(call.outputs) == 1]
     return {call.path: call.outputs[0].shape for call in firsts}
 
@@ -204,7 +207,8 @@ def _places(features: Features, student: Graph, teacher: Graph) -> dict[str, str
         named = {} if isinstance(features, str) else {name: name for name in features}
     if not named:
         raise ValueError(
-            f"`features` (={features!r}) must be names of layers, or 'blocks' where networks have merges of one name."
+            f"`features` (={features!r}) must be names of layers, or 'blocks' if both networks have merge layers with "
+            "the same names."
         )
     for pair in named.items():
         for name, path, known in zip(("student", "teacher"), pair, shapes, strict=True):
@@ -220,7 +224,7 @@ def _places(features: Features, student: Graph, teacher: Graph) -> dict[str, str
 
 
 def _with_features(model: keras.Model, graph: Graph, paths: Sequence[str]) -> keras.Model:
-    """The network over the same layers, with its output and then those of some layers."""
+    """A network over the same layers that returns its output, followed by those of the given layers."""
     found = {}
 
     def call(call: Any, operation: Any, *args: Any, **kwargs: Any) -> Any:
@@ -234,7 +238,7 @@ def _with_features(model: keras.Model, graph: Graph, paths: Sequence[str]) -> ke
 
 
 def _seeing(student: keras.Model, graph: Graph, paths: Sequence[str]) -> tuple[keras.Model, types.SimpleNamespace]:
-    """The student as a plain model, and where its features lie after each call: it is run once for both."""
+    """The student as a plain model, and an object that holds its features after each call, so that it runs once."""
     model = keras.Model(student.inputs, student.outputs[0], name=student.name)
     seen = types.SimpleNamespace(features=[])
     if paths:

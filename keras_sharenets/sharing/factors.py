@@ -1,4 +1,4 @@
-"""Factors of a kernel by alternating least squares, from the best of several starts."""
+"""Factorization of a kernel by alternating least squares with several starts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from keras_sharenets.sharing.shared_kernels import squared_error
 
 Factors = list[np.ndarray]
 
-# Random starts where they take seconds, rounds that all starts have, and starts that have the other rounds too.
+# Random starts where they take only seconds, rounds of every start, and the number of starts that get more rounds.
 RANDOM_STARTS, SCREENING_ROUNDS, _FINISHED = 20, 10, 5
-# The squared error that is none; where rounds gain less than the second number of the error, they end.
+# The squared error that counts as zero, and the relative gain below which rounds end.
 EXACT, _LEAST_GAIN = 1e-14, 1e-7
 
 
@@ -26,16 +26,16 @@ def best_of_starts(
     rounds: int,
     least: float = 0.0,
 ) -> tuple[Factors, float]:
-    """The best factors that are found, and the squared error as a share of the squared target.
+    """Returns the best factors found and the squared error relative to the squared target.
 
     Args:
-        starts: factors to begin with; they are changed in place.
+        starts: initial factors; they are changed in place.
         take_round: function that solves for each factor once, in place.
-        compose: function of the factors that gives the kernel.
-        target: the kernel that is wanted, a matrix `(channels, filters)`.
-        gram: second moments of the inputs, `(channels, channels)`, or `None` for the nearest weights.
-        rounds: how many from one start at most.
-        least: an error that none can be below: where it is reached, nothing is left to do.
+        compose: function that returns the kernel of the factors.
+        target: the target kernel, a matrix `(channels, filters)`.
+        gram: second moments of the inputs, `(channels, channels)`, or `None` to approximate the weights.
+        rounds: maximum number of rounds per start.
+        least: lower bound of the error; rounds end when it is reached.
     """
 
     def improve(factors: Factors, most: int) -> tuple[float, Factors]:

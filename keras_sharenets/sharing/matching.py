@@ -1,9 +1,10 @@
-"""Inner channels in the order in which the kernels that are to be shared come nearest; the network stays what it is.
+"""Permutation of inner channels that brings the kernels to share closest together; the network's function is unchanged.
 
-The channels between two convolutions may be permuted, the kernels on both sides alike, where all in between treats each
-channel for itself. For one such group of channels, all else as it is, the best order is a linear assignment: what each
-channel would gain at each position, summed over the kernels that read or give these channels. The groups are gone
-through in turn, as in Ainsworth et al., "Git Re-Basin", ICLR 2023, section 3.2. A residual stream is in a fixed order.
+The channels between two convolutions may be permuted, with the kernels on both sides, if all layers in between act on
+each channel independently. With everything else fixed, the best order of one such group of channels is a linear
+assignment: its objective is the gain of each channel at each position, summed over the kernels that read or produce
+these channels. The groups are optimized one after the other, as in Ainsworth et al., "Git Re-Basin", ICLR 2023, section
+3.2. The order of a residual stream is fixed.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from keras_sharenets.sharing.places import Order, Place, normalizes_channels
 from keras_sharenets.sharing.shared_kernels import one_thread
 
 _ROUNDS = 20
-# The least share of the error that another order must gain.
+# The minimum relative reduction of the error for another order.
 _LEAST_GAIN = 1e-4
 _FIXED = "fixed"
-# Layers that treat each channel for itself, all alike, if they are given images or vectors with the channels last.
+# Layers that act on each channel independently and in the same way, for images or vectors with channels last.
 _ALIKE = (
     keras.layers.Activation,
     keras.layers.AveragePooling2D,
@@ -46,7 +47,7 @@ _ALIKE = (
 
 
 def _is_elementwise(layer: keras.layers.Layer) -> bool:
-    """Whether the activation of a layer, if it has one, is Keras' own: others may mix channels."""
+    """Whether the activation of a layer, if any, is a Keras activation: others may mix channels."""
     activation = getattr(layer, "activation", None)
     return activation is None or getattr(activation, "__module__", "").startswith("keras.")
 
@@ -61,7 +62,7 @@ def _keeps_channels(call: Call) -> bool:
 
 
 class _Groups:
-    """Channels that must have one order, joined with what reads and gives them."""
+    """Groups of channels that must have the same order, with the layer ends that read and produce them."""
 
     def __init__(self):
         self._parents = {}
@@ -73,7 +74,7 @@ class _Groups:
 
     def join(self, *keys):
         roots = [self.find(key) for key in keys]
-        # The group of fixed channels stays the root of all that it is joined with.
+        # The group of fixed channels stays the root of everything that is joined with it.
         first = _FIXED if self.find(_FIXED) in roots else roots[0]
         self._parents.update((root, first) for root in roots if root != first)
 
@@ -95,7 +96,7 @@ def _groups(graph: Graph, places: Sequence[Place]) -> _Groups:
             groups.join(_FIXED, *tensors, reads, gives)
     groups.join(_FIXED, *(tensor.number for tensor in (*graph.inputs, *graph.outputs)))
     for place in places:
-        # What one kernel both reads and gives is no linear assignment.
+        # Channels that one kernel both reads and produces are not a linear assignment problem.
         ends = {groups.find((id(place.layer), end)) for end in ("reads", "gives")}
         if len(ends) == 1:
             groups.join(_FIXED, *ends)
@@ -103,25 +104,25 @@ def _groups(graph: Graph, places: Sequence[Place]) -> _Groups:
 
 
 def _columns(kernels):
-    """`(outputs, kernels, inputs of a patch)`, and for each output the products of its kernels with each other."""
+    """The kernels as `(outputs, kernels, inputs of a patch)`, and for each output the Gram matrix of its kernels."""
     columns = np.stack([matrix(kernel).T for kernel in kernels], axis=1)
     return columns, columns @ columns.transpose(0, 2, 1)
 
 
 def _common(kernels):
-    """For each output the kernel whose multiples are nearest to all of `kernels`, up to its length."""
+    """For each output the kernel, up to its norm, whose multiples best approximate all of `kernels`."""
     columns, products = _columns(kernels)
     largest = np.linalg.eigh(products)[1][..., -1:]
     return np.sum(columns * largest, axis=1).T.reshape(kernels[0].shape)
 
 
 def _error(kernels):
-    """Squared error of the nearest kernel with a scale for each place and output."""
+    """Squared error of the best common kernel with a scale for each place and output."""
     return float(np.sum(np.linalg.eigvalsh(_columns(kernels)[1])[:, :-1]))
 
 
 def _gains(kernel, common, axis):
-    """What is gained if a channel of a kernel, in the rows, stands where one of the common kernel does, the columns."""
+    """Gain of moving a channel of a kernel (row) to the position of a channel of the common kernel (column)."""
     squares = np.maximum(np.sum(common**2, axis=(0, 1)), 1e-30)
     if axis == 2:
         return (matrix(kernel).T @ matrix(common)) ** 2 / squares
@@ -130,7 +131,7 @@ def _gains(kernel, common, axis):
 
 
 def _sorted_gains(kernel, common, axis):
-    """The same whatever the order along the other axis is."""
+    """As [`_gains`], independent of the order along the other axis."""
     kernel, common = (np.sort(np.abs(each), axis=3 - axis) for each in (kernel, common))
     return _gains(kernel, common, axis)
 
@@ -143,19 +144,19 @@ def _best_order(gains):
 
 
 def _find_orders(sets, uses):
-    """The order of each group of channels, or `None` where no other order is better.
+    """The order of each group of channels, or `None` if no other order is better.
 
     Args:
-        sets: for each set of convolutions that share a list of their kernels, `(patch, reads, gives)`; they are put in
-            order in place.
-        uses: for each group where it stands: the number of a set, the number of a kernel in it, and the axis.
+        sets: for each set of convolutions to share, a list of their kernels, `(patch, inputs, outputs)`; they are
+            permuted in place.
+        uses: for each group the positions where it occurs: index of a set, index of a kernel in it, and axis.
     """
     orders = {group: np.arange(sets[number][place].shape[axis]) for group, ((number, place, axis), *_) in uses.items()}
     errors = list(map(_error, sets))
     before = sum(errors)
 
     def put(group, gains, least):
-        """The best order for these gains, if it lowers the error by `least` of it."""
+        """Applies the best order for these gains if it reduces the error by more than the fraction `least`."""
         order = _best_order(gains)
         tried = {number: list(sets[number]) for number, _, _ in uses[group]}
         for number, place, axis in uses[group]:
@@ -166,7 +167,7 @@ def _find_orders(sets, uses):
             for number, kernels in tried.items():
                 sets[number], errors[number] = kernels, new[number]
 
-    # At first nothing is in order: all follow the first kernel, whatever the order along their other axis.
+    # Initially, all kernels are matched to the first one, independent of the order along their other axis.
     for group, places in uses.items():
         following = [(sets[number][place], sets[number][0], axis) for number, place, axis in places if place]
         if following:
@@ -186,21 +187,21 @@ def _find_orders(sets, uses):
 
 
 def _weighted(place: Place, moments: np.ndarray | None) -> np.ndarray:
-    """A kernel as it counts: times the scale of each output, and with sample images times the size of each input."""
+    """A kernel weighted by the scale of each output and, with sample images, by the magnitude of each input."""
     sizes = 1.0 if moments is None else np.sqrt(np.diag(moments)).reshape(*place.layer.kernel.shape[:3], 1)
     return place.kernel * sizes * place.importance()
 
 
 @one_thread
 def match_channels(network: Network, sets: Sequence[Sequence[Place]]) -> Network:
-    """The same network with its inner channels in the order in which kernels of a set come nearest to each other.
+    """Permutes the inner channels of a network so that the kernels of each set come closest to each other.
 
     Args:
-        network: its channels are in their own order.
-        sets: convolutions of it that are to share, of equal shape; no two sets have one in common.
+        network: the network, with its channels in their original order.
+        sets: disjoint sets of its convolutions to share, of equal shape.
 
     Returns:
-        A `Network` with other `places`, `orders` and `samples`; the given one where no order is better.
+        A `Network` with new `places`, `orders` and `samples`, or the given one if no order is better.
     """
     groups, uses, kernels = _groups(network.graph, network.places), collections.defaultdict(list), []
     for number, places in enumerate(sets):

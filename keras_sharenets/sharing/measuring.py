@@ -1,4 +1,4 @@
-"""What sample images show of a network: the inputs of its convolutions, and the statistics of its normalizations."""
+"""Measurements on sample images: the inputs of convolutions, and the statistics of normalizations."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from keras_sharenets.analysis.graph import Tensor as Traced
 from keras_sharenets.sharing.places import Place, normalizes_channels, numpy_of
 from keras_sharenets.sharing.shared_kernels import one_thread
 
-# Places of images that are looked at for one call, and the longest patch whose second moments are taken: beyond it
-# solving for the kernel would take minutes, and its weights alone count.
+# Maximum number of sampled patches per call, and of numbers in a patch. Second moments of longer patches are not
+# measured, because solving for the kernel would take minutes; its weights are approximated instead.
 _MOST_PATCHES, _LONGEST_PATCH = 8192, 2500
 
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """What was seen of a network.
+    """Statistics of a network on sample images.
 
     Attributes:
-        moments: second moments of the patches that a convolution reads, by its path; around their mean where a
-            normalization, which is measured anew, takes the mean away.
+        moments: second moments of the patches that a convolution reads, by its path; centered if a normalization, whose
+            statistics are re-estimated, removes the mean.
         statistics: mean and variance of the inputs of each batch normalization, by the identity of the layer.
     """
 
@@ -36,7 +36,7 @@ class Samples:
 
 
 def as_inputs(model: keras.Model, sample_images: Any) -> list[np.ndarray]:
-    """Sample images as one array for each input of a model.
+    """Sample images as one array per input of a model.
 
     Raises:
         ValueError: they do not fit the inputs of the model.
@@ -55,7 +55,7 @@ def as_inputs(model: keras.Model, sample_images: Any) -> list[np.ndarray]:
 
 
 def run(graph: Graph, inputs: Sequence[np.ndarray], look: Callable[[Call, list[Tensor]], None]) -> None:
-    """Runs a network call by call, in inference, and shows each call with its inputs before it is run."""
+    """Runs a network call by call, in inference mode, and passes each call with its inputs to `look` before it runs."""
     left = collections.Counter(tensor.number for call in graph.calls for tensor in call.inputs)
     values = {
         tensor.number: keras.ops.convert_to_tensor(array, tensor.dtype)
@@ -82,7 +82,7 @@ def _statistics(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _patches(images: np.ndarray, layer: keras.layers.Conv2D, random: np.random.Generator) -> np.ndarray:
-    """Patches that a convolution reads, one a row, in the order of its kernel: all of them or as many as are enough."""
+    """Patches that a convolution reads, one per row, in the order of its kernel: all or a random sample."""
     sides, padding = [], []
     for size, side, step, dilation in zip(
         images.shape[1:3], layer.kernel_size, layer.strides, layer.dilation_rate, strict=True
@@ -104,7 +104,7 @@ def _patches(images: np.ndarray, layer: keras.layers.Conv2D, random: np.random.G
 
 @one_thread
 def measure_samples(graph: Graph, places: Sequence[Place], inputs: Sequence[np.ndarray]) -> Samples:
-    """Runs a network on sample images and keeps what is needed to share well."""
+    """Runs a network on sample images and collects the statistics for fitting shared kernels."""
     place_of = {id(call): place for place in places for call in place.calls}
     random = np.random.default_rng(0)
     sums: dict[str, list] = {}
@@ -135,7 +135,7 @@ def measure_samples(graph: Graph, places: Sequence[Place], inputs: Sequence[np.n
 
 
 def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of several sets of equal size."""
+    """Mean and variance of the union of several sets of equal size."""
     means, variances = (np.stack(column) for column in zip(*parts, strict=True))
     return means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0)
 
@@ -143,13 +143,14 @@ def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.
 def measure_normalizations(
     graph: Graph, inputs: Sequence[np.ndarray], expected: dict[int, tuple[np.ndarray, np.ndarray]]
 ) -> None:
-    """Measures the moving statistics of a network anew on sample images, one normalization after the other.
+    """Re-estimates the moving statistics of a network on sample images, one normalization after the other.
 
-    `expected` has for each, by the identity of the layer, the mean and variance that the images had in the network
-    before. The statistics move as those of the images have, so that the images leave the normalization as they did: a
-    few images tell how the network differs, and not what all of training had. Where nothing has changed, nothing moves.
+    `expected` maps the identity of each layer to the mean and variance of the images in the original network. The
+    moving statistics change as the statistics of the images did, so that the normalized images stay the same: a few
+    images show how the networks differ, but not the statistics of all training images. Where nothing has changed, the
+    statistics stay the same.
 
-    Layers that are called several times keep their statistics: these are of all their calls.
+    Layers that are called several times keep their statistics, which belong to all their calls.
     """
     calls = collections.Counter(id(call.operation) for call in graph.calls)
 

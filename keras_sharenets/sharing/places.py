@@ -1,4 +1,4 @@
-"""Where a network has convolutions that can share: the layer, its calls, the normalizations behind them."""
+"""Convolutions of a network that can share: the layer, its calls, and the normalizations that follow."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import numpy as np
 
 from keras_sharenets.analysis.graph import Call, Graph
 
-# What [`keras_sharenets.share`] takes as `where`: names or patterns of them, or a function of a layer.
+# The argument `where` of [`keras_sharenets.share`]: names or patterns, or a function of a layer.
 Where = str | Sequence[str] | Callable[[keras.layers.Layer], bool] | None
 
 
-# The axes of the channels that a layer reads and of those that it gives, of each of its weights.
+# For each weight of a layer, the axes of its input channels and of its output channels.
 _AXES: dict[type, tuple[tuple[int | None, int | None], ...]] = {
     keras.layers.BatchNormalization: ((None, 0),) * 4,
     keras.layers.Conv2D: ((2, 3), (None, 0)),
@@ -29,7 +29,7 @@ _AXES: dict[type, tuple[tuple[int | None, int | None], ...]] = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Order:
-    """Which of its channels, as they were, a layer reads and gives in each position; `None`: nothing has changed."""
+    """The original index of the input and output channel of a layer at each position; `None` for the original order."""
 
     reads: np.ndarray | None = None
     gives: np.ndarray | None = None
@@ -47,16 +47,16 @@ class Order:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Place:
-    """One convolution layer with all its calls.
+    """A convolution layer with all its calls.
 
     Attributes:
         layer: the `keras.layers.Conv2D`.
         calls: its calls, in order.
-        norms: the `BatchNormalization` layers that alone read its outputs, in the order of the calls; empty where one
-            of the outputs goes elsewhere too, or has an activation before it is normalized.
+        norms: the `BatchNormalization` layers that are the only readers of its outputs, in the order of the calls;
+            empty if an output is also used elsewhere, or passes through an activation before the normalization.
         block: number of merges before the first call.
         resolution: height and width of the outputs of the first call.
-        order: that of its channels.
+        order: order of its channels.
     """
 
     layer: keras.layers.Conv2D
@@ -68,7 +68,7 @@ class Place:
 
     @property
     def path(self) -> str:
-        """The name of the layer, with the names of nested models before it."""
+        """The name of the layer, preceded by the names of nested models."""
         return self.calls[0].path
 
     @property
@@ -78,22 +78,22 @@ class Place:
 
     @property
     def bias(self) -> np.ndarray:
-        """The bias, zeros where the layer has none."""
+        """The bias, or zeros if the layer has none."""
         return self.order.weights(self.layer)[1] if self.layer.use_bias else np.zeros(self.layer.filters)
 
     @property
     def stored(self) -> int:
-        """Weights that the layer stores."""
+        """Number of weights that the layer stores."""
         return math.prod(self.layer.kernel.shape) + (self.layer.filters if self.layer.use_bias else 0)
 
     def importance(self) -> np.ndarray:
-        """How much a change of each output channel counts: the scale of the normalization behind it, else 1."""
+        """Weight of each output channel in the loss: the scale of the normalization that follows, or 1."""
         if not self.norms:
             return np.ones(self.layer.filters)
         scales = [np.abs(scale_and_offset(norm)[0]) for norm in self.norms]
         scale = np.sqrt(np.mean(np.square(scales), axis=0))
         scale = scale if self.order.gives is None else scale[self.order.gives]
-        # A channel of scale 0 has no right kernel: this keeps the numbers finite.
+        # The kernel of a channel with scale 0 is undefined: the bound keeps the numbers finite.
         return np.maximum(scale, max(1e-3 * scale.max(), 1e-12))
 
 
@@ -103,7 +103,7 @@ def numpy_of(tensor: Any) -> np.ndarray:
 
 
 def scale_and_offset(norm: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
-    """What a normalization does in inference: `y = x * scale + offset`."""
+    """The affine function of a normalization in inference: `y = x * scale + offset`."""
     scale = 1 / np.sqrt(numpy_of(norm.moving_variance) + norm.epsilon)
     if norm.scale:
         scale = scale * numpy_of(norm.gamma)
@@ -111,15 +111,15 @@ def scale_and_offset(norm: keras.layers.BatchNormalization) -> tuple[np.ndarray,
 
 
 def normalizes_channels(call: Call) -> bool:
-    """Whether a call is that of a batch normalization over the last axis."""
+    """Whether a call belongs to a batch normalization over the last axis."""
     norm = call.operation
     return isinstance(norm, keras.layers.BatchNormalization) and norm.axis in (-1, len(call.input_shapes[0]) - 1)
 
 
 def _obstacle(layer: keras.layers.Layer, calls: Sequence[Call]) -> str | None:
-    """Why a convolution can share by no scheme, or `None`."""
+    """The reason why no scheme can share a convolution, or `None`."""
     if type(layer) is not keras.layers.Conv2D:
-        return f"a {type(layer).__name__}, not a `keras.layers.Conv2D`"
+        return f"it is a {type(layer).__name__}, not a `keras.layers.Conv2D`"
     if any(len(call.inputs) != 1 for call in calls):
         return "it is called with several inputs"
     if layer.data_format != "channels_last":
@@ -127,7 +127,7 @@ def _obstacle(layer: keras.layers.Layer, calls: Sequence[Call]) -> str | None:
     if layer.dtype_policy.quantization_mode is not None:
         return f"its kernel is quantized by the dtype policy '{layer.dtype_policy.name}'"
     if layer.kernel_constraint is not None:
-        return "its kernel has a constraint, which the shared one could not keep"
+        return "its kernel has a constraint, which a shared kernel cannot satisfy"
     return None
 
 
@@ -149,21 +149,21 @@ def _norms(calls, consumers, calls_of, outputs):
 
 
 def is_merge(call: Call) -> bool:
-    """Whether a call joins images of equal sides: the end of a block. The factors of squeeze and excitation do not."""
+    """Whether a call merges images of equal size, at the end of a block; this excludes squeeze-and-excitation."""
     images = [shape for shape in call.input_shapes if len(shape) == 4]
     sides = {shape[1:3] for shape in (*images, *call.output_shapes)}
     return len(images) > 1 and len(sides) == 1
 
 
 def find_places(graph: Graph, sized: Graph) -> tuple[list[Place], dict[str, str]]:
-    """All convolutions of a network that may share, and why the others may not.
+    """All convolutions of a network that can share, and the reasons why others cannot.
 
     Args:
-        graph: the network.
-        sized: the same with the sides of its images known, where they are.
+        graph: trace of the network.
+        sized: trace with the height and width of images filled in, if known.
 
     Returns:
-        A list of `Place` in the order of execution, and a dict from the names of the other convolutions to a reason.
+        A list of `Place` in the order of execution, and a dict from the names of the other convolutions to reasons.
     """
     consumers, calls_of, blocks = collections.defaultdict(list), collections.defaultdict(list), {}
     merges, sides = 0, {}
@@ -191,13 +191,13 @@ def find_places(graph: Graph, sized: Graph) -> tuple[list[Place], dict[str, str]
 
 
 def chosen(places: Sequence[Place], where: Where, others: Sequence[str] = ()) -> list[Place]:
-    """The places that `where` names.
+    """The places that `where` selects.
 
     Args:
-        places: all there are.
-        where: name, pattern in the manner of a shell, a sequence of them, or a function of a layer; `None` for all.
-            Names are those of layers, or paths with the names of nested models before them.
-        others: names of convolutions that are no places: a pattern may match them too.
+        places: all places.
+        where: name, shell-style pattern, a sequence of them, or a function of a layer; `None` for all. Names are names
+            of layers, or paths through nested models.
+        others: names of convolutions that cannot share: a pattern may match them, too.
 
     Raises:
         ValueError: a name or pattern matches no convolution.

@@ -1,4 +1,4 @@
-"""What the schemes for 1x1 convolutions make of them: chains (HGC) and products (IGC-V2) of group convolutions."""
+"""Schemes for 1x1 convolutions: chains (HGC) and products (IGC-V2) of group convolutions."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def _pointwise_obstacle(place: Place) -> str | None:
     if layer.strides != (1, 1):
         return f"its strides are {layer.strides}"
     if layer.groups != 1:
-        return f"it has groups (={layer.groups}) already"
+        return f"it is already grouped (`groups`={layer.groups})"
     return None
 
 
 def _pointwise(place: Place, kernels_: list, new: np.ndarray, make: Any, what: str, moments: Moments) -> Change:
-    """A change to a layer of several kernels whose product is `new`, the importance of the outputs taken out again."""
+    """A change to a layer of several kernels whose product is `new`, without the weighting of the outputs."""
     weights = [kernel[None, None] for kernel in kernels_]
     arguments = {"use_bias": place.layer.use_bias, **inherited(place)}
     if place.layer.use_bias:
@@ -44,15 +44,15 @@ def _pointwise(place: Place, kernels_: list, new: np.ndarray, make: Any, what: s
 def hierarchical_changes(
     scheme: HierarchicalGroups, places: Sequence[Place], moments: Moments, refused: dict[str, str]
 ) -> Iterator[Change]:
-    """What [`HierarchicalGroups`] makes of each place that it fits; why not goes into `refused`."""
+    """Changes by [`HierarchicalGroups`] for the places that it fits; reasons for the others go into `refused`."""
     groups = scheme.groups
     for place in places:
         channels, filters = place.layer.kernel.shape[2:]
         obstacle = _pointwise_obstacle(place)
         if obstacle is None and filters % groups:
-            obstacle = f"`groups` (={groups}) do not divide its filters (={filters})"
+            obstacle = f"`groups` (={groups}) does not divide its filters (={filters})"
         if obstacle is None and groups > channels:
-            obstacle = f"`groups` (={groups}) are more than its input channels (={channels})"
+            obstacle = f"`groups` (={groups}) exceeds its input channels (={channels})"
         if obstacle is not None:
             refused[place.path] = obstacle
             continue
@@ -76,15 +76,15 @@ def hierarchical_changes(
 def interleaved_changes(
     scheme: InterleavedGroups, places: Sequence[Place], moments: Moments, refused: dict[str, str]
 ) -> Iterator[Change]:
-    """What [`InterleavedGroups`] makes of each place that it fits; why not goes into `refused`."""
+    """Changes by [`InterleavedGroups`] for the places that it fits; reasons for the others go into `refused`."""
     for place in places:
         channels, filters = place.layer.kernel.shape[2:]
         sizes = scheme.branch_channels or _balanced(channels, scheme.group_convolutions)
         obstacle = _pointwise_obstacle(place)
         if obstacle is None and filters < channels:
-            obstacle = f"it narrows, from {channels} channels to {filters}"
+            obstacle = f"it reduces the number of channels from {channels} to {filters}"
         if obstacle is None and not sizes:
-            obstacle = f"its {channels} input channels are no product of {scheme.group_convolutions} integers"
+            obstacle = f"its {channels} input channels are not a product of {scheme.group_convolutions} integers"
         if obstacle is None:
             obstacle = _branches_obstacle(sizes, channels, filters)
         if obstacle is not None:
@@ -106,7 +106,7 @@ def interleaved_changes(
 
 
 def _balanced(channels: int, count: int) -> tuple[int, ...]:
-    """The sizes with the fewest weights whose product is the number of channels; empty if there are none."""
+    """The sizes with the fewest weights whose product is the number of channels; empty if none exist."""
     try:
         return balance.best_integer(channels, count).branch_channels
     except ValueError:

@@ -1,8 +1,9 @@
-"""The product of group convolutions (IGC-V2) nearest to a 1x1 kernel, by alternating least squares.
+"""Approximation of a 1x1 kernel by a product of group convolutions (IGC-V2), by alternating least squares.
 
-Kernels are matrices `(channels, filters)`: `E = F_1 F_2 ... F_n`, where `F_l` is block diagonal, its columns shuffled.
-A stored kernel is an array `(inputs, branches, outputs)` of a branch. The product is linear in each factor, so each is
-solved for in turn. Where one path leads from each input to each output, the start is found in closed form.
+Kernels are matrices `(channels, filters)`: `E = F_1 F_2 ... F_n`, where `F_l` is block diagonal with shuffled columns.
+A stored kernel is an array `(inputs of a branch, branches, outputs of a branch)`. The product is linear in each factor,
+so the factors are solved for one after the other. If exactly one path leads from each input to each output, the start
+has a closed form.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from keras_sharenets.sharing.factors import EXACT, RANDOM_STARTS, SCREENING_ROUN
 from keras_sharenets.sharing.shared_kernels import conjugate_gradients, solve_symmetric, squared_error
 
 _ROUNDS, _STEPS = 100, 30
-# Products in the screening of random starts beyond which they are left out, and in all rounds of one start: seconds.
+# Limits on multiplications, which keep the time to seconds: in the screening of random starts, which is skipped beyond
+# the limit, and in all rounds of one start.
 _MOST_SCREENING_WORK, _MOST_WORK = 1e8, 1e10
 
 
@@ -29,14 +31,14 @@ def _times(matrix, kernel):
 
 
 def _diagonal(matrix, shape):
-    """The blocks of a matrix in which a stored kernel of that shape stands, as `(branches, inputs, outputs)`."""
+    """The blocks of a matrix at the positions of a stored kernel of that shape, as `(branches, inputs, outputs)`."""
     inputs, branches, outputs = shape
     every = np.arange(branches)
     return matrix.reshape(branches, inputs, branches, outputs)[every, :, every]
 
 
 def branches(stored: np.ndarray, channels: int) -> np.ndarray:
-    """A stored kernel `(inputs of a branch, filters)` as `(inputs, branches, outputs)` of a branch."""
+    """A stored kernel `(inputs of a branch, filters)` as `(inputs, branches, outputs)`."""
     return stored.reshape(len(stored), channels // len(stored), -1)
 
 
@@ -50,10 +52,10 @@ def compose(kernels: Sequence[np.ndarray], orders: Sequence[np.ndarray]) -> np.n
 
 
 def _one_path_start(target, sizes):
-    """The factors in closed form where the product of the sizes is the number of channels.
+    """The factors in closed form, if the product of the sizes is the number of channels.
 
-    The first factor mixes the fastest digit of a channel's number alone. So for one value of this digit in the output
-    and one value of all other digits in the input, the kernel is a product of a row and a column: the first pair of
+    The first factor mixes only the fastest digit of a channel index. For one value of this digit in the output and one
+    value of all other digits in the input, the kernel is therefore a product of a row and a column: the first pair of
     singular vectors. The columns are the kernels of smaller problems, one for each value of the digit in the output.
     Exact for a kernel that is such a product.
     """
@@ -69,7 +71,7 @@ def _one_path_start(target, sizes):
     kernels, mixed = [first], 1
     for factors in zip(*others, strict=True):
         inputs, branches, each = factors[0].shape
-        # Digits that are mixed already are the slowest ones, the one of this call the fastest of them.
+        # Digits that are already mixed are the slowest; the digit of this call is the fastest of them.
         tables = [factor.reshape(inputs, mixed, branches // mixed, each) for factor in factors]
         kernels.append(np.stack(tables, axis=2).reshape(inputs, branches * size, each))
         mixed *= inputs
@@ -77,16 +79,16 @@ def _one_path_start(target, sizes):
 
 
 def _last_factor(square, right, shape):
-    """The last factor: nothing mixes its outputs, so each branch is solved for alone."""
+    """The last factor: its outputs are not mixed, so each branch is solved for separately."""
     inputs, branches, _ = shape
     squares, rights = _diagonal(square, (inputs, branches, inputs)), _diagonal(right, shape)
     return np.stack([solve_symmetric(*each) for each in zip(squares, rights, strict=True)], axis=1)
 
 
 def _factor(square, right, outer, kernel):
-    """The kernel `K` with `square @ K @ outer` nearest to `right` in its blocks, from the one that there is."""
+    """The kernel `K` for which `square @ K @ outer` is closest to `right` in its blocks, starting from `kernel`."""
     inputs, branches, outputs = kernel.shape
-    # `(blocks read, rows, inputs)`, and for each block that is given all others above each other.
+    # `(input blocks, rows, inputs)`, and for each output block all other blocks stacked.
     reads = square.reshape(-1, branches, inputs).transpose(1, 0, 2)
     gives = outer.reshape(branches, outputs, branches, outputs).transpose(2, 0, 1, 3).reshape(branches, -1, outputs)
 
@@ -98,12 +100,12 @@ def _factor(square, right, outer, kernel):
 
 
 def _round(square, given, kernels, orders):
-    """Solves for every factor once, in place; `square` are the second moments, `given` those times the target."""
+    """Solves for every factor once, in place; `square` is the second moments, `given` their product with the target."""
     for place, order in enumerate(orders[:-1]):
         kernel = kernels[place]
         after = compose(kernels[place + 1 :], orders[place + 1 :])[np.argsort(order)]
         kernel = _factor(square, _diagonal(given @ after.T, kernel.shape), after @ after.T, kernel)
-        # As the next factor finds them.
+        # Propagate to the input of the next factor.
         square, given = (_times(each, kernel)[:, order] for each in (square, given.T))
         square, given = _times(square.T, kernel)[:, order], given.T
         kernels[place] = kernel
@@ -113,16 +115,16 @@ def _round(square, given, kernels, orders):
 def fit_product(
     target: np.ndarray, branch_channels: Sequence[int], *, gram: np.ndarray | None = None
 ) -> tuple[list[np.ndarray], float]:
-    """The factors of the interleaved group convolution nearest to a kernel, the best of several starts.
+    """Fits the factors of an interleaved group convolution to a kernel; returns the best of several starts.
 
     Args:
         target: matrix `(channels, filters)`.
         branch_channels: input channels of a branch in each factor.
-        gram: second moments of the inputs, `(channels, channels)`, or `None` for the nearest weights.
+        gram: second moments of the inputs, `(channels, channels)`, or `None` to approximate the weights.
 
     Returns:
-        The kernels, `(inputs of a branch, filters of the factor)` as the layer stores them, and the squared error as a
-        share of the squared target.
+        The kernels, `(inputs of a branch, filters of the factor)` as the layer stores them, and the squared error
+        relative to the squared target.
     """
     channels, filters = target.shape
     orders = permutations.interleaved(channels, branch_channels, filters)
@@ -138,7 +140,7 @@ def fit_product(
     one_path = math.prod(branch_channels) == channels
     starts = [_one_path_start(target, tuple(branch_channels)) if one_path else start()]
     reached = squared_error([target], [compose(starts[0], orders)], [gram])
-    # Two factors with one path have the best start there is.
+    # The start of two factors with one path is optimal.
     best_start = reached < EXACT or (one_path and len(shapes) <= 2 and gram is None)
     metric = np.eye(channels) if gram is None else gram
     wanted = metric @ target

@@ -1,4 +1,4 @@
-"""What each scheme would make of the convolutions of a network."""
+"""Changes that each scheme proposes for the convolutions of a network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _without_bias(place: Place) -> dict[str, Any]:
 
 
 def _is_signed(places: Sequence[Place]) -> bool:
-    """Whether a scale may be negative: a normalization without one of its own has no place for the sign."""
+    """Whether scales may be negative: a normalization without a scale cannot store the sign."""
     return all(norm.scale for place in places for norm in place.norms)
 
 
@@ -52,7 +52,7 @@ def _depth(scheme: ShareDepth, places: Sequence[Place], moments: Moments, refuse
     sharing = collections.defaultdict(list)
     for place in places if scheme.policy != "none" else ():
         if scheme.policy != "all" and None in place.resolution:
-            refused[place.path] = "its height and width are open: give `sample_images`"
+            refused[place.path] = "its height and width are unknown: pass `sample_images`"
             continue
         parts = {"stage": (place.resolution,), "block": (place.resolution, place.block), "all": ()}[scheme.policy]
         sharing[(*parts, _shape(place))].append(place)
@@ -63,7 +63,7 @@ def _depth(scheme: ShareDepth, places: Sequence[Place], moments: Moments, refuse
             continue
         kernel, filters = math.prod(group[0].layer.kernel.shape), group[0].layer.filters
         if scheme.blending and kernel + len(group) * filters**2 >= len(group) * kernel:
-            refused.update((place.path, "blending would store as much as it saves") for place in group)
+            refused.update((place.path, "blending would store as many weights as it saves") for place in group)
             continue
         yield _shared(tuple(group), scheme.blending, moments)
 
@@ -82,7 +82,7 @@ def _shared(places: tuple[Place, ...], blending: bool, moments: Moments) -> Chan
     )
     stored, mixes = fit.stored, [mix / scale for mix, scale in zip(fit.mixes, scales, strict=True)]
     if not blending:
-        stored, mixes = shared_kernels.evened(stored, mixes, index, index.size)
+        stored, mixes = shared_kernels.balance_scales(stored, mixes, index, index.size)
     kernel = stored.reshape(index.shape)
     first = places[0].layer
     arguments = {**_without_bias(places[0]), "dilation_rate": first.dilation_rate, "groups": first.groups}
@@ -99,7 +99,7 @@ def _shared(places: tuple[Place, ...], blending: bool, moments: Moments) -> Chan
 
 
 def _stored_index(place: Place, scheme: ShareChannels) -> tuple[np.ndarray, tuple[int, ...]]:
-    """For each entry of a convolution's kernel the number of the stored weight that stands there, and their shape."""
+    """For each entry of a convolution's kernel the index of its stored weight, and the shape of the stored weights."""
     height, width, inputs, filters = place.layer.kernel.shape
     within = scheme.groups // place.layer.groups
     size = inputs // within
@@ -127,18 +127,18 @@ def _channels_obstacle(place: Place, scheme: ShareChannels) -> str | None:
     if layer.dilation_rate != (1, 1):
         return f"its dilation rate is {layer.dilation_rate}"
     if scheme.groups % layer.groups:
-        return f"its groups (={layer.groups}) do not divide `groups` (={scheme.groups})"
+        return f"its number of groups (={layer.groups}) does not divide `groups` (={scheme.groups})"
     if (inputs * layer.groups) % scheme.groups:
-        return f"`groups` (={scheme.groups}) do not divide its input channels (={inputs * layer.groups})"
+        return f"`groups` (={scheme.groups}) does not divide its input channels (={inputs * layer.groups})"
     if layer.filters % (scheme.groups * scheme.arrangements):
         product = scheme.groups * scheme.arrangements
-        return f"`groups` times `arrangements` (={product}) do not divide its filters (={layer.filters})"
+        return f"`groups` times `arrangements` (={product}) does not divide its filters (={layer.filters})"
     inputs = inputs * layer.groups // scheme.groups
     if permutations.shuffles(scheme.arrangements, scheme.plane_orders) and inputs % scheme.shuffle_groups:
-        return f"`shuffle_groups` (={scheme.shuffle_groups}) do not divide the inputs of a group (={inputs})"
+        return f"`shuffle_groups` (={scheme.shuffle_groups}) does not divide the inputs of a group (={inputs})"
     distinct = permutations.count_distinct(inputs, scheme.arrangements, scheme.shuffle_groups, scheme.plane_orders)
     if distinct < scheme.arrangements:
-        return f"its {inputs} inputs of a group have fewer orders than `arrangements` (={scheme.arrangements})"
+        return f"its {inputs} inputs per group have fewer orders than `arrangements` (={scheme.arrangements})"
     return None
 
 
@@ -169,7 +169,7 @@ def _repeated(place: Place, scheme: ShareChannels, moments: Moments) -> Change:
     layer = place.layer
     arguments = _without_bias(place)
     if place.norms:
-        stored, mixes = shared_kernels.evened(stored, [fit.mixes[0] / scale], index, len(stored))
+        stored, mixes = shared_kernels.balance_scales(stored, [fit.mixes[0] / scale], index, len(stored))
     kernel = shared_kernels.expand(stored, index) * (mixes[0] if place.norms else 1)
     weights = [stored.reshape(stored_shape)]
     if layer.use_bias and not place.norms:
@@ -199,10 +199,10 @@ _SCHEMES: dict[type, Callable[..., Iterator[Change]]] = {
 
 @shared_kernels.one_thread
 def propose(scheme: Scheme, places: Sequence[Place], moments: Moments) -> tuple[list[Change], dict[str, str]]:
-    """What a scheme makes of each place that it fits.
+    """Changes that a scheme proposes.
 
     Returns:
-        A list of `Change`, and a dict from the paths of the other places to the reason.
+        A list of `Change`, and a dict from the paths of the other places to the reasons why the scheme does not fit.
     """
     refused: dict[str, str] = {}
     return list(_SCHEMES[type(scheme)](scheme, places, moments, refused)), refused

@@ -1,4 +1,4 @@
-"""What sharing made of a network, as data and as a table."""
+"""Report of a conversion to a sharing network, as data and as a table."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from keras_sharenets.rendering.tables import text_table
 
 @dataclasses.dataclass(frozen=True)
 class SharedLayer:
-    """One convolution that now shares.
+    """A convolution that was converted to share weights.
 
     Attributes:
-        path: its name, with the names of nested models before it.
-        was, becomes: what it was and what it is, in words.
-        stored_before, stored: weights that are stored for it, before and after; a kernel that several share counts for
+        path: name of the layer, preceded by the names of nested models.
+        was, becomes: description of the layer before and after.
+        stored_before, stored: number of stored weights before and after; a kernel that several layers share counts for
             the first of them.
-        kernel_error: length of the difference of the kernels as a share of the length of the old one, each output
-            channel as the normalization behind it scales it.
-        output_error: the same of its outputs on the sample images, given the inputs that it had before; around their
-            mean where a normalization follows. `None` without images, and for kernels whose patches are too long.
+        kernel_error: relative error of the kernel, with each output channel scaled as by the normalization that
+            follows.
+        output_error: relative error of the outputs on the sample images, for the original inputs; without the mean if a
+            normalization follows. `None` without images, and for kernels with very long patches.
     """
 
     path: str
@@ -37,15 +37,15 @@ class SharedLayer:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Shared:
-    """A network that shares. Printed it is a table.
+    """A network that shares filters, with a report; `print(shared)` prints a table.
 
     Attributes:
-        model: a functional `keras.Model`, not compiled.
-        layers: a `SharedLayer` for each convolution that shares.
-        left: for each other convolution, by its path, why it is as it was.
-        parameters_before, parameters: trainable parameters of both networks, shared ones once.
-        reordered: paths of the layers whose channels come in another order than before.
-        tflite_bytes: size of the file, where `max_tflite_bytes` was given; else `None`.
+        model: functional `keras.Model`, not compiled.
+        layers: a `SharedLayer` for each converted convolution.
+        left: dict from the path of each other convolution to the reason why it is unchanged.
+        parameters_before, parameters: number of trainable parameters before and after, shared ones once.
+        reordered: paths of the layers whose channels have a new order.
+        tflite_bytes: size of the file if `max_tflite_bytes` was given; otherwise `None`.
     """
 
     model: keras.Model
@@ -78,9 +78,9 @@ class Shared:
         reasons = collections.defaultdict(list)
         for path, reason in self.left.items():
             reasons[reason].append(path)
-        lines += [f"as before: {', '.join(paths)}: {reason}" for reason, paths in reasons.items()]
+        lines += [f"unchanged: {', '.join(paths)}: {reason}" for reason, paths in reasons.items()]
         if self.reordered:
-            lines.append(f"channels in another order: {', '.join(self.reordered)}")
+            lines.append(f"reordered channels: {', '.join(self.reordered)}")
         return "\n".join(lines) + "\n"
 
 

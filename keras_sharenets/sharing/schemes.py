@@ -1,4 +1,4 @@
-"""The ways to share, each with its paper's parameters: plain data, given to [`keras_sharenets.share`]."""
+"""Sharing schemes with the parameters of their papers, as plain data for [`keras_sharenets.share`]."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ POLICIES = ("stage", "block", "all", "none")
 
 @dataclasses.dataclass(frozen=True)
 class ShareDepth:
-    """Convolutions of equal shape become calls of one layer, each with a normalization of its own.
+    """Replaces convolutions of equal shape by calls of one layer, each with its own normalization.
 
-    A place keeps its own batch normalization. Where none follows the convolution, a scale and an offset for each output
-    channel take its place (a depthwise 1x1 convolution).
+    Every call keeps its own batch normalization. If the convolution has none, a scale and an offset for each output
+    channel replace it (a depthwise 1x1 convolution).
 
     Attributes:
-        policy: which convolutions of equal kernel shape, strides, padding, dilation and groups share: `"stage"`, those
-            whose outputs have equal height and width; `"block"`, those of a stage between two merges such as the `Add`
-            of a residual block; `"all"` of the network; `"none"`.
-        blending: bool, whether each place has a 1x1 convolution of its own behind the shared one, as in ShardNet's SL.
-        match_channels: bool, whether channels between two convolutions may be put in the order in which kernels that
-            are to share come nearest, and are where that loses less: the channels that only activations, batch
-            normalizations, pooling and depthwise convolutions see, and no `Add`. The network without sharing would
-            compute what it did, but layers inside of blocks give their channels in another order.
+        policy: which convolutions with equal kernel shape, strides, padding, dilation and groups share: `"stage"`,
+            those whose outputs have equal height and width; `"block"`, those of a stage between two merges such as the
+            `Add` of a residual block; `"all"`, those of the whole network; `"none"`.
+        blending: bool, whether each call is followed by its own 1x1 convolution, as in ShardNet's SL.
+        match_channels: bool, whether channels between two convolutions may be permuted to bring the kernels to share
+            closer together, if that reduces the loss. Only channels that activations, batch normalizations, pooling and
+            depthwise convolutions read are permuted, not those that an `Add` reads. The permutation itself does not
+            change the output of the network, but layers inside blocks return their channels in another order.
 
     Reference: Boulch, "ShaResNet: reducing residual network parameter number by sharing weights", Pattern Recognition
     Letters 2018; Jetley et al., "ShardNet: One filter set to rule them all", submission to ICLR 2020.
@@ -43,11 +43,11 @@ class ShareDepth:
 
 @dataclasses.dataclass(frozen=True)
 class ShareChannels:
-    """A convolution becomes a [`keras_sharenets.layers.HighlySharedConv2D`]: few filters, used again and again.
+    """Replaces a convolution by a [`keras_sharenets.layers.HighlySharedConv2D`], which reuses few filters many times.
 
     Attributes:
-        groups, channel_repeats, arrangements, shuffle_groups, plane_orders: as there. `groups` must be a multiple of
-            the groups that the convolution has already; more groups than that drop the weights between groups.
+        groups, channel_repeats, arrangements, shuffle_groups, plane_orders: arguments of the layer. `groups` must be a
+            multiple of the groups of the convolution; if it is larger, the weights between groups are dropped.
 
     Reference: Lu et al., "Highly shared Convolutional Neural Networks", Expert Systems with Applications 2021.
     """
@@ -67,10 +67,10 @@ class ShareChannels:
 
 @dataclasses.dataclass(frozen=True)
 class HierarchicalGroups:
-    """A 1x1 convolution becomes a [`keras_sharenets.layers.HierarchicalGroupConv2D`].
+    """Replaces a 1x1 convolution by a [`keras_sharenets.layers.HierarchicalGroupConv2D`].
 
     Attributes:
-        groups: int, as there.
+        groups: int, argument of the layer.
 
     Reference: "HGC: Hierarchical Group Convolution for Highly Efficient Neural Network", arXiv 1906.03657.
     """
@@ -83,12 +83,14 @@ class HierarchicalGroups:
 
 @dataclasses.dataclass(frozen=True)
 class InterleavedGroups:
-    """A 1x1 convolution that does not narrow becomes a [`keras_sharenets.layers.InterleavedGroupConv2D`].
+    """Replaces a 1x1 convolution with at least as many filters as channels by an IGC-V2 layer.
+
+    That layer is [`keras_sharenets.layers.InterleavedGroupConv2D`].
 
     Attributes:
-        branch_channels: tuple of ints, as there, or `None` for the sizes with the fewest weights whose product is the
-            number of channels (`keras_sharenets.ops.balance.best_integer`).
-        group_convolutions: int, how many such sizes; not looked at when `branch_channels` are given.
+        branch_channels: tuple of ints, argument of the layer, or `None` for the sizes with the fewest weights whose
+            product is the number of channels (`keras_sharenets.ops.balance.best_integer`).
+        group_convolutions: int, number of such sizes; ignored if `branch_channels` is given.
 
     Reference: Xie et al., "Interleaved Structured Sparse Convolutional Neural Networks", CVPR 2018.
     """

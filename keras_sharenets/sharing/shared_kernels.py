@@ -1,10 +1,10 @@
-"""The best stored kernel for places that use its numbers several times: least squares over all the uses.
+"""Least-squares fit of stored weights that several places or kernel entries share.
 
-Kernels are matrices here, `(inputs, outputs)`, the inputs of a patch in the order of the kernel's first three axes. A
-place k has a target `V_k`, and gets `U M_k`. `U` is the common kernel: each stored number stands in the entries that
-`index` says. `M_k` is what the place has of its own: nothing, a scale for each output, or a matrix that blends outputs.
-Given `M_k`, the stored numbers are a linear least squares problem, and given these, `M_k` is one: they are solved in
-turn. With the second moments of a place's inputs the outputs are approximated, else the weights.
+Kernels are matrices `(inputs, outputs)`, with the inputs of a patch in the order of the kernel's first three axes. A
+place k has a target `V_k` and gets `U M_k`. `U` is the common kernel: `index` maps each of its entries to a stored
+weight. `M_k` belongs to the place: nothing, a scale for each output, or a matrix that blends outputs. The stored
+weights for given `M_k`, and `M_k` for given stored weights, are linear least-squares problems, which are solved
+alternately. With the second moments of a place's inputs, the fit approximates its outputs, otherwise its weights.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-# Matrices this small gain little from threads, which wait for each other: beside other work on two cores, the 35
-# convolutions of MobileNetV2 by `HierarchicalGroups(2)` took 156 s with two threads and 7 s with one.
+# Such small matrices gain little from threads, which wait for each other: with other work on two cores, converting the
+# 35 convolutions of MobileNetV2 with `HierarchicalGroups(2)` took 156 s with two threads and 7 s with one.
 one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
-# Rounds, and the least share of the error that a round must gain for another one: with weights alone, and with second
-# moments, where a round takes so many steps of conjugate gradients, each as long as a round without.
+# Number of rounds, and the relative gain below which they end: first for weights, then with second moments, where a
+# round takes `_STEPS` conjugate gradient steps, each as long as a round for weights.
 _ROUNDS, _LEAST_GAIN = (30, 6), (1e-5, 3e-3)
 _STEPS = 12
-# Pivots of a Cholesky factor below this share of the largest are rounding.
+# Pivots of a Cholesky factor below this fraction of the largest are due to rounding.
 _LEAST_PIVOT = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """Stored numbers, what each place has of its own, and the squared error as a share of the squared targets."""
+    """Stored weights, the mix of each place, and the squared error relative to the squared targets."""
 
     stored: np.ndarray
     mixes: tuple[np.ndarray | None, ...]
@@ -36,12 +36,12 @@ class Fit:
 
 
 def expand(stored: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """The common kernel: the stored number of each entry's index, 0 where the index is negative."""
+    """The common kernel: the stored weight of each entry's index, or 0 if the index is negative."""
     return np.where(index >= 0, stored[np.maximum(index, 0)], 0.0)
 
 
 def collect(kernel: np.ndarray, index: np.ndarray, size: int) -> np.ndarray:
-    """The adjoint of [`expand`]: the sum of the entries of each stored number."""
+    """The adjoint of [`expand`]: the sum of the entries of each stored weight."""
     used = index >= 0
     return np.bincount(index[used], kernel[used], minlength=size)
 
@@ -57,7 +57,7 @@ def _weighted(gram, kernel):
 
 
 def squared_error(targets: Sequence[np.ndarray], kernels: Sequence[np.ndarray], grams: Sequence) -> float:
-    """Squared difference as a share of the squared targets, in the metric of the second moments where given."""
+    """Squared difference relative to the squared targets, in the metric of the second moments if given."""
     error = total = 0.0
     for target, kernel, gram in zip(targets, kernels, grams, strict=True):
         difference = kernel - target
@@ -67,9 +67,9 @@ def squared_error(targets: Sequence[np.ndarray], kernels: Sequence[np.ndarray], 
 
 
 def solve_symmetric(square: np.ndarray, right: np.ndarray, *, ridge: float = 0.0) -> np.ndarray:
-    """Solves `square @ x = right` for a symmetric positive semidefinite matrix; the shortest x where it is singular.
+    """Solves `square @ x = right` for a symmetric positive semidefinite matrix; minimum-norm x if it is singular.
 
-    `ridge` is added to the diagonal as a share of its mean.
+    `ridge` is added to the diagonal, relative to its mean.
     """
     if ridge:
         square = square + ridge * np.trace(square) / len(square) * np.eye(len(square))
@@ -140,8 +140,8 @@ def _best_stored(targets, grams, mixes, index, size, stored):
 
 
 def _leading_vectors(matrix, count):
-    """The left singular vectors of the largest singular values, zeros where these are none."""
-    # By the eigenvectors of the smaller product: for long patches a third of the time of that decomposition.
+    """The left singular vectors of the largest singular values, filled with zeros for missing ones."""
+    # Computed from the eigenvectors of the smaller product: a third of the time of an SVD for long patches.
     wide = len(matrix) < matrix.shape[1]
     vectors = np.linalg.eigh(matrix @ matrix.T if wide else matrix.T @ matrix)[1][:, ::-1][:, :count]
     scaled = matrix.T @ vectors if wide else matrix @ vectors
@@ -153,7 +153,7 @@ def _leading_vectors(matrix, count):
 
 
 def _first_kernel(targets, index, size, blending):
-    """Where to start: the leading singular vectors, or the first use of each stored number."""
+    """Initial weights: the leading singular vectors, or the first use of each stored weight."""
     if blending and size == index.size:
         return collect(_leading_vectors(np.concatenate(targets, axis=1), index.shape[1]), index, size)
     numbers, firsts = np.unique(index, return_index=True)
@@ -172,13 +172,13 @@ def fit_shared_kernel(
     grams: Sequence[np.ndarray | None] | None = None,
     signed: bool = True,
 ) -> Fit:
-    """The stored numbers and the mixes with the least squared error.
+    """Fits the stored weights and the mixes by least squares.
 
     Args:
         targets: a matrix `(inputs, outputs)` for each place.
-        index: int matrix of the same shape: which stored number stands there, -1 for none.
-        size: int, how many numbers are stored.
-        mixing: what a place has of its own: `"none"`, `"scale"` or `"blend"`.
+        index: int matrix of the same shape with the index of the stored weight, or -1 for none.
+        size: int, number of stored weights.
+        mixing: mix of each place: `"none"`, `"scale"` or `"blend"`.
         grams: for each place the second moments `(inputs, inputs)` of its inputs, or `None`.
         signed: whether scales may be negative.
 
@@ -191,7 +191,7 @@ def fit_shared_kernel(
     starts = {"none": None, "scale": np.ones(outputs), "blend": np.eye(outputs)}
     mixes = [starts[mixing]] * len(targets)
     error, measured = np.inf, any(gram is not None for gram in grams)
-    # Singular vectors are the best there is.
+    # Singular vectors are optimal.
     best = mixing == "blend" and not measured and size == index.size
     for _ in range(1 if best else _ROUNDS[measured]):
         if mixing != "none":
@@ -209,16 +209,16 @@ def fit_shared_kernel(
     return Fit(stored, tuple(mixes), error)
 
 
-def evened(
+def balance_scales(
     stored: np.ndarray, mixes: Sequence[np.ndarray], index: np.ndarray, size: int
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The same kernels with scales of mean square 1 for the uses of each number: of the size that kernels had."""
+    """Rescales the stored weights so that the scales of their uses have mean square 1; the kernels stay the same."""
     uses = np.maximum(collect(np.ones(index.shape), index, size), 1)
     squares = collect(np.broadcast_to(np.mean(np.square(mixes), axis=0), index.shape), index, size) / uses
     sums = collect(np.broadcast_to(np.mean(mixes, axis=0), index.shape), index, size)
     size_of = np.sqrt(squares) * np.where(sums < 0, -1.0, 1.0)
     size_of[size_of == 0] = 1.0
-    # The numbers of one output have one factor, since they are used in the same outputs.
+    # The weights of one output have a common factor, since they are used in the same outputs.
     of_output = np.ones(index.shape[1])
     for output in range(index.shape[1]):
         used = index[:, output][index[:, output] >= 0]

@@ -98,7 +98,7 @@ def test_source_compiles(written):
 
 def test_what_is_refused(plain, tmp_path):
     export_tflite(plain, tmp_path / "half.tflite", "float16")
-    with pytest.raises(ValueError, match="has weights in float16, which LiteRT for Microcontrollers cannot widen"):
+    with pytest.raises(ValueError, match="has float16 weights, which LiteRT for Microcontrollers cannot convert"):
         write_c_array(tmp_path / "half.tflite", tmp_path / "net")
     (tmp_path / "none.tflite").write_bytes(b"nothing at all")
     with pytest.raises(ValueError, match=r"none.tflite is not a TFLite file: it has no TFLite identifier"):

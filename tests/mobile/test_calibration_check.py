@@ -64,9 +64,9 @@ def test_the_refusal_is_right(trained, digits, pixels, tmp_path, monkeypatch):
 @pytest.mark.parametrize("value", [0, 128])
 def test_one_value_is_refused(plain, tmp_path, value):
     images = np.full((4, 6, 5, 3), value)
-    with pytest.raises(ValueError, match=f"holds the value {value} alone: no range can be measured"):
+    with pytest.raises(ValueError, match=f"contains only the value {value}: no range can be measured"):
         export_tflite(plain, tmp_path / "m.tflite", "int8", representative_data=images)
-    with pytest.warns(UserWarning, match=f"holds the value {value} alone"):
+    with pytest.warns(UserWarning, match=f"contains only the value {value}:"):
         export_tflite(plain, tmp_path / "m.tflite", representative_data=images)
 
 
@@ -154,7 +154,7 @@ def test_statistics_of_normalizations(digits, pixels, scale, momentum):
     model.fit(digits[0][:1280] * np.float32(scale), digits[1][:1280], batch_size=32, epochs=1, verbose=0)
     assert quiet(model, pixels * scale)
     (doubt,) = doubts(model, pixels / (255 * scale))
-    assert "they cause another" in doubt.reason
+    assert "differs from the training statistics of `model`" in doubt.reason
     assert not doubt.certain  # Nothing but the statistics says so.
 
 
@@ -192,7 +192,7 @@ def test_scores_that_do_not_vary(digits, pixels):
     model.fit(digits[0][:-500].astype("float32"), digits[1][:-500], batch_size=64, epochs=8, verbose=0)
     assert quiet(model, pixels)
     (doubt,) = doubts(model, pixels / 255)
-    assert "gives the same probabilities to all of its images" in doubt.reason
+    assert "gives the same probabilities for all of its images" in doubt.reason
 
 
 def test_quantization_aware_network(trained, pixels):
@@ -210,7 +210,7 @@ def test_quantization_aware_network(trained, pixels):
     assert quiet(model, pixels)
     reasons = [doubt.reason for doubt in doubts(model, pixels / 255)]
     assert "which normalizes to mean 0" in reasons[0]
-    assert reasons[-1] == "has values from 0 to 1, but quantization-aware training has seen values from 0 to 255."
+    assert reasons[-1] == "has values from 0 to 1, but quantization-aware training saw values from 0 to 255."
 
 
 @pytest.mark.slow

@@ -111,8 +111,8 @@ REFUSED = {
     "GIF, transparent": (encoded(PALETTE, "GIF", transparency=3), "GIF file whose first frame is transparent"),
     "BMP, 1 bit": (encoded(COLORS.convert("1"), "BMP"), "BMP file .* other than 8, 24 or 32 bits"),
     "WebP, animation": (encoded(COLORS, "WEBP", save_all=True, append_images=[COLORS.rotate(180)]), "WebP animation"),
-    "text": (b"no image", "kind that is not known"),
-    "nothing": (b"", "kind that is not known"),
+    "text": (b"no image", "a file of an unknown kind"),
+    "nothing": (b"", "a file of an unknown kind"),
     "JPEG, bomb": (
         with_sides(encoded(COLORS, "JPEG"), b"\x08" + struct.pack(">HH", 24, 32)),
         "more than 89,478,485 pixels",
@@ -159,7 +159,7 @@ def test_cut_off_files_are_refused_by_both(served, name, share):
     data = FILES[name][: int(share * len(FILES[name]))]
     with pytest.raises(ValueError, match="is not an image that can be read"):
         decode_image(data, (24, 32, 3))
-    message = rf"with index\] \[0\] \[is\] \[a {name.partition(',')[0]} file that is cut off"
+    message = rf"with index\] \[0\] \[is\] \[a {name.partition(',')[0]} file that is truncated"
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         served[24, 32, 3](data)
 
@@ -185,7 +185,7 @@ def test_changed_bytes_are_read_or_refused_by_index(served, name):
 def test_the_end_of_a_thumbnail_is_not_that_of_the_image(served):
     data = encoded(COLORS, "JPEG", exif=exif(1) + encoded(GRAY, "JPEG"))
     served[24, 32, 3](data)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="a JPEG file that is cut off or damaged"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a JPEG file that is truncated or damaged"):
         served[24, 32, 3](data[:-200])
 
 

@@ -128,7 +128,7 @@ def test_two_calls_of_a_layer_without_a_rule_have_its_constants_once(tmp_path):
         (lambda y: SymmetricConv2D(4, padding="causal", name="odd")(y), "'odd', a SymmetricConv2D, has `padding`"),
         (
             lambda y: layers.Lambda(lambda x: x[:, 1:], output_shape=(8, 8, 4), name="odd")(y),
-            r"'odd', a Lambda, .* for one example the layer gives \(1, 7, 8, 4\), and Keras says \(1, 8, 8, 4\)",
+            r"'odd', a Lambda, .* for one example the layer returns \(1, 7, 8, 4\), instead of \(1, 8, 8, 4\)",
         ),
     ],
     ids=["select operator", "mixes examples", "effective kernel", "says another shape"],

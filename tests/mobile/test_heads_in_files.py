@@ -181,7 +181,7 @@ def test_description_of_the_output(exported):
     unit = classes.entry(4)
     assert unit.byte(0) == 3  # ScoreThresholdingOptions
     assert np.frombuffer(content, "<f4", 1, unit.table(1).place(0)) == 0.5
-    words = "'dog' if above 0.5, else 'cat'" if kind == "binary" else "each class by itself: there if above 0.5"
+    words = "'dog' if above 0.5, else 'cat'" if kind == "binary" else "independent classes: present if above 0.5"
     assert classes.text(1) == words
 
 

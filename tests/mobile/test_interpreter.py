@@ -141,6 +141,6 @@ def test_file_that_is_no_classifier(tmp_path):
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
     path = tmp_path / "vector.tflite"
     path.write_bytes(converter.convert())
-    with pytest.raises(ValueError, match=r"vector\.tflite is no classifier for one image at a time"):
+    with pytest.raises(ValueError, match=r"vector\.tflite is not a classifier for one image at a time"):
         predict_tflite(path, np.zeros((1, 8, 8, 1)))
     assert describe_tflite(path)["labels"] is None

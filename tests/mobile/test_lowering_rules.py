@@ -60,12 +60,12 @@ class SlowedSharing(ksn.layers.HighlySharedConv2D):
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (StandardizedConv2D(4, 3, name="own"), "'own', a StandardizedConv2D, .* it has a `convolution_op` of its own"),
-        (ScaledConv2D(4, 3, name="own"), "'own', a ScaledConv2D, .* it has a `call` of its own"),
-        (NegatedKernelConv2D(4, 3, name="own"), "'own', a NegatedKernelConv2D, .* it has a `kernel` of its own"),
-        (CenteredReLU(name="own"), "'own', a CenteredReLU, .* it has a `call` of its own"),
-        (AlwaysDropout(0.5, name="own"), "'own', an AlwaysDropout, .* it has a `call` of its own"),
-        (SlowedSharing(4, 3, name="own"), "'own', a SlowedSharing, .* it has a `call` of its own"),
+        (StandardizedConv2D(4, 3, name="own"), "'own', a StandardizedConv2D, .* it overrides `convolution_op`"),
+        (ScaledConv2D(4, 3, name="own"), "'own', a ScaledConv2D, .* it overrides `call`"),
+        (NegatedKernelConv2D(4, 3, name="own"), "'own', a NegatedKernelConv2D, .* it overrides `kernel`"),
+        (CenteredReLU(name="own"), "'own', a CenteredReLU, .* it overrides `call`"),
+        (AlwaysDropout(0.5, name="own"), "'own', an AlwaysDropout, .* it overrides `call`"),
+        (SlowedSharing(4, 3, name="own"), "'own', a SlowedSharing, .* it overrides `call`"),
         (GainConv2D(4, 3, gain=2.0, name="own"), r"'own', a GainConv2D, has `gain` \(=2.0\)"),
         (layers.Normalization(axis=1, mean=1.0, variance=2.0, name="own"), "'own', a Normalization, has `mean`"),
         (layers.Normalization(axis=(1, 3), mean=1.0, variance=2.0, name="own"), "'own', a Normalization, has `mean`"),
@@ -85,7 +85,7 @@ def test_what_a_rule_does_not_look_at_is_refused_by_name(layer, message, rules_a
 
 
 def test_merging_of_its_own_is_refused(rules_alone):
-    with pytest.raises(UnsupportedLayerError, match=r"'own', a WeightedAdd, .* it has a `_merge_function` of its own"):
+    with pytest.raises(UnsupportedLayerError, match=r"'own', a WeightedAdd, .* it overrides `_merge_function`"):
         lower(around(lambda y: WeightedAdd(name="own")([y, y])))
 
 
@@ -93,7 +93,7 @@ def test_method_that_an_instance_replaces_is_refused(rules_alone):
     layer = layers.Dense(4, name="patched")
     model = around(layer)
     layer.call = lambda inputs: inputs
-    with pytest.raises(UnsupportedLayerError, match=r"'patched', a Dense, .* it has a `call` of its own"):
+    with pytest.raises(UnsupportedLayerError, match=r"'patched', a Dense, .* it overrides `call`"):
         lower(model)
 
 

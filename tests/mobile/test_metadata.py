@@ -172,7 +172,7 @@ def test_bad_names(converted, names, message):
 
 
 def test_labels_twice(converted):
-    with pytest.raises(ValueError, match="holds class names already"):
+    with pytest.raises(ValueError, match="already contains class names"):
         write_labels(write_labels(converted[1], ["a", "b", "c"]), ["d", "e", "f"])
 
 
@@ -183,5 +183,5 @@ def test_no_tflite_file(tmp_path, converted):
         read_labels(b"\x89PNG\r\n\x1a\n and so on")
     with pytest.raises(ValueError, match="has no TFLite identifier"):
         write_labels(b"", ("a",))
-    with pytest.raises(ValueError, match="is no whole TFLite file"):
+    with pytest.raises(ValueError, match="is a damaged TFLite file"):
         read_labels(write_labels(converted[1], ("a", "b", "c"))[:200])

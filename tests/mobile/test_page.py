@@ -89,7 +89,7 @@ def test_what_is_not_understood_is_refused(net, archives, tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     cases = [
         ([], {}, "`paths` is empty"),
-        ([two], {}, r"takes \(1, 6, 6, 2\); the page gives it images of 1 or 3 channels"),
+        ([two], {}, r"takes \(1, 6, 6, 2\); the page provides images of 1 or 3 channels"),
         ([tmp_path / "none.tflite"], {}, "There is no file"),
         ([net, tmp_path / "other" / "net.tflite"], {}, "two files called net.tflite"),
         ([net], {"examples": [tmp_path / "text.jpg"]}, "text.jpg"),

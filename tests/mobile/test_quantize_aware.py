@@ -284,5 +284,7 @@ def test_kernels_that_no_one_knows_are_refused():
 
     inputs = keras.Input((6, 6, 3))
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(Odd(name="odd")(inputs)))
-    with pytest.raises(ValueError, match="Layer 'odd' of `model` has a weight 'weight' that is not known as a kernel"):
+    with pytest.raises(
+        ValueError, match="Layer 'odd' of `model` has a weight 'weight' that is not recognized as a kernel"
+    ):
         mobile.quantize_aware(model)

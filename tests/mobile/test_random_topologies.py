@@ -38,8 +38,8 @@ def check(seed, folder, quantizations=(None, "int8")):
         if refusal is not None:
             names = {operation.name for operation in model.operations}
             assert any(f"{name}'" in refusal for name in names), refusal
-            # Eight bits are too few for some networks; that is told with the layer that loses most.
-            assert "Rounding alone makes" in refusal or not converted_by_tensorflow(model), refusal
+            # Eight bits are too few for some networks; the message names the layer with the largest error.
+            assert "Rounding alone causes" in refusal or not converted_by_tensorflow(model), refusal
             return "refused"
         assert report.score_error <= report.score_error_bound
         if quantization is None:

@@ -50,17 +50,29 @@ def test_every_image_once(form):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"images": IMAGES}, r"`data` must hold images, is a dict with the keys 'images': give one of its entries"),
-        ([{"x": IMAGES, "y": 0}], "gave a dict with the keys 'x', 'y': map it to the entry that holds the images"),
-        ([({"x": IMAGES}, LABELS)], "gave a dict with the keys 'x'"),
-        ([(LABELS, IMAGES)], r"alone or with labels behind them as in \(images, labels\), gave a tuple of 2 entries"),
-        ([list(IMAGES[:, :4, :4])], r"must hold images of shape \(4, 5, 3\), holds an array of shape \(1, 4, 4, 3\)"),
-        ([[]], "gave a list of 0 entries"),
-        (len, r"is a function that cannot be called by itself: len\(\) takes"),
-        (iter(()), "`data` holds no images"),
-        (IMAGES[:0], "`data` holds no images"),
+        (
+            {"images": IMAGES},
+            r"`data` must contain images, but is a dict with the keys 'images': pass one of its entries",
+        ),
+        (
+            [{"x": IMAGES, "y": 0}],
+            "but provided a dict with the keys 'x', 'y': map it to the entry that contains the images",
+        ),
+        ([({"x": IMAGES}, LABELS)], "but provided a dict with the keys 'x'"),
+        (
+            [(LABELS, IMAGES)],
+            r"alone or followed by labels as in \(images, labels\), but provided a tuple of 2 entries",
+        ),
+        (
+            [list(IMAGES[:, :4, :4])],
+            r"must contain images of shape \(4, 5, 3\), but contains an array of shape \(1, 4, 4, 3\)",
+        ),
+        ([[]], "but provided a list of 0 entries"),
+        (len, r"is a function that cannot be called without arguments: len\(\) takes"),
+        (iter(()), "`data` contains no images"),
+        (IMAGES[:0], "`data` contains no images"),
         ("images/", r"`data` \(='images/'\) must be an array of images or an iterable"),
-        (IMAGES.transpose(0, 3, 1, 2), r"holds an array of shape \(12, 3, 4, 5\)"),
+        (IMAGES.transpose(0, 3, 1, 2), r"contains an array of shape \(12, 3, 4, 5\)"),
     ],
 )
 def test_refused_by_name(data, message):
@@ -73,14 +85,14 @@ def test_refused_by_name(data, message):
 )
 def test_endless_source_is_left(monkeypatch, endless):
     monkeypatch.setattr(representative_data, "MOST_IMAGES", 20)
-    with pytest.warns(UserWarning, match="`data` gives more than 20 images, or has no end: the first 2[02] are used"):
+    with pytest.warns(UserWarning, match="`data` has more than 20 images, or is endless: the first 2[02] are used"):
         images = gather_images("data", endless(), SHAPE)
     np.testing.assert_array_equal(images, np.concatenate([IMAGES, IMAGES])[: len(images)])
 
 
 def test_endless_source_of_nothing(monkeypatch):
     monkeypatch.setattr(representative_data, "MOST_IMAGES", 20)
-    with pytest.warns(UserWarning, match="has no end"), pytest.raises(ValueError, match="holds no images"):
+    with pytest.warns(UserWarning, match="is endless"), pytest.raises(ValueError, match="contains no images"):
         gather_images("data", itertools.repeat(IMAGES[:0]), SHAPE)
 
 

@@ -65,7 +65,7 @@ def test_no_image(served):
 def test_a_file_that_is_refused_is_named(served, digits, kind):
     *files, last = [encode(image, kind or "PNG") for image in digits[0][-3:]]
     damaged, what = (
-        (last[:-20], f"a {kind} file that is cut off") if kind else (b"no image", "a file of a kind that is not")
+        (last[:-20], f"a {kind} file that is truncated") if kind else (b"no image", "a file of an unknown kind")
     )
     with pytest.raises(tf.errors.InvalidArgumentError, match=rf"with index\] \[2\] \[is\] \[{what}"):
         served.signatures["serve_encoded"](encoded=tf.constant([*files, damaged, *files]))
@@ -155,7 +155,7 @@ def test_scores_are_not_called_probabilities_and_dropout_and_frozen_layers_are_w
 def test_wrong_folder_is_caught(request, tmp_path, monkeypatch, network):
     write = saved_model._write
     monkeypatch.setattr(saved_model, "_write", lambda model, *rest: write(with_noise(model), *rest))
-    with pytest.raises(ExportMismatchError, match="does not hold the weights of the model, and was not written"):
+    with pytest.raises(ExportMismatchError, match="does not contain the weights of the model, and was not written"):
         export_saved_model(request.getfixturevalue(network), tmp_path / "m")
     assert not list(tmp_path.iterdir())
 
@@ -172,7 +172,7 @@ def test_existing_folder(plain, tmp_path, monkeypatch):
     monkeypatch.setattr(saved_model, "_write", lambda *_: pytest.fail("work was done before the check"))
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"exists\. Give a folder that does not"):
+    with pytest.raises(ValueError, match=r"exists\. Choose a new folder"):
         export_saved_model(plain, tmp_path / "m")
     assert (tmp_path / "m" / "mine.txt").read_text() == "mine"
 
@@ -183,7 +183,11 @@ def test_existing_folder(plain, tmp_path, monkeypatch):
         ((4, 4, 2), {}, "must take images of 1 or 3 channels"),
         ((None, 4, 3), {}, "Export needs a fixed image size"),
         ((4, 4, 3), {"class_names": ["a"]}, "`class_names` has 1 entries, but the network has 2 classes"),
-        ((4, 4, 3), {"representative_data": np.zeros((2, 4, 4, 1))}, "`representative_data` must hold images of shape"),
+        (
+            (4, 4, 3),
+            {"representative_data": np.zeros((2, 4, 4, 1))},
+            "`representative_data` must contain images of shape",
+        ),
     ],
 )
 def test_bad_argument(tmp_path, monkeypatch, shape, arguments, message):

@@ -19,8 +19,8 @@ from keras_sharenets import mobile
         ({"final_sparsity": 1}, r"`final_sparsity` \(=1\) must be at least 0 and below 1"),
         ({"initial_sparsity": -0.1}, r"`initial_sparsity` \(=-0.1\) must be at least 0 and below 1"),
         ({"initial_sparsity": 0.7}, r"`initial_sparsity` \(=0.7\) must not be above `final_sparsity` \(=0.6\)"),
-        ({"begin_step": -1}, r"`begin_step` \(=-1\) must be an integer from 0 and below `end_step` \(=9\)"),
-        ({"begin_step": 9}, r"`begin_step` \(=9\) must be an integer from 0 and below `end_step` \(=9\)"),
+        ({"begin_step": -1}, r"`begin_step` \(=-1\) must be an integer, at least 0 and below `end_step` \(=9\)"),
+        ({"begin_step": 9}, r"`begin_step` \(=9\) must be an integer, at least 0 and below `end_step` \(=9\)"),
         ({"end_step": 0}, r"`end_step` \(=0\) must be a positive integer"),
         ({"frequency": 0}, r"`frequency` \(=0\) must be a positive integer"),
         ({"layers": "shared"}, r"`layers` \(='shared'\) must be None, 'blending', a function of a layer, or names"),
@@ -30,7 +30,10 @@ from keras_sharenets import mobile
             {"layers": ["norm0"]},
             r"names of layers with kernels of 'network', which are: shared, blend, depthwise, chain",
         ),
-        ({"layers": lambda layer: False}, r"must choose a layer of 'network' with a kernel to train, and chose none"),
+        (
+            {"layers": lambda layer: False},
+            r"must select a layer of 'network' with a trainable kernel, but selected none",
+        ),
     ],
 )
 def test_bad_arguments_of_prune(arguments, message):
@@ -41,7 +44,7 @@ def test_bad_arguments_of_prune(arguments, message):
 def test_other_bad_arguments():
     model = network()
     with pytest.raises(
-        ValueError, match=r"`number_of_clusters` \(=1\) must be at least 2, and 3 where weights that are"
+        ValueError, match=r"`number_of_clusters` \(=1\) must be at least 2, or 3 for kernels that contain"
     ):
         mobile.cluster(model, 1)
     with pytest.raises(ValueError, match=r"`centroids` \(='best'\) must be one of 'kmeans\+\+', 'linear', 'density'"):
@@ -51,7 +54,7 @@ def test_other_bad_arguments():
     kernel = model.get_layer("blend").kernel
     kernel.assign(np.where(kernel.numpy() < 0, 0, kernel.numpy()))
     with pytest.raises(
-        ValueError, match=r"`number_of_clusters` \(=2\) must be at least 2, and 3 where weights that are"
+        ValueError, match=r"`number_of_clusters` \(=2\) must be at least 2, or 3 for kernels that contain"
     ):
         mobile.cluster(model, 2, layers=["blend"])
     mobile.cluster(model, 2, layers=["scores"])

@@ -71,12 +71,12 @@ def test_representative_data_for_several_inputs(tmp_path, data):
     [
         (
             {"left": DATA["left"], "right": DATA["right"]},
-            "the inputs 'left', 'right', 'age', has 'left', 'right'",
+            "the inputs 'left', 'right', 'age', but has 'left', 'right'",
         ),
-        ({**DATA, "age": DATA["age"][:3]}, "as many examples for each input, has 12, 12, 3"),
-        ({**DATA, "age": DATA["right"]}, r"representative_data\['age'\]` must hold examples of shape \(5\)"),
+        ({**DATA, "age": DATA["age"][:3]}, "same number of examples for each input, but has 12, 12, 3"),
+        ({**DATA, "age": DATA["right"]}, r"representative_data\['age'\]` must contain examples of shape \(5\)"),
         ([DATA["left"], DATA["right"]], "an array for each of the inputs 'left', 'right', 'age'"),
-        (7, "must hold an array for each of the inputs"),
+        (7, "must contain an array for each of the inputs"),
     ],
     ids=["missing", "too few", "shape", "short", "number"],
 )
@@ -86,7 +86,7 @@ def test_representative_data_that_does_not_fit_is_refused(tmp_path, data, messag
 
 
 def test_class_names_are_for_one_output(tmp_path):
-    with pytest.raises(ValueError, match="`class_names` are for a network with one output; `model` has 3"):
+    with pytest.raises(ValueError, match="`class_names` require a network with one output; `model` has 3"):
         export_tflite(tasks(), tmp_path / "net.tflite", class_names=["a"])
 
 

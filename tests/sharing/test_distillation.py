@@ -82,13 +82,13 @@ def test_what_distill_refuses():
     ):
         with pytest.raises(ValueError, match=message):
             ksn.distill(student, teacher, **arguments)
-    with pytest.raises(ValueError, match="must be two networks, and both have: stem"):
+    with pytest.raises(ValueError, match="must not share layers; both have: stem"):
         ksn.distill(student, keras.Model(student.inputs, student.outputs))
     with pytest.raises(ValueError, match="one output each, of the same shape"):
         ksn.distill(student, residual(blocks=1, stages=1, classes=4))
     with pytest.raises(ValueError, match="both in sigmoids: they end in softmax and sigmoid"):
         ksn.distill(dense(3, "softmax"), dense(3, "sigmoid"))
-    with pytest.raises(ValueError, match="give one number"):
+    with pytest.raises(ValueError, match="have a single output"):
         ksn.distill(dense(1, None), dense(1, None))
 
 

@@ -8,7 +8,7 @@ from sharing_networks import images, residual, trained_statistics
 
 import keras_sharenets as ksn
 from keras_sharenets.sharing import ShareDepth
-from keras_sharenets.sharing.conversion import convert, look_at
+from keras_sharenets.sharing.conversion import convert, inspect_network
 from keras_sharenets.sharing.matching import match_channels
 
 
@@ -40,7 +40,7 @@ def test_blocks_that_differ_by_the_order_of_their_channels_are_shared_without_lo
     assert_close(outputs_of(shared.model, given), outputs_of(model, given), 1e-5)
     assert {"stage0_block1_expand_norm", "stage0_block1_spatial"} <= set(shared.reordered)
     assert not {"stage0_block1_reduce", "stage0_block1_add", "stem"} & set(shared.reordered)
-    assert "channels in another order: " in str(shared)
+    assert "reordered channels: " in str(shared)
     unmatched = ksn.share(model, ShareDepth("stage", match_channels=False), where="stage*")
     assert max(layer.kernel_error for layer in unmatched.layers) > 0.1
     assert unmatched.reordered == ()
@@ -77,7 +77,7 @@ def with_all_kinds():
 def test_the_network_is_what_it_was():
     model = with_all_kinds()
     given = images(model)
-    network = look_at(model, given)
+    network = inspect_network(model, given)
     sets = [[place for place in network.places if place.layer.kernel.shape == (3, 3, 8, 8)]]
     matched = match_channels(network, sets)
     shared = convert(matched, [], {})
@@ -86,6 +86,6 @@ def test_the_network_is_what_it_was():
     # Not what a function that is not Keras', the stream, the grouped convolution or the output reads or gives.
     assert moved == {"conv0", "conv1", "conv4", "conv6"}
     # What was measured on the images has the same order as the weights.
-    again = look_at(shared.model, given)
+    again = inspect_network(shared.model, given)
     for path, moments in matched.samples.moments.items():
         np.testing.assert_allclose(moments, again.samples.moments[path], rtol=1e-3, atol=1e-3 * np.abs(moments).max())

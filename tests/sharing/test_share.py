@@ -246,9 +246,9 @@ class Subclassed(keras.Model):
     [
         (Subclassed, ShareDepth(), {}, "`model`"),
         (refused, "stage", {}, "`scheme` (='stage')"),
-        (refused, None, {}, "One of `scheme`, `max_parameters` and `max_tflite_bytes` must be given, got {}."),
+        (refused, None, {}, "one of `scheme`, `max_parameters` and `max_tflite_bytes` must be given, got {}."),
         (refused, None, {"max_parameters": 1.5}, "`max_parameters` (=1.5) must be a positive integer."),
-        (refused, ShareChannels(arrangements=7), {}, "do not divide its filters (=16)"),
+        (refused, ShareChannels(arrangements=7), {}, "does not divide its filters (=16)"),
         (refused, InterleavedGroups((5, 5)), {}, "does not divide its input channels (=8)"),
         (refused, ShareDepth(), {"where": "nothing*"}, "`where` (='nothing*')"),
         (refused, ShareDepth(), {"sample_images": np.zeros((4, 5, 5, 3))}, "`sample_images`"),

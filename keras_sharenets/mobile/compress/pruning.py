@@ -1,4 +1,4 @@
-"""Networks that are pruned and clustered while they are trained."""
+"""Pruning and clustering during training."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from keras_sharenets.analysis.graph import calls
 from keras_sharenets.layers.quantized_kernels import stored_kernels
 from keras_sharenets.mobile.compress.training import TrainedWithTFMOT, check_backend
 
-# How the centroids of clusters are found, with TFMOT's names.
+# Initialization of the cluster centroids, with TFMOT's names.
 CENTROIDS = {"kmeans++": "KMEANS_PLUS_PLUS", "linear": "LINEAR", "density": "DENSITY_BASED", "random": "RANDOM"}
-# Which layers to take: all with kernels, those of some names (or `"blending"`), or those that a function picks.
+# Layers to change: all with kernels, those with given names (or `"blending"`), or those that a function selects.
 Layers = str | Sequence[str] | Callable[[keras.layers.Layer], bool] | None
 
 
@@ -29,34 +29,34 @@ def prune(
     begin_step: int = 0,
     frequency: int = 100,
 ) -> keras.Model:
-    """A network to train further, in which more and more weights of the kernels become 0.
+    """Prepares a network for magnitude pruning during further training.
 
-    It has the very layers of `model`: training moves the weights of both. In each kernel TFMOT sets the weights
-    of smallest magnitude to 0. They are chosen anew every `frequency` steps and at `end_step`, and their share rises
-    from `initial_sparsity` to `final_sparsity`, fast at first. Weights that are 0 when this is called stay 0. A
-    kernel that is used in several places is one kernel.
+    The result uses the same layers as `model`: training updates the weights of both. In each kernel TFMOT sets the
+    weights of smallest magnitude to 0. It updates the mask every `frequency` steps and at `end_step`, while the
+    sparsity rises from `initial_sparsity` to `final_sparsity`, fast at first. Weights that are already 0 stay 0. A
+    kernel that is used several times is pruned as one kernel.
 
-    Compile and fit it as any network, for at least `end_step` steps; then `strip` gives a plain one. All files have
-    the zeros, float and int8.
+    Compile and fit the result like any network, for at least `end_step` steps; then `strip` returns a plain one. All
+    exported files, float and int8, keep the zeros.
 
     Args:
         model: functional or sequential `keras.Model`.
-        final_sparsity: number from 0 up to, not including, 1: share of zeros from `end_step` on.
-        layers: `None` for all layers with kernels (weights named `kernel`, and both of separable convolutions; never
-            biases or normalizations) but frozen ones, which stay as they are; a sequence of names, for a layer in a
-            model inside with that model's name before it (`"outer/inner"`); a function that says of a layer whether to
-            take it; or `"blending"` for what `analysis.blending` finds.
-        initial_sparsity: number from 0 up to `final_sparsity`: share of zeros from `begin_step` on.
-        begin_step: int from 0, the training step at which pruning begins.
-        end_step: int above `begin_step`, the training step at which the last weights are chosen.
-        frequency: int, after how many steps weights are chosen anew.
+        final_sparsity: number in [0, 1): fraction of zeros from `end_step` on.
+        layers: `None` for all layers with kernels (weights named `kernel`, and both kernels of separable convolutions;
+            never biases or normalizations), except frozen ones, which stay unchanged; a sequence of names, where a
+            layer in a nested model is `"outer/inner"`; a function of a layer that returns a bool; or `"blending"` for
+            the layers that `analysis.blending` finds.
+        initial_sparsity: number from 0 to `final_sparsity`: fraction of zeros from `begin_step` on.
+        begin_step: int, at least 0: training step at which pruning begins.
+        end_step: int above `begin_step`: training step of the last mask update.
+        frequency: int, number of steps between mask updates.
 
     Returns:
         A functional `keras.Model` that is not compiled.
 
     Raises:
-        ValueError: an argument breaks a rule above, or no layer is chosen.
-        RuntimeError: Keras does not run on TensorFlow.
+        ValueError: an argument breaks a rule above, or no layer is selected.
+        RuntimeError: the Keras backend is not TensorFlow.
 
     Reference: Zhu and Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model compression",
     2017, section 3.
@@ -78,7 +78,7 @@ def prune(
     _checks.positive("end_step", end_step)
     if not isinstance(begin_step, int) or not 0 <= begin_step < end_step:
         raise ValueError(
-            f"`begin_step` (={begin_step!r}) must be an integer from 0 and below `end_step` (={end_step})."
+            f"`begin_step` (={begin_step!r}) must be an integer, at least 0 and below `end_step` (={end_step})."
         )
     _checks.positive("frequency", frequency)
     variables = _kernels(model, layers)
@@ -98,28 +98,28 @@ def prune(
 def cluster(
     model: keras.Model, number_of_clusters: int = 16, *, layers: Layers = None, centroids: str = "kmeans++"
 ) -> keras.Model:
-    """A network to train further, in which each kernel has few distinct weights.
+    """Prepares a network for weight clustering during further training: each kernel gets few distinct weights.
 
-    It has the very layers of `model`: training moves the weights of both. TFMOT replaces each weight of a kernel by the
-    nearest of `number_of_clusters` numbers: at once, so that the network can be evaluated as it is. Training moves
-    these numbers, and weights from one to another. Weights that are 0 when this is called stay 0: a pruned network
-    stays pruned. A kernel that is used in several places is one kernel.
+    The result uses the same layers as `model`: training updates the weights of both. TFMOT replaces each weight of a
+    kernel by the nearest of `number_of_clusters` centroids. This happens immediately, so the network can be evaluated
+    before training. Training updates the centroids and reassigns weights. Weights that are already 0 stay 0: a pruned
+    network stays pruned. A kernel that is used several times is clustered as one kernel.
 
-    Compile and fit it as any network; then `strip` gives a plain one.
+    Compile and fit the result like any network; then `strip` returns a plain one.
 
     Args:
-        model: functional or sequential `keras.Model`, trained.
-        number_of_clusters: int from 2; from 3 for kernels with weights that are 0, which count as one.
+        model: trained functional or sequential `keras.Model`.
+        number_of_clusters: int, at least 2, or 3 for kernels that contain zeros, which take one cluster.
         layers: as for [`prune`].
-        centroids: how the numbers are found at first: `"kmeans++"`, `"linear"` (at equal distances), `"density"`
-            (closer where weights are dense) or `"random"`.
+        centroids: initialization of the centroids: `"kmeans++"`, `"linear"` (equally spaced), `"density"` (closer where
+            weights are dense) or `"random"`.
 
     Returns:
         A functional `keras.Model` that is not compiled.
 
     Raises:
-        ValueError: an argument breaks a rule above, or no layer is chosen.
-        RuntimeError: Keras does not run on TensorFlow.
+        ValueError: an argument breaks a rule above, or no layer is selected.
+        RuntimeError: the Keras backend is not TensorFlow.
 
     >>> images = keras.Input((4,))
     >>> clustered = cluster(keras.Model(images, keras.layers.Dense(5)(images)), 3)
@@ -132,7 +132,7 @@ def cluster(
     fewest = 3 if any(np.any(variable.numpy() == 0) for variable in variables) else 2
     if number_of_clusters < fewest:
         raise ValueError(
-            f"`number_of_clusters` (={number_of_clusters}) must be at least 2, and 3 where weights that are 0 stay 0."
+            f"`number_of_clusters` (={number_of_clusters}) must be at least 2, or 3 for kernels that contain zeros."
         )
 
     from keras_sharenets.mobile.compress.tfmot import ClusteredKernel
@@ -143,7 +143,7 @@ def cluster(
 
 
 def _kernels(model, layers):
-    """The kernels of the chosen layers, each once."""
+    """The kernels of the selected layers, each once."""
     check_backend()
     operations = {call.path: call.operation for call in calls(model) if call.index == 0}
     known = {
@@ -169,6 +169,6 @@ def _kernels(model, layers):
     trained = [kernel for kernel in variables.values() if kernel.trainable]
     if not trained or (isinstance(layers, (tuple, list)) and len(trained) < len(variables)):
         frozen = [kernel.path for kernel in variables.values() if not kernel.trainable]
-        why = f"; these are frozen: {', '.join(frozen)}" if frozen else ", and chose none"
-        raise ValueError(f"`layers` (={layers!r}) must choose a layer of '{model.name}' with a kernel to train{why}.")
+        why = f"; these are frozen: {', '.join(frozen)}" if frozen else ", but selected none"
+        raise ValueError(f"`layers` (={layers!r}) must select a layer of '{model.name}' with a trainable kernel{why}.")
     return trained

@@ -1,4 +1,4 @@
-"""Quantization-aware training, and networks without what training for mobile devices put into them."""
+"""Quantization-aware training, and removal of training wrappers."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ ENGINES = ("keras", "tfmot")
 
 
 def quantize_aware(model: keras.Model, *, engine: str = "keras", preserve: str | None = None) -> keras.Model:
-    """A network for quantization-aware training: kernels and values are fake-quantized as an int8 file quantizes them.
+    """Prepares a network for quantization-aware training: fake-quantizes kernels and activations as in an int8 file.
 
-    It has the very layers of `model`: training moves the weights of both, and nothing has to be brought back. Layers
-    with kernels are wrapped in [`keras_sharenets.layers.QuantizedKernels`], each once however often it is called, so
-    that all uses have one set of integers. Where a value becomes integers in the file stands a
-    [`keras_sharenets.layers.FakeQuantize`], which learns the value's range in training. Which values that are is read
-    off the graph that is exported: an activation behind a normalization behind a convolution is one.
+    The result uses the same layers as `model`: training updates the weights of both, and nothing has to be copied back.
+    Layers with kernels are wrapped in [`keras_sharenets.layers.QuantizedKernels`], each once however often it is
+    called, so that all uses share one set of integers. Where the file quantizes an activation, a
+    [`keras_sharenets.layers.FakeQuantize`] is inserted, which learns the range during training. The exported graph
+    determines these positions: for example, convolution, normalization and activation are fused into one.
 
     A few epochs at a small learning rate are usual. Then `export_tflite(q, path, quantization="int8",
-    representative_data=images)` takes the learned ranges; images are still needed for values inside layers, such as
-    the scores before a softmax. [`strip`] gives the network without fake quantization.
+    representative_data=images)` uses the learned ranges; images are still needed for values inside layers, such as the
+    scores before a softmax. [`strip`] removes the fake quantization.
 
     Args:
         model: functional or sequential `keras.Model` that can be exported.
-        engine: what quantizes in training steps: `"keras"`, on every backend, or `"tfmot"`, the quantizers of
-            TensorFlow's Model Optimization Toolkit, on TensorFlow. All else is the same.
-        preserve: `None`; `"zeros"`: weights that are 0 stay 0, as after pruning; `"clusters"`: the same, and weights
-            of a kernel that are equal stay equal, as after clustering.
+        engine: quantizer in training steps: `"keras"`, on every backend, or `"tfmot"`, the quantizers of the TensorFlow
+            Model Optimization Toolkit, on TensorFlow. The rest is the same.
+        preserve: `None`; `"zeros"`: weights that are 0 stay 0, as after pruning; `"clusters"`: in addition, equal
+            weights of a kernel stay equal, as after clustering.
 
     Returns:
-        A functional `keras.Model` that is not compiled. It is saved and loaded as any other, on every backend.
+        A functional `keras.Model` that is not compiled. It can be saved and loaded like any other, on every backend.
 
     Raises:
         ValueError: an argument breaks a rule above; a kernel has more than 256 distinct values and
-            `preserve="clusters"`; a layer makes its kernel of weights that are not known as kernels; or `model` cannot
-            be exported, among them `UnsupportedLayerError`.
-        RuntimeError: `engine="tfmot"`, and Keras does not run on TensorFlow.
+            `preserve="clusters"`; a layer computes its kernel from weights that are not recognized as kernels; or
+            `model` cannot be exported (for example `UnsupportedLayerError`).
+        RuntimeError: `engine="tfmot"`, and the Keras backend is not TensorFlow.
 
     >>> import keras_sharenets as ksn
     >>> model = ksn.create_model("hscnet_m32_g4_r2_b1_a2", input_shape=(16, 16, 3))
@@ -74,7 +74,7 @@ def quantize_aware(model: keras.Model, *, engine: str = "keras", preserve: str |
 
 
 def _ranges(traced):
-    """The tensors to quantize, those of one group with one range, and the layers that compute in float in the file.
+    """The tensors to quantize, grouped by shared range, and the layers that compute in float in the file.
 
     Returns:
         `({traced tensor's number: group}, ids of layers)`.
@@ -91,7 +91,7 @@ def _ranges(traced):
     graph = scales.prepare_int8(passes.simplify(lowered), lambda site: False)
     groups, tensors = tied_values(graph), {}
     for tensor in (*traced.inputs, *(output for call in traced.calls for output in call.outputs)):
-        # A layer that does nothing in inference gives the value that it is given: the first tensor stands for it.
+        # A layer that does nothing in inference returns its input value: the first tensor represents it.
         tensors.setdefault(values[tensor.number].number, tensor.number)
     ranges, quantized = {}, set()
     for value, kind, sources in (
@@ -107,19 +107,19 @@ def _ranges(traced):
 
 
 def _check_kernels(call):
-    """Refuses a layer with weights in its kernel that would not be rounded."""
+    """Raises an error for a layer with weights in its kernel that would not be rounded."""
     layer = inner(call.operation)
     known = {id(kernel) for kernel, _ in stored_kernels(layer)}
     for weight in getattr(layer, "trainable_weights", ()):
         if len(weight.shape) > 1 and id(weight) not in known:
             raise ValueError(
-                f"Layer '{call.path}' of `model` has a weight '{weight.name}' that is not known as a kernel, and"
+                f"Layer '{call.path}' of `model` has a weight '{weight.name}' that is not recognized as a kernel, and"
                 " quantization-aware training would not round it: name it `kernel`, or freeze or merge it first."
             )
 
 
 class _FakeQuantization:
-    """Puts wrappers around the layers of a network and ranges behind its calls, as it is built again."""
+    """Wraps the layers of a network and inserts fake quantization after its calls while the network is rebuilt."""
 
     def __init__(self, groups, in_float, preserve):
         self._groups = groups
@@ -131,13 +131,13 @@ class _FakeQuantization:
         self._taken = collections.Counter()
 
     def call(self, call, operation, *args, **kwargs):
-        """One call of the network, its kernels and its output quantized."""
+        """One call of the network with quantized kernels and output."""
         output = self._wrapped(operation)(*args, **kwargs)
         use = f"_{call.index + 1}" if call.index else ""
         return self._with_range(call.outputs[0], output, call.path.replace("/", "_") + use)
 
     def of_input(self, tensor, symbol):
-        """An input of the network, quantized."""
+        """A quantized input of the network."""
         return self._with_range(tensor, symbol, symbol.name)
 
     def _wrapped(self, layer):
@@ -163,13 +163,13 @@ class _FakeQuantization:
 
 
 def strip(model: keras.Model) -> keras.Model:
-    """A network that was pruned, clustered or trained quantization-aware, as a plain one with the very same layers.
+    """Converts a pruned, clustered or quantization-aware network back to a plain one with the same layers.
 
-    What was pruned or clustered stays so. Fake quantization goes: kernels are again the numbers that training moved,
-    and values are not quantized; their ranges are lost with it.
+    Pruned and clustered weights stay as they are. Fake quantization is removed: kernels have the float values that
+    training updated, activations are not quantized, and the learned ranges are lost.
 
     Args:
-        model: what `prune`, `cluster` or [`quantize_aware`] made, or any functional or sequential `keras.Model`.
+        model: result of `prune`, `cluster` or [`quantize_aware`], or any functional or sequential `keras.Model`.
 
     Returns:
         A functional `keras.Model` that is not compiled.
@@ -190,7 +190,7 @@ def strip(model: keras.Model) -> keras.Model:
     if left:
         warnings.warn(
             f"'{model.name}' has not been pruned to the end: {left} of the steps up to `end_step` are left. Fit it for "
-            "so many more, or give `prune` fewer.",
+            "that many more, or give `prune` a smaller `end_step`.",
             stacklevel=2,
         )
     return plain(model)
@@ -198,7 +198,7 @@ def strip(model: keras.Model) -> keras.Model:
 
 def _without_fake_quantization(call, operation, *args, **kwargs):
     if isinstance(operation, ours.QuantizedKernels):
-        # Clusters are equal but for the last bit of a float: here they become so.
+        # Clustered weights are equal except for the last bit of a float: here they become exactly equal.
         for (variable, _), kernel in zip(operation.kernels, operation.preserved_kernels(), strict=True):
             variable.assign(kernel)
     return args[0] if isinstance(operation, ours.FakeQuantize) else inner(operation)(*args, **kwargs)

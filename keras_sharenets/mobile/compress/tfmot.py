@@ -1,13 +1,13 @@
-"""TensorFlow's Model Optimization Toolkit (TFMOT) at work on kernels and values of Keras 3.
+"""The TensorFlow Model Optimization Toolkit (TFMOT) for kernels and activations of Keras 3.
 
-TFMOT knows layers of `tf_keras` (Keras 2) alone. What it does to a network is arithmetic on kernels and ranges, though,
-and on the TensorFlow backend a variable of Keras 3 is a TensorFlow variable that both can hold. So a kernel is put into
-a `tf_keras` layer of its own, which TFMOT wraps, and the wrapper is run once in every training step of Keras 3: once
-for all uses of a shared kernel. No network is translated and no weight is copied; layers, optimizers, losses, metrics,
-callbacks and data are Keras 3's own.
+TFMOT supports only layers of `tf_keras` (Keras 2). However, it only does arithmetic on kernels and ranges, and on the
+TensorFlow backend a variable of Keras 3 is a TensorFlow variable that both can use. Each kernel is therefore placed in
+its own `tf_keras` layer, which TFMOT wraps, and the wrapper runs once in every training step of Keras 3, also for a
+shared kernel. No network is translated and no weight is copied; layers, optimizers, losses, metrics, callbacks and data
+belong to Keras 3.
 
-This module is imported inside functions: `tf_keras` and `tensorflow_model_optimization` take a moment to load, and may
-be missing.
+This module is imported inside functions, because `tf_keras` and `tensorflow_model_optimization` are slow to load and
+may be missing.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _LEGACY_SWITCH = "TF_USE_LEGACY_KERAS"
 
 
 def _load():
-    # TFMOT sets a variable that makes TensorFlow's own `keras` mean `tf_keras` in this process and those it starts,
-    # unless that was looked up before. It is looked up now, and the variable put back.
+    # TFMOT sets an environment variable that makes TensorFlow's `keras` resolve to `tf_keras` in this process and its
+    # children, unless it was resolved before. So it is resolved now, and the variable is restored.
     operator.attrgetter("keras.version")(tf)
     before = os.environ.get(_LEGACY_SWITCH)
     try:
@@ -51,12 +51,12 @@ def _load():
 
 tf_keras, tfmot = _load()
 
-# TFMOT's wrappers want inputs, the layer of a kernel does not.
+# TFMOT's wrappers require inputs, but the layer of a kernel does not.
 _NO_INPUT = tf.zeros(())
 
 
 class _KernelLayer(tf_keras.layers.Layer):
-    """A layer that holds one kernel and whose call gives it, for TFMOT to wrap."""
+    """A layer that holds one kernel and returns it, for TFMOT to wrap."""
 
     def __init__(self, kernel, name):
         super().__init__(name=name.replace("/", "_"))
@@ -79,7 +79,7 @@ tfmot.clustering.keras.ClusterableLayer.register(_KernelLayer)
 
 
 class PrunedKernel:
-    """A kernel whose weights of smallest magnitude TFMOT sets to 0, more of them as training goes on.
+    """A kernel in which TFMOT sets the weights of smallest magnitude to 0, more and more during training.
 
     Args:
         variable: `keras.Variable`. Weights that are 0 stay 0.
@@ -92,39 +92,39 @@ class PrunedKernel:
         self._last_step = schedule["end_step"]
         self._wrapper = tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=_ToTheEnd(**schedule))
         self._wrapper.build(())
-        # TFMOT has a callback do this when training begins.
+        # In TFMOT, a callback does this when training begins.
         self._wrapper.pruning_step.assign(0)
-        # Where more weights are 0 than a step asks for, TFMOT's threshold is 0, which all weights reach.
+        # If more weights are 0 than a step requires, TFMOT's threshold is 0, and its mask keeps all weights.
         self._kept = tf.cast(variable.value != 0, variable.value.dtype)
 
     def on_train_begin(self) -> None:
-        """Before training: nothing, the variable is the one that is trained."""
+        """Does nothing: the variable itself is trained."""
 
     def begin_step(self) -> None:
-        """Counts the step, and finds the weights to prune when it is time."""
+        """Counts the step, and updates the mask if it is due."""
         self._wrapper(_NO_INPUT, training=True)
 
     def gradients(self, gradient: Any) -> list[tuple[Any, Any]]:
-        """The pairs `(gradient, variable)` that the optimizer gets for that of this kernel."""
+        """The `(gradient, variable)` pairs for the optimizer, from the gradient of this kernel."""
         return [(gradient, self.variable)]
 
     def end_step(self) -> None:
-        """Sets what is pruned to 0 again."""
+        """Resets pruned weights to 0."""
         ((_, mask, _),) = self._wrapper.pruning_vars
         self.variable.assign(self.variable.value * mask * self._kept)
 
     def steps_left(self) -> int:
-        """The steps up to that at which the last weights are chosen."""
+        """The number of steps until the last mask update."""
         return max(0, self._last_step - int(self._wrapper.pruning_step.numpy()))
 
     def state(self) -> list[Any]:
-        """The step, the mask and its threshold."""
+        """The step, the mask and the threshold."""
         ((_, mask, threshold),) = self._wrapper.pruning_vars
         return [self._wrapper.pruning_step, mask, threshold]
 
 
 class _ToTheEnd(tfmot.sparsity.keras.PolynomialDecay):
-    """Prunes at the last step too when that is not a multiple of the interval after the first."""
+    """Also prunes at the last step if that is not a multiple of the interval after the first."""
 
     def __call__(self, step):
         turn, sparsity = super().__call__(step)
@@ -132,24 +132,24 @@ class _ToTheEnd(tfmot.sparsity.keras.PolynomialDecay):
 
 
 class ClusteredKernel:
-    """A kernel whose weights TFMOT replaces by the nearest of a few numbers, the centroids, which are trained.
+    """A kernel in which TFMOT replaces each weight by the nearest of a few trained centroids.
 
     Args:
-        variable: `keras.Variable`; from here on it holds the replaced weights. Weights that are 0 stay 0.
-        number: int, how many centroids there are at most.
-        centroids: str, the name in `tfmot.clustering.keras.CentroidInitialization` of how they are found.
+        variable: `keras.Variable`; from now on it holds the replaced weights. Weights that are 0 stay 0.
+        number: int, maximum number of centroids.
+        centroids: str, name of the initialization in `tfmot.clustering.keras.CentroidInitialization`.
     """
 
     def __init__(self, variable: keras.Variable, number: int, centroids: str) -> None:
         weights = np.asarray(variable.numpy())
         sparse = bool((weights == 0).any())
         self.variable = variable
-        # TFMOT trains the centroids and, with the gradients of what replaces them, the weights.
+        # TFMOT trains the centroids and, with the gradients of the replaced weights, the original weights.
         self._weights = keras.Variable(weights)
         self._weights.constraint = variable.constraint
         self._wrapper = tfmot.clustering.keras.cluster_weights(
             _KernelLayer(self._weights.value, variable.path),
-            # Some ways to find them fail if there are more of them than values; and TFMOT wants a few.
+            # Some initializations fail with more centroids than distinct values; TFMOT has a minimum number.
             max(min(number, len(np.unique(weights))), 3 if sparse else 2),
             tfmot.clustering.keras.CentroidInitialization[centroids],
             preserve_sparsity=sparse,
@@ -159,24 +159,24 @@ class ClusteredKernel:
         self.end_step()
 
     def on_train_begin(self) -> None:
-        """Before training: begins from the variable's weights if others than the last step's were put there."""
+        """Restarts from the variable's weights if they have changed since the last step."""
         weights = np.asarray(self.variable.numpy())
         if np.array_equal(weights, self._replaced()):
             return
         zero = self._wrapper.zero_idx.get("kernel")
         values = np.unique(weights if zero is None else weights[weights != 0])
         count = len(self._centroids.numpy()) - (zero is not None)
-        # All values if there are no more than centroids.
+        # All values if they are not more than the centroids.
         centroids = values[np.linspace(0, len(values) - 1, count).round().astype(int)]
         self._weights.assign(weights)
         self._centroids.assign(centroids if zero is None else np.insert(centroids, zero, 0))
         self.end_step()
 
     def begin_step(self) -> None:
-        """Nothing: the variable holds the replaced weights already."""
+        """Does nothing: the variable already holds the replaced weights."""
 
     def gradients(self, gradient: Any) -> list[tuple[Any, Any]]:
-        """The pairs `(gradient, variable)` that the optimizer gets for that of this kernel."""
+        """The `(gradient, variable)` pairs for the optimizer, from the gradient of this kernel."""
         sources = [self._weights, self._centroids]
         if gradient is None:
             return [(None, source) for source in sources]
@@ -184,8 +184,8 @@ class ClusteredKernel:
             replaced = self._replaced()
         changes: Any = tape.gradient(replaced, sources, output_gradients=gradient)
         own, summed = changes
-        # TFMOT sums the gradients of all weights that a centroid stands for: with SGD, a network of few and large
-        # kernels is lost in a few steps. It can also take means, but not under XLA.
+        # TFMOT sums the gradients of all weights of a cluster: with SGD, a network of few and large kernels diverges
+        # within a few steps. It can also average, but not under XLA.
         members = self._wrapper.pulling_indices["kernel"]
         sizes = tf.math.unsorted_segment_sum(tf.ones_like(gradient), members, summed.shape[0])
         return [(own, self._weights), (tf.math.divide_no_nan(summed, sizes), self._centroids)]
@@ -195,11 +195,11 @@ class ClusteredKernel:
         self.variable.assign(self._replaced())
 
     def steps_left(self) -> int:
-        """None: the weights are replaced from the beginning."""
+        """Always 0: the weights are replaced from the beginning."""
         return 0
 
     def state(self) -> list[Any]:
-        """The weights that are replaced, the centroids, and which of these stands for which weight."""
+        """The original weights, the centroids, and the cluster index of each weight."""
         return [self._weights, self._centroids, self._wrapper.pulling_indices["kernel"]]
 
     def _replaced(self):
@@ -210,22 +210,22 @@ BITS = 8
 
 
 def quantize_with_tfmot(model: keras.Model) -> TrainedWithTFMOT:
-    """The same quantization-aware network, in whose training steps TFMOT does the fake quantization.
+    """The same quantization-aware network, with fake quantization by TFMOT in training steps.
 
-    Kernels go through TFMOT's `LastValueQuantizer`, symmetric and with a range for each filter, as they do in TFMOT's
-    own scheme for 8 bits: the gradient of a weight is 0 where rounding errors put it outside the range that it sets.
-    Values go through a quantizer of this module, which keeps their ranges in the network's own layers. Outside training
-    steps the network quantizes by itself, as the file will.
+    Kernels are quantized by TFMOT's `LastValueQuantizer`, symmetric and per filter, as in TFMOT's own 8-bit scheme: the
+    gradient of a weight is 0 if rounding errors put it outside its range. Activations are quantized by a quantizer of
+    this module, which keeps their ranges in the network's own layers. Outside training steps the network quantizes by
+    itself, as the file will.
 
     Args:
-        model: what `quantize_aware` gives.
+        model: result of `quantize_aware`.
 
     Returns:
-        A `TrainedWithTFMOT`, not compiled, with the very layers of `model`.
+        A `TrainedWithTFMOT`, not compiled, with the same layers as `model`.
 
     Raises:
         ValueError: nothing in `model` is quantized.
-        RuntimeError: Keras does not run on TensorFlow.
+        RuntimeError: the Keras backend is not TensorFlow.
     """
     check_backend()
     traced = trace(model)
@@ -245,7 +245,7 @@ def quantize_with_tfmot(model: keras.Model) -> TrainedWithTFMOT:
 
 
 class _StandIn(keras.layers.Layer):
-    """Takes the place of a layer that fake-quantizes, and has its shapes."""
+    """Replaces a fake quantization layer and has its shapes."""
 
     def __init__(self, layer):
         super().__init__(name=layer.name, dtype=layer.dtype_policy)
@@ -257,7 +257,7 @@ class _StandIn(keras.layers.Layer):
 
 
 class _Kernels(_StandIn):
-    """Runs the layer inside a `QuantizedKernels`, its kernels quantized by TFMOT."""
+    """Runs the layer inside a `QuantizedKernels` with kernels quantized by TFMOT."""
 
     def __init__(self, layer):
         super().__init__(layer)
@@ -275,21 +275,22 @@ class _Kernels(_StandIn):
 
 
 class _KernelQuantizer:
-    """TFMOT's fake quantization of one kernel: `axis` is that of its filters, -1 or the last ones, or `None` for one
-    range for all of them.
+    """TFMOT's fake quantization of one kernel.
+
+    `axis` is the filter axis, -1 or the last ones, or `None` for one range for all filters.
     """
 
     def __init__(self, axis, shape):
         quantizer = tfmot.quantization.keras.quantizers.LastValueQuantizer(
             BITS, per_axis=axis is not None, symmetric=True, narrow_range=True
         )
-        # TFMOT takes a matrix with the filters along its last axis.
+        # TFMOT expects a matrix with the filters along its last axis.
         filters = math.prod(shape[-len(axis) :]) if isinstance(axis, tuple) else shape[-1]
         self.matrix = shape if axis is None else (-1, filters)
         self.wrapper = _wrapped(quantizer, (None, filters))
 
     def __call__(self, kernel):
-        # XLA makes a filter of zeros one of NaN.
+        # XLA turns a filter of zeros into NaN.
         return ops.where(kernel == 0, kernel, self._quantized(kernel))
 
     def _quantized(self, kernel):
@@ -297,7 +298,7 @@ class _KernelQuantizer:
 
 
 class _Values(_StandIn):
-    """Quantizes values as a `FakeQuantize` does, with its ranges."""
+    """Quantizes activations like a `FakeQuantize`, with its ranges."""
 
     def __init__(self, layer):
         super().__init__(layer)
@@ -308,9 +309,9 @@ class _Values(_StandIn):
 
 
 class _RangeQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
-    """Moves the range of one place of a `FakeQuantize` towards that of the values, and quantizes to all its ranges.
+    """Updates the range of one place of a `FakeQuantize` from the values, and quantizes to the union of its ranges.
 
-    TFMOT's own quantizer for values begins at -6 and 6 and takes thousands of steps to leave them.
+    TFMOT's own quantizer for activations starts at -6 and 6 and needs thousands of steps to adapt.
     """
 
     def __init__(self, layer, place):
@@ -336,7 +337,7 @@ class _RangeQuantizer(tfmot.quantization.keras.quantizers.Quantizer):
 
 
 class _OutputOnly(tfmot.quantization.keras.QuantizeConfig):
-    """Tells TFMOT that a layer's output is quantized, and nothing else of it."""
+    """Configures TFMOT to quantize only a layer's output."""
 
     def __init__(self, quantizer):
         self.quantizer = quantizer
@@ -361,7 +362,7 @@ class _OutputOnly(tfmot.quantization.keras.QuantizeConfig):
 
 
 def _wrapped(quantizer, shape):
-    """A layer of TFMOT that quantizes what it is given."""
+    """A TFMOT layer that quantizes its input."""
     nothing = tf_keras.layers.Activation("linear")
     wrapper = tfmot.quantization.keras.QuantizeWrapperV2(nothing, _OutputOnly(quantizer))
     wrapper.build(shape)

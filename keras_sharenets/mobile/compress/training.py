@@ -1,4 +1,4 @@
-"""A functional model in whose training steps TFMOT takes part."""
+"""Functional model whose training steps include TFMOT."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ class TrainedKernel(Protocol):
         """Called by `fit`, before its first step."""
 
     def begin_step(self) -> None:
-        """Called before the outputs of a step are computed."""
+        """Called before the forward pass of a step."""
 
     def gradients(self, gradient: Any) -> list[tuple[Any, Any]]:
-        """The pairs `(gradient, variable)` that the optimizer gets for the gradient of this kernel."""
+        """The `(gradient, variable)` pairs for the optimizer, from the gradient of this kernel."""
         ...
 
     def end_step(self) -> None:
         """Called after the optimizer's update."""
 
     def steps_left(self) -> int:
-        """How many more steps training must have for TFMOT to be done."""
+        """Number of training steps until TFMOT is done."""
         ...
 
     def state(self) -> list[Any]:
-        """The variables that training goes on from, beside the kernel."""
+        """The variables, in addition to the kernel, that are needed to resume training."""
         ...
 
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class TrainedWithTFMOT(keras.Model):
-    """A functional model over the layers of another, trained by Keras' own `fit` with TFMOT at work in every step.
+    """A functional model over the layers of another, trained by Keras' own `fit` with TFMOT in every step.
 
-    Both models have the same layers, so training moves the weights of both. All else is as ever: `compile` takes any
-    optimizer but one that averages weights, `fit` any data and callbacks, and it may be interrupted and repeated. After
-    every single step the weights are what TFMOT makes of them. `evaluate`, `predict` and exports know nothing of TFMOT,
-    and `save` writes a plain functional model that is not compiled.
+    Both models have the same layers, so training updates the weights of both. Everything else works as usual: `compile`
+    takes any optimizer except one that averages weights, and `fit` takes any data and callbacks and may be interrupted
+    and repeated. After every step the weights are pruned or clustered. `evaluate`, `predict` and exports do not involve
+    TFMOT, and `save` writes a plain functional model that is not compiled.
 
     Args:
         model: functional `keras.Model` or built `keras.Sequential`.
         kernels: the kernels that TFMOT changes.
-        forward: function `(inputs, training)` that gives the outputs in training; by default the model itself.
+        forward: function `(inputs, training)` that computes the outputs in training; by default the model itself.
     """
 
     def __init__(
@@ -62,16 +62,16 @@ class TrainedWithTFMOT(keras.Model):
         forward: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__(*_ends(model), name=model.name)
-        # In an object that Keras does not look into: what it finds is saved and counted.
+        # In an object that Keras does not track: tracked variables would be saved and counted.
         self._tfmot = types.SimpleNamespace(
             kernels={id(kernel.variable): kernel for kernel in kernels}, forward=forward
         )
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """As in Keras; a `ValueError` for an optimizer with `use_ema=True`."""
+        """As in Keras; raises `ValueError` for an optimizer with `use_ema=True`."""
         super().compile(*args, **kwargs)
         if getattr(self.optimizer, "use_ema", False):
-            raise ValueError("`optimizer` must not average weights (`use_ema=True`): averages lose what TFMOT made.")
+            raise ValueError("`optimizer` must not average weights (`use_ema=True`): averages undo TFMOT's changes.")
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """As in Keras."""
@@ -80,10 +80,10 @@ class TrainedWithTFMOT(keras.Model):
         return super().fit(*args, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """Keras' training step, with TFMOT before the outputs, between gradients and optimizer, and at the end."""
+        """Keras' training step with TFMOT before the forward pass, before the optimizer, and at the end."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         forward, variables = self._tfmot.forward or self, self.trainable_variables
-        # Those of layers that have been frozen stay as they are.
+        # Kernels of frozen layers stay unchanged.
         kernels = {id(variable): self._tfmot.kernels.get(id(variable)) for variable in variables}
         kernels = {number: kernel for number, kernel in kernels.items() if kernel is not None}
         for kernel in kernels.values():
@@ -108,7 +108,7 @@ class TrainedWithTFMOT(keras.Model):
 
     @property
     def optimized_variables(self) -> list[Any]:
-        """What the optimizer moves: the trainable variables, or what stands for them."""
+        """The variables that the optimizer updates: the trainable ones, or their substitutes."""
         kernels = self._tfmot.kernels
         return [
             moved
@@ -118,11 +118,11 @@ class TrainedWithTFMOT(keras.Model):
 
     @property
     def training_state(self) -> list[Any]:
-        """What a checkpoint of the training needs beside the variables of the model."""
+        """The variables, in addition to those of the model, that a training checkpoint needs."""
         return [variable for kernel in self._tfmot.kernels.values() for variable in kernel.state()]
 
     def steps_left(self) -> int:
-        """How many more steps training must have for TFMOT to be done."""
+        """Number of training steps until TFMOT is done."""
         kernels = self._tfmot.kernels.values()
         return max((kernel.steps_left() for kernel in kernels if kernel.variable.trainable), default=0)
 
@@ -140,12 +140,12 @@ class TrainedWithTFMOT(keras.Model):
 
 
 def check_backend() -> None:
-    """Raises a `RuntimeError` on another backend than TensorFlow: TFMOT works with its variables."""
+    """Raises `RuntimeError` unless the backend is TensorFlow: TFMOT works with its variables."""
     _checks.tensorflow_backend("TFMOT", "load and train it there")
 
 
 def plain(model: keras.Model) -> keras.Model:
-    """A plain functional model with the layers of another, functional or `Sequential`, not compiled."""
+    """A plain functional model with the layers of another functional or `Sequential` one, not compiled."""
     return keras.Model(*_ends(model), name=model.name)
 
 

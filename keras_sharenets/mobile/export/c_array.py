@@ -1,4 +1,4 @@
-"""A TFLite file as C source, for microcontrollers: they have no files, and link what they need of the interpreter."""
+"""TFLite files as C source for microcontrollers, which have no file system and link only the operators they need."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 from keras_sharenets import files
 from keras_sharenets.mobile.inspect import file
 
-# Numbers in a line.
+# Numbers per line.
 _LINE = 20
 _SOURCE = """\
 // {size} bytes of {source}. The array is constant: a linker places it in flash.
@@ -49,7 +49,7 @@ _OPERATORS = """\
 
 #include "tensorflow/lite/micro/micro_mutable_op_resolver.h"
 
-// The operators of {name}, and no others: what is not registered is not linked.
+// Registers only the operators of {name}: the others are not linked.
 constexpr int {name}_operator_count = {count};
 
 inline TfLiteStatus {name}_add_operators(tflite::MicroMutableOpResolver<{name}_operator_count>& resolver) {{
@@ -62,20 +62,22 @@ inline TfLiteStatus {name}_add_operators(tflite::MicroMutableOpResolver<{name}_o
 
 
 def write_c_array(path: str | os.PathLike, output: str | os.PathLike) -> list[str]:
-    """Writes a TFLite file as C source, with the operators that LiteRT for Microcontrollers needs for it.
+    """Writes a TFLite file as C source, with the operators that it needs in LiteRT for Microcontrollers.
 
     Args:
-        path: the TFLite file. Microcontrollers want int8 at its ends: `input_type="int8", output_type="int8"`.
-        output: path without an ending. Its last part names the array, with what no C name has replaced by `_`.
+        path: path of the TFLite file. Microcontrollers expect int8 inputs and outputs: export with `input_type="int8",
+            output_type="int8"`.
+        output: output path without an extension. Its last part names the array; characters that are not allowed in a C
+            name are replaced by `_`.
 
     Returns:
-        The files: `OUTPUT.c`, the array at a multiple of 16 bytes; `OUTPUT.h`, which declares it for C and C++; and
-        `OUTPUT_operators.h`, with a function `NAME_add_operators` that fills a
+        The paths of the written files: `OUTPUT.c`, the array, aligned to 16 bytes; `OUTPUT.h`, its declaration for C
+        and C++; and `OUTPUT_operators.h`, with a function `NAME_add_operators` that fills a
         `MicroMutableOpResolver<NAME_operator_count>`.
 
     Raises:
-        ValueError: there is no such file, or it is no TFLite file, or has weights in float16, which that interpreter
-            does not widen.
+        ValueError: the file does not exist, is not a TFLite file, or has float16 weights, which that interpreter cannot
+            convert.
     """
     data, output = file.read_bytes(path), pathlib.Path(output)
     try:
@@ -83,7 +85,7 @@ def write_c_array(path: str | os.PathLike, output: str | os.PathLike) -> list[st
     except ValueError as error:
         raise ValueError(f"{path} is not a TFLite file: {error}") from error
     if "float16" in file.constant_bytes(model):
-        raise ValueError(f"{path} has weights in float16, which LiteRT for Microcontrollers cannot widen: use int8.")
+        raise ValueError(f"{path} has float16 weights, which LiteRT for Microcontrollers cannot convert: use int8.")
     name = re.sub(r"\W|^(?=\d)", "_", output.name, flags=re.ASCII)
     operators = sorted(file.operator_counts(model))
     numbers = [", ".join(map(str, data[start : start + _LINE])) for start in range(0, len(data), _LINE)]
@@ -99,7 +101,7 @@ def write_c_array(path: str | os.PathLike, output: str | os.PathLike) -> list[st
     written = []
     for ending, text in ((".c", _SOURCE), (".h", _HEADER), ("_operators.h", _OPERATORS)):
         target = output.with_name(output.name + ending)
-        # The header is included by the name that the file has.
+        # The include directive needs the file name of the header.
         content = text.format(**fields).replace(f'"{name}.h"', f'"{output.name}.h"')
         files.write_bytes(target, content.encode())
         written.append(str(target))
@@ -107,7 +109,7 @@ def write_c_array(path: str | os.PathLike, output: str | os.PathLike) -> list[st
 
 
 def _method(operator: str) -> str:
-    """What a resolver calls an operator.
+    """Name of an operator in the methods of a resolver.
 
     >>> [_method(name) for name in ("DEPTHWISE_CONV_2D", "RELU6", "REDUCE_MAX")]
     ['DepthwiseConv2D', 'Relu6', 'ReduceMax']

@@ -1,8 +1,8 @@
-"""Whether images are such as a network was trained on: int8 files that were calibrated with others lose their accuracy.
+"""Checks of whether images are like the training images: int8 files calibrated with other images lose accuracy.
 
-Comparing the file with Keras on the very images it was calibrated with cannot show it. What a network says about the
-images that it takes can: the rescaling or normalization that it begins with, the moving statistics of its first batch
-normalizations, the input range that quantization-aware training has learned, and how its scores vary.
+Comparing the file with Keras on the calibration images cannot detect this. The network itself can: its initial
+rescaling or normalization, the moving statistics of its first batch normalizations, the input range learned in
+quantization-aware training, and the variation of its scores.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from keras_sharenets.mobile.export.representative_data import spread, synthetic_
 
 _IMAGES, _BATCH = 32, 8
 _NORMALIZATIONS = 3
-# The largest natural logarithm of the ratio of two variances, as the median over channels, and the largest distance of
-# two means in standard deviations, at 90 % of the channels. CIFAR-10 networks had at most 0.9 and 1.1 on single images,
-# images of one class, gray ones and such with red and blue exchanged; 2.4 to 5.6 and 2.0 on images scaled to 0..1, 2.0
-# on images without their mean.
+# Limits of the natural logarithm of the ratio of two variances (median over channels) and of the distance of two means
+# in standard deviations (90th percentile of the channels). CIFAR-10 networks had at most 0.9 and 1.1 on single images,
+# images of one class, grayscale images and images with red and blue swapped; 2.4 to 5.6 and 2.0 on images scaled to
+# 0..1, and 2.0 on images without their mean.
 _VARIANCE_RATIO, _MEAN_DISTANCE = 1.5, 1.5
-# The share of that up to which statistics agree; and the standard deviation of the logarithms of moving variances up to
-# which they say nothing.
+# The fraction of these limits up to which statistics agree; and the standard deviation of the logarithms of moving
+# variances below which they provide no evidence.
 _AGREEMENT, _SPREAD_OF_UNTRAINED = 0.5, 0.1
-# What a layer that normalizes or rescales makes of images that are meant for it: standard deviation, mean and range.
+# Results of a normalization or rescaling layer for suitable images: standard deviation, mean and range.
 _SPREAD, _MEAN, _RANGE = (0.1, 5.0), 4.0, (0.05, 8.0)
-# Bicubic resizing gives values a little outside of 0 to 255.
+# Bicubic resizing gives values slightly outside 0 to 255.
 _PIXELS = (-32.0, 288.0)
-# Standard deviations, over images, of probabilities that do not depend on the image, and of such that do: those of
-# trained networks had 0.09 and more on images of the right range and less than 0.004 on such scaled to 0..1. Scores of
-# networks trained on 0..1 had more than 100 on pixel values.
+# Standard deviations over images: of probabilities that do not depend on the image, of probabilities that do, and of
+# scores. Trained networks had at least 0.09 on images of the right range and less than 0.004 on images scaled to 0..1.
+# Scores of networks trained on 0..1 had more than 100 on pixel values.
 _FEW, _VARIATION, _SCORES_OF_TRAINED = 8, (0.005, 0.1), 10.0
-_ADVICE = "Give a few hundred of the images that it was trained on, just as they were given to it."
+_ADVICE = "Pass a few hundred of its training images, preprocessed as in training."
 
 
 @dataclasses.dataclass(frozen=True)
 class Doubt:
-    """Why images are not such as a network takes, and whether that is certain."""
+    """Reason why images do not suit a network, and whether it is certain."""
 
     reason: str
     certain: bool = False
@@ -53,34 +53,34 @@ class Doubt:
 def check_images(
     model: keras.Model, images: np.ndarray, *, quantization: precisions.Quantization, graph: Graph | None = None
 ) -> None:
-    """Refuses or warns of `representative_data` that is not what a network was trained on.
+    """Raises an error or warns if `representative_data` is not like the training images of a network.
 
     Args:
-        model: functional or sequential `keras.Model`, built.
+        model: built functional or sequential `keras.Model`.
         images: array `(n, height, width, channels)`.
-        quantization: where [`precisions.needs_ranges`], as with `"int8"`, the images are what the file is calibrated
-            with; else they only verify it.
-        graph: the model as [`keras_sharenets.analysis.graph.trace`] gives it, where that is known already.
+        quantization: precision of the file; if [`precisions.needs_ranges`], as for `"int8"`, the images calibrate the
+            file, otherwise they only verify it.
+        graph: trace of the model by [`keras_sharenets.analysis.graph.trace`], if available.
 
     Raises:
-        ValueError: they are certainly not, and the file is calibrated with them.
+        ValueError: the images are certainly unsuitable, and calibrate the file.
     """
     for doubt in doubts(model, images, graph):
         message = f"`representative_data` {doubt.reason} {_ADVICE}"
         if doubt.certain and precisions.needs_ranges(quantization):
             raise ValueError(message)
-        warnings.warn(message, stacklevel=3)  # That of who calls the export.
+        warnings.warn(message, stacklevel=3)  # Points to the caller of the export.
 
 
 def doubts(model: keras.Model, images: np.ndarray, graph: Graph | None = None) -> list[Doubt]:
-    """What speaks against images; arguments as in [`check_images`]. The first alone may be certain."""
+    """Doubts about images; arguments as in [`check_images`]. Only the first may be certain."""
     low, high = float(images.min()), float(images.max())
     if low == high:
-        return [Doubt(f"holds the value {low:g} alone: no range can be measured on it.", certain=True)]
+        return [Doubt(f"contains only the value {low:g}: no range can be measured on it.", certain=True)]
     found = []
     if all(np.array_equal(image, images[0]) for image in images[1:]):
         count = f"{len(images)} times the same image" if len(images) > 1 else "a single image"
-        found.append(Doubt(f"is {count}: other images have values outside the ranges that are measured on it."))
+        found.append(Doubt(f"is {count}: other images have values outside the ranges measured on it."))
     chosen = spread(images, _IMAGES).astype("float32")
     graph = graph or trace(model)
     beginning = _beginning(graph)
@@ -94,8 +94,8 @@ def doubts(model: keras.Model, images: np.ndarray, graph: Graph | None = None) -
     elif not (prepared.known or statistics.known or found) and _constant_scores(model, graph, chosen):
         found.append(
             Doubt(
-                f"{values}, and `model` gives the same probabilities to all of its images, but not to images of pixel"
-                " values from 0 to 255."
+                f"{values}, and `model` gives the same probabilities for all of its images, but not for images with"
+                " pixel values from 0 to 255."
             )
         )
     learned = _learned_range(beginning, chosen)
@@ -104,7 +104,7 @@ def doubts(model: keras.Model, images: np.ndarray, graph: Graph | None = None) -
 
 @dataclasses.dataclass(frozen=True)
 class _Evidence:
-    """Whether something is `known` about the images, whether they `agree` with it, and the `reason` if they do not."""
+    """Whether there is evidence (`known`), whether the images `agree` with it, and the `reason` if they do not."""
 
     known: bool = False
     agree: bool = False
@@ -112,7 +112,7 @@ class _Evidence:
 
 
 def _beginning(graph: Graph) -> list[Call]:
-    """The calls that prepare the input, one after the other."""
+    """The calls that preprocess the input, in order."""
     found: list[Call] = []
     tensor = graph.inputs[0]
     while True:
@@ -125,7 +125,7 @@ def _beginning(graph: Graph) -> list[Call]:
 
 def _prepares(operation: keras.Operation) -> bool:
     kinds = (keras.layers.Rescaling, keras.layers.Normalization, ours.FakeQuantize, keras.layers.Identity)
-    # Augmentation does nothing in inference. Its layers have no public class in common.
+    # Augmentation does nothing in inference. Its layers have no public base class.
     return isinstance(operation, kinds) or type(operation).__name__.startswith("Random")
 
 
@@ -137,7 +137,7 @@ def _prepared(beginning: list[Call], images: np.ndarray) -> np.ndarray:
 
 
 def _preparation(beginning: list[Call], images: np.ndarray) -> _Evidence:
-    """What the first layers make of the images, which is the same for all networks: numbers of a size of about 1."""
+    """Checks the preprocessed images, which have a magnitude of about 1 in all networks."""
     layers = [call.operation for call in beginning if not isinstance(call.operation, ours.FakeQuantize)]
     prepared = _prepared(beginning, images)
     if np.allclose(prepared, images):
@@ -154,23 +154,23 @@ def _preparation(beginning: list[Call], images: np.ndarray) -> _Evidence:
             return _Evidence(known=True)
         return _Evidence(
             known=True,
-            reason=f"layer '{name}' of `model`, which normalizes to mean 0 and standard deviation 1, makes a mean of"
-            f" {mean:.2g} and a standard deviation of {spread:.2g} of them: their scale is not that of its statistics.",
+            reason=f"layer '{name}' of `model`, which normalizes to mean 0 and standard deviation 1, gives them a mean"
+            f" of {mean:.2g} and a standard deviation of {spread:.2g}: their scale does not match its statistics.",
         )
     low, high = float(prepared.min()), float(prepared.max())
     pixels = np.abs(ends).max() <= 2.01 and np.abs(ends[1] - ends[0]).max() >= 0.5
-    takes = "it takes pixel values from 0 to 255" if pixels else "their scale is not the one that it takes"
+    takes = "it takes pixel values from 0 to 255" if pixels else "it takes images of another scale"
     if high - low >= _RANGE[0] and max(high, -low) <= _RANGE[1] and not (pixels and outside):
         return _Evidence(known=True)
     return _Evidence(known=True, reason=f"layer '{name}' of `model` rescales them to {low:.2g} to {high:.2g}: {takes}.")
 
 
 def _statistics(graph: Graph, images: np.ndarray) -> _Evidence:
-    """Compares the moving statistics of the first batch normalizations with what the images cause there.
+    """Compares the moving statistics of the first batch normalizations with those of the images.
 
-    A moving variance begins at 1 and a moving mean at 0, and a share of that beginning is still in them after a short
-    training: at most the smallest variance. If there is a share with which the images explain the statistics, nothing
-    speaks against them; so an untrained network agrees with everything, and nothing is known of it.
+    A moving variance is initialized to 1 and a moving mean to 0. After short training, a fraction of this initial value
+    remains, at most the smallest variance. If the images explain the statistics with some such fraction, there is no
+    evidence against them; an untrained network is therefore compatible with all images and provides no evidence.
     """
     calls = [call for call in graph.calls if isinstance(call.operation, keras.layers.BatchNormalization)]
     uses = collections.Counter(id(call.operation) for call in calls)
@@ -181,17 +181,17 @@ def _statistics(graph: Graph, images: np.ndarray) -> _Evidence:
     first = calls[:_NORMALIZATIONS]
     seen = _measured(graph, first, images)
     distance = _distance(first, seen, 0.0)
-    if not np.isfinite(distance).all():  # Whatever is wrong with such a network, it says nothing of the images.
+    if not np.isfinite(distance).all():  # The network is broken, which is no evidence about the images.
         return _Evidence(known=True)
     if max(distance) <= 1:
         return _Evidence(known=True, agree=max(distance) <= _AGREEMENT)
     if any(_explained(first, seen, share) for share in np.linspace(0, max(largest, 0), 17)[1:]):
         return _Evidence()
-    what = "another variance" if distance[0] > 1 else "another mean"
+    what = "variance" if distance[0] > 1 else "mean"
     return _Evidence(
         known=True,
-        reason=f"they cause {what} at layer '{first[0].path}' and those behind it than those that `model` has seen in"
-        " training: they are scaled or chosen differently.",
+        reason=f"their {what} at layer '{first[0].path}' and the next ones differs from the training statistics of"
+        " `model`: they are scaled or selected differently.",
     )
 
 
@@ -204,9 +204,9 @@ def _array(values) -> np.ndarray:
 
 
 def _measured(graph: Graph, wanted: list[Call], images: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Mean and variance of each channel that the wanted calls read.
+    """Mean and variance of each input channel of the given calls.
 
-    Of images, the middle half of rows and columns is measured: the zeros of padding vary even where nothing else does.
+    For images, only the middle half of rows and columns is measured, because zero padding adds variance.
     """
     totals = [[0, 0.0, 0.0] for _ in wanted]
     for start in range(0, len(images), _BATCH):
@@ -232,7 +232,7 @@ def _middle(values: np.ndarray) -> np.ndarray:
 
 
 def _distance(calls: list[Call], seen: list[tuple[np.ndarray, np.ndarray]], share: float) -> tuple[float, float]:
-    """How far statistics are apart, as shares of what is allowed: of variances, and of means in the first layer."""
+    """Distances of the statistics relative to the limits: of variances, and of means in the first layer."""
     layer, mean = calls[0].operation, seen[0][0]
     with np.errstate(all="ignore"):
         ratios = [_variance_ratios(call, share, *found) for call, found in zip(calls, seen, strict=True)]
@@ -243,13 +243,13 @@ def _distance(calls: list[Call], seen: list[tuple[np.ndarray, np.ndarray]], shar
 
 
 def _variance_ratios(call: Call, share: float, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Logarithms of expected by moving variances, channel by channel."""
+    """Logarithms of the ratios of expected to moving variances, for each channel."""
     floor = 1e-3 * call.operation.epsilon
     return np.log((share + (1 - share) * variance + floor) / (_array(call.operation.moving_variance) + floor))
 
 
 def _explained(calls: list[Call], seen: list[tuple[np.ndarray, np.ndarray]], share: float) -> bool:
-    """Whether statistics with a share of their beginning in them are those of the images, channel by channel."""
+    """Whether the images explain the statistics, given the remaining fraction of their initial values."""
     if max(_distance(calls, seen, share)) > 1:
         return False
     spread = np.log(_array(calls[0].operation.moving_variance)).std()
@@ -257,9 +257,9 @@ def _explained(calls: list[Call], seen: list[tuple[np.ndarray, np.ndarray]], sha
 
 
 def _constant_scores(model: keras.Model, graph: Graph, images: np.ndarray) -> bool:
-    """Whether a classifier says the same of all these images, and not of synthetic ones of pixel values from 0 to 255.
+    """Whether a classifier gives the same output for all these images, but not for synthetic ones from 0 to 255.
 
-    So does an untrained network of small values, but its biases are 0, or its scores are large where values are.
+    An untrained network does the same for small values, but its biases are 0, or its scores are large for large values.
     """
     biases = [np.asarray(weight) for weight in model.trainable_weights if len(weight.shape) == 1]
     if len(images) < _FEW or len(graph.outputs) > 1 or not any(bias.any() for bias in biases):
@@ -275,16 +275,16 @@ def _constant_scores(model: keras.Model, graph: Graph, images: np.ndarray) -> bo
 
 
 def _learned_range(beginning: list[Call], images: np.ndarray) -> str:
-    """What speaks against images beside the ranges that quantization-aware training has learned at the beginning."""
+    """Evidence against images from the ranges that quantization-aware training has learned for the first layers."""
     for index, call in enumerate(beginning):
         if isinstance(call.operation, ours.FakeQuantize):
-            # That of the input, then one of what each layer makes of it.
+            # The range of the input, then the range after each layer.
             values = _prepared(beginning[:index], images)
             low, high = float(values.min()), float(values.max())
             start, end = map(float, call.operation.range())
             if end > start and not 0.1 < (max(high, 0.0) - min(low, 0.0)) / (end - start) < 10:
                 return (
-                    f"has values from {low:g} to {high:g}, but quantization-aware training has seen values from"
+                    f"has values from {low:g} to {high:g}, but quantization-aware training saw values from"
                     f" {start:g} to {end:g}."
                 )
     return ""

@@ -1,7 +1,7 @@
-"""From a Keras classifier to the bytes of a TFLite file.
+"""Conversion of a Keras classifier to the bytes of a TFLite file.
 
-What a network stores once is in the file once; where that is wanted, calls of shared layers are *materialized*: each
-has a kernel of its own, expanded in full and with its normalization multiplied in, which takes bytes and saves time.
+What a network stores once is stored in the file once. On request, calls of shared layers are *materialized*: each gets
+its own fully expanded kernel with its normalization folded in, which takes bytes and saves time.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from keras_sharenets.mobile.writer.tensors import Signature, write_float, write_
 SIGNATURE, INPUT = "classify", "images"
 END_TYPES = ("float32", "uint8", "int8")
 
-# Of what Vela makes for each operator. With 470 to 920 the smaller file was told in all of seven networks of three
-# families, four of which were tried only after this was chosen.
+# Bytes of Vela's commands per operator. Any value from 470 to 920 predicted the smaller file for all of seven networks
+# of three families; four of them were tried only after the value had been chosen.
 _COMMAND_BYTES = 700
-# Some operations are several operators.
+# Operations that become several operators.
 _OPERATORS = {"permute": 3, "shared_conv": 4, "stack": 3}
 
 
 def output_name(end: str | None) -> str:
-    """What a file calls its output: `probabilities`, or `scores` if the network does not end in softmax or sigmoid."""
+    """Name of a file's output: `probabilities`, or `scores` if the network does not end in a softmax or sigmoid."""
     return "probabilities" if end else "scores"
 
 
 def signature_of(model: keras.Model, traced: Graph) -> Signature:
-    """What a file of a model, traced, calls its inputs and outputs.
+    """Names of the inputs and outputs in a file of a traced model.
 
-    One input of images is `images`, and one output [`output_name`]. Else inputs have their names in Keras, and outputs
-    their keys where the network gives a dict, or the names of the layers that give them; what is taken gets a number.
+    A single image input is `images`, and a single output is [`output_name`]. Otherwise inputs have their Keras names,
+    and outputs have the keys of a dict of outputs or the names of the output layers; duplicates get a number.
     """
     ends = ends_of(traced)
     layers = {tensor.number: call.operation.name for call in traced.calls for tensor in call.outputs}
@@ -65,13 +65,14 @@ def signature_of(model: keras.Model, traced: Graph) -> Signature:
 def end_types(
     quantization: precisions.Quantization, input_type: str | None, output_type: str | None
 ) -> tuple[str, str]:
-    """The types of the numbers that a file takes and gives.
+    """The data types of a file's input and output.
 
-    `None` is what most programs take: uint8 at both ends of an int8 file, else float32. They take a float32 output of
-    an int8 file too, but XNNPACK needs a second partition for it, and Ethos-U leaves its last operator to the CPU.
+    `None` is the type that most programs expect: uint8 for both ends of an int8 file, otherwise float32. Programs also
+    accept a float32 output of an int8 file, but XNNPACK needs a second partition for it, and Ethos-U leaves the last
+    operator to the CPU.
 
     Raises:
-        ValueError: a type is none of `END_TYPES`, or is one of integers and the file is one of floats.
+        ValueError: a type is not one of `END_TYPES`, or is an integer type for a float file.
 
     >>> end_types("int8", None, None)
     ('uint8', 'uint8')
@@ -101,35 +102,35 @@ def convert(
     """Converts a network for one image at a time.
 
     Args:
-        lowered: a model with inputs of fixed sizes, as [`reference.lower_model`] gives it.
-        quantization: a name of [`precisions.PRECISIONS`], or names by patterns of layers' names.
-        representative_data: an array `(n, ...)` for each input, `(n, height, width, channels)` of pixel values for
-            images, where [`precisions.needs_ranges`]: the range of every value is measured on them.
+        lowered: a model with inputs of fixed sizes, as returned by [`reference.lower_model`].
+        quantization: a name of [`precisions.PRECISIONS`], or a mapping from patterns of layer names to such names.
+        representative_data: an array `(n, ...)` for each input; for images, pixel values `(n, height, width,
+            channels)`. Used to measure the range of every value if [`precisions.needs_ranges`].
         prefer: `"size"`: calls of shared layers are materialized where that takes no more bytes; `"speed"`: where it is
-            faster; `"memory"`: as one of these, whichever needs less memory when its operators are in their best order
-            and its values planned (`memory_plan.plan_memory`); `"npu"`: as that of the first two which is smaller after
-            Vela by [`npu_bytes`]; `"gpu"`: as `"size"`, but a kernel over shuffled parts of a value, which
-            is several operators, is expanded to one, and groups are as [`group_chains.join_groups`] makes them.
-        max_bytes: calls are materialized as far as that gains most, in a file of so many bytes at most; of `prefer`
-            only the plan of `"memory"` counts then.
-        input_type, output_type: some of `END_TYPES`, or `None` for the default; see `end_types`.
-        on_graph: function that is shown the graph of the file, a `QuantizedGraph` for `"int8"`; or `None`.
-        finish: function that puts what is no part of the graph into a file; that counts in `max_bytes`.
+            faster; `"memory"`: one of these two, whichever needs less memory with the best operator order and a memory
+            plan (`memory_plan.plan_memory`); `"npu"`: whichever of the first two is smaller after Vela by
+            [`npu_bytes`]; `"gpu"`: like `"size"`, but a kernel over shuffled parts of a value, which takes several
+            operators, is expanded to one, and groups are merged by [`group_chains.join_groups`].
+        max_bytes: the calls with the largest gains are materialized within this file size; of `prefer`, only the memory
+            plan of `"memory"` still applies.
+        input_type, output_type: members of `END_TYPES`, or `None` for the default; see `end_types`.
+        on_graph: function that receives the graph of the file, a `QuantizedGraph` for `"int8"`; or `None`.
+        finish: function that adds data outside the graph to a file; `max_bytes` includes them.
 
     Returns:
         The bytes, with the signature `classify` and the names of [`signature_of`].
 
     Raises:
         ValueError: the smallest file is larger than `max_bytes`.
-        ExportMismatchError: what the network was lowered to, or rewritten to, does not compute what Keras computes; a
-            wrong layer is named. Looked at before anything is quantized, on some of `representative_data` and on images
-            that nothing is measured on.
+        ExportMismatchError: the lowered or rewritten network does not compute what Keras computes; the message names a
+            wrong layer. This is checked before quantization, on some of `representative_data` and on images that are
+            not used for calibration.
     """
     traced = lowered.traced
     names = signature_of(lowered.model, traced)
     checked = checked_inputs(representative_data, reference.input_shapes(traced))
     reference.check_layers(lowered, checked)
-    # Fake quantization rounds in Keras, and is no part of the graph.
+    # Fake quantization rounds in Keras, but is not part of the graph.
     rounds = any(isinstance(call.operation, FakeQuantize) for call in traced.calls)
     expected = reference.results_of(lowered.graph if rounds else lowered, checked)
 
@@ -137,7 +138,7 @@ def convert(
         graph = passes.simplify(merging.merge_equal(lower_calls(traced, materialize=materialize)[0]))
         if quantization != "int8":
             graph = passes.split_unit_vectors(graph)
-        # Microcontrollers and Vela have the operator in integers.
+        # Microcontrollers and Vela have an integer version of the operator.
         if quantization == "int8" and prefer not in ("memory", "npu"):
             graph = hard_swish.split_hard_swish(graph)
         graph = group_chains.fold_chain_normalization(graph)
@@ -150,7 +151,7 @@ def convert(
 
     ends = dict(zip(("input_type", "output_type"), end_types(quantization, input_type, output_type), strict=True))
 
-    # Before `finish`: what it puts behind the file is to stay at its end.
+    # Before `finish`, whose data must stay at the end of the file.
     planned = memory_plan.plan_memory if prefer == "memory" else bytes
 
     def encode(graph, inputs):
@@ -163,7 +164,7 @@ def convert(
         return graph, finish(planned(write_float(graph, names, stored_type=stored_type)))
 
     def size(sites):
-        # It hardly depends on the ranges: one image does to look for it.
+        # The size hardly depends on the ranges, so one image suffices.
         one = None if representative_data is None else tuple(array[:1] for array in representative_data)
         return len(encode(build(frozenset(sites).__contains__), one)[1])
 
@@ -178,11 +179,11 @@ def convert(
         return data
 
     gains = _gains(build, quantization)
-    # Those first that gain most time for a byte; the call itself decides between equals.
+    # Sorted by time gained per byte, ties by call.
     order = sorted(gains, key=lambda site: (-gains[site], site))
     free = sum(gain == math.inf for gain in gains.values())
     if max_bytes is None and prefer in _COSTS:
-        # Of files that cost the same the first one: operators and tensors take some memory too.
+        # The first of files with equal cost: operators and tensors take some memory, too.
         found = map(write, dict.fromkeys((tuple(order), tuple(order[:free]))))
         return give(*min(found, key=lambda written: _COSTS[prefer](file.parse(written[1]))))
     if max_bytes is None and prefer == "gpu":
@@ -190,7 +191,7 @@ def convert(
         return give(*write([*order[:free], *parts]))
     if max_bytes is None:
         return give(*write(order if prefer == "speed" else order[:free]))
-    # All at once can be smaller than most of them: what is materialized everywhere can be merged with its neighbors.
+    # All calls can take less than most of them, because kernels materialized everywhere can be merged with neighbors.
     final, data = write(order)
     if len(data) <= max_bytes:
         return give(final, data)
@@ -200,14 +201,16 @@ def convert(
         count -= 1
         final, data = write(order[:count])
     if len(data) > max_bytes:
-        raise ValueError(f"`max_bytes` (={max_bytes}) must be at least {len(data)}, the size with every tensor once.")
+        raise ValueError(
+            f"`max_bytes` (={max_bytes}) must be at least {len(data)}, the size with every tensor stored once."
+        )
     return give(final, data)
 
 
 def npu_bytes(model: file.Model) -> int:
-    """Estimated bytes of what Vela makes of a file for Ethos-U: its constants, and commands for each of its operators.
+    """Estimated size of a file after Vela compiles it for Ethos-U: its constants, and commands for each operator.
 
-    A grouped convolution is one operator for each group, and a batch one for each image in it.
+    A grouped convolution counts as one operator per group, and a batch as one per image.
     """
     commands = 0
     for name, inputs, _ in file.operators(model):
@@ -218,12 +221,12 @@ def npu_bytes(model: file.Model) -> int:
     return sum(file.constant_bytes(model).values()) + _COMMAND_BYTES * commands
 
 
-# What is least in the file that is chosen, where two are written.
+# The cost that decides between two files.
 _COSTS = {"memory": arena.arena_bytes, "npu": npu_bytes}
 
 
 def _most_that_fit(every, fewest, fits):
-    """How many calls to materialize in the fastest file that fits; `fewest` if no more do."""
+    """Number of calls to materialize in the fastest file that fits, at least `fewest`."""
     good, too_many = fewest, every + 1
     while too_many - good > 1:
         middle = (good + too_many) // 2
@@ -235,10 +238,10 @@ def _most_that_fit(every, fewest, fits):
 
 
 def _gains(build, quantization):
-    """`{call: time gained for a byte}` of the calls that are faster materialized, infinite for those that are free.
+    """`{call: time gained per byte}` for calls that are faster when materialized, infinite for free ones.
 
-    Free is a call that takes no more bytes so: one large operator instead of many small ones. A layer that has been
-    clustered is not free: what it stores compresses well.
+    A call is free if materializing it takes no more bytes: one large operator instead of many small ones. Clustered
+    layers are never free, because their stored weights compress well.
     """
     stored, materialized = (build(lambda site, every=every: every) for every in (False, True))
     clustered = {operation.site for operation in stored.operations if is_clustered(operation)}
@@ -255,8 +258,8 @@ def _gains(build, quantization):
 def _costs(graph, quantization, materialized):
     """`{call: (time, bytes)}`.
 
-    Materialized, each call is charged for its kernel. Else none is for a kernel that several calls use: it stays for
-    the others.
+    If materialized, each call is charged for its kernel. Otherwise no call is charged for a kernel that several calls
+    use, because the others still need it.
     """
     sites = {kernel: {operation.site for operation in users} for kernel, users in graph.uses().items()}
     costs, seen = {}, set()
@@ -268,7 +271,7 @@ def _costs(graph, quantization, materialized):
         if operation.kernel is not None:
             products = numbers * operation.kernel.array.size // operation.kernel.array.shape[-1]
             time += products * precision.product_time
-            if operation.kind == "shared_conv":  # Its repeats are folded into the batch, and back.
+            if operation.kind == "shared_conv":  # Folds its repeats into the batch and back.
                 time += 2 * numbers * precision.move_time
             charged = materialized or len(sites[operation.kernel]) == 1
             if charged and (operation.site, operation.kernel) not in seen:

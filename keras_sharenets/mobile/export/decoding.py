@@ -1,8 +1,8 @@
-"""The TensorFlow graph that makes images of encoded files in a SavedModel, as `keras_sharenets.images` makes them.
+"""TensorFlow graph that decodes image files in a SavedModel with the same results as `keras_sharenets.images`.
 
-A server has no Pillow, so the graph finds out for itself what a file is: what TensorFlow's decoders read otherwise than
-Pillow (gray PNG files of 16 bits, palettes of BMP files, EXIF orientation) is put right, and what cannot be put right
-is refused by name.
+A server has no Pillow, so the graph detects the file type itself. It corrects the differences between TensorFlow's
+decoders and Pillow (16-bit grayscale PNG files, BMP palettes, EXIF orientation). For differences that it cannot
+correct, it raises an error that names the kind of file.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import tensorflow as tf
 
 _LUMA = (0.299, 0.587, 0.114)
 _ORIENTATION_TAG, _SHORT = 0x0112, 3
-_UNKNOWN = "a file of a kind that is not known"
+_UNKNOWN = "a file of an unknown kind"
 _GIF = "a GIF file whose first frame is transparent or does not fill the image"
-# What files of a kind begin with (a dot is any byte), and whether the graph reads them.
+# Magic bytes of each kind of file (a dot is any byte), and whether the graph can decode it.
 _KINDS = (
     ("JPEG", b"\xff\xd8\xff", True),
     ("PNG", b"\x89PNG\r\n\x1a\n", True),
@@ -36,21 +36,21 @@ READ = tuple(name for name, _, read in _KINDS if read)
 
 @tf.autograph.experimental.do_not_convert
 def decode(data: tf.Tensor, shape: tuple[int, int, int], index: tf.Tensor | int = 0) -> tf.Tensor:
-    """The image in the bytes of a file of a kind in `READ`, upright, resized to `shape`.
+    """Decodes an image file of a kind in `READ`, turns it upright, and resizes it to `shape`.
 
-    Running it fails, with the index and the name of what was given, for other kinds, for images of more pixels than
-    `PIL.Image.MAX_IMAGE_PIXELS` was when the graph was made, for BMP files of other than 8, 24 or 32 bits or with
-    compression, for GIF files whose first frame is transparent or does not fill the image, for WebP animations, and for
-    files that are cut off or damaged so that TensorFlow's decoders refuse them. A server of an older TensorFlow refuses
-    WebP in these words.
+    The graph fails, with the index and kind of the file, for other kinds; for images with more pixels than
+    `PIL.Image.MAX_IMAGE_PIXELS` at the time when the graph was built; for BMP files with compression or with other than
+    8, 24 or 32 bits; for GIF files whose first frame is transparent or does not fill the image; for WebP animations;
+    and for truncated or damaged files that TensorFlow's decoders reject. A server with an older TensorFlow rejects WebP
+    with the same message.
 
     Args:
-        data: string tensor, one file.
-        shape: `(height, width, channels)` of the image; 1 channel or 3.
-        index: scalar, that of the file in its batch, for messages.
+        data: string tensor with one file.
+        shape: `(height, width, channels)` of the image, with 1 or 3 channels.
+        index: scalar, index of the file in its batch, for messages.
 
     Returns:
-        A float32 tensor of that shape, whole pixel values from 0 to 255.
+        A float32 tensor of that shape with integers from 0 to 255.
     """
     content = _Bytes(data, index)
     kind = _kind(content)
@@ -64,7 +64,7 @@ def decode(data: tf.Tensor, shape: tuple[int, int, int], index: tf.Tensor | int 
 
 
 class _Bytes:
-    """The bytes of a file as numbers. What lies beyond the end reads as the last byte, 0."""
+    """The bytes of a file as numbers. Positions beyond the end read as the last byte, 0."""
 
     def __init__(self, data: tf.Tensor, index: tf.Tensor | int) -> None:
         self.data, self.index = data, index
@@ -72,18 +72,18 @@ class _Bytes:
         self.size = tf.size(self.values, tf.int64)
 
     def number(self, place: tf.Tensor | int, count: int, little: tf.Tensor | bool = False) -> Any:
-        """The unsigned number in `count` bytes, the greatest byte first, or last if `little`, at one place or many."""
+        """The unsigned integer in `count` bytes, big-endian unless `little`, at one position or several."""
         place, greatest_last = tf.convert_to_tensor(place, tf.int64), 256 ** np.arange(count)
         found = _numbers(self.values, place, tf.where(little, greatest_last, greatest_last[::-1]))
         return tf.ensure_shape(found, place.shape)
 
     def has(self, place: tf.Tensor | int, text: bytes) -> Any:
-        """Whether `text` stands at a place; a dot in it is any byte."""
+        """Whether `text` occurs at a position; a dot matches any byte."""
         return _stands(self.values, tf.convert_to_tensor(place, tf.int64), tf.constant(np.frombuffer(text, np.uint8)))
 
 
-# Functions of their own, so that the graph, which reads in dozens of places, has them once.
-_ANY: Any = None  # A number of axes that is not known.
+# Separate functions, so that the graph, which reads at dozens of positions, contains them once.
+_ANY: Any = None  # An unknown number of axes.
 _VALUES, _PLACES = tf.TensorSpec([None], tf.uint8), tf.TensorSpec(_ANY, tf.int64)
 
 
@@ -102,11 +102,11 @@ def _stands(values: tf.Tensor, place: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor
 
 
 def _checked(content: _Bytes, value: tf.Tensor, condition: tf.Tensor, what: str | tf.Tensor) -> tf.Tensor:
-    """The value; whatever uses it does not run, and the graph fails, if the condition is false."""
+    """The value, with a control dependency that makes the graph fail if the condition is false."""
     message = [
         "`encoded` must be files of",
         ", ".join(READ),
-        "that can be read alike; the one with index",
+        "that can be decoded; the one with index",
         content.index,
         "is",
         what,
@@ -117,7 +117,7 @@ def _checked(content: _Bytes, value: tf.Tensor, condition: tf.Tensor, what: str 
 
 
 def _kind(content: _Bytes) -> tf.Tensor:
-    """The index in `READ` of what the file is."""
+    """The index of the kind of the file in `READ`."""
     matches = tf.stack([content.has(0, start) for _, start, _ in _KINDS])
     found = tf.where(tf.reduce_any(matches), tf.argmax(matches), len(_KINDS))
     names = [name for name, _, _ in _KINDS] + [_UNKNOWN]
@@ -125,10 +125,10 @@ def _kind(content: _Bytes) -> tf.Tensor:
 
 
 def _decoded(content: _Bytes, data: tf.Tensor, kind: str, decoder: Callable[..., Any], **options: Any) -> Any:
-    """What a decoder of TensorFlow, with its options, makes of the file, unless it refuses it.
+    """Runs a TensorFlow decoder with its options; if it fails, the error names the file.
 
-    By itself a decoder would not say in which file of the batch that is. An error inside of a `tf.data.Dataset` can be
-    skipped, which leaves the element behind it: nothing.
+    The error of a decoder itself does not say which file of the batch failed. Inside a `tf.data.Dataset`, an error can
+    be skipped, which leaves the next element, an empty one.
     """
 
     @tf.autograph.experimental.do_not_convert
@@ -140,25 +140,25 @@ def _decoded(content: _Bytes, data: tf.Tensor, kind: str, decoder: Callable[...,
     nothing = tf.zeros([side or 0 for side in specification.shape], specification.dtype), False
     decoded = decoded.ignore_errors().concatenate(tf.data.Dataset.from_tensors(nothing))
     result, sound = decoded.take(1).get_single_element()
-    return _checked(content, result, sound, f"a {kind} file that is cut off or damaged")
+    return _checked(content, result, sound, f"a {kind} file that is truncated or damaged")
 
 
 def _of_size(content: _Bytes, data: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-    """The file, unless it is a small one that would fill the memory; nothing has been decoded yet."""
+    """The file, after a check before decoding that its image is not too large for the memory."""
     limit = PIL.Image.MAX_IMAGE_PIXELS
     if limit is None:
         return data
     pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
-    return _checked(content, data, pixels <= limit, f"one of more than {limit:,} pixels")
+    return _checked(content, data, pixels <= limit, f"an image of more than {limit:,} pixels")
 
 
-# One decoder for each of `READ`: a float32 image of 3 channels, and where its EXIF data begin, 0 if it has none
+# One decoder for each of `READ`; it returns a float32 image with 3 channels and the start of its EXIF data, or 0
 
 
 def _decode_jpeg(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
     sides = _decoded(content, content.data, "JPEG", tf.image.extract_jpeg_shape)
     data = _of_size(content, content.data, sides[0], sides[1])
-    # Only this operation can ask for the exact inverse transform, which Pillow uses.
+    # Only this operation supports the exact inverse transform, which Pillow uses.
     image = _decoded(content, data, "JPEG", tf.io.decode_jpeg, channels=3, dct_method="INTEGER_ACCURATE")
 
     def segment(place):
@@ -183,14 +183,14 @@ def _decode_png(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
     def chunk(place):
         return content.has(place + 4, b"eXIf"), place + 8, place + 12 + content.number(place, 4)
 
-    # 16 bits, gray without transparency. Of colors of 16 bits, Pillow takes the upper 8 too.
+    # 16-bit grayscale without transparency. For 16-bit colors, Pillow also takes the upper 8 bits.
     return tf.cond(content.has(24, b"\x10\0"), deep_gray, other), _find(content, 8, chunk)
 
 
 def _decode_webp(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
     extended, flags = content.has(12, b"VP8X"), content.number(20, 1)
     data = _checked(content, content.data, ~extended | (flags // 2 % 2 == 0), "a WebP animation")
-    # The sides less 1 of a file with extensions, and as lossy and lossless files have them.
+    # Width and height in lossless and lossy files; extended files store them minus 1.
     packed = content.number(21, 4, little=True)
     lossless, lossy = (
         (packed % 2**14 + 1, packed // 2**14 % 2**14 + 1),
@@ -215,7 +215,7 @@ def _decode_bmp(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
     known = (header >= 40) & (content.number(30, 4, little=True) == 0) & tf.reduce_any([bits == n for n in (8, 24, 32)])
     data = _checked(content, content.data, known, "a BMP file with compression, or of other than 8, 24 or 32 bits")
     height, width = content.number(22, 4, little=True), content.number(18, 4, little=True)
-    height = tf.minimum(height, 2**32 - height)  # A height below 0 says that the rows begin at the top.
+    height = tf.minimum(height, 2**32 - height)  # A negative height means that the first row is the top.
     data = _of_size(content, data, height, width)
     image = tf.cast(_decoded(content, data, "BMP", tf.io.decode_bmp), tf.int64)
 
@@ -231,7 +231,7 @@ def _decode_gif(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
     flags = content.number(10, 1)
     table = tf.where(flags >= 128, 3 * tf.bitwise.left_shift(tf.constant(2, tf.int64), flags % 8), 0)
 
-    # Extensions, each a row of blocks with their lengths in front, come before the first frame.
+    # Extensions, each a sequence of length-prefixed blocks, precede the first frame.
     def step(place, inside, transparent):
         length = content.number(place, 1)
         control = ~inside & content.has(place, b"\x21\xf9")
@@ -254,18 +254,19 @@ def _decode_gif(content: _Bytes) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.cast(image, tf.float32), tf.constant(0, tf.int64)
 
 
-# Which side is up
+# Orientation
 
 
 def _find(
     content: _Bytes, first: int, part: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 ) -> tf.Tensor:
-    """Where the EXIF data begin; 0 if there are none.
+    """Start of the EXIF data; 0 if there are none.
 
     Args:
         content: the file.
-        first: where its first part begins.
-        part: function of a place; whether the part there is EXIF data, where these begin then, where the next one does.
+        first: start of its first part.
+        part: function of the start of a part that returns whether it is EXIF data, their start, and the start of the
+            next part.
     """
 
     def step(place, _):
@@ -277,7 +278,7 @@ def _find(
 
 
 def _orientation(content: _Bytes, start: tf.Tensor) -> Any:
-    """The orientation in the EXIF data that begin at a place: 1, upright, if there are none or they are damaged."""
+    """The orientation in the EXIF data that begin at `start`: 1, upright, if they are missing or damaged."""
     start = tf.where(content.has(start, b"Exif\0\0"), start + 6, start)
     little = content.number(start, 1) == ord("I")
     directory = start + content.number(start + 4, 4, little)
@@ -292,7 +293,7 @@ def _orientation(content: _Bytes, start: tf.Tensor) -> Any:
 
 
 def _upright(content: _Bytes, image: tf.Tensor, exif: tf.Tensor) -> tf.Tensor:
-    """The image turned and mirrored as its EXIF data say: 5 to 8 have rows for columns, 2, 3 and 3, 4 are mirrored."""
+    """The image rotated and flipped according to its EXIF data: 5 to 8 are transposed, 2, 3 and 3, 4 are flipped."""
     index = _orientation(content, exif) - 1
     image = tf.cond(index >= 4, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
     image = tf.cond((index % 4 == 1) | (index % 4 == 2), lambda: image[:, ::-1], lambda: image)

@@ -1,7 +1,7 @@
-"""Files whose kernels AI Edge Quantizer has made integers of.
+"""Files with kernels quantized by AI Edge Quantizer.
 
-It gets the float file, in which every kernel is stored once, and is told what to do with each operator. What it leaves
-is checked: it has as many numbers in kernels as before.
+It receives the float file, in which every kernel is stored once, and a recipe for each operator. A check ensures that
+its result does not store more kernel weights than before.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from keras_sharenets.mobile.writer.flatbuffer import compacted
 from keras_sharenets.mobile.writer.tensors import Signature, write_float_with_origins
 from keras_sharenets.precisions import Quantization, needs_ranges, of_layer
 
-# The kinds whose kernels there are operators for with 4 bits; others take 8.
+# Kinds whose operators support 4-bit kernels; the others have 8 bits.
 _FOUR_BITS = ("conv", "shared_conv", "dense")
 
 
 def rounded_bits(quantization: Quantization, operation: Operation) -> tuple[int, int] | None:
-    """Bits of an operation's kernel, and of the values that it meets; `None` where they stay in float."""
+    """Bits of an operation's kernel and of its input values; `None` if they stay in float."""
     quantizer = of_layer(quantization, operation.name).quantizer
     if quantizer is None or operation.kernel is None:
         return None
@@ -39,9 +39,9 @@ def rounded_bits(quantization: Quantization, operation: Operation) -> tuple[int,
 def clipping_ranges(
     graph: InferenceGraph, quantization: Quantization, inputs: Sequence[np.ndarray] | None
 ) -> dict[int, Range]:
-    """The ranges, by the numbers of values, that a file clips at: of what operations read and give in integers.
+    """The ranges by value number to which a file clips: those of integer inputs and outputs of operations.
 
-    Those of the file are as wide, or wider where values have to have one scale.
+    The ranges of the file are the same, or wider where values must share a scale.
     """
     if inputs is None or not needs_ranges(quantization):
         return {}
@@ -56,16 +56,16 @@ def clipping_ranges(
 def write_quantized(
     graph: InferenceGraph, names: Signature, quantization: Quantization, inputs: Sequence[np.ndarray] | None
 ) -> bytes:
-    """The bytes of a file that AI Edge Quantizer has made from the float file.
+    """The bytes of a file that AI Edge Quantizer creates from the float file.
 
     Args:
         graph: `InferenceGraph` as for a float file.
         names: the `Signature`.
-        quantization: some of `keras_sharenets.precisions.MIXED`.
-        inputs: a float array `(n, ...)` for each input, to measure ranges on where those are needed.
+        quantization: precisions of `keras_sharenets.precisions.MIXED`.
+        inputs: a float array `(n, ...)` for each input, for calibration if ranges are needed.
 
     Raises:
-        ExportMismatchError: a kernel is in that file twice.
+        ExportMismatchError: the file stores a kernel twice.
     """
     from ai_edge_quantizer import quantizer
 
@@ -78,19 +78,19 @@ def write_quantized(
     with _quiet():
         made = working.quantize(ranges, enable_progress_report=False).quantized_model
     if made is None:
-        raise ExportMismatchError("AI Edge Quantizer gave no file.")
+        raise ExportMismatchError("AI Edge Quantizer returned no file.")
     result = compacted(bytes(made))
     before, after = (file.stored_kernels(file.parse(each)) for each in (data, result))
     if after > before:
         raise ExportMismatchError(
-            f"AI Edge Quantizer took sharing away, and the file was not written: its kernels have {after:,} numbers,"
-            f" those of the float file {before:,}."
+            f"AI Edge Quantizer removed the sharing, and the file was not written: its kernels have {after:,} weights,"
+            f" but those of the float file have {before:,}."
         )
     return result
 
 
 def _ranges(data, names, recipe, inputs):
-    """The range of every value over all examples. By itself the package takes a moving average, and clips the rest."""
+    """The range of every value over all examples. The package's default, a moving average, would clip values."""
     from ai_edge_quantizer import calibrator, recipe_manager
     from ai_edge_quantizer.utils import qsv_utils
 
@@ -108,14 +108,14 @@ def _ranges(data, names, recipe, inputs):
 
 @contextlib.contextmanager
 def _quiet():
-    """The package draws bars, and LiteRT says what it costs to keep all values."""
+    """Silences the package's progress bars and LiteRT's warning about the cost of keeping all values."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore", UserWarning)
         yield
 
 
 def _recipe(quantization, origins):
-    """What AI Edge Quantizer is told to do with each operator, which it knows by the name of its output."""
+    """The recipe for AI Edge Quantizer, which identifies each operator by the name of its output."""
     by_bits: dict[tuple[int, int, bool], list[str]] = {}
     for name, operation in origins.items():
         made = of_layer(quantization, operation.name).quantizer
@@ -132,7 +132,7 @@ def _recipe(quantization, origins):
         }
         for key, outputs in by_bits.items()
     ]
-    # An output has the name of the operator that gives it, and is float32 all the same.
+    # An output has the name of its operator, but stays float32.
     return [*rules, {"regex": ".*", "operation": "OUTPUT", "algorithm_key": "no_quantize", "op_config": {}}]
 
 

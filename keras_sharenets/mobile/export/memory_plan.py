@@ -1,6 +1,6 @@
-"""A written file in an order of its operators that needs less memory, and with a place for each value.
+"""Memory optimization of a written file: an operator order that needs less memory, and a memory plan.
 
-Both leave every operator and every constant as it is, so that the file computes the same.
+Neither changes an operator or a constant, so the file computes the same.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ _OPERATORS, _FORMAT = 3, 1  # Field of a graph in the TFLite schema; version of 
 
 
 def order_operators(data: bytes, *, in_place: bool = False) -> bytes:
-    """A file with its operators in the order in which its values need least memory.
+    """Puts the operators of a file in the order that needs the least memory.
 
     Args:
-        data: a TFLite file.
-        in_place: whether operators that may will write over what they read, as in [`plan_memory`].
+        data: bytes of a TFLite file.
+        in_place: whether operators overwrite their inputs where they can, as in [`plan_memory`].
     """
     program, numbers = program_of(file.parse(data))
     if not in_place:
         steps = tuple(arena.Step(step.inputs, step.outputs) for step in program.steps)
         program = arena.Program(steps, program.sizes, program.inputs, program.outputs)
-    # A kernel that several steps share is widened before the one that now comes first.
+    # A kernel that several steps share is widened before the first of them in the new order.
     order = list(dict.fromkeys(number for step in arena.best_order(program) for number in numbers[step]))
     return data if order == sorted(order) else _reordered(data, order)
 
 
 def _reordered(data, order):
-    """The vector of the operators holds distances to them: those are set anew, and nothing else moves."""
+    """Rewrites the vector of operators, which holds relative offsets; nothing else moves."""
     table = file.parse(data).Subgraphs(0)._tab
     vector, written = table.Vector(table.Offset(4 + 2 * _OPERATORS)), bytearray(data)
     places = [table.Indirect(vector + 4 * number) for number in range(len(order))]
@@ -45,10 +45,10 @@ def _reordered(data, order):
 
 
 def plan_memory(data: bytes) -> bytes:
-    """A file with its operators in that order, and a plan of where its values lie.
+    """Adds a memory plan to a file and puts its operators in the order of [`order_operators`].
 
-    LiteRT for Microcontrollers follows the plan, other runtimes leave it alone. Additions, products, activations and
-    reshapes are planned in place, so that an addition needs the memory of two values and not of three.
+    LiteRT for Microcontrollers follows the plan; other runtimes ignore it. Additions, products, activations and
+    reshapes are planned in place, so an addition needs the memory of two values instead of three.
     """
     data = order_operators(data, in_place=True)
     model = file.parse(data)

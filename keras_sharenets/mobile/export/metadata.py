@@ -1,12 +1,12 @@
-"""Class names and a standard description, written into a TFLite file.
+"""Class names and standard metadata in TFLite files.
 
-A buffer describes input and output in the standard flatbuffer schema "TFLite metadata", version 1, without which task
-libraries of phones take no float images. That schema has no generated Python code in the packages that this one needs,
-so its few tables are written here by the numbers of their fields.
+A buffer describes input and output in the standard flatbuffer schema "TFLite metadata", version 1, without which the
+task libraries of phones reject float images. The dependencies of this package do not include generated Python code for
+that schema, so its few tables are written by field number.
 
-Class names lie there twice, because readers look in two places: as a metadata buffer of the flatbuffer, which a program
-finds without unpacking anything, and as the file `labels.txt` in a zip archive behind the flatbuffer, which `unzip` and
-the metadata libraries of Android and iOS open; the description says that it names the entries of the output.
+Class names are stored twice, because readers look in two places: in a metadata buffer of the flatbuffer, which needs no
+unpacking, and in the file `labels.txt` in a zip archive after the flatbuffer, which `unzip` and the metadata libraries
+of Android and iOS open. The metadata links that file to the output.
 """
 
 from __future__ import annotations
@@ -23,44 +23,45 @@ from keras_sharenets.heads import THRESHOLD
 from keras_sharenets.mobile.inspect import file
 
 _ALIGNMENT = 16
-# Entries of the root table in the order of the TFLite schema.
+# Field numbers of the root table in the TFLite schema.
 _VERSION, _BUFFERS, _METADATA, _ENTRIES = 0, 4, 6, 10
 
 _STANDARD_BUFFER, _STANDARD_IDENTIFIER, _MIN_PARSER_VERSION = "TFLITE_METADATA", b"M001", "1.0.0"
 # Members of the metadata schema's unions and enumerations.
 _FEATURE, _IMAGE, _NORMALIZATION, _SCORE_THRESHOLDING, _AXIS_LABELS, _VALUE_LABELS = 1, 2, 1, 3, 2, 3
 _COLOR_SPACES = {1: 2, 3: 1}
-# What language the class names are in is not known: this is the one that task libraries ask for by themselves.
+# The language of the class names is unknown: this is the default of task libraries.
 _LOCALE = "en"
 
 
 def write_labels(model_bytes: bytes, class_names: Sequence[str]) -> bytes:
-    """Puts class names into a TFLite file.
+    """Adds class names to a TFLite file.
 
     Args:
-        model_bytes: a TFLite file with one input and one output, as the converter wrote it.
-        class_names: strings, one for each entry of the output; two if that is one sigmoid.
+        model_bytes: bytes of a TFLite file with one input and one output.
+        class_names: strings, one for each entry of the output; two for a single sigmoid.
 
     Returns:
-        The bytes of the new file. What the converter wrote is in it byte for byte.
+        The bytes of the new file, which contains the original file unchanged.
 
     Raises:
-        ValueError: the bytes are no TFLite file, or it holds names already, or the names do not fit its output.
+        ValueError: the bytes are not a TFLite file, it already contains class names, or the names do not fit its
+            output.
     """
     names = file.head(file.parse(model_bytes)).check_names(class_names)
     text = "".join(f"{name}\n" for name in names).encode()
     if file.read_labels(model_bytes) is not None:
-        raise ValueError("`model_bytes` holds class names already.")
+        raise ValueError("`model_bytes` already contains class names.")
     contents = {file.LABELS_BUFFER: text, _STANDARD_BUFFER: _standard_description(model_bytes, names)}
     written = io.BytesIO(add_buffers(model_bytes, contents))
     with zipfile.ZipFile(written, "a") as archive:
-        # A fixed date: the same network gives the same file.
+        # A fixed date, so that the same network gives the same file.
         archive.writestr(zipfile.ZipInfo(file.LABELS_FILE), text)
     return written.getvalue()
 
 
 def write_description(model_bytes: bytes) -> bytes:
-    """Puts the description into a TFLite file without class names, if it gives one vector for one image."""
+    """Adds the standard metadata to a TFLite file without class names, if it maps one image to one vector."""
     model = file.parse(model_bytes)
     main = model.Subgraphs(0)
     ends = [main.InputsAsNumpy().tolist(), main.OutputsAsNumpy().tolist()]
@@ -70,15 +71,15 @@ def write_description(model_bytes: bytes) -> bytes:
 
 
 def add_buffers(data: bytes, contents: dict[str, bytes]) -> bytes:
-    """A TFLite file with named metadata buffers added, or put in place of those of these names.
+    """Adds or replaces named metadata buffers of a TFLite file.
 
-    The parts of a flatbuffer refer to each other by distance, so the old file goes in whole, as the last part. In front
-    of it come the new buffers and a new root table, which refers to the old parts where they lie. In contrast to
-    unpacking and packing again, this keeps the alignment of the weights and what a newer converter may have written.
+    The parts of a flatbuffer use relative offsets, so the old file is embedded unchanged as the last part. The new
+    buffers and a new root table, which refers to the old parts, precede it. In contrast to unpacking and repacking,
+    this keeps the alignment of the weights and any fields of newer converters.
     """
     builder = flatbuffers.Builder(2 * len(data))
     builder.Prep(_ALIGNMENT, len(data))
-    # Offsets of a builder count from the end; the length that stands before a byte vector is not part of the old file.
+    # Offsets of a builder count from the end; the length prefix of a byte vector is not part of the old file.
     whole = builder.CreateByteVector(data) - 4
     root = flatbuffers.table.Table(data, struct.unpack_from("<I", data)[0])
     fields = {}
@@ -131,7 +132,7 @@ def _buffer(builder, content):
 
 
 def _standard_description(model_bytes, names=None):
-    """Says that the input is an image of pixel values from 0 to 255, and what the output means."""
+    """Describes the input as an image of pixel values from 0 to 255, and the meaning of the output."""
     model = file.parse(model_bytes)
     channels = file.tensor_shape(model, model.Subgraphs(0).Inputs(0))[-1]
     builder = flatbuffers.Builder(1024)
@@ -148,7 +149,7 @@ def _standard_description(model_bytes, names=None):
 
 def _images(builder, channels):
     properties = _table(builder, {}, {0: _COLOR_SPACES.get(channels, 0)})
-    # Pixel values go in as they are: (value - 0) / 1.
+    # Pixel values are not changed: (value - 0) / 1.
     normalization = _table(builder, {0: _floats(builder, [0.0]), 1: _floats(builder, [1.0])})
     unit = _table(builder, {1: normalization}, {0: _NORMALIZATION})
     fields = {
@@ -166,26 +167,26 @@ def _classes(builder, model, names):
     if file.score_tensor(model) is not None:
         fields[5] = _range(builder, 0.0, 1.0)
     if names is not None:
-        # One sigmoid has no entry a class: its value, 0 or 1, is what the labels stand for.
+        # A single sigmoid does not have one entry per class: the labels belong to its values 0 and 1.
         kind = _VALUE_LABELS if head.kind == "binary" else _AXIS_LABELS
         texts = {0: builder.CreateString(file.LABELS_FILE), 3: builder.CreateString(_LOCALE)}
         fields[6] = _vector(builder, [_table(builder, texts, {2: kind})])
     if head.kind in ("binary", "multilabel"):
         second, first = ("the second class", "the first") if names is None else (repr(names[1]), repr(names[0]))
         binary = f"{second} if above {THRESHOLD}, else {first}" if head.kind == "binary" else None
-        fields[1] = builder.CreateString(binary or f"each class by itself: there if above {THRESHOLD}")
+        fields[1] = builder.CreateString(binary or f"independent classes: present if above {THRESHOLD}")
         threshold = _table(builder, {}, floats={0: THRESHOLD})
         fields[4] = _vector(builder, [_table(builder, {1: threshold}, {0: _SCORE_THRESHOLDING})])
     return _table(builder, fields)
 
 
 def _range(builder, low, high):
-    """The statistics of a tensor: its largest and its smallest number."""
+    """The statistics of a tensor: its maximum and minimum."""
     return _table(builder, {0: _floats(builder, [high]), 1: _floats(builder, [low])})
 
 
 def _table(builder, offsets, numbers=None, floats=None):
-    """A table from its fields: offsets of parts already built, numbers of one byte, and float32 numbers."""
+    """A table from its fields: offsets of existing parts, one-byte numbers, and float32 numbers."""
     numbers, floats = numbers or {}, floats or {}
     builder.StartObject(1 + max([-1, *offsets, *numbers, *floats]))
     for field, offset in offsets.items():

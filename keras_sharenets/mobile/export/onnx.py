@@ -1,4 +1,4 @@
-"""From a trained network to an ONNX file, through the TFLite file of float32 that is known to work."""
+"""Export of a trained network to ONNX, by way of the verified float32 TFLite file."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from keras_sharenets.mobile.export.reference import ExportMismatchError
 from keras_sharenets.mobile.export.representative_data import gather_inputs, verification_inputs
 from keras_sharenets.mobile.export.tflite import export_tflite
 
-# The newest that ONNX Runtime and tf2onnx both have had for years.
+# The newest opset that both ONNX Runtime and tf2onnx have supported for years.
 _OPSET = 18
-# As for float32 TFLite files; where such a file is further from Keras and right, so many times what that differs by.
+# As for float32 TFLite files. If a correct TFLite file differs more from Keras, `_FACTOR` times its difference.
 _TOLERANCE, _FACTOR = 1e-4, 2
-# What a first side that any number of images may have is called.
+# Name of a free first dimension.
 _IMAGES = "images"
 
 
 @dataclasses.dataclass(frozen=True)
 class ONNXReport:
-    """What `export_onnx` wrote, and how it was verified.
+    """Result of `export_onnx` and of the verification.
 
     Attributes:
-        path: the file.
-        file_bytes: its size.
+        path: path of the file.
+        file_bytes: size of the file.
         stored_parameters: as in `keras_sharenets.profile`: trainable parameters of the network, shared ones once.
-        file_weight_bytes: what the constants in the file take.
-        largest_difference: the largest difference between an output of the file, in ONNX Runtime, and of Keras.
-        verified_on: number and kind of the images compared.
-        any_number_of_images: whether the file takes several images at a time; else it takes one.
-        opset: version of the operators.
+        file_weight_bytes: size of the constants in the file.
+        largest_difference: largest difference between the outputs in ONNX Runtime and in Keras.
+        verified_on: number and kind of the compared images.
+        any_number_of_images: whether the batch size is free; otherwise it is 1.
+        opset: version of the operator set.
     """
 
     path: str
@@ -67,18 +67,19 @@ def export_onnx(
     representative_data: Iterable[Any] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> ONNXReport:
-    """Writes a network as an ONNX file of float32, after running it in ONNX Runtime and comparing it with Keras.
+    """Exports a network to a float32 ONNX file and verifies it against Keras in ONNX Runtime.
 
-    The network is exported by `export_tflite`, with all its checks, and tf2onnx translates that file. Images have the
-    shape `(n, height, width, channels)` and raw pixel values, as there, and inputs and outputs the same names. What the
-    network stores once is in the file once. The first side is free wherever ONNX Runtime computes the same then.
+    `export_tflite` exports the network, with all its checks, and tf2onnx translates that file. As in `export_tflite`,
+    images have the shape `(n, height, width, channels)` and raw pixel values; inputs and outputs have the same names.
+    What the network stores once is stored in the file once. The batch dimension is free if ONNX Runtime computes the
+    same results with a free one.
 
     Args:
         model: as in `export_tflite`.
-        path: file to write; a file of that name is replaced.
-        representative_data: as in `export_tflite`: what the file is compared on.
-        class_names: sequence of strings, one a class, or `None`. They are in the file's metadata, under `class_names`,
-            as a list in JSON.
+        path: output file; an existing file is replaced.
+        representative_data: as in `export_tflite`; the verification uses it.
+        class_names: sequence of strings, one per class, or `None`. The file's metadata holds them as a JSON list under
+            `class_names`.
 
     Returns:
         An `ONNXReport`.
@@ -86,7 +87,7 @@ def export_onnx(
     Raises:
         ModuleNotFoundError: tf2onnx or ONNX Runtime is missing: pip install 'keras_sharenets[onnx]'.
         ValueError, RuntimeError, ExportMismatchError: as `export_tflite`.
-        ExportMismatchError: the file does not compute what Keras computes, or holds an operator that tf2onnx does not
+        ExportMismatchError: the file does not compute what Keras computes, or contains an operator that tf2onnx cannot
             translate; it is not written.
     """
     onnx, runtime, tf2onnx = _packages()
@@ -94,7 +95,7 @@ def export_onnx(
     shapes, _ = verification.check_model(model)
     model = in_full_precision(model)
     if pathlib.Path(path).is_dir():
-        raise ValueError(f"`path` (={str(path)!r}) is a folder, and must be a file.")
+        raise ValueError(f"`path` (={str(path)!r}) must be a file, but is a folder.")
     given = None
     if representative_data is not None:
         names = conversion.signature_of(model, trace(model)).inputs
@@ -107,11 +108,11 @@ def export_onnx(
             with _quiet():
                 program, _ = tf2onnx.convert.from_tflite(str(source), opset=_OPSET)
         except Exception as error:
-            raise ExportMismatchError(f"tf2onnx does not translate this network: {error}") from error
+            raise ExportMismatchError(f"tf2onnx cannot translate this network: {error}") from error
     if class_names is not None:
         program.metadata_props.add(key="class_names", value=json.dumps(list(class_names)))
     inputs, verified_on = verification_inputs(given, shapes)
-    if len(inputs[0]) == 1:  # Several are run together.
+    if len(inputs[0]) == 1:  # A batch of several is run.
         inputs = tuple(np.repeat(array, 2, axis=0) for array in inputs)
     expected = reference.run_model(model, inputs)
     scale = max(1.0, *(float(np.abs(result).max()) for result in expected))
@@ -123,11 +124,11 @@ def export_onnx(
     any_number = difference <= limit
     if not any_number:
         opened, difference = program, _difference(runtime, program, inputs, expected, 1)
-    # Written so that a difference that is no number fails.
+    # Written so that NaN fails.
     if not difference <= limit:
         raise ExportMismatchError(
             f"The ONNX file does not compute what Keras computes on {verified_on}, and was not written: largest"
-            f" difference of the outputs {difference:.2g} (at most {limit:.2g} is right)."
+            f" output difference {difference:.2g} (limit {limit:.2g})."
         )
     contents = opened.SerializeToString()
     files.write_bytes(path, contents)
@@ -150,7 +151,7 @@ def _packages():
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """tf2onnx tells what it does, and that the interpreter it asks is an old one."""
+    """Silences tf2onnx, which logs its progress and warns that it uses a deprecated interpreter."""
     logger = logging.getLogger("tf2onnx")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -163,9 +164,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _difference(runtime, program, inputs, expected, batch):
-    """The largest difference between an output in ONNX Runtime, so many images at a time, and those of Keras."""
+    """Largest difference between the outputs in ONNX Runtime, in batches of `batch` images, and those of Keras."""
     options = runtime.SessionOptions()
-    options.log_severity_level = 4  # What it refuses it says in an error too.
+    options.log_severity_level = 4  # Failures also raise an error.
     try:
         session = runtime.InferenceSession(program.SerializeToString(), options, providers=["CPUExecutionProvider"])
         names, batches = [end.name for end in session.get_inputs()], []
@@ -173,9 +174,9 @@ def _difference(runtime, program, inputs, expected, batch):
             parts = (array[start : start + batch].astype("float32") for array in inputs)
             batches.append(session.run(None, dict(zip(names, parts, strict=True))))
     except Exception as error:
-        if batch > 1:  # It may still take one image.
+        if batch > 1:  # A single image may still work.
             return math.inf
-        raise ExportMismatchError(f"ONNX Runtime does not run the file, which was not written: {error}") from error
+        raise ExportMismatchError(f"ONNX Runtime cannot run the file, which was not written: {error}") from error
     outputs = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
     if any(output.shape != right.shape for output, right in zip(outputs, expected, strict=True)):
         return math.inf

@@ -1,7 +1,7 @@
-"""Whether an inference graph computes what Keras computes, layer by layer, before anything is made of it.
+"""Comparison of an inference graph with Keras, layer by layer, before the graph is used.
 
-Keras runs one call after the other; what each call was lowered to is run on the very inputs of that call. So a wrong
-layer is found where it is, however little of its mistake is left in the probabilities at the end.
+Keras runs one call after the other, and the lowered form of each call runs on the inputs of that call. A wrong layer is
+therefore located even if its error hardly affects the final probabilities.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from keras_sharenets.mobile.graph.inference_graph import BATCH, PROBABILITIES, I
 from keras_sharenets.mobile.graph.lowering import LoweredCall, lower_calls
 from keras_sharenets.mobile.graph.rules import UnsupportedLayerError, article, call_keras
 
-# The largest relative difference of a right layer, and of a right graph. Right ones had up to 1e-6 in networks of up to
-# 100 convolutions.
+# Limit of the relative error of a layer and of a graph. Correct ones had up to 1e-6 in networks of up to 100
+# convolutions.
 TOLERANCE = 1e-4
-# A graph may also have so many times the error that rounding makes by itself, and no more than this. Networks that
-# carry every difference on, as deep ones do before they are trained, give other scores in Keras too where it adds up in
-# another order: right graphs of four of them had 0.5 to 0.9 times what rounding kernels makes, ResNet-152 up to 2e-3.
+# A graph may instead have this multiple of the rounding error by itself, up to a maximum. In networks that amplify
+# differences, such as untrained deep ones, the order of summation changes the scores in Keras, too: correct graphs of
+# four of them had 0.5 to 0.9 times the error of rounding kernels, ResNet-152 up to 2e-3.
 _ROUNDING_FACTOR, _MOST_ROUNDING = 2, 0.1
-# Bits of a float32 number that the products of a convolution leave right when they are added up.
+# Accurate bits of a float32 sum of products in a convolution.
 _BITS = 22
-# Numbers this small beside the inputs of a layer are what rounding leaves of a difference.
+# Outputs this small relative to the inputs of a layer are the result of cancellation.
 _ROUNDING = 1e-3
-# Beyond this score a softmax or sigmoid is 0 or 1 in all but its last digits.
+# Scores above this saturate a softmax or sigmoid: it is 0 or 1 except for the last digits.
 _SATURATED = 8
 
 
 class ExportMismatchError(RuntimeError):
-    """An exported file does not compute what its Keras model computes. No file is left."""
+    """An exported file does not compute what its Keras model computes. No file is written."""
 
 
 class LayerMismatchError(ExportMismatchError, UnsupportedLayerError):
-    """A layer was lowered to something that does not compute what it computes. Nothing is written."""
+    """The lowered form of a layer does not compute what the layer computes. No file is written."""
 
 
 # An array `(n, ...)` for each input, or for each output, of a network.
@@ -52,7 +52,7 @@ Results = tuple[Arrays, Arrays]
 
 @dataclasses.dataclass(frozen=True)
 class LoweredModel:
-    """A model, its calls as [`keras_sharenets.analysis.graph.trace`] gives them, and what they were lowered to."""
+    """A model, its trace by [`keras_sharenets.analysis.graph.trace`], and its lowered calls."""
 
     model: keras.Model
     traced: Graph
@@ -61,7 +61,7 @@ class LoweredModel:
 
 
 def lower_model(model: keras.Model) -> LoweredModel:
-    """Lowers every call of a model once, to compare it with Keras.
+    """Lowers every call of a model once, for comparison with Keras.
 
     Raises:
         ValueError: the model is not functional, or a layer cannot be lowered (`UnsupportedLayerError`).
@@ -94,8 +94,8 @@ def keras_calls(traced: Graph, inputs: Arrays) -> Iterator[tuple[Call, list, lis
 
 
 def _run_lowered(lowered: LoweredCall, inputs: Sequence[Any]) -> dict[int, Any]:
-    """`{value number: tensor}` of what a call was lowered to, run on inputs of the call."""
-    # A network may take integers; a file's numbers are real ones, also of uint8, and its scales are none of integers.
+    """Runs the lowered form of a call; returns `{value number: tensor}`."""
+    # A network may take integers, but a file computes with real numbers, also for uint8.
     values = {
         value.number: keras.ops.cast(array, "float32") for value, array in zip(lowered.inputs, inputs, strict=True)
     }
@@ -105,9 +105,9 @@ def _run_lowered(lowered: LoweredCall, inputs: Sequence[Any]) -> dict[int, Any]:
 
 
 def _error(result: Any, expected: Any, *, floor: float = 0.0) -> float:
-    """The length of a difference as a share of that of what is expected, or of a floor if that is more an element."""
+    """Relative root-mean-square error, with a lower bound `floor` on the magnitude of the expected values."""
     result, expected = np.asarray(result, "float64"), np.asarray(expected, "float64")
-    if len(result) == 1 and result.shape[1:] == expected.shape[1:]:  # What is the same for all examples.
+    if len(result) == 1 and result.shape[1:] == expected.shape[1:]:  # The same for all examples.
         result = np.broadcast_to(result, expected.shape)
     if result.shape != expected.shape:
         return float("inf")
@@ -116,23 +116,23 @@ def _error(result: Any, expected: Any, *, floor: float = 0.0) -> float:
 
 
 def _floor(lowered: LoweredCall, inputs: Sequence[Any]) -> float:
-    """What the numbers of a layer are compared with where they nearly cancel each other out."""
+    """Lower bound on the magnitude of a layer's outputs in case they nearly cancel out."""
     largest = max(np.sqrt(np.mean(np.asarray(x, "float64") ** 2)) for x in inputs)
     scales = [np.abs(operation.scale).max() for operation in lowered.operations if operation.scale is not None]
     return _ROUNDING * float(largest) * max(1.0, *map(float, scales), 1.0)
 
 
 def check_layers(lowered: LoweredModel, checked: Arrays) -> None:
-    """Compares what each call was lowered to with what Keras computes there.
+    """Compares the lowered form of each call with Keras.
 
     Args:
-        lowered: what [`lower_model`] gives.
+        lowered: result of [`lower_model`].
         checked: a float array `(n, ...)` for each input.
 
     Raises:
-        LayerMismatchError: the first layer whose numbers differ by more than `TOLERANCE` of their length, by name.
+        LayerMismatchError: the relative error of a layer exceeds `TOLERANCE`; names the first such layer.
         ExportMismatchError: the model does not compute what its calls compute.
-        ValueError: a layer gives numbers that are not finite.
+        ValueError: a layer returns values that are not finite.
     """
     traced, name = lowered.traced, lowered.model.name
     given = {tensor: _batches(array) for tensor, array in zip(traced.inputs, checked, strict=True)}
@@ -144,13 +144,13 @@ def check_layers(lowered: LoweredModel, checked: Arrays) -> None:
                     results[tensor].append(np.asarray(output))
             if not isinstance(call.operation, ours.FakeQuantize):
                 _check_layer(each, inputs, expected)
-    # A layer that stands for several calls, and a model that runs its layers in a way of its own, show here.
+    # Detects layers that represent several calls, and models that run their layers in a custom way.
     outputs = (np.concatenate(results[tensor]) for tensor in traced.outputs)
     error = max(map(_error, outputs, run_model(lowered.model, checked)))
     if not error <= TOLERANCE:
         raise ExportMismatchError(
             f"`model` (='{name}') does not compute what its layers compute one after the other, and nothing was"
-            f" written: relative error {error:.2g} on {len(checked[0])} images (at most {TOLERANCE:.2g} is right)."
+            f" written: relative error {error:.2g} on {len(checked[0])} images (limit {TOLERANCE:.2g})."
         )
 
 
@@ -161,24 +161,24 @@ def _batches(array: np.ndarray) -> list[np.ndarray]:
 def _check_layer(lowered, inputs, expected):
     values, call = _run_lowered(lowered, inputs), lowered.call
     if not all(np.isfinite(np.asarray(array)).all() for array in expected):
-        raise ValueError(f"Layer '{call.path}' of `model` gives numbers that are not finite: it cannot be verified.")
+        raise ValueError(f"Layer '{call.path}' of `model` returns values that are not finite: it cannot be verified.")
     floor = _floor(lowered, inputs)
     pairs = zip(lowered.outputs, expected, strict=True)
     error = max(_error(values[value.number], array, floor=floor) for value, array in pairs)
     own_end = len(lowered.operations) > 1 and lowered.operations[-1].kind in PROBABILITIES
     if own_end and error <= TOLERANCE:
         error = _unsaturated_error(lowered, inputs, values)
-    # Written so that a difference that is no number fails.
+    # Written so that NaN fails.
     if not error <= TOLERANCE:
         raise LayerMismatchError(
             f"Layer '{call.path}', {article(type(call.operation).__name__)}, would compute something else in the file"
-            f" than in Keras, and nothing was written: relative error {error:.2g} on {len(inputs[0])} images (at most"
-            f" {TOLERANCE:.2g} is right)."
+            f" than in Keras, and nothing was written: relative error {error:.2g} on {len(inputs[0])} images (limit"
+            f" {TOLERANCE:.2g})."
         )
 
 
 def _unsaturated_error(lowered, inputs, values):
-    """The error of a layer with a softmax or sigmoid of its own where its scores are small enough to show it."""
+    """The error of a layer with a built-in softmax or sigmoid for inputs that do not saturate it."""
     scores = np.abs(np.asarray(values[lowered.operations[-1].inputs[0].number])).max()
     if not scores > _SATURATED:
         return 0.0
@@ -188,37 +188,37 @@ def _unsaturated_error(lowered, inputs, values):
 
 
 def run_keras(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """As [`run_model`], of a model with one input and one output."""
+    """As [`run_model`], for a model with one input and one output."""
     (outputs,) = run_model(model, (images,))
     return outputs
 
 
 def run_model(model: keras.Model, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
-    """Each output of a Keras model on an array `(n, ...)` for each of its inputs, in inference mode.
+    """The outputs of a Keras model on an array `(n, ...)` for each input, in inference mode.
 
     Raises:
-        ValueError: they are not all finite.
+        ValueError: an output is not finite.
     """
     size, count = model.inputs[0].shape[0] or BATCH, len(inputs[0])
-    if model.inputs[0].shape[0]:  # It takes so many examples and no fewer: the last one is repeated.
+    if model.inputs[0].shape[0]:  # The batch size is fixed: the last example is repeated.
         inputs = [np.concatenate([array, np.repeat(array[-1:], -count % size, axis=0)]) for array in inputs]
     inputs = [array.astype(np.float32) for array in inputs]
     batches = [[array[start : start + size] for array in inputs] for start in range(0, count, size)]
     results = [keras.tree.flatten(model(_packed(model, batch), training=False)) for batch in batches]
     outputs = tuple(np.concatenate(list(map(np.asarray, parts)))[:count] for parts in zip(*results, strict=True))
     if not all(np.isfinite(output).all() for output in outputs):
-        raise ValueError("`model` gives numbers that are not finite: it cannot be verified.")
+        raise ValueError("`model` returns values that are not finite: it cannot be verified.")
     return outputs
 
 
 def _packed(model, arrays):
-    """Arrays as the model takes its inputs: alone, or in the lists and dicts that it was made with."""
+    """Arrays in the input structure of the model: a single array, or lists and dicts."""
     sequential = isinstance(model, keras.Sequential)
     return arrays[0] if sequential else keras.tree.pack_sequence_as(model.input, list(arrays))
 
 
 def results_of(network: LoweredModel | InferenceGraph, inputs: Arrays) -> Results:
-    """The outputs and the scores of a model in Keras, or of an inference graph, on an array for each input."""
+    """The outputs and scores of a Keras model or an inference graph on an array for each input."""
     if isinstance(network, LoweredModel):
         return run_model(network.model, inputs), all_keras_scores(network, inputs)
     batches = [run_all(_with_scores(network), batch) for batch in zip(*map(_batches, inputs), strict=True)]
@@ -227,21 +227,20 @@ def results_of(network: LoweredModel | InferenceGraph, inputs: Arrays) -> Result
 
 
 def _with_scores(graph: InferenceGraph) -> InferenceGraph:
-    """A graph that gives its scores behind its outputs."""
+    """A graph that returns its scores after its outputs."""
     return dataclasses.replace(graph, outputs=(*graph.outputs, *graph.scores()))
 
 
 def check_graph(graph: InferenceGraph, expected: Results, inputs: Arrays) -> None:
-    """Compares a graph with what Keras, or the graph before it was rewritten, computes.
+    """Compares a graph with Keras, or with the graph before it was rewritten.
 
     Args:
         graph: `InferenceGraph`, not quantized.
-        expected: what [`results_of`] gives for those on the inputs.
+        expected: result of [`results_of`] for the reference on the inputs.
         inputs: a float array `(n, ...)` for each input.
 
     Raises:
-        ExportMismatchError: outputs or scores differ by more than `TOLERANCE` of their length, and more than rounding
-            explains.
+        ExportMismatchError: the relative error of outputs or scores exceeds `TOLERANCE` and the rounding error.
     """
     results = results_of(graph, inputs)
     error, limit = max(map(max, _errors(results, expected))), TOLERANCE
@@ -250,7 +249,7 @@ def check_graph(graph: InferenceGraph, expected: Results, inputs: Arrays) -> Non
     if not error <= limit:
         raise ExportMismatchError(
             f"The inference graph does not compute what Keras computes on {len(inputs[0])} images, and nothing was"
-            f" written: relative error of the scores {error:.2g} (at most {limit:.2g} is right)."
+            f" written: relative error of the scores {error:.2g} (limit {limit:.2g})."
         )
 
 
@@ -260,15 +259,15 @@ def _errors(results: Results, expected: Results) -> tuple[list[float], list[floa
 
 
 def rounding_limits(graph: InferenceGraph, inputs: Arrays, *, bits: int = _BITS) -> tuple[list[float], list[float]]:
-    """How far a right graph may be off where rounding alone changes much.
+    """Limits for a correct graph in which rounding alone has a large effect.
 
     Args:
         graph: `InferenceGraph`.
         inputs: a float array `(n, ...)` for each input.
-        bits: those that are right: each number of each kernel is changed by `2**-bits` of it, up or down.
+        bits: number of accurate bits: each kernel weight is changed by a relative `2**-bits`, up or down.
 
     Returns:
-        `(outputs, scores)`: twice the relative error which that makes, at most 0.1, for each output.
+        `(outputs, scores)`: twice the resulting relative error, at most 0.1, for each output.
     """
     random = np.random.default_rng(0)
     signs = {kernel: random.choice([-1.0, 1.0], kernel.array.shape) for kernel in graph.uses()}
@@ -279,19 +278,18 @@ def rounding_limits(graph: InferenceGraph, inputs: Arrays, *, bits: int = _BITS)
 
 
 def keras_scores(lowered: LoweredModel, images: np.ndarray) -> np.ndarray:
-    """As [`all_keras_scores`], of a model with one input and one output."""
+    """As [`all_keras_scores`], for a model with one input and one output."""
     (scores,) = all_keras_scores(lowered, (images,))
     return scores
 
 
 def all_keras_scores(lowered: LoweredModel, inputs: Arrays) -> Arrays:
-    """The scores that Keras computes: the numbers before a final softmax or sigmoid, else the outputs.
+    """The scores in Keras: the values before a final softmax or sigmoid, otherwise the outputs.
 
-    Where a classifier is very sure, its probabilities are exactly 0 and 1 and no longer show what happens inside; the
-    scores before them always do.
+    The probabilities of a very confident classifier are exactly 0 and 1 and hide differences; the scores do not.
 
     Args:
-        lowered: what [`lower_model`] gives.
+        lowered: result of [`lower_model`].
         inputs: an array `(n, ...)` for each input.
 
     Returns:
@@ -301,7 +299,7 @@ def all_keras_scores(lowered: LoweredModel, inputs: Arrays) -> Arrays:
     wanted = graph.scores()
     if wanted == graph.outputs:
         return run_model(lowered.model, inputs)
-    # What is given twice is copied behind the last call.
+    # Outputs that occur twice are copied after the last call.
     copied = {step.output: step.inputs[0] for step in graph.operations[sum(len(c.operations) for c in lowered.calls) :]}
     sources = [copied.get(value, value).number for value in wanted]
     found: dict[int, list[np.ndarray]] = {number: [] for number in sources}

@@ -1,4 +1,4 @@
-"""From a trained classifier to a SavedModel that a server loads."""
+"""Export of a trained classifier to a SavedModel for servers."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from keras_sharenets.mobile.export.decoding import decode
 from keras_sharenets.mobile.export.reference import ExportMismatchError, run_keras
 from keras_sharenets.mobile.export.representative_data import gather_images, verification_inputs
 
-# A server runs the graph that Keras runs; only the order of some additions may differ.
+# A server runs the same graph as Keras; only the order of some additions may differ.
 _TOLERANCE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
 class SavedModelReport:
-    """What `export_saved_model` wrote, and how it was verified.
+    """Result of `export_saved_model` and of the verification.
 
     Attributes:
-        path: the folder.
-        total_bytes: size of all files in it.
-        largest_difference: the largest difference between an output of Keras and one of either signature.
-        verified_on: number and kind of the images compared.
-        class_names: what the signatures call the classes.
+        path: path of the folder.
+        total_bytes: total size of its files.
+        largest_difference: largest difference between the outputs of Keras and of either signature.
+        verified_on: number and kind of the compared images.
+        class_names: class names that the signatures return.
     """
 
     path: str
@@ -59,58 +59,61 @@ def export_saved_model(
     representative_data: Iterable[Any] | None = None,
     sample: Iterable[Any] | None = None,
 ) -> SavedModelReport:
-    """Writes a classifier as a SavedModel for TensorFlow Serving, after running it and comparing it with Keras.
+    """Exports a classifier to a SavedModel for TensorFlow Serving and verifies it against Keras.
 
-    It has two signatures:
+    The SavedModel has two signatures:
 
-    * `serving_default` takes `images`, float32 `(batch, height, width, channels)`, pixel values from 0 to 255;
-    * `serve_encoded` takes `encoded`, a vector of strings, each the bytes of an image file. They are read as
-      `keras_sharenets.images.read_image` reads them, to one step of 255: upright, resized, gray ones for networks for
-      RGB and the other way round. A request with a file that the graph cannot read so fails; the message has its index
-      and what it is: see `decoding.decode`. Prefer JPEG and PNG, which every server reads in all their modes.
+    * `serving_default` takes `images`, float32 `(batch, height, width, channels)`, pixel values from 0 to 255.
+    * `serve_encoded` takes `encoded`, a vector of strings, each with the bytes of an image file. Decoding matches
+      `keras_sharenets.images.read_image` to within one step of 255: images are turned upright, resized, and converted
+      between grayscale and RGB as the network requires. A request that contains an unreadable file fails; the message
+      names its index and kind (see `decoding.decode`). Prefer JPEG and PNG, which every server reads in all modes.
 
-    What takes no name of a signature, as TensorFlow's converter and `keras.layers.TFSMLayer`, gets the first one.
+    Programs that do not select a signature, such as TensorFlow's converter and `keras.layers.TFSMLayer`, get the first
+    one.
 
-    Both return `probabilities` `(batch, units)`, called `scores` if the network does not end in a softmax or sigmoid.
-    Where there are classes, they return `class_names` `(batch, classes)` too, the same in every row, and `class_name`
-    `(batch,)`, the class that comes first. Of one sigmoid, which gives the probability of the second of two classes,
-    that is the second above 0.5. Of several, each class is there by itself or not: instead of `class_name` there is
-    `present` `(batch, classes)`, booleans. One number that is no probability has no classes.
+    Both signatures return `probabilities` `(batch, units)`, called `scores` if the network does not end in a softmax or
+    sigmoid. For classes they also return `class_names` `(batch, classes)`, the same in every row, and `class_name`
+    `(batch,)`, the top class. A single sigmoid gives the probability of the second of two classes, so `class_name` is
+    the second class above 0.5. With several sigmoids the classes are independent: `present` `(batch, classes)`,
+    booleans, replaces `class_name`. A single number that is not a probability has no classes.
 
-    The folder gets its name only after both signatures, loaded again, have given what Keras gives, to 1e-4 of the
-    largest output, and the variables in it have been found equal to the model's.
+    The folder is put in place only after both signatures have been loaded again and have matched Keras to 1e-4 of the
+    largest output, and the saved variables have been found equal to the model's.
 
     Args:
         model: functional or sequential `keras.Model` for images of a fixed size, with 1 or 3 channels.
-        path: folder to write; must not exist.
-        class_names: sequence of strings, one a class; `None` for "0", "1" and so on. One sigmoid unit has two.
-        representative_data: array `(n, height, width, channels)` of pixel values to compare on, or an iterable of such
-            arrays; at most 64 of them are used. `None` for 16 synthetic images. A `UserWarning` tells if they are not
-            such as the network was trained on.
+        path: output folder; must not exist.
+        class_names: sequence of strings, one per class; `None` for "0", "1" and so on. A single sigmoid unit has two.
+        representative_data: array `(n, height, width, channels)` of pixel values for the comparison, or an iterable of
+            such arrays; at most 64 images are used. `None` for 16 synthetic images. A `UserWarning` is issued if the
+            images do not look like the training images.
         sample: former name of `representative_data`.
 
     Returns:
         A `SavedModelReport`.
 
     Raises:
-        ValueError: an argument breaks a rule above; nothing has been done then.
-        RuntimeError: Keras does not run on TensorFlow.
+        ValueError: an argument breaks a rule above; nothing is written.
+        RuntimeError: the Keras backend is not TensorFlow.
         ExportMismatchError: the SavedModel does not compute what Keras computes; it is not written.
     """
     _checks.tensorflow_backend("Export", "load and export it there")
     shape, _ = verification.check_classifier(model)
     model = in_full_precision(model)
     if shape[-1] not in (1, 3):
-        raise ValueError(f"`model` must take images of 1 or 3 channels, to be given encoded ones; takes {shape}.")
+        raise ValueError(
+            f"`model` must take images of 1 or 3 channels so that it can take encoded ones; takes {shape}."
+        )
     head = head_of(model)
     names = tuple(map(str, range(head.classes))) if class_names is None else head.check_names(class_names)
     path = pathlib.Path(path)
     if path.exists():
-        raise ValueError(f"`path` (={str(path)!r}) exists. Give a folder that does not, so that nothing is mixed up.")
+        raise ValueError(f"`path` (={str(path)!r}) exists. Choose a new folder so that no files are mixed up.")
     if sample is not None:
         if representative_data is not None:
             raise ValueError("`sample` is the former name of `representative_data`: give one of them.")
-        warnings.warn("`sample` is called `representative_data` now.", DeprecationWarning, stacklevel=2)
+        warnings.warn("`sample` is now called `representative_data`.", DeprecationWarning, stacklevel=2)
         representative_data = sample
     if representative_data is not None:
         representative_data = gather_images("representative_data", representative_data, shape)
@@ -131,12 +134,12 @@ def _write(model, head, folder, names, shape):
 
     @functools.partial(tf.function, input_signature=[tf.TensorSpec((None, *shape), tf.float32, name="images")])
     def classify(images):
-        # The model as it is, not its inference model: on a CPU Keras gives native grouped convolutions to XLA, which a
-        # server may lack.
+        # The model itself, not its inference model: on a CPU Keras compiles native grouped convolutions with XLA, which
+        # a server may lack.
         results = model(images, training=False)
         answer = {output: tf.cast(results, tf.float32)}
         if names:
-            # In every row, because a server gives back one row for each image of a request.
+            # In every row, because a server returns one row for each image of a request.
             answer["class_names"] = tf.tile(tf.constant([names]), tf.stack([tf.shape(results)[0], 1]))
         if head.kind == "multilabel":
             answer["present"] = results > THRESHOLD
@@ -151,28 +154,28 @@ def _write(model, head, folder, names, shape):
 
     @functools.partial(tf.function, input_signature=[tf.TensorSpec((None,), tf.string, name="encoded")])
     def classify_encoded(encoded):
-        # A call of the other function, so that the network is in the file once.
+        # Calls the other function, so that the network is stored once.
         files, specification = (encoded, tf.range(tf.size(encoded))), tf.TensorSpec(shape, tf.float32)
         return classify(
             tf.map_fn(lambda file: decode(file[0], shape, file[1]), files, fn_output_signature=specification)
         )
 
-    # Not with `keras.export.ExportArchive`: it writes every variable twice, once as Keras' and once as TensorFlow's.
+    # `keras.export.ExportArchive` would write every variable twice, once as Keras' and once as TensorFlow's.
     module: Any = tf.Module()
     module.weights = [weight.value for weight in model.weights]
     signatures = {"serving_default": classify, "serve_encoded": classify_encoded}
-    # TensorFlow's converter and `keras.layers.TFSMLayer` take what is called `serve` where no signature is named.
+    # TensorFlow's converter and `keras.layers.TFSMLayer` use the endpoint `serve` by default.
     for name, function in {**signatures, "serve": classify}.items():
         setattr(module, name, function)
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
 def _verify(model, head, folder, names, images):
-    """Loads the folder and runs both signatures; the largest difference, or an `ExportMismatchError`."""
+    """Loads the folder and runs both signatures; returns the largest difference or raises `ExportMismatchError`."""
     loaded = tf.saved_model.load(str(folder))
     saved = collections.Counter(variable.numpy().tobytes() for variable in loaded.weights)
     if collections.Counter(np.asarray(weight).tobytes() for weight in model.weights) - saved:
-        raise ExportMismatchError("The SavedModel does not hold the weights of the model, and was not written.")
+        raise ExportMismatchError("The SavedModel does not contain the weights of the model, and was not written.")
     pixels = np.clip(np.round(images), 0, 255).astype(np.uint8)
     runs = {
         "serving_default": ({"images": tf.constant(images, tf.float32)}, images),
@@ -185,17 +188,17 @@ def _verify(model, head, folder, names, images):
         results = loaded.signatures[signature](**inputs)
         outputs = results[output_name(final_activation(model))].numpy()
         differences.append(float(np.abs(outputs - expected).max()))
-        # Written so that a difference that is no number fails.
+        # Written so that NaN fails.
         if not differences[-1] <= limit or not _says(results, head, names, outputs):
             raise ExportMismatchError(
                 f"The signature {signature!r} does not compute what Keras computes on {len(images)} images, and the"
-                f" SavedModel was not written: largest difference {differences[-1]:.2g} (at most {limit:.2g} is right)."
+                f" SavedModel was not written: largest difference {differences[-1]:.2g} (limit {limit:.2g})."
             )
     return max(differences)
 
 
 def _says(results, head, names, outputs):
-    """Whether a signature says of its outputs what they mean."""
+    """Whether a signature returns the right class names or decisions with its outputs."""
     decisions = head.decide(outputs)
     if decisions is None:
         return set(results) == {"scores"}
@@ -206,11 +209,11 @@ def _says(results, head, names, outputs):
 
 @dataclasses.dataclass(frozen=True)
 class ServedClassifier:
-    """A SavedModel that was read.
+    """A loaded SavedModel.
 
     Attributes:
         shape: `(height, width, channels)` of an image.
-        classify: function from images, `(n, *shape)`, to `(class names or None, Head, outputs (n, units))`.
+        classify: function from images `(n, *shape)` to `(class names or None, Head, outputs (n, units))`.
     """
 
     shape: tuple[int, int, int]
@@ -218,10 +221,10 @@ class ServedClassifier:
 
 
 def open_saved_model(path: str | os.PathLike) -> ServedClassifier:
-    """Reads a folder that [`export_saved_model`] has written.
+    """Loads a folder written by [`export_saved_model`].
 
     Raises:
-        ValueError: there is no SavedModel with its signature.
+        ValueError: the folder has no SavedModel with the expected signature.
     """
     try:
         loaded = tf.saved_model.load(str(path))
@@ -229,11 +232,11 @@ def open_saved_model(path: str | os.PathLike) -> ServedClassifier:
         shape = tuple(signature.structured_input_signature[1]["images"].shape[1:])
     except (OSError, KeyError, tf.errors.OpError) as error:
         raise ValueError(
-            f"{path} is no SavedModel with a signature 'serving_default' that takes 'images': {error}"
+            f"{path} is not a SavedModel with a signature 'serving_default' that takes 'images': {error}"
         ) from error
 
     def classify(images):
-        # The loaded object is kept: its variables live as long as it does.
+        # Keeps a reference to the loaded object: its variables live as long as it does.
         results = loaded.signatures["serving_default"](images=tf.constant(images, tf.float32))
         names = results.get("class_names")
         outputs = results["probabilities" if "probabilities" in results else "scores"].numpy()
@@ -245,16 +248,16 @@ def open_saved_model(path: str | os.PathLike) -> ServedClassifier:
 
 
 def inference_model(model: keras.Model) -> keras.Model:
-    """A copy of a network in which every layer that can choose runs the way that inference runtimes run fastest.
+    """Copies a network and switches its layers to the implementation that is fastest in inference runtimes.
 
-    Training folds repeated filters into the batch, because that is fast under XLA. Inference runtimes run native
-    grouped convolutions faster, and their files show the groups. A layer's `inference_implementation` names its choice.
+    Training folds repeated filters into the batch, which is fast under XLA. Inference runtimes run native grouped
+    convolutions faster, and their files show the groups. A layer's `inference_implementation` names its choice.
 
     Args:
-        model: functional or sequential `keras.Model`, built. It is not changed.
+        model: built functional or sequential `keras.Model`. It is not changed.
 
     Returns:
-        A new model with copies of the weights, layers shared as before, and the same outputs.
+        A new model with copies of the weights, the same sharing of layers, and the same outputs.
 
     Raises:
         ValueError: the model is neither functional nor sequential.
@@ -264,7 +267,7 @@ def inference_model(model: keras.Model) -> keras.Model:
     >>> inference_model(model).get_layer("stage1_module1_convolution").spatial.implementation
     'grouped'
     """
-    calls(model)  # Raises an error for what cannot be copied call by call.
+    calls(model)  # Raises an error for models that cannot be copied call by call.
     copy = copy_network(model)
     for call in calls(copy):
         layer = inner(call.operation)

@@ -1,4 +1,4 @@
-"""From a trained classifier to a TFLite file that is known to work."""
+"""Export of a trained classifier to a verified TFLite file."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from keras_sharenets.mobile.inspect import arena, file
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TFLiteReport(Agreement):
-    """What `export_tflite` wrote, and how it was verified: it has the attributes of an [`Agreement`] too.
+    """Result of `export_tflite` and of the verification; it also has the attributes of an [`Agreement`].
 
     Attributes:
-        path: the file.
-        quantization: what was asked for: `None`, the name of a precision, or a mapping from layers to such names.
-        prefer: one of `targets.PREFERENCES`; `"max_bytes"` where a budget was given instead.
+        path: path of the file.
+        quantization: the requested precision: `None`, the name of a precision, or a mapping from layers to such names.
+        prefer: one of `targets.PREFERENCES`; `"max_bytes"` if a budget was given instead.
         file_bytes: size of the file.
         stored_parameters: as in `keras_sharenets.profile`: trainable parameters of the network, shared ones once.
-        stored_weight_bytes: what these parameters take at the file's precision: in kernels 4 (float32), 2 (float16), 1
-            (int8, int16) or 0.5 (int4) bytes each, in vectors such as biases 4, but 2 (float16) or 8 (int16).
-        file_weight_bytes: what the constants in the file really take.
-        classes: number of classes; 0 where there are several outputs.
-        input_type, output_type: types of the numbers that the file takes and gives.
-        fallback_layers: paths of the layers that have no lowering rule and came in as the operators that TensorFlow's
-            converter makes of each alone. They compute in float in every file, and share no constants between calls
-            but equal ones.
-        arena_bytes: memory for the values of one inference, as [`size_report`] estimates it.
+        stored_weight_bytes: size of these parameters at the file's precision. Each kernel weight takes 4 (float32), 2
+            (float16), 1 (int8, int16) or 0.5 (int4) bytes. Each number in a vector, such as a bias, takes 4 bytes, or 2
+            (float16) or 8 (int16).
+        file_weight_bytes: actual size of the constants in the file.
+        classes: number of classes; 0 for several outputs.
+        input_type, output_type: data types of the file's inputs and outputs.
+        fallback_layers: paths of the layers without a lowering rule. TensorFlow's converter translated each of them
+            separately. They compute in float in every file, and their calls share only constants that are equal.
+        arena_bytes: estimated activation memory of one inference; see [`size_report`].
 
-    `print(report)` says all this in words.
+    `print(report)` prints a summary.
     """
 
     path: str
@@ -66,21 +66,20 @@ class TFLiteReport(Agreement):
             f"compared with Keras on {self.verified_on}: {self.in_words}",
         ]
         if self.score_error_bound is not None:
-            error, bound = f"{self.score_error:.2g} of their length", f"{self.score_error_bound:.2g}"
-            lines.append(f"error of the scores: {error}; up to {bound} is right")
+            lines.append(f"relative error of the scores: {self.score_error:.2g} (limit {self.score_error_bound:.2g})")
         if self.worst_layer is not None:
-            lines.append(f"loses most by rounding: layer '{self.worst_layer}', {self.worst_layer_error:.2g}")
+            lines.append(f"largest rounding error: layer '{self.worst_layer}', {self.worst_layer_error:.2g}")
         if self.fallback_layers:
             names = ", ".join(f"'{name}'" for name in self.fallback_layers)
-            lines.append(f"no lowering rule, so in float as TensorFlow's converter writes it: {names}")
+            lines.append(f"no lowering rule, written in float by TensorFlow's converter: {names}")
         return "\n".join(lines)
 
     @property
     def repetition(self) -> float:
         """`file_weight_bytes / stored_weight_bytes`: how much sharing is lost in the file.
 
-        With `prefer="size"` it is near 1: every kernel is there once, and beside it what differs between its uses, such
-        as the scales that normalizations leave. With `prefer="speed"` each use of a shared kernel has one of its own.
+        With `prefer="size"` it is near 1: the file stores every kernel once, plus what differs between its uses, such
+        as the scales left by normalizations. With `prefer="speed"` each use of a shared kernel has its own copy.
         """
         return self.file_weight_bytes / self.stored_weight_bytes if self.stored_weight_bytes else 1.0
 
@@ -98,67 +97,68 @@ def export_tflite(
     output_type: str | None = None,
     target: str | None = None,
 ) -> TFLiteReport:
-    """Writes a classifier as a TFLite file for mobile devices, after running it and comparing it with Keras.
+    """Exports a classifier to a TFLite file for mobile devices and verifies the file against Keras.
 
-    The file takes one image of raw pixel values at a time, has the signature `classify` from `images` to
-    `probabilities` (`scores` if the network does not end in a softmax or sigmoid), and carries the class names. A
-    network may have several inputs and outputs, of any rank: they have the names of the `keras.Input`s, and the keys of
-    a dict of outputs or the names of the layers that give them.
+    The file takes one image of raw pixel values at a time. Its signature `classify` maps `images` to `probabilities`
+    (`scores` if the network does not end in a softmax or sigmoid), and it contains the class names. A network may have
+    several inputs and outputs of any rank. Inputs are named after the `keras.Input`s. Outputs are named after the keys
+    of a dict of outputs or the output layers.
 
-    What the network stores once is in the file once, in integers too: a kernel's integers are chosen before anything is
-    folded, and what a normalization makes of them at one use goes into the scales of that use, or into a step of its
-    own where a scale is negative. (One exception: filters that are both repeated and arranged are materialized with all
-    their arrangements, once for all uses. To shuffle the few channels of a small group takes longer than to convolve
+    What the network stores once is stored in the file once, also in int8: kernels are quantized before anything is
+    folded. The factors of a normalization go into the quantization scales of that use, or into an extra operation if a
+    scale is negative. (One exception: filters that are both repeated and arranged are materialized with all their
+    arrangements, once for all uses, because shuffling the few channels of a small group takes longer than convolving
     them.)
 
-    Every layer of the graph that is written is compared with Keras first, in float, to 1e-4, on some of
-    `representative_data` and on fresh images. Before the file gets its name it is run in the LiteRT interpreter, on up
-    to 64 of `representative_data` or on 16 synthetic images, and on 16 fresh ones. Its scores may differ from Keras' by
-    1e-4 of their length (float32), 1e-2 (float16) or what its bits explain (int8, and float files of networks that
-    carry every difference on; `score_error_bound` of the report; never more than 0.5, or 1 with kernels of 4 bits, or
-    0.1 in float), and in the float modes its outputs by the same share of 1 plus half the largest score, which is how
-    far a softmax carries such a difference. That finds wrong files, not imprecise ones: look at `top1_agreement` and
-    `worst_layer`, and measure the accuracy of the file.
+    Verification has two steps. First, every layer of the exported graph is compared with Keras in float, with a
+    tolerance of 1e-4, on some of `representative_data` and on synthetic images. Then the file runs in the LiteRT
+    interpreter, on up to 64 of `representative_data` or 16 synthetic images, and on 16 fresh ones; only a file that
+    passes is written. The relative error of its scores may be 1e-4 (float32), 1e-2 (float16) or what the number of bits
+    explains (int8, and float files of networks that amplify differences; see `score_error_bound` of the report; at most
+    0.5, or 1 with 4-bit kernels, or 0.1 in float). In the float modes the outputs may differ by the same share of 1
+    plus half the largest score, which bounds how a softmax propagates such an error. These checks detect wrong files,
+    not imprecise ones: look at `top1_agreement` and `worst_layer`, and measure the accuracy of the file.
 
     Args:
-        model: functional or sequential `keras.Model` for images, or whatever else, of a fixed size. One that computes
-            in half precision, such as `mixed_bfloat16`, is exported and compared as what it is in float32.
-        path: file to write; a file of that name is replaced.
-        quantization: `None` for float32, `"float16"` for weights of half the size, `"int8"` for integers throughout.
-            With AI Edge Quantizer (extra `precisions`): `"dynamic_int8"` and `"dynamic_int4"`, kernels of integers, and
-            values in float but for 8 bits where they meet a kernel (depthwise kernels have 8 bits in both); `"int16"`,
-            int8 kernels and int16 values; or a mapping from patterns of layers' names, such as `"stage1_*"`, to these
-            names or `None`. The first pattern that a layer's name has counts, and layers without one stay in float32.
+        model: functional or sequential `keras.Model` for images or other inputs of a fixed size. A model that computes
+            in half precision, such as `mixed_bfloat16`, is exported and compared in float32.
+        path: output file; an existing file is replaced.
+        quantization: `None` for float32, `"float16"` for weights of half the size, `"int8"` for full integer
+            quantization. With AI Edge Quantizer (extra `precisions`): `"dynamic_int8"` and `"dynamic_int4"` for integer
+            kernels and float activations, which are quantized to 8 bits only where they meet a kernel (depthwise
+            kernels have 8 bits in both); `"int16"` for int8 kernels and int16 activations; or a mapping from patterns
+            of layer names, such as `"stage1_*"`, to these names or `None`. The first matching pattern applies, and
+            layers without a match stay in float32.
         representative_data: array `(n, height, width, channels)` of pixel values, or an iterable of such arrays;
-            `"int8"` and `"int16"` need it to measure the range of every tensor. A few hundred training images are
-            enough. For several inputs, a dict of arrays by their names, a tuple of arrays, or an iterable of such dicts
-            or tuples.
-        class_names: sequence of strings, one a class, or `None`. One sigmoid unit has two, and gives the probability of
-            the second.
-        prefer: `"size"` (the default), or `"speed"` for a file in which calls of shared layers are materialized, each
-            with a kernel of its own and its normalization multiplied in, where that is faster; or `"memory"` for the
-            smallest tensor arena: as one of these, with its operators in the order that needs least, and a plan of
-            where its values lie that LiteRT for Microcontrollers follows, additions in place; or `"npu"`: as one of the
-            first two, whichever is smaller after Vela, by an estimate; or `"gpu"`: as `"size"`, with kernels of
-            one layer expanded, and groups of convolutions joined until each has a multiple of four channels: without
-            that, LiteRT.js gives wrong numbers on WebGPU.
-        max_bytes: int, or `None`. Instead of `prefer`: the calls that gain most time for a byte are materialized, by a
-            simple model of their cost, as far as the file stays within so many bytes.
-        input_type: of the numbers that an `"int8"` file takes: `"uint8"`, which `None` means there and with which a
-            network for pixel values takes them as they come (scale 1, zero point 0); `"float32"`; or `"int8"`, for
-            microcontrollers, which saves the operator that makes int8 of other ones. Float files take float32.
-        output_type: of those that it gives, in the same way.
-        target: `"phone"`, `"browser"`, `"microcontroller"`, `"npu"` or `"gpu"`: what `quantization`, `prefer` and the
-            types are where they are `None`; see `keras_sharenets.targets`.
+            `"int8"` and `"int16"` need it to calibrate the range of every tensor. A few hundred training images are
+            enough. For several inputs, a dict from input names to arrays, a tuple of arrays, or an iterable of such
+            dicts or tuples.
+        class_names: sequence of strings, one per class, or `None`. A single sigmoid unit has two class names, and its
+            output is the probability of the second.
+        prefer: `"size"` (the default); `"speed"`, which materializes calls of shared layers, each with its own kernel
+            and with its normalization folded in, where that is faster; `"memory"` for the smallest tensor arena: one of
+            the first two, with operators in the order that needs least memory and with a memory plan for LiteRT for
+            Microcontrollers that adds in place; `"npu"`: whichever of the first two is estimated to be smaller after
+            Vela; or `"gpu"`: like `"size"`, but with the kernels of single layers expanded and with groups of
+            convolutions merged until each has a multiple of four channels. Without that, LiteRT.js computes wrong
+            results on WebGPU.
+        max_bytes: int or `None`, a file size budget that replaces `prefer`. Within the budget, the calls that save the
+            most time per byte, by a simple cost model, are materialized.
+        input_type: data type of the input of an `"int8"` file: `"uint8"` (the default), with which a network for pixel
+            values takes them unchanged (scale 1, zero point 0); `"float32"`; or `"int8"` for microcontrollers, which
+            saves the conversion operator. Float files take float32.
+        output_type: data type of the output, likewise.
+        target: `"phone"`, `"browser"`, `"microcontroller"`, `"npu"` or `"gpu"`: sets `quantization`, `prefer` and the
+            types where they are `None`; see `keras_sharenets.targets`.
 
     Returns:
         A `TFLiteReport`.
 
     Raises:
-        ValueError: an argument breaks a rule above; nothing has been done then. Among them `UnsupportedLayerError`: a
-            layer has no counterpart in TFLite.
+        ValueError: an argument breaks a rule above; nothing is written. The subclass `UnsupportedLayerError` means that
+            a layer has no counterpart in TFLite.
         ModuleNotFoundError: `quantization` needs AI Edge Quantizer, which is not installed.
-        RuntimeError: Keras does not run on TensorFlow.
+        RuntimeError: the Keras backend is not TensorFlow.
         ExportMismatchError: the file does not compute what Keras computes; it is not written.
     """
     given = {"prefer": prefer, "input_type": input_type, "output_type": output_type}
@@ -177,7 +177,7 @@ def export_tflite(
     heads = heads_of(lowered.traced)
     if class_names is not None:
         if len(heads) > 1:
-            raise ValueError(f"`class_names` are for a network with one output; `model` has {len(heads)}.")
+            raise ValueError(f"`class_names` require a network with one output; `model` has {len(heads)}.")
         class_names = heads[0].check_names(class_names)
     if precisions.needs_ranges(quantization) and representative_data is None:
         told = precisions.tell(quantization)
@@ -189,7 +189,7 @@ def export_tflite(
             (images,) = representative_data
             calibration_check.check_images(model, images, quantization=quantization, graph=lowered.traced)
     if pathlib.Path(path).is_dir():
-        raise ValueError(f"`path` (={str(path)!r}) is a folder, and must be a file.")
+        raise ValueError(f"`path` (={str(path)!r}) must be a file, but is a folder.")
 
     def described(data):
         return metadata.write_description(data) if class_names is None else metadata.write_labels(data, class_names)
@@ -233,7 +233,7 @@ def export_tflite(
 
 
 def _weight_bytes(lowered, parameters, quantization):
-    """Bytes of so many stored parameters at a precision; those that are in no kernel are in vectors."""
+    """Bytes of the stored parameters at a precision; parameters outside kernels count as vectors."""
     sizes = {}
     for call in lowered.traced.calls:
         for weight in getattr(call.operation, "weights", ()):

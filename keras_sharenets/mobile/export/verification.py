@@ -1,4 +1,4 @@
-"""Which networks can be exported, and whether a written TFLite file computes what its network computes in Keras."""
+"""Checks of whether a network can be exported, and verification of TFLite files against Keras."""
 
 from __future__ import annotations
 
@@ -21,52 +21,52 @@ from keras_sharenets.mobile.graph.quantization import QuantizedGraph
 from keras_sharenets.mobile.graph.rounding_error import kernel_rounding_error, rounding_error
 from keras_sharenets.mobile.inspect import file
 
-# An integer file may also have so many times the error that its bits make by themselves, and one step of its scores.
-# Right files of all families had 0.92 to 1.14 times that error.
+# The error limit of an integer file is this multiple of the rounding error by itself, plus one step of the scores.
+# Correct files of all families had 0.92 to 1.14 times that error.
 _ROUNDING_FACTOR = 1.5
-# And one with kernels or layers in float no less than a float file.
+# With some kernels or layers in float, the limit is at least that of a float file.
 _LEAST_BOUND = 1e-4
-# Images that nothing is measured on, to verify a file with.
+# Number of additional images for verification that are not used for calibration.
 _FRESH = 16
-# What to say of a share of equal answers, from the best down.
+# Assessment of the fraction of equal predictions, from the best down.
 _AGREEMENTS = (
     (0.98, "which is good"),
     (0.9, "which is fair: measure the accuracy of the file"),
     (0.0, "which is poor: calibrate with more images like those of training, or train with `quantize_aware`"),
 )
-_CARRIES_ON = (
-    " No file of integers can be right then: train the network, or if it is trained, see that the images are such as it"
-    " was trained on. One that is to stay untrained needs statistics in its normalizations: call it on images with"
-    " `training=True` some dozens of times."
+_AMPLIFIES = (
+    " No int8 file can be accurate for this network: train it, or if it is trained, check that the images are like its"
+    " training images. A network that is to stay untrained needs statistics in its normalizations: call it on images"
+    " with `training=True` a few dozen times."
 )
-_SAYS_THE_SAME = (
-    "nothing can be seen, since the network says nearly the same of every image: train it, or if it is trained, see"
-    " that the images are such as it was trained on"
+_CONSTANT_OUTPUT = (
+    "the comparison is not meaningful, because the network gives nearly the same output for every image: train it, or"
+    " if it is trained, check that the images are like its training images"
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far a file agrees with Keras on the same images.
+    """Agreement of a file with Keras on the same images.
 
     Attributes:
-        largest_difference: the largest difference between an output of the file and of Keras.
-        score_error: length of the difference of all scores, as a share of the length of Keras' scores. Scores are the
-            numbers before a final softmax or sigmoid, else the outputs. Of several outputs the one counts that comes
-            nearest to its bound.
-        top1_agreement: share of the images of which file and Keras say the same: the class that comes first, the side
-            of 0.5 of one sigmoid, all labels of several; of the pixels if the output is a map; of several outputs the
-            smallest; `None` for one number that is no probability.
-        score_variation: how far Keras' scores differ from one image to the next: the length of their difference from
-            their mean, as a share of their length; `None` for one image. Where it is not above `score_error`, the
-            network says nearly the same of every image, and nothing can be seen from the agreement.
+        largest_difference: largest difference between an output of the file and of Keras.
+        score_error: relative error of the scores: norm of the difference to Keras' scores divided by the norm of Keras'
+            scores. Scores are the values before a final softmax or sigmoid, otherwise the outputs. For several outputs,
+            the one closest to its bound counts.
+        top1_agreement: fraction of images with the same prediction in the file and in Keras: the top class, the side of
+            0.5 for one sigmoid, or all labels for several. For an output map it is the fraction of pixels; for several
+            outputs the smallest fraction; `None` for a single number that is not a probability.
+        score_variation: relative variation of Keras' scores between images: norm of the difference to their mean
+            divided by their norm; `None` for one image. If it does not exceed `score_error`, the network gives nearly
+            the same output for every image, and the agreement is not meaningful.
         verified_on: number and kind of these images.
-        score_error_bound: the largest `score_error` with which the file would have been written. For `"int8"` it comes
-            from the bits: 1.5 times the error that rounding every kernel and value makes in float, and one step of the
-            scores; so it does where AI Edge Quantizer has made the file. In the float modes it is 1e-4 or 1e-2, or, in
-            a network that carries every difference on, twice what rounding its kernels makes, if that is more.
-        worst_layer: for `"int8"`, the layer that loses most when it alone is rounded; else `None`.
-        worst_layer_error: what that layer loses, as a share of the length of its output.
+        score_error_bound: limit of `score_error`, above which the file would not have been written. For `"int8"` it is
+            1.5 times the error of rounding every kernel and activation in float, plus one step of the scores; likewise
+            for files by AI Edge Quantizer. In the float modes it is 1e-4 or 1e-2, or twice the error of rounding the
+            kernels if that is larger, as in a network that amplifies differences.
+        worst_layer: for `"int8"`, the layer with the largest error when it alone is rounded; otherwise `None`.
+        worst_layer_error: relative error of the output of that layer.
     """
 
     largest_difference: float
@@ -80,17 +80,17 @@ class Agreement:
 
     @property
     def tells(self) -> bool:
-        """Whether the images are told apart at all, so that the agreement is worth something."""
+        """Whether the outputs vary between images, so that the agreement is meaningful."""
         return self.score_variation is None or self.score_variation > self.score_error
 
     @property
     def in_words(self) -> str:
-        """Whether that is good, and what helps if it is not."""
+        """Assessment of the agreement, with advice if it is not good."""
         if not self.tells:
-            return _SAYS_THE_SAME
+            return _CONSTANT_OUTPUT
         if self.top1_agreement is None:
             return f"outputs differ by up to {self.largest_difference:.2g}"
-        share = f"the same answer for {self.top1_agreement:.1%}"
+        share = f"the predictions agree for {self.top1_agreement:.1%}"
         return f"{share}, {next(words for least, words in _AGREEMENTS if self.top1_agreement >= least)}"
 
 
@@ -102,28 +102,28 @@ def verify_file(
     quantization: precisions.Quantization,
     representative_data: Arrays | None,
 ) -> Agreement:
-    """Runs a file in the LiteRT interpreter, on given examples and on fresh ones, and compares it with Keras.
+    """Runs a file in the LiteRT interpreter, on given and on fresh examples, and compares it with Keras.
 
     Args:
-        data: the file.
-        lowered: the network, as [`reference.lower_model`] gives it.
-        graph: what the file was written from, which says how much of a difference its bits explain.
-        quantization: the precision of the file.
+        data: bytes of the file.
+        lowered: the network, as returned by [`reference.lower_model`].
+        graph: the graph from which the file was written; determines the error that rounding explains.
+        quantization: precision of the file.
         representative_data: an array `(n, ...)` for each input, or `None` for synthetic examples.
 
     Returns:
         The `Agreement` on the given examples.
 
     Raises:
-        ExportMismatchError: the file differs from Keras by more than its precision allows, and its bits explain; or a
-            constant is in it twice, or something stayed in float in a file of integers.
+        ExportMismatchError: the file differs from Keras by more than its precision allows; or it contains a constant
+            twice; or a value of an integer file stayed in float.
     """
     known, shapes = precisions.of_file(quantization), reference.input_shapes(lowered.traced)
     count = min(precision.verification_images for precision in known)
     given, verified_on = verification_inputs(representative_data, shapes, count=count)
     fresh = fresh_inputs(representative_data, shapes, count=_FRESH)
     tolerance = max(precision.tolerance for precision in known)
-    # Images that an integer file was not calibrated with may have values outside its ranges, which it clips as it must.
+    # Images that were not used for calibration may have values outside the ranges, which an integer file clips.
     most = math.inf if precisions.has_integers(quantization) else tolerance
     run, ranges = _open(data, lowered), {}
     if precisions.needs_quantizer(quantization) and isinstance(graph, InferenceGraph):
@@ -139,26 +139,28 @@ def verify_file(
 def _check_constants(model: file.Model, lowered: LoweredModel, quantization: precisions.Quantization) -> None:
     repeated, floats = file.repeated_bytes(model), file.tensor_types(model) - {"int8", "int32"}
     if repeated:
-        raise ExportMismatchError(f"{repeated} bytes of constants are in the converted file twice; it was not written.")
+        raise ExportMismatchError(
+            f"The converted file contains {repeated} bytes of constants twice, and was not written."
+        )
     in_float = any(step.kind in FLOAT for step in lowered.graph.operations)
     if quantization == "int8" and floats and not in_float:
         names = ", ".join(sorted(floats))
-        raise ExportMismatchError(f"Some values of the converted file stayed in {names}; it was not written.")
+        raise ExportMismatchError(f"Some values of the converted file stayed in {names}, and it was not written.")
 
 
 def _open(data: bytes, lowered: LoweredModel) -> Callable[[Arrays], Results]:
-    """A function that runs a file on an array `(n, ...)` for each input."""
+    """Returns a function that runs a file on an array `(n, ...)` for each input."""
     interpreter = file.open_bytes(data, "The converted file")
     places = [detail["index"] for detail in interpreter.get_output_details()]
     graph = lowered.graph
     inside = zip(places, file.score_tensors(file.parse(data)), graph.scores(), graph.outputs, strict=True)
-    # What a layer does inside of itself at its end is not told apart from its output.
+    # The scores inside a single layer cannot be separated from its output.
     tensors = [place if score is None or own == end else score for place, score, own, end in inside]
     keeping = interpreter
     if tensors != places:
         with warnings.catch_warnings():
-            # Only so are scores inside of a file kept, which LiteRT says costs memory. Its delegate then runs operators
-            # one by one, so that the outputs are those of an interpreter as programs open it.
+            # Required to read the scores; LiteRT warns that it costs memory. The delegate then runs operators one by
+            # one, so the outputs are taken from an interpreter with the default options.
             warnings.simplefilter("ignore", UserWarning)
             keeping = file.open_bytes(data, "The converted file", experimental_preserve_all_tensors=True)
 
@@ -171,10 +173,10 @@ def _open(data: bytes, lowered: LoweredModel) -> Callable[[Arrays], Results]:
 
 
 def _judge(results, expected, lowered, graph, inputs, most, quantization, ranges) -> Agreement:
-    """The `Agreement` of the output that is nearest to its bound; an `ExportMismatchError` if one is beyond it.
+    """The `Agreement` of the output that is closest to its bound; raises `ExportMismatchError` if one exceeds it.
 
-    Its scores may differ by `most`, or less if that is more than the bits of integers explain, or more if the bits that
-    a float file has do.
+    The bound is `most`, or less if integer rounding explains less, or more if the rounding of a float file explains
+    more.
     """
     heads, (_, right_scores) = heads_of(lowered.traced), expected
     agreements = list(map(_compare, heads, *results, *expected))
@@ -188,27 +190,29 @@ def _judge(results, expected, lowered, graph, inputs, most, quantization, ranges
         if worst is not None:
             loss = rounding.layers[worst]
             limits = {"worst_layer": worst, "worst_layer_error": loss}
-            hint = f" Rounding alone makes {max(rounding.scores):.2g}; layer '{worst}' loses most, {loss:.2g}."
-            hint += _CARRIES_ON if max(rounding.scores) > most else ""
+            hint = (
+                f" Rounding alone causes {max(rounding.scores):.2g}; layer '{worst}' has the largest error, {loss:.2g}."
+            )
+            hint += _AMPLIFIES if max(rounding.scores) > most else ""
     elif precisions.needs_quantizer(quantization) and graph is not None:
         errors = kernel_rounding_error(
             graph, inputs, lambda each: edge_quantizer.rounded_bits(quantization, each), ranges=ranges
         )
         bounds = [max(_LEAST_BOUND, min(most, _ROUNDING_FACTOR * error)) for error in errors]
-        hint = f" Rounding alone makes {max(errors):.2g}."
+        hint = f" Rounding alone causes {max(errors):.2g}."
     elif in_float and graph is not None and any(each.score_error > most for each in agreements):
         precision, *_ = precisions.of_file(quantization)
         _, explained = reference.rounding_limits(graph, inputs, bits=_checks.known("right_bits", precision.right_bits))
         bounds = [max(most, error) for error in explained]
     for agreement, limit, right in zip(agreements, bounds, right_scores, strict=True):
         difference_limit = limit * (1 + np.abs(right).max() / 2) if in_float else np.inf
-        # Written so that a difference that is no number fails.
+        # Written so that NaN fails.
         if not (agreement.score_error <= limit and agreement.largest_difference <= difference_limit):
-            difference = f", largest difference of the outputs {agreement.largest_difference:.2g}"
+            difference = f", largest output difference {agreement.largest_difference:.2g}"
             raise ExportMismatchError(
                 f"The converted file does not compute what Keras computes on {len(inputs[0])} images, and was not"
-                f" written: relative error of the scores {agreement.score_error:.2g} (at most {limit:.2g} is right)"
-                f"{f'{difference} (at most {difference_limit:.2g})' if in_float else ''}.{hint}"
+                f" written: relative error of the scores {agreement.score_error:.2g} (limit {limit:.2g})"
+                f"{f'{difference} (limit {difference_limit:.2g})' if in_float else ''}.{hint}"
             )
     tightest = max(range(len(heads)), key=lambda place: agreements[place].score_error / max(bounds[place], 1e-30))
     shares = [agreement.top1_agreement for agreement in agreements if agreement.top1_agreement is not None]
@@ -239,8 +243,8 @@ def check_classifier(model: keras.Model) -> tuple[tuple[int, int, int], int]:
     """The shape of one image and the number of classes of a classifier that can be exported.
 
     Raises:
-        ValueError: the model is not functional or sequential, or does not take one batch of images of a fixed size, or
-            does not give one vector of a fixed length for each.
+        ValueError: the model is not functional or sequential, does not take one batch of images of a fixed size, or
+            does not return one vector of a fixed length per image.
     """
     images, results = check_model(model)
     if len(images) != 1 or len(results) != 1:
@@ -249,15 +253,15 @@ def check_classifier(model: keras.Model) -> tuple[tuple[int, int, int], int]:
     if len(image) != 3:
         raise ValueError(f"The input of `model` must be images `(batch, height, width, channels)`, is {image}.")
     if len(result) != 1:
-        raise ValueError(f"`model` must give one vector an image, `(batch, classes)`, but gives {result}.")
+        raise ValueError(f"`model` must return one vector per image, `(batch, classes)`, but returns {result}.")
     return image, result[0]
 
 
 def check_model(model: keras.Model) -> tuple[list[Shape], list[Shape]]:
-    """The shapes of one example, of each input and of each output, of a network that can be exported.
+    """The shape of one example for each input and output of a network that can be exported.
 
     Raises:
-        ValueError: the model is not functional or sequential, or has open sides beside the batch.
+        ValueError: the model is not functional or sequential, or has unknown dimensions other than the batch.
     """
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
     if not isinstance(model, keras.Model) or not inputs or not outputs:
@@ -271,5 +275,5 @@ def check_model(model: keras.Model) -> tuple[list[Shape], list[Shape]]:
             )
     for shape in results:
         if None in shape:
-            raise ValueError(f"`model` must give results of a fixed size, but gives {shape}.")
+            raise ValueError(f"`model` must return results of a fixed size, but returns {shape}.")
     return given, results

@@ -1,6 +1,6 @@
-"""What activations become in an inference graph: of layers with one, as layers, and as functions of `keras.ops`.
+"""Lowering rules of activations: of layers with one, as layers, and as functions of `keras.ops`.
 
-Some are operators of their own in a file; others are put together from such, so that they run in integers too.
+Some are single operators in a file; others are composed of several, so that they also run in integers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from keras_sharenets.mobile.graph.steps import (
     unary,
 )
 
-# `(graph, layer, x)` to the value of the function of `x`.
+# Function of `(graph, layer, x)` that returns the value of the activation of `x`.
 _Function = Callable[[GraphBuilder, Any, Value], Value]
 
 
@@ -44,7 +44,7 @@ def _relu6(graph, layer, x):
 
 
 def _clipped(low: float, high: float) -> _Function:
-    """`min(max(x, low), high)` by way of a ReLU(6)."""
+    """`min(max(x, low), high)` by means of a ReLU6."""
     factor = 6 / (high - low)
 
     def clipped(graph, layer, x):
@@ -59,7 +59,7 @@ def _hard_sigmoid(graph, layer, x):
 
 
 def _function(kind: str, **attributes: Any) -> _Function:
-    """A function that is an operator of its own."""
+    """A function that is a single operator."""
     return lambda graph, layer, x: unary(graph, kind, layer, x, **attributes)
 
 
@@ -69,7 +69,7 @@ def _times(function: _Function) -> _Function:
 
 
 def _softplus(graph, layer, x):
-    """`log(1 + exp(x))` as `max(x, 0) - log(sigmoid(|x|))`: no number in it is large or close to 0."""
+    """`log(1 + exp(x))` as `max(x, 0) - log(sigmoid(|x|))`, which avoids large and tiny intermediate values."""
     small = unary(graph, "log", layer, unary(graph, "sigmoid", layer, unary(graph, "abs", layer, x)))
     return pairwise(graph, "subtract", layer, [_relu(graph, layer, x), small])
 
@@ -83,13 +83,13 @@ def _log_sigmoid(graph, layer, x):
 
 
 def _softsign(graph, layer, x):
-    """`x / (1 + |x|)`, divided by squaring what is 1 over a root: there is no division of integers."""
+    """`x / (1 + |x|)` by means of a squared reciprocal root, because there is no integer division."""
     root = unary(graph, "rsqrt", layer, scaled(graph, layer, unary(graph, "abs", layer, x), 1, 1))
     return pairwise(graph, "multiply", layer, [pairwise(graph, "multiply", layer, [x, root]), root])
 
 
 def _elu(alpha: float, gain: float = 1.0) -> _Function:
-    """`gain * (x if x > 0 else alpha * (exp(x) - 1))`; the operator has `alpha = 1`, and a ReLU makes up for that."""
+    """`gain * (x if x > 0 else alpha * (exp(x) - 1))`; the operator has `alpha = 1`, and a ReLU compensates for it."""
 
     def elu(graph, layer, x):
         y = unary(graph, "elu", layer, x)
@@ -111,7 +111,7 @@ def _celu(alpha: float) -> _Function:
 
 
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
-# Functions that are there under one name in `keras.activations` and in `keras.ops`, as different objects.
+# Functions with the same name in `keras.activations` and in `keras.ops`, as different objects.
 _IN_BOTH: dict[str, _Function] = {
     "relu": _relu,
     "relu6": _relu6,
@@ -137,18 +137,18 @@ _FUNCTIONS: dict[Any, _Function] = {
     activations.softsign: _softsign,
     activations.mish: _mish,
 }
-# Layers that can be the activation of another one.
+# Layers that can be the activation of another layer.
 _LAYERS = (layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU, layers.Softmax, layers.Activation)
 
 
 def activate(graph: GraphBuilder, layer: Any, path: str, x: Value) -> Value:
-    """The output of a layer's own activation, which is a function or a layer."""
+    """The output of a layer's activation, which is a function or a layer."""
     activation = getattr(layer, "activation", None)
     if isinstance(activation, _LAYERS):
         return _activation_layer(graph, activation, path, x)
     try:
         return x if activation is None else _FUNCTIONS[activation](graph, layer, x)
-    except (KeyError, TypeError):  # A function that is not known, or an object that is no key.
+    except (KeyError, TypeError):  # An unknown function, or an unhashable object.
         name = getattr(activation, "__name__", activation)
         raise refuse(layer, path, f"has the activation `{name}`, which cannot be exported to TFLite.") from None
 
@@ -171,9 +171,7 @@ def _relu_layer(graph, layer, call, x, shape):
     most = layer.max_value
     slope = float(layer.negative_slope)
     if layer.threshold or (slope and most is not None):
-        raise refuse(
-            layer, call.path, "has a threshold, or both a slope and a largest value, which cannot be exported."
-        )
+        raise refuse(layer, call.path, "has a threshold, or both a slope and a maximum, which cannot be exported.")
     if slope:
         return unary(graph, "leaky_relu", layer, x[0], slope=slope)
     if most is None:

@@ -1,7 +1,7 @@
-"""How much memory the values of a network need, and in which order of its steps they need least.
+"""Memory planning: the activation memory of a network, and the order of its steps that needs the least.
 
-A value takes memory from the step that makes it to the last one that reads it. What is in memory at one step at a time
-is a lower bound; a planner that gives every value a place can need more, since the places do not fit into one another.
+A value takes memory from the step that computes it to the last step that reads it. The memory in use at one step is a
+lower bound; a planner that assigns offsets can need more because of fragmentation.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-# Runtimes begin every value at a multiple of so many bytes.
+# Alignment of values in bytes.
 ALIGNMENT = 16
-# Sets of steps that are looked at between two places where a single value is in memory; else the order stays.
+# Limit of the search between two points where only one value is in memory, in sets of steps; beyond it the order stays.
 _MOST_STATES = 20_000
-# How often values change places in the search; the networks of all families needed at most 131 of them.
+# Number of swaps in the search for offsets; the networks of all families needed at most 131.
 _TURNS = 400
 
 Lifetimes = dict[int, tuple[int, int]]
@@ -24,9 +24,9 @@ Lifetimes = dict[int, tuple[int, int]]
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One step: the numbers of the values that it reads and makes; constants are left out.
+    """One step: the numbers of its input and output values, without constants.
 
-    `in_place` says that it may write what it makes over a value of the same size that it reads.
+    `in_place` means that it may overwrite an input of the same size with its output.
     """
 
     inputs: tuple[int, ...]
@@ -36,7 +36,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Steps in their order, the bytes of every value, and which values come from outside and are read there."""
+    """Steps in order, the bytes of every value, and the inputs and outputs."""
 
     steps: tuple[Step, ...]
     sizes: dict[int, int]
@@ -44,12 +44,12 @@ class Program:
     outputs: tuple[int, ...]
 
     def with_order(self, order: Iterable[int]) -> Program:
-        """The same steps in another order."""
+        """A copy with the steps in another order."""
         return dataclasses.replace(self, steps=tuple(self.steps[index] for index in order))
 
 
 def aligned(size: int) -> int:
-    """Bytes that a value takes.
+    """A size rounded up to the alignment.
 
     >>> aligned(17)
     32
@@ -58,7 +58,7 @@ def aligned(size: int) -> int:
 
 
 def lifetimes(program: Program) -> Lifetimes:
-    """`{value: (first step, last step)}`; what is read outside stays to the end."""
+    """`{value: (first step, last step)}`; outputs live until the end."""
     first = dict.fromkeys(program.inputs, 0)
     last = dict.fromkeys(program.inputs, 0)
     for number, step in enumerate(program.steps):
@@ -71,7 +71,7 @@ def lifetimes(program: Program) -> Lifetimes:
 
 
 def overwritten(program: Program) -> dict[int, int]:
-    """`{value: the one whose memory it takes over}`, where a step may work in place and nothing reads that any more."""
+    """`{value: the input that it overwrites}`, for in-place steps whose input is not read again."""
     lives, over = lifetimes(program), {}
     for number, step in enumerate(program.steps):
         if not step.in_place:
@@ -84,9 +84,9 @@ def overwritten(program: Program) -> dict[int, int]:
 
 
 def merged(program: Program) -> tuple[Program, dict[int, int]]:
-    """The program with one number for all values that lie in the same memory, and `{value: that number}`."""
+    """The program with one number for all values in the same memory, and `{value: that number}`."""
     over, places = overwritten(program), {value: value for value in program.sizes}
-    for step in program.steps:  # What is overwritten was made before.
+    for step in program.steps:  # An overwritten value was computed before.
         places.update({value: places[over[value]] for value in step.outputs if value in over})
 
     def together(values):
@@ -98,7 +98,7 @@ def merged(program: Program) -> tuple[Program, dict[int, int]]:
 
 
 def peak_bytes(program: Program) -> int:
-    """The most bytes that are in memory at one step, nothing in place."""
+    """The peak memory in bytes, without in-place steps."""
     lives, sizes = lifetimes(program), program.sizes
     changes = [0] * (len(program.steps) + 1)
     for value, (first, last) in lives.items():
@@ -112,9 +112,9 @@ def peak_bytes(program: Program) -> int:
 
 
 def _placed(sizes, crowds, order, fixed):
-    """Gives every value of an order the first place that those which live at the same time leave free.
+    """First-fit offsets for values in the given order, among the values that live at the same time.
 
-    Places in `fixed` are given, whatever they overlap.
+    Offsets in `fixed` are kept, even if they overlap.
     """
     offsets = dict(fixed)
     for value in order:
@@ -135,11 +135,11 @@ def arena_size(sizes: Mapping[int, int], offsets: Mapping[int, int]) -> int:
 
 
 def micro_offsets(program: Program, fixed: Mapping[int, int] | None = None) -> dict[int, int]:
-    """The places that the greedy planner of LiteRT for Microcontrollers finds: large values first, then later ones.
+    """The offsets of the greedy planner of LiteRT for Microcontrollers: largest values first, ties by later number.
 
     Args:
         program: `Program`.
-        fixed: `{value: byte that it begins at}`, of those that have a place; or `None`.
+        fixed: `{value: offset}` for values with a given offset, or `None`.
     """
     fixed, lives = fixed or {}, lifetimes(program)
     sizes = {value: aligned(program.sizes[value]) for value in lives}
@@ -148,7 +148,7 @@ def micro_offsets(program: Program, fixed: Mapping[int, int] | None = None) -> d
 
 
 def _crowds(lives):
-    """`{value: those that are in memory at some time that it is there}`."""
+    """`{value: values with overlapping lifetimes}`."""
     return {
         value: [other for other in lives if other != value and first <= lives[other][1] and lives[other][0] <= last]
         for value, (first, last) in lives.items()
@@ -156,11 +156,11 @@ def _crowds(lives):
 
 
 def best_offsets(program: Program) -> dict[int, int]:
-    """Places of all values in as little memory as a search finds, the same at every call.
+    """Offsets of all values in as little memory as a deterministic search finds.
 
-    Steps work in place where they may. Values get their places one after the other, large ones first. Then, again and
-    again, one of those that are stacked up to the end takes turns with one that lives at the same time, and stays there
-    if that needs no more memory. What is in memory at one step at a time is the least that can be found.
+    Steps work in place where possible. First, offsets are assigned in order of size, largest first. Then one of the
+    values stacked up to the end is repeatedly swapped in this order with one that lives at the same time; the swap is
+    kept if it needs no more memory. The search ends at the lower bound, the peak memory of the steps.
     """
     one_each, places = merged(program)
     sizes = {value: aligned(size) for value, size in one_each.sizes.items()}
@@ -185,7 +185,7 @@ def best_offsets(program: Program) -> dict[int, int]:
 
 
 def _stacked(sizes, offsets, crowds, most):
-    """The values that end where the memory does, and those that they stand on without a gap."""
+    """The values that end at the end of the memory, and those directly below them without a gap."""
     stacked = [value for value, offset in offsets.items() if offset + sizes[value] == most]
     for value in stacked:
         under = (other for other in crowds[value] if offsets[other] + sizes[other] == offsets[value])
@@ -194,10 +194,10 @@ def _stacked(sizes, offsets, crowds, most):
 
 
 def best_order(program: Program) -> tuple[int, ...]:
-    """An order of the steps in which fewest bytes are in memory at a time, close to the one that they have.
+    """An order of the steps with the lowest peak memory, close to the given one.
 
-    Between two places where a single value is in memory every order is looked at, as far as that ends in sight. The
-    steps there stay where they are unless that lowers the most bytes of the whole program.
+    All orders between two points where only one value is in memory are searched, up to a limit. Steps are reordered
+    only if that lowers the peak of the whole program.
     """
     parts = _parts(program)
     peaks = [_peak(program, part) for part in parts]
@@ -211,7 +211,7 @@ def best_order(program: Program) -> tuple[int, ...]:
 
 
 def _parts(program):
-    """The numbers of the steps, split where one value alone is still to be read: whatever comes later needs it."""
+    """The indices of the steps, split at points where only one value is still to be read."""
     remaining, parts, part, open_values = _readers(program), [], [], set(program.inputs)
     for number, step in enumerate(program.steps):
         part.append(number)
@@ -233,7 +233,7 @@ def _readers(program):
 
 
 class _Part:
-    """What the bytes in memory depend on between two such places: how often each value is still to be read."""
+    """Memory accounting of the steps between two such points."""
 
     def __init__(self, program: Program, part: Sequence[int]) -> None:
         self.steps = [program.steps[number] for number in part]
@@ -241,7 +241,7 @@ class _Part:
         self.made = {value: bit for bit, step in enumerate(self.steps) for value in step.outputs}
         inside = _readers(Program(tuple(self.steps), {}, (), ()))
         everywhere = _readers(program)
-        # What comes in, or stays for steps behind, lives as long as the part lasts.
+        # Values that later steps read live until the end of the part.
         self.stays = {
             value
             for value in {*inside, *self.made}
@@ -257,7 +257,7 @@ class _Part:
         self.at_start = sum(self.sizes[value] for value in inside if value not in self.made)
 
     def after(self, done: int, live: int, bit: int) -> tuple[int, int]:
-        """`(most bytes during a step, bytes after it)`, of the steps in `done` having been made."""
+        """`(peak bytes during a step, bytes after it)`, after the steps in `done`."""
         step, now = self.steps[bit], done | 1 << bit
         dying = [
             value for value in dict.fromkeys(step.inputs) if value not in self.stays and not self.readers[value] & ~now
@@ -280,7 +280,7 @@ def _peak(program, part):
 
 
 def _best_of_part(program, part, peak):
-    """`(most bytes, order)` of the best order; those of the one that is there if none of those looked at is better."""
+    """`(peak bytes, order)` of the best order found; the given one if none is better."""
     known = _Part(program, part)
     complete, seen = (1 << len(part)) - 1, set()
     queue: list[tuple[int, int, tuple[int, ...], int, int]] = [(0, 0, (), 0, known.at_start)]

@@ -1,4 +1,4 @@
-"""What sums, products and the like of tensors become in an inference graph: of layers and of `keras.ops`."""
+"""Lowering rules of tensor arithmetic, such as sums and products: layers and functions of `keras.ops`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _average(graph, layer, call, x, shape):
     return scaled(graph, layer, pairwise(graph, "add", layer, x), 1 / len(x))
 
 
-# With a constant `c` for each channel on the right and on the left: scale and shift of `x` beside it.
+# Scale and shift of `x` for a constant `c` per channel on the right and on the left.
 _BESIDE_CONSTANT: dict[str, Any] = {
     "add": (lambda c: (1, c), lambda c: (1, c)),
     "subtract": (lambda c: (1, -c), lambda c: (-1, c)),
@@ -55,7 +55,7 @@ def _arithmetic(kind):
         rank = len(x[0].shape)
         numbers = numbers.reshape((1,) * (rank - numbers.ndim) + numbers.shape)
         if numbers.ndim > rank or numbers.shape[0] != 1:
-            raise refuse(layer, call.path, f"has a constant of shape {numbers.shape} for each batch.")
+            raise refuse(layer, call.path, f"has a constant of shape {numbers.shape}, which varies along the batch.")
         pair = [x[0], x[0]]
         pair[places[0]] = constant(graph, layer, "constant", lambda: numbers[0])
         return pairwise(graph, kind, layer, pair)

@@ -1,7 +1,7 @@
-"""Layers that are put together from other ones: what their `call` calls, as calls that rules can lower.
+"""Composite layers: the calls inside their `call` method, which rules can lower.
 
-A block, an attention, a whole network written as a subclass of `keras.layers.Layer` or `keras.Model` is called on
-symbols, and is the graph of layers and functions of `keras.ops` that this leaves behind.
+A block, an attention layer or a whole network written as a subclass of `keras.layers.Layer` or `keras.Model` is called
+on symbolic tensors, and the resulting graph of layers and functions of `keras.ops` replaces it.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ _GRAPHS: weakref.WeakKeyDictionary[Call, Graph | None] = weakref.WeakKeyDictiona
 
 
 def parts_of(layer: Any, call: Call) -> Graph | None:
-    """What a call of a layer calls itself, as a graph from its inputs to its outputs.
+    """The graph of the calls inside a call of a layer, from its inputs to its outputs.
 
-    The calls have paths behind that of the layer, and numbers of their own at each of its calls.
+    The paths of these calls begin with that of the layer, and their indices differ between calls of the layer.
 
     Args:
         layer: the layer of the call.
         call: the `Call`.
 
     Returns:
-        A `Graph`, or `None` for what is no layer, and where the layer looks at numbers, computes with something else
-        than Keras, or gives what does not come from its inputs.
+        A `Graph`, or `None` if it is not a layer, or if the layer needs concrete values, uses functions outside Keras,
+        or returns values that do not depend on its inputs.
     """
     if not isinstance(layer, keras.layers.Layer):
         return None
-    if call not in _GRAPHS:  # One for each call, which keeps the operations in it alive: constants are known by them.
+    if call not in _GRAPHS:  # One per call; keeps its operations alive, whose identities are the keys of constants.
         _GRAPHS[call] = _traced(layer, call)
     return _GRAPHS[call]
 
@@ -46,11 +46,11 @@ def _traced(layer, call):
         return None
     symbols = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in call.inputs]
     try:
-        # What a layer would write to its variables is forgotten with the scope.
+        # The scope discards updates of the layer's variables.
         with keras.StatelessScope(), _symbols_beside_variables():
             outputs = call_keras(call, symbols, layer, inside=True)
             graph = trace(keras.Model(symbols, outputs))
-    # A layer that is no composition raises whatever it likes when it is given symbols.
+    # A layer that is not a composition may raise any exception for symbolic tensors.
     except Exception:
         return None
     alike = [tensor.shape for tensor in graph.outputs] == [tensor.shape for tensor in call.outputs]
@@ -65,7 +65,7 @@ def _traced(layer, call):
 
 @contextlib.contextmanager
 def _symbols_beside_variables() -> Iterator[None]:
-    """`variable * symbol` is what `symbol * variable` is: Keras asks the variable, which knows numbers alone."""
+    """Makes `variable * symbol` equal `symbol * variable`: the variable's method does not support symbolic tensors."""
     names = ("__add__", "__sub__", "__mul__", "__truediv__", "__pow__")
     known = {name: vars(keras.Variable).get(name) for name in names}
 

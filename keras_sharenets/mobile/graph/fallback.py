@@ -1,6 +1,6 @@
-"""Calls that no rule lowers: TensorFlow's converter converts each alone, and the file gets its operators.
+"""Fallback for calls without a rule: TensorFlow's converter translates each separately to operators of the file.
 
-So a network with one unusual layer is a file too, and what the rest shares stays shared.
+A network with an unusual layer can therefore be exported, and the rest keeps its sharing.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from keras_sharenets.mobile.inspect import file
 
 
 class Program:
-    """One output of one call for one example, as the TFLite file that TensorFlow's converter made of it.
+    """One output of a call for one example, as a TFLite file from TensorFlow's converter.
 
-    Its inputs and its output are float32, whatever Keras has there.
+    Its inputs and its output are float32, whatever their types in Keras.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -33,9 +33,9 @@ class Program:
         self._interpreter = None
 
     def __call__(self, *inputs: Any) -> Any:
-        """The output for arrays `(n, ...)`, or `(1, ...)` of what is the same for all examples."""
+        """The output for arrays `(n, ...)`, or `(1, ...)` if they are the same for all examples."""
         if self._interpreter is None:
-            self._interpreter = file.open_bytes(self.data, "What TensorFlow's converter made of a layer")
+            self._interpreter = file.open_bytes(self.data, "The result of TensorFlow's converter for a layer")
         arrays = [np.asarray(array, "float32") for array in inputs]
         count = max(map(len, arrays))
         arrays = [np.broadcast_to(array, (count, *array.shape[1:])) for array in arrays]
@@ -43,7 +43,7 @@ class Program:
         return ops.convert_to_tensor(file.run_examples(self._interpreter, arrays, [output])[0])
 
 
-# Keras looks at the bits of the numbers, which LiteRT has no operator for, to tell -0.0 from 0.0.
+# Keras inspects the bits to distinguish -0.0 from 0.0, for which LiteRT has no operator.
 _PLAIN = {operation_class(ops.argmax): tf.argmax, operation_class(ops.argmin): tf.argmin}
 _PROGRAMS: weakref.WeakKeyDictionary[Call, list[Program]] = weakref.WeakKeyDictionary()
 
@@ -51,18 +51,18 @@ _PROGRAMS: weakref.WeakKeyDictionary[Call, list[Program]] = weakref.WeakKeyDicti
 def lower_by_converter(
     graph: GraphBuilder, layer: Any, call: Call, inputs: list[Value], refusal: UnsupportedLayerError
 ) -> list[Value]:
-    """What a call gives, each output as the operators that TensorFlow's converter makes of it.
+    """Lowers each output of a call to the operators of TensorFlow's converter.
 
     Args:
-        graph: the growing graph.
-        layer: the layer, or operation, of the call.
+        graph: the graph under construction.
+        layer: the layer or operation of the call.
         call: the `Call`.
-        inputs: the values that it reads.
-        refusal: why no rule lowers it.
+        inputs: its input values.
+        refusal: the reason why no rule applies.
 
     Raises:
-        UnsupportedLayerError: the converter does not convert it either, or only to operators of TensorFlow itself; or
-            it mixes the examples of a batch.
+        UnsupportedLayerError: the converter cannot convert it either, or only to operators of TensorFlow itself; or it
+            mixes the examples of a batch.
     """
     if call not in _PROGRAMS:
         _PROGRAMS[call] = [_converted(layer, call, place, refusal) for place in range(len(call.outputs))]
@@ -70,7 +70,7 @@ def lower_by_converter(
     for tensor, program in zip(call.outputs, _PROGRAMS[call], strict=True):
         main = file.parse(program.data).Subgraphs(0)
         given = main.Outputs(0)
-        if given in main.InputsAsNumpy().tolist():  # It does nothing in inference.
+        if given in main.InputsAsNumpy().tolist():  # Does nothing in inference.
             outputs.append(inputs[main.InputsAsNumpy().tolist().index(given)])
         elif not main.OperatorsLength():
             constant = Constant(f"{layer.name}/constant", np.asarray(program(*_zeros(inputs))))
@@ -94,7 +94,7 @@ def _converted(layer, call, place, refusal):
         read = [x if dtype == "float32" else tf.cast(tf.round(x), dtype) for x, dtype in pairs]
         function = _PLAIN.get(type(layer))
         if function is not None and layer.axis is not None and len(read) == 1:
-            indices = function(read[0], layer.axis, tf.int32)  # Microcontrollers have no int64 there.
+            indices = function(read[0], layer.axis, tf.int32)  # Microcontrollers do not support int64 here.
             return tf.cast(tf.expand_dims(indices, layer.axis) if layer.keepdims else indices, "float32")
         return tf.cast(call_keras(call, read, layer)[place], "float32")
 
@@ -105,21 +105,21 @@ def _converted(layer, call, place, refusal):
             converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
             program = Program(converter.convert())
         result = np.shape(program(*(np.zeros(shape, "float32") for shape in shapes)))
-    # The converter raises whatever it likes, and so do layers that are traced for a batch of 1.
+    # The converter, and layers traced for a batch of 1, may raise any exception.
     except Exception as error:
         raise UnsupportedLayerError(f"{refusal} {_reason(str(error))}") from error
     expected = (1, *call.outputs[place].shape[1:])
     if result != expected:
         raise UnsupportedLayerError(
-            f"{refusal} TensorFlow's converter does not help: for one example the layer gives {result}, and Keras says"
-            f" {expected}."
+            f"{refusal} TensorFlow's converter cannot be used either: for one example the layer returns {result},"
+            f" instead of {expected}."
         )
     return program
 
 
 @contextlib.contextmanager
 def _quiet():
-    """Without the converter's advice to give it the layer's variables: it finds them."""
+    """Silences the converter's advice to pass the layer's variables, which it finds itself."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -130,7 +130,7 @@ def _quiet():
 
 
 def _reason(message):
-    """Why the converter failed, from its long message."""
+    """The reason why the converter failed, extracted from its long message."""
     names = sorted(set(re.findall(r"Flex ops: ([\w, ]+)", message)) or set(re.findall(r"'?tf\.(\w+)'? op", message)))
     if names:
         return f"TensorFlow's converter cannot convert it alone either: LiteRT has no operator for {', '.join(names)}."

@@ -1,4 +1,4 @@
-"""Cheaper steps for groups of channels that are convolved one after the other, as in hierarchical group convolutions.
+"""Passes for groups of channels that are convolved one after the other, as in hierarchical group convolutions.
 
 A strided channel shuffle moves channel `c` to group `c % groups`. Runtimes run such shuffles and their groups fastest
 as reshaped and transposed tables.
@@ -17,15 +17,15 @@ from keras_sharenets.mobile.graph.quantization import rewritable_kernels
 from keras_sharenets.ops import hierarchical, permutations
 from keras_sharenets.ops.kernels import block_diagonal
 
-# The share of the largest scale below which integers lose what is divided by one.
+# The fraction of the largest scale below which dividing by a scale loses integer precision.
 _SMALL = 1 / 16
 
 
 def fold_chain_normalization(graph: InferenceGraph) -> InferenceGraph:
-    """A scale and shift behind concatenated convolutions goes into them, although some read what others give.
+    """Folds a scale and shift after concatenated convolutions into them, even if some read the outputs of others.
 
     With `y = scale * x + shift`, a convolution that read `x` reads `(y - shift) / scale`: its rows are divided by the
-    scale, and what the shift would add is taken off its bias. Only kernels of `rewritable_kernels` can change so.
+    scale, and the contribution of the shift is subtracted from its bias. Only `rewritable_kernels` can change this way.
     """
     readers, rewritable = graph.consumers(), rewritable_kernels(graph)
     changed = {operation.output.number: operation for operation in graph.operations}
@@ -50,7 +50,7 @@ def fold_chain_normalization(graph: InferenceGraph) -> InferenceGraph:
 
 
 def _invertible(norm):
-    """Whether an operation is a scale and a shift that can be undone."""
+    """Whether an operation is an invertible scale and shift."""
     if norm.kind != "affine" or norm.activation is not None:
         return False
     magnitudes = np.abs(norm.scale)
@@ -64,7 +64,7 @@ def _convolves(operation, rewritable):
 
 
 def _links(part, concat, readers, rewritable):
-    """What reads a value, but for `concat`: `(number of a convolution's output, first row)`; `None` if another kind."""
+    """The readers of a value except `concat`: `(output number of a convolution, first row)`; `None` for other kinds."""
     links = []
     for reader in readers[part.number]:
         if reader is concat:
@@ -84,7 +84,7 @@ def _pointwise(operation):
 
 
 def _reading_scaled(operation, first, norm, own):
-    """A convolution that reads, from row `first` of its kernel on, `scale * x + shift` where it read `x`."""
+    """A convolution that reads `scale * x + shift` instead of `x`, from row `first` of its kernel on."""
     scale, shift = norm.scale[own], norm.bias[own]
     array = operation.kernel.array.astype("float64")
     rows = array[0, 0, first : first + len(scale)]
@@ -102,9 +102,9 @@ def _giving_scaled(operation, norm, own):
 
 
 def stack_groups(graph: InferenceGraph) -> InferenceGraph:
-    """The groups of a strided channel shuffle that are read one by one are stacked along the batch axis.
+    """Stacks the groups of a strided channel shuffle along the batch axis if they are read one by one.
 
-    Taken out of a stack a group is a piece of memory, and to stack them takes less time than to shuffle channels.
+    A group in a stack is contiguous in memory, and stacking takes less time than shuffling channels.
     """
     readers, number = graph.consumers(), graph.next_number()
     stacks, operations = {}, []
@@ -126,7 +126,7 @@ def stack_groups(graph: InferenceGraph) -> InferenceGraph:
 
 
 def _are_groups(readers, indices):
-    """Whether operations slice the groups, in their order, that the strided shuffle `indices` makes."""
+    """Whether operations slice the groups of the strided shuffle `indices`, in order."""
     if len(readers) < 2 or any(reader.kind != "slice" for reader in readers):
         return False
     sizes = hierarchical.split_sizes(len(indices), len(readers))
@@ -137,7 +137,7 @@ def _are_groups(readers, indices):
 
 
 def _stacked(operation, groups, number):
-    """A stack of all groups, padded with zeros to one size. A value that is new has the number."""
+    """A stack of all groups, zero-padded to one size. A new value gets the number `number`."""
     (source,), steps = operation.inputs, []
     _, height, width, channels = source.shape
     size = -(-channels // groups)
@@ -153,10 +153,10 @@ def _stacked(operation, groups, number):
 
 
 def split_concat_readers(graph: InferenceGraph) -> InferenceGraph:
-    """A 1x1 convolution that alone reads two concatenated values becomes two convolutions, added.
+    """Splits a 1x1 convolution that is the only reader of two concatenated values into a sum of two convolutions.
 
-    Done where an addition, which moves three numbers for each filter, is less than to concatenate, which moves two for
-    each channel. In integers the sum would be rounded once more.
+    Applied where the addition, which moves three numbers per filter, is cheaper than the concatenation, which moves two
+    per channel. Not used for integers, where the sum would be rounded once more.
     """
     readers, uses, number = graph.consumers(), graph.uses(), graph.next_number()
     pairs = {
@@ -197,11 +197,11 @@ def _cheaper_apart(operation, uses):
 
 
 def pad_uneven_shuffles(graph: InferenceGraph) -> InferenceGraph:
-    """Strided channel shuffles with uneven groups, from operations that delegates run.
+    """Replaces strided channel shuffles with uneven groups by operations that delegates support.
 
-    With groups of one size such a shuffle is a transposed table. With uneven groups it is a gather, which delegates
-    leave to the runtime, and each cuts the graph into one partition more. Padded with zeros to full groups it is a
-    table again, and what stands for the zeros is left out when the groups are concatenated.
+    With equal groups such a shuffle is a transposed table. With uneven groups it is a gather, which delegates leave to
+    the runtime, so that each adds a partition. Zero-padded to equal groups it is a table again, and the zeros are
+    dropped when the groups are concatenated.
     """
     operations, number = [], graph.next_number()
     for operation in graph.operations:
@@ -213,7 +213,7 @@ def pad_uneven_shuffles(graph: InferenceGraph) -> InferenceGraph:
 
 
 def _uneven_groups(operation):
-    """The number of groups of a strided shuffle if it does not divide the channels; else `None`."""
+    """The number of groups of a strided shuffle if it does not divide the channels; otherwise `None`."""
     if operation.kind != "permute":
         return None
     indices = operation.attributes["indices"]
@@ -225,7 +225,7 @@ def _uneven_groups(operation):
 
 
 def _padded_shuffle(operation, groups, number):
-    """Pad to full groups, shuffle, slice the zeros off, concatenate. Values are counted from `number`."""
+    """Pad to equal groups, shuffle, slice off the zeros, concatenate. New values are numbered from `number`."""
     (source,), name = operation.inputs, operation.name
     *places, channels = source.shape
     size, longer = -(-channels // groups), channels % groups
@@ -239,17 +239,17 @@ def _padded_shuffle(operation, groups, number):
     none = ((0, 0),) * len(places)
     padded = add("pad", source, groups * size, paddings=(*none, (0, groups * size - channels)))
     shuffled = add("permute", padded, groups * size, indices=permutations.strided_shuffle(groups * size, groups))
-    # The longer groups follow one another without a gap; each of the others ends with a zero.
+    # The longer groups are contiguous; each of the others ends with a zero.
     starts = [(0, longer * size), *((group * size, size - 1) for group in range(longer, groups))]
     parts = [add("slice", shuffled, width, start=start) for start, width in starts]
     return [*steps, dataclasses.replace(operation, kind="concat", inputs=tuple(parts), attributes={})]
 
 
 def join_groups(graph: InferenceGraph) -> InferenceGraph:
-    """Groups of a convolution are joined until each reads and gives a multiple of four channels, with zeros between.
+    """Merges groups of a convolution, with zeros between them, until each has a multiple of four channels at both ends.
 
-    Delegates for GPUs keep four channels in one place. LiteRT.js 2.5.3 gives wrong numbers on WebGPU where one place is
-    of two groups. A kernel whose groups are joined by twos takes twice the bytes and the arithmetic.
+    GPU delegates pack four channels together. LiteRT.js 2.5.3 computes wrong results on WebGPU if two groups share a
+    pack. A kernel whose groups are merged in pairs takes twice the bytes and the arithmetic.
     """
     kernels: dict[tuple[Constant, int], Constant] = {}
 

@@ -1,4 +1,4 @@
-"""Hard swish: written by hand it becomes the one operation that it is, and in integers two that delegates run."""
+"""Hard swish: fusion into one operation, and for integers a split into two operations that delegates support."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from keras_sharenets.mobile.graph.inference_graph import InferenceGraph, Operati
 
 
 def merge_hard_swish(graph: InferenceGraph) -> InferenceGraph:
-    """`x * relu6(x + 3) / 6`, as most networks write it, becomes one operation; so does `x * hard_sigmoid(x)`.
+    """Fuses `x * relu6(x + 3) / 6`, the form in most networks, and `x * hard_sigmoid(x)` into one operation.
 
-    Not where a range was learned for something in between.
+    Not applied if a range was learned for an intermediate value.
     """
     readers, producers = graph.consumers(), {step.output.number: step for step in graph.operations}
     merged: dict[Operation, Operation] = {}
@@ -22,7 +22,7 @@ def merge_hard_swish(graph: InferenceGraph) -> InferenceGraph:
         return len(readers.get(number, ())) == 1 and number not in graph.ranges
 
     def chain(value: Value) -> list[Operation]:
-        """The steps that end with a value, the last first, as far back as nothing else reads what they give."""
+        """The steps that lead to a value, the last first, as far back as their outputs have no other readers."""
         steps: list[Operation] = []
         while value.number in producers and read_once(value.number):
             steps.append(producers[value.number])
@@ -56,13 +56,13 @@ def _is_gate(clipped, shifted, x):
 
 
 def _factor(step, shift):
-    """The one factor of a step that scales all channels and adds the same to each; 0 if it is something else."""
+    """The common factor of a step that scales all channels and adds `shift` to each; 0 for other steps."""
     bare = step.kind == "affine" and step.activation is None and np.all(step.bias == np.float32(shift))
     return float(step.scale[0]) if bare and not np.ptp(step.scale) else 0.0
 
 
 def split_hard_swish(graph: InferenceGraph) -> InferenceGraph:
-    """`x * hard_sigmoid(x)` for each hard swish, which no delegate has in integers: both steps run in XNNPACK."""
+    """Splits each hard swish into `x * hard_sigmoid(x)`: XNNPACK supports both in integers, but not hard swish."""
     number, operations = graph.next_number(), []
     for operation in graph.operations:
         if operation.kind == "hard_swish":

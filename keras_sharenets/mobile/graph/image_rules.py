@@ -1,4 +1,4 @@
-"""What layers that pad, pool, crop, resize or turn images become in an inference graph."""
+"""Lowering rules of layers that pad, pool, crop, resize or transpose images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ lowers(layers.AveragePooling2D, reads="pool_size strides padding")(_pooling("ave
 
 
 def _reduced(kind):
-    """A rule for the mean or the largest over an image, or over whatever axes an operation names but the batch."""
+    """A rule for the mean or maximum over an image, or over any axes of an operation except the batch."""
 
     def rule(graph, layer, call, x, shape):
         (value,) = x
@@ -37,7 +37,7 @@ def _reduced(kind):
         axes = range(len(value.shape)) if axes is None else axes if isinstance(axes, (tuple, list)) else (axes,)
         axes = tuple(sorted(axis % len(value.shape) for axis in axes))
         if 0 in axes:
-            raise refuse(layer, call.path, "goes over the axis of the batch.")
+            raise refuse(layer, call.path, "reduces the batch axis.")
         return graph.add(kind, layer.name, x, shape, attributes={"axes": axes, "keepdims": layer.keepdims})
 
     return rule
@@ -51,9 +51,9 @@ lowers(layers.GlobalMaxPooling2D, operation_class(ops.max), operation_class(ops.
 
 @lowers(operation_class(lambda x: ops.sum(x, axis=-1)), reads="axis keepdims")
 def _sum(graph, layer, call, x, shape):
-    """As many times the mean as there are numbers."""
+    """The mean times the number of elements."""
     if len(shape) < 2:
-        raise refuse(layer, call.path, "leaves no axis but that of the batch.")
+        raise refuse(layer, call.path, "leaves no axis except the batch.")
     mean = _reduced("mean")(graph, layer, call, x, shape)
     count = math.prod(x[0].shape) // math.prod(mean.shape)
     return scaled(graph, layer, mean, count)
@@ -85,7 +85,7 @@ def _resized(graph, layer, call, x, shape):
 
 
 lowers(layers.UpSampling2D, reads="size interpolation")(_resized)
-# What fills borders counts only where there are some, with `pad_to_aspect_ratio`, which is refused.
+# The fill arguments only matter with `pad_to_aspect_ratio`, which raises an error.
 lowers(layers.Resizing, reads="height width interpolation fill_mode fill_value")(_resized)
 
 

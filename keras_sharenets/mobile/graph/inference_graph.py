@@ -1,8 +1,8 @@
-"""The inference graph: what a device computes for one image, as explicit operations.
+"""The inference graph: the computation for one image as explicit operations.
 
-`lowering.lower` makes it from a trained Keras model, passes rewrite it, [`run`] computes it in float, and the writer
-turns it into a file. A constant is one object however many operations use it; what differs between uses, such as the
-scale that a batch normalization leaves behind, belongs to the operation.
+`lowering.lower` creates it from a trained Keras model, passes rewrite it, [`run`] evaluates it in float, and the writer
+converts it to a file. A constant is one object however many operations use it; data that differ between uses, such as
+the scale of a folded batch normalization, belong to the operation.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from keras import ops
 
 from keras_sharenets.ops import kernels
 
-# One call of a layer, `(its name, use)`: use 0 is the first call.
+# One call of a layer, `(name, use)`: use 0 is the first call.
 CallSite = tuple[str, int]
-# Says of a call of a kernel-shared layer whether its kernel is materialized: stored for this call, expanded in full.
+# Whether the kernel of a call of a kernel-shared layer is materialized: fully expanded and stored for this call.
 Materialize = Callable[[CallSite], bool]
 
-# Examples that are computed at a time where there are many.
+# Batch size for running many examples.
 BATCH = 32
 PROBABILITIES = ("softmax", "sigmoid")
-# What computes in float in files of integers too.
+# Kinds that compute in float in integer files, too.
 FLOAT = ("divide", "converted")
-# Functions of one number: what each computes, given its operation.
+# Elementwise functions of an operation and its input.
 UNARY: dict[str, Callable[..., Any]] = {
     "sigmoid": lambda operation, x: ops.sigmoid(x),
     "tanh": lambda operation, x: ops.tanh(x),
@@ -46,7 +46,7 @@ UNARY: dict[str, Callable[..., Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """A tensor that is computed: its number in the graph, and its shape with the batch of 1 first."""
+    """A computed tensor: its number in the graph, and its shape, starting with the batch size 1."""
 
     number: int
     shape: tuple[int, ...]
@@ -54,7 +54,7 @@ class Value:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Constant:
-    """A tensor that the file stores once: name and float32 array, in the layout of Keras."""
+    """A tensor that the file stores once: name and float32 array in Keras layout."""
 
     name: str
     array: np.ndarray
@@ -74,13 +74,13 @@ class Operation:
             is not over the image, axes), `"resize"` (mode), `"crop"` (start), `"transpose"` (order), `"reshape"`,
             `"l2_normalize"` of vectors along the last axis, `"slice"` and `"permute"` of channels (start and, out of a
             stack, row; indices), `"stack"` of the groups of a strided channel shuffle along the batch axis (groups),
-            `"identity"`, one of `UNARY` (`"hard_sigmoid"` in files of integers alone), and `"converted"` (program: what
-            TensorFlow's converter made of a call; whole: whether it gives integers, as indices are).
-        name: str, that of the layer.
-        use: int, 0 in the first call of the layer, 1 in the second.
+            `"identity"`, one of `UNARY` (`"hard_sigmoid"` only in integer files), and `"converted"` (program: result of
+            TensorFlow's converter for a call; whole: whether its outputs are integers, such as indices).
+        name: str, name of the layer.
+        use: int, 0 for the first call of the layer, 1 for the second.
         inputs, output: `Value`s.
-        kernel: `Constant`, of the kinds with one.
-        scale, bias: float32 vectors with one number an output channel, or `None` for 1 and 0.
+        kernel: `Constant`, for kinds that have one.
+        scale, bias: float32 vectors with one number per output channel, or `None` for 1 and 0.
         activation: `None`, `"relu"` or `"relu6"`.
         attributes: dict.
     """
@@ -98,21 +98,21 @@ class Operation:
 
     @property
     def source(self) -> int:
-        """The number of the first value that it reads; -1 if it reads none."""
+        """The number of the first input value; -1 if it has no inputs."""
         return self.inputs[0].number if self.inputs else -1
 
     @property
     def site(self) -> CallSite:
-        """The call of a layer that this comes from."""
+        """The layer call from which this operation was lowered."""
         return self.name, self.use
 
 
 @dataclasses.dataclass(frozen=True)
 class InferenceGraph:
-    """A network for one image: its inputs, its operations in order, its outputs.
+    """A network for one image: inputs, operations in order, and outputs.
 
-    No output is an input, and none is there twice. `ranges` is what quantization-aware training learned:
-    `{value number: (smallest, largest)}`.
+    No output is an input, and no output occurs twice. `ranges` holds the ranges learned in quantization-aware training:
+    `{value number: (minimum, maximum)}`.
     """
 
     inputs: tuple[Value, ...]
@@ -123,8 +123,8 @@ class InferenceGraph:
     def consumers(self) -> dict[int, list[Operation]]:
         """`{value number: operations that read it}`.
 
-        What the graph gives is read by an operation of the kind `"output"` too, so that no pass takes a value away, or
-        changes it, that a program reads.
+        Outputs of the graph are also read by an operation of the kind `"output"`, so that no pass removes or changes
+        them.
         """
         readers = {}
         for operation in (*self.operations, *(Operation("output", "", (value,), value) for value in self.outputs)):
@@ -141,23 +141,20 @@ class InferenceGraph:
         return users
 
     def scores(self) -> tuple[Value, ...]:
-        """For each output the value before a final softmax or sigmoid, which shows more than probabilities do.
-
-        The output itself where there is none.
-        """
+        """For each output the value before a final softmax or sigmoid, or the output itself if there is none."""
         before = {step.output.number: step.inputs[0] for step in self.operations if step.kind in PROBABILITIES}
         return tuple(before.get(output.number, output) for output in self.outputs)
 
     def next_number(self) -> int:
-        """A number that no value has yet."""
+        """An unused value number."""
         return 1 + max(value.number for value in (*self.inputs, *(step.output for step in self.operations)))
 
     def with_operations(self, operations: Iterable[Operation]) -> InferenceGraph:
-        """The graph with other operations."""
+        """A copy of the graph with other operations."""
         return dataclasses.replace(self, operations=tuple(operations))
 
     def with_kernels(self, arrays: Mapping[Constant, np.ndarray]) -> InferenceGraph:
-        """The graph with other numbers in some of its kernels, at all their uses."""
+        """A copy of the graph with new arrays for some of its kernels, at all their uses."""
         new = {kernel: Constant(kernel.name, array.astype("float32")) for kernel, array in arrays.items()}
         return self.with_operations(
             dataclasses.replace(operation, kernel=new[operation.kernel]) if operation.kernel in new else operation
@@ -168,7 +165,7 @@ class InferenceGraph:
 def run(
     graph: InferenceGraph, images: np.ndarray, *, watch: Callable[[Value, np.ndarray], None] | None = None
 ) -> np.ndarray:
-    """As [`run_all`], of a graph with one input and one output."""
+    """As [`run_all`], for a graph with one input and one output."""
     (output,) = run_all(graph, (images,), watch=watch)
     return output
 
@@ -180,13 +177,13 @@ def run_all(
     watch: Callable[[Value, np.ndarray], None] | None = None,
     step: Callable[[Operation, Sequence[Any]], Any] | None = None,
 ) -> tuple[np.ndarray, ...]:
-    """The outputs of an inference graph, computed in float.
+    """Evaluates an inference graph in float.
 
     Args:
         graph: `InferenceGraph`.
-        inputs: an array `(n, ...)` for each of the graph's inputs.
-        watch: function `(value, array)` that is shown every value, or `None`.
-        step: function that computes an operation on what it reads; `None` is [`compute`].
+        inputs: an array `(n, ...)` for each input of the graph.
+        watch: function `(value, array)` that receives every value, or `None`.
+        step: function that computes an operation from its inputs; `None` is [`compute`].
 
     Returns:
         A float32 array `(n, ...)` for each output.
@@ -206,7 +203,7 @@ def run_all(
             watch(operation.output, result)
         for value in operation.inputs:
             remaining[value.number] -= 1
-            if not remaining[value.number]:  # Never of an output, which is read outside.
+            if not remaining[value.number]:  # Never true for an output.
                 del values[value.number]
     return tuple(np.asarray(values[output.number]) for output in graph.outputs)
 
@@ -234,7 +231,7 @@ def _dilation(operation):
 
 
 def _convolve(operation, x, kernel):
-    # Not `keras.ops.conv`: on a CPU that compiles every grouped convolution with XLA first.
+    # Not `keras.ops.conv`, which compiles every grouped convolution with XLA on a CPU.
     strides, padding = operation.attributes["strides"], operation.attributes["padding"].upper()
     return tf.nn.conv2d(x, kernel, strides, padding, dilations=_dilation(operation))
 
@@ -246,7 +243,7 @@ def _shared_conv(operation, x):
 def _depthwise(operation, x):
     window = {**_window(operation), "dilation_rate": _dilation(operation)}
     rows, columns = window["strides"]
-    if rows != columns and window["padding"] == "valid":  # As of a mean of columns: TensorFlow has no such strides.
+    if rows != columns and window["padding"] == "valid":  # TensorFlow does not support unequal strides.
         return _depthwise_conv(operation, x, {**window, "strides": 1})[:, ::rows, ::columns]
     return _depthwise_conv(operation, x, window)
 
@@ -274,7 +271,7 @@ def _reduced(function):
 
 
 def reduced_axes(operation: Operation) -> tuple[int, ...]:
-    """The axes that a `"mean"` or `"max"` goes over: those of the image if it does not say."""
+    """The axes of a `"mean"` or `"max"`: by default height and width."""
     return operation.attributes.get("axes", (1, 2))
 
 

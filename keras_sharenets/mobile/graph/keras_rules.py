@@ -1,4 +1,4 @@
-"""What Keras' own layers with a kernel, and those that change nothing, become in an inference graph."""
+"""Lowering rules of Keras layers with a kernel, and of layers that do nothing in inference."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def linear(
 
 
 def stored_kernel(graph: GraphBuilder, layer: Any) -> Constant:
-    """The kernel that a layer stores; with what low-rank adaptation adds to it."""
+    """The stored kernel of a layer, including a low-rank adaptation."""
     return graph.constant(layer, "kernel", lambda: array(layer.kernel))
 
 
@@ -65,7 +65,7 @@ def _conv2d(graph, layer, call, x, shape):
     if layer.groups != channels or channels == 1 or len(set(window["strides"])) > 1:
         kernel = stored_kernel(graph, layer)
         return linear(graph, "conv", layer, call, x, shape, kernel, groups=layer.groups, **window)
-    # A group for each channel is what runtimes have an operator of its own for.
+    # Runtimes have a separate operator for one group per channel.
     sides = (*layer.kernel_size, channels, -1)
     kernel = graph.constant(layer, "depthwise kernel", lambda: array(layer.kernel).reshape(sides))
     return linear(graph, "depthwise", layer, call, x, shape, kernel, **window)
@@ -88,7 +88,7 @@ def _separable(graph, layer, call, x, shape):
 
 @lowers(layers.Conv2DTranspose, reads="filters kernel_size strides padding output_padding activation use_bias")
 def _conv_transpose(graph, layer, call, x, shape):
-    """What `output_padding` asks for is in the shape of the output, which the operator is given."""
+    """The output shape, which is passed to the operator, accounts for `output_padding`."""
     kernel = graph.constant(layer, "kernel, filters last", lambda: array(layer.kernel).transpose(0, 1, 3, 2))
     return linear(graph, "conv_transpose", layer, call, x, shape, kernel, **_window(layer))
 
@@ -105,7 +105,7 @@ def _dense(graph, layer, call, x, shape):
 def matrix_product(
     graph: GraphBuilder, layer: Any, call: Call, x: Sequence[Value], shape: Shape, kernel: Constant
 ) -> Value:
-    """Vectors times a matrix; images, or a table as an image of one row, are convolved with it as a 1x1 kernel."""
+    """A matrix product; for an image or a sequence, which is an image of one row, a 1x1 convolution."""
     if len(x[0].shape) == 2:
         return linear(graph, "dense", layer, call, x, shape, kernel)
     (y,), channels, sides = x, x[0].shape[-1], tuple(shape[1:-1])
@@ -121,11 +121,11 @@ def matrix_product(
 @lowers(operation_class(lambda x: ops.reshape(x, (-1, 8))), reads="newshape")
 def _reshape(graph, layer, call, x, shape):
     if None in shape[1:] or math.prod(shape[1:]) != math.prod(x[0].shape[1:]):
-        raise refuse(layer, call.path, f"reshapes images together, to {tuple(shape)}, which cannot be exported.")
+        raise refuse(layer, call.path, f"reshapes across the batch, to {tuple(shape)}, which cannot be exported.")
     return graph.add("reshape", layer.name, x, shape)
 
 
-# Layers that do something in training alone. Not `RandomCrop`, which crops and resizes in inference too.
+# Layers that are active only in training. Not `RandomCrop`, which also crops and resizes in inference.
 _AUGMENTATIONS = [
     getattr(layers, name)
     for name in dir(layers)
@@ -136,7 +136,7 @@ _REGULARIZATIONS += [layers.AlphaDropout, layers.ActivityRegularization, layers.
 _REGULARIZATIONS += [unnamed_class(keras.applications.ConvNeXtTiny, "StochasticDepth")]
 
 WITHOUT_EFFECT = (layers.Identity, *_REGULARIZATIONS, *_AUGMENTATIONS)
-# What gives probabilities, beside layers with such an activation.
+# Layers and operations that output probabilities, in addition to layers with such an activation.
 PROBABILITIES = (layers.Softmax, operation_class(ops.softmax), operation_class(ops.sigmoid))
 
 
@@ -150,7 +150,8 @@ def _pipeline(graph, layer, call, x, shape):
     for part in layer.layers:
         if getattr(RULES.get(type(part)), "lower", None) is not _nothing:
             reason = (
-                f"contains '{part.name}', a {type(part).__name__}: only what does nothing in inference can be there."
+                f"contains '{part.name}', a {type(part).__name__}: only layers that do nothing in inference are"
+                " allowed."
             )
             raise refuse(layer, call.path, reason)
     return x[0]

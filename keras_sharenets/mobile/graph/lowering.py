@@ -1,4 +1,4 @@
-"""From a trained Keras model to its inference graph, call by call."""
+"""Lowering of a trained Keras model to its inference graph, call by call."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from keras_sharenets.mobile.graph.rules import (
 
 @dataclasses.dataclass(frozen=True)
 class LoweredCall:
-    """What one call of a layer became.
+    """The lowered form of one call of a layer.
 
     Attributes:
         call: the `Call`.
-        inputs: the values that it reads.
-        operations: what it became; nothing for a layer that does nothing in inference.
-        outputs: its values, as many as the call has outputs.
+        inputs: input values.
+        operations: operations; empty for a layer that does nothing in inference.
+        outputs: output values, one for each output of the call.
     """
 
     call: keras_graph.Call
@@ -52,19 +52,19 @@ class LoweredCall:
 
 
 def lower(model: keras.Model, *, materialize: Materialize = lambda site: True) -> InferenceGraph:
-    """The inference graph of a trained network, nothing folded yet.
+    """Lowers a trained network to an inference graph, without any folding.
 
     Args:
         model: functional or built sequential `keras.Model` with inputs and outputs of fixed sizes.
-        materialize: function of a call of a kernel-shared layer, `(name, use)`: whether it becomes one convolution
-            with its effective kernel, instead of operations on the tensors that the layer stores.
+        materialize: function of a call of a kernel-shared layer, `(name, use)`, that returns whether it becomes one
+            convolution with its effective kernel, instead of operations on the stored tensors.
 
     Returns:
-        An `InferenceGraph`, with the ranges of a quantization-aware network.
+        An `InferenceGraph`, with the learned ranges of a quantization-aware network.
 
     Raises:
-        ValueError: the model is not functional, or has open sides.
-        UnsupportedLayerError: a layer has no rule, or not one for what it computes; the message names it.
+        ValueError: the model is not functional, or has unknown dimensions.
+        UnsupportedLayerError: a layer has no applicable rule; the message names it.
     """
     return lower_calls(keras_graph.trace(model), materialize=materialize)[0]
 
@@ -72,10 +72,10 @@ def lower(model: keras.Model, *, materialize: Materialize = lambda site: True) -
 def lower_calls(
     traced: keras_graph.Graph, *, materialize: Materialize = lambda site: True
 ) -> tuple[InferenceGraph, tuple[LoweredCall, ...]]:
-    """As [`lower`], for a model that has been traced.
+    """As [`lower`], for a traced model.
 
     Returns:
-        `(graph, calls)`: the `InferenceGraph`, and for each traced call in order what it became.
+        `(graph, calls)`: the `InferenceGraph`, and the lowered form of each traced call, in order.
     """
     builder = GraphBuilder()
     inputs = tuple(builder.value(tensor.shape) for tensor in traced.inputs)
@@ -83,14 +83,14 @@ def lower_calls(
     outputs: list[Value] = []
     for value in given:
         if value in (*inputs, *outputs):
-            # A file's tensors are each one input or one output: what is given on, or twice, is copied.
+            # A tensor of a file is either one input or one output, so passed-through and repeated outputs are copied.
             value = builder.add("reshape", "output", [value], value.shape)
         outputs.append(value)
     return InferenceGraph(inputs, tuple(builder.operations), tuple(outputs), builder.ranges), tuple(lowered)
 
 
 def _lower_graph(builder, traced, inputs, materialize, *, converted=True):
-    """The values that a traced graph gives for some values, and what each of its calls became."""
+    """The output values of a traced graph, and the lowered form of each of its calls."""
     values, lowered = {tensor.number: value for tensor, value in zip(traced.inputs, inputs, strict=True)}, []
     for call in traced.calls:
         read, first = [values[tensor.number] for tensor in call.inputs], len(builder.operations)
@@ -102,7 +102,7 @@ def _lower_graph(builder, traced, inputs, materialize, *, converted=True):
 
 
 def _lower_call(builder, call, inputs, materialize, *, converted):
-    """The value or values that a call becomes; `converted` says whether TensorFlow's converter may help."""
+    """The output value or values of a call; `converted` allows TensorFlow's converter as a fallback."""
     layer = call.operation
     if isinstance(layer, ours.FakeQuantize):
         low, high = layer.range()
@@ -117,12 +117,12 @@ def _lower_call(builder, call, inputs, materialize, *, converted):
             raise refuse(
                 layer,
                 call.path,
-                "was quantized by Keras (`quantize`): export the network as it was before, with `quantization='int8'`.",
+                "was quantized by Keras (`quantize`): export the original network with `quantization='int8'`.",
             )
         first, shape = len(builder.operations), call.outputs[0].shape
         materialized = materialize((f"{builder.within}{layer.name}", call.index))
         if _says_its_kernel(layer):
-            # What the converter would make of it has its kernel at each call, and nothing would be shared.
+            # The converter would store the kernel for each call, without sharing.
             return _rule_for(layer, call, materialized)(builder, layer, call, inputs, shape)
         try:
             return _rule_for(layer, call, materialized)(builder, layer, call, inputs, shape)
@@ -135,7 +135,7 @@ def _lower_call(builder, call, inputs, materialize, *, converted):
 
 
 def _lower_parts(builder, layer, call, inputs, materialize):
-    """The values of a layer that is put together from others, if there are rules for all of these; else `None`."""
+    """The output values of a layer composed of other layers, if all of them have rules; otherwise `None`."""
     parts, first, before = parts_of(layer, call), len(builder.operations), (builder.within, builder.use)
     if parts is None:
         return None
@@ -150,13 +150,13 @@ def _lower_parts(builder, layer, call, inputs, materialize):
 
 
 def _says_its_kernel(layer):
-    """Whether it is a layer of its own that says which convolution it is, whatever it inherits."""
+    """Whether the class of a layer itself defines `effective_kernel`, whatever it inherits."""
     own = getattr(type(layer), "effective_kernel", None)
     return hasattr(layer, "effective_kernel") and own is not getattr(registered_class(layer), "effective_kernel", None)
 
 
 def _rule_for(layer, call, materialized):
-    """The function that lowers a call of a layer, after it has been seen to hold for this layer and this call."""
+    """The function that lowers a call of a layer, after checks that it applies to this layer and call."""
     base = registered_class(layer)
     if _says_its_kernel(layer):
         rule = sharing_rules.EFFECTIVE

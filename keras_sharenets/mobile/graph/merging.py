@@ -1,4 +1,4 @@
-"""Operations of an inference graph that become one: equal ones, and such as one operation does as well."""
+"""Merging of operations of an inference graph: equal ones, and those that one operation can replace."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from keras_sharenets.mobile.graph.quantization import tied_values
 
 
 def merge_equal(graph: InferenceGraph) -> InferenceGraph:
-    """Operations that compute the same of the same values become one, as of the ReLUs that several branches begin with.
+    """Merges operations that compute the same from the same values, such as ReLUs at the start of several branches.
 
-    Not where values that have no scale in common in integers would get one. And none in a graph with learned ranges:
-    quantization-aware training rounds the output of each.
+    Operations are not merged if values with separate integer scales would get a common one, nor in a graph with learned
+    ranges, where quantization-aware training rounds the output of each.
     """
     if graph.ranges:
         return graph
@@ -28,7 +28,7 @@ def merge_equal(graph: InferenceGraph) -> InferenceGraph:
         operation, number = dataclasses.replace(operation, inputs=inputs), operation.output.number
         known = first.setdefault(_meaning(operation), operation.output)
         roots = {tied[number], tied[known.number]}
-        # A constant has a scale of its own at each use.
+        # A constant has a separate scale at each use.
         if known != operation.output and number not in given and (len(roots) == 1 or roots <= alone) and inputs:
             same[number] = known
         else:
@@ -37,14 +37,14 @@ def merge_equal(graph: InferenceGraph) -> InferenceGraph:
 
 
 def _meaning(operation):
-    """What two operations have in common that give the same; reshapes and the like are told by their output alone."""
+    """Key of operations that compute the same; for reshapes and the like, the output shape distinguishes them."""
     numbers = {"scale": operation.scale, "bias": operation.bias, **operation.attributes}
     contents = tuple((name, _hashable(value)) for name, value in sorted(numbers.items()))
     return operation.kind, operation.inputs, operation.kernel, operation.activation, operation.output.shape, contents
 
 
 def _hashable(value):
-    """An attribute as something that equals that of another operation where both say the same."""
+    """An attribute as a hashable object."""
     if isinstance(value, np.ndarray):
         return value.shape, value.tobytes()
     return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
@@ -53,7 +53,7 @@ def _hashable(value):
 def merge_into_producer(
     graph: InferenceGraph, merged: Callable[[Operation, Operation], Operation | None]
 ) -> InferenceGraph:
-    """Replaces a producer and its only reader by one operation, wherever `merged(producer, reader)` gives one."""
+    """Replaces a producer and its only reader by one operation wherever `merged(producer, reader)` returns one."""
     readers, producers, order = graph.consumers(), {}, []
     for operation in graph.operations:
         producer = producers.get(operation.source) if len(operation.inputs) == 1 else None
@@ -69,10 +69,10 @@ def merge_into_producer(
 
 
 def merge_reshapes(graph: InferenceGraph) -> InferenceGraph:
-    """Reshapes become part of what is before them, or go where they change nothing.
+    """Merges reshapes into preceding operations, and removes those that do nothing.
 
-    A mean or maximum over an image keeps the axes that a reshape behind it brings back, as in squeeze-and-excitation;
-    over a single pixel it is a reshape itself. Each of these steps costs as much time as a small layer.
+    A mean or maximum over an image keeps the axes that a subsequent reshape restores, as in squeeze-and-excitation;
+    over a single pixel it is itself a reshape. Each of these steps takes as much time as a small layer.
     """
 
     def merged(producer, reader):
@@ -102,21 +102,21 @@ def merge_reshapes(graph: InferenceGraph) -> InferenceGraph:
 
 
 def _as_reshape(operation: Operation) -> Operation:
-    """A mean or maximum of single numbers as the reshape that it is; any other operation as it is."""
+    """Replaces a mean or maximum of single numbers by a reshape; returns other operations unchanged."""
     if operation.kind in ("mean", "max") and _reduced_shape(operation, True) == operation.inputs[0].shape:
         return dataclasses.replace(operation, kind="reshape", attributes={})
     return operation
 
 
 def _reduced_shape(operation: Operation, keepdims: bool) -> tuple[int, ...]:
-    """The shape that a mean or maximum gives, with its axes as axes of 1 or without them."""
+    """The output shape of a mean or maximum, with its axes kept as size 1 or removed."""
     shape = operation.inputs[0].shape
     axes = {axis % len(shape) for axis in reduced_axes(operation)}
     return tuple(1 if axis in axes else side for axis, side in enumerate(shape) if keepdims or axis not in axes)
 
 
 def _with_moved_ranges(graph: InferenceGraph) -> InferenceGraph:
-    """Ranges that were learned before a reshape hold behind it, and the other way around."""
+    """Copies learned ranges across reshapes, in both directions."""
     ranges = dict(graph.ranges)
     for operation in graph.operations:
         ends = operation.source, operation.output.number
@@ -127,9 +127,9 @@ def _with_moved_ranges(graph: InferenceGraph) -> InferenceGraph:
 
 
 def merge_added(graph: InferenceGraph) -> InferenceGraph:
-    """A convolution and a 1x1 convolution of the same image, added, become one: their kernels are added.
+    """Merges the sum of a convolution and a 1x1 convolution of the same image by adding their kernels.
 
-    Done where all uses of both kernels are in such pairs, so that no kernel is stored twice.
+    Applied if all uses of both kernels are in such pairs, so that no kernel is stored twice.
     """
     pairs = _pairs(graph)
     replaced, gone, merged = {}, set(), {}
@@ -145,12 +145,12 @@ def merge_added(graph: InferenceGraph) -> InferenceGraph:
 
 
 def _pairs(graph):
-    """`{addition: (convolution, 1x1 convolution, place in the kernel of the first)}` where they can be one."""
+    """`{addition: (convolution, 1x1 convolution, position in the first kernel)}` for pairs that can be merged."""
     readers, pairs = graph.consumers(), {}
     producers = {operation.output.number: operation for operation in graph.operations}
 
     def bare(part):
-        """Whether nothing but the addition reads this convolution, and nothing is done to it before."""
+        """Whether this is a convolution without scale, bias or activation that only the addition reads."""
         if part is None or part.kind != "conv" or len(readers[part.output.number]) > 1:
             return False
         if "dilation" in part.attributes:
@@ -172,7 +172,7 @@ def _kernel_size(operation):
 
 
 def _common_place(large, small, producers):
-    """Where in the large kernel the 1x1 kernel acts; `None` if they do not go over the same image alike."""
+    """Position of the 1x1 kernel in the large kernel; `None` if they do not process the same image in the same way."""
     alike = all(large.attributes[name] == small.attributes[name] for name in ("strides", "groups"))
     *sides, _, filters = large.kernel.array.shape
     *small_sides, _, small_filters = small.kernel.array.shape
@@ -193,7 +193,7 @@ def _common_place(large, small, producers):
 
 
 def _complete(graph, pairs):
-    """The pairs whose kernels are used in no other way."""
+    """The pairs whose kernels have no other uses."""
     partners = {}
     for large, small, place in pairs.values():
         for kernel, partner in ((large.kernel, (small.kernel, place)), (small.kernel, (large.kernel, place))):

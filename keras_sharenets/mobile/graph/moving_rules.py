@@ -1,4 +1,4 @@
-"""What functions of `keras.ops` that only move numbers, or bound them, become in an inference graph."""
+"""Lowering rules of functions of `keras.ops` that only move or clip numbers."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from keras_sharenets.mobile.graph.steps import constant, operation_class, pairwi
 
 @lowers(operation_class(lambda x: ops.pad(x, 1)), reads="pad_width mode")
 def _pad(graph, layer, call, x, shape):
-    """Zeros around an image, or what is next to its border."""
+    """Padding of an image with zeros or symmetrically."""
     filled = call_arguments(layer, call).get("constant_values")
     sides = tuple(tuple(pair) for pair in layer.pad_width)
     if len(sides) != 4 or sides[0] != (0, 0) or filled not in (None, 0) or layer.mode not in ("constant", "symmetric"):
-        raise refuse(layer, call.path, "is no padding of images with zeros or with their border.")
+        raise refuse(layer, call.path, "is not a zero padding or symmetric padding of images.")
     attributes = {"paddings": sides} if layer.mode == "constant" else {"paddings": sides, "mode": layer.mode}
     return graph.add("pad", layer.name, x, shape, attributes=attributes)
 
 
 def _turned(order_of):
-    """A rule for the axes in another order, which `order_of(operation, rank)` gives."""
+    """A rule for a transposition to the order that `order_of(operation, rank)` returns."""
 
     def rule(graph, layer, call, x, shape):
         order = tuple(axis % len(shape) for axis in order_of(layer, len(shape)))
         if order[0] != 0:
-            raise refuse(layer, call.path, f"moves the axis of the batch: its order is {order}.")
+            raise refuse(layer, call.path, f"moves the batch axis: its order is {order}.")
         return graph.add("transpose", layer.name, x, shape, attributes={"order": order})
 
     return rule
@@ -49,15 +49,15 @@ lowers(operation_class(lambda x: ops.swapaxes(x, 1, 2)), reads="axis1 axis2")(_t
 @lowers(operation_class(lambda x: ops.expand_dims(x, 1)), reads="axis")
 def _reshaped(graph, layer, call, x, shape):
     if shape[0] is not None or None in shape[1:] or math.prod(shape[1:]) != math.prod(x[0].shape[1:]):
-        raise refuse(layer, call.path, "changes the axis of the batch.")
+        raise refuse(layer, call.path, "changes the batch axis.")
     return graph.add("reshape", layer.name, x, shape)
 
 
 @lowers(operation_class(lambda x: ops.clip(x, 0, 1)), reads="x_min x_max")
 def _clipped(graph, layer, call, x, shape):
-    """The larger of a value and one bound, and the smaller of that and the other: integers stay what they are."""
+    """A maximum with one bound and a minimum with the other, which do not change integers."""
     if np.size(layer.x_min) != 1 or np.size(layer.x_max) != 1:
-        raise refuse(layer, call.path, "has bounds that are no single numbers.")
+        raise refuse(layer, call.path, "has bounds that are not single numbers.")
     sides = (1,) * (len(shape) - 1)
     bounds = [
         constant(graph, layer, name, lambda name=name: np.full(sides, getattr(layer, name)))
@@ -67,7 +67,7 @@ def _clipped(graph, layer, call, x, shape):
 
 
 def _piece(graph, layer, x, starts, shape):
-    """What lies in an image from `starts`, rows, columns and channels, on."""
+    """The part of an image that begins at `starts`, a row, column and channel."""
     top, left, channel = starts
     size = (*shape[1:3], x.shape[-1])
     if size != x.shape[1:]:
@@ -81,7 +81,7 @@ def _piece(graph, layer, x, starts, shape):
 def _split(graph, layer, call, x, shape):
     axis = layer.axis % len(shape)
     if len(shape) != 4 or axis == 0:
-        raise refuse(layer, call.path, "splits no image.")
+        raise refuse(layer, call.path, "does not split an image along its rows, columns or channels.")
     pieces, start = [], 0
     for output in call.outputs:
         starts = [start if place == axis else 0 for place in (1, 2, 3)]
@@ -92,7 +92,7 @@ def _split(graph, layer, call, x, shape):
 
 @lowers(operation_class(lambda x: x[:, 1:]))
 def _item(graph, layer, call, x, shape):
-    """A piece of an image in which no row, column or channel is left out, or new axes: `x[:, None, None]`."""
+    """A contiguous part of an image, or new axes: `x[:, None, None]`."""
     key = call.args[1] if len(call.args) > 1 else call.kwargs.get("key")
     keys: Any = key if isinstance(key, tuple) else (key,)
     sides = x[0].shape
@@ -100,9 +100,9 @@ def _item(graph, layer, call, x, shape):
         return graph.add("reshape", layer.name, x, shape)
     known = len(sides) == len(shape) == 4 and len(keys) <= 4 and all(isinstance(entry, slice) for entry in keys)
     if not known or keys[0] != slice(None):
-        raise refuse(layer, call.path, "takes something else than a piece of each image.")
+        raise refuse(layer, call.path, "does not take a contiguous part of each image.")
     ranges = [entry.indices(side) for entry, side in zip(keys[1:], sides[1:], strict=False)]
     if any(step != 1 for *_, step in ranges):
-        raise refuse(layer, call.path, "leaves out rows, columns or channels.")
+        raise refuse(layer, call.path, "skips rows, columns or channels.")
     starts = [start for start, *_ in ranges] + [0] * (3 - len(ranges))
     return _piece(graph, layer, x[0], starts, shape)

@@ -1,4 +1,4 @@
-"""What normalizations become in an inference graph: scales and shifts, and those that look at their own input."""
+"""Lowering rules of normalizations: scales and shifts, and those that depend on their input."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _rescaling(graph, layer, call, x, shape):
 
 
 def _standardized(graph, layer, x, axes):
-    """`x` less its mean over some axes, divided by its deviation there."""
+    """`x` minus its mean over some axes, divided by its standard deviation."""
     sides = tuple(1 if axis in axes else side for axis, side in enumerate(x.shape))
 
     def mean(value):
@@ -64,7 +64,7 @@ def _standardized(graph, layer, x, axes):
 
 
 def _gained(graph, layer, x):
-    """`gamma * x + beta`, as far as a layer has them."""
+    """`gamma * x + beta`, if the layer has them."""
     gain = None if layer.gamma is None else array(layer.gamma).ravel()
     shift = None if layer.beta is None else array(layer.beta).ravel()
     if gain is None and shift is None:
@@ -91,7 +91,7 @@ def _group_normalization(graph, layer, call, x, shape):
 
 @lowers(layers.UnitNormalization, operation_class(ops.normalize), reads="axis order")
 def _unit_normalization(graph, layer, call, x, shape):
-    """A vector of length 1: an embedding."""
+    """A vector of length 1, as for embeddings."""
     check_last(layer, call.path, layer.axis, x[0], "normalization")
     if getattr(layer, "order", 2) != 2:
         raise refuse(layer, call.path, f"has `order` (={layer.order}): only 2 can be exported.")

@@ -1,6 +1,6 @@
-"""Rewrites of an inference graph: each takes a graph and returns one that computes the same.
+"""Passes that rewrite an inference graph: each takes a graph and returns an equivalent one.
 
-[`simplify`] is what every export begins with, after `merging.merge_equal`; those of `scales` come last.
+Every export begins with [`simplify`], after `merging.merge_equal`; the passes of `scales` come last.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WITH_ACTIVATION = (*_LINEAR, "add")
 
 
 def simplify(graph: InferenceGraph) -> InferenceGraph:
-    """The passes that every export begins with, in their order."""
+    """Applies the passes that every export begins with."""
     for rewrite in (
         merge_hard_swish,
         hoist_above_reshape,
@@ -45,7 +45,7 @@ def simplify(graph: InferenceGraph) -> InferenceGraph:
 
 
 def fold_scales(graph: InferenceGraph) -> InferenceGraph:
-    """A scale and shift behind a linear operation becomes part of it; the kernel itself stays as it is stored."""
+    """Merges a scale and shift into the preceding linear operation; the stored kernel itself does not change."""
 
     def merged(producer, reader):
         if reader.kind != "affine" or producer.activation is not None or producer.kind not in _LINEAR:
@@ -58,7 +58,7 @@ def fold_scales(graph: InferenceGraph) -> InferenceGraph:
 
 
 def fold_into_dense(graph: InferenceGraph) -> InferenceGraph:
-    """A scale and shift that a matrix product alone reads becomes part of it, if its kernel has no other use."""
+    """Folds a scale and shift into the matrix product that is its only reader, if the kernel has no other use."""
     rewritable = rewritable_kernels(graph)
 
     def merged(producer, reader):
@@ -76,14 +76,14 @@ def fold_into_dense(graph: InferenceGraph) -> InferenceGraph:
 
 
 def fold_gate_factors(graph: InferenceGraph) -> InferenceGraph:
-    """A factor of a gate, as the sixth of a hard sigmoid, goes into the convolution that alone reads what is gated.
+    """Moves the factor of a gate, such as 1/6 of a hard sigmoid, to the convolution that is the only reader.
 
-    One factor for all channels: others would change how the numbers of its kernel stand to each other.
+    Only one factor for all channels is moved: others would change the ratios of the kernel weights.
     """
     readers, rewritable, ungated, factors = graph.consumers(), rewritable_kernels(graph), {}, {}
 
     def reader_of(operation):
-        # What was trained with a range of its own keeps it.
+        # Values with a learned range keep it.
         (one, *others) = readers.get(operation.output.number, (operation,))
         return None if others or one is operation or operation.output.number in graph.ranges else one
 
@@ -108,7 +108,7 @@ def fold_gate_factors(graph: InferenceGraph) -> InferenceGraph:
 
 
 def split_unit_vectors(graph: InferenceGraph) -> InferenceGraph:
-    """`x / sqrt(sum of x * x)` for each normalized vector, in steps that delegates for GPUs have; for floats."""
+    """Splits vector normalization, `x / sqrt(sum(x * x))`, into operations that GPU delegates support; for floats."""
     number, operations = graph.next_number(), []
     for operation in graph.operations:
         if operation.kind != "l2_normalize":
@@ -119,7 +119,7 @@ def split_unit_vectors(graph: InferenceGraph) -> InferenceGraph:
         squares = Value(number, x.shape)
         mean, total, root = (Value(number + place, (*sides, 1)) for place in (1, 2, 3))
         number += 4
-        # As small as what Keras divides a vector of zeros by.
+        # The lower bound that Keras uses for a vector of zeros.
         vectors = {"scale": np.array([count], "float32"), "bias": np.array([1e-24], "float32")}
         axes = {"axes": (len(sides),), "keepdims": True}
         operations += [
@@ -133,13 +133,13 @@ def split_unit_vectors(graph: InferenceGraph) -> InferenceGraph:
 
 
 def _factor(operation):
-    """The one number that an operation multiplies all channels with, if it does nothing else; or `None`."""
+    """The factor of an operation that only multiplies all channels by one number; otherwise `None`."""
     bare = operation.kind == "affine" and operation.activation is None and not np.any(operation.bias)
     return operation.scale[0] if bare and operation.scale[0] and not np.ptp(operation.scale) else None
 
 
 def fuse_activations(graph: InferenceGraph) -> InferenceGraph:
-    """A ReLU becomes part of the operation before it."""
+    """Fuses a ReLU into the preceding operation."""
 
     def merged(producer, reader):
         if reader.kind != "identity" or producer.activation is not None or producer.kind not in _WITH_ACTIVATION:
@@ -150,7 +150,7 @@ def fuse_activations(graph: InferenceGraph) -> InferenceGraph:
 
 
 def pad_with_zeros(graph: InferenceGraph) -> InferenceGraph:
-    """Padding that repeats the border, before a max pooling, becomes padding with zeros where nothing is negative."""
+    """Replaces border padding before a max pooling by zero padding if no value is negative."""
     positive, operations = set(), []
     for operation in graph.operations:
         symmetric = operation.attributes.get("mode") == "symmetric"
@@ -163,12 +163,12 @@ def pad_with_zeros(graph: InferenceGraph) -> InferenceGraph:
 
 
 def fold_padding(graph: InferenceGraph) -> InferenceGraph:
-    """Zeros around an image that convolutions alone read become their own padding, where "same" puts as many there."""
+    """Replaces zero padding that only convolutions read by their own "same" padding, if it is equivalent."""
     readers = graph.consumers()
     folded = {
         pad.output.number: pad
         for pad in graph.operations
-        # A range that was learned holds for what is read.
+        # A learned range applies to the padded value.
         if pad.kind == "pad" and "mode" not in pad.attributes and pad.output.number not in graph.ranges
         if all(_pads_alike(pad, reader) for reader in readers.get(pad.output.number, ()))
     }
@@ -184,7 +184,7 @@ def fold_padding(graph: InferenceGraph) -> InferenceGraph:
 
 
 def _pads_alike(pad, reader):
-    """Whether a convolution without padding that reads a padded image gives with "same" what it gives without it."""
+    """Whether a convolution of a padded image equals the convolution with "same" padding of the original image."""
     if reader.kind not in ("conv", "shared_conv", "depthwise") or reader.attributes["padding"] != "valid":
         return False
     _, *sides, _ = pad.inputs[0].shape
@@ -198,8 +198,8 @@ def _pads_alike(pad, reader):
 def _hoist(graph, kind, hoisted):
     """Moves scales, shifts and ReLUs above operations of a kind.
 
-    `hoisted(before, operation, number, readers)` gives the operations in their new order, values counted from a number
-    that is free, or `None` where this operation stays below `before`.
+    `hoisted(before, operation, number, readers)` returns the operations in their new order, with new values numbered
+    from `number`, or `None` if this operation stays below `before`.
     """
     readers, producers, operations = graph.consumers(), {}, []
     number = graph.next_number()
@@ -217,7 +217,7 @@ def _hoist(graph, kind, hoisted):
 
 
 def hoist_above_reshape(graph: InferenceGraph) -> InferenceGraph:
-    """A scale, shift or ReLU behind a reshape that leaves the channels goes before it, next to what gives them."""
+    """Moves a scale, shift or ReLU above a reshape that keeps the channels, next to their producer."""
 
     def hoisted(reshape, operation, number, readers):
         (source,) = reshape.inputs
@@ -233,7 +233,7 @@ def hoist_above_reshape(graph: InferenceGraph) -> InferenceGraph:
 
 
 def hoist_above_permute(graph: InferenceGraph) -> InferenceGraph:
-    """A scale, shift or ReLU behind a permutation of channels goes before it, where it can become part of more."""
+    """Moves a scale, shift or ReLU above a permutation of channels, where more can be folded."""
 
     def hoisted(permute, operation, number, readers):
         indices, between = permute.attributes["indices"], Value(number, permute.output.shape)
@@ -255,7 +255,7 @@ def _unpermuted(vector, indices):
 
 
 def hoist_above_concat(graph: InferenceGraph) -> InferenceGraph:
-    """A scale, shift or ReLU behind concatenated channels goes before that, to each part its own."""
+    """Moves a scale, shift or ReLU above a concatenation of channels, split among its parts."""
 
     def hoisted(concat, operation, number, readers):
         if any(len(readers.get(value.number, ())) != 1 for value in concat.inputs):
@@ -275,7 +275,7 @@ def hoist_above_concat(graph: InferenceGraph) -> InferenceGraph:
 
 
 def fold_permutes(graph: InferenceGraph) -> InferenceGraph:
-    """A permutation that only ungrouped convolutions read becomes part of their kernels, if each has one use."""
+    """Folds a permutation that only ungrouped convolutions read into their kernels, if each has one use."""
     readers, uses, folded = graph.consumers(), graph.uses(), {}
 
     def absorbs(reader):
@@ -296,7 +296,7 @@ def fold_permutes(graph: InferenceGraph) -> InferenceGraph:
 
 
 def _with_rows_of(operation, before):
-    """A convolution that reads what the permutation `before` reads."""
+    """A convolution that reads the input of the permutation `before`."""
     rows = np.empty_like(operation.kernel.array)
     rows[:, :, before.attributes["indices"]] = operation.kernel.array
     return dataclasses.replace(operation, inputs=before.inputs, kernel=Constant(operation.kernel.name, rows))

@@ -1,7 +1,7 @@
-"""Integers for an inference graph: which scale every value and every kernel gets.
+"""Quantization of an inference graph: the scales of all values and kernels.
 
-A real number is `scale * (integer - zero point)`. The integers of a kernel are fixed once, before any use; what a batch
-normalization makes of them at one use goes into the scales of that use. So they cannot differ between uses.
+A real number is `scale * (integer - zero point)`. The integers of a kernel are determined once; the factors of a batch
+normalization at one use go into the scales of that use. The integers are therefore the same for all uses.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from keras_sharenets.mobile.graph.inference_graph import BATCH, Constant, Infere
 
 Range = tuple[float, float]
 
-# Operations that only move numbers: the integers stay what they are, so all their values have one scale.
+# Operations that only move numbers: the integers do not change, so all their values have one scale.
 DATA_MOVEMENT = ("average_pool", "concat", "crop", "max", "max_pool", "maximum", "minimum", "pad", "permute", "reshape")
 DATA_MOVEMENT += ("resize", "slice", "stack", "transpose")
-# Bicubic resizing gives pixel values a little outside of 0 to 255.
+# Bicubic resizing gives pixel values slightly outside 0 to 255.
 _PIXELS = (-32.0, 288.0)
-# What XNNPACK multiplies a sum of products with has to be below 256.
+# XNNPACK's multiplier of a sum of products must be below 256.
 _LARGEST_FACTOR = 128
-# A kernel with so many weights for each magnitude, or more, counts as clustered.
+# A kernel with at least this many weights per distinct magnitude counts as clustered.
 _WEIGHTS_PER_CLUSTER = 8
-# The sum of products and bias has 32 bits; a bias may take a quarter of that.
+# The sum of products and bias has 32 bits; a bias may use a quarter of that range.
 _LARGEST_BIAS = 2**29
 
 
 @dataclasses.dataclass(frozen=True)
 class Quantization:
-    """How integers stand for real numbers: single numbers for values, a scale for each filter of a kernel."""
+    """Quantization parameters: single numbers for values, a scale per filter for kernels."""
 
     scale: np.ndarray | np.floating
     zero_point: int = 0
@@ -40,7 +40,7 @@ class Quantization:
         return np.clip(np.round(numbers / self.scale) + self.zero_point, low, high)
 
 
-# What runtimes demand of the outputs of some kinds, whatever their range; a hard sigmoid ends where its integers do.
+# Output quantization that runtimes require for some kinds; the range of a hard sigmoid is exactly that of its integers.
 FIXED = {kind: Quantization(np.float32(1 / 256), -128) for kind in ("softmax", "sigmoid")}
 FIXED.update(dict.fromkeys(("tanh", "l2_normalize"), Quantization(np.float32(1 / 128), 0)))
 FIXED["hard_sigmoid"] = Quantization(np.float32(1 / 255), -128)
@@ -48,12 +48,12 @@ FIXED["hard_sigmoid"] = Quantization(np.float32(1 / 255), -128)
 
 @dataclasses.dataclass(frozen=True)
 class QuantizedGraph:
-    """An inference graph with the quantization of its values, by their numbers, and of its kernels.
+    """An inference graph with the quantization of its values and kernels.
 
     Attributes:
         graph: `InferenceGraph`.
-        values: `{number: Quantization}`.
-        kernels: `{Constant: Quantization}`, one scale a filter.
+        values: `{value number: Quantization}`.
+        kernels: `{Constant: Quantization}`, with one scale per filter.
     """
 
     graph: InferenceGraph
@@ -64,13 +64,13 @@ class QuantizedGraph:
 def quantize(
     graph: InferenceGraph, representative_data: Sequence[np.ndarray], *, whole_pixels: bool = False
 ) -> QuantizedGraph:
-    """Chooses all scales and zero points.
+    """Determines all scales and zero points.
 
     Args:
-        graph: `InferenceGraph` as `scales.prepare_int8` gives it.
-        representative_data: a float array `(n, ...)` for each input: the range of every value that `graph.ranges` does
-            not have is measured on them.
-        whole_pixels: whether an input of pixel values has one step for each of 0 to 255, whatever the images hold.
+        graph: `InferenceGraph` as returned by `scales.prepare_int8`.
+        representative_data: a float array `(n, ...)` for each input, for measuring all ranges that are not in
+            `graph.ranges`.
+        whole_pixels: whether an input of pixel values has one step for each of 0 to 255, whatever the images contain.
 
     Returns:
         A `QuantizedGraph`.
@@ -96,7 +96,7 @@ def quantize(
 
 
 def _bias_fits(graph, ranges, kernels):
-    """The kernels' scales, those larger beside which a bias would overflow, as of a filter that has all but died."""
+    """The kernels' scales, enlarged where a bias would overflow, for example for a filter of nearly 0."""
     fitting = dict(kernels)
     for operation in graph.operations:
         if operation.kernel is None or operation.bias is None:
@@ -105,15 +105,15 @@ def _bias_fits(graph, ranges, kernels):
         step = step * (1.0 if operation.scale is None else operation.scale)
         least = np.abs(operation.bias) / (np.asarray(step, "float64") * _LARGEST_BIAS)
         scale = fitting[operation.kernel].scale
-        # Repeated filters have a scale each, and more biases.
+        # Repeated filters have one scale each, but several biases.
         least = least.reshape(-1, len(scale)).max(axis=0)
-        with np.errstate(over="ignore"):  # The writer refuses what became infinite, and names the layer.
+        with np.errstate(over="ignore"):  # The writer raises an error for infinite scales that names the layer.
             fitting[operation.kernel] = Quantization(np.maximum(scale, least).astype("float32"))
     return fitting
 
 
 def requantize_fixed(graph: InferenceGraph) -> InferenceGraph:
-    """Values of a fixed scale, as probabilities, that are moved get one that can be shared: moving changes none."""
+    """Requantizes values with a fixed scale, such as probabilities, before operations that only move numbers."""
     number, replaced, operations = graph.next_number(), {}, []
     moved = {value.number for o in graph.operations if o.kind in DATA_MOVEMENT for value in o.inputs}
     for operation in graph.operations:
@@ -131,7 +131,7 @@ def requantize_fixed(graph: InferenceGraph) -> InferenceGraph:
 
 
 def measured_ranges(graph: InferenceGraph, inputs: Sequence[np.ndarray]) -> dict[int, Range]:
-    """`{value number: (smallest, largest)}` over all examples, a float array `(n, ...)` for each input."""
+    """`{value number: (minimum, maximum)}` over all examples, from a float array `(n, ...)` for each input."""
     ranges: dict[int, Range] = {}
 
     def watch(value, array):
@@ -145,7 +145,7 @@ def measured_ranges(graph: InferenceGraph, inputs: Sequence[np.ndarray]) -> dict
 
 
 def tied_values(graph: InferenceGraph) -> dict[int, int]:
-    """`{value number: number}`: values that must have one scale have the same number."""
+    """`{value number: group}`: values that must share a scale have the same group."""
     group = {value.number: value.number for value in graph.inputs}
     group.update({operation.output.number: operation.output.number for operation in graph.operations})
 
@@ -162,7 +162,7 @@ def tied_values(graph: InferenceGraph) -> dict[int, int]:
 
 
 def _tied(graph, ranges):
-    """Ranges for all values that have one or are tied to one that has: as wide as the widest of those."""
+    """Ranges of all values whose group has one: the union of the ranges in the group."""
     group, wide = tied_values(graph), {}
     for number, (low, high) in ranges.items():
         if number in group:
@@ -172,9 +172,9 @@ def _tied(graph, ranges):
 
 
 def _wide_enough(graph, ranges, kernels):
-    """The ranges, those wider that are so small beside what is summed up that a runtime could not scale to them.
+    """Widens ranges that are so small relative to the summed products that a runtime could not rescale to them.
 
-    That happens to a value that is 0 on all images, such as what a squeeze leaves of a ReLU.
+    This happens for a value that is 0 on all images, such as the output of a squeeze after a ReLU.
     """
     ranges = dict(ranges)
     for operation in graph.operations:
@@ -196,23 +196,23 @@ def _wide_enough(graph, ranges, kernels):
 
 
 def _with_whole_steps(low, high):
-    """The range of 256 integers that a smaller one is in: then its own are exact, and an index is its integer."""
+    """A range of 256 integers that contains the given one, so that integers, such as indices, are exact."""
     fitting = (limits for limits in ((0.0, 255.0), (-128.0, 127.0)) if limits[0] <= low and high <= limits[1])
     return next(fitting, (low, high))
 
 
 def _as_trained(low, high):
-    """The 255 steps of quantization-aware training, which are moved so that 0 is one of them."""
+    """The 255 steps of quantization-aware training, shifted so that 0 is one of them."""
     scale = (high - low) / 255
     below = np.round(-low / scale)
     return -below * scale, (255 - below) * scale
 
 
 def _value_quantization(low, high):
-    """255 steps, of which 0, which padding and ReLU need, is one exactly, just wide enough to reach `low` and `high`.
+    """255 steps, just wide enough to reach `low` and `high`, with 0, which padding and ReLU need, exactly on a step.
 
-    Steps of `(high - low) / 255` would leave out up to half of one at an end. And every pixel value that is rescaled to
-    numbers from -1 to 1 would lie halfway between two of them: each would be rounded as wrongly as can be.
+    With steps of `(high - low) / 255`, up to half a step would be missing at one end, and every pixel value rescaled to
+    -1 to 1 would lie halfway between two steps, with the largest possible rounding error.
     """
     zero = np.clip(-128 - 255 * low / max(high - low, 1e-6), -128, 127)
     steps = [
@@ -224,15 +224,15 @@ def _value_quantization(low, high):
 
 
 def filter_limits(array: np.ndarray, kind: str) -> np.ndarray:
-    """The largest magnitude of each filter of a kernel; for one that is 0 throughout, that of all of them.
+    """The largest magnitude of each filter of a kernel; for a filter of zeros, that of all filters.
 
-    A kernel of few distinct magnitudes, each of them used often, has been clustered: the largest of all for each filter
-    keeps its integers as few.
+    A kernel with few distinct magnitudes that occur often has been clustered: one limit for all filters keeps the
+    number of distinct integers as small.
 
     Args:
-        array: the kernel, as Keras lays it out.
-        kind: kind of the operation; in a `"depthwise"` kernel filters are counted along the last two axes, else along
-            the last.
+        array: the kernel in Keras layout.
+        kind: kind of the operation; the filters of a `"depthwise"` kernel are along the last two axes, those of other
+            kernels along the last.
     """
     filters = 2 if kind == "depthwise" else 1
     limits = np.abs(array).max(tuple(range(array.ndim - filters))).ravel()
@@ -242,7 +242,7 @@ def filter_limits(array: np.ndarray, kind: str) -> np.ndarray:
 
 
 def is_clustered(operation: Operation) -> bool:
-    """Whether an operation has a kernel with one limit for all its filters, as only clustered kernels have."""
+    """Whether the kernel of an operation has one limit for all its filters, as only clustered kernels have."""
     if operation.kernel is None:
         return False
     limits = filter_limits(operation.kernel.array, operation.kind)
@@ -250,23 +250,23 @@ def is_clustered(operation: Operation) -> bool:
 
 
 def rewritable_kernels(graph: InferenceGraph) -> frozenset[Constant]:
-    """The kernels whose numbers a pass may change: those with one use that have not been clustered."""
+    """The kernels that a pass may change: those with one use that are not clustered."""
     users = ((kernel, used) for kernel, used in graph.uses().items() if len(used) == 1)
     return frozenset(kernel for kernel, (user,) in users if not is_clustered(user))
 
 
 def kernel_quantization(array: np.ndarray, kind: str) -> Quantization:
-    """A scale for each filter: its largest number becomes 127."""
+    """A scale for each filter that maps its largest magnitude to 127."""
     return Quantization(filter_limits(array, kind) / np.float32(127))
 
 
 def affine_quantization(
     scale: np.ndarray, bias: np.ndarray | None, input_scale: np.ndarray | np.floating
 ) -> tuple[np.ndarray, Quantization]:
-    """Integers and their scales for a scale that stands alone.
+    """Quantization of the scale of an affine operation.
 
-    One scale for all where that is exact, as `scales.prepare_int8` sees to; else one for each, with the integers 127
-    or -127. They are larger where the bias would overflow.
+    If it is exact, all integers have one scale, as `scales.prepare_int8` arranges; otherwise each has its own, with the
+    integers 127 or -127. The scales are larger where the bias would overflow.
 
     Returns:
         `(integers, Quantization)`.

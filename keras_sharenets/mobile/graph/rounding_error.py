@@ -1,7 +1,7 @@
-"""What integers cost: how far a quantized graph is from the same graph in float, in all and layer by layer.
+"""Quantization error: difference between a quantized graph and the float graph, in total and for each layer.
 
-The graph is computed with the numbers that its integers stand for: kernels, scales and every value are rounded and
-clipped as they are in the file. What a file differs by beyond that is no rounding.
+The graph is evaluated with the real numbers that its integers represent: kernels, scales and all values are rounded and
+clipped as in the file. Further differences of a file are not due to rounding.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from keras_sharenets.mobile.graph.quantization import (
 
 @dataclasses.dataclass(frozen=True)
 class RoundingError:
-    """The error that integers make, as a share of the length of the numbers in float.
+    """Relative quantization error.
 
     Attributes:
-        scores: that of the scores of each output, with everything rounded.
-        score_steps: the step between two scores that integers can stand for, as a share of their root mean square.
-        layers: `{layer: error}`: that of a layer's output where this layer alone is rounded, with all its operations.
+        scores: error of the scores of each output, with everything rounded.
+        score_steps: quantization step of the scores, relative to their root mean square.
+        layers: `{layer: error}`, error of a layer's output when only this layer, with all its operations, is rounded.
     """
 
     scores: tuple[float, ...]
@@ -47,17 +47,17 @@ class RoundingError:
 
     @property
     def worst_layer(self) -> str | None:
-        """The layer that loses most; `None` if none does."""
+        """The layer with the largest error; `None` if there is none."""
         return max(self.layers, key=self.layers.__getitem__, default=None)
 
 
 def rounding_error(quantized: QuantizedGraph, inputs: Sequence[np.ndarray]) -> RoundingError:
-    """The `RoundingError` of a quantized graph on an array `(n, ...)` for each of its inputs."""
+    """The `RoundingError` of a quantized graph on an array `(n, ...)` for each input."""
     graph, rounded = quantized.graph, _rounded_operations(quantized)
     scores = graph.scores()
     wanted = {value.number for value in scores}
     readers_of, sites = graph.consumers(), {operation.output.number: operation.site for operation in graph.operations}
-    # What is read outside of the call of a layer that gives it; probabilities have a scale that is not ours to choose.
+    # Values that are read outside the call that computes them, except probabilities, whose scale is fixed.
     leaving = {
         operation.output.number
         for operation in graph.operations
@@ -72,9 +72,9 @@ def rounding_error(quantized: QuantizedGraph, inputs: Sequence[np.ndarray]) -> R
             for value, array in zip(graph.inputs, inputs, strict=True)
         }
         integer = {number: _rounded_value(quantized, number, batch) for number, batch in exact.items()}
-        for number in wanted & exact.keys():  # Of a network that gives the softmax of its input.
+        for number in wanted & exact.keys():  # For a network that returns the softmax of its input.
             squares[number] += _squares(integer[number], exact[number])
-        # What each operation makes of exact numbers where its own call of a layer alone is rounded.
+        # Result of each operation for exact inputs when only its own layer call is rounded.
         alone = dict(exact)
         remaining = {number: len(readers) for number, readers in readers_of.items()}
         for operation, same in zip(graph.operations, rounded, strict=True):
@@ -113,19 +113,19 @@ def kernel_rounding_error(
     *,
     ranges: Mapping[int, Range] | None = None,
 ) -> tuple[float, ...]:
-    """The error of the scores of each output where kernels, and the values that they meet, are rounded.
+    """The relative error of the scores of each output when kernels and their input values are rounded.
 
     Args:
         graph: `InferenceGraph`, in float.
-        inputs: a float array `(n, ...)` for each of its inputs.
-        bits_of: function from an operation to `(bits of its kernel, bits of the values)`, or `None` where all stays in
-            float. Both are rounded to steps either side of 0, as far as the largest number of a filter, or of the
-            values of one image, reaches.
-        ranges: `{value number: (smallest, largest)}` of values whose steps were fixed beforehand: what is further from
-            0 than both is clipped. `None` for none.
+        inputs: a float array `(n, ...)` for each input.
+        bits_of: function from an operation to `(bits of its kernel, bits of its input values)`, or `None` if it stays
+            in float. Both are rounded symmetrically around 0, up to the largest magnitude of a filter or of the values
+            of one image.
+        ranges: `{value number: (minimum, maximum)}` of values with a fixed range: magnitudes beyond both are clipped.
+            `None` for none.
 
     Returns:
-        For each output a share of the length of the scores in float.
+        The relative error of each output.
     """
     limits, kernels = ranges or {}, {}
     for kernel, users in graph.uses().items():
@@ -150,20 +150,20 @@ def kernel_rounding_error(
 
 
 def _rounded_kernel(kernel, kind, scale, *, steps=127):
-    """The numbers that a kernel's integers, up to `steps` either side of 0, stand for with a scale for each filter."""
+    """The kernel after rounding to at most `steps` steps on either side of 0, with a scale for each filter."""
     scale = scale.reshape(kernel.array.shape[2:]) if kind == "depthwise" else scale
     return np.clip(np.round(kernel.array / scale), -steps, steps) * scale
 
 
 def _rounded_alone(values, bits):
-    """Values rounded to steps either side of 0, as far as those of one image reach."""
+    """Values rounded symmetrically around 0, up to the largest magnitude in each image."""
     axes = tuple(range(1, len(values.shape)))
     step = ops.maximum(ops.max(ops.abs(values), axis=axes, keepdims=True), 1e-12) / (2 ** (bits - 1) - 1)
     return ops.round(values / step) * step
 
 
 def _clipped(values, limits):
-    """Values within symmetric steps that reach as far as `limits`; as they are if that is `None`."""
+    """Values clipped to the symmetric range that contains `limits`; unchanged if that is `None`."""
     if limits is None:
         return values
     furthest = max(map(abs, limits))
@@ -186,7 +186,7 @@ def _rounded_value(quantized, number, numbers):
 
 
 def _rounded_operations(quantized) -> list[Operation]:
-    """The operations with the kernels, and the scales that stand alone, that their integers stand for."""
+    """The operations with rounded kernels and with rounded scales of affine operations."""
     kernels = {
         kernel: _rounded_kernel(kernel, users[0].kind, quantized.kernels[kernel].scale)
         for kernel, users in quantized.graph.uses().items()

@@ -1,9 +1,9 @@
-"""The registry of lowering rules, and what a layer must be for its rule to hold.
+"""The registry of lowering rules, and checks of whether a rule applies to a layer.
 
-A rule is a function that takes the growing graph (`GraphBuilder`), the layer, the call, the values that it
-reads and the shape of its output, adds operations and returns the output's value. It is written for one class and for
-the arguments that it declares: a layer that computes something else, or has an argument that its rule does not look
-at, is refused by name.
+A rule is a function that takes the graph under construction (`GraphBuilder`), the layer, the call, the input values and
+the output shape; it adds operations and returns the output value. It is written for one class and for the arguments
+that it declares. A layer that computes something else, or has an argument that its rule does not read, raises an error
+that names it.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ class UnsupportedLayerError(ValueError):
 
 
 class GraphBuilder:
-    """The graph that grows while the calls of a model are lowered one by one."""
+    """The graph under construction while the calls of a model are lowered one by one."""
 
     def __init__(self) -> None:
         self.operations = []
         self.ranges = {}
         self.use = 0
-        self.within = ""  # The names of the layers whose parts are lowered, each with a "/" behind it.
+        self.within = ""  # The names of the enclosing layers, each followed by "/".
         self._constants = {}
         self._count = 0
 
     def value(self, shape: Sequence[int | None]) -> Value:
-        """A new value; its batch becomes 1."""
+        """A new value with batch size 1."""
         self._count += 1
         sides: tuple[Any, ...] = tuple(shape[1:])
         return Value(self._count - 1, (1, *sides))
 
     def constant(self, layer: keras.layers.Layer, name: str, make: Callable[[], np.ndarray]) -> Constant:
-        """The constant `name` of a layer: made at its first use, the same object at every later one."""
+        """The constant `name` of a layer: created at its first use, the same object at every later one."""
         key = id(layer), name
         if key not in self._constants:
             self._constants[key] = Constant(f"{self.within}{layer.name}/{name}", np.asarray(make(), "float32"))
@@ -65,12 +65,12 @@ class GraphBuilder:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """How a class of layers is lowered.
+    """Lowering of a class of layers.
 
     Attributes:
-        lower: function `(graph, layer, call, inputs, shape)` that returns the value of the output.
-        arguments: names of the constructor arguments that it looks at; `None` for all that there are.
-        call_arguments: names of the arguments of a call that it looks at, beside the inputs.
+        lower: function `(graph, layer, call, inputs, shape)` that returns the output value.
+        arguments: names of the constructor arguments that it reads; `None` for all.
+        call_arguments: names of the call arguments that it reads, in addition to the inputs.
     """
 
     lower: Callable[..., Any]
@@ -80,14 +80,14 @@ class Rule:
 
 RULES: dict[type, Rule] = {}
 
-# Arguments that say how a layer is trained, stored or executed, not what it computes in inference.
+# Arguments that affect how a layer is trained, stored or executed, not what it computes in inference.
 _TRAINING = """
     name trainable dtype autocast seed momentum synchronized renorm renorm_clipping renorm_momentum implementation
     activity_regularizer lora_rank lora_alpha quantization_config build_config batch_input_shape batch_shape
 """
 _TRAINING_ENDS = ("_initializer", "_regularizer", "_constraint")
-# Methods that say how a layer is built, described and saved. Any other method that a subclass replaces can change what
-# the layer computes.
+# Methods that build, describe and save a layer. Any other method that a subclass overrides can change what the layer
+# computes.
 _CONSTRUCTION = """
     build get_config from_config get_build_config build_from_config compute_output_shape compute_output_spec
     compute_mask count_params quantize quantized_build enable_lora save_own_variables load_own_variables save_assets
@@ -101,9 +101,9 @@ def lowers(
     """Registers a rule for layer classes.
 
     Args:
-        classes: the classes, each for itself: subclasses that compute something else are refused.
-        reads: the constructor arguments that the rule looks at, separated by spaces; `None` for all.
-        call_reads: in the same way those of a call, beside the inputs.
+        classes: the classes; subclasses that compute something else raise an error.
+        reads: constructor arguments that the rule reads, separated by spaces; `None` for all.
+        call_reads: call arguments that the rule reads, in addition to the inputs, likewise.
     """
 
     def register(function):
@@ -117,29 +117,30 @@ def lowers(
 def register_lowering(
     layer_class: type, *, reads: str = "", call_reads: str = ""
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Registers a rule for a layer class of your own: what its calls become in a TFLite file.
+    """Registers a lowering rule for a custom layer class: it determines what calls become in a TFLite file.
 
-    A layer without a rule is exported too: part by part, if all that it calls has rules, else as the operators that
-    TensorFlow's converter makes of it. With a rule it is quantized with the rest, folded with its neighbors, and its
-    constants are in the file once however often it is called. A layer with an `effective_kernel()` needs none.
+    Layers without a rule can be exported, too: part by part if everything that the layer calls has a rule, otherwise as
+    the operators that TensorFlow's converter generates. A layer with a rule is quantized with the rest of the network
+    and folded with its neighbors, and its constants are stored once however often it is called. A layer with an
+    `effective_kernel()` needs no rule.
 
-    The rule is a function `(graph, layer, call, inputs, shape)` that returns the value of the output: `graph.add(kind,
+    The rule is a function `(graph, layer, call, inputs, shape)` that returns the output value. `graph.add(kind,
     layer.name, inputs, shape, ...)` adds an operation (see `keras_sharenets.mobile.graph.inference_graph.Operation` for
-    the kinds and what each takes), `graph.constant(layer, name, make)` gives a kernel that all calls have in common,
-    `inputs` are the values that the call reads and `shape` is that of its output. The layers of every model are
-    compared with Keras before a file is written, so a wrong rule is found.
+    the kinds and their fields). `graph.constant(layer, name, make)` returns a kernel that all calls share. `inputs` are
+    the input values of the call, and `shape` is its output shape. Every layer is compared with Keras before a file is
+    written, so a wrong rule is detected.
 
     Args:
-        layer_class: subclass of `keras.layers.Layer`. The rule holds for it, and for subclasses that compute the same.
-        reads: the constructor arguments that the rule looks at, separated by spaces. A layer that has others, at other
-            values than their defaults, is not lowered by it.
-        call_reads: in the same way those of a call, beside the inputs.
+        layer_class: subclass of `keras.layers.Layer`. The rule applies to it and to subclasses that compute the same.
+        reads: constructor arguments that the rule reads, separated by spaces. The rule does not apply to a layer whose
+            other arguments differ from their defaults.
+        call_reads: call arguments that the rule reads, in addition to the inputs, likewise.
 
     Returns:
         A decorator for the rule.
 
     Raises:
-        ValueError: `layer_class` is no class of layers.
+        ValueError: `layer_class` is not a layer class.
 
     >>> class Gain(keras.layers.Layer):
     ...     def __init__(self, gain=1.0, **kwargs):
@@ -162,12 +163,12 @@ def register_lowering(
 
 
 def registered_class(layer: keras.Operation) -> type | None:
-    """The most specific class of a layer, or of an operation, that has a rule; `None` if there is none."""
+    """The most specific class of a layer or operation that has a rule; `None` if there is none."""
     return next((base for base in type(layer).__mro__ if base in RULES), None)
 
 
 def refuse(layer: keras.Operation, path: str, reason: str) -> UnsupportedLayerError:
-    """The error for a layer that cannot be exported, for a reason that reads on from its name."""
+    """The error for a layer that cannot be exported; `reason` continues the sentence after its name."""
     return UnsupportedLayerError(f"Layer '{path}', {article(type(layer).__name__)}, {reason}")
 
 
@@ -177,19 +178,19 @@ def article(name: str) -> str:
 
 
 def check_class(layer: keras.Operation, base: type, path: str) -> None:
-    """Raises an `UnsupportedLayerError` if a layer computes with another method than the class of its rule."""
+    """Raises `UnsupportedLayerError` if a layer overrides a method of the class of its rule."""
     changed = next(_replaced(layer, base), None)
     if changed is not None:
         raise refuse(
             layer,
             path,
-            f"cannot be exported to TFLite: it has a `{changed}` of its own, and the rule of {base.__name__} would "
+            f"cannot be exported to TFLite: it overrides `{changed}`, and the rule of {base.__name__} would "
             "leave out what that computes.",
         )
 
 
 def _replaced(layer, base) -> Iterator[str]:
-    """The names of the methods and properties of `base` that a layer replaces."""
+    """The names of the methods and properties of `base` that a layer overrides."""
     for owner in (layer, *type(layer).__mro__):
         if owner is base:
             return
@@ -205,9 +206,9 @@ def _replaced(layer, base) -> Iterator[str]:
 
 
 def check_arguments(layer: keras.Operation, rule: Rule, path: str) -> None:
-    """Raises an `UnsupportedLayerError` if a layer has an argument that its rule does not look at.
+    """Raises `UnsupportedLayerError` if a layer has an argument that its rule does not read.
 
-    One that has its default value, or that concerns training alone, need not be looked at.
+    Arguments that have their default value or only affect training are ignored.
     """
     if rule.arguments is None:
         return
@@ -215,7 +216,7 @@ def check_arguments(layer: keras.Operation, rule: Rule, path: str) -> None:
         config = layer.get_config()
     except NotImplementedError as error:
         raise refuse(
-            layer, path, "cannot be exported to TFLite: it has no `get_config` to tell its arguments."
+            layer, path, "cannot be exported to TFLite: it has no `get_config` that returns its arguments."
         ) from error
     defaults = _defaults(type(layer))
     for name, value in config.items():
@@ -223,7 +224,7 @@ def check_arguments(layer: keras.Operation, rule: Rule, path: str) -> None:
             continue
         if name == "data_format":
             if value not in (None, "channels_last"):
-                raise refuse(layer, path, f"has `data_format` (={value!r}): build the network channels last.")
+                raise refuse(layer, path, f"has `data_format` (={value!r}): build the network with channels last.")
         elif name not in defaults or not _equal(value, defaults[name]):
             raise refuse(layer, path, f"has `{name}` (={value!r}), which cannot be exported to TFLite.")
 
@@ -240,7 +241,7 @@ def _defaults(layer_class):
 
 
 def _equal(value, default):
-    """Whether an argument has its default, which stands for all its entries where it is one number for several."""
+    """Whether an argument equals its default, where a single number is the default of every entry of a sequence."""
     if isinstance(value, (list, tuple)):
         defaults = default if isinstance(default, (list, tuple)) else [default] * len(value)
         return len(value) == len(defaults) and all(map(_equal, value, defaults))
@@ -250,13 +251,13 @@ def _equal(value, default):
 
 
 def call_keras(call: Call, inputs: Sequence[Any], operation: Any = None, *, inside: bool = False) -> list[Any]:
-    """The outputs of one call of a layer, in inference mode, for other inputs than it was traced with.
+    """The outputs of one call of a layer, in inference mode, for new inputs.
 
     Args:
         call: the `Call`.
         inputs: a tensor for each of its inputs.
-        operation: what is called instead of the call's own operation, or `None`.
-        inside: whether its method `call` is, so that symbols are given to what is in the layer and not to the layer.
+        operation: operation to call instead of the call's own, or `None`.
+        inside: whether to call its method `call`, so that symbolic tensors reach the parts of the layer.
     """
     operation, given = call.operation if operation is None else operation, iter(inputs)
     args, kwargs = keras.tree.map_structure(
@@ -268,7 +269,7 @@ def call_keras(call: Call, inputs: Sequence[Any], operation: Any = None, *, insi
 
 
 def call_arguments(layer: keras.Operation, call: Call) -> dict[str, Any]:
-    """`{name: value}` of what a call is given beside the inputs, by position or by name."""
+    """`{name: value}` of the arguments of a call other than the inputs, positional or by keyword."""
     names = [name for name in inspect.signature(layer.call).parameters if name not in ("args", "kwargs")]
     names += map(str, range(len(names), len(call.args)))
     given = dict(zip(names, call.args, strict=False)) | call.kwargs
@@ -276,9 +277,9 @@ def call_arguments(layer: keras.Operation, call: Call) -> dict[str, Any]:
 
 
 def check_call(layer: keras.Operation, call: Call, rule: Rule) -> None:
-    """Raises an `UnsupportedLayerError` if a layer is called with more than its inputs and what its rule looks at.
+    """Raises `UnsupportedLayerError` if a layer is called with arguments that its rule does not read.
 
-    `training` is not looked at: when a whole network is run, its own `training` counts.
+    `training` is ignored, because the `training` argument of the network overrides it.
     """
     if not isinstance(layer, keras.layers.Layer):
         return

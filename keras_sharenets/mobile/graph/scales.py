@@ -1,6 +1,6 @@
-"""Where the scales of an inference graph go in a file: into kernels, beside them, or into steps of their own.
+"""Placement of the scales of an inference graph in a file: in kernels, next to kernels, or in separate steps.
 
-A float file has none beside a kernel. An integer file has positive ones there.
+A float file has no scales next to a kernel. An integer file has positive ones there.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import numpy as np
 from keras_sharenets.mobile.graph.inference_graph import Constant, InferenceGraph, Materialize, Operation, Value
 from keras_sharenets.mobile.graph.quantization import filter_limits, requantize_fixed, rewritable_kernels
 
-# The share of the largest scale up to which one counts as 0, or gets a step of its own.
+# The fraction of the largest scale up to which a scale counts as 0, or gets a separate step.
 _NEGLIGIBLE = 1e-4
-# The integer that stands for the largest scale of a vector, and the least that may stand for one.
+# The integer of the largest scale of a vector, and the smallest allowed integer.
 _WHOLE, _LEAST_WHOLE = 127, 2
 
 
 def prepare_float(graph: InferenceGraph, materialize: Materialize) -> InferenceGraph:
-    """The graph for a float file, which has no scale beside a kernel.
+    """Prepares the graph for a float file, which has no scales next to kernels.
 
     Args:
         graph: `InferenceGraph`, simplified.
-        materialize: function of a call site: whether this use of a shared kernel gets a copy with its scale multiplied
-            in. A kernel that is kept single is used without scales; each scale and shift is a step of its own.
+        materialize: function of a call site that returns whether this use of a shared kernel gets a copy with its scale
+            multiplied in. A kernel that stays shared is used without scales; each scale and shift is a separate step.
     """
 
     def scaled(operation):
@@ -37,15 +37,15 @@ def prepare_float(graph: InferenceGraph, materialize: Materialize) -> InferenceG
 
 
 def prepare_int8(graph: InferenceGraph, materialize: Materialize) -> InferenceGraph:
-    """The graph for an integer file, in which a scale beside a kernel is positive.
+    """Prepares the graph for an integer file, in which scales next to kernels are positive.
 
-    The integers of a kernel that is used elsewhere must not change sign. Nor may a scale be so small that the bias
-    overflows beside it.
+    The integers of a kernel with other uses must not change sign, and a scale must not be so small that the bias
+    overflows.
 
     Args:
         graph: `InferenceGraph`, simplified.
-        materialize: function of a call site: whether this use of a shared kernel gets a copy that takes over what may
-            not stand beside integers: signs, and scales that are negligible.
+        materialize: function of a call site that returns whether this use of a shared kernel gets a copy that includes
+            signs and negligible scales, which are not allowed next to integers.
     """
 
     def signed(operation):
@@ -67,7 +67,7 @@ def prepare_int8(graph: InferenceGraph, materialize: Materialize) -> InferenceGr
 
 
 def _rescale_kernels(graph, materialize, rescaled):
-    """Gives scaled operations another kernel where it has no other use or is materialized."""
+    """Replaces the kernel of scaled operations if it has no other use or is materialized."""
     uses, operations = graph.uses(), []
     for operation in graph.operations:
         scaled = operation.scale is not None and operation.kernel is not None and operation.kind != "shared_conv"
@@ -78,19 +78,19 @@ def _rescale_kernels(graph, materialize, rescaled):
 
 
 def _scaled_kernel(operation, scale):
-    # A depthwise kernel is (height, width, channels, filters of each), all others end in the output channels.
+    # A depthwise kernel is (height, width, channels, filters per channel); others end with the output channels.
     scale = scale.reshape(operation.kernel.array.shape[2:]) if operation.kind == "depthwise" else scale
     array = (operation.kernel.array * scale).astype("float32")
     return Constant(f"{operation.kernel.name} in {operation.name}", array)
 
 
 def _strengths(operation):
-    """How large the numbers of each filter are beside its scale."""
+    """The largest magnitude of each filter times its scale."""
     return np.abs(operation.scale) * filter_limits(operation.kernel.array, operation.kind)
 
 
 def _split_scales(graph: InferenceGraph, chosen: Callable[[Operation], bool]) -> InferenceGraph:
-    """Scale, shift and activation of the chosen operations with a kernel become steps of their own behind them."""
+    """Moves the scale, shift and activation of the chosen operations with a kernel to a separate step."""
     number, operations = graph.next_number(), []
     for operation in graph.operations:
         scale, bias = operation.scale, operation.bias
@@ -107,13 +107,13 @@ def _split_scales(graph: InferenceGraph, chosen: Callable[[Operation], bool]) ->
 
 
 def _scale_by_integers(graph: InferenceGraph) -> InferenceGraph:
-    """Scales that stand alone become whole multiples of one number, where a kernel behind them takes what is left.
+    """Rounds scales of affine operations to integer multiples of one number, if the next kernel can absorb the rest.
 
-    Behind a ReLU too: `relu((1 + e) x) = (1 + e) relu(x)`. Such scales need one step size in the file instead of one a
-    channel, and their biases as well, which is 5 bytes a channel for 13.
+    This also works across a ReLU: `relu((1 + e) x) = (1 + e) relu(x)`. Such scales and their biases need one step size
+    in the file instead of one per channel: 5 instead of 13 bytes per channel.
 
-    Not where quantization-aware training has learned the range between the two: the kernel has whole steps there,
-    to which the network was trained, and what is left would round it a second time.
+    Not applied if quantization-aware training has learned the range between the two: the network was trained with the
+    rounded kernel, which the rest would round a second time.
     """
     readers, rewritable, left = graph.consumers(), rewritable_kernels(graph), {}
 
@@ -144,7 +144,7 @@ def _scale_by_integers(graph: InferenceGraph) -> InferenceGraph:
 
 
 def _average_by_convolution(graph):
-    """Average pooling becomes a depthwise convolution with equal weights: delegates average no integers."""
+    """Replaces average pooling by a depthwise convolution with equal weights: delegates do not average integers."""
     kernels, operations = {}, []
     for operation in graph.operations:
         if operation.kind == "average_pool" and operation.attributes["padding"] == "valid":

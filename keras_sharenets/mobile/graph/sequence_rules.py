@@ -1,6 +1,6 @@
-"""What layers for sequences `(steps, channels)` become in an inference graph: those for images of one row.
+"""Lowering rules of layers for sequences `(steps, channels)`, which become operations on images of one row.
 
-What stands between two of them goes to the row, and the reshapes between them away (`passes.simplify`).
+`passes.simplify` moves operations between two of them to the row, and removes the reshapes between them.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def _sequence(graph: GraphBuilder, layer: Any, y: Value, shape: Shape) -> Value:
 
 
 def _kernel(graph, layer, name, order=(0, 1, 2, 3)):
-    """A kernel of one row, which is one constant at all calls."""
+    """A kernel of one row, which is the same constant at all calls."""
     return graph.constant(layer, f"{name} of one row", lambda: array(getattr(layer, name))[None].transpose(order))
 
 
 def _padded(graph: GraphBuilder, layer: Any, x: Sequence[Value], *, equal: bool = False) -> tuple[Value, dict]:
-    """The row that a convolution without causal padding reads, and its window.
+    """The row that the equivalent convolution without causal padding reads, and its window.
 
-    `equal` for strides that are the same along both axes, as depthwise convolutions want them: of one row one is left.
+    `equal` makes the strides equal along both axes, as depthwise convolutions require; a single row stays a single row.
     """
     (step,), (rate,), y = layer.strides, layer.dilation_rate, _row(graph, layer, x)
     padding = layer.padding

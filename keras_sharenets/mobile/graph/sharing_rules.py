@@ -1,7 +1,7 @@
-"""What this library's layers become in an inference graph.
+"""Lowering rules of this library's layers.
 
-Kernel-shared layers are lowered in full, or as operations on the tensors that they store, which keeps a file as small
-as the network.
+Kernel-shared layers are either fully expanded, or lowered to operations on their stored tensors, which keeps a file as
+small as the network.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _slice(graph, layer, call, x, shape):
 
 @lowers(ours.SqueezeExcite, reads="reduction")
 def _squeeze_excite(graph, layer, call, x, shape):
-    """With 1x1 convolutions, not dense layers: delegates run in one piece what keeps the axes of an image."""
+    """Uses 1x1 convolutions instead of dense layers: keeping the image axes avoids further delegate partitions."""
     y = graph.add("mean", layer.name, x, (1, 1, 1, shape[-1]), attributes={"keepdims": True})
     for dense in (layer.squeeze, layer.excite):
         kernel = graph.constant(dense, "kernel", lambda dense=dense: array(dense.kernel)[None, None])
@@ -69,7 +69,7 @@ def _strides(layer, call):
 
 
 def _window(layer, call):
-    """What a layer with an `effective_kernel` says of its strides, its padding and its dilation, as Conv2D does."""
+    """The strides, padding and dilation of a layer with an `effective_kernel`, as in Conv2D."""
     padding = getattr(layer, "padding", "valid")
     if not isinstance(padding, str) or padding.lower() not in ("same", "valid"):
         raise refuse(layer, call.path, f'has `padding` (={padding!r}): "same" or "valid" can be exported.')
@@ -83,20 +83,21 @@ def _window(layer, call):
 
 
 def _effective_convolution(graph, layer, call, x, shape):
-    """A layer with an `effective_kernel`, of this library or not, as the ordinary convolution of that kernel."""
+    """A layer with an `effective_kernel`, of this library or a custom one, as the ordinary convolution."""
     if getattr(layer, "data_format", "channels_last") not in (None, "channels_last"):
-        raise refuse(layer, call.path, f"has `data_format` (={layer.data_format!r}): build the network channels last.")
+        raise refuse(
+            layer, call.path, f"has `data_format` (={layer.data_format!r}): build the network with channels last."
+        )
     kernel = graph.constant(layer, "effective_kernel", lambda: array(layer.effective_kernel()))
     channels, sides = x[0].shape[-1], kernel.array.shape
     if len(sides) != 4 or channels % sides[2] or sides[3] != shape[-1]:
-        reason = f"has an `effective_kernel()` of shape {sides} for {channels} channels, which is no convolution."
+        reason = f"has an `effective_kernel()` of shape {sides} for {channels} channels, which is not a convolution."
         raise refuse(layer, call.path, reason)
     window = {**_window(layer, call), "groups": channels // sides[2]}
     return linear(graph, "conv", layer, call, x, shape, kernel, **window)
 
 
-# All arguments that such a layer has beside these go into its kernel; that nothing is left out is seen when its results
-# are compared.
+# All other arguments of such a layer are part of its kernel; the comparison with Keras detects any that are not.
 EFFECTIVE = Rule(_effective_convolution, arguments=None, call_arguments=frozenset({"strides"}))
 
 
@@ -107,11 +108,11 @@ EFFECTIVE = Rule(_effective_convolution, arguments=None, call_arguments=frozense
     call_reads="strides",
 )
 def _highly_shared(graph, layer, call, x, shape):
-    """The filter bank, over every repeat and every arrangement of the image's channels."""
+    """The filter bank, applied to every repeat and every arrangement of the image's channels."""
     window = {"strides": _strides(layer, call), "padding": layer.padding, "groups": layer.groups}
     if layer.channel_repeats == 1:
         return activate(graph, layer, call.path, _arranged(graph, layer, x[0], shape, window))
-    # Arrangements are materialized: to shuffle the few channels of a small group takes longer than to convolve them.
+    # Arrangements are materialized: shuffling the few channels of a small group takes longer than convolving them.
     kernel = graph.constant(layer, "arranged_kernel", lambda: _arranged_bank(layer))
     return linear(graph, "shared_conv", layer, call, x, shape, kernel, **window, channel_repeats=layer.channel_repeats)
 
@@ -124,18 +125,18 @@ def _arranged_bank(layer):
 
 
 def _arranged(graph, layer, x, shape, window):
-    """One convolution for each arrangement, all with the same filters: the image's channels are shuffled instead."""
+    """One convolution per arrangement, all with the same filters; the image's channels are shuffled instead."""
     group = x.shape[-1] // layer.groups
     part_shape, parts = (*shape[:-1], shape[-1] // layer.arrangements), []
     kernel = stored_kernel(graph, layer)
     for order in layer.orders(group):
-        # `W[order]` on `x` is `W` on what `x` is when `order` is undone. The first order is the identity.
+        # `W[order]` on `x` equals `W` on `x` in the inverse of `order`. The first order is the identity.
         indices = (np.arange(layer.groups)[:, None] * group + np.argsort(order)).ravel()
         read = _permute(graph, layer, x, indices) if parts else x
         parts.append(graph.add("conv", layer.name, [read], part_shape, kernel=kernel, attributes=window))
     y = parts[0] if len(parts) == 1 else graph.add("concat", layer.name, parts, shape)
     if len(parts) > 1 and layer.groups > 1:
-        # From arrangements, groups, filters to the layer's groups, arrangements, filters.
+        # From (arrangements, groups, filters) to the layer's (groups, arrangements, filters).
         y = _permute(graph, layer, y, np.arange(shape[-1]).reshape(len(parts), layer.groups, -1).swapaxes(0, 1).ravel())
     return _add_bias(graph, layer, y)
 
@@ -145,7 +146,7 @@ def _add_bias(graph, layer, x):
 
 
 def _groups_of(graph, layer, x):
-    """The channels of one group after the other, each as a value."""
+    """Yields the channels of each group as a value."""
     start = 0
     for size in layer.sizes:
         part = (*x.shape[:-1], size)
@@ -167,7 +168,7 @@ def _concatenated(graph, layer, parts, shape):
 
 @lowers(ours.HierarchicalGroupConv2D, reads="filters groups use_bias")
 def _hierarchical(graph, layer, call, x, shape):
-    """Group by group, each with the outputs of the one before."""
+    """Group by group, each with the outputs of the previous group."""
     outputs = []
     for index, read in enumerate(_groups_of(graph, layer, x[0])):
         if outputs:
@@ -179,7 +180,7 @@ def _hierarchical(graph, layer, call, x, shape):
 
 @lowers(ours.SplitGroupConv2D, reads="filters groups use_bias")
 def _split(graph, layer, call, x, shape):
-    """One grouped convolution if the groups have one size, else group by group."""
+    """One grouped convolution if the groups have equal sizes; otherwise group by group."""
     if len(set(layer.sizes)) > 1:
         groups = enumerate(_groups_of(graph, layer, x[0]))
         return _concatenated(graph, layer, [_group_convolution(graph, layer, i, read) for i, read in groups], shape)
@@ -189,7 +190,7 @@ def _split(graph, layer, call, x, shape):
 
 @lowers(ours.InterleavedGroupConv2D, reads="filters branch_channels use_bias")
 def _interleaved(graph, layer, call, x, shape):
-    """One grouped convolution after the other, each with its strided channel shuffles."""
+    """A sequence of grouped convolutions, each with its strided channel shuffles."""
     (y,) = x
     for index, (variable, shuffles) in enumerate(zip(layer.kernels, layer.shuffles, strict=True)):
         kernel = graph.constant(layer, f"kernel_{index + 1}", lambda variable=variable: array(variable))

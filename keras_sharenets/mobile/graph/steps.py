@@ -1,4 +1,4 @@
-"""What rules are put together from: single steps, and looks at what a layer is given."""
+"""Building blocks of rules: single steps, and checks of a layer's arguments."""
 
 from __future__ import annotations
 
@@ -21,46 +21,46 @@ def array(variable: Any, dtype: str = "float32") -> np.ndarray:
 
 
 def affine(graph: GraphBuilder, layer: Any, x: Sequence[Value], shape: Shape, scale: Any, bias: Any) -> Value:
-    """`scale * x + bias`, vectors with one number a channel."""
+    """`scale * x + bias` with vectors of one number per channel."""
     vectors = {"scale": np.asarray(scale, "float32"), "bias": np.asarray(bias, "float32")}
     return graph.add("affine", layer.name, x, shape, **vectors)
 
 
 def scaled(graph: GraphBuilder, layer: Any, x: Value, scale: Any, bias: Any = 0) -> Value:
-    """`scale * x + bias`, single numbers or vectors with one number a channel."""
+    """`scale * x + bias` with single numbers or vectors of one number per channel."""
     ones = np.ones(x.shape[-1])
     return affine(graph, layer, [x], x.shape, scale * ones, bias * ones)
 
 
 def check_last(layer: Any, path: str, axis: Any, x: Value, what: str) -> None:
-    """Raises an error if an axis, or the only one of a sequence, is not the last."""
+    """Raises an error if an axis, or a sequence of one axis, is not the last."""
     axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
     if axes not in ((-1,), (len(x.shape) - 1,)):
         raise refuse(layer, path, f"has `axis` (={axis!r}): only {what} along the last axis can be exported.")
 
 
 def channel_vector(layer: Any, path: str, name: str, numbers: Any, x: Value) -> np.ndarray:
-    """Numbers as a vector with one a channel; an error if they differ from place to place."""
+    """Numbers as a vector of one per channel; raises an error if they vary along other axes."""
     numbers, channels = np.asarray(numbers, "float64"), x.shape[-1]
     if numbers.size not in (1, channels) or (numbers.size > 1 and numbers.shape[-1] != channels):
         shown = f"of shape {numbers.shape}"
-        raise refuse(layer, path, f"has `{name}` ({shown}): only one number, or one a channel, can be exported.")
+        raise refuse(layer, path, f"has `{name}` ({shown}): only one number, or one per channel, can be exported.")
     return np.broadcast_to(numbers.ravel(), (channels,))
 
 
 def operation_class(function: Callable[..., Any], inputs: int = 1) -> type:
-    """The class that stands for a function of `keras.ops` in a functional model."""
+    """The class that represents a function of `keras.ops` in a functional model."""
     symbols = [keras.Input((2, 2, 2)) for _ in range(inputs)]
     return type(keras.Function(symbols, function(*symbols)).operations[-1])
 
 
 def unnamed_class(function: Callable[..., Any], name: str) -> type:
-    """A class beside a public function, which Keras has no public name for."""
+    """A class from the module of a public function, for which Keras has no public name."""
     return vars(sys.modules[function.__module__])[name]
 
 
 def pairwise(graph: GraphBuilder, kind: str, layer: Any, x: Sequence[Value]) -> Value:
-    """Values combined one after the other; those of fewer axes get axes of 1 behind the batch, as Keras does it."""
+    """Combines values pairwise; those with fewer axes get axes of size 1 after the batch, as in Keras."""
     rank = max(len(value.shape) for value in x)
     aligned = []
     for value in x:
@@ -74,16 +74,16 @@ def pairwise(graph: GraphBuilder, kind: str, layer: Any, x: Sequence[Value]) -> 
 
 
 def constant(graph: GraphBuilder, layer: Any, name: str, make: Callable[[], Any]) -> Value:
-    """A constant of a layer as a value that is the same for all images: `make()` with an axis of 1 before it.
+    """A constant of a layer as a value that is the same for all images: `make()` with a leading axis of size 1.
 
-    At every use there is a step of its own; in the file the numbers are there once.
+    Every use has its own step, but the file stores the numbers once.
     """
     stored = graph.constant(layer, name, lambda: np.asarray(make(), "float32")[None])
     return graph.add("constant", layer.name, [], stored.array.shape, attributes={"constant": stored})
 
 
 def unary(graph: GraphBuilder, kind: str, layer: Any, x: Value, **attributes: Any) -> Value:
-    """A function of one number."""
+    """An elementwise function."""
     return graph.add(kind, layer.name, [x], x.shape, attributes=attributes)
 
 
@@ -98,6 +98,6 @@ def pad(
     channels: tuple[int, int] = (0, 0),
     **attributes: Any,
 ) -> Value:
-    """Rows, columns and channels around an image."""
+    """Padding of an image with rows, columns and channels."""
     attributes["paddings"] = ((0, 0), tuple(rows), tuple(columns), channels)
     return graph.add("pad", layer.name, x, shape, attributes=attributes)

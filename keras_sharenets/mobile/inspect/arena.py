@@ -1,4 +1,4 @@
-"""How much memory the values of a TFLite file need on a device that gives every one of them a place beforehand."""
+"""Activation memory of a TFLite file on devices that allocate it statically."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 from keras_sharenets.mobile.graph import arena
 from keras_sharenets.mobile.inspect import file
 
-# A metadata buffer that says where values lie: format, number of graphs, number of tensors, and a place or -1 for each.
+# Metadata buffer with the memory plan: format, number of graphs, number of tensors, and an offset or -1 for each.
 PLAN_BUFFER, PLAN_HEAD = "OfflineMemoryAllocation", 3
-# Each number that they make depends on the numbers at the same place alone.
+# Elementwise operators: each output number depends only on the input numbers at the same position.
 _IN_PLACE = ("ADD", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "MUL", "RELU", "RELU6", "RESHAPE", "SUB", "TANH")
 _WIDTHS = {"bool": 1, "float16": 2, "float32": 4, "float64": 8, "int8": 1, "uint8": 1, "int16": 2, "int32": 4}
 _WIDTHS |= {"int4": 0.5, "int64": 8, "uint16": 2, "uint32": 4}
 
 
 def program_of(model: file.Model) -> tuple[arena.Program, tuple[tuple[int, ...], ...]]:
-    """The main graph of a file as steps, and for each step the numbers of its operators.
+    """The main graph of a file as steps, and for each step the indices of its operators.
 
-    What operators make of constants alone, such as kernels that are widened, counts as constant; they belong to every
-    step that reads it, and have to run before the first of them.
+    Values computed from constants only, such as widened kernels, count as constant. Their operators belong to every
+    step that reads these values, and must run before the first of those steps.
     """
     main, operators = model.Subgraphs(0), file.operators(model)
     inputs, outputs = (tuple(ends.tolist()) for ends in (main.InputsAsNumpy(), main.OutputsAsNumpy()))
@@ -42,7 +42,7 @@ def program_of(model: file.Model) -> tuple[arena.Program, tuple[tuple[int, ...],
 
 
 def _needed(waiting, read, operators):
-    """The operators on constants that these tensors come from, in their order."""
+    """The operators on constants that produce these tensors, in order."""
     numbers = {waiting[value] for value in read if value in waiting}
     return sorted(numbers.union(*(_needed(waiting, operators[number][1], operators) for number in numbers)))
 
@@ -53,17 +53,16 @@ def _bytes(model, value):
 
 
 def read_plan(model: file.Model) -> Mapping[int, int]:
-    """`{tensor: byte}` of the main graph that a file asks for; empty if it leaves that to the runtime."""
+    """The memory plan `{tensor: offset}` of the main graph; empty if the file leaves planning to the runtime."""
     data = file.read_buffer(model, PLAN_BUFFER)
     offsets = np.frombuffer(data or b"", "int32")[PLAN_HEAD:].tolist()
     return {value: offset for value, offset in enumerate(offsets) if offset >= 0}
 
 
 def arena_bytes(model: file.Model) -> int:
-    """Bytes for all values of a file, as the planner of LiteRT for Microcontrollers places them.
+    """Bytes for all values of a file, as the memory planner of LiteRT for Microcontrollers allocates them.
 
-    An estimate: what kernels ask for beside that, and what the runtime keeps of tensors, operators and filters, comes
-    on top.
+    The estimate excludes the scratch buffers of kernels and the runtime's records of tensors, operators and filters.
     """
     program, _ = program_of(model)
     fixed = {value: offset for value, offset in read_plan(model).items() if value in program.sizes}

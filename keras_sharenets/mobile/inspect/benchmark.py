@@ -1,4 +1,4 @@
-"""What TFLite files cost on this machine: time for one image, operator by operator too, memory, bytes."""
+"""Benchmarks of TFLite files on this machine: latency, also per operator, memory, and size."""
 
 from __future__ import annotations
 
@@ -22,24 +22,23 @@ from keras_sharenets.mobile.inspect import file, memory_probe
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkReport:
-    """What one TFLite file costs.
+    """Benchmark of one TFLite file.
 
     Attributes:
-        path: the file, as it was given.
-        file_bytes: its size.
+        path: path of the file, as given.
+        file_bytes: size of the file.
         threads: threads of the interpreter.
-        repetitions: inferences measured.
+        repetitions: measured inferences.
         median_ms: median time in milliseconds.
-        percentile_10_ms, percentile_90_ms: a tenth of the inferences was faster, or slower, than this.
-        spread_ms: interquartile range: from the time that a quarter is faster than to the one that a quarter is slower
-            than.
-        warmup: inferences before the measured ones.
+        percentile_10_ms, percentile_90_ms: 10th and 90th percentile.
+        spread_ms: interquartile range.
+        warmup: unmeasured inferences before the measured ones.
         weight_bytes: bytes of all constants, each buffer once.
-        delegate_partitions: number of parts of the graph that the runtime's delegates run; 1 is best.
-        undelegated_operators: the operators that no delegate runs, each with its count.
-        peak_memory_bytes: by how much the resident memory of a fresh process grew at most from before it opened the
-            file, which is mapped into memory, until after ten inferences. Parts of the runtime that are first used then
-            are in it, the Python interpreter and the imports are not. `None` on systems without `/proc`.
+        delegate_partitions: number of graph partitions that the runtime's delegates run; 1 is best.
+        undelegated_operators: operators that no delegate runs, each with its count.
+        peak_memory_bytes: peak growth of the resident memory of a new process, from before it opens the
+            memory-mapped file until after ten inferences. It includes the parts of the runtime that are first used
+            then, but not the Python interpreter and the imports. `None` on systems without `/proc`.
     """
 
     path: str
@@ -58,12 +57,12 @@ class BenchmarkReport:
 
     @property
     def unsteady(self) -> bool:
-        """Whether the machine had other work (`timing.Timing`)."""
+        """Whether the machine was busy with other work (`timing.Timing`)."""
         return timing.Timing(self.median_ms, self.spread_ms).unsteady
 
     @property
     def delegates(self) -> int:
-        """An earlier name of `delegate_partitions`."""
+        """Former name of `delegate_partitions`."""
         return self.delegate_partitions
 
 
@@ -74,7 +73,7 @@ class OperatorTime:
     Attributes:
         name: the kind, such as `"CONV_2D"`.
         count: how often it occurs.
-        milliseconds: the median times of all of them, each measured alone, added up.
+        milliseconds: sum of the median times of these operators, each measured separately.
     """
 
     name: str
@@ -85,22 +84,22 @@ class OperatorTime:
 def benchmark_tflite(
     path: str | os.PathLike, *, num_threads: int = 1, repetitions: int = 50, warmup: int = 5
 ) -> BenchmarkReport:
-    """Measures a TFLite file in the LiteRT interpreter of this machine.
+    """Benchmarks a TFLite file in the LiteRT interpreter on this machine.
 
     Only the inference itself is timed, on one seeded random input that is set beforehand.
 
     Args:
-        path: the TFLite file.
+        path: path of the TFLite file.
         num_threads: threads of the interpreter.
         repetitions: inferences to measure.
-        warmup: inferences before that, which do not count: the first ones fetch memory.
+        warmup: unmeasured inferences before that; the first ones allocate memory.
 
     Returns:
         A `BenchmarkReport`.
 
     Raises:
         ValueError: the file cannot be used (see `inspect.file.open_tflite`), or an argument is not a positive integer
-            (`warmup` may be 0).
+            (`warmup` may also be 0).
     """
     return compare_tflite([path], num_threads=num_threads, repetitions=repetitions, warmup=warmup)[0]
 
@@ -108,14 +107,15 @@ def benchmark_tflite(
 def compare_tflite(
     paths: Sequence[str | os.PathLike], *, num_threads: int = 1, repetitions: int = 50, warmup: int = 5
 ) -> list[BenchmarkReport]:
-    """Measures several TFLite files as `benchmark_tflite` does one, taking turns.
+    """Benchmarks several TFLite files as `benchmark_tflite` does one, with interleaved inferences.
 
-    A machine is slower at one time than at another. Taking turns, that meets all files alike. With several files, each
-    measured inference comes after one of the same file that is not measured: what ran before has the caches.
+    The speed of a machine varies over time; interleaving exposes all files to the same variation. With several files,
+    each measured inference follows an unmeasured one of the same file, because the file that ran before has filled the
+    caches.
 
     Args:
         paths: TFLite files.
-        num_threads, repetitions, warmup: as for `benchmark_tflite`, each for every file.
+        num_threads, repetitions, warmup: as for `benchmark_tflite`, for each file.
 
     Returns:
         A list of `BenchmarkReport`, in the order of `paths`.
@@ -136,7 +136,7 @@ def compare_tflite(
 
 
 def inference_call(interpreter: Interpreter) -> Callable[[], None]:
-    """A function without arguments that runs an interpreter once, on seeded random numbers."""
+    """Returns a function without arguments that runs an interpreter once, on seeded random numbers."""
     random = np.random.default_rng(0)
     for entry in interpreter.get_input_details():
         values = random.uniform(0, 127, entry["shape"])
@@ -164,16 +164,16 @@ def _report(path, interpreter, times, **settings):
 
 
 def delegation(interpreter: Interpreter) -> tuple[int, dict[str, int]]:
-    """How a graph is cut between delegates and the runtime's own operators.
+    """How a graph is divided between delegates and the runtime's own operators.
 
     Args:
-        interpreter: of LiteRT, with its tensors allocated.
+        interpreter: LiteRT interpreter with allocated tensors.
 
     Returns:
-        `(number of partitions that delegates run, {name of an operator that none runs: how often})`.
+        `(number of delegate partitions, {name of an undelegated operator: count})`.
     """
-    # The runtime keeps the operators that a delegate replaces in its list, and says of the delegate, which comes last,
-    # only what goes in and what comes out: what lies between is inside.
+    # The runtime keeps the operators that a delegate replaces in its list and appends the delegate, for which it only
+    # reports inputs and outputs: the operators between those are inside.
     operators = interpreter._get_ops_details()
     partitions = [operator for operator in operators if operator["op_name"] == "DELEGATE"]
     own = [operator for operator in operators if operator["op_name"] != "DELEGATE"]
@@ -192,7 +192,7 @@ def delegation(interpreter: Interpreter) -> tuple[int, dict[str, int]]:
 
 
 def _peak_memory(path, num_threads):
-    """What `memory_probe` prints in a process of its own, or `None` where it cannot be known."""
+    """Output of `memory_probe`, run in a new process, or `None` where it cannot be measured."""
     if not os.access("/proc/self/clear_refs", os.W_OK):
         return None
     command = [sys.executable, memory_probe.__file__, str(path), str(num_threads)]
@@ -205,14 +205,14 @@ def _peak_memory(path, num_threads):
 def operator_times(
     path: str | os.PathLike, *, num_threads: int = 1, repetitions: int = 30, warmup: int = 3
 ) -> list[OperatorTime]:
-    """Measures each operator of a TFLite file alone, on random inputs, all of them in turns.
+    """Measures each operator of a TFLite file separately, on random inputs, with interleaved runs.
 
-    The Python interface of LiteRT has no profiler. So each operator is cut out with its constants and becomes a file of
-    its own; operators of one shape and kind are measured once. Alone an operator has its inputs at hand and starts the
-    runtime for itself, so the sum is not the time of the whole file: take the figures as shares.
+    The Python interface of LiteRT has no profiler. Each operator is therefore extracted with its constants into a file
+    of its own; operators of the same kind and shape are measured once. An isolated operator has its inputs in the cache
+    and the runtime's overhead to itself, so the sum is not the latency of the file: read the times as shares.
 
     Args:
-        path: the TFLite file.
+        path: path of the TFLite file.
         num_threads, repetitions, warmup: as for `benchmark_tflite`, for each operator.
 
     Returns:
@@ -221,7 +221,7 @@ def operator_times(
     Raises:
         ValueError: as for `benchmark_tflite`.
     """
-    file.open_tflite(path, num_threads=num_threads)  # Refuses what is no file for the runtime.
+    file.open_tflite(path, num_threads=num_threads)  # Raises an error for unusable files.
     data = file.read_bytes(path)
     whole: Any = schema.ModelT.InitFromPackedBuf(data, 0)
     names = [name for name, _, _ in file.operators(file.parse(data))]
@@ -240,7 +240,7 @@ def operator_times(
 
 
 def _key(whole, operator):
-    """What makes two operators cost the same: kind, options, shapes, and constants that are no weights."""
+    """Key of operators with equal cost: kind, options, shapes, and constants other than weights."""
     tensors = whole.subgraphs[0].tensors
     described = []
     for index in (*operator.inputs, *operator.outputs):
@@ -256,7 +256,7 @@ def _key(whole, operator):
 
 
 def _alone(whole, place, name, num_threads):
-    """An interpreter for a file with this one operator."""
+    """An interpreter for a file that contains only this operator."""
     operator = whole.subgraphs[0].operators[place]
     buffers, tensors, numbers, inputs = [schema.BufferT()], [], {}, []
 

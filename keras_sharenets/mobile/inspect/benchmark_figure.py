@@ -1,4 +1,4 @@
-"""Accuracy against size as a figure."""
+"""Figure of accuracy against file size."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from keras_sharenets.rendering import figures
 
 
 def draw_accuracy_against_size(reports: Sequence[Any], accuracies: Mapping[str, float], title: str) -> bytes:
-    """One point a file: how large it is and how often it is right.
+    """Plots size against accuracy, one point per file.
 
     Args:
-        reports: `BenchmarkReport`, or other things with `path` and `file_bytes`.
-        accuracies: path to a share of 1, for each of them.
-        title: one line.
+        reports: `BenchmarkReport`s, or other objects with `path` and `file_bytes`.
+        accuracies: accuracy from 0 to 1 for each path.
+        title: title of the figure, one line.
 
     Returns:
-        A PNG file.
+        The bytes of a PNG file.
     """
     sizes = [report.file_bytes / 1000 for report in reports]
     shares = [accuracies[report.path] for report in reports]
@@ -44,7 +44,7 @@ def draw_accuracy_against_size(reports: Sequence[Any], accuracies: Mapping[str, 
 
 
 def _short_names(paths: Sequence[str]) -> list[str]:
-    """The paths without what they have in common: the folder before, `.tflite` behind."""
+    """The paths without their common folder and without the extension."""
     full = [os.path.abspath(path) for path in paths]
     folder = os.path.commonpath([os.path.dirname(path) for path in full])
     return [pathlib.Path(path).relative_to(folder).with_suffix("").as_posix() for path in full]

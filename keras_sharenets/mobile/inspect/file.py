@@ -1,4 +1,4 @@
-"""TFLite files: what is in them, read from the flatbuffer, and what they compute, run in the LiteRT interpreter."""
+"""Reading TFLite files: contents of the flatbuffer, and inference in the LiteRT interpreter."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from ai_edge_litert.interpreter import Interpreter
 from keras_sharenets import _checks, files, notices
 from keras_sharenets.heads import SIGMOID, SOFTMAX, Head, head_of_end
 
-# A `schema.Model`. Its generated classes declare everything as possibly missing.
+# A `schema.Model`. Its generated classes annotate every field as optional.
 Model = Any
 
 IDENTIFIER = b"TFL3"
-# Class names are in a metadata buffer of the first name, and in a zip archive behind the flatbuffer under the second.
+# Class names are stored in a metadata buffer of the first name and, under the second, in a zip archive after the
+# flatbuffer.
 LABELS_BUFFER, LABELS_FILE = "labels", "labels.txt"
 LARGEST_LABELS = 2**24
 TYPES = {code: name.lower() for name, code in vars(schema.TensorType).items() if isinstance(code, int)}
 _OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
 _FINAL = {"SOFTMAX": SOFTMAX, "LOGISTIC": SIGMOID}
 _CASTS = ("DEQUANTIZE", "QUANTIZE")
-# Bytes of a number of the types that kernels have.
+# Bytes per number of the types that kernels have.
 _WIDTHS = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int16": 2, "int4": 0.5}
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """The bytes of a file; a `ValueError` if there is none."""
+    """The bytes of a file; raises `ValueError` if it does not exist."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
@@ -46,7 +47,7 @@ def parse(data: bytes) -> Model:
     """The root table of a TFLite file.
 
     Raises:
-        ValueError: the bytes are no TFLite file. Damage further inside is not looked for: the interpreter does that.
+        ValueError: the bytes are not a TFLite file. Deeper damage is left to the interpreter to find.
     """
     if len(data) < 8 or data[4:8] != IDENTIFIER:
         raise ValueError(f"it has no TFLite identifier: bytes 4 to 8 are {bytes(data[4:8])!r}, not {IDENTIFIER!r}.")
@@ -56,15 +57,15 @@ def parse(data: bytes) -> Model:
 
 
 def operators(model: Model) -> list[tuple[str, list[int], list[int]]]:
-    """The operators of the main subgraph in order, as `(name, input tensors, output tensors)`; custom ones by name.
+    """The operators of the main subgraph in order, as `(name, input tensors, output tensors)`.
 
-    Tensors are indices into `model.Subgraphs(0).Tensors`.
+    Custom operators have their own names. Tensors are indices into `model.Subgraphs(0).Tensors`.
     """
     main, listed = model.Subgraphs(0), []
     for index in range(main.OperatorsLength()):
         operator = main.Operators(index)
         code = model.OperatorCodes(operator.OpcodeIndex())
-        # Old files keep the code in the narrow field, new ones in the wide one.
+        # Old files store the code in the narrow field, new ones in the wide one.
         name = _OPERATORS[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
         if name == "CUSTOM":
             name = code.CustomCode().decode()
@@ -73,7 +74,7 @@ def operators(model: Model) -> list[tuple[str, list[int], list[int]]]:
 
 
 def operator_counts(model: Model) -> dict[str, int]:
-    """How often each operator occurs in the main subgraph, the most frequent first."""
+    """Count of each operator in the main subgraph, the most frequent first."""
     return dict(collections.Counter(name for name, _, _ in operators(model)).most_common())
 
 
@@ -83,14 +84,14 @@ def tensor_shape(model: Model, index: int) -> tuple[int, ...]:
 
 
 def tensor_types(model: Model) -> set[str]:
-    """The types of all tensors of the main subgraph but its inputs and outputs."""
+    """The types of all tensors of the main subgraph except its inputs and outputs."""
     main = model.Subgraphs(0)
     inside = set(range(main.TensorsLength())) - {*main.InputsAsNumpy().tolist(), *main.OutputsAsNumpy().tolist()}
     return {TYPES[main.Tensors(index).Type()] for index in inside}
 
 
 def constant_bytes(model: Model) -> dict[str, int]:
-    """Bytes of the constant tensors, by type; a buffer that several tensors name is counted once."""
+    """Bytes of the constant tensors by type; a buffer that several tensors share is counted once."""
     buffers = {}
     for subgraph in map(model.Subgraphs, range(model.SubgraphsLength())):
         for tensor in map(subgraph.Tensors, range(subgraph.TensorsLength())):
@@ -104,7 +105,7 @@ def constant_bytes(model: Model) -> dict[str, int]:
 
 
 def repeated_bytes(model: Model) -> int:
-    """Bytes of buffers whose contents an earlier buffer has too."""
+    """Bytes of buffers that duplicate an earlier buffer."""
     seen, repeated = set(), 0
     for buffer in map(model.Buffers, range(model.BuffersLength())):
         if buffer.DataLength():
@@ -115,9 +116,9 @@ def repeated_bytes(model: Model) -> int:
 
 
 def kernel_bytes(model: Model) -> tuple[int, int]:
-    """Bytes of the kernels as they are stored, and as they would be if each operator had its own.
+    """Bytes of the kernels as stored, and as they would be if each operator had its own.
 
-    A kernel is a constant with at least two sides above 1, or what operators make of constants alone.
+    A kernel is a constant with at least two dimensions above 1, or a tensor computed from constants only.
     """
     main, stored, used, constant = model.Subgraphs(0), {}, 0, set()
 
@@ -140,7 +141,7 @@ def kernel_bytes(model: Model) -> tuple[int, int]:
 
 
 def stored_kernels(model: Model) -> int:
-    """How many numbers the constants with at least two sides above 1 have, each buffer counted once."""
+    """Total size, in numbers, of the constants with at least two dimensions above 1, each buffer counted once."""
     sizes = {}
     for graph in map(model.Subgraphs, range(model.SubgraphsLength())):
         for tensor in map(graph.Tensors, range(graph.TensorsLength())):
@@ -155,12 +156,12 @@ def _is_kernel(shape):
 
 
 def score_tensor(model: Model) -> int | None:
-    """As [`score_tensors`], of the first output."""
+    """As [`score_tensors`], for the first output."""
     return score_tensors(model)[0]
 
 
 def score_tensors(model: Model) -> list[int | None]:
-    """For each output the tensor with the scores before a final softmax or sigmoid; `None` without such an end."""
+    """For each output the tensor with the scores before a final softmax or sigmoid; `None` if there is none."""
     producers = {output: (name, inputs) for name, inputs, outputs in operators(model) for output in outputs}
     found = []
     for output in model.Subgraphs(0).OutputsAsNumpy().tolist():
@@ -172,7 +173,7 @@ def score_tensors(model: Model) -> list[int | None]:
 
 
 def head(model: Model) -> Head:
-    """What the output of a file means, told from its last operators."""
+    """The meaning of a file's output, inferred from its last operators."""
     producers = {output: (name, inputs) for name, inputs, outputs in operators(model) for output in outputs}
 
     def end(tensor):
@@ -187,7 +188,7 @@ def head(model: Model) -> Head:
 
 
 def read_head(path: str | os.PathLike) -> Head:
-    """As `head`, of a file by its path; errors as `read_labels`."""
+    """As `head`, for the path of a file; raises the same errors as `read_labels`."""
     return head(parse(read_bytes(path)))
 
 
@@ -204,13 +205,13 @@ def read_labels(path_or_bytes: str | os.PathLike | bytes) -> tuple[str, ...] | N
     """The class names inside a TFLite file.
 
     Args:
-        path_or_bytes: path or bytes of the file. Files of other programs are read too if they carry `labels.txt`.
+        path_or_bytes: path or bytes of the file. Files of other programs are supported if they contain `labels.txt`.
 
     Returns:
-        A tuple of strings, or `None` if there are none.
+        A tuple of strings, or `None` if the file has no class names.
 
     Raises:
-        ValueError: there is no such file, or it is no TFLite file, or it is damaged.
+        ValueError: the file does not exist, is not a TFLite file, or is damaged.
     """
     given = isinstance(path_or_bytes, bytes)
     data, name = (path_or_bytes, "the file") if given else (read_bytes(path_or_bytes), path_or_bytes)
@@ -218,9 +219,9 @@ def read_labels(path_or_bytes: str | os.PathLike | bytes) -> tuple[str, ...] | N
         text = read_buffer(parse(data), LABELS_BUFFER)
         text = _read_archive(data) if text is None else text
         return None if text is None else files.split_labels(text)
-    # What following a wrong offset, a damaged archive or text that is not UTF-8 raise.
+    # Exceptions raised by wrong offsets, damaged archives and text that is not UTF-8.
     except (IndexError, struct.error, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{name} is no whole TFLite file: {error}") from error
+        raise ValueError(f"{name} is a damaged TFLite file: {error}") from error
 
 
 def _read_archive(data):
@@ -229,7 +230,7 @@ def _read_archive(data):
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         if LABELS_FILE not in archive.namelist():
             return None
-        # Packed, a gigabyte of names takes a megabyte: nothing is unpacked before its size is known.
+        # A gigabyte of names compresses to a megabyte, so the size is checked before anything is unpacked.
         size = archive.getinfo(LABELS_FILE).file_size
         if size > LARGEST_LABELS:
             raise ValueError(f"its {LABELS_FILE} has {size} bytes; class names have at most {LARGEST_LABELS}.")
@@ -241,34 +242,36 @@ def open_tflite(path: str | os.PathLike, *, num_threads: int = 1) -> Interpreter
     """Opens a TFLite file, ready to run.
 
     Args:
-        path: the file.
+        path: path of the file.
         num_threads: threads of the interpreter.
 
     Returns:
         An `ai_edge_litert.interpreter.Interpreter` with its tensors allocated.
 
     Raises:
-        ValueError: there is no such file, or it is no TFLite file, or it is damaged, or it needs operators that the
-            runtime lacks. The message names the file and says which.
+        ValueError: the file does not exist, is not a TFLite file, is damaged, or needs operators that the runtime
+            lacks. The message names the file and the reason.
     """
     return open_bytes(read_bytes(path), str(path), num_threads=num_threads)
 
 
 def open_bytes(data: bytes, name: str, *, num_threads: int = 1, **options: Any) -> Interpreter:
-    """As `open_tflite`, for the bytes of a file; `name` stands for them in messages, `options` go to LiteRT."""
+    """As `open_tflite`, for the bytes of a file; messages call it `name`, and `options` are passed to LiteRT."""
     _checks.positive("num_threads", num_threads)
     try:
         parse(data)
     except ValueError as error:
         raise ValueError(f"{name} is not a TFLite file: {error}") from error
     try:
-        # From bytes, LiteRT verifies the structure of the whole file before it follows any offset in it.
+        # Given bytes, LiteRT verifies the structure of the entire file before it follows any offset.
         with notices.opening():
             interpreter = Interpreter(model_content=bytes(data), num_threads=num_threads, **options)
             interpreter.allocate_tensors()
-    # The two types that LiteRT raises, whatever is wrong.
+    # LiteRT raises only these two types.
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{name} is damaged, or needs what this runtime lacks: {str(error).strip()}") from error
+        raise ValueError(
+            f"{name} is damaged, or needs operators that this runtime lacks: {str(error).strip()}"
+        ) from error
     return interpreter
 
 
@@ -276,20 +279,20 @@ def predict_tflite(path: str | os.PathLike, images: np.ndarray) -> np.ndarray:
     """Runs a classifier on images, one by one.
 
     Args:
-        path: the TFLite file: one input of images, one output of class probabilities or scores.
-        images: array `(n, height, width, channels)` of pixel values. Where the file takes integers, the values are
-            quantized as it says.
+        path: path of the TFLite file, with one input of images and one output of class probabilities or scores.
+        images: array `(n, height, width, channels)` of pixel values. If the file takes integers, the values are
+            quantized with its parameters.
 
     Returns:
-        A float32 array `(n, classes)`; integer outputs come back as the numbers that they stand for.
+        A float32 array `(n, classes)`; integer outputs are dequantized.
 
     Raises:
-        ValueError: the file cannot be used (see `open_tflite`), is no such classifier, or takes another shape.
+        ValueError: the file cannot be used (see `open_tflite`), is not such a classifier, or takes another shape.
     """
     interpreter = open_tflite(path)
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]["shape"]) != 4 or inputs[0]["shape"][0] != 1:
-        raise ValueError(f"{path} is no classifier for one image at a time: it must have one input and one output.")
+        raise ValueError(f"{path} is not a classifier for one image at a time: it must have one input and one output.")
     images = np.asarray(images)
     expected = tuple(inputs[0]["shape"].tolist()[1:])
     if images.ndim != 4 or images.shape[1:] != expected:
@@ -298,17 +301,17 @@ def predict_tflite(path: str | os.PathLike, images: np.ndarray) -> np.ndarray:
 
 
 def run_images(interpreter: Interpreter, images: np.ndarray, tensors: Sequence[int]) -> list[np.ndarray]:
-    """As [`run_examples`], of a file with one input."""
+    """As [`run_examples`], for a file with one input."""
     return run_examples(interpreter, (images,), tensors)
 
 
 def run_examples(interpreter: Interpreter, inputs: Sequence[np.ndarray], tensors: Sequence[int]) -> list[np.ndarray]:
-    """Runs an interpreter on each example in turn and reads some of its tensors.
+    """Runs an interpreter on one example after the other and reads some of its tensors.
 
     Args:
-        interpreter: with inputs of batch 1, and its tensors allocated.
-        inputs: an array `(n, ...)` for each input, `(n, height, width, channels)` of pixel values for images.
-        tensors: indices of tensors; other ones than outputs only if the interpreter preserves all.
+        interpreter: interpreter with batch size 1 and allocated tensors.
+        inputs: an array `(n, ...)` for each input; for images, pixel values `(n, height, width, channels)`.
+        tensors: indices of tensors; only outputs unless the interpreter preserves all tensors.
 
     Returns:
         One float32 array `(n, ...)` for each of `tensors`, dequantized.
@@ -327,7 +330,7 @@ def run_examples(interpreter: Interpreter, inputs: Sequence[np.ndarray], tensors
 
 
 def invoke(interpreter: Interpreter) -> None:
-    """One inference; a `ValueError` where an operator turns out not to work, as in a file with damage inside."""
+    """Runs one inference; raises `ValueError` if an operator fails, as in a damaged file."""
     try:
         interpreter.invoke()
     except RuntimeError as error:
@@ -335,7 +338,7 @@ def invoke(interpreter: Interpreter) -> None:
 
 
 def _quantized(values, detail):
-    """Real numbers as the tensor takes them: `round(value / scale) + zero point`, within the type's range."""
+    """Real numbers quantized for a tensor: `round(value / scale) + zero point`, clipped to the type's range."""
     dtype, (scale, zero_point) = detail["dtype"], detail["quantization"]
     if not np.issubdtype(dtype, np.integer):
         return values.astype(dtype)
@@ -345,7 +348,7 @@ def _quantized(values, detail):
 
 
 def _dequantized(values, detail):
-    """The real numbers that the tensor's values stand for."""
+    """The real numbers that a tensor's values represent."""
     scale, zero_point = detail["quantization"]
     if not scale or not np.issubdtype(detail["dtype"], np.integer):
         return values.astype(np.float32)
@@ -353,16 +356,16 @@ def _dequantized(values, detail):
 
 
 def describe_tflite(path: str | os.PathLike) -> dict[str, Any]:
-    """What a TFLite file holds, as plain data.
+    """Describes the contents of a TFLite file as plain data.
 
     Args:
-        path: the TFLite file.
+        path: path of the TFLite file.
 
     Returns:
-        A dict: `file_bytes`; `constant_bytes`, by type of number, every buffer once; `inputs` and `outputs`, each a
-        list of dicts with `name`, `shape`, `dtype`, and `scale` and `zero_point` (`None` without quantization);
-        `signatures`, each key with its input and output names; `labels`, a list of class names or `None`; `operators`,
-        each name with its count.
+        A dict: `file_bytes`; `constant_bytes` by data type, every buffer once; `inputs` and `outputs`, each a list of
+        dicts with `name`, `shape`, `dtype`, and `scale` and `zero_point` (`None` without quantization); `signatures`,
+        each key with its input and output names; `labels`, a list of class names or `None`; `operators`, each name with
+        its count.
 
     Raises:
         ValueError: the file cannot be used; see `open_tflite`.

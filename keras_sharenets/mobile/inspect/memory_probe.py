@@ -1,6 +1,7 @@
-"""A program of its own: prints by how many bytes running a TFLite file raises the peak memory of a fresh process.
+"""Program that prints by how many bytes running a TFLite file raises the peak memory of a new process.
 
-Called with the path and the number of threads. It must load nothing else: what was loaded before would hide the file.
+Its arguments are the path and the number of threads. It must load nothing else, because memory that was used before
+would hide that of the file.
 """
 
 import sys
@@ -12,13 +13,13 @@ INFERENCES = 10
 
 
 def _bytes(field: str) -> int:
-    """A field of the kernel's account of this process's memory, which is in KiB."""
+    """A field of the kernel's memory statistics of this process, which are in KiB."""
     with open("/proc/self/status", encoding="utf-8") as status:
         return next(1024 * int(line.split()[1]) for line in status if line.startswith(f"{field}:"))
 
 
 def main(path: str, threads: str) -> None:
-    # Forgets the peak of what came before, such as the imports.
+    # Resets the peak, which includes the imports.
     with open("/proc/self/clear_refs", "w", encoding="utf-8") as account:
         account.write("5")
     before = _bytes("VmRSS")

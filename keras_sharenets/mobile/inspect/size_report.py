@@ -1,4 +1,4 @@
-"""What the bytes of a TFLite file are spent on."""
+"""Size breakdown of TFLite files."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ import numpy as np
 
 from keras_sharenets.mobile.inspect import arena, file
 
-# What following a wrong offset, or an archive that is none, raises.
+# Exceptions raised by wrong offsets and damaged archives.
 _DAMAGE = (IndexError, KeyError, NotImplementedError, struct.error, TypeError, ValueError, zipfile.BadZipFile)
-# Numbers of fields in the TFLite schema, where a position in the file is needed and not only what stands there.
+# Field numbers in the TFLite schema, for fields whose position in the file is needed, not only the value.
 _NAME, _DESCRIPTION, _CUSTOM_CODE, _SIGNATURE_KEY, _BUFFER_DATA = 0, 3, 1, 2, 0
 _TENSOR_NAME, _SUBGRAPH_NAME = 3, 4
-# The ends of the range, scales and zero points: the field of each and the bytes of a number in it.
+# Field number and bytes per number of the range limits, scales and zero points.
 _QUANTIZATION_VECTORS = {0: 4, 1: 4, 2: 4, 3: 8}
 
 
 @dataclasses.dataclass(frozen=True)
 class SizeReport:
-    """Every byte of a TFLite file, each in one place: the parts add up to the file.
+    """Size breakdown of a TFLite file: every byte belongs to exactly one part.
 
     Attributes:
-        path: the file, as it was given.
-        file_bytes: its size.
-        constants: dict from type and kind, as `"int8 kernels"`, to bytes; of equal contents the first. `kernels` have
-            at least two sides above 1; `vectors` have one, such as biases and scales; `shapes` are integers that stand
-            for nothing else, such as the shapes, orders and paddings that operators read; `unused` ones belong to no
-            tensor.
-        repeated_constants: bytes of constants whose contents another buffer has already.
+        path: path of the file, as given.
+        file_bytes: size of the file.
+        constants: dict from type and kind, such as `"int8 kernels"`, to bytes; of equal constants only the first
+            counts. `kernels` have at least two dimensions above 1, `vectors`, such as biases and scales, have one.
+            `shapes` are integers without quantization, such as the shapes, permutations and paddings that operators
+            read; `unused` constants belong to no tensor.
+        repeated_constants: bytes of constants that duplicate another buffer.
         quantization_parameters: bytes of scales, zero points and ranges.
         names: bytes of the names of tensors, subgraphs, signatures and custom operators, and of the description.
-        metadata: bytes of what does not matter to run the file: class names, metadata, an archive behind the rest.
-        structure: the rest: tensors, operators and buffers as records with their shapes and options, and padding.
-        arena_bytes: no part of the file: the memory that the values of one inference take on a device that gives them
-            their places beforehand. An estimate, as LiteRT for Microcontrollers places them: it was what its own report
-            says on one network of each family in each form. What that runtime keeps beside them comes on top.
+        metadata: bytes that are not needed to run the file: class names, metadata, an appended archive.
+        structure: the rest: records of tensors, operators and buffers with shapes and options, and padding.
+        arena_bytes: estimated activation memory of one inference on a device that allocates it statically, as LiteRT
+            for Microcontrollers does; not a part of the file. It equaled that runtime's own report for one network of
+            each family in each form. Other memory of the runtime is not included.
     """
 
     path: str
@@ -54,13 +54,13 @@ class SizeReport:
 
     @property
     def parts(self) -> dict[str, int]:
-        """All parts in words, as a dict to bytes; the sum is `file_bytes`."""
+        """Dict from the name of each part to its bytes; the sum is `file_bytes`."""
         rest = ("repeated_constants", "quantization_parameters", "names", "metadata", "structure")
         return self.constants | {name.replace("_", " "): getattr(self, name) for name in rest}
 
 
 class _Map:
-    """Says of every byte of a file what it belongs to. What is claimed first, stays."""
+    """Assigns every byte of a file to a part; the first claim of a byte wins."""
 
     def __init__(self, data):
         self._owners = np.zeros(len(data), "uint8")
@@ -75,7 +75,7 @@ class _Map:
         owners[owners == 0] = self._parts.index(part)
 
     def vector(self, part, table, field, item=1, end=0):
-        """Claims the vector in a field of a table, with the length that stands before it and `end` bytes behind it."""
+        """Claims the vector in a field of a table, including its length prefix and `end` bytes behind it."""
         place = table._tab.Offset(4 + 2 * field)
         if place:
             self.claim(part, table._tab.Vector(place) - 4, 4 + table._tab.VectorLen(place) * item + end)
@@ -90,16 +90,16 @@ class _Map:
 
 
 def size_report(path: str | os.PathLike) -> SizeReport:
-    """What the bytes of a TFLite file are spent on. The file need not be one of this library's.
+    """Size breakdown of a TFLite file, which may come from any converter.
 
     Args:
-        path: the TFLite file.
+        path: path of the TFLite file.
 
     Returns:
         A `SizeReport`.
 
     Raises:
-        ValueError: there is no such file, or it is no TFLite file, or it is damaged.
+        ValueError: the file does not exist, is not a TFLite file, or is damaged.
     """
     data = file.read_bytes(path)
     try:
@@ -110,7 +110,7 @@ def size_report(path: str | os.PathLike) -> SizeReport:
         parts, constants = _parts(data, model)
         memory = arena.arena_bytes(model)
     except _DAMAGE as error:
-        raise ValueError(f"{path} is no whole TFLite file: {error}") from error
+        raise ValueError(f"{path} is a damaged TFLite file: {error}") from error
     fields = ("repeated_constants", "quantization_parameters", "names", "metadata", "structure")
     return SizeReport(
         path=str(path),
@@ -149,8 +149,8 @@ def _claim_metadata(claims, data, model):
 
 
 def _contents(buffer):
-    """Where the contents of a buffer begin, and their length."""
-    # Contents that a flatbuffer is too small for lie behind it; 1 marks a place that was never filled in.
+    """Start and length of the contents of a buffer."""
+    # Contents too large for a flatbuffer follow it; an offset of 1 is a placeholder that was never filled in.
     if buffer.Offset() > 1:
         return buffer.Offset(), buffer.Size()
     place = buffer._tab.Offset(4 + 2 * _BUFFER_DATA)
@@ -158,7 +158,7 @@ def _contents(buffer):
 
 
 def _claim_constants(claims, data, model, tensors):
-    """Claims the contents of all buffers, and returns the names of the parts that they are."""
+    """Claims the contents of all buffers, and returns the names of their parts."""
     kinds, seen, names = {}, {}, []
     for tensor in tensors:
         kinds.setdefault(tensor.Buffer(), _kind(tensor))
@@ -174,7 +174,7 @@ def _claim_constants(claims, data, model, tensors):
 
 
 def _kind(tensor):
-    """The type of a constant tensor and what such tensors are."""
+    """Type and kind of a constant tensor."""
     dtype, scales = file.TYPES[tensor.Type()], tensor.Quantization()
     if dtype in ("int32", "int64") and (scales is None or not scales.ScaleLength()):
         return f"{dtype} shapes"
@@ -187,7 +187,7 @@ def _claim_quantization(claims, table):
         return
     for field, item in _QUANTIZATION_VECTORS.items():
         claims.vector("quantization_parameters", table, field, item)
-    # A table begins with the distance back to its layout, the second entry of which is the table's size.
+    # A table begins with the offset of its vtable, whose second entry is the table's size.
     position, data = table._tab.Pos, table._tab.Bytes
     layout = position - struct.unpack_from("<i", data, position)[0]
     claims.claim("quantization_parameters", position, struct.unpack_from("<H", data, layout + 2)[0])

@@ -1,4 +1,4 @@
-"""Reports about TFLite files as aligned tables, and as dicts."""
+"""Reports about TFLite files as aligned tables and as dicts."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds
 
 
 def size_table(reports: Sequence[SizeReport]) -> str:
-    """What the bytes of files are spent on.
+    """Size breakdown of files.
 
     Args:
         reports: sequence of `SizeReport`.
 
     Returns:
-        A str: one line a part, one column a file, the total, and the estimated memory of the values.
+        A str with one row per part and one column per file, the total, and the estimated activation memory.
     """
     parts = [report.parts for report in reports]
-    # Constants first, as they stand in the reports; a part that is in no file is left out.
+    # Constants first, in the order of the reports; a part that no file has is omitted.
     constants = dict.fromkeys(name for report in reports for name in sorted(report.constants))
     names = [*constants, *(name for name in parts[0] if name not in reports[0].constants)]
     rows = [["bytes", *(report.path for report in reports)]]
@@ -38,11 +38,11 @@ def size_table(reports: Sequence[SizeReport]) -> str:
 def benchmark_entries(
     reports: Sequence[BenchmarkReport], accuracies: dict[str, float], operators: dict[str, Sequence[OperatorTime]]
 ) -> list[dict[str, Any]]:
-    """What files cost, as dicts for JSON.
+    """Benchmarks of files as dicts for JSON.
 
     Args:
         reports: sequence of `BenchmarkReport`.
-        accuracies: dict from path to a share of 1.
+        accuracies: dict from path to accuracy, from 0 to 1.
         operators: dict from path to a list of `OperatorTime`.
     """
     return [
@@ -57,24 +57,24 @@ def benchmark_entries(
 
 
 def operator_table(path: str, times: Sequence[OperatorTime]) -> str:
-    """Where the time of a file goes.
+    """Time per kind of operator.
 
     Args:
         path: str.
         times: list of `OperatorTime`.
 
     Returns:
-        A str: one line a kind of operator, the most expensive first.
+        A str with one row per kind of operator, the most expensive first.
     """
     total = sum(entry.milliseconds for entry in times)
     rows = [[path, "count", "ms", "share"]]
     for entry in times:
         rows.append([entry.name, str(entry.count), f"{entry.milliseconds:.4g}", f"{entry.milliseconds / total:.1%}"])
-    return f"{text_table(rows)}\nEach operator measured alone: take the times as shares.\n"
+    return f"{text_table(rows)}\nEach operator is measured separately: read the times as shares.\n"
 
 
 def counted(operators: Mapping[str, int]) -> str:
-    """Operators and how often they occur, in one cell.
+    """Operators with their counts, as text of one table cell.
 
     >>> counted({"SOFTMAX": 1, "GATHER": 2}), counted({})
     ('1 SOFTMAX + 2 GATHER', 'nothing')
@@ -83,14 +83,14 @@ def counted(operators: Mapping[str, int]) -> str:
 
 
 def benchmark_table(reports: Sequence[BenchmarkReport], accuracies: dict[str, float] | None = None) -> str:
-    """What files cost, and what was measured.
+    """Benchmarks of files as a table with an explanation.
 
     Args:
         reports: sequence of `BenchmarkReport` of one run.
-        accuracies: dict from path to a share of 1, or `None`.
+        accuracies: dict from path to accuracy, from 0 to 1, or `None`.
 
     Returns:
-        A str: one line a file, and below what the columns mean.
+        A str with one row per file, followed by the meaning of the columns.
     """
     head = ["", "file bytes", "weight bytes", "median ms", "spread ms", "peak memory"]
     head += ["delegate partitions", "undelegated operators"]
@@ -109,8 +109,8 @@ def benchmark_table(reports: Sequence[BenchmarkReport], accuracies: dict[str, fl
     return f"""{text_table(rows, align="l" + "r" * (len(rows[0]) - 1))}
 
 {first.threads} thread{"s" if first.threads > 1 else ""}, {first.repetitions} inferences of each file after \
-{first.warmup} that do not count, in turns; spread: interquartile range.
-{unsteady}weight bytes: constants, each buffer once. delegate partitions: parts of the graph that delegates run.
-undelegated operators: those that the runtime runs itself.
-peak memory: growth of a fresh process that opens the file and runs it; parts of the runtime are in it.
+{first.warmup} for warm-up, interleaved; spread: interquartile range.
+{unsteady}weight bytes: constants, each buffer once. delegate partitions: graph partitions that delegates run.
+undelegated operators: operators that the runtime runs itself.
+peak memory: growth of a new process that opens and runs the file, including parts of the runtime.
 """

@@ -1,1 +1,1 @@
-"""A web page that runs a shipped file in the browser."""
+"""A web page that runs an exported file in the browser."""

@@ -1,7 +1,7 @@
 """A static web page that runs TFLite files in the browser, with LiteRT.js.
 
-The folder holds everything: the files, the page, LiteRT.js and its WebAssembly. Whoever opens it needs no network, and
-no image leaves the browser.
+The folder contains everything: the files, the page, LiteRT.js and its WebAssembly. The page needs no network connection
+after loading, and images never leave the browser.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from keras_sharenets import files, images
 from keras_sharenets.mobile.inspect import file
 
 _STATIC = pathlib.Path(__file__).parent / "static"
-# Input types that LiteRT.js 2.5.3 takes; int32 images are nobody's.
+# Input types that LiteRT.js 2.5.3 supports, except int32, which is not used for images.
 _INPUT_TYPES = ("float32", "uint8")
 _CHANNELS = (1, 3)
 _THUMBNAIL = 160
@@ -36,7 +36,7 @@ _REGISTRY = "npm_config_registry"  # npm's own variable.
 
 @dataclasses.dataclass(frozen=True)
 class _Package:
-    """A package of the npm registry, where its members go in the page's folder, and its digest as npm lists it."""
+    """A package of the npm registry, its digest on npm, and the target paths of its members in the page's folder."""
 
     name: str
     version: str
@@ -53,8 +53,8 @@ class _Package:
         return f"{registry}/{self.name}/-/{self.name.rpartition('/')[2]}-{self.version}.tgz"
 
 
-# The build that needs relaxed SIMD and, for browsers without it, the one that does not. Threads would need headers of
-# the server that a plain one does not send.
+# The build with relaxed SIMD, and one without it for other browsers. Threads would need server headers that a simple
+# server does not send.
 _WASM = [f"litert_wasm_{build}.{kind}" for build in ("internal", "compat_internal") for kind in ("js", "wasm")]
 PACKAGES = (
     _Package(
@@ -74,12 +74,12 @@ PACKAGES = (
 
 @dataclasses.dataclass(frozen=True)
 class SiteReport:
-    """What `write_site` wrote.
+    """Result of `write_site`.
 
     Attributes:
-        path: the folder.
-        total_bytes: size of all files in it.
-        networks: what the page knows of each network, as it stands in `networks.json`.
+        path: path of the folder.
+        total_bytes: total size of its files.
+        networks: metadata of each network, as in `networks.json`.
     """
 
     path: str
@@ -96,14 +96,14 @@ def write_site(
 ) -> SiteReport:
     """Writes a folder with a page that runs TFLite files in the browser.
 
-    The page takes an image by drop, choice or camera, resizes it to the network's input, and shows the five best
-    classes, the milliseconds of an inference, the size of the file and how much of it sharing saves. Serve the folder
-    with any static server, `python -m http.server -d site` for one: browsers load no WebAssembly from `file://`.
+    The page takes an image by drag and drop, file selection or camera, and resizes it to the network's input. It shows
+    the top five classes, the inference time, the size of the file and the bytes that sharing saves. Serve the folder
+    with any static server, such as `python -m http.server -d site`: browsers do not load WebAssembly from `file://`.
 
     Args:
-        paths: TFLite files of classifiers: one input of images, `(1, height, width, channels)` with 1 or 3 channels,
-            float32 or uint8; one output. Several become a menu.
-        output: the folder; must not exist, or be empty.
+        paths: TFLite files of classifiers with one image input, `(1, height, width, channels)` with 1 or 3 channels,
+            float32 or uint8, and one output. Several files become a menu.
+        output: output folder; must not exist, or must be empty.
         examples: image files that the page offers.
         runtime: folder with the archives of the npm packages (`npm pack @litertjs/core@2.5.3
             @litertjs/wasm-utils@2.5.3`); by default they are downloaded from the npm registry.
@@ -112,8 +112,8 @@ def write_site(
         A `SiteReport`.
 
     Raises:
-        ValueError: a file is no such classifier, an example is no image, the folder is not empty, an archive is missing
-            or is not the one that npm lists, or cannot be downloaded. Nothing has been written then.
+        ValueError: a file is not such a classifier, an example is not an image, the folder is not empty, or an archive
+            is missing, differs from the one on npm, or cannot be downloaded. Nothing is written.
     """
     output = pathlib.Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -140,14 +140,14 @@ def write_site(
 
 
 def describe(path: str | os.PathLike) -> dict[str, Any]:
-    """What the page must know of a TFLite file; a `ValueError` if it cannot run it."""
+    """Metadata of a TFLite file for the page; raises `ValueError` if the page cannot run it."""
     found = file.describe_tflite(path)
     if len(found["inputs"]) != 1 or len(found["outputs"]) != 1:
         ends = f"{len(found['inputs'])} inputs and {len(found['outputs'])} outputs"
-        raise ValueError(f"{path} has {ends}; the page runs classifiers, with one of each.")
+        raise ValueError(f"{path} has {ends}; the page runs classifiers with one of each.")
     taken, given = found["inputs"][0], found["outputs"][0]
     if len(taken["shape"]) != 4 or taken["shape"][-1] not in _CHANNELS:
-        raise ValueError(f"{path} takes {tuple(taken['shape'])}; the page gives it images of 1 or 3 channels.")
+        raise ValueError(f"{path} takes {tuple(taken['shape'])}; the page provides images of 1 or 3 channels.")
     for end, detail in (("takes", taken), ("gives", given)):
         if detail["dtype"] not in _INPUT_TYPES:
             raise ValueError(
@@ -172,17 +172,17 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def _check_names(paths):
-    """Files of one name from different folders cannot lie side by side."""
+    """Raises `ValueError` for duplicate file names, since all files go into one folder."""
     if not paths:
-        raise ValueError("`paths` is empty: give at least one TFLite file.")
+        raise ValueError("`paths` is empty: pass at least one TFLite file.")
     names = [pathlib.Path(path).name for path in paths]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"`paths` has two files called {name}: give them different names.")
+            raise ValueError(f"`paths` has two files called {name}: rename one of them.")
 
 
 def _thumbnail(path):
-    """The image as a PNG file, upright, its longer side at most `_THUMBNAIL` pixels unless it is small anyway."""
+    """The upright image as a PNG file, scaled down so that its longer side has at most `_THUMBNAIL` pixels."""
     image = PIL.Image.fromarray(images.read_image(path, (None, None, 3)))
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     encoded = io.BytesIO()
@@ -191,11 +191,11 @@ def _thumbnail(path):
 
 
 def _unpack(package, folder, runtime):
-    """Puts the wanted files of a package into a folder, after its digest was checked."""
+    """Checks the digest of a package and extracts the required files into a folder."""
     data = _read_archive(package, runtime)
     digest = base64.b64encode(hashlib.sha512(data).digest()).decode()
     if digest != package.sha512:
-        raise ValueError(f"{package.archive} is not {package.name} {package.version} as npm lists it: other contents.")
+        raise ValueError(f"{package.archive} is not {package.name} {package.version} as npm lists it: digests differ.")
     with tarfile.TarFile(fileobj=io.BytesIO(gzip.decompress(data))) as archive:
         for member, target in package.members.items():
             stream = archive.extractfile(f"package/{member}")
@@ -218,6 +218,6 @@ def _read_archive(package, runtime):
             return response.read()
     except (urllib.error.URLError, TimeoutError) as error:
         raise ValueError(
-            f"{package.url} cannot be downloaded ({error}). Where there is a network: npm pack"
-            f" {package.name}@{package.version}; then give the folder of the archives as `runtime`."
+            f"{package.url} cannot be downloaded ({error}). On a machine with a network connection, run npm pack"
+            f" {package.name}@{package.version}, and pass the folder of the archives as `runtime`."
         ) from error

@@ -1,4 +1,4 @@
-// Runs a TFLite file on images in the browser. No image leaves it.
+// Runs a TFLite file on images in the browser. Images never leave the browser.
 import { loadAndCompile, loadLiteRt, Tensor } from "./litert/index.js";
 
 const at = (id) => document.getElementById(id);
@@ -7,16 +7,16 @@ const RUNS = 10; // timed inferences of a still image; the median is shown
 
 let networks = [];
 let current = null; // {network, model}
-let source = null; // what was classified last: an ImageBitmap, or the video
+let source = null; // the last classified input: an ImageBitmap, or the video
 let camera = null; // a MediaStream
-let turn = 0; // counts requests: the answer of an older one is not shown
+let turn = 0; // request counter: results of older requests are not shown
 
 function say(text, isError = false) {
   at("status").textContent = text;
   at("status").classList.toggle("error", isError);
 }
 
-// The pixels of an image at the network's size, as numbers of its input type.
+// The pixels of an image, resized for the network, in its input type.
 function pixels(image, network) {
   const [height, width, channels] = network.shape;
   const canvas = new OffscreenCanvas(width, height);
@@ -55,7 +55,7 @@ async function infer({ network, model }, values) {
   return { numbers, milliseconds };
 }
 
-// One entry a class, the first one first: {label, value, share}; share is the length of the bar.
+// One entry per class, sorted by value: {label, value, share}; share is the length of the bar.
 function rank(network, numbers) {
   const given = network.kind === "binary" ? [1 - numbers[0], numbers[0]] : numbers;
   const label = (index) => network.labels?.[index] ?? (network.kind === "value" ? "value" : `class ${index}`);
@@ -128,7 +128,7 @@ async function classify(image) {
   if (!current) return;
   const { network } = current;
   const values = pixels(image, network);
-  await infer(current, values); // The first one prepares.
+  await infer(current, values); // Warm-up.
   const runs = [];
   let numbers;
   for (let run = 0; run < RUNS; run++) {
@@ -144,7 +144,7 @@ async function classify(image) {
   at("output").dataset.answered = String(Number(at("output").dataset.answered ?? 0) + 1);
 }
 
-// Whatever goes wrong is said on the page.
+// Shows errors on the page.
 const guarded = (work) => async (...given) => {
   try {
     await work(...given);
@@ -160,7 +160,7 @@ const open = guarded(async (blob) => {
   try {
     image = await createImageBitmap(blob, { imageOrientation: "from-image" });
   } catch {
-    throw new Error(`${blob.name ?? "This"} is no image that the browser can read.`);
+    throw new Error(`${blob.name ?? "This file"} is not an image that the browser can read.`);
   }
   await classify(image);
 });
@@ -203,7 +203,7 @@ const choose = guarded(async (index) => {
   former?.model.delete();
   showFacts(network);
   at("none").hidden = Boolean(source);
-  say("Ready. Images stay in this browser.");
+  say("Ready. Images do not leave this browser.");
   document.body.dataset.network = network.name;
   if (source && !camera) await classify(source);
 });
