@@ -1,4 +1,4 @@
-"""The bytes of a TFLite file: every distinct constant and every distinct quantization vector once, short names."""
+"""Serialization of TFLite files: distinct constants and quantization vectors are stored once, with short names."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated
 
-# Letters in names of layers: of those that stay, of others as far as they fit, and at most. A text takes a multiple of
-# 4 bytes with its final zero.
+# Letters in layer names: of names that are kept, the target for shortened ones, and the maximum. A string takes a
+# multiple of 4 bytes, including its final zero.
 _KEPT, _FITTING, _LONGEST = 8, 7, 9
 
-# Its generated classes declare lists where they take arrays.
+# Its generated classes annotate lists where they accept arrays.
 schema: Any = schema_py_generated
 
 
 class _Builder(flatbuffers.Builder):
-    """Writes equal vectors of numbers once, however many tables point to them.
+    """Writes equal vectors of numbers once, however many tables refer to them.
 
-    Scale and zero point of every channel of every use, and the shapes of all values, would else outweigh the kernels of
-    a network that shares them.
+    Otherwise the scales and zero points of all channels of all uses, and the shapes of all values, would take more
+    bytes than the kernels of a sharing network.
     """
 
     def __init__(self):
@@ -38,7 +38,7 @@ class _Builder(flatbuffers.Builder):
 
 
 class _Data(schema.BufferT):
-    """A constant, at a multiple of 16 bytes: the schema asks for it, the classes generated from it do not see to it."""
+    """A constant, aligned to 16 bytes as the schema requires; the generated classes do not align it."""
 
     def Pack(self, builder):
         builder.StartVector(1, len(self.data), 16)
@@ -51,13 +51,13 @@ class _Data(schema.BufferT):
 
 
 class _Once:
-    """A table that is written once, however many others point to an equal one."""
+    """A table that is written once, even if several equal ones are referenced."""
 
     def __init__(self, table):
         self._table = table
 
     def key(self):
-        """The same for equal tables."""
+        """Key that is the same for equal tables."""
         contents = [(name, _plain(value)) for name, value in sorted(vars(self._table).items())]
         return type(self._table).__name__, repr(contents)
 
@@ -73,15 +73,15 @@ def _plain(value):
 
 
 class FileWriter:
-    """A file with one graph, put together tensor by tensor and operator by operator."""
+    """A file with one graph, built tensor by tensor and operator by operator."""
 
     def __init__(self) -> None:
         self._graph = _empty_graph()
-        self._graph.name = "main"  # As in TensorFlow's files: OpenCV asks for it.
+        self._graph.name = "main"  # As in TensorFlow's files: OpenCV requires it.
         self._inner_graphs = []
-        self._names = []  # Of the tensors, each with what stands between it and a number.
+        self._names = []  # Tensor names, each with the separator before its number.
         self.layer = ""
-        self._buffers = [schema.BufferT()]  # The first one is empty, for tensors that are computed.
+        self._buffers = [schema.BufferT()]  # The first one is empty, for computed tensors.
         self._buffer_numbers = {}
         self._constants = {}
         self._codes = {}
@@ -106,20 +106,20 @@ class FileWriter:
         name: str | None = None,
         signature: np.ndarray | None = None,
     ) -> int:
-        """Adds a tensor, unless it is a constant that is there already, and returns its number.
+        """Adds a tensor, unless it is an existing constant, and returns its number.
 
-        It is named after the layer that is written (`self.layer`), and a number makes that unique. What no layer gives
-        has one letter and a number: `d` are shapes, orders and paddings, `t` values between two operators of a layer,
-        `w` constants of half the size when they have been widened.
+        It is named after the current layer (`self.layer`), with a number to make it unique. Tensors that are not
+        outputs of a layer have one letter and a number: `d` for shapes, permutations and paddings, `t` for values
+        between two operators of a layer, and `w` for widened half-precision constants.
 
         Args:
-            shape: its shape.
-            dtype: the name of a NumPy type, such as `"float32"` or `"int8"`.
+            shape: shape of the tensor.
+            dtype: name of a NumPy type, such as `"float32"` or `"int8"`.
             constant: array with its contents, or `None` if it is computed.
             quantization: `(scale, zero_point, axis)`, vectors along an axis or single numbers, or `None`.
-            suffix: what is added to the layer's name.
-            name: that letter, instead of the layer's name.
-            signature: the shape with -1 for sides that are known only when the file runs, or `None`.
+            suffix: suffix of the layer's name.
+            name: such a letter, instead of the layer's name.
+            signature: the shape with -1 for dimensions that are only known at run time, or `None`.
         """
         buffer = 0 if constant is None else self._buffer(np.asarray(constant, dtype))
         parameters = None if quantization is None else _Once(_quantization_parameters(*quantization))
@@ -140,10 +140,10 @@ class FileWriter:
         """Adds an operator.
 
         Args:
-            name: as in the schema, for example `"CONV_2D"`.
-            version: the first version that has what is used.
-            inputs, outputs: numbers of tensors; -1 for an input that is left out.
-            options: an object of the schema such as `Conv2DOptionsT`, or `None`.
+            name: name in the schema, such as `"CONV_2D"`.
+            version: the first version that supports the used features.
+            inputs, outputs: tensor numbers; -1 for an omitted input.
+            options: an options object of the schema, such as `Conv2DOptionsT`, or `None`.
         """
         operator = schema.OperatorT()
         operator.opcodeIndex = self._codes.setdefault((name, version), len(self._codes))
@@ -162,15 +162,15 @@ class FileWriter:
 
     @property
     def operators(self) -> int:
-        """How many operators the graph has by now."""
+        """The current number of operators."""
         return len(self._graph.operators)
 
     def operator_names(self) -> list[str]:
-        """What the first output of each operator is called, once the file is finished."""
+        """The name of the first output of each operator; available once the file is finished."""
         return [self._graph.tensors[operator.outputs[0]].name for operator in self._graph.operators]
 
     def inner_graph(self, fill: Callable[[], tuple[list[int], list[int]]]) -> int:
-        """Adds a graph beside the main one, for operators that run one, and returns its number.
+        """Adds a subgraph for control-flow operators, and returns its number.
 
         Args:
             fill: function that adds its tensors and operators, and returns the numbers of its inputs and outputs.
@@ -186,11 +186,11 @@ class FileWriter:
         return len(self._inner_graphs)
 
     def finish(self, signature: str, inputs: dict[str, int], outputs: dict[str, int]) -> bytes:
-        """The bytes of the file.
+        """Returns the bytes of the file.
 
         Args:
-            signature: its name.
-            inputs, outputs: from the names of the signature to numbers of tensors.
+            signature: name of the signature.
+            inputs, outputs: tensor numbers by name in the signature.
         """
         self._graph.inputs = np.asarray(list(inputs.values()), "int32")
         self._graph.outputs = np.asarray(list(outputs.values()), "int32")
@@ -212,13 +212,13 @@ class FileWriter:
 
 
 def compacted(data: bytes) -> bytes:
-    """A file of another writer with equal constants and equal tables once, and nothing else changed."""
+    """Deduplicates equal constants and tables in a file of another writer; nothing else changes."""
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data))
     kept, numbers = [schema.BufferT()], {b"": 0}
     moved = []
     for buffer in model.buffers:
         content = b"" if buffer.data is None else bytes(buffer.data)
-        if buffer.size:  # It lies behind the tables.
+        if buffer.size:  # Stored after the tables.
             content = data[buffer.offset : buffer.offset + buffer.size]
         if content not in numbers:
             numbers[content] = len(kept)
@@ -248,17 +248,17 @@ def _empty_graph():
 
 
 def short_name(layer: str) -> str:
-    """A layer's name in few letters, for its tensors: programs that open files want names, and names take bytes.
+    """A short form of a layer's name for its tensors: programs need names, but names take bytes.
 
-    A name of up to 8 letters stays. Of a longer one there are the first letter and the number of each part, and of the
-    last part more letters while there are few.
+    A name of up to 8 letters is kept. A longer one is reduced to the first letter and the number of each part, with
+    more letters of the last part if there is room.
 
     >>> [short_name(layer) for layer in ("stem", "stage1_module2_convolution", "conv2d_12", "predictions")]
     ['stem', 's1m2con', 'conv212', 'predict']
     """
     if len(layer) <= _KEPT:
         return layer
-    # A number that stands alone belongs to the word before it.
+    # A separate number belongs to the preceding word.
     parts = re.split(r"_(?!\d)|/", layer)
     words = [part.rstrip(f"{string.digits}_") for part in parts]
     numbers = [part[len(word) :].replace("_", "") for part, word in zip(parts, words, strict=True)]
@@ -269,7 +269,7 @@ def short_name(layer: str) -> str:
 
 
 def _unique_names(names, given):
-    """Those of the tensors in `given` as that says; each other one with a number behind it if it is taken."""
+    """Unique names: tensors in `given` have the given name; others get a numeric suffix if the name is taken."""
     taken, counts, unique = set(given.values()), {}, []
     for number, (name, between) in enumerate(names):
         result = given.get(number)

@@ -21,14 +21,14 @@ from keras_sharenets.mobile.writer.operators import (
 from keras_sharenets.mobile.writer.splicing import splice
 from keras_sharenets.ops import permutations
 
-# The version of CONV_2D that has groups, and of TRANSPOSE_CONV that has an activation.
+# The version of CONV_2D with groups, and of TRANSPOSE_CONV with an activation.
 _GROUPED, _ACTIVATED = 6, 4
-# Delegates concatenate so many tensors at a time.
+# Maximum number of tensors that delegates concatenate at once.
 _MOST_CONCATENATED = 5
 
 
 def write_operation(tensors: Tensors, operation: Operation) -> None:
-    """Adds the operators of one operation to the file; the new tensors are named after its layer."""
+    """Adds the operators of one operation to the file; new tensors are named after its layer."""
     tensors.writer.layer = operation.name
     _KINDS[operation.kind](tensors, operation)
 
@@ -39,7 +39,7 @@ def _convolution_kernel(tensors, operation):
 
 
 def _conv(tensors, operation):
-    """A convolution, grouped or not."""
+    """A convolution with or without groups."""
     kernel = _convolution_kernel(tensors, operation)
     inputs = [tensors.value(operation.inputs[0]), kernel, tensors.bias(operation)]
     version = _GROUPED if operation.attributes["groups"] > 1 else None
@@ -47,7 +47,7 @@ def _conv(tensors, operation):
 
 
 def _shared_conv(tensors, operation):
-    """The filter bank once, over a batch of all repeats: parts of the image's channels."""
+    """One convolution with the filter bank over a batch of all repeats, which are parts of the image's channels."""
     (source,), repeats = operation.inputs, operation.attributes["channel_repeats"]
     _, height, width, channels = source.shape
     table, batch = (height * width, repeats, channels // repeats), (repeats, height, width, channels // repeats)
@@ -72,7 +72,7 @@ def _depthwise(tensors, operation):
 
 
 def _conv_transpose(tensors, operation):
-    """A transposed convolution; its shape is an input."""
+    """A transposed convolution; its output shape is an input."""
     kernel, shape = _convolution_kernel(tensors, operation), integers(tensors, operation.output.shape)
     inputs = [shape, kernel, tensors.value(operation.inputs[0]), tensors.bias(operation)]
     version = _ACTIVATED if operation.activation else None
@@ -81,9 +81,9 @@ def _conv_transpose(tensors, operation):
 
 
 def _affine(tensors, operation):
-    """A scale and a shift are a depthwise convolution of one pixel, which runtimes run with its activation.
+    """A scale and shift as a 1x1 depthwise convolution, with which runtimes fuse the activation.
 
-    A vector, or a table, is an image for it.
+    Vectors and sequences are reshaped to images.
     """
     options = options_of("DepthwiseConv2D", operation, depthMultiplier=1, strideH=1, strideW=1)
     kernel, shape = tensors.scale(operation, operation.scale), operation.output.shape
@@ -98,7 +98,7 @@ def _affine(tensors, operation):
 
 
 def _hard_sigmoid(tensors, operation):
-    """`x / 6 + 1 / 2`, of which integers hold what is from 0 to 1, and no more."""
+    """`x / 6 + 1 / 2`, which the integers clip to the range from 0 to 1."""
     channels = operation.output.shape[-1]
     vectors = {"scale": np.full(channels, 1 / 6, "float32"), "bias": np.full(channels, 1 / 2, "float32")}
     _affine(tensors, dataclasses.replace(operation, kind="affine", **vectors))
@@ -118,7 +118,7 @@ def _dense(tensors, operation):
 
 
 def _plain(name, kind=None):
-    """An operator that takes all inputs as they are; `kind` names its options, if they hold an activation."""
+    """An operator that takes all inputs unchanged; `kind` names its options if they include an activation."""
 
     def write(tensors, operation):
         options = None if kind is None else options_of(kind, operation)
@@ -137,7 +137,7 @@ def _pool(name):
 
 
 def _concat(tensors, operation):
-    """As many tensors at a time as delegates take."""
+    """A concatenation, in several steps if delegates do not support so many tensors."""
     *places, _ = operation.output.shape
     parts = [(tensors.value(value), value.shape[-1]) for value in operation.inputs]
     while len(parts) > _MOST_CONCATENATED:
@@ -193,13 +193,13 @@ def _crop(tensors, operation):
 
 
 def _cut(tensors, source, target, begin, shape):
-    """The piece of a tensor, of a shape, that begins somewhere."""
+    """The part of a tensor with the given start and shape."""
     inputs = [source, integers(tensors, begin), integers(tensors, shape)]
     add_operator(tensors, "SLICE", inputs, target, schema.SliceOptionsT())
 
 
 def _resize(tensors, operation):
-    """Pixels have their places in the middle of their squares, as in Keras."""
+    """Resizing with half-pixel centers, as in Keras."""
     name, kind = {
         "nearest": ("RESIZE_NEAREST_NEIGHBOR", "ResizeNearestNeighbor"),
         "bilinear": ("RESIZE_BILINEAR", "ResizeBilinear"),
@@ -221,7 +221,7 @@ def _constant(tensors, operation):
 
 
 def _divide(tensors, operation):
-    """There is no division of integers."""
+    """Division in float, because there is no integer division."""
     inputs = [tensors.real(value) for value in operation.inputs]
     quotient = tensors.writer.tensor(operation.output.shape, "float32")
     tensors.writer.operator("DIV", 1, inputs, [quotient], options_of("Div", operation))
@@ -241,7 +241,7 @@ def _leaky_relu(tensors, operation):
 
 
 def _stack(tensors, operation):
-    """The groups of a strided channel shuffle are the columns of a table, which delegates transpose as a whole."""
+    """The groups of a strided channel shuffle as the columns of a table, which delegates transpose at once."""
     (source,), (groups, height, width, size) = operation.inputs, operation.output.shape
     table = (height * width, size, groups)
     stacked = transposed(tensors, tensors.value(source), source, table, (2, 0, 1), operation.output.shape)
@@ -249,8 +249,10 @@ def _stack(tensors, operation):
 
 
 def _permute(tensors, operation):
-    """A shuffle is a transposed table, a rotation two slices: delegates run both. Any other order is a gather, which
-    they do not."""
+    """A shuffle becomes a transposed table, and a rotation two slices; delegates support both.
+
+    Other permutations become a gather, which delegates do not support.
+    """
     indices, (source,) = operation.attributes["indices"], operation.inputs
     channels = len(indices)
     rows = next((rows for rows in range(2, channels) if _is_shuffle(indices, channels, rows)), None)
@@ -268,7 +270,7 @@ def _permute(tensors, operation):
 
 
 def rotated_groups(operation: Operation) -> int:
-    """The groups of channels, each of which a permutation rotates alike; 0 if it is no such permutation."""
+    """The number of channel groups that a permutation rotates by the same offset; 0 for other permutations."""
     if operation.kind != "permute" or operation.attributes["indices"][0] == 0:
         return 0
     indices = np.asarray(operation.attributes["indices"])
@@ -280,7 +282,7 @@ def rotated_groups(operation: Operation) -> int:
 
 
 def _rotate(tensors, operation, groups):
-    """What lies behind the new beginning of each group, then what lies before it."""
+    """The part of each group from the new start on, followed by the part before it."""
     (source,), first = operation.inputs, int(operation.attributes["indices"][0])
     size, table, rotated = source.shape[-1] // groups, tensors.value(source), tensors.value(operation.output)
     shape = operation.output.shape

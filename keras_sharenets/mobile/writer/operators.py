@@ -1,6 +1,6 @@
-"""What the operators of a TFLite file are written with: their versions, their options, and the tensors between them.
+"""Helpers for writing operators of a TFLite file: versions, options, and intermediate tensors.
 
-What a value or a constant looks like in the file (float, or integers with a scale) is the business of `Tensors`.
+`Tensors` determines the representation of values and constants in the file (float, or integers with a scale).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from keras_sharenets.mobile.graph.inference_graph import Constant, Operation, Value
 from keras_sharenets.mobile.writer.flatbuffer import schema
 
-# The first version of each operator that has what is written here.
+# The first version of each operator that supports the features used here.
 _VERSIONS = {
     "ABS": {"float32": 1, "int8": 2},
     "ADD": {"float32": 1, "int8": 2},
@@ -62,59 +62,59 @@ _PADDING = {"same": schema.Padding.SAME, "valid": schema.Padding.VALID}
 
 
 class Tensors:
-    """The tensors of a file that is written, for values and constants of an inference graph.
+    """The tensors of an output file for the values and constants of an inference graph.
 
-    A subclass says how a value, a kernel, a scale and a bias look in its file format. `axis` counts the filters of a
-    kernel in the layout of the file.
+    Subclasses determine the representation of values, kernels, scales and biases in their file format. `axis` is the
+    filter axis of a kernel in the layout of the file.
     """
 
     version: str  # Of operators: "float32" or "int8".
-    any_number_of_images = False  # Else one.
+    any_number_of_images = False  # Whether the batch size is free; otherwise it is 1.
 
     def __init__(self, writer: Any) -> None:
         self.writer = writer  # A `flatbuffer.FileWriter`.
         self._values = {}
 
     def value(self, value: Value) -> int:
-        """The number of a value's tensor, made at the first call."""
+        """The number of a value's tensor, which the first call creates."""
         if value.number not in self._values:
             self._values[value.number] = self.like(value, value.shape)
         return self._values[value.number]
 
     def input(self, value: Value) -> int:
-        """The number of the tensor that a program writes a value to."""
+        """The number of the tensor to which a program writes a value."""
         return self.value(value)
 
     def output(self, value: Value) -> int:
-        """The number of the tensor that a program reads a value from."""
+        """The number of the tensor from which a program reads a value."""
         return self.value(value)
 
     def bind(self, value: Value, tensor: int) -> None:
-        """Makes a tensor that is there already that of a value."""
+        """Assigns an existing tensor to a value."""
         self._values[value.number] = tensor
 
     def like(self, value: Value, shape: tuple[int, ...], *, name: str | None = None) -> int:
-        """A new tensor with the type and scale of a value; a `name` if it is nothing that its layer gives."""
+        """A new tensor with the type and scale of a value; pass a `name` if it is not an output of the layer."""
         raise NotImplementedError
 
     def kernel(self, operation: Operation, kernel: Constant, array: np.ndarray, axis: int) -> int:
-        """The operation's kernel; `array` has it in the layout of the file."""
+        """The operation's kernel; `array` is in the layout of the file."""
         raise NotImplementedError
 
     def constant(self, value: Value, array: np.ndarray) -> int:
-        """A value that is the same for all images, as a tensor of the type and the scale of others."""
+        """A value that is the same for all images, as a tensor with the type and scale of other values."""
         raise NotImplementedError
 
     def real(self, value: Value) -> int:
-        """The number of a float32 tensor with a value, for operators that compute in float everywhere."""
+        """The number of a float32 tensor with a value, for operators that always compute in float."""
         raise NotImplementedError
 
     def give_real(self, value: Value, tensor: int) -> None:
-        """Makes a float32 tensor that is there already that of a value."""
+        """Assigns an existing float32 tensor to a value."""
         raise NotImplementedError
 
     def real_constant(self, array: np.ndarray) -> int:
-        """A constant of such operators."""
+        """A constant of operators that always compute in float."""
         raise NotImplementedError
 
     def scale(self, operation: Operation, scale: np.ndarray) -> int:
@@ -122,12 +122,12 @@ class Tensors:
         raise NotImplementedError
 
     def bias(self, operation: Operation) -> int:
-        """The operation's bias; zeros if it has none, for runtimes want one."""
+        """The operation's bias, or zeros if it has none, because runtimes expect one."""
         bias = operation.bias
         return self.zeros(operation, operation.output.shape[-1]) if bias is None else self._bias(operation, bias)
 
     def zeros(self, operation: Operation, filters: int) -> int:
-        """A bias of so many zeros."""
+        """A bias of `filters` zeros."""
         return self._bias(operation, np.zeros(filters, "float32"))
 
     def _bias(self, operation, numbers):
@@ -137,23 +137,23 @@ class Tensors:
 def add_operator(
     tensors: Tensors, name: str, inputs: list[int], output: int, options: Any = None, version: int | None = None
 ) -> None:
-    """Adds an operator with one output, of the version that the file's numbers need, or of another one."""
+    """Adds an operator with one output, in the version for the file's data type unless `version` is given."""
     tensors.writer.operator(name, version or _VERSIONS[name][tensors.version], inputs, [output], options)
 
 
 def integers(tensors: Tensors, values: Any) -> int:
-    """The number of a constant of integers, such as a shape or an order."""
+    """The number of an integer constant, such as a shape or a permutation."""
     array = np.asarray(values, "int32")
     return tensors.writer.tensor(array.shape, "int32", constant=array, name="d")
 
 
 def inputs_of(tensors: Tensors, operation: Operation) -> list[int]:
-    """The numbers of the tensors that an operation reads."""
+    """The numbers of an operation's input tensors."""
     return [tensors.value(value) for value in operation.inputs]
 
 
 def options_of(kind: str, operation: Operation, **more: Any) -> Any:
-    """Options with the stride, the padding and the activation of an operation, as far as it has them."""
+    """Options with the strides, padding, dilation and activation of an operation, if present."""
     options = getattr(schema, f"{kind}OptionsT")()
     options.fusedActivationFunction = _FUSED[operation.activation]
     if "strides" in operation.attributes:
@@ -167,10 +167,10 @@ def options_of(kind: str, operation: Operation, **more: Any) -> Any:
 
 
 def reshape_to(tensors: Tensors, source: int, target: int, shape: tuple[int, ...], free: int = 0) -> None:
-    """Another shape; along the axis `free` it is as long as the number of images makes it, if there can be several."""
+    """Adds a reshape; if the batch size is free, the size of the axis `free` is inferred."""
     if tensors.any_number_of_images:
         shape = tuple(-1 if axis == free else side for axis, side in enumerate(shape))
-    # The shape is a constant input too: some runtimes read only that.
+    # The shape is also a constant input, because some runtimes read only that.
     options = schema.ReshapeOptionsT()
     options.newShape = list(shape)
     add_operator(tensors, "RESHAPE", [source, integers(tensors, shape)], target, options)
@@ -185,9 +185,9 @@ def transposed(
     after: tuple[int, ...],
     free: int = 0,
 ) -> int:
-    """The tensor `source`, of the type of `value`, as a table, its axes in another order, and reshaped again.
+    """Reshapes the tensor `source`, of the type of `value`, to a table, transposes it, and reshapes the result.
 
-    `free` is the axis of the table that the number of images makes longer.
+    `free` is the axis of the table that grows with the batch size.
     """
     table = tensors.like(value, before, name="t")
     reshape_to(tensors, source, table, before, free)

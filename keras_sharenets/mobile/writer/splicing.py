@@ -1,4 +1,4 @@
-"""The operators of another TFLite file, put into the one that is written."""
+"""Copying the operators of another TFLite file into the output file."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from keras_sharenets.mobile.writer.operators import Tensors
 _NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
 
 
-# Which graphs an operator runs.
+# Fields of the subgraphs that an operator runs.
 _INNER = ("condSubgraphIndex", "bodySubgraphIndex", "thenSubgraphIndex", "elseSubgraphIndex")
 
 
 def splice(tensors: Tensors, operation: Operation) -> None:
-    """Adds the operators of a `"converted"` operation, which compute in float whatever the file computes in."""
+    """Adds the operators of a `"converted"` operation, which compute in float in every file."""
     model = schema.ModelT.InitFromPackedBuf(operation.attributes["program"].data, 0)
     graph = model.subgraphs[0]
     numbers = dict(zip(graph.inputs.tolist(), map(tensors.real, operation.inputs), strict=True))
@@ -26,14 +26,14 @@ def splice(tensors: Tensors, operation: Operation) -> None:
 
 
 def _copy(writer, model, graph, numbers, constant):
-    """Adds a graph's operators.
+    """Adds the operators of a graph.
 
     Args:
         writer: the `FileWriter`.
-        model: what the graph is in.
+        model: the model that contains the graph.
         graph: the graph.
-        numbers: of its inputs, to what they are in the file.
-        constant: function of an array that gives its number in the file.
+        numbers: tensor numbers in the file by input index.
+        constant: function that adds an array as a constant and returns its number in the file.
 
     Returns:
         The numbers of its outputs.
@@ -64,7 +64,7 @@ def _copy(writer, model, graph, numbers, constant):
 
 
 def _copy_inner(writer, model, graph):
-    """Adds a graph that an operator runs, and returns its number."""
+    """Adds a subgraph that an operator runs, and returns its number."""
 
     def fill():
         ends = {index: graph.tensors[index] for index in graph.inputs.tolist()}
@@ -78,7 +78,7 @@ def _copy_inner(writer, model, graph):
 
 
 def _computed(writer, tensor, name):
-    """A tensor like one that is computed."""
+    """A copy of a computed tensor."""
     return writer.tensor(_shape(tensor), TYPES[tensor.type], name=name, signature=tensor.shapeSignature)
 
 

@@ -1,4 +1,4 @@
-"""An inference graph as a TFLite file of floats, or of integers: what its values and constants are in either."""
+"""Writing an inference graph as a float or integer TFLite file, with the representation of values and constants."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from keras_sharenets.mobile.writer.flatbuffer import FileWriter
 from keras_sharenets.mobile.writer.kinds import rotated_groups, write_operation
 from keras_sharenets.mobile.writer.operators import Tensors
 
-# Delegates take no slice of any number of images, stacked groups take the place of images, and the shape that a
-# transposed convolution gives is a constant.
+# Kinds that require batch size 1: delegates do not support slices of a free batch, stacked groups use the batch axis,
+# and the output shape of a transposed convolution is a constant.
 _ONE_IMAGE = ("slice", "stack", "crop", "conv_transpose", "converted")
 
 
 @dataclasses.dataclass(frozen=True)
 class Signature:
-    """What programs call a file's function, its inputs and its outputs, in the order of those of the graph."""
+    """The names of a file's function, inputs and outputs, in the order of the graph's inputs and outputs."""
 
     key: str
     inputs: tuple[str, ...]
@@ -30,36 +30,36 @@ def write_float(graph: InferenceGraph, names: Signature, *, stored_type: str = "
     """The bytes of a file that computes in float32.
 
     Args:
-        graph: `InferenceGraph` without scales beside kernels (`scales.prepare_float`).
+        graph: `InferenceGraph` without scales next to kernels (`scales.prepare_float`).
         names: the `Signature`.
-        stored_type: `"float32"`, or `"float16"` for constants of half the size.
+        stored_type: `"float32"`, or `"float16"` for half-precision constants.
     """
     return _write(FloatTensors(stored_type), graph, names)[0]
 
 
 def write_float_with_origins(graph: InferenceGraph, names: Signature) -> tuple[bytes, dict[str, Operation]]:
-    """As [`write_float`], and of which operation each operator is: `{name of the operator's output: operation}`."""
+    """As [`write_float`], and the operation of each operator: `{name of the operator's output: operation}`."""
     return _write(FloatTensors("float32"), graph, names)
 
 
 def write_int8(
     quantized: QuantizedGraph, names: Signature, *, input_type: str = "int8", output_type: str = "int8"
 ) -> bytes:
-    """The bytes of a file with int8 values and kernels, and biases of 32 bits.
+    """The bytes of a file with int8 values and kernels, and 32-bit biases.
 
     Args:
         quantized: `QuantizedGraph`.
         names: the `Signature`.
-        input_type, output_type: `"int8"`, or `"uint8"` or `"float32"`, from and to which an operator at the end turns
-            the integers. Those of `"uint8"` are 128 larger, which changes no number.
+        input_type, output_type: `"int8"`, or `"uint8"` or `"float32"`, which add a conversion operator. The integers of
+            `"uint8"` are 128 larger, but represent the same numbers.
     """
     tensors = Int8Tensors(quantized, input_type, output_type)
     return _write(tensors, quantized.graph, names)[0]
 
 
 def _write(tensors, graph, names):
-    # A program may resize the input to any number of images. The ends do not say so, with a first side of -1: LiteRT.js
-    # refuses such files.
+    # A program may resize the input to any batch size. The shapes do not declare it with -1, because LiteRT.js rejects
+    # such files.
     tensors.any_number_of_images = not any(
         operation.kind in _ONE_IMAGE or rotated_groups(operation) for operation in graph.operations
     )
@@ -77,7 +77,7 @@ def _write(tensors, graph, names):
 
 
 class FloatTensors(Tensors):
-    """A file that computes in float32, with its constants in that type or in float16."""
+    """A file that computes in float32, with constants in float32 or float16."""
 
     version = "float32"
 
@@ -116,7 +116,7 @@ class FloatTensors(Tensors):
         return self._constant((operation, "bias"), numbers, "/b")
 
     def _constant(self, key, array, suffix):
-        """A constant; one of half the size is widened by an operator of its own, which delegates take away."""
+        """A constant; a float16 constant is widened by a separate operator, which delegates eliminate."""
         if key not in self._constants:
             number = self.writer.tensor(array.shape, self._stored_type, constant=array, suffix=suffix)
             if self._stored_type != "float32":
@@ -128,22 +128,22 @@ class FloatTensors(Tensors):
 
 
 class UnquantizableError(ValueError):
-    """Numbers of a layer that no integers stand for. A runtime that was given them might end the process."""
+    """Numbers of a layer that integers cannot represent. A runtime could abort the process on such a file."""
 
 
 def _checked_scales(operation, scales):
-    """`scales`, if runtimes can compute with them."""
+    """Returns `scales` if runtimes can compute with them; otherwise raises an error."""
     least, most = scales.min(), scales.max()
     if not np.finfo("float32").tiny <= least <= most < np.inf:
         raise UnquantizableError(
-            f"Layer '{operation.name}' cannot be written in int8: the steps of its integers would be {least:.3g} to "
+            f"Layer '{operation.name}' cannot be written in int8: its quantization steps would be {least:.3g} to "
             f"{most:.3g}. Train the network further, or export it in float."
         )
     return scales
 
 
 class Int8Tensors(Tensors):
-    """A file of integers: values and kernels of 8 bits, biases of 32."""
+    """An integer file with 8-bit values and kernels, and 32-bit biases."""
 
     version = "int8"
 
@@ -152,7 +152,7 @@ class Int8Tensors(Tensors):
         self._quantized = quantized
         self._input_type, self._output_type = input_type, output_type
         self._filter_scales = {}
-        self._reals = {}  # Tensors beside operators that compute in float, by the numbers of their values.
+        self._reals = {}  # Tensors of operators that compute in float, by value number.
 
     def input(self, value: Value) -> int:
         if self._input_type == "int8":
@@ -170,7 +170,7 @@ class Int8Tensors(Tensors):
         return end
 
     def _end(self, value, dtype):
-        """A tensor outside, of the type of the end and with the numbers of a value."""
+        """An input or output tensor of a type, with the numbers of a value."""
         quantization = self._quantized.values[value.number]
         parameters = None if dtype == "float32" else (quantization.scale, quantization.zero_point + 128, 0)
         return self.writer.tensor(value.shape, dtype, quantization=parameters)
@@ -220,8 +220,8 @@ class Int8Tensors(Tensors):
         integers = np.round(numbers / _checked_scales(operation, scales).astype("float64"))
         if np.abs(integers).max() >= 2**31:
             raise UnquantizableError(
-                f"Layer '{operation.name}' cannot be written in int8: its bias (up to {np.abs(numbers).max():.3g}) has "
-                f"more than 31 bits beside what its kernel gives. Train the network further, or export it in float."
+                f"Layer '{operation.name}' cannot be written in int8: its bias (up to {np.abs(numbers).max():.3g}) "
+                "needs more than 31 bits at the scale of its kernel. Train the network further, or export it in float."
             )
         quantization = scales, 0, 0
         return self.writer.tensor(integers.shape, "int32", constant=integers, quantization=quantization, suffix="/b")
