@@ -1,7 +1,7 @@
-"""Lowering rules for the functions of `keras.ops` that take a kernel, as layers with their own `call` use them.
+"""Lowering rules of the functions of `keras.ops` that take a kernel, as used in the `call` of custom layers.
 
-The kernel must be known when the file is written: a weight, or what is computed from weights alone, such as a
-standardized or a repeated kernel. Equal kernels become one constant, so a layer that is called twice stores it once.
+The kernel must be known at export: a weight, or a value computed only from weights, such as a standardized or repeated
+kernel. Equal kernels become one constant, so a layer that is called twice stores it once.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from keras_sharenets.mobile.graph.steps import array, unnamed_class
 
 
 def _kernel(operation: Any, call: Call, rank: int) -> np.ndarray:
-    """The second of the two arguments of a call, if it is a constant with `rank` axes."""
+    """The second argument of a call, if it is a constant with `rank` axes."""
     image, kernel = inspect.signature(operation.call).bind(*call.args, **call.kwargs).arguments.values()
     if isinstance(kernel, Tensor) or not isinstance(image, Tensor):
-        raise refuse(operation, call.path, "needs an image, then a kernel that does not depend on images.")
+        raise refuse(operation, call.path, "needs an image, then a kernel that does not depend on the input.")
     numbers = array(kernel)
     if numbers.ndim != rank:
         raise refuse(operation, call.path, f"has a kernel of shape {numbers.shape}, which cannot be exported.")
@@ -33,7 +33,7 @@ def _kernel(operation: Any, call: Call, rank: int) -> np.ndarray:
 
 
 def _windowed(kind: str):
-    """A convolution; its groups follow from the channels of the image and of the kernel."""
+    """A convolution; its number of groups follows from the channels of the image and the kernel."""
 
     def rule(graph: GraphBuilder, operation: Any, call: Call, x: Sequence[Value], shape: Shape) -> Value:
         strides = operation.strides

@@ -50,7 +50,7 @@ class GraphBuilder:
         return self._constants[key]
 
     def equal_constant(self, operation: keras.Operation, array: np.ndarray) -> Constant:
-        """The constant with these numbers: the same object for every equal array, named after its first user."""
+        """The constant with these values: the same object for all equal arrays, named after its first user."""
         key = array.shape, array.tobytes()
         if key not in self._constants:
             self._constants[key] = Constant(f"{self.within}{operation.name}/kernel", array)
