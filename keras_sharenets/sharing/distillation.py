@@ -86,7 +86,7 @@ def distill(
     if feature_weight != 0:
         _checks.above_zero("feature_weight", feature_weight)
     graphs = trace(student), trace(teacher)
-    _check_alike(student, teacher, graphs)
+    _check_compatible(student, teacher, graphs)
     places = _places(features, *graphs)
     divergence = logits_divergence(temperature)
     student_logits, teacher_logits = _logits(*graphs)
@@ -95,7 +95,7 @@ def distill(
             raise ValueError(f"`features` (={features!r}) require a student without a custom training step.")
         model, seen = student, types.SimpleNamespace(features=[])
     else:
-        model, seen = _seeing(student, graphs[0], list(places))
+        model, seen = _recording_features(student, graphs[0], list(places))
     asked = _with_features(teacher, graphs[1], list(places.values()))
     compared = keras.distillation.FeatureDistillation(loss=_relative_error)
 
@@ -107,7 +107,7 @@ def distill(
         errors = [compared.compute_loss(their, own) for their, own in zip(theirs, seen.features, strict=True)]
         return loss + feature_weight * sum(errors) / len(errors)
 
-    learn_with(model, distance, weight)
+    add_distillation_loss(model, distance, weight)
     return model
 
 
@@ -123,7 +123,7 @@ def as_logits(probabilities: Tensor) -> Tensor:
     return ops.log(ops.maximum(probabilities, _SMALLEST))
 
 
-def learn_with(model: keras.Model, distance: Callable[[Any, Tensor], Tensor], weight: float) -> None:
+def add_distillation_loss(model: keras.Model, distance: Callable[[Any, Tensor], Tensor], weight: float) -> None:
     """Sets the training loss to `(1 - weight) * L + weight * distance(x, y_pred)`; evaluation uses only L, its loss."""
     own_loss = model.compute_loss
 
@@ -136,7 +136,7 @@ def learn_with(model: keras.Model, distance: Callable[[Any, Tensor], Tensor], we
     model.compute_loss = compute_loss
 
 
-def _check_alike(student: keras.Model, teacher: keras.Model, graphs: tuple[Graph, Graph]) -> None:
+def _check_compatible(student: keras.Model, teacher: keras.Model, graphs: tuple[Graph, Graph]) -> None:
     for ends in ("inputs", "outputs"):
         shapes = [[tensor.shape for tensor in getattr(graph, ends)] for graph in graphs]
         same = len(shapes[0]) == len(shapes[1]) and all(_fit(own, other) for own, other in zip(*shapes, strict=True))
@@ -176,14 +176,14 @@ def _logits(student: Graph, teacher: Graph) -> list[Callable[[Tensor], Tensor]]:
         )
     to_logits = {SOFTMAX: as_logits, SIGMOID: _logit, None: lambda outputs: outputs}
     functions = [to_logits[end] for end in ends]
-    return [lambda outputs, of=of: _of_two_classes(of(outputs)) for of in functions] if SIGMOID in ends else functions
+    return [lambda outputs, of=of: _as_two_classes(of(outputs)) for of in functions] if SIGMOID in ends else functions
 
 
 def _logit(probabilities: Tensor) -> Tensor:
     return as_logits(probabilities) - as_logits(1 - probabilities)
 
 
-def _of_two_classes(logits: Tensor) -> Tensor:
+def _as_two_classes(logits: Tensor) -> Tensor:
     return ops.stack([ops.zeros_like(logits), logits], axis=-1)
 
 
@@ -237,7 +237,9 @@ def _with_features(model: keras.Model, graph: Graph, paths: Sequence[str]) -> ke
     return keras.Model(new.inputs, [*new.outputs, *(found[path] for path in paths)], name=model.name)
 
 
-def _seeing(student: keras.Model, graph: Graph, paths: Sequence[str]) -> tuple[keras.Model, types.SimpleNamespace]:
+def _recording_features(
+    student: keras.Model, graph: Graph, paths: Sequence[str]
+) -> tuple[keras.Model, types.SimpleNamespace]:
     """The student as a plain model, and an object that holds its features after each call, so that it runs once."""
     model = keras.Model(student.inputs, student.outputs[0], name=student.name)
     seen = types.SimpleNamespace(features=[])

@@ -137,7 +137,7 @@ def _sorted_gains(kernel, common, axis):
 
 
 def _best_order(gains):
-    from scipy.optimize import linear_sum_assignment  # Takes a moment to import.
+    from scipy.optimize import linear_sum_assignment  # Slow to import.
 
     channels, positions = linear_sum_assignment(gains, maximize=True)
     return channels[np.argsort(positions)]

@@ -32,7 +32,7 @@ def test_an_operator_alone_has_the_shapes_and_constants_of_the_file(tflite_files
     listed = file.operators(file.parse(path.read_bytes()))
     whole = benchmark.schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     place = [name for name, _, _ in listed].index("CONV_2D")
-    alone = benchmark._alone(whole, place, "one", 1)
+    alone = benchmark._single_operator(whole, place, "one", 1)
     _, inputs, outputs = listed[place]
     tensors = whole.subgraphs[0].tensors
     (entry,), (end,) = alone.get_input_details(), alone.get_output_details()

@@ -1,1 +1,1 @@
-"""Networks that are trained for mobile devices: pruned, clustered, quantization-aware."""
+"""Training for mobile devices: pruning, clustering, quantization-aware training."""

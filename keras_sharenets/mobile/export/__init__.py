@@ -1,1 +1,1 @@
-"""From a trained network to a TFLite file or a SavedModel that is checked against it."""
+"""Export of trained networks to TFLite, SavedModel and ONNX, verified against Keras."""

@@ -189,7 +189,7 @@ def _verify(model, head, folder, names, images):
         outputs = results[output_name(final_activation(model))].numpy()
         differences.append(float(np.abs(outputs - expected).max()))
         # Written so that NaN fails.
-        if not differences[-1] <= limit or not _says(results, head, names, outputs):
+        if not differences[-1] <= limit or not _meanings_match(results, head, names, outputs):
             raise ExportMismatchError(
                 f"The signature {signature!r} does not compute what Keras computes on {len(images)} images, and the"
                 f" SavedModel was not written: largest difference {differences[-1]:.2g} (limit {limit:.2g})."
@@ -197,7 +197,7 @@ def _verify(model, head, folder, names, images):
     return max(differences)
 
 
-def _says(results, head, names, outputs):
+def _meanings_match(results, head, names, outputs):
     """Whether a signature returns the right class names or decisions with its outputs."""
     decisions = head.decide(outputs)
     if decisions is None:

@@ -1,1 +1,1 @@
-"""The inference graph between a Keras model and its file: lowering, rewrites, quantization."""
+"""The inference graph between a Keras model and its file: lowering, passes, quantization."""

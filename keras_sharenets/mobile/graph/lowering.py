@@ -10,7 +10,7 @@ import keras
 from keras_sharenets import layers as ours
 from keras_sharenets.analysis import graph as keras_graph
 from keras_sharenets.layers.quantized_kernels import inner
-from keras_sharenets.mobile.graph import (  # The first ones only register their rules.
+from keras_sharenets.mobile.graph import (  # Most are imported only to register their rules.
     arithmetic_rules,  # noqa: F401
     function_rules,  # noqa: F401
     image_rules,  # noqa: F401
@@ -121,7 +121,7 @@ def _lower_call(builder, call, inputs, materialize, *, converted):
             )
         first, shape = len(builder.operations), call.outputs[0].shape
         materialized = materialize((f"{builder.within}{layer.name}", call.index))
-        if _says_its_kernel(layer):
+        if _defines_effective_kernel(layer):
             # The converter would store the kernel for each call, without sharing.
             return _rule_for(layer, call, materialized)(builder, layer, call, inputs, shape)
         try:
@@ -149,7 +149,7 @@ def _lower_parts(builder, layer, call, inputs, materialize):
         builder.within, builder.use = before
 
 
-def _says_its_kernel(layer):
+def _defines_effective_kernel(layer):
     """Whether the class of a layer itself defines `effective_kernel`, whatever it inherits."""
     own = getattr(type(layer), "effective_kernel", None)
     return hasattr(layer, "effective_kernel") and own is not getattr(registered_class(layer), "effective_kernel", None)
@@ -158,7 +158,7 @@ def _says_its_kernel(layer):
 def _rule_for(layer, call, materialized):
     """The function that lowers a call of a layer, after checks that it applies to this layer and call."""
     base = registered_class(layer)
-    if _says_its_kernel(layer):
+    if _defines_effective_kernel(layer):
         rule = sharing_rules.EFFECTIVE
     elif base is None:
         raise refuse(layer, call.path, "has no lowering rule (`keras_sharenets.mobile.register_lowering` adds one).")

@@ -23,7 +23,7 @@ def _pad(graph, layer, call, x, shape):
     return graph.add("pad", layer.name, x, shape, attributes=attributes)
 
 
-def _turned(order_of):
+def _transposing(order_of):
     """A rule for a transposition to the order that `order_of(operation, rank)` returns."""
 
     def rule(graph, layer, call, x, shape):
@@ -41,8 +41,8 @@ def _swapped(layer, rank):
     return order
 
 
-lowers(operation_class(ops.transpose), reads="axes")(_turned(lambda layer, rank: layer.axes or range(rank)[::-1]))
-lowers(operation_class(lambda x: ops.swapaxes(x, 1, 2)), reads="axis1 axis2")(_turned(_swapped))
+lowers(operation_class(ops.transpose), reads="axes")(_transposing(lambda layer, rank: layer.axes or range(rank)[::-1]))
+lowers(operation_class(lambda x: ops.swapaxes(x, 1, 2)), reads="axis1 axis2")(_transposing(_swapped))
 
 
 @lowers(operation_class(lambda x: ops.squeeze(ops.reshape(x, (-1, 1, 8)), 1)), reads="axis")

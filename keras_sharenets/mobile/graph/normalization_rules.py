@@ -63,7 +63,7 @@ def _standardized(graph, layer, x, axes):
     return pairwise(graph, "multiply", layer, [centered, root])
 
 
-def _gained(graph, layer, x):
+def _with_gain_and_shift(graph, layer, x):
     """`gamma * x + beta`, if the layer has them."""
     gain = None if layer.gamma is None else array(layer.gamma).ravel()
     shift = None if layer.beta is None else array(layer.beta).ravel()
@@ -77,7 +77,7 @@ def _layer_normalization(graph, layer, call, x, shape):
     if layer.rms_scaling:
         raise refuse(layer, call.path, "has `rms_scaling` (=True), which cannot be exported to TFLite.")
     check_last(layer, call.path, layer.axis, x[0], "normalization")
-    return _gained(graph, layer, _standardized(graph, layer, x[0], (len(shape) - 1,)))
+    return _with_gain_and_shift(graph, layer, _standardized(graph, layer, x[0], (len(shape) - 1,)))
 
 
 @lowers(layers.GroupNormalization, reads="groups axis epsilon center scale")
@@ -86,7 +86,7 @@ def _group_normalization(graph, layer, call, x, shape):
     channels, groups = shape[-1], shape[-1] if layer.groups == -1 else layer.groups
     table = (1, math.prod(shape[1:-1]), groups, channels // groups)
     y = _standardized(graph, layer, graph.add("reshape", layer.name, x, table), (1, 3))
-    return _gained(graph, layer, graph.add("reshape", layer.name, [y], shape))
+    return _with_gain_and_shift(graph, layer, graph.add("reshape", layer.name, [y], shape))
 
 
 @lowers(layers.UnitNormalization, operation_class(ops.normalize), reads="axis order")

@@ -137,7 +137,7 @@ def kernel_rounding_error(
 
     def step(operation, read):
         bits = bits_of(operation)
-        result = compute(operation, read if bits is None else [_rounded_alone(x, bits[1]) for x in read])
+        result = compute(operation, read if bits is None else [_rounded_per_image(x, bits[1]) for x in read])
         return _clipped(result, limits.get(operation.output.number))
 
     exact = dataclasses.replace(graph, outputs=graph.scores())
@@ -155,7 +155,7 @@ def _rounded_kernel(kernel, kind, scale, *, steps=127):
     return np.clip(np.round(kernel.array / scale), -steps, steps) * scale
 
 
-def _rounded_alone(values, bits):
+def _rounded_per_image(values, bits):
     """Values rounded symmetrically around 0, up to the largest magnitude in each image."""
     axes = tuple(range(1, len(values.shape)))
     step = ops.maximum(ops.max(ops.abs(values), axis=axes, keepdims=True), 1e-12) / (2 ** (bits - 1) - 1)

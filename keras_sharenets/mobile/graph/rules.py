@@ -229,7 +229,7 @@ def check_arguments(layer: keras.Operation, rule: Rule, path: str) -> None:
             raise refuse(layer, path, f"has `{name}` (={value!r}), which cannot be exported to TFLite.")
 
 
-@functools.lru_cache(maxsize=256)  # Reading signatures took a sixth of an export.
+@functools.lru_cache(maxsize=256)  # Inspecting signatures took a sixth of an export.
 def _defaults(layer_class):
     """`{argument: default}` of the constructors of a class and of its bases."""
     defaults = {}

@@ -1,1 +1,1 @@
-"""What is in a TFLite file, what it computes, and what it costs."""
+"""Inspection of TFLite files: contents, inference, benchmarks and size."""

@@ -229,7 +229,7 @@ def operator_times(
     first = {key: place for place, key in reversed(list(enumerate(keys)))}
     calls = {}
     for key, place in first.items():
-        calls[key] = inference_call(_alone(whole, place, f"{names[place]} of {path}", num_threads))
+        calls[key] = inference_call(_single_operator(whole, place, f"{names[place]} of {path}", num_threads))
     seconds = timing.take_turns(calls, repetitions, warmup=warmup)
     of_key = {key: 1000 * float(np.median(times)) for key, times in seconds.items()}
     totals = dict.fromkeys(names, 0.0)
@@ -255,7 +255,7 @@ def _key(whole, operator):
     return operator.opcodeIndex, tuple(values), tuple(described)
 
 
-def _alone(whole, place, name, num_threads):
+def _single_operator(whole, place, name, num_threads):
     """An interpreter for a file that contains only this operator."""
     operator = whole.subgraphs[0].operators[place]
     buffers, tensors, numbers, inputs = [schema.BufferT()], [], {}, []

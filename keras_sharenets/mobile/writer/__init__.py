@@ -1,1 +1,1 @@
-"""An inference graph as the bytes of a TFLite file."""
+"""Serialization of an inference graph to a TFLite file."""

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_sharenets import files
-from keras_sharenets.sharing.distillation import as_logits, learn_with, logits_divergence
+from keras_sharenets.sharing.distillation import add_distillation_loss, as_logits, logits_divergence
 from keras_sharenets.training.data.batches import input_shape
 from keras_sharenets.training.data.dataset import Dataset
 from keras_sharenets.training.recipes.recipe import Recipe
@@ -72,4 +72,4 @@ def learn_from(model: keras.Model, teacher: keras.Model, recipe: Recipe) -> None
     def distance(x: Any, y_pred: Any) -> Any:
         return divergence.compute_loss(as_logits(teacher(x, training=False)), as_logits(y_pred))
 
-    learn_with(model, distance, recipe.teacher_weight)
+    add_distillation_loss(model, distance, recipe.teacher_weight)
