@@ -79,7 +79,7 @@ def test_examples_and_what_is_no_image(page, folder):
     assert by_click == by_file
     page.set_input_files("#file", folder / "float.tflite")
     page.wait_for_selector("#status.error")
-    assert "is no image" in page.inner_text("#status")
+    assert "is not an image" in page.inner_text("#status")
 
 
 @pytest.mark.parametrize("width", [320, 390, 1100])
