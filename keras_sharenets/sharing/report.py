@@ -22,8 +22,8 @@ class SharedLayer:
             the first of them.
         kernel_error: relative error of the kernel, with each output channel scaled as by the normalization that
             follows.
-        output_error: relative error of the outputs on the sample images, for the original inputs; without the mean if a
-            normalization follows. `None` without images, and for kernels with very long patches.
+        output_error: relative error of the outputs on the sample images, for the original inputs; of the centered
+            outputs if a normalization follows. `None` without images, and for kernels with very long patches.
     """
 
     path: str

@@ -27,7 +27,7 @@ def quantize_aware(model: keras.Model, *, engine: str = "keras", preserve: str |
     Layers with kernels are wrapped in [`keras_sharenets.layers.QuantizedKernels`], each once however often it is
     called, so that all uses share one set of integers. Where the file quantizes an activation, a
     [`keras_sharenets.layers.FakeQuantize`] is inserted, which learns the range during training. The exported graph
-    determines these positions: for example, convolution, normalization and activation are fused into one.
+    determines these positions: for example, a convolution with its normalization and activation has one.
 
     A few epochs at a small learning rate are usual. Then `export_tflite(q, path, quantization="int8",
     representative_data=images)` uses the learned ranges; images are still needed for values inside layers, such as the

@@ -92,7 +92,7 @@ def benchmark_tflite(
         path: path of the TFLite file.
         num_threads: threads of the interpreter.
         repetitions: inferences to measure.
-        warmup: unmeasured inferences before that; the first ones allocate memory.
+        warmup: unmeasured inferences before that; the first ones are slower, because they load memory.
 
     Returns:
         A `BenchmarkReport`.
@@ -209,7 +209,7 @@ def operator_times(
 
     The Python interface of LiteRT has no profiler. Each operator is therefore extracted with its constants into a file
     of its own; operators of the same kind and shape are measured once. An isolated operator has its inputs in the cache
-    and the runtime's overhead to itself, so the sum is not the latency of the file: read the times as shares.
+    and its own runtime overhead, so the sum is not the latency of the file: read the times as shares.
 
     Args:
         path: path of the TFLite file.

@@ -1,7 +1,7 @@
 """A static web page that runs TFLite files in the browser, with LiteRT.js.
 
-The folder contains everything: the files, the page, LiteRT.js and its WebAssembly. The page needs no network connection
-after loading, and images never leave the browser.
+The folder contains everything: the files, the page, LiteRT.js and its WebAssembly. The page loads nothing from other
+servers, and images never leave the browser.
 """
 
 from __future__ import annotations
