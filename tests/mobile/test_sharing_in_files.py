@@ -285,7 +285,7 @@ def test_budget_that_nothing_fits_into(tmp_path):
     least = ksn.mobile.export_tflite(model, tmp_path / "net.tflite").file_bytes
     (tmp_path / "net.tflite").unlink()
     with pytest.raises(
-        ValueError, match=rf"`max_bytes` \(=1000\) must be at least {least}, the size with every tensor once"
+        ValueError, match=rf"`max_bytes` \(=1000\) must be at least {least}, the size with every tensor stored once"
     ):
         ksn.mobile.export_tflite(model, tmp_path / "net.tflite", max_bytes=1000)
     assert not list(tmp_path.iterdir())
