@@ -47,7 +47,7 @@ def test_command(tflite_files, tmp_path, capsys):
     path = str(tflite_files["int8"][0])
     arguments = ["benchmark", path, "--repetitions", "2", "--operators", "--json", str(tmp_path / "b.json")]
     assert cli.main(arguments) == 0
-    assert "Each operator measured alone" in capsys.readouterr().out
+    assert "Each operator is measured separately" in capsys.readouterr().out
     (entry,) = json.loads((tmp_path / "b.json").read_text())["files"]
     counts = {operator["name"]: operator["count"] for operator in entry["operators"]}
     assert counts == ksn.mobile.describe_tflite(path)["operators"]
