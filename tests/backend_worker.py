@@ -1,4 +1,4 @@
-"""Another process on another Keras backend: reads jobs from standard input, writes what its backend computes."""
+"""A process on another Keras backend: reads jobs from standard input and writes the results of its backend."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ def zeros(*_, shape, dtype, **__):
 
 
 def main():
-    # The numbers that layers start from give way to those of the file; to draw them compiles a program for every shape.
+    # Initial weights are replaced by those of the file; sampling them would compile a program for every shape.
     jax.random.normal = jax.random.uniform = jax.random.truncated_normal = zeros
     for line in sys.stdin:
         job = json.loads(line)

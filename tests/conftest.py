@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# The tests of JAX mostly wait for its compiler; with little optimization it takes half the time.
+# The JAX tests mostly wait for the compiler; with little optimization, it takes half the time.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import numpy as np
@@ -18,32 +18,32 @@ TESTS = pathlib.Path(__file__).parent
 
 
 def pytest_configure(config):
-    # A shell that starts the tests in the background has them ignore Ctrl-C, which some of them send themselves.
+    # A shell that runs the tests in the background makes them ignore Ctrl-C, which some tests send to themselves.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Few examples in `make test`, many in `make test-all`. In continuous integration the same ones in every run, so
-    # that a red run can be repeated; elsewhere new ones are tried.
+    # Few examples in `make test`, many in `make test-all`. Continuous integration uses the same ones in every run, so
+    # that failures are reproducible; elsewhere, new examples are drawn.
     examples = 20 if "not slow" in config.option.markexpr else 100
     settings.register_profile("house", deadline=None, max_examples=examples, derandomize=bool(os.environ.get("CI")))
     settings.load_profile("house")
-    # Imports and collected tests are no garbage; to look for some meanwhile takes a fifth of the time.
+    # Imports and collected tests produce no garbage; collecting it meanwhile takes a fifth of the time.
     gc.disable()
 
 
 def pytest_collection_finish(session):
-    # The garbage collector goes through all that TensorFlow and Keras have made, at each `clear_session`: what is there
-    # before the first test stays, so it need not be looked at.
+    # Each `clear_session` runs the garbage collector over all objects of TensorFlow and Keras. Freezing excludes the
+    # objects that exist before the first test.
     gc.enable()
     gc.collect()
     gc.freeze()
 
 
 class Backend:
-    """A worker process that computes what two functions of `harness` compute, on another backend."""
+    """A worker process that runs two functions of `harness` on another backend."""
 
     def __init__(self, name):
         environment = {**os.environ, "KERAS_BACKEND": name, "PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
-        # Without this JAX computes in float32 whatever the model says.
+        # Without this, JAX computes in float32 regardless of the model.
         environment["JAX_ENABLE_X64"] = "1"
         command = [sys.executable, str(TESTS / "backend_worker.py")]
         pipe = subprocess.PIPE
@@ -74,7 +74,7 @@ class Backend:
 
 @pytest.fixture(scope="module")
 def eager():
-    """TensorFlow traces nothing in the rest of a module: few steps of training take less time so."""
+    """Runs the rest of a module eagerly, which is faster for a few training steps."""
     import tensorflow as tf
 
     tf.config.run_functions_eagerly(True)
@@ -84,7 +84,7 @@ def eager():
 
 @pytest.fixture
 def no_weights():
-    """For tests that `harness.counts_only` marks."""
+    """For tests marked by `harness.counts_only`."""
     import harness
 
     with harness.without_weights():
@@ -106,8 +106,8 @@ def sharenets(capsys):
 
 @pytest.fixture(scope="session")
 def other_backend():
-    """The JAX backend in a process of its own. When JAX itself runs the tests, `None`: TensorFlow's run compares."""
-    # Not above: the process that hands out the tests would load TensorFlow, and show its log behind pytest's last line.
+    """The JAX backend in a separate process; `None` if the tests run on JAX, since the TensorFlow run compares both."""
+    # Not at the top: the controlling process would import TensorFlow and print its log after pytest's last line.
     import keras
 
     if keras.backend.backend() == "jax":

@@ -1,4 +1,4 @@
-"""What every layer and every network of the library goes through; a new one is a row in a test's table."""
+"""The checks that every layer and every network of the library must pass; a new one is a row in a test's table."""
 
 import contextlib
 import functools
@@ -10,39 +10,39 @@ import pytest
 
 from keras_sharenets.dtype_policies import in_policy
 
-# Building a large network takes JAX seconds, and what it counts is the same on every backend.
+# Building a large network takes seconds on JAX, and counts are the same on every backend.
 on_one_backend = pytest.mark.skipif(keras.backend.backend() == "jax", reason="counts: TensorFlow's run has them")
 
 
 @contextlib.contextmanager
 def without_weights():
-    """Networks that are built here have shapes and no numbers: to count them takes less than half the time then."""
+    """Builds networks with shapes but without values, which more than halves the time to count them."""
     with keras.StatelessScope():
         yield
-        # The end of the scope would make the weights of all that it still knows.
+        # The end of the scope would create the weights of all networks that still exist.
         keras.utils.clear_session()
 
 
 def counts_only(test):
-    """Marks a test that builds large networks and looks at shapes alone."""
+    """Marks a test that builds large networks and uses only shapes."""
     return on_one_backend(pytest.mark.usefixtures("no_weights")(test))
 
 
 def slow_after(count, cases):
-    """The cases of a test, those after the first `count` for `make test-all` only; a tuple is several arguments."""
+    """The cases of a test; those after the first `count` run only in `make test-all`. A tuple is several arguments."""
     cases = [case if isinstance(case, tuple) else (case,) for case in cases]
     return [pytest.param(*case, marks=() if i < count else pytest.mark.slow) for i, case in enumerate(cases)]
 
 
 @functools.cache
 def _quick_compilation():
-    """Options of XLA for programs that run once: without its emitter of fusions it compiles in a third of the time."""
+    """XLA options for programs that run once: without the fusion emitter, compilation takes a third of the time."""
     import jax
 
     options = {"xla_cpu_use_fusion_emitters": False}
     try:
         jax.jit(lambda: 0).lower().compile(options)
-    except Exception:  # A JAX that knows no such option: which error it raises is not said anywhere.
+    except Exception:  # A JAX version without this option; its error type is undocumented.
         return None
     return options
 
@@ -55,14 +55,14 @@ def jit(function):
 
 
 def pseudo_random(shape, seed=0):
-    """Reproducible float32 numbers of mean 0 and variance 1; `None` in the shape becomes 2."""
+    """Reproducible float32 numbers with mean 0 and variance 1; `None` in the shape becomes 2."""
     return np.random.default_rng(seed).standard_normal([side or 2 for side in shape]).astype("float32")
 
 
 def outputs_and_gradients(model, images, training=False):
-    """The outputs, and the gradients of `sum(outputs * probe)` by the trainable weights, on whatever backend runs.
+    """The outputs, and the gradients of `sum(outputs * probe)` by the trainable weights, on the current backend.
 
-    The probe is fixed pseudo-random numbers, so that no gradient vanishes by symmetry (those of a softmax sum to 0).
+    The probe has fixed pseudo-random values, so that no gradient vanishes by symmetry (those of a softmax sum to 0).
     """
     probe = pseudo_random((len(images), *model.output_shape[1:]), seed=1)
     if keras.backend.backend() == "tensorflow":
@@ -87,7 +87,7 @@ def outputs_and_gradients(model, images, training=False):
 
 
 def outputs_of(model, images):
-    """The outputs in inference mode as float32 or wider; compiled at once where the backend would go call by call."""
+    """The outputs in inference mode as float32 or wider; compiled as a whole on JAX."""
     if keras.backend.backend() == "jax":
         outputs = jit(lambda trained, fixed: model.stateless_call(trained, fixed, images)[0])(*_values(model))
     else:
@@ -97,13 +97,13 @@ def outputs_of(model, images):
 
 
 def _values(model):
-    """The values of the trainable variables, and of the others."""
+    """The values of the trainable and of the non-trainable variables."""
     groups = model.trainable_variables, model.non_trainable_variables
     return [[variable.value for variable in group] for group in groups]
 
 
 def assert_close(actual, expected, tolerance, least=1e-6):
-    """Equal but for `tolerance` times the largest expected magnitude, or times `least` where that is larger."""
+    """Equal within `tolerance` times the largest expected magnitude, or times `least` if that is larger."""
     scale = max(float(np.max(np.abs(expected), initial=0.0)), least)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
 
@@ -115,11 +115,11 @@ def _check_config(instance, rebuild):
 
 
 def training_step(model, images, labels):
-    """A step of training as far as it is the network's, on whatever backend runs.
+    """The network's part of a training step, on the current backend.
 
     Returns:
         A list of arrays: the outputs in inference mode before the step, the cross-entropy in training mode, its
-        gradients by the trainable weights, and what the weights that are not trained become.
+        gradients by the trainable weights, and the updated non-trainable weights.
     """
     loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     if keras.backend.backend() == "tensorflow":
@@ -137,7 +137,7 @@ def training_step(model, images, labels):
         logits, fixed = model.stateless_call(trained, fixed, images, training=True)
         return loss_of(labels, logits), fixed
 
-    # One program: on a CPU nearly all of the time goes into compiling.
+    # One program, since compilation takes nearly all of the time on a CPU.
     def step(trained, fixed):
         outputs, _ = model.stateless_call(trained, fixed, images, training=False)
         (value, updated), gradients = jax.value_and_grad(loss, has_aux=True)(trained, fixed)
@@ -147,7 +147,7 @@ def training_step(model, images, labels):
 
 
 def _check_file(model, images, path):
-    """A `.keras` file gives the same network again."""
+    """A network saved as a `.keras` file loads as the same network."""
     model.save(path)
     reloaded = keras.saving.load_model(path, compile=False)
     assert len(reloaded.weights) == len(model.weights)
@@ -155,7 +155,7 @@ def _check_file(model, images, path):
 
 
 def _check_same_there(model, path, images, folder, other_backend):
-    """The other backend gives the same outputs and gradients from the same file."""
+    """The other backend computes the same outputs and gradients from the same file."""
     outputs, gradients = outputs_and_gradients(model, images)
     outputs_there, gradients_there = other_backend.outputs_and_gradients(path, images, folder)
     assert_close(outputs_there, outputs, 1e-5)
@@ -165,7 +165,7 @@ def _check_same_there(model, path, images, folder, other_backend):
 
 
 def _check_gradients(model, images):
-    """Every number that is stored is trained."""
+    """Every stored weight gets a gradient."""
     _, gradients = outputs_and_gradients(model, images, training=True)
     for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
         assert gradient is not None, f"no gradient reaches {variable.path}"
@@ -174,12 +174,12 @@ def _check_gradients(model, images):
     return gradients
 
 
-# A float16 number has 11 binary digits, a bfloat16 number 8: the same sum of roundings weighs 8 times as much.
+# float16 has 11 significant bits, bfloat16 has 8: rounding errors are 8 times as large.
 DIGITS_LOST = {"mixed_float16": 1, "mixed_bfloat16": 8}
 
 
 def _check_mixed_precision(build, weights, images, expected, tolerance, classifier=None):
-    """Computes in half precision, stores in full: float16 within `tolerance`, bfloat16 within 8 times that.
+    """Computes in half precision and stores full precision: float16 within `tolerance`, bfloat16 within 8 times that.
 
     The layer called `classifier` computes in full precision.
     """
@@ -200,13 +200,13 @@ def _check_mixed_precision(build, weights, images, expected, tolerance, classifi
 
 
 def check_half_precision(build, weights, images, bar=1e-2):
-    """Outputs in training and the gradients of all weights, in half precision, keep within `bar` of full precision.
+    """Training outputs and gradients of all weights in half precision are within `bar` of full precision.
 
     Args:
         build: function that returns a model.
         weights: list of arrays.
         images: float32 array.
-        bar: float, the length of a difference as a share of the length of what is right.
+        bar: float, maximum norm of the difference relative to the norm of the full-precision result.
     """
 
     def compute(policy):
@@ -224,16 +224,16 @@ def check_half_precision(build, weights, images, bar=1e-2):
 def check_layer(
     layer_class, arguments, input_shape, output_shape, stored_parameters, folder, other_backend=None, half=1e-3
 ):
-    """Runs one layer through everything.
+    """Runs all checks on a layer.
 
     Args:
         layer_class: the class.
         arguments: dict, its constructor's arguments.
         input_shape, output_shape: with the batch dimension.
-        stored_parameters: int, the count as independent arithmetic.
+        stored_parameters: int, the count by independent arithmetic.
         folder: path for files.
-        other_backend: what `conftest.other_backend` gives, or `None` to leave that comparison out.
-        half: how far float16 may carry the outputs, as a share of their length.
+        other_backend: the fixture `conftest.other_backend`, or `None` to skip that comparison.
+        half: maximum relative error of the outputs in float16.
     """
     keras.utils.set_random_seed(0)
 
@@ -256,20 +256,20 @@ def check_layer(
     _check_file(model, images, path)
     if other_backend is not None:
         _check_same_there(model, path, images, folder, other_backend)
-    # Once more: layers that watch their input have learnt from it meanwhile.
+    # Repeated, since layers that track their input have changed.
     _check_mixed_precision(build, model.get_weights(), images, outputs_of(model, images), half)
     if model.trainable_variables:
         check_half_precision(build, model.get_weights(), images)
 
 
 def check_choice(factory, arguments, folder, batch=4):
-    """Runs one network through what one backend can tell in full precision: config, gradients and file.
+    """Runs the full-precision checks on a single backend for a network: config, gradients and file.
 
     Args:
         factory: function that returns a functional model; takes `classifier_activation`.
         arguments: dict, its arguments.
         folder: path for files.
-        batch: int, images to run.
+        batch: int, number of images.
     """
     keras.utils.set_random_seed(0)
     model = factory(**arguments, classifier_activation=None)
@@ -280,16 +280,16 @@ def check_choice(factory, arguments, folder, batch=4):
 
 
 def check_model(factory, arguments, folder, other_backend=None, batch=4, classifier="predictions"):
-    """Runs one network through everything.
+    """Runs all checks on a network.
 
     Args:
         factory, arguments, folder, batch: as above.
-        other_backend: what `conftest.other_backend` gives, or `None` to leave that comparison out.
-        classifier: the layer at the end that computes in full precision whatever the policy; `None` if there is none.
+        other_backend: the fixture `conftest.other_backend`, or `None` to skip that comparison.
+        classifier: name of the last layer, which computes in full precision under every policy; `None` without one.
     """
     keras.utils.set_random_seed(0)
 
-    # Logits: the softmax of an untrained deep network is one-hot, whatever its weights.
+    # Logits: the softmax of an untrained deep network is one-hot, regardless of its weights.
     def build():
         return factory(**arguments, classifier_activation=None)
 
@@ -309,11 +309,11 @@ def check_model(factory, arguments, folder, other_backend=None, batch=4, classif
 
 
 def _check_training_there(model, path, batch, folder, other_backend, draws=3):
-    """The other backend gives the same outputs on every draw of images, and the same training step on one.
+    """The other backend computes the same outputs for every draw of images, and the same training step for one.
 
-    Two backends round differently, and where the input of one ReLU among thousands is 0 but for rounding, their
-    gradients part by a percent. Float64 makes that rare, not impossible: on JAX, Keras takes the common type of float64
-    and float32 to be float32, and batch normalization computes in it. A wrong gradient is wrong on every draw.
+    The two backends round differently. If the input of one ReLU among thousands is 0 up to rounding, their gradients
+    differ by a percent. Float64 makes this rare but not impossible: on JAX, Keras promotes float64 and float32 to
+    float32, which batch normalization uses. A wrong gradient is wrong for every draw.
     """
     weights, trained = model.get_weights(), range(2, 2 + len(model.trainable_variables))
     labels = np.arange(batch) % model.output_shape[-1]
@@ -325,7 +325,7 @@ def _check_training_there(model, path, batch, folder, other_backend, draws=3):
             other_backend.training_step(path, images, labels, folder),
         )
         assert_close(step_there[0], step[0], 1e-5)
-        # What is normalized again has offsets whose gradients are 0 but for rounding.
+        # If a second normalization follows, the gradients of the offsets are 0 up to rounding.
         least = 1e-2 * max(np.abs(step[place]).max() for place in trained)
         try:
             for place, (actual, expected) in enumerate(zip(step_there, step, strict=True)):
@@ -337,7 +337,7 @@ def _check_training_there(model, path, batch, folder, other_backend, draws=3):
 
 
 def calm_statistics(model, images, steps=30):
-    """Moving statistics follow `images`, in one step as in `steps`: as made, a deep network explodes in inference."""
+    """Sets moving statistics from `images`: with the initial ones, the activations of a deep network explode."""
     moving = [layer for layer in _layers(model) if hasattr(layer, "momentum")]
     before = [layer.momentum for layer in moving]
     for layer in moving:
@@ -353,6 +353,6 @@ def calm_statistics(model, images, steps=30):
 
 
 def _layers(model):
-    """The layers of a model and of the models inside it."""
+    """The layers of a model and of its nested models."""
     for layer in model.layers:
         yield from _layers(layer) if isinstance(layer, keras.Model) else [layer]

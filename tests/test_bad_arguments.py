@@ -1,4 +1,4 @@
-"""Whatever the arguments of a layer or of a network are: a result that is right, or an error that names one of them."""
+"""Random arguments of layers and networks give a correct result or an error that names one of the arguments."""
 
 import inspect
 import json
@@ -67,15 +67,15 @@ def made(name):
 
 
 def named(error, changed):
-    """Whether a message says what is wrong: an argument that was changed, or the input."""
+    """Whether a message names a changed argument or the input."""
     text = str(error).lower()
     kinds = [name.split("_")[-1] for name in changed]  # Keras: "Could not interpret initializer identifier: 3".
     kinds += ["config"] if any(isinstance(value, dict) for value in changed.values()) else []
     return any(part in text for part in (*changed, *kinds, "input", "`kernel_size`", "channels"))
 
 
-def is_named_refusal(run, changed):
-    """Runs; true for an error that names what is wrong, false without an error. Anything else comes through."""
+def is_named_error(run, changed):
+    """True for an error that names the argument, false without an error. Other exceptions propagate."""
     refusal = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -100,7 +100,7 @@ def run_layer(name, arguments, shape):
 
 
 def draw_layers(seed, count):
-    """How many of `count` drawn layers were refused."""
+    """Number of `count` random layers that raise an error."""
     draw, refused = random.Random(seed), 0
     for _ in range(count):
         name = draw.choice(list(LAYERS))
@@ -108,19 +108,19 @@ def draw_layers(seed, count):
         names = draw.sample(list(arguments), min(len(arguments), draw.choice([0, 1, 1, 2])))
         changed = {argument: draw.choice(ODD) for argument in names}
         shape = draw.choice(SHAPES)
-        refused += is_named_refusal(lambda: run_layer(name, arguments | changed, shape), changed)  # noqa: B023
+        refused += is_named_error(lambda: run_layer(name, arguments | changed, shape), changed)  # noqa: B023
     return refused
 
 
 def draw_models(seed, count):
-    """How many of `count` drawn networks were refused."""
+    """Number of `count` random networks that raise an error."""
     draw, refused = random.Random(seed), 0
     for _ in range(count):
         name, small = FAMILIES[draw.choice(list(FAMILIES))].representative
         names = draw.sample((*own_arguments(name), *CommonArguments.__annotations__), draw.choice([1, 1, 2]))
         changed = {argument: draw.choice((*ODD, *IMAGE_SHAPES)) for argument in names}
         arguments = {**small, "input_shape": (32, 32, 3), **changed}
-        refused += is_named_refusal(lambda: ksn.create_model(name, **arguments).get_config(), changed)  # noqa: B023
+        refused += is_named_error(lambda: ksn.create_model(name, **arguments).get_config(), changed)  # noqa: B023
     return refused
 
 
@@ -150,7 +150,7 @@ def test_every_layer_with_arguments_is_drawn():
 
 
 @pytest.mark.parametrize("name", ["width", "num_classes", "groups"])
-def test_numbers_of_numpy(name):
+def test_numpy_numbers(name):
     arguments = {"width": 32, "groups": 4, "num_classes": 3, "blocks_per_stage": 1}
     plain, numpy = (
         ksn.create_model("hscnet_m32_g4_r2_b1_a2", input_shape=(8, 8, 3), **arguments | {name: number(arguments[name])})
@@ -160,7 +160,7 @@ def test_numbers_of_numpy(name):
 
 
 @pytest.mark.parametrize("name", [[], ["hscnet"], None, 5])
-def test_name_that_is_none(name):
+def test_unknown_model_name(name):
     with pytest.raises(ValueError, match=r"`name` .* is not a known model"):
         ksn.create_model(name)
 

@@ -1,4 +1,4 @@
-"""Every named network against the counts of the specification, and the tables of `docs/networks.md`."""
+"""Every named network against the specified counts and the tables of `docs/networks.md`."""
 
 import csv
 import dataclasses
@@ -26,7 +26,7 @@ def key(row):
 
 
 ROWS = {key(row): row for row in SPECIFIED}
-# One network of most kinds; the others are built by `make test-all`, and the stored counts of all are compared here.
+# One network of most kinds. `make test-all` builds the others; the stored counts of all are compared here.
 QUICK = [
     *("hscnet_m32_g4_r2_b1_a2", "sgcnet_42_g4", "se_hgcnet_42_g4"),
     *("xception_c35_d8", "igcv1_c48_d8", "igcv2_c64_d8", "plain_igcv2_ii_c100_k10"),
@@ -34,7 +34,7 @@ QUICK = [
     "resnet_8",
 ]
 QUICK += [family.representative[0] for family in FAMILIES.values() if not set(family.variants) & set(QUICK)]
-# The ShardNet paper divides rounded figures: these are the printed parameters of the networks that it compares with.
+# The ShardNet paper divides rounded figures: these are the printed parameters of its baselines.
 PRINTED_BASELINES = {"sl3_resnet_256": 1.2e6, "sl5_resnet_256": 1.9e6}
 
 
@@ -61,7 +61,7 @@ def test_stored_counts_are_those_of_the_networks(configuration):
     assert catalog.count_network(*configuration) == dataclasses.replace(stored, int8_bytes=None)
 
 
-def test_all_that_is_wanted_is_stored_and_nothing_else():
+def test_exactly_the_required_counts_are_stored():
     assert all(find_counts(*each) for each in ALL.values()), "run `python -m tools.count_networks`"
     assert len(ALL) == len(stored_counts())
 
@@ -119,7 +119,7 @@ def check_paper(entry):
     assert ratio == pytest.approx(float(entry.published[2:]), rel=0.03)
 
 
-def test_the_specification_names_configurations_that_are_there():
+def test_the_specification_names_existing_configurations():
     assert len(ROWS) == len(SPECIFIED) >= 117
     known = {
         (name, each.input_shape, each.num_classes)
@@ -128,7 +128,7 @@ def test_the_specification_names_configurations_that_are_there():
     }
     assert set(ROWS) <= known
     others = set(VARIANTS) - {name for name, _, _ in ROWS}
-    # Those of ours and the plain ones are counted block by block in tests/models, the others against what is printed.
+    # Our variants and plain networks are counted block by block in tests/models, the others against the papers.
     ours = ("hscnet_m32_g4_r2_b1_a2", "hscnet_m64_g8_r4_b2_a2")
     patterns = (
         "plain_*",
@@ -169,7 +169,7 @@ def test_difference_is_that_to_the_papers_figure():
     assert small.difference == pytest.approx(-72 / 37_000)
 
 
-def test_replacing_keeps_what_stands_around():
+def test_replacing_keeps_the_surrounding_text():
     text = f"before\n{catalog.BEGIN}\nold\n{catalog.END}\nafter\n"
     assert catalog.replace_table(text, "new\n") == text.replace("old", "new")
 

@@ -1,4 +1,4 @@
-"""The examples of the pages under `docs`: run as they stand there, in an empty folder with some images."""
+"""The examples of the pages under `docs`, run unchanged in an empty folder with some images."""
 
 import ast
 import functools
@@ -18,32 +18,32 @@ from keras_sharenets import cli
 from keras_sharenets.cli.command import make_parser
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
-# Read one after the other: each goes on from the files of those before.
+# Run in order: each page uses the files of the previous ones.
 DELIVERY = ("export", "check", "tensors", "quantize", "microcontroller", "browser", "mobile")
 PAGE = "\n".join((DOCS / f"{name}.md").read_text() for name in DELIVERY)
 WITH_COMMANDS = [
     path for path in (DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))) if "\nsharenets " in path.read_text()
 ]
 CLASSES = ("cat", "dog", "fox")
-# What asks the npm registry (`tests/mobile/test_page.py` has the page), what serves until it is stopped, and what needs
-# packages that the tests lack (`tests/clients/test_onnx_files.py`).
+# Commands that access the npm registry (`tests/mobile/test_page.py` has the page), servers, and commands that need
+# packages that are not installed for the tests (`tests/clients/test_onnx_files.py`).
 NOT_RUN = ("sharenets page", "python -m http.server", "pip install", "sharenets export net.keras --to onnx")
 
 
 def blocks(*languages, page=PAGE):
-    """`(language, text)` of the page's blocks, in order."""
+    """`(language, text)` of the blocks of a page, in order."""
     return re.findall(rf"```({'|'.join(languages)})\n(.*?)```", page, re.S)
 
 
 def run_python(block, names):
-    """Runs a block and returns what its lines `expression  # value` promise and give."""
+    """Runs a block and returns the documented and actual values of its lines `expression  # value`."""
     exec(block, names)
     claims = re.findall(r"^([^#\n=(]\S.*?)  # ([\[({\"\dTF].*)$", block, re.M)
     return [(text, eval(text, names), ast.literal_eval(promise)) for text, promise in claims]
 
 
 def run_shell(block):
-    """Runs a block line by line: the programs of this repository in this process, others as they are."""
+    """Runs a block line by line: the programs of this repository in this process, others as subprocesses."""
     for line in block.splitlines():
         if line.startswith(NOT_RUN):
             continue
@@ -51,14 +51,14 @@ def run_shell(block):
         if words[0] == "sharenets":
             assert cli.main(words[1:]) == 0, line
         elif shutil.which(words[0]):
-            # unzip answers with 1 and does its work when it finds something before the archive.
+            # unzip works but exits with 1 if there is data before the archive.
             assert subprocess.run(line, shell=True).returncode in (0, 1), line
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    keras.utils.set_random_seed(0)  # How exact a file of an untrained network is depends on its weights.
+    keras.utils.set_random_seed(0)  # The accuracy of a file of an untrained network depends on its weights.
     random = np.random.default_rng(0)
     for name in CLASSES:
         (tmp_path / "images" / name).mkdir(parents=True)
@@ -70,7 +70,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def few_layers(name, *, input_shape, num_classes):
-    """In place of a network of the library: a shared convolution, called twice, of the name that the page asks for."""
+    """Replaces a network of the library by a shared convolution, called twice, under the name in the page."""
     shared = ksn.layers.HighlySharedConv2D(8, 3, groups=2, arrangements=2, name="stage1_module1_spatial")
     x = inputs = keras.Input(input_shape)
     x = keras.layers.Rescaling(1 / 127.5, -1)(x)
@@ -82,8 +82,8 @@ def few_layers(name, *, input_shape, num_classes):
 
 
 @pytest.mark.parametrize("quickly", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_examples_run_and_give_what_they_say(quickly, folder, monkeypatch):
-    if quickly:  # A few steps of a few layers, which take less time than to trace and to compile them.
+def test_examples_run_with_the_documented_output(quickly, folder, monkeypatch):
+    if quickly:  # Eager, since a few steps of a few layers take less time than compiling them.
         plain = functools.partialmethod(keras.Model.compile, run_eagerly=True, jit_compile=False)
         monkeypatch.setattr(keras.Model, "compile", plain)
         monkeypatch.setattr(ksn, "create_model", few_layers)
@@ -116,14 +116,14 @@ def test_examples_of_a_page_by_itself(page, number, folder):
 
 
 @pytest.mark.slow
-def test_commands_that_choose(folder):
+def test_choose_commands(folder):
     for _, block in blocks("shell", page=(DOCS / "choose.md").read_text()):
         run_shell(block)
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.stem)
-def test_commands_are_ones_that_there_are(page):
-    """Also those that run too long for a test, or want a GPU."""
+def test_commands_exist(page):
+    """Including commands that take too long for a test, or need a GPU."""
     found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.M | re.S)
     code = "".join(block for language, block in found if language in ("", "shell")).replace("\\\n", "")
     lines = re.findall(r"^(?:\w+=\S+ )*(sharenets .*?)(?: &)?$", code, re.M)
@@ -132,8 +132,8 @@ def test_commands_are_ones_that_there_are(page):
         make_parser(cli.LINE).parse_args(shlex.split(line, comments=True)[1:])
 
 
-def test_listings_of_kotlin_are_whole():
-    """All that can be said without a compiler: brackets close, and what is used of LiteRT is imported."""
+def test_kotlin_listings_are_complete():
+    """Checks without a compiler: brackets are balanced, and all LiteRT classes are imported."""
     listings = [text for _, text in blocks("kotlin")]
     assert len(listings) == 3
     for text in listings:

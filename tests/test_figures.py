@@ -1,4 +1,4 @@
-"""What figures have in common: names that stand beside their points and cover nothing."""
+"""Common code of figures: labels next to their points that cover nothing."""
 
 import numpy as np
 from matplotlib.transforms import Bbox
@@ -10,7 +10,7 @@ def test_names_cover_neither_each_other_nor_points_with_and_without_names():
     figure = figures.new_figure(5, 4)
     axes = figure.subplots()
     named = [(0.1 * number, 0.5 + 0.02 * (number % 3)) for number in range(1, 9)]
-    # Just where a name would stand.
+    # At the position of a label.
     nameless = [(x + 0.03, y + 0.03) for x, y in named]
     axes.set(xlim=(0, 1), ylim=(0, 1))
     names = [f"name {number}" for number in range(8)]

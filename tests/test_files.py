@@ -21,7 +21,7 @@ def model():
     return ksn.create_model("hscnet_m32_g4_r2_b1_a2", input_shape=(8, 8, 1))
 
 
-def test_model_comes_back(model, tmp_path):
+def test_model_round_trip(model, tmp_path):
     files.save_model(model, tmp_path / "new" / "model.keras")
     images = pseudo_random((2, 8, 8, 1))
     loaded = files.load_model(tmp_path / "new" / "model.keras")
@@ -29,7 +29,7 @@ def test_model_comes_back(model, tmp_path):
     assert os.listdir(tmp_path / "new") == ["model.keras"]
 
 
-def test_json_comes_back(tmp_path):
+def test_json_round_trip(tmp_path):
     files.write_json(tmp_path / "a.json", {"epochs": [1, 2.5], "name": "ä"})
     assert json.loads((tmp_path / "a.json").read_text()) == {"epochs": [1, 2.5], "name": "ä"}
 
@@ -44,7 +44,7 @@ def test_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_folder_is_replaced_as_a_whole(tmp_path):
+def test_folder_is_replaced_atomically(tmp_path):
     (tmp_path / "made" / "inner").mkdir(parents=True)
     (tmp_path / "made" / "inner" / "a.txt").write_text("a")
     files.replace_folder(tmp_path / "made", tmp_path / "deep" / "target")
@@ -52,8 +52,8 @@ def test_folder_is_replaced_as_a_whole(tmp_path):
     assert os.listdir(tmp_path / "deep") == ["target"]
 
 
-def test_what_two_processes_of_one_number_write_is_kept_apart(tmp_path, monkeypatch):
-    """In two containers, process 7 is not one and the same."""
+def test_writers_with_equal_process_ids_do_not_collide(tmp_path, monkeypatch):
+    """Processes in two containers may have the same id."""
     monkeypatch.setattr(os, "getpid", lambda: 7)
     seen, replace = set(), os.replace
 
@@ -84,7 +84,7 @@ while True:
 """
 
 
-def test_killed_writer_leaves_a_whole_file(tmp_path):
+def test_killed_writer_leaves_an_intact_file(tmp_path):
     target = tmp_path / "data.bin"
     for delay in (0.01, 0.05, 0.13):
         command = [sys.executable, "-c", WRITER, str(target)]
@@ -142,7 +142,7 @@ def _unknown_class(path):
         (_unknown_class, r"model\.keras cannot be loaded as a Keras model: .*Danse"),
     ],
 )
-def test_what_is_no_keras_file(damage, message, tmp_path):
+def test_invalid_keras_file(damage, message, tmp_path):
     path = tmp_path / "model.keras"
     damage(path)
     with pytest.raises(ValueError, match=message):
@@ -150,7 +150,7 @@ def test_what_is_no_keras_file(damage, message, tmp_path):
 
 
 def test_labels_in_any_encoding_of_the_machine(tmp_path, monkeypatch):
-    """The machine's own encoding, here ASCII, plays no part."""
+    """The encoding of the machine, here ASCII, has no effect."""
     monkeypatch.setattr("locale.getpreferredencoding", lambda *_: "ascii")
     names = ("Katze", "Hündin", "猫", "a\x85b", "line\u2028separator")
     files.write_labels(tmp_path, names[:3])
@@ -162,7 +162,7 @@ def test_labels_in_any_encoding_of_the_machine(tmp_path, monkeypatch):
         assert files.read_labels(tmp_path / "net.keras") == names
 
 
-def test_labels_in_another_encoding_are_refused(tmp_path):
+def test_labels_in_another_encoding_raise_an_error(tmp_path):
     for encoding in ("latin-1", "utf-16"):
         (tmp_path / "labels.txt").write_bytes("Hündin\n".encode(encoding))
         with pytest.raises(ValueError, match=r"labels\.txt must be in UTF-8"):

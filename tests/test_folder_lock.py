@@ -1,4 +1,4 @@
-"""One process at a time in a folder, whatever becomes of the others."""
+"""One process at a time in a folder, even if others are killed."""
 
 import errno
 import os
@@ -33,11 +33,11 @@ def test_a_lock_ends_with_its_holder_even_if_it_is_killed(tmp_path):
     assert is_unused(folder)
     with hold_folder(folder):
         assert os.listdir(folder) == [".lock"]
-    # It was there before, so it stays.
+    # The folder existed before, so it is kept.
     assert os.listdir(folder) == []
 
 
-def test_a_folder_goes_again_unless_something_came_into_it(tmp_path):
+def test_a_created_folder_is_removed_unless_it_is_used(tmp_path):
     folder = tmp_path / "new" / "run"
     with hold_folder(folder):
         assert is_unused(folder)
@@ -48,8 +48,8 @@ def test_a_folder_goes_again_unless_something_came_into_it(tmp_path):
     assert not is_unused(folder)
 
 
-def test_many_that_fight_for_one_folder_are_in_it_one_after_the_other(tmp_path):
-    """The folder and the lock come and go all the time; threads have locks of their own, as processes do."""
+def test_concurrent_holders_of_one_folder_are_serialized(tmp_path):
+    """The folder and the lock are repeatedly created and removed; threads have separate locks, like processes."""
     inside, won, errors = [], [], []
 
     def fight(name):
@@ -76,12 +76,12 @@ def test_many_that_fight_for_one_folder_are_in_it_one_after_the_other(tmp_path):
     assert is_unused(tmp_path / "run")
 
 
-def test_a_folder_that_its_holder_removes_while_it_is_made_is_made_again(tmp_path, monkeypatch):
+def test_a_folder_removed_during_its_creation_is_created_again(tmp_path, monkeypatch):
     make, times = pathlib.Path.mkdir, []
 
     def find_it_once(path, *arguments, **options):
         times.append(path)
-        if len(times) == 1:  # As `mkdir` does whose folder goes between its failure and its look at what is there.
+        if len(times) == 1:  # Like `mkdir` if the folder disappears between its failure and its check.
             raise FileExistsError(errno.EEXIST, "File exists", str(path))
         make(path, *arguments, **options)
 
@@ -92,7 +92,7 @@ def test_a_folder_that_its_holder_removes_while_it_is_made_is_made_again(tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["file", "dangling link"])
-def test_what_is_no_folder_is_refused(tmp_path, kind):
+def test_a_file_instead_of_a_folder_raises_an_error(tmp_path, kind):
     if kind == "file":
         (tmp_path / "run").write_text("")
     else:
@@ -101,7 +101,7 @@ def test_what_is_no_folder_is_refused(tmp_path, kind):
         pass
 
 
-def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch):
     def refuse(descriptor):
         raise OSError(errno.ENOLCK, "No locks available")
 

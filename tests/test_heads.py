@@ -1,4 +1,4 @@
-"""What the end of a network means: told from its last layers, with a meaning of its own for each kind."""
+"""The kind of head of a network, inferred from its last layers, and the decisions of each kind."""
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ def as_an_operation():
 
 
 class Subclassed(keras.Model):
-    """Its calls are not known."""
+    """A model with unknown calls."""
 
     output_shape = (None, 3)
 
@@ -63,7 +63,7 @@ def test_kind(model, kind, classes):
 BINARY, MULTILABEL, VALUE = head_of_end(SIGMOID, 1), head_of_end(SIGMOID, 3), head_of_end(None, 1)
 
 
-def test_one_sigmoid_tells_two_classes_apart():
+def test_one_sigmoid_distinguishes_two_classes():
     outputs = np.array([[0.1], [0.5], [0.500001], [0.9]], "float32")
     assert BINARY.decide(outputs).tolist() == [0, 0, 1, 1]
     np.testing.assert_allclose(BINARY.by_class(outputs)[:, ::-1], np.concatenate([outputs, 1 - outputs], axis=1))
@@ -72,11 +72,11 @@ def test_one_sigmoid_tells_two_classes_apart():
     assert BINARY.agreement(outputs, 1 - outputs) == 0.25
 
 
-def test_labels_are_there_or_not_each_by_itself():
+def test_multilabel_classes_are_independent():
     outputs = np.array([[0.9, 0.8, 0.1], [0.1, 0.6, 0.2], [0.1, 0.2, 0.3]])
     assert MULTILABEL.decide(outputs).tolist() == [[True, True, False], [False, True, False], [False, False, False]]
     assert MULTILABEL.correct(outputs, np.array([0, 1, 2])).tolist() == [False, True, False]
-    # The largest number is the same; a label below 0.5 is not there, though.
+    # The largest output is the same, but a class below 0.5 is absent.
     assert MULTILABEL.agreement(outputs, outputs * [1, 0.5, 1]) == pytest.approx(1 / 3)
 
 

@@ -1,4 +1,4 @@
-"""Rules that a search can check. They hold for every file that git knows."""
+"""Rules that a text search can check, for every file in git."""
 
 import ast
 import importlib
@@ -36,7 +36,7 @@ def test_source_file(path):
 
 
 def lacks_encoding(call):
-    """Whether a call opens, reads or writes text in whatever encoding the machine has."""
+    """Whether a call opens, reads or writes text in the default encoding of the machine."""
     function, given = call.func, {keyword.arg for keyword in call.keywords}
     owner = ast.unparse(function.value) if isinstance(function, ast.Attribute) else ""
     name = function.attr if owner else getattr(function, "id", "")
@@ -44,7 +44,7 @@ def lacks_encoding(call):
         return False
     if name in ("read_text", "write_text"):
         return bool(owner)
-    place = 1 if name == "open" and not owner else 0  # The mode comes after the path, if that is an argument.
+    place = 1 if name == "open" and not owner else 0  # The mode follows the path if the path is an argument.
     modes = [argument for argument in call.args[place:] if isinstance(argument, ast.Constant)]
     modes += [keyword.value for keyword in call.keywords if keyword.arg == "mode"]
     opens_text = name in ("open", "fdopen") or (name.endswith("TemporaryFile") and modes)
@@ -53,7 +53,7 @@ def lacks_encoding(call):
 
 @pytest.mark.parametrize("path", SOURCES, ids=IDS)
 def test_text_files_have_an_encoding(path):
-    """Records and labels are in UTF-8, and a machine may have another encoding."""
+    """Records and labels are in UTF-8, regardless of the encoding of the machine."""
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     assert not [f"line {call.lineno}: {ast.unparse(call)}" for call in calls if lacks_encoding(call)]
 
@@ -80,7 +80,7 @@ def test_calls_that_lack_an_encoding():
 
 
 def public_functions(tree, inside=""):
-    """All functions and methods that a user may call, with the class around them; not those inside functions."""
+    """All public functions and methods, with their class; without nested functions."""
     for node in tree.body:
         private = getattr(node, "name", "").startswith("_") and not getattr(node, "name", "").endswith("__")
         if isinstance(node, ast.ClassDef) and not private:
@@ -111,6 +111,6 @@ def test_import_leaves_tensorflow_out():
 
 @pytest.mark.parametrize("name", ["", ".layers", ".mobile", ".models", ".ops", ".sharing"])
 def test_completion_offers_public_names_alone(name):
-    """And not the modules that they come from."""
+    """Without the modules that define them."""
     module = importlib.import_module(f"keras_sharenets{name}")
     assert set(dir(module)) == {*module.__all__, *([] if name else ["__version__"])}

@@ -14,7 +14,7 @@ def red(tmp_path):
     return path
 
 
-def test_image_as_it_is(red):
+def test_image_in_its_own_size(red):
     image = images.read_image(red, (None, None, 3))
     assert image.dtype == np.uint8
     assert image.shape == (4, 6, 3)
@@ -44,7 +44,7 @@ def test_images_are_found_by_suffix_and_sorted(tmp_path):
     assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a.jpg", "b.PNG", "inner/c.webp"]
 
 
-def test_what_is_no_image(red, tmp_path):
+def test_invalid_images(red, tmp_path):
     with pytest.raises(ValueError, match=r"There is no file .*none\.png"):
         images.read_image(tmp_path / "none.png", (4, 4, 3))
     (tmp_path / "text.png").write_text("no image")
@@ -130,7 +130,7 @@ def test_16_bits(kind, options, channels):
     deep = RANDOM.integers(0, 65536, (6, 8), np.uint16)
     found = images.decode_image(encoded(PIL.Image.fromarray(deep), kind, **options), (None, None, channels))
     expected = np.round(deep / 257)[..., None].repeat(channels, -1)
-    # 262 says that the lowest value is white.
+    # Tag 262: the lowest value is white.
     np.testing.assert_array_equal(found, 255 - expected if options.get("tiffinfo") else expected)
 
 
@@ -149,14 +149,14 @@ def test_lab_and_ycbcr(channels):
     data = encoded(PIL.Image.fromarray(COLORS).convert("YCbCr"), "TIFF")
     expected = COLORS if channels == 3 else COLORS @ (0.299, 0.587, 0.114)
     found = images.decode_image(data, (None, None, channels)).squeeze()
-    # Brightness and blue are off by less than 1 each, and 1.772 of the latter count.
+    # Luma and blue chroma are each off by less than 1, and the latter is multiplied by 1.772.
     np.testing.assert_allclose(found, expected, atol=3)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(kind, orientation):
-    """The rows of an image begin at the side that the name of its orientation says first."""
+    """The name of an orientation begins with the side at which the rows of the image start."""
     upright = np.repeat(np.repeat(COLORS, 8, 0), 8, 1)
     stored = {
         1: upright,
@@ -179,13 +179,13 @@ def test_exif_orientation(kind, orientation):
     np.testing.assert_allclose(found, upright, atol=0 if kind != "JPEG" else 6)
 
 
-def test_damaged_exif_is_passed_over():
+def test_damaged_exif_is_ignored():
     data = encoded(PIL.Image.fromarray(COLORS), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert images.decode_image(data, (None, None, 3)).shape == COLORS.shape
 
 
 @pytest.mark.parametrize(("mode", "reason"), [("I", "32 bits"), ("F", "32 bits")])
-def test_modes_without_a_known_range_are_refused(mode, reason):
+def test_modes_without_a_known_range_raise_an_error(mode, reason):
     with pytest.raises(ValueError, match=rf"`data` is not an image that can be read: .*{reason}"):
         images.decode_image(encoded(PIL.Image.new(mode, (4, 4)), "TIFF"), (None, None, 3))
 

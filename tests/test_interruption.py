@@ -1,4 +1,4 @@
-"""Signals to a command and to a training inside of it."""
+"""Signals to a command and to its training run."""
 
 import signal
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from keras_sharenets import interruption
 from keras_sharenets.interruption import Interrupted, command_signals, deferred_signals
 
-# A call of C that goes on after a signal.
+# A C call that continues after a signal.
 STUCK = """
 import ctypes, sys
 from keras_sharenets import interruption
@@ -22,7 +22,7 @@ with interruption.command_signals():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no sleep")
 @pytest.mark.parametrize(("patience", "signals"), [(0.1, 1), (60, 2)])
-def test_a_library_that_does_not_return_is_ended(patience, signals):
+def test_a_library_that_does_not_return_is_terminated(patience, signals):
     command = [sys.executable, "-c", STUCK, str(patience)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"stuck\n"
@@ -35,7 +35,7 @@ def test_a_library_that_does_not_return_is_ended(patience, signals):
         assert process.stderr.read() == b"interrupted\n"
 
 
-def test_first_signal_is_put_off_and_the_second_is_not(monkeypatch):
+def test_first_signal_is_deferred_and_the_second_is_not(monkeypatch):
     def put_off(number):
         with deferred_signals() as request:
             signal.raise_signal(number)
@@ -43,7 +43,7 @@ def test_first_signal_is_put_off_and_the_second_is_not(monkeypatch):
             signal.raise_signal(number)
             assert interruption._AGAIN > 0
 
-    # Some batch systems send it twice, one right after the other.
+    # Some batch systems send the signal twice in quick succession.
     with command_signals(), pytest.raises(Interrupted) as stop:
         put_off(signal.SIGTERM)
     assert stop.value.number == signal.SIGTERM
@@ -58,7 +58,7 @@ def test_first_signal_is_put_off_and_the_second_is_not(monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_what_is_ignored_stays_ignored_and_threads_have_no_handlers():
+def test_ignored_signals_stay_ignored_and_threads_have_no_handlers():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with command_signals(), deferred_signals() as request:

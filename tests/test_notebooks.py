@@ -1,4 +1,4 @@
-"""The notebooks: they run from an installed package in an empty folder, and come with their outputs."""
+"""The notebooks run with an installed package in an empty folder, and include their outputs."""
 
 import json
 import os
@@ -14,7 +14,7 @@ NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 
 
 def read(path):
-    """The cells of a notebook, with what each prints and gives back as one text."""
+    """The cells of a notebook, with the printed output and the result of each as one text."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     for cell in cells:
         cell["source"] = "".join(cell["source"])
@@ -24,7 +24,7 @@ def read(path):
 
 
 def kinds(cells):
-    """What each cell of code has below it: of a stream its name too, so that a new warning is a difference."""
+    """The kinds of outputs of each code cell, with the names of streams, so that a new warning is a difference."""
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     return [{(output["output_type"], output.get("name")) for output in cell["outputs"]} for cell in code]
 
@@ -60,7 +60,7 @@ def test_links_lead_somewhere_wherever_a_notebook_is_opened(path):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """An environment in which only an installed package is found, and no checkout."""
+    """An environment with only the installed package and no checkout."""
     folder = tmp_path_factory.mktemp("installed")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), str(ROOT)]
     subprocess.run(command, check=True)
@@ -74,7 +74,7 @@ def test_notebook_runs(path, installed, tmp_path):
     import nbclient
     import nbformat
 
-    # What TensorFlow's C++ writes while it starts is not an output.
+    # Messages of TensorFlow's C++ code at start-up are not an output.
     quiet = ["--IPKernelApp.capture_fd_output=False"]
     notebook = nbformat.read(path, as_version=4)
     code = "import keras_sharenets\nprint(keras_sharenets.__file__)"
@@ -82,6 +82,6 @@ def test_notebook_runs(path, installed, tmp_path):
     client = nbclient.NotebookClient(
         notebook, timeout=1200, extra_arguments=quiet, resources={"metadata": {"path": str(tmp_path)}}
     )
-    client.execute(env=installed)  # An error in a cell is one here.
+    client.execute(env=installed)  # An error in a cell fails the test.
     assert notebook.cells.pop().outputs[0].text.startswith(installed["PYTHONPATH"])
     assert kinds(notebook.cells) == kinds(read(path))

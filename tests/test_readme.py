@@ -1,4 +1,4 @@
-"""README: its examples run and give what they say, and its figures are those of the records."""
+"""README: its examples run with the documented output, and its figures are those of the records."""
 
 import functools
 import pathlib
@@ -24,8 +24,8 @@ TIMES = read_times(ROOT / "saved_models" / "times.json").timings
 
 
 @pytest.mark.parametrize("run_eagerly", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_python_examples_run_and_give_what_they_say(run_eagerly, tmp_path, monkeypatch):
-    if run_eagerly:  # Two steps, which take less time than to compile them.
+def test_python_examples_run_with_the_documented_output(run_eagerly, tmp_path, monkeypatch):
+    if run_eagerly:  # Eager, since two steps take less time than compiling them.
         eager = functools.partialmethod(keras.Model.compile, run_eagerly=True, jit_compile=False)
         monkeypatch.setattr(keras.Model, "compile", eager)
     monkeypatch.chdir(tmp_path)
@@ -42,7 +42,7 @@ def test_python_examples_run_and_give_what_they_say(run_eagerly, tmp_path, monke
     assert eval('ksn.list_models("hscnet_m128*")', names) == eval(re.search(r"^# (\['hscnet.*)$", README, re.M)[1])
 
 
-def test_networks_to_choose_from_are_those_that_come_trained():
+def test_networks_to_choose_from_are_the_pretrained_ones():
     assert len(CHOICES) == 6
     for name, option, kilobytes, percent, millions, milliseconds in CHOICES:
         label = " ".join(filter(None, (name, option)))
@@ -69,7 +69,7 @@ def test_choice_for_100_kb_is_the_best_below():
     ("name", "stored", "used"),
     [
         ("ordinary", 16 * 16, 16 * 16),
-        ("hscnet", 4 * 16 // (2 * 2), 4 * 16),  # 4 inputs a group, each filter in 2 repeats and 2 arrangements
+        ("hscnet", 4 * 16 // (2 * 2), 4 * 16),  # 4 inputs per group, each filter in 2 repeats and 2 arrangements
         ("hgcnet", 16 * 4 + 3 * 4 * 4, (4 + 8 + 12 + 16) * 4),
         ("igcv2", 2 * 16 * 4, 16 * 16),
     ],
@@ -84,5 +84,5 @@ def test_numbers_in_the_figure_of_sharing(name, stored, used):
         assert set(counts) == {4}, "each stored weight is at work four times"
 
 
-def test_readme_is_read_in_minutes():
+def test_readme_is_short():
     assert len(README.splitlines()) <= 150

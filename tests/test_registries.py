@@ -1,4 +1,4 @@
-"""What a family, a layer, a space and a recipe must have, told by name where something is missing."""
+"""Required parts of a family, layer, search space and recipe; failures name the missing parts."""
 
 import csv
 import pathlib
@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 NETWORKS = (ROOT / "docs" / "networks.md").read_text()
 with (ROOT / "tests" / "data" / "model_table.csv").open() as table:
     SPECIFIED = {row["name"] for row in csv.DictReader(table)}
-# The first two are gone from the graph before it is lowered; a whitened network is refused by name.
+# The first two are removed from the graph before lowering; a whitened network raises an error.
 WITHOUT_A_RULE = {"QuantizedKernels", "FakeQuantize", "Whitening"}
 SEARCHED = {network for space in map(find_space, NAMES) for network in space.networks.values()}
 WITH_BASELINE = {name: variant.unshared for name, variant in VARIANTS.items() if variant.unshared}
@@ -28,7 +28,7 @@ def _key(variant, **overrides):
     return variant.factory, sorted({**variant.arguments, **overrides}.items(), key=str)
 
 
-def test_variants_name_the_network_that_shares_nothing_as_their_unshared_baseline():
+def test_variants_name_their_unshared_baseline():
     unshared = {str(_key(variant)): name for name, variant in VARIANTS.items()}
     lacking = {
         name: unshared[str(_key(variant, share="none"))]
@@ -45,8 +45,8 @@ def test_unshared_baseline_computes_as_much_and_stores_all_of_it(name):
     assert baseline.stored_parameters == baseline.effective_parameters > shared.stored_parameters
 
 
-def _lacks_of_family(key):
-    """What a family still needs, each as a line that says where."""
+def _missing_parts_of_family(key):
+    """The missing parts of a family, with their locations."""
     family = FAMILIES[key]
     name, smaller = family.representative
     test = ROOT / "tests" / "models" / f"test_{key}.py"
@@ -86,15 +86,15 @@ def _lacks_of_family(key):
 
 
 @pytest.mark.parametrize("key", FAMILIES)
-def test_family_has_all_that_it_needs(key):
-    lacks = list(_lacks_of_family(key))
+def test_family_is_complete(key):
+    lacks = list(_missing_parts_of_family(key))
     assert not lacks, f"the family '{key}' lacks: {'; '.join(lacks)}"
 
 
-def test_what_a_family_lacks_is_named(monkeypatch):
+def test_missing_parts_of_a_family_are_named(monkeypatch):
     monkeypatch.setattr(ksn.models, "_factory", _factory, raising=False)
     monkeypatch.setitem(FAMILIES, "made_up", Family("Paper", {"made_up_8": Variant("_factory", {})}, ("made_up", {})))
-    assert list(_lacks_of_family("made_up")) == [
+    assert list(_missing_parts_of_family("made_up")) == [
         "tests/models/test_made_up.py",
         "a representative among its variants in keras_sharenets/models/registry.py ('made_up' is none)",
         "`_factory` in keras_sharenets/models/__init__.py",
@@ -107,10 +107,10 @@ def test_what_a_family_lacks_is_named(monkeypatch):
 
 
 def _factory(**common):
-    """A factory that does not say which paper its networks are from."""
+    """A factory without a reference to a paper."""
 
 
-def _lacks_of_layer(name):
+def _missing_parts_of_layer(name):
     layer = getattr(ksn.layers, name)
     if not any(re.search(rf"\b{name}\(|\b{name},", path.read_text()) for path in (ROOT / "tests").rglob("test_*.py")):
         yield "a test under tests/layers"
@@ -123,13 +123,13 @@ def _lacks_of_layer(name):
 
 
 @pytest.mark.parametrize("name", ksn.layers.__all__)
-def test_layer_has_all_that_it_needs(name):
-    lacks = list(_lacks_of_layer(name))
+def test_layer_is_complete(name):
+    lacks = list(_missing_parts_of_layer(name))
     assert not lacks, f"the layer {name} lacks: {'; '.join(lacks)}"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_space_has_all_that_it_needs(name):
+def test_space_is_complete(name):
     space = find_space(name)
     lacks = [f"the network '{model}' by name" for model in space.networks.values() if model not in VARIANTS]
     if f"`{name}`" not in (ROOT / "docs" / "search.md").read_text():
@@ -140,7 +140,7 @@ def test_space_has_all_that_it_needs(name):
     assert not lacks, f"the space '{name}' lacks: {'; '.join(lacks)}"
 
 
-def test_recipes_have_all_that_they_need():
+def test_recipes_are_complete():
     page = (ROOT / "docs" / "training.md").read_text()
     used = {recipe for _, recipe in DEFAULTS}
     lacks = [

@@ -19,7 +19,7 @@ WORKFLOW = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
 
 
 def links(text):
-    """Targets of Markdown links and of their definitions, without those inside code."""
+    """Targets of Markdown links and link definitions, except in code."""
     text = re.sub(r"```.*?```", "", text, flags=re.S)
     return re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"^\[[^\]]+\]: (\S+)$", text, re.M)
 
@@ -31,7 +31,7 @@ def anchors(text):
 
 
 def in_the_tree(link):
-    """The path in this repository to which a link to its home leads; `None` if it leads elsewhere."""
+    """The path in this repository of a link to its home page; `None` for other links."""
     for begin in (f"{HOME}/blob/main/", f"{HOME}/tree/main/"):
         if link.startswith(begin):
             return link.removeprefix(begin).partition("#")[0]
@@ -73,7 +73,7 @@ def test_commands_that_make_knows(page):
     assert called <= TARGETS
 
 
-def test_paths_in_contributing_are_there():
+def test_paths_in_contributing_exist():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     paths = [name for name in re.findall(r"`([\w./]+)`", text) if "/" in name or name.endswith((".md", ".cfg"))]
     assert len(set(paths)) >= 30
@@ -93,5 +93,5 @@ def test_changelog_and_citation_name_the_version():
     assert changelog.index("## [Unreleased]") < changelog.index(f"## [{released[0][0]}]")
     citation = (ROOT / "CITATION.cff").read_text()
     assert f"\nversion: {released[0][0]}\ndate-released: {released[0][1]}\n" in citation
-    # A version between two releases is the next one's, marked as not yet that.
+    # Between two releases, the version is that of the next release, marked as unreleased.
     assert re.fullmatch(rf"{re.escape(released[0][0])}|\d+\.\d+\.\d+\.dev0", keras_sharenets.__version__)

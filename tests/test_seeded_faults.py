@@ -1,4 +1,4 @@
-"""The command that puts faults into the library: on a small tree, and whether its faults still have their places."""
+"""The command that seeds faults into the library, on a small tree; and whether its faults still match the source."""
 
 import subprocess
 
@@ -24,7 +24,7 @@ def tree(tmp_path):
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_every_fault_has_its_place_and_its_tests(name):
+def test_every_fault_matches_its_source_and_tests(name):
     fault = FAULTS[name]
     find(ROOT, fault)
     assert fault.tests
@@ -33,7 +33,7 @@ def test_every_fault_has_its_place_and_its_tests(name):
         assert f"\ndef {function.partition('[')[0]}" in (ROOT / file).read_text(), test
 
 
-def test_every_room_has_faults():
+def test_every_package_has_faults():
     assert {fault.room for fault in FAULTS.values()} == ROOMS
     assert len({(fault.old, fault.new) for fault in FAULTS.values()}) == len(FAULTS) >= 20
 
@@ -55,7 +55,7 @@ def test_tests_that_do_not_run_catch_nothing(tree):
     assert verdict(*run_tests(tree, ["tests/test_gone.py"])).startswith("NOT CAUGHT: the tests ended with 4")
 
 
-def test_a_line_that_is_gone_or_there_twice_is_named(tree):
+def test_a_missing_or_duplicate_line_is_named(tree):
     with pytest.raises(LookupError, match=r"'return 5 \* x' must stand in the library once, .* nowhere"):
         find(tree, Fault("ops", "return 5 * x", "return 6 * x", ()))
     (tree / "keras_sharenets" / "again.py").write_text("def again(x):\n    return 2 * x\n")

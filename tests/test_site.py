@@ -25,14 +25,14 @@ def test_every_public_name_is_in_the_reference_and_has_a_docstring(module):
     package = importlib.import_module(module)
     for name in package.__all__:
         public = getattr(package, name)
-        if not hasattr(public, "__path__"):  # A package has a page of its own.
+        if not hasattr(public, "__path__"):  # A package has a separate page.
             assert f"{module}.{name}" in found
             assert public.__doc__
         else:
             assert f"reference/{name}.md" in REFERENCE
 
 
-def test_modules_of_the_reference_are_there():
+def test_modules_of_the_reference_exist():
     modules = [name for name in re.findall(r"^::: (\S+)$", "\n".join(REFERENCE.values()), re.M)]
     modules = [name for name in modules if name.split(".")[1] in site.MODULES]
     assert len(modules) >= 15
@@ -73,10 +73,10 @@ def test_a_docstring_with_an_example():
     )
 
 
-def test_nothing_is_fetched_by_a_reader():
+def test_site_loads_no_external_resources():
     assert "font: false" in CONFIGURATION
     assert "  - offline" in CONFIGURATION
-    # Without a script of that name the plugin puts one from the web into every page.
+    # Without a script of that name, the plugin adds one from a CDN to every page.
     assert "    - iframe-worker.js\n" in CONFIGURATION
     assert (ROOT / "tools" / "iframe-worker.js").is_file()
     link = '<a href="https://github.com/a/b" class="md-source"{}>'

@@ -19,7 +19,7 @@ WEIGHTS = 6 * 6 + 6 * 10
 
 
 def network():
-    """One 3x3 convolution in two places, a blending layer behind each, a bias everywhere."""
+    """One 3x3 convolution in two places, each followed by a blending layer; all layers have a bias."""
     keras.utils.set_random_seed(0)
     images = keras.Input((4, 4, 6), name="images")
     shared = layers.Conv2D(6, 3, padding="same", bias_initializer="random_normal", name="shared")
@@ -35,7 +35,7 @@ def kernels(model, *names):
 
 
 def zeroed_by_hand(stored, fraction, ranking):
-    """Every weight as `(magnitude, place in the network)`; the first of them, sorted, become 0."""
+    """Sorts weights as `(magnitude, position in the network)` and sets the first of them to 0."""
     pools = [list(stored)] if ranking == "global" else [[name] for name in stored]
     result = {name: kernel.copy() for name, kernel in stored.items()}
     for pool in pools:
@@ -67,7 +67,7 @@ def test_the_smallest_weights_become_0_and_nothing_else_changes(fraction, rankin
     assert all(np.array_equal(was, value) for was, value in zip(before, model.get_weights(), strict=True))
 
 
-def test_of_equal_weights_the_earlier_become_0():
+def test_the_earlier_of_equal_weights_become_0():
     model = network()
     for name in ("blend0", "blend1"):
         kernel = model.get_layer(name).kernel
@@ -148,7 +148,7 @@ def test_the_networks_of_the_paper(build):
     assert report.total == 64 * len(names)
     zeros = sum(np.count_nonzero(kernel == 0) for kernel in kernels(pruned, *names).values())
     assert zeros == report.zeroed == math.floor(0.6 * 64 * len(names))
-    # One 3x3 convolution with a bias, and the 1x1 ones: with a bias in the residual network alone.
+    # One 3x3 convolution with a bias, and the 1x1 convolutions, which have a bias only in the residual network.
     convolutions = 9 * 64 + 8 + 64 * len(names) + (16 if build is ShardResNet else 0)
     assert (report.convolutions, report.compression) == (convolutions, 1000 / (convolutions - zeros))
     assert uses(pruned) == uses(model)
@@ -173,7 +173,7 @@ def test_curve_measures_every_fraction_from_the_same_weights():
     labels[::4] = (labels[::4] + 1) % 5
     before = model.get_weights()
     seen = []
-    # Not in order: what an earlier fraction zeroed must be back.
+    # Not in order: weights zeroed for an earlier fraction must be restored.
     rows = pruning_curve(model, images, labels, (0.9, 0, 0.5), baseline=1000, batch_size=16, on_row=seen.append)
     assert rows == seen
     convolutions = 9 * 36 + 6 + (36 + 6) + (60 + 10)
@@ -205,7 +205,7 @@ def test_interrupted_curve_leaves_the_model_alone():
 
 
 def one_layer(kernel):
-    """A network of one blending layer with the kernel `(inputs, outputs)`."""
+    """A network with one blending layer and the kernel `(inputs, outputs)`."""
     images = keras.Input((2, 2, kernel.shape[0]))
     layer = layers.Conv2D(kernel.shape[1], 1, use_bias=False, name="blend0")
     model = keras.Model(images, layer(images))
@@ -238,7 +238,7 @@ def test_a_channel_that_no_output_uses_stands_out():
     (pattern,) = blending_patterns(one_layer(kernel), strongest=2)
     assert pattern.chance == 0.2
     assert pattern.blue_share[3] == 1
-    # The other blue weight of each row falls on one of nine channels.
+    # The other blue weight of each row is in one of nine channels.
     assert np.all(np.abs(np.delete(pattern.blue_share, 3) - 1 / 9) < 0.06)
     assert pattern.blue_share.mean() == pytest.approx(pattern.chance)
 
@@ -262,11 +262,11 @@ def colors(png):
 def test_figure_of_patterns_has_the_colors_of_the_matrix():
     (pattern,) = blending_patterns(one_layer(pseudo_random((16, 16))), strongest=4)
     counts = colors(draw_blending_patterns([pattern], "title"))
-    # A quarter of the cells is red, nothing else but its key in the legend is.
+    # A quarter of the cells is red, and otherwise only the legend.
     assert counts[figures.RED] / counts["#ffffff"] > 0.1
     height = 3.6 * figures.DPI
     assert 0.2 * height**2 < counts[figures.RED] < 0.35 * height**2
-    # Blue is below the matrix too.
+    # The plot below the matrix is also blue.
     assert counts[figures.BLUE] > counts[figures.RED]
 
 
@@ -278,13 +278,13 @@ def test_lines_are_seen_where_cells_are_smaller_than_pixels():
     image = Image.open(io.BytesIO(draw_blending_patterns(blending_patterns(one_layer(kernel)), "title")))
     pixels = np.asarray(image.convert("RGB"), "float64")
     height, width, _ = pixels.shape
-    # Through the middle of the matrix, clear of its frame and ticks.
+    # The middle of the matrix, without its frame and ticks.
     matrix = pixels[height // 4 : height // 2, width // 8 : -width // 16]
     blueness = (matrix[..., 2] - matrix[..., 0]).mean(axis=0)
     lines = np.flatnonzero((blueness[1:-1] > blueness[:-2]) & (blueness[1:-1] >= blueness[2:]) & (blueness[1:-1] > 30))
     assert np.percentile(blueness, 95) < 5
     assert len(lines) == len(dead)
-    # As far from one another as in the matrix.
+    # With the same distances as in the matrix.
     np.testing.assert_allclose(np.diff(lines) / np.ptp(lines), np.diff(dead) / np.ptp(dead), atol=2 / width)
 
 

@@ -1,4 +1,4 @@
-"""Filters and activations of a network, against sums and sorts in numpy."""
+"""Filters and activations of a network, against sums and sorts in NumPy."""
 
 import math
 
@@ -16,7 +16,7 @@ SIGN = b"\x89PNG"
 
 @pytest.fixture(scope="module")
 def network():
-    """Two stages: a sum that a normalized ReLU reads, and a convolution without one."""
+    """Two stages: a sum followed by normalization and ReLU, and a convolution without ReLU."""
     keras.utils.set_random_seed(3)
     images = keras.Input((6, 6, 8))
     shared = HighlySharedConv2D(8, 3, groups=2, arrangements=2, name="shared")
@@ -40,7 +40,7 @@ def test_filters_are_kernels_as_applied_and_as_stored(network):
     kernel = np.asarray(keras.ops.convert_to_numpy(layer.kernel))
     assert kernel.shape == (3, 3, 4, 4)
     assert [stored.shape for stored in shared.stored] == [kernel.shape]
-    # Two groups of two filters, each followed by the two with their planes shuffled in two rows.
+    # Two groups of two filters, each followed by copies with planes shuffled in two rows.
     stored, shuffled = (0, 1, 2, 3), (0, 2, 1, 3)
     rows = [
         (0, stored),
@@ -62,7 +62,7 @@ def test_filters_are_kernels_as_applied_and_as_stored(network):
         ]
         np.testing.assert_allclose(each.l1_norms, sums, rtol=1e-5)
     assert found["small"].kernel.shape == (3, 3, 1, 8)
-    # Kernels alone: neither biases nor the dense layer nor the normalization.
+    # Only kernels: no biases, dense layer or normalization.
     assert analysis.stored_weights(network).size == 8 * 8 + 3 * 3 * 4 * 4 + 3 * 3 * 8
     assert analysis.filter_norms(network).size == 8 + 8 + 8
 

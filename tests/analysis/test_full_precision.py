@@ -1,4 +1,4 @@
-"""Copies in float32 of networks that compute in half precision."""
+"""float32 copies of networks that compute in half precision."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ HALF = ("mixed_float16", "mixed_bfloat16", "bfloat16")
 
 
 def build():
-    """Two inputs by name, a nested model and a Sequential, a layer that is in one of them too, and operations."""
+    """Two named inputs, a nested model and a Sequential, a layer also used in one of them, and operations."""
     inputs = {name: keras.Input((8, 8, 4), name=name) for name in ("left", "right")}
     shared = keras.layers.Conv2D(4, 3, padding="same", name="shared")
     inside = keras.Input((None, None, 4))
@@ -34,7 +34,7 @@ def test_a_copy_is_the_network_built_in_float32(policy):
     model, expected = network(policy), network("float32")
     weights = [random.uniform(0.1, 1, weight.shape) for weight in model.weights]
     model.set_weights(weights)
-    expected.set_weights(model.get_weights())  # As they are stored: in half precision by one of the policies.
+    expected.set_weights(model.get_weights())  # As they are stored, which is half precision under one of the policies.
     images = {name: random.uniform(-1, 1, (2, 8, 8, 4)).astype("float32") for name in ("left", "right")}
     copy = in_full_precision(model)
     assert {weight.dtype for weight in copy.weights} == {"float32"}
@@ -45,6 +45,6 @@ def test_a_copy_is_the_network_built_in_float32(policy):
     assert keras.config.dtype_policy().name == "float32"
 
 
-def test_a_network_in_float32_is_not_copied():
+def test_a_float32_network_is_not_copied():
     model = network("float32")
     assert in_full_precision(model) is model

@@ -106,7 +106,7 @@ def test_calls_of_another_model_do_not_appear():
     assert rows(model) == [("shared", 0, ((None, 4),), ((None, 4),))]
 
 
-def test_open_sides_stay_open_or_are_given():
+def test_unknown_dimensions_stay_unknown_or_are_given():
     inputs = keras.Input((None, None, 3))
     model = keras.Model(inputs, layers.Conv2D(2, 3, strides=2, name="conv")(inputs))
     assert rows(model) == [("conv", 0, ((None, None, None, 3),), ((None, None, None, 2),))]
@@ -144,7 +144,7 @@ def test_the_model_is_left_as_it_was():
     output = layer.output
     calls(model)
     assert json.dumps(model.get_config()) == before[0]
-    assert layer.output is output  # raises once the layer has been called again
+    assert layer.output is output  # raises if the layer has been called again
     for variable, value in zip(model.variables, before[1], strict=True):
         np.testing.assert_array_equal(variable.numpy(), value)
 
@@ -180,13 +180,13 @@ def subclassed():
         (lambda: layers.Dense(2, name="dense"), r"`model` \(=<Dense name=dense.*\) must be a functional Keras model"),
     ],
 )
-def test_what_is_no_functional_model_is_refused(make, message):
+def test_non_functional_model_raises_an_error(make, message):
     with pytest.raises(ValueError, match=message):
         calls(make())
 
 
 @pytest.mark.parametrize("input_shape", [(8, 8, 4), (8, 3), 8, (0, 8, 3), ("8", 8, 3), (None, 8, 8, 3)])
-def test_an_input_shape_that_contradicts_the_model_is_refused(input_shape):
+def test_an_input_shape_that_does_not_match_raises_an_error(input_shape):
     inputs = keras.Input((None, None, 3))
     model = keras.Model(inputs, layers.ReLU()(inputs), name="open")
     with pytest.raises(

@@ -8,7 +8,7 @@ import keras_sharenets as ksn
 from keras_sharenets.analysis.profile import profile
 from keras_sharenets.layers import HighlySharedConv2D
 
-# The tensors of an HSC-Net by the ends of its layers' names; the numbers are the counts of the paper's algorithm 1.
+# The tensors of an HSC-Net by the suffixes of layer names; the numbers are the counts of the paper's algorithm 1.
 TENSORS = {
     "stem": ("stem",),
     "theta1": ("_reduce", "_reduce1", "_reduce2"),
@@ -37,7 +37,7 @@ def split(p):
 
 
 def effective_hscnet(widths, modules, groups, alpha, classes, stem_side=3, stem_filters=16):
-    """Parameters of an HSC-Net of the default form whose 1x1, 3x3 and group kernels are all stored, use by use."""
+    """Parameters of a default HSC-Net that stores a separate 1x1, 3x3 or group kernel for every use."""
     total, channels = stem_side * stem_side * 3 * stem_filters, stem_filters
     for m, count in zip(widths, modules, strict=True):
         k = round(m / alpha)
@@ -83,7 +83,7 @@ def test_the_networks_of_the_paper(name, stored, non_trainable, multiply_adds, t
 
 
 @counts_only
-def test_a_network_of_others():
+def test_a_network_of_keras_applications():
     p = profile(keras.applications.MobileNetV2(weights=None))
     # Well-known counts, with and without normalization; Sandler et al., "MobileNetV2", table 4 prints 3.4M and 300M.
     norms = sum(row.stored_parameters for row in p.layers if row.type == "BatchNormalization")
@@ -104,7 +104,7 @@ def test_sharing_changes_what_is_stored_and_nothing_else():
 
 
 def sharing_and_unshared():
-    """A network with every kind of sharing, and one of plain Keras layers, each its own, that computes as much."""
+    """A network with every kind of sharing, and an equivalent one of separate plain Keras layers."""
     inputs = keras.Input((8, 8, 16))
     shared = HighlySharedConv2D(16, 3, groups=4, channel_repeats=2, arrangements=2, use_bias=True, name="shared")
     norm = layers.BatchNormalization(name="norm")
@@ -119,7 +119,7 @@ def sharing_and_unshared():
     return sharing, unshared
 
 
-def test_effective_parameters_are_those_of_a_twin_that_shares_nothing():
+def test_effective_parameters_are_those_of_an_unshared_network():
     sharing, unshared = sharing_and_unshared()
     p, q = profile(sharing), profile(unshared)
     statistics = 2 * 2 * 16
@@ -151,7 +151,7 @@ def test_one_row_a_call():
     assert p.input_shapes == ((8, 8, 16),)
 
 
-# Every number of the output of a convolution costs one multiply-add for each number of its window.
+# Every output value of a convolution costs one multiply-add per value of its window.
 RULES = [
     (layers.Conv1D(6, 5, dilation_rate=2, padding="causal"), (9, 4), 9 * 6 * 5 * 4),
     (layers.Conv2D(6, (3, 2), strides=2, groups=2), (9, 8, 4), 4 * 4 * 6 * 3 * 2 * 2),
@@ -201,7 +201,7 @@ def test_channels_first():
 
 @keras.saving.register_keras_serializable("test_profile")
 class Custom(keras.layers.Layer):
-    """A layer of a user, with weights of any shape, or with the weights of another layer."""
+    """A custom layer with weights of any shape, or with the weights of another layer."""
 
     def __init__(self, shape=(), source=None, **kwargs):
         super().__init__(**kwargs)
@@ -216,7 +216,7 @@ class Custom(keras.layers.Layer):
         return inputs
 
 
-def test_what_has_no_rule_is_named_and_not_taken_for_zero():
+def test_layers_without_a_rule_are_listed_and_do_not_count_as_zero():
     inputs = keras.Input((6, 4))
     x = layers.Dense(4, name="dense")(inputs)
     custom = Custom((4, 4), name="custom")
@@ -230,7 +230,7 @@ def test_what_has_no_rule_is_named_and_not_taken_for_zero():
     assert [row.multiply_adds for row in p.layers if row.name == "custom"] == [None, None]
     assert [row.multiply_adds for row in p.layers if row.name == "scale"] == [0]
     assert p.multiply_adds == 6 * 4 * 4
-    # The weights are counted whether or not the products are.
+    # Weights are counted even if the products are not.
     assert p.stored_parameters == 4 * 5 + 4 * 4 + 4 + 4 * (4 + 4 + 1) * 4
 
 
@@ -295,7 +295,7 @@ def test_the_size_of_the_image():
         profile(fixed, input_shape=(32, 32, 3))
 
 
-def test_open_sides_that_cost_nothing_need_not_be_given():
+def test_unknown_dimensions_without_cost_need_not_be_given():
     inputs = keras.Input((None, None, 3))
     p = profile(keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(layers.ReLU()(inputs)))))
     assert p.multiply_adds == 3 * 2
@@ -325,6 +325,6 @@ def test_the_model_computes_as_before():
     assert [variable.trainable for variable in model.variables] == trainable
 
 
-def test_what_is_no_functional_model_is_refused():
+def test_non_functional_model_raises_an_error():
     with pytest.raises(ValueError, match=r"`model` \(='unbuilt'\) must be built"):
         profile(keras.Sequential([layers.Dense(2)], name="unbuilt"))

@@ -1,4 +1,4 @@
-"""Untrained networks with normalizations as after training."""
+"""Untrained networks with normalizations that resemble trained ones."""
 
 import keras
 import numpy as np

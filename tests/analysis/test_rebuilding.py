@@ -10,7 +10,7 @@ def same(call, operation, *args, **kwargs):
 
 
 def nested():
-    """Two inputs, a layer called twice, arguments of a call, a model inside, two outputs."""
+    """Two inputs, a layer called twice, call arguments, a nested model, two outputs."""
     inner_input = keras.Input((4,))
     inner = keras.Model(inner_input, keras.layers.Dense(4, name="inside")(inner_input), name="inner")
     left, right = keras.Input((4,), name="left"), keras.Input((4,), name="right")
@@ -56,7 +56,7 @@ def test_sequential():
 
 
 def test_inputs_and_outputs_stay_in_their_lists_and_dicts():
-    """A loss by the name of an output needs its key."""
+    """A loss by output name needs the key of the output."""
     given = {name: keras.Input((4,), name=name) for name in ("right", "left")}
     x = keras.layers.Concatenate()(list(given.values()))
     model = keras.Model(given, {"kind": keras.layers.Dense(3)(x), "box": [keras.layers.Dense(2)(x), x]})

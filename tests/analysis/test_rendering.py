@@ -39,7 +39,7 @@ def test_text():
     assert PROFILE._repr_html_() == f"<pre>{html.escape(TEXT)}</pre>"
 
 
-def test_text_says_what_its_totals_lack():
+def test_text_names_the_layers_missing_in_its_totals():
     lines = to_text(LACKING).splitlines()
     assert lines[0] == "net, input 32x32x3+?x3"
     assert next(line for line in lines if line.startswith("inner/lstm")).endswith(" ?")

@@ -53,7 +53,7 @@ def test_statistics_are_those_of_the_formula():
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="an operation of TensorFlow")
 def test_pixels_side_by_side():
-    """Outputs, moments and gradients are those of the formula in float64; second gradients are TensorFlow's own."""
+    """Outputs, moments and gradients equal the formula in float64; second gradients equal those of TensorFlow."""
     import tensorflow as tf
 
     def by_formula(inputs, gamma, beta):
@@ -61,7 +61,7 @@ def test_pixels_side_by_side():
         return (inputs - mean) / tf.sqrt(variance + 0.1) * gamma + beta, mean, variance
 
     def all_of(normalize, dtype):
-        """What it gives, its gradients, and the gradients of what these add up to with weights of their own."""
+        """The outputs, their gradients, and the gradients of a weighted sum of these."""
         shapes = ((3, 4, 8, 6), (6,), (6,))
         given = [tf.constant(pseudo_random(shape, seed=seed), dtype) for seed, shape in enumerate(shapes)]
         weights = [tf.constant(pseudo_random(shape, seed=9 + seed), dtype) for seed, shape in enumerate(shapes)]
@@ -117,5 +117,5 @@ def test_frozen_it_uses_its_statistics():
 
 
 def test_harness(tmp_path, other_backend):
-    # 2 of 4 numbers a channel are trained.
+    # 2 of 4 numbers per channel are trained.
     check_layer(BatchNormalization, {"momentum": 0.5}, (4, 3, 3, 5), (4, 3, 3, 5), 4 * 5, tmp_path, other_backend)

@@ -14,7 +14,7 @@ def test_harness(start, stop, input_shape, output_shape, tmp_path, other_backend
     check_layer(ChannelSlice, {"start": start, "stop": stop}, input_shape, output_shape, 0, tmp_path, other_backend)
 
 
-def test_two_of_them_split_the_channels():
+def test_two_slices_split_the_channels():
     channels = pseudo_random((2, 3, 6))
     halves = [keras.ops.convert_to_numpy(ChannelSlice(*ends)(channels)) for ends in ((0, 3), (3, 6))]
     expected = np.split(channels, 2, axis=-1)

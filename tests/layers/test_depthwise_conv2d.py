@@ -43,7 +43,7 @@ def test_sum_over_places_equals_a_loop(sides, size, strides, padding):
     images, kernel = pseudo_random((2, *sides, 3)), pseudo_random((*size, 3, 1), seed=1)
     padded = images
     if padding == "same":
-        # As many outputs as strides fit; the odd zero goes behind.
+        # As many outputs as strides fit; an odd zero goes after.
         both = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(sides, size, strides, strict=True)]
         padded = np.pad(images, ((0, 0), *((zeros // 2, zeros - zeros // 2) for zeros in both), (0, 0)))
     starts = [range(0, n - k + 1, s) for n, k, s in zip(padded.shape[1:3], size, strides, strict=True)]
@@ -59,7 +59,7 @@ def test_sum_over_places_equals_a_loop(sides, size, strides, padding):
 
 
 @pytest.mark.parametrize("arguments", [{"depth_multiplier": 2}, {"dilation_rate": 2}])
-def test_what_only_the_layer_of_keras_can(arguments):
+def test_options_that_use_the_implementation_of_keras(arguments):
     images = pseudo_random((2, 6, 6, 2), seed=5)
     outputs = [
         outputs_and_gradients(network(layer, {"kernel_size": 3, **arguments}, (6, 6, 2)), images)[0]
@@ -69,7 +69,7 @@ def test_what_only_the_layer_of_keras_can(arguments):
 
 
 @pytest.mark.skipif(not choices.xla_optional(), reason="elsewhere XLA is welcome")
-def test_xla_that_is_asked_for_is_left_out_where_there_is_something_else():
+def test_requested_xla_is_skipped_where_it_is_optional():
     model = network(DepthwiseConv2D, {"kernel_size": 3}, (4, 4, 2))
     with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):
         model.compile("sgd", "mse", jit_compile=True)

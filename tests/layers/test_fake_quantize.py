@@ -30,7 +30,7 @@ def test_zero_is_always_inside():
     assert limits(layer) == [0, 3]
 
 
-def test_before_anything_was_seen_values_pass():
+def test_values_pass_before_the_first_batch():
     numbers = batch(-0.123, 0.0, 7.7)
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(FakeQuantize()(numbers)), numbers)
 
@@ -59,7 +59,7 @@ def test_equals_the_integers_of_a_file():
 def test_harness(tmp_path, other_backend):
     shape = (2, 3, 5)
     arguments = {"places": 3, "momentum": 0.5}
-    # In float16 one number in twenty is rounded to the next of the 255 steps.
+    # In float16, one number in twenty is rounded to the next of the 255 levels.
     check_layer(FakeQuantize, arguments, shape, shape, 2 * 3, tmp_path, other_backend, half=1e-2)
 
 

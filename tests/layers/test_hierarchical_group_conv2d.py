@@ -17,7 +17,7 @@ both = pytest.mark.parametrize("layer_class", LAYERS, ids=lambda layer_class: la
 
 
 def reference(layer_class, images, kernels):
-    """Equations 1 and 2 of the paper in numpy, groups taken from the left as wide as their kernels say."""
+    """Equations 1 and 2 of the paper in NumPy; the kernels determine the widths of the groups."""
     outputs = []
     for kernel in kernels:
         chained = outputs and layer_class is HierarchicalGroupConv2D
@@ -31,12 +31,12 @@ def reference(layer_class, images, kernels):
 
 
 def flat(gradients):
-    """All in one: a single number may be a sum that cancels, and is then as exact as its largest term."""
+    """All values in one array: a single value may be a sum that cancels, as accurate as its largest term."""
     return np.concatenate([gradient.ravel() for gradient in gradients])
 
 
 def network(layer_class, channels, filters, groups, implementation, use_bias=False):
-    """A model of one layer, its weights pseudo-random."""
+    """A model with one layer and pseudo-random weights."""
     inputs = keras.Input((3, 2, channels))
     layer = layer_class(filters, groups=groups, use_bias=use_bias, implementation=implementation)
     model = keras.Model(inputs, layer(inputs))
@@ -51,7 +51,7 @@ def cases(draw):
     return channels, groups * draw(st.integers(1, 3)), groups
 
 
-# JAX compiles every case anew.
+# JAX compiles every case separately.
 few = settings(suppress_health_check=[HealthCheck.too_slow], max_examples=settings.default.max_examples // 4)
 
 
@@ -94,7 +94,7 @@ def test_gradients_equal_finite_differences_of_the_reference(layer_class, case):
             kernel[place] += 0.5
             expected[place] = ((ahead - behind) * probe).sum()
         differences.append(expected.ravel())
-    # All at once: one number of a kernel may be a sum that cancels, and is then as exact as its largest term.
+    # Together: one value of a kernel may be a sum that cancels, and is then as accurate as its largest term.
     assert_close(np.concatenate([gradient.ravel() for gradient in gradients]), np.concatenate(differences), 1e-5)
 
 
@@ -113,7 +113,7 @@ def test_structure_seen_by_unit_vectors(layer_class, implementation, channels, g
     group_out = np.repeat(np.arange(groups), 2)[None]
     expected = group_in <= group_out if layer_class is HierarchicalGroupConv2D else group_in == group_out
     assert np.array_equal(reads, expected)
-    # The effective kernel is the matrix that the unit vectors show.
+    # The effective kernel is the matrix given by the unit vectors.
     kernel = keras.ops.convert_to_numpy(model.layers[-1].effective_kernel())
     assert kernel.shape == (1, 1, channels, filters)
     assert_close(kernel[0, 0], outputs[:, 0, 0], 1e-5)
@@ -215,7 +215,7 @@ def test_mixed_precision_composes_in_full_precision():
     units = np.eye(12, dtype="float32").reshape(12, 1, 1, 12) * np.ones((1, 3, 2, 1), "float32")
     outputs, _ = outputs_and_gradients(model, units)
     full = np.asarray(network(HierarchicalGroupConv2D, 12, 12, 4, "composed").layers[-1].effective_kernel())
-    # One rounding, at the end: a product of rounded kernels would be off in its last digits.
+    # One rounding at the end: a product of rounded kernels would be off in its last digits.
     assert np.array_equal(outputs[:, 0, 0], full[0, 0].astype("float16").astype("float32"))
 
 
@@ -314,7 +314,7 @@ def test_input_that_does_not_fit(layer_class, input_shape, message):
         ((64,), {"data_format": "channels_first"}, r"`data_format` \(='channels_first'\) must be left out"),
     ],
 )
-def test_what_a_pointwise_convolution_does_not_have(layer_class, sharing, args, more, message):
+def test_arguments_that_do_not_apply_to_a_pointwise_convolution(layer_class, sharing, args, more, message):
     with pytest.raises(ValueError, match=message.replace("<layer>", layer_class.__name__)):
         layer_class(*args, **sharing, **more)
 

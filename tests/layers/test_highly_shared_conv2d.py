@@ -14,7 +14,7 @@ from keras_sharenets.ops import choices, convolution
 
 
 def source_of(plane, planes, arrangements, copy, shuffle_groups=2, plane_orders="distinct"):
-    """Which plane of the stored filter stands in a place of its copy."""
+    """The plane of the stored filter at each position of a copy."""
     if arrangements == 2 or plane_orders == "shuffled":
         for _ in range(copy):
             plane = plane % shuffle_groups * (planes // shuffle_groups) + plane // shuffle_groups
@@ -22,16 +22,16 @@ def source_of(plane, planes, arrangements, copy, shuffle_groups=2, plane_orders=
     if arrangements <= planes:
         step = max(size for size in range(1, round(0.618 * planes) + 1) if math.gcd(size, planes) == 1)
         return (plane + copy * step) % planes
-    # The first six of one, two and three planes: rotations, then the others in the order of a dictionary.
+    # The first six orders of one, two and three planes: rotations, then the others in lexicographic order.
     orders = {1: ["0"], 2: ["01", "10"], 3: ["012", "201", "120", "021", "102", "210"]}[planes]
     return int(orders[copy % len(orders)][plane])
 
 
 def loop(images, stored, groups, channel_repeats, arrangements, shuffle_groups, strides, padding, plane_orders=""):
-    """Equations 1 and 2 of the paper, one number at a time, in float64.
+    """Equations 1 and 2 of the paper, one value at a time, in float64.
 
     Group `i` uses group `i mod (G / R)` of the stored bank; copy `t` of a filter reads its input plane `p` from the
-    place where its order brings it.
+    position given by its order.
     """
     height, width, planes, bank_filters = stored.shape
     base_filters = bank_filters // (groups // channel_repeats)
@@ -153,7 +153,7 @@ def test_equals_conv2d_with_sharing_off(groups, padding, strides, kernel_size):
 @pytest.mark.parametrize("implementation", ["auto", *convolution.IMPLEMENTATIONS])
 @pytest.mark.parametrize(("kernel_size", "groups", "strides"), [(1, 1, 1), (1, 4, 2), (3, 4, 1)])
 def test_implementations_have_the_same_gradients(kernel_size, groups, strides, implementation, compiler):
-    """By the inputs and the stored filters, compiled by XLA and not, against a dense convolution, zeros filled in."""
+    """Gradients by the inputs and the stored filters, with and without XLA, against a zero-padded dense convolution."""
     if keras.backend.backend() != "tensorflow" or (implementation, kernel_size) == ("multiplied", 3):
         pytest.skip("JAX has XLA only; a product is for 1x1")
     import tensorflow as tf
@@ -201,7 +201,7 @@ def test_choice_depends_on_training_and_the_compiler():
     def note(training):
         seen.append(layer.choose_implementation((None, 32, 32, 64), training=training))
 
-    # Without oneDNN, TensorFlow takes what it would give to XLA.
+    # Without oneDNN, TensorFlow uses the same implementation as XLA.
     for compiler, runtime in ((False, choices.runtime()), (True, "xla")):
         for training, direction in ((True, "training"), (None, "inference")):
             tf.function(lambda training=training: note(training), jit_compile=compiler)()
@@ -302,7 +302,7 @@ def test_initial_deviation_is_that_of_the_full_kernel():
 
 @pytest.mark.filterwarnings("ignore:`arrangements`")
 def test_a_layer_saved_before_there_were_distinct_orders_is_shuffled(tmp_path):
-    """Bit for bit, by its configuration and out of a file; a new one writes what it is."""
+    """Bit for bit, from its config and from a file; a new layer stores its order."""
     arguments = {"filters": 16, "kernel_size": 3, "groups": 2, "arrangements": 4}
     distinct, shuffled = (HighlySharedConv2D(**arguments, plane_orders=orders) for orders in ("distinct", "shuffled"))
     config = distinct.get_config()

@@ -9,17 +9,17 @@ from keras_sharenets.layers import InterleavedGroupConv2D
 from keras_sharenets.mobile.export.saved_model import inference_model
 
 FORMS = ["composed", "multiplied", "factored"]
-# Channels, branches, filters: one path, nearly one path, both with a last convolution that widens.
+# Channels, branches, filters: one path and nearly one path, each also with a widening last convolution.
 SETTINGS = [(12, (3, 4), 12), (12, (6, 4), 12), (24, (4, 3, 4), 24), (12, (3, 4), 24), (12, (6, 4), 21), (6, (2,), 9)]
 
 
 def flat(gradients):
-    """All in one: a single number may be a sum that cancels, and is then as exact as its largest term."""
+    """All values in one array: a single value may be a sum that cancels, as accurate as its largest term."""
     return np.concatenate([gradient.ravel() for gradient in gradients])
 
 
 def network(channels, sizes, filters, implementation="auto", use_bias=False, **options):
-    """A model of one layer, its weights pseudo-random."""
+    """A model with one layer and pseudo-random weights."""
     inputs = keras.Input((3, 2, channels))
     layer = InterleavedGroupConv2D(
         filters, branch_channels=sizes, use_bias=use_bias, implementation=implementation, **options
@@ -30,7 +30,7 @@ def network(channels, sizes, filters, implementation="auto", use_bias=False, **o
 
 
 def units(channels):
-    """A batch with one unit vector in every pixel of each image."""
+    """A batch of images with one unit vector per pixel."""
     return np.eye(channels, dtype="float32").reshape(channels, 1, 1, channels) * np.ones((1, 3, 2, 1), "float32")
 
 
@@ -61,7 +61,7 @@ def test_effective_kernel_is_the_matrix_that_unit_vectors_show(setting):
 def test_exactly_one_path_from_every_input_to_every_output(setting, form):
     model = network(*setting, form)
     assert np.all(outputs_of(model, units(setting[0])) != 0)
-    # With ones for weights, the unit vectors count paths.
+    # With all weights 1, the unit vectors count paths.
     model.set_weights([np.ones_like(weight) for weight in model.get_weights()])
     assert np.all(outputs_of(model, units(setting[0])) == 1)
 
@@ -79,7 +79,7 @@ def test_a_few_paths_or_none_where_the_branches_are_larger_or_smaller():
 def test_channels_come_out_in_their_order(setting, form):
     channels, sizes, _ = setting
     model = network(*setting, form)
-    # Every branch hands its channels on; then the shuffles are all that is left.
+    # Every branch is the identity, so only the shuffles remain.
     model.set_weights([np.tile(np.eye(size), channels // size)[None, None] for size in sizes])
     images = pseudo_random((2, 3, 2, channels))
     assert np.array_equal(outputs_of(model, images), images)
@@ -167,7 +167,7 @@ def test_the_product_starts_as_a_layer_in_hes_initialization(channels, sizes, fi
     for size, kernel in zip(sizes, layer.get_weights(), strict=True):
         assert np.var(kernel) == pytest.approx(2 ** (1 / len(sizes)) / size, rel=0.15)
     matrix = keras.ops.convert_to_numpy(layer.effective_kernel())[0, 0]
-    # Few factors make many entries, so that the estimate is rough.
+    # Few factors determine many entries, so the estimate is rough.
     assert np.mean(np.sum(matrix**2, axis=0)) == pytest.approx(2, rel=0.15)
 
 
@@ -190,7 +190,7 @@ def test_mixed_precision_composes_in_full_precision():
     model = in_policy("mixed_float16", lambda: network(12, (6, 4), 12, "composed"))
     outputs = outputs_of(model, units(12))
     full = keras.ops.convert_to_numpy(network(12, (6, 4), 12, "composed").layers[-1].effective_kernel())
-    # One rounding, at the end: a product of rounded kernels would be off in its last digits.
+    # One rounding at the end: a product of rounded kernels would be off in its last digits.
     assert np.array_equal(outputs[:, 0, 0], full[0, 0].astype("float16").astype("float32"))
 
 
@@ -217,7 +217,7 @@ def test_training_runs_no_grouped_convolution():
                 loss = tf.reduce_sum(model(images) ** 2)
             return tape.gradient(loss, [weight.value for weight in model.trainable_weights])
 
-        # Eager TensorFlow and `model.fit` compile whatever is grouped with XLA, whose gradient takes 50 times as long.
+        # Eager TensorFlow and `model.fit` compile grouped convolutions with XLA, whose gradient takes 50 times as long.
         graph = tf.function(gradients, jit_compile=False).get_concrete_function(tf.TensorSpec((2, 3, 2, 12))).graph
         operations = {operation.type for operation in graph.get_operations()}
         kernels = [op.inputs[1].shape for op in graph.get_operations() if op.type == "Conv2D"]

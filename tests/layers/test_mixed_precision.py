@@ -1,4 +1,4 @@
-"""Half precision in every way to run a layer, over enough pixels that a sum in half precision shows."""
+"""Half precision in every implementation, over enough pixels to reveal a sum in half precision."""
 
 import functools
 
@@ -21,7 +21,7 @@ from keras_sharenets.layers import (
 )
 
 COMPOSED = ("composed", "multiplied", "factored")
-# A function of further arguments that makes a layer, and the implementations to try.
+# A function that creates a layer from further arguments, and the implementations to test.
 SHARED = functools.partial(HighlySharedConv2D, 64)
 LAYERS = {
     "repeated": (
@@ -89,7 +89,7 @@ def test_fit_in_float16_scales_the_loss_and_moves_weights_alike(name):
         start = model.get_weights() if start is None else start
         model.set_weights(start)
         targets = pseudo_random((4, *model.output_shape[1:]), seed=1)
-        # The gradient of a mean over so many numbers is below what float16 resolves.
+        # The gradient of a mean over so many values is below the resolution of float16.
         model.compile(keras.optimizers.SGD(1.0), "mse", jit_compile=keras.backend.backend() == "jax")
         scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
         assert scaled is (policy == "mixed_float16")

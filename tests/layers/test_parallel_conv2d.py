@@ -17,7 +17,7 @@ def make(padding="same", implementation="auto", **more):
 
 
 def by_loops(layer, x, strides):
-    """The two sums over pixels and planes, one output number at a time."""
+    """The two sums over pixels and planes, one output value at a time."""
     kernels = [keras.ops.convert_to_numpy(part.effective_kernel()) for part in (layer.spatial, layer.pointwise)]
     batch, height, width, channels = x.shape
     groups, filters = layer.spatial.groups, layer.spatial.filters
@@ -44,7 +44,7 @@ def test_is_the_sum_of_both(padding, strides, implementation):
 
 
 def test_runs_as_one_native_convolution():
-    # One kernel for both: nothing is asked of the layers themselves but their kernels.
+    # One kernel for both: only the kernels of the two layers are used.
     layer = make(implementation="grouped")
     layer.build((None, 6, 6, 8))
     layer.spatial.call = layer.pointwise.call = None
@@ -95,6 +95,6 @@ def test_bad_pairs(rule):
         ParallelConv2D(*BAD[rule])
 
 
-def test_strides_need_a_centred_kernel():
+def test_strides_need_a_centered_kernel():
     with pytest.raises(ValueError, match="padding='valid'"):
         make("same")(np.ones((1, 6, 6, 8), "float32"), strides=2)

@@ -49,7 +49,7 @@ def test_is_the_layer_with_rounded_kernels(name):
     assert model.count_params() == unquantized.count_params()
 
 
-def test_arguments_of_a_call_reach_the_layer():
+def test_call_arguments_reach_the_layer():
     shared = ksn.layers.HighlySharedConv2D(8, 3, groups=4, channel_repeats=2)
     inputs = keras.Input((8, 8, 8))
     wrapper = QuantizedKernels(shared)
@@ -59,7 +59,7 @@ def test_arguments_of_a_call_reach_the_layer():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_layer_learns_whether_it_is_trained(training, monkeypatch):
+def test_training_argument_reaches_the_layer(training, monkeypatch):
     seen = []
     monkeypatch.setattr(choices, "choose", lambda kind, *_: seen.append(_[2]) or "composed")
     wrapper = QuantizedKernels(ksn.layers.HierarchicalGroupConv2D(8, groups=4))

@@ -1,9 +1,9 @@
-"""A layer that is called in several places: XLA expands its kernel once, and every use has its gradient.
+"""A layer that is called in several places: XLA expands its kernel once, and every use contributes a gradient.
 
-Nothing in the library remembers an expanded kernel: one from outside a gradient tape would silently have no gradient,
-one from inside a branch or a checkpoint would be of no use outside. Compilers see that several uses compute the same;
-XLA makes one of them. What comes back is added up a use at a time, since no compiler exchanges a sum with the
-transposition of an expansion. TensorFlow without XLA reads a variable for each use and expands what it has read.
+The library does not cache an expanded kernel: one from outside a gradient tape would silently have no gradient, and
+one from inside a branch or a checkpoint could not be used outside. XLA merges the expansions of several uses into one.
+In the backward pass, the gradients of the uses are added one by one, since no compiler exchanges a sum with the
+transpose of an expansion. TensorFlow without XLA reads and expands a variable for each use.
 """
 
 import collections
@@ -24,9 +24,9 @@ def shared():
     return HighlySharedConv2D(16, 3, groups=4, channel_repeats=2, arrangements=2, implementation="grouped")
 
 
-# A layer, the operations of XLA that only expanding its kernel needs, and how many: arranging reads planes in another
-# order and joins the copies; a chain of 4 groups multiplies 3 times; two group convolutions are two products, and a
-# kernel is as many numbers rounded as it has filters.
+# A layer, the XLA operations that only the expansion of its kernel needs, and their number: arranging permutes planes
+# and concatenates the copies; a chain of 4 groups has 3 products; two group convolutions have two products; rounding
+# takes the magnitudes of a kernel once.
 LAYERS = {
     "arranged": (shared, {"gather": 1, "concatenate": 1}),
     "hierarchical": (lambda: HierarchicalGroupConv2D(16, groups=4, implementation="composed"), {"dot": 3}),
@@ -36,7 +36,7 @@ LAYERS = {
 
 
 def network(layers):
-    """Calls the layers one after the other, a ReLU after each."""
+    """Calls the layers in sequence, each followed by a ReLU."""
     inputs = features = keras.Input(SHAPE)
     for layer in layers:
         features = keras.layers.ReLU()(layer(features))
@@ -68,7 +68,7 @@ def step_of(model, training):
 
 
 def operations(model, training):
-    """How often each operation is in a step as XLA compiles it."""
+    """The number of each operation in a step compiled by XLA."""
     step, images = step_of(model, training), pseudo_random((2, *SHAPE))
     if TENSORFLOW:
         import tensorflow as tf
@@ -102,7 +102,7 @@ def test_xla_expands_a_kernel_once_for_all_uses(name):
     layer = build()
     for uses in (1, 2, 4, 8):
         found = operations(network([layer] * uses), training=False)
-        # A 1x1 convolution may be compiled to a product as well: one a use.
+        # A 1x1 convolution may also be compiled to a product: one per use.
         pixels = uses if found["convolution"] == 0 else 0
         assert found["convolution"] + pixels == uses
         counts = {kind: found[kind] - (pixels if kind == "dot" else 0) for kind in expected}
@@ -112,7 +112,7 @@ def test_xla_expands_a_kernel_once_for_all_uses(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["arranged", "rounded"])
 def test_xla_expands_a_kernel_once_in_a_training_step(name):
-    """Forward as above; backward each use scatters the gradient of its copies into the planes that they came from."""
+    """Forward as above; backward, each use scatters the gradient of its copies to the original planes."""
     build, expected = LAYERS[name]
     layer = build()
     for uses in (1, 2, 4):
@@ -189,7 +189,7 @@ def test_weights_that_change_between_two_calls_count(name, where):
 
 @pytest.mark.parametrize("name", slow_after(1, LAYERS))
 def test_calls_in_a_branch_a_loop_and_a_checkpoint_leave_nothing_behind(name):
-    """Each has a graph of its own; what was expanded in one does not serve outside, nor in the other model."""
+    """Each has a separate graph; a kernel expanded in one cannot be used outside or in the other model."""
     layer = built(name)
     inputs = keras.Input(SHAPE)
     other = keras.Model(inputs, layer(inputs))

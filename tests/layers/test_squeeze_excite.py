@@ -32,7 +32,7 @@ def test_equals_the_definition_in_numpy(channels, reduction):
     ("reduction", "channels", "stored_parameters"), [(4, 8, 2 * 8 * 2 + 8 + 2), (1, 3, 2 * 3 * 3 + 3 + 3)]
 )
 def test_harness(reduction, channels, stored_parameters, tmp_path, other_backend):
-    # Enough images that no hidden number is below 0, and so without a gradient, in all of them.
+    # Enough images that no hidden unit is below 0, and thus without gradient, for all of them.
     shape = (16, 3, 5, channels)
     check_layer(SqueezeExcite, {"reduction": reduction}, shape, shape, stored_parameters, tmp_path, other_backend)
 

@@ -10,7 +10,7 @@ from keras_sharenets.ops import permutations
 
 
 @given(groups=st.integers(1, 8), more=st.integers(0, 20))
-def test_channels_go_round_the_groups_like_cards(groups, more):
+def test_channels_are_assigned_to_the_groups_in_turn(groups, more):
     hands = [[] for _ in range(groups)]
     for channel in range(groups + more):
         hands[channel % groups].append(channel)
@@ -22,8 +22,8 @@ def test_channels_go_round_the_groups_like_cards(groups, more):
 @pytest.mark.parametrize("groups", [1, 3, 4, 12])
 def test_equals_a_shuffle_where_the_groups_divide(groups):
     channels = pseudo_random((2, 3, 12))
-    dealt = keras.ops.convert_to_numpy(StridedChannelShuffle(groups)(channels))
-    assert np.array_equal(dealt, keras.ops.convert_to_numpy(ChannelShuffle(12 // groups)(channels)))
+    strided = keras.ops.convert_to_numpy(StridedChannelShuffle(groups)(channels))
+    assert np.array_equal(strided, keras.ops.convert_to_numpy(ChannelShuffle(12 // groups)(channels)))
 
 
 @pytest.mark.parametrize("input_shape", [(2, 4, 4, 7), (2, 6)])

@@ -1,4 +1,4 @@
-"""ShardNet's layers in numpy, and what the tests of its networks ask of a model."""
+"""ShardNet's layers in NumPy, and helpers for the tests of its networks."""
 
 import keras
 import numpy as np
@@ -7,7 +7,7 @@ from keras_sharenets.analysis import calls
 
 
 def conv(images, kernel, bias=0.0, strides=1):
-    """A convolution with (k - 1) / 2 zeros on each side."""
+    """A convolution with (k - 1) / 2 zeros of padding on each side."""
     size = kernel.shape[0]
     border = size // 2
     height, width = images.shape[1:3]
@@ -29,19 +29,19 @@ def relu(images):
 
 
 def max_pool(images):
-    """2x2 at stride 2; an odd last row or column is left out."""
+    """2x2 max pooling with stride 2; an odd last row or column is dropped."""
     count, height, width, channels = images.shape
     images = images[:, : height // 2 * 2, : width // 2 * 2]
     return images.reshape(count, height // 2, 2, width // 2, 2, channels).max((2, 4))
 
 
 def stored(model):
-    """The tensors of every layer by its name, in float64."""
+    """The tensors of each layer by name, in float64."""
     return {layer.name: [np.asarray(value, "float64") for value in layer.get_weights()] for layer in model.layers}
 
 
 def scramble(model):
-    """Random biases and statistics: as initialized, they would hide a wrong or forgotten one."""
+    """Sets random biases and statistics: initial values would hide a wrong or missing one."""
     for index, layer in enumerate(model.layers):
         random = np.random.default_rng(index)
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -53,13 +53,13 @@ def scramble(model):
 
 
 def uses(model):
-    """How often every layer with weights is called."""
+    """The number of calls of each layer with weights."""
     counts = {layer["name"]: len(layer["inbound_nodes"]) for layer in model.get_config()["layers"]}
     return {layer.name: counts[layer.name] for layer in model.layers if layer.weights}
 
 
 def neighbors(model, beginning):
-    """For each layer whose name begins so: name, names of the layers that it reads, and of those that read it."""
+    """For each layer with this name prefix: its name, the names of its input layers, and of the layers that read it."""
     everything = calls(model)
     found = []
     for call in everything:

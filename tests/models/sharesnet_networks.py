@@ -1,6 +1,6 @@
-"""Arguments of small networks of ShaResNet's families, which its tests have in common."""
+"""Arguments of small ShaResNets, shared by their tests."""
 
-# Their images are normalized already.
+# Their images are already normalized.
 SMALL = {"include_preprocessing": False, "num_classes": 5, "input_shape": (8, 8, 3)}
 BOTTLENECKS = {**SMALL, "depth": 20, "width": 4}
 WIDE = {**SMALL, "depth": 16, "width_multiplier": 1}

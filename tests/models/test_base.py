@@ -1,4 +1,4 @@
-"""What all factories of networks have in common."""
+"""Common behavior of all network factories."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ FACTORIES = {variant.factory: name for name, variant in VARIANTS.items()}
 PreActResNet = ksn.models.PreActResNet
 
 
-def test_network_takes_pixels_as_they_come():
+def test_network_takes_raw_pixels():
     keras.utils.set_random_seed(0)
     network = PreActResNet(**{**BOTTLENECKS, "include_preprocessing": True})
     plain = PreActResNet(**BOTTLENECKS)
@@ -67,7 +67,7 @@ def test_records_with_former_names_are_read(name, former, present):
     ]
 
 
-def test_arguments_that_are_none():
+def test_unknown_arguments():
     with pytest.raises(TypeError, match=r"'sl3_resnet_64' has no argument `widths`\. Did you mean 'width'"):
         ksn.create_model("sl3_resnet_64", widths=3)
     with pytest.raises(TypeError, match=r"The factory of 'preact_resnet' has no argument `widening` \(=3\)\."):

@@ -1,4 +1,4 @@
-"""Residual networks of basic blocks for small images: counts by arithmetic, shortcuts in numpy, the harness."""
+"""Residual networks of basic blocks for small images: counts by arithmetic, shortcuts in NumPy, the harness."""
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ CHOICES = {
 
 
 def counted(blocks_per_stage, width, classes, order="conv_norm", shortcut="padded", **_):
-    """The parameters that are trained, added up layer by layer."""
+    """The trainable parameters, summed layer by layer."""
     inputs, total = width, 27 * width + (2 * width if order == "conv_norm" else 0)
     for stage, blocks in enumerate(blocks_per_stage):
         filters = width * 2**stage
@@ -50,7 +50,7 @@ def test_counts(choice):
     ],
 )
 def test_counts_of_the_named_networks_are_those_printed(name, statistics, printed):
-    """Within rounding; two are printed with what batch normalization stores and does not train."""
+    """Up to rounding; two printed counts include the moving statistics of batch normalization."""
     (counts,) = ksn.models.list_counts(name)
     variant = ksn.models.find_variant(name)
     assert counts.stored_parameters == counted(**{"width": 16, **variant.arguments}, classes=10)
@@ -68,7 +68,7 @@ def test_padded_shortcuts_keep_pixels_and_add_channels_of_zeros(order):
             layer.set_weights([np.zeros_like(layer.get_weights()[0])])
     images = pseudo_random((2, 8, 8, 3))
     stem = keras.Model(model.input, model.get_layer("stem").output)
-    # Normalizations are as made: they divide by the root of 1 and a little, once in either order.
+    # Untrained normalizations divide by the square root of 1 + epsilon, once in either order.
     expected = np.maximum(outputs_of(stem, images), 0)[:, ::4, ::4] / np.sqrt(1 + 1e-5)
     assert_close(outputs_of(model, images), np.pad(expected, ((0, 0), (0, 0), (0, 0), (0, 12))), 1e-5)
 

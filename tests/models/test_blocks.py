@@ -1,4 +1,4 @@
-"""The papers' blocks in networks that are none of the papers'."""
+"""The papers' blocks in custom networks."""
 
 import keras
 import numpy as np
@@ -38,7 +38,7 @@ def _shardnet(x):
     return SLBlock(shared=shared, block="residual", count=1, linear_bias=False, name="second")(x)
 
 
-# Convolutions, and what normalization trains.
+# Convolutions, and trainable parameters of normalizations.
 CASES = {
     "hsc": (_hsc, (4, 4, 16), 2 * (2 * 16 * 8 // 2 + 16 * 8 + 9 * 8**2 // (2 * 2 * 2) + 8**2 // 2 + 4 * 16 + 8 * 8)),
     "hgc": (
@@ -48,7 +48,7 @@ CASES = {
     ),
     # IGC-V1: 16 branches from 1 to 2 channels, then 2 branches of 16.
     "igc": (_igc, (4, 4, 32), 16 * (9 + 4 + 4) + (9 * 32 + 16 * 32)),
-    # The second block reads 16 channels and gives 64: 1x1 to 16, 1x1 to 64, and so the projection.
+    # The second block has 16 input and 64 output channels: 1x1 to 16, 1x1 to 64, and a projection.
     "sharesnet": (
         *(_sharesnet, (4, 4, 64)),
         9 * 16**2 + (9 * 16**2 + 4 * 16) + (16 * 16 + 2 * 16 * 64 + 2 * (16 + 16 + 64 + 64)),
@@ -63,7 +63,7 @@ def _network(blocks):
 
 
 @pytest.mark.parametrize(("blocks", "shape", "count"), CASES.values(), ids=CASES)
-def test_network_of_blocks_has_its_count_and_comes_back_from_a_file(blocks, shape, count, tmp_path):
+def test_network_of_blocks_has_its_count_and_loads_from_a_file(blocks, shape, count, tmp_path):
     model = _network(blocks)
     assert model.output_shape == (None, *shape)
     assert sum(int(np.prod(weight.shape)) for weight in model.trainable_weights) == count
@@ -136,6 +136,6 @@ def test_bad_arguments(block, arguments, message):
         block(name="block", **arguments)(keras.Input((8, 8, 16)))
 
 
-def test_what_is_no_feature_map_is_refused():
+def test_input_that_is_not_a_feature_map_raises_an_error():
     with pytest.raises(ValueError, match=r"`x` \(of shape \(None, 16\)\) must be `\(batch, height"):
         HGCModule(growth=4, name="block")(keras.Input((16,)))

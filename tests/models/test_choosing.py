@@ -1,4 +1,4 @@
-"""Networks that are proposed for a task and a budget."""
+"""Networks proposed for a task and a budget."""
 
 import json
 import shlex
@@ -13,7 +13,7 @@ from keras_sharenets.models.choosing import choose
 from keras_sharenets.timing import UNSTEADY_NOTE, Timing
 
 
-def test_those_that_come_trained_are_first_and_as_their_records_say():
+def test_pretrained_networks_come_first_with_their_recorded_values():
     found = choose(10, (32, 32, 3), max_bytes=90_000, limit=6)
     within = [each for each in list_trained() if each.int8_bytes <= 90_000]
     expected = sorted(within, key=lambda each: -each.test_accuracy)
@@ -41,7 +41,7 @@ def test_other_classes_and_images_are_counted():
     assert found.estimated
 
 
-def test_a_small_budget_for_large_images_leaves_those_for_small_ones():
+def test_a_small_budget_for_large_images_leaves_networks_for_small_ones():
     (found,) = choose(2, (96, 96, 3), max_bytes=48_000, limit=1)
     assert (found.label, found.trained_on) == ("xception_c35_d8 width=23", "cifar10")
     assert found.int8_bytes <= 48_000
@@ -78,7 +78,7 @@ def test_an_unsteady_time_is_marked(capsys, monkeypatch):
         ),
     ],
 )
-def test_what_cannot_be_is_one_line(words, message, capsys):
+def test_errors_are_one_line(words, message, capsys):
     assert main(["choose", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line

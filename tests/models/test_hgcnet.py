@@ -21,7 +21,7 @@ SMALL = {"blocks_per_stage": 1, "growth": 4, "bottleneck": 3, "stem_filters": 8}
 TINY = {**SMALL, "include_preprocessing": False, "input_shape": (8, 8, 3), "num_classes": 5}
 
 
-# The runner-up reading with other groups and depths: the specification's section 1.3, in millions.
+# The second-best interpretation with other groups and depths: the specification's section 1.3, in millions.
 @counts_only
 @pytest.mark.parametrize(
     ("changes", "millions"),
@@ -51,7 +51,7 @@ def test_counts_of_the_runner_up(changes, millions):
     slow_after(
         1,
         [
-            # Two dense layers and their biases: 2 k^2 / 8 + k + k / 8 for a module that adds k channels.
+            # Two dense layers with biases: 2 k^2 / 8 + k + k / 8 for a module that adds k channels.
             ({"squeeze_excite": 8, "squeeze_excite_after": "pointwise"}, 9 * 25 + 5 * 82 + 7 * 292),
             ({"transition": "pool"}, -(88**2) - 168**2),
             ({"transition": "pool_conv"}, 0),
@@ -80,12 +80,12 @@ def test_harness_of_other_readings(choice, tmp_path, other_backend):
 
 
 def between(model, first, last):
-    """What lies behind a layer up to another one, kinds of layers by name."""
+    """The kinds of layers between two layers, given by name."""
     names = [layer.name for layer in model.layers]
     return [type(layer).__name__ for layer in model.layers[names.index(first) + 1 : names.index(last) + 1]]
 
 
-def test_what_is_around_the_depthwise_convolution():
+def test_operations_around_the_depthwise_convolution():
     module = "stage1_module1"
     model = HGCNet(**TINY, around_depthwise=("none", "norm_relu"), squeeze_excite=4, squeeze_excite_after="depthwise")
     assert between(model, f"{module}_group_pointwise", f"{module}_concat") == [
@@ -138,7 +138,7 @@ def test_choices(choice, tmp_path):
 
 
 def depthwise(images, kernel):
-    """A 3x3 depthwise convolution with one zero on each side, in numpy."""
+    """A 3x3 depthwise convolution with one zero of padding on each side, in NumPy."""
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
     side = images.shape[1]
     windows = [(row, column) for row in range(3) for column in range(3)]
@@ -146,7 +146,7 @@ def depthwise(images, kernel):
 
 
 def convolve(images, kernel):
-    """A 3x3 convolution with one zero on each side, in numpy."""
+    """A 3x3 convolution with one zero of padding on each side, in NumPy."""
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
     side = images.shape[1]
     windows = [(row, column) for row in range(3) for column in range(3)]
@@ -154,7 +154,7 @@ def convolve(images, kernel):
 
 
 def reference(model, images, groups, hierarchical, squeeze_excite, stages):
-    """The network as the specification draws it (sections 1.1 to 1.3), from the stored tensors alone."""
+    """The network of the specification (sections 1.1 to 1.3), computed from the stored tensors."""
     weights = {layer.name: [np.asarray(value, "float64") for value in layer.get_weights()] for layer in model.layers}
 
     def norm(x, name):
@@ -164,7 +164,7 @@ def reference(model, images, groups, hierarchical, squeeze_excite, stages):
     def grouped(x, kernels):
         outputs = []
         for group, kernel in enumerate(kernels):
-            # The channels that the shuffle gives to this group.
+            # The channels that the shuffle assigns to this group.
             read = x[..., group::groups]
             if hierarchical and outputs:
                 read = np.concatenate([read, outputs[-1]], axis=-1)
@@ -212,7 +212,7 @@ def test_equals_the_network_computed_in_numpy(hierarchical, squeeze_excite, comp
     assert_close(outputs_and_gradients(model, images)[0], expected, 1e-4)
 
 
-def test_channels_are_shuffled_where_the_groups_divide_and_dealt_where_not():
+def test_channels_are_shuffled_where_the_groups_divide_and_strided_where_not():
     model = HGCNet(**{**TINY, "groups": 3, "blocks_per_stage": 2})
     shuffles = [layer for layer in model.layers if isinstance(layer, (ChannelShuffle, StridedChannelShuffle))]
     kinds = {layer.input.shape[-1]: (type(layer), layer.groups) for layer in shuffles}

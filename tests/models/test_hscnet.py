@@ -25,7 +25,7 @@ def trainable(model):
     return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
 
 
-# The specification's table of other readings of the paper, for M128 with 10 classes (exact figures from its counter).
+# The specification's table of other interpretations of the paper, for M128 with 10 classes (exact counts).
 @counts_only
 @pytest.mark.parametrize(
     ("choice", "expected"),
@@ -42,7 +42,7 @@ def trainable(model):
             ({"spatial_order": "arrangement_major"}, 1_778_970),
             ({"projection_input": "raw"}, 1_778_970),
             ({"dropout_rate": 0.3}, 1_778_970),
-            # All theta1 but those of transitions have 258,048 weights, theta2 and theta3 688,128 each without A.
+            # In total, theta1 has 258,048 weights outside transitions; theta2 and theta3 have 688,128 each without A.
             ({"sharing": ("LA", "A", "A", "CLA", "L")}, 1_434_906),
             ({"sharing": ("A", "A", "", "CA", "")}, 1_778_970 + 3 * 86_016 + 4 * (3_024 + 5_376)),
             ({"sharing": ("LA", "A", "", "CLA")}, 1_778_970 - 4 * 5_376),
@@ -52,7 +52,7 @@ def trainable(model):
             ({"sharing": ("L", "", "A", "CL", "L")}, 1_778_970 + 3 * 86_016 + 4 * 3_024),
             ({"sharing": ("", "", "", "C", "")}, 2_954_970),
             ({"sharing": ("A", "A", "", "A", "")}, 2_239_962),
-            # Nothing is shared: what docs/networks.md calls effective.
+            # Nothing is shared: the effective parameters of docs/networks.md.
             ({"sharing": ("", "", "", "", "")}, 3_293_658),
         ],
     ),
@@ -87,7 +87,7 @@ def test_choices(choice, tmp_path):
 
 
 def conv(images, kernel, strides=1, groups=1):
-    """A group convolution with (k - 1) / 2 zeros on each side, in numpy."""
+    """A group convolution with (k - 1) / 2 zeros of padding on each side, in NumPy."""
     size = kernel.shape[0]
     border = size // 2
     images = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)))
@@ -117,7 +117,7 @@ LETTERS = ("LA", "A", "", "CLA", "L")
 
 
 def reference(model, images, groups, channel_repeats, stages, letters=LETTERS):
-    """The network as the specification draws it (sections 1.1, 1.2, 1.4), from the stored tensors alone."""
+    """The network of the specification (sections 1.1, 1.2, 1.4), computed from the stored tensors."""
     layers = {call.operation.name: call.operation for call in calls(model)}
     weights = {
         name: [np.asarray(value, "float64") for value in layer.get_weights()]
@@ -130,7 +130,7 @@ def reference(model, images, groups, channel_repeats, stages, letters=LETTERS):
         return np.maximum((x - mean) / np.sqrt(variance + 1e-5) * scale + offset, 0)
 
     def stored(name, layer, theta):
-        """The kernel of one theta: that of both layers, or the second one's own."""
+        """The kernel of one theta: the one shared by both layers, or that of the second layer."""
         own = "2" if layer == "layer2" and "L" not in letters[theta - 1] else ""
         (kernel,) = weights[f"{name}{own}"]
         return kernel
@@ -191,7 +191,7 @@ def test_layers_are_shared_as_the_paper_shares_them():
     )
     shared = ("spatial", "group_pointwise")
     expected = {f"stage{stage}_module{module}_{role}" for stage in (1, 2, 3) for module in (1, 2) for role in shared}
-    # theta1 of a transition would have to read two widths.
+    # A shared theta1 of a transition would have to read two widths.
     expected |= {f"stage{stage}_module2_reduce" for stage in (1, 2, 3)}
     assert {name for name, count in uses.items() if count == 2} == expected
     assert max(uses.values()) == 2
@@ -241,7 +241,7 @@ def test_without_the_top_the_weights_are_the_full_networks():
 @pytest.mark.parametrize(("plane_orders", "copies"), [("distinct", 4), ("shuffled", 2)])
 @pytest.mark.filterwarnings("ignore:`arrangements`")
 def test_four_arrangements_of_four_planes(plane_orders, copies):
-    """So many planes has a group of M128-G16: shuffled, every filter of its 3x3 convolution is there twice."""
+    """A group of M128-G16 has four planes: with `"shuffled"`, every filter of its 3x3 convolution occurs twice."""
     x = keras.Input((8, 8, 16))
     module = HSCModule(
         width=16, groups=4, channel_repeats=2, arrangements=4, alpha=1, plane_orders=plane_orders, name="m"
@@ -250,7 +250,7 @@ def test_four_arrangements_of_four_planes(plane_orders, copies):
     assert layer.count_params() == 3 * 3 * 4 * 16 // (2 * 4)
     kernel = keras.ops.convert_to_numpy(layer.effective_kernel())[..., :4]
     assert len(np.unique(kernel.reshape(36, 4), axis=1).T) == copies
-    # Over the copies, each of the four inputs of a group meets each of the four planes.
+    # Over the copies, each of the four inputs of a group is combined with each of the four planes.
     met, planes = np.sort(kernel, axis=3), np.sort(kernel[..., 0], axis=2)
     assert np.array_equal(met, np.repeat(planes[:, :, None], 4, axis=2)) == (copies == 4)
 

@@ -8,7 +8,7 @@ from keras_sharenets.analysis import count_parameters
 from keras_sharenets.models import IGCNet, PlainIGCNet, find_variant
 
 SMALL = {"include_preprocessing": False, "width": 8, "input_shape": (8, 8, 3), "num_classes": 5}
-# Products equal to the width of the first two stages, and above that of the third.
+# The products equal the width in the first two stages, and are above it in the third.
 BRANCHES = {"branch_channels": ((4, 2), (4, 4), (8, 4, 2))}
 TINY = {
     "xception": {**SMALL, "block": "xception", "stem_filters": 5},
@@ -19,7 +19,7 @@ TINY = {
 }
 
 
-# The weights of one block, and what the paper prints for the line of its table; multiply-adds in millions.
+# The weights of one block, and the values printed in the paper's table; multiply-adds in millions.
 BLOCKS = [
     ("plain_xception_c64", 9 * 64 + 64 * 64, 4700, 4.8),
     ("plain_igcv1_c64", 9 * 2 * 64 + 32 * 64, 3000, 3.2),
@@ -46,7 +46,7 @@ def test_blocks_of_the_plain_networks(name, weights, printed, millions):
     for index in range(1, 7):
         rows = [row for row in ksn.profile(model).layers if row.name.startswith(f"block{index}_")]
         assert sum(row.multiply_adds for row in rows) == 32 * 32 * weights
-        # And batch normalization.
+        # Plus batch normalization.
         assert sum(row.stored_parameters for row in rows) == weights + 2 * width
     assert count_parameters(model, "conv_kernels") == 27 * width + 6 * weights
     assert weights == pytest.approx(printed, rel=0.07)
@@ -73,7 +73,7 @@ def test_harness(setting, tmp_path, other_backend):
     check_model(IGCNet, TINY[setting], tmp_path, other_backend)
 
 
-# What one normalization centers, the next one finds to have the mean 0: each backend with other roundings.
+# The mean after a normalization is 0 up to rounding, which differs between backends and affects the next one.
 NORMALIZED = {**TINY["igcv2"], "norm_each": True, "stem_strides": 2, "input_shape": (16, 16, 3)}
 PLAIN = {**SMALL, "block": "igcv2_i", "branch_channels": (2, 4), "blocks_per_stage": 2}
 
@@ -118,7 +118,7 @@ def test_choices(factory, arguments, tmp_path):
         2,
         [
             # Table 1's shape, whose blocks have branches of two channels in every stage: a primary 3x3 convolution with
-            # 9 * 2 weights for each output, a secondary one with half the width; shortcuts and stem as ever.
+            # 9 * 2 weights per output, a secondary one with half the width; shortcuts and stem as usual.
             (
                 "igcv1_c48_d8",
                 {"spatial_branches": (24, 48, 96)},
@@ -129,7 +129,7 @@ def test_choices(factory, arguments, tmp_path):
                 + 2 * 96
                 + 4 * 192,
             ),
-            # Two shortcuts of 2 weights an output, and of 4: none, 2 and 2, dense.
+            # Two shortcuts with 2 and with 4 weights per output: none, 2 and 2, dense.
             ("igcv2_c64_d8", {"shortcut": "pad"}, 47_232 - 2 * 128 - 4 * 256),
             ("igcv2_c64_d8", {"shortcut": "pairs"}, 47_232 - 2 * 256),
             ("igcv2_c64_d8", {"shortcut": "dense"}, 47_232 - 2 * 128 - 4 * 256 + 64 * 128 + 128 * 256),
@@ -150,7 +150,7 @@ def test_counts_of_other_readings(name, changes, expected):
 
 
 def conv(images, kernel, strides=1, groups=1):
-    """A group convolution with (k - 1) / 2 zeros on each side, in numpy."""
+    """A group convolution with (k - 1) / 2 zeros of padding on each side, in NumPy."""
     size = kernel.shape[0]
     border = size // 2
     images = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)))
@@ -167,7 +167,7 @@ def shuffle(x, size):
 
 
 def interleaved(x, kernels):
-    """Equation 4 with the shuffles of the specification."""
+    """Equation 4 with the specification's shuffles."""
     channels, places = x.shape[-1], np.arange(x.shape[-1])
     for kernel in kernels[:-1]:
         size = kernel.shape[2]
@@ -178,7 +178,7 @@ def interleaved(x, kernels):
 
 
 def reference(model, images, block, width, plain=False):
-    """The network as the specification draws it, from the stored tensors alone."""
+    """The network of the specification, computed from the stored tensors."""
     weights = {layer.name: [np.asarray(value, "float64") for value in layer.get_weights()] for layer in model.layers}
 
     def norm(x, name):
@@ -215,8 +215,8 @@ def reference(model, images, block, width, plain=False):
     return x.mean((1, 2)) @ weights["predictions"][0] + weights["predictions"][1]
 
 
-def randomise_norms(model):
-    """Scales, offsets and statistics that are not those of an untrained network."""
+def randomize_norms(model):
+    """Sets random scales, offsets and statistics."""
     for index, layer in enumerate(model.layers):
         if isinstance(layer, keras.layers.BatchNormalization):
             numbers = np.random.default_rng(index).uniform(0.5, 1.5, (4, layer.gamma.shape[0]))
@@ -227,7 +227,7 @@ def randomise_norms(model):
 def test_equals_the_network_computed_in_numpy(setting):
     keras.utils.set_random_seed(3)
     model = IGCNet(**TINY[setting], classifier_activation=None)
-    randomise_norms(model)
+    randomize_norms(model)
     images = pseudo_random((2, 8, 8, 3))
     assert_close(outputs_of(model, images), reference(model, images, TINY[setting]["block"], width=8), 1e-4)
 
@@ -237,7 +237,7 @@ def test_plain_network_equals_the_reference():
     arguments = {"block": "igcv2_i", "width": 12, "branch_channels": (3, 2), "blocks_per_stage": 2}
     arguments |= {"input_shape": (4, 4, 3), "include_preprocessing": False}
     model = PlainIGCNet(**arguments, classifier_activation=None)
-    randomise_norms(model)
+    randomize_norms(model)
     images = pseudo_random((2, 4, 4, 3))
     assert_close(outputs_of(model, images), reference(model, images, "igcv2_i", width=12, plain=True), 1e-4)
 
@@ -258,16 +258,16 @@ def test_norms_between_the_convolutions_change_no_kernel_and_no_path(setting):
         elif layer.name in ("stem", "predictions"):
             layer.set_weights(whole.get_layer(layer.name).get_weights())
     images = pseudo_random((2, 8, 8, 3))
-    # A fresh normalization in inference mode divides by the root of 1 + 1e-5.
+    # An untrained normalization in inference mode divides by the square root of 1 + 1e-5.
     assert_close(outputs_of(apart, images), outputs_of(whole, images), 3e-4)
     norms = [sum(layer.name.endswith("_norm") for layer in model.layers) for model in (whole, apart)]
-    # The stem, two shortcuts, the ends of six blocks; then all convolutions of these blocks but the last of each.
+    # The stem, two shortcuts and the ends of six blocks; then all convolutions of these blocks except the last of each.
     between = {"xception": 6 * 1, "igcv1": 6 * 1, "igcv2": 2 * (2 + 2 + 3), "igcv2_i": 2 * (2 + 2 + 3)}
     between["star"] = 2 * (1 + 2 + 2)
     assert norms == [1 + 2 + 6, 1 + 2 + 6 + between[setting]]
 
 
-def test_eights_are_as_many_as_connect_a_stage():
+def test_default_branches_connect_all_channels_of_a_stage():
     model = ksn.create_model("igcv2_star_c216_d20", blocks_per_stage=2)
     branches = [model.get_layer(f"stage{stage}_block1_interleaved").branch_channels for stage in (1, 2, 3)]
     assert branches == [(8,) * 3, (8,) * 3, (8,) * 4]

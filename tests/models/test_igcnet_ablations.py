@@ -1,4 +1,4 @@
-"""What is left out or changed in IGC-V2's blocks: paths, what widens, shortcuts, branches."""
+"""Ablations of IGC-V2's blocks: paths, the widening convolution, shortcuts, branches."""
 
 import keras
 import numpy as np
@@ -31,7 +31,7 @@ def test_one_path_networks_have_one_path_in_every_block(width):
 
 
 def reach(model, name):
-    """Which outputs of a block each input channel changes, one after the other, at a single pixel."""
+    """The outputs of a block that change with each input channel, at a single pixel."""
     part = keras.Model(model.get_layer(f"{name}_spatial").output, model.get_layer(f"{name}_norm").input)
     _, *sides, channels = part.input_shape
     units = np.broadcast_to(np.eye(channels, dtype="float32")[:, None, None], (channels, *sides, channels))
@@ -54,7 +54,7 @@ def test_branches_of_the_3x3_convolution_and_the_dense_1x1_of_deep_roots():
     layers = [
         model.get_layer(f"stage{stage}_block2_{part}") for stage in (1, 2, 3) for part in ("spatial", "pointwise")
     ]
-    # Two channels a branch, and two branches that read half of the channels each.
+    # Two channels per branch, and two branches that read half of the channels each.
     assert [layer.groups for layer in layers] == [4, 2, 8, 2, 16, 2]
     assert reach(model, "stage3_block2").mean() == 0.5
     roots = IGCNet(**{**SMALL, "block": "deep_roots"})

@@ -8,7 +8,7 @@ from keras_sharenets.layers import SqueezeExcite
 from keras_sharenets.models import IGCV3, MobileNetV1, MobileNetV2, ShuffleNet, ShuffleNetV2
 
 WIDTHS_244, WIDTHS_224 = (24, 244, 488, 976, 2048), (24, 224, 488, 976, 2048)
-# Strides that leave a larger map of a 32x32 image than the defaults do: 8x8 where they leave 4x4.
+# Strides that give a larger final map for a 32x32 image than the defaults: 8x8 instead of 4x4.
 LATE = {
     MobileNetV2: (1, 1, 1, 1, 2, 1, 2, 1),
     IGCV3: (1, 1, 1, 1, 2, 1, 2, 1),
@@ -16,7 +16,7 @@ LATE = {
     MobileNetV1: (1, 1, 2, 2, 2, 1),
     ShuffleNet: (1, 1, 1, 1, 2),
 }
-# Sides of a 32x32 image divided by those of the last map.
+# Side of a 32x32 image divided by that of the last map.
 TOTAL = {MobileNetV2: 8, IGCV3: 8, ShuffleNetV2: 8, MobileNetV1: 16, ShuffleNet: 4}
 TINY = {
     MobileNetV2: {"width_multiplier": 0.25, "blocks_per_stage": (1, 2, 1, 1, 1, 1, 1)},
@@ -26,14 +26,14 @@ TINY = {
     ShuffleNet: {"width": 24, "stem_filters": 6, "blocks_per_stage": (2, 1, 1)},
 }
 SMALL = {"include_preprocessing": False, "input_shape": (8, 8, 3), "num_classes": 5}
-LOUD = 8  # Images so much brighter that ReLU6 has something to cut off.
+LOUD = 8  # Factor that makes images bright enough for ReLU6 to clip.
 
 
 def trainable(model):
     return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
 
 
-# The specification's table of baselines: classes and the trainable count.
+# The specification's table of baselines: number of classes and trainable count.
 COUNTS = [
     (MobileNetV2, {"width_multiplier": 1.25}, {200: 3_769_576, 10: 3_465_386}),
     (IGCV3, {"width_multiplier": 1.0}, {1000: 3_491_688, 10: 2_223_498, 100: 2_338_788}),
@@ -45,7 +45,7 @@ COUNTS = [
     (ShuffleNetV2, {"width": WIDTHS_224}, {1000: 7_366_536, 100: 5_522_436}),
     (MobileNetV1, {}, {1000: 4_231_976, 10: 3_217_226}),
     (ShuffleNet, {"width": 384, "groups": 8}, {1000: 2_434_768, 10: 913_138}),
-    # In each block two dense layers with bias: half of its half width, and back.
+    # Each block has two dense layers with bias: to half of its half width, and back.
     (ShuffleNetV2, {"squeeze_excite": 2}, {1000: 7_393_996 + 1_488_400 + 6_588}),
 ]
 
@@ -93,7 +93,7 @@ def test_small_images_keep_their_size_for_longer(factory, side):
     assert model.output_shape[1:3] == (last, last)
 
 
-# The complexity, in millions, that table 1 of ShuffleNet's paper has with 1, 2, 3, 4 and 8 groups; met within 1 %.
+# The complexity in millions in table 1 of ShuffleNet's paper with 1, 2, 3, 4 and 8 groups; matched within 1 %.
 @pytest.mark.slow
 @counts_only
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_shufflenets_cost_what_their_paper_prints(groups, width, printed):
 
 
 def scramble(model):
-    """Random normalizations: as made, they would hide one that is forgotten. And no ReLU that is 0 for every image."""
+    """Sets random normalizations, as initial ones would hide a missing one; avoids ReLUs that are always 0."""
     for index, layer in enumerate(model.layers):
         if isinstance(layer, keras.layers.BatchNormalization):
             numbers = np.random.default_rng(index).uniform(0.5, 1.5, (4, layer.gamma.shape[0]))
@@ -117,7 +117,7 @@ def scramble(model):
 def scrambled(factory):
     def build(**arguments):
         model = factory(**arguments)
-        # As made, the offsets of normalizations are 0, and so is much that they reach.
+        # The initial offsets of normalizations are 0, and so are many values that depend on them.
         scramble(model)
         return model
 
@@ -133,7 +133,7 @@ STRIDES = {
 }
 
 
-# These networks share nothing: in `make test` without the other backend, which computes networks that do.
+# These networks share nothing. In `make test`, they run without the other backend, which runs sharing networks.
 @pytest.mark.parametrize(
     ("factory", "there"), slow_after(1, [(ShuffleNetV2, False), *((factory, True) for factory in TINY)])
 )
@@ -152,12 +152,12 @@ def test_factories(factory, tmp_path):
 
 def test_mobilenet_v2_equals_that_of_keras():
     keras.utils.set_random_seed(0)
-    # Odd at every stride of 2 (33, 17, 9, 5, 3): there the padding of Keras is symmetric too.
+    # Odd at every stride of 2 (33, 17, 9, 5, 3), where the padding of Keras is also symmetric.
     common = {"input_shape": (33, 33, 3), "classifier_activation": None}
     theirs = keras.applications.MobileNetV2(weights=None, alpha=0.35, classes=10, **common)
     strides = (2, 1, 2, 2, 2, 1, 2, 1)
     ours = MobileNetV2(width_multiplier=0.35, num_classes=10, strides=strides, include_preprocessing=False, **common)
-    # Ours initialize as He does: with the smaller weights of Keras only the offsets would reach the end.
+    # Ours uses He initialization: with the smaller weights of Keras, only the offsets would reach the output.
     scramble(ours)
     assert [weight.shape for weight in ours.weights] == [weight.shape for weight in theirs.weights]
     theirs.set_weights(ours.get_weights())
@@ -169,7 +169,7 @@ def test_mobilenet_v2_equals_that_of_keras():
 
 
 def conv(images, kernel, strides=1, groups=1):
-    """A group convolution with (k - 1) / 2 zeros on each side, in numpy; `kernel` holds the filters group by group."""
+    """A group convolution with (k - 1) / 2 zeros of padding on each side, in NumPy; `kernel` is group-major."""
     size, inputs, filters = kernel.shape[0], kernel.shape[2], kernel.shape[3] // groups
     height, width = images.shape[1:3]
     images = np.pad(images, ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)))
@@ -187,7 +187,7 @@ def conv(images, kernel, strides=1, groups=1):
 
 
 class Reference:
-    """The tensors of a model by the names of its layers, and what two lines of a paper's figure do with them."""
+    """The tensors of a model by layer name, and the operations that the papers' figures apply to them."""
 
     def __init__(self, model):
         self.stored = {layer.name: [np.asarray(v, "float64") for v in layer.get_weights()] for layer in model.layers}
@@ -206,7 +206,7 @@ class Reference:
 
 
 def model_and_reference(factory, **arguments):
-    """A tiny network that ends in logits, its normalizations random, and its tensors."""
+    """A tiny network with random normalizations that outputs logits, and its tensors."""
     keras.utils.set_random_seed(0)
     model = factory(**TINY[factory], **SMALL, classifier_activation=None, **arguments)
     scramble(model)
@@ -227,7 +227,7 @@ def test_igcv3_equals_the_network_computed_in_numpy():
 
     def block(x, name, strides):
         y = reference.conv(x, f"{name}_expand", groups=2)
-        # The two groups give their channels in turn; then back, even channels before odd ones.
+        # The channels of the two groups are interleaved; then restored, even channels before odd ones.
         half = y.shape[-1] // 2
         y = np.stack([y[..., :half], y[..., half:]], axis=-1).reshape(y.shape)
         y = relu6(reference.conv(y, f"{name}_depthwise", strides, groups=None))

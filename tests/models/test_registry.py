@@ -20,12 +20,12 @@ def test_overrides_reach_the_factory():
     assert model.output_shape == (None, 7)
 
 
-def test_unknown_name_offers_the_nearest():
+def test_unknown_name_suggests_similar_names():
     with pytest.raises(ValueError, match=r"`name` \(='hscnet_m128_g16_r8'\) .* 'hscnet_m128_g16_r8_a2'"):
         ksn.create_model("hscnet_m128_g16_r8")
 
 
-def test_name_like_no_other_points_to_the_list():
+def test_name_without_similar_names_points_to_the_list():
     with pytest.raises(ValueError, match=r"`name` \(='zzz'\) is not a known model\. `list_models\(\)` lists all\."):
         ksn.create_model("zzz")
 

@@ -1,4 +1,4 @@
-"""ResNet-8 against MLPerf Tiny's definition, layer by layer in Keras' own."""
+"""ResNet-8 against MLPerf Tiny's definition in plain Keras, layer by layer."""
 
 import keras
 import numpy as np
@@ -33,7 +33,7 @@ def test_it_is_the_network_of_mlperf_tiny():
     assert ours.count_params() == theirs.count_params() == 78_666
     assert [weight.shape for weight in ours.weights] == [weight.shape for weight in theirs.weights]
     random = np.random.default_rng(0)
-    # Positive, as variances are; kernels of both signs.
+    # Positive, as required for variances; kernels of both signs.
     values = [random.uniform(0.5 if weight.ndim == 1 else -0.3, 1, weight.shape) for weight in ours.get_weights()]
     for model in (ours, theirs):
         model.set_weights(values)

@@ -17,7 +17,7 @@ TINY |= {"include_preprocessing": False}
 
 with (pathlib.Path(__file__).parents[1] / "data" / "model_table.csv").open() as table:
     CONVOLUTIONS = {row["name"]: int(row["convolutions"]) for row in csv.DictReader(table) if row["convolutions"]}
-# As wide as no named network, and larger images: convolutions with their biases, then all that is trained.
+# A width of no named network, and larger images: convolutions with their biases, then all trainable parameters.
 OTHERS = [
     ("sl_vggnet_256", {"width": 320}, 1_331_520, 1_771_978),
     ("s_vggnet_256", {"width": 320}, 921_920, 1_362_378),
@@ -39,8 +39,8 @@ def test_counts_of_other_widths_and_images(name, overrides, convolutions, traina
 
 
 def compressions():
-    """The compression factors that the paper prints: `(baseline, network, factor)`."""
-    # Tables 1a and 6. The 8.0 of table 6b for SL-VGGNet(64) is a misprint: its own figures give 445K / 53.3K = 8.3, as
+    """The compression factors printed in the paper: `(baseline, network, factor)`."""
+    # Tables 1a and 6. The 8.0 in table 6b for SL-VGGNet(64) is a misprint: its own figures give 445K / 53.3K = 8.3, as
     # printed in tables 1a and 6a.
     vgg = {32: (12.0, 8.4), 64: (12.0, 8.3), 128: (12.2, 8.4), 256: (12.0, 8.3), 320: (12.0, 8.5), 512: (11.7, 8.2)}
     for filters, factors in vgg.items():
@@ -63,11 +63,11 @@ def compressions():
 
 
 def test_compression_factors():
-    """Of the specified counts, which the networks are held to in tests/test_catalog.py and above."""
+    """From the specified counts, which tests/test_catalog.py and tests above compare with the networks."""
     wider = {name.replace("256", "320"): count for name, _, count, _ in OTHERS[:3]}
     for baseline, name, factor in compressions():
         exact = {**CONVOLUTIONS, **wider}[baseline] / {**CONVOLUTIONS, **wider}[name]
-        # The paper divides figures that it rounded to two or three digits before, and rounds again to 0.1.
+        # The paper divides figures rounded to two or three digits, and rounds the result to 0.1.
         assert abs(exact - factor) <= 0.03 * factor + 0.05, (baseline, name)
 
 
@@ -79,15 +79,15 @@ def test_compression_factors():
     ids=["shared", "own", "permuted"],
 )
 def test_harness(sharing, tmp_path, other_backend):
-    # The gradient of a bias before a normalization is 0 but for rounding, of which no two backends agree.
+    # The gradient of a bias before a normalization is 0 up to rounding, which differs between backends.
     arguments = {**TINY, **sharing, "conv_bias": False, "dropout_rate": 0.0}
     check_model(ShardVGGNet, arguments, tmp_path, other_backend, batch=8)
 
 
 def reference(model, images, convs_per_block, filters, last_pool):
-    """SL-VGGNet as the specification draws it (section 2.1), from the stored tensors alone.
+    """SL-VGGNet of the specification (section 2.1), computed from the stored tensors.
 
-    Where there are no blending layers, even channels go before odd ones.
+    Without blending layers, even channels come before odd ones.
     """
     weights = stored(model)
     x = np.pad(images, ((0, 0), (0, 0), (0, 0), (0, filters - 3)))
@@ -113,13 +113,13 @@ def test_equals_the_network_computed_in_numpy(side, blending):
     model = ShardVGGNet(**arguments, blending=blending, classifier_activation=None)
     scramble(model)
     images = pseudo_random((2, side, side, 3))
-    # 8 is a multiple of 2 x 2 x 2; 12 and 14 are not, and 14 has a side of 7 on its way.
+    # 8 is a multiple of 2 x 2 x 2; 12 and 14 are not, and 14 has an intermediate side of 7.
     expected = reference(model, images, (2, 1, 3), filters=8, last_pool=side == 8)
     assert_close(outputs_and_gradients(model, images)[0], expected, 1e-4)
 
 
 def tap(model, names):
-    """A model of the inputs of layers that are called once."""
+    """A model that outputs the inputs of layers that are called once."""
     return keras.Model(model.input, [model.get_layer(name).input for name in names])
 
 

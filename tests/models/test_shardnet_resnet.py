@@ -11,7 +11,7 @@ DEEP = {**TINY, "input_shape": (16, 16, 3)}
 BOTTLENECK = {**DEEP, "width": 2, "bottleneck": True}
 
 CHOICES = {
-    # Why no bias: see the harness test of ShardVGGNet.
+    # For the reason for no bias, see the harness test of ShardVGGNet.
     "cifar_shared": (ShardResNet, {**TINY, "conv_bias": False}),
     "bottleneck_shared": (ShardDeepResNet, {**BOTTLENECK, "stem": "conv7", "input_shape": (64, 64, 3)}),
     "cifar_own": (ShardResNet, {**TINY, "conv_bias": False, "share": "none", "width": (4, 6, 8)}),
@@ -22,7 +22,7 @@ CHOICES = {
 }
 
 
-# The other backend computes ShardVGGNet in `make test`, which shares as these do.
+# In `make test`, the other backend runs ShardVGGNet, which shares in the same way.
 @pytest.mark.parametrize(
     ("choice", "there"), slow_after(1, [("cifar_shared", False), *((choice, True) for choice in CHOICES)])
 )
@@ -37,13 +37,13 @@ def test_choices(choice, tmp_path):
 
 
 class Reference:
-    """The residual networks as the specification draws them (sections 2.2 and 2.3), from the stored tensors alone."""
+    """The residual networks of the specification (sections 2.2 and 2.3), computed from the stored tensors."""
 
     def __init__(self, model):
         self.weights = stored(model)
 
     def conv_norm(self, x, name, role="spatial"):
-        """A convolution, shared if there is such a one, with the normalization of this place."""
+        """A convolution, shared if available, with the normalization of this place."""
         return self.norm(conv(x, *self.weights.get(f"shared_{role}", self.weights.get(name))), name)
 
     def norm(self, x, name):
@@ -88,7 +88,7 @@ def drawn_deep(model, images, bottleneck, conv7, blocks, final_pool):
     x = reference.levels(x, reference.bottleneck if bottleneck else reference.basic, 4, blocks)
     if final_pool is None:
         return reference.predictions(x.mean((1, 2)))
-    # Windows of 3x3 side by side; what is left over is left out.
+    # Adjacent windows of 3x3; the remainder is dropped.
     rows, columns = x.shape[1] // 3, x.shape[2] // 3
     windows = [
         x[:, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3] for row in range(rows) for column in range(columns)

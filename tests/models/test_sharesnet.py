@@ -1,4 +1,4 @@
-"""ShaResNet's networks as they are made: their counts, every backend, inputs and outputs, and what is refused."""
+"""ShaResNet's networks: counts, backends, inputs and outputs, and errors."""
 
 import keras
 import numpy as np
@@ -24,12 +24,12 @@ def trainable(model):
 
 
 def calls_of_convolutions(model):
-    """`{name: number of calls}` of all convolution layers, from what is public."""
+    """`{name: number of calls}` of all convolution layers, from the public API."""
     layers = model.get_config()["layers"]
     return {layer["name"]: len(layer["inbound_nodes"]) for layer in layers if layer["class_name"] == "Conv2D"}
 
 
-# The specification's table: moving statistics, calls of convolutions, kernels, uses of every shared kernel.
+# The specification's table: moving statistics, calls of convolutions, kernels, uses of each shared kernel.
 TABLE = [
     ("sharesnet_164", 24_224, 166, 118, [17, 17, 17]),
     ("sha_wrn_40_4", 10_784, 40, 28, [5, 5, 5]),
@@ -56,7 +56,7 @@ def test_named_networks_share_as_specified(name, statistics, calls, kernels, use
     }
 
 
-# The specification's table of other ways to share, and of the network that normalizes after it convolves.
+# The specification's table of other sharing policies, and of the network with normalization after convolution.
 @counts_only
 @pytest.mark.parametrize(
     ("name", "choice", "expected"),
@@ -89,7 +89,7 @@ def test_nominal_convolutions_are_those_of_the_papers_table():
         "wrn_28_10": 28,
         "sha_wrn_28_10": 19,
         "resnet_34": 34,
-        "sharesnet_34": 22,  # The paper prints 20, by another count.
+        "sharesnet_34": 22,  # The paper prints 20, counted differently.
         "resnet_50": 50,
         "sharesnet_50": 38,
         "resnet_101": 101,
@@ -116,7 +116,7 @@ CHOICES = {
 }
 
 
-# All layers are those of Keras: in `make test` without the other backend, which computes networks of other layers.
+# All layers are from Keras. In `make test`, they run without the other backend, which runs networks of our layers.
 @pytest.mark.parametrize(
     ("choice", "there"), slow_after(1, [("preact-all", False), *((choice, True) for choice in CHOICES)])
 )

@@ -1,4 +1,4 @@
-"""ShaResNet's networks against the specification's figures, computed in numpy."""
+"""ShaResNet's networks against the specification's figures, computed in NumPy."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from keras_sharenets.models import PreActResNet, ResNet, WideResNet
 
 
 def windows(images, size, strides, border):
-    """All square windows, with `size // 2` cells of `border` on each side: `(batch, h, w, channels, row, column)`."""
+    """All square windows, with `size // 2` pixels of `border` on each side: `(batch, h, w, channels, row, column)`."""
     around = size // 2
     images = np.pad(images, ((0, 0), (around, around), (around, around), (0, 0)), constant_values=border)
     return np.lib.stride_tricks.sliding_window_view(images, (size, size), (1, 2))[:, ::strides, ::strides]
@@ -21,9 +21,9 @@ def conv(images, kernel, strides=1):
 
 
 class Reference:
-    """The networks as the specification draws them (section 2), in numpy, from the stored tensors alone.
+    """The networks of the specification (section 2) in NumPy, computed from the stored tensors.
 
-    `sharing` has `(stage, block)` of all blocks that use their stage's convolution.
+    `sharing` has `(stage, block)` for all blocks that use the shared convolution of their stage.
     """
 
     def __init__(self, model, sharing):

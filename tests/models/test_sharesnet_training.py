@@ -1,4 +1,4 @@
-"""What the training of a ShaResNet depends on: gradients, regularizers, initial weights and dropout."""
+"""Training of a ShaResNet: gradients, regularizers, initial weights and dropout."""
 
 import keras
 import numpy as np
@@ -56,7 +56,7 @@ def test_initial_weights_are_he_normal_by_fan_out_and_differ_between_layers():
     for kernel, fan_out in [(own, 3 * 3 * 64), (shared, 3 * 3 * 64), (expand, 256)]:
         deviation = np.sqrt(2 / fan_out)
         assert np.std(kernel) == pytest.approx(deviation, rel=0.02)
-        # A truncated normal distribution of this deviation would end at 2.3 times it.
+        # A truncated normal distribution with this standard deviation would end at 2.3 times it.
         assert np.max(np.abs(kernel)) > 3 * deviation
     assert np.corrcoef(own.ravel(), shared.ravel())[0, 1] == pytest.approx(0, abs=0.05)
     assert np.all(np.asarray(model.get_layer("predictions").bias) == 0)

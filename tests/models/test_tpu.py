@@ -1,4 +1,4 @@
-"""Training steps as a TPU compiles them: JAX lowers for a TPU on a machine without one."""
+"""Training steps for a TPU: JAX lowers for a TPU on a machine without one."""
 
 import re
 
@@ -15,7 +15,7 @@ BATCH = 8
 
 
 def lowered_training_step(model):
-    """One whole step (forward, loss, gradients, SGD with momentum, moving statistics) as StableHLO for a TPU."""
+    """A complete step (forward, loss, gradients, SGD with momentum, moving statistics) as StableHLO for a TPU."""
     import jax
 
     optimizer = keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True)
@@ -55,10 +55,10 @@ def test_training_step_lowers_for_tpu(family, policy):
     assert "tensor<?" not in text, "a shape that is not static"
     assert not re.search(r"callback|infeed|outfeed|stablehlo\.(send|recv)", text), "the host would be asked"
     convolutions = re.findall(r"stablehlo\.convolution\(.*", text)
-    # Forward, by the input and by the kernel: about three for every call of a convolution.
+    # Forward, and gradients by the input and by the kernel: about three for every call of a convolution.
     assert len(convolutions) >= 2 * sum(isinstance(layer, keras.layers.Conv2D) for layer in model.layers)
     if policy == "mixed_bfloat16":
         assert all("bf16>" in call for call in convolutions), "a convolution in full precision"
-    # What a step gives back is what the next one takes.
+    # The results of a step have the types of its arguments.
     taken = [value.shape for value in exported.in_avals[:-2]]
     assert [value.shape for value in exported.out_avals[1:]] == taken

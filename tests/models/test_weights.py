@@ -1,4 +1,4 @@
-"""Networks that come trained, and weights from files: what is put where, how pixels are prepared, what is refused."""
+"""Pretrained networks and weights from files: assignment of weights, preprocessing of pixels, errors."""
 
 import dataclasses
 import hashlib
@@ -20,22 +20,22 @@ SMALL = {"width": (4, 6, 8)}
 PIXELS = 127.5 + 127.5 * np.clip(pseudo_random((3, 32, 32, 3)), -1, 1)
 
 
-def as_fit_leaves_it(**arguments):
-    """A network behind a normalization, with other weights than those of a fresh one."""
+def as_after_fit(**arguments):
+    """A network after a normalization, with weights that differ from initial ones."""
     inputs = keras.Input((32, 32, 3), name="images")
     normalized = keras.layers.Normalization(mean=MEAN, variance=VARIANCE, name="normalize")(inputs)
     options = {"num_classes": 10, **SMALL, **arguments}
     model = ksn.create_model("resnet_8", input_tensor=normalized, include_preprocessing=False, **options)
     random = np.random.default_rng(1)
     values = [random.uniform(0.2, 0.9, weight.shape) for weight in model.get_weights()]
-    # Kernels have both signs, variances one.
+    # Kernels have both signs, variances are positive.
     model.set_weights([value - 0.5 if value.ndim > 1 else value for value in values])
     return model
 
 
 @pytest.fixture(scope="module")
 def source():
-    return as_fit_leaves_it()
+    return as_after_fit()
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def file(source, tmp_path_factory):
 
 @pytest.fixture
 def package(file, tmp_path, monkeypatch):
-    """A package in which this one network comes trained."""
+    """A package in which this network is pretrained."""
     (tmp_path / "small.keras").write_bytes(file.read_bytes())
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     values = {"weights": "cifar10", "model": "resnet_8", "options": SMALL, "class_names": list("abcdefghij")}
@@ -61,16 +61,16 @@ def package(file, tmp_path, monkeypatch):
     trained._index.cache_clear()
 
 
-def test_pixels_go_in_as_they_did_in_training(source, package):
+def test_pixels_are_preprocessed_as_in_training(source, package):
     model = ksn.create_model("resnet_8", weights="cifar10", **SMALL)
     assert_close(outputs_of(model, PIXELS), outputs_of(source, PIXELS), 1e-6)
     assert model.name == "resnet_8"
-    # The options may be given as JSON has them.
+    # Options may have JSON types.
     listed = ksn.create_model("resnet_8", weights="cifar10", width=[4, 6, 8])
     assert_close(outputs_of(listed, PIXELS), outputs_of(source, PIXELS), 1e-6)
 
 
-def test_images_that_are_prepared_elsewhere(source, file):
+def test_external_preprocessing(source, file):
     model = ksn.create_model("resnet_8", weights=file, include_preprocessing=False, **SMALL)
     prepared = (PIXELS - np.array(MEAN)) / np.sqrt(VARIANCE)
     assert_close(outputs_of(model, prepared), outputs_of(source, PIXELS), 1e-5)
@@ -84,7 +84,7 @@ def test_another_number_of_classes_has_a_new_head(source, file):
 
 
 def test_hidden_layers_of_a_classifier_may_be_new_too(tmp_path):
-    """ShardNet's VGGNets have wider ones for more classes."""
+    """ShardNet's VGGNets have wider hidden layers for more classes."""
     small = {"width": 4, "input_shape": (32, 32, 3), "include_preprocessing": False}
     source = ksn.create_model("s_vggnet_32", num_classes=10, **small)
     files.save_model(source, tmp_path / "net.keras")
@@ -125,7 +125,7 @@ def refusal(**arguments):
     return str(caught.value)
 
 
-def test_weights_that_there_are_not(package):
+def test_missing_weights(package):
     there = "Available: weights='cifar10' for 'resnet_8 width=(4, 6, 8)'."
     assert refusal(weights="cifar10") == f"There are no `weights` (='cifar10') for 'resnet_8'. {there}"
     assert refusal(weights="cifar10", width=(4, 4, 4)).endswith(f"for 'resnet_8', width=(4, 4, 4). {there}")
@@ -163,7 +163,7 @@ def test_weights_of_another_shape(width, message, file):
 
 
 def test_weights_in_another_order():
-    """Of more than two arrangements: the shapes alone would fit, and give another network."""
+    """With more than two arrangements: the shapes match, but the network would differ."""
 
     def network(arrangements, plane_orders):
         inputs = keras.Input((4, 4, 8))
@@ -182,7 +182,7 @@ def test_weights_in_another_order():
         trained.transfer_weights(network(4, "shuffled"), network(4, "distinct"), pathlib.Path("old.keras"))
 
 
-def test_pixels_that_are_prepared_in_a_way_of_their_own(source, tmp_path):
+def test_custom_preprocessing(source, tmp_path):
     inputs = keras.Input((32, 32, 3))
     files.save_model(keras.Model(inputs, source(keras.layers.Rescaling(1 / 255)(inputs))), tmp_path / "net.keras")
     text = refusal(weights=tmp_path / "net.keras", **SMALL)
@@ -194,10 +194,10 @@ def test_statistics_of_pixels_are_checked(value):
     assert refusal(pixel_statistics=value).startswith("`pixel_statistics` (=")
 
 
-# Those that the package has
+# Weights in the package
 
 
-def test_what_comes_trained_is_what_is_listed():
+def test_pretrained_networks_are_listed():
     listed = ksn.models.list_trained()
     assert {each.file for each in listed} == {path.name for path in trained.FOLDER.glob("*.keras")}
     for each in listed:
@@ -205,7 +205,7 @@ def test_what_comes_trained_is_what_is_listed():
     assert sum((trained.FOLDER / each.file).stat().st_size for each in listed) < 3_000_000
 
 
-def test_a_network_that_comes_trained():
+def test_a_pretrained_network():
     (each,) = (each for each in ksn.models.list_trained("sl3_resnet_64") if each.options == {"width": 40})
     model = ksn.create_model("sl3_resnet_64", width=40, weights="cifar10")
     saved = files.load_model(trained.FOLDER / each.file)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from keras_sharenets.ops import balance, connectivity
 
-# C, ln(SC), S K_1 = K_2 for L=3, the paper's S K_1, K_2, K_3, then K and Q beside a depthwise convolution for L=3, and
-# Q with the paper's K.
+# C, ln(SC), S K_1 = K_2 for L=3, the paper's S K_1, K_2, K_3, then K and Q after a depthwise convolution for L=3, and
+# Q for the paper's K.
 WORKED = [
     (98, 6.78, 9.59, (18, 7, 7), 9.90, 2822, 3136),
     (162, 7.28, 11.34, (18, 9, 9), 12.73, 5582, 5832),
@@ -58,17 +58,17 @@ def test_unequal_convolutions_have_more_weights(channels, convolutions, shift):
     assert uneven >= even.parameters * (1 - 1e-9)
 
 
-def factorisations(channels, least=2):
-    """All ways to write `channels` as a product, the smaller factors first."""
+def factorizations(channels, least=2):
+    """All factorizations of `channels`, with factors in increasing order."""
     yield (channels,)
     for size in range(least, channels):
         if channels % size == 0 and channels // size >= size:
-            yield from ((size, *rest) for rest in factorisations(channels // size, size) if min(rest) >= size)
+            yield from ((size, *rest) for rest in factorizations(channels // size, size) if min(rest) >= size)
 
 
 @given(channels=st.integers(2, 300))
 def test_best_integer_is_the_best_of_all(channels):
-    ways = list(factorisations(channels))
+    ways = list(factorizations(channels))
     assert all(math.prod(way) == channels for way in ways)
     best = balance.best_integer(channels)
     assert best.branch_channels in ways
@@ -112,7 +112,7 @@ def test_bad_kernel_area(function):
         function(64, 3, kernel_area=0)
 
 
-# Blocks of a number of weights (figures 2 and 3 of the paper)
+# Blocks with a given number of weights (figures 2 and 3 of the paper)
 
 
 def weights(channels, convolutions, size, kernel_area=9):

@@ -16,7 +16,7 @@ POINTWISE = ("hierarchical", "split", "uneven split", "interleaved")
 
 
 def named(chosen):
-    """The implementations in an entry of the table."""
+    """The implementations in a table entry."""
     if isinstance(chosen, str):
         return {chosen}
     shallow, limit, deep = chosen
@@ -78,7 +78,7 @@ def test_kind_of_split_groups(channels, kind):
 
 
 def test_hand_picked_rows():
-    """What has to come out by a wide margin: with kernels that are large for the image, the factors are cheapest."""
+    """Rows with a wide margin: if kernels are large relative to the image, the factored form is cheapest."""
     rows = [
         ("interleaved", 864, (8, 8), True, "factored"),
         ("interleaved", 216, (32, 32), True, "multiplied"),
@@ -105,7 +105,7 @@ def test_accelerator_is_not_measured():
 
 
 def trains_in_groups(dtype):
-    """Whether TensorFlow differentiates a convolution in groups, by its inputs and by its kernel."""
+    """Whether TensorFlow differentiates a grouped convolution by its inputs and by its kernel."""
     import tensorflow as tf
 
     inputs, kernel = tf.ones((2, 4, 4, 8), dtype), tf.ones((3, 3, 2, 8), dtype)
@@ -133,7 +133,7 @@ def test_runtime(dtype):
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="it is TensorFlow that has two sets of kernels")
 def test_training_with_the_other_kernels():
-    """TensorFlow leaves oneDNN out on many CPUs, and with it the gradients of grouped convolutions."""
+    """On many CPUs, TensorFlow does not use oneDNN and has no gradients of grouped convolutions."""
     of_this = "test_training_in_every_precision or test_runtime"
     environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": "0" if trains_in_groups("float32") else "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", of_this]
@@ -143,7 +143,7 @@ def test_training_with_the_other_kernels():
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16", "float64"])
 def test_training_in_every_precision(dtype):
-    """TensorFlow has gradients of grouped convolutions for some types only: `"auto"` must not meet the others."""
+    """TensorFlow has gradients of grouped convolutions for some dtypes only: `"auto"` must avoid the others."""
     inputs = keras.Input((4, 4, 8))
     x = layers.HighlySharedConv2D(8, 3, groups=4, channel_repeats=2, dtype=dtype)(inputs)
     x = layers.HighlySharedConv2D(8, 1, groups=4, dtype=dtype)(x)
@@ -155,7 +155,7 @@ def test_training_in_every_precision(dtype):
 
 
 def test_source_fits_one_screen():
-    """The table is read by people."""
+    """The table must be readable."""
     import inspect
 
     source = inspect.getsource(choices)

@@ -10,7 +10,7 @@ from keras_sharenets.ops import connectivity
 
 
 def walked(channels, sizes):
-    """The number of paths from each input to each output before the last shuffle, one step of one path at a time."""
+    """The number of paths from each input to each output before the last shuffle, by enumerating paths step by step."""
     counts = np.zeros((channels, channels), int)
 
     def go(place, convolutions, start):
@@ -35,10 +35,10 @@ def cases(draw):
 
 
 @given(case=cases())
-def test_paths_are_those_that_one_walks(case):
+def test_path_counts_equal_an_enumeration(case):
     channels, sizes = case
     counts, expected = connectivity.path_counts(channels, sizes), walked(channels, sizes)
-    # The last shuffle orders the outputs.
+    # The last shuffle permutes the outputs.
     assert sorted(counts.tolist()) == sorted(expected.tolist())
     found = connectivity.connectivity(channels, sizes)
     assert (found.fewest_paths, found.most_paths) == (expected.min(), expected.max())
@@ -55,12 +55,12 @@ def test_numbers_of_paths_differ_by_at_most_one(case, widening):
     assert np.all(counts.sum(axis=1) == math.prod(sizes))
     whole, rest = divmod(math.prod(sizes), channels)
     assert set(counts.reshape(-1).tolist()) <= {whole, whole + bool(rest)}
-    # An output reads consecutive channels, counted round the end.
+    # An output reads consecutive channels, wrapping around at the end.
     starts = counts > np.roll(counts, 1, axis=1)
     assert np.all(starts.sum(axis=1) == bool(rest))
 
 
-# Channels, branches of each group convolution, and the fewest and most paths.
+# Channels, branches of each group convolution, and the minimum and maximum numbers of paths.
 PATHS = [
     (64, (8, 8), 1, 1),
     (128, (16, 16), 2, 2),
@@ -102,7 +102,7 @@ def test_transitions_are_dense(channels, filters, sizes):
     assert connectivity.connectivity(channels, sizes, filters).dense
 
 
-# Channels, branches, filters, and the condition at each cut.
+# Channels, branches, filters, and the condition at each position.
 CUTS = [
     (64, (8, 8), None, (True,)),
     (64, (8, 8), 128, (True,)),
@@ -111,7 +111,7 @@ CUTS = [
     (64, (4, 8), None, (False,)),  # too few paths
     (16, (8, 8), None, (False,)),  # too many: branches share 4 channels
     (80, (10, 10), None, (False,)),
-    (6, (2, 2, 3), None, (False, False)),  # each branch meets each, but those before a cut overlap
+    (6, (2, 2, 3), None, (False, False)),  # all branches meet, but those before a position overlap
     (64, (64,), None, ()),
 ]
 

@@ -42,7 +42,7 @@ def test_sizes_are_as_even_as_possible_with_the_larger_first(case):
     assert sizes[0] - sizes[-1] <= 1
 
 
-# JAX compiles every operation anew for every shape.
+# JAX compiles every operation separately for every shape.
 @pytest.mark.parametrize("hierarchy", [True, False])
 @settings(max_examples=settings.default.max_examples // 3)
 @given(case=cases())

@@ -10,7 +10,7 @@ from keras_sharenets.ops import convolution, interleaved, permutations
 
 
 def shuffled(columns, size):
-    """Channel `q * size + r` moves to place `r * (channels / size) + q`."""
+    """Channel `q * size + r` moves to position `r * (channels / size) + q`."""
     moved = np.zeros_like(columns)
     for place in range(columns.shape[-1]):
         q, r = divmod(place, size)
@@ -43,7 +43,7 @@ def loop(images, kernels):
 
 @st.composite
 def cases(draw):
-    """Channels, branches that divide them, and filters: as many, or more."""
+    """Channels, branches that divide them, and at least as many filters."""
     channels = math.prod(draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
     divisors = [size for size in range(1, channels + 1) if channels % size == 0]
     sizes = tuple(draw(st.lists(st.sampled_from(divisors), min_size=1, max_size=3)))
@@ -51,7 +51,7 @@ def cases(draw):
     return channels, sizes, channels + branches * draw(st.integers(0, 3))
 
 
-# JAX compiles every operation anew for every shape.
+# JAX compiles every operation separately for every shape.
 @settings(max_examples=settings.default.max_examples // 3)
 @given(case=cases())
 def test_both_forms_equal_a_loop_written_from_the_equation(case):

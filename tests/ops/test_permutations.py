@@ -42,14 +42,14 @@ def test_arrangement_t_shuffles_t_times(groups, columns, count):
 
 @given(groups=sizes, columns=sizes)
 def test_two_distinct_arrangements_are_the_shuffle(groups, columns):
-    """As it was before there was a choice: nearly all networks have two."""
+    """As before `plane_orders` existed: nearly all networks have two."""
     two = [permutations.arrangements(groups * columns, 2, groups, orders) for orders in permutations.PLANE_ORDERS]
     assert np.array_equal(*two)
     assert two[0][1].tolist() == [place % groups * columns + place // groups for place in range(groups * columns)]
 
 
 def derangements(planes):
-    """How many orders move every plane: 0, 1, 2, 9, 44 ... for 1, 2, 3 ... planes."""
+    """The number of orders that move every plane: 0, 1, 2, 9, 44 ... for 1, 2, 3 ... planes."""
     before, count = 1, 0
     for number in range(2, planes + 1):
         before, count = count, (number - 1) * (before + count)
@@ -70,7 +70,7 @@ def test_distinct_arrangements_differ_and_move_every_plane_where_there_are_so_ma
 
 
 def test_four_arrangements_of_four_planes_are_no_copies():
-    """T = 4 on M128-G16: the shuffle of four planes, done twice, changes nothing."""
+    """T = 4 on M128-G16: two shuffles of four planes are the identity."""
     assert len(np.unique(permutations.arrangements(4, 4, plane_orders="shuffled"), axis=0)) == 2
     assert sorted(permutations.arrangements(4, 4).T.tolist()[0]) == [0, 1, 2, 3]
 
@@ -98,14 +98,14 @@ def test_bad_plane_orders():
         permutations.arrangements(4, 3, plane_orders="random")
 
 
-def test_channels_are_dealt_as_the_paper_draws_them():
+def test_channels_are_shuffled_as_in_the_papers_figure():
     first, second = permutations.interleaved(12, (3, 4), filters=12)
     assert first.tolist() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]
     assert second.tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
 
 
-def dealt(sequence, size):
-    """Place `q * size + r` moves to place `r * (channels / size) + q`."""
+def strided(sequence, size):
+    """Position `q * size + r` moves to position `r * (channels / size) + q`."""
     moved = [None] * len(sequence)
     for place, entry in enumerate(sequence):
         q, r = divmod(place, size)
@@ -114,12 +114,12 @@ def dealt(sequence, size):
 
 
 @given(factors=st.lists(st.integers(2, 4), min_size=1, max_size=4))
-def test_with_one_path_every_shuffle_deals_by_its_own_branch_and_all_together_change_nothing(factors):
+def test_with_one_path_every_shuffle_has_its_branch_size_and_all_together_are_the_identity(factors):
     channels = int(np.prod(factors))
     orders = permutations.interleaved(channels, factors, filters=channels)
     together = np.arange(channels)
     for size, order in zip(factors, orders, strict=True):
-        assert order.tolist() == dealt(range(channels), size)
+        assert order.tolist() == strided(range(channels), size)
         together = together[order]
     assert together.tolist() == list(range(channels))
 
@@ -129,15 +129,15 @@ def test_the_last_shuffle_restores_the_order(sizes):
     orders = permutations.interleaved(24, sizes, filters=24)
     together = np.arange(24)
     for size, order in zip(sizes[:-1], orders[:-1], strict=True):
-        assert order.tolist() == dealt(range(24), size)
+        assert order.tolist() == strided(range(24), size)
         together = together[order]
     assert together[orders[-1]].tolist() == list(range(24))
 
 
-def test_where_the_last_convolution_widens_its_outputs_are_dealt_by_a_branch_of_theirs():
+def test_where_the_last_convolution_widens_its_outputs_are_shuffled_by_their_branch_size():
     *first, last = permutations.interleaved(64, (8, 8, 8), filters=216)
-    assert [order.tolist() for order in first] == [dealt(range(64), 8)] * 2
-    assert last.tolist() == dealt(range(216), 27)
+    assert [order.tolist() for order in first] == [strided(range(64), 8)] * 2
+    assert last.tolist() == strided(range(216), 27)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from keras_sharenets.ops import rounding
 
 
 class Rounded(keras.layers.Layer):
-    """A kernel of its own, changed by a function, times the input."""
+    """The product of the input with a kernel that is transformed by a function."""
 
     def __init__(self, kernel, function):
         super().__init__()
@@ -43,7 +43,7 @@ def test_filters_are_whole_multiples_of_a_127th_of_the_largest(seed, axis):
         step = np.abs(before).max() / 127
         assert_close(after / step, np.round(after / step), 1e-5)
         assert np.abs(after - before).max() <= step * 0.501
-        # The largest is a step itself, and so rounding again changes nothing.
+        # The largest value is a level itself, so rounding is idempotent.
         assert_close(np.abs(after).max(), np.abs(before).max(), 1e-6)
 
 
