@@ -22,7 +22,7 @@ SUFFIXES = (
 )  # fmt: skip
 # Files created by file managers and network drives, in lower case. Names that begin with a dot are ignored as well.
 # fmt: off
-LITTER = frozenset((
+JUNK_NAMES = frozenset((
     "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__", "@eadir", "@tmp", "@recycle",
     "#recycle", "#snapshot", "$recycle.bin", "recycler", "system volume information", "lost+found",
 ))
@@ -127,15 +127,15 @@ def _orientation(exif: bytes) -> int:
         return 1
 
 
-def is_litter(name: str) -> bool:
+def is_junk(name: str) -> bool:
     """Whether a file or folder name is hidden or created by a file manager, and thus never data."""
-    return name.startswith(".") or name.lower() in LITTER
+    return name.startswith(".") or name.lower() in JUNK_NAMES
 
 
 def subfolders(folder: str | os.PathLike) -> list[pathlib.Path]:
-    """The folders in `folder`, including links, sorted, without those of `is_litter`."""
+    """The folders in `folder`, including links, sorted, without those of `is_junk`."""
     with os.scandir(folder) as entries:  # Finds the folders among a million files without a call per file.
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not is_litter(entry.name))
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not is_junk(entry.name))
     return [pathlib.Path(folder, name) for name in names]
 
 
@@ -167,7 +167,7 @@ def list_images(folder: str | os.PathLike) -> tuple[list[pathlib.Path], collecti
         with os.scandir(place) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 path = place / entry.name
-                if is_litter(entry.name):
+                if is_junk(entry.name):
                     left_out["hidden or left behind by a file manager"] += 1
                 elif entry.is_dir():
                     waiting.append(path)

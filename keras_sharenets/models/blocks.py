@@ -34,7 +34,7 @@ def _check_shared(shared: keras.layers.Layer, x: Tensor, width: int) -> None:
     shape = (*x.shape[:3], width)
     made = tuple(shared.compute_output_shape(shape))
     if made != shape:
-        raise ValueError(f"`shared` (='{shared.name}') must keep the shape of its input, {shape}, and gives {made}.")
+        raise ValueError(f"`shared` (='{shared.name}') must keep the shape of its input, {shape}, but returns {made}.")
 
 
 @checked

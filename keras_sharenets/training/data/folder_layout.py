@@ -8,7 +8,7 @@ import pathlib
 import re
 from typing import NamedTuple
 
-from keras_sharenets.images import SUFFIXES, is_litter, list_images, subfolders
+from keras_sharenets.images import SUFFIXES, is_junk, list_images, subfolders
 
 LAYOUT = (
     "Expected is one folder of images per class, or train/ and test/ (or val/, valid/, validation/) with such folders."
@@ -185,7 +185,7 @@ def read_classes(folder: pathlib.Path) -> tuple[list[str], tuple[list[pathlib.Pa
 def _images_in(folder: pathlib.Path) -> list[pathlib.Path]:
     """The image files that lie in the folder itself."""
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_file() and not is_litter(entry.name)]
+        names = [entry.name for entry in entries if entry.is_file() and not is_junk(entry.name)]
     return [folder / name for name in names if pathlib.Path(name).suffix.lower() in SUFFIXES]
 
 
