@@ -1,4 +1,4 @@
-"""Limits on what a network stores and computes, and on its file."""
+"""Limits on the size and the computation of a network, and on its file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What a network may cost at most; `None` is no limit.
+    """Limits on a network; `None` means no limit.
 
     Attributes:
         max_parameters: trainable weights, each shared tensor once.
-        max_multiply_adds: for one image.
+        max_multiply_adds: multiply-adds for one image.
     """
 
     max_parameters: int | None = None
@@ -30,7 +30,7 @@ class Budget:
                 _checks.positive(name, limit)
 
     def allows(self, counts: Counts) -> bool:
-        """Whether a network of these counts is within all limits.
+        """Whether a network with these counts is within all limits.
 
         >>> from keras_sharenets.search.spaces.space import Counts
         >>> [Budget(max_parameters=1000).allows(Counts(stored, 10)) for stored in (1000, 1001)]
@@ -43,11 +43,11 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True)
 class FileBudget:
-    """What the int8 file of a network may cost at most; `None` is no limit.
+    """Limits on the int8 file of a network; `None` means no limit.
 
     Attributes:
         max_tflite_bytes: size of the file.
-        max_latency_ms: median time for one image in LiteRT on this machine, one thread.
+        max_latency_ms: median latency for one image in LiteRT on this machine, one thread.
     """
 
     max_tflite_bytes: int | None = None
@@ -59,7 +59,7 @@ class FileBudget:
                 _checks.above_zero(name, limit)
 
     def allows(self, costs: FileCosts) -> bool:
-        """Whether a file of these costs is within all limits."""
+        """Whether a file with these costs is within all limits."""
         return _within(costs.int8_bytes, self.max_tflite_bytes) and _within(costs.latency_ms, self.max_latency_ms)
 
 

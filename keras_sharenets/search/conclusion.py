@@ -1,4 +1,4 @@
-"""The end of a search: its best networks are compared once more, and the winner meets the test split, once."""
+"""The end of a search: the finalists are compared again, and the winner is tested on the test split, once."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from keras_sharenets.training.reports.evaluate import evaluate
 from keras_sharenets.training.run.finished import tested_crops
 
 FILE, FOLDER, FINALS = "conclusion.json", "winner", "finals"
-# Parts that every finalist is compared on, that of its trial among them.
+# Held-out parts that every finalist is compared on, including the one of its trial.
 PARTS = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Finalist:
-    """A trial in the last round.
+    """A trial in the final round.
 
     Attributes:
-        id: of the trial.
-        accuracies: one for each held-out part, that of the trial first.
-        score: their mean, less what the search takes off for bytes and time.
+        id: id of the trial.
+        accuracies: one for each held-out part, starting with the accuracy of the trial.
+        score: mean accuracy minus the penalty of the search for bytes and time.
     """
 
     id: str
@@ -40,9 +40,9 @@ class Finalist:
 
 
 def seconds_left(search: Search) -> float | None:
-    """About how long the rest of a search takes: its trials, by all workers, then finalists and winner, by one.
+    """Estimates the remaining time of a search: trials on all workers, then finalists and winner on one.
 
-    `None` before a trial has finished. A trial takes the mean of those before; at the end, epochs take what theirs did.
+    The estimate uses the mean time of the finished trials and of their epochs; it is `None` before the first one.
     """
     results = {result.id: result for result in trials.read_all(search.folder)}
     finished = [result for result in results.values() if result.seconds is not None]
@@ -58,20 +58,19 @@ def seconds_left(search: Search) -> float | None:
 
 
 def compare_finalists(search: Search, tell: Callable[[str], object]) -> tuple[trials.Result | None, list[Finalist]]:
-    """Compares the best trials of a search anew, if it wants more than one.
+    """Compares the best trials of a search again, if it has more than one finalist.
 
-    The part that a search holds out is a coarse measure where images are few: of 287 digits one is 0.35 %. The best of
-    many networks on one such part is the luckiest as well as the best; on other parts it has no such luck. So a
-    finalist is trained from its start through all epochs once for each further part, with another seed. What was found
-    stays in `finals/`, so that an interrupted round goes on.
+    One held-out part is a coarse measure when images are few: one of 287 digits is 0.35 %. The best of many networks
+    on a single part is partly lucky. Each finalist is therefore trained from scratch for all epochs on each further
+    part, with another seed. Results are kept in `finals/`, so an interrupted round can resume.
 
     Args:
-        search: its trials have ended.
-        tell: function that is called with a line for each training.
+        search: search whose trials have ended.
+        tell: function that is called with a line for each training run.
 
     Returns:
-        The winner (`None` if no trial can win), and the finalists, the best first; with one finalist, which wins by its
-        trial, there are none.
+        The winner (`None` if there is no candidate) and the finalists, best first. With one finalist the best trial
+        wins, and the list is empty.
     """
     ranked = trials.ranked(trials.read_all(search.folder))[: search.finalists]
     if len(ranked) < 2:
@@ -82,13 +81,13 @@ def compare_finalists(search: Search, tell: Callable[[str], object]) -> tuple[tr
         accuracies = (first, *(_accuracy(search, result, part, tell) for part in range(1, PARTS)))
         costs = first - score
         finalists.append(Finalist(result.id, accuracies, statistics.mean(accuracies) - costs))
-    # Of equals the one that was ahead before: sorting keeps their order.
+    # The sort is stable: ties keep the order of the trials.
     finalists.sort(key=lambda finalist: -finalist.score)
     return next(result for result in ranked if result.id == finalists[0].id), finalists
 
 
 def _accuracy(search: Search, result: trials.Result, part: int, tell: Callable[[str], object]) -> float:
-    """The accuracy of a network on another held-out part, which also gives the seed of its training."""
+    """Accuracy of a network on another held-out part, whose number also determines the training seed."""
     path = search.folder / FINALS / f"{result.id}-{part}.json"
     if not path.is_file():
         started, other = time.perf_counter(), dataclasses.replace(search, seed=search.seed + part)
@@ -102,22 +101,22 @@ def _accuracy(search: Search, result: trials.Result, part: int, tell: Callable[[
 
 
 def conclude(search: Search, tell: Callable[[str], object]) -> None:
-    """Trains the winner's network anew, on the whole training split for all epochs; writes `conclusion.json`.
+    """Retrains the winner on the whole training split for all epochs and writes `conclusion.json`.
 
-    The trials had to do without the images that they were compared on; a network that is used need not. Its files are
-    in `winner/`. The test split decides nothing, neither here nor before.
+    Trials do not train on the held-out images that they are compared on; the final network does. Its files are in
+    `winner/`. The test split is not used for any selection.
 
     Args:
-        search: its trials have ended.
-        tell: function that is called with a line for each training.
+        search: search whose trials have ended.
+        tell: function that is called with a line for each training run.
 
     Raises:
-        ValueError: no trial ended with a network within the budget, or the winner's training failed.
+        ValueError: no trial finished with a network within the budget, or training the winner failed.
     """
     best, finalists = compare_finalists(search, tell)
     if best is None:
-        raise ValueError(f"No trial in {search.folder} ended with a network within the limits on files.")
-    tell("the winner's network is trained anew, on the whole training split")
+        raise ValueError(f"No trial in {search.folder} finished with a network within the limits on files.")
+    tell("retraining the winner on the whole training split")
     started = time.perf_counter()
     network, _ = starting_network(search, dataclasses.replace(best, continues=None), search.dataset)
     folder = search.folder / FOLDER
@@ -127,14 +126,14 @@ def conclude(search: Search, tell: Callable[[str], object]) -> None:
             folder,
             search=search,
             dataset=search.dataset,
-            # The ranges of int8 are measured on images of the training split: the test split stays unseen.
+            # Calibrate int8 ranges on images of the training split: the test split stays unseen.
             held=hold_out(search.dataset, search.validation, search.seed),
             last_epoch=search.recipe.epochs,
         )
     except keras_tuner.errors.FailedTrialError as error:
         raise ValueError(
             f"Trial {best.id} wins, but its training on the whole training split failed: {error}. "
-            f"What the trial left is in {search.folder / best.id}."
+            f"The files of the trial are in {search.folder / best.id}."
         ) from error
     crops = tested_crops(search.recipe)
     int8_file = folder / "int8.tflite"
@@ -154,7 +153,7 @@ def conclude(search: Search, tell: Callable[[str], object]) -> None:
 
 
 def read_conclusion(folder: pathlib.Path) -> dict[str, Any] | None:
-    """What `conclude` wrote; `None` if the search has not come to its end."""
+    """The record that `conclude` wrote, or `None` if the search has not finished."""
     path = folder / FILE
-    # Older ones do not say whether the machine had other work.
+    # Older records lack `unsteady`.
     return {"unsteady": False, **json.loads(path.read_text(encoding="utf-8"))} if path.is_file() else None

@@ -1,4 +1,4 @@
-"""All networks of a space within a budget, without building or training any."""
+"""Lists all networks of a space within a budget without building or training them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ COUNTS = tuple(field.name for field in dataclasses.fields(Counts))
 _MEANINGS = {
     "stored_parameters": "trainable weights, each shared tensor once",
     "multiply_adds": "for one image",
-    "density": "lowest share of inputs and outputs that a block connects; 1 is dense",
-    "one_path": "whether each such pair is connected on one path",
-    "network": "kind of network; --json names the one that each is a variant of",
+    "density": "lowest fraction of input-output pairs that a block connects; 1 is dense",
+    "one_path": "whether each connected pair has exactly one path",
+    "network": "kind of network; --json gives the name to pass to create_model",
 }
 _TITLES = {"stored_parameters": "parameters", "multiply_adds": "multiply-adds", "one_path": "one path"}
 
@@ -32,7 +32,7 @@ def networks_within(
     """All networks of a space within a budget, in the order of the space.
 
     Returns:
-        How many networks were considered, and `(point, counts)` of those within the budget.
+        The number of networks considered, and `(point, counts)` of those within the budget.
 
     >>> from keras_sharenets.search.spaces import find_space
     >>> space, budget = find_space("sharesnet"), Budget(max_parameters=10_000)
@@ -50,21 +50,21 @@ def networks_within(
 
 
 def _columns(space: Space) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The counts that a space has, and the arguments."""
+    """The names of the counts of a space, and of its arguments."""
     counted = COUNTS if space.connections else COUNTS[:2]
     return counted, tuple(dict.fromkeys(choice.argument for choice in space.choices))
 
 
 def ordered(space: Space, networks: Networks, columns: Sequence[str]) -> Networks:
-    """The networks sorted.
+    """The networks, sorted.
 
     Args:
-        space: of the networks.
-        networks: `(point, counts)` of each.
-        columns: names of counts and arguments, the one that matters most first; one with `-` before it falls.
+        space: space of the networks.
+        networks: `(point, counts)` of each network.
+        columns: names of counts and arguments, most significant first; a leading `-` sorts in descending order.
 
     Raises:
-        ValueError: a column is neither a count that this space has nor an argument.
+        ValueError: a column is neither a count nor an argument of this space.
     """
     counted, arguments = _columns(space)
     for column in reversed(columns):
@@ -74,7 +74,7 @@ def ordered(space: Space, networks: Networks, columns: Sequence[str]) -> Network
         def key(entry, name=name):
             point, counts = entry
             value = getattr(counts, name) if name in COUNTS else point.get(name)
-            # Networks without the argument, or with `None` for it, come first.
+            # Networks whose argument is missing or `None` come first.
             return value is not None, value
 
         networks = sorted(networks, key=key, reverse=column.startswith("-"))
@@ -82,7 +82,7 @@ def ordered(space: Space, networks: Networks, columns: Sequence[str]) -> Network
 
 
 def _text(value: object) -> str:
-    """One cell: the three stages `((8, 8), (16, 16), (32, 32))` as `8x8 16x16 32x32`."""
+    """The text of a cell: `((8, 8), (16, 16), (32, 32))` becomes `8x8 16x16 32x32`."""
     if isinstance(value, tuple):
         return " ".join("x".join(map(str, entry)) if isinstance(entry, tuple) else str(entry) for entry in value)
     if isinstance(value, bool):
@@ -93,7 +93,7 @@ def _text(value: object) -> str:
 
 
 def table(space: Space, networks: Networks) -> str:
-    """The networks as text, one line each, the counts first."""
+    """The networks as a text table, one line each, counts first."""
     counted, arguments = _columns(space)
     rows = [[_TITLES.get(name, name) for name in (*counted, *arguments)]]
     for point, counts in networks:
@@ -104,7 +104,7 @@ def table(space: Space, networks: Networks) -> str:
 
 
 def column_notes(space: Space) -> list[str]:
-    """What the columns of [`table`] mean, one after the other: arguments as the factories of the space have them."""
+    """Descriptions of the columns of [`table`]; those of arguments come from the docstrings of the factories."""
     counted, arguments = _columns(space)
     documented: dict[str, dict[str, str]] = {}
     for kind, network in space.networks.items():
@@ -112,7 +112,7 @@ def column_notes(space: Space) -> list[str]:
         for names, meaning in re.findall(
             r"^ {4}([\w, ]+): (.*?)(?=^ {4}\S|\Z)", found[1] if found else "", re.M | re.S
         ):
-            # To the end of the sentence, or a semicolon outside of parentheses.
+            # Up to the end of the sentence, or to a semicolon outside parentheses.
             sentence = re.split(r"\.\s|\.$|; (?![^(]*\))", " ".join(meaning.split()))[0]
             for name in names.split(", "):
                 documented.setdefault(name, {}).setdefault(sentence, kind)
@@ -122,14 +122,14 @@ def column_notes(space: Space) -> list[str]:
 
 
 def _alternatives(sentences: dict[str, str]) -> str:
-    """The meaning of an argument, or if kinds of networks differ in it, a line for each meaning."""
+    """The description of an argument, or one line for each description if kinds of networks differ."""
     if len(sentences) == 1:
         return f" {next(iter(sentences))}"
     return "".join(f"\n  in {kind}: {sentence}" for sentence, kind in sentences.items())
 
 
 def to_dicts(space: Space, networks: Networks) -> list[dict[str, Any]]:
-    """Each network with its counts, and what builds it: `create_model(name, **arguments)`."""
+    """Each network with its counts, and `name` and `arguments` for `create_model(name, **arguments)`."""
     found = []
     for point, counts in networks:
         name, arguments = named(space, point)

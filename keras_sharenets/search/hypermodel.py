@@ -1,10 +1,10 @@
 """A space as a `keras_tuner.HyperModel`, for any tuner of KerasTuner.
 
-A trial that fails counts as one of `max_trials`, and three in a row end a search. So no network over budget is ever
-asked for: every choice offers only values from which the rest can be chosen within the budget. A hyperparameter is the
-position among these values, from 0 to 1. Values under conditions would say the same, but KerasTuner builds a network
-for every condition before it starts, hundreds here, and its Bayesian search needs numbers that mean something to all
-networks.
+A failed trial counts toward `max_trials`, and three in a row end a search. The hypermodel therefore never proposes a
+network over budget: each choice offers only values that leave at least one network within the budget. A hyperparameter
+is the position among these values, from 0 to 1. Conditional hyperparameters could express the same, but KerasTuner
+builds a network for every condition before it starts, hundreds here, and its Bayesian search needs numbers that are
+meaningful for all networks.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from keras_sharenets.search.spaces.space import (
 )
 
 _COLUMNS = ("stored_parameters", "multiply_adds")
-# A network over a limit that counts do not tell of is replaced by one with so much less of what is too much: from the
-# largest to the smallest network of a space it takes some fifty steps.
+# A network over a limit that cannot be computed from counts is replaced by one whose count is lower by this factor:
+# about fifty steps lead from the largest to the smallest network of a space.
 _SHRINK = 0.9
 
 
@@ -45,7 +45,7 @@ _SHRINK = 0.9
 def _within_budget(
     space: Space, budget: Budget, input_shape: Shape, num_classes: int
 ) -> dict[tuple[Any, ...], tuple[Point, Counts]]:
-    """All networks of a space within the budget, by the values chosen, in order."""
+    """All networks of a space within the budget, in order; the keys are the chosen values."""
     found, everything = {}, []
     for chosen in walk(space, input_shape):
         point = as_point(space, chosen)
@@ -57,9 +57,9 @@ def _within_budget(
     if not found:
         smallest = min(everything, key=lambda counts: counts.stored_parameters)
         raise ValueError(
-            f"`budget` (={budget}) must allow a network: of the {len(everything):,} of the space '{space.name}' it "
-            f"allows none. The smallest has {smallest.stored_parameters:,} parameters and {smallest.multiply_adds:,} "
-            "multiply-adds."
+            f"`budget` (={budget}) must allow a network: it allows none of the {len(everything):,} networks of the "
+            f"space '{space.name}'. The smallest has {smallest.stored_parameters:,} parameters and "
+            f"{smallest.multiply_adds:,} multiply-adds."
         )
     return found
 
@@ -67,18 +67,17 @@ def _within_budget(
 class SpaceHyperModel(keras_tuner.HyperModel):
     """The networks of a space within a budget.
 
-    The networks are compiled with Adam and cross-entropy for integer labels, and report `accuracy`; arguments of the
-    tuner (`optimizer`, `loss`, `metrics`) replace that.
+    The networks are compiled with Adam and cross-entropy for integer labels, and report `accuracy`; the tuner's
+    arguments `optimizer`, `loss` and `metrics` override this.
 
     Args:
         space: name of the space.
         input_shape: `(height, width, channels)` of the images.
-        num_classes: outputs of the classifier.
-        budget: no network is over it, so none costs a trial.
-        violated_limits: function of a point that returns which counts (fields of `Counts`) must fall for the network to
-            keep within other limits; nothing if it is within them. It always says the same of a point. In place of a
-            network that is over such a limit stands another with less: no trial is spent on it. A message calls the
-            limits `str(violated_limits)`.
+        num_classes: number of classes.
+        budget: limits on every network; no trial is spent on a network over budget.
+        violated_limits: deterministic function of a point that returns the counts (fields of `Counts`) to reduce for
+            the network to meet further limits, or nothing if it meets them. A network over such a limit is replaced by
+            a smaller one without spending a trial. Messages show the limits as `str(violated_limits)`.
 
     Raises:
         ValueError: an argument breaks a rule, or the budget allows no network.
@@ -108,7 +107,7 @@ class SpaceHyperModel(keras_tuner.HyperModel):
         self.budget = Budget() if budget is None else budget
         self.violated_limits = violated_limits
         found = _within_budget(self.space, self.budget, self.input_shape, num_classes)
-        # From a value to what may follow it.
+        # Maps each value to the values that may follow it.
         self._tree = {}
         for values in found:
             branch = self._tree
@@ -123,12 +122,12 @@ class SpaceHyperModel(keras_tuner.HyperModel):
         return len(self._points)
 
     def point(self, hp: keras_tuner.HyperParameters) -> Point:
-        """The arguments of the network that these hyperparameters stand for, as its space has them.
+        """The arguments of the network that these hyperparameters describe, as a point of the space.
 
         Raises:
-            ValueError: everything that was tried in its place violates a limit, the smallest too.
+            ValueError: the network and all its replacements, down to the smallest, violate a limit.
         """
-        # All of them for every kind of network: a tuner that meets a new one takes its default and does not search.
+        # Request all hyperparameters for every kind of network: a tuner sets a new one to its default at first.
         positions = {choice.name: hp.Float(choice.name, 0.0, 1.0) for choice in self.space.choices}
         branch, picked = self._tree, []
 
@@ -147,14 +146,14 @@ class SpaceHyperModel(keras_tuner.HyperModel):
             index = self._smaller(index, too_much)
             if index in tried:
                 raise ValueError(
-                    f"{self.violated_limits} must allow a network: of {len(tried)} of the space '{self.space.name}' "
-                    f"that were tried it allows none, the one with the least {too_much[0].replace('_', ' ')} among "
-                    "them."
+                    f"{self.violated_limits} must allow a network: none of the {len(tried)} networks tried in the space "
+                    f"'{self.space.name}' is within the limits, including the one with the fewest "
+                    f"{too_much[0].replace('_', ' ')}."
                 )
         return dict(self._points[index])
 
     def point_of_values(self, values: Mapping[str, float]) -> Point:
-        """As `point`, of the values of hyperparameters by name."""
+        """As `point`, from the values of the hyperparameters by name."""
         hp = keras_tuner.HyperParameters()
         hp.values = dict(values)
         return self.point(hp)
@@ -167,7 +166,7 @@ class SpaceHyperModel(keras_tuner.HyperModel):
         return name, {**arguments, **sizes}, count(self.space, point, **sizes)
 
     def _smaller(self, index: int, too_much: tuple[str, ...]) -> int:
-        """The nearest network in the order of the space with less of these counts and no more of the others."""
+        """The nearest network in the order of the space with lower values of these counts and no higher others."""
         limits = np.where([name in too_much for name in _COLUMNS], _SHRINK, 1) * self._counts[index]
         smaller = np.flatnonzero((self._counts <= limits).all(axis=1))
         if not len(smaller):

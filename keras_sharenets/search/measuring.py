@@ -1,7 +1,6 @@
-"""What the files of networks cost: bytes, and time in LiteRT on this machine.
+"""Costs of exported networks: file size, and latency in LiteRT on this machine.
 
-Files are written on the TensorFlow backend alone. On another one a search goes without them, and without what depends
-on them.
+Export needs the TensorFlow backend. On other backends a search writes no files and skips everything that needs them.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ PEERS_FOLDER = "references"
 
 @dataclasses.dataclass(frozen=True)
 class FileCosts:
-    """What the files of a network cost; `None` where there is no such file.
+    """Costs of the exported files of a network; `None` for a file that does not exist.
 
     Attributes:
         int8_bytes: size of the int8 file.
-        latency_ms: median time of the int8 file for one image, one thread.
+        latency_ms: median latency of the int8 file for one image, one thread.
         float32_bytes: size of the float32 file.
-        unsteady: whether the machine had other work while the time was taken.
+        unsteady: whether the latency measurement was unsteady, as on a busy machine.
     """
 
     int8_bytes: int | None = None
@@ -54,20 +53,20 @@ class FileCosts:
 
 
 def writes_files() -> bool:
-    """Whether Keras runs on the backend that exports."""
+    """Whether the Keras backend supports export."""
     return keras.backend.backend() == "tensorflow"
 
 
 def _representative_data(dataset: Dataset, shape: tuple[int, int, int]) -> np.ndarray:
-    """Test images to measure the ranges of int8 on, as the network sees them: float32 array."""
+    """Test images for int8 calibration, preprocessed for the network: float32 array."""
     size = None if dataset.shape == shape else shape[:2]
     return held_out_batches(dataset, _REPRESENTATIVE_IMAGES, size)[0][0]
 
 
 def latencies(contents: Sequence[bytes]) -> list[Timing]:
-    """What TFLite files take for one image in LiteRT: one thread, all files in turns.
+    """Latencies of TFLite files for one image in LiteRT: one thread, all files interleaved.
 
-    A machine is slower at one time than at another: only what was measured together can be compared.
+    The speed of a machine varies over time: only latencies that were measured together can be compared.
     """
     from keras_sharenets.mobile.inspect.benchmark import inference_call
     from keras_sharenets.mobile.inspect.file import open_bytes
@@ -81,11 +80,11 @@ def measure(model: keras.Model, folder: pathlib.Path, dataset: Dataset) -> FileC
 
     Args:
         model: functional model.
-        folder: for the files.
-        dataset: has the class names, and in its test split images to measure the ranges of int8 on.
+        folder: output folder.
+        dataset: data set with the class names; its test split provides the images for int8 calibration.
 
     Raises:
-        keras_tuner.errors.FailedTrialError: a file cannot be written or run, or does not compute what the network does.
+        keras_tuner.errors.FailedTrialError: a file cannot be written or run, or its outputs differ from the network's.
     """
     if not writes_files():
         return FileCosts()
@@ -111,14 +110,14 @@ def measure(model: keras.Model, folder: pathlib.Path, dataset: Dataset) -> FileC
             verify_file(contents[name], lowered, graphs[-1], quantization=quantization, representative_data=images)
             files.write_bytes(folder / f"{name}.tflite", contents[name])
     except (ExportMismatchError, ValueError) as error:
-        import keras_tuner  # Of an extra, without which `sharenets choose` uses what else is here.
+        import keras_tuner  # Optional: `sharenets choose` uses this module without it.
 
         raise keras_tuner.errors.FailedTrialError(str(error)) from None
     (latency,) = latencies([contents["int8"]])
     return FileCosts(len(contents["int8"]), latency.median_ms, len(contents["float32"]), latency.unsteady)
 
 
-# What LiteRT does not like in a file of integers can end its process. It must not be that of the search.
+# LiteRT can crash on an invalid int8 file: a subprocess protects the search.
 _RUN = """
 import sys, numpy
 from ai_edge_litert.interpreter import Interpreter
@@ -131,7 +130,7 @@ interpreter.invoke()
 
 
 def _check_that_it_runs(data: bytes) -> None:
-    """A `ValueError` unless a process of its own opens a file and runs it on one image."""
+    """Raises a `ValueError` unless a subprocess can open a file and run it on one image."""
     process = subprocess.run([sys.executable, "-c", _RUN], input=data, capture_output=True, check=False)
     if process.returncode:
         last = process.stderr.decode(errors="replace").strip().rpartition("\n")[2]
@@ -139,10 +138,10 @@ def _check_that_it_runs(data: bytes) -> None:
 
 
 def estimate_file(model: keras.Model, dataset: Dataset) -> bytes:
-    """About the int8 file that an untrained network becomes when it is trained; its weights are changed.
+    """An int8 file of about the size that an untrained network will have after training; changes its weights.
 
-    Training makes some scales of normalizations negative, for which a file holds more. Here half of them are, so that
-    hardly a trained network's file is larger.
+    Training makes some batch normalization scales negative, which makes the file larger. The estimate makes half of
+    them negative, so a trained network's file is rarely larger.
     """
     from keras_sharenets.mobile.export import conversion, metadata
     from keras_sharenets.mobile.export.reference import lower_model
@@ -154,7 +153,7 @@ def estimate_file(model: keras.Model, dataset: Dataset) -> bytes:
 
 
 def estimate_costs(model: keras.Model, dataset: Dataset) -> FileCosts:
-    """The costs of the [`estimate_file`]."""
+    """Costs of the file that `estimate_file` returns."""
     data = estimate_file(model, dataset)
     (latency,) = latencies([data])
     return FileCosts(len(data), latency.median_ms, unsteady=latency.unsteady)
@@ -163,15 +162,15 @@ def estimate_costs(model: keras.Model, dataset: Dataset) -> FileCosts:
 class FileLimits:
     """The limits of a `FileBudget` as the `violated_limits` of a `SpaceHyperModel`.
 
-    A network is built, exported and measured before it is trained, once: what was found stays in a file, so that the
-    answer is the same in every process and after every interruption.
+    Each network is built, exported and measured once, before training. The results are cached in files, so that every
+    process and every resumed search gets the same answer.
 
     Args:
-        space: of the networks.
+        space: space of the networks.
         budget: limits on their int8 files.
-        dataset: what the networks are for.
-        recipe: what they are trained with.
-        folder: for what was found.
+        dataset: data set of the search.
+        recipe: training recipe.
+        folder: folder for the cached results.
     """
 
     def __init__(self, space: Space, *, budget: FileBudget, dataset: Dataset, recipe: Recipe, folder: pathlib.Path):
@@ -182,13 +181,13 @@ class FileLimits:
         self.folder = folder
 
     def __call__(self, point: Point) -> tuple[str, ...]:
-        """Which counts must fall, fields of `Counts`; none if the file of the network is within the limits."""
+        """The counts (fields of `Counts`) to reduce; empty if the file of the network is within the limits."""
         limit = self.budget.max_tflite_bytes
         sizes = {
             "input_shape": input_shape(self.dataset, self.recipe),
             "num_classes": len(self.dataset.class_names),
         }
-        # No file is smaller than its kernels: most of the large networks need not be built.
+        # No file is smaller than its kernels: this rejects most large networks without building them.
         if limit is not None and kernel_parameters(self.space, point, **sizes) > limit:
             return ("stored_parameters",)
         costs = self.costs(point)
@@ -197,7 +196,7 @@ class FileLimits:
         return ("multiply_adds",) if FileBudget(limit).allows(costs) else ("stored_parameters",)
 
     def __str__(self) -> str:
-        """The limits, each with the least that was measured."""
+        """The limits, each with the lowest measured value."""
         found, texts = [json.loads(path.read_text(encoding="utf-8")) for path in self.folder.glob("*.json")], []
         for name, cost in (("max_tflite_bytes", "int8_bytes"), ("max_latency_ms", "latency_ms")):
             limit = getattr(self.budget, name)
@@ -207,29 +206,29 @@ class FileLimits:
         return " and ".join(texts)
 
     def costs(self, point: Point) -> FileCosts:
-        """The estimated costs of the network of a point, measured now or before."""
+        """Estimated costs of the network of a point, cached after the first measurement."""
         key = hashlib.sha256(json.dumps(point, sort_keys=True).encode()).hexdigest()[:20]
         path = self.folder / f"{key}.json"
         if not path.is_file():
             name, arguments = named(self.space, point)
             costs = estimate_costs(build(name, self.dataset, arguments, self.recipe), self.dataset)
             files.write_json(path, {"name": name, "arguments": arguments, **dataclasses.asdict(costs)})
-        # Older records do not say whether the machine had other work.
+        # Older records lack `unsteady`.
         found = {"unsteady": False, **json.loads(path.read_text(encoding="utf-8"))}
         return FileCosts(**{field.name: found[field.name] for field in dataclasses.fields(FileCosts)})
 
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """A network to compare with, of another paper, or the one whose sharing is searched.
+    """A network to compare with: one of another paper, or the original network in a search of sharing.
 
     Attributes:
         name: one of `keras_sharenets.list_models()`, or `"original"`.
-        file: its int8 file for the same images; of another paper's network, of random weights.
-        int8_bytes: size of that.
-        accuracy: on the test split; of another paper's network only if a training of it lies in the folder of the
-            search, else `None`.
-        latency_ms: as in `FileCosts`; `None` before it is measured.
+        file: its int8 file for images of the same shape; networks of other papers have random weights.
+        int8_bytes: size of the file.
+        accuracy: test accuracy; for a network of another paper `None`, unless the folder of the search contains a
+            training run of it.
+        latency_ms: as in `FileCosts`; `None` before the measurement.
     """
 
     name: str
@@ -242,9 +241,9 @@ class Peer:
 def make_peers(
     folder: pathlib.Path, dataset: Dataset, recipe: Recipe, show: Callable[[str], object] = lambda text: None
 ) -> list[Peer]:
-    """The peers for a data set and a recipe; their files are made once and stay below the folder of the search.
+    """The peers for a data set and a recipe; their files are created once and kept in the folder of the search.
 
-    `show` is told of each file before it is made, which takes seconds.
+    `show` is called with a message before each file is created, which takes seconds.
     """
     # The finished runs of `fit` in the folder.
     runs = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/metrics.json")))
@@ -255,7 +254,7 @@ def make_peers(
     for name in PEERS:
         path = folder / PEERS_FOLDER / f"{name}.tflite"
         if not path.is_file():
-            show(f"making a file of {name} to compare with ...")
+            show(f"exporting {name} for comparison ...")
             files.write_bytes(path, estimate_file(build(name, dataset, {}, plain), dataset))
         peers.append(Peer(name, path, path.stat().st_size, accuracies.get(name)))
     return peers
@@ -269,28 +268,28 @@ def make_original(
     crops: str,
     show: Callable[[str], object] = lambda text: None,
 ) -> Peer | None:
-    """The trained network whose sharing is searched; `None` if it is not there any more, or no int8 file suits it.
+    """The original network in a search of sharing; `None` if it no longer exists or cannot be exported to int8.
 
     Args:
-        folder: of the search; what is found stays there.
-        source: a run, a `.keras` file or the name of a network that comes trained.
-        dataset: to test on.
-        held: has the images to measure the ranges of int8 on, in its test split.
-        crops: what of the images is tested on, as in `evaluate`.
-        show: is told what is done, which takes seconds.
+        folder: folder of the search, where the results are cached.
+        source: a run, a `.keras` file or the name of a pretrained network.
+        dataset: data set for the test accuracy.
+        held: data set whose test split provides the images for int8 calibration.
+        crops: image crops to test on, as in `evaluate`.
+        show: function that is called with a progress message.
     """
     import keras_tuner
 
     place = folder / PEERS_FOLDER / "original"
     record, file = place / "accuracy.json", place / "int8.tflite"
     if not record.is_file():
-        show(f"testing {source}, to compare with ...")
+        show(f"testing {source} for comparison ...")
         try:
             path = look_up(source).path
             measure(files.load_model(path), place, held)
             files.write_json(record, {"accuracy": evaluate(path, dataset, crops).accuracy})
         except (ValueError, keras_tuner.errors.FailedTrialError) as error:
-            show(f"{source} is left out: {error}")
+            show(f"skipping {source}: {error}")
             return None
     accuracy = json.loads(record.read_text(encoding="utf-8"))["accuracy"]
     return Peer("original", file, file.stat().st_size, accuracy)

@@ -1,7 +1,7 @@
-"""KerasTuner's oracles, kept in one file that is whole whenever the process is killed.
+"""KerasTuner's oracles, saved atomically in one file, so that a killed process never leaves an inconsistent state.
 
-KerasTuner itself writes a file for the oracle and one for each trial, in place and one after the other: killed in
-between, it forgets a trial that it has counted, and a file cut short ends the search for good.
+KerasTuner itself overwrites a file for the oracle and one for each trial, one after the other. If it is killed in
+between, it loses a trial that it has counted, and a truncated file makes the search impossible to resume.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from keras_sharenets.search.settings import TUNERS
 
 SCORE = "score"
 _FACTOR = 3
-# After so many draws of networks that were tried before, there is hardly another one.
+# After this many draws of networks that were tried before, the space counts as exhausted.
 _COLLISIONS = 200
 
 
 class RepeatedFailuresError(Exception):
-    """Several trials in a row failed, the last one as the message says."""
+    """Several trials in a row failed; the message is that of the last one."""
 
 
 class _OneFile(keras_tuner.Oracle):
-    """Makes an oracle write all it knows, its trials too, in one step to `path`, and ask for no network twice."""
+    """Makes an oracle save its state with all trials atomically to `path`, and propose no network twice."""
 
     path: pathlib.Path
     network: Callable[[Mapping[str, Any]], dict[str, Any]]
 
     def _compute_values_hash(self, values):
-        # Several settings mean the same network, which would train to the same accuracy.
+        # Different hyperparameters can describe the same network, which would reach the same accuracy.
         return super()._compute_values_hash(self.network(values))
 
     def get_state(self):
@@ -44,7 +44,7 @@ class _OneFile(keras_tuner.Oracle):
     def set_state(self, state):
         trials = map(Trial.from_state, state["trials"])
         self.trials = {trial.trial_id: trial for trial in trials}
-        # Whoever ran these is gone. A trial that ended just before the file was written is not among them.
+        # The processes that ran these trials are gone. A trial that ended just before the save needs no retry.
         ids = state["ongoing_trials"].values()
         lost = [trial_id for trial_id in ids if self.trials[trial_id].status == "RUNNING"]
         super().set_state({**state, "ongoing_trials": {}, "retry_queue": [*state["retry_queue"], *lost]})
@@ -63,7 +63,7 @@ class _OneFile(keras_tuner.Oracle):
 
 
 def _with_current_names(state: Any) -> Any:
-    """The state of an oracle of an older version, its hyperparameters called as they are now."""
+    """The state of an oracle of an older version, with the current names of its hyperparameters."""
     if isinstance(state, list):
         return [_with_current_names(entry) for entry in state]
     if not isinstance(state, dict):
@@ -87,8 +87,8 @@ class _Bayesian(_OneFile, keras_tuner.oracles.BayesianOptimizationOracle):
 
 class _Hyperband(_OneFile, keras_tuner.oracles.HyperbandOracle):
     def populate_space(self, trial_id):
-        # KerasTuner goes on with the best of a round when all of it are trained, and a failed one never is: the others
-        # were trained for nothing. Another network takes its place.
+        # KerasTuner promotes the best of a round once all are trained, which a failed trial never is: the round would
+        # be wasted. Another network replaces the failed one.
         for bracket in self._brackets:
             first = bracket["rounds"][0]
             first[:] = [entry for entry in first if self.trials[entry["id"]].status != "FAILED"]
@@ -100,14 +100,14 @@ def _random(trials, epochs, **options):
 
 
 def _bayesian(trials, epochs, **options):
-    # By default it draws three networks a hyperparameter at random first, more than many a search has trials.
+    # The default, three random networks per hyperparameter, exceeds the number of trials in many searches.
     return _Bayesian(max_trials=trials, num_initial_points=max(2, trials // 3), **options)
 
 
 def _hyperband(trials, epochs, **options):
     parts = parts_of_training("hyperband", trials, epochs)
     oracle = _Hyperband(max_epochs=parts, factor=_FACTOR, hyperband_iterations=trials, **options)
-    # Its iterations end with the trials.
+    # The number of trials ends the iterations.
     oracle.max_trials = trials
     return oracle
 
@@ -116,10 +116,11 @@ _ORACLES = {"random": _random, "bayesian": _bayesian, "hyperband": _hyperband}
 
 
 def parts_of_training(tuner: str, trials: int, epochs: int) -> int:
-    """Into how many parts a tuner divides the training of a network: 1, or with Hyperband a power of 3.
+    """Number of parts that a tuner splits the training of a network into: 1, or a power of 3 with Hyperband.
 
-    It is the highest power for which a first round fits into the trials: 9 networks for a ninth of the training, the
-    best 3 of them to a third, the best of all to the end, that is 13 trials. No part is less than an epoch.
+    With Hyperband it is the highest power for which the first bracket fits into the trials. With 9 parts, 9 networks
+    train for a ninth of the epochs, the best 3 continue to a third, and the best one to the end: 13 trials. A part is
+    at least one epoch.
 
     >>> [parts_of_training("hyperband", trials, epochs=40) for trials in (3, 4, 12, 13, 40)]
     [1, 3, 3, 9, 27]
@@ -141,22 +142,22 @@ def make_oracle(
     path: pathlib.Path,
     network: Callable[[Mapping[str, Any]], dict[str, Any]],
 ) -> keras_tuner.Oracle:
-    """An oracle that looks for the highest `SCORE` and asks for a network once, or to go on with it.
+    """An oracle that maximizes `SCORE` and proposes each network once, apart from trials that continue another.
 
-    Where no network is left, the search ends with fewer trials.
+    The search ends with fewer trials if no network is left.
 
     Args:
         tuner: one of `settings.TUNERS`.
-        trials: how many there are at most; with Hyperband one that goes on with another counts too.
-        epochs: of a whole training.
-        seed: at least 0.
-        path: file that it is kept in.
-        network: function from the values of hyperparameters to a dict that is the same for the same network.
+        trials: maximum number of trials; with Hyperband, a trial that continues another counts too.
+        epochs: epochs of a full training run.
+        seed: random seed, at least 0.
+        path: file for the state of the oracle.
+        network: function from the values of the hyperparameters to a dict that identifies the network.
     """
     _checks.one_of("tuner", tuner, TUNERS)
     _checks.positive("trials", trials)
     _checks.positive("epochs", epochs)
-    # To KerasTuner 0 means any seed.
+    # KerasTuner treats 0 as a random seed.
     oracle = _ORACLES[tuner](trials, epochs, objective=keras_tuner.Objective(SCORE, "max"), seed=seed + 1)
     oracle.path, oracle.network, oracle._max_collisions = path, network, _COLLISIONS
     return oracle

@@ -1,4 +1,4 @@
-"""What a search found: tables, figures, the effects of the choices, and the command that trains the winner in full."""
+"""Report on a search: tables, figures, the effects of the choices, and the command that trains the winner in full."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from keras_sharenets.training.run.command import fit_words
 from keras_sharenets.training.run.finished import tested_crops
 
 Table = list[list[str]]
-_UNSTEADY = f" That was unsteady: a spread was above {UNSTEADY:.0%} of the time. Measure again on an idle machine."
+_UNSTEADY = f" These times were unsteady: a spread exceeded {UNSTEADY:.0%} of the time. Measure again on an idle machine."
 
 FIGURES = {
-    "Accuracy against stored bytes": ("int8_bytes", "size of the int8 file in kB (1000 bytes)", 1000),
-    "Accuracy against time": ("latency_ms", "milliseconds for one image, int8, one thread", 1),
+    "Accuracy against file size": ("int8_bytes", "size of the int8 file in kB (1000 bytes)", 1000),
+    "Accuracy against latency": ("latency_ms", "latency in ms for one image, int8, one thread", 1),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A search, as far as it has come.
+    """The state of a search, finished or not.
 
     Attributes:
-        folder: of the search.
-        settings: what was asked for.
-        results: of its trials.
-        peers: networks of other papers to compare with.
+        folder: folder of the search.
+        settings: record of the search.
+        results: results of its trials.
+        peers: networks to compare with.
         conclusion: as `keras_sharenets.search.conclusion` writes it, or `None`.
-        machine: what the times were measured on, and whether it was unsteady.
+        machine: the machine that the latencies were measured on, and whether they were unsteady.
     """
 
     folder: pathlib.Path
@@ -59,20 +59,20 @@ class Report:
 
     @property
     def title(self) -> str:
-        """One line that says what was searched."""
+        """Space, data set, number of trials and tuner in one line."""
         settings = self.settings
         return f"{settings['space']} on {settings['data']['name']}: {len(self.results)} trials, {settings['tuner']}"
 
     @property
     def winner(self) -> trials.Result | None:
-        """The trial that the search concluded with; before that the best one, `None` if there is none."""
+        """The winner of a finished search, otherwise the best trial so far; `None` if there is none."""
         if self.conclusion is None:
             return next(iter(trials.ranked(self.results)), None)
         return next(result for result in self.results if result.id == self.conclusion["winner"])
 
     @property
     def note(self) -> str:
-        """What the figures are, in some sentences."""
+        """How the numbers were obtained, in a few sentences."""
         settings = self.settings
         limits = {name: value for name, value in settings.items() if name.startswith("max_") and value is not None}
         budget = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in limits.items()) or "none"
@@ -81,9 +81,9 @@ class Report:
         return (
             f"{settings['data']['note']}. Limits: {budget}. Recipe {recipe.name}, {', '.join(changes)}. Seed "
             f"{settings['seed']}. Trials are trained on {1 - held:.0%} of the {settings['data']['train']:,} images "
-            f"of the training split; their accuracies are those on the other {held:.0%}. Bytes and time are those of "
-            "the int8 file; time: LiteRT, one thread, one image, the median of each file, all files in turns when "
-            f"this report was made, on {self.machine['processor']}, {self.machine['cores']} cores."
+            f"of the training split; their accuracies are measured on the other {held:.0%}. Bytes and latency refer to "
+            "the int8 file. Latency: LiteRT, one thread, one image, the median of each file, with all files "
+            f"interleaved when this report was made, on {self.machine['processor']}, {self.machine['cores']} cores."
             f"{_UNSTEADY if self.machine['unsteady'] else ''}"
         )
 
@@ -94,11 +94,13 @@ class Report:
 
 
 def full_training(best: trials.Result, folder: pathlib.Path, settings: Mapping[str, Any]) -> str | None:
-    """The command that trains the network of a trial on the whole training split; `None` where it has no name.
+    """The command that trains the network of a trial on the whole training split.
+
+    `None` in a search of sharing, whose networks have no name.
 
     Args:
         best: the trial.
-        folder: of the search.
+        folder: folder of the search.
         settings: record of the search.
     """
     if settings.get("sharing"):
@@ -110,7 +112,7 @@ def full_training(best: trials.Result, folder: pathlib.Path, settings: Mapping[s
 def _peers(
     folder: pathlib.Path, settings: Mapping[str, Any], dataset: Dataset, show: Callable[[str], object]
 ) -> list[Peer]:
-    """The network whose sharing was searched, or the networks of other papers."""
+    """The original network in a search of sharing, otherwise networks of other papers."""
     recipe = Recipe(**settings["recipe"])
     if not settings.get("sharing"):
         return make_peers(folder, dataset, recipe, show)
@@ -120,16 +122,17 @@ def _peers(
 
 
 def make_report(folder: pathlib.Path, show: Callable[[str], object] = lambda text: None) -> Report:
-    """The report on the search in a folder, with times measured now: those of the search were taken at different times.
+    """Creates the report on the search in a folder.
 
-    The files of the peers are made where they are not there yet.
+    Latencies are measured again: those of the search were taken at different times and cannot be compared. Missing
+    files of the peers are created.
 
     Args:
-        folder: of the search.
-        show: is told what is made and measured, each of which takes seconds.
+        folder: folder of the search.
+        show: function that is called with a progress message before each step that takes seconds.
 
     Raises:
-        ValueError: the folder holds no search, or its data cannot be loaded.
+        ValueError: the folder contains no search, or its data cannot be loaded.
     """
     settings = search_settings.read(folder)
     dataset = DataSource.from_record(settings["source"]).load()
@@ -139,7 +142,7 @@ def make_report(folder: pathlib.Path, show: Callable[[str], object] = lambda tex
     paths |= {peer.name: peer.file for peer in peers}
     if conclusion and conclusion["int8_bytes"] is not None:
         paths[WINNER] = folder / WINNER / "int8.tflite"
-    show(f"measuring {len(paths)} files in turns ...")
+    show(f"measuring {len(paths)} files, interleaved ...")
     timings = latencies([path.read_bytes() for path in paths.values()]) if paths else []
     times = {name: timing.median_ms for name, timing in zip(paths, timings, strict=True)}
     return Report(
@@ -153,7 +156,7 @@ def make_report(folder: pathlib.Path, show: Callable[[str], object] = lambda tex
 
 
 def _text(value: object) -> str:
-    """A cell; `((8, 8), (16, 16))` as `8x8/16x16`."""
+    """The text of a cell; `((8, 8), (16, 16))` becomes `8x8/16x16`."""
     if isinstance(value, tuple):
         return "/".join("x".join(map(str, entry)) if isinstance(entry, tuple) else str(entry) for entry in value)
     return str(value)
@@ -164,7 +167,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def peer_table(report: Report) -> Table:
-    """The winner as `conclude` trained it and the networks to compare with, under a line of headings."""
+    """The winner as trained by `conclude` and the networks to compare with; the first row holds the headings."""
     table = [["network", "int8 bytes", "ms", "test accuracy"]]
     if report.conclusion:
         found = report.conclusion
@@ -178,7 +181,7 @@ def peer_table(report: Report) -> Table:
 
 
 def finalist_table(report: Report) -> Table:
-    """The finalists, the best first, under a line of headings; headings alone if there was no last round."""
+    """The finalists, best first; the first row holds the headings, the only row if there was no final round."""
     return [["trial", "accuracies", "mean"]] + [
         [
             finalist["id"],
@@ -190,9 +193,9 @@ def finalist_table(report: Report) -> Table:
 
 
 def trial_table(report: Report) -> Table:
-    """The trials, the best first, under a line of headings.
+    """The trials, best first; the first row holds the headings.
 
-    The second column says on which front a trial is: that of accuracy and bytes, that of accuracy and time, or both.
+    The second column names the Pareto fronts that a trial is on: accuracy and bytes, accuracy and time, or both.
     """
     fronts = {
         name: {result.id for result in trials.pareto_front(report.results, cost)}
@@ -222,9 +225,9 @@ def trial_table(report: Report) -> Table:
 
 
 def effects(report: Report) -> list[dict[str, Any]]:
-    """For arguments that vary, each value with its number of trials, mean accuracy and highest accuracy.
+    """Number of trials, mean accuracy and highest accuracy for each value of the arguments that vary.
 
-    Only trials count that were trained longest: the others are no measure of a network's value beside them.
+    Only the trials with the most epochs count: accuracies after fewer epochs are not comparable with theirs.
     """
     found = {}
     for result in trials.longest(report.results):
@@ -245,7 +248,7 @@ def effects(report: Report) -> list[dict[str, Any]]:
 
 
 def to_dict(report: Report) -> dict[str, Any]:
-    """What `report.json` holds."""
+    """The contents of `report.json`."""
     return {
         "settings": report.settings,
         "machine": report.machine,
@@ -261,17 +264,17 @@ def to_dict(report: Report) -> dict[str, Any]:
 
 
 def _tables(report: Report) -> dict[str, Table]:
-    """Headings with what is below them."""
-    tables = {"Beside other networks": peer_table(report)}
+    """The tables by heading."""
+    tables = {"Comparison with other networks": peer_table(report)}
     finalists, found = finalist_table(report), effects(report)
     if len(finalists) > 1:
-        tables["Finalists, their accuracies on several held-out parts"] = finalists
-    tables["Trials (front: none is as accurate for less)"] = trial_table(report)
+        tables["Finalists: accuracies on several held-out parts"] = finalists
+    tables["Trials (front: Pareto-optimal in bytes or time)"] = trial_table(report)
     if found:
         epochs = trials.longest(report.results)[0].epochs
         rows = [[f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row.values()] for row in found]
         head = ["choice", "value", "trials", "mean accuracy", "highest accuracy"]
-        tables[f"Effects of the choices, trials of {epochs} epochs"] = [head, *rows]
+        tables[f"Effects of the choices in trials of {epochs} epochs"] = [head, *rows]
     return tables
 
 
@@ -279,18 +282,18 @@ def _outcome(report: Report) -> str:
     """The winner in a sentence."""
     best, conclusion = report.winner, report.conclusion
     if best is None:
-        return "No trial has ended with a network within the limits."
+        return "No trial has finished with a network within the limits."
     text = f"Winner: trial {best.id}, validation accuracy {best.accuracy:.4f}, {best.parameters:,} parameters."
     if conclusion is not None:
-        text += f" Trained anew on the whole training split: test accuracy {conclusion['test_accuracy']:.4f}"
+        text += f" Retrained on the whole training split: test accuracy {conclusion['test_accuracy']:.4f}"
         if conclusion["int8_bytes"] is not None:
-            text += f", its int8 file {conclusion['int8_test_accuracy']:.4f}, {conclusion['int8_bytes']:,} bytes"
+            text += f"; int8 file: {conclusion['int8_test_accuracy']:.4f}, {conclusion['int8_bytes']:,} bytes"
         text += "."
     return text
 
 
 def write(report: Report) -> str:
-    """Leaves `report.md`, its figures, `report.json` and `report.html` in the folder; returns the text of the first."""
+    """Writes `report.md`, its figures, `report.json` and `report.html` to the folder; returns the text of `report.md`."""
     folder, outcome, command, tables = report.folder, _outcome(report), report.command, _tables(report)
     images = {
         heading: draw_front(report.results, report.peers, cost=cost, label=label, unit=unit)
@@ -308,7 +311,7 @@ def write(report: Report) -> str:
     files.write_text(folder / "report.md", text)
     files.write_json(folder / "report.json", to_dict(report))
     sections: dict[str, Section] = {"Winner": f"{outcome}\n\n{command}" if command else outcome}
-    sections["Accuracy against what it costs"] = list(images.values())
+    sections["Accuracy against cost"] = list(images.values())
     files.write_text(folder / "report.html", page(report.title, report.note, {**sections, **tables}))
     return text
 
@@ -316,22 +319,22 @@ def write(report: Report) -> str:
 def draw_front(
     results: Sequence[trials.Result], peers: Sequence[Peer], *, cost: str, label: str, unit: float = 1
 ) -> bytes:
-    """The candidates of a search, those on the Pareto front joined and named; networks to compare with beside them.
+    """Plots the candidates of a search with their Pareto front, joined and labeled, and the networks to compare with.
 
-    Trials that were trained for a part of the epochs are shown on the front alone, as circles. The axes are those of
-    the trials without outliers: a line below says what is outside, and which networks have no known accuracy.
+    Trials of fewer epochs appear only if they are on the front, as open circles. The axes fit the trials without
+    outliers: a line below lists what is outside, and networks of unknown accuracy.
 
     Args:
-        results: at least one of them a candidate with this cost.
-        peers: to compare with.
+        results: trials; at least one must be a candidate with this cost.
+        peers: networks to compare with.
         cost: `"int8_bytes"` or `"latency_ms"`.
-        label: of the axis.
-        unit: what costs are divided by.
+        label: label of the axis.
+        unit: divisor of the costs.
 
     Returns:
         A PNG file.
     """
-    # As wide as a phone shows without making the letters too small to read.
+    # Narrow enough that the text stays readable on a phone.
     figure = figures.new_figure(5, 4.2)
     axes = figure.subplots()
     front, full = trials.pareto_front(results, cost), trials.longest(results)
@@ -352,17 +355,16 @@ def draw_front(
     figures.log_ticks(axes.xaxis)
     figures.percent(axes.yaxis)
     axes.set_xlabel(label)
-    axes.set_ylabel("accuracy on the held-out part")
+    axes.set_ylabel("accuracy on held-out images")
     accuracies = [place(each)[1] for each in (*shown, *within)]
     low = min(figures.usual_range(accuracies)[0], *(place(each)[1] for each in (*front, *within)))
     margin = 0.08 * (max(accuracies) - low) or 0.01
     axes.set_ylim(low - margin, max(accuracies) + 2 * margin)
     lines = [
-        "blue: none is as accurate for less"
-        + ("" if all(result in full for result in front) else "; circles: fewer epochs")
+        "blue: Pareto front" + ("" if all(result in full for result in front) else "; open circles: fewer epochs")
     ]
     counts = {
-        "of fewer epochs": len(known) - len(shown),
+        "with fewer epochs": len(known) - len(shown),
         f"below {low:.0%}": sum(accuracy < low for accuracy in accuracies),
     }
     lines += [f"trials not shown: {count} {what}" for what, count in counts.items() if count]
@@ -380,6 +382,6 @@ def draw_front(
 
 
 def _near(peer: Peer, shown: Sequence[trials.Result], cost: str) -> bool:
-    """Whether a network costs no more than three times what the trials do, and no less than a third."""
+    """Whether the cost of a network is within a factor of three of the costs of the trials."""
     costs = [getattr(result, cost) for result in shown]
     return min(costs) / 3 <= getattr(peer, cost) <= 3 * max(costs)

@@ -1,4 +1,4 @@
-"""The search: KerasTuner asks for trials, each is trained, exported, measured and written down."""
+"""The search: KerasTuner proposes trials; each is trained, exported, measured and recorded."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from keras_sharenets.search.training import hold_out, starting_network, train_an
 from keras_sharenets.training.data.batches import input_shape
 from keras_sharenets.training.recipes.recipe import BATCH_CHANGES, Recipe
 
-# How long a process waits before it asks for a trial, so that one that is told to wait does not ask all the time.
+# Seconds between two requests for a trial, so that a waiting worker does not poll without pause.
 _PAUSE = 0.2
 
 
 def process_role() -> str:
-    """What KerasTuner's variables make of this process: `"alone"`, `"chief"` or `"worker"`.
+    """The role that KerasTuner's environment variables give this process: `"alone"`, `"chief"` or `"worker"`.
 
     Raises:
-        ValueError: some of them are set and others not.
+        ValueError: only some of the variables are set.
     """
     names = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
     missing = [name for name in names if not os.environ.get(name)]
     if len(missing) == len(names):
         return "alone"
     if missing:
-        raise ValueError(f"`{missing[0]}` must be set too: of {', '.join(names)} all or none.")
+        raise ValueError(f"`{missing[0]}` must be set too: set all or none of {', '.join(names)}.")
     return "chief" if "chief" in os.environ[names[0]] else "worker"
 
 
 class _Tuner(keras_tuner.Tuner):
-    """KerasTuner's loop over trials, with this search's way to run one."""
+    """KerasTuner's loop over trials; `run_trial` runs a trial of this search."""
 
     def __init__(self, search: Search, tell: Callable[[trials.Result], object]):
         self.search_settings = search
@@ -54,7 +54,7 @@ class _Tuner(keras_tuner.Tuner):
         self.held = hold_out(search.dataset, search.validation, search.seed)
         limits = None
         if search.sharing is None and search.file_budget != FileBudget():
-            # An interrupted search of an older version goes on with what it has measured.
+            # A search that an older version started keeps its measurements here.
             old = search.folder / "foreseen"
             limits = FileLimits(
                 find_space(search.space),
@@ -81,11 +81,11 @@ class _Tuner(keras_tuner.Tuner):
             self.oracle.reload()
 
     def _has_oracle(self) -> bool:
-        """Whether the oracle lives in this process; a worker's lives with the chief."""
+        """Whether the oracle is in this process; a worker's oracle is in the chief process."""
         return isinstance(self.oracle, keras_tuner.Oracle)
 
     def save(self):
-        # The oracle is all that there is to keep. Without files of its own, KerasTuner reloads nothing by itself.
+        # The oracle is the only state. KerasTuner writes no files here, so it reloads nothing by itself.
         if self._has_oracle():
             self.oracle.save()
 
@@ -97,17 +97,17 @@ class _Tuner(keras_tuner.Tuner):
         written = search.folder / draft.id / trials.FILE
         if written.is_file():
             known = trials.read(written)
-            # Written down, but killed before the oracle knew.
+            # The trial was recorded, but the process was killed before the oracle was updated.
             if known.state == "finished" and known.settings == draft.settings:
                 return known.score
         self.tell(draft)
         try:
             result = self._run(draft)
         except OSError as error:
-            # A full disk: no other network would fare better, and the trial is not lost.
-            raise keras_tuner.errors.FatalValueError(f"A file cannot be written: {error}") from error
+            # For example a full disk: other trials would fail too. End the search; this trial is repeated on resume.
+            raise keras_tuner.errors.FatalValueError(f"Cannot write a file: {error}") from error
         except keras_tuner.errors.FailedTrialError as error:
-            # Raised further, it would be shown with its traceback. To the oracle no number is a failed trial too.
+            # Re-raising would print a traceback. NaN marks the trial as failed for the oracle, too.
             self._fail(draft, str(error))
             return math.nan
         except keras_tuner.errors.FatalError:
@@ -152,7 +152,7 @@ class _Tuner(keras_tuner.Tuner):
         self.tell(result)
 
     def _draft(self, trial) -> trials.Result:
-        """What is known of a trial before it is run, in the state `"running"`."""
+        """The record of a trial before it runs, in the state `"running"`."""
         search, settings = self.search_settings, dict(trial.hyperparameters.values)
         name, arguments, counts = self.hypermodel.describe(trial.hyperparameters)
         parts = parts_of_training(search.tuner, search.trials, search.recipe.epochs)
@@ -171,32 +171,32 @@ class _Tuner(keras_tuner.Tuner):
 
 
 def _sizes(search: Search) -> dict[str, Any]:
-    """What the data give to a network."""
+    """The arguments of a network that the data set determines."""
     shape = input_shape(search.dataset, search.recipe)
     return {"input_shape": shape, "num_classes": len(search.dataset.class_names)}
 
 
 def check(search: Search) -> None:
-    """Raises a `ValueError` where the recipe or the backend does not suit a search, or the budget has no network."""
+    """Raises a `ValueError` if the recipe or the backend does not support a search, or the budget allows no network."""
     if search.recipe.schedule == "plateau":
-        raise ValueError("`schedule` (='plateau') watches one long training: a search needs another, 'cosine' for one.")
+        raise ValueError("`schedule` (='plateau') is for `fit` only: choose another for a search, such as 'cosine'.")
     for name in (*BATCH_CHANGES, "ema", "early_stopping", "accumulate"):
         if (value := getattr(search.recipe, name)) != getattr(Recipe, name):
-            raise ValueError(f"`{name}` (={value}) is for `fit`: a search trains without it.")
+            raise ValueError(f"`{name}` (={value}) is for `fit` only: a search does not support it.")
     wanted = {**dataclasses.asdict(search.file_budget), "halving_worth": search.halving_worth or None}
     for name, value in wanted.items():
         if value is not None and not writes_files():
-            raise ValueError(f"`{name}` (={value}) is about int8 files, which need the TensorFlow backend.")
+            raise ValueError(f"`{name}` (={value}) applies to int8 files, which need the TensorFlow backend.")
     if search.sharing is None:
         SpaceHyperModel(search.space, budget=search.budget, **_sizes(search))
 
 
 def run(search: Search, tell: Callable[[trials.Result], object]) -> None:
-    """Runs all trials that are left, or this process's share of them; with a chief it waits until all are run.
+    """Runs all remaining trials, or this worker's part of them; a chief waits until all have ended.
 
     Args:
-        search: what to do.
-        tell: function that is called with a `Result` when a trial begins (its state is `"running"`) and when it ends.
+        search: settings of the search.
+        tell: function that is called with a `Result` when a trial starts (state `"running"`) and when it ends.
 
     Raises:
         ValueError: an argument breaks a rule, no network is within the budget, the data cannot be read, a file cannot
@@ -207,10 +207,10 @@ def run(search: Search, tell: Callable[[trials.Result], object]) -> None:
     tuner = _Tuner(search, tell)
     try:
         with warnings.catch_warnings():
-            # The score of a failed trial is no number.
+            # The score of a failed trial is NaN.
             warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
             tuner.search(verbose=0)
     except grpc.RpcError as error:
-        raise OSError(f"The chief does not answer as it should: {error.details()}") from error
+        raise OSError(f"The chief does not answer correctly: {error.details()}") from error
     except RepeatedFailuresError as error:
-        raise ValueError(f"Three trials in a row failed, the last one with {tuner.failure}") from error
+        raise ValueError(f"Three trials in a row failed. The last error: {tuner.failure}") from error

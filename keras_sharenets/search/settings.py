@@ -1,4 +1,4 @@
-"""What a search is asked to do, and the record of that in its folder."""
+"""Settings of a search, and their record in its folder."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _NUMBERS = ("trials", "seed", "validation", "halving_worth", "finalists")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sharing:
-    """The sharing of a trained network, in place of a space.
+    """A search of sharing in a trained network, in place of a space.
 
     Attributes:
-        network: the network, as it was asked for.
-        where: names or patterns of the convolutions that may share; `None`: all.
-        images: how many images of the training split `hypermodel` was given.
-        hypermodel: the networks.
+        network: the network, as the caller named it.
+        where: names or patterns of the convolutions that may share; `None` for all.
+        images: number of training images that `hypermodel` was given.
+        hypermodel: the networks to choose from.
     """
 
     network: str
@@ -43,22 +43,22 @@ class Sharing:
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """Everything that a search needs to know.
+    """All settings of a search.
 
     Attributes:
-        folder: for all its files.
-        space: name of the space; with `sharing` words for a reader.
-        dataset: its test split is left alone.
+        folder: folder for all its files.
+        space: name of the space; with `sharing` a text for display.
+        dataset: data set; the trials do not use its test split.
         tuner: one of `TUNERS`.
-        trials: how many there are at most.
-        recipe: of a whole training.
+        trials: maximum number of trials.
+        recipe: recipe of a full training run.
         budget, file_budget: limits on networks and on their files.
-        seed: of random choices, of the validation split and of every training.
-        validation: the part of the training split that is held out to compare networks on.
-        halving_worth: the accuracy that half the bytes or half the time of the int8 file is worth; 0 looks for accuracy
+        seed: seed of random choices, of the validation split and of every training run.
+        validation: fraction of the training split that is held out to compare networks.
+        halving_worth: accuracy to trade for half the bytes or half the latency of the int8 file; 0 optimizes accuracy
             alone.
-        finalists: so many of the best trials are compared anew before one wins.
-        sharing: whose sharing is searched, or `None` for a space.
+        finalists: number of best trials to compare again before one wins.
+        sharing: the trained network of a search of sharing, or `None` for a space.
 
     Raises:
         ValueError: one of the numbers breaks a rule.
@@ -83,7 +83,7 @@ class Search:
 
 
 def check_numbers(*, trials: int, seed: int, validation: float, halving_worth: float, finalists: int) -> None:
-    """Raises a `ValueError` where a number of a `Search` breaks a rule."""
+    """Raises a `ValueError` if a number of a `Search` breaks a rule."""
     if isinstance(seed, bool) or seed < 0:
         raise ValueError(f"`seed` (={seed!r}) must be a non-negative integer.")
     _checks.positive("trials", trials)
@@ -94,7 +94,7 @@ def check_numbers(*, trials: int, seed: int, validation: float, halving_worth: f
 
 
 def record(search: Search, source: DataSource) -> dict[str, Any]:
-    """All that makes it this search, as plain data, and where its data comes from."""
+    """The settings of a search and its data source as plain data, for `search.json`."""
     summary = {name: getattr(search.dataset, name) for name in ("name", "note", "class_names", "shape")}
     splits = {"train": len(search.dataset.train), "test": len(search.dataset.test)}
     settings = {
@@ -110,30 +110,30 @@ def record(search: Search, source: DataSource) -> dict[str, Any]:
 
 
 def claim_folder(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
-    """Writes the record of a search into its folder, or checks it against the one that is there.
+    """Writes the record of a search into its folder, or checks it against an existing record.
 
     Raises:
-        ValueError: the folder holds another search, or something else.
+        ValueError: the folder contains another search, or other files.
     """
     path = folder / FILE
     if not path.is_file():
-        # Processes of one search may start at once.
+        # Processes of one search may start at the same time.
         if not is_unused(folder):
-            raise ValueError(f"`output` (={folder}) must be an empty folder or that of a search.")
+            raise ValueError(f"`output` (={folder}) must be an empty folder or the folder of a search.")
         files.write_json(path, settings)
         return
     for name, given, recorded in _differences(settings, read(folder)):
         raise ValueError(
-            f"`{name}` (={given}) must be that of the search in {folder} (={recorded}). Choose another `--output` for "
+            f"`{name}` (={given}) must match the search in {folder} (={recorded}). Use another `--output` to start "
             "another search."
         )
 
 
 def forget_unbegun(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
-    """Removes the record of another search that has no trial yet, with what it has measured.
+    """Removes the record and the measurements of another search that has no trials yet.
 
-    Limits on files may turn out to allow no network: with others, the same folder will do. Only the process that holds
-    the folder may call this.
+    Limits on files may turn out to allow no network; with other limits, the same folder can be used again. Only the
+    process that holds the folder lock may call this.
     """
     path = folder / FILE
     begun = (folder / "oracle.json").exists() or any(folder.glob("*/trial.json"))
@@ -143,7 +143,7 @@ def forget_unbegun(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
 
 
 def _differences(settings: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Name, value and recorded value of what makes it another search than before."""
+    """Name, value and recorded value of each setting that differs from the record."""
     given, recorded = (values | values["recipe"] for values in (settings, before))
     for name in given.keys() - {"recipe", "source"}:
         if given[name] != recorded.get(name):
@@ -154,5 +154,5 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
     """The record in the folder of a search; a `ValueError` if there is none."""
     path = folder / FILE
     if not path.is_file():
-        raise ValueError(f"There is no {path}: {folder} holds no search.")
+        raise ValueError(f"There is no {path}: {folder} contains no search.")
     return json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Sharing in a space of one's own: that of an existing network's convolutions, and the arguments of a layer."""
+"""Hyperparameters for sharing: in the convolutions of an existing network, and for the arguments of a layer."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ SHARES = (1, 2, 4, 8, 16, 32)
 
 
 class SharingHyperModel(keras_tuner.HyperModel):
-    """The networks that sharing can make of a trained one, with its weights taken over.
+    """The networks that sharing can derive from a trained network, with its weights transferred.
 
-    A hyperparameter for each convolution with which a change can begin, called by its name: `"none"`, or what it
-    becomes, as the report of `keras_sharenets.share` says it. Of changes that exclude each other the first in the
-    network is made. Where a choice is over the budget, the changes that lose least for a weight are made as well, until
-    it is met: no trial is spent on a network that is too large.
+    There is one hyperparameter for each convolution where a change can start, named after the convolution. Its value is
+    `"none"` or the replacement, as in the report of `keras_sharenets.share`. If changes exclude each other, the first
+    one in the network is applied. If a choice is over budget, the changes with the lowest loss per saved weight are
+    added until the budget is met, so that no trial is spent on a network that is too large.
 
     Args:
-        model: functional or sequential network, trained. It is not touched.
-        budget: no network is over it. Sharing saves no multiply-adds, so only `max_parameters` can be given.
+        model: trained functional or sequential network. It is not modified.
+        budget: limits on every network. Sharing saves no multiply-adds, so only `max_parameters` can be given.
         where, sample_images: as in `keras_sharenets.share`.
 
     Raises:
-        ValueError: an argument breaks a rule there, no convolution can share, or the budget is below what is possible.
+        ValueError: `where` or `sample_images` is invalid, no convolution can share, or the budget cannot be met.
 
     >>> x = inputs = keras.Input((8, 8, 8))
     >>> for _ in range(2):
@@ -68,14 +68,14 @@ class SharingHyperModel(keras_tuner.HyperModel):
         self._network = inspect_network(model, sample_images)
         self._changes = all_changes(self._network, self._network.chosen(where))
         if not self._changes:
-            raise ValueError(f"`model` (='{model.name}') must have a convolution that can share, and has none.")
+            raise ValueError(f"`model` (='{model.name}') must have a convolution that can share; it has none.")
         limit = self._network.parameters if budget.max_parameters is None else budget.max_parameters
         self._wanted = self._network.parameters - limit
         least = Choice(self._changes)
         if not least.save(self._wanted):
             raise ValueError(
-                f"`budget` (={budget}) must allow {self._network.parameters - least.saved:,} parameters: the "
-                f"{self._network.parameters:,} of '{model.name}' come down to that by sharing alone."
+                f"`budget` (={budget}) must allow {self._network.parameters - least.saved:,} parameters: sharing "
+                f"reduces the {self._network.parameters:,} of '{model.name}' no further."
             )
         self._enough = least.taken
         self._options: dict[str, dict[str, Change]] = collections.defaultdict(dict)
@@ -83,9 +83,9 @@ class SharingHyperModel(keras_tuner.HyperModel):
             self._options[change.places[0].path][change.description] = change
 
     def point(self, hp: keras_tuner.HyperParameters) -> dict[str, str]:
-        """For each hyperparameter `"none"`, or what its convolution becomes, where these are given."""
+        """For each hyperparameter, `"none"` or the replacement of its convolution."""
         choice, taken = Choice(self._changes), set()
-        # All of them are asked for, whatever is made: a tuner must know them from the first network on.
+        # Request all hyperparameters, whether applied or not: a tuner must know them from the first network on.
         picked = {path: hp.Choice(path, [UNSHARED, *options]) for path, options in self._options.items()}
         for path, options in self._options.items():
             change = options.get(picked[path])
@@ -97,7 +97,7 @@ class SharingHyperModel(keras_tuner.HyperModel):
         return dict.fromkeys(self._options, UNSHARED) | made
 
     def point_of_values(self, values: Mapping[str, Any]) -> dict[str, str]:
-        """As `point`, of the values of hyperparameters by name."""
+        """As `point`, from the values of the hyperparameters by name."""
         hp = keras_tuner.HyperParameters()
         hp.values = dict(values)
         return self.point(hp)
@@ -111,17 +111,17 @@ class SharingHyperModel(keras_tuner.HyperModel):
         return convert(self._network, changes, dict(self._network.refused))
 
     def describe(self, hp: keras_tuner.HyperParameters) -> tuple[str, dict[str, str], Counts]:
-        """The name of the network, the `point`, and what its network stores and computes."""
+        """The name of the trained network, the `point`, and the counts of its network."""
         point = self.point(hp)
         found = profile(self.network(point))
         return self.name, point, Counts(found.stored_parameters, found.multiply_adds)
 
     def shared(self, hp: keras_tuner.HyperParameters) -> Shared:
-        """The network that these hyperparameters stand for, not compiled, and what became of each layer."""
+        """The network that these hyperparameters describe, not compiled, with a report on each layer."""
         return self._convert(self.point(hp))
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        """The network, compiled with Adam at a rate for networks that begin trained."""
+        """The network, compiled with Adam at a learning rate for fine-tuning."""
         model = self.shared(hp).model
         model.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy", metrics=["accuracy"])
         return model
@@ -138,17 +138,18 @@ def open_sharing(
     validation: float = 0.2,
     seed: int = 0,
 ) -> Sharing:
-    """The sharing of a trained network as [`Search`] wants it.
+    """The `sharing` argument of a [`Search`], for a trained network.
 
     Args:
-        network: a run, a `.keras` file or the name of a network that comes trained.
-        dataset: what to fine-tune with; `images` of those that trials are trained on are shown to the network.
-        recipe: gives the size of images.
+        network: a run, a `.keras` file or the name of a pretrained network.
+        dataset: data set for fine-tuning.
+        recipe: recipe with the size of the images.
         budget, where: as in [`SharingHyperModel`].
-        validation, seed: which part of the training split no trial is trained on.
+        images: number of sample images, taken from those that the trials are trained on.
+        validation, seed: define the held-out part of the training split.
 
     Raises:
-        ValueError: there is no such network, it has other classes or gives no probabilities, or as in
+        ValueError: the network does not exist, has other classes or outputs no probabilities, or as in
             [`SharingHyperModel`].
     """
     path = look_up(network).path
@@ -168,26 +169,26 @@ def sharing_choices(
     arrangements: Sequence[int] = (1, 2),
     name: str = "sharing",
 ) -> dict[str, Any]:
-    """Arguments of `HighlySharedConv2D` that fit together, as conditional hyperparameters.
+    """Valid combinations of arguments of `HighlySharedConv2D`, as conditional hyperparameters.
 
-    Independent choices would end a search with a `ValueError`: G must divide input channels and filters, R must divide
-    G, T must divide the filters of a group and have as many different orders of its input channels. So each G has its
-    own choices of R and T, which are active where that G is chosen.
+    Independent choices would end a search with a `ValueError`: G must divide the input channels and the filters, R must
+    divide G, and T must divide the filters of a group, whose input channels must have T different orders. So each G has
+    its own choices of R and T, which are active when that G is chosen.
 
     Args:
-        hp: the hyperparameters that `build` of a tuner gets.
-        filters: those of the layer.
-        channels: its input channels; by default as many as filters.
-        groups, channel_repeats, arrangements: what to choose G, R and T from; those that do not fit are left out.
-        name: beginning of the hyperparameters' names. Layers of one name and the same numbers of channels and filters
-            share alike.
+        hp: hyperparameters that a tuner passes to `build`.
+        filters: filters of the layer.
+        channels: input channels of the layer; by default equal to `filters`.
+        groups, channel_repeats, arrangements: values to choose G, R and T from; incompatible ones are ignored.
+        name: prefix of the hyperparameters' names. Layers with the same name, channels and filters use the same
+            hyperparameters.
 
     Returns:
-        `groups`, `channel_repeats` and `arrangements`, by name. `groups` alone, and `None`, in a conditional scope of
-        yours that is not active.
+        `groups`, `channel_repeats` and `arrangements`, by name. Inside an inactive conditional scope of the caller,
+        only `groups`, which is `None`.
 
     Raises:
-        ValueError: a number is no positive integer, or none are left that fit together.
+        ValueError: a number is not a positive integer, or no combination is valid.
 
     >>> from keras_sharenets.layers import HighlySharedConv2D
     >>> hp = keras_tuner.HyperParameters()
@@ -213,14 +214,15 @@ def sharing_choices(
     if not fitting:
         raise ValueError(
             f"`groups` (={tuple(groups)}), `channel_repeats` (={tuple(channel_repeats)}) and `arrangements` "
-            f"(={tuple(arrangements)}) must have numbers that fit `channels` (={channels}) and `filters` (={filters})."
+            f"(={tuple(arrangements)}) must contain values that suit `channels` (={channels}) and `filters` "
+            f"(={filters})."
         )
     with hp.name_scope(f"{name}_{channels}_to_{filters}"):
         chosen: dict[str, Any] = {"groups": hp.Choice("groups", list(fitting))}
         for each, arguments in fitting.items():
             with hp.conditional_scope("groups", [each]):
                 for argument, numbers in arguments.items():
-                    # A name of its own: some tuners mix up choices of one name that differ in their condition alone.
+                    # Use a separate name: some tuners confuse choices whose conditions differ but not their names.
                     number = hp.Choice(f"{argument}_of_{each}", numbers) if len(numbers) > 1 else numbers[0]
                     if each == chosen["groups"]:
                         chosen[argument] = number
@@ -228,7 +230,7 @@ def sharing_choices(
 
 
 def _arranges(arrangements: int, channels: int, filters: int) -> bool:
-    """Whether a group of so many channels and filters has so many arrangements, all of them different."""
+    """Whether a group with these channels and filters has that many distinct arrangements."""
     if filters % arrangements or (permutations.shuffles(arrangements) and channels % SHUFFLE_GROUPS):
         return False
     return are_distinct(channels, arrangements)

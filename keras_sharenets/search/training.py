@@ -1,4 +1,4 @@
-"""How a network of a search is trained, tested and left with its files."""
+"""Training, testing and exporting the networks of a search."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ NETWORK = "network.keras"
 
 
 def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
-    """A data set whose test split is a part of the training split of another one, whose own test split is left alone.
+    """A data set whose test split is a held-out part of the training split; the original test split is not used.
 
     Args:
-        dataset: the other one.
-        share: the part of each class that is held out.
-        seed: of the choice.
+        dataset: original data set.
+        share: fraction of each class to hold out.
+        seed: seed of the split.
 
     >>> from keras_sharenets.training.data.sources import load
     >>> digits = load("digits")
@@ -43,17 +43,19 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
 def train(
     network: keras.Model, dataset: Dataset, *, recipe: Recipe, seed: int, first_epoch: int = 0, last_epoch: int
 ) -> float:
-    """Trains a network through some of the epochs of a recipe; order, changes and learning rate are those of a whole.
+    """Trains a network for a range of the epochs of a recipe.
+
+    Image order, augmentation and learning rate are the same as in a full run of the recipe.
 
     Args:
-        network: functional model as `training.run.network.build` gives it; it gets no optimizer.
-        dataset: to train and to test on.
-        recipe: of a whole training.
-        seed: of order and augmentation.
-        first_epoch, last_epoch: counted from 0; the last one is not trained any more.
+        network: functional model as returned by `training.run.network.build`; it is not compiled.
+        dataset: data set for training and testing.
+        recipe: recipe of a full training run.
+        seed: seed of image order and augmentation.
+        first_epoch, last_epoch: range of epochs, counted from 0; `last_epoch` is excluded.
 
     Returns:
-        The accuracy on the test split afterwards.
+        The accuracy on the test split after training.
 
     Raises:
         keras_tuner.errors.FatalValueError: an image cannot be read; the message names it.
@@ -74,22 +76,22 @@ def train(
             batches,
             initial_epoch=first_epoch,
             epochs=last_epoch,
-            shuffle=False,  # The batches are shuffled already, reproducibly.
+            shuffle=False,  # The batches are already shuffled, reproducibly.
             verbose=0,
             callbacks=[batches.callback()],
         )
         return model.evaluate(held_out, verbose=0, return_dict=True)["accuracy"]
     except Exception as error:
-        # TensorFlow makes an error of its own of what a batch raises.
+        # TensorFlow replaces an exception that a batch raises by one of its own.
         reason = batches.failure or held_out.failure
         if reason is None:
             raise
-        # No other network would fare better: this ends the search.
+        # Every other trial would fail too: end the search.
         raise keras_tuner.errors.FatalValueError(str(reason)) from error
 
 
 def starting_network(search: Search, result: trials.Result, dataset: Dataset) -> tuple[keras.Model, int]:
-    """The network that the training of a trial begins with, and how many epochs it has been trained for before."""
+    """The network to train in a trial, and the number of epochs that it has already been trained for."""
     keras.utils.clear_session()
     set_seed(search.seed)
     if result.continues is None and search.sharing is not None:
@@ -110,27 +112,27 @@ def train_and_measure(
     first_epoch: int = 0,
     last_epoch: int,
 ) -> tuple[float, FileCosts]:
-    """Trains a network of a search and leaves it and its files in a folder.
+    """Trains a network of a search and writes it and its exported files to a folder.
 
     Args:
         network: functional model.
-        folder: for the files.
-        search: gives recipe and seed.
-        dataset: to train and to test on.
-        held: has the images to measure the ranges of int8 on, in its test split.
+        folder: output folder.
+        search: search with the recipe and the seed.
+        dataset: data set for training and testing.
+        held: data set whose test split provides the images for int8 calibration.
         first_epoch, last_epoch: as in [`train`].
 
     Returns:
-        The accuracy on the test split of `dataset`, and what the files cost.
+        The accuracy on the test split of `dataset`, and the costs of the files.
 
     Raises:
-        keras_tuner.errors.FailedTrialError: the training diverged, or int8 does not suit the network: it has no file.
+        keras_tuner.errors.FailedTrialError: training diverged, or the network cannot be exported to int8.
     """
     accuracy = train(
         network, dataset, recipe=search.recipe, seed=search.seed, first_epoch=first_epoch, last_epoch=last_epoch
     )
     if not all(np.isfinite(weight).all() for weight in network.get_weights()):
-        raise keras_tuner.errors.FailedTrialError("the training diverged: a weight is not a finite number")
+        raise keras_tuner.errors.FailedTrialError("training diverged: a weight is not finite")
     files.save_model(network, folder / NETWORK)
     files.write_labels(folder, dataset.class_names)
     return accuracy, measure(network, folder, held)

@@ -1,4 +1,4 @@
-"""What became of the trials of a search: one folder each, with `trial.json` in it."""
+"""Results of the trials of a search: one folder each, with a `trial.json`."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from keras_sharenets.files import as_tuples
 from keras_sharenets.models.registry import current_arguments
 
 FILE = "trial.json"
-UNSHARED = "none"  # What a convolution becomes that shares nothing, in a search of sharing.
+UNSHARED = "none"  # In a search of sharing: the choice of a convolution that shares nothing.
 _FROM_DATA = ("input_shape", "num_classes")
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A trial that runs or has ended.
+    """A running or ended trial.
 
     Attributes:
-        id: also the name of its folder.
+        id: id of the trial, also the name of its folder.
         state: `"running"`, `"finished"` or `"failed"`.
-        name, arguments: the network: `keras_sharenets.create_model(name, **arguments)`; of a search of sharing the name
-            of the network that shares, and for each convolution what it becomes.
-        parameters, multiply_adds: as `keras_sharenets.profile` counts them.
-        epochs: passes over the training split, those of the trial that it goes on with among them.
-        continues: the id of that trial, or `None`.
+        name, arguments: the network: `keras_sharenets.create_model(name, **arguments)`; in a search of sharing, the
+            name of the trained network and the replacement of each convolution.
+        parameters, multiply_adds: counts as in `keras_sharenets.profile`.
+        epochs: passes over the training split, including those of the trial that this one continues.
+        continues: id of that trial, or `None`.
         settings: KerasTuner's hyperparameters.
-        worker: which process ran it.
-        reason: why it failed.
-        accuracy: on the validation split after the last epoch. Like all that follows `None` if it failed.
-        score: what the search tries to raise.
-        int8_bytes, latency_ms, float32_bytes, unsteady: as in `FileCosts`, of the files in its folder.
-        within_budget: whether these files keep the limits.
-        seconds: for everything.
+        worker: process that ran the trial.
+        reason: reason of the failure.
+        accuracy: accuracy on the held-out images after the last epoch. This and the following attributes are `None` for
+            a failed trial, except `unsteady`.
+        score: objective that the search maximizes.
+        int8_bytes, latency_ms, float32_bytes, unsteady: costs of the files in its folder, as in `FileCosts`.
+        within_budget: whether these files are within the limits.
+        seconds: total time.
     """
 
     id: str
@@ -62,12 +63,12 @@ class Result:
 
     @property
     def choices(self) -> dict[str, Any]:
-        """The arguments that were chosen, without those that the data set gives; lists of JSON are tuples again."""
+        """The chosen arguments, without those that the data set determines; JSON lists are converted to tuples."""
         return {name: as_tuples(value) for name, value in self.arguments.items() if name not in _FROM_DATA}
 
 
 def describe_choices(choices: Mapping[str, Any], *, sharing: bool, text: Callable[[Any], str] = str) -> str:
-    """What was chosen, in words; of the `sharing` of a network, the convolutions that share alone.
+    """The choices as text; with `sharing`, only the convolutions that share.
 
     >>> describe_choices({"groups": 2, "arrangements": 4}, sharing=False)
     'groups 2, arrangements 4'
@@ -80,23 +81,23 @@ def describe_choices(choices: Mapping[str, Any], *, sharing: bool, text: Callabl
 
 
 def write(result: Result, folder: pathlib.Path) -> None:
-    """Writes `trial.json` below the folder of a search, in one step."""
+    """Atomically writes `trial.json` below the folder of a search."""
     files.write_json(folder / result.id / FILE, dataclasses.asdict(result))
 
 
 def read(path: pathlib.Path) -> Result:
-    """What is in a `trial.json`.
+    """Reads a `trial.json`.
 
     Raises:
-        ValueError: there is no such file, or it is not the record of a trial.
+        ValueError: the file does not exist, or it is not the record of a trial.
     """
     if not path.is_file():
         raise ValueError(f"There is no {path}.")
     try:
-        # Older records do not say whether the machine had other work.
+        # Older records lack `unsteady`.
         values = {"unsteady": False, **json.loads(path.read_text(encoding="utf-8"))}
         given = {field.name: values[field.name] for field in dataclasses.fields(Result)}
-        # Older records have former names of arguments.
+        # Older records use former names of arguments.
         for name in ("arguments", "settings"):
             given[name] = current_arguments(given[name])
         return Result(**given)
@@ -105,12 +106,12 @@ def read(path: pathlib.Path) -> Result:
 
 
 def read_all(folder: pathlib.Path) -> list[Result]:
-    """The trials in the folder of a search, by number."""
+    """The trials in the folder of a search, ordered by id."""
     return sorted(map(read, folder.glob(f"*/{FILE}")), key=lambda result: int(result.id))
 
 
 def candidates(results: Sequence[Result]) -> list[Result]:
-    """The finished trials whose files are within the budget and that no other one goes on with.
+    """The finished trials whose files are within the budget and that no finished trial continues.
 
     >>> common = {"name": "", "arguments": {}, "parameters": 0, "multiply_adds": 0, "settings": {}, "worker": ""}
     >>> common |= {"within_budget": True}
@@ -124,14 +125,14 @@ def candidates(results: Sequence[Result]) -> list[Result]:
 
 
 def longest(results: Sequence[Result]) -> list[Result]:
-    """The candidates that were trained for as many epochs as any."""
+    """The candidates with the highest number of epochs."""
     found = candidates(results)
     most = max((result.epochs for result in found), default=0)
     return [result for result in found if result.epochs == most]
 
 
 def ranked(results: Sequence[Result]) -> list[Result]:
-    """The candidates, that with the highest score first, of equal ones that with the smallest file."""
+    """The candidates by descending score; ties in ascending order of file size."""
 
     def place(result: Result) -> tuple[float, int]:
         return -_checks.known("score", result.score), result.int8_bytes or 0
@@ -140,11 +141,11 @@ def ranked(results: Sequence[Result]) -> list[Result]:
 
 
 def pareto_front(results: Sequence[Result], cost: str) -> list[Result]:
-    """The candidates than which none is as accurate for less, or more accurate for as much: the cheapest first.
+    """The candidates on the Pareto front of accuracy and a cost, cheapest first.
 
     Args:
         results: trials.
-        cost: `"int8_bytes"` or `"latency_ms"`, or another field that is a number; trials without it are left out.
+        cost: `"int8_bytes"`, `"latency_ms"` or another numeric field; trials without a value are ignored.
     """
     front = []
     known = [

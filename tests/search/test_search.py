@@ -288,7 +288,7 @@ def test_three_failures_in_a_row_end_the_search(trained, tmp_path, monkeypatch, 
         raise error
 
     monkeypatch.setattr(training, "train", fail)
-    with pytest.raises(ValueError, match=f"Three trials in a row failed, the last one with {said}$"):
+    with pytest.raises(ValueError, match=f"Three trials in a row failed. The last error: {said}$"):
         search.run(_make(tmp_path), _silent)
     assert [(result.state, result.reason) for result in trials.read_all(tmp_path)] == [("failed", said)] * 3
 
@@ -299,7 +299,7 @@ def test_full_disk_ends_the_search_and_the_trial_is_run_again(trained, tmp_path,
 
     with monkeypatch.context() as context:
         context.setattr(files, "save_model", full)
-        with pytest.raises(ValueError, match=r"A file cannot be written: .*No space left"):
+        with pytest.raises(ValueError, match=r"Cannot write a file: .*No space left"):
             search.run(_make(tmp_path), _silent)
     assert trials.read_all(tmp_path) == []
     search.run(_make(tmp_path), _silent)
@@ -335,7 +335,7 @@ def test_search_without_files_on_another_backend(trained, tmp_path, monkeypatch)
     assert {(result.int8_bytes, result.float32_bytes, result.latency_ms) for result in results} == {(None, None, None)}
     assert [result.id for result in trials.ranked(results)] == ["1", "0"]
     for changes in ({"file_budget": FileBudget(max_tflite_bytes=1000)}, {"halving_worth": 0.01}):
-        with pytest.raises(ValueError, match="is about int8 files, which need the TensorFlow backend"):
+        with pytest.raises(ValueError, match="applies to int8 files, which need the TensorFlow backend"):
             search.run(_make(tmp_path / "other", **changes), _silent)
 
 

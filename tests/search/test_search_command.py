@@ -132,11 +132,11 @@ def test_same_command_on_a_finished_search_says_its_winner_again(folder, capsys)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--max-tflite-bytes", "29999"], "`max_tflite_bytes` (=29999) must be that of the search in"),
-        (["--seed", "1"], "`seed` (=1) must be that of the search in"),
-        (["--batch-size", "32"], "`batch_size` (=32) must be that of the search in"),
-        (["--trials", "3"], "`trials` (=3) must be that of the search in"),
-        (["--finalists", "2"], "`finalists` (=2) must be that of the search in"),
+        (["--max-tflite-bytes", "29999"], "`max_tflite_bytes` (=29999) must match the search in"),
+        (["--seed", "1"], "`seed` (=1) must match the search in"),
+        (["--batch-size", "32"], "`batch_size` (=32) must match the search in"),
+        (["--trials", "3"], "`trials` (=3) must match the search in"),
+        (["--finalists", "2"], "`finalists` (=2) must match the search in"),
     ],
 )
 def test_another_search_does_not_mix_with_it(folder, capsys, arguments, message):
@@ -154,7 +154,7 @@ def test_report(folder, capsys, monkeypatch):
     monkeypatch.setattr("keras_sharenets.cli.search_report.say_over", shown.append)
     assert main(["report", str(folder)]) == 0
     # Two trials, the winner and three to compare with.
-    assert shown == ["measuring 6 files in turns ...", ""]
+    assert shown == ["measuring 6 files, interleaved ...", ""]
     out = capsys.readouterr().out
     results = trials.read_all(folder)
     (line,) = [line for line in out.splitlines() if line.startswith("| 0 |")]
@@ -236,7 +236,7 @@ def test_interrupted_search_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         (["--validation", "0"], "`validation` (=0.0) must be a number above 0"),
         (["--halving-worth", "-1"], "`halving_worth` (=-1.0) must be"),
         (["--max-parameters", "0"], "`max_parameters` (=0) must be"),
-        (["--max-parameters", "10"], "must allow a network: of the 1,092 of the space 'shardnet' it allows none"),
+        (["--max-parameters", "10"], "must allow a network: it allows none of the 1,092 networks of the space 'shardnet'"),
         (["--max-latency-ms", "0"], "`max_latency_ms` (=0.0) must be"),
         (["--seed", "-1"], "`seed` (=-1) must be"),
         (["--data", "nowhere"], "`data` (='nowhere')"),
@@ -278,9 +278,9 @@ def test_two_searches_in_one_folder(tmp_path, capsys):
 def test_folder_that_holds_something_else(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("")
     assert main(["search", *TINY, "--output", str(tmp_path)]) == 2
-    assert "must be an empty folder or that of a search" in capsys.readouterr().err
+    assert "must be an empty folder or the folder of a search" in capsys.readouterr().err
     assert main(["report", str(tmp_path)]) == 2
-    assert "holds no search" in capsys.readouterr().err
+    assert "contains no search" in capsys.readouterr().err
 
 
 def test_variables_come_together(tmp_path, capsys, monkeypatch):

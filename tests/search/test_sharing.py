@@ -175,7 +175,7 @@ def test_choices_of_a_layer_are_all_that_builds_and_nothing_else(channels, filte
 
 def test_choices_of_a_layer_that_are_refused():
     hp = keras_tuner.HyperParameters()
-    with pytest.raises(ValueError, match=r"`groups` \(=\(5,\)\).* must have numbers that fit `channels` \(=16\)"):
+    with pytest.raises(ValueError, match=r"`groups` \(=\(5,\)\).* must contain values that suit `channels` \(=16\)"):
         sharing_choices(hp, 16, groups=(5,))
     with pytest.raises(ValueError, match=r"`filters` \(=0\) must be a positive integer"):
         sharing_choices(hp, 0)

@@ -199,7 +199,7 @@ IGCV2 = {"width": 64, "blocks_per_stage": 2, "branch_channels": ((8, 8), (16, 16
         ("hscnet", {**HSCNET, "channel_repeats": 8}, r"`channel_repeats` \(=8\) must divide `groups` \(=4\)\."),
         ("hscnet", {**HSCNET, "groups": 32}, r"`groups` \(=32\) must divide the bottleneck .*`width` \(=32\)"),
         ("hscnet", {**HSCNET, "alpha": 1.75}, r"`alpha` \(=1\.75\) must divide `width` \(=32\) into an integer"),
-        ("hscnet", {**HSCNET, "groups": 8, "arrangements": 4}, r"`arrangements` \(=4\) must divide, for `width` .*=32"),
+        ("hscnet", {**HSCNET, "groups": 8, "arrangements": 4}, r"`arrangements` \(=4\) must divide .* for `width` .*=32"),
         ("hscnet", {**HSCNET, "arrangements": 1, "star": True}, r"`star` \(=True\) must be False"),
         ("hscnet", {**HSCNET, "blocks_per_stage": True}, r"`blocks_per_stage` \(=True\) must be one of 1, 2"),
         ("hscnet", {**HSCNET, "color": 1}, r"`color` \(=1\) must be one of 'width'"),
@@ -207,7 +207,7 @@ IGCV2 = {"width": 64, "blocks_per_stage": 2, "branch_channels": ((8, 8), (16, 16
         (
             "igcv2",
             {**IGCV2, "branch_channels": ((8, 8), (16, 16), (2, 2))},
-            r"must have a product from half to 5 times",
+            r"must have a product of half to 5 times",
         ),
         ("igcv2", {**IGCV2, "branch_channels": ((8, 7), (16, 16), (32, 32))}, r"`branch_channels\[0\]` \(=\(8, 7\)\)"),
         ("igcv2", {**IGCV2, "branch_channels": (*IGCV2["branch_channels"], (8, 8))}, r"must have 3 entries"),
@@ -226,11 +226,11 @@ def test_images_limit_what_there_is():
     sharesnet, shardnet = find_space("sharesnet"), find_space("shardnet")
     large = {"network": "resnet", "depth": 34, "width": 8, "share": "all"}
     check(sharesnet, large, input_shape=(32, 32, 3))
-    with pytest.raises(ValueError, match=r"`network` \(='resnet'\) must be another network for images smaller"):
+    with pytest.raises(ValueError, match=r"`network` \(='resnet'\) must not be 'resnet' for images smaller"):
         check(sharesnet, large, input_shape=(31, 64, 3))
     deep = {"network": "shard_vggnet", "width": 16, "share": "spatial", "blending": True}
     check(shardnet, {**deep, "convs_per_block": (1, 1, 1, 1)}, input_shape=(8, 8, 1))
-    with pytest.raises(ValueError, match=r"`convs_per_block` \(=\(1, 1, 1, 1, 1\)\) must have no more blocks"):
+    with pytest.raises(ValueError, match=r"`convs_per_block` \(=\(1, 1, 1, 1, 1\)\) must have at most one block more"):
         check(shardnet, {**deep, "convs_per_block": (1, 1, 1, 1, 1)}, input_shape=(8, 8, 1))
     with pytest.raises(ValueError, match=r"`width` \(=16\) must be at least the channels of the image"):
         check(shardnet, {**deep, "convs_per_block": (1, 1)}, input_shape=(8, 8, 20))

@@ -1,6 +1,6 @@
-"""Spaces of networks: choices, rules and costs, one module a family.
+"""Search spaces: choices, rules and costs, one module per family.
 
-A new space is a module here with a `SPACE`, and its name in `NAMES`.
+To add a space, add a module with a `SPACE` to this package and its name to `NAMES`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ NAMES = ("hscnet", "hgcnet", "igcv2", "sharesnet", "shardnet")
 
 
 def find_space(name: str) -> Space:
-    """The space of that name.
+    """The space with a name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the space does not exist.
 
     >>> [choice.name for choice in find_space("hscnet").choices][:4]
     ['width', 'alpha', 'groups', 'channel_repeats']

@@ -1,7 +1,7 @@
-"""What the parts of a network store and compute, from their sizes alone: pairs of parameters and multiply-adds.
+"""Costs of the parts of a network, computed from their sizes: pairs of parameters and multiply-adds.
 
-The counts are those of `keras_sharenets.profile`: trainable weights, each stored tensor once, and the products of
-weights with activations for one image.
+The counts are those of `keras_sharenets.profile`: trainable weights, each stored tensor once, and products of weights
+and activations for one image.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ Cost = tuple[int, int]
 
 
 def conv(channels: int, filters: int, pixels: int, *, area: int = 1, groups: int = 1, copies: int = 1) -> Cost:
-    """A convolution without bias; `pixels` of its output, `copies` uses of each stored filter inside it.
+    """A convolution without bias.
+
+    `pixels` is the number of output pixels, `copies` the number of uses of each stored filter within the layer.
 
     >>> conv(64, 64, pixels=256, area=9, groups=16, copies=16)
     (144, 589824)
@@ -27,12 +29,12 @@ def depthwise(channels: int, pixels: int) -> Cost:
 
 
 def again(cost: Cost) -> Cost:
-    """One more call of a layer: it computes as much and stores nothing new."""
+    """Another call of a layer: the same multiply-adds, no new parameters."""
     return 0, cost[1]
 
 
 def norm(channels: int) -> Cost:
-    """Batch normalization: a scale and an offset; statistics are not trained."""
+    """Batch normalization: scale and offset; the statistics are not trainable."""
     return 2 * channels, 0
 
 
@@ -47,5 +49,5 @@ def halved(sides: Sequence[int]) -> tuple[int, ...]:
 
 
 def pooled(sides: Sequence[int]) -> tuple[int, ...]:
-    """Height and width after pooling by 2, an odd last row or column left out."""
+    """Height and width after pooling by 2, which drops an odd last row or column."""
     return tuple(side // 2 for side in sides)

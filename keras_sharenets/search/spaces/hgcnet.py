@@ -1,4 +1,4 @@
-"""The space of HGCNet and SGCNet: G, chain or split, growth, bottleneck, squeeze and excite, modules, compression."""
+"""Search space of HGCNet and SGCNet: G, chain or split, growth, bottleneck, squeeze-excite, modules, compression."""
 
 import math
 

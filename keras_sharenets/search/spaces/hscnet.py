@@ -1,4 +1,4 @@
-"""The space of HSC-Net: width, G, R, T, alpha, modules and the star."""
+"""Search space of HSC-Net: width, G, R, T, alpha, modules and the star."""
 
 import functools
 import math
@@ -22,7 +22,7 @@ def _whole_bottleneck(alpha, chosen):
 
 @functools.cache
 def are_distinct(channels: int, arrangements: int) -> bool:
-    """Whether all arrangements of so many channels differ; equal ones make copies of filters."""
+    """Whether all arrangements of the channels are distinct; equal arrangements would duplicate filters."""
     return permutations.count_distinct(channels, arrangements, SHUFFLE_GROUPS) == arrangements
 
 
@@ -31,7 +31,7 @@ def _arranges(arrangements, chosen):
         return True
     hidden = _hidden(chosen)
     arranged = (hidden // chosen["groups"], hidden, chosen["width"])
-    # Numbers that 2 divides have the two rows of the shuffle too.
+    # Numbers divisible by 2 also have the two rows of the shuffle.
     if any(filters % arrangements for filters in arranged):
         return False
     return all(are_distinct(channels * 2**stage, arrangements) for channels in arranged for stage in range(STAGES))
@@ -67,8 +67,8 @@ CHOICES = (
         (1, 2, 4),
         (
             Rule(
-                "divide, for `width` (={width}), `alpha` (={alpha}) and `groups` (={groups}), the filters of every "
-                "arranged convolution, whose input planes must have as many different orders",
+                "divide the filters of every arranged convolution for `width` (={width}), `alpha` (={alpha}) and "
+                "`groups` (={groups}), and give as many distinct orders of its input planes",
                 _arranges,
             ),
         ),
@@ -78,14 +78,14 @@ CHOICES = (
     Choice(
         "star",
         (False, True),
-        (Rule("be False where nothing is arranged", lambda star, chosen: not star or chosen["arrangements"] > 1),),
+        (Rule("be False if `arrangements` is 1", lambda star, chosen: not star or chosen["arrangements"] > 1),),
         reads=("arrangements",),
     ),
 )
 
 
 def _module(channels, width, sides, strides, arguments):
-    """A module as `keras_sharenets.models.hscnet.module` builds it; the stride is that of its first 3x3 convolution."""
+    """A module of `keras_sharenets.models.hscnet.module`; the first 3x3 convolution has the stride."""
     hidden = round(width / arguments["alpha"])
     groups, arrangements = arguments["groups"], arguments["arrangements"]
     before = math.prod(sides)

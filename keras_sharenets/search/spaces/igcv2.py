@@ -1,8 +1,8 @@
-"""The space of IGC-V2: width, depth, and in each stage L and K near the balance condition.
+"""Search space of IGC-V2: width, depth, and L and K of each stage near the balance condition.
 
-A stage has L - 1 group convolutions; the condition asks for branches of equal size whose product is the number of
-channels. Here the sizes of a stage are one divisor of its channels or two neighboring ones, their product is from half
-to five times the channels, and L grows by one a stage at most.
+A stage has L - 1 group convolutions. The balance condition requires branches of equal size whose product is the number
+of channels. In this space, the sizes of a stage are one divisor of its channels or two neighboring divisors, their
+product is between half and five times the channels, and L grows by at most one per stage.
 """
 
 import functools
@@ -18,7 +18,7 @@ MOST_PATHS = 5
 
 
 def _channels(chosen, stage):
-    """The fewest channels that a block of the stage reads: its first one widens."""
+    """The lowest number of input channels of a block in the stage: its first block widens."""
     return chosen["width"] * 2 ** max(stage - 1, 0)
 
 
@@ -27,12 +27,12 @@ def _divisors(number):
 
 
 def _branches(stage):
-    """The choice of the branches of one stage."""
+    """The choice of the branch sizes of one stage."""
 
     def values(chosen):
         divisors = _divisors(_channels(chosen, stage))
         neighbors = zip(divisors, [*divisors[1:], None], strict=True)
-        # The smaller ones first, as in `keras_sharenets.ops.balance.best_integer`.
+        # Smaller sizes first, as in `keras_sharenets.ops.balance.best_integer`.
         return tuple(
             (size,) * (count - larger) + (next_size,) * larger
             for size, next_size in neighbors
@@ -49,13 +49,13 @@ def _branches(stage):
     before = f"branch_channels[{stage - 1}]"
     rules = (
         Rule(
-            f"have a product from half to {MOST_PATHS} times the channels of stage {stage + 1} at `width` (={{width}})",
+            f"have a product of half to {MOST_PATHS} times the channels of stage {stage + 1} at `width` (={{width}})",
             near_one_path,
         ),
     )
     reads = ("width",)
     if stage:
-        rules += (Rule("have as many entries as the stage before, or one more", no_shorter),)
+        rules += (Rule("have as many entries as the previous stage, or one more", no_shorter),)
         reads += (before,)
     return Choice("branch_channels", values, rules, reads, place=stage)
 
@@ -69,7 +69,7 @@ CHOICES = (
 
 @functools.lru_cache(maxsize=100_000)
 def _stage(channels, width, pixels, sizes, blocks):
-    """All blocks of a stage: their kernels, and their normalizations."""
+    """Costs of all blocks of a stage: kernels and batch normalization."""
     *first, last = sizes
     widening, others = (9 * read + read * sum(first) + width * last for read in (channels, width))
     weights = widening + (blocks - 1) * others
@@ -94,10 +94,10 @@ def _costs(network, arguments, input_shape, num_classes):
 
 
 def _connections(arguments):
-    """Of the blocks that do not widen: the lowest share of connected pairs, and whether each has one path for each.
+    """Lowest fraction of connected pairs, and whether each has exactly one path, in the blocks that do not widen.
 
-    An output reads as many channels as the product of the branches is, one after the other, and from the end on to the
-    start (`keras_sharenets.ops.permutations.interleaving`).
+    An output reads consecutive channels, as many as the product of the branch sizes, wrapping around at the end
+    (`keras_sharenets.ops.permutations.interleaving`).
     """
     widths = [arguments["width"] * 2**stage for stage in range(STAGES)]
     products = [math.prod(sizes) for sizes in arguments["branch_channels"]]

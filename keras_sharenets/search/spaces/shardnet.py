@@ -1,4 +1,4 @@
-"""The space of ShardNet: which network, its width n, its blocks, what is shared, and blending."""
+"""Search space of ShardNet: kind of network, width n, blocks, sharing and blending."""
 
 import math
 
@@ -6,7 +6,7 @@ from keras_sharenets.search.spaces import costs
 from keras_sharenets.search.spaces.space import Choice, Rule, Space
 
 _STRIDES = {"shard_resnet": 4, "shard_deep_resnet": 8}
-# From these sides on a deep network has the stem of ImageNet.
+# Image side from which a deep network has the ImageNet stem.
 LARGE = 112
 
 
@@ -29,7 +29,7 @@ CHOICES = (
     Choice(
         "network",
         ("shard_resnet", "shard_vggnet", "shard_deep_resnet"),
-        (Rule("be a network whose strides the image survives (`input_shape` is {input_shape})", _fits),),
+        (Rule("be a network with no more downsampling than the image allows (`input_shape` is {input_shape})", _fits),),
     ),
     Choice("width", (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384, 512), _WIDTH),
     Choice("blocks_per_stage", (1, 2, 3, 4, 5, 6, 7, 8, 9), when="shard_resnet"),
@@ -51,7 +51,7 @@ CHOICES = (
             (2, 2, 3, 3, 3),
             (3, 3, 3, 3, 3),
         ),
-        (Rule("have no more blocks than the image can be halved for (`input_shape` is {input_shape})", _survives),),
+        (Rule("have at most one block more than the image can be halved (`input_shape` is {input_shape})", _survives),),
         when="shard_vggnet",
     ),
     Choice("bottleneck", (False, True), when="shard_deep_resnet"),
@@ -73,7 +73,7 @@ def _norms(channels, count):
 
 
 def _used(cost, uses, stored):
-    """All uses of a convolution, of which so many are stored."""
+    """All uses of a convolution with the given number of stored kernels."""
     return stored * cost[0], uses * cost[1]
 
 
@@ -128,7 +128,7 @@ def _deep_resnet(arguments, sides, image_channels, num_classes):
     else:
         kernels = ((filters, filters, 9),) * 2
     sides = costs.pooled(sides) if large else sides
-    # The convolutions of a bottleneck have three shapes, the two of a basic block are one layer when shared.
+    # The convolutions of a bottleneck have three shapes; the two of a basic block become one layer when shared.
     distinct = set(kernels) if arguments["share"] == "block" else ()
     yield _norms(filters, 1)
     for level in range(4):

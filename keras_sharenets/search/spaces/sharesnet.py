@@ -1,4 +1,4 @@
-"""The space of ShaResNet: which network, its depth and width, and which blocks of a stage share."""
+"""Search space of ShaResNet: kind of network, depth, width, and the blocks of a stage that share."""
 
 import functools
 import math
@@ -7,14 +7,14 @@ from keras_sharenets.models.sharesnet import stage_blocks
 from keras_sharenets.search.spaces import costs
 from keras_sharenets.search.spaces.space import Choice, Rule, Space
 
-# The policy, and whether the first block of a stage uses the shared convolution where it has stride 1 or 2.
+# For each policy: whether the first block of a stage uses the shared convolution if its stride is 1, and if it is 2.
 _FIRST_SHARES = {"none": (False, False), "rest": (False, False), "stride1": (True, False), "all": (True, True)}
 _BASIC = 34
 STEM_FILTERS = 16
 
 
 def _has_choice(network):
-    """Whether a policy is one of its own: a stage of one block has nothing to share with."""
+    """Whether a policy differs from "none": a stage of one block has nothing to share with."""
     return lambda share, chosen: share == "none" or min(stage_blocks(network, chosen["depth"])) > 1
 
 
@@ -35,7 +35,7 @@ CHOICES = (
     Choice(
         "network",
         ("preact_resnet", "wide_resnet", "resnet"),
-        (Rule("be another network for images smaller than 32x32 (`input_shape` is {input_shape})", _is_large(32)),),
+        (Rule("not be 'resnet' for images smaller than 32x32 (`input_shape` is {input_shape})", _is_large(32)),),
     ),
     _depth("preact_resnet", (9 * blocks + 2 for blocks in (1, 2, 3, 4, 6, 8, 10, 12, 18))),
     _depth("wide_resnet", (6 * blocks + 4 for blocks in (1, 2, 3, 4, 5, 6))),
@@ -57,7 +57,7 @@ CHOICES = (
 
 
 def _preactivated_bottleneck(channels, width, before, after):
-    """What all blocks store and compute beside the 3x3 convolution that may be shared, as in `sharesnet_blocks`."""
+    """Costs of a block except for the 3x3 convolution that may be shared, as in `sharesnet_blocks`."""
     yield from (costs.norm(channels), costs.norm(width), costs.norm(width))
     yield costs.conv(channels, width, after)
     yield costs.conv(width, 4 * width, after)
@@ -125,7 +125,7 @@ def _costs(network, arguments, input_shape, num_classes):
         yield costs.conv(image_channels, stem, math.prod(costs.halved(sides)), area=49)
         sides = costs.halved(costs.halved(sides))
     channels = expansion * width * 2 ** (len(counts) - 1)
-    # Normalization before the blocks, or else behind them.
+    # Batch normalization before the blocks, or after them.
     yield costs.norm(stem if first_norm else channels)
     yield from _stages(stem, sides, block, expansion, width, counts, share)
     yield costs.dense(channels, num_classes)

@@ -1,6 +1,6 @@
-"""A space of networks: what there is to choose, random points, checks, counts, and the networks themselves.
+"""Search spaces of networks: choices, random points, checks, counts, and building networks.
 
-A point is a dict of arguments of the family's factory, with the kind of network as `"network"` where there are several.
+A point is a dict of arguments of the family's factory; a space with several kinds of networks adds `"network"`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _MIN_SIDE = 4
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A condition on a value, given what was chosen before.
+    """A condition on a value, given the earlier choices.
 
     Attributes:
-        text: what follows "must" in a message; names in braces are filled in from the earlier choices.
+        text: text after "must" in a message; names in braces are filled in from the earlier choices.
         holds: function of `(value, chosen)`.
     """
 
@@ -40,15 +40,15 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Choice:
-    """One choice: an argument of a factory, or an entry of an argument that is a tuple.
+    """A choice: an argument of a factory, or one entry of a tuple argument.
 
     Attributes:
-        argument: its name.
-        values: what there is to choose from, or a function of `chosen` that gives it.
-        rules: conditions on a value; `chosen` has the choices of `reads` alone.
-        reads: names of earlier choices that values and rules depend on; `"input_shape"` is always there.
-        when: the network (a key of `Space.networks`) that has this choice, or `None` for all of them.
-        place: the entry of a tuple that this is, or `None` for the whole argument.
+        argument: name of the argument.
+        values: possible values, or a function of `chosen` that returns them.
+        rules: conditions on a value; `chosen` contains only the choices in `reads`.
+        reads: names of earlier choices that values and rules depend on; `"input_shape"` is always available.
+        when: the kind of network (a key of `Space.networks`) with this choice, or `None` for all.
+        place: index of the entry in a tuple argument, or `None` for the whole argument.
     """
 
     argument: str
@@ -65,16 +65,16 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Space:
-    """The networks of one family that a search looks at.
+    """The search space of one family.
 
     Attributes:
-        name: that of its module.
-        networks: the name of each kind of network, and a named network that has its factory. Where there are several,
-            the choice `"network"` comes first.
-        choices: in order; whatever is chosen first, the later ones have at least one value.
-        costs: generator function of `(network, arguments, input_shape, num_classes)` that gives pairs of stored
+        name: name of its module.
+        networks: for each kind of network, a named network with its factory. If there are several kinds, the first
+            choice is `"network"`.
+        choices: choices in order; after any earlier choices, each has at least one valid value.
+        costs: generator function of `(network, arguments, input_shape, num_classes)` that yields pairs of stored
             parameters and multiply-adds.
-        connections: function of the arguments that gives `(density, one_path)`, or `None` where the layers connect
+        connections: function of the arguments that returns `(density, one_path)`, or `None` if the layers connect
             all inputs with all outputs.
     """
 
@@ -87,13 +87,13 @@ class Space:
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """What a network stores and computes.
+    """Counts of a network.
 
     Attributes:
         stored_parameters: trainable weights, each shared tensor once.
-        multiply_adds: for one image.
-        density: the lowest share of inputs and outputs that a block of IGC-V2 connects; `None` elsewhere.
-        one_path: whether each such pair is connected on one path; `None` elsewhere.
+        multiply_adds: multiply-adds for one image.
+        density: lowest fraction of input-output pairs that a block of IGC-V2 connects; `None` for other families.
+        one_path: whether each connected pair has exactly one path; `None` for other families.
     """
 
     stored_parameters: int
@@ -121,17 +121,17 @@ def _options(choice: Choice, entries: tuple[tuple[str, Any], ...]) -> Values:
 
 
 def _options_after(choice: Choice, chosen: Mapping[str, Any]) -> Values:
-    """The values of a choice that keep its rules, given what was chosen; none if it is another network's."""
+    """The valid values of a choice, given the earlier choices; none if it belongs to another kind of network."""
     if choice.when is not None and chosen["network"] != choice.when:
         return ()
     return _options(choice, tuple((name, chosen[name]) for name in ("input_shape", *choice.reads)))
 
 
 def _check_value(choice: Choice, value: object, chosen: Mapping[str, Any]) -> None:
-    """Raises a `ValueError` that names the argument, its value and the rule, unless the value is an option."""
+    """Raises a `ValueError` that names the argument, its value and the rule if the value is invalid."""
     read = {name: chosen[name] for name in ("input_shape", *choice.reads)}
     values = _all_values(choice, read)
-    # True is not 1 and 2.0 is not 2: they would be another network's arguments.
+    # Distinguish True from 1 and 2.0 from 2: they would be different arguments of the factory.
     if not any(value == other and type(value) is type(other) for other in values):
         listed = ", ".join(map(repr, values[:20])) + (", ..." if len(values) > 20 else "")
         raise ValueError(f"`{choice.name}` (={value!r}) must be one of {listed}.")
@@ -141,7 +141,7 @@ def _check_value(choice: Choice, value: object, chosen: Mapping[str, Any]) -> No
 
 
 def as_point(space: Space, chosen: Mapping[str, Any]) -> Point:
-    """The point of choices by name: entries of a tuple are put together."""
+    """The point for choices by name; the entries of a tuple argument are joined."""
     point = {}
     for choice in space.choices:
         if choice.name not in chosen or choice.when not in (None, chosen.get("network")):
@@ -154,11 +154,13 @@ def as_point(space: Space, chosen: Mapping[str, Any]) -> Point:
 def choose(
     space: Space, pick: Callable[[Choice, Values, Mapping[str, Any]], Any], *, input_shape: Sequence[int] = IMAGE
 ) -> Point:
-    """The point that comes of asking `pick` for every choice in turn.
+    """Builds a point by calling `pick` for each choice in order.
 
     Args:
-        pick: function of `(choice, values, chosen)` that returns one of the values; `chosen` has the earlier choices
-            by name.
+        space: space of the point.
+        pick: function of `(choice, values, chosen)` that returns one of the values; `chosen` contains the earlier
+            choices by name.
+        input_shape: `(height, width, channels)` of the images.
 
     >>> from keras_sharenets.search.spaces import find_space
     >>> choose(find_space("hgcnet"), lambda choice, values, chosen: values[-1])["groups"]
@@ -173,7 +175,7 @@ def choose(
 
 
 def draw(space: Space, seed: int, *, input_shape: Sequence[int] = IMAGE) -> Point:
-    """A random point: each choice in turn, all values that are left equally likely.
+    """A random point: each choice in order, uniformly among its valid values.
 
     >>> from keras_sharenets.search.spaces import find_space
     >>> draw(find_space("igcv2"), seed=0) == draw(find_space("igcv2"), seed=0)
@@ -184,7 +186,7 @@ def draw(space: Space, seed: int, *, input_shape: Sequence[int] = IMAGE) -> Poin
 
 
 def walk(space: Space, input_shape: Sequence[int] = IMAGE) -> Iterator[dict[str, Any]]:
-    """All ways through the choices: for each a dict of what was chosen, by name and in order, `"input_shape"` first."""
+    """Yields every valid combination of choices: a dict by name, in order, starting with `"input_shape"`."""
 
     def extend(place, chosen):
         if place == len(space.choices):
@@ -201,7 +203,7 @@ def walk(space: Space, input_shape: Sequence[int] = IMAGE) -> Iterator[dict[str,
 
 
 def points(space: Space, input_shape: Sequence[int] = IMAGE) -> Iterator[Point]:
-    """All points, one after the other.
+    """Yields all points.
 
     >>> from keras_sharenets.search.spaces import find_space
     >>> sum(1 for _ in points(find_space("sharesnet"), (8, 8, 1)))
@@ -211,7 +213,7 @@ def points(space: Space, input_shape: Sequence[int] = IMAGE) -> Iterator[Point]:
 
 
 def check(space: Space, point: Point, *, input_shape: Sequence[int] = IMAGE) -> None:
-    """Checks that the point is one of the space's for these images.
+    """Checks that a point belongs to the space for these images.
 
     Raises:
         ValueError: an argument is missing or unknown, or breaks a rule; the message names it, its value and the rule.
@@ -250,9 +252,9 @@ def _split(space: Space, point: Point) -> tuple[str, Point]:
 
 
 def count(space: Space, point: Point, *, input_shape: Shape = IMAGE, num_classes: int = 10) -> Counts:
-    """What the network of a point stores and computes, by arithmetic: nothing is built.
+    """Counts of the network of a point, by arithmetic: nothing is built.
 
-    The point is not checked. The counts are those of `keras_sharenets.profile` for the network that [`build`] gives.
+    The point is not checked. The counts equal those of `keras_sharenets.profile` for the network from [`build`].
 
     >>> from keras_sharenets.search.spaces import find_space
     >>> point = {"width": 64, "blocks_per_stage": 6, "branch_channels": ((8, 8), (16, 16), (32, 32))}
@@ -269,16 +271,16 @@ def count(space: Space, point: Point, *, input_shape: Shape = IMAGE, num_classes
 
 
 def kernel_parameters(space: Space, point: Point, *, input_shape: Shape = IMAGE, num_classes: int = 10) -> int:
-    """How many of the stored parameters of a point are in kernels.
+    """The number of stored parameters of a point that are in kernels.
 
-    A file holds each of them in a byte or more; scales and offsets of normalizations may be folded into others.
+    A file stores at least one byte for each; batch normalization may be folded into them.
     """
     network, arguments = _split(space, point)
     return sum(stored for stored, products in space.costs(network, arguments, input_shape, num_classes) if products)
 
 
 def named(space: Space, point: Point) -> tuple[str, Point]:
-    """The named network with the factory of a point, and the arguments that replace that network's own."""
+    """The named network with the factory of a point, and the arguments that override its own."""
     network, arguments = _split(space, point)
     return space.networks[network], arguments
 
@@ -286,10 +288,14 @@ def named(space: Space, point: Point) -> tuple[str, Point]:
 def build(
     space: Space, point: Point, *, input_shape: Sequence[int] = IMAGE, num_classes: int = 10, **more: Any
 ) -> keras.Model:
-    """The network of a point, a functional model.
+    """Builds the network of a point as a functional model.
 
     Args:
-        **more: further arguments of the factory, `input_tensor` or `name` for example.
+        space: space of the point.
+        point: arguments, as in [`check`].
+        input_shape: `(height, width, channels)` of the images.
+        num_classes: number of classes.
+        **more: further arguments of the factory, for example `input_tensor` or `name`.
 
     Raises:
         ValueError: as in [`check`], before anything is built.
