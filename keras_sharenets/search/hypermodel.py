@@ -146,8 +146,8 @@ class SpaceHyperModel(keras_tuner.HyperModel):
             index = self._smaller(index, too_much)
             if index in tried:
                 raise ValueError(
-                    f"{self.violated_limits} must allow a network: none of the {len(tried)} networks tried in the space "
-                    f"'{self.space.name}' is within the limits, including the one with the fewest "
+                    f"{self.violated_limits} must allow a network: none of the {len(tried)} networks tried in the "
+                    f"space '{self.space.name}' is within the limits, including the one with the fewest "
                     f"{too_much[0].replace('_', ' ')}."
                 )
         return dict(self._points[index])

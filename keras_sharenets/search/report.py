@@ -29,7 +29,7 @@ from keras_sharenets.training.run.command import fit_words
 from keras_sharenets.training.run.finished import tested_crops
 
 Table = list[list[str]]
-_UNSTEADY = f" These times were unsteady: a spread exceeded {UNSTEADY:.0%} of the time. Measure again on an idle machine."
+_UNSTEADY = f" Unsteady: the spread of a file exceeds {UNSTEADY:.0%} of its median. Measure again on an idle machine."
 
 FIGURES = {
     "Accuracy against file size": ("int8_bytes", "size of the int8 file in kB (1000 bytes)", 1000),
@@ -293,7 +293,7 @@ def _outcome(report: Report) -> str:
 
 
 def write(report: Report) -> str:
-    """Writes `report.md`, its figures, `report.json` and `report.html` to the folder; returns the text of `report.md`."""
+    """Writes `report.md`, figures, `report.json` and `report.html` to the folder; returns the text of `report.md`."""
     folder, outcome, command, tables = report.folder, _outcome(report), report.command, _tables(report)
     images = {
         heading: draw_front(report.results, report.peers, cost=cost, label=label, unit=unit)
@@ -360,9 +360,7 @@ def draw_front(
     low = min(figures.usual_range(accuracies)[0], *(place(each)[1] for each in (*front, *within)))
     margin = 0.08 * (max(accuracies) - low) or 0.01
     axes.set_ylim(low - margin, max(accuracies) + 2 * margin)
-    lines = [
-        "blue: Pareto front" + ("" if all(result in full for result in front) else "; open circles: fewer epochs")
-    ]
+    lines = ["blue: Pareto front" + ("" if all(result in full for result in front) else "; open circles: fewer epochs")]
     counts = {
         "with fewer epochs": len(known) - len(shown),
         f"below {low:.0%}": sum(accuracy < low for accuracy in accuracies),

@@ -70,7 +70,8 @@ def test_ends_of_the_scale_are_networks(name):
 
 def test_budget_that_allows_nothing():
     with pytest.raises(
-        ValueError, match=r"`budget` .*max_parameters=10.* must allow a network: it allows none of the 1,092 .* 930 para"
+        ValueError,
+        match=r"`budget` .*max_parameters=10.* must allow a network: it allows none of the 1,092 .* 930 para",
     ):
         SpaceHyperModel("shardnet", input_shape=DIGITS, budget=Budget(max_parameters=10))
 
@@ -141,6 +142,7 @@ def test_both_kinds_of_limits_and_none_that_fits(free):
         assert not violated_limits(limited.point(_random_hyperparameters(limited, seed)))
     nothing = _limited(free, lambda point: ("multiply_adds",))
     with pytest.raises(
-        ValueError, match=r"must allow a network: none of the \d+ networks .* including the one with the fewest multiply adds"
+        ValueError,
+        match=r"must allow a network: none of the \d+ networks .* including the one with the fewest multiply adds",
     ):
         nothing.point(_random_hyperparameters(nothing, 0))

@@ -236,7 +236,10 @@ def test_interrupted_search_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         (["--validation", "0"], "`validation` (=0.0) must be a number above 0"),
         (["--halving-worth", "-1"], "`halving_worth` (=-1.0) must be"),
         (["--max-parameters", "0"], "`max_parameters` (=0) must be"),
-        (["--max-parameters", "10"], "must allow a network: it allows none of the 1,092 networks of the space 'shardnet'"),
+        (
+            ["--max-parameters", "10"],
+            "must allow a network: it allows none of the 1,092 networks of the space 'shardnet'",
+        ),
         (["--max-latency-ms", "0"], "`max_latency_ms` (=0.0) must be"),
         (["--seed", "-1"], "`seed` (=-1) must be"),
         (["--data", "nowhere"], "`data` (='nowhere')"),

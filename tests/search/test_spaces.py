@@ -199,7 +199,11 @@ IGCV2 = {"width": 64, "blocks_per_stage": 2, "branch_channels": ((8, 8), (16, 16
         ("hscnet", {**HSCNET, "channel_repeats": 8}, r"`channel_repeats` \(=8\) must divide `groups` \(=4\)\."),
         ("hscnet", {**HSCNET, "groups": 32}, r"`groups` \(=32\) must divide the bottleneck .*`width` \(=32\)"),
         ("hscnet", {**HSCNET, "alpha": 1.75}, r"`alpha` \(=1\.75\) must divide `width` \(=32\) into an integer"),
-        ("hscnet", {**HSCNET, "groups": 8, "arrangements": 4}, r"`arrangements` \(=4\) must divide .* for `width` .*=32"),
+        (
+            "hscnet",
+            {**HSCNET, "groups": 8, "arrangements": 4},
+            r"`arrangements` \(=4\) must divide .* for `width` .*=32",
+        ),
         ("hscnet", {**HSCNET, "arrangements": 1, "star": True}, r"`star` \(=True\) must be False"),
         ("hscnet", {**HSCNET, "blocks_per_stage": True}, r"`blocks_per_stage` \(=True\) must be one of 1, 2"),
         ("hscnet", {**HSCNET, "color": 1}, r"`color` \(=1\) must be one of 'width'"),

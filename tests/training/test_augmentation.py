@@ -170,7 +170,7 @@ def test_batches_of_crops(tmp_path):
             path = tmp_path / "data" / "ab"[label] / f"{number}.png"
             PIL.Image.fromarray(images[6 * label + number][: 16 - number]).save(path)
     dataset = load(tmp_path / "data", input_shape=(0, 0, 3))
-    assert (dataset.shape, "sizes of their own" in dataset.note) == ((None, None, 3), True)
+    assert (dataset.shape, "varying sizes" in dataset.note) == ((None, None, 3), True)
     total = sum(one[: 16 - index % 6].astype(float).sum() for index, one in enumerate(images))
     assert isinstance(dataset.train, Files)
     sums = [
@@ -182,7 +182,7 @@ def test_batches_of_crops(tmp_path):
     assert batches.batch(0, 1)[0].shape == (4, 8, 8, 3)
     np.testing.assert_array_equal(batches.batch(3, 0)[0], training_batches(dataset, recipe, seed=1).batch(3, 0)[0])
     assert held_out_batches(dataset, 64, (8, 8))[0][0].shape == (2, 8, 8, 3)
-    with pytest.raises(ValueError, match=r"data have sizes of their own: give an `input_shape` .* or a recipe with"):
+    with pytest.raises(ValueError, match=r"data vary in size: set `input_shape` .* or use a recipe with"):
         training_batches(dataset, find_recipe("default"), seed=1)
 
 
@@ -200,5 +200,5 @@ def test_workers_together_have_the_crops_of_one(workers):
 
 @pytest.mark.parametrize("change", [{"jitter": 0.4}, {"lighting": 0.1}])
 def test_gray_images_have_no_colors(digits, change):
-    with pytest.raises(ValueError, match=r"`(jitter|lighting)` \(=0\.\d\) is for colors, but digits is gray"):
+    with pytest.raises(ValueError, match=r"`(jitter|lighting)` \(=0\.\d\) needs color images, but digits is gray"):
         training_batches(digits, override(find_recipe("digits"), **change), seed=0)

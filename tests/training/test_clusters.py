@@ -217,7 +217,7 @@ def test_a_worker_that_does_not_come_is_not_waited_for_longer_than_was_said(back
     processes[1].kill()
     assert finish(processes) == [2, -9]
     *_, line = (tmp_path / "0.err").read_text().splitlines()
-    assert line.startswith("error: Worker 0 waited 2 seconds for all of TF_CONFIG, but without: 1 (")
+    assert line.startswith("error: Worker 0 waited 2 seconds for all workers of TF_CONFIG. Missing: 1 (")
     assert not (tmp_path / "run").exists()
 
 
@@ -274,7 +274,7 @@ def test_workers_that_are_not_started_alike(backend, tmp_path):
     own = [["--seed=0"], ["--seed=1"]]
     assert finish(start_two(backend, [*BEGIN, "--output", tmp_path / "run"], logs, own=own)) == [2, 2]
     for log in logs:
-        assert "error: The workers were not started alike" in log.with_suffix(".err").read_text()
+        assert "error: The workers differ in model, data" in log.with_suffix(".err").read_text()
     assert not (tmp_path / "run").exists()
 
 

@@ -45,12 +45,12 @@ def test_mean_and_variance_are_those_of_the_training_split(digits):
 
 
 def test_fixed_shape_of_a_known_data_set():
-    with pytest.raises(ValueError, match=r"`input_shape` \(=\(16, 16, 1\)\) must be that of digits \(=\(8, 8, 1\)\)"):
+    with pytest.raises(ValueError, match=r"`input_shape` \(=\(16, 16, 1\)\) must match digits \(=\(8, 8, 1\)\)"):
         load("digits", input_shape=(16, 16, 1))
 
 
 def test_neither_name_nor_folder(tmp_path):
-    with pytest.raises(ValueError, match=r"`data` \(='.*nowhere'\) is none of 'digits', 'cifar10', .*, no folder"):
+    with pytest.raises(ValueError, match=r"`data` \(='.*nowhere'\) must be one of 'digits', 'cifar10', .*, a folder"):
         load(tmp_path / "nowhere")
 
 

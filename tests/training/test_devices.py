@@ -49,12 +49,12 @@ def test_the_cluster_is_read(monkeypatch):
         ("{}", "KeyError: 'cluster'"),
         (json.dumps(CLUSTER).replace("b:2", "b"), "must be like"),
         (json.dumps(CLUSTER).replace("b:2", "b:c"), "invalid literal"),
-        (json.dumps(CLUSTER).replace("b:2", "b:65536"), "a port is a number from 1 to 65535"),
-        (json.dumps(CLUSTER).replace("b:2", "a:1"), "every worker has an address of its own"),
-        (json.dumps(CLUSTER).replace('"index": 1', '"index": true'), "the index counts them from 0"),
-        (json.dumps(CLUSTER).replace('"index": 1', '"index": 2'), "the index counts them from 0"),
-        (json.dumps(CLUSTER).replace('"worker", "index"', '"chief", "index"'), "all must be of the type worker"),
-        (json.dumps(CLUSTER).replace('"worker": [', '"ps": [], "worker": ['), "all must be of the type worker"),
+        (json.dumps(CLUSTER).replace("b:2", "b:65536"), "a port must be a number from 1 to 65535"),
+        (json.dumps(CLUSTER).replace("b:2", "a:1"), "the addresses of the workers must be distinct"),
+        (json.dumps(CLUSTER).replace('"index": 1', '"index": true'), "the index must count them from 0"),
+        (json.dumps(CLUSTER).replace('"index": 1', '"index": 2'), "the index must count them from 0"),
+        (json.dumps(CLUSTER).replace('"worker", "index"', '"chief", "index"'), "all tasks must be of type worker"),
+        (json.dumps(CLUSTER).replace('"worker": [', '"ps": [], "worker": ['), "all tasks must be of type worker"),
     ],
 )
 def test_a_cluster_that_is_wrong(text, message, monkeypatch):
@@ -97,7 +97,7 @@ def test_workers_compare_what_they_begin_with(run):
     assert len(set(marks)) == 4
     assert marks[0] == marks[1] == marks[5]
     assert all(mark in range(2**31) for mark in marks)
-    with pytest.raises(ValueError, match="The workers were not started alike"):
+    with pytest.raises(ValueError, match="The workers differ in model, data"):
         check_alike(Devices(gather=lambda number: [number, number + 1]), run, 5)
 
 
@@ -167,8 +167,8 @@ def test_no_tpu_is_one_line(tmp_path, capsys, monkeypatch):
     arguments = ["--model", MODEL, "--data", "digits", "--output", str(tmp_path / "run"), "--strategy", "tpu"]
     assert main(["fit", *arguments]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert errors[-1].startswith("error: `strategy` (='tpu') needs a TPU, and ")
-    assert "docs/gpu_tpu.md says how to start one." in errors[-1]
+    assert errors[-1].startswith("error: `strategy` (='tpu') needs a TPU, but ")
+    assert "See docs/gpu_tpu.md for how to start one." in errors[-1]
     assert not (tmp_path / "run").exists()
 
 

@@ -142,15 +142,21 @@ def _lonely(folder):
     [
         (
             _flat,
-            r"Testing/ and Training/, which look like splits; .* has no class folders\. Expected is one folder",
+            r"Testing/ and Training/, which look like splits; .* has no class folders\. Expected one folder",
         ),
         (_without_train, r"test/ and val/, which look like splits, but no train/"),
-        (_unlabeled, r"data/test holds no class folders.*give .*data/train as the data: 20 %"),
-        (_two_groups, r"several groups of splits \(.*keep one of them in a folder of its own"),
-        (_twice, r"which is the train split\? Move the other one elsewhere"),
-        (_inside_classes, r"data/cat holds .* look like splits\. Give .*data/cat as the data .* outside: train/cat"),
-        (_other_names, r"fold1/ and fold2/ in .*data hold the same folders \(cat/ and dog/\): are these the classes\?"),
-        (_lonely, r"data/Training looks like a split, with the classes cat/ and dog/ in it"),
+        (_unlabeled, r"data/test contains no class folders.*pass .*data/train as the data: 20 %"),
+        (_two_groups, r"several groups of splits \(.*move one group to a separate folder"),
+        (_twice, r"the train split is ambiguous\. Move the other one elsewhere"),
+        (
+            _inside_classes,
+            r"data/cat contains .* look like splits\. .* pass .*data/cat as the data; .* splits: train/cat",
+        ),
+        (
+            _other_names,
+            r"fold1/ and fold2/ in .*data contain the same folders \(cat/ and dog/\)\. If these are the classes",
+        ),
+        (_lonely, r"data/Training looks like a split with the classes cat/ and dog/, but"),
     ],
 )
 def test_what_looks_like_splits_is_refused(tmp_path, make, message):
@@ -193,7 +199,7 @@ def test_what_is_left_out_is_told(tmp_path):
         "files of another kind: .heic (2)",
         "files of another kind: .txt (1)",
         "files of another kind: no suffix (1)",
-        "images in no class folder (1)",
+        "images outside the class folders (1)",
     ]
     lines = describe_dataset(data).splitlines()
     assert lines[0] == f"{data.name}: {data.note}"
@@ -203,7 +209,7 @@ def test_what_is_left_out_is_told(tmp_path):
         ["dog", "4", "1"],
         ["all", "8", "2"],
     ]
-    assert sorted(lines[5:]) == sorted(f"left out: {sentence}" for sentence in data.left_out)
+    assert sorted(lines[5:]) == sorted(f"skipped: {sentence}" for sentence in data.left_out)
 
 
 def test_many_classes_are_summed_up(tmp_path):

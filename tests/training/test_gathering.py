@@ -47,7 +47,7 @@ def test_all_are_sent_off_together_and_who_comes_twice_is_told(addresses):
     come(addresses, 1, told).join()
     come([*addresses[:2], "d:4"], 2, told).join()
     assert told == [
-        "1: Another process is worker 1 of TF_CONFIG already.",
+        "1: Another process is already worker 1 of TF_CONFIG.",
         "2: Worker 0 has other addresses in TF_CONFIG.",
     ]
     workers.append(come(addresses, 2, told))
@@ -61,12 +61,12 @@ def test_nobody_waits_longer_than_was_said(addresses):
     told = []
     for worker in [come(addresses, 1, told, timeout=3), come(addresses, 0, told, timeout=1)]:
         worker.join()
-    assert "0: Worker 0 waited 1 seconds for all of TF_CONFIG, but without: 2 (c:3)." in told
+    assert "0: Worker 0 waited 1 seconds for all workers of TF_CONFIG. Missing: 2 (c:3)." in told
     (other,) = [line for line in told if line.startswith("1")]
     assert re.match(rf"1: Waited 3 seconds for worker 0 of TF_CONFIG \({addresses[0]}\): ", other)
     with socket.create_server(("", int(addresses[0].split(":")[1]))):
         come(addresses, 0, told).join()
-    assert re.match(r"0: Worker 0 cannot listen on port \d+, which is its own in TF_CONFIG: .*in use", told[-1])
+    assert re.match(r"0: Worker 0 cannot listen on port \d+, its port in TF_CONFIG: .*in use", told[-1])
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -113,16 +113,16 @@ def _other_size(folder):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (_empty, r"data holds no class folders\. Expected is one folder of images per class"),
-        (_one_class, r"data holds fewer than 2 class folders \(only 'ant'\)"),
-        (_class_without_images, r"class folder .*data/cow holds no image \(\.bmp"),
-        (_lonely_image, r"class folder .*data/bee holds one image; a split needs at least 2"),
+        (_empty, r"data contains no class folders\. Expected one folder of images per class"),
+        (_one_class, r"data contains fewer than 2 class folders \(only 'ant'\)"),
+        (_class_without_images, r"class folder .*data/cow contains no images \(\.bmp"),
+        (_lonely_image, r"class folder .*data/bee contains one image; a split needs at least 2"),
         (_broken_image, r"data/bee/\d\.png is not an image that can be read"),
         (_broken_test_image, r"data/test/ant/2\.png is not an image that can be read"),
         (_other_classes, r"data/val differ from those in .*data/train: missing \['cow'\], additional \['dog'\]"),
         (
             _other_size,
-            r"data/bee/\d\.png has the shape \(7, 7, 3\), the first image \(4, 6, 3\): give an `input_shape`",
+            r"data/bee/\d\.png has the shape \(7, 7, 3\), the first image \(4, 6, 3\): set `input_shape` to resize",
         ),
     ],
 )

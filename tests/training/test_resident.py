@@ -86,8 +86,8 @@ def test_when_images_stay_on_the_device(digits, recipe, monkeypatch):
     monkeypatch.setattr(resident, "_on_cpu", lambda: False)
     assert keeps_images("auto", *asked)
     for devices, changed, jit_compile, told in (
-        (Devices("multi_worker", workers=2), recipe, "auto", "is for one process"),
-        (Devices(), override(recipe, crop="area"), "auto", "is for the crop 'shift', and .* 'area'"),
+        (Devices("multi_worker", workers=2), recipe, "auto", "needs one process"),
+        (Devices(), override(recipe, crop="area"), "auto", "needs the crop 'shift', but .* 'area'"),
         (Devices(), recipe, False, "`jit_compile` is False"),
     ):
         assert not keeps_images("auto", devices, digits, changed, jit_compile)

@@ -140,12 +140,14 @@ def test_tfds_that_is_not_there(tmp_path):
             ValueError, match=rf"There is no {title} in the data directory {tmp_path}: set `--data-dir`"
         ):
             load(name, data_dir=tmp_path)
-    with pytest.raises(ValueError, match=r"`data` \(='flowers'\) is none of 'digits', .* and nothing that TensorFlow"):
+    with pytest.raises(
+        ValueError, match=r"`data` \(='flowers'\) must be one of 'digits', .* or a data set that TensorFlow"
+    ):
         load("flowers", data_dir=tmp_path)
 
 
 def test_shape_of_tfds(prepared):
-    with pytest.raises(ValueError, match=r"`input_shape` \(=\(9, 9, 3\)\) must be that of squares \(=\(6, 5, 3\)\)"):
+    with pytest.raises(ValueError, match=r"`input_shape` \(=\(9, 9, 3\)\) must match squares \(=\(6, 5, 3\)\)"):
         load("squares", data_dir=prepared[0], input_shape=(9, 9, 3))
     with pytest.raises(ValueError, match=r"`input_shape` \(=\(9, 9, 4\)\) must be .* with 1 or 3 channels"):
         load("imagenet", data_dir=prepared[0], input_shape=(9, 9, 4))

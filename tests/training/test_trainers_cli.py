@@ -121,10 +121,10 @@ FIT = ["fit", "--model", MODEL, "--data", "digits", "--output", "run"]
             [*FIT, "--model", "hscnet_m32"],
             "error: `name` (='hscnet_m32') is not a known model. Did you mean 'hscnet_m32_g4",
         ),
-        ([*FIT, "--data", "nowhere"], "error: `data` (='nowhere') is none of 'digits', 'cifar10', "),
+        ([*FIT, "--data", "nowhere"], "error: `data` (='nowhere') must be one of 'digits', 'cifar10', "),
         (
             [*FIT, "--data", "empty"],
-            "error: empty holds no class folders. Expected is one folder of images per class",
+            "error: empty contains no class folders. Expected one folder of images per class",
         ),
         ([*FIT, "--data", "broken"], "error: broken/ant/"),
         (
@@ -139,7 +139,7 @@ FIT = ["fit", "--model", MODEL, "--data", "digits", "--output", "run"]
         ([*FIT, "--milestones", "60", "120"], "error: `milestones` (=(60.0, 120.0)) must rise and lie between 0 and 1"),
         ([*FIT, "--recipe", "digit"], "error: `recipe` (='digit') is not a known recipe. Did you mean 'digits'"),
         ([*FIT, "--recipe", "fast", "--epochs", "0"], "error: `epochs` (=0) must be a positive integer."),
-        ([*FIT, "--jitter", "0.5"], "error: `jitter` (=0.5) is for colors, but digits is gray."),
+        ([*FIT, "--jitter", "0.5"], "error: `jitter` (=0.5) needs color images, but digits is gray."),
         ([*FIT, "--tensorboard", "images"], "error: `tensorboard` (='images') must be one of 'graph', 'histograms'."),
         ([*FIT, "--optimizer", "Adan"], "error: `optimizer` (='Adan') is not in keras.optimizers. Did you mean 'Adam'"),
         ([*FIT, "--mixup", "2"], "error: `mixup` (=2.0) must be at least 0 and at most 1."),
@@ -148,7 +148,7 @@ FIT = ["fit", "--model", MODEL, "--data", "digits", "--output", "run"]
             [*FIT, "--mixup", "0.2", "--jit-compile", "true"],
             "error: `mixup` (=0.2) cannot be compiled by XLA on TensorFlow: `jit_compile` (=True) must be 'auto' or",
         ),
-        ([*FIT, "--ema", "0.9", "--strategy", "mirrored"], "error: `ema` (=0.9) is for one device, and `strategy` is"),
+        ([*FIT, "--ema", "0.9", "--strategy", "mirrored"], "error: `ema` (=0.9) needs one device, but `strategy` is"),
         ([*FIT, "--teacher", "none.keras"], "error: There is no file none.keras."),
         ([*FIT, "--teacher", "full"], "error: There is no full/metrics.json: full holds no run."),
         (

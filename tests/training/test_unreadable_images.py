@@ -9,7 +9,7 @@ from trainers.cli import main
 
 
 def test_unreadable_images_are_all_named(half_broken):
-    with pytest.raises(ValueError, match="`--skip-unreadable` leaves such images out") as raised:
+    with pytest.raises(ValueError, match="Use `--skip-unreadable` to skip such images") as raised:
         load(half_broken)
     for path in ("ant/3.jpg", "bee/7.jpg", "bee/0.jpg"):
         assert f"{half_broken / path} is not an image that can be read" in str(raised.value)
@@ -33,9 +33,9 @@ def test_command_line_names_what_it_leaves_out(half_broken, tmp_path, capsys):
     assert "is not an image that can be read" in capsys.readouterr().err
     assert main([*evaluate, "--skip-unreadable"]) == 0
     output, errors = capsys.readouterr()
-    left_out = [line for line in errors.splitlines() if line.startswith("left out: ")]
+    left_out = [line for line in errors.splitlines() if line.startswith("skipped: ")]
     assert [line.partition(" is not")[0] for line in sorted(left_out)] == [
-        f"left out: {half_broken / path}" for path in ("ant/3.jpg", "bee/0.jpg", "bee/7.jpg")
+        f"skipped: {half_broken / path}" for path in ("ant/3.jpg", "bee/0.jpg", "bee/7.jpg")
     ]
     assert "3 unreadable images are left out" in output
 
@@ -43,5 +43,5 @@ def test_command_line_names_what_it_leaves_out(half_broken, tmp_path, capsys):
 def test_class_of_unreadable_images_alone(half_broken):
     for number in range(10):
         (half_broken / "ant" / f"{number}.jpg").write_text("no image")
-    with pytest.raises(ValueError, match=r"The class 'ant' has no readable image to train with\. .*And 2 more"):
+    with pytest.raises(ValueError, match=r"The class 'ant' has no readable training image\. .*And 2 more"):
         load(half_broken, skip_unreadable=True)

@@ -81,20 +81,22 @@ def test_third_splits_and_folders_of_their_own(tmp_path):
     with pytest.raises(ValueError, match="fewer than 2 class folders"):
         load(tmp_path / "data", validation=tmp_path / "other")
     write_images(tmp_path / "other" / "cow", 1)
-    with pytest.raises(ValueError, match=r"cat, cow\) are not those of data \(cat, dog\)"):
+    with pytest.raises(ValueError, match=r"cat, cow\) differ from those of data \(cat, dog\)"):
         load(tmp_path / "data", validation=tmp_path / "other", skip_unreadable=True)
 
 
 @pytest.mark.parametrize("validation", [0, 1, 1.5, -0.1, "half", "/nowhere", "nan"])
 def test_what_is_no_validation_split(validation):
-    with pytest.raises(ValueError, match=r"`validation` \(=.*\) must be 'auto', 'none', a part above 0 and below 1"):
+    with pytest.raises(
+        ValueError, match=r"`validation` \(=.*\) must be 'auto', 'none', a fraction above 0 and below 1"
+    ):
         DataSource("digits", validation=validation)
 
 
 def test_nothing_left_to_validate_with(tmp_path):
     for name in ("cat", "dog"):
         write_images(tmp_path / "two" / name, 2)
-    with pytest.raises(ValueError, match="leaves nothing to validate with: each class has one training image"):
+    with pytest.raises(ValueError, match="selects no images: each class has only one training image"):
         load(tmp_path / "two", validation=0.5)
     assert load(tmp_path / "two", validation="auto").validation is None
 

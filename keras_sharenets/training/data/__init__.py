@@ -1,1 +1,1 @@
-"""Data sets as raw pixels with labels, and batches of them."""
+"""Data sets of raw pixels with labels, and their batches."""

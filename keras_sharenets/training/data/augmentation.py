@@ -1,7 +1,7 @@
-"""Parts of images and changes to them: what a network of a fixed size sees, in training and when it is tested.
+"""Augmentation of training images, and test-time crops, for networks with a fixed input size.
 
-Training images are cropped, mirrored and recolored as a function of random numbers that are sampled before; held-out
-images are cropped at fixed places.
+Training images are cropped, flipped and color-jittered as a function of random numbers that are sampled in advance;
+held-out images are cropped at fixed positions.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import PIL.Image
 
 from keras_sharenets.training.data.dataset import Images
 
-ATTEMPTS = 10  # Windows that are tried before one of the largest square is taken.
+ATTEMPTS = 10  # Random windows to try before falling back to the largest centered square.
 AREA, RATIO, SCALE = (0.08, 1.0), (3 / 4, 4 / 3), 0.25
-# Principal directions of the colors of ImageNet, with their deviations, for pixels from 0 to 1 (AlexNet's figures).
+# Principal components of ImageNet colors and their standard deviations, for pixels from 0 to 1 (values of AlexNet).
 DIRECTIONS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 DEVIATIONS = np.array([0.2175, 0.0188, 0.0045])
 LUMA = np.array([0.299, 0.587, 0.114], "float32")
-# Ten views: the corners and the center, then all of them mirrored.
+# Ten views: the corners and the center, then the same five flipped.
 CENTER = 4
 TEN = tuple(range(10))
 _PLACES = ((0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5))
@@ -33,17 +33,17 @@ Size = tuple[int, int]  # `(height, width)`.
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How training images are changed. The words are those of a `Recipe`.
+    """Augmentation of training images. The terms are those of a `Recipe`.
 
     Attributes:
-        pad: pixels of padding on each side before a crop of the old size at a random place.
-        flip: whether every other image, at random, is mirrored left to right.
-        fill: the color of the padding, one number per channel. The mean, which becomes 0 when it is normalized.
-        border: `"mean"` for that color, `"edge"` to repeat the border, `"reflect"` to mirror it.
-        crop: `"shift"`, or `"area"` or `"scale"`, which pad nothing and take images of any size.
-        size: `(height, width)` of those crops; of no importance for "shift".
-        jitter: how far brightness, contrast and saturation go; images have 3 channels.
-        lighting: how far colors are shifted; images have 3 channels.
+        pad: padding in pixels on each side before a random crop of the original size.
+        flip: whether to flip images horizontally with a probability of 0.5.
+        fill: color of the padding, one number per channel: the mean, which is 0 after normalization.
+        border: `"mean"` to pad with that color, `"edge"` to repeat the border, `"reflect"` to mirror it.
+        crop: `"shift"`; or `"area"` or `"scale"`, which do not pad and accept images of any size.
+        size: `(height, width)` of the crops "area" and "scale"; not used for "shift".
+        jitter: strength of brightness, contrast and saturation jitter; needs 3 channels.
+        lighting: strength of the PCA color shift; needs 3 channels.
     """
 
     pad: int
@@ -57,11 +57,11 @@ class Augmentation:
 
 
 def draw_changes(augmentation: Augmentation, count: int, generator: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Draws from `generator` how `count` images are changed.
+    """Draws the random changes of `count` images from `generator`.
 
     Returns:
         A tuple of arrays with one entry per image: `(count, 2)` corners of crops, or `(count, 10, 4)` numbers that
-        make windows; the step of the columns, -1 for a mirrored image; numbers for colors.
+        determine windows; the column step, -1 for a flipped image; and two arrays of numbers for colors.
     """
     if augmentation.crop == "shift":
         sides = [generator.integers(0, 2 * augmentation.pad, count, endpoint=True) for _ in range(2)]
@@ -73,12 +73,12 @@ def draw_changes(augmentation: Augmentation, count: int, generator: np.random.Ge
 
 
 def augment(images: Images, augmentation: Augmentation, changes: Sequence[np.ndarray]) -> np.ndarray:
-    """Crops, mirrors and recolors.
+    """Crops, flips and color-jitters images.
 
     Args:
-        images: a uint8 array; for the crops "area" and "scale" also a sequence of images of many sizes.
-        augmentation: see there.
-        changes: as `draw_changes` returns them, one entry per image.
+        images: a uint8 array; for the crops "area" and "scale" also a sequence of images of varying size.
+        augmentation: the augmentation.
+        changes: changes from `draw_changes`, one entry per image.
 
     Returns:
         A float32 array `(images, height, width, channels)`, values from 0 to 255 unless colors are changed.
@@ -87,7 +87,7 @@ def augment(images: Images, augmentation: Augmentation, changes: Sequence[np.nda
     crops = {"shift": _shifted, "area": _windows, "scale": _scaled}[augmentation.crop]
     size = images[0].shape[:2] if augmentation.crop == "shift" else augmentation.size
     changed = np.empty((len(images), *size, images[0].shape[-1]), "float32")
-    # One slice per image copies whole rows; indexing all pixels at once takes 10 times as long.
+    # Slicing each image copies complete rows; indexing all pixels at once takes 10 times as long.
     for image, crop, step in zip(changed, crops(images, augmentation, places), steps, strict=True):
         image[:] = crop[:, ::step]
     for image, numbers, shift in zip(changed, factors, shifts, strict=True):
@@ -99,15 +99,15 @@ def augment(images: Images, augmentation: Augmentation, changes: Sequence[np.nda
 
 
 def augment_on_device(images: Any, augmentation: Augmentation, changes: Sequence[Any]) -> Any:
-    """What `augment` does for the crop "shift", as a function that JAX compiles.
+    """JAX version of `augment` for the crop "shift", for compilation.
 
     Args:
-        images: uint8 array of JAX, `(images, height, width, channels)`.
-        augmentation: see there; its crop is "shift".
-        changes: as `draw_changes` returns them, as arrays of JAX. The last two are only read where colors are changed.
+        images: uint8 JAX array `(images, height, width, channels)`.
+        augmentation: the augmentation; its crop is "shift".
+        changes: changes from `draw_changes` as JAX arrays. The last two are used only if colors are changed.
 
     Returns:
-        A float32 array of the same shape; that of `augment`, but for the rounding of changed colors.
+        A float32 array of the same shape, equal to that of `augment` except for the rounding of changed colors.
     """
     import jax
     import jax.numpy as jnp
@@ -134,7 +134,7 @@ def augment_on_device(images: Any, augmentation: Augmentation, changes: Sequence
 
 
 def _jittered(image: Any, strength: float, numbers: Any) -> Any:
-    """The same as `_jitter`, for JAX."""
+    """JAX version of `_jitter`."""
     import jax.numpy as jnp
 
     for change in jnp.argsort(numbers[3:]):
@@ -165,14 +165,14 @@ def _windows(images: Images, augmentation: Augmentation, places: np.ndarray) -> 
 
 
 def window(sides: Size, numbers: np.ndarray) -> tuple[int, int, int, int]:
-    """A part of an image with 8 to 100 % of its area and sides of 3:4 to 4:3.
+    """A random window with 8 to 100 % of the area of an image and an aspect ratio of 3:4 to 4:3.
 
     Args:
         sides: `(height, width)` of the image.
-        numbers: array `(attempts, 4)` from 0 to 1: area, ratio and place of windows, of which the first that fits wins.
+        numbers: array `(attempts, 4)` from 0 to 1: area, aspect ratio and position of candidate windows.
 
     Returns:
-        `(top, left, height, width)`; the largest square in the middle if none fits.
+        `(top, left, height, width)` of the first window that fits, or the largest centered square if none fits.
     """
     for area, ratio, down, right in numbers:
         area = (AREA[0] + (AREA[1] - AREA[0]) * area) * sides[0] * sides[1]
@@ -195,7 +195,7 @@ def _scaled(images: Images, augmentation: Augmentation, places: np.ndarray) -> I
 
 
 def _jitter(image: np.ndarray, strength: float, numbers: np.ndarray) -> None:
-    """Blends an image with black, with its mean gray and with itself in gray, in the order of the last 3 numbers."""
+    """Blends an image with black, its mean gray and its grayscale version, in the order of the last 3 numbers."""
     for change in np.argsort(numbers[3:]):
         factor = np.float32(1 + strength * (2 * numbers[change] - 1))
         other = (0.0, (image @ LUMA).mean(), (image @ LUMA)[..., None])[change]
@@ -203,12 +203,12 @@ def _jitter(image: np.ndarray, strength: float, numbers: np.ndarray) -> None:
 
 
 def crop_views(images: Images, size: Size, view: int) -> np.ndarray:
-    """One view of each image: resized so that its short side is 8/7 of the crop's, then cropped.
+    """One view of each image: resized to cover 8/7 of the crop, then cropped.
 
     Args:
-        images: a uint8 array, or a sequence of images of many sizes.
+        images: a uint8 array, or a sequence of images of varying size.
         size: `(height, width)` of the crop.
-        view: 0 to 3 for the corners, `CENTER`, and the same mirrored from 5 on.
+        view: 0 to 3 for the corners, `CENTER`, and 5 to 9 for the same views flipped.
 
     Returns:
         A float32 array `(images, *size, channels)`.
@@ -223,7 +223,7 @@ def crop_views(images: Images, size: Size, view: int) -> np.ndarray:
 
 
 def covering(image: np.ndarray, size: Size, factor: float) -> np.ndarray:
-    """An image in the smallest size that covers `factor` times `size` with its old ratio of sides."""
+    """An image resized to the smallest size that covers `factor` times `size` and keeps the aspect ratio."""
     height, width, _ = image.shape
     ratio = factor * max(size[0] / height, size[1] / width)
     sides = (max(round(height * ratio), size[0]), max(round(width * ratio), size[1]))
@@ -231,12 +231,12 @@ def covering(image: np.ndarray, size: Size, factor: float) -> np.ndarray:
 
 
 def resized(image: np.ndarray, size: Size, box: tuple[int, int, int, int] | None = None) -> np.ndarray:
-    """An image, or the part of it in `box`, in another size.
+    """Resizes an image, or the part of it in `box`.
 
     Args:
         image: uint8 array `(height, width, channels)` with 1 or 3 channels.
-        size: `(height, width)`.
-        box: `(top, left, height, width)` within the image; `None` for all of it.
+        size: target `(height, width)`.
+        box: `(top, left, height, width)` within the image; `None` for the whole image.
 
     Returns:
         A uint8 array `(*size, channels)`.

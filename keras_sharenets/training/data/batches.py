@@ -1,6 +1,6 @@
 """Batches for `model.fit`: a pure function of the seed, the epoch and the index.
 
-Not Grain's: measured, it took 7.8 ms for a batch that takes 4.6 ms here.
+This is faster than Grain: 4.6 ms for a batch, compared to 7.8 ms.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from keras_sharenets.training.data.augmentation import CENTER, Augmentation, Siz
 from keras_sharenets.training.data.dataset import Arrays, Dataset, Files, Images
 from keras_sharenets.training.recipes.recipe import Recipe
 
-# Two streams of random numbers from one seed: the order of an epoch, and the changes to the images of a batch.
+# Two random streams from one seed: the order of an epoch, and the augmentation of a batch.
 ORDER, CHANGES = 0, 1
 
 
-# An epoch's order is wanted once per batch; two are kept, since batches are fetched ahead.
+# Every batch needs the order of its epoch; two orders are cached because batches are prefetched.
 @functools.lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng((seed, ORDER, epoch)).permutation(count)
@@ -31,25 +31,25 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
 class Batches(keras.utils.PyDataset):
     """Batches of a split: float32 images with values from 0 to 255, and one-hot labels.
 
-    With an augmentation these are training batches: shuffled anew in every epoch and all of one size (what is left over
-    sits out that epoch, since a batch of another size would be compiled for again). Without, every image comes once, in
-    order and unchanged.
+    With an augmentation these are training batches: reshuffled in every epoch and all of one size. The remaining images
+    of an epoch are dropped, since a smaller batch would trigger another compilation. Without an augmentation, every
+    image occurs once, in order and unchanged.
 
-    For training, `model.fit` needs `callback()` among its callbacks and `shuffle=False`; or else it takes the batches
-    of one epoch again and again, in another order.
+    For training, pass `callback()` and `shuffle=False` to `model.fit`; otherwise it repeats the batches of one epoch in
+    another order.
 
-    Several workers share every batch: each has its own part of the same global batch, in order.
+    Several workers share every batch: each gets a consecutive part of the same global batch.
 
     Args:
         source: the split.
         class_count: number of classes.
-        batch_size: of all workers together; a training split that holds fewer images is one batch.
-        augmentation: for training, else `None`.
-        seed: at least 0.
-        worker: which of the `workers` this is, counted from 0.
-        workers: divides `batch_size`.
-        first: the step of the epoch at which `model.fit` begins; `batch` counts from 0 all the same.
-        view: function from images to the part of each that is tested, as float32; `None`: all of it.
+        batch_size: global batch size of all workers; a training split with fewer images is a single batch.
+        augmentation: augmentation of training images, or `None`.
+        seed: random seed, at least 0.
+        worker: index of this worker, counted from 0.
+        workers: number of workers; must divide `batch_size`.
+        first: step of the epoch at which `model.fit` starts; does not change the index for `batch`.
+        view: function from images to the float32 crop of each to test on; `None` for whole images.
 
     Raises:
         ValueError: an argument breaks a rule.
@@ -77,20 +77,21 @@ class Batches(keras.utils.PyDataset):
         self.batch_size = batch_size
         self.augmentation = augmentation
         self.seed = seed
-        # Keras takes `workers` of a `PyDataset` for a number of threads; one, since more may keep old batches over.
+        # In a `PyDataset`, Keras interprets `workers` as the number of threads, so the name is avoided here. The number
+        # stays 1, because several threads may deliver batches of the previous epoch.
         self.part = worker
         self.parts = workers
         self.first = first
         self.view = view
         self.epoch = 0
-        self.failure: ValueError | None = None  # The error of a batch; `model.fit` need not pass it on as it is.
+        self.failure: ValueError | None = None  # The original error of a batch; `model.fit` may replace it.
 
     def __len__(self) -> int:
         return self.steps - self.first
 
     @property
     def steps(self) -> int:
-        """Batches of a whole epoch."""
+        """Number of batches in a complete epoch."""
         batches = len(self.source) / self.batch_size
         return math.ceil(batches) if self.augmentation is None else max(math.floor(batches), 1)
 
@@ -98,7 +99,7 @@ class Batches(keras.utils.PyDataset):
         """This worker's part of batch `index` of epoch `epoch`, both counted from 0.
 
         Returns:
-            `(images, one-hot labels)`, float32. They depend on the arguments and on nothing else.
+            `(images, one-hot labels)`, float32. They depend only on the arguments.
         """
         chosen, changes = self.draw(epoch, index)
         if self.augmentation is None:
@@ -106,14 +107,14 @@ class Batches(keras.utils.PyDataset):
         return augment(self.source.pixels(chosen), self.augmentation, changes), self._labels(chosen)
 
     def draw(self, epoch: int, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """Which images `batch` takes, and for training how they are changed: indices, and as `draw_changes` says it."""
+        """The indices of the images in a batch and, for training, their changes as returned by `draw_changes`."""
         count = len(self.source)
         order = np.arange(count) if self.augmentation is None else _order(self.seed, epoch, count)
         chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
         part = np.array_split(np.arange(len(chosen)), self.parts)[self.part]
         if self.augmentation is None:
             return chosen[part], ()
-        # Sampled for the images of all workers, so that their number changes nothing.
+        # Sampled for the global batch, so that the result does not depend on the number of workers.
         generator = np.random.default_rng((self.seed, CHANGES, epoch, index))
         changes = draw_changes(self.augmentation, len(chosen), generator)
         return chosen[part], tuple(change[part] for change in changes)
@@ -133,9 +134,10 @@ class Batches(keras.utils.PyDataset):
             raise
 
     def callback(self) -> keras.callbacks.Callback:
-        """A callback for `model.fit` that says which epoch it is.
+        """A callback for `model.fit` that sets the epoch.
 
-        The epoch hooks of `PyDataset` cannot: Keras also calls them before the first epoch, not alike on all backends.
+        The epoch hooks of `PyDataset` are not suitable: Keras also calls them before the first epoch, and backends
+        differ.
         """
 
         def begin(epoch, logs=None):
@@ -145,10 +147,10 @@ class Batches(keras.utils.PyDataset):
 
 
 class EvenBatches(Batches):
-    """`Batches` of a test split for several devices: all of one size, with weights that make their means right.
+    """`Batches` of a test split for several devices: all of one size, with sample weights that keep the means correct.
 
-    What the last batch lacks is filled up with the first image, at weight 0. The others weigh more than 1: Keras
-    divides the loss of a batch by the number of its images, whatever they weigh.
+    The last batch is padded with the first image at weight 0. The other weights exceed 1 because Keras divides the loss
+    of a batch by its number of images, regardless of their weights.
 
     >>> source = Arrays(np.zeros((5, 8, 8, 1), "uint8"), np.array([0, 1, 0, 1, 1]))
     >>> even = EvenBatches(Batches(source, 2, batch_size=4), worker=1, workers=2)
@@ -157,7 +159,7 @@ class EvenBatches(Batches):
     ((2, 8, 8, 1), [0.0, 0.0], [1.600000023841858, 1.600000023841858])
 
     Args:
-        batches: without augmentation, of all workers together.
+        batches: global batches without augmentation.
         worker, workers: as in `Batches`.
     """
 
@@ -177,7 +179,7 @@ class EvenBatches(Batches):
         return *self._unchanged(chosen), weights
 
     def draw(self, epoch: int, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """Which images `batch` takes, and what each weighs."""
+        """The indices of the images in a batch, and their weights."""
         count = len(self.source)
         chosen = np.arange(index * self.batch_size, (index + 1) * self.batch_size)
         chosen = np.split(chosen, self.parts)[self.part]
@@ -187,15 +189,15 @@ class EvenBatches(Batches):
 
 
 def training_batches(dataset: Dataset, recipe: Recipe, seed: int, **part: Any) -> Batches:
-    """The training split of a `Dataset`, as a `Recipe` wants it; `part` is `worker`, `workers` and `first`.
+    """Batches of the training split for a `Recipe`; `part` may contain `worker`, `workers` and `first`.
 
     Raises:
-        ValueError: the recipe changes colors, but the images are gray.
+        ValueError: the recipe augments colors, but the images are gray.
     """
     height, width, channels = input_shape(dataset, recipe)
     for name in ("jitter", "lighting"):
         if getattr(recipe, name) and channels != 3:
-            raise ValueError(f"`{name}` (={getattr(recipe, name)}) is for colors, but {dataset.name} is gray.")
+            raise ValueError(f"`{name}` (={getattr(recipe, name)}) needs color images, but {dataset.name} is gray.")
     augmentation = Augmentation(
         recipe.pad,
         recipe.flip,
@@ -210,38 +212,38 @@ def training_batches(dataset: Dataset, recipe: Recipe, seed: int, **part: Any) -
 
 
 def held_out_batches(dataset: Dataset, batch_size: int, size: Size | None = None, view: int = CENTER) -> Batches:
-    """The test split of a `Dataset`; with a `size`, `(height, width)`, one of the ten views of each image."""
+    """Batches of the test split; with a `size`, `(height, width)`, one of the ten views of each image."""
     views = None if size is None else functools.partial(crop_views, size=size, view=view)
     return Batches(dataset.test, len(dataset.class_names), batch_size, view=views)
 
 
 def input_shape(dataset: Dataset, recipe: Recipe | None = None) -> tuple[int, int, int]:
-    """`(height, width, channels)` of what a network sees: the recipe's crops, or the images of the `Dataset`.
+    """`(height, width, channels)` of the input of a network: the recipe's crops, or the images of the `Dataset`.
 
     Raises:
-        ValueError: the images have many sizes and are not cropped.
+        ValueError: image sizes vary and the recipe does not crop.
     """
     height, width, channels = dataset.shape
     if recipe is not None and recipe.crop_size:
         height = width = recipe.crop_size
     if height is None or width is None:
         raise ValueError(
-            f"The images of {dataset.name} have sizes of their own: give an `input_shape` to which all are resized, "
-            "or a recipe with a `crop_size`."
+            f"The images of {dataset.name} vary in size: set `input_shape` to resize them, or use a recipe with a "
+            "`crop_size`."
         )
     return height, width, channels
 
 
 def held_out_size(dataset: Dataset, recipe: Recipe) -> Size | None:
-    """The `size` for `held_out_batches` of a training with this recipe; `None`: images as they are."""
+    """The `size` for `held_out_batches` in training with this recipe; `None` if images are not cropped."""
     return input_shape(dataset, recipe)[:2] if recipe.crop_size else None
 
 
 def as_tf_data(batches: Batches) -> Any:
-    """The batches in order, as a `tf.data.Dataset`, for whoever takes no other: some strategies of `tf.distribute`.
+    """The batches in order as a `tf.data.Dataset`, which some strategies of `tf.distribute` require.
 
-    Each time it is gone through, it gives those of the epoch that `batches` has come to: `model.fit` still needs
-    `batches.callback()`. Shapes are fixed, but for a test split whose last batch is smaller.
+    Each iteration yields the current epoch of `batches`, so `model.fit` still needs `batches.callback()`. Shapes are
+    static unless the last batch of a test split is smaller.
     """
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""What a trainer knows of a data set: raw pixels with labels, in a training and a test split."""
+"""Data sets for training: raw pixels with labels, in a training and a test split."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from keras_sharenets.rendering.tables import text_table
 if TYPE_CHECKING:
     from keras_sharenets.training.data.sources import DataSource
 
-CHUNK = 256  # Images that are held in memory at a time, where all have to be read.
-EXAMINED = 100_000  # Of more images in files than these, so many are read beforehand, evenly spread.
-LISTED = 20  # Classes of which each is listed by itself.
-NAMED = 10  # Unreadable images that are named in one message.
+CHUNK = 256  # Images in memory at a time when all images of a split are read.
+EXAMINED = 100_000  # Maximum number of image files, evenly spaced, to read in advance.
+LISTED = 20  # Maximum number of classes to list one by one.
+NAMED = 10  # Maximum number of unreadable images to name in a message.
 
 Shape = tuple[int | None, int | None, int]
 Images = np.ndarray | Sequence[np.ndarray]  # uint8 `(images, height, width, channels)`, or images of many sizes.
 
 
 class UnreadableError(ValueError):
-    """A file that is not an image, whatever else is asked of it."""
+    """A file cannot be read as an image."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,27 +49,27 @@ class Arrays:
         return self.images.shape[1:]
 
     def part(self, indices: np.ndarray) -> Arrays:
-        """A source with only the images of these indices."""
+        """The subset of the images with these indices."""
         return Arrays(self.images[indices], self.labels[indices])
 
     def pixels(self, indices: np.ndarray) -> np.ndarray:
-        """The images of these indices, as a uint8 array."""
+        """The images with these indices, as a uint8 array."""
         return self.images[indices]
 
     def attempt(self, indices: np.ndarray) -> list[np.ndarray]:
-        """The same as `pixels`, as a list."""
+        """As `pixels`, but returns a list."""
         return list(self.images[indices])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Files:
-    """Images that are decoded from their files when they are asked for.
+    """Images that are decoded from files on demand.
 
     Attributes:
-        paths: paths, or whatever else `reader` finds an image by.
+        paths: paths, or other keys of the images for `reader`.
         labels: int64 array of shape `(images,)`.
-        shape: `(height, width, channels)` of every image; height and width of `None`: each image has its own.
-        resize: whether an image of another size is resized; otherwise it is an error.
+        shape: `(height, width, channels)` of every image; height and width are `None` if image sizes vary.
+        resize: whether to resize images of another size; otherwise they raise an error.
         reader: function of a path and a shape, like `keras_sharenets.images.read_image`.
     """
 
@@ -83,16 +83,16 @@ class Files:
         return len(self.labels)
 
     def part(self, indices: np.ndarray) -> Files:
-        """A source with only the images of these indices."""
+        """The subset of the images with these indices."""
         return dataclasses.replace(
             self, paths=tuple(self.paths[index] for index in indices), labels=self.labels[indices]
         )
 
     def pixels(self, indices: np.ndarray) -> Images:
-        """The images of these indices, as a uint8 array, or as a list of them where each has its own size.
+        """The images with these indices, as a uint8 array, or as a list of arrays if image sizes vary.
 
         Raises:
-            ValueError: a file is not such an image; the message names it.
+            ValueError: a file is not a readable image of this shape; the message names it.
         """
         images = []
         for image in self.attempt(indices):
@@ -102,7 +102,7 @@ class Files:
         return images if None in self.shape else np.stack(images)
 
     def attempt(self, indices: np.ndarray) -> list[np.ndarray | UnreadableError]:
-        """The images of these indices, as a list; an `UnreadableError` in place of one that cannot be read."""
+        """The images with these indices, as a list with an `UnreadableError` in place of each unreadable image."""
         with concurrent.futures.ThreadPoolExecutor() as pool:
             return list(pool.map(self._read, [self.paths[index] for index in indices]))
 
@@ -115,26 +115,26 @@ class Files:
         if None not in self.shape and image.shape != self.shape:
             raise ValueError(
                 f"{path} has the shape {image.shape}, the first image {self.shape}: "
-                "give an `input_shape`, to which all are resized."
+                "set `input_shape` to resize all images."
             )
         return image
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images to train and to test with.
+    """Images for training and testing.
 
     Attributes:
-        name: the recipe of a run is looked up by it.
-        note: one sentence that belongs beside every accuracy: where the images come from, how they were split.
-        class_names: a label is an index into it.
+        name: name of the data set; selects the default recipe.
+        note: one sentence to quote with every accuracy: the origin of the images and the split.
+        class_names: names of the classes, indexed by label.
         train, test: the splits.
-        validation: what the epochs of a training are compared on; `None`: the test split has to serve.
-        shape: `(height, width, channels)` of every image; height and width of `None`: each image has its own.
-        mean, variance: of the training pixels (0 to 255), one number per channel.
-        unreadable: what is wrong with each file that was left out.
-        left_out: what else of a folder is not among the images, and why.
-        source: what loads the data set again; `None` if it was made otherwise.
+        validation: split to compare the epochs of a run on; `None` to use the test split.
+        shape: `(height, width, channels)` of every image; height and width are `None` if image sizes vary.
+        mean, variance: statistics of the training pixels (0 to 255), one number per channel.
+        unreadable: the error of each skipped file.
+        left_out: other files and folders that were skipped, with the reason.
+        source: source to load the data set from again, or `None`.
     """
 
     name: str
@@ -162,17 +162,17 @@ def make_dataset(
     left_out: Sequence[str] = (),
     validation: Arrays | Files | None = None,
 ) -> Dataset:
-    """A `Dataset` whose mean and variance are measured.
+    """Creates a `Dataset` and measures its mean and variance.
 
-    Every image is read once, so that a broken one is found now; of more than 100,000 in files, so many are read.
+    Every image is read once to detect unreadable ones; at most 100,000 image files per split.
 
     Args:
         name, note, class_names, train, test, left_out, validation: as in `Dataset`.
-        skip_unreadable: whether images that cannot be read are left out.
+        skip_unreadable: whether to skip unreadable images.
 
     Raises:
-        ValueError: images cannot be read and are not to be left out, or a class has no other ones; the message names
-            them.
+        ValueError: there are unreadable images and `skip_unreadable` is `False`, or a class has no readable image; the
+            message names them.
     """
     examined = [_examine(part) for part in (train, test, validation) if part is not None]
     (train, test, *third), statistics, broken = zip(*examined, strict=True)
@@ -181,7 +181,7 @@ def make_dataset(
     _check_readable(unreadable, skip_unreadable)
     for label, class_name in enumerate(class_names):
         if unreadable and not (train.labels == label).any():
-            raise ValueError(f"The class {class_name!r} has no readable image to train with. {_list(unreadable)}")
+            raise ValueError(f"The class {class_name!r} has no readable training image. {_list(unreadable)}")
     if unreadable:
         note = f"{note}; {len(unreadable)} unreadable images are left out"
     names, others = tuple(class_names), tuple(left_out)
@@ -203,7 +203,7 @@ def make_dataset(
 def add_validation(
     dataset: Dataset, validation: Arrays | Files, note: str, *, skip_unreadable: bool, left_out: Sequence[str] = ()
 ) -> Dataset:
-    """The data set with a validation split of its own; `note` says which, errors are those of `make_dataset`."""
+    """The data set with a separate validation split, described by `note`; raises the errors of `make_dataset`."""
     validation, _, broken = _examine(validation)
     unreadable = tuple(map(str, broken))
     _check_readable(unreadable, skip_unreadable)
@@ -220,11 +220,11 @@ def add_validation(
 
 def _check_readable(unreadable: Sequence[str], skip_unreadable: bool) -> None:
     if unreadable and not skip_unreadable:
-        raise ValueError(f"{_list(unreadable)} `--skip-unreadable` leaves such images out.")
+        raise ValueError(f"{_list(unreadable)} Use `--skip-unreadable` to skip such images.")
 
 
 def describe_dataset(dataset: Dataset) -> str:
-    """What was found: the images, how many there are of each class, and what was left out, for a person to check."""
+    """A summary of a data set: number of images per class and split, and skipped files."""
     counts = count_images(dataset)
     totals = [sum(counts[name]) for name in dataset.class_names]
     lines = [f"{dataset.name}: {dataset.note}"]
@@ -235,12 +235,12 @@ def describe_dataset(dataset: Dataset) -> str:
         rows.append((f"{len(totals)} classes of {min(totals):,} to {max(totals):,}", *[""] * len(parts)))
     rows.append(("all", *(f"{len(part):,}" for part in parts.values())))
     lines += text_table(rows, align="l" + "r" * len(parts)).splitlines()
-    lines += [f"left out: {sentence}" for sentence in (*dataset.left_out, *dataset.unreadable)]
+    lines += [f"skipped: {sentence}" for sentence in (*dataset.left_out, *dataset.unreadable)]
     return "\n".join(lines)
 
 
 def count_images(dataset: Dataset) -> dict[str, tuple[int, ...]]:
-    """Class name to the number of its images in the training, the test and, if there is one, the validation split."""
+    """Maps each class name to its number of images in the training, test and (if present) validation split."""
     parts = _splits(dataset).values()
     columns = (np.bincount(part.labels, minlength=len(dataset.class_names)) for part in parts)
     counts = zip(*(column.tolist() for column in columns), strict=True)
@@ -258,15 +258,15 @@ def _list(complaints: Sequence[str]) -> str:
 
 
 def stratified_split(labels: Sequence[int] | np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Splits each class by itself, with at least one image on either side.
+    """Splits each class separately, with at least one image on either side.
 
     Args:
-        labels: integers; each class has 2 images or more.
-        share: the part of each class that goes to the test split, rounded to whole images.
-        seed: of the random choice.
+        labels: integer labels; each class must have at least 2 images.
+        share: fraction of each class in the test split, rounded to an integer number of images.
+        seed: random seed.
 
     Returns:
-        `(train, test)`: index arrays, sorted.
+        `(train, test)`: sorted index arrays.
 
     >>> train, test = stratified_split([0, 0, 0, 0, 0, 1, 1, 1, 1, 1], share=0.2, seed=0)
     >>> len(train), len(test), sorted(int(index) // 5 for index in test)
@@ -283,7 +283,7 @@ def stratified_split(labels: Sequence[int] | np.ndarray, share: float, seed: int
 
 
 def chunks(source: Arrays | Files) -> Iterator[Images]:
-    """All images of a source, some at a time, as `pixels` returns them."""
+    """Yields all images of a source in chunks, as `pixels` returns them."""
     for indices in _parts(np.arange(len(source))):
         yield source.pixels(indices)
 
@@ -297,7 +297,7 @@ def _examine(source: Arrays | Files) -> tuple:
 
     Returns:
         `(source without unreadable images, (mean, variance) per channel, errors)`. Mean and variance are rounded to
-        float32: an image padded with the mean is then exactly 0 when it is normalized.
+        float32, so that padding with the mean is exactly 0 after normalization.
     """
     looked_at = np.arange(len(source))
     if isinstance(source, Files) and len(source) > EXAMINED:

@@ -1,4 +1,4 @@
-"""Where the splits and the classes lie in a folder of images, as people have it and as archives unpack."""
+"""Finds the splits and the classes in a folder of images, including those of unpacked archives."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import NamedTuple
 from keras_sharenets.images import SUFFIXES, is_junk, list_images, subfolders
 
 LAYOUT = (
-    "Expected is one folder of images per class, or train/ and test/ (or val/, valid/, validation/) with such folders."
+    "Expected one folder of images per class, or train/ and test/ (or val/, valid/, validation/) with such folders."
 )
-# Words of a folder's name that say which split it is, and those that say nothing.
+# Words in the name of a folder that identify a split, and words to ignore.
 ROLES = {
     "train": ("train", "training", "trainval"),
     "test": ("test", "testing"),
     "validation": ("val", "valid", "validation", "dev", "eval", "evaluation", "holdout", "heldout"),
 }
 FILLERS = ("set", "data", "dataset", "image", "img", "photo", "picture", "sample", "split", "folder", "dir")
-NESTED = 3  # An archive that is unpacked twice leaves this many folders with nothing but one folder in them, or fewer.
+NESTED = 3  # Maximum number of nested wrapper folders, as left by archives unpacked twice.
 
 
 class Layout(NamedTuple):
-    """Folders whose folders are the classes.
+    """Folders that contain the class folders.
 
     Attributes:
-        train: of the training split, or of all images.
-        test: of the test split; `None` if the images have to be split.
-        validation: of a third split; `None` if there is none with the classes of the training split.
-        unused: sentences about the folders that belong to neither.
+        train: folder of the training split, or of all images.
+        test: folder of the test split; `None` if the images need to be split.
+        validation: folder of a third split; `None` if there is none with the classes of the training split.
+        unused: messages about folders that are not used.
     """
 
     train: pathlib.Path
@@ -40,10 +40,10 @@ class Layout(NamedTuple):
 
 
 def find_layout(folder: pathlib.Path, *, third_split: bool = False) -> Layout:
-    """The `Layout` of a folder, on request with a third split. Folders around it that hold nothing else are passed by.
+    """Finds the `Layout` of a folder, optionally with a third split. Wrapper folders are skipped.
 
-    Splits are told by their names, in any case: those in `ROLES`, alone, with a word of `FILLERS`, or with other words
-    that they have in common (`seg_train` and `seg_test`). A test split is preferred to a validation split.
+    Splits are identified by name, case-insensitively: a word of `ROLES`, alone, with a word of `FILLERS`, or with other
+    words that all splits share (`seg_train` and `seg_test`). A test split takes precedence over a validation split.
 
     Raises:
         ValueError: folders look like splits but cannot be used as such; the message says what to do.
@@ -56,19 +56,19 @@ def find_layout(folder: pathlib.Path, *, third_split: bool = False) -> Layout:
     shown = _listing([path.name for paths in found.values() for path in paths])
     for role, paths in found.items():
         if len(paths) > 1 and (role != "validation" or "test" not in found):
-            raise ValueError(f"{folder} holds {shown}: which is the {role} split? Move the other one elsewhere.")
+            raise ValueError(f"{folder} contains {shown}: the {role} split is ambiguous. Move the other one elsewhere.")
     if "train" not in found:
-        raise ValueError(f"{folder} holds {shown}, which look like splits, but no train/. {LAYOUT}")
+        raise ValueError(f"{folder} contains {shown}, which look like splits, but no train/. {LAYOUT}")
     train = descend(found["train"][0])
     class_names = [path.name for path in subfolders(train)]
     if len(class_names) < 2:
-        raise ValueError(f"{folder} holds {shown}, which look like splits; {train} has no class folders. {LAYOUT}")
+        raise ValueError(f"{folder} contains {shown}, which look like splits; {train} has no class folders. {LAYOUT}")
     candidates = [descend(paths[0]) for role in ("test", "validation") for paths in [found.get(role)] if paths]
     labeled = [path for path in candidates if subfolders(path)]
     if not labeled:
         raise ValueError(
-            f"{candidates[0]} holds no class folders, so nothing can be tested on it. Give it the folders of {train}, "
-            f"or give {train} as the data: 20 % of each class become the test split then."
+            f"{candidates[0]} contains no class folders, so it cannot be a test split. Sort its images into the class "
+            f"folders of {train}, or pass {train} as the data: 20 % of each class then become the test split."
         )
     fitting = [path for path in labeled if [inner.name for inner in subfolders(path)] == class_names]
     test = fitting[0] if fitting else labeled[0]
@@ -79,7 +79,7 @@ def find_layout(folder: pathlib.Path, *, third_split: bool = False) -> Layout:
 
 
 def descend(folder: pathlib.Path) -> pathlib.Path:
-    """The folder itself, or the one in it if that is all it holds and has folders in turn."""
+    """The folder, or its only subfolder if it contains nothing else and the subfolder has subfolders."""
     for _ in range(NESTED):
         inner = subfolders(folder)
         if len(inner) != 1 or not subfolders(inner[0]) or _images_in(folder):
@@ -89,7 +89,7 @@ def descend(folder: pathlib.Path) -> pathlib.Path:
 
 
 def role_of(name: str) -> tuple[str | None, tuple[str, ...]]:
-    """Which split a folder's name says it is, and the other words of the name.
+    """The split that the name of a folder identifies, and the other words of the name.
 
     >>> role_of("seg_train"), role_of("TestSet"), role_of("Training"), role_of("tram")
     (('train', ('seg',)), ('test', ()), ('train', ()), (None, ('tram',)))
@@ -103,17 +103,17 @@ def role_of(name: str) -> tuple[str | None, tuple[str, ...]]:
             roles.append(role)
         elif word.removesuffix("s") not in FILLERS:
             others.append(word)
-    # `train_val` is what is trained on.
+    # `train_val` is training data.
     role = "train" if set(roles) == {"train", "validation"} else roles[0] if len(set(roles)) == 1 else None
     return role, tuple(sorted(others))
 
 
-# The longest first: `training` begins with `train`.
+# Longest first: `training` starts with `train`.
 _STARTS = sorted(((word, role) for role, words in ROLES.items() for word in words), key=lambda item: -len(item[0]))
 
 
 def _split_folders(folder: pathlib.Path) -> dict[str, list[pathlib.Path]] | None:
-    """The folders of each split; `None` where no two folders are called like different splits of one thing."""
+    """The folders of each split; `None` unless two folders are named like different splits of the same data."""
     groups = collections.defaultdict(dict)
     for path in subfolders(folder):
         role, others = role_of(path.name)
@@ -122,12 +122,12 @@ def _split_folders(folder: pathlib.Path) -> dict[str, list[pathlib.Path]] | None
     splits = [group for group in groups.values() if len(group) > 1]
     if len(splits) > 1:
         shown = _listing([path.name for group in splits for paths in group.values() for path in paths])
-        raise ValueError(f"{folder} holds several groups of splits ({shown}): keep one of them in a folder of its own.")
+        raise ValueError(f"{folder} contains several groups of splits ({shown}): move one group to a separate folder.")
     return splits[0] if splits else None
 
 
 def _check_no_splits(folder: pathlib.Path) -> None:
-    """Raises a `ValueError` if what would be taken for the classes are splits, or hold splits."""
+    """Raises a `ValueError` if the presumed class folders are splits or contain splits."""
     classes = subfolders(folder)
     inside = {path: [inner.name for inner in subfolders(path)] for path in classes}
     for path, names in inside.items():
@@ -135,37 +135,36 @@ def _check_no_splits(folder: pathlib.Path) -> None:
         if inner is not None and "train" in inner:
             shown = _listing([split.name for paths in inner.values() for split in paths])
             raise ValueError(
-                f"{path} holds {shown}, which look like splits. Give {path} as the data if the classes are in these; "
-                f"if {path.name} is a class, put the splits outside: train/{path.name}."
+                f"{path} contains {shown}, which look like splits. If they contain the classes, pass {path} as the "
+                f"data; if {path.name} is a class, move it into the splits: train/{path.name}."
             )
         role, others = role_of(path.name)
         if role is not None and not others and len(names) > 1:
             raise ValueError(
-                f"{path} looks like a split, with the classes {_listing(names)} in it, but no other split is there. "
-                f"{LAYOUT}"
+                f"{path} looks like a split with the classes {_listing(names)}, but there is no other split. {LAYOUT}"
             )
-    # For instance fold1/ and fold2/ with a cat/ and a dog/ in each.
+    # For example fold1/ and fold2/ with a cat/ and a dog/ in each.
     names = next(iter(inside.values()), [])
     alike = len(classes) > 1 and len(names) > 1 and all(inner == names for inner in inside.values())
     if alike and not any(_images_in(path) for path in classes):
         outer = _listing([path.name for path in classes])
         raise ValueError(
-            f"{outer} in {folder} hold the same folders ({_listing(names)}): are these the classes? Then call the "
-            "outer ones train/ and test/; else put the images into the outer ones."
+            f"{outer} in {folder} contain the same folders ({_listing(names)}). If these are the classes, rename the "
+            "outer folders to train/ and test/; otherwise move the images into the outer folders."
         )
 
 
 def read_classes(folder: pathlib.Path) -> tuple[list[str], tuple[list[pathlib.Path], list[int]], list[str]]:
-    """The names of the classes in `folder`, sorted, the paths and labels of their images, and what is left out.
+    """The sorted names of the classes in `folder`, the paths and labels of their images, and skipped files.
 
     Raises:
-        ValueError: there are fewer than 2 classes, or a class has no image or a name of several lines.
+        ValueError: there are fewer than 2 classes, or a class has no images or a name with a line break.
     """
     classes = subfolders(folder)
     if not classes:
-        raise ValueError(f"{folder} holds no class folders. {LAYOUT}")
+        raise ValueError(f"{folder} contains no class folders. {LAYOUT}")
     if len(classes) < 2:
-        raise ValueError(f"{folder} holds fewer than 2 class folders (only {classes[0].name!r}). {LAYOUT}")
+        raise ValueError(f"{folder} contains fewer than 2 class folders (only {classes[0].name!r}). {LAYOUT}")
     paths, labels, left_out = [], [], collections.Counter()
     for label, path in enumerate(classes):
         if len(path.name.splitlines()) > 1:
@@ -173,17 +172,17 @@ def read_classes(folder: pathlib.Path) -> tuple[list[str], tuple[list[pathlib.Pa
         images, others = list_images(path)
         if not images:
             instead = "".join(f"; {reason} ({count})" for reason, count in others.items())
-            raise ValueError(f"The class folder {path} holds no image ({', '.join(SUFFIXES)}){instead}.")
+            raise ValueError(f"The class folder {path} contains no images ({', '.join(SUFFIXES)}){instead}.")
         paths += images
         labels += [label] * len(images)
         left_out += others
-    left_out["images in no class folder"] += len(_images_in(folder))
+    left_out["images outside the class folders"] += len(_images_in(folder))
     sentences = [f"{reason} ({count})" for reason, count in (+left_out).items()]
     return [path.name for path in classes], (paths, labels), sentences
 
 
 def _images_in(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The image files that lie in the folder itself."""
+    """The image files directly in the folder."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.is_file() and not is_junk(entry.name)]
     return [folder / name for name in names if pathlib.Path(name).suffix.lower() in SUFFIXES]

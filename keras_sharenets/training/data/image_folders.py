@@ -1,4 +1,4 @@
-"""Folders of images as data sets: one folder per class, or as the archives of some data sets unpack."""
+"""Folders of images as data sets: one folder per class, or unpacked archives of known data sets."""
 
 from __future__ import annotations
 
@@ -28,17 +28,16 @@ Split = tuple[Sequence[pathlib.Path], Sequence[int]]  # Paths and labels.
 
 
 def load_folder(folder: pathlib.Path, source: DataSource) -> Dataset:
-    """The images below `folder`, decoded when they are asked for.
+    """Loads a folder of images, which are decoded on demand.
 
-    Where `find_layout` finds splits, they are used; otherwise the folders are the classes, and 20 % of each, chosen by
-    `source.split_seed`, the test split. The data set is called after its folder.
+    If `find_layout` finds splits, they are used. Otherwise the folders are the classes, and 20 % of each class, chosen
+    by `source.split_seed`, are the test split. The data set is named after its folder.
 
-    Without an `input_shape`, all images must have the size of the first one; they are read as RGB.
+    Without `input_shape`, all images must have the size of the first one and are read as RGB.
 
     Raises:
-        ValueError: no class folders, fewer than 2 classes, a class without images, other classes in the test split
-            than in the training split, splits that cannot be used, or broken images. The message names the folder or
-            the files.
+        ValueError: no class folders, fewer than 2 classes, a class without images, different classes in the training
+            and test splits, ambiguous splits, or unreadable images. The message names the folder or the files.
     """
     layout = find_layout(folder, third_split=source.validation == "auto")
     if layout.test is not None:
@@ -57,12 +56,12 @@ def validate_on_folder(dataset: Dataset, folder: pathlib.Path, source: DataSourc
     """The data set with the images of a folder, one folder per class, as its validation split.
 
     Raises:
-        ValueError: the classes are not those of the data set, or as in `load_folder`.
+        ValueError: the classes differ from those of the data set, or as in `load_folder`.
     """
     class_names, (paths, labels), left_out = read_classes(folder)
     if class_names != list(dataset.class_names):
         raise ValueError(
-            f"The classes in {folder} ({', '.join(class_names)}) are not those of {dataset.name} "
+            f"The classes in {folder} ({', '.join(class_names)}) differ from those of {dataset.name} "
             f"({', '.join(dataset.class_names)})."
         )
     resize = source.input_shape is not None and None not in dataset.shape
@@ -81,13 +80,13 @@ def _from_files(
     source: DataSource,
     left_out: Sequence[str],
 ) -> Dataset:
-    """A `Dataset` of the training, test and perhaps validation split; its note is made of `title` and `split`."""
+    """A `Dataset` of the training, test and optional validation split; its note combines `title` and `split`."""
     given = source.input_shape
     shape = given or _first_shape(splits[0][0])
     shape = shape if shape[0] else (None, None, shape[-1])
     resize = given is not None and None not in shape
     train, test, *third = [Files(tuple(paths), np.asarray(labels, np.int64), shape, resize) for paths, labels in splits]
-    sides = "sizes of their own" if None in shape else f"{shape[0]}x{shape[1]}"
+    sides = "varying sizes," if None in shape else f"{shape[0]}x{shape[1]}"
     size = f"{'resized to ' if resize else ''}{sides} {CHANNELS[shape[2]]} pixels"
     note = f"{title}, {size}; {split}"
     skip = source.skip_unreadable
@@ -96,7 +95,7 @@ def _from_files(
 
 
 def _first_shape(paths: Sequence[pathlib.Path]) -> tuple[int, int, int]:
-    """The shape of the first image that can be read; the error of the first one if none can be."""
+    """The shape of the first readable image; raises the error of the first image if none is readable."""
     error = None
     for path in paths:
         try:
@@ -109,7 +108,7 @@ def _first_shape(paths: Sequence[pathlib.Path]) -> tuple[int, int, int]:
 def _read_splits(
     train_folder: pathlib.Path, test_folder: pathlib.Path, validation_folder: pathlib.Path | None = None
 ) -> tuple[list[str], list[Split], list[str]]:
-    """`(class names, training, test and perhaps validation split, what is left out)` of folders of the same classes."""
+    """`(class names, [training, test and optional validation split], skipped files)` of folders with equal classes."""
     class_names, splits, named = [], [], []
     parts = {"train": train_folder, "test": test_folder, "validation": validation_folder}
     for name, folder in parts.items():
@@ -132,7 +131,7 @@ def _split(folder: pathlib.Path, seed: int) -> tuple[list[str], list[Split], lis
     class_names, (paths, labels), left_out = read_classes(folder)
     for name, count in zip(class_names, np.bincount(labels), strict=True):
         if count < 2:
-            raise ValueError(f"The class folder {folder / name} holds one image; a split needs at least 2.")
+            raise ValueError(f"The class folder {folder / name} contains one image; a split needs at least 2.")
     splits: list[Split] = [
         ([paths[index] for index in part], [labels[index] for index in part])
         for part in stratified_split(labels, 0.2, seed)
@@ -144,29 +143,29 @@ def _split(folder: pathlib.Path, seed: int) -> tuple[list[str], list[Split], lis
 
 
 def load_archive(name: str, folder: str | os.PathLike | None, source: DataSource) -> Dataset:
-    """The data set `name`, one of `ARCHIVES`, from the folder into which its archive was unpacked.
+    """Loads the data set `name`, one of `ARCHIVES`, from the folder of its unpacked archive.
 
     Raises:
         ValueError: a part is missing or broken; the message names it.
     """
     if folder is None:
-        raise ValueError(f"`--data {name}` needs `--data-dir`: the folder into which it was unpacked.")
+        raise ValueError(f"`--data {name}` needs `--data-dir`, the folder of the unpacked archive.")
     folder = pathlib.Path(folder)
     loader, parts = ARCHIVES[name]
     for part in parts:
         if not (folder / part).exists():
-            raise ValueError(f"There is no {part} in the folder {folder}, where {name} should be (`--data-dir`).")
+            raise ValueError(f"There is no {part} in {folder}, the folder of {name} (`--data-dir`).")
     return loader(folder, source)
 
 
 def recognize(folder: pathlib.Path) -> str | None:
-    """The name of the data set that was unpacked into a folder; `None` for a folder of other images."""
+    """The name of the data set unpacked in a folder; `None` for a folder of other images."""
     found = (name for name, parts in MARKS.items() if all((folder / part).exists() for part in parts))
     return next(found, None)
 
 
 def _load_tiny_imagenet(folder: pathlib.Path, source: DataSource) -> Dataset:
-    """200 classes of 500 images to train with and 50 to test with, 64x64. Its `test/` has no labels."""
+    """200 classes with 500 training and 50 test images each, 64x64. `test/` has no labels and is not used."""
     class_names, train, left_out = read_classes(folder / "train")
     annotations = folder / "val" / "val_annotations.txt"
     paths, labels = [], []
@@ -174,7 +173,7 @@ def _load_tiny_imagenet(folder: pathlib.Path, source: DataSource) -> Dataset:
         file, class_name, *_ = [*line.split("\t"), "", ""]
         if class_name not in class_names:
             raise ValueError(
-                f"Line {number} of {annotations} must be a file and one of the classes, tabs between them."
+                f"Line {number} of {annotations} must be a file and one of the classes, separated by a tab."
             )
         paths.append(folder / "val" / "images" / file)
         labels.append(class_names.index(class_name))
@@ -192,10 +191,10 @@ def _load_cinic10(folder: pathlib.Path, source: DataSource) -> Dataset:
 
 
 def _load_imagenet32(folder: pathlib.Path, source: DataSource) -> Dataset:
-    """1,281,167 images to train with and 50,000 to test with, in memory: 4 GB, and twice as much while it is read.
+    """1,281,167 training and 50,000 test images, in memory: 4 GB, twice as much while loading.
 
-    Each file holds `data`, uint8 `(images, 3072)`, all red values of an image, then all green, then all blue ones, and
-    `labels` from 1 on. A `mean` in them is not used: that of the pixels is measured.
+    Each file contains `data`, uint8 `(images, 3072)`: the red values of an image, then green, then blue; and `labels`,
+    counted from 1. A stored `mean` is ignored: the mean of the pixels is measured.
     """
     parts = [_read_npz(folder / name) for name in _IMAGENET32_TRAIN]
     train = Arrays(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
@@ -211,24 +210,24 @@ def _read_npz(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
         with np.load(path) as file:
             data, labels = file["data"], np.asarray(file["labels"], np.int64) - 1
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        # Of objects numpy advises to load them all the same, which would run whatever is in the file.
-        what = "it holds objects, not arrays" if "allow_pickle" in str(error) else f"{type(error).__name__}: {error}"
+        # For pickled objects numpy suggests `allow_pickle=True`, which would execute code from the file.
+        what = "it contains objects, not arrays" if "allow_pickle" in str(error) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} cannot be read: {what}") from error
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072 or labels.shape != data.shape[:1]:
-        raise ValueError(f"`data` in {path} must be uint8 `(images, 3072)` with one of `labels` each; is {data.shape}.")
+        raise ValueError(f"`data` (={data.shape}) in {path} must be uint8 `(images, 3072)` with one label per image.")
     if not len(labels) or labels.min() < 0:
         raise ValueError(f"`labels` in {path} must be positive integers.")
     return np.ascontiguousarray(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
 
 
 _IMAGENET32_TRAIN = tuple(f"train_data_batch_{number}.npz" for number in range(1, IMAGENET32_BATCHES + 1))
-# Name: what loads it, and the files and folders that must be there.
+# By name: the loader, and the required files and folders.
 ARCHIVES = {
     "tiny_imagenet": (_load_tiny_imagenet, ("train", "val/val_annotations.txt")),
     "cinic10": (_load_cinic10, ("train", "valid", "test")),
     "imagenet32": (_load_imagenet32, (*_IMAGENET32_TRAIN, "val_data.npz")),
 }
-# What tells that a folder given by its path holds one of them.
+# Files and folders that identify an unpacked data set.
 MARKS = {
     "tiny_imagenet": ("val/val_annotations.txt",),
     "cinic10": ("train/airplane", "valid/airplane", "test/airplane"),

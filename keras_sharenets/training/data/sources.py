@@ -1,6 +1,6 @@
 """Data sets by name, and folders of images.
 
-Importing this module imports no library that takes time: a command line can name the data sets at once.
+Importing this module imports no slow library, so the command line can list the data sets quickly.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ if TYPE_CHECKING:
     from keras_sharenets.training.data.dataset import Dataset
 
 KNOWN = ("digits", "cifar10", "cifar100", "imagenet", "tiny_imagenet", "cinic10", "imagenet32")
-# Published in two splits: papers train on all of the first and quote the second, and so do we unless a share is named.
+# Published in two splits. As in the papers, train on all of the first and test on the second, unless a fraction is set.
 TWO_SPLITS = ("cifar10", "cifar100", "imagenet", "tiny_imagenet", "imagenet32")
-SHARE = 0.1  # Of each class of the training images, where none is named.
+SHARE = 0.1  # Default fraction of each class of the training images.
 DIGITS_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSource:
-    """Where a data set comes from: what the command line asks for, and what the record of a run keeps.
+    """The source of a data set, as given on the command line and kept in the record of a run.
 
     Attributes:
-        data: `"digits"` (comes with scikit-learn, nothing to download); `"cifar10"`, `"cifar100"` or `"imagenet"`
-            (through TensorFlow Datasets); any other name there, or `"tfds:NAME"`; `"tiny_imagenet"`, `"cinic10"` or
+        data: `"digits"` (included in scikit-learn, no download); `"cifar10"`, `"cifar100"` or `"imagenet"` (through
+            TensorFlow Datasets); any other name from there, or `"tfds:NAME"`; `"tiny_imagenet"`, `"cinic10"` or
             `"imagenet32"` (unpacked in `data_dir`); or a folder: one of these three, one folder of images per class, or
-            splits with such folders (`folder_layout.find_layout`). A folder that is called like a data set is written
+            splits with such folders (`folder_layout.find_layout`). For a folder with the name of a data set, write
             `./digits`.
-        data_dir: where TensorFlow Datasets keeps its data, by default `TFDS_DATA_DIR`, or else
-            `~/tensorflow_datasets`; or where the data set was unpacked.
-        input_shape: `(height, width, channels)` to which images from files are resized. By default they must all have
-            one size, and are read as RGB; those of TensorFlow Datasets keep their own. `(0, 0, channels)` lets those of
-            a folder keep theirs.
-        skip_unreadable: whether files that are not images are left out, and counted in the note.
-        split_seed: of the split of a folder that holds no test split, and of the validation split.
-        validation: what the epochs of a training are compared on, so that the test split has no say: a part of each
-            class of the training images, above 0 and below 1; a folder of images with the same classes; `"auto"`: the
-            third split where there is one, nothing for data sets that are published in two splits (`TWO_SPLITS`), else
-            a part of 0.1; or `None`: nothing, the test split has to serve.
-        download: whether TensorFlow Datasets may download. Not recorded.
+        data_dir: data directory of TensorFlow Datasets, by default `TFDS_DATA_DIR`, or else `~/tensorflow_datasets`; or
+            the folder of the unpacked data set.
+        input_shape: `(height, width, channels)` to resize image files to. By default, images of a folder must all have
+            one size and are read as RGB; those of TensorFlow Datasets keep their size. With `(0, 0, channels)`, images
+            of a folder keep their size, too.
+        skip_unreadable: whether to skip files that are not readable images and count them in the note.
+        split_seed: seed of the test split of a folder without one, and of the validation split.
+        validation: split to compare the epochs of a run on, so that the test split is not used for selection: a
+            fraction of each class of the training images, above 0 and below 1; a folder of images with the same
+            classes; `"auto"`: the third split if the data set has one, none for data sets published in two splits
+            (`TWO_SPLITS`), otherwise a fraction of 0.1; or `None`: none, the test split is used.
+        download: whether TensorFlow Datasets may download the data. Not recorded.
 
     Raises:
-        ValueError: `data` is missing, or `input_shape` breaks its rule.
+        ValueError: `input_shape` or `validation` is invalid.
     """
 
     data: str
@@ -67,7 +67,7 @@ class DataSource:
 
     @property
     def is_folder(self) -> bool:
-        """Whether the images are files of a folder that is no known data set."""
+        """Whether the data is a folder of images other than a known data set."""
         from keras_sharenets.training.data.image_folders import recognize
 
         folder = pathlib.Path(self.data)
@@ -75,38 +75,38 @@ class DataSource:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any] | None, **given: Any) -> DataSource:
-        """The source that `to_record` described, but for what is `given`.
+        """The source in a record of `to_record`; `given` overrides its fields.
 
         Raises:
-            ValueError: neither says what the data is.
+            ValueError: neither specifies `data`.
         """
         values = {**(record or {}), **given}
         if values.get("data") is None:
-            raise ValueError("`--data` is needed: the record does not say where the data came from.")
+            raise ValueError("`--data` is required: the record does not specify the source of the data.")
         return cls(**values)
 
     def to_record(self) -> dict[str, Any]:
-        """What gives the same data again, as JSON takes it."""
+        """A JSON-serializable record from which the same data can be loaded again."""
         record = dataclasses.asdict(self)
         del record["download"]
         return record | {"input_shape": self.input_shape and list(self.input_shape)}
 
     def load(self) -> Dataset:
-        """The data set.
+        """Loads the data set.
 
         Raises:
-            ValueError: the data is missing, broken or of another layout; the message names the folder or the file.
+            ValueError: the data is missing, broken or has another layout; the message names the folder or the file.
         """
         dataset = _load(self)
         if self.input_shape is not None:
             wanted = self.input_shape if self.input_shape[0] else (None, None, self.input_shape[-1])
             if wanted != dataset.shape:
-                raise ValueError(f"`input_shape` (={wanted}) must be that of {dataset.name} (={dataset.shape}).")
+                raise ValueError(f"`input_shape` (={wanted}) must match {dataset.name} (={dataset.shape}).")
         return dataclasses.replace(_with_validation(dataset, self), source=self)
 
 
 def load(name_or_folder: str | os.PathLike, **options: Any) -> Dataset:
-    """The data set of a `DataSource`, whose fields are the `options`.
+    """Loads the data set of a `DataSource`; `options` are its other fields.
 
     >>> digits = load("digits")
     >>> digits.shape, len(digits.train), len(digits.test)
@@ -116,13 +116,13 @@ def load(name_or_folder: str | os.PathLike, **options: Any) -> Dataset:
 
 
 def load_digits() -> Dataset:
-    """The 1,797 handwritten digits that come with scikit-learn: 8x8 pixels, gray."""
+    """The 1,797 handwritten digits of scikit-learn: 8x8 gray pixels."""
     import sklearn.datasets
 
     from keras_sharenets.training.data.dataset import Arrays, make_dataset, stratified_split
 
     digits = sklearn.datasets.load_digits()
-    # The originals count ink from 0 to 16.
+    # The original values range from 0 to 16.
     images = (digits.images * 255 / 16).round().astype("uint8")[..., None]
     labels = digits.target.astype("int64")
     train, test = stratified_split(labels, share=0.2, seed=DIGITS_SEED)
@@ -147,10 +147,10 @@ def check_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def check_validation(validation: float | str | os.PathLike | None) -> float | str | None:
-    """`validation` of a `DataSource`: "none" is `None`, a path a string, and a share a number also as a string.
+    """Normalizes `validation` of a `DataSource`: "none" to `None`, paths to strings, numbers in strings to floats.
 
     Raises:
-        ValueError: it is no such thing.
+        ValueError: the value is invalid.
 
     >>> check_validation("0.25"), check_validation("none"), check_validation("auto")
     (0.25, None, 'auto')
@@ -168,14 +168,14 @@ def check_validation(validation: float | str | os.PathLike | None) -> float | st
         share = 0.0
     if not 0 < share < 1:
         raise ValueError(
-            f"`validation` (={str(validation)!r}) must be 'auto', 'none', a part above 0 and below 1, or a folder that "
-            "is there."
+            f"`validation` (={str(validation)!r}) must be 'auto', 'none', a fraction above 0 and below 1, or an "
+            "existing folder."
         )
     return share
 
 
 def _with_validation(dataset: Dataset, source: DataSource) -> Dataset:
-    """The data set with the validation split that its source asks for."""
+    """The data set with the validation split that its source specifies."""
     from keras_sharenets.training.data.dataset import stratified_split
     from keras_sharenets.training.data.image_folders import validate_on_folder
 
@@ -189,7 +189,7 @@ def _with_validation(dataset: Dataset, source: DataSource) -> Dataset:
     if not len(held):
         if asked == "auto":
             return dataset
-        raise ValueError(f"`validation` (={asked}) leaves nothing to validate with: each class has one training image.")
+        raise ValueError(f"`validation` (={asked}) selects no images: each class has only one training image.")
     note = f"{dataset.note}; {100 * share:.4g} % of each class of the training images are the validation split "
     note += f"(seed {source.split_seed})"
     train, validation = dataset.train.part(kept), dataset.train.part(held)
@@ -211,7 +211,7 @@ def _load(source: DataSource) -> Dataset:
     theirs = name.removeprefix("tfds:")
     if name not in KNOWN and theirs == name and not source.download and prepared(name, source.data_dir) is None:
         raise ValueError(
-            f"`data` (={name!r}) is none of {', '.join(map(repr, KNOWN))}, no folder, and nothing that TensorFlow "
+            f"`data` (={name!r}) must be one of {', '.join(map(repr, KNOWN))}, a folder, or a data set that TensorFlow "
             "Datasets has prepared in its data directory (`--data-dir`, `--download`)."
         )
     return load_tfds(theirs, source)

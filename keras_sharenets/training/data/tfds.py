@@ -1,11 +1,11 @@
 """Data sets that TensorFlow Datasets has prepared.
 
-Its own reader of TFRecord files needs TensorFlow (measured with tensorflow-datasets 4.9.10: `as_dataset` imports it,
-`as_data_source` refuses the format). So the boundaries of records are found here; TensorFlow Datasets decodes what is
-in them. On the TensorFlow backend, images of one size are decoded by its reader; all others are decoded by Pillow. For
-lossless formats that is the same. Of JPEG files TensorFlow's fast decoder gives other values: on CIFAR-10 stored as
-JPEG, 65 % of them differ, by at most 5 of 255 levels. So the note of the data set names Pillow where TensorFlow would
-have decoded, and a run that began with one decoder does not go on with the other.
+TensorFlow Datasets needs TensorFlow to read TFRecord files (as of version 4.9.10: `as_dataset` imports it, and
+`as_data_source` does not support the format). This module therefore locates the records itself and parses their content
+with TensorFlow Datasets. On the TensorFlow backend, images of one size are decoded by its reader, all others by Pillow.
+Both agree for lossless formats. For JPEG, TensorFlow's fast decoder gives other values: on CIFAR-10 stored as JPEG,
+65 % of them differ, by at most 5 of 255 levels. The note of the data set therefore mentions Pillow where TensorFlow
+would have decoded, and a run cannot be resumed with another decoder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from keras_sharenets.images import decode_image
 from keras_sharenets.training.data.dataset import Arrays, Dataset, Files, Shape, make_dataset, stratified_split
 from keras_sharenets.training.data.sources import DataSource
 
-# Our name, theirs, and how it is written.
+# Our name: the name in TensorFlow Datasets, and the title.
 NAMES = {
     "cifar10": ("cifar10", "CIFAR-10"),
     "cifar100": ("cifar100", "CIFAR-100"),
@@ -35,36 +35,36 @@ NAMES = {
 }
 HELD_OUT = ("test", "validation", "valid", "val")
 SPLIT_SEED = 0
-_HEADER, _CHECKSUM = 12, 4  # Bytes before a record: its length (8) and a checksum of it; and behind it.
+_HEADER, _CHECKSUM = 12, 4  # Bytes before a record (its length, 8, and a checksum of the length, 4) and after it.
 
 
 def tfds_folder(data_dir: str | os.PathLike | None = None) -> pathlib.Path:
-    """The folder of TensorFlow Datasets: `data_dir`, or else `TFDS_DATA_DIR`, or else `~/tensorflow_datasets`."""
+    """The data directory of TensorFlow Datasets: `data_dir`, else `TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
     return pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def prepared(name: str, data_dir: str | os.PathLike | None = None) -> pathlib.Path | None:
-    """The folder with the newest version of a data set that has been prepared, or `None`."""
+    """The folder of the newest prepared version of a data set, or `None`."""
     versions = [path.parent for path in (tfds_folder(data_dir) / name).glob("**/dataset_info.json")]
     return max(versions, key=lambda path: [int(part) for part in path.name.split(".") if part.isdigit()], default=None)
 
 
 def load_tfds(name: str, source: DataSource) -> Dataset:
-    """A data set of images with one class each.
+    """Loads an image classification data set.
 
-    Images of one size are held in memory; of others only the places are known, and the pixels are read when they are
-    asked for. The test split is the first of "test" and "validation" that has labels, or else 20 % of each class.
+    Images of one size are kept in memory; images of varying size are read on demand. The test split is the first of
+    "test" and "validation" that has labels, or else 20 % of each class.
 
     Args:
-        name: as in `NAMES`, or as TensorFlow Datasets calls it, with `/config` where there are several.
-        source: gives the folder, the shape to which images of many sizes are resized, whether a data set that is not
-            there is downloaded, and whether images of many sizes that cannot be read are left out.
+        name: name in `NAMES` or in TensorFlow Datasets, with `/config` if there are several.
+        source: specifies the folder, whether to download a missing data set, and for images of varying size the shape
+            to resize them to and whether to skip unreadable ones.
 
     Returns:
-        A `Dataset`; its note says so if the images were stored with losses.
+        A `Dataset`; its note states if the images were stored with lossy compression.
 
     Raises:
-        ValueError: the data set is not in the folder, cannot be read, or is not one of images with labels.
+        ValueError: the data set is missing, cannot be read, or has no images with labels.
         ModuleNotFoundError: TensorFlow Datasets is missing: pip install 'keras_sharenets[data]'.
     """
     theirs, title = NAMES.get(name, (name, name))
@@ -72,17 +72,17 @@ def load_tfds(name: str, source: DataSource) -> Dataset:
     if source.download:
         _download(theirs, folder, title)
     found = prepared(theirs, source.data_dir)
-    # Looked up first: for data that is not there, TFDS looks on the network.
+    # Check first: TFDS would access the network for missing data.
     if found is None:
         raise ValueError(
             f"There is no {title} in the data directory {folder}: set `--data-dir` or `TFDS_DATA_DIR` to a folder "
-            "where TensorFlow Datasets has prepared it, or allow `--download`."
+            "where TensorFlow Datasets has prepared it, or use `--download`."
         )
     try:
         return _load(found, name, title, source)
-    except ModuleNotFoundError:  # Nothing is wrong with the data.
+    except ModuleNotFoundError:  # Not a problem of the data.
         raise
-    # TFDS and TensorFlow raise whatever their parts raise: DataLossError, AssertionError, JSON and protobuf errors ...
+    # TFDS and TensorFlow raise many types of errors: DataLossError, AssertionError, JSON and protobuf errors ...
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"The {title} in the data directory {folder} cannot be read: {reason}") from error
@@ -117,7 +117,7 @@ def _load(folder: pathlib.Path, name: str, title: str, source: DataSource) -> Da
 
 
 def _keys(builder) -> tuple[str, str]:
-    """The names of the image and of its class."""
+    """The names of the image feature and of the label feature."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features
@@ -131,12 +131,12 @@ def _keys(builder) -> tuple[str, str]:
 
 
 def _splits(builder, read: Callable[[str], Arrays | Files], third_split: bool) -> tuple:
-    """`(train, test, validation or None, what to say about it)`."""
+    """`(train, test, validation or None, text for the note)`."""
     train = read("train")
     found: dict[str, Arrays | Files] = {}
     for split in (name for name in HELD_OUT if name in builder.info.splits):
         part = read(split)
-        # A split whose labels are not public has -1 for all of them.
+        # A split without public labels has the label -1 throughout.
         if len(part) and part.labels.min() >= 0:
             found[split] = part
         if len(found) == 1 + third_split:
@@ -172,11 +172,11 @@ def _records(builder, image: str, label: str, shape: Shape, split: str) -> Files
 def _check_count(builder, split: str, count: int) -> None:
     expected = builder.info.splits[split].num_examples
     if count != expected:
-        raise ValueError(f"the split {split!r} holds {count} images instead of {expected}")
+        raise ValueError(f"the split {split!r} contains {count} images instead of {expected}")
 
 
 class Record(NamedTuple):
-    """Where one example lies."""
+    """The location of one example."""
 
     path: str
     start: int
@@ -187,7 +187,7 @@ class Record(NamedTuple):
 
 
 def find_records(path: str | os.PathLike) -> list[Record]:
-    """All records of a TFRecord file, in order.
+    """Locates all records of a TFRecord file, in order.
 
     Raises:
         ValueError: the file ends in the middle of a record.
@@ -206,10 +206,10 @@ def find_records(path: str | os.PathLike) -> list[Record]:
 
 
 def read_feature(record: Record, name: str) -> Any:
-    """One feature of an example: the bytes of its first string, or its first integer.
+    """Reads a feature of an example: the bytes of its first string, or its first integer.
 
     Raises:
-        ValueError: there is no such feature, or the record is damaged.
+        ValueError: the feature does not exist, or the record is damaged.
     """
     from google.protobuf.message import DecodeError
     from tensorflow_datasets.proto import tf_example_pb2
@@ -228,12 +228,12 @@ def read_feature(record: Record, name: str) -> Any:
 
 
 def _read_image(record: Record, shape: Shape, *, name: str) -> np.ndarray:
-    """The image in a record, as `keras_sharenets.images.read_image` gives that of a file."""
+    """Reads the image in a record, like `keras_sharenets.images.read_image` for a file."""
     return decode_image(read_feature(record, name), shape, name=record)
 
 
 def _storage(builder, image: str) -> str:
-    """How the images are stored, from the bytes of the first one; the metadata need not tell."""
+    """The storage format of the images, from the bytes of the first one, since metadata may lack it."""
     split = next(name for name in (*HELD_OUT, "train") if name in builder.info.splits)
     path = next(path for path in builder.info.splits[split].filepaths if pathlib.Path(path).stat().st_size)
     encoding = describe_encoding(read_feature(find_records(path)[0], image))
@@ -243,9 +243,9 @@ def _storage(builder, image: str) -> str:
 
 
 def describe_encoding(data: bytes) -> str:
-    """How an encoded image was stored, for example "stored as PNG"; losses are named.
+    """Describes the encoding of an image, for example "stored as PNG", and names lossy compression.
 
-    The quality is the one at which Pillow writes the same quantization tables.
+    The JPEG quality is the one at which Pillow writes the same quantization tables.
     """
     with PIL.Image.open(io.BytesIO(data)) as image:
         if not isinstance(image, PIL.JpegImagePlugin.JpegImageFile):

@@ -1,1 +1,1 @@
-"""Where a network is trained: one device, all of a machine, several machines."""
+"""Devices for training: one device, all devices of a machine, or several machines."""

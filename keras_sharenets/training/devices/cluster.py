@@ -1,7 +1,7 @@
-"""The processes of a cluster: which they are, and waiting until all of them have come.
+"""The processes of a cluster, and a barrier until all of them have started.
 
-TensorFlow waits without an end for a worker that does not come, and hears no signal meanwhile; JAX aborts the process.
-So all workers meet here first, at the address of worker 0, before either of them is started.
+TensorFlow waits forever for a missing worker and ignores signals meanwhile; JAX aborts the process. All workers
+therefore first meet here, at the address of worker 0, before TensorFlow or JAX connects them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from keras_sharenets.interruption import reinstall_handlers
 
 EXAMPLE = '{"cluster": {"worker": ["10.0.0.1:7001", "10.0.0.2:7001"]}, "task": {"type": "worker", "index": 0}}'
 TIMEOUT = 600.0  # Seconds that workers wait for each other.
-_TURN = 0.5  # Seconds after which a worker looks at the clock.
+_POLL = 0.5  # Seconds between two checks of the timeout.
 
 
 def read_cluster() -> tuple[list[str], int]:
-    """`(addresses, index)` of the workers and of this one among them, from the environment variable `TF_CONFIG`.
+    """`(addresses, index)`: the workers, and the index of this one, from the environment variable `TF_CONFIG`.
 
     Raises:
-        ValueError: it is not set, or not what is expected.
+        ValueError: `TF_CONFIG` is not set or is invalid.
     """
     text = os.environ.get("TF_CONFIG")
     if not text:
@@ -37,16 +37,16 @@ def read_cluster() -> tuple[list[str], int]:
         addresses, kind, index = config["cluster"]["worker"], config["task"]["type"], config["task"]["index"]
         ports = [int(port) for _, port in (address.rsplit(":", 1) for address in addresses)]
         if not all(0 < port < 2**16 for port in ports):
-            raise ValueError("a port is a number from 1 to 65535")
+            raise ValueError("a port must be a number from 1 to 65535")
         if len(set(addresses)) < len(addresses):
-            raise ValueError("every worker has an address of its own")
+            raise ValueError("the addresses of the workers must be distinct")
         if (
             isinstance(index, bool)
             or kind != "worker"
             or set(config["cluster"]) != {"worker"}
             or index not in range(len(addresses))
         ):
-            raise ValueError("all must be of the type worker, and the index counts them from 0")
+            raise ValueError("all tasks must be of type worker, and the index must count them from 0")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"TF_CONFIG (={text}) must be like {EXAMPLE}. {reason}.") from error
@@ -55,16 +55,17 @@ def read_cluster() -> tuple[list[str], int]:
 
 @contextlib.contextmanager
 def gathered(addresses: Sequence[str], index: int, *, timeout: float) -> Iterator[None]:
-    """Waits until all workers have come here; inside, TensorFlow or JAX connects them, within the same time.
+    """Waits until all workers have arrived; the body must connect them through TensorFlow or JAX within the timeout.
 
-    Should a worker die just then, nothing hears a signal any more: the process ends with a traceback.
+    If a worker dies during that connection, signals have no effect: the process ends with a traceback after the
+    timeout.
 
     Args:
-        addresses, index: as `read_cluster` finds them.
-        timeout: in seconds.
+        addresses, index: as returned by `read_cluster`.
+        timeout: timeout in seconds.
 
     Raises:
-        ValueError: somebody did not come, or came twice, or with other addresses.
+        ValueError: a worker is missing, arrives twice or has other addresses.
     """
     mark = zlib.crc32(json.dumps(list(addresses)).encode())
     if index:
@@ -76,37 +77,37 @@ def gathered(addresses: Sequence[str], index: int, *, timeout: float) -> Iterato
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
-        # Both of them listen for SIGTERM in the place of Python.
+        # TensorFlow and JAX replace Python's handler of SIGTERM.
         reinstall_handlers()
 
 
 def _host(addresses: Sequence[str], mark: int, timeout: float) -> None:
-    """Worker 0 waits for the others, and sends them off together."""
+    """Worker 0 waits for the others and releases them together."""
     end = time.monotonic() + timeout
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(_listen(int(addresses[0].rsplit(":", 1)[1])))
-        server.settimeout(_TURN)
+        server.settimeout(_POLL)
         present: dict[int, socket.socket] = {}
         while missing := [number for number in range(1, len(addresses)) if not _is_open(present.get(number))]:
             if time.monotonic() > end:
                 names = ", ".join(f"{number} ({addresses[number]})" for number in missing)
-                raise ValueError(f"Worker 0 waited {timeout:g} seconds for all of TF_CONFIG, but without: {names}.")
+                raise ValueError(f"Worker 0 waited {timeout:g} seconds for all workers of TF_CONFIG. Missing: {names}.")
             with contextlib.suppress(OSError):
                 connection = stack.enter_context(server.accept()[0])
-                connection.settimeout(_TURN)
+                connection.settimeout(_POLL)
                 _greet(connection, connection.recv(100), present, mark)
         for connection in present.values():
             with contextlib.suppress(OSError):
                 connection.sendall(b"go")
         for connection in present.values():
-            # They hang up first: so the address is free at once.
+            # The other side closes first, so the address is free at once.
             with contextlib.suppress(OSError):
-                connection.settimeout(_TURN)
+                connection.settimeout(_POLL)
                 connection.recv(1)
 
 
 def _greet(connection: socket.socket, greeting: bytes, present: dict[int, socket.socket], mark: int) -> None:
-    """Takes a worker in, or tells it why not; whoever says something else is none."""
+    """Accepts a worker, or sends it the reason for a rejection; ignores other connections."""
     found = re.fullmatch(rb"sharenets (\d+) (\d+)", greeting)
     if found is None:
         return
@@ -114,20 +115,20 @@ def _greet(connection: socket.socket, greeting: bytes, present: dict[int, socket
     if its_mark != mark:
         connection.sendall(b"error: Worker 0 has other addresses in TF_CONFIG.")
     elif _is_open(present.get(number)):
-        connection.sendall(f"error: Another process is worker {number} of TF_CONFIG already.".encode())
+        connection.sendall(f"error: Another process is already worker {number} of TF_CONFIG.".encode())
     else:
         present[number] = connection
 
 
 def _join(address: str, greeting: str, timeout: float) -> None:
-    """Another worker waits until worker 0 has seen all."""
+    """Any other worker waits until worker 0 has seen all."""
     host, port = address.rsplit(":", 1)
     end, state = time.monotonic() + timeout, ""
     while time.monotonic() < end:
         try:
-            with socket.create_connection((host.strip("[]"), int(port)), timeout=_TURN) as connection:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=_POLL) as connection:
                 connection.sendall(greeting.encode())
-                state, answer = "it waits for others", None
+                state, answer = "it is waiting for other workers", None
                 while answer is None and time.monotonic() < end:
                     with contextlib.suppress(TimeoutError):
                         answer = connection.recv(200)
@@ -137,8 +138,8 @@ def _join(address: str, greeting: str, timeout: float) -> None:
             return
         if answer and answer.startswith(b"error: "):
             raise ValueError(answer.decode("ascii", "replace").removeprefix("error: "))
-        # Nobody is there yet, or something else: an earlier run that has not ended.
-        time.sleep(_TURN)
+        # Worker 0 has not started, or another process answers, such as a previous run that has not ended.
+        time.sleep(_POLL)
     raise ValueError(f"Waited {timeout:g} seconds for worker 0 of TF_CONFIG ({address}): {state}.")
 
 
@@ -148,11 +149,11 @@ def _listen(port: int) -> socket.socket:
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
         return socket.create_server(("", port))
     except OSError as error:
-        raise ValueError(f"Worker 0 cannot listen on port {port}, which is its own in TF_CONFIG: {error}.") from error
+        raise ValueError(f"Worker 0 cannot listen on port {port}, its port in TF_CONFIG: {error}.") from error
 
 
 def _is_open(connection: socket.socket | None) -> bool:
-    """Whether there is a connection, and whoever is at its other end has not hung up."""
+    """Whether there is a connection that the other side has not closed."""
     if connection is None:
         return False
     connection.setblocking(False)

@@ -1,10 +1,10 @@
-"""Where a network is trained: on one device, on all of this machine, or on several machines.
+"""Training on one device, on all devices of this machine, or on several machines.
 
-TensorFlow and JAX notice by themselves that another worker is gone. Measured with two processes on one machine, of
-which one was killed, between two steps or at a random moment, or stopped: on TensorFlow 2.21, the step of the other one
-raised an error after 6 to 11 seconds, in 5 cases of 5. On JAX 0.10, the step raised an error in 6 cases of 10, and
-JAX aborted the process later, within 22 seconds; in the other 4 (worker 0 was killed, or a worker was stopped), it
-aborted the process without an error of the step, within 27 seconds, and said why. None hung.
+TensorFlow and JAX detect a lost worker themselves. Measured with two processes on one machine, one of them killed
+(between two steps or at a random moment) or stopped: On TensorFlow 2.21, the step of the other worker raised an error
+after 6 to 11 seconds, in 5 of 5 cases. On JAX 0.10, the step raised an error in 6 of 10 cases, and JAX aborted the
+process later, within 22 seconds. In the other 4 cases (worker 0 was killed, or a worker was stopped), JAX aborted the
+process without an error of the step, within 27 seconds, with a message that gave the reason. No process hung.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from keras_sharenets.training.recipes.batch_changes import compiles
 from keras_sharenets.training.recipes.recipe import BATCH_CHANGES, Recipe
 from keras_sharenets.training.run.record import STRATEGIES, Run
 
-SECONDS = 30  # Without a sign of life of another worker, before it counts as gone.
-NO_TPU = "`strategy` (='tpu') needs a TPU, and {} finds none{}: {}. docs/gpu_tpu.md says how to start one."
+SECONDS = 30  # Heartbeat timeout after which a worker counts as lost.
+NO_TPU = "`strategy` (='tpu') needs a TPU, but {} finds none{}: {}. See docs/gpu_tpu.md for how to start one."
 
 
 _connected: dict[str, Devices] = {}
@@ -36,20 +36,20 @@ _connected: dict[str, Devices] = {}
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """Devices that train one network together, each on its part of every batch.
+    """Devices that train one network together by data parallelism.
 
     Attributes:
         strategy: one of `STRATEGIES`.
-        replicas: devices of all workers together, each with its copy of the network.
-        worker: which of the `workers` this process is, counted from 0; number 0 writes the files.
-        workers: processes.
-        scope: gives a context: what is made in it lives on all devices.
-        model: the class of a model that is trained on them, or a function like it.
-        feed: function from `Batches` to what `model.fit` takes for them.
-        gather: function from an integer to the list of those of all workers, in order; all of them must call it.
-        errors: the exceptions that a step raises when another worker is gone.
-        policy: Keras' dtype policy for the network, or `None` for the one that is set.
-        steps_per_execution: the most steps that a device takes without coming back to Python.
+        replicas: number of devices of all workers, each with a copy of the network.
+        worker: index of this process, counted from 0; worker 0 writes the files.
+        workers: number of processes.
+        scope: function that returns a context manager; variables created in it are placed on all devices.
+        model: class of the models to train, or a function with the same arguments.
+        feed: function from `Batches` to the input of `model.fit`.
+        gather: function from an integer to the list of the integers of all workers, in order; all must call it.
+        errors: exceptions that a step raises when another worker is lost.
+        policy: Keras dtype policy for the network, or `None` for the global policy.
+        steps_per_execution: maximum number of steps that a device runs without returning to Python.
     """
 
     strategy: str = "default"
@@ -71,19 +71,19 @@ class Devices:
 
 
 def connect(strategy: str, *, cluster_timeout: float = TIMEOUT) -> Devices:
-    """The `Devices` of a strategy, in this process; for several workers it waits until all of them have called it.
+    """The `Devices` of a strategy; with several workers, waits until all of them have called it.
 
-    With several workers it must be called before anything is computed. `TF_CONFIG` lists them, on both backends. Called
-    again, it returns the same: who wants another timeout than that of `fit` calls it before.
+    With several workers, call it before any computation. `TF_CONFIG` lists the workers, on both backends. Later calls
+    return the same object: to use another timeout than `fit`, call it before `fit`.
 
     Args:
-        strategy: `"default"`: one device. `"mirrored"`: all GPUs of this machine, or what else it has.
-            `"multi_worker"`: several processes; on TensorFlow, one device each. `"tpu"`: the TPU of this machine or
-            the one that `TPU_NAME` names.
+        strategy: `"default"`: one device. `"mirrored"`: all GPUs of this machine, or other devices if it has none.
+            `"multi_worker"`: several processes; on TensorFlow, one device each. `"tpu"`: the TPU of this machine, or
+            the one in `TPU_NAME`.
         cluster_timeout: seconds that workers wait for each other.
 
     Raises:
-        ValueError: there is no such strategy or no TPU, or `TF_CONFIG` is missing or wrong, or a worker did not come.
+        ValueError: the strategy is unknown, there is no TPU, `TF_CONFIG` is missing or invalid, or a worker is missing.
 
     >>> connect("default").replicas
     1
@@ -123,7 +123,7 @@ def _jax_mirrored() -> Devices:
 
 
 def _jax_multi_worker(timeout: float) -> Devices:
-    """All devices of the workers of `TF_CONFIG`."""
+    """All devices of the workers in `TF_CONFIG`."""
     import jax
     import numpy as np
     from jax.experimental import multihost_utils
@@ -165,7 +165,7 @@ def _data_parallel(**devices) -> keras.distribution.DataParallel:
 
 
 def _tf_mirrored() -> Devices:
-    """All GPUs of this machine; without one, all of its logical CPU devices."""
+    """All GPUs of this machine, or all logical CPU devices if there is no GPU."""
     import tensorflow as tf
 
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
@@ -174,14 +174,14 @@ def _tf_mirrored() -> Devices:
 
 
 def _tf_multi_worker(timeout: float) -> Devices:
-    """The workers of `TF_CONFIG`, one device each."""
+    """The workers in `TF_CONFIG`, one device each."""
     import tensorflow as tf
 
     addresses, index = read_cluster()
     gpus = tf.config.list_physical_devices("GPU")
     if len(gpus) > 1:
         raise ValueError(
-            f"A worker has one device, but this one sees {len(gpus)} GPUs: start a worker for each of them, with "
+            f"A worker uses one device, but this one sees {len(gpus)} GPUs: start one worker per GPU, with "
             "CUDA_VISIBLE_DEVICES=0 and so on."
         )
     options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=SECONDS)
@@ -189,7 +189,7 @@ def _tf_multi_worker(timeout: float) -> Devices:
         strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
 
     def feed(batches: Batches):
-        # A data set of batches would be cut into parts: these are the parts.
+        # The batches are already those of this worker and must not be sharded again.
         return strategy.distribute_datasets_from_function(lambda context: as_tf_data(batches))
 
     def gather(number: int) -> list[int]:
@@ -209,7 +209,7 @@ def _tf_multi_worker(timeout: float) -> Devices:
 
 
 def _tf_tpu() -> Devices:
-    """The TPU of this machine (`TPU_NAME=local`, the default) or that of the name in `TPU_NAME`."""
+    """The TPU of this machine (`TPU_NAME=local`, the default), or the one in `TPU_NAME`."""
     import tensorflow as tf
 
     name = os.environ.get("TPU_NAME", "local")
@@ -232,12 +232,12 @@ def _tf_tpu() -> Devices:
 class MultiWorkerModel(keras.Model):
     """A functional model that can be trained under `tf.distribute.MultiWorkerMirroredStrategy`.
 
-    It works around two faults of Keras 3.15; a test tells when they are mended, and this class can go. The model must
-    be compiled, and its optimizer be built.
+    It works around two bugs of Keras 3.15; a test fails once they are fixed, and this class can be removed. The model
+    must be compiled, and its optimizer must be built.
     """
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Keras makes a tensor of a batch that lies on several devices, and fails. Here all is built already.
+        # Keras fails to convert a batch on several devices to a tensor. The model is already built here.
         pass
 
     def train_step(self, data: Any) -> Any:
@@ -248,15 +248,15 @@ class MultiWorkerModel(keras.Model):
 
     @staticmethod
     def _as_vectors(logs):
-        # Keras averages what the workers return along its first axis, and numbers have none.
+        # Keras averages the results of the workers along the first axis, which scalars lack.
         return {name: keras.ops.reshape(value, (1,)) for name, value in logs.items()}
 
 
-# What holds for all strategies
+# All strategies
 
 
 def check_fits(devices: Devices, batches: Batches, jit_compile: bool | str) -> None:
-    """Raises a `ValueError` unless every device gets an equal part of every batch, and compiles its steps as asked."""
+    """Raises a `ValueError` unless all devices get equal parts of every batch and support `jit_compile`."""
     if devices.strategy != "default" and jit_compile is True and keras.backend.backend() == "tensorflow":
         raise ValueError(f"`jit_compile` (=True) must be 'auto' or False for the strategy {devices.strategy!r}.")
     if devices.replicas == 1:
@@ -270,13 +270,13 @@ def check_fits(devices: Devices, batches: Batches, jit_compile: bool | str) -> N
 
 
 def check_parts(devices: Devices, run: Run) -> None:
-    """Raises a `ValueError` where the devices, or XLA on them, cannot train with a part of the recipe."""
+    """Raises a `ValueError` if the devices, or XLA on them, do not support a part of the recipe."""
     parts = {name: getattr(run.recipe, name) for name in (*BATCH_CHANGES, "ema", "clip_norm", "accumulate")}
     used = {name: value for name, value in parts.items() if value != getattr(Recipe, name)}
     used |= {"teacher": run.teacher} if run.teacher is not None else {}
     for name, value in used.items():
         if devices.strategy != "default":
-            raise ValueError(f"`{name}` (={value!r}) is for one device, and `strategy` is {devices.strategy!r}.")
+            raise ValueError(f"`{name}` (={value!r}) needs one device, but `strategy` is {devices.strategy!r}.")
         if name in BATCH_CHANGES and run.jit_compile is True and not compiles(run.recipe):
             raise ValueError(
                 f"`{name}` (={value!r}) cannot be compiled by XLA on TensorFlow: `jit_compile` (=True) must be 'auto' "
@@ -285,38 +285,38 @@ def check_parts(devices: Devices, run: Run) -> None:
 
 
 def check_alike(devices: Devices, run: Run, step: int) -> None:
-    """Raises a `ValueError` unless all workers begin with the same run, after the same steps; all must call it."""
+    """Raises a `ValueError` unless all workers start the same run at the same step; all must call it."""
     names = ("model", "options", "recipe", "seed", "jit_compile", "deterministic", "checkpoint_steps", "epochs")
     names += ("precision",)
     facts = [getattr(run, name) for name in names] + [run.data["name"], run.data["train"], run.data["test"], step]
-    # JSON for tuples that have been lists in a file; an int32 for those who have no other.
+    # JSON, since tuples become lists in a file; shifted to fit an int32, which some backends are limited to.
     mark = zlib.crc32(json.dumps(facts, default=dataclasses.asdict, sort_keys=True).encode()) >> 1
     if len(set(devices.gather(mark))) > 1:
         raise ValueError(
-            "The workers were not started alike: model, data, recipe, seed or checkpoint differ. Start all of them "
-            "with the same arguments and the same folder, one that all of them can read."
+            "The workers differ in model, data, recipe, seed or checkpoint. Start all of them with the same arguments "
+            "and the same folder, which all of them must be able to read."
         )
 
 
 def copy_of(
     network: keras.Model, devices: Devices, build: Callable[[], keras.Model], *, apart: bool = False
 ) -> keras.Model:
-    """The network that these devices train: in their scope, with the weights of `network`; or itself, where it is one.
+    """A copy of `network` for training on these devices; `network` itself if no copy is needed.
 
-    Every batch normalization sees the whole batch, not the part of its device. That, the dtype policy of the devices
-    and where its variables live are the copy's alone: `network` can be saved for any machine.
+    In the copy, batch normalization uses the global batch, not the part of one device. Only the copy has this setting,
+    the dtype policy of the devices and variables on them: `network` can be saved for any machine.
 
     Args:
-        network: what is saved.
-        devices: in whose scope this is called.
-        build: makes a network like this one.
-        apart: whether it must be another one, since other weights are saved than are trained.
+        network: network to save.
+        devices: devices for training; call this function in their scope.
+        build: function that builds a network with the same architecture.
+        apart: whether a copy is required, because the saved weights differ from the trained ones.
     """
     if not apart and devices.strategy == "default" and devices.policy in (None, keras.config.dtype_policy().name):
         return network
     copy = in_policy(devices.policy, build)
     copy.set_weights(network.get_weights())
-    # On JAX they see it anyway.
+    # On JAX, batch normalization always uses the global batch.
     if devices.strategy != "default" and keras.backend.backend() == "tensorflow":
         for layer in copy._flatten_layers():
             if isinstance(layer, keras.layers.BatchNormalization):

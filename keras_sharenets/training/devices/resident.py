@@ -1,10 +1,10 @@
-"""Whole epochs on the device: images are changed there, and many steps are one compiled call. For JAX.
+"""Training with the images on the device: augmentation runs there, and many steps are one compiled call. For JAX.
 
-A small network takes a step on a GPU in less time than Python needs to change a batch of images and to send it. Here
-both splits lie on the device as uint8. What is sent for a step is which images it takes and how they are changed: the
-random numbers of `Batches`, a few bytes an image. So the batches are those of the ordinary loop, and what is trained is
-the same but for rounding; `model.fit`, its callbacks, checkpoints and records do not know the difference. Of a data set
-that is too large for the device, the images of the next call are sent with them, as they are, while the last one runs.
+For a small network, a step on a GPU takes less time than augmenting a batch in Python and transferring it. Here both
+splits are stored on the device as uint8, and a step receives only the indices of its images and the random numbers of
+`Batches`, a few bytes per image. The batches, and therefore the trained network, equal those of the ordinary loop
+except for rounding; `model.fit`, callbacks, checkpoints and records work unchanged. If a data set does not fit on the
+device, the unmodified images of the next call are transferred while the current call runs.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from keras_sharenets.training.data.dataset import Dataset, chunks
 from keras_sharenets.training.devices.devices import Devices
 from keras_sharenets.training.recipes.recipe import Recipe
 
-STEPS = 64  # The most steps of one call. A signal, a checkpoint and a loss that is not finite wait for its end.
-SHARE = 0.25  # The part of a device's memory that images may take: all of them, or those of two calls.
+STEPS = 64  # Maximum steps per call. Signals, checkpoints and the check for a non-finite loss wait for its end.
+SHARE = 0.25  # Maximum fraction of device memory for images: both splits, or the images of two calls.
 
 
 def keeps_images(asked: str, devices: Devices, dataset: Dataset, recipe: Recipe, jit_compile: bool | str) -> bool:
-    """Whether many steps of a run are taken at once, on images that its devices have.
+    """Whether a run executes many steps per call on images stored on its devices.
 
     Args:
-        asked: `"yes"`, `"no"`, or `"auto"`: where it is possible and the device is not a CPU, which waits for nothing.
-        devices: where the network is trained.
-        dataset: what it is trained with.
-        recipe: how.
+        asked: `"yes"`, `"no"`, or `"auto"`: yes if possible, except on a CPU, which gains nothing.
+        devices: devices for training.
+        dataset: data set of the run.
+        recipe: recipe of the run.
         jit_compile: as in `model.compile`.
 
     Raises:
-        ValueError: `"yes"`, but it is not possible; the message says why.
+        ValueError: `"yes"`, but it is not possible; the message gives the reason.
     """
     if asked == "no":
         return False
@@ -54,13 +54,13 @@ def _problem(devices: Devices, dataset: Dataset, recipe: Recipe, jit_compile: bo
     if keras.backend.backend() != "jax":
         return "needs KERAS_BACKEND=jax"
     if devices.workers > 1:
-        return f"is for one process, and the strategy {devices.strategy!r} has {devices.workers}"
+        return f"needs one process, but the strategy {devices.strategy!r} has {devices.workers}"
     if jit_compile is False:
-        return "compiles its steps, and `jit_compile` is False"
+        return "compiles its steps, but `jit_compile` is False"
     if recipe.crop != "shift":
-        return f"is for the crop 'shift', and that of the recipe is {recipe.crop!r}"
+        return f"needs the crop 'shift', but the recipe has {recipe.crop!r}"
     if None in dataset.shape:
-        return f"needs images of one size, and those of {dataset.name} have sizes of their own"
+        return f"needs images of one size, but those of {dataset.name} vary"
     return None
 
 
@@ -69,27 +69,27 @@ def _on_cpu() -> bool:
 
 
 def _memory() -> float:
-    """Bytes of memory of a device; infinite where it has that of the machine."""
+    """Memory of a device in bytes; infinite if it shares the memory of the machine."""
     import jax
 
     return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
 
 
 def keep_images(devices: Devices, batches: Batches, held_out: Batches, checkpoint_steps: int | None) -> Devices:
-    """The same devices, with the images of both splits on each of them if they fit.
+    """The same devices, with the images of both splits stored on each of them if they fit.
 
-    To be called in their scope.
+    Call this function in the scope of the devices.
 
     Args:
-        devices: where the network is trained.
-        batches: of the training split, with the crop "shift".
+        devices: devices for training.
+        batches: batches of the training split, with the crop "shift".
         held_out: `EvenBatches` of the test split.
         checkpoint_steps: as in `RunOptions`.
     """
     most, image = _memory() * SHARE, math.prod(batches.batch(0, 0)[0].shape[1:])
     fits = image * (len(batches.source) + len(held_out.source)) <= most
     at_once = batches.steps if fits else min(batches.steps, most / (2 * image * batches.batch_size))
-    # XLA computes convolutions in a loop on one core of a CPU, many times slower than outside of it.
+    # On a CPU, XLA runs convolutions inside a loop on one core, many times slower than outside a loop.
     steps = 1 if _on_cpu() else _at_once(max(int(at_once), 1), checkpoint_steps)
     return dataclasses.replace(
         devices,
@@ -100,7 +100,7 @@ def keep_images(devices: Devices, batches: Batches, held_out: Batches, checkpoin
 
 
 def _at_once(steps: int, checkpoint_steps: int | None) -> int:
-    """The most steps of a call that ends wherever a checkpoint is due.
+    """The maximum number of steps per call such that every checkpoint falls on the end of a call.
 
     >>> _at_once(390, None), _at_once(22, None), _at_once(390, 100), _at_once(390, 5)
     (64, 22, 50, 5)
@@ -111,13 +111,13 @@ def _at_once(steps: int, checkpoint_steps: int | None) -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """A split for the device.
+    """A split for use on the device.
 
     Attributes:
         class_count: number of classes.
-        augmentation: how its images are changed, if they are.
-        held: uint8 images and int32 labels, arrays of JAX; empty where they are sent with the draws.
-        sharding: where a step leaves its results; `None` for one device.
+        augmentation: augmentation of its images, or `None`.
+        held: uint8 images and int32 labels as JAX arrays; empty if they are sent with the draws.
+        sharding: sharding of the results of a step; `None` for one device.
     """
 
     class_count: int
@@ -130,8 +130,8 @@ def _split(batches: Batches, fits: bool) -> Split:
     import jax
 
     distribution = keras.distribution.distribution()
-    place = None  # Where JAX puts all else: named, every array that is made later would have it compile again.
-    if distribution is not None:  # Each device gets all images.
+    place = None  # JAX's default device: naming it would cause recompilation for every array created later.
+    if distribution is not None:  # Replicate all images on each device.
         place = jax.sharding.NamedSharding(distribution.device_mesh.backend_mesh, jax.sharding.PartitionSpec())
     held = ()
     if fits:
@@ -141,18 +141,18 @@ def _split(batches: Batches, fits: bool) -> Split:
 
 
 class Draws(keras.utils.PyDataset):
-    """What the device is to know of the steps of a call: which images, how they are changed, and on request themselves.
+    """The input of each call: indices of the images, their changes, and optionally the images themselves.
 
-    An item is `((draws, sent),)`, both tuples of arrays `(batch, steps, ...)`: the indices and what else
-    `Batches.draw` says; uint8 images and labels, or nothing. The indices are -1 in steps after the last of the epoch.
-    Keras counts batches, so that is what the length says; but a call takes one item.
+    An item is `((draws, sent),)`, both tuples of arrays `(batch, steps, ...)`: `draws` has the indices and the other
+    results of `Batches.draw`; `sent` has uint8 images and labels, or is empty. The indices are -1 in steps beyond the
+    end of the epoch. Keras counts batches, so the length is the number of batches, although a call consumes one item.
 
-    The next item is made while the device is busy with the last.
+    The next item is prepared while the device processes the current one.
 
     Args:
-        batches: give the random numbers.
-        steps: of one call.
-        images: whether images and labels are sent.
+        batches: batches to draw from.
+        steps: steps per call.
+        images: whether to send images and labels.
     """
 
     def __init__(self, batches: Batches, steps: int, images: bool = False) -> None:
@@ -175,7 +175,7 @@ class Draws(keras.utils.PyDataset):
     def _make(self, epoch: int, index: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
         first = self.batches.first + index * self.at_once
         count = min(max(self.batches.steps - first, 0), self.at_once)
-        # JAX takes one item more than it needs: of no step, but of the same shape.
+        # On JAX, Keras requests one item more than it needs: without steps, but of the same shape.
         drawn = [self.batches.draw(epoch, first + step) for step in range(count)] or [self.batches.draw(epoch, 0)]
         columns = zip(*((chosen, *others) for chosen, others in drawn), strict=True)
         arrays = [_filled(np.stack(column, axis=1)[:, :count], self.at_once) for column in columns]
@@ -191,21 +191,21 @@ class Draws(keras.utils.PyDataset):
 
 
 def _filled(array: np.ndarray, length: int) -> np.ndarray:
-    """With zeros along the second axis, in 32 bits."""
+    """Pads an array with zeros along the second axis and converts it to 32 bits."""
     filled = np.zeros((len(array), length, *array.shape[2:]), "float32" if array.dtype.kind == "f" else "int32")
     filled[:, : array.shape[1]] = array
     return filled
 
 
 class ResidentModel(keras.Model):
-    """A functional model that takes the images of its steps from the device; `fit` and `evaluate` take `Draws`."""
+    """A functional model that reads its images from the device; `fit` and `evaluate` take `Draws`."""
 
     train_split: Split
     test_split: Split
     test_function: Callable | None
 
     def _symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        # Keras looks at a batch of images for what is not built yet, and here it would find none. Nothing needs it.
+        # Keras would build the model from a batch of images, which is not available here. The model is already built.
         pass
 
     def make_train_function(self, force: bool = False) -> None:
@@ -224,10 +224,10 @@ def _make_model(train_split: Split, test_split: Split, *args: Any, **kwargs: Any
 
 
 def hold_test_split(model: ResidentModel, held_out: Batches) -> None:
-    """Gives a model another split to be tested on; to be called in the scope of its devices.
+    """Replaces the split that a model is tested on. Call this function in the scope of its devices.
 
     Args:
-        model: one that `keep_images` has the devices make.
+        model: model created by the devices of `keep_images`.
         held_out: `EvenBatches` of the split.
     """
     model.test_split = _split(held_out, fits=bool(model.train_split.held))
@@ -235,7 +235,7 @@ def hold_test_split(model: ResidentModel, held_out: Batches) -> None:
 
 
 def _steps(model: keras.Model, step: Callable, split: Split) -> Callable:
-    """What Keras calls for the next steps: a function from a state and an iterator over `Draws` to logs and a state."""
+    """The step function for Keras: from a state and an iterator over `Draws` to logs and a new state."""
     import jax
 
     take = jax.jit(many_steps(model, step, split), donate_argnums=0, out_shardings=split.sharding)
@@ -243,12 +243,12 @@ def _steps(model: keras.Model, step: Callable, split: Split) -> Callable:
 
 
 def many_steps(model: keras.Model, step: Callable, split: Split) -> Callable:
-    """The function behind that, for JAX to compile: of a state, an item of `Draws`, and what `split` holds.
+    """The function to compile with JAX: takes a state, an item of `Draws` and the `held` arrays of `split`.
 
     Args:
-        model: compiled.
+        model: compiled model.
         step: its `train_step` or `test_step`.
-        split: says what becomes of the images.
+        split: split with the augmentation of the images.
     """
     import jax
 

@@ -1,1 +1,1 @@
-"""The tables and figures of the papers as experiments: networks, data, recipes, and what is printed there."""
+"""The tables and figures of the papers as experiments: networks, data, recipes and published numbers."""

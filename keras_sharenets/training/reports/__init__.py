@@ -1,1 +1,1 @@
-"""What finished runs say: accuracy, confusion, tables, figures."""
+"""Reports on finished runs: accuracy, confusion, tables and figures."""
