@@ -19,7 +19,7 @@ from keras_sharenets.sharing.schemes import HierarchicalGroups, InterleavedGroup
 def _pointwise_obstacle(place: Place) -> str | None:
     layer = place.layer
     if layer.kernel_size != (1, 1):
-        return f"its kernel is {layer.kernel_size[0]}x{layer.kernel_size[1]}, and the scheme is for 1x1"
+        return f"its kernel is {layer.kernel_size[0]}x{layer.kernel_size[1]}, but the scheme is for 1x1"
     if layer.strides != (1, 1):
         return f"its strides are {layer.strides}"
     if layer.groups != 1:

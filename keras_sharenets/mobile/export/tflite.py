@@ -113,11 +113,11 @@ def export_tflite(
     Verification has two steps. First, every layer of the exported graph is compared with Keras in float, with a
     tolerance of 1e-4, on some of `representative_data` and on synthetic images. Then the file runs in the LiteRT
     interpreter, on up to 64 of `representative_data` or 16 synthetic images, and on 16 fresh ones; only a file that
-    passes is written. The relative error of its scores may be 1e-4 (float32), 1e-2 (float16) or what the number of bits
-    explains (int8, and float files of networks that amplify differences; see `score_error_bound` of the report; at most
-    0.5, or 1 with 4-bit kernels, or 0.1 in float). In the float modes the outputs may differ by the same share of 1
-    plus half the largest score, which bounds how a softmax propagates such an error. These checks detect wrong files,
-    not imprecise ones: look at `top1_agreement` and `worst_layer`, and measure the accuracy of the file.
+    passes is written. The relative error of its scores may be 1e-4 (float32), 1e-2 (float16) or what rounding explains
+    (int8, and float files of networks that amplify differences; see `score_error_bound` of the report; at most 0.5, or
+    1 with 4-bit kernels, or 0.1 in float). In the float modes the outputs may differ by the same fraction of 1 plus
+    half the largest score, which bounds how a softmax propagates such an error. These checks detect wrong files, not
+    imprecise ones: look at `top1_agreement` and `worst_layer`, and measure the accuracy of the file.
 
     Args:
         model: functional or sequential `keras.Model` for images or other inputs of a fixed size. A model that computes

@@ -90,7 +90,7 @@ class _Map:
 
 
 def size_report(path: str | os.PathLike) -> SizeReport:
-    """Size breakdown of a TFLite file, which may come from any converter.
+    """Reports the size breakdown of a TFLite file from any converter.
 
     Args:
         path: path of the TFLite file.
