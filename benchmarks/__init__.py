@@ -1,1 +1,1 @@
-"""Programs that measure networks beside their peers: `python -m benchmarks delivery --help`, from a checkout."""
+"""Programs that compare networks with their peers: `python -m benchmarks delivery --help`, from a checkout."""

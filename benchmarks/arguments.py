@@ -1,4 +1,4 @@
-"""Options that all benchmarks have in common, and what they say while they run."""
+"""Options shared by all benchmarks, and their progress messages."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 
 from keras_sharenets import _checks
 
-# What the names of networks of Keras begin with.
+# Prefix of the names of Keras networks.
 APPLICATIONS = "keras.applications."
 
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """What the options of `add_run_arguments` ask for: each network once."""
+    """Values of the options of `add_run_arguments`; each network occurs once."""
 
     networks: tuple[str, ...]
     repetitions: int
@@ -36,9 +36,9 @@ def add_run_arguments(
     batch_size: tuple[int, int] | None = None,
     networks: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> None:
-    """`--networks` and `--batch-size` where there are defaults for them, `--repetitions`, `--quick` and `--output`.
+    """Adds `--repetitions`, `--quick`, `--output`, and, if they have defaults, `--networks` and `--batch-size`.
 
-    Defaults are pairs: without and with `--quick`; what that measures is `quick`.
+    Defaults are pairs: without and with `--quick`. `quick` describes what `--quick` measures.
     """
     defaults = {"networks": networks or ((), ()), "repetitions": repetitions, "batch_size": batch_size or (1, 1)}
     parser.set_defaults(defaults=defaults, networks=None, batch_size=None)
@@ -46,19 +46,19 @@ def add_run_arguments(
         networks_help = f"named networks (default: {' '.join(networks[0])})"
         parser.add_argument("--networks", "--models", nargs="+", metavar="NAME", help=networks_help)
     if batch_size:
-        batch_help = f"images at a time (default: {batch_size[0]})"
+        batch_help = f"batch size (default: {batch_size[0]})"
         parser.add_argument("--batch-size", type=int, metavar="N", help=batch_help)
-    repetitions_help = f"measured runs of each (default: {repetitions[0]})"
+    repetitions_help = f"number of measured runs (default: {repetitions[0]})"
     parser.add_argument("--repetitions", type=int, metavar="N", help=repetitions_help)
-    parser.add_argument("--quick", action="store_true", help=f"{quick}: shows that it works, not how fast")
-    parser.add_argument("--output", default="runs/benchmarks", metavar="DIR", help="folder (default: runs/benchmarks)")
+    parser.add_argument("--quick", action="store_true", help=f"{quick}: a smoke test, not a measurement")
+    parser.add_argument("--output", default="runs/benchmarks", metavar="DIR", help="default: runs/benchmarks")
 
 
 def run_options(arguments: argparse.Namespace) -> RunOptions:
-    """What the options ask for.
+    """Values of the options.
 
     Raises:
-        ValueError: a network is not known, or a number is not a positive integer.
+        ValueError: a network is unknown, or a number is not a positive integer.
         OSError: `--output` cannot be a folder.
     """
     from keras_sharenets.models import find_variant
@@ -80,5 +80,5 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
 
 
 def progress(text: str) -> None:
-    """One line on standard error."""
+    """Prints one line to standard error."""
     print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Compare the TFLite files that a network can be delivered as: small, fast, between, and TensorFlow's own.
+"""Compare the TFLite files of a network: small, fast, in between, and from TensorFlow's converter.
 
 python -m benchmarks delivery --networks hscnet_m128_g16_r8_a2 sharesnet_164 --output runs/delivery
 """
@@ -22,7 +22,7 @@ from keras_sharenets.cli.command import Answer
 from keras_sharenets.mobile.inspect.tables import counted
 from keras_sharenets.models.registry import find_family
 
-# Those of Keras are named as in "keras.applications.DenseNet121", and take images of 32x32 pixels.
+# Keras networks have names such as "keras.applications.DenseNet121" and take images of 32x32 pixels.
 NETWORKS = (
     "hscnet_m128_g16_r8_a2",
     "hgcnet_42_g4",
@@ -33,7 +33,7 @@ NETWORKS = (
 )
 QUICK = "hscnet_m32_g4_r2_b1_a2"
 PRECISIONS = {"float32": None, "int8": "int8"}
-# Share of the normalizations' scales that are negative.
+# Fraction of negative scales in the normalization layers.
 SCALES = {"positive": 0.0, "mixed": 0.02}
 BUDGETS = 5
 PLAIN = "plain converter"
@@ -46,34 +46,34 @@ COLUMNS = {
     **time_columns("to speed"),
     "peak memory": "{peak_memory_bytes:,}",
 }
-# Families whose layers share parts of their kernels; the others share whole layers, or nothing.
+# Families whose layers share parts of their kernels; the others share entire layers, or nothing.
 KERNEL_SHARED = ("hscnet", "hgcnet", "igcnet")
 SMALL_TO_FAST = {"float32": 1.4, "int8": 2.0}
 LAYERS_SMALL_TO_FAST = 1.15
-# Two runs of one file differ by as much.
+# Difference between two runs of the same file.
 NOISE = 1.03
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser, networks=(NETWORKS, (QUICK,)), repetitions=(100, 3), quick=f"few repetitions of {QUICK}")
-    parser.add_argument("--threads", type=int, default=1, help="of LiteRT (default: 1)")
-    scales_help = "signs of the normalizations' scales: a negative one costs a file of integers a step (mixed: 2 %%)"
+    parser.add_argument("--threads", type=int, default=1, help="threads of LiteRT (default: 1)")
+    scales_help = "signs of the scales in normalization layers: a negative one costs an int8 file a step (mixed: 2 %%)"
     parser.add_argument("--scales", choices=SCALES, default="positive", help=scales_help)
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """Writes the table anew after every network."""
+    """Rewrites the table after every network."""
     _checks.one_of("KERAS_BACKEND", keras.backend.backend(), ("tensorflow",))
     _checks.positive("threads", arguments.threads)
     options, rows = run_options(arguments), []
     threads = f"{arguments.threads} thread{'s' if arguments.threads > 1 else ''}"
     note = (
-        f"Random weights, {arguments.scales} scales of normalizations. LiteRT, {threads}, {options.repetitions} rounds "
-        "in which the files of a network and precision take turns. Ratios are taken round by round, to the file made "
-        'with `prefer="speed"`. weight bytes: all constants of the file; stored weight bytes: what the network\'s '
-        f"parameters take at this precision, shared ones once. budget k of {BUDGETS}: `max_bytes` at k/{BUDGETS + 1} "
-        "of the way from the size of the small file to that of the fast one; none where the two are one size. plain "
-        "converter: TensorFlow's, on the Keras model; some of its files LiteRT refuses to run."
+        f"Random weights, {arguments.scales} scales of normalization layers. LiteRT, {threads}, {options.repetitions} "
+        "rounds in which the files of a network and precision run interleaved. Ratios are taken round by round, to the "
+        'file with `prefer="speed"`. weight bytes: all constants of the file; stored weight bytes: size of the '
+        f"network's parameters at this precision, shared ones once. budget k of {BUDGETS}: `max_bytes` at "
+        f"k/{BUDGETS + 1} between the sizes of the small and the fast file; omitted if both have the same size. plain "
+        "converter: TensorFlow's, on the Keras model; LiteRT rejects some of its files."
     )
     with tempfile.TemporaryDirectory() as folder:
         for name in options.networks:
@@ -86,9 +86,9 @@ def run(arguments: argparse.Namespace) -> Answer:
             )
             table = Table(
                 name="delivery",
-                title="TFLite files of a network: small, fast and between",
+                title="TFLite files of a network: small, fast, and in between",
                 note=note,
-                ratio='Time for an image, as a multiple of that of the file made with prefer="speed"',
+                ratio='Time per image relative to the file with prefer="speed"',
                 panel="{network}, {precision}",
                 label="{form}",
                 columns=COLUMNS,
@@ -100,10 +100,10 @@ def run(arguments: argparse.Namespace) -> Answer:
 
 
 def measure(name: str, folder: pathlib.Path, *, negative_share: float, threads: int, repetitions: int) -> list[Row]:
-    """Exports a named network in all ways and measures the files.
+    """Exports a named network in all forms and measures the files.
 
-    The rows have the columns of `workloads.measure_files` and what `COLUMNS` and [`claims`] need. What is measured in
-    LiteRT is `None` where that refuses a file of TensorFlow's converter.
+    The rows have the columns of `workloads.measure_files` and the values that `COLUMNS` and [`claims`] need.
+    Measurements in LiteRT are `None` if it rejects a file of TensorFlow's converter.
     """
     model = peers.build(name, negative_share=negative_share)
     rows = []
@@ -125,14 +125,14 @@ def measure(name: str, folder: pathlib.Path, *, negative_share: float, threads: 
 
 def _undelegated(row: Row) -> str:
     if row["undelegated_operators"] is None:
-        return "LiteRT refuses the file"
+        return "rejected by LiteRT"
     return counted(row["undelegated_operators"])
 
 
 def _export(model: keras.Model, folder: pathlib.Path, quantization: str | None) -> tuple[dict[str, int | None], int]:
-    """Writes `FORM.tflite` for every way to export; returns their `max_bytes` and the stored weight bytes."""
+    """Writes `FORM.tflite` for every form; returns their `max_bytes` and the stored weight bytes."""
     images = random_images(model)
-    # Integers at the ends, as the file of TensorFlow's converter has them here.
+    # Integer inputs and outputs, as in the file of TensorFlow's converter here.
     end_type = "int8" if quantization == "int8" else "float32"
     ends = {"input_type": end_type, "output_type": end_type}
 
@@ -147,13 +147,13 @@ def _export(model: keras.Model, folder: pathlib.Path, quantization: str | None) 
     for number, budget in enumerate(budgets(small.file_bytes, fast.file_bytes), 1):
         export(f"budget {number}", max_bytes=budget)
         forms[f"budget {number}"] = budget
-    progress(f"{model.name}, {quantization or 'float32'}: converting plainly")
+    progress(f"{model.name}, {quantization or 'float32'}: converting with TensorFlow")
     (folder / f"{PLAIN}.tflite").write_bytes(workloads.convert_plainly(model, quantization, images))
     return forms | {"speed": None, PLAIN: None}, small.stored_weight_bytes
 
 
 def budgets(small: int, fast: int) -> list[int]:
-    """Sizes that divide the way from one size to a larger one evenly; none if it is not larger.
+    """Evenly spaced sizes between one size and a larger one; none if it is not larger.
 
     >>> budgets(100, 160)
     [110, 120, 130, 140, 150]
@@ -162,12 +162,12 @@ def budgets(small: int, fast: int) -> list[int]:
 
 
 def claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
-    """What the library says of its files, held against rows of [`measure`].
+    """The library's claims about its files, checked against rows of [`measure`].
 
-    For each network and precision: how much slower the small file is, and that it has no more bytes than that of
-    TensorFlow's converter; that the fast file is no slower than that one, if it runs; that no file is slower than a
-    smaller one on the way from small to fast; that every file is one delegate partition (a softmax of integers aside,
-    which no delegate has).
+    For each network and precision: the small file is slower only up to a limit, and no larger than the file of
+    TensorFlow's converter; the fast file is no slower than that file, if it runs; between small and fast, no file is
+    slower than a smaller one; every file is one delegate partition (except for an int8 softmax, which no delegate
+    supports).
     """
     made = []
     for (network, precision), group in itertools.groupby(rows, lambda row: (row["network"], row["precision"])):
@@ -181,13 +181,13 @@ def claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
             ("bytes of the small file to the plain converter's", ours[0]["file_bytes"] / plain["file_bytes"], 1)
         )
         values.append(("a larger file to a smaller one", slowest_step(ratios), NOISE))
-        values.append(("parts that the runtime cuts a file into", max(map(parts, ours)), 1))
+        values.append(("partitions of a file in the runtime", max(map(parts, ours)), 1))
         made += [Claim(text, f"{network}, {precision}", value, limit) for text, value, limit in values]
     return tuple(made)
 
 
 def slowest_step(ratios: Sequence[float]) -> float:
-    """The largest ratio of a time to an earlier one.
+    """The largest ratio of a time to an earlier time.
 
     >>> slowest_step([4.0, 2.0, 3.0, 1.0])
     1.5
@@ -196,7 +196,7 @@ def slowest_step(ratios: Sequence[float]) -> float:
 
 
 def parts(row: Row) -> int:
-    """Delegate partitions, and undelegated operators other than a softmax of integers."""
+    """Delegate partitions plus undelegated operators other than an int8 softmax."""
     softmax = ("int8", "SOFTMAX")
     others = [count for name, count in row["undelegated_operators"].items() if (row["precision"], name) != softmax]
     return row["delegate_partitions"] + sum(others)

@@ -1,4 +1,4 @@
-"""Compare what networks take for an image with mobile peers and unshared baselines, in Keras and in LiteRT.
+"""Compare the inference time of networks with mobile peers and unshared baselines, in Keras and in LiteRT.
 
 python -m benchmarks inference --networks hscnet_m128_g16_r8_a2 sharesnet_164 --output runs/inference
 """
@@ -35,7 +35,7 @@ NETWORKS = (
 QUICK = "hscnet_m32_g4_r2_b1_a2"
 PEER, KERAS_PEER = "mobilenet_v2_1_0", "keras.applications.MobileNetV2"
 PEERS = (PEER, "shufflenet_v2_2_0", "igcv3_d_1_0", *(f"{name}, 8x8" for name in LATER_STRIDES), KERAS_PEER)
-# What TensorFlow's converter makes of the network as its paper draws it, out of Keras' layers.
+# The paper's network built from Keras layers and converted with TensorFlow's converter.
 REFERENCE = f"{PAPER_NETWORK}, reference"
 PRECISIONS = {"float32": None, "int8": "int8"}
 # `tf.function` without and with XLA.
@@ -50,7 +50,7 @@ COLUMNS = {
     "file bytes": "{file_bytes:,}",
     "peak memory": "{peak_memory_bytes:,}",
 }
-# To the file that TensorFlow's converter makes of the reference implementation, by precision.
+# Limits relative to the reference implementation converted with TensorFlow's converter, by precision.
 TO_REFERENCE = {"float32": 0.9, "int8": 0.72}
 
 
@@ -62,11 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         batch_size=(1, 1),
         quick=f"few repetitions of {QUICK}",
     )
-    threads_help = "of LiteRT, one after another (default: 1 2)"
+    threads_help = "numbers of threads of LiteRT, measured one after another (default: 1 2)"
     parser.add_argument("--threads", type=int, nargs="+", metavar="N", help=threads_help)
-    shape_help = "of the images, for all networks (default: 32 32 3)"
+    shape_help = "image shape for all networks (default: 32 32 3)"
     parser.add_argument("--input-shape", type=int, nargs=3, default=(32, 32, 3), metavar="N", help=shape_help)
-    parser.add_argument("--classes", type=int, default=10, help="of all networks (default: 10)")
+    parser.add_argument("--classes", type=int, default=10, help="number of classes of all networks (default: 10)")
     memory_help = "also measure the memory of Keras, in a fresh process for each network (takes minutes)"
     parser.add_argument("--memory", action="store_true", help=memory_help)
 
@@ -107,22 +107,22 @@ def run(arguments: argparse.Namespace) -> Answer:
             "share_of_peak": per_second / peak,
         }
     note = (
-        f"Random weights. {options.repetitions} rounds in which the networks of one table take turns; ratios are taken "
-        f"round by round, to {PEER}. Times are for one image; Keras, with all threads of the machine, gets "
-        f"{options.batch_size} at a time and LiteRT one. Files are exports of this library with "
-        '`prefer="speed"`, also those of the peers. '
-        f"share of peak: of the {peak / 1e9:.4g} * 10^9 multiply-adds a second that `keras.ops.matmul` of large "
-        "float32 matrices reached here with all threads, at the best of three moments; integers may exceed it. 8x8: "
-        "with that last map for 32x32 pixels, not 4x4. reference: of Keras' own layers as the paper draws it, the file "
-        "by TensorFlow's converter. paper: the ratio in table 2 of HSC-Net's, which says neither which variant nor "
-        "what ran it. stored parameters: trainable, shared ones once. peak memory: growth of a fresh process, with "
-        "what the runtime itself first uses then."
+        f"Random weights. {options.repetitions} rounds in which the networks of a table run interleaved; ratios are "
+        f"taken round by round, to {PEER}. Times are per image; Keras uses all threads of the machine and batches of "
+        f"{options.batch_size}, LiteRT single images. Files are exports of this library with "
+        '`prefer="speed"`, also for the peers. '
+        f"share of peak: relative to {peak / 1e9:.4g} * 10^9 multiply-adds per second of `keras.ops.matmul` with large "
+        "float32 matrices and all threads, the maximum of three measurements; integers may exceed it. 8x8: with this "
+        "last feature map for 32x32 pixels, instead of 4x4. reference: the paper's structure in Keras layers, "
+        "converted by TensorFlow's converter. paper: the ratio in table 2 of HSC-Net's paper, which states neither the "
+        "variant nor the runtime. stored parameters: trainable, shared ones once. peak memory: growth of a fresh "
+        "process, including the runtime's own initialization."
     )
     table = Table(
         name="inference",
-        title="Time for an image, beside mobile peers and unshared baselines",
+        title="Inference time compared with mobile peers and unshared baselines",
         note=note,
-        ratio=f"Time for an image, as a multiple of that of {PEER}; gray: peers and baselines",
+        ratio=f"Time per image relative to {PEER}; gray: peers and baselines",
         panel="{runtime}",
         label="{network}",
         columns=COLUMNS,
@@ -133,21 +133,21 @@ def run(arguments: argparse.Namespace) -> Answer:
 
 
 def with_peers(names: Sequence[str], peer_names: Sequence[str]) -> tuple[str, ...]:
-    """Networks, each before its unshared baseline where the library has one by name, and its reference; then the peers.
+    """Networks, each followed by its named unshared baseline, if any, and its reference; then the peers.
 
     >>> with_peers(["sharesnet_164", "hgcnet_42_g4"], ["mobilenet_v2_1_0"])
     ('sharesnet_164', 'resnet_164', 'hgcnet_42_g4', 'mobilenet_v2_1_0')
     """
     found = []
     for name in names:
-        # Peers may be asked for as networks too.
+        # Peers may also be given as networks.
         baseline = None if name.startswith(APPLICATIONS) else find_variant(name).unshared
         found += [name, *filter(None, (baseline, REFERENCE if name == PAPER_NETWORK else None))]
     return tuple(dict.fromkeys([*found, *peer_names]))
 
 
 def build(name: str, *, input_shape: tuple[int, ...], num_classes: int) -> keras.Model:
-    """A network by its name in the library, one of `PEERS` or `REFERENCE`, with statistics as after training."""
+    """A named network of the library, one of `PEERS`, or `REFERENCE`, with statistics as after training."""
     name, _, make = name.partition(", ")
     return peers.build(name, make=make, input_shape=input_shape, num_classes=num_classes)
 
@@ -159,7 +159,7 @@ def keras_call(model: keras.Model, batch_size: int, *, compiled: bool) -> Callab
 
 
 def run_ten_times(name: str, sizes: Mapping[str, Any], batch_size: int, compiled: bool) -> None:
-    """Builds a network and runs it: what a fresh process does whose memory is measured."""
+    """Builds a network and runs it, in the fresh process whose memory is measured."""
     call = keras_call(build(name, **sizes), batch_size, compiled=compiled)
     for _ in range(10):
         call()
@@ -178,7 +178,7 @@ def measure_keras(models: Mapping[str, keras.Model], *, batch_size: int, repetit
 
 
 def measure_litert(models: Mapping[str, keras.Model], *, threads: Sequence[int], repetitions: int) -> list[Row]:
-    """Rows for every network, precision and number of threads; each has the columns of `measure_files` too."""
+    """Rows for every network, precision, and number of threads; each also has the columns of `measure_files`."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for precision, quantization in PRECISIONS.items():
@@ -200,7 +200,7 @@ def measure_litert(models: Mapping[str, keras.Model], *, threads: Sequence[int],
 
 
 def paper_ratio(name: str) -> float | None:
-    """The time for an image on a CPU to that of `PEER`, as HSC-Net's paper has it (table 2); `None` if it has none.
+    """The CPU time per image relative to `PEER` in HSC-Net's paper (table 2); `None` if the paper has none.
 
     >>> f"{paper_ratio('igcv3_d_1_0'):.2f}, {paper_ratio('hscnet_m96_g8_r4_a2'):.2f}", paper_ratio("sharesnet_164")
     ('1.96, 0.54', None)
@@ -211,7 +211,7 @@ def paper_ratio(name: str) -> float | None:
 
 
 def claims(rows: Sequence[Row], *, network: str, reference: str) -> tuple[Claim, ...]:
-    """What the library says of its times: a network's file is so much faster than that of its reference."""
+    """The library's claims about its times: the file of a network is faster than that of its reference."""
     times = {(row["network"], row["runtime"]): row["milliseconds"] for row in rows}
     made = []
     for runtime in dict.fromkeys(row["runtime"] for row in rows):

@@ -1,4 +1,4 @@
-"""Compare how fast images are read and changed for training with how fast the fastest networks train.
+"""Compare the throughput of reading and augmenting images with that of training the fastest networks.
 
 python -m benchmarks input --output runs/input
 """
@@ -24,15 +24,15 @@ from keras_sharenets.timing import take_turns
 from keras_sharenets.training.data.batches import Augmentation, Batches
 from keras_sharenets.training.data.dataset import Arrays, Files
 
-# The named networks with the fewest multiply-adds for an image.
+# The named networks with the fewest multiply-adds per image.
 NETWORKS = ("igcv2_c64_d8", "igcv2_c80_d8", "hscnet_m32_g4_r2_b1_a2")
 QUICK = "igcv2_c64_d8"
 CLASSES = 10
-# Where images of a shape come from, and the padding before they are cropped: as digits and CIFAR-10 are trained on.
+# Sources of images by shape, and the padding before cropping: as in training on digits and CIFAR-10.
 SOURCES = {(8, 8, 1): ("memory",), (32, 32, 3): ("memory", "JPEG files", "PNG files")}
 PAD = {(8, 8, 1): 1, (32, 32, 3): 4}
 THREADS = (1, 2)
-# Batches that one measured call fetches alone, and batches of one run of `fit`.
+# Batches per measured call of fetching alone, and per run of `fit`.
 FETCHED, STEPS = 2, 8
 COLUMNS = {
     "images/s": "{speed:,.0f}",
@@ -42,7 +42,7 @@ COLUMNS = {
     "quartiles of the ratio": "{ratio_low:.3g} - {ratio_high:.3g}",
     "speed to the network's": "{speed_ratio:.3g}",
 }
-# How much longer `fit` of the fastest network may take than from a batch that is there: both want the same cores.
+# Limit for `fit` of the fastest network relative to a prepared batch: input and training compete for the cores.
 WAIT = 1.5
 
 Shape = tuple[int, int, int]
@@ -50,7 +50,7 @@ Source = Arrays | Files
 
 
 class Ready(keras.utils.PyDataset):
-    """The first batch of others, as often as there are others: one that is there already."""
+    """Repeats the first of the given batches as many times as there are batches: no input cost."""
 
     def __init__(self, batches: Batches):
         super().__init__()
@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Answer:
     options = run_options(arguments)
-    # Runs of `fit` have several steps each.
+    # Each run of `fit` has several steps.
     fit_rounds = -(-options.repetitions // 4)
     rows, waits = [], []
     for shape in SOURCES:
@@ -93,18 +93,18 @@ def run(arguments: argparse.Namespace) -> Answer:
             network = {fastest: models[fastest]}
             waits += measure_fit(shape, sources, network, batch_size=options.batch_size, repetitions=fit_rounds)
     note = (
-        f"Batches of {options.batch_size} random images; times are for a batch, ratios are taken round by round. "
-        f"alone: {options.repetitions} rounds in which training batches, fetched in one thread or in two at a time, "
-        "take turns with forward and gradients of the networks on a batch that is there already, without an optimizer. "
-        "Files lie in the cache; a batch is decoded in several threads. augmented: padded, cropped and mirrored. "
+        f"Batches of {options.batch_size} random images; times are per batch, ratios are taken round by round. "
+        f"alone: {options.repetitions} rounds in which fetching training batches, in one thread or in two, and the "
+        "forward pass and gradients of the networks on a prepared batch, without an optimizer, run interleaved. Files "
+        "are in the page cache; a batch is decoded in several threads. augmented: padded, cropped, and mirrored. "
         f"fit: {fit_rounds} rounds of `model.fit` of the fastest network, {STEPS} steps each, on these batches and on "
-        "one that is there already; input and training share the cores."
+        "a prepared batch; input and training share the cores."
     )
     table = Table(
         name="input",
-        title="Input of images, beside the training of the fastest networks",
+        title="Image input compared with the training of the fastest networks",
         note=note,
-        ratio="Time for a batch, as a multiple of that of the fastest network; gray: networks",
+        ratio="Time per batch relative to the fastest network; gray: networks",
         panel="{panel}",
         label="{what}",
         columns=COLUMNS,
@@ -115,9 +115,9 @@ def run(arguments: argparse.Namespace) -> Answer:
 
 
 def claims(rows: Sequence[Row], waits: Sequence[Row]) -> tuple[Claim, ...]:
-    """One for every row that is no network's: input is no slower than training, and hardly holds it up."""
+    """One per input row: input is no slower than training, and delays it only slightly."""
     limits = [("time of the input to a training step of the fastest network", rows, 1)]
-    limits += [("fit to fit from a batch that is there already", waits, WAIT)]
+    limits += [("fit to fit from a prepared batch", waits, WAIT)]
     return tuple(
         Claim(text, f"{row['panel']}: {row['what']}", row["ratio"], limit)
         for text, measured, limit in limits
@@ -127,7 +127,7 @@ def claims(rows: Sequence[Row], waits: Sequence[Row]) -> tuple[Claim, ...]:
 
 
 def size_text(shape: Shape) -> str:
-    """A shape as it is written in tables.
+    """A shape as written in tables.
 
     >>> size_text((32, 32, 3))
     '32x32x3'
@@ -136,9 +136,9 @@ def size_text(shape: Shape) -> str:
 
 
 def make_sources(shape: Shape, count: int, folder: pathlib.Path) -> dict[str, Source]:
-    """The sources of `SOURCES` by name, so many random images of one shape in each; files go into the folder."""
+    """The sources of `SOURCES` by name, each with `count` random images of one shape; files go into the folder."""
     random = np.random.default_rng(0)
-    # Blots of 4x4 pixels rather than noise, which no photograph is.
+    # Blocks of 4x4 pixels instead of noise, which is unlike photographs.
     coarse = random.integers(0, 256, (count, shape[0] // 4, shape[1] // 4, shape[2]), "uint8")
     images = coarse.repeat(4, axis=1).repeat(4, axis=2)
     labels = random.integers(0, CLASSES, count)
@@ -172,9 +172,9 @@ def measure_input(
     batch_size: int,
     repetitions: int,
 ) -> list[Row]:
-    """Rows for every way to get images of a shape, and for the networks, which are its peers.
+    """Rows for every source of images of a shape, and for the networks as peers.
 
-    They have the columns of `timing.columns`, to the fastest network, and what `COLUMNS` needs.
+    They have the columns of `timing.columns`, relative to the fastest network, and the values that `COLUMNS` needs.
     """
     calls = {}
     for name, source in sources.items():
@@ -200,7 +200,7 @@ def measure_fit(
     batch_size: int,
     repetitions: int,
 ) -> list[Row]:
-    """Rows for `fit` of a network on a batch that is there already, and on augmented images from every source."""
+    """Rows for `fit` of a network on a prepared batch, and on augmented images from every source."""
     ((name, model),) = network.items()
     inputs = {key: make_batches(shape, source, batch_size, augmented=True) for key, source in sources.items()}
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "categorical_crossentropy")

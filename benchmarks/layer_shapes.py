@@ -1,4 +1,4 @@
-"""The layers that are measured: shapes that named networks really use, and their reference implementations."""
+"""The measured layers: shapes used by named networks, and their reference implementations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keras_sharenets.layers import HierarchicalGroupConv2D, HighlySharedConv2D, 
 from keras_sharenets.layers.bases import ComposedPointwise
 from keras_sharenets.ops import choices, convolution, hierarchical, permutations
 
-# The widest layer of each kind and stride at each image size; of the wide IGC-V2, only the first stage.
+# The widest layer of each kind and stride at each image size; for the wide IGC-V2, only the first stage.
 NETWORKS = {
     "hscnet_m96_g8_r4_a2": None,
     "hscnet_m128_g16_r8_a2": None,
@@ -29,18 +29,18 @@ NETWORKS = {
     "igcv2_c64_d8": None,
     "igcv3_d_1_0": None,
 }
-# Padding is part of the image there: 10 is 8 and a border.
+# The image includes padding: 10 is 8 plus a border.
 QUICK = {"hscnet_m32_g4_r2_b1_a2": 10, "hgcnet_42_g4": 8, "sgcnet_42_g4": 8, "igcv2_c64_d8": 8}
 LAYERS = (HighlySharedConv2D, HierarchicalGroupConv2D, SplitGroupConv2D, InterleavedGroupConv2D)
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """One layer as one network uses it.
+    """A layer as used by a network.
 
     Attributes:
         network: its name.
-        layer: the layer; it is only read.
+        layer: the layer; it is not modified.
         input_shape: `(height, width, channels)`.
         kind: one of those in `ops.choices`.
         strides: along height and width.
@@ -54,7 +54,7 @@ class Shape:
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Height and width that go out."""
+        """Height and width of the output."""
         return self.build("auto").output_shape[1:3]
 
     @property
@@ -73,7 +73,7 @@ class Shape:
 
     @property
     def implementations(self) -> tuple[str, ...]:
-        """Those that the layer has for this shape."""
+        """The implementations that the layer has for this shape."""
         if not isinstance(self.layer, HighlySharedConv2D):
             return tuple(name for name in ComposedPointwise.implementations if name != "auto")
         return tuple(
@@ -84,7 +84,7 @@ class Shape:
         )
 
     def build(self, implementation: str) -> keras.Model:
-        """A model of the layer alone."""
+        """A model with only the layer."""
         inputs = keras.Input(self.input_shape)
         layer = type(self.layer).from_config({**self.layer.get_config(), "implementation": implementation})
         strides = {"strides": self.strides} if isinstance(layer, HighlySharedConv2D) else {}
@@ -102,7 +102,7 @@ class Shape:
     def build_reference(self) -> keras.Model:
         """A model of Keras layers that follows the paper's figure: splits, convolutions, gathers, concatenations.
 
-        Its weights have the shapes and the order of the layer's.
+        Its weights have the same shapes and order as those of the layer.
         """
         inputs = keras.Input(self.input_shape)
         implement = {
@@ -123,7 +123,7 @@ def collect(networks: Mapping[str, int | None], *, widest: bool = True) -> tuple
     """The distinct layers of named networks.
 
     Args:
-        networks: name to the only side of image that counts, or `None` for all.
+        networks: name to the only image side to include, or `None` for all.
         widest: whether to keep only the layer with the most outputs and inputs of each kind, stride and side.
     """
     found = {}
@@ -137,12 +137,12 @@ def collect(networks: Mapping[str, int | None], *, widest: bool = True) -> tuple
                     size = (outputs[-1], shape.input_shape[-1])
                     if place not in found or found[place][0] < size:
                         found[place] = size, shape
-    # Two networks may use the same one.
+    # Several networks may use the same layer.
     return tuple({shape.name: shape for _, shape in found.values()}.values())
 
 
 def unshared() -> tuple[Shape, ...]:
-    """Three more, which no named network has: the repeated filters of HSC-Net-M128, not repeated."""
+    """Three layers that no named network has: the repeated filters of HSC-Net-M128 without repeats."""
     sizes = {32: 64, 16: 128, 8: 256}
     layers = [(HighlySharedConv2D(width, 3, groups=16), (side, side, width)) for side, width in sizes.items()]
     return tuple(Shape("none", layer, input_shape, "grouped", (1, 1)) for layer, input_shape in layers)

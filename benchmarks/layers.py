@@ -1,4 +1,4 @@
-"""Compare the implementations of every kernel-shared layer with each other, dense convolutions and references.
+"""Compare the implementations of every kernel-shared layer with each other, dense convolutions, and references.
 
 python -m benchmarks layers --rows interleaved "G=16 R=8" --output runs/layers
 """
@@ -23,7 +23,7 @@ from keras_sharenets.timing import take_turns
 
 DIRECTIONS = {"training": True, "inference": False}
 COMPILERS = {"tensorflow": {"tensorflow": False, "xla": True}, "jax": {"jax": True}}
-# A call with one image that takes longer, in seconds, is not measured with more.
+# If a call with one image takes longer than this, in seconds, larger batches are not measured.
 SLOW = 0.05
 TOO_LONG = 10
 COLUMNS = {
@@ -48,17 +48,17 @@ TO_REFERENCE = {
     "dense pointwise": dict.fromkeys(("tensorflow", "xla", "jax"), 1),
 }
 TO_TILED = 1 / 100
-# What a limit between two implementations must save, as a share of the time, to be worth its place.
+# Minimum time saved, as a fraction, for a threshold between two implementations.
 WORTH = 0.015
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rows", nargs="+", metavar="TEXT", help="only layers with one of these in their name")
-    add_run_arguments(parser, repetitions=(15, 2), batch_size=(16, 2), quick="few layers, runs and images")
+    parser.add_argument("--rows", nargs="+", metavar="TEXT", help="only layers whose name contains one of these")
+    add_run_arguments(parser, repetitions=(15, 2), batch_size=(16, 2), quick="few layers, runs, and images")
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """Writes the table, and beside it `layer_choices.txt`, the rule that these times give."""
+    """Writes the table and `layer_choices.txt`, the rule derived from these times."""
     options = run_options(arguments)
     shapes = layer_shapes.collect(layer_shapes.QUICK if options.quick else layer_shapes.NETWORKS)
     shapes += layer_shapes.unshared()[-1 if options.quick else 0 :]
@@ -71,19 +71,19 @@ def run(arguments: argparse.Namespace) -> Answer:
         rows += measure(shape, batch_size=options.batch_size, repetitions=options.repetitions, peak=peak)
     rows.sort(key=lambda row: (row["runtime"], row["direction"]))
     note = (
-        f"Each layer alone, on {options.batch_size} random images; training: forward and gradients by inputs and "
-        f"weights. {options.repetitions} rounds in which all take turns, ratios round by round; times are for a whole "
-        "batch. xla: what is compiled by it. dense: `keras.layers.Conv2D` of the same input, output and kernel size. "
-        "reference: splits, grouped `keras.layers.Conv2D`, gathers and concatenations; left out (-) where a call would "
+        f"Each layer alone, on {options.batch_size} random images; training: forward pass and gradients with respect "
+        f"to inputs and weights. {options.repetitions} interleaved rounds, ratios taken round by round; times are per "
+        "batch. xla: compiled with XLA. dense: `keras.layers.Conv2D` with the same input, output, and kernel size. "
+        "reference: splits, grouped `keras.layers.Conv2D`, gathers, and concatenations; omitted (-) if a call would "
         f"take more than {TOO_LONG} s. ~: one run of one image, times {options.batch_size}. multiply-adds: of the "
-        f"reference, three times as many in training. share of peak: of the {peak / 1e9:.4g} * 10^9 multiply-adds a "
-        "second of a large `keras.ops.matmul`."
+        f"reference, three times as many in training. share of peak: relative to {peak / 1e9:.4g} * 10^9 multiply-adds "
+        "per second of a large `keras.ops.matmul`."
     )
     table = Table(
         name="layers",
         title="Implementations of kernel-shared layers",
         note=note,
-        ratio="Time of what `auto` runs, as a multiple of a dense convolution's",
+        ratio="Time of `auto` relative to a dense convolution",
         panel="{runtime}, {direction}",
         label="{layer}",
         columns=COLUMNS,
@@ -94,10 +94,10 @@ def run(arguments: argparse.Namespace) -> Answer:
 
 
 def measure(shape: layer_shapes.Shape, *, batch_size: int, repetitions: int, peak: float) -> list[Row]:
-    """Rows for one shape, one for each compiler and direction.
+    """Rows for one shape, one per compiler and direction.
 
-    They have the columns of `timing.columns` for what `"auto"` runs, to the dense convolution, and what `COLUMNS` and
-    [`fit_choices`] need. `all` has the milliseconds of everything by name, `None` if left out.
+    They have the columns of `timing.columns` for `"auto"` relative to the dense convolution, and the values that
+    `COLUMNS` and [`fit_choices`] need. `all` has the milliseconds of everything by name, `None` if omitted.
     """
     models = {name: shape.build(name) for name in shape.implementations}
     models |= {"dense": shape.build_dense(), "reference": shape.build_reference()}
@@ -132,15 +132,15 @@ def measure(shape: layer_shapes.Shape, *, batch_size: int, repetitions: int, pea
 def measure_models(
     models: Mapping[str, keras.Model], *, batch_size: int, training: bool, compiled: bool, repetitions: int
 ) -> tuple[dict[str, list[float]], dict[str, float | None]]:
-    """Times of models that take turns.
+    """Times of models that run interleaved.
 
     Returns:
-        `(seconds, slow)`: what `take_turns` gives, without those that XLA makes very slow; their milliseconds, guessed
-        from one image, `None` above `TOO_LONG`.
+        `(seconds, slow)`: the result of `take_turns` without the models that XLA makes very slow; and their
+        milliseconds, estimated from one image, `None` above `TOO_LONG`.
     """
     calls, slow = {}, {}
     for name, model in models.items():
-        # What XLA does to groups shows in a single image; Keras hands those of the reference to it in any case.
+        # One image is enough to detect slow groups under XLA; Keras always runs those of the reference through XLA.
         if name == "reference" or (name == "grouped" and compiled):
             alone = {name: workloads.model_pass(model, 1, training=training, compiled=compiled)}
             one = min(take_turns(alone, 2, warmup=1)[name])
@@ -152,11 +152,11 @@ def measure_models(
 
 
 def claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
-    """What the library says of the speed of its layers, held against rows of [`measure`].
+    """The library's claims about the speed of its layers, checked against rows of [`measure`].
 
-    That `"auto"` is near the fastest implementation; that it is not much slower than a dense convolution in training;
-    that it is so much faster than the reference there, of interleaved layers in wide networks' first stage, of
-    hierarchical ones in four groups; and than a grouped convolution of repeated filters under XLA.
+    `"auto"` is near the fastest implementation. In training, it is not much slower than a dense convolution; it is
+    faster than the reference for interleaved layers in the first stage of wide networks and for hierarchical layers
+    with four groups; and, under XLA, faster than a grouped convolution of repeated filters.
     """
     made = []
     for row in rows:
@@ -175,7 +175,7 @@ def claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
 
 
 def _is_claimed(row: Row) -> bool:
-    """Whether something is claimed about a layer and its reference."""
+    """Whether there is a claim about a layer and its reference."""
     if row["kind"] == "interleaved":
         return "32x32x" in row["layer"] and "K=8,8,8" in row["layer"]
     return row["kind"] in ("repeated", "dense pointwise") or (row["kind"] == "hierarchical" and "G=4" in row["layer"])
@@ -184,7 +184,7 @@ def _is_claimed(row: Row) -> bool:
 def fit_choices(rows: Sequence[Row]) -> dict[str, dict[tuple[str, str], Any]]:
     """The rule of `keras_sharenets.ops.choices` from measured times, a dict like its `MEASURED`.
 
-    It has for every runtime, kind and direction the implementation, or two, that lose least to the fastest.
+    For every runtime, kind, and direction, it has the one or two implementations with the smallest loss to the fastest.
 
     Args:
         rows: have `runtime`, `kind`, `direction`, `depth`, `implementations`, and `all`, milliseconds by name.
@@ -196,7 +196,7 @@ def fit_choices(rows: Sequence[Row]) -> dict[str, dict[tuple[str, str], Any]]:
 
 
 def best(rows: Sequence[Row]) -> str | tuple[str, float, str]:
-    """An entry of the table, for rows of one kind.
+    """An entry of the table for rows of one kind.
 
     >>> row = {"implementations": ("a", "b")}
     >>> best([row | {"depth": 1, "all": {"a": 1, "b": 2}}, row | {"depth": 4, "all": {"a": 3, "b": 1}}])
@@ -204,7 +204,7 @@ def best(rows: Sequence[Row]) -> str | tuple[str, float, str]:
     """
     names = [name for name in rows[0]["implementations"] if all(row["all"].get(name) for row in rows)]
     if rows[0].get("runtime") != "tensorflow" and len(names) > 1:
-        # XLA's gradient of native groups is hopeless, and who wants gradients need not say `training=True`.
+        # XLA's gradient of native groups is far too slow, and gradients may be taken without `training=True`.
         names = [name for name in names if name != "grouped"]
     chosen = min(names, key=lambda name: loss(rows, name))
     depths = sorted({row["depth"] for row in rows})
@@ -218,7 +218,7 @@ def best(rows: Sequence[Row]) -> str | tuple[str, float, str]:
 
 
 def loss(rows: Sequence[Row], shallow: str, limit: float = math.inf, deep: str | None = None) -> float:
-    """The mean logarithm of what a choice takes to what the fastest takes."""
+    """The mean logarithm of the time of a choice relative to the fastest."""
     total = 0
     for row in rows:
         times = [row["all"][name] for name in row["implementations"] if row["all"].get(name)]

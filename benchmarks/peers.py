@@ -1,4 +1,4 @@
-"""The networks that are measured, and what they stand beside: baselines, reference implementations, other papers'."""
+"""The measured networks and their contenders: baselines, reference implementations, and networks of other papers."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from keras_sharenets.models import find_variant
 from keras_sharenets.models.registry import find_family
 from keras_sharenets.ops import convolution
 
-# In the named variant the last map of a 32x32 image is 4x4; with later strides it is 8x8, at four times the arithmetic.
+# For a 32x32 image, the last feature map of the named variant is 4x4; with later strides, it is 8x8, at four times the
+# arithmetic.
 LATER_STRIDES = {
     "mobilenet_v2_1_0": (1, 1, 1, 1, 2, 1, 2, 1),
     "igcv3_d_1_0": (1, 1, 1, 1, 2, 1, 2, 1),
     "shufflenet_v2_2_0": (1, 1, 1, 2, 2),
 }
-# What a step of the peer takes to one of HSC-Net-M96, in training on GPUs and in testing on a CPU (HSC-Net, table 2).
+# Step time of the peer relative to HSC-Net-M96, in training on GPUs and in testing on a CPU (HSC-Net, table 2).
 PAPER = {"mobilenet_v2_1_0": (1.79, 1.84), "igcv3_d_1_0": (3.24, 3.60), "shufflenet_v2_2_0": (1.57, 1.65)}
 PAPER_NETWORK = "hscnet_m96_g8_r4_a2"
-# Networks of the same table of a paper that are neither made of the same layers nor of the same size.
+# Networks from the same table of a paper that have neither the same layers nor the same size.
 NAMED = {
     "hgcnet_42_g2": ("sgcnet_42_g2",),
     "hgcnet_42_g4": ("sgcnet_42_g4",),
@@ -43,9 +44,9 @@ NAMED = {
 
 
 class NativeConv2D(keras.layers.Conv2D):
-    """`keras.layers.Conv2D` that hands groups to TensorFlow, where that has gradients of them.
+    """`keras.layers.Conv2D` that runs groups natively in TensorFlow where it has gradients of them.
 
-    On a CPU Keras hands them to XLA, where a step of a network of group convolutions takes 20 times as long.
+    On a CPU, Keras runs them through XLA, where a step of a network with group convolutions takes 20 times as long.
     """
 
     def convolution_op(self, inputs, kernel):
@@ -54,9 +55,9 @@ class NativeConv2D(keras.layers.Conv2D):
 
 
 def unshared(model: keras.Model) -> keras.Model:
-    """The network that computes as much and shares nothing: every call has a layer of its own, with a full kernel.
+    """The network with equal computation and no sharing: every call has its own layer with a full kernel.
 
-    Kernels keep their groups, and repeat and arrange nothing. The weights are new.
+    Kernels keep their groups, without repeats or arrangements. The weights are new.
 
     >>> model = ksn.create_model("hscnet_m32_g4_r2_b1_a2")
     >>> unshared(model).count_params() > model.count_params()
@@ -67,21 +68,21 @@ def unshared(model: keras.Model) -> keras.Model:
     def call(layer, *args, **kwargs):
         return _copied(layer, name(layer))(*args, **kwargs)
 
-    # A plain model over the same graph: `clone_model` would compile the copy of a compiled one.
+    # A plain model over the same graph: `clone_model` would compile the copy of a compiled model.
     plain = keras.Model(model.input, model.output, name=model.name)
     return keras.models.clone_model(plain, clone_function=lambda layer: layer, call_function=call)
 
 
 def reference(model: keras.Model) -> keras.Model:
-    """What `unshared` gives for an HSC-Net, of Keras' layers, for TensorFlow: convolutions are `NativeConv2D`.
+    """Like `unshared` for an HSC-Net, with Keras layers, for TensorFlow: convolutions are `NativeConv2D`.
 
-    Other layers of the library stay as they are.
+    Other layers of the library are unchanged.
     """
     name = _Names()
 
     def call(each, layer, *args, **kwargs):
         if isinstance(layer, HighlySharedConv2D):
-            # It has its strides from the beginning, and not from each call.
+            # Its strides are set at construction, not in each call.
             return _native(layer, each.kwargs.get("strides") or layer.strides, name(layer))(*args)
         if isinstance(layer, BatchNormalization):
             return keras.layers.BatchNormalization.from_config(layer.get_config())(*args, **kwargs)
@@ -91,7 +92,7 @@ def reference(model: keras.Model) -> keras.Model:
 
 
 class _Names:
-    """Gives every call of a layer, and every layer, a name that no other has."""
+    """Gives every layer, and every call of a layer, a unique name."""
 
     def __init__(self):
         self.uses = collections.Counter()
@@ -102,7 +103,7 @@ class _Names:
 
 
 def _copied(layer, name: str):
-    """A layer like another, but for what that shares; a function such as `keras.ops.add` as it is."""
+    """A copy of a layer without its sharing; a function such as `keras.ops.add` is returned unchanged."""
     if not isinstance(layer, keras.Layer):
         return layer
     copy = type(layer).from_config(_whole(layer.get_config()))
@@ -111,11 +112,11 @@ def _copied(layer, name: str):
 
 
 def _whole(config: Any) -> Any:
-    """The configuration of a layer, and of layers in it, without repeated and arranged filters."""
+    """The configuration of a layer, and of nested layers, without repeated and arranged filters."""
     if not isinstance(config, dict):
         return config
     once = {"channel_repeats": 1, "arrangements": 1}
-    # With it a layer within a layer would be built at once, and then again.
+    # With it, a nested layer would be built twice.
     return {key: once.get(key, _whole(value)) for key, value in config.items() if key != "build_config"}
 
 
@@ -142,9 +143,9 @@ MAKES = {
 
 
 def build(name: str, *, make: str = "", negative_share: float = 0.0, **sizes: Any) -> keras.Model:
-    """A named network, of one of `MAKES`, like a trained one, as far as its speed and its files go.
+    """A named network, made by one of `MAKES`, with the speed and file size of a trained one.
 
-    A network of Keras is named as in `"keras.applications.MobileNetV2"`.
+    A Keras network has a name such as `"keras.applications.MobileNetV2"`.
     """
     keras.utils.set_random_seed(0)
     if name.startswith(APPLICATIONS):
@@ -162,12 +163,12 @@ def build(name: str, *, make: str = "", negative_share: float = 0.0, **sizes: An
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """Something that is trained.
+    """A network that is trained.
 
     Attributes:
         name: one of `keras_sharenets.list_models()`.
         make: a key of `MAKES`.
-        role: `"network"`, or what it is to that: `"baseline"`, `"reference"` or `"peer"`.
+        role: `"network"`, or its relation to the network: `"baseline"`, `"reference"`, or `"peer"`.
     """
 
     name: str
@@ -176,7 +177,7 @@ class Contender:
 
     @property
     def label(self) -> str:
-        """Its name beside the network: the make alone if it is that network."""
+        """Its name in the table: only the make for the same network."""
         if self.role in ("reference", "baseline") and self.make:
             return self.make
         return f"{self.name}, {self.make}" if self.make else self.name
@@ -194,11 +195,11 @@ def shares_layers(model: keras.Model) -> bool:
 
 
 def beside(name: str, *, shared: bool, references: bool) -> tuple[Contender, ...]:
-    """A named network and what it is measured beside.
+    """A named network and its contenders.
 
     Args:
-        shared: whether layers of it are called in several places: then its unshared baseline is among it.
-        references: whether the reference implementation of an HSC-Net is among it.
+        shared: whether its layers are called in several places; if so, its unshared baseline is included.
+        references: whether the reference implementation of an HSC-Net is included.
 
     >>> [contender.label for contender in beside("sharesnet_164", shared=True, references=True)]
     ['sharesnet_164', 'resnet_164']

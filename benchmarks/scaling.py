@@ -1,4 +1,4 @@
-"""Fit how the time and the memory of a step of training grow with G, R, T, depth, width and batch.
+"""Fit how the time and the memory of a training step scale with G, R, T, depth, width, and batch size.
 
 python -m benchmarks scaling --rows "hscnet, G" "depth" --output runs/scaling
 """
@@ -23,7 +23,7 @@ from keras_sharenets.models import HGCNet, HSCNet, IGCNet
 from keras_sharenets.rendering import figures
 from keras_sharenets.timing import take_turns
 
-# Columns of a point to each of which a power law is fitted.
+# Columns of a point; a power law is fitted to each.
 LAWS = ("milliseconds", "multiply_adds", "kept_bytes", "activation_bytes", "peak_memory_bytes")
 COLUMNS = {
     "at": "{values_text}",
@@ -38,7 +38,7 @@ COLUMNS = {
     "activations": "{activation_bytes_law}",
     "peak memory": "{peak_memory_bytes_law}",
 }
-# What is plotted, by its column: its name, color and marker.
+# Plotted columns: name, color, and marker.
 LINES = {
     "milliseconds": ("time", figures.BLUE, "o"),
     "multiply_adds": ("multiply-adds", figures.GRAY, "s"),
@@ -52,7 +52,7 @@ ACROSS = 4
 class Axis:
     """Networks of one family that differ in one argument of their factory, or in `"batch_size"`.
 
-    The letter is the argument as the papers write it, or a word; values grow; the other arguments are fixed.
+    The letter is the argument in the notation of the papers, or a word; values increase; the other arguments are fixed.
     """
 
     family: str
@@ -67,16 +67,16 @@ class Axis:
         return f"{self.family}, {self.letter}"
 
     def build(self, value: int) -> keras.Model:
-        """The network of one value."""
+        """The network for one value."""
         given = {} if self.argument == "batch_size" else {self.argument: value}
         return self.factory(**self.fixed, **given, include_preprocessing=False)
 
     def batch_size(self, value: int, default: int) -> int:
-        """Images a step, for one value."""
+        """Images per step for one value."""
         return value if self.argument == "batch_size" else default
 
 
-# Each family's network; an axis leaves one argument out, and changes those without which its values would not do.
+# The network of each family; an axis omits one argument and changes the ones that conflict with its values.
 _HSC = {"width": 32, "groups": 4, "channel_repeats": 2, "arrangements": 2, "blocks_per_stage": 1}
 _IGC = {"width": 64, "blocks_per_stage": 2}
 _HGC = {"growth": 8, "groups": 4, "blocks_per_stage": 2}
@@ -93,7 +93,7 @@ def _axis(family: str, letter: str, argument: str, values: tuple[int, ...], **ch
 AXES = (
     _axis("hscnet", "G", "groups", (1, 2, 4, 8, 16), width=64, channel_repeats=1, arrangements=1),
     _axis("hscnet", "R", "channel_repeats", (1, 2, 4, 8), width=64, groups=8, arrangements=1),
-    # A shuffle in two rows has four orders for the 16 channels of a group, so that each arrangement is a new one.
+    # A shuffle in two rows has four orders for the 16 channels of a group, so that all arrangements are distinct.
     _axis("hscnet", "T", "arrangements", (1, 2, 4), width=64, groups=2),
     _axis("hscnet", "width", "width", (16, 32, 64, 128), groups=2),
     _axis("hscnet", "depth", "blocks_per_stage", (1, 2, 4, 8)),
@@ -106,13 +106,13 @@ AXES = (
     _axis("hgcnet", "depth", "blocks_per_stage", (1, 2, 4, 8)),
     _axis("hgcnet", "batch", "batch_size", _BATCHES),
 )
-# The axis with the fewest networks of those that share.
+# The axis with the fewest networks among those that share.
 QUICK = tuple(axis for axis in AXES if axis.name == "hscnet, T")
 
 
 @dataclasses.dataclass(frozen=True)
 class PowerLaw:
-    """`factor * x ** exponent`; a point is off it by `deviation` at most, 0.1 for a tenth above or below."""
+    """`factor * x ** exponent`; points deviate by at most `deviation`, 0.1 for a tenth above or below."""
 
     exponent: float
     factor: float
@@ -122,12 +122,12 @@ class PowerLaw:
         return self.factor * x**self.exponent
 
     def __str__(self):
-        # Without the addition a constant could have the exponent -0.00.
+        # Adding 0 avoids an exponent of -0.00 for a constant.
         return f"{round(self.exponent, 2) + 0:.2f}"
 
 
 def fit_power_law(xs: Sequence[float], ys: Sequence[float]) -> PowerLaw:
-    """The power law whose logarithm is nearest to that of some points above 0, by least squares.
+    """The power law that fits the logarithms of points above 0 best, by least squares.
 
     >>> law = fit_power_law([1, 2, 4], [3, 12, 48])
     >>> round(law.exponent, 6), round(law.factor, 6), round(law.deviation, 6)
@@ -140,7 +140,7 @@ def fit_power_law(xs: Sequence[float], ys: Sequence[float]) -> PowerLaw:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rows", nargs="+", metavar="TEXT", help="only growths with one of these in their name")
+    parser.add_argument("--rows", nargs="+", metavar="TEXT", help="only rows whose name contains one of these")
     add_run_arguments(parser, repetitions=(7, 2), batch_size=(16, 2), quick=f"few steps of {QUICK[0].name}")
     memory_help = "also measure the memory, in a fresh process for each network (takes minutes)"
     parser.add_argument("--memory", action="store_true", help=memory_help)
@@ -159,20 +159,20 @@ def run(arguments: argparse.Namespace) -> Answer:
         measured.append(measure(axis, **sizes, memory=arguments.memory))
     peak = max(peak, timing.measure_peak(options.quick))
     note = (
-        f"A step of training with {options.batch_size} random images of 32x32, float32, without XLA where there is a "
-        f"choice; {options.repetitions} rounds in which the networks of a row take turns. The last columns are "
-        "exponents: the power of what grows by which it grows, fitted to the logarithms, and in brackets by how much a "
-        "point is off the law at most. A law says nothing beyond its points. multiply-adds: of the whole step, three "
-        f"times those of the forward pass. share of peak: of the {peak / 1e9:.4g} * 10^9 multiply-adds a second of a "
-        "large `keras.ops.matmul`. weights and momenta: bytes of all variables of network and optimizer. activations: "
-        "of the outputs of all layers, what a step keeps at most. peak memory: growth of a fresh process, building and "
-        "compiling included."
+        f"A training step with {options.batch_size} random images of 32x32, float32, without XLA where this is "
+        f"optional; {options.repetitions} rounds in which the networks of a row run interleaved. The last columns are "
+        "the exponents of power laws, fitted to the logarithms, with the largest deviation of a point in parentheses. "
+        "A law holds only within the range of its points. multiply-adds: of the full step, three times those of the "
+        f"forward pass. share of peak: relative to {peak / 1e9:.4g} * 10^9 multiply-adds per second of a large "
+        "`keras.ops.matmul`. weights and momenta: bytes of all variables of network and optimizer. activations: bytes "
+        "of the outputs of all layers, the most that a step keeps. peak memory: growth of a fresh process, including "
+        "building and compiling."
     )
     table = Table(
         name="scaling",
-        title="How a step of training grows",
+        title="Scaling of a training step",
         note=note,
-        ratio="To the first point",
+        ratio="Relative to the first point",
         panel="{family}",
         label="{letter}",
         columns=COLUMNS,
@@ -183,12 +183,12 @@ def run(arguments: argparse.Namespace) -> Answer:
 
 
 def measure(axis: Axis, *, batch_size: int, repetitions: int, memory: bool = False) -> list[Row]:
-    """Trains the networks of one axis in turns.
+    """Trains the networks of one axis, interleaved.
 
     Returns:
-        One dict for each value: `value`, the columns of `timing.columns` for a step, its ratios to the first value's,
-        and `LAWS`: the multiply-adds of the whole step, the bytes of weights and optimizer, of activations, and with
-        `memory` the peak memory of a fresh process, else `None`.
+        One dict per value: `value`, the columns of `timing.columns` for a step with ratios to the first value, and
+        `LAWS`: the multiply-adds of the full step, the bytes of weights and optimizer, of activations, and, with
+        `memory`, the peak memory of a fresh process, otherwise `None`.
     """
     calls, points = {}, []
     for value in axis.values:
@@ -206,10 +206,10 @@ def measure(axis: Axis, *, batch_size: int, repetitions: int, memory: bool = Fal
 
 
 def make_row(axis: Axis, points: Sequence[Row], peak: float) -> Row:
-    """The row of one axis from its points; `peak` in multiply-adds a second.
+    """The row of one axis from its points; `peak` in multiply-adds per second.
 
-    It has the points, the last one's columns of `timing.columns`, a `PowerLaw` as a dict for each of `LAWS`, or `None`,
-    and what `COLUMNS` need.
+    It has the points, the columns of `timing.columns` for the last one, a `PowerLaw` as a dict (or `None`) for each of
+    `LAWS`, and the values that `COLUMNS` need.
     """
     speeds = [point["multiply_adds"] / point["milliseconds"] * 1000 for point in points]
     row = {"family": axis.family, "letter": axis.letter, "argument": axis.argument, "points": points, "peer": False}
@@ -228,10 +228,10 @@ def make_row(axis: Axis, points: Sequence[Row], peak: float) -> Row:
 
 
 def draw_growth(table: Table, machine: str) -> bytes:
-    """The rows of a table, a plot each, both scales logarithmic, as a PNG file.
+    """One plot per row of a table, with logarithmic scales, as a PNG file.
 
-    All that is plotted is a multiple of what the power law gives for the first point, so that lines start together and
-    differ by their exponents. Lines are the laws, marks the points.
+    Values are relative to the power law at the first point, so that all lines start together and differ only in their
+    exponents. Lines are the laws, markers the points.
     """
     down, across = math.ceil(len(table.rows) / ACROSS), min(ACROSS, len(table.rows))
     figure = figures.new_figure(max(3.3 * across, 6.6), 2.9 * down + 1.3, table.title)
@@ -241,7 +241,7 @@ def draw_growth(table: Table, machine: str) -> bytes:
         axes.axis("off")
     for axes, row in zip(grid, table.rows, strict=False):
         _draw_axis(axes, row)
-    figures.caption(figure, f"Multiples of the first point, by the law; numbers: exponents\n{machine}")
+    figures.caption(figure, f"Relative to the first point of the law; numbers: exponents\n{machine}")
     return figures.png(figure)
 
 
@@ -257,7 +257,7 @@ def _draw_axis(axes, row: Row) -> None:
         axes.plot(values, law(values.astype(float)) / start, linewidth=1.4, **style)
         axes.plot(values, measured, marker, markersize=4, label=f"{text} {law}", **style)
     low, high = axes.get_ylim()
-    # Where nothing grows, a few per cent shall look like that.
+    # If nothing grows, a few percent should look small.
     axes.set_ylim(min(low, 0.5), max(high, 2))
     axes.set_title(f"{row['family']}, {row['letter']}", loc="left", fontsize=9.5, color=figures.DARK)
     figures.ticks_at(axes.xaxis, values)

@@ -1,4 +1,4 @@
-"""Compare a model behind a server, asked by several clients at a time, with the same model in this process.
+"""Compare a model behind a server, with several concurrent clients, with the same model in this process.
 
 python -m benchmarks serving --model models/net/1 --url http://127.0.0.1:8501/v1/models/net
 """
@@ -30,11 +30,11 @@ from keras_sharenets.cli.command import Answer
 
 URL, MODEL = "http://127.0.0.1:8501/v1/models/net", "models/net/1"
 CLIENTS = (1, 8, 32)
-# What the two signatures of a SavedModel are given, and how a request says it.
+# The signatures of a SavedModel and the form of their inputs.
 SIGNATURES = {"serving_default": "images as numbers", "serve_encoded": "JPEG files"}
 IMAGES = 8
 PEER = "no server"
-# The server adds in another order only where its TensorFlow is another one.
+# The order of summation differs only if the server runs another version of TensorFlow.
 TOLERANCE = 1e-4
 COLUMNS = {
     "requests/s": "{speed:.4g}",
@@ -52,7 +52,7 @@ Run = Callable[[Any], Mapping[str, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What became of a request: which of the bodies it had, how long it took, and its prediction or what went wrong."""
+    """The result of a request: index of its body, duration, and prediction or error."""
 
     body: int
     seconds: float
@@ -62,7 +62,9 @@ class Reply:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser, repetitions=(200, 3), quick="few requests")
-    parser.add_argument("--url", default=URL, help=f"model of a server with TensorFlow Serving's REST (default: {URL})")
+    parser.add_argument(
+        "--url", default=URL, help=f"model URL of a server with TensorFlow Serving's REST API (default: {URL})"
+    )
     parser.add_argument("--model", default=MODEL, metavar="DIR", help=f"the SavedModel it serves (default: {MODEL})")
     clients_help = "each sends `--repetitions` requests, one after another (default: 1 8 32)"
     parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS, metavar="N", help=clients_help)
@@ -80,16 +82,16 @@ def run(arguments: argparse.Namespace) -> Answer:
         )
         progress(f"{name}: measured")
     note = (
-        f"One image a request, {options.repetitions} requests of each client over a connection of its own, one after "
-        f"another; clients and server share the machine. {PEER}: the signature called in the process of the clients. "
-        "lost or wrong: requests without an answer, or with another one than the SavedModel gives here (to "
-        f"{TOLERANCE:g})."
+        f"One image per request. Each client sends {options.repetitions} sequential requests over its own connection; "
+        f"clients and server share the machine. {PEER}: the signature called in the process of the clients. lost or "
+        "wrong: requests without an answer, or with an answer that differs from the SavedModel in this process (by "
+        f"more than {TOLERANCE:g})."
     )
     table = Table(
         name="serving",
         title="A model behind a server",
         note=note,
-        ratio=f"Time for a request, as a multiple of the median with {PEER}",
+        ratio=f"Request time relative to the median with {PEER}",
         panel="{panel}",
         label="{what}",
         columns=COLUMNS,
@@ -115,7 +117,7 @@ def open_model(folder: str) -> tuple[tuple[int, int, int], dict[str, Run]]:
     types = {"serving_default": ("images", tf.float32), "serve_encoded": ("encoded", tf.string)}
 
     def runner(signature, name, dtype):
-        # The loaded object is kept: its variables live as long as it does.
+        # Keeps the loaded object alive, which owns the variables.
         return lambda value: {
             key: output.numpy()[0]
             for key, output in loaded.signatures[signature](**{name: tf.constant([value], dtype)}).items()
@@ -128,7 +130,7 @@ def open_model(folder: str) -> tuple[tuple[int, int, int], dict[str, Run]]:
 def example_inputs(shape: tuple[int, int, int]) -> dict[str, list]:
     """The same random images for both signatures: as arrays, and as bytes of JPEG files."""
     height, width, channels = shape
-    # Blots rather than noise, which no photograph is.
+    # Blocks instead of noise, which is unlike photographs.
     coarse = np.random.default_rng(0).integers(0, 256, (IMAGES, -(-height // 4), -(-width // 4), channels), "uint8")
     images = coarse.repeat(4, axis=1).repeat(4, axis=2)[:, :height, :width]
     files = [io.BytesIO() for _ in images]
@@ -178,7 +180,7 @@ def send(url: str, bodies: Sequence[bytes], *, clients: int, go_on: Callable[[in
         url: of the model, such as `http://127.0.0.1:8501/v1/models/net`.
         bodies: of requests with one image; the clients go through them, each from another one on.
         clients: how many.
-        go_on: function of how many requests a client has sent: whether it sends another one.
+        go_on: function from the number of requests that a client has sent to whether it sends another one.
 
     Returns:
         One `Reply` for every request that was sent.
@@ -198,7 +200,7 @@ def send(url: str, bodies: Sequence[bytes], *, clients: int, go_on: Callable[[in
                 ok = response.status == 200
                 outcome = {"prediction": answer["predictions"][0]} if ok else {"error": str(answer.get("error"))}
             except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
-                # Not sent again: this is what a client sees. The next one gets another connection.
+                # No retry: a client would see this error. The next request gets a new connection.
                 connection.close()
                 outcome = {"error": f"{type(error).__name__}: {error}"}
             replies.append(Reply(body, time.perf_counter() - start, **outcome))
@@ -210,7 +212,7 @@ def send(url: str, bodies: Sequence[bytes], *, clients: int, go_on: Callable[[in
 
 
 def agrees(prediction: Any, outputs: Mapping[str, np.ndarray]) -> bool:
-    """Whether a prediction in JSON is what the outputs of a signature for one image are: numbers to `TOLERANCE`.
+    """Whether a prediction in JSON equals the outputs of a signature for one image; numbers to `TOLERANCE`.
 
     >>> agrees({"class_name": "cat", "scores": [1.0, 2.0]}, {"class_name": b"cat", "scores": np.array([1.0, 2.0])})
     True

@@ -1,4 +1,4 @@
-"""Compare what networks that were made to share reach: weights taken over or untrained, with the original as teacher.
+"""Compare the accuracy of networks after sharing: transferred or untrained weights, with the original as teacher.
 
 python -m benchmarks sharing_accuracy --share 50% channels:arrangements=2 --epochs 3 --update docs/share.md
 """
@@ -33,19 +33,19 @@ from keras_sharenets.training.run.start import look_up
 
 DATA = "cifar10"
 BEGIN, END = "<!-- sharing accuracy: begin -->", "<!-- sharing accuracy: end -->"
-# To half and to a quarter, or as near as the scheme comes.
+# To half and to a quarter, or as close as the scheme gets.
 SHARES = ("50%", "channels:arrangements=2", "max_parameters=22000", "channels:arrangements=4")
-IMAGES = 256  # Training images that `share` is given.
-READ_AFTER = (1, 3)  # Epochs after which the accuracy is read, beside 0 and the last.
-_TESTED = 1000  # Images at a time.
-# An epoch of resnet_8 took 47 s of processor time so on a CPU with AMX, 66 s in float32, and 197 s so on JAX; on one
-# without AVX-512, a step took 8 times as long so as in float32.
+IMAGES = 256  # Training images given to `share`.
+READ_AFTER = (1, 3)  # Epochs after which the accuracy is measured, in addition to 0 and the last.
+_TESTED = 1000  # Batch size for testing.
+# An epoch of resnet_8 took 47 s of processor time in bfloat16 on a CPU with AMX (66 s in float32), and 197 s on JAX; on
+# a CPU without AVX-512, a step took 8 times as long in bfloat16 as in float32.
 PRECISION = "bfloat16"
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """Where the weights start from, whether the original is the teacher, and the highest learning rate."""
+    """Whether weights are transferred, whether the original is the teacher, and the peak learning rate."""
 
     taken_over: bool
     teacher: bool
@@ -67,27 +67,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         batch_size=(256, 8),
         quick="one epoch of 16 random images",
     )
-    originals_help = "a run, a .keras file, or a network that comes trained, on CIFAR-10 (default: resnet_8)"
+    originals_help = "a run, a .keras file, or a pretrained network, on CIFAR-10 (default: resnet_8)"
     parser.add_argument("--originals", nargs="+", default=("resnet_8",), metavar="RUN|FILE|NAME", help=originals_help)
     parser.add_argument("--share", nargs="+", default=SHARES, metavar="HOW", help="as for `sharenets compress`")
-    parser.add_argument("--epochs", type=int, default=10, metavar="N", help="of fine-tuning (default: 10)")
-    precision_help = f"what training computes in (default: {PRECISION}; slow on a CPU without it)"
+    parser.add_argument("--epochs", type=int, default=10, metavar="N", help="epochs of fine-tuning (default: 10)")
+    precision_help = f"precision of training (default: {PRECISION}; slow on a CPU without it)"
     parser.add_argument("--precision", choices=POLICIES, default=PRECISION, help=precision_help)
     parser.add_argument("--trainings", nargs="+", default=tuple(TRAININGS), choices=TRAININGS, help="default: all")
     update_help = (
-        f"add the rows to PAGE_accuracy.json beside this page and to its table, between {BEGIN} and {END}; what stands "
-        "there is not trained again"
+        f"add the rows to PAGE_accuracy.json next to this page and to its table, between {BEGIN} and {END}; existing "
+        "rows are not trained again"
     )
     parser.add_argument("--update", metavar="PAGE.md", help=update_help)
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """Writes the table anew after every training; each repetition has a seed of its own."""
+    """Rewrites the table after every training run; each repetition has its own seed."""
     options, rows = run_options(arguments), []
     _checks.positive("epochs", arguments.epochs)
     page = pathlib.Path(arguments.update) if arguments.update else None
     if page and options.quick:
-        raise ValueError("`--update` is not for `--quick`: no page should say what random images give.")
+        raise ValueError("`--update` excludes `--quick`: results for random images do not belong on a page.")
     known = read_page(page)["rows"] if page else []
     paths = {name: look_up(source).path for name, source in by_name(arguments.originals).items()}
     train, test, note = _random_images() if options.quick else _cifar10()
@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace) -> Answer:
 
 
 def by_name(sources: Sequence[str]) -> dict[str, str]:
-    """Each source by what the table calls it: the end of its path, or the whole where another one ends alike.
+    """Each source by its name in the table: the last part of its path, or the full path if that is not unique.
 
     >>> by_name(["runs/a/last.keras", "runs/b/last.keras", "runs/c"])
     {'runs/a/last.keras': 'runs/a/last.keras', 'runs/b/last.keras': 'runs/b/last.keras', 'c': 'runs/c'}
@@ -149,17 +149,17 @@ def _random_images() -> tuple[Arrays, Arrays, str]:
     return (
         Arrays(images[:16], labels[:16]),
         Arrays(images[16:], labels[16:]),
-        "Random images: no accuracy means anything",
+        "Random images: accuracies are meaningless",
     )
 
 
 def copy_in_policy(model: keras.Model, policy: str, *, weights: bool) -> keras.Model:
-    """The same network under another dtype policy, but for what it does to pixels and its last layer.
+    """The same network under another dtype policy, except for the preprocessing of pixels and the last layer.
 
     Args:
         model: functional.
         policy: such as `"mixed_bfloat16"`.
-        weights: whether it has the weights of `model`; otherwise those of its initializers.
+        weights: whether to copy the weights of `model`; otherwise they come from the initializers.
     """
     left = {model.layers[-1].name}
 
@@ -170,14 +170,14 @@ def copy_in_policy(model: keras.Model, policy: str, *, weights: bool) -> keras.M
         return type(layer).from_config(config)
 
     def takes_over(layer: keras.layers.Layer) -> bool:
-        # The statistics of the pixels are weights too, and no training finds them.
+        # Pixel statistics are weights too, but not trained.
         return weights or isinstance(layer, keras.layers.Normalization)
 
     return copy_network(model, copy, takes_over)
 
 
 def accuracy(model: keras.Model, images: Arrays) -> float:
-    """Share of the images that get their label."""
+    """Fraction of correctly classified images."""
     scores = model.predict(images.images.astype("float32"), batch_size=_TESTED, verbose=0)
     return float(np.mean(scores.argmax(axis=-1) == images.labels))
 
@@ -194,11 +194,11 @@ def fine_tune(
     epochs: int,
     seed: int,
 ) -> dict[str, float]:
-    """Trains a copy; its accuracies by the epochs that it had.
+    """Trains a copy and returns its accuracies by number of epochs.
 
-    SGD with Nesterov's momentum 0.9; the learning rate rises over a tenth of the steps and falls in a cosine to 0.
-    Images are shifted by up to 4 pixels, with the border mirrored, and every other one is mirrored. There is neither
-    weight decay nor label smoothing. The teacher counts as `keras_sharenets.distill` has it by default.
+    SGD with Nesterov momentum 0.9; warm-up over a tenth of the steps, then cosine decay to 0. Images are shifted by up
+    to 4 pixels, with mirrored borders, and half of them are mirrored at random. There is neither weight decay nor label
+    smoothing. The teacher has the default weight of `keras_sharenets.distill`.
     """
     keras.utils.set_random_seed(seed)
     random = np.random.default_rng(seed)
@@ -230,7 +230,7 @@ def _write(rows: Sequence[Row], originals: Sequence[Row], note: str, options: Ru
 
 
 def _is_of(row: Row, other: Row) -> bool:
-    """Whether two rows are of one training, whatever it reached."""
+    """Whether two rows belong to the same training run, regardless of accuracy."""
     return {**row, "accuracy": None} == {**other, "accuracy": None}
 
 
@@ -239,10 +239,10 @@ def _data_of(page: pathlib.Path) -> pathlib.Path:
 
 
 def read_page(page: pathlib.Path) -> dict[str, Any]:
-    """What stands beside a page: its `rows`, the `originals`, and a `note`.
+    """The data of a page: its `rows`, the `originals`, and a `note`.
 
     Raises:
-        ValueError: the page has not both markers once.
+        ValueError: the page does not have both markers exactly once.
         OSError: there is no such page.
     """
     replace_table(page.read_text(encoding="utf-8"), "", begin=BEGIN, end=END)
@@ -251,7 +251,7 @@ def read_page(page: pathlib.Path) -> dict[str, Any]:
 
 
 def update_page(page: pathlib.Path, rows: Sequence[Row], originals: Sequence[Row]) -> None:
-    """Adds rows to those of a page, each training once, the rows of one sharing together; writes its table anew."""
+    """Adds rows to those of a page, each training run once and grouped by sharing, and rewrites its table."""
     data = read_page(page)
     for network in originals:
         if network["network"] not in [known["network"] for known in data["originals"]]:
@@ -266,7 +266,7 @@ def update_page(page: pathlib.Path, rows: Sequence[Row], originals: Sequence[Row
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows in Markdown, accuracies in percent by the epochs after which they were read.
+    """The rows in Markdown, with accuracies in percent by number of epochs.
 
     >>> row = {"network": "resnet_8", "share": "50%", "parameters": 36554, "taken_over": True, "teacher": True}
     >>> row |= {"rate": 0.1, "precision": "float32", "seed": 0, "epochs": 3, "accuracy": {"0": 0.5, "3": 0.75}}

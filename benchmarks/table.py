@@ -1,4 +1,4 @@
-"""What a benchmark found, as a table in Markdown and JSON and as a figure."""
+"""The results of a benchmark, as a table in Markdown and JSON and as a figure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from keras_sharenets.rendering.tables import markdown_table
 
 Row = dict[str, Any]
 
-# The scale of bars reaches at least over these: a few per cent shall look like that.
+# Minimum range of the scale of bars, so that a few percent look small.
 _LOW, _HIGH = 0.7, 2.0
 _FINE_TICKS = (0.25, 0.35, 0.5, 0.7, 1, 1.4, 2, 2.8, 4)
 _TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -25,7 +25,7 @@ _TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20,
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """Something that a benchmark can refute: a value that was measured somewhere must not be above a limit."""
+    """A claim that a benchmark can refute: a measured value must not exceed a limit."""
 
     text: str
     where: str
@@ -44,15 +44,15 @@ class Table:
     Attributes:
         name: of its files.
         title: one line.
-        note: what was measured and what the columns mean.
-        ratio: what the ratios in the rows are: the axis of the figure.
-        panel, label: templates for `str.format` with a row: rows of one panel stand together, in the order of their
-            first ones, each under its label.
+        note: description of the measurement and the columns.
+        ratio: meaning of the ratios in the rows, the axis of the figure.
+        panel, label: templates for `str.format` with a row. Rows of one panel are grouped, in the order of their first
+            rows, each under its label.
         columns: heading to such a template.
         rows: plain data. All have the columns of `timing.columns`, `None` where nothing could be measured, and `peer`:
-            whether the row is something to compare with, and not the library's own.
-        claims: what was held against the rows.
-        draw: function of a table and the description of a machine that gives a PNG file.
+            whether the row is a comparison rather than the library's own.
+        claims: claims that were checked against the rows.
+        draw: function from a table and the description of a machine to a PNG file.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Table:
 
 
 def write(table: Table, options: RunOptions, more: Mapping[str, str] | None = None) -> Answer:
-    """Writes a table with at least one row as `NAME.md`, `NAME.json` and `NAME.png`, and other texts by their names."""
+    """Writes a table with at least one row as `NAME.md`, `NAME.json`, and `NAME.png`, plus `more` by file name."""
     context = {"command": options.command, **describe_machine()}
     claims = [dataclasses.asdict(claim) | {"holds": claim.holds} for claim in table.claims]
     data = {"title": table.title, "note": table.note, **context, "claims": claims, "rows": table.rows}
@@ -90,7 +90,7 @@ def write(table: Table, options: RunOptions, more: Mapping[str, str] | None = No
 
 
 def to_markdown(table: Table, context: Mapping[str, Any]) -> str:
-    """A table as a page: `command` and machine that it ran on, one table a panel, what becomes of the claims."""
+    """A table as a page: the `command`, the machine, one table per panel, and the outcome of the claims."""
     versions = ", ".join(f"{name} {version}" for name, version in context["versions"].items() if version)
     machine = f"{context['processor']}, {context['cores']} cores, load {context['load']}"
     parts = [f"# {table.title}", f"`{context['command']}`", f"{context['date']}; {machine}; {versions}.", table.note]
@@ -107,7 +107,7 @@ def to_markdown(table: Table, context: Mapping[str, Any]) -> str:
 
 
 def time_columns(ratio: str) -> dict[str, str]:
-    """The columns for what `timing.columns` gives; `ratio` is the heading of the ratio to the peer."""
+    """The columns for the values of `timing.columns`; `ratio` is the heading of the ratio to the peer."""
     return {
         "median ms": "{milliseconds:.4g}",
         "quartiles": "{milliseconds_low:.4g} - {milliseconds_high:.4g}",
@@ -117,7 +117,7 @@ def time_columns(ratio: str) -> dict[str, str]:
 
 
 def fill(template: str, row: Row) -> str:
-    """A template with the values of a row, or `-` where one of them is `None`.
+    """A template filled with the values of a row, or `-` if one of them is `None`.
 
     >>> fill("{low:.1f}-{high:.1f}", {"low": 1, "high": 2}), fill("{low:.1f}-{high:.1f}", {"low": 1, "high": None})
     ('1.0-2.0', '-')
@@ -127,16 +127,16 @@ def fill(template: str, row: Row) -> str:
 
 
 def joined(values: Iterable[object]) -> str:
-    """Values in one cell, commas between."""
+    """Values in one cell, separated by commas."""
     return ", ".join(map(str, values))
 
 
 def draw_bars(table: Table, machine: str) -> bytes:
-    """The rows of a table as bars: one plot a panel, two side by side and to one scale.
+    """The rows of a table as bars: one plot per panel, two side by side with the same scale.
 
-    Bars start at 1, the peer's time, and grow to the right where something takes longer and to the left where it takes
-    less; the scale is logarithmic, so that half and twice the time are as far from 1. The line on a bar goes from the
-    lower to the upper quartile. Returns a PNG file.
+    Bars start at 1, the peer's time, and extend to the right for longer times and to the left for shorter ones. The
+    scale is logarithmic, so that half and twice the time are equally far from 1. The line on a bar spans the quartiles.
+    Returns a PNG file.
     """
     panels = table.panels()
     columns = min(2, len(panels))
@@ -157,7 +157,7 @@ def draw_bars(table: Table, machine: str) -> bytes:
 
 
 def _limits(rows: list[Row]) -> tuple[float, float]:
-    """The ends of the scale: a little beyond all quartiles."""
+    """The ends of the scale: slightly beyond all quartiles."""
     measured = [row for row in rows if row["ratio"] is not None]
     low = min(_LOW, *(row["ratio_low"] for row in measured))
     high = max(_HIGH, *(row["ratio_high"] for row in measured))
@@ -192,5 +192,5 @@ def _draw_bar(axes, place: int, row: Row) -> None:
 
 
 def _three_digits(value: float) -> str:
-    """A number above 0 with three digits that count, at least: `0.0659`, `1.00`, `113`, `1250`."""
+    """A number above 0 with at least three significant digits: `0.0659`, `1.00`, `113`, `1250`."""
     return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"

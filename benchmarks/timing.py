@@ -1,4 +1,4 @@
-"""Times as columns of a table, how fast the machine multiplies matrices, and the memory that work needs."""
+"""Times as columns of a table, the peak speed of matrix multiplication, and the memory used by a function."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ACCOUNT = "/proc/self/clear_refs"
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """A median between its quartiles: a quarter of the values is below `low`, a quarter above `high`."""
+    """A median and its quartiles: a quarter of the values is below `low`, a quarter above `high`."""
 
     low: float
     median: float
@@ -36,9 +36,9 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def ratio(seconds: Sequence[float], peer: Sequence[float]) -> Spread:
-    """How many times as long something takes as its peer, round by round of the same `take_turns`.
+    """Time relative to a peer, for each round of the same `take_turns`.
 
-    What slows the machine down for a while slows both runs of a round: it does not show in their ratio.
+    A temporary slowdown of the machine affects both runs of a round, and so cancels out in their ratio.
 
     >>> ratio([2.0, 6.0, 30.0], [1.0, 2.0, 10.0]).median
     3.0
@@ -47,10 +47,10 @@ def ratio(seconds: Sequence[float], peer: Sequence[float]) -> Spread:
 
 
 def columns(seconds: Mapping[Hashable, Sequence[float]], peer: Hashable, *, share: int = 1) -> dict[Any, dict]:
-    """What `take_turns` measured, as columns of a table: `milliseconds` for each of `share` images that a run works on.
+    """Measurements of `take_turns` as columns of a table: `milliseconds` for each of the `share` images of a run.
 
     Returns:
-        By name a dict of `milliseconds` and `ratio` to a peer, each also with `_low` and `_high`, the quartiles.
+        For each name a dict of `milliseconds` and `ratio` to a peer, each also with `_low` and `_high`, the quartiles.
     """
     found = {}
     for name, times in seconds.items():
@@ -62,17 +62,17 @@ def columns(seconds: Mapping[Hashable, Sequence[float]], peer: Hashable, *, shar
 
 
 def measure_peak(quick: bool) -> float:
-    """What [`matmul_peak`] gives; with `quick` a glance at one small size."""
+    """Result of [`matmul_peak`]; with `quick`, a short measurement of one small size."""
     return matmul_peak(sizes=(512,), seconds=0.1) if quick else matmul_peak()
 
 
 def matmul_peak(*, sizes: Sequence[int] = (512, 1024, 2048, 4096), seconds: float = 1.0) -> float:
-    """The most multiply-adds a second that square float32 matrices get from this machine, with all its threads.
+    """Peak multiply-adds per second of square float32 matrix products on this machine, with all threads.
 
-    On a machine with other work it comes out too low: the largest of several moments is nearer to the truth. Each size
-    of matrix is tried for so many seconds; its fastest product counts.
+    On a busy machine the result is too low; the maximum of several measurements is more accurate. Each matrix size is
+    tried for the given number of seconds; its fastest product counts.
     """
-    # Not above: a fresh process of `peak_memory` imports this module.
+    # Not at the top: a fresh process of `peak_memory` imports this module.
     import keras
 
     speeds = []
@@ -81,17 +81,16 @@ def matmul_peak(*, sizes: Sequence[int] = (512, 1024, 2048, 4096), seconds: floa
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             start = time.perf_counter()
-            # Reading a number waits until all of them are there.
+            # Reading one value waits until the result is complete.
             keras.ops.convert_to_numpy(keras.ops.matmul(left, right)[0, 0])
             speeds.append(size**3 / (time.perf_counter() - start))
     return max(speeds)
 
 
 def peak_memory(function: Callable[..., object], *arguments: object) -> int | None:
-    """By how many bytes the resident memory of a fresh process grows at most while it runs a function.
+    """Maximum growth in bytes of the resident memory of a fresh process while it runs a function.
 
-    What importing the function's module takes is not in it. `None` on systems without `/proc`. The arguments are
-    pickled.
+    The import of the function's module is not included. `None` on systems without `/proc`. The arguments are pickled.
     """
     if not os.access(_ACCOUNT, os.W_OK):
         return None
@@ -101,7 +100,7 @@ def peak_memory(function: Callable[..., object], *arguments: object) -> int | No
 
 
 def _growth(function: Callable[..., object], arguments: Sequence[object]) -> int:
-    # Forgets the peak of what came before, such as the imports.
+    # Resets the peak, which so far includes the imports.
     pathlib.Path(_ACCOUNT).write_text("5", encoding="utf-8")
     before = _peak_resident()
     function(*arguments)
@@ -109,5 +108,5 @@ def _growth(function: Callable[..., object], arguments: Sequence[object]) -> int
 
 
 def _peak_resident() -> int:
-    """The largest resident memory of this process since the account was cleared, in bytes."""
+    """The peak resident memory of this process since the last reset, in bytes."""
     return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", pathlib.Path("/proc/self/status").read_text(encoding="utf-8"))[1])

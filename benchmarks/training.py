@@ -1,4 +1,4 @@
-"""Compare a whole step of training of networks with unshared baselines, reference implementations and mobile peers.
+"""Compare full training steps of networks with unshared baselines, reference implementations, and mobile peers.
 
 python -m benchmarks training --networks hscnet_m96_g8_r4_a2 sharesnet_164 --batch-size 32 --output runs/training
 """
@@ -34,7 +34,7 @@ COLUMNS = {
     "peak memory": "{peak_memory_bytes:,}",
 }
 TO_BASELINE = 1.03
-# Fewer, and by more than a rounding.
+# Fewer, by more than rounding.
 FEWER = 0.99
 TO_REFERENCE = {PAPER_NETWORK: 0.62}
 
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """Writes the table anew after every network."""
+    """Rewrites the table after every network."""
     options = run_options(arguments)
     policy = "mixed_bfloat16" if arguments.mixed_precision else "float32"
     compiled = arguments.jit_compile == "true"
@@ -71,27 +71,28 @@ def run(arguments: argparse.Namespace) -> Answer:
         )
         peak = max(peak, timing.measure_peak(options.quick))
         note = (
-            f"A step of training with {options.batch_size} random images: forward, cross-entropy, gradients, SGD with "
-            f"Nesterov's momentum, no weight decay; {policy}, {'with' if compiled else 'without'} XLA where there is a "
-            f"choice. {options.repetitions} rounds in which a network and what stands under it take turns; ratios are "
-            "taken round by round, *to the network*: its own is 1, more is slower. A network with shared layers stands "
-            "beside its unshared baseline: the one that the library has by name (a ResNet for a ShaResNet), else "
-            "*unshared*: the same network, every call with a layer and a full kernel of its own, HSC-Net's groups kept "
-            "(R = T = 1). *reference*: that, of Keras' batch normalization and of grouped convolutions that TensorFlow "
-            "runs natively; left out where XLA compiles all. No baselines, but what the papers compare with: SGCNet "
-            "(no chain between groups) for HGCNet, Xception and IGC-V1 of about as many weights for IGC-V2. Mobile "
-            "peers: the last map is 4x4, or *8x8* where the first three strides of 2 are 1. paper: its ratios to "
-            "HSC-Net-M96 in table 2, which gives no strides. multiply-adds: of one image, forward; a step is taken "
-            f"as three times that. share of peak: of {peak / 1e9:.4g} * 10^9 multiply-adds a second of a large float32 "
-            "`keras.ops.matmul`, at the best moment. weight bytes: with moving statistics. peak memory: growth of a "
-            "fresh process, building and compiling included."
+            f"A training step with {options.batch_size} random images: forward pass, cross-entropy, gradients, SGD "
+            f"with Nesterov momentum, no weight decay; {policy}, {'with' if compiled else 'without'} XLA where this is "
+            f"optional. {options.repetitions} rounds in which the networks of a table run interleaved; ratios are "
+            "taken round by round, *to the network*: its own ratio is 1, and larger is slower. A network with shared "
+            "layers is compared with its unshared baseline: the named one if the library has it (a ResNet for a "
+            "ShaResNet), otherwise *unshared*: the same network in which every call has its own layer with a full "
+            "kernel, and HSC-Net's groups are kept (R = T = 1). *reference*: the unshared network with Keras batch "
+            "normalization and native grouped convolutions of TensorFlow; omitted if XLA compiles everything. The "
+            "papers' comparisons are not baselines: SGCNet (no chain between groups) for HGCNet, and Xception and "
+            "IGC-V1 with about as many weights for IGC-V2. Mobile peers: the last feature map is 4x4, or *8x8* if the "
+            "first three strides of 2 are 1. paper: its ratios to HSC-Net-M96 in table 2, which gives no strides. "
+            "multiply-adds: of the forward pass for one image; a step counts three times that. share of peak: "
+            f"relative to {peak / 1e9:.4g} * 10^9 multiply-adds per second of a large float32 `keras.ops.matmul`, the "
+            "maximum of several measurements. weight bytes: including moving statistics. peak memory: growth of a "
+            "fresh process, including building and compiling."
         )
         shares = [row | {"share_of_peak": row["multiply_adds_per_second"] / peak} for row in rows]
         table = Table(
             name="training",
-            title="A step of training, beside unshared baselines, reference implementations and peers",
+            title="Training steps compared with unshared baselines, reference implementations, and peers",
             note=note,
-            ratio="Time of a step, as a multiple of that of the network over the plot",
+            ratio="Step time relative to the network above the plot",
             panel="{network}",
             label="{contender}",
             columns=COLUMNS,
@@ -105,12 +106,12 @@ def run(arguments: argparse.Namespace) -> Answer:
 def measure(
     name: str, *, batch_size: int, policy: str, jit_compile: bool, repetitions: int, memory: bool = False
 ) -> list[Row]:
-    """Trains a named network and what it stands beside, in turns, under a dtype policy.
+    """Trains a named network and its contenders, interleaved, under a dtype policy.
 
-    The rows, the network first, have the columns of `timing.columns` and what `COLUMNS` and [`claims`] need, but for
-    `share_of_peak`; with `memory` that of a fresh process too.
+    The rows, the network first, have the columns of `timing.columns` and the values that `COLUMNS` and [`claims`] need,
+    except `share_of_peak`; with `memory`, also the peak memory of a fresh process.
     """
-    progress(f"{name}: building it")
+    progress(f"{name}: building the network")
     network = Contender(name, role="network").build(policy)
     references = keras.backend.backend() == "tensorflow" and not jit_compile
     contenders = beside(name, shared=shares_layers(network), references=references)
@@ -157,10 +158,10 @@ def measure(
 
 
 def claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
-    """What the library says of a step, held against rows of [`measure`].
+    """The library's claims about training steps, checked against rows of [`measure`].
 
-    That sharing layers costs no time and saves weights and momenta; and how much faster a network is than its reference
-    implementation.
+    Sharing layers costs no time and saves weights and momenta, and a network is faster than its reference
+    implementation by the stated factor.
     """
     networks = {row["network"]: row for row in rows if row["role"] == "network"}
     made = []

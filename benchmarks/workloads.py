@@ -1,4 +1,4 @@
-"""What is timed, as functions without arguments: a pass through a model, a training step, a TFLite file."""
+"""Timed workloads as functions without arguments: a pass through a model, a training step, a TFLite file."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Call = Callable[[], Any]
 
 
 def model_pass(model: keras.Model, batch_size: int, *, training: bool, compiled: bool) -> Call:
-    """What runs a model on random images and returns when it is done.
+    """A function that runs a model on random images and returns when it is done.
 
     Args:
         model: has one input and one output.
-        training: whether to form the gradients by the images and by all trainable weights too, from random gradients
-            of the outputs.
+        training: whether to also compute the gradients with respect to the images and all trainable weights, given
+            random gradients of the outputs.
         compiled: whether TensorFlow uses XLA; JAX always does.
     """
     random = np.random.default_rng(0)
@@ -49,7 +49,7 @@ def _pass_on_tensorflow(model, images, probe, training: bool, compiled: bool) ->
             outputs = model(images, training=True)
         return tape.gradient(outputs, [images, *variables], probe)
 
-    # On a CPU a call returns when its work is done.
+    # On a CPU, a call returns after its work is done.
     function = tf.function(run, jit_compile=compiled)
     return lambda: function(images)
 
@@ -72,20 +72,20 @@ def _pass_on_jax(model, images, probe, training: bool) -> Call:
 
 
 def training_step(model: keras.Model, batch_size: int, *, jit_compile: bool) -> Call:
-    """Compiles a model; what trains it for one step on random images, always the same ones, and waits for the end.
+    """Compiles a model and returns a function that trains it for one step on fixed random images, and waits.
 
-    A step is what `model.fit` does with a batch: forward, cross-entropy, gradients, an update by stochastic gradient
-    descent with Nesterov's momentum. There is no weight decay.
+    A step corresponds to a batch of `model.fit`: forward pass, cross-entropy, gradients, and an update by stochastic
+    gradient descent with Nesterov momentum and without weight decay.
 
     Args:
-        model: a classifier that gives probabilities.
-        jit_compile: whether TensorFlow uses XLA; where a layer of the model does not support that, Keras does not. JAX
+        model: a classifier that outputs probabilities.
+        jit_compile: whether TensorFlow uses XLA; Keras does not if a layer of the model does not support it. JAX
             always does.
     """
     random = np.random.default_rng(0)
     images = random.standard_normal((batch_size, *model.input_shape[1:])).astype("float32")
     labels = random.integers(model.output_shape[-1], size=batch_size)
-    # So slow that numbers stay what they are like in the beginning.
+    # A low rate, so that values keep their initial magnitude.
     optimizer = keras.optimizers.SGD(1e-4, momentum=0.9, nesterov=True)
     compiled = jit_compile or keras.backend.backend() == "jax"
     model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=compiled)
@@ -94,14 +94,14 @@ def training_step(model: keras.Model, batch_size: int, *, jit_compile: bool) -> 
 
 
 def train_new(build: Callable[[Any], keras.Model], argument: object, batch_size: int, jit_compile: bool) -> None:
-    """Trains the network `build(argument)` for three steps: what a fresh process does whose memory is measured."""
+    """Trains the network `build(argument)` for three steps, in the fresh process whose memory is measured."""
     step = training_step(build(argument), batch_size, jit_compile=jit_compile)
     for _ in range(3):
         step()
 
 
 def stored_bytes(model: keras.Model) -> tuple[int, int]:
-    """Bytes of what a compiled model keeps: `(weights, optimizer)`, each variable once."""
+    """Bytes of the variables of a compiled model: `(weights, optimizer)`, each variable once."""
     weights, state = (
         sum(keras.ops.convert_to_numpy(variable).nbytes for variable in variables)
         for variables in (model.weights, model.optimizer.variables)
@@ -110,7 +110,7 @@ def stored_bytes(model: keras.Model) -> tuple[int, int]:
 
 
 def activation_bytes(model: keras.Model, batch_size: int) -> int:
-    """Bytes of the outputs of all calls of a model for one batch: what a step keeps for its gradients, at most.
+    """Bytes of the outputs of all calls of a model for one batch: the most that a step keeps for its gradients.
 
     >>> inputs = keras.Input((8, 8, 3))
     >>> activation_bytes(keras.Model(inputs, keras.layers.ReLU()(inputs)), batch_size=2)
@@ -122,11 +122,11 @@ def activation_bytes(model: keras.Model, batch_size: int) -> int:
 
 
 def convert_plainly(model: keras.Model, quantization: str | None, images: np.ndarray) -> bytes:
-    """A TFLite file as users get it without this library: by TensorFlow's converter, for one image at a time.
+    """A TFLite file without this library: from TensorFlow's converter, for one image at a time.
 
     Args:
         quantization: `None` for float32, or `"int8"` for integers throughout.
-        images: `(n, height, width, channels)`, to measure the ranges with.
+        images: `(n, height, width, channels)`, for measuring the ranges.
     """
     import tensorflow as tf
 
@@ -139,13 +139,13 @@ def convert_plainly(model: keras.Model, quantization: str | None, images: np.nda
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.int8
     with warnings.catch_warnings():
-        # It expects statistics of the inputs from users of its older interface.
+        # The warning about input statistics concerns only the older interface.
         warnings.simplefilter("ignore", UserWarning)
         return converter.convert()
 
 
 def file_runs(path: pathlib.Path) -> bool:
-    """Whether LiteRT takes a TFLite file. It refuses integer kernels that a file computes with a zero point."""
+    """Whether LiteRT runs a TFLite file. It rejects integer kernels that a file computes with a zero point."""
     from keras_sharenets.mobile.inspect.file import open_tflite
 
     try:
@@ -164,7 +164,7 @@ def measure_files(
 
     calls = {name: inference_call(open_tflite(path, num_threads=threads)) for name, path in paths.items()}
     times = timing.columns(take_turns(calls, repetitions), peer)
-    # For all but its times, of which it gives no ratios round by round.
+    # For everything except times, for which it has no ratios per round.
     reports = compare_tflite(list(paths.values()), num_threads=threads, repetitions=1)
     return {
         name: times[name]

@@ -1,11 +1,11 @@
-"""Counts networks, for what must answer without building any: the table of `keras_sharenets.models.counts`.
+"""Counts networks for the table of `keras_sharenets.models.counts`, which answers queries without building networks.
 
-python -m tools.count_networks                # those that are not in the table yet
-python -m tools.count_networks 'igcv2*'       # these anew
+python -m tools.count_networks                # networks missing from the table
+python -m tools.count_networks 'igcv2*'       # recounts these
 
-Counted are all configurations of the named networks, those that come trained, and the rows of the papers' tables. Of
-what `sharenets list` shows, an int8 file is written too: of random weights with normalizations as after training, 2 %
-of the scales negative.
+It counts all configurations of the named networks, the pretrained networks, and the rows of the papers' tables. For the
+networks that `sharenets list` shows, it also writes an int8 file, with random weights, normalization statistics as
+after training, and 2 % of the scales negative.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from keras_sharenets.models.registry import VARIANTS
 from keras_sharenets.training.papers.entries import configuration_of, papers
 
 IMAGES = 4
-# A file of more takes minutes.
+# Larger files take minutes.
 MAX_MULTIPLY_ADDS = 2_500_000_000
 Wanted = tuple[str, Mapping[str, Any], tuple[int, int, int], int]
 
 
 def listed() -> list[Wanted]:
-    """What `sharenets list` shows: each network as it is by default, and those that come trained."""
+    """The networks that `sharenets list` shows: each with its defaults, and the pretrained ones."""
     first = {name: variant.configurations[0] for name, variant in VARIANTS.items()}
     default = [(name, {}, each.input_shape, each.num_classes) for name, each in first.items()]
     trained = [(each.model, each.options, each.input_shape, len(each.class_names)) for each in list_trained()]
@@ -42,7 +42,7 @@ def listed() -> list[Wanted]:
 
 
 def wanted() -> list[Wanted]:
-    """All that is counted."""
+    """All networks to count."""
     named = [
         (name, {}, each.input_shape, each.num_classes)
         for name, variant in VARIANTS.items()
@@ -59,7 +59,7 @@ def wanted() -> list[Wanted]:
 
 
 def file_bytes(counts: NetworkCounts) -> int | None:
-    """The size of the int8 file of a network with random weights; `None` if it computes too much for that."""
+    """The size of the int8 file of a network with random weights; `None` above `MAX_MULTIPLY_ADDS`."""
     if counts.multiply_adds > MAX_MULTIPLY_ADDS:
         return None
     keras.utils.set_random_seed(0)

@@ -2,9 +2,9 @@
 
 python -m tools.pack_keras saved_models/*/last.keras
 
-Keras writes its archive without compression. Here each weight of 2 KB or more is compressed in the HDF5 file, its bytes
-sorted by significance, which saves a tenth of float32 weights. Then the archive is deflated, which takes care of the
-configuration and of HDF5's own tables. `keras.saving.load_model` reads the result like any other.
+Keras writes its archive without compression. This tool compresses each weight of 2 KB or more within the HDF5 file,
+with the bytes sorted by significance, which saves a tenth of float32 weights. It then deflates the archive, which
+compresses the configuration and HDF5's own tables. `keras.saving.load_model` reads the result like any other file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SMALLEST_BYTES = 2000
 
 
 def pack(data: bytes) -> bytes:
-    """A `.keras` file, packed."""
+    """Packs a `.keras` file."""
     packed = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(data)) as source,
@@ -55,7 +55,7 @@ def _pack_weights(data: bytes) -> bytes:
 
 
 def main(paths: list[str]) -> None:
-    """Packs each file in its place."""
+    """Packs each file in place."""
     for path in paths:
         with open(path, "rb") as file:
             data = file.read()

@@ -1,10 +1,10 @@
-"""Puts the networks of finished runs into the package, as what `create_model(..., weights=...)` finds.
+"""Adds the networks of finished runs to the package, for `create_model(..., weights=...)`.
 
 python -m tools.publish_weights saved_models/resnet_8_cifar10_seed0 saved_models/sl3_resnet_64_cifar10_seed0
 
-Each run has been exported with `export RUN_DIR --formats int8 --test`, and its `last.keras` is packed
-(`tools.pack_keras`). All lie in one folder. The file moves into the package, and a link to it stays with the run: there
-is one copy. The list of trained weights is made anew from these runs.
+Each run must be exported with `export RUN_DIR --formats int8 --test`, and its `last.keras` packed
+(`tools.pack_keras`). All runs must be in one folder. The file moves into the package and is replaced by a link, so that
+there is one copy. The list of pretrained weights is regenerated from these runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from keras_sharenets.training.run.finished import network_file
 
 
 def entry(folder: pathlib.Path) -> TrainedWeights:
-    """What the list says about a run.
+    """The list entry of a run.
 
     Raises:
         ValueError: it has no int8 file that was measured on the test split.
@@ -48,7 +48,7 @@ def entry(folder: pathlib.Path) -> TrainedWeights:
 
 
 def main(folders: list[str]) -> None:
-    """Publishes the runs, and these alone; one that was published before has its file again, beside its record."""
+    """Publishes exactly these runs; the file of a formerly published run moves back next to its record."""
     places = [pathlib.Path(folder).absolute() for folder in folders]
     if len({place.parent for place in places}) != 1:
         raise ValueError(f"`folders` (={' '.join(folders)}) must lie in one folder.")

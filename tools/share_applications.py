@@ -1,12 +1,12 @@
-"""Shares the convolutional networks of `keras.applications` by each scheme, and says of each pair whether it works.
+"""Shares the convolutional networks of `keras.applications` with each scheme and reports whether each pair works.
 
 python -m tools.share_applications                      # all, hours on two cores
 python -m tools.share_applications 'MobileNet*' --schemes hierarchical interleaved
 
-Each network is untrained, for the smallest images that it takes and 10 classes, with normalizations as after training.
-It works if the original stays as it is, outputs have the same shape, every trainable weight gets a gradient, a `.keras`
-file gives the same outputs, and an int8 file has each stored weight once. A line of the table is printed as soon as it
-is known.
+Each network is untrained, with the smallest input size that it accepts, 10 classes, and normalization statistics as
+after training. A pair works if the original is unchanged, outputs have the same shape, every trainable weight gets a
+gradient, a `.keras` file gives the same outputs, and an int8 file has each stored weight once. Each line of the table is
+printed as soon as it is known.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from keras_sharenets.rendering.tables import markdown_table
 from keras_sharenets.sharing import HierarchicalGroups, InterleavedGroups, ShareChannels, Shared, ShareDepth
 from keras_sharenets.sharing.schemes import Scheme
 
-# The sides of the smallest images that each takes.
+# The smallest supported image side of each network.
 SIDES = {
     "VGG16": 32,
     "ResNet50": 32,
@@ -54,8 +54,8 @@ SCHEMES = {
     "interleaved": InterleavedGroups(),
 }
 IMAGES = 4
-# Bytes of the constants in an int8 file as a share of what the stored weights take. Beside these a file has the scales
-# of normalizations and of each channel's integers, which count for much where there are few weights.
+# Bytes of the constants in an int8 file relative to the stored weights. A file also has the scales of normalization
+# layers and of the integers of each channel, which matter if there are few weights.
 _MOST_REPETITION = 1.5
 
 Gradients = Callable[[keras.Model, np.ndarray], Sequence[Any]]

@@ -1,4 +1,4 @@
-"""LiteRT.js in a real browser: Debian's Chromium, which Playwright drives. The page is the one of `sharenets page`."""
+"""LiteRT.js in a real browser: Debian's Chromium, driven by Playwright, with the page of `sharenets page`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-# Without the last two, Chromium calls home when it starts.
+# The last two prevent network requests of Chromium at startup.
 _OPTIONS = ("--no-sandbox", "--disable-background-networking", "--disable-component-update")
-# WebGPU is computed by SwiftShader, on the CPU: the shaders are those that a GPU would run.
+# SwiftShader runs WebGPU on the CPU, with the same shaders as a GPU.
 _ACCELERATORS = {
     "wasm": ("--disable-gpu",),
     "webgpu": (
@@ -28,7 +28,7 @@ _ACCELERATORS = {
         "--use-vulkan=swiftshader",
     ),
 }
-# Runs in the page, whose own script has loaded LiteRT.js by then.
+# Runs in the page, after its own script has loaded LiteRT.js.
 _RUN = """
 async ([file, accelerator, type, shape, batches]) => {
   const { loadAndCompile, Tensor } = await import("./litert/index.js");
@@ -50,7 +50,7 @@ async ([file, accelerator, type, shape, batches]) => {
 
 
 def litert_js(path: str, images: np.ndarray, accelerator: str = "wasm") -> np.ndarray:
-    """LiteRT.js on WebAssembly, or on WebGPU, for files of floats."""
+    """LiteRT.js on WebAssembly or, for float files, on WebGPU."""
     from keras_sharenets.mobile.page.site import describe
 
     network = describe(path)
@@ -65,7 +65,7 @@ def litert_js(path: str, images: np.ndarray, accelerator: str = "wasm") -> np.nd
 
 
 def versions() -> str:
-    """Of LiteRT.js and of the browser."""
+    """Versions of LiteRT.js and of the browser."""
     from keras_sharenets.mobile.page.site import PACKAGES
 
     told = subprocess.run([str(shutil.which("chromium")), "--version"], capture_output=True, text=True).stdout
@@ -74,12 +74,12 @@ def versions() -> str:
 
 @contextlib.contextmanager
 def opened_page(paths: list[str], *, accelerator: str = "wasm", **site: Any) -> Iterator[Any]:
-    """The page of `sharenets page` for some files, served on loopback and opened; a Playwright page.
+    """The page of `sharenets page` for the given files, served on loopback and opened, as a Playwright page.
 
     Args:
         paths: TFLite files.
-        accelerator: `"wasm"` or `"webgpu"`: which of them the browser has.
-        **site: of `write_site`. LiteRT.js is taken from the folder that `LITERT_JS` names, if there is one.
+        accelerator: `"wasm"` or `"webgpu"`, enabled in the browser.
+        **site: arguments of `write_site`. LiteRT.js is read from the folder in `LITERT_JS`, if set.
     """
     from playwright.sync_api import sync_playwright
 
@@ -108,7 +108,7 @@ def opened_page(paths: list[str], *, accelerator: str = "wasm", **site: Any) -> 
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
-    """Without a line for each request."""
+    """Logs no requests."""
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Programs that run a TFLite file, each as a function of its path and images that gives scores."""
+"""Programs that run a TFLite file, each as a function from its path and images to scores."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import tempfile
 
 import numpy as np
 
-# Memory that the interpreter for microcontrollers is given; how much of it a network uses it tells itself.
+# Memory for the microcontroller interpreter, which reports how much of it a network uses.
 _ARENA_BYTES = 2**26
 
 
 def integers(images: np.ndarray, dtype: np.dtype | type | str, scale: float, zero_point: int) -> np.ndarray:
-    """Pixel values as a tensor takes them."""
+    """Pixel values in the type and quantization of a tensor."""
     dtype = np.dtype(dtype)
     if not np.issubdtype(dtype, np.integer):
         return images.astype(dtype)
@@ -25,7 +25,7 @@ def integers(images: np.ndarray, dtype: np.dtype | type | str, scale: float, zer
 
 
 def as_input(path: str, images: np.ndarray) -> np.ndarray:
-    """Images in the numbers that a file takes."""
+    """Images in the input type of a file."""
     from ai_edge_litert.interpreter import Interpreter
 
     (entry,) = Interpreter(path).get_input_details()
@@ -33,7 +33,7 @@ def as_input(path: str, images: np.ndarray) -> np.ndarray:
 
 
 def litert(path: str, images: np.ndarray, *, real: bool = False) -> np.ndarray:
-    """The LiteRT interpreter, which others are compared with; `real` for the numbers that integers stand for."""
+    """The LiteRT interpreter, the reference for the others; `real` dequantizes integer scores."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(path)
@@ -65,7 +65,7 @@ def compiled_model(path: str, images: np.ndarray) -> np.ndarray:
 
 
 def mediapipe(path: str, images: np.ndarray) -> np.ndarray:
-    """The image classifier of MediaPipe Tasks, which reads what the file says of its input and its classes."""
+    """The image classifier of MediaPipe Tasks, which reads the metadata about input and classes."""
     import mediapipe
     from mediapipe.tasks import python
     from mediapipe.tasks.python import vision
@@ -82,7 +82,7 @@ def mediapipe(path: str, images: np.ndarray) -> np.ndarray:
 
 
 def tflite_micro(path: str, images: np.ndarray) -> tuple[np.ndarray, int]:
-    """The interpreter for microcontrollers, built for this machine; scores, and the bytes that it needs."""
+    """The microcontroller interpreter, built for this machine; returns scores and its memory in bytes."""
     from tflite_micro import runtime
 
     interpreter = runtime.Interpreter.from_file(path, arena_size=_ARENA_BYTES)
@@ -94,7 +94,7 @@ def tflite_micro(path: str, images: np.ndarray) -> tuple[np.ndarray, int]:
         interpreter.set_input(integers(image[None], entry["dtype"], scale, zero_point), 0)
         interpreter.invoke()
         scores.append(interpreter.get_output(0)[0].astype("float32"))
-    # It writes its report to the file of standard error.
+    # It writes its report to the file descriptor of standard error.
     command = "import sys; from tflite_micro import runtime\n"
     command += f"runtime.Interpreter.from_file(sys.argv[1], arena_size={_ARENA_BYTES}).print_allocations()"
     told = subprocess.run([sys.executable, "-c", command, path], capture_output=True, text=True)
@@ -103,7 +103,7 @@ def tflite_micro(path: str, images: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def openvino(path: str, images: np.ndarray) -> np.ndarray:
-    """OpenVINO on the CPU, in float32 also where the processor has bfloat16."""
+    """OpenVINO on the CPU, in float32 even if the processor supports bfloat16."""
     import openvino
 
     core = openvino.Core()
@@ -113,7 +113,7 @@ def openvino(path: str, images: np.ndarray) -> np.ndarray:
 
 
 def opencv(path: str, images: np.ndarray) -> np.ndarray:
-    """The networks of OpenCV."""
+    """OpenCV's DNN module."""
     import cv2
 
     network = cv2.dnn.readNetFromTFLite(path)
@@ -125,7 +125,7 @@ def opencv(path: str, images: np.ndarray) -> np.ndarray:
 
 
 def onnxruntime(path: str, images: np.ndarray) -> np.ndarray:
-    """ONNX Runtime, on what tf2onnx makes of the file."""
+    """ONNX Runtime, on the file converted by tf2onnx."""
     import onnxruntime
     import tf2onnx
 
@@ -138,7 +138,7 @@ def onnxruntime(path: str, images: np.ndarray) -> np.ndarray:
 
 
 def quantizer(path: str, images: np.ndarray) -> np.ndarray:
-    """ai-edge-quantizer: the file that it makes of this one, with int8 weights, in the LiteRT interpreter."""
+    """ai-edge-quantizer: its converted file with int8 weights, run in the LiteRT interpreter."""
     from ai_edge_quantizer import quantizer, recipe
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
@@ -150,8 +150,8 @@ def quantizer(path: str, images: np.ndarray) -> np.ndarray:
 
 
 def vela(path: str, images: np.ndarray) -> tuple[np.ndarray, int]:
-    """The compiler for Ethos-U: no number is computed, so the interpreter's are given back where nothing is refused,
-    and the bytes of what it has made.
+    """The compiler for Ethos-U. It computes no scores, so those of the interpreter are returned if it accepts the file,
+    together with the bytes of the compiled file.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [pathlib.Path(sys.executable).with_name("vela"), path, "--output-dir", folder]
