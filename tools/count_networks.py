@@ -70,16 +70,16 @@ def file_bytes(counts: NetworkCounts) -> int | None:
 
 
 def main(patterns: list[str]) -> None:
-    """Counts; the table is whole after every network."""
+    """Counts the networks; the table is complete after each one."""
     with_files = set(map(str, listed()))
     named = {str(each): each for each in wanted()}
     found = {key: counts for key, each in named.items() if (counts := find_counts(*each)) is not None}
     for key, each in named.items():
         if key in found and not any(fnmatch.fnmatch(each[0], pattern) for pattern in patterns):
             continue
-        with keras.StatelessScope():  # Built without numbers: shapes are enough.
+        with keras.StatelessScope():  # Built without values: shapes are enough.
             counts = count_network(*each)
-            # The end of the scope would make the weights of all that it still knows.
+            # Otherwise the end of the scope would create the weights of all networks that it still knows.
             keras.utils.clear_session()
         if key in with_files:
             counts = dataclasses.replace(counts, int8_bytes=file_bytes(counts))

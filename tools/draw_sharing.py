@@ -1,4 +1,4 @@
-"""Draws the five ways of sharing, beside an ordinary convolution, as one figure: `docs/sharing.png`.
+"""Draws the five sharing schemes next to an ordinary convolution, as one figure: `docs/sharing.png`.
 
 python -m tools.draw_sharing docs/sharing.png
 
@@ -52,13 +52,13 @@ def _built(layer: keras.Layer) -> keras.Layer:
 
 
 def kernel_of(layer: keras.Layer, *, groups: int = 1) -> np.ndarray:
-    """The dense 1x1 kernel `(inputs, filters)` that a layer is, with its stored weights numbered from 1."""
+    """The equivalent dense 1x1 kernel `(inputs, filters)` of a layer, with its stored weights numbered from 1."""
     effective = _built(layer).effective_kernel()
     return np.asarray(kernels.block_diagonal(effective, groups))[0, 0]
 
 
 def example_layers() -> dict[str, keras.Layer]:
-    """The small layers that are drawn, by name."""
+    """The small layers in the figure, by name."""
     return {
         "ordinary": ksn.layers.HighlySharedConv2D(CHANNELS, 1),
         "hscnet": ksn.layers.HighlySharedConv2D(CHANNELS, 1, groups=GROUPS, channel_repeats=2, arrangements=2),
@@ -82,14 +82,14 @@ def _box(axes: Axes, x: float, y: float, width: float, height: float, color: str
 
 
 def _shade(name: str, share: float) -> str:
-    """A color of a map of matplotlib, without its palest and its darkest."""
+    """A color of a Matplotlib color map, without its lightest and darkest ones."""
     import matplotlib
 
     return matplotlib.colors.to_hex(matplotlib.colormaps[name](0.25 + 0.65 * share))
 
 
 def _matrix(axes: Axes, colors: list[list[str]], x: float, size: float) -> None:
-    """A square of cells from `x` on, as high as wide."""
+    """A square of cells starting at `x`."""
     cell = size / len(colors)
     for row, column in np.ndindex(len(colors), len(colors[0])):
         _box(axes, x + column * cell, 11 - (row + 1) * cell - (11 - size) / 2, cell, cell, colors[row][column])
@@ -103,7 +103,7 @@ def _arrow(axes: Axes, begin: tuple[float, float], end: tuple[float, float], col
 def _ordinary(axes: Axes, layer: keras.Layer) -> None:
     kernel = kernel_of(layer)
     _panel(axes, "Ordinary convolution", layer.count_params())
-    # The step of the golden ratio tells neighbors apart.
+    # Steps of the golden ratio give neighbors distinct colors.
     _matrix(axes, [[_shade("Grays", 0.618 * number % 1) for number in row] for row in kernel], 0, 11)
     axes.text(12.5, 5.5, "square: a weight\nrow: input channel\ncolumn: filter", fontsize=9, color=QUIET, va="center")
 
@@ -112,7 +112,7 @@ def _hscnet(axes: Axes, layer: keras.Layer) -> None:
     kernel = kernel_of(layer, groups=GROUPS)
     stored, used = layer.count_params(), np.count_nonzero(kernel)
     _panel(axes, "HSC-Net: repeat and rearrange", stored, used)
-    # Half of the stored filters in blue, half in orange, every weight in a shade of its own.
+    # Half of the stored filters in blue, half in orange, each weight in its own shade.
     filters = layer.filters // (layer.channel_repeats * layer.arrangements)
 
     def color(number: float) -> str:
@@ -155,7 +155,7 @@ def _igcv2(axes: Axes, layer: keras.Layer) -> None:
 
 
 def _shared_layer(axes: Axes, places: list[tuple[float, float]]) -> None:
-    """The stored kernel above, and a line from it to every place `(x, top)` that uses it."""
+    """The stored kernel at the top, with a line to every place `(x, top)` that uses it."""
     left, right = places[0][0], places[-1][0]
     _box(axes, (left + right) / 2 - 1.1, 9.2, 2.2, 2.2, BLUE)
     axes.text((left + right) / 2 + 1.8, 10.4, "stored once", fontsize=9, color=QUIET, va="center")

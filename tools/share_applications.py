@@ -5,8 +5,8 @@ python -m tools.share_applications 'MobileNet*' --schemes hierarchical interleav
 
 Each network is untrained, with the smallest input size that it accepts, 10 classes, and normalization statistics as
 after training. A pair works if the original is unchanged, outputs have the same shape, every trainable weight gets a
-gradient, a `.keras` file gives the same outputs, and an int8 file has each stored weight once. Each line of the table is
-printed as soon as it is known.
+gradient, a `.keras` file gives the same outputs, and an int8 file has each stored weight once. Table lines are printed
+as soon as they are known.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ Gradients = Callable[[keras.Model, np.ndarray], Sequence[Any]]
 
 
 def network(name: str) -> keras.Model:
-    """One of `SIDES`, untrained, with statistics as after training: else all of its outputs are alike."""
+    """One of `SIDES`, untrained, with statistics as after training; otherwise all outputs would be nearly equal."""
     keras.utils.set_random_seed(0)
     sides = (SIDES[name], SIDES[name], 3)
     model = getattr(keras.applications, name)(weights=None, input_shape=sides, classes=10)
@@ -75,7 +75,7 @@ def _images(model: keras.Model) -> np.ndarray:
 
 
 def gradients_on_tensorflow(model: keras.Model, images: np.ndarray) -> list[Any]:
-    """The gradients of a sum over the outputs by the trainable weights, `None` where there is none."""
+    """The gradients of a sum over the outputs with respect to the trainable weights, `None` if missing."""
     import tensorflow as tf
 
     with tf.GradientTape() as tape:
@@ -92,10 +92,10 @@ def check(
     where: str | None = None,
     gradients: Gradients = gradients_on_tensorflow,
 ) -> Shared:
-    """Shares a model; `path` is a `.keras` file that is written.
+    """Shares a model; writes the `.keras` file `path`.
 
     Raises:
-        AssertionError: what does not work.
+        AssertionError: something does not work.
         ValueError: the scheme fits no convolution.
     """
     before = [weight.copy() for weight in model.get_weights()]
@@ -119,10 +119,10 @@ def check(
 
 
 def check_int8(shared: Shared, path: pathlib.Path) -> float:
-    """What the int8 file of a network has in constants, as a share of what the stored weights take.
+    """Bytes of the constants in the int8 file of a network relative to its stored weights.
 
     Raises:
-        AssertionError: it is so much that sharing is lost.
+        AssertionError: the ratio is so large that sharing is lost.
     """
     images = _images(shared.model)
     report = ksn.mobile.export_tflite(shared.model, path, quantization="int8", representative_data=images)
@@ -131,7 +131,7 @@ def check_int8(shared: Shared, path: pathlib.Path) -> float:
 
 
 def refusal(error: ValueError) -> str:
-    """Why a scheme fits nowhere, the reason of most convolutions first, each once.
+    """The distinct reasons why a scheme fits nowhere, most frequent first.
 
     >>> refusal(ValueError("`scheme` (=S) fits no convolution of 'm'. 'a': it is 3x3; 'b': a Conv1D; 'c': it is 3x3."))
     'it is 3x3 (2); a Conv1D (1)'
@@ -142,7 +142,7 @@ def refusal(error: ValueError) -> str:
 
 
 def row(name: str, model: keras.Model, scheme: str) -> list[str]:
-    """The network, the scheme, parameters before and after, convolutions that share, the verdict."""
+    """The network, the scheme, parameters before and after, sharing convolutions, and the result."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "shared.keras"
         try:
