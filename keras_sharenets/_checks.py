@@ -96,7 +96,7 @@ def plain_convolution(data_format: str | None, dilation_rate: Any) -> None:
 def known(name: str, value: Value | None) -> Value:
     """`value`; raises a `ValueError` if it is `None` because it was not measured."""
     if value is None:
-        raise ValueError(f"`{name}` is not known.")
+        raise ValueError(f"`{name}` is unknown.")
     return value
 
 

@@ -98,7 +98,7 @@ def _check_size(image: PIL.Image.Image) -> None:
     limit = PIL.Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise ValueError(
-            f"{image.width} x {image.height} pixels are more than {limit:,} (`PIL.Image.MAX_IMAGE_PIXELS`): resize it"
+            f"its {image.width} x {image.height} pixels exceed {limit:,} (`PIL.Image.MAX_IMAGE_PIXELS`): resize it"
         )
 
 
@@ -107,7 +107,7 @@ def _to_8_bits(image: PIL.Image.Image) -> PIL.Image.Image:
     # Pillow reads a 16-bit PGM file as 32-bit values, scaled to 0..65535.
     if not image.mode.startswith("I;16") and (image.mode, image.format) != ("I", "PPM"):
         if image.mode in ("I", "F"):
-            raise ValueError(f"its pixels are of 32 bits (mode {image.mode!r}): save it with 8 or 16 bits")
+            raise ValueError(f"its pixels have 32 bits (mode {image.mode!r}): save it with 8 or 16 bits")
         # Pillow converts LAB only to RGB.
         return image.convert("RGB") if image.mode == "LAB" else image
     tags = getattr(image, "tag_v2", {})

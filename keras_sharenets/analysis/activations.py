@@ -142,8 +142,8 @@ def _named(graph: Graph, model: keras.Model, layers: Sequence[str] | None) -> li
     unknown = [name for name in layers if name not in known]
     if unknown or not layers:
         raise ValueError(
-            f"`layers` (={list(layers)!r}) must be names of layers of '{model.name}' that output feature maps: "
-            f"{', '.join(known) or 'none'}."
+            f"`layers` (={list(layers)!r}) must be names of layers of '{model.name}' that output feature maps; "
+            f"available: {', '.join(known) or 'none'}."
         )
     return [known[name] for name in layers]
 

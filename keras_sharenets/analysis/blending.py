@@ -78,8 +78,8 @@ def blending_layers(model: keras.Model, layers: Sequence[str] | None = None) -> 
     unknown = [name for name in layers if name not in known]
     if unknown or not layers:
         raise ValueError(
-            f"`layers` (={layers!r}) must be names of 1x1 convolutions without groups of '{model.name}': "
-            f"{', '.join(known) or 'none'}."
+            f"`layers` (={layers!r}) must be names of 1x1 convolutions without groups of '{model.name}'; "
+            f"available: {', '.join(known) or 'none'}."
         )
     return {path: layer for path, layer in known.items() if path in layers}
 

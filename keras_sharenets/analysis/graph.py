@@ -160,7 +160,9 @@ def _check_model(model: Any) -> None:
     if isinstance(model, keras.Sequential):
         raise ValueError(f"`model` (='{model.name}') must be built: start it with a `keras.Input`, or call it on data.")
     kind = f"'{model.name}', a {type(model).__name__}" if isinstance(model, keras.Model) else repr(model)
-    raise ValueError(f"`model` (={kind}) must be a functional Keras model or a Sequential: only their calls are known.")
+    raise ValueError(
+        f"`model` (={kind}) must be a functional Keras model or a Sequential; the calls of others are unknown."
+    )
 
 
 def _filled(own: Shape, given: Any) -> Shape | None:

@@ -114,7 +114,7 @@ class ComposedPointwise(SharedConvolution):
         for argument in ("strides", "padding", "dilation_rate", "data_format"):
             if argument in arguments:
                 raise ValueError(
-                    f"`{argument}` (={arguments[argument]!r}) must be left out: `{name}` is a 1x1 convolution with "
+                    f"`{argument}` (={arguments[argument]!r}) must be omitted: `{name}` is a 1x1 convolution with "
                     "strides of 1 and channels last, which needs no padding."
                 )
 

@@ -118,7 +118,7 @@ class HighlySharedConv2D(SharedConvolution):
         _checks.plain_convolution(data_format, dilation_rate)
         self.kernel_size = _checks.pair("kernel_size", kernel_size)
         if self.implementation == "multiplied" and self.kernel_size != (1, 1):
-            raise ValueError(f"`implementation` (='multiplied') needs `kernel_size` (={self.kernel_size}) to be 1.")
+            raise ValueError(f"`implementation` (='multiplied') requires `kernel_size` (={self.kernel_size}) to be 1.")
         self.strides = _checks.pair("strides", strides)
         self.padding = padding
         self.plane_orders = plane_orders

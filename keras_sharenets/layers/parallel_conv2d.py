@@ -59,7 +59,7 @@ class ParallelConv2D(keras.layers.Layer):
         for name in ("filters", "groups"):
             first, second = getattr(spatial, name), getattr(pointwise, name)
             if first != second:
-                raise ValueError(f"`{name}` of `pointwise` (={second}) must be that of `spatial` (={first}).")
+                raise ValueError(f"`{name}` of `pointwise` (={second}) must equal that of `spatial` (={first}).")
         if pointwise.kernel_size != (1, 1):
             raise ValueError(f"`kernel_size` of `pointwise` (={pointwise.kernel_size}) must be 1.")
         if any(side % 2 == 0 for side in spatial.kernel_size):
@@ -85,7 +85,7 @@ class ParallelConv2D(keras.layers.Layer):
     def _strides(self, strides: Size | None) -> tuple[int, int]:
         strides = _checks.pair("strides", 1 if strides is None else strides)
         if self.spatial.padding == "same" and strides != (1, 1):
-            raise ValueError(f"`strides` (={strides}) need `padding='valid'` in layer '{self.spatial.name}'.")
+            raise ValueError(f"`strides` (={strides}) require `padding='valid'` in layer '{self.spatial.name}'.")
         return strides
 
     def build(self, input_shape: Shape) -> None:

@@ -111,7 +111,10 @@ def HSCModule(
     def apply(x: Tensor) -> Tensor:
         channels = _channels(x)
         if shortcut == "pad" and channels > width:
-            raise ValueError(f"`width` (={width}) must be at least the input channels (={channels}) to be padded to.")
+            raise ValueError(
+                f"`width` (={width}) must be at least the number of input channels (={channels}) with `shortcut` "
+                "(='pad')."
+            )
         return hscnet.module(x, width, strides, options, name)
 
     return apply
@@ -289,8 +292,8 @@ def SharedResidualBlock(
     _checks.rate("dropout_rate", dropout_rate)
     if stride_on == "spatial" and (block != "bottleneck" or (shared is not None and strides > 1)):
         raise ValueError(
-            "`stride_on` (='spatial') must be 'reduce' unless `block` is 'bottleneck' and its 3x3 convolution is its "
-            f"own or not strided; `block` is {block!r}, `strides` {strides}."
+            "`stride_on` (='spatial') must be 'reduce' unless `block` is 'bottleneck' and its 3x3 convolution is not "
+            f"shared or not strided; `block` is {block!r}, `strides` is {strides}."
         )
     if dropout_rate and block != "preactivated_basic":
         raise ValueError(f"`dropout_rate` (={dropout_rate}) must be 0 for `block` (={block!r}).")

@@ -309,8 +309,8 @@ def unblended():
     [
         (lambda: blending_layers(unblended()), r"`model` \(='unblended'\) must have 1x1 convolutions .* 'blend'"),
         (lambda: prune_blending(unblended(), 0.5), r"`model` \(='unblended'\) must have 1x1 convolutions"),
-        (lambda: blending_layers(network(), ["shared"]), r"`layers` \(=\['shared'\]\) .*: blend0, blend1\."),
-        (lambda: blending_layers(unblended(), ["blend_of_groups"]), r"without groups of 'unblended': mix\."),
+        (lambda: blending_layers(network(), ["shared"]), r"`layers` \(=\['shared'\]\) .*; available: blend0, blend1\."),
+        (lambda: blending_layers(unblended(), ["blend_of_groups"]), r"without groups of 'unblended'; available: mix\."),
         (lambda: blending_layers(network(), []), r"`layers` \(=\[\]\) must be names of 1x1 convolutions"),
         (lambda: prune_blending(network(), 1.0), r"`fraction` \(=1\.0\) must be at least 0 and below 1"),
         (lambda: prune_blending(network(), 0.5, ranking="all"), r"`ranking` \(='all'\) must be one of 'global', "),

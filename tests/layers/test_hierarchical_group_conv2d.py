@@ -309,9 +309,9 @@ def test_input_that_does_not_fit(layer_class, input_shape, message):
             {},
             r"`kernel_size` \(=\(8, 8\)\) must be 1: .* `\w+` is a keyword argument",
         ),
-        ((64,), {"padding": "same"}, r"`padding` \(='same'\) must be left out: `<layer>` is a 1x1 convolution"),
-        ((64,), {"strides": 2}, r"`strides` \(=2\) must be left out: `<layer>` is a 1x1 convolution"),
-        ((64,), {"data_format": "channels_first"}, r"`data_format` \(='channels_first'\) must be left out"),
+        ((64,), {"padding": "same"}, r"`padding` \(='same'\) must be omitted: `<layer>` is a 1x1 convolution"),
+        ((64,), {"strides": 2}, r"`strides` \(=2\) must be omitted: `<layer>` is a 1x1 convolution"),
+        ((64,), {"data_format": "channels_first"}, r"`data_format` \(='channels_first'\) must be omitted"),
     ],
 )
 def test_arguments_that_do_not_apply_to_a_pointwise_convolution(layer_class, sharing, args, more, message):

@@ -355,7 +355,7 @@ def test_warns_when_arrangements_coincide():
         ),
         (
             {"implementation": "multiplied"},
-            r"`implementation` \(='multiplied'\) needs `kernel_size` \(=\(3, 3\)\) to be 1\.",
+            r"`implementation` \(='multiplied'\) requires `kernel_size` \(=\(3, 3\)\) to be 1\.",
         ),
     ],
 )

@@ -49,7 +49,7 @@ def padded_image(images: Tensor, width: int) -> Tensor:
     if width < channels:
         raise ValueError(
             f"`width` (={width}) must be at least the number of image channels (={channels}): "
-            "the shared convolution reads the image too."
+            "the shared convolution also reads the image."
         )
     return images if width == channels else ChannelPadding(width, name="image_pad")(images)
 
