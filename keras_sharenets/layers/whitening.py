@@ -65,7 +65,7 @@ def whitening_statistics(chunks: Iterable[np.ndarray], shape: Shape) -> tuple[np
     """
     values = int(np.prod(shape))
     if values > LIMIT:
-        raise ValueError(f"`normalization` (='zca') is for images of at most {LIMIT} values, but these have {values}.")
+        raise ValueError(f"`normalization` (='zca') is for images of at most {LIMIT} values; these have {values}.")
     count, total, products = 0, np.zeros(values), np.zeros((values, values))
     for pixels in chunks:
         flat = pixels.reshape(len(pixels), -1).astype("float64")
