@@ -152,7 +152,7 @@ def test_a_page_is_updated_as_a_whole(tmp_path, capsys):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{catalog.BEGIN}\nold\n{catalog.END}\nafter\n")
     assert cli.main(["table", "sharesnet*", "--update", str(page)]) == 2
-    assert "leave the pattern (='sharesnet*') out" in capsys.readouterr().err
+    assert "omit the pattern (='sharesnet*')" in capsys.readouterr().err
     assert cli.main(["table", "--update", str(page)]) == 0
     assert page.read_text() == "before\n" + PAGE[PAGE.index(catalog.BEGIN) : PAGE.index(catalog.END)] + (
         f"{catalog.END}\nafter\n"

@@ -1,4 +1,4 @@
-"""Draw the filters, weights and activations of networks, and what blending layers use, with a page about them.
+"""Plot the weights, activations, filters, and blending layers of networks, with a report page.
 
 sharenets analyze runs/mine hscnet_m32_g4_r2_b1_a2 --output analysis
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from keras_sharenets.training.data.batches import Batches
     from keras_sharenets.training.data.dataset import Dataset
 
-EXCITING = 3  # Maps of original and of arranged filters that are drawn, as in figure 9 of HSC-Net.
+EXCITING = 3  # Number of maps plotted for original and for arranged filters, as in figure 9 of HSC-Net.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,26 +41,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "networks",
         nargs="+",
         metavar="RUN_DIR|FILE.keras|NAME",
-        help="what to analyze, several side by side: folder of a run, file, or named network, trained if it comes so",
+        help="networks to analyze side by side: run folder, file, or named network (pretrained where available)",
     )
     add_model_option(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for all files; must be empty or new")
-    asked = parser.add_argument_group("analyses", "Without these: weights, activations and filters.")
-    asked.add_argument("--weights", action="store_true", help="distributions of weights and of l1 norms of filters")
-    asked.add_argument("--activations", action="store_true", help="maps that are among the strongest, by class")
-    asked.add_argument("--filters", action="store_true", help="kernels, and images that excite the strongest maps")
+    asked = parser.add_argument_group("analyses", "Default: --weights, --activations, and --filters.")
+    asked.add_argument(
+        "--weights", action="store_true", help="distributions of the weights and of the l1 norms of the filters"
+    )
+    asked.add_argument("--activations", action="store_true", help="feature maps that are among the strongest, by class")
+    asked.add_argument(
+        "--filters", action="store_true", help="kernels, and images that maximize the strongest feature maps"
+    )
     asked.add_argument("--blending", action="store_true", help="blending layers of a ShardNet, pruned step by step")
-    add_data_arguments(parser, required=False, note="By default what the first run was trained on.")
-    parser.add_argument("--limit-images", type=int, metavar="N", help="test images to look at (default: all)")
+    add_data_arguments(parser, required=False, note="Default: the data of the first run.")
+    parser.add_argument("--limit-images", type=int, metavar="N", help="number of test images to use (default: all)")
     parser.add_argument(
-        "--layers", nargs="+", metavar="NAME", help="where to look at maps (default: at the end of each stage)"
+        "--layers",
+        nargs="+",
+        metavar="NAME",
+        help="layers whose feature maps to analyze (default: the end of each stage)",
     )
     parser.add_argument(
         "--part",
         type=float,
         default=0.25,
         metavar="F",
-        help="part of the maps of an image that are its strongest (default: 0.25)",
+        help="fraction of the feature maps that count as the strongest for an image (default: 0.25)",
     )
     blending.add_blending_arguments(parser.add_argument_group("blending layers"), layers="--blending-layers")
 
@@ -80,7 +87,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Network:
-    """One that is analyzed: its name in figures, what it is, and what it was trained and tested on."""
+    """A network to analyze: its label in figures, the model, its data source, and its test crops."""
 
     label: str
     model: keras.Model
@@ -90,7 +97,7 @@ class _Network:
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """PNG files, `analysis.json` and a page; `--blending` leaves its own table as well."""
+    """Writes PNG files, `analysis.json`, and a page; with `--blending`, also a table of its own."""
     from keras_sharenets import analysis, files
     from keras_sharenets.images import evenly_spaced
     from keras_sharenets.rendering.page import COUNTS, page
@@ -166,7 +173,7 @@ def _open(arguments: argparse.Namespace) -> list[_Network]:
 
 
 def _named(name: str, options: dict[str, Any]) -> _Network:
-    """A named network with the weights that come with the package, if any do."""
+    """A named network, with the pretrained weights of the package if there are any."""
     from keras_sharenets.models import create_model, list_trained
 
     label = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
@@ -211,7 +218,7 @@ def _weights(networks: Sequence[_Network], images: dict[str, bytes], sections: d
 
 
 def _test_batches(network: _Network, dataset: Dataset) -> tuple[Batches, Shape]:
-    """The test split as the network takes it, one batch in memory at a time, and the shape of an image of it."""
+    """The test split as input for the network, one batch in memory at a time, and the image shape."""
     from keras_sharenets.training.data.batches import held_out_batches
     from keras_sharenets.training.reports.evaluate import BATCH_SIZE
 
@@ -222,10 +229,10 @@ def _test_batches(network: _Network, dataset: Dataset) -> tuple[Batches, Shape]:
 
 
 def _activations(arguments: argparse.Namespace, network: _Network, dataset: Dataset) -> tuple[Maps, ...]:
-    """The maps of a network for the test split."""
+    """The feature maps of a network for the test split."""
     from keras_sharenets.analysis.activations import activation_maps
 
-    say(f"maps of {network.label} ...")
+    say(f"computing feature maps of {network.label} ...")
     batches, shape = _test_batches(network, dataset)
     where = {"layers": arguments.layers, "part": arguments.part, "input_shape": shape}
     return activation_maps(network.model, batches, dataset.test.labels, **where)
@@ -247,11 +254,11 @@ def _show_activations(
             count, active = maps.arrangement.size, maps.always_active(0.9)
             rows.append((label, maps.name, str(count), *map(str, high), str(active)))
         data[label] = [_entry(maps) for maps in found]
-    heading = "Maps that are among the strongest for nearly all images"
+    heading = "Feature maps among the strongest for nearly all images"
     images["high.png"] = draw_high(places, heading)
-    sections |= {heading: images["high.png"], "How many these are": rows}
+    sections |= {heading: images["high.png"], "Number of these feature maps": rows}
     for label, found in places.items():
-        heading = f"{label}: strongest maps by class"
+        heading = f"{label}: strongest feature maps by class"
         name = "strongest.png" if len(places) == 1 else f"{_slug(label)}_strongest.png"
         images[name] = draw_strongest(found, dataset.class_names, heading)
         sections[heading] = Photos(images[name])
@@ -278,7 +285,7 @@ def _filters(
     images: dict[str, bytes],
     sections: dict[str, Any],
 ) -> dict[str, Any]:
-    """Kernels of the first stage, and images for its strongest maps."""
+    """Kernels of the first stage, and images that maximize its strongest feature maps."""
     from keras_sharenets.analysis.activations import exciting_images
     from keras_sharenets.analysis.filter_figures import draw_exciting, draw_kernels
     from keras_sharenets.analysis.filters import filters
@@ -298,7 +305,7 @@ def _filters(
         best = {"original": first.best(EXCITING, arranged=False), "arranged": first.best(EXCITING, arranged=True)}
         if not best["arranged"]:
             best = {"original": best["original"], "others": first.best(2 * EXCITING, arranged=False)[EXCITING:]}
-        say(f"images that excite maps of {network.label} ...")
+        say(f"computing images that maximize feature maps of {network.label} ...")
         channels = [channel for each in best.values() for channel in each]
         excited = exciting_images(network.model, first.name, channels, input_shape=dataset.shape)
         rows, start = {}, 0
@@ -306,7 +313,7 @@ def _filters(
             if each:
                 rows[name] = each, excited[start : start + len(each)]
             start += len(each)
-        heading = f"{network.label}: images that excite the strongest maps of stage 1"
+        heading = f"{network.label}: images that maximize the strongest feature maps of stage 1"
         images[f"{prefix}exciting.png"] = draw_exciting(rows, heading)
         sections[heading] = Photos(images[f"{prefix}exciting.png"])
         data[network.label] = {"layer": first.name, "kernels": [each.name for each in chosen], "strongest": best}

@@ -1,4 +1,4 @@
-"""Options that several commands have in common, and what they say as values."""
+"""Options shared by several commands, and functions that turn them into values."""
 
 from __future__ import annotations
 
@@ -16,30 +16,32 @@ from keras_sharenets.training.recipes.recipe import OPTIONS, Recipe
 if TYPE_CHECKING:
     from keras_sharenets.training.data.dataset import Dataset
 
-FINE_TUNING_EPOCHS = 10  # Unless they are given.
+FINE_TUNING_EPOCHS = 10  # The default of `--epochs`.
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, required: bool = True, note: str | None = None) -> None:
-    """A group with `--data` and what goes with it; `note` says what it is by default."""
+    """Adds a group with `--data` and related options; `note` describes the default."""
     group = parser.add_argument_group("data", note)
     group.add_argument(
         "--data",
         required=required,
-        help=f"{', '.join(KNOWN)}, any name of TensorFlow Datasets, or a folder with one folder of images per class",
+        help=f"{', '.join(KNOWN)}, any name in TensorFlow Datasets, or a folder with one folder of images per class",
     )
     group.add_argument(
         "--data-dir",
         metavar="D",
-        help="folder of TensorFlow Datasets (default: TFDS_DATA_DIR), or where the data set was unpacked",
+        help="TensorFlow Datasets folder (default: TFDS_DATA_DIR), or folder of the unpacked data set",
     )
-    group.add_argument("--download", action="store_true", default=None, help="allow TensorFlow Datasets to download")
+    group.add_argument(
+        "--download", action="store_true", default=None, help="let TensorFlow Datasets download the data"
+    )
     group.add_argument(
         "--skip-unreadable",
         action="store_true",
         default=None,
-        help="leave out files that are not images, and name them",
+        help="skip files that are not images, and list them",
     )
-    resized = "size to which images are resized (default: they all have one size already); 0 0 C: each keeps its own"
+    resized = "resize images to this size (default: all images have the same size already); 0 0 C: keep each size"
     add_input_shape(group, resized)
 
 
@@ -50,10 +52,10 @@ def add_input_shape(parser: argparse._ActionsContainer, text: str, default: tupl
 
 
 def data_source(arguments: argparse.Namespace, recorded: Mapping[str, object] | None = None) -> DataSource:
-    """What the options of `add_data_arguments` ask for; what they leave open is as `recorded` in a run.
+    """The data source selected by the options of `add_data_arguments`; `recorded` supplies missing options.
 
     Raises:
-        ValueError: it is not known what the data is.
+        ValueError: no data set is given.
     """
     names = ("data", "data_dir", "input_shape", "skip_unreadable", "download")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
@@ -61,7 +63,7 @@ def data_source(arguments: argparse.Namespace, recorded: Mapping[str, object] | 
 
 
 def load_data(source: DataSource) -> Dataset:
-    """The data set; what was found in files, and what was left out, is told on standard error."""
+    """Loads the data set. For image files, prints a summary with the skipped ones to standard error."""
     from keras_sharenets.training.data.dataset import Files, describe_dataset
 
     dataset = source.load()
@@ -71,9 +73,9 @@ def load_data(source: DataSource) -> Dataset:
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--recipe` and an option for each field of a recipe."""
-    group = parser.add_argument_group("recipe", "Without these, the recipe of the network's paper for this data set.")
-    group.add_argument("--recipe", metavar="NAME", help="another recipe (the command `recipes` lists them)")
+    """Adds `--recipe` and an option for each field of a recipe."""
+    group = parser.add_argument_group("recipe", "Default: the recipe of the network's paper for this data set.")
+    group.add_argument("--recipe", metavar="NAME", help="use another recipe (see the command `recipes`)")
     for field in OPTIONS:
         flag, help_text = f"--{field.name.replace('_', '-')}", field.metadata["help"].replace("%", "%%")
         kind = FIELD_TYPES[field.name]
@@ -89,23 +91,23 @@ FIELD_TYPES = typing.get_type_hints(Recipe)
 
 
 def given_fields(arguments: argparse.Namespace) -> dict[str, object]:
-    """The fields of the recipe that were given."""
+    """The recipe fields that were given as options."""
     given = {field.name: getattr(arguments, field.name) for field in OPTIONS}
     return {name: value for name, value in given.items() if value is not None}
 
 
 def named_recipe(arguments: argparse.Namespace) -> Recipe | None:
-    """The recipe of `--recipe`, with the fields that were given; `None` without a name."""
+    """The recipe named by `--recipe`, with the given fields; `None` without `--recipe`."""
     return None if arguments.recipe is None else override(find_recipe(arguments.recipe), **given_fields(arguments))
 
 
 def chosen_recipe(arguments: argparse.Namespace, model_name: str, data_name: str) -> Recipe:
-    """The recipe that the options ask for: the named one, or that of the network for the data set."""
+    """The recipe selected by the options: the named one, or the default of the network for the data set."""
     return named_recipe(arguments) or override(recipe_for(model_name, data_name), **given_fields(arguments))
 
 
 def fine_tuning_recipe(arguments: argparse.Namespace, model_name: str, dataset: Dataset) -> Recipe:
-    """The recipe of a network that begins trained: its own, short and at a small rate, but for what was given."""
+    """The recipe for fine-tuning a trained network: its own, with few epochs and a low rate unless given otherwise."""
     from keras_sharenets.models.registry import VARIANTS
 
     own = recipe_for(model_name, dataset.name) if model_name in VARIANTS else find_recipe("default")
@@ -115,6 +117,6 @@ def fine_tuning_recipe(arguments: argparse.Namespace, model_name: str, dataset: 
 
 
 def add_model_option(parser: argparse.ArgumentParser) -> None:
-    """Arguments of a network's factory, each as `command.parse_option` reads it."""
-    option_help = "argument of the network's factory, a Python literal; repeatable"
+    """Adds `--model-option`: arguments of a network's factory, parsed by `training.run.command.parse_option`."""
+    option_help = "argument of the network's factory, as a Python literal; repeatable"
     parser.add_argument("--model-option", action="append", default=[], metavar="KEY=VALUE", help=option_help)

@@ -1,4 +1,4 @@
-"""Measure time, memory and size of .tflite files with LiteRT, side by side.
+"""Measure latency, memory, and size of .tflite files with LiteRT, side by side.
 
 sharenets benchmark a.tflite b.tflite --threads 2
 """
@@ -16,12 +16,12 @@ from keras_sharenets.files import check_paths
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE.tflite")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="default: 1")
-    parser.add_argument("--repetitions", type=int, default=200, metavar="N", help="inferences a file (default: 200)")
-    parser.add_argument("--operators", action="store_true", help="measure each operator of each file alone too")
-    accuracy_help = "known accuracies, as 0.77, for the table and the figure"
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="number of threads (default: 1)")
+    parser.add_argument("--repetitions", type=int, default=200, metavar="N", help="inferences per file (default: 200)")
+    parser.add_argument("--operators", action="store_true", help="also measure each operator of each file in isolation")
+    accuracy_help = "known accuracies to show in the table and the figure, for example 0.77"
     parser.add_argument("--accuracy", nargs="+", action="extend", default=[], metavar="FILE=SHARE", help=accuracy_help)
-    parser.add_argument("--figure", "--picture", metavar="FILE.png", help="draw accuracy against size")
+    parser.add_argument("--figure", "--picture", metavar="FILE.png", help="plot accuracy against size")
 
 
 def parse_accuracies(entries: Iterable[str], paths: Collection[str]) -> dict[str, float]:
@@ -31,7 +31,7 @@ def parse_accuracies(entries: Iterable[str], paths: Collection[str]) -> dict[str
     {'a.tflite': 0.77}
 
     Raises:
-        ValueError: a file is not among `paths`, or a share is no number from 0 to 1.
+        ValueError: a file is not in `paths`, or a share is not a number from 0 to 1.
     """
     accuracies = {}
     for entry in entries:
@@ -49,7 +49,7 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.figure and len(accuracies) < len(set(arguments.files)):
         raise ValueError("`--figure` needs `--accuracy FILE=SHARE` for every file.")
     if arguments.figure:
-        importlib.import_module("matplotlib")  # Before the files are measured.
+        importlib.import_module("matplotlib")  # Fails before the files are measured.
     check_paths(*arguments.files)
 
 

@@ -1,4 +1,4 @@
-"""Prune the blending layers of a trained ShardNet step by step, and draw which channels they use.
+"""Prune the blending layers of a trained ShardNet step by step, and plot which channels they use.
 
 sharenets blending runs/sl3/last.keras --data digits --output runs/sl3/blending
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from keras_sharenets.training.data.batches import Batches
     from keras_sharenets.training.data.dataset import Dataset
 
-HARDLY_USED = 2  # An input channel is worth a word if it is blue this many times as often as by chance.
+HARDLY_USED = 2  # An input channel is reported if it is blue this many times as often as by chance.
 RANKED = {"global": "of all blending layers together", "per_layer": "of each blending layer"}
 
 
@@ -39,36 +39,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_blending_arguments(parser: argparse._ActionsContainer, layers: str = "--layers") -> None:
-    """What `report` reads; `layers` is how the option with the names of the layers is called."""
+    """Adds the options that `report` reads; `layers` is the name of the option for the layers."""
     parser.add_argument(
-        layers, nargs="+", metavar="NAME", help="the blending layers (default: 1x1 convolutions called blend...)"
+        layers,
+        nargs="+",
+        metavar="NAME",
+        help="names of the blending layers (default: 1x1 convolutions named blend...)",
     )
     parser.add_argument(
         "--fractions",
         type=float,
         nargs="+",
         metavar="F",
-        help="parts of their weights to set to 0, each below 1 (default: 0 to 0.9 in steps of 0.1, and 0.95)",
+        help="fractions of their weights to set to 0, each below 1 (default: 0 to 0.9 in steps of 0.1, and 0.95)",
     )
     parser.add_argument(
         "--ranking",
         choices=RANKED,
         default="global",
-        help="find the smallest weights in all blending layers together or in each (default: global)",
+        help="rank the weights over all blending layers or within each layer (default: global)",
     )
     parser.add_argument(
         "--baseline",
         metavar="N|NAME",
-        help="network to compare with: its name, or the parameters of its convolutions",
+        help="network to compare with: its name, or the number of parameters in its convolutions",
     )
     parser.add_argument(
-        "--strongest", type=int, default=32, metavar="N", help="weights of a row to mark on either end (default: 32)"
+        "--strongest",
+        type=int,
+        default=32,
+        metavar="N",
+        help="number of smallest and of largest weights to mark in each row (default: 32)",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Figures of the blending layers: as JSON takes them, as sections of a page, and as PNG files by name."""
+    """Results for the blending layers: data for JSON, sections of a page, and PNG files by name."""
 
     data: dict[str, object]
     sections: dict[str, Section]
@@ -81,7 +88,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """A row is shown as soon as it is measured; the curve, two figures and a page about them are left."""
+    """Prints each row as soon as it is measured; writes the curve, two figures, and a page."""
     from keras_sharenets import analysis, files
     from keras_sharenets.rendering.page import COUNTS, page
     from keras_sharenets.training.data.batches import held_out_batches
@@ -92,7 +99,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     model = files.load_model(arguments.file)
     patterns = analysis.blending_patterns(model, arguments.strongest, layers=arguments.layers)
     dataset = load_data(data_source(arguments))
-    # First the network as it is: this also checks that the file and the data fit together.
+    # The unpruned network first: this also checks that the file and the data match.
     before = evaluate(arguments.file, dataset)
     trained = f"accuracy {before.accuracy:.4f} ({before.correct} of {before.images})"
     say(f"{before.file} on {dataset.name}: {trained}")
@@ -111,7 +118,7 @@ def run(arguments: argparse.Namespace) -> Answer:
 
 
 def check_options(arguments: argparse.Namespace) -> None:
-    """Raises a `ValueError` for what no network could take."""
+    """Raises a `ValueError` for options that are invalid for any network."""
     for fraction in arguments.fractions or ():
         _checks.rate("--fractions", fraction)
     if arguments.baseline is not None and re.fullmatch(r"-?\d+", arguments.baseline):
@@ -119,9 +126,9 @@ def check_options(arguments: argparse.Namespace) -> None:
 
 
 def note(arguments: argparse.Namespace) -> str:
-    """What was done, in words."""
+    """A description of the method."""
     return (
-        f"The smallest weights {RANKED[arguments.ranking]} are set to 0, nothing is retrained. An input is hardly used "
+        f"The smallest weights {RANKED[arguments.ranking]} are set to 0, without retraining. An input is hardly used "
         f"if its weight is among the smallest of a row {HARDLY_USED} times as often as by chance."
     )
 
@@ -134,9 +141,9 @@ def report(
     batches: Batches,
     curve_file: pathlib.Path,
 ) -> Report:
-    """Prunes the layers of the patterns step by step; the curve is in its file from the first row on.
+    """Prunes the layers of the patterns step by step and updates the curve file after each row.
 
-    `batches` are those of the test split of `dataset`.
+    `batches` are batches of the test split of `dataset`.
     """
     from keras_sharenets import analysis
     from keras_sharenets.analysis.figures import draw_blending_patterns, draw_pruning_curve
@@ -172,13 +179,13 @@ def report(
     sections: dict[str, Section] = {
         "Pruned blending layers": dict(table),
         "Accuracy of the pruned network": curve,
-        "Which inputs the outputs use least and most": figure,
+        "Inputs that the outputs use least and most": figure,
     }
     return Report(data, sections, {"curve.png": curve, "patterns.png": figure})
 
 
 def _baseline(text: str | None, classes: int) -> int | None:
-    """The parameters of all convolutions, given as such or as those of a named network."""
+    """The number of convolution parameters, given as a number or by the name of a network."""
     from keras_sharenets.analysis import count_parameters
     from keras_sharenets.models import create_model
 

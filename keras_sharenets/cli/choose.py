@@ -1,4 +1,4 @@
-"""Propose networks for a task and a budget, in order, each with the command that trains it.
+"""Recommend networks for a task and a budget, best first, with the command to train each.
 
 sharenets choose --classes 5 --input-shape 32 32 3 --max-bytes 100000
 """
@@ -14,23 +14,25 @@ from keras_sharenets.cli.command import Answer, say_over
 from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds
 
 NOTE = (
-    "Accuracies are those of the networks as they come trained, on their data set, not on yours. Bytes with a ~ are "
-    "estimated, the others those of a trained network's file."
+    "Accuracies are for the pretrained networks on the data set they were trained on, not on yours. Bytes with a ~ are "
+    "estimates; the others are file sizes of trained networks."
 )
-MEASURED = "Milliseconds were measured here, in LiteRT with one thread; bytes are those of the files that were."
+MEASURED = "Milliseconds, and the bytes of the same files, were measured here, in LiteRT with one thread."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--classes", type=int, required=True, metavar="K", help="how many classes to tell apart")
+    parser.add_argument("--classes", type=int, required=True, metavar="K", help="number of classes")
     add_input_shape(parser, "size of the images (default: 32 32 3)", default=(32, 32, 3))
-    parser.add_argument("--max-bytes", type=int, metavar="N", help="of the int8 .tflite file")
+    parser.add_argument("--max-bytes", type=int, metavar="N", help="maximum size of the int8 .tflite file")
     parser.add_argument(
         "--max-ms",
         type=float,
         metavar="T",
-        help="of one image in LiteRT on this machine; networks are measured then, which takes some seconds each",
+        help="maximum latency per image in LiteRT on this machine; measures the networks, a few seconds each",
     )
-    parser.add_argument("--limit", type=int, default=5, metavar="N", help="the most proposals (default: 5)")
+    parser.add_argument(
+        "--limit", type=int, default=5, metavar="N", help="maximum number of recommendations (default: 5)"
+    )
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -54,13 +56,13 @@ def run(arguments: argparse.Namespace) -> Answer:
         tuple(arguments.input_shape),
         **budget,
         limit=arguments.limit,
-        show=lambda name: say_over(f"looking at {name} ..."),
+        show=lambda name: say_over(f"checking {name} ..."),
     )
     say_over("")
     if not found:
         limits = {"--max-bytes": arguments.max_bytes, "--max-ms": arguments.max_ms}
         given = " and ".join(f"`{name}` (={value})" for name, value in limits.items() if value is not None)
-        raise ValueError(f"No named network fits {given or 'such images'}; `sharenets search` looks for others.")
+        raise ValueError(f"No named network fits {given or 'such images'}; `sharenets search` can find others.")
     timed = arguments.max_ms is not None
     notes = [NOTE, *([MEASURED] if timed else []), *([UNSTEADY_NOTE] if any(each.unsteady for each in found) else [])]
     header = ["network", "accuracy, trained on", "int8 bytes", *(["ms"] if timed else [])]

@@ -1,16 +1,16 @@
-"""How a command line is put together from modules, one a command.
+"""A command line built from modules, one per command.
 
-A command's module has a docstring, the help text and then an example, and two functions:
+The module of a command has a docstring (the help text, then an example) and two functions:
 
-* `add_arguments(parser)` adds its options. It imports nothing heavy: `--help` and wrong arguments answer at once.
-* `run(arguments)` does the work, imports inside itself what it needs, and returns an `Answer`, or `None` if it has
-  nothing to say. Progress goes to standard error. `arguments.command_line` is the whole line as it was typed.
+* `add_arguments(parser)` adds its options. It must not import heavy modules, so that `--help` and errors are fast.
+* `run(arguments)` does the work and returns an `Answer`, or `None` without output. It imports heavy modules inside the
+  function and writes progress to standard error. `arguments.command_line` is the complete line as typed.
 
-and, if the options have rules that a parser cannot tell, a third, `check(arguments)`: a `ValueError` before Keras is
-imported. A command that never needs Keras says `NEEDS_KERAS = False`.
+An optional third function, `check(arguments)`, checks rules that a parser cannot express and raises a `ValueError`
+before Keras is imported. A command that never needs Keras sets `NEEDS_KERAS = False`.
 
-Every command takes `--json FILE|-`, which is added here: the answer as data, in a file beside the text on standard
-output, or on standard output in its place.
+Every command has the option `--json FILE|-`, which is added here: it writes the answer as data, either to a file in
+addition to the text on standard output, or to standard output in place of the text.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from keras_sharenets.extras import install_line
 from keras_sharenets.interruption import Interrupted, command_signals
 from keras_sharenets.notices import quiet_interpreters, without_notices, without_retracing
 
-# Whatever makes a terminal do something else than show a character: control characters, changes of the direction of
-# writing, and halves of characters that cannot be written at all. They come in names of files and classes.
+# Characters that a terminal does not display: control characters, changes of the writing direction, and surrogates.
+# They occur in names of files and classes.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_JSON_HELP = "the answer as JSON: in a file, or in place of the text (-)"
+_JSON_HELP = "write the result as JSON to a file, or to standard output in place of the text (-)"
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a command found.
+    """The result of a command.
 
     Attributes:
-        text: for a person.
-        data: the same for a program, as `json` takes it.
+        text: human-readable text.
+        data: the same as data for `json`.
     """
 
     text: str
@@ -56,13 +56,13 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class CommandLine:
-    """A program of several commands.
+    """A program with several commands.
 
     Attributes:
-        prog: how it is called.
+        prog: name of the program.
         description: one sentence.
-        commands: name of a command to `(module, summary)`. The summary stands here so that `--help` imports no command.
-        version: what `--version` prints, or `None` for a program that is not installed: it has no completion either.
+        commands: maps a command to `(module, summary)`. With the summaries here, `--help` imports no command module.
+        version: output of `--version`, or `None` for a program that is not installed, which has no completion either.
     """
 
     prog: str
@@ -72,16 +72,16 @@ class CommandLine:
 
 
 def make_parser(line: CommandLine, wanted: Collection[str] | None = None) -> argparse.ArgumentParser:
-    """The parser of a command line.
+    """Creates the parser of a command line.
 
     Args:
         line: the program.
-        wanted: the commands that are imported and get their options; all by default.
+        wanted: the commands to import and add options for; all by default.
     """
     parser = _Parser(prog=line.prog, description=line.description)
     if line.version is not None:
         parser.add_argument("--version", action="version", version=line.version)
-        completion_help = "print a script that completes commands and options in this shell"
+        completion_help = "print a completion script for this shell"
         shells = ("bash", "zsh", "fish", "tcsh")
         parser.add_argument(
             "--print-completion", action=_PrintCompletion, const=line, choices=shells, help=completion_help
@@ -93,7 +93,7 @@ def make_parser(line: CommandLine, wanted: Collection[str] | None = None) -> arg
             continue
         command = importlib.import_module(module)
         text, _, example = (command.__doc__ or summary).strip().partition("\n")
-        # A module serves several programs: the example is shown as this one is called.
+        # A module may serve several programs: the example is shown with the name of this one.
         example = re.sub(r"^(sharenets|python -m \w+) \S+", f"{line.prog} {name}", example.strip())
         subparser = commands.add_parser(
             name,
@@ -109,7 +109,7 @@ def make_parser(line: CommandLine, wanted: Collection[str] | None = None) -> arg
 
 
 def _short_usage(parser: argparse.ArgumentParser) -> str:
-    """What a command cannot do without; all its options would be a page above every error."""
+    """The usage line with required arguments only; all options would fill a page above every error."""
     formatter = parser._get_formatter()
     needed = [action for action in parser._actions if action.required or not action.option_strings]
     formatter.add_usage(None, needed, (), prefix="")
@@ -117,7 +117,7 @@ def _short_usage(parser: argparse.ArgumentParser) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Offers the nearest commands, options and choices for a word that it does not know."""
+    """Suggests the nearest commands, options, and choices for an unknown word."""
 
     def error(self, message: str) -> NoReturn:
         found = re.match(r"unrecognized arguments: (--[\w-]+)", message)
@@ -130,7 +130,7 @@ class _Parser(argparse.ArgumentParser):
         super().error(f"{message}. Did you mean {' or '.join(near)}?" if near else message)
 
     def _parsers(self) -> Iterator[argparse.ArgumentParser]:
-        """This one and those of its commands."""
+        """This parser and the parsers of its commands."""
         yield self
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
@@ -138,7 +138,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _PrintCompletion(argparse.Action):
-    """Prints the script for the `CommandLine` in `const`, all of whose commands are imported for it."""
+    """Prints the completion script for the `CommandLine` in `const`; imports all its commands."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         import shtab
@@ -148,7 +148,7 @@ class _PrintCompletion(argparse.Action):
 
 
 def _json_target(text: str) -> str:
-    # Whoever forgets the file's name would lose the image or network that comes next on the line.
+    # Without a file name, `--json` would swallow the next argument.
     if text != "-" and not text.endswith(".json"):
         raise argparse.ArgumentTypeError(f"(={text}) must be - or a file that ends in .json")
     return text
@@ -158,8 +158,8 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
     """Runs a command.
 
     Returns:
-        The exit status: 0; 2 for bad input, with one line on standard error; 130 after Ctrl-C, 143 after SIGTERM, 141
-        when nobody reads the answer to its end.
+        The exit status: 0; 2 for bad input, with one line on standard error; 130 after Ctrl-C; 143 after SIGTERM; 141
+        if the reader of standard output closes the pipe early.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     wanted = next((word for word in words if not word.startswith("-")), None)
@@ -181,10 +181,10 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
             _give(answer, arguments.json)
             sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever reads has read enough, as `head` does. Python would say so once more when it ends.
+        # The reader closed the pipe, as `head` does. Python would report this again at exit.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13  # SIGPIPE, which Windows has not.
+        return 128 + 13  # SIGPIPE, which Windows does not have.
     except ModuleNotFoundError as error:
         say(f"error: {' '.join(str(error).split())}{_how_to_install(error)}")
         return 2
@@ -198,11 +198,11 @@ def run_command_line(line: CommandLine, argv: Sequence[str] | None = None) -> in
 
 
 def load_keras() -> None:
-    """Imports Keras, and says so on a terminal: it takes seconds."""
+    """Imports Keras, with a message on a terminal since this takes seconds."""
     if "keras" not in sys.modules and sys.stderr.isatty():
         say("loading Keras ...")
-    # TensorFlow leaves oneDNN out on CPUs without AVX-512 VNNI, AVX-VNNI or AMX, and reads this when it starts. On one
-    # with AVX2, a step of training took 1.1 to 2.4 times as long without.
+    # TensorFlow disables oneDNN on CPUs without AVX-512 VNNI, AVX-VNNI, or AMX, and reads this variable at startup.
+    # With AVX2, a training step took 1.1 to 2.4 times as long without oneDNN.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     with without_notices():
         importlib.import_module("keras")
@@ -210,7 +210,7 @@ def load_keras() -> None:
 
 
 def _how_to_install(error: ModuleNotFoundError) -> str:
-    """What follows the message about a module that is missing, unless that says it already.
+    """The install command to append to the message about a missing module, unless the message has one.
 
     >>> _how_to_install(ModuleNotFoundError("No module named 'keras_tuner'", name="keras_tuner"))
     ": pip install 'keras_sharenets[tuning]'"
@@ -223,7 +223,7 @@ def _how_to_install(error: ModuleNotFoundError) -> str:
 
 @contextlib.contextmanager
 def _short_warnings() -> Iterator[None]:
-    """Shows warnings as one line, without the place in the code that they come from."""
+    """Shows warnings on one line, without their source location."""
     before = warnings.formatwarning
     warnings.formatwarning = lambda message, *place, **more: f"warning: {printable(str(message))}\n"
     try:
@@ -245,21 +245,21 @@ def _give(answer: Answer, target: str | None) -> None:
 
 
 def say(text: str) -> None:
-    """Writes to standard error, as `printable`."""
+    """Writes `printable(text)` to standard error."""
     print(printable(text, sys.stderr.encoding), file=sys.stderr, flush=True)
 
 
 def say_over(text: str) -> None:
-    """Shows a line on the terminal that the next one of standard error replaces; elsewhere nothing."""
+    """Shows a line on the terminal that the next line of standard error overwrites; does nothing without a terminal."""
     if sys.stderr.isatty():
-        # Filled up with blanks, and without codes that a terminal may not know. At its last column it may go on.
+        # Padded with blanks, without escape codes that a terminal may not support. The last column may wrap.
         width = shutil.get_terminal_size().columns - 1
         sys.stderr.write(f"{printable(text, sys.stderr.encoding)[:width]:<{width}}\r")
         sys.stderr.flush()
 
 
 def printable(text: str, encoding: str | None = None) -> str:
-    """`text` with a backslash code for each character that would command the terminal, or that it cannot show.
+    """`text` with a backslash escape for each character that would control the terminal or that it cannot show.
 
     >>> print(printable("cat\\x1b[31m\\n\\u202edog"))
     cat\\x1b[31m

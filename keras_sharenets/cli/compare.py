@@ -1,4 +1,4 @@
-"""Put several runs into one table, with what they cost and in what their recipes differ, and into figures.
+"""Compare several runs in tables and figures: accuracy, cost, and differences between their recipes.
 
 sharenets compare runs/a runs/b --output runs/compared
 """
@@ -20,26 +20,27 @@ if TYPE_CHECKING:
     from keras_sharenets.models.counts import NetworkCounts
     from keras_sharenets.training.run.record import Run
 
-# Two tables: side by side all columns would be wider than a page.
+# Two tables: all columns in one would be wider than a page.
 HEADER = (
     *("run", "test accuracy", "int8 bytes", "parameters", "effective parameters", "multiply-adds"),
     *("network", "data"),
 )
 TRAINING = ("run", "recipe", "epochs", "best", "in epoch", "split", "minutes", "seed")
 NOTE = (
-    "Test accuracy is that of the last epoch; best is the highest of all on the split that is named with it. Chosen on "
-    "the test split, it flatters. Parameters are stored ones, each shared tensor once; effective ones are those of the "
-    "same network without sharing. Multiply-adds are for one image, int8 bytes those of the exported file."
+    "Test accuracy is measured after the last epoch; best is the highest accuracy of any epoch on the given split, and "
+    "is optimistic if that is the test split. Parameters are stored, each shared tensor once; effective parameters are "
+    "those of the same network without sharing. Multiply-adds are for one image; int8 bytes are the size of the "
+    "exported file."
 )
-TIMES = "Milliseconds are those of one image through the int8 file in LiteRT, one thread, on this machine, in turns."
-SAME_RECIPE = "All recipes are the same."
+TIMES = "Milliseconds are for one image with the int8 file in LiteRT, one thread, on this machine, interleaved."
+SAME_RECIPE = "All runs use the same recipe."
 BY_SIZE, BY_EPOCH = "Accuracy against size", "Epoch by epoch"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="folder of a run")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for all files; must be empty or new")
-    parser.add_argument("--times", action="store_true", help="measure the int8 files that `export` left, in turns")
+    parser.add_argument("--times", action="store_true", help="measure the int8 files written by `export`, interleaved")
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -47,9 +48,9 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """The tables; also left as Markdown, CSV and JSON, the figures as PNG, and all as a page.
+    """Prints the tables; also writes them as Markdown, CSV, and JSON, the figures as PNG, and everything as a page.
 
-    The records are enough; of what was exported, the int8 files count too.
+    Reads the records of the runs, and their exported int8 files if there are any.
     """
     from keras_sharenets import files
     from keras_sharenets.rendering.page import page
@@ -71,7 +72,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     tables = {
         "": [(*HEADER[:3], *(["ms"] if arguments.times else []), *HEADER[3:]), *map(_row, entries)],
         "Training": [TRAINING, *(_training_row(name, run) for name, run in runs.items())],
-        **({"What differs in the recipes": _recipe_rows(entries, differing)} if differing else {}),
+        **({"Recipe differences": _recipe_rows(entries, differing)} if differing else {}),
     }
     notes = {run.data["name"]: f"{run.data['note']}." for run in runs.values() if run.data.get("note")}
     measured = [TIMES, *([UNSTEADY_NOTE] if any(time["unsteady"] for time in times.values()) else [])]
@@ -92,23 +93,23 @@ def run(arguments: argparse.Namespace) -> Answer:
     files.write_json(output / "compare.json", data)
     files.write_text(output / "compare.csv", _csv(entries))
     files.write_text(output / "compare.md", "\n\n".join(parts) + "\n")
-    files.write_text(output / "index.html", page("Runs compared", note, {**tables, **dict(figures.values())}))
+    files.write_text(output / "index.html", page("Comparison of runs", note, {**tables, **dict(figures.values())}))
     text = [*map(text_table, tables.values()), *([" ".join(measured)] if times else [])]
     without = [str(folder) for name, folder in zip(names, arguments.runs, strict=True) if name not in times]
     if arguments.times and without:
-        text.append(f"no int8 file, so no time: {', '.join(without)} (`sharenets export {without[0]}` writes one)")
+        text.append(f"not measured, no int8 file: {', '.join(without)} (`sharenets export {without[0]}` writes one)")
     text.append(f"files in {output}")
     return Answer("\n\n".join(text), data)
 
 
 def short_names(folders: Sequence[str]) -> list[str]:
-    """The folders' own names, or their whole paths where two would be called alike.
+    """The names of the folders, or their full paths if two names are the same.
 
     >>> short_names(["runs/a", "runs/b"]), short_names(["x/run", "y/run"])
     (['a', 'b'], ['x/run', 'y/run'])
 
     Raises:
-        ValueError: a folder is named twice.
+        ValueError: a folder is given twice.
     """
     if len({pathlib.Path(folder).resolve() for folder in folders}) < len(folders):
         raise ValueError(f"`runs` (={' '.join(folders)}) must be different folders.")
@@ -117,7 +118,7 @@ def short_names(folders: Sequence[str]) -> list[str]:
 
 
 def _times(folders: Mapping[str, str], int8: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What the int8 files take that are there, all measured together; by run."""
+    """Latencies of the existing int8 files by run, measured interleaved."""
     from keras_sharenets.mobile.inspect.benchmark import compare_tflite
 
     paths = {name: pathlib.Path(folders[name]) / "export" / found["path"] for name, found in int8.items() if found}
@@ -174,13 +175,13 @@ def _share(value: float | None) -> str:
 
 
 def _recipe_rows(entries: Sequence[Mapping[str, Any]], differing: Sequence[str]) -> list[tuple[str, ...]]:
-    """A row for each field in which the recipes differ, a column for each run: on a phone two runs are side by side."""
+    """A row for each differing recipe field, a column for each run: two runs fit on a phone screen."""
     header = ("recipe field", *(entry["run"] for entry in entries))
     return [header, *((field, *(str(entry["recipe_differences"][field]) for entry in entries)) for field in differing)]
 
 
 def _draw_sizes(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
-    """Test accuracies against int8 bytes, or against stored parameters where a run has none; `None` without any."""
+    """Test accuracy against int8 bytes, or stored parameters if a run has no int8 file; `None` without accuracies."""
     from keras_sharenets.training.reports.plots import draw_accuracies
 
     tested = [entry for entry in entries if entry["test_accuracy"] is not None]
@@ -191,7 +192,7 @@ def _draw_sizes(entries: Sequence[Mapping[str, Any]]) -> bytes | None:
 
 
 def _csv(entries: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each run: the figures as they are in the JSON file, a column for each field of the recipes."""
+    """A line per run: the values of the JSON file, with a column for each differing recipe field."""
     from keras_sharenets.rendering.tables import csv_table
 
     lines = []

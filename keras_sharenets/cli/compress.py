@@ -1,4 +1,4 @@
-"""Make a trained network smaller: share, prune, cluster, quantization-aware, each step fine-tuned and measured.
+"""Make a trained network smaller: share, prune, cluster, and quantize; each step is fine-tuned and measured.
 
 sharenets compress runs/digits --share 50% --prune 0.6 --cluster 16 --quantization-aware --epochs 5 --output runs/small
 """
@@ -32,32 +32,32 @@ if TYPE_CHECKING:
 
 HEADER = ("step", "at once", "fine-tuned", "int8", "stored", "not 0", "float bytes", "gzip", "int8 bytes", "gzip", "ms")
 NOTE = (
-    "Accuracies are those of the test split: at once, before fine-tuning; of the network after it, with fake "
-    "quantization where it was trained so; of the int8 file. Stored are trainable parameters, shared ones once; 'not "
-    "0' is said of kernels. Milliseconds are those of one image through the int8 file in LiteRT, one thread, here."
+    "Accuracies are for the test split: at once, before fine-tuning; fine-tuned, with fake quantization after "
+    "quantization-aware training; and for the int8 file. Stored counts trainable parameters, shared ones once; 'not 0' "
+    "refers to kernels. Milliseconds are for one image with the int8 file in LiteRT, one thread, on this machine."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    target_help = "a run, a .keras file, or a network that comes trained (`list --trained`)"
+    target_help = "a run, a .keras file, or a pretrained network (`list --trained`)"
     parser.add_argument("target", nargs="?", metavar="RUN|FILE|NAME", help=target_help)
     share_help = (
-        f"one of {', '.join(SCHEMES)} with its fields, 'depth:policy=stage,blending=True'; or N%% of the parameters, "
-        f"or {' or '.join(f'{name}=N' for name in BUDGETS)}; again and again to share a little, train, share more"
+        f"{', '.join(SCHEMES)}, with fields as in 'depth:policy=stage,blending=True'; or N%% of the parameters; or "
+        f"{' or '.join(f'{name}=N' for name in BUDGETS)}; repeatable, to share in stages with training in between"
     )
     parser.add_argument("--share", action="append", default=[], metavar="HOW", help=share_help)
-    where_help = "names or patterns of the convolutions that share, quoted (default: what pays)"
+    where_help = "names or patterns of the convolutions to share, quoted (default: least loss per weight saved)"
     parser.add_argument("--where", nargs="+", metavar="NAME", help=where_help)
-    parser.add_argument("--prune", type=float, metavar="S", help="set this share of the weights in kernels to 0")
-    parser.add_argument("--cluster", type=int, metavar="N", help="leave so many distinct weights in each kernel")
-    aware_help = "train with the rounding of an int8 file"
+    parser.add_argument("--prune", type=float, metavar="S", help="set this fraction of the kernel weights to 0")
+    parser.add_argument("--cluster", type=int, metavar="N", help="keep N distinct weights in each kernel")
+    aware_help = "train with the rounding of the int8 file"
     parser.add_argument("--quantization-aware", action="store_true", help=aware_help)
     parser.add_argument("--output", metavar="DIR", help="folder for all files; must be empty or new")
-    resume_help = "go on with the compression in this folder, with the arguments that it was started with"
+    resume_help = "resume the compression in this folder, with its original arguments"
     parser.add_argument("--resume", metavar="DIR", help=resume_help)
-    images_help = "training images to share and to calibrate with (default: 200)"
+    images_help = "number of training images for sharing and calibration (default: 200)"
     parser.add_argument("--images", type=int, default=200, metavar="N", help=images_help)
-    parser.add_argument("--seed", type=int, default=0, help="of order and augmentation (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed for shuffling and augmentation (default: 0)")
     add_data_arguments(parser, required=False)
     add_recipe_arguments(parser)
 
@@ -66,12 +66,16 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.resume is not None:
         given = [arguments.target, arguments.output, arguments.prune, arguments.cluster, arguments.share or None]
         if any(value is not None for value in given) or arguments.quantization_aware:
-            raise ValueError("`--resume` goes on as it was begun: leave the network, the steps and `--output` out.")
+            raise ValueError(
+                "`--resume` continues with the original arguments: omit the network, the steps, and `--output`."
+            )
         check_paths(arguments.resume)
         return
     for name in ("target", "output"):
         if getattr(arguments, name) is None:
-            raise ValueError(f"`{'--' * (name == 'output')}{name}` is needed; `--resume DIR` goes on with a folder.")
+            raise ValueError(
+                f"`{'--' * (name == 'output')}{name}` is required; `--resume DIR` continues an existing compression."
+            )
     _checks.positive("--images", arguments.images)
     named_recipe(arguments)
     _steps(arguments)
@@ -107,7 +111,7 @@ def _begin(arguments: argparse.Namespace) -> Answer:
     recorded = read_metrics(record).source if record.is_file() else None
     dataset = load_data(data_source(arguments, recorded))
     if class_names is not None and list(class_names) != list(dataset.class_names):
-        raise ValueError(f"The classes of {dataset.name} are not those of {arguments.target}.")
+        raise ValueError(f"The classes of {dataset.name} must match those of {arguments.target}.")
     plan = Plan(
         source=arguments.target,
         name=name or network.name,
@@ -122,7 +126,7 @@ def _begin(arguments: argparse.Namespace) -> Answer:
 
 
 def _answer(output: pathlib.Path, plan: Plan, rows: list[Row]) -> Answer:
-    """The table; also left as CSV, and as a page."""
+    """The table, which is also written as CSV and as a page."""
     from keras_sharenets import files
     from keras_sharenets.rendering.page import page
 

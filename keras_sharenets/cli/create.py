@@ -1,4 +1,4 @@
-"""Write a network as a .keras file: a named one, trained or not, or that of a trial of a search, untrained.
+"""Write a network to a .keras file: a named one, pretrained or untrained, or the untrained network of a search trial.
 
 sharenets create --from-trial runs/search/07 --output net.keras
 """
@@ -17,8 +17,10 @@ from keras_sharenets.training.run.command import parse_option
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="named network")
-    parser.add_argument("--from-trial", metavar="DIR/ID", help="instead: the network of a trial of `sharenets search`")
-    weights_help = "what it is trained on, as `list --trained` says, or a .keras file of it (default: untrained)"
+    parser.add_argument(
+        "--from-trial", metavar="DIR/ID", help="instead of NAME: the network of a trial of `sharenets search`"
+    )
+    weights_help = "data set of pretrained weights (see `list --trained`), or a .keras file of it (default: untrained)"
     parser.add_argument("--weights", metavar="NAME|FILE.keras", help=weights_help)
     add_model_option(parser)
     parser.add_argument("--classes", type=int, metavar="N", help="number of classes")
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(arguments: argparse.Namespace) -> None:
     if (arguments.name is None) == (arguments.from_trial is None):
-        raise ValueError("Either NAME or `--from-trial DIR/ID` must be given, and not both.")
+        raise ValueError("Exactly one of NAME and `--from-trial DIR/ID` is required.")
     if not arguments.output.endswith(".keras"):
         raise ValueError(f"`--output` (={arguments.output}) must end in `.keras`.")
     if arguments.name is not None:
@@ -49,7 +51,9 @@ def run(arguments: argparse.Namespace) -> Answer:
     try:
         model = create_model(name, **{**options, **given})
     except TypeError as error:
-        trial = f"{arguments.from_trial} has a network that this version has not: " if arguments.from_trial else ""
+        trial = (
+            f"{arguments.from_trial} has a network that this version does not support: " if arguments.from_trial else ""
+        )
         raise ValueError(f"{trial}{error}") from error
     files.save_model(model, arguments.output)
     parameters = profile(model).stored_parameters
@@ -69,7 +73,7 @@ def read_trial(folder: str | pathlib.Path) -> tuple[str, dict[str, object]]:
         `(name, options)`.
 
     Raises:
-        ValueError: there is no such file, or it is not the record of a trial.
+        ValueError: the file does not exist or is not the record of a trial.
     """
     path = pathlib.Path(folder) / "trial.json"
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Show weights and multiply-adds of a network, call by call, or what is in a .tflite file.
+"""Show the weights and multiply-adds of a network call by call, or the contents of a .tflite file.
 
 sharenets describe hscnet_m128_g16_r8_a2
 """
@@ -15,9 +15,11 @@ from keras_sharenets.files import check_paths
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="NAME|FILE", help="named network, .keras file or .tflite file")
-    parser.add_argument("--classes", type=int, metavar="N", help="number of classes of a named network")
-    add_input_shape(parser, "size of the images of a named network")
-    parser.add_argument("--format", choices=("text", "csv", "json"), default="text", help="of the text (default: text)")
+    parser.add_argument("--classes", type=int, metavar="N", help="number of classes, for a named network")
+    add_input_shape(parser, "size of the images, for a named network")
+    parser.add_argument(
+        "--format", choices=("text", "csv", "json"), default="text", help="output format (default: text)"
+    )
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -27,9 +29,7 @@ def check(arguments: argparse.Namespace) -> None:
         find_variant(arguments.target)
         return
     if arguments.classes is not None or arguments.input_shape is not None:
-        raise ValueError(
-            f"`--classes` and `--input-shape` are those of a named network; {arguments.target} has its own."
-        )
+        raise ValueError(f"`--classes` and `--input-shape` apply to named networks only, not to {arguments.target}.")
     check_paths(arguments.target)
 
 

@@ -12,7 +12,7 @@ from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.files import check_paths
 
-ENLARGED = "of images whose short side was made 8/7 of it"
+ENLARGED = "of images resized so that the short side is 8/7 of the crop"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--crops",
         choices=("none", "center", "ten"),
-        help="look at the middle of larger images, or at ten parts, corners and mirrors (default: as the run in whose "
-        "folder the file is was tested, else none)",
+        help="test on the center crop of enlarged images, or on ten crops: corners and center, plain and mirrored "
+        "(default: as in the run that the file belongs to, else none)",
     )
 
 
@@ -31,7 +31,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """The accuracy and on what, the error rates, and what of the images was looked at if not all."""
+    """The accuracy and its data set, the error rates, and the crops if there are any."""
     from keras_sharenets.training.reports.evaluate import evaluate
     from keras_sharenets.training.run.finished import crops_of_file
 
@@ -43,5 +43,5 @@ def run(arguments: argparse.Namespace) -> Answer:
     text += f"\nerror rate {1 - result.accuracy:.4f}"
     if result.top5_accuracy is not None:
         text += f"; top-5 accuracy {result.top5_accuracy:.4f}, error rate {1 - result.top5_accuracy:.4f}"
-    text += {"none": "", "center": f"\non the middle {ENLARGED}", "ten": f"\non ten crops {ENLARGED}"}[crops]
+    text += {"none": "", "center": f"\non the center crop {ENLARGED}", "ten": f"\non ten crops {ENLARGED}"}[crops]
     return Answer(text, dataclasses.asdict(result) | {"accuracy": result.accuracy, "note": dataset.note} | more)

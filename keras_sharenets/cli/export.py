@@ -1,4 +1,4 @@
-"""Turn a .keras file, or a finished run, into files for phones and servers; checked against Keras before they are kept.
+"""Export a .keras file or a finished run for phones and servers; each file is verified against Keras.
 
 sharenets export best.keras --quantization int8 --representative-data images/
 """
@@ -33,36 +33,46 @@ _OF_RUN = ("formats", "test", "data", "data_dir", "download", "skip_unreadable",
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    target_help = ".keras file, labels.txt beside it gives the class names; or the folder of a finished run"
+    target_help = ".keras file, with class names in labels.txt next to it; or the folder of a finished run"
     parser.add_argument("target", metavar="FILE.keras|RUN_DIR", help=target_help)
-    parser.add_argument("--output", metavar="PATH", help="default: beside the file, or RUN_DIR/export, an empty folder")
-    images_help = "representative images, to calibrate int8 and to check with (default: 200)"
+    parser.add_argument(
+        "--output",
+        metavar="PATH",
+        help="where to write (default: next to the file; for a run, RUN_DIR/export, which must be empty or new)",
+    )
+    images_help = "number of representative images, for int8 calibration and verification (default: 200)"
     parser.add_argument("--images", "--pictures", type=int, default=200, metavar="N", help=images_help)
     group = parser.add_argument_group("a .keras file")
-    to_help = "c_array: C source for microcontrollers, int8 at the ends; onnx also from a run (default: tflite)"
+    to_help = (
+        "c_array: C source for microcontrollers, with int8 inputs and outputs; onnx: also for a run (default: tflite)"
+    )
     group.add_argument("--to", choices=("tflite", "c_array", "saved_model", ONNX), help=to_help)
     names = ", ".join(name for name in precisions.PRECISIONS if name)
-    quantization_help = f"{names}; or for some layers, 'stage1_*=dynamic_int8,*=dynamic_int4' (default: float32)"
+    quantization_help = f"{names}; or by layer, as in 'stage1_*=dynamic_int8,*=dynamic_int4' (default: float32)"
     group.add_argument("--quantization", type=precisions.parse, metavar="NAME", help=quantization_help)
     prefer_help = (
-        "speed: every use of a shared kernel has one of its own; memory: small tensor arena; npu: small after Vela; "
-        "gpu: right on WebGPU (default: size; of c_array: memory)"
+        "speed: one kernel for each use of a shared kernel; memory: small tensor arena; npu: small after Vela; "
+        "gpu: correct on WebGPU (default: size; for c_array: memory)"
     )
     group.add_argument("--prefer", choices=targets.PREFERENCES, help=prefer_help)
-    device_help = "sets the quantization, what to prefer and the types, where they are not given"
+    device_help = (
+        "preset for --quantization, --prefer, --input-type, and --output-type; options that are given take precedence"
+    )
     group.add_argument("--target", dest="device", choices=targets.TARGETS, help=device_help)
-    group.add_argument("--max-bytes", type=int, metavar="N", help="instead: the fastest that fits into so many bytes")
-    for end, verb in (("input", "takes"), ("output", "gives")):
-        end_help = f"what an int8 file {verb} (default: uint8; microcontrollers: int8)"
+    group.add_argument(
+        "--max-bytes", type=int, metavar="N", help="instead of --prefer: the fastest file of at most N bytes"
+    )
+    for end in ("input", "output"):
+        end_help = f"{end} type of an int8 file (default: uint8; for microcontrollers: int8)"
         group.add_argument(f"--{end}-type", choices=("float32", "uint8", "int8"), help=end_help)
-    data_help = "representative images, anywhere below a folder"
+    data_help = "folder of representative images, searched recursively"
     group.add_argument("--representative-data", "--calibration", metavar="FOLDER", help=data_help)
-    group = parser.add_argument_group("a run", "The representative images are of its training split.")
+    group = parser.add_argument_group("a run", "The representative images are taken from its training split.")
     formats_help = f"some of {', '.join(FORMATS)} (default: all), {ONNX}, or {HUB}: a folder for the Hugging Face Hub"
     group.add_argument("--formats", "--forms", nargs="+", choices=CHOICES, metavar="FORMAT", help=formats_help)
-    test_help = "measure the .tflite files on the whole test split, and record it"
+    test_help = "measure the accuracy of the .tflite files on the full test split, and record it"
     group.add_argument("--test", action="store_true", default=None, help=test_help)
-    add_data_arguments(parser, required=False, note="Of a run; by default what it was trained on.")
+    add_data_arguments(parser, required=False, note="For a run (default: its training data).")
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -72,24 +82,24 @@ def check(arguments: argparse.Namespace) -> None:
         arguments.to, arguments.formats = None, [ONNX]
     for name in _OF_FILE if of_run else _OF_RUN:
         if getattr(arguments, name) is not None:
-            wanted = "a .keras file, but TARGET is a folder" if of_run else "the folder of a run, but TARGET is none"
+            wanted = (
+                "a .keras file, but TARGET is a folder" if of_run else "the folder of a run, but TARGET is not a folder"
+            )
             raise ValueError(f"`{_option(name)}` is for {wanted} (={arguments.target}).")
     for name in ("device", *_CHOSEN, "max_bytes"):
         if arguments.to in ("saved_model", ONNX) and getattr(arguments, name):
-            raise ValueError(f"`{_option(name)}` goes with `--to tflite`.")
+            raise ValueError(f"`{_option(name)}` does not apply to `--to {arguments.to}`.")
     given = {name: getattr(arguments, name) for name in _CHOSEN}
     vars(arguments).update(targets.choose(arguments.device, **given))
     precisions.check_quantization(arguments.quantization, "--quantization")
     if arguments.to == "c_array" and arguments.quantization not in (None, "int8"):
         raise ValueError(
-            "`--to c_array` is for float32 and int8: LiteRT for Microcontrollers does not widen weights in float16, and"
-            " files of the other precisions were not tried there."
+            "`--to c_array` supports float32 and int8 only: LiteRT for Microcontrollers does not dequantize float16 "
+            "weights, and the other precisions are untested there."
         )
     if precisions.needs_ranges(arguments.quantization) and arguments.representative_data is None:
         told = precisions.tell(arguments.quantization)
-        raise ValueError(
-            f"`--quantization {told}` needs `--representative-data FOLDER`: images to measure the ranges with."
-        )
+        raise ValueError(f"`--quantization {told}` requires `--representative-data FOLDER`: images for calibration.")
     if arguments.test and arguments.formats and not set(arguments.formats) & set(TFLITE):
         raise ValueError(
             f"`--test` is for {' and '.join(TFLITE)}, but `--formats` (={' '.join(arguments.formats)}) has neither."
@@ -106,7 +116,7 @@ def _option(name):
 def run(arguments: argparse.Namespace) -> Answer:
     if pathlib.Path(arguments.target).is_dir():
         formats, output = arguments.formats or FORMATS, arguments.output
-        # Before the data is read.
+        # Fails before the data is read.
         trained, _ = check_exportable(arguments.target, output, formats=formats)
         dataset = load_data(data_source(arguments, trained.source))
         data = export_run(
@@ -145,25 +155,25 @@ def run(arguments: argparse.Namespace) -> Answer:
         if to_c:
             written = mobile.write_c_array(report.path, target if arguments.output else file.with_suffix(""))
             report = dataclasses.replace(report, path=written[0])
-    text = f"{_fields(report)}\nthe weights in the file take {report.repetition:.2f} times what is stored"
+    text = f"{_fields(report)}\nthe weights in the file take {report.repetition:.2f} times their stored size"
     if report.fallback_layers:
-        text += "\nlayers without a lowering rule compute in float, as TensorFlow's converter writes them"
+        text += "\nlayers without a lowering rule run in float, as converted by TensorFlow"
     return Answer(text, dataclasses.asdict(report) | {"repetition": report.repetition})
 
 
 def representative_images(folder: str, shape: Sequence[int], count: int) -> np.ndarray:
-    """Up to `count` images spread evenly over those below `folder`, as `read_images` gives them."""
+    """Up to `count` evenly spaced images from below `folder`, in the format of `read_images`."""
     from keras_sharenets.cli.predict import read_images
     from keras_sharenets.images import evenly_spaced, find_images
 
     found = find_images(folder)
     if not found:
-        raise ValueError(f"`--representative-data` (={folder}) must be a folder with images in it.")
+        raise ValueError(f"`--representative-data` (={folder}) must be a folder that contains images.")
     return read_images([found[index] for index in evenly_spaced(len(found), count)], shape)
 
 
 def _fields(report: TFLiteReport | SavedModelReport | ONNXReport) -> str:
-    """A report's fields, one a line; without those that say nothing of this file."""
+    """The fields of a report, one per line, without those that do not apply to the file."""
     lines = []
     for name, value in ({"path": report.path} | dataclasses.asdict(report)).items():
         if value is None:

@@ -1,4 +1,4 @@
-"""Suggest a learning rate for a network and a recipe, and draw the loss over the rate.
+"""Suggest a learning rate for a network and a recipe, and plot the loss against the rate.
 
 sharenets find-rate --model resnet_8 --data digits --recipe fast --output rates.png
 """
@@ -24,13 +24,15 @@ from keras_sharenets.training.run.command import parse_option
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="NAME", help="name of the network (`sharenets list`)")
+    parser.add_argument("--model", required=True, metavar="NAME", help="name of the network (see `sharenets list`)")
     add_data_arguments(parser)
-    parser.add_argument("--output", required=True, metavar="FILE.png", help="the figure")
-    parser.add_argument("--steps", type=int, default=100, help="steps while the rate rises (default: 100)")
-    parser.add_argument("--lowest", type=float, default=1e-5, metavar="RATE", help="the first rate (default: 1e-5)")
-    parser.add_argument("--highest", type=float, default=10.0, metavar="RATE", help="the last rate (default: 10)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: 0)")
+    parser.add_argument("--output", required=True, metavar="FILE.png", help="file for the figure")
+    parser.add_argument("--steps", type=int, default=100, help="number of steps while the rate rises (default: 100)")
+    parser.add_argument("--lowest", type=float, default=1e-5, metavar="RATE", help="first rate (default: 1e-5)")
+    parser.add_argument("--highest", type=float, default=10.0, metavar="RATE", help="last rate (default: 10)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed for initialization, shuffling, and augmentation (default: 0)"
+    )
     add_model_option(parser)
     add_recipe_arguments(parser)
 
@@ -43,7 +45,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """The rate at which the smoothed loss falls fastest; the figure shows whether to believe it."""
+    """The rate at which the smoothed loss falls fastest; the figure shows how reliable it is."""
     from keras_sharenets.training.run.rates import draw_rates, find_rate
 
     dataset = load_data(data_source(arguments))

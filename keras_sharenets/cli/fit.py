@@ -49,38 +49,41 @@ JIT_COMPILE = {"auto": "auto", "true": True, "false": False}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Also those that a file of `--config` may have."""
-    parser.add_argument("--model", metavar="NAME", help="name of the network (`sharenets list`)")
+    """Adds the options, including those that a `--config` file may contain."""
+    parser.add_argument("--model", metavar="NAME", help="name of the network (see `sharenets list`)")
     add_model_option(parser)
     parser.add_argument(
         "--from",
         metavar="RUN|FILE|NAME",
-        help="begin with the weights of a run, of a .keras file or of a network that comes trained (`list --trained`), "
-        "with a new head unless the classes are the same; images of a folder are resized to what it takes",
+        help="start from the weights of a run, a .keras file, or a pretrained network (`list --trained`); the head is "
+        "new unless the classes match; images from a folder are resized to the input size of the network",
     )
-    parser.add_argument("--freeze", action="store_true", default=None, help="train nothing but the head of `--from`")
+    parser.add_argument("--freeze", action="store_true", default=None, help="with --from: train only the head")
     parser.add_argument(
         "--teacher",
         metavar="RUN_DIR|FILE",
-        help="learn from the probabilities of this network too: a run or a .keras file, with the same classes",
+        help="teacher for knowledge distillation: a run or a .keras file with the same classes",
     )
-    parser.add_argument("--output", metavar="RUN_DIR", help="folder for the run; must not hold one")
+    parser.add_argument("--output", metavar="RUN_DIR", help="folder for the run; must be empty or new")
     parser.add_argument(
         "--resume",
         metavar="RUN_DIR",
-        help="resume the run in this folder from its last checkpoint, with the arguments that it was started with",
+        help="resume the run in this folder from its last checkpoint, with its original arguments",
     )
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="options of this command from a file, such as the run.yaml of a run; those on the command line win",
+        help="read options from a file, such as the run.yaml of a run; command-line options take precedence",
     )
-    parser.add_argument("--seed", type=int, help="of weights, order and augmentation (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, help="random seed for initialization, shuffling, and augmentation (default: 0)"
+    )
     parser.add_argument(
         "--validation",
         metavar="SHARE|DIR",
-        help="what the epochs are compared on: a part of each class of the training images, a folder of images, 'none' "
-        "for the test split, or 'auto': a third split, else 0.1, of CIFAR and ImageNet nothing (default: auto)",
+        help="data to compare epochs on: a fraction of each class of the training images, a folder of images, 'none' "
+        "for the test split, or 'auto': the third split if there is one, else 0.1, but 'none' for CIFAR and ImageNet "
+        "(default: auto)",
     )
     add_data_arguments(parser, required=False)
     add_recipe_arguments(parser)
@@ -88,46 +91,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     devices.add_argument(
         "--precision",
         choices=(*PRECISIONS, "auto"),
-        help="of what is computed; files stay float32. 'auto' takes a few steps in float32 and in bfloat16 and keeps "
-        "the faster (default: float32, on a TPU bfloat16)",
+        help="precision of the computation; files stay float32. 'auto' times a few steps in float32 and bfloat16 and "
+        "picks the faster one (default: float32; bfloat16 on a TPU)",
     )
     devices.add_argument(
         "--epochs-on-device",
         choices=ON_DEVICE,
-        help="images are changed on the device, which takes many steps at once, on JAX (default: auto: on a GPU, TPU)",
+        help="on JAX: augment images on the device and run many steps per call (default: auto, on GPUs and TPUs)",
     )
     devices.add_argument("--jit-compile", choices=JIT_COMPILE, help="compile with XLA (default: auto)")
     devices.add_argument(
-        "--deterministic", action="store_true", default=None, help="the same bits every time, also when resumed; slower"
+        "--deterministic",
+        action="store_true",
+        default=None,
+        help="bit-for-bit reproducible, also after `--resume`; slower",
     )
     devices.add_argument(
         "--strategy",
         choices=STRATEGIES,
         default="default",
-        help="the devices: one; all of this machine ('mirrored'); the workers that TF_CONFIG lists, a process each "
-        "('multi_worker'; through jax.distributed on JAX); a TPU",
+        help="devices to train on: one ('default'); all of this machine ('mirrored'); the workers listed in TF_CONFIG, "
+        "one process each ('multi_worker'; through jax.distributed on JAX); a TPU ('tpu')",
     )
     devices.add_argument(
         "--cluster-timeout",
         type=float,
         default=600.0,
         metavar="SECONDS",
-        help="how long the workers of TF_CONFIG wait for each other at the start (default: 600)",
+        help="how long the workers in TF_CONFIG wait for each other at startup (default: 600)",
     )
     kept = parser.add_argument_group("checkpoints and logs")
     kept.add_argument(
         "--checkpoint-minutes",
         type=float,
         metavar="M",
-        help="a checkpoint M minutes after the last one, not only after each epoch (default: 2)",
+        help="write a checkpoint M minutes after the last one, in addition to each epoch (default: 2)",
     )
-    kept.add_argument("--checkpoint-steps", type=int, metavar="N", help="also a checkpoint every N steps")
-    kept.add_argument("--keep-checkpoints", type=int, metavar="K", help="how many checkpoints stay (default: 3)")
+    kept.add_argument("--checkpoint-steps", type=int, metavar="N", help="also write a checkpoint every N steps")
+    kept.add_argument("--keep-checkpoints", type=int, metavar="K", help="number of checkpoints to keep (default: 3)")
     kept.add_argument(
         "--tensorboard",
         nargs="*",
         metavar="EXTRA",
-        help=f"write logs for TensorBoard: scalars, and what is named of {' and '.join(TENSORBOARD)}",
+        help=f"write TensorBoard logs: scalars, and optionally {' and '.join(TENSORBOARD)}",
     )
 
 
@@ -137,10 +143,10 @@ class _ConfigParser(argparse.ArgumentParser):
 
 
 def _add_config(arguments: argparse.Namespace, path: pathlib.Path) -> None:
-    """Gives options that were not typed their values in a file; none of its recipe beside a recipe that was typed.
+    """Fills in options that were not typed from a file; its recipe is ignored if a recipe was typed.
 
     Raises:
-        ValueError: an option is unknown, or its value will not do; the message names it.
+        ValueError: an option is unknown or its value is invalid; the message names it.
     """
     parser = _ConfigParser(add_help=False, allow_abbrev=False)
     add_arguments(parser)
@@ -150,15 +156,15 @@ def _add_config(arguments: argparse.Namespace, path: pathlib.Path) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3)
             hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
-            raise ValueError(f"`{name}` in {path} is no option of `fit`.{hint}")
+            raise ValueError(f"`{name}` in {path} is not an option of `fit`.{hint}")
     if arguments.recipe is not None:
-        # What the file says of a recipe are changes to another one.
+        # The recipe fields in the file are changes to another recipe.
         config = {name: value for name, value in config.items() if name not in FIELD_TYPES}
     try:
         found = parser.parse_args(config_words(config))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    # Words that were typed replace values in what was found, and are added to its model options.
+    # Typed words override the values from the file and extend its model options.
     typed = shlex.split(arguments.command_line)
     parser.parse_known_args(typed[typed.index(arguments.command) + 1 :], found)
     vars(arguments).update(vars(found))
@@ -166,7 +172,7 @@ def _add_config(arguments: argparse.Namespace, path: pathlib.Path) -> None:
 
 def check(arguments: argparse.Namespace) -> None:
     if arguments.config is not None and arguments.resume is not None:
-        raise ValueError("`--config` is for a new run: `--resume` goes on with the options that it was started with.")
+        raise ValueError("`--config` is for a new run; `--resume` continues with the original options of the run.")
     if arguments.resume is not None:
         check_paths(arguments.resume)
         return
@@ -177,30 +183,30 @@ def check(arguments: argparse.Namespace) -> None:
     start = vars(arguments)["from"]
     for name in ("model", "data", "output") if start is None else ("data", "output"):
         if getattr(arguments, name) is None:
-            raise ValueError(f"`--{name}` is needed for a new run; `--resume RUN_DIR` continues an old one.")
+            raise ValueError(f"`--{name}` is required for a new run; `--resume RUN_DIR` continues an existing one.")
     if start is not None:
         look_up(start, arguments.model, dict(map(parse_option, arguments.model_option)))
     check_paths(arguments.teacher)
     if arguments.freeze and start is None:
-        raise ValueError("`--freeze` needs `--from`: an untrained network is of no use as it is.")
+        raise ValueError("`--freeze` requires `--from`: frozen layers must be pretrained.")
     if arguments.model is not None:
         find_variant(arguments.model)
     named_recipe(arguments)
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """What is cheap to check is checked first; then the data is loaded and the network trained."""
+    """Runs the cheap checks first, then loads the data and trains the network."""
     output = pathlib.Path(arguments.resume or arguments.output or ".")
     result = _begin(arguments) if arguments.resume is None else _go_on(arguments)
     folder = shlex.quote(str(output))
     text = (
         f"{result.model} on {result.data['name']} ({result.data['note']})\n"
-        f"test accuracy {result.test_accuracy:.4f} after the last epoch; best epoch: {result.best.epoch}, by the "
-        f"{result.split} split, {result.best.held_out_accuracy:.4f} there\n"
+        f"test accuracy {result.test_accuracy:.4f} after the last epoch; best epoch: {result.best.epoch} "
+        f"({result.split} accuracy {result.best.held_out_accuracy:.4f})\n"
         f"{_further(result)}\n"
         f"{_precision(result)}"
         f"files in {output}\n"
-        f"a page about it: sharenets report {folder}; files for phones and servers: sharenets export {folder}"
+        f"report: sharenets report {folder}; files for phones and servers: sharenets export {folder}"
     )
     best = {"epoch": result.best.epoch, f"{result.split}_accuracy": result.best.held_out_accuracy}
     outcome = {"split": result.split, "test_accuracy": result.test_accuracy, "best": best, "seconds": result.seconds}
@@ -209,21 +215,21 @@ def run(arguments: argparse.Namespace) -> Answer:
 
 
 def _further(result: Run) -> str:
-    """Error rate, and top-5 accuracy where there are many classes; a line."""
+    """A line with the error rate and, for many classes, the top-5 accuracy."""
     top5 = result.last.test_top5_accuracy
     return f"error rate {1 - (result.test_accuracy or 0):.4f}{'' if top5 is None else f', top-5 accuracy {top5:.4f}'}"
 
 
 def _precision(result: Run) -> str:
-    """Why it was trained in that precision, if that was measured; a line."""
+    """A line with the step times behind the choice of precision, if they were measured."""
     if result.step_seconds is None:
         return ""
     took = ", ".join(f"{1000 * seconds:.1f} ms in {name}" for name, seconds in result.step_seconds.items())
-    return f"trained in {result.precision}: a step took {took}\n"
+    return f"trained in {result.precision}; time per step: {took}\n"
 
 
 def tell_epochs(recipe: Recipe, dataset: Dataset, opening: str = "") -> dict[str, Any]:
-    """Arguments of `fit` and `resume`: after an opening line, of each epoch one is told, on standard error."""
+    """Arguments of `fit` and `resume` that print an opening line and a line per epoch to standard error."""
     from keras_sharenets.training.run.progress import Progress
 
     split = "test" if dataset.validation is None else "validation"
@@ -245,7 +251,7 @@ def _begin(arguments: argparse.Namespace) -> Run:
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     run_options = RunOptions(**given | {"jit_compile": JIT_COMPILE[arguments.jit_compile or "auto"]})
     check_tensorboard(run_options.tensorboard)
-    # Before anything is computed, so before there are data.
+    # Before any computation, and so before loading data.
     connect(run_options.strategy, cluster_timeout=arguments.cluster_timeout)
     start = None if source is None else find_start(source, arguments.model, options)
     source = dataclasses.replace(data_source(arguments), validation=arguments.validation or "auto")
@@ -262,19 +268,19 @@ def _begin(arguments: argparse.Namespace) -> Run:
     )
     opening = _steps(recipe, len(dataset.train))
     if start is not None:
-        opening += f"; begins with {start.source}{'' if start.source.startswith(model) else f' ({model})'}"
+        opening += f"; starts from {start.source}{'' if start.source.startswith(model) else f' ({model})'}"
     settings = {"recipe": recipe, "options": options, "run_options": run_options, "start": start}
     settings |= tell_epochs(recipe, dataset, opening)
     return fit(model, dataset, output, **settings, frozen=bool(arguments.freeze))
 
 
 def _steps(recipe: Recipe, images: int) -> str:
-    """What a training makes of so many images, in one line: also how many do not fill a batch."""
+    """A line on how the recipe applies to the number of images, including the rest that does not fill a batch."""
     size = min(recipe.batch_size, images)
     steps = images // size
-    left = f"; {images - steps * size} of them sit out each epoch, others each time" if images % size else ""
+    rest = f" (a random {images - steps * size} are skipped)" if images % size else ""
     return (
-        f"{images:,} training images{left}: {steps:,} step{'s' * (steps > 1)} of {size} an epoch, {recipe.epochs} "
+        f"{images:,} training images: {steps:,} step{'s' * (steps > 1)} of {size} per epoch{rest}, {recipe.epochs} "
         f"epoch{'s' * (recipe.epochs > 1)}, learning rate {recipe.learning_rate:g} ({recipe.schedule})"
     )
 
@@ -286,7 +292,7 @@ def _go_on(arguments: argparse.Namespace) -> Run:
     recorded = read_metrics(pathlib.Path(arguments.resume) / "metrics.json")
     _check_unchanged(arguments, recorded)
     connect(arguments.strategy, cluster_timeout=arguments.cluster_timeout)
-    # The images may lie elsewhere by now. Whether they are the same ones, `resume` finds out.
+    # The images may have moved. `resume` checks that they are the same.
     source = data_source(arguments, recorded.source)
     if arguments.validation is not None:
         source = dataclasses.replace(source, validation=arguments.validation)
@@ -297,7 +303,7 @@ def _go_on(arguments: argparse.Namespace) -> Run:
 
 
 def _check_unchanged(arguments: argparse.Namespace, recorded: Run) -> None:
-    """Raises a `ValueError` if an argument is given that would make it another run."""
+    """Raises a `ValueError` if a given argument differs from the run."""
     names = ("model", "seed", "deterministic", "tensorboard", "precision", "teacher")
     given = {name: getattr(arguments, name) for name in names} | {"recipe": arguments.recipe}
     given |= {"from": vars(arguments)["from"], "freeze": arguments.freeze}
@@ -315,6 +321,6 @@ def _check_unchanged(arguments: argparse.Namespace, recorded: Run) -> None:
     for name, value in given.items():
         if value is not None and as_tuples(value) != as_tuples(before[name]):
             raise ValueError(
-                f"`--{name.replace('_', '-')}` (={value}) must be that of the run in {arguments.resume} "
-                f"(={before[name]}), or be left out. Choose another `--output` for another run."
+                f"`--{name.replace('_', '-')}` (={value}) must match the run in {arguments.resume} "
+                f"(={before[name]}) or be omitted. For a different run, choose another `--output`."
             )

@@ -1,4 +1,4 @@
-"""List the named networks with what they cost, and how right those are that come trained.
+"""List the named networks with their costs and the accuracy of pretrained ones.
 
 sharenets list 'igcv2*' --max-parameters 100000
 """
@@ -15,32 +15,34 @@ from keras_sharenets import _checks
 from keras_sharenets.cli.command import Answer
 
 NEEDS_KERAS = False
-# Option, the column that it limits, and what that counts.
+# Option, the column that it limits, and its help text.
 LIMITS = (
-    ("--max-parameters", "stored_parameters", "stored weights, each shared tensor once"),
-    ("--max-multiply-adds", "multiply_adds", "for one image"),
-    ("--max-bytes", "int8_bytes", "of the int8 .tflite file"),
+    ("--max-parameters", "stored_parameters", "maximum number of stored weights; each shared tensor counts once"),
+    ("--max-multiply-adds", "multiply_adds", "maximum multiply-adds for one image"),
+    ("--max-bytes", "int8_bytes", "maximum size of the int8 .tflite file"),
 )
 _HEADER = ("network", "family", "input", "classes", "parameters", "multiply-adds", "int8 bytes", "accuracy", "in int8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_pattern(parser)
-    parser.add_argument("--family", metavar="NAME", help="those of one paper, as in the table's second column")
     parser.add_argument(
-        "--trained", action="store_true", help="those that come trained, for `create_model(NAME, weights=...)`"
+        "--family", metavar="NAME", help="only networks of this paper, named as in the second column of the table"
+    )
+    parser.add_argument(
+        "--trained", action="store_true", help="only pretrained networks, for `create_model(NAME, weights=...)`"
     )
     for option, _, help_text in LIMITS:
         parser.add_argument(option, type=int, metavar="N", help=help_text)
 
 
 def add_pattern(parser: argparse.ArgumentParser) -> None:
-    """The names of networks, by a pattern."""
+    """Adds the argument for a pattern of network names."""
     parser.add_argument("pattern", nargs="?", default="*", help="shell pattern, quoted (default: all)")
 
 
 def matching_names(pattern: str) -> list[str]:
-    """The networks that match a pattern; a `ValueError` if there is none."""
+    """The names of the networks that match a pattern; a `ValueError` if there is none."""
     from keras_sharenets.models import list_models
 
     names = list_models(pattern)
@@ -50,10 +52,10 @@ def matching_names(pattern: str) -> list[str]:
 
 
 def networks(pattern: str) -> list[dict[str, Any]]:
-    """Each network that matches, with its counts and, where it comes trained, what is known of that.
+    """Each matching network with its counts and, if it is pretrained, its training results.
 
-    A network that comes trained is counted with the classes that it was trained for, any other as
-    `create_model(name)` builds it. Families are in the order of the documentation, each with its smallest first.
+    Pretrained networks are counted with the classes they were trained on, others as `create_model(name)` builds them.
+    Families are in the order of the documentation, and networks within a family in order of size.
     """
     from keras_sharenets.models import find_variant, list_counts, list_trained
     from keras_sharenets.models.registry import FAMILIES, find_family
@@ -97,7 +99,7 @@ def run(arguments: argparse.Namespace) -> Answer:
         most = getattr(arguments, option.removeprefix("--").replace("-", "_"))
         listed = [each for each in listed if most is None or (each[column] or math.inf) <= most]
     if not listed:
-        return Answer(f"none of {considered} networks; `sharenets list` shows all", [])
+        return Answer(f"none of {considered} networks match; `sharenets list` shows all", [])
     return Answer(_table(listed), listed)
 
 
@@ -113,8 +115,8 @@ def _table(listed: Sequence[dict[str, Any]]) -> str:
         for each in listed
     ]
     notes = [
-        "parameters: stored, each shared tensor once; multiply-adds: for one image; int8 bytes: of a .tflite file,",
-        "with random weights where none come with the package; accuracy: on the test split of CIFAR-10 as a JPEG copy",
+        "parameters: stored, each shared tensor once; multiply-adds: for one image; int8 bytes: size of a .tflite file",
+        "(with random weights if not pretrained); accuracy: on the test split of a JPEG copy of CIFAR-10",
     ]
     return "\n".join([text_table([_HEADER, *rows], align="lllrrrrrr"), "", *notes])
 

@@ -1,4 +1,4 @@
-"""Write a web page that runs .tflite files in the browser, from a folder that needs no network.
+"""Build a web page that runs .tflite files in the browser, in a folder that works offline.
 
 sharenets page net.tflite --output site/
 """
@@ -12,10 +12,12 @@ from keras_sharenets.files import check_paths
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE.tflite", help="classifiers; several become a menu")
-    parser.add_argument("--output", required=True, metavar="DIR", help="new folder")
-    parser.add_argument("--examples", nargs="+", default=(), metavar="IMAGE", help="images that the page offers")
-    runtime_help = "folder with the npm archives of LiteRT.js, instead of a download"
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE.tflite", help="classifiers; the page has a menu if there are several"
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the page; must be empty or new")
+    parser.add_argument("--examples", nargs="+", default=(), metavar="IMAGE", help="example images on the page")
+    runtime_help = "folder with the npm archives of LiteRT.js (default: download them)"
     parser.add_argument("--runtime", metavar="DIR", help=runtime_help)
 
 
@@ -31,6 +33,6 @@ def run(arguments: argparse.Namespace) -> Answer:
     report = write_site(arguments.files, arguments.output, examples=arguments.examples, runtime=arguments.runtime)
     text = (
         f"{report.path}: {len(report.networks)} network(s), {report.total_bytes / 1e6:.1f} MB with LiteRT.js\n"
-        f"Look at it: python -m http.server -d {report.path} 8000, then http://localhost:8000"
+        f"To view it, run python -m http.server -d {report.path} 8000 and open http://localhost:8000"
     )
     return Answer(text, dataclasses.asdict(report))

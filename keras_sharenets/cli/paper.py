@@ -1,4 +1,4 @@
-"""Show a table or figure of a paper beside what is counted and was trained here, and train what is missing.
+"""Show a table or figure of a paper next to the counts and training results here, and train missing runs.
 
 sharenets paper hscnet table2
 """
@@ -34,42 +34,46 @@ from keras_sharenets.training.run.record import PRECISIONS, STRATEGIES
 if TYPE_CHECKING:
     from keras_sharenets.training.papers.experiments import Experiment
 
-NEEDS_KERAS = False  # What is listed and shown is stored.
+NEEDS_KERAS = False  # Everything that is listed or shown is stored.
 PLACES = ("saved_models", "runs")
 Chosen = Mapping[str, Sequence[Row]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paper", nargs="?", help=f"{', '.join(papers())} (default: list all tables and figures)")
-    parser.add_argument("entry", nargs="?", help="table1, figure4 ... (default: list those of the paper)")
+    parser.add_argument("entry", nargs="?", help="table1, figure4, ... (default: list all of the paper)")
     parser.add_argument(
         "--rows",
         nargs="+",
         metavar="ROW",
-        help="only these rows: numbers, or patterns of labels, networks or data sets, quoted",
+        help="only these rows: numbers, or patterns of labels, networks, or data sets, quoted",
     )
     parser.add_argument(
         "--output",
         metavar="DIR",
-        help=f"folder of runs: one folder each (runs in {' and '.join(PLACES)} are shown too)",
+        help=f"folder with a subfolder for each run (runs in {' and '.join(PLACES)} are also shown)",
     )
-    parser.add_argument("--run", action="store_true", help="train what is missing in --output, run after run")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="a run for each (default: 0)")
     parser.add_argument(
-        "--limit-images", type=int, metavar="N", help="train and test with N images of either split at most, to try it"
+        "--run", action="store_true", help="train the runs that are missing in --output, one after another"
     )
-    parser.add_argument("--data", metavar="NAME|FOLDER", help="train on this in place of the paper's data sets")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], metavar="N", help="random seeds, one run for each (default: 0)"
+    )
+    parser.add_argument(
+        "--limit-images", type=int, metavar="N", help="use at most N images of each split, for a quick trial"
+    )
+    parser.add_argument("--data", metavar="NAME|FOLDER", help="train on this instead of the paper's data sets")
     parser.add_argument(
         "--data-dir",
         nargs="+",
         default=[],
         metavar="D",
-        help="where the data sets are, as for `fit`; NAME=FOLDER for one that lies elsewhere",
+        help="folder of the data sets, as for `fit`; NAME=FOLDER for a data set elsewhere",
     )
-    parser.add_argument("--plot", metavar="FILE.png", help="draw the figure, or accuracy against parameters")
+    parser.add_argument("--plot", metavar="FILE.png", help="plot the figure, or accuracy against parameters")
     parser.add_argument("--precision", choices=(*PRECISIONS, "auto"), help="as for `fit`")
     parser.add_argument("--jit-compile", choices=JIT_COMPILE, help="compile with XLA (default: auto)")
-    parser.add_argument("--strategy", choices=STRATEGIES, default="default", help="the devices, as for `fit`")
+    parser.add_argument("--strategy", choices=STRATEGIES, default="default", help="devices, as for `fit`")
     add_recipe_arguments(parser)
 
 
@@ -79,25 +83,25 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.run or arguments.plot:
         name = "run" if arguments.run else "plot"
         if arguments.entry is None:
-            raise ValueError(f"`--{name}` needs a table or figure: `sharenets paper` lists them.")
+            raise ValueError(f"`--{name}` requires a table or figure: `sharenets paper` lists them.")
         if not any(chosen.values()):
             raise ValueError(f"`--{name}`: {entries[0].key} has no rows. {entries[0].note}")
     analysis = next((entry.analysis for entry in entries if entry.analysis), None)
     if arguments.plot and analysis:
         raise ValueError(
-            f"`--plot` draws accuracies, and {entries[0].key} has none. `sharenets analyze RUN_DIR ... {analysis}` "
-            "draws it, of the runs that `--run` leaves."
+            f"`--plot` draws accuracies, but {entries[0].key} has none. Draw it with `sharenets analyze RUN_DIR ... "
+            f"{analysis}` from the runs that `--run` writes."
         )
     if arguments.run and arguments.output is None:
-        raise ValueError("`--output DIR` is needed for `--run`: it gets a folder for each run.")
+        raise ValueError("`--run` requires `--output DIR`, which gets a folder for each run.")
     if arguments.limit_images is not None:
         _checks.positive("--limit-images", arguments.limit_images)
     if arguments.plot and not arguments.plot.endswith(".png"):
-        raise ValueError(f"`--plot` (={arguments.plot}) must be a file that ends in .png.")
+        raise ValueError(f"`--plot` (={arguments.plot}) must end in .png.")
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """What is asked for as text; with `--run`, once all is trained."""
+    """The requested tables as text; with `--run`, after training."""
     paper, entries, chosen = _asked(arguments)
     if paper is None or arguments.entry is None:
         listed = papers() if arguments.paper is None else {arguments.paper: papers()[arguments.paper]}
@@ -110,11 +114,11 @@ def run(arguments: argparse.Namespace) -> Answer:
     text = f"{text}\n\n{_show_runs(groups, folders)}" if rows else text
     if trained and entries[0].analysis:
         words = shlex.join(["sharenets", "analyze", *map(str, trained), *entries[0].analysis.split()])
-        text += f"\n\n`{words} --output DIR` draws it"
+        text += f"\n\ndraw it with: {words} --output DIR"
     data = [_as_data(arguments.paper, paper, entry, chosen[entry.key], groups) for entry in entries]
     if arguments.plot:
-        # Once after it is installed, matplotlib looks through all fonts.
-        say_over("making the figure ...")
+        # After installation, matplotlib first scans all fonts.
+        say_over("drawing the figure ...")
         from keras_sharenets import files
         from keras_sharenets.training.papers.figure import draw
 
@@ -126,7 +130,7 @@ def run(arguments: argparse.Namespace) -> Answer:
 
 
 def _asked(arguments: argparse.Namespace) -> tuple[Paper | None, Sequence[Entry], Chosen]:
-    """The paper, its entries and their rows that are asked for; a `ValueError` with the nearest names otherwise."""
+    """The requested paper, entries, and rows; a `ValueError` with the nearest names if they do not exist."""
     if arguments.paper is None:
         return None, (), {}
     _known("paper", arguments.paper, list(papers()))
@@ -164,7 +168,7 @@ def _matching(rows: Sequence[Row], wanted: Sequence[str] | None) -> list[Row]:
 
 
 def _train(arguments: argparse.Namespace, paper: Paper, chosen: Chosen) -> list[pathlib.Path]:
-    """Trains what is missing; the folders of all runs that were asked for."""
+    """Trains the missing runs; returns the folders of all requested runs."""
     load_keras()
     from keras_sharenets.training.devices.devices import connect
     from keras_sharenets.training.papers.experiments import train_all
@@ -191,7 +195,7 @@ def _train(arguments: argparse.Namespace, paper: Paper, chosen: Chosen) -> list[
 
 
 def _experiments(arguments: argparse.Namespace, paper: Paper, rows: Sequence[Row]) -> list[Experiment]:
-    """The runs of some rows, each once: a network may stand in several."""
+    """The runs of some rows without duplicates: a network may be in several rows."""
     from keras_sharenets.training.papers.experiments import Experiment
 
     found = {}
@@ -207,7 +211,7 @@ def _experiments(arguments: argparse.Namespace, paper: Paper, rows: Sequence[Row
 
 
 def _recipe(arguments: argparse.Namespace, paper: Paper, row: Row) -> Recipe:
-    """The one that the options ask for, else the paper's for the data set."""
+    """The recipe given by the options, else the paper's recipe for the data set."""
     from keras_sharenets.training.recipes.named import recipe_for
 
     named = named_recipe(arguments)
@@ -216,7 +220,7 @@ def _recipe(arguments: argparse.Namespace, paper: Paper, row: Row) -> Recipe:
     return override(named or recipe_of(paper, row), **given_fields(arguments))
 
 
-# What is shown
+# Display
 
 
 def _list(listed: Mapping[str, Paper]) -> Answer:
@@ -231,11 +235,11 @@ def _list(listed: Mapping[str, Paper]) -> Answer:
             rows.append((key, entry.key, *counts, sets, shows))
             about = {"title": entry.title, "note": entry.note, "rows": len(entry.rows), "networks": len(networks)}
             data.append({"paper": key, "entry": entry.key, **about})
-    return Answer(f"{text_table(rows)}\n\n`sharenets paper PAPER ENTRY` shows one, with `--run` it is trained.", data)
+    return Answer(f"{text_table(rows)}\n\n`sharenets paper PAPER ENTRY` shows one; `--run` trains it.", data)
 
 
 def _show(paper: Paper, entry: Entry, rows: Sequence[Row]) -> str:
-    """One entry as a table, what there is to know of its rows, and its recipes."""
+    """An entry as a table, with notes on its rows, and its recipes."""
     heading = f"{paper.name}, {entry.name}: {entry.title}"
     if not rows:
         return f"{heading}\n{entry.note}"
@@ -251,7 +255,7 @@ def _show(paper: Paper, entry: Entry, rows: Sequence[Row]) -> str:
     lines += [f"- {', '.join(labels)}: {note}." for note, labels in notes.items() if note]
     lines += [f"- {entry.note}"] if entry.note else []
     if entry.analysis:
-        lines += [f"- `--run` trains this, and `sharenets analyze RUN_DIR ... {entry.analysis}` draws the figure."]
+        lines += [f"- `--run` trains this; `sharenets analyze RUN_DIR ... {entry.analysis}` draws the figure."]
     recipes = dict.fromkeys(recipe_of(paper, row) for row in rows if row.network)
     lines += [f"- recipe {recipe.name}, {recipe.epochs} epochs: {recipe.source}." for recipe in recipes]
     return "\n".join(lines)
@@ -286,7 +290,7 @@ def _network(row: Row) -> str:
 
 
 def _without_empty(rows: Rows) -> Rows:
-    """The columns in which something stands; what is empty in them is a dash."""
+    """The columns that are not empty; empty cells become dashes."""
     kept = [index for index in range(len(rows[0])) if any(row[index] for row in rows[1:])]
     return [tuple(row[index] or "-" for index in kept) for row in rows]
 
@@ -296,7 +300,7 @@ _RUNS = ("run here", "data", "recipe", "epochs", "seeds", "accuracy %", "error %
 
 def _show_runs(groups: Sequence[Group], folders: Sequence[pathlib.Path]) -> str:
     if not groups:
-        return f"No run of these networks is in {', '.join(map(str, folders))}."
+        return f"There are no runs of these networks in {', '.join(map(str, folders))}."
     rows: list[Sequence[str]] = [_RUNS]
     for group in groups:
         run = group.run
@@ -309,7 +313,7 @@ def _show_runs(groups: Sequence[Group], folders: Sequence[pathlib.Path]) -> str:
         figures += (percent(top5), percent(top5, error=True)) if top5 else ("", "")
         seeds = ", ".join(str(each.seed) for each in group.runs)
         rows.append((name, data, _recipe_name(group), epochs, seeds, *figures))
-    return f"{text_table(_without_empty(rows))}\nMean and deviation over the seeds, after the last epoch."
+    return f"{text_table(_without_empty(rows))}\nMean and standard deviation over the seeds, after the last epoch."
 
 
 def _recipe_name(group: Group) -> str:

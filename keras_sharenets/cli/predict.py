@@ -1,4 +1,4 @@
-"""Name what is in images, with a .keras or .tflite file, a SavedModel or the network of a run.
+"""Classify images with a .keras or .tflite file, a SavedModel, or the network of a run.
 
 sharenets predict best.tflite cat.jpg dog.jpg
 """
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     target_help = ".keras or .tflite file, or the folder of a run or of a SavedModel"
     parser.add_argument("target", metavar="FILE|DIR", help=target_help)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file of any size")
-    parser.add_argument("--top", type=int, default=3, metavar="N", help="how many classes to name (default: 3)")
+    parser.add_argument("--top", type=int, default=3, metavar="N", help="number of classes to show (default: 3)")
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -33,7 +33,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """A table with a line an image: the classes that come first, or those that are there, or a number."""
+    """A table with a line per image: the most probable classes, the classes present, or a number."""
     from keras_sharenets.rendering.tables import text_table
 
     names, head, outputs = predict(arguments.target, arguments.images)
@@ -42,10 +42,9 @@ def run(arguments: argparse.Namespace) -> Answer:
         return Answer(text_table([["image", "value"], *([e["image"], f"{e['value']:.4g}"] for e in answers)]), answers)
     if names is not None and len(names) != head.classes:
         one = head.kind == "binary"
-        what = "ends in one sigmoid, which tells 2 classes apart" if one else f"gives {head.units} numbers per image"
+        what = "ends in one sigmoid, which separates 2 classes" if one else f"returns {head.units} values per image"
         raise ValueError(
-            f"{arguments.target} {what}, but there are {len(names)} class names (in the file, or in labels.txt beside"
-            " it)."
+            f"{arguments.target} {what}, but has {len(names)} class names (in the file, or in labels.txt next to it)."
         )
     answers = _named(names, head, outputs, arguments)
     if head.kind == "multilabel":
@@ -62,7 +61,7 @@ def run(arguments: argparse.Namespace) -> Answer:
 def _named(
     names: Sequence[str] | None, head: Head, outputs: np.ndarray, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """For each image its `--top` classes, the most probable first; of several sigmoids all that are there."""
+    """The `--top` most probable classes of each image; for several sigmoids, also all classes present."""
     import numpy as np
 
     answers = []
@@ -85,17 +84,17 @@ def _shown(entry: dict[str, Any]) -> str:
 def predict(
     target: str | pathlib.Path, paths: Sequence[str | pathlib.Path]
 ) -> tuple[Sequence[str] | None, Head, np.ndarray]:
-    """What a network makes of image files.
+    """Runs a network on image files.
 
     Args:
         target: `.keras` or `.tflite` file, or the folder of a run or of a SavedModel.
-        paths: image files of any size. They are resized; for a run that was trained on crops, their middle is cut out.
+        paths: image files of any size. They are resized; for a run that was trained on crops, center-cropped.
 
     Returns:
         `(class names or None, Head, outputs)`; the array has the shape `(images, units)`.
 
     Raises:
-        ValueError: a file is missing or is not what it should be, or the folder holds no run.
+        ValueError: a file is missing or invalid, or the folder contains no run.
     """
     from keras_sharenets import files
     from keras_sharenets.heads import head_of
@@ -131,14 +130,14 @@ def read_images(paths: Sequence[str | pathlib.Path], shape: Sequence[int], *, cr
     Args:
         paths: the files.
         shape: `(height, width, channels)`.
-        cropped: cut out the middle of an image whose short side is 8/7 of the size, instead of resizing all of it.
+        cropped: resize the short side to 8/7 of the size and center-crop, instead of resizing the full image.
     """
     import numpy as np
 
     from keras_sharenets.images import read_image
 
     if len(shape) != 3:
-        raise ValueError(f"The network takes inputs of shape {tuple(shape)}: these are no images.")
+        raise ValueError(f"The network takes inputs of shape {tuple(shape)}, which are not images.")
     if cropped:
         from keras_sharenets.training.data.augmentation import CENTER, crop_views
 

@@ -1,4 +1,4 @@
-"""List the recipes for training, or show all fields of one.
+"""List the training recipes, or show all fields of one.
 
 sharenets recipes shardnet-cifar10
 """
@@ -18,11 +18,11 @@ HEADER = ("name", "epochs", "batch", "rate", "schedule", "decay", "momentum", "c
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", metavar="NAME", help="show this one alone, field by field")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="show all fields of this recipe")
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """A table; its names are what `fit --recipe` takes."""
+    """A table with the names for `fit --recipe`."""
     if arguments.name is None:
         table = text_table([HEADER, *map(_figures, RECIPES.values())])
         return Answer(table, [dataclasses.asdict(recipe) for recipe in RECIPES.values()])
@@ -38,15 +38,15 @@ def _figures(recipe: Recipe) -> tuple[str, ...]:
 
 
 def describe_schedule(recipe: Recipe) -> str:
-    """The schedule with its figures, in epochs.
+    """The schedule and its parameters, in epochs.
 
     >>> describe_schedule(RECIPES["hscnet-cifar10"]), describe_schedule(RECIPES["shardnet-cifar10"])
-    ('x0.2 at 60, 120, 160', 'x0.5 after 10 without gain')
+    ('x0.2 at 60, 120, 160', 'x0.5 after plateau of 10')
     """
     if recipe.schedule == "step":
         return f"x{recipe.decay_factor:g} at {', '.join(f'{part * recipe.epochs:.4g}' for part in recipe.milestones)}"
     if recipe.schedule == "plateau":
-        return f"x{recipe.decay_factor:g} after {recipe.patience} without gain"
+        return f"x{recipe.decay_factor:g} after plateau of {recipe.patience}"
     return recipe.schedule
 
 

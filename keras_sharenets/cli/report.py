@@ -1,4 +1,4 @@
-"""Write report.html about a run or a search into its folder.
+"""Write report.html on a run or a search into its folder.
 
 sharenets report runs/mine
 """
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from keras_sharenets.training.data.dataset import Dataset
     from keras_sharenets.training.run.record import Run
 
-SEARCH_RECORD = "search.json"  # The file by which the folder of a search is known.
-WORST = 10  # Mistakes that are named.
-WRONG_IMAGES = 30  # Those that are shown: of which the network was the surest.
+SEARCH_RECORD = "search.json"  # Marks the folder of a search.
+WORST = 10  # Number of confused class pairs to list.
+WRONG_IMAGES = 30  # Number of misclassified images to show, most confident first.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN_DIR|SEARCH_DIR", help="folder of the run or of the search")
-    add_data_arguments(parser, required=False, note="By default what the run was trained on.")
+    add_data_arguments(parser, required=False, note="Default: the data of the run.")
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -36,7 +36,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """Figures, curves, classes and the wrong images; the network of the last epoch is tested again."""
+    """Reports metrics, curves, classes, and misclassified images; evaluates the network of the last epoch again."""
     folder = pathlib.Path(arguments.folder)
     if (folder / SEARCH_RECORD).is_file():
         from keras_sharenets.cli import search_report
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> Answer:
 
 
 def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, dict[str, object]]:
-    """The page about the run in `folder`, as HTML; and its figures, as JSON takes them."""
+    """The report on the run in `folder` as HTML, and its metrics as data for JSON."""
     from sklearn.metrics import classification_report, confusion_matrix
 
     import keras_sharenets as ksn
@@ -87,7 +87,7 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
             (f"best epoch, chosen on the {run.split} split", f"{run.best.epoch} ({run.best.held_out_accuracy:.4f})"),
             ("epochs", f"{len(run.epochs)} of {run.recipe.epochs}, run {run.state}"),
             ("recipe", f"{run.recipe.name}: {run.recipe.source}"),
-            ("changed in it", changed or "nothing"),
+            ("changed fields", changed or "none"),
             ("stored parameters", f"{profile.stored_parameters:,}"),
             ("effective parameters", f"{profile.effective_parameters:,}"),
             ("multiply-adds", f"{profile.multiply_adds:,}"),
@@ -98,12 +98,12 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
     sections = {
         "": facts,
         "Training": draw_loss_and_accuracy(run),
-        "Precision and recall of the classes": class_table(labels, guesses, dataset.class_names),
-        "Which classes are taken for which": draw_confusion(matrix, dataset.class_names, f"{title}, test split"),
-        "The most frequent mistakes": [("right class", "predicted", "images"), *pairs] if pairs else [],
+        "Precision and recall by class": class_table(labels, guesses, dataset.class_names),
+        "Confusion matrix": draw_confusion(matrix, dataset.class_names, f"{title}, test split"),
+        "Most frequent mistakes": [("right class", "predicted", "images"), *pairs] if pairs else [],
     }
     if len(wrong):
-        heading = f"Wrong images: {len(wrong)} of {count - correct}, the surest mistakes first"
+        heading = f"Misclassified images: {len(wrong)} of {count - correct}, most confident first"
         shown = draw_predictions(dataset.test.pixels(wrong), labels[wrong], probabilities[wrong], dataset.class_names)
         sections[heading] = Photos(shown)
     sections[COUNTS] = analysis.to_text(profile)
@@ -124,7 +124,7 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
 
 
 def class_table(labels: np.ndarray, guesses: np.ndarray, class_names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Precision, recall and F1 of each class, and their means over the classes, under a line of headings."""
+    """Precision, recall, and F1 of each class and their means over the classes, below a header row."""
     import numpy as np
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -137,7 +137,7 @@ def class_table(labels: np.ndarray, guesses: np.ndarray, class_names: Sequence[s
 
 
 def surest_mistakes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The indices of wrong images, those first of whose class the network was the surest."""
+    """The indices of misclassified images, most confident first."""
     import numpy as np
 
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
@@ -145,7 +145,7 @@ def surest_mistakes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray
 
 
 def most_confused(matrix: np.ndarray, class_names: Sequence[str]) -> list[tuple[str, str, str]]:
-    """The most frequent mistakes, the worst first: right class, predicted class, number of images."""
+    """The most frequent mistakes, worst first: true class, predicted class, number of images."""
     import numpy as np
 
     wrong = matrix - np.diag(np.diag(matrix))

@@ -1,4 +1,4 @@
-"""Make the tables of published runs from their records, beside what the papers print, a figure, and model cards.
+"""Generate the tables of published runs, next to the results in the papers, with figures and model cards.
 
 sharenets results saved_models/*_seed* --benchmark saved_models/times.json --update docs/results.md --cards
 """
@@ -47,31 +47,35 @@ NETWORKS = (
 PAIRS = ("pair", "epochs", "here", "seed by seed", "paper", "direction")
 MILLISECONDS = "milliseconds of an inference of the int8 file"
 ACCURACY_NOTE = (
-    "Test accuracy is that of the last epoch: the mean over the seeds and the deviation of a sample, and from the "
-    "lowest to the highest; the error is what it lacks. The int8 file is measured on the same test split; arena is an "
-    "estimate of the bytes that its values need on a microcontroller (less with `sharenets export --prefer memory`). "
-    "Stored parameters count each shared tensor once, multiply-adds each call."
+    "Test accuracy is measured after the last epoch: mean and sample standard deviation over the seeds, and the range; "
+    "test error is 100 % minus accuracy. The int8 file is measured on the same test split; arena estimates the bytes "
+    "for its activations on a microcontroller (fewer with `sharenets export --prefer memory`). Stored parameters count "
+    "each shared tensor once, multiply-adds each call."
 )
 FIGURES_NOTE = (
-    "A figure has each network once: as trained for the usual number of epochs, else for most, and of several such the "
-    "one that is nearest to its recipe as it is. Those of less than a quarter of the usual epochs are left out."
+    "The figures show each network once: the run with the usual number of epochs, else with the most; among several, "
+    "the one closest to its original recipe. Runs with less than a quarter of the usual epochs are left out."
 )
 PAIRS_NOTE = (
-    'Accuracy of the first minus that of the second, in percentage points, over the seeds that both have. "As in the '
-    'paper": the first, which is ahead in the paper, is ahead with every seed; "against the paper": it is behind with '
-    'every seed; "within the spread of the seeds": neither. One seed shows no spread. Options are those of both '
-    "networks; the paper's figure is of the networks without them."
+    'Accuracy of the first minus accuracy of the second, in percentage points, over the seeds that both have. "As in '
+    'the paper": the first, which is ahead in the paper, is ahead with every seed; "against the paper": it is behind '
+    'with every seed; "within the spread of the seeds": neither. A single seed shows no spread. Options apply to both '
+    "networks; the paper's value is for the networks without them."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="folder of a finished run; all lie in one folder")
-    parser.add_argument("--update", metavar="PAGE", help=f"write into this page, between {BEGIN} and {END}")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN_DIR", help="folder of a finished run; all must be in the same folder"
+    )
+    parser.add_argument("--update", metavar="PAGE", help=f"write the tables into this page, between {BEGIN} and {END}")
     benchmark_help = (
-        "what `sharenets benchmark RUN_DIR/export/int8.tflite ... --json` wrote: a column and a figure of milliseconds"
+        "output of `sharenets benchmark RUN_DIR/export/int8.tflite ... --json`: adds a column and a figure of latencies"
     )
     parser.add_argument("--benchmark", metavar="FILE.json", help=benchmark_help)
-    parser.add_argument("--cards", action="store_true", help="leave a model card, README.md, beside each int8 file")
+    parser.add_argument(
+        "--cards", action="store_true", help="write a model card, README.md, for each run with an int8 file"
+    )
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -79,7 +83,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """The tables, also written into the page if there is one; `results.png` is left beside the runs, cards in them."""
+    """The tables, or the updated page; `results.png` is written next to the runs, model cards into them."""
     from keras_sharenets import files
     from keras_sharenets.analysis.catalog import replace_table
     from keras_sharenets.training.reports.card import CARD, model_card
@@ -87,7 +91,7 @@ def run(arguments: argparse.Namespace) -> Answer:
 
     places = {pathlib.Path(folder).resolve().parent for folder in arguments.runs}
     if len(places) > 1:
-        raise ValueError(f"`runs` (={' '.join(arguments.runs)}) must lie in one folder.")
+        raise ValueError(f"`runs` (={' '.join(arguments.runs)}) must be in the same folder.")
     page = pathlib.Path(arguments.update) if arguments.update else None
     rows = make_rows(map(read_published, arguments.runs))
     times = read_times(arguments.benchmark) if arguments.benchmark else None
@@ -142,7 +146,7 @@ def _pair_entry(pair: Comparison) -> dict[str, object]:
 
 
 def to_markdown(rows: Sequence[Row], place: pathlib.Path, times: Times | None = None) -> str:
-    """All that is published about some runs, up to a line break; `place` is the page's folder, for its links."""
+    """The Markdown text on published runs; `place` is the folder of the page, for its links."""
     from keras_sharenets.training.reports.results import compare
 
     runs = rows[0].published[0].folder.parent
@@ -163,7 +167,7 @@ def to_markdown(rows: Sequence[Row], place: pathlib.Path, times: Times | None = 
 
 
 def _ms(rows: Sequence[Row], times: Times) -> list[str]:
-    """The cells of a column: its title, and the milliseconds of each row."""
+    """The cells of the latency column: its title, and the milliseconds of each row."""
     measured = map(times.of, rows)
     return [
         "ms",
@@ -173,24 +177,24 @@ def _ms(rows: Sequence[Row], times: Times) -> list[str]:
 
 def _times_notes(rows: Sequence[Row], times: Times) -> list[str]:
     threads = f"{times.threads} thread{_plural(times.threads)}"
-    measured = f"ms: median of an inference of the int8 file with {threads} ({times.machine})."
+    measured = f"ms: median latency of the int8 file with {threads} ({times.machine})."
     unsteady = any(each and each.unsteady for each in map(times.of, rows))
     return [measured, *([UNSTEADY_NOTE] if unsteady else [])]
 
 
 def draw(rows: Sequence[Row]) -> bytes:
-    """The figure as a PNG file: accuracies against the bytes of int8 files, or stored parameters if there is none."""
+    """A PNG file with accuracy against the bytes of the int8 files, or stored parameters if there are none."""
     return _draw(rows, *_size(rows))
 
 
 def draw_times(rows: Sequence[Row], times: Times) -> bytes:
-    """The same against the milliseconds of an inference of the int8 file."""
+    """A PNG file with accuracy against the latency of the int8 file."""
     measured = map(times.of, rows)
     return _draw(rows, MILLISECONDS, [each and round(each.median_ms, 3) for each in measured])
 
 
 def _draw(rows: Sequence[Row], across: str, sizes: Sequence[float | None]) -> bytes:
-    """Accuracies against something, of the rows in `one_of_each`."""
+    """A plot of accuracy against `sizes`, for the rows of `one_of_each`."""
     from keras_sharenets.training.reports.plots import draw_accuracies
 
     shown, usual, points = one_of_each(rows), usual_epochs(rows), {}
@@ -199,23 +203,23 @@ def _draw(rows: Sequence[Row], across: str, sizes: Sequence[float | None]) -> by
             continue
         epochs = row.run.recipe.epochs
         what = [f"{epochs} epoch{_plural(epochs)}"] if epochs != usual else []
-        # What all rows have in common is told once, in the table.
+        # Facts shared by all rows are given once, in the table.
         what += [row.run.data["name"]] if len({each.run.data["name"] for each in rows}) > 1 else []
         points[", ".join([_name(row.run), *what, *row.run.changes])] = (size, tuple(row.accuracies.values()))
-    told = f"Test accuracy after {usual} epoch{_plural(usual)}, where a name has no other number"
+    told = f"Test accuracy after {usual} epoch{_plural(usual)}, unless the label has another number"
     return draw_accuracies(points, across, told)
 
 
 def usual_epochs(rows: Sequence[Row]) -> int:
-    """How many epochs most of the rows have."""
+    """The most common number of epochs."""
     return statistics.mode(row.run.recipe.epochs for row in rows)
 
 
 def one_of_each(rows: Sequence[Row]) -> list[Row]:
-    """A row for each network and data set: of the usual number of epochs, else of most, then nearest to its recipe.
+    """A row for each network and data set: with the usual number of epochs, else the most; then closest to its recipe.
 
-    A network without a row of at least a quarter of the usual epochs has none. Accuracies, which are those of the test
-    split, have no say in it.
+    Networks without a row of at least a quarter of the usual epochs are left out. The choice ignores accuracies, since
+    they are measured on the test split.
     """
     usual = usual_epochs(rows)
     chosen: dict[tuple[str, str, str], tuple[tuple[bool, int, int], Row]] = {}
@@ -230,7 +234,7 @@ def one_of_each(rows: Sequence[Row]) -> list[Row]:
 
 
 def _size(rows: Sequence[Row]) -> tuple[str, list[int | None]]:
-    """What the figure shows accuracies against, and that of each row; `None` where it is not known."""
+    """The quantity on the horizontal axis, and its value for each row; `None` where it is unknown."""
     sizes = [row.int8_bytes for row in rows]
     if any(sizes):
         return "the bytes of the int8 file", sizes
@@ -252,7 +256,7 @@ def _name(run: Run, quote: str = "") -> str:
 
 
 def describe_training(run: Run) -> str:
-    """Name of the recipe, and what was changed but for the epochs."""
+    """The name of the recipe and its changed fields, except the epochs."""
     recipe = run.recipe
     names = [name for name in changed_fields(recipe) if name != "epochs"]
     fields = [
@@ -273,7 +277,7 @@ def _accuracy(row: Row) -> str:
 
 
 def _int8(row: Row) -> tuple[str, str]:
-    """The accuracies and the bytes of the int8 files that there are."""
+    """The accuracies and the bytes of the existing int8 files."""
     delivered = [(one, one.int8) for one in row.published if one.int8]
     accuracies = []
     for one, int8 in delivered:
@@ -299,21 +303,21 @@ def _papers_note(rows: Sequence[Row]) -> list[str]:
     ours = sorted({row.run.recipe.epochs for row in rows if row.paper})
     here = f"{ours[0]} to {ours[-1]}" if len(ours) > 1 else f"{ours[0]}"
     return [
-        f"The papers' figures are of the lossless images of the data set named with them, after {theirs} epochs; the "
+        f"The papers' results are for the lossless images of the data set named with them, after {theirs} epochs; the "
         f"runs here have {here}."
     ]
 
 
 def _trainer_notes(rows: Sequence[Row]) -> list[str]:
-    """Which rows another program than `fit` trained."""
+    """Notes on rows that were trained by another program than `fit`."""
     recipes: dict[str, list[str]] = {}
     for row in rows:
         if row.run.trainer:
             names = recipes.setdefault(describe_trainer(row.run.trainer), [])
             names += [row.run.recipe.name] if row.run.recipe.name not in names else []
     return [
-        f"Networks with the recipe {', '.join(names)} were not trained by `fit`, but by {trainer}; their records say "
-        "what differs."
+        f"Networks with the recipe {', '.join(names)} were not trained by `fit` but by {trainer}; their records list "
+        "the differences."
         for trainer, names in recipes.items()
     ]
 
@@ -339,14 +343,14 @@ def _pair(comparison: Comparison) -> tuple[str, ...]:
 
 
 def shell_lines(row: Row) -> list[str]:
-    """The commands that make the runs of a `Row` again: a loop over its seeds, mostly."""
+    """The commands that reproduce the runs of a `Row`, usually as a loop over its seeds."""
     seeds = {}
     for one in row.published:
         stem = shlex.quote(one.folder.name.removesuffix(f"_seed{one.run.seed}"))
         seeds.setdefault((fit_command_line(one.run), stem), []).append(str(one.run.seed))
     lines = []
-    # The recipe is the same, the program is not.
-    trained_otherwise = "  # the nearest to what trained it" if row.run.trainer else ""
+    # Same recipe, another program.
+    trained_otherwise = "  # closest equivalent" if row.run.trainer else ""
     for (command, stem), numbers in seeds.items():
         seed = "$seed" if len(numbers) > 1 else numbers[0]
         line = f"{command} --seed {seed} --output runs/{stem}_seed{seed}"

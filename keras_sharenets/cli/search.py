@@ -1,4 +1,4 @@
-"""Look for the best network of a space, or the best sharing of a trained one; the same command goes on.
+"""Search for the best network of a space, or the best way to share a trained one; rerun the command to resume.
 
 sharenets search --space hscnet --data digits --tuner hyperband --trials 12 --output runs/search
 """
@@ -42,42 +42,44 @@ _NUMBERS = ("trials", "seed", "validation", "halving_worth", "finalists")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     networks = parser.add_mutually_exclusive_group(required=True)
     add_space_arguments(parser, networks)
-    from_help = "share a trained network: a run, a .keras file, or one that comes trained (`list --trained`)"
+    from_help = "share a trained network: a run, a .keras file, or a pretrained network (`list --trained`)"
     networks.add_argument("--from", dest="trained", metavar="RUN|FILE|NAME", help=from_help)
-    where_help = "with --from: names or patterns of the convolutions that may share, quoted (default: all)"
+    where_help = "with --from: names or patterns of the convolutions that may be shared, quoted (default: all)"
     parser.add_argument("--where", nargs="+", metavar="NAME", help=where_help)
-    images_help = f"with --from: training images to share with (default: {_IMAGES})"
+    images_help = f"with --from: number of training images for sharing (default: {_IMAGES})"
     parser.add_argument("--images", type=int, metavar="N", help=images_help)
     add_data_arguments(parser)
-    parser.add_argument("--tuner", choices=TUNERS, default="random", help="default: random")
-    trials_help = "with hyperband one that goes on with another counts too"
+    parser.add_argument("--tuner", choices=TUNERS, default="random", help="search algorithm (default: random)")
+    trials_help = "number of trials; with hyperband, trials that continue others count too"
     parser.add_argument("--trials", type=int, required=True, metavar="N", help=trials_help)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the search")
-    parser.add_argument("--max-tflite-bytes", type=int, metavar="N", help="of the int8 file")
-    latency_help = "of the int8 file in LiteRT on this machine, one thread"
+    parser.add_argument("--max-tflite-bytes", type=int, metavar="N", help="maximum size of the int8 file")
+    latency_help = "maximum latency of the int8 file in LiteRT on this machine, one thread"
     parser.add_argument("--max-latency-ms", type=float, metavar="MS", help=latency_help)
-    parser.add_argument("--seed", type=int, default=0, help="of draws, splits and trainings (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed for sampling, splits, and training (default: 0)"
+    )
     parser.add_argument(
         "--validation",
         type=float,
         default=0.2,
         metavar="SHARE",
-        help="part of the training split that networks are compared on (default: 0.2)",
+        help="fraction of the training split that is held out to compare networks (default: 0.2)",
     )
     parser.add_argument(
         "--halving-worth",
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="accuracy that half the bytes or half the time is worth; 0.01: one per cent (default: 0, accuracy alone)",
+        help="accuracy worth giving up to halve the bytes or the time; 0.01 is one percent (default: 0, accuracy only)",
     )
     parser.add_argument(
         "--finalists",
         type=int,
         default=1,
         metavar="N",
-        help="so many of the best networks are compared on two more held-out parts before one wins (default: 1, the "
-        "best trial wins as it is)",
+        help="compare the N best networks on two more held-out parts to choose the winner (default: 1, the best trial "
+        "wins directly)",
     )
     add_recipe_arguments(parser)
 
@@ -88,9 +90,9 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.trained is None:
         for name in ("where", "images"):
             if getattr(arguments, name) is not None:
-                raise ValueError(f"`--{name}` needs `--from`: a space has no trained network.")
+                raise ValueError(f"`--{name}` requires `--from`: a space has no trained network.")
     elif arguments.max_multiply_adds is not None:
-        raise ValueError("`--max-multiply-adds` needs `--space`: sharing a trained network saves none.")
+        raise ValueError("`--max-multiply-adds` requires `--space`: sharing a trained network saves none.")
     if arguments.images is not None:
         _checks.positive("--images", arguments.images)
     FileBudget(arguments.max_tflite_bytes, arguments.max_latency_ms)
@@ -100,18 +102,18 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def _trial_line(result: Result, seconds_left: float | None, *, sharing: bool) -> str:
-    """What is said of a trial when it begins and when it ends, then with the time that the rest of the search takes."""
+    """The line printed when a trial starts or ends; at the end, with the remaining time of the search."""
     head = f"trial {result.id}:" if result.worker == "tuner0" else f"{result.worker}, trial {result.id}:"
     if result.state == "running":
         choices = describe_choices(result.choices, sharing=sharing)
-        going_on = "" if result.continues is None else f", going on with trial {result.continues}"
+        going_on = "" if result.continues is None else f", continuing trial {result.continues}"
         return f"{head} {choices}; {result.parameters:,} parameters; {result.epochs} epochs{going_on}"
     left = f", about {in_words(seconds_left)} left" if seconds_left else ""
     if result.state == "failed":
         return f"{head} failed: {result.reason}{left}"
     costs = ""
     if result.int8_bytes is not None:
-        over = "" if result.within_budget else ", over the limits on files"
+        over = "" if result.within_budget else ", exceeds the file limits"
         time = in_milliseconds(known("latency_ms", result.latency_ms), unsteady=result.unsteady)
         costs = f", int8 file {result.int8_bytes:,} bytes, {time} ms{over}"
     return (
@@ -120,44 +122,44 @@ def _trial_line(result: Result, seconds_left: float | None, *, sharing: bool) ->
 
 
 def _outcome(found: dict[str, Any], folder: pathlib.Path) -> str:
-    """What is said of the winner."""
+    """The lines printed about the winner."""
     int8 = ""
     if found["int8_bytes"] is not None:
-        over = "" if found["within_budget"] else ", over the limits on files"
+        over = "" if found["within_budget"] else ", exceeds the file limits"
         int8 = f", its int8 file {found['int8_test_accuracy']:.4f}, {found['int8_bytes']:,} bytes, "
         int8 += f"{in_milliseconds(found['latency_ms'], unsteady=found['unsteady'])} ms{over}"
     return (
         f"winner: trial {found['winner']}, validation accuracy {found['validation_accuracy']:.4f}\n"
-        f"trained on the whole training split: test accuracy {found['test_accuracy']:.4f}{int8}\n"
+        f"trained on the full training split: test accuracy {found['test_accuracy']:.4f}{int8}\n"
         f"files in {folder}"
     )
 
 
 def _run_trials(asked: Search) -> bool:
-    """Runs what is left of a search, or this process's share; returns whether it has come to its end."""
+    """Runs the remaining trials, or the share of this process; returns whether the search is finished."""
     from keras_sharenets.search import conclusion, search, trials
 
     done = len(trials.read_all(asked.folder))
-    say(f"{asked.space} on {asked.dataset.name}: {done} of {asked.trials} trials have ended")
+    say(f"{asked.space} on {asked.dataset.name}: {done} of {asked.trials} trials finished")
     try:
         sharing = asked.sharing is not None
         search.run(asked, lambda result: say(_trial_line(result, conclusion.seconds_left(asked), sharing=sharing)))
         if search.process_role() == "worker":
-            say("no trial is left")
+            say("no trials left")
             return False
         done = len(trials.read_all(asked.folder))
         if done < asked.trials:
-            say(f"{done} trials: no other network is within the limits")
+            say(f"{done} trials: no further network is within the limits")
         conclusion.conclude(asked, say)
     except KeyboardInterrupt as stop:
         done = len(trials.read_all(asked.folder))
-        stop.args = (f"{done} of {asked.trials} trials have ended; the same command goes on",)
+        stop.args = (f"{done} of {asked.trials} trials finished; run the same command to resume",)
         raise
     return True
 
 
 def _asked(arguments: argparse.Namespace, dataset: Dataset) -> Search:
-    """The search that the options ask for."""
+    """The search given by the options."""
     from keras_sharenets.search.settings import Search
     from keras_sharenets.search.sharing import open_sharing
     from keras_sharenets.search.spaces import find_space
@@ -193,7 +195,7 @@ def _asked(arguments: argparse.Namespace, dataset: Dataset) -> Search:
 
 
 def run(arguments: argparse.Namespace) -> Answer | None:
-    """Says two lines a trial; the answer is the winner with its accuracy on the test split."""
+    """Prints two lines per trial; the answer is the winner with its test accuracy."""
     from keras_sharenets.search import conclusion, search, settings, trials
     from keras_sharenets.search.report import full_training
 
@@ -214,8 +216,8 @@ def run(arguments: argparse.Namespace) -> Answer | None:
     found = known("conclusion", conclusion.read_conclusion(folder))
     command = full_training(trials.read(folder / found["winner"] / trials.FILE), folder, record)
     lines = [_outcome(found, folder / conclusion.FOLDER)]
-    lines += [f"train it with checkpoints, or for longer: {command}"] if command else []
-    lines.append(f"look at all trials: sharenets report {folder}")
+    lines += [f"train it with checkpoints or for longer: {command}"] if command else []
+    lines.append(f"report on all trials: sharenets report {folder}")
     if found["unsteady"] or any(result.unsteady for result in trials.read_all(folder)):
         lines.append(UNSTEADY_NOTE)
     return Answer("\n".join(lines), {**found, "folder": str(folder), "command": command})

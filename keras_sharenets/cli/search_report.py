@@ -1,4 +1,4 @@
-"""Report on a search, finished or not: tables in Markdown, figures, `report.json` and `report.html`.
+"""Report on a search, finished or not: Markdown tables, figures, `report.json`, and `report.html`.
 
 sharenets report runs/search
 """

@@ -1,4 +1,4 @@
-"""Show what the bytes of .tflite files are spent on, side by side.
+"""Break down the size of .tflite files, side by side.
 
 sharenets size small.tflite fast.tflite
 """

@@ -1,4 +1,4 @@
-"""Show counts of named networks beside what their papers print, as Markdown tables.
+"""Show counts of named networks next to the figures in their papers, as Markdown tables.
 
 sharenets table 'igcv2*'
 """
@@ -15,15 +15,13 @@ from keras_sharenets.cli.list import add_pattern, matching_names
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_pattern(parser)
-    parser.add_argument("--update", metavar="FILE", help="replace the tables between the markers of a Markdown file")
+    parser.add_argument("--update", metavar="FILE", help="replace the tables between the markers in a Markdown file")
 
 
 def check(arguments: argparse.Namespace) -> None:
     matching_names(arguments.pattern)
     if arguments.update is not None and arguments.pattern != "*":
-        raise ValueError(
-            f"`--update` writes the tables of all networks: leave the pattern (={arguments.pattern!r}) out."
-        )
+        raise ValueError(f"`--update` writes the tables of all networks: omit the pattern (={arguments.pattern!r}).")
 
 
 def run(arguments: argparse.Namespace) -> Answer:
@@ -31,7 +29,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets.analysis import catalog
     from keras_sharenets.models.registry import VARIANTS
 
-    # In the order of the papers' tables, not of the alphabet.
+    # In the order of the papers' tables, not alphabetically.
     names = sorted(matching_names(arguments.pattern), key=list(VARIANTS).index)
     listed = list(catalog.entries(names))
     text = catalog.to_markdown(listed)

@@ -62,7 +62,7 @@ def test_list_within_limits(sharenets):
     assert names("resnet_8", "--max-multiply-adds", 13_000_000) == ["resnet_8"]
     assert set(ksn.list_models()) <= set(names())
     assert sharenets("list", "resnet_8", "--max-parameters", 5)[1].startswith("none of 1 networks")
-    assert sharenets("list", "vggnet", "--trained")[:2] == (0, "none of 1 networks; `sharenets list` shows all\n")
+    assert sharenets("list", "vggnet", "--trained")[:2] == (0, "none of 1 networks match; `sharenets list` shows all\n")
 
 
 def test_list_of_a_family_that_is_not_there(sharenets):
@@ -93,7 +93,7 @@ def test_describe_a_name_for_other_images(sharenets):
 def test_a_file_has_its_own_images(sharenets):
     status, _, err = sharenets("describe", "net.keras", "--input-shape", 16, 16, 1)
     assert (status, err.count("\n")) == (2, 1)
-    assert "those of a named network; net.keras has its own" in err
+    assert "apply to named networks only, not to net.keras" in err
 
 
 def test_describe_a_keras_file(sharenets, folder):
@@ -249,7 +249,7 @@ def test_names_that_are_too_few_and_names_that_command_the_terminal(sharenets, f
     (tmp_path / "labels.txt").write_bytes(b"cat\ndog\n")
     status, out, err = sharenets("predict", tmp_path / "net.keras", image)
     assert (status, out) == (2, "")
-    assert "gives 3 numbers per image, but there are 2 class names" in err
+    assert "returns 3 values per image, but has 2 class names" in err
     (tmp_path / "labels.txt").write_bytes("\x1b[31mcat\n\x9b2Jdog\n\u202efox\n".encode())
     image = tmp_path / "\x1b]0;title\x07.png"
     image.symlink_to(folder / "images" / "0.png")
@@ -285,7 +285,7 @@ def bad_inputs(folder):
         (("list", "zzz*"), "`pattern` (='zzz*') matches no model"),
         (("describe", "hscnet_m128_g16"), "Did you mean 'hscnet_m128_g16_r4_a2'"),
         (("describe", folder / "none.keras"), "There is no file"),
-        (("create", "--output", folder / "new.keras"), "Either NAME or `--from-trial DIR/ID` must be given"),
+        (("create", "--output", folder / "new.keras"), "Exactly one of NAME and `--from-trial DIR/ID` is required"),
         (("create", "vggnet", "--weights", "cifar10", "--output", folder / "new.keras"), "'vggnet' is not pretrained"),
         (("create", "vggnet", "--model-option", "a=1", "--output", folder / "new.keras"), "has no argument `a`."),
         (("create", "hscnet_m128_g16", "--output", folder / "new.keras"), "Did you mean 'hscnet_m128_g16_r4_a2'"),
@@ -296,16 +296,16 @@ def bad_inputs(folder):
         (("describe", folder / "foreign.keras"), "is not a Keras file"),
         (("describe", folder / "foreign.tflite"), "is not a TFLite file"),
         (("export", folder / "foreign.keras"), "is not a Keras file"),
-        (("export", net, "--quantization", "int8"), "`--quantization int8` needs `--representative-data FOLDER`"),
-        (("export", net, "--to", "saved_model", "--quantization", "int8"), "goes with `--to tflite`"),
+        (("export", net, "--quantization", "int8"), "`--quantization int8` requires `--representative-data FOLDER`"),
+        (("export", net, "--to", "saved_model", "--quantization", "int8"), "does not apply to `--to saved_model`"),
         (
             ("export", net, "--quantization", "int5"),
             "`--quantization` (='int5') must be one of None, 'float16'",
         ),
         (("export", net, "--quantization", "stem=int8"), "`--quantization` assigns 'int8' to a layer, but must assign"),
-        (("export", net, "--calibration", folder / "empty"), "must be a folder with images in it"),
+        (("export", net, "--calibration", folder / "empty"), "must be a folder that contains images"),
         (("export", net, "--calibration", images, "--pictures", 0), "`--images` (=0) must be a positive integer"),
-        (("export", net, "--test"), "`--test` is for the folder of a run, but TARGET is none"),
+        (("export", net, "--test"), "`--test` is for the folder of a run, but TARGET is not a folder"),
         (("export", folder, "--quantization", "int8"), "`--quantization` is for a .keras file, but TARGET is a folder"),
         (("export", folder), "metrics.json"),
         (("predict", folder, images / "0.png"), "metrics.json"),

@@ -119,4 +119,4 @@ def test_command(plain, tmp_path, capsys):
     assert cli.main(["export", str(tmp_path / "net.keras"), "--input-type", "uint8"]) == 2
     assert "`input_type` (='uint8') is for `quantization=\"int8\"`" in capsys.readouterr().err
     assert cli.main(["export", str(tmp_path / "net.keras"), "--to", "saved_model", "--output-type", "uint8"]) == 2
-    assert "`--output-type` goes with `--to tflite`" in capsys.readouterr().err
+    assert "`--output-type` does not apply to `--to saved_model`" in capsys.readouterr().err

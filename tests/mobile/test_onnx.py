@@ -28,4 +28,4 @@ def test_options_of_tflite_files_do_not_go_with_onnx(plain, tmp_path, capsys):
     plain.save(tmp_path / "net.keras")
     for option, value in (("--quantization", "float16"), ("--prefer", "speed"), ("--max-bytes", "9")):
         assert cli.main(["export", str(tmp_path / "net.keras"), "--to", "onnx", option, value]) == 2
-        assert f"`{option}` goes with `--to tflite`" in capsys.readouterr().err
+        assert f"`{option}` does not apply to `--to onnx`" in capsys.readouterr().err

@@ -223,7 +223,7 @@ def test_interrupted_search_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(training, "train", interrupted)
     assert main(["search", *TINY, "--output", str(tmp_path / "run")]) == 130
     *_, last = capsys.readouterr().err.splitlines()
-    assert last == "interrupted: 0 of 2 trials have ended; the same command goes on"
+    assert last == "interrupted: 0 of 2 trials finished; run the same command to resume"
 
 
 @pytest.mark.parametrize(

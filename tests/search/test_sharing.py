@@ -76,7 +76,7 @@ def test_budgets_that_are_refused():
         (["--space", "shardnet", "--from", "net.keras"], "not allowed with argument --space"),
         (["--space", "shardnet", "--images", "8"], "`--images` needs `--from`"),
         (["--space", "shardnet", "--where", "conv*"], "`--where` needs `--from`"),
-        (["--from", "net.keras", "--max-multiply-adds", "9"], "`--max-multiply-adds` needs `--space`"),
+        (["--from", "net.keras", "--max-multiply-adds", "9"], "`--max-multiply-adds` requires `--space`"),
         (["--from", "net.keras", "--images", "0"], "`--images` (=0) must be a positive integer"),
     ],
 )

@@ -68,6 +68,7 @@ def test_comparison_with_times(folder, tmp_path, capsys, monkeypatch):
     told = capsys.readouterr().out
     for text in (told, (output / "compare.md").read_text()):
         assert f"{TIMES} {UNSTEADY_NOTE}" in text
-    assert f"no int8 file, so no time: {folder / names[1]} (`sharenets export {folder / names[1]}` writes one)" in told
+    place = folder / names[1]
+    assert f"not measured, no int8 file: {place} (`sharenets export {place}` writes one)" in told
     runs = json.loads((output / "compare.json").read_text())["runs"]
     assert [(run["milliseconds"], run["unsteady"]) for run in runs] == [(1.5, True), (None, None)]

@@ -89,7 +89,7 @@ def test_what_is_refused_before_any_work(tmp_path, capsys):
     assert main(["compress", "--resume", str(tmp_path / "taken")]) == 2
     assert "holds no compression" in capsys.readouterr().err
     assert main(["compress", "--resume", str(tmp_path / "taken"), "--prune", "0.5"]) == 2
-    assert "leave the network, the steps and `--output` out" in capsys.readouterr().err
+    assert "omit the network, the steps, and `--output`" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -98,8 +98,8 @@ def test_what_a_person_may_write(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("optimizzer: SGD", "error: `optimizzer` in mine.yaml is no option of `fit`. Did you mean 'optimizer'?"),
-        ("resume: there", "error: `resume` in mine.yaml is no option of `fit`."),
+        ("optimizzer: SGD", "error: `optimizzer` in mine.yaml is not an option of `fit`. Did you mean 'optimizer'?"),
+        ("resume: there", "error: `resume` in mine.yaml is not an option of `fit`."),
         ("epochs: many", "error: mine.yaml: argument --epochs: invalid int value: 'many'"),
         ("flip: yes", "error: Line 1 of mine.yaml (='flip: yes') must be `name: value`, with a value as JSON has it."),
         ("a\nb: 1", "error: Line 1 of mine.yaml (='a') must be `name: value`"),
@@ -125,7 +125,7 @@ def test_no_file_and_no_new_run(capsys):
     assert main(["fit", "--config", "none.yaml"]) == 2
     assert "error: There is no file none.yaml." in capsys.readouterr().err
     assert main(["fit", "--config", "none.yaml", "--resume", "there"]) == 2
-    assert "error: `--config` is for a new run:" in capsys.readouterr().err
+    assert "error: `--config` is for a new run;" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -196,11 +196,12 @@ def test_figures(tmp_path, capsys, monkeypatch):
 
 def test_what_shows_weights_or_activations_is_left_to_the_command_for_these(tmp_path, capsys, monkeypatch):
     assert run("paper", "hscnet", "figure8", "--plot", tmp_path / "figure.png") == 2
-    assert "`sharenets analyze RUN_DIR ... --activations --part 0.375` draws it" in capsys.readouterr().err
+    assert "Draw it with `sharenets analyze RUN_DIR ... --activations --part 0.375` from" in capsys.readouterr().err
     monkeypatch.setattr(paper, "_train", lambda *words: [tmp_path / "a run", tmp_path / "another"])
     assert run("paper", "hscnet", "figure8", "--run", "--output", tmp_path) == 0
     folders = f"'{tmp_path}/a run' {tmp_path}/another"
-    assert f"analyze {folders} --activations --part 0.375 --output DIR` draws it" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"draw it with: sharenets analyze {folders} --activations --part 0.375 --output DIR" in told
 
 
 # One table of each paper, end to end

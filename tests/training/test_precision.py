@@ -65,7 +65,7 @@ def test_a_run_in_half_precision(asked, digits, recipe, quick_network, tmp_path,
     probabilities = network.predict(digits.test.pixels(np.arange(359)), verbose=0)
     assert np.mean(probabilities.argmax(-1) == digits.test.labels) == pytest.approx(run.test_accuracy, abs=1e-6)
     assert main(["fit", "--resume", str(tmp_path / "run"), "--precision", "float32"]) == 2
-    told = f"`--precision` (=float32) must be that of the run in {tmp_path / 'run'} (={asked})"
+    told = f"`--precision` (=float32) must match the run in {tmp_path / 'run'} (={asked})"
     assert told in capsys.readouterr().err
 
 

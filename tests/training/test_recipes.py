@@ -113,8 +113,8 @@ def test_unknown_field():
         ({"weight_decay": -0.1}, r"`weight_decay` \(=-0\.1\) must be at least 0 and below 1"),
         ({"label_smoothing": 2}, r"`label_smoothing` \(=2\) must be at least 0 and below 1"),
         ({"decay_factor": 0}, r"`decay_factor` \(=0\) must be above 0 and at most 1"),
-        ({"milestones": (0.5, 0.2)}, r"`milestones` \(=\(0\.5, 0\.2\)\) must rise and lie between 0 and 1"),
-        ({"milestones": (60, 120)}, r"`milestones` \(=\(60, 120\)\) must rise and lie between 0 and 1"),
+        ({"milestones": (0.5, 0.2)}, r"`milestones` \(=\(0\.5, 0\.2\)\) must be increasing fractions of all epochs"),
+        ({"milestones": (60, 120)}, r"`milestones` \(=\(60, 120\)\) must be increasing fractions of all epochs"),
         ({"pad": -1}, r"`pad` \(=-1\) must be a non-negative integer\."),
         ({"patience": 0}, r"`patience` \(=0\) must be a positive integer"),
         ({"watch": "val"}, r"`watch` \(='val'\) must be one of 'train', 'test'"),
@@ -318,7 +318,7 @@ def test_recipes_are_listed(capsys):
     assert header.split()[:2] == ["name", "epochs"]
     assert [row.split()[0] for row in rows] == list(RECIPES)
     row = next(row for row in rows if row.startswith("shardnet-tiny-imagenet-vgg "))
-    for part in ("100", "0.01", "x0.1 after 5 without gain", "0.0005", "area 56, flip", "section A.4"):
+    for part in ("100", "0.01", "x0.1 after plateau of 5", "0.0005", "area 56, flip", "section A.4"):
         assert part in row
     assert main(["recipes", "hgcnet-cifar10"]) == 0
     text = capsys.readouterr().out

@@ -178,9 +178,9 @@ def test_runs_of_another_program(tmp_path, capsys):
         "fast, batch 64, non-negative scales",
     ]
     assert (points, others) == ("+20.00", [])
-    note = "Networks with the recipe fast were not trained by `fit`, but by a script, on one H200, in bfloat16; their"
+    note = "Networks with the recipe fast were not trained by `fit` but by a script, on one H200, in bfloat16; "
     assert note in " ".join(text.split())
-    assert text.count("--output runs/other_seed0  # the nearest to what trained it") == 1
+    assert text.count("--output runs/other_seed0  # closest equivalent") == 1
 
 
 def test_notes(folder, capsys):

@@ -117,7 +117,7 @@ def test_nothing_is_left_of_a_command_that_is_refused(before, tmp_path, capsys, 
         (["--from", str(before), "--model", "resnet_8"], "belong to another network"),
         (["--from", "resnet_8"], "takes images of 3 channels"),
         (["--from", "nothing"], "no folder of a run"),
-        (["--model", "resnet_8", "--freeze"], "`--freeze` needs `--from`"),
+        (["--model", "resnet_8", "--freeze"], "`--freeze` requires `--from`"),
         (["--model", "resnet_8", "--validation", "1.5"], "`validation` (='1.5')"),
     ):
         assert main([*words, *more]) == 2
@@ -196,12 +196,12 @@ def test_the_command_says_what_it_makes_of_few_images(tmp_path, capsys):
     words = ["fit", "--model", MODEL, "--data", "digits", "--validation", "0.6", "--jit-compile", "false"]
     assert main([*words, "--epochs", "1", "--output", str(tmp_path / "run")]) == 0
     told = capsys.readouterr()
-    assert "575 training images; 7 of them sit out each epoch" in told.err
+    assert "575 training images: 71 steps of 8 per epoch (a random 7 are skipped), 1 epoch, " in told.err
     # No bar of Keras: standard output is for the answer.
     assert re.search(
         r"^epoch 1 of 1: loss [\d.]+, accuracy [\d.]+, validation accuracy [\d.]+; [\d.]+ s$", told.err, re.M
     )
     assert told.out.startswith(f"{MODEL} on digits (")
     assert "step" not in told.out
-    assert told.out.splitlines()[-1].startswith(f"a page about it: sharenets report {tmp_path / 'run'}; ")
+    assert told.out.splitlines()[-1].startswith(f"report: sharenets report {tmp_path / 'run'}; ")
     assert read_metrics(tmp_path / "run" / "metrics.json").recipe.batch_size == 8

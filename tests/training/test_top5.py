@@ -98,7 +98,7 @@ def test_a_file_is_tested_as_its_run_was(tmp_path, capsys, monkeypatch):
     assert [crops_of_file(place) for place in ("whole/last.keras", "elsewhere.keras")] == ["none", "none"]
     assert main(["evaluate", "run/last.keras", "--data", "digits", "--json", "found.json"]) == 0
     text, found = capsys.readouterr().out, json.loads((tmp_path / "found.json").read_text())
-    assert "on the middle of images whose short side was made 8/7 of it" in text
+    assert "on the center crop of images resized so that the short side is 8/7 of the crop" in text
     assert (found["crops"], found["error_rate"]) == ("center", pytest.approx(1 - found["accuracy"]))
     assert main(["evaluate", "run/last.keras", "--data", "digits", "--crops", "none"]) == 2
 

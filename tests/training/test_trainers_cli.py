@@ -136,7 +136,10 @@ FIT = ["fit", "--model", MODEL, "--data", "digits", "--output", "run"]
         ([*FIT, "--model-option", "width"], "error: `--model-option` (='width') must be KEY=VALUE."),
         ([*FIT, "--model-option", "depth=3"], f"error: {MODEL} has no option `depth`. Did you mean"),
         ([*FIT, "--epochs", "0"], "error: `epochs` (=0) must be a positive integer."),
-        ([*FIT, "--milestones", "60", "120"], "error: `milestones` (=(60.0, 120.0)) must rise and lie between 0 and 1"),
+        (
+            [*FIT, "--milestones", "60", "120"],
+            "error: `milestones` (=(60.0, 120.0)) must be increasing fractions of all epochs",
+        ),
         ([*FIT, "--recipe", "digit"], "error: `recipe` (='digit') is not a known recipe. Did you mean 'digits'"),
         ([*FIT, "--recipe", "fast", "--epochs", "0"], "error: `epochs` (=0) must be a positive integer."),
         ([*FIT, "--jitter", "0.5"], "error: `jitter` (=0.5) needs color images, but digits is gray."),

@@ -104,7 +104,7 @@ def test_report(folder, digits):
     run = metrics(folder / "runs" / "digits")
     correct = round(run["test_accuracy"] * 359)
     assert table["test accuracy, last epoch"] == f"{run['test_accuracy']:.4f} ({correct} of 359)"
-    assert table["changed in it"] == "epochs 10, batch_size 32, pad 1, flip False"
+    assert table["changed fields"] == "epochs 10, batch_size 32, pad 1, flip False"
     model = files.load_model(folder / "runs" / "digits" / "last.keras")
     stored = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
     assert table["stored parameters"] == f"{stored:,}"
@@ -112,7 +112,7 @@ def test_report(folder, digits):
     matrix = sklearn.metrics.confusion_matrix(digits.test.labels, guesses, labels=range(10))
     wrong = matrix * (1 - np.eye(10, dtype=int))
     assert kinds == ["figure"] * 3 + ["photos"] * (correct < 359)
-    mistakes = page.partition("The most frequent mistakes")[2].partition("</table>")[0]
+    mistakes = page.partition("Most frequent mistakes")[2].partition("</table>")[0]
     mistakes = re.findall(r'<td class="number">(\d+)</td>' * 3, mistakes)
     assert len(mistakes) == min(10, np.count_nonzero(wrong))
     if mistakes:
