@@ -51,7 +51,7 @@ def check_what_answers_at_once():
     assert answer("fit", "--nonsense")[0] == 2
     assert answer("nonsense")[0] == 2
     status, _, text = answer("export", "net.keras", "--quantization", "int8")
-    assert (status, text.partition("FOLDER")[0]) == (2, "error: `--quantization int8` needs `--representative-data ")
+    assert (status, text.partition("FOLDER")[0]) == (2, "error: `--quantization int8` requires `--representative-data ")
     status, text, _ = answer("--print-completion", "bash")
     assert status == 0
     assert "--representative-data" in text

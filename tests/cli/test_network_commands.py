@@ -292,7 +292,7 @@ def bad_inputs(folder):
         (("create", "igcv2_c64_d20", "--output", folder / "new.h5"), "must end in `.keras`"),
         (("create", "--from-trial", folder, "--output", folder / "new.keras"), "is not the folder of a trial"),
         (("create", "--from-trial", broken, "--output", folder / "new.keras"), "is not the record of a trial"),
-        (("create", "--from-trial", foreign, "--output", folder / "new.keras"), "that this version has not"),
+        (("create", "--from-trial", foreign, "--output", folder / "new.keras"), "that this version does not support"),
         (("describe", folder / "foreign.keras"), "is not a Keras file"),
         (("describe", folder / "foreign.tflite"), "is not a TFLite file"),
         (("export", folder / "foreign.keras"), "is not a Keras file"),
