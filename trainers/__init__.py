@@ -1,1 +1,1 @@
-"""Programs that train the networks of `keras_sharenets`: `python -m trainers fit --help`, from a checkout."""
+"""Programs that train the networks of `keras_sharenets`; run them from a checkout: `python -m trainers fit --help`."""

@@ -1,4 +1,4 @@
-"""`python -m trainers`: the commands of `sharenets` that train, and the demo of a checkout."""
+"""`python -m trainers`: the training commands of `sharenets`, and a demo."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ NAMES = (
     "blending",
 )
 COMMANDS = {name: ALL[name] for name in NAMES}
-COMMANDS["demo"] = ("trainers.demo", "Train a small network on digits, export it, run the files and write a page.")
-LINE = CommandLine("python -m trainers", "Trains networks that reuse their filters.", COMMANDS)
+COMMANDS["demo"] = ("trainers.demo", "Train a small network on digits, export it, run the files, and write a report.")
+LINE = CommandLine("python -m trainers", "Train networks that reuse their filters.", COMMANDS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Trains a small network on digits, exports it, runs the files and writes one page about it.
+"""Train a small network on digits, export it, run the files, and write a report.
 
 python -m trainers demo --output runs/demo
 """
@@ -16,13 +16,15 @@ CALIBRATION = 200
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for all files; must not hold a run")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for all files; must be empty or new")
     parser.add_argument("--epochs", type=int, default=60, help="passes over the training split (default: 60)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed for initialization, shuffling, and augmentation (default: 0)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """The profile and one table; leaves `report.html` beside the files."""
+    """The profile and one table; also writes `report.html` next to the other files."""
     import numpy as np
 
     import keras_sharenets as ksn

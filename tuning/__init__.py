@@ -1,1 +1,1 @@
-"""Programs that search for networks; run from a checkout: `python -m tuning`."""
+"""Programs that search for networks; run them from a checkout: `python -m tuning`."""

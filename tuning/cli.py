@@ -1,4 +1,4 @@
-"""`python -m tuning`: the commands of `sharenets` that search."""
+"""`python -m tuning`: the search commands of `sharenets`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COMMANDS = {
     "search": ALL["search"],
     "report": ("keras_sharenets.cli.search_report", "Report on a search, finished or not."),
 }
-LINE = CommandLine("python -m tuning", "Looks for the best network for a budget.", COMMANDS)
+LINE = CommandLine("python -m tuning", "Search for the best network within a budget.", COMMANDS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

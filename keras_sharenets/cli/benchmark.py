@@ -15,7 +15,7 @@ from keras_sharenets.files import check_paths
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE.tflite")
+    parser.add_argument("files", nargs="+", metavar="FILE.tflite", help="files to measure")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="number of threads (default: 1)")
     parser.add_argument("--repetitions", type=int, default=200, metavar="N", help="inferences per file (default: 200)")
     parser.add_argument("--operators", action="store_true", help="also measure each operator of each file in isolation")

@@ -43,13 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", nargs="?", metavar="RUN|FILE|NAME", help=target_help)
     share_help = (
         f"{', '.join(SCHEMES)}, with fields as in 'depth:policy=stage,blending=True'; or N%% of the parameters; or "
-        f"{' or '.join(f'{name}=N' for name in BUDGETS)}; repeatable, to share in stages with training in between"
+        f"{' or '.join(f'{name}=N' for name in BUDGETS)}; repeatable, with fine-tuning after each"
     )
     parser.add_argument("--share", action="append", default=[], metavar="HOW", help=share_help)
     where_help = "names or patterns of the convolutions to share, quoted (default: least loss per weight saved)"
     parser.add_argument("--where", nargs="+", metavar="NAME", help=where_help)
     parser.add_argument("--prune", type=float, metavar="S", help="set this fraction of the kernel weights to 0")
-    parser.add_argument("--cluster", type=int, metavar="N", help="keep N distinct weights in each kernel")
+    parser.add_argument(
+        "--cluster", type=int, metavar="N", help="cluster the weights of each kernel into N distinct values"
+    )
     aware_help = "train with the rounding of the int8 file"
     parser.add_argument("--quantization-aware", action="store_true", help=aware_help)
     parser.add_argument("--output", metavar="DIR", help="folder for all files; must be empty or new")

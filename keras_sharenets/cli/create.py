@@ -20,12 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from-trial", metavar="DIR/ID", help="instead of NAME: the network of a trial of `sharenets search`"
     )
-    weights_help = "data set of pretrained weights (see `list --trained`), or a .keras file of it (default: untrained)"
+    weights_help = (
+        "data set of pretrained weights (see `list --trained`), or a .keras file with weights (default: untrained)"
+    )
     parser.add_argument("--weights", metavar="NAME|FILE.keras", help=weights_help)
     add_model_option(parser)
     parser.add_argument("--classes", type=int, metavar="N", help="number of classes")
     add_input_shape(parser, "size of the images")
-    parser.add_argument("--output", required=True, metavar="FILE.keras")
+    parser.add_argument("--output", required=True, metavar="FILE.keras", help="file to write")
 
 
 def check(arguments: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from keras_sharenets.files import check_paths
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE.tflite")
+    parser.add_argument("files", nargs="+", metavar="FILE.tflite", help="files to analyze")
 
 
 def check(arguments: argparse.Namespace) -> None:

@@ -202,7 +202,7 @@ BAD_INPUT = [
     *(("sharing_accuracy", whole(name)) for name in ("batch-size", "epochs")),
     (
         "sharing_accuracy",
-        (["--originals", "nothing"], "error: `from` (='nothing') is no folder of a run, no .keras file"),
+        (["--originals", "nothing"], "error: `from` (='nothing') must be the folder of a run, a .keras file"),
     ),
     *((command, whole("threads")) for command in ("delivery", "inference")),
     *((command, (["--networks", "hgcnet_42"], UNKNOWN)) for command in ("delivery", "inference", "input")),

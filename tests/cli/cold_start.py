@@ -86,9 +86,9 @@ def check_what_answers_at_once():
         status, _, text = answer(*line.split())
         assert (status, text[:19]) == (2, "error: There is no "), (line, text)
     untrained = answer("compress", "resnet_9", "--share", "50%", "--output", "out")[2]
-    assert untrained.startswith("error: `target` (='resnet_9') is no folder of a run, no .keras file, and no"), (
-        untrained
-    )
+    assert untrained.startswith(
+        "error: `target` (='resnet_9') must be the folder of a run, a .keras file, or one pretrained network"
+    ), untrained
     assert answer("choose", "--classes", "1")[2].startswith("error: `num_classes` (=1) must")
     assert answer("table", "hscnet_m23*")[2].startswith("error: `pattern` (='hscnet_m23*') matches no model")
     assert "\nhscnet_m32_g4_r2_b1_a2 " in answer("list", "hscnet_m32*")[1]

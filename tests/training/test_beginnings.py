@@ -77,7 +77,8 @@ def test_initialization(digits, how, fan):
 
 def test_initialization_of_other_layers(digits):
     with pytest.raises(
-        ValueError, match=r"`initialization` \(='he_fan_out'\) is for ordinary convolutions, and '.*HighlyShared"
+        ValueError,
+        match=r"`initialization` \(='he_fan_out'\) applies to ordinary convolutions only, but '.*HighlyShared",
     ):
         build("hscnet_m32_g4_r2_b1_a2", digits, {}, override(DIGITS, initialization="he_fan_out"))
 

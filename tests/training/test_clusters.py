@@ -173,7 +173,7 @@ def test_a_worker_that_is_killed_stops_the_other_and_both_go_on(backend, gone, t
         assert len(told) == 1 or gone == 0
     for line in told:
         assert line.startswith(
-            f"error: Another worker is gone, so worker {1 - gone} of 2 stops too. Start all workers again with "
+            f"error: Another worker has exited, so worker {1 - gone} of 2 stops, too. Restart all workers with "
             f"`sharenets fit --resume {tmp_path / 'run'} --strategy multi_worker`. ("
         )
     assert [path.stem for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["000000005", "000000010"]
@@ -239,7 +239,7 @@ def test_a_worker_that_is_silent_stops_the_other(backend, tmp_path):
     errors = logs[0].with_suffix(".err").read_text().splitlines()
     if backend == "tensorflow":
         assert code == 2
-        assert errors[-1].startswith("error: Another worker is gone, so worker 0 of 2 stops too.")
+        assert errors[-1].startswith("error: Another worker has exited, so worker 0 of 2 stops, too.")
     else:
         check_abort_of_jax(code, errors)
 

@@ -58,11 +58,11 @@ def test_words_for_sharing():
     [
         ([], "At least one of `--share`"),
         (["--share", "120%"], "must be above 0 % and below 100 %"),
-        (["--share", "width"], r"`--share` \(=width\) must begin with one of depth"),
+        (["--share", "width"], r"`--share` \(=width\) must start with one of depth"),
         (["--share", "depth:policy"], "SCHEME:FIELD=VALUE"),
         (["--share", "max_parameters=0"], "positive integer"),
         (["--prune", "1"], r"`--prune` \(=1.0\)"),
-        (["--prune", "0.5", "--cluster", "2"], "3 where weights that are 0 stay 0"),
+        (["--prune", "0.5", "--cluster", "2"], "at least 3 with `--prune`"),
     ],
 )
 def test_words_that_are_refused(words, message, capsys, tmp_path):
@@ -87,7 +87,7 @@ def test_what_is_refused_before_any_work(tmp_path, capsys):
         assert message in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
     assert main(["compress", "--resume", str(tmp_path / "taken")]) == 2
-    assert "holds no compression" in capsys.readouterr().err
+    assert "contains no compression" in capsys.readouterr().err
     assert main(["compress", "--resume", str(tmp_path / "taken"), "--prune", "0.5"]) == 2
     assert "omit the network, the steps, and `--output`" in capsys.readouterr().err
 

@@ -54,4 +54,4 @@ def test_demo_leaves_working_files_and_a_page_about_them(quick_network, tmp_path
 def test_demo_refuses_a_folder_with_a_run(tmp_path, capsys):
     (tmp_path / "metrics.json").write_text("{}")
     assert cli.main(["demo", "--output", str(tmp_path)]) == 2
-    assert "already holds a run" in capsys.readouterr().err
+    assert "already contains a run" in capsys.readouterr().err

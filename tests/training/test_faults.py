@@ -99,7 +99,7 @@ def test_errors_that_mean_too_little_memory():
     assert not any(map(_out_of_memory, (RuntimeError("INTERNAL: out"), tf.errors.UnavailableError(None, None, "gone"))))
 
 
-@pytest.mark.parametrize(("on_device", "more"), [("no", ""), ("yes", ", and so does `--epochs-on-device no`")])
+@pytest.mark.parametrize(("on_device", "more"), [("no", ""), ("yes", "; so does `--epochs-on-device no`")])
 def test_what_needs_less_memory_is_told(on_device, more):
     run = Run(model="m", options={}, data={}, recipe=Recipe(1, 0.1, 0.0, batch_size=64), backend="", versions={})
     run = dataclasses.replace(run, epochs_on_device=on_device)
@@ -117,7 +117,7 @@ def test_a_device_that_is_out_of_memory(error, colors, tmp_path, capsys, monkeyp
         raise error
 
     assert run_and_break(colors, tmp_path / "run", monkeypatch, fault) == 2
-    told = "The device is out of memory. A run with a smaller `batch_size` (=16) needs less."
+    told = "The device is out of memory. A new run with a smaller `batch_size` (=16) needs less."
     check(tmp_path / "run", capsys, told)
 
 

@@ -172,7 +172,7 @@ def test_evaluate_refuses_other_data(run, digits, tmp_path):
 
 def test_folder_that_holds_a_run(run, digits):
     before = {path: path.read_bytes() for path in run[1].glob("*.*")}
-    with pytest.raises(ValueError, match=rf"{run[1]} already holds a run"):
+    with pytest.raises(ValueError, match=rf"{run[1]} already contains a run"):
         fit("no such model either", digits, run[1])
     assert {path: path.read_bytes() for path in run[1].glob("*.*")} == before
 

@@ -20,8 +20,8 @@ def test_folder_that_holds_something_else(digits, tmp_path):
     [
         ("hscnet_m32_g4_r2_b1", {}, r"`name` \(='hscnet_m32_g4_r2_b1'\) .* 'hscnet_m32_g4_r2_b1_a2'"),
         (MODEL, {"group": 4}, rf"{MODEL} has no option `group`\. Did you mean 'groups'"),
-        (MODEL, {"num_classes": 4}, r"`num_classes` cannot be given: it follows from the data"),
-        (MODEL, {"include_top": False}, r"`include_top` cannot be given: a trained network is a named classifier"),
+        (MODEL, {"num_classes": 4}, r"`num_classes` cannot be given: it is determined by the data"),
+        (MODEL, {"include_top": False}, r"`include_top` cannot be given: training requires a named classifier"),
         (MODEL, {"groups": 4, "channel_repeats": 3}, r"`channel_repeats` \(=3\) must divide `groups` \(=4\)"),
         (
             MODEL,
@@ -47,5 +47,5 @@ def test_what_tensorboard_cannot_have(monkeypatch):
         RunOptions(tensorboard=("histograms", "images"))
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     check_tensorboard(["histograms"])
-    with pytest.raises(ValueError, match=r"`tensorboard` \(='graph'\) needs KERAS_BACKEND=tensorflow"):
+    with pytest.raises(ValueError, match=r"`tensorboard` \(='graph'\) requires KERAS_BACKEND=tensorflow"):
         check_tensorboard(["graph"])

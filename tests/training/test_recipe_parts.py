@@ -272,7 +272,9 @@ def test_other_teachers_that_will_not_do(tmp_path):
     files.save_model(small_network(), path)
     assert open_teacher(str(path), few, PLAIN)[0].output_shape == (None, 3)
     large = dataclasses.replace(few, shape=(8, 8, 1))
-    with pytest.raises(ValueError, match=r"takes images of the shape \(4, 4, 1\), but those of few have \(8, 8, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"takes images of shape \(4, 4, 1\), but the images of few have shape \(8, 8, 1\)"
+    ):
         open_teacher(str(path), large, PLAIN)
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "cut.keras", "w") as cut:
         for name in archive.namelist():
@@ -282,5 +284,5 @@ def test_other_teachers_that_will_not_do(tmp_path):
     images = keras.Input((4, 4, 1))
     flat = keras.layers.Dense(3, bias_initializer="ones")(keras.layers.Flatten()(images))
     files.save_model(keras.Model(images, flat), tmp_path / "logits.keras")
-    with pytest.raises(ValueError, match=r"must give the probabilities of the classes: a softmax at its end"):
+    with pytest.raises(ValueError, match=r"must return class probabilities: it must end in a softmax"):
         open_teacher(str(tmp_path / "logits.keras"), few, PLAIN)

@@ -97,7 +97,7 @@ def test_unknown_model_offers_the_nearest():
 
 
 def test_unknown_field():
-    with pytest.raises(ValueError, match=r"`weightdecay` is not part of a recipe\. Did you mean 'weight_decay'"):
+    with pytest.raises(ValueError, match=r"`weightdecay` is not a field of a recipe\. Did you mean 'weight_decay'"):
         override(PLAIN, weightdecay=0.1)
 
 

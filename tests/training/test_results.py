@@ -286,7 +286,10 @@ def edit(folder, **changes):
             lambda folder: edit(folder, recipe={"epoch": 1}),
             "{}/s_vggnet_32_cifar10_seed0/metrics.json is not the record",
         ),
-        (lambda folder: (folder / "a_seed0").mkdir(), "There is no {}/a_seed0/metrics.json: {}/a_seed0 holds no run."),
+        (
+            lambda folder: (folder / "a_seed0").mkdir(),
+            "There is no {}/a_seed0/metrics.json: {}/a_seed0 contains no run.",
+        ),
         (
             lambda folder: edit(folder, seed=2),
             "{}/s_vggnet_32_cifar10_seed0 and {}/s_vggnet_32_cifar10_seed2 are the same run: s_vggnet_32 with seed 2.",
@@ -298,7 +301,7 @@ def edit(folder, **changes):
         (lambda folder: edit(folder, model="vgg"), "`name` (='vgg') is not a known model."),
         (
             lambda folder: edit(folder, recipe=json.loads(json.dumps(vars(SHORT))) | {"name": "own"}),
-            "The recipe 'own' of s_vggnet_32 is none of `recipes`.",
+            "The recipe 'own' of s_vggnet_32 is not one of `recipes`.",
         ),
         (lambda folder: (folder / "page.md").write_text("no markers"), f"The text must have the markers {BEGIN} and"),
     ],

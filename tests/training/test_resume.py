@@ -176,7 +176,7 @@ def test_resuming_takes_the_same_arguments_or_none(interrupted, capsys):
         (["--deterministic"], "`--deterministic` (=True) must match the run in RUN (=False)"),
         (["--model-option", "width=8"], "`--model-option width` (=8) must match the run in RUN (=(16,))"),
         (["--output", "elsewhere"], "elsewhere) must match the run in RUN"),
-        (["--data", "images"], "The data set has the name images, but the run in RUN digits."),
+        (["--data", "images"], "The data set has the name images, but the run in RUN has digits."),
         (["--checkpoint-steps", "0"], "`checkpoint_steps` (=0) must be a positive integer."),
         (["--keep-checkpoints", "0"], "`keep_checkpoints` (=0) must be a positive integer."),
     ],
@@ -198,9 +198,9 @@ def test_other_arguments_are_refused(interrupted, arguments, message, capsys, tm
 
 
 def test_what_cannot_be_resumed(interrupted, digits, tmp_path):
-    with pytest.raises(ValueError, match=rf"There is no {tmp_path}/none/metrics\.json: .*/none holds no run"):
+    with pytest.raises(ValueError, match=rf"There is no {tmp_path}/none/metrics\.json: .*/none contains no run"):
         resume(tmp_path / "none", digits)
-    with pytest.raises(ValueError, match=r"The data set has the mean \[1\.0\], but the run in .* \["):
+    with pytest.raises(ValueError, match=r"The data set has the mean \[1\.0\], but the run in .* has \["):
         resume(interrupted, dataclasses.replace(digits, mean=(1.0,)))
     path = interrupted / "metrics.json"
     metrics = json.loads(path.read_text())
@@ -216,7 +216,9 @@ def test_what_cannot_be_resumed(interrupted, digits, tmp_path):
     path.write_text(json.dumps(metrics))
     checkpoint = list_checkpoints(interrupted / "checkpoints")[-1]
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"The checkpoint .*000000005\.npz is damaged: .*starts from the beginning"):
+    with pytest.raises(
+        ValueError, match=r"The checkpoint .*000000005\.npz is damaged: .*restart the run from the beginning"
+    ):
         resume(interrupted, digits)
     with hold_folder(interrupted), pytest.raises(ValueError, match=rf"is in use by process {os.getpid()} on"):
         resume(interrupted, digits)
@@ -228,7 +230,7 @@ def test_damaged_checkpoints_give_way_to_the_one_before(interrupted):
     (folder / "000000007.npz").write_bytes(whole[:1000])
     (folder / "000000008.npz").write_bytes(b"no archive")
     np.savez(folder / "000000009.npz", state=json.dumps({"step": 4}))
-    told = r"9\.npz has no run\. .*8\.npz is damaged: .*7\.npz is damaged: .* the one before, .*5\.npz\.$"
+    told = r"9\.npz contains no run\. .*8\.npz is damaged: .*7\.npz is damaged: .* the previous one, .*5\.npz\.$"
     with pytest.warns(UserWarning, match=told):
         path, _, state = last_checkpoint(folder)
     assert (path.name, state["step"]) == ("000000005.npz", 0)
@@ -299,10 +301,10 @@ def test_checkpoint_of_another_model(tmp_path):
     arrays = read_variables(model)
     wide = keras.Sequential([keras.Input((6,)), keras.layers.Dense(5)])
     wide.compile("sgd", "mse")
-    with pytest.raises(ValueError, match=r"The checkpoint has \d+ weights, the model 2"):
+    with pytest.raises(ValueError, match=r"The checkpoint has \d+ weights, but the model has 2"):
         restore(wide, arrays, ["weights"])
     arrays["weights/0"] = arrays["weights/0"][:2]
-    with pytest.raises(ValueError, match=r"kernel has the shape \(6, 4\), in the checkpoint \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"kernel has the shape \(6, 4\), but \(2, 4\) in the checkpoint"):
         restore(model, arrays, ["weights"])
 
 

@@ -71,7 +71,7 @@ def test_one_of_two_or_three_gets_the_folder_20_times(tmp_path):
                     pid = processes[winner].pid
                     # One that comes late finds the run already.
                     assert re.match(rf"error: The folder {folder} is in use by process {pid} on ", line) or re.match(
-                        rf"error: The output directory {folder} (already holds a run|exists and is not)", line
+                        rf"error: The output directory {folder} (already contains a run|exists and is not)", line
                     )
             metrics = json.loads((folder / "metrics.json").read_text())
             assert (metrics["state"], metrics["seed"], len(metrics["epochs"])) == ("finished", winner, 1)

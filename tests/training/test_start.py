@@ -84,21 +84,21 @@ def test_other_networks_and_damaged_files_are_refused(before, tmp_path, digits):
     start = find_start(str(before), MODEL, TINY)
     with pytest.raises(ValueError, match="belong to another network, or to one with other options: for the layer"):
         begin_with(build(MODEL, digits, {**TINY, "width": (24,)}), start, digits.class_names)
-    with pytest.raises(ValueError, match=r"takes images of 1 channels, and those of made have 3"):
+    with pytest.raises(ValueError, match=r"takes images with 1 channels, but made has 3"):
         prepared_as(data(channels=3), start)
     inputs = keras.Input((8, 8, 1))
     other = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs)), name="mine")
     files.save_model(other, tmp_path / "other.keras")
-    with pytest.raises(ValueError, match="does not say which network it is: give `model`"):
+    with pytest.raises(ValueError, match="does not name its network: also give `model`"):
         find_start(str(tmp_path / "other.keras"))
     (tmp_path / "torn.keras").write_bytes(before.read_bytes()[:2000])
     with pytest.raises(ValueError, match=r"torn\.keras is not a Keras file"):
         find_start(str(tmp_path / "torn.keras"), MODEL, TINY)
-    with pytest.raises(ValueError, match=r"no folder of a run, no \.keras file, and no one network that comes trained"):
+    with pytest.raises(ValueError, match=r"must be the folder of a run, a \.keras file, or one pretrained network"):
         find_start("hscnet_m128_g16_r8_a2")
-    with pytest.raises(ValueError, match=r"cifar10.* no one network that comes trained"):
+    with pytest.raises(ValueError, match=r"cifar10.* or one pretrained network"):
         find_start("cifar10")
-    with pytest.raises(ValueError, match="holds no run"):
+    with pytest.raises(ValueError, match="contains no run"):
         find_start(str(tmp_path))
 
 
@@ -116,7 +116,7 @@ def test_nothing_is_left_of_a_command_that_is_refused(before, tmp_path, capsys, 
     for more, message in (
         (["--from", str(before), "--model", "resnet_8"], "belong to another network"),
         (["--from", "resnet_8"], "takes images of 3 channels"),
-        (["--from", "nothing"], "no folder of a run"),
+        (["--from", "nothing"], "must be the folder of a run"),
         (["--model", "resnet_8", "--freeze"], "`--freeze` requires `--from`"),
         (["--model", "resnet_8", "--validation", "1.5"], "`validation` (='1.5')"),
     ):

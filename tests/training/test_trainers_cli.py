@@ -153,13 +153,16 @@ FIT = ["fit", "--model", MODEL, "--data", "digits", "--output", "run"]
         ),
         ([*FIT, "--ema", "0.9", "--strategy", "mirrored"], "error: `ema` (=0.9) needs one device, but `strategy` is"),
         ([*FIT, "--teacher", "none.keras"], "error: There is no file none.keras."),
-        ([*FIT, "--teacher", "full"], "error: There is no full/metrics.json: full holds no run."),
+        ([*FIT, "--teacher", "full"], "error: There is no full/metrics.json: full contains no run."),
         (
             [*FIT, "--teacher", "full/thesis.txt"],
             "error: full/thesis.txt is not a Keras file: a `.keras` file",
         ),
         ([*FIT, "--from", "none.keras"], "error: There is no file none.keras."),
-        ([*FIT, "--from", "resnet_9"], "error: `from` (='resnet_9') is no folder of a run, no .keras file, and no"),
+        (
+            [*FIT, "--from", "resnet_9"],
+            "error: `from` (='resnet_9') must be the folder of a run, a .keras file, or one pretrained network",
+        ),
         ([*FIT, "--seed", "-1"], "error: `seed` (=-1) must be a non-negative integer."),
         (["evaluate", "none.keras", "--data", "digits"], "error: There is no file none.keras."),
         (
@@ -186,7 +189,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_p
 def test_run_that_is_already_there(run, capsys):
     before = (run / "metrics.json").read_bytes()
     assert main([*FIT, "--output", str(run)]) == 2
-    assert f"error: The output directory {run} already holds a run." in capsys.readouterr().err
+    assert f"error: The output directory {run} already contains a run." in capsys.readouterr().err
     assert (run / "metrics.json").read_bytes() == before
 
 

@@ -258,14 +258,14 @@ def test_results(folder, capsys, monkeypatch):
             "The run in stopped is not finished: `sharenets fit --resume stopped` goes on",
         ),
         (["export", "runs/digits", "--output", "new", "--data", "images"], "images/bee/torn.png is not an image"),
-        (["report", "empty"], "No epoch of the run in empty is finished."),
+        (["report", "empty"], "The run in empty has no finished epoch."),
         (
             ["compare", "runs/digits", "runs/../runs/digits", "--output", "new"],
             "`runs` (=runs/digits runs/../runs/digits)",
         ),
         (
             ["compare", "runs/digits", "--output", "runs/images"],
-            "The output directory runs/images already holds a run.",
+            "The output directory runs/images already contains a run.",
         ),
     ],
 )
@@ -286,7 +286,7 @@ def test_bad_input(folder, arguments, message, capsys, monkeypatch):
 def test_export_needs_tensorflow(folder, capsys, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     assert main(["export", str(folder / "runs" / "digits"), "--output", str(folder / "new"), "--forms", "float"]) == 2
-    assert "`--formats` (=float) need KERAS_BACKEND=tensorflow, all but keras and hub." in capsys.readouterr().err
+    assert "`--formats` (=float) need KERAS_BACKEND=tensorflow, except for keras and hub." in capsys.readouterr().err
 
 
 def test_names_of_runs():

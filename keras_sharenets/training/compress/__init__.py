@@ -1,1 +1,1 @@
-"""Networks made smaller step by step, with fine-tuning after each."""
+"""Compression of networks step by step, with fine-tuning after each step."""

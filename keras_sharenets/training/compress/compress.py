@@ -1,7 +1,7 @@
-"""A trained network made smaller step by step: each step is fine-tuned with the original as its teacher, and measured.
+"""Compresses a trained network step by step: each step is fine-tuned with the original as teacher, and measured.
 
-Everything is in one folder: `compress.json`, what was asked and what was found; `original/`, and a folder for each step
-with the run that fine-tuned it, as `fit` writes it, and its files. What was begun is found there again.
+One folder has everything needed to resume: `compress.json` with the plan and the results, `original/`, and a folder for
+each step with its fine-tuning run, as written by `fit`, and its exported files.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is asked for.
+    """The settings of a compression.
 
     Attributes:
-        source: the original, as it was named.
+        source: the original network, as given by the user.
         name: its name, for tables.
-        steps: in order.
+        steps: the steps in order.
         where: which convolutions share, as in `keras_sharenets.share`.
-        images: how many training images show sharing and export what the network computes.
-        recipe: of each fine-tuning.
-        seed: of each.
-        data: what loads the data set again.
+        images: number of training images for sharing and calibration.
+        recipe: recipe for each fine-tuning.
+        seed: random seed for each fine-tuning.
+        data: data source for reloading the data set.
     """
 
     source: str
@@ -67,19 +67,19 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The network after a step, or the original.
+    """Measurements of the network after a step, or of the original.
 
     Attributes:
-        step: in words.
-        accuracy_before: on the test split before it was fine-tuned; `None` where that says nothing: pruning happens in
-            training, and ranges of values are learned there.
-        accuracy: after it; of quantization-aware training with fake quantization.
-        int8_accuracy: of the int8 file.
-        stored_parameters: trainable ones, shared ones once.
-        nonzero: how many of the numbers in kernels are not 0, as a share.
-        float_bytes, float_gzip, int8_bytes, int8_gzip: of the TFLite files, and of what gzip makes of them.
-        int8_ms: median of one image in LiteRT, one thread, on this machine.
-        unsteady: whether the machine had other work meanwhile; records of earlier versions do not say.
+        step: description of the step.
+        accuracy_before: test accuracy before fine-tuning; `None` if not meaningful: pruning and learning of value
+            ranges happen during training.
+        accuracy: test accuracy after fine-tuning, with fake quantization for quantization-aware training.
+        int8_accuracy: test accuracy of the int8 file.
+        stored_parameters: trainable parameters; shared ones count once.
+        nonzero: fraction of nonzero values in kernels.
+        float_bytes, float_gzip, int8_bytes, int8_gzip: sizes of the TFLite files, plain and compressed with gzip.
+        int8_ms: median latency for one image in LiteRT, one thread, on this machine.
+        unsteady: whether the machine was busy during the measurement; missing in records of earlier versions.
     """
 
     step: str
@@ -97,14 +97,14 @@ class Row:
 
 
 def read_record(output: str | pathlib.Path) -> tuple[Plan, list[Row]]:
-    """What was asked for in a folder, and what is finished of it.
+    """The plan and the finished rows of the compression in a folder.
 
     Raises:
-        ValueError: there is no compression in the folder, or its record is damaged.
+        ValueError: the folder contains no compression, or its record is damaged.
     """
     path = pathlib.Path(output) / RECORD
     if not path.is_file():
-        raise ValueError(f"There is no {path}: {output} holds no compression.")
+        raise ValueError(f"There is no {path}: {output} contains no compression.")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["version"] > VERSION:
@@ -127,29 +127,29 @@ def begin(
     say: Say,
     show: Say,
 ) -> list[Row]:
-    """Compresses a network, into a new folder.
+    """Compresses a network and writes the results to a new folder.
 
     Args:
-        network: functional, from raw pixels to class probabilities.
-        plan: what to do.
-        dataset: what to fine-tune and to test with.
+        network: functional model from raw pixels to class probabilities.
+        plan: the settings.
+        dataset: data for fine-tuning and testing.
         output: a folder that does not exist or is empty.
-        say: is told what is being done.
-        show: takes lines about steps of the training, each of which replaces the one before.
+        say: receives progress messages.
+        show: receives lines about training steps, each of which replaces the previous one.
 
     Returns:
         A `Row` for the original and one for each step.
 
     Raises:
-        ValueError: before anything is written: `output` is in use, the network has other classes or gives no
-            probabilities, a scheme fits nowhere, a budget cannot be met, or a layer cannot be exported.
-        RuntimeError: Keras does not run on TensorFlow.
-        Interrupted: a signal came; the message says how to go on.
+        ValueError: `output` is in use, the network has other classes or does not return probabilities, a scheme fits
+            nowhere, a budget cannot be met, or a layer cannot be exported; nothing is written.
+        RuntimeError: the backend is not TensorFlow.
+        Interrupted: a signal was received; the message says how to resume.
     """
     _checks.tensorflow_backend("Compression", "compress it there")
     output = check_output(output)
     if plan.recipe.ema:
-        raise ValueError(f"`ema` (={plan.recipe.ema}) must be 0: averages would lose what pruning and clustering made.")
+        raise ValueError(f"`ema` (={plan.recipe.ema}) must be 0: averaging would undo pruning and clustering.")
     few = training_images(dataset, plan.recipe, 4)
     rehearse(network, plan.steps, plan.where, few)
     with hold_folder(output):
@@ -166,7 +166,7 @@ def begin(
 
 
 def resume(output: str | pathlib.Path, dataset: Dataset, *, say: Say, show: Say) -> list[Row]:
-    """Goes on with a compression that was killed or interrupted, within the step that it was in; errors as `begin`."""
+    """Resumes a compression that was killed or interrupted, within its current step; errors as in `begin`."""
     _checks.tensorflow_backend("Compression", "compress it there")
     output = pathlib.Path(output)
     read_record(output)
@@ -179,7 +179,7 @@ def _go_on(output: pathlib.Path, plan: Plan, rows: list[Row], dataset: Dataset, 
     files.remove_partials(output)
     try:
         if not rows:
-            say(f"the original: {plan.name}")
+            say(f"original: {plan.name}")
             rows = [_measure("original", None, output / ORIGINAL, plan, dataset)]
             _write(output, plan, rows)
         for number in range(len(rows) - 1, len(plan.steps)):
@@ -190,7 +190,7 @@ def _go_on(output: pathlib.Path, plan: Plan, rows: list[Row], dataset: Dataset, 
             _write(output, plan, rows)
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Interrupted) else 2
-        raise Interrupted(number, f"`{PROGRAM} --resume {output}` goes on.") from None
+        raise Interrupted(number, f"`{PROGRAM} --resume {output}` resumes.") from None
     return rows
 
 
@@ -200,11 +200,11 @@ def step_folder(output: pathlib.Path, plan: Plan, number: int) -> pathlib.Path:
 
 
 def _train(output: pathlib.Path, plan: Plan, number: int, dataset: Dataset, say: Say, show: Say) -> float | None:
-    """Fine-tunes a step, unless it was finished; returns the accuracy before, where that says something."""
+    """Fine-tunes a step, unless it is finished; returns the accuracy before, if meaningful."""
     step, folder = plan.steps[number], step_folder(output, plan, number)
     source = step_folder(output, plan, number - 1) if number else output / ORIGINAL
     batches = training_batches(dataset, plan.recipe, plan.seed)
-    keras.utils.set_random_seed(plan.seed)  # Centroids are found by chance.
+    keras.utils.set_random_seed(plan.seed)  # Centroids are initialized at random.
     run = _run(plan, step, dataset, output)
     begun = folder / "begin.keras"
     if not begun.is_file():
@@ -215,7 +215,7 @@ def _train(output: pathlib.Path, plan: Plan, number: int, dataset: Dataset, say:
             files.write_text(folder / "share.txt", str(shared))
             network = shared.model
         elif step.kind == CLUSTER:
-            to_train(network, plan.steps, number, 1)  # It has the very layers.
+            to_train(network, plan.steps, number, 1)  # Changes the layers in place.
         else:
             from keras_sharenets.mobile import strip
 
@@ -230,7 +230,7 @@ def _train(output: pathlib.Path, plan: Plan, number: int, dataset: Dataset, say:
     checkpoint = last_checkpoint(folder / CHECKPOINTS)
     if checkpoint is not None:
         run = dataclasses.replace(run_from_dict(checkpoint[-1]["run"]), state="running", reason=None)
-    # Where TFMOT takes part, the network itself is trained: another one over its layers would not know of it.
+    # With TFMOT, the network itself is trained: a second model with the same layers would bypass TFMOT.
     has_own_step = hasattr(network, "training_state")
     devices = Devices(model=lambda *_, **__: network) if has_own_step else Devices()
     told = [Progress(run.recipe.epochs, run.split, say, show)]
@@ -243,11 +243,11 @@ def _original_parameters(output: pathlib.Path) -> int:
 
 
 def _run(plan: Plan, step: Step, dataset: Dataset, output: pathlib.Path) -> Run:
-    """The record of a fine-tuning as it starts."""
+    """The initial record of a fine-tuning run."""
     return Run(
         seed=plan.seed,
         teacher=str(network_file(output / ORIGINAL)),
-        model=f"{plan.name}, {step}",  # No network of that name would be this one.
+        model=f"{plan.name}, {step}",  # Deliberately not the name of a network.
         options={},
         data=summarize(dataset),
         recipe=plan.recipe,
@@ -267,14 +267,14 @@ def _accuracy(path: pathlib.Path, dataset: Dataset, plan: Plan) -> float:
 
 
 def _measure(step: str, before: float | None, folder: pathlib.Path, plan: Plan, dataset: Dataset) -> Row:
-    """Writes the files of a network, and measures them."""
+    """Exports a network, and measures its files."""
     from keras_sharenets import mobile
     from keras_sharenets.layers.quantized_kernels import stored_kernels
 
     path = network_file(folder)
     model = files.load_model(path)
     images = training_images(dataset, plan.recipe, plan.images)
-    plain = mobile.strip(files.load_model(path))  # What fake quantization does is in integers alone.
+    plain = mobile.strip(files.load_model(path))  # Fake quantization is for the int8 file only.
     written = export(plain, folder, dataset.class_names, images, formats=("float",))
     written += export(model, folder, dataset.class_names, images, formats=("int8",))
     float_file, int8_file = (folder / entry["path"] for entry in written)

@@ -1,4 +1,4 @@
-"""The steps of a compression: what each makes of a network, and whether it can, before anything is trained."""
+"""The steps of a compression: applies them to a network, and checks that they can be applied before training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCHEMES = {
     "interleaved": "InterleavedGroups",
 }
 BUDGETS = ("max_parameters", "max_tflite_bytes")
-# Part of the training after which the last weights are pruned, so that the others can make up for them.
+# Fraction of training after which pruning ends, so that the remaining weights can recover.
 _PRUNED = 2 / 3
 
 
@@ -33,8 +33,8 @@ class Step:
     """One step.
 
     Attributes:
-        kind: `"share"`, `"prune"`, `"cluster"` or `"quantize"`.
-        value: how to share, as [`parse_share`] reads it; share of zeros; number of clusters; nothing.
+        kind: `"share"`, `"prune"`, `"cluster"`, or `"quantize"`.
+        value: how to share, for [`parse_share`]; the sparsity; the number of clusters; or `None`.
     """
 
     kind: str
@@ -45,13 +45,13 @@ class Step:
 
 
 def parse_share(text: str) -> tuple[str, Any]:
-    """`"40%"` of the parameters, a budget, or a scheme with its fields.
+    """Parses `"40%"` of the parameters, a budget, or a scheme with its fields.
 
     Returns:
         `("part", 0.4)`, `("max_parameters", 40_000)` or `("depth", {"policy": "all"})`.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the text is none of these.
 
     >>> parse_share("40%"), parse_share("max_parameters=9000"), parse_share("depth:policy=all,blending=True")
     (('part', 0.4), ('max_parameters', 9000), ('depth', {'policy': 'all', 'blending': True}))
@@ -66,7 +66,7 @@ def parse_share(text: str) -> tuple[str, Any]:
     name, _, fields = text.partition(":")
     if name not in SCHEMES:
         known = [*SCHEMES, "N%", *(f"{budget}=N" for budget in BUDGETS)]
-        raise ValueError(f"`--share` (={text}) must begin with one of {', '.join(known)}.")
+        raise ValueError(f"`--share` (={text}) must start with one of {', '.join(known)}.")
     pairs = [each.partition("=") for each in fields.split(",") if each]
     if not all(key and value for key, _, value in pairs):
         raise ValueError(f"`--share` (={text}) must be SCHEME:FIELD=VALUE,FIELD=VALUE.")
@@ -81,10 +81,10 @@ def _literal(text: str) -> Any:
 
 
 def share_arguments(text: str, parameters: int) -> dict[str, Any]:
-    """The arguments of `keras_sharenets.share` for such words, given the parameters of the original.
+    """The arguments of `keras_sharenets.share` for a text, given the number of parameters of the original.
 
     Raises:
-        ValueError: a scheme has no such field, or its value breaks a rule.
+        ValueError: a scheme has no such field, or its value is invalid.
     """
     from keras_sharenets import sharing
 
@@ -98,16 +98,16 @@ def share_arguments(text: str, parameters: int) -> dict[str, Any]:
         return {"scheme": scheme(**value)}
     except TypeError as error:
         names = ", ".join(field.name for field in dataclasses.fields(scheme))
-        raise ValueError(f"`--share` (={text}) must have the fields of {SCHEMES[name]}, some of {names}.") from error
+        raise ValueError(f"`--share` (={text}) must have fields of {SCHEMES[name]}, some of {names}.") from error
 
 
 def make_steps(
     shares: Sequence[str], sparsity: float | None, clusters: int | None, quantization_aware: bool
 ) -> tuple[Step, ...]:
-    """The steps in order: sharing as often as it is asked for, pruning, clustering, quantization-aware training.
+    """The steps in order: any number of sharing steps, pruning, clustering, quantization-aware training.
 
     Raises:
-        ValueError: there is none, or a value breaks its rule.
+        ValueError: there are no steps, or a value is invalid.
     """
     for text in shares:
         parse_share(text)
@@ -118,30 +118,30 @@ def make_steps(
     if clusters is not None:
         fewest = 2 if sparsity is None else 3
         if clusters < fewest:
-            raise ValueError(f"`--cluster` (={clusters}) must be at least 2, and 3 where weights that are 0 stay 0.")
+            raise ValueError(f"`--cluster` (={clusters}) must be at least 2, and at least 3 with `--prune`.")
         steps.append(Step(CLUSTER, clusters))
     if quantization_aware:
         steps.append(Step(QUANTIZE))
     if not steps:
-        raise ValueError("At least one of `--share`, `--prune`, `--cluster` and `--quantization-aware` is needed.")
+        raise ValueError("At least one of `--share`, `--prune`, `--cluster` and `--quantization-aware` is required.")
     return tuple(steps)
 
 
 def take_share(model: keras.Model, step: Step, where: Any, images: np.ndarray, parameters: int) -> Shared:
-    """What a step of sharing makes of a network; errors as `keras_sharenets.share`."""
+    """Applies a sharing step to a network; errors as in `keras_sharenets.share`."""
     from keras_sharenets.sharing import share
 
     return share(model, **share_arguments(step.value, parameters), where=where, sample_images=images)
 
 
 def to_train(model: keras.Model, steps: Sequence[Step], number: int, total_steps: int) -> keras.Model:
-    """The network that a step trains, over the layers of `model`.
+    """The network that a step trains, with the layers of `model`.
 
     Args:
-        model: what the step before has left, or of a step of sharing the network that shares.
-        steps: all of them.
-        number: which one it is.
-        total_steps: training steps that it has.
+        model: the network after the previous step or, for a sharing step, the shared network.
+        steps: all steps.
+        number: index of the step.
+        total_steps: number of its training steps.
     """
     from keras_sharenets import mobile
 
@@ -158,10 +158,10 @@ def to_train(model: keras.Model, steps: Sequence[Step], number: int, total_steps
 
 
 def rehearse(model: keras.Model, steps: Sequence[Step], where: Any, images: np.ndarray) -> None:
-    """Takes all steps on a copy without training: what cannot be done is an error now and not hours later.
+    """Applies all steps to a copy without training, so that errors occur now instead of hours later.
 
     Raises:
-        ValueError: a scheme fits nowhere, a budget cannot be met, a layer cannot be exported: as the step says it.
+        ValueError: a scheme fits nowhere, a budget cannot be met, or a layer cannot be exported.
     """
     from keras_sharenets.analysis import profile
     from keras_sharenets.analysis.graph import copy_network
@@ -172,6 +172,6 @@ def rehearse(model: keras.Model, steps: Sequence[Step], where: Any, images: np.n
         if step.kind == SHARE:
             model = take_share(model, step, where, images, parameters).model
         elif step.kind != QUANTIZE:
-            to_train(model, steps, number, 1)  # Of the same layers.
+            to_train(model, steps, number, 1)  # Changes the layers in place.
         else:
             to_train(model, [step], 0, 1)

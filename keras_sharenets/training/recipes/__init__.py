@@ -1,1 +1,1 @@
-"""How networks are trained: one recipe per paper and data set."""
+"""Training recipes: one per paper and data set."""

@@ -1,7 +1,7 @@
-"""What random layers of Keras change in a batch of training images, in the step that trains on it.
+"""Batch augmentations by random layers of Keras, as part of the training step.
 
-Their random numbers depend on the seed of the run and the number of the step and on nothing else. So a run that is
-resumed sees the same images, wherever they are changed.
+Their random numbers depend only on the seed of the run and the step number, so that a resumed run sees the same
+images.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from keras import ops
 
 from keras_sharenets.training.recipes.recipe import BATCH_CHANGES, Recipe
 
-STREAM = 2  # Of random numbers from the seed of a run; `training.data.batches` has 0 and 1.
-_DRAWS = 1 << 10  # More than a layer draws in a step.
+STREAM = 2  # Random number stream derived from the seed of a run; `training.data.batches` uses 0 and 1.
+_DRAWS = 1 << 10  # Upper bound of random draws per layer and step.
 _PIXELS = (0, 255)
-# Field of a recipe to its layer.
+# Maps recipe fields to layers.
 LAYERS: dict[str, Callable[[float], keras.layers.Layer]] = {
     "rand_augment": lambda strength: keras.layers.RandAugment(_PIXELS, factor=strength, dtype="float32"),
     "random_erasing": lambda part: keras.layers.RandomErasing((part, part), value_range=_PIXELS, dtype="float32"),
     "mixup": lambda alpha: keras.layers.MixUp(alpha, dtype="float32"),
-    # Keras draws alpha between two numbers.
+    # Keras draws alpha from a range.
     "cutmix": lambda alpha: keras.layers.CutMix((alpha, alpha), dtype="float32"),
 }
 
 
 def changes(recipe: Recipe) -> tuple[str, ...]:
-    """The names of those that the recipe has.
+    """The names of the batch augmentations in a recipe.
 
     >>> changes(Recipe(1, 0.1, 0.0, mixup=0.2, rand_augment=0.3))
     ('rand_augment', 'mixup')
@@ -38,17 +38,17 @@ def changes(recipe: Recipe) -> tuple[str, ...]:
 
 
 def compiles(recipe: Recipe) -> bool:
-    """Whether XLA compiles a step with these changes: not on TensorFlow, which has no random gamma numbers there and no
+    """Whether XLA can compile a step with these augmentations: on TensorFlow it lacks random gamma numbers and
     rotation."""
     return keras.backend.backend() != "tensorflow" or set(changes(recipe)) <= {"random_erasing"}
 
 
 def batch_changer(recipe: Recipe, seed: int, image_shape: tuple[int, ...]) -> Callable[[Any, Any, Any], tuple]:
-    """A function `(images, labels, step)` to changed images and labels, for a step that any backend compiles.
+    """A function `(images, labels, step)` that returns augmented images and labels, and that any backend can compile.
 
     Args:
-        recipe: says which changes, and how strong.
-        seed: of the run.
+        recipe: determines the augmentations and their strength.
+        seed: seed of the run.
         image_shape: `(height, width, channels)`.
     """
     made = []
@@ -81,7 +81,7 @@ def batch_changer(recipe: Recipe, seed: int, image_shape: tuple[int, ...]) -> Ca
 
 
 def change_batches(model: keras.Model, recipe: Recipe, seed: int) -> None:
-    """Lets a compiled model train on changed batches; nothing for a recipe without them."""
+    """Adds batch augmentation to a compiled model, if the recipe has any."""
     if not changes(recipe):
         return
     change, train_step = batch_changer(recipe, seed, model.input_shape[1:]), model.train_step
@@ -92,7 +92,7 @@ def change_batches(model: keras.Model, recipe: Recipe, seed: int) -> None:
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         return keras.utils.pack_x_y_sample_weight(*change(images, labels, step), weights)
 
-    # On JAX a step takes its state as an argument: the weights, then the variables of the optimizer.
+    # On JAX, a step takes its state as an argument: the weights, then the variables of the optimizer.
     def stateless_step(state: Any, data: Any) -> Any:
         return train_step(state, changed(data, state[2][place]))
 

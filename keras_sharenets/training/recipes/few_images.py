@@ -1,4 +1,4 @@
-"""What few images change in a recipe: smaller batches, more epochs, another rate. Measured: docs/training.md."""
+"""Adapts a recipe to small data sets: smaller batches, more epochs, another rate. Measured in docs/training.md."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Collection
 from keras_sharenets.training.recipes.named import override
 from keras_sharenets.training.recipes.recipe import Recipe
 
-FEWEST_STEPS, SMALLEST = 20, 8  # Of an epoch; images of a batch, below which a normalization knows too little.
-FEWEST_STEPS_IN_ALL = 1_000  # Of a training by the recipe that a network has for other images.
-FEW_IMAGES = 2  # What a rate is divided by for smaller batches than the recipe's; with `one_cycle`.
-FINE_TUNING = 10  # What it is divided by for a network that begins trained.
+FEWEST_STEPS, SMALLEST = 20, 8  # Per epoch; smallest batch size with usable normalization statistics.
+FEWEST_STEPS_IN_ALL = 1_000  # Per run, with the default recipe of a network.
+FEW_IMAGES = 2  # Divisor of the rate if batches are smaller than in the recipe; with `one_cycle`.
+FINE_TUNING = 10  # Divisor of the rate for pretrained networks.
 
 
 def batch_size_for(images: int, most: int, *, steps: int = 2 * FEWEST_STEPS) -> int:
-    """How many images a step takes: `most`, or with fewer than 20 steps an epoch, a power of two that gives `steps`.
+    """The batch size: `most`, or with fewer than 20 steps per epoch, a power of two that gives `steps`.
 
     >>> batch_size_for(50_000, 128), batch_size_for(1_000, 128), batch_size_for(432, 128), batch_size_for(30, 4)
     (128, 16, 8, 4)
@@ -26,17 +26,17 @@ def batch_size_for(images: int, most: int, *, steps: int = 2 * FEWEST_STEPS) -> 
 
 
 def adapt(recipe: Recipe, images: int, *, given: Collection[str], named: bool, trained: bool) -> Recipe:
-    """The recipe with batches, steps, rate and schedule for so many images.
+    """Adapts batch size, steps, rate, and schedule of a recipe to the number of images.
 
-    With few of them, batches are small. Half of a rate for batches of 128, that rises first, was best for those; a
-    network that begins trained has a low rate anyway, and did worse.
+    Batches are small for few images. For small batches, half the rate of batches of 128, with a warm-up, worked best;
+    for pretrained networks, which have a low rate anyway, it was worse.
 
     Args:
-        recipe: of a network and a data set, with the fields that were given.
-        images: of the training split.
-        given: names of fields that stay as they are.
-        named: whether the recipe was asked for by name: then the schedule and the number of epochs stay, too.
-        trained: whether the network begins with the weights of a training.
+        recipe: recipe for a network and a data set, with the given fields.
+        images: number of training images.
+        given: names of fields to keep unchanged.
+        named: whether the recipe was selected by name: this also keeps the schedule and the number of epochs.
+        trained: whether the network is pretrained.
 
     >>> adapt(Recipe(100, 0.1, 5e-4, "cosine"), 432, given=(), named=False, trained=False).learning_rate
     0.05

@@ -1,9 +1,9 @@
-"""How networks are trained: one recipe per paper and data set, with the figures of the papers, and five of our own.
+"""Named training recipes: one per paper and data set, with the values of the papers, and five of our own.
 
-`strong` was chosen from runs of 30 to 120 epochs (docs/results.md) and was not measured at its own length yet: it is
-`one-cycle-60` with the weight decay on kernels alone, as the published networks were trained. A decay of 1e-4 in place
-of 5e-4 made no difference to ResNet-8 and cost every other network 0.3 to 1.2 points. Twice the epochs gave ResNet-8
-1.3 points. Networks with so few weights underfit rather than overfit, so it mixes and erases nothing.
+`strong` was chosen from runs of 30 to 120 epochs (docs/results.md) and is not yet measured at its own length: it is
+`one-cycle-60` with weight decay on kernels only, as the published networks were trained. A decay of 1e-4 instead of
+5e-4 made no difference for ResNet-8 and cost every other network 0.3 to 1.2 points. Twice the epochs gained 1.3 points
+for ResNet-8. Networks with so few weights underfit rather than overfit, so it uses neither mixing nor erasing.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _LATE_STEPS = {"milestones": (0.5, 0.75, 0.875), "decay_factor": 0.1}
 
 
 def _hscnet(
-    data: str, *figures, source: str = "section 4; pad and flip are ours, it refers to common practice", **more
+    data: str, *figures, source: str = "section 4; pad and flip are ours (it refers to common practice)", **more
 ) -> Recipe:
     return Recipe(*figures, name=f"hscnet-{data}", source=f"HSC-Net, {source}", **more)
 
 
 def _mobile(data: str, *figures) -> Recipe:
-    source = "HSC-Net, section 4: other mobile networks train for 400 epochs; all else as HSC-Net"
+    source = "HSC-Net, section 4: other mobile networks train for 400 epochs; everything else as for HSC-Net"
     return Recipe(400, *figures, name=f"mobile-{data}", source=source, **_CIFAR_STEPS)
 
 
 def _hgcnet(data: str) -> Recipe:
-    source = "HGC, section 5; its momentum cannot be read in our copy, 0.9 is that of the papers that it follows"
+    source = "HGC, section 5; the momentum is illegible in our copy, 0.9 is from the papers that it follows"
     return Recipe(300, 0.1, 1e-4, "cosine", name=f"hgcnet-{data}", source=source)
 
 
@@ -40,9 +40,9 @@ def _igcnet(data: str, epochs: int, source: str = "section 4.1", **more) -> Reci
     return Recipe(epochs, 0.1, 1e-4, batch_size=64, name=f"igcnet-{data}", source=source, **_LATE_STEPS, **more)
 
 
-def _sharesnet(data: str, whitening: str = "mean and variance stand in for its whitening", **more) -> Recipe:
+def _sharesnet(data: str, whitening: str = "mean and variance replace its whitening", **more) -> Recipe:
     source = (
-        "ShaResNet, section 4.3 and the trainer that it names, whose momentum is Nesterov's (equations 4 and 5 are "
+        "ShaResNet, section 4.3 and the trainer that it names, which uses Nesterov momentum (equations 4 and 5 are "
     )
     source += f"plain: `--no-nesterov`); {whitening}"
     more = {"border": "reflect", "initialization": "he_fan_out", **_CIFAR_STEPS} | more
@@ -50,7 +50,7 @@ def _sharesnet(data: str, whitening: str = "mean and variance stand in for its w
 
 
 def _shardnet(data: str, epochs: int, learning_rate: float, source: str, **more) -> Recipe:
-    source = f"ShardNet, section A.4; {source}. Patience and the split watched are ours"
+    source = f"ShardNet, section A.4; {source}. Patience and the monitored split are ours"
     return Recipe(
         epochs, learning_rate, 5e-4, "plateau", nesterov=False, name=f"shardnet-{data}", source=source, **more
     )
@@ -58,8 +58,8 @@ def _shardnet(data: str, epochs: int, learning_rate: float, source: str, **more)
 
 _SHARDNET_CIFAR = {"decay_factor": 0.5, "patience": 10}
 _SHARDNET_CROPS = {"decay_factor": 0.1, "patience": 5, "crop": "area"}
-_WHITENED = {"normalization": "zca", "whitening": "the paper's whitening; its constants are those of PyLearn2"}
-_OUR_TEST = "that it is tested on the middle of images enlarged by 8/7 is ours"
+_WHITENED = {"normalization": "zca", "whitening": "the paper's whitening, with the constants of PyLearn2"}
+_OUR_TEST = "testing on the center of images enlarged by 8/7 is ours"
 _TEN_CROPS = "test it with `evaluate --crops ten`"
 
 RECIPES = {
@@ -73,7 +73,7 @@ RECIPES = {
         _hscnet(
             "imagenet",
             *(120, 0.1, 1e-4, "cosine"),
-            source=f"section 4: epochs and batch; all else is ours; {_OUR_TEST}",
+            source=f"section 4: epochs and batch; everything else is ours; {_OUR_TEST}",
             crop="area",
             crop_size=224,
         ),
@@ -101,7 +101,7 @@ RECIPES = {
             lighting=0.1,
             initialization="he_fan_out",
             name="sharesnet-imagenet",
-            source="ShaResNet, section 4.3: the usual training of Torch's ResNets on ImageNet, its options from memory",
+            source="ShaResNet, section 4.3: the usual training of Torch ResNets on ImageNet, options from memory",
         ),
         _shardnet("cifar10", 200, 0.05, "batch is ours", **_SHARDNET_CIFAR),
         _shardnet("cifar100", 200, 0.05, "batch is ours", **_SHARDNET_CIFAR),
@@ -110,7 +110,7 @@ RECIPES = {
         _shardnet(
             "imagenet", 100, 0.1, f"batch is ours; {_TEN_CROPS}", batch_size=256, crop_size=224, **_SHARDNET_CROPS
         ),
-        Recipe(15, 0.1, 5e-4, "one_cycle", name="fast", source="ours: short, for any network and any images"),
+        Recipe(15, 0.1, 5e-4, "one_cycle", name="fast", source="ours: short, for any network and data set"),
         Recipe(
             60,
             0.3,
@@ -121,7 +121,7 @@ RECIPES = {
             label_smoothing=0.1,
             border="reflect",
             name="one-cycle-60",
-            source="ours: that of the published networks, but for what their records name",
+            source="ours: for the published networks, except for the changes in their records",
         ),
         Recipe(
             200,
@@ -134,7 +134,7 @@ RECIPES = {
             border="reflect",
             decay_scales=False,
             name="strong",
-            source="ours: long, for small networks; one-cycle-60, no decay of scales, not measured at this length yet",
+            source="ours: long, for small networks; one-cycle-60 without decay of scales; not measured at this length",
         ),
         Recipe(
             40,
@@ -145,13 +145,13 @@ RECIPES = {
             pad=1,
             flip=False,
             name="digits",
-            source="ours: a mirrored digit is no digit, and one pixel of eight is a large shift",
+            source="ours: no flips, as a mirrored digit is not a digit; small shifts, as one of eight pixels is a lot",
         ),
-        Recipe(100, 0.1, 5e-4, "cosine", name="default", source="ours: for data sets that the paper does not have"),
+        Recipe(100, 0.1, 5e-4, "cosine", name="default", source="ours: for data sets that the paper does not use"),
     )
 }
 
-# Which recipe a network gets on a data set where none is named: the first line that fits `family/network data`.
+# Default recipe of a network on a data set: the first line whose pattern matches `family/network data`.
 DEFAULTS = (
     ("* digits", "digits"),
     ("hscnet/* cifar10", "hscnet-cifar10"),
@@ -160,7 +160,7 @@ DEFAULTS = (
     ("hscnet/* cinic10", "hscnet-cinic10"),
     ("hscnet/* tiny_imagenet", "hscnet-tiny-imagenet"),
     ("hscnet/* imagenet", "hscnet-imagenet"),
-    # Residual networks in a table of peers are trained as the networks of that table's paper.
+    # Residual networks in a table of baselines use the recipe of that paper.
     ("mobile_baselines/resnet_*_cifar cifar10", "shardnet-cifar10"),
     ("mobile_baselines/resnet_*_cifar cifar100", "shardnet-cifar100"),
     ("mobile_baselines/resnet_[15]* cifar10", "hgcnet-cifar10"),
@@ -169,7 +169,7 @@ DEFAULTS = (
     ("mobile_baselines/preact_resnet_18 cifar100", "hscnet-cifar100"),
     ("mobile_baselines/* cifar10", "mobile-cifar10"),
     ("mobile_baselines/* cifar100", "mobile-cifar100"),
-    # The paper's peers are trained as its own networks.
+    # The baselines of the paper use the recipe of its own networks.
     ("mobile_baselines/* imagenet32", "hscnet-imagenet32"),
     ("mobile_baselines/* cinic10", "hscnet-cinic10"),
     ("mobile_baselines/* tiny_imagenet", "hscnet-tiny-imagenet"),
@@ -196,12 +196,12 @@ DEFAULTS = (
 
 
 def recipe_for(model_name: str, data_name: str) -> Recipe:
-    """The recipe of a named network on a data set: its paper's where there is one, else ours.
+    """The recipe of a named network for a data set: from its paper if there is one, else ours.
 
-    A folder of images is called by its own name, so that one called `cinic10` gets the recipe for CINIC-10.
+    A folder of images counts by its name: a folder `cinic10` gets the recipe for CINIC-10.
 
     Raises:
-        ValueError: there is no such network; the nearest names are offered.
+        ValueError: the network does not exist; the nearest names are suggested.
 
     >>> recipe_for("hscnet_m128_g16_r8_a2", "cifar100").weight_decay
     0.0005
@@ -213,7 +213,7 @@ def recipe_for(model_name: str, data_name: str) -> Recipe:
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of that name; a `ValueError` with the nearest names if there is none.
+    """The recipe with this name; a `ValueError` with the nearest names if there is none.
 
     >>> find_recipe("shardnet-cifar10").schedule
     'plateau'
@@ -228,7 +228,7 @@ def override(recipe: Recipe, **changes: object) -> Recipe:
     """The recipe with some fields changed; it keeps its name.
 
     Raises:
-        ValueError: there is no such field (the nearest is offered), or a value breaks its rule.
+        ValueError: the field does not exist (the nearest name is suggested), or a value is invalid.
 
     >>> override(recipe_for("hscnet_m128_g16_r8_a2", "cifar10"), epochs=10).milestones
     (0.3, 0.6, 0.8)
@@ -237,12 +237,12 @@ def override(recipe: Recipe, **changes: object) -> Recipe:
     for name in changes:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1) or known
-            raise ValueError(f"`{name}` is not part of a recipe. Did you mean {' or '.join(map(repr, near))}?")
+            raise ValueError(f"`{name}` is not a field of a recipe. Did you mean {' or '.join(map(repr, near))}?")
     return dataclasses.replace(recipe, **changes)
 
 
 def changed_fields(recipe: Recipe) -> tuple[str, ...]:
-    """The names of the fields in which a recipe differs from the one that its name stands for, in order.
+    """The names of the fields that differ from the named recipe, in order.
 
     >>> changed_fields(override(find_recipe("fast"), epochs=3, flip=True))
     ('epochs',)
@@ -251,7 +251,7 @@ def changed_fields(recipe: Recipe) -> tuple[str, ...]:
 
 
 def differing_fields(recipes: Iterable[Recipe]) -> tuple[str, ...]:
-    """The names of the fields that are not the same in all these recipes, in order; what they are called is left out.
+    """The names of the fields that differ between recipes, in order, without their names and sources.
 
     >>> differing_fields([find_recipe("one-cycle-60"), find_recipe("strong")])
     ('epochs', 'decay_scales')

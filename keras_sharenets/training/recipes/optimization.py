@@ -1,5 +1,4 @@
-"""What a recipe makes of the weights step by step: a learning rate, an optimizer of Keras, a weight decay; and when it
-ends before its last epoch."""
+"""Learning rate schedule, optimizer, weight decay, and early stopping of a recipe."""
 
 from __future__ import annotations
 
@@ -17,14 +16,14 @@ from keras_sharenets.training.recipes.recipe import Recipe
 if TYPE_CHECKING:
     from keras_sharenets.training.run.record import Epoch
 
-FORGETTING = 10  # How often, at least, moving statistics are renewed within a training.
-# These are no optimizers by themselves: they hold others.
+FORGETTING = 10  # Minimum number of time constants of moving statistics in a training run.
+# Wrappers around other optimizers.
 _HOLDERS = ("Optimizer", "LossScaleOptimizer", "MultiOptimizer")
 
 
 @keras.saving.register_keras_serializable("keras_sharenets")
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises linearly to `peak` within `steps` steps, then follows the schedule `after` from its beginning."""
+    """Linear warm-up to `peak` over `steps` steps, followed by the schedule `after` from its start."""
 
     def __init__(self, peak: float, steps: int, after: keras.optimizers.schedules.LearningRateSchedule) -> None:
         super().__init__()
@@ -48,15 +47,15 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
 def build_schedule(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
     """The learning rate as a function of the step, counted from 0.
 
-    Milestones are fractions of all epochs, so a shortened run keeps the shape of the long one. The schedule "plateau"
-    is not a function of the step: `plateau_rate`.
+    Milestones are fractions of all epochs, so a shortened run keeps the shape of the schedule. The schedule "plateau"
+    is not a function of the step; see `plateau_rate`.
     """
     total = recipe.epochs * steps_per_epoch
     warmup = round(recipe.rise * total) if recipe.schedule == "one_cycle" else recipe.warmup_epochs * steps_per_epoch
     if recipe.schedule in ("cosine", "one_cycle"):
         schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, total - warmup)
     else:
-        # Keras gives the old rate up to and including the boundary, and wants at least one: here behind the last step.
+        # Keras keeps the old rate up to and including the boundary, and needs at least one: here, after the last step.
         boundaries = [round(fraction * total) - warmup - 1 for fraction in recipe.milestones] or [total]
         rates = [recipe.learning_rate * recipe.decay_factor**drops for drops in range(len(boundaries) + 1)]
         schedule = keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
@@ -64,10 +63,10 @@ def build_schedule(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.sch
 
 
 def find_optimizer(name: str) -> type[keras.optimizers.Optimizer]:
-    """The class of that name in `keras.optimizers`, in any case.
+    """The class with this name in `keras.optimizers`; case-insensitive.
 
     Raises:
-        ValueError: there is none; the nearest names are offered.
+        ValueError: there is no such class; the nearest names are suggested.
 
     >>> find_optimizer("adamw").__name__
     'AdamW'
@@ -86,7 +85,7 @@ def find_optimizer(name: str) -> type[keras.optimizers.Optimizer]:
 
 
 def decouples(recipe: Recipe) -> bool:
-    """Whether the optimizer decays the weights itself: as asked, or because it always does.
+    """Whether the optimizer applies weight decay itself: by option, or because it always does.
 
     >>> decouples(Recipe(1, 0.001, 0.05, optimizer="AdamW")), decouples(Recipe(1, 0.1, 0.0005))
     (True, False)
@@ -98,14 +97,14 @@ def decouples(recipe: Recipe) -> bool:
 def build_optimizer(
     recipe: Recipe, steps_per_epoch: int, variables: Sequence[keras.Variable] = ()
 ) -> keras.optimizers.Optimizer:
-    """The recipe's optimizer with its schedule, clipping, accumulation and moving average.
+    """The optimizer of a recipe, with its schedule, clipping, accumulation, and moving average.
 
-    It has a weight decay if the recipe's is decoupled; else that is for `decay_weights`.
+    It applies weight decay only if this is decoupled; otherwise `decay_weights` does.
 
     Args:
-        recipe: how to train.
-        steps_per_epoch: batches of an epoch.
-        variables: those that are trained; where scales do not decay, they are found among these.
+        recipe: training recipe.
+        steps_per_epoch: batches per epoch.
+        variables: the trainable variables, to exclude scales from weight decay if the recipe does.
 
     Raises:
         ValueError: Keras has no such optimizer.
@@ -116,7 +115,7 @@ def build_optimizer(
     if kind is keras.optimizers.SGD:
         options |= {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
     if decouples(recipe):
-        # Muon has a second one, for the weights that it leaves to Adam.
+        # Muon has a second weight decay, for the weights that it trains with Adam.
         options |= {name: recipe.weight_decay for name in ("weight_decay", "adam_weight_decay") if name in parameters}
     if recipe.clip_norm:
         options["global_clipnorm"] = recipe.clip_norm
@@ -139,8 +138,8 @@ def _decays(recipe: Recipe, variable: keras.Variable) -> bool:
 def plateau_rate(recipe: Recipe, epochs: Sequence[Epoch]) -> float:
     """The learning rate after these epochs, for the schedule "plateau".
 
-    It is multiplied by `decay_factor` whenever `patience` epochs have passed without a new lowest error since the last
-    one, or since the rate fell. As it depends on nothing else, a run that is resumed has the same rates.
+    It is multiplied by `decay_factor` after `patience` epochs without a new lowest error since the last one, or since
+    the last drop. Since it depends on the record only, a resumed run has the same rates.
     """
     rate, lowest, waited = recipe.learning_rate, math.inf, 0
     for epoch in epochs:
@@ -155,10 +154,10 @@ def plateau_rate(recipe: Recipe, epochs: Sequence[Epoch]) -> float:
 
 
 def is_over(recipe: Recipe, epochs: Sequence[Epoch]) -> bool:
-    """Whether training ends after these epochs: they are all, or the best of them is `early_stopping` epochs old.
+    """Whether training ends after these epochs: all are done, or the best one is `early_stopping` epochs old.
 
-    From the record alone, as `plateau_rate`. `keras.callbacks.EarlyStopping` begins to count anew whenever `model.fit`
-    is called, so a run that is resumed would be another one.
+    Computed from the record, like `plateau_rate`. `keras.callbacks.EarlyStopping` restarts its count with every call of
+    `model.fit`, so that a resumed run would differ.
     """
     if len(epochs) >= recipe.epochs or not (recipe.early_stopping and epochs):
         return len(epochs) >= recipe.epochs
@@ -167,15 +166,15 @@ def is_over(recipe: Recipe, epochs: Sequence[Epoch]) -> bool:
 
 
 def shorten_memory(model: keras.Model, steps: int) -> None:
-    """Lets moving statistics of normalizations be those of the last tenth of a training, or of less.
+    """Lowers the momentum of batch normalization so that moving statistics cover at most the last tenth of training.
 
-    With a momentum of 0.99 they are those of the last hundred steps. Of a training of few hundred, that are networks of
-    long ago: shared to half its weights and trained for 40 steps, a network was right on 30 % of test images, and on
-    59 % with statistics of its last weights. From 1,000 steps on a momentum of 0.99 stays.
+    A momentum of 0.99 averages over the last hundred steps. In a run of a few hundred steps, these statistics are
+    outdated: a network shared to half its weights and trained for 40 steps reached 30 % test accuracy, and 59 % with
+    statistics of its final weights. From 1,000 steps on, a momentum of 0.99 is unchanged.
 
     Args:
-        model: to be trained. Its normalizations keep their new momentum, also in files.
-        steps: of the whole training.
+        model: the model to train. Its normalization layers keep the new momentum, also in files.
+        steps: total number of training steps.
 
     >>> model = keras.Sequential([keras.layers.BatchNormalization()])
     >>> shorten_memory(model, steps=100)
@@ -183,20 +182,20 @@ def shorten_memory(model: keras.Model, steps: int) -> None:
     0.9
     """
     for layer in model._flatten_layers():
-        # With a momentum of 1 they stand still.
+        # A momentum of 1 means frozen statistics.
         if isinstance(layer, keras.layers.BatchNormalization) and layer.momentum < 1:
             layer.momentum = min(layer.momentum, max(1 - FORGETTING / steps, 0.5))
 
 
 def decay_weights(model: keras.Model, recipe: Recipe) -> None:
-    """Gives every trainable variable the penalty `d / 2 * sum(w ** 2)`, whose gradient is `d * w`.
+    """Adds the penalty `d / 2 * sum(w ** 2)`, whose gradient is `d * w`, to every trainable variable.
 
-    This is the classic coupled weight decay: the penalty's gradient goes through the momentum and is scaled by the
-    learning rate, as in the papers' frameworks. It counts each stored tensor once, however often its layer is called.
-    It covers the scales and biases of batch normalization too, as those frameworks did, unless `decay_scales` is False.
-    The penalties are part of the loss that `model.fit` reports; files do not keep them.
+    This is classic coupled weight decay: the gradient of the penalty passes through the momentum and is scaled by the
+    learning rate, as in the frameworks used by the papers. Each stored tensor counts once, however often its layer is
+    called. As in those frameworks, the scales and biases of batch normalization are included unless `decay_scales` is
+    False. The penalties are part of the loss reported by `model.fit`; they are not saved in files.
 
-    If the recipe's decay is decoupled, there are none: it is the optimizer's.
+    With decoupled weight decay there are no penalties: the optimizer applies it.
     """
     rate = 0.0 if decouples(recipe) else recipe.weight_decay
     for variable in model.trainable_variables:

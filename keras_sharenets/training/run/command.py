@@ -1,4 +1,4 @@
-"""The words of `fit` on a command line: what they say as names and values, and the line that makes a run again."""
+"""Converts between command-line words of `fit` and options, and builds the command that reproduces a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FLAGS = ("deterministic", "download", "freeze", "skip_unreadable")  # Options w
 
 
 def parse_option(text: str) -> tuple[str, object]:
-    """`KEY=VALUE` as a pair; the value is a Python literal, or else a word.
+    """Parses `KEY=VALUE` into a pair; the value is a Python literal, or else a string.
 
     >>> parse_option("blocks_per_stage=(1, 2, 2)"), parse_option("stem=imagenet")
     (('blocks_per_stage', (1, 2, 2)), ('stem', 'imagenet'))
@@ -35,21 +35,21 @@ def fit_words(model: str, options: Mapping[str, object], source: Mapping[str, ob
     """The words of a `sharenets fit` that trains a network, without `--seed` and `--output`.
 
     Args:
-        model: its name.
+        model: name of the network.
         options: arguments of its factory.
-        source: where its data comes from, as `DataSource.to_record` says it.
-        recipe: how it is trained.
+        source: data source, as returned by `DataSource.to_record`.
+        recipe: training recipe.
 
     Raises:
-        ValueError: the recipe is none of those that the command line knows by name.
+        ValueError: the recipe is not a named one.
     """
     return _begun(model, recipe) + config_words(training_config(model, options, source, recipe))
 
 
 def fit_command_line(run: Run) -> str:
-    """The line of a shell that makes a `Run` again, without `--seed` and `--output`.
+    """The shell command that reproduces a `Run`, without `--seed` and `--output`.
 
-    What does not change the trained network (checkpoints, logs, the devices) is left out. Errors: as `fit_words`.
+    Options that do not affect the trained network (checkpoints, logs, devices) are omitted. Errors: as `fit_words`.
     """
     config = {name: value for name, value in run_config(run).items() if name != "seed"}
     backend = "" if run.backend == "tensorflow" else f"KERAS_BACKEND={run.backend} "
@@ -57,14 +57,14 @@ def fit_command_line(run: Run) -> str:
 
 
 def _begun(model: str, recipe: Recipe) -> list[str]:
-    """The words before the options; errors as `fit_words`."""
+    """The words before the options. Errors: as `fit_words`."""
     if recipe.name not in RECIPES:
-        raise ValueError(f"The recipe {recipe.name!r} of {model} is none of `recipes`.")
+        raise ValueError(f"The recipe {recipe.name!r} of {model} is not one of `recipes`.")
     return ["sharenets", "fit"]
 
 
 def config_words(config: Mapping[str, Any]) -> list[str]:
-    """The words of a command line that say the same as names and values."""
+    """Converts options and values to command-line words."""
     words: list[str] = []
     for name, value in config.items():
         if name == "model_option":

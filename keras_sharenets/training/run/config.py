@@ -1,7 +1,7 @@
-"""`run.yaml`: how a network is trained, for a person to read, change and train by again.
+"""`run.yaml`: the options of a training run, to read, edit, and reuse.
 
-One line for each option of `fit`, `name: value`. A value is a number, a word, or what JSON writes: that is YAML, and no
-other YAML is read.
+Each line is an option of `fit`, `name: value`. A value is a number, a word, or JSON. All of these are valid YAML; no
+other YAML is accepted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from keras_sharenets.training.recipes.recipe import OPTIONS, Recipe
 from keras_sharenets.training.run.record import Run, RunOptions
 
 CONFIG = "run.yaml"
-# What may be different without training another network, or is in the way of training it elsewhere.
+# Options that do not affect the trained network, or that hinder training on another machine.
 _LEFT_OUT = (
     "strategy",
     "tensorboard",
@@ -29,19 +29,19 @@ _LEFT_OUT = (
     "keep_checkpoints",
     "epochs_on_device",
 )
-_HEAD = "# `sharenets fit --config run.yaml --output FOLDER` trains such a network. Options beside it come first."
+_HEAD = "# `sharenets fit --config run.yaml --output FOLDER` repeats this training. Command-line options come first."
 
 
 def training_config(
     model: str, options: Mapping[str, Any], source: Mapping[str, Any], recipe: Recipe
 ) -> dict[str, Any]:
-    """What is trained on what and how, as options of `fit` by their names.
+    """The network, data, and recipe of a training run as options of `fit`.
 
     Args:
-        model: its name.
+        model: name of the network.
         options: arguments of its factory.
-        source: where its data comes from, as `DataSource.to_record` says it.
-        recipe: how it is trained; of one that has no name here, every field is told.
+        source: data source, as returned by `DataSource.to_record`.
+        recipe: training recipe; all fields are included if it is not a named one.
     """
     config: dict[str, Any] = {"model": model, "model_option": dict(options)}
     config |= {name: source.get(name) for name in ("data", "data_dir", "input_shape")}
@@ -53,33 +53,33 @@ def training_config(
     config["recipe"] = recipe.name if named else None
     changed = changed_fields(recipe) if named else tuple(field.name for field in OPTIONS)
     config |= {name: getattr(recipe, name) for name in changed}
-    if source["data"] not in TWO_SPLITS:  # It would follow from the number of images.
+    if source["data"] not in TWO_SPLITS:  # The default depends on the number of images.
         config["batch_size"] = recipe.batch_size
     return {name: value for name, value in config.items() if value not in (None, {})}
 
 
 def run_config(run: Run) -> dict[str, Any]:
-    """The same of a run, with its seed and what else changes the trained network."""
+    """The options of a run, with its seed and everything else that affects the trained network."""
     config = training_config(run.model, run.options, run.source or {"data": run.data["name"]}, run.recipe)
     names = [field.name for field in dataclasses.fields(RunOptions) if field.name not in _LEFT_OUT]
     changed = {name: getattr(run, name) for name in names if getattr(run, name) != getattr(RunOptions, name)}
-    if run.start is not None:  # The rate would be another one without.
+    if run.start is not None:  # The default rate would differ.
         config |= {"learning_rate": run.recipe.learning_rate, "from": run.start["source"]}
         config |= {"freeze": True} if run.start["freeze"] else {}
     return config | {"seed": run.seed} | {key: value for key, value in changed.items() if value != "float32"}
 
 
 def write_config(run: Run, path: pathlib.Path) -> None:
-    """Writes the options that make a run again, a line each, in one step."""
+    """Writes the options that reproduce a run, one per line, atomically."""
     lines = [f"{name}: {_written(value)}" for name, value in run_config(run).items()]
     files.write_text(path, "\n".join([_HEAD, *lines, ""]))
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
-    """Name to value.
+    """Reads a mapping from names to values.
 
     Raises:
-        ValueError: there is no such file, or a line is something else; it is named.
+        ValueError: the file does not exist or a line is malformed; the message names it.
     """
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
@@ -94,10 +94,10 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
         pair = re.fullmatch(r"([A-Za-z][\w-]*):(?:\s+(\S.*?))?\s*", line)
         value = None if pair is None or pair[2] is None else _read(pair[2])
         if pair is None or value is None:
-            raise ValueError(f"Line {number} of {path} (={line!r}) must be `name: value`, with a value as JSON has it.")
+            raise ValueError(f"Line {number} of {path} (={line!r}) must be `name: value`, with a JSON value or a word.")
         name = pair[1].replace("-", "_")
         if name in found:
-            raise ValueError(f"Line {number} of {path} is the second one for `{name}`.")
+            raise ValueError(f"Line {number} of {path} repeats `{name}`.")
         found[name] = value
     return found
 
@@ -108,7 +108,7 @@ def _written(value: Any) -> str:
 
 
 def _read(text: str) -> Any:
-    """What JSON reads, or else a word; without a comment behind it. `None` for what is neither.
+    """Parses JSON or a word, without a trailing comment; `None` for anything else.
 
     >>> _read("0.3  # a third"), _read("AdamW"), _read("[1, 2]"), _read("[1,")
     (0.3, 'AdamW', [1, 2], None)
@@ -118,5 +118,5 @@ def _read(text: str) -> Any:
             return json.loads(part)
         except ValueError:
             continue
-    # What YAML would read as something else than the word that stands there.
+    # YAML would not read these as plain words.
     return None if re.match(r"[\[\]{}\"'&*!|>%@`]", part) or part.lower() in ("null", "~", "yes", "no") else part

@@ -1,4 +1,4 @@
-"""The network of a finished run in the formats of phones and servers, each checked before it is kept."""
+"""Exports the network of a finished run for phones and servers; each file is verified before it is kept."""
 
 from __future__ import annotations
 
@@ -17,30 +17,32 @@ if TYPE_CHECKING:
     from keras_sharenets.training.data.dataset import Dataset
     from keras_sharenets.training.run.record import Run
 
-# In this order: what a network may not be exportable to comes first, so that nothing is written then.
+# Formats that may fail come first, so that nothing is written in that case.
 FORMATS = ("float", "int8", "saved_model", "keras")
 TFLITE = FORMATS[:2]
-# Only where they are asked for: one needs packages of its own, the other has nothing that the others do not have.
+# On request only: one needs extra packages, the other duplicates the others.
 ONNX, HUB = "onnx", "hub"
 CHOICES = (*FORMATS, ONNX, HUB)
-FOR_HUB = "hf://USER/NAME"  # What `keras.saving.load_model` takes once the folder lies on the Hugging Face Hub.
+FOR_HUB = "hf://USER/NAME"  # Address for `keras.saving.load_model` of a folder on the Hugging Face Hub.
 
 
 def check_exportable(
     folder: str | pathlib.Path, output: str | pathlib.Path | None = None, *, formats: Sequence[str] = FORMATS
 ) -> tuple[Run, pathlib.Path]:
-    """The run in a folder, and the folder for its files; arguments and errors as [`export_run`], but for the data."""
+    """The run in a folder, and the output folder; arguments and errors as in [`export_run`], except for the data."""
     import keras
 
     from keras_sharenets.training.run.finished import open_run
     from keras_sharenets.training.run.fit import check_output
 
     if keras.backend.backend() != "tensorflow" and not set(formats) <= {"keras", HUB}:
-        raise ValueError(f"`--formats` (={' '.join(formats)}) need KERAS_BACKEND=tensorflow, all but keras and {HUB}.")
+        raise ValueError(
+            f"`--formats` (={' '.join(formats)}) need KERAS_BACKEND=tensorflow, except for keras and {HUB}."
+        )
     target = check_output(output or pathlib.Path(folder) / "export")
     trained = open_run(folder)
     if trained.state != "finished":
-        raise ValueError(f"The run in {folder} is not finished: `sharenets fit --resume {folder}` goes on with it.")
+        raise ValueError(f"The run in {folder} is not finished: `sharenets fit --resume {folder}` resumes it.")
     return trained, target
 
 
@@ -53,19 +55,19 @@ def export_run(
     images: int = 200,
     test: bool = False,
 ) -> dict[str, Any]:
-    """Writes the network of a finished run in some `FORMATS`, and `export.json` with what was found beside them.
+    """Writes the network of a finished run in some `FORMATS`, and the results in `export.json` next to them.
 
     Args:
-        folder: that of the run.
-        dataset: that of the run.
-        output: an empty or new folder, `export` in that of the run by default.
-        formats: some of `CHOICES`. `HUB` is a folder to upload to a model hub: the network as Keras
-            loads it from there, the int8 file if there is one, the class names and a model card.
-        images: how many of the training split calibrate and check.
-        test: whether the `.tflite` files are measured on the whole test split.
+        folder: folder of the run.
+        dataset: data set of the run.
+        output: an empty or new folder; by default `export` in the folder of the run.
+        formats: some of `CHOICES`. `HUB` is a folder to upload to a model hub: the network in the layout that
+            Keras loads from there, the int8 file if there is one, the class names, and a model card.
+        images: number of training images for calibration and verification.
+        test: whether to measure the `.tflite` files on the full test split.
 
     Returns:
-        What `export.json` holds, and the `folder`.
+        The contents of `export.json`, and the `folder`.
 
     Raises:
         ValueError: the run is not finished, its data has other classes, or `output` is in use.
@@ -91,7 +93,7 @@ def export_run(
 def _export_for_hub(
     model: keras.Model, folder: str | pathlib.Path, output: pathlib.Path, trained: Run, written: list[dict]
 ) -> dict:
-    """Writes the folder `hub`, and returns its entry; `written` are those of the files that are there already."""
+    """Writes the folder `hub` and returns its entry; `written` has the entries of the existing files."""
     from keras_sharenets import files
     from keras_sharenets.analysis.profile import profile
     from keras_sharenets.training.reports.card import CARD, model_card
@@ -111,7 +113,7 @@ def _export_for_hub(
 
 
 def _tested(entry: dict, output: pathlib.Path, dataset: Dataset, crops: str) -> dict:
-    """What the test split says about a TFLite file; nothing about other formats."""
+    """The accuracy of a TFLite file on the test split; empty for other formats."""
     from keras_sharenets.training.reports.evaluate import evaluate
 
     if entry["form"] not in TFLITE:
@@ -128,23 +130,23 @@ def export(
     *,
     formats: Sequence[str] = FORMATS,
 ) -> list[dict]:
-    """Writes a trained network as "float" and "int8" (TFLite), "saved_model" and "keras", or some of these.
+    """Writes a trained network as "float" and "int8" (TFLite), "saved_model", and "keras", or some of these.
 
-    `labels.txt` with the class names is beside them.
+    Also writes `labels.txt` with the class names.
 
     Args:
         model: functional `keras.Model` from raw pixels to probabilities.
         output: the folder.
-        class_names: one a class.
-        images: float32 array `(n, height, width, channels)`, to calibrate and to compare with.
+        class_names: one per class.
+        images: float32 array `(n, height, width, channels)`, for calibration and verification.
         formats: some of `FORMATS`, or `ONNX`.
 
     Returns:
-        A list of dicts, one a format, with what its check has found. Paths are relative to `output`.
+        A list of dicts, one per format, with the result of its verification. Paths are relative to `output`.
 
     Raises:
         ValueError: a layer cannot be exported.
-        ExportMismatchError: a file does not compute what Keras does; it is not written.
+        ExportMismatchError: the outputs of a file do not match Keras; it is not written.
     """
     from keras_sharenets import files
 
@@ -185,5 +187,5 @@ def _entry(
     name: str, path: str, size: int, checked: str, report: TFLiteReport | SavedModelReport | ONNXReport | None = None
 ) -> dict:
     details = {} if report is None else {"report": dataclasses.asdict(report) | {"path": path}}
-    # "form" is what older records call it.
+    # Named "form" for compatibility with older records.
     return {"form": name, "path": path, "bytes": size, "checked": checked, **details}

@@ -1,4 +1,4 @@
-"""Finished runs, and the data that they were trained on."""
+"""Finished runs and their data."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ from keras_sharenets.training.run.record import Run, read_metrics
 
 
 def read_run(folder: str | pathlib.Path) -> Run:
-    """The `Run` in a folder, of which at least one epoch is finished; its record alone is enough.
+    """The `Run` in a folder, with at least one finished epoch; only its record is needed.
 
     Raises:
-        ValueError: there is no run, or no epoch of it was finished.
+        ValueError: there is no run, or it has no finished epoch.
     """
     run = read_metrics(pathlib.Path(folder) / "metrics.json")
     if not run.epochs:
-        raise ValueError(f"No epoch of the run in {folder} is finished.")
+        raise ValueError(f"The run in {folder} has no finished epoch.")
     return run
 
 
 def open_run(folder: str | pathlib.Path) -> Run:
-    """The same, in a folder that has the trained network too."""
+    """The `Run` in a folder that also contains the trained network."""
     run = read_run(folder)
     if not network_file(folder).is_file():
-        raise ValueError(f"There is no {network_file(folder)}: the folder has the record of a run, but no network.")
+        raise ValueError(f"There is no {network_file(folder)}: the folder has a run record but no network.")
     return run
 
 
 def network_file(folder: str | pathlib.Path) -> pathlib.Path:
-    """The network of the last epoch."""
+    """The file with the network of the last epoch."""
     return pathlib.Path(folder) / "last.keras"
 
 
 def check_classes(dataset: Dataset, folder: str | pathlib.Path, run: Run) -> None:
     """Raises a `ValueError` unless the data set has the classes that the run in `folder` was trained on."""
     if list(dataset.class_names) != list(run.data["class_names"]):
-        raise ValueError(f"The classes of {dataset.name} are not those of the run in {folder}.")
+        raise ValueError(f"The classes of {dataset.name} must match those of the run in {folder}.")
 
 
 def tested_crops(recipe: Recipe) -> str:
-    """What of an image a training with this recipe is tested on, as `evaluate` calls it."""
+    """The crops that a run with this recipe is tested on, as named in `evaluate`."""
     return "center" if recipe.crop_size else "none"
 
 
 def crops_of_file(path: str | pathlib.Path) -> str:
-    """What of an image the network in a file was tested on in its training, as `evaluate` calls it.
+    """The crops that the network in a file was tested on during training, as named in `evaluate`.
 
-    Told from the record of the run in whose folder, or in whose folder `export`, the file is; `"none"` without one.
+    Read from the record of the run if the file is in its folder or in its `export` folder; otherwise `"none"`.
     """
     folder = pathlib.Path(path).resolve().parent
     for place in (folder, folder.parent):
@@ -63,7 +63,7 @@ def crops_of_file(path: str | pathlib.Path) -> str:
 
 
 def training_images(dataset: Dataset, recipe: Recipe, count: int) -> np.ndarray:
-    """Up to `count` images spread evenly over the training split, as the network takes them: a float32 array."""
+    """Up to `count` evenly spaced images of the training split as network inputs: a float32 array."""
     images = dataset.train.pixels(evenly_spaced(len(dataset.train), count))
     if recipe.crop_size:
         return crop_views(images, input_shape(dataset, recipe)[:2], CENTER)

@@ -1,4 +1,4 @@
-"""One training run, from a data set to files."""
+"""A training run, from a data set to files."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from keras_sharenets.training.run.start import Start, begin_with, find_again, pr
 from keras_sharenets.training.run.teacher import open_teacher
 
 PACKAGES = ("keras", "tensorflow", "jax", "numpy", "tensorflow_datasets", "scikit-learn", "pillow")
-# The facts about the images that must be those of the run that is resumed.
+# Properties of the data set that must match when a run is resumed.
 COMPARED = ("name", "class_names", "train", "test", "validation", "shape", "mean", "variance")
 
 
 class RunExistsError(ValueError):
-    """The folder holds a run already."""
+    """The folder already contains a run."""
 
 
 def fit(
@@ -60,37 +60,38 @@ def fit(
     verbose: str | int = "auto",
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Run:
-    """Trains a named network with `model.fit` and writes all that is worth keeping into a folder.
+    """Trains a named network with `model.fit` and writes the results to a folder.
 
-    The folder gets `last.keras`, `best.keras`, `labels.txt`, `metrics.json`, `history.csv`, `curves.png` and
-    `checkpoints/`, from which `resume` continues. Every file but TensorBoard's logs is written to the side and renamed:
-    whenever the process is killed, what is there is whole. The models are saved without the optimizer.
+    The folder contains `last.keras`, `best.keras`, `labels.txt`, `metrics.json`, `history.csv`, `curves.png`, and
+    `checkpoints/`, from which `resume` continues. Every file except the TensorBoard logs is written to a temporary file
+    and renamed: files are complete even if the process is killed. The models are saved without the optimizer.
 
     Args:
         model_name: one of `keras_sharenets.list_models()`.
-        dataset: what to train and to test with. Where it has a validation split, the epochs are measured on that, and
-            the test split is gone through once, after the last one.
+        dataset: data for training and testing. If it has a validation split, epochs are evaluated on that, and the test
+            split is evaluated once, after the last epoch.
         output: a folder that does not exist or is empty.
-        recipe: how to train; by default the recipe of this network and data set.
+        recipe: training recipe; by default the recipe for this network and data set.
         options: further arguments of the network's factory.
-        run_options: seed, checkpoints, logs, devices: how the run is carried out. By default `RunOptions()`.
-        start: a trained network to begin with, as `training.run.start.find_start` gives it. Its head is replaced unless
-            the classes are the same; pixels are prepared as it does.
-        frozen: whether only the head is trained, and all else stays as in `start`.
+        run_options: seed, checkpoints, logs, and devices. By default `RunOptions()`.
+        start: a trained network to start from, as returned by `training.run.start.find_start`. Its head is replaced
+            unless the classes match; its preprocessing is kept.
+        frozen: whether to train only the head, and keep everything else as in `start`.
         verbose: as in `model.fit`.
-        callbacks: called after those of the run, in worker 0 alone; they must not change what is trained.
+        callbacks: called after those of the run, in worker 0 only; they must not affect training.
 
     Returns:
         The finished `Run`.
 
     Raises:
-        ValueError: `output` holds a run already, or another process trains in it, or an argument breaks a rule: before
-            anything is written. Or the loss is no longer finite, or an image cannot be read any more: what was saved
-            before stays, and the message names the last checkpoint. Or the device is out of memory.
+        ValueError: `output` contains a run, another process is training in it, or an argument is invalid; nothing is
+            written. Or the loss is no longer finite, or an image can no longer be read: earlier files remain, and
+            the message names the last checkpoint. Or the device is out of memory.
         OSError: a file cannot be written, for example on a full disk; the message names the last checkpoint.
-        RuntimeError: another worker is gone; the message says how to resume.
-        Interrupted: a `KeyboardInterrupt`: Ctrl-C or SIGTERM came. The step was finished and a checkpoint written, and
-            the message says how to resume. A second Ctrl-C is raised at once, and noted in `metrics.json` as any error.
+        RuntimeError: another worker has exited; the message says how to resume.
+        Interrupted: a `KeyboardInterrupt`, after Ctrl-C or SIGTERM. The step is finished and a checkpoint is written
+            first; the message says how to resume. A second Ctrl-C is raised immediately and recorded in `metrics.json`
+            like any error.
 
     Example:
         run = fit("hscnet_m32_g4_r2_b1_a2", load("digits"), "runs/digits", run_options=RunOptions(seed=3))
@@ -100,7 +101,7 @@ def fit(
     run_options = run_options or RunOptions()
     check_tensorboard(run_options.tensorboard)
     if frozen and start is None:
-        raise ValueError("`frozen` (=True) needs a `start`: an untrained network is of no use as it is.")
+        raise ValueError("`frozen` (=True) requires a `start`: frozen layers must be pretrained.")
     dataset = dataset if start is None else prepared_as(dataset, start)
     run = Run(
         **dataclasses.asdict(run_options),
@@ -118,7 +119,7 @@ def fit(
         run = dataclasses.replace(run, start=to_record(start, fresh, frozen))
     run = _settle(run, dataset, devices)
     with _hold(devices, output):
-        # Another run may have come and gone since.
+        # Another run may have used the folder in the meantime.
         return _train(run, dataset, check_output(output), None, devices, verbose, callbacks)
 
 
@@ -134,48 +135,52 @@ def resume(
     verbose: str | int = "auto",
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Run:
-    """Resumes a run that was killed, interrupted or stopped, from its last checkpoint that is whole.
+    """Resumes a run that was killed, interrupted, or stopped, from its last intact checkpoint.
 
-    Batches, learning rate, momentum, random numbers and the means of the running epoch are what they would have been.
-    Without a checkpoint the run starts from the beginning.
+    Batches, learning rate, momentum, random numbers, and the running means of the epoch continue as without the stop.
+    Without a checkpoint, the run starts from the beginning.
 
     Args:
-        output: the run's folder.
-        dataset: the one that the run was started with.
-        checkpoint_minutes, checkpoint_steps, keep_checkpoints, epochs_on_device: as in `RunOptions`; by default as
-            before.
-        strategy: as in `RunOptions`; need not be the one before.
+        output: folder of the run.
+        dataset: the data set that the run was started with.
+        checkpoint_minutes, checkpoint_steps, keep_checkpoints, epochs_on_device: as in `RunOptions`; by default
+            unchanged.
+        strategy: as in `RunOptions`; may differ from the original one.
         verbose, callbacks: as in `fit`.
 
     Returns:
-        The finished `Run`, at once if it was finished before.
+        The finished `Run`; immediately if it was already finished.
 
     Raises:
-        ValueError: there is no run in `output`, or it was started with another data set or backend, or another
-            process trains in it, or all its checkpoints are damaged. Later as in `fit`.
+        ValueError: there is no run in `output`, it was started with another data set or backend, another process is
+            training in it, or all its checkpoints are damaged. During training, as in `fit`.
     """
     output = pathlib.Path(output)
     run = read_metrics(output / "metrics.json")
     if run.backend != keras.backend.backend():
-        raise ValueError(f"The run in {output} was started with KERAS_BACKEND={run.backend}: resume it with the same.")
+        raise ValueError(
+            f"The run in {output} was started with KERAS_BACKEND={run.backend}: resume it with the same backend."
+        )
     if run.trainer is not None:
-        raise ValueError(f"The run in {output} is one of `{run.trainer['program']}`, and `fit` cannot go on with it.")
-    if run.start is not None:  # Its pixels are prepared as the network before did, whatever these are.
+        raise ValueError(f"The run in {output} was created by `{run.trainer['program']}`; `fit` cannot resume it.")
+    if run.start is not None:  # Keeps the preprocessing of the pretrained network.
         dataset = dataclasses.replace(dataset, mean=tuple(run.data["mean"]), variance=tuple(run.data["variance"]))
     summary = json.loads(json.dumps(summarize(dataset)))
     for name in COMPARED:
-        # Older records say nothing of a validation split: there was none.
+        # Older records have no entry for a validation split: there was none.
         if run.data.get(name, 0) != summary[name]:
-            raise ValueError(f"The data set has the {name} {summary[name]}, but the run in {output} {run.data[name]}.")
+            raise ValueError(
+                f"The data set has the {name} {summary[name]}, but the run in {output} has {run.data[name]}."
+            )
     if run.state == "finished":
         return run
     devices = connect(strategy)
     with _hold(devices, output):
         run = read_metrics(output / "metrics.json")
-        if run.state == "finished":  # By another process, since.
+        if run.state == "finished":  # By another process in the meantime.
             return run
         checkpoint = last_checkpoint(output / CHECKPOINTS, clean=devices.chief)
-        # Its checkpoint knows a run best: an epoch may be finished without being in the other files.
+        # The checkpoint is the most recent: a finished epoch may be missing in the other files.
         run = run_from_dict(checkpoint[-1]["run"]) if checkpoint else run
         changes = {"checkpoint_steps": checkpoint_steps, "keep_checkpoints": keep_checkpoints, "strategy": strategy}
         changes |= {"checkpoint_minutes": checkpoint_minutes, "epochs_on_device": epochs_on_device}
@@ -185,7 +190,7 @@ def resume(
 
 
 def _settle(run: Run, dataset: Dataset, devices: Devices) -> Run:
-    """The run, with what depends on the machine: its precision, its teacher, whether the images stay on the device."""
+    """The run with its machine-dependent settings: precision, teacher, and whether images stay on the device."""
     check_parts(devices, run)
     resident = keeps_images(run.epochs_on_device, devices, dataset, run.recipe, run.jit_compile)
     run = dataclasses.replace(run, epochs_on_device="yes" if resident else "no")
@@ -193,14 +198,14 @@ def _settle(run: Run, dataset: Dataset, devices: Devices) -> Run:
     if run.teacher is not None:
         digest = open_teacher(run.teacher, dataset, run.recipe)[1]
         if digest != (run.teacher_sha256 or digest):
-            raise ValueError(f"`teacher` (={run.teacher!r}) is not the network any more that the run was started with.")
+            raise ValueError(f"`teacher` (={run.teacher!r}) has changed since the run was started.")
         run = dataclasses.replace(run, teacher_sha256=digest)
     return choose_precision(run, devices, batches, lambda: build(run.model, dataset, run.options, run.recipe))
 
 
 @contextlib.contextmanager
 def _hold(devices: Devices, output: pathlib.Path) -> Iterator[None]:
-    """Keeps other runs out of the folder, and clears what a killed one has left; that is for worker 0 to do."""
+    """Locks the folder and removes partial files of a killed run; done by worker 0 only."""
     if not devices.chief:
         yield
         return
@@ -218,7 +223,7 @@ def _train(
     verbose: str | int,
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> Run:
-    """Trains from `checkpoint`, a path and what is in it, or from the beginning if it is `None`."""
+    """Trains from `checkpoint`, a path and its contents, or from the beginning if it is `None`."""
     set_seed(run.seed)
     if run.deterministic and run.backend == "tensorflow":
         import tensorflow as tf
@@ -233,28 +238,30 @@ def _train(
 
 
 def _explicit(model_name: str, options: Mapping[str, object]) -> dict[str, object]:
-    """The options, with a default that was another one in records of earlier versions (`run_from_dict`)."""
+    """The options, plus a default that differed in earlier versions of the record (`run_from_dict`)."""
     arrangements = options.get("arrangements", 2)
     is_arranged = model_name in hscnet.VARIANTS and isinstance(arrangements, int) and arrangements > 2
     return ({"plane_orders": "distinct"} if is_arranged else {}) | dict(options)
 
 
 def check_output(output: str | pathlib.Path) -> pathlib.Path:
-    """`output` as a path; a `ValueError` if something is there that a run would mix with."""
+    """`output` as a path; a `ValueError` if it is not new or empty."""
     output = pathlib.Path(output)
     if (output / "metrics.json").exists():
-        raise RunExistsError(f"The output directory {output} already holds a run. Choose another one.")
+        raise RunExistsError(f"The output directory {output} already contains a run. Choose another one.")
     if not is_unused(output):
         raise ValueError(f"The output directory {output} exists and is not an empty folder. Choose another one.")
     return output
 
 
 def check_tensorboard(extras: tuple[str, ...] | None) -> None:
-    """Raises a `ValueError` unless the backend has all that TensorBoard is to get, and unless that is installed."""
+    """Raises an error unless TensorBoard is installed and the backend supports `extras`."""
     if extras is not None:
-        importlib.import_module("tensorboard")  # What misses it otherwise is a traceback at the end of the first epoch.
+        importlib.import_module("tensorboard")  # Otherwise it fails after the first epoch.
     if "graph" in (extras or ()) and keras.backend.backend() != "tensorflow":
-        raise ValueError("`tensorboard` (='graph') needs KERAS_BACKEND=tensorflow: other backends have no such graph.")
+        raise ValueError(
+            "`tensorboard` (='graph') requires KERAS_BACKEND=tensorflow: other backends have no such graph."
+        )
 
 
 def summarize(dataset: Dataset) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The loop of a training run: epochs, tests, checkpoints, and what is said when it has to stop."""
+"""The loop of a training run: epochs, evaluation, checkpoints, and messages when it stops."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ def train_network(
     verbose: str | int,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Run:
-    """Trains a network from `checkpoint`, a path and what is in it, or from the beginning if it is `None`.
+    """Trains a network from `checkpoint`, a path and its contents, or from the beginning if it is `None`.
 
     Args:
-        devices: what it is trained on; its scope is entered already where it has one.
-        network: built, with the weights to begin with; it gets the trained ones.
-        make: makes another network like it, where what is trained is not what is saved.
-        run: what is to be done, and what was done before.
-        dataset: what to train and to test with.
-        output: the run's folder, which is held.
-        checkpoint: as `recorder.last_checkpoint` gives it.
+        devices: devices to train on, with their scope already entered.
+        network: built, with its initial weights; receives the trained weights.
+        make: creates another such network, for cases where the trained network is not the saved one.
+        run: settings and previous progress.
+        dataset: data for training and testing.
+        output: folder of the run, which is locked.
+        checkpoint: as returned by `recorder.last_checkpoint`.
         verbose: as in `model.fit`.
-        callbacks: further ones, of worker 0 alone.
+        callbacks: additional callbacks, for worker 0 only.
 
     Returns:
-        The finished `Run`. For what is raised see `fit`.
+        The finished `Run`. Errors: as `fit`.
     """
     run = dataclasses.replace(run, dropout_rate=highest_dropout(network))
     devices = dataclasses.replace(devices, policy=POLICIES.get(run.precision or ""))
@@ -77,7 +77,7 @@ def train_network(
     if resident:
         devices = keep_images(devices, batches, held_out, run.checkpoint_steps)
     frozen = run.start if run.start is not None and run.start["freeze"] else None
-    # What is frozen is not what is saved: a file would stay so.
+    # The frozen network is a copy: saved files must not be frozen.
     copy = copy_of(network, devices, make, apart=bool(run.recipe.ema or frozen))
     if frozen is not None:
         freeze(copy, frozen)
@@ -105,7 +105,7 @@ def train_network(
         try:
             while not is_over(run.recipe, recorder.run.epochs):
                 epoch = len(recorder.run.epochs)
-                # What is left of an epoch is a call of its own: `model.fit` takes all its epochs to be of one length.
+                # The rest of an epoch needs a separate call: `model.fit` expects epochs of equal length.
                 batches = training_batches(dataset, run.recipe, run.seed, first=first, **part)
                 called = make_callbacks(trained, batches, recorder) + [*callbacks] * devices.chief
                 if first == steps:
@@ -136,7 +136,7 @@ def train_network(
 
 
 def _finish_epoch(trained: keras.Model, held_out: Any, epoch: int, callbacks: list[keras.callbacks.Callback]) -> None:
-    """Tests the network after an epoch all of whose steps were taken before the run was stopped."""
+    """Evaluates the network after an epoch whose steps were all completed before the run was stopped."""
     called = keras.callbacks.CallbackList(callbacks, model=trained)
     called.on_train_begin()
     called.on_epoch_begin(epoch)
@@ -147,15 +147,15 @@ def _finish_epoch(trained: keras.Model, held_out: Any, epoch: int, callbacks: li
 
 
 def _stop(error: BaseException, reason: BaseException, recorder: Recorder, devices: Devices) -> None:
-    """Notes that a run was stopped, and raises what tells the user how to go on; else `error` is to be raised again.
+    """Records that a run was stopped, and raises an error that says how to resume, or else returns to reraise `error`.
 
     Args:
-        error: what `model.fit` raised.
-        reason: that, or what was behind it: TensorFlow makes an error of its own of what a batch raises.
+        error: the error raised by `model.fit`.
+        reason: the same, or its cause: TensorFlow wraps errors raised by a batch.
     """
     by_signal = isinstance(reason, Interrupted)
     note = signal.Signals(reason.number).name if by_signal else f"{type(reason).__name__}: {reason}".rstrip(": ")
-    # A disk that is full takes no note of it either.
+    # Writing fails on a full disk.
     with contextlib.suppress(OSError):
         recorder.close("stopped", note)
     if isinstance(reason, Interrupted):
@@ -165,19 +165,19 @@ def _stop(error: BaseException, reason: BaseException, recorder: Recorder, devic
     if isinstance(reason, ValueError):
         raise ValueError(f"{str(reason).rstrip('.')}. {recorder.resume_hint()}") from error
     if _out_of_memory(reason):
-        need = f"A run with a smaller `batch_size` (={recorder.run.recipe.batch_size}) needs less"
+        need = f"A new run with a smaller `batch_size` (={recorder.run.recipe.batch_size}) needs less"
         if recorder.run.epochs_on_device == "yes":
-            need += ", and so does `--epochs-on-device no`, with which this one can be resumed"
+            need += "; so does `--epochs-on-device no`, which also works with `--resume`"
         raise ValueError(f"The device is out of memory. {need}. {recorder.resume_hint()}") from error
     if isinstance(reason, devices.errors):
         raise RuntimeError(
-            f"Another worker is gone, so worker {devices.worker} of {devices.workers} stops too. Start all workers "
-            f"again with `sharenets fit --resume {recorder.folder} --strategy {devices.strategy}`. "
+            f"Another worker has exited, so worker {devices.worker} of {devices.workers} stops, too. Restart all "
+            f"workers with `sharenets fit --resume {recorder.folder} --strategy {devices.strategy}`. "
             f"({type(reason).__name__}: {' '.join(str(reason).split())[:200]})"
         ) from error
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """Whether it is Python's error for it, TensorFlow's, or a message of XLA."""
+    """Whether the error is an out-of-memory error of Python, TensorFlow, or XLA."""
     names = (type(error).__name__, str(error).partition(":")[0])
     return not {"MemoryError", "ResourceExhaustedError", "RESOURCE_EXHAUSTED"}.isdisjoint(names)

@@ -1,5 +1,4 @@
-"""A named network for a data set, raw pixels in, class probabilities out; and what its recipe makes of it for training:
-a compiled model and its callbacks."""
+"""Builds a named network for a data set, from raw pixels to class probabilities, and compiles it for training."""
 
 from __future__ import annotations
 
@@ -38,7 +37,7 @@ FANS = {"he_fan_in": "fan_in", "he_fan_out": "fan_out"}
 
 
 def set_seed(seed: int) -> None:
-    """`keras.utils.set_random_seed`, which imports TensorFlow on JAX too, where that is installed, and seeds it."""
+    """`keras.utils.set_random_seed`, which imports and seeds TensorFlow, if installed, even with the JAX backend."""
     with importing():
         keras.utils.set_random_seed(seed)
 
@@ -49,21 +48,21 @@ def build(
     options: Mapping[str, object] | None = None,
     recipe: Recipe | None = None,
 ) -> keras.Model:
-    """The network, with a normalization of the data set's pixels as its first layer.
+    """Builds the network, with a normalization of the data set's pixels as its first layer.
 
     Args:
         model_name: one of `keras_sharenets.list_models()`.
-        dataset: gives the number of classes, the shape, the mean and the variance.
+        dataset: determines the number of classes, the shape, the mean, and the variance.
         options: further arguments of the family's factory.
-        recipe: gives the size of crops, the dropout, the normalization and the initialization. `None`: the data set's
-            shape, the network's own initialization, mean 0 and variance 1.
+        recipe: determines crop size, dropout, normalization, and initialization. `None`: the data set's shape, the
+            network's own initialization, mean 0 and variance 1.
 
     Returns:
         A functional model from float images with values from 0 to 255 to probabilities.
 
     Raises:
-        ValueError: the model or an option is unknown (the nearest names are offered), an option is not to be chosen, or
-            breaks a rule of the network, or the recipe does not fit network or data.
+        ValueError: the model or an option is unknown (the nearest names are suggested), an option is not allowed or is
+            invalid for the network, or the recipe does not fit the network or the data.
     """
     chosen: dict[str, Any] = {**current_arguments(options or {})}
     if recipe is not None and recipe.dropout:
@@ -76,7 +75,7 @@ def build(
         normalized = whitening(inputs)
         whitening.set_weights(statistics)
     else:
-        # Pixels are normalized in full precision, also where the network computes in mixed precision.
+        # Pixels are normalized in full precision even if the network uses mixed precision.
         dtype = keras.config.dtype_policy().variable_dtype
         normalization = keras.layers.Normalization(
             mean=dataset.mean, variance=dataset.variance, dtype=dtype, name="normalize"
@@ -91,28 +90,28 @@ def build(
 
 
 def check_options(model_name: str, options: Iterable[str]) -> None:
-    """Raises a `ValueError` unless the factory of the network takes all these options from a user."""
+    """Raises a `ValueError` unless a user may pass all these options to the factory of the network."""
     known = own_arguments(model_name)
     for name in current_arguments(dict.fromkeys(options)):
         if name in FROM_DATA:
-            raise ValueError(f"The model option `{name}` cannot be given: it follows from the data.")
+            raise ValueError(f"The model option `{name}` cannot be given: it is determined by the data.")
         if name in FIXED:
-            raise ValueError(f"The model option `{name}` cannot be given: a trained network is a named classifier.")
+            raise ValueError(f"The model option `{name}` cannot be given: training requires a named classifier.")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)
             raise ValueError(f"{model_name} has no option `{name}`. Did you mean {', '.join(map(repr, near))}?")
 
 
 def initialize(network: keras.Model, how: str) -> None:
-    """Draws the kernels of all convolutions anew: normal, with a variance of 2 / fan.
+    """Reinitializes the kernels of all convolutions from a normal distribution with variance 2 / fan.
 
     Args:
         network: its convolutions are all `keras.layers.Conv2D`.
-        how: `"network"` for nothing at all, `"he_fan_in"` or `"he_fan_out"`.
+        how: `"network"` to change nothing, `"he_fan_in"`, or `"he_fan_out"`.
 
     Raises:
-        ValueError: a layer with filters is of another kind: what its fan is, only its own initializer knows. Nothing
-            has been changed then.
+        ValueError: a layer with filters is of another type, whose fan only its own initializer knows. Nothing is
+            changed in that case.
     """
     if how == "network":
         return
@@ -120,7 +119,7 @@ def initialize(network: keras.Model, how: str) -> None:
     for layer in layers:
         if type(layer) is not keras.layers.Conv2D:
             raise ValueError(
-                f"`initialization` (={how!r}) is for ordinary convolutions, and {layer.name!r} is a "
+                f"`initialization` (={how!r}) applies to ordinary convolutions only, but {layer.name!r} is a "
                 f"{type(layer).__name__}: choose 'network'."
             )
     for layer in layers:
@@ -143,23 +142,23 @@ def compile_model(
     *,
     teacher: keras.Model | None = None,
 ) -> keras.Model:
-    """A second model on the same layers, compiled; `network` stays without optimizer, and so do its files.
+    """A second, compiled model with the same layers; `network` and its files remain without an optimizer.
 
-    To be called in the scope of the devices.
+    Must be called in the scope of the devices.
     """
     decay_weights(network, run.recipe)
     shorten_memory(network, run.recipe.epochs * steps_per_epoch)
     model = devices.model(network.input, network.output, name=network.name)
     optimizer = build_optimizer(run.recipe, steps_per_epoch, network.trainable_variables)
-    if run.precision == "float16":  # Its smallest gradients would be 0.
+    if run.precision == "float16":  # The smallest gradients would underflow.
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=run.recipe.label_smoothing),
-        # Some test images only fill up a batch, and weigh nothing.
+        # Some test images are padding of a batch, with weight 0.
         weighted_metrics=_metrics(model.output_shape[-1]),
         jit_compile=run.jit_compile if compiles(run.recipe) else False,
-        # A checkpoint falls behind the last of the steps that are taken at once.
+        # A checkpoint is written after the last step of a call.
         steps_per_execution=math.gcd(devices.steps_per_execution, run.checkpoint_steps or 0),
     )
     # Built before the first batch, so that a checkpoint can be restored.
@@ -167,7 +166,7 @@ def compile_model(
     nothing = ops.zeros((1, model.output_shape[-1]))
     model.compute_metrics(None, nothing, nothing)
     model.reset_metrics()
-    # At the end of `model.fit` the moving average of the weights would take their place: it may go on from there.
+    # Otherwise `model.fit` ends by replacing the weights with their moving average, but training may continue.
     model.optimizer.finalize_variable_values = lambda variables: None
     change_batches(model, run.recipe, run.seed)
     if teacher is not None:
@@ -176,17 +175,17 @@ def compile_model(
 
 
 def _metrics(classes: int) -> list[keras.metrics.Metric]:
-    """Accuracy, and top-5 accuracy where there are more than `FEW_CLASSES`."""
+    """Accuracy, and top-5 accuracy for more than `FEW_CLASSES` classes."""
     metrics = [keras.metrics.CategoricalAccuracy("accuracy")]
     return metrics + [keras.metrics.TopKCategoricalAccuracy(5, "top5_accuracy")] * (classes > FEW_CLASSES)
 
 
 def deliver(trained: keras.Model, network: keras.Model) -> None:
-    """Gives `network` the weights that are tested and saved: those of `trained`, or their moving average if it has one.
+    """Copies the weights to evaluate and save into `network`: those of `trained`, or their moving average if enabled.
 
     Args:
-        trained: as `compile_model` makes it.
-        network: like it, another model unless there is no average.
+        trained: returned by `compile_model`.
+        network: the same architecture; a separate model if there is a moving average.
     """
     if hasattr(trained, "jax_state_sync"):
         trained.jax_state_sync()
@@ -194,27 +193,25 @@ def deliver(trained: keras.Model, network: keras.Model) -> None:
         return
     network.set_weights(trained.get_weights())
     optimizer: Any = trained.optimizer
-    # Of frozen layers there is no average.
+    # Frozen layers have no average.
     pairs = zip(network.variables, trained.variables, strict=True)
     averaged = [variable for variable, other in pairs if other.trainable]
     type(optimizer).finalize_variable_values(optimizer, averaged)
-    # On JAX these would be the arrays of the average themselves, and a step may overwrite what it is given.
+    # On JAX these are the arrays of the average themselves, and a step may overwrite its arguments.
     for variable in averaged:
         variable.assign(ops.copy(variable))
 
 
 def test_with(trained: keras.Model, network: keras.Model) -> None:
-    """Lets `trained` be tested as it is delivered in `network`: a file has the accuracy of the record.
+    """Makes `trained.evaluate` evaluate `network`, so that the recorded accuracy is that of the saved file.
 
     Args:
         trained: compiled.
-        network: compiled, the same network in full precision.
+        network: compiled; the same network in full precision.
     """
 
     def evaluate(*args: Any, **kwargs: Any) -> Any:
-        kwargs.pop(
-            "_use_cached_eval_dataset", None
-        )  # Among the arguments of `model.fit`; the cache is that of `trained`.
+        kwargs.pop("_use_cached_eval_dataset", None)  # Passed by `model.fit`; the cache belongs to `trained`.
         deliver(trained, network)
         return network.evaluate(*args, **kwargs)
 
@@ -222,18 +219,18 @@ def test_with(trained: keras.Model, network: keras.Model) -> None:
 
 
 def make_callbacks(model: keras.Model, batches: Batches, recorder: Recorder) -> list[keras.callbacks.Callback]:
-    """The callbacks of a run, in the order in which they must be called.
+    """The callbacks of a run, in the required order.
 
     Args:
-        model: the model that is trained, compiled.
-        batches: those of the training split.
-        recorder: knows the run, its recipe and its folder.
+        model: the compiled model to train.
+        batches: batches of the training split.
+        recorder: has the run, its recipe, and its folder.
     """
     callbacks = [batches.callback(), recorder]
     if recorder.run.recipe.schedule == "plateau":
 
         def begin(epoch, logs=None):
-            # From the record alone, so that a run that is resumed has the same rates.
+            # Computed from the record, so that a resumed run has the same rates.
             model.optimizer.learning_rate = plateau_rate(recorder.run.recipe, recorder.run.epochs)
 
         callbacks.insert(0, keras.callbacks.LambdaCallback(on_epoch_begin=begin))

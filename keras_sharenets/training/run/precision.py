@@ -1,4 +1,4 @@
-"""In which precision a network is trained. Its weights and files are float32 in any case."""
+"""Chooses the precision of training. Weights and files are always float32."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from keras_sharenets.training.devices.devices import Devices
 from keras_sharenets.training.run.network import compile_model
 from keras_sharenets.training.run.record import Run
 
-MEASURED = ("float32", "bfloat16")  # Of float16, small gradients are 0 and large ones infinite: who wants it names it.
-GAIN = 1.05  # How much faster a step has to be.
+MEASURED = ("float32", "bfloat16")  # Not float16: small gradients underflow, and large ones overflow.
+GAIN = 1.05  # Required speedup of a step.
 ROUNDS = 3
 
 
 def choose_precision(run: Run, devices: Devices, batches: Batches, build: Callable[[], keras.Model]) -> Run:
-    """The run with its precision: what was asked for, the fastest for `"auto"`, that of the devices for `None`.
+    """The run with its precision: the requested one, the fastest for `"auto"`, the default of the devices for `None`.
 
     Args:
-        run: as it starts or continues.
-        devices: where it is trained.
-        batches: of its training split.
-        build: makes its network.
+        run: the run to start or resume.
+        devices: devices to train on.
+        batches: batches of its training split.
+        build: builds its network.
 
     Raises:
-        ValueError: `"auto"` for several devices.
+        ValueError: the precision is `"auto"` with several devices.
     """
     if run.precision is None:
         policy = devices.policy or keras.config.dtype_policy().name
@@ -40,7 +40,7 @@ def choose_precision(run: Run, devices: Devices, batches: Batches, build: Callab
         return run
     if devices.strategy != "default":
         raise ValueError(
-            f"`precision` (='auto') is measured on one device: name one for the strategy {devices.strategy!r}."
+            f"`precision` (='auto') is measured on one device: name a precision for the strategy {devices.strategy!r}."
         )
     seconds = step_seconds(run, batches, build)
     fastest = min(seconds, key=lambda name: seconds[name])
@@ -49,7 +49,7 @@ def choose_precision(run: Run, devices: Devices, batches: Batches, build: Callab
 
 
 def step_seconds(run: Run, batches: Batches, build: Callable[[], keras.Model]) -> dict[str, float]:
-    """Seconds of a training step in each of `MEASURED`: medians of steps in turn, after each was compiled."""
+    """Median seconds of a training step in each of `MEASURED`, interleaved, after compilation."""
     batch = batches.batch(0, 0)
 
     def step(name: str) -> Callable[[], Any]:

@@ -1,4 +1,4 @@
-"""What is told of a training while it goes on: a line an epoch, with the time that the rest will take."""
+"""Progress of a training run: one line per epoch, with the estimated time left."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import keras
 
 from keras_sharenets.timing import in_words
 
-_EPOCHS = 5  # The last ones, by which the time left is estimated: a machine is not equally fast all day.
-_SECONDS = 0.5  # Between two lines about steps.
+_EPOCHS = 5  # Number of recent epochs for estimating the time left, since the speed of a machine varies.
+_SECONDS = 0.5  # Minimum time between two lines about steps.
 
 
 class Progress(keras.callbacks.Callback):
-    """Tells of a training in place of Keras' bar, which knows what is left of an epoch but not of the whole.
+    """Reports training progress in place of the Keras bar, which shows the time left in an epoch but not in the run.
 
     Args:
-        epochs: of the whole training.
-        split: what the network is tested on after each, `"validation"` or `"test"`.
-        tell: takes a line about each epoch, when it is over.
-        show: takes a line about steps, twice a second at most; each replaces the one before, and `""` the last.
-        opening: is told when the training begins, so not before an error of its settings.
+        epochs: total number of epochs.
+        split: split that the network is evaluated on after each epoch, `"validation"` or `"test"`.
+        tell: receives a line at the end of each epoch.
+        show: receives a line about steps, at most twice a second; each replaces the previous one, `""` clears it.
+        opening: line to print when training starts, that is, after its settings have been checked.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class Progress(keras.callbacks.Callback):
         super().__init__()
         self.epochs, self.split = epochs, split
         self.tell, self.show, self.opening = tell, show, opening
-        self._taken: list[float] = []  # Seconds of the last whole epochs.
+        self._taken: list[float] = []  # Seconds of the last complete epochs.
         self._epoch = 0
         self._began = self._shown = 0.0
-        self._first: tuple[int, float] | None = None  # The first step of this epoch, and when it was taken.
-        self._step: float | None = None  # Seconds of the others, on average.
+        self._first: tuple[int, float] | None = None  # The first step of this epoch, and the time it ended.
+        self._step: float | None = None  # Average seconds of the other steps.
 
     def on_train_begin(self, logs: Any = None) -> None:
         if self.opening:
@@ -56,7 +56,7 @@ class Progress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         now = time.perf_counter()
         first, then = self._first = self._first or (batch, now)
-        # The first step of all compiles: the others say how long an epoch takes until one is over.
+        # The very first step compiles: until an epoch has ended, its time is estimated from the other steps.
         self._step = (now - then) / (batch - first) if batch > first else None
         if now - self._shown < _SECONDS:
             return
@@ -66,11 +66,11 @@ class Progress(keras.callbacks.Callback):
         self.show(f"{self._head()}step {batch + 1} of {steps}{left}")
 
     def on_test_begin(self, logs: Any = None) -> None:
-        self.show(f"{self._head()}the {self.split} split")
+        self.show(f"{self._head()}evaluating on the {self.split} split")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logs, seconds = logs or {}, time.perf_counter() - self._began
-        # Of an epoch that a resumed run was in the middle of, `model.fit` is asked alone.
+        # When a run is resumed in the middle of an epoch, `model.fit` is called for that epoch alone.
         if (self.params or {}).get("epochs") == self.epochs:
             self._taken = [*self._taken, seconds - self._compiling()][-_EPOCHS:]
         figures = {name: logs[name] for name in ("loss", "accuracy")}
@@ -80,7 +80,7 @@ class Progress(keras.callbacks.Callback):
         self.tell(f"{self._head()}{told}; {in_words(seconds)}{self._left(self._taken)}")
 
     def _compiling(self) -> float:
-        """Seconds that the first whole epoch spent on what the others need not do."""
+        """Seconds of one-time work, such as compilation, in the first complete epoch."""
         if self._taken or self._first is None or self._step is None:
             return 0.0
         batch, then = self._first
@@ -90,7 +90,7 @@ class Progress(keras.callbacks.Callback):
         return f"epoch {self._epoch + 1} of {self.epochs}: "
 
     def _left(self, taken: Sequence[float], of_this_epoch: float = 0.0) -> str:
-        """The end of a line, if it is known how many seconds epochs take."""
+        """The end of a line with the time left, if the seconds per epoch are known."""
         epochs = self.epochs - self._epoch - 1 + of_this_epoch
-        # The lower one of two: the first epoch compiles what tests, too.
+        # The lower of two: the first epoch also compiles the evaluation step.
         return f", about {in_words(epochs * statistics.median_low(taken))} left" if taken and epochs else ""

@@ -1,4 +1,4 @@
-"""Which learning rate to train with: the loss of a few steps while the rate rises from far too low to far too high."""
+"""Learning rate range test: the loss over a few steps while the rate rises from far too low to far too high."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.network import build, compile_model, set_seed
 from keras_sharenets.training.run.record import Run
 
-SMOOTHING = 0.9  # Of the mean of the losses so far.
-DIVERGED = 4.0  # Times the lowest smoothed loss, after which no further step is taken.
+SMOOTHING = 0.9  # Momentum of the running mean of the losses.
+DIVERGED = 4.0  # Stop when the smoothed loss exceeds its minimum by this factor.
 
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-    """The steps of a search for a learning rate, and the one at which the loss falls fastest.
+    """The steps of a learning rate range test, and the rate at which the loss falls fastest.
 
-    `losses` are those of the steps, `smoothed` their running means; the last step may be the one that diverged.
+    `losses` has the loss of each step, `smoothed` their running means; the last step may be the one that diverged.
     """
 
     rates: tuple[float, ...]
@@ -46,18 +46,18 @@ def find_rate(
     lowest: float = 1e-5,
     highest: float = 10.0,
 ) -> Rates:
-    """Trains an untrained network for some steps at rising rates, `lowest * (highest / lowest) ** (i / (steps - 1))`.
+    """Trains an untrained network for a few steps at rising rates, `lowest * (highest / lowest) ** (i / (steps - 1))`.
 
     Args:
         model_name, options: as in `fit`.
-        dataset: its training split is used.
-        recipe: all but its schedule.
-        seed: of weights, order and changes.
-        steps: at least 10; fewer are taken when the loss diverges.
-        lowest, highest: the first rate and the last.
+        dataset: provides the training split.
+        recipe: training recipe; its schedule is ignored.
+        seed: random seed for initialization, shuffling, and augmentation.
+        steps: at least 10; stops early if the loss diverges.
+        lowest, highest: the first and the last rate.
 
     Raises:
-        ValueError: an argument breaks a rule, as in `fit`, or the loss diverged at once.
+        ValueError: an argument is invalid, as in `fit`, or the loss diverged immediately.
     """
     _checks.positive("steps", steps)
     _checks.above_zero("lowest", lowest)
@@ -75,7 +75,7 @@ def find_rate(
     rates: list[float] = []
     losses: list[float] = []
     for step in range(steps):
-        model.reset_metrics()  # They are means over all steps otherwise.
+        model.reset_metrics()  # Otherwise the loss would be a mean over all steps.
         loss = float(model.train_on_batch(*batches.batch(*divmod(step, batches.steps)))[0])
         if not math.isfinite(loss):
             break
@@ -84,12 +84,12 @@ def find_rate(
         if smooth(losses)[-1] > DIVERGED * min(smooth(losses)):
             break
     if len(losses) < 3:
-        raise ValueError(f"The loss diverged after {len(losses)} steps: `lowest` (={lowest}) must be a lower rate.")
+        raise ValueError(f"The loss diverged after {len(losses)} steps: `lowest` (={lowest}) must be lower.")
     return Rates(tuple(rates), tuple(losses), smooth(losses), steepest(rates, losses))
 
 
 def smooth(losses: Sequence[float]) -> tuple[float, ...]:
-    """Running means with weights that fade, and add up to 1 from the first on.
+    """Exponential running means with bias correction.
 
     >>> smooth([2.0, 2.0, 2.0])
     (2.0, 2.0, 2.0)
@@ -104,9 +104,9 @@ def smooth(losses: Sequence[float]) -> tuple[float, ...]:
 def steepest(rates: Sequence[float], losses: Sequence[float]) -> float:
     """The rate at which the loss falls fastest, before its smoothed curve is lowest.
 
-    That is the middle of those steps in a row, a fifth of all, whose line of least squares falls fastest: from one step
-    to the next the loss changes more by the batch than by the rate. As rates rise by the same factor each step, it is
-    the steepest place of the curve over their logarithm.
+    This is the center of the window of consecutive steps, a fifth of all, whose least-squares line is steepest: between
+    single steps the loss depends more on the batch than on the rate. Since the rate grows by a constant factor, this is
+    the steepest point of the curve over the logarithm of the rate.
     """
     means = smooth(losses)
     falling = np.asarray(losses[: max(means.index(min(means)) + 1, 3)])
@@ -116,7 +116,7 @@ def steepest(rates: Sequence[float], losses: Sequence[float]) -> float:
 
 
 def draw_rates(found: Rates, title: str) -> bytes:
-    """The loss over the learning rate, with the one that is suggested, as a PNG file."""
+    """A plot of the loss against the learning rate, with the suggested rate, as a PNG file."""
     figure = new_figure(7, 4.5, title)
     axes = figure.subplots()
     axes.plot(found.rates, found.losses, color=GRAY, linewidth=1, label="loss of a step")
@@ -125,7 +125,7 @@ def draw_rates(found: Rates, title: str) -> bytes:
     axes.set_xscale("log")
     axes.set_ylim(0, 2 * max(found.smoothed[:3]))
     axes.set_xlabel("learning rate")
-    axes.set_ylabel("loss, with the penalty of the weight decay")
+    axes.set_ylabel("loss, including the weight decay penalty")
     axes.legend(frameon=False)
     frame(axes)
     return png(figure)

@@ -1,4 +1,4 @@
-"""What is known of a training run, and its files: `metrics.json` and `history.csv`."""
+"""The record of a training run, and its files: `metrics.json` and `history.csv`."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from keras_sharenets.models import hscnet, igcnet
 from keras_sharenets.training.recipes.named import changed_fields
 from keras_sharenets.training.recipes.recipe import Recipe
 
-VERSION = 2  # Of `metrics.json`. Records without a version are of version 1, and lack some of today's fields.
+VERSION = 2  # Version of `metrics.json`. Records without one have version 1 and lack some of the current fields.
 STRATEGIES = ("default", "mirrored", "multi_worker", "tpu")
 TENSORBOARD = ("graph", "histograms")
 PRECISIONS = tuple(POLICIES)
 ON_DEVICE = ("auto", "yes", "no")
-FEW_CLASSES = 10  # With more of them, top-5 accuracy is told too.
-_QUOTED = "`test_accuracy`, the figure to quote, is that of the last epoch (last.keras)"
-_PENALTY = "Losses include the penalty of the weight decay."
-# By the split that the epochs are measured on.
+FEW_CLASSES = 10  # With more classes, top-5 accuracy is reported, too.
+_QUOTED = "`test_accuracy`, the value to report, is measured after the last epoch (last.keras)"
+_PENALTY = "Losses include the weight decay penalty."
+# Keyed by the split that epochs are evaluated on.
 ACCURACY_NOTES = {
     "test": (
-        "All test figures are measured on the test split, which is also the validation data. "
-        f"{_QUOTED}. best.keras is chosen on the test split, so its accuracy flatters. {_PENALTY}"
+        "All test metrics are measured on the test split, which also serves as validation data. "
+        f"{_QUOTED}. best.keras is chosen on the test split, so its accuracy is optimistic. {_PENALTY}"
     ),
     "validation": (
-        "Epochs are measured on the validation split, and best.keras is chosen there. The test split was gone through "
+        "Epochs are evaluated on the validation split, and best.keras is chosen there. The test split was evaluated "
         f"once, at the end: {_QUOTED}. {_PENALTY}"
     ),
 }
@@ -40,31 +40,31 @@ ACCURACY_NOTES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a run is carried out, whatever is trained and by which recipe.
+    """Options of a run that are independent of the network, the data, and the recipe.
 
     Attributes:
-        seed: at least 0; of the weights, the order of the images and their changes.
-        jit_compile: as in `model.compile`: `"auto"`, `True` or `False`.
-        deterministic: whether the same arguments give the same bits on the same machine, also when the run is killed
-            and resumed. It takes longer on TensorFlow, where it holds for the rest of the process; on JAX, a CPU does
-            so always, and another device is not asked to.
-        checkpoint_minutes: a checkpoint is written when the last one is so old, and after each epoch.
-        checkpoint_steps: checkpoints are also written every so many steps of an epoch; `None`: they are not.
-        keep_checkpoints: how many checkpoints stay.
-        tensorboard: what `logs/` gets for TensorBoard beyond scalars, of "graph" (on TensorFlow) and "histograms";
-            `None`: there are no logs.
-        strategy: the devices, as in `keras_sharenets.training.devices.devices.connect`. What is trained does not depend
-            on them but for rounding (and random numbers inside the network on TensorFlow); the batches are those of one
-            device.
-        precision: of what is computed, one of `PRECISIONS`, or `"auto"` for the faster of the first two, which is
-            measured. Weights, files, loss and class probabilities are float32 in any case. `None`: float32, or bfloat16
-            on a TPU.
-        epochs_on_device: whether images are changed on the device, which takes many steps at once, on JAX: `"yes"`,
-            `"no"`, or `"auto"` for a GPU or TPU. What is trained does not depend on it but for rounding.
-        teacher: folder of a run, or a `.keras` file: a network from whose probabilities this one learns too.
+        seed: random seed for initialization, shuffling, and augmentation; at least 0.
+        jit_compile: as in `model.compile`: `"auto"`, `True`, or `False`.
+        deterministic: whether the same arguments give bit-for-bit the same results on the same machine, also if the run
+            is killed and resumed. Slower on TensorFlow, where it applies to the rest of the process. On JAX, CPUs are
+            always deterministic, and other devices ignore it.
+        checkpoint_minutes: write a checkpoint when the last one is this old, in addition to after each epoch.
+        checkpoint_steps: also write checkpoints at this interval of steps within an epoch, unless `None`.
+        keep_checkpoints: number of checkpoints to keep.
+        tensorboard: TensorBoard data for `logs/` in addition to scalars: "graph" (on TensorFlow) and "histograms";
+            `None` for no logs.
+        strategy: the devices, as in `keras_sharenets.training.devices.devices.connect`. Results do not depend on them
+            except for rounding (and random numbers inside the network on TensorFlow); the batches are the same as for
+            one device.
+        precision: precision of the computation, one of `PRECISIONS`, or `"auto"` to measure the first two and use the
+            faster. Weights, files, loss, and class probabilities are always float32. `None`: float32, or bfloat16 on a
+            TPU.
+        epochs_on_device: whether to augment images on the device and run many steps per call, on JAX: `"yes"`, `"no"`,
+            or `"auto"` for yes on a GPU or TPU. Results do not depend on it except for rounding.
+        teacher: folder of a run, or a `.keras` file, of a teacher for knowledge distillation.
 
     Raises:
-        ValueError: a field breaks its rule.
+        ValueError: a field is invalid.
     """
 
     seed: int = 0
@@ -99,11 +99,11 @@ class RunOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """One epoch, counted from 1. A figure is `None` if it was not measured, or is one of the test split and not finite.
+    """One epoch, counted from 1. A metric is `None` if it was not measured, or if a test metric is not finite.
 
-    `loss` and `accuracy` are means over the epoch, on changed images and while the weights move; `learning_rate` is
-    that of its first step. Test figures are those of every epoch, or where there is a validation split of the last one.
-    Top-5 is measured where there are more than `FEW_CLASSES`.
+    `loss` and `accuracy` are means over the epoch, on augmented images and changing weights; `learning_rate` is the
+    rate of its first step. Test metrics are measured in every epoch or, with a validation split, only in the last.
+    Top-5 accuracy is measured for more than `FEW_CLASSES` classes.
     """
 
     epoch: int
@@ -120,37 +120,37 @@ class Epoch:
 
     @property
     def held_out_accuracy(self) -> float | None:
-        """What epochs are compared by: the accuracy on the validation split, or else on the test split."""
+        """The accuracy for comparing epochs: on the validation split if there is one, else on the test split."""
         return self.test_accuracy if self.validation_accuracy is None else self.validation_accuracy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run(RunOptions):
-    """A training run: the options, what went in, and how far it has come.
+    """A training run: its options, inputs, and progress.
 
     Attributes:
         model: name of the network.
-        options: arguments of its factory beyond the name.
-        data: name, note, class names, shape, images in each split (`"validation"` is missing or 0 where there is none),
-            mean and variance.
-        recipe: as it was used.
-        backend: Keras' backend.
-        versions: package to version.
-        state: `"running"` (also what a killed run leaves), `"finished"` or `"stopped"`.
-        reason: why it was stopped.
-        epochs: those that are finished.
-        seconds: of training; the time between a kill and what continues it does not count.
-        source: what loads the data set again, as `DataSource.to_record` says it; `None` if it was made otherwise.
-        step_seconds: precision to what one step took, where `precision` was `"auto"`; it is the chosen one by now.
-        teacher_sha256: of the teacher's file.
-        trainer: `None` for `fit`. Of a network that another program trained: `program`, `device`, `precision`,
-            `test_accuracy` (there, in that precision, if it was taken; that of the last epoch is of the file),
-            `changes` (what makes it another training than the recipe, each in few words; such runs are rows of their
-            own) and `notes` (what is done otherwise with every network of that program).
-        start: the trained network that the run begins with: `source`, `file`, `sha256`, `class_names`, whether all but
-            the head is frozen (`freeze`), and the layers that begin untrained (`new_layers`). `None`: none.
-        dropout_rate: the highest rate of the network's dropout layers, 0 without any, whoever chose it: option, recipe
-            or the network itself. `None` in older records, and before the network was built.
+        options: further arguments of its factory.
+        data: name, note, class names, shape, number of images in each split (`"validation"` is missing or 0 if there is
+            no such split), mean, and variance.
+        recipe: the recipe that was used.
+        backend: Keras backend.
+        versions: maps packages to versions.
+        state: `"running"` (also after a kill), `"finished"`, or `"stopped"`.
+        reason: reason for stopping.
+        epochs: the finished epochs.
+        seconds: training time, without the time between a kill and the resumption.
+        source: data source for reloading the data set, as in `DataSource.to_record`; `None` if unavailable.
+        step_seconds: maps precisions to seconds per step if `precision` was `"auto"`; that is then the chosen one.
+        teacher_sha256: checksum of the teacher's file.
+        trainer: `None` for `fit`. For a network trained by another program: `program`, `device`, `precision`,
+            `test_accuracy` (measured there in that precision, if at all; the accuracy of the last epoch is that of the
+            file), `changes` (deviations from the recipe, in a few words each; such runs have separate rows in tables),
+            and `notes` (what that program does differently for all networks).
+        start: the pretrained network that the run starts from: `source`, `file`, `sha256`, `class_names`, whether all
+            but the head is frozen (`freeze`), and the newly initialized layers (`new_layers`). `None` without one.
+        dropout_rate: the highest rate of the network's dropout layers, 0 without any, whether from an option, the
+            recipe, or the network. `None` in older records, and before the network is built.
     """
 
     model: str
@@ -172,7 +172,7 @@ class Run(RunOptions):
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """What makes it another training than the recipe, in few words: its program, its beginning, images held out."""
+        """Deviations from the recipe, in a few words: the program, the starting point, and held-out images."""
         changes = list((self.trainer or {}).get("changes", ()))
         if self.start:
             changes.append(f"from {self.start['source']}{', frozen' if self.start['freeze'] else ''}")
@@ -181,37 +181,37 @@ class Run(RunOptions):
 
     @property
     def split(self) -> str:
-        """The split on which the epochs are measured: `"validation"`, or `"test"` without one."""
+        """The split on which epochs are evaluated: `"validation"` if there is one, else `"test"`."""
         return "validation" if self.data.get("validation") else "test"
 
     @property
     def conditions(self) -> tuple[Any, ...]:
-        """What is the same for runs that stand together in a table: data, recipe, and what was changed beyond that."""
+        """The key for grouping runs in a table: data, recipe, and other changes."""
         return (self.data["name"], self.data.get("train"), self.recipe, self.changes)
 
     @property
     def last(self) -> Epoch:
-        """The last epoch; an `IndexError` before the first has ended."""
+        """The last epoch; an `IndexError` if no epoch has finished."""
         return self.epochs[-1]
 
     @property
     def best(self) -> Epoch:
-        """The first of the epochs with the highest accuracy on `split`; a `ValueError` before the first has ended."""
+        """The first epoch with the highest accuracy on `split`; a `ValueError` if no epoch has finished."""
         return max(self.epochs, key=lambda epoch: epoch.held_out_accuracy or 0.0)
 
     @property
     def test_accuracy(self) -> float | None:
-        """The figure to quote: the last epoch's test accuracy; `None` unless the run is finished."""
+        """The value to report: test accuracy after the last epoch; `None` unless the run is finished."""
         return self.last.test_accuracy if self.state == "finished" and self.epochs else None
 
 
 def finite(value: float) -> float | None:
-    """`value` as a float, or `None` where it is not finite: JSON has no other numbers."""
+    """`value` as a float, or `None` if it is not finite, since JSON supports finite numbers only."""
     return float(value) if math.isfinite(value) else None
 
 
 def write_metrics(run: Run, path: pathlib.Path) -> None:
-    """Writes a `Run` as JSON in one step, the outcome first."""
+    """Writes a `Run` as JSON atomically, with the outcome first."""
     outcome = {
         "version": VERSION,
         "state": run.state,
@@ -228,13 +228,13 @@ def write_metrics(run: Run, path: pathlib.Path) -> None:
 
 
 def read_metrics(path: pathlib.Path) -> Run:
-    """The `Run` that `write_metrics` wrote, in this version or an earlier one.
+    """Reads a `Run` written by `write_metrics` in this version or an earlier one.
 
     Raises:
-        ValueError: there is no such file, or it is not such a record.
+        ValueError: the file does not exist or is not a record of a run.
     """
     if not path.is_file():
-        raise ValueError(f"There is no {path}: {path.parent} holds no run.")
+        raise ValueError(f"There is no {path}: {path.parent} contains no run.")
     try:
         return run_from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as error:
@@ -242,19 +242,19 @@ def read_metrics(path: pathlib.Path) -> Run:
 
 
 def run_from_dict(values: Mapping[str, Any]) -> Run:
-    """A `Run` from what `dataclasses.asdict` made of it, also after a way through JSON.
+    """A `Run` from the output of `dataclasses.asdict`, also after a JSON round trip.
 
-    What a record of an earlier version lacks is what was always so then: the defaults of the fields. Before there was
-    a `start`, the stem of IGC networks had stride 1 for images of any size: that is an option today. So are the orders
-    of more than two arrangements in HSC-Net, which `fit` writes into every record since then.
+    Fields missing in earlier versions get their defaults, which match the former behavior. Before the field `start`
+    existed, the stem of IGC networks had stride 1 for all image sizes: this is now an option. So are the plane orders
+    for more than two arrangements in HSC-Net, which `fit` has written into every record since.
 
     Raises:
-        ValueError, KeyError, TypeError: it is not such a record, or one of a later version.
+        ValueError, KeyError, TypeError: the values are not a record, or have a later version.
     """
     if values.get("version", 1) > VERSION:
         raise ValueError(f"its version (={values['version']}) must be at most {VERSION}: update keras_sharenets.")
     values = {field.name: values[field.name] for field in dataclasses.fields(Run) if field.name in values}
-    # JSON knows no tuples, and factories of networks want them.
+    # JSON has no tuples, but network factories expect them.
     options = {name: files.as_tuples(value) for name, value in values["options"].items()}
     recipe = Recipe(**values["recipe"])
     if "start" not in values and getattr(igcnet.VARIANTS.get(values["model"]), "factory_name", None) == "IGCNet":
@@ -272,10 +272,10 @@ def _outcome(epoch: Epoch, file: str) -> dict[str, Any]:
 
 
 def write_history(run: Run, path: pathlib.Path) -> None:
-    """Writes the epochs of a `Run` as CSV in one step, one line per epoch under a header."""
+    """Writes the epochs of a `Run` as CSV atomically, one line per epoch below a header."""
     text = io.StringIO()
     names = [field.name for field in dataclasses.fields(Epoch)]
-    # Without figures of a split that there is not, and of top-5 accuracies that are not measured.
+    # Without metrics of a missing split, and without top-5 accuracies that were not measured.
     names = names if run.split == "validation" else [name for name in names if not name.startswith("validation")]
     has_top5 = any((epoch.test_top5_accuracy or epoch.validation_top5_accuracy) is not None for epoch in run.epochs)
     names = names if has_top5 else [name for name in names if "top5" not in name]

@@ -1,8 +1,8 @@
-"""The files of a training run while it lasts: its record, its networks and its checkpoints.
+"""Writes the files of a training run: its record, its networks, and its checkpoints.
 
-A checkpoint is all that a run needs to continue, one `.npz` file: every variable of the model (the state of its random
-numbers included), of its optimizer and of its metrics, and what is known of the run. Every file is written to the side
-and renamed, so that it can be read at any moment.
+A checkpoint is a single `.npz` file with everything that a run needs to continue: all variables of the model (including
+random number states), of its optimizer, and of its metrics, and the record of the run. Every file is written to a
+temporary file and renamed, so that it can be read at any time.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from keras_sharenets.training.run.config import CONFIG, write_config
 from keras_sharenets.training.run.record import Epoch, Run, finite, run_from_dict, write_history, write_metrics
 
 GROUPS = ("weights", "optimizer", "metrics")
-_SECONDS, _CALLS = 5.0, 10_000  # Workers ask each other what to do after so much time, at most after so many batches.
-CHECKPOINTS = "checkpoints"  # The folder in that of a run.
-Checkpoint = tuple[pathlib.Path, dict[str, np.ndarray], dict[str, Any]]  # A path, and what `load_checkpoint` finds.
+_SECONDS, _CALLS = 5.0, 10_000  # Workers synchronize at this interval of time, at most after this many batches.
+CHECKPOINTS = "checkpoints"  # Subfolder of a run.
+Checkpoint = tuple[pathlib.Path, dict[str, np.ndarray], dict[str, Any]]  # A path, and the result of `load_checkpoint`.
 
 
 class Recorder(keras.callbacks.Callback):
     """Keeps a `Run` up to date, in memory and on disk.
 
-    A finished epoch is in a checkpoint before anything else speaks of it: a run that continues from its last checkpoint
-    knows every epoch that its files know, and writes these files again if it was killed before they were.
+    A finished epoch is saved in a checkpoint before any other file mentions it: a run that resumes from its last
+    checkpoint has every epoch in its files, and rewrites these files if it was killed before they were written.
 
     Args:
         network: the model to save.
-        folder: made here.
-        run: as it starts or continues.
-        steps: batches of an epoch.
-        deliver: gives `network` the weights that are tested, those of the trained model or their average.
-        request: tells of a signal that asks for an end.
+        folder: created here.
+        run: the run to start or continue.
+        steps: batches per epoch.
+        deliver: copies the weights to evaluate into `network`, those of the trained model or their average.
+        request: reports a signal to stop.
         gather: as in `Devices`.
     """
 
@@ -73,13 +73,13 @@ class Recorder(keras.callbacks.Callback):
         self._step = self._first = 0
         self._resumed = None
         self._checkpoint = None
-        self._metrics: dict[str, np.ndarray] = {}  # Those of the epoch, while the network is tested.
+        self._metrics: dict[str, np.ndarray] = {}  # Metrics of the epoch during evaluation.
         self._saved = time.monotonic()
         self._begin_agreeing()
         self._write()
 
     def resume(self, path: pathlib.Path, arrays: Mapping[str, np.ndarray], state: Mapping) -> None:
-        """Continues from a checkpoint, whose weights the trained model has already."""
+        """Continues from a checkpoint whose weights have been restored."""
         self._checkpoint = path
         self._step = self._first = state["step"]
         if self._step:
@@ -94,7 +94,7 @@ class Recorder(keras.callbacks.Callback):
             self._epoch_start = time.perf_counter()
             self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
             return
-        # Only now: `model.fit` sets them to 0 at the beginning of every epoch, and this is the middle of one.
+        # Only now, since `model.fit` resets metrics at the start of every epoch, but this run resumes within one.
         arrays, state = self._resumed
         restore(self.model, arrays, ["metrics"])
         self._epoch_start = time.perf_counter() - state["epoch_seconds"]
@@ -102,7 +102,7 @@ class Recorder(keras.callbacks.Callback):
         self._resumed = None
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        # Counted by `model.fit`: some devices take several steps at once.
+        # Counted by `model.fit`: some devices run several steps per call.
         self._step = min(self._first + batch + 1, self.steps)
         if not math.isfinite(logs["loss"]):
             raise ValueError(
@@ -115,7 +115,7 @@ class Recorder(keras.callbacks.Callback):
         self._agree()
 
     def on_test_begin(self, logs: Any = None) -> None:
-        # Testing sets the metrics to 0, but a run may be stopped in it.
+        # Evaluation resets the metrics, but a run may be stopped during it.
         self._metrics = read_variables(self.model, ["metrics"])
         self._begin_agreeing()
 
@@ -137,18 +137,18 @@ class Recorder(keras.callbacks.Callback):
         self._publish()
 
     def note_test(self, logs: Mapping[str, float]) -> None:
-        """Takes the figures of the test split for the last epoch, where the epochs have a validation split."""
+        """Adds the test metrics to the last epoch, for runs with a validation split."""
         tested = dataclasses.replace(self.run.last, **_figures("test", logs))
         self.run = dataclasses.replace(self.run, epochs=(*self.run.epochs[:-1], tested))
 
     def _begin_agreeing(self) -> None:
-        # In how many calls of `_agree` the workers look at each other again, and when they began to count.
+        # Number of calls of `_agree` until the workers synchronize again, and the start time of the count.
         self._pause, self._calls, self._agreed = 1, 0, time.monotonic()
 
     def _agree(self) -> None:
-        """Writes a checkpoint when the last one is old, and ends the run if a signal asks for it.
+        """Writes a checkpoint if the last one is too old, and stops the run if a signal was received.
 
-        All workers must do so after the same step. So they ask each other, about every `_SECONDS`.
+        All workers must do this after the same step, so they synchronize about every `_SECONDS`.
         """
         self._calls += 1
         if self._calls < self._pause:
@@ -165,19 +165,19 @@ class Recorder(keras.callbacks.Callback):
             raise Interrupted(number)
 
     def close(self, state: str, reason: str | None = None) -> None:
-        """Writes the end of the run: its state, and the curves if there are any."""
+        """Writes the final state of the run, and its curves if there are any."""
         self.run = dataclasses.replace(self.run, state=state, reason=reason)
         self._write()
         if self.run.epochs:
             files.write_bytes(self.folder / "curves.png", draw_curves(self.run))
 
     def resume_hint(self) -> str:
-        """How a run that was stopped can be resumed, as a sentence."""
+        """A sentence that says how to resume a stopped run."""
         if self._checkpoint is None:
             return f"There is no checkpoint in {self.folder} yet."
         strategy = "" if self.run.strategy == "default" else f" --strategy {self.run.strategy}"
         command = f"sharenets fit --resume {self.folder}{strategy}"
-        if self.run.trainer is not None:  # One step of several, each in a folder of its own.
+        if self.run.trainer is not None:  # One of several steps, each in a separate folder.
             command = f"{self.run.trainer['program']} --resume {self.folder.parent}"
         return f"The last good checkpoint is {self._checkpoint}; `{command}` continues from there."
 
@@ -201,7 +201,7 @@ class Recorder(keras.callbacks.Callback):
 
     def _publish(self) -> None:
         self.deliver()
-        # The models first: the figures never speak of a file that is not there.
+        # Models first, so that the record never refers to a missing file.
         files.save_model(self.network, self.folder / "last.keras")
         if self.run.best is self.run.last:
             files.save_model(self.network, self.folder / "best.keras")
@@ -210,7 +210,7 @@ class Recorder(keras.callbacks.Callback):
     def _write(self) -> None:
         self._count_seconds()
         record = self.folder / "metrics.json"
-        if not record.exists():  # A folder that has it can be resumed, whatever is still to be written there.
+        if not record.exists():  # A folder with a record can be resumed, even if other files are missing.
             write_metrics(self.run, record)
         files.write_labels(self.folder, self.run.data["class_names"])
         write_history(self.run, self.folder / "history.csv")
@@ -227,7 +227,7 @@ def _figures(split: str, logs: Mapping[str, float], prefix: str = "") -> dict[st
 
 
 class Follower(Recorder):
-    """What a worker other than worker 0 has: a `Recorder` that knows the same and writes nothing."""
+    """The `Recorder` of workers other than worker 0: keeps the same state and writes nothing."""
 
     def __init__(self, network: keras.Model, folder: pathlib.Path, run: Run, **more: Any) -> None:
         super().__init__(network, folder, dataclasses.replace(run, tensorboard=None), **more)
@@ -247,12 +247,12 @@ class Follower(Recorder):
 
 
 def save_checkpoint(path: pathlib.Path, arrays: Mapping[str, np.ndarray], state: Mapping, *, keep: int) -> None:
-    """Writes a checkpoint in one step, and removes all but the last `keep` in its folder, which is made.
+    """Writes a checkpoint atomically, and removes all but the last `keep` in its folder, which is created if needed.
 
     Args:
-        path: as `checkpoint_path` says it.
-        arrays: as `read_variables` finds them.
-        state: what JSON can hold.
+        path: as returned by `checkpoint_path`.
+        arrays: as returned by `read_variables`.
+        state: data for JSON.
         keep: at least 1.
 
     Raises:
@@ -269,17 +269,17 @@ def save_checkpoint(path: pathlib.Path, arrays: Mapping[str, np.ndarray], state:
 
 
 def checkpoint_path(folder: pathlib.Path, number: int) -> pathlib.Path:
-    """Where the checkpoint after `number` steps is."""
+    """The path of the checkpoint after `number` steps."""
     return folder / f"{number:09d}.npz"
 
 
 def list_checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The checkpoints in `folder`, the oldest first."""
+    """The checkpoints in `folder`, oldest first."""
     return sorted(folder.glob("[0-9]*.npz"))
 
 
 def read_variables(model: keras.Model, groups: Iterable[str] = GROUPS) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint of `model`, called `group/index`. Workers must all call it."""
+    """The arrays for a checkpoint of `model`, named `group/index`. All workers must call this."""
     variables = _variables(model)
     return {
         f"{group}/{index}": keras.ops.convert_to_numpy(variable)
@@ -289,80 +289,82 @@ def read_variables(model: keras.Model, groups: Iterable[str] = GROUPS) -> dict[s
 
 
 def load_checkpoint(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
-    """The `(arrays, state)` of a checkpoint; arrays are called `group/index`.
+    """The `(arrays, state)` of a checkpoint; arrays are named `group/index`.
 
     Raises:
         ValueError: the file is damaged.
     """
     try:
         if not zipfile.is_zipfile(path):
-            raise ValueError("it is no archive")
+            raise ValueError("it is not an archive")
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files}
         return arrays, json.loads(arrays.pop("state").item())
-    # What is damaged may raise anything: BadZipFile, KeyError, EOFError, NotImplementedError, zlib.error ...
+    # A damaged file may raise anything: BadZipFile, KeyError, EOFError, NotImplementedError, zlib.error, ...
     except Exception as error:
-        # Of objects numpy advises to load them all the same, which would run whatever is in the file.
-        what = "it holds objects, not arrays" if "allow_pickle" in str(error) else f"{type(error).__name__}: {error}"
+        # For objects, the numpy message suggests loading them anyway, which would run code from the file.
+        what = "it contains objects, not arrays" if "allow_pickle" in str(error) else f"{type(error).__name__}: {error}"
         raise ValueError(f"The checkpoint {path} is damaged: {what}") from error
 
 
 def last_checkpoint(folder: pathlib.Path, *, clean: bool = True) -> Checkpoint | None:
-    """The newest checkpoint that is whole, `None` without any; damaged ones are told of and, to `clean`, renamed.
+    """The newest intact checkpoint, or `None` without any; warns about damaged ones and, if `clean`, renames them.
 
     Raises:
-        ValueError: all are damaged.
+        ValueError: all checkpoints are damaged.
     """
     damaged: list[pathlib.Path] = []
     reasons: list[str] = []
     for path in reversed(list_checkpoints(folder)):
         try:
             arrays, state = load_checkpoint(path)
-            run_from_dict(state["run"])  # A `KeyError` or a `TypeError` unless it is one.
+            run_from_dict(state["run"])  # Raises a `KeyError` or a `TypeError` for an invalid record.
         except (ValueError, KeyError, TypeError) as error:
             damaged.append(path)
-            reasons.append(str(error) if isinstance(error, ValueError) else f"The checkpoint {path} has no run")
+            reasons.append(str(error) if isinstance(error, ValueError) else f"The checkpoint {path} contains no run")
             continue
         if damaged:
-            warnings.warn(f"{'. '.join(reasons)}. The run continues from the one before, {path}.", stacklevel=3)
-        # Its number is higher than that of the next ones, so it would stay in their place.
+            warnings.warn(f"{'. '.join(reasons)}. The run continues from the previous one, {path}.", stacklevel=3)
+        # Its number is higher than those of the next checkpoints, so it would be kept instead of them.
         for old in damaged if clean else ():
             old.rename(f"{old}.damaged")
         return path, arrays, state
     if damaged:
-        raise ValueError(f"{'. '.join(reasons)}. Without {folder}, the run starts from the beginning.")
+        raise ValueError(f"{'. '.join(reasons)}. Remove {folder} to restart the run from the beginning.")
     return None
 
 
 def restore(model: keras.Model, arrays: Mapping[str, np.ndarray], groups: Iterable[str]) -> None:
-    """Gives the variables of `groups`, some of `GROUPS`, their values in a checkpoint.
+    """Restores the variables of `groups` from a checkpoint.
 
     Args:
-        model: compiled; its optimizer and metrics are built.
-        arrays: as `load_checkpoint` returns them.
-        groups: names.
+        model: compiled, with built optimizer and metrics.
+        arrays: as returned by `load_checkpoint`.
+        groups: some of `GROUPS`.
 
     Raises:
-        ValueError: the checkpoint is that of another model.
+        ValueError: the checkpoint belongs to another model.
     """
     variables = _variables(model)
     for group in groups:
         saved = {name for name in arrays if name.startswith(f"{group}/")}
-        # Older checkpoints lack the metric of top-5 accuracy, the last one, which matters in tests alone.
+        # Older checkpoints lack the top-5 metric, which is the last one and matters in evaluation only.
         known = variables[group][: len(saved)] if group == "metrics" else variables[group]
         if len(saved) != len(known):
-            raise ValueError(f"The checkpoint has {len(saved)} {group}, the model {len(variables[group])}.")
+            raise ValueError(f"The checkpoint has {len(saved)} {group}, but the model has {len(variables[group])}.")
         for index, variable in enumerate(known):
             array = arrays[f"{group}/{index}"]
             if array.shape != tuple(variable.shape):
-                raise ValueError(f"{variable.path} has the shape {variable.shape}, in the checkpoint {array.shape}.")
+                raise ValueError(
+                    f"{variable.path} has the shape {variable.shape}, but {array.shape} in the checkpoint."
+                )
             variable.assign(array)
 
 
 def _variables(model: keras.Model) -> dict[str, list]:
-    # On JAX, a model in training has its values elsewhere until they are asked for.
+    # On JAX, the values of a model in training are stored elsewhere until synchronized.
     if hasattr(model, "jax_state_sync"):
         model.jax_state_sync()
-    # What TFMOT keeps is no variable of the model: it is in no file.
+    # The state of TFMOT is not part of the model variables or of its files.
     weights = [*model.variables, *getattr(model, "training_state", ())]
     return {"weights": weights, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables}

@@ -1,4 +1,4 @@
-"""Trained networks that a training begins with: found by run, file or name, given a new head, on request frozen."""
+"""Pretrained starting points for training, by run, file, or name; optionally with a new head and frozen layers."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
     from keras_sharenets.training.data.dataset import Dataset
 
-HALF_RANGE = 127.5  # The rescaling of the factories to -1 to 1 is a normalization with this mean and deviation.
+HALF_RANGE = 127.5  # Rescaling to -1..1, as in the factories, is normalization with this mean and deviation.
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """A trained network to begin with.
+    """A trained network to start from.
 
     Attributes:
-        source: as it was asked for: a run, a file or a name.
+        source: the requested run, file, or name.
         path: its `.keras` file.
-        network: what is in the file.
-        model, options: the network's name, and arguments of its factory beside it.
-        class_names: its classes; `None` where they are not known.
+        network: the network in the file.
+        model, options: the name of the network, and further arguments of its factory.
+        class_names: its classes; `None` if unknown.
     """
 
     source: str
@@ -42,21 +42,21 @@ class Start:
 
     @property
     def shape(self) -> tuple[int | None, int | None, int]:
-        """`(height, width, channels)` of the images that it takes."""
+        """`(height, width, channels)` of its input images."""
         return tuple(self.network.input_shape[1:])
 
 
 def find_start(source: str, model: str | None = None, options: Mapping[str, Any] | None = None) -> Start:
-    """The trained network that `source` stands for.
+    """Loads the trained network given by `source`.
 
     Args:
-        source: folder of a run, of which `last.keras` is taken; a `.keras` file; the name of a network that comes
-            trained (`list_trained`); or what one is trained on, such as `"cifar10"`, with a `model`.
-        model: name of the network; needed for a file that has no record of a run beside it.
-        options: arguments of its factory beside the name; by default those of the record.
+        source: folder of a run, whose `last.keras` is used; a `.keras` file; the name of a pretrained network
+            (`list_trained`); or, with a `model`, the data set of pretrained weights, such as `"cifar10"`.
+        model: name of the network; required for a file without a run record next to it.
+        options: further arguments of its factory; by default those in the record.
 
     Raises:
-        ValueError: there is no such network, its file is damaged, or it is not the one that `model` names.
+        ValueError: the network does not exist, its file is damaged, or it is not the network named by `model`.
     """
     path, known, known_options, class_names = look_up(source, model, options)
     network = files.load_model(path)
@@ -64,14 +64,14 @@ def find_start(source: str, model: str | None = None, options: Mapping[str, Any]
         raise ValueError(f"`from` (={source}) is {known}, not `model` (={model}).")
     name = model or known or (network.name if network.name in VARIANTS else None)
     if name is None:
-        raise ValueError(f"`from` (={source}) does not say which network it is: give `model` and its options.")
+        raise ValueError(f"`from` (={source}) does not name its network: also give `model` and its options.")
     if len(network.inputs) != 1 or len(network.input_shape) != 4 or len(network.output_shape) != 2:
-        raise ValueError(f"`from` (={source}) must take images and give one number a class.")
+        raise ValueError(f"`from` (={source}) must take images and return one value per class.")
     return Start(source, path, network, name, {**known_options, **(options or {})}, class_names)
 
 
 class Found(NamedTuple):
-    """Where a trained network is, and what is known of it before it is loaded; as in `Start`."""
+    """Location of a trained network, and its properties that are known without loading it; as in `Start`."""
 
     path: pathlib.Path
     model: str | None
@@ -82,7 +82,7 @@ class Found(NamedTuple):
 def look_up(
     source: str, model: str | None = None, options: Mapping[str, Any] | None = None, *, argument: str = "from"
 ) -> Found:
-    """What `find_start` takes, without Keras; `argument` is what `source` is called in errors."""
+    """Locates a network as `find_start` does, without Keras; `argument` is the name of `source` in errors."""
     path = pathlib.Path(source)
     if path.is_dir():
         run = read_metrics(path / "metrics.json")
@@ -101,8 +101,8 @@ def look_up(
         named = [each for each in named if {**each.options, **options} == dict(each.options)]
     if not named or (len(named) > 1 and model is None):
         raise ValueError(
-            f"`{argument}` (={source!r}) is no folder of a run, no .keras file, and no one network that comes trained: "
-            f"these are {', '.join(repr(each.label) for each in trained)}."
+            f"`{argument}` (={source!r}) must be the folder of a run, a .keras file, or one pretrained network: "
+            f"{', '.join(repr(each.label) for each in trained)}."
         )
     one = next((each for each in named if not each.options), named[0])
     path = find_weights(one.weights, one.model, find_variant(one.model), one.options)
@@ -110,17 +110,17 @@ def look_up(
 
 
 def prepared_as(dataset: Dataset, start: Start) -> Dataset:
-    """The data set with the mean and variance that the network was trained with: its preprocessing is kept.
+    """The data set with the mean and variance of the pretrained network, to keep its preprocessing.
 
     Raises:
-        ValueError: its images have other channels, or the network prepares pixels in a way of its own.
+        ValueError: the number of channels differs, or the network has its own preprocessing.
     """
     import numpy as np
 
     channels = start.shape[-1]
     if dataset.shape[-1] != channels:
         raise ValueError(
-            f"`from` (={start.source}) takes images of {channels} channels, and those of {dataset.name} have "
+            f"`from` (={start.source}) takes images with {channels} channels, but {dataset.name} has "
             f"{dataset.shape[-1]}."
         )
     if _whitens(start.network):
@@ -137,22 +137,22 @@ def _whitens(network: keras.Model) -> bool:
 
 
 def begin_with(network: keras.Model, start: Start, class_names: Sequence[str]) -> tuple[str, ...]:
-    """Gives a network the weights that it begins with.
+    """Copies the pretrained weights into a network.
 
     Args:
-        network: the same as the one of `start`, but perhaps for the classes.
-        start: where the weights come from.
-        class_names: of the training. Where they are not those of `start`, the head stays as it is.
+        network: the same network as in `start`, possibly with other classes.
+        start: source of the weights.
+        class_names: classes of the training data. If they differ from those of `start`, the head is not copied.
 
     Returns:
-        The names of the layers that were left new.
+        The names of the layers that keep their initial weights.
 
     Raises:
-        ValueError: the network is another one, or takes images of another size and depends on it.
+        ValueError: the networks differ, or the network depends on the image size and that differs.
     """
     if _whitens(start.network) != _whitens(network):
         kind = "zca" if _whitens(start.network) else "channels"
-        raise ValueError(f"`from` (={start.source}) prepares its pixels by the `normalization` {kind!r}: name that.")
+        raise ValueError(f"`from` (={start.source}) uses the `normalization` {kind!r}: choose the same.")
     same_classes = start.class_names is not None and list(start.class_names) == list(class_names)
     try:
         return transfer_weights(start.network, network, start.path, new_head=not same_classes)
@@ -167,7 +167,7 @@ def begin_with(network: keras.Model, start: Start, class_names: Sequence[str]) -
 
 
 def to_record(start: Start, fresh: Sequence[str], freeze: bool) -> dict[str, Any]:
-    """What the record of a run keeps of its beginning."""
+    """The description of the starting point for the record of a run."""
     return {
         "source": start.source,
         "file": str(start.path),
@@ -179,16 +179,16 @@ def to_record(start: Start, fresh: Sequence[str], freeze: bool) -> dict[str, Any
 
 
 def find_again(record: Mapping[str, Any], model: str, options: Mapping[str, Any]) -> Start:
-    """The `Start` of a record; a `ValueError` unless its file is still the same."""
+    """The `Start` described by a record; a `ValueError` if its file has changed."""
     path = pathlib.Path(record["file"])
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != record["sha256"]:
-        raise ValueError(f"{path}, which the run begins with, is missing or is not what it was: start the run anew.")
+        raise ValueError(f"{path}, which the run starts from, is missing or has changed: start a new run.")
     found = find_start(str(path), model, options)
     return dataclasses.replace(found, source=record["source"], class_names=record["class_names"])
 
 
 def freeze(network: keras.Model, record: Mapping[str, Any]) -> None:
-    """Keeps all layers as they are but the new ones and the classifier; normalization uses its moving statistics."""
+    """Freezes all layers except new ones and the classifier; normalization uses its moving statistics."""
     trained = {*record["new_layers"], "predictions"}
     for layer in network.layers:
         layer.trainable = layer.name in trained

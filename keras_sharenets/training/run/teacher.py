@@ -1,4 +1,4 @@
-"""A trained network that another one learns from: beside the labels, from the probabilities that it gives."""
+"""Knowledge distillation: a trained teacher whose class probabilities complement the labels."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def open_teacher(place: str, dataset: Dataset, recipe: Recipe, *, argument: str 
     """The network in a run or a `.keras` file, and the SHA-256 of its file.
 
     Args:
-        place: a folder of a run, or a file.
-        dataset: its classes must be those of the teacher, in order, as far as `labels.txt` beside the file tells.
-        recipe: gives the size of images.
-        argument: what messages call the network.
+        place: the folder of a run, or a file.
+        dataset: must have the classes of the teacher in the same order, if `labels.txt` next to the file lists them.
+        recipe: determines the image size.
+        argument: the name of the network in messages.
 
     Raises:
-        ValueError: there is no such network, it is damaged, it takes other images, has other classes, or gives no
+        ValueError: the network does not exist, is damaged, takes other images, has other classes, or does not return
             probabilities.
     """
     path = pathlib.Path(place)
@@ -46,12 +46,12 @@ def open_teacher(place: str, dataset: Dataset, recipe: Recipe, *, argument: str 
     expected = network.input_shape
     if len(expected) != 4 or any(want not in (None, size) for want, size in zip(expected, images, strict=True)):
         raise ValueError(
-            f"`{argument}` (={place!r}) takes images of the shape {expected[1:]}, but those of {dataset.name} have "
-            f"{images[1:]}."
+            f"`{argument}` (={place!r}) takes images of shape {expected[1:]}, but the images of {dataset.name} "
+            f"have shape {images[1:]}."
         )
     answer = ops.convert_to_numpy(network(np.zeros(images, "float32"), training=False))
     if answer.shape != (1, count) or (answer < 0).any() or abs(answer.sum() - 1) > 1e-2:
-        raise ValueError(f"`{argument}` (={place!r}) must give the probabilities of the classes: a softmax at its end.")
+        raise ValueError(f"`{argument}` (={place!r}) must return class probabilities: it must end in a softmax.")
     return network, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -60,12 +60,12 @@ def _short(names: tuple[str, ...]) -> str:
 
 
 def learn_from(model: keras.Model, teacher: keras.Model, recipe: Recipe) -> None:
-    """Lets a compiled model train on what a teacher says as well.
+    """Adds a distillation loss to a compiled model.
 
-    The loss is `(1 - w) * L + w * D`: L that of the labels with the penalties, D
-    `keras.distillation.LogitsDistillation` between the logarithms of both networks' probabilities, w the recipe's
-    `teacher_weight`. Both see the same changed images. `keras.distillation.Distiller` itself has no penalties, and the
-    teacher would be part of every checkpoint.
+    The loss is `(1 - w) * L + w * D`: L is the loss of the labels including penalties, D is
+    `keras.distillation.LogitsDistillation` between the log probabilities of both networks, and w is `teacher_weight` of
+    the recipe. Both networks see the same augmented images. `keras.distillation.Distiller` is not used: it ignores
+    penalties, and would store the teacher in every checkpoint.
     """
     divergence = logits_divergence(recipe.temperature)
 
