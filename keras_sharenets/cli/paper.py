@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     data = [_as_data(arguments.paper, paper, entry, chosen[entry.key], groups) for entry in entries]
     if arguments.plot:
         # After installation, matplotlib first scans all fonts.
-        say_over("drawing the figure ...")
+        say_over("plotting ...")
         from keras_sharenets import files
         from keras_sharenets.training.papers.figure import draw
 

@@ -74,8 +74,8 @@ def test_budgets_that_are_refused():
     [
         ([], "one of the arguments --space --from is required"),
         (["--space", "shardnet", "--from", "net.keras"], "not allowed with argument --space"),
-        (["--space", "shardnet", "--images", "8"], "`--images` needs `--from`"),
-        (["--space", "shardnet", "--where", "conv*"], "`--where` needs `--from`"),
+        (["--space", "shardnet", "--images", "8"], "`--images` requires `--from`"),
+        (["--space", "shardnet", "--where", "conv*"], "`--where` requires `--from`"),
         (["--from", "net.keras", "--max-multiply-adds", "9"], "`--max-multiply-adds` requires `--space`"),
         (["--from", "net.keras", "--images", "0"], "`--images` (=0) must be a positive integer"),
     ],

@@ -119,7 +119,7 @@ def test_steps_that_are_finished_are_not_taken_again(tmp_path, monkeypatch):
     monkeypatch.setattr(compress, "_accuracy", lambda *_: 0.25)
     output, dataset = tmp_path / "out", load("digits")
     asked = plan(make_steps(["depth:policy=stage"], 0.5, None, False))
-    with pytest.raises(Interrupted, match=r"`sharenets compress --resume .*out` goes on"):
+    with pytest.raises(Interrupted, match=r"`sharenets compress --resume .*out` resumes"):
         compress.begin(network(), asked, dataset, output, say=told.append, show=told.append)
     assert compress.read_record(output)[0] == asked
     assert [row.step for row in compress.read_record(output)[1]] == ["original", "share depth:policy=stage"]

@@ -305,7 +305,7 @@ def test_a_table_beside_our_counts(capsys, tmp_path, monkeypatch):
         *("494.8 M", "53.41", "46.59"),
     ]
     assert "recipe hscnet-imagenet32, 40 epochs: HSC-Net, section 4" in text
-    assert "No run of these networks is in" in text
+    assert "There are no runs of these networks in" in text
 
 
 def test_runs_are_shown_with_mean_and_deviation(capsys, monkeypatch):

@@ -49,7 +49,7 @@ def test_a_line_an_epoch_has_the_time_that_the_others_take(clock):
         "epoch 1 of 4: step 2 of 4, about 2 min left",
         "epoch 1 of 4: step 3 of 4, about 2 min left",
         "epoch 1 of 4: step 4 of 4, about 2 min left",
-        "epoch 1 of 4: the validation split",
+        "epoch 1 of 4: evaluating on the validation split",
     ]
     assert shown[6] == ""
     assert "epoch 2 of 4: step 2 of 4, about 2 min left" in shown

@@ -320,7 +320,7 @@ def test_bad_input(folder, spoil, message, capsys):
 def test_runs_in_several_folders(folder, capsys):
     (folder / "more" / "x").mkdir(parents=True)
     assert main(["results", str(folder / "s_vggnet_32_cifar10_seed0"), str(folder / "more" / "x")]) == 2
-    assert "must lie in one folder." in capsys.readouterr().err
+    assert "must be in the same folder." in capsys.readouterr().err
 
 
 def test_figure_has_each_network_once():

@@ -115,7 +115,7 @@ def test_nothing_is_left_of_a_command_that_is_refused(before, tmp_path, capsys, 
     words = ["fit", "--data", "digits", "--output", "run"]
     for more, message in (
         (["--from", str(before), "--model", "resnet_8"], "belong to another network"),
-        (["--from", "resnet_8"], "takes images of 3 channels"),
+        (["--from", "resnet_8"], "takes images with 3 channels"),
         (["--from", "nothing"], "must be the folder of a run"),
         (["--model", "resnet_8", "--freeze"], "`--freeze` requires `--from`"),
         (["--model", "resnet_8", "--validation", "1.5"], "`validation` (='1.5')"),

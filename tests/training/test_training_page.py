@@ -255,7 +255,7 @@ def test_results(folder, capsys, monkeypatch):
         ),
         (
             ["export", "stopped", "--output", "new"],
-            "The run in stopped is not finished: `sharenets fit --resume stopped` goes on",
+            "The run in stopped is not finished: `sharenets fit --resume stopped` resumes",
         ),
         (["export", "runs/digits", "--output", "new", "--data", "images"], "images/bee/torn.png is not an image"),
         (["report", "empty"], "The run in empty has no finished epoch."),
