@@ -153,7 +153,7 @@ def test_comparison(folder):
         values = [metrics(folder / "runs" / run)["recipe"][name] for run in ("digits", "images")]
         assert [entry["recipe_differences"][name] for entry in entries] == values
     page = (output / "index.html").read_text()
-    assert [page.count(f"<h2>{heading}</h2>") for heading in ("Training", "What differs in the recipes")] == [1, 1]
+    assert [page.count(f"<h2>{heading}</h2>") for heading in ("Training", "Recipe differences")] == [1, 1]
 
 
 def test_delivery(folder, digits):
