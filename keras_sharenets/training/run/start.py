@@ -162,7 +162,7 @@ def begin_with(network: keras.Model, start: Start, class_names: Sequence[str]) -
         sides = "x".join(map(str, start.shape))
         raise ValueError(
             f"`from` (={start.source}) was trained on images of {sides} and cannot take {network.input_shape[1:]}: "
-            f"`--input-shape {sides.replace('x', ' ')}` resizes those of a folder. {error}"
+            f"`--input-shape {sides.replace('x', ' ')}` resizes images from a folder. {error}"
         ) from error
 
 
