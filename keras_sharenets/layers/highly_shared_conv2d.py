@@ -149,9 +149,9 @@ class HighlySharedConv2D(SharedConvolution):
         )
         if distinct < self.arrangements:
             warnings.warn(
-                f"`arrangements` (={self.arrangements}) of {inputs_per_group} input channels per group by "
-                f"`shuffle_groups` (={self.shuffle_groups}), `plane_orders` (={self.plane_orders!r}), give {distinct} "
-                f"different orders: some output channels of layer '{self.name}' are copies of others.",
+                f"`arrangements` (={self.arrangements}) of {inputs_per_group} input channels per group with "
+                f"`shuffle_groups` (={self.shuffle_groups}) and `plane_orders` (={self.plane_orders!r}) give "
+                f"{distinct} different orders: some output channels of layer '{self.name}' are copies of others.",
                 stacklevel=2,
             )
 
