@@ -1,7 +1,6 @@
-"""Seeded faults: mistakes that a change might make, each one line, and the tests that must notice.
+"""Seeded faults: plausible one-line mistakes, and the tests that must catch them.
 
-`python -m tools.seeded_faults` tries them. A fault is found by its text, not by its place: whoever renames something
-keeps `old` and `new` in step with it.
+`python -m tools.seeded_faults` tries them. Faults are located by their text: after a rename, update `old` and `new`.
 """
 
 from __future__ import annotations

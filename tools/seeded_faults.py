@@ -1,13 +1,13 @@
-"""Puts faults into a copy of the library, one changed line at a time, and sees whether the tests notice.
+"""Injects faults into a copy of the library, one changed line at a time, and checks that the tests catch them.
 
 python -m tools.seeded_faults                      # every fault, each with the tests that should catch it
 python -m tools.seeded_faults wrong_shuffle        # only these
 python -m tools.seeded_faults --whole wrong_shuffle  # all tests of `make test` against one fault
-python -m tools.seeded_faults --check              # only whether every fault still has its place in the code
+python -m tools.seeded_faults --check              # only whether every fault still matches the code
 
-The faults stand in `tools/faults.py`. Only tests of the default tier count, those that are not marked as slow. First
-the named tests must pass without any fault. The exit code is 0 if every fault is caught, 1 if one is not, and 2 if a
-fault has no place in the code any more or the tests fail without it.
+The faults are in `tools/faults.py`. Only tests of the default tier count, not those marked as slow. First, the named
+tests must pass without any fault. The exit code is 0 if every fault is caught, 1 if one is not, and 2 if a fault no
+longer matches the code or the tests fail without it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 LIBRARY = "keras_sharenets"
 # pytest's exit codes.
 PASSED, FAILED = 0, 1
-# What hangs has not been caught: nobody would know what is wrong.
+# A timeout does not count as caught: it does not show what is wrong.
 LIMIT_SECONDS = 1200
 
 
@@ -38,9 +38,9 @@ class Fault:
     """One wrong line.
 
     Attributes:
-        room: folder of the library that the fault is for, as a reader thinks of it: `"ops"`, `"export"` and so on.
-        old: a part of one line that stands in the library exactly once, wherever that is.
-        new: what stands there instead.
+        room: part of the library that the fault concerns, such as `"ops"` or `"export"`.
+        old: a part of one line that occurs in the library exactly once.
+        new: its replacement.
         tests: files, or node ids, of the tests that should catch it.
     """
 
@@ -54,7 +54,7 @@ def find(root: pathlib.Path, fault: Fault) -> pathlib.Path:
     """The file of the library that has the fault's old line.
 
     Raises:
-        LookupError: no file has it, or it stands in several places.
+        LookupError: no file has it, or it occurs several times.
     """
     paths = [
         path
@@ -69,7 +69,7 @@ def find(root: pathlib.Path, fault: Fault) -> pathlib.Path:
 
 @contextlib.contextmanager
 def seeded(root: pathlib.Path, fault: Fault) -> Iterator[pathlib.Path]:
-    """A scope in which the tree at `root` has the fault; gives the file's path."""
+    """A context in which the tree at `root` has the fault; yields the path of the file."""
     path = find(root, fault)
     sound = path.read_text(encoding="utf-8")
     path.write_text(sound.replace(fault.old, fault.new), encoding="utf-8")
@@ -80,7 +80,7 @@ def seeded(root: pathlib.Path, fault: Fault) -> Iterator[pathlib.Path]:
 
 
 def copy_tree(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copies all files that git knows or would add, as they are now."""
+    """Copies all files that git tracks or would add, in their current state."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         **{"cwd": source, "check": True, "capture_output": True, "text": True},
@@ -95,7 +95,7 @@ def run_tests(root: pathlib.Path, tests: Sequence[str], *options: str) -> tuple[
     """pytest's exit code in the tree at `root` (`None` if it takes too long), and its output."""
     environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     environment |= {"KERAS_BACKEND": "tensorflow", "CI": "true", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    if not options:  # Whatever plugins are installed take a second to load, and single tests need none.
+    if not options:  # Installed plugins take a second to load, and single tests need none.
         environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     data = ROOT.parent / "shared" / "tensorflow_datasets"
     if data.is_dir():
@@ -110,7 +110,7 @@ def run_tests(root: pathlib.Path, tests: Sequence[str], *options: str) -> tuple[
 
 
 def verdict(code: int | None, output: str) -> str:
-    """What a run of the tests says of a fault, in a line."""
+    """The result of a test run for a fault, in one line."""
     if code == FAILED:
         return f"caught: {re.findall(r'^(?:FAILED|ERROR) (.*?)(?: - .*)?$', output, re.M)[0]}"
     if code == PASSED:
@@ -120,7 +120,7 @@ def verdict(code: int | None, output: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; see the head of this file."""
+    """Runs the command; see the module docstring."""
     from tools.faults import FAULTS
 
     parser = argparse.ArgumentParser(prog="python -m tools.seeded_faults", description=__doc__.partition("\n")[0])

@@ -1,7 +1,7 @@
-"""What `make docs` adds to the pages of `docs/`: a hook of MkDocs.
+"""The MkDocs hook of `make docs`, which adds pages to those of `docs/`.
 
-README, the changelog, CONTRIBUTING and the notebooks become pages, each public name gets its entry in a reference, and
-links that lead to this repository on the web stay inside the site where it has the page.
+README, the changelog, CONTRIBUTING, and the notebooks become pages; each public name gets an entry in the reference.
+Links to this repository on the web become links within the site if it has the page.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 HOME = "https://github.com/keras-sharenets/keras_sharenets"
 RAW = "https://raw.githubusercontent.com/keras-sharenets/keras_sharenets/main/"
 PAGES = {"index.md": "README.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
-# A page of the reference: its title, and the modules whose public names it has.
+# For each page of the reference: its title, and the modules whose public names it lists.
 REFERENCE = {
     "keras_sharenets": ("keras_sharenets", ["keras_sharenets"]),
     "layers": ("Layers", ["keras_sharenets.layers"]),
@@ -30,7 +30,7 @@ REFERENCE = {
     "analysis": ("Analysis", ["keras_sharenets.analysis"]),
     "mobile": ("Mobile", ["keras_sharenets.mobile"]),
 }
-# These have no list of names: what is described is whatever has no underscore before it.
+# These modules have no list of names: all names without a leading underscore are documented.
 MODULES = {
     "ops": (
         "Operations",
@@ -58,7 +58,7 @@ _STYLE = """
 .md-typeset td code { white-space: nowrap; }
 .md-typeset td[style*="right"] { white-space: nowrap; }
 .md-typeset img { background: white; }
-/* Figures, no photographs: dark on a dark page, and moved sideways on a phone, where letters would be too small. */
+/* Figures, not photographs: inverted on a dark page, and scrolled on a phone, where text would be too small. */
 [data-md-color-scheme="slate"] .md-typeset
 :is(img[src$="sharing.png"], img[src*="saved_models/"], img[src*="search_cifar10/"]) {
   filter: invert(.91) hue-rotate(180deg); mix-blend-mode: lighten;
@@ -71,7 +71,7 @@ _STYLE = """
 
 
 def public_names(module: str) -> list[str]:
-    """The names that a package lists in `__all__`; nothing is imported for it."""
+    """The names that a package lists in `__all__`, without importing it."""
     path = ROOT / module.replace(".", "/") / "__init__.py"
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
@@ -84,7 +84,7 @@ def _is_package(name: str) -> bool:
 
 
 def reference() -> dict[str, str]:
-    """The pages of the reference as Markdown, by path."""
+    """The reference pages as Markdown, by path."""
     pages = {}
     for page, (title, modules) in REFERENCE.items():
         names = [f"{module}.{name}" for module in modules for name in public_names(module)]
@@ -99,7 +99,7 @@ def reference() -> dict[str, str]:
 
 
 def notebooks() -> dict[str, str | bytes]:
-    """The pages made of the notebooks as Markdown, and the images in them, by path."""
+    """The notebooks as Markdown pages, and their images, by path."""
     import nbconvert
 
     files: dict[str, str | bytes] = {}
@@ -114,19 +114,19 @@ def notebooks() -> dict[str, str | bytes]:
 
 
 def inside(text: str) -> str:
-    """`text` with links that stay inside the site: to pages, and to images of this repository."""
+    """`text` with links to pages and images of this repository rewritten to links within the site."""
     text = text.replace(f"{RAW}docs/", "").replace(RAW, "").replace("](docs/", "](")
     text = re.sub(rf"{HOME}/blob/main/docs/([\w/]+\.md)", r"\1", text)
     text = re.sub(rf"(?:{HOME}/blob/main/docs/|(?<=\]\())(notebooks/\w+)\.ipynb", r"\1.md", text)
     for name, source in PAGES.items():
         text = text.replace(f"{HOME}/blob/main/{source}", name)
     text = re.sub(r"(\]\(|src=\")\.\./(saved_models/[\w/]+\.png)", r"\1\2", text)
-    # What the site has not stays on the web.
+    # Files that are not part of the site keep links to the web.
     return re.sub(r"\]\(\.\./(?!saved_models/[\w/]+\.png)([\w./-]+)\)", rf"]({HOME}/tree/main/\1)", text)
 
 
 def as_markdown(docstring: str) -> str:
-    """A docstring with its examples in blocks of code, and without brackets around names."""
+    """A docstring with its examples as code blocks and without brackets around names."""
     blocks = textwrap.dedent(re.sub(r"\[(`[\w.]+`)\]", r"\1", docstring)).split("\n\n")
     return "\n\n".join(
         f"```pycon\n{block.strip()}\n```" if block.lstrip().startswith(">>>") else block for block in blocks
@@ -134,12 +134,12 @@ def as_markdown(docstring: str) -> str:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages and images that do not lie in `docs/`."""
+    """Adds the pages and images that are not in `docs/`."""
     from mkdocs.structure.files import File
 
     for name, source in PAGES.items():
         content = (ROOT / source).read_text(encoding="utf-8")
-        # The first page is alone in its part of the navigation: its code needs the place.
+        # The first page is the only one in its navigation section; hiding it leaves room for code.
         content = f"---\nhide:\n  - navigation\n---\n\n{content}" if name == "index.md" else content
         files.append(File.generated(config, name, content=content))
     for name, content in [*reference().items(), *notebooks().items()]:
@@ -156,10 +156,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links of a page, before it is rendered; those of notebooks are right already."""
+    """Rewrites the links of a page before it is rendered; those of notebooks need no change."""
     return markdown if page.file.src_uri.startswith("notebooks/") else inside(markdown)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Without the mark by which the theme's script asks GitHub for stars of the repository."""
+    """Removes the attribute that makes the script of the theme query GitHub for the repository's stars."""
     return output.replace(' data-md-component="source"', "")

@@ -1,4 +1,4 @@
-"""Docstrings as Markdown, for the reference of `make docs`: an extension of Griffe, which reads them."""
+"""A Griffe extension that converts docstrings to Markdown for the reference of `make docs`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tools.site import as_markdown
 
 
 class Docstrings(griffe.Extension):
-    """Rewrites each docstring as it is found: examples are code, and brackets around names are for readers of that."""
+    """Rewrites each docstring: examples become code blocks, and brackets around names are removed."""
 
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring is not None:
