@@ -29,7 +29,7 @@ from keras_sharenets.rendering.tables import markdown_table
 from keras_sharenets.training.compress.steps import share_arguments
 from keras_sharenets.training.data.augmentation import Augmentation, augment, draw_changes
 from keras_sharenets.training.data.dataset import Arrays
-from keras_sharenets.training.run.start import look_up
+from keras_sharenets.training.run.start import locate_network
 
 DATA = "cifar10"
 BEGIN, END = "<!-- sharing accuracy: begin -->", "<!-- sharing accuracy: end -->"
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     if page and options.quick:
         raise ValueError("`--update` excludes `--quick`: results for random images do not belong on a page.")
     known = read_page(page)["rows"] if page else []
-    paths = {name: look_up(source).path for name, source in by_name(arguments.originals).items()}
+    paths = {name: locate_network(source).path for name, source in by_name(arguments.originals).items()}
     train, test, note = _random_images() if options.quick else _cifar10()
     epochs = 1 if options.quick else arguments.epochs
     policy = POLICIES[arguments.precision]

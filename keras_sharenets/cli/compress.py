@@ -25,7 +25,7 @@ from keras_sharenets.files import check_paths
 from keras_sharenets.rendering.tables import csv_table, text_table
 from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds
 from keras_sharenets.training.compress.steps import BUDGETS, SCHEMES, Step, make_steps
-from keras_sharenets.training.run.start import look_up
+from keras_sharenets.training.run.start import locate_network
 
 if TYPE_CHECKING:
     from keras_sharenets.training.compress.compress import Plan, Row
@@ -83,7 +83,7 @@ def check(arguments: argparse.Namespace) -> None:
     _steps(arguments)
     if arguments.prune is not None or arguments.cluster is not None:
         require("tensorflow_model_optimization", "tf_keras")
-    look_up(arguments.target, argument="target")
+    locate_network(arguments.target, argument="target")
 
 
 def _steps(arguments: argparse.Namespace) -> tuple[Step, ...]:
@@ -107,7 +107,7 @@ def _begin(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets.training.run.record import read_metrics
 
     output = check_output(arguments.output)
-    path, name, _, class_names = look_up(arguments.target, argument="target")
+    path, name, _, class_names = locate_network(arguments.target, argument="target")
     network = files.load_model(path)
     record = path.with_name("metrics.json")
     recorded = read_metrics(record).source if record.is_file() else None

@@ -40,7 +40,7 @@ from keras_sharenets.training.run.record import (
     RunOptions,
     read_metrics,
 )
-from keras_sharenets.training.run.start import look_up
+from keras_sharenets.training.run.start import locate_network
 
 if TYPE_CHECKING:
     from keras_sharenets.training.data.dataset import Dataset
@@ -185,7 +185,7 @@ def check(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name) is None:
             raise ValueError(f"`--{name}` is required for a new run; `--resume RUN_DIR` continues an existing one.")
     if start is not None:
-        look_up(start, arguments.model, dict(map(parse_option, arguments.model_option)))
+        locate_network(start, arguments.model, dict(map(parse_option, arguments.model_option)))
     check_paths(arguments.teacher)
     if arguments.freeze and start is None:
         raise ValueError("`--freeze` requires `--from`: frozen layers must be pretrained.")
@@ -197,7 +197,7 @@ def check(arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace) -> Answer:
     """Runs the cheap checks first, then loads the data and trains the network."""
     output = pathlib.Path(arguments.resume or arguments.output or ".")
-    result = _begin(arguments) if arguments.resume is None else _go_on(arguments)
+    result = _start(arguments) if arguments.resume is None else _resume(arguments)
     folder = shlex.quote(str(output))
     text = (
         f"{result.model} on {result.data['name']} ({result.data['note']})\n"
@@ -236,7 +236,7 @@ def tell_epochs(recipe: Recipe, dataset: Dataset, opening: str = "") -> dict[str
     return {"verbose": 0, "callbacks": [Progress(recipe.epochs, split, say, say_over, opening=opening)]}
 
 
-def _begin(arguments: argparse.Namespace) -> Run:
+def _start(arguments: argparse.Namespace) -> Run:
     from keras_sharenets.training.devices.devices import connect
     from keras_sharenets.training.run.fit import check_output, check_tensorboard, fit
     from keras_sharenets.training.run.network import check_options
@@ -285,7 +285,7 @@ def _steps(recipe: Recipe, images: int) -> str:
     )
 
 
-def _go_on(arguments: argparse.Namespace) -> Run:
+def _resume(arguments: argparse.Namespace) -> Run:
     from keras_sharenets.training.devices.devices import connect
     from keras_sharenets.training.run.fit import resume
 

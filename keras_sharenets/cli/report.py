@@ -78,7 +78,7 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
     correct, count = int(matrix.trace()), int(matrix.sum())
     changed = ", ".join(f"{name} {getattr(run.recipe, name)}" for name in changed_fields(run.recipe))
     pairs = most_confused(matrix, dataset.class_names)
-    wrong = surest_mistakes(probabilities, labels)
+    wrong = most_confident_mistakes(probabilities, labels)
     facts = dict(
         [
             ("test accuracy, last epoch", f"{correct / count:.4f} ({correct} of {count})"),
@@ -136,7 +136,7 @@ def class_table(labels: np.ndarray, guesses: np.ndarray, class_names: Sequence[s
     return [("class", "precision", "recall", "F1", "images"), *cells]
 
 
-def surest_mistakes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def most_confident_mistakes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The indices of misclassified images, most confident first."""
     import numpy as np
 

@@ -28,7 +28,7 @@ from keras_sharenets.search.budgets import FileBudget
 from keras_sharenets.search.settings import TUNERS, check_numbers
 from keras_sharenets.search.trials import describe_choices
 from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds, in_words
-from keras_sharenets.training.run.start import look_up
+from keras_sharenets.training.run.start import locate_network
 
 if TYPE_CHECKING:
     from keras_sharenets.search.settings import Search
@@ -98,7 +98,7 @@ def check(arguments: argparse.Namespace) -> None:
     FileBudget(arguments.max_tflite_bytes, arguments.max_latency_ms)
     check_numbers(**{name: getattr(arguments, name) for name in _NUMBERS})
     if arguments.trained is not None:
-        look_up(arguments.trained)
+        locate_network(arguments.trained)
 
 
 def _trial_line(result: Result, seconds_left: float | None, *, sharing: bool) -> str:
@@ -170,7 +170,7 @@ def _asked(arguments: argparse.Namespace, dataset: Dataset) -> Search:
         recipe = chosen_recipe(arguments, network, dataset.name)
     else:
         space = f"sharing of {arguments.trained}"
-        recipe = fine_tuning_recipe(arguments, look_up(arguments.trained).model or "", dataset)
+        recipe = fine_tuning_recipe(arguments, locate_network(arguments.trained).model or "", dataset)
         sharing = open_sharing(
             arguments.trained,
             dataset,

@@ -27,7 +27,7 @@ from keras_sharenets.training.data.dataset import Dataset
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.reports.evaluate import evaluate
 from keras_sharenets.training.run.network import build
-from keras_sharenets.training.run.start import look_up
+from keras_sharenets.training.run.start import locate_network
 
 _REPRESENTATIVE_IMAGES = 200
 _REPETITIONS, _WARMUP = 50, 5
@@ -285,7 +285,7 @@ def make_original(
     if not record.is_file():
         show(f"testing {source} for comparison ...")
         try:
-            path = look_up(source).path
+            path = locate_network(source).path
             measure(files.load_model(path), place, held)
             files.write_json(record, {"accuracy": evaluate(path, dataset, crops).accuracy})
         except (ValueError, keras_tuner.errors.FailedTrialError) as error:

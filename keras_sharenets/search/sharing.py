@@ -27,7 +27,7 @@ from keras_sharenets.sharing.report import Shared
 from keras_sharenets.training.data.dataset import Dataset
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.finished import training_images
-from keras_sharenets.training.run.start import look_up
+from keras_sharenets.training.run.start import locate_network
 from keras_sharenets.training.run.teacher import open_teacher
 
 SHARES = (1, 2, 4, 8, 16, 32)
@@ -152,7 +152,7 @@ def open_sharing(
         ValueError: the network does not exist, has other classes or outputs no probabilities, or as in
             [`SharingHyperModel`].
     """
-    path = look_up(network).path
+    path = locate_network(network).path
     open_teacher(str(path), dataset, recipe, argument="from")
     samples = training_images(hold_out(dataset, validation, seed), recipe, images)
     hypermodel = SharingHyperModel(files.load_model(path), budget=budget, where=where, sample_images=samples)

@@ -15,7 +15,7 @@ from keras_sharenets.search.measuring import FileCosts, measure
 from keras_sharenets.search.settings import Search
 from keras_sharenets.training.data.batches import held_out_batches, held_out_size, training_batches
 from keras_sharenets.training.data.dataset import Dataset, stratified_split
-from keras_sharenets.training.recipes.optimization import build_optimizer, decay_weights, shorten_memory
+from keras_sharenets.training.recipes.optimization import build_optimizer, decay_weights, limit_momentum
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.network import build, set_seed
 
@@ -63,7 +63,7 @@ def train(
     batches = training_batches(dataset, recipe, seed)
     held_out = held_out_batches(dataset, recipe.batch_size, held_out_size(dataset, recipe))
     decay_weights(network, recipe)
-    shorten_memory(network, recipe.epochs * batches.steps)
+    limit_momentum(network, recipe.epochs * batches.steps)
     model = keras.Model(network.input, network.output)
     model.compile(
         optimizer=build_optimizer(recipe, batches.steps, network.trainable_variables),

@@ -15,7 +15,7 @@ from keras_sharenets.cli import main
 from keras_sharenets.interruption import Interrupted
 from keras_sharenets.layers.quantized_kernels import stored_kernels
 from keras_sharenets.training.compress import compress
-from keras_sharenets.training.compress.steps import Step, make_steps, parse_share, rehearse, share_arguments
+from keras_sharenets.training.compress.steps import Step, dry_run, make_steps, parse_share, share_arguments
 from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.recipes.named import find_recipe, override
 
@@ -96,7 +96,7 @@ def test_what_is_refused_before_any_work(tmp_path, capsys):
 def test_a_rehearsal_leaves_the_network_as_it_is():
     model = network()
     before = [weight.copy() for weight in model.get_weights()]
-    rehearse(model, make_steps(["depth:policy=stage"], 0.5, 8, True), None, np.zeros((2, 8, 8, 1), "float32"))
+    dry_run(model, make_steps(["depth:policy=stage"], 0.5, 8, True), None, np.zeros((2, 8, 8, 1), "float32"))
     assert all(np.array_equal(old, new) for old, new in zip(before, model.get_weights(), strict=True))
 
 

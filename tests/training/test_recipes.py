@@ -13,8 +13,8 @@ from keras_sharenets.training.recipes.optimization import (
     build_optimizer,
     build_schedule,
     decay_weights,
+    limit_momentum,
     plateau_rate,
-    shorten_memory,
 )
 from keras_sharenets.training.recipes.recipe import OPTIONS, Recipe
 from keras_sharenets.training.run.fit import fit
@@ -187,7 +187,7 @@ def test_moving_statistics_of_short_trainings(before, steps, after):
     inputs = keras.Input((2, 2, 3))
     nested = keras.Sequential([keras.layers.BatchNormalization(momentum=before)])
     model = keras.Model(inputs, nested(inputs))
-    shorten_memory(model, steps)
+    limit_momentum(model, steps)
     assert nested.layers[0].momentum == pytest.approx(after)
 
 

@@ -22,7 +22,7 @@ from keras_sharenets.training.run.command import fit_command_line
 from keras_sharenets.training.run.fit import fit, resume
 from keras_sharenets.training.run.network import build
 from keras_sharenets.training.run.record import RunOptions, read_metrics
-from keras_sharenets.training.run.start import begin_with, find_start, freeze, prepared_as
+from keras_sharenets.training.run.start import find_start, freeze, keep_preprocessing, load_start_weights
 
 
 def data(count=60, classes=("x", "y", "z"), side=8, channels=1):
@@ -47,11 +47,11 @@ def before(digits, tmp_path_factory):
 
 def test_all_but_the_head_is_taken_over_and_pixels_are_prepared_as_before(before, digits):
     start = find_start(str(before), MODEL, TINY)
-    mine = prepared_as(data(), start)
+    mine = keep_preprocessing(data(), start)
     assert (mine.mean, mine.variance) == (digits.mean, digits.variance)
     network = build(MODEL, mine, TINY)
     head = network.get_layer("predictions").get_weights()
-    assert begin_with(network, start, mine.class_names) == ("predictions",)
+    assert load_start_weights(network, start, mine.class_names) == ("predictions",)
     for layer in network.layers:
         if layer.name == "predictions":
             assert all(map(np.array_equal, layer.get_weights(), head))
@@ -69,9 +69,9 @@ def test_the_head_stays_only_where_the_classes_are_the_same(before, digits):
     others = dataclasses.replace(digits, class_names=tuple("abcdefghij"))
     for dataset, expected in ((digits, ()), (others, ("predictions",))):
         network = build(MODEL, dataset, TINY)
-        assert begin_with(network, start, dataset.class_names) == expected
+        assert load_start_weights(network, start, dataset.class_names) == expected
     unknown = dataclasses.replace(start, class_names=None)
-    assert begin_with(build(MODEL, digits, TINY), unknown, digits.class_names) == ("predictions",)
+    assert load_start_weights(build(MODEL, digits, TINY), unknown, digits.class_names) == ("predictions",)
 
 
 def test_frozen_is_all_but_the_new_layers(digits):
@@ -83,9 +83,9 @@ def test_frozen_is_all_but_the_new_layers(digits):
 def test_other_networks_and_damaged_files_are_refused(before, tmp_path, digits):
     start = find_start(str(before), MODEL, TINY)
     with pytest.raises(ValueError, match="belong to another network, or to one with other options: for the layer"):
-        begin_with(build(MODEL, digits, {**TINY, "width": (24,)}), start, digits.class_names)
+        load_start_weights(build(MODEL, digits, {**TINY, "width": (24,)}), start, digits.class_names)
     with pytest.raises(ValueError, match=r"takes images with 1 channels, but made has 3"):
-        prepared_as(data(channels=3), start)
+        keep_preprocessing(data(channels=3), start)
     inputs = keras.Input((8, 8, 1))
     other = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs)), name="mine")
     files.save_model(other, tmp_path / "other.keras")

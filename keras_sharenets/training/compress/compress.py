@@ -21,7 +21,7 @@ from keras_sharenets import _checks, files
 from keras_sharenets.analysis import profile
 from keras_sharenets.folder_lock import hold_folder
 from keras_sharenets.interruption import Interrupted
-from keras_sharenets.training.compress.steps import CLUSTER, SHARE, Step, rehearse, take_share, to_train
+from keras_sharenets.training.compress.steps import CLUSTER, SHARE, Step, apply_sharing, dry_run, to_train
 from keras_sharenets.training.data.batches import training_batches
 from keras_sharenets.training.data.dataset import Dataset
 from keras_sharenets.training.devices.devices import Devices
@@ -151,7 +151,7 @@ def begin(
     if plan.recipe.ema:
         raise ValueError(f"`ema` (={plan.recipe.ema}) must be 0: averaging would undo pruning and clustering.")
     few = training_images(dataset, plan.recipe, 4)
-    rehearse(network, plan.steps, plan.where, few)
+    dry_run(network, plan.steps, plan.where, few)
     with hold_folder(output):
         output = check_output(output)
         files.save_model(network, network_file(output / ORIGINAL))
@@ -162,7 +162,7 @@ def begin(
             shutil.rmtree(output / ORIGINAL)
             raise
         _write(output, plan, [])
-        return _go_on(output, plan, [], dataset, say, show)
+        return _run_steps(output, plan, [], dataset, say, show)
 
 
 def resume(output: str | pathlib.Path, dataset: Dataset, *, say: Say, show: Say) -> list[Row]:
@@ -172,10 +172,10 @@ def resume(output: str | pathlib.Path, dataset: Dataset, *, say: Say, show: Say)
     read_record(output)
     with hold_folder(output):
         plan, rows = read_record(output)
-        return _go_on(output, plan, rows, dataset, say, show)
+        return _run_steps(output, plan, rows, dataset, say, show)
 
 
-def _go_on(output: pathlib.Path, plan: Plan, rows: list[Row], dataset: Dataset, say: Say, show: Say) -> list[Row]:
+def _run_steps(output: pathlib.Path, plan: Plan, rows: list[Row], dataset: Dataset, say: Say, show: Say) -> list[Row]:
     files.remove_partials(output)
     try:
         if not rows:
@@ -211,7 +211,7 @@ def _train(output: pathlib.Path, plan: Plan, number: int, dataset: Dataset, say:
         network = files.load_model(network_file(source))
         if step.kind == SHARE:
             images = training_images(dataset, plan.recipe, plan.images)
-            shared = take_share(network, step, plan.where, images, _original_parameters(output))
+            shared = apply_sharing(network, step, plan.where, images, _original_parameters(output))
             files.write_text(folder / "share.txt", str(shared))
             network = shared.model
         elif step.kind == CLUSTER:

@@ -127,7 +127,7 @@ def make_steps(
     return tuple(steps)
 
 
-def take_share(model: keras.Model, step: Step, where: Any, images: np.ndarray, parameters: int) -> Shared:
+def apply_sharing(model: keras.Model, step: Step, where: Any, images: np.ndarray, parameters: int) -> Shared:
     """Applies a sharing step to a network; errors as in `keras_sharenets.share`."""
     from keras_sharenets.sharing import share
 
@@ -157,7 +157,7 @@ def to_train(model: keras.Model, steps: Sequence[Step], number: int, total_steps
     return model
 
 
-def rehearse(model: keras.Model, steps: Sequence[Step], where: Any, images: np.ndarray) -> None:
+def dry_run(model: keras.Model, steps: Sequence[Step], where: Any, images: np.ndarray) -> None:
     """Applies all steps to a copy without training, so that errors occur now instead of hours later.
 
     Raises:
@@ -170,7 +170,7 @@ def rehearse(model: keras.Model, steps: Sequence[Step], where: Any, images: np.n
     model = copy_network(model)
     for number, step in enumerate(steps):
         if step.kind == SHARE:
-            model = take_share(model, step, where, images, parameters).model
+            model = apply_sharing(model, step, where, images, parameters).model
         elif step.kind != QUANTIZE:
             to_train(model, steps, number, 1)  # Changes the layers in place.
         else:

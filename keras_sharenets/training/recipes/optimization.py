@@ -165,7 +165,7 @@ def is_over(recipe: Recipe, epochs: Sequence[Epoch]) -> bool:
     return len(accuracies) - 1 - accuracies.index(max(accuracies)) >= recipe.early_stopping
 
 
-def shorten_memory(model: keras.Model, steps: int) -> None:
+def limit_momentum(model: keras.Model, steps: int) -> None:
     """Lowers the momentum of batch normalization so that moving statistics cover at most the last tenth of training.
 
     A momentum of 0.99 averages over the last hundred steps. In a run of a few hundred steps, these statistics are
@@ -177,7 +177,7 @@ def shorten_memory(model: keras.Model, steps: int) -> None:
         steps: total number of training steps.
 
     >>> model = keras.Sequential([keras.layers.BatchNormalization()])
-    >>> shorten_memory(model, steps=100)
+    >>> limit_momentum(model, steps=100)
     >>> model.layers[0].momentum
     0.9
     """

@@ -43,7 +43,7 @@ def fit_words(model: str, options: Mapping[str, object], source: Mapping[str, ob
     Raises:
         ValueError: the recipe is not a named one.
     """
-    return _begun(model, recipe) + config_words(training_config(model, options, source, recipe))
+    return _first_words(model, recipe) + config_words(training_config(model, options, source, recipe))
 
 
 def fit_command_line(run: Run) -> str:
@@ -53,10 +53,10 @@ def fit_command_line(run: Run) -> str:
     """
     config = {name: value for name, value in run_config(run).items() if name != "seed"}
     backend = "" if run.backend == "tensorflow" else f"KERAS_BACKEND={run.backend} "
-    return backend + shlex.join(_begun(run.model, run.recipe) + config_words(config))
+    return backend + shlex.join(_first_words(run.model, run.recipe) + config_words(config))
 
 
-def _begun(model: str, recipe: Recipe) -> list[str]:
+def _first_words(model: str, recipe: Recipe) -> list[str]:
     """The words before the options. Errors: as `fit_words`."""
     if recipe.name not in RECIPES:
         raise ValueError(f"The recipe {recipe.name!r} of {model} is not one of `recipes`.")

@@ -35,7 +35,7 @@ from keras_sharenets.training.run.recorder import (
     Checkpoint,
     last_checkpoint,
 )
-from keras_sharenets.training.run.start import Start, begin_with, find_again, prepared_as, to_record
+from keras_sharenets.training.run.start import Start, keep_preprocessing, load_start_weights, reopen_start, to_record
 from keras_sharenets.training.run.teacher import open_teacher
 
 PACKAGES = ("keras", "tensorflow", "jax", "numpy", "tensorflow_datasets", "scikit-learn", "pillow")
@@ -102,7 +102,7 @@ def fit(
     check_tensorboard(run_options.tensorboard)
     if frozen and start is None:
         raise ValueError("`frozen` (=True) requires a `start`: frozen layers must be pretrained.")
-    dataset = dataset if start is None else prepared_as(dataset, start)
+    dataset = dataset if start is None else keep_preprocessing(dataset, start)
     run = Run(
         **dataclasses.asdict(run_options),
         model=model_name,
@@ -115,7 +115,7 @@ def fit(
     )
     devices = connect(run.strategy)
     if start is not None:
-        fresh = begin_with(build(model_name, dataset, run.options, run.recipe), start, dataset.class_names)
+        fresh = load_start_weights(build(model_name, dataset, run.options, run.recipe), start, dataset.class_names)
         run = dataclasses.replace(run, start=to_record(start, fresh, frozen))
     run = _settle(run, dataset, devices)
     with _hold(devices, output):
@@ -232,7 +232,7 @@ def _train(
     make = functools.partial(build, run.model, dataset, run.options, run.recipe)
     network = make()
     if run.start is not None and checkpoint is None:
-        begin_with(network, find_again(run.start, run.model, run.options), dataset.class_names)
+        load_start_weights(network, reopen_start(run.start, run.model, run.options), dataset.class_names)
     with devices.scope():
         return train_network(devices, network, make, run, dataset, output, checkpoint, verbose, callbacks)
 

@@ -25,7 +25,7 @@ from keras_sharenets.training.data.dataset import Arrays, Dataset, Files
 from keras_sharenets.training.devices.devices import Devices, check_alike, check_fits, copy_of
 from keras_sharenets.training.devices.resident import hold_test_split, keep_images
 from keras_sharenets.training.recipes.optimization import is_over
-from keras_sharenets.training.run.network import compile_model, deliver, highest_dropout, make_callbacks, test_with
+from keras_sharenets.training.run.network import compile_model, deliver, evaluate_as, highest_dropout, make_callbacks
 from keras_sharenets.training.run.record import Run
 from keras_sharenets.training.run.recorder import Checkpoint, Follower, Recorder, restore
 from keras_sharenets.training.run.start import freeze
@@ -85,7 +85,7 @@ def train_network(
     trained = tested = compile_model(copy, run, steps, devices, teacher=teacher)
     if copy is not network and devices.strategy == "default":
         tested = compile_model(network, run, steps, devices)
-        test_with(trained, tested)
+        evaluate_as(trained, tested)
     with deferred_signals() as request:
         recorder = (Recorder if devices.chief else Follower)(
             network,

@@ -23,8 +23,8 @@ from keras_sharenets.training.recipes.optimization import (
     build_optimizer,
     decay_weights,
     is_over,
+    limit_momentum,
     plateau_rate,
-    shorten_memory,
 )
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.record import FEW_CLASSES, Run
@@ -147,7 +147,7 @@ def compile_model(
     Must be called in the scope of the devices.
     """
     decay_weights(network, run.recipe)
-    shorten_memory(network, run.recipe.epochs * steps_per_epoch)
+    limit_momentum(network, run.recipe.epochs * steps_per_epoch)
     model = devices.model(network.input, network.output, name=network.name)
     optimizer = build_optimizer(run.recipe, steps_per_epoch, network.trainable_variables)
     if run.precision == "float16":  # The smallest gradients would underflow.
@@ -202,7 +202,7 @@ def deliver(trained: keras.Model, network: keras.Model) -> None:
         variable.assign(ops.copy(variable))
 
 
-def test_with(trained: keras.Model, network: keras.Model) -> None:
+def evaluate_as(trained: keras.Model, network: keras.Model) -> None:
     """Makes `trained.evaluate` evaluate `network`, so that the recorded accuracy is that of the saved file.
 
     Args:

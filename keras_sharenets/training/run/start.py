@@ -58,7 +58,7 @@ def find_start(source: str, model: str | None = None, options: Mapping[str, Any]
     Raises:
         ValueError: the network does not exist, its file is damaged, or it is not the network named by `model`.
     """
-    path, known, known_options, class_names = look_up(source, model, options)
+    path, known, known_options, class_names = locate_network(source, model, options)
     network = files.load_model(path)
     if model is not None and known is not None and model != known:
         raise ValueError(f"`from` (={source}) is {known}, not `model` (={model}).")
@@ -70,7 +70,7 @@ def find_start(source: str, model: str | None = None, options: Mapping[str, Any]
     return Start(source, path, network, name, {**known_options, **(options or {})}, class_names)
 
 
-class Found(NamedTuple):
+class NetworkLocation(NamedTuple):
     """Location of a trained network, and its properties that are known without loading it; as in `Start`."""
 
     path: pathlib.Path
@@ -79,21 +79,21 @@ class Found(NamedTuple):
     class_names: Sequence[str] | None
 
 
-def look_up(
+def locate_network(
     source: str, model: str | None = None, options: Mapping[str, Any] | None = None, *, argument: str = "from"
-) -> Found:
+) -> NetworkLocation:
     """Locates a network as `find_start` does, without Keras; `argument` is the name of `source` in errors."""
     path = pathlib.Path(source)
     if path.is_dir():
         run = read_metrics(path / "metrics.json")
-        return Found(path / "last.keras", run.model, run.options, run.data["class_names"])
+        return NetworkLocation(path / "last.keras", run.model, run.options, run.data["class_names"])
     if path.suffix == ".keras" or len(path.parts) > 1:
         files.check_paths(path)
         record = path.with_name("metrics.json")
         if path.name in ("last.keras", "best.keras") and record.is_file():
             run = read_metrics(record)
-            return Found(path, run.model, run.options, run.data["class_names"])
-        return Found(path, None, {}, files.read_labels(path))
+            return NetworkLocation(path, run.model, run.options, run.data["class_names"])
+        return NetworkLocation(path, None, {}, files.read_labels(path))
     trained = list_trained()
     named = [each for each in trained if source in (each.label, each.run)]
     named = named or [each for each in trained if each.weights == source and model in (each.model, None)]
@@ -106,10 +106,10 @@ def look_up(
         )
     one = next((each for each in named if not each.options), named[0])
     path = find_weights(one.weights, one.model, find_variant(one.model), one.options)
-    return Found(path, one.model, one.options, one.class_names)
+    return NetworkLocation(path, one.model, one.options, one.class_names)
 
 
-def prepared_as(dataset: Dataset, start: Start) -> Dataset:
+def keep_preprocessing(dataset: Dataset, start: Start) -> Dataset:
     """The data set with the mean and variance of the pretrained network, to keep its preprocessing.
 
     Raises:
@@ -136,7 +136,7 @@ def _whitens(network: keras.Model) -> bool:
     return any(isinstance(layer, Whitening) for layer in network.layers)
 
 
-def begin_with(network: keras.Model, start: Start, class_names: Sequence[str]) -> tuple[str, ...]:
+def load_start_weights(network: keras.Model, start: Start, class_names: Sequence[str]) -> tuple[str, ...]:
     """Copies the pretrained weights into a network.
 
     Args:
@@ -178,7 +178,7 @@ def to_record(start: Start, fresh: Sequence[str], freeze: bool) -> dict[str, Any
     }
 
 
-def find_again(record: Mapping[str, Any], model: str, options: Mapping[str, Any]) -> Start:
+def reopen_start(record: Mapping[str, Any], model: str, options: Mapping[str, Any]) -> Start:
     """The `Start` described by a record; a `ValueError` if its file has changed."""
     path = pathlib.Path(record["file"])
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != record["sha256"]:
