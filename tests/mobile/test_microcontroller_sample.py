@@ -1,5 +1,6 @@
 """LiteRT for Microcontrollers on small networks. All families and the other programs: `make test-clients`."""
 
+import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -41,6 +42,7 @@ def test_float32(tflite_files, digits):
 @pytest.mark.parametrize("family", REPRESENTATIVES)
 def test_values_of_16_bits(family, tmp_path):
     pytest.importorskip("ai_edge_quantizer")
+    keras.utils.set_random_seed(0)
     model, path = representative(family, include_preprocessing=True), tmp_path / "net.tflite"
     randomize_batchnorm(model)
     images = synthetic_images(model.input_shape[1:], count=64)
