@@ -171,4 +171,4 @@ def test_a_killed_compression_goes_on_within_its_step(tmp_path, capsys):
     assert (output / "compress.csv").read_text().count("\n") == 6
     assert "<table>" in (output / "index.html").read_text()
     assert main(["fit", "--resume", str(output / "1_share")]) == 2
-    assert "is one of `sharenets compress`" in capsys.readouterr().err
+    assert "was created by `sharenets compress`" in capsys.readouterr().err
