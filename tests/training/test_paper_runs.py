@@ -107,7 +107,7 @@ def test_what_cannot_be_trained_does_not_keep_the_others(quick_network, tmp_path
         assert run(*DIGITS, *QUICK, "--epochs", "1", "--output", "out", "--seeds", "0", "1", "2") == 2
     errors = capsys.readouterr().err
     assert f"The folder out/{name}0 is in use by process {os.getpid()} on" in errors
-    assert "1 of 3 runs are left to other processes" in errors
+    assert "1 of 3 runs are in progress in other processes" in errors
     assert f"error: 1 of 3 runs failed; the first: {name}1: The output directory out/{name}1 exists" in errors
     assert [path.parent.name for path in (tmp_path / "out").glob("*/metrics.json")] == [f"{name}2"]
 
@@ -145,7 +145,7 @@ def test_rows_without_a_network_are_told(tmp_path, capsys, monkeypatch):
     words = ["paper", "hscnet", "table4", "--rows", "IGCV2", "--run", "--output", "out"]
     assert run(*words) == 0
     errors = capsys.readouterr().err
-    assert "not trained: IGCV2: quoted there from another paper; no IGC-V2 of its own paper has 2.3M" in errors
+    assert "not trained: IGCV2: quoted from another paper; the IGC-V2 paper has no network with 2.3M" in errors
     assert not (tmp_path / "out").exists()
 
 
@@ -191,7 +191,7 @@ def test_figures(tmp_path, capsys, monkeypatch):
     by_arithmetic = plotted(tmp_path, capsys, "igcv2", "figure3")
     assert by_arithmetic.height > by_arithmetic.width  # Channels and non-sparsity, one above the other.
     assert run("paper", "hgcnet", "figure5", "--plot", tmp_path / "figure.png") == 2
-    assert "There is nothing to draw of figure5" in capsys.readouterr().err
+    assert "There is nothing to plot for figure5" in capsys.readouterr().err
 
 
 def test_what_shows_weights_or_activations_is_left_to_the_command_for_these(tmp_path, capsys, monkeypatch):

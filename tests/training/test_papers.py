@@ -351,7 +351,7 @@ def test_rows_by_number_and_by_pattern(words, labels, capsys):
             ["hscnet", "figure2", "--plot", "x.png"],
             "`--plot` draws accuracies, but figure2 has none. Draw it with `sharenets analyze",
         ),
-        (["sharesnet", "figure4", "--plot", "x.png"], "There is nothing to draw of figure4"),
+        (["sharesnet", "figure4", "--plot", "x.png"], "There is nothing to plot for figure4"),
     ],
 )
 def test_bad_input(words, message, capsys, tmp_path, monkeypatch):

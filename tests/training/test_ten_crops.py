@@ -39,7 +39,7 @@ def test_ten_crops_are_averaged(tmp_path, suffix):
     expected = int(((light > 0.5) == dataset.test.labels).sum())
     assert evaluate(path, dataset, "ten").correct == expected
     assert evaluate(path, dataset, "center").correct == int(((reds[:, 4] > 62) == dataset.test.labels).sum())
-    with pytest.raises(ValueError, match=r"takes images of the shape \(56, 56, 3\), .* are \(64, 64, 3\): `crops`"):
+    with pytest.raises(ValueError, match=r"takes images of shape \(56, 56, 3\), .* have \(64, 64, 3\)\. Use `crops`"):
         evaluate(path, dataset)
     with pytest.raises(ValueError, match=r"`crops` \(='five'\) must be one of 'none', 'center', 'ten'"):
         evaluate(path, dataset, "five")

@@ -200,7 +200,7 @@ def test_folder_for_a_hub(folder, digits):
     assert card.startswith("---\nlicense: apache-2.0\nlibrary_name: keras\n")
     assert 'keras.saving.load_model("hf://USER/NAME")' in card
     assert f"| test accuracy, Keras in float32 | {metrics(folder / 'runs' / 'digits')['test_accuracy']:.2%} |" in card
-    assert "int8" not in card.partition("## Figures")[2].partition("## Limits")[0]
+    assert "int8" not in card.partition("## Results")[2].partition("## Limitations")[0]
 
 
 def test_results(folder, capsys, monkeypatch):

@@ -1,4 +1,4 @@
-"""What a table or figure of a paper is, as data: its rows, the networks that stand for them, and what is printed."""
+"""The tables and figures of papers as data: rows, their networks, and the published numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Options = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A data set of the papers: its name there, the shape of its images, its classes, and its images to train with."""
+    """A data set of the papers: its published name, image shape, number of classes and number of training images."""
 
     name: str
     shape: tuple[int, int, int]
@@ -40,22 +40,22 @@ DATA = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A network on a data set, as a paper has it.
+    """A network on a data set in a paper.
 
     Attributes:
-        label: what the paper calls it.
-        network: the named network that it is, or `None`: `note` says why there is none.
+        label: name in the paper.
+        network: the corresponding named network, or `None` if there is none, for the reason in `note`.
         data: key of `DATA`.
-        printed: top-1 accuracy in per cent as it stands there, with what follows "±"; `None` where none is printed.
-        top5: the same for top-5.
+        printed: published top-1 accuracy in percent, with any "±" deviation; `None` if not published.
+        top5: the same for top-5 accuracy.
         is_error: whether both are error rates.
-        parameters, multiply_adds: as printed, rounded as there; `None` where they are not.
+        parameters, multiply_adds: published counts, rounded as in the paper; `None` if not published.
         options: arguments of the network's factory.
-        recipe: name of another recipe than the paper's for this data set.
-        note: what there is to know of it.
-        series: the line that the row belongs to in a figure.
-        at: its place across in a figure, if that is no count.
-        sizes: what follows from its options by arithmetic, by name: shown and drawn beside what is trained.
+        recipe: name of the recipe, if it differs from the paper's recipe for this data set.
+        note: remark on the row.
+        series: line of the row in a figure.
+        at: horizontal position in a figure, unless it is a count.
+        sizes: values computed from the options, by name; shown and plotted with the results.
     """
 
     label: str
@@ -75,17 +75,17 @@ class Row:
 
     @property
     def accuracy(self) -> Decimal | None:
-        """Top-1 accuracy in per cent, with the digits of the paper."""
+        """Top-1 accuracy in percent, with the digits of the paper."""
         return _accuracy(self.printed, self.is_error)
 
     @property
     def top5_accuracy(self) -> Decimal | None:
-        """Top-5 accuracy in per cent, with the digits of the paper."""
+        """Top-5 accuracy in percent, with the digits of the paper."""
         return _accuracy(self.top5, self.is_error)
 
     @property
     def deviation(self) -> Decimal | None:
-        """What is printed after "±"."""
+        """The published deviation, after "±"."""
         parts = (self.printed or "").split(" ± ")
         return Decimal(parts[1]) if len(parts) == 2 else None
 
@@ -103,16 +103,15 @@ class Entry:
 
     Attributes:
         key: `"table2"`, `"figure4b"`.
-        title: what it shows, in our words.
-        rows: empty where nothing is trained or counted: `note` says why.
-        note: what there is to know of it.
-        across: what its plot has on its lower axis: `"parameters"`, `"compression"` (how many times fewer parameters
-            than `baseline` has), `"epochs"`, or words for the rows' `at`.
-        baseline: the network that a compression is measured against.
-        also: what its plot has below the accuracies, over the same axis: names of the rows' `sizes`, or
-            `"parameters"`.
-        analysis: options with which `sharenets analyze` draws it of runs, if it shows weights or activations: it has no
-            plot of accuracies.
+        title: short description in our words.
+        rows: rows; empty if nothing is trained or counted, for the reason in `note`.
+        note: remark on the entry.
+        across: horizontal axis of its plot: `"parameters"`, `"compression"` (parameters of `baseline` divided by those
+            of the row), `"epochs"`, or a label for the rows' `at`.
+        baseline: reference network of the compression.
+        also: further panels below the accuracies, over the same axis: names of the rows' `sizes`, or `"parameters"`.
+        analysis: options for `sharenets analyze` to plot it from runs, if it shows weights or activations instead of
+            accuracies.
     """
 
     key: str
@@ -126,7 +125,7 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The key as it is written in a text, `"table 2"`."""
+        """The key as written in text, `"table 2"`."""
         return re.sub(r"(\d)", r" \1", self.key, count=1)
 
 
@@ -135,11 +134,11 @@ class Paper:
     """A paper.
 
     Attributes:
-        name: short for its title.
+        name: short name.
         entries: its tables and figures, in order.
-        recipes: data set to the name of the recipe by which all its rows are trained there, peers too. For other data
-            sets it is that of the network, `recipe_for`.
-        ahead: pairs of networks of which the paper puts the first above the second.
+        recipes: maps a data set to the name of the recipe for all rows on it, including peers. Other data sets use the
+            recipe of the network, `recipe_for`.
+        ahead: pairs of networks; in the paper, the first is more accurate than the second.
     """
 
     name: str
@@ -149,12 +148,11 @@ class Paper:
 
 
 def rows(label: str, network: str | None, parameters: str | None = None, **more: Any) -> tuple[Row, ...]:
-    """The rows of a network, one a data set.
+    """The rows of a network, one per data set.
 
     Args:
         label, network, parameters: as in `Row`.
-        **more: further fields of `Row`; and a data set to what is printed for it, a pair with the top-5 figure where
-            there is one.
+        **more: further fields of `Row`; and for each data set the published number, or a pair with the top-5 number.
 
     >>> [(row.data, row.accuracy) for row in rows("A", "resnet_8", cifar10="5.5", cifar100=None, is_error=True)]
     [('cifar10', Decimal('94.5')), ('cifar100', None)]
@@ -169,13 +167,13 @@ def rows(label: str, network: str | None, parameters: str | None = None, **more:
 
 
 def recipe_of(paper: Paper, row: Row) -> Recipe:
-    """The recipe by which a row that has a network is trained: by paper and data set."""
+    """The training recipe of a row with a network, determined by the row, the paper or the network."""
     name = row.recipe or paper.recipes.get(row.data)
     return RECIPES[name] if name else recipe_for(_network(row), row.data)
 
 
 def image_shape(paper: Paper, row: Row) -> tuple[int, int, int]:
-    """`(height, width, channels)` of what the network of a row is given: a crop, if the recipe has crops."""
+    """`(height, width, channels)` of the input of a row's network: the size of a crop if the recipe crops."""
     height, width, channels = DATA[row.data].shape
     size = recipe_of(paper, row).crop_size if row.network else 0
     return (size or height, size or width, channels)
@@ -187,7 +185,7 @@ def configuration_of(paper: Paper, row: Row) -> tuple[str, Options, tuple[int, i
 
 
 def counts_of(paper: Paper, row: Row) -> NetworkCounts:
-    """What the network of a row costs; it is built where no counts are stored."""
+    """Counts of the network of a row; the network is built if no counts are stored."""
     return counts.counts_of(*configuration_of(paper, row))
 
 
@@ -197,13 +195,14 @@ def _network(row: Row) -> str:
     return row.network
 
 
-# The paper that a family of networks is from, where its key is another one.
+# The paper of a family of networks, if its key differs.
 _OF_FAMILY = {"igcnet": "igcv2", "mobile_baselines": "hscnet"}
 
 
 def printed_for(network: str, data: str) -> tuple[Paper, Entry, Row] | None:
-    """What the papers print of a named network: the first row that has an accuracy, of its own paper and for this data
-    set if there is one, else of another.
+    """The published accuracy of a named network: the first row with an accuracy.
+
+    Rows of the network's own paper take precedence, then rows for this data set.
 
     >>> paper, entry, row = printed_for("igcv2_c64_d8", "cifar10")
     >>> paper.name, entry.key, row.data, row.printed
@@ -223,7 +222,7 @@ def printed_for(network: str, data: str) -> tuple[Paper, Entry, Row] | None:
 
 @functools.cache
 def papers() -> Mapping[str, Paper]:
-    """All papers by their keys."""
+    """All papers by key."""
     from keras_sharenets.training.papers import hgcnet, hscnet, igcv2, shardnet, sharesnet
 
     modules = {"hscnet": hscnet, "hgcnet": hgcnet, "igcv2": igcv2, "sharesnet": sharesnet, "shardnet": shardnet}

@@ -1,4 +1,4 @@
-"""Trains what a table or figure of a paper needs, run after run; finished runs are skipped, others resumed."""
+"""Trains the networks of a table or figure one by one; skips finished runs and resumes interrupted ones."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Experiment:
     """One run.
 
     Attributes:
-        network, options: the named network and arguments of its factory.
-        data: the name of the data set, or a folder.
-        recipe: how it is trained.
-        seed: of weights, order and augmentation.
-        multiply_adds: those of the network, by which the time left is estimated; 0 if they are not known.
+        network, options: named network and arguments of its factory.
+        data: name of the data set, or a folder.
+        recipe: training recipe.
+        seed: seed of weights, image order and augmentation.
+        multiply_adds: multiply-adds of the network, to estimate the remaining time; 0 if unknown.
     """
 
     network: str
@@ -41,7 +41,7 @@ class Experiment:
     multiply_adds: int = 0
 
     def folder_name(self, limit: int | None) -> str:
-        """A name that says what is trained, on how many images at most."""
+        """A folder name with the network, data, recipe, epochs, image limit and seed."""
         data = pathlib.PurePath(self.data).name
         recipe = self.recipe.name
         options = [f"{name}{value}" for name, value in self.options.items()]
@@ -61,32 +61,31 @@ def train_all(
     say: Callable[[str], None] = lambda text: None,
     tell: Callable[[Recipe, Dataset], Mapping[str, Any]] = lambda recipe, dataset: {"verbose": 2},
 ) -> list[pathlib.Path]:
-    """Trains what is missing, data set by data set, one run after the other.
+    """Trains the unfinished experiments one by one, grouped by data set.
 
-    Several processes may do so in one folder at the same time. A run that another one trains is left to it, and tried
-    again after the others: that process may have died.
+    Several processes may work in the same folder. A run in progress in another process is skipped and tried again after
+    the others, in case that process has died.
 
     Args:
-        experiments: what is to be there.
-        output: gets one folder a run.
-        load: gives the data set of a name.
-        limit: train and test with so many images at most, evenly spread over either split.
-        run_options: fields of `RunOptions` beside the seed.
-        say: takes lines about what goes on.
-        tell: gives the arguments of `fit` and `resume` by which a training with a recipe tells of itself.
+        experiments: runs to complete.
+        output: parent folder, with one folder per run.
+        load: function from a name to its data set.
+        limit: maximum number of images, evenly spaced, in each split.
+        run_options: fields of `RunOptions` other than the seed.
+        say: function that is called with progress messages.
+        tell: function from a recipe and a data set to arguments for progress output of `fit` and `resume`.
 
     Returns:
-        The folders of all experiments, in the order in which they are trained.
+        The folders of all experiments, in training order.
 
     Raises:
-        ValueError: some runs failed, of which the message names the first; all others were trained. Or a data set is
-            not there.
+        ValueError: some runs failed (the message names the first; all others were trained), or a data set is missing.
     """
     ordered = sorted(experiments, key=lambda each: list(DATA).index(each.data) if each.data in DATA else len(DATA))
     folders = [output / each.folder_name(limit) for each in ordered]
     pending = [pair for pair in zip(ordered, folders, strict=True) if not _is_finished(pair[1])]
     runs = f"{len(ordered)} run{'' if len(ordered) == 1 else 's'}"
-    say(f"{runs}, {len(ordered) - len(pending)} of them finished before; in {output}")
+    say(f"{runs}, {len(ordered) - len(pending)} already finished; in {output}")
     loaded: dict[str, Dataset] = {}
     clock = _Clock(pending)
     failed: list[str] = []
@@ -95,7 +94,7 @@ def train_all(
         left = []
         for number, (each, folder) in waiting:
             if each.data not in loaded:
-                loaded.clear()  # Not needed beside those of this one.
+                loaded.clear()  # Frees the previous data set.
                 loaded[each.data] = _limited(load(each.data), limit)
             say(f"{number} of {len(pending)}: {folder.name} ({each.recipe.epochs} epochs, recipe {each.recipe.name})")
             try:
@@ -110,7 +109,7 @@ def train_all(
             say(f"   {outcome}")
         waiting = left if len(left) < len(waiting) else []
     if left:
-        say(f"{len(left)} of {len(pending)} runs are left to other processes")
+        say(f"{len(left)} of {len(pending)} runs are in progress in other processes")
     if failed:
         raise ValueError(f"{len(failed)} of {len(pending)} runs failed; the first: {failed[0]}")
     return folders
@@ -127,7 +126,7 @@ def _train(
     run_options: Mapping[str, object],
     tell: Callable[[Recipe, Dataset], Mapping[str, Any]],
 ) -> float:
-    """Begins or resumes a run; its test accuracy."""
+    """Starts or resumes a run; returns its test accuracy."""
     import keras
 
     from keras_sharenets.training.devices.devices import connect
@@ -136,12 +135,12 @@ def _train(
     told = tell(each.recipe, dataset)
     options = RunOptions(**{**run_options, "seed": each.seed})
     run = None
-    # Standard output is for the answer.
+    # Standard output is reserved for the result.
     with contextlib.redirect_stdout(sys.stderr):
-        # Until another process has written its first record, the lock alone says that it is there.
+        # Before another process writes its first record, only the lock shows that it owns the folder.
         with hold_folder(folder) if connect(options.strategy).chief else contextlib.nullcontext():
             is_begun = (folder / "metrics.json").is_file()
-        with contextlib.suppress(RunExistsError):  # Begun by another process since.
+        with contextlib.suppress(RunExistsError):  # Another process has started it in the meantime.
             if not is_begun:
                 more = {"recipe": each.recipe, "options": each.options, "run_options": options}
                 run = fit(each.network, dataset, folder, **more, **told)
@@ -152,7 +151,7 @@ def _train(
 
 
 def _limited(dataset: Dataset, limit: int | None) -> Dataset:
-    """The data set with so many images at most in either split; its note says so."""
+    """The data set with at most `limit` images in each split, as stated in its note."""
     from keras_sharenets.images import evenly_spaced
 
     if limit is None:
@@ -164,7 +163,7 @@ def _limited(dataset: Dataset, limit: int | None) -> Dataset:
 
 
 class _Clock:
-    """Says how much time is left, if it goes with multiply-adds, images and epochs."""
+    """Estimates the remaining time, assumed proportional to multiply-adds, images and epochs."""
 
     def __init__(self, pending: Sequence[tuple[Experiment, pathlib.Path]]) -> None:
         self.left = sum(_work(each) for each, _ in pending)
@@ -172,7 +171,7 @@ class _Clock:
         self.start = time.monotonic()
 
     def tick(self, each: Experiment) -> str:
-        """The end of a line, after a run."""
+        """The text to append to the message after a run."""
         self.done += _work(each)
         self.left -= _work(each)
         if not self.left or not self.done:

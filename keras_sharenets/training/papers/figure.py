@@ -1,4 +1,4 @@
-"""Draws a table or figure of a paper: its own points, and those of runs beside them."""
+"""Plots a table or figure of a paper: published points together with those of runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLORS = (BLUE, ORANGE, GREEN, RED, DARK, GRAY)
-_LOGARITHMIC = {"parameters": "parameters, as the paper counts them", "compression": "how many times fewer parameters"}
+_LOGARITHMIC = {"parameters": "parameters, counted as in the paper", "compression": "parameter reduction factor"}
 
 
 def draw(
@@ -43,17 +43,17 @@ def draw(
     groups: Sequence[Group],
     data: str | None,
 ) -> bytes:
-    """A PNG file with a column of panels for each entry and data set: accuracies, and what the entry also draws.
+    """A PNG file with a column of panels for each entry and data set: accuracies, and further panels of the entry.
 
     Args:
-        paper: whose entries they are.
-        entries: those to draw.
-        chosen: key of an entry to the rows that are drawn of it.
-        groups: the runs that there are.
-        data: the name of the data set that runs are of; `None` for that of each row.
+        paper: the paper.
+        entries: entries to plot.
+        chosen: maps the key of each entry to the rows to plot.
+        groups: available runs.
+        data: name of the data set of the runs; `None` for the data set of each row.
 
     Raises:
-        ValueError: there is nothing to draw: the paper prints nothing, nothing else is drawn, and there are no runs.
+        ValueError: there is nothing to plot: no published numbers, no further panels, and no runs.
     """
     columns = []
     for entry in entries:
@@ -65,7 +65,7 @@ def draw(
             columns += [(entry, name, rows, found, panels)] if panels else []
     if not columns:
         keys = ", ".join(entry.key for entry in entries)
-        raise ValueError(f"There is nothing to draw of {keys}: no figures in the paper's text, and no runs (`--run`).")
+        raise ValueError(f"There is nothing to plot for {keys}: no numbers in the paper's text, and no runs (`--run`).")
     most = max(len(panels) for *_, panels in columns)
     figure = new_figure(7.5 * len(columns), 6 if most == 1 else 4 * most, paper.name)
     places = figure.subplots(most, len(columns), squeeze=False).T
@@ -76,7 +76,7 @@ def draw(
         epochs = sorted({group.run.recipe.epochs for groups_here in found.values() for group in groups_here})
         if epochs:
             text = " to ".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))
-            column[0].set_title(f"runs here: {text} epochs", loc="right", fontsize=9, color=QUIET)
+            column[0].set_title(f"our runs: {text} epochs", loc="right", fontsize=9, color=QUIET)
         for axes in column[len(panels) :]:
             axes.remove()
         for axes, size in zip(column, panels, strict=False):
@@ -94,8 +94,8 @@ def draw(
                 percent(axes.yaxis)
             frame(axes)
     drawn = {bool(size) for *_, panels in columns for size in panels}
-    points = "Filled and bands: runs here, mean and deviation over seeds. Hollow: figures of the paper."
-    squares = "Squares: by arithmetic, nothing is trained for them."
+    points = "Filled points and bands: our runs, mean and standard deviation over seeds. Open points: paper."
+    squares = "Squares: computed from the architecture, without training."
     caption(figure, "\n".join(text for text, of_sizes in ((points, False), (squares, True)) if of_sizes in drawn))
     for axes, across, up, names in named:
         if names:
@@ -104,7 +104,7 @@ def draw(
 
 
 def _draw_sizes(axes: Axes, paper: Paper, entry: Entry, rows: Sequence[Row], size: str) -> None:
-    """One of the sizes of the rows, or what their networks count, over the axis of the accuracies."""
+    """Plots one of the rows' `sizes`, or the parameters of their networks, over the axis of the accuracies."""
     series = list(dict.fromkeys(row.series for row in rows))
     for name in series:
         own = [row for row in rows if row.series == name]
@@ -120,7 +120,7 @@ def _draw_sizes(axes: Axes, paper: Paper, entry: Entry, rows: Sequence[Row], siz
 
 
 def _draw_curves(axes: Axes, rows: Sequence[Row], found: Mapping[int, Sequence[Group]]) -> None:
-    """Test accuracy by epoch: the mean over the seeds, and the deviation as a band."""
+    """Plots test accuracy by epoch: the mean over the seeds, and the standard deviation as a band."""
     labeled = [(rows[index], group) for index, groups in found.items() for group in groups]
     for number, (row, group) in enumerate(labeled):
         color = COLORS[number % len(COLORS)]
@@ -146,9 +146,9 @@ Names = tuple[list[float], list[float], list[str]]
 def _draw_points(
     axes: Axes, paper: Paper, entry: Entry, rows: Sequence[Row], found: Mapping[int, Sequence[Group]]
 ) -> Names:
-    """The paper's points and those of runs; where points that are not in a line are, and their names."""
+    """Plots the published points and those of runs; returns positions and names of points outside lines."""
     is_error = rows[0].is_error
-    # Where some rows are in no line, all are named.
+    # If some rows belong to no line, all points are labeled instead.
     lined = all(row.series for row in rows)
     series = list(dict.fromkeys(row.series for row in rows)) if lined else []
     names: Names = [], [], []
@@ -162,7 +162,7 @@ def _draw_points(
             points.append((float(row.accuracy) / 100, float(row.deviation or "nan") / 100, False))
         finished = [group for group in found[index] if group.accuracies]
         if finished:
-            # Of several trainings, the longest is the nearest to the paper's.
+            # Of several groups, the one with the most epochs is the closest to the paper.
             longest = max(finished, key=lambda group: group.run.recipe.epochs)
             mean, deviation = mean_and_deviation(longest.accuracies.values())
             points.append((mean, np.nan if deviation is None else deviation, True))
@@ -184,7 +184,7 @@ def _draw_points(
             "markerfacecolor": color if is_ours else "none",
         }
         line = "none" if not name else "-" if is_ours else "--"
-        label = f"{name}, {'here' if is_ours else 'paper'}" if name else None
+        label = f"{name}, {'ours' if is_ours else 'paper'}" if name else None
         places, heights, deviations = zip(*points, strict=True)
         axes.errorbar(places, heights, deviations, linestyle=line, label=label, **style)
     if entry.across in _LOGARITHMIC:
@@ -200,7 +200,7 @@ def _draw_points(
 
 
 def _across(paper: Paper, entry: Entry, row: Row) -> float | None:
-    """The place of a row on the lower axis; `None` where it is not known."""
+    """The horizontal position of a row; `None` if unknown."""
     if entry.across not in _LOGARITHMIC:
         return row.at
     if row.network is None:

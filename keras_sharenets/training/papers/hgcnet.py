@@ -1,11 +1,11 @@
 """Tables and figures of HGC: "Hierarchical Group Convolution for Highly Efficient Neural Network", arXiv 1906.03657.
 
-The paper prints error rates in per cent, of one run each as far as it says.
+The paper reports error rates in percent, apparently of single runs.
 """
 
 from keras_sharenets.training.papers.entries import Entry, Paper, Row, rows
 
-_OF_A_LAYER = "A diagram of how a layer or a module is put together; nothing is trained."
+_OF_A_LAYER = "A diagram of a layer or a module; involves no training."
 
 
 def _by_groups(kind: str, groups: int, multiply_adds: str, parameters: str, error: str) -> tuple[Row, ...]:
@@ -25,10 +25,10 @@ _TABLE1 = (
 )
 _HGC_67 = {"cifar10": "5.61", "cifar100": "25.83", "multiply_adds": "112M"}
 _HGC_91 = {"cifar10": "5.53", "cifar100": "24.42", "multiply_adds": "187M"}
-_STRIDES = "groups and strides are ours: with 3 groups and no stride in the first stage its counts are met within 2 %"
+_STRIDES = "groups and strides are our choice: 3 groups and no stride in the first stage match its counts within 2 %"
 _SHUFFLENET = {"cifar10": "7.71", "cifar100": "29.94", "multiply_adds": "161M", "note": _STRIDES}
 _MOBILENET = {"cifar10": "6.04", "cifar100": "31.92", "multiply_adds": "158M"}
-_WIDTH = "width and strides are ours: with them its multiply-adds are met, and without normalization 1.19M parameters"
+_WIDTH = "width and strides are our choice: they match its multiply-adds, with 1.19M parameters without normalization"
 _NARROW = {"options": {"width_multiplier": 0.7, "strides": (1, 1, 1, 1, 2, 1, 2, 1)}, "note": _WIDTH}
 _TABLE2 = (
     *rows("ShuffleNet", "shufflenet_v1_g3", "0.91M", is_error=True, **_SHUFFLENET),
@@ -36,10 +36,10 @@ _TABLE2 = (
     *rows("HGCNet-67", "hgcnet_67_g4", "0.58M", is_error=True, **_HGC_67),
     *rows("HGCNet-91", "hgcnet_91_g4", "0.97M", is_error=True, **_HGC_91),
 )
-_AS_PRINTED = "the paper that the error is from counts 1.7M"
-# VGG-16-pruned-A of Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, by its widths: half the filters of
-# the first and of the last six convolutions make 5.40M with one dense layer of 512.
-_NO_VGG = "5.40M and the error are those of a trained VGG-16 that was pruned; nothing is trained from the start"
+_AS_PRINTED = "the paper that reports the error counts 1.7M"
+# VGG-16-pruned-A of Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, judging by its widths: half the
+# filters of the first and of the last six convolutions give 5.40M with one dense layer of 512.
+_NO_VGG = "5.40M and the error are those of a pruned pretrained VGG-16; it is not trained from scratch"
 _TABLE3 = (
     *rows("VGG, depth 16", None, "5.40M", cifar10="6.60", is_error=True, note=_NO_VGG),
     *rows("ResNet, depth 56", "resnet_56", "0.85M", cifar10="6.97", is_error=True),
@@ -48,10 +48,10 @@ _TABLE3 = (
     *rows("HGCNet, depth 42", "hgcnet_42_g4", "0.28M", cifar10="6.36", is_error=True),
     *rows("SE-HGCNet, depth 42", "se_hgcnet_42_g4", "0.37M", cifar10="5.81", is_error=True),
 )
-# Same number of groups on the left, and on the right networks of about as many parameters: 0.22M and 0.23M.
+# On the left the same number of groups, on the right networks with about the same parameters: 0.22M and 0.23M.
 _PAIRS_OF_CURVES = tuple(row for row in _TABLE1 if row.network in ("sgcnet_42_g4", "hgcnet_42_g4", "hgcnet_42_g6"))
-_WHICH = "The text does not name the networks: those of 4 groups, and HGCNet with 6, which has as many parameters."
-_AS_TABLE_1 = "Multiply-adds as in table 1. Parameters are those with 10 classes."
+_WHICH = "The text does not name the networks. We use those with 4 groups, and HGCNet with 6 for similar parameters."
+_AS_TABLE_1 = "Multiply-adds as in table 1. Parameters are counted with 10 classes."
 
 PAPER = Paper(
     "HGC",
@@ -60,7 +60,7 @@ PAPER = Paper(
             "table1",
             "Hierarchical and standard group convolutions by the number of groups",
             _TABLE1,
-            note="Our multiply-adds are 3 to 9 % below: the paper seems to count normalization and activation too.",
+            note="Our multiply-adds are 3 to 9 % lower: the paper seems to count normalization and activation, too.",
         ),
         Entry(
             "table2",
@@ -72,8 +72,8 @@ PAPER = Paper(
         Entry("figure1", "Group convolutions without and with a shuffle", note=_OF_A_LAYER),
         Entry("figure2", "The hierarchical group convolution", note=_OF_A_LAYER),
         Entry("figure3", "A bottleneck and the HGC module", note=_OF_A_LAYER),
-        Entry("figure4a", "Error by the number of groups", _TABLE1, across="groups", note="Its figures: table 1."),
-        Entry("figure4b", "Error against parameters", _TABLE1, note="Its figures are those of table 1."),
+        Entry("figure4a", "Error by the number of groups", _TABLE1, across="groups", note="Numbers from table 1."),
+        Entry("figure4b", "Error against parameters", _TABLE1, note="Numbers from table 1."),
         Entry("figure5", "Training of HGCNet and SGCNet", _PAIRS_OF_CURVES, across="epochs", note=_WHICH),
     ),
     recipes={"cifar10": "hgcnet-cifar10", "cifar100": "hgcnet-cifar100"},

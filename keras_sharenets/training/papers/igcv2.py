@@ -1,7 +1,7 @@
 """Tables and figures of IGC-V2: "Interleaved Structured Sparse Convolutional Neural Networks", CVPR 2018.
 
-Accuracies are in per cent, with what is probably the deviation over some runs; table 7 has error rates. Parameters are
-those of convolutions alone, and multiply-adds are counted for images of 32x32 pixels.
+Accuracies are in percent, probably with the standard deviation over several runs; table 7 has error rates. Parameters
+count convolutions only, and multiply-adds are for images of 32x32 pixels.
 """
 
 from keras_sharenets.ops import balance
@@ -68,23 +68,23 @@ _TABLE6 = (
 )
 
 
-_NOT_HERE = "quoted there from another paper; the library does not have it"
-_NO_WIDTHS = "quoted there; its widths are not told, and ResNet-18 with twice the channels has 44.9M"
+_NOT_HERE = "quoted from another paper; not in this library"
+_NO_WIDTHS = "quoted from another paper, which gives no widths; ResNet-18 with twice the channels has 44.9M"
 
 
 def _other(label: str, parameters: str, note: str = _NOT_HERE, **printed: str) -> tuple[Row, ...]:
-    """A network of others that the library does not have."""
+    """A network of another paper that is not in this library."""
     return rows(label, None, parameters, is_error=True, note=note, **printed)
 
 
-_WRN_32 = {"options": {"depth": 34}, "note": "depth 34 as wide ResNets are counted elsewhere"}
-_NO_STRIDE = "quoted there; our wide ResNets have no stride in the stem, as 64x64 pixels would need"
-_QUOTED = "quoted there from another paper"
+_WRN_32 = {"options": {"depth": 34}, "note": "depth 34 in the usual way of counting wide ResNets"}
+_NO_STRIDE = "quoted from another paper; our wide ResNets lack the strided stem that 64x64 pixels would need"
+_QUOTED = "quoted from another paper"
 _RESNET_110 = {"cifar10": "6.41", "cifar100": "27.76", "note": _QUOTED}
 _RESNET_110_AGAIN = {"cifar10": "5.52", "cifar100": "28.02", "note": _QUOTED}
-_STRIDED = f"{_QUOTED}; the stride of the stem, as of the paper's own networks on these images, is ours"
+_STRIDED = f"{_QUOTED}; the strided stem is our choice, like that of the paper's own networks on these images"
 _RESNET_110_STRIDED = {"tiny_imagenet": "46.5", "options": {"stem_strides": 2}, "note": _STRIDED}
-_STEM_OPEN = f"{_QUOTED}; its stem is our reading: with that for ImageNet, of 7x7, it has 21.4M parameters too"
+_STEM_OPEN = f"{_QUOTED}; the stem is our interpretation: with the 7x7 ImageNet stem it has 21.4M parameters, too"
 _PREACT = {"cifar10": "5.46", "cifar100": "24.33", "note": _QUOTED}
 _WRN_40 = {"cifar10": "4.53", "cifar100": "21.18", "note": _QUOTED}
 _STAR_416 = {"cifar10": "5.49", "cifar100": "22.95", "tiny_imagenet": "38.81", "multiply_adds": "152M"}
@@ -126,7 +126,7 @@ _DEEPER = tuple(
         at=depth,
     )
 )
-# Weights of a block in figures 2 and 3: those of table 2's first IGC-V2, C = 144, which the text of figure 2 fits.
+# Weights of a block in figures 2 and 3: as in the first IGC-V2 of table 2, C = 144, consistent with the text.
 _BUDGET = 4752
 
 
@@ -139,7 +139,7 @@ def _block_row(block: balance.Block, letter: str, at: int, sizes: dict[str, floa
 
 
 def _by_branch(convolutions: int, branches: tuple[int, ...]) -> tuple[Row, ...]:
-    """A part of figure 2: the widest block of each K, and what the color of its bar says."""
+    """A part of figure 2: the widest block for each K, with the meaning of the color of its bar."""
     blocks = [balance.widest(_BUDGET, convolutions, size) for size in branches]
     best = min(blocks, key=lambda block: max(block.paths, 1 / block.paths))
     return tuple(
@@ -148,7 +148,7 @@ def _by_branch(convolutions: int, branches: tuple[int, ...]) -> tuple[Row, ...]:
             "K",
             block.branch_channels,
             {"density": round(block.density, 3)},
-            "nearest to complementary" if block is best else "sparse" if block.paths < 1 else "dense, redundant",
+            "closest to complementary" if block is best else "sparse" if block.paths < 1 else "dense, redundant",
         )
         for block in blocks
     )
@@ -162,11 +162,11 @@ _BY_CONVOLUTIONS = tuple(
     for block in (balance.widest_dense(_BUDGET, convolutions) for convolutions in range(2, 9))
 )
 _OUR_BLOCKS = (
-    f"Values of C and K, and those of L in figure 2, stand in the figure alone, not in the text: ours are the widest "
-    f"blocks of at most {_BUDGET} weights, as many as table 2's first IGC-V2 has"
+    f"The text does not give the values of C and K, nor of L in figure 2. We use the widest blocks of at most {_BUDGET} "
+    "weights, the number of the first IGC-V2 in table 2"
 )
-_OUR_DATA = "The text gives no figures and does not name the data: CIFAR-100, as in figures 2 and 3, is our reading."
-_PER_BLOCK = "The paper counts one of six blocks, ours are whole networks; `sharenets list 'plain_*'` has the blocks."
+_OUR_DATA = "The text gives no numbers and does not name the data. We use CIFAR-100, as in figures 2 and 3."
+_PER_BLOCK = "The paper counts one of six blocks, we count networks; `sharenets list 'plain_*'` shows the blocks."
 
 PAPER = Paper(
     "IGC-V2",
@@ -174,15 +174,15 @@ PAPER = Paper(
         Entry(
             "table1",
             "The architectures, layer by layer",
-            note="Nothing is trained: `sharenets describe igcv2_c64_d8` shows ours.",
+            note="Involves no training. `sharenets describe igcv2_c64_d8` shows our network.",
         ),
         Entry("table2", "Xception and IGC-V2 of eight layers, by width", _TABLE2, note=_PER_BLOCK),
         Entry("table3", "Xception, IGC-V1 and IGC-V2* of depth 20, by width", _TABLE3),
         Entry("table4", "Xception and IGC-V2, by depth", _TABLE4),
         Entry("table5", "IGC-V1 and two kinds of IGC-V2 of eight layers, by width", _TABLE5, note=_PER_BLOCK),
         Entry("table6", "IGC-V1 and IGC-V2, by depth", _TABLE6),
-        Entry("table7", "IGC-V2* and networks of others", _TABLE7),
-        Entry("figure1", "The interleaved structured sparse convolution", note="A diagram; nothing is trained."),
+        Entry("table7", "IGC-V2* and networks of other papers", _TABLE7),
+        Entry("figure1", "The interleaved structured sparse convolution", note="A diagram; involves no training."),
         *(
             Entry(
                 f"figure2{part}",
@@ -198,7 +198,7 @@ PAPER = Paper(
             "figure3",
             "Accuracy, width and non-sparsity by L",
             _BY_CONVOLUTIONS,
-            note=f"{_OUR_BLOCKS}, with every output reading every input (`keras_sharenets.ops.balance.widest_dense`).",
+            note=f"{_OUR_BLOCKS}; every output reads every input (`keras_sharenets.ops.balance.widest_dense`).",
             across="convolutions of a block, L",
             also=("channels", "non-sparsity"),
         ),

@@ -1,4 +1,4 @@
-"""Runs of the papers' networks: which there are, and what those that differ in their seed say together."""
+"""Finds runs of the papers' networks and groups those that differ only in their seed."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from keras_sharenets.training.run.record import Run, read_metrics
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but their seed, by which they are ordered."""
+    """Runs that differ only in their seed, ordered by seed."""
 
     runs: tuple[Run, ...]
 
     @property
     def run(self) -> Run:
-        """The first: but for accuracies it stands for all."""
+        """The first run, which represents all except for accuracies."""
         return self.runs[0]
 
     @property
     def accuracies(self) -> dict[int, float]:
-        """Seed to test accuracy after the last epoch, of the runs that are finished."""
+        """Maps the seeds of the finished runs to test accuracy after the last epoch."""
         return {run.seed: run.test_accuracy for run in self.runs if run.test_accuracy is not None}
 
     @property
     def top5_accuracies(self) -> dict[int, float]:
-        """The same for top-5, where it was measured."""
+        """The same for top-5 accuracy, where measured."""
         finished = {run.seed: run.last.test_top5_accuracy for run in self.runs if run.test_accuracy is not None}
         return {seed: value for seed, value in finished.items() if value is not None}
 
 
 def mean_and_deviation(values: Iterable[float]) -> tuple[float, float | None]:
-    """The mean, and the deviation of a sample (divided by n - 1); `None` for one value.
+    """The mean and the sample standard deviation (divisor n - 1), which is `None` for a single value.
 
     >>> mean_and_deviation([0.5, 0.75, 1.0])
     (0.75, 0.25)
@@ -46,7 +46,7 @@ def mean_and_deviation(values: Iterable[float]) -> tuple[float, float | None]:
 
 
 def percent(values: Iterable[float], *, error: bool = False) -> str:
-    """Shares of 1 in per cent, `"65.30 ± 0.69"`; of errors if they are accuracies and `error` is asked for.
+    """Mean and deviation of fractions in percent, `"65.30 ± 0.69"`; `error` converts accuracies to error rates.
 
     >>> percent([0.5, 0.75, 1.0]), percent([0.9], error=True), percent([])
     ('75.00 ± 25.00', '10.00', '-')
@@ -60,7 +60,7 @@ def percent(values: Iterable[float], *, error: bool = False) -> str:
 
 
 def find_runs(folders: Iterable[pathlib.Path]) -> list[Run]:
-    """The runs in the folders of some folders, of which one epoch at least is finished; broken records are left out."""
+    """The runs in the subfolders of `folders` with at least one finished epoch; ignores broken records."""
     found = []
     for folder in folders:
         for path in sorted(folder.glob("*/metrics.json")):
@@ -73,9 +73,9 @@ def find_runs(folders: Iterable[pathlib.Path]) -> list[Run]:
 
 
 def group_runs(runs: Iterable[Run], rows: Sequence[Row]) -> list[Group]:
-    """The runs of the networks of some rows, on whatever data, those of a group together; in the order of the rows.
+    """Groups the runs of the networks in `rows`, on any data set, in the order of the rows.
 
-    Two runs with the same seed are one: the first that is finished.
+    Of several runs with the same seed, only the first finished one counts.
     """
     networks = list(dict.fromkeys((row.network, str(dict(row.options))) for row in rows if row.network))
     groups: dict[tuple, dict[int, Run]] = {}
@@ -89,7 +89,7 @@ def group_runs(runs: Iterable[Run], rows: Sequence[Row]) -> list[Group]:
 
 
 def groups_of(groups: Iterable[Group], row: Row, data: str) -> list[Group]:
-    """Those of one row on one data set."""
+    """The groups of one row on one data set."""
     wanted = (row.network, str(dict(row.options)))
     return [group for group in groups if _network(group.run) == wanted and group.run.data["name"] == data]
 

@@ -1,23 +1,23 @@
 """Tables and figures of ShardNet: "One filter set to rule them all", submission to ICLR 2020.
 
-Accuracies are in per cent. Parameters are those of convolutions, biases included: what the paper calls |W_conv|.
+Accuracies are in percent. Parameters count convolutions including biases: |W_conv| in the paper.
 """
 
 from keras_sharenets.training.papers.entries import Entry, Paper, Row, rows
 
-_OF_A_NETWORK = "A diagram of how networks or blocks are put together; nothing is trained."
-_LAYERS = "The architectures, layer by layer: nothing is trained. `sharenets describe NAME` shows ours."
+_OF_A_NETWORK = "A diagram of networks or blocks; involves no training."
+_LAYERS = "The architectures, layer by layer; involves no training. `sharenets describe NAME` shows our networks."
 _PARAMETERS = {
     "E-VGGNet": {32: "112K", 64: "445K", 128: "1.8M", 256: "7.1M", 320: "11.1M", 512: "28M"},
     "S-VGGNet": {32: "9.3K", 64: "37K", 128: "148K", 256: "590K", 320: "922K", 512: "2.4M"},
     "SL-VGGNet": {32: "13.3K", 64: "53.3K", 128: "213K", 256: "852K", 320: "1.3M", 512: "3.4M"},
 }
 _E, _S, _SL = _PARAMETERS
-_OTHERS = "quoted there from another paper; the library does not have it"
+_OTHERS = "quoted from another paper; not in this library"
 
 
 def _vggnets(data: str, printed: dict[str, dict[int, str]]) -> tuple[Row, ...]:
-    """Rows width by width; `printed` has the accuracies of each kind by width."""
+    """Rows ordered by width; `printed` has the accuracies of each kind by width."""
     made = []
     for width in printed[_E]:
         for kind, accuracies in printed.items():
@@ -85,7 +85,7 @@ _TABLE2A = (
     *rows("SL-ResNet-34 (n = 512)", "sl_resnet_34_512", "3.2M", tiny_imagenet=("62.5", "83.8")),
     *rows("SL-ResNet-34 (n = 256)", "sl_resnet_34_256", "794K", tiny_imagenet=("56.2", "80.0")),
 )
-_NO_TOP1 = f"{_OTHERS}; our copy has one top-1 figure for this row and the next, which fits that one better"
+_NO_TOP1 = f"{_OTHERS}; our copy has one top-1 value for this row and the next, and it fits the next one better"
 _TABLE2B = (
     *rows("SWRN 50-2", None, "69M", imagenet=("78.26", "94.05"), note=_OTHERS),
     *rows("ResNet-50", "e_resnet_50", "26.8M", imagenet=("77.15", "93.3")),
@@ -100,11 +100,11 @@ _TABLE2B = (
 
 
 def _resnets(blocks: int, data: str, width: int, parameters: str, accuracy: str, **shared: str) -> tuple[Row, ...]:
-    """A row of table 7: the unshared network, and those that share, `n64="89.7"`."""
+    """A row of table 7: the unshared network and the shared ones, such as `n64="89.7"`."""
     made = rows(f"E{blocks}-ResNet", f"e{blocks}_resnet_{width}", parameters, **{data: accuracy}, series="E-ResNet")
     for key, printed in shared.items():
         label, network = f"SL{blocks}-ResNet (n = {key[1:]})", f"sl{blocks}_resnet_{key[1:]}"
-        # The paper prints its compression in place of its parameters.
+        # The paper reports compression instead of parameters.
         made += rows(label, network, **{data: printed}, series=f"SL-ResNet (n = {key[1:]})")
     return made
 
@@ -119,7 +119,7 @@ _TABLE7B = (
     *_resnets(5, "cifar100", 32, "1.9M", "74.1", n128="68.1", n256="74.8"),
     *_resnets(7, "cifar100", 32, "2.7M", "74.6", n128="70.1", n256="73.9"),
 )
-_WITH_STATISTICS = "quoted there from another paper; counted with moving statistics"
+_WITH_STATISTICS = "quoted from another paper; the count includes moving statistics"
 _TABLE8 = (
     *rows("ResNet-34", "resnet_34_cifar", "21.30M", cifar10="94.72", note=_WITH_STATISTICS),
     *rows("ResNet-18", "resnet_18_cifar", "11.18M", cifar10="94.18", note=_WITH_STATISTICS),
@@ -134,7 +134,7 @@ _SL7_128 = rows("SL7-ResNet (n = 128)", "sl7_resnet_128", cifar10="93.2")
 _SL7_256 = rows("SL7-ResNet (n = 256)", "sl7_resnet_256", cifar100="73.9")
 _SL2_TINY = rows("SL2-VGGNet (n = 512)", "sl2_vggnet_512", "3.4M", tiny_imagenet=("59.4", "82.8"))
 _SL50_TINY = rows("SL-ResNet-50 (n = 512)", "sl_resnet_50_512", "18.5M", tiny_imagenet=("62.7", "84.5"))
-_BY_TABLE = "Its points, as far as the text has them, are those of {}."
+_BY_TABLE = "Points from {}, where the text gives numbers."
 
 
 def _traded(data: str, networks: tuple[Row, ...], *kinds: str) -> tuple[Row, ...]:
@@ -152,12 +152,12 @@ def _trade(key: str, networks: tuple[Row, ...], *kinds: str, table: str) -> Entr
 PAPER = Paper(
     "ShardNet",
     (
-        Entry("table1a", "VGGNets without sharing, with it, and with blending, by width", _ON_CIFAR10),
-        Entry("table1b", "VGGNets on CIFAR-10, and others that are compressed", _TABLE1B),
+        Entry("table1a", "VGGNets without sharing, with sharing, and with blending, by width", _ON_CIFAR10),
+        Entry("table1b", "VGGNets and other compressed networks on CIFAR-10", _TABLE1B),
         Entry("table1c", "VGGNets on CIFAR-100", _TABLE1C),
         Entry("table1d", "VGGNets on Tiny ImageNet", _TABLE1D),
         Entry("table2a", "Deep ResNets on Tiny ImageNet", _TABLE2A),
-        Entry("table2b", "Deep ResNets on ImageNet, and others that are compressed", _TABLE2B),
+        Entry("table2b", "Deep ResNets and other compressed networks on ImageNet", _TABLE2B),
         Entry("table3", "The VGGNets", note=_LAYERS),
         Entry("table4", "The ResNets for the CIFARs", note=_LAYERS),
         Entry("table5", "The deep ResNets", note=_LAYERS),
@@ -166,12 +166,12 @@ PAPER = Paper(
             "table6b",
             "VGGNets by width, on Tiny ImageNet",
             _ON_TINY_IMAGENET,
-            note="In our copy the columns from n = 256 on are mixed up; E is put above SL, and SL above S.",
+            note="In our copy the columns from n = 256 are scrambled; we order them as E above SL above S.",
         ),
         Entry("table7a", "ResNets by blocks and width, on CIFAR-10", _TABLE7A),
         Entry("table7b", "ResNets by blocks and width, on CIFAR-100", _TABLE7B),
-        Entry("table8", "The best of the ResNets, and others that are compressed", _TABLE8),
-        Entry("figure1", "One convolution that is called again and again", note=_OF_A_NETWORK),
+        Entry("table8", "The best ResNets and other compressed networks", _TABLE8),
+        Entry("figure1", "A convolution that is called repeatedly", note=_OF_A_NETWORK),
         _trade("figure2a", _ON_CIFAR10, _S, table="table 1a"),
         _trade("figure2b", _ON_CIFAR100, _S, table="table 6a"),
         _trade("figure3a", _ON_CIFAR10, _S, _SL, table="table 1a"),
@@ -179,20 +179,20 @@ PAPER = Paper(
         _trade("figure3c", _ON_TINY_IMAGENET, _S, _SL, table="table 6b"),
         Entry("figure4a", "Blending layers of a VGGNet", _TABLE1B[4:5], analysis="--blending"),
         Entry("figure4b", "Blending layers of a ResNet", _SL7_256, analysis="--blending"),
-        Entry("figure5", "Blending weights that are pruned", _SL50_TINY, analysis="--blending"),
+        Entry("figure5", "Pruning of blending weights", _SL50_TINY, analysis="--blending"),
         Entry("figure6", "Basic and bottleneck blocks, without and with sharing", note=_OF_A_NETWORK),
         Entry(
             "figure7",
             "Blending layers of three VGGNets",
             (*_TABLE1B[4:5], *_SL2_TINY),
-            note="Our copy names the third alone; the first is that of figure 4.",
+            note="Our copy names only the third network; the first is that of figure 4.",
             analysis="--blending",
         ),
         Entry(
             "figure8",
             "Blending layers of four ResNets",
             (*_SL7_128, *_SL7_256, *_SL50_TINY),
-            note="Our copy names the last alone; of the others, the first is our reading of the text.",
+            note="Our copy names only the last network; of the others, the first is our interpretation of the text.",
             analysis="--blending",
         ),
     ),

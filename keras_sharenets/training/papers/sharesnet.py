@@ -1,16 +1,16 @@
 """Tables and figures of ShaResNet: "reducing residual network parameter number by sharing weights", PRL 2018.
 
-For the CIFARs the paper prints accuracies, though its table 2 calls them errors, and for ImageNet error rates.
+For the CIFARs the paper reports accuracies, although its table 2 calls them errors; for ImageNet, error rates.
 """
 
 from keras_sharenets.training.papers.entries import Entry, Paper, Row, rows
 
-_OF_A_BLOCK = "A diagram of how blocks share a convolution; nothing is trained."
-_QUOTED = "not trained there: the figure is that of the trainer which the paper names"
+_OF_A_BLOCK = "A diagram of blocks that share a convolution; involves no training."
+_QUOTED = "not trained in the paper: the number comes from the trainer that the paper names"
 
 
 def _pair(name: str, data: str, unshared: tuple[str, ...], shared: tuple[str, ...], **more) -> tuple[Row, ...]:
-    """A network without and with sharing: names, printed parameters and accuracies."""
+    """A network without and with sharing: names, published parameters and accuracies."""
     (network, parameters, *accuracies), (network_shared, parameters_shared, *accuracies_shared) = unshared, shared
     printed, printed_shared = (tuple(each) if each else None for each in (accuracies, accuracies_shared))
     note = {"note": _QUOTED} if data == "imagenet" and printed else {}
@@ -66,7 +66,7 @@ _FIGURE4 = (
     *rows("WRN-28-10", "wrn_28_10", cifar100=None, recipe=_NO_DROPOUT),
     *rows("WRN-28-10 Share", "sha_wrn_28_10", cifar100=None, recipe=_NO_DROPOUT),
 )
-_INCEPTION = rows("Inception v2", None, imagenet=None, note="the library has no Inception v2")
+_INCEPTION = rows("Inception v2", None, imagenet=None, note="this library has no Inception v2")
 
 PAPER = Paper(
     "ShaResNet",
@@ -75,32 +75,32 @@ PAPER = Paper(
             "table1",
             "Parameters without and with sharing",
             _COUNTED,
-            note="Its numbers of convolutions are those of `keras_sharenets.models.sharesnet.nominal_convolutions`.",
+            note="`keras_sharenets.models.sharesnet.nominal_convolutions` gives its numbers of convolutions.",
         ),
         Entry(
             "table2",
             "Accuracy without and with sharing",
             _TABLE2,
-            note="The table calls all figures errors; those of the CIFARs are accuracies. The difference for ResNet-34 "
-            "is 1.52 points, printed as 0.52.",
+            note="The table calls all numbers errors; those for the CIFARs are accuracies. The difference for "
+            "ResNet-34 is 1.52 points, printed as 0.52.",
         ),
-        Entry("table3", "Networks that share and unshared ones of as many parameters", _TABLE3),
+        Entry("table3", "Networks with sharing and unshared networks of similar size", _TABLE3),
         Entry("figure1", "A residual network that shares a convolution in each stage", note=_OF_A_BLOCK),
         Entry("figure2", "Four residual blocks", note=_OF_A_BLOCK),
-        Entry("figure3", "What of a block is shared", note=_OF_A_BLOCK),
+        Entry("figure3", "The shared part of a block", note=_OF_A_BLOCK),
         Entry(
             "figure4",
             "Test accuracy, epoch by epoch",
             _FIGURE4,
             across="epochs",
-            note="Means and deviations over 5 runs of ResNet-164 and 6 of WRN-28-10. Without dropout the recipe is "
-            "that of other networks on CIFAR-100.",
+            note="Means and deviations over 5 runs of ResNet-164 and 6 of WRN-28-10. Without dropout, the recipe of "
+            "other networks on CIFAR-100 is used.",
         ),
         Entry(
             "figure5",
             "Error on ImageNet against parameters",
             (*_ON_IMAGENET, *_INCEPTION),
-            note="Its figures are those of table 2.",
+            note="Numbers from table 2.",
         ),
     ),
     recipes={"cifar10": "sharesnet-cifar10", "imagenet": "sharesnet-imagenet"},

@@ -1,4 +1,4 @@
-"""The model card of a finished run, from its record: Markdown with a head that model hubs read."""
+"""The model card of a finished run: Markdown with a metadata header for model hubs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from keras_sharenets.training.run.record import Run
 
 CARD = "README.md"
-# What a schedule uses; what belongs to others is left out of the card.
+# The fields that each schedule uses; the card omits those of other schedules.
 _OF_SCHEDULE = {
     "step": ("milestones", "decay_factor", "warmup_epochs"),
     "cosine": ("warmup_epochs",),
@@ -27,17 +27,17 @@ _OF_SCHEDULE = {
 
 
 def describe_trainer(trainer: Mapping[str, Any]) -> str:
-    """The program that trained a network in place of `fit`, in one phrase."""
+    """One phrase about the program, other than `fit`, that trained a network."""
     return f"{trainer['program']}, on one {trainer['device']}, in {trainer['precision']}"
 
 
 def model_card(published: Published, counts: Profile | NetworkCounts, *, address: str = "") -> str:
-    """The card of a run, with figures of its int8 file where there is one.
+    """The card of a run, with results of its int8 file if there is one.
 
     Args:
         published: the run.
-        counts: those of its network.
-        address: what `keras.saving.load_model` is to be given, where that is not the file in the folder of the run.
+        counts: counts of its network.
+        address: argument for `keras.saving.load_model`; by default the file in the folder of the run.
 
     Returns:
         Markdown.
@@ -52,28 +52,28 @@ def model_card(published: Published, counts: Profile | NetworkCounts, *, address
     shape = "x".join(map(str, data["shape"]))
     normalized = f"normalizes them with mean {_numbers(data['mean'])} and variance {_numbers(data['variance'])}"
     images = (
-        f"{data['name']}: {data['note']}. {data['train']:,} images to train, {data['test']:,} to test, {shape}, "
-        f"{len(data['class_names'])} classes: {', '.join(data['class_names'])}. Pixels go in as they come, 0 to 255; "
+        f"{data['name']}: {data['note']}. {data['train']:,} training images, {data['test']:,} test images, {shape}, "
+        f"{len(data['class_names'])} classes: {', '.join(data['class_names'])}. The input is raw pixels from 0 to 255; "
         f"the network {normalized if run.recipe.normalization == 'channels' else 'whitens them'}."
     )
     figures = [
-        ("what", "value"),
+        ("metric", "value"),
         ("test accuracy, Keras in float32", f"{published.accuracy:.2%}"),
         *(() if int8 is None else _int8_figures(int8)),
         ("stored parameters", f"{counts.stored_parameters:,}"),
-        ("the same without sharing", f"{counts.effective_parameters:,}"),
+        ("parameters without sharing", f"{counts.effective_parameters:,}"),
         ("moving statistics", f"{counts.non_trainable_parameters:,}"),
-        ("multiply-adds an image", f"{counts.multiply_adds:,}"),
+        ("multiply-adds per image", f"{counts.multiply_adds:,}"),
     ]
     command = "export --formats hub" if address else "results --cards"
-    made = f"This card is made from `metrics.json` and `export/export.json` by `sharenets {command}`."
+    made = f"This card is generated from `metrics.json` and `export/export.json` by `sharenets {command}`."
     sections = {
         f"{title} on {data['name']}": f"```python\n{_usage(published, address)}\n```\n\n{made}",
         "Data": images,
         "Training": "\n".join(f"- {line}" for line in _training(run)),
-        "Figures": markdown_table(figures),
-        "Limits": "\n".join(f"- {line}" for line in _limits(run)),
-        "License": "Apache-2.0, as the package. The images have terms of their own: see their source.",
+        "Results": markdown_table(figures),
+        "Limitations": "\n".join(f"- {line}" for line in _limits(run)),
+        "License": "Apache-2.0, like the package. The images have separate terms: see their source.",
     }
     body = [f"{'#' if number == 0 else '##'} {name}\n\n{text}" for number, (name, text) in enumerate(sections.items())]
     return "\n".join(head) + "\n\n" + "\n\n".join(body) + "\n"
@@ -91,7 +91,7 @@ def _usage(published: Published, address: str) -> str:
             create = f'model = ksn.create_model("{each.model}"{arguments}, weights="{each.weights}")'
             return f"import keras_sharenets as ksn\n\n{create}"
     load = f'model = keras.saving.load_model("{address or "last.keras"}")'
-    return f"import keras\nimport keras_sharenets  # Keras does not know the layers without it\n\n{load}"
+    return f"import keras\nimport keras_sharenets  # registers the layers with Keras\n\n{load}"
 
 
 def _numbers(values: list[float]) -> str:
@@ -100,7 +100,7 @@ def _numbers(values: list[float]) -> str:
 
 def _training(run: Run) -> list[str]:
     recipe = dataclasses.asdict(run.recipe)
-    if run.dropout_rate is not None:  # That of the recipe is 0 where the network has one of its own.
+    if run.dropout_rate is not None:  # The recipe has 0 if the network defines its own dropout.
         recipe["dropout"] = run.dropout_rate
     unused = {name for names in _OF_SCHEDULE.values() for name in names} - set(_OF_SCHEDULE[run.recipe.schedule])
     unused |= {name for name in PARTS if recipe[name] == getattr(Recipe, name)}
@@ -112,17 +112,18 @@ def _training(run: Run) -> list[str]:
         return [*lines, f"by `fit` of keras_sharenets, in {run.seconds / 60:.0f} minutes"]
     lines.append(f"by {describe_trainer(run.trainer)}")
     if "test_accuracy" in run.trainer:
-        lines.append(f"test accuracy there, in that precision: {run.trainer['test_accuracy']:.2%}")
+        lines.append(f"test accuracy in that program and precision: {run.trainer['test_accuracy']:.2%}")
     return [*lines, *run.trainer["changes"], *run.trainer["notes"]]
 
 
 def _limits(run: Run) -> list[str]:
     return [
-        f"It knows the {len(run.data['class_names'])} classes above and answers with one of them, whatever the image.",
-        "The test split was the validation data too; there was no third split."
+        f"The network predicts one of the {len(run.data['class_names'])} classes above for any image.",
+        "The test split also served as validation data; there was no third split."
         if run.split == "test"
-        else "Epochs were compared on a validation split; the test split was gone through once, at the end.",
-        "Latency is that of a machine and is not recorded: `sharenets benchmark export/int8.tflite` measures it.",
-        "The figures are of one seed. The int8 file may differ from Keras about single images.",
-        "It is an example for small devices and a start for other images, not made for decisions about people.",
+        else "Epochs were compared on a validation split; the test split was used once, at the end.",
+        "Latency depends on the machine and is not recorded: `sharenets benchmark export/int8.tflite` measures it.",
+        "The results are for one seed. Predictions of the int8 file may differ from Keras for individual images.",
+        "The network is an example for small devices and a starting point for other images. It is not intended for "
+        "decisions about people.",
     ]

@@ -1,4 +1,4 @@
-"""The accuracy of a `.keras` or `.tflite` file on a test split."""
+"""Accuracy of a `.keras` or `.tflite` file on a test split."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from keras_sharenets.training.data.dataset import Dataset, Shape
 from keras_sharenets.training.run.record import FEW_CLASSES
 
 BATCH_SIZE = 256
-# The shape of an image, and what it is taken for and how.
+# The shape of an image, the head, and the function that predicts batches.
 Reader = tuple[Shape, Head, Callable[[Batches], np.ndarray]]
-# What is looked at of an image: all of it, the crop in the middle, or ten crops, whose probabilities are averaged.
+# Views of an image: the whole image, the center crop, or ten crops with averaged probabilities.
 CROPS = {"none": (None,), "center": (CENTER,), "ten": TEN}
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How many of the `images` of a test split a file gets right.
+    """Number of correct predictions among the `images` of a test split.
 
-    Right is the class that comes first; of one sigmoid the side of 0.5; of several the label alone above 0.5.
+    A prediction is the class with the highest probability. For one sigmoid, 0.5 is the threshold. For several sigmoids,
+    only the label may exceed 0.5.
     """
 
     file: str
     data: str
     correct: int
     images: int
-    correct_top5: int | None = None  # Among the five classes that come first; where there are more than `FEW_CLASSES`.
+    correct_top5: int | None = None  # Label among the five highest; `None` for at most `FEW_CLASSES` classes.
 
     @property
     def accuracy(self) -> float:
@@ -45,16 +46,16 @@ class Evaluation:
 
 
 def evaluate(path: str | pathlib.Path, dataset: Dataset, crops: str = "none") -> Evaluation:
-    """Runs a trained file over the test split.
+    """Evaluates a trained file on the test split.
 
     Args:
         path: `.keras` or `.tflite` file that takes raw pixels from 0 to 255.
-        dataset: what to test with.
-        crops: `"none"`, `"center"` or `"ten"` (corners, center, all mirrored too): of images whose short side is 8/7 of
-            what the file takes.
+        dataset: data set to test on.
+        crops: `"none"`, `"center"` or `"ten"` (corners and center, each also flipped). Images are resized to cover 8/7
+            of the input size before cropping.
 
     Raises:
-        ValueError: an argument is unknown, the file has another suffix, is missing or broken, or does not fit the data
+        ValueError: `crops` is unknown, the file has another suffix, is missing or broken, or does not match the data
             set.
     """
     _checks.one_of("crops", crops, tuple(CROPS))
@@ -66,7 +67,7 @@ def evaluate(path: str | pathlib.Path, dataset: Dataset, crops: str = "none") ->
 
 
 def count_top5(probabilities: np.ndarray, labels: np.ndarray) -> int:
-    """How many images `(images, classes)` have their class among the five that come first.
+    """The number of images whose label is among the five classes with the highest probabilities.
 
     >>> count_top5(np.array([[0.3, 0.2, 0.1, 0.15, 0.12, 0.13]] * 2), np.array([2, 4]))
     1
@@ -76,7 +77,7 @@ def count_top5(probabilities: np.ndarray, labels: np.ndarray) -> int:
 
 
 def predict_test_split(path: str | pathlib.Path, dataset: Dataset, crops: str = "none") -> np.ndarray:
-    """The probabilities `(images, classes)` that a file gives the test split; arguments and errors as `evaluate`."""
+    """Class probabilities `(images, classes)` for the test split; arguments and errors as in `evaluate`."""
     head, outputs = _run(path, dataset, crops)
     return head.by_class(outputs)
 
@@ -91,8 +92,8 @@ def _run(path: str | pathlib.Path, dataset: Dataset, crops: str) -> tuple[Head, 
     _check_shape(path, shape, dataset, crops)
     if head.classes != len(dataset.class_names):
         raise ValueError(
-            f"{path} gives {head.units} numbers per image, which tell {head.classes} classes apart, but {dataset.name}"
-            f" has {len(dataset.class_names)} classes."
+            f"{path} has {head.units} outputs for {head.classes} classes, but {dataset.name} has "
+            f"{len(dataset.class_names)} classes."
         )
     height, width, _ = shape
     size = None if crops == "none" or height is None or width is None else (height, width)
@@ -105,8 +106,8 @@ def _check_shape(path: pathlib.Path, shape: Shape, dataset: Dataset, crops: str)
         return
     if len(shape) != 3 or any(side not in (None, given) for side, given in zip(shape, dataset.shape, strict=True)):
         raise ValueError(
-            f"{path} takes images of the shape {shape}, but those of {dataset.name} are {dataset.shape}"
-            f"{': `crops` takes what it needs of each.' if crops == 'none' else '.'}"
+            f"{path} takes images of shape {shape}, but those of {dataset.name} have {dataset.shape}."
+            f"{' Use `crops` to crop them.' if crops == 'none' else ''}"
         )
 
 
@@ -114,7 +115,7 @@ def _check_labels(path: pathlib.Path, dataset: Dataset) -> None:
     names = files.read_labels(path)
     if names not in (None, dataset.class_names):
         labels_file = path.with_name(files.LABELS)
-        raise ValueError(f"The classes of {labels_file} ({', '.join(names)}) are not those of {dataset.name}.")
+        raise ValueError(f"The classes in {labels_file} ({', '.join(names)}) differ from those of {dataset.name}.")
 
 
 def _keras_file(path: pathlib.Path) -> Reader:

@@ -29,12 +29,12 @@ from keras_sharenets.rendering.figures import (
 )
 from keras_sharenets.training.run.record import Epoch, Run
 
-FEW_POINTS = 8  # Up to which a figure of accuracies is small.
-NUMBERED = 20  # Classes up to which a confusion matrix has counts and names.
+FEW_POINTS = 8  # Maximum number of points for a small figure of accuracies.
+NUMBERED = 20  # Maximum number of classes for a confusion matrix with counts and names.
 
 
 def draw_curves(run: Run) -> bytes:
-    """Loss and accuracy of every epoch of a run (at least one), training beside the split that it is measured on."""
+    """Loss and accuracy per epoch of a run (at least one epoch), on the training split and on the held-out split."""
     figure = new_figure(10, 4)
     _curves(run, figure, figure, *figure.subplots(1, 2))
     figure.suptitle(f"{run.model} on {run.data['name']}", fontsize=12)
@@ -42,7 +42,7 @@ def draw_curves(run: Run) -> bytes:
 
 
 def draw_loss_and_accuracy(run: Run) -> list[bytes]:
-    """`draw_curves` as two figures, for a page: a phone shows one below the other."""
+    """`draw_curves` as two figures, for a page that stacks them on a phone."""
     loss, accuracy = new_figure(5, 3.6), new_figure(5, 3.6)
     _curves(run, loss, accuracy, loss.subplots(), accuracy.subplots())
     return [png(loss, dpi=180), png(accuracy, dpi=180)]
@@ -54,7 +54,7 @@ def _curves(run: Run, of_loss: Figure, of_accuracy: Figure, loss: Axes, accuracy
         _plot(axes, run.epochs, f"{run.split}_{name}", run.split, BLUE)
         _epochs(axes, len(run.epochs))
     _shape_panels(loss, accuracy)
-    loss.set_title("Loss, with the penalty of the weight decay", loc="left", fontsize=11)
+    loss.set_title("Loss, including weight decay", loc="left", fontsize=11)
     accuracy.set_title("Accuracy", loc="left", fontsize=11)
     if run.last.test_accuracy is not None:
         accuracy.set_title(f"last epoch, test: {run.last.test_accuracy:.2%}", loc="right", fontsize=10, color=BLUE)
@@ -63,8 +63,8 @@ def _curves(run: Run, of_loss: Figure, of_accuracy: Figure, loss: Axes, accuracy
 
 
 def draw_comparison(runs: Mapping[str, Run]) -> bytes:
-    """Loss and accuracy of several named runs on the splits that their epochs are measured on, one color per run."""
-    # One above the other: beside each other, long names would leave the lines no room, and a phone shows nothing.
+    """Loss and accuracy of several named runs on their held-out splits, one color per run."""
+    # Stacked, since side by side, long names would leave no room for the curves on a phone.
     figure = new_figure(7, 7 + 0.1 * len(runs))
     panels = figure.subplots(2, 1)
     mixed = len({run.split for run in runs.values()}) > 1
@@ -73,12 +73,12 @@ def draw_comparison(runs: Mapping[str, Run]) -> bytes:
         for axes, key in zip(panels, ("loss", "accuracy"), strict=True):
             _plot(axes, run.epochs, f"{run.split}_{key}", label, color)
     held_out = "Held-out" if mixed else next(iter(runs.values())).split.capitalize()
-    titles = (f"{held_out} loss, with the penalty of the weight decay", f"{held_out} accuracy")
+    titles = (f"{held_out} loss, including weight decay", f"{held_out} accuracy")
     for axes, title in zip(panels, titles, strict=True):
         _epochs(axes, max(len(run.epochs) for run in runs.values()))
         axes.set_title(title, loc="left", fontsize=11)
     _shape_panels(*panels)
-    # A run may have no losses: its name stands where it has a line.
+    # A run may lack losses: its name is shown only where it has a curve.
     for axes in panels:
         name_lines(figure, axes)
     return png(figure)
@@ -89,16 +89,16 @@ def draw_accuracies(
     across: str,
     title: str = "Test accuracy after the last epoch",
 ) -> bytes:
-    """Test accuracy against a size, one point with its name per network: the mean, and bars from lowest to highest.
+    """Test accuracy against size, one labeled point per network: the mean, with bars from lowest to highest.
 
-    What is far less accurate than all others would squeeze them together: it is named below instead.
+    Networks far less accurate than the others are listed below the figure instead of compressing its axis.
 
     Args:
-        points: label to a pair: the size, and accuracies.
-        across: what the size is.
-        title: above the figure.
+        points: maps each label to its size and accuracies.
+        across: label of the size axis.
+        title: title of the figure.
     """
-    # A few names need less room, and can be read on a phone.
+    # A few names fit into a small figure, which is readable on a phone.
     figure = new_figure(7, 4.5) if len(points) <= FEW_POINTS else new_figure(9, 6)
     axes = figure.subplots()
     means = {name: sum(accuracies) / len(accuracies) for name, (_, accuracies) in points.items()}
@@ -112,7 +112,7 @@ def draw_accuracies(
         axes.errorbar([size], [mean], bars, color=BLUE, fmt="o", markersize=5, capsize=3)
     axes.set_xscale("log")
     log_ticks(axes.xaxis, "{x:,.10g}")
-    # Room for the names on the right of the last points, and above the highest.
+    # Leave room for the names to the right of the last points and above the highest.
     axes.set_xlim(min(sizes) / 1.3, max(sizes) * 2.2)
     axes.margins(y=0.1)
     percent(axes.yaxis)
@@ -132,13 +132,13 @@ def draw_predictions(
     class_names: Sequence[str],
     columns: int = 10,
 ) -> bytes:
-    """A grid of images, each with the class that comes first and its probability; wrong ones in red.
+    """A grid of images with the predicted class and its probability; wrong predictions in red.
 
     Args:
-        images: uint8 arrays `(height, width, channels)`, or one of all `(n, height, width, channels)`.
-        labels: int array `(n,)`, the right classes.
+        images: uint8 arrays `(height, width, channels)`, or one array `(n, height, width, channels)`.
+        labels: int array `(n,)`, the true classes.
         probabilities: array `(n, classes)`.
-        class_names: their names.
+        class_names: names of the classes.
         columns: images per row.
     """
     rows = math.ceil(len(images) / columns)
@@ -158,7 +158,7 @@ def draw_predictions(
 
 
 def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], title: str) -> bytes:
-    """A confusion matrix, a row for each right class, a column for each guess; colors are the shares of a row."""
+    """A confusion matrix with a row per true class and a column per predicted class; colors show fractions of a row."""
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     numbered = len(matrix) <= NUMBERED
     side = max(4.5, 0.55 * len(matrix) + 2) if numbered else 8
@@ -166,7 +166,7 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], title: str) -
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xlabel("predicted class")
-    axes.set_ylabel("right class")
+    axes.set_ylabel("true class")
     axes.set_title(title, loc="left", fontsize=11)
     if numbered:
         axes.set_xticks(range(len(matrix)), class_names, rotation=45, ha="right", rotation_mode="anchor")
@@ -175,7 +175,7 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], title: str) -
             color = "white" if shares[row, column] > 0.5 else DARK
             axes.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=8, color=color)
     axes.spines[:].set_visible(False)
-    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the class")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="fraction of the true class")
     return png(figure)
 
 
@@ -184,7 +184,7 @@ def _colors() -> cycle:
 
 
 def _shape_panels(loss: Axes, accuracy: Axes) -> None:
-    # The first test losses can be far above all others: moving statistics take a while to follow young weights.
+    # Early test losses can be far higher: moving statistics lag behind the weights at first.
     loss.set_yscale("log")
     log_ticks(loss.yaxis, "{x:g}")
     accuracy.set_ylim(top=1)
