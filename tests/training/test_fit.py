@@ -154,7 +154,7 @@ def test_a_run_can_be_repeated(jit_compile, run, digits, recipe, tmp_path):
 
 def test_evaluate_refuses_other_data(run, digits, tmp_path):
     other = dataclasses.replace(digits, class_names=tuple("abcdefghij"))
-    with pytest.raises(ValueError, match=r"classes of .*labels\.txt \(0, 1, .*\) differ from those of digits"):
+    with pytest.raises(ValueError, match=r"classes in .*labels\.txt \(0, 1, .*\) differ from those of digits"):
         evaluate(run[1] / "last.keras", other)
     model = tmp_path / "alone.keras"
     model.write_bytes((run[1] / "last.keras").read_bytes())

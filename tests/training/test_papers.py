@@ -165,7 +165,7 @@ def test_blocks_of_igcv2_by_branch_and_by_convolutions():
         assert densities == sorted(densities)
         assert [row.sizes["channels"] for row in rows] == sorted((row.options["width"] for row in rows), reverse=True)
         kinds = ["sparse" if row.sizes["density"] < 1 else "dense" for row in rows]
-        best = [row.series for row in rows].index("nearest to complementary")
+        best = [row.series for row in rows].index("closest to complementary")
         assert kinds[:best] == ["sparse"] * best
         assert [row.series for row in rows[best + 1 :]] == ["dense, redundant"] * (len(rows) - best - 1)
     rows = entry("igcv2", "figure3").rows

@@ -90,7 +90,7 @@ PAPER = Paper(
             "table3",
             "HSC-Nets and other networks on Tiny ImageNet and CINIC-10",
             _TABLE3,
-            note="The paper gives one count for both data sets: with 200 classes for some networks, with 10 for others.",
+            note="The paper gives one count for both data sets: with 200 classes for some networks, else with 10.",
         ),
         Entry("table4", "HSC-Nets and other mobile networks on the CIFARs", _TABLE4),
         Entry(

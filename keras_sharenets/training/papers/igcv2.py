@@ -162,8 +162,8 @@ _BY_CONVOLUTIONS = tuple(
     for block in (balance.widest_dense(_BUDGET, convolutions) for convolutions in range(2, 9))
 )
 _OUR_BLOCKS = (
-    f"The text does not give the values of C and K, nor of L in figure 2. We use the widest blocks of at most {_BUDGET} "
-    "weights, the number of the first IGC-V2 in table 2"
+    "The text does not give the values of C and K, nor of L in figure 2. We use the widest blocks of at most "
+    f"{_BUDGET} weights, the number of the first IGC-V2 in table 2"
 )
 _OUR_DATA = "The text gives no numbers and does not name the data. We use CIFAR-100, as in figures 2 and 3."
 _PER_BLOCK = "The paper counts one of six blocks, we count networks; `sharenets list 'plain_*'` shows the blocks."
