@@ -174,13 +174,13 @@ def claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
         *ours, plain = group
         ratios = [row["ratio"] for row in ours]
         kernels = not network.startswith(APPLICATIONS) and find_family(network) in KERNEL_SHARED
-        values = [("small file to fast file", ratios[0], SMALL_TO_FAST[precision] if kernels else LAYERS_SMALL_TO_FAST)]
+        values = [
+            ("time: small file / fast file", ratios[0], SMALL_TO_FAST[precision] if kernels else LAYERS_SMALL_TO_FAST)
+        ]
         if plain["ratio"] is not None:
-            values.append(("fast file to the plain converter's", 1 / plain["ratio"], NOISE))
-        values.append(
-            ("bytes of the small file to the plain converter's", ours[0]["file_bytes"] / plain["file_bytes"], 1)
-        )
-        values.append(("a larger file to a smaller one", slowest_step(ratios), NOISE))
+            values.append(("time: fast file / plain converter", 1 / plain["ratio"], NOISE))
+        values.append(("bytes: small file / plain converter", ours[0]["file_bytes"] / plain["file_bytes"], 1))
+        values.append(("time: larger file / smaller file", slowest_step(ratios), NOISE))
         values.append(("partitions of a file in the runtime", max(map(parts, ours)), 1))
         made += [Claim(text, f"{network}, {precision}", value, limit) for text, value, limit in values]
     return tuple(made)

@@ -218,5 +218,5 @@ def claims(rows: Sequence[Row], *, network: str, reference: str) -> tuple[Claim,
         ours, theirs = times.get((network, runtime)), times.get((reference, runtime))
         limit = next((limit for precision, limit in TO_REFERENCE.items() if f"LiteRT, {precision}" in runtime), None)
         if ours and theirs and limit:
-            made.append(Claim("file to the plain converter's of the reference", runtime, ours / theirs, limit))
+            made.append(Claim("time: file / plain converter of the reference", runtime, ours / theirs, limit))
     return tuple(made)

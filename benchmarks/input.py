@@ -116,8 +116,8 @@ def run(arguments: argparse.Namespace) -> Answer:
 
 def claims(rows: Sequence[Row], waits: Sequence[Row]) -> tuple[Claim, ...]:
     """One per input row: input is no slower than training, and delays it only slightly."""
-    limits = [("time of the input to a training step of the fastest network", rows, 1)]
-    limits += [("fit to fit from a prepared batch", waits, WAIT)]
+    limits = [("time: input / training step of the fastest network", rows, 1)]
+    limits += [("time: fit / fit with a prepared batch", waits, WAIT)]
     return tuple(
         Claim(text, f"{row['panel']}: {row['what']}", row["ratio"], limit)
         for text, measured, limit in limits

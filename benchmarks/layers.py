@@ -162,15 +162,15 @@ def claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
     for row in rows:
         kind, runtime = row["kind"], row["runtime"]
         where = f"{row['layer']}; {runtime}, {row['direction']}"
-        made.append(Claim("auto to the fastest implementation", where, row["to_fastest"], TO_FASTEST))
+        made.append(Claim("time: auto / fastest implementation", where, row["to_fastest"], TO_FASTEST))
         if row["direction"] != "training":
             continue
-        made.append(Claim("auto to a dense convolution", where, row["ratio"], TO_DENSE))
+        made.append(Claim("time: auto / dense convolution", where, row["ratio"], TO_DENSE))
         if row["to_reference"] is not None and _is_claimed(row):
-            made.append(Claim("auto to the reference", where, row["to_reference"], TO_REFERENCE[kind][runtime]))
+            made.append(Claim("time: auto / reference", where, row["to_reference"], TO_REFERENCE[kind][runtime]))
         tiled = row["all"].get("grouped")
         if tiled and runtime != "tensorflow" and kind == "repeated" and "G=16 R=8" in row["layer"]:
-            made.append(Claim("auto to a grouped convolution", where, row["milliseconds"] / tiled, TO_TILED))
+            made.append(Claim("time: auto / grouped convolution", where, row["milliseconds"] / tiled, TO_TILED))
     return tuple(made)
 
 

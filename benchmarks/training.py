@@ -169,12 +169,15 @@ def claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
         where, ours = row["network"], networks[row["network"]]
         if row["role"] == "baseline":
             made += [
-                Claim("step to the unshared baseline's", where, row["to_peer"], TO_BASELINE),
-                Claim("weight bytes to the baseline's", where, ours["weight_bytes"] / row["weight_bytes"], FEWER),
+                Claim("step time: network / unshared baseline", where, row["to_peer"], TO_BASELINE),
+                Claim("weight bytes: network / baseline", where, ours["weight_bytes"] / row["weight_bytes"], FEWER),
                 Claim(
-                    "optimizer bytes to the baseline's", where, ours["optimizer_bytes"] / row["optimizer_bytes"], FEWER
+                    "optimizer bytes: network / baseline",
+                    where,
+                    ours["optimizer_bytes"] / row["optimizer_bytes"],
+                    FEWER,
                 ),
             ]
         if row["role"] == "reference" and where in TO_REFERENCE:
-            made.append(Claim("step to the reference's", where, row["to_peer"], TO_REFERENCE[where]))
+            made.append(Claim("step time: network / reference", where, row["to_peer"], TO_REFERENCE[where]))
     return tuple(made)

@@ -1,9 +1,9 @@
-"""Draws the five sharing schemes next to an ordinary convolution, as one figure: `docs/sharing.png`.
+"""Draws the five sharing schemes and an ordinary convolution as one figure: `docs/sharing.png`.
 
 python -m tools.draw_sharing docs/sharing.png
 
-Kernels and numbers are those of small layers of the library. A square is a weight of a 1x1 kernel, a row is an input
-channel and a column is a filter; equal colors are equal weights.
+Kernels and numbers come from small layers of the library. A square is a weight of a 1x1 kernel, a row is an input
+channel, and a column is a filter; equal colors are equal weights.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 CHANNELS, GROUPS = 16, 4
 LIGHT_BLUE, LIGHT_ORANGE = "#9dbfec", "#f3cd9f"
 TEXTS = {
-    "Ordinary convolution": "{stored} weights are stored,\neach for one place in the kernel.",
-    "HSC-Net: repeat and rearrange": "{stored} weights are stored, {used} at work: filters come again\n"
-    "along the channels, and with reordered inputs.",
-    "HGCNet: chain the groups": "{stored} weights are stored, {used} at work: each group\n"
-    "also reads what the one before it gave (orange).",
-    "IGC-V2: multiply sparse kernels": "{stored} weights are stored, {used} at work: group convolutions\n"
-    "with a shuffle between make one dense kernel.",
-    "ShaResNet: one 3x3 kernel a stage": "The blocks of a stage share their 3x3 convolution\n"
-    "(blue); 1x1 convolutions (gray) are their own.",
-    "ShardNet: one kernel for all": "Every 3x3 convolution is the same one (blue), whatever\n"
-    "the resolution; 1x1 layers (orange) blend its channels.",
+    "Ordinary convolution": "{stored} stored weights,\neach used once in the kernel.",
+    "HSC-Net: repeat and rearrange": "{stored} stored weights, {used} in the kernel: filters are\n"
+    "repeated along channels and with reordered inputs.",
+    "HGCNet: chain the groups": "{stored} stored weights, {used} in the kernel: each group\n"
+    "also reads the output of the previous group (orange).",
+    "IGC-V2: multiply sparse kernels": "{stored} stored weights, {used} in the kernel: group\n"
+    "convolutions with a shuffle form one dense kernel.",
+    "ShaResNet: one 3x3 kernel per stage": "The blocks of a stage share their 3x3 convolution\n"
+    "(blue); 1x1 convolutions (gray) are not shared.",
+    "ShardNet: one kernel for all": "All 3x3 convolutions are the same layer (blue) at every\n"
+    "resolution; 1x1 layers (orange) blend its channels.",
 }
 
 
 def _built(layer: keras.Layer) -> keras.Layer:
-    """The layer, its stored weights numbered from 1."""
+    """The layer, with its stored weights numbered from 1."""
     layer.build((None, 1, 1, CHANNELS))
     weights = [np.asarray(weight) for weight in layer.get_weights()]
     starts = np.cumsum([1, *(weight.size for weight in weights)])
@@ -52,13 +52,13 @@ def _built(layer: keras.Layer) -> keras.Layer:
 
 
 def kernel_of(layer: keras.Layer, *, groups: int = 1) -> np.ndarray:
-    """The equivalent dense 1x1 kernel `(inputs, filters)` of a layer, with its stored weights numbered from 1."""
+    """The effective dense 1x1 kernel `(inputs, filters)` of a layer, with its stored weights numbered from 1."""
     effective = _built(layer).effective_kernel()
     return np.asarray(kernels.block_diagonal(effective, groups))[0, 0]
 
 
 def example_layers() -> dict[str, keras.Layer]:
-    """The small layers in the figure, by name."""
+    """The layers in the figure, by name."""
     return {
         "ordinary": ksn.layers.HighlySharedConv2D(CHANNELS, 1),
         "hscnet": ksn.layers.HighlySharedConv2D(CHANNELS, 1, groups=GROUPS, channel_repeats=2, arrangements=2),
@@ -82,14 +82,14 @@ def _box(axes: Axes, x: float, y: float, width: float, height: float, color: str
 
 
 def _shade(name: str, share: float) -> str:
-    """A color of a Matplotlib color map, without its lightest and darkest ones."""
+    """A color of a matplotlib color map, without its lightest and darkest colors."""
     import matplotlib
 
     return matplotlib.colors.to_hex(matplotlib.colormaps[name](0.25 + 0.65 * share))
 
 
 def _matrix(axes: Axes, colors: list[list[str]], x: float, size: float) -> None:
-    """A square of cells starting at `x`."""
+    """A square matrix of cells with its left edge at `x`."""
     cell = size / len(colors)
     for row, column in np.ndindex(len(colors), len(colors[0])):
         _box(axes, x + column * cell, 11 - (row + 1) * cell - (11 - size) / 2, cell, cell, colors[row][column])
@@ -103,7 +103,7 @@ def _arrow(axes: Axes, begin: tuple[float, float], end: tuple[float, float], col
 def _ordinary(axes: Axes, layer: keras.Layer) -> None:
     kernel = kernel_of(layer)
     _panel(axes, "Ordinary convolution", layer.count_params())
-    # Steps of the golden ratio give neighbors distinct colors.
+    # Steps of the golden ratio give neighbors distinct shades.
     _matrix(axes, [[_shade("Grays", 0.618 * number % 1) for number in row] for row in kernel], 0, 11)
     axes.text(12.5, 5.5, "square: a weight\nrow: input channel\ncolumn: filter", fontsize=9, color=QUIET, va="center")
 
@@ -112,7 +112,7 @@ def _hscnet(axes: Axes, layer: keras.Layer) -> None:
     kernel = kernel_of(layer, groups=GROUPS)
     stored, used = layer.count_params(), np.count_nonzero(kernel)
     _panel(axes, "HSC-Net: repeat and rearrange", stored, used)
-    # Half of the stored filters in blue, half in orange, each weight in its own shade.
+    # Half of the stored filters in blue, half in orange, each weight in a different shade.
     filters = layer.filters // (layer.channel_repeats * layer.arrangements)
 
     def color(number: float) -> str:
@@ -166,7 +166,7 @@ def _shared_layer(axes: Axes, places: list[tuple[float, float]]) -> None:
 
 
 def _sharesnet(axes: Axes) -> None:
-    _panel(axes, "ShaResNet: one 3x3 kernel a stage")
+    _panel(axes, "ShaResNet: one 3x3 kernel per stage")
     places = []
     for block in range(4):
         x = 8.1 * block

@@ -68,7 +68,7 @@ def test_file_that_is_refused_stands_in_the_table_without_times(delivered):
     assert refused["milliseconds"] is refused["ratio"] is refused["delegate_partitions"] is None
     assert refused["undelegated_text"] == "rejected by LiteRT"
     claimed = [claim["text"] for claim in contents["claims"] if claim["where"].endswith("int8")]
-    assert "fast file to the plain converter's" not in claimed
+    assert "time: fast file / plain converter" not in claimed
     assert len(claimed) == 4
     assert "rejected by LiteRT" in (delivered / "delivery.md").read_text()
     assert PIL.Image.open(io.BytesIO((delivered / "delivery.png").read_bytes())).size[0] > 1000

@@ -106,7 +106,7 @@ def test_claims_of_the_table(quick):
     made = json.loads((folder / "training.json").read_text())["claims"]
     assert [claim["text"].split()[0] for claim in made] == ["step", "weight", "optimizer"]
     assert all(claim["holds"] for claim in made[1:])
-    assert "| weight bytes to the baseline's |" in (folder / "training.md").read_text()
+    assert "| weight bytes: network / baseline |" in (folder / "training.md").read_text()
     assert (folder / "training.png").stat().st_size > 1000
 
 
