@@ -45,7 +45,7 @@ def test_missing_runs_are_trained_and_finished_ones_skipped(quick_network, tmp_p
     monkeypatch.chdir(tmp_path)
     words = [*DIGITS, *QUICK, "--epochs", "1", "--output", "out"]
     _, errors = answer(capsys, *words, "--seeds", "1")
-    assert "1 run, 0 of them finished before" in errors
+    assert "1 run, 0 already finished" in errors
     (folder,) = (tmp_path / "out").iterdir()
     assert folder.name == "igcv1_c48_d8_digits_1epochs_64images_seed1"
     record = read_metrics(folder / "metrics.json")
@@ -59,7 +59,7 @@ def test_missing_runs_are_trained_and_finished_ones_skipped(quick_network, tmp_p
     before = (folder / "metrics.json").stat().st_mtime_ns
 
     ((found,), errors) = answer(capsys, *words, "--seeds", "1", "0", "--plot", "figure.png")
-    assert "2 runs, 1 of them finished before" in errors
+    assert "2 runs, 1 already finished" in errors
     assert (folder / "metrics.json").stat().st_mtime_ns == before
     (group,) = found["runs"]
     assert (group["model"], group["data"], group["train_images"]) == ("igcv1_c48_d8", "digits", 64)
