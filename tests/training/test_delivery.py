@@ -59,7 +59,9 @@ def classes_in_a_file(model, data, path, quantization):
 @pytest.mark.parametrize("quantization", [None, "float16"])
 def test_float_tflite_gives_the_same_classes(model, top1, data, tmp_path, quantization):
     found = classes_in_a_file(model, data, tmp_path / "net.tflite", quantization)
-    assert (found != top1).mean() <= 0.001
+    # The bound holds for the whole split; a part may exceed it by three standard deviations.
+    spread = 0 if len(top1) == 10000 else 3 * (0.001 / len(top1)) ** 0.5
+    assert (found != top1).mean() <= 0.001 + spread
 
 
 def check_int8(int8, top1, labels):
