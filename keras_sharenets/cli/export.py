@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", "--pictures", type=int, default=200, metavar="N", help=images_help)
     group = parser.add_argument_group("a .keras file")
     to_help = (
-        "c_array: C source for microcontrollers, with int8 inputs and outputs; onnx: also for a run (default: tflite)"
+        "c_array: C source for microcontrollers, in int8 with int8 inputs and outputs; onnx: also for a run "
+        "(default: tflite)"
     )
     group.add_argument("--to", choices=("tflite", "c_array", "saved_model", ONNX), help=to_help)
     names = ", ".join(name for name in precisions.PRECISIONS if name)

@@ -115,7 +115,7 @@ def test_command(plain, tmp_path, capsys):
         Image.fromarray(image).save(tmp_path / "images" / f"{number}.png")
     command = ["export", str(tmp_path / "net.keras"), "--to", "c_array"]
     assert cli.main([*command, "--quantization", "float16"]) == 2
-    assert "`--to c_array` is for float32 and int8" in capsys.readouterr().err
+    assert "`--to c_array` supports float32 and int8 only" in capsys.readouterr().err
     data = ["--quantization", "int8", "--representative-data", str(tmp_path / "images")]
     assert cli.main([*command, *data, "--output", str(tmp_path / "chip")]) == 0
     told = capsys.readouterr().out

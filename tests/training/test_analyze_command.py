@@ -87,7 +87,7 @@ def test_bad_input_leaves_nothing(folder, tmp_path, capsys):
     for words, message in (
         (["--part", "0"], "error: `--part` (=0.0) must be above 0"),
         (["--limit-images", "0"], "error: `--limit-images` (=0) must be a positive integer."),
-        (["--activations"], "error: `--data` is needed"),
+        (["--activations"], "error: `--data` is required"),
     ):
         assert main(["analyze", str(folder / "plain.keras"), *words, "--output", output]) == 2
         assert capsys.readouterr().err.startswith(message)

@@ -106,7 +106,7 @@ def test_interrupted_run_keeps_its_rows(trained, tmp_path, capsys, monkeypatch):
         (["--baseline", "0"], "error: `--baseline` (=0) must be a positive integer."),
         (["--strongest", "0"], "error: `strongest` (=0) must be a positive integer."),
         (["--layers", "stem"], "error: `layers` (=['stem']) must be names of 1x1 convolutions"),
-        (["--data", "nowhere"], "error: `data` (='nowhere') is none of"),
+        (["--data", "nowhere"], "error: `data` (='nowhere') must be one of"),
         (["--output", "."], "error: The output directory . exists and is not an empty folder."),
     ],
 )

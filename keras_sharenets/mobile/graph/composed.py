@@ -16,6 +16,7 @@ from typing import Any
 import keras
 
 from keras_sharenets.analysis.graph import Call, Graph, trace
+from keras_sharenets.layers.whitening import Whitening
 from keras_sharenets.mobile.graph.rules import call_keras
 
 _GRAPHS: weakref.WeakKeyDictionary[Call, Graph | None] = weakref.WeakKeyDictionary()
@@ -32,9 +33,10 @@ def parts_of(layer: Any, call: Call) -> Graph | None:
 
     Returns:
         A `Graph`, or `None` if it is not a layer, or if the layer needs concrete values, uses functions outside Keras,
-        or returns values that do not depend on its inputs.
+        or returns values that do not depend on its inputs. Also `None` for `Whitening`.
     """
-    if not isinstance(layer, keras.layers.Layer):
+    # Whitening amplifies small differences between pixels. With integers, its output would be noise.
+    if not isinstance(layer, keras.layers.Layer) or isinstance(layer, Whitening):
         return None
     if call not in _GRAPHS:  # One per call; keeps its operations alive, whose identities are the keys of constants.
         _GRAPHS[call] = _traced(layer, call)
