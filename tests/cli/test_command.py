@@ -234,11 +234,13 @@ def test_sigterm_is_an_interruption_and_a_warning_one_line(sharenets, monkeypatc
     assert told == ["warning: it is late\n"]
 
 
-def test_installed_command():
+@pytest.mark.parametrize("as_module", [False, True], ids=["script", "module"])
+def test_installed_command(as_module):
     program = pathlib.Path(sys.executable).parent / "sharenets"
-    if not program.exists():
+    if not as_module and not program.exists():
         pytest.skip("the package is not installed beside this Python")
-    result = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    words = [sys.executable, "-m", "keras_sharenets"] if as_module else [program]
+    result = subprocess.run([*words, "--version"], capture_output=True, text=True, check=True, cwd=ROOT)
     assert (result.stdout.strip(), result.stderr) == (ksn.__version__, "")
 
 
