@@ -267,11 +267,15 @@ def copy_network(
     new = copy_of_model(model)
     for operation, its_copy in copies.values():
         if isinstance(operation, keras.layers.Layer) and takes_over(operation):
-            its_copy.set_weights(operation.get_weights())
-    for call in calls(new):
-        if isinstance(call.operation, keras.layers.Normalization):
-            call.operation.finalize_state()  # Recomputes the constants that it derives from its weights.
+            set_weights(its_copy, operation.get_weights())
     return new
+
+
+def set_weights(layer: keras.layers.Layer, weights: Sequence[Any]) -> None:
+    """Sets the weights of a layer, and recomputes the constants that a `Normalization` derives from them."""
+    layer.set_weights(weights)
+    if isinstance(layer, keras.layers.Normalization):
+        layer.finalize_state()
 
 
 def in_full_precision(model: keras.Model) -> keras.Model:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ import keras
 from keras_sharenets import _checks
 from keras_sharenets.sharing import budget
 from keras_sharenets.sharing.changes import Change
-from keras_sharenets.sharing.conversion import NOTHING, convert, inspect_network
+from keras_sharenets.sharing.conversion import NOTHING, Network, convert, inspect_network
 from keras_sharenets.sharing.matching import match_channels
 from keras_sharenets.sharing.places import Where
 from keras_sharenets.sharing.proposals import propose
@@ -43,7 +44,8 @@ def share(
         scheme: one of the schemes of `keras_sharenets.sharing`, or a sequence of them, applied one after the other.
             `None` if a budget is given: several schemes are then tried for each convolution.
         where: convolutions to convert: names, shell-style patterns, or a function of a layer that returns a bool.
-            `None`: the convolutions with the least loss per saved weight, up to 95 % of the possible savings.
+            `None`: the convolutions with the least loss per saved weight, up to 95 % of the possible savings. With
+            several schemes, those that have taken the place of these convolutions are converted further.
         sample_images: array of a few hundred images as the network takes them, or a list of arrays for several inputs;
             labels are not needed.
         max_parameters: int, a budget instead of a scheme: the changes with the least loss per saved weight are made
@@ -86,15 +88,22 @@ def share(
         raise ValueError(
             f"`scheme` (={scheme!r}) must be a scheme of `keras_sharenets.sharing`, or a sequence of them."
         )
-    done = None
+    done, chosen = None, where
     for each in schemes:
-        done = _combined(done, _share(model if done is None else done.model, each, where, sample_images))
+        network = inspect_network(model if done is None else done.model, sample_images)
+        shared = _share(network, each, chosen)
+        done = shared if done is None else _combined(done, shared)
+        if where is not None:
+            chosen = functools.partial(_is_named, {shared.layer_names[place.path] for place in network.chosen(chosen)})
     assert done is not None
     return done
 
 
-def _share(model: keras.Model, scheme: Scheme, where: Where, sample_images: Any) -> Shared:
-    network = inspect_network(model, sample_images)
+def _is_named(names: Collection[str], layer: keras.layers.Layer) -> bool:
+    return layer.name in names
+
+
+def _share(network: Network, scheme: Scheme, where: Where) -> Shared:
     changes, refused = propose(scheme, network.chosen(where), network.samples.moments)
     if isinstance(scheme, ShareDepth) and scheme.match_channels:
         matched = match_channels(network, [change.places for change in changes])
@@ -106,7 +115,7 @@ def _share(model: keras.Model, scheme: Scheme, where: Where, sample_images: Any)
     left = {**network.refused, **refused}
     if not changes and getattr(scheme, "policy", None) != "none":
         reasons = "; ".join(f"'{path}': {reason}" for path, reason in left.items()) or "it has no convolution"
-        raise ValueError(f"`scheme` (={scheme}) fits no convolution of '{model.name}'. {reasons}.")
+        raise ValueError(f"`scheme` (={scheme}) fits no convolution of '{network.model.name}'. {reasons}.")
     if where is None:
         changes = _most_efficient(changes, left)
     return convert(network, changes, left)
@@ -128,13 +137,12 @@ def _most_efficient(changes: Sequence[Change], left: dict[str, str]) -> list[Cha
     return [change for change in changes if change in taken]
 
 
-def _combined(first: Shared | None, second: Shared) -> Shared:
+def _combined(first: Shared, second: Shared) -> Shared:
     """Combines the reports of two consecutive conversions."""
-    if first is None:
-        return second
     return dataclasses.replace(
         second,
         layers=first.layers + second.layers,
         left={**first.left, **second.left},
         parameters_before=first.parameters_before,
+        layer_names={path: second.layer_names.get(name, name) for path, name in first.layer_names.items()},
     )

@@ -16,20 +16,17 @@ import keras
 from keras_sharenets._types import Shape
 from keras_sharenets.analysis.graph import Call, Graph, Tensor
 
+Parts = Mapping[int, Sequence[keras.layers.Layer]]  # Equivalent layers by the identity of the layer.
 
-def as_convolutions(*graphs: Graph) -> tuple[Graph, ...]:
-    """Replaces such layers by convolutions with the same weights, in several traces of one network.
 
-    Args:
-        graphs: traces with the same layers; the height and width of images may be unknown.
-    """
-    on_others = {id(call.operation) for call in graphs[0].calls if any(len(shape) != 4 for shape in call.input_shapes)}
-    parts = {
+def parts_of(graph: Graph) -> Parts:
+    """Equivalent layers, with the same weights, for each such layer of a network."""
+    on_others = {id(call.operation) for call in graph.calls if any(len(shape) != 4 for shape in call.input_shapes)}
+    return {
         id(call.operation): _built(call.operation, call.input_shapes[0])
-        for call in graphs[0].calls
+        for call in graph.calls
         if _is_convolution(call.operation) and id(call.operation) not in on_others
     }
-    return tuple(_with_parts(graph, parts) for graph in graphs) if parts else graphs
 
 
 def _is_convolution(layer: Any) -> bool:
@@ -47,7 +44,10 @@ def _built(layer: keras.layers.Layer, shape: Shape) -> list[keras.layers.Layer]:
     return parts
 
 
-def _with_parts(graph: Graph, parts: Mapping[int, Sequence[keras.layers.Layer]]) -> Graph:
+def with_parts(graph: Graph, parts: Parts) -> Graph:
+    """The trace of a network with the given layers replaced by their parts."""
+    if not parts:
+        return graph
     made, numbers = [], itertools.count(1 + max(tensor.number for call in graph.calls for tensor in call.outputs))
     for call in graph.calls:
         if id(call.operation) not in parts:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_sharenets._types import Tensor
-from keras_sharenets.analysis.graph import Call, Graph, rebuild
+from keras_sharenets.analysis.graph import Call, Graph, rebuild, set_weights
 from keras_sharenets.sharing.changes import Change
 from keras_sharenets.sharing.places import Order, Place, numpy_of
 
@@ -23,12 +23,14 @@ _OFF = 1e-7
 class Built:
     """A new network, and the copy of each layer of the old one by the layer's identity.
 
-    `inputs` maps the identity of a copied normalization to the scale and bias that its input has lost: before, the
-    input was `x * scale + bias`.
+    `names` maps the identity of each copied or replaced layer to the name of its layer in the new network. `inputs`
+    maps the identity of a copied normalization to the scale and bias that its input has lost: before, the input was
+    `x * scale + bias`.
     """
 
     model: keras.Model
     copies: dict[int, keras.layers.Layer]
+    names: dict[int, str]
     inputs: dict[int, tuple[np.ndarray, np.ndarray]]
 
 
@@ -149,11 +151,12 @@ def build(model: keras.Model, graph: Graph, changes: Sequence[Change], orders: M
     for number, copy in builder.copies.items():
         layer = layers.get(number)
         if getattr(layer, "weights", ()):
-            copy.set_weights(orders.get(number, Order()).weights(layer))
-    inputs = {}
+            set_weights(copy, orders.get(number, Order()).weights(layer))
+    names, inputs = {number: copy.name for number, copy in builder.copies.items()}, {}
     for change in changes:
         builder.new_layers[id(change)].set_weights(list(change.weights))
         for number, place in enumerate(change.places):
+            names[id(place.layer)] = builder.new_layers[id(change)].name
             own, mix = builder.own_layers.get(id(place.layer)), change.mixes[number]
             if own is not None:
                 _set_own_weights(change, number, place, own)
@@ -161,4 +164,4 @@ def build(model: keras.Model, graph: Graph, changes: Sequence[Change], orders: M
                 for norm in {id(norm): builder.copies[id(norm)] for norm in place.norms}.values():
                     _absorb(norm, mix, place.bias)
                     inputs[id(norm)] = (mix, place.bias)
-    return Built(new, builder.copies, inputs)
+    return Built(new, builder.copies, names, inputs)

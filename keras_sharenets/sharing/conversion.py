@@ -13,7 +13,7 @@ import numpy as np
 from keras_sharenets.analysis.graph import Graph, trace
 from keras_sharenets.analysis.profile import profile_graph
 from keras_sharenets.sharing import building, measuring
-from keras_sharenets.sharing.as_convolutions import as_convolutions
+from keras_sharenets.sharing.as_convolutions import Parts, parts_of, with_parts
 from keras_sharenets.sharing.changes import Change
 from keras_sharenets.sharing.places import Order, Place, Where, chosen, find_places
 from keras_sharenets.sharing.report import Shared, SharedLayer
@@ -26,10 +26,13 @@ NOTHING = 1e-10
 class Network:
     """A network to convert: its calls, convolutions, reasons why others cannot share, and sample statistics.
 
-    `orders` maps the identity of a layer to the order of its channels; `samples` and `places` use this order.
+    `graph` has the layers of `parts` replaced, `original` as they are. `orders` maps the identity of a layer to the
+    order of its channels; `samples` and `places` use this order.
     """
 
     model: keras.Model
+    original: Graph
+    parts: Parts
     graph: Graph
     places: list[Place]
     refused: dict[str, str]
@@ -53,25 +56,30 @@ def inspect_network(model: keras.Model, sample_images: Any) -> Network:
     Raises:
         ValueError: the convolutions have different dtype policies; a shared kernel has only one precision.
     """
-    graph = sized = trace(model)
+    original = sized = trace(model)
     inputs = None
     if sample_images is not None:
         inputs = measuring.as_inputs(model, sample_images)
         shapes = tuple(array.shape[1:] for array in inputs)
         sized = trace(model, shapes[0] if len(shapes) == 1 else shapes)
-    graph, sized = as_convolutions(graph, sized)
-    places, refused = find_places(graph, sized)
+    parts = parts_of(original)
+    graph = with_parts(original, parts)
+    places, refused = find_places(graph, with_parts(sized, parts))
     policies = {place.layer.dtype_policy.name: place.path for place in reversed(places)}
     if len(policies) > 1:
         told = ", ".join(f"'{path}' has '{policy}'" for policy, path in reversed(policies.items()))
         raise ValueError(f"The convolutions of `model` (='{model.name}') must have one dtype policy: {told}.")
     samples = measuring.Samples({}, {}) if inputs is None else measuring.measure_samples(graph, places, inputs)
-    return Network(model, graph, places, refused, inputs, samples)
+    return Network(model, original, parts, graph, places, refused, inputs, samples)
 
 
 def convert(network: Network, changes: Sequence[Change], left: dict[str, str]) -> Shared:
     """Applies the changes, and re-estimates the statistics of the normalizations if there are sample images."""
-    built = building.build(network.model, network.graph, changes, network.orders)
+    changed = {id(place.layer) for change in changes for place in change.places}
+    changed |= {layer for layer, order in network.orders.items() if order.reads is not None or order.gives is not None}
+    # All other layers stay whole.
+    parts = {layer: made for layer, made in network.parts.items() if any(id(part) in changed for part in made)}
+    built = building.build(network.model, with_parts(network.original, parts), changes, network.orders)
     new = trace(built.model)
     if network.inputs is not None and any(change.loss > NOTHING for change in changes):
         expected = {}
@@ -90,7 +98,17 @@ def convert(network: Network, changes: Sequence[Change], left: dict[str, str]) -
     moved = [
         call.path for call in network.graph.calls if network.orders.get(id(call.operation), Order()).gives is not None
     ]
-    return Shared(built.model, tuple(rows), left, network.parameters, parameters, tuple(dict.fromkeys(moved)))
+    whole = {id(part): layer for layer, made in network.parts.items() for part in made}
+    layers = [(place.path, id(place.layer)) for place in network.places]
+    return Shared(
+        built.model,
+        tuple(rows),
+        left,
+        network.parameters,
+        parameters,
+        tuple(dict.fromkeys(moved)),
+        layer_names={path: built.names.get(layer) or built.names[whole[layer]] for path, layer in layers},
+    )
 
 
 def _rows(change: Change) -> list[SharedLayer]:

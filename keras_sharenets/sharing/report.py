@@ -45,6 +45,7 @@ class Shared:
         left: dict from the path of each other convolution to the reason why it is unchanged.
         parameters_before, parameters: number of trainable parameters before and after, shared ones once.
         reordered: paths of the layers whose channels have a new order.
+        layer_names: dict from the path of each convolution that can share to the name of its layer in `model`.
         tflite_bytes: size of the file if `max_tflite_bytes` was given; otherwise `None`.
     """
 
@@ -54,6 +55,7 @@ class Shared:
     parameters_before: int
     parameters: int
     reordered: tuple[str, ...] = ()
+    layer_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tflite_bytes: int | None = None
 
     def __str__(self) -> str:

@@ -9,7 +9,7 @@ from sharing_networks import images, trained_statistics
 import keras_sharenets as ksn
 from keras_sharenets.analysis.graph import rebuild, trace
 from keras_sharenets.sharing import HierarchicalGroups, ShareChannels, ShareDepth
-from keras_sharenets.sharing.as_convolutions import as_convolutions
+from keras_sharenets.sharing.as_convolutions import parts_of, with_parts
 
 KINDS = {
     "strides": {"strides": 2, "padding": "same", "use_bias": False},
@@ -34,8 +34,10 @@ def network(blocks=3, width=16):
 
 def with_convolutions(model):
     """The network over the parts of its layers."""
-    (graph,) = as_convolutions(trace(model))
-    return rebuild(model, graph, lambda call, operation, *args, **kwargs: operation(*args, **kwargs))
+    graph = trace(model)
+    return rebuild(
+        model, with_parts(graph, parts_of(graph)), lambda call, operation, *args, **kwargs: operation(*args, **kwargs)
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -73,8 +75,7 @@ def test_a_network_without_any_stays_itself():
     x = shared(keras.layers.Conv2D(2, 1)(inputs))
     model = keras.Model(inputs, shared(keras.layers.GlobalAveragePooling2D()(x)))  # On a vector too.
     graph = trace(model)
-    (same,) = as_convolutions(graph)
-    assert same is graph
+    assert with_parts(graph, parts_of(graph)) is graph
 
 
 def test_all_of_it_is_copied():
@@ -101,9 +102,10 @@ def test_the_pointwise_parts_share(scheme, saved, tmp_path):
     assert [layer.path for layer in shared.layers] == ["inner/block0", "inner/block1", "inner/block2"]
     assert shared.parameters_before - shared.parameters == saved
     calls = trace(shared.model).calls
-    # The stem, and the blocks at two calls each.
-    assert sum(call.path.endswith("_depthwise") for call in calls) == 1 + 2 * 3
-    assert not any(isinstance(call.operation, keras.layers.SeparableConv2D) for call in calls)
+    # The blocks at two calls each. The stem, which `where` does not name, is not taken apart.
+    assert sum(call.path.endswith("_depthwise") for call in calls) == 2 * 3
+    whole = [call.path for call in calls if isinstance(call.operation, keras.layers.SeparableConv2D)]
+    assert whole == ["stem"]
     shared.model.save(tmp_path / "shared.keras")
     loaded = keras.saving.load_model(tmp_path / "shared.keras")
     assert_close(outputs_of(loaded, images(model)), outputs_of(shared.model, images(model)), 1e-6)

@@ -73,7 +73,7 @@ def test_a_network_that_shares(scheme, stages, tmp_path):
 @pytest.mark.parametrize(("blending", "stages"), slow_after(2, [(False, 1), (True, 1), (False, 2), (True, 2)]))
 def test_equal_kernels_are_shared_without_loss(blending, stages):
     """Kernels that differ by a factor for each output channel alone: normalizations, or scales, take the factors."""
-    for model in (residual(use_bias=True, stages=stages), plain()):
+    for model in (residual(use_bias=True, stages=stages), normalized(plain())):
         random = np.random.default_rng(0)
         kernels = {}
         for layer in model._flatten_layers():
@@ -85,6 +85,14 @@ def test_equal_kernels_are_shared_without_loss(blending, stages):
         assert shared.parameters < shared.parameters_before
         assert_close(outputs_of(shared.model, given), outputs_of(model, given), 1e-4)
         assert max(layer.kernel_error for layer in shared.layers) < 1e-5
+
+
+def normalized(model):
+    """The network behind a layer that has measured the mean and the variance of the images."""
+    inputs = keras.Input(model.input_shape[1:])
+    measured = keras.layers.Normalization()
+    measured.adapt(3 * images(model) + 2)
+    return keras.Model(inputs, model(measured(inputs)))
 
 
 def test_depth_shares_one_layer_and_no_normalization():
@@ -165,6 +173,15 @@ def test_schemes_one_after_the_other():
     alone = ksn.share(model, ShareDepth("stage"), where="*_spatial*")
     assert shared.parameters < alone.parameters < shared.parameters_before == alone.parameters_before
     assert any(isinstance(layer, ksn.layers.HighlySharedConv2D) for layer in shared.model.layers)
+
+
+def test_where_names_the_convolutions_of_the_network_that_is_given():
+    """Also for a later scheme, although the first one replaced them, and models inside models are gone."""
+    shared = ksn.share(plain(), [ShareDepth("stage"), ShareChannels(arrangements=2)], where=["inner/conv1", "conv2"])
+    assert [layer.path for layer in shared.layers] == ["inner/conv1", "inner/conv2", "conv1_shared"]
+    assert shared.layer_names["inner/conv2"] == shared.layer_names["inner/conv1"] == "conv1_shared"
+    assert isinstance(shared.model.get_layer("conv1_shared"), ksn.layers.HighlySharedConv2D)
+    assert shared.layer_names["conv0"] != shared.layer_names["inner/conv0"]
 
 
 def test_the_stem_of_a_default_choice_is_left():
