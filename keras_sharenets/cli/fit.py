@@ -148,7 +148,7 @@ def _add_config(arguments: argparse.Namespace, path: pathlib.Path) -> None:
     Raises:
         ValueError: an option is unknown or its value is invalid; the message names it.
     """
-    parser = _ConfigParser(add_help=False, allow_abbrev=False)
+    parser = _ConfigParser(add_help=False)
     add_arguments(parser)
     known = [action.dest for action in parser._actions if action.dest not in ("config", "resume")]
     config = read_config(path)

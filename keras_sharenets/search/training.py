@@ -30,6 +30,9 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
         share: fraction of each class to hold out.
         seed: seed of the split.
 
+    Raises:
+        ValueError: no image would be held out.
+
     >>> from keras_sharenets.training.data.sources import load
     >>> digits = load("digits")
     >>> held = hold_out(digits, share=0.2, seed=0)
@@ -37,6 +40,8 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> Dataset:
     (1438, 1151, 287)
     """
     kept, held = map(dataset.train.part, stratified_split(dataset.train.labels, share, seed))
+    if not len(held):
+        raise ValueError(f"`validation` (={share}) selects no images: each class has only one training image.")
     return dataclasses.replace(dataset, train=kept, test=held)
 
 

@@ -26,6 +26,12 @@ POINT |= {"star": False}
 FEW = {"network": "shard_resnet", "width": 24, "blocks_per_stage": 1, "share": "spatial"}
 
 
+def test_one_image_of_each_class_leaves_none_to_hold_out():
+    firsts = [int(np.argmax(DIGITS.train.labels == label)) for label in range(10)]
+    with pytest.raises(ValueError, match=r"`validation` \(=0\.2\) selects no images"):
+        hold_out(dataclasses.replace(DIGITS, train=DIGITS.train.part(np.array(firsts))), 0.2, 0)
+
+
 def _network(space="hscnet", point=POINT):
     keras.utils.set_random_seed(0)
     name, arguments = named(find_space(space), point)

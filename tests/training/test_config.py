@@ -60,10 +60,11 @@ def test_what_a_run_writes_trains_it_again(recipe, tmp_path):
 def test_what_is_typed_wins(tmp_path):
     write_config(made_up(override(find_recipe("fast"), epochs=3, flip=False)), tmp_path / "run.yaml")
     typed = ["--epochs", "7", "--flip", "--model-option", "stem=cifar", "--data-dir", "/here", "--seed", "0"]
+    typed += ["--learning", "0.5"]  # An option may be abbreviated.
     found = parsed("--config", tmp_path / "run.yaml", "--output", "there", *typed)
     assert (found.data_dir, found.seed, found.data) == ("/here", 0, "my images")
     assert dict(each.split("=") for each in found.model_option)["stem"] == "cifar"
-    assert chosen_recipe(found, MODEL, "x") == override(find_recipe("fast"), epochs=7, flip=True)
+    assert chosen_recipe(found, MODEL, "x") == override(find_recipe("fast"), epochs=7, flip=True, learning_rate=0.5)
 
 
 def test_a_recipe_that_is_typed_is_that_recipe(tmp_path):
@@ -86,13 +87,15 @@ def test_what_a_person_may_write(tmp_path):
         "",
         "milestones: [0.3, 0.6]",
         "flip: false",
+        "deterministic: True",
         'model_option: {"width": 8}',
     ]
-    path.write_text("\n".join(lines))
+    path.write_text("\ufeff" + "\n".join(lines), encoding="utf-8")  # With a byte order mark, as some editors write it.
     expected = {"model": "resnet_8", "data": "C# and others", "learning_rate": 0.01, "milestones": [0.3, 0.6]}
-    assert read_config(path) == expected | {"flip": False, "model_option": {"width": 8}}
+    assert read_config(path) == expected | {"flip": False, "deterministic": True, "model_option": {"width": 8}}
     found = parsed("--config", path, "--output", "there")
     assert (found.learning_rate, found.milestones, found.flip) == (0.01, [0.3, 0.6], False)
+    assert found.deterministic is True
 
 
 @pytest.mark.parametrize(
@@ -102,6 +105,7 @@ def test_what_a_person_may_write(tmp_path):
         ("resume: there", "error: `resume` in mine.yaml is not an option of `fit`."),
         ("epochs: many", "error: mine.yaml: argument --epochs: invalid int value: 'many'"),
         ("flip: yes", "error: Line 1 of mine.yaml (='flip: yes') must be `name: value`, with a JSON value or a word."),
+        ("freeze: 1", "error: mine.yaml: `freeze` (=1) must be true or false."),
         ("a\nb: 1", "error: Line 1 of mine.yaml (='a') must be `name: value`"),
         ("seed: 1\n seed: 2", "error: Line 2 of mine.yaml (=' seed: 2') must be"),
         ("seed: 1\nseed: 2", "error: Line 2 of mine.yaml repeats `seed`."),

@@ -82,6 +82,10 @@ def _class_without_images(folder):
     (folder / "cow" / "notes.txt").write_text("moo")
 
 
+def _space_in_front(folder):
+    write_classes(folder, {"ant": 3, " bee": 3})
+
+
 def _lonely_image(folder):
     write_classes(folder, {"ant": 3, "bee": 1})
 
@@ -115,6 +119,7 @@ def _other_size(folder):
     [
         (_empty, r"data contains no class folders\. Expected one folder of images per class"),
         (_one_class, r"data contains fewer than 2 class folders \(only 'ant'\)"),
+        (_space_in_front, r"data/ bee' must be one line without leading or trailing spaces"),
         (_class_without_images, r"class folder .*data/cow contains no images \(\.bmp"),
         (_lonely_image, r"class folder .*data/bee contains one image; a split needs at least 2"),
         (_broken_image, r"data/bee/\d\.png is not an image that can be read"),

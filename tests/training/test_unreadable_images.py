@@ -40,6 +40,15 @@ def test_command_line_names_what_it_leaves_out(half_broken, tmp_path, capsys):
     assert "3 unreadable images are left out" in output
 
 
+def test_split_of_unreadable_images_alone(half_broken, tmp_path):
+    half_broken.rename(tmp_path / "train")
+    for name in ("ant", "bee"):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        (tmp_path / "test" / name / "0.jpg").write_text("no image")
+    with pytest.raises(ValueError, match=r"The test split has no readable image\. .*test/ant/0\.jpg is not an image"):
+        load(tmp_path, skip_unreadable=True)
+
+
 def test_class_of_unreadable_images_alone(half_broken):
     for number in range(10):
         (half_broken / "ant" / f"{number}.jpg").write_text("no image")

@@ -171,8 +171,8 @@ def make_dataset(
         skip_unreadable: whether to skip unreadable images.
 
     Raises:
-        ValueError: there are unreadable images and `skip_unreadable` is `False`, or a class has no readable image; the
-            message names them.
+        ValueError: there are unreadable images and `skip_unreadable` is `False`, or a class or a split has no readable
+            image; the message names them.
     """
     examined = [_examine(part) for part in (train, test, validation) if part is not None]
     (train, test, *third), statistics, broken = zip(*examined, strict=True)
@@ -182,6 +182,9 @@ def make_dataset(
     for label, class_name in enumerate(class_names):
         if unreadable and not (train.labels == label).any():
             raise ValueError(f"The class {class_name!r} has no readable training image. {_list(unreadable)}")
+    for split, part in zip(("test", "validation"), (test, *third), strict=False):
+        if unreadable and not len(part):
+            raise ValueError(f"The {split} split has no readable image. {_list(unreadable)}")
     if unreadable:
         note = f"{note}; {len(unreadable)} unreadable images are left out"
     names, others = tuple(class_names), tuple(left_out)
@@ -278,7 +281,7 @@ def stratified_split(labels: Sequence[int] | np.ndarray, share: float, seed: int
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero(labels == label))
         test.extend(members[: min(max(round(share * len(members)), 1), len(members) - 1)])
-    test = np.sort(np.asarray(test))
+    test = np.sort(np.asarray(test, np.int64))
     return np.setdiff1d(np.arange(len(labels)), test), test
 
 

@@ -158,7 +158,8 @@ def read_classes(folder: pathlib.Path) -> tuple[list[str], tuple[list[pathlib.Pa
     """The sorted names of the classes in `folder`, the paths and labels of their images, and skipped files.
 
     Raises:
-        ValueError: there are fewer than 2 classes, or a class has no images or a name with a line break.
+        ValueError: there are fewer than 2 classes, or a class has no images, or its name has a line break or a leading
+            or trailing space.
     """
     classes = subfolders(folder)
     if not classes:
@@ -167,8 +168,11 @@ def read_classes(folder: pathlib.Path) -> tuple[list[str], tuple[list[pathlib.Pa
         raise ValueError(f"{folder} contains fewer than 2 class folders (only {classes[0].name!r}). {LAYOUT}")
     paths, labels, left_out = [], [], collections.Counter()
     for label, path in enumerate(classes):
-        if len(path.name.splitlines()) > 1:
-            raise ValueError(f"The name of the class folder {str(path)!r} must be one line.")
+        # The rule of `Head.check_names`, so that a trained network can be exported with its class names.
+        if path.name.splitlines() != [path.name.strip()]:
+            raise ValueError(
+                f"The name of the class folder {str(path)!r} must be one line without leading or trailing spaces."
+            )
         images, others = list_images(path)
         if not images:
             instead = "".join(f"; {reason} ({count})" for reason, count in others.items())

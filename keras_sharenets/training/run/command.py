@@ -72,7 +72,9 @@ def config_words(config: Mapping[str, Any]) -> list[str]:
                 raise ValueError(f'`model_option` (={value!r}) must be a mapping: {{"name": value}}.')
             words += [word for key, each in value.items() for word in ("--model-option", _option(key, as_tuples(each)))]
         elif name in _FLAGS:
-            words += _flag(name, value) if value is True else []
+            if not isinstance(value, bool):
+                raise ValueError(f"`{name}` (={value!r}) must be true or false.")
+            words += _flag(name, value) if value else []
         elif name == "jit_compile":
             words += ["--jit-compile", str(value).lower()]
         else:

@@ -29,6 +29,7 @@ _LEFT_OUT = (
     "keep_checkpoints",
     "epochs_on_device",
 )
+_NO_WORDS = ("null", "~", "yes", "no", "on", "off")
 _HEAD = "# `sharenets fit --config run.yaml --output FOLDER` repeats this training. Command-line options come first."
 
 
@@ -84,7 +85,7 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8: {error}.") from error
     found: dict[str, Any] = {}
@@ -108,15 +109,17 @@ def _written(value: Any) -> str:
 
 
 def _read(text: str) -> Any:
-    """Parses JSON or a word, without a trailing comment; `None` for anything else.
+    """Parses JSON, `True`, `False`, or a word, without a trailing comment; `None` for anything else.
 
-    >>> _read("0.3  # a third"), _read("AdamW"), _read("[1, 2]"), _read("[1,")
-    (0.3, 'AdamW', [1, 2], None)
+    >>> _read("0.3  # a third"), _read("AdamW"), _read("[1, 2]"), _read("[1,"), _read("True")
+    (0.3, 'AdamW', [1, 2], None, True)
     """
     for part in (text, re.sub(r"\s+#.*$", "", text)):
         try:
             return json.loads(part)
         except ValueError:
             continue
+    if part.lower() in ("true", "false"):
+        return part.lower() == "true"
     # YAML would not read these as plain words.
-    return None if re.match(r"[\[\]{}\"'&*!|>%@`]", part) or part.lower() in ("null", "~", "yes", "no") else part
+    return None if re.match(r"[\[\]{}\"'&*!|>%@`]", part) or part.lower() in _NO_WORDS else part
