@@ -9,8 +9,8 @@ from keras_sharenets.mobile.graph import lowering
 
 
 @pytest.fixture
-def rules_alone(monkeypatch):
-    """The rules without what helps where they refuse: rules for what a layer calls, and TensorFlow's converter."""
+def rules_only(monkeypatch):
+    """Disables the fallbacks for layers without a rule: lowering their parts, and TensorFlow's converter."""
 
     def refuse(graph, layer, call, inputs, refusal):
         raise refusal
@@ -28,7 +28,7 @@ def digits():
 
 @pytest.fixture(scope="session")
 def trained():
-    """The small network, as `mobile_networks.train` trained it: `test_tflite.py` trains it again."""
+    """The small network with stored weights from `mobile_networks.train`; `test_tflite.py` repeats the training."""
     model = small_network()
     with np.load(WEIGHTS) as arrays:
         model.set_weights([arrays[name] for name in arrays.files])
@@ -37,7 +37,7 @@ def trained():
 
 @pytest.fixture(scope="session")
 def plain():
-    """An untrained network of Keras' own layers, for RGB, without sharing."""
+    """An untrained RGB network of standard Keras layers, without sharing."""
     keras.utils.set_random_seed(1)
     layers = [
         keras.Input((6, 5, 3)),
@@ -51,7 +51,7 @@ def plain():
 
 @pytest.fixture(scope="session")
 def saturated(trained):
-    """The trained network with its scores a thousand times as large: its probabilities are exactly 0 and 1."""
+    """The trained network with logits scaled by 1000, so that its probabilities are exactly 0 and 1."""
     model = keras.models.clone_model(trained)
     *weights, kernel, bias = trained.get_weights()
     model.set_weights([*weights, 1000 * kernel, 1000 * bias])
@@ -60,7 +60,7 @@ def saturated(trained):
 
 @pytest.fixture(scope="session")
 def tflite_files(trained, digits, tmp_path_factory):
-    """The trained network as a file of each precision: `{quantization: (path, report)}`."""
+    """The trained network exported in each precision: `{quantization: (path, report)}`."""
     folder, images = tmp_path_factory.mktemp("tflite"), digits[0][:200]
     exported = {}
     for quantization in (None, "float16", "int8"):

@@ -1,4 +1,4 @@
-"""Networks, and looks into files, that the tests of the exports have in common."""
+"""Networks and inspection helpers shared by the export tests."""
 
 import pathlib
 
@@ -12,13 +12,13 @@ from keras_sharenets.mobile.export import conversion
 from keras_sharenets.mobile.export.reference import lower_model
 from keras_sharenets.mobile.inspect import file
 
-# What `train` made of `small_network`, for nearly every test of this folder: to train it takes five seconds.
+# Weights of `small_network` after `train`, which takes five seconds; most tests in this folder load them.
 WEIGHTS = pathlib.Path(__file__).parents[1] / "data" / "digits_network.npz"
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def small_network(end="softmax"):
-    """A classifier of digits with one shared layer, called three times."""
+    """A digit classifier with one shared layer that is called three times."""
     inputs = keras.Input((8, 8, 1), name="images")
     x = keras.layers.Normalization(mean=[78.0], variance=[9200.0])(inputs)
     x = keras.layers.Conv2D(32, 3, padding="same", name="stem")(x)
@@ -30,7 +30,7 @@ def small_network(end="softmax"):
 
 
 def train(digits):
-    """The small network, trained on all digits but the last 500."""
+    """The small network, trained on all digits except the last 500."""
     keras.utils.set_random_seed(0)
     model = small_network()
     model.compile(keras.optimizers.Adam(5e-3), "sparse_categorical_crossentropy", jit_compile=False)
@@ -40,7 +40,7 @@ def train(digits):
 
 
 def with_noise(model):
-    """The same network with a kernel in its middle perturbed."""
+    """A copy of the network with the values of one kernel shuffled."""
     copy = keras.models.clone_model(model)
     weights = model.get_weights()
     middle = [index for index, weight in enumerate(weights) if weight.ndim == 4][-1]
@@ -51,13 +51,13 @@ def with_noise(model):
 
 
 def convert(model, representative_data=None, **options):
-    """The bytes of a file that is not verified yet, of a network with one input."""
+    """The bytes of an unverified file for a network with one input."""
     given = None if representative_data is None else (representative_data,)
     return conversion.convert(lower_model(model), representative_data=given, **options)
 
 
 def check_batches(data, images):
-    """Whether a file takes several images at a time, with the answers for each of them; else it must refuse them."""
+    """Whether a file accepts a batch and gives the same outputs as for single images; otherwise, resizing must fail."""
     interpreter = file.open_bytes(data, "The file")
     (entry,), (end,) = interpreter.get_input_details(), interpreter.get_output_details()
     (alone,) = file.run_images(interpreter, images, [end["index"]])
@@ -74,13 +74,13 @@ def check_batches(data, images):
     return True
 
 
-def relative(outputs, expected):
-    """The error of outputs, as a share of what is expected."""
+def relative_error(outputs, expected):
+    """The norm of the error relative to the norm of the expected outputs."""
     return np.linalg.norm(outputs - expected) / np.linalg.norm(expected)
 
 
-def parts(data):
-    """`(names of the operators as the runtime sees them, types of all tensors but the ends)` of a file."""
+def operators_and_types(data):
+    """`(names of the operators in the runtime, types of all tensors except inputs and outputs)` of a file."""
     runtime = Interpreter(model_content=data, num_threads=1)
     runtime.allocate_tensors()
     names = [operator["op_name"] for operator in runtime._get_ops_details()]

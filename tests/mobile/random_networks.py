@@ -1,4 +1,4 @@
-"""Random small classifiers: layers of Keras and of the library, with random arguments, nested, shared, and odd ones."""
+"""Random small classifiers of Keras and library layers: random arguments, nesting, sharing, and unsupported layers."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ import keras_sharenets as ksn
 
 @keras.saving.register_keras_serializable("tests")
 class StandardizedConv2D(layers.Conv2D):
-    """Weight standardization, as many libraries write it."""
+    """Weight standardization, as implemented in many libraries."""
 
     def convolution_op(self, inputs, kernel):
         return super().convolution_op(inputs, kernel - ops.mean(kernel, axis=(0, 1, 2), keepdims=True))
@@ -42,7 +42,7 @@ class CenteredReLU(layers.ReLU):
 
 @keras.saving.register_keras_serializable("tests")
 class RenamedConv2D(layers.Conv2D):
-    """A subclass that computes what its class computes: it is exported."""
+    """A subclass that computes the same as its base class, and is exported."""
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -51,7 +51,7 @@ class RenamedConv2D(layers.Conv2D):
 
 @keras.saving.register_keras_serializable("tests")
 class SymmetricConv2D(layers.Layer):
-    """A layer of somebody else that says which convolution it is; `gain` is what it does not say."""
+    """A third-party layer with an `effective_kernel()`, which does not include `gain`."""
 
     def __init__(self, filters, strides=(1, 1), padding="same", gain=1.0, **kwargs):
         super().__init__(**kwargs)
@@ -71,8 +71,8 @@ class SymmetricConv2D(layers.Layer):
         return {**super().get_config(), **own}
 
 
-class Maker:
-    """Draws what is built, and remembers the layers that may be refused."""
+class NetworkBuilder:
+    """Builds random layers and records the names of those that may be rejected."""
 
     def __init__(self, seed):
         self.random = np.random.default_rng(seed)
@@ -191,7 +191,7 @@ class Maker:
         return layer(y) if min(y.shape[1:3]) > 2 else y
 
     def trap(self, y):
-        """A layer that has to be refused by name, or written right."""
+        """A layer that must be either rejected by name or exported correctly."""
         channels = y.shape[-1]
         layer = self.one(
             StandardizedConv2D(channels, 3, padding="same"),
@@ -265,9 +265,9 @@ def images(seed, count, shape=(8, 8, 3)):
 
 
 def random_network(seed):
-    """`(model, odd)`: a classifier of images of 8x8, and the names of its layers that may be refused."""
+    """`(model, odd)`: a classifier for 8x8 images, and the names of its layers that may be rejected."""
     keras.utils.set_random_seed(seed)
-    maker = Maker(seed)
+    maker = NetworkBuilder(seed)
     inputs = keras.Input((8, 8, 3), batch_size=maker.one(None, None, None, 4))
     y = layers.Conv2D(8, 3, padding="same")(maker.preprocessing(inputs))
     for _ in range(maker.random.integers(1, 5)):
@@ -275,7 +275,7 @@ def random_network(seed):
     if maker.random.random() < 0.35:
         y = maker.trap(y)
     model = keras.Model(inputs, maker.head(y))
-    # Normalization takes over the statistics of one batch, as its momentum is 0.
+    # With a momentum of 0, normalization adopts the statistics of one batch.
     for start in range(0, 16, model.inputs[0].shape[0] or 16):
         model(images(seed, 16)[start : start + (model.inputs[0].shape[0] or 16)], training=True)
     return model, maker.odd

@@ -1,14 +1,14 @@
-"""Random functional models: several inputs and outputs, branches, nested models, functions of tensors, odd layers."""
+"""Random functional models: several inputs and outputs, branches, nested models, tensor functions, rare layers."""
 
 import keras
 from keras import layers, ops
-from random_networks import CenteredReLU, Maker, StandardizedConv2D, WeightedAdd, images
+from random_networks import CenteredReLU, NetworkBuilder, StandardizedConv2D, WeightedAdd, images
 
 ACTIVATIONS = ("relu", "relu6", "silu", "gelu", "elu", "selu", "tanh", "sigmoid", "hard_silu", "leaky_relu", "softplus")
 
 
-class Composer(Maker):
-    """Draws networks of any form from layers of Keras, of the library, of others, and from functions of tensors."""
+class TopologyBuilder(NetworkBuilder):
+    """Builds random topologies from Keras layers, library layers, third-party layers, and tensor functions."""
 
     def activation(self, y):
         name = self.one(*ACTIVATIONS)
@@ -34,7 +34,7 @@ class Composer(Maker):
         )()(y)
 
     def function(self, y):
-        """A function of `keras.ops`, on one tensor or on a tensor and what a convolution makes of it."""
+        """A function of `keras.ops` of one tensor, or of a tensor and its convolution."""
         other = layers.Conv2D(y.shape[-1], 1, activation="relu")(y)
         return self.one(
             lambda: y + other,
@@ -56,7 +56,7 @@ class Composer(Maker):
         )()
 
     def unusual(self, y):
-        """What has no rule, or only sometimes."""
+        """Layers and functions that have no lowering rule, or only for some arguments."""
         return self.one(
             lambda: StandardizedConv2D(4, 3, padding="same")(y),
             lambda: WeightedAdd()([y, 0.5 * y]),
@@ -87,7 +87,7 @@ class Composer(Maker):
         return merging()(parts)
 
     def inner_model(self, y):
-        """A nested model, called twice on tensors of one shape, or given on as it is, or with two outputs."""
+        """A nested model: called twice, with two inputs, with two outputs, or with its input as an output."""
         start = keras.Input(y.shape[1:])
         kind = self.one("twice", "two outputs", "through", "two inputs")
         body = layers.Conv2D(y.shape[-1], 3, padding="same", activation="relu")(start)
@@ -112,7 +112,7 @@ class Composer(Maker):
         return layers.Dense(6, activation=self.one("relu", "tanh", "silu"), bias_initializer="random_normal")(y)
 
     def end(self, y, pooled):
-        """A head: classes, labels, one probability, logits, a number, a map, or one inside a nested model."""
+        """A head: softmax, multi-label, binary, logits, regression, a map, or a nested model."""
         kind = self.one("softmax", "sigmoid", "binary", "logits", "value", "map", "nested", "function")
         if kind == "map":
             return layers.Conv2D(3, 1, activation=self.one("softmax", "sigmoid", None))(y)
@@ -128,9 +128,9 @@ class Composer(Maker):
 
 
 def random_topology(seed):
-    """`(model, data)`: a network of images of 8x8, and perhaps of a second one and a vector; arrays for its inputs."""
+    """`(model, data)`: a network of 8x8 images, possibly with a second image and a vector; and input arrays."""
     keras.utils.set_random_seed(seed)
-    maker = Composer(seed)
+    maker = TopologyBuilder(seed)
     inputs = {"image": keras.Input((8, 8, 3), name="image")}
     y = maker.convolution(maker.preprocessing(inputs["image"]), 6, same=True)
     if maker.random.random() < 0.3:

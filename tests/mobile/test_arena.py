@@ -1,4 +1,4 @@
-"""The memory of a network's values: the order of its steps, the places of the values, and files planned so."""
+"""Memory planning: the order of operations, the offsets of tensors in the arena, and files with a stored plan."""
 
 import itertools
 import zipfile
@@ -19,7 +19,7 @@ KILO = 1024
 
 
 def random_program(seed, count=6):
-    """Steps that read one or two values before them; those of two may work in place."""
+    """Steps that read one or two earlier values; those that read two may work in place."""
     random = np.random.default_rng(seed)
     steps, open_values = [], {0}
     for number in range(1, count + 1):
@@ -33,8 +33,8 @@ def random_program(seed, count=6):
     return Program(tuple(steps), sizes, (0,), (count + 1,))
 
 
-def most_in_memory(program, order, in_place):
-    """By playing it: what is there, step by step, is kept until nothing reads it any more."""
+def peak_memory(program, order, in_place):
+    """Simulates the steps in order and frees each value after its last use; `None` if the order is invalid."""
     there, most = {0}, 0
     steps = [program.steps[number] for number in order]
     for number, step in enumerate(steps):
@@ -52,19 +52,19 @@ def most_in_memory(program, order, in_place):
 
 @pytest.mark.parametrize("in_place", [True, False])
 @pytest.mark.parametrize("seed", range(4))
-def test_no_order_needs_less(seed, in_place):
+def test_best_order_has_minimum_peak_memory(seed, in_place):
     program = random_program(seed)
     if not in_place:
         steps = tuple(Step(step.inputs, step.outputs) for step in program.steps)
         program = Program(steps, program.sizes, program.inputs, program.outputs)
     every = itertools.permutations(range(len(program.steps)))
-    possible = [most for order in every if (most := most_in_memory(program, order, in_place)) is not None]
-    assert most_in_memory(program, arena.best_order(program), in_place) == min(possible)
+    possible = [most for order in every if (most := peak_memory(program, order, in_place)) is not None]
+    assert peak_memory(program, arena.best_order(program), in_place) == min(possible)
     assert min(possible) < max(possible)
 
 
-def test_steps_that_gain_nothing_stay_where_they_are():
-    """The first half is what counts; the second has a better order too, which changes nothing."""
+def test_steps_are_not_reordered_without_a_benefit():
+    """The first half determines the peak; a better order of the second half would not reduce it."""
     first = [Step((0,), (1,)), Step((0,), (2,)), Step((1, 2), (3,))]
     second = [Step((3,), (4,)), Step((3,), (5,)), Step((5,), (6,)), Step((4, 6), (7,))]
     sizes = {0: 640, 1: 640, 2: 640, 3: 32, 4: 64, 5: 128, 6: 16, 7: 16}
@@ -73,7 +73,7 @@ def test_steps_that_gain_nothing_stay_where_they_are():
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_values_that_live_at_a_time_have_places_of_their_own(seed):
+def test_values_with_overlapping_lifetimes_do_not_overlap_in_memory(seed):
     program = random_program(seed, count=24)
     offsets, lives, over = arena.best_offsets(program), arena.lifetimes(program), arena.overwritten(program)
     assert set(offsets) == set(program.sizes)
@@ -81,13 +81,13 @@ def test_values_that_live_at_a_time_have_places_of_their_own(seed):
         together = lives[value][0] <= lives[other][1] and lives[other][0] <= lives[value][1]
         apart = offsets[value] + program.sizes[value] <= offsets[other]
         apart |= offsets[other] + program.sizes[other] <= offsets[value]
-        # A value that takes over another's memory begins where that lives for the last time.
+        # A value may reuse the memory of another one from the other's last use on.
         replaced = over.get(other) == value and lives[value][1] == lives[other][0] and offsets[value] == offsets[other]
         assert apart or replaced or not together
 
 
 def residual_network():
-    """The first layers of `sl3_resnet_64` on 32x32 images: what the interpreter for microcontrollers says is known."""
+    """The first layers of `sl3_resnet_64` on 32x32 images, whose plan in the microcontroller interpreter is known."""
     steps, skip = [Step((0,), (1,)), Step((1,), (2,)), Step((2,), (3,))], 3
     for _ in range(3):
         number = steps[-1].outputs[0]
@@ -99,8 +99,8 @@ def residual_network():
     return Program(tuple(steps), sizes | {0: 3 * KILO, 1: 3 * KILO, skip + 2: 16 * KILO}, (0,), (skip + 2,))
 
 
-def test_residual_network():
-    """Three values at a time; the planner on the device, for which a later one comes first, needs four."""
+def test_arena_of_residual_network():
+    """At most three values live at a time; the planner on the device places later values first and needs four."""
     program = residual_network()
     assert arena.peak_bytes(program) == 192 * KILO
     assert arena.arena_size(program.sizes, arena.micro_offsets(program)) == 256 * KILO
@@ -109,7 +109,7 @@ def test_residual_network():
 
 @pytest.fixture(scope="module")
 def residual():
-    """Two residual blocks that share their layer."""
+    """Two residual blocks that share one layer."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((8, 8, 1))
     x = keras.layers.Conv2D(16, 3, padding="same")(keras.layers.Rescaling(1 / 255)(inputs))
@@ -119,7 +119,7 @@ def residual():
     return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x)))
 
 
-def test_file_computes_the_same_in_less_memory(residual, digits):
+def test_prefer_memory_reduces_arena_without_changing_outputs(residual, digits):
     images, answers, parsed = digits[0][:16].astype("float32"), {}, {}
     for prefer in ("size", "speed", "memory"):
         data = convert(residual, images, quantization="int8", prefer=prefer)
@@ -139,7 +139,7 @@ def test_file_computes_the_same_in_less_memory(residual, digits):
     assert all(offset % arena.ALIGNMENT == 0 for offset in plan.values())
 
 
-def test_report_and_labels_of_a_planned_file(trained, digits, tmp_path):
+def test_file_with_memory_plan_has_report_and_labels(trained, digits, tmp_path):
     images, path = digits[0][:32].astype("float32"), tmp_path / "net.tflite"
     report = export_tflite(
         trained, path, "int8", representative_data=images, class_names=NAMES, prefer="memory", input_type="int8"
@@ -148,13 +148,13 @@ def test_report_and_labels_of_a_planned_file(trained, digits, tmp_path):
     assert report.arena_bytes == size_report(path).arena_bytes == arena_bytes(file.parse(path.read_bytes()))
     with zipfile.ZipFile(path) as archive:
         assert archive.read("labels.txt").decode().split() == list(NAMES)
-        # What lies behind a file that is not its archive would make the places in it wrong for readers on phones.
+        # Bytes after the archive would shift its offsets for readers on phones.
         assert path.read_bytes().endswith(archive.comment)
     assert read_plan(file.parse(path.read_bytes()))
 
 
-def test_what_is_widened_takes_no_memory(trained, digits):
-    """Constants in float16, and what an operator makes of them, are constants."""
+def test_dequantized_constants_are_not_counted_in_the_arena(trained, digits):
+    """Constants in float16 and their float32 copies are constants."""
     sizes = [arena_bytes(file.parse(convert(trained, quantization=kind))) for kind in (None, "float16")]
     assert sizes[0] == sizes[1]
     half = convert(trained, quantization="float16", prefer="memory")
@@ -167,8 +167,8 @@ def test_what_is_widened_takes_no_memory(trained, digits):
     np.testing.assert_allclose(*outputs, atol=1e-6)
 
 
-def test_shared_kernel_is_widened_before_the_call_that_comes_first_then():
-    """On images of three sizes; in which order the layer is called changes what is in memory at a time."""
+def test_shared_float16_kernel_is_dequantized_before_its_first_call():
+    """A layer called at three image sizes: the order of the calls determines the peak memory."""
     keras.utils.set_random_seed(0)
     x = inputs = keras.Input((16, 16, 3))
     x = keras.layers.Conv2D(8, 3, padding="same")(x)

@@ -27,12 +27,12 @@ def test_report(tflite_files, quantization):
     assert (report.threads, report.repetitions, report.warmup) == (2, 20, 0)
     assert report.weight_bytes == exported.file_weight_bytes
     assert report.delegate_partitions == 1
-    # XNNPACK has no softmax of integers, and makes no uint8 of int8 or the other way round.
+    # XNNPACK has no integer softmax and no conversion between int8 and uint8.
     assert report.undelegated_operators == ({} if quantization is None else {"QUANTIZE": 2, "SOFTMAX": 1})
 
 
-def test_times_are_milliseconds_of_the_inferences_after_the_warmup(tflite_files, monkeypatch):
-    """A clock of our own: inference number n takes n milliseconds."""
+def test_times_are_in_milliseconds_and_exclude_warmup(tflite_files, monkeypatch):
+    """With a fake clock, inference n takes n milliseconds."""
     clock = iter([reading for n in range(1, 12) for reading in (100 * n, 100 * n + n / 1000)])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     report = benchmark_tflite(tflite_files[None][0], repetitions=11, warmup=3)
@@ -42,8 +42,8 @@ def test_times_are_milliseconds_of_the_inferences_after_the_warmup(tflite_files,
     assert report.spread_ms == pytest.approx(8.5 - 3.5)
 
 
-def test_files_take_turns(tflite_files, monkeypatch):
-    """Of each pair of inferences the second one is measured."""
+def test_files_are_measured_in_turn(tflite_files, monkeypatch):
+    """The second inference of each pair is measured."""
     run, clock = [], []
     monkeypatch.setattr(benchmark.file, "invoke", lambda interpreter: run.append(id(interpreter)))
     monkeypatch.setattr("time.perf_counter", lambda: clock.append(len(run)) or 0.0)
@@ -55,8 +55,8 @@ def test_files_take_turns(tflite_files, monkeypatch):
     assert [report.path for report in reports] == [str(tflite_files[kind][0]) for kind in (None, "int8")]
 
 
-def test_operators_between_delegates(tmp_path):
-    """A gather, which XNNPACK does not have, cuts a graph of convolutions in two."""
+def test_undelegated_operator_splits_delegate(tmp_path):
+    """A gather, which XNNPACK does not support, splits a graph of convolutions in two."""
     import tensorflow as tf
 
     kernel = tf.constant(np.random.default_rng(0).normal(size=(3, 3, 4, 4)), tf.float32)
@@ -72,8 +72,8 @@ def test_operators_between_delegates(tmp_path):
     assert delegation(open_tflite(path)) == (2, {"GATHER": 1})
 
 
-def test_operators_inside_a_delegate():
-    """By hand: 0 and 1 are replaced, with a constant and two outputs; 2 lies between; 3 is replaced; 4 comes last."""
+def test_delegated_operators_are_not_listed():
+    """Operators 0 and 1 are in a delegate with a constant and two outputs, 3 is in another; 2 and 4 are in none."""
     rows = [
         ("CONV_2D", [0, 10], [1]),
         ("ADD", [1, 1], [2]),
@@ -92,9 +92,11 @@ def test_operators_inside_a_delegate():
     assert delegation(without) == (0, {"CONV_2D": 1, "ADD": 1})
 
 
-@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system does not tell")
-def test_memory_grows_with_the_file(tmp_path):
-    """Weights of 8 MB more, and at most a copy or two of them."""
+@pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="peak memory is not available on this system"
+)
+def test_peak_memory_grows_with_file_size(tmp_path):
+    """With 8 MB more weights, it grows by the weights and at most two copies of them."""
     peaks = []
     for units in (10, 1010):
         inputs = keras.Input((40, 50, 1))
@@ -105,7 +107,7 @@ def test_memory_grows_with_the_file(tmp_path):
     assert 8e6 < peaks[1] - peaks[0] < 3.5 * 8e6
 
 
-def test_memory_that_cannot_be_known(tflite_files, monkeypatch):
+def test_peak_memory_unavailable(tflite_files, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(memory_probe, "__file__", "none.py")
         if os.access("/proc/self/clear_refs", os.W_OK):
@@ -123,7 +125,7 @@ def test_bad_argument(tflite_files, argument):
         benchmark_tflite(tflite_files[None][0], **{argument: -1})
 
 
-def test_no_file(tmp_path):
+def test_missing_file(tmp_path):
     with pytest.raises(ValueError, match="There is no file"):
         benchmark_tflite(tmp_path / "none.tflite")
     for paths in ([], "net.tflite", tmp_path / "net.tflite"):
@@ -131,14 +133,14 @@ def test_no_file(tmp_path):
             compare_tflite(paths)
 
 
-def report_of(path, file_bytes, **more):
+def make_report(path, file_bytes, **more):
     values: dict[str, Any] = {field.name: 1 for field in dataclasses.fields(benchmark.BenchmarkReport)}
     values |= {"path": path, "file_bytes": file_bytes, "undelegated_operators": {"SOFTMAX": 2}, "spread_ms": 0.1}
     return benchmark.BenchmarkReport(**values | more)
 
 
-def test_times_of_an_unsteady_machine_are_marked():
-    steady, unsteady = report_of("a", 1, median_ms=20, spread_ms=2), report_of("b", 1, median_ms=20, spread_ms=2.1)
+def test_unsteady_times_are_marked():
+    steady, unsteady = make_report("a", 1, median_ms=20, spread_ms=2), make_report("b", 1, median_ms=20, spread_ms=2.1)
     assert [each["unsteady"] for each in benchmark_entries([steady, unsteady], {}, {})] == [False, True]
     _, first, second, *notes = benchmark_table([steady, unsteady]).splitlines()
     assert (first.split()[3], second.split()[3]) == ("20.0", "~20.0")
@@ -149,7 +151,7 @@ def test_times_of_an_unsteady_machine_are_marked():
 
 
 def test_table_is_aligned():
-    reports = [report_of("a.tflite", 1_234_567), report_of("longer name.tflite", 8)]
+    reports = [make_report("a.tflite", 1_234_567), make_report("longer name.tflite", 8)]
     head, *lines = benchmark_table(reports, {"a.tflite": 0.7705}).splitlines()
     assert lines[0].split() == ["a.tflite", "1,234,567", "1", "1.00", "0.1", "1", "1", "2", "SOFTMAX", "77.05%"]
     assert lines[1].split() == ["longer", "name.tflite", "8", "1", "1.00", "0.1", "1", "1", "2", "SOFTMAX"]
@@ -168,11 +170,11 @@ def test_table_is_aligned():
     assert "accuracy" not in benchmark_table(reports)
 
 
-# Within a factor of 8 the axis is linear, beyond it logarithmic.
+# The axis is linear within a factor of 8 and logarithmic beyond it.
 @pytest.mark.parametrize("largest", [4000, 90_000])
-def test_image_has_a_point_for_every_file(largest):
+def test_figure_has_one_point_per_file(largest):
     def blue_pixels(sizes):
-        reports = [report_of(f"runs/{index}.tflite", size) for index, size in enumerate(sizes)]
+        reports = [make_report(f"runs/{index}.tflite", size) for index, size in enumerate(sizes)]
         accuracies = {report.path: 0.5 + report.file_bytes / 1e6 for report in reports}
         image = PIL.Image.open(io.BytesIO(draw_accuracy_against_size(reports, accuracies, "a title")))
         assert image.size == (900, 504)

@@ -1,4 +1,4 @@
-"""C source of a file: its bytes, and the operators that the interpreter for microcontrollers is given."""
+"""C source of a TFLite file: its bytes, and the operators to register with the microcontroller interpreter."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ import pytest
 from keras_sharenets import cli
 from keras_sharenets.mobile import describe_tflite, export_tflite, write_c_array
 
-# As micro_mutable_op_resolver.h declares them.
+# As declared in micro_mutable_op_resolver.h.
 METHODS = [
     "Add",
     "AveragePool2D",
@@ -69,7 +69,7 @@ def written(tflite_files, tmp_path):
     return tflite_files["int8"][0], write_c_array(tflite_files["int8"][0], tmp_path / "small-net"), tmp_path
 
 
-def test_source_holds_the_bytes(written):
+def test_source_contains_the_bytes_of_the_file(written):
     path, (source, header, operators), folder = written
     assert [source, header, operators] == [str(folder / f"small-net{end}") for end in (".c", ".h", "_operators.h")]
     text = (folder / "small-net.c").read_text()
@@ -96,7 +96,7 @@ def test_source_compiles(written):
         assert subprocess.run([folder / program], check=True, capture_output=True).stdout == path.read_bytes()
 
 
-def test_what_is_refused(plain, tmp_path):
+def test_invalid_files(plain, tmp_path):
     export_tflite(plain, tmp_path / "half.tflite", "float16")
     with pytest.raises(ValueError, match="has float16 weights, which LiteRT for Microcontrollers cannot convert"):
         write_c_array(tmp_path / "half.tflite", tmp_path / "net")

@@ -1,4 +1,4 @@
-"""Layers and networks written as classes, put together from others: a file has what they call, by its rules."""
+"""Subclassed layers and networks composed of other layers are lowered by the rules of their parts."""
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ PIXELS = images(0, 32)
 
 
 class Attention(layers.Layer):
-    """Channels and then places weighed, as in CBAM."""
+    """Channel attention followed by spatial attention, as in CBAM."""
 
     def build(self, shape):
         self.squeeze = layers.Dense(2, activation="relu")
@@ -35,7 +35,7 @@ class Attention(layers.Layer):
 
 
 class Block(layers.Layer):
-    """A residual block with a layer of its own inside, a weight, and a dropout."""
+    """A residual block with a nested custom layer, a weight, and dropout."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -55,7 +55,7 @@ class Block(layers.Layer):
 
 
 class Network(keras.Model):
-    """A network that is a class, over a functional one."""
+    """A subclassed network that contains a functional one."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -76,7 +76,7 @@ def network():
 
 
 def stem(function):
-    """Something on images that a convolution gives."""
+    """A network that applies a function to the output of a convolution."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((8, 8, 3))
     return keras.Model(inputs, function(layers.Conv2D(4, 3)(layers.Rescaling(1 / 255)(inputs))))
@@ -87,7 +87,7 @@ def operators(path):
 
 
 @pytest.mark.parametrize("quantization", [None, "float16", "int8"])
-def test_file_gives_what_keras_gives(tmp_path, quantization):
+def test_file_matches_keras(tmp_path, quantization):
     model, path = network(), tmp_path / "net.tflite"
     report = export_tflite(model, path, quantization, representative_data=PIXELS)
     assert report.fallback_layers == ()
@@ -96,20 +96,20 @@ def test_file_gives_what_keras_gives(tmp_path, quantization):
     assert np.linalg.norm(predict_tflite(path, PIXELS) - right) < bound * np.linalg.norm(right)
 
 
-def test_integers_throughout(tmp_path):
+def test_int8_file_has_no_float_operators(tmp_path):
     path = tmp_path / "net.tflite"
     export_tflite(network(), path, "int8", representative_data=PIXELS, input_type="int8", output_type="int8")
     assert not {"QUANTIZE", "DEQUANTIZE"} & set(operators(path))
 
 
-def test_what_two_calls_have_in_common_is_there_once(tmp_path):
+def test_two_calls_share_their_constants(tmp_path):
     path = tmp_path / "net.tflite"
     report = export_tflite(network(), path, "int8", representative_data=PIXELS)
     assert file.repeated_bytes(file.parse(path.read_bytes())) == 0
     assert report.repetition < 1.3
 
 
-def test_operations_have_the_names_of_what_they_are_in():
+def test_operations_are_named_by_their_path():
     names = [step.name for step in lower(network()).operations]
     assert {"whole/convolution", "whole/block/attention/squeeze"} & set(names) == set()
     assert {"whole/block/convolution", "whole/classifier"} <= set(names)
@@ -117,13 +117,13 @@ def test_operations_have_the_names_of_what_they_are_in():
     assert len(set(sites)) == len(sites) == 2
 
 
-def test_two_of_a_class_keep_their_kernels_apart(tmp_path):
+def test_two_layers_of_one_class_have_separate_kernels(tmp_path):
     model, path = stem(lambda x: Block(name="second")(Block(name="first")(x))), tmp_path / "net.tflite"
     assert export_tflite(model, path).fallback_layers == ()
     np.testing.assert_allclose(predict_tflite(path, PIXELS), model(PIXELS), atol=1e-4)
 
 
-def test_lambda_of_known_functions(tmp_path):
+def test_lambda_of_supported_functions(tmp_path):
     model = stem(layers.Lambda(lambda x: ops.relu(x) * 2 - ops.mean(x, axis=-1, keepdims=True), name="own"))
     path = tmp_path / "net.tflite"
     assert export_tflite(model, path, "int8", representative_data=PIXELS).fallback_layers == ()
@@ -131,7 +131,7 @@ def test_lambda_of_known_functions(tmp_path):
 
 
 class Counting(layers.Layer):
-    """Writes to a variable whenever it is called."""
+    """Increments a variable in every call."""
 
     def build(self, shape):
         self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False, name="calls")
@@ -142,7 +142,7 @@ class Counting(layers.Layer):
 
 
 class Normalizing(layers.Layer):
-    """Normalizes with the batch that it is given, in inference too."""
+    """Normalizes with the statistics of the batch, also in inference."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -155,7 +155,7 @@ class Normalizing(layers.Layer):
         return self.normalization(inputs, training=True)
 
 
-def test_nothing_is_written_to_the_variables_of_a_layer(tmp_path):
+def test_lowering_does_not_change_variables(tmp_path):
     layer = Counting()
     model = stem(layer)
     lower(model)
@@ -168,12 +168,12 @@ def test_nothing_is_written_to_the_variables_of_a_layer(tmp_path):
         layers.Lambda(lambda x: ops.sin(ops.relu(x) + 1), name="own"),
         layers.Lambda(lambda x: tf.nn.relu(x) * 2, output_shape=(6, 6, 4), name="own"),
     ],
-    ids=["part without a rule", "computes with TensorFlow"],
+    ids=["function without a rule", "TensorFlow function"],
 )
-def test_what_rules_do_not_hold_for_is_converted_as_a_whole(layer):
+def test_layer_with_unsupported_part_is_converted_as_a_whole(layer):
     assert lower(stem(layer)).operations[-1].kind == "converted"
 
 
-def test_what_trains_in_inference_is_not_taken_for_inference():
+def test_layer_that_normalizes_by_batch_in_inference_is_rejected():
     with pytest.raises(UnsupportedLayerError, match="'own', a Normalizing, has no lowering rule"):
         lower(stem(Normalizing(name="own")))

@@ -1,4 +1,4 @@
-"""Pruned, then clustered, then trained with rounding, then exported: what each step made stays."""
+"""Pruning, clustering, quantization-aware training, and export in sequence: each step preserves earlier ones."""
 
 import gzip
 
@@ -44,7 +44,7 @@ def kernels(model):
 
 
 def integer_kernels(path):
-    """The kernels of a file, each buffer once, as integers."""
+    """The distinct integer kernels of a file."""
     runtime = file.open_tflite(path)
     contents = file.parse(path.read_bytes())
     assert file.repeated_bytes(contents) == 0
@@ -59,7 +59,7 @@ def integer_kernels(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["keras", "tfmot"])
-def test_zeros_and_clusters_stay(engine, clustered, data, tmp_path):
+def test_zeros_and_clusters_are_preserved(engine, clustered, data, tmp_path):
     before = kernels(clustered)
     q = fit(mobile.quantize_aware(clustered, engine=engine, preserve="clusters"), data, 2)
     report = mobile.export_tflite(q, tmp_path / "q.tflite", quantization="int8", representative_data=data[0])
@@ -81,5 +81,5 @@ def test_zeros_and_clusters_stay(engine, clustered, data, tmp_path):
     )
     plain = mobile.export_tflite(random, tmp_path / "plain.tflite", quantization="int8", representative_data=data[0])
     sizes = [len(gzip.compress((tmp_path / name).read_bytes())) for name in ("q.tflite", "plain.tflite")]
-    # Of what is pruned and clustered, gzip saves more.
+    # A pruned and clustered file compresses better.
     assert report.file_bytes - sizes[0] > plain.file_bytes - sizes[1] + 1000

@@ -1,4 +1,4 @@
-"""Images in the served model are those of `read_image`: the same file in all formats and modes, or it is refused."""
+"""The served model decodes image files as `decode_image` does, in all formats and modes, or rejects them."""
 
 import contextlib
 import functools
@@ -53,12 +53,12 @@ def png(depth, color, rows):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
 
 
-def deep_png(color, channels):
+def png_16_bit(color, channels):
     return png(16, color, [RANDOM.bytes(2 * 8 * channels) for _ in range(6)])
 
 
 def with_sides(data, sides):
-    """The file with sides of 40,000 pixels in its header, wherever it has `sides`."""
+    """The file with `sides` in its header replaced by 40,000 pixels."""
     order = "<" if sides[0] == 32 else ">"
     depth, size = sides[: len(sides) % 2], "I" if len(sides) == 8 else "H"
     return data.replace(sides, depth + struct.pack(f"{order}{size}{size}", 40_000, 40_000))
@@ -87,9 +87,9 @@ FILES = {
     "PNG, palette with a transparent color": encoded(PALETTE, "PNG", transparency=3),
     "PNG, palette with alpha": encoded(PALETTE, "PNG", transparency=bytes(range(0, 256, 8))),
     "PNG, gray of 16 bits": encoded(DEEP, "PNG"),
-    "PNG, RGB of 16 bits": deep_png(2, 3),
-    "PNG, gray and alpha of 16 bits": deep_png(4, 2),
-    "PNG, RGBA of 16 bits": deep_png(6, 4),
+    "PNG, RGB of 16 bits": png_16_bit(2, 3),
+    "PNG, gray and alpha of 16 bits": png_16_bit(4, 2),
+    "PNG, RGBA of 16 bits": png_16_bit(6, 4),
     "WebP": encoded(COLORS, "WEBP"),
     "WebP, lossless": encoded(COLORS, "WEBP", lossless=True),
     "WebP, alpha": encoded(translucent(COLORS), "WEBP", lossless=True, exact=True),
@@ -125,7 +125,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def served():
-    """The graph as a SavedModel has it, at the files' own size, and for gray images of another size."""
+    """The decoding graph of a SavedModel, for the size of the files and for gray images of another size."""
     specification = [tf.TensorSpec((), tf.string)]
     shapes = ((24, 32, 3), (7, 9, 1))
     return {
@@ -135,17 +135,17 @@ def served():
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_read_as_everywhere_else(served, name):
+def test_decoding_matches_decode_image(served, name):
     data = FILES[name]
     for shape, read in served.items():
         found, expected = read(data).numpy(), decode_image(data, shape).astype(int)
         assert np.ptp(expected) > 20
-        # Pillow rounds after resizing each axis, TensorFlow once.
+        # Pillow rounds after resizing each axis, TensorFlow only once.
         np.testing.assert_allclose(found, expected, atol=1, err_msg=str(shape))
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_by_name(served, name):
+def test_unsupported_files_are_rejected(served, name):
     data, message = REFUSED[name]
     with pytest.raises(tf.errors.InvalidArgumentError, match=rf"`encoded` must be files of.*{message}"):
         served[24, 32, 3](data)
@@ -155,7 +155,7 @@ def test_refused_by_name(served, name):
     "name", ["JPEG", "JPEG, progressive", "PNG, RGB", "PNG, gray of 16 bits", "WebP", "BMP", "GIF"]
 )
 @pytest.mark.parametrize("share", [0.3, 0.7])
-def test_cut_off_files_are_refused_by_both(served, name, share):
+def test_truncated_files_are_rejected_by_both(served, name, share):
     data = FILES[name][: int(share * len(FILES[name]))]
     with pytest.raises(ValueError, match="is not an image that can be read"):
         decode_image(data, (24, 32, 3))
@@ -164,9 +164,9 @@ def test_cut_off_files_are_refused_by_both(served, name, share):
         served[24, 32, 3](data)
 
 
-# What changed bytes leave readable depends on the library: PNG files have checksums, the pixels of BMP files nothing.
+# Whether a corrupted file is readable depends on the format: PNG has checksums, the pixels of BMP have none.
 @pytest.mark.parametrize("name", slow_after(2, ["PNG, RGB", "GIF", "JPEG", "JPEG, progressive", "WebP", "BMP"]))
-def test_changed_bytes_are_read_or_refused_by_index(served, name):
+def test_corrupted_files_are_decoded_or_rejected_by_index(served, name):
     random, refusals = np.random.default_rng(0), []
     for first, share in ((1, 0.1), (1, 0.5), (8, 0.9)):
         data = np.frombuffer(FILES[name], np.uint8).copy()
@@ -182,15 +182,15 @@ def test_changed_bytes_are_read_or_refused_by_index(served, name):
     assert refusals or name == "BMP"
 
 
-def test_the_end_of_a_thumbnail_is_not_that_of_the_image(served):
+def test_end_of_a_thumbnail_is_not_the_end_of_the_image(served):
     data = encoded(COLORS, "JPEG", exif=exif(1) + encoded(GRAY, "JPEG"))
     served[24, 32, 3](data)
     with pytest.raises(tf.errors.InvalidArgumentError, match="a JPEG file that is truncated or damaged"):
         served[24, 32, 3](data[:-200])
 
 
-def test_training_calibration_and_prediction_read_alike(tmp_path):
-    """Those who read files do it with the function that the served model is compared with."""
+def test_training_calibration_and_prediction_decode_alike(tmp_path):
+    """All of them equal `decode_image`, with which the served model is compared."""
     suffixes = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "WebP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
     for folder in ("ant", "bee"):
         (tmp_path / folder).mkdir()

@@ -1,4 +1,4 @@
-"""Which numbers an int8 file takes and gives: other ones than int8 cost one operator, and change no answer."""
+"""Input and output types of int8 files: types other than int8 add one operator each and do not change results."""
 
 import itertools
 
@@ -15,13 +15,13 @@ from keras_sharenets.mobile import compare_tflite, describe_tflite, export_tflit
 from keras_sharenets.mobile.export import conversion
 from keras_sharenets.mobile.inspect.benchmark import operator_times
 
-# The beginning knows nothing of the end: in `make test` each type of either in some pair.
+# Input and output are independent: `make test` covers every type of each in some pair.
 ENDS = [("uint8", "float32"), ("float32", "int8"), ("int8", "uint8")]
 ENDS += [pair for pair in itertools.product(conversion.END_TYPES, repeat=2) if pair not in ENDS]
 
 
-def by_hand(path, image):
-    """What the interpreter itself gives for an image in numbers of the file's own type."""
+def run_interpreter(path, image):
+    """The raw output of the interpreter for an image, and the details of the input and the output."""
     interpreter = Interpreter(str(path))
     interpreter.allocate_tensors()
     (entry,), (end,) = interpreter.get_input_details(), interpreter.get_output_details()
@@ -37,15 +37,15 @@ def int8_file(trained, digits, tmp_path_factory):
     return path, export_tflite(trained, path, "int8", representative_data=digits[0][:64], class_names=NAMES, **types)
 
 
-def test_most_programs_take_uint8(tflite_files):
-    """MediaPipe, LiteRT.js and OpenVINO: what each of them does is in docs/clients.md."""
+def test_default_types(tflite_files):
+    """Most programs accept uint8: see MediaPipe, LiteRT.js, and OpenVINO in docs/clients.md."""
     report = tflite_files["int8"][1]
     assert (report.input_type, report.output_type) == ("uint8", "uint8")
     assert (tflite_files[None][1].input_type, tflite_files[None][1].output_type) == ("float32", "float32")
 
 
 @pytest.mark.parametrize(("taken", "given"), slow_after(2, ENDS))
-def test_ends_change_no_answer(int8_file, trained, digits, tmp_path, taken, given):
+def test_input_and_output_types_do_not_change_results(int8_file, trained, digits, tmp_path, taken, given):
     path, images = tmp_path / "net.tflite", digits[0][-8:]
     types = {"input_type": taken, "output_type": given}
     report = export_tflite(trained, path, "int8", representative_data=digits[0][:64], class_names=NAMES, **types)
@@ -56,25 +56,25 @@ def test_ends_change_no_answer(int8_file, trained, digits, tmp_path, taken, give
     operators, plain = described["operators"], describe_tflite(int8_file[0])["operators"]
     assert sum(operators.values()) - sum(plain.values()) == (taken != "int8") + (given != "int8")
     np.testing.assert_array_equal(predict_tflite(path, images), predict_tflite(int8_file[0], images))
-    # Names and ends together.
+    # The added operators and their tensor names.
     assert 0 <= report.file_bytes - int8_file[1].file_bytes <= 500
     check_names(path.read_bytes(), trained)
     assert sum(size_report(path).parts.values()) == report.file_bytes
 
 
-def test_pixels_go_in_as_they_come(int8_file, trained, digits, tmp_path):
+def test_uint8_input_takes_raw_pixels(int8_file, trained, digits, tmp_path):
     path, image = tmp_path / "net.tflite", digits[0][-1]
-    # No pixel of these is above 200: an input with the range of these images would cut the brighter ones.
+    # No pixel is above 200: an input with the range of these images would clip brighter ones.
     dark = (digits[0][:64] * (200 / 255)).round()
     export_tflite(trained, path, "int8", representative_data=dark, input_type="uint8", output_type="float32")
-    answer, entry, end = by_hand(path, image)
+    answer, entry, end = run_interpreter(path, image)
     assert (entry["dtype"], entry["quantization"]) == (np.uint8, (1.0, 0))
     assert (end["dtype"], end["quantization"]) == (np.float32, (0.0, 0))
     np.testing.assert_array_equal(answer, predict_tflite(path, image[None])[0])
     np.testing.assert_allclose(answer, np.asarray(trained(image[None].astype("float32")))[0], atol=0.3)
 
 
-def test_what_is_no_pixel_value_keeps_its_scale(tmp_path):
+def test_inputs_other_than_pixels_keep_their_scale(tmp_path):
     model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Conv2D(2, 3), keras.layers.Flatten()])
     images = np.random.default_rng(0).uniform(-1, 1, (32, 4, 4, 3)).astype("float32")
     outputs = []
@@ -82,7 +82,7 @@ def test_what_is_no_pixel_value_keeps_its_scale(tmp_path):
         path = tmp_path / f"{taken}.tflite"
         export_tflite(model, path, "int8", representative_data=images, input_type=taken, output_type="uint8")
         outputs.append(predict_tflite(path, images))
-        _, entry, _ = by_hand(path, np.zeros((4, 4, 3)))
+        _, entry, _ = run_interpreter(path, np.zeros((4, 4, 3)))
         scale, zero_point = entry["quantization"]
         assert scale == pytest.approx(2 / 255, rel=0.01)
         assert zero_point == {"int8": 0, "uint8": 128}[taken]
@@ -90,12 +90,12 @@ def test_what_is_no_pixel_value_keeps_its_scale(tmp_path):
 
 
 @pytest.mark.parametrize(("given", "partitions"), [("uint8", 1), ("float32", 2)])
-def test_costs_of_files_with_other_ends(trained, digits, tmp_path, given, partitions):
+def test_operators_added_for_other_types(trained, digits, tmp_path, given, partitions):
     path = tmp_path / "net.tflite"
     types = {"input_type": "uint8", "output_type": given}
     export_tflite(trained, path, "int8", representative_data=digits[0][:64], **types)
     (report,) = compare_tflite([path], repetitions=2)
-    # The softmax and the ends, no other operator; behind the softmax a delegate makes floats of integers again.
+    # Only the softmax and the conversions are undelegated; a delegate dequantizes the softmax.
     assert report.delegate_partitions <= partitions
     assert set(report.undelegated_operators) <= {"SOFTMAX", "QUANTIZE", "DEQUANTIZE"}
     counts = {time.name: time.count for time in operator_times(path, repetitions=2, warmup=0)}
@@ -104,7 +104,7 @@ def test_costs_of_files_with_other_ends(trained, digits, tmp_path, given, partit
 
 @pytest.mark.parametrize("quantization", [None, "float16"])
 @pytest.mark.parametrize("name", ["input_type", "output_type"])
-def test_float_files_take_floats(plain, tmp_path, quantization, name):
+def test_float_files_require_float_types(plain, tmp_path, quantization, name):
     path = tmp_path / "net.tflite"
     with pytest.raises(ValueError, match=rf'`{name}` \(=.uint8.\) is for `quantization="int8"`'):
         export_tflite(plain, path, quantization, **{name: "uint8"})

@@ -1,4 +1,4 @@
-"""Layers without a rule: the operators of TensorFlow's converter in our file, beside what the rest shares."""
+"""Layers without a lowering rule are converted by TensorFlow, while the other layers keep their sharing."""
 
 import keras
 import numpy as np
@@ -17,14 +17,14 @@ PIXELS = images(0, 16)
 
 
 class TensorFlowConv2D(layers.Conv2D):
-    """Computes with functions that Keras does not see."""
+    """Calls TensorFlow functions, which Keras does not trace."""
 
     def convolution_op(self, inputs, kernel):
         return tf.nn.conv2d(inputs, kernel, strides=1, padding=self.padding.upper())
 
 
-def around(middle):
-    """A network with something in its middle, between two calls of one convolution."""
+def network_around(middle):
+    """A network that applies `middle` between two calls of a shared convolution."""
     inputs = keras.Input((8, 8, 3))
     shared = layers.Conv2D(4, 3, padding="same", bias_initializer="random_normal", name="shared")
     y = shared(layers.Concatenate()([layers.Rescaling(1 / 255)(inputs), layers.Rescaling(1 / 128)(inputs)]))
@@ -33,7 +33,7 @@ def around(middle):
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling2D()(y)))
 
 
-# Beside each what its path is called.
+# By the aspect of the conversion that each case covers.
 CASES = {
     "own method": lambda y: TensorFlowConv2D(4, 3, name="odd")(y),
     "two inputs": lambda y: ops.power(y + 1, 0.5 * y),
@@ -52,37 +52,35 @@ CASES = {
 
 @pytest.mark.parametrize("quantization", [None, pytest.param("float16", marks=pytest.mark.slow), "int8"])
 @pytest.mark.parametrize("case", ["integers", "several outputs"])
-def test_file_gives_what_keras_gives(tmp_path, case, quantization):
+def test_file_matches_keras(tmp_path, case, quantization):
     _check(tmp_path, case, quantization)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("quantization", [None, "float16", "int8"])
 @pytest.mark.parametrize("case", ["loop", "own method", "two inputs", "kernel", "constant", "attention"])
-def test_file_gives_what_keras_gives_for_more_layers(tmp_path, case, quantization):
+def test_file_matches_keras_for_more_layers(tmp_path, case, quantization):
     _check(tmp_path, case, quantization)
 
 
-def test_loop_comes_with_the_graphs_that_it_runs(tmp_path):
+def test_loop_includes_its_subgraphs(tmp_path):
     _check(tmp_path, "loop", None)
 
 
 def _check(folder, case, quantization):
-    model, path = around(CASES[case]), folder / "net.tflite"
+    model, path = network_around(CASES[case]), folder / "net.tflite"
     ends = {"input_type": "float32", "output_type": "float32"}
     report = export_tflite(model, path, quantization, representative_data=PIXELS, **ends)
-    assert bool(report.fallback_layers) == (
-        case != "constant"
-    )  # What the converter makes of that one is a constant of ours.
+    assert bool(report.fallback_layers) == (case != "constant")  # The converter reduces it to a constant.
     tolerance = {None: 1e-5, "float16": 2e-3, "int8": 0.02}[quantization]
     np.testing.assert_allclose(predict_tflite(path, PIXELS), model(PIXELS), atol=tolerance)
     assert file.repeated_bytes(file.parse(path.read_bytes())) == 0
 
 
 @pytest.mark.parametrize("quantization", [None, "int8"])
-def test_map_of_the_class_of_each_pixel(tmp_path, quantization):
-    """As segmentation gives it: TensorFlow's converter refuses what Keras computes, and an index is no fraction."""
-    keras.utils.set_random_seed(0)  # With other weights, not every class is there.
+def test_class_map_of_segmentation(tmp_path, quantization):
+    """TensorFlow's converter rejects the argmax of Keras, and indices must not be quantized."""
+    keras.utils.set_random_seed(0)  # With this seed, every class occurs.
     inputs, path = keras.Input((8, 8, 3)), tmp_path / "net.tflite"
     x = layers.Conv2D(5, 3, padding="same", bias_initializer="random_normal")(layers.Rescaling(1 / 255)(inputs))
     export_tflite(keras.Model(inputs, ops.argmax(x, axis=-1)), path, quantization, representative_data=PIXELS)
@@ -93,10 +91,10 @@ def test_map_of_the_class_of_each_pixel(tmp_path, quantization):
     assert mobile.describe_tflite(path)["outputs"][0]["scale"] == (None if quantization is None else 1.0)
 
 
-def test_rest_keeps_its_sharing_and_its_integers(tmp_path):
-    """The shared kernel is there once, as int8; only the layer without a rule computes in float."""
+def test_other_layers_keep_sharing_and_quantization(tmp_path):
+    """The shared kernel is stored once as int8; only the layer without a rule computes in float."""
     path = tmp_path / "net.tflite"
-    report = export_tflite(around(CASES["own method"]), path, "int8", representative_data=PIXELS)
+    report = export_tflite(network_around(CASES["own method"]), path, "int8", representative_data=PIXELS)
     assert report.fallback_layers == ("odd",)
     graph = file.parse(path.read_bytes()).Subgraphs(0)
     shapes = [
@@ -109,10 +107,10 @@ def test_rest_keeps_its_sharing_and_its_integers(tmp_path):
     assert casts.count("DEQUANTIZE") >= 1
 
 
-def test_two_calls_of_a_layer_without_a_rule_have_its_constants_once(tmp_path):
+def test_two_calls_of_a_converted_layer_share_its_constants(tmp_path):
     odd = TensorFlowConv2D(4, 3, padding="same", name="odd")
-    export_tflite(around(lambda y: odd(odd(y))), tmp_path / "twice.tflite")
-    export_tflite(around(lambda y: odd(y)), tmp_path / "once.tflite")
+    export_tflite(network_around(lambda y: odd(odd(y))), tmp_path / "twice.tflite")
+    export_tflite(network_around(lambda y: odd(y)), tmp_path / "once.tflite")
     sizes = [
         sum(file.constant_bytes(file.parse((tmp_path / f"{name}.tflite").read_bytes())).values())
         for name in ("once", "twice")
@@ -131,17 +129,17 @@ def test_two_calls_of_a_layer_without_a_rule_have_its_constants_once(tmp_path):
             r"'odd', a Lambda, .* for one example the layer returns \(1, 7, 8, 4\), instead of \(1, 8, 8, 4\)",
         ),
     ],
-    ids=["select operator", "mixes examples", "effective kernel", "says another shape"],
+    ids=["select operator", "mixes examples", "effective kernel", "wrong output shape"],
 )
-def test_what_cannot_be_converted_is_refused_by_name(tmp_path, middle, message, monkeypatch):
+def test_unconvertible_layers_are_named(tmp_path, middle, message, monkeypatch):
     monkeypatch.setattr(SymmetricConv2D, "compute_output_spec", lambda self, x: keras.KerasTensor((None, 8, 8, 4)))
     with pytest.raises((UnsupportedLayerError, LayerMismatchError), match=message):
-        export_tflite(around(middle), tmp_path / "net.tflite")
+        export_tflite(network_around(middle), tmp_path / "net.tflite")
     assert not list(tmp_path.iterdir())
 
 
 class Gain(layers.Layer):
-    """A layer of somebody else, with a weight and an argument."""
+    """A third-party layer with a weight and an argument."""
 
     def __init__(self, power=1, odd=False, **kwargs):
         super().__init__(**kwargs)
@@ -173,29 +171,29 @@ def rule_for_gain(monkeypatch):
     del RULES[Gain]
 
 
-def test_rule_from_outside_is_used(tmp_path, rule_for_gain):
-    model, path = around(lambda y: Gain(power=2)(y)), tmp_path / "net.tflite"
+def test_registered_rule_is_used(tmp_path, rule_for_gain):
+    model, path = network_around(lambda y: Gain(power=2)(y)), tmp_path / "net.tflite"
     for quantization in (None, "int8"):
         report = export_tflite(model, path, quantization, representative_data=PIXELS)
         assert report.fallback_layers == ()
         np.testing.assert_allclose(predict_tflite(path, PIXELS), model(PIXELS), atol=0.02 if quantization else 1e-5)
 
 
-def test_rule_holds_for_what_it_reads_and_no_subclass_that_computes_something_else(tmp_path, rule_for_gain):
+def test_registered_rule_does_not_apply_to_overriding_subclass_or_unread_arguments(tmp_path, rule_for_gain):
     path = tmp_path / "net.tflite"
     mobile.register_lowering(Gain, reads="power")(lambda graph, layer, call, inputs, shape: inputs[0])
     for layer, fallback in ((WavyGain(name="own"), ("own",)), (Gain(odd=True, name="own"), ())):
-        model = around(layer)
+        model = network_around(layer)
         assert export_tflite(model, path).fallback_layers == fallback
         np.testing.assert_allclose(predict_tflite(path, PIXELS), model(PIXELS), atol=1e-5)
 
 
-def test_wrong_rule_from_outside_is_found(tmp_path, rule_for_gain):
+def test_wrong_registered_rule_is_detected(tmp_path, rule_for_gain):
     mobile.register_lowering(Gain, reads="power odd")(lambda graph, layer, call, inputs, shape: inputs[0])
     with pytest.raises(LayerMismatchError, match=r"'gain.*', a Gain, would compute something else"):
-        export_tflite(around(Gain()), tmp_path / "net.tflite")
+        export_tflite(network_around(Gain()), tmp_path / "net.tflite")
 
 
-def test_rule_is_for_a_class_of_layers():
+def test_rule_requires_a_layer_class():
     with pytest.raises(ValueError, match=r"`layer_class` \(=<class 'int'>\) must be a subclass"):
         mobile.register_lowering(int)

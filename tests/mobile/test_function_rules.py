@@ -1,4 +1,4 @@
-"""Layers that compute their kernel in `call` and give it to a function of `keras.ops`."""
+"""Layers that compute their kernel in `call` and pass it to a function of `keras.ops`."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ PIXELS = images(0, 32)
 
 
 class RepeatedFilters(layers.Layer):
-    """A kernel that is repeated along the filters, written without this library."""
+    """A kernel repeated along the filters, implemented without this library."""
 
     def build(self, shape):
         self.kernel = self.add_weight(shape=(3, 3, shape[-1], 2), name="kernel")
@@ -24,7 +24,7 @@ class RepeatedFilters(layers.Layer):
 
 
 class Places(layers.Layer):
-    """A dilated depthwise convolution, then products of images and of vectors with one matrix."""
+    """A dilated depthwise convolution, then products of images and vectors with one matrix."""
 
     def build(self, shape):
         self.depthwise = self.add_weight(shape=(3, 3, shape[-1], 1), name="depthwise")
@@ -56,7 +56,7 @@ def network(layer, calls=2):
 
 @pytest.mark.parametrize("quantization", [None, "int8"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_file_gives_what_keras_gives(tmp_path, name, quantization):
+def test_file_matches_keras(tmp_path, name, quantization):
     model, path = network(LAYERS[name]()), tmp_path / "net.tflite"
     ends = {} if quantization is None else {"input_type": "int8", "output_type": "int8"}
     report = export_tflite(model, path, quantization, representative_data=PIXELS, **ends)
@@ -70,18 +70,18 @@ def test_file_gives_what_keras_gives(tmp_path, name, quantization):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_calls_of_one_layer_have_one_kernel(name):
+def test_calls_of_one_layer_share_one_kernel(name):
     kernels = {step.kernel for step in lower(network(LAYERS[name](), calls=2)).operations if step.kernel}
     once = {step.kernel for step in lower(network(LAYERS[name](), calls=1)).operations if step.kernel}
     assert len(kernels) == len(once)
 
 
 class Correlation(layers.Layer):
-    """The kernel comes from the image: no file can store it."""
+    """The kernel is computed from the image, so it cannot be stored."""
 
     def call(self, inputs):
         return ops.matmul(inputs, ops.transpose(inputs, (0, 1, 3, 2)))
 
 
-def test_kernel_that_depends_on_the_image_is_left_to_the_converter():
+def test_layer_with_image_dependent_kernel_is_converted_by_tensorflow():
     assert "converted" in {step.kind for step in lower(network(Correlation(), calls=1)).operations}

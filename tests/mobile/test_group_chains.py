@@ -1,4 +1,4 @@
-"""Chains of groups in the inference graph: normalized inside, their groups stacked like images."""
+"""Hierarchical group convolutions in the inference graph: folded normalization and groups stacked in the batch."""
 
 import math
 
@@ -24,9 +24,9 @@ from keras_sharenets.mobile.inspect.file import open_tflite
 
 
 def chain(groups=3, channels=13, filters=12, use_bias=False, smallest=0.5, uses=1, relu=False, also=False):
-    """Hierarchical group convolutions of shuffled channels, normalized with scales of both signs, and 3 images.
+    """A network of shuffled, normalized hierarchical group convolutions with scales of both signs, and 3 images.
 
-    `smallest` is the smallest magnitude of a scale, `also` reads what is not normalized.
+    `smallest` is the smallest magnitude of a scale; with `also`, the unnormalized values are read as well.
     """
     x = inputs = keras.Input((4, 5, channels))
     layer = ksn.layers.HierarchicalGroupConv2D(filters, groups=groups, use_bias=use_bias, name="chain")
@@ -46,7 +46,7 @@ def chain(groups=3, channels=13, filters=12, use_bias=False, smallest=0.5, uses=
     return model, pseudo_random((3, 4, 5, channels), seed=9)
 
 
-def lowered(model):
+def lowered_graph(model):
     return passes.simplify(lower(model, materialize=lambda site: False))
 
 
@@ -56,9 +56,9 @@ def kinds(graph):
 
 @pytest.mark.parametrize("groups", [2, 3, 4, 6])
 @pytest.mark.parametrize("use_bias", [False, True])
-def test_normalization_costs_no_step(groups, use_bias):
+def test_normalization_is_folded(groups, use_bias):
     model, images = chain(groups, use_bias=use_bias)
-    graph = fold_chain_normalization(lowered(model))
+    graph = fold_chain_normalization(lowered_graph(model))
     assert kinds(graph).count("conv") == groups
     assert "affine" not in kinds(graph)
     stored = sum(np.asarray(kernel).size for kernel in model.get_layer("chain").kernels)
@@ -69,20 +69,20 @@ def test_normalization_costs_no_step(groups, use_bias):
 @pytest.mark.parametrize(
     ("arguments", "steps"),
     [({"smallest": 0.01}, 1), ({"smallest": 0.0}, 1), ({"uses": 2}, 2), ({"relu": True}, 1), ({"also": True}, 1)],
-    ids=["a scale that is hardly there", "a scale of 0", "kernels of two uses", "a ReLU", "read again"],
+    ids=["a tiny scale", "a scale of 0", "kernels used twice", "a ReLU", "unnormalized values used"],
 )
-def test_normalization_that_stays_behind(arguments, steps):
+def test_normalization_that_cannot_be_folded(arguments, steps):
     model, images = chain(**arguments)
-    graph = fold_chain_normalization(lowered(model))
+    graph = fold_chain_normalization(lowered_graph(model))
     assert kinds(graph).count("affine") == steps
     assert_close(run(graph, images), np.asarray(model(images)), 1e-5)
 
 
 @pytest.mark.parametrize("groups", [2, 3, 4, 6])
-def test_groups_are_stacked_and_taken_out_as_they_lie(groups):
+def test_groups_are_stacked_without_a_permutation(groups):
     model, images = chain(groups)
     values = {}
-    graph = stack_groups(lowered(model))
+    graph = stack_groups(lowered_graph(model))
     assert "permute" not in kinds(graph)
     assert kinds(graph).count("pad") == (13 % groups > 0)
     outputs = run(graph, images, watch=lambda value, array: values.setdefault(value.number, np.asarray(array)))
@@ -94,7 +94,7 @@ def test_groups_are_stacked_and_taken_out_as_they_lie(groups):
 
 
 def shuffled(read):
-    """A strided shuffle to 4 groups of the channels of an image, and what `read` makes of it."""
+    """A network that applies `read` to the strided shuffle of an image into 4 groups."""
     inputs = keras.Input((4, 5, 16))
     return keras.Model(inputs, keras.layers.Flatten()(read(ksn.layers.StridedChannelShuffle(4)(inputs))))
 
@@ -107,17 +107,17 @@ def shuffled(read):
         lambda x: keras.layers.Concatenate()([ksn.layers.ChannelSlice(start, start + 5)(x) for start in (0, 5, 10)]),
         lambda x: keras.layers.Concatenate()([x, *(ksn.layers.ChannelSlice(4 * i, 4 * i + 4)(x) for i in range(4))]),
     ],
-    ids=["one group", "parts that overlap", "parts of another size", "all channels too"],
+    ids=["one group", "overlapping slices", "slices of another size", "all channels used too"],
 )
-def test_other_parts_are_not_stacked(read):
+def test_other_slices_are_not_stacked(read):
     model, images = shuffled(read), pseudo_random((2, 4, 5, 16))
-    graph = stack_groups(lowered(model))
+    graph = stack_groups(lowered_graph(model))
     assert "stack" not in kinds(graph)
     np.testing.assert_array_equal(run(graph, images), np.asarray(model(images)))
 
 
-def joined(filters=4, widths=(3, 3), strides=1, uses=1, relu=True, also=False, kernel_size=1):
-    """A convolution of joined channels of an image of 6, and 3 images; `also` reads the joined ones again."""
+def concat_network(filters=4, widths=(3, 3), strides=1, uses=1, relu=True, also=False, kernel_size=1):
+    """A convolution of concatenated channel slices, and 3 images; with `also`, the concatenation is an output too."""
     inputs = keras.Input((4, 5, 6))
     layer = keras.layers.Conv2D(filters, kernel_size, strides, bias_initializer="ones")
     starts = np.cumsum((0, *widths[:-1])).tolist()
@@ -131,8 +131,8 @@ def joined(filters=4, widths=(3, 3), strides=1, uses=1, relu=True, also=False, k
 
 @pytest.mark.parametrize("arguments", [{}, {"widths": (1, 5)}, {"relu": False}], ids=str)
 def test_split_concat_readers(arguments):
-    model, images = joined(**arguments)
-    graph = split_concat_readers(lowered(model))
+    model, images = concat_network(**arguments)
+    graph = split_concat_readers(lowered_graph(model))
     assert (kinds(graph).count("conv"), kinds(graph).count("add")) == (2, 1)
     assert [kernel.array.shape[2] for kernel in graph.uses()] == list(arguments.get("widths", (3, 3)))
     assert_close(run(graph, images), np.asarray(model(images)), 1e-5)
@@ -141,11 +141,11 @@ def test_split_concat_readers(arguments):
 @pytest.mark.parametrize(
     "arguments",
     [{"filters": 5}, {"widths": (2, 2, 2)}, {"strides": 2}, {"uses": 2}, {"also": True}, {"kernel_size": 3}],
-    ids=["too many filters", "three parts", "strides", "kernel of two uses", "read again", "3x3"],
+    ids=["too many filters", "three parts", "strides", "kernel used twice", "concatenation used twice", "3x3"],
 )
-def test_read_joined(arguments):
-    model, images = joined(**arguments)
-    graph = split_concat_readers(lowered(model))
+def test_other_readers_of_concatenations_are_not_split(arguments):
+    model, images = concat_network(**arguments)
+    graph = split_concat_readers(lowered_graph(model))
     assert "add" not in kinds(graph)
     assert_close(run(graph, images), np.asarray(model(images)), 1e-5)
 
@@ -154,11 +154,11 @@ def test_read_joined(arguments):
 @pytest.mark.parametrize(
     ("quantization", "links", "tolerance"), [(None, 2, 1e-5), ("float16", 2, 1e-2), ("int8", 1, 0.05)]
 )
-def test_file_is_one_piece(groups, quantization, links, tolerance, tmp_path):
-    model, images = chain(groups, 121, 48)  # Too large to be materialized for nothing.
+def test_file_has_one_delegate_partition(groups, quantization, links, tolerance, tmp_path):
+    model, images = chain(groups, 121, 48)  # Too large to be materialized at no cost.
     (tmp_path / "net.tflite").write_bytes(convert(model, quantization=quantization, representative_data=images))
     interpreter = open_tflite(tmp_path / "net.tflite")
-    # What makes int8 of pixels, and uint8 of the scores.
+    # The conversions of pixels to int8 and of scores to uint8.
     assert delegation(interpreter) == (1, {"QUANTIZE": 2} if quantization == "int8" else {})
     names = [operator["op_name"] for operator in interpreter._get_ops_details()]
     assert (names.count("CONV_2D"), names.count("TRANSPOSE")) == (1 + links * (groups - 1), 1)
@@ -166,11 +166,11 @@ def test_file_is_one_piece(groups, quantization, links, tolerance, tmp_path):
 
 
 @pytest.mark.parametrize("parts", [5, 6, 7, 12, 30])
-def test_any_number_of_parts_is_joined_in_the_delegate(parts, tmp_path):
+def test_concatenation_of_any_number_of_parts_is_delegated(parts, tmp_path):
     inputs = keras.Input((3, 3, parts))
     slices = [ksn.layers.ChannelSlice(start, start + 1)(inputs) for start in reversed(range(parts))]
-    joined = keras.layers.MaxPooling2D(1)(keras.layers.Concatenate()(slices))
-    model = keras.Model(inputs, keras.layers.Flatten()(joined))
+    x = keras.layers.MaxPooling2D(1)(keras.layers.Concatenate()(slices))
+    model = keras.Model(inputs, keras.layers.Flatten()(x))
     images = pseudo_random((2, 3, 3, parts))
     (tmp_path / "net.tflite").write_bytes(convert(model))
     assert delegation(open_tflite(tmp_path / "net.tflite"))[1].get("CONCATENATION", 0) == 0
@@ -178,12 +178,12 @@ def test_any_number_of_parts_is_joined_in_the_delegate(parts, tmp_path):
     np.testing.assert_array_equal(predict_tflite(tmp_path / "net.tflite", images), expected)
 
 
-# The least number of neighbors that read and give a multiple of four channels, or all of them.
+# Adjacent groups are joined until their inputs and outputs are multiples of four channels, or until one is left.
 @pytest.mark.parametrize(("groups", "read", "given", "left"), [(4, 2, 6, 2), (6, 4, 8, 6), (3, 5, 2, 1), (8, 3, 4, 2)])
-def test_joined_groups_compute_the_same(groups, read, given, left):
+def test_joined_groups_match_keras(groups, read, given, left):
     inputs = keras.Input((4, 5, groups * read))
     layer = keras.layers.Conv2D(groups * given, 3, groups=groups, padding="same")
-    # Called twice: what is stored once, stays so.
+    # Called twice: the kernel must remain shared.
     model = keras.Model(inputs, keras.layers.Add()([layer(inputs), layer(keras.layers.ReLU()(inputs))]))
     graph = join_groups(passes.simplify(lower(model)))
     first, second = (operation for operation in graph.operations if operation.kind == "conv")

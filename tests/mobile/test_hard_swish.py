@@ -1,4 +1,4 @@
-"""Hard swish, in whatever way a network writes it, is one operator of a float file and two of an int8 file."""
+"""Hard swish in any notation becomes one operator in a float file and two in an int8 file."""
 
 import keras
 import numpy as np
@@ -28,23 +28,23 @@ def operators(data):
 
 
 WAYS = {
-    "by keras": layers.Activation("hard_silu"),
+    "activation": layers.Activation("hard_silu"),
     "divided": lambda x: x * ops.relu6(x + 3) / 6,
-    "divided, the other way around": lambda x: ops.relu6(3 + x) * x / 6.0,
+    "divided, reversed operands": lambda x: ops.relu6(3 + x) * x / 6.0,
     "multiplied": lambda x: x * ops.relu6(x + 3.0) * (1.0 / 6.0),
     "gate first": lambda x: x * (ops.relu6(x + 3) / 6),
     "layers": lambda x: layers.Multiply()([x, layers.Rescaling(1 / 6)(layers.ReLU(6.0)(layers.Rescaling(1, 3)(x)))]),
-    "gate by keras": lambda x: layers.Multiply()([layers.Activation("hard_sigmoid")(x), x]),
+    "gate activation": lambda x: layers.Multiply()([layers.Activation("hard_sigmoid")(x), x]),
 }
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_one_operation(way):
+def test_notations_become_one_operation(way):
     model = network(WAYS[way])
     assert [step.kind for step in passes.simplify(lower(model)).operations] == ["conv", "hard_swish", "conv"]
 
 
-def test_operators_and_numbers_of_files():
+def test_operators_and_outputs_of_files():
     model, given, fresh = network(WAYS["divided"]), images(64), images(16, seed=1)
     expected = np.asarray(model(fresh))
     plain = convert(model, given)
@@ -69,14 +69,22 @@ def test_operators_and_numbers_of_files():
         lambda x: (x * ops.relu6(x + 3) + 1) / 6,
         lambda x: ops.relu(x * ops.relu6(x + 3)) / 6,
     ],
-    ids=["another shift", "another factor", "no factor", "relu", "another gated", "a shift behind", "relu behind"],
+    ids=[
+        "other shift",
+        "other factor",
+        "no factor",
+        "relu",
+        "other gated value",
+        "shift in between",
+        "relu in between",
+    ],
 )
-def test_what_is_something_else_stays(function):
+def test_similar_functions_are_not_merged(function):
     graph = passes.simplify(lower(network(function)))
     assert "hard_swish" not in [step.kind for step in graph.operations]
 
 
-def test_steps_that_are_read_elsewhere_stay():
+def test_intermediate_values_used_elsewhere_prevent_merging():
     inputs = keras.Input(SHAPE)
     gate = ops.relu6(inputs + 3)
     model = keras.Model(inputs, [inputs * gate / 6, gate])

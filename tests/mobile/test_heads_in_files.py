@@ -1,7 +1,7 @@
-"""Heads that are no softmax: names, threshold, agreement and metadata in every file, and what the commands say of them.
+"""Binary, multi-label, and regression heads: names, threshold, agreement, and metadata of files, and the commands.
 
-The networks have weights chosen by hand, so that the color of an image says what is right: "dog" is red, and a label is
-there where its channel is bright.
+The weights are set so that the color of an image determines the correct output: "dog" is red, and a label is present
+if its channel is bright.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ BRIGHT = COLORS > 127.5
 
 
 def network(kind):
-    """Scores are 20 times how far the mean of a channel is above the middle, in 0..1."""
+    """Scores are 20 times the difference between the mean of a channel, in 0..1, and 0.5."""
     units = 3 if kind == "multilabel" else 1
     end = layers.Dense(units, activation=None if kind == "value" else "sigmoid")
     model = keras.Sequential([keras.Input((8, 8, 3)), layers.Rescaling(1 / 255), layers.GlobalAveragePooling2D(), end])
@@ -44,7 +44,7 @@ def network(kind):
 
 @pytest.fixture(scope="module", params=slow_after(2, ["binary", "multilabel", "value"]))
 def exported(request, tmp_path_factory):
-    """Kind, folder and the report of each file in it."""
+    """Kind, folder, and the report of each exported file."""
     kind, folder = request.param, tmp_path_factory.mktemp(request.param)
     model, how = network(kind), {"representative_data": IMAGES, "class_names": NAMES[kind]}
     files.save_model(model, folder / "net.keras")
@@ -72,8 +72,8 @@ def test_tflite_file(exported, name):
         np.testing.assert_array_equal(predict_tflite(folder / name, IMAGES) > 0.5, units)
 
 
-def test_agreement_is_that_of_the_classes(tmp_path, monkeypatch):
-    """A file that says the contrary of each image. With one number an image, "the largest" is always the same."""
+def test_agreement_compares_predicted_classes(tmp_path, monkeypatch):
+    """A file that inverts every prediction has an agreement of 0, although an argmax over one output always agrees."""
     wrong = network("binary")
     wrong.layers[-1].set_weights([-20 * np.eye(3, 1), np.full(1, 10.0)])
     convert = conversion.convert
@@ -105,7 +105,7 @@ def test_served_model(exported):
     assert (names, head) == (NAMES[kind], head_of(network(kind)))
 
 
-def test_served_model_that_calls_it_wrong_is_caught(tmp_path, monkeypatch):
+def test_wrong_class_names_in_served_model_are_detected(tmp_path, monkeypatch):
     write = saved_model._write
     monkeypatch.setattr(
         saved_model, "_write", lambda model, head, folder, names, *rest: write(model, head, folder, names[::-1], *rest)
@@ -154,12 +154,12 @@ def test_evaluate(exported, name):
     path = folder / name
     if kind == "binary":
         labels = BRIGHT[:, 0].astype(int)
-        labels[:6] = 1 - labels[:6]  # Six images whose label is wrong.
+        labels[:6] = 1 - labels[:6]  # Six images with a wrong label.
         data = data_set("binary", labels, IMAGES)
         assert evaluate(path, data).correct == len(IMAGES) - 6
         assert predict_test_split(path, data).shape == (len(IMAGES), 2)
     elif kind == "multilabel":
-        # Right is an image of one bright channel under its label, and no other one.
+        # A prediction is correct if the label's channel is the only bright one.
         result = evaluate(path, data_set("multilabel", np.arange(len(IMAGES)) % 3, IMAGES))
         alone = BRIGHT.sum(axis=1) == 1
         assert result.correct == (alone & BRIGHT[np.arange(len(IMAGES)), np.arange(len(IMAGES)) % 3]).sum() > 0
@@ -168,8 +168,8 @@ def test_evaluate(exported, name):
             evaluate(path, data_set("binary", BRIGHT[:, 0], IMAGES))
 
 
-def test_description_of_the_output(exported):
-    """The standard metadata: labels of values, not of an axis, for one sigmoid; and the threshold."""
+def test_standard_metadata_of_the_output(exported):
+    """One sigmoid has value labels instead of axis labels; the threshold is described."""
     kind, folder, _ = exported
     content = read_buffer(parse((folder / "net.tflite").read_bytes()), "TFLITE_METADATA")
     classes = Table(content).entry(3).entry(3)
@@ -185,7 +185,7 @@ def test_description_of_the_output(exported):
     assert classes.text(1) == words
 
 
-def test_names_for_a_logit_are_refused(tmp_path):
+def test_class_names_for_a_logit_are_rejected(tmp_path):
     for export in (export_tflite, export_saved_model):
         with pytest.raises(ValueError, match="a regression or a logit, which has no classes: add a sigmoid if it"):
             export(network("value"), tmp_path / "m", class_names=["cat", "dog"])

@@ -14,7 +14,7 @@ def implementations(model):
 
 
 @pytest.mark.parametrize("name", ["hscnet_m32_g4_r2_b1_a2"])
-def test_named_network(name):
+def test_inference_model_of_named_network(name):
     model = ksn.create_model(name, input_shape=(16, 16, 3))
     copy = inference_model(model)
     images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype("float32")
@@ -24,13 +24,13 @@ def test_named_network(name):
     assert [weight.shape for weight in copy.weights] == [weight.shape for weight in model.weights]
 
 
-def test_copy_has_weights_of_its_own(trained):
+def test_copy_has_separate_weights(trained):
     copy, before = inference_model(trained), trained.get_layer("stem").get_weights()[0]
     copy.get_layer("stem").kernel.assign(np.zeros_like(before))
     np.testing.assert_array_equal(trained.get_layer("stem").get_weights()[0], before)
 
 
-def test_nested_network_stays_shared():
+def test_nested_network_called_twice_remains_shared():
     shared = ksn.layers.HighlySharedConv2D(4, 3, groups=2)
     inner = keras.Sequential([keras.Input((8, 8, 4)), shared], name="inner")
     inputs = keras.Input((8, 8, 4))
@@ -42,7 +42,7 @@ def test_nested_network_stays_shared():
     np.testing.assert_allclose(copy(images), model(images), atol=1e-5)
 
 
-def test_layer_inside_and_outside_a_nested_network_stays_shared():
+def test_layer_inside_and_outside_a_nested_network_remains_shared():
     shared = ksn.layers.HighlySharedConv2D(4, 3, groups=2, kernel_initializer="random_normal")
     nested = keras.Sequential([keras.Input((8, 8, 4)), shared, keras.layers.ReLU()], name="nested")
     inputs = keras.Input((8, 8, 4))
@@ -54,7 +54,7 @@ def test_layer_inside_and_outside_a_nested_network_stays_shared():
 
 
 @pytest.mark.parametrize("end", ["nested softmax", "softmax layer, then dropout", "keras.ops.softmax", "nested scores"])
-def test_probabilities_are_seen_wherever_they_are(end):
+def test_final_activation_is_found(end):
     activation = "softmax" if end == "nested softmax" else None
     head = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3, activation)])
     inputs = keras.Input((8, 8, 1))
@@ -66,7 +66,7 @@ def test_probabilities_are_seen_wherever_they_are(end):
     assert final_activation(keras.Model(inputs, x)) == (None if end == "nested scores" else "softmax")
 
 
-def test_subclassed_model_is_refused():
+def test_subclassed_model_is_rejected():
     class Subclassed(keras.Model):
         pass
 
@@ -87,7 +87,7 @@ def test_scores_before_the_probabilities(end):
     assert final_activation(model) == ("sigmoid" if end == "sigmoid" else "softmax")
 
 
-def test_linear_end_gives_no_probabilities(plain):
+def test_linear_output_has_no_final_activation(plain):
     assert final_activation(plain) == "softmax"
     model = small_network(None)
     assert final_activation(model) is None

@@ -8,8 +8,8 @@ from keras_sharenets.mobile import describe_tflite, predict_tflite
 from keras_sharenets.mobile.inspect.file import open_tflite
 
 
-def test_predict_quantizes_by_the_rule(tflite_files, digits):
-    """Against the interpreter driven by hand: value = scale * (integer - zero point)."""
+def test_predict_matches_interpreter(tflite_files, digits):
+    """Quantization follows value = scale * (integer - zero point)."""
     path, images = tflite_files["int8"][0], digits[0][-4:]
     interpreter = Interpreter(str(path))
     interpreter.allocate_tensors()
@@ -27,18 +27,18 @@ def test_predict_quantizes_by_the_rule(tflite_files, digits):
     np.testing.assert_allclose(outputs, expected, atol=1e-6)
 
 
-def test_predict_clips_what_lies_outside(tflite_files):
+def test_predict_clips_out_of_range_values(tflite_files):
     path = tflite_files["int8"][0]
     white, too_white = np.full((1, 8, 8, 1), 255), np.full((1, 8, 8, 1), 700)
     np.testing.assert_array_equal(predict_tflite(path, white), predict_tflite(path, too_white))
 
 
-def test_predict_nothing(tflite_files):
+def test_predict_empty_batch(tflite_files):
     assert predict_tflite(tflite_files[None][0], np.zeros((0, 8, 8, 1))).shape == (0, 10)
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (2, 8, 8, 3), (2, 8, 9, 1)])
-def test_images_of_another_shape(tflite_files, shape):
+def test_wrong_image_shape(tflite_files, shape):
     with pytest.raises(ValueError, match=r"`images` must have the shape \(n, 8, 8, 1\), has"):
         predict_tflite(tflite_files[None][0], np.zeros(shape))
 
@@ -58,10 +58,10 @@ def test_describe(tflite_files):
     assert description["operators"]["SOFTMAX"] == 1
 
 
-def test_describe_integers(tflite_files):
+def test_describe_int8(tflite_files):
     description = describe_tflite(tflite_files["int8"][0])
     (entry,), (end,) = description["inputs"], description["outputs"]
-    # Pixel values as they come; LiteRT fixes the steps of a softmax.
+    # Raw pixel values; LiteRT prescribes the scale of a softmax.
     assert (entry["dtype"], entry["scale"], entry["zero_point"]) == ("uint8", 1.0, 0)
     assert (end["dtype"], end["scale"], end["zero_point"]) == ("uint8", 1 / 256, 0)
 
@@ -71,11 +71,11 @@ def test_tensors_are_named_after_their_layers(tflite_files):
     assert names[0] == "images"
     assert names[-4:] == ["predict/k", "predict/b", "predict", "probabilities"]
     assert [name for name in names if name.startswith("stem")] == ["stem/k", "stem/b", "stem"]
-    # One kernel and one bias of zeros for three uses.
+    # Three uses share one kernel and one zero bias.
     assert [name for name in names if name.startswith("shared/")] == ["shared/k", "shared/b"]
 
 
-def test_threads(tflite_files):
+def test_bad_num_threads(tflite_files):
     with pytest.raises(ValueError, match=r"`num_threads` \(=0\) must be a positive integer"):
         open_tflite(tflite_files[None][0], num_threads=0)
 
@@ -83,7 +83,7 @@ def test_threads(tflite_files):
 @pytest.mark.parametrize(
     "use", [open_tflite, describe_tflite, lambda path: predict_tflite(path, np.zeros((1, 8, 8, 1)))]
 )
-def test_no_file(tmp_path, use):
+def test_missing_file(tmp_path, use):
     with pytest.raises(ValueError, match=r"There is no file .*none\.tflite"):
         use(tmp_path / "none.tflite")
 
@@ -98,7 +98,7 @@ def test_foreign_file(tmp_path, data):
 
 def test_truncated_file(tflite_files, tmp_path):
     whole, path = tflite_files["int8"][0].read_bytes(), tmp_path / "cut.tflite"
-    # The archive of labels behind the flatbuffer is not needed to run the file.
+    # The archive of labels after the flatbuffer is not needed to run the file.
     flatbuffer = whole.index(b"PK\3\4")
     lengths = [8, 9, 12, 16, 20, 40, 100, 500, 1000, *np.linspace(1500, flatbuffer - 16, 20).astype(int)]
     for length in lengths:
@@ -118,8 +118,8 @@ def test_random_bytes(tmp_path):
             open_tflite(path)
 
 
-def test_damage_inside(tflite_files, tmp_path):
-    """Flipped bits either change numbers, or are refused with a `ValueError`; nothing else may happen."""
+def test_flipped_bits(tflite_files, tmp_path):
+    """Flipped bits either change the outputs or cause a `ValueError`, and nothing else."""
     whole, path = tflite_files[None][0].read_bytes(), tmp_path / "flipped.tflite"
     random, refused = np.random.default_rng(0), 0
     for _ in range(60):
@@ -134,7 +134,7 @@ def test_damage_inside(tflite_files, tmp_path):
     assert refused > 0
 
 
-def test_file_that_is_no_classifier(tmp_path):
+def test_file_of_a_network_without_images(tmp_path):
     import tensorflow as tf
 
     function = tf.function(lambda x: x * 2, input_signature=[tf.TensorSpec((3,), tf.float32)])

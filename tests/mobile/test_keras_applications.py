@@ -1,14 +1,14 @@
-"""The convolutional networks of `keras.applications`: right in float32, and int8 files beside those of TensorFlow."""
+"""The convolutional networks of `keras.applications`: float32 files, and int8 files compared with TensorFlow's."""
 
 import keras
 import pytest
 from mobile_networks import convert
-from test_random_networks import converted_by_tensorflow, relative, scores_of
+from test_random_networks import converted_by_tensorflow, relative_error, scores_of
 
 from keras_sharenets.mobile.export.reference import check_layers, keras_scores, lower_model
 from keras_sharenets.mobile.export.representative_data import synthetic_images
 
-# The smallest images that each takes.
+# The smallest supported image of each.
 SIDES = {
     "VGG16": 32,
     "ResNet50": 32,
@@ -34,7 +34,7 @@ def pixels(name, count, seed):
 
 
 def network(name):
-    """An untrained network with the statistics that 64 images have in it."""
+    """An untrained network with batch statistics from 64 images."""
     keras.utils.set_random_seed(0)
     model = getattr(keras.applications, name)(weights=None, input_shape=(SIDES[name], SIDES[name], 3))
     for layer in model._flatten_layers():
@@ -44,15 +44,15 @@ def network(name):
     return model
 
 
-def in_float64(model):
-    """A copy that computes in float64, which leaves nothing of rounding."""
+def to_float64(model):
+    """A copy that computes in float64, with negligible rounding errors."""
 
     def copied(layer):
         dtype = {"dtype": "float64"} if isinstance(layer, keras.layers.Layer) else {}
         return layer.__class__.from_config({**layer.get_config(), **dtype})
 
     policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float64")  # Inputs have no `dtype` of their own.
+    keras.config.set_dtype_policy("float64")  # Inputs have no `dtype` in their configuration.
     try:
         copy = keras.models.clone_model(model, clone_function=copied)
     finally:
@@ -62,22 +62,22 @@ def in_float64(model):
 
 
 @pytest.mark.parametrize("name", ["MobileNetV3Small", "MobileNet"])
-def test_small_networks_are_lowered_right(name):
+def test_lowered_layers_match_keras(name):
     lowered = lower_model(network(name))
     check_layers(lowered, (pixels(name, 2, 4),))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SIDES)
-def test_network(name):
+def test_files_are_accurate(name):
     model, given, fresh = network(name), pixels(name, 64, 3), pixels(name, 32, 4)
-    expected = keras_scores(lower_model(in_float64(model)), fresh)
+    expected = keras_scores(lower_model(to_float64(model)), fresh)
     error, own = (
-        relative(scores, expected)
+        relative_error(scores, expected)
         for scores in (scores_of(convert(model, given), fresh), keras_scores(lower_model(model), fresh))
     )
-    # ResNet152 carries every difference on: Keras in float32 is 8e-4 from itself in float64, and so is any file.
+    # ResNet152 amplifies rounding errors: Keras in float32 differs by 8e-4 from float64, and so does any file.
     assert error <= max(1e-4, 1.2 * own)
     ours, theirs = convert(model, given, quantization="int8"), converted_by_tensorflow(model, given)
-    assert relative(scores_of(ours, fresh), expected) <= 1.2 * relative(scores_of(theirs, fresh), expected)
+    assert relative_error(scores_of(ours, fresh), expected) <= 1.2 * relative_error(scores_of(theirs, fresh), expected)
     assert len(ours) <= len(theirs)

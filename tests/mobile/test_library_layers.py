@@ -1,9 +1,9 @@
-"""What each layer of the library becomes in a file, and the error of a layer that has no rule."""
+"""Export of every layer of the library, and the errors of layers without a rule."""
 
 import keras
 import numpy as np
 import pytest
-from mobile_networks import convert, parts, relative
+from mobile_networks import convert, operators_and_types, relative_error
 
 import keras_sharenets as ksn
 from keras_sharenets.mobile import predict_tflite
@@ -39,49 +39,49 @@ from keras_sharenets.mobile.graph.rules import UnsupportedLayerError
     ],
     ids=lambda layer: layer.name,
 )
-def test_every_layer_of_the_library(layer, share, tmp_path):
+def test_file_matches_keras(layer, share, tmp_path):
     inputs = keras.Input((8, 8, 16))
     model = keras.Model(inputs, keras.layers.Flatten()(layer(keras.layers.ReLU()(inputs))))
     if getattr(layer, "bias", None) is not None:
         layer.bias.assign(np.random.default_rng(1).normal(size=layer.bias.shape))
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 16)).astype("float32")
     (tmp_path / "net.tflite").write_bytes(convert(model, prefer="size" if share else "speed"))
-    assert relative(predict_tflite(tmp_path / "net.tflite", images), np.asarray(model(images))) < 1e-5
+    assert relative_error(predict_tflite(tmp_path / "net.tflite", images), np.asarray(model(images))) < 1e-5
 
 
 @pytest.mark.parametrize(("arrangements", "quantization"), [(3, None), (4, "int8")])
-def test_arranged_filters_are_stored_once_and_stay_in_the_delegate(arrangements, quantization, tmp_path):
-    """Orders of more than two arrangements are rotations, which are two slices of the image."""
+def test_arranged_filters_are_stored_once_and_delegated(arrangements, quantization, tmp_path):
+    """More than two arrangements are rotations, which take two slices of the image."""
     inputs = keras.Input((8, 8, 16))
     layer = ksn.layers.HighlySharedConv2D(48, 3, arrangements=arrangements)
     model = keras.Model(inputs, keras.layers.Flatten()(layer(keras.layers.ReLU()(inputs))))
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 16)).astype("float32")
     given = {"quantization": quantization, "representative_data": images if quantization else None}
     small, large = (convert(model, prefer=prefer, **given) for prefer in ("size", "speed"))
-    names, _ = parts(small)
+    names, _ = operators_and_types(small)
     assert "GATHER" not in names
     assert names.count("DELEGATE") == 1
-    # Weights and, of 9 kB, half for operators and tensors of their own.
+    # The saved weights, minus at most 4 kB for additional operators and tensors.
     saved = 9 * 16 * 48 * (1 - 1 / arrangements) * (1 if quantization else 4)
     assert len(large) - len(small) > saved - 4000
     (tmp_path / "net.tflite").write_bytes(small)
     expected = np.asarray(model(images))
-    assert relative(predict_tflite(tmp_path / "net.tflite", images), expected) < (0.02 if quantization else 1e-6)
+    assert relative_error(predict_tflite(tmp_path / "net.tflite", images), expected) < (0.02 if quantization else 1e-6)
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(16, 3), (16, 6), (15, 4), (7, 5), (9, 2)])
-def test_uneven_deal_stays_in_the_delegate(channels, groups, tmp_path):
+def test_uneven_strided_shuffle_is_delegated(channels, groups, tmp_path):
     inputs = keras.Input((6, 6, channels))
     x = keras.layers.Flatten()(keras.layers.MaxPooling2D(2)(ksn.layers.StridedChannelShuffle(groups)(inputs)))
     model = keras.Model(inputs, x)
     images = np.random.default_rng(0).normal(size=(4, 6, 6, channels)).astype("float32")
     for quantization, tolerance in ((None, 1e-6), ("int8", 0.02)):
         data = convert(model, quantization=quantization, representative_data=images)
-        names, _ = parts(data)
+        names, _ = operators_and_types(data)
         assert "GATHER" not in names
         assert names.count("DELEGATE") == 1
         (tmp_path / "net.tflite").write_bytes(data)
-        assert relative(predict_tflite(tmp_path / "net.tflite", images), np.asarray(model(images))) < tolerance
+        assert relative_error(predict_tflite(tmp_path / "net.tflite", images), np.asarray(model(images))) < tolerance
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_uneven_deal_stays_in_the_delegate(channels, groups, tmp_path):
         (ksn.layers.StridedChannelShuffle(3), False),
     ],
 )
-def test_shuffle_before_a_convolution_costs_nothing(shuffle, taken_in, tmp_path):
+def test_shuffle_is_folded_into_convolutions(shuffle, taken_in, tmp_path):
     inputs = keras.Input((8, 8, 16))
     shuffled = shuffle(keras.layers.Conv2D(16, 1)(inputs))
     paths = [keras.layers.Conv2D(8, 3, padding="same")(shuffled), keras.layers.Conv2D(8, 1, strides=1)(shuffled)]
@@ -101,12 +101,12 @@ def test_shuffle_before_a_convolution_costs_nothing(shuffle, taken_in, tmp_path)
     model = keras.Model(inputs, keras.layers.Flatten()(keras.layers.Concatenate()(paths)))
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 16)).astype("float32")
     data = convert(model)
-    assert ({"GATHER", "TRANSPOSE"}.isdisjoint(parts(data)[0])) == taken_in
+    assert ({"GATHER", "TRANSPOSE"}.isdisjoint(operators_and_types(data)[0])) == taken_in
     (tmp_path / "net.tflite").write_bytes(data)
-    assert relative(predict_tflite(tmp_path / "net.tflite", images), np.asarray(model(images))) < 1e-5
+    assert relative_error(predict_tflite(tmp_path / "net.tflite", images), np.asarray(model(images))) < 1e-5
 
 
-def test_layer_without_a_rule_is_named(tmp_path, rules_alone):
+def test_layer_without_a_rule_is_named(tmp_path, rules_only):
     inputs = keras.Input((8, 8, 3))
     odd = keras.layers.Lambda(keras.ops.erf, name="odd")
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(odd(inputs)))
@@ -129,7 +129,7 @@ def test_layer_without_a_rule_is_named(tmp_path, rules_alone):
         (keras.layers.BatchNormalization(axis=2, name="columns"), r"'columns', a .*, has `axis` \(=2\)"),
     ],
 )
-def test_setting_without_a_rule_is_named(layer, message, rules_alone):
+def test_setting_without_a_rule_is_named(layer, message, rules_only):
     inputs = keras.Input((8, 8, 3))
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(layer(inputs)))
     with pytest.raises(UnsupportedLayerError, match=message):

@@ -1,4 +1,4 @@
-"""A rule holds for what its class computes: anything else is refused with the names of layer and argument or method."""
+"""Lowering rules reject arguments and overridden methods that they do not handle, with the name of the layer."""
 
 import keras
 import numpy as np
@@ -32,7 +32,7 @@ from keras_sharenets.mobile.graph.lowering import lower
 from keras_sharenets.mobile.graph.rules import UnsupportedLayerError
 
 
-def around(middle, end=True):
+def network_around(middle, end=True):
     inputs = keras.Input((8, 8, 3))
     y = middle(layers.Conv2D(4, 3, padding="same", name="before")(inputs))
     return keras.Model(inputs, layers.GlobalAveragePooling2D()(y) if end else y)
@@ -79,40 +79,40 @@ class SlowedSharing(ksn.layers.HighlySharedConv2D):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, layers.Layer) else "",
 )
-def test_what_a_rule_does_not_look_at_is_refused_by_name(layer, message, rules_alone):
+def test_unsupported_arguments_and_methods_are_named(layer, message, rules_only):
     with pytest.raises(UnsupportedLayerError, match=message):
-        lower(around(layer, end=False))
+        lower(network_around(layer, end=False))
 
 
-def test_merging_of_its_own_is_refused(rules_alone):
+def test_overridden_merge_function_is_rejected(rules_only):
     with pytest.raises(UnsupportedLayerError, match=r"'own', a WeightedAdd, .* it overrides `_merge_function`"):
-        lower(around(lambda y: WeightedAdd(name="own")([y, y])))
+        lower(network_around(lambda y: WeightedAdd(name="own")([y, y])))
 
 
-def test_method_that_an_instance_replaces_is_refused(rules_alone):
+def test_method_replaced_on_an_instance_is_rejected(rules_only):
     layer = layers.Dense(4, name="patched")
-    model = around(layer)
+    model = network_around(layer)
     layer.call = lambda inputs: inputs
     with pytest.raises(UnsupportedLayerError, match=r"'patched', a Dense, .* it overrides `call`"):
         lower(model)
 
 
-def test_arguments_of_a_call_are_looked_at(rules_alone):
+def test_unsupported_call_arguments_are_rejected(rules_only):
     norm, mask = layers.BatchNormalization(name="masked"), np.ones((1, 8, 8), bool)
     with pytest.raises(UnsupportedLayerError, match="'masked', a BatchNormalization, is called with `mask`"):
-        lower(around(lambda y: norm(y, mask=mask)))
-    # When a whole network is run, its own `training` counts.
-    assert lower(around(lambda y: layers.Dropout(0.5)(y, training=True))).operations
+        lower(network_around(lambda y: norm(y, mask=mask)))
+    # The `training` argument of the whole network takes precedence.
+    assert lower(network_around(lambda y: layers.Dropout(0.5)(y, training=True))).operations
 
 
-def test_network_that_keras_has_quantized_is_refused():
-    model = around(layers.Dense(4, name="integers"))
+def test_network_quantized_by_keras_is_rejected():
+    model = network_around(layers.Dense(4, name="integers"))
     model.quantize("int8")
     with pytest.raises(UnsupportedLayerError, match="'integers', a Dense, was quantized by Keras"):
         lower(model)
 
 
-def _half(y):
+def _branch(y):
     return layers.Conv2D(4, 1, activation="relu")(y)
 
 
@@ -125,28 +125,28 @@ def _half(y):
         lambda y: layers.Normalization(mean=[1.0, 2.0, 3.0, 4.0], variance=[4.0, 3.0, 2.0, 1.0], invert=True)(y),
         lambda y: RenamedConv2D(4, 3)(y),
         lambda y: SymmetricConv2D(4, strides=(2, 2))(y),
-        lambda y: layers.Subtract()([y, _half(y)]),
-        lambda y: layers.Average()([y, _half(y), _half(y)]),
-        lambda y: layers.Maximum()([y, _half(y)]),
-        lambda y: ops.minimum(y, _half(y)),
+        lambda y: layers.Subtract()([y, _branch(y)]),
+        lambda y: layers.Average()([y, _branch(y), _branch(y)]),
+        lambda y: layers.Maximum()([y, _branch(y)]),
+        lambda y: ops.minimum(y, _branch(y)),
         lambda y: layers.Multiply()([y, layers.Dense(4, "sigmoid")(layers.GlobalMaxPooling2D()(y))]),
         lambda y: (2 - y) / 4.0 + np.arange(4, dtype="float32"),
-        lambda y: ops.relu6(ops.add(y, _half(y))) * y,
+        lambda y: ops.relu6(ops.add(y, _branch(y))) * y,
         lambda y: layers.Dense(5, activation="relu")(y),
         lambda y: layers.Pipeline([layers.RandomFlip(), layers.RandomContrast(0.2)])(y),
-        lambda y: ops.reshape(ops.concatenate([y, _half(y)], axis=-1), (-1, 4, 16, 8)),
+        lambda y: ops.reshape(ops.concatenate([y, _branch(y)], axis=-1), (-1, 4, 16, 8)),
         lambda y: layers.Reshape((16, 4, 4))(layers.Softmax()(y)),
         lambda y: layers.BatchNormalization(gamma_initializer="random_normal")(layers.Reshape((64, 4))(y)),
     ],
 )
-def test_what_is_supported_computes_what_keras_computes(middle):
-    model, pixels = around(middle, end=False), images(0, 4) / 255
+def test_supported_layers_match_keras(middle):
+    model, pixels = network_around(middle, end=False), images(0, 4) / 255
     np.testing.assert_allclose(run(lower(model), pixels), model(pixels, training=False), rtol=1e-4, atol=1e-5)
     check_layers(lower_model(model), (pixels,))
 
 
-def test_wrong_layer_is_named_however_little_of_it_is_left(tmp_path):
-    """A layer of somebody else whose `effective_kernel` is not all that it computes, before a saturated softmax."""
+def test_wrong_layer_is_named_despite_saturated_probabilities(tmp_path):
+    """A third-party layer whose `effective_kernel` is incomplete, before a saturated softmax."""
     inputs = keras.Input((8, 8, 3))
     y = layers.Rescaling(1 / 255)(inputs)
     y = SymmetricConv2D(4, gain=1.001, name="gained")(layers.Conv2D(4, 3, name="right")(y))
@@ -157,7 +157,7 @@ def test_wrong_layer_is_named_however_little_of_it_is_left(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_layer_with_saturated_probabilities_is_compared_before_them(monkeypatch):
+def test_layer_with_saturated_softmax_is_compared_by_its_logits(monkeypatch):
     inputs = keras.Input((8, 8, 3))
     dense = layers.Dense(3, activation="softmax", name="sure", kernel_initializer="random_normal")
     model = keras.Model(inputs, dense(layers.Flatten()(inputs)))
@@ -168,7 +168,7 @@ def test_layer_with_saturated_probabilities_is_compared_before_them(monkeypatch)
         check_layers(lowered, (images(0, 8) * 1e3,))
 
 
-def test_model_that_does_not_run_its_layers_in_turn_is_refused(tmp_path):
+def test_functional_model_with_overridden_call_is_rejected(tmp_path):
     class Doubled(keras.Model):
         def call(self, inputs, training=None, mask=None):
             return 2 * super().call(inputs, training=training, mask=mask)
@@ -179,8 +179,8 @@ def test_model_that_does_not_run_its_layers_in_turn_is_refused(tmp_path):
         export_tflite(model, tmp_path / "net.tflite")
 
 
-def test_what_rounding_makes_is_told_from_a_wrong_graph():
-    """A small signal on large numbers that a normalization takes off: float32 has three digits of it left."""
+def test_rounding_errors_are_distinguished_from_a_wrong_graph():
+    """Normalization removes a large offset from a small signal, of which float32 keeps three digits."""
     keras.utils.set_random_seed(0)
     inputs, gains = keras.Input((8, 8, 3)), keras.initializers.RandomUniform(0.5, 1.5)
     y = layers.Conv2D(16, 3, name="before")(layers.Rescaling(1.0, 1e4)(inputs))
@@ -200,8 +200,8 @@ def test_what_rounding_makes_is_told_from_a_wrong_graph():
         check_graph(graph, expected, (pixels,))
 
 
-def test_low_rank_adaptation_is_part_of_the_kernel():
-    model = around(layers.Dense(4, name="adapted"))
+def test_lora_is_merged_into_the_kernel():
+    model = network_around(layers.Dense(4, name="adapted"))
     layer = model.get_layer("adapted")
     layer.enable_lora(2)
     layer.lora_kernel_b.assign(np.ones((2, 4)))

@@ -1,4 +1,4 @@
-"""Operations that become one in the inference graph: convolutions, reshapes, the zeros before a convolution."""
+"""Operations merged in the inference graph: convolutions, reshapes, padding, gate factors, and equal operations."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from keras_sharenets.mobile.graph.passes import fold_gate_factors, fold_padding
 
 
 def network(uses=1, strides=1, padded=False, also=None, kernel_size=3, padding="same"):
-    """`spatial(x) + pointwise(x)`, both called `uses` times; `also` reads one of the parts a second time."""
+    """`spatial(x) + pointwise(x)`, both called `uses` times; `also` is the index of a summand that is used again."""
     x = inputs = keras.Input((6, 6, 4))
     spatial = keras.layers.Conv2D(
         4, kernel_size, strides, "valid" if padded else padding, use_bias=False, name="spatial"
@@ -37,12 +37,12 @@ def kinds(graph):
     [
         ({}, (1, 1)),
         ({"kernel_size": 5}, (2, 2)),
-        # Padded by hand, a strided convolution has its middle where the 1x1 is; padded as "same" it has not.
+        # The center of a strided kernel coincides with the 1x1 kernel if padding is explicit, but not if it is "same".
         ({"strides": 2, "padded": True}, (1, 1)),
         ({"uses": 3}, (1, 1)),
     ],
 )
-def test_merged_kernel_has_the_sum_where_they_meet(arguments, place):
+def test_pointwise_kernel_is_added_to_the_center(arguments, place):
     model = network(**arguments)
     images = pseudo_random((3, 6, 6, 4), seed=7)
     graph = lower(model)
@@ -65,14 +65,14 @@ def test_merged_kernel_has_the_sum_where_they_meet(arguments, place):
         {"also": 0},
         {"also": 1},
     ],
-    ids=["same at stride 2 has no middle", "an even kernel has none", "a part is read again", "the other too"],
+    ids=["same padding at stride 2", "even kernel", "spatial output used again", "pointwise output used again"],
 )
-def test_left_alone(arguments):
+def test_convolutions_that_cannot_be_merged(arguments):
     graph = lower(network(**arguments))
     assert kinds(merge_added(graph)) == kinds(graph)
 
 
-def test_a_kernel_that_is_used_in_another_way_stays_single():
+def test_kernel_with_another_use_is_not_merged():
     inputs = keras.Input((6, 6, 4))
     spatial = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)
     pointwise = keras.layers.Conv2D(4, 1, use_bias=False)
@@ -82,8 +82,8 @@ def test_a_kernel_that_is_used_in_another_way_stays_single():
     assert kinds(merge_added(graph)) == kinds(graph)
 
 
-def squeezed(side, reduction=keras.layers.GlobalAveragePooling2D, also=False):
-    """A gate of squeeze-and-excitation, as `keras.applications` writes it; `also` reads the vector a second time."""
+def gate_network(side, reduction=keras.layers.GlobalAveragePooling2D, also=False):
+    """A squeeze-and-excitation gate as in `keras.applications`; with `also`, the vector is an output too."""
     inputs = keras.Input((side, side, 4))
     vector = reduction()(inputs)
     y = keras.layers.Conv2D(4, 1, activation="relu", bias_initializer="ones")(keras.layers.Reshape((1, 1, 4))(vector))
@@ -96,14 +96,14 @@ def squeezed(side, reduction=keras.layers.GlobalAveragePooling2D, also=False):
     ("arguments", "left"),
     [
         ({"side": 3}, ["reduction", "conv", "identity", "multiply", "reshape"]),
-        # A single pixel is its own mean.
+        # The mean of a single pixel is the pixel.
         ({"side": 1}, ["conv", "identity", "multiply", "reshape"]),
         ({"side": 3, "also": True}, ["reduction", "reshape", "conv", "identity", "multiply", "reshape", "concat"]),
     ],
-    ids=["an image", "a pixel", "the vector is read too"],
+    ids=["image", "single pixel", "vector used again"],
 )
-def test_reduction_keeps_the_axes_that_a_reshape_brings_back(reduction, arguments, left):
-    model = squeezed(reduction=reduction, **arguments)
+def test_reshape_after_a_reduction_is_merged(reduction, arguments, left):
+    model = gate_network(reduction=reduction, **arguments)
     graph = lower(model)
     merged = merge_reshapes(graph)
     reductions = ("mean", "max")
@@ -112,7 +112,7 @@ def test_reduction_keeps_the_axes_that_a_reshape_brings_back(reduction, argument
     assert_close(run(merged, pixels), np.asarray(model(pixels)), 1e-6)
 
 
-def test_reshapes_in_a_row_are_one_or_none():
+def test_consecutive_reshapes_are_merged():
     inputs = keras.Input((2, 6))
     y = keras.layers.Reshape((3, 4))(keras.layers.Reshape((12,))(inputs))
     y = keras.layers.Reshape((3, 4))(keras.layers.Flatten()(keras.layers.ReLU()(y)))
@@ -121,14 +121,14 @@ def test_reshapes_in_a_row_are_one_or_none():
     assert [operation.output.shape for operation in merged.operations[:3]] == [(1, 3, 4), (1, 3, 4), (1, 1, 3, 4)]
 
 
-def test_output_that_is_an_input_stays_a_copy():
+def test_output_that_equals_an_input_remains_a_copy():
     inputs = keras.Input((2, 6))
     graph = lower(keras.Model(inputs, [inputs, keras.layers.Reshape((2, 6))(inputs)]))
     assert kinds(merge_reshapes(graph)) == ["reshape", "reshape"]
 
 
-def test_range_learned_before_a_reshape_holds_behind_it():
-    graph = lower(squeezed(3))
+def test_learned_range_is_kept_when_a_reshape_is_merged():
+    graph = lower(gate_network(3))
     (vector, image) = (operation.output for operation in graph.operations[:2])
     graph.ranges[vector.number] = -1.0, 2.0
     merged = merge_reshapes(graph)
@@ -137,7 +137,7 @@ def test_range_learned_before_a_reshape_holds_behind_it():
 
 
 def padded(zeros, side=8, stride=2, kernel_size=3, dilation=1, also=False):
-    """Zeros, then convolutions without padding, one for each channel or for all; `also` reads the zeros too."""
+    """Zero padding, then a depthwise and a full convolution; with `also`, the padded image is cropped as well."""
     inputs = keras.Input((side, side + 1, 4))
     y = keras.layers.ZeroPadding2D(zeros)(inputs)
     window = {"strides": stride, "dilation_rate": dilation, "bias_initializer": "ones"}
@@ -149,7 +149,7 @@ def padded(zeros, side=8, stride=2, kernel_size=3, dilation=1, also=False):
 @pytest.mark.parametrize(
     ("arguments", "folds"),
     [
-        # Of an even side one zero, behind it; of an odd one two: as `keras.applications` pads before a stride of 2.
+        # As `keras.applications` pads before a stride of 2: an even side by one zero at the end, an odd side by two.
         ({"zeros": ((0, 1), (1, 1))}, True),
         ({"zeros": ((1, 2), (2, 2)), "kernel_size": 5}, True),
         ({"zeros": 1, "stride": 1}, True),
@@ -160,7 +160,7 @@ def padded(zeros, side=8, stride=2, kernel_size=3, dilation=1, also=False):
         ({"zeros": 1, "stride": 1, "also": True}, False),
     ],
 )
-def test_zeros_are_the_padding_of_convolutions(arguments, folds):
+def test_zero_padding_is_folded_into_convolutions(arguments, folds):
     model = padded(**arguments)
     graph = lower(model)
     folded = fold_padding(graph)
@@ -173,9 +173,9 @@ def test_zeros_are_the_padding_of_convolutions(arguments, folds):
 
 
 def gated(reader="Conv2D", factor=1 / 6, shift=0.0, uses=1, also=False, again=False, **options):
-    """An image times a gate with a factor, as in MobileNetV3, and what reads it: a layer, `uses` times; `also` a sum.
+    """An image times a scaled gate, as in MobileNetV3, read by a layer `uses` times, and with `also` by a sum.
 
-    `again`: the layer reads the image itself too.
+    With `again`, the layer reads the image itself too.
     """
     inputs = keras.Input((5, 5, 4))
     gate = keras.layers.Rescaling(factor, shift)(keras.layers.GlobalAveragePooling2D(keepdims=True)(inputs))
@@ -204,7 +204,7 @@ WINDOW = {"kernel_size": 3, "padding": "same", "bias_initializer": "ones"}
         ({"filters": 4, "again": True}, False),
     ],
 )
-def test_factor_of_a_gate_goes_into_the_kernel_behind_it(arguments, folds):
+def test_gate_factor_is_folded_into_the_next_kernel(arguments, folds):
     model = gated(**arguments, **WINDOW)
     graph = lower(model)
     folded = fold_gate_factors(graph)
@@ -217,12 +217,12 @@ def test_factor_of_a_gate_goes_into_the_kernel_behind_it(arguments, folds):
 
 
 @pytest.mark.parametrize(("reader", "options"), [("ReLU", {}), ("AveragePooling2D", {"pool_size": 2})])
-def test_factor_of_a_gate_stays_where_no_kernel_takes_it(reader, options):
+def test_gate_factor_is_kept_without_a_kernel(reader, options):
     assert "affine" in kinds(fold_gate_factors(lower(gated(reader, **options))))
 
 
 def branches(kind):
-    """Two branches that begin alike, or nearly so."""
+    """Two branches that begin with equal or similar operations."""
     x, sizes = keras.Input((6, 6, 4)), iter((2, 3))
     shared = keras.layers.Conv2D(4, 3, padding="same")
     begin = {
@@ -248,7 +248,7 @@ def branches(kind):
         ("other shape", False),
     ],
 )
-def test_branches_that_begin_alike(kind, merges):
+def test_equal_operations_are_merged(kind, merges):
     model = branches(kind)
     graph = lower(model)
     merged = merge_equal(graph)
@@ -259,8 +259,8 @@ def test_branches_that_begin_alike(kind, merges):
     assert merge_equal(graph) is graph
 
 
-def test_equal_operations_stay_apart_where_their_scales_are():
-    """Each of two equal ReLUs is concatenated with other values, and has their scale in integers."""
+def test_equal_operations_with_different_scales_are_not_merged():
+    """Each of two equal ReLUs is concatenated with other values and has their quantization scale."""
     inputs = keras.Input((6, 6, 4))
     small, large = (keras.layers.Conv2D(4, 1)(inputs) for _ in range(2))
     parts = [keras.layers.Concatenate()([keras.layers.ReLU()(inputs), part]) for part in (small, large)]
@@ -268,7 +268,7 @@ def test_equal_operations_stay_apart_where_their_scales_are():
     assert kinds(merge_equal(graph)) == kinds(graph)
 
 
-def test_equal_outputs_stay_two():
+def test_equal_outputs_are_not_merged():
     inputs = keras.Input((6, 6, 4))
     graph = lower(keras.Model(inputs, [keras.layers.ReLU()(inputs), keras.layers.ReLU()(inputs)]))
     assert kinds(merge_equal(graph)) == ["identity", "identity"]

@@ -20,7 +20,7 @@ def converted(plain, tmp_path_factory):
 
 
 @pytest.mark.parametrize("names", [("a", "b", "c"), ("gray wolf", "café", "日本")])
-def test_labels_come_back(converted, tmp_path, names):
+def test_labels_round_trip(converted, tmp_path, names):
     data = write_labels(converted[1], list(names))
     (tmp_path / "labeled.tflite").write_bytes(data)
     assert read_labels(data) == names
@@ -28,7 +28,7 @@ def test_labels_come_back(converted, tmp_path, names):
     assert read_labels(converted[1]) is None
 
 
-def test_file_computes_the_same_and_holds_what_the_converter_wrote(converted, tmp_path):
+def test_labels_do_not_change_outputs_or_converted_bytes(converted, tmp_path):
     path, data = converted
     labeled = write_labels(data, ("a", "b", "c"))
     position = labeled.find(data)
@@ -39,23 +39,23 @@ def test_file_computes_the_same_and_holds_what_the_converter_wrote(converted, tm
     np.testing.assert_array_equal(predict_tflite(tmp_path / "labeled.tflite", images), predict_tflite(path, images))
 
 
-def test_archive_for_unzip_and_android(tflite_files):
+def test_labels_are_in_a_zip_archive(tflite_files):
     with zipfile.ZipFile(tflite_files["int8"][0]) as archive:
         assert archive.namelist() == ["labels.txt"]
         assert archive.testzip() is None
         assert archive.read("labels.txt").decode() == "".join(f"{name}\n" for name in NAMES)
 
 
-def test_labels_of_another_program(converted):
-    """Only the archive, written as Windows would, and not the buffer."""
+def test_labels_written_by_another_program(converted):
+    """Only an archive with Windows line endings, without the buffer."""
     file = io.BytesIO(converted[1])
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr("labels.txt", "a\r\nb\r\nc")
     assert read_labels(file.getvalue()) == ("a", "b", "c")
 
 
-def test_packed_labels_are_not_unpacked_without_end(converted):
-    """64 MiB that take 64 KiB: a file of a megabyte could hold a gigabyte."""
+def test_size_of_decompressed_labels_is_limited(converted):
+    """64 MiB compress to 64 KiB: a file of a megabyte could contain a gigabyte."""
     file = io.BytesIO(converted[1])
     with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("labels.txt", bytes(2**26))
@@ -63,7 +63,7 @@ def test_packed_labels_are_not_unpacked_without_end(converted):
         read_labels(file.getvalue())
 
 
-def test_no_labels_in_an_archive_of_another_purpose(converted):
+def test_archive_without_labels(converted):
     file = io.BytesIO(converted[1])
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr("notes.txt", "nothing")
@@ -71,7 +71,7 @@ def test_no_labels_in_an_archive_of_another_purpose(converted):
 
 
 class Table:
-    """A reader of flatbuffer tables by field number, written from the format's description."""
+    """A reader of flatbuffer tables by field number, implemented from the specification of the format."""
 
     def __init__(self, data, position=None):
         self.data = data
@@ -112,7 +112,7 @@ class Table:
 
 @pytest.mark.parametrize(("color_space", "fixture"), [(1, "converted"), (2, "tflite_files")])
 def test_standard_metadata(request, color_space, fixture):
-    """Field numbers are those of metadata_schema.fbs, counted from 0; a union takes two."""
+    """Field numbers follow metadata_schema.fbs, counted from 0; a union takes two."""
     if fixture == "converted":
         data = write_labels(request.getfixturevalue(fixture)[1], ("a", "b", "c"))
     else:
@@ -136,8 +136,8 @@ def test_standard_metadata(request, color_space, fixture):
     assert (classes.table(5).floats(0), classes.table(5).floats(1)) == ((1.0,), (0.0,))
 
 
-def test_description_without_class_names(converted):
-    """Without it MediaPipe takes no float images. Class names that come later take its place."""
+def test_metadata_without_class_names(converted):
+    """MediaPipe requires it for float images. Class names that are added later replace it."""
     graph = Table(read_buffer(parse(converted[1]), "TFLITE_METADATA")).entry(3)
     assert graph.entry(2).entry(4).byte(0) == 1  # NormalizationOptions
     assert not graph.entry(3).has(6)
@@ -147,7 +147,7 @@ def test_description_without_class_names(converted):
     assert Table(read_buffer(model, "TFLITE_METADATA")).entry(3).entry(3).has(6)
 
 
-def test_buffers_of_any_content(converted):
+def test_buffers_round_trip(converted):
     contents = {"empty": b"", "one": b"\0", "many": bytes(range(256)) * 5}
     model = parse(add_buffers(converted[1], contents))
     assert {name: read_buffer(model, name) for name in contents} == contents
@@ -166,17 +166,17 @@ def test_buffers_of_any_content(converted):
         ("abc", "not one string"),
     ],
 )
-def test_bad_names(converted, names, message):
+def test_bad_class_names(converted, names, message):
     with pytest.raises(ValueError, match=message):
         write_labels(converted[1], names)
 
 
-def test_labels_twice(converted):
+def test_labels_are_written_once(converted):
     with pytest.raises(ValueError, match="already contains class names"):
         write_labels(write_labels(converted[1], ["a", "b", "c"]), ["d", "e", "f"])
 
 
-def test_no_tflite_file(tmp_path, converted):
+def test_invalid_files(tmp_path, converted):
     with pytest.raises(ValueError, match="There is no file"):
         read_labels(tmp_path / "none.tflite")
     with pytest.raises(ValueError, match="has no TFLite identifier"):

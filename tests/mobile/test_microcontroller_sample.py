@@ -1,4 +1,4 @@
-"""LiteRT for Microcontrollers on small networks. All families and the other programs: `make test-clients`."""
+"""LiteRT for Microcontrollers with small networks; `make test-clients` runs all families and the other programs."""
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ pytest.importorskip("tflite_micro")
 from tools.clients import interpreters
 
 
-def test_integers_are_those_of_the_reference_kernels(tflite_files, digits):
+def test_int8_outputs_equal_reference_kernels(tflite_files, digits):
     path, images = tflite_files["int8"][0], digits[0]
     interpreter = Interpreter(str(path), experimental_op_resolver_type=OpResolverType.BUILTIN_REF)
     interpreter.allocate_tensors()
@@ -28,7 +28,7 @@ def test_integers_are_those_of_the_reference_kernels(tflite_files, digits):
         expected.append(interpreter.get_tensor(end["index"])[0])
     scores, arena = interpreters.tflite_micro(str(path), images[-8:])
     np.testing.assert_array_equal(scores, np.stack(expected))
-    # Beside the values of the plan, what the interpreter keeps of each tensor and operator.
+    # In addition to the planned tensors, the interpreter stores a record of each tensor and operator.
     assert 0 < arena - arena_bytes(file.parse(path.read_bytes())) < 40_000
 
 
@@ -40,7 +40,7 @@ def test_float32(tflite_files, digits):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", REPRESENTATIVES)
-def test_values_of_16_bits(family, tmp_path):
+def test_int16(family, tmp_path):
     pytest.importorskip("ai_edge_quantizer")
     keras.utils.set_random_seed(0)
     model, path = representative(family, include_preprocessing=True), tmp_path / "net.tflite"

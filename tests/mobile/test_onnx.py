@@ -1,4 +1,4 @@
-"""What `export_onnx` says where its packages are missing. What it writes: tests/clients/test_onnx_files.py."""
+"""Errors of `export_onnx`; tests/clients/test_onnx_files.py tests the files."""
 
 import sys
 
@@ -10,7 +10,7 @@ from keras_sharenets.mobile import export_onnx
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "tf2onnx"])
-def test_a_missing_package_is_one_line_with_the_cure(plain, tmp_path, monkeypatch, capsys, package):
+def test_missing_package(plain, tmp_path, monkeypatch, capsys, package):
     for name in ("onnx", "onnxruntime", "tf2onnx"):
         monkeypatch.setitem(sys.modules, name, type(np)(name))
     monkeypatch.setitem(sys.modules, package, None)
@@ -24,7 +24,7 @@ def test_a_missing_package_is_one_line_with_the_cure(plain, tmp_path, monkeypatc
     assert [path.name for path in tmp_path.iterdir()] == ["net.keras"]
 
 
-def test_options_of_tflite_files_do_not_go_with_onnx(plain, tmp_path, capsys):
+def test_tflite_options_do_not_apply_to_onnx(plain, tmp_path, capsys):
     plain.save(tmp_path / "net.keras")
     for option, value in (("--quantization", "float16"), ("--prefer", "speed"), ("--max-bytes", "9")):
         assert cli.main(["export", str(tmp_path / "net.keras"), "--to", "onnx", option, value]) == 2

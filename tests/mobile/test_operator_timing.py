@@ -8,8 +8,8 @@ from keras_sharenets.mobile.inspect import benchmark, file
 
 
 @pytest.mark.parametrize("quantization", [None, "int8"])
-def test_every_operator_of_the_file_is_measured(tflite_files, quantization, monkeypatch):
-    """With times that are known: the n-th operator that is unlike the others takes n milliseconds."""
+def test_every_distinct_operator_is_measured(tflite_files, quantization, monkeypatch):
+    """With a fake timer, the n-th distinct operator takes n milliseconds."""
     measured = []
 
     def turns(calls, repetitions, *, warmup):
@@ -22,12 +22,12 @@ def test_every_operator_of_the_file_is_measured(tflite_files, quantization, monk
     counts = file.operator_counts(file.parse(path.read_bytes()))
     assert {entry.name: entry.count for entry in times} == counts
     assert [entry.milliseconds for entry in times] == sorted((entry.milliseconds for entry in times), reverse=True)
-    # The network calls one layer three times: its operators are measured once.
+    # The operators of the layer that is called three times are measured once.
     assert len(measured) < sum(counts.values())
     assert sum(entry.milliseconds for entry in times) > sum(range(1, len(measured) + 1))
 
 
-def test_an_operator_alone_has_the_shapes_and_constants_of_the_file(tflite_files):
+def test_single_operator_file_keeps_shapes_and_constants(tflite_files):
     path = tflite_files[None][0]
     listed = file.operators(file.parse(path.read_bytes()))
     whole = benchmark.schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)

@@ -1,4 +1,4 @@
-"""Each kind of ordinary layer of Keras: its float32 and int8 files, run in LiteRT, give what Keras gives."""
+"""Every standard Keras layer: float32 and int8 files in LiteRT match Keras."""
 
 import functools
 
@@ -46,13 +46,13 @@ def gate(x, activation):
     return layers.Dense(4, activation)(layers.GlobalAveragePooling2D(keepdims=True)(x))
 
 
-def along_rows(*behind):
-    """Layers for sequences, one after the other, on the rows of an image one after the other."""
+def on_sequence(*behind):
+    """Applies layers for sequences to the pixels of an image in row-major order."""
     return lambda x: functools.reduce(lambda y, layer: layer(y), behind, layers.Reshape((36, 4))(x))
 
 
-def ordinary_layers():
-    """Functions of images `(n, 6, 6, 4)` with numbers from -4 to 4, by name; seeded."""
+def standard_layers():
+    """Functions of images `(n, 6, 6, 4)` with values from -4 to 4, by name; seeded."""
     keras.utils.set_random_seed(0)
     return {name: layers.Activation(name) for name in ACTIVATIONS} | {
         "prelu": layers.PReLU(alpha_initializer=SLOPES),
@@ -120,19 +120,19 @@ def ordinary_layers():
         "logarithm": lambda x: ops.log(ops.square(x) + 1),
         "dense_of_image": layers.Dense(5, "gelu"),
         "dense_of_table": lambda x: layers.Dense(5, "tanh")(layers.Reshape((36, 4))(x)),
-        "sequence": along_rows(layers.Conv1D(5, 3, strides=2, padding="same", activation="relu")),
-        "sequence_causal": along_rows(layers.Conv1D(6, 3, groups=2, dilation_rate=2, padding="causal")),
-        "sequence_valid": along_rows(layers.Conv1D(5, 4, dilation_rate=3, activation="silu", use_bias=False)),
-        "sequence_normalized": along_rows(layers.Conv1D(5, 3), normalized, layers.ReLU(), layers.Conv1D(4, 1)),
-        "sequence_depthwise": along_rows(layers.DepthwiseConv1D(3, 2, "same", depth_multiplier=2)),
-        "sequence_separable": along_rows(layers.SeparableConv1D(7, 3, strides=3, padding="same", activation="elu")),
-        "sequence_transposed": along_rows(layers.Conv1DTranspose(3, 3, strides=2, padding="same", activation="relu")),
-        "sequence_transposed_valid": along_rows(layers.Conv1DTranspose(3, 2, strides=3)),
-        "sequence_max": along_rows(layers.MaxPooling1D(3, 2, padding="same")),
-        "sequence_average": along_rows(layers.AveragePooling1D(3, 2, padding="same"), layers.AveragePooling1D(2)),
-        "sequence_mean": along_rows(normalized, layers.GlobalAveragePooling1D(keepdims=True)),
-        "sequence_top": along_rows(layers.GlobalMaxPooling1D()),
-        "sequence_around": along_rows(layers.ZeroPadding1D((1, 2)), layers.Cropping1D((3, 1)), layers.UpSampling1D(2)),
+        "sequence": on_sequence(layers.Conv1D(5, 3, strides=2, padding="same", activation="relu")),
+        "sequence_causal": on_sequence(layers.Conv1D(6, 3, groups=2, dilation_rate=2, padding="causal")),
+        "sequence_valid": on_sequence(layers.Conv1D(5, 4, dilation_rate=3, activation="silu", use_bias=False)),
+        "sequence_normalized": on_sequence(layers.Conv1D(5, 3), normalized, layers.ReLU(), layers.Conv1D(4, 1)),
+        "sequence_depthwise": on_sequence(layers.DepthwiseConv1D(3, 2, "same", depth_multiplier=2)),
+        "sequence_separable": on_sequence(layers.SeparableConv1D(7, 3, strides=3, padding="same", activation="elu")),
+        "sequence_transposed": on_sequence(layers.Conv1DTranspose(3, 3, strides=2, padding="same", activation="relu")),
+        "sequence_transposed_valid": on_sequence(layers.Conv1DTranspose(3, 2, strides=3)),
+        "sequence_max": on_sequence(layers.MaxPooling1D(3, 2, padding="same")),
+        "sequence_average": on_sequence(layers.AveragePooling1D(3, 2, padding="same"), layers.AveragePooling1D(2)),
+        "sequence_mean": on_sequence(normalized, layers.GlobalAveragePooling1D(keepdims=True)),
+        "sequence_top": on_sequence(layers.GlobalMaxPooling1D()),
+        "sequence_around": on_sequence(layers.ZeroPadding1D((1, 2)), layers.Cropping1D((3, 1)), layers.UpSampling1D(2)),
         "vector": lambda x: layers.Rescaling(0.5, 1)(normalized(layers.Flatten()(x))),
         "normalized_vector": lambda x: layers.LayerNormalization()(layers.Flatten()(x)),
         "padded": lambda x: ops.pad(x, ((0, 0), (1, 0), (0, 2), (1, 0))),
@@ -148,13 +148,13 @@ def ordinary_layers():
     }  # fmt: skip
 
 
-NAMES = list(ordinary_layers())
+NAMES = list(standard_layers())
 
 
 def network(*names):
-    """The named layers beside each other, on the same images."""
+    """The named layers in parallel, with the same input."""
     keras.utils.set_random_seed(0)
-    inputs, named = keras.Input(SHAPE), ordinary_layers()
+    inputs, named = keras.Input(SHAPE), standard_layers()
     return keras.Model(inputs, [named[name](inputs) for name in names])
 
 
@@ -177,11 +177,11 @@ def check(names):
             assert error < bound, f"{name}: {error}"
 
 
-def test_ordinary_layers_in_one_file():
+def test_all_layers_in_one_file():
     check(NAMES)
 
 
-def test_unit_vectors_are_one_operator_of_integers_and_none_that_delegates_for_gpus_lack():
+def test_l2_normalization_operator_is_used_in_int8_only():
     model = network("unit_vector")
     operators = {
         quantization: {
@@ -198,7 +198,7 @@ def test_unit_vectors_are_one_operator_of_integers_and_none_that_delegates_for_g
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_ordinary_layer(name, tmp_path):
+def test_layer(name, tmp_path):
     check([name])
     report = export_tflite(network(name), tmp_path / "net.tflite", "int8", representative_data=pixels(32))
     assert report.score_error <= report.score_error_bound
@@ -219,7 +219,7 @@ def test_ordinary_layer(name, tmp_path):
         (layers.Conv2D(4, 1, activation=ops.cos, name="own"), "'own', a Conv2D, has the activation `cos`"),
     ],
 )  # fmt: skip
-def test_what_has_no_counterpart_is_refused_by_name(layer, message, rules_alone):
+def test_unsupported_arguments_are_named(layer, message, rules_only):
     inputs = keras.Input(SHAPE)
     with pytest.raises(UnsupportedLayerError, match=message):
         lower(keras.Model(inputs, layer(inputs)))

@@ -1,4 +1,4 @@
-"""The page that runs files in the browser: what is in its folder. `tests/clients` opens it in one."""
+"""The contents of the browser page's folder; `tests/clients` opens the page in a browser."""
 
 import base64
 import dataclasses
@@ -19,7 +19,7 @@ from keras_sharenets.mobile.page import site
 
 @pytest.fixture
 def archives(tmp_path, monkeypatch):
-    """A folder with the two packages, of other contents, as if npm listed these."""
+    """A folder with stand-ins for the two npm packages, whose checksums replace the real ones."""
     folder, packages = tmp_path / "archives", []
     folder.mkdir()
     for package in site.PACKAGES:
@@ -41,7 +41,7 @@ def net(plain, tmp_path_factory):
     return path
 
 
-def test_folder_has_all_that_the_page_asks_for(net, archives, tmp_path):
+def test_folder_contains_all_resources_of_the_page(net, archives, tmp_path):
     image = np.zeros((400, 200, 3), "uint8")
     PIL.Image.fromarray(image).save(tmp_path / "tall.jpg")
     report = site.write_site([net], tmp_path / "site", examples=[tmp_path / "tall.jpg"], runtime=archives)
@@ -56,7 +56,7 @@ def test_folder_has_all_that_the_page_asks_for(net, archives, tmp_path):
         assert example.size == (80, 160)
     assert (written / "litert" / "index.js").read_text() == "dist/index.js"
     assert (written / "litert" / "wasm" / "litert_wasm_internal.wasm").exists()
-    # What the page loads is there, and nothing of another host.
+    # The page loads files of the folder only, nothing from other hosts.
     html, script = (written / "index.html").read_text(), (written / "page.js").read_text()
     for name in ("page.css", "page.js", "litert/wasm-utils.js"):
         assert name in html
@@ -66,8 +66,8 @@ def test_folder_has_all_that_the_page_asks_for(net, archives, tmp_path):
     assert report.total_bytes == sum(path.stat().st_size for path in written.rglob("*") if path.is_file())
 
 
-def test_kernels_stored_and_used():
-    """A convolution of 4 to 4 channels that is called three times, between others of 3 to 4 and of 4 to 2."""
+def test_bytes_of_stored_and_used_kernels():
+    """A 4-to-4 convolution that is called three times, between a 3-to-4 convolution and a 4-to-2 dense layer."""
     shared = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)
     inputs = keras.Input((6, 6, 3))
     x = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)(inputs)
@@ -79,7 +79,7 @@ def test_kernels_stored_and_used():
     assert (stored, used) == (once + others, 3 * once + others)
 
 
-def test_what_is_not_understood_is_refused(net, archives, tmp_path):
+def test_invalid_arguments(net, archives, tmp_path):
     target = tmp_path / "site"
     two = tmp_path / "two.tflite"
     inputs = keras.Input((6, 6, 2))
@@ -110,7 +110,7 @@ def test_what_is_not_understood_is_refused(net, archives, tmp_path):
 
 
 @pytest.mark.parametrize("end", ["inputs", "outputs"])
-def test_types_that_litert_js_refuses(net, archives, tmp_path, monkeypatch, end):
+def test_types_unsupported_by_litert_js(net, archives, tmp_path, monkeypatch, end):
     found = file.describe_tflite(net)
     found[end][0]["dtype"] = "int8"
     monkeypatch.setattr(file, "describe_tflite", lambda path: found)
@@ -118,7 +118,7 @@ def test_types_that_litert_js_refuses(net, archives, tmp_path, monkeypatch, end)
         site.write_site([net], tmp_path / "site", runtime=archives)
 
 
-def test_no_network(net, tmp_path, monkeypatch):
+def test_failed_download(net, tmp_path, monkeypatch):
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9/")
     with pytest.raises(ValueError, match=r"http://127.0.0.1:9/@litertjs/core/-/core-2.5.3.tgz cannot be downloaded"):
         site.write_site([net], tmp_path / "site")

@@ -1,4 +1,4 @@
-"""Files of the precisions that AI Edge Quantizer makes of ours."""
+"""Files in the precisions that AI Edge Quantizer provides."""
 
 import functools
 import importlib.util
@@ -23,7 +23,7 @@ needs_quantizer = pytest.mark.skipif(not INSTALLED, reason="needs the extra `pre
 
 
 def constants_of(path):
-    """`{name: (type's code, numbers that the integers stand for)}` of the constant tensors of a file."""
+    """`{name: (type code, dequantized values)}` of the constant tensors of a file."""
     data = path.read_bytes()
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data))
     found = {}
@@ -31,7 +31,7 @@ def constants_of(path):
         content = model.buffers[tensor.buffer].data
         if content is None:
             continue
-        if tensor.type == schema.TensorType.INT4:  # The lower half of a byte comes first.
+        if tensor.type == schema.TensorType.INT4:  # The lower four bits of a byte come first.
             halves = np.stack([content & 15, content >> 4], -1).astype("int8").reshape(-1)
             numbers = np.where(halves > 7, halves - 16, halves)[: np.prod(tensor.shape)]
         else:
@@ -61,7 +61,7 @@ def exported(trained, digits, tmp_path_factory):
 
 @needs_quantizer
 @pytest.mark.parametrize("name", MADE)
-def test_file_computes_what_keras_computes(exported, trained, digits, name):
+def test_file_matches_keras(exported, trained, digits, name):
     path, report = exported[name]
     images, classes = digits[0][-200:], digits[1][-200:]
     right = np.asarray(trained(images.astype("float32"))).argmax(-1)
@@ -69,7 +69,7 @@ def test_file_computes_what_keras_computes(exported, trained, digits, name):
     most = {"dynamic_int8": 0.01, "int16": 0.01, "dynamic_int4": 0.08}[name]
     assert abs((right == classes).mean() - (found == classes).mean()) <= most
     assert report.score_error <= report.score_error_bound <= 0.5
-    # Four bits are told from eight.
+    # The error distinguishes four bits from eight.
     assert (report.score_error > 0.05) == (name == "dynamic_int4")
     assert (report.quantization, report.input_type, report.output_type) == (name, "float32", "float32")
     described = describe_tflite(path)
@@ -82,8 +82,8 @@ def test_file_computes_what_keras_computes(exported, trained, digits, name):
 
 @needs_quantizer
 @pytest.mark.parametrize("name", MADE)
-def test_kernels_are_once_what_rounding_makes_of_them(exported, trained, name):
-    """The stem's kernel, rounded here: each filter's largest number is the last step. The shared one is there once."""
+def test_kernels_are_rounded_per_filter_and_stored_once(exported, trained, name):
+    """The stem's kernel is rounded in numpy, where the largest value of each filter is the largest integer."""
     found = constants_of(exported[name][0])
     kernel = np.moveaxis(np.asarray(trained.get_layer("stem").kernel), -1, 0)
     last = 7 if name == "dynamic_int4" else 127
@@ -92,7 +92,7 @@ def test_kernels_are_once_what_rounding_makes_of_them(exported, trained, name):
     assert code == (schema.TensorType.INT4 if last == 7 else schema.TensorType.INT8)
     np.testing.assert_allclose(numbers, np.round(kernel / step) * step, atol=1e-6)
     kernels = {key for key, (_, numbers) in found.items() if numbers.size >= 3 * 3 * (32 // 4) * 8}
-    assert len(kernels) == 1  # Three calls of the shared layer.
+    assert len(kernels) == 1  # The shared layer is called three times.
     report = exported[name][1]
     weights = sum(np.prod(weight.shape) for weight in trained.trainable_weights if len(weight.shape) > 1)
     vectors = (report.stored_parameters - weights) * (8 if name == "int16" else 4)
@@ -100,13 +100,13 @@ def test_kernels_are_once_what_rounding_makes_of_them(exported, trained, name):
 
 
 @needs_quantizer
-def test_class_names_stay(exported):
+def test_class_names_are_kept(exported):
     assert {read_labels(path) for path, _ in exported.values()} == {NAMES}
 
 
 @needs_quantizer
-def test_a_precision_for_each_layer(trained, digits, tmp_path):
-    """The first pattern counts; layers that none has stay in float."""
+def test_precision_per_layer(trained, digits, tmp_path):
+    """The first matching pattern applies; layers that match none remain in float."""
     chosen = {"stem": None, "s*": "dynamic_int4"}
     report = export_tflite(trained, tmp_path / "m.tflite", chosen, representative_data=digits[0][:20])
     types = {name: code for name, (code, _) in constants_of(tmp_path / "m.tflite").items()}
@@ -117,7 +117,7 @@ def test_a_precision_for_each_layer(trained, digits, tmp_path):
 
 
 @needs_quantizer
-def test_wrong_file_is_caught(trained, digits, tmp_path, monkeypatch):
+def test_wrong_file_is_detected(trained, digits, tmp_path, monkeypatch):
     write = edge_quantizer.write_float_with_origins
 
     def of_other_kernels(graph, names):
@@ -132,7 +132,7 @@ def test_wrong_file_is_caught(trained, digits, tmp_path, monkeypatch):
 
 
 @needs_quantizer
-def test_lost_sharing_is_caught(trained, digits, tmp_path, monkeypatch):
+def test_lost_sharing_is_detected(trained, digits, tmp_path, monkeypatch):
     with_copies = convert(trained, prefer="speed")
     monkeypatch.setattr(edge_quantizer, "compacted", lambda data: with_copies)
     with pytest.raises(ExportMismatchError, match="removed the sharing"):
@@ -141,15 +141,15 @@ def test_lost_sharing_is_caught(trained, digits, tmp_path, monkeypatch):
 
 
 @needs_quantizer
-def test_budget_of_bytes(trained, tmp_path):
+def test_max_bytes(trained, tmp_path):
     least = export_tflite(trained, tmp_path / "a.tflite", "dynamic_int4").file_bytes
     assert export_tflite(trained, tmp_path / "b.tflite", "dynamic_int4", max_bytes=least).file_bytes <= least
     with pytest.raises(ValueError, match="`max_bytes`"):
         export_tflite(trained, tmp_path / "c.tflite", "dynamic_int4", max_bytes=least - 3000)
 
 
-def test_rounding_of_kernels_alone():
-    """A dense layer's error, computed here; one that stays in float has none."""
+def test_kernel_rounding_error():
+    """The error of a dense layer is computed in numpy; without rounding, it is zero."""
     random = np.random.default_rng(0)
     inputs = keras.Input((6,))
     model = keras.Model(inputs, keras.layers.Dense(4, kernel_initializer="random_normal", use_bias=False)(inputs))
@@ -175,7 +175,7 @@ def clipped_network():
 @needs_quantizer
 @pytest.mark.parametrize("quantization", ["int16", {"wide": "int16"}])
 def test_clipping_is_explained(tmp_path, quantization):
-    """Of brighter images than the ranges were measured on, a file is as wrong as is foretold."""
+    """The predicted error includes clipping of images brighter than those used for calibration."""
     model, graphs, dark = clipped_network(), [], images(0, 6, (4, 4, 3)) / 255
     data = convert(model, dark, quantization=quantization, on_graph=graphs.append)
     (tmp_path / "m.tflite").write_bytes(data)
@@ -191,8 +191,8 @@ def test_clipping_is_explained(tmp_path, quantization):
 
 
 @needs_quantizer
-def test_fresh_images_beyond_few_given_ones(tmp_path, monkeypatch):
-    """Their values are clipped, as they must be: no reason to refuse a file."""
+def test_clipping_of_verification_images_is_tolerated(tmp_path, monkeypatch):
+    """Verification images that exceed the range of a few representative images are clipped, which is not an error."""
     model, checkered = clipped_network(), np.indices((1, 4, 4, 3))[1:3].sum(0) % 2
     report = export_tflite(model, tmp_path / "m.tflite", "int16", representative_data=checkered)
     assert report.score_error <= _checks.known("score_error_bound", report.score_error_bound) < 0.05
@@ -227,17 +227,17 @@ def test_bad_argument(trained, tmp_path, quantization, message):
 
 @needs_quantizer
 @pytest.mark.parametrize("quantization", ["int16", {"stem": "int16"}])
-def test_ranges_need_images(trained, tmp_path, quantization):
+def test_int16_requires_representative_data(trained, tmp_path, quantization):
     with pytest.raises(ValueError, match=r"16'\) needs `representative_data`"):
         export_tflite(trained, tmp_path / "m.tflite", quantization)
 
 
 @needs_quantizer
-def test_ends_are_in_float(trained, tmp_path):
+def test_input_type_must_be_float(trained, tmp_path):
     with pytest.raises(ValueError, match="`input_type`"):
         export_tflite(trained, tmp_path / "m.tflite", "dynamic_int8", input_type="uint8")
 
 
-def test_names_on_a_command_line():
+def test_parse_and_format():
     assert precisions.parse("stage*=dynamic_int8, *=float32") == {"stage*": "dynamic_int8", "*": None}
     assert precisions.tell(precisions.parse("a=int16,b=float32")) == "a: int16, b: float32"

@@ -1,9 +1,9 @@
-"""Networks that nobody has looked at: each is written right, or refused with the name of the layer in the way."""
+"""Random networks are either exported correctly or rejected with the name of the unsupported layer."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from mobile_networks import relative
+from mobile_networks import relative_error
 from random_networks import images, random_network
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -11,7 +11,7 @@ from keras_sharenets.mobile import export_tflite, predict_tflite
 from keras_sharenets.mobile.export.reference import ExportMismatchError, keras_scores, lower_model, run_keras
 from keras_sharenets.mobile.inspect import file
 
-# Beside TensorFlow's own error, a step of 255 of the scores may be rounded the other way.
+# Tolerance in addition to TensorFlow's error: one quantization step of the scores.
 STEP = 1 / 255
 
 
@@ -23,7 +23,7 @@ def scores_of(data, pixels):
 
 
 def converted_by_tensorflow(model, pixels):
-    """The bytes of TensorFlow's own int8 file."""
+    """The bytes of TensorFlow's int8 file."""
     call = tf.function(lambda x: model(x, training=False), input_signature=[tf.TensorSpec((1, *pixels.shape[1:]))])
     frozen = convert_variables_to_constants_v2(call.get_concrete_function())
     converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
@@ -37,15 +37,15 @@ def converted_by_tensorflow(model, pixels):
 def _error_of_tensorflow(model, given, fresh, expected):
     data = converted_by_tensorflow(model, given)
     try:
-        return relative(scores_of(data, fresh), expected)
-    except ValueError:  # Of some networks LiteRT cannot run the file that TensorFlow writes.
+        return relative_error(scores_of(data, fresh), expected)
+    except ValueError:  # LiteRT cannot run TensorFlow's files of some networks.
         return np.inf
 
 
-def check(seed, folder, *, beside_tensorflow):
-    """Exports a random network in float and in int8; "refused" or "written"."""
+def check_export(seed, folder, *, beside_tensorflow):
+    """Exports a random network in float32 and int8, and returns "refused" or "written"."""
     model, odd = random_network(seed)
-    # So many that few of the others are outside of the ranges, which each program chooses in its own way.
+    # Enough images that few others exceed the ranges, which each program determines differently.
     given, fresh = images(seed, 64), images(seed + 10**6, 32)
     path = folder / "net.tflite"
     try:
@@ -57,7 +57,7 @@ def check(seed, folder, *, beside_tensorflow):
     else:
         message = None
     if message is not None:
-        # Of a network that gives every image the same scores, integers have nothing to keep but rounding errors.
+        # If all images have the same scores, int8 contains only rounding errors.
         is_constant = run_keras(model, given).std(0).max() < 1e-6
         assert is_constant or any(f"'{name}'" in message or f"/{name}'" in message for name in odd), f"{odd}: {message}"
         return "refused"
@@ -66,13 +66,13 @@ def check(seed, folder, *, beside_tensorflow):
     assert report.worst_layer is not None
     if beside_tensorflow:
         expected = keras_scores(lower_model(model), fresh)
-        ours = relative(scores_of(path.read_bytes(), fresh), expected)
+        ours = relative_error(scores_of(path.read_bytes(), fresh), expected)
         theirs = _error_of_tensorflow(model, given, fresh, expected)
         assert ours <= 1.5 * theirs + STEP, f"{ours:.4f}, TensorFlow {theirs:.4f}"
     return "written"
 
 
-# In the default tier: nearly every kind of layer, nested and called twice, and two that are refused.
+# Run by default: nearly every kind of layer, nested and shared, and two rejected networks.
 QUICK = (0, 1, 4, 11, 12, 16, 25)
 
 
@@ -80,11 +80,11 @@ QUICK = (0, 1, 4, 11, 12, 16, 25)
     "seed", [pytest.param(seed, marks=[] if seed in QUICK else pytest.mark.slow) for seed in range(30)]
 )
 def test_random_network(seed, tmp_path):
-    check(seed, tmp_path, beside_tensorflow=seed % 10 == 0)
+    check_export(seed, tmp_path, beside_tensorflow=seed % 10 == 0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(1000, 1500, 50))
-def test_five_hundred_random_networks(first, tmp_path):
-    results = [check(seed, tmp_path, beside_tensorflow=True) for seed in range(first, first + 50)]
+def test_500_random_networks(first, tmp_path):
+    results = [check_export(seed, tmp_path, beside_tensorflow=True) for seed in range(first, first + 50)]
     assert results.count("written") > 25

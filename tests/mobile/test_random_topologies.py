@@ -1,4 +1,4 @@
-"""Functional models that nobody has looked at: each is written right, or TensorFlow's converter refuses it too."""
+"""Random functional models are either exported correctly or rejected by TensorFlow's converter too."""
 
 import keras
 import numpy as np
@@ -11,8 +11,8 @@ from keras_sharenets.mobile.export.reference import ExportMismatchError, run_mod
 from keras_sharenets.mobile.inspect import file
 
 
-def converted_by_tensorflow(model):
-    """Whether TensorFlow's converter makes a file of builtin operators of a network."""
+def is_convertible_by_tensorflow(model):
+    """Whether TensorFlow converts a network with builtin operators only."""
     shapes = [tf.TensorSpec((1, *tensor.shape[1:])) for tensor in model.inputs]
     call = tf.function(
         lambda *inputs: model(keras.tree.pack_sequence_as(model.input, list(inputs)), training=False),
@@ -20,13 +20,13 @@ def converted_by_tensorflow(model):
     )
     try:
         tf.lite.TFLiteConverter.from_concrete_functions([call.get_concrete_function()]).convert()
-    except Exception:  # It raises whatever it likes.
+    except Exception:  # It raises various errors.
         return False
     return True
 
 
-def check(seed, folder, quantizations=(None, "int8")):
-    """Exports a random network; "refused" or "written"."""
+def check_export(seed, folder, quantizations=(None, "int8")):
+    """Exports a random network, and returns "refused" or "written"."""
     model, data = random_topology(seed)
     given, path = data if len(data) > 1 else data["image"], folder / "net.tflite"
     for quantization in quantizations:
@@ -39,7 +39,7 @@ def check(seed, folder, quantizations=(None, "int8")):
             names = {operation.name for operation in model.operations}
             assert any(f"{name}'" in refusal for name in names), refusal
             # Eight bits are too few for some networks; the message names the layer with the largest error.
-            assert "Rounding alone causes" in refusal or not converted_by_tensorflow(model), refusal
+            assert "Rounding alone causes" in refusal or not is_convertible_by_tensorflow(model), refusal
             return "refused"
         assert report.score_error <= report.score_error_bound
         if quantization is None:
@@ -54,11 +54,11 @@ def check(seed, folder, quantizations=(None, "int8")):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_random_topology(seed, tmp_path):
-    assert check(seed, tmp_path) == "written"
+    assert check_export(seed, tmp_path) == "written"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, 200, 25))
-def test_two_hundred_random_topologies(first, tmp_path):
-    results = [check(seed, tmp_path) for seed in range(first, first + 25)]
+def test_200_random_topologies(first, tmp_path):
+    results = [check_export(seed, tmp_path) for seed in range(first, first + 25)]
     assert results.count("written") >= 23

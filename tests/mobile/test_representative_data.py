@@ -1,4 +1,4 @@
-"""Representative data in the forms in which people have it: taken, or refused by name."""
+"""Supported and unsupported forms of representative data."""
 
 import itertools
 
@@ -16,7 +16,7 @@ LABELS = np.arange(12) % 3
 
 
 class Batches(keras.utils.PyDataset):
-    """Empty batches behind the end, as slices give them."""
+    """Indices past the end give empty batches, as slices do."""
 
     def __len__(self):
         return 3
@@ -43,7 +43,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.filterwarnings("error::UserWarning")
-def test_every_image_once(form):
+def test_supported_forms(form):
     np.testing.assert_array_equal(gather_images("data", FORMS[form](), SHAPE), IMAGES)
 
 
@@ -75,7 +75,7 @@ def test_every_image_once(form):
         (IMAGES.transpose(0, 3, 1, 2), r"contains an array of shape \(12, 3, 4, 5\)"),
     ],
 )
-def test_refused_by_name(data, message):
+def test_unsupported_data(data, message):
     with pytest.raises(ValueError, match=message):
         gather_images("data", data, SHAPE)
 
@@ -83,20 +83,20 @@ def test_refused_by_name(data, message):
 @pytest.mark.parametrize(
     "endless", [lambda: tf.data.Dataset.from_tensor_slices(IMAGES).batch(5).repeat(), lambda: itertools.cycle(IMAGES)]
 )
-def test_endless_source_is_left(monkeypatch, endless):
+def test_endless_source_is_truncated(monkeypatch, endless):
     monkeypatch.setattr(representative_data, "MOST_IMAGES", 20)
     with pytest.warns(UserWarning, match="`data` has more than 20 images, or is endless: the first 2[02] are used"):
         images = gather_images("data", endless(), SHAPE)
     np.testing.assert_array_equal(images, np.concatenate([IMAGES, IMAGES])[: len(images)])
 
 
-def test_endless_source_of_nothing(monkeypatch):
+def test_endless_source_without_images(monkeypatch):
     monkeypatch.setattr(representative_data, "MOST_IMAGES", 20)
     with pytest.warns(UserWarning, match="is endless"), pytest.raises(ValueError, match="contains no images"):
         gather_images("data", itertools.repeat(IMAGES[:0]), SHAPE)
 
 
 @pytest.mark.filterwarnings("error::UserWarning")
-def test_what_is_in_memory_is_taken_whole(monkeypatch):
+def test_arrays_are_not_truncated(monkeypatch):
     monkeypatch.setattr(representative_data, "MOST_IMAGES", 4)
     assert len(gather_images("data", IMAGES, SHAPE)) == len(gather_images("data", list(IMAGES), SHAPE)) == 12

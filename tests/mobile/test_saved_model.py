@@ -52,7 +52,7 @@ def test_both_signatures(served, trained, digits):
         assert results["class_names"].numpy().tolist() == [[name.encode() for name in NAMES]] * len(images)
 
 
-def test_no_image(served):
+def test_empty_batch(served):
     results = served.signatures["serve_encoded"](encoded=tf.constant([], tf.string))
     assert {name: tuple(result.shape) for name, result in results.items()} == {
         "class_name": (0,),
@@ -62,7 +62,7 @@ def test_no_image(served):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", None])
-def test_a_file_that_is_refused_is_named(served, digits, kind):
+def test_invalid_image_file_is_identified(served, digits, kind):
     *files, last = [encode(image, kind or "PNG") for image in digits[0][-3:]]
     damaged, what = (
         (last[:-20], f"a {kind} file that is truncated") if kind else (b"no image", "a file of an unknown kind")
@@ -71,8 +71,8 @@ def test_a_file_that_is_refused_is_named(served, digits, kind):
         served.signatures["serve_encoded"](encoded=tf.constant([*files, damaged, *files]))
 
 
-def test_programs_that_name_no_signature(exported, trained, digits):
-    """TensorFlow's converter, and the layer of Keras that stands for a SavedModel."""
+def test_clients_without_signature_names(exported, trained, digits):
+    """TensorFlow's converter and `keras.layers.TFSMLayer`."""
     images = digits[0][-3:].astype("float32")
     expected = np.asarray(trained(images))
     converter = tf.lite.TFLiteConverter.from_saved_model(str(exported[0]))
@@ -82,8 +82,8 @@ def test_programs_that_name_no_signature(exported, trained, digits):
     np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
 
 
-def test_no_operation_that_a_server_may_lack(exported):
-    """Nothing compiled by XLA."""
+def test_no_function_requires_xla(exported):
+    """A server may lack XLA."""
     functions = functions_of(exported[0])
     assert len(functions) > 1
     assert not [function for function in functions if function.attr["_XlaMustCompile"].b]
@@ -97,8 +97,8 @@ def test_every_weight_is_stored_once(exported, trained):
     assert stored == sorted(np.asarray(weight).tobytes() for weight in trained.weights)
 
 
-def test_the_network_is_there_once(exported, trained):
-    """Both signatures call one function."""
+def test_signatures_share_one_network(exported, trained):
+    """Both signatures call the same function."""
     function = tf.function(lambda images: trained(images, training=False))
     traced = function.get_concrete_function(tf.TensorSpec((None, 8, 8, 1))).graph.get_operations()
     convolutions = [operation for operation in traced if operation.type == "Conv2D"]
@@ -116,7 +116,7 @@ def test_report(exported):
 
 
 @pytest.mark.slow
-def test_color_without_names(plain, tmp_path):
+def test_rgb_network_without_class_names(plain, tmp_path):
     report = export_saved_model(plain, tmp_path / "plain")
     assert report.verified_on == "16 synthetic images"
     assert report.class_names == ("0", "1", "2")
@@ -130,18 +130,18 @@ def test_color_without_names(plain, tmp_path):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 @pytest.mark.parametrize("stored", [(40, 30, 3), (40, 30, 1), (6, 5, 3)])
 @pytest.mark.parametrize("shape", [(6, 5, 3), (6, 5, 1), (70, 90, 3)])
-def test_decode_as_read_image(tmp_path, kind, stored, shape):
+def test_decode_matches_read_image(tmp_path, kind, stored, shape):
     random = np.random.default_rng(0)
     blocks = random.integers(0, 256, (-(-stored[0] // 4), -(-stored[1] // 4), stored[2]), dtype="uint8")
     data = encode(blocks.repeat(4, 0).repeat(4, 1)[: stored[0], : stored[1]], kind)
     (tmp_path / "image").write_bytes(data)
     expected = read_image(tmp_path / "image", shape).astype(int)
-    # Resizing rounds after each axis in Pillow and once in TensorFlow.
+    # Pillow rounds after resizing each axis, TensorFlow only once.
     np.testing.assert_allclose(saved_model.decode(tf.constant(data), shape), expected, atol=0 if stored == shape else 1)
 
 
-def test_scores_are_not_called_probabilities_and_dropout_and_frozen_layers_are_written(tmp_path):
-    """Seeds of random numbers and frozen weights do not confuse the comparison of the weights."""
+def test_logits_dropout_and_frozen_layers(tmp_path):
+    """Seed generators and frozen weights do not affect the comparison of weights; logits are called scores."""
     inputs = keras.Input((4, 4, 1))
     x = keras.layers.Flatten()(inputs)
     x = keras.layers.Dropout(0.5)(keras.layers.Dense(8, trainable=False)(x))
@@ -152,7 +152,7 @@ def test_scores_are_not_called_probabilities_and_dropout_and_frozen_layers_are_w
 
 
 @pytest.mark.parametrize("network", slow_after(1, ["plain", "trained", "saturated"]))
-def test_wrong_folder_is_caught(request, tmp_path, monkeypatch, network):
+def test_wrong_weights_are_detected(request, tmp_path, monkeypatch, network):
     write = saved_model._write
     monkeypatch.setattr(saved_model, "_write", lambda model, *rest: write(with_noise(model), *rest))
     with pytest.raises(ExportMismatchError, match="does not contain the weights of the model, and was not written"):
@@ -160,7 +160,7 @@ def test_wrong_folder_is_caught(request, tmp_path, monkeypatch, network):
     assert not list(tmp_path.iterdir())
 
 
-def test_wrong_decoding_is_caught(plain, tmp_path, monkeypatch):
+def test_wrong_decoding_is_detected(plain, tmp_path, monkeypatch):
     decode = saved_model.decode
     monkeypatch.setattr(saved_model, "decode", lambda data, shape, index: 255 - decode(data, shape, index))
     with pytest.raises(ExportMismatchError, match="signature 'serve_encoded' does not compute what Keras computes"):

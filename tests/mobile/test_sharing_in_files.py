@@ -1,4 +1,4 @@
-"""What sharing is worth in a file: size, one copy of every stored tensor, integers throughout, one delegate."""
+"""Sharing in files: size, one copy of every stored tensor, integer arithmetic throughout, one delegate."""
 
 import functools
 import pathlib
@@ -10,7 +10,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from families import REPRESENTATIVES, representative
 from harness import calm_statistics
-from mobile_networks import check_batches, convert, parts, relative
+from mobile_networks import check_batches, convert, operators_and_types, relative_error
 from tensor_names import check_names
 
 import keras_sharenets as ksn
@@ -24,8 +24,8 @@ from keras_sharenets.mobile.graph.lowering import lower
 BYTES = {None: 4, "float16": 2, "int8": 1}
 
 
-def trained_like(model, seed=0, negative=0.02, at_once=True):
-    """Statistics as after training: they fit what flows, and some scales are negative."""
+def with_trained_statistics(model, seed=0, negative=0.02, at_once=True):
+    """Sets batch statistics as after training: they match the activations, and some scales are negative."""
     random = np.random.default_rng(seed)
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     for norm in norms:
@@ -44,14 +44,14 @@ def trained_like(model, seed=0, negative=0.02, at_once=True):
 @functools.cache
 def family_network(family, side):
     keras.utils.set_random_seed(0)
-    return trained_like(representative(family, classifier_activation=None, input_shape=(side, side, 3)))
+    return with_trained_statistics(representative(family, classifier_activation=None, input_shape=(side, side, 3)))
 
 
 @pytest.fixture
 def network(request):
-    """A network and images for it: of a family, with images of 16x16 pixels, or of `(family, side)`.
+    """A network and images for it: of a family with 16x16 pixels, or of `(family, side)`.
 
-    With the smaller images it has the same layers, and a quarter of the numbers to compute.
+    Smaller images need a quarter of the arithmetic with the same layers.
     """
     family, side = (request.param, 16) if isinstance(request.param, str) else request.param
     return family_network(family, side)
@@ -69,7 +69,7 @@ GRAPHS += [slow(family, share) for family in REPRESENTATIVES for share in (True,
 
 
 @pytest.mark.parametrize(("network", "share"), GRAPHS, indirect=["network"])
-def test_every_form_of_the_graph_computes_what_keras_computes(network, share):
+def test_graphs_match_keras(network, share):
     model, images = network
     expected = np.asarray(model(images))
     graph = lower(model, materialize=lambda site: not share)
@@ -77,21 +77,21 @@ def test_every_form_of_the_graph_computes_what_keras_computes(network, share):
     assert len(simple.operations) < len(graph.operations)
     final = [make(simple, lambda site: not share) for make in (scales.prepare_float, scales.prepare_int8)]
     for form in (graph, simple, *final):
-        assert relative(run(form, images), expected) < 1e-4
+        assert relative_error(run(form, images), expected) < 1e-4
 
 
-def test_a_bias_is_scaled_by_the_normalization_behind_it():
+def test_normalization_scales_the_bias_of_the_convolution():
     inputs = keras.Input((6, 6, 3))
     x = keras.layers.Conv2D(5, 3, bias_initializer="random_normal", name="conv")(inputs)
-    model, images = trained_like(keras.Model(inputs, keras.layers.BatchNormalization()(x)))
+    model, images = with_trained_statistics(keras.Model(inputs, keras.layers.BatchNormalization()(x)))
     model.get_layer("conv").bias.assign([-3.0, -1.0, 0.0, 1.0, 3.0])
     graph = passes.simplify(lower(model))
     assert [operation.kind for operation in graph.operations] == ["conv"]
-    assert relative(run(graph, images), np.asarray(model(images))) < 1e-5
+    assert relative_error(run(graph, images), np.asarray(model(images))) < 1e-5
 
 
-def bound(model, quantization):
-    """The bytes that a file may have: what is stored, little for each use of each channel, and 32 KiB."""
+def max_file_bytes(model, quantization):
+    """The maximum size of a file: stored weights, a small amount for each use of each channel, and 32 KiB."""
     stored = BYTES[quantization] * ksn.profile(model).stored_parameters
     convolutions = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
     channels = sum(
@@ -103,7 +103,7 @@ def bound(model, quantization):
     return share * stored + per_channel * channels + 2**15
 
 
-# One of each family in `make test`; a file of float16 differs from one of float32 in the type of what is stored alone.
+# `make test` has one case per family; float16 differs from float32 only in the type of the stored constants.
 FILES = [
     *((family, "int8", "size") for family in ("hscnet", "igcnet", "shardnet")),
     ("hgcnet", "int8", "speed"),
@@ -122,16 +122,18 @@ def test_file(network, quantization, prefer, tmp_path):
     model, images = network
     data = convert(model, quantization=quantization, representative_data=images, prefer=prefer)
     if prefer == "size":
-        assert len(data) <= bound(model, quantization)
+        assert len(data) <= max_file_bytes(model, quantization)
     check_names(data, model)
-    names, types = parts(data)
+    names, types = operators_and_types(data)
     assert check_batches(data, images[:4]) == ("SLICE" not in names)
     assert names.count("DELEGATE") == 1
     if quantization == "int8":
         assert types <= {schema.TensorType.INT8, schema.TensorType.INT32}
     (tmp_path / "net.tflite").write_bytes(data)
     outputs = predict_tflite(tmp_path / "net.tflite", images)
-    assert relative(outputs, np.asarray(model(images))) < {None: 1e-4, "float16": 1e-2, "int8": 0.35}[quantization]
+    assert (
+        relative_error(outputs, np.asarray(model(images))) < {None: 1e-4, "float16": 1e-2, "int8": 0.35}[quantization]
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,42 +143,42 @@ def test_file(network, quantization, prefer, tmp_path):
     ],
     indirect=["network"],
 )
-def test_what_is_materialized_for_nothing_takes_no_bytes(network, quantization, monkeypatch):
+def test_materialized_kernels_do_not_increase_file_size(network, quantization, monkeypatch):
     model, images = network
     size = len(convert(model, quantization=quantization, representative_data=images))
     monkeypatch.setattr(conversion, "_gains", lambda build, quantization: {})
     assert size <= len(convert(model, quantization=quantization, representative_data=images))
 
 
-def test_few_channels_are_materialized_for_nothing_and_clustered_ones_not():
+def test_small_kernels_are_materialized_unless_clustered():
     inputs = keras.Input((8, 8, 16))
     layer = ksn.layers.HierarchicalGroupConv2D(24, groups=4)
     model = keras.Model(inputs, keras.layers.Flatten()(layer(ksn.layers.StridedChannelShuffle(4)(inputs))))
-    # 24 x 16 weights instead of 6 x (4 + 3 x 10), for an operator instead of 15 or more.
-    assert parts(convert(model))[0].count("CONV_2D") == 1
+    # 24 x 16 weights instead of 6 x (4 + 3 x 10), for one operator instead of at least 15.
+    assert operators_and_types(convert(model))[0].count("CONV_2D") == 1
     for kernel in layer.kernels:
         kernel.assign(np.random.default_rng(0).choice([-0.5, 0.25, 1.0], kernel.shape))
-    assert parts(convert(model))[0].count("CONV_2D") == 4 + 3
+    assert operators_and_types(convert(model))[0].count("CONV_2D") == 4 + 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("negative", [0.0, 0.02])
-# In int8 hgcnet_42_g6 has 60 bytes more than its bound of 442,004.
+# In int8, hgcnet_42_g6 exceeds its maximum of 442,004 bytes by 60.
 @pytest.mark.parametrize(
     ("name", "quantization"), [("hgcnet_42_g4", None), ("hgcnet_42_g4", "int8"), ("hgcnet_42_g6", None)]
 )
-def test_hierarchical_groups_are_small_and_in_one_piece(name, quantization, negative):
+def test_hgcnet_files_are_small_and_have_one_delegate_partition(name, quantization, negative):
     keras.utils.set_random_seed(0)
-    model, images = trained_like(
+    model, images = with_trained_statistics(
         ksn.create_model(name, classifier_activation=None, include_preprocessing=False), negative=negative
     )
     data = convert(model, quantization=quantization, representative_data=images)
-    assert len(data) <= bound(model, quantization)
-    assert parts(data)[0].count("DELEGATE") == 1
+    assert len(data) <= max_file_bytes(model, quantization)
+    assert operators_and_types(data)[0].count("DELEGATE") == 1
 
 
-def shared_three_times(gammas):
-    """A 3x3 convolution with 16 filters, called three times; each call has normalization scales of its own."""
+def network_with_shared_convolution(gammas):
+    """A 3x3 convolution with 16 filters, called three times with different normalization scales."""
     inputs = keras.Input((8, 8, 16))
     shared, x = keras.layers.Conv2D(16, 3, padding="same", use_bias=False, name="shared"), inputs
     for gamma in gammas:
@@ -188,7 +190,7 @@ def shared_three_times(gammas):
 
 
 def kernel_buffers(data):
-    """The number of buffers that hold 3x3 kernels of int8."""
+    """The number of buffers with 3x3 kernels of int8."""
     contents = schema.Model.GetRootAs(data)
     graph = contents.Subgraphs(0)
     tensors = [graph.Tensors(index) for index in range(graph.TensorsLength())]
@@ -200,51 +202,51 @@ def kernel_buffers(data):
     return sum(shape[1:3] == (3, 3) for shape in constants.values())
 
 
-# Six in every run, all fifty among the slow ones.
+# Six by default; all fifty with the slow tests.
 @pytest.mark.parametrize(
     "draw", [draw if draw < 6 else pytest.param(draw, marks=pytest.mark.slow) for draw in range(50)]
 )
-def test_no_draw_loses_its_sharing(draw):
+def test_random_scales_do_not_break_sharing(draw):
     keras.utils.set_random_seed(draw)
     random = np.random.default_rng(draw)
-    # Scales of either sign, zero and tiny ones among them, and of each kind where there are none of the others.
+    # Positive scales, scales of both signs, and scales that include zero and tiny values.
     kinds = [random.uniform(0.5, 1.5, (3, 16)), random.normal(0, 1, (3, 16)), random.choice([0, 1e-8, 1, -1], (3, 16))]
-    model, images = trained_like(shared_three_times(kinds[draw % 3]), seed=draw, negative=0.0)
+    model, images = with_trained_statistics(network_with_shared_convolution(kinds[draw % 3]), seed=draw, negative=0.0)
     for norm, gamma in zip([layer for layer in model.layers if hasattr(layer, "gamma")], kinds[draw % 3], strict=True):
         norm.gamma.assign(gamma)
     data = convert(model, quantization="int8", representative_data=images, prefer="size")
     assert kernel_buffers(data) == 1
-    assert parts(data)[1] <= {schema.TensorType.INT8, schema.TensorType.INT32}
+    assert operators_and_types(data)[1] <= {schema.TensorType.INT8, schema.TensorType.INT32}
 
 
-def test_scales_that_are_positive_cost_no_step_of_their_own():
-    model = shared_three_times(np.full((3, 16), 0.7))
+def test_positive_scales_are_folded():
+    model = network_with_shared_convolution(np.full((3, 16), 0.7))
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 16)).astype("float32")
     assert (
-        parts(convert(model, quantization="int8", representative_data=images, prefer="size"))[0].count(
+        operators_and_types(convert(model, quantization="int8", representative_data=images, prefer="size"))[0].count(
             "DEPTHWISE_CONV_2D"
         )
         == 0
     )
     model.layers[2].gamma.assign([-0.7] + 15 * [0.7])
     assert (
-        parts(convert(model, quantization="int8", representative_data=images, prefer="size"))[0].count(
+        operators_and_types(convert(model, quantization="int8", representative_data=images, prefer="size"))[0].count(
             "DEPTHWISE_CONV_2D"
         )
         == 1
     )
 
 
-# `make test` has the budgets of one kernel below.
+# The budgets of one kernel below run by default.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("cheaper", "shares"),
-    # One stage, and the whole network.
+    # One stage, and the complete network.
     [({"width": (64,), "groups": 2}, (0.0, 1.0)), ({}, (0.0, 0.25, 0.5, 0.75, 1.0))],
 )
 @pytest.mark.parametrize("quantization", ["int8", None])
-def test_budget_is_kept_and_a_larger_one_used(quantization, cheaper, shares, tmp_path):
-    model, images = trained_like(representative("hscnet", **cheaper), at_once=bool(cheaper))
+def test_max_bytes_is_respected_and_used(quantization, cheaper, shares, tmp_path):
+    model, images = with_trained_statistics(representative("hscnet", **cheaper), at_once=bool(cheaper))
     ends = [
         len(convert(model, quantization=quantization, representative_data=images, prefer=prefer))
         for prefer in ("size", "speed")
@@ -268,20 +270,20 @@ def test_budget_is_kept_and_a_larger_one_used(quantization, cheaper, shares, tmp
     assert report.prefer == "max_bytes"
 
 
-def test_budget_between_the_uses_of_one_kernel():
-    """Each use for itself gets a kernel of its own: 16 * 16 * 9 numbers of 4 bytes more a use."""
-    model = shared_three_times(np.random.default_rng(0).uniform(0.5, 1.5, (3, 16)))
+def test_max_bytes_may_copy_a_kernel_for_some_uses():
+    """Each use with a separate kernel adds 16 * 16 * 9 values of 4 bytes."""
+    model = network_with_shared_convolution(np.random.default_rng(0).uniform(0.5, 1.5, (3, 16)))
     smallest, kernel = len(convert(model)), 16 * 16 * 9 * 4
     sizes = [len(convert(model, max_bytes=smallest + more * kernel)) for more in (0, 1, 2)]
-    # The step for the scale behind the shared kernel goes, and less than 1 KB with it.
+    # The operator for the scale after the shared kernel is removed, which saves less than 1 KB.
     for more, size in enumerate(sizes):
         assert more * kernel - 1024 * more <= size - smallest <= more * kernel
-    # With the last use the shared kernel itself goes.
+    # With the last use, the shared kernel itself is removed.
     assert len(convert(model, prefer="speed")) - smallest <= 2 * kernel
 
 
-def test_budget_that_nothing_fits_into(tmp_path):
-    model = shared_three_times(np.random.default_rng(0).uniform(0.5, 1.5, (3, 16)))
+def test_max_bytes_below_minimum(tmp_path):
+    model = network_with_shared_convolution(np.random.default_rng(0).uniform(0.5, 1.5, (3, 16)))
     least = ksn.mobile.export_tflite(model, tmp_path / "net.tflite").file_bytes
     (tmp_path / "net.tflite").unlink()
     with pytest.raises(
@@ -300,9 +302,9 @@ SIZES = re.findall(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", SIZES, ids=lambda row: row[0])
-def test_sizes_in_the_page(row):
+def test_file_sizes_in_documentation(row):
     keras.utils.set_random_seed(0)
-    model, images = trained_like(
+    model, images = with_trained_statistics(
         ksn.create_model(row[0], num_classes=10, classifier_activation=None, include_preprocessing=False)
     )
     stored = ksn.profile(model).stored_parameters
@@ -313,9 +315,9 @@ def test_sizes_in_the_page(row):
         len(convert(model, quantization="int8", representative_data=images, prefer=prefer))
         for prefer in ("size", "speed")
     ]
-    # What is quantized, and so which buffers are equal, may depend on the machine's rounding.
+    # Quantized values, and thus which buffers are equal, may depend on the rounding of the CPU.
     assert [int(size.replace(",", "")) for size in row[1:]] == pytest.approx(sizes, rel=0.005)
 
 
-def test_page_has_sizes():
+def test_documentation_lists_file_sizes():
     assert len(SIZES) == 6

@@ -20,7 +20,7 @@ def packed(model):
 
 
 def text_bytes(text):
-    """A length of 4 bytes before it, a zero behind it."""
+    """The size of a string with its length of 4 bytes and its terminating zero."""
     return 4 + len(text) + 1
 
 
@@ -41,8 +41,8 @@ def buffer(array):
 
 
 @pytest.fixture
-def by_hand():
-    """A file of which every part is known: two equal kernels, a vector, a shape, contents of no tensor."""
+def known_file():
+    """A file with known contents: two equal kernels, a vector, a shape, and an unused buffer."""
     kernel, types = np.arange(18, dtype="int8"), schema.TensorType
     part, model = schema.SubGraphT(), schema.ModelT()
     part.tensors = [
@@ -59,15 +59,15 @@ def by_hand():
     return model
 
 
-def test_every_part_of_a_file_made_by_hand(by_hand, tmp_path):
+def test_parts_of_known_file(known_file, tmp_path):
     path = tmp_path / "hand.tflite"
-    path.write_bytes(packed(by_hand))
+    path.write_bytes(packed(known_file))
     report = size_report(path)
     assert report.constants == {"int8 kernels": 18, "int32 vectors": 20, "int32 shapes": 16, "unused": 7}
     assert report.repeated_constants == 18
     names = ["one", "again", "bias", "shape", "same buffer", "main", "by hand"]
     assert report.names == sum(map(text_bytes, names))
-    # A length of 4 bytes, then 4 bytes a scale and 8 a zero point; a table of 2 or 3 offsets or numbers and 4 bytes.
+    # A length of 4 bytes, 4 bytes per scale, and 8 per zero point; a table of 2 or 3 fields and 4 bytes.
     vectors = (4 + 2 * 4) + (4 + 2 * 8) + (4 + 4) + (4 + 8)
     assert vectors + 2 * 12 <= report.quantization_parameters <= vectors + 2 * 24
     assert report.metadata == 0
@@ -92,7 +92,7 @@ def test_class_names_are_metadata(plain, tmp_path):
     export_tflite(plain, bare)
     named.write_bytes(write_labels(bare.read_bytes(), ["a", "b", "c"]))
     before, after, data = size_report(bare), size_report(named), named.read_bytes()
-    # A kernel of 3x3, one of the classifier; biases, and scale and shift of the pixel values.
+    # The 3x3 kernel and the classifier's kernel; the biases, and scale and shift of the pixel values.
     kernels, vectors = 9 * 3 * 4 + 4 * 3, 4 + 3 + 3 + 3
     assert before.constants == {"float32 kernels": 4 * kernels, "float32 vectors": 4 * vectors, "int32 shapes": 4 * 2}
     assert after.constants == before.constants
@@ -100,7 +100,7 @@ def test_class_names_are_metadata(plain, tmp_path):
     model = schema.Model.GetRootAs(data)
     buffers = {name: len(read_buffer(model, name)) for name in ("labels", "TFLITE_METADATA")}
     archive = len(data) - data.index(b"PK\3\4")
-    # Without class names there is a description too, which one with them takes the place of.
+    # Class names replace the metadata of a file without class names.
     assert read_labels(bare) is None
     described = read_buffer(schema.Model.GetRootAs(bare.read_bytes()), "TFLITE_METADATA")
     assert before.metadata == len(described) + text_bytes("TFLITE_METADATA")
@@ -108,8 +108,8 @@ def test_class_names_are_metadata(plain, tmp_path):
     assert sum(after.parts.values()) == len(data)
 
 
-def test_archive_of_another_program(tflite_files, tmp_path):
-    """Made by itself and put behind the file."""
+def test_archive_written_by_another_program(tflite_files, tmp_path):
+    """A separate archive that is appended to the file."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("notes.txt", "nothing")
@@ -121,7 +121,7 @@ def test_archive_of_another_program(tflite_files, tmp_path):
     assert more == len(archive.getvalue())
 
 
-def test_file_of_the_converter_of_tensorflow(tmp_path):
+def test_file_converted_by_tensorflow(tmp_path):
     import tensorflow as tf
 
     keras.utils.set_random_seed(0)
@@ -140,14 +140,14 @@ def test_file_of_the_converter_of_tensorflow(tmp_path):
     (signature,) = model.signatureDefs
     entries = [entry.name for entry in (*signature.inputs, *signature.outputs)]
     names = [*tensors, *entries, part.name, signature.signatureKey, model.description]
-    # Those of builtin operators may be there as empty text.
+    # The custom codes of builtin operators may be empty strings.
     codes = [code.customCode for code in model.operatorCodes if code.customCode is not None]
     assert report.names == sum(text_bytes(name) for name in [*names, *codes])
     assert report.metadata > 0
     assert sum(report.parts.values()) == report.file_bytes
 
 
-def test_no_tflite_file(tflite_files, tmp_path):
+def test_invalid_files(tflite_files, tmp_path):
     path = tmp_path / "net.tflite"
     with pytest.raises(ValueError, match=r"There is no file .*net\.tflite"):
         size_report(path)
@@ -161,8 +161,8 @@ def test_no_tflite_file(tflite_files, tmp_path):
             size_report(path)
 
 
-def test_damage_inside(tflite_files, tmp_path):
-    """Flipped bits are refused with a `ValueError`, or every byte is in one part all the same."""
+def test_flipped_bits(tflite_files, tmp_path):
+    """Flipped bits cause a `ValueError`, or every byte is still counted in one part."""
     whole, path = tflite_files["int8"][0].read_bytes(), tmp_path / "flipped.tflite"
     random, refused = np.random.default_rng(0), 0
     for _ in range(60):

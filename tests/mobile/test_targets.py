@@ -1,4 +1,4 @@
-"""What a word for a device chooses, and that what is said otherwise counts."""
+"""Defaults of export targets, and explicit arguments that override them."""
 
 import math
 
@@ -16,7 +16,7 @@ from keras_sharenets.mobile.inspect.arena import read_plan
 from keras_sharenets.targets import TARGETS, choose
 
 UNSAID = dict.fromkeys(("quantization", "prefer", "input_type", "output_type"))
-# What programs were seen to take: MediaPipe no int8, LiteRT.js neither; Vela and microcontrollers want no other.
+# As observed: MediaPipe and LiteRT.js do not accept int8; Vela and microcontrollers accept nothing else.
 TAKEN = {
     "phone": ("uint8", "uint8"),
     "browser": ("uint8", "float32"),
@@ -38,16 +38,16 @@ def test_file(target, trained, digits, tmp_path):
     assert bool(read_plan(file.parse(path.read_bytes()))) == (target == "microcontroller")
 
 
-def test_what_is_said_counts():
+def test_explicit_arguments_take_precedence():
     said = {"quantization": "int8", "prefer": "speed", "input_type": "float32", "output_type": "uint8"}
     assert choose("microcontroller", **said) == said
     assert choose(None, **UNSAID) == UNSAID
-    # Floats have floats at their ends, whatever the device.
+    # Float files have float inputs and outputs for every target.
     ends = choose("phone", **UNSAID | {"quantization": "float16"})
     assert (ends["input_type"], ends["output_type"]) == (None, None)
 
 
-# As tflite-micro 0.dev20261023, Vela 5.2 and LiteRT.js 2.5.3 were seen to do; docs/clients.md has their words.
+# As observed with tflite-micro 0.dev20261023, Vela 5.2, and LiteRT.js 2.5.3; see docs/clients.md.
 @pytest.mark.parametrize(
     ("target", "name", "value", "program"),
     [
@@ -57,18 +57,18 @@ def test_what_is_said_counts():
         ("browser", "input_type", "int8", "LiteRT.js"),
     ],
 )
-def test_what_the_program_of_a_device_refuses_is_refused_before(target, name, value, program):
+def test_arguments_unsupported_by_the_target(target, name, value, program):
     message = rf"`{name}` \(='{value}'\) does not work with `target` \(='{target}'\): {program} rejects such files"
     with pytest.raises(ValueError, match=message):
         choose(target, **UNSAID | {name: value})
 
 
-def test_unknown_device(trained, tmp_path):
+def test_unknown_target(trained, tmp_path):
     with pytest.raises(ValueError, match=r"`target` \(='toaster'\) must be one of .*'microcontroller'"):
         export_tflite(trained, tmp_path / "net.tflite", target="toaster")
 
 
-# The file that was smaller after Vela 5.2 for ethos-u55-128, and its bytes and those of the other one.
+# The file that was smaller after Vela 5.2 for ethos-u55-128; its bytes, and those of the other file.
 SMALLER = [
     ("hscnet_m32_g4_r2_b1_a2", "speed"),  # 91,264 and 103,824
     ("igcv2_c64_d8", "speed"),  # 140,880 and 219,248
@@ -90,8 +90,8 @@ def test_smaller_file_after_vela(name, smaller):
     assert data["size"] != data["speed"]
 
 
-def test_commands_are_counted():
-    """One operator and two groups of a convolution, one operator with one, and the bytes of the constants."""
+def test_npu_bytes_estimate():
+    """Constants, and a fixed cost per operator and per group of a convolution."""
     inputs = keras.Input((8, 8, 4))
     x = keras.layers.Conv2D(8, 3, groups=2)(inputs)
     model = keras.Model(inputs, keras.layers.Flatten()(keras.layers.Conv2D(2, 1)(x)))

@@ -21,7 +21,7 @@ def flatbuffer(path):
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
-def test_file_computes_what_keras_computes(tflite_files, trained, digits, quantization):
+def test_file_matches_keras(tflite_files, trained, digits, quantization):
     path, report = tflite_files[quantization]
     images, classes = digits[0][-500:], digits[1][-500:]
     expected = np.asarray(trained(images.astype("float32")))
@@ -37,7 +37,7 @@ def test_file_computes_what_keras_computes(tflite_files, trained, digits, quanti
 
 
 @pytest.mark.slow
-def test_the_network_of_these_tests_can_be_trained_again(trained, digits):
+def test_stored_weights_can_be_reproduced(trained, digits):
     images, classes = digits[0][-500:].astype("float32"), digits[1][-500:]
     found, again = (np.asarray(model(images)).argmax(-1) for model in (trained, train(digits)))
     assert min((found == classes).mean(), (again == classes).mean()) > 0.88
@@ -60,12 +60,12 @@ def test_report(tflite_files, digits):
         assert report.file_weight_bytes == sum(len(data) for data in constants if data is not None)
         assert report.repetition == report.file_weight_bytes / report.stored_weight_bytes
         assert report.classes == len(NAMES)
-    # Beside the kernels: scale and shift for each use, the arranged copy of the shared kernel, a few shapes.
+    # Scale and shift of each use, the arranged copy of the shared kernel, and a few shapes are repeated or added.
     assert tflite_files[None][1].repetition < 1.5
 
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
-def test_what_is_in_the_file(tflite_files, quantization):
+def test_operators_types_and_shared_buffers(tflite_files, quantization):
     path, _ = tflite_files[quantization]
     model = flatbuffer(path)
     graph, names = model.subgraphs[0], {code: name for name, code in vars(schema.BuiltinOperator).items()}
@@ -77,9 +77,11 @@ def test_what_is_in_the_file(tflite_files, quantization):
             inputs, kernel = (tuple(graph.tensors[index].shape) for index in operator.inputs[:2])
             filters.append((inputs, kernel))
             wide = operator.inputs[1]
-            narrow = [o.inputs[0] for o in graph.operators if wide in o.outputs]  # What float16 is widened from.
+            narrow = [
+                o.inputs[0] for o in graph.operators if wide in o.outputs
+            ]  # The float16 source of a dequantized kernel.
             buffers.append(graph.tensors[narrow[0] if narrow else wide].buffer)
-    # The repeats of the channels are a batch of two, and the period of the kernel has two groups.
+    # The channel repeats form a batch of two, and one period of the kernel has two groups.
     assert filters == [((1, 8, 8, 1), (32, 3, 3, 1))] + 3 * [((2, 8, 8, 16), (16, 3, 3, 8))]
     assert buffers[1] == buffers[2] == buffers[3]
     types = {graph.tensors[index].type for index in (*graph.inputs, *graph.outputs)}
@@ -98,10 +100,10 @@ def test_what_is_in_the_file(tflite_files, quantization):
     assert read_labels(path) == NAMES
 
 
-def test_plain_network_is_stored_once(plain, tmp_path):
+def test_stored_bytes_of_plain_network(plain, tmp_path):
     report = export_tflite(plain, tmp_path / "plain.tflite")
     parameters = 3 * 3 * 3 * 4 + 4 + 4 * 3 + 3
-    # The rescaling is a scale and a shift of 3 channels, the mean stores its two axes.
+    # The rescaling stores a scale and a shift of 3 channels; the mean stores its two axes.
     assert report.file_weight_bytes == 4 * (parameters + 2 * 3 + 2)
     assert report.stored_weight_bytes == 4 * parameters
     assert report.verified_on == "16 synthetic images"
@@ -109,7 +111,7 @@ def test_plain_network_is_stored_once(plain, tmp_path):
     assert read_labels(tmp_path / "plain.tflite") is None
 
 
-def test_scores_are_not_called_probabilities(tmp_path, digits):
+def test_logits_are_called_scores(tmp_path, digits):
     model, path = small_network(None), tmp_path / "scores.tflite"
     export_tflite(model, path)
     assert Interpreter(str(path)).get_signature_list()["classify"]["outputs"] == ["scores"]
@@ -132,7 +134,7 @@ def test_representative_data_in_batches(plain, tmp_path):
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 @pytest.mark.parametrize("network", ["trained", "saturated"])
-def test_wrong_file_is_caught(request, digits, tmp_path, monkeypatch, network, quantization):
+def test_wrong_file_is_detected(request, digits, tmp_path, monkeypatch, network, quantization):
     model, right = request.getfixturevalue(network), conversion.convert
     monkeypatch.setattr(conversion, "convert", lambda given, **how: right(lower_model(with_noise(given.model)), **how))
     with pytest.raises(ExportMismatchError, match=r"64 images, and was not written: relative error of the scores"):
@@ -140,7 +142,7 @@ def test_wrong_file_is_caught(request, digits, tmp_path, monkeypatch, network, q
     assert not list(tmp_path.iterdir())
 
 
-def test_saturated_network(saturated, digits, tmp_path, monkeypatch):
+def test_saturated_network_is_compared_by_logits(saturated, digits, tmp_path, monkeypatch):
     images = digits[0][:64]
     probabilities = np.asarray(saturated(images.astype("float32")))
     assert (np.minimum(probabilities, 1 - probabilities) < 1e-6).mean() > 0.99
@@ -151,7 +153,7 @@ def test_saturated_network(saturated, digits, tmp_path, monkeypatch):
     right = conversion.convert
 
     def with_weak_end(lowered, **how):
-        """Scores of a fifth: the same class is first in every image, with a probability of 1."""
+        """Logits divided by five: the same class has probability 1 for every image."""
         copy = keras.models.clone_model(lowered.model)
         *weights, kernel, bias = lowered.model.get_weights()
         copy.set_weights([*weights, kernel / 5, bias / 5])
@@ -162,8 +164,8 @@ def test_saturated_network(saturated, digits, tmp_path, monkeypatch):
         export_tflite(saturated, tmp_path / "wrong.tflite", quantization="int8", representative_data=images)
 
 
-def test_a_network_that_no_integers_can_be_is_told_apart_from_a_wrong_file(tmp_path):
-    """A thousandth of two images that cancel each other out is less than a step of either."""
+def test_rounding_error_is_distinguished_from_a_wrong_file(tmp_path):
+    """The difference of two nearly equal values is smaller than a quantization step."""
     inputs = keras.Input((6, 6, 3))
     one, other = (keras.layers.Conv2D(4, 1, activation="relu", name=name) for name in ("one", "other"))
     model = keras.Model(inputs, keras.layers.Flatten()(keras.layers.Subtract()([one(inputs), other(inputs)])))
@@ -174,12 +176,12 @@ def test_a_network_that_no_integers_can_be_is_told_apart_from_a_wrong_file(tmp_p
         export_tflite(model, tmp_path / "net.tflite", quantization="int8", representative_data=images)
 
 
-def test_int8_file_that_is_off_by_a_tenth_is_caught(trained, digits, tmp_path, monkeypatch):
-    """A mistake much smaller than what rounding may do to a bad network, and larger than what it does to this one."""
+def test_small_error_in_int8_file_is_detected(trained, digits, tmp_path, monkeypatch):
+    """The error is larger than this network's rounding error, although other networks may have such rounding errors."""
     right = conversion.write_int8
 
     def off(quantized, *names, **ends):
-        """The last kernel a tenth too small, in the file alone."""
+        """Reduces the last kernel by a tenth in the file only."""
         *before, last, end = quantized.graph.operations
         kernel = Constant("weaker", last.kernel.array * 0.9)
         graph = quantized.graph.with_operations([*before, dataclasses.replace(last, kernel=kernel), end])
@@ -196,7 +198,7 @@ def test_int8_file_that_is_off_by_a_tenth_is_caught(trained, digits, tmp_path, m
         export_tflite(trained, tmp_path / "wrong.tflite", "int8", representative_data=images)
 
 
-def test_earlier_file_survives_a_failure(plain, tmp_path, monkeypatch):
+def test_existing_file_survives_a_failure(plain, tmp_path, monkeypatch):
     path = tmp_path / "m.tflite"
     path.write_bytes(b"earlier")
     monkeypatch.setattr(conversion, "convert", lambda *_, **how: b"\0\0\0\0TFL3")
@@ -238,7 +240,7 @@ def _network(shape, *layers):
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_network_of_half_precision_gives_the_file_of_float32(tmp_path, policy):
+def test_mixed_precision_network_gives_the_same_file(tmp_path, policy):
     images = np.random.default_rng(0).uniform(0, 255, (8, 8, 8, 3)).astype("float32")
     models = []
     for dtype in ("float32", policy):
@@ -273,7 +275,7 @@ def test_network_that_cannot_be_exported(tmp_path, build, message):
         export_tflite(build(), tmp_path / "m.tflite")
 
 
-def test_numbers_that_are_not_finite(plain, tmp_path):
+def test_non_finite_weights(plain, tmp_path):
     model = keras.models.clone_model(plain)
     model.set_weights([np.full_like(weight, np.nan) for weight in plain.get_weights()])
     with pytest.raises(ValueError, match="not finite"):
@@ -287,8 +289,8 @@ def test_other_backend(plain, tmp_path, monkeypatch):
         export_tflite(plain, tmp_path / "m.tflite")
 
 
-def test_network_that_says_the_same_of_every_image(tmp_path, digits):
-    """Its file agrees with it whatever is in there: that is told, and no share of equal answers."""
+def test_constant_network_causes_a_warning(tmp_path, digits):
+    """Agreement is meaningless if all outputs are equal: the report has a warning instead."""
     inputs = keras.Input((8, 8, 1))
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3, kernel_initializer="zeros")(inputs))
     constant = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
@@ -300,9 +302,9 @@ def test_network_that_says_the_same_of_every_image(tmp_path, digits):
 
 
 @pytest.mark.parametrize(("share", "words"), [(1.0, "100.0%, which is good"), (0.95, "is fair"), (0.5, "is poor")])
-def test_report_in_words(tflite_files, share, words):
+def test_report_as_text(tflite_files, share, words):
     report = dataclasses.replace(tflite_files["int8"][1], top1_agreement=share)
     assert words in str(report)
     assert f"largest rounding error: layer '{report.worst_layer}'" in str(report)
-    # One image tells nothing of how images differ.
+    # A single image has no variation.
     assert words in str(dataclasses.replace(report, score_variation=None))

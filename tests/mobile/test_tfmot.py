@@ -1,21 +1,21 @@
-"""What pruning and clustering do to kernels, step by step, and to which kernels."""
+"""Pruning and clustering of kernels, step by step, and the choice of kernels."""
 
 import keras
 import numpy as np
 import pytest
 from harness import pseudo_random, slow_after
-from tfmot_networks import CLASSES, IMAGES, distinct, fit, kernels, network, one_layer, small_network
+from tfmot_networks import CLASSES, IMAGES, count_distinct, fit, kernels, network, one_layer, small_network
 
 from keras_sharenets import mobile
 
 NEVER = {"begin_step": 10**6, "end_step": 10**6 + 1}
 
 
-def zeros_wanted(size, sparsity):
+def expected_zeros(size, sparsity):
     return size - max(round(size * (1 - sparsity)), 1)
 
 
-# In `make test` nothing is traced here; the next two tests trace.
+# By default, this test runs eagerly; the next two tests trace functions.
 @pytest.mark.parametrize(
     ("build", "how"),
     slow_after(
@@ -28,8 +28,8 @@ def zeros_wanted(size, sparsity):
         ],
     ),
 )
-def test_a_step_is_the_step_of_keras(build, how):
-    """Where nothing is pruned yet: losses, metrics, regularizers of a layer that is called often, moving statistics."""
+def test_training_step_matches_keras(build, how):
+    """Before pruning begins: losses, metrics, regularizers of a shared layer, and moving statistics."""
     histories, weights, epochs = [], [], 1 if "run_eagerly" in how else 2
     for make in (lambda model: model, lambda model: mobile.prune(model, **NEVER)):
         model = build()
@@ -47,13 +47,13 @@ def test_a_step_is_the_step_of_keras(build, how):
 
 
 def loss_gradient(x, kernel):
-    """Of the mean of the squares of `x @ kernel`."""
+    """The gradient of the mean square of `x @ kernel`."""
     return 2 * x.T @ (x @ kernel) / (len(x) * kernel.shape[1])
 
 
 @pytest.mark.parametrize("jit_compile", slow_after(1, [False, True]))
-def test_pruning_is_that_of_the_paper(jit_compile):
-    """Step by step: sparsity s_f + (s_i - s_f) (1 - (t - t_0) / (t_n - t_0))^3 at every fourth step and at the last."""
+def test_pruning_schedule(jit_compile):
+    """The sparsity is s_f + (s_i - s_f) (1 - (t - t_0) / (t_n - t_0))^3 at every fourth step and at the last."""
     kernel, x = pseudo_random((7, 9)), pseudo_random((4, 7), seed=1)
     model = one_layer(kernel)
     pruned = mobile.prune(model, 0.7, initial_sparsity=0.2, begin_step=2, end_step=12, frequency=4)
@@ -64,18 +64,18 @@ def test_pruning_is_that_of_the_paper(jit_compile):
             sparsity = 0.7 - 0.5 * (1 - (step - 2) / 10) ** 3
             order = np.argsort(np.abs(kernel * mask), axis=None)
             mask = np.ones(kernel.size)
-            mask[order[: zeros_wanted(kernel.size, sparsity)]] = 0
+            mask[order[: expected_zeros(kernel.size, sparsity)]] = 0
             mask = mask.reshape(kernel.shape)
         kernel = kernel * mask
         kernel = (kernel - 0.1 * loss_gradient(x, kernel)) * mask
         pruned.fit(x, np.zeros((4, 9)), batch_size=4, verbose=0)
         np.testing.assert_allclose(model.layers[0].kernel.numpy(), kernel, rtol=0, atol=1e-5)
-    assert (kernel == 0).sum() == zeros_wanted(63, 0.7)
+    assert (kernel == 0).sum() == expected_zeros(63, 0.7)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_clustering_is_that_of_the_definition(jit_compile):
-    """Centroids have the mean of their weights' gradients; each weight, with its own, looks for the nearest."""
+def test_clustering_step(jit_compile):
+    """Centroids follow the mean gradient of their weights; weights follow their gradients and are reassigned."""
     weights, x = pseudo_random((7, 9)), pseudo_random((4, 7), seed=1)
     model = one_layer(weights)
     clustered = mobile.cluster(model, 4, centroids="linear")
@@ -90,18 +90,18 @@ def test_clustering_is_that_of_the_definition(jit_compile):
         clustered.fit(x, np.zeros((4, 9)), batch_size=4, verbose=0)
 
 
-def test_each_kernel_is_pruned_for_itself():
+def test_each_kernel_is_pruned_separately():
     model = network()
     plain = [weight for weight in model.weights if "kernel" not in weight.path]
     pruned = mobile.prune(model, 0.9, end_step=4, frequency=2)
     fit(pruned, run_eagerly=True)
     for path, kernel in kernels(model).items():
-        assert (kernel == 0).sum() == zeros_wanted(kernel.size, 0.9), path
+        assert (kernel == 0).sum() == expected_zeros(kernel.size, 0.9), path
     assert all(np.count_nonzero(weight.numpy()) == weight.numpy().size for weight in plain if "seed" not in weight.path)
 
 
-def test_zeros_stay():
-    """Those of an earlier pruning, where a later one asks for fewer, and where clusters follow."""
+def test_zeros_are_preserved():
+    """Zeros of an earlier pruning remain if a later one requests fewer, and when clustering follows."""
     model = small_network()
     fit(mobile.prune(model, 0.7, end_step=4, frequency=1), run_eagerly=True)
     zeros = {path: kernel == 0 for path, kernel in kernels(model).items()}
@@ -110,7 +110,7 @@ def test_zeros_stay():
         for path, kernel in kernels(model).items():
             assert not kernel[zeros[path]].any(), path
             assert kernel.any(), path
-    assert all(distinct(kernel) <= 5 for kernel in kernels(model).values())
+    assert all(count_distinct(kernel) <= 5 for kernel in kernels(model).values())
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,14 @@ def test_zeros_stay():
         ],
     ),
 )
-def test_each_kernel_has_few_values(centroids, build):
+def test_each_kernel_has_at_most_the_given_number_of_values(centroids, build):
     model = build()
     clustered = mobile.cluster(model, 6, centroids=centroids)
-    assert all(distinct(kernel) <= 6 for kernel in kernels(model).values())
+    assert all(count_distinct(kernel) <= 6 for kernel in kernels(model).values())
     before = kernels(model)
     fit(clustered, epochs=2, run_eagerly=True)
     after = kernels(mobile.strip(clustered))
-    assert all(2 <= distinct(kernel) <= 6 for kernel in after.values())
+    assert all(2 <= count_distinct(kernel) <= 6 for kernel in after.values())
     assert all(np.abs(after[path] - before[path]).max() > 0 for path in before)
 
 
@@ -145,7 +145,7 @@ def test_each_kernel_has_few_values(centroids, build):
         (lambda layer: isinstance(layer, keras.layers.Conv2D), {"blend"}),
     ],
 )
-def test_choice_of_layers(layers, chosen):
+def test_selection_of_layers(layers, chosen):
     model = network()
     pruned = mobile.prune(model, 0.5, layers=layers, end_step=1)
     pruned.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
@@ -153,7 +153,7 @@ def test_choice_of_layers(layers, chosen):
     assert {path.split("/")[0] for path, kernel in kernels(model).items() if (kernel == 0).any()} == chosen
 
 
-def test_layers_in_a_model_inside():
+def test_layers_of_nested_models():
     inner = one_layer(pseudo_random((4, 6)))
     inputs = keras.Input((4,))
     model = keras.Model(inputs, keras.layers.Dense(2, name="last")(inner(inputs)))

@@ -1,4 +1,4 @@
-"""What is left of pruning and clustering: zeros and clusters in the files, and a plain model."""
+"""Results of pruning and clustering: zeros and clusters in files, and a plain model after stripping."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from families import representative
 from harness import outputs_of, pseudo_random
-from tfmot_networks import IMAGES, distinct, fit, kernels, network, one_layer, small_network
+from tfmot_networks import IMAGES, count_distinct, fit, kernels, network, one_layer, small_network
 
 import keras_sharenets as ksn
 from keras_sharenets import mobile
@@ -17,7 +17,7 @@ TYPES = {"float32": schema.TensorType.FLOAT32, "int8": schema.TensorType.INT8}
 
 
 def constants(path, kind):
-    """The constants of a type in a file, each buffer once."""
+    """The distinct constants of a type in a file."""
     contents = file.parse(path.read_bytes())
     graph = contents.Subgraphs(0)
     tensors = {graph.Tensors(index).Buffer(): graph.Tensors(index) for index in range(graph.TensorsLength())}
@@ -28,8 +28,8 @@ def constants(path, kind):
     ]
 
 
-def exported(model, quantization, folder):
-    """The constants of the file of a model, kernels with the axes of Keras."""
+def exported_kernels(model, quantization, folder):
+    """The kernels in the file of a model, with the axes of Keras."""
     path, images = folder / "net.tflite", pseudo_random((8, *model.input_shape[1:]))
     report = mobile.export_tflite(model, path, quantization=quantization, representative_data=images, prefer="size")
     assert report.stored_parameters == ksn.profile(model).stored_parameters
@@ -39,7 +39,7 @@ def exported(model, quantization, folder):
 
 @pytest.fixture(scope="module")
 def shardnet():
-    """A function that gives a fresh small network with one 3x3 convolution in seven places, and two blending layers."""
+    """A function that builds a small network with one 3x3 convolution in seven places and two blending layers."""
 
     def build():
         keras.utils.set_random_seed(0)
@@ -49,7 +49,7 @@ def shardnet():
     return build
 
 
-def test_zeros_of_blending_layers_reach_the_files(shardnet, tmp_path):
+def test_pruned_blending_weights_are_zero_in_files(shardnet, tmp_path):
     model = shardnet()
     before = ksn.profile(model)
     pruned = mobile.prune(model, 0.6, layers="blending", end_step=4, frequency=1)
@@ -59,7 +59,7 @@ def test_zeros_of_blending_layers_reach_the_files(shardnet, tmp_path):
     blends = [layer.kernel.numpy() for layer in blending_layers(small).values()]
     assert [(kernel == 0).sum() for kernel in blends] == [240, 240]
     for quantization in (None, "int8"):
-        found = exported(small, quantization, tmp_path)
+        found = exported_kernels(small, quantization, tmp_path)
         assert sum(array.shape == (3, 3, 20, 20) for array in found) == 1
         for kernel in blends:
             alike = [array for array in found if array.shape == kernel.shape and not array[kernel == 0].any()]
@@ -67,17 +67,17 @@ def test_zeros_of_blending_layers_reach_the_files(shardnet, tmp_path):
             assert (alike[0] == 0).mean() == pytest.approx(0.6, abs=0.02)
 
 
-def test_clusters_of_the_shared_kernel_reach_the_file(shardnet, tmp_path):
+def test_clustered_shared_kernel_has_few_values_in_files(shardnet, tmp_path):
     model = shardnet()
     clustered = mobile.cluster(model)
     fit(clustered, pseudo_random((32, 16, 16, 3)), np.arange(32) % 10, run_eagerly=True)
     small = mobile.strip(clustered)
-    assert all(distinct(kernel) <= 16 for kernel in kernels(small).values())
-    (shared,) = (array for array in exported(small, None, tmp_path) if array.shape == (3, 3, 20, 20))
-    assert distinct(shared) == distinct(model.get_layer("shared_spatial").kernel.numpy()) > 8
+    assert all(count_distinct(kernel) <= 16 for kernel in kernels(small).values())
+    (shared,) = (array for array in exported_kernels(small, None, tmp_path) if array.shape == (3, 3, 20, 20))
+    assert count_distinct(shared) == count_distinct(model.get_layer("shared_spatial").kernel.numpy()) > 8
 
 
-def test_files_and_copies_are_plain(tmp_path):
+def test_saved_and_stripped_models_are_plain(tmp_path):
     model = small_network()
     clustered = mobile.cluster(model, 5)
     fit(clustered, run_eagerly=True)
@@ -93,7 +93,7 @@ def test_files_and_copies_are_plain(tmp_path):
     assert ksn.profile(clustered) == ksn.profile(model)
 
 
-def test_strip_leaves_other_models_as_they_are():
+def test_strip_of_other_models():
     model = network()
     stripped = mobile.strip(model)
     assert stripped is not model

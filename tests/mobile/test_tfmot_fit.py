@@ -1,4 +1,4 @@
-"""Pruning and clustering under `fit` of Keras: its callbacks, interruptions, later calls and forms of data."""
+"""Pruning and clustering with Keras' `fit`: callbacks, interruption, repeated calls, and forms of data."""
 
 import warnings
 
@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tfmot_networks import CLASSES, IMAGES, distinct, fit, kernels, small_network
+from tfmot_networks import CLASSES, IMAGES, count_distinct, fit, kernels, small_network
 
 from keras_sharenets import mobile
 
 
-def test_callbacks_of_keras(tmp_path):
+def test_keras_callbacks(tmp_path):
     model, seen = small_network(), []
     pruned = mobile.prune(model, 0.6, end_step=4, frequency=1)
 
@@ -31,7 +31,7 @@ def test_callbacks_of_keras(tmp_path):
     assert all(seen)
     np.testing.assert_allclose(history.history["learning_rate"], [0.1 / (1 + epoch) for epoch in history.epoch])
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + len(history.epoch)
-    # The best epoch is the one that the weights are of.
+    # The weights are those of the best epoch.
     best = history.epoch[int(np.argmax(history.history["val_loss"]))]
     saved = keras.saving.load_model(tmp_path / f"{best + 1}.keras")
     assert type(saved) is type(keras.Model(model.inputs, model.outputs))
@@ -49,7 +49,7 @@ class Interrupt(keras.callbacks.Callback):
     ("make", "few"),
     [
         (lambda model: mobile.prune(model, 0.6, end_step=4, frequency=1), lambda kernel: (kernel == 0).mean() > 0.5),
-        (lambda model: mobile.cluster(model, 5), lambda kernel: distinct(kernel) <= 5),
+        (lambda model: mobile.cluster(model, 5), lambda kernel: count_distinct(kernel) <= 5),
     ],
     ids=["prune", "cluster"],
 )
@@ -67,8 +67,8 @@ def test_interruption(make, few):
     assert all(few(kernel) for kernel in kernels(model).values())
 
 
-def test_clusters_begin_where_the_weights_are_put():
-    """As `EarlyStopping` does it: what a second `fit` begins with are the weights that were put there, not its last."""
+def test_fit_starts_from_assigned_weights():
+    """A second `fit` begins with weights assigned after the first, for example by `EarlyStopping`."""
     model = small_network()
     clustered = mobile.cluster(model, 5)
     fit(clustered, run_eagerly=True)
@@ -98,7 +98,7 @@ def test_forms_of_data(form):
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
 
 
-def test_pruning_that_is_not_done_is_told():
+def test_incomplete_pruning_causes_a_warning():
     pruned = mobile.prune(small_network(), 0.6, end_step=6, frequency=1)
     fit(pruned, epochs=1, run_eagerly=True, steps_per_epoch=2)
     with pytest.warns(UserWarning, match="has not been pruned to the end: 4 of the steps"):
@@ -112,7 +112,7 @@ def test_pruning_that_is_not_done_is_told():
 @pytest.mark.parametrize(
     "make", [lambda model: mobile.prune(model, end_step=1), lambda model: mobile.cluster(model, 3)]
 )
-def test_frozen_layers_stay_as_they_are(make):
+def test_frozen_layers_do_not_change(make):
     model = small_network()
     model.get_layer("shared").trainable = False
     before = kernels(model)["shared/kernel"]

@@ -13,7 +13,7 @@ IMAGES, CLASSES = pseudo_random((48, 8, 8, 3)), np.arange(48) % 5
 
 
 def network():
-    """A classifier with kernels of several shapes, one layer called twice, and values that are joined."""
+    """A classifier with kernels of several shapes, a layer that is called twice, and a concatenation."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(8, 3, padding="same", kernel_regularizer="l2", name="stem")(inputs)
@@ -28,7 +28,7 @@ def network():
 
 
 def fit(model, images=IMAGES, epochs=1, momentum=0.0, run_eagerly=False):
-    """Six steps an epoch."""
+    """Trains for six steps per epoch and returns the losses."""
     if not model.compiled:
         optimizer = keras.optimizers.SGD(0.02, momentum)
         model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=False, run_eagerly=run_eagerly)
@@ -36,8 +36,8 @@ def fit(model, images=IMAGES, epochs=1, momentum=0.0, run_eagerly=False):
     return model.fit(images, CLASSES[: len(images)], **arguments).history["loss"]
 
 
-def test_a_step_is_that_of_the_network_itself():
-    """Losses, weights and ranges after two steps: the second one uses the ranges of the first."""
+def test_training_matches_keras_engine():
+    """Losses, weights, and ranges after two steps; the second step uses the ranges of the first."""
     own, given = mobile.quantize_aware(network()), mobile.quantize_aware(network())
     trained = quantize_with_tfmot(given)
     assert max(layer.places for layer in own.layers if isinstance(layer, FakeQuantize)) > 1
@@ -73,7 +73,7 @@ def test_training_and_file(tmp_path):
     [((3, 3, 4, 6), -1), ((3, 3, 6, 1), (2, 3)), ((3, 3, 3, 2), (2, 3)), ((2, 5), -1), ((2, 3, 4), None)],
 )
 def test_rounding_of_kernels(shape, axis, jit_compile):
-    """127 steps either side of 0, the last of them the largest magnitude of a filter; a filter of zeros stays."""
+    """127 steps on either side of 0, the last being the largest magnitude of a filter; zero filters are unchanged."""
     kernel = pseudo_random(shape)
     if axis is not None:
         kernel.reshape(-1, np.prod(shape[min(np.atleast_1d(axis)) :]))[:, 1] = 0
@@ -85,8 +85,8 @@ def test_rounding_of_kernels(shape, axis, jit_compile):
     assert len(np.unique(rounded)) > 2
 
 
-def test_ranges_follow_the_values():
-    """The first batch sets the range of its place; after that moving averages; the widest of both places rounds."""
+def test_ranges_are_moving_averages():
+    """The first batch sets the range of a place, later ones update it; the union of both places is used."""
     layer = FakeQuantize(2, momentum=0.75)
     layer.build((None, 4))
     values = tfmot._Values(layer)
@@ -98,12 +98,12 @@ def test_ranges_follow_the_values():
     rounded = values(third, place=0)
     np.testing.assert_allclose(layer.low.numpy(), [-0.75, -5])
     np.testing.assert_allclose(layer.high.numpy(), [4, 1])
-    # From -5 to 4 in 255 steps, moved so that 0 is one.
+    # From -5 to 4 in 255 steps, shifted so that 0 is exact.
     np.testing.assert_allclose(rounded.numpy(), [[0, 28 * 9 / 255, 113 * 9 / 255, 0]], rtol=1e-5)
 
 
 @pytest.mark.parametrize("preserve", ["zeros", pytest.param("clusters", marks=pytest.mark.slow)])
-def test_what_was_made_before_stays(preserve):
+def test_zeros_and_clusters_are_preserved(preserve):
     model = network()
     fit(mobile.prune(model, 0.5, end_step=4, frequency=1), run_eagerly=True)
     fit(mobile.cluster(model, 6), IMAGES[:16], run_eagerly=True)

@@ -1,4 +1,4 @@
-"""What pruning and clustering refuse, and the packages that they load only when they are called."""
+"""Errors of pruning and clustering, and packages that are imported lazily."""
 
 import importlib
 import os
@@ -41,7 +41,7 @@ def test_bad_arguments_of_prune(arguments, message):
         mobile.prune(network(), **{"end_step": 9, **arguments})
 
 
-def test_other_bad_arguments():
+def test_bad_arguments_of_cluster():
     model = network()
     with pytest.raises(
         ValueError, match=r"`number_of_clusters` \(=1\) must be at least 2, or 3 for kernels that contain"
@@ -60,7 +60,7 @@ def test_other_bad_arguments():
     mobile.cluster(model, 2, layers=["scores"])
 
 
-def test_other_backends_and_missing_packages(monkeypatch):
+def test_other_backend_and_missing_packages(monkeypatch):
     packages = "keras_sharenets.mobile.compress.tfmot"
     monkeypatch.delitem(sys.modules, packages, raising=False)
     monkeypatch.setitem(sys.modules, "tensorflow_model_optimization", None)
@@ -71,8 +71,8 @@ def test_other_backends_and_missing_packages(monkeypatch):
         mobile.prune(network(), end_step=9)
 
 
-@pytest.mark.slow  # A process of its own, with TensorFlow and two packages more.
-def test_packages_are_loaded_late_and_leave_no_trace():
+@pytest.mark.slow  # Starts a process that imports TensorFlow and two other packages.
+def test_packages_are_imported_lazily_without_side_effects():
     script = """
 import os, sys
 import keras

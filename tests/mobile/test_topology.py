@@ -1,4 +1,4 @@
-"""Networks with several inputs and outputs, of any shape: the file gives what Keras gives, by the names that it has."""
+"""Files of networks with several inputs and outputs of any shape match Keras and keep the names."""
 
 import keras
 import numpy as np
@@ -16,8 +16,8 @@ DATA = {
 }
 
 
-def tasks():
-    """Two images over one shared convolution and a vector; classes, a number and a map, as a dict."""
+def multitask_network():
+    """Two images with a shared convolution, and a vector; a dict of classes, a number, and a map."""
     left, right, age = (keras.Input(DATA[name].shape[1:], name=name) for name in DATA)
     shared = layers.Conv2D(8, 3, padding="same", activation="relu", bias_initializer="random_normal")
     x = shared(left / 255.0) + shared(layers.Rescaling(1 / 255)(right))
@@ -28,7 +28,7 @@ def tasks():
 
 
 def run_signature(path, examples):
-    """What the signature gives for each example: `{name: array}`."""
+    """Outputs of the signature: `{name: array}`."""
     run = Interpreter(str(path)).get_signature_runner("classify")
     count = len(next(iter(examples.values())))
     results = [run(**{name: array[i : i + 1] for name, array in examples.items()}) for i in range(count)]
@@ -37,7 +37,7 @@ def run_signature(path, examples):
 
 @pytest.mark.parametrize("quantization", [None, "float16", "int8"])
 def test_several_inputs_and_outputs(tmp_path, quantization):
-    model, path = tasks(), tmp_path / "net.tflite"
+    model, path = multitask_network(), tmp_path / "net.tflite"
     ends = {"input_type": "float32", "output_type": "float32"}
     report = export_tflite(model, path, quantization, representative_data=DATA, **ends)
     assert report.score_error <= report.score_error_bound
@@ -63,7 +63,10 @@ def test_several_inputs_and_outputs(tmp_path, quantization):
     ids=["arrays", "dicts of one", "lists of batches", "with labels"],
 )
 def test_representative_data_for_several_inputs(tmp_path, data):
-    assert export_tflite(tasks(), tmp_path / "net.tflite", representative_data=data).verified_on == "12 given examples"
+    assert (
+        export_tflite(multitask_network(), tmp_path / "net.tflite", representative_data=data).verified_on
+        == "12 given examples"
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,18 +83,18 @@ def test_representative_data_for_several_inputs(tmp_path, data):
     ],
     ids=["missing", "too few", "shape", "short", "number"],
 )
-def test_representative_data_that_does_not_fit_is_refused(tmp_path, data, message):
+def test_bad_representative_data(tmp_path, data, message):
     with pytest.raises(ValueError, match=message):
-        export_tflite(tasks(), tmp_path / "net.tflite", "int8", representative_data=data)
+        export_tflite(multitask_network(), tmp_path / "net.tflite", "int8", representative_data=data)
 
 
-def test_class_names_are_for_one_output(tmp_path):
+def test_class_names_require_one_output(tmp_path):
     with pytest.raises(ValueError, match="`class_names` require a network with one output; `model` has 3"):
-        export_tflite(tasks(), tmp_path / "net.tflite", class_names=["a"])
+        export_tflite(multitask_network(), tmp_path / "net.tflite", class_names=["a"])
 
 
 @pytest.mark.parametrize("quantization", [None, "int8"])
-def test_outputs_that_are_given_twice_or_read_inside_or_given_on(tmp_path, quantization):
+def test_repeated_intermediate_and_input_outputs(tmp_path, quantization):
     keras.utils.set_random_seed(0)
     left = keras.Input((8, 8, 3), name="left")
     x = layers.Conv2D(4, 3, name="first")(left)
@@ -109,7 +112,7 @@ def test_outputs_that_are_given_twice_or_read_inside_or_given_on(tmp_path, quant
         np.testing.assert_allclose(results[name], expected, atol=tolerance, err_msg=name)
 
 
-def test_one_input_that_is_a_vector_and_one_output_that_is_a_map(tmp_path):
+def test_vector_input_and_map_output(tmp_path):
     vector = keras.Input((6,), name="numbers")
     image = layers.Reshape((4, 4, 2))(layers.Dense(32, activation="relu")(vector))
     model, path = keras.Model(vector, layers.Conv2D(3, 3, activation="softmax")(image)), tmp_path / "net.tflite"
@@ -124,10 +127,10 @@ def test_one_input_that_is_a_vector_and_one_output_that_is_a_map(tmp_path):
 @pytest.mark.parametrize(
     "begin", [layers.Rescaling(1 / 255), lambda x: keras.ops.cast(x, "float32") / 255], ids=["layer", "function"]
 )
-def test_network_that_takes_integers(tmp_path, dtype, begin, quantization):
+def test_integer_input(tmp_path, dtype, begin, quantization):
     inputs, path = keras.Input((8, 8, 3), dtype=dtype), tmp_path / "net.tflite"
     model = keras.Model(inputs, layers.Conv2D(4, 3, bias_initializer="ones")(begin(inputs)))
-    # Not all of 0 to 255: what the file is tried with is in the range of these.
+    # Less than 0 to 255: verification images are in the same range.
     images = RANDOM.integers(3, 201, (16, 8, 8, 3)).astype(dtype)
     report = export_tflite(model, path, quantization, representative_data=images)
     (name,) = describe_tflite(path)["signatures"]["classify"]["outputs"]

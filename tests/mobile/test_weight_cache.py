@@ -1,4 +1,4 @@
-"""The cache of packed kernels, which programs may turn on, holds a kernel as often as the file does."""
+"""LiteRT's optional cache of packed weights stores a kernel as often as the file does."""
 
 import keras
 import pytest
@@ -24,10 +24,10 @@ def model():
 
 
 @pytest.mark.parametrize(("prefer", "kernels"), [("size", 1), ("speed", CALLS)])
-def test_kernels_in_the_cache(model, tmp_path, prefer, kernels):
+def test_number_of_cached_kernels(model, tmp_path, prefer, kernels):
     path, cache = tmp_path / "net.tflite", tmp_path / "net.cache"
     path.write_bytes(convert(model, prefer=prefer))
     options = Options(cpu_options=CpuOptions(num_threads=1, xnnpack_weight_cache_path=str(cache)))
     CompiledModel.from_file(str(path), options=options).close()
-    # Beside them scales, shifts, the cache's own records, and what fills up a packed kernel.
+    # In addition: scales, shifts, records of the cache, and padding of packed kernels.
     assert kernels <= cache.stat().st_size / KERNEL_BYTES < 1.5 * kernels

@@ -1,4 +1,4 @@
-"""Networks that the tests of pruning and clustering train, and what they ask of kernels."""
+"""Networks and helpers for the tests of pruning and clustering."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ IMAGES, CLASSES = pseudo_random((48, 6, 6, 8)), np.arange(48) % 5
 
 
 def network():
-    """A classifier with every kind of kernel; one convolution is called three times."""
+    """A classifier with every kind of kernel, in which one convolution is called three times."""
     keras.utils.set_random_seed(0)
     decay = {"kernel_regularizer": keras.regularizers.L2(1e-2)}
     x = inputs = keras.Input((6, 6, 8))
@@ -28,7 +28,7 @@ def network():
 
 
 def small_network():
-    """A convolution that is called twice, and a classifier."""
+    """A convolution that is called twice, followed by a classifier."""
     keras.utils.set_random_seed(0)
     x = inputs = keras.Input((6, 6, 8))
     shared = keras.layers.Conv2D(8, 3, padding="same", use_bias=False, name="shared")
@@ -39,16 +39,16 @@ def small_network():
 
 
 def one_layer(kernel):
-    """A dense layer, which learns to give zeros, with that kernel."""
+    """A dense layer with the given kernel and no bias."""
     model = keras.Sequential([keras.Input((kernel.shape[0],)), keras.layers.Dense(kernel.shape[1], use_bias=False)])
     model.layers[0].kernel.assign(kernel)
     return model
 
 
 def fit(model, x=IMAGES, y=CLASSES, epochs=1, run_eagerly=False, **arguments):
-    """Fits a model, compiled here if it is not; six steps an epoch.
+    """Fits a model for six steps per epoch, and compiles it first if needed.
 
-    With `run_eagerly` nothing is traced, which takes longer than a dozen steps.
+    `run_eagerly` avoids tracing, which takes longer than a dozen steps.
     """
     if not model.compiled:
         optimizer, how = keras.optimizers.SGD(0.05, momentum=0.9), {"run_eagerly": run_eagerly, "jit_compile": False}
@@ -58,11 +58,11 @@ def fit(model, x=IMAGES, y=CLASSES, epochs=1, run_eagerly=False, **arguments):
 
 
 def kernels(model):
-    """All kernels of a model as arrays, by path."""
+    """All kernels of a model: `{path: array}`."""
     weights = {weight.path: weight.numpy() for layer in model.layers for weight, _ in stored_kernels(layer)}
     assert weights
     return weights
 
 
-def distinct(array):
+def count_distinct(array):
     return len(np.unique(array))
