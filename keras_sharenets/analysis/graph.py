@@ -123,7 +123,7 @@ class _Replay:
             given_args, given_kwargs = keras.tree.map_structure(described, (args, kwargs))
             inner = given_args[0] if given_args else given_kwargs.get("inputs")
             if is_functional(operation):
-                outputs = self.model(operation, keras.tree.flatten(inner), f"{prefix}{operation.name}/")
+                outputs = self.model(operation, _in_order(operation, inner), f"{prefix}{operation.name}/")
             elif hasattr(operation, "reference_model"):
                 outputs = self.model(operation.reference_model(*args, **kwargs), [inner], prefix)
             else:
@@ -152,6 +152,13 @@ def is_functional(operation: Any) -> bool:
     return isinstance(operation, keras.Function) or (
         isinstance(operation, keras.Sequential) and hasattr(operation, "inputs")
     )
+
+
+def _in_order(model: Any, inputs: Any) -> list:
+    """The tensors of a call of a nested model in the order of its inputs."""
+    if isinstance(inputs, dict) and not isinstance(model.input, dict):
+        return [inputs[tensor.name] for tensor in model.inputs]  # As in Keras.
+    return keras.tree.flatten(inputs)
 
 
 def _check_model(model: Any) -> None:
@@ -312,11 +319,9 @@ def rebuild(
     Returns:
         A functional `keras.Model`, not compiled.
     """
-    plain = keras.Model(model.inputs, model.outputs)
-    names = [layer.name for layer in plain.layers if isinstance(layer, keras.layers.InputLayer)]
     inputs = [
-        keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=name)
-        for tensor, name in zip(graph.inputs, names, strict=True)
+        keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=own.name)
+        for tensor, own in zip(graph.inputs, model.inputs, strict=True)
     ]
     values = {tensor.number: start(tensor, symbol) for tensor, symbol in zip(graph.inputs, inputs, strict=True)}
 

@@ -68,3 +68,15 @@ def test_inputs_and_outputs_stay_in_their_lists_and_dicts():
         assert isinstance(results["box"], list)
         for actual, right in zip(keras.tree.flatten(results), keras.tree.flatten(expected), strict=True):
             assert_close(keras.ops.convert_to_numpy(actual), keras.ops.convert_to_numpy(right), 1e-6)
+
+
+def test_inputs_keep_their_names_whatever_reads_them_first():
+    """Also those of a nested model that gets its inputs by name."""
+    left, right = keras.Input((4,), name="left"), keras.Input((4,), name="right")
+    inner = keras.Model([right, left], keras.layers.Subtract()([left, right]), name="inner")
+    first, second = keras.Input((4,), name="first"), keras.Input((4,), name="second")
+    model = keras.Model([first, second], inner({"left": keras.layers.Dense(4)(second), "right": first}))
+    data = {name: pseudo_random((3, 4), seed=seed) for seed, name in enumerate(("first", "second"))}
+    kernel, bias = model.get_weights()
+    expected = data["second"] @ kernel + bias - data["first"]
+    assert_close(keras.ops.convert_to_numpy(rebuild(model, trace(model), same)(data)), expected, 1e-5)
