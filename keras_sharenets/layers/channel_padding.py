@@ -31,16 +31,18 @@ class ChannelPadding(keras.layers.Layer):
         self.channels = _checks.positive("channels", channels)
 
     def build(self, input_shape: Shape) -> None:
-        if input_shape[-1] > self.channels:
-            raise ValueError(
-                f"`channels` (={self.channels}) must be at least the number of input channels (={input_shape[-1]})."
-            )
+        self.compute_output_shape(input_shape)
 
     def call(self, inputs: Tensor) -> Tensor:
+        self.compute_output_shape(inputs.shape)
         widths = [(0, 0)] * (len(inputs.shape) - 1) + [(0, self.channels - inputs.shape[-1])]
         return ops.pad(inputs, widths)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
+        if _checks.positive("input_shape[-1]", input_shape[-1]) > self.channels:
+            raise ValueError(
+                f"`channels` (={self.channels}) must be at least the number of input channels (={input_shape[-1]})."
+            )
         return (*input_shape[:-1], self.channels)
 
     def get_config(self) -> dict[str, Any]:

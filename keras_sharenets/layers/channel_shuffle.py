@@ -52,12 +52,14 @@ class ChannelShuffle(keras.layers.Layer):
         self.block_size = _checks.positive("block_size", block_size)
 
     def build(self, input_shape: Shape) -> None:
-        permutations.channel_shuffle(input_shape[-1], self.groups, self.block_size)
+        self.compute_output_shape(input_shape)
 
     def call(self, inputs: Tensor) -> Tensor:
+        self.compute_output_shape(inputs.shape)  # Another number of channels could mix pixels.
         return shuffle(inputs, self.groups, self.block_size)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
+        permutations.channel_shuffle(input_shape[-1], self.groups, self.block_size)  # Raises an error.
         return input_shape
 
     def get_config(self) -> dict[str, Any]:

@@ -37,13 +37,15 @@ class ChannelSlice(keras.layers.Layer):
         self.start = int(start)
 
     def build(self, input_shape: Shape) -> None:
-        if input_shape[-1] < self.stop:
-            raise ValueError(f"`stop` (={self.stop}) must be at most the number of channels (={input_shape[-1]}).")
+        self.compute_output_shape(input_shape)
 
     def call(self, inputs: Tensor) -> Tensor:
+        self.compute_output_shape(inputs.shape)
         return inputs[..., self.start : self.stop]
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
+        if _checks.positive("input_shape[-1]", input_shape[-1]) < self.stop:
+            raise ValueError(f"`stop` (={self.stop}) must be at most the number of channels (={input_shape[-1]}).")
         return (*input_shape[:-1], self.stop - self.start)
 
     def get_config(self) -> dict[str, Any]:

@@ -114,6 +114,7 @@ class HighlySharedConv2D(SharedConvolution):
         _checks.divides("channel_repeats", self.channel_repeats, "`groups`", self.groups)
         _checks.divides("arrangements", self.arrangements, "`filters` / `groups`", self.filters // self.groups)
         _checks.one_of("plane_orders", plane_orders, permutations.PLANE_ORDERS)
+        padding = padding.lower() if isinstance(padding, str) else padding
         _checks.one_of("padding", padding, ("same", "valid"))
         _checks.plain_convolution(data_format, dilation_rate)
         self.kernel_size = _checks.pair("kernel_size", kernel_size)

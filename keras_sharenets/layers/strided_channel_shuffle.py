@@ -34,7 +34,7 @@ class StridedChannelShuffle(keras.layers.Layer):
         self.groups = _checks.positive("groups", groups)
 
     def build(self, input_shape: Shape) -> None:
-        permutations.strided_shuffle(input_shape[-1], self.groups)
+        self.compute_output_shape(input_shape)
 
     def call(self, inputs: Tensor) -> Tensor:
         channels = inputs.shape[-1]
@@ -43,6 +43,7 @@ class StridedChannelShuffle(keras.layers.Layer):
         return ops.take(inputs, permutations.strided_shuffle(channels, self.groups), axis=-1)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
+        permutations.strided_shuffle(input_shape[-1], self.groups)  # Raises an error.
         return input_shape
 
     def get_config(self) -> dict[str, Any]:

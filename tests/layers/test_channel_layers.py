@@ -46,13 +46,22 @@ def test_pooling_equals_padding_with_minus_infinity(pool_size, strides, side):
     assert np.array_equal(pooled, np.moveaxis(np.array(expected), 2, 0))
 
 
+def called_twice(layer, first, second):
+    for channels in (first, second):
+        layer(np.zeros((2, channels)))
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda: ChannelShuffle(0), r"`groups` \(=0\) must be a positive integer"),
         (lambda: ChannelShuffle(2, block_size=-1), r"`block_size` \(=-1\) must be a positive integer"),
         (lambda: ChannelShuffle(4).build((None, 6)), r"`groups` \(=4\) must divide the number of channels \(=6\)"),
+        # Called again, on other channels: the pixels of two images would be mixed.
+        (lambda: called_twice(ChannelShuffle(4), 8, 6), r"`groups` \(=4\) must divide the number of channels \(=6\)"),
         (lambda: ChannelPadding(4).build((None, 6)), r"`channels` \(=4\) must be at least .* \(=6\)"),
+        (lambda: called_twice(ChannelPadding(4), 3, 6), r"`channels` \(=4\) must be at least .* \(=6\)"),
+        (lambda: ChannelPadding(4)(keras.Input((None,))), r"`input_shape\[-1\]` \(=None\) must be a positive integer"),
         (lambda: PaddedMaxPooling2D(2, strides=2), r"`pool_size` \(=2\) must be odd"),
         (lambda: PaddedMaxPooling2D(3, strides=0), r"`strides` \(=0\) must be a positive integer"),
     ],

@@ -28,6 +28,10 @@ def test_two_slices_split_the_channels():
         (lambda: ChannelSlice(-1, 2), r"`start` \(=-1\) must be an integer of at least 0 and below `stop` \(=2\)"),
         (lambda: ChannelSlice(2, 2), r"`start` \(=2\) must be .* below `stop` \(=2\)"),
         (lambda: ChannelSlice(0, 4).build((None, 3)), r"`stop` \(=4\) must be at most the number of channels \(=3\)"),
+        (
+            lambda: [layer(np.ones((1, n))) for layer in [ChannelSlice(0, 4)] for n in (4, 3)],
+            r"`stop` \(=4\) .* \(=3\)",
+        ),
     ],
 )
 def test_bad_arguments(build, message):

@@ -141,7 +141,7 @@ def test_gradients_equal_finite_differences_of_the_loop(case):
 def test_equals_conv2d_with_sharing_off(groups, padding, strides, kernel_size):
     arguments = {"strides": strides, "padding": padding, "groups": groups, "activation": "relu", "use_bias": True}
     plain = keras.layers.Conv2D(8, kernel_size, bias_initializer="normal", **arguments)
-    ours = HighlySharedConv2D(8, kernel_size, **arguments)
+    ours = HighlySharedConv2D(8, kernel_size, **{**arguments, "padding": padding.upper()})  # Like Keras, in any case.
     images = pseudo_random((2, 9, 8, 4))
     expected = keras.ops.convert_to_numpy(plain(images))
     ours.build(images.shape)
