@@ -16,7 +16,7 @@ PRESERVE = (None, "zeros", "clusters")
 _DEPTHWISE = (2, 3)
 
 
-def stored_kernels(layer: keras.layers.Layer) -> tuple[tuple[keras.Variable, int | tuple[int, ...]], ...]:
+def stored_kernels(layer: keras.Operation) -> tuple[tuple[keras.Variable, int | tuple[int, ...]], ...]:
     """The kernels of a built layer, including its sublayers.
 
     Returns:
@@ -25,7 +25,7 @@ def stored_kernels(layer: keras.layers.Layer) -> tuple[tuple[keras.Variable, int
     """
     own = _DEPTHWISE if isinstance(layer, keras.layers.DepthwiseConv2D) else -1
     found = []
-    for weight in layer.weights:
+    for weight in getattr(layer, "weights", ()):  # Functions of `keras.ops` have none.
         if weight.name.split("_")[0] == "kernel":
             found.append((weight, own))
         elif weight.name in ("depthwise_kernel", "pointwise_kernel") and len(weight.shape) == 4:
@@ -131,9 +131,9 @@ class QuantizedKernels(keras.layers.Wrapper):
             values[id(variable)] = variable, rounding.round_filters(kernel, axis)
         return keras.StatelessScope(state_mapping=list(values.values()))
 
-    def call(self, inputs: Tensor, training: bool | None = None, **kwargs: Any) -> Tensor:
+    def call(self, inputs: Tensor, *others: Tensor, training: bool | None = None, **kwargs: Any) -> Tensor:
         with self.rounded():
-            return self.layer.call(inputs, **self._passed_on(training, kwargs))
+            return self.layer.call(inputs, *others, **self._passed_on(training, kwargs))
 
     def _passed_on(self, training: bool | None, arguments: dict[str, Any]) -> dict[str, Any]:
         """The call arguments for the wrapped layer, with `training` only if its `call` has that parameter."""
@@ -143,8 +143,10 @@ class QuantizedKernels(keras.layers.Wrapper):
     def compute_output_shape(self, input_shape: Shape, **kwargs: Any) -> Shape:
         return self.layer.compute_output_shape(input_shape, **kwargs)
 
-    def compute_output_spec(self, inputs: Tensor, training: bool | None = None, **kwargs: Any) -> keras.KerasTensor:
-        return self.layer.compute_output_spec(inputs, **self._passed_on(training, kwargs))
+    def compute_output_spec(
+        self, inputs: Tensor, *others: Tensor, training: bool | None = None, **kwargs: Any
+    ) -> keras.KerasTensor:
+        return self.layer.compute_output_spec(inputs, *others, **self._passed_on(training, kwargs))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "preserve": self.preserve}

@@ -288,3 +288,32 @@ def test_kernels_that_no_one_knows_are_refused():
         ValueError, match="Layer 'odd' of `model` has a weight 'weight' that is not recognized as a kernel"
     ):
         mobile.quantize_aware(model)
+
+
+class Pair(keras.layers.Layer):
+    """Two tensors in, two out, each by a kernel of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.parts = [keras.layers.Dense(4, use_bias=False, name=name) for name in ("one", "two")]
+
+    def build(self, first_shape, second_shape):
+        for part, shape in zip(self.parts, (first_shape, second_shape), strict=True):
+            part.build(shape)
+
+    def call(self, first, second):
+        return self.parts[0](first), self.parts[1](second)
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_layer_of_several_inputs_and_outputs_and_functions(by_name):
+    inputs, pair = keras.Input((3,), name="numbers"), Pair(name="pair")
+    second = keras.ops.square(inputs)
+    x, y = pair(first=inputs, second=second) if by_name else pair(inputs, second)
+    q = mobile.quantize_aware(keras.Model(inputs, [x, y]))
+    assert {"pair", "pair_output_2"} <= set(names_of_ranges(q))
+    data, kernels = pseudo_random((5, 3)), [np.asarray(part.kernel) for part in pair.parts]
+    steps = [np.abs(kernel).max(axis=0) / 127 for kernel in kernels]
+    rounded = [np.round(kernel / step) * step for kernel, step in zip(kernels, steps, strict=True)]
+    for actual, expected in zip(q(data), (data @ rounded[0], data**2 @ rounded[1]), strict=True):
+        assert_close(keras.ops.convert_to_numpy(actual), expected, 1e-5)

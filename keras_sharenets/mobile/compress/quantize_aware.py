@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import inspect
 import warnings
 
 import keras
@@ -131,10 +132,14 @@ class _FakeQuantization:
         self._taken = collections.Counter()
 
     def call(self, call, operation, *args, **kwargs):
-        """One call of the network with quantized kernels and output."""
-        output = self._wrapped(operation)(*args, **kwargs)
-        use = f"_{call.index + 1}" if call.index else ""
-        return self._with_range(call.outputs[0], output, call.path.replace("/", "_") + use)
+        """One call of the network with quantized kernels and outputs."""
+        wrapped, first = self._wrapped(operation), next(iter(inspect.signature(operation.call).parameters), None)
+        if wrapped is not operation and first in kwargs:  # The wrapper calls it `inputs`.
+            args = (kwargs.pop(first), *args)
+        outputs = keras.tree.flatten(wrapped(*args, **kwargs))
+        name = call.path.replace("/", "_") + (f"_{call.index + 1}" if call.index else "")
+        names = [name, *(f"{name}_output_{place}" for place in range(2, len(outputs) + 1))]
+        return [self._with_range(*each) for each in zip(call.outputs, outputs, names, strict=True)]
 
     def of_input(self, tensor, symbol):
         """A quantized input of the network."""

@@ -266,12 +266,12 @@ class _Kernels(_StandIn):
             for kernel, axis in layer.kernels
         ]
 
-    def call(self, inputs, **kwargs):
+    def call(self, inputs, *others, **kwargs):
         kernels = [kernel for kernel, _ in self.layer.kernels]
         preserved = self.layer.preserved_kernels()
         quantized = [quantizer(kernel) for quantizer, kernel in zip(self.quantizers, preserved, strict=True)]
         with keras.StatelessScope(state_mapping=list(zip(kernels, quantized, strict=True))):
-            return self.layer.layer.call(inputs, **kwargs)
+            return self.layer.layer.call(inputs, *others, **kwargs)
 
 
 class _KernelQuantizer:
