@@ -6,7 +6,7 @@ import pytest
 from mobile_networks import operators_and_types
 
 from keras_sharenets.mobile import export_tflite, predict_tflite
-from keras_sharenets.mobile.graph.quantization import _value_quantization
+from keras_sharenets.mobile.graph.quantization import _value_quantization, filter_limits
 from keras_sharenets.mobile.inspect.file import open_tflite, run_images
 
 RANGES = [(0.0, 6.0), (-3.0, 0.0), (-1.0, 2.0), (-0.1, 25.4), (-128.0, 127.0), (-1.0, 1.0), (-2.1, 1.9), (-0.303, 2.0)]
@@ -126,3 +126,12 @@ def test_hard_swish_uses_operators_of_the_target(tmp_path, prefer, operators, sh
     expected = values * np.clip(values.astype("float64") / 6 + 0.5, 0, 1)
     # Half a step each of the input (with slope at most 1.5), of the gate (times 8), and of the output.
     np.testing.assert_allclose(outputs, expected, atol=(1.5 * 16 + 8 + 8.375) / 510)
+
+
+def test_a_pruned_kernel_has_a_limit_for_each_filter_and_a_clustered_one_has_not():
+    random = np.random.default_rng(0)
+    kernel = random.normal(size=(3, 3, 32, 8)) * np.geomspace(0.01, 1, 8)
+    kernel[random.random(kernel.shape) < 0.95] = 0
+    np.testing.assert_allclose(filter_limits(kernel, "conv"), np.abs(kernel).max((0, 1, 2)), rtol=1e-6)
+    clustered = np.sign(kernel) * np.geomspace(0.01, 1, 8)
+    np.testing.assert_array_equal(filter_limits(clustered, "conv"), np.ones(8))

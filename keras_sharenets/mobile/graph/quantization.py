@@ -22,7 +22,7 @@ DATA_MOVEMENT += ("resize", "slice", "stack", "transpose")
 _PIXELS = (-32.0, 288.0)
 # XNNPACK's multiplier of a sum of products must be below 256.
 _LARGEST_FACTOR = 128
-# A kernel with at least this many weights per distinct magnitude counts as clustered.
+# A kernel with at least this many weights per distinct magnitude above 0 counts as clustered.
 _WEIGHTS_PER_CLUSTER = 8
 # The sum of products and bias has 32 bits; a bias may use a quarter of that range.
 _LARGEST_BIAS = 2**29
@@ -226,8 +226,8 @@ def _value_quantization(low, high):
 def filter_limits(array: np.ndarray, kind: str) -> np.ndarray:
     """The largest magnitude of each filter of a kernel; for a filter of zeros, that of all filters.
 
-    A kernel with few distinct magnitudes that occur often has been clustered: one limit for all filters keeps the
-    number of distinct integers as small.
+    A kernel with few distinct magnitudes above 0 that occur often has been clustered: one limit for all filters keeps
+    the number of distinct integers as small.
 
     Args:
         array: the kernel in Keras layout.
@@ -235,9 +235,11 @@ def filter_limits(array: np.ndarray, kind: str) -> np.ndarray:
             kernels along the last.
     """
     filters = 2 if kind == "depthwise" else 1
-    limits = np.abs(array).max(tuple(range(array.ndim - filters))).ravel()
+    magnitudes = np.abs(array)
+    limits = magnitudes.max(tuple(range(array.ndim - filters))).ravel()
     largest = limits.max() or 1.0
-    clustered = np.unique(np.abs(array)).size * _WEIGHTS_PER_CLUSTER <= array.size
+    kept = magnitudes[magnitudes > 0]  # A pruned kernel has many zeros.
+    clustered = np.unique(kept).size * _WEIGHTS_PER_CLUSTER <= kept.size
     return np.where((limits == 0) | clustered, largest, limits).astype("float32")
 
 
