@@ -13,13 +13,16 @@ import keras
 from keras_sharenets._types import Shape
 from keras_sharenets.analysis.graph import Graph, trace
 from keras_sharenets.analysis.multiply_adds import multiply_adds
+from keras_sharenets.layers.fake_quantize import FakeQuantize
 from keras_sharenets.layers.quantized_kernels import inner
+from keras_sharenets.layers.whitening import Whitening
 from keras_sharenets.rendering.tables import text_table
 
 # Keras lists all weights of a frozen layer as non-trainable, whether or not they would be trained if it were unfrozen.
 # These are the names of weights that are never trained: moving statistics, the statistics of `Normalization`, and the
-# vector of `SpectralNormalization`.
+# vector of `SpectralNormalization`; and the layers of this library that have no other weights.
 _NEVER_TRAINED = {"count", "mean", "moving_mean", "moving_variance", "variance", "vector_u"}
+_WITHOUT_PARAMETERS = (FakeQuantize, Whitening)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +127,7 @@ def _weights(operation: Any) -> _Weights:
         weight
         for weight in weights
         if weight.trainable or (not operation.trainable and weight.name not in _NEVER_TRAINED)
+        if not isinstance(operation, _WITHOUT_PARAMETERS)
     ]
     trained = {id(weight) for weight in parameters}
     others = tuple(weight for weight in weights if id(weight) not in trained)

@@ -249,7 +249,7 @@ def test_a_variable_of_two_layers_is_stored_once():
 def test_a_frozen_network_counts_as_before():
     def network():
         inputs = keras.Input((8, 8, 3))
-        x = layers.Normalization(name="pixels")(inputs)
+        x = layers.Normalization(name="pixels")(ksn.layers.FakeQuantize()(ksn.layers.Whitening()(inputs)))
         x = layers.Dropout(0.5)(layers.BatchNormalization()(layers.Conv2D(4, 3)(x)))
         x = layers.Bidirectional(layers.SimpleRNN(3))(layers.Reshape((36, 4))(x))
         x = layers.SpectralNormalization(layers.Dense(2))(Custom((6, 6))(x))
@@ -260,8 +260,10 @@ def test_a_frozen_network_counts_as_before():
     frozen = profile(model)
     parameters = 3 * 3 * 3 * 4 + 4 + 2 * 4 + 2 * (4 * 3 + 3 * 3 + 3) + 6 * 6 + 6 * 2 + 2
     assert before.stored_parameters == frozen.stored_parameters == parameters
-    # Mean, variance and count of the pixels; moving mean and variance; Custom's scale; the spectral vector.
-    assert before.non_trainable_parameters == frozen.non_trainable_parameters == 3 + 3 + 1 + 4 + 4 + 1 + 2
+    # Mean and matrix of the whitening; a range; mean, variance and count of the pixels; moving mean and variance;
+    # Custom's scale; the spectral vector.
+    never = 192 + 192**2 + 2 + 3 + 3 + 1 + 4 + 4 + 1 + 2
+    assert before.non_trainable_parameters == frozen.non_trainable_parameters == never
     assert model.trainable_weights == []
 
 
