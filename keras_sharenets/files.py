@@ -62,6 +62,21 @@ def check_paths(*paths: str | os.PathLike | None) -> None:
             raise ValueError(f"There is no {'file' if path.suffix else 'file or folder'} {path}.")
 
 
+def check_output(path: str | os.PathLike, name: str = "path") -> None:
+    """Raises a `ValueError` if a file or folder cannot be written at `path`, before the work for it begins."""
+    path = pathlib.Path(path)
+    if path.parts[:1] and path.parts[0].startswith("~"):
+        raise ValueError(f"`{name}` (={str(path)!r}) begins with `~`, which only a shell replaces: use `Path.home()`.")
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device"
+        raise ValueError(f"`{name}` (={str(path)!r}) must be a file, but is {kind}.")
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"`{name}` (={str(path)!r}) must be in a folder, but {nearest} is a file.")
+    if not os.access(nearest, os.W_OK):
+        raise ValueError(f"`{name}` (={str(path)!r}) must be in a folder with write permission, but {nearest} is not.")
+
+
 def as_tuples(value: Any) -> Any:
     """`value` with all lists, including nested ones, converted to tuples, which JSON does not support."""
     return tuple(map(as_tuples, value)) if isinstance(value, (list, tuple)) else value

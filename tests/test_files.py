@@ -172,3 +172,29 @@ def test_labels_in_another_encoding_raise_an_error(tmp_path):
 def test_a_name_of_several_lines_stays_one_name(tmp_path):
     files.write_labels(tmp_path, ("cat\nor dog", "fox"))
     assert files.read_labels(tmp_path / "net.keras") == ("cat or dog", "fox")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("", "must be a file, but is a folder"),
+        ("a.txt/net.tflite", "must be in a folder, but .*a.txt is a file"),
+        ("a.txt/b/net.tflite", "must be in a folder, but .*a.txt is a file"),
+        ("locked/net.tflite", "must be in a folder with write permission, but .*locked is not"),
+        ("/dev/null", "must be a file, but is a device"),
+    ],
+)
+def test_where_nothing_can_be_written(tmp_path, monkeypatch, path, message):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "locked").mkdir()
+    access = os.access  # A test may run with all permissions.
+    monkeypatch.setattr(os, "access", lambda path, mode: pathlib.Path(path).name != "locked" and access(path, mode))
+    with pytest.raises(ValueError, match=message):
+        files.check_output(tmp_path / path)
+    files.check_output(tmp_path / "a.txt")
+    files.check_output(tmp_path / "new" / "deep" / "net.tflite")
+
+
+def test_home_is_not_a_folder_of_that_name():
+    with pytest.raises(ValueError, match="begins with `~`"):
+        files.check_output("~/net.tflite")

@@ -94,8 +94,7 @@ def export_onnx(
     _checks.tensorflow_backend("Export", "load and export it there")
     shapes, _ = verification.check_model(model)
     model = in_full_precision(model)
-    if pathlib.Path(path).is_dir():
-        raise ValueError(f"`path` (={str(path)!r}) must be a file, but is a folder.")
+    files.check_output(path)
     given = None
     if representative_data is not None:
         names = conversion.signature_of(model, trace(model)).inputs

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import pathlib
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -169,6 +168,7 @@ def export_tflite(
     if max_bytes is not None:
         _checks.positive("max_bytes", max_bytes)
     ends = conversion.end_types(quantization, input_type, output_type)
+    files.check_output(path)
     _checks.tensorflow_backend("Export", "load and export it there")
     shapes, _ = check_model(model)
     model = in_full_precision(model)
@@ -188,8 +188,6 @@ def export_tflite(
         if [len(shape) for shape in shapes] == [3]:
             (images,) = representative_data
             calibration_check.check_images(model, images, quantization=quantization, graph=lowered.traced)
-    if pathlib.Path(path).is_dir():
-        raise ValueError(f"`path` (={str(path)!r}) must be a file, but is a folder.")
 
     def described(data):
         return metadata.write_description(data) if class_names is None else metadata.write_labels(data, class_names)
