@@ -1,5 +1,7 @@
 """Subclassed layers and networks composed of other layers are lowered by the rules of their parts."""
 
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from keras import layers, ops
 from random_networks import images
 
 from keras_sharenets.mobile import export_tflite, predict_tflite
+from keras_sharenets.mobile.graph.composed import _symbols_beside_variables
 from keras_sharenets.mobile.graph.lowering import lower
 from keras_sharenets.mobile.graph.rules import UnsupportedLayerError
 from keras_sharenets.mobile.inspect import file
@@ -177,3 +180,19 @@ def test_layer_with_unsupported_part_is_converted_as_a_whole(layer):
 def test_layer_that_normalizes_by_batch_in_inference_is_rejected():
     with pytest.raises(UnsupportedLayerError, match="'own', a Normalizing, has no lowering rule"):
         lower(stem(Normalizing(name="own")))
+
+
+def test_threads_replace_methods_of_variables_in_turn():
+    before, inside = vars(keras.Variable).get("__mul__"), threading.Event()
+
+    def trace():
+        with _symbols_beside_variables():
+            inside.set()
+
+    thread = threading.Thread(target=trace)
+    with _symbols_beside_variables():
+        thread.start()
+        assert not inside.wait(0.1)
+    thread.join()
+    assert inside.is_set()
+    assert vars(keras.Variable).get("__mul__") is before

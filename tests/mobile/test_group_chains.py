@@ -66,6 +66,15 @@ def test_normalization_is_folded(groups, use_bias):
     assert_close(run(graph, images), np.asarray(model(images)), 1e-5)
 
 
+def test_normalization_of_a_repeated_part_is_not_folded():
+    inputs, norm = keras.Input((4, 4, 3)), keras.layers.BatchNormalization()
+    part = keras.layers.Conv2D(2, 1)(inputs)
+    model = keras.Model(inputs, norm(keras.layers.Concatenate()([part, part])))
+    norm.set_weights([pseudo_random((4,), seed=place) ** 2 + 1 for place in range(4)])
+    images = pseudo_random((3, 4, 4, 3))
+    assert_close(run(fold_chain_normalization(lowered(model)), images), np.asarray(model(images)), 1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "steps"),
     [({"smallest": 0.01}, 1), ({"smallest": 0.0}, 1), ({"uses": 2}, 2), ({"relu": True}, 1), ({"also": True}, 1)],

@@ -8,7 +8,7 @@ from harness import assert_close, pseudo_random
 from keras_sharenets.mobile.graph.inference_graph import run
 from keras_sharenets.mobile.graph.lowering import lower
 from keras_sharenets.mobile.graph.merging import merge_added, merge_equal, merge_reshapes
-from keras_sharenets.mobile.graph.passes import fold_gate_factors, fold_padding
+from keras_sharenets.mobile.graph.passes import fold_gate_factors, fold_padding, pad_with_zeros
 
 
 def network(uses=1, strides=1, padded=False, also=None, kernel_size=3, padding="same"):
@@ -70,6 +70,15 @@ def test_pointwise_kernel_is_added_to_the_center(arguments, place):
 def test_convolutions_that_cannot_be_merged(arguments):
     graph = lower(network(**arguments))
     assert kinds(merge_added(graph)) == kinds(graph)
+
+
+def test_sum_that_broadcasts_is_not_merged():
+    """One pixel of the padded convolution is added to each of the four of the 1x1."""
+    inputs = keras.Input((2, 2, 4))
+    padded = keras.layers.ZeroPadding2D(((1, 0), (1, 0)))(inputs)
+    parts = [keras.layers.Conv2D(4, 3, use_bias=False)(padded), keras.layers.Conv2D(4, 1, use_bias=False)(inputs)]
+    model, images = keras.Model(inputs, keras.layers.Add()(parts)), pseudo_random((3, 2, 2, 4))
+    assert_close(run(merge_added(lower(model)), images), np.asarray(model(images)), 1e-5)
 
 
 def test_kernel_with_another_use_is_not_merged():
@@ -272,3 +281,27 @@ def test_equal_outputs_are_not_merged():
     inputs = keras.Input((6, 6, 4))
     graph = lower(keras.Model(inputs, [keras.layers.ReLU()(inputs), keras.layers.ReLU()(inputs)]))
     assert kinds(merge_equal(graph)) == ["identity", "identity"]
+
+
+@pytest.mark.parametrize(
+    ("border", "reader", "zeros"),
+    [
+        (1, keras.layers.MaxPooling2D(3, 2), True),
+        (1, keras.layers.MaxPooling2D(2, 2), True),
+        # A window of the border alone, and a window of zeros and one pixel where a larger one is mirrored.
+        (2, keras.layers.MaxPooling2D(2, 2), False),
+        (2, keras.layers.MaxPooling2D(3, 1), False),
+        (1, keras.layers.MaxPooling2D(2, 2, padding="same"), False),
+        (1, keras.layers.AveragePooling2D(3), False),
+        (1, keras.layers.Conv2D(2, 3), False),
+    ],
+)
+def test_symmetric_padding_becomes_zeros_only_before_max_pooling(border, reader, zeros):
+    inputs = keras.Input((5, 5, 2))
+    x = keras.ops.pad(keras.layers.ReLU()(inputs), ((0, 0), (border, border), (border, border), (0, 0)), "symmetric")
+    model, images = keras.Model(inputs, reader(x)), pseudo_random((4, 5, 5, 2))
+    graph = pad_with_zeros(lower(model))
+    assert [operation.attributes.get("mode") for operation in graph.operations if operation.kind == "pad"] == (
+        [None] if zeros else ["symmetric"]
+    )
+    assert_close(run(graph, images), np.asarray(model(images)), 1e-5)

@@ -140,12 +140,12 @@ def test_decode_matches_read_image(tmp_path, kind, stored, shape):
     np.testing.assert_allclose(saved_model.decode(tf.constant(data), shape), expected, atol=0 if stored == shape else 1)
 
 
-def test_logits_dropout_and_frozen_layers(tmp_path):
+def test_logits_dropout_frozen_layers_and_dicts(tmp_path):
     """Seed generators and frozen weights do not affect the comparison of weights; logits are called scores."""
     inputs = keras.Input((4, 4, 1))
     x = keras.layers.Flatten()(inputs)
     x = keras.layers.Dropout(0.5)(keras.layers.Dense(8, trainable=False)(x))
-    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    model = keras.Model({"image": inputs}, {"end": keras.layers.Dense(3)(x)})
     assert export_saved_model(model, tmp_path / "m").largest_difference < 1e-5
     signature = tf.saved_model.load(str(tmp_path / "m")).signatures["serving_default"]
     assert set(signature.structured_outputs) == {"class_name", "class_names", "scores"}

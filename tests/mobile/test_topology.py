@@ -140,3 +140,14 @@ def test_integer_input(tmp_path, dtype, begin, quantization):
     if quantization:
         results = (results.astype("float32") - end["zero_point"]) * end["scale"]
     np.testing.assert_allclose(results, model(images), atol=1e-5 if quantization is None else 0.05)
+
+
+def test_constant_output(tmp_path):
+    inputs = keras.Input((4, 4, 1), name="image")
+    x = layers.Dense(3, name="scores")(layers.Flatten()(inputs))
+    model = keras.Model(inputs, [x, layers.Lambda(lambda x: 2 * keras.ops.ones_like(x), name="two")(x)])
+    export_tflite(model, tmp_path / "net.tflite")
+    image = RANDOM.uniform(0, 255, (1, 4, 4, 1)).astype("float32")
+    results = run_signature(tmp_path / "net.tflite", {"images": image})
+    np.testing.assert_array_equal(results["two"], [[2, 2, 2]])
+    np.testing.assert_allclose(results["scores"], model(image)[0], rtol=1e-5)

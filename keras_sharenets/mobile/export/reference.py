@@ -204,17 +204,17 @@ def run_model(model: keras.Model, inputs: Sequence[np.ndarray]) -> tuple[np.ndar
         inputs = [np.concatenate([array, np.repeat(array[-1:], -count % size, axis=0)]) for array in inputs]
     inputs = [array.astype(np.float32) for array in inputs]
     batches = [[array[start : start + size] for array in inputs] for start in range(0, count, size)]
-    results = [keras.tree.flatten(model(_packed(model, batch), training=False)) for batch in batches]
+    results = [keras.tree.flatten(model(packed(model, batch), training=False)) for batch in batches]
     outputs = tuple(np.concatenate(list(map(np.asarray, parts)))[:count] for parts in zip(*results, strict=True))
     if not all(np.isfinite(output).all() for output in outputs):
         raise ValueError("`model` returns values that are not finite: it cannot be verified.")
     return outputs
 
 
-def _packed(model, arrays):
-    """Arrays in the input structure of the model: a single array, or lists and dicts."""
+def packed(model: keras.Model, inputs: Sequence[Any]) -> Any:
+    """Arrays or tensors in the input structure of a model: a single one, or lists and dicts."""
     sequential = isinstance(model, keras.Sequential)
-    return arrays[0] if sequential else keras.tree.pack_sequence_as(model.input, list(arrays))
+    return inputs[0] if sequential else keras.tree.pack_sequence_as(model.input, list(inputs))
 
 
 def results_of(network: LoweredModel | InferenceGraph, inputs: Arrays) -> Results:

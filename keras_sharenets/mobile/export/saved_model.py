@@ -25,7 +25,7 @@ from keras_sharenets.layers.quantized_kernels import inner
 from keras_sharenets.mobile.export import calibration_check, verification
 from keras_sharenets.mobile.export.conversion import output_name
 from keras_sharenets.mobile.export.decoding import decode
-from keras_sharenets.mobile.export.reference import ExportMismatchError, run_keras
+from keras_sharenets.mobile.export.reference import ExportMismatchError, packed, run_keras
 from keras_sharenets.mobile.export.representative_data import gather_images, verification_inputs
 
 # A server runs the same graph as Keras; only the order of some additions may differ.
@@ -110,6 +110,7 @@ def export_saved_model(
     path = pathlib.Path(path)
     if path.exists():
         raise ValueError(f"`path` (={str(path)!r}) exists. Choose a new folder so that no files are mixed up.")
+    files.check_output(path)
     if sample is not None:
         if representative_data is not None:
             raise ValueError("`sample` is the former name of `representative_data`: give one of them.")
@@ -136,7 +137,7 @@ def _write(model, head, folder, names, shape):
     def classify(images):
         # The model itself, not its inference model: on a CPU Keras compiles native grouped convolutions with XLA, which
         # a server may lack.
-        results = model(images, training=False)
+        (results,) = keras.tree.flatten(model(packed(model, [images]), training=False))
         answer = {output: tf.cast(results, tf.float32)}
         if names:
             # In every row, because a server returns one row for each image of a request.

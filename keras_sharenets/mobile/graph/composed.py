@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import threading
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,8 @@ from keras_sharenets.analysis.graph import Call, Graph, trace
 from keras_sharenets.layers.whitening import Whitening
 from keras_sharenets.mobile.graph.rules import call_keras
 
+# Held while the methods of `keras.Variable` are replaced, so that threads restore them in turn.
+_REPLACING = threading.RLock()
 _GRAPHS: weakref.WeakKeyDictionary[Call, Graph | None] = weakref.WeakKeyDictionary()
 
 
@@ -69,7 +72,6 @@ def _traced(layer, call):
 def _symbols_beside_variables() -> Iterator[None]:
     """Makes `variable * symbol` equal `symbol * variable`: the variable's method does not support symbolic tensors."""
     names = ("__add__", "__sub__", "__mul__", "__truediv__", "__pow__")
-    known = {name: vars(keras.Variable).get(name) for name in names}
 
     def deferring(name):
         method = getattr(keras.Variable, name)
@@ -80,13 +82,15 @@ def _symbols_beside_variables() -> Iterator[None]:
 
         return combined
 
-    try:
-        for name in names:
-            setattr(keras.Variable, name, deferring(name))
-        yield
-    finally:
-        for name, method in known.items():
-            if method is None:
-                delattr(keras.Variable, name)
-            else:
-                setattr(keras.Variable, name, method)
+    with _REPLACING:
+        known = {name: vars(keras.Variable).get(name) for name in names}
+        try:
+            for name in names:
+                setattr(keras.Variable, name, deferring(name))
+            yield
+        finally:
+            for name, method in known.items():
+                if method is None:
+                    delattr(keras.Variable, name)
+                else:
+                    setattr(keras.Variable, name, method)

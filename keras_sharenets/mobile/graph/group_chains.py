@@ -35,7 +35,7 @@ def fold_chain_normalization(graph: InferenceGraph) -> InferenceGraph:
             continue
         links: list[Any] = [_links(part, concat, readers, rewritable) for part in concat.inputs]
         convolved = all(_convolves(changed.get(part.number), rewritable) for part in concat.inputs)
-        if None in links or not convolved:
+        if None in links or not convolved or len(set(concat.inputs)) < len(concat.inputs):
             continue
         stops = list(itertools.accumulate(part.shape[-1] for part in concat.inputs))
         for part, stop, found in zip(concat.inputs, stops, links, strict=True):

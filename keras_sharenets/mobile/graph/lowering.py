@@ -80,10 +80,12 @@ def lower_calls(
     builder = GraphBuilder()
     inputs = tuple(builder.value(tensor.shape) for tensor in traced.inputs)
     given, lowered = _lower_graph(builder, traced, inputs, materialize)
+    constants = [step.output for step in builder.operations if step.kind == "constant"]
     outputs: list[Value] = []
     for value in given:
-        if value in (*inputs, *outputs):
+        if value in (*inputs, *constants, *outputs):
             # A tensor of a file is either one input or one output, so passed-through and repeated outputs are copied.
+            # So are constants, because an output is the result of an operator.
             value = builder.add("reshape", "output", [value], value.shape)
         outputs.append(value)
     return InferenceGraph(inputs, tuple(builder.operations), tuple(outputs), builder.ranges), tuple(lowered)

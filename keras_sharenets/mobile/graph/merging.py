@@ -174,6 +174,7 @@ def _kernel_size(operation):
 def _common_place(large, small, producers):
     """Position of the 1x1 kernel in the large kernel; `None` if they do not process the same image in the same way."""
     alike = all(large.attributes[name] == small.attributes[name] for name in ("strides", "groups"))
+    alike = alike and large.output.shape == small.output.shape  # An addition may broadcast.
     *sides, _, filters = large.kernel.array.shape
     *small_sides, _, small_filters = small.kernel.array.shape
     if not alike or small_sides != [1, 1] or small_filters != filters:

@@ -151,15 +151,25 @@ def fuse_activations(graph: InferenceGraph) -> InferenceGraph:
 
 def pad_with_zeros(graph: InferenceGraph) -> InferenceGraph:
     """Replaces border padding before a max pooling by zero padding if no value is negative."""
-    positive, operations = set(), []
+    readers, positive, operations = graph.consumers(), set(), []
     for operation in graph.operations:
         symmetric = operation.attributes.get("mode") == "symmetric"
         if symmetric and operation.inputs[0].number in positive:
-            operation = dataclasses.replace(operation, attributes={"paddings": operation.attributes["paddings"]})
+            paddings = operation.attributes["paddings"]
+            if all(_pools_border(paddings, reader) for reader in readers.get(operation.output.number, ())):
+                operation = dataclasses.replace(operation, attributes={"paddings": paddings})
         if operation.activation is not None:
             positive.add(operation.output.number)
         operations.append(operation)
     return graph.with_operations(operations)
+
+
+def _pools_border(paddings, reader):
+    """Whether an operation takes maxima over windows that contain the pixels that such a symmetric padding repeats."""
+    if reader.kind != "max_pool" or reader.attributes["padding"] != "valid":
+        return False
+    sizes = (1, *reader.attributes["pool_size"], 1)
+    return all(2 * max(each) <= size for each, size in zip(paddings, sizes, strict=True))
 
 
 def fold_padding(graph: InferenceGraph) -> InferenceGraph:

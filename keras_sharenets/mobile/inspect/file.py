@@ -165,7 +165,7 @@ def score_tensors(model: Model) -> list[int | None]:
     producers = {output: (name, inputs) for name, inputs, outputs in operators(model) for output in outputs}
     found = []
     for output in model.Subgraphs(0).OutputsAsNumpy().tolist():
-        name, inputs = producers[output]
+        name, inputs = producers.get(output, ("", []))
         while name in _CASTS and inputs[0] in producers:
             name, inputs = producers[inputs[0]]
         found.append(inputs[0] if name in _FINAL else None)
