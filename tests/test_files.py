@@ -184,7 +184,7 @@ def test_a_name_of_several_lines_stays_one_name(tmp_path):
         ("/dev/null", "must be a file, but is a device"),
     ],
 )
-def test_where_nothing_can_be_written(tmp_path, monkeypatch, path, message):
+def test_output_that_cannot_be_written(tmp_path, monkeypatch, path, message):
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "locked").mkdir()
     access = os.access  # A test may run with all permissions.
@@ -195,6 +195,6 @@ def test_where_nothing_can_be_written(tmp_path, monkeypatch, path, message):
     files.check_output(tmp_path / "new" / "deep" / "net.tflite")
 
 
-def test_home_is_not_a_folder_of_that_name():
+def test_output_with_tilde():
     with pytest.raises(ValueError, match="begins with `~`"):
         files.check_output("~/net.tflite")

@@ -70,7 +70,7 @@ def test_inputs_and_outputs_stay_in_their_lists_and_dicts():
             assert_close(keras.ops.convert_to_numpy(actual), keras.ops.convert_to_numpy(right), 1e-6)
 
 
-def test_inputs_keep_their_names_whatever_reads_them_first():
+def test_input_names_do_not_depend_on_the_order_of_use():
     """Also those of a nested model that gets its inputs by name."""
     left, right = keras.Input((4,), name="left"), keras.Input((4,), name="right")
     inner = keras.Model([right, left], keras.layers.Subtract()([left, right]), name="inner")

@@ -128,7 +128,7 @@ def test_hard_swish_uses_operators_of_the_target(tmp_path, prefer, operators, sh
     np.testing.assert_allclose(outputs, expected, atol=(1.5 * 16 + 8 + 8.375) / 510)
 
 
-def test_a_pruned_kernel_has_a_limit_for_each_filter_and_a_clustered_one_has_not():
+def test_limits_of_pruned_and_clustered_kernels():
     random = np.random.default_rng(0)
     kernel = random.normal(size=(3, 3, 32, 8)) * np.geomspace(0.01, 1, 8)
     kernel[random.random(kernel.shape) < 0.95] = 0

@@ -306,7 +306,7 @@ class Pair(keras.layers.Layer):
 
 
 @pytest.mark.parametrize("by_name", [False, True])
-def test_layer_of_several_inputs_and_outputs_and_functions(by_name):
+def test_functions_and_layers_with_several_inputs_and_outputs(by_name):
     inputs, pair = keras.Input((3,), name="numbers"), Pair(name="pair")
     second = keras.ops.square(inputs)
     x, y = pair(first=inputs, second=second) if by_name else pair(inputs, second)
