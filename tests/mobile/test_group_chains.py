@@ -72,7 +72,7 @@ def test_normalization_of_a_repeated_part_is_not_folded():
     model = keras.Model(inputs, norm(keras.layers.Concatenate()([part, part])))
     norm.set_weights([pseudo_random((4,), seed=place) ** 2 + 1 for place in range(4)])
     images = pseudo_random((3, 4, 4, 3))
-    assert_close(run(fold_chain_normalization(lowered(model)), images), np.asarray(model(images)), 1e-5)
+    assert_close(run(fold_chain_normalization(lowered_graph(model)), images), np.asarray(model(images)), 1e-5)
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_decode_matches_read_image(tmp_path, kind, stored, shape):
 
 def test_logits_dropout_frozen_layers_and_dicts(tmp_path):
     """Seed generators and frozen weights do not affect the comparison of weights; logits are called scores."""
-    inputs = keras.Input((4, 4, 1))
+    inputs = keras.Input((4, 4, 1), name="image")
     x = keras.layers.Flatten()(inputs)
     x = keras.layers.Dropout(0.5)(keras.layers.Dense(8, trainable=False)(x))
     model = keras.Model({"image": inputs}, {"end": keras.layers.Dense(3)(x)})
