@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from keras_sharenets.training.compress import compress
 from keras_sharenets.training.compress.steps import Step, dry_run, make_steps, parse_share, share_arguments
 from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.recipes.named import find_recipe, override
+from keras_sharenets.training.run.record import write_metrics
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="pruning and files need TensorFlow")
 STEPS = ["--share", "depth:policy=stage", "--prune", "0.5", "--cluster", "8", "--quantization-aware"]
@@ -106,6 +108,7 @@ def test_steps_that_are_finished_are_not_taken_again(tmp_path, monkeypatch):
 
     def train(devices, model, make, run, dataset, folder, checkpoint, verbose, callbacks):
         trained.append((folder.name, run.teacher, type(model).__name__))
+        write_metrics(run, folder / "metrics.json")
         if len(trained) == 2:
             raise KeyboardInterrupt
         files.save_model(model, folder / "last.keras")
@@ -123,6 +126,9 @@ def test_steps_that_are_finished_are_not_taken_again(tmp_path, monkeypatch):
         compress.begin(network(), asked, dataset, output, say=told.append, show=told.append)
     assert compress.read_record(output)[0] == asked
     assert [row.step for row in compress.read_record(output)[1]] == ["original", "share depth:policy=stage"]
+    fewer = dataclasses.replace(dataset, train=dataset.train.part(np.arange(1000)))
+    with pytest.raises(ValueError, match=r"has the train 1000, but the run in .*1_share has 1438"):
+        compress.resume(output, fewer, say=told.append, show=told.append)
     rows = compress.resume(output, dataset, say=told.append, show=told.append)
     teacher = str(output / "original" / "last.keras")
     assert trained == [

@@ -28,10 +28,10 @@ from keras_sharenets.training.devices.devices import Devices
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.export import export
 from keras_sharenets.training.run.finished import network_file, tested_crops, training_images
-from keras_sharenets.training.run.fit import check_output, package_versions, summarize
+from keras_sharenets.training.run.fit import check_output, check_same_data, package_versions, summarize
 from keras_sharenets.training.run.loop import train_network
 from keras_sharenets.training.run.progress import Progress
-from keras_sharenets.training.run.record import Run, run_from_dict
+from keras_sharenets.training.run.record import Run, read_metrics, run_from_dict
 from keras_sharenets.training.run.recorder import CHECKPOINTS, last_checkpoint
 from keras_sharenets.training.run.teacher import open_teacher
 
@@ -166,10 +166,17 @@ def begin(
 
 
 def resume(output: str | pathlib.Path, dataset: Dataset, *, say: Say, show: Say) -> list[Row]:
-    """Resumes a compression that was killed or interrupted, within its current step; errors as in `begin`."""
+    """Resumes a compression that was killed or interrupted, within its current step.
+
+    Raises:
+        ValueError: a step was trained on another data set; otherwise as in `begin`.
+    """
     _checks.tensorflow_backend("Compression", "compress it there")
     output = pathlib.Path(output)
-    read_record(output)
+    plan, _ = read_record(output)
+    for folder in (step_folder(output, plan, number) for number in range(len(plan.steps))):
+        if (folder / "metrics.json").is_file():
+            check_same_data(read_metrics(folder / "metrics.json"), dataset, folder)
     with hold_folder(output):
         plan, rows = read_record(output)
         return _run_steps(output, plan, rows, dataset, say, show)

@@ -165,13 +165,7 @@ def resume(
         raise ValueError(f"The run in {output} was created by `{run.trainer['program']}`; `fit` cannot resume it.")
     if run.start is not None:  # Keeps the preprocessing of the pretrained network.
         dataset = dataclasses.replace(dataset, mean=tuple(run.data["mean"]), variance=tuple(run.data["variance"]))
-    summary = json.loads(json.dumps(summarize(dataset)))
-    for name in COMPARED:
-        # Older records have no entry for a validation split: there was none.
-        if run.data.get(name, 0) != summary[name]:
-            raise ValueError(
-                f"The data set has the {name} {summary[name]}, but the run in {output} has {run.data[name]}."
-            )
+    check_same_data(run, dataset, output)
     if run.state == "finished":
         return run
     devices = connect(strategy)
@@ -262,6 +256,17 @@ def check_tensorboard(extras: tuple[str, ...] | None) -> None:
         raise ValueError(
             "`tensorboard` (='graph') requires KERAS_BACKEND=tensorflow: other backends have no such graph."
         )
+
+
+def check_same_data(run: Run, dataset: Dataset, folder: pathlib.Path) -> None:
+    """Raises a `ValueError` if the run in a folder was started with another data set."""
+    summary = json.loads(json.dumps(summarize(dataset)))
+    for name in COMPARED:
+        # Older records have no entry for a validation split: there was none.
+        if run.data.get(name, 0) != summary[name]:
+            raise ValueError(
+                f"The data set has the {name} {summary[name]}, but the run in {folder} has {run.data.get(name, 0)}."
+            )
 
 
 def summarize(dataset: Dataset) -> dict[str, object]:
