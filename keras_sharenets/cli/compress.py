@@ -83,7 +83,7 @@ def check(arguments: argparse.Namespace) -> None:
     _steps(arguments)
     if arguments.prune is not None or arguments.cluster is not None:
         require("tensorflow_model_optimization", "tf_keras")
-    locate_network(arguments.target, argument="target")
+    arguments.location = locate_network(arguments.target, argument="target")
 
 
 def _steps(arguments: argparse.Namespace) -> tuple[Step, ...]:
@@ -107,7 +107,7 @@ def _begin(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets.training.run.record import read_metrics
 
     output = check_output(arguments.output)
-    path, name, _, class_names = locate_network(arguments.target, argument="target")
+    _, path, name, _, class_names = arguments.location
     network = files.load_model(path)
     record = path.with_name("metrics.json")
     recorded = read_metrics(record).source if record.is_file() else None

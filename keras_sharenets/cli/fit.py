@@ -44,6 +44,7 @@ from keras_sharenets.training.run.start import locate_network
 
 if TYPE_CHECKING:
     from keras_sharenets.training.data.dataset import Dataset
+    from keras_sharenets.training.run.start import Start
 
 JIT_COMPILE = {"auto": "auto", "true": True, "false": False}
 
@@ -185,7 +186,8 @@ def check(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name) is None:
             raise ValueError(f"`--{name}` is required for a new run; `--resume RUN_DIR` continues an existing one.")
     if start is not None:
-        locate_network(start, arguments.model, dict(map(parse_option, arguments.model_option)))
+        options = dict(map(parse_option, arguments.model_option))
+        arguments.location = locate_network(start, arguments.model, options)
     check_paths(arguments.teacher)
     if arguments.freeze and start is None:
         raise ValueError("`--freeze` requires `--from`: frozen layers must be pretrained.")
@@ -240,7 +242,7 @@ def _start(arguments: argparse.Namespace) -> Run:
     from keras_sharenets.training.devices.devices import connect
     from keras_sharenets.training.run.fit import check_output, check_tensorboard, fit
     from keras_sharenets.training.run.network import check_options
-    from keras_sharenets.training.run.start import find_start
+    from keras_sharenets.training.run.start import load_start
 
     output = check_output(arguments.output)
     options = dict(map(parse_option, arguments.model_option))
@@ -253,7 +255,7 @@ def _start(arguments: argparse.Namespace) -> Run:
     check_tensorboard(run_options.tensorboard)
     # Before any computation, and so before loading data.
     connect(run_options.strategy, cluster_timeout=arguments.cluster_timeout)
-    start = None if source is None else find_start(source, arguments.model, options)
+    start = None if source is None else load_start(arguments.location, arguments.model, options)
     source = dataclasses.replace(data_source(arguments), validation=arguments.validation or "auto")
     if start is not None and source.input_shape is None and source.is_folder and None not in start.shape:
         source = dataclasses.replace(source, input_shape=start.shape)
@@ -269,9 +271,26 @@ def _start(arguments: argparse.Namespace) -> Run:
     opening = _steps(recipe, len(dataset.train))
     if start is not None:
         opening += f"; starts from {start.source}{'' if start.source.startswith(model) else f' ({model})'}"
+        # With several workers, each would run the network.
+        opening += accuracy_before(start, dataset, recipe) if run_options.strategy == "default" else ""
     settings = {"recipe": recipe, "options": options, "run_options": run_options, "start": start}
     settings |= tell_epochs(recipe, dataset, opening)
     return fit(model, dataset, output, **settings, frozen=bool(arguments.freeze))
+
+
+def accuracy_before(start: Start, dataset: Dataset, recipe: Recipe) -> str:
+    """A line with the accuracy of a pretrained network before training, if it has the classes and size of the data."""
+    import numpy as np
+
+    from keras_sharenets.training.data.batches import held_out_batches, held_out_size, input_shape
+
+    if not start.has_classes(dataset.class_names) or start.shape != input_shape(dataset, recipe):
+        return ""
+    split, source = ("test", dataset.test) if dataset.validation is None else ("validation", dataset.validation)
+    held = dataclasses.replace(dataset, test=source)
+    batches = held_out_batches(held, recipe.batch_size, held_out_size(dataset, recipe))
+    classes = start.network.predict(batches, verbose=0).argmax(axis=-1)
+    return f"\n{split} accuracy before training: {np.mean(classes == source.labels):.4f}"
 
 
 def _steps(recipe: Recipe, images: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import pathlib
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from keras_sharenets import _checks, files
@@ -26,7 +27,6 @@ from keras_sharenets.extras import require
 from keras_sharenets.folder_lock import hold_folder
 from keras_sharenets.search.budgets import FileBudget
 from keras_sharenets.search.settings import TUNERS, check_numbers
-from keras_sharenets.search.trials import describe_choices
 from keras_sharenets.timing import UNSTEADY_NOTE, in_milliseconds, in_words
 from keras_sharenets.training.run.start import locate_network
 
@@ -98,14 +98,17 @@ def check(arguments: argparse.Namespace) -> None:
     FileBudget(arguments.max_tflite_bytes, arguments.max_latency_ms)
     check_numbers(**{name: getattr(arguments, name) for name in _NUMBERS})
     if arguments.trained is not None:
-        locate_network(arguments.trained)
+        arguments.location = locate_network(arguments.trained)
 
 
-def _trial_line(result: Result, seconds_left: float | None, *, sharing: bool) -> str:
-    """The line printed when a trial starts or ends; at the end, with the remaining time of the search."""
+def _trial_line(result: Result, seconds_left: float | None, describe: Callable[[Mapping[str, Any]], str]) -> str:
+    """The line printed when a trial starts or ends; at the end, with the remaining time of the search.
+
+    `describe` is the function that describes the choices of a trial.
+    """
     head = f"trial {result.id}:" if result.worker == "tuner0" else f"{result.worker}, trial {result.id}:"
     if result.state == "running":
-        choices = describe_choices(result.choices, sharing=sharing)
+        choices = describe(result.choices)
         going_on = "" if result.continues is None else f", continuing trial {result.continues}"
         return f"{head} {choices}; {result.parameters:,} parameters; {result.epochs} epochs{going_on}"
     left = f", about {in_words(seconds_left)} left" if seconds_left else ""
@@ -142,8 +145,8 @@ def _run_trials(asked: Search) -> bool:
     done = len(trials.read_all(asked.folder))
     say(f"{asked.space} on {asked.dataset.name}: {done} of {asked.trials} trials finished")
     try:
-        sharing = asked.sharing is not None
-        search.run(asked, lambda result: say(_trial_line(result, conclusion.seconds_left(asked), sharing=sharing)))
+        describe = trials.describe_choices if asked.sharing is None else trials.describe_sharing
+        search.run(asked, lambda result: say(_trial_line(result, conclusion.seconds_left(asked), describe)))
         if search.process_role() == "worker":
             say("no trials left")
             return False
@@ -170,9 +173,9 @@ def _asked(arguments: argparse.Namespace, dataset: Dataset) -> Search:
         recipe = chosen_recipe(arguments, network, dataset.name)
     else:
         space = f"sharing of {arguments.trained}"
-        recipe = fine_tuning_recipe(arguments, locate_network(arguments.trained).model or "", dataset)
+        recipe = fine_tuning_recipe(arguments, arguments.location.model or "", dataset)
         sharing = open_sharing(
-            arguments.trained,
+            arguments.location,
             dataset,
             recipe,
             budget=budget,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import shlex
 import statistics
@@ -202,6 +203,8 @@ def trial_table(report: Report) -> Table:
         for name, cost in (("bytes", "int8_bytes"), ("time", "latency_ms"))
     }
     counts = ["epochs", "parameters", "multiply-adds"]
+    of_space = functools.partial(trials.describe_choices, text=_text)
+    describe = trials.describe_sharing if report.settings.get("sharing") else of_space
     table = [["trial", "front", "accuracy", *counts, "float32 bytes", "int8 bytes", "ms", "network"]]
     for result in sorted(report.results, key=lambda result: -(result.accuracy or 0)):
         accuracy = "failed"
@@ -218,7 +221,7 @@ def trial_table(report: Report) -> Table:
                 _number(result.float32_bytes, ","),
                 _number(result.int8_bytes, ","),
                 _number(result.latency_ms, ".3g"),
-                trials.describe_choices(result.choices, sharing=bool(report.settings.get("sharing")), text=_text),
+                describe(result.choices),
             ]
         )
     return table

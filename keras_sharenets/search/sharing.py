@@ -27,7 +27,7 @@ from keras_sharenets.sharing.report import Shared
 from keras_sharenets.training.data.dataset import Dataset
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.finished import training_images
-from keras_sharenets.training.run.start import locate_network
+from keras_sharenets.training.run.start import NetworkLocation
 from keras_sharenets.training.run.teacher import open_teacher
 
 SHARES = (1, 2, 4, 8, 16, 32)
@@ -128,7 +128,7 @@ class SharingHyperModel(keras_tuner.HyperModel):
 
 
 def open_sharing(
-    network: str,
+    network: NetworkLocation,
     dataset: Dataset,
     recipe: Recipe,
     *,
@@ -141,7 +141,7 @@ def open_sharing(
     """The `sharing` argument of a [`Search`], for a trained network.
 
     Args:
-        network: a run, a `.keras` file or the name of a pretrained network.
+        network: the network, as found by `locate_network`.
         dataset: data set for fine-tuning.
         recipe: recipe with the size of the images.
         budget, where: as in [`SharingHyperModel`].
@@ -149,14 +149,13 @@ def open_sharing(
         validation, seed: define the held-out part of the training split.
 
     Raises:
-        ValueError: the network does not exist, has other classes or outputs no probabilities, or as in
+        ValueError: the network is damaged, has other classes or outputs no probabilities, or as in
             [`SharingHyperModel`].
     """
-    path = locate_network(network).path
-    open_teacher(str(path), dataset, recipe, argument="from")
+    open_teacher(str(network.path), dataset, recipe, argument="from")
     samples = training_images(hold_out(dataset, validation, seed), recipe, images)
-    hypermodel = SharingHyperModel(files.load_model(path), budget=budget, where=where, sample_images=samples)
-    return Sharing(network, where, images, hypermodel)
+    hypermodel = SharingHyperModel(files.load_model(network.path), budget=budget, where=where, sample_images=samples)
+    return Sharing(network.source, where, images, hypermodel)
 
 
 def sharing_choices(

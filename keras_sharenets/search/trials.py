@@ -67,16 +67,21 @@ class Result:
         return {name: as_tuples(value) for name, value in self.arguments.items() if name not in _FROM_DATA}
 
 
-def describe_choices(choices: Mapping[str, Any], *, sharing: bool, text: Callable[[Any], str] = str) -> str:
-    """The choices as text; with `sharing`, only the convolutions that share.
+def describe_choices(choices: Mapping[str, Any], text: Callable[[Any], str] = str) -> str:
+    """The arguments of a network of a space as text.
 
-    >>> describe_choices({"groups": 2, "arrangements": 4}, sharing=False)
+    >>> describe_choices({"groups": 2, "arrangements": 4})
     'groups 2, arrangements 4'
-    >>> describe_choices({"conv1": "none", "conv2": "HSC groups 1, arrangements 4"}, sharing=True)
+    """
+    return ", ".join(f"{name} {text(value)}" for name, value in choices.items())
+
+
+def describe_sharing(choices: Mapping[str, Any]) -> str:
+    """The convolutions of a trained network that share, as text.
+
+    >>> describe_sharing({"conv1": "none", "conv2": "HSC groups 1, arrangements 4"})
     'conv2: HSC groups 1, arrangements 4'
     """
-    if not sharing:
-        return ", ".join(f"{name} {text(value)}" for name, value in choices.items())
     return "; ".join(f"{name}: {value}" for name, value in choices.items() if value != UNSHARED) or "nothing shared"
 
 

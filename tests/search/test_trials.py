@@ -64,5 +64,5 @@ def test_a_record_from_before_times_were_marked_is_read(tmp_path):
 
 @pytest.mark.parametrize(("unsteady", "told"), [(False, "1.50 ms;"), (True, "~1.50 ms;")])
 def test_a_trial_is_told_with_a_mark_where_the_machine_had_other_work(unsteady, told):
-    line = search._trial_line(_result(0, 0.9, 1000, 1.5, unsteady=unsteady, seconds=3.0), 60.0, sharing=False)
+    line = search._trial_line(_result(0, 0.9, 1000, 1.5, unsteady=unsteady, seconds=3.0), 60.0, str)
     assert line == f"trial 0: validation accuracy 0.9000, int8 file 1,000 bytes, {told} 3 s, about 60 s left"

@@ -14,6 +14,7 @@ from keras_sharenets import files
 from keras_sharenets.cli import LINE, main
 from keras_sharenets.cli.arguments import chosen_recipe, given_fields
 from keras_sharenets.cli.command import make_parser
+from keras_sharenets.cli.fit import accuracy_before
 from keras_sharenets.models import list_trained
 from keras_sharenets.training.data.dataset import Arrays, make_dataset
 from keras_sharenets.training.recipes.few_images import adapt, batch_size_for
@@ -72,6 +73,18 @@ def test_the_head_stays_only_where_the_classes_are_the_same(before, digits):
         assert load_start_weights(network, start, dataset.class_names) == expected
     unknown = dataclasses.replace(start, class_names=None)
     assert load_start_weights(build(MODEL, digits, TINY), unknown, digits.class_names) == ("predictions",)
+
+
+def test_the_accuracy_before_training_is_told_where_the_head_stays(before, digits):
+    start, recipe = find_start(str(before), MODEL, TINY), find_recipe("digits")
+    few = digits.test.part(np.arange(30))
+    guesses = np.argmax(start.network(few.images.astype("float32")), axis=1)
+    told = f"accuracy before training: {sum(guesses == few.labels) / 30:.4f}"
+    assert accuracy_before(start, dataclasses.replace(digits, test=few), recipe) == f"\ntest {told}"
+    held = dataclasses.replace(digits, validation=few)
+    assert accuracy_before(start, held, recipe) == f"\nvalidation {told}"
+    for other in ({"class_names": digits.class_names[::-1]}, {"shape": (9, 9, 1)}):
+        assert accuracy_before(start, dataclasses.replace(held, **other), recipe) == ""
 
 
 def test_frozen_is_all_but_the_new_layers(digits):

@@ -45,6 +45,20 @@ class Start:
         """`(height, width, channels)` of its input images."""
         return tuple(self.network.input_shape[1:])
 
+    def has_classes(self, class_names: Sequence[str]) -> bool:
+        """Whether these are its classes, in the same order, so that its head fits."""
+        return self.class_names is not None and list(self.class_names) == list(class_names)
+
+
+class NetworkLocation(NamedTuple):
+    """Location of a trained network, and its properties that are known without loading it; as in `Start`."""
+
+    source: str
+    path: pathlib.Path
+    model: str | None
+    options: Mapping[str, Any]
+    class_names: Sequence[str] | None
+
 
 def find_start(source: str, model: str | None = None, options: Mapping[str, Any] | None = None) -> Start:
     """Loads the trained network given by `source`.
@@ -58,7 +72,12 @@ def find_start(source: str, model: str | None = None, options: Mapping[str, Any]
     Raises:
         ValueError: the network does not exist, its file is damaged, or it is not the network named by `model`.
     """
-    path, known, known_options, class_names = locate_network(source, model, options)
+    return load_start(locate_network(source, model, options), model, options)
+
+
+def load_start(location: NetworkLocation, model: str | None = None, options: Mapping[str, Any] | None = None) -> Start:
+    """As [`find_start`], for a network that `locate_network` has found."""
+    source, path, known, known_options, class_names = location
     network = files.load_model(path)
     if model is not None and known is not None and model != known:
         raise ValueError(f"`from` (={source}) is {known}, not `model` (={model}).")
@@ -70,15 +89,6 @@ def find_start(source: str, model: str | None = None, options: Mapping[str, Any]
     return Start(source, path, network, name, {**known_options, **(options or {})}, class_names)
 
 
-class NetworkLocation(NamedTuple):
-    """Location of a trained network, and its properties that are known without loading it; as in `Start`."""
-
-    path: pathlib.Path
-    model: str | None
-    options: Mapping[str, Any]
-    class_names: Sequence[str] | None
-
-
 def locate_network(
     source: str, model: str | None = None, options: Mapping[str, Any] | None = None, *, argument: str = "from"
 ) -> NetworkLocation:
@@ -86,14 +96,14 @@ def locate_network(
     path = pathlib.Path(source)
     if path.is_dir():
         run = read_metrics(path / "metrics.json")
-        return NetworkLocation(path / "last.keras", run.model, run.options, run.data["class_names"])
+        return NetworkLocation(source, path / "last.keras", run.model, run.options, run.data["class_names"])
     if path.suffix == ".keras" or len(path.parts) > 1:
         files.check_paths(path)
         record = path.with_name("metrics.json")
         if path.name in ("last.keras", "best.keras") and record.is_file():
             run = read_metrics(record)
-            return NetworkLocation(path, run.model, run.options, run.data["class_names"])
-        return NetworkLocation(path, None, {}, files.read_labels(path))
+            return NetworkLocation(source, path, run.model, run.options, run.data["class_names"])
+        return NetworkLocation(source, path, None, {}, files.read_labels(path))
     trained = list_trained()
     named = [each for each in trained if source in (each.label, each.run)]
     named = named or [each for each in trained if each.weights == source and model in (each.model, None)]
@@ -106,7 +116,7 @@ def locate_network(
         )
     one = next((each for each in named if not each.options), named[0])
     path = find_weights(one.weights, one.model, find_variant(one.model), one.options)
-    return NetworkLocation(path, one.model, one.options, one.class_names)
+    return NetworkLocation(source, path, one.model, one.options, one.class_names)
 
 
 def keep_preprocessing(dataset: Dataset, start: Start) -> Dataset:
@@ -153,9 +163,8 @@ def load_start_weights(network: keras.Model, start: Start, class_names: Sequence
     if _whitens(start.network) != _whitens(network):
         kind = "zca" if _whitens(start.network) else "channels"
         raise ValueError(f"`from` (={start.source}) uses the `normalization` {kind!r}: choose the same.")
-    same_classes = start.class_names is not None and list(start.class_names) == list(class_names)
     try:
-        return transfer_weights(start.network, network, start.path, new_head=not same_classes)
+        return transfer_weights(start.network, network, start.path, new_head=not start.has_classes(class_names))
     except ValueError as error:
         if network.input_shape[1:] == start.shape:
             raise
