@@ -291,31 +291,31 @@ FAULTS = {
         "training",
         'restore(trained, arrays, ["weights", "optimizer"])',
         'restore(trained, arrays, ["weights"])',
-        ("tests/training/test_resume.py::test_interrupted_within_an_epoch_ends_as_if_undisturbed",),
+        ("tests/training/test_resume.py::test_run_interrupted_within_an_epoch_matches_undisturbed_run",),
     ),
     "resume_skips_a_batch": Fault(
         "training",
         "batches = training_batches(dataset, run.recipe, run.seed, first=first, **part)",
         "batches = training_batches(dataset, run.recipe, run.seed, first=first and first + 1, **part)",
-        ("tests/training/test_resume.py::test_interrupted_within_an_epoch_ends_as_if_undisturbed",),
+        ("tests/training/test_resume.py::test_run_interrupted_within_an_epoch_matches_undisturbed_run",),
     ),
     "average_takes_the_place_of_the_weights": Fault(
         "training",
         "model.optimizer.finalize_variable_values = lambda variables: None",
         "pass",
-        ("tests/training/test_recipe_parts.py::test_what_is_delivered_is_the_moving_average",),
+        ("tests/training/test_recipe_parts.py::test_moving_average_is_delivered",),
     ),
     "mixing_repeats_itself": Fault(
         "training",
         'state = ops.stack([ops.cast(first, "uint32"), ops.cast(step, "uint32") * _DRAWS])',
         'state = ops.stack([ops.cast(first, "uint32"), ops.cast(0, "uint32") * _DRAWS])',
-        ("tests/training/test_recipe_parts.py::test_changes_follow_from_seed_and_step",),
+        ("tests/training/test_recipe_parts.py::test_changes_depend_only_on_seed_and_step",),
     ),
     "divergence_by_its_name": Fault(
         "training",
         "divergence = keras.losses.KLDivergence()",
         'divergence = "kl_divergence"',
-        ("tests/training/test_recipe_parts.py::test_the_loss_with_a_teacher",),
+        ("tests/training/test_recipe_parts.py::test_distillation_loss",),
     ),
     "rate_falls_a_step_late": Fault(
         "training",
@@ -333,7 +333,7 @@ FAULTS = {
         "training",
         "return Batches(dataset.test, len(dataset.class_names), batch_size, view=views)",
         "return Batches(dataset.train, len(dataset.class_names), batch_size, view=views)",
-        ("tests/training/test_fit.py::test_saved_models_have_the_accuracy_that_is_reported",),
+        ("tests/training/test_fit.py::test_saved_models_have_the_reported_accuracy",),
     ),
     "classes_in_reverse": Fault(
         "training",
@@ -345,13 +345,13 @@ FAULTS = {
         "training",
         "np.random.default_rng((seed, ORDER, epoch)).permutation(count)",
         "np.random.default_rng((seed, ORDER, 0)).permutation(count)",
-        ("tests/training/test_batches.py::test_an_epoch_is_a_new_order_without_repeats",),
+        ("tests/training/test_batches.py::test_epochs_have_different_orders_without_repetition",),
     ),
     "crops_never_reach_the_far_border": Fault(
         "training",
         "generator.integers(0, 2 * augmentation.pad, count, endpoint=True)",
         "generator.integers(0, 2 * augmentation.pad, count)",
-        ("tests/training/test_batches.py::test_augmentation_gives_every_crop_and_nothing_else",),
+        ("tests/training/test_batches.py::test_augmentation_covers_every_crop",),
     ),
     # search
     "networks_are_tried_again": Fault(

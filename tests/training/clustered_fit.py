@@ -1,7 +1,7 @@
-"""`python clustered_fit.py LOG STEP ARGUMENTS`: the command line `python -m trainers ARGUMENTS`, with a small network.
+"""`python clustered_fit.py LOG STEP ARGUMENTS` runs `python -m trainers ARGUMENTS` with a small network.
 
-Writes the losses of its steps and its last weights to LOG, an `.npz` file. Kills itself after STEP, unless that is 0;
-SIGNAL says how.
+Writes the losses of all steps and the final weights to LOG, an `.npz` file. Unless STEP is 0, sends itself the signal
+in the environment variable SIGNAL after that step.
 """
 
 import os
@@ -30,7 +30,7 @@ def build(name, dataset, options, recipe):
 
 
 def record(log, last_step):
-    """Lets every `Recorder` write `log`, and end the process after `last_step`."""
+    """Makes every `Recorder` write `log`, and end the process after `last_step`."""
     losses = []
     end_step, end_epoch = Recorder.on_train_batch_end, Recorder.on_epoch_end
 

@@ -18,7 +18,7 @@ BESIDE_THE_REPOSITORY = pathlib.Path(__file__).parents[3] / "shared" / "tensorfl
 
 @pytest.fixture(scope="session")
 def cifar10_folder():
-    """Where TensorFlow Datasets has CIFAR-10."""
+    """The data directory of TensorFlow Datasets that contains CIFAR-10."""
     for folder in (os.environ.get("TFDS_DATA_DIR"), BESIDE_THE_REPOSITORY):
         if folder and (pathlib.Path(folder) / "cifar10").is_dir():
             return pathlib.Path(folder)
@@ -31,8 +31,8 @@ def cifar10(cifar10_folder):
 
 
 @pytest.fixture(scope="session")
-def some_cifar10(cifar10_folder):
-    """The first 512 images of the training split and the first 1,000 of the test split: all take 9 s to read."""
+def cifar10_subset(cifar10_folder):
+    """The first 512 training and 1,000 test images; reading all images takes 9 s."""
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(next((cifar10_folder / "cifar10").glob("*/dataset_info.json")).parent)
@@ -50,10 +50,10 @@ def digits():
 
 @pytest.fixture(scope="module", params=["plain", pytest.param("hscnet", marks=pytest.mark.slow)])
 def quick_network(request):
-    """For tests of a run that any network will do for: theirs is a plain one, and what they name in `make test-all`.
+    """For tests that work with any network: uses a plain one, and the named one in `make test-all`.
 
-    A plain one takes its steps in less time than TensorFlow takes to trace them, unless there are hundreds of them or
-    the module is about what is traced: it has `TRACED = True` then.
+    The plain network runs eagerly, since tracing takes longer than a few training steps. A module with hundreds of
+    steps, or whose tests depend on tracing, sets `TRACED = True`.
     """
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "plain":
@@ -66,8 +66,8 @@ def quick_network(request):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def drawn_curves(request):
-    """In `make test`, curves of runs are drawn in `test_fit` and for reports: it takes as long as a short training."""
+def learning_curves(request):
+    """Disables plots of learning curves in `make test`, which take as long as a short training run."""
     with pytest.MonkeyPatch.context() as patch:
         if "not slow" in request.config.option.markexpr:
             patch.setattr(recorder, "draw_curves", lambda run: b"not drawn")
@@ -75,8 +75,8 @@ def drawn_curves(request):
 
 
 @pytest.fixture
-def half_broken(tmp_path):
-    """Two classes of 10 JPEG images; two of them are cut off, one is a text."""
+def partly_unreadable(tmp_path):
+    """A folder with two classes of 10 JPEG images, of which two are truncated and one is a text file."""
     for name in ("ant", "bee"):
         for number in range(10):
             image = PIL.Image.fromarray(random_image(16, 16))

@@ -1,4 +1,4 @@
-"""Images that tests write to files."""
+"""Helpers that write image files."""
 
 import numpy as np
 

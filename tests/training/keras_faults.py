@@ -1,6 +1,6 @@
-"""Prints what Keras does under `MultiWorkerMirroredStrategy` without the one and the other part of `MultiWorkerModel`.
+"""Prints the errors of Keras with `MultiWorkerMirroredStrategy` if either part of `MultiWorkerModel` is missing.
 
-Run by every worker of `TF_CONFIG`.
+Every worker of `TF_CONFIG` runs this script.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""`sharenets analyze`: its files, its page, and what it refuses."""
+"""`sharenets analyze`: files, page, and errors."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from keras_sharenets.training.data.dataset import Arrays
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A plain and a shared network for digits."""
+    """A folder with a plain network for digits."""
     folder = tmp_path_factory.mktemp("analyze")
     keras.utils.set_random_seed(0)
     images = keras.Input((8, 8, 1))
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_weights_need_no_data(folder, tmp_path):
+def test_weights_without_data(folder, tmp_path):
     output = tmp_path / "out"
     assert main(["analyze", str(folder / "plain.keras"), "--weights", "--output", str(output)]) == 0
     assert {path.name for path in output.iterdir()} == {"weights.png", "norms.png", "analysis.json", "index.html"}
@@ -40,7 +40,7 @@ def test_weights_need_no_data(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_all_of_it(folder, tmp_path):
+def test_complete_analysis(folder, tmp_path):
     shared = tmp_path / "shared.keras"
     files.save_model(create_model("hscnet_m32_g4_r2_b1_a2", input_shape=(8, 8, 1)), shared)
     output = tmp_path / "out"
@@ -57,8 +57,8 @@ def test_all_of_it(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_images_are_read_batch_by_batch(folder, tmp_path, digits, monkeypatch):
-    """With the counts of all images at once."""
+def test_images_are_read_in_batches(folder, tmp_path, digits, monkeypatch):
+    """The counts equal those of all images at once."""
     sizes, pixels = [], Arrays.pixels
     monkeypatch.setattr(Arrays, "pixels", lambda self, chosen: [sizes.append(len(chosen)), pixels(self, chosen)][1])
     words = ["--activations", "--data", "digits", "--output", str(tmp_path / "out")]
@@ -82,7 +82,7 @@ def test_blending_layers_are_pruned(folder, tmp_path):
     assert report["curve"][1]["compression"] == baseline / (6 * 10 + 7 * 5 - 15)
 
 
-def test_bad_input_leaves_nothing(folder, tmp_path, capsys):
+def test_bad_arguments_create_no_output(folder, tmp_path, capsys):
     output = str(tmp_path / "out")
     for words, message in (
         (["--part", "0"], "error: `--part` (=0.0) must be above 0"),

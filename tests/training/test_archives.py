@@ -1,4 +1,4 @@
-"""Data sets as their unpacked archives hold them, made small."""
+"""Small data sets in the layouts of the original archives."""
 
 import numpy as np
 import PIL.Image
@@ -16,7 +16,7 @@ def plain(color, size=(64, 64)):
 
 
 def write_tiny_imagenet(folder):
-    """Two classes; the first two of the three test images are of the second."""
+    """Two classes; two of the three test images belong to the second."""
     for label, name in enumerate(("n01", "n02")):
         for number in range(3):
             save(plain((100 * label, number, 0)), folder / "train" / name / "images" / f"{name}_{number}.JPEG")
@@ -65,7 +65,7 @@ def test_cinic10(tmp_path):
 
 
 def write_imagenet32(folder, count=2):
-    """The first of all training images has the numbers 0 to 3071 modulo 256, color by color."""
+    """The first training image contains 0 to 3071 modulo 251, channel by channel."""
     folder.mkdir()
     images = RANDOM.integers(0, 256, (10 * count, 3072), np.uint8)
     images[0] = np.arange(3072) % 251

@@ -1,4 +1,4 @@
-"""Crops, borders and colors, against what numpy says of single images."""
+"""Crops, borders, and colors, compared with numpy image by image."""
 
 import math
 
@@ -25,23 +25,23 @@ from keras_sharenets.training.recipes.named import find_recipe, override
 RANDOM = np.random.default_rng(0)
 
 
-def some_images(count=40, height=12, width=10, channels=3):
+def random_images(count=40, height=12, width=10, channels=3):
     return RANDOM.integers(0, 256, (count, height, width, channels), np.uint8)
 
 
 def gradient(height, width):
-    """Red is the row, green the column: a crop tells where it was taken."""
+    """An image whose red channel is the row and green channel the column, which reveals the position of a crop."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack([rows, columns, np.zeros_like(rows)], axis=-1).astype("uint8")
 
 
-def changed(images, augmentation, seed=0):
+def augmented(images, augmentation, seed=0):
     return augment(images, augmentation, draw_changes(augmentation, len(images), np.random.default_rng(seed)))
 
 
 @pytest.mark.parametrize("border", ["edge", "reflect"])
-def test_borders_are_repeated_or_mirrored(border):
-    images = np.repeat(some_images(1), 300, axis=0)
+def test_edge_and_reflect_borders(border):
+    images = np.repeat(random_images(1), 300, axis=0)
 
     def place(index, side):
         if 0 <= index < side:
@@ -54,12 +54,12 @@ def test_borders_are_repeated_or_mirrored(border):
             rows = [place(top + row, 12) for row in range(12)]
             columns = [place(left + column, 10) for column in range(10)]
             expected.add(images[0][rows][:, columns].astype("float32").tobytes())
-    found = {one.tobytes() for one in changed(images, Augmentation(2, False, (0, 0, 0), border))}
+    found = {one.tobytes() for one in augmented(images, Augmentation(2, False, (0, 0, 0), border))}
     assert found == expected
     assert len(found) == 25
 
 
-def test_windows_have_the_areas_and_ratios_that_are_asked_for():
+def test_area_crops_have_allowed_areas_and_aspect_ratios():
     numbers = RANDOM.random((500, 10, 4))
     for sides in ((40, 60), (64, 64)):
         windows = [window(sides, row) for row in numbers]
@@ -77,23 +77,23 @@ def test_windows_have_the_areas_and_ratios_that_are_asked_for():
         assert max(areas) > 0.75
 
 
-def test_window_of_given_numbers():
-    # A quarter of 64 x 64 at a ratio of 1 is 32 x 32; the place is a share of what is left.
+def test_window_from_given_random_numbers():
+    # A quarter of 64 x 64 at a ratio of 1 is 32 x 32; the offset is a share of the remaining pixels.
     numbers = np.array([[(0.25 - 0.08) / 0.92, 0.5, 0.5, 0.999]])
     assert window((64, 64), numbers) == (16, 32, 32, 32)
-    # The whole area of a strip at 1:1 does not fit: the square in its middle.
+    # A square with the area of a strip does not fit: the fallback is the central square.
     assert window((10, 40), np.array([[1.0, 0.5, 0.0, 0.0]])) == (0, 15, 10, 10)
 
 
-def test_areas_are_resized_parts():
+def test_area_crops_are_resized_windows():
     images = np.stack([gradient(40, 60)] * 50)
     augmentation = Augmentation(4, True, (0, 0, 0), crop="area", size=(20, 30))
-    crops = changed(images, augmentation)
+    crops = augmented(images, augmentation)
     assert (crops.shape, crops.dtype) == ((50, 20, 30, 3), np.float32)
     steps = draw_changes(augmentation, 50, np.random.default_rng(0))[1]
     for crop, step in zip(crops, steps, strict=True):
         rows, columns = crop[..., 0].mean(axis=1), crop[..., 1].mean(axis=0)[::step]
-        # Straight lines over the part that was cut out.
+        # The values increase linearly over the cropped window.
         for line, side in ((rows, 40), (columns, 60)):
             slope = (line[-4] - line[3]) / (len(line) - 7)
             np.testing.assert_allclose(line[3:-3], line[3] + slope * np.arange(len(line) - 6), atol=1)
@@ -101,23 +101,23 @@ def test_areas_are_resized_parts():
     assert {int(step) for step in steps} == {-1, 1}
 
 
-def test_scales_are_between_1_and_a_quarter_more():
+def test_scale_crops_are_between_1_and_1_25():
     images = [gradient(64, 64)] * 80
-    crops = changed(images, Augmentation(4, False, (0, 0, 0), crop="scale", size=(64, 64)))
-    # 64 pixels of an image of s pixels show 64 * 64 / s of the 64 rows.
+    crops = augmented(images, Augmentation(4, False, (0, 0, 0), crop="scale", size=(64, 64)))
+    # 64 pixels of an image resized to s pixels show 64 * 64 / s of the 64 rows.
     seen = np.array([crop[-1, :, 0].mean() - crop[0, :, 0].mean() for crop in crops]) + 1
     assert seen.min() == pytest.approx(64 / 1.25, abs=1.5)
     assert seen.max() == pytest.approx(64, abs=1.5)
 
 
-def test_images_of_many_sizes():
+def test_images_of_different_sizes():
     images = [gradient(30, 50), gradient(64, 20)]
     for crop in ("area", "scale"):
-        assert changed(images, Augmentation(0, False, (0, 0, 0), crop=crop, size=(16, 16))).shape == (2, 16, 16, 3)
+        assert augmented(images, Augmentation(0, False, (0, 0, 0), crop=crop, size=(16, 16))).shape == (2, 16, 16, 3)
 
 
-def test_jitter_is_a_blend_of_three():
-    image = some_images(1)[0].astype("float64")
+def test_color_jitter():
+    image = random_images(1)[0].astype("float64")
     augmentation = Augmentation(0, False, (0, 0, 0), jitter=0.4)
     _, steps, _, shifts = draw_changes(augmentation, 1, np.random.default_rng(0))
     numbers = np.array([[0.9, 0.2, 0.6, 0.3, 0.1, 0.2]])  # contrast, then saturation, then brightness
@@ -129,20 +129,20 @@ def test_jitter_is_a_blend_of_three():
     np.testing.assert_allclose(result[0], brightness * expected, rtol=1e-4, atol=1e-2)
 
 
-def test_lighting_shifts_along_the_principal_colors():
-    images = np.repeat(some_images(1), 4000, axis=0)
-    shifts = (changed(images, Augmentation(0, False, (0, 0, 0), lighting=0.1)) - images)[:, 0, 0] / 255
-    # Its covariance has the squares of 0.1 * (0.2175, 0.0188, 0.0045) as eigenvalues, the first nearly gray.
+def test_lighting_shifts_along_principal_components():
+    images = np.repeat(random_images(1), 4000, axis=0)
+    shifts = (augmented(images, Augmentation(0, False, (0, 0, 0), lighting=0.1)) - images)[:, 0, 0] / 255
+    # The eigenvalues of the covariance are the squares of 0.1 * (0.2175, 0.0188, 0.0045); the first is nearly gray.
     values, directions = np.linalg.eigh(np.cov(shifts.T))
     np.testing.assert_allclose(np.sqrt(values[::-1]), [0.02175, 0.00188, 0.00045], rtol=0.05)
     assert abs(directions[:, -1].sum()) == pytest.approx(math.sqrt(3), rel=0.01)
 
 
-# Views of images that are tested
+# Test-time crops
 
 
-def test_ten_views_are_corners_centre_and_mirrors():
-    # 64 pixels for a crop of 56: nothing is resized.
+def test_ten_crops_are_corners_center_and_flips():
+    # An image of 64 pixels is not resized for a crop of 56.
     images = np.stack([gradient(64, 64)] * 2)
     corners = {0: (0, 0), 1: (0, 8), 2: (8, 0), 3: (8, 8), 4: (4, 4)}
     for view in TEN:
@@ -153,8 +153,8 @@ def test_ten_views_are_corners_centre_and_mirrors():
     assert (len(TEN), CENTER) == (10, 4)
 
 
-def test_short_side_is_resized_first():
-    # 512 x 768 for a crop of 224: 256 x 384.
+def test_shorter_side_is_resized_before_cropping():
+    # An image of 512 x 768 is resized to 256 x 384 for a crop of 224.
     image = np.asarray(PIL.Image.fromarray(gradient(128, 192)).resize((768, 512)))
     assert covering(image, (224, 224), 8 / 7).shape == (256, 384, 3)
     assert crop_views([image, image[:300]], (224, 224), CENTER).shape == (2, 224, 224, 3)
@@ -163,7 +163,7 @@ def test_short_side_is_resized_first():
 
 
 def test_batches_of_crops(tmp_path):
-    images = some_images(12, 16, 16)
+    images = random_images(12, 16, 16)
     for label in range(2):
         (tmp_path / "data" / "ab"[label]).mkdir(parents=True)
         for number in range(6):
@@ -187,8 +187,8 @@ def test_batches_of_crops(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [2, 3])
-def test_workers_together_have_the_crops_of_one(workers):
-    source = Arrays(some_images(12, 10, 10), np.arange(12) % 3)
+def test_crops_do_not_depend_on_number_of_workers(workers):
+    source = Arrays(random_images(12, 10, 10), np.arange(12) % 3)
     augmentation = Augmentation(0, True, (0, 0, 0), crop="area", size=(6, 6), jitter=0.4, lighting=0.1)
     settings = (source, 3, 6, augmentation, 7)
     parts = [Batches(*settings, worker=worker, workers=workers).batch(2, 1) for worker in range(workers)]
@@ -199,6 +199,6 @@ def test_workers_together_have_the_crops_of_one(workers):
 
 
 @pytest.mark.parametrize("change", [{"jitter": 0.4}, {"lighting": 0.1}])
-def test_gray_images_have_no_colors(digits, change):
+def test_color_augmentation_of_gray_images(digits, change):
     with pytest.raises(ValueError, match=r"`(jitter|lighting)` \(=0\.\d\) needs color images, but digits is gray"):
         training_batches(digits, override(find_recipe("digits"), **change), seed=0)

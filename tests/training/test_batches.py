@@ -1,4 +1,4 @@
-"""Batches: which images, in which order, changed in which way, for how many workers."""
+"""Batches: selection, order, and augmentation of images, and their distribution over workers."""
 
 import keras
 import numpy as np
@@ -17,13 +17,13 @@ from keras_sharenets.training.recipes.named import recipe_for
 from keras_sharenets.training.run.network import build
 
 
-def numbered(count=23, size=5, channels=2):
-    """Images whose every pixel value is different; label = number modulo 3."""
+def numbered_images(count=23, size=5, channels=2):
+    """Images that are identified by their pixel values; the label is the number modulo 3."""
     images = np.arange(count)[:, None, None, None] + np.arange(size * size * channels).reshape(size, size, channels) * 4
     return Arrays((images % 256).astype("uint8"), np.arange(count) % 3)
 
 
-def test_test_batches_hold_every_image_once_in_order(digits):
+def test_test_batches_contain_every_image_once_in_order(digits):
     batches = held_out_batches(digits, batch_size=100)
     images, labels = map(np.concatenate, zip(*[batches[index] for index in range(len(batches))], strict=True))
     assert (len(batches), images.dtype, labels.shape) == (4, np.float32, (359, 10))
@@ -31,7 +31,7 @@ def test_test_batches_hold_every_image_once_in_order(digits):
     np.testing.assert_array_equal(labels.argmax(axis=1), digits.test.labels)
 
 
-def test_training_batches_are_a_pure_function_of_seed_epoch_and_index(digits):
+def test_training_batches_depend_only_on_seed_epoch_and_index(digits):
     recipe = recipe_for("hscnet_m32_g4_r2_b1_a2", "digits")
     batches = training_batches(digits, recipe, seed=5)
     first = batches.batch(epoch=3, index=7)
@@ -43,10 +43,10 @@ def test_training_batches_are_a_pure_function_of_seed_epoch_and_index(digits):
         assert not np.array_equal(first[0], other[0])
 
 
-def test_an_epoch_is_a_new_order_without_repeats():
-    source = numbered()
+def test_epochs_have_different_orders_without_repetition():
+    source = numbered_images()
     batches = Batches(source, 3, 5, Augmentation(0, False, (0, 0)), seed=1)
-    assert len(batches) == 4  # 23 images: 3 of them sit out.
+    assert len(batches) == 4  # 3 of the 23 images are dropped.
     orders = []
     for epoch in range(2):
         images, labels = map(np.concatenate, zip(*[batches.batch(epoch, index) for index in range(4)], strict=True))
@@ -58,15 +58,15 @@ def test_an_epoch_is_a_new_order_without_repeats():
     assert orders[0] != orders[1] != sorted(orders[1])
 
 
-def test_a_small_training_split_is_one_batch():
-    batches = Batches(numbered(), 3, 128, Augmentation(0, False, (0, 0)))
+def test_small_training_split_is_one_batch():
+    batches = Batches(numbered_images(), 3, 128, Augmentation(0, False, (0, 0)))
     assert (len(batches), len(batches[0][0])) == (1, 23)
 
 
 @pytest.mark.parametrize("workers", [2, 3])
 @pytest.mark.parametrize("augmentation", [None, Augmentation(1, True, (3, 4))])
-def test_workers_together_have_the_batches_of_one(workers, augmentation):
-    settings = (numbered(), 3, 6, augmentation, 7)
+def test_batches_do_not_depend_on_number_of_workers(workers, augmentation):
+    settings = (numbered_images(), 3, 6, augmentation, 7)
     parts = [Batches(*settings, worker=worker, workers=workers) for worker in range(workers)]
     alone = Batches(*settings)
     assert {len(part) for part in parts} == {len(alone)}
@@ -89,11 +89,11 @@ def test_workers_together_have_the_batches_of_one(workers, augmentation):
 )
 def test_bad_workers(part, message):
     with pytest.raises(ValueError, match=message):
-        Batches(numbered(), 3, 6, **part)
+        Batches(numbered_images(), 3, 6, **part)
 
 
-def test_an_epoch_can_begin_at_any_step():
-    settings = (numbered(), 3, 5, Augmentation(1, True, (3, 4)), 7)
+def test_epoch_may_start_at_any_step():
+    settings = (numbered_images(), 3, 5, Augmentation(1, True, (3, 4)), 7)
     alone, late = Batches(*settings), Batches(*settings, first=1)
     late.epoch = 2
     assert (len(late), late.steps) == (3, 4)
@@ -102,8 +102,8 @@ def test_an_epoch_can_begin_at_any_step():
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_augmentation_gives_every_crop_and_nothing_else(flip):
-    images = np.repeat(numbered(1).images, 600, axis=0)
+def test_augmentation_covers_every_crop(flip):
+    images = np.repeat(numbered_images(1).images, 600, axis=0)
     fill = (1.5, 2.5)
     padded = np.stack([np.pad(images[0, :, :, c].astype(float), 1, constant_values=fill[c]) for c in range(2)], axis=-1)
     crops = [padded[top : top + 5, left : left + 5] for top in range(3) for left in range(3)]
@@ -117,7 +117,7 @@ def test_augmentation_gives_every_crop_and_nothing_else(flip):
     assert len(expected) == (18 if flip else 9)
 
 
-def test_padding_is_zero_to_the_network(digits):
+def test_padding_is_normalized_to_zero(digits):
     network = build("hscnet_m32_g4_r2_b1_a2", digits)
     normalize = network.layers[1]
     assert np.all(keras.ops.convert_to_numpy(normalize(np.full((1, 8, 8, 1), digits.mean, "float32"))) == 0)
@@ -126,9 +126,9 @@ def test_padding_is_zero_to_the_network(digits):
     assert values.var() == pytest.approx(1, abs=1e-5)
 
 
-def test_fit_takes_the_batches_in_order_epoch_by_epoch():
-    """A linear model trained by `fit` on them has the weights of the same descent in numpy."""
-    source = numbered(count=12)
+def test_fit_uses_batches_in_order():
+    """A linear model trained by `fit` has the same weights as gradient descent in numpy."""
+    source = numbered_images(count=12)
     augmentation = Augmentation(1, True, (3.0, 4.0))
     start = np.random.default_rng(0).normal(size=(50, 3)).astype("float32")
     model = keras.Sequential([keras.Input((5, 5, 2)), keras.layers.Flatten(), keras.layers.Dense(3, use_bias=False)])

@@ -1,4 +1,4 @@
-"""What a network begins with: whitened pixels, fresh weights, dropout; and a rate that falls at plateaus."""
+"""Whitening, initialization, dropout, and the plateau schedule."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ TINY = {"width": (16,), "shuffle_groups": 1, "arrangements": 1}
 
 
 def contrast(images):
-    """Global contrast normalization, image by image."""
+    """Global contrast normalization of each image."""
     rows = [image.astype("float64").ravel() for image in images]
     return np.array([(row - row.mean()) / np.sqrt(10 + row.var()) for row in rows])
 
@@ -36,19 +36,19 @@ def test_whitened_pixels_are_uncorrelated(digits):
     found = keras.ops.convert_to_numpy(whitening(images.astype("float32"))).reshape(len(images), -1)
     values = contrast(images)
     covariance = np.cov(values.T, bias=True)
-    # Along every principal direction the variance v becomes v / (v + 0.1): no correlation is left but by the filter.
+    # Along every principal direction, the variance v becomes v / (v + 0.1); the correlation is zero up to this filter.
     variances, directions = np.linalg.eigh(covariance)
     expected = directions @ np.diag(variances / (variances + 0.1)) @ directions.T
     np.testing.assert_allclose(np.cov(found.T, bias=True), expected, atol=1e-3)
     np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-3)
-    # ZCA is the symmetric one of all such matrices: whitened images look like the old ones.
+    # ZCA is the symmetric whitening matrix: whitened images resemble the original ones.
     matrix = keras.ops.convert_to_numpy(whitening.matrix)
     np.testing.assert_allclose(matrix, matrix.T, atol=1e-5)
     assert np.linalg.eigvalsh(matrix).min() > 0
     np.testing.assert_allclose(found, (values - values.mean(axis=0)) @ matrix, atol=1e-3)
 
 
-def test_whitening_is_in_the_file(digits, tmp_path):
+def test_whitening_is_saved(digits, tmp_path):
     network = build("hscnet_m32_g4_r2_b1_a2", digits, TINY, override(DIGITS, normalization="zca"))
     files.save_model(network, tmp_path / "net.keras")
     images = digits.test.images[:8].astype("float32")
@@ -56,7 +56,7 @@ def test_whitening_is_in_the_file(digits, tmp_path):
     np.testing.assert_array_equal(again.layers[1](images), network.layers[1](images))
 
 
-def test_images_too_large_to_whiten():
+def test_images_too_large_for_whitening():
     with pytest.raises(ValueError, match=r"`normalization` \(='zca'\) is for images of at most 4096 values; .* 12288"):
         whitening_statistics([], (64, 64, 3))
 
@@ -89,14 +89,14 @@ VGG = {"width": 8, "convs_per_block": (1,), "hidden_units": (4,)}
 @pytest.mark.parametrize(
     ("options", "dropout", "real"), [({}, 0.0, 0.5), ({}, 0.3, 0.3), ({"dropout_rate": 0}, 0.3, 0.0)]
 )
-def test_the_highest_dropout_is_the_network_s_unless_recipe_or_option_say_another(options, dropout, real, digits):
+def test_dropout_of_recipe_or_option_overrides_the_network(options, dropout, real, digits):
     network = build("sl_vggnet_32", digits, {**VGG, **options}, override(DIGITS, dropout=dropout))
     assert highest_dropout(network) == real
 
 
 @pytest.mark.slow
-def test_a_record_has_the_dropout_of_the_network(digits, tmp_path):
-    """The recipe has none, ShardVGG has: the record and the card say 0.5."""
+def test_dropout_of_the_network_is_recorded(digits, tmp_path):
+    """The recipe has no dropout, but ShardVGG has 0.5, which is in the record and the card."""
     recipe = override(DIGITS, epochs=1)
     run = fit("sl_vggnet_32", digits, tmp_path / "run", recipe=recipe, options=VGG, verbose=0)
     assert (run.recipe.dropout, run.dropout_rate) == (0.0, 0.5)
@@ -109,7 +109,7 @@ def test_a_record_has_the_dropout_of_the_network(digits, tmp_path):
     assert ", dropout 0.0," in "".join(_training(older))
 
 
-def test_dropout_is_an_argument_of_the_network(digits):
+def test_recipe_sets_dropout_of_the_network(digits):
     recipe = override(DIGITS, dropout=0.3)
     network = build("sha_wrn_40_4", digits, {"depth": 10, "width_multiplier": 1}, recipe)
     assert {layer.rate for layer in network.layers if isinstance(layer, keras.layers.Dropout)} == {0.3}
@@ -117,8 +117,8 @@ def test_dropout_is_an_argument_of_the_network(digits):
         build("sl3_resnet_64", digits, {}, recipe)
 
 
-def test_a_plateau_is_where_it_was_when_a_run_goes_on(digits, quick_network, tmp_path, monkeypatch):
-    """Rates so small that the training error only wavers: it falls whenever an epoch is no better than all before."""
+def test_plateau_schedule_is_restored_on_resume(digits, quick_network, tmp_path, monkeypatch):
+    """The learning rate is tiny, so the accuracy fluctuates; it is halved after every epoch without improvement."""
     changes = {"schedule": "plateau", "patience": 1, "decay_factor": 0.5, "learning_rate": 1e-9}
     recipe = override(DIGITS, epochs=5, batch_size=359, **changes)
     publish = Recorder._publish
@@ -138,7 +138,7 @@ def test_a_plateau_is_where_it_was_when_a_run_goes_on(digits, quick_network, tmp
     for epoch in run.epochs[1:-1]:
         expected.append(expected[-1] * (1 if epoch.accuracy > best else 0.5))
         best = max(best, epoch.accuracy)
-    expected.insert(1, 1e-9)  # The first epoch is always the best so far.
+    expected.insert(1, 1e-9)  # The first epoch is always an improvement.
     assert expected[-1] < 1e-9
     with open(tmp_path / "run" / "history.csv", newline="") as file:
         assert [float(row["learning_rate"]) for row in csv.DictReader(file)] == pytest.approx(expected, rel=1e-6)

@@ -14,13 +14,13 @@ from keras_sharenets.training.run.network import build
 from trainers.cli import main
 
 MODEL = "sl3_resnet_64"
-# The network is trained before: so many steps take less time as a graph.
+# `trained` comes before `eager`: its many training steps are faster as a graph.
 pytestmark = pytest.mark.usefixtures("trained", "eager")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, digits):
-    """The file of a ShardNet of 12 channels after some epochs on digits."""
+    """The file of a ShardNet with 12 channels after a few epochs on digits."""
     keras.utils.set_random_seed(0)
     model = build(MODEL, digits, {"width": 12, "blocks_per_stage": 1})
     optimizer = keras.optimizers.SGD(0.05, 0.9, nesterov=True)
@@ -36,8 +36,8 @@ def accuracy(model, digits):
     return float((scores.argmax(1) == digits.test.labels).mean())
 
 
-@pytest.mark.slow  # In `make test`, the curve and the patterns of one layer, below.
-def test_command_leaves_the_curve_the_images_and_a_page(trained, digits, tmp_path, capsys):
+@pytest.mark.slow  # By default, the test below covers the curve and the patterns of one layer.
+def test_command_writes_curve_figures_and_page(trained, digits, tmp_path, capsys):
     output = tmp_path / "blending"
     options = "--fractions 0 0.5 0.9 --baseline 30000 --strongest 2"
     assert main(["blending", str(trained), "--data", "digits", "--output", str(output), *options.split()]) == 0
@@ -74,7 +74,7 @@ def test_command_leaves_the_curve_the_images_and_a_page(trained, digits, tmp_pat
     assert page.count("hardly uses</td>") == 2
 
 
-def test_layers_and_ranking_reach_the_curve(trained, tmp_path):
+def test_layers_and_ranking_options(trained, tmp_path):
     options = ["--layers", "blend2", "--ranking", "per_layer", "--fractions", "0.5"]
     assert main(["blending", str(trained), "--data", "digits", "--output", str(tmp_path / "out"), *options]) == 0
     report = json.loads((tmp_path / "out" / "curve.json").read_text())
@@ -84,7 +84,7 @@ def test_layers_and_ranking_reach_the_curve(trained, tmp_path):
     assert [pattern["layer"] for pattern in report["patterns"]] == ["blend2"]
 
 
-def test_interrupted_run_keeps_its_rows(trained, tmp_path, capsys, monkeypatch):
+def test_interrupted_run_keeps_finished_rows(trained, tmp_path, capsys, monkeypatch):
     def interrupt(row):
         if row.fraction == 0.5:
             raise KeyboardInterrupt
@@ -110,7 +110,7 @@ def test_interrupted_run_keeps_its_rows(trained, tmp_path, capsys, monkeypatch):
         (["--output", "."], "error: The output directory . exists and is not an empty folder."),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(trained, options, message, tmp_path, capsys, monkeypatch):
+def test_bad_arguments(trained, options, message, tmp_path, capsys, monkeypatch):
     (tmp_path / "thesis.txt").write_text("42")
     monkeypatch.chdir(tmp_path)
     assert main(["blending", str(trained), "--data", "digits", "--output", "out", *options]) == 2

@@ -1,4 +1,4 @@
-"""Real processes that train together over loopback: what they end with is what one process ends with."""
+"""Distributed training with several processes over loopback gives the same result as one process."""
 
 import json
 import os
@@ -20,15 +20,15 @@ from keras_sharenets.training.run.recorder import Recorder, list_checkpoints
 from trainers.cli import main
 
 FOLDER = pathlib.Path(__file__).parent
-# 1,438 images: 22 steps of 64. 359 test images: 5.6 batches.
+# 1,438 images are 22 steps of 64; 359 test images are 5.6 batches.
 BEGIN = ["fit", "--model", "hscnet_m32_g4_r2_b1_a2", "--data", "digits", "--deterministic", "--learning-rate=0.03"]
 BEGIN += ["--batch-size=64", "--epochs=1", "--jit-compile=false", "--validation=none"]
 TWO_DEVICES = {"LOGICAL_CPUS": "2", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-SECONDS = 300  # Only a guard: a machine may be busy.
+SECONDS = 300  # Generous, because the machine may be busy.
 
 
 def start(backend, arguments, log, kill_after=0, script="clustered_fit.py", **environment):
-    """Starts `clustered_fit.py`; its standard error goes to a file beside its log."""
+    """Starts `clustered_fit.py`; its output and errors go to files next to its log."""
     command = [sys.executable, str(FOLDER / script), str(log), str(kill_after), *map(str, arguments)]
     environment = {**os.environ, "KERAS_BACKEND": backend, **environment}
     with open(log.with_suffix(".err"), "w") as errors, open(log.with_suffix(".out"), "w") as output:
@@ -36,17 +36,17 @@ def start(backend, arguments, log, kill_after=0, script="clustered_fit.py", **en
 
 
 def run_here(arguments, log):
-    """The same in this process, whose operations stay as they are: `--deterministic` would change them for good."""
+    """The same in this process, without `--deterministic`, which would permanently change its operations."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keras_sharenets.training.run.fit, "build", clustered_fit.build)
-        for name in ("on_train_batch_end", "on_epoch_end"):  # To be put back.
+        for name in ("on_train_batch_end", "on_epoch_end"):  # Restored by `patch`.
             patch.setattr(Recorder, name, getattr(Recorder, name))
         clustered_fit.record(log, 0)
         assert main([word for word in arguments if word != "--deterministic"]) == 0
 
 
 def start_two(backend, arguments, logs, kill_after=(0, 0), own=((), ()), **more):
-    """Starts both workers with the same arguments, and each with its `own`."""
+    """Starts two workers with the same arguments, and with its `own` arguments each."""
     with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
         workers = [f"127.0.0.1:{server.getsockname()[1]}" for server in (first, second)]
     processes = []
@@ -66,7 +66,7 @@ def finish(processes):
 
 
 def outcome(log):
-    """The losses of all steps, those of the test split, and all weights."""
+    """The losses of all steps, loss and accuracy on the test split, and all weights."""
     with np.load(log) as values:
         return {name: values[name] for name in values.files}
 
@@ -80,7 +80,7 @@ def check_equal(log, other, tolerance):
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
-    """The log of one process with one device, per backend; made when it is asked for."""
+    """A function from a backend to the log of one process with one device."""
     logs = {}
 
     def run(backend):
@@ -99,7 +99,7 @@ def one_process(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory):
-    """The folder of a run of two workers, per backend, with the logs `0.npz` and `1.npz`."""
+    """A function from a backend to the folder of a run of two workers, with the logs `0.npz` and `1.npz`."""
     folders = {}
 
     def run(backend):
@@ -113,35 +113,35 @@ def two_workers(tmp_path_factory):
     return run
 
 
-# In `make test`, `test_devices` has what one process can tell of several workers.
+# By default, `test_devices` covers the parts that can be tested in one process.
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_two_workers_are_one_process(backend, one_process, two_workers):
+def test_two_workers_equal_one_process(backend, one_process, two_workers):
     folder = two_workers(backend)
     check_equal(folder / "0.npz", one_process(backend), 1e-4)
     check_equal(folder / "0.npz", folder / "1.npz", 0)
-    # The file is that of one device, and what was trained.
+    # The file contains a single-device model with the trained weights.
     run = folder / "run"
     one = files.load_model(one_process(backend).parent / "run" / "last.keras")
     two = files.load_model(run / "last.keras")
     for weight, expected in zip(one.get_weights(), two.get_weights(), strict=True):
         np.testing.assert_allclose(weight, expected, rtol=0, atol=1e-4)
     assert '"synchronized": true' not in two.to_json()
-    # Nobody but worker 0 wrote anything.
+    # Only worker 0 writes files.
     assert len((run / "history.csv").read_text().splitlines()) == 2
     assert not list(run.rglob("*.partial"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_two_devices_of_one_machine_are_one_device(backend, one_process, tmp_path):
+def test_two_devices_equal_one_device(backend, one_process, tmp_path):
     arguments = [*BEGIN, "--output", tmp_path / "run", "--strategy=mirrored"]
     assert finish([start(backend, arguments, tmp_path / "log.npz", **TWO_DEVICES)]) == [0]
     check_equal(tmp_path / "log.npz", one_process(backend), 1e-4)
 
 
 def check_abort_of_jax(code, errors):
-    """JAX ends a process that has lost another one, and says why."""
+    """JAX terminates a process whose peer is lost, with an explanation."""
     assert code == -6
     assert any(
         "Terminating process because the JAX distributed service detected fatal errors" in line for line in errors
@@ -151,7 +151,7 @@ def check_abort_of_jax(code, errors):
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 @pytest.mark.parametrize("gone", [1, 0])
-def test_a_worker_that_is_killed_stops_the_other_and_both_go_on(backend, gone, two_workers, tmp_path):
+def test_killed_worker_stops_the_other_and_both_resume(backend, gone, two_workers, tmp_path):
     logs = [tmp_path / "0.npz", tmp_path / "1.npz"]
     arguments = [*BEGIN, "--output", tmp_path / "run", "--checkpoint-steps=5"]
     processes = start_two(backend, arguments, logs, kill_after=[13 * (number == gone) for number in range(2)])
@@ -165,11 +165,11 @@ def test_a_worker_that_is_killed_stops_the_other_and_both_go_on(backend, gone, t
     errors = logs[1 - gone].with_suffix(".err").read_text().splitlines()
     told = [line for line in errors if line.startswith("error: ")]
     if backend == "tensorflow":
-        # It may have complained before; nothing comes after the line.
+        # Warnings may precede the error, but nothing follows it.
         assert (code, told) == (2, errors[-1:])
     else:
         check_abort_of_jax(code, errors)
-        # Without worker 0, JAX may end the process before the step has failed.
+        # Without worker 0, JAX may terminate the process before the step fails.
         assert len(told) == 1 or gone == 0
     for line in told:
         assert line.startswith(
@@ -188,8 +188,8 @@ def test_a_worker_that_is_killed_stops_the_other_and_both_go_on(backend, gone, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_a_signal_to_one_worker_stops_all_with_a_checkpoint(backend, two_workers, tmp_path):
-    """The signal comes after step 13; the workers agree on the step after which they stop."""
+def test_signal_to_one_worker_stops_all_with_a_checkpoint(backend, two_workers, tmp_path):
+    """The signal is sent after step 13; the workers agree on a step after which to stop."""
     logs = [tmp_path / "0.npz", tmp_path / "1.npz"]
     arguments = [*BEGIN, "--output", tmp_path / "run"]
     assert finish(start_two(backend, arguments, logs, kill_after=(0, 13), SIGNAL="SIGTERM")) == [143, 143]
@@ -211,7 +211,7 @@ def test_a_signal_to_one_worker_stops_all_with_a_checkpoint(backend, two_workers
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_a_worker_that_does_not_come_is_not_waited_for_longer_than_was_said(backend, tmp_path):
+def test_missing_worker_causes_an_error_after_the_timeout(backend, tmp_path):
     arguments = [*BEGIN, "--output", tmp_path / "run", "--cluster-timeout=2"]
     processes = start_two(backend, arguments, [tmp_path / "0.npz", tmp_path / "1.npz"])
     processes[1].kill()
@@ -223,8 +223,8 @@ def test_a_worker_that_does_not_come_is_not_waited_for_longer_than_was_said(back
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_a_worker_that_is_silent_stops_the_other(backend, tmp_path):
-    """A process that is stopped keeps its connections, like a machine that is cut off."""
+def test_unresponsive_worker_stops_the_other(backend, tmp_path):
+    """A suspended process keeps its connections open, like a machine without a network."""
     logs = [tmp_path / "0.npz", tmp_path / "1.npz"]
     processes = start_two(backend, [*BEGIN, "--output", tmp_path / "run"], logs, kill_after=(0, 13), SIGNAL="SIGSTOP")
     try:
@@ -245,7 +245,7 @@ def test_a_worker_that_is_silent_stops_the_other(backend, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_example_of_the_page(tmp_path):
+def test_example_in_documentation(tmp_path):
     page = (FOLDER.parents[1] / "docs" / "clusters.md").read_text()
     (example,) = re.findall(r"```shell\n(# Two workers.*?)```", page, re.S)
     path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -256,7 +256,7 @@ def test_the_example_of_the_page(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_an_error_of_all_is_told_by_all(backend, tmp_path):
+def test_common_error_is_reported_by_every_worker(backend, tmp_path):
     logs = [tmp_path / "0.npz", tmp_path / "1.npz"]
     arguments = [*BEGIN, "--output", tmp_path / "run", "--learning-rate=1e30"]
     assert finish(start_two(backend, arguments, logs)) == [2, 2]
@@ -269,7 +269,7 @@ def test_an_error_of_all_is_told_by_all(backend, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_workers_that_are_not_started_alike(backend, tmp_path):
+def test_workers_with_different_arguments(backend, tmp_path):
     logs = [tmp_path / "0.npz", tmp_path / "1.npz"]
     own = [["--seed=0"], ["--seed=1"]]
     assert finish(start_two(backend, [*BEGIN, "--output", tmp_path / "run"], logs, own=own)) == [2, 2]
@@ -279,8 +279,8 @@ def test_workers_that_are_not_started_alike(backend, tmp_path):
 
 
 @pytest.mark.slow
-def test_faults_of_keras_that_are_gone_round_are_still_there(tmp_path):
-    """When this fails, Keras has mended them: `MultiWorkerModel` can lose what the test names, or go."""
+def test_workarounds_for_keras_are_still_needed(tmp_path):
+    """If this fails, Keras has fixed a bug, and the workaround in `MultiWorkerModel` can be removed."""
     logs = [tmp_path / "0.npz", tmp_path / "1.npz"]
     assert finish(start_two("tensorflow", [], logs, script="keras_faults.py")) == [0, 0]
     lines = dict(line.split(maxsplit=1) for line in logs[0].with_suffix(".out").read_text().splitlines())

@@ -1,10 +1,10 @@
-"""What `compare` says of runs side by side, from made-up records."""
+"""`sharenets compare` with fake records of runs."""
 
 import csv
 import json
 
 import pytest
-from made_up_runs import publish_four_networks, tables
+from made_up_runs import publish_runs, tables
 
 from keras_sharenets.cli.compare import TIMES
 from keras_sharenets.mobile.inspect import benchmark
@@ -15,11 +15,11 @@ from trainers.cli import main
 
 @pytest.fixture
 def folder(tmp_path):
-    return publish_four_networks(tmp_path)
+    return publish_runs(tmp_path)
 
 
-def test_comparison_at_equal_budget(folder, tmp_path, capsys, monkeypatch):
-    """Sizes and what differs in the recipes; of a run without an int8 file the cell is empty, in all files."""
+def test_comparison(folder, tmp_path, capsys, monkeypatch):
+    """Sizes, and differences of the recipes; the cell of a missing int8 file is empty in every format."""
     names = ["sl_vggnet_32_cifar10_seed0", "xception_c35_d8_cifar10_seed0"]
     record = folder / names[1] / "metrics.json"
     older = json.loads(record.read_text())
@@ -29,11 +29,11 @@ def test_comparison_at_equal_budget(folder, tmp_path, capsys, monkeypatch):
     record.write_text(json.dumps(older))
     drawn = []
     monkeypatch.setattr(plots, "draw_accuracies", lambda *given: drawn.append(given) or b"sizes")
-    monkeypatch.setattr(plots, "draw_comparison", lambda runs: b"epochs")  # The examples of the page draw them.
+    monkeypatch.setattr(plots, "draw_comparison", lambda runs: b"epochs")  # Other tests draw the plots.
     output = tmp_path / "compared"
     assert main(["compare", *(str(folder / name) for name in names), "--output", str(output)]) == 0
     assert capsys.readouterr().out.count(names[0]) == 3
-    # `SHORT` has 4 epochs and mirrors, as `fast` does; the other was given 2 and does not.
+    # The recipes differ in the number of epochs and in flipping.
     fields = {"epochs": ["4", "2"], "flip": ["True", "False"]}
     sizes, training, recipes = tables((output / "compare.md").read_text())
     assert [(row.pop("recipe field"), list(row.values())) for row in recipes] == list(fields.items())
@@ -44,18 +44,18 @@ def test_comparison_at_equal_budget(folder, tmp_path, capsys, monkeypatch):
     assert {key: [line[f"recipe.{key}"] for line in lines] for key in fields} == fields
     assert sum(key.startswith("recipe.") for key in lines[0]) == len(fields)
     assert [line["int8_bytes"] for line in lines] == ["1234567", ""]
-    # Of docs/networks.md; this xception has 10 classes, that of the page 100, and shares nothing.
+    # From docs/networks.md, where xception has 100 classes instead of 10; it shares nothing.
     stored = 71430 - 90 * 141
     assert [line["parameters"] for line in lines] == ["298858", str(stored)]
     assert [row["effective parameters"] for row in sizes] == ["409,834", f"{stored:,}"]
     assert [f"{int(line['multiply_adds']) / 1e6:.1f}" for line in lines] == ["27.6", "9.5"]
-    # Of one of them no int8 file is known.
+    # One run has no int8 file, so the plot uses parameters.
     points = {names[0]: (298858, [0.66]), names[1]: (stored, [0.7125])}
     assert drawn == [(points, "stored parameters")]
 
 
 def test_comparison_with_times(folder, tmp_path, capsys, monkeypatch):
-    """Of the int8 files that are there; an unsteady time is marked."""
+    """Existing int8 files are measured; unsteady times are marked."""
     names = ["sl_vggnet_32_cifar10_seed0", "xception_c35_d8_cifar10_seed0"]
     for name in ("draw_accuracies", "draw_comparison"):
         monkeypatch.setattr(plots, name, lambda *given: b"drawn")

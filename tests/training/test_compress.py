@@ -36,12 +36,12 @@ def network():
     return keras.Model(inputs, x, name="tiny")
 
 
-def plan(steps):
+def make_plan(steps):
     recipe = override(find_recipe("digits"), epochs=1)
     return compress.Plan("tiny.keras", "tiny", steps, None, 16, recipe, 0, None)
 
 
-def test_words_for_sharing():
+def test_parse_share():
     assert parse_share("12.5%") == ("part", 0.125)
     assert share_arguments("25%", 1000) == {"max_parameters": 250}
     scheme = share_arguments("channels:arrangements=2,groups=4", 1000)["scheme"]
@@ -67,13 +67,13 @@ def test_words_for_sharing():
         (["--prune", "0.5", "--cluster", "2"], "at least 3 with `--prune`"),
     ],
 )
-def test_words_that_are_refused(words, message, capsys, tmp_path):
+def test_bad_options(words, message, capsys, tmp_path):
     output = str(tmp_path / "out")
     assert main(["compress", "none.keras", "--data", "digits", "--output", output, *words]) == 2
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_what_is_refused_before_any_work(tmp_path, capsys):
+def test_bad_arguments_are_rejected_before_training(tmp_path, capsys):
     files.save_model(network(), tmp_path / "tiny.keras")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").write_text("")
@@ -95,15 +95,15 @@ def test_what_is_refused_before_any_work(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_rehearsal_leaves_the_network_as_it_is():
+def test_dry_run_does_not_change_the_network():
     model = network()
     before = [weight.copy() for weight in model.get_weights()]
     dry_run(model, make_steps(["depth:policy=stage"], 0.5, 8, True), None, np.zeros((2, 8, 8, 1), "float32"))
     assert all(np.array_equal(old, new) for old, new in zip(before, model.get_weights(), strict=True))
 
 
-def test_steps_that_are_finished_are_not_taken_again(tmp_path, monkeypatch):
-    """Training and measuring are replaced: this is about what is begun, and where from."""
+def test_finished_steps_are_not_repeated(tmp_path, monkeypatch):
+    """Training and measurements are mocked, to check which steps run on which networks."""
     trained, told = [], []
 
     def train(devices, model, make, run, dataset, folder, checkpoint, verbose, callbacks):
@@ -113,7 +113,7 @@ def test_steps_that_are_finished_are_not_taken_again(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         files.save_model(model, folder / "last.keras")
 
-    def measure(step, before, folder, plan, dataset):
+    def measure(step, before, folder, make_plan, dataset):
         assert (folder / "last.keras").is_file()
         return compress.Row(step, before, 0.5, 0.5, 1, 1.0, 1, 1, 1, 1, 1.0)
 
@@ -121,7 +121,7 @@ def test_steps_that_are_finished_are_not_taken_again(tmp_path, monkeypatch):
     monkeypatch.setattr(compress, "_measure", measure)
     monkeypatch.setattr(compress, "_accuracy", lambda *_: 0.25)
     output, dataset = tmp_path / "out", load("digits")
-    asked = plan(make_steps(["depth:policy=stage"], 0.5, None, False))
+    asked = make_plan(make_steps(["depth:policy=stage"], 0.5, None, False))
     with pytest.raises(Interrupted, match=r"`sharenets compress --resume .*out` resumes"):
         compress.begin(network(), asked, dataset, output, say=told.append, show=told.append)
     assert compress.read_record(output)[0] == asked
@@ -145,7 +145,7 @@ def test_steps_that_are_finished_are_not_taken_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_killed_compression_goes_on_within_its_step(tmp_path, capsys):
+def test_killed_compression_resumes_within_its_step(tmp_path, capsys):
     files.save_model(network(), tmp_path / "tiny.keras")
     output = tmp_path / "out"
     call = [sys.executable, "-c", "import sys; from keras_sharenets.cli import main; sys.exit(main(sys.argv[1:]))"]

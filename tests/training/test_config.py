@@ -1,4 +1,4 @@
-"""Options of `fit` in a file: what a run writes, and what a person may."""
+"""Configuration files of `fit`, written by a run or by hand."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ SOURCE["validation"] = "0.2"
 
 
 def parsed(*words):
-    """The arguments of `sharenets fit`, checked."""
+    """The validated arguments of `sharenets fit`."""
     words = ["fit", *map(str, words)]
     arguments = make_parser(LINE, ("fit",)).parse_args(words)
     arguments.command_line = shlex.join(["sharenets", *words])
@@ -29,7 +29,7 @@ def parsed(*words):
     return arguments
 
 
-def made_up(recipe, **more):
+def fake_run(recipe, **more):
     options = {"width": (16, 32), "stem": "imagenet", "label": "3"}
     facts = {"data": {"name": "x"}, "backend": "tensorflow", "versions": {}, "source": SOURCE, "seed": 5}
     return Run(**facts | {"model": MODEL, "options": options, "recipe": recipe} | more)
@@ -42,10 +42,10 @@ def made_up(recipe, **more):
         Recipe(3, 0.5, 0.0, "plateau", nesterov=False, watch="test"),
     ],
 )
-def test_what_a_run_writes_trains_it_again(recipe, tmp_path):
+def test_written_config_reproduces_the_run(recipe, tmp_path):
     teacher = tmp_path / "other run"
     teacher.mkdir()
-    run = made_up(recipe, deterministic=True, jit_compile=False, precision="bfloat16", teacher=str(teacher))
+    run = fake_run(recipe, deterministic=True, jit_compile=False, precision="bfloat16", teacher=str(teacher))
     write_config(run, tmp_path / "run.yaml")
     found = parsed("--config", tmp_path / "run.yaml", "--output", "there")
     values = vars(found)
@@ -53,12 +53,12 @@ def test_what_a_run_writes_trains_it_again(recipe, tmp_path):
     assert (found.model, found.seed, found.deterministic, found.jit_compile) == (MODEL, 5, True, "false")
     assert (found.precision, found.teacher, found.output) == ("bfloat16", str(teacher), "there")
     assert found.model_option == ["width=(16, 32)", "stem=imagenet", "label='3'"]
-    # Its name is not known again where there is no recipe of that name.
+    # The name of a modified recipe is not restored.
     assert dataclasses.replace(chosen_recipe(found, MODEL, "x"), name=recipe.name) == recipe
 
 
-def test_what_is_typed_wins(tmp_path):
-    write_config(made_up(override(find_recipe("fast"), epochs=3, flip=False)), tmp_path / "run.yaml")
+def test_command_line_overrides_config(tmp_path):
+    write_config(fake_run(override(find_recipe("fast"), epochs=3, flip=False)), tmp_path / "run.yaml")
     typed = ["--epochs", "7", "--flip", "--model-option", "stem=cifar", "--data-dir", "/here", "--seed", "0"]
     typed += ["--learning", "0.5"]  # An option may be abbreviated.
     found = parsed("--config", tmp_path / "run.yaml", "--output", "there", *typed)
@@ -67,16 +67,16 @@ def test_what_is_typed_wins(tmp_path):
     assert chosen_recipe(found, MODEL, "x") == override(find_recipe("fast"), epochs=7, flip=True, learning_rate=0.5)
 
 
-def test_a_recipe_that_is_typed_is_that_recipe(tmp_path):
-    """The file's changes to another recipe are not among it, those beside it are; what is no recipe stays."""
+def test_recipe_on_command_line_replaces_recipe_in_config(tmp_path):
+    """Recipe fields of the file are ignored; other options of the file remain."""
     changed = override(find_recipe("fast"), epochs=3, flip=False, learning_rate=0.3)
-    write_config(made_up(changed, precision="bfloat16"), tmp_path / "run.yaml")
+    write_config(fake_run(changed, precision="bfloat16"), tmp_path / "run.yaml")
     found = parsed("--config", tmp_path / "run.yaml", "--output", "there", "--recipe", "digits", "--epochs", "7")
     assert chosen_recipe(found, MODEL, "x") == override(find_recipe("digits"), epochs=7)
     assert (found.model, found.seed, found.precision, found.data) == (MODEL, 5, "bfloat16", "my images")
 
 
-def test_what_a_person_may_write(tmp_path):
+def test_config_written_by_hand(tmp_path):
     path = tmp_path / "mine.yaml"
     lines = [
         "# mine",
@@ -115,7 +115,7 @@ def test_what_a_person_may_write(tmp_path):
         ("recipe: fst", "error: `recipe` (='fst') is not a known recipe. Did you mean 'fast'"),
     ],
 )
-def test_bad_files_are_one_line(text, message, tmp_path, capsys, monkeypatch):
+def test_bad_config_files(text, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(text)
     assert main(["fit", "--config", "mine.yaml", "--model", MODEL, "--data", "digits", "--output", "run"]) == 2
@@ -125,7 +125,7 @@ def test_bad_files_are_one_line(text, message, tmp_path, capsys, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
-def test_no_file_and_no_new_run(capsys):
+def test_missing_config_and_config_with_resume(capsys):
     assert main(["fit", "--config", "none.yaml"]) == 2
     assert "error: There is no file none.yaml." in capsys.readouterr().err
     assert main(["fit", "--config", "none.yaml", "--resume", "there"]) == 2
@@ -133,7 +133,7 @@ def test_no_file_and_no_new_run(capsys):
 
 
 @pytest.mark.slow
-def test_a_run_again_by_its_file(tmp_path):
+def test_rerun_from_written_config(tmp_path):
     typed = "--data digits --recipe fast --epochs 2 --batch-size 256 --mixup 0.2 --optimizer AdamW --learning-rate 0.01"
     options = "--model-option width=(16,) --model-option arrangements=1 --jit-compile false --seed 3"
     first, second = tmp_path / "first", tmp_path / "second"

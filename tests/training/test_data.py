@@ -1,4 +1,4 @@
-"""The data sets that have a name: scikit-learn's digits and CIFAR-10, each with what it was made of."""
+"""Named data sets, scikit-learn's digits and CIFAR-10, compared with their sources."""
 
 import collections
 import io
@@ -17,7 +17,7 @@ from keras_sharenets.training.data.tfds import describe_encoding
 # Digits
 
 
-def test_digits_are_those_of_scikit_learn_split_in_two(digits):
+def test_digits_equal_scikit_learn(digits):
     original = sklearn.datasets.load_digits()
     # 0 to 16 times 255 / 16 = 15.9375.
     expected = collections.Counter(
@@ -38,18 +38,18 @@ def test_digits_are_those_of_scikit_learn_split_in_two(digits):
         assert abs((digits.test.labels == label).sum() - 0.2 * (original.target == label).sum()) <= 0.5
 
 
-def test_mean_and_variance_are_those_of_the_training_split(digits):
+def test_mean_and_variance_of_training_split(digits):
     pixels = digits.train.images.astype("float64")
     assert digits.mean == pytest.approx([pixels.mean()], rel=1e-6)
     assert digits.variance == pytest.approx([pixels.var()], rel=1e-6)
 
 
-def test_fixed_shape_of_a_known_data_set():
+def test_shape_of_named_data_set_is_fixed():
     with pytest.raises(ValueError, match=r"`input_shape` \(=\(16, 16, 1\)\) must match digits \(=\(8, 8, 1\)\)"):
         load("digits", input_shape=(16, 16, 1))
 
 
-def test_neither_name_nor_folder(tmp_path):
+def test_unknown_data_set(tmp_path):
     with pytest.raises(ValueError, match=r"`data` \(='.*nowhere'\) must be one of 'digits', 'cifar10', .*, a folder"):
         load(tmp_path / "nowhere")
 
@@ -76,14 +76,14 @@ def test_real_cifar10(cifar10, cifar10_folder):
     assert np.bincount(dataset.train.labels).tolist() == [5000] * 10
     assert np.bincount(dataset.test.labels).tolist() == [1000] * 10
     assert dataset.class_names[:3] == ("airplane", "automobile", "bird")
-    # The well-known mean of the original; a JPEG copy moves it a little.
+    # The well-known mean of the original images; JPEG compression changes it slightly.
     assert dataset.mean == pytest.approx((125.3, 123.0, 113.9), abs=1.5)
     raw = next((cifar10_folder / "cifar10").glob("*/cifar10-test.tfrecord*")).read_bytes()[:2000]
     assert ("stored as JPEG" in dataset.note) == (b"JFIF" in raw)
     assert ("stored as PNG" in dataset.note) == (b"\x89PNG" in raw)
 
 
-def test_cifar10_that_is_not_there(tmp_path, monkeypatch):
+def test_missing_cifar10(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(ValueError, match=rf"There is no CIFAR-10 in the data directory {tmp_path}: set `--data-dir`"):
         load("cifar10")
@@ -123,7 +123,7 @@ def test_cifar10_with_truncated_records(tmp_path, cifar10_folder):
         (dict(format="JPEG", qtables=[[1] * 63 + [9]] * 2), "JPEG of unknown quality"),
     ],
 )
-def test_encoding_is_read_from_the_bytes(settings, expected):
+def test_encoding_is_detected_from_the_bytes(settings, expected):
     file = io.BytesIO()
     PIL.Image.new("RGB", (32, 32), (200, 30, 60)).save(file, **settings)
     assert expected in describe_encoding(file.getvalue())

@@ -13,16 +13,16 @@ TRACED = True  # Hundreds of steps.
 
 
 @pytest.fixture(scope="module", autouse=True)
-def drawn_curves():
-    """The page shows them."""
+def learning_curves():
+    """Enables learning curves, which the page shows."""
 
 
-def test_demo_leaves_working_files_and_a_page_about_them(quick_network, tmp_path, capsys, digits):
+def test_demo_writes_files_and_report(quick_network, tmp_path, capsys, digits):
     output = tmp_path / "demo"
     assert cli.main(["demo", "--output", str(output), "--epochs", "6"]) == 0
     printed = capsys.readouterr().out
     table = dict(re.findall(r"^(\w[^\n]*?|\.keras file)  +(\S[^\n]*)$", printed, re.M))
-    # Every figure of the table, measured again from the files.
+    # Recompute every number of the table from the files.
     model = files.load_model(output / "last.keras")
     assert int(table["stored parameters"].replace(",", "")) == sum(
         v.value.shape.num_elements() for v in model.trainable_variables
@@ -51,7 +51,7 @@ def test_demo_leaves_working_files_and_a_page_about_them(quick_network, tmp_path
     assert set(rows) <= set(table.items())
 
 
-def test_demo_refuses_a_folder_with_a_run(tmp_path, capsys):
+def test_demo_rejects_folder_with_a_run(tmp_path, capsys):
     (tmp_path / "metrics.json").write_text("{}")
     assert cli.main(["demo", "--output", str(tmp_path)]) == 2
     assert "already contains a run" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Strategies, without other processes: what is asked for, what fits, and how batches and steps are divided."""
+"""Distribution strategies in one process: arguments, and the division of batches and steps."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from keras_sharenets.training.run.record import RunOptions, read_metrics
 from keras_sharenets.training.run.recorder import list_checkpoints
 from trainers.cli import main
 
-TRACED = True  # Steps that are taken at once are one graph.
+TRACED = True  # Several steps per execution require a graph.
 MODEL = "hscnet_m32_g4_r2_b1_a2"
 TINY = {"width": (16,), "shuffle_groups": 1, "arrangements": 1}
 CLUSTER = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}
@@ -31,12 +31,12 @@ def recipe():
     return override(recipe_for(MODEL, "digits"), epochs=1, batch_size=64, learning_rate=0.03)
 
 
-def test_a_strategy_that_is_not_known():
+def test_unknown_strategy():
     with pytest.raises(ValueError, match=r"`strategy` \(='two'\) must be one of 'default', 'mirrored'"):
         connect("two")
 
 
-def test_the_cluster_is_read(monkeypatch):
+def test_read_cluster(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", json.dumps(CLUSTER))
     assert read_cluster() == (["a:1", "b:2"], 1)
 
@@ -57,13 +57,13 @@ def test_the_cluster_is_read(monkeypatch):
         (json.dumps(CLUSTER).replace('"worker": [', '"ps": [], "worker": ['), "all tasks must be of type worker"),
     ],
 )
-def test_a_cluster_that_is_wrong(text, message, monkeypatch):
+def test_bad_tf_config(text, message, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match=message):
         read_cluster()
 
 
-def test_what_does_not_fit_the_devices(digits, recipe):
+def test_arguments_that_do_not_fit_the_devices(digits, recipe):
     three = Devices("mirrored", replicas=3)
     with pytest.raises(ValueError, match=r"`devices` \(=3\) must divide `batch_size` \(=64\)"):
         check_fits(three, training_batches(digits, recipe, 0), "auto")
@@ -79,20 +79,20 @@ def test_what_does_not_fit_the_devices(digits, recipe):
 
 @pytest.fixture(scope="module")
 def run(digits, recipe, quick_network, tmp_path_factory):
-    """A run with one device, step by step, and its folder."""
+    """A run on one device with one step per execution, and its folder."""
     folder = tmp_path_factory.mktemp("run")
     options = RunOptions(jit_compile=False)
     return fit(MODEL, digits, folder, recipe=recipe, options=TINY, run_options=options, verbose=0), folder
 
 
-def test_workers_compare_what_they_begin_with(run):
+def test_workers_compare_their_settings(run):
     run, folder = run
     marks = []
     alone = Devices(gather=lambda number: marks.append(number) or [number])
     for change in ({}, {"seconds": 1.0, "versions": {}}, {"seed": 1}, {"model": "other"}):
         check_alike(alone, dataclasses.replace(run, **change), 5)
     check_alike(alone, run, 6)
-    # From the file, lists are what tuples were.
+    # Tuples become lists in the file.
     check_alike(alone, read_metrics(folder / "metrics.json"), 5)
     assert len(set(marks)) == 4
     assert marks[0] == marks[1] == marks[5]
@@ -101,8 +101,8 @@ def test_workers_compare_what_they_begin_with(run):
         check_alike(Devices(gather=lambda number: [number, number + 1]), run, 5)
 
 
-def test_even_batches_have_the_means_of_the_images(digits):
-    """359 images in batches of 64 for two workers: each comes once, and the figures are those of all."""
+def test_even_batches_give_the_means_of_all_images(digits):
+    """Two workers share 359 images in batches of 64: each occurs once, and the metrics are those of all images."""
     held_out = held_out_batches(digits, 64)
     parts = [EvenBatches(held_out, worker, 2) for worker in range(2)]
     batches = [parts[worker].batch(0, index) for index in range(6) for worker in range(2)]
@@ -119,8 +119,8 @@ def test_even_batches_have_the_means_of_the_images(digits):
     np.testing.assert_allclose(even, model.evaluate(held_out, verbose=0), rtol=1e-5)
 
 
-def test_steps_taken_at_once_change_nothing(run, digits, recipe, quick_network, tmp_path, monkeypatch):
-    """22 steps, at most 8 at once, with a checkpoint after every 4 of them: so 4 at once, and 2 in the end."""
+def test_steps_per_execution_do_not_change_results(run, digits, recipe, quick_network, tmp_path, monkeypatch):
+    """22 steps with at most 8 per execution and a checkpoint every 4 steps: 4 per execution, and 2 at the end."""
     run_options = RunOptions(jit_compile=False, checkpoint_steps=4, keep_checkpoints=9)
     settings = {"recipe": recipe, "options": TINY, "run_options": run_options, "verbose": 0}
     one, _ = run
@@ -132,8 +132,8 @@ def test_steps_taken_at_once_change_nothing(run, digits, recipe, quick_network, 
         assert getattr(many.last, name) == pytest.approx(getattr(one.last, name), abs=1e-5)
 
 
-def test_all_of_a_tpu_but_the_tpu(digits, recipe, quick_network, tmp_path, monkeypatch):
-    """Fixed shapes, bfloat16 and steps taken at once train a network, and its file is that of any machine."""
+def test_tpu_settings_on_a_cpu(digits, recipe, quick_network, tmp_path, monkeypatch):
+    """Training with fixed shapes, bfloat16, and several steps per execution gives an ordinary file."""
     feed = as_tf_data if keras.backend.backend() == "tensorflow" else lambda batches: batches
     devices = Devices("tpu", feed=feed, policy="mixed_bfloat16", steps_per_execution=32)
     monkeypatch.setattr(keras_sharenets.training.run.fit, "connect", lambda strategy: devices)
@@ -148,21 +148,23 @@ def test_all_of_a_tpu_but_the_tpu(digits, recipe, quick_network, tmp_path, monke
     monkeypatch.undo()
     plain = fit(MODEL, digits, tmp_path / "plain", run_options=RunOptions(jit_compile=False), **settings)
     assert [epoch.loss for epoch in run.epochs] == pytest.approx([epoch.loss for epoch in plain.epochs], abs=0.05)
-    computing = [layer for layer in compiled[0].layers[2:] if layer.name != "predictions"]  # Probabilities are float32.
+    computing = [
+        layer for layer in compiled[0].layers[2:] if layer.name != "predictions"
+    ]  # Probabilities remain float32.
     assert {layer.compute_dtype for layer in computing} == {"bfloat16"}
     assert all(weight.dtype == "float32" for weight in compiled[0].trainable_weights)
     network = files.load_model(tmp_path / "run" / "last.keras")
     assert {layer.compute_dtype for layer in network.layers} == {"float32"}
     assert not any(getattr(layer, "synchronized", False) for layer in network.layers)
     assert keras.config.dtype_policy().name == "float32"
-    # The file has the weights that were trained, so it has their accuracy.
+    # The file contains the trained weights and thus has their accuracy.
     predicted = network.predict(digits.test.pixels(np.arange(359)), verbose=0).argmax(-1)
     assert np.mean(predicted == digits.test.labels) == pytest.approx(run.test_accuracy, abs=0.05)
     for batches in (training_batches(digits, recipe, 0), EvenBatches(held_out_batches(digits, 64), 0, 1)):
         assert all(spec.shape.is_fully_defined() for spec in as_tf_data(batches).element_spec)
 
 
-def test_no_tpu_is_one_line(tmp_path, capsys, monkeypatch):
+def test_missing_tpu(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("TPU_NAME", raising=False)
     arguments = ["--model", MODEL, "--data", "digits", "--output", str(tmp_path / "run"), "--strategy", "tpu"]
     assert main(["fit", *arguments]) == 2
@@ -172,7 +174,7 @@ def test_no_tpu_is_one_line(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-def test_no_cluster_is_one_line(tmp_path, capsys, monkeypatch):
+def test_missing_cluster(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     arguments = ["--model", MODEL, "--data", "digits", "--output", str(tmp_path / "run"), "--strategy", "multi_worker"]
     assert main(["fit", *arguments]) == 2

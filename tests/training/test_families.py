@@ -17,11 +17,11 @@ from keras_sharenets.training.run.record import RunOptions
 
 
 @pytest.fixture(scope="module")
-def some_images(some_cifar10):
+def some_images(cifar10_subset):
     """256 images of CIFAR-10 to train with and 64 to test with."""
-    train = Arrays(some_cifar10.train.images[:256], some_cifar10.train.labels[:256])
-    test = Arrays(some_cifar10.test.images[:64], some_cifar10.test.labels[:64])
-    return dataclasses.replace(some_cifar10, train=train, test=test)
+    train = Arrays(cifar10_subset.train.images[:256], cifar10_subset.train.labels[:256])
+    test = Arrays(cifar10_subset.test.images[:64], cifar10_subset.test.labels[:64])
+    return dataclasses.replace(cifar10_subset, train=train, test=test)
 
 
 pytestmark = pytest.mark.slow  # `make test` goes this way with tiny networks, in parts: data, training, files.

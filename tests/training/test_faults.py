@@ -1,4 +1,4 @@
-"""What goes wrong in the middle of a run: one line, and the last good checkpoint stays."""
+"""Failures during training print one line and keep the last good checkpoint."""
 
 import dataclasses
 import errno
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("quick_network")
 
 @pytest.fixture
 def colors(tmp_path):
-    """A folder of 40 images, red ones and green ones: 32 to train with, 2 steps an epoch."""
+    """A folder of 40 red or green images; the 32 training images are 2 steps per epoch."""
     for channel, name in enumerate(("red", "green")):
         (tmp_path / "colors" / name).mkdir(parents=True)
         for number in range(20):
@@ -34,8 +34,8 @@ def colors(tmp_path):
     return tmp_path / "colors"
 
 
-def run_and_break(colors, folder, monkeypatch, fault):
-    """The command line, for 3 epochs; `fault(recorder)` happens when the files of the first are written."""
+def train_with_fault(colors, folder, monkeypatch, fault):
+    """Runs the command for 3 epochs, and calls `fault(recorder)` after the files of the first epoch are written."""
     publish = Recorder._publish
 
     def publish_and_break(recorder):
@@ -48,9 +48,9 @@ def run_and_break(colors, folder, monkeypatch, fault):
     return main(["fit", "--model", MODEL, "--data", str(colors), "--output", str(folder), *options.split()])
 
 
-def check(folder, capsys, message):
-    """One line with that message; the checkpoint of the first epoch is the last one and whole."""
-    # Before it, what was found in the folder.
+def check_failure(folder, capsys, message):
+    """Expects one line with the message, and an intact checkpoint of the first epoch as the last one."""
+    # The description of the data precedes the error.
     told, _, errors = capsys.readouterr().err.rpartition("error: ")
     assert "error" not in told
     assert errors.count("\n") == 1
@@ -65,13 +65,15 @@ def check(folder, capsys, message):
     return errors
 
 
-def test_loss_that_is_no_number(colors, tmp_path, capsys, monkeypatch):
+def test_non_finite_loss(colors, tmp_path, capsys, monkeypatch):
     def fault(recorder):
         variable = recorder.network.trainable_variables[0]
         variable.assign(np.full(variable.shape, np.nan))
 
-    assert run_and_break(colors, tmp_path / "run", monkeypatch, fault) == 2
-    check(tmp_path / "run", capsys, "The loss is nan after step 1 of epoch 2. Try a smaller `learning_rate` (=0.01)")
+    assert train_with_fault(colors, tmp_path / "run", monkeypatch, fault) == 2
+    check_failure(
+        tmp_path / "run", capsys, "The loss is nan after step 1 of epoch 2. Try a smaller `learning_rate` (=0.01)"
+    )
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (metrics["state"], len(metrics["epochs"])) == ("stopped", 1)
 
@@ -81,8 +83,8 @@ def test_full_disk(colors, tmp_path, capsys, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        assert run_and_break(colors, tmp_path / "run", patch, lambda recorder: patch.setattr(os, "fsync", full)) == 2
-    check(tmp_path / "run", capsys, "A file of the run cannot be written: [Errno 28] No space left on device.")
+        assert train_with_fault(colors, tmp_path / "run", patch, lambda recorder: patch.setattr(os, "fsync", full)) == 2
+    check_failure(tmp_path / "run", capsys, "A file of the run cannot be written: [Errno 28] No space left on device.")
     assert main(["fit", "--resume", str(tmp_path / "run")]) == 0
     assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 4
 
@@ -94,13 +96,13 @@ OUT_OF_MEMORY = {
 }
 
 
-def test_errors_that_mean_too_little_memory():
+def test_out_of_memory_errors_are_recognized():
     assert all(map(_out_of_memory, OUT_OF_MEMORY.values()))
     assert not any(map(_out_of_memory, (RuntimeError("INTERNAL: out"), tf.errors.UnavailableError(None, None, "gone"))))
 
 
 @pytest.mark.parametrize(("on_device", "more"), [("no", ""), ("yes", "; so does `--epochs-on-device no`")])
-def test_what_needs_less_memory_is_told(on_device, more):
+def test_out_of_memory_message_suggests_remedies(on_device, more):
     run = Run(model="m", options={}, data={}, recipe=Recipe(1, 0.1, 0.0, batch_size=64), backend="", versions={})
     run = dataclasses.replace(run, epochs_on_device=on_device)
     recorder = types.SimpleNamespace(run=run, close=lambda *_: None, resume_hint=lambda: "Go on.")
@@ -112,13 +114,13 @@ def test_what_needs_less_memory_is_told(on_device, more):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("error", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
-def test_a_device_that_is_out_of_memory(error, colors, tmp_path, capsys, monkeypatch):
+def test_device_out_of_memory(error, colors, tmp_path, capsys, monkeypatch):
     def fault(recorder):
         raise error
 
-    assert run_and_break(colors, tmp_path / "run", monkeypatch, fault) == 2
+    assert train_with_fault(colors, tmp_path / "run", monkeypatch, fault) == 2
     told = "The device is out of memory. A new run with a smaller `batch_size` (=16) needs less."
-    check(tmp_path / "run", capsys, told)
+    check_failure(tmp_path / "run", capsys, told)
 
 
 def test_unreadable_image(colors, tmp_path, capsys, monkeypatch):
@@ -126,12 +128,12 @@ def test_unreadable_image(colors, tmp_path, capsys, monkeypatch):
         for path in colors.rglob("*.png"):
             path.write_bytes(path.read_bytes()[:45])
 
-    assert run_and_break(colors, tmp_path / "run", monkeypatch, fault) == 2
-    errors = check(tmp_path / "run", capsys, f"{colors}/")
+    assert train_with_fault(colors, tmp_path / "run", monkeypatch, fault) == 2
+    errors = check_failure(tmp_path / "run", capsys, f"{colors}/")
     assert ".png is not an image that can be read: " in errors
 
 
-def test_fault_before_the_first_checkpoint(tmp_path, capsys):
+def test_failure_before_the_first_checkpoint(tmp_path, capsys):
     options = ["--model-option", "width=(16,)", "--learning-rate", "1e30", "--jit-compile", "false"]
     folder = tmp_path / "run"
     assert main(["fit", "--model", MODEL, "--data", "digits", "--output", str(folder), *options]) == 2

@@ -1,4 +1,4 @@
-"""How batches come to `fit`: the same on both backends, and through tf.data."""
+"""Batches passed to `fit` are the same on both backends and with tf.data."""
 
 import os
 import pathlib
@@ -29,10 +29,10 @@ np.savez(file, *images, *labels)
 ON_JAX = f"import sys; folder, file = sys.argv[1:]{FEED}sys.exit('tensorflow' in sys.modules)"
 
 
-def test_both_backends_get_the_same_batches_and_jax_without_tensorflow(half_broken, tmp_path):
-    """Files, crops and batches import none of it."""
-    exec(FEED, {"folder": half_broken, "file": tmp_path / "tensorflow.npz"})
-    command = [sys.executable, "-c", ON_JAX, str(half_broken), str(tmp_path / "jax.npz")]
+def test_batches_are_equal_on_both_backends(partly_unreadable, tmp_path):
+    """On JAX, TensorFlow is not imported."""
+    exec(FEED, {"folder": partly_unreadable, "file": tmp_path / "tensorflow.npz"})
+    command = [sys.executable, "-c", ON_JAX, str(partly_unreadable), str(tmp_path / "jax.npz")]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "KERAS_BACKEND": "jax"}, check=True)
     batches = {}
     for backend in ("tensorflow", "jax"):
@@ -46,7 +46,7 @@ def test_both_backends_get_the_same_batches_and_jax_without_tensorflow(half_brok
 
 
 @pytest.mark.parametrize("augmentation", [None, Augmentation(1, True, (3.0, 4.0, 5.0))])
-def test_tf_data_gives_the_same_batches(augmentation):
+def test_tf_data_batches(augmentation):
     source = Arrays(RANDOM.integers(0, 256, (10, 5, 6, 3), np.uint8), np.arange(10) % 3)
     batches = Batches(source, 3, 4, augmentation, seed=7)
     dataset = as_tf_data(batches)
@@ -63,8 +63,8 @@ def test_tf_data_gives_the_same_batches(augmentation):
             np.testing.assert_array_equal(labels, expected[1])
 
 
-def test_fit_takes_tf_data_epoch_by_epoch():
-    """The same weights, bit for bit, as from the batches themselves."""
+def test_fit_with_tf_data():
+    """The weights equal those trained without tf.data bit for bit."""
     source = Arrays(RANDOM.integers(0, 256, (12, 5, 5, 3), np.uint8), np.arange(12) % 3)
     weights = []
     for change in (lambda batches: batches, as_tf_data):

@@ -1,4 +1,4 @@
-"""A run of `fit`: its files while it goes on and at its end, and what they say."""
+"""A run of `fit`: its files and their contents, during and after training."""
 
 import csv
 import dataclasses
@@ -21,7 +21,7 @@ from keras_sharenets.training.run.fit import fit
 from keras_sharenets.training.run.record import TENSORBOARD, Run, RunOptions
 from keras_sharenets.training.run.recorder import Recorder
 
-TRACED = True  # What a run compiles is tested here.
+TRACED = True  # These tests compile the training step.
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +30,20 @@ def recipe():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def drawn_curves():
-    """Here they are."""
+def learning_curves():
+    """Enables learning curves in this module."""
 
 
 @pytest.fixture(scope="module")
 def run(digits, recipe, quick_network, tmp_path_factory):
-    """A finished run with all defaults, XLA included, and its folder."""
+    """A finished run with default settings, including XLA, and its folder."""
     folder = tmp_path_factory.mktemp("runs") / "deeper" / "run"
     extras = TENSORBOARD if keras.backend.backend() == "tensorflow" else ("histograms",)
     settings = {"recipe": recipe, "options": TINY, "run_options": RunOptions(seed=3, tensorboard=extras)}
     return fit(MODEL, digits, folder, verbose=0, **settings), folder
 
 
-def accuracy_by_hand(path, dataset):
+def compute_accuracy(path, dataset):
     model = files.load_model(path)
     right = 0
     for start in range(0, len(dataset.test), 100):
@@ -80,7 +80,7 @@ def test_files_of_a_run(run):
         assert len(set(image.convert("RGB").resize((200, 80)).getdata())) > 20
 
 
-def test_metrics_say_what_went_in(run, digits, recipe):
+def test_metrics_contain_settings(run, digits, recipe):
     metrics = json.loads((run[1] / "metrics.json").read_text())
     assert metrics["model"] == MODEL
     assert metrics["options"] == {"width": [16], "shuffle_groups": 1, "arrangements": 1}
@@ -95,7 +95,7 @@ def test_metrics_say_what_went_in(run, digits, recipe):
     assert (data["mean"], data["variance"]) == (list(digits.mean), list(digits.variance))
 
 
-def test_metrics_say_what_came_out(run):
+def test_metrics_contain_results(run):
     result, folder = run
     metrics = json.loads((folder / "metrics.json").read_text())
     accuracies = [epoch["test_accuracy"] for epoch in metrics["epochs"]]
@@ -107,14 +107,14 @@ def test_metrics_say_what_came_out(run):
     assert metrics["test_accuracy"] == accuracies[2] == result.test_accuracy
     assert "best.keras is chosen on the test split" in metrics["accuracy_note"]
     assert metrics["seconds"] > sum(epoch["seconds"] for epoch in metrics["epochs"]) > 0
-    # Half a cosine from 0.1, seen at the first step of each of 3 epochs: 0.1, 0.075, 0.025.
+    # A cosine schedule from 0.1, at the first step of each of 3 epochs: 0.1, 0.075, 0.025.
     assert [epoch["learning_rate"] for epoch in metrics["epochs"]] == pytest.approx([0.1, 0.075, 0.025], rel=1e-5)
-    # It learns: the loss falls from epoch to epoch.
+    # The loss decreases in every epoch.
     losses = [epoch["loss"] for epoch in metrics["epochs"]]
     assert losses[0] > losses[1] > losses[2]
 
 
-def test_history_has_the_same_figures(run):
+def test_history_equals_metrics(run):
     with open(run[1] / "history.csv", newline="") as file:
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     epochs = json.loads((run[1] / "metrics.json").read_text())["epochs"]
@@ -123,18 +123,18 @@ def test_history_has_the_same_figures(run):
     assert rows == epochs
 
 
-def test_saved_models_have_the_accuracy_that_is_reported(run, digits):
+def test_saved_models_have_the_reported_accuracy(run, digits):
     result, folder = run
     for name, epoch in (("last", result.last), ("best", result.best)):
-        by_hand = accuracy_by_hand(folder / f"{name}.keras", digits)
+        by_hand = compute_accuracy(folder / f"{name}.keras", digits)
         assert by_hand == pytest.approx(epoch.test_accuracy, abs=1e-6)
         evaluation = evaluate(folder / f"{name}.keras", digits)
         assert (evaluation.correct, evaluation.images) == (round(by_hand * 359), 359)
         assert evaluation.accuracy == by_hand
 
 
-def test_saved_models_are_for_delivery(run):
-    """Without an optimizer, so that anybody can load them and no momentum is shipped."""
+def test_saved_models_have_no_optimizer(run):
+    """Anyone can load them, and they contain no momentum."""
     path = run[1] / "last.keras"
     model = keras.saving.load_model(path)
     assert getattr(model, "optimizer", None) is None
@@ -145,14 +145,14 @@ def test_saved_models_are_for_delivery(run):
 
 
 @pytest.mark.parametrize("jit_compile", [False, pytest.param("auto", marks=pytest.mark.slow)])
-def test_a_run_can_be_repeated(jit_compile, run, digits, recipe, tmp_path):
-    """Without XLA too: it rounds otherwise, and no more."""
+def test_run_is_reproducible(jit_compile, run, digits, recipe, tmp_path):
+    """Without XLA, results differ only in rounding."""
     settings = {"recipe": recipe, "options": TINY, "run_options": RunOptions(seed=3, jit_compile=jit_compile)}
     again = fit(MODEL, digits, tmp_path / "run", verbose=0, **settings)
     assert again.epochs[0].loss == pytest.approx(run[0].epochs[0].loss, rel=1e-3)
 
 
-def test_evaluate_refuses_other_data(run, digits, tmp_path):
+def test_evaluate_rejects_other_data(run, digits, tmp_path):
     other = dataclasses.replace(digits, class_names=tuple("abcdefghij"))
     with pytest.raises(ValueError, match=r"classes in .*labels\.txt \(0, 1, .*\) differ from those of digits"):
         evaluate(run[1] / "last.keras", other)
@@ -168,14 +168,14 @@ def test_evaluate_refuses_other_data(run, digits, tmp_path):
         evaluate(tmp_path / "model.h5", digits)
 
 
-def test_folder_that_holds_a_run(run, digits):
+def test_existing_run_is_not_overwritten(run, digits):
     before = {path: path.read_bytes() for path in run[1].glob("*.*")}
     with pytest.raises(ValueError, match=rf"{run[1]} already contains a run"):
         fit("no such model either", digits, run[1])
     assert {path: path.read_bytes() for path in run[1].glob("*.*")} == before
 
 
-def test_loss_that_is_no_number_stops_the_run(digits, recipe, quick_network, tmp_path):
+def test_non_finite_loss_stops_the_run(digits, recipe, quick_network, tmp_path):
     wild, plain = override(recipe, learning_rate=1e30), RunOptions(jit_compile=False)
     with pytest.raises(
         ValueError, match=r"The loss is (nan|inf) after step \d+ of epoch 1\. Try a smaller `learning_rate`"
@@ -187,8 +187,8 @@ def test_loss_that_is_no_number_stops_the_run(digits, recipe, quick_network, tmp
     assert not list((tmp_path / "run").glob("*.keras"))
 
 
-def test_recorder_keeps_the_first_of_the_best(digits, recipe, tmp_path):
-    """Driven by hand: the weight of every epoch is its number, so a file tells when it was saved."""
+def test_recorder_keeps_the_first_best_epoch(digits, recipe, tmp_path):
+    """The weight equals the number of the epoch, so a file shows when it was saved."""
     network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
     network.compile(build_optimizer(recipe, steps_per_epoch=1), "mse")
     data = {"name": "d", "class_names": ["a", "b"]}
@@ -217,7 +217,7 @@ def test_recorder_keeps_the_first_of_the_best(digits, recipe, tmp_path):
         assert (metrics()["state"], metrics()["test_accuracy"]) == ("running", None)
         best_file.append(weight("best.keras"))
     assert best_file == [1, 2, 2, 2]
-    # JSON knows no NaN.
+    # JSON has no NaN.
     assert [epoch["test_loss"] for epoch in metrics()["epochs"]] == [1.0, 1.0, None, 1.0]
     recorder.close("finished")
     assert (metrics()["state"], metrics()["test_accuracy"]) == ("finished", 0.6)

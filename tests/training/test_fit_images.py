@@ -1,4 +1,4 @@
-"""Real images, from a folder and from CIFAR-10, through a whole run."""
+"""Complete runs with images from a folder and from CIFAR-10."""
 
 import dataclasses
 import json
@@ -17,8 +17,8 @@ from keras_sharenets.training.run.record import RunOptions
 PLAIN = RunOptions(jit_compile=False)
 
 
-def test_real_images_from_a_folder(quick_network, tmp_path):
-    """A folder of images, decoded batch by batch: red ones, green ones and blue ones."""
+def test_images_from_a_folder(quick_network, tmp_path):
+    """Red, green, and blue images, decoded batch by batch."""
     generator = np.random.default_rng(0)
     for channel, name in enumerate(("red", "green", "blue")):
         (tmp_path / "colors" / name).mkdir(parents=True)
@@ -34,9 +34,9 @@ def test_real_images_from_a_folder(quick_network, tmp_path):
     assert (tmp_path / "run" / "labels.txt").read_text() == "blue\ngreen\nred\n"
 
 
-@pytest.mark.slow  # In `make test`, one network learns from them in `test_families.py`.
-def test_real_cifar10_images(cifar10, tmp_path):
-    """The first 600 of them, twice, with the paper's recipe shortened."""
+@pytest.mark.slow  # `test_families.py` also trains with these images.
+def test_images_of_cifar10(cifar10, tmp_path):
+    """Two epochs of the first 600 images with a shortened recipe of the paper."""
     few = [Arrays(source.images[:600], source.labels[:600]) for source in (cifar10.train, cifar10.test)]
     dataset = dataclasses.replace(cifar10, train=few[0], test=few[1])
     recipe = override(recipe_for(MODEL, "cifar10"), epochs=2, batch_size=100)

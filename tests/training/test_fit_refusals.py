@@ -1,4 +1,4 @@
-"""What `fit` refuses before anything is written."""
+"""Errors of `fit` before any file is written."""
 
 import keras
 import pytest
@@ -8,7 +8,7 @@ from keras_sharenets.training.run.fit import check_tensorboard, fit
 from keras_sharenets.training.run.record import RunOptions
 
 
-def test_folder_that_holds_something_else(digits, tmp_path):
+def test_nonempty_output_folder(digits, tmp_path):
     (tmp_path / "thesis.tex").write_text("42")
     for output in (tmp_path, tmp_path / "thesis.tex"):
         with pytest.raises(ValueError, match=rf"{output} exists and is not an empty folder"):
@@ -42,7 +42,7 @@ def test_bad_seed(digits, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_tensorboard_cannot_have(monkeypatch):
+def test_bad_tensorboard_options(monkeypatch):
     with pytest.raises(ValueError, match=r"`tensorboard` \(='images'\) must be one of 'graph', 'histograms'"):
         RunOptions(tensorboard=("histograms", "images"))
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")

@@ -1,7 +1,7 @@
-"""What a signal leaves behind of a run in a process of its own, in `make test-all`.
+"""Signals sent to a training process, in `make test-all`.
 
-In `make test`, `test_killed_runs.py` kills one that writes, `test_resume.py` sends signals within a process and
-`cli/test_command.py` has exit statuses.
+By default, `test_killed_runs.py` kills a process while it writes, `test_resume.py` sends signals within a process, and
+`cli/test_command.py` checks exit codes.
 """
 
 import json
@@ -21,7 +21,7 @@ from keras_sharenets.training.run.recorder import list_checkpoints
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-# `python -m trainers`, with a plain network.
+# `python -m trainers` with a plain network.
 PLAIN = """
 import sys
 from tiny_network import create_plain
@@ -33,9 +33,9 @@ sys.exit(main(sys.argv[1:]))
 
 
 def start_long_training(folder, *program):
-    """`python -m trainers fit` in a process of its own.
+    """Starts `python -m trainers fit` in a separate process.
 
-    Without XLA, because it starts sooner; 359 steps an epoch, so that a signal has time to arrive in.
+    It starts faster without XLA. With 359 steps per epoch, a signal arrives within an epoch.
     """
     arguments = ["fit", "--model", MODEL, "--data", "digits", "--output", str(folder)]
     for key, value in TINY.items():
@@ -48,21 +48,21 @@ def start_long_training(folder, *program):
         env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": f"{ROOT}:{pathlib.Path(__file__).parent}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # What a shell starts in the background ignores an interrupt, and so do its children unless told otherwise.
+        # Background processes of a shell ignore SIGINT, which their children inherit.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
-def wait_into(process, folder, epoch):
-    """Until that epoch is well on its way, as a checkpoint shows."""
+def wait_for_epoch(process, folder, epoch):
+    """Waits until a checkpoint shows that the epoch is in progress."""
     step = (epoch - 1) * 359 + 20
     while not any(int(path.stem) >= step for path in list_checkpoints(folder / "checkpoints")):
         assert process.poll() is None, process.stderr.read().decode()
         time.sleep(0.02)
 
 
-def check_whole(folder, epochs):
-    """Every file is whole, and speaks of that many finished epochs."""
+def check_files(folder, epochs):
+    """Checks that every file is intact and records the number of finished epochs."""
     names = {path.name for path in folder.iterdir()}
     assert {"metrics.json", "history.csv", "labels.txt"} <= names
     assert {name for name in names if name.endswith(".keras")} == ({"best.keras", "last.keras"} if epochs else set())
@@ -77,22 +77,22 @@ def check_whole(folder, epochs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_kill_in_the_middle_of_an_epoch_leaves_whole_files(tmp_path, epoch):
+def test_kill_during_an_epoch_leaves_intact_files(tmp_path, epoch):
     process = start_long_training(tmp_path / "run", "-m", "trainers")
     with process:
-        wait_into(process, tmp_path / "run", epoch)
+        wait_for_epoch(process, tmp_path / "run", epoch)
         process.kill()
     assert process.returncode == -9
-    metrics = check_whole(tmp_path / "run", epochs=epoch - 1)
+    metrics = check_files(tmp_path / "run", epochs=epoch - 1)
     assert (metrics["state"], metrics["test_accuracy"]) == ("running", None)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("program", [("-c", PLAIN), ("-m", "trainers")], ids=["plain", "hscnet"])
-def test_sigterm_ends_with_a_checkpoint(program, tmp_path):
+def test_sigterm_saves_a_checkpoint(program, tmp_path):
     process = start_long_training(tmp_path / "run", *program)
     with process:
-        wait_into(process, tmp_path / "run", 2)
+        wait_for_epoch(process, tmp_path / "run", 2)
         process.send_signal(signal.SIGTERM)
         errors = process.communicate(timeout=60)[1].decode()
     assert process.returncode == 143
@@ -103,6 +103,6 @@ def test_sigterm_ends_with_a_checkpoint(program, tmp_path):
     )
     assert errors.splitlines()[-1] == f"interrupted: {told}"
     assert "Traceback" not in errors
-    metrics = check_whole(tmp_path / "run", epochs=1)
+    metrics = check_files(tmp_path / "run", epochs=1)
     assert (metrics["state"], metrics["reason"]) == ("stopped", "SIGTERM")
     assert (tmp_path / "run" / "curves.png").is_file()

@@ -1,4 +1,4 @@
-"""Folders of images as people have them: which are the splits, which the classes, and what is neither."""
+"""Detection of splits, classes, and other files in folders of images."""
 
 import io
 import os
@@ -21,7 +21,7 @@ def write(folder, *, names=("cat", "dog"), count=3):
     return folder
 
 
-def tops(source, root):
+def top_folders(source, root):
     return {path.relative_to(root).parts[0] for path in source.paths}
 
 
@@ -48,7 +48,7 @@ def tops(source, root):
         ("dataset/dataset/train", "dataset/dataset/test"),
     ],
 )
-def test_splits_by_any_name(tmp_path, train, test):
+def test_names_of_splits(tmp_path, train, test):
     write(tmp_path / train)
     write(tmp_path / test, count=2)
     data = load(tmp_path)
@@ -58,24 +58,24 @@ def test_splits_by_any_name(tmp_path, train, test):
     assert all(path.is_relative_to(tmp_path / test) for path in data.test.paths)
 
 
-def test_further_splits_are_not_used_and_named(tmp_path):
+def test_unused_splits_are_reported(tmp_path):
     for name in ("Train", "Valid", "Test", "seg_pred", "unlabeled"):
         write(tmp_path / name, count=1)
     data = load(tmp_path)
-    assert (tops(data.train, tmp_path), tops(data.test, tmp_path)) == ({"Train"}, {"Test"})
+    assert (top_folders(data.train, tmp_path), top_folders(data.test, tmp_path)) == ({"Train"}, {"Test"})
     assert data.left_out == tuple(f"the folder {name}/ is not used" for name in ("Valid", "seg_pred", "unlabeled"))
 
 
-def test_a_test_split_without_labels_gives_way(tmp_path):
+def test_unlabeled_test_split_is_not_used(tmp_path):
     write(tmp_path / "train")
     write(tmp_path / "val", count=1)
     write(tmp_path / "test", names=("unknown",))
     data = load(tmp_path)
-    assert tops(data.test, tmp_path) == {"val"}
+    assert top_folders(data.test, tmp_path) == {"val"}
     assert data.left_out == ("the folder test/ is not used",)
 
 
-def test_one_folder_more(tmp_path):
+def test_additional_parent_folder(tmp_path):
     write(tmp_path / "outer" / "dataset", count=5)
     (tmp_path / "__MACOSX" / "cat").mkdir(parents=True)
     assert load(tmp_path).class_names == ("cat", "dog")
@@ -94,7 +94,7 @@ def test_one_folder_more(tmp_path):
         ("Eval", "Ewald"),
     ],
 )
-def test_classes_that_sound_like_splits(tmp_path, names):
+def test_classes_with_names_similar_to_splits(tmp_path, names):
     assert load(write(tmp_path, names=names)).class_names == tuple(sorted(names))
 
 
@@ -102,7 +102,7 @@ def _flat(folder):
     write(folder, names=("Training", "Testing"))
 
 
-def _without_train(folder):
+def _no_train_split(folder):
     write(folder / "test")
     write(folder / "val")
 
@@ -117,7 +117,7 @@ def _two_groups(folder):
         write(folder / name)
 
 
-def _twice(folder):
+def _two_train_splits(folder):
     for name in ("train", "Train", "test"):
         write(folder / name)
 
@@ -132,7 +132,7 @@ def _other_names(folder):
     write(folder / "fold2")
 
 
-def _lonely(folder):
+def _single_split(folder):
     write(folder / "Training")
     write(folder / "Unseen", names=("x",))
 
@@ -144,10 +144,10 @@ def _lonely(folder):
             _flat,
             r"Testing/ and Training/, which look like splits; .* has no class folders\. Expected one folder",
         ),
-        (_without_train, r"test/ and val/, which look like splits, but no train/"),
+        (_no_train_split, r"test/ and val/, which look like splits, but no train/"),
         (_unlabeled, r"data/test contains no class folders.*pass .*data/train as the data: 20 %"),
         (_two_groups, r"several groups of splits \(.*move one group to a separate folder"),
-        (_twice, r"the train split is ambiguous\. Move the other one elsewhere"),
+        (_two_train_splits, r"the train split is ambiguous\. Move the other one elsewhere"),
         (
             _inside_classes,
             r"data/cat contains .* look like splits\. .* pass .*data/cat as the data; .* splits: train/cat",
@@ -156,25 +156,25 @@ def _lonely(folder):
             _other_names,
             r"fold1/ and fold2/ in .*data contain the same folders \(cat/ and dog/\)\. If these are the classes",
         ),
-        (_lonely, r"data/Training looks like a split with the classes cat/ and dog/, but"),
+        (_single_split, r"data/Training looks like a split with the classes cat/ and dog/, but"),
     ],
 )
-def test_what_looks_like_splits_is_refused(tmp_path, make, message):
+def test_ambiguous_splits_are_rejected(tmp_path, make, message):
     make(tmp_path / "data")
     with pytest.raises(ValueError, match=message):
         load(tmp_path / "data")
 
 
-def test_role_of_words_that_only_begin_so():
+def test_words_that_only_start_like_a_split():
     for name in ("tester", "trains", "devil", "valley", "evaluate_me_train_test"):
         assert role_of(name)[0] is None, name
 
 
-# What is no image
+# Files that are not images
 
 
 @pytest.mark.parametrize("skip", [False, True])
-def test_what_file_managers_leave_behind(tmp_path, skip):
+def test_files_of_file_managers_are_ignored(tmp_path, skip):
     write(tmp_path, count=5)
     for folder in (tmp_path, tmp_path / "cat"):
         for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._0.png", ".hidden.png"):
@@ -187,7 +187,7 @@ def test_what_file_managers_leave_behind(tmp_path, skip):
     assert data.left_out == ("hidden or left behind by a file manager (10)",)
 
 
-def test_what_is_left_out_is_told(tmp_path):
+def test_skipped_files_are_reported(tmp_path):
     write(tmp_path, count=5)
     for name in ("a.heic", "b.HEIC", "notes.txt", "README"):
         (tmp_path / "cat" / name).write_bytes(b"x")
@@ -212,13 +212,13 @@ def test_what_is_left_out_is_told(tmp_path):
     assert sorted(lines[5:]) == sorted(f"skipped: {sentence}" for sentence in data.left_out)
 
 
-def test_many_classes_are_summed_up(tmp_path):
+def test_many_classes_are_summarized(tmp_path):
     data = load(write(tmp_path, names=[f"c{number:02}" for number in range(21)], count=2))
     assert "21 classes of 2 to 2" in describe_dataset(data)
     assert "c07" not in describe_dataset(data)
 
 
-def test_all_suffixes_links_and_folders_called_like_images(tmp_path):
+def test_suffixes_links_and_folders_named_like_images(tmp_path):
     kinds = {"tif": "TIFF", "TIFF": "TIFF", "jfif": "JPEG", "jpe": "JPEG", "webp": "WEBP", "bmp": "BMP", "pgm": "PPM"}
     for name in ("cat", "dog"):
         (tmp_path / "data" / name / "inner.jpg").mkdir(parents=True)

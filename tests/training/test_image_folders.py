@@ -1,4 +1,4 @@
-"""Folders of images, one per class: how they are split and read, and those that cannot be used."""
+"""Folders of images, one per class: splitting, reading, and errors."""
 
 import numpy as np
 import PIL.Image
@@ -13,7 +13,7 @@ def write_image(path, color, size=(6, 4)):
 
 
 def write_classes(folder, counts, size=(6, 4)):
-    """Class `i` has images of the colors (40 i, image, 7)."""
+    """Writes images of the color (40 * class, image, 7)."""
     for label, (name, count) in enumerate(counts.items()):
         for number in range(count):
             write_image(folder / name / f"{number}.png", (40 * label, number, 7), size)
@@ -49,17 +49,17 @@ def test_split_folders(tmp_path, name):
     assert f"{name}/ is the test split" in dataset.note
 
 
-def test_a_class_may_be_called_train(tmp_path):
+def test_class_named_train(tmp_path):
     assert load(write_classes(tmp_path, {"train": 2, "tram": 2})).class_names == ("train", "tram")
 
 
-def test_images_are_decoded_when_they_are_asked_for(tmp_path):
+def test_images_are_decoded_lazily(tmp_path):
     dataset = load(write_classes(tmp_path, {"ant": 3, "bee": 3}))
     write_image(dataset.train.paths[1], (9, 9, 9))
     assert np.all(dataset.train.pixels([1]) == 9)
 
 
-def test_resized_and_gray(tmp_path):
+def test_resizing_and_conversion_to_gray(tmp_path):
     write_classes(tmp_path, {"ant": 3, "bee": 3}, size=(20, 10))
     write_image(tmp_path / "ant" / "0.png", (200, 200, 200), size=(5, 7))
     dataset = load(tmp_path, input_shape=(8, 12, 1))
@@ -86,7 +86,7 @@ def _space_in_front(folder):
     write_classes(folder, {"ant": 3, " bee": 3})
 
 
-def _lonely_image(folder):
+def _single_image(folder):
     write_classes(folder, {"ant": 3, "bee": 1})
 
 
@@ -121,7 +121,7 @@ def _other_size(folder):
         (_one_class, r"data contains fewer than 2 class folders \(only 'ant'\)"),
         (_space_in_front, r"data/ bee' must be one line without leading or trailing spaces"),
         (_class_without_images, r"class folder .*data/cow contains no images \(\.bmp"),
-        (_lonely_image, r"class folder .*data/bee contains one image; a split needs at least 2"),
+        (_single_image, r"class folder .*data/bee contains one image; a split needs at least 2"),
         (_broken_image, r"data/bee/\d\.png is not an image that can be read"),
         (_broken_test_image, r"data/test/ant/2\.png is not an image that can be read"),
         (_other_classes, r"data/val differ from those in .*data/train: missing \['cow'\], additional \['dog'\]"),

@@ -1,4 +1,4 @@
-"""Processes that are killed and go on: what they end with is what they would have ended with."""
+"""Runs that are killed and resumed give the same result as undisturbed runs."""
 
 import csv
 import json
@@ -20,14 +20,14 @@ from keras_sharenets.training.run.recorder import (
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODEL = "hscnet_m32_g4_r2_b1_a2"
-# 1,438 images: 22 steps of 64.
+# 1,438 images are 22 steps of 64.
 STEPS = 22
 BEGIN = ["fit", "--model", MODEL, "--data", "digits", "--validation=none"]
 BEGIN += ["--deterministic", "--learning-rate=0.03", "--batch-size=64"]
-# All that has a state, or random numbers of its own.
+# Every option with a state or random numbers.
 PARTS = ["--optimizer=AdamW", "--ema=0.9", "--accumulate=3", "--clip-norm=1", "--mixup=0.2", "--random-erasing=0.3"]
 
-# The command line, but with a network that is quickly compiled and draws random numbers.
+# The command line with a network that compiles quickly and draws random numbers.
 NETWORK = """
 import os, signal, sys
 import keras, keras_sharenets.training.run.fit
@@ -39,7 +39,7 @@ def build(name, dataset, options, recipe):
     return keras.Model(images, keras.Sequential([*convolution, *classifier])(images))
 keras_sharenets.training.run.fit.build = build
 """
-# Patches that end the process as a SIGKILL does, at one moment.
+# Patches that send SIGKILL to the process at a certain moment.
 AT_A_STEP = """
 from keras_sharenets.training.run.recorder import Recorder
 end = Recorder.on_train_batch_end
@@ -57,7 +57,7 @@ def die(source, target):
     replace(source, target)
 os.replace = die
 """
-# Several command lines, parted by `then`, one after the other.
+# Runs several command lines, separated by `then`, in sequence.
 GO = """
 from trainers.cli import main
 for words in " ".join(sys.argv[1:]).split(" then "):
@@ -76,13 +76,13 @@ def start(arguments, backend, patch=""):
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        # What a shell starts in the background ignores an interrupt, and so do its children unless told otherwise.
+        # Background processes of a shell ignore SIGINT, which their children inherit.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
 def check_loadable(folder):
-    """Every file that has its final name is whole; returns the numbers of the checkpoints."""
+    """Checks that every file with its final name is intact, and returns the steps of the checkpoints."""
     for path in folder.glob("*.keras"):
         assert files.load_model(path).output_shape == (None, 10)
     if (folder / "metrics.json").exists():
@@ -93,13 +93,13 @@ def check_loadable(folder):
     return [int(path.stem) for path in checkpoints]
 
 
-def newest(folder):
-    """The number of the newest checkpoint; 0 when there is none."""
+def newest_checkpoint(folder):
+    """The step of the newest checkpoint, or 0."""
     return max((int(path.stem) for path in list_checkpoints(folder / "checkpoints")), default=0)
 
 
 def outcome(folder):
-    """All that must not depend on kills: each variable's bytes, each file's weights, the history but for its times."""
+    """Everything that must not depend on kills: variables, weights of the files, and the history without times."""
     arrays, _ = load_checkpoint(list_checkpoints(folder / "checkpoints")[-1])
     weights = {name: files.load_model(folder / name).get_weights() for name in ("last.keras", "best.keras")}
     with open(folder / "history.csv", newline="") as file:
@@ -116,8 +116,8 @@ def outcome(folder):
     )
 
 
-def test_a_file_whose_writing_is_killed_is_what_it_was(tmp_path):
-    """In place of the whole runs below, which are slow; `test_resume` goes on from whole checkpoints."""
+def test_file_is_unchanged_if_writing_is_killed(tmp_path):
+    """A quick check; the complete runs below are slow, and `test_resume` resumes from intact checkpoints."""
     write = "from keras_sharenets import files; files.write_json({path!r}, {value})"
     path = tmp_path / "metrics.json"
     for patch, value, status in (("", 1, 0), (AT_A_WRITE.format(name="metrics.json"), 2, -9)):
@@ -128,8 +128,8 @@ def test_a_file_whose_writing_is_killed_is_what_it_was(tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_is_undisturbed_bit_for_bit(tmp_path):
-    """Killed once, in the middle of writing a checkpoint in the second epoch."""
+def test_killed_run_resumes_bit_for_bit(tmp_path):
+    """The run is killed while it writes a checkpoint in the second epoch."""
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     begin = [*BEGIN, *PARTS, "--epochs=2", "--jit-compile=false"]
     arguments = [*begin, "--output", killed, "--checkpoint-steps=5"]
@@ -137,7 +137,7 @@ def test_killed_and_resumed_is_undisturbed_bit_for_bit(tmp_path):
     assert check_loadable(killed) == [20, 22, 27]
     assert len(list(killed.rglob(".*.partial"))) == 1
     assert len((killed / "history.csv").read_text().splitlines()) == 2
-    # The undisturbed run and the resumed one share a process, to start one less.
+    # The undisturbed and the resumed run share a process, which saves one start.
     calm = [*begin, "--output", undisturbed]
     assert start(["fit", "--resume", killed, "then", *calm], "tensorflow").wait() == 0
     assert outcome(killed) == outcome(undisturbed)
@@ -155,11 +155,11 @@ def test_killed_and_resumed_is_undisturbed_bit_for_bit(tmp_path):
         ("jax", ["--epochs-on-device=yes", *PARTS, "--cutmix=1"]),
     ],
 )
-def test_killed_twice_and_resumed_is_undisturbed_bit_for_bit(backend, how, tmp_path):
+def test_run_killed_twice_resumes_bit_for_bit(backend, how, tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     begin = [*BEGIN, "--epochs=2", *how]
     with start([*begin, "--output", undisturbed], backend) as calm:
-        # In the middle of the first epoch, then in the middle of writing a checkpoint in the second.
+        # During the first epoch, then while writing a checkpoint in the second.
         arguments = [*begin, "--output", killed, "--checkpoint-steps=5"]
         assert start(arguments, backend, AT_A_STEP.format(step=13)).wait() == -9
         assert check_loadable(killed) == [5, 10]
@@ -174,8 +174,8 @@ def test_killed_twice_and_resumed_is_undisturbed_bit_for_bit(backend, how, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_stopped_20_times_at_random_is_undisturbed_bit_for_bit(backend, tmp_path):
-    """By SIGTERM, SIGINT and SIGKILL, in one chain."""
+def test_run_stopped_20_times_resumes_bit_for_bit(backend, tmp_path):
+    """Stopped by SIGTERM, SIGINT, and SIGKILL in random order."""
     undisturbed, stopped = tmp_path / "undisturbed", tmp_path / "stopped"
     begin = [*BEGIN, "--epochs=40"]
     assert start([*begin, "--output", undisturbed], backend).wait() == 0
@@ -186,14 +186,14 @@ def test_stopped_20_times_at_random_is_undisturbed_bit_for_bit(backend, tmp_path
     for number in chance.sample([signal.SIGTERM, signal.SIGINT, signal.SIGKILL] * 7, 20):
         before = metrics.stat().st_mtime_ns if metrics.exists() else None
         process = start(["fit", "--resume", stopped] if metrics.exists() else begin, backend)
-        # Any moment from the first file that this process writes on: compiling, training, testing, writing.
+        # Any moment after this process has written its first file: compiling, training, testing, or writing.
         while not metrics.exists() or metrics.stat().st_mtime_ns == before:
             assert process.poll() is None
             time.sleep(0.01)
-        # A random time, but at most so many steps: a fast machine must not be through before the last signal.
-        first = newest(stopped)
+        # A random time, but limited in steps, so that a fast machine does not finish before the last signal.
+        first = newest_checkpoint(stopped)
         end, last_step = time.monotonic() + chance.uniform(0, 4), first + chance.randint(1, 25)
-        while time.monotonic() < end and newest(stopped) < last_step:
+        while time.monotonic() < end and newest_checkpoint(stopped) < last_step:
             time.sleep(0.01)
         assert process.poll() is None, "the run is too short for 20 signals"
         process.send_signal(number)
@@ -203,8 +203,8 @@ def test_stopped_20_times_at_random_is_undisturbed_bit_for_bit(backend, tmp_path
             assert process.wait() == 128 + number
             record = json.loads(metrics.read_text())
             assert (record["state"], record["reason"]) == ("stopped", number.name)
-            # Stopped in a test pass, a run has taken no step more.
-            assert newest(stopped) > first or first % STEPS == 0
+            # A run that is stopped during evaluation has taken no further step.
+            assert newest_checkpoint(stopped) > first or first % STEPS == 0
         steps.append(max(check_loadable(stopped), default=0))
     assert len(set(steps)) > 10
     assert steps == sorted(steps)

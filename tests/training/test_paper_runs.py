@@ -1,4 +1,4 @@
-"""The papers' experiments, trained: what is missing, what was begun, what another process has; and what is drawn."""
+"""Training the experiments of papers: missing, interrupted, and concurrent runs; and figures."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ import time
 import numpy as np
 import PIL.Image
 import pytest
-from made_up_runs import made_up, publish
+from made_up_runs import fake_run, publish
 
 from keras_sharenets import cli
 from keras_sharenets.cli import paper
@@ -26,7 +26,7 @@ from keras_sharenets.training.run.record import read_metrics
 from keras_sharenets.training.run.recorder import Recorder
 
 ROOT = pathlib.Path(__file__).parents[2]
-# The networks of figure 4, of which one stands in for all by `quick_network`.
+# A network of table 6, which `quick_network` replaces.
 DIGITS = ["paper", "igcv2", "table6", "--rows", "igcv1_c48_d8", "--run", "--data", "digits", "--limit-images", "64"]
 QUICK = ["--jit-compile", "false", "--batch-size", "32"]
 
@@ -35,16 +35,16 @@ def run(*words):
     return cli.main(list(map(str, words)))
 
 
-def answer(capsys, *words):
+def run_json(capsys, *words):
     assert run(*words, "--json", "-") == 0
     output, errors = capsys.readouterr()
     return json.loads(output), errors
 
 
-def test_missing_runs_are_trained_and_finished_ones_skipped(quick_network, tmp_path, capsys, monkeypatch):
+def test_missing_runs_are_trained_and_finished_runs_are_skipped(quick_network, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = [*DIGITS, *QUICK, "--epochs", "1", "--output", "out"]
-    _, errors = answer(capsys, *words, "--seeds", "1")
+    _, errors = run_json(capsys, *words, "--seeds", "1")
     assert "1 run, 0 already finished" in errors
     (folder,) = (tmp_path / "out").iterdir()
     assert folder.name == "igcv1_c48_d8_digits_1epochs_64images_seed1"
@@ -58,7 +58,7 @@ def test_missing_runs_are_trained_and_finished_ones_skipped(quick_network, tmp_p
     assert record.data["note"].endswith("; 64 images of either split at most")
     before = (folder / "metrics.json").stat().st_mtime_ns
 
-    ((found,), errors) = answer(capsys, *words, "--seeds", "1", "0", "--plot", "figure.png")
+    ((found,), errors) = run_json(capsys, *words, "--seeds", "1", "0", "--plot", "figure.png")
     assert "2 runs, 1 already finished" in errors
     assert (folder / "metrics.json").stat().st_mtime_ns == before
     (group,) = found["runs"]
@@ -73,7 +73,7 @@ def test_missing_runs_are_trained_and_finished_ones_skipped(quick_network, tmp_p
     assert f"{100 * mean:.2f} ± {100 * deviation:.2f}  {100 - 100 * mean:.2f} ± {100 * deviation:.2f}" in text
 
 
-def test_a_run_that_was_stopped_is_resumed(quick_network, tmp_path, capsys, monkeypatch):
+def test_stopped_run_is_resumed(quick_network, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = [*DIGITS, *QUICK, "--epochs", "2", "--output", "out"]
     end = Recorder.on_epoch_end
@@ -91,14 +91,14 @@ def test_a_run_that_was_stopped_is_resumed(quick_network, tmp_path, capsys, monk
     capsys.readouterr()
     assert run(*words[:5], "--output", "out") == 0
     assert "1 of 2" in capsys.readouterr().out
-    answer(capsys, *words)
+    run_json(capsys, *words)
     finished = read_metrics(folder / "metrics.json")
     assert (finished.state, finished.epochs[:1]) == ("finished", stopped.epochs)
     assert len(finished.epochs) == 2
 
 
-def test_what_cannot_be_trained_does_not_keep_the_others(quick_network, tmp_path, capsys, monkeypatch):
-    """A run that another process has, seed 0, and one that fails, seed 1."""
+def test_locked_and_failed_runs_do_not_prevent_others(quick_network, tmp_path, capsys, monkeypatch):
+    """Seed 0 is locked by another process, and seed 1 fails."""
     monkeypatch.chdir(tmp_path)
     name = "igcv1_c48_d8_digits_1epochs_64images_seed"
     (tmp_path / "out" / f"{name}1").mkdir(parents=True)
@@ -113,8 +113,8 @@ def test_what_cannot_be_trained_does_not_keep_the_others(quick_network, tmp_path
 
 
 @pytest.mark.slow
-def test_what_other_processes_leave_behind_is_taken_over(quick_network, tmp_path, capsys, monkeypatch):
-    """One ends while the run behind is trained; one finishes a run between two looks at its folder."""
+def test_runs_of_other_processes_are_taken_over(quick_network, tmp_path, capsys, monkeypatch):
+    """One process ends while the next run trains; one finishes a run between two checks of its folder."""
     monkeypatch.chdir(tmp_path)
     words = [*DIGITS, *QUICK, "--epochs", "1", "--output", "out", "--seeds"]
     name = "igcv1_c48_d8_digits_1epochs_64images_seed"
@@ -131,16 +131,16 @@ def test_what_other_processes_leave_behind_is_taken_over(quick_network, tmp_path
 
     monkeypatch.setattr(Recorder, "on_epoch_end", leave)
     others.enter_context(hold_folder(tmp_path / "out" / f"{name}0"))
-    _, errors = answer(capsys, *words, "0", "2")
+    _, errors = run_json(capsys, *words, "0", "2")
     assert [word in errors for word in (f"{name}0 is in use", "are left")] == [True, False]
     assert {path.parent.name for path in (tmp_path / "out").glob("*/metrics.json")} == {f"{name}0", f"{name}2"}
     monkeypatch.setattr(fit_module, "_settle", finish)
     accuracy = read_metrics(tmp_path / "out" / f"{name}2" / "metrics.json").test_accuracy
-    _, errors = answer(capsys, *words, "1")
+    _, errors = run_json(capsys, *words, "1")
     assert f"   test accuracy {accuracy:.2%}\n" in errors
 
 
-def test_rows_without_a_network_are_told(tmp_path, capsys, monkeypatch):
+def test_rows_without_a_network_are_reported(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["paper", "hscnet", "table4", "--rows", "IGCV2", "--run", "--output", "out"]
     assert run(*words) == 0
@@ -149,19 +149,19 @@ def test_rows_without_a_network_are_told(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-# Groups of runs, from made-up records
+# Groups of runs, from fake records
 
 
-def test_runs_in_groups(tmp_path):
-    """One network's seeds stand together; another recipe, other data and a copy of a run do not make more seeds."""
+def test_runs_are_grouped_by_row(tmp_path):
+    """Seeds of a network form a group; other recipes form another group; duplicates of a run are ignored."""
     from keras_sharenets.training.recipes.named import find_recipe, override
 
     other = override(find_recipe("fast"), epochs=9)
     runs = [("s_vggnet_32", 0, 0.5), ("s_vggnet_32", 2, 0.7), ("sl_vggnet_32", 0, 0.8), ("resnet_8", 0, 0.9)]
     for each in runs:
-        publish(tmp_path / "a", made_up(*each))
-    publish(tmp_path / "b", made_up("s_vggnet_32", 0, 0.1))
-    publish(tmp_path / "c", made_up("s_vggnet_32", 0, 0.6, other))
+        publish(tmp_path / "a", fake_run(*each))
+    publish(tmp_path / "b", fake_run("s_vggnet_32", 0, 0.1))
+    publish(tmp_path / "c", fake_run("s_vggnet_32", 0, 0.6, other))
     (tmp_path / "c" / "broken").mkdir()
     (tmp_path / "c" / "broken" / "metrics.json").write_text("{")
     found = find_runs([tmp_path / name for name in "abc"])
@@ -171,30 +171,30 @@ def test_runs_in_groups(tmp_path):
     assert [group.accuracies for group in groups] == [{0: 0.8}, {0: 0.5, 2: 0.7}, {0: 0.6}]
 
 
-def plotted(tmp_path, capsys, *words):
+def draw_plot(tmp_path, capsys, *words):
     assert run("paper", *words, "--plot", tmp_path / "figure.png") == 0
     capsys.readouterr()
     return PIL.Image.open(io.BytesIO((tmp_path / "figure.png").read_bytes()))
 
 
 def test_figures(tmp_path, capsys, monkeypatch):
-    """Of the paper alone; with runs; and curves, which need runs."""
+    """Figures with printed results only, with runs, and with learning curves, which require runs."""
     monkeypatch.chdir(tmp_path)
-    alone = plotted(tmp_path, capsys, "shardnet", "figure3")
+    alone = draw_plot(tmp_path, capsys, "shardnet", "figure3")
     assert alone.width > 2.5 * alone.height  # Three panels.
     for seed, accuracy in ((0, 0.7), (1, 0.8)):
-        publish(tmp_path / "runs", made_up("s_vggnet_32", seed, accuracy))
-        publish(tmp_path / "runs", made_up("sharesnet_164", seed, accuracy))
-    with_runs = plotted(tmp_path, capsys, "shardnet", "figure3")
+        publish(tmp_path / "runs", fake_run("s_vggnet_32", seed, accuracy))
+        publish(tmp_path / "runs", fake_run("sharesnet_164", seed, accuracy))
+    with_runs = draw_plot(tmp_path, capsys, "shardnet", "figure3")
     assert (np.asarray(with_runs) != np.asarray(alone)).any()
-    assert np.asarray(plotted(tmp_path, capsys, "sharesnet", "figure4")).std() > 0
-    by_arithmetic = plotted(tmp_path, capsys, "igcv2", "figure3")
-    assert by_arithmetic.height > by_arithmetic.width  # Channels and non-sparsity, one above the other.
+    assert np.asarray(draw_plot(tmp_path, capsys, "sharesnet", "figure4")).std() > 0
+    by_arithmetic = draw_plot(tmp_path, capsys, "igcv2", "figure3")
+    assert by_arithmetic.height > by_arithmetic.width  # Panels for channels and non-sparsity.
     assert run("paper", "hgcnet", "figure5", "--plot", tmp_path / "figure.png") == 2
     assert "There is nothing to plot for figure5" in capsys.readouterr().err
 
 
-def test_what_shows_weights_or_activations_is_left_to_the_command_for_these(tmp_path, capsys, monkeypatch):
+def test_figures_of_activations_refer_to_analyze(tmp_path, capsys, monkeypatch):
     assert run("paper", "hscnet", "figure8", "--plot", tmp_path / "figure.png") == 2
     assert "Draw it with `sharenets analyze RUN_DIR ... --activations --part 0.375` from" in capsys.readouterr().err
     monkeypatch.setattr(paper, "_train", lambda *words: [tmp_path / "a run", tmp_path / "another"])
@@ -204,7 +204,7 @@ def test_what_shows_weights_or_activations_is_left_to_the_command_for_these(tmp_
     assert f"draw it with: sharenets analyze {folders} --activations --part 0.375 --output DIR" in told
 
 
-# One table of each paper, end to end
+# One table of each paper, from start to end
 
 SMALLEST = {
     "hscnet": ("table4", "hscnet_m128_g16_r8_a2"),
@@ -217,8 +217,8 @@ SMALLEST = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", SMALLEST)
-def test_a_table_of_each_paper_is_trained_killed_once_and_resumed(key, tmp_path, cifar10_folder):
-    """512 images of CIFAR-10, one network, four epochs: the process is killed after the first."""
+def test_killed_table_is_resumed(key, tmp_path, cifar10_folder):
+    """One network is trained for four epochs on 512 images of CIFAR-10; the process is killed after the first."""
     table, network = SMALLEST[key]
     (row,) = [str(number) for number, row in _rows(key, table) if (row.network, row.data) == (network, "cifar10")]
     words = [sys.executable, "-m", "trainers", "paper", key, table, "--rows", row, "--run", "--epochs", "4"]
@@ -227,7 +227,7 @@ def test_a_table_of_each_paper_is_trained_killed_once_and_resumed(key, tmp_path,
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     quiet = {"cwd": tmp_path, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(words, **quiet)
-    while not find_runs([tmp_path / "out"]):  # Those with a finished epoch.
+    while not find_runs([tmp_path / "out"]):  # Runs with a finished epoch.
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -245,8 +245,8 @@ def test_a_table_of_each_paper_is_trained_killed_once_and_resumed(key, tmp_path,
 
 
 @pytest.mark.slow
-def test_of_two_processes_one_is_killed_and_the_other_takes_over(tmp_path):
-    """Both are given the same line; whoever has finished an epoch of a run is killed in the next one."""
+def test_second_process_takes_over_runs_of_a_killed_one(tmp_path):
+    """Two processes run the same command; the first that finishes an epoch is killed in the next one."""
     words = [sys.executable, "-m", "trainers", *DIGITS[:-1], "512", "--epochs", "4", "--seeds", "0", "1", "2"]
     quiet = {"env": {**os.environ, "PYTHONPATH": str(ROOT)}, "stdout": subprocess.DEVNULL, "cwd": tmp_path}
     errors = [(tmp_path / f"errors{number}.txt").open("w+") for number in range(2)]

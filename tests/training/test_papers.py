@@ -1,4 +1,4 @@
-"""The papers' tables and figures as experiments: whether all are there, and whether what they say fits together."""
+"""Tables and figures of papers as experiments: completeness and consistency."""
 
 import json
 import pathlib
@@ -21,24 +21,24 @@ from keras_sharenets.training.papers.entries import (
 from keras_sharenets.training.recipes.named import RECIPES, recipe_for
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Numbered in the papers: tables, figures; and the parts that some of ShardNet have.
+# Numbers of tables and figures in each paper, and the parts of those of ShardNet.
 NUMBERED = {"hscnet": (5, 9), "hgcnet": (3, 5), "igcv2": (7, 4), "sharesnet": (3, 5), "shardnet": (8, 8)}
 PARTS = {"table1": "abcd", "table2": "ab", "table6": "ab", "table7": "ab", "figure2": "ab", "figure3": "abc"}
 ROWS = [
-    (key, entry.key, number, paper, row)
+    (key, find_entry.key, number, paper, row)
     for key, paper in papers().items()
-    for entry in paper.entries
-    for number, row in enumerate(entry.rows, start=1)
+    for find_entry in paper.entries
+    for number, row in enumerate(find_entry.rows, start=1)
 ]
 WITH_NETWORKS = [each for each in ROWS if each[-1].network]
 
 
-def entry(paper, key):
+def find_entry(paper, key):
     return next(each for each in papers()[paper].entries if each.key == key)
 
 
 @pytest.mark.parametrize("key", NUMBERED)
-def test_every_table_and_figure_has_an_entry_or_says_why_not(key):
+def test_every_table_and_figure_has_an_entry(key):
     entries = papers()[key].entries
     keys = [each.key for each in entries]
     assert len(set(keys)) == len(keys)
@@ -55,13 +55,13 @@ def test_every_table_and_figure_has_an_entry_or_says_why_not(key):
     assert all(row.network or row.note for each in entries for row in each.rows)
 
 
-def test_networks_are_registered_and_take_their_options():
+def test_networks_are_registered_with_valid_options():
     for *place, row in WITH_NETWORKS:
         assert row.network in VARIANTS, place
         assert set(row.options) <= set(own_arguments(row.network)), place
 
 
-def test_what_is_printed_can_be_read():
+def test_printed_results_are_plausible():
     for *place, row in ROWS:
         assert row.data in DATA, place
         for printed, value in ((row.printed, row.accuracy), (row.top5, row.top5_accuracy)):
@@ -70,16 +70,16 @@ def test_what_is_printed_can_be_read():
         assert row.top5 is None or row.printed is None or row.accuracy < row.top5_accuracy, place
 
 
-# Rows of a table, and the difference or ratio that the paper prints of them elsewhere.
+# Differences and ratios of rows that the papers print elsewhere.
 def printed_number(text):
     return float(text[:-1]) * {"K": 1e3, "M": 1e6}[text[-1]]
 
 
 def by_label(paper, key, data=None):
-    return {(row.label, row.data): row for row in entry(paper, key).rows if data in (None, row.data)}
+    return {(row.label, row.data): row for row in find_entry(paper, key).rows if data in (None, row.data)}
 
 
-def test_differences_that_the_papers_print():
+def test_printed_differences():
     tiny = by_label("hscnet", "table3", "tiny_imagenet")
     hscnet, igcv3 = (tiny[label, "tiny_imagenet"] for label in ("HSC-Net-M128-G16-R4-a2", "IGCV3-D (1.25x)"))
     assert hscnet.accuracy - igcv3.accuracy == Decimal("5.87")
@@ -88,7 +88,7 @@ def test_differences_that_the_papers_print():
     assert (ours.accuracy, xception.accuracy) == (Decimal("56.32"), Decimal("55.39"))
     table = by_label("sharesnet", "table2")
     printed = {"ResNet-164": 0.74, "WRN-40-4": 0.93, "WRN-28-10 Drop.": 0.2}
-    # 0.52 stands there for ResNet-34.
+    # The paper prints 0.52 for ResNet-34.
     printed |= {"ResNet-34": 1.52, "ResNet-50": 0.6, "ResNet-101": 0.47, "ResNet-152": 0.07}
     for (label, data), row in table.items():
         if "Share" not in label:
@@ -96,19 +96,19 @@ def test_differences_that_the_papers_print():
             assert float(row.accuracy - shared.accuracy) == pytest.approx(printed[label])
 
 
-def test_ratios_that_the_papers_print():
-    parameters = {row.label: float(row.parameters[:-1]) for row in entry("hscnet", "table1").rows}
+def test_printed_ratios():
+    parameters = {row.label: float(row.parameters[:-1]) for row in find_entry("hscnet", "table1").rows}
     values = list(parameters.values())
     assert [round(wide / small, 1) for wide, small in zip(values[::2], values[1::2], strict=True)] == [2.5, 2.7, 5.3]
     compression = {"S": [12.0, 12.0, 12.2, 12.0, 11.7], "SL": [8.4, 8.3, 8.4, 8.3, 8.2]}
-    printed = [printed_number(row.parameters) for row in entry("shardnet", "table1a").rows]
+    printed = [printed_number(row.parameters) for row in find_entry("shardnet", "table1a").rows]
     for place, kind in enumerate(compression, start=1):
         ratios = [e / other for e, other in zip(printed[::3], printed[place::3], strict=True)]
         assert ratios == pytest.approx(compression[kind], abs=0.06)
 
 
-def test_totals_of_the_tables():
-    """Sums of all top-1 figures, added up from the papers' text by hand."""
+def test_sums_of_tables():
+    """The sums of all top-1 results were computed by hand from the papers."""
     totals = {
         ("hscnet", "table1"): "326.58",
         ("hscnet", "table2"): "249.57",
@@ -121,11 +121,11 @@ def test_totals_of_the_tables():
         ("shardnet", "table8"): "752.33",
     }
     for (paper, key), total in totals.items():
-        values = [Decimal(row.printed.split(" ")[0]) for row in entry(paper, key).rows]
+        values = [Decimal(row.printed.split(" ")[0]) for row in find_entry(paper, key).rows]
         assert sum(values) == Decimal(total), (paper, key)
 
 
-def test_the_first_of_a_pair_is_ahead_in_the_paper():
+def test_pairs_are_ordered_by_printed_accuracy():
     for paper in papers().values():
         rows = [row for each in paper.entries for row in each.rows]
         for first, second in paper.ahead:
@@ -141,26 +141,26 @@ def test_the_first_of_a_pair_is_ahead_in_the_paper():
 # Counts
 
 
-def test_images_of_tiny_imagenet_cost_igcnets_as_much_as_those_of_cifar():
-    """Section 4.1 of IGC-V2: a stem of stride 2."""
+def test_igcnets_on_tiny_imagenet_have_the_multiply_adds_of_cifar():
+    """The stem has a stride of 2 (IGC-V2, section 4.1)."""
     rows = by_label("igcv2", "table4")
     paper = papers()["igcv2"]
     cifar, tiny = (rows["IGC-V2 (C64), D = 8", name] for name in ("cifar100", "tiny_imagenet"))
     assert counts_of(paper, tiny).multiply_adds - counts_of(paper, cifar).multiply_adds == 256 * 100
 
 
-def test_blocks_of_igcv2_by_branch_and_by_convolutions():
-    """Figures 2 and 3: what the paper's text says of them, by its own arithmetic."""
+def test_blocks_in_figures_of_igcv2():
+    """Figures 2 and 3 agree with the formulas in the text of the paper."""
     paper = papers()["igcv2"]
     blocks = [row for each in paper.entries if re.fullmatch("figure2[abc]|figure3", each.key) for row in each.rows]
     for row in blocks:
         width, branches = row.options["width"], row.options["branch_channels"]
         weights = 9 * width + sum(branches) * width
         assert weights <= 9 * 144 + 24 * 144 < weights + branches[0] * (9 + sum(branches))
-        # A stem, and six blocks.
+        # The stem and six blocks.
         assert counts_of(paper, row).counted_parameters == 27 * width + 6 * weights
     for part in "abc":
-        rows = entry("igcv2", f"figure2{part}").rows
+        rows = find_entry("igcv2", f"figure2{part}").rows
         densities = [row.sizes["density"] for row in rows]
         assert densities == sorted(densities)
         assert [row.sizes["channels"] for row in rows] == sorted((row.options["width"] for row in rows), reverse=True)
@@ -168,10 +168,10 @@ def test_blocks_of_igcv2_by_branch_and_by_convolutions():
         best = [row.series for row in rows].index("closest to complementary")
         assert kinds[:best] == ["sparse"] * best
         assert [row.series for row in rows[best + 1 :]] == ["dense, redundant"] * (len(rows) - best - 1)
-    rows = entry("igcv2", "figure3").rows
+    rows = find_entry("igcv2", "figure3").rows
     widths = np.array([row.sizes["channels"] for row in rows])
     shares = np.array([row.sizes["non-sparsity"] for row in rows])
-    # "Concave" and "convex": they rise to one peak, and fall to the least share there.
+    # "Concave" and "convex": the widths have one peak, where the shares have their minimum.
     peak = widths.argmax()
     assert peak == shares.argmin()
     assert (np.diff(widths[: peak + 1]) > 0).all()
@@ -182,14 +182,14 @@ def test_blocks_of_igcv2_by_branch_and_by_convolutions():
     assert shares == pytest.approx(np.array(weights) / (9 * widths**2), abs=5e-5)
 
 
-# Parameters that are not those printed to 3 %: by how much they differ, and why.
+# Parameter counts that differ from the printed ones by more than 3 %: relative difference and reason.
 DIFFERENT = {
-    ("mobilenet_v2_1_25", "cinic10", "3.8M"): -0.088,  # Counted there with the 200 classes of Tiny ImageNet.
+    ("mobilenet_v2_1_25", "cinic10", "3.8M"): -0.088,  # The paper counts the 200 classes of Tiny ImageNet.
     ("igcv3_d_1_25", "cinic10", "3.7M"): -0.077,
     ("shufflenet_v2_2_0", "tiny_imagenet", "5.5M"): 0.046,  # Counted with 100 classes.
     ("hscnet_m128_g16_r4_a2", "tiny_imagenet", "1.8M"): 0.049,  # Counted with 10 classes.
     ("igcv3_d_1_0", "cifar10", "2.4M"): -0.074,  # Counted with 100 classes and moving statistics.
-    ("mobilenet_v2_1_4", "imagenet", "6.9M"): -0.115,  # Quoted there: no definition gives so many.
+    ("mobilenet_v2_1_4", "imagenet", "6.9M"): -0.115,  # Quoted in the paper; no definition gives this count.
     ("igcv3_d_1_4", "imagenet", "7.2M"): -0.162,
     ("resnet_110", "cifar10", "1.5M"): 0.152,  # 1.7M in the paper that defines it.
     ("shufflenet_v1_g3", "cifar100", "0.91M"): 0.100,  # Counted with 10 classes.
@@ -199,7 +199,7 @@ DIFFERENT = {
 }
 
 
-def test_counts_are_those_that_the_papers_print():
+def test_counts_match_printed_counts():
     compared = []
     for *place, paper, row in WITH_NETWORKS:
         counts = counts_of(paper, row)
@@ -212,7 +212,7 @@ def test_counts_are_those_that_the_papers_print():
             difference = counts.multiply_adds / printed_number(row.multiply_adds) - 1
             low, high = (-0.01, 0.01)
             if place[0] == "hgcnet":
-                # It counts normalization and activation too; which ShuffleNet and MobileNetV2 it has it does not say.
+                # The paper also counts normalization and activation; its ShuffleNet and MobileNetV2 are not specified.
                 peers = {"shufflenet_v1_g3": (0.01, 0.02), "mobilenet_v2_1_0": (0.0, 0.003)}
                 low, high = peers.get(row.network, (-0.09, -0.02))
             assert low < difference < high, place
@@ -244,12 +244,12 @@ def test_counts_are_those_that_the_papers_print():
         ("shardnet", "table8", "ShaResNet-164", "cifar10", "shardnet-cifar10"),
     ],
 )
-def test_recipe_is_that_of_the_paper_for_the_data(paper, key, label, data, recipe):
+def test_recipe_of_row(paper, key, label, data, recipe):
     row = by_label(paper, key)[label, data]
     assert recipe_of(papers()[paper], row).name == recipe
 
 
-def test_every_row_has_a_recipe_of_a_paper_that_says_where_it_comes_from():
+def test_every_row_has_a_recipe_with_a_source():
     for *place, paper, row in WITH_NETWORKS:
         recipe = recipe_of(paper, row)
         assert recipe.name not in ("default", "fast", "digits"), place
@@ -257,22 +257,22 @@ def test_every_row_has_a_recipe_of_a_paper_that_says_where_it_comes_from():
 
 
 @pytest.mark.parametrize("data", ["imagenet32", "cinic10", "tiny_imagenet"])
-def test_peers_have_a_recipe_without_a_paper_being_named(data):
+def test_default_recipe_of_peers(data):
     peers = [name for name in VARIANTS if re.match("mobilenet_v|igcv3|shufflenet|wrn_28", name)]
     for name in peers:
         assert recipe_for(name, data).name == f"hscnet-{data.replace('_', '-')}"
 
 
-def test_the_enlarged_test_images_are_said_to_be_ours():
+def test_enlarged_test_images_are_documented_as_our_choice():
     for name in ("igcnet-tiny-imagenet", "hscnet-imagenet"):
         assert "enlarged by 8/7 is ours" in RECIPES[name].source
 
 
-def test_printed_figures_of_a_network():
+def test_printed_results_of_a_network():
     paper, found, row = printed_for("resnet_164", "cifar10")
     assert (paper.name, found.key, row.printed) == ("ShaResNet", "table2", "94.54")
     assert printed_for("hscnet_m32_g4_r2_b1_a2", "cifar10") is None
-    # The unshared VGGNet of width 256 with CIFAR-100 has a table of its own.
+    # The unshared VGGNet of width 256 on CIFAR-100 is in a separate table.
     assert printed_for("e_vggnet_256", "cifar100")[1].key == "table6a"
 
 
@@ -285,7 +285,7 @@ def paper(capsys, *words):
     return status, output, errors
 
 
-def test_list_has_every_entry(capsys):
+def test_list_contains_every_entry(capsys):
     status, text, _ = paper(capsys)
     assert status == 0
     listed = [tuple(line.split()[:2]) for line in text.splitlines()]
@@ -294,12 +294,12 @@ def test_list_has_every_entry(capsys):
     assert "igcv2" not in paper(capsys, "hscnet")[1]
 
 
-def test_a_table_beside_our_counts(capsys, tmp_path, monkeypatch):
+def test_table_with_our_counts(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, text, _ = paper(capsys, "hscnet", "table2")
     assert status == 0
     line = next(line for line in text.splitlines() if "HSC-Net-M128" in line)
-    # Paper: table 2; ours: the specification.
+    # Printed values are from table 2; counts are from the specification.
     assert re.split(r" {2,}", line.strip()) == [
         *("5", "HSC-Net-M128-G16-R8-a2", "hscnet_m128_g16_r8_a2", "ImageNet 32x32", "2.3M", "2,286,840"),
         *("494.8 M", "53.41", "46.59"),
@@ -308,11 +308,11 @@ def test_a_table_beside_our_counts(capsys, tmp_path, monkeypatch):
     assert "There are no runs of these networks in" in text
 
 
-def test_runs_are_shown_with_mean_and_deviation(capsys, monkeypatch):
+def test_mean_and_deviation_of_runs(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     _, text, _ = paper(capsys, "igcv2", "table6", "--rows", "1", "3")
     lines = [re.split(r" {2,}", line)[-3:] for line in text.splitlines() if line.startswith("igcv1_c48_d8")]
-    # Seeds 0 and 1 have 70.55 and 71.10 % after 4 epochs; after 30 there is one.
+    # Seeds 0 and 1 have 70.55 and 71.10 % after 4 epochs; there is one run of 30 epochs.
     assert sorted(lines) == [["0", "83.40", "16.60"], ["0, 1", "70.83 ± 0.39", "29.17 ± 0.39"]]
 
 
@@ -330,7 +330,7 @@ def test_parts_of_a_table_and_json(capsys):
     ("words", "labels"),
     [(["2"], ["HGCNet-42 (G = 2)"]), (["sgcnet*g1", "HGC*6)"], ["SGCNet-42 (G = 1)", "HGCNet-42 (G = 6)"])],
 )
-def test_rows_by_number_and_by_pattern(words, labels, capsys):
+def test_rows_by_number_and_pattern(words, labels, capsys):
     _, text, _ = paper(capsys, "hgcnet", "table1", "--rows", *words, "--json", "-")
     assert [row["label"] for row in json.loads(text)[0]["rows"]] == labels
 
@@ -354,7 +354,7 @@ def test_rows_by_number_and_by_pattern(words, labels, capsys):
         (["sharesnet", "figure4", "--plot", "x.png"], "There is nothing to plot for figure4"),
     ],
 )
-def test_bad_input(words, message, capsys, tmp_path, monkeypatch):
+def test_bad_arguments(words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, _, errors = paper(capsys, *words)
     assert (status, errors.count("\n")) == (2, 1)
@@ -362,6 +362,6 @@ def test_bad_input(words, message, capsys, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_keys_of_rows_are_those_of_their_crops():
+def test_input_shape_is_the_crop_size():
     row = by_label("shardnet", "table2a")["ResNet-34*", "tiny_imagenet"]
     assert configuration_of(papers()["shardnet"], row) == ("e_resnet_34", {}, (56, 56, 3), 200)

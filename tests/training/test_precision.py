@@ -1,4 +1,4 @@
-"""Training in half precision: what is chosen, what is kept in full, and what the files are."""
+"""Training in half precision: choice of precision, layers in full precision, and the files."""
 
 import keras
 import numpy as np
@@ -29,7 +29,7 @@ def choose(monkeypatch, asked, devices=None, seconds=None):
     return precision.choose_precision(run, devices or Devices(), None, None)
 
 
-def test_which_precision_is_chosen(monkeypatch):
+def test_choice_of_precision(monkeypatch):
     assert choose(monkeypatch, None).precision == "float32"
     assert choose(monkeypatch, None, Devices("tpu", policy="mixed_bfloat16")).precision == "bfloat16"
     assert choose(monkeypatch, "float16").precision == "float16"
@@ -43,8 +43,8 @@ def test_which_precision_is_chosen(monkeypatch):
         RunOptions(precision="int8")
 
 
-def test_what_stays_in_full_precision(digits):
-    """The pixels, which the normalization takes, and the probabilities, which the loss takes."""
+def test_layers_in_full_precision(digits):
+    """Normalization of the pixels and the probabilities are computed in float32."""
     network = in_policy("mixed_bfloat16", lambda: build(MODEL, digits, TINY))
     dtypes = {layer.name: layer.compute_dtype for layer in network.layers[1:]}
     assert (dtypes.pop("normalize"), dtypes.pop("predictions")) == ("float32", "float32")
@@ -54,14 +54,14 @@ def test_what_stays_in_full_precision(digits):
 
 
 @pytest.mark.parametrize("asked", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
-def test_a_run_in_half_precision(asked, digits, recipe, quick_network, tmp_path, capsys):
+def test_run_in_half_precision(asked, digits, recipe, quick_network, tmp_path, capsys):
     settings = {"recipe": recipe, "options": TINY, "verbose": 0}
     run = fit(MODEL, digits, tmp_path / "run", run_options=RunOptions(precision=asked, jit_compile=False), **settings)
     assert read_metrics(tmp_path / "run" / "metrics.json").precision == asked
     assert run.epochs[1].loss < run.epochs[0].loss
     network = files.load_model(tmp_path / "run" / "last.keras")
     assert {layer.compute_dtype for layer in network.layers} == {"float32"}
-    # The file was tested, not the network that rounds: so its accuracy is that of the record.
+    # The recorded accuracy is that of the float32 file.
     probabilities = network.predict(digits.test.pixels(np.arange(359)), verbose=0)
     assert np.mean(probabilities.argmax(-1) == digits.test.labels) == pytest.approx(run.test_accuracy, abs=1e-6)
     assert main(["fit", "--resume", str(tmp_path / "run"), "--precision", "float32"]) == 2
@@ -70,7 +70,7 @@ def test_a_run_in_half_precision(asked, digits, recipe, quick_network, tmp_path,
 
 
 @pytest.mark.slow
-def test_the_faster_one_is_measured(digits, recipe, quick_network, tmp_path):
+def test_auto_measures_both_precisions(digits, recipe, quick_network, tmp_path):
     settings = {"recipe": override(recipe, epochs=1), "options": TINY, "verbose": 0}
     run = fit(MODEL, digits, tmp_path / "run", run_options=RunOptions(precision="auto", jit_compile=False), **settings)
     assert run.precision in precision.MEASURED
@@ -80,7 +80,7 @@ def test_the_faster_one_is_measured(digits, recipe, quick_network, tmp_path):
 
 
 @pytest.mark.slow
-def test_half_precision_learns_as_full_precision_does(digits, recipe, tmp_path):
+def test_half_precision_learns_like_full_precision(digits, recipe, tmp_path):
     settings = {"recipe": override(recipe, epochs=4), "options": TINY, "verbose": 0}
     full, half = (
         fit(MODEL, digits, tmp_path / name, run_options=RunOptions(precision=name), **settings)
@@ -91,7 +91,7 @@ def test_half_precision_learns_as_full_precision_does(digits, recipe, tmp_path):
 
 
 def test_probabilities_are_not_rounded():
-    """Ten of them, which in bfloat16 have 8 bits, sum to 1."""
+    """In bfloat16, with 8 significant bits, ten probabilities would not sum to 1."""
     network = in_policy("mixed_bfloat16", lambda: create_model(MODEL, num_classes=10, input_shape=(8, 8, 1), **TINY))
     images = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 1)).astype("float32")
     sums = keras.ops.convert_to_numpy(network(images, training=False)).astype("float64").sum(-1)

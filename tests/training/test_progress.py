@@ -1,4 +1,4 @@
-"""What is told of a training while it goes on, by a clock that the test turns."""
+"""Progress messages during training, with a fake clock."""
 
 import keras
 import pytest
@@ -17,7 +17,7 @@ def clock(monkeypatch):
 
 
 def _take_epoch(callback, clock, number, seconds):
-    """Four steps, then a test, all of equal time."""
+    """Simulates an epoch of four steps and an evaluation that take the given times."""
     callback.on_epoch_begin(number)
     for batch in range(4):
         clock[0] += seconds[batch]
@@ -27,7 +27,7 @@ def _take_epoch(callback, clock, number, seconds):
     callback.on_epoch_end(number, LOGS)
 
 
-def test_a_line_an_epoch_has_the_time_that_the_others_take(clock):
+def test_line_per_epoch_estimates_the_remaining_time(clock):
     told, shown = [], []
     callback = Progress(4, "validation", told.append, shown.append)
     callback.set_params({"epochs": 4, "steps": 4})
@@ -37,12 +37,12 @@ def test_a_line_an_epoch_has_the_time_that_the_others_take(clock):
         _take_epoch(callback, clock, number, [10, 10, 10, 10, 10 + number])
     figures = "loss 1.5000, accuracy 0.2500, validation accuracy 0.1250"
     assert told == [
-        f"epoch 1 of 4: {figures}; 2 min, about 2 min left",  # 50 s each: the first step compiled for as long.
+        f"epoch 1 of 4: {figures}; 2 min, about 2 min left",  # 50 s without compilation.
         f"epoch 2 of 4: {figures}; 50 s, about 2 min left",
         f"epoch 3 of 4: {figures}; 52 s, about 50 s left",
         f"epoch 4 of 4: {figures}; 53 s",
     ]
-    # Before an epoch is over, by its steps but for the first: four of 10 s, of which two are left, and three epochs.
+    # Within the first epoch, the estimate uses its steps without the first.
     assert shown[:6] == [
         "epoch 1 of 4: first step",
         "epoch 1 of 4: step 1 of 4",
@@ -55,22 +55,22 @@ def test_a_line_an_epoch_has_the_time_that_the_others_take(clock):
     assert "epoch 2 of 4: step 2 of 4, about 2 min left" in shown
 
 
-def test_the_rest_of_an_epoch_says_nothing_of_the_others(clock):
-    """A resumed run is in the middle of one; `model.fit` is asked for that epoch alone."""
+def test_partial_epoch_gives_no_estimate(clock):
+    """A resumed run calls `model.fit` for the rest of an epoch."""
     told, shown = [], []
     callback = Progress(4, "test", told.append, shown.append)
     callback.set_params({"epochs": 2, "steps": 4})
     _take_epoch(callback, clock, 1, [0.1] * 5)
     assert told == ["epoch 2 of 4: loss 1.5000, accuracy 0.2500, test accuracy 0.1250; 0.5 s"]
-    # Half a second has not gone by between the steps.
+    # Less than half a second passes between the steps.
     assert [line for line in shown if "step" in line] == ["epoch 2 of 4: first step"]
     callback.set_params({"epochs": 4, "steps": 4})
     _take_epoch(callback, clock, 2, [2] * 5)
     assert told[1].endswith("; 10 s, about 10 s left")
 
 
-def test_nothing_of_the_model_is_needed():
-    """`fit` calls it beside its own callbacks, also where a run was stopped after the last step of an epoch."""
+def test_progress_without_a_model():
+    """`fit` also calls it directly if a run was stopped after the last step of an epoch."""
     told = []
     callback = Progress(1, "test", told.append, lambda text: None, opening="what is about to begin")
     called = keras.callbacks.CallbackList([callback])

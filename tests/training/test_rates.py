@@ -1,4 +1,4 @@
-"""The search for a learning rate."""
+"""`find_rate` and `sharenets find-rate`."""
 
 import io
 import math
@@ -14,24 +14,24 @@ from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run import rates
 from keras_sharenets.training.run.rates import draw_rates, find_rate, steepest
 
-# Without momentum or decay, and batches of all images: each step is one of plain gradient descent.
+# Without momentum and weight decay, and with all images in one batch: each step is plain gradient descent.
 PLAIN = Recipe(1, 0.1, 0.0, momentum=0.0, nesterov=False, batch_size=6, flip=False, pad=0)
 
 
-def few_images():
+def small_data_set():
     images = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 1)).astype("uint8")
     split = Arrays(images, np.arange(6) % 3)
     return make_dataset("few", "", "abc", split, split)
 
 
-def linear(model_name, dataset, options, recipe):
+def build_linear_network(model_name, dataset, options, recipe):
     images = keras.Input((4, 4, 1))
     x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
     return keras.Model(images, keras.layers.Dense(3, activation="softmax", kernel_initializer="zeros")(x))
 
 
 def descend(images, labels, steps):
-    """The losses of softmax regression, which starts with zeros, while its rate rises; by hand."""
+    """The losses of softmax regression in numpy, starting from zeros, with increasing learning rates."""
     x = np.concatenate([images.reshape(6, -1) / 255, np.ones((6, 1))], axis=1)
     weights, losses = np.zeros((17, 3)), []
     for rate in steps:
@@ -42,9 +42,9 @@ def descend(images, labels, steps):
     return losses
 
 
-def test_losses_are_those_of_gradient_descent_at_rising_rates(monkeypatch):
-    monkeypatch.setattr(rates, "build", linear)
-    few = few_images()
+def test_losses_match_gradient_descent_in_numpy(monkeypatch):
+    monkeypatch.setattr(rates, "build", build_linear_network)
+    few = small_data_set()
     found = find_rate("linear", few, recipe=PLAIN, steps=10, lowest=1e-3, highest=1.0)
     np.testing.assert_allclose(found.rates, np.geomspace(1e-3, 1.0, 10))
     assert found.losses[0] == pytest.approx(math.log(3))
@@ -55,22 +55,22 @@ def test_losses_are_those_of_gradient_descent_at_rising_rates(monkeypatch):
     assert np.asarray(image).std() > 0
 
 
-def test_it_ends_where_the_loss_diverges(monkeypatch):
-    monkeypatch.setattr(rates, "build", linear)
-    found = find_rate("linear", few_images(), recipe=PLAIN, steps=40, lowest=1e-2, highest=1e6)
+def test_search_stops_when_the_loss_diverges(monkeypatch):
+    monkeypatch.setattr(rates, "build", build_linear_network)
+    found = find_rate("linear", small_data_set(), recipe=PLAIN, steps=40, lowest=1e-2, highest=1e6)
     assert 3 <= len(found.losses) < 40
     assert found.suggested < found.rates[-1]
 
 
-def test_the_steepest_place():
-    # A loss that falls along a wave over the logarithm of the rate, then rises: steepest in the middle of the fall.
+def test_steepest_descent():
+    # The loss falls like a hyperbolic tangent of the logarithmic rate, then rises: steepest in the middle of the fall.
     steps = np.linspace(-5, 1, 61)
     losses = np.where(steps < -1, 2 - np.tanh(2 * (steps + 3)), 1 + 20 * np.maximum(steps + 1, 0))
     assert math.log10(steepest(list(10.0**steps), list(losses))) == pytest.approx(-3, abs=0.11)
 
 
-def test_batches_that_differ_do_not_hide_the_steepest_place():
-    """Where the curve is flat the loss of a step falls as far by chance as a rate makes it fall."""
+def test_steepest_descent_of_noisy_losses():
+    """In flat parts of the curve, noise causes differences as large as those due to the learning rate."""
     steps = np.linspace(-5, 1, 100)
     for seed in range(20):
         noise = np.random.default_rng(seed).normal(0, 0.15, len(steps))
@@ -86,7 +86,7 @@ def test_batches_that_differ_do_not_hide_the_steepest_place():
         (["--output", "rates.pdf"], "error: `--output` (=rates.pdf) must end in .png."),
     ],
 )
-def test_bad_input_is_one_line(words, message, capsys, tmp_path, monkeypatch):
+def test_bad_arguments(words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["find-rate", "--model", "resnet_8", "--data", "digits", "--output", "rates.png", *words]) == 2
     assert capsys.readouterr().err == f"{message}\n"

@@ -29,7 +29,7 @@ def rate(schedule, step):
     return float(keras.ops.convert_to_numpy(schedule(step)))
 
 
-# The paper's table: epochs, weight decay, and the rate from each of these epochs on.
+# Table of the paper: epochs, weight decay, and the learning rate from certain epochs on.
 PAPER = {
     "cifar10": (200, 2e-4, {0: 0.1, 60: 0.02, 120: 0.004, 160: 0.0008}),
     "cifar100": (200, 5e-4, {0: 0.1, 60: 0.02, 120: 0.004, 160: 0.0008}),
@@ -52,7 +52,7 @@ def test_recipes_of_the_hscnet_paper(data):
         assert rate(schedule, 390 * end - 1) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_shortened_run_keeps_the_shape():
+def test_schedule_scales_with_the_number_of_epochs():
     recipe = override(recipe_for(MODEL, "cifar10"), epochs=10)
     schedule = build_schedule(recipe, steps_per_epoch=7)
     rates = [rate(schedule, 7 * epoch) for epoch in range(10)]
@@ -67,14 +67,14 @@ def test_cosine_with_warmup():
     assert [rate(schedule, step) for step in range(50)] == pytest.approx(warmup + cosine, abs=1e-7)
 
 
-def test_milestones_stay_where_they_are_behind_a_warmup():
+def test_warmup_does_not_shift_milestones():
     schedule = build_schedule(override(PLAIN, warmup_epochs=2, milestones=(0.5,)), steps_per_epoch=10)
     assert rate(schedule, 0) == pytest.approx(0.005)
     assert [rate(schedule, step) for step in (20, 49, 50, 99)] == pytest.approx([0.1, 0.1, 0.01, 0.01])
 
 
 @pytest.mark.parametrize("changes", [{}, {"milestones": (0.2, 0.8)}, {"schedule": "cosine", "warmup_epochs": 3}])
-def test_optimizer_survives_its_config(changes):
+def test_optimizer_config_round_trip(changes):
     optimizer = build_optimizer(override(PLAIN, momentum=0.8, nesterov=False, **changes), steps_per_epoch=4)
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
     assert isinstance(again, keras.optimizers.SGD)
@@ -85,13 +85,13 @@ def test_optimizer_survives_its_config(changes):
         assert float(keras.ops.convert_to_numpy(again.learning_rate)) == pytest.approx(expected, rel=1e-6)
 
 
-def test_other_data_has_a_fallback():
+def test_recipe_for_other_data():
     digits = recipe_for(MODEL, "digits")
     assert (digits.flip, digits.pad) == (False, 1)
     assert recipe_for(MODEL, "holiday images").flip
 
 
-def test_unknown_model_offers_the_nearest():
+def test_unknown_model():
     with pytest.raises(ValueError, match=r"`name` \(='hscnet_m32'\) is not a known model\. .*'hscnet_m32_g4_r2_b1_a2'"):
         recipe_for("hscnet_m32", "digits")
 
@@ -144,11 +144,11 @@ def test_bad_recipes(changes, message):
         override(PLAIN, **changes)
 
 
-# Weight decay. These run on the JAX backend too: `test_trainers_on_jax` starts them there.
+# Weight decay; `test_trainers_on_jax` runs these tests on JAX too.
 
 
 def recurrent_network():
-    """One 1x1 convolution called three times, each call followed by its own batch normalization."""
+    """A 1x1 convolution that is called three times, each call followed by a separate batch normalization."""
     inputs = x = keras.Input((4, 4, 3))
     convolution = keras.layers.Conv2D(3, 1, use_bias=False, name="shared")
     for _ in range(3):
@@ -157,7 +157,7 @@ def recurrent_network():
 
 
 def test_weight_decay_counts_a_shared_tensor_once():
-    """On black images every other gradient is 0: what moves the weights is the decay, through Nesterov's momentum."""
+    """With black images, all other gradients are 0: only the decay moves the weights, with Nesterov momentum."""
     model = recurrent_network()
     recipe = dataclasses.replace(PLAIN, weight_decay=0.05, learning_rate=0.3)
     decay_weights(model, recipe)
@@ -183,7 +183,7 @@ def test_weight_decay_counts_a_shared_tensor_once():
     ("before", "steps", "after"),
     [(0.99, 5_000, 0.99), (0.99, 1_000, 0.99), (0.99, 200, 0.95), (0.9, 200, 0.9), (0.99, 3, 0.5), (1.0, 100, 1.0)],
 )
-def test_moving_statistics_of_short_trainings(before, steps, after):
+def test_momentum_of_statistics_is_limited_in_short_training(before, steps, after):
     inputs = keras.Input((2, 2, 3))
     nested = keras.Sequential([keras.layers.BatchNormalization(momentum=before)])
     model = keras.Model(inputs, nested(inputs))
@@ -191,8 +191,8 @@ def test_moving_statistics_of_short_trainings(before, steps, after):
     assert nested.layers[0].momentum == pytest.approx(after)
 
 
-def test_a_short_training_leaves_the_statistics_of_its_end(digits):
-    """Pixels of up to 255 go in as they are: statistics of the beginning, 0 and 1, have to be forgotten."""
+def test_short_training_forgets_initial_statistics(digits):
+    """With pixels up to 255, the initial mean 0 and variance 1 are far from the statistics."""
     inputs = keras.Input((8, 8, 1))
     x = keras.layers.Conv2D(4, 3, use_bias=False)(inputs)
     normalization = keras.layers.BatchNormalization()
@@ -204,7 +204,7 @@ def test_a_short_training_leaves_the_statistics_of_its_end(digits):
     np.testing.assert_allclose(normalization.moving_variance, flows.var((0, 1, 2)), rtol=0.2)
 
 
-def test_a_short_run_has_statistics_of_its_end(digits, tmp_path):
+def test_short_run_limits_momentum_of_statistics(digits, tmp_path):
     recipe = override(find_recipe("default"), epochs=2, batch_size=64)
     run_options = RunOptions(jit_compile=False)
     fit(
@@ -218,7 +218,7 @@ def test_a_short_run_has_statistics_of_its_end(digits, tmp_path):
     )
     layers = files.load_model(tmp_path / "run" / "last.keras").layers
     momentums = {layer.momentum for layer in layers if isinstance(layer, keras.layers.BatchNormalization)}
-    assert list(momentums) == [pytest.approx(1 - 10 / (2 * 22))]  # 1,438 images make 22 batches.
+    assert list(momentums) == [pytest.approx(1 - 10 / (2 * 22))]  # 1,438 images are 22 batches.
 
 
 def test_weight_decay_in_the_loss():
@@ -227,7 +227,7 @@ def test_weight_decay_in_the_loss():
     model.compile("sgd", "mean_squared_error")
     black = np.zeros((2, 4, 4, 3), "float32")
     kernel = keras.ops.convert_to_numpy(model.get_layer("shared").kernel)
-    # The three normalizations have 3 scales of 1 and 3 shifts of 0 each.
+    # The three normalizations have 3 scales of 1 and 3 offsets of 0 each.
     expected = 0.05 / 2 * (np.square(kernel).sum() + 3 * 3)
     assert model.evaluate(black, black, verbose=0) == pytest.approx(expected, rel=1e-5)
     decay_weights(model, PLAIN)
@@ -237,7 +237,7 @@ def test_weight_decay_in_the_loss():
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        # As the specifications of the papers' training sections have them.
+        # From the training sections of the papers.
         ("hgcnet_42_g4", (300, 0.1, 1e-4, "cosine", (), 128)),
         ("igcv2_c64_d8", (400, 0.1, 1e-4, "step", (200, 300, 350), 64)),
         ("sharesnet_164", (200, 0.1, 5e-4, "step", (60, 120, 160), 128)),
@@ -275,7 +275,7 @@ def test_recipes_of_the_shardnet_paper(model, data, expected):
     assert recipe.crop == ("shift" if "cifar" in data else "area")
 
 
-def test_what_else_the_specifications_say():
+def test_other_fields_of_paper_recipes():
     tiny = recipe_for("igcv2_c64_d8", "tiny_imagenet")
     assert (tiny.epochs, tiny.crop, tiny.crop_size, tiny.batch_size) == (200, "scale", 64, 64)
     assert [part * tiny.epochs for part in tiny.milestones] == [100, 150, 175]
@@ -292,12 +292,12 @@ def test_what_else_the_specifications_say():
     assert recipe_for("mobilenet_v2_1_0", "cifar10").epochs == 400
 
 
-def test_every_name_leads_somewhere():
+def test_names_and_defaults_of_recipes():
     assert [name for name, recipe in RECIPES.items() if recipe.name != name or not recipe.source] == []
     assert {name for _, name in DEFAULTS} <= set(RECIPES)
     data = ("digits", "cifar10", "cifar100", "cinic10", "imagenet32", "imagenet", "tiny_imagenet", "flowers")
     reached = {recipe_for(model, name).name for model in list_models() for name in data}
-    # The others are chosen by name.
+    # The others must be selected by name.
     by_name = {"fast", "one-cycle-60", "strong", "sharesnet-cifar10-zca", "sharesnet-cifar100-wide-zca"}
     assert set(RECIPES) - reached == by_name
 
@@ -330,7 +330,7 @@ def test_recipes_are_listed(capsys):
     assert "error: `recipe` (='hgcnet') is not a known recipe." in capsys.readouterr().err
 
 
-# Schedules that are not in the papers' tables
+# Schedules not used by the papers
 
 
 @pytest.mark.parametrize(("given", "steps"), [({}, 6), ({"rise": 0.15}, 3)])
@@ -346,14 +346,14 @@ def epochs(accuracies, tests):
     return [Epoch(number, 1.0, accuracy, 1.0, test, 0.1, 1.0) for number, (accuracy, test) in pairs]
 
 
-def test_plateau_as_counted_by_hand():
+def test_plateau_schedule():
     recipe = override(PLAIN, schedule="plateau", patience=2, decay_factor=0.5)
-    # A gain; two without: halved. A gain, an equal one and a worse one: halved; the next two without a gain: halved.
+    # The rate is halved after every two consecutive epochs without improvement.
     accuracies = [0.2, 0.3, 0.3, 0.1, 0.4, 0.4, 0.39, 0.4, 0.1, 0.9]
     expected = [0.1, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.025, 0.025, 0.0125, 0.0125]
     record = epochs(accuracies, [0.5] * 10)
     assert [plateau_rate(recipe, record[:count]) for count in range(11)] == pytest.approx(expected)
-    # Watched on the other split: the first is a gain, no other is. One that is not finite counts as none.
+    # On the test split, only the first epoch is an improvement; missing values do not count.
     watching = override(recipe, watch="test")
     assert plateau_rate(watching, record) == pytest.approx(0.1 * 0.5**4)
     assert plateau_rate(watching, epochs([0.5] * 3, [None, 0.1, None])) == pytest.approx(0.1)

@@ -1,4 +1,4 @@
-"""Images that stay on the device: the same batches, the same network, and calls that a TPU takes."""
+"""Images kept on the device: the same batches and results, and steps that compile for a TPU."""
 
 import os
 import pathlib
@@ -23,7 +23,7 @@ from keras_sharenets.training.run.network import build, compile_model
 from keras_sharenets.training.run.record import Run, RunOptions, read_metrics
 from keras_sharenets.training.run.recorder import list_checkpoints, load_checkpoint
 
-TRACED = True  # What the device does is compiled.
+TRACED = True  # Steps on the device are compiled.
 ROOT = pathlib.Path(__file__).parents[2]
 on_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="for JAX")
 
@@ -37,22 +37,22 @@ def recipe():
     ("border", "more", "difference"),
     [("mean", {}, 0), ("edge", {}, 0), ("reflect", {}, 0), ("mean", {"jitter": 0.4, "lighting": 0.1}, 2e-3)],
 )
-def test_the_device_changes_images_as_the_host_does(border, more, difference):
+def test_augmentation_on_device_matches_host(border, more, difference):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (20, 9, 7, 3), "uint8")
     augmentation = Augmentation(pad=2, flip=True, fill=(1.1, 2.2, 3.3), border=border, **more)
     changes = draw_changes(augmentation, len(images), generator)
-    changed = augment_on_device(images, augmentation, _in_32_bits(changes))
+    changed = augment_on_device(images, augmentation, _to_32_bits(changes))
     assert changed.dtype == "float32"
     np.testing.assert_allclose(changed, augment(images, augmentation, changes), rtol=0, atol=difference)
 
 
-def _in_32_bits(arrays):
+def _to_32_bits(arrays):
     return [np.asarray(array, "float32" if array.dtype.kind == "f" else "int32") for array in arrays]
 
 
-def test_draws_are_those_of_the_batches(digits, recipe):
-    """22 steps, of which 3 are taken already, 8 at once."""
+def test_draws_match_batches(digits, recipe):
+    """An epoch of 22 steps from step 3 on, with 8 steps per call."""
     batches = training_batches(digits, recipe, 5, first=3)
     batches.epoch = 1
     draws = Draws(batches, 8, images=True)
@@ -76,7 +76,7 @@ def test_draws_are_those_of_the_batches(digits, recipe):
     np.testing.assert_array_equal(draws[0][0][0][0][:, 0], batches.draw(2, 3)[0])
 
 
-def test_when_images_stay_on_the_device(digits, recipe, monkeypatch):
+def test_when_images_are_kept_on_the_device(digits, recipe, monkeypatch):
     asked = (Devices(), digits, recipe, "auto")
     assert not keeps_images("no", *asked)
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
@@ -101,16 +101,16 @@ def test_when_images_stay_on_the_device(digits, recipe, monkeypatch):
 @on_jax
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["steps", "loop", "sent"])
-def test_what_is_trained_is_that_of_the_ordinary_loop(how, digits, recipe, quick_network, tmp_path, monkeypatch):
-    """Step by step as on a CPU; in a loop on the device, 3 steps of 5 at once, then 2; and with images that are sent.
+def test_training_on_device_matches_ordinary_loop(how, digits, recipe, quick_network, tmp_path, monkeypatch):
+    """Single steps as on a CPU; a loop on the device with 3 of 5 steps at once; and with transferred images.
 
-    So few steps, since the loop computes convolutions another way, and training makes differences grow.
+    The number of steps is small, since the loop rounds convolutions differently, and differences grow in training.
     """
     settings = {"recipe": override(recipe, batch_size=256), "options": TINY, "verbose": 0}
     plain = fit(MODEL, digits, tmp_path / "plain", run_options=RunOptions(epochs_on_device="no"), **settings)
     if how != "steps":
         monkeypatch.setattr(resident, "_on_cpu", lambda: False)
-    if how == "sent":  # A quarter has room for two calls of 3 steps, not for the 1,797 images.
+    if how == "sent":  # A quarter of the memory holds two calls of 3 steps, but not the 1,797 images.
         monkeypatch.setattr(resident, "_memory", lambda: 4 * 2 * 3 * 256 * 64)
     asked = "yes" if how == "steps" else "auto"
     run_options = RunOptions(epochs_on_device=asked, checkpoint_steps=3, keep_checkpoints=9)
@@ -128,8 +128,8 @@ def test_what_is_trained_is_that_of_the_ordinary_loop(how, digits, recipe, quick
 
 @on_jax
 @pytest.mark.slow
-def test_two_devices_train_what_one_does(tmp_path):
-    """In a process of their own: the devices of a CPU are counted when it starts."""
+def test_two_devices_match_one_device(tmp_path):
+    """Runs in separate processes, since the number of CPU devices is fixed at startup."""
     common = f"fit --model {MODEL} --model-option width=(16,) --data digits --epochs 2 --batch-size 64".split()
     common += ["--model-option", "shuffle_groups=1", "--model-option", "arrangements=1", "--learning-rate", "0.03"]
     for name, devices, more in (("one", 1, []), ("two", 2, ["--strategy", "mirrored", "--epochs-on-device", "yes"])):
@@ -145,7 +145,7 @@ def test_two_devices_train_what_one_does(tmp_path):
 @on_jax
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_whole_epoch_lowers_for_tpu(precision, digits, monkeypatch):
+def test_epoch_compiles_for_tpu(precision, digits, monkeypatch):
     import jax
 
     monkeypatch.setattr(resident, "_on_cpu", lambda: False)
@@ -171,13 +171,13 @@ def test_a_whole_epoch_lowers_for_tpu(precision, digits, monkeypatch):
     text = exported.mlir_module()
     assert exported.platforms == ("tpu",)
     assert "stablehlo.while" in text
-    assert "tensor<?" not in text, "a shape that is not static"
-    assert not re.search(r"callback|infeed|outfeed|stablehlo\.(send|recv)", text), "the host would be asked"
+    assert "tensor<?" not in text, "a dynamic shape"
+    assert not re.search(r"callback|infeed|outfeed|stablehlo\.(send|recv)", text), "communication with the host"
     convolutions = re.findall(r"stablehlo\.convolution\(.*", text)
     assert convolutions
     if precision == "bfloat16":
         assert all("bf16>" in call for call in convolutions), "a convolution in full precision"
-    # What an epoch gives back is what the next one takes.
+    # The outputs of an epoch have the shapes of the inputs of the next one.
     shapes = [(value.shape, value.dtype) for value in exported.in_avals]
     outputs = [(value.shape, value.dtype) for value in exported.out_avals]
     assert outputs[-sum(map(len, groups)) :] == shapes[: sum(map(len, groups))]

@@ -1,4 +1,4 @@
-"""The tables of published runs, from made-up records."""
+"""Tables of published runs, from fake records."""
 
 import json
 import re
@@ -7,7 +7,7 @@ import shlex
 import numpy as np
 import PIL.Image
 import pytest
-from made_up_runs import DATA, SHORT, made_up, publish, publish_four_networks, tables
+from made_up_runs import DATA, SHORT, fake_run, publish, publish_runs, tables
 
 from keras_sharenets import files
 from keras_sharenets.cli.arguments import chosen_recipe
@@ -32,19 +32,19 @@ from trainers.cli import LINE, main
 
 @pytest.fixture
 def folder(tmp_path):
-    return publish_four_networks(tmp_path)
+    return publish_runs(tmp_path)
 
 
-def results(folder, capsys, *more):
+def print_results(folder, capsys, *more):
     assert main(["results", *map(str, sorted(folder.glob("*_seed*"))), *more]) == 0
     return capsys.readouterr().out
 
 
-def test_networks(folder, capsys, monkeypatch):
+def test_table_of_networks(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
-    networks, _ = tables(results(folder, capsys))
-    # In the order of the papers' tables. Stored: those of the README's table, whose networks have 100 classes in the
-    # case of IGC-V2: 90 columns of 257 and 141 weights less. Multiply-adds are those of that table.
+    networks, _ = tables(print_results(folder, capsys))
+    # In the order of the papers' tables. Stored parameters and multiply-adds are from docs/networks.md, which lists
+    # IGC-V2 and Xception with 100 classes: minus 90 columns of 257 and 141 weights.
     assert [list(row.values()) for row in networks] == [
         [
             *(
@@ -102,8 +102,8 @@ def test_networks(folder, capsys, monkeypatch):
     ]
 
 
-def test_pairs(folder, capsys):
-    _, pairs = tables(results(folder, capsys))
+def test_table_of_pairs(folder, capsys):
+    _, pairs = tables(print_results(folder, capsys))
     assert [list(row.values()) for row in pairs] == [
         [
             *("`igcv2_c64_d8` - `xception_c35_d8`", "2", "-1.25", "-1.25 (seed 0)", "+0.83 on CIFAR-100"),
@@ -135,16 +135,16 @@ def test_direction(differences, words):
     assert direction(differences) == words
 
 
-def test_runs_that_are_not_compared(tmp_path):
-    """Another recipe, other data, or other options; equal ones stand behind the pair."""
+def test_only_comparable_runs_are_paired(tmp_path):
+    """Runs with other recipes, data, or options are not paired; equal options are shown with the pair."""
     dropped = {"options": {"dropout_rate": 0.1}}
     runs = [
-        made_up("sl_vggnet_32", 0, 0.5),
-        made_up("s_vggnet_32", 1, 0.5),
-        made_up("s_vggnet_32", 0, 0.5, override(SHORT, epochs=5)),
-        made_up("s_vggnet_32", 0, 0.5, data=DATA | {"name": "digits"}),
-        made_up("s_vggnet_32", 0, 0.5, **dropped),
-        made_up("sl_vggnet_32", 0, 0.6, **dropped),
+        fake_run("sl_vggnet_32", 0, 0.5),
+        fake_run("s_vggnet_32", 1, 0.5),
+        fake_run("s_vggnet_32", 0, 0.5, override(SHORT, epochs=5)),
+        fake_run("s_vggnet_32", 0, 0.5, data=DATA | {"name": "digits"}),
+        fake_run("s_vggnet_32", 0, 0.5, **dropped),
+        fake_run("sl_vggnet_32", 0, 0.6, **dropped),
     ]
     folders = [tmp_path / str(number) for number in range(len(runs))]
     for folder, run in zip(folders, runs, strict=True):
@@ -162,13 +162,13 @@ def test_runs_that_are_not_compared(tmp_path):
     )
 
 
-def test_runs_of_another_program(tmp_path, capsys):
-    """What makes it another training is part of a row, which is not compared with runs of the recipe alone."""
+def test_runs_of_another_training_program(tmp_path, capsys):
+    """Changes to the training are shown in a separate row, which is not paired with runs of the recipe."""
     trainer = {"program": "a script", "device": "H200", "precision": "bfloat16", "changes": ["non-negative scales"]}
-    write_metrics(made_up("s_vggnet_32", 0, 0.6, trainer=trainer), tmp_path / "other_seed0" / "metrics.json")
-    publish(tmp_path, made_up("s_vggnet_32", 0, 0.5))
-    publish(tmp_path, made_up("sl_vggnet_32", 0, 0.7))
-    text = results(tmp_path, capsys)
+    write_metrics(fake_run("s_vggnet_32", 0, 0.6, trainer=trainer), tmp_path / "other_seed0" / "metrics.json")
+    publish(tmp_path, fake_run("s_vggnet_32", 0, 0.5))
+    publish(tmp_path, fake_run("sl_vggnet_32", 0, 0.7))
+    text = print_results(tmp_path, capsys)
     networks, ((_, _, points, *_), *others) = (
         list(map(lambda row: list(row.values()), table)) for table in tables(text)
     )
@@ -184,19 +184,19 @@ def test_runs_of_another_program(tmp_path, capsys):
 
 
 def test_notes(folder, capsys):
-    text = " ".join(results(folder, capsys).split())
+    text = " ".join(print_results(folder, capsys).split())
     assert text.count("`cifar10` is images.") == 1
     assert "after 400 (IGC-V2), 200 (ShardNet) epochs; the runs here have 2 to 4." in text
 
 
 def fit_arguments(line):
-    """What the real parser makes of a line of the shell."""
+    """Parses a shell command line with the parser of `sharenets`."""
     words = shlex.split(line)
     return make_parser(LINE).parse_args(words[words.index("fit") :])
 
 
 def test_commands(folder, capsys):
-    block = re.search(r"```\n(.*?)```", results(folder, capsys), re.S)[1]
+    block = re.search(r"```\n(.*?)```", print_results(folder, capsys), re.S)[1]
     *_, with_xception, with_igcv2, with_s, with_sl = block.splitlines()
     begin = "sharenets fit --model"
     assert with_igcv2 == (
@@ -211,13 +211,13 @@ def test_commands(folder, capsys):
     assert with_s == with_sl.replace("sl_vggnet_32", "s_vggnet_32")
 
 
-def test_command_gives_the_record_again():
-    """Fields of all kinds, through the parser of `fit`."""
+def test_command_reproduces_the_record():
+    """Fields of all types survive the parser of `fit`."""
     changes = {"milestones": (0.25, 0.5), "nesterov": False, "label_smoothing": 0.1, "schedule": "step", "pad": 2}
     recipe = override(find_recipe("fast"), **changes)
     options = {"width": (16, 32), "stem": "imagenet", "label": "3"}
     source = {"data": "my images", "data_dir": None, "input_shape": [8, 8, 1], "skip_unreadable": True}
-    run = made_up(
+    run = fake_run(
         *("hscnet_m32_g4_r2_b1_a2", 3, 0.5, recipe),
         **{"options": options, "source": source, "jit_compile": False, "deterministic": True, "backend": "jax"},
     )
@@ -228,15 +228,15 @@ def test_command_gives_the_record_again():
     assert args.model_option == ["width=(16, 32)", "stem=imagenet", "label='3'"]
     given = (args.data, args.data_dir, args.input_shape, args.skip_unreadable, args.jit_compile, args.deterministic)
     assert given == ("my images", None, [8, 8, 1], True, "false", True)
-    empty = fit_arguments(fit_command_line(made_up("s_vggnet_32", 0, 0.5, override(recipe, milestones=()))))
+    empty = fit_arguments(fit_command_line(fake_run("s_vggnet_32", 0, 0.5, override(recipe, milestones=()))))
     assert chosen_recipe(empty, "s_vggnet_32", "cifar10") == override(recipe, milestones=())
 
 
-def test_update_keeps_what_stands_around(folder, capsys):
+def test_update_keeps_surrounding_text(folder, capsys):
     page = folder / "docs" / "page.md"
     page.parent.mkdir()
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    assert results(folder, capsys, "--update", str(page)) == ""
+    assert print_results(folder, capsys, "--update", str(page)) == ""
     before, after = page.read_text().split(BEGIN)
     text, after = after.split(END)
     assert (before, after) == ("before\n", "\nafter\n")
@@ -248,7 +248,7 @@ def test_update_keeps_what_stands_around(folder, capsys):
 
 
 def test_milliseconds_of_int8_files(folder, capsys):
-    """As `benchmark --json` writes them: in a column, in a figure of their own, and as values."""
+    """Times from `benchmark --json` appear in a column, in a separate figure, and as values."""
     measured = {
         f"runs/{model}_cifar10_seed0/export/int8.tflite": {"median_ms": median, "spread_ms": 0.1, "threads": 2}
         for model, median in (("sl_vggnet_32", 1.234), ("igcv2_c64_d8", 0.5))
@@ -256,7 +256,9 @@ def test_milliseconds_of_int8_files(folder, capsys):
     machine = {"processor": "a processor", "versions": {"ai-edge-litert": "2.1"}}
     times = {"machine": machine, "files": [{"path": path, **each} for path, each in measured.items()]}
     files.write_json(folder / "times.json", times)
-    text = results(folder, capsys, "--benchmark", str(folder / "times.json"), "--json", str(folder / "values.json"))
+    text = print_results(
+        folder, capsys, "--benchmark", str(folder / "times.json"), "--json", str(folder / "values.json")
+    )
     networks, _ = tables(text)
     expected = {"`sl_vggnet_32`": "1.23", "`s_vggnet_32`": "-", "`igcv2_c64_d8`": "~0.500", "`xception_c35_d8`": "-"}
     assert {row["network"]: row["ms"] for row in networks} == expected
@@ -270,7 +272,7 @@ def test_milliseconds_of_int8_files(folder, capsys):
     assert "times.json is not what `benchmark --json` writes: ValueError" in capsys.readouterr().err
 
 
-def edit(folder, **changes):
+def edit_record(folder, **changes):
     path = folder / "s_vggnet_32_cifar10_seed0" / "metrics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
@@ -279,11 +281,11 @@ def edit(folder, **changes):
     ("spoil", "message"),
     [
         (
-            lambda folder: edit(folder, state="stopped"),
+            lambda folder: edit_record(folder, state="stopped"),
             "The run in {}/s_vggnet_32_cifar10_seed0 is not finished: it is",
         ),
         (
-            lambda folder: edit(folder, recipe={"epoch": 1}),
+            lambda folder: edit_record(folder, recipe={"epoch": 1}),
             "{}/s_vggnet_32_cifar10_seed0/metrics.json is not the record",
         ),
         (
@@ -291,22 +293,22 @@ def edit(folder, **changes):
             "There is no {}/a_seed0/metrics.json: {}/a_seed0 contains no run.",
         ),
         (
-            lambda folder: edit(folder, seed=2),
+            lambda folder: edit_record(folder, seed=2),
             "{}/s_vggnet_32_cifar10_seed0 and {}/s_vggnet_32_cifar10_seed2 are the same run: s_vggnet_32 with seed 2.",
         ),
         (
             lambda folder: (folder / "sl_vggnet_32_cifar10_seed0" / "export" / "export.json").write_text("{}"),
             "{}/sl_vggnet_32_cifar10_seed0/export/export.json is not what `export` writes: KeyError",
         ),
-        (lambda folder: edit(folder, model="vgg"), "`name` (='vgg') is not a known model."),
+        (lambda folder: edit_record(folder, model="vgg"), "`name` (='vgg') is not a known model."),
         (
-            lambda folder: edit(folder, recipe=json.loads(json.dumps(vars(SHORT))) | {"name": "own"}),
+            lambda folder: edit_record(folder, recipe=json.loads(json.dumps(vars(SHORT))) | {"name": "own"}),
             "The recipe 'own' of s_vggnet_32 is not one of `recipes`.",
         ),
         (lambda folder: (folder / "page.md").write_text("no markers"), f"The text must have the markers {BEGIN} and"),
     ],
 )
-def test_bad_input(folder, spoil, message, capsys):
+def test_bad_arguments(folder, spoil, message, capsys):
     (folder / "page.md").write_text(f"{BEGIN}{END}")
     spoil(folder)
     page = (folder / "page.md").read_text()
@@ -317,34 +319,34 @@ def test_bad_input(folder, spoil, message, capsys):
     assert (folder / "page.md").read_text() == page
 
 
-def test_runs_in_several_folders(folder, capsys):
+def test_runs_in_different_folders(folder, capsys):
     (folder / "more" / "x").mkdir(parents=True)
     assert main(["results", str(folder / "s_vggnet_32_cifar10_seed0"), str(folder / "more" / "x")]) == 2
     assert "must be in the same folder." in capsys.readouterr().err
 
 
-def test_figure_has_each_network_once():
-    """That of the usual 15 epochs which is nearest to its recipe, else the longest, however accurate the others are."""
+def test_figure_shows_each_network_once():
+    """It shows the run closest to the recipe with the usual 15 epochs, or else the longest, regardless of accuracy."""
     recipe = find_recipe("fast")
     runs = {
-        "short": made_up("resnet_8", 0, 0.9, override(recipe, epochs=4)),
-        "changed": made_up("resnet_8", 0, 0.9, override(recipe, flip=False, pad=1)),
-        "usual": made_up("resnet_8", 0, 0.5, recipe),
-        "longer": made_up("resnet_8", 0, 0.9, override(recipe, epochs=30)),
-        "narrow": made_up("resnet_8", 0, 0.5, override(recipe, epochs=4), options={"width": 8}),
-        "narrow, longer": made_up("resnet_8", 0, 0.5, override(recipe, epochs=6), options={"width": 8}),
-        "hardly trained": made_up("sl3_resnet_64", 0, 0.9, override(recipe, epochs=3)),
+        "short": fake_run("resnet_8", 0, 0.9, override(recipe, epochs=4)),
+        "changed": fake_run("resnet_8", 0, 0.9, override(recipe, flip=False, pad=1)),
+        "usual": fake_run("resnet_8", 0, 0.5, recipe),
+        "longer": fake_run("resnet_8", 0, 0.9, override(recipe, epochs=30)),
+        "narrow": fake_run("resnet_8", 0, 0.5, override(recipe, epochs=4), options={"width": 8}),
+        "narrow, longer": fake_run("resnet_8", 0, 0.5, override(recipe, epochs=6), options={"width": 8}),
+        "hardly trained": fake_run("sl3_resnet_64", 0, 0.9, override(recipe, epochs=3)),
     }
     rows = make_rows(Published(name, run, run.test_accuracy, None) for name, run in runs.items())
     assert len(rows) == 7
     assert [row.published[0].folder for row in one_of_each(rows)] == ["usual", "narrow, longer"]
 
 
-def test_winners_of_the_papers():
+def test_pairs_follow_the_papers():
     for winner, other in comparisons():
         first, second = paper_result(winner, "cifar10"), paper_result(other, "cifar10")
         assert first.data != second.data or first.accuracy > second.accuracy
-    # HGC prints errors: 6.64 - 6.36 points.
+    # HGC prints error rates: 6.64 - 6.36 points.
     assert (
         f"{paper_result('hgcnet_42_g4', 'cifar10').accuracy - paper_result('sgcnet_42_g4', 'cifar10').accuracy:+}"
         == "+0.28"
@@ -352,7 +354,7 @@ def test_winners_of_the_papers():
     assert paper_result("resnet_8", "cifar10") is None
 
 
-def test_one_bad_run_does_not_stretch_a_figure(monkeypatch):
+def test_outlier_is_not_plotted(monkeypatch):
     said, named = [], []
     monkeypatch.setattr(plots, "caption", lambda figure, text: said.append(text))
     monkeypatch.setattr(plots, "name_points", lambda *given: named.append((*given[1].get_ylim(), given[-1])))

@@ -1,4 +1,4 @@
-"""Runs that are interrupted and go on, in one process; `test_killed_runs.py` kills whole processes."""
+"""Interrupted and resumed runs in one process; `test_killed_runs.py` kills processes."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ import signal
 import keras
 import numpy as np
 import pytest
-from made_up_runs import DATA, made_up
+from made_up_runs import DATA, fake_run
 
 import keras_sharenets.training.run.fit
 from keras_sharenets import files
@@ -42,7 +42,7 @@ def recipe():
 
 @pytest.fixture(scope="module")
 def interrupted_run(digits, recipe, quick_network, tmp_path_factory):
-    """A run that ended before the files of its first epoch were written, but after the checkpoint."""
+    """A run that was interrupted after the checkpoint of its first epoch, before its files were written."""
 
     def interrupt(model, path):
         raise KeyboardInterrupt
@@ -59,11 +59,11 @@ def interrupted_run(digits, recipe, quick_network, tmp_path_factory):
 
 @pytest.fixture
 def interrupted(interrupted_run, tmp_path):
-    """A copy of that run."""
+    """A copy of the interrupted run."""
     return shutil.copytree(interrupted_run, tmp_path / "run")
 
 
-def test_files_of_an_epoch_are_written_again(interrupted, digits):
+def test_missing_files_of_an_epoch_are_written_on_resume(interrupted, digits):
     run = resume(interrupted, digits, verbose=0)
     assert [epoch.epoch for epoch in run.epochs] == [1, 2]
     metrics = json.loads((interrupted / "metrics.json").read_text())
@@ -71,14 +71,14 @@ def test_files_of_an_epoch_are_written_again(interrupted, digits):
     assert metrics["seconds"] >= sum(epoch["seconds"] for epoch in metrics["epochs"])
     assert len((interrupted / "history.csv").read_text().splitlines()) == 3
     assert (interrupted / "best.keras").is_file()
-    # A finished run is left as it is.
+    # A finished run is not changed.
     before = {path: path.stat().st_mtime_ns for path in interrupted.iterdir()}
     assert resume(interrupted, digits) == run
     assert {path: path.stat().st_mtime_ns for path in interrupted.iterdir()} == before
 
 
-def test_interrupted_within_an_epoch_ends_as_if_undisturbed(digits, recipe, tmp_path, monkeypatch):
-    """In weights, momentum and history, but for rounding; bit for bit it is proved above, in processes of their own."""
+def test_run_interrupted_within_an_epoch_matches_undisturbed_run(digits, recipe, tmp_path, monkeypatch):
+    """Weights, momentum, and history match up to rounding; `test_killed_runs.py` compares them bit for bit."""
 
     def build(name, dataset, options, recipe):
         images = keras.Input(dataset.shape)
@@ -103,13 +103,13 @@ def test_interrupted_within_an_epoch_ends_as_if_undisturbed(digits, recipe, tmp_
     told = rf"The last good checkpoint is {folder}/checkpoints/%09d\.npz; `sharenets fit --resume {folder}` continues"
     with monkeypatch.context() as patch:
         signal_at(patch, "on_train_batch_end", 1, 2, signal.SIGTERM)
-        with pytest.raises(Interrupted, match=told % 8) as stop:  # Five steps an epoch.
+        with pytest.raises(Interrupted, match=told % 8) as stop:  # Five steps per epoch.
             fit(MODEL, digits, folder, **settings)
     assert stop.value.number == signal.SIGTERM
     metrics = json.loads((folder / "metrics.json").read_text())
     assert (metrics["state"], metrics["reason"]) == ("stopped", "SIGTERM")
     with monkeypatch.context() as patch:
-        # All steps are taken, and the network is being tested.
+        # All steps are taken, and evaluation is in progress.
         signal_at(patch, "on_test_batch_end", 1, 0, signal.SIGINT)
         with pytest.raises(Interrupted, match=told % 10) as stop:
             resume(folder, digits, verbose=0)
@@ -133,16 +133,16 @@ def test_interrupted_within_an_epoch_ends_as_if_undisturbed(digits, recipe, tmp_
         np.testing.assert_allclose(resumed[name], array, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-def test_checkpoints_are_written_between_epochs_and_the_last_are_kept(digits, recipe, quick_network, tmp_path):
+def test_checkpoint_steps_and_number_of_kept_checkpoints(digits, recipe, quick_network, tmp_path):
     run_options = RunOptions(jit_compile=False, checkpoint_steps=2, keep_checkpoints=4)
     fit(MODEL, digits, tmp_path / "run", recipe=recipe, options=TINY, run_options=run_options, verbose=0)
-    # Five steps an epoch: after 2, 4 and 5 of each.
+    # With five steps per epoch, checkpoints are written after steps 2, 4, and 5.
     names = [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")]
     assert names == ["000000005.npz", "000000007.npz", "000000009.npz", "000000010.npz"]
 
 
-def as_of_version_1(folder):
-    """Rewrites the record and the checkpoints of a run as the first version had them."""
+def rewrite_as_version_1(folder):
+    """Rewrites the record and the checkpoints of a run in the format of the first version."""
     later = {"version", "strategy", "source", "tensorboard", "deterministic", "keep_checkpoints", "checkpoint_steps"}
     path = folder / "metrics.json"
     metrics = json.loads(path.read_text())
@@ -154,9 +154,9 @@ def as_of_version_1(folder):
         np.savez(checkpoint, state=json.dumps(state), **arrays)
 
 
-def test_resuming_takes_the_same_arguments_or_none(interrupted, capsys):
-    """Also when the run was started by an earlier version of the library."""
-    as_of_version_1(interrupted)
+def test_resume_with_equal_arguments(interrupted, capsys):
+    """Runs of an earlier version of the library can be resumed too."""
+    rewrite_as_version_1(interrupted)
     same = f"--model {MODEL} --data digits --seed 3 --epochs 2 --jit-compile false --output {interrupted}".split()
     same += ["--model-option", "width=[16]"]
     assert main(["fit", "--resume", str(interrupted), *same]) == 0
@@ -181,7 +181,7 @@ def test_resuming_takes_the_same_arguments_or_none(interrupted, capsys):
         (["--keep-checkpoints", "0"], "`keep_checkpoints` (=0) must be a positive integer."),
     ],
 )
-def test_other_arguments_are_refused(interrupted, arguments, message, capsys, tmp_path, monkeypatch):
+def test_resume_with_different_arguments(interrupted, arguments, message, capsys, tmp_path, monkeypatch):
     import PIL.Image
 
     for name in ("ant", "bee"):
@@ -192,12 +192,12 @@ def test_other_arguments_are_refused(interrupted, arguments, message, capsys, tm
     assert main(["fit", "--resume", str(interrupted), *arguments]) == 2
     *told, error = capsys.readouterr().err.splitlines()
     assert message.replace("RUN", str(interrupted)) in error
-    # What was found in a folder is told before.
+    # The description of a folder may precede the error.
     assert not told or (told[0].startswith("images: ") and "--data" in arguments)
     assert json.loads((interrupted / "metrics.json").read_text())["state"] == "stopped"
 
 
-def test_what_cannot_be_resumed(interrupted, digits, tmp_path):
+def test_runs_that_cannot_be_resumed(interrupted, digits, tmp_path):
     with pytest.raises(ValueError, match=rf"There is no {tmp_path}/none/metrics\.json: .*/none contains no run"):
         resume(tmp_path / "none", digits)
     with pytest.raises(ValueError, match=r"The data set has the mean \[1\.0\], but the run in .* has \["):
@@ -224,7 +224,7 @@ def test_what_cannot_be_resumed(interrupted, digits, tmp_path):
         resume(interrupted, digits)
 
 
-def test_damaged_checkpoints_give_way_to_the_one_before(interrupted):
+def test_previous_checkpoint_replaces_damaged_ones(interrupted):
     folder = interrupted / "checkpoints"
     whole = (folder / "000000005.npz").read_bytes()
     (folder / "000000007.npz").write_bytes(whole[:1000])
@@ -238,20 +238,20 @@ def test_damaged_checkpoints_give_way_to_the_one_before(interrupted):
     assert sorted(path.name for path in folder.iterdir()) == ["000000005.npz", *damaged]
 
 
-def test_a_folder_in_which_another_run_has_begun_is_refused(digits, recipe, tmp_path):
-    """Also when it has written nothing yet."""
+def test_folder_in_use_is_rejected(digits, recipe, tmp_path):
+    """The other run has not written any file yet."""
     with hold_folder(tmp_path / "run"), pytest.raises(ValueError, match=rf"is in use by process {os.getpid()} on"):
         fit(MODEL, digits, tmp_path / "run", recipe=recipe)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_leftovers_of_a_kill_before_the_first_file_do_not_count(digits, recipe, tmp_path):
+def test_partial_files_of_a_killed_run_are_ignored(digits, recipe, tmp_path):
     (tmp_path / ".metrics.json.7.partial").write_text("{")
     with pytest.raises(ValueError, match="`seed`"):
         fit(MODEL, digits, tmp_path, recipe=recipe, run_options=RunOptions(seed=-1))
 
 
-def test_a_run_is_resumed_that_was_killed_within_its_first_files(digits, recipe, quick_network, tmp_path, monkeypatch):
+def test_run_killed_while_writing_its_first_files_is_resumed(digits, recipe, quick_network, tmp_path, monkeypatch):
     def kill(*words):
         raise KeyboardInterrupt
 
@@ -270,7 +270,7 @@ def test_a_run_is_resumed_that_was_killed_within_its_first_files(digits, recipe,
 
 
 def small_model():
-    """Everything that has a state: normalization, random numbers, momentum, metrics."""
+    """A model with every kind of state: normalization, random numbers, momentum, and metrics."""
     layers = [keras.layers.Dense(4), keras.layers.BatchNormalization(), keras.layers.Dropout(0.5, seed=1)]
     model = keras.Sequential([keras.Input((6,)), *layers, keras.layers.Dense(2)])
     rate = keras.optimizers.schedules.CosineDecay(0.1, 8)
@@ -278,7 +278,7 @@ def small_model():
     return model
 
 
-def test_a_checkpoint_holds_all_that_the_next_steps_depend_on(tmp_path):
+def test_checkpoint_contains_the_complete_state(tmp_path):
     inputs = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")
     model, other = small_model(), small_model()
     for _ in range(3):
@@ -286,7 +286,7 @@ def test_a_checkpoint_holds_all_that_the_next_steps_depend_on(tmp_path):
     path = tmp_path / "3.npz"
     save_checkpoint(path, read_variables(model), {"epoch": 1}, keep=1)
     expected = [model.train_on_batch(inputs, inputs[:, :2]) for _ in range(3)]
-    # Other weights, another place in the schedule, other random numbers; the metrics start at 0 again.
+    # Different weights, step of the schedule, and random numbers; metrics start at 0.
     other.train_on_batch(inputs, inputs[:, :2])
     arrays, state = load_checkpoint(path)
     restore(other, arrays, ["weights", "optimizer", "metrics"])
@@ -309,7 +309,7 @@ def test_checkpoint_of_another_model(tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_not_finite_are_not_saved(value, tmp_path):
+def test_non_finite_weights_are_not_saved(value, tmp_path):
     model = small_model()
     model.layers[0].bias.assign([0, value, 0, 0])
     with pytest.raises(ValueError, match=r"The weights are no longer finite after 9 steps"):
@@ -328,26 +328,26 @@ def test_weights_that_are_not_finite_are_not_saved(value, tmp_path):
         (MODEL, [64, 64, 3], 0, {}, {}),
     ],
 )
-def test_older_igc_networks_keep_the_stem_that_they_had(model, shape, crop_size, given, expected):
-    """A record of before `start` tells of a network whose stem had stride 1 for large images too."""
+def test_old_records_of_igc_networks_keep_their_stem(model, shape, crop_size, given, expected):
+    """Records without `start` are of networks whose stem has a stride of 1 even for large images."""
     recipe = override(recipe_for(MODEL, "digits"), crop="scale", crop_size=crop_size)
-    run = made_up(model, 0, 0.5, recipe, options=given, data={**DATA, "shape": shape}, state="running")
+    run = fake_run(model, 0, 0.5, recipe, options=given, data={**DATA, "shape": shape}, state="running")
     record = json.loads(json.dumps(dataclasses.asdict(run)))
     assert run_from_dict(record).options == given
     del record["start"]
     assert run_from_dict(record).options == expected
 
 
-def test_an_older_igc_run_goes_on_with_its_stem(tmp_path, monkeypatch):
-    """What `resume` builds, from a record as it was before; nothing is trained."""
+def test_old_igc_run_resumes_with_its_stem(tmp_path, monkeypatch):
+    """Checks the network that `resume` builds from an old record, without training."""
     images = np.zeros((2, 64, 64, 3), "uint8")
     data = make_dataset("large", "", ["a", "b"], *[Arrays(images, np.array([0, 1]))] * 2)
-    run = made_up("igcv2_c64_d8", 0, 0.5, data=summarize(data), state="running", backend=keras.backend.backend())
+    run = fake_run("igcv2_c64_d8", 0, 0.5, data=summarize(data), state="running", backend=keras.backend.backend())
     run = dataclasses.replace(run, epochs=(), options={"width": 8, "blocks_per_stage": 2, "branch_channels": SQUARES})
     record = {name: value for name, value in dataclasses.asdict(run).items() if name != "start"}
     files.write_json(tmp_path / "metrics.json", record)
     stems = []
-    # Other tests of this file may have put a plain network in place of all.
+    # Other tests of this file may have replaced the factory.
     monkeypatch.setattr(keras_sharenets.training.run.network, "create_model", keras_sharenets.create_model)
     monkeypatch.setattr(
         keras_sharenets.training.run.fit,
@@ -366,15 +366,15 @@ def test_an_older_igc_run_goes_on_with_its_stem(tmp_path, monkeypatch):
         ({"arrangements": 4, "plane_orders": "distinct"}, {"arrangements": 4, "plane_orders": "distinct"}),
     ],
 )
-def test_records_of_before_there_were_distinct_orders(given, expected):
-    run = made_up(MODEL, 0, 0.5, options=given, state="running")
+def test_old_records_of_shuffled_plane_orders(given, expected):
+    run = fake_run(MODEL, 0, 0.5, options=given, state="running")
     assert run_from_dict(json.loads(json.dumps(dataclasses.asdict(run)))).options == expected
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`arrangements`")
-def test_older_networks_of_four_arrangements_keep_their_shuffles(digits, recipe, tmp_path, monkeypatch):
-    """A record of before there was a choice lacks it; `fit` writes it wherever it makes a difference."""
+def test_old_runs_with_four_arrangements_keep_shuffled_orders(digits, recipe, tmp_path, monkeypatch):
+    """Old records lack `plane_orders`; `fit` records it if it makes a difference."""
     options = {"width": (16,), "groups": 1, "channel_repeats": 1, "arrangements": 4}
     begun = []
 

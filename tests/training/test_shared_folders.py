@@ -1,4 +1,4 @@
-"""Processes that start a run in one folder at once: one gets it, and the others say so."""
+"""Processes that start a run in the same folder at once: one succeeds, and the others report an error."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from tiny_network import MODEL
 from keras_sharenets import files
 from keras_sharenets.training.run.recorder import list_checkpoints
 
-# `python -m trainers`, with a plain network, once for each line of standard input; then a line with the exit status.
+# Runs `python -m trainers` with a plain network for each line of standard input, and prints the exit status.
 LINES = """
 import sys
 from tiny_network import create_plain
@@ -38,8 +38,8 @@ def start():
     )
 
 
-def told(process):
-    """What a process says up to its status, and that."""
+def read_outcome(process):
+    """The output lines of a process up to its exit status, and the exit status."""
     lines = []
     while not (line := process.stdout.readline()).startswith("status"):
         assert line
@@ -48,7 +48,7 @@ def told(process):
 
 
 @pytest.mark.slow
-def test_one_of_two_or_three_gets_the_folder_20_times(tmp_path):
+def test_one_of_several_processes_gets_the_folder(tmp_path):
     processes = [start() for _ in range(3)]
     try:
         for process in processes:
@@ -62,14 +62,14 @@ def test_one_of_two_or_three_gets_the_folder_20_times(tmp_path):
                 words += ["--jit-compile=false", "--output", str(folder), f"--seed={seed}"]
                 process.stdin.write(" ".join(words) + "\n")
                 process.stdin.flush()
-            outcomes = [told(process) for process in fighters]
+            outcomes = [read_outcome(process) for process in fighters]
             (winner,) = [seed for seed, (_, status) in enumerate(outcomes) if status == 0]
             for seed, (lines, status) in enumerate(outcomes):
                 if seed != winner:
                     assert status == 2
                     (line,) = [line for line in lines if line.startswith("error: ")]
                     pid = processes[winner].pid
-                    # One that comes late finds the run already.
+                    # A process that is late finds the finished run.
                     assert re.match(rf"error: The folder {folder} is in use by process {pid} on ", line) or re.match(
                         rf"error: The output directory {folder} (already contains a run|exists and is not)", line
                     )

@@ -1,4 +1,4 @@
-"""Trainings that begin with a trained network, and what follows from the number of images."""
+"""Training that starts from a trained network, and settings that depend on the number of images."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ from keras_sharenets.training.run.record import RunOptions, read_metrics
 from keras_sharenets.training.run.start import find_start, freeze, keep_preprocessing, load_start_weights
 
 
-def data(count=60, classes=("x", "y", "z"), side=8, channels=1):
+def make_data(count=60, classes=("x", "y", "z"), side=8, channels=1):
     generator = np.random.default_rng(0)
     labels = np.arange(count) % len(classes)
     images = generator.integers(0, 120, (count, side, side, channels)) + 60 * labels[:, None, None, None]
@@ -36,7 +36,7 @@ def data(count=60, classes=("x", "y", "z"), side=8, channels=1):
 
 @pytest.fixture(scope="module")
 def before(digits, tmp_path_factory):
-    """A file of a network whose every weight is a number of its own, with its classes beside it."""
+    """A file of a network with random weights, and a file of its class names."""
     folder = tmp_path_factory.mktemp("before")
     network = build(MODEL, digits, TINY)
     generator = np.random.default_rng(1)
@@ -46,9 +46,9 @@ def before(digits, tmp_path_factory):
     return folder / "net.keras"
 
 
-def test_all_but_the_head_is_taken_over_and_pixels_are_prepared_as_before(before, digits):
+def test_weights_without_the_head_and_preprocessing_are_kept(before, digits):
     start = find_start(str(before), MODEL, TINY)
-    mine = keep_preprocessing(data(), start)
+    mine = keep_preprocessing(make_data(), start)
     assert (mine.mean, mine.variance) == (digits.mean, digits.variance)
     network = build(MODEL, mine, TINY)
     head = network.get_layer("predictions").get_weights()
@@ -65,7 +65,7 @@ def test_all_but_the_head_is_taken_over_and_pixels_are_prepared_as_before(before
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
-def test_the_head_stays_only_where_the_classes_are_the_same(before, digits):
+def test_head_is_kept_if_the_classes_are_equal(before, digits):
     start = find_start(str(before), MODEL, TINY)
     others = dataclasses.replace(digits, class_names=tuple("abcdefghij"))
     for dataset, expected in ((digits, ()), (others, ("predictions",))):
@@ -75,7 +75,7 @@ def test_the_head_stays_only_where_the_classes_are_the_same(before, digits):
     assert load_start_weights(build(MODEL, digits, TINY), unknown, digits.class_names) == ("predictions",)
 
 
-def test_the_accuracy_before_training_is_told_where_the_head_stays(before, digits):
+def test_accuracy_before_training_is_reported_if_the_head_is_kept(before, digits):
     start, recipe = find_start(str(before), MODEL, TINY), find_recipe("digits")
     few = digits.test.part(np.arange(30))
     guesses = np.argmax(start.network(few.images.astype("float32")), axis=1)
@@ -87,18 +87,18 @@ def test_the_accuracy_before_training_is_told_where_the_head_stays(before, digit
         assert accuracy_before(start, dataclasses.replace(held, **other), recipe) == ""
 
 
-def test_frozen_is_all_but_the_new_layers(digits):
+def test_freeze_trains_only_new_layers(digits):
     network = build(MODEL, digits, TINY)
     freeze(network, {"new_layers": ["predictions"]})
     assert {variable.path.split("/")[0] for variable in network.trainable_variables} == {"predictions"}
 
 
-def test_other_networks_and_damaged_files_are_refused(before, tmp_path, digits):
+def test_other_networks_and_damaged_files_are_rejected(before, tmp_path, digits):
     start = find_start(str(before), MODEL, TINY)
     with pytest.raises(ValueError, match="belong to another network, or to one with other options: for the layer"):
         load_start_weights(build(MODEL, digits, {**TINY, "width": (24,)}), start, digits.class_names)
     with pytest.raises(ValueError, match=r"takes images with 1 channels, but made has 3"):
-        keep_preprocessing(data(channels=3), start)
+        keep_preprocessing(make_data(channels=3), start)
     inputs = keras.Input((8, 8, 1))
     other = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs)), name="mine")
     files.save_model(other, tmp_path / "other.keras")
@@ -115,7 +115,7 @@ def test_other_networks_and_damaged_files_are_refused(before, tmp_path, digits):
         find_start(str(tmp_path))
 
 
-def test_networks_that_come_trained_are_found_by_name():
+def test_pretrained_networks_are_found_by_name():
     each = next(each for each in list_trained() if each.model == "resnet_8")
     found = find_start("resnet_8")
     assert (found.model, tuple(found.class_names), found.shape) == (each.model, each.class_names, each.input_shape)
@@ -123,7 +123,7 @@ def test_networks_that_come_trained_are_found_by_name():
     assert find_start("cifar10", "resnet_8").path == found.path
 
 
-def test_nothing_is_left_of_a_command_that_is_refused(before, tmp_path, capsys, monkeypatch):
+def test_bad_arguments_create_no_output(before, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["fit", "--data", "digits", "--output", "run"]
     for more, message in (
@@ -142,13 +142,13 @@ def test_nothing_is_left_of_a_command_that_is_refused(before, tmp_path, capsys, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_run_from_a_file_is_resumed_without_it(before, tmp_path, frozen):
+def test_run_resumes_without_its_start_file(before, tmp_path, frozen):
     shutil.copy(before, tmp_path / "net.keras")
     start = find_start(str(tmp_path / "net.keras"), MODEL, TINY)
     recipe = override(find_recipe("digits"), epochs=2, batch_size=20)
     options = RunOptions(deterministic=True, jit_compile=False)
     settings = {"recipe": recipe, "options": TINY, "run_options": options, "start": start, "frozen": frozen}
-    run = fit(MODEL, data(), tmp_path / "run", **settings, verbose=0)
+    run = fit(MODEL, make_data(), tmp_path / "run", **settings, verbose=0)
     old = start.network
     new = files.load_model(tmp_path / "run" / "last.keras")
     same = [
@@ -165,13 +165,13 @@ def test_a_run_from_a_file_is_resumed_without_it(before, tmp_path, frozen):
     last.unlink()
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics | {"state": "running"}))
-    again = resume(tmp_path / "run", data(), verbose=0)
+    again = resume(tmp_path / "run", make_data(), verbose=0)
     assert again.test_accuracy == run.test_accuracy
     ends = [files.load_model(tmp_path / "run" / "last.keras").get_weights(), new.get_weights()]
     assert all(map(np.array_equal, *ends))
 
 
-def test_batches_follow_from_the_number_of_images():
+def test_batch_size_depends_on_the_number_of_images():
     for images in (1, 7, 39, 432, 480, 1295, 2559, 2560, 50_000):
         size = batch_size_for(images, 128)
         assert size == 128 or images // size >= 20 or size == 8
@@ -192,7 +192,7 @@ def test_batches_follow_from_the_number_of_images():
         (2560, ["--from", "resnet_8"], (128, "cosine", 0.01)),
     ],
 )
-def test_few_images_get_another_rate_and_what_is_typed_stays(images, typed, expected):
+def test_recipe_is_adapted_to_few_images_unless_overridden(images, typed, expected):
     arguments = make_parser(LINE, ("fit",)).parse_args(["fit", *typed])
     recipe = adapt(
         chosen_recipe(arguments, "resnet_8", "images"),
@@ -205,12 +205,12 @@ def test_few_images_get_another_rate_and_what_is_typed_stays(images, typed, expe
 
 
 @pytest.mark.slow
-def test_the_command_says_what_it_makes_of_few_images(tmp_path, capsys):
+def test_command_reports_adapted_recipe(tmp_path, capsys):
     words = ["fit", "--model", MODEL, "--data", "digits", "--validation", "0.6", "--jit-compile", "false"]
     assert main([*words, "--epochs", "1", "--output", str(tmp_path / "run")]) == 0
     told = capsys.readouterr()
     assert "575 training images: 71 steps of 8 per epoch (a random 7 are skipped), 1 epoch, " in told.err
-    # No bar of Keras: standard output is for the answer.
+    # Standard output contains the result only, without Keras' progress bar.
     assert re.search(
         r"^epoch 1 of 1: loss [\d.]+, accuracy [\d.]+, validation accuracy [\d.]+; [\d.]+ s$", told.err, re.M
     )

@@ -1,4 +1,4 @@
-"""The evaluation of crops of an image, against its pixels."""
+"""Evaluation on crops of images, compared with their pixels."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ RANDOM = np.random.default_rng(0)
 
 @pytest.mark.parametrize("suffix", ["keras", "tflite"])
 def test_ten_crops_are_averaged(tmp_path, suffix):
-    """A network that says how red the upper left pixel is: the ten crops of 56 of an image of 64 pixels see ten."""
+    """The network depends on the upper left pixel only, which differs in the ten crops of 56 out of 64 pixels."""
     for label, name in enumerate(("dark", "light")):
         for number in range(5):
             image = RANDOM.integers(0, 120 + 15 * label, (64, 64, 3), np.uint8)

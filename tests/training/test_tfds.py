@@ -1,4 +1,4 @@
-"""Data sets as TensorFlow Datasets prepares them, made small."""
+"""Small data sets in the format of TensorFlow Datasets."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ NAMES = ("ant", "bee", "cow")
 
 
 def write_tfds(folder, name, shape, examples, labels=NAMES, encoding="png"):
-    """Writes `{split: [(array, label)]}` as TensorFlow Datasets does, one file for two images."""
+    """Writes `{split: [(array, label)]}` as TensorFlow Datasets does, with two images per file."""
     identity = tfds.core.dataset_info.DatasetIdentity(name, tfds.core.Version("1.0.0"), str(folder), "")
     features = tfds.features.FeaturesDict(
         {
@@ -48,7 +48,7 @@ def write_tfds(folder, name, shape, examples, labels=NAMES, encoding="png"):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """`(folder, what is in it)`: one data set of one size, one of many sizes without a labeled test split."""
+    """`(folder, contents)`: a data set of a fixed size, and one of varying sizes without a labeled test split."""
     folder = tmp_path_factory.mktemp("tfds")
     fixed = {
         split: [(random_image(6, 5), label) for label in labels]
@@ -64,7 +64,7 @@ def prepared(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["squares", "tfds:squares"])
-def test_tfds_of_one_size_is_in_memory(prepared, name):
+def test_data_set_of_fixed_size_is_in_memory(prepared, name):
     folder, written = prepared
     dataset = load(name, data_dir=folder)
     assert (dataset.name, dataset.class_names, dataset.shape) == ("squares", NAMES, (6, 5, 3))
@@ -77,7 +77,7 @@ def test_tfds_of_one_size_is_in_memory(prepared, name):
             np.testing.assert_array_equal(found, image)
 
 
-def test_tfds_of_many_sizes_is_read_when_it_is_asked_for(prepared):
+def test_data_set_of_varying_sizes_is_read_lazily(prepared):
     folder, written = prepared
     dataset = load("imagenet", data_dir=folder)
     assert (dataset.name, dataset.shape) == ("imagenet", (None, None, 3))
@@ -98,7 +98,7 @@ def test_tfds_of_many_sizes_is_read_when_it_is_asked_for(prepared):
     np.testing.assert_array_equal(resized.train.pixels([1])[0], np.asarray(expected))
 
 
-def test_records_are_what_tfds_reads(prepared):
+def test_records_match_tfds(prepared):
     folder, _ = prepared
     builder = tfds.builder_from_directory(folder / "squares" / "1.0.0")
     paths = builder.info.splits["train"].filepaths
@@ -127,14 +127,14 @@ def test_broken_records(prepared, tmp_path):
         read_feature(find_records(damaged)[0], "label")
 
 
-def test_tfds_without_a_held_out_split(tmp_path):
+def test_data_set_without_a_test_split(tmp_path):
     write_tfds(tmp_path, "alone", (4, 4, 3), {"train": [(random_image(4, 4), label) for label in [0, 1, 2] * 5]})
     dataset = load("alone", data_dir=tmp_path)
     assert (len(dataset.train), sorted(dataset.test.labels.tolist())) == (12, [0, 1, 2])
     assert "20 % of each class are the test split (seed 0)" in dataset.note
 
 
-def test_tfds_that_is_not_there(tmp_path):
+def test_missing_data_set(tmp_path):
     for name, title in (("cifar100", "CIFAR-100"), ("tfds:flowers", "flowers"), ("imagenet", "ImageNet")):
         with pytest.raises(
             ValueError, match=rf"There is no {title} in the data directory {tmp_path}: set `--data-dir`"
@@ -146,7 +146,7 @@ def test_tfds_that_is_not_there(tmp_path):
         load("flowers", data_dir=tmp_path)
 
 
-def test_shape_of_tfds(prepared):
+def test_bad_input_shape(prepared):
     with pytest.raises(ValueError, match=r"`input_shape` \(=\(9, 9, 3\)\) must match squares \(=\(6, 5, 3\)\)"):
         load("squares", data_dir=prepared[0], input_shape=(9, 9, 3))
     with pytest.raises(ValueError, match=r"`input_shape` \(=\(9, 9, 4\)\) must be .* with 1 or 3 channels"):
@@ -166,8 +166,8 @@ print(dataset.train.images.tolist(), dataset.test.labels.tolist())
 """
 
 
-def test_jax_reads_tfds_where_tensorflow_is_not_installed(prepared):
-    """What trains on JAX imports no TensorFlow either: `tests/cli/cold_start.py`."""
+def test_jax_reads_data_sets_without_tensorflow(prepared):
+    """`tests/cli/cold_start.py` checks that training on JAX does not import TensorFlow."""
     folder, written = prepared
     command = [sys.executable, "-c", WITHOUT_TENSORFLOW, "squares", str(folder)]
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
@@ -179,7 +179,7 @@ def test_jax_reads_tfds_where_tensorflow_is_not_installed(prepared):
 
 
 @pytest.mark.parametrize(("encoding", "named"), [("jpeg", True), ("png", False)])
-def test_note_names_the_decoder_where_decoders_differ(tmp_path, monkeypatch, encoding, named):
+def test_note_mentions_the_decoder_for_jpeg(tmp_path, monkeypatch, encoding, named):
     examples = [(random_image(8, 8), label) for label in range(3)]
     write_tfds(tmp_path, "few", (8, 8, 3), {"train": examples, "test": examples}, encoding=encoding)
     monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")

@@ -1,11 +1,11 @@
-"""Top-5 accuracy, where there are more than 10 classes; and what part of an image a file is tested on by default."""
+"""Top-5 accuracy for more than 10 classes, and the default crops of `evaluate`."""
 
 import json
 
 import keras
 import numpy as np
 import pytest
-from made_up_runs import made_up
+from made_up_runs import fake_run
 
 from keras_sharenets import files
 from keras_sharenets.training.data.dataset import Arrays, make_dataset
@@ -22,7 +22,7 @@ OPTIONS = RunOptions(jit_compile=False)
 
 
 def random_images(classes):
-    """So few of them that a network learns next to nothing."""
+    """A data set of few random images, from which a network learns hardly anything."""
     random = np.random.default_rng(0)
     parts = [
         Arrays(random.integers(0, 256, (4 * classes, 8, 8, 1), np.uint8), np.repeat(np.arange(classes), 4))
@@ -32,7 +32,7 @@ def random_images(classes):
 
 
 @pytest.mark.usefixtures("quick_network")
-def test_top5_of_a_run_is_that_of_its_file(tmp_path):
+def test_top5_accuracy_of_a_run_matches_its_file(tmp_path):
     dataset = random_images(12)
     run = fit("resnet_8", dataset, tmp_path / "run", recipe=RECIPE, run_options=OPTIONS, verbose=0)
     path = tmp_path / "run" / "last.keras"
@@ -48,8 +48,8 @@ def test_top5_of_a_run_is_that_of_its_file(tmp_path):
 
 
 @pytest.mark.usefixtures("quick_network")
-def test_checkpoint_from_before_top5(tmp_path, monkeypatch):
-    """One in the middle of an epoch, without the two numbers of that metric."""
+def test_old_checkpoint_without_top5(tmp_path, monkeypatch):
+    """A checkpoint within an epoch that lacks the two variables of the metric."""
     dataset = random_images(12)
 
     def stop(self, batch, logs=None):
@@ -76,20 +76,20 @@ def test_checkpoint_from_before_top5(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("quick_network")
-def test_few_classes_have_no_top5(tmp_path):
+def test_no_top5_accuracy_for_few_classes(tmp_path):
     run = fit("resnet_8", random_images(10), tmp_path / "run", recipe=RECIPE, run_options=OPTIONS, verbose=0)
     assert run.last.test_top5_accuracy is None
     assert "top5" not in (tmp_path / "run" / "history.csv").read_text()
     assert evaluate(tmp_path / "run" / "last.keras", random_images(10)).top5_accuracy is None
 
 
-def test_a_file_is_tested_as_its_run_was(tmp_path, capsys, monkeypatch):
-    """`evaluate` sees the crops of `fit` if it is not told otherwise."""
+def test_default_crops_are_those_of_the_run(tmp_path, capsys, monkeypatch):
+    """`evaluate` uses the same crops as `fit` by default."""
     monkeypatch.chdir(tmp_path)
     write_metrics(
-        made_up("resnet_8", 0, 0.5, override(RECIPE, crop="area", crop_size=6)), tmp_path / "run/metrics.json"
+        fake_run("resnet_8", 0, 0.5, override(RECIPE, crop="area", crop_size=6)), tmp_path / "run/metrics.json"
     )
-    write_metrics(made_up("resnet_8", 0, 0.5, RECIPE), tmp_path / "whole/metrics.json")
+    write_metrics(fake_run("resnet_8", 0, 0.5, RECIPE), tmp_path / "whole/metrics.json")
     inputs = keras.Input((6, 6, 1))
     model = keras.Model(inputs, keras.layers.Dense(10, "softmax")(keras.layers.Flatten()(inputs)))
     for name in ("run/last.keras", "run/export/model.keras"):
@@ -103,6 +103,6 @@ def test_a_file_is_tested_as_its_run_was(tmp_path, capsys, monkeypatch):
     assert main(["evaluate", "run/last.keras", "--data", "digits", "--crops", "none"]) == 2
 
 
-def test_shares_of_an_evaluation():
+def test_top5_accuracy_of_an_evaluation():
     assert Evaluation("net.keras", "data", 1, 4).top5_accuracy is None
     assert Evaluation("net.keras", "data", 1, 4, 3).top5_accuracy == 0.75

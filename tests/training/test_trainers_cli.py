@@ -9,14 +9,14 @@ from keras_sharenets.training.recipes.named import find_recipe
 from keras_sharenets.training.recipes.recipe import OPTIONS
 from trainers.cli import COMMANDS, LINE, main
 
-TRACED = True  # Options of the compiler are tested here.
+TRACED = True  # These tests cover options of the compiler.
 MODEL = "hscnet_m32_g4_r2_b1_a2"
 TINY = ["--model-option", "width=(16,)", "--model-option", "arrangements=1", "--jit-compile", "false"]
 
 
 @pytest.fixture(scope="module")
 def run(quick_network, tmp_path_factory):
-    """A run of the command line that changes a recipe field of every kind."""
+    """A run of the command with changes to recipe fields of every type."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     changes = (
         "--epochs 1 --batch-size 128 --weight-decay 0.001 --milestones 0.25 0.5 --schedule step --no-nesterov --flip"
@@ -25,7 +25,7 @@ def run(quick_network, tmp_path_factory):
     return folder
 
 
-def test_flags_reach_recipe_and_network(run):
+def test_options_set_recipe_and_network(run):
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["recipe"] == {
         "epochs": 1,
@@ -36,7 +36,7 @@ def test_flags_reach_recipe_and_network(run):
         "rise": 0.3,
         "nesterov": False,
         "flip": True,
-        # As the recipe for digits has it.
+        # From the recipe for digits.
         "learning_rate": 0.1,
         "momentum": 0.9,
         "decay_factor": 0.1,
@@ -82,14 +82,14 @@ def test_evaluate_prints_the_accuracy_of_the_run(run, capsys):
     assert capsys.readouterr().out.startswith(expected)
 
 
-def test_evaluate_takes_tflite_files(run, capsys, tmp_path):
+def test_evaluate_supports_tflite_files(run, capsys, tmp_path):
     accuracy = json.loads((run / "metrics.json").read_text())["test_accuracy"]
     ksn.mobile.export_tflite(files.load_model(run / "last.keras"), tmp_path / "last.tflite")
     assert main(["evaluate", str(tmp_path / "last.tflite"), "--data", "digits"]) == 0
     assert f"({round(accuracy * 359)} of 359 test images)" in capsys.readouterr().out
 
 
-def test_help_has_an_example_and_every_field_of_the_recipe(capsys):
+def test_help_contains_an_example_and_every_recipe_field(capsys):
     for command in COMMANDS:
         with pytest.raises(SystemExit, match="0"):
             main([command, "--help"])
@@ -171,7 +171,7 @@ FIT = ["fit", "--model", MODEL, "--data", "digits", "--output", "run"]
         ),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
+def test_bad_arguments(arguments, message, capsys, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("42")
@@ -186,13 +186,13 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, tmp_p
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_run_that_is_already_there(run, capsys):
+def test_existing_run_is_not_overwritten(run, capsys):
     before = (run / "metrics.json").read_bytes()
     assert main([*FIT, "--output", str(run)]) == 2
     assert f"error: The output directory {run} already contains a run." in capsys.readouterr().err
     assert (run / "metrics.json").read_bytes() == before
 
 
-def test_a_line_without_a_command_gives_the_list_of_them(capsys):
+def test_missing_command_prints_the_list_of_commands(capsys):
     assert main([]) == 2
     assert {"fit", "export", "report"} <= set(capsys.readouterr().err.split())

@@ -1,4 +1,4 @@
-"""The trainers on the other backend: tests of other files, run there; in `make test`, see `cli/cold_start.py`."""
+"""Runs training tests of other files on JAX; by default, `cli/cold_start.py` covers this backend."""
 
 import os
 import pathlib
@@ -13,21 +13,21 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="this is the JAX run")
-def test_all_of_this_on_jax():
+def test_training_on_jax():
     tests = {
-        "test_resume.py": ["test_a_checkpoint_holds_all_that_the_next_steps_depend_on"],
-        "test_batches.py": ["test_fit_takes_the_batches_in_order_epoch_by_epoch"],
+        "test_resume.py": ["test_checkpoint_contains_the_complete_state"],
+        "test_batches.py": ["test_fit_uses_batches_in_order"],
         "test_recipes.py": ["test_weight_decay_counts_a_shared_tensor_once", "test_weight_decay_in_the_loss"],
         "test_fit.py": [
             "test_files_of_a_run",
-            "test_metrics_say_what_came_out",
-            "test_saved_models_have_the_accuracy_that_is_reported",
+            "test_metrics_contain_results",
+            "test_saved_models_have_the_reported_accuracy",
         ],
-        "test_recipe_parts.py": ["test_the_loss_with_a_teacher", "test_a_run_with_a_teacher"],
+        "test_recipe_parts.py": ["test_distillation_loss", "test_run_with_a_teacher"],
         "test_resident.py": [
-            "test_what_is_trained_is_that_of_the_ordinary_loop",
-            "test_two_devices_train_what_one_does",
-            "test_a_whole_epoch_lowers_for_tpu",
+            "test_training_on_device_matches_ordinary_loop",
+            "test_two_devices_match_one_device",
+            "test_epoch_compiles_for_tpu",
         ],
     }
     names = [f"tests/training/{file}::{name}" for file, names in tests.items() for name in names]

@@ -1,4 +1,4 @@
-"""Images that cannot be read: all are named, and left out on request."""
+"""Unreadable images are listed, and skipped on request."""
 
 import keras
 import numpy as np
@@ -8,16 +8,16 @@ from keras_sharenets.training.data.sources import load
 from trainers.cli import main
 
 
-def test_unreadable_images_are_all_named(half_broken):
+def test_all_unreadable_images_are_listed(partly_unreadable):
     with pytest.raises(ValueError, match="Use `--skip-unreadable` to skip such images") as raised:
-        load(half_broken)
+        load(partly_unreadable)
     for path in ("ant/3.jpg", "bee/7.jpg", "bee/0.jpg"):
-        assert f"{half_broken / path} is not an image that can be read" in str(raised.value)
+        assert f"{partly_unreadable / path} is not an image that can be read" in str(raised.value)
 
 
-def test_unreadable_images_are_left_out_on_request(half_broken):
-    dataset = load(half_broken, skip_unreadable=True)
-    kept = {str(path.relative_to(half_broken)) for part in (dataset.train, dataset.test) for path in part.paths}
+def test_unreadable_images_are_skipped_on_request(partly_unreadable):
+    dataset = load(partly_unreadable, skip_unreadable=True)
+    kept = {str(path.relative_to(partly_unreadable)) for part in (dataset.train, dataset.test) for path in part.paths}
     every = {f"{name}/{number}.jpg" for name in ("ant", "bee") for number in range(10)}
     assert every - kept == {"ant/3.jpg", "bee/7.jpg", "bee/0.jpg"}
     assert len(dataset.unreadable) == 3
@@ -25,23 +25,23 @@ def test_unreadable_images_are_left_out_on_request(half_broken):
     assert dataset.train.pixels(np.arange(len(dataset.train))).shape == (len(dataset.train.labels), 16, 16, 3)
 
 
-def test_command_line_names_what_it_leaves_out(half_broken, tmp_path, capsys):
+def test_command_lists_skipped_images(partly_unreadable, tmp_path, capsys):
     model = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
     model.save(tmp_path / "net.keras")
-    evaluate = ["evaluate", str(tmp_path / "net.keras"), "--data", str(half_broken)]
+    evaluate = ["evaluate", str(tmp_path / "net.keras"), "--data", str(partly_unreadable)]
     assert main(evaluate) == 2
     assert "is not an image that can be read" in capsys.readouterr().err
     assert main([*evaluate, "--skip-unreadable"]) == 0
     output, errors = capsys.readouterr()
     left_out = [line for line in errors.splitlines() if line.startswith("skipped: ")]
     assert [line.partition(" is not")[0] for line in sorted(left_out)] == [
-        f"skipped: {half_broken / path}" for path in ("ant/3.jpg", "bee/0.jpg", "bee/7.jpg")
+        f"skipped: {partly_unreadable / path}" for path in ("ant/3.jpg", "bee/0.jpg", "bee/7.jpg")
     ]
     assert "3 unreadable images are left out" in output
 
 
-def test_split_of_unreadable_images_alone(half_broken, tmp_path):
-    half_broken.rename(tmp_path / "train")
+def test_split_of_unreadable_images_alone(partly_unreadable, tmp_path):
+    partly_unreadable.rename(tmp_path / "train")
     for name in ("ant", "bee"):
         (tmp_path / "test" / name).mkdir(parents=True)
         (tmp_path / "test" / name / "0.jpg").write_text("no image")
@@ -49,8 +49,8 @@ def test_split_of_unreadable_images_alone(half_broken, tmp_path):
         load(tmp_path, skip_unreadable=True)
 
 
-def test_class_of_unreadable_images_alone(half_broken):
+def test_class_with_only_unreadable_images(partly_unreadable):
     for number in range(10):
-        (half_broken / "ant" / f"{number}.jpg").write_text("no image")
+        (partly_unreadable / "ant" / f"{number}.jpg").write_text("no image")
     with pytest.raises(ValueError, match=r"The class 'ant' has no readable training image\. .*And 2 more"):
-        load(half_broken, skip_unreadable=True)
+        load(partly_unreadable, skip_unreadable=True)

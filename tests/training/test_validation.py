@@ -1,4 +1,4 @@
-"""What the epochs of a training are compared on, so that the test split has no say."""
+"""The validation split, on which epochs are compared instead of the test split."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ def write_images(folder, count):
         save(PIL.Image.fromarray(random_image(4, 4)), folder / f"{number}.png")
 
 
-def test_a_part_of_each_class_is_held_out(digits):
+def test_a_part_of_each_class_is_the_validation_split(digits):
     held = load("digits", validation="auto")
     counts, before = count_images(held), count_images(digits)
     for name, (train, test, validation) in counts.items():
@@ -49,7 +49,7 @@ def test_a_part_of_each_class_is_held_out(digits):
     assert not np.array_equal(load("digits", validation=0.1, split_seed=1).validation.images, held.validation.images)
 
 
-def test_data_sets_published_in_two_splits_keep_them():
+def test_standard_data_sets_have_no_validation_split():
     images, labels = np.zeros((20, 4, 4, 3), "uint8"), np.arange(20) % 2
     for name, expected in (("cifar10", 0), ("mine", 2)):
         part = Arrays(images, labels)
@@ -58,7 +58,7 @@ def test_data_sets_published_in_two_splits_keep_them():
         assert (0 if found.validation is None else len(found.validation)) == expected
 
 
-def test_third_splits_and_folders_of_their_own(tmp_path):
+def test_validation_split_from_a_folder(tmp_path):
     for split, count in (("train", 6), ("val", 2), ("test", 3)):
         for name in ("cat", "dog"):
             write_images(tmp_path / "data" / split / name, count)
@@ -86,14 +86,14 @@ def test_third_splits_and_folders_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize("validation", [0, 1, 1.5, -0.1, "half", "/nowhere", "nan"])
-def test_what_is_no_validation_split(validation):
+def test_bad_validation_argument(validation):
     with pytest.raises(
         ValueError, match=r"`validation` \(=.*\) must be 'auto', 'none', a fraction above 0 and below 1"
     ):
         DataSource("digits", validation=validation)
 
 
-def test_nothing_left_to_validate_with(tmp_path):
+def test_too_few_images_for_a_validation_split(tmp_path):
     for name in ("cat", "dog"):
         write_images(tmp_path / "two" / name, 2)
     with pytest.raises(ValueError, match="selects no images: each class has only one training image"):
@@ -118,7 +118,7 @@ def run(held, quick_network, tmp_path_factory):
     return fit(MODEL, held, folder, **SETTINGS, run_options=RunOptions(deterministic=True)), folder
 
 
-def test_the_test_split_is_counted_once_at_the_end(run, held):
+def test_test_split_is_evaluated_once_at_the_end(run, held):
     found, folder = run
     assert [epoch.test_accuracy for epoch in found.epochs[:-1]] == [None]
     assert found.test_accuracy == pytest.approx(accuracy(folder / "last.keras", held.test), abs=1e-6)
@@ -134,7 +134,7 @@ def test_the_test_split_is_counted_once_at_the_end(run, held):
 
 
 @pytest.mark.slow
-def test_an_end_in_the_last_test_is_resumed_to_the_same_bits(run, held, tmp_path, monkeypatch):
+def test_run_interrupted_during_the_final_test_resumes_bit_for_bit(run, held, tmp_path, monkeypatch):
     def interrupted(self, logs):
         raise Interrupted(2)
 
@@ -151,7 +151,7 @@ def test_an_end_in_the_last_test_is_resumed_to_the_same_bits(run, held, tmp_path
     assert all(map(np.array_equal, *weights))
 
 
-def test_records_of_both_kinds_are_told_apart(run):
+def test_records_with_and_without_validation_split(run):
     with_part, folder = run
     epoch = dataclasses.replace(with_part.last, validation_loss=None, validation_accuracy=None)
     without = run_from_dict(

@@ -1,4 +1,4 @@
-"""Runs with whitened pixels, and on crops of images of many sizes: from the data to the files."""
+"""Runs with whitening, and with crops of images of different sizes, from the data to the exported files."""
 
 import json
 import pathlib
@@ -17,8 +17,8 @@ def metrics(folder):
     return json.loads((pathlib.Path(folder) / "metrics.json").read_text())
 
 
-def test_whitened_networks_are_delivered(quick_network, tmp_path, capsys, monkeypatch):
-    """They are trained, tested and saved; TensorFlow's converter brings their whitening into the files."""
+def test_run_with_whitening(quick_network, tmp_path, capsys, monkeypatch):
+    """The network is trained, evaluated, and exported; TensorFlow converts its whitening layer."""
     monkeypatch.chdir(tmp_path)
     network = "--model hscnet_m32_g4_r2_b1_a2 --model-option width=(16,) --model-option arrangements=1"
     recipe = "--normalization zca --epochs 1 --batch-size 359 --jit-compile false"
@@ -31,8 +31,8 @@ def test_whitened_networks_are_delivered(quick_network, tmp_path, capsys, monkey
     assert entry["test_correct"] == round(metrics("white")["test_accuracy"] * 359)
 
 
-def test_runs_on_crops(quick_network, tmp_path, capsys, monkeypatch):
-    """Images of many sizes, the paper's plateaus, area crops: trained, tested, named, delivered."""
+def test_run_on_crops(quick_network, tmp_path, capsys, monkeypatch):
+    """Images of different sizes with area crops and the plateau schedule: training, evaluation, export, prediction."""
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(1)
     for label, name in enumerate(CLASSES):
@@ -56,11 +56,11 @@ def test_runs_on_crops(quick_network, tmp_path, capsys, monkeypatch):
     assert f"{accuracy:.4f} ({round(4 * accuracy)} of 4)" in (tmp_path / "crops" / "report.html").read_text()
     assert main(["export", "crops", "--forms", "float", "--test"]) == 0
     assert files.read_labels("crops/export/float.tflite") == CLASSES
-    # A float file is right where Keras is, on the same crops.
+    # The float file is correct for the same crops as Keras.
     assert capsys.readouterr().out.splitlines()[-1].split()[-1] == f"{round(4 * accuracy) / 4:.2%}"
     assert main(["predict", "crops", "sizes/ant/3.png", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)[0]["classes"]
-    # 23 x 24 pixels: the short side becomes 9, the other 10; the middle begins at row round(0.5) and column 1.
+    # 23 x 24 pixels are resized to 9 x 10; the center crop starts at row round(0.5) and column 1.
     small = PIL.Image.open("sizes/ant/3.png").resize((10, 9), PIL.Image.Resampling.BILINEAR)
     pixels = np.asarray(small, "float32")[0:8, 1:9]
     expected = mobile.predict_tflite("crops/export/float.tflite", pixels[None])[0]
