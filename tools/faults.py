@@ -358,24 +358,24 @@ FAULTS = {
         "search",
         "return super()._compute_values_hash(self.network(values))",
         "return super()._compute_values_hash(values)",
-        ("tests/search/test_search.py::test_no_network_is_tried_twice",),
+        ("tests/search/test_search.py::test_no_network_is_trained_twice",),
     ),
     "budget_off_by_one": Fault(
         "search",
         "(number is not None and number <= limit)",
         "(number is not None and number < limit)",
-        ("tests/search/test_enumerate.py::test_all_within_the_budget_are_listed_and_no_other",),
+        ("tests/search/test_enumerate.py::test_networks_within_the_budget_are_listed",),
     ),
     "second_call_stores_again": Fault(
         "search",
         "return 0, cost[1]",
         "return cost",
-        ("tests/search/test_spaces.py::test_counts_are_those_of_built_networks",),
+        ("tests/search/test_spaces.py::test_counts_match_built_networks",),
     ),
     "finalists_meet_the_same_part_again": Fault(
         "search",
         "dataclasses.replace(search, seed=search.seed + part)",
         "dataclasses.replace(search, seed=search.seed)",
-        ("tests/search/test_finals.py::test_parts_are_others_of_the_training_split",),
+        ("tests/search/test_finals.py::test_finalists_are_validated_on_other_parts",),
     ),
 }

@@ -1,4 +1,4 @@
-"""A network of few layers in place of a named one."""
+"""A small network that replaces a named one."""
 
 import keras
 
@@ -8,8 +8,8 @@ from keras_sharenets.layers import HighlySharedConv2D
 VECTORS = 3 * 2 * 64 + 10
 
 
-def tiny(name="tiny", *, input_shape=(8, 8, 3), num_classes=10, negative_share=0.0):
-    """A network whose shared kernel may stand in a file once or twice; `VECTORS` of its weights are in no kernel."""
+def tiny_network(name="tiny", *, input_shape=(8, 8, 3), num_classes=10, negative_share=0.0):
+    """A network whose shared kernel may be stored once or twice in a file; `VECTORS` weights are not in kernels."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input(input_shape)
     x = keras.layers.Conv2D(64, 3, padding="same", use_bias=False)(inputs)
@@ -23,7 +23,7 @@ def tiny(name="tiny", *, input_shape=(8, 8, 3), num_classes=10, negative_share=0
     return model
 
 
-def unshared_numbers():
-    """`(trainable weights, moving statistics, multiply-adds)` of its unshared baseline."""
+def unshared_counts():
+    """`(trainable weights, moving statistics, multiply-adds)` of the unshared baseline of `tiny_network`."""
     kernels = 9 * 3 * 64 + 2 * 9 * 16 * 64
     return kernels + VECTORS + 64 * 10, 3 * 2 * 64, 8 * 8 * kernels + 64 * 10

@@ -3,7 +3,7 @@ import json
 
 import PIL.Image
 import pytest
-from few_layers import VECTORS, tiny
+from few_layers import VECTORS, tiny_network
 from harness import counts_only
 
 import keras_sharenets as ksn
@@ -16,26 +16,26 @@ QUICK = "hscnet_m32_g4_r2_b1_a2"
 
 @pytest.fixture(scope="module")
 def delivered(tmp_path_factory):
-    """What `delivery --quick` leaves of a tiny network; LiteRT is made to refuse TensorFlow's int8 file."""
+    """The output of `delivery --quick` for a tiny network; TensorFlow's int8 file counts as rejected by LiteRT."""
     folder = tmp_path_factory.mktemp("delivery")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workloads, "file_runs", lambda path: path.parent.name != "int8")
-        patch.setattr(delivery.peers, "build", tiny)
+        patch.setattr(delivery.peers, "build", tiny_network)
         assert main(["delivery", "--quick", "--output", str(folder)]) == 0
     return folder
 
 
 @pytest.mark.slow
-def test_delivery_has_every_form(delivered):
+def test_delivery_measures_every_form(delivered):
     rows = json.loads((delivered / "delivery.json").read_text())["rows"]
-    parameters = ksn.profile(tiny()).stored_parameters
+    parameters = ksn.profile(tiny_network()).stored_parameters
     for precision, size in (("float32", 4), ("int8", 1)):
         small, *between, fast, plain = [row for row in rows if row["precision"] == precision]
         assert (small["form"], fast["form"], plain["form"]) == ("size", "speed", "plain converter")
         assert (small["peer"], fast["peer"], plain["peer"]) == (False, False, True)
         assert fast["ratio"] == 1
         assert small["file_bytes"] < plain["file_bytes"]
-        # Vectors keep 4 bytes a number.
+        # Vectors keep 4 bytes per value.
         assert plain["stored_weight_bytes"] == size * (parameters - VECTORS) + 4 * VECTORS
         budgets = delivery.budgets(small["file_bytes"], fast["file_bytes"])
         assert [row["max_bytes"] for row in between] == budgets
@@ -45,7 +45,7 @@ def test_delivery_has_every_form(delivered):
 
 
 @pytest.mark.slow
-def test_quick_delivers_a_named_network(tmp_path):
+def test_quick_delivery_of_a_named_network(tmp_path):
     assert main(["delivery", "--quick", "--output", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "delivery.json").read_text())["rows"]
     parameters = ksn.profile(ksn.create_model(QUICK)).stored_parameters
@@ -62,7 +62,7 @@ def test_budgets():
 
 
 @pytest.mark.slow
-def test_file_that_is_refused_stands_in_the_table_without_times(delivered):
+def test_rejected_file_is_listed_without_times(delivered):
     contents = json.loads((delivered / "delivery.json").read_text())
     refused = contents["rows"][-1]
     assert refused["milliseconds"] is refused["ratio"] is refused["delegate_partitions"] is None
@@ -74,7 +74,7 @@ def test_file_that_is_refused_stands_in_the_table_without_times(delivered):
     assert PIL.Image.open(io.BytesIO((delivered / "delivery.png").read_bytes())).size[0] > 1000
 
 
-def delivered_rows(network, precision, ratios, plain, partitions=1, undelegated=None):
+def make_rows(network, precision, ratios, plain, partitions=1, undelegated=None):
     forms = ["size", *(f"budget {number}" for number in range(1, len(ratios) - 1)), "speed"]
     row = {"network": network, "precision": precision, "delegate_partitions": partitions}
     row |= {"undelegated_operators": undelegated or {}, "file_bytes": 900}
@@ -82,12 +82,12 @@ def delivered_rows(network, precision, ratios, plain, partitions=1, undelegated=
     return [*rows, {**row, "form": "plain converter", "ratio": plain, "delegate_partitions": 25, "file_bytes": 1000}]
 
 
-def test_claims():
-    """By hand: a family that shares kernels may be slower when small than one that shares layers."""
-    rows = delivered_rows("hgcnet_42_g4", "float32", [1.3, 1.2, 1.1, 1.0], 2.0)
-    rows += delivered_rows("sharesnet_164", "float32", [1.3, 1.1, 1.1 * 1.05, 1.0], 0.8)
-    rows += delivered_rows("hgcnet_42_g4", "int8", [1.9, 1.0], 1.0, undelegated={"SOFTMAX": 1})
-    rows += delivered_rows("sl3_resnet_64", "float32", [1.1, 1.0], None, partitions=2, undelegated={"SOFTMAX": 1})
+def test_claims_of_delivery():
+    """The smallest file of a family with kernel sharing may be slower than that of a family with layer sharing."""
+    rows = make_rows("hgcnet_42_g4", "float32", [1.3, 1.2, 1.1, 1.0], 2.0)
+    rows += make_rows("sharesnet_164", "float32", [1.3, 1.1, 1.1 * 1.05, 1.0], 0.8)
+    rows += make_rows("hgcnet_42_g4", "int8", [1.9, 1.0], 1.0, undelegated={"SOFTMAX": 1})
+    rows += make_rows("sl3_resnet_64", "float32", [1.1, 1.0], None, partitions=2, undelegated={"SOFTMAX": 1})
     made = [(claim.value, claim.holds) for claim in delivery.claims(rows)]
     expected = [
         *((1.3, True), (0.5, True), (0.9, True), (1.2 / 1.3, True), (1, True)),
@@ -100,7 +100,7 @@ def test_claims():
 
 
 def build_tiny(name, **sizes):
-    return tiny(name.partition(",")[0], **sizes)
+    return tiny_network(name.partition(",")[0], **sizes)
 
 
 @pytest.mark.slow
@@ -129,29 +129,29 @@ def test_inference(build, tmp_path, capsys, monkeypatch):
     assert (tmp_path / "inference.md").read_text() == capsys.readouterr().out
 
 
-def test_keras_gets_whole_batches_and_waits():
-    model = tiny(input_shape=(16, 16, 3), num_classes=7)
+def test_keras_call_returns_the_whole_batch():
+    model = tiny_network(input_shape=(16, 16, 3), num_classes=7)
     outputs = inference.keras_call(model, 3, compiled=False)()
     assert outputs.shape == (3, 7)
     assert outputs.sum(-1) == pytest.approx([1, 1, 1])
 
 
 @counts_only
-def test_peer_from_keras_has_the_parameters_of_its_paper(monkeypatch):
+def test_parameters_of_peer_from_keras(monkeypatch):
     monkeypatch.setattr(peers, "randomize_batchnorm", lambda model, **options: None)
     model = inference.build(inference.KERAS_PEER, input_shape=(32, 32, 3), num_classes=1000)
     assert ksn.profile(model).stored_parameters == 3_504_872
     assert ksn.profile(model).uncounted == ()
 
 
-def test_baselines_and_peers_come_once():
+def test_baselines_and_peers_are_listed_once():
     names = inference.with_peers(["sharesnet_164", "mobilenet_v2_1_0", "resnet_164"], inference.PEERS)
     assert names[:3] == ("sharesnet_164", "resnet_164", "mobilenet_v2_1_0")
     assert sorted(names) == sorted({"sharesnet_164", "resnet_164", *inference.PEERS})
 
 
 @counts_only
-def test_peers_of_the_paper(monkeypatch):
+def test_peers_and_ratios_of_the_paper(monkeypatch):
     network, reference = inference.PAPER_NETWORK, inference.REFERENCE
     assert inference.with_peers([network], ["mobilenet_v2_1_0"]) == (network, reference, "mobilenet_v2_1_0")
     assert inference.paper_ratio(network) == pytest.approx(1 / 1.84)
@@ -159,7 +159,7 @@ def test_peers_of_the_paper(monkeypatch):
     sizes = {"input_shape": (32, 32, 3), "num_classes": 1000}
     monkeypatch.setattr(peers, "randomize_batchnorm", lambda model, **options: None)
     near, far = (inference.build(f"mobilenet_v2_1_0{make}", **sizes) for make in ("", ", 8x8"))
-    # The same weights; what follows the third stride of 2 goes over four times the places.
+    # The weights are the same; layers after the third stride of 2 have four times as many positions.
     assert near.count_params() == far.count_params() == 3_538_984
     assert [ksn.profile(model).multiply_adds for model in (near, far)] == [89_243_648, 297_740_288]
 
@@ -191,20 +191,20 @@ UNKNOWN = "error: `name` (='hgcnet_42') is not a known model. Did you mean 'hgcn
 ROWS = "error: `rows` (=['nothing']) must be part of "
 
 
-def whole(name):
+def not_positive(name):
     return [f"--{name}", "0"], f"error: `{name.replace('-', '_')}` (=0) must be a positive integer."
 
 
-BAD_INPUT = [
-    *((command, whole("repetitions")) for command in COMMANDS),
+BAD_ARGUMENTS = [
+    *((command, not_positive("repetitions")) for command in COMMANDS),
     *((command, (["--output", "file"], "error: [Errno 17] File exists: 'file'")) for command in COMMANDS),
-    *((command, whole("batch-size")) for command in ("inference", "input", "layers", "scaling", "training")),
-    *(("sharing_accuracy", whole(name)) for name in ("batch-size", "epochs")),
+    *((command, not_positive("batch-size")) for command in ("inference", "input", "layers", "scaling", "training")),
+    *(("sharing_accuracy", not_positive(name)) for name in ("batch-size", "epochs")),
     (
         "sharing_accuracy",
         (["--originals", "nothing"], "error: `from` (='nothing') must be the folder of a run, a .keras file"),
     ),
-    *((command, whole("threads")) for command in ("delivery", "inference")),
+    *((command, not_positive("threads")) for command in ("delivery", "inference")),
     *((command, (["--networks", "hgcnet_42"], UNKNOWN)) for command in ("delivery", "inference", "input")),
     ("training", (["--models", "hgcnet_42"], UNKNOWN)),
     ("training", (["--networks", "hgcnet_42"], UNKNOWN)),
@@ -213,8 +213,8 @@ BAD_INPUT = [
 ]
 
 
-@pytest.mark.parametrize(("command", "bad"), BAD_INPUT)
-def test_bad_input_is_one_line_and_exit_code_2(command, bad, capsys, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("command", "bad"), BAD_ARGUMENTS)
+def test_bad_arguments(command, bad, capsys, tmp_path, monkeypatch):
     arguments, message = bad
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("42")
@@ -226,7 +226,7 @@ def test_bad_input_is_one_line_and_exit_code_2(command, bad, capsys, tmp_path, m
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_networks_are_measured_once_each(monkeypatch, tmp_path):
+def test_each_network_is_measured_once(monkeypatch, tmp_path):
     measured = []
     monkeypatch.setattr(delivery, "measure", lambda name, *_, **__: measured.append(name) or [])
     monkeypatch.setattr(delivery, "write", lambda *_: None)

@@ -3,7 +3,7 @@ import functools
 import keras
 import numpy as np
 import pytest
-from few_layers import tiny
+from few_layers import tiny_network
 
 import keras_sharenets as ksn
 from benchmarks import peers, workloads
@@ -18,8 +18,8 @@ NAME = "hscnet_m32_g4_r2_b1_a2"
 
 @pytest.fixture(scope="module", params=["tiny", pytest.param("named", marks=pytest.mark.slow)])
 def build(request):
-    """A function that makes a network, the same every time; in the default tier one of few layers."""
-    make = tiny if request.param == "tiny" else functools.partial(peers.build, NAME)
+    """A function that builds the same network in every call; by default, a small one."""
+    make = tiny_network if request.param == "tiny" else functools.partial(peers.build, NAME)
     return functools.partial(make, input_shape=(16, 16, 3))
 
 
@@ -29,8 +29,8 @@ def model(build):
 
 
 @pytest.mark.parametrize(("scales", "fewest", "most"), [("positive", 0, 0), ("mixed", 0.005, 0.05)])
-def test_statistics_are_those_of_what_flows(scales, fewest, most):
-    """With the statistics of the very same images, training and inference compute the same."""
+def test_statistics_match_the_activations(scales, fewest, most):
+    """With the statistics of the given images, training and inference give the same outputs."""
     model = peers.build(NAME, negative_share=SCALES[scales], input_shape=(16, 16, 3))
     images = random_images(model)
     np.testing.assert_allclose(model(images), model(images, training=True), atol=1e-5)
@@ -41,15 +41,15 @@ def test_statistics_are_those_of_what_flows(scales, fewest, most):
     assert (signs != 0).all()
 
 
-def test_networks_are_the_same_every_time(model, build):
+def test_networks_are_deterministic(model, build):
     again = build()
     for weights, same in zip(model.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(weights, same)
 
 
 @pytest.mark.parametrize(("quantization", "tolerance"), [(None, 1e-5), ("int8", 0.1)])
-def test_plain_conversion_computes_what_keras_computes(model, quantization, tolerance, tmp_path):
-    # Kernels that are computed in the network the converter gives a zero point, which LiteRT refuses.
+def test_plain_conversion_matches_keras(model, quantization, tolerance, tmp_path):
+    # The converter assigns a zero point to kernels that the network computes, which LiteRT rejects.
     model = peers.reference(model)
     randomize_batchnorm(model)
     images = random_images(model)
@@ -61,7 +61,7 @@ def test_plain_conversion_computes_what_keras_computes(model, quantization, tole
     assert entry["dtype"] == (quantization or "float32")
 
 
-def test_files_are_measured_side_by_side(model, tmp_path):
+def test_measure_several_files(model, tmp_path):
     images = random_images(model)
     paths = {quantization: tmp_path / f"{quantization}.tflite" for quantization in (None, "int8")}
     for quantization, path in paths.items():
@@ -78,7 +78,7 @@ def test_files_are_measured_side_by_side(model, tmp_path):
     assert measured["int8"]["undelegated_operators"] == {"QUANTIZE": 2, "SOFTMAX": 1}
 
 
-def test_call_runs_the_whole_file(model, tmp_path):
+def test_inference_call(model, tmp_path):
     ksn.mobile.export_tflite(model, tmp_path / "net.tflite")
     interpreter = open_tflite(tmp_path / "net.tflite")
     inference_call(interpreter)()
@@ -86,7 +86,7 @@ def test_call_runs_the_whole_file(model, tmp_path):
     assert interpreter.get_tensor(output["index"]).sum() == pytest.approx(1)
 
 
-def test_file_that_the_runtime_refuses(model, tmp_path):
+def test_file_rejected_by_the_runtime(model, tmp_path):
     path = tmp_path / "net.tflite"
     ksn.mobile.export_tflite(model, path)
     assert workloads.file_runs(path)

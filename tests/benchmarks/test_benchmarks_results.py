@@ -17,7 +17,7 @@ def row(network, form, ratio, peer=False):
     return {"network": network, "form": form, "peer": peer, "file_bytes": 1234567, **columns}
 
 
-def table_of(*rows, claims=()):
+def make_table(*rows, claims=()):
     return results.Table(
         name="made_up",
         title="A title",
@@ -33,7 +33,7 @@ def table_of(*rows, claims=()):
 
 def test_files(tmp_path):
     claims = (results.Claim("fast", "here", 1.0, 1.0), results.Claim("small", "there", 2.5, 2.0))
-    table = table_of(row("b", "slow", 2.0), row("a", "slow", 1.5), row("b", "fast", 1.0, peer=True), claims=claims)
+    table = make_table(row("b", "slow", 2.0), row("a", "slow", 1.5), row("b", "fast", 1.0, peer=True), claims=claims)
     options = RunOptions((), 1, 1, False, tmp_path / "new", "python -m benchmarks made_up")
     answer = results.write(table, options, {"more.txt": "more"})
     names = ["made_up.json", "made_up.md", "made_up.png", "more.txt"]
@@ -76,15 +76,15 @@ def test_files(tmp_path):
 
 
 def pixels(table, color):
-    """The number of pixels of a color in the figure of a table."""
+    """The number of pixels with the given color in the figure of a table."""
     image = PIL.Image.open(io.BytesIO(results.draw_bars(table, "a machine"))).convert("RGB")
     return int((np.abs(np.asarray(image).astype(int) - color).max(-1) < 30).sum())
 
 
-def test_bars_are_as_long_as_the_logarithms_of_the_ratios():
-    # The last row keeps the scale and its own width of pixels the same in all figures.
+def test_lengths_of_bars_are_logarithms_of_ratios():
+    # The last row keeps the scale the same in all figures.
     def blue(ratio):
-        return pixels(table_of(row("net", "ours", ratio), row("net", "peer", 4.0, peer=True)), BLUE)
+        return pixels(make_table(row("net", "ours", ratio), row("net", "peer", 4.0, peer=True)), BLUE)
 
     assert blue(4.0) > 2000
     assert blue(2.0) == pytest.approx(blue(4.0) / 2, rel=0.05)
@@ -94,14 +94,14 @@ def test_bars_are_as_long_as_the_logarithms_of_the_ratios():
 
 def test_peers_are_gray():
     ours, peer = row("net", "ours", 2.0), row("net", "theirs", 2.0, peer=True)
-    assert pixels(table_of(ours), GRAY) < 0.1 * pixels(table_of(ours, peer), GRAY)
-    assert pixels(table_of(ours, peer), GRAY) == pytest.approx(pixels(table_of(ours, peer), BLUE), rel=0.2)
+    assert pixels(make_table(ours), GRAY) < 0.1 * pixels(make_table(ours, peer), GRAY)
+    assert pixels(make_table(ours, peer), GRAY) == pytest.approx(pixels(make_table(ours, peer), BLUE), rel=0.2)
 
 
-def test_row_that_could_not_be_measured():
+def test_row_without_measurements():
     unknown = {**row("net", "theirs", 1.0, peer=True), **dict.fromkeys(row("net", "", 1.0).keys() - {"network"})}
     unknown |= {"form": "theirs", "peer": True, "file_bytes": 7}
-    table = table_of(row("net", "ours", 2.0), unknown)
-    assert pixels(table, BLUE) == pytest.approx(pixels(table_of(row("net", "ours", 2.0)), BLUE), rel=0.5)
+    table = make_table(row("net", "ours", 2.0), unknown)
+    assert pixels(table, BLUE) == pytest.approx(pixels(make_table(row("net", "ours", 2.0)), BLUE), rel=0.5)
     context = {"processor": "", "cores": 2, "load": None, "versions": {}, "date": "", "command": ""}
     assert "| theirs | 7 | - |" in results.to_markdown(table, context)

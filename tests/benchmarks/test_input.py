@@ -14,7 +14,7 @@ SHAPE = (32, 32, 3)
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
-    """What `input --quick` leaves, with a network of one layer."""
+    """The output of `input --quick` with a network of one layer."""
 
     def build(name, *, input_shape, num_classes):
         inputs = keras.Input(input_shape)
@@ -29,13 +29,13 @@ def quick(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_networks_train_on_the_input(tmp_path):
+def test_quick_table_with_named_networks(tmp_path):
     assert main(["input", "--quick", "--repetitions", "1", "--output", str(tmp_path)]) == 0
     assert json.loads((tmp_path / "input.json").read_text())["rows"]
 
 
 @pytest.mark.slow
-def test_quick_table_has_every_way_beside_the_network(quick):
+def test_quick_table(quick):
     contents = json.loads((quick / "input.json").read_text())
     panels = {}
     for row in contents["rows"]:
@@ -60,7 +60,7 @@ def test_quick_table_has_every_way_beside_the_network(quick):
     assert (quick / "input.png").stat().st_size > 1000
 
 
-def test_claims_are_about_input_alone_and_in_fit():
+def test_claims():
     rows = [{"panel": "a", "what": "files", "peer": False, "ratio": 0.9}]
     waits = [{"panel": "b", "what": "files", "peer": False, "ratio": 1.6}]
     peer = {"panel": "a", "what": "network", "peer": True, "ratio": 1.0}
@@ -71,7 +71,7 @@ def test_claims_are_about_input_alone_and_in_fit():
     ]
 
 
-def test_sources_hold_the_same_images(tmp_path):
+def test_sources_contain_the_same_images(tmp_path):
     sources = input_speed.make_sources(SHAPE, 6, tmp_path)
     assert list(sources) == ["memory", "JPEG files", "PNG files"]
     indices = np.array([4, 1])
@@ -80,7 +80,7 @@ def test_sources_hold_the_same_images(tmp_path):
     assert 0 < np.abs(pixels["JPEG files"] - pixels["memory"]).mean() < 30
 
 
-def test_batches_are_those_of_training(tmp_path):
+def test_fetched_batches_match_training_batches(tmp_path):
     source = input_speed.make_sources(SHAPE, 6, tmp_path)["PNG files"]
     plain, augmented = (input_speed.make_batches(SHAPE, source, 3, augmented=change) for change in (False, True))
     for batches, same in ((plain, True), (augmented, False)):
@@ -90,22 +90,22 @@ def test_batches_are_those_of_training(tmp_path):
             for index, (images, labels) in enumerate(fetched):
                 np.testing.assert_array_equal(images, batches[index][0])
                 assert labels.shape == (3, input_speed.CLASSES)
-                # What is changed is in another order, and padded.
+                # Augmented images are shuffled and padded.
                 assert np.array_equal(images, source.pixels(np.arange(3 * index, 3 * index + 3))) is same
     ready = input_speed.Ready(augmented)
     assert len(ready) == len(augmented) == 2
     np.testing.assert_array_equal(ready[1][0], augmented[0][0])
 
 
-def test_workers_who_share_batches_are_no_threads_of_keras():
+def test_worker_arguments_do_not_set_keras_threads():
     images, labels = np.zeros((6, 2, 2, 1), "uint8"), np.zeros(6, int)
     batches = Batches(Arrays(images, labels), class_count=2, batch_size=4, worker=1, workers=2)
     assert batches.workers == 1
     assert len(batches[0][0]) == 2
 
 
-def test_time_is_that_of_a_batch(monkeypatch, tmp_path):
-    """An input has `FETCHED` batches, a step of a network one, a run of `fit` `STEPS`."""
+def test_times_are_per_batch(monkeypatch, tmp_path):
+    """A call fetches `FETCHED` batches, trains one step, or fits `STEPS` steps."""
     monkeypatch.setattr(input_speed, "take_turns", lambda calls, *_, **__: {key: [6.0, 6.0] for key in calls})
     inputs = keras.Input(SHAPE)
     model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs)))

@@ -11,7 +11,9 @@ from benchmarks.cli import main
 from keras_sharenets.layers import HierarchicalGroupConv2D, HighlySharedConv2D, InterleavedGroupConv2D, SplitGroupConv2D
 from keras_sharenets.ops import choices
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="its table has both of TensorFlow's")
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="the table contains both TensorFlow runtimes"
+)
 SHAPES = [
     (
         HighlySharedConv2D(16, 3, groups=4, channel_repeats=2, arrangements=2, padding="valid"),
@@ -33,7 +35,7 @@ def shape(request):
     return layer_shapes.Shape("by_hand", *request.param)
 
 
-def test_every_way_computes_what_the_reference_does(shape):
+def test_every_implementation_matches_the_reference(shape):
     images = pseudo_random((2, *shape.input_shape))
     reference = shape.build_reference()
     weights = [pseudo_random(weight.shape, seed=place) for place, weight in enumerate(reference.weights)]
@@ -51,7 +53,7 @@ def test_every_way_computes_what_the_reference_does(shape):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_steps_form_gradients_by_images_and_weights(compiled):
+def test_training_pass_returns_gradients_of_images_and_weights(compiled):
     inputs = keras.Input((3, 3, 2))
     model = keras.Model(inputs, keras.layers.Conv2D(4, 1, use_bias=False)(inputs))
     gradients = workloads.model_pass(model, 5, training=True, compiled=compiled)()
@@ -60,7 +62,7 @@ def test_steps_form_gradients_by_images_and_weights(compiled):
     assert workloads.model_pass(model, 5, training=False, compiled=compiled)().shape == (5, 3, 3, 4)
 
 
-def test_shapes_are_those_of_the_network():
+def test_shapes_are_collected_from_the_network():
     everything = layer_shapes.collect({"hscnet_m32_g4_r2_b1_a2": None}, widest=False)
     widest = layer_shapes.collect({"hscnet_m32_g4_r2_b1_a2": None})
     names = [shape.name for shape in everything]
@@ -71,15 +73,15 @@ def test_shapes_are_those_of_the_network():
     assert all(shape.input_shape[0] == 8 for shape in layer_shapes.collect({"hscnet_m32_g4_r2_b1_a2": 8}, widest=False))
 
 
-def row(depth, runtime="xla", kind="split", **milliseconds):
-    """A row for the fit."""
+def make_row(depth, runtime="xla", kind="split", **milliseconds):
+    """A row with times of implementations, for fitting choices."""
     case = {"runtime": runtime, "kind": kind, "direction": "training", "depth": depth}
     return case | {"implementations": tuple(milliseconds), "all": milliseconds | {"dense": 0.1}}
 
 
-def test_fit_takes_what_loses_least():
-    rows = [row(1, a=1, b=2), row(2, a=1, b=1.5), row(3, a=2, b=1)]
-    assert layers.fit_choices([*rows, row(1, "tensorflow", a=2, b=1)]) == {
+def test_fit_minimizes_the_loss():
+    rows = [make_row(1, a=1, b=2), make_row(2, a=1, b=1.5), make_row(3, a=2, b=1)]
+    assert layers.fit_choices([*rows, make_row(1, "tensorflow", a=2, b=1)]) == {
         "tensorflow": {("split", "training"): "b"},
         "xla": {("split", "training"): ("a", 2.4, "b")},
     }
@@ -87,16 +89,16 @@ def test_fit_takes_what_loses_least():
     assert layers.loss(rows, "a", 2.4, "b") == 0
 
 
-def test_fit_has_no_limit_for_little():
-    assert layers.best([row(1, a=1, b=1.01), row(2, a=1.01, b=1)]) in ("a", "b")
-    assert layers.best([row(1, a=1, b=2)]) == "a"
+def test_fit_adds_no_limit_for_small_gains():
+    assert layers.best([make_row(1, a=1, b=1.01), make_row(2, a=1.01, b=1)]) in ("a", "b")
+    assert layers.best([make_row(1, a=1, b=2)]) == "a"
 
 
-def test_fit_leaves_out_what_was_not_measured_everywhere():
-    assert layers.best([row(1, a=None, b=2, c=3), row(2, a=1, b=2, c=3)]) == "b"
+def test_fit_ignores_incompletely_measured_implementations():
+    assert layers.best([make_row(1, a=None, b=2, c=3), make_row(2, a=1, b=2, c=3)]) == "b"
 
 
-def test_table_reads_back():
+def test_table_of_choices_round_trip():
     text = layers.to_text(choices.MEASURED)
     assert eval(text.removeprefix("MEASURED = ")) == choices.MEASURED
 
@@ -142,7 +144,7 @@ def test_quick_table(rows, kinds, tmp_path, capsys):
     assert (tmp_path / "layers.png").stat().st_size > 1000
 
 
-def test_call_that_takes_too_long_is_left_out(monkeypatch):
+def test_slow_calls_are_skipped(monkeypatch):
     shape = layer_shapes.Shape("by_hand", *SHAPES[0])
     models = {"folded": shape.build("folded"), "reference": shape.build_reference()}
     monkeypatch.setattr(layers, "SLOW", 0)

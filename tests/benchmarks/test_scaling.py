@@ -17,8 +17,8 @@ from benchmarks.table import Table
 BY_NAME = {axis.name: axis for axis in AXES}
 
 
-def hsc_numbers(width, groups, repeats, arrangements):
-    """`(trainable weights, moving statistics)` of an HSC-Net of one module a stage, all transitions, by its paper."""
+def hscnet_counts(width, groups, repeats, arrangements):
+    """`(trainable weights, moving statistics)` of an HSC-Net with one transition module per stage, from its paper."""
     channels, weights, normalized = 16, 9 * 3 * 16, 4 * width
     for wide in (width, 2 * width, 4 * width):
         hidden = wide // 2
@@ -37,19 +37,19 @@ def test_exact_power_law():
     assert str(law) == "-1.50"
 
 
-def test_deviation_is_that_of_the_farthest_point():
-    """A third of the way of the middle point's logarithm goes to the line, two thirds stay."""
+def test_deviation_is_the_maximum():
+    """The fit moves by a third of the logarithmic distance of the middle point, so two thirds remain."""
     law = scaling.fit_power_law([1, 2, 4], [10, 20 * 1.331, 40])
     assert (law.exponent, law.factor, law.deviation) == pytest.approx((1, 11, 0.21))
 
 
-def test_what_does_not_grow_has_the_exponent_0():
+def test_constant_has_exponent_0():
     law = scaling.fit_power_law([1, 2, 4], [5e7, 5e7, 5e7])
     assert str(law) == "0.00"
     assert law.deviation < 1e-9
 
 
-# In the default tier one axis for each branch of the test.
+# By default, one axis for each branch of the test.
 FEW = ("hscnet, R", "igcv2, width", "hgcnet, batch")
 
 
@@ -58,7 +58,7 @@ FEW = ("hscnet, R", "igcv2, width", "hgcnet, batch")
     "axis", [pytest.param(axis, marks=[] if axis.name in FEW else pytest.mark.slow, id=axis.name) for axis in AXES]
 )
 def test_axis(axis):
-    """Its ends can be built, without copies among the arranged filters, and differ in nothing but the argument."""
+    """The first and the last network can be built without warnings and differ in the argument only."""
     assert len(axis.values) >= 3
     assert list(axis.values) == sorted(set(axis.values))
     with warnings.catch_warnings():
@@ -78,16 +78,16 @@ def test_axis(axis):
 
 @counts_only
 @pytest.mark.parametrize("name", ["hscnet, G", "hscnet, R", "hscnet, T"])
-def test_weights_are_as_arithmetic(name):
+def test_stored_parameters_match_formula(name):
     axis = BY_NAME[name]
     for value in axis.values:
         given = {**axis.fixed, axis.argument: value}
         sharing = [given[argument] for argument in ("width", "groups", "channel_repeats", "arrangements")]
-        assert ksn.profile(axis.build(value)).stored_parameters == hsc_numbers(*sharing)[0]
+        assert ksn.profile(axis.build(value)).stored_parameters == hscnet_counts(*sharing)[0]
 
 
-def test_every_argument_is_an_axis():
-    """G, R, T, depth, width and batch of HSC-Net; depth, width and batch of the others."""
+def test_axes_cover_every_argument():
+    """G, R, T, depth, width, and batch of HSC-Net; depth, width, and batch of IGC-V2."""
     letters = {family: {axis.letter for axis in AXES if axis.family == family} for family in ("hscnet", "igcv2")}
     assert letters == {"hscnet": {"G", "R", "T", "depth", "width", "batch"}, "igcv2": {"depth", "width", "batch"}}
     assert len(BY_NAME) == len(AXES)
@@ -102,15 +102,15 @@ def test_quick_table(tmp_path, capsys):
     for point, arrangements in zip(row["points"], (1, 2, 4), strict=True):
         assert point["value"] == arrangements
         assert point["milliseconds"] > 0
-        # Three times those of two images.
+        # Training takes three times the multiply-adds of two images.
         assert point["multiply_adds"] == 6 * products
-        weights, statistics = hsc_numbers(64, 2, 2, arrangements)
+        weights, statistics = hscnet_counts(64, 2, 2, arrangements)
         assert 0 <= point["kept_bytes"] - 4 * (2 * weights + statistics) < 32
         assert point["peak_memory_bytes"] is None
     assert row["points"][0]["ratio"] == 1
     assert row["ratio"] == row["points"][-1]["ratio"]
     laws = row["laws"]
-    slope = np.polyfit(np.log([1, 2, 4]), np.log([sum(hsc_numbers(64, 2, 2, t)) for t in (1, 2, 4)]), 1)[0]
+    slope = np.polyfit(np.log([1, 2, 4]), np.log([sum(hscnet_counts(64, 2, 2, t)) for t in (1, 2, 4)]), 1)[0]
     assert laws["kept_bytes"]["exponent"] == pytest.approx(slope, abs=0.03)
     assert laws["multiply_adds"]["exponent"] == pytest.approx(0, abs=1e-9)
     assert laws["activation_bytes"]["exponent"] == pytest.approx(0, abs=1e-9)
@@ -133,7 +133,7 @@ def test_table(tmp_path, capsys, monkeypatch):
     (row,) = json.loads((tmp_path / "scaling.json").read_text())["rows"]
     for point, width in zip(row["points"], (1, 2, 4), strict=True):
         assert point["milliseconds"] > 0
-        # Three times those of two images; weights and momenta, and a few numbers such as the learning rate.
+        # Three times the multiply-adds of two images; weights, momenta, and a few values such as the learning rate.
         assert point["multiply_adds"] == 6 * (4 * 3 + 16) * width
         assert 0 <= point["kept_bytes"] - 8 * ((3 + 16) * width + 4) < 32
         assert point["peak_memory_bytes"] is None
@@ -145,12 +145,12 @@ def test_table(tmp_path, capsys, monkeypatch):
     assert PIL.Image.open(io.BytesIO((tmp_path / "scaling.png").read_bytes())).size[0] > 600
 
 
-def test_batch_grows_in_products_and_activations_alone(monkeypatch):
-    """What a fresh process would do for its memory, this one does."""
+def test_batch_size_affects_only_multiply_adds_and_activations(monkeypatch):
+    """Peak memory is computed in this process instead of a new one."""
     monkeypatch.setattr(scaling.timing, "peak_memory", lambda function, *given: function(*given) or 100 * given[2] ** 2)
     axis = Axis("made up", "batch", "batch_size", (1, 2, 4, 8), classifier, {"width": 5})
     points = scaling.measure(axis, batch_size=3, repetitions=1, memory=True)
-    # Outputs: 2x2x5 numbers of the convolution, the same flat, 4 classes.
+    # Outputs: 2x2x5 values of the convolution, the same flattened, and 4 classes.
     assert [point["activation_bytes"] for point in points] == [4 * (20 + 20 + 4) * size for size in (1, 2, 4, 8)]
     assert [point["multiply_adds"] for point in points] == [3 * (4 * 3 * 5 + 20 * 4) * size for size in (1, 2, 4, 8)]
     assert len({point["kept_bytes"] for point in points}) == 1
@@ -159,8 +159,8 @@ def test_batch_grows_in_products_and_activations_alone(monkeypatch):
     assert exponents == pytest.approx([1, 0, 1, 2], abs=1e-9)
 
 
-def points(*milliseconds):
-    """Points at 1, 2, 4 ...: a billion multiply-adds each."""
+def make_points(*milliseconds):
+    """Points at 1, 2, 4, ... with a billion multiply-adds each."""
     shared = {"multiply_adds": 10**9, "kept_bytes": 100, "activation_bytes": 100, "peak_memory_bytes": None}
     return [
         {"value": 2**place, "milliseconds": time, "ratio": time / milliseconds[0], **shared}
@@ -169,7 +169,7 @@ def points(*milliseconds):
 
 
 def test_row():
-    row = scaling.make_row(BY_NAME["hscnet, G"], points(100.0, 50.0, 25.0), peak=100e9)
+    row = scaling.make_row(BY_NAME["hscnet, G"], make_points(100.0, 50.0, 25.0), peak=100e9)
     assert row["milliseconds_law"] == "-1.00 (+-0%)"
     assert row["kept_bytes_law"] == "0.00 (+-0%)"
     assert row["values_text"] == "1, 2, 4"
@@ -179,16 +179,18 @@ def test_row():
     assert (row["ratio"], row["milliseconds"]) == (0.25, 25.0)
 
 
-def slope(row):
-    """How far what has the color of times lies on one line in the figure: 1 up, -1 down; the legend is off it."""
+def line_correlation(row):
+    """Correlation of the blue pixels with a line in the figure of a row: 1 rising, -1 falling, up to the legend."""
     table = Table("scaling", "A title", "", "", "", "", {}, (row,))
     image = PIL.Image.open(io.BytesIO(scaling.draw_growth(table, "a machine"))).convert("RGB")
     blue = np.abs(np.asarray(image).astype(int) - (0x1F, 0x5F, 0xBF)).max(-1) < 30
-    # Rows of pixels count from above.
+    # Rows of pixels are counted from the top.
     return -np.corrcoef(*np.nonzero(blue))[0, 1]
 
 
-def test_figure_shows_what_grows_and_what_falls():
-    rows = [scaling.make_row(BY_NAME["hscnet, G"], points(*times), 1e9) for times in ((1.0, 2.0, 4.0), (4.0, 2.0, 1.0))]
-    assert slope(rows[0]) > 0.6
-    assert slope(rows[1]) < -0.6
+def test_figure_shows_rising_and_falling_times():
+    rows = [
+        scaling.make_row(BY_NAME["hscnet, G"], make_points(*times), 1e9) for times in ((1.0, 2.0, 4.0), (4.0, 2.0, 1.0))
+    ]
+    assert line_correlation(rows[0]) > 0.6
+    assert line_correlation(rows[1]) < -0.6

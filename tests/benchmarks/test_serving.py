@@ -1,4 +1,4 @@
-"""The load on a server, against one of a few lines that answers, refuses and hangs up as it is told."""
+"""The load benchmark with a fake server that responds, rejects requests, and closes connections as specified."""
 
 import base64
 import collections
@@ -20,13 +20,13 @@ INPUTS = [np.full((2, 3, 1), number, "uint8") for number in range(4)]
 
 
 def outputs(value):
-    """What the model of these tests says of an image."""
+    """The outputs of the model in these tests for an image."""
     return {"class_name": "Käse".encode(), "scores": np.array([value.sum(), 1], "float32")}
 
 
 @contextlib.contextmanager
 def server(behave):
-    """The URL of a model and what it was asked; the nth answer is `behave(n, instances)`, status and JSON."""
+    """The URL of a model and the received requests; response n is `behave(n, instances)`: status and JSON."""
     counter, seen, lock = itertools.count(), [], threading.Lock()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -60,13 +60,13 @@ def server(behave):
             thread.join()
 
 
-def right(_, instances):
+def respond_correctly(_, instances):
     return 200, {"predictions": [{"class_name": "Käse", "scores": [float(np.sum(instances[0])), 1.0]}]}
 
 
-def test_each_client_keeps_its_connection_and_asks_for_every_image():
+def test_clients_keep_connections_and_send_every_image():
     bodies = [serving.request_body("serving_default", value) for value in INPUTS]
-    with server(right) as (url, seen):
+    with server(respond_correctly) as (url, seen):
         replies = serving.send(url, bodies, clients=3, go_on=lambda sent: sent < 4)
     assert len(replies) == len(seen) == 12
     assert {path for path, _, _ in seen} == {"/v1/models/net:predict"}
@@ -77,14 +77,14 @@ def test_each_client_keeps_its_connection_and_asks_for_every_image():
         assert reply.prediction["scores"] == [6.0 * reply.body, 1.0]
 
 
-def broken(number, instances):
-    """The second request is refused, the fourth never answered, the sixth gets another image's answer."""
-    wrong = {1: (400, {"error": "too many"}), 3: (None, None), 5: right(0, [-1])}
-    return wrong.get(number) or right(number, instances)
+def respond_with_faults(number, instances):
+    """The second request is rejected, the fourth is not answered, and the sixth gets the response to another image."""
+    wrong = {1: (400, {"error": "too many"}), 3: (None, None), 5: respond_correctly(0, [-1])}
+    return wrong.get(number) or respond_correctly(number, instances)
 
 
-def test_what_is_lost_or_wrong_is_counted():
-    with server(broken) as (url, seen):
+def test_failed_and_wrong_responses_are_counted():
+    with server(respond_with_faults) as (url, seen):
         local, served = serving.measure(url, "serving_default", INPUTS, outputs, clients=[1], requests=8)
     assert len(seen) == local["requests"] == served["requests"] == 8
     assert (local["wrong"], served["wrong"]) == (0, 3)
@@ -95,7 +95,7 @@ def test_what_is_lost_or_wrong_is_counted():
         assert served[low] <= served[high]
     (claim,) = serving.claims([local, served])
     assert (claim.value, claim.holds) == (3, False)
-    with server(broken) as (url, _):
+    with server(respond_with_faults) as (url, _):
         bodies = [serving.request_body("serving_default", value) for value in INPUTS]
         replies = serving.send(url, bodies, clients=1, go_on=lambda sent: sent < 8)
     errors = [reply.error for reply in replies]
@@ -116,25 +116,25 @@ def test_what_is_lost_or_wrong_is_counted():
         {"class_name": "Käse", "scores": [6.0, 1.0], "more": 0},
     ],
 )
-def test_other_answers_do_not_agree(prediction):
+def test_wrong_predictions_do_not_agree(prediction):
     assert not serving.agrees(prediction, outputs(INPUTS[1]))
     assert serving.agrees({"class_name": "Käse", "scores": [6.00001, 1.0]}, outputs(INPUTS[1]))
 
 
-def test_an_only_output_stands_without_its_name():
+def test_single_output_has_no_name():
     assert serving.agrees([6.0, 1.0], {"scores": np.array([6, 1], "float32")})
     assert not serving.agrees([6.0, 2.0], {"scores": np.array([6, 1], "float32")})
 
 
 @pytest.mark.parametrize("shape", [(10, 7, 1), (8, 8, 3)])
-def test_both_signatures_get_the_same_images(shape):
+def test_both_signatures_receive_the_same_images(shape):
     inputs = serving.example_inputs(shape)
     for image, file in zip(*inputs.values(), strict=True):
         assert image.shape == shape
         body = json.loads(serving.request_body("serve_encoded", file))
         (instance,) = body["instances"]
         decoded = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(instance["b64"])))).reshape(shape)
-        # JPEG leaves the means of blocks as they are, more or less.
+        # JPEG approximately preserves the means of blocks.
         assert abs(decoded.mean() - image.mean()) < 4
 
 
@@ -151,6 +151,6 @@ def test_command(monkeypatch, tmp_path):
     assert "## JPEG files" in (tmp_path / "serving.md").read_text()
 
 
-def test_no_model_is_one_line(tmp_path, capsys):
+def test_missing_model(tmp_path, capsys):
     assert serving_main(["serving", "--model", str(tmp_path)]) == 2
     assert "must be the folder of a SavedModel." in capsys.readouterr().err

@@ -15,7 +15,7 @@ from keras_sharenets.training.data.dataset import Arrays
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 
 
-def small():
+def small_network():
     inputs = keras.Input((8, 8, 3))
     pixels = keras.layers.Normalization(name="pixels")
     pixels.adapt(np.array([80.0, 120.0], "float32").repeat(3).reshape(2, 1, 1, 3))
@@ -26,7 +26,7 @@ def small():
 
 
 def test_copies_with_and_without_weights():
-    model = small()
+    model = small_network()
     images = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 3)).astype("float32")
     taken, untrained = (
         sharing_accuracy.copy_in_policy(model, "mixed_bfloat16", weights=weights) for weights in (True, False)
@@ -42,14 +42,14 @@ def test_copies_with_and_without_weights():
     assert pixels == pytest.approx((images - 100) / 20, abs=1e-4)
 
 
-def test_originals_with_one_file_name_are_all_kept():
+def test_originals_with_equal_file_names_are_kept():
     sources = ["a/last.keras", "b/last.keras", "saved/wrn", "resnet_8", "resnet_8", "wrn"]
     named = sharing_accuracy.by_name(sources)
     assert sorted(named.values()) == sorted(set(sources))
     assert set(named) == {"a/last.keras", "b/last.keras", "saved/wrn", "resnet_8", "wrn"}
 
 
-def test_accuracy_is_the_share_of_right_answers():
+def test_accuracy_is_the_share_of_correct_predictions():
     images = np.zeros((4, 1, 1, 3), "uint8")
     images[np.arange(4), 0, 0, [0, 1, 2, 2]] = 255
     inputs = keras.Input((1, 1, 3))
@@ -58,7 +58,7 @@ def test_accuracy_is_the_share_of_right_answers():
 
 
 @pytest.mark.slow
-def test_quick_trains_each_way(tmp_path, capsys):
+def test_quick_runs_every_training(tmp_path, capsys):
     command = ["sharing_accuracy", "--quick", "--share", "channels:arrangements=2", "--output", str(tmp_path)]
     assert main(command) == 0
     contents = json.loads((tmp_path / "sharing_accuracy.json").read_text())
@@ -79,7 +79,7 @@ def rows_of(page):
     return json.loads(page.with_name(f"{page.stem}_accuracy.json").read_text())["rows"]
 
 
-def test_page_says_what_was_measured(tmp_path):
+def test_page_matches_measurements(tmp_path):
     page = DOCS / "share.md"
     assert re.search(r"JPEG copy", page.read_text())
     for name in ("share.md", "share_accuracy.json"):
@@ -89,8 +89,8 @@ def test_page_says_what_was_measured(tmp_path):
     assert rows_of(tmp_path / page.name) == rows_of(page)
 
 
-def test_a_page_gets_new_rows_alone(tmp_path, monkeypatch):
-    """One page with a row, and two runs of the command: what stands there is not trained again."""
+def test_update_adds_only_new_rows(tmp_path, monkeypatch):
+    """Two runs of the command with the same page: rows that exist are not trained again."""
     page, trained = tmp_path / "share.md", []
 
     def fine_tune(shared, teacher, training, *images, seed, **options):

@@ -3,7 +3,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from few_layers import tiny, unshared_numbers
+from few_layers import tiny_network, unshared_counts
 from harness import assert_close, counts_only, pseudo_random, slow_after
 
 import keras_sharenets as ksn
@@ -14,7 +14,7 @@ from keras_sharenets.analysis.graph import calls
 from keras_sharenets.timing import take_turns
 
 QUICK = "hscnet_m32_g4_r2_b1_a2"
-on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="convolutions of TensorFlow's own")
+on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="convolutions of TensorFlow")
 SHARED = {
     "hscnet": lambda: ksn.create_model(QUICK),
     "hscnet of three modules": lambda: ksn.models.HSCNet(
@@ -25,12 +25,12 @@ SHARED = {
 }
 
 
-# In the default tier: all kinds of modules, and layers that are shared.
+# By default: every kind of module, and shared layers.
 FEW = ("hscnet of three modules", "shardnet")
 
 
 def unshared_module(channels, width, pixels_in, pixels_out, groups):
-    """`(numbers that are normalized, [(weights, pixels) of every convolution])` of a transition, by its paper."""
+    """`(normalized channels, [(weights, pixels) of every convolution])` of a transition, from the paper."""
     hidden = width // 2
     spatial = [(9 * hidden * hidden // groups, pixels_out), (hidden * hidden // groups, pixels_out)]
     dense = [(channels * width, pixels_out), (channels * hidden, pixels_in)]
@@ -52,9 +52,9 @@ def unshared_quick():
 
 @pytest.fixture(scope="module", params=["tiny", pytest.param("named", marks=pytest.mark.slow)])
 def quick(request, tmp_path_factory):
-    """What `training --quick` leaves, the times, and the numbers of the unshared baseline.
+    """The output of `training --quick`, the times, and the counts of the unshared baseline.
 
-    What fresh processes would do, this one does once. In the default tier a tiny network has the name of the real one.
+    Peak memory is computed once in this process instead of new ones. By default, a tiny network replaces the named one.
     """
     folder, done, times = tmp_path_factory.mktemp("training"), [], {}
 
@@ -69,12 +69,12 @@ def quick(request, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "tiny":
-            patch.setattr(ksn, "create_model", tiny)
-            patch.setitem(peers.MAKES, "", tiny)
+            patch.setattr(ksn, "create_model", tiny_network)
+            patch.setitem(peers.MAKES, "", tiny_network)
         patch.setattr(training.timing, "peak_memory", peak_memory)
         patch.setattr(training, "take_turns", turns)
         assert main(["training", "--quick", "--memory", "--batch-size", "3", "--output", str(folder)]) == 0
-    return folder, times, unshared_numbers() if request.param == "tiny" else unshared_quick()
+    return folder, times, unshared_counts() if request.param == "tiny" else unshared_quick()
 
 
 def test_table(quick):
@@ -85,7 +85,7 @@ def test_table(quick):
     assert [row["peer"] for row in rows] == [False, *[True for _ in rows[1:]]]
     for row in rows:
         assert row["multiply_adds"] == products
-        # Forward, the gradients by the inputs and those by the weights, of three images.
+        # The forward pass and the gradients of inputs and weights, for three images.
         assert row["multiply_adds_per_second"] == pytest.approx(9 * products / (row["milliseconds"] / 1000))
         assert row["ratio"] == pytest.approx(np.median(np.divide(times[row["contender"]], times[QUICK])))
         assert row["to_peer"] == pytest.approx(np.median(np.divide(times[QUICK], times[row["contender"]])))
@@ -94,7 +94,7 @@ def test_table(quick):
     assert len({round(row["multiply_adds_per_second"] / row["share_of_peak"]) for row in rows}) == 1
     for row in rows[1:]:
         assert row["weight_bytes"] == 4 * (weights + statistics)
-        # A momentum for every weight, and a few numbers such as the learning rate.
+        # A momentum for every weight, and a few values such as the learning rate.
         assert 0 <= row["optimizer_bytes"] - 4 * weights < 32
     assert rows[0]["weight_bytes"] < rows[1]["weight_bytes"]
     assert rows[0]["ratio"] == rows[0]["to_peer"] == 1
@@ -110,8 +110,8 @@ def test_claims_of_the_table(quick):
     assert (folder / "training.png").stat().st_size > 1000
 
 
-def give_weights(model, baseline):
-    """Gives every layer of a baseline the weights with which it computes what the network computes."""
+def copy_weights(model, baseline):
+    """Sets the weights of a baseline so that it has the same outputs as the network."""
     for call, same in zip(calls(model), calls(baseline), strict=True):
         if hasattr(call.operation, "effective_kernel"):
             same.operation.set_weights([keras.ops.convert_to_numpy(call.operation.effective_kernel())])
@@ -121,7 +121,7 @@ def give_weights(model, baseline):
 
 @pytest.mark.parametrize("make", ["unshared", pytest.param("reference", marks=[on_tensorflow, pytest.mark.slow])])
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in FEW else pytest.mark.slow) for name in SHARED])
-def test_baseline_computes_what_the_network_computes_with_more_weights(name, make):
+def test_baseline_matches_the_network_with_more_weights(name, make):
     if make == "reference" and not name.startswith("hscnet"):
         pytest.skip("only HSC-Net has a reference")
     model = SHARED[name]()
@@ -129,7 +129,7 @@ def test_baseline_computes_what_the_network_computes_with_more_weights(name, mak
     baseline = getattr(peers, make)(model)
     assert len({id(call.operation) for call in calls(baseline)}) == len(calls(baseline))
     assert [call.output_shapes for call in calls(baseline)] == [call.output_shapes for call in calls(model)]
-    give_weights(model, baseline)
+    copy_weights(model, baseline)
     images = pseudo_random((4, *model.input_shape[1:]))
     for training_mode in (False, True):
         outputs = [keras.ops.convert_to_numpy(network(images, training=training_mode)) for network in (baseline, model)]
@@ -140,25 +140,25 @@ def test_baseline_computes_what_the_network_computes_with_more_weights(name, mak
     assert not baseline.compiled
 
 
-def test_which_networks_share_layers():
+def test_shares_layers():
     plain = ksn.models.PreActResNet(depth=29, width=4, share="none", input_shape=(8, 8, 3))
     assert not peers.shares_layers(plain)
     assert all(peers.shares_layers(SHARED[name]()) for name in ("sharesnet", "shardnet"))
 
 
-def test_baseline_is_the_network_that_the_factory_builds_without_sharing():
+def test_baseline_equals_the_network_built_without_sharing():
     model = SHARED["sharesnet"]()
     plain = ksn.models.PreActResNet(depth=29, width=4, share="none", input_shape=(8, 8, 3))
     assert [weight.shape for weight in peers.unshared(model).weights] == [weight.shape for weight in plain.weights]
 
 
 @on_tensorflow
-def test_reference_is_of_keras_layers():
+def test_reference_consists_of_keras_layers():
     kinds = {type(layer) for layer in peers.reference(SHARED["hscnet"]()).layers}
     assert {kind for kind in kinds if not kind.__module__.startswith("keras.")} == {peers.NativeConv2D}
 
 
-def test_copies_keep_the_type_that_they_compute_in():
+def test_baseline_keeps_the_dtype_policy():
     model = Contender(QUICK, "unshared", "baseline").build("mixed_bfloat16")
     *rest, classifier = model.layers
     assert {layer.compute_dtype for layer in rest} == {"bfloat16"}
@@ -167,14 +167,14 @@ def test_copies_keep_the_type_that_they_compute_in():
     assert keras.config.dtype_policy().name == "float32"
 
 
-def test_policy_is_as_before_after_an_error():
+def test_dtype_policy_is_restored_after_an_error():
     with pytest.raises(ValueError, match="not a known model"):
         Contender("nothing").build("mixed_bfloat16")
     assert keras.config.dtype_policy().name == "float32"
 
 
-def test_step_is_one_of_nesterov(monkeypatch):
-    """By hand, for a linear classifier of the images' means."""
+def test_training_step_uses_nesterov_momentum(monkeypatch):
+    """A linear classifier of the channel means, compared with numpy."""
     inputs = keras.Input((4, 4, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(inputs)
     model = keras.Model(inputs, keras.layers.Dense(5, activation="softmax", use_bias=False)(pooled))
@@ -202,20 +202,20 @@ def test_step_is_one_of_nesterov(monkeypatch):
 
 @on_tensorflow
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_compiler_is_what_was_asked_for(jit_compile):
+def test_jit_compile_argument(jit_compile):
     model = Contender(QUICK).build()
     workloads.training_step(model, 2, jit_compile=jit_compile)
     assert model.jit_compile == jit_compile
 
 
-def test_bytes_are_those_of_outputs():
+def test_activation_bytes():
     inputs = keras.Input((6, 6, 3))
     x = keras.layers.Conv2D(4, 3, dtype="mixed_bfloat16")(inputs)
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D(dtype="float32")(x))
     assert workloads.activation_bytes(model, 5) == 5 * (2 * 4 * 4 * 4 + 4 * 4)
 
 
-def test_what_stands_beside_a_network():
+def test_contenders_of_a_network():
     mobile = ("mobilenet_v2_1_0", "igcv3_d_1_0", "shufflenet_v2_2_0")
     labels = [contender.label for contender in beside("hscnet_m96_g8_r4_a2", shared=True, references=True)]
     mobile_labels = [f"{peer}{suffix}" for peer in mobile for suffix in ("", ", 8x8")]
@@ -229,14 +229,14 @@ def test_what_stands_beside_a_network():
     assert peers.PAPER["igcv3_d_1_0"] == (3.24, 3.60)
 
 
-# In the default tier one, whose family has a peer without the chain.
+# By default, one network whose family has a peer without the chain.
 ONE_EACH = slow_after(1, sorted(peers.NAMED, key=lambda name: name not in ("hgcnet_42_g4", "igcv2_c64_d8")))
 
 
 @counts_only
 @pytest.mark.parametrize("name", ONE_EACH)
 def test_named_peers(name):
-    """A peer without the chain has fewer weights; those of IGC-V2 have about as many."""
+    """A peer without the chain has fewer weights; the peers of IGC-V2 have about as many."""
     network, *others = beside(name, shared=False, references=True)
     assert {peer.role for peer in others} == {"peer"}
     stored = [ksn.profile(contender.build()).stored_parameters for contender in (network, *others)]
@@ -244,27 +244,32 @@ def test_named_peers(name):
         assert 0.65 < peer / stored[0] < 1.2
 
 
-# The papers' networks for 224x224 have 300.8, 313.0 and 583.3 million.
+# For 224x224 pixels, the papers report 300.8, 313.0, and 583.3 million.
 @counts_only
 @pytest.mark.parametrize(
     ("name", "millions"),
     slow_after(1, [("mobilenet_v2_1_0", 297.7), ("igcv3_d_1_0", 311.8), ("shufflenet_v2_2_0", 742.2)]),
 )
-def test_later_strides_leave_a_map_of_8x8(name, millions):
+def test_later_strides_give_an_8x8_map(name, millions):
     model = Contender(name, "8x8").build()
     assert model.get_layer("pool").input.shape[1:3] == (8, 8)
     assert ksn.profile(model).multiply_adds / 1e6 == pytest.approx(millions, abs=0.1)
 
 
-def row(network, role, to_peer=1.0, weight_bytes=100, optimizer_bytes=90):
+def make_row(network, role, to_peer=1.0, weight_bytes=100, optimizer_bytes=90):
     columns = {"weight_bytes": weight_bytes, "optimizer_bytes": optimizer_bytes}
     return {"network": network, "role": role, "to_peer": to_peer, **columns}
 
 
 def test_claims():
     m96 = "hscnet_m96_g8_r4_a2"
-    rows = [row(m96, "network"), row(m96, "reference", 0.7), row(m96, "baseline", 1.02, 200, 90), row(m96, "peer", 3.0)]
-    rows += [row(QUICK, "network"), row(QUICK, "reference", 0.9), row(QUICK, "baseline", 1.04, 125, 100)]
+    rows = [
+        make_row(m96, "network"),
+        make_row(m96, "reference", 0.7),
+        make_row(m96, "baseline", 1.02, 200, 90),
+        make_row(m96, "peer", 3.0),
+    ]
+    rows += [make_row(QUICK, "network"), make_row(QUICK, "reference", 0.9), make_row(QUICK, "baseline", 1.04, 125, 100)]
     made = [(claim.where, claim.value, claim.limit, claim.holds) for claim in training.claims(rows)]
     assert made == [
         (m96, 0.7, 0.62, False),
@@ -277,7 +282,7 @@ def test_claims():
     ]
 
 
-def test_options_reach_the_step(monkeypatch, tmp_path):
+def test_options_are_passed_to_the_step(monkeypatch, tmp_path):
     measured = []
     monkeypatch.setattr(training, "measure", lambda name, **how: measured.append((name, how)) or [])
     monkeypatch.setattr(training.timing, "matmul_peak", lambda **_: 1.0)

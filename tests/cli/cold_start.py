@@ -1,6 +1,6 @@
-"""What a fresh process does, on JAX and with TensorFlow out of reach: `python cold_start.py FOLDER [SAVED_MODEL]`.
+"""Commands in a fresh process on JAX without TensorFlow: `python cold_start.py FOLDER [SAVED_MODEL]`.
 
-With PLAIN=1, the network that is trained is a plain one, which JAX compiles in a third of the time, and no large one is
+With PLAIN=1, the trained network is a plain one, which JAX compiles three times as fast, and no large network is
 described.
 """
 
@@ -13,7 +13,7 @@ import sys
 import time
 
 
-class Refuse:
+class HideTensorFlow:
     @staticmethod
     def find_spec(name, path=None, target=None):
         if name.partition(".")[0] == "tensorflow":
@@ -21,8 +21,8 @@ class Refuse:
         return None
 
 
-def answer(*words):
-    """`(exit status, standard output, standard error)` of a command."""
+def run_command(*words):
+    """Runs a command: `(exit status, standard output, standard error)`."""
     from keras_sharenets.cli import main
 
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
@@ -33,7 +33,7 @@ def answer(*words):
     return status, out.getvalue(), err.getvalue()
 
 
-def check_what_answers_at_once():
+def check_quick_commands():
     import keras_sharenets as ksn
     from keras_sharenets.cli import COMMANDS
     from keras_sharenets.search.enumeration import column_notes
@@ -41,18 +41,18 @@ def check_what_answers_at_once():
 
     assert set(dir(ksn)) == {*ksn.__all__, "__version__"}
     assert "mobile" in dir(ksn)
-    assert answer("--version") == (0, f"{ksn.__version__}\n", "")
-    assert answer("--help")[0] == 0
+    assert run_command("--version") == (0, f"{ksn.__version__}\n", "")
+    assert run_command("--help")[0] == 0
     for command in COMMANDS:
-        status, text, _ = answer(command, "--help")
+        status, text, _ = run_command(command, "--help")
         assert status == 0
         assert f"example:\n  sharenets {command}" in text, command
         assert "--json" in text, command
-    assert answer("fit", "--nonsense")[0] == 2
-    assert answer("nonsense")[0] == 2
-    status, _, text = answer("export", "net.keras", "--quantization", "int8")
+    assert run_command("fit", "--nonsense")[0] == 2
+    assert run_command("nonsense")[0] == 2
+    status, _, text = run_command("export", "net.keras", "--quantization", "int8")
     assert (status, text.partition("FOLDER")[0]) == (2, "error: `--quantization int8` requires `--representative-data ")
-    status, text, _ = answer("--print-completion", "bash")
+    status, text, _ = run_command("--print-completion", "bash")
     assert status == 0
     assert "--representative-data" in text
     assert "--checkpoint-steps" in text
@@ -62,7 +62,7 @@ def check_what_answers_at_once():
         ("fit", "--model", "hscnet_m23", "--data", "digits", "--output", "run"),
     )
     for words in misspelled:
-        status, _, text = answer(*words)
+        status, _, text = run_command(*words)
         assert status == 2, words
         assert text.startswith("error: `name` (='hscnet_m23') is not a known model. Did you mean 'hscnet_m"), text
     missing = (
@@ -83,49 +83,49 @@ def check_what_answers_at_once():
         "size no.tflite",
     )
     for line in missing:
-        status, _, text = answer(*line.split())
+        status, _, text = run_command(*line.split())
         assert (status, text[:19]) == (2, "error: There is no "), (line, text)
-    untrained = answer("compress", "resnet_9", "--share", "50%", "--output", "out")[2]
+    untrained = run_command("compress", "resnet_9", "--share", "50%", "--output", "out")[2]
     assert untrained.startswith(
         "error: `target` (='resnet_9') must be the folder of a run, a .keras file, or one pretrained network"
     ), untrained
-    assert answer("choose", "--classes", "1")[2].startswith("error: `num_classes` (=1) must")
-    assert answer("table", "hscnet_m23*")[2].startswith("error: `pattern` (='hscnet_m23*') matches no model")
-    assert "\nhscnet_m32_g4_r2_b1_a2 " in answer("list", "hscnet_m32*")[1]
-    assert answer("recipes", "fast")[1].startswith("fast: ")
+    assert run_command("choose", "--classes", "1")[2].startswith("error: `num_classes` (=1) must")
+    assert run_command("table", "hscnet_m23*")[2].startswith("error: `pattern` (='hscnet_m23*') matches no model")
+    assert "\nhscnet_m32_g4_r2_b1_a2 " in run_command("list", "hscnet_m32*")[1]
+    assert run_command("recipes", "fast")[1].startswith("fast: ")
     words = ["enumerate", "--space", "sharesnet", "--input-shape", "8", "8", "1"]
-    assert "\nshare:\n  in preact_resnet: which " in answer(*words)[1]
+    assert "\nshare:\n  in preact_resnet: which " in run_command(*words)[1]
     heavy = {"keras", "tensorflow", "jax", "numpy", "PIL", "sklearn", "matplotlib"} & set(sys.modules)
     assert not heavy, heavy
-    assert time.process_time() < 5, "all of this takes a second on an idle machine"
+    assert time.process_time() < 5, "these commands take a second on an idle machine"
     for space in map(find_space, NAMES):
         assert column_notes(space)
-    # Their rules may read from numpy.
+    # Their rules may import numpy.
     assert not {"keras", "tensorflow", "jax"} & set(sys.modules)
 
 
-def check_what_needs_no_tensorflow(folder, saved):
-    # Whoever has imported this package can load its files, though nothing of it was used.
+def check_commands_without_tensorflow(folder, saved):
+    # Importing this package is sufficient to load its files.
     keras = importlib.import_module("keras")
     loaded = keras.saving.load_model(saved, compile=False)
     assert "HighlySharedConv2D" in {type(layer).__name__ for layer in loaded.layers}
     if "PLAIN" in os.environ:
-        assert f"{loaded.count_params():,}" in answer("describe", saved)[1]
+        assert f"{loaded.count_params():,}" in run_command("describe", saved)[1]
         sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "training"))
         plain = importlib.import_module("tiny_network").create_plain
         importlib.import_module("keras_sharenets.training.run.network").create_model = plain
     else:
-        assert "50,922" in answer("describe", "hscnet_m32_g4_r2_b1_a2")[1]
+        assert "50,922" in run_command("describe", "hscnet_m32_g4_r2_b1_a2")[1]
     network = "--model hscnet_m32_g4_r2_b1_a2 --model-option width=(8,) --model-option arrangements=1"
-    status, _, text = answer(*f"fit {network} --data digits --epochs 1 --output {folder}/run".split())
+    status, _, text = run_command(*f"fit {network} --data digits --epochs 1 --output {folder}/run".split())
     assert status == 0, text
-    assert answer("evaluate", f"{folder}/run/last.keras", "--data", "digits")[1].startswith("accuracy")
+    assert run_command("evaluate", f"{folder}/run/last.keras", "--data", "digits")[1].startswith("accuracy")
 
 
 def check_search(folder):
-    """What a file costs cannot be measured without TensorFlow, so the accuracy decides."""
+    """Without TensorFlow, files cannot be measured, so the accuracy determines the winner."""
     budget = "--max-parameters 5000 --epochs 1"
-    status, text, errors = answer(
+    status, text, errors = run_command(
         *f"search --space hscnet --data digits --trials 1 {budget} --output {folder}/search".split()
     )
     assert status == 0, errors
@@ -133,10 +133,10 @@ def check_search(folder):
 
 
 if __name__ == "__main__":
-    sys.meta_path.insert(0, Refuse)
+    sys.meta_path.insert(0, HideTensorFlow)
     if len(sys.argv) == 3:
-        check_what_answers_at_once()
-        check_what_needs_no_tensorflow(*sys.argv[1:])
+        check_quick_commands()
+        check_commands_without_tensorflow(*sys.argv[1:])
     else:
         check_search(sys.argv[1])
     assert not [name for name in sys.modules if name.partition(".")[0] == "tensorflow"]

@@ -1,4 +1,4 @@
-"""Where a package is missing, a command says in one line what installs it, before it has done any work."""
+"""If a package is missing, a command prints how to install it before any work."""
 
 import os
 import pathlib
@@ -45,7 +45,7 @@ WITH_KERAS = [
 @pytest.mark.parametrize(
     ("package", "hint", "words"), [*AT_ONCE, *(pytest.param(*case, marks=pytest.mark.slow) for case in WITH_KERAS)]
 )
-def test_the_line_that_installs_it(package, hint, words, tmp_path):
+def test_error_names_the_install_command(package, hint, words, tmp_path):
     if SMALL in words:
         image = keras.Input((8, 8, 1))
         features = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3)(image))
@@ -55,7 +55,7 @@ def test_the_line_that_installs_it(package, hint, words, tmp_path):
         command, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path, capture_output=True, text=True
     )
     assert (result.returncode, result.stdout) == (2, "")
-    # What is being done may be told before.
+    # Progress messages may precede the error.
     assert "Traceback" not in result.stderr
     assert result.stderr.splitlines()[-1].startswith("error: ")
     assert result.stderr.endswith(f"{hint}\n")
@@ -63,8 +63,8 @@ def test_the_line_that_installs_it(package, hint, words, tmp_path):
 
 
 @pytest.mark.slow
-def test_time_is_measured_without_what_searches(tmp_path):
-    """`keras_tuner` is of an extra."""
+def test_choose_measures_time_without_keras_tuner(tmp_path):
+    """`keras_tuner` belongs to an extra."""
     program = pathlib.Path(__file__).with_name("without_package.py")
     words = ("choose", "--classes", "2", "--max-ms", "1000", "--limit", "1")
     command = [sys.executable, program, "keras_tuner", *words]
@@ -74,7 +74,7 @@ def test_time_is_measured_without_what_searches(tmp_path):
     assert result.stdout.startswith("network ")
 
 
-def test_data_that_cannot_be_read_for_lack_of_a_package(monkeypatch, sharenets, tmp_path):
+def test_missing_tensorflow_datasets(monkeypatch, sharenets, tmp_path):
     def missing(*arguments):
         raise ModuleNotFoundError("No module named 'tensorflow_datasets'", name="tensorflow_datasets")
 

@@ -1,4 +1,4 @@
-"""The commands on networks and files."""
+"""Commands on networks and files."""
 
 import json
 import re
@@ -17,7 +17,7 @@ NAMES = ("circle", "square", "star")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A small network with its labels, and images: what a user has after training."""
+    """A folder with a small network, its labels, and images, as after training."""
     folder = tmp_path_factory.mktemp("cli")
     keras.utils.set_random_seed(0)
     inputs = keras.Input((8, 8, 3))
@@ -39,7 +39,7 @@ def test_list(sharenets):
     assert status == 0
     header, *rows = (line.split() for line in out.partition("\n\n")[0].splitlines())
     assert header[:2] == ["network", "family"]
-    # The smallest first, with the counts of the specification.
+    # Sorted by size, with the counts of the specification.
     assert rows == [
         ["hscnet_m128_g16_r8_a2_star", "hscnet", "32x32x3", "10", "1,434,906", "494,326,784", *rows[0][6:]],
         ["hscnet_m128_g16_r8_a2", "hscnet", "32x32x3", "10", "1,778,970", "494,326,784", *rows[1][6:]],
@@ -65,14 +65,14 @@ def test_list_within_limits(sharenets):
     assert sharenets("list", "vggnet", "--trained")[:2] == (0, "none of 1 networks match; `sharenets list` shows all\n")
 
 
-def test_list_of_a_family_that_is_not_there(sharenets):
+def test_list_of_unknown_family(sharenets):
     status, _, err = sharenets("list", "--family", "hscnets")
     assert (status, err.count("\n")) == (2, 1)
     assert "`family` (='hscnets') must be one of 'hscnet'" in err
     assert "`max_bytes` (=0) must be a positive integer" in sharenets("list", "--max-bytes", 0)[2]
 
 
-def test_describe_a_name(sharenets):
+def test_describe_network(sharenets):
     status, out, _ = sharenets("describe", "hscnet_m128_g16_r8_a2", "--format", "json")
     profile = json.loads(out)
     assert status == 0
@@ -83,26 +83,26 @@ def test_describe_a_name(sharenets):
     assert "1,825,140" in out
 
 
-def test_describe_a_name_for_other_images(sharenets):
+def test_describe_network_with_other_input_shape(sharenets):
     words = ("describe", "resnet_8", "--input-shape", 16, 16, 1, "--classes", 3, "--json", "-")
     profile = ksn.profile(ksn.create_model("resnet_8", input_shape=(16, 16, 1), num_classes=3))
     status, out, _ = sharenets(*words)
     assert (status, json.loads(out)["multiply_adds"]) == (0, profile.multiply_adds)
 
 
-def test_a_file_has_its_own_images(sharenets):
+def test_input_shape_does_not_apply_to_files(sharenets):
     status, _, err = sharenets("describe", "net.keras", "--input-shape", 16, 16, 1)
     assert (status, err.count("\n")) == (2, 1)
     assert "apply to named networks only, not to net.keras" in err
 
 
-def test_describe_a_keras_file(sharenets, folder):
+def test_describe_keras_file(sharenets, folder):
     status, out, _ = sharenets("describe", folder / "net.keras", "--format", "csv")
     assert status == 0
     assert sum(line.startswith("highly_shared_conv2d") for line in out.splitlines()) == 2
 
 
-def test_create_a_name(sharenets, tmp_path):
+def test_create_network(sharenets, tmp_path):
     target = tmp_path / "net.keras"
     options = ("--classes", 7, "--input-shape", 8, 8, 1, "--output", target)
     status, out, _ = sharenets("create", "hscnet_m32_g4_r2_b1_a2", *options)
@@ -112,7 +112,7 @@ def test_create_a_name(sharenets, tmp_path):
     assert f"{ksn.profile(model).stored_parameters:,} parameters" in out
 
 
-def test_create_one_that_comes_trained(sharenets, tmp_path):
+def test_create_pretrained_network(sharenets, tmp_path):
     target = tmp_path / "net.keras"
     given = ("--model-option", "width=40", "--weights", "cifar10", "--classes", 3, "--output", target)
     status, out, _ = sharenets("create", "sl3_resnet_64", *given)
@@ -124,7 +124,7 @@ def test_create_one_that_comes_trained(sharenets, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_list_those_that_come_trained(sharenets):
+def test_list_pretrained_networks(sharenets):
     status, out, _ = sharenets("list", "--trained", "sl3_resnet*", "--json", "-")
     assert status == 0
     listed = json.loads(out)
@@ -138,7 +138,7 @@ def test_list_those_that_come_trained(sharenets):
     assert [row[-3:] for row in rows if row[:2] == ["sl3_resnet_64", "shardnet"]] == [["75,778", "84.83%", "84.79%"]]
 
 
-def test_create_from_a_trial(sharenets, tmp_path):
+def test_create_from_trial(sharenets, tmp_path):
     arguments = {"width": 64, "blocks_per_stage": 2, "branch_channels": [[8, 8], [16, 16], [32, 32]]}
     arguments |= {"input_shape": [8, 8, 1], "num_classes": 10}
     (tmp_path / "03").mkdir()
@@ -155,7 +155,7 @@ def test_create_from_a_trial(sharenets, tmp_path):
     assert files.load_model(tmp_path / "three.keras").output_shape == (None, 3)
 
 
-def test_export_predict_benchmark_and_describe_a_tflite_file(sharenets, folder, tmp_path):
+def test_export_describe_predict_and_benchmark_tflite_file(sharenets, folder, tmp_path):
     target = tmp_path / "net.tflite"
     representative = ("--representative-data", folder / "images")
     status, out, _ = sharenets(
@@ -182,7 +182,7 @@ def test_export_predict_benchmark_and_describe_a_tflite_file(sharenets, folder, 
     assert "median ms" in out
 
 
-def test_export_for_a_device(sharenets, folder, tmp_path):
+def test_export_for_a_target(sharenets, folder, tmp_path):
     path = tmp_path / "chip.tflite"
     export = ("export", folder / "net.keras", "--target", "microcontroller", "--output", path)
     status, _, err = sharenets(*export)
@@ -194,7 +194,7 @@ def test_export_for_a_device(sharenets, folder, tmp_path):
     assert mobile.describe_tflite(path)["inputs"][0]["dtype"] == "int8"
 
 
-def test_size_of_files_side_by_side(sharenets, folder, tmp_path):
+def test_size_of_several_files(sharenets, folder, tmp_path):
     files = [tmp_path / "size.tflite", tmp_path / "speed.tflite"]
     for path in files:
         assert sharenets("export", folder / "net.keras", "--prefer", path.stem, "--output", path)[0] == 0
@@ -208,12 +208,12 @@ def test_size_of_files_side_by_side(sharenets, folder, tmp_path):
     assert [sum(column) for column in zip(*table.values(), strict=True)] == [path.stat().st_size for path in files]
     small, fast = table["float32 kernels"]
     assert small < fast
-    # A part that is in no file has no line: floats need no scales, and nothing is in a file twice.
+    # Empty parts are not listed: float files have no scales, and no constants are repeated.
     assert "quantization parameters" not in table
     assert "repeated constants" not in table
 
 
-def test_benchmark_of_files_side_by_side(sharenets, folder, tmp_path, monkeypatch):
+def test_benchmark_of_several_files(sharenets, folder, tmp_path, monkeypatch):
     for name, preference in (("small", "size"), ("fast", "speed")):
         export = ("export", folder / "net.keras", "--prefer", preference, "--output", tmp_path / f"{name}.tflite")
         assert sharenets(*export)[0] == 0
@@ -233,7 +233,7 @@ def test_benchmark_of_files_side_by_side(sharenets, folder, tmp_path, monkeypatc
     assert PIL.Image.open(tmp_path / "figures" / "run.png").format == "PNG"
 
 
-def test_predictions_of_keras_and_of_float32_tflite_agree(sharenets, folder):
+def test_predictions_of_keras_and_float32_tflite_agree(sharenets, folder):
     assert sharenets("export", folder / "net.keras")[0] == 0
     images = sorted((folder / "images").iterdir())
     _, keras_out, _ = sharenets("predict", folder / "net.keras", *images)
@@ -242,7 +242,7 @@ def test_predictions_of_keras_and_of_float32_tflite_agree(sharenets, folder):
     assert keras_out == tflite_out
 
 
-def test_names_that_are_too_few_and_names_that_command_the_terminal(sharenets, folder, tmp_path):
+def test_missing_class_names_and_control_characters_in_names(sharenets, folder, tmp_path):
     for name in ("net.keras", "images"):
         (tmp_path / name).symlink_to(folder / name)
     image = folder / "images" / "0.png"
@@ -262,7 +262,7 @@ def test_names_that_are_too_few_and_names_that_command_the_terminal(sharenets, f
     assert r"\x1b[2J.keras" in err
 
 
-def test_export_a_saved_model(sharenets, folder):
+def test_export_saved_model(sharenets, folder):
     status, _, _ = sharenets("export", folder / "net.keras", "--to", "saved_model", "--calibration", folder / "images")
     assert status == 0
     assert (folder / "net_saved_model" / "saved_model.pb").is_file()
@@ -271,7 +271,7 @@ def test_export_a_saved_model(sharenets, folder):
     assert "exists" in err
 
 
-def bad_inputs(folder):
+def bad_arguments(folder):
     net, images = folder / "net.keras", folder / "images"
     (folder / "foreign.keras").write_text("no model")
     (folder / "foreign.tflite").write_bytes(bytes(range(256)) * 10)
@@ -323,8 +323,8 @@ def bad_inputs(folder):
     ]
 
 
-def test_bad_input_is_one_line_and_leaves_nothing(sharenets, folder):
-    cases = bad_inputs(folder)
+def test_bad_arguments_create_no_output(sharenets, folder):
+    cases = bad_arguments(folder)
     before = sorted(path for path in folder.rglob("*"))
     for arguments, message in cases:
         status, _, err = sharenets(*arguments)

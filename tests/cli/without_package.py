@@ -1,9 +1,9 @@
-"""Runs a command where a package cannot be imported: `python without_package.py PACKAGE COMMAND ...`."""
+"""Runs a command while a package cannot be imported: `python without_package.py PACKAGE COMMAND ...`."""
 
 import sys
 
 
-class Refuse:
+class HidePackage:
     @staticmethod
     def find_spec(name, path=None, target=None):
         if name.partition(".")[0] == sys.argv[1]:
@@ -11,7 +11,7 @@ class Refuse:
 
 
 if __name__ == "__main__":
-    sys.meta_path.insert(0, Refuse)
+    sys.meta_path.insert(0, HidePackage)
     from keras_sharenets.cli import main
 
     sys.exit(main(sys.argv[2:]))

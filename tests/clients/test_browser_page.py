@@ -1,4 +1,4 @@
-"""The page of `sharenets page`, in a real browser: dropped and chosen images, examples, the menu, phones."""
+"""The page of `sharenets page` in a real browser: selected images, examples, the menu, and small screens."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ NAMES = ("cat", "dog", "fox", "hen", "owl", "pig")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two networks, float32 with two small convolutions and int8 with uint8 input, and five images."""
+    """A folder with a float32 file, an int8 file with uint8 input, and five images."""
     folder = tmp_path_factory.mktemp("page")
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (5, 16, 16, 3), np.uint8)
@@ -50,8 +50,8 @@ def page(folder):
         yield page
 
 
-def answer(page, ask):
-    """The five lines `(class, share)` that the page shows after `ask`."""
+def predictions_after(page, ask):
+    """Calls `ask`, and returns the five lines `(class, share)` that the page shows then."""
     before = page.evaluate("document.getElementById('output').dataset.answered ?? '0'")
     ask()
     page.wait_for_function(f"(document.getElementById('output').dataset.answered ?? '0') !== '{before}'")
@@ -59,12 +59,12 @@ def answer(page, ask):
 
 
 @pytest.mark.parametrize("name", ["float", "whole"])
-def test_it_says_what_litert_says(page, folder, name):
+def test_predictions_match_litert(page, folder, name):
     page.select_option("#network", label=name)
     page.wait_for_selector(f"body[data-network='{name}']")
     for number in range(5):
         path = folder / f"{number}.png"
-        shown = answer(page, lambda path=path: page.set_input_files("#file", path))
+        shown = predictions_after(page, lambda path=path: page.set_input_files("#file", path))
         (expected,) = predict_tflite(folder / f"{name}.tflite", np.asarray(PIL.Image.open(path))[None])
         order = np.argsort(-expected)[:5]
         assert shown[0][0] == NAMES[order[0]]
@@ -73,9 +73,9 @@ def test_it_says_what_litert_says(page, folder, name):
     assert not page.errors
 
 
-def test_examples_and_what_is_no_image(page, folder):
-    by_click = answer(page, lambda: page.click("#examples button:nth-child(2)"))
-    by_file = answer(page, lambda: page.set_input_files("#file", folder / "1.png"))
+def test_examples_and_invalid_image(page, folder):
+    by_click = predictions_after(page, lambda: page.click("#examples button:nth-child(2)"))
+    by_file = predictions_after(page, lambda: page.set_input_files("#file", folder / "1.png"))
     assert by_click == by_file
     page.set_input_files("#file", folder / "float.tflite")
     page.wait_for_selector("#status.error")
@@ -83,6 +83,6 @@ def test_examples_and_what_is_no_image(page, folder):
 
 
 @pytest.mark.parametrize("width", [320, 390, 1100])
-def test_nothing_is_wider_than_the_screen(page, width):
+def test_page_fits_the_screen(page, width):
     page.set_viewport_size({"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") == width

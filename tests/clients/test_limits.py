@@ -1,6 +1,6 @@
-"""What `docs/clients.md` calls the programs' own limits: they fail on files of TensorFlow's own converter too.
+"""Limitations of other programs listed in `docs/clients.md`, which also affect files of TensorFlow's converter.
 
-A test that fails here is good news: the program has learned it, and the sentence in `tools/clients/page.md` can go.
+If a test fails, the program has fixed the limitation, and the sentence in `tools/clients/page.md` can be removed.
 """
 
 import keras
@@ -19,14 +19,14 @@ SHAPE = (8, 8, 4)
 
 
 class Shuffle(keras.layers.Layer):
-    """Channels shuffled as a table of three axes, which is how files have it."""
+    """A channel shuffle with three axes, as in files."""
 
     def call(self, inputs):
         return tf.reshape(tf.transpose(tf.reshape(inputs, (64, 2, 2)), (0, 2, 1)), (1, *SHAPE))
 
 
-def converted(layers, path, **options):
-    """The file of TensorFlow's converter."""
+def write_converted(layers, path, **options):
+    """Writes the file of TensorFlow's converter and returns its path."""
     model = keras.Sequential([keras.Input(batch_shape=(1, *SHAPE)), *layers])
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     for name, value in options.items():
@@ -40,8 +40,8 @@ def images():
     return np.random.default_rng(0).uniform(0, 1, (2, *SHAPE)).astype("float32")
 
 
-def test_opencv_has_no_relu_of_integers(tmp_path, images):
-    path = converted(
+def test_opencv_has_no_int8_relu(tmp_path, images):
+    path = write_converted(
         [keras.layers.Conv2D(4, 1, activation="relu")],
         tmp_path / "net.tflite",
         optimizations=[tf.lite.Optimize.DEFAULT],
@@ -53,8 +53,8 @@ def test_opencv_has_no_relu_of_integers(tmp_path, images):
         cv2.dnn.readNetFromTFLite(path)
 
 
-def test_opencv_loses_the_order_of_axes_in_a_shuffle(tmp_path, images):
-    path = converted([Shuffle(), keras.layers.Conv2D(6, 1)], tmp_path / "net.tflite")
+def test_opencv_computes_shuffles_incorrectly(tmp_path, images):
+    path = write_converted([Shuffle(), keras.layers.Conv2D(6, 1)], tmp_path / "net.tflite")
     assert interpreters.litert(path, images).shape == (2, 8, 8, 6)
     try:
         answer = interpreters.opencv(path, images)
@@ -63,8 +63,8 @@ def test_opencv_loses_the_order_of_axes_in_a_shuffle(tmp_path, images):
     assert answer.size != 2 * 8 * 8 * 6
 
 
-def test_microcontrollers_do_not_widen_float16(tmp_path, images):
-    path = converted(
+def test_tflite_micro_does_not_dequantize_float16(tmp_path, images):
+    path = write_converted(
         [keras.layers.Conv2D(4, 1)],
         tmp_path / "net.tflite",
         optimizations=[tf.lite.Optimize.DEFAULT],

@@ -1,4 +1,4 @@
-"""LiteRT for Microcontrollers follows the plan of a file, and needs the memory that is said beforehand."""
+"""LiteRT for Microcontrollers follows the memory plan of a file and needs the estimated memory."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ from keras_sharenets.mobile.inspect.arena import arena_bytes
 pytest.importorskip("tflite_micro")
 pytestmark = pytest.mark.clients
 
-# The runtime writes its own report to standard error.
+# The runtime prints its report to standard error.
 REPORT = """
 import sys
 from tflite_micro import runtime
@@ -27,8 +27,8 @@ runtime.Interpreter.from_file(sys.argv[1], arena_size=2**26).print_allocations()
 """
 
 
-def allocated(path):
-    """`(bytes of values, bytes in all)`."""
+def allocated_bytes(path):
+    """`(bytes of tensors, total bytes)` that the runtime allocates."""
     done = subprocess.run([sys.executable, "-c", REPORT, path], capture_output=True, text=True, check=True)
     text = done.stdout + done.stderr
     return tuple(int(re.search(rf"Arena allocation {part} (\d+)", text)[1]) for part in ("head", "total"))
@@ -46,7 +46,7 @@ def outputs(path, images):
 
 
 @pytest.mark.parametrize("family", REPRESENTATIVES)
-def test_family(family, tmp_path):
+def test_arena_of_every_family(family, tmp_path):
     model = representative(family, include_preprocessing=True)
     randomize_batchnorm(model)
     lowered, images = lower_model(model), synthetic_images((32, 32, 3), count=8)
@@ -57,7 +57,7 @@ def test_family(family, tmp_path):
         data = conversion.convert(lowered, quantization="int8", representative_data=(images,), prefer=prefer, **ends)
         path = tmp_path / f"{prefer}.tflite"
         path.write_bytes(data)
-        values, totals[prefer] = allocated(str(path))
+        values, totals[prefer] = allocated_bytes(str(path))
         assert values == arena_bytes(file.parse(data))
         answers[prefer] = outputs(str(path), given)
     assert totals["memory"] <= min(totals["size"], totals["speed"])

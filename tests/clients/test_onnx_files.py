@@ -1,4 +1,4 @@
-"""ONNX files in ONNX Runtime and OpenCV: the numbers, the sharing, several images at a time, several inputs."""
+"""ONNX files in ONNX Runtime and OpenCV: outputs, sharing, batches, and several inputs."""
 
 import collections
 import json
@@ -25,7 +25,7 @@ def run(path, *inputs):
     return session.run(None, {end.name: array for end, array in zip(session.get_inputs(), inputs, strict=True)})
 
 
-def shared(name, **options):
+def build_network(name, **options):
     keras.utils.set_random_seed(0)
     model = ksn.create_model(name, input_shape=(16, 16, 3), num_classes=5, **options)
     randomize_batchnorm(model)
@@ -43,7 +43,7 @@ def shared(name, **options):
     ],
 )
 def test_families(tmp_path, name, options, any_number):
-    model = shared(name, **options)
+    model = build_network(name, **options)
     names = [f"class {number}" for number in range(5)]
     report = export_onnx(model, tmp_path / "net.onnx", class_names=names)
     assert report.any_number_of_images is any_number
@@ -58,7 +58,7 @@ def test_families(tmp_path, name, options, any_number):
     arrays = [onnx.numpy_helper.to_array(constant) for constant in program.graph.initializer]
     written = collections.Counter((array.shape, array.tobytes()) for array in arrays)
     assert max(written.values()) == 1
-    # Each kernel is there once, whatever uses it; beside it what normalizations leave.
+    # Each kernel is stored once, regardless of its uses; the rest is from normalization.
     assert sum(array.size for array in arrays) < 1.2 * report.stored_parameters + 2000
     assert report.file_weight_bytes == sum(array.nbytes for array in arrays)
     (entry,) = [entry for entry in program.metadata_props if entry.key == "class_names"]
@@ -81,7 +81,7 @@ def test_two_inputs_and_two_outputs(tmp_path):
 
 
 def test_commands(tmp_path, capsys):
-    model = shared("sl3_resnet_64", width=8)
+    model = build_network("sl3_resnet_64", width=8)
     files.save_model(model, tmp_path / "net.keras")
     assert cli.main(["export", str(tmp_path / "net.keras"), "--to", "onnx"]) == 0
     assert "any number of images   True" in capsys.readouterr().out
@@ -90,7 +90,7 @@ def test_commands(tmp_path, capsys):
     np.testing.assert_allclose(outputs, model.predict(images, verbose=0), atol=1e-4)
 
 
-def test_a_run(tmp_path, capsys):
+def test_export_of_a_run(tmp_path, capsys):
     fit = ["fit", "--model", "sl3_resnet_64", "--data", "digits", "--epochs", "1", "--output", str(tmp_path / "run")]
     assert cli.main([*fit, "--model-option", "width=8"]) == 0
     assert cli.main(["export", str(tmp_path / "run"), "--to", "onnx"]) == 0
@@ -99,7 +99,7 @@ def test_a_run(tmp_path, capsys):
     assert entry["form"] == "onnx"
 
 
-def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
+def test_wrong_file_is_not_written(tmp_path, monkeypatch):
     import tf2onnx
 
     translate = tf2onnx.convert.from_tflite
@@ -114,5 +114,5 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatc
 
     monkeypatch.setattr(tf2onnx.convert, "from_tflite", spoil)
     with pytest.raises(ksn.mobile.ExportMismatchError, match="The ONNX file does not compute what Keras computes"):
-        export_onnx(shared("sl3_resnet_64", width=8), tmp_path / "net.onnx")
+        export_onnx(build_network("sl3_resnet_64", width=8), tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""A real server, `examples/serving/server.py`, with SavedModels of this library, asked as docs/serving.md says."""
+"""`examples/serving/server.py` with SavedModels of this library, and requests as in docs/serving.md."""
 
 import concurrent.futures
 import contextlib
@@ -30,12 +30,12 @@ SIGNATURES = tuple(serving.SIGNATURES)
 
 
 PAGE = (ROOT / "docs" / "serving.md").read_text()
-# The first one before the server starts, the other one while it serves.
+# The first export runs before the server starts, the second while it serves.
 EXPORTS = re.findall(r"^sharenets (export (\w+\.keras) .* --output (\S+))$", PAGE, re.M)
 
 
 def build(seed, path):
-    """Saves a network that shares, with weights of its own."""
+    """Saves a network with sharing, with weights that depend on the seed."""
     keras.utils.set_random_seed(seed)
     shared = layers.HighlySharedConv2D(16, 3, groups=2, arrangements=2)
     x = inputs = keras.Input(SHAPE)
@@ -49,7 +49,7 @@ def build(seed, path):
 
 
 def export(version):
-    """What the page types, in the folder that is the current one; the SavedModel, opened here."""
+    """Runs the export command of the page in the current folder, and opens the SavedModel."""
     command, _, target = EXPORTS[version - 1]
     assert target == f"models/net/{version}"
     assert cli.main(command.split()) == 0
@@ -57,7 +57,7 @@ def export(version):
 
 
 def get(url):
-    """What the server says; nothing while it starts."""
+    """The response of the server; empty while it starts."""
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:
             return answer.read().decode()
@@ -67,7 +67,7 @@ def get(url):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """The URL of a model and its version 1, opened here; the current folder has the files that the page names."""
+    """The URL of a served model, and its version 1; the current folder contains the files that the page uses."""
     folder = tmp_path_factory.mktemp("serving")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -82,7 +82,7 @@ def served(tmp_path_factory):
 
 @contextlib.contextmanager
 def server(folder):
-    """The URL of the model of a server that runs, on a port that was free."""
+    """Runs a server on a free port, and returns the URL of its model."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
     log = folder / "server.log"
@@ -110,8 +110,8 @@ def wait(condition, seconds=300):
         time.sleep(0.2)
 
 
-def ask(url, signature, *, clients, go_on):
-    """The replies to requests with one image each, and the images."""
+def send_requests(url, signature, *, clients, go_on):
+    """Sends requests with one image each: the replies, and the images."""
     inputs = serving.example_inputs(SHAPE)[signature]
     bodies = [serving.request_body(signature, value) for value in inputs]
     return serving.send(url, bodies, clients=clients, go_on=go_on), inputs
@@ -119,9 +119,9 @@ def ask(url, signature, *, clients, go_on):
 
 @pytest.mark.parametrize("signature", SIGNATURES)
 @pytest.mark.parametrize("clients", [1, 8, 32])
-def test_every_client_gets_the_answers_of_the_model(served, signature, clients):
+def test_responses_match_the_model(served, signature, clients):
     url, first = served
-    replies, inputs = ask(url, signature, clients=clients, go_on=lambda sent: sent < serving.IMAGES)
+    replies, inputs = send_requests(url, signature, clients=clients, go_on=lambda sent: sent < serving.IMAGES)
     expected = [first[signature](value) for value in inputs]
     assert len({outputs["probabilities"].tobytes() for outputs in expected}) == serving.IMAGES
     assert len(replies) == clients * serving.IMAGES
@@ -129,8 +129,8 @@ def test_every_client_gets_the_answers_of_the_model(served, signature, clients):
     assert all(serving.agrees(reply.prediction, expected[reply.body]) for reply in replies)
 
 
-def test_page(served, capsys):
-    """The requests of the page, in Python and from a shell, and what a server says to a bad one."""
+def test_examples_in_documentation(served, capsys):
+    """Requests in Python and from a shell, and responses to bad requests."""
     url, first = served
     outputs = first["serve_encoded"](pathlib.Path("cat.jpg").read_bytes())
     text = PAGE.replace("http://127.0.0.1:8501/v1/models/net", url)
@@ -155,13 +155,13 @@ def test_page(served, capsys):
         assert '"version":"1"' in answer
 
 
-def test_nothing_is_lost_while_the_model_is_replaced(served):
-    """Every request is answered, by version 1 or 2 as a whole, and later ones by version 2."""
+def test_no_request_is_lost_while_the_model_is_replaced(served):
+    """Every response is from version 1 or 2, and later ones are from version 2."""
     url, first = served
     done = threading.Event()
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        # With a pause, to leave the export some of the processor.
-        asking = pool.submit(ask, url, "serve_encoded", clients=8, go_on=lambda sent: not done.wait(0.1))
+        # Pauses leave CPU time for the export.
+        asking = pool.submit(send_requests, url, "serve_encoded", clients=8, go_on=lambda sent: not done.wait(0.1))
         try:
             time.sleep(2)
             second = export(2)
@@ -179,5 +179,5 @@ def test_nothing_is_lost_while_the_model_is_replaced(served):
         for reply in replies
     }
     assert answered == {(1,), (2,)}
-    after, _ = ask(url, "serve_encoded", clients=8, go_on=lambda sent: sent < serving.IMAGES)
+    after, _ = send_requests(url, "serve_encoded", clients=8, go_on=lambda sent: sent < serving.IMAGES)
     assert all(serving.agrees(reply.prediction, expected[2][reply.body]) for reply in after)

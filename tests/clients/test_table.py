@@ -1,4 +1,4 @@
-"""The table of `docs/clients.md`, as generated from the answers of the programs."""
+"""The table of `docs/clients.md`, generated from the results of the programs."""
 
 import doctest
 
@@ -11,7 +11,7 @@ def test_doctests():
     assert doctest.testmod(compare) == (0, 3)
 
 
-def test_page(monkeypatch):
+def test_generated_page(monkeypatch):
     listed = [
         {"network": name, "format": form, "file": f"{name}.{form}", "bytes": 1234}
         for name in ("one", "two")
@@ -37,7 +37,7 @@ def test_page(monkeypatch):
     assert "- LiteRT for Microcontrollers, float32 of two: Too large" in text
 
 
-def test_a_program_that_a_file_ends_goes_on_with_the_next(monkeypatch, tmp_path):
+def test_crash_of_a_program_does_not_skip_other_files(monkeypatch, tmp_path):
     started = []
 
     class Process:
@@ -61,7 +61,7 @@ def test_a_program_that_a_file_ends_goes_on_with_the_next(monkeypatch, tmp_path)
     answers = compare.ask("OpenCV", tmp_path, ["a", "b", "c"], tmp_path / "kept.json")
     assert started == [["a", "b", "c"], ["c"]]
     assert compare.ask("OpenCV", tmp_path, ["a", "b", "c"], tmp_path / "kept.json") == answers
-    assert len(started) == 2  # Nothing is asked twice, but of another file.
+    assert len(started) == 2  # Results are cached until a file changes.
     (tmp_path / "b").write_text("written anew")
     assert compare.ask("OpenCV", tmp_path, ["a", "b", "c"], tmp_path / "kept.json") == answers
     assert started[2:] == [["b"]]

@@ -1,4 +1,4 @@
-"""LiteRT.js on WebGPU: what it computes wrongly, and that files for a GPU do without it."""
+"""LiteRT.js on WebGPU: an incorrect operator, which files for GPUs avoid."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ from tools.clients.browser import litert_js
 pytestmark = pytest.mark.clients
 
 
-def images_of(shape):
+def make_images(shape):
     return np.random.default_rng(0).integers(0, 256, (3, *shape)).astype("float32")
 
 
@@ -23,12 +23,12 @@ def difference(path, images):
     return np.abs(found - expected).max() / np.abs(expected).max()
 
 
-# Whoever finds the first two right has a LiteRT.js without the mistake: `join_groups` can go.
+# If the first two cases are correct, LiteRT.js has fixed the bug, and `join_groups` can be removed.
 @pytest.mark.parametrize(
     ("prefer", "read", "given", "right"),
     [("size", 2, 4, False), ("size", 4, 6, False), ("size", 4, 8, True), ("gpu", 2, 4, True), ("gpu", 4, 6, True)],
 )
-def test_groups_of_other_than_multiples_of_four_channels_are_wrong(prefer, read, given, right, tmp_path):
+def test_grouped_convolution_needs_multiples_of_four_channels(prefer, read, given, right, tmp_path):
     keras.utils.set_random_seed(0)
     layers = [
         keras.Input((8, 8, 3)),
@@ -38,15 +38,15 @@ def test_groups_of_other_than_multiples_of_four_channels_are_wrong(prefer, read,
         keras.layers.Flatten(),
         keras.layers.Dense(5, "softmax"),
     ]
-    images = images_of((8, 8, 3))
+    images = make_images((8, 8, 3))
     mobile.export_tflite(keras.Sequential(layers), tmp_path / "net.tflite", prefer=prefer, representative_data=images)
     assert (difference(tmp_path / "net.tflite", images) < 1e-5) == right
 
 
 @pytest.mark.parametrize("family", REPRESENTATIVES)
-def test_files_for_a_gpu_are_right(family, tmp_path):
+def test_gpu_files_match_litert(family, tmp_path):
     model = representative(family, include_preprocessing=True)
     randomize_batchnorm(model)
-    images = images_of(model.input_shape[1:])
+    images = make_images(model.input_shape[1:])
     mobile.export_tflite(model, tmp_path / "net.tflite", target="gpu", representative_data=images)
     assert difference(tmp_path / "net.tflite", images) < 1e-3

@@ -1,4 +1,4 @@
-"""Runs the trials of a search in the folder of the first argument, with trainings that take no time."""
+"""Runs a search with mocked training in the folder of the first argument."""
 
 import pathlib
 import sys
@@ -13,7 +13,7 @@ from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.recipes.named import recipe_for
 
 
-def tell(result):
+def print_result(result):
     accuracy = "" if result.accuracy is None else f"validation accuracy {result.accuracy}"
     print(f"trial {result.id}: {accuracy or 'some epochs'}", flush=True)
 
@@ -35,5 +35,5 @@ if __name__ == "__main__":
             recipe=recipe_for("sl3_resnet_64", "digits"),
             budget=Budget(max_parameters=2_000),
         ),
-        tell,
+        print_result,
     )

@@ -26,10 +26,10 @@ def _number(text):
     return int(text.replace(",", ""))
 
 
-def test_all_within_the_budget_are_listed_and_no_other(capsys):
+def test_networks_within_the_budget_are_listed(capsys):
     space = find_space("sharesnet")
     counts = [count(space, point, input_shape=(8, 8, 1)) for point in points(space, (8, 8, 1))]
-    # A limit that some network meets exactly.
+    # A limit that a network meets exactly.
     limit = sorted(entry.stored_parameters for entry in counts)[len(counts) // 2]
     within = [entry.stored_parameters for entry in counts if entry.stored_parameters <= limit]
     words = ("--space", "sharesnet", "--max-parameters", str(limit), "--limit", "all", *DIGITS)
@@ -39,7 +39,7 @@ def test_all_within_the_budget_are_listed_and_no_other(capsys):
     assert summary == f"{len(counts)} networks considered, {len(within)} within the budget"
 
 
-def test_the_nearest_to_the_budget_come_first_with_what_columns_mean(capsys):
+def test_networks_are_sorted_by_size_with_column_notes(capsys):
     assert main(["enumerate", "--space", "sharesnet", "--max-parameters", "100000", *DIGITS]) == 0
     table, notes, summary = capsys.readouterr().out.strip().split("\n\n")
     head, *rows = (re.split(" {2,}", line.strip()) for line in table.splitlines())
@@ -65,12 +65,12 @@ def test_every_column_is_explained(name):
         assert note.count("(") == note.count(")"), note
 
 
-def test_an_argument_that_means_something_else_in_each_network():
+def test_argument_with_different_meanings_per_network():
     depth = next(note for note in enumeration.column_notes(find_space("sharesnet")) if note.startswith("depth:"))
     assert re.findall(r"^  in (\w+): int", depth, re.M) == ["preact_resnet", "wide_resnet", "resnet"]
 
 
-def test_both_limits_hold(tmp_path):
+def test_two_limits(tmp_path):
     arguments = ["--max-parameters", "20000", "--max-multiply-adds", "300000", "--json", str(tmp_path / "found.json")]
     assert main(["enumerate", "--space", "hscnet", "--classes", "100", *arguments, *DIGITS]) == 0
     found = json.loads((tmp_path / "found.json").read_text())
@@ -87,7 +87,7 @@ def test_both_limits_hold(tmp_path):
 
 
 @pytest.mark.slow
-def test_ten_thousand_in_less_than_thirty_seconds(capsys):
+def test_10000_networks_in_30_seconds(capsys):
     started = time.perf_counter()
     rows, summary = _run(capsys, "--space", "igcv2", "--max-parameters", "200000", "--limit", "7")
     assert time.perf_counter() - started < 30
@@ -99,7 +99,7 @@ def test_ten_thousand_in_less_than_thirty_seconds(capsys):
 
 
 @pytest.mark.slow
-def test_counts_of_fifty_listed_networks_are_those_of_built_ones(tmp_path):
+def test_counts_match_50_built_networks(tmp_path):
     path = tmp_path / "found.json"
     assert main(["enumerate", "--space", "igcv2", "--max-parameters", "200000", "--json", str(path)]) == 0
     for network in random.Random(0).sample(json.loads(path.read_text())["networks"], 50):
@@ -142,7 +142,7 @@ def test_every_argument_is_a_column(name, capsys):
         (["--space", "hscnet", "--max-parameters", "1", "--json", "/dev/null/found.json"], "/dev/null"),
     ],
 )
-def test_bad_input_is_one_line(arguments, message, capsys):
+def test_bad_arguments(arguments, message, capsys):
     assert main(["enumerate", *arguments]) == 2
     output = capsys.readouterr()
     assert output.out == ""
@@ -158,7 +158,7 @@ def test_nothing_within_the_budget(capsys):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_shows_an_example_that_parses(command, capsys):
+def test_example_in_help_is_valid(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
     example = capsys.readouterr().out.partition("example:\n  python -m tuning ")[2]

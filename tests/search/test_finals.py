@@ -1,4 +1,4 @@
-"""The last round of a search, with trainings that take no time."""
+"""The final round of a search, with mocked training."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.recipes.named import find_recipe
 
 DIGITS, SEED = load("digits"), 7
-# Accuracies on the held-out part of the trial and on the two further ones.
+# Accuracies on the held-out part of the trial and on two other parts.
 ACCURACIES = {"0": (0.97, 0.95, 0.95), "1": (0.96, 0.99, 0.96), "2": (0.95, 0.97, 0.98), "3": (0.9, 1.0, 1.0)}
 
 
@@ -45,7 +45,7 @@ def _write_trials(folder, costs=(0, 0, 0, 0), before=None):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Replaces what takes long; a list of the trainings: network, seed, epochs, data."""
+    """Mocks training; a list of the calls: network, seed, epochs, data."""
     done = []
 
     def train(network, dataset, *, recipe, seed, last_epoch):
@@ -65,28 +65,28 @@ def _silent(line):
     pass
 
 
-def test_time_left_is_that_of_trials_by_all_workers_then_of_finalists_and_winner(tmp_path):
+def test_remaining_time_includes_trials_finalists_and_winner(tmp_path):
     _write_trials(tmp_path)
     search = dataclasses.replace(_search(tmp_path, 2), trials=10)
     assert conclusion.seconds_left(search) is None
-    # Two workers; 0 and 1 were trained for 40 epochs, 3 went on with 0 for 20 more; 2 failed.
+    # Two workers; trials 0 and 1 were trained for 40 epochs, trial 3 continued 0 for 20 more; 2 failed.
     timed = {"0": (40, 30.0, None, "tuner0"), "1": (40, 40.0, None, "tuner1"), "3": (60, 20.0, "0", "tuner1")}
     for result in trials.read_all(tmp_path):
         if result.id in timed:
             names = ("epochs", "seconds", "continues", "worker")
             trials.write(dataclasses.replace(result, **dict(zip(names, timed[result.id], strict=True))), tmp_path)
     epoch = (30 + 40 + 20) / (40 + 40 + 20)
-    # Six trials of 30 s by two workers; then two finalists twice and the winner, through all 40 epochs of the recipe.
+    # Six trials of 30 s on two workers; then two finalists twice and the winner, for all 40 epochs of the recipe.
     assert conclusion.seconds_left(search) == pytest.approx(6 * 30 / 2 + 5 * search.recipe.epochs * epoch)
     search = dataclasses.replace(search, trials=4, finalists=1)
     assert conclusion.seconds_left(search) == pytest.approx(search.recipe.epochs * epoch)
 
 
-def test_best_mean_wins_among_the_finalists(trained, tmp_path):
+def test_finalist_with_the_best_mean_wins(trained, tmp_path):
     _write_trials(tmp_path, before="9")
     said = []
     best, finalists = conclusion.compare_finalists(_search(tmp_path, 3), said.append)
-    # The last trial would have the highest mean, but it is none of the best three.
+    # The last trial has the highest mean but is not among the best three.
     assert [finalist.id for finalist in finalists] == ["1", "2", "0"]
     assert best == trials.read_all(tmp_path)[1]
     for finalist in finalists:
@@ -99,7 +99,7 @@ def test_best_mean_wins_among_the_finalists(trained, tmp_path):
     ]
 
 
-def test_parts_are_others_of_the_training_split(trained, tmp_path):
+def test_finalists_are_validated_on_other_parts(trained, tmp_path):
     _write_trials(tmp_path)
     conclusion.compare_finalists(_search(tmp_path, 2), _silent)
     first, second = (data for network, *_, data in trained if network == "0")
@@ -110,21 +110,21 @@ def test_parts_are_others_of_the_training_split(trained, tmp_path):
     assert not np.array_equal(first.test.images, second.test.images)
 
 
-def test_bytes_and_time_count_as_in_the_trials(trained, tmp_path):
+def test_bytes_and_latency_are_part_of_the_score(trained, tmp_path):
     _write_trials(tmp_path, costs=(0, 0.02, 0, 0))
     best, finalists = conclusion.compare_finalists(_search(tmp_path, 3), _silent)
     assert best.id == "2"
     assert {finalist.id: round(finalist.score, 4) for finalist in finalists} == {"2": 0.9667, "0": 0.9567, "1": 0.95}
 
 
-def test_without_a_last_round_the_best_trial_wins(trained, tmp_path):
+def test_best_trial_wins_without_a_final_round(trained, tmp_path):
     assert conclusion.compare_finalists(_search(tmp_path / "none", 3), _silent) == (None, [])
     _write_trials(tmp_path)
     best, finalists = conclusion.compare_finalists(_search(tmp_path, 1), _silent)
     assert (best.id, finalists, trained) == ("0", [], [])
 
 
-def test_equals_keep_the_order_of_the_trials(trained, tmp_path, monkeypatch):
+def test_ties_keep_the_order_of_the_trials(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(conclusion, "train", lambda *arguments, **options: 0.9)
     _write_trials(tmp_path)
     for path in tmp_path.glob("*/trial.json"):
@@ -135,7 +135,7 @@ def test_equals_keep_the_order_of_the_trials(trained, tmp_path, monkeypatch):
     assert [finalist.id for finalist in finalists] == ["3", "2", "1", "0"]
 
 
-def test_report_shows_the_last_round_and_its_winner(trained, tmp_path):
+def test_report_of_the_final_round(trained, tmp_path):
     _write_trials(tmp_path)
     results = trials.read_all(tmp_path)
     best, finalists = conclusion.compare_finalists(_search(tmp_path, 2), _silent)
@@ -152,7 +152,7 @@ def test_report_shows_the_last_round_and_its_winner(trained, tmp_path):
     assert report.finalist_table(unfinished) == [["trial", "accuracies", "mean"]]
 
 
-def test_interrupted_round_goes_on(trained, tmp_path, monkeypatch):
+def test_interrupted_final_round_resumes(trained, tmp_path, monkeypatch):
     _write_trials(tmp_path)
     fine = conclusion.train
 
@@ -167,5 +167,5 @@ def test_interrupted_round_goes_on(trained, tmp_path, monkeypatch):
             conclusion.compare_finalists(_search(tmp_path, 3), _silent)
     best, _ = conclusion.compare_finalists(_search(tmp_path, 3), _silent)
     assert best.id == "1"
-    # The one that was running is run again, no other.
+    # Only the interrupted training is repeated.
     assert [training[:2] for training in trained] == [(number, SEED + part) for number in "012" for part in (1, 2)]

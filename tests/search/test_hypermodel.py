@@ -36,7 +36,7 @@ def _random_hyperparameters(hypermodel, seed):
         ("shardnet", Budget(max_parameters=20_000)),
     ],
 )
-def test_hyperparameters_stand_for_networks_within_the_budget(name, budget):
+def test_hyperparameters_give_networks_within_the_budget(name, budget):
     hypermodel, found = SpaceHyperModel(name, input_shape=DIGITS, budget=budget), set()
     for seed in range(100):
         point = hypermodel.point(_random_hyperparameters(hypermodel, seed))
@@ -46,7 +46,7 @@ def test_hyperparameters_stand_for_networks_within_the_budget(name, budget):
     assert len(found) > 20
 
 
-def test_every_network_within_the_budget_has_its_hyperparameters():
+def test_every_network_within_the_budget_is_reachable():
     budget = Budget(max_parameters=3_000)
     hypermodel = SpaceHyperModel("shardnet", input_shape=DIGITS, budget=budget)
     sampled = (hypermodel.point(_random_hyperparameters(hypermodel, seed)) for seed in range(3_000))
@@ -58,7 +58,7 @@ def test_every_network_within_the_budget_has_its_hyperparameters():
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name in ("igcv2", "hgcnet") else []) for name in NAMES]
 )
-def test_ends_of_the_scale_are_networks(name):
+def test_extreme_hyperparameters(name):
     hypermodel = SpaceHyperModel(name, input_shape=DIGITS)
     hp = keras_tuner.HyperParameters()
     assert hypermodel.point(hp) == next(points(find_space(name), DIGITS))
@@ -68,7 +68,7 @@ def test_ends_of_the_scale_are_networks(name):
     assert hypermodel.point(hp) == last
 
 
-def test_budget_that_allows_nothing():
+def test_budget_without_networks():
     with pytest.raises(
         ValueError,
         match=r"`budget` .*max_parameters=10.* must allow a network: it allows none of the 1,092 .* 930 para",
@@ -101,7 +101,7 @@ def _too_large(limit, name):
 
 @pytest.fixture(scope="module")
 def free():
-    """Networks without limits: to walk through them all takes a while."""
+    """The space without limits, cached because its enumeration is slow."""
     return SpaceHyperModel("hscnet", input_shape=DIGITS)
 
 
@@ -112,7 +112,7 @@ def _limited(free, violated_limits):
 
 
 @pytest.mark.parametrize(("name", "limit"), slow_after(1, [("stored_parameters", 30_000), ("multiply_adds", 100_000)]))
-def test_other_limits_are_kept_and_what_is_within_them_stays(free, name, limit):
+def test_points_beyond_other_limits_are_replaced(free, name, limit):
     asked = []
     limited = _limited(free, lambda point: asked.append(point) or _too_large(limit, name)(point))
     most, found = 0, set()
@@ -130,7 +130,7 @@ def test_other_limits_are_kept_and_what_is_within_them_stays(free, name, limit):
     assert len(found) > 10
 
 
-def test_both_kinds_of_limits_and_none_that_fits(free):
+def test_both_kinds_of_limits_and_impossible_limits(free):
     def violated_limits(point):
         counts = count(find_space("hscnet"), point, input_shape=DIGITS)
         if counts.stored_parameters > 20_000:

@@ -26,7 +26,7 @@ POINT |= {"star": False}
 FEW = {"network": "shard_resnet", "width": 24, "blocks_per_stage": 1, "share": "spatial"}
 
 
-def test_one_image_of_each_class_leaves_none_to_hold_out():
+def test_hold_out_needs_two_images_per_class():
     firsts = [int(np.argmax(DIGITS.train.labels == label)) for label in range(10)]
     with pytest.raises(ValueError, match=r"`validation` \(=0\.2\) selects no images"):
         hold_out(dataclasses.replace(DIGITS, train=DIGITS.train.part(np.array(firsts))), 0.2, 0)
@@ -38,10 +38,10 @@ def _network(space="hscnet", point=POINT):
     return build(name, DIGITS, arguments, RECIPE)
 
 
-# `test_search_command` compares the sizes of files with those that are kept, in `make test` too.
+# By default, `test_search_command` compares the recorded file sizes.
 @pytest.fixture(scope="module", params=[pytest.param(share, marks=pytest.mark.slow) for share in (20, 1)])
 def trained(request, tmp_path_factory, eager):
-    """A trained network's folder, `FileCosts` and accuracies after one and two of its epochs: few images of many."""
+    """Folder, `FileCosts`, and accuracies after one and two epochs of a network trained on every n-th image."""
     folder = tmp_path_factory.mktemp("trained")
     network = _network()
     few = dataclasses.replace(DIGITS, train=DIGITS.train.part(np.arange(0, len(DIGITS.train), request.param)))
@@ -50,7 +50,7 @@ def trained(request, tmp_path_factory, eager):
     return folder, measure(network, folder, DIGITS), (first, second)
 
 
-def test_trained_file_is_not_larger_than_estimated(trained):
+def test_trained_file_is_at_most_as_large_as_estimated(trained):
     folder, costs, _ = trained
     assert (folder / "int8.tflite").stat().st_size == costs.int8_bytes
     assert (folder / "float32.tflite").stat().st_size == costs.float32_bytes
@@ -61,17 +61,17 @@ def test_trained_file_is_not_larger_than_estimated(trained):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trained", [1], indirect=True)
-def test_training_learns_and_begins_with_the_rate_of_its_epoch(trained):
+def test_continued_training_uses_the_learning_rate_of_its_epoch(trained):
     assert trained[2][1] > 0.15
 
 
-def test_images_that_cannot_be_read_end_the_training():
+def test_unreadable_images_stop_training():
     with pytest.raises(ValueError, match="cannot be read"):
         train(_network(), _Broken.digits(), recipe=RECIPE, seed=0, last_epoch=1)
 
 
 class _Broken:
-    """A split whose images cannot be read."""
+    """A split with unreadable images."""
 
     def __init__(self, source):
         self.labels = source.labels
@@ -90,7 +90,7 @@ class _Broken:
 
 
 @pytest.mark.parametrize("name", slow_after(2, ["hgcnet", "shardnet", "igcv2", "sharesnet"]))
-def test_no_file_is_smaller_than_its_kernels(name):
+def test_files_are_larger_than_their_kernels(name):
     space = find_space(name)
     points = (draw(space, seed, input_shape=DIGITS.shape) for seed in range(1000))
     point = next(point for point in points if count(space, point, input_shape=DIGITS.shape).stored_parameters < 30_000)
@@ -106,7 +106,7 @@ def _limits(folder, **budget):
     return FileLimits(find_space("hscnet"), budget=budget, dataset=DIGITS, recipe=RECIPE, folder=folder)
 
 
-def test_limits_are_measured_once(tmp_path, monkeypatch):
+def test_costs_are_measured_once(tmp_path, monkeypatch):
     measured = []
     monkeypatch.setattr("keras_sharenets.search.measuring.build", lambda *arguments: measured.append(arguments))
     monkeypatch.setattr(
@@ -133,12 +133,12 @@ def test_limits_are_measured_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "value"), [("max_tflite_bytes", 0), ("max_latency_ms", -1.0)])
-def test_budget_names_its_limit(name, value):
+def test_bad_file_budget(name, value):
     with pytest.raises(ValueError, match=rf"`{name}` \(={value}\) must be a number above 0"):
         FileBudget(**{name: value})
 
 
-def test_file_that_ends_the_process_costs_one_trial(monkeypatch, tmp_path):
+def test_crash_of_litert_fails_one_trial(monkeypatch, tmp_path):
     monkeypatch.setattr(measuring, "_RUN", "import os; os.abort()")
     with pytest.raises(keras_tuner.errors.FailedTrialError, match=r"LiteRT does not run the int8 file \(status -6\)"):
         measure(_network("shardnet", FEW), tmp_path, DIGITS)

@@ -13,7 +13,7 @@ DOCS = pathlib.Path(__file__).parent.parent.parent / "docs"
 PAGE = (DOCS / "search.md").read_text()
 
 
-def test_python_runs_and_gives_what_it_says(tmp_path, monkeypatch):
+def test_python_examples_give_documented_results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     assert len(blocks) == 2
@@ -24,7 +24,7 @@ def test_python_runs_and_gives_what_it_says(tmp_path, monkeypatch):
         assert eval(expression, names) == ast.literal_eval(promise)
 
 
-def test_commands_parse():
+def test_commands_are_valid():
     commands = [
         shlex.split(line.rstrip(" &"))
         for block in re.findall(r"```shell\n(.*?)```", PAGE, re.S)
@@ -41,7 +41,7 @@ def test_commands_parse():
     assert sharenets.main(["create", "--from-trial", "nowhere", "--output", "net.keras"]) == 2
 
 
-def test_page_of_the_search_on_cifar10_says_what_its_report_says():
+def test_page_of_cifar10_search_matches_report():
     page, folder = (DOCS / "search_cifar10.md").read_text(), DOCS / "search_cifar10"
     report = json.loads((folder / "report.json").read_text())
     command = next(line for line in page.splitlines() if line.startswith("sharenets search"))

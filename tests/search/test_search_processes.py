@@ -1,4 +1,4 @@
-"""Searches as processes of their own: killed ones, and several that share the trials of a chief."""
+"""Searches in separate processes: killed searches, and workers that share the trials of a chief."""
 
 import collections
 import json
@@ -30,7 +30,7 @@ TINY = [
 
 
 class Process:
-    """`python -m tuning search` with what it prints, line by line."""
+    """A process of `python -m tuning search`, and the lines that it prints."""
 
     def __init__(self, folder, trial_count, tuner_id=None, port=None, tuner="random", quick=False):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -40,7 +40,7 @@ class Process:
         command = [sys.executable, "-m", "tuning", "search", *TINY, "--tuner", tuner, "--trials", str(trial_count)]
         command += ["--output", str(folder)]
         if quick:
-            environment["KERAS_BACKEND"] = "jax"  # Which is imported in a third of the time.
+            environment["KERAS_BACKEND"] = "jax"  # JAX is imported three times as fast.
             command = [
                 sys.executable,
                 str(ROOT / "tests" / "search" / "quick_search.py"),
@@ -60,7 +60,7 @@ class Process:
                 self.begun.set()
 
     def wait(self):
-        """The exit status; what it printed is shown where it is not 0."""
+        """Returns the exit status; prints the output if it is not 0."""
         status = self.process.wait(timeout=300)
         self.reader.join()
         if status:
@@ -68,7 +68,7 @@ class Process:
         return status
 
     def kill_in_a_trial(self):
-        """Kills it with SIGKILL as soon as a trial has begun; returns the trial's id."""
+        """Sends SIGKILL as soon as a trial has started, and returns the trial's id."""
         assert self.begun.wait(timeout=300)
         self.process.kill()
         self.wait()
@@ -81,8 +81,8 @@ def _free_port():
         return free.getsockname()[1]
 
 
-def _ended(processes):
-    """How often the end of each trial was told of."""
+def _count_finished(processes):
+    """How often the end of each trial was printed."""
     said = "".join(line for process in processes for line in process.lines)
     return collections.Counter(re.findall(r"trial (\d+): validation accuracy", said))
 
@@ -105,27 +105,27 @@ def _assert_complete(folder, trial_count):
 
 
 @pytest.mark.slow
-def test_trials_of_a_chief_and_a_worker(tmp_path):
+def test_chief_and_worker(tmp_path):
     folder, port = tmp_path / "run", _free_port()
     processes = [Process(folder, 3, name, port, quick=True) for name in ("chief", "worker0")]
-    # The worker first: without it the chief waits for ever.
+    # The worker first: without it, the chief waits forever.
     assert [process.wait() for process in reversed(processes)] == [0, 0]
     assert {result.worker for result in _assert_all_ran(folder, 3)} == {"worker0"}
-    assert _ended(processes) == {str(number): 1 for number in range(3)}
+    assert _count_finished(processes) == {str(number): 1 for number in range(3)}
 
 
 @pytest.mark.slow
 def test_chief_and_two_workers(tmp_path):
     folder, port = tmp_path / "run", _free_port()
     processes = [Process(folder, 4, name, port) for name in ("chief", "worker0", "worker1")]
-    # The workers first: without them the chief waits for ever.
+    # The workers first: without them, the chief waits forever.
     assert [process.wait() for process in reversed(processes)] == [0, 0, 0]
     _assert_complete(folder, 4)
-    assert _ended(processes) == {str(number): 1 for number in range(4)}
+    assert _count_finished(processes) == {str(number): 1 for number in range(4)}
 
 
 @pytest.mark.slow
-def test_worker_that_is_killed_and_started_again_gets_its_trial_back(tmp_path):
+def test_restarted_worker_repeats_its_trial(tmp_path):
     folder, port = tmp_path / "run", _free_port()
     chief, steady = (Process(folder, 5, name, port) for name in ("chief", "worker0"))
     killed = Process(folder, 5, "worker1", port)
@@ -134,15 +134,15 @@ def test_worker_that_is_killed_and_started_again_gets_its_trial_back(tmp_path):
     assert [process.wait() for process in (again, steady, chief)] == [0, 0, 0]
     results = _assert_complete(folder, 5)
     assert results[int(lost)].worker == "worker1"
-    assert _ended([steady, killed, again]) == {str(number): 1 for number in range(5)}
+    assert _count_finished([steady, killed, again]) == {str(number): 1 for number in range(5)}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tuner", ["random", "hyperband"])
-def test_search_that_is_killed_goes_on_with_the_same_command(tmp_path, tuner):
+def test_killed_search_resumes_with_the_same_command(tmp_path, tuner):
     first = Process(tmp_path / "run", 4, tuner=tuner)
     assert first.kill_in_a_trial() == "0"
     second = Process(tmp_path / "run", 4, tuner=tuner)
     assert second.wait() == 0
     _assert_complete(tmp_path / "run", 4)
-    assert _ended([first, second]) == {str(number): 1 for number in range(4)}
+    assert _count_finished([first, second]) == {str(number): 1 for number in range(4)}

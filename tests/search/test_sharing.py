@@ -31,12 +31,12 @@ def network():
     return keras.Model(inputs, x)
 
 
-def test_every_choice_is_a_network_within_the_budget():
+def test_choices_give_networks_within_the_budget():
     model = network()
     before = [weight.copy() for weight in model.get_weights()]
     stored = ksn.profile(model).stored_parameters
     hypermodel, free = SharingHyperModel(model, budget=Budget(max_parameters=stored // 2)), SharingHyperModel(model)
-    # Without a limit, the default changes nothing.
+    # Without a limit, the default does not share.
     assert free.shared(keras_tuner.HyperParameters()).parameters == stored
     random, sizes = np.random.default_rng(0), set()
     hp = keras_tuner.HyperParameters()
@@ -62,7 +62,7 @@ def test_every_choice_is_a_network_within_the_budget():
     assert all(np.array_equal(old, new) for old, new in zip(before, model.get_weights(), strict=True))
 
 
-def test_budgets_that_are_refused():
+def test_bad_budgets():
     with pytest.raises(ValueError, match=r"must allow [\d,]+ parameters"):
         SharingHyperModel(network(), budget=Budget(max_parameters=10))
     with pytest.raises(ValueError, match="must have no `max_multiply_adds`"):
@@ -80,14 +80,14 @@ def test_budgets_that_are_refused():
         (["--from", "net.keras", "--images", "0"], "`--images` (=0) must be a positive integer"),
     ],
 )
-def test_options_that_do_not_fit(arguments, said, capsys):
+def test_incompatible_options(arguments, said, capsys):
     with contextlib.suppress(SystemExit):
         assert sharenets.main(["search", *arguments, "--data", "digits", "--trials", "2", "--output", "x"]) == 2
     assert said in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_search_from_the_command_line_goes_on(tmp_path, monkeypatch, capsys, eager):
+def test_interrupted_command_resumes(tmp_path, monkeypatch, capsys, eager):
     dataset = load("digits")
     x = inputs = keras.Input(dataset.shape)
     for number in range(3):
@@ -123,7 +123,7 @@ def test_a_search_from_the_command_line_goes_on(tmp_path, monkeypatch, capsys, e
 
 
 def check_report(folder, path, capsys):
-    """Beside the original, each trial with what shares in it."""
+    """The report compares the trials and their sharing with the original network."""
     capsys.readouterr()
     assert sharenets.main(["report", str(folder)]) == 0
     (original,) = json.loads((folder / "report.json").read_text())["references"]
@@ -135,8 +135,8 @@ def check_report(folder, path, capsys):
     assert all("conv" in network and "none" not in network for network in networks)
 
 
-def offered(filters, **arguments):
-    """All that `sharing_choices` can give: every combination of the values that are active together."""
+def offered_choices(filters, **arguments):
+    """All results of `sharing_choices`: every combination of simultaneously active values."""
     found, open_ones = set(), [{}]
     while open_ones:
         hp = keras_tuner.HyperParameters()
@@ -155,8 +155,8 @@ def offered(filters, **arguments):
 @pytest.mark.parametrize(
     ("channels", "filters", "arrangements"), [(32, 32, (1, 2)), (24, 40, (1, 2, 3, 4)), (8, 16, (2,)), (3, 16, (1, 2))]
 )
-def test_choices_of_a_layer_are_all_that_builds_and_nothing_else(channels, filters, arrangements):
-    """The layer itself is asked: what raises, or warns of copies, is not offered."""
+def test_choices_are_all_valid_arguments_of_the_layer(channels, filters, arrangements):
+    """Arguments for which the layer raises an error or warns are not offered."""
 
     def builds(groups, channel_repeats, arrangements):
         with warnings.catch_warnings():
@@ -170,10 +170,10 @@ def test_choices_of_a_layer_are_all_that_builds_and_nothing_else(channels, filte
         return True
 
     right = {point for point in itertools.product(SHARES, SHARES, arrangements) if builds(*point)}
-    assert offered(filters, channels=channels, arrangements=arrangements) == right
+    assert offered_choices(filters, channels=channels, arrangements=arrangements) == right
 
 
-def test_choices_of_a_layer_that_are_refused():
+def test_bad_choices_of_a_layer():
     hp = keras_tuner.HyperParameters()
     with pytest.raises(ValueError, match=r"`groups` \(=\(5,\)\).* must contain values that suit `channels` \(=16\)"):
         sharing_choices(hp, 16, groups=(5,))
@@ -183,7 +183,7 @@ def test_choices_of_a_layer_that_are_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tuner", ["RandomSearch", "BayesianOptimization", "GridSearch", "Hyperband"])
-def test_a_search_over_choices_of_a_layer_ends_without_a_failed_trial(tuner, tmp_path, eager):
+def test_keras_tuner_search_over_layer_choices(tuner, tmp_path, eager):
     def build(hp):
         width = hp.Choice("width", [8, 24])
         inputs = keras.Input((4, 4, 1))

@@ -17,7 +17,7 @@ ALL = pytest.mark.parametrize("name", NAMES)
 
 def _hscnet_shapes(point):
     counts = {name: point[name] for name in ("groups", "channel_repeats", "arrangements", "alpha")}
-    # T on theta1, theta2 and theta4, as in algorithm 1, and in the star networks on theta3.
+    # T applies to theta1, theta2, and theta4, as in algorithm 1, and in the star networks to theta3.
     sharing = ("LA", "A", "A" if point["star"] else "", "CLA", "L")
     fixed = {"shuffle_groups": 2, "plane_orders": "distinct", "sharing": sharing}
     fixed |= {"arrange_in_transition": "expand", "share_in_transition": True, "spatial_order": "group_major"}
@@ -27,7 +27,7 @@ def _hscnet_shapes(point):
     for stage in range(3):
         width = point["width"] * 2**stage
         hidden = options.hidden_width(width)
-        # Filters and the planes that each reads: theta1, theta2 and, in each of G groups, theta4.
+        # Filters and input planes of theta1, theta2, and, in each of G groups, theta4.
         for filters, planes in ((hidden, width), (width, hidden), (hidden // point["groups"],) * 2):
             assert filters % times == 0
             assert len({tuple(order) for order in permutations.arrangements(planes, times)}) == times
@@ -77,7 +77,7 @@ def _assert_buildable(name, point, input_shape):
 
 @ALL
 @pytest.mark.parametrize("draws", [500, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_draws_fit_the_checks_of_the_layers(name, draws):
+def test_random_points_are_valid_for_the_layers(name, draws):
     space, shapes = find_space(name), itertools.cycle(IMAGE_SHAPES.values())
     for seed, input_shape in zip(range(draws), shapes, strict=False):
         point = draw(space, seed, input_shape=input_shape)
@@ -86,15 +86,15 @@ def test_draws_fit_the_checks_of_the_layers(name, draws):
 
 
 def _shallow(name, point):
-    """The point with two of each kind of module; in HGC-Net all differ."""
+    """The point with fewer blocks; in HGC-Net, all modules differ."""
     depth = {"hscnet": {"blocks_per_stage": 2}, "igcv2": {"blocks_per_stage": 2}}
     return {**point, **depth.get(name, {})}
 
 
 @pytest.mark.slow
 @ALL
-def test_ten_thousand_draws_are_built_without_weights(name):
-    """Of HGC-Net, whose networks are the longest, a tenth; what is sampled again is not built again."""
+def test_10000_random_points_are_built_without_weights(name):
+    """Only a tenth for HGC-Net, whose networks are the deepest; duplicates are built once."""
     space, input_shape = find_space(name), IMAGE_SHAPES["digits"]
     sampled = (_shallow(name, draw(space, seed, input_shape=input_shape)) for seed in range(10_000))
     distinct = list({repr(sorted(point.items())): point for point in sampled}.values())
@@ -111,7 +111,7 @@ def test_ten_thousand_draws_are_built_without_weights(name):
 
 
 @ALL
-def test_points_differ_and_are_whole_and_draws_are_among_them(name):
+def test_points_are_distinct_and_include_random_points(name):
     space = find_space(name)
     names, everything, number = {}, set(), 0
     for point in points(space):
@@ -125,7 +125,7 @@ def test_points_differ_and_are_whole_and_draws_are_among_them(name):
 
 
 def _is_cheap(space, point, most):
-    """Whether the network has few layers; each of them takes time to make."""
+    """Whether the network has few layers, which take time to build."""
     network, arguments = point.get("network"), {key: value for key, value in point.items() if key != "network"}
     large = {"igcv2": arguments.get("blocks_per_stage"), "shardnet": arguments.get("width", 0) // 64}
     if large.get(space.name, 0) > 4:
@@ -134,7 +134,7 @@ def _is_cheap(space, point, most):
 
 
 def _assert_counts(space, seeds, number, most=math.inf):
-    """Profiles of so many random networks, in turn for images of all sizes."""
+    """Compares the counts of random networks with their profiles, for images of all sizes in turn."""
     seeds_and_shapes = zip(seeds, itertools.cycle(IMAGE_SHAPES.values()), strict=False)
     sampled = ((draw(space, seed, input_shape=shape), shape) for seed, shape in seeds_and_shapes)
     cheap = itertools.islice((pair for pair in sampled if _is_cheap(space, pair[0], most)), number)
@@ -150,17 +150,17 @@ def _assert_counts(space, seeds, number, most=math.inf):
 
 @counts_only
 @ALL
-def test_counts_are_those_of_built_networks(name):
+def test_counts_match_built_networks(name):
     _assert_counts(find_space(name), range(10_000), 4, most=80)
 
 
 @pytest.mark.slow
 @ALL
-def test_counts_are_those_of_many_built_networks(name):
+def test_counts_match_many_built_networks(name):
     _assert_counts(find_space(name), range(20_000, 90_000), 50, most=250)
 
 
-def test_connections_of_igcv2_are_those_of_its_path_counts():
+def test_density_of_igcv2_matches_connectivity():
     space = find_space("igcv2")
     for seed in range(120):
         point = draw(space, seed)
@@ -173,12 +173,12 @@ def test_connections_of_igcv2_are_those_of_its_path_counts():
         assert counted.one_path == all(stage.one_path for stage in found)
 
 
-def test_named_networks_have_their_counts():
+def test_counts_of_named_networks():
     igcv2 = {"width": 64, "blocks_per_stage": 2, "branch_channels": ((8, 8), (16, 16), (32, 32))}
     shared = {"network": "shard_resnet", "width": 128, "share": "spatial", "blocks_per_stage": 3}
     hscnet = {"width": 128, "alpha": 2, "groups": 16, "channel_repeats": 8, "arrangements": 2}
     hscnet |= {"blocks_per_stage": 4, "star": False}
-    # IGC-V2's table has kernels alone: to them come normalizations (stem, blocks, shortcuts) and the classifier.
+    # The paper's table counts kernels only; normalization (stem, blocks, shortcuts) and the classifier are added.
     more = 2 * (64 + 2 * (64 + 128 + 256) + 128 + 256) + 256 * 10 + 10
     assert count(find_space("igcv2"), igcv2).stored_parameters == 47_232 + more
     assert count(find_space("hscnet"), hscnet).stored_parameters == 1_778_970
@@ -219,14 +219,14 @@ IGCV2 = {"width": 64, "blocks_per_stage": 2, "branch_channels": ((8, 8), (16, 16
         ("shardnet", {"network": "vgg"}, r"`network` \(='vgg'\) must be one of 'shard_resnet'"),
     ],
 )
-def test_check_names_the_argument_and_the_rule(name, point, message):
+def test_bad_points(name, point, message):
     with pytest.raises(ValueError, match=message):
         check(find_space(name), point)
     with pytest.raises(ValueError, match=message):
         build(find_space(name), point)
 
 
-def test_images_limit_what_there_is():
+def test_points_that_need_larger_images():
     sharesnet, shardnet = find_space("sharesnet"), find_space("shardnet")
     large = {"network": "resnet", "depth": 34, "width": 8, "share": "all"}
     check(sharesnet, large, input_shape=(32, 32, 3))
@@ -241,7 +241,7 @@ def test_images_limit_what_there_is():
 
 
 @pytest.mark.parametrize("input_shape", [(3, 8, 1), (8, 8), (8, 8, 0)])
-def test_input_shape_is_checked(input_shape):
+def test_bad_input_shape(input_shape):
     with pytest.raises(ValueError, match="input_shape"):
         draw(find_space("hscnet"), 0, input_shape=input_shape)
 

@@ -1,4 +1,4 @@
-"""Records of trials: the files, the order, the front."""
+"""Records of trials: files, order, and Pareto front."""
 
 import json
 import math
@@ -16,7 +16,7 @@ def _result(number, accuracy, size, milliseconds, **more):
     return trials.Result(**{**given, **more})
 
 
-def test_pareto_front_is_what_nothing_beats():
+def test_pareto_front():
     sizes = [((7 * number) % 31 + 1, (11 * number) % 29 / 29) for number in range(40)]
     results = [_result(number, accuracy, size, size) for number, (size, accuracy) in enumerate(sizes)]
     front = trials.pareto_front(results, "int8_bytes")
@@ -35,14 +35,14 @@ def test_pareto_front_is_what_nothing_beats():
     assert [result.int8_bytes for result in front] == sorted(result.int8_bytes for result in front)
 
 
-def test_first_is_within_budget_and_the_smaller_of_equals():
+def test_ranking_excludes_trials_over_budget_and_prefers_smaller_files():
     results = [_result(0, 0.9, 20, 1), _result(1, 0.9, 10, 1), _result(2, 0.95, 10, 1, within_budget=False)]
     results.append(_result(3, None, None, None, state="failed", within_budget=None, score=None))
     assert [result.id for result in trials.ranked(results)] == ["1", "0"]
     assert trials.ranked(results[2:]) == []
 
 
-def test_record_survives_its_file(tmp_path):
+def test_record_round_trip(tmp_path):
     result = _result(7, 0.5, 10, math.pi)
     trials.write(result, tmp_path)
     assert trials.read_all(tmp_path) == [result]
@@ -51,7 +51,7 @@ def test_record_survives_its_file(tmp_path):
         trials.read_all(tmp_path)
 
 
-def test_a_record_from_before_times_were_marked_is_read(tmp_path):
+def test_old_record_without_unsteady_times(tmp_path):
     trials.write(_result(0, 0.9, 1000, 1.5, unsteady=True), tmp_path)
     (result,) = trials.read_all(tmp_path)
     assert result.unsteady
@@ -63,6 +63,6 @@ def test_a_record_from_before_times_were_marked_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(("unsteady", "told"), [(False, "1.50 ms;"), (True, "~1.50 ms;")])
-def test_a_trial_is_told_with_a_mark_where_the_machine_had_other_work(unsteady, told):
+def test_unsteady_time_is_marked(unsteady, told):
     line = search._trial_line(_result(0, 0.9, 1000, 1.5, unsteady=unsteady, seconds=3.0), 60.0, str)
     assert line == f"trial 0: validation accuracy 0.9000, int8 file 1,000 bytes, {told} 3 s, about 60 s left"

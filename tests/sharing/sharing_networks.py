@@ -1,26 +1,26 @@
-"""Small networks for the tests of sharing, with statistics as after training."""
+"""Small networks for the tests of sharing, with batch statistics as after training."""
 
 import keras
 import numpy as np
 from harness import pseudo_random
 
 
-def trained_statistics(model, seed=1):
-    """Gives every normalization scales, offsets, means and variances that differ from channel to channel."""
+def set_trained_statistics(model, seed=1):
+    """Sets scales, offsets, means, and variances of every normalization to values that differ between channels."""
     random = np.random.default_rng(seed)
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             values = [random.normal(1, 0.3, weight.shape) for weight in layer.weights]
             layer.set_weights([np.abs(value) + 0.1 for value in values])
-            if layer.scale:  # A few channels are turned around, as training does.
+            if layer.scale:  # Some scales are negative, as after training.
                 layer.gamma.assign(np.where(random.random(layer.gamma.shape) < 0.2, -1, 1) * layer.gamma.numpy())
         elif isinstance(layer, keras.layers.Conv2D) and layer.use_bias:
             layer.bias.assign(random.normal(0, 0.3, layer.bias.shape))
     return model
 
 
-def residual(width=8, blocks=2, stages=2, *, use_bias=False, side=12, classes=3):
-    """A stem and stages of residual blocks of a 1x1, a 3x3 and a 1x1 convolution."""
+def residual_network(width=8, blocks=2, stages=2, *, use_bias=False, side=12, classes=3):
+    """A stem and stages of residual blocks of 1x1, 3x3, and 1x1 convolutions."""
     keras.utils.set_random_seed(0)
 
     def convolved(x, filters, size, name, strides=1):
@@ -38,19 +38,19 @@ def residual(width=8, blocks=2, stages=2, *, use_bias=False, side=12, classes=3)
             y = keras.layers.ReLU()(convolved(y, 2 * width, 3, f"{name}_spatial"))
             x = keras.layers.Add(name=f"{name}_add")([x, convolved(y, width, 1, f"{name}_reduce")])
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
-    return trained_statistics(keras.Model(inputs, keras.layers.Dense(classes, name="scores")(x)))
+    return set_trained_statistics(keras.Model(inputs, keras.layers.Dense(classes, name="scores")(x)))
 
 
-def plain(width=8, count=3, *, side=10):
-    """Convolutions with biases and activations of their own and no normalization, in a model inside a `Sequential`."""
+def nested_network(width=8, count=3, *, side=10):
+    """Convolutions with biases and activations and without normalization, in a model nested in a `Sequential`."""
     keras.utils.set_random_seed(0)
     inner = keras.Sequential([keras.Input((side, side, width)), *_convolutions(width, count)], name="inner")
     layers = [keras.Input((side, side, 3)), keras.layers.Conv2D(width, 3, name="conv0"), keras.layers.ZeroPadding2D()]
-    return trained_statistics(keras.Sequential([*layers, inner, keras.layers.Flatten(), keras.layers.Dense(3)]))
+    return set_trained_statistics(keras.Sequential([*layers, inner, keras.layers.Flatten(), keras.layers.Dense(3)]))
 
 
 def _convolutions(width, count):
-    # The first has the name of one outside.
+    # The first one has the same name as one in the outer model.
     return [
         keras.layers.Conv2D(width, 3, padding="same", activation="relu", name=f"conv{number}")
         for number in range(count)
@@ -58,5 +58,5 @@ def _convolutions(width, count):
 
 
 def images(model, count=16, seed=3):
-    """Images of the shape that a network takes."""
+    """Images of the input shape of a network."""
     return pseudo_random((count, *model.input_shape[1:]), seed)

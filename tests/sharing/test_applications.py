@@ -1,4 +1,4 @@
-"""The convolutional networks of `keras.applications` through each scheme."""
+"""Every scheme applied to the convolutional networks of `keras.applications`."""
 
 import functools
 
@@ -16,9 +16,9 @@ def gradients(model, images):
 
 
 check = functools.partial(share_applications.check, gradients=gradients)
-# It has no 1x1 convolutions.
+# VGG16 has no 1x1 convolutions.
 FITS_NOWHERE = {("VGG16", "hierarchical"), ("VGG16", "interleaved")}
-# Of other untrained networks rounding alone may change the scores so much that no file is written.
+# In other untrained networks, rounding may change the scores so much that the export fails.
 IN_INT8 = ("VGG16", "MobileNetV2", "MobileNetV3Small")
 
 
@@ -31,7 +31,7 @@ def test_first_blocks_of_a_mobilenet(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_small_mobilenet(tmp_path):
+def test_small_mobilenet(tmp_path):
     model = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3), alpha=0.35, classes=4)
     shared = check(model, ShareChannels(arrangements=2), tmp_path / "shared.keras", where="block_1*_expand")
     assert {layer.path for layer in shared.layers} == {
@@ -65,7 +65,7 @@ def test_network(name, scheme, tmp_path):
         ("DenseNet121", ShareDepth("stage"), "conv*_2_conv"),
     ],
 )
-def test_int8_file_keeps_the_sharing(name, scheme, where, tmp_path):
+def test_int8_file_keeps_sharing(name, scheme, where, tmp_path):
     model = share_applications.network(name)
     images = pseudo_random((8, 32, 32, 3))
     shared = ksn.share(model, scheme, where=where)
@@ -75,5 +75,5 @@ def test_int8_file_keeps_the_sharing(name, scheme, where, tmp_path):
         ).file_bytes
         for network in (model, shared.model)
     )
-    # A byte a weight, less what more operators take.
+    # One byte per weight, minus the size of additional operators.
     assert before - after > 0.7 * (shared.parameters_before - shared.parameters)

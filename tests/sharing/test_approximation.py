@@ -1,4 +1,4 @@
-"""The best kernels of each scheme, beside plain alternating least squares written another way."""
+"""Approximation of kernels by each scheme, compared with an independent alternating least squares."""
 
 import keras
 import numpy as np
@@ -17,19 +17,19 @@ SEEDS = st.integers(0, 10**6)
 
 
 def layer_kernel(layer, channels, factors=None):
-    """The effective kernel of a layer of this library as a matrix, with these stored kernels if they are given."""
+    """The effective kernel of a library layer as a matrix, optionally with the given stored kernels."""
     layer.build((None, 4, 4, channels))
     if factors is not None:
         layer.set_weights([factor[None, None] for factor in factors])
     return keras.ops.convert_to_numpy(layer.effective_kernel())[0, 0].astype("float64")
 
 
-def relative(kernel, target):
+def relative_error(kernel, target):
     return np.sum((kernel - target) ** 2) / np.sum(target**2)
 
 
-def chain(factors):
-    """`Y_i = [X_i, Y_(i-1)] W_i` for the unit vectors, the groups of `X` as large as the factors say."""
+def apply_chain(factors):
+    """`Y_i = [X_i, Y_(i-1)] W_i` for the unit vectors; the factors determine the sizes of the groups of `X`."""
     filters = factors[0].shape[1]
     ends = np.cumsum([len(factors[0]), *(len(factor) - filters for factor in factors[1:])])
     outputs, start = [], 0
@@ -40,8 +40,8 @@ def chain(factors):
     return np.concatenate(outputs, axis=1)
 
 
-def product(factors):
-    """Group convolutions with the shuffles between them for the unit vectors."""
+def apply_product(factors):
+    """Group convolutions with shuffles in between, for the unit vectors."""
     channels, x = factors[0].shape[1], np.eye(factors[0].shape[1])
     for factor, order in zip(
         factors, permutations.interleaved(channels, [len(each) for each in factors], channels), strict=True
@@ -53,7 +53,7 @@ def product(factors):
 
 
 def plain_als(compose, shapes, target, seed, rounds=30):
-    """The error when each factor is solved for in turn, the derivative by it taken entry by entry."""
+    """The error after solving for each factor in turn, with derivatives computed entry by entry."""
     random = np.random.default_rng(seed)
     factors = [random.standard_normal(shape) for shape in shapes]
     for _ in range(rounds):
@@ -66,7 +66,7 @@ def plain_als(compose, shapes, target, seed, rounds=30):
             derivative = np.stack([with_factor(unit) - nothing for unit in np.eye(factor.size)], axis=1)
             solution = np.linalg.lstsq(derivative, target.reshape(-1) - nothing, rcond=None)[0]
             factors[place] = solution.reshape(factor.shape)
-    return relative(compose(factors), target)
+    return relative_error(compose(factors), target)
 
 
 CHAINS = st.tuples(st.integers(2, 4), st.integers(1, 5), st.integers(4, 14))
@@ -76,38 +76,38 @@ PRODUCTS = st.sampled_from([((2, 3), 1), ((4, 4), 2), ((2, 3, 2), 1), ((3, 3), 1
 @pytest.mark.parametrize("ridge", [0.0, chains.INT8])
 @settings(max_examples=5)
 @given(CHAINS, SEEDS)
-def test_a_chain_is_found_again(ridge, shape, seed):
+def test_exact_chain_is_recovered(ridge, shape, seed):
     groups, each, channels = shape
     keras.utils.set_random_seed(seed)
     layer = ksn.layers.HierarchicalGroupConv2D(groups * each, groups=groups)
     target = layer_kernel(layer, channels)
     factors, error = chains.fit_chain(target, layer.sizes, ridge=ridge)
     again = layer_kernel(ksn.layers.HierarchicalGroupConv2D(groups * each, groups=groups), channels, factors)
-    assert max(error, relative(again, target)) < 1e-8  # Squared: 1e-4 of the length.
+    assert max(error, relative_error(again, target)) < 1e-8  # A squared error: 1e-4 of the norm.
     np.testing.assert_allclose(chains.compose(factors, layer.sizes), again, atol=1e-5 * np.abs(target).max())
 
 
 @settings(max_examples=6)
 @given(PRODUCTS, SEEDS)
-def test_a_product_is_found_again(shape, seed):
+def test_exact_product_is_recovered(shape, seed):
     sizes, widening = shape
     channels = int(np.prod(sizes))
     keras.utils.set_random_seed(seed)
     target = layer_kernel(ksn.layers.InterleavedGroupConv2D(widening * channels, branch_channels=sizes), channels)
     factors, error = products.fit_product(target, sizes)
     again = ksn.layers.InterleavedGroupConv2D(widening * channels, branch_channels=sizes)
-    assert max(error, relative(layer_kernel(again, channels, factors), target)) < 1e-8
+    assert max(error, relative_error(layer_kernel(again, channels, factors), target)) < 1e-8
 
 
 @pytest.mark.parametrize(("seed", "starts"), slow_after(1, [(0, 2), (0, 20), (1, 20), (2, 20)]))
-def test_never_worse_than_the_best_of_random_starts(seed, starts):
+def test_fit_is_at_least_as_good_as_random_starts(seed, starts):
     target = np.random.default_rng(seed).standard_normal((6, 6))
-    best = min(plain_als(chain, [(2, 2), (4, 2), (4, 2)], target, start) for start in range(starts))
+    best = min(plain_als(apply_chain, [(2, 2), (4, 2), (4, 2)], target, start) for start in range(starts))
     assert chains.fit_chain(target, (2, 2, 2))[1] <= best * (1 + 1e-5)
-    # What int8 costs a chain, as `share` asks for it.
+    # With the ridge for int8, which `share` uses.
     assert chains.fit_chain(target, (2, 2, 2), ridge=chains.INT8)[1] <= best * (1 + 2e-3)
     target = np.random.default_rng(seed).standard_normal((8, 8))
-    best = min(plain_als(product, [(2, 8), (2, 8), (2, 8)], target, start) for start in range(starts))
+    best = min(plain_als(apply_product, [(2, 8), (2, 8), (2, 8)], target, start) for start in range(starts))
     assert products.fit_product(target, (2, 2, 2))[1] <= best * (1 + 1e-5)
 
 
@@ -118,21 +118,21 @@ def second_moments(random, size):
 
 @settings(max_examples=2)
 @given(SEEDS)
-def test_second_moments_make_outputs_near(seed):
+def test_second_moments_reduce_output_error(seed):
     random = np.random.default_rng(seed)
     target, gram = random.standard_normal((6, 6)), second_moments(random, 6)
     for fit, sizes in ((chains.fit_chain, (2, 2, 2)), (products.fit_product, (2, 3))):
         factors, error = fit(target, sizes, gram=gram)
         without, _ = fit(target, sizes)
 
-        compose = chain if fit is chains.fit_chain else product
+        compose = apply_chain if fit is chains.fit_chain else apply_product
         assert abs(error - shared_kernels.squared_error([target], [compose(factors)], [gram])) < 1e-9
         assert error <= shared_kernels.squared_error([target], [compose(without)], [gram]) + 1e-9
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_groups_that_widen_lose_what_no_chain_has(weighted):
-    """Where a group gives as many channels as are before it, only the rows of later groups are lost."""
+def test_chain_with_widening_groups_has_minimum_error(weighted):
+    """If a group has as many outputs as there are inputs up to it, only the rows of later groups are lost."""
     random = np.random.default_rng(0)
     target, gram = random.standard_normal((12, 24)), second_moments(random, 12)
     least = np.zeros_like(target)
@@ -140,12 +140,12 @@ def test_groups_that_widen_lose_what_no_chain_has(weighted):
     for columns, end in ((slice(12), 6), (slice(12, 24), 12)):
         least[:end, columns] = np.linalg.lstsq(root[:, :end], root @ target[:, columns], rcond=None)[0]
     factors, error = chains.fit_chain(target, (6, 6), gram=gram if weighted else None)
-    np.testing.assert_allclose(chain(factors), least, atol=1e-8)
-    np.testing.assert_allclose(error, relative(root @ least, root @ target), rtol=1e-8)
+    np.testing.assert_allclose(apply_chain(factors), least, atol=1e-8)
+    np.testing.assert_allclose(error, relative_error(root @ least, root @ target), rtol=1e-8)
 
 
 def test_chains_with_a_ridge_survive_int8():
-    """What is nearly singular is met by large numbers; each column is rounded to 127 steps of its largest."""
+    """Nearly singular chains have large weights, of which int8 rounds each column to 127 steps of its maximum."""
     target = np.random.default_rng(2).standard_normal((16, 16))
     left, _, right = np.linalg.svd(target[:8, :8])
     target[:8, :8] = left * np.geomspace(5, 5e-3, 8) @ right
@@ -153,15 +153,15 @@ def test_chains_with_a_ridge_survive_int8():
     for ridge in (0.0, chains.INT8):
         factors, error = chains.fit_chain(target, (8, 8), ridge=ridge)
         steps = [np.abs(factor).max(axis=0) / 127 for factor in factors]
-        rounded = chain([np.round(factor / step) * step for factor, step in zip(factors, steps, strict=True)])
-        errors.append((error, relative(rounded, target)))
+        rounded = apply_chain([np.round(factor / step) * step for factor, step in zip(factors, steps, strict=True)])
+        errors.append((error, relative_error(rounded, target)))
     (exact, exact_int8), (small, small_int8) = errors
     assert exact <= small < 1.01 * exact
     assert exact_int8 > 1.5 * exact
     assert small_int8 < 1.05 * small
 
 
-def test_singular_equations_have_the_shortest_solution():
+def test_singular_equations_have_minimum_norm_solution():
     random = np.random.default_rng(0)
     rows, right = random.standard_normal((3, 5)), random.standard_normal((5, 2))
     for square in (rows.T @ rows, rows.T @ rows + np.eye(5)):
@@ -169,7 +169,7 @@ def test_singular_equations_have_the_shortest_solution():
         np.testing.assert_allclose(shared_kernels.solve_symmetric(square, right), expected, rtol=1e-6)
 
 
-def place_of(filters, size, channels, groups=1, seed=0):
+def make_place(filters, size, channels, groups=1, seed=0):
     keras.utils.set_random_seed(seed)
     layer = keras.layers.Conv2D(filters, size, groups=groups, use_bias=False, name="conv")
     inputs = keras.Input((8, 8, channels))
@@ -185,9 +185,9 @@ def place_of(filters, size, channels, groups=1, seed=0):
         (ShareChannels(groups=4, channel_repeats=2, arrangements=2), 2),
     ],
 )
-def test_repeats_and_arrangements_are_averaged(scheme, groups):
-    """The stored kernel is the least squares solution of the layer's own linear map, taken number by number."""
-    place = place_of(8, 2, 16, groups)
+def test_repeats_and_arrangements_are_least_squares_solutions(scheme, groups):
+    """The stored kernel is the least squares solution of the layer's linear map, computed entry by entry."""
+    place = make_place(8, 2, 16, groups)
     (change,), _ = proposals.propose(scheme, [place], {})
     layer = change.make("again")
     layer.build((None, 8, 8, 16))
@@ -211,7 +211,7 @@ def _dense(layer):
 
 @settings(max_examples=6)
 @given(SEEDS, st.booleans())
-def test_scaled_copies_are_found_again(seed, blending):
+def test_exact_shared_kernel_is_recovered(seed, blending):
     random = np.random.default_rng(seed)
     common = random.standard_normal((18, 4))
     mixes = random.standard_normal((3, 4, 4)) if blending else random.choice([-2.0, 0.5, 1.5], (3, 4))

@@ -1,10 +1,10 @@
-"""Layers that are convolutions under another name, and share: separable convolutions, dense layers on images."""
+"""Sharing in layers equivalent to convolutions: separable convolutions, and dense layers on images."""
 
 import keras
 import numpy as np
 import pytest
 from harness import assert_close, outputs_of
-from sharing_networks import images, trained_statistics
+from sharing_networks import images, set_trained_statistics
 
 import keras_sharenets as ksn
 from keras_sharenets.analysis.graph import rebuild, trace
@@ -19,7 +19,7 @@ KINDS = {
 
 
 def network(blocks=3, width=16):
-    """Separable convolutions in a model inside a model, which is called twice."""
+    """Separable convolutions in a nested model that is called twice."""
     keras.utils.set_random_seed(0)
     x = inside = keras.Input((None, None, width))
     for block in range(blocks):
@@ -29,11 +29,11 @@ def network(blocks=3, width=16):
     inputs = keras.Input((12, 12, 3))
     x = keras.layers.SeparableConv2D(width, 3, depth_multiplier=2, name="stem")(inputs)
     x = keras.layers.GlobalAveragePooling2D()(inner(inner(x)))
-    return trained_statistics(keras.Model(inputs, keras.layers.Dense(3)(x)))
+    return set_trained_statistics(keras.Model(inputs, keras.layers.Dense(3)(x)))
 
 
 def with_convolutions(model):
-    """The network over the parts of its layers."""
+    """The network with its layers replaced by their parts."""
     graph = trace(model)
     return rebuild(
         model, with_parts(graph, parts_of(graph)), lambda call, operation, *args, **kwargs: operation(*args, **kwargs)
@@ -41,7 +41,7 @@ def with_convolutions(model):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_parts_are_the_layer(kind):
+def test_parts_match_separable_convolution(kind):
     keras.utils.set_random_seed(0)
     layer = keras.layers.SeparableConv2D(6, 3, bias_initializer="normal", name="layer", **KINDS[kind])
     inputs = keras.Input((9, 9, 4))
@@ -54,7 +54,7 @@ def test_two_parts_are_the_layer(kind):
         np.testing.assert_array_equal(weight, other)
 
 
-def test_a_dense_layer_on_images_is_a_convolution():
+def test_dense_layer_on_images_is_a_convolution():
     keras.utils.set_random_seed(0)
     inputs = keras.Input((5, 4, 8))
     x = keras.layers.Dense(6, "gelu", bias_initializer="normal", name="wide")(inputs)
@@ -69,17 +69,19 @@ def test_a_dense_layer_on_images_is_a_convolution():
     assert shared.parameters_before - shared.parameters == (8 * 6 + 6 * 8) / 2
 
 
-def test_a_network_without_any_stays_itself():
+def test_network_without_such_layers_is_unchanged():
     inputs = keras.Input((4, 4, 2))
     shared = keras.layers.Dense(2)
     x = shared(keras.layers.Conv2D(2, 1)(inputs))
-    model = keras.Model(inputs, shared(keras.layers.GlobalAveragePooling2D()(x)))  # On a vector too.
+    model = keras.Model(
+        inputs, shared(keras.layers.GlobalAveragePooling2D()(x))
+    )  # The dense layer is also called with a vector.
     graph = trace(model)
     assert with_parts(graph, parts_of(graph)) is graph
 
 
-def test_all_of_it_is_copied():
-    """Sharing nothing: the network computes what it did, and the one that was given is untouched."""
+def test_sharing_nothing_copies_the_network():
+    """The copy has the same outputs, and the original is unchanged."""
     model = network()
     before = [weight.copy() for weight in model.get_weights()]
     expected = outputs_of(model, images(model))
@@ -90,19 +92,19 @@ def test_all_of_it_is_copied():
     assert all(np.array_equal(old, new) for old, new in zip(before, model.get_weights(), strict=True))
 
 
-# Each of the three 1x1 kernels of 16 * 16: one for all, and 16 scales and biases each, since a ReLU comes before what
-# normalizes; or 8 channels from the first 8, and 8 from those of the first group and the other 8.
+# Parameters saved in three 1x1 kernels of 16 * 16: one kernel for all, with 16 scales and biases each, since a ReLU
+# precedes the normalization; or 8 channels that read the first 8, and 8 that read the first group and the other 8.
 SAVED = [(ShareDepth("stage"), 2 * 16 * 16 - 3 * (16 + 16)), (HierarchicalGroups(2), 3 * (16 * 16 - 8 * 8 - 16 * 8))]
 
 
 @pytest.mark.parametrize(("scheme", "saved"), SAVED)
-def test_the_pointwise_parts_share(scheme, saved, tmp_path):
+def test_pointwise_parts_share(scheme, saved, tmp_path):
     model = network()
     shared = ksn.share(model, scheme, where="inner/*", sample_images=images(model))
     assert [layer.path for layer in shared.layers] == ["inner/block0", "inner/block1", "inner/block2"]
     assert shared.parameters_before - shared.parameters == saved
     calls = trace(shared.model).calls
-    # The blocks at two calls each. The stem, which `where` does not name, is not taken apart.
+    # Three blocks, called twice each. The stem, which does not match `where`, is not split.
     assert sum(call.path.endswith("_depthwise") for call in calls) == 2 * 3
     whole = [call.path for call in calls if isinstance(call.operation, keras.layers.SeparableConv2D)]
     assert whole == ["stem"]

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 from harness import assert_close, outputs_of, pseudo_random
-from sharing_networks import images, residual
+from sharing_networks import images, residual_network
 
 import keras_sharenets as ksn
 from keras_sharenets.sharing import ShareDepth
@@ -12,7 +12,7 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def pair(**arguments):
-    teacher = residual(blocks=2, stages=1, **arguments)
+    teacher = residual_network(blocks=2, stages=1, **arguments)
     return ksn.share(teacher, ShareDepth("stage"), where="stage*").model, teacher
 
 
@@ -85,7 +85,7 @@ def test_what_distill_refuses():
     with pytest.raises(ValueError, match="must not share layers; both have: stem"):
         ksn.distill(student, keras.Model(student.inputs, student.outputs))
     with pytest.raises(ValueError, match="one output each, of the same shape"):
-        ksn.distill(student, residual(blocks=1, stages=1, classes=4))
+        ksn.distill(student, residual_network(blocks=1, stages=1, classes=4))
     with pytest.raises(ValueError, match="both in sigmoids: they end in softmax and sigmoid"):
         ksn.distill(dense(3, "softmax"), dense(3, "sigmoid"))
     with pytest.raises(ValueError, match="have a single output"):

@@ -1,10 +1,10 @@
-"""Inner channels in another order: the network stays what it is, and kernels that differ by their order are equal."""
+"""Reordering of inner channels: outputs do not change, and kernels that differ only in channel order become equal."""
 
 import keras
 import numpy as np
 import pytest
 from harness import assert_close, outputs_of
-from sharing_networks import images, residual, trained_statistics
+from sharing_networks import images, residual_network, set_trained_statistics
 
 import keras_sharenets as ksn
 from keras_sharenets.sharing import ShareDepth
@@ -13,8 +13,8 @@ from keras_sharenets.sharing.matching import match_channels
 
 
 def with_permuted_blocks(stages):
-    """Blocks of one function: the weights of the first block of a stage, its inner channels in another order."""
-    model, random = residual(stages=stages), np.random.default_rng(0)
+    """Equivalent blocks in each stage, which differ only in the order of their inner channels."""
+    model, random = residual_network(stages=stages), np.random.default_rng(0)
     for stage in range(stages):
         inner, wider = (random.permutation(16) for _ in range(2))
         for part, reads, gives in (
@@ -31,7 +31,7 @@ def with_permuted_blocks(stages):
 
 
 @pytest.mark.parametrize("stages", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_blocks_that_differ_by_the_order_of_their_channels_are_shared_without_loss(stages):
+def test_blocks_with_permuted_channels_are_shared_without_loss(stages):
     model = with_permuted_blocks(stages)
     given = images(model)
     shared = ksn.share(model, ShareDepth("stage"), where="stage*")
@@ -51,8 +51,8 @@ def mirrored_channels(x):
     return x[..., ::-1]
 
 
-def with_all_kinds():
-    """What may stand between two convolutions, an activation that mixes channels, and a residual stream."""
+def network_with_various_layers():
+    """Various layers between convolutions, an activation that mixes channels, and a residual connection."""
     keras.utils.set_random_seed(0)
     layers = keras.layers
     x = inputs = keras.Input((12, 12, 3))
@@ -71,11 +71,11 @@ def with_all_kinds():
     x = layers.Add()([x, layers.Conv2D(8, 3, padding="same", name="conv5")(layers.ELU()(y))])
     x = layers.Conv2D(8, 3, padding="same", groups=2, name="grouped")(x)
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3, name="conv6")(x))
-    return trained_statistics(keras.Model(inputs, layers.Dense(3, name="scores")(x)))
+    return set_trained_statistics(keras.Model(inputs, layers.Dense(3, name="scores")(x)))
 
 
-def test_the_network_is_what_it_was():
-    model = with_all_kinds()
+def test_reordering_does_not_change_outputs():
+    model = network_with_various_layers()
     given = images(model)
     network = inspect_network(model, given)
     sets = [[place for place in network.places if place.layer.kernel.shape == (3, 3, 8, 8)]]
@@ -83,9 +83,9 @@ def test_the_network_is_what_it_was():
     shared = convert(matched, [], {})
     assert_close(outputs_of(shared.model, given), outputs_of(model, given), 1e-5)
     moved = {path for path in shared.reordered if path.startswith(("conv", "grouped"))}
-    # Not what a function that is not Keras', the stream, the grouped convolution or the output reads or gives.
+    # Inputs and outputs of custom functions, residual connections, grouped convolutions, and the network are not moved.
     assert moved == {"conv0", "conv1", "conv4", "conv6"}
-    # What was measured on the images has the same order as the weights.
+    # Statistics measured on images are reordered like the weights.
     again = inspect_network(shared.model, given)
     for path, moments in matched.samples.moments.items():
         np.testing.assert_allclose(moments, again.samples.moments[path], rtol=1e-3, atol=1e-3 * np.abs(moments).max())

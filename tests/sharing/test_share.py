@@ -11,7 +11,7 @@ import pytest
 from harness import assert_close, outputs_and_gradients, outputs_of, pseudo_random, slow_after
 from hypothesis import given
 from hypothesis import strategies as st
-from sharing_networks import images, plain, residual, trained_statistics
+from sharing_networks import images, nested_network, residual_network, set_trained_statistics
 
 import keras_sharenets as ksn
 from keras_sharenets.sharing import HierarchicalGroups, InterleavedGroups, ShareChannels, ShareDepth
@@ -30,19 +30,19 @@ SCHEMES = [
 
 
 def networks():
-    return [residual(), residual(blocks=1, stages=1, use_bias=True), plain()]
+    return [residual_network(), residual_network(blocks=1, stages=1, use_bias=True), nested_network()]
 
 
 @pytest.mark.parametrize("with_images", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("scheme", NOTHING_SHARED, ids=str)
-def test_sharing_nothing_changes_nothing(scheme, with_images):
+def test_schemes_without_sharing_do_not_change_outputs(scheme, with_images):
     for model in networks()[with_images:]:
         given = images(model)
         if not isinstance(scheme, (ShareDepth, ShareChannels)) and isinstance(model, keras.Sequential):
-            continue  # It has no 1x1 convolution.
+            continue  # This network has no 1x1 convolution.
         shared = ksn.share(model, scheme, sample_images=given if with_images else None)
         assert_close(outputs_of(shared.model, given), outputs_of(model, given), 1e-5)
-        # A bias goes into the normalization behind it.
+        # Biases are merged into the next normalization.
         assert shared.parameters <= shared.parameters_before == ksn.profile(model).stored_parameters
 
 
@@ -50,8 +50,8 @@ def test_sharing_nothing_changes_nothing(scheme, with_images):
     ("scheme", "stages"),
     slow_after(2, [*((scheme, 1) for scheme in SCHEMES[:2]), *((scheme, 2) for scheme in SCHEMES)]),
 )
-def test_a_network_that_shares(scheme, stages, tmp_path):
-    model = plain() if scheme == ShareDepth("block") else residual(stages=stages)
+def test_shared_network(scheme, stages, tmp_path):
+    model = nested_network() if scheme == ShareDepth("block") else residual_network(stages=stages)
     before = [weight.copy() for weight in model.get_weights()]
     given = images(model)
     outputs = outputs_of(model, given)
@@ -72,8 +72,8 @@ def test_a_network_that_shares(scheme, stages, tmp_path):
 
 @pytest.mark.parametrize(("blending", "stages"), slow_after(2, [(False, 1), (True, 1), (False, 2), (True, 2)]))
 def test_equal_kernels_are_shared_without_loss(blending, stages):
-    """Kernels that differ by a factor for each output channel alone: normalizations, or scales, take the factors."""
-    for model in (residual(use_bias=True, stages=stages), normalized(plain())):
+    """Kernels that differ only by a factor per output channel: normalization or scales absorb the factors."""
+    for model in (residual_network(use_bias=True, stages=stages), with_input_normalization(nested_network())):
         random = np.random.default_rng(0)
         kernels = {}
         for layer in model._flatten_layers():
@@ -87,16 +87,16 @@ def test_equal_kernels_are_shared_without_loss(blending, stages):
         assert max(layer.kernel_error for layer in shared.layers) < 1e-5
 
 
-def normalized(model):
-    """The network behind a layer that has measured the mean and the variance of the images."""
+def with_input_normalization(model):
+    """The network with a preceding normalization that is adapted to images."""
     inputs = keras.Input(model.input_shape[1:])
     measured = keras.layers.Normalization()
     measured.adapt(3 * images(model) + 2)
     return keras.Model(inputs, model(measured(inputs)))
 
 
-def test_depth_shares_one_layer_and_no_normalization():
-    model = residual()
+def test_share_depth_does_not_share_normalization():
+    model = residual_network()
     shared = ksn.share(model, ShareDepth("stage"), where="*_spatial")
     calls = ksn.profile(shared.model).layers
     assert [row.name for row in calls if row.name.endswith("_shared") and not row.call] == [
@@ -121,7 +121,7 @@ def test_outputs_keep_their_names():
 
 
 def test_where():
-    model = residual()
+    model = residual_network()
     by_pattern = ksn.share(model, ShareChannels(arrangements=2), where="stage0_*_expand")
     by_names = ksn.share(model, ShareChannels(arrangements=2), where=[f"stage0_block{b}_expand" for b in (0, 1)])
     by_rule = ksn.share(
@@ -133,8 +133,8 @@ def test_where():
     assert paths == {("stage0_block0_expand", "stage0_block1_expand")}
 
 
-def test_images_bring_the_outputs_nearer():
-    """Where images fill two of eight directions, the weights alone say little of the outputs."""
+def test_sample_images_reduce_output_error():
+    """If images span two of eight directions, kernel errors say little about output errors."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((6, 6, 8))
     model = keras.Model(inputs, keras.layers.Conv2D(16, 1, name="conv")(inputs))
@@ -151,9 +151,9 @@ def test_images_bring_the_outputs_nearer():
     assert abs(shared.layers[0].output_error - error) < 0.3 * error
 
 
-def test_normalizations_are_measured_anew():
-    """What leaves a normalization has the mean and the variance that the same images had there before."""
-    model = residual(blocks=1, stages=1)
+def test_normalization_statistics_are_updated():
+    """The outputs of a normalization have the same mean and variance on the images as before."""
+    model = residual_network(blocks=1, stages=1)
     given = images(model, 64)
     changed = ksn.share(model, ShareChannels(groups=4), where="*_spatial", sample_images=given).model
 
@@ -167,31 +167,33 @@ def test_normalizations_are_measured_anew():
     assert np.abs(statistics(unmeasured) - statistics(model)).max() > 0.1
 
 
-def test_schemes_one_after_the_other():
-    model = residual()
+def test_sequence_of_schemes():
+    model = residual_network()
     shared = ksn.share(model, [ShareDepth("stage"), ShareChannels(arrangements=2)], where="*_spatial*")
     alone = ksn.share(model, ShareDepth("stage"), where="*_spatial*")
     assert shared.parameters < alone.parameters < shared.parameters_before == alone.parameters_before
     assert any(isinstance(layer, ksn.layers.HighlySharedConv2D) for layer in shared.model.layers)
 
 
-def test_where_names_the_convolutions_of_the_network_that_is_given():
-    """Also for a later scheme, although the first one replaced them, and models inside models are gone."""
-    shared = ksn.share(plain(), [ShareDepth("stage"), ShareChannels(arrangements=2)], where=["inner/conv1", "conv2"])
+def test_where_refers_to_layers_of_the_original_network():
+    """This also holds for later schemes, although the first one replaced layers and flattened nested models."""
+    shared = ksn.share(
+        nested_network(), [ShareDepth("stage"), ShareChannels(arrangements=2)], where=["inner/conv1", "conv2"]
+    )
     assert [layer.path for layer in shared.layers] == ["inner/conv1", "inner/conv2", "conv1_shared"]
     assert shared.layer_names["inner/conv2"] == shared.layer_names["inner/conv1"] == "conv1_shared"
     assert isinstance(shared.model.get_layer("conv1_shared"), ksn.layers.HighlySharedConv2D)
     assert shared.layer_names["conv0"] != shared.layer_names["inner/conv0"]
 
 
-def test_the_stem_of_a_default_choice_is_left():
-    shared = ksn.share(residual(), ShareChannels(arrangements=2))
+def test_stem_is_not_shared_by_default():
+    shared = ksn.share(residual_network(), ShareChannels(arrangements=2))
     assert shared.left["stem"]
 
 
 @pytest.mark.parametrize("larger_too", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_budget_of_parameters(larger_too):
-    model = residual(blocks=1, stages=1)
+def test_max_parameters(larger_too):
+    model = residual_network(blocks=1, stages=1)
     with pytest.raises(ValueError, match=r"`max_parameters` .*must be at least") as error:
         ksn.share(model, max_parameters=100)
     least = int(re.search("at least ([0-9,]+)", str(error.value))[1].replace(",", ""))
@@ -203,14 +205,14 @@ def test_a_budget_of_parameters(larger_too):
         return
     larger = ksn.share(model, max_parameters=half_way)
     assert least < larger.parameters <= half_way
-    # A smaller budget loses more.
+    # A smaller budget causes larger errors.
     assert sum(layer.kernel_error for layer in smaller.layers) > sum(layer.kernel_error for layer in larger.layers)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the export needs TensorFlow")
-def test_a_budget_of_bytes(tmp_path):
-    model = residual(blocks=1)
+def test_max_tflite_bytes(tmp_path):
+    model = residual_network(blocks=1)
     before = ksn.mobile.export_tflite(model, tmp_path / "before.tflite").file_bytes
     shared = ksn.share(model, max_tflite_bytes=int(0.8 * before))
     after = ksn.mobile.export_tflite(shared.model, tmp_path / "after.tflite").file_bytes
@@ -221,7 +223,7 @@ def test_a_budget_of_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("fits", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_the_example_of_the_page(fits):
+def test_example_in_documentation(fits):
     page = (pathlib.Path(__file__).parents[2] / "docs" / "share.md").read_text()
     block = "".join(re.findall(r"```python\n(.*?)```", page, re.S))
     names = {}
@@ -233,8 +235,8 @@ def test_the_example_of_the_page(fits):
 @pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the export needs TensorFlow")
 @pytest.mark.parametrize("scheme", [ShareDepth("stage"), ShareChannels(arrangements=2)], ids=str)
-def test_an_int8_file_keeps_the_sharing(scheme, tmp_path):
-    model = residual(width=16, blocks=2, stages=1)
+def test_int8_file_keeps_sharing(scheme, tmp_path):
+    model = residual_network(width=16, blocks=2, stages=1)
     given = images(model, 32)
     shared = ksn.share(model, scheme, where="stage*", sample_images=given)
     sizes = [
@@ -243,14 +245,14 @@ def test_an_int8_file_keeps_the_sharing(scheme, tmp_path):
         ).file_bytes
         for network in (model, shared.model)
     ]
-    # A byte a weight, less what more operators take.
+    # One byte per weight, minus the size of additional operators.
     assert sizes[0] - sizes[1] > 0.5 * (shared.parameters_before - shared.parameters)
 
 
 @functools.cache
-def refused():
-    """One network for all that is refused: nothing is done to it."""
-    return residual(stages=1)
+def cached_network():
+    """A network that all invalid calls use, since they do not change it."""
+    return residual_network(stages=1)
 
 
 class Subclassed(keras.Model):
@@ -262,58 +264,60 @@ class Subclassed(keras.Model):
     ("make", "scheme", "arguments", "said"),
     [
         (Subclassed, ShareDepth(), {}, "`model`"),
-        (refused, "stage", {}, "`scheme` (='stage')"),
-        (refused, None, {}, "one of `scheme`, `max_parameters` and `max_tflite_bytes` must be given, got {}."),
-        (refused, None, {"max_parameters": 1.5}, "`max_parameters` (=1.5) must be a positive integer."),
-        (refused, ShareChannels(arrangements=7), {}, "does not divide its filters (=16)"),
-        (refused, InterleavedGroups((5, 5)), {}, "does not divide its input channels (=8)"),
-        (refused, ShareDepth(), {"where": "nothing*"}, "`where` (='nothing*')"),
-        (refused, ShareDepth(), {"sample_images": np.zeros((4, 5, 5, 3))}, "`sample_images`"),
-        (plain, HierarchicalGroups(2), {}, "its kernel is 3x3"),
-        (plain, ShareDepth(), {"where": "conv0"}, "no other convolution of its shape in its stage"),
+        (cached_network, "stage", {}, "`scheme` (='stage')"),
+        (cached_network, None, {}, "one of `scheme`, `max_parameters` and `max_tflite_bytes` must be given, got {}."),
+        (cached_network, None, {"max_parameters": 1.5}, "`max_parameters` (=1.5) must be a positive integer."),
+        (cached_network, ShareChannels(arrangements=7), {}, "does not divide its filters (=16)"),
+        (cached_network, InterleavedGroups((5, 5)), {}, "does not divide its input channels (=8)"),
+        (cached_network, ShareDepth(), {"where": "nothing*"}, "`where` (='nothing*')"),
+        (cached_network, ShareDepth(), {"sample_images": np.zeros((4, 5, 5, 3))}, "`sample_images`"),
+        (nested_network, HierarchicalGroups(2), {}, "its kernel is 3x3"),
+        (nested_network, ShareDepth(), {"where": "conv0"}, "no other convolution of its shape in its stage"),
     ],
 )
-def test_what_cannot_be_shared(make, scheme, arguments, said):
+def test_bad_arguments(make, scheme, arguments, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         ksn.share(make(), scheme, **arguments)
 
 
-def test_a_constraint_is_said():
+def test_constrained_layer_is_skipped_with_a_reason():
     inputs = keras.Input((8, 8, 4))
     x = keras.layers.Conv2D(4, 3, kernel_constraint="non_neg", name="bounded")(inputs)
     x = keras.layers.Conv2D(4, 3, name="conv1", padding="same")(x)
     x = keras.layers.Conv2D(4, 3, name="conv2", padding="same")(x)
-    model = trained_statistics(keras.Model(inputs, x))
+    model = set_trained_statistics(keras.Model(inputs, x))
     shared = ksn.share(model, ShareDepth("all"))
     assert "constraint" in shared.left["bounded"]
     assert [layer.path for layer in shared.layers] == ["conv1", "conv2"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Counted:
-    """What `Choice` asks of a change."""
+class FakeChange:
+    """The attributes of a change that `Choice` uses."""
 
     places: tuple
     saved: int
     loss: float
 
 
-def most_saved(changes):
-    """The most that changes without a place in common save: every subset is tried."""
+def maximum_saving(changes):
+    """The maximum saving of changes without common places, by trying every subset."""
     subsets = itertools.chain.from_iterable(itertools.combinations(changes, size) for size in range(len(changes) + 1))
     places = ((subset, [id(place) for change in subset for place in change.places]) for subset in subsets)
     return max(sum(change.saved for change in subset) for subset, taken in places if len(taken) == len(set(taken)))
 
 
 @given(st.data())
-def test_least_of_a_budget_is_the_least(data):
-    """Changes of single places and of one group of them, which may save more, or less than those together."""
+def test_choice_reaches_the_maximum_saving(data):
+    """Changes of single places, and of a group that may save more or less than its places separately."""
     places = [object() for _ in range(3)]
     loss = st.floats(0, 1)
-    changes = [Counted((place,), data.draw(st.integers(1, 9)), data.draw(loss)) for place in places for _ in range(2)]
-    changes += [Counted(tuple(places[:2]), data.draw(st.integers(1, 20)), data.draw(loss))]
+    changes = [
+        FakeChange((place,), data.draw(st.integers(1, 9)), data.draw(loss)) for place in places for _ in range(2)
+    ]
+    changes += [FakeChange(tuple(places[:2]), data.draw(st.integers(1, 20)), data.draw(loss))]
     choice = Choice(changes)
     assert not choice.save(10**6)
-    assert choice.saved == most_saved(changes)
+    assert choice.saved == maximum_saving(changes)
     taken = [id(place) for change in choice.taken for place in change.places]
     assert len(taken) == len(set(taken))

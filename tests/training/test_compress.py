@@ -113,7 +113,7 @@ def test_finished_steps_are_not_repeated(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         files.save_model(model, folder / "last.keras")
 
-    def measure(step, before, folder, make_plan, dataset):
+    def measure(step, before, folder, plan, dataset):
         assert (folder / "last.keras").is_file()
         return compress.Row(step, before, 0.5, 0.5, 1, 1.0, 1, 1, 1, 1, 1.0)
 

@@ -25,10 +25,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 NUMBERED = {"hscnet": (5, 9), "hgcnet": (3, 5), "igcv2": (7, 4), "sharesnet": (3, 5), "shardnet": (8, 8)}
 PARTS = {"table1": "abcd", "table2": "ab", "table6": "ab", "table7": "ab", "figure2": "ab", "figure3": "abc"}
 ROWS = [
-    (key, find_entry.key, number, paper, row)
+    (key, entry.key, number, paper, row)
     for key, paper in papers().items()
-    for find_entry in paper.entries
-    for number, row in enumerate(find_entry.rows, start=1)
+    for entry in paper.entries
+    for number, row in enumerate(entry.rows, start=1)
 ]
 WITH_NETWORKS = [each for each in ROWS if each[-1].network]
 
