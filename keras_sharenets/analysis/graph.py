@@ -8,6 +8,7 @@ called.
 
 import collections
 import dataclasses
+import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -238,9 +239,29 @@ def calls(model: keras.Model, input_shape: Any = None) -> tuple[Call, ...]:
     return trace(model, input_shape).calls
 
 
-def copy_layer(operation: keras.Operation) -> keras.Operation:
-    """An unbuilt copy of a layer or another operation."""
-    return type(operation).from_config(operation.get_config())
+def copy_layer(operation: keras.Operation, change: Callable[[Any], Any] = lambda config: config) -> keras.Operation:
+    """An unbuilt copy of a layer or another operation, with the same functions, such as a custom activation.
+
+    Args:
+        operation: the layer or operation.
+        change: function that changes its config.
+
+    Raises:
+        ValueError: it cannot be recreated from its config.
+    """
+    try:
+        config = change(operation.get_config())
+        if isinstance(operation, keras.layers.Lambda):  # `from_config` accepts no functions.
+            own = {"output_shape": operation._output_shape, "mask": operation.mask, "arguments": operation.arguments}
+            return type(operation)(**{**config, **own, "function": operation.function})
+        # In a config, a function is a name, which may be that of another one, or code, which Keras does not load.
+        own = {name: getattr(operation, name, None) for name in config}
+        return type(operation).from_config(config | {name: own[name] for name in own if inspect.isfunction(own[name])})
+    except Exception as error:
+        raise ValueError(
+            f"`model` must consist of layers that can be recreated from their config: '{operation.name}', a "
+            f"{type(operation).__name__}, cannot. {error}"
+        ) from error
 
 
 def copy_network(
@@ -279,10 +300,11 @@ def copy_network(
 
 
 def set_weights(layer: keras.layers.Layer, weights: Sequence[Any]) -> None:
-    """Sets the weights of a layer, and recomputes the constants that a `Normalization` derives from them."""
+    """Sets the weights of a layer, and recomputes the constants that each `Normalization` in it derives from them."""
     layer.set_weights(weights)
-    if isinstance(layer, keras.layers.Normalization):
-        layer.finalize_state()
+    for part in layer._flatten_layers():
+        if isinstance(part, keras.layers.Normalization):
+            part.finalize_state()
 
 
 def in_full_precision(model: keras.Model) -> keras.Model:
@@ -294,7 +316,7 @@ def in_full_precision(model: keras.Model) -> keras.Model:
 
 
 def _copy_in_full_types(operation: keras.Operation) -> keras.Operation:
-    return type(operation).from_config(full_types(operation.get_config()))
+    return copy_layer(operation, full_types)
 
 
 def rebuild(

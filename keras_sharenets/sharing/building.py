@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_sharenets._types import Tensor
-from keras_sharenets.analysis.graph import Call, Graph, rebuild, set_weights
+from keras_sharenets.analysis.graph import Call, Graph, copy_layer, rebuild, set_weights
 from keras_sharenets.sharing.changes import Change
 from keras_sharenets.sharing.places import Order, Place, numpy_of
 
@@ -51,16 +51,6 @@ def _unique_names(graph: Graph) -> dict[int, str]:
     return names
 
 
-def _copy(operation: keras.Operation, name: str) -> keras.Operation:
-    try:
-        return type(operation).from_config({**operation.get_config(), "name": name})
-    except Exception as error:
-        raise ValueError(
-            f"`model` must consist of layers that can be recreated from their config: '{operation.name}', a "
-            f"{type(operation).__name__}, cannot. {error}"
-        ) from error
-
-
 class _Builder:
     """Creates the calls of the new network during a traversal of the old one."""
 
@@ -79,8 +69,11 @@ class _Builder:
         if id(operation) in self._places:
             return self._changed(*self._places[id(operation)], args[0] if args else kwargs["inputs"])
         if id(operation) not in self.copies:
-            self.copies[id(operation)] = _copy(operation, self._names[id(operation)])
+            self.copies[id(operation)] = self._copy(operation)
         return self.copies[id(operation)](*args, **kwargs)
+
+    def _copy(self, operation: keras.Operation) -> keras.Operation:
+        return copy_layer(operation, lambda config: {**config, "name": self._names[id(operation)]})
 
     def _changed(self, change: Change, number: int, x: Tensor) -> Tensor:
         place, mix = change.places[number], change.mixes[number]

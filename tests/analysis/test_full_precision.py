@@ -48,3 +48,33 @@ def test_a_copy_is_the_network_built_in_float32(policy):
 def test_a_float32_network_is_not_copied():
     model = network("float32")
     assert in_full_precision(model) is model
+
+
+class Normalized(keras.layers.Layer):
+    """A layer with a normalization inside, whose statistics are weights."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.normalization = keras.layers.Normalization(name="normalization")
+
+    def build(self, input_shape):
+        self.normalization.build(input_shape)
+
+    def call(self, inputs):
+        return self.normalization(inputs)
+
+
+def test_copies_have_adapted_statistics_and_the_same_functions():
+    def sigmoid(x):  # The name of another function in Keras.
+        return 2 * x
+
+    def build():
+        first = Normalized()
+        layers = [first, keras.layers.Lambda(lambda x: x + 1), keras.layers.Activation(sigmoid)]
+        return first.normalization, keras.Sequential([keras.Input((3,)), *layers])
+
+    normalization, model = in_policy("mixed_bfloat16", build)
+    data = np.random.default_rng(0).normal(5, 3, (64, 3)).astype("float32")
+    normalization.adapt(data)
+    expected = 2 * ((data - data.mean(axis=0)) / data.std(axis=0) + 1)
+    np.testing.assert_allclose(in_full_precision(model)(data), expected, rtol=1e-4, atol=1e-4)
