@@ -179,6 +179,11 @@ def _activation(operation: keras.Operation) -> str | None:
         return SOFTMAX
     if isinstance(operation, keras.layers.Layer):
         activation = getattr(operation, "activation", None)
+        if isinstance(activation, keras.layers.Layer):
+            return _activation(activation)
+        if getattr(activation, "__module__", "").startswith("tensorflow."):  # `tf.nn.softmax` is called `softmax_v2`.
+            name = getattr(activation, "__name__", "").removesuffix("_v2")
+            return name if name in _FUNCTIONS else None
         return next((name for name, functions in _FUNCTIONS.items() if activation in functions), None)
     # The operation of `keras.ops.sigmoid` on a symbolic tensor; its class is not public.
     return {"Softmax": SOFTMAX, "Sigmoid": SIGMOID}.get(type(operation).__name__)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from keras_sharenets.heads import SIGMOID, SOFTMAX, head_of, head_of_end
@@ -39,6 +40,9 @@ class Subclassed(keras.Model):
         (lambda: ending_in(layers.Dense(2)), "multiclass", 2),
         (lambda: ending_in(layers.Dense(1, activation="sigmoid")), "binary", 2),
         (lambda: ending_in(layers.Dense(1, activation=keras.ops.sigmoid)), "binary", 2),
+        (lambda: ending_in(layers.Dense(1, activation=tf.nn.sigmoid)), "binary", 2),
+        (lambda: ending_in(layers.Dense(3, activation=tf.nn.softmax)), "multiclass", 3),
+        (lambda: ending_in(layers.Dense(3, activation=layers.Activation("sigmoid"))), "multilabel", 3),
         (lambda: ending_in(layers.Dense(1), layers.Activation("sigmoid", dtype="float32")), "binary", 2),
         (lambda: ending_in(layers.Dense(1, "sigmoid"), FakeQuantize()), "binary", 2),
         (

@@ -5,6 +5,7 @@ import functools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 from mobile_networks import convert
 
@@ -143,6 +144,8 @@ def standard_layers():
         "split_rows": lambda x: ops.add(*ops.split(normalized(x), 2, axis=1)),
         "split_channels": lambda x: ops.split(x, [1, 3], axis=-1)[1],
         "piece": lambda x: x[:, 1:-1, 2:, :3],
+        "piece_of_channels": lambda x: x[:, 1:, ..., 1:3],
+        "functions_of_tensorflow": layers.Conv2D(4, 1, activation=tf.nn.silu),
         "without_effect": lambda x: layers.Identity()(layers.SpatialDropout2D(0.5)(layers.RandomRotation(0.1)(x))),
         "noise": lambda x: layers.AlphaDropout(0.2)(layers.GaussianDropout(0.1)(layers.GaussianNoise(1.0)(x))),
     }  # fmt: skip
@@ -181,6 +184,10 @@ def test_all_layers_in_one_file():
     check(NAMES)
 
 
+def test_all_layers_have_rules(rules_only):
+    assert len(lower(network(*NAMES)).outputs) == len(NAMES)
+
+
 def test_l2_normalization_operator_is_used_in_int8_only():
     model = network("unit_vector")
     operators = {
@@ -215,7 +222,8 @@ def test_layer(name, tmp_path):
         (layers.Conv2DTranspose(4, 3, dilation_rate=2, name="own"), r"has `dilation_rate` \(=\(2, 2\)\)"),
         (layers.LayerNormalization(axis=1, name="own"), r"'own', a LayerNormalization, has `axis` \(=\[1\]\)"),
         (layers.GroupNormalization(2, axis=1, name="own"), r"'own', a GroupNormalization, has `axis` \(=1\)"),
-        (layers.ReLU(2.0, negative_slope=0.1, name="own"), "'own', a ReLU, has a threshold, or both a slope and"),
+        (layers.ReLU(2.0, negative_slope=0.1, name="own"), "'own', a ReLU, has .*both a slope and a maximum"),
+        (layers.ReLU(0.0, name="own"), "'own', a ReLU, has a threshold, a maximum of 0"),
         (layers.Conv2D(4, 1, activation=ops.cos, name="own"), "'own', a Conv2D, has the activation `cos`"),
     ],
 )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import tensorflow as tf
 from keras import activations, layers, ops
 
 from keras_sharenets.analysis.graph import Call
@@ -137,6 +138,11 @@ _FUNCTIONS: dict[Any, _Function] = {
     activations.softsign: _softsign,
     activations.mish: _mish,
 }
+# TensorFlow's functions that compute the same.
+_FUNCTIONS |= {
+    getattr(tf.nn, name): _FUNCTIONS[getattr(activations, name)]
+    for name in ("relu", "relu6", "sigmoid", "tanh", "silu", "selu", "softplus", "softsign", "softmax", "elu")
+}
 # Layers that can be the activation of another layer.
 _LAYERS = (layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU, layers.Softmax, layers.Activation)
 
@@ -170,8 +176,8 @@ def _activation(graph, layer, call, x, shape):
 def _relu_layer(graph, layer, call, x, shape):
     most = layer.max_value
     slope = float(layer.negative_slope)
-    if layer.threshold or (slope and most is not None):
-        raise refuse(layer, call.path, "has a threshold, or both a slope and a maximum, which cannot be exported.")
+    if layer.threshold or most == 0 or (slope and most is not None):
+        raise refuse(layer, call.path, "has a threshold, a maximum of 0, or both a slope and a maximum.")
     if slope:
         return unary(graph, "leaky_relu", layer, x[0], slope=slope)
     if most is None:

@@ -90,13 +90,22 @@ def _split(graph, layer, call, x, shape):
     return pieces
 
 
+def _without_ellipsis(keys: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
+    """The keys of an item with slices in place of `...`."""
+    place = next((place for place, entry in enumerate(keys) if entry is ...), None)
+    if place is None:
+        return keys
+    axes = sum(entry is not None for entry in keys) - 1
+    return (*keys[:place], *[slice(None)] * (rank - axes), *keys[place + 1 :])
+
+
 @lowers(operation_class(lambda x: x[:, 1:]))
 def _item(graph, layer, call, x, shape):
     """A contiguous part of an image, or new axes: `x[:, None, None]`."""
     key = call.args[1] if len(call.args) > 1 else call.kwargs.get("key")
-    keys: Any = key if isinstance(key, tuple) else (key,)
     sides = x[0].shape
-    if keys[0] in (slice(None), ...) and all(entry in (slice(None), None, ...) for entry in keys):
+    keys = _without_ellipsis(key if isinstance(key, tuple) else (key,), len(sides))
+    if keys[0] == slice(None) and all(entry in (slice(None), None) for entry in keys):
         return graph.add("reshape", layer.name, x, shape)
     known = len(sides) == len(shape) == 4 and len(keys) <= 4 and all(isinstance(entry, slice) for entry in keys)
     if not known or keys[0] != slice(None):
