@@ -162,6 +162,8 @@ def activate(graph: GraphBuilder, layer: Any, path: str, x: Value) -> Value:
 def _activation_layer(graph, activation, path, x):
     call = Call(f"{path}/{activation.name}", activation, 0, (), {}, ())
     base: Any = registered_class(activation)
+    if not activation.built:  # Keras builds it in the first call on numbers.
+        activation.build((None, *x.shape[1:]))
     check_class(activation, base, call.path)
     check_arguments(activation, RULES[base], call.path)
     return RULES[base].lower(graph, activation, call, [x], x.shape)

@@ -104,8 +104,9 @@ def _item(graph, layer, call, x, shape):
     """A contiguous part of an image, or new axes: `x[:, None, None]`."""
     key = call.args[1] if len(call.args) > 1 else call.kwargs.get("key")
     sides = x[0].shape
-    keys = _without_ellipsis(key if isinstance(key, tuple) else (key,), len(sides))
-    if keys[0] == slice(None) and all(entry in (slice(None), None) for entry in keys):
+    keys: Any = _without_ellipsis(key if isinstance(key, tuple) else (key,), len(sides))
+    whole = all(entry is None or (isinstance(entry, slice) and entry == slice(None)) for entry in keys)
+    if whole and keys[:1] != (None,):
         return graph.add("reshape", layer.name, x, shape)
     known = len(sides) == len(shape) == 4 and len(keys) <= 4 and all(isinstance(entry, slice) for entry in keys)
     if not known or keys[0] != slice(None):
