@@ -272,7 +272,7 @@ FAULTS = {
         "compress",
         "place = self._taken[group]",
         "place = 0",
-        ("tests/mobile/test_quantize_aware.py::test_values_that_are_joined_have_one_range",),
+        ("tests/mobile/test_quantize_aware.py::test_concatenated_values_share_one_range",),
     ),
     "pruned_weights_come_back": Fault(
         "compress",

@@ -1,4 +1,4 @@
-"""How the command line is put together: what it imports when, `--json`, what TensorFlow says of itself."""
+"""The command line: lazy imports, `--json`, suppressed messages of TensorFlow, interruption, and hints."""
 
 import importlib
 import io
@@ -37,7 +37,7 @@ SAVED = ROOT / "saved_models" / "hscnet_m32_g4_r2_b1_a2_cifar10" / "last.keras"
     ],
 )
 def test_fresh_process_without_tensorflow(further, tmp_path):
-    """In `make test` with a small file, and a plain network to train."""
+    """By default, with a small file and a plain network for training."""
     plain = further == ["net.keras"]
     if plain:
         keras.Sequential([keras.Input((8, 8, 3)), ksn.layers.HighlySharedConv2D(8, 3)]).save(tmp_path / "net.keras")
@@ -48,7 +48,7 @@ def test_fresh_process_without_tensorflow(further, tmp_path):
     assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
 
 
-def test_names_of_the_package():
+def test_public_names_of_the_package():
     assert ksn.profile is ksn.analysis.profile
     assert ksn.create_model is ksn.models.create_model
     assert ksn.mobile.__name__ == "keras_sharenets.mobile"
@@ -57,7 +57,7 @@ def test_names_of_the_package():
 
 
 @pytest.mark.parametrize("line", [cli.LINE, TRAINERS, TUNING], ids=lambda line: line.prog)
-def test_help_of_every_command_has_an_example_that_parses(line, capsys):
+def test_help_of_every_command_has_a_valid_example(line, capsys):
     for name in line.commands:
         with pytest.raises(SystemExit, match="0"):
             command.run_command_line(line, [name, "--help"])
@@ -66,7 +66,7 @@ def test_help_of_every_command_has_an_example_that_parses(line, capsys):
         assert make_parser(line, [name]).parse_args(example.replace("'", "").split()).command == name
 
 
-def test_usage_is_a_line_with_what_is_needed(capsys):
+def test_usage_is_one_line_with_required_arguments(capsys):
     for words in (["search", "--help"], ["search", "--space", "hscnet"]):
         with pytest.raises(SystemExit):
             cli.main(words)
@@ -75,7 +75,7 @@ def test_usage_is_a_line_with_what_is_needed(capsys):
         assert told.splitlines()[0] == usage
 
 
-def test_one_json_for_all(sharenets, tmp_path):
+def test_json_to_file_and_standard_output(sharenets, tmp_path):
     target = tmp_path / "found.json"
     status, text, _ = sharenets("list", "hscnet_m32*", "--json", target)
     assert (status, text.splitlines()[1].split()[0]) == (0, "hscnet_m32_g4_r2_b1_a2")
@@ -86,7 +86,7 @@ def test_one_json_for_all(sharenets, tmp_path):
         assert (status, json.loads(text)) == (0, data)
 
 
-def test_json_does_not_take_an_image_for_its_target(capsys, tmp_path):
+def test_json_does_not_overwrite_an_image(capsys, tmp_path):
     (tmp_path / "cat.png").write_text("a cat")
     with pytest.raises(SystemExit, match="2"):
         cli.main(["predict", "net.keras", "--json", str(tmp_path / "cat.png")])
@@ -94,13 +94,13 @@ def test_json_does_not_take_an_image_for_its_target(capsys, tmp_path):
     assert (tmp_path / "cat.png").read_text() == "a cat"
 
 
-def test_completion_knows_commands_and_their_options(capsys):
+def test_completion_contains_commands_and_options(capsys):
     for shell in ("bash", "zsh", "fish", "tcsh"):
         with pytest.raises(SystemExit, match="0"):
             cli.main(["--print-completion", shell])
         text = capsys.readouterr().out
         assert "benchmark" in text
-        # For tcsh, shtab knows commands alone.
+        # For tcsh, shtab completes commands only.
         assert ("--representative-data" in text) == (shell != "tcsh")
 
 
@@ -115,7 +115,7 @@ ERROR = "E0000 00:00:1795711341.893421    9302 cuda_executor.cc:1] failed call t
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_notices_are_held_back_and_errors_are_not(fails, capfd, monkeypatch):
+def test_notices_are_suppressed_and_errors_are_not(fails, capfd, monkeypatch):
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         with notices.without_notices():
@@ -130,8 +130,8 @@ def test_notices_are_held_back_and_errors_are_not(fails, capfd, monkeypatch):
     assert capfd.readouterr().err == "after\n"
 
 
-def test_a_command_is_not_told_of_the_first_file_in_litert(capfd, monkeypatch):
-    """What else is said comes through, and to a program that uses the library all is said."""
+def test_commands_suppress_notices_of_litert(capfd, monkeypatch):
+    """Other messages are printed, and programs that use the library see all messages."""
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
     text = f"{NOTICES[-1]}\n{ERROR}\n".encode()
     with notices.quiet_interpreters():
@@ -145,7 +145,7 @@ def test_a_command_is_not_told_of_the_first_file_in_litert(capfd, monkeypatch):
     assert capfd.readouterr().err.encode() == 2 * text
 
 
-def test_a_late_import_is_quiet_in_a_command_alone(capfd, monkeypatch):
+def test_late_imports_are_quiet_in_commands_only(capfd, monkeypatch):
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
     text = f"{NOTICES[1]}\n{ERROR}\n".encode()
     with notices.quiet_interpreters():
@@ -158,7 +158,7 @@ def test_a_late_import_is_quiet_in_a_command_alone(capfd, monkeypatch):
     assert capfd.readouterr().err.encode() == text
 
 
-def test_tensorflow_does_not_warn_that_it_traces_again(caplog):
+def test_retracing_warnings_are_suppressed(caplog):
     notices.without_retracing()
     logger = logging.getLogger("tensorflow")
     try:
@@ -177,8 +177,8 @@ def test_notices_on_request(capfd, monkeypatch):
 
 
 @pytest.mark.parametrize("given", [None, "0"])
-def test_commands_use_onednn_unless_told_otherwise(given, sharenets, monkeypatch, tmp_path):
-    """TensorFlow reads it when Keras is imported."""
+def test_commands_enable_onednn_unless_the_variable_is_set(given, sharenets, monkeypatch, tmp_path):
+    """TensorFlow reads the variable when Keras is imported."""
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
     if given:
         monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given)
@@ -203,8 +203,8 @@ def test_missing_package_is_one_line(sharenets, monkeypatch, tmp_path):
     assert "tables" in err
 
 
-@pytest.mark.skipif(os.name == "nt", reason="pipes of Unix")
-def test_a_reader_that_has_read_enough():
+@pytest.mark.skipif(os.name == "nt", reason="Unix pipes")
+def test_closed_pipe():
     """As in `sharenets list | head`."""
     reader, writer = os.pipe()
     os.close(reader)
@@ -222,7 +222,7 @@ def test_interruption(sharenets, monkeypatch):
     assert sharenets("list") == (130, "", "interrupted: 3 of 4 are done\n")
 
 
-def test_sigterm_is_an_interruption_and_a_warning_one_line(sharenets, monkeypatch):
+def test_sigterm_interrupts_and_warnings_are_one_line(sharenets, monkeypatch):
     told = []
 
     def interrupt(pattern):
@@ -253,13 +253,13 @@ def test_installed_command(as_module):
         (["export", "net.keras", "--to", "saved_modl"], "Did you mean saved_model?"),
     ],
 )
-def test_misspelled_words_get_the_nearest_ones(words, hint, capsys):
+def test_misspelled_words_get_suggestions(words, hint, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(words)
     assert capsys.readouterr().err.rstrip().endswith(hint)
 
 
-def test_words_that_are_like_none(capsys):
+def test_unknown_words_get_no_suggestion(capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["list", "--zzz"])
     assert "Did you mean" not in capsys.readouterr().err
@@ -275,7 +275,7 @@ def test_words_that_are_like_none(capsys):
         ("sklearn.datasets", "pip install scikit-learn"),
     ],
 )
-def test_a_missing_package_is_named_with_what_installs_it(module, hint, sharenets, monkeypatch):
+def test_missing_package_error_has_an_install_hint(module, hint, sharenets, monkeypatch):
     def run(pattern):
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
@@ -283,15 +283,15 @@ def test_a_missing_package_is_named_with_what_installs_it(module, hint, sharenet
     assert sharenets("list") == (2, "", f"error: No module named {module!r}: {hint}\n")
 
 
-def test_every_extra_that_is_named_is_one_of_the_package():
+def test_extras_of_hints_exist():
     text = (ROOT / "setup.cfg").read_text().replace("-", "_")
     extras = dict(re.findall(r"^(\w+) =\n((?:    .+\n)+)", text[text.index("[options.extras_require]") :], re.M))
     for module, extra in EXTRAS.items():
-        # What prunes brings `tf_keras` itself.
+        # `tf_keras` is a dependency of the pruning package.
         assert module in extras[extra] or module == "tf_keras", module
 
 
-def test_progress_is_replaced_on_a_terminal_and_not_written_elsewhere(monkeypatch):
+def test_progress_is_shown_on_terminals_only(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
             return True

@@ -18,12 +18,12 @@ def ranges(model):
     return [layer for layer in model.layers if isinstance(layer, FakeQuantize)]
 
 
-def names_of_ranges(model):
+def range_names(model):
     return [layer.name.removesuffix("_range") for layer in ranges(model)]
 
 
-def test_a_value_is_rounded_where_the_file_has_it(digits):
-    """Of convolution, normalization and ReLU only the last; of a shared layer each use for itself."""
+def test_values_are_quantized_as_in_the_file(digits):
+    """Only the last of convolution, normalization, and ReLU is quantized; uses of a shared layer are separate."""
     inputs = keras.Input((8, 8, 1), name="images")
     shared = keras.layers.Conv2D(4, 3, padding="same", name="shared")
     x = keras.layers.Conv2D(4, 3, padding="same", name="stem")(inputs)
@@ -35,9 +35,9 @@ def test_a_value_is_rounded_where_the_file_has_it(digits):
     x = keras.layers.Add(name="sum")([x, y])
     x = keras.layers.GlobalAveragePooling2D(name="mean")(x)
     q = mobile.quantize_aware(keras.Model(inputs, keras.layers.Dense(10, "softmax", name="scores")(x)))
-    # A pooling moves integers; a softmax has fixed ones, and the scores before it are inside the layer.
+    # Pooling keeps the range; a softmax has a fixed one, and its logits are inside the layer.
     assert q.input.name == q.layers[0].name == "images"
-    assert names_of_ranges(q) == ["images", "stem", "relu_a", "relu_b", "branch", "sum", "mean"]
+    assert range_names(q) == ["images", "stem", "relu_a", "relu_b", "branch", "sum", "mean"]
     assert [layer.name for layer in q.layers if isinstance(layer, QuantizedKernels)] == [
         "stem_rounded",
         "shared_rounded",
@@ -46,24 +46,24 @@ def test_a_value_is_rounded_where_the_file_has_it(digits):
     ]
 
 
-def test_values_that_are_joined_have_one_range():
+def test_concatenated_values_share_one_range():
     inputs = keras.Input((8, 8, 2), name="images")
     first = keras.layers.Conv2D(4, 1, name="first")(inputs)
     second = keras.layers.Conv2D(4, 1, name="second", activation="relu")(first)
     joined = keras.layers.Concatenate(name="joined")([first, second])
     x = keras.layers.GlobalAveragePooling2D(name="mean")(joined)
     q = mobile.quantize_aware(keras.Model(inputs, keras.layers.Dense(3, name="scores")(x)))
-    assert names_of_ranges(q) == ["images", "first", "mean", "scores"]
+    assert range_names(q) == ["images", "first", "mean", "scores"]
     assert [layer.places for layer in ranges(q)] == [1, 2, 1, 1]
-    # Each place follows its own values.
+    # Each place tracks the range of its values.
     images = pseudo_random((8, 8, 8, 2))
     q(images, training=True)
     highest = [float(np.max(keras.Model(inputs, part)(images))) for part in (first, second)]
     assert_close(np.asarray(ranges(q)[1].high), highest, 0.02)
 
 
-def of_modules(input_shape, *modules):
-    """A classifier of a stem with 16 filters and modules of the papers, which stand for a network with more of them."""
+def network_of_modules(input_shape, *modules):
+    """A classifier with a stem of 16 filters and a few modules of the papers."""
     x = inputs = keras.Input(input_shape)
     x = keras.layers.Conv2D(16, 3, padding="same", name="stem")(x)
     for module in modules:
@@ -74,7 +74,7 @@ def of_modules(input_shape, *modules):
 
 
 def shared_module():
-    return of_modules((8, 8, 1), HSCModule(width=16, groups=2, channel_repeats=2, name="module"))
+    return network_of_modules((8, 8, 1), HSCModule(width=16, groups=2, channel_repeats=2, name="module"))
 
 
 def shared_network():
@@ -84,7 +84,7 @@ def shared_network():
 
 
 @pytest.mark.parametrize("build", slow_after(1, [shared_module, shared_network]))
-def test_training_moves_the_weights_of_the_model(build, digits):
+def test_training_updates_the_weights_of_the_model(build, digits):
     model = build()
     before = model.get_weights()
     q = mobile.quantize_aware(model)
@@ -103,7 +103,7 @@ def test_training_moves_the_weights_of_the_model(build, digits):
 
 @pytest.fixture(scope="module")
 def quantized(trained, digits):
-    """The trained network, a copy of it trained two epochs more with rounding, and its file."""
+    """A copy of the trained network after two epochs of quantization-aware training."""
     copy = keras.models.clone_model(trained)
     copy.set_weights(trained.get_weights())
     for layer in copy.layers:
@@ -117,7 +117,7 @@ def quantized(trained, digits):
     return q
 
 
-def test_the_file_computes_what_was_trained(quantized, trained, digits, tmp_path):
+def test_file_matches_the_trained_network(quantized, trained, digits, tmp_path):
     images, classes = digits
     report = mobile.export_tflite(
         quantized, tmp_path / "q.tflite", quantization="int8", representative_data=images[:100]
@@ -125,7 +125,7 @@ def test_the_file_computes_what_was_trained(quantized, trained, digits, tmp_path
     plain = mobile.export_tflite(trained, tmp_path / "t.tflite", quantization="int8", representative_data=images[:100])
     assert abs(report.file_bytes - plain.file_bytes) < 0.02 * plain.file_bytes
     assert report.stored_parameters == plain.stored_parameters
-    # What is trained knows of the rounding: half the error of rounding afterwards, or less.
+    # At most half the error of post-training quantization.
     assert report.score_error < 0.03
     test = images[-500:]
     in_keras = outputs_of(quantized, test.astype("float32")).argmax(1)
@@ -134,8 +134,8 @@ def test_the_file_computes_what_was_trained(quantized, trained, digits, tmp_path
     assert (in_file == classes[-500:]).mean() >= (in_keras == classes[-500:]).mean() - 0.005
 
 
-def test_the_file_has_the_learnt_ranges(quantized, digits, tmp_path):
-    """Even where the images that calibrate have others."""
+def test_file_uses_the_learned_ranges(quantized, digits, tmp_path):
+    """Even if the representative images have other ranges."""
     dark = digits[0][:20] // 2
     mobile.export_tflite(quantized, tmp_path / "q.tflite", quantization="int8", representative_data=dark)
     runtime = mobile.open_tflite(tmp_path / "q.tflite")
@@ -144,7 +144,7 @@ def test_the_file_has_the_learnt_ranges(quantized, digits, tmp_path):
     assert zero_point == 0
 
 
-def test_a_saved_network_is_the_same_and_exports_the_same(quantized, digits, tmp_path):
+def test_saved_network_gives_the_same_outputs_and_file(quantized, digits, tmp_path):
     quantized.save(tmp_path / "q.keras")
     reloaded = keras.saving.load_model(tmp_path / "q.keras")
     test = digits[0][:100].astype("float32")
@@ -156,18 +156,18 @@ def test_a_saved_network_is_the_same_and_exports_the_same(quantized, digits, tmp
     assert (tmp_path / "a.tflite").read_bytes() == (tmp_path / "b.tflite").read_bytes()
 
 
-def chains_of_groups():
+def hierarchical_network():
     modules = [HGCModule(growth=4, squeeze_excite=2, name="first"), HGCModule(growth=4, groups=2, name="second")]
-    return of_modules((16, 16, 3), *modules)
+    return network_of_modules((16, 16, 3), *modules)
 
 
-# In `make test` two modules that are chains of groups; the others learn and write ranges as they do.
+# By default, two modules of hierarchical group convolutions; the other families behave in the same way.
 @pytest.mark.parametrize(
     "build",
     slow_after(
         1,
         [
-            chains_of_groups,
+            hierarchical_network,
             functools.partial(representative, "hgcnet", blocks_per_stage=1, growth=4),
             *(functools.partial(representative, family) for family in REPRESENTATIVES),
         ],
@@ -180,24 +180,24 @@ def test_every_family(build, tmp_path):
     images = np.random.default_rng(0).uniform(0, 1, (8, *model.input_shape[1:])).astype("float32")
     calm_statistics(model, images)
     q = mobile.quantize_aware(model)
-    q(images, training=True)  # Learns the ranges.
+    q(images, training=True)  # Sets the ranges.
     report = mobile.export_tflite(q, tmp_path / "q.tflite", quantization="int8", representative_data=images)
     plain = mobile.export_tflite(model, tmp_path / "m.tflite", quantization="int8", representative_data=images)
-    # Where training has rounded a kernel, what a scale before it leaves over does not go into that.
+    # Quantization-aware training fixes the kernels, so they cannot absorb the remainder of a preceding scale.
     more = step_bytes(report.path) - step_bytes(plain.path)
     assert abs(report.file_bytes - plain.file_bytes - more) < 0.02 * plain.file_bytes
     assert report.score_error < 0.2
 
 
 def step_bytes(path):
-    """What the sizes of steps take in a file: each with its tensor, and zero points once for each number of them."""
+    """The bytes of scales in a file: one array per tensor, and one array of zero points per length."""
     main = file.parse(pathlib.Path(path).read_bytes()).Subgraphs(0)
     found = [main.Tensors(index).Quantization() for index in range(main.TensorsLength())]
     counts = [quantization.ScaleLength() for quantization in found if quantization is not None]
     return 4 * sum(counts) + 8 * sum(set(counts))
 
 
-# In `make test` the other backend computes the layers of such a network alone.
+# By default, the other backend runs the layers of such a network only.
 @pytest.mark.parametrize("there", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_harness(there, tmp_path, request):
     def factory(classifier_activation):
@@ -228,8 +228,8 @@ def test_bad_arguments():
         mobile.quantize_aware(odd)
 
 
-def test_engines_round_alike(trained, digits):
-    """One training step from the same weights: the same loss, and ranges that are the same."""
+def test_engines_quantize_alike(trained, digits):
+    """One training step from the same weights gives the same loss and ranges."""
     losses, limits = [], []
     for engine in ("keras", "tfmot"):
         copy = keras.models.clone_model(trained)
@@ -244,8 +244,8 @@ def test_engines_round_alike(trained, digits):
 
 @pytest.mark.parametrize("engine", ["keras", "tfmot"])
 @pytest.mark.parametrize("depth_multiplier", [1, 2])
-def test_both_kernels_of_a_separable_convolution(engine, depth_multiplier):
-    """Each filter has the integers of the file: of a depthwise kernel there is one a channel and multiple."""
+def test_kernels_of_separable_convolution_are_quantized(engine, depth_multiplier):
+    """Each filter has a separate scale, as in the file; a depthwise kernel has one per channel and multiplier."""
     inputs = keras.Input((6, 6, 3), name="images")
     layer = keras.layers.SeparableConv2D(
         4, 3, depth_multiplier=depth_multiplier, depthwise_initializer="normal", pointwise_initializer="normal"
@@ -266,10 +266,10 @@ def test_both_kernels_of_a_separable_convolution(engine, depth_multiplier):
     right = np.asarray(layer(images))
     layer.set_weights([*exact, *layer.get_weights()[2:]])
     assert_close(found, right, 1e-5)
-    assert np.abs(plain - right).max() > 1e-4  # Which tells rounded kernels from others.
+    assert np.abs(plain - right).max() > 1e-4  # Distinguishes rounded kernels from exact ones.
 
 
-def test_kernels_that_no_one_knows_are_refused():
+def test_unknown_kernel_is_rejected():
     class Odd(keras.layers.Layer):
         strides, padding, dilation_rate, bias, activation = 1, "same", 1, None, None
 
@@ -311,7 +311,7 @@ def test_functions_and_layers_with_several_inputs_and_outputs(by_name):
     second = keras.ops.square(inputs)
     x, y = pair(first=inputs, second=second) if by_name else pair(inputs, second)
     q = mobile.quantize_aware(keras.Model(inputs, [x, y]))
-    assert {"pair", "pair_output_2"} <= set(names_of_ranges(q))
+    assert {"pair", "pair_output_2"} <= set(range_names(q))
     data, kernels = pseudo_random((5, 3)), [np.asarray(part.kernel) for part in pair.parts]
     steps = [np.abs(kernel).max(axis=0) / 127 for kernel in kernels]
     rounded = [np.round(kernel / step) * step for kernel, step in zip(kernels, steps, strict=True)]

@@ -34,12 +34,12 @@ TINY = [
     "1",
     "--learning-rate",
     "0.01",
-    # Steps cost what their number is: no network needs to learn anything.
+    # Few steps: the networks need not learn anything.
     "--batch-size",
     "512",
     "--max-parameters",
     "5000",
-    # Three networks of few layers, which are quick to compile.
+    # Three small networks, which compile quickly.
     "--max-multiply-adds",
     "150000",
 ]
@@ -51,7 +51,7 @@ WHOLE = [*TINY, "--max-tflite-bytes", "30000"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, eager):
-    """A search that is finished, with real trainings."""
+    """The folder of a finished search with real training."""
     folder = tmp_path_factory.mktemp("search") / "run"
     assert main(["search", *WHOLE, "--output", str(folder)]) == 0
     return folder
@@ -61,7 +61,7 @@ def winner(folder):
     return trials.ranked(trials.read_all(folder))[0]
 
 
-def test_files_keep_every_budget_and_counts_are_those_of_the_files(folder):
+def test_files_respect_budgets_and_match_recorded_counts(folder):
     results = trials.read_all(folder)
     assert [result.state for result in results] == ["finished"] * 2
     for result in results:
@@ -75,7 +75,7 @@ def test_files_keep_every_budget_and_counts_are_those_of_the_files(folder):
         assert result.within_budget
 
 
-def test_winner_is_trained_on_the_whole_training_split_and_tested_once(folder, monkeypatch):
+def test_winner_is_retrained_on_the_whole_training_split(folder, monkeypatch):
     best = winner(folder)
     found = json.loads((folder / "conclusion.json").read_text())
     assert (found["winner"], found["validation_accuracy"]) == (best.id, best.accuracy)
@@ -91,7 +91,7 @@ def test_winner_is_trained_on_the_whole_training_split_and_tested_once(folder, m
 
 @pytest.fixture
 def failed_at_the_end(folder, tmp_path, capsys, monkeypatch):
-    """The folder of the search again, whose last training fails, its command, and what that said."""
+    """A copy of the search whose final training fails: folder, command, and error output."""
 
     def fail(*arguments, **options):
         raise keras_tuner.errors.FailedTrialError("the training diverged")
@@ -104,7 +104,7 @@ def failed_at_the_end(folder, tmp_path, capsys, monkeypatch):
     return tmp_path / "run", command, capsys.readouterr().err
 
 
-def test_last_training_that_fails_is_told(folder, failed_at_the_end):
+def test_failed_final_training_is_reported(folder, failed_at_the_end):
     run, _, told = failed_at_the_end
     best = winner(folder).id
     assert f"Trial {best} wins, but its training on the whole training split failed: the training diverged." in told
@@ -113,14 +113,14 @@ def test_last_training_that_fails_is_told(folder, failed_at_the_end):
 
 
 @pytest.mark.slow
-def test_last_training_that_failed_can_be_tried_again(folder, failed_at_the_end):
+def test_failed_final_training_can_be_repeated(folder, failed_at_the_end):
     run, command, _ = failed_at_the_end
     assert main(command) == 0
     again, before = (json.loads((each / "conclusion.json").read_text()) for each in (run, folder))
     assert again["test_accuracy"] == before["test_accuracy"]
 
 
-def test_same_command_on_a_finished_search_says_its_winner_again(folder, capsys):
+def test_same_command_on_a_finished_search_prints_the_winner(folder, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert main(["search", *WHOLE, "--output", str(folder)]) == 0
     out = capsys.readouterr().out
@@ -139,21 +139,21 @@ def test_same_command_on_a_finished_search_says_its_winner_again(folder, capsys)
         (["--finalists", "2"], "`finalists` (=2) must match the search in"),
     ],
 )
-def test_another_search_does_not_mix_with_it(folder, capsys, arguments, message):
+def test_different_arguments_for_an_existing_search(folder, capsys, arguments, message):
     assert main(["search", *WHOLE, *arguments, "--output", str(folder)]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_report(folder, capsys, monkeypatch):
     for name in PEERS:
-        # In place of real ones, which take time to make.
+        # Replaces the reference files, which take long to create.
         files.write_bytes(folder / "references" / f"{name}.tflite", (folder / "0" / "int8.tflite").read_bytes())
     run = {"model": "igcv3_d_1_0", "options": {}, "state": "finished", "test_accuracy": 0.75}
     files.write_json(folder / "igcv3" / "metrics.json", run)
     shown = []
     monkeypatch.setattr("keras_sharenets.cli.search_report.say_over", shown.append)
     assert main(["report", str(folder)]) == 0
-    # Two trials, the winner and three to compare with.
+    # Two trials, the winner, and three reference networks.
     assert shown == ["measuring 6 files, interleaved ...", ""]
     out = capsys.readouterr().out
     results = trials.read_all(folder)
@@ -176,7 +176,7 @@ def test_report(folder, capsys, monkeypatch):
         assert (folder / f"{cost}.png").read_bytes().startswith(b"\x89PNG")
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2
-    # The command is one that `fit` takes.
+    # The command is valid for `fit`.
     command = report["command"].removeprefix("sharenets ")
     assert command in out
     import shlex
@@ -186,13 +186,13 @@ def test_report(folder, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_last_round(folder, tmp_path, capsys):
-    """With real trainings; what else there is to it is in `test_finals`."""
+def test_final_round(folder, tmp_path, capsys):
+    """With real training; `test_finals` covers the details."""
     run = tmp_path / "run"
     assert main(["search", *WHOLE, "--finalists", "2", "--output", str(run)]) == 0
     said, found = capsys.readouterr().err, json.loads((run / "conclusion.json").read_text())
     ahead = trials.ranked(trials.read_all(run))
-    # The last round changes nothing before it.
+    # The final round does not change the trials.
     assert [result.accuracy for result in ahead] == [
         result.accuracy for result in trials.ranked(trials.read_all(folder))
     ]
@@ -200,7 +200,7 @@ def test_last_round(folder, tmp_path, capsys):
     assert {result.id: result.accuracy for result in ahead} == {name: seen[0] for name, seen in accuracies.items()}
     assert found["winner"] == max(ahead, key=lambda result: sum(accuracies[result.id])).id
     assert len(re.findall(r"^finalist \d, part [23] of 3: validation accuracy", said, re.M)) == 4
-    # By the mean of the trials before: those that are left, four more trainings and the winner's.
+    # The estimate includes the remaining trials, four more trainings, and that of the winner.
     assert len(re.findall(r"^trial \d+: validation accuracy .* s, about \d.* left$", said, re.M)) >= 1
     winner = (run / "winner" / "network.keras").read_bytes()
     assert main(["search", *WHOLE, "--finalists", "2", "--output", str(run)]) == 0
@@ -216,7 +216,7 @@ def test_network_of_a_trial(folder, tmp_path):
     assert (model.input_shape, model.output_shape) == ((None, 8, 8, 1), (None, 10))
 
 
-def test_interrupted_search_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+def test_interrupted_search_prints_how_to_resume(tmp_path, capsys, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
@@ -247,7 +247,7 @@ def test_interrupted_search_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         (["--recipe", "slow"], "`recipe` (='slow') is not a known recipe"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(arguments, message, tmp_path, capsys):
+def test_bad_arguments_create_no_output(arguments, message, tmp_path, capsys):
     assert main(["search", *TINY, "--output", str(tmp_path / "run"), *arguments]) == 2
     output = capsys.readouterr()
     assert output.err.startswith("error: ")
@@ -256,8 +256,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(arguments, message, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_search_without_a_trial_gives_way_to_another(tmp_path):
-    """Limits on files may turn out to allow no network when they have been measured."""
+def test_search_without_trials_can_be_replaced(tmp_path):
+    """Measurements may show that limits on files allow no network."""
     folder, before = tmp_path / "run", {"seed": 0, "recipe": {}}
     files.write_json(folder / "estimates" / "1.json", {})
     files.write_json(folder / "search.json", before)
@@ -278,7 +278,7 @@ def test_two_searches_in_one_folder(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folder_that_holds_something_else(tmp_path, capsys):
+def test_folder_with_other_files(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("")
     assert main(["search", *TINY, "--output", str(tmp_path)]) == 2
     assert "must be an empty folder or the folder of a search" in capsys.readouterr().err
@@ -286,7 +286,7 @@ def test_folder_that_holds_something_else(tmp_path, capsys):
     assert "contains no search" in capsys.readouterr().err
 
 
-def test_variables_come_together(tmp_path, capsys, monkeypatch):
+def test_variables_of_distributed_search(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv(VARIABLES[0], "worker0")
     assert main(["search", *TINY, "--output", str(tmp_path / "run")]) == 2
     assert "`KERASTUNER_ORACLE_IP` must be set too" in capsys.readouterr().err

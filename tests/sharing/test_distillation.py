@@ -11,7 +11,7 @@ TEMPERATURE = 2.0
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def pair(**arguments):
+def student_and_teacher(**arguments):
     teacher = residual_network(blocks=2, stages=1, **arguments)
     return ksn.share(teacher, ShareDepth("stage"), where="stage*").model, teacher
 
@@ -21,14 +21,14 @@ def softmax(logits):
     return powers / powers.sum(-1, keepdims=True)
 
 
-def at(model, name, given, training):
+def layer_output(model, name, given, training):
     inner = keras.Model(model.inputs[0], model.get_layer(name).output)
     return keras.ops.convert_to_numpy(inner(given, training=training))
 
 
 @pytest.mark.parametrize("features", [None, pytest.param(["stage0_block0_add", "stage0_block1_add"], id="features")])
-def test_the_loss_is_that_of_the_papers(features):
-    student, teacher = pair()
+def test_distillation_loss(features):
+    student, teacher = student_and_teacher()
     given, labels = images(teacher), np.arange(16) % 3
     before = teacher.get_weights()
     model = ksn.distill(student, teacher, weight=0.25, temperature=TEMPERATURE, features=features, feature_weight=0.5)
@@ -38,7 +38,7 @@ def test_the_loss_is_that_of_the_papers(features):
     distance = (asked * np.log(asked / answered)).sum(-1).mean() * TEMPERATURE**2
     errors = []
     for name in features or ():
-        theirs, own = at(teacher, name, given, False), at(student, name, given, True)
+        theirs, own = layer_output(teacher, name, given, False), layer_output(student, name, given, True)
         errors.append(np.square(theirs - own).mean() / np.square(theirs).mean())
     distance += 0.5 * np.mean(errors) if errors else 0.0
     own_loss = -np.log(softmax(said)[np.arange(16), labels]).mean()
@@ -46,21 +46,21 @@ def test_the_loss_is_that_of_the_papers(features):
     start = keras.ops.convert_to_numpy(moving).copy()
     found = float(model.train_on_batch(given, labels))
     assert found == pytest.approx(0.75 * own_loss + 0.25 * distance, rel=1e-4)
-    # It was run once: a step of the moving mean towards that of the batch.
-    batch_mean = at(student, "stem", given, True).mean(axis=(0, 1, 2))
+    # The student runs once per step: the moving mean is updated once.
+    batch_mean = layer_output(student, "stem", given, True).mean(axis=(0, 1, 2))
     assert_close(keras.ops.convert_to_numpy(moving), 0.99 * start + 0.01 * batch_mean, 1e-5)
-    # Tests know no teacher.
+    # Evaluation does not use the teacher.
     own_loss = -np.log(softmax(outputs_of(student, given))[np.arange(16), labels]).mean()
     assert float(model.evaluate(given, labels, verbose=0)) == pytest.approx(own_loss, rel=1e-4)
     assert all(np.array_equal(old, new) for old, new in zip(before, teacher.get_weights(), strict=True))
 
 
-def test_a_student_comes_near_its_teacher_and_is_saved_without_it(tmp_path):
-    student, teacher = pair()
+def test_student_approaches_its_teacher_and_is_saved_without_it(tmp_path):
+    student, teacher = student_and_teacher()
     given = images(teacher)
     model = ksn.distill(student, teacher, weight=1.0, features="blocks")
     model.compile(keras.optimizers.Adam(0.01), LOSS, run_eagerly=True)
-    # With a weight of 1, the loss is the distance.
+    # With a weight of 1, the loss is the distance to the teacher.
     history = model.fit(given, np.zeros(16), epochs=15, verbose=0).history["loss"]
     assert history[-1] < 0.7 * history[0]
     model.save(tmp_path / "student.keras")
@@ -69,8 +69,8 @@ def test_a_student_comes_near_its_teacher_and_is_saved_without_it(tmp_path):
     assert loaded.count_params() == student.count_params()
 
 
-def test_what_distill_refuses():
-    student, teacher = pair()
+def test_bad_arguments():
+    student, teacher = student_and_teacher()
     for arguments, message in (
         ({"weight": 1.5}, r"`weight` \(=1.5\)"),
         ({"temperature": 0}, r"`temperature` \(=0\)"),
@@ -99,7 +99,7 @@ def dense(units, activation):
 
 @pytest.mark.parametrize("activation", ["sigmoid", None])
 @pytest.mark.parametrize("units", [1, 3])
-def test_sigmoids_are_two_classes_each(units, activation):
+def test_loss_of_independent_sigmoids(units, activation):
     student, teacher = dense(units, activation), dense(units, "sigmoid")
     model = ksn.distill(student, teacher, weight=1.0, temperature=TEMPERATURE)
     model.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True)
@@ -111,7 +111,7 @@ def test_sigmoids_are_two_classes_each(units, activation):
     assert found == pytest.approx(divergence.mean() * TEMPERATURE**2, rel=1e-4)
 
 
-def test_convolutions_of_several_dtype_policies_are_refused():
+def test_several_dtype_policies_are_rejected():
     x = inputs = keras.Input((8, 8, 4))
     for number, policy in enumerate(("float32", "mixed_bfloat16")):
         x = keras.layers.Conv2D(4, 3, padding="same", dtype=policy, name=f"conv{number}")(x)

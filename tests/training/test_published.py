@@ -1,4 +1,4 @@
-"""What is published: records, files, cards, docs/results.md and the weights in the package agree."""
+"""Published records, files, cards, docs/results.md, and the weights in the package agree."""
 
 import io
 import json
@@ -31,7 +31,7 @@ NAME = operator.attrgetter("name")
 
 @pytest.fixture(scope="module", autouse=True)
 def counted_once():
-    """Runs that differ by seed or recipe have one network: here it is counted once, and built without weights."""
+    """Counts the network of runs that differ in seed or recipe once, and builds it without weights."""
     known, counts_of_run = {}, results.counts_of_run
 
     def counted_once(run):
@@ -46,7 +46,7 @@ def counted_once():
         yield
 
 
-def test_page_is_what_the_published_runs_give():
+def test_results_page_matches_published_runs():
     section = (ROOT / "docs" / "results.md").read_text().split(BEGIN)[1].split(END)[0]
     if not PUBLISHED:
         assert section.strip() == "No run of a paper's network is published yet."
@@ -58,35 +58,35 @@ def test_page_is_what_the_published_runs_give():
     assert section == f"\n{to_markdown(rows, ROOT / 'docs', times)}", f"run `{command}`"
     for name, drawn in (("results.png", draw(rows)), ("results_ms.png", draw_times(rows, times))):
         image, again = PIL.Image.open(ROOT / "saved_models" / name), PIL.Image.open(io.BytesIO(drawn))
-        if image.info["Software"] == again.info["Software"]:  # Another Matplotlib draws a little differently.
+        if image.info["Software"] == again.info["Software"]:  # Other versions of Matplotlib draw slightly differently.
             np.testing.assert_array_equal(np.asarray(image), np.asarray(again))
 
 
-def test_every_saved_record_can_be_compared(tmp_path, capsys):
-    """Also the oldest, which has fewer fields, and those without a network beside them."""
+def test_compare_supports_every_saved_record(tmp_path, capsys):
+    """Including the oldest record, which has fewer fields, and records without a network file."""
     places = sorted(path.parent for path in (ROOT / "saved_models").rglob("metrics.json"))
     runs = {place.name: read_metrics(place / "metrics.json") for place in places}
     assert "hscnet_m32_g4_r2_b1_a2_cifar10" in runs
     assert all(run.state == "finished" for run in runs.values())
-    # One seed of each: their networks are built to be counted.
+    # One seed of each, since their networks are built to be counted.
     chosen = [place for place in places if runs[place.name].seed == 0]
     assert main(["compare", *map(str, chosen), "--output", str(tmp_path / "compared")]) == 0
     entries = json.loads((tmp_path / "compared" / "compare.json").read_text())["runs"]
     assert [entry["test_accuracy"] for entry in entries] == [runs[place.name].test_accuracy for place in chosen]
     for entry, place in zip(entries, chosen, strict=True):
         assert entry["parameters"] > 0
-        # The published ones are loaded below.
+        # Published networks are loaded below.
         if (place / "last.keras").is_file() and place not in PUBLISHED:
             assert entry["parameters"] == count_parameters(files.load_model(place / "last.keras"))
 
 
-# Of deep networks, a file takes seconds to be read.
+# Loading a deep network takes seconds.
 @pytest.mark.parametrize(
     "place",
     [pytest.param(place, marks=[] if "vggnet" in place.name else pytest.mark.slow) for place in PUBLISHED],
     ids=NAME,
 )
-def test_published_files_are_those_of_the_record(place):
+def test_published_files_match_the_record(place):
     published = read_published(place)
     if published.int8:
         int8 = place / "export" / published.int8["path"]
@@ -96,12 +96,12 @@ def test_published_files_are_those_of_the_record(place):
 
 
 @pytest.mark.parametrize("place", [place for place in PUBLISHED if (place / CARD).is_file()], ids=NAME)
-def test_cards_are_what_the_records_give(place):
+def test_cards_match_records(place):
     card = model_card(read_published(place), results.counts_of_run(read_metrics(place / "metrics.json")))
     assert (place / CARD).read_text() == card, "run `sharenets results saved_models/*_seed* --cards`"
 
 
-def test_every_network_that_comes_trained_is_that_of_a_run_with_a_card():
+def test_pretrained_networks_match_published_runs():
     for each in list_trained():
         place = ROOT / "saved_models" / each.run
         published = read_published(place)
@@ -114,10 +114,10 @@ def test_every_network_that_comes_trained_is_that_of_a_run_with_a_card():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PUBLISHED, ids=NAME)
-def test_published_files_have_the_accuracy_of_the_record(place, cifar10):
+def test_published_files_have_the_recorded_accuracy(place, cifar10):
     published = read_published(place)
     if not published.int8:
-        pytest.skip("the record alone is published")
+        pytest.skip("only the record is published")
     in_keras = evaluate(place / "last.keras", cifar10)
     assert in_keras.correct == pytest.approx(10000 * published.run.test_accuracy, abs=5)
     assert evaluate(place / "export" / published.int8["path"], cifar10).correct == published.int8["test_correct"]
@@ -125,17 +125,17 @@ def test_published_files_have_the_accuracy_of_the_record(place, cifar10):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("each", list_trained(), ids=lambda each: each.run)
-def test_networks_that_come_trained_have_the_accuracy_of_their_record(each, cifar10):
+def test_pretrained_networks_have_the_recorded_accuracy(each, cifar10):
     model = create_model(each.model, weights=each.weights, **each.options)
     images = np.asarray(cifar10.test.pixels(range(10000)), "float32")
     right = int((model.predict(images, batch_size=250, verbose=0).argmax(axis=-1) == cifar10.test.labels).sum())
-    # Another machine rounds otherwise, and an image may lie between two classes.
+    # Other machines round differently, and two classes may be nearly tied.
     assert right == pytest.approx(10000 * each.test_accuracy, abs=2)
     assert abs(each.int8_test_accuracy - each.test_accuracy) <= 0.005
 
 
 def test_saved_models_are_small():
-    # Weights that the package has are there as links; 50 trained networks need 15.7 MB.
+    # Weights in the package are links; 50 trained networks take 15.7 MB.
     sizes = [path.lstat().st_size for path in (ROOT / "saved_models").rglob("*") if path.is_file()]
     assert sum(sizes) <= 16_000_000, "run `python -m tools.pack_keras saved_models/*/last.keras`"
 

@@ -1,4 +1,4 @@
-"""The examples of docs/training.md, run as they stand there, and what they leave (`make test`: of a plain network)."""
+"""The examples of docs/training.md and their output; by default, with a plain network."""
 
 import json
 import pathlib
@@ -26,7 +26,7 @@ CLASSES = ("ant", "bee")
 
 @pytest.fixture(scope="module")
 def folder(quick_network, tmp_path_factory):
-    """Where the examples have run."""
+    """The folder in which the examples were run."""
     folder = tmp_path_factory.mktemp("page")
     random = np.random.default_rng(0)
     for label, name in enumerate(CLASSES):
@@ -49,7 +49,7 @@ def metrics(folder):
     return json.loads((folder / "metrics.json").read_text())
 
 
-def test_every_command_is_on_the_page():
+def test_page_contains_every_command():
     used = set(re.findall(r"^sharenets (\w+)", PAGE, re.M))
     assert set(COMMANDS) - used == {"demo", "blending", "analyze"}
     named = set(re.findall(r"`(?:--recipe )?((?:hscnet|sharesnet|shardnet|fast|digits|default)[\w-]*)`", PAGE))
@@ -57,7 +57,7 @@ def test_every_command_is_on_the_page():
     assert named <= set(RECIPES)
 
 
-def test_runs_know_their_recipes(folder):
+def test_recipe_and_data_are_recorded(folder):
     run = metrics(folder / "runs" / "digits")
     assert (run["recipe"]["name"], run["recipe"]["schedule"]) == ("fast", "one_cycle")
     assert run["recipe_changes"] == ["epochs", "batch_size", "pad", "flip"]
@@ -68,7 +68,7 @@ def test_runs_know_their_recipes(folder):
     assert not (folder / "runs" / "images" / "logs").exists()
     assert [complaint.partition(" is not")[0] for complaint in other["data"]["unreadable"]] == ["images/bee/torn.png"]
     assert other["source"]["skip_unreadable"] is True
-    # What was found and left out is in the record, and told before the training.
+    # The record describes the data.
     assert other["data"]["left_out"] == []
     splits = [other["data"][name] for name in ("train", "test", "validation")]
     assert np.sum(other["data"]["images_per_class"], axis=0).tolist() == splits
@@ -127,7 +127,7 @@ def test_report(folder, digits):
     assert len(classes) == 10
 
 
-def test_most_confused_are_the_worst_first():
+def test_most_confused_classes_are_sorted():
     matrix = np.array([[9, 0, 2], [5, 9, 0], [0, 0, 9]])
     assert most_confused(matrix, ("a", "b", "c")) == [("b", "a", "5"), ("a", "c", "2")]
 
@@ -144,7 +144,7 @@ def test_comparison(folder):
         model = files.load_model(folder / "runs" / name / "last.keras")
         assert entry["parameters"] == sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
         assert entry["multiply_adds"] == profile(model).multiply_adds
-        assert entry["int8_bytes"] is None  # The page exports further down.
+        assert entry["int8_bytes"] is None  # The page exports the run later.
         row = next(line for line in (output / "compare.md").read_text().splitlines() if line.startswith(f"| {name} |"))
         for part in (run["model"], f"{run['test_accuracy']:.2%}", f"{entry['parameters']:,}"):
             assert f"| {part} |" in row
@@ -156,7 +156,7 @@ def test_comparison(folder):
     assert [page.count(f"<h2>{heading}</h2>") for heading in ("Training", "Recipe differences")] == [1, 1]
 
 
-def test_delivery(folder, digits):
+def test_exported_files(folder, digits):
     output = folder / "runs" / "digits" / "export"
     written = {entry["form"]: entry for entry in json.loads((output / "export.json").read_text())["files"]}
     assert list(written) == ["float", "int8", "saved_model", "keras"]
@@ -171,7 +171,7 @@ def test_delivery(folder, digits):
     assert (int8.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.9
     for form in ("keras", "float", "int8"):
         assert written[form]["bytes"] == (output / written[form]["path"]).stat().st_size
-    # Relative, so that the folder can be published.
+    # Paths are relative, so that the folder can be published.
     assert [entry["path"] for entry in written.values()] == [
         "float.tflite",
         "int8.tflite",
@@ -187,10 +187,10 @@ def test_delivery(folder, digits):
     assert not any("test_accuracy" in written[form] for form in ("saved_model", "keras"))
 
 
-def test_folder_for_a_hub(folder, digits):
+def test_hub_folder(folder, digits):
     hub = folder / "runs" / "upload" / "hub"
     assert {path.name for path in hub.iterdir()} >= {"config.json", "model.weights.h5", "labels.txt", "README.md"}
-    # What Keras does with "hf://..." once the folder is here.
+    # Keras does the same with "hf://..." after downloading the folder.
     loaded = keras.saving.load_model(hub)
     images = digits.test.images[:100].astype("float32")
     expected = files.load_model(folder / "runs" / "digits" / "last.keras").predict(images, verbose=0)
@@ -228,7 +228,7 @@ def test_results(folder, capsys, monkeypatch):
         "| `hscnet_m32_g4_r2_b1_a2` | digits | fast, batch 32, pad 1, flip False, 143 images for validation | 10 | "
         f"[0](runs/digits) | {' | '.join(figures)} |"
     )
-    # The commands of the page, but for what changes no network.
+    # The commands of the page, except for options that do not affect the network.
     for name in ("digits", "images"):
         line = next(line for line in lines if line.endswith(f"--seed 0 --output runs/{name}_seed0"))
         original = next(line for line in PAGE.splitlines() if line.endswith(f"--output runs/{name}"))
@@ -269,7 +269,7 @@ def test_results(folder, capsys, monkeypatch):
         ),
     ],
 )
-def test_bad_input(folder, arguments, message, capsys, monkeypatch):
+def test_bad_arguments(folder, arguments, message, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     for name, changes in (("stopped", {"state": "stopped"}), ("empty", {"epochs": []})):
         (folder / name).mkdir(exist_ok=True)
@@ -289,5 +289,5 @@ def test_export_needs_tensorflow(folder, capsys, monkeypatch):
     assert "`--formats` (=float) need KERAS_BACKEND=tensorflow, except for keras and hub." in capsys.readouterr().err
 
 
-def test_names_of_runs():
+def test_short_names_of_runs():
     assert short_names(["a/x/", "b/y"]) == ["x", "y"]
