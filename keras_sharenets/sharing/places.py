@@ -126,6 +126,8 @@ def _obstacle(layer: keras.layers.Layer, calls: Sequence[Call]) -> str | None:
         return "its data format is 'channels_first'"
     if layer.dtype_policy.quantization_mode is not None:
         return f"its kernel is quantized by the dtype policy '{layer.dtype_policy.name}'"
+    if len(layer.weights) != 1 + layer.use_bias:
+        return "it has other weights than a kernel and a bias, as with LoRA"
     if layer.kernel_constraint is not None:
         return "its kernel has a constraint, which a shared kernel cannot satisfy"
     return None

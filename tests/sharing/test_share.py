@@ -285,9 +285,12 @@ def test_constrained_layer_is_skipped_with_a_reason():
     x = keras.layers.Conv2D(4, 3, kernel_constraint="non_neg", name="bounded")(inputs)
     x = keras.layers.Conv2D(4, 3, name="conv1", padding="same")(x)
     x = keras.layers.Conv2D(4, 3, name="conv2", padding="same")(x)
+    x = keras.layers.Conv2D(4, 3, name="adapted", padding="same")(x)
     model = set_trained_statistics(keras.Model(inputs, x))
+    model.get_layer("adapted").enable_lora(2)
     shared = ksn.share(model, ShareDepth("all"))
     assert "constraint" in shared.left["bounded"]
+    assert "LoRA" in shared.left["adapted"]
     assert [layer.path for layer in shared.layers] == ["conv1", "conv2"]
 
 
