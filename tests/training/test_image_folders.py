@@ -1,9 +1,12 @@
 """Folders of images, one per class: splitting, reading, and errors."""
 
+import tracemalloc
+
 import numpy as np
 import PIL.Image
 import pytest
 
+from keras_sharenets.training.data.dataset import Files, make_dataset
 from keras_sharenets.training.data.sources import load
 
 
@@ -66,6 +69,23 @@ def test_resizing_and_conversion_to_gray(tmp_path):
     pixels = dataset.train.pixels([0, 1])
     assert (pixels.shape, pixels.dtype, dataset.shape) == ((2, 8, 12, 1), np.uint8, (8, 12, 1))
     assert "resized to 8x12 gray" in dataset.note
+
+
+def test_statistics_of_large_images_need_little_memory():
+    """24 images of 120 kB: all at once, as numbers of 8 bytes, they take 23 MB."""
+    images = np.random.default_rng(0).integers(0, 256, (24, 200, 200, 3)).astype("uint8")
+
+    def read(number, shape):
+        return images[number].copy()
+
+    part = Files(tuple(range(24)), np.arange(24) % 2, (None, None, 3), False, read)
+    tracemalloc.start()
+    dataset = make_dataset("large", "made up", ("a", "b"), part, part.part(np.arange(2)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4e6
+    np.testing.assert_allclose(dataset.mean, images.mean(axis=(0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(dataset.variance, images.var(axis=(0, 1, 2)), rtol=1e-6)
 
 
 def _empty(folder):

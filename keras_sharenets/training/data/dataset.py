@@ -15,7 +15,8 @@ from keras_sharenets.rendering.tables import text_table
 if TYPE_CHECKING:
     from keras_sharenets.training.data.sources import DataSource
 
-CHUNK = 256  # Images in memory at a time when all images of a split are read.
+CHUNK = 256  # Maximum number of images in memory when all images of a split are read; `FEW` if their sizes vary.
+FEW, BYTES = 16, 2**28  # Maximum number of bytes of these images.
 EXAMINED = 100_000  # Maximum number of image files, evenly spaced, to read in advance.
 LISTED = 20  # Maximum number of classes to list one by one.
 NAMED = 10  # Maximum number of unreadable images to name in a message.
@@ -287,12 +288,14 @@ def stratified_split(labels: Sequence[int] | np.ndarray, share: float, seed: int
 
 def chunks(source: Arrays | Files) -> Iterator[Images]:
     """Yields all images of a source in chunks, as `pixels` returns them."""
-    for indices in _parts(np.arange(len(source))):
+    for indices in _parts(np.arange(len(source)), source.shape):
         yield source.pixels(indices)
 
 
-def _parts(indices: np.ndarray) -> Iterator[np.ndarray]:
-    return (indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK))
+def _parts(indices: np.ndarray, shape: Shape) -> Iterator[np.ndarray]:
+    height, width, channels = shape
+    size = FEW if height is None or width is None else max(min(CHUNK, BYTES // (height * width * channels)), 1)
+    return (indices[start : start + size] for start in range(0, len(indices), size))
 
 
 def _examine(source: Arrays | Files) -> tuple:
@@ -305,20 +308,19 @@ def _examine(source: Arrays | Files) -> tuple:
     looked_at = np.arange(len(source))
     if isinstance(source, Files) and len(source) > EXAMINED:
         looked_at = np.linspace(0, len(source) - 1, EXAMINED).astype(int)
-    count, total, squares, broken = 0, 0.0, 0.0, {}
-    for indices in _parts(looked_at):
+    # How often each level occurs in each channel: exact, and a large image takes no more memory than its pixels.
+    occurrences, broken = np.zeros((source.shape[-1], 256), np.int64), {}
+    for indices in _parts(looked_at, source.shape):
         attempts = dict(zip(indices.tolist(), source.attempt(indices), strict=True))
         errors = {index: entry for index, entry in attempts.items() if isinstance(entry, UnreadableError)}
         broken |= errors
-        images = [entry for entry in attempts.values() if not isinstance(entry, UnreadableError)]
-        pixels = [image.reshape(-1, source.shape[-1]) for image in images]
-        if pixels:
-            values = np.concatenate(pixels).astype("float64")
-            count += len(values)
-            total = total + values.sum(axis=0)
-            squares = squares + np.square(values).sum(axis=0)
-    mean = total / max(count, 1)
-    variance = squares / max(count, 1) - np.square(mean)
-    statistics = tuple(tuple(map(float, np.atleast_1d(np.float32(values)))) for values in (mean, variance))
+        for image in attempts.values():
+            if not isinstance(image, UnreadableError):
+                for channel, counts in enumerate(occurrences):
+                    counts += np.bincount(image[..., channel].ravel(), minlength=256)
+    levels, count = np.arange(256), max(occurrences[0].sum(), 1)
+    mean = occurrences @ levels / count
+    variance = occurrences @ levels**2 / count - np.square(mean)
+    statistics = tuple(tuple(np.asarray(values, "float32").tolist()) for values in (mean, variance))
     good = source.part(np.setdiff1d(np.arange(len(source)), list(broken))) if broken else source
     return good, statistics, list(broken.values())
