@@ -6,6 +6,7 @@ import PIL.Image
 import pytest
 
 from keras_sharenets import mobile
+from keras_sharenets.images import read_image
 from keras_sharenets.mobile import predict_tflite
 
 pytest.importorskip("playwright")
@@ -13,19 +14,21 @@ from tools.clients.browser import opened_page
 
 pytestmark = pytest.mark.clients
 NAMES = ("cat", "dog", "fox", "hen", "owl", "pig")
+FLOAT, WHOLE = "100% float #1", "whole"  # Characters that have a meaning in a URL.
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a float32 file, an int8 file with uint8 input, and five images."""
+    """A folder with a float32 file, an int8 file with uint8 input, and six images, one of them larger."""
     folder = tmp_path_factory.mktemp("page")
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (5, 16, 16, 3), np.uint8)
     for number, image in enumerate(images):
         PIL.Image.fromarray(image).save(folder / f"{number}.png")
+    PIL.Image.fromarray(random.integers(0, 256, (90, 70, 3), np.uint8)).save(folder / "5.png")
     for name, options in (
-        ("float", {}),
-        ("whole", {"quantization": "int8", "input_type": "uint8", "output_type": "float32"}),
+        (FLOAT, {}),
+        (WHOLE, {"quantization": "int8", "input_type": "uint8", "output_type": "float32"}),
     ):
         keras.utils.set_random_seed(len(name))
         layers = [
@@ -43,7 +46,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(folder):
-    paths = [folder / "float.tflite", folder / "whole.tflite"]
+    paths = [folder / f"{FLOAT}.tflite", folder / f"{WHOLE}.tflite"]
     with opened_page(paths, examples=[folder / "0.png", folder / "1.png"]) as page:
         page.errors = []
         page.on("pageerror", lambda error: page.errors.append(str(error)))
@@ -58,14 +61,14 @@ def predictions_after(page, ask):
     return [tuple(line.inner_text().split("\n")[:2]) for line in page.query_selector_all("#bars li .line")]
 
 
-@pytest.mark.parametrize("name", ["float", "whole"])
+@pytest.mark.parametrize("name", [FLOAT, WHOLE])
 def test_predictions_match_litert(page, folder, name):
     page.select_option("#network", label=name)
     page.wait_for_selector(f"body[data-network='{name}']")
-    for number in range(5):
+    for number in range(6):
         path = folder / f"{number}.png"
         shown = predictions_after(page, lambda path=path: page.set_input_files("#file", path))
-        (expected,) = predict_tflite(folder / f"{name}.tflite", np.asarray(PIL.Image.open(path))[None])
+        (expected,) = predict_tflite(folder / f"{name}.tflite", read_image(path, (16, 16, 3))[None])
         order = np.argsort(-expected)[:5]
         assert shown[0][0] == NAMES[order[0]]
         for label, share in shown:
@@ -77,7 +80,7 @@ def test_examples_and_invalid_image(page, folder):
     by_click = predictions_after(page, lambda: page.click("#examples button:nth-child(2)"))
     by_file = predictions_after(page, lambda: page.set_input_files("#file", folder / "1.png"))
     assert by_click == by_file
-    page.set_input_files("#file", folder / "float.tflite")
+    page.set_input_files("#file", folder / f"{FLOAT}.tflite")
     page.wait_for_selector("#status.error")
     assert "is not an image" in page.inner_text("#status")
 

@@ -5,16 +5,26 @@ import dataclasses
 import hashlib
 import io
 import json
+import shutil
+import subprocess
 import tarfile
 
 import keras
 import numpy as np
 import PIL.Image
 import pytest
+import tensorflow as tf
 from mobile_networks import convert
 
 from keras_sharenets.mobile.inspect import file
 from keras_sharenets.mobile.page import site
+
+RESIZE = """
+import { readFileSync } from "node:fs";
+import { resize } from "./resize.mjs";
+const cases = JSON.parse(readFileSync(0, "utf8"));
+console.log(JSON.stringify(cases.map(([image, shape]) => Array.from(resize(image, shape)))));
+"""
 
 
 @pytest.fixture
@@ -58,8 +68,8 @@ def test_folder_contains_all_resources_of_the_page(net, archives, tmp_path):
     assert (written / "litert" / "wasm" / "litert_wasm_internal.wasm").exists()
     # The page loads files of the folder only, nothing from other hosts.
     html, script = (written / "index.html").read_text(), (written / "page.js").read_text()
-    for name in ("page.css", "page.js", "litert/wasm-utils.js"):
-        assert name in html
+    for name in ("page.css", "page.js", "resize.js", "litert/wasm-utils.js"):
+        assert name in html + script
         assert (written / name).exists()
     assert "//" not in html.replace("<!doctype", "")
     assert "http" not in script.replace("needs https", "")
@@ -74,22 +84,69 @@ def test_bytes_of_stored_and_used_kernels():
     for _ in range(3):
         x = shared(keras.layers.ReLU()(x))
     outputs = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x))
-    stored, used = file.kernel_bytes(file.parse(convert(keras.Model(inputs, outputs))))
-    once, others = 4 * 9 * 4 * 4, 4 * (9 * 3 * 4 + 4 * 2)
-    assert (stored, used) == (once + others, 3 * once + others)
+    once, others = 9 * 4 * 4, 9 * 3 * 4 + 4 * 2
+    # In a float16 file, operators read kernels that are converted to float32.
+    for width, options in ((4, {}), (2, {"quantization": "float16"})):
+        found = file.kernel_bytes(file.parse(convert(keras.Model(inputs, outputs), **options)))
+        assert found == (width * (once + others), width * (3 * once + others))
+
+
+def test_probabilities_are_found_before_a_reshape(tmp_path):
+    inputs = keras.Input((6, 6, 3))
+    outputs = keras.layers.Reshape((2,))(keras.layers.Softmax()(keras.layers.Conv2D(2, 6)(inputs)))
+    (tmp_path / "net.tflite").write_bytes(convert(keras.Model(inputs, outputs)))
+    assert site.describe(tmp_path / "net.tflite")["probabilities"]
+
+
+def test_examples_are_not_smaller_than_the_input(net, archives, tmp_path, monkeypatch):
+    described = site.describe(net) | {"shape": [300, 200, 3]}
+    monkeypatch.setattr(site, "describe", lambda path: described)
+    PIL.Image.new("RGB", (1000, 600)).save(tmp_path / "wide.png")
+    site.write_site([net], tmp_path / "site", examples=[tmp_path / "wide.png"], runtime=archives)
+    with PIL.Image.open(tmp_path / "site" / "example0.png") as example:
+        assert example.size == (500, 300)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js")
+def test_page_resizes_like_training(tmp_path):
+    random, cases, expected = np.random.default_rng(0), [], []
+    for (height, width), shape in (
+        ((40, 30), (7, 5, 3)),
+        ((40, 30), (7, 9, 1)),
+        ((5, 1), (9, 4, 3)),
+        ((6, 8), (6, 8, 3)),
+    ):
+        pixels = random.integers(0, 256, (height, width, 3), np.uint8)
+        image = PIL.Image.fromarray(pixels).convert("L" if shape[-1] == 1 else "RGB")
+        expected.append(np.asarray(image.resize(shape[1::-1], PIL.Image.Resampling.BILINEAR)).ravel().astype(int))
+        data = np.dstack([pixels, np.full((height, width, 1), 255)]).ravel().tolist()
+        cases.append(({"data": data, "width": width, "height": height}, shape))
+    shutil.copy(site._STATIC / "resize.js", tmp_path / "resize.mjs")
+    (tmp_path / "test.mjs").write_text(RESIZE)
+    command = ["node", str(tmp_path / "test.mjs")]
+    output = subprocess.run(command, input=json.dumps(cases), capture_output=True, text=True, check=True).stdout
+    for found, right in zip(json.loads(output), expected, strict=True):
+        np.testing.assert_allclose(found, right, atol=1)
 
 
 def test_invalid_arguments(net, archives, tmp_path):
     target = tmp_path / "site"
-    two = tmp_path / "two.tflite"
+    two, maps, free = (tmp_path / f"{name}.tflite" for name in ("two", "maps", "free"))
     inputs = keras.Input((6, 6, 2))
     two.write_bytes(convert(keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(inputs)))))
+    inputs = keras.Input((6, 6, 3))
+    maps.write_bytes(convert(keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs))))
+    function = tf.function(lambda x: tf.reduce_mean(x, (1, 2)), input_signature=[tf.TensorSpec((None, 6, 6, 3))])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
+    free.write_bytes(converter.convert())
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "net.tflite").write_bytes(net.read_bytes())
     (tmp_path / "text.jpg").write_text("no image")
     cases = [
         ([], {}, "`paths` is empty"),
-        ([two], {}, r"takes \(1, 6, 6, 2\); the page provides images of 1 or 3 channels"),
+        ([two], {}, r"takes \(1, 6, 6, 2\); the page provides one image of 1 or 3 channels"),
+        ([maps], {}, r"gives \(1, 6, 6, 2\); the page shows one vector of classes"),
+        ([free], {}, "declares a dimension as -1, which LiteRT.js refuses"),
         ([tmp_path / "none.tflite"], {}, "There is no file"),
         ([net, tmp_path / "other" / "net.tflite"], {}, "two files called net.tflite"),
         ([net], {"examples": [tmp_path / "text.jpg"]}, "text.jpg"),

@@ -164,7 +164,7 @@ def _images(builder, channels):
 def _classes(builder, model, names):
     head = file.head(model)
     fields = {0: builder.CreateString("classes"), 3: _table(builder, {1: _table(builder, {})}, {0: _FEATURE})}
-    if file.score_tensor(model) is not None:
+    if file.final_activation(model) is not None:
         fields[5] = _range(builder, 0.0, 1.0)
     if names is not None:
         # A single sigmoid does not have one entry per class: the labels belong to its values 0 and 1.

@@ -118,25 +118,26 @@ def repeated_bytes(model: Model) -> int:
 def kernel_bytes(model: Model) -> tuple[int, int]:
     """Bytes of the kernels as stored, and as they would be if each operator had its own.
 
-    A kernel is a constant with at least two dimensions above 1, or a tensor computed from constants only.
+    A kernel is a constant with at least two dimensions above 1, or a tensor computed from constants only, which counts
+    at the precision of those constants.
     """
-    main, stored, used, constant = model.Subgraphs(0), {}, 0, set()
+    main, stored, used, widths = model.Subgraphs(0), {}, 0, {}
 
     def size(index):
         shape = tensor_shape(model, index)
-        return math.prod(shape) * _WIDTHS.get(TYPES[main.Tensors(index).Type()], 0) if _is_kernel(shape) else 0
+        return math.prod(shape) * widths[index] if _is_kernel(shape) else 0
 
     for _, inputs, outputs in operators(model):
         inputs = [index for index in inputs if index >= 0]
         for index in inputs:
             buffer = main.Tensors(index).Buffer()
             if model.Buffers(buffer).DataLength():
-                constant.add(index)
+                widths[index] = _WIDTHS.get(TYPES[main.Tensors(index).Type()], 0)
                 stored[buffer] = size(index)
-        if constant.issuperset(inputs):
-            constant.update(outputs)
+        if widths.keys() >= set(inputs):
+            widths.update(dict.fromkeys(outputs, max((widths[index] for index in inputs), default=0)))
         else:
-            used += sum(size(index) for index in inputs if index in constant)
+            used += sum(size(index) for index in inputs if index in widths)
     return int(sum(stored.values())), int(used)
 
 
@@ -155,11 +156,6 @@ def _is_kernel(shape):
     return sum(side > 1 for side in shape) > 1
 
 
-def score_tensor(model: Model) -> int | None:
-    """As [`score_tensors`], for the first output."""
-    return score_tensors(model)[0]
-
-
 def score_tensors(model: Model) -> list[int | None]:
     """For each output the tensor with the scores before a final softmax or sigmoid; `None` if there is none."""
     producers = {output: (name, inputs) for name, inputs, outputs in operators(model) for output in outputs}
@@ -172,8 +168,8 @@ def score_tensors(model: Model) -> list[int | None]:
     return found
 
 
-def head(model: Model) -> Head:
-    """The meaning of a file's output, inferred from its last operators."""
+def final_activation(model: Model) -> str | None:
+    """`SOFTMAX` or `SIGMOID` if the first output of a file is known to end in it, otherwise `None`."""
     producers = {output: (name, inputs) for name, inputs, outputs in operators(model) for output in outputs}
 
     def end(tensor):
@@ -182,9 +178,13 @@ def head(model: Model) -> Head:
             return SIGMOID if all(end(each) == SIGMOID for each in inputs) else None
         return end(inputs[0]) if name in (*_CASTS, "RESHAPE") else _FINAL.get(name)
 
-    output = model.Subgraphs(0).Outputs(0)
-    shape = tensor_shape(model, output)
-    return head_of_end(end(output), shape[-1] if shape else 1)
+    return end(model.Subgraphs(0).Outputs(0))
+
+
+def head(model: Model) -> Head:
+    """The meaning of a file's output, inferred from its last operators."""
+    shape = tensor_shape(model, model.Subgraphs(0).Outputs(0))
+    return head_of_end(final_activation(model), shape[-1] if shape else 1)
 
 
 def read_head(path: str | os.PathLike) -> Head:

@@ -11,6 +11,7 @@ import dataclasses
 import gzip
 import hashlib
 import io
+import math
 import os
 import pathlib
 import shutil
@@ -21,6 +22,7 @@ import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import PIL.Image
 
 from keras_sharenets import files, images
@@ -120,7 +122,8 @@ def write_site(
         raise ValueError(f"`output` (={str(output)!r}) exists and is not an empty folder.")
     _check_names(paths)
     networks = [describe(path) for path in paths]
-    thumbnails = [_thumbnail(path) for path in examples]
+    longest = max(max(network["shape"][:2]) for network in networks)
+    thumbnails = [_thumbnail(path, longest) for path in examples]
     with tempfile.TemporaryDirectory() as parent:
         folder = pathlib.Path(parent) / "site"
         shutil.copytree(_STATIC, folder)
@@ -146,8 +149,10 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
         ends = f"{len(found['inputs'])} inputs and {len(found['outputs'])} outputs"
         raise ValueError(f"{path} has {ends}; the page runs classifiers with one of each.")
     taken, given = found["inputs"][0], found["outputs"][0]
-    if len(taken["shape"]) != 4 or taken["shape"][-1] not in _CHANNELS:
-        raise ValueError(f"{path} takes {tuple(taken['shape'])}; the page provides images of 1 or 3 channels.")
+    if len(taken["shape"]) != 4 or taken["shape"][0] != 1 or taken["shape"][-1] not in _CHANNELS:
+        raise ValueError(f"{path} takes {tuple(taken['shape'])}; the page provides one image of 1 or 3 channels.")
+    if len(given["shape"]) != 2:
+        raise ValueError(f"{path} gives {tuple(given['shape'])}; the page shows one vector of classes, (1, classes).")
     for end, detail in (("takes", taken), ("gives", given)):
         if detail["dtype"] not in _INPUT_TYPES:
             raise ValueError(
@@ -155,6 +160,9 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
                 " `--output-type float32`."
             )
     model = file.parse(file.read_bytes(path))
+    main = model.Subgraphs(0)
+    if any(-1 in np.ravel(main.Tensors(end(0)).ShapeSignatureAsNumpy()) for end in (main.Inputs, main.Outputs)):
+        raise ValueError(f"{path} declares a dimension as -1, which LiteRT.js refuses: convert it for a batch of 1.")
     head, stored_and_used = file.head(model), file.kernel_bytes(model)
     return {
         "name": pathlib.Path(path).stem,
@@ -164,7 +172,7 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
         "input": {key: taken[key] for key in ("dtype", "scale", "zero_point")},
         "output": {key: given[key] for key in ("dtype", "scale", "zero_point")},
         "kind": head.kind,
-        "probabilities": file.score_tensor(model) is not None or head.kind in ("binary", "multilabel"),
+        "probabilities": file.final_activation(model) is not None,
         "labels": found["labels"],
         "stored_kernel_bytes": stored_and_used[0],
         "used_kernel_bytes": stored_and_used[1],
@@ -181,10 +189,15 @@ def _check_names(paths):
             raise ValueError(f"`paths` has two files called {name}: rename one of them.")
 
 
-def _thumbnail(path):
-    """The upright image as a PNG file, scaled down so that its longer side has at most `_THUMBNAIL` pixels."""
+def _thumbnail(path, longest):
+    """The upright image as a PNG file, scaled down so that its longer side has at most `_THUMBNAIL` pixels.
+
+    Its shorter side keeps at least `longest` pixels, the longest side of an input, so that no network gets a blurred
+    image.
+    """
     image = PIL.Image.fromarray(images.read_image(path, (None, None, 3)))
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    share = max(_THUMBNAIL / max(image.size), longest / min(image.size))
+    image.thumbnail([math.ceil(share * side) for side in image.size])
     encoded = io.BytesIO()
     image.save(encoded, "PNG")
     return encoded.getvalue()

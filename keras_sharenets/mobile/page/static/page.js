@@ -1,12 +1,16 @@
 // Runs a TFLite file on images in the browser. Images never leave the browser.
 import { loadAndCompile, loadLiteRt, Tensor } from "./litert/index.js";
+import { resize } from "./resize.js";
 
 const at = (id) => document.getElementById(id);
 const BARS = 5;
 const RUNS = 10; // timed inferences of a still image; the median is shown
+const MOST_PIXELS = 2 ** 24; // of a canvas on a phone
 
 let networks = [];
+const models = new Map(); // from an index of `networks` to the promise of its compiled model
 let current = null; // {network, model}
+let choice = 0; // counter of choices in the menu: a network that loads late does not replace a later choice
 let source = null; // the last classified input: an ImageBitmap, or the video
 let camera = null; // a MediaStream
 let turn = 0; // request counter: results of older requests are not shown
@@ -16,30 +20,21 @@ function say(text, isError = false) {
   at("status").classList.toggle("error", isError);
 }
 
-// The pixels of an image, resized for the network, in its input type.
+const sides = (image) => [image.videoWidth || image.width, image.videoHeight || image.height];
+
+// The color values of an image, resized for the network, in its input type.
 function pixels(image, network) {
-  const [height, width, channels] = network.shape;
-  const canvas = new OffscreenCanvas(width, height);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const [width, height] = sides(image);
+  const share = Math.min(1, Math.sqrt(MOST_PIXELS / (width * height)));
+  const drawn = [width, height].map((side) => Math.max(1, Math.floor(share * side)));
+  const context = new OffscreenCanvas(...drawn).getContext("2d", { willReadFrequently: true });
   context.imageSmoothingQuality = "high";
-  context.drawImage(image, 0, 0, width, height);
-  const rgba = context.getImageData(0, 0, width, height).data;
+  context.drawImage(image, 0, 0, ...drawn);
+  const values = resize(context.getImageData(0, 0, ...drawn), network.shape);
   const { dtype, scale, zero_point: zeroPoint } = network.input;
-  const values = dtype === "uint8" ? new Uint8ClampedArray(height * width * channels) : new Float32Array(height * width * channels);
-  const put = (place, value) => {
-    values[place] = dtype === "uint8" && scale ? Math.round(value / scale) + zeroPoint : value;
-  };
-  for (let pixel = 0; pixel < height * width; pixel++) {
-    const [red, green, blue] = [rgba[4 * pixel], rgba[4 * pixel + 1], rgba[4 * pixel + 2]];
-    if (channels === 1) {
-      put(pixel, Math.round(0.299 * red + 0.587 * green + 0.114 * blue));
-    } else {
-      put(3 * pixel, red);
-      put(3 * pixel + 1, green);
-      put(3 * pixel + 2, blue);
-    }
-  }
-  return dtype === "uint8" ? new Uint8Array(values.buffer) : values;
+  if (dtype !== "uint8") return Float32Array.from(values);
+  if (!scale) return values;
+  return new Uint8Array(Uint8ClampedArray.from(values, (value) => Math.round(value / scale) + zeroPoint).buffer);
 }
 
 async function infer({ network, model }, values) {
@@ -113,7 +108,7 @@ function showFacts(network) {
 
 function preview(image) {
   const canvas = at("preview");
-  const [width, height] = [image.videoWidth || image.width, image.videoHeight || image.height];
+  const [width, height] = sides(image);
   Object.assign(canvas, { width, height });
   canvas.classList.toggle("small", width < 224);
   canvas.getContext("2d").drawImage(image, 0, 0);
@@ -126,17 +121,19 @@ async function classify(image) {
   source = image;
   preview(image);
   if (!current) return;
-  const { network } = current;
+  const running = current;
+  const { network } = running;
   const values = pixels(image, network);
-  await infer(current, values); // Warm-up.
+  await infer(running, values); // Warm-up.
   const runs = [];
   let numbers;
   for (let run = 0; run < RUNS; run++) {
-    const result = await infer(current, values);
+    if (mine !== turn || current !== running) return;
+    const result = await infer(running, values);
     numbers = result.numbers;
     runs.push(result.milliseconds);
   }
-  if (mine !== turn || current.network !== network) return;
+  if (mine !== turn || current !== running) return;
   runs.sort((one, other) => one - other);
   const entries = rank(network, numbers);
   show(network, entries, runs[RUNS >> 1]);
@@ -158,7 +155,8 @@ const open = guarded(async (blob) => {
   stopCamera();
   let image;
   try {
-    image = await createImageBitmap(blob, { imageOrientation: "from-image" });
+    // As in training, the values in the file, without conversion by its color profile.
+    image = await createImageBitmap(blob, { imageOrientation: "from-image", colorSpaceConversion: "none" });
   } catch {
     throw new Error(`${blob.name ?? "This file"} is not an image that the browser can read.`);
   }
@@ -173,34 +171,46 @@ function stopCamera() {
 
 const startCamera = guarded(async () => {
   if (camera) return stopCamera();
+  if (!current) throw new Error("No network is loaded yet.");
   if (!navigator.mediaDevices) throw new Error("The camera needs https or localhost.");
   camera = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   at("camera").textContent = "Stop the camera";
   const video = at("video");
   video.srcObject = camera;
   await video.play();
-  const recent = [];
+  let recent = [];
+  let running = current;
   while (camera) {
     const mine = ++turn;
+    if (running !== current) [running, recent] = [current, []];
     source = video;
     preview(video);
-    const { numbers, milliseconds } = await infer(current, pixels(video, current.network));
+    const { numbers, milliseconds } = await infer(running, pixels(video, running.network));
     recent.push(milliseconds);
     if (recent.length > RUNS) recent.shift();
     const middle = [...recent].sort((one, other) => one - other)[recent.length >> 1];
-    if (mine === turn) show(current.network, rank(current.network, numbers), middle);
+    if (mine === turn && running === current) show(running.network, rank(running.network, numbers), middle);
     await new Promise(requestAnimationFrame);
   }
 });
 
 const choose = guarded(async (index) => {
   const network = networks[index];
+  const mine = ++choice;
   at("network").value = String(index);
   say(`Loading ${network.name} …`);
-  const model = await loadAndCompile(network.file, { accelerator: "wasm" });
-  const former = current;
+  // Models stay loaded: an inference of the former network may still be running.
+  if (!models.has(index)) models.set(index, loadAndCompile(encodeURIComponent(network.file), { accelerator: "wasm" }));
+  let model;
+  try {
+    model = await models.get(index);
+  } catch (error) {
+    models.delete(index);
+    if (mine === choice && current) at("network").value = String(networks.indexOf(current.network));
+    throw new Error(`${network.name} cannot be loaded: ${error.message ?? error}`);
+  }
+  if (mine !== choice) return;
   current = { network, model };
-  former?.model.delete();
   showFacts(network);
   at("none").hidden = Boolean(source);
   say("Ready. Images do not leave this browser.");
