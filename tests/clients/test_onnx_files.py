@@ -11,6 +11,7 @@ import keras_sharenets as ksn
 from keras_sharenets import cli, files
 from keras_sharenets.analysis.randomization import randomize_batchnorm
 from keras_sharenets.mobile import export_onnx
+from keras_sharenets.mobile.export import onnx as onnx_export
 
 cv2 = pytest.importorskip("cv2")
 onnx = pytest.importorskip("onnx")
@@ -78,6 +79,20 @@ def test_two_inputs_and_two_outputs(tmp_path):
     assert report.verified_on == "6 given examples"
     for outputs, expected in zip(run(tmp_path / "net.onnx", *data), model.predict(data, verbose=0), strict=True):
         np.testing.assert_allclose(outputs, expected, atol=1e-4)
+
+
+def test_one_image_is_compared_together_with_another(tmp_path, monkeypatch):
+    """A batch of equal images would hide that an operator mixes them."""
+    compared = []
+    difference = onnx_export._difference
+    monkeypatch.setattr(onnx_export, "_difference", lambda *given: compared.append(given[2]) or difference(*given))
+    model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    image = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 3)).astype("float32")
+    with pytest.warns(UserWarning, match="is a single image"):
+        export_onnx(model, tmp_path / "net.onnx", representative_data=image)
+    ((images,),) = compared
+    np.testing.assert_array_equal(images[:1], image)
+    assert len(np.unique(images, axis=0)) == 2
 
 
 def test_commands(tmp_path, capsys):

@@ -117,7 +117,7 @@ def test_command(plain, tmp_path, capsys):
     assert cli.main([*command, "--quantization", "float16"]) == 2
     assert "`--to c_array` supports float32 and int8 only" in capsys.readouterr().err
     data = ["--quantization", "int8", "--representative-data", str(tmp_path / "images")]
-    assert cli.main([*command, *data, "--output", str(tmp_path / "chip")]) == 0
+    assert cli.main([*command, *data, "--output", str(tmp_path / "chip.c")]) == 0
     told = capsys.readouterr().out
     assert re.search(r"input type +int8\n", told)
     assert re.search(r"prefer +memory\n", told)

@@ -9,6 +9,13 @@ import re
 from keras_sharenets import files
 from keras_sharenets.mobile.inspect import file
 
+# Operators whose methods in a resolver are not their names in camel case.
+_METHODS = {
+    "BATCH_MATMUL": "BatchMatMul",
+    "CUMSUM": "CumSum",
+    "PADV2": "PadV2",
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTM",
+}
 # Numbers per line.
 _LINE = 20
 _SOURCE = """\
@@ -67,8 +74,8 @@ def write_c_array(path: str | os.PathLike, output: str | os.PathLike) -> list[st
     Args:
         path: path of the TFLite file. Microcontrollers expect int8 inputs and outputs: export with `input_type="int8",
             output_type="int8"`.
-        output: output path without an extension. Its last part names the array; characters that are not allowed in a C
-            name are replaced by `_`.
+        output: output path; the ending `.c` may be omitted. Its last part names the array; characters that are not
+            allowed in a C name are replaced by `_`.
 
     Returns:
         The paths of the written files: `OUTPUT.c`, the array, aligned to 16 bytes; `OUTPUT.h`, its declaration for C
@@ -86,6 +93,8 @@ def write_c_array(path: str | os.PathLike, output: str | os.PathLike) -> list[st
         raise ValueError(f"{path} is not a TFLite file: {error}") from error
     if "float16" in file.constant_bytes(model):
         raise ValueError(f"{path} has float16 weights, which LiteRT for Microcontrollers cannot convert: use int8.")
+    if output.suffix == ".c":
+        output = output.with_suffix("")
     name = re.sub(r"\W|^(?=\d)", "_", output.name, flags=re.ASCII)
     operators = sorted(file.operator_counts(model))
     numbers = [", ".join(map(str, data[start : start + _LINE])) for start in range(0, len(data), _LINE)]
@@ -111,7 +120,7 @@ def write_c_array(path: str | os.PathLike, output: str | os.PathLike) -> list[st
 def _method(operator: str) -> str:
     """Name of an operator in the methods of a resolver.
 
-    >>> [_method(name) for name in ("DEPTHWISE_CONV_2D", "RELU6", "REDUCE_MAX")]
-    ['DepthwiseConv2D', 'Relu6', 'ReduceMax']
+    >>> [_method(name) for name in ("DEPTHWISE_CONV_2D", "RELU6", "REDUCE_MAX", "PADV2")]
+    ['DepthwiseConv2D', 'Relu6', 'ReduceMax', 'PadV2']
     """
-    return "".join(part.capitalize() for part in operator.split("_")).replace("2d", "2D")
+    return _METHODS.get(operator) or "".join(part.capitalize() for part in operator.split("_")).replace("2d", "2D")

@@ -24,7 +24,11 @@ from keras_sharenets.analysis.graph import in_full_precision, trace
 from keras_sharenets.extras import ONNX_PACKAGES, require
 from keras_sharenets.mobile.export import conversion, reference, verification
 from keras_sharenets.mobile.export.reference import ExportMismatchError
-from keras_sharenets.mobile.export.representative_data import gather_inputs, verification_inputs
+from keras_sharenets.mobile.export.representative_data import (
+    fresh_inputs,
+    gather_inputs,
+    verification_inputs,
+)
 from keras_sharenets.mobile.export.tflite import export_tflite
 
 # The newest opset that both ONNX Runtime and tf2onnx have supported for years.
@@ -111,8 +115,10 @@ def export_onnx(
     if class_names is not None:
         program.metadata_props.add(key="class_names", value=json.dumps(list(class_names)))
     inputs, verified_on = verification_inputs(given, shapes)
-    if len(inputs[0]) == 1:  # A batch of several is run.
-        inputs = tuple(np.repeat(array, 2, axis=0) for array in inputs)
+    if len(inputs[0]) == 1:
+        # A batch of different examples is run: equal ones would hide that an operator mixes them.
+        other = fresh_inputs(given, shapes, count=1)
+        inputs = tuple(map(np.concatenate, zip(inputs, other, strict=True)))
     expected = reference.run_model(model, inputs)
     scale = max(1.0, *(float(np.abs(result).max()) for result in expected))
     limit = max(_TOLERANCE * scale, _FACTOR * written.largest_difference)
