@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from keras_sharenets.mobile.export.saved_model import SavedModelReport
     from keras_sharenets.mobile.export.tflite import TFLiteReport
 
+_IMAGES = 200  # The default of `--images`.
 _CHOSEN = ("quantization", "prefer", "input_type", "output_type")
 _OF_FILE = ("to", "device", *_CHOSEN, "max_bytes", "representative_data")
 _OF_RUN = ("formats", "test", "data", "data_dir", "download", "skip_unreadable", "input_shape")
@@ -40,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="where to write (default: next to the file; for a run, RUN_DIR/export, which must be empty or new)",
     )
-    images_help = "number of representative images, for int8 calibration and verification (default: 200)"
-    parser.add_argument("--images", "--pictures", type=int, default=200, metavar="N", help=images_help)
+    images_help = f"number of representative images, for int8 calibration and verification (default: {_IMAGES})"
+    parser.add_argument("--images", "--pictures", type=int, metavar="N", help=images_help)
     group = parser.add_argument_group("a .keras file")
     to_help = (
         "c_array: C source for microcontrollers, in int8 with int8 inputs and outputs; onnx: also for a run "
@@ -77,8 +78,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    _checks.positive("--images", arguments.images)
     of_run = pathlib.Path(arguments.target).is_dir()
+    if arguments.images is None:
+        arguments.images = _IMAGES
+    elif not of_run and arguments.representative_data is None:
+        raise ValueError("`--images` requires `--representative-data FOLDER`: it is the number of images from there.")
+    _checks.positive("--images", arguments.images)
     if of_run and arguments.to == ONNX and not arguments.formats:
         arguments.to, arguments.formats = None, [ONNX]
     for name in _OF_FILE if of_run else _OF_RUN:
@@ -88,7 +93,7 @@ def check(arguments: argparse.Namespace) -> None:
             )
             raise ValueError(f"`{_option(name)}` is for {wanted} (={arguments.target}).")
     for name in ("device", *_CHOSEN, "max_bytes"):
-        if arguments.to in ("saved_model", ONNX) and getattr(arguments, name):
+        if arguments.to in ("saved_model", ONNX) and getattr(arguments, name) is not None:
             raise ValueError(f"`{_option(name)}` does not apply to `--to {arguments.to}`.")
     given = {name: getattr(arguments, name) for name in _CHOSEN}
     vars(arguments).update(targets.choose(arguments.device, **given))

@@ -94,7 +94,8 @@ def predict(
         `(class names or None, Head, outputs)`; the array has the shape `(images, units)`.
 
     Raises:
-        ValueError: a file is missing or invalid, or the folder contains no run.
+        ValueError: a file is missing or invalid, the folder contains no run, or the network does not map one image to
+            one vector.
     """
     from keras_sharenets import files
     from keras_sharenets.heads import head_of
@@ -109,19 +110,48 @@ def predict(
         from keras_sharenets.training.run.finished import network_file, open_run
 
         run = open_run(target)
-        model = files.load_model(network_file(target))
-        images = read_images(paths, model.input_shape[1:], cropped=bool(run.recipe.crop_size))
-        return run.data["class_names"], head_of(model), model.predict(images, verbose=0)
+        model = _load_classifier(network_file(target))
+        outputs = _outputs(model, paths, cropped=bool(run.recipe.crop_size))
+        return run.data["class_names"], head_of(model), outputs
     if target.suffix == ".tflite":
         from keras_sharenets import mobile
         from keras_sharenets.mobile.inspect import file
 
-        shape = mobile.describe_tflite(target)["inputs"][0]["shape"][1:]
+        described = mobile.describe_tflite(target)
+        _check_ends(target, *([tuple(end["shape"]) for end in described[name]] for name in ("inputs", "outputs")))
+        shape = described["inputs"][0]["shape"][1:]
         outputs = mobile.predict_tflite(target, read_images(paths, shape))
         return file.read_labels(target), file.read_head(target), outputs
-    model = files.load_model(target)
-    outputs = model.predict(read_images(paths, model.input_shape[1:]), verbose=0)
-    return files.read_labels(target), head_of(model), outputs
+    model = _load_classifier(target)
+    return files.read_labels(target), head_of(model), _outputs(model, paths)
+
+
+def _load_classifier(path: pathlib.Path) -> Any:
+    from keras_sharenets import files
+
+    model = files.load_model(path)
+    inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
+    if not inputs or not outputs:
+        raise ValueError(f"{path} is neither a functional nor a sequential network.")
+    _check_ends(path, *([tuple(tensor.shape) for tensor in tensors] for tensors in (inputs, outputs)))
+    return model
+
+
+def _outputs(model: Any, paths: Sequence[str | pathlib.Path], *, cropped: bool = False) -> np.ndarray:
+    import numpy as np
+
+    shape = model.input_shape[1:]
+    # Images of a network without a fixed size may differ in size.
+    batches = [[path] for path in paths] if None in shape else [paths]
+    images = (read_images(batch, shape, cropped=cropped) for batch in batches)
+    return np.concatenate([model.predict(each, verbose=0) for each in images])
+
+
+def _check_ends(path: pathlib.Path, inputs: list[tuple], outputs: list[tuple]) -> None:
+    """Raises a `ValueError` unless a network maps one image to one vector."""
+    if [len(shape) for shape in inputs] != [4] or [len(shape) for shape in outputs] != [2]:
+        taken, given = (" and ".join(map(str, shapes)) for shapes in (inputs, outputs))
+        raise ValueError(f"{path} takes {taken} and returns {given}; it must map one image to one vector of classes.")
 
 
 def read_images(paths: Sequence[str | pathlib.Path], shape: Sequence[int], *, cropped: bool = False) -> np.ndarray:

@@ -242,6 +242,21 @@ def test_predictions_of_keras_and_float32_tflite_agree(sharenets, folder):
     assert keras_out == tflite_out
 
 
+def test_predictions_for_images_of_any_size(sharenets, folder, tmp_path):
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, keras.layers.Softmax()(keras.layers.GlobalAveragePooling2D()(inputs)))
+    files.save_model(model, tmp_path / "net.keras")
+    colors = np.array([[90.0, 91.0, 89.0], [50.0, 48.0, 49.0]])
+    for index, color in enumerate(colors):
+        PIL.Image.new("RGB", (4 + index, 5), tuple(map(int, color))).save(tmp_path / f"{index}.png")
+    status, out, _ = sharenets("predict", tmp_path / "net.keras", tmp_path / "0.png", tmp_path / "1.png", "--json")
+    assert status == 0
+    found = [{each["class"]: each["probability"] for each in answer["classes"]} for answer in json.loads(out)]
+    for answer, color in zip(found, colors, strict=True):
+        expected = np.exp(color) / np.exp(color).sum()
+        assert [answer[f"class {place}"] for place in range(3)] == pytest.approx(expected, rel=1e-4)
+
+
 def test_missing_class_names_and_control_characters_in_names(sharenets, folder, tmp_path):
     for name in ("net.keras", "images"):
         (tmp_path / name).symlink_to(folder / name)
@@ -277,7 +292,12 @@ def bad_arguments(folder):
     (folder / "foreign.tflite").write_bytes(bytes(range(256)) * 10)
     (folder / "text.png").write_text("no image")
     (folder / "empty").mkdir(exist_ok=True)
+    inputs = keras.Input((8, 8, 3), name="images")
+    maps, vector = keras.layers.Conv2D(2, 1)(inputs), keras.layers.Dense(2)(keras.layers.Flatten()(inputs))
+    files.save_model(keras.Model(inputs, maps), folder / "maps.keras")
+    files.save_model(keras.Model(inputs, [maps, vector]), folder / "two.keras")
     broken, foreign = folder / "broken", folder / "foreign"
+    keras.Model(inputs, vector).export(foreign, verbose=False)
     for trial, text in ((broken, "{"), (foreign, '{"name": "resnet_164", "arguments": {"color": 1}}')):
         trial.mkdir(exist_ok=True)
         (trial / "trial.json").write_text(text)
@@ -305,6 +325,8 @@ def bad_arguments(folder):
         (("export", net, "--quantization", "stem=int8"), "`--quantization` assigns 'int8' to a layer, but must assign"),
         (("export", net, "--calibration", folder / "empty"), "must be a folder that contains images"),
         (("export", net, "--calibration", images, "--pictures", 0), "`--images` (=0) must be a positive integer"),
+        (("export", net, "--images", 9), "`--images` requires `--representative-data FOLDER`"),
+        (("export", net, "--to", "saved_model", "--max-bytes", 0), "does not apply to `--to saved_model`"),
         (("export", net, "--test"), "`--test` is for the folder of a run, but TARGET is not a folder"),
         (("export", folder, "--quantization", "int8"), "`--quantization` is for a .keras file, but TARGET is a folder"),
         (("export", folder), "metrics.json"),
@@ -320,6 +342,9 @@ def bad_arguments(folder):
         (("predict", net, folder / "none.png"), "There is no file"),
         (("predict", folder / "foreign.keras", images / "0.png"), "is not a Keras file"),
         (("predict", net, images / "0.png", "--top", 0), "`--top` (=0) must be a positive integer"),
+        (("predict", folder / "maps.keras", images / "0.png"), "takes (None, 8, 8, 3) and returns (None, 8, 8, 2); it"),
+        (("predict", folder / "two.keras", images / "0.png"), "returns (None, 8, 8, 2) and (None, 2); it must map one"),
+        (("predict", folder / "foreign", images / "0.png"), "foreign was not written by `export_saved_model`: it"),
     ]
 
 

@@ -158,6 +158,11 @@ def test_evaluate(exported, name):
         data = data_set("binary", labels, IMAGES)
         assert evaluate(path, data).correct == len(IMAGES) - 6
         assert predict_test_split(path, data).shape == (len(IMAGES), 2)
+        # The names in a TFLite file precede those in `labels.txt` next to it.
+        swapped = dataclasses.replace(data, class_names=("dog", "cat"))
+        place = name if name.endswith(".tflite") else "labels.txt"
+        with pytest.raises(ValueError, match=rf"classes in .*{place} \(cat, dog\) differ from those of colors"):
+            evaluate(path, swapped)
     elif kind == "multilabel":
         # A prediction is correct if the label's channel is the only bright one.
         result = evaluate(path, data_set("multilabel", np.arange(len(IMAGES)) % 3, IMAGES))

@@ -110,12 +110,8 @@ def test_examples_are_not_smaller_than_the_input(net, archives, tmp_path, monkey
 @pytest.mark.skipif(shutil.which("node") is None, reason="no Node.js")
 def test_page_resizes_like_training(tmp_path):
     random, cases, expected = np.random.default_rng(0), [], []
-    for (height, width), shape in (
-        ((40, 30), (7, 5, 3)),
-        ((40, 30), (7, 9, 1)),
-        ((5, 1), (9, 4, 3)),
-        ((6, 8), (6, 8, 3)),
-    ):
+    sizes = ((40, 30), (7, 5, 3)), ((40, 30), (7, 9, 1)), ((5, 1), (9, 4, 3)), ((6, 8), (6, 8, 3))
+    for (height, width), shape in sizes:
         pixels = random.integers(0, 256, (height, width, 3), np.uint8)
         image = PIL.Image.fromarray(pixels).convert("L" if shape[-1] == 1 else "RGB")
         expected.append(np.asarray(image.resize(shape[1::-1], PIL.Image.Resampling.BILINEAR)).ravel().astype(int))

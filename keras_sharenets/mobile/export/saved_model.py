@@ -225,7 +225,7 @@ def open_saved_model(path: str | os.PathLike) -> ServedClassifier:
     """Loads a folder written by [`export_saved_model`].
 
     Raises:
-        ValueError: the folder has no SavedModel with the expected signature.
+        ValueError: the folder has no SavedModel with the expected signature and outputs.
     """
     try:
         loaded = tf.saved_model.load(str(path))
@@ -235,6 +235,12 @@ def open_saved_model(path: str | os.PathLike) -> ServedClassifier:
         raise ValueError(
             f"{path} is not a SavedModel with a signature 'serving_default' that takes 'images': {error}"
         ) from error
+    if not {"probabilities", "scores"} & set(signature.structured_outputs):
+        returned = ", ".join(map(repr, sorted(signature.structured_outputs)))
+        raise ValueError(
+            f"{path} was not written by `export_saved_model`: it returns {returned} instead of 'probabilities' or"
+            " 'scores'."
+        )
 
     def classify(images):
         # Keeps a reference to the loaded object: its variables live as long as it does.

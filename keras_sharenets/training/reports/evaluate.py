@@ -112,10 +112,15 @@ def _check_shape(path: pathlib.Path, shape: Shape, dataset: Dataset, crops: str)
 
 
 def _check_labels(path: pathlib.Path, dataset: Dataset) -> None:
-    names = files.read_labels(path)
+    """Checks the class names in the file, or in `labels.txt` next to it."""
+    place, names = path.with_name(files.LABELS), files.read_labels(path)
+    if path.suffix == ".tflite":
+        from keras_sharenets.mobile.inspect import file
+
+        inside = file.read_labels(path)
+        place, names = (place, names) if inside is None else (path, inside)
     if names not in (None, dataset.class_names):
-        labels_file = path.with_name(files.LABELS)
-        raise ValueError(f"The classes in {labels_file} ({', '.join(names)}) differ from those of {dataset.name}.")
+        raise ValueError(f"The classes in {place} ({', '.join(names)}) differ from those of {dataset.name}.")
 
 
 def _keras_file(path: pathlib.Path) -> Reader:
