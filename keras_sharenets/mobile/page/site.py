@@ -197,7 +197,8 @@ def _thumbnail(path, longest):
     """
     image = PIL.Image.fromarray(images.read_image(path, (None, None, 3)))
     share = max(_THUMBNAIL / max(image.size), longest / min(image.size))
-    image.thumbnail([math.ceil(share * side) for side in image.size])
+    width, height = image.size
+    image.thumbnail((math.ceil(share * width), math.ceil(share * height)))
     encoded = io.BytesIO()
     image.save(encoded, "PNG")
     return encoded.getvalue()
