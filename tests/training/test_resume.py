@@ -9,7 +9,7 @@ import signal
 import keras
 import numpy as np
 import pytest
-from made_up_runs import DATA, fake_run
+from fake_runs import DATA, fake_run
 
 import keras_sharenets.training.run.fit
 from keras_sharenets import files
