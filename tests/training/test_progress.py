@@ -64,9 +64,13 @@ def test_partial_epoch_gives_no_estimate(clock):
     assert told == ["epoch 2 of 4: loss 1.5000, accuracy 0.2500, test accuracy 0.1250; 0.5 s"]
     # Less than half a second passes between the steps.
     assert [line for line in shown if "step" in line] == ["epoch 2 of 4: first step"]
+    # Nor do slower steps: four of them are not a complete epoch.
+    _take_epoch(callback, clock, 1, [2] * 5)
+    assert not [line for line in (*told, *shown) if "left" in line]
+    assert "epoch 2 of 4: step 3 of 4" in shown
     callback.set_params({"epochs": 4, "steps": 4})
     _take_epoch(callback, clock, 2, [2] * 5)
-    assert told[1].endswith("; 10 s, about 10 s left")
+    assert told[2].endswith("; 10 s, about 10 s left")
 
 
 def test_progress_without_a_model():

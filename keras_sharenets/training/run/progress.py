@@ -61,7 +61,8 @@ class Progress(keras.callbacks.Callback):
         if now - self._shown < _SECONDS:
             return
         self._shown, steps = now, self.params["steps"]
-        guess = [] if self._step is None else [self._step * steps]
+        # `steps` are those of a complete epoch, unless a run is resumed in the middle of one.
+        guess = [self._step * steps] if self._step is not None and self._is_complete() else []
         left = self._left(self._taken or guess, 1 - (batch + 1) / steps)
         self.show(f"{self._head()}step {batch + 1} of {steps}{left}")
 
@@ -70,14 +71,17 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logs, seconds = logs or {}, time.perf_counter() - self._began
-        # When a run is resumed in the middle of an epoch, `model.fit` is called for that epoch alone.
-        if (self.params or {}).get("epochs") == self.epochs:
+        if self._is_complete():
             self._taken = [*self._taken, seconds - self._compiling()][-_EPOCHS:]
         figures = {name: logs[name] for name in ("loss", "accuracy")}
         figures[f"{self.split} accuracy"] = logs["val_accuracy"]
         told = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
         self.show("")
         self.tell(f"{self._head()}{told}; {in_words(seconds)}{self._left(self._taken)}")
+
+    def _is_complete(self) -> bool:
+        """False in the rest of an epoch in which the run was resumed: `model.fit` is called for that epoch alone."""
+        return (self.params or {}).get("epochs") == self.epochs
 
     def _compiling(self) -> float:
         """Seconds of one-time work, such as compilation, in the first complete epoch."""
