@@ -9,7 +9,7 @@ import signal
 import keras
 import numpy as np
 import pytest
-from fake_runs import DATA, fake_run
+from made_up_runs import DATA, fake_run
 
 import keras_sharenets.training.run.fit
 from keras_sharenets import files
@@ -99,8 +99,8 @@ def test_run_interrupted_within_an_epoch_matches_undisturbed_run(digits, recipe,
     run_options = RunOptions(seed=3, jit_compile=False)
     settings = {"recipe": recipe, "run_options": run_options, "verbose": 0}
     fit(MODEL, digits, tmp_path / "undisturbed", **settings)
-    folder = tmp_path / "interrupted"
-    told = rf"The last good checkpoint is {folder}/checkpoints/%09d\.npz; `sharenets fit --resume {folder}` continues"
+    folder = tmp_path / "an interrupted run"
+    told = rf"The last good checkpoint is {folder}/checkpoints/%09d\.npz; `sharenets fit --resume '{folder}'` continues"
     with monkeypatch.context() as patch:
         signal_at(patch, "on_train_batch_end", 1, 2, signal.SIGTERM)
         with pytest.raises(Interrupted, match=told % 8) as stop:  # Five steps per epoch.
@@ -118,14 +118,15 @@ def test_run_interrupted_within_an_epoch_matches_undisturbed_run(digits, recipe,
     run = resume(folder, digits, verbose=0)
     assert [epoch.epoch for epoch in run.epochs] == [1, 2]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    histories = [read_metrics(tmp_path / name / "metrics.json").epochs for name in ("undisturbed", "interrupted")]
+    folders = (tmp_path / "undisturbed", folder)
+    histories = [read_metrics(each / "metrics.json").epochs for each in folders]
     for epoch, other in zip(*histories, strict=True):
         figures, others = (
             {name: value for name, value in dataclasses.asdict(one).items() if name != "seconds" and value is not None}
             for one in (epoch, other)
         )
         assert figures == pytest.approx(others, rel=1e-3)
-    ends = [list_checkpoints(tmp_path / name / "checkpoints")[-1] for name in ("undisturbed", "interrupted")]
+    ends = [list_checkpoints(each / "checkpoints")[-1] for each in folders]
     assert [end.stem for end in ends] == ["000000010"] * 2
     undisturbed, resumed = (load_checkpoint(end)[0] for end in ends)
     assert undisturbed.keys() == resumed.keys()

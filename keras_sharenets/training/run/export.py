@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,8 @@ def check_exportable(
     target = check_output(output or pathlib.Path(folder) / "export")
     trained = open_run(folder)
     if trained.state != "finished":
-        raise ValueError(f"The run in {folder} is not finished: `sharenets fit --resume {folder}` resumes it.")
+        resuming = f"sharenets fit --resume {shlex.quote(str(folder))}"
+        raise ValueError(f"The run in {folder} is not finished: `{resuming}` resumes it.")
     return trained, target
 
 

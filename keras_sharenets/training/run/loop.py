@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
+import shlex
 import signal
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -172,7 +173,7 @@ def _stop(error: BaseException, reason: BaseException, recorder: Recorder, devic
     if isinstance(reason, devices.errors):
         raise RuntimeError(
             f"Another worker has exited, so worker {devices.worker} of {devices.workers} stops, too. Restart all "
-            f"workers with `sharenets fit --resume {recorder.folder} --strategy {devices.strategy}`. "
+            f"workers with `sharenets fit --resume {shlex.quote(str(recorder.folder))} --strategy {devices.strategy}`. "
             f"({type(reason).__name__}: {' '.join(str(reason).split())[:200]})"
         ) from error
 

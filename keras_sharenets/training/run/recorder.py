@@ -12,6 +12,7 @@ import io
 import json
 import math
 import pathlib
+import shlex
 import time
 import warnings
 import zipfile
@@ -176,9 +177,9 @@ class Recorder(keras.callbacks.Callback):
         if self._checkpoint is None:
             return f"There is no checkpoint in {self.folder} yet."
         strategy = "" if self.run.strategy == "default" else f" --strategy {self.run.strategy}"
-        command = f"sharenets fit --resume {self.folder}{strategy}"
+        command = f"sharenets fit --resume {shlex.quote(str(self.folder))}{strategy}"
         if self.run.trainer is not None:  # One of several steps, each in a separate folder.
-            command = f"{self.run.trainer['program']} --resume {self.folder.parent}"
+            command = f"{self.run.trainer['program']} --resume {shlex.quote(str(self.folder.parent))}"
         return f"The last good checkpoint is {self._checkpoint}; `{command}` continues from there."
 
     def _save_checkpoint(self) -> None:
