@@ -16,7 +16,7 @@ from keras_sharenets.training.recipes.optimization import find_optimizer, is_ove
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run import network as network_module
 from keras_sharenets.training.run.fit import fit
-from keras_sharenets.training.run.network import compile_model, deliver
+from keras_sharenets.training.run.network import compile_model, deliver, evaluate_as
 from keras_sharenets.training.run.record import Epoch, Run, RunOptions
 from keras_sharenets.training.run.teacher import learn_from, open_teacher
 
@@ -94,6 +94,28 @@ def test_clipping_and_accumulation():
     model.train_on_batch(*batch(1))
     moved = [to_numpy(each) - before for each, before in zip(network.trainable_variables, weights, strict=True)]
     assert np.sqrt(sum(np.square(each).sum() for each in moved)) == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+def test_accumulation_over_more_batches_than_the_run_has():
+    """Four epochs of four batches: with 17, no optimizer step would be taken."""
+    with pytest.raises(ValueError, match=r"`accumulate` \(=17\) must be at most the number of batches of .* \(=16\)"):
+        compiled(small_network(), dataclasses.replace(PLAIN, accumulate=17))
+    assert compiled(small_network(), dataclasses.replace(PLAIN, accumulate=16)).optimizer is not None
+
+
+def test_penalty_of_an_evaluation_excludes_frozen_weights():
+    """The evaluated network is a copy in which nothing is frozen."""
+    network, copy = small_network(), small_network()
+    copy.get_layer("scale").trainable = False
+    recipe = dataclasses.replace(PLAIN, weight_decay=0.5)
+    trained, tested = compiled(copy, recipe), compiled(network, recipe)
+    evaluate_as(trained, tested)
+    images, labels = batch()
+    images /= 255  # Otherwise, some probabilities would be 0.
+    found, _ = trained.evaluate(images, labels, verbose=0)
+    loss = -np.log((labels * to_numpy(copy(images, training=False))).sum(-1)).mean()
+    penalty = 0.5 / 2 * sum(np.square(to_numpy(each)).sum() for each in copy.get_layer("last").trainable_weights)
+    assert found == pytest.approx(loss + penalty, rel=1e-4)
 
 
 def test_moving_average_is_delivered():

@@ -341,6 +341,13 @@ def test_one_cycle(given, steps):
     assert [rate(schedule, step) for step in range(20)] == pytest.approx(rise + fall, abs=1e-7)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_one_cycle_of_a_step_or_two(steps):
+    """Nearly all steps rise, but the last one is left for the decay, which starts at the peak."""
+    schedule = build_schedule(override(PLAIN, epochs=1, schedule="one_cycle", rise=0.9), steps_per_epoch=steps)
+    assert [rate(schedule, step) for step in range(steps)] == pytest.approx([0.1] * steps)
+
+
 def epochs(accuracies, tests):
     pairs = enumerate(zip(accuracies, tests, strict=True), 1)
     return [Epoch(number, 1.0, accuracy, 1.0, test, 0.1, 1.0) for number, (accuracy, test) in pairs]

@@ -51,7 +51,9 @@ def build_schedule(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.sch
     is not a function of the step; see `plateau_rate`.
     """
     total = recipe.epochs * steps_per_epoch
-    warmup = round(recipe.rise * total) if recipe.schedule == "one_cycle" else recipe.warmup_epochs * steps_per_epoch
+    # At least one step remains for the decay, even in a run of one step.
+    rise = min(round(recipe.rise * total), total - 1)
+    warmup = rise if recipe.schedule == "one_cycle" else recipe.warmup_epochs * steps_per_epoch
     if recipe.schedule in ("cosine", "one_cycle"):
         schedule = keras.optimizers.schedules.CosineDecay(recipe.learning_rate, total - warmup)
     else:
@@ -107,9 +109,15 @@ def build_optimizer(
         variables: the trainable variables, to exclude scales from weight decay if the recipe does.
 
     Raises:
-        ValueError: Keras has no such optimizer.
+        ValueError: Keras has no such optimizer, or the run has fewer batches than one step accumulates.
     """
     kind = find_optimizer(recipe.optimizer)
+    batches = recipe.epochs * steps_per_epoch
+    if recipe.accumulate > batches:
+        raise ValueError(
+            f"`accumulate` (={recipe.accumulate}) must be at most the number of batches of the run (={batches}): "
+            "otherwise it would end before the first optimizer step."
+        )
     parameters = inspect.signature(kind).parameters
     options: dict[str, Any] = {}
     if kind is keras.optimizers.SGD:

@@ -205,10 +205,14 @@ def deliver(trained: keras.Model, network: keras.Model) -> None:
 def evaluate_as(trained: keras.Model, network: keras.Model) -> None:
     """Makes `trained.evaluate` evaluate `network`, so that the recorded accuracy is that of the saved file.
 
+    The losses of both include the weight decay penalty of the same weights, not that of frozen ones.
+
     Args:
         trained: compiled.
         network: compiled; the same network in full precision.
     """
+    for own, other in zip(network.variables, trained.variables, strict=True):
+        own.regularizer = other.regularizer
 
     def evaluate(*args: Any, **kwargs: Any) -> Any:
         kwargs.pop("_use_cached_eval_dataset", None)  # Passed by `model.fit`; the cache belongs to `trained`.
