@@ -163,7 +163,7 @@ FIT = ["fit", "--model", MODEL, "--data", "digits", "--output", "run"]
             [*FIT, "--from", "resnet_9"],
             "error: `from` (='resnet_9') must be the folder of a run, a .keras file, or one pretrained network",
         ),
-        ([*FIT, "--seed", "-1"], "error: `seed` (=-1) must be a non-negative integer."),
+        ([*FIT, "--seed", "-1"], "error: `seed` (=-1) must be a non-negative integer below 2**32."),
         (["evaluate", "none.keras", "--data", "digits"], "error: There is no file none.keras."),
         (
             ["evaluate", "full/thesis.txt", "--data", "digits"],

@@ -65,9 +65,9 @@ def find_rate(
         raise ValueError(f"`steps` (={steps}) must be at least 10.")
     if not highest > lowest:
         raise ValueError(f"`highest` (={highest}) must be above `lowest` (={lowest}).")
-    set_seed(seed)
     run = Run(model=model_name, options=dict(options or {}), data={}, recipe=recipe, backend="", versions={}, seed=seed)
     check_parts(Devices(), run)
+    set_seed(seed)
     batches = training_batches(dataset, recipe, seed)
     model = compile_model(build(model_name, dataset, options, recipe), run, batches.steps, Devices())
     schedule = keras.optimizers.schedules.ExponentialDecay(lowest, steps - 1, highest / lowest)

@@ -43,7 +43,7 @@ class RunOptions:
     """Options of a run that are independent of the network, the data, and the recipe.
 
     Attributes:
-        seed: random seed for initialization, shuffling, and augmentation; at least 0.
+        seed: random seed for initialization, shuffling, and augmentation; from 0 to 2**32 - 1.
         jit_compile: as in `model.compile`: `"auto"`, `True`, or `False`.
         deterministic: whether the same arguments give bit-for-bit the same results on the same machine, also if the run
             is killed and resumed. Slower on TensorFlow, where it applies to the rest of the process. On JAX, CPUs are
@@ -80,8 +80,8 @@ class RunOptions:
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"`seed` (={self.seed!r}) must be a non-negative integer.")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+            raise ValueError(f"`seed` (={self.seed!r}) must be a non-negative integer below 2**32.")
         _checks.one_of("jit_compile", self.jit_compile, ("auto", True, False))
         _checks.above_zero("checkpoint_minutes", self.checkpoint_minutes)
         if self.checkpoint_steps is not None:
@@ -94,6 +94,8 @@ class RunOptions:
         _checks.one_of("strategy", self.strategy, STRATEGIES)
         if self.precision is not None:
             _checks.one_of("precision", self.precision, (*PRECISIONS, "auto"))
+        if self.deterministic and self.precision == "auto":
+            raise ValueError("`precision` (='auto') depends on times: with `deterministic` (=True), name a precision.")
         _checks.one_of("epochs_on_device", self.epochs_on_device, ON_DEVICE)
 
 
