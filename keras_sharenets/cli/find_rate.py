@@ -14,12 +14,14 @@ from keras_sharenets.cli.arguments import (
     add_recipe_arguments,
     chosen_recipe,
     data_source,
+    given_fields,
     load_data,
     named_recipe,
 )
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.files import write_bytes
 from keras_sharenets.models import find_variant
+from keras_sharenets.training.recipes.few_images import adapt
 from keras_sharenets.training.run.command import parse_option
 
 
@@ -48,8 +50,15 @@ def run(arguments: argparse.Namespace) -> Answer:
     """The rate at which the smoothed loss falls fastest; the figure shows how reliable it is."""
     from keras_sharenets.training.run.rates import draw_rates, find_rate
 
-    dataset = load_data(data_source(arguments))
-    recipe = chosen_recipe(arguments, arguments.model, dataset.name)
+    # As in `fit`: the same training images and, if they are few, smaller batches.
+    dataset = load_data(dataclasses.replace(data_source(arguments), validation="auto"))
+    recipe = adapt(
+        chosen_recipe(arguments, arguments.model, dataset.name),
+        len(dataset.train),
+        given=given_fields(arguments),
+        named=arguments.recipe is not None,
+        trained=False,
+    )
     found = find_rate(
         arguments.model,
         dataset,

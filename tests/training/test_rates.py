@@ -9,6 +9,7 @@ import PIL.Image
 import pytest
 
 from keras_sharenets.cli import main
+from keras_sharenets.training.data import sources
 from keras_sharenets.training.data.dataset import Arrays, make_dataset
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run import rates
@@ -76,6 +77,18 @@ def test_steepest_descent_of_noisy_losses():
         noise = np.random.default_rng(seed).normal(0, 0.15, len(steps))
         losses = 3 - 0.5 * np.tanh(2 * (steps + 2)) + noise
         assert math.log10(steepest(list(10.0**steps), list(losses))) == pytest.approx(-2, abs=0.8), seed
+
+
+def test_batches_are_those_of_fit(monkeypatch, tmp_path):
+    """For 54 images (6 of 60 are held out), `fit` uses batches of 8 instead of the 128 of the recipe."""
+    found, calls = rates.Rates((0.1, 1.0), (1.0, 1.0), (1.0, 1.0), 0.1), []
+    split = Arrays(np.zeros((60, 4, 4, 1), "uint8"), np.arange(60) % 3)
+    monkeypatch.setattr(sources, "load_digits", lambda: make_dataset("few", "", "abc", split, split))
+    monkeypatch.setattr(rates, "find_rate", lambda name, dataset, **more: calls.append((dataset, more)) or found)
+    words = ["find-rate", "--model", "resnet_8", "--data", "digits", "--output", str(tmp_path / "rates.png")]
+    assert main(words) == 0
+    ((dataset, more),) = calls
+    assert (len(dataset.train), more["recipe"].batch_size) == (54, 8)
 
 
 @pytest.mark.parametrize(
