@@ -229,13 +229,13 @@ FAULTS = {
         "export",
         'default = "uint8" if quantization == "int8" else "float32"',
         'default = "int8" if quantization == "int8" else "float32"',
-        ("tests/mobile/test_input_output_types.py::test_default_types",),
+        ("tests/mobile/test_ends.py::test_default_types",),
     ),
     "dark_images_cut_bright_pixels": Fault(
         "export",
         "if whole_pixels and",
         "if not whole_pixels and",
-        ("tests/mobile/test_input_output_types.py::test_uint8_input_takes_raw_pixels",),
+        ("tests/mobile/test_ends.py::test_uint8_input_takes_raw_pixels",),
     ),
     "one_scale_for_all_filters": Fault(
         "export",
@@ -376,6 +376,6 @@ FAULTS = {
         "search",
         "dataclasses.replace(search, seed=search.seed + part)",
         "dataclasses.replace(search, seed=search.seed)",
-        ("tests/search/test_final_round.py::test_finalists_are_validated_on_other_parts",),
+        ("tests/search/test_finals.py::test_finalists_are_validated_on_other_parts",),
     ),
 }

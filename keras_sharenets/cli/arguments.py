@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from keras_sharenets.training.data.dataset import Dataset
 
 FINE_TUNING_EPOCHS = 10  # The default of `--epochs`.
+_OF_NEW_NETWORKS = ("dropout", "normalization", "initialization")  # Recipe fields for building a network.
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, required: bool = True, note: str | None = None) -> None:
@@ -107,9 +108,16 @@ def chosen_recipe(arguments: argparse.Namespace, model_name: str, data_name: str
 
 
 def fine_tuning_recipe(arguments: argparse.Namespace, model_name: str, dataset: Dataset) -> Recipe:
-    """The recipe for fine-tuning a trained network: its own, with few epochs and a low rate unless given otherwise."""
+    """The recipe for fine-tuning a trained network: its own, with few epochs and a low rate unless given otherwise.
+
+    Raises:
+        ValueError: an option is given that applies to new networks only.
+    """
     from keras_sharenets.models.registry import VARIANTS
 
+    for name in _OF_NEW_NETWORKS:
+        if (value := getattr(arguments, name)) is not None:
+            raise ValueError(f"`--{name}` (={value}) must be omitted: a trained network keeps its layers and weights.")
     own = recipe_for(model_name, dataset.name) if model_name in VARIANTS else find_recipe("default")
     recipe = own if arguments.recipe is None else find_recipe(arguments.recipe)
     given = {"epochs": FINE_TUNING_EPOCHS, "ema": 0.0, **given_fields(arguments)}

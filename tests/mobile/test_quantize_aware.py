@@ -213,7 +213,7 @@ def test_harness(there, tmp_path, request):
     check_model(factory, {}, tmp_path, other_backend, classifier=None)
 
 
-def test_bad_arguments(tmp_path):
+def test_bad_arguments():
     inputs = keras.Input((4, 4, 3))
     model = keras.Model(inputs, keras.layers.Conv2D(2, 1, name="conv")(inputs))
     with pytest.raises(ValueError, match=r"`preserve` \(='all'\) must be one of None, 'zeros', 'clusters'"):
@@ -223,10 +223,6 @@ def test_bad_arguments(tmp_path):
     q = mobile.quantize_aware(model)
     with pytest.raises(ValueError, match=r"quantization-aware already"):
         mobile.quantize_aware(q)
-    with pytest.raises(
-        ValueError, match=r"`quantization` \(='float16'\) must be 'int8' .* `keras_sharenets.mobile.strip`"
-    ):
-        mobile.export_tflite(q, tmp_path / "net.tflite", "float16")
     odd = keras.Model(inputs, keras.layers.UpSampling2D(interpolation="bicubic", name="odd")(inputs))
     with pytest.raises(mobile.UnsupportedLayerError, match="'odd', a UpSampling2D"):
         mobile.quantize_aware(odd)

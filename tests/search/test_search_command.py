@@ -187,7 +187,7 @@ def test_report(folder, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_final_round(folder, tmp_path, capsys):
-    """With real training; `test_final_round` covers the details."""
+    """With real training; `test_finals` covers the details."""
     run = tmp_path / "run"
     assert main(["search", *WHOLE, "--finalists", "2", "--output", str(run)]) == 0
     said, found = capsys.readouterr().err, json.loads((run / "conclusion.json").read_text())

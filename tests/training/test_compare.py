@@ -4,7 +4,7 @@ import csv
 import json
 
 import pytest
-from fake_runs import publish_runs, tables
+from made_up_runs import publish_runs, tables
 
 from keras_sharenets.cli.compare import TIMES
 from keras_sharenets.mobile.inspect import benchmark

@@ -84,6 +84,10 @@ def test_bad_arguments_are_rejected_before_training(tmp_path, capsys):
         (["--share", "depth:wide=1"], "some of policy, blending"),
         (["--prune", "0.5", "--output", str(tmp_path / "taken")], "is not an empty folder"),
         (["--prune", "0.5", "--ema", "0.9"], "`ema` (=0.9) must be 0"),
+        (["--prune", "0.5", "--early-stopping", "2"], "`early_stopping` (=2) must be 0 with pruning"),
+        (["--prune", "0.5", "--optimizer", "adamm"], "`optimizer` (='adamm') is not in keras.optimizers"),
+        (["--prune", "0.5", "--seed", "-1"], "`seed` (=-1) must be a non-negative integer"),
+        (["--prune", "0.5", "--dropout", "0.2"], "`--dropout` (=0.2) must be omitted: a trained network keeps"),
     ):
         assert main([*call, *words]) == 2
         assert message in capsys.readouterr().err

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import PIL.Image
 import pytest
-from fake_runs import fake_run, publish
+from made_up_runs import fake_run, publish
 
 from keras_sharenets import cli
 from keras_sharenets.cli import paper

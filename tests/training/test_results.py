@@ -7,7 +7,7 @@ import shlex
 import numpy as np
 import PIL.Image
 import pytest
-from fake_runs import DATA, SHORT, fake_run, publish, publish_runs, tables
+from made_up_runs import DATA, SHORT, fake_run, publish, publish_runs, tables
 
 from keras_sharenets import files
 from keras_sharenets.cli.arguments import chosen_recipe

@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from fake_runs import fake_run
+from made_up_runs import fake_run
 
 from keras_sharenets import files
 from keras_sharenets.training.data.dataset import Arrays, make_dataset

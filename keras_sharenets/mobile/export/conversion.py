@@ -14,6 +14,7 @@ import keras
 from keras_sharenets import _checks, precisions
 from keras_sharenets.analysis.graph import Graph
 from keras_sharenets.heads import ends_of
+from keras_sharenets.layers import FakeQuantize
 from keras_sharenets.mobile.export import edge_quantizer, memory_plan, reference
 from keras_sharenets.mobile.export.representative_data import checked_inputs
 from keras_sharenets.mobile.graph import group_chains, hard_swish, merging, passes, scales
@@ -130,7 +131,8 @@ def convert(
     checked = checked_inputs(representative_data, reference.input_shapes(traced))
     reference.check_layers(lowered, checked)
     # Fake quantization rounds in Keras, but is not part of the graph.
-    expected = reference.results_of(lowered.graph if reference.rounds(traced) else lowered, checked)
+    rounds = any(isinstance(call.operation, FakeQuantize) for call in traced.calls)
+    expected = reference.results_of(lowered.graph if rounds else lowered, checked)
 
     def build(materialize):
         graph = passes.simplify(merging.merge_equal(lower_calls(traced, materialize=materialize)[0]))

@@ -70,11 +70,6 @@ def lower_model(model: keras.Model) -> LoweredModel:
     return LoweredModel(model, traced, *lower_calls(traced))
 
 
-def rounds(traced: Graph) -> bool:
-    """Whether a traced model rounds its values like an integer file, as after `quantize_aware`."""
-    return any(isinstance(call.operation, ours.FakeQuantize) for call in traced.calls)
-
-
 def input_shapes(traced: Graph) -> list[Shape]:
     """The shape of each input for one example."""
     return [tensor.shape[1:] for tensor in traced.inputs]

@@ -174,11 +174,6 @@ def export_tflite(
     model = in_full_precision(model)
     lowered = reference.lower_model(model)
     precisions.check_layers(quantization, (operation.name for operation in lowered.graph.operations))
-    if not precisions.has_integers(quantization) and reference.rounds(lowered.traced):
-        raise ValueError(
-            f"`quantization` (={quantization!r}) must be 'int8' for a network from `quantize_aware`, which rounds like"
-            " an int8 file: export it in int8, or export the result of `keras_sharenets.mobile.strip` in float."
-        )
     heads = heads_of(lowered.traced)
     if class_names is not None:
         if len(heads) > 1:

@@ -10,6 +10,7 @@ import dataclasses
 import gzip
 import json
 import pathlib
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,10 +22,11 @@ from keras_sharenets import _checks, files
 from keras_sharenets.analysis import profile
 from keras_sharenets.folder_lock import hold_folder
 from keras_sharenets.interruption import Interrupted
-from keras_sharenets.training.compress.steps import CLUSTER, SHARE, Step, apply_sharing, dry_run, to_train
+from keras_sharenets.training.compress.steps import CLUSTER, PRUNE, SHARE, Step, apply_sharing, dry_run, to_train
 from keras_sharenets.training.data.batches import training_batches
 from keras_sharenets.training.data.dataset import Dataset
 from keras_sharenets.training.devices.devices import Devices
+from keras_sharenets.training.recipes.optimization import build_optimizer
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.export import export
 from keras_sharenets.training.run.finished import network_file, tested_crops, training_images
@@ -150,6 +152,14 @@ def begin(
     output = check_output(output)
     if plan.recipe.ema:
         raise ValueError(f"`ema` (={plan.recipe.ema}) must be 0: averaging would undo pruning and clustering.")
+    if plan.recipe.early_stopping and any(step.kind == PRUNE for step in plan.steps):
+        raise ValueError(
+            f"`early_stopping` (={plan.recipe.early_stopping}) must be 0 with pruning: a run that ends early does not "
+            "reach the sparsity."
+        )
+    # Raises the errors of the seed and the recipe now, not after the original has been measured.
+    _run(plan, plan.steps[0], dataset, output)
+    build_optimizer(plan.recipe, training_batches(dataset, plan.recipe, plan.seed).steps)
     few = training_images(dataset, plan.recipe, 4)
     dry_run(network, plan.steps, plan.where, few)
     with hold_folder(output):
@@ -197,7 +207,7 @@ def _run_steps(output: pathlib.Path, plan: Plan, rows: list[Row], dataset: Datas
             _write(output, plan, rows)
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Interrupted) else 2
-        raise Interrupted(number, f"`{PROGRAM} --resume {output}` resumes.") from None
+        raise Interrupted(number, f"`{PROGRAM} --resume {shlex.quote(str(output))}` resumes.") from None
     return rows
 
 
