@@ -182,7 +182,7 @@ def test_layer_that_normalizes_by_batch_in_inference_is_rejected():
         lower(stem(Normalizing(name="own")))
 
 
-def test_threads_replace_methods_of_variables_in_turn():
+def test_threads_replace_variable_methods_one_at_a_time():
     before, inside = vars(keras.Variable).get("__mul__"), threading.Event()
 
     def trace():

@@ -73,7 +73,7 @@ def test_convolutions_that_cannot_be_merged(arguments):
 
 
 def test_sum_that_broadcasts_is_not_merged():
-    """One pixel of the padded convolution is added to each of the four of the 1x1."""
+    """The single output pixel of one convolution is added to the four pixels of the 1x1 convolution."""
     inputs = keras.Input((2, 2, 4))
     padded = keras.layers.ZeroPadding2D(((1, 0), (1, 0)))(inputs)
     parts = [keras.layers.Conv2D(4, 3, use_bias=False)(padded), keras.layers.Conv2D(4, 1, use_bias=False)(inputs)]
@@ -288,7 +288,7 @@ def test_equal_outputs_are_not_merged():
     [
         (1, keras.layers.MaxPooling2D(3, 2), True),
         (1, keras.layers.MaxPooling2D(2, 2), True),
-        # A window of the border alone, and a window of zeros and one pixel where a larger one is mirrored.
+        # A window of the border only, and a window of zeros and one pixel where symmetric padding repeats a larger one.
         (2, keras.layers.MaxPooling2D(2, 2), False),
         (2, keras.layers.MaxPooling2D(3, 1), False),
         (1, keras.layers.MaxPooling2D(2, 2, padding="same"), False),

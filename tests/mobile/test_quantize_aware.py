@@ -291,7 +291,7 @@ def test_unknown_kernel_is_rejected():
 
 
 class Pair(keras.layers.Layer):
-    """Two tensors in, two out, each by a kernel of its own."""
+    """A layer with two inputs and two outputs, each with a separate kernel."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

@@ -72,7 +72,7 @@ def test_resizing_and_conversion_to_gray(tmp_path):
 
 
 def test_statistics_of_large_images_need_little_memory():
-    """24 images of 120 kB: all at once, as numbers of 8 bytes, they take 23 MB."""
+    """All 24 images of 120 kB at once take 23 MB in float64."""
     images = np.random.default_rng(0).integers(0, 256, (24, 200, 200, 3)).astype("uint8")
 
     def read(number, shape):

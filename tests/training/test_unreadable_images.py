@@ -40,7 +40,7 @@ def test_command_lists_skipped_images(partly_unreadable, tmp_path, capsys):
     assert "3 unreadable images are left out" in output
 
 
-def test_split_of_unreadable_images_alone(partly_unreadable, tmp_path):
+def test_split_with_only_unreadable_images(partly_unreadable, tmp_path):
     partly_unreadable.rename(tmp_path / "train")
     for name in ("ant", "bee"):
         (tmp_path / "test" / name).mkdir(parents=True)
