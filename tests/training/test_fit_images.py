@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import numpy as np
 import PIL.Image
@@ -11,6 +12,7 @@ from tiny_network import MODEL, TINY
 from keras_sharenets.training.data.dataset import Arrays
 from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.recipes.named import override, recipe_for
+from keras_sharenets.training.reports.evaluate import evaluate
 from keras_sharenets.training.run.fit import fit
 from keras_sharenets.training.run.record import RunOptions
 
@@ -32,6 +34,13 @@ def test_images_from_a_folder(quick_network, tmp_path):
     run = fit(MODEL, dataset, tmp_path / "run", recipe=settings, options=TINY, run_options=PLAIN, verbose=0)
     assert run.test_accuracy == 1.0
     assert (tmp_path / "run" / "labels.txt").read_text() == "blue\ngreen\nred\n"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".* has changed since")
+        assert evaluate(tmp_path / "run" / "last.keras", load(tmp_path / "colors")).accuracy == 1.0
+    # With another image, other images are the test split.
+    PIL.Image.fromarray(pixels).save(tmp_path / "colors" / "blue" / "20.png")
+    with pytest.warns(UserWarning, match="it had 60 images and now has 61"):
+        evaluate(tmp_path / "run" / "last.keras", load(tmp_path / "colors"))
 
 
 @pytest.mark.slow  # `test_families.py` also trains with these images.

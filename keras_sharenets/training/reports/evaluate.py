@@ -13,6 +13,7 @@ from keras_sharenets.heads import Head, head_of
 from keras_sharenets.training.data.augmentation import CENTER, TEN
 from keras_sharenets.training.data.batches import Batches, held_out_batches
 from keras_sharenets.training.data.dataset import Dataset, Shape
+from keras_sharenets.training.run.finished import warn_of_other_split
 from keras_sharenets.training.run.record import FEW_CLASSES
 
 BATCH_SIZE = 256
@@ -54,6 +55,8 @@ def evaluate(path: str | pathlib.Path, dataset: Dataset, crops: str = "none") ->
         crops: `"none"`, `"center"` or `"ten"` (corners and center, each also flipped). Images are resized to cover 8/7
             of the input size before cropping.
 
+    Issues a warning if the folder of images has changed since the file was trained on it.
+
     Raises:
         ValueError: `crops` is unknown, the file has another suffix, is missing or broken, or does not match the data
             set.
@@ -86,6 +89,7 @@ def _run(path: str | pathlib.Path, dataset: Dataset, crops: str) -> tuple[Head, 
     """The head of a file and its outputs `(images, units)`."""
     path = pathlib.Path(path)
     _check_labels(path, dataset)
+    warn_of_other_split(path, dataset)
     if path.suffix not in _READERS:
         raise ValueError(f"{path} is neither a .keras nor a .tflite file.")
     shape, head, predict = _READERS[path.suffix](path)

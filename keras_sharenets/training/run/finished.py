@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pathlib
+import warnings
 
 import numpy as np
 
 from keras_sharenets.images import evenly_spaced
 from keras_sharenets.training.data.augmentation import CENTER, crop_views
 from keras_sharenets.training.data.batches import input_shape
-from keras_sharenets.training.data.dataset import Dataset
+from keras_sharenets.training.data.dataset import Dataset, count_images
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.record import Run, read_metrics
 
@@ -53,13 +54,34 @@ def tested_crops(recipe: Recipe) -> str:
 def crops_of_file(path: str | pathlib.Path) -> str:
     """The crops that the network in a file was tested on during training, as named in `evaluate`.
 
-    Read from the record of the run if the file is in its folder or in its `export` folder; otherwise `"none"`.
+    `"none"` for a file that belongs to no run.
     """
+    run = run_of_file(path)
+    return "none" if run is None else tested_crops(run.recipe)
+
+
+def run_of_file(path: str | pathlib.Path) -> Run | None:
+    """The run with a file in its folder or in its `export` folder; `None` if there is none."""
     folder = pathlib.Path(path).resolve().parent
-    for place in (folder, folder.parent):
-        if (place / "metrics.json").is_file():
-            return tested_crops(read_metrics(place / "metrics.json").recipe)
-    return "none"
+    records = (place / "metrics.json" for place in (folder, folder.parent))
+    return next((read_metrics(record) for record in records if record.is_file()), None)
+
+
+def warn_of_other_split(path: str | pathlib.Path, dataset: Dataset) -> None:
+    """Warns if a file was trained on a folder of images that has changed since, and so is split in another way."""
+    run, source = run_of_file(path), dataset.source
+    if run is None or run.source is None or source is None or not source.is_folder:
+        return
+    counts = run.data.get("images_per_class")  # Missing in older records.
+    now = [sum(each) for each in count_images(dataset).values()]
+    same = pathlib.Path(run.source["data"]).resolve() == pathlib.Path(source.data).resolve()
+    if same and counts is not None and [sum(each) for each in counts] != now:
+        before = sum(map(sum, counts))
+        warnings.warn(
+            f"{source.data} has changed since the network in {path} was trained: it had {before:,} images and now has "
+            f"{sum(now):,}. Unless the test split has its own folder, the network was trained on some of its images.",
+            stacklevel=2,
+        )
 
 
 def training_images(dataset: Dataset, recipe: Recipe, count: int) -> np.ndarray:
