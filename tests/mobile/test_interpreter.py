@@ -37,6 +37,12 @@ def test_predict_empty_batch(tflite_files):
     assert predict_tflite(tflite_files[None][0], np.zeros((0, 8, 8, 1))).shape == (0, 10)
 
 
+def test_images_that_are_not_finite(tflite_files):
+    """As an integer, NaN would be a number."""
+    with pytest.raises(ValueError, match="`images` contains values that are not finite"):
+        predict_tflite(tflite_files["int8"][0], np.full((1, 8, 8, 1), np.nan))
+
+
 @pytest.mark.parametrize("shape", [(8, 8, 1), (2, 8, 8, 3), (2, 8, 9, 1)])
 def test_wrong_image_shape(tflite_files, shape):
     with pytest.raises(ValueError, match=r"`images` must have the shape \(n, 8, 8, 1\), has"):

@@ -154,6 +154,9 @@ def test_invalid_files(tflite_files, tmp_path):
     path.write_bytes(b"\x89PNG\r\n\x1a\n and so on")
     with pytest.raises(ValueError, match=r"net\.tflite is not a TFLite file"):
         size_report(path)
+    path.write_bytes(b"\0\0\0\0TFL3abc")  # No tables.
+    with pytest.raises(ValueError, match=r"net\.tflite is a damaged TFLite file"):
+        size_report(path)
     whole = tflite_files["int8"][0].read_bytes()
     for length in np.linspace(300, whole.index(b"PK\3\4") - 200, 10).astype(int):
         path.write_bytes(whole[:length])

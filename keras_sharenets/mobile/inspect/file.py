@@ -297,6 +297,8 @@ def predict_tflite(path: str | os.PathLike, images: np.ndarray) -> np.ndarray:
     expected = tuple(inputs[0]["shape"].tolist()[1:])
     if images.ndim != 4 or images.shape[1:] != expected:
         raise ValueError(f"`images` must have the shape (n, {', '.join(map(str, expected))}), has {images.shape}.")
+    if not np.isfinite(images).all():
+        raise ValueError("`images` contains values that are not finite.")
     return run_images(interpreter, images, [outputs[0]["index"]])[0]
 
 

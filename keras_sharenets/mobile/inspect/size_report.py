@@ -12,8 +12,17 @@ import numpy as np
 
 from keras_sharenets.mobile.inspect import arena, file
 
-# Exceptions raised by wrong offsets and damaged archives.
-_DAMAGE = (IndexError, KeyError, NotImplementedError, struct.error, TypeError, ValueError, zipfile.BadZipFile)
+# Exceptions raised by missing tables, wrong offsets and damaged archives.
+_DAMAGE = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    struct.error,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+)
 # Field numbers in the TFLite schema, for fields whose position in the file is needed, not only the value.
 _NAME, _DESCRIPTION, _CUSTOM_CODE, _SIGNATURE_KEY, _BUFFER_DATA = 0, 3, 1, 2, 0
 _TENSOR_NAME, _SUBGRAPH_NAME = 3, 4
