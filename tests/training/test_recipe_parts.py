@@ -314,3 +314,6 @@ def test_other_bad_teachers(tmp_path):
     files.save_model(keras.Model(images, flat), tmp_path / "logits.keras")
     with pytest.raises(ValueError, match=r"must return class probabilities: it must end in a softmax"):
         open_teacher(str(tmp_path / "logits.keras"), few, PLAIN)
+    files.save_model(keras.Model(images, [flat, flat]), tmp_path / "two.keras")
+    with pytest.raises(ValueError, match=r"`teacher` \(='.*two\.keras'\) has 2 outputs, but few has a, b, c \(3\)"):
+        open_teacher(str(tmp_path / "two.keras"), few, PLAIN)

@@ -41,6 +41,7 @@ def open_teacher(place: str, dataset: Dataset, recipe: Recipe, *, argument: str 
     count = network.output_shape[-1] if isinstance(network.output_shape, tuple) else None
     if count != len(classes) or labels not in (None, classes):
         theirs = f"{count} classes" if labels is None else f"the classes {_short(labels)}"
+        theirs = f"{len(network.outputs)} outputs" if count is None else theirs
         raise ValueError(f"`{argument}` (={place!r}) has {theirs}, but {dataset.name} has {_short(classes)}.")
     images = (1, *input_shape(dataset, recipe))
     expected = network.input_shape
