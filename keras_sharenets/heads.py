@@ -134,8 +134,14 @@ def head_of(model: keras.Model) -> Head:
     Args:
         model: `keras.Model` with one output `(batch, units)`. The last activation is unknown if the model is not
             functional.
+
+    Raises:
+        ValueError: the model has other outputs.
     """
-    return head_of_end(final_activation(model), int(model.output_shape[-1]))
+    shape = model.output_shape
+    if not (isinstance(shape, tuple) and len(shape) == 2 and isinstance(shape[-1], int)):
+        raise ValueError(f"`model` must have one output `(batch, units)`, has {shape}.")
+    return head_of_end(final_activation(model), shape[-1])
 
 
 def final_activation(model: keras.Model) -> str | None:

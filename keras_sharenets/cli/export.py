@@ -113,6 +113,8 @@ def check(arguments: argparse.Namespace) -> None:
     if ONNX in (arguments.to, *(arguments.formats or ())):
         require(*ONNX_PACKAGES)
     check_paths(arguments.target)
+    if arguments.output and pathlib.Path(arguments.output).resolve() == pathlib.Path(arguments.target).resolve():
+        raise ValueError(f"`--output` (={arguments.output}) must differ from the network, which it would replace.")
 
 
 def _option(name):

@@ -327,6 +327,7 @@ def bad_arguments(folder):
         (("export", net, "--calibration", images, "--pictures", 0), "`--images` (=0) must be a positive integer"),
         (("export", net, "--images", 9), "`--images` requires `--representative-data FOLDER`"),
         (("export", net, "--to", "saved_model", "--max-bytes", 0), "does not apply to `--to saved_model`"),
+        (("export", net, "--output", folder / "images" / ".." / "net.keras"), "must differ from the network"),
         (("export", net, "--test"), "`--test` is for the folder of a run, but TARGET is not a folder"),
         (("export", folder, "--quantization", "int8"), "`--quantization` is for a .keras file, but TARGET is a folder"),
         (("export", folder), "metrics.json"),

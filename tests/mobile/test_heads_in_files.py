@@ -173,6 +173,16 @@ def test_evaluate(exported, name):
             evaluate(path, data_set("binary", BRIGHT[:, 0], IMAGES))
 
 
+def test_evaluate_needs_one_vector(tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    maps = keras.Model(inputs, layers.Conv2D(2, 1)(inputs))
+    export_tflite(maps, tmp_path / "maps.tflite")
+    files.save_model(maps, tmp_path / "maps.keras")
+    for name in ("maps.keras", "maps.tflite"):
+        with pytest.raises(ValueError, match=r"must (have one output `\(batch, units\)`|return one vector of classes)"):
+            evaluate(tmp_path / name, data_set("binary", BRIGHT[:, 0], IMAGES))
+
+
 def test_standard_metadata_of_the_output(exported):
     """One sigmoid has value labels instead of axis labels; the threshold is described."""
     kind, folder, _ = exported

@@ -136,10 +136,15 @@ def _tflite_file(path: pathlib.Path) -> Reader:
     from keras_sharenets.mobile import describe_tflite, predict_tflite
     from keras_sharenets.mobile.inspect import file
 
+    described = describe_tflite(path)
+    shapes = [end["shape"] for end in described["outputs"]]
+    if [len(shape) for shape in shapes] != [2]:
+        raise ValueError(f"{path} returns {' and '.join(map(str, shapes))}; it must return one vector of classes.")
+
     def predict(batches: Batches) -> np.ndarray:
         return np.concatenate([predict_tflite(path, batches[index][0]) for index in range(len(batches))])
 
-    return tuple(describe_tflite(path)["inputs"][0]["shape"][1:]), file.read_head(path), predict
+    return tuple(described["inputs"][0]["shape"][1:]), file.read_head(path), predict
 
 
 _READERS = {".keras": _keras_file, ".tflite": _tflite_file}
