@@ -22,7 +22,16 @@ from keras_sharenets import _checks, files
 from keras_sharenets.analysis import profile
 from keras_sharenets.folder_lock import hold_folder
 from keras_sharenets.interruption import Interrupted
-from keras_sharenets.training.compress.steps import CLUSTER, PRUNE, SHARE, Step, apply_sharing, dry_run, to_train
+from keras_sharenets.training.compress.steps import (
+    CLUSTER,
+    PRUNE,
+    SHARE,
+    Step,
+    apply_sharing,
+    dry_run,
+    followed,
+    to_train,
+)
 from keras_sharenets.training.data.batches import training_batches
 from keras_sharenets.training.data.dataset import Dataset
 from keras_sharenets.training.devices.devices import Devices
@@ -38,6 +47,7 @@ from keras_sharenets.training.run.recorder import CHECKPOINTS, last_checkpoint
 from keras_sharenets.training.run.teacher import open_teacher
 
 RECORD, ORIGINAL, VERSION = "compress.json", "original", 1
+LAYER_NAMES = "layer_names.json"  # In the folder of a sharing step: `Shared.layer_names`.
 PROGRAM = "sharenets compress"
 Say = Callable[[str], None]
 
@@ -228,8 +238,10 @@ def _train(output: pathlib.Path, plan: Plan, number: int, dataset: Dataset, say:
         network = files.load_model(network_file(source))
         if step.kind == SHARE:
             images = training_images(dataset, plan.recipe, plan.images)
-            shared = apply_sharing(network, step, plan.where, images, _original_parameters(output))
+            where = _where(output, plan, number)
+            shared = apply_sharing(network, step, where, images, _original_parameters(output))
             files.write_text(folder / "share.txt", str(shared))
+            files.write_json(folder / LAYER_NAMES, dict(shared.layer_names))
             network = shared.model
         elif step.kind == CLUSTER:
             to_train(network, plan.steps, number, 1)  # Changes the layers in place.
@@ -253,6 +265,15 @@ def _train(output: pathlib.Path, plan: Plan, number: int, dataset: Dataset, say:
     told = [Progress(run.recipe.epochs, run.split, say, show)]
     train_network(devices, network, make, run, dataset, folder, checkpoint, verbose=0, callbacks=told)
     return before
+
+
+def _where(output: pathlib.Path, plan: Plan, number: int) -> Sequence[str] | None:
+    """The convolutions that a step may share: those named in the plan, or what earlier steps have made of them."""
+    where = plan.where
+    for record in (step_folder(output, plan, earlier) / LAYER_NAMES for earlier in range(number)):
+        if record.is_file():  # Only sharing steps have it, and compressions begun by an earlier version do not.
+            where = followed(where, json.loads(record.read_text(encoding="utf-8")))
+    return where
 
 
 def _original_parameters(output: pathlib.Path) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_sharenets import _checks
@@ -134,6 +135,26 @@ def apply_sharing(model: keras.Model, step: Step, where: Any, images: np.ndarray
     return share(model, **share_arguments(step.value, parameters), where=where, sample_images=images)
 
 
+def followed(where: Sequence[str] | None, layer_names: Mapping[str, str]) -> tuple[str, ...] | None:
+    """`where` for a network after sharing: the layers that have taken the place of the named convolutions.
+
+    Args:
+        where: names or patterns for the network before; `None` for all convolutions.
+        layer_names: as in `keras_sharenets.sharing.Shared`.
+
+    >>> followed(["conv?"], {"conv1": "conv1_shared", "inner/conv2": "conv1_shared", "stem": "stem"})
+    ('conv1_shared',)
+    """
+    if where is None:
+        return None
+    found = [
+        name
+        for path, name in layer_names.items()
+        if any(fnmatch.fnmatchcase(each, pattern) for each in (path, path.rpartition("/")[2]) for pattern in where)
+    ]
+    return tuple(dict.fromkeys(found))
+
+
 def to_train(model: keras.Model, steps: Sequence[Step], number: int, total_steps: int) -> keras.Model:
     """The network that a step trains, with the layers of `model`.
 
@@ -170,7 +191,8 @@ def dry_run(model: keras.Model, steps: Sequence[Step], where: Any, images: np.nd
     model = copy_network(model)
     for number, step in enumerate(steps):
         if step.kind == SHARE:
-            model = apply_sharing(model, step, where, images, parameters).model
+            shared = apply_sharing(model, step, where, images, parameters)
+            model, where = shared.model, followed(where, shared.layer_names)
         elif step.kind != QUANTIZE:
             to_train(model, steps, number, 1)  # Changes the layers in place.
         else:
