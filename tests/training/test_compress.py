@@ -13,6 +13,7 @@ import pytest
 
 from keras_sharenets import files
 from keras_sharenets.cli import main
+from keras_sharenets.folder_lock import is_unused
 from keras_sharenets.interruption import Interrupted
 from keras_sharenets.layers.quantized_kernels import stored_kernels
 from keras_sharenets.training.compress import compress
@@ -96,6 +97,19 @@ def test_bad_arguments_are_rejected_before_training(tmp_path, capsys):
     assert "contains no compression" in capsys.readouterr().err
     assert main(["compress", "--resume", str(tmp_path / "taken"), "--prune", "0.5"]) == 2
     assert "omit the network, the steps, and `--output`" in capsys.readouterr().err
+
+
+def test_folder_stays_empty_without_a_record(tmp_path, monkeypatch):
+    """With the network alone, it could be neither resumed nor used again."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compress, "open_teacher", interrupt)
+    plan = make_plan(make_steps([], 0.5, None, False))
+    with pytest.raises(KeyboardInterrupt):
+        compress.begin(network(), plan, load("digits"), tmp_path / "out", say=print, show=print)
+    assert is_unused(tmp_path / "out")
 
 
 @pytest.mark.slow

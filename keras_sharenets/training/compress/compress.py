@@ -174,14 +174,14 @@ def begin(
     dry_run(network, plan.steps, plan.where, few)
     with hold_folder(output):
         output = check_output(output)
-        files.save_model(network, network_file(output / ORIGINAL))
-        files.write_labels(output / ORIGINAL, dataset.class_names)
         try:
+            files.save_model(network, network_file(output / ORIGINAL))
+            files.write_labels(output / ORIGINAL, dataset.class_names)
             open_teacher(str(network_file(output / ORIGINAL)), dataset, plan.recipe)
-        except ValueError:
-            shutil.rmtree(output / ORIGINAL)
+            _write(output, plan, [])
+        except BaseException:  # Also Ctrl-C: without a record, the folder could be neither resumed nor used again.
+            shutil.rmtree(output / ORIGINAL, ignore_errors=True)
             raise
-        _write(output, plan, [])
         return _run_steps(output, plan, [], dataset, say, show)
 
 
