@@ -1,6 +1,7 @@
 """Optional parts of a recipe other than SGD, crops, and flips, each compared with an independent computation."""
 
 import dataclasses
+import itertools
 import zipfile
 
 import keras
@@ -135,6 +136,20 @@ def test_moving_average_is_delivered():
         # Training continues with its current weights.
         np.testing.assert_array_equal(to_numpy(copy.get_layer("last").kernel), kernel)
         model.fit(*batch(), initial_epoch=1, epochs=1, verbose=0)  # No step, only the callbacks at the end of training.
+
+
+def test_moving_average_counts_optimizer_steps():
+    """Two batches make one step. The first step is the first average, and the second one weighs a quarter."""
+    network, copy = small_network(), small_network()
+    model = compiled(copy, dataclasses.replace(PLAIN, ema=0.75, accumulate=2))
+    kernels = []
+    for step in range(5):
+        model.train_on_batch(*batch(step))
+        kernels.append(to_numpy(copy.get_layer("last").kernel))
+    assert [np.array_equal(*pair) for pair in itertools.pairwise(kernels)] == [False, True, False, True]
+    deliver(model, network)
+    expected = 0.75 * kernels[1] + 0.25 * kernels[3]
+    np.testing.assert_allclose(to_numpy(network.get_layer("last").kernel), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,8 @@ def build_optimizer(
     if recipe.accumulate > 1:
         options["gradient_accumulation_steps"] = recipe.accumulate
     if recipe.ema:
-        options |= {"use_ema": True, "ema_momentum": recipe.ema}
+        # Keras updates the average at every batch, whether or not its gradients complete a step.
+        options |= {"use_ema": True, "ema_momentum": recipe.ema ** (1 / recipe.accumulate)}
     rate = recipe.learning_rate if recipe.schedule == "plateau" else build_schedule(recipe, steps_per_epoch)
     optimizer = kind(rate, **options)
     spared = [variable for variable in variables if not _decays(recipe, variable)]
