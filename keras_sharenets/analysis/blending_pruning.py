@@ -155,7 +155,7 @@ def pruning_curve(
     Args:
         model, layers, ranking, baseline: as for [`prune_blending`].
         images: array of images, or any other input of `model.predict`.
-        labels: int array `(images,)`, class indices.
+        labels: int array `(images,)`, class indices; 0 and 1 for a network that ends in one sigmoid.
         fractions: sequence of floats, each at least 0 and below 1.
         batch_size: as for `model.predict`.
         on_row: function called with each row as soon as it is available, or `None`.
@@ -164,14 +164,18 @@ def pruning_curve(
         A list of `CurveRow`, one per fraction.
 
     Raises:
-        ValueError: an argument violates one of these rules, there are no blending layers, or the number of labels is
-            not the number of images.
+        ValueError: an argument violates one of these rules, there are no blending layers, `model` is not a classifier,
+            or the number of labels is not the number of images.
     """
     for fraction in fractions:
         _checks.rate("fractions", fraction)
+    from keras_sharenets.heads import head_of  # At the top, the two modules would import each other.
+
     labels = _checks.class_labels("labels", labels)
     pruner = _Pruner(model, layers, ranking, baseline)
-    rows = []
+    head, rows = head_of(model), []
+    if not head.classes:
+        raise ValueError(f"`model` (='{model.name}') must be a classifier: its output is one number without a sigmoid.")
     for fraction in fractions:
         report = pruner.prune(fraction)
         scores = np.asarray(pruner.model.predict(images, batch_size=batch_size, verbose=0))
@@ -180,7 +184,7 @@ def pruning_curve(
                 f"The number of `labels` (={len(labels)}) must be the number of rows of `model`'s output "
                 f"(={scores.shape})."
             )
-        accuracy = float((scores.argmax(axis=1) == labels).mean())
+        accuracy = float(head.correct(scores, labels).mean())
         row = CurveRow(float(fraction), report.zeroed, report.remaining, report.compression, accuracy)
         rows.append(row)
         if on_row is not None:

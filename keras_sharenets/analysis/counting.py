@@ -2,11 +2,32 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 
 from keras_sharenets import _checks
 from keras_sharenets.analysis.filters import is_convolution
+from keras_sharenets.layers.fake_quantize import FakeQuantize
+from keras_sharenets.layers.quantized_kernels import inner
+from keras_sharenets.layers.whitening import Whitening
+
+# Keras lists all weights of a frozen layer as non-trainable, whether or not they would be trained if it were unfrozen.
+# These are the names of weights that are never trained: moving statistics, the statistics of `Normalization`, and the
+# vector of `SpectralNormalization`; and the layers of this library that have no other weights.
+_NEVER_TRAINED = {"count", "mean", "moving_mean", "moving_variance", "variance", "vector_u"}
+_WITHOUT_PARAMETERS = (FakeQuantize, Whitening)
+# Convolutions that `is_convolution` does not cover: their filters are not those of one two-dimensional kernel.
+_OTHER_CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
 
 
 def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
@@ -18,6 +39,24 @@ def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
             yield layer
 
 
+def parameters_of(operation: Any) -> tuple[keras.Variable, ...]:
+    """The trainable weights of a layer, including those that are frozen with the layer or with a layer inside it."""
+    if not isinstance(operation, keras.layers.Layer) or isinstance(operation, _WITHOUT_PARAMETERS):
+        return ()
+    frozen = {
+        id(weight)
+        for layer in operation._flatten_layers()
+        if not layer.trainable
+        for weight in layer.weights
+        if weight.name not in _NEVER_TRAINED
+    }
+    return tuple(weight for weight in operation.weights if weight.trainable or id(weight) in frozen)
+
+
+def _is_convolution(layer: keras.layers.Layer) -> bool:
+    return is_convolution(layer) or isinstance(inner(layer), _OTHER_CONVOLUTIONS)
+
+
 def _is_normalization(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, keras.layers.BatchNormalization)
 
@@ -26,13 +65,13 @@ def _is_normalization(layer: keras.layers.Layer) -> bool:
 RULES = {
     "trainable": lambda layer, weight: True,
     "trainable_without_bn": lambda layer, weight: not _is_normalization(layer),
-    "conv_kernels": lambda layer, weight: is_convolution(layer) and len(weight.shape) > 1,
-    "conv_kernels_and_biases": lambda layer, weight: is_convolution(layer),
+    "conv_kernels": lambda layer, weight: _is_convolution(layer) and len(weight.shape) > 1,
+    "conv_kernels_and_biases": lambda layer, weight: _is_convolution(layer),
 }
 
 
 def count_parameters(model: keras.Model, rule: str = "trainable") -> int:
-    """Counts the trainable parameters of a model by the rule of a paper.
+    """Counts the parameters of a model by the rule of a paper. Frozen layers count like others.
 
     Args:
         model: built `keras.Model`. Nested models are expanded; any other layer with sublayers counts as one layer.
@@ -55,7 +94,7 @@ def count_parameters(model: keras.Model, rule: str = "trainable") -> int:
     counted = {
         id(weight): math.prod(weight.shape)
         for layer in _layers(model)
-        for weight in layer.trainable_weights
+        for weight in parameters_of(layer)
         if RULES[rule](layer, weight)
     }
     return sum(counted.values())

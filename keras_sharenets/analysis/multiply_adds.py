@@ -126,8 +126,11 @@ def _kernel_rule(kernel_shape: Shape) -> Callable[[Any, Shape, Shape], int]:
     return rule
 
 
-def _rule(operation: Any) -> Callable[[Any, Shape, Shape], int] | None:
-    return next((rule for classes, rule in _RULES if isinstance(operation, classes)), None)
+def _rule(call: Call) -> Callable[[Any, Shape, Shape], int] | None:
+    # The reverse of an embedding is a dense layer: it computes a score for each entry of the table.
+    if isinstance(call.operation, layers.Embedding) and (call.kwargs.get("reverse") or True in call.args[1:]):
+        return _dense
+    return next((rule for classes, rule in _RULES if isinstance(call.operation, classes)), None)
 
 
 def multiply_adds(call: Call, kernel_shape: Shape | None = None) -> int | None:
@@ -145,7 +148,7 @@ def multiply_adds(call: Call, kernel_shape: Shape | None = None) -> int | None:
         ValueError: the cost depends on unknown dimensions.
     """
     operation = call.operation
-    rule = _kernel_rule(kernel_shape) if kernel_shape is not None else _rule(operation)
+    rule = _kernel_rule(kernel_shape) if kernel_shape is not None else _rule(call)
     if rule is not None:
         inputs, outputs = call.input_shapes[0], call.output_shapes[0]
         try:

@@ -11,18 +11,11 @@ from typing import Any
 import keras
 
 from keras_sharenets._types import Shape
+from keras_sharenets.analysis.counting import parameters_of
 from keras_sharenets.analysis.graph import Graph, trace
 from keras_sharenets.analysis.multiply_adds import multiply_adds
-from keras_sharenets.layers.fake_quantize import FakeQuantize
 from keras_sharenets.layers.quantized_kernels import inner
-from keras_sharenets.layers.whitening import Whitening
 from keras_sharenets.rendering.tables import text_table
-
-# Keras lists all weights of a frozen layer as non-trainable, whether or not they would be trained if it were unfrozen.
-# These are the names of weights that are never trained: moving statistics, the statistics of `Normalization`, and the
-# vector of `SpectralNormalization`; and the layers of this library that have no other weights.
-_NEVER_TRAINED = {"count", "mean", "moving_mean", "moving_variance", "variance", "vector_u"}
-_WITHOUT_PARAMETERS = (FakeQuantize, Whitening)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,22 +115,16 @@ class _Weights:
 
 
 def _weights(operation: Any) -> _Weights:
-    weights = getattr(operation, "weights", ())
-    parameters = [
-        weight
-        for weight in weights
-        if weight.trainable or (not operation.trainable and weight.name not in _NEVER_TRAINED)
-        if not isinstance(operation, _WITHOUT_PARAMETERS)
-    ]
+    parameters = parameters_of(operation)
     trained = {id(weight) for weight in parameters}
-    others = tuple(weight for weight in weights if id(weight) not in trained)
+    others = tuple(weight for weight in getattr(operation, "weights", ()) if id(weight) not in trained)
     if not hasattr(operation, "effective_kernel"):
         effective = sum(math.prod(weight.shape) for weight in parameters)
-        return _Weights(tuple(parameters), others, None, effective)
+        return _Weights(parameters, others, None, effective)
     kernel_shape = tuple(operation.effective_kernel().shape)
     bias = getattr(operation, "bias", None)
     effective = math.prod(kernel_shape) + (0 if bias is None else math.prod(bias.shape))
-    return _Weights(tuple(parameters), others, kernel_shape, effective)
+    return _Weights(parameters, others, kernel_shape, effective)
 
 
 def _single(shapes: tuple[Shape, ...]) -> Shape:
@@ -148,10 +135,10 @@ def profile(model: keras.Model, input_shape: Any = None) -> Profile:
     """Counts the parameters and the multiply-adds of a functional model.
 
     Parameters are the trainable weights, as usual in papers. They exclude the moving statistics of batch normalization
-    and random seeds. The parameters of a layer frozen by `layer.trainable = False` are included: all its weights except
-    statistics, which are recognized by name (`moving_mean`, `moving_variance` and so on). In a layer that is not
-    frozen, a non-trainable weight is not a parameter. A weight that is frozen individually, or quantized to integers by
-    Keras, is therefore counted as non-trainable.
+    and random seeds. The parameters of a layer frozen by `layer.trainable = False`, also in a wrapper, are included:
+    all its weights except statistics, which are recognized by name (`moving_mean`, `moving_variance` and so on). In a
+    layer that is not frozen, a non-trainable weight is not a parameter. A weight that is frozen individually, or
+    quantized to integers by Keras, is therefore counted as non-trainable.
 
     A layer with a method `effective_kernel()` is counted as a convolution with that kernel, whose last axis is the
     filters. Without sharing, it would store this kernel and its `bias`. Its multiply-adds are those of the kernel at

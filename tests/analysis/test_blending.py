@@ -188,6 +188,36 @@ def test_curve_measures_every_fraction_from_the_same_weights():
     assert all(np.array_equal(was, value) for was, value in zip(before, model.get_weights(), strict=True))
 
 
+def test_curve_of_one_sigmoid():
+    images = keras.Input((4, 4, 6))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(6, 1, name="blend")(images))
+    logit = layers.Dense(1, name="logit")(x)
+    batch = pseudo_random((40, 4, 4, 6))
+    values = outputs_of(keras.Model(images, logit), batch)[:, 0]
+    labels = (values > 0).astype(int)
+    assert 0 < labels.mean() < 1
+    labels[:4] = 1 - labels[:4]
+    (row,) = pruning_curve(keras.Model(images, layers.Activation("sigmoid")(logit)), batch, labels, (0,))
+    assert row.accuracy == 36 / 40
+    with pytest.raises(ValueError, match="must be a classifier"):
+        pruning_curve(keras.Model(images, logit), batch, labels, (0,))
+
+
+def test_frozen_convolutions_of_any_kind_count():
+    images = keras.Input((4, 4, 6))
+    x = layers.Conv2D(6, 1, name="blend")(images)
+    x = layers.Conv2DTranspose(5, 2)(layers.SeparableConv2D(4, 3)(x))
+    x = layers.Conv1D(3, 2)(layers.Reshape((-1, 5))(x))
+    model = keras.Model(images, layers.Dense(2)(x))
+    kernels = 6 * 6 + (9 * 6 + 6 * 4) + 4 * 4 * 5 + 2 * 5 * 3
+    biases = 6 + 4 + 5 + 3
+    for trainable in (True, False):
+        model.trainable = trainable
+        counts = [count_parameters(model, rule) for rule in ("conv_kernels", "conv_kernels_and_biases", "trainable")]
+        assert counts == [kernels, kernels + biases, kernels + biases + 3 * 2 + 2]
+    assert prune_blending(model, 0.5)[1].remaining == kernels + biases - 18
+
+
 def test_interrupted_curve_leaves_the_model_alone():
     model = network()
     before = model.get_weights()

@@ -267,6 +267,24 @@ def test_a_frozen_network_counts_as_before():
     assert model.trainable_weights == []
 
 
+def test_a_frozen_layer_in_a_wrapper_counts_as_before():
+    inputs = keras.Input((8, 8, 3))
+    wrapper = layers.TimeDistributed(layers.BatchNormalization())
+    model = keras.Model(inputs, wrapper(inputs))
+    wrapper.layer.trainable = False
+    p = profile(model)
+    assert (p.stored_parameters, p.effective_parameters, p.non_trainable_parameters) == (2 * 3, 2 * 3, 2 * 3)
+
+
+@pytest.mark.skipif(not hasattr(layers, "ReversibleEmbedding"), reason="Keras is too old")
+def test_the_reverse_of_an_embedding_is_a_dense_layer():
+    inputs = keras.Input((9,))
+    embedding = layers.ReversibleEmbedding(10, 4)
+    p = profile(keras.Model(inputs, embedding(embedding(inputs), reverse=True)))
+    assert [row.multiply_adds for row in p.layers] == [0, 9 * 10 * 4]
+    assert (p.stored_parameters, p.effective_parameters) == (10 * 4, 2 * 10 * 4)
+
+
 def test_a_frozen_backbone_inside_a_network():
     backbone = ksn.create_model("hscnet_m32_g4_r2_b1_a2", input_shape=(16, 16, 3), include_top=False, pooling="avg")
     inputs = keras.Input((16, 16, 3))
