@@ -137,6 +137,7 @@ def _entry(
         "data": run.data["name"],
         "recipe": run.recipe.name,
         "recipe_changes": list(changed_fields(run.recipe)),
+        "other_changes": list(run.changes),
         "recipe_differences": {field: getattr(run.recipe, field) for field in differing},
         "state": run.state,
         "epochs": len(run.epochs),
@@ -164,7 +165,8 @@ def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _training_row(name: str, run: Run) -> tuple[str, ...]:
-    recipe = f"{run.recipe.name}{' (changed)' if changed_fields(run.recipe) else ''}"
+    changed = " (changed)" if changed_fields(run.recipe) else ""
+    recipe = ", ".join([f"{run.recipe.name}{changed}", *run.changes])
     finished = f"{len(run.epochs)}{'' if run.state == 'finished' else f' of {run.recipe.epochs}'}"
     best = (_share(run.best.held_out_accuracy), str(run.best.epoch), run.split)
     return (name, recipe, finished, *best, f"{run.seconds / 60:.1f}", str(run.seed))
@@ -199,7 +201,11 @@ def _csv(entries: Sequence[Mapping[str, Any]]) -> str:
     for entry in entries:
         best, options = entry["best"], json.dumps(entry["options"]) if entry["options"] else ""
         flat = {"options": options, "recipe_changes": " ".join(entry["recipe_changes"])}
-        flat |= {"best_epoch": best["epoch"], "best_accuracy": best[f"{entry['split']}_accuracy"]}
+        flat |= {
+            "other_changes": "; ".join(entry["other_changes"]),
+            "best_epoch": best["epoch"],
+            "best_accuracy": best[f"{entry['split']}_accuracy"],
+        }
         recipe = {f"recipe.{field}": value for field, value in entry["recipe_differences"].items()}
         kept = {key: value for key, value in entry.items() if key not in ("best", "recipe_differences")}
         lines.append(kept | flat | recipe)

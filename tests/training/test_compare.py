@@ -26,6 +26,7 @@ def test_comparison(folder, tmp_path, capsys, monkeypatch):
     for field in ("clip_norm", "ema"):
         del older["recipe"][field]
     del older["data"]["note"], older["version"]
+    older["teacher"] = "runs/large"
     record.write_text(json.dumps(older))
     drawn = []
     monkeypatch.setattr(plots, "draw_accuracies", lambda *given: drawn.append(given) or b"sizes")
@@ -39,11 +40,13 @@ def test_comparison(folder, tmp_path, capsys, monkeypatch):
     assert [(row.pop("recipe field"), list(row.values())) for row in recipes] == list(fields.items())
     assert [row["int8 bytes"] for row in sizes] == ["1,234,567", ""]
     assert [row["run"] for row in training] == names
+    assert [row["recipe"] for row in training] == ["fast (changed)", "fast (changed), teacher runs/large"]
     with (output / "compare.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert {key: [line[f"recipe.{key}"] for line in lines] for key in fields} == fields
     assert sum(key.startswith("recipe.") for key in lines[0]) == len(fields)
     assert [line["int8_bytes"] for line in lines] == ["1234567", ""]
+    assert [line["other_changes"] for line in lines] == ["", "teacher runs/large"]
     # From docs/networks.md, where xception has 100 classes instead of 10; it shares nothing.
     stored = 71430 - 90 * 141
     assert [line["parameters"] for line in lines] == ["298858", str(stored)]

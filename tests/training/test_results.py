@@ -136,13 +136,16 @@ def test_direction(differences, words):
 
 
 def test_only_comparable_runs_are_paired(tmp_path):
-    """Runs with other recipes, data, or options are not paired; equal options are shown with the pair."""
+    """Runs with other recipes, teachers, data, or options are not paired; equal options are shown with the pair."""
     dropped = {"options": {"dropout_rate": 0.1}}
     runs = [
         fake_run("sl_vggnet_32", 0, 0.5),
         fake_run("s_vggnet_32", 1, 0.5),
         fake_run("s_vggnet_32", 0, 0.5, override(SHORT, epochs=5)),
         fake_run("s_vggnet_32", 0, 0.5, data=DATA | {"name": "digits"}),
+        fake_run("s_vggnet_32", 0, 0.5, data=DATA | {"shape": [48, 48, 3]}),
+        fake_run("s_vggnet_32", 0, 0.5, data=DATA | {"class_names": list("abcdefghik")}),
+        fake_run("s_vggnet_32", 0, 0.5, teacher="runs/large"),
         fake_run("s_vggnet_32", 0, 0.5, **dropped),
         fake_run("sl_vggnet_32", 0, 0.6, **dropped),
     ]
@@ -150,7 +153,7 @@ def test_only_comparable_runs_are_paired(tmp_path):
     for folder, run in zip(folders, runs, strict=True):
         write_metrics(run, folder / "metrics.json")
     rows = make_rows(map(read_published, folders))
-    assert len(rows) == 6
+    assert len(rows) == 9
     as_named, with_options = compare(rows)
     assert (as_named.second.run.seed, as_named.differences) == (1, {})
     assert (with_options.first.run.options, with_options.differences) == (dropped["options"], {0: 10.0})

@@ -174,10 +174,12 @@ class Run(RunOptions):
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """Deviations from the recipe, in a few words: the program, the starting point, and held-out images."""
+        """Deviations from the recipe, in a few words: program, starting point, teacher, and held-out images."""
         changes = list((self.trainer or {}).get("changes", ()))
         if self.start:
             changes.append(f"from {self.start['source']}{', frozen' if self.start['freeze'] else ''}")
+        if self.teacher is not None:
+            changes.append(f"teacher {self.teacher}")
         held = self.data.get("validation", 0)
         return (*changes, *([f"{held:,} images for validation"] if held else []))
 
@@ -189,7 +191,9 @@ class Run(RunOptions):
     @property
     def conditions(self) -> tuple[Any, ...]:
         """The key for grouping runs in a table: data, recipe, and other changes."""
-        return (self.data["name"], self.data.get("train"), self.recipe, self.changes)
+        data = self.data
+        images = (tuple(data["shape"]), data.get("train"), data.get("test"))
+        return (data["name"], *images, tuple(data["class_names"]), self.recipe, self.changes)
 
     @property
     def last(self) -> Epoch:
