@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from keras_sharenets._types import Shape
     from keras_sharenets.analysis.activations import Maps
+    from keras_sharenets.analysis.profile import Profile
     from keras_sharenets.training.data.batches import Batches
     from keras_sharenets.training.data.dataset import Dataset
 
@@ -77,11 +78,15 @@ def check(arguments: argparse.Namespace) -> None:
         _checks.positive("--limit-images", arguments.limit_images)
     if not 0 < arguments.part <= 1:
         raise ValueError(f"`--part` (={arguments.part}) must be above 0 and at most 1.")
+    named = 0
     for path in map(pathlib.Path, arguments.networks):
         if path.suffix == ".keras" or len(path.parts) > 1:
             check_paths(str(path))
         elif not path.exists():
             find_variant(str(path))
+            named += 1
+    if arguments.model_option and not named:
+        raise ValueError(f"`--model-option` (={' '.join(arguments.model_option)}) requires a named network.")
     blending.check_options(arguments)
 
 
@@ -112,6 +117,8 @@ def run(arguments: argparse.Namespace) -> Answer:
         dataset = load_data(data_source(arguments, recorded))
         chosen = evenly_spaced(len(dataset.test), arguments.limit_images or len(dataset.test))
         dataset = dataclasses.replace(dataset, test=dataset.test.part(chosen))
+    # First of all: fails if the size of the images is unknown.
+    counts = {each.label: analysis.to_text(_profile(arguments, each, dataset)) for each in networks}
     images: dict[str, bytes] = {}
     sections: dict[str, Any] = {}
     data: dict[str, Any] = {"networks": [{"name": each.label, "note": each.note} for each in networks]}
@@ -134,7 +141,7 @@ def run(arguments: argparse.Namespace) -> Answer:
         sections |= {f"{each.label}: {heading.lower()}": part for heading, part in found.sections.items()}
         images |= {f"{prefix}{name}": image for name, image in found.images.items()}
     for each in networks:
-        sections[f"{each.label}: {COUNTS.lower()}"] = analysis.to_text(analysis.profile(each.model))
+        sections[f"{each.label}: {COUNTS.lower()}"] = counts[each.label]
     title = f"Analysis of {' and '.join(each.label for each in networks)}"
     notes = [each.note for each in networks if each.note] + ([] if dataset is None else [f"{dataset.note}."])
     notes += [blending.note(arguments)] if arguments.blending else []
@@ -143,6 +150,16 @@ def run(arguments: argparse.Namespace) -> Answer:
     files.write_json(output / "analysis.json", data)
     files.write_text(output / "index.html", page(title, " ".join(notes), sections))
     return Answer(f"files in {output}: {', '.join([*images, 'analysis.json', 'index.html'])}", data)
+
+
+def _profile(arguments: argparse.Namespace, network: _Network, dataset: Dataset | None) -> Profile:
+    from keras_sharenets.analysis import profile
+
+    if dataset is not None:
+        return profile(network.model, _test_batches(network, dataset)[1])
+    # Without data, `--input-shape` may still complete a network for images of any size.
+    any_size = None in network.model.input_shape[1:] and arguments.input_shape is not None
+    return profile(network.model, tuple(arguments.input_shape) if any_size else None)
 
 
 def _slug(label: str) -> str:
@@ -307,7 +324,8 @@ def _filters(
             best = {"original": best["original"], "others": first.best(2 * EXCITING, arranged=False)[EXCITING:]}
         say(f"computing images that maximize feature maps of {network.label} ...")
         channels = [channel for each in best.values() for channel in each]
-        excited = exciting_images(network.model, first.name, channels, input_shape=dataset.shape)
+        shape = _test_batches(network, dataset)[1]
+        excited = exciting_images(network.model, first.name, channels, input_shape=shape)
         rows, start = {}, 0
         for name, each in best.items():
             if each:

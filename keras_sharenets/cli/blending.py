@@ -103,12 +103,13 @@ def run(arguments: argparse.Namespace) -> Answer:
     before = evaluate(arguments.file, dataset)
     trained = f"accuracy {before.accuracy:.4f} ({before.correct} of {before.images})"
     say(f"{before.file} on {dataset.name}: {trained}")
+    counts = analysis.to_text(analysis.profile(model, dataset.shape))
     tested = held_out_batches(dataset, BATCH_SIZE)
     found = report(arguments, model, patterns, dataset, tested, output / "curve.csv")
     data = {"model": model.name, "file": before.file, "data": dataset.name, "note": dataset.note}
     data |= {"accuracy": before.accuracy} | found.data
     first = {"accuracy as trained": trained.removeprefix("accuracy ")}
-    sections = {"": first, **found.sections, COUNTS: analysis.to_text(analysis.profile(model))}
+    sections = {"": first, **found.sections, COUNTS: counts}
     for name, image in found.images.items():
         files.write_bytes(output / name, image)
     files.write_json(output / "curve.json", data)

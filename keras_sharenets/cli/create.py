@@ -43,7 +43,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets import files
-    from keras_sharenets.analysis import profile
+    from keras_sharenets.analysis import count_parameters
     from keras_sharenets.models import create_model
 
     given = {"num_classes": arguments.classes, "input_shape": arguments.input_shape, "weights": arguments.weights}
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> Answer:
         )
         raise ValueError(f"{trial}{error}") from error
     files.save_model(model, arguments.output)
-    parameters = profile(model).stored_parameters
+    parameters = count_parameters(model)  # The size of the images may be unknown.
     trained = "not trained" if arguments.weights is None else f"weights: {arguments.weights}"
     text = f"{arguments.output}: {name}, {parameters:,} parameters, {trained}"
     data = {"path": arguments.output, "name": name, "parameters": parameters, "weights": arguments.weights}

@@ -16,7 +16,7 @@ from keras_sharenets.files import check_paths
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="NAME|FILE", help="named network, .keras file or .tflite file")
     parser.add_argument("--classes", type=int, metavar="N", help="number of classes, for a named network")
-    add_input_shape(parser, "size of the images, for a named network")
+    add_input_shape(parser, "size of the images, for a named network or a .keras file for images of any size")
     parser.add_argument(
         "--format", choices=("text", "csv", "json"), default="text", help="output format (default: text)"
     )
@@ -28,8 +28,10 @@ def check(arguments: argparse.Namespace) -> None:
     if not arguments.target.endswith((".tflite", ".keras")):
         find_variant(arguments.target)
         return
-    if arguments.classes is not None or arguments.input_shape is not None:
-        raise ValueError(f"`--classes` and `--input-shape` apply to named networks only, not to {arguments.target}.")
+    if arguments.classes is not None:
+        raise ValueError(f"`--classes` applies to named networks only, not to {arguments.target}.")
+    if arguments.input_shape is not None and arguments.target.endswith(".tflite"):
+        raise ValueError(f"`--input-shape` does not apply to .tflite files such as {arguments.target}.")
     check_paths(arguments.target)
 
 
@@ -44,14 +46,14 @@ def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets import analysis, files
     from keras_sharenets.models import create_model
 
+    shape = None if arguments.input_shape is None else tuple(arguments.input_shape)
     if arguments.target.endswith(".keras"):
         model = files.load_model(arguments.target)
+        profile = analysis.profile(model, shape)
     else:
-        shape = None if arguments.input_shape is None else tuple(arguments.input_shape)
         overrides = {"num_classes": arguments.classes, "input_shape": shape}
         given = {name: value for name, value in overrides.items() if value is not None}
-        model = create_model(arguments.target, **given)
-    profile = analysis.profile(model)
+        profile = analysis.profile(create_model(arguments.target, **given))
     data = analysis.to_dict(profile)
     if arguments.format == "json":
         return Answer(json.dumps(data, indent=2), data)

@@ -90,10 +90,21 @@ def test_describe_network_with_other_input_shape(sharenets):
     assert (status, json.loads(out)["multiply_adds"]) == (0, profile.multiply_adds)
 
 
-def test_input_shape_does_not_apply_to_files(sharenets):
-    status, _, err = sharenets("describe", "net.keras", "--input-shape", 16, 16, 1)
-    assert (status, err.count("\n")) == (2, 1)
-    assert "apply to named networks only, not to net.keras" in err
+def test_describe_classes_and_input_shape_of_files(sharenets, tmp_path):
+    x = keras.Input((None, None, 1))
+    file = tmp_path / "any.keras"
+    keras.Model(x, keras.layers.Conv2D(2, 3, padding="same", use_bias=False)(x)).save(file)
+    for words, message in (
+        ((file, "--classes", 3), "applies to named networks only, not to"),
+        (("net.tflite", "--input-shape", 8, 8, 1), "does not apply to .tflite files"),
+        ((file, "--input-shape", 8, 8, 3), "must agree with the inputs"),
+        ((file,), "`input_shape` must specify the unknown dimensions"),
+    ):
+        status, _, err = sharenets("describe", *words)
+        assert (status, err.count("\n")) == (2, 1)
+        assert message in err
+    status, out, _ = sharenets("describe", file, "--input-shape", 8, 6, 1, "--json", "-")
+    assert (status, json.loads(out)["multiply_adds"]) == (0, 8 * 6 * 9 * 2)
 
 
 def test_describe_keras_file(sharenets, folder):

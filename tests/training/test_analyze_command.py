@@ -1,5 +1,6 @@
 """`sharenets analyze`: files, page, and errors."""
 
+import argparse
 import json
 import re
 
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 
 from keras_sharenets import analysis, files
-from keras_sharenets.cli import main
+from keras_sharenets.cli import analyze, main
 from keras_sharenets.models import create_model
-from keras_sharenets.training.data.dataset import Arrays
+from keras_sharenets.training.data.dataset import Arrays, make_dataset
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +83,39 @@ def test_blending_layers_are_pruned(folder, tmp_path):
     assert report["curve"][1]["compression"] == baseline / (6 * 10 + 7 * 5 - 15)
 
 
+def test_images_of_any_size_need_their_size(tmp_path, capsys):
+    images = keras.Input((None, None, 1))
+    file, words = tmp_path / "any.keras", ["--weights", "--output", str(tmp_path / "out")]
+    files.save_model(keras.Model(images, keras.layers.Conv2D(6, 3, padding="same", use_bias=False)(images)), file)
+    assert main(["analyze", str(file), *words]) == 2
+    assert "`input_shape` must specify the unknown dimensions" in capsys.readouterr().err
+    assert main(["analyze", str(file), *words, "--input-shape", "8", "8", "1"]) == 0
+    assert f"{8 * 8 * 9 * 6:,}" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_images_of_a_run_on_crops(tmp_path):
+    """The network takes crops of 8 pixels, the images have 10."""
+    x = images = keras.Input((8, 8, 1))
+    for _ in range(2):
+        x = keras.layers.Conv2D(2, 3, activation="relu")(x)
+    network = analyze._Network("crops", keras.Model(images, keras.layers.GlobalAveragePooling2D()(x)), crops="center")
+    part = Arrays(np.random.default_rng(0).integers(0, 256, (4, 10, 10, 1)).astype("uint8"), np.arange(4) % 2)
+    dataset = make_dataset("noise", "noise", ["a", "b"], part, part)
+    asked = argparse.Namespace(layers=None, part=0.5, input_shape=None)
+    assert analyze._profile(asked, network, dataset).multiply_adds == 6 * 6 * 9 * 2 + 4 * 4 * 9 * 2 * 2
+    places = {"crops": analyze._activations(asked, network, dataset)}
+    images, sections = {}, {}
+    assert analyze._filters([network], places, dataset, images, sections)["crops"]["layer"] == places["crops"][0].name
+    assert set(images) == {"kernels.png", "exciting.png"}
+
+
 def test_bad_arguments_create_no_output(folder, tmp_path, capsys):
     output = str(tmp_path / "out")
     for words, message in (
         (["--part", "0"], "error: `--part` (=0.0) must be above 0"),
         (["--limit-images", "0"], "error: `--limit-images` (=0) must be a positive integer."),
         (["--activations"], "error: `--data` is required"),
+        (["--model-option", "width=8"], "error: `--model-option` (=width=8) requires a named network."),
     ):
         assert main(["analyze", str(folder / "plain.keras"), *words, "--output", output]) == 2
         assert capsys.readouterr().err.startswith(message)
