@@ -21,7 +21,7 @@ class CommonArguments(TypedDict, total=False):
 
     Attributes:
         input_shape: `(height, width, channels)`. Height and width may be `None` unless the factory says otherwise.
-        num_classes: number of classes.
+        num_classes: number of classes; 1 requires a `classifier_activation` other than softmax.
         include_top: whether to include the classifier.
         pooling: output without the classifier: `None` for feature maps, `"avg"` or `"max"` for one vector per image.
         classifier_activation: activation of the classifier; `None` for logits.
@@ -113,11 +113,19 @@ def frame(name: str, given: CommonArguments, **defaults: Any) -> Frame:
 
     Raises:
         TypeError: an argument is not one of [`CommonArguments`].
+        ValueError: the softmax of a single class would always be 1.
     """
     for argument in given:
         if argument not in CommonArguments.__annotations__:
             raise TypeError(f"The factory of '{name}' has no argument `{argument}` (={given[argument]!r}).")
-    return Frame(**{"name": name, **defaults, **given})
+    made = Frame(**{"name": name, **defaults, **given})
+    one_class = made.include_top and made.num_classes == 1
+    if one_class and keras.activations.get(made.classifier_activation) is keras.activations.softmax:
+        raise ValueError(
+            "`num_classes` (=1) must be at least 2 with `classifier_activation` (='softmax'), whose output for one "
+            "class is always 1: pass `classifier_activation='sigmoid'` to distinguish two classes."
+        )
+    return made
 
 
 def norm(x: Tensor, name: str) -> Tensor:

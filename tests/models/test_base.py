@@ -80,3 +80,12 @@ def test_source_of_a_network_is_checked():
     with pytest.raises(ValueError, match=r"`input_tensor.shape\[1:\]` \(=\(2, 2, 3\)\) must be at least"):
         PreActResNet(input_tensor=keras.Input((2, 2, 3)))
     assert PreActResNet(**BOTTLENECKS)(pseudo_random((1, 8, 8, 3))).shape == (1, 5)
+
+
+def test_one_class_needs_another_activation_than_softmax():
+    common = {"input_shape": (8, 8, 3), "num_classes": 1}
+    for activation in ({}, {"classifier_activation": keras.activations.softmax}):
+        with pytest.raises(ValueError, match=r"`num_classes` \(=1\) must be at least 2 with `classifier_activation`"):
+            ksn.create_model("igcv2_c64_d8", **common, **activation)
+    for more in ({"classifier_activation": "sigmoid"}, {"include_top": False}):
+        assert ksn.create_model("igcv2_c64_d8", blocks_per_stage=2, **common, **more).layers
