@@ -158,8 +158,8 @@ def _profile(arguments: argparse.Namespace, network: _Network, dataset: Dataset 
     if dataset is not None:
         return profile(network.model, _test_batches(network, dataset)[1])
     # Without data, `--input-shape` may still complete a network for images of any size.
-    any_size = None in network.model.input_shape[1:] and arguments.input_shape is not None
-    return profile(network.model, tuple(arguments.input_shape) if any_size else None)
+    shape, any_size = arguments.input_shape, None in network.model.input_shape[1:]
+    return profile(network.model, tuple(shape) if shape is not None and any_size else None)
 
 
 def _slug(label: str) -> str:
