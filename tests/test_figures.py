@@ -1,9 +1,14 @@
 """Common code of figures: labels next to their points that cover nothing."""
 
 import numpy as np
+import pytest
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from keras_sharenets.rendering import figures
+from keras_sharenets.training.recipes.named import find_recipe
+from keras_sharenets.training.reports.plots import draw_comparison, draw_confusion, draw_loss_and_accuracy
+from keras_sharenets.training.run.record import Epoch, Run
 
 
 def test_names_cover_neither_each_other_nor_points_with_and_without_names():
@@ -22,3 +27,25 @@ def test_names_cover_neither_each_other_nor_points_with_and_without_names():
     everything = [*boxes.values(), *points]
     overlaps = np.array([[one.overlaps(other) for other in everything] for one in boxes.values()])
     assert (overlaps.sum(1) == 1).all()
+
+
+def test_dollar_signs_in_names_are_not_formulas():
+    figure = figures.new_figure(3, 2, "b$_$")
+    axes = figure.subplots()
+    axes.plot([1, 2], [1, 2], label="a$b$")
+    axes.set_xticks([1, 2], ["US$_to_CA$", "b$_$"])
+    figures.name_lines(figure, axes)
+    figures.png(figure)
+    shown = {text.get_text(): text.get_parse_math() for text in figure.findobj(Text) if "$" in text.get_text()}
+    assert shown == dict.fromkeys(("b$_$", "a$b$", "US$_to_CA$"), False)
+    assert draw_confusion(np.eye(2, dtype=int), ["$_$", "_"], "$^$")
+
+
+@pytest.mark.parametrize("loss", [float("nan"), 0.0])
+def test_runs_without_finite_losses_are_drawn(loss):
+    data = {"name": "cifar10", "note": "", "class_names": ["a", "b"], "shape": [8, 8, 3]}
+    epochs = (Epoch(1, loss, 0.5, None, 0.5, 0.1, 1.0),)
+    given = {"options": {}, "data": data, "backend": "tensorflow", "versions": {}, "epochs": epochs}
+    run = Run(model="resnet_8", recipe=find_recipe("fast"), **given)
+    assert all(draw_loss_and_accuracy(run))
+    assert draw_comparison({"run": run})

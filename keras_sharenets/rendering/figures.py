@@ -99,11 +99,12 @@ def name_points(
     """
     from matplotlib.transforms import Bbox
 
+    show_as_written(figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     points = axes.transData.transform([*zip(across, up, strict=True), *nameless])
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in points]
-    text = {"textcoords": "offset points", "fontsize": 9, "color": DARK}
+    text = {"textcoords": "offset points", "fontsize": 9, "color": DARK, "parse_math": False}
     for x, y, name in zip(across, up, names, strict=True):
         for place in _PLACES:
             label = axes.annotate(name, (x, y), place, ha="left" if place[0] > 0 else "right", **text)
@@ -129,13 +130,15 @@ def name_lines(figure: Figure, axes: Axes) -> None:
         points = [(x, y) for x, y in np.asarray(line.get_xydata(), float) if np.isfinite(y)]
         if points:
             ends.append((*points[-1], str(line.get_label()), line.get_color()))
+    show_as_written(figure)
     figure.draw_without_rendering()
     heights = axes.transData.transform([(x, y) for x, y, _, _ in ends])[:, 1] if ends else []
     point, lowest = figure.dpi / 72, float("-inf")
     for (x, y, name, color), height in sorted(zip(ends, heights, strict=True), key=lambda end: end[1]):
         lowest = max(height, lowest + 11 * point)
         place = (7, (lowest - height) / point)
-        axes.annotate(name, (x, y), place, textcoords="offset points", va="center", fontsize=9, color=color)
+        text = {"va": "center", "fontsize": 9, "color": color, "parse_math": False}
+        axes.annotate(name, (x, y), place, textcoords="offset points", **text)
 
 
 def usual_range(values: Sequence[float]) -> tuple[float, float]:
@@ -153,8 +156,17 @@ def usual_range(values: Sequence[float]) -> tuple[float, float]:
     return min(usual), max(usual)
 
 
+def show_as_written(figure: Figure) -> None:
+    """Shows the characters `$` in names of classes and runs, which matplotlib would take for formulas."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+
+
 def png(figure: Figure, *, dpi: float = DPI) -> bytes:
     """A figure as a PNG file, with so many pixels an inch."""
+    show_as_written(figure)
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=dpi)
     return data.getvalue()

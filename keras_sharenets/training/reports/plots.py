@@ -184,9 +184,11 @@ def _colors() -> cycle:
 
 
 def _shape_panels(loss: Axes, accuracy: Axes) -> None:
-    # Early test losses can be far higher: moving statistics lag behind the weights at first.
-    loss.set_yscale("log")
-    log_ticks(loss.yaxis, "{x:g}")
+    # A logarithmic scale requires a value: a run that diverged at once has none, nor has one without losses.
+    if any(np.isfinite(value) and value > 0 for line in loss.get_lines() for value in np.ravel(line.get_ydata())):
+        # Early test losses can be far higher: moving statistics lag behind the weights at first.
+        loss.set_yscale("log")
+        log_ticks(loss.yaxis, "{x:g}")
     accuracy.set_ylim(top=1)
     percent(accuracy.yaxis)
 
