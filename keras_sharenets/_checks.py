@@ -52,6 +52,12 @@ def divides(name: str, value: int, whole_name: str, whole: int) -> None:
         raise ValueError(f"`{name}` (={value}) must divide {whole_name} (={whole}).")
 
 
+def multiple(name: str, value: int, unit: int) -> None:
+    """Raises a `ValueError` unless `value` is a multiple of `unit`."""
+    if value % unit:
+        raise ValueError(f"`{name}` (={value}) must be a multiple of {unit}.")
+
+
 def one_of(name: str, value: Any, allowed: Sequence) -> None:
     """Raises a `ValueError` unless `value` is one of `allowed`."""
     # Arrays compare elementwise, so `in` would be ambiguous.

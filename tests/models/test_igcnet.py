@@ -305,7 +305,7 @@ def test_input_tensor_and_unknown_height_and_width():
         ({"stem_filters": 0}, r"`stem_filters` \(=0\) must be a positive integer\."),
         ({"stem_filters": 9}, r"`stem_filters` \(=9\) must be at most `width` \(=8\)\."),
         ({"stem_strides": 0}, r"`stem_strides` \(=0\) must be a positive integer\."),
-        ({"blocks_per_stage": 3}, r"`2` \(=2\) must divide `blocks_per_stage` \(=3\)\."),
+        ({"blocks_per_stage": 3}, r"`blocks_per_stage` \(=3\) must be a multiple of 2\."),
         ({"blocks_per_stage": (2, 2)}, r"`blocks_per_stage` \(=\(2, 2\)\) must be .* each of the 3 stages"),
         (
             {"branch_channels": (4, 2)},

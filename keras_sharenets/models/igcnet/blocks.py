@@ -179,7 +179,7 @@ def _shortcut(x: Tensor, width: int, strides: int, options: Options, name: str) 
     if strides == 1 or options.shortcut == "pad":
         return base.padded_shortcut(x, width, strides, name)
     if options.shortcut == "pairs":
-        _checks.divides("2", 2, "the input channels of a shortcut of 'pairs'", channels)
+        _checks.multiple("stem_filters", channels, 2)  # Of the stages, all widths are even.
     branches = 1 if options.block == "xception" else options.width // 2
     groups = {"branches": branches, "pairs": channels // 2, "dense": 1}[options.shortcut]
     shortcut = f"{name}_shortcut"

@@ -121,7 +121,7 @@ def IGCNet(
         raise ValueError(f"`stem_filters` (={stem_filters}) must be at most `width` (={width}).")
     counts = base.per_stage("blocks_per_stage", blocks_per_stage, STAGES)
     for count in counts:
-        _checks.divides("2", 2, "`blocks_per_stage`", count)
+        _checks.multiple("blocks_per_stage", count, 2)
     widths = [width * 2**stage for stage in range(STAGES)]
     branches = _branches_of_stages(branch_channels, widths, options)
     of_stages = _options_of_stages(options, spatial_branches, [stem_filters, *widths])

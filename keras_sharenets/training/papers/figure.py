@@ -125,7 +125,8 @@ def _draw_curves(axes: Axes, rows: Sequence[Row], found: Mapping[int, Sequence[G
     for number, (row, group) in enumerate(labeled):
         color = COLORS[number % len(COLORS)]
         length = min(len(run.epochs) for run in group.runs)
-        values = np.array([[epoch.test_accuracy or np.nan for epoch in run.epochs[:length]] for run in group.runs])
+        # `None`, for an epoch without a test, becomes NaN.
+        values = np.array([[epoch.test_accuracy for epoch in run.epochs[:length]] for run in group.runs], float)
         epochs, mean = np.arange(1, length + 1), values.mean(axis=0)
         label = f"{row.label} ({len(group.runs)} seed{'' if len(group.runs) == 1 else 's'})"
         axes.plot(
