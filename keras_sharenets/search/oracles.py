@@ -6,7 +6,9 @@ between, it loses a trial that it has counted, and a truncated file makes the se
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -93,6 +95,30 @@ class _Hyperband(_OneFile, keras_tuner.oracles.HyperbandOracle):
             first = bracket["rounds"][0]
             first[:] = [entry for entry in first if self.trials[entry["id"]].status != "FAILED"]
         return super().populate_space(trial_id)
+
+    def _random_trial(self, trial_id, bracket):
+        # KerasTuner ends the search if there are fewer networks than the first round needs, with none trained in full.
+        # The rounds are smaller instead.
+        found = super()._random_trial(trial_id, bracket)
+        return found if found["status"] == "RUNNING" else self._promote(trial_id, bracket) or found
+
+    def _promote(self, trial_id, bracket):
+        """The next trial of a bracket whose first round ends early; `None` if there is none, or none yet."""
+        for number, (before, entries) in enumerate(itertools.pairwise(bracket["rounds"]), 1):
+            trials = [self.trials[entry["id"]] for entry in before]
+            if any(trial.status == "RUNNING" for trial in trials):
+                return None
+            continued = [entry["past_id"] for entry in entries]
+            waiting = [trial for trial in trials if trial.status == "COMPLETED" and trial.trial_id not in continued]
+            if waiting and len(entries) < math.ceil(len(before) / _FACTOR):
+                best = max(waiting, key=lambda trial: trial.score)
+                entries.append({"past_id": best.trial_id, "id": trial_id})
+                epochs = [self._get_epochs(bracket["bracket_num"], each) for each in (number - 1, number)]
+                names = ("trial_id", "initial_epoch", "epochs", "bracket", "round")
+                values = (best.trial_id, *epochs, bracket["bracket_num"], number)
+                new = {f"tuner/{name}": value for name, value in zip(names, values, strict=True)}
+                return {"status": "RUNNING", "values": {**best.hyperparameters.values, **new}}
+        return None
 
 
 def _random(trials, epochs, **options):

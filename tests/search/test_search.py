@@ -140,9 +140,13 @@ def test_no_network_is_trained_twice(tuner, trained, tmp_path):
     budget = Budget(max_parameters=1400)
     networks = len(hypermodel.SpaceHyperModel("shardnet", input_shape=DIGITS.shape, budget=budget))
     assert networks == 8
-    search.run(_make_search(tmp_path, tuner=tuner, trials=12, budget=budget), _silent)
+    search.run(_make_search(tmp_path, tuner=tuner, trials=13, budget=budget), _silent)
     tried = [(result.name, str(result.arguments)) for result in trials.read_all(tmp_path) if result.continues is None]
     assert len(tried) == len(set(tried)) == networks
+    if tuner == "hyperband":
+        # The first round needs nine networks; without the ninth, the best third of the eight continues.
+        assert trained == [(0, 1)] * 8 + [(1, 3)] * 3 + [(3, 9)]
+        assert [result.continues for result in trials.read_all(tmp_path)][8:] == ["07", "06", "05", "10"]
 
 
 @pytest.mark.slow

@@ -242,6 +242,7 @@ def test_interrupted_search_prints_how_to_resume(tmp_path, capsys, monkeypatch):
         ),
         (["--max-latency-ms", "0"], "`max_latency_ms` (=0.0) must be"),
         (["--seed", "-1"], "`seed` (=-1) must be"),
+        (["--seed", "4294967294"], "`seed` (=4294967294) must be a non-negative integer below 2**32 - 2"),
         (["--data", "nowhere"], "`data` (='nowhere')"),
         (["--epochs", "0"], "`epochs` (=0) must be"),
         (["--recipe", "slow"], "`recipe` (='slow') is not a known recipe"),
