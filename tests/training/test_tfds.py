@@ -17,28 +17,30 @@ from keras_sharenets.training.data.tfds import find_records, read_feature
 from keras_sharenets.training.recipes.named import recipe_for
 
 NAMES = ("ant", "bee", "cow")
+IMAGES_PER_FILE = 2
 
 
-def write_tfds(folder, name, shape, examples, labels=NAMES, encoding="png"):
-    """Writes `{split: [(array, label)]}` as TensorFlow Datasets does, with two images per file."""
+def write_tfds(folder, name, shape, examples, labels=NAMES, encoding="png", others=(), supervised=None):
+    """Writes `{split: [(array, label)]}` as TensorFlow Datasets does, with `IMAGES_PER_FILE` in each file."""
     identity = tfds.core.dataset_info.DatasetIdentity(name, tfds.core.Version("1.0.0"), str(folder), "")
     features = tfds.features.FeaturesDict(
         {
             "file": tfds.features.Text(),
             "image": tfds.features.Image(shape=shape, encoding_format=encoding),
             "label": tfds.features.ClassLabel(names=labels),
+            **dict.fromkeys(others, tfds.features.ClassLabel(names=NAMES)),
         }
     )
-    info = tfds.core.DatasetInfo(builder=identity, features=features)
+    info = tfds.core.DatasetInfo(builder=identity, features=features, supervised_keys=supervised)
     (folder / name / "1.0.0").mkdir(parents=True)
     identity.data_dir = str(folder / name / "1.0.0")
-    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=2)
+    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=IMAGES_PER_FILE)
     writer.initialize_splits(list(examples))
     for split, pairs in examples.items():
         writer.add_examples(
             {
                 split: [
-                    {"file": f"{index}.png", "image": image, "label": label}
+                    {"file": f"{index}.png", "image": image, "label": label, **dict.fromkeys(others, 0)}
                     for index, (image, label) in enumerate(pairs)
                 ]
             }
@@ -132,6 +134,31 @@ def test_data_set_without_a_test_split(tmp_path):
     dataset = load("alone", data_dir=tmp_path)
     assert (len(dataset.train), sorted(dataset.test.labels.tolist())) == (12, [0, 1, 2])
     assert "20 % of each class are the test split (seed 0)" in dataset.note
+
+
+def test_order_of_images_does_not_depend_on_the_backend(tmp_path, monkeypatch):
+    # More than 16 images in one of several files: by default, TFDS takes 16 of each file in turn.
+    monkeypatch.setattr(sys.modules[__name__], "IMAGES_PER_FILE", 20)
+    labels = [index % 3 for index in range(40)]
+    write_tfds(tmp_path, "files", (4, 4, 3), {"train": [(random_image(4, 4), label) for label in labels]})
+    found = []
+    for backend in ("tensorflow", "jax"):
+        monkeypatch.setattr(keras.backend, "backend", lambda backend=backend: backend)
+        dataset = load("files", data_dir=tmp_path)
+        found.append([(part.images, part.labels) for part in (dataset.train, dataset.test)])
+    for split, other in zip(*found, strict=True):
+        for arrays in zip(split, other, strict=True):
+            np.testing.assert_array_equal(*arrays)
+
+
+@pytest.mark.parametrize(("supervised", "classes"), [(("image", "kind"), NAMES), (None, ("x", "y"))])
+def test_supervised_label_among_several(tmp_path, supervised, classes):
+    pairs = [(random_image(4, 4), label) for label in (0, 1, 0, 1)]
+    options = {"labels": ("x", "y"), "others": ("a", "kind"), "supervised": supervised}
+    write_tfds(tmp_path, "several", (4, 4, 3), {"train": pairs, "test": pairs}, **options)
+    dataset = load("several", data_dir=tmp_path)
+    assert dataset.class_names == classes
+    assert dataset.train.labels.tolist() == ([0] * 4 if supervised else [0, 1, 0, 1])
 
 
 def test_missing_data_set(tmp_path):

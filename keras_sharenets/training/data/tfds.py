@@ -120,10 +120,11 @@ def _keys(builder) -> tuple[str, str]:
     """The names of the image feature and of the label feature."""
     import tensorflow_datasets as tfds
 
-    features = builder.info.features
+    features, supervised = builder.info.features, builder.info.supervised_keys or ()
+    # Stored features have no order: the supervised ones come first if there are several.
+    keys = sorted(features, key=lambda key: (key not in supervised, key not in ("image", "label"), key))
     images, labels = (
-        [key for key, feature in features.items() if type(feature) is kind]
-        for kind in (tfds.features.Image, tfds.features.ClassLabel)
+        [key for key in keys if type(features[key]) is kind] for kind in (tfds.features.Image, tfds.features.ClassLabel)
     )
     if not images or not labels:
         raise ValueError("it has no images with class labels")
@@ -157,7 +158,9 @@ def _arrays(builder, image: str, label: str, shape: Shape, split: str) -> Arrays
         return Arrays(np.asarray(records.pixels(np.arange(len(records)))), records.labels)
     import tensorflow_datasets as tfds
 
-    data = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
+    # One file after the other, as in `_records`: splits and batches depend on the order.
+    in_order = tfds.ReadConfig(interleave_cycle_length=1)
+    data = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1, read_config=in_order))
     _check_count(builder, split, len(data[label]))
     return Arrays(data[image], data[label].astype(np.int64))
 
