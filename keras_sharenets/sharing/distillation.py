@@ -255,4 +255,6 @@ def _recording_features(
 
 
 def _relative_error(theirs: Tensor, own: Tensor) -> Tensor:
+    # In float16, the square of 256 is infinite; TensorFlow does not add losses of several types.
+    theirs, own = (ops.cast(each, "float32") for each in (theirs, own))
     return ops.mean(ops.square(theirs - own)) / (ops.mean(ops.square(theirs)) + _SMALLEST)

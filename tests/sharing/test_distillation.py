@@ -69,6 +69,20 @@ def test_student_approaches_its_teacher_and_is_saved_without_it(tmp_path):
     assert loaded.count_params() == student.count_params()
 
 
+def test_large_features_in_half_precision():
+    inputs, networks, half = keras.Input((4,)), [], keras.DTypePolicy("mixed_float16")
+    for start in (300.0, 600.0):
+        hidden = keras.layers.Dense(
+            2, kernel_initializer=keras.initializers.Constant(start), dtype=half, name="hidden"
+        )(inputs)
+        outputs = keras.layers.Dense(3, kernel_initializer="zeros", dtype="float32")(hidden)
+        networks.append(keras.Model(inputs, outputs))
+    model = ksn.distill(*networks, weight=1.0, features=["hidden"])
+    model.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True)
+    # (600 - 300)^2 / 600^2; the outputs agree.
+    assert model.train_on_batch(np.eye(4), np.zeros((4, 3))) == pytest.approx(0.25, rel=1e-3)
+
+
 def test_bad_arguments():
     student, teacher = student_and_teacher()
     for arguments, message in (
