@@ -53,7 +53,8 @@ def load_tfds(name: str, source: DataSource) -> Dataset:
     """Loads an image classification data set.
 
     Images of one size are kept in memory; images of varying size are read on demand. The test split is the first of
-    "test" and "validation" that has labels, or else 20 % of each class.
+    "test" and "validation" that has labels, or else 20 % of each class. Of several features of images or class labels,
+    the ones that the data set declares as supervised are used, or else those named "image" and "label".
 
     Args:
         name: name in `NAMES` or in TensorFlow Datasets, with `/config` if there are several.
