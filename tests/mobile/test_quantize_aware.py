@@ -228,6 +228,24 @@ def test_bad_arguments():
         mobile.quantize_aware(odd)
 
 
+def test_clusters_beside_frozen_kernels():
+    """`cluster` skips frozen kernels, so they need no clusters; each of their filters is rounded by its own scale."""
+    inputs = keras.Input((20,))
+    frozen, trained = keras.layers.Dense(20, name="frozen", use_bias=False), keras.layers.Dense(20, name="trained")
+    model = keras.Model(inputs, trained(frozen(inputs)))
+    kernel = pseudo_random((20, 20)).astype("float32")
+    frozen.kernel.assign(kernel)
+    trained.kernel.assign(np.round(3 * pseudo_random((20, 20))))
+    frozen.trainable = False
+    q = mobile.quantize_aware(model, preserve="clusters")
+    assert [q.get_layer(f"{name}_rounded").preserve for name in ("frozen", "trained")] == ["zeros", "clusters"]
+    scale = np.abs(kernel).max(axis=0) / 127
+    assert_close(q.get_layer("frozen_rounded")(np.eye(20, dtype="float32")), np.round(kernel / scale) * scale, 1e-6)
+    frozen.trainable = True
+    with pytest.raises(ValueError, match=r"'frozen/kernel' has \d+: cluster the network first"):
+        mobile.quantize_aware(model, preserve="clusters")
+
+
 def test_engines_quantize_alike(trained, digits):
     """One training step from the same weights gives the same loss and ranges."""
     losses, limits = [], []

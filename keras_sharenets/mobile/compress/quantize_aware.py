@@ -7,6 +7,7 @@ import inspect
 import warnings
 
 import keras
+import numpy as np
 
 from keras_sharenets import _checks
 from keras_sharenets import layers as ours
@@ -17,6 +18,7 @@ from keras_sharenets.mobile.graph import passes, scales
 from keras_sharenets.mobile.graph.inference_graph import PROBABILITIES
 from keras_sharenets.mobile.graph.lowering import lower_calls
 from keras_sharenets.mobile.graph.quantization import DATA_MOVEMENT, tied_values
+from keras_sharenets.ops.rounding import MAX_CLUSTERS
 
 ENGINES = ("keras", "tfmot")
 
@@ -39,13 +41,13 @@ def quantize_aware(model: keras.Model, *, engine: str = "keras", preserve: str |
         engine: quantizer in training steps: `"keras"`, on every backend, or `"tfmot"`, the quantizers of the TensorFlow
             Model Optimization Toolkit, on TensorFlow. The rest is the same.
         preserve: `None`; `"zeros"`: weights that are 0 stay 0, as after pruning; `"clusters"`: in addition, equal
-            weights of a kernel stay equal, as after clustering.
+            weights of a kernel stay equal, as after clustering. Frozen kernels need not be clustered.
 
     Returns:
         A functional `keras.Model` that is not compiled. It can be saved and loaded like any other, on every backend.
 
     Raises:
-        ValueError: an argument breaks a rule above; a kernel has more than 256 distinct values and
+        ValueError: an argument breaks a rule above; a trainable kernel has more than 256 distinct values and
             `preserve="clusters"`; a layer computes its kernel from weights that are not recognized as kernels; or
             `model` cannot be exported (for example `UnsupportedLayerError`).
         RuntimeError: `engine="tfmot"`, and the Keras backend is not TensorFlow.
@@ -119,6 +121,13 @@ def _check_kernels(call):
             )
 
 
+def _is_frozen_unclustered(layer):
+    """Whether the kernels of a layer are frozen, which `cluster` skips, and have too many values for clusters."""
+    kernels = [kernel for kernel, _ in stored_kernels(layer)]
+    sizes = [np.unique(keras.ops.convert_to_numpy(kernel)).size for kernel in kernels]
+    return max(sizes) > MAX_CLUSTERS and not any(kernel.trainable for kernel in kernels)
+
+
 class _FakeQuantization:
     """Wraps the layers of a network and inserts fake quantization after its calls while the network is rebuilt."""
 
@@ -149,9 +158,10 @@ class _FakeQuantization:
         if id(layer) in self._in_float or not stored_kernels(layer):
             return layer
         if id(layer) not in self._wrappers:
-            wrapper = ours.QuantizedKernels(layer, preserve=self._preserve, name=f"{layer.name}_rounded")
+            preserve = "zeros" if self._preserve == "clusters" and _is_frozen_unclustered(layer) else self._preserve
+            wrapper = ours.QuantizedKernels(layer, preserve=preserve, name=f"{layer.name}_rounded")
             wrapper.build()
-            if self._preserve == "clusters":
+            if preserve == "clusters":
                 wrapper.find_clusters()
             self._wrappers[id(layer)] = wrapper
         return self._wrappers[id(layer)]
