@@ -7,8 +7,9 @@ saves the teacher in every file.
 
 from __future__ import annotations
 
+import collections
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -58,7 +59,7 @@ def distill(
             [`keras_sharenets.share`], layers that are not in its `reordered`); a mapping from names in the student to
             names in the teacher; or `"blocks"` for the ends of all blocks, such as the `Add` of a residual block. For a
             layer that is called several times, the first call counts. The name of a layer in a nested model is
-            `"outer/inner"`.
+            `"outer/inner"`; `share` dissolves nested models, and `"blocks"` finds these layers again.
         feature_weight: f, at least 0.
 
     Returns:
@@ -200,7 +201,9 @@ def _places(features: Features, student: Graph, teacher: Graph) -> dict[str, str
         return {}
     if features == BLOCKS:
         ends = [call.path for call in student.calls if call.index == 0 and is_merge(call)]
-        named = {path: path for path in ends if path in shapes[1] and _fit(shapes[0][path], shapes[1][path])}
+        paths = _paths_by_name(shapes[1])
+        named = {name: paths[name] for name in ends if name in paths}
+        named = {name: path for name, path in named.items() if _fit(shapes[0][name], shapes[1][path])}
     elif isinstance(features, Mapping):
         named = dict(features)
     else:
@@ -221,6 +224,13 @@ def _places(features: Features, student: Graph, teacher: Graph) -> dict[str, str
                 f"student, and '{pair[1]}' {other} in the teacher."
             )
     return named
+
+
+def _paths_by_name(paths: Iterable[str]) -> dict[str, str]:
+    """Paths by themselves and by the names that `share` gives their layers, whose result has no nested models."""
+    names = collections.Counter(path.rpartition("/")[2] for path in paths)
+    unique = {path.rpartition("/")[2]: path for path in paths if names[path.rpartition("/")[2]] == 1}
+    return {**unique, **{path.replace("/", "_"): path for path in paths}, **{path: path for path in paths}}
 
 
 def _with_features(model: keras.Model, graph: Graph, paths: Sequence[str]) -> keras.Model:

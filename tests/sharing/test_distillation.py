@@ -83,6 +83,22 @@ def test_large_features_in_half_precision():
     assert model.train_on_batch(np.eye(4), np.zeros((4, 3))) == pytest.approx(0.25, rel=1e-3)
 
 
+def test_blocks_of_a_nested_teacher():
+    """`share` returns a network without nested models; its loss is that with the nested network as teacher."""
+    teacher = residual_network(blocks=1, stages=1)
+    inputs = keras.Input(teacher.input_shape[1:])
+    nested = keras.Model(inputs, teacher(inputs))
+    student = ksn.share(nested, ShareDepth("none")).model
+    student.set_weights([weight + 0.1 * pseudo_random(weight.shape) ** 2 for weight in student.get_weights()])
+    given, losses = images(teacher), []
+    for whole, features in ((nested, "blocks"), (teacher, ["stage0_block0_add"]), (teacher, None)):
+        model = ksn.distill(student, whole, weight=1.0, features=features)
+        model.compile(keras.optimizers.SGD(0.0), LOSS, run_eagerly=True)
+        losses.append(float(model.train_on_batch(given, np.zeros(16))))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] > losses[2] + 0.01
+
+
 def test_bad_arguments():
     student, teacher = student_and_teacher()
     for arguments, message in (
