@@ -83,6 +83,10 @@ class Shared:
         lines += [f"unchanged: {', '.join(paths)}: {reason}" for reason, paths in reasons.items()]
         if self.reordered:
             lines.append(f"reordered channels: {', '.join(self.reordered)}")
+        trainable = {path: self.model.get_layer(name).trainable for path, name in self.layer_names.items()}
+        frozen = [layer.path for layer in self.layers if not trainable.get(layer.path, True)]
+        if frozen:
+            lines.append(f"frozen: {', '.join(frozen)}: set `trainable = True` to fine-tune them")
         return "\n".join(lines) + "\n"
 
 

@@ -108,6 +108,16 @@ def test_share_depth_does_not_share_normalization():
     assert {layer.path for layer in shared.layers} == {f"stage{s}_block{b}_spatial" for s in (0, 1) for b in (0, 1)}
 
 
+def test_report_names_frozen_layers():
+    model = residual_network()
+    for block in range(2):
+        model.get_layer(f"stage0_block{block}_spatial").trainable = False
+    lines = str(ksn.share(model, ShareDepth("stage"), where="*_spatial")).splitlines()
+    frozen = "stage0_block0_spatial, stage0_block1_spatial"
+    assert lines[-1] == f"frozen: {frozen}: set `trainable = True` to fine-tune them"
+    assert "frozen" not in str(ksn.share(residual_network(), ShareDepth("stage"), where="*_spatial"))
+
+
 def test_outputs_keep_their_names():
     inputs = x = keras.Input((8, 8, 4))
     for _ in range(2):
