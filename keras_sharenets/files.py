@@ -62,7 +62,7 @@ def check_paths(*paths: str | os.PathLike | None) -> None:
             raise ValueError(f"There is no {'file' if path.suffix else 'file or folder'} {path}.")
 
 
-def check_output(path: str | os.PathLike, name: str = "path") -> None:
+def check_writable(path: str | os.PathLike, name: str = "path") -> None:
     """Raises a `ValueError` if a file or folder cannot be written at `path`, before the work for it begins."""
     path = pathlib.Path(path)
     if path.parts[:1] and path.parts[0].startswith("~"):

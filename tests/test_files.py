@@ -190,11 +190,11 @@ def test_output_that_cannot_be_written(tmp_path, monkeypatch, path, message):
     access = os.access  # A test may run with all permissions.
     monkeypatch.setattr(os, "access", lambda path, mode: pathlib.Path(path).name != "locked" and access(path, mode))
     with pytest.raises(ValueError, match=message):
-        files.check_output(tmp_path / path)
-    files.check_output(tmp_path / "a.txt")
-    files.check_output(tmp_path / "new" / "deep" / "net.tflite")
+        files.check_writable(tmp_path / path)
+    files.check_writable(tmp_path / "a.txt")
+    files.check_writable(tmp_path / "new" / "deep" / "net.tflite")
 
 
 def test_output_with_tilde():
     with pytest.raises(ValueError, match="begins with `~`"):
-        files.check_output("~/net.tflite")
+        files.check_writable("~/net.tflite")

@@ -107,6 +107,19 @@ def chosen_recipe(arguments: argparse.Namespace, model_name: str, data_name: str
     return named_recipe(arguments) or override(recipe_for(model_name, data_name), **given_fields(arguments))
 
 
+def adapted_recipe(
+    arguments: argparse.Namespace, model_name: str, dataset: Dataset, *, trained: bool = False
+) -> Recipe:
+    """As [`chosen_recipe`], adapted to the number of training images; `trained`: for a pretrained network."""
+    return adapt(
+        chosen_recipe(arguments, model_name, dataset.name),
+        len(dataset.train),
+        given=given_fields(arguments),
+        named=arguments.recipe is not None,
+        trained=trained,
+    )
+
+
 def fine_tuning_recipe(arguments: argparse.Namespace, model_name: str, dataset: Dataset) -> Recipe:
     """The recipe for fine-tuning a trained network: its own, with few epochs and a low rate unless given otherwise.
 

@@ -9,19 +9,17 @@ import argparse
 import dataclasses
 
 from keras_sharenets.cli.arguments import (
+    adapted_recipe,
     add_data_arguments,
     add_model_option,
     add_recipe_arguments,
-    chosen_recipe,
     data_source,
-    given_fields,
     load_data,
     named_recipe,
 )
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.files import write_bytes
 from keras_sharenets.models import find_variant
-from keras_sharenets.training.recipes.few_images import adapt
 from keras_sharenets.training.run.command import parse_option
 
 
@@ -52,13 +50,7 @@ def run(arguments: argparse.Namespace) -> Answer:
 
     # As in `fit`: the same training images and, if they are few, smaller batches.
     dataset = load_data(dataclasses.replace(data_source(arguments), validation="auto"))
-    recipe = adapt(
-        chosen_recipe(arguments, arguments.model, dataset.name),
-        len(dataset.train),
-        given=given_fields(arguments),
-        named=arguments.recipe is not None,
-        trained=False,
-    )
+    recipe = adapted_recipe(arguments, arguments.model, dataset)
     found = find_rate(
         arguments.model,
         dataset,

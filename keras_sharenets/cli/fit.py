@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from keras_sharenets.cli.arguments import (
     FIELD_TYPES,
+    adapted_recipe,
     add_data_arguments,
     add_model_option,
     add_recipe_arguments,
-    chosen_recipe,
     data_source,
     given_fields,
     load_data,
@@ -27,7 +27,6 @@ from keras_sharenets.cli.command import Answer, say, say_over
 from keras_sharenets.extras import require
 from keras_sharenets.files import as_tuples, check_paths
 from keras_sharenets.models import find_variant
-from keras_sharenets.training.recipes.few_images import adapt
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.command import config_words, parse_option
 from keras_sharenets.training.run.config import read_config
@@ -261,13 +260,7 @@ def _start(arguments: argparse.Namespace) -> Run:
         source = dataclasses.replace(source, input_shape=start.shape)
     dataset = load_data(source)
     model, options = (str(arguments.model), options) if start is None else (start.model, start.options)
-    recipe = adapt(
-        chosen_recipe(arguments, model, dataset.name),
-        len(dataset.train),
-        given=given_fields(arguments),
-        named=arguments.recipe is not None,
-        trained=start is not None,
-    )
+    recipe = adapted_recipe(arguments, model, dataset, trained=start is not None)
     opening = _steps(recipe, len(dataset.train))
     if start is not None:
         opening += f"; starts from {start.source}{'' if start.source.startswith(model) else f' ({model})'}"

@@ -214,8 +214,9 @@ def chosen(places: Sequence[Place], where: Where, others: Sequence[str] = ()) ->
         if not fnmatch.filter([*names, *others], pattern):
             shown = ", ".join(place.path for place in places[:8]) + (" ..." if len(places) > 8 else "")
             raise ValueError(f"`where` (={pattern!r}) must match a convolution of the model; it has {shown or 'none'}.")
-    return [place for place in places if any(_matches(place, pattern) for pattern in patterns)]
+    return [place for place in places if any(matches(place.path, pattern) for pattern in patterns)]
 
 
-def _matches(place: Place, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(place.path, pattern) or fnmatch.fnmatchcase(place.layer.name, pattern)
+def matches(path: str, pattern: str) -> bool:
+    """Whether a shell-style pattern matches the path of a layer, or its name, the last part of the path."""
+    return any(fnmatch.fnmatchcase(each, pattern) for each in (path, path.rpartition("/")[2]))

@@ -124,8 +124,9 @@ def _check_kernels(call):
 def _is_frozen_unclustered(layer):
     """Whether the kernels of a layer are frozen, which `cluster` skips, and have too many values for clusters."""
     kernels = [kernel for kernel, _ in stored_kernels(layer)]
-    sizes = [np.unique(keras.ops.convert_to_numpy(kernel)).size for kernel in kernels]
-    return max(sizes) > MAX_CLUSTERS and not any(kernel.trainable for kernel in kernels)
+    if any(kernel.trainable for kernel in kernels):
+        return False
+    return any(np.unique(keras.ops.convert_to_numpy(kernel)).size > MAX_CLUSTERS for kernel in kernels)
 
 
 class _FakeQuantization:

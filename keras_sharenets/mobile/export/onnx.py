@@ -98,7 +98,7 @@ def export_onnx(
     _checks.tensorflow_backend("Export", "load and export it there")
     shapes, _ = verification.check_model(model)
     model = in_full_precision(model)
-    files.check_output(path)
+    files.check_writable(path)
     given = None
     if representative_data is not None:
         names = conversion.signature_of(model, trace(model)).inputs

@@ -110,7 +110,7 @@ def export_saved_model(
     path = pathlib.Path(path)
     if path.exists():
         raise ValueError(f"`path` (={str(path)!r}) exists. Choose a new folder so that no files are mixed up.")
-    files.check_output(path)
+    files.check_writable(path)
     if sample is not None:
         if representative_data is not None:
             raise ValueError("`sample` is the former name of `representative_data`: give one of them.")

@@ -168,7 +168,7 @@ def export_tflite(
     if max_bytes is not None:
         _checks.positive("max_bytes", max_bytes)
     ends = conversion.end_types(quantization, input_type, output_type)
-    files.check_output(path)
+    files.check_writable(path)
     _checks.tensorflow_backend("Export", "load and export it there")
     shapes, _ = check_model(model)
     model = in_full_precision(model)

@@ -10,7 +10,6 @@ import dataclasses
 import gzip
 import json
 import pathlib
-import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,6 +36,7 @@ from keras_sharenets.training.data.dataset import Dataset
 from keras_sharenets.training.devices.devices import Devices
 from keras_sharenets.training.recipes.optimization import build_optimizer
 from keras_sharenets.training.recipes.recipe import Recipe
+from keras_sharenets.training.run.command import resume_command
 from keras_sharenets.training.run.export import export
 from keras_sharenets.training.run.finished import network_file, tested_crops, training_images
 from keras_sharenets.training.run.fit import check_output, check_same_data, package_versions, summarize
@@ -217,7 +217,7 @@ def _run_steps(output: pathlib.Path, plan: Plan, rows: list[Row], dataset: Datas
             _write(output, plan, rows)
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Interrupted) else 2
-        raise Interrupted(number, f"`{PROGRAM} --resume {shlex.quote(str(output))}` resumes.") from None
+        raise Interrupted(number, f"`{resume_command(output, PROGRAM)}` resumes.") from None
     return rows
 
 

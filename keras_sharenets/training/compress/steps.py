@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -147,11 +146,9 @@ def followed(where: Sequence[str] | None, layer_names: Mapping[str, str]) -> tup
     """
     if where is None:
         return None
-    found = [
-        name
-        for path, name in layer_names.items()
-        if any(fnmatch.fnmatchcase(each, pattern) for each in (path, path.rpartition("/")[2]) for pattern in where)
-    ]
+    from keras_sharenets.sharing.places import matches
+
+    found = [name for path, name in layer_names.items() if any(matches(path, pattern) for pattern in where)]
     return tuple(dict.fromkeys(found))
 
 

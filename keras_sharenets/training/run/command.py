@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import pathlib
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -29,6 +30,16 @@ def parse_option(text: str) -> tuple[str, object]:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return key, value
+
+
+def resume_command(folder: str | pathlib.Path, program: str = "sharenets fit", strategy: str = "default") -> str:
+    """The command that resumes the work of a program in a folder, for messages.
+
+    >>> resume_command("my runs/a"), resume_command("b", strategy="mirrored")
+    ("sharenets fit --resume 'my runs/a'", 'sharenets fit --resume b --strategy mirrored')
+    """
+    command = f"{program} --resume {shlex.quote(str(folder))}"
+    return command if strategy == "default" else f"{command} --strategy {strategy}"
 
 
 def fit_words(model: str, options: Mapping[str, object], source: Mapping[str, object], recipe: Recipe) -> list[str]:

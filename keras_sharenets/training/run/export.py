@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +32,7 @@ def check_exportable(
     """The run in a folder, and the output folder; arguments and errors as in [`export_run`], except for the data."""
     import keras
 
+    from keras_sharenets.training.run.command import resume_command
     from keras_sharenets.training.run.finished import open_run
     from keras_sharenets.training.run.fit import check_output
 
@@ -43,8 +43,7 @@ def check_exportable(
     target = check_output(output or pathlib.Path(folder) / "export")
     trained = open_run(folder)
     if trained.state != "finished":
-        resuming = f"sharenets fit --resume {shlex.quote(str(folder))}"
-        raise ValueError(f"The run in {folder} is not finished: `{resuming}` resumes it.")
+        raise ValueError(f"The run in {folder} is not finished: `{resume_command(folder)}` resumes it.")
     return trained, target
 
 

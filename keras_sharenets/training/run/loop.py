@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-import shlex
 import signal
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,6 +25,7 @@ from keras_sharenets.training.data.dataset import Arrays, Dataset, Files
 from keras_sharenets.training.devices.devices import Devices, check_alike, check_fits, copy_of
 from keras_sharenets.training.devices.resident import hold_test_split, keep_images
 from keras_sharenets.training.recipes.optimization import is_over
+from keras_sharenets.training.run.command import resume_command
 from keras_sharenets.training.run.network import compile_model, deliver, evaluate_as, highest_dropout, make_callbacks
 from keras_sharenets.training.run.record import Run
 from keras_sharenets.training.run.recorder import Checkpoint, Follower, Recorder, restore
@@ -173,7 +173,7 @@ def _stop(error: BaseException, reason: BaseException, recorder: Recorder, devic
     if isinstance(reason, devices.errors):
         raise RuntimeError(
             f"Another worker has exited, so worker {devices.worker} of {devices.workers} stops, too. Restart all "
-            f"workers with `sharenets fit --resume {shlex.quote(str(recorder.folder))} --strategy {devices.strategy}`. "
+            f"workers with `{resume_command(recorder.folder, strategy=devices.strategy)}`. "
             f"({type(reason).__name__}: {' '.join(str(reason).split())[:200]})"
         ) from error
 

@@ -12,7 +12,6 @@ import io
 import json
 import math
 import pathlib
-import shlex
 import time
 import warnings
 import zipfile
@@ -25,6 +24,7 @@ import numpy as np
 from keras_sharenets import files
 from keras_sharenets.interruption import Interrupted, Request
 from keras_sharenets.training.reports.plots import draw_curves
+from keras_sharenets.training.run.command import resume_command
 from keras_sharenets.training.run.config import CONFIG, write_config
 from keras_sharenets.training.run.record import Epoch, Run, finite, run_from_dict, write_history, write_metrics
 
@@ -176,10 +176,9 @@ class Recorder(keras.callbacks.Callback):
         """A sentence that says how to resume a stopped run."""
         if self._checkpoint is None:
             return f"There is no checkpoint in {self.folder} yet."
-        strategy = "" if self.run.strategy == "default" else f" --strategy {self.run.strategy}"
-        command = f"sharenets fit --resume {shlex.quote(str(self.folder))}{strategy}"
+        command = resume_command(self.folder, strategy=self.run.strategy)
         if self.run.trainer is not None:  # One of several steps, each in a separate folder.
-            command = f"{self.run.trainer['program']} --resume {shlex.quote(str(self.folder.parent))}"
+            command = resume_command(self.folder.parent, self.run.trainer["program"])
         return f"The last good checkpoint is {self._checkpoint}; `{command}` continues from there."
 
     def _save_checkpoint(self) -> None:
