@@ -38,6 +38,7 @@ SHARES = ("50%", "channels:arrangements=2", "max_parameters=22000", "channels:ar
 IMAGES = 256  # Training images given to `share`.
 READ_AFTER = (1, 3)  # Epochs after which the accuracy is measured, in addition to 0 and the last.
 _TESTED = 1000  # Batch size for testing.
+SAME = 0.002  # Difference between accuracies of one network on two machines; networks of two seeds differ by more.
 # An epoch of resnet_8 took 47 s of processor time in bfloat16 on a CPU with AMX (66 s in float32), and 197 s on JAX; on
 # a CPU without AVX-512, a step took 8 times as long in bfloat16 as in float32.
 PRECISION = "bfloat16"
@@ -82,13 +83,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Answer:
-    """Rewrites the table after every training run; each repetition has its own seed."""
+    """Rewrites the table after every training run; each repetition has its own seed.
+
+    Raises:
+        ValueError: an argument is invalid, or `--update` finds another network of the same name on the page.
+    """
     options, rows = run_options(arguments), []
     _checks.positive("epochs", arguments.epochs)
     page = pathlib.Path(arguments.update) if arguments.update else None
     if page and options.quick:
         raise ValueError("`--update` excludes `--quick`: results for random images do not belong on a page.")
-    known = read_page(page)["rows"] if page else []
+    on_page: dict[str, Any] = read_page(page) if page else {"rows": [], "originals": []}
     paths = {name: locate_network(source).path for name, source in by_name(arguments.originals).items()}
     train, test, note = _random_images() if options.quick else _cifar10()
     epochs = 1 if options.quick else arguments.epochs
@@ -100,6 +105,7 @@ def run(arguments: argparse.Namespace) -> Answer:
         parameters = ksn.profile(original).stored_parameters
         found = accuracy(original, test)
         originals.append({"network": network, "parameters": parameters, "accuracy": found})
+        check_original(originals[-1], on_page["originals"])
         for how in arguments.share:
             progress(f"{network}: sharing, {how}")
             given = share_arguments(how, parameters)
@@ -110,8 +116,8 @@ def run(arguments: argparse.Namespace) -> Answer:
                     training = TRAININGS[name]
                     row = {"network": network, "share": how, "parameters": shared.parameters}
                     row |= dataclasses.asdict(training) | {"precision": arguments.precision}
-                    row |= {"epochs": epochs, "seed": seed}
-                    read = next((other["accuracy"] for other in known if _is_of(other, row)), None)
+                    row |= {"batch_size": options.batch_size, "epochs": epochs, "seed": seed}
+                    read = next((other["accuracy"] for other in on_page["rows"] if _is_of(other, row)), None)
                     if read is None:
                         how_long = {"options": options, "epochs": epochs, "seed": seed}
                         read = fine_tune(shared.model, teacher, training, train, test, policy=policy, **how_long)
@@ -131,6 +137,24 @@ def by_name(sources: Sequence[str]) -> dict[str, str]:
     """
     ends = collections.Counter(pathlib.Path(source).name for source in set(sources))
     return {(end if ends[end := pathlib.Path(source).name] == 1 else source): source for source in sources}
+
+
+def check_original(original: Row, known: Sequence[Row]) -> None:
+    """Checks that a network is the one of this name on a page, whose rows are then not trained again.
+
+    Raises:
+        ValueError: it has other parameters or another accuracy.
+
+    >>> check_original({"network": "a", "parameters": 9, "accuracy": 0.8}, [])
+    """
+    for other in known:
+        same = original["parameters"] == other["parameters"] and abs(original["accuracy"] - other["accuracy"]) <= SAME
+        if original["network"] == other["network"] and not same:
+            has, had = (f"{each['parameters']:,} parameters and {each['accuracy']:.2%}" for each in (original, other))
+            raise ValueError(
+                f"`originals` (={original['network']!r}) must be the network of that name on the page, "
+                f"which has {had}, but it has {has}: rename its file or folder."
+            )
 
 
 def _cifar10() -> tuple[Arrays, Arrays, str]:
@@ -269,11 +293,11 @@ def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown, with accuracies in percent by number of epochs.
 
     >>> row = {"network": "resnet_8", "share": "50%", "parameters": 36554, "taken_over": True, "teacher": True}
-    >>> row |= {"rate": 0.1, "precision": "float32", "seed": 0, "epochs": 3, "accuracy": {"0": 0.5, "3": 0.75}}
-    >>> print(table([row]))
-    | network | shared | parameters | weights | teacher | precision | epochs | rate | seed | after 0 | after 3 |
-    | --- | --- | ---: | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |
-    | `resnet_8` | `50%` | 36,554 | transferred | yes | float32 | 3 | 0.1 | 0 | 50.0 | 75.0 |
+    >>> row |= {"rate": 0.1, "precision": "float32", "batch_size": 256, "epochs": 3, "seed": 0}
+    >>> print(table([row | {"accuracy": {"0": 0.5, "3": 0.75}}]))
+    | network | shared | parameters | weights | teacher | precision | batch | epochs | rate | seed | after 0 | after 3 |
+    | --- | --- | ---: | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |
+    | `resnet_8` | `50%` | 36,554 | transferred | yes | float32 | 256 | 3 | 0.1 | 0 | 50.0 | 75.0 |
     """
     epochs = sorted({int(epoch) for row in rows for epoch in row["accuracy"]})
     head = [
@@ -283,6 +307,7 @@ def table(rows: Sequence[Row]) -> str:
         "weights",
         "teacher",
         "precision",
+        "batch",
         "epochs",
         "rate",
         "seed",
@@ -295,9 +320,9 @@ def table(rows: Sequence[Row]) -> str:
             f"{row['parameters']:,}",
             "transferred" if row["taken_over"] else "untrained",
             "yes" if row["teacher"] else "no",
-            *(str(row[name]) for name in ("precision", "epochs", "rate", "seed")),
+            *(str(row[name]) for name in ("precision", "batch_size", "epochs", "rate", "seed")),
             *(f"{100 * row['accuracy'][str(n)]:.1f}" if str(n) in row["accuracy"] else "" for n in epochs),
         ]
         for row in rows
     ]
-    return markdown_table([head, *cells], align="llrlllrrr" + "r" * len(epochs))
+    return markdown_table([head, *cells], align="llrlllrrrr" + "r" * len(epochs))

@@ -89,8 +89,8 @@ def test_page_matches_measurements(tmp_path):
     assert rows_of(tmp_path / page.name) == rows_of(page)
 
 
-def test_update_adds_only_new_rows(tmp_path, monkeypatch):
-    """Two runs of the command with the same page: rows that exist are not trained again."""
+def test_update_adds_only_new_rows(tmp_path, monkeypatch, capsys):
+    """Runs of the command with the same page: rows with the same settings are not trained again."""
     page, trained = tmp_path / "share.md", []
 
     def fine_tune(shared, teacher, training, *images, seed, **options):
@@ -119,3 +119,14 @@ def test_update_adds_only_new_rows(tmp_path, monkeypatch):
         (1, True, 0.5),
         (1, False, 0.5),
     ]
+    assert main([*command, "--batch-size", "64"]) == 0
+    assert [row["batch_size"] for row in rows_of(page)] == [256] * 4 + [64]
+    assert len(trained) == 5
+    before, contents = page.read_text(), json.loads((tmp_path / "share_accuracy.json").read_text())
+    contents["originals"][0]["accuracy"] += 0.003
+    (tmp_path / "share_accuracy.json").write_text(json.dumps(contents))
+    capsys.readouterr()
+    assert main([*command, "--repetitions", "3"]) == 2
+    assert "`originals` (='resnet_8') must be the network of that name on the page" in capsys.readouterr().err
+    assert len(trained) == 5
+    assert page.read_text() == before
