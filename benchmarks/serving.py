@@ -73,6 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Answer:
     for count in arguments.clients:
         _checks.positive("clients", count)
+    if not arguments.url.startswith("http://"):
+        raise ValueError(f"`url` (={arguments.url!r}) must start with 'http://'.")
     options, rows = run_options(arguments), []
     shape, runs = open_model(arguments.model)
     for signature, name in SIGNATURES.items():
@@ -82,8 +84,9 @@ def run(arguments: argparse.Namespace) -> Answer:
         )
         progress(f"{name}: measured")
     note = (
-        f"One image per request. Each client sends {options.repetitions} sequential requests over its own connection; "
-        f"clients and server share the machine. {PEER}: the signature called in the process of the clients. lost or "
+        f"One image per request. Each client sends {options.repetitions} sequential requests over its own connection, "
+        "after an unmeasured request for each image; clients and server share the machine. "
+        f"{PEER}: the signature called in the process of the clients, after as many unmeasured calls. lost or "
         "wrong: requests without an answer, or with an answer that differs from the SavedModel in this process (by "
         f"more than {TOLERANCE:g})."
     )
@@ -148,20 +151,29 @@ def request_body(signature: str, value: Any) -> bytes:
 def measure(
     url: str, signature: str, inputs: Sequence[Any], model: Run, *, clients: Sequence[int], requests: int
 ) -> list[Row]:
-    """Rows for the model in this process and behind the server, asked by so many clients at a time."""
+    """Rows for the model in this process and behind the server, asked by so many clients at a time.
+
+    Raises:
+        ValueError: the server does not answer the first request.
+    """
     expected, seconds = [model(value) for value in inputs], []
     for value in itertools.islice(itertools.cycle(inputs), requests):
         start = time.perf_counter()
         model(value)
         seconds.append(time.perf_counter() - start)
     bodies = [request_body(signature, value) for value in inputs]
+    # The first call of a signature prepares its graph, in a server as in this process.
+    first, *_ = send(url, bodies, clients=1, go_on=lambda sent: sent < len(bodies))
+    if first.error is not None:
+        raise ValueError(f"`url` (={url!r}) must be that of a served model with `{signature}`: {first.error}")
     measured = {PEER: (seconds, sum(seconds), 0)}
     for count in clients:
         start = time.perf_counter()
         replies = send(url, bodies, clients=count, go_on=lambda sent: sent < requests)
+        whole = time.perf_counter() - start
         wrong = sum(not agrees(reply.prediction, expected[reply.body]) for reply in replies)
         name = f"{count} client{'s' if count > 1 else ''}"
-        measured[name] = ([reply.seconds for reply in replies], time.perf_counter() - start, wrong)
+        measured[name] = ([reply.seconds for reply in replies], whole, wrong)
     rows, base = [], 1000 * float(np.median(seconds))
     for what, (times, whole, wrong) in measured.items():
         row = {"panel": SIGNATURES[signature], "what": what, "peer": what == PEER, "requests": len(times)}

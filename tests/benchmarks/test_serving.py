@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import threading
+import time
 
 import numpy as np
 import PIL.Image
@@ -83,10 +84,16 @@ def respond_with_faults(number, instances):
     return wrong.get(number) or respond_correctly(number, instances)
 
 
-def test_failed_and_wrong_responses_are_counted():
-    with server(respond_with_faults) as (url, seen):
+def test_failed_and_wrong_responses_are_counted(monkeypatch):
+    """The unmeasured requests, one per image, are not counted, and neither is the time for comparing the responses."""
+    clock, passed, agrees = time.perf_counter, [0.0], serving.agrees
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + passed[0])
+    monkeypatch.setattr(serving, "agrees", lambda *given: passed.append(passed.pop() + 1000) or agrees(*given))
+    with server(lambda number, given: respond_with_faults(number - len(INPUTS), given)) as (url, seen):
         local, served = serving.measure(url, "serving_default", INPUTS, outputs, clients=[1], requests=8)
-    assert len(seen) == local["requests"] == served["requests"] == 8
+    assert passed == [8000]
+    assert served["requests"] / served["speed"] < 1000
+    assert len(seen) - len(INPUTS) == local["requests"] == served["requests"] == 8
     assert (local["wrong"], served["wrong"]) == (0, 3)
     assert (local["what"], served["what"]) == (serving.PEER, "1 client")
     assert local["ratio"] == 1
@@ -144,13 +151,19 @@ def test_command(monkeypatch, tmp_path):
     with server(lambda *_: (200, {"predictions": [[1.0]]})) as (url, seen):
         command = ["serving", "--quick", "--url", url, "--clients", "1", "2", "--output", str(tmp_path)]
         assert serving_main(command) == 0
-    assert len(seen) == 2 * (1 + 2) * 3
+    assert len(seen) == 2 * (serving.IMAGES + (1 + 2) * 3)
     contents = json.loads((tmp_path / "serving.json").read_text())
     assert [row["what"] for row in contents["rows"]] == [serving.PEER, "1 client", "2 clients"] * 2
     assert all(claim["holds"] for claim in contents["claims"])
     assert "## JPEG files" in (tmp_path / "serving.md").read_text()
 
 
-def test_missing_model(tmp_path, capsys):
+def test_missing_model_or_server(tmp_path, capsys):
     assert serving_main(["serving", "--model", str(tmp_path)]) == 2
     assert "must be the folder of a SavedModel." in capsys.readouterr().err
+    assert serving_main(["serving", "--url", "https://127.0.0.1/v1/models/net"]) == 2
+    assert "`url` (='https://127.0.0.1/v1/models/net') must start with 'http://'." in capsys.readouterr().err
+    message = r"`url` \(='http.*net'\) must be .* `serving_default`: no such model"
+    with server(lambda *_: (404, {"error": "no such model"})) as (url, seen), pytest.raises(ValueError, match=message):
+        serving.measure(url, "serving_default", INPUTS, outputs, clients=[1], requests=8)
+    assert len(seen) == len(INPUTS)
