@@ -61,6 +61,8 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
         ValueError: a network is unknown, or a number is not a positive integer.
         OSError: `--output` cannot be a folder.
     """
+    import keras
+
     from keras_sharenets.models import find_variant
 
     given = {name: getattr(arguments, name) for name in arguments.defaults}
@@ -71,6 +73,8 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
     for name in chosen["networks"]:
         if not name.startswith(APPLICATIONS):
             find_variant(name)
+        elif not callable(getattr(keras.applications, name.removeprefix(APPLICATIONS), None)):
+            raise ValueError(f"`networks` (={name!r}) must be a network of `keras.applications`.")
     for name in ("repetitions", "batch_size"):
         _checks.positive(name, chosen[name])
     folder = pathlib.Path(arguments.output)

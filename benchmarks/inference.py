@@ -16,7 +16,7 @@ import keras
 import keras_sharenets as ksn
 from benchmarks import peers, timing, workloads
 from benchmarks.arguments import APPLICATIONS, add_run_arguments, progress, run_options
-from benchmarks.peers import LATER_STRIDES, PAPER, PAPER_NETWORK
+from benchmarks.peers import LATER_STRIDES, PAPER, PAPER_NETWORK, PAPER_WIDER
 from benchmarks.table import Claim, Row, Table, time_columns, write
 from keras_sharenets import _checks, mobile
 from keras_sharenets.analysis.randomization import random_images
@@ -205,7 +205,7 @@ def paper_ratio(name: str) -> float | None:
     >>> f"{paper_ratio('igcv3_d_1_0'):.2f}, {paper_ratio('hscnet_m96_g8_r4_a2'):.2f}", paper_ratio("sharesnet_164")
     ('1.96, 0.54', None)
     """
-    times = {PAPER_NETWORK: 1.0} | {peer: test for peer, (_, test) in PAPER.items()}
+    times = {PAPER_NETWORK: 1.0, **PAPER_WIDER} | {peer: test for peer, (_, test) in PAPER.items()}
     time = times.get(name.partition(", ")[0])
     return time and time / times[PEER]
 

@@ -16,6 +16,7 @@ from benchmarks.arguments import add_run_arguments, progress, run_options
 from benchmarks.peers import PAPER, PAPER_NETWORK, Contender, beside, shares_layers
 from benchmarks.table import Claim, Row, Table, time_columns, write
 from keras_sharenets.cli.command import Answer
+from keras_sharenets.models import find_variant
 from keras_sharenets.timing import take_turns
 
 NETWORKS = (PAPER_NETWORK, "sharesnet_164", "sl3_resnet_64", "hgcnet_42_g4", "igcv2_star_c216_d20")
@@ -57,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Answer:
     """Rewrites the table after every network."""
     options = run_options(arguments)
+    for name in options.networks:
+        find_variant(name)  # Networks of Keras have no contenders.
     policy = "mixed_bfloat16" if arguments.mixed_precision else "float32"
     compiled = arguments.jit_compile == "true"
     peak, rows = timing.measure_peak(options.quick), []

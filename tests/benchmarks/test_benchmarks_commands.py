@@ -156,6 +156,8 @@ def test_peers_and_ratios_of_the_paper(monkeypatch):
     assert inference.with_peers([network], ["mobilenet_v2_1_0"]) == (network, reference, "mobilenet_v2_1_0")
     assert inference.paper_ratio(network) == pytest.approx(1 / 1.84)
     assert inference.paper_ratio("shufflenet_v2_2_0, 8x8") == pytest.approx(1.65 / 1.84)
+    # 99 and 151 ms.
+    assert inference.paper_ratio("hscnet_m128_g16_r8_a2") == pytest.approx(99 / 151, abs=0.002)
     sizes = {"input_shape": (32, 32, 3), "num_classes": 1000}
     monkeypatch.setattr(peers, "randomize_batchnorm", lambda model, **options: None)
     near, far = (inference.build(f"mobilenet_v2_1_0{make}", **sizes) for make in ("", ", 8x8"))
@@ -188,6 +190,9 @@ def test_help_has_an_example(capsys):
 
 
 UNKNOWN = "error: `name` (='hgcnet_42') is not a known model. Did you mean 'hgcnet_42_g"
+# A module.
+NO_CLASS = "keras.applications.mobilenet"
+APPLICATION = f"error: `networks` (='{NO_CLASS}') must be a network of `keras.applications`."
 ROWS = "error: `rows` (=['nothing']) must be part of "
 
 
@@ -206,6 +211,8 @@ BAD_ARGUMENTS = [
     ),
     *((command, not_positive("threads")) for command in ("delivery", "inference")),
     *((command, (["--networks", "hgcnet_42"], UNKNOWN)) for command in ("delivery", "inference", "input")),
+    *((command, (["--networks", QUICK, NO_CLASS], APPLICATION)) for command in ("delivery", "inference", "input")),
+    ("training", (["--networks", QUICK, "keras.applications.MobileNetV2"], "error: `name` (='keras.applications.M")),
     ("training", (["--models", "hgcnet_42"], UNKNOWN)),
     ("training", (["--networks", "hgcnet_42"], UNKNOWN)),
     ("layers", (["--rows", "nothing"], f"{ROWS}the name of a layer")),
