@@ -1,5 +1,6 @@
 """The final round of a search, with mocked training."""
 
+import argparse
 import dataclasses
 import json
 import pathlib
@@ -9,6 +10,7 @@ import pytest
 
 from keras_sharenets.search import conclusion, report, trials
 from keras_sharenets.search.budgets import Budget, FileBudget
+from keras_sharenets.search.measuring import FileCosts
 from keras_sharenets.search.settings import Search
 from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.recipes.named import find_recipe
@@ -122,6 +124,25 @@ def test_best_trial_wins_without_a_final_round(trained, tmp_path):
     _write_trials(tmp_path)
     best, finalists = conclusion.compare_finalists(_search(tmp_path, 1), _silent)
     assert (best.id, finalists, trained) == ("0", [], [])
+
+
+@pytest.mark.parametrize(("limit", "within"), [(2000, True), (1999, False)])
+def test_winner_is_trained_on_all_images_and_tested(trained, tmp_path, monkeypatch, limit, within):
+    """The images that its trial was compared on are trained on, and calibrate the int8 file."""
+    seen = {}
+    costs = FileCosts(int8_bytes=2000, latency_ms=1.5, float32_bytes=7000)
+    monkeypatch.setattr(conclusion, "train_and_measure", lambda *_, **how: seen.update(how) or (0.5, costs))
+    monkeypatch.setattr(conclusion, "evaluate", lambda *_: argparse.Namespace(accuracy=0.25))
+    _write_trials(tmp_path)
+    budget = FileBudget(max_tflite_bytes=limit)
+    conclusion.conclude(dataclasses.replace(_search(tmp_path, 1), file_budget=budget), _silent)
+    found = conclusion.read_conclusion(tmp_path)
+    assert (found["winner"], found["validation_accuracy"]) == ("0", 0.97)
+    assert (found["test_accuracy"], found["int8_test_accuracy"], found["int8_bytes"]) == (0.5, 0.25, 2000)
+    assert found["within_budget"] is within
+    assert (seen["dataset"], seen["last_epoch"]) == (DIGITS, 40)
+    held = set(map(bytes, seen["held"].test.images))
+    assert held <= set(map(bytes, DIGITS.train.images))
 
 
 def test_ties_keep_the_order_of_the_trials(trained, tmp_path, monkeypatch):

@@ -42,6 +42,13 @@ def test_ranking_excludes_trials_over_budget_and_prefers_smaller_files():
     assert trials.ranked(results[2:]) == []
 
 
+@pytest.mark.parametrize(("state", "left"), [("finished", ["1"]), ("running", ["0"]), ("failed", ["0"])])
+def test_only_a_finished_trial_replaces_the_one_it_continues(state, left):
+    ended = {} if state == "finished" else {"within_budget": None, "score": None}
+    results = [_result(0, 0.9, 20, 1), _result(1, 0.8, 20, 1, continues="0", state=state, **ended)]
+    assert [result.id for result in trials.candidates(results)] == left
+
+
 def test_record_round_trip(tmp_path):
     result = _result(7, 0.5, 10, math.pi)
     trials.write(result, tmp_path)

@@ -81,6 +81,7 @@ def test_window_from_given_random_numbers():
     # A quarter of 64 x 64 at a ratio of 1 is 32 x 32; the offset is a share of the remaining pixels.
     numbers = np.array([[(0.25 - 0.08) / 0.92, 0.5, 0.5, 0.999]])
     assert window((64, 64), numbers) == (16, 32, 32, 32)
+    assert window((64, 64), numbers[:, [0, 1, 3, 2]]) == (32, 16, 32, 32)
     # A square with the area of a strip does not fit: the fallback is the central square.
     assert window((10, 40), np.array([[1.0, 0.5, 0.0, 0.0]])) == (0, 15, 10, 10)
 
@@ -108,6 +109,17 @@ def test_scale_crops_are_between_1_and_1_25():
     seen = np.array([crop[-1, :, 0].mean() - crop[0, :, 0].mean() for crop in crops]) + 1
     assert seen.min() == pytest.approx(64 / 1.25, abs=1.5)
     assert seen.max() == pytest.approx(64, abs=1.5)
+
+
+def test_scale_crop_from_given_random_numbers():
+    """At 1.25 times 8 pixels, an image of 10 pixels is not resized; the offset is a share of the three positions."""
+    augmentation = Augmentation(0, False, (0, 0, 0), crop="scale", size=(8, 8))
+    places, *others = draw_changes(augmentation, 1, np.random.default_rng(0))
+    image = gradient(10, 10)
+    for down, right, top, left in ((0.999, 0.4, 2, 1), (0.1, 0.999, 0, 2)):
+        places[0, 0] = 1, down, right, 0
+        (crop,) = augment([image], augmentation, (places, *others))
+        np.testing.assert_array_equal(crop, image[top : top + 8, left : left + 8])
 
 
 def test_images_of_different_sizes():

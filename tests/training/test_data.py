@@ -10,7 +10,8 @@ import PIL.Image
 import pytest
 import sklearn.datasets
 
-from keras_sharenets.training.data.dataset import stratified_split
+from keras_sharenets.training.data import dataset as dataset_module
+from keras_sharenets.training.data.dataset import Files, make_dataset, stratified_split
 from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.data.tfds import describe_encoding
 
@@ -63,6 +64,24 @@ def test_stratified_split(seed):
     assert collections.Counter(labels[test].tolist()) == {3: 10, 0: 1, 1: 1}
     np.testing.assert_array_equal(test, stratified_split(labels, 0.2, seed)[1])
     assert list(test) != list(stratified_split(labels, 0.2, seed + 1)[1])
+    # Nine tenths of 50, and all but one of the others.
+    train, _ = stratified_split(labels, 0.9, seed)
+    assert collections.Counter(labels[train].tolist()) == {3: 5, 0: 1, 1: 1}
+
+
+def test_many_files_are_read_in_part(monkeypatch):
+    """Of nine files, at most five are read in advance: evenly spaced, including the first and the last."""
+    read = []
+
+    def reader(path, shape):
+        read.append(path)
+        return np.full((2, 2, 1), path, "uint8")
+
+    monkeypatch.setattr(dataset_module, "EXAMINED", 5)
+    train, test = (Files(tuple(range(count)), np.arange(count) % 2, (2, 2, 1), False, reader) for count in (9, 2))
+    few = make_dataset("few", "", "ab", train, test)
+    assert sorted(read) == [0, 0, 1, 2, 4, 6, 8]
+    assert (few.mean, few.variance, len(few.train)) == ((4.0,), (8.0,), 9)
 
 
 # CIFAR-10

@@ -32,14 +32,14 @@ def test_line_per_epoch_estimates_the_remaining_time(clock):
     callback = Progress(4, "validation", told.append, shown.append)
     callback.set_params({"epochs": 4, "steps": 4})
     _take_epoch(callback, clock, 0, [60, 10, 10, 10, 10])
-    _take_epoch(callback, clock, 1, [10] * 5)
+    _take_epoch(callback, clock, 1, [10, 10, 10, 10, 100])
     for number in (2, 3):
         _take_epoch(callback, clock, number, [10, 10, 10, 10, 10 + number])
     figures = "loss 1.5000, accuracy 0.2500, validation accuracy 0.1250"
     assert told == [
         f"epoch 1 of 4: {figures}; 2 min, about 2 min left",  # 50 s without compilation.
-        f"epoch 2 of 4: {figures}; 50 s, about 2 min left",
-        f"epoch 3 of 4: {figures}; 52 s, about 50 s left",
+        f"epoch 2 of 4: {figures}; 2 min, about 2 min left",  # Twice the lower of 50 s and 140 s.
+        f"epoch 3 of 4: {figures}; 52 s, about 52 s left",
         f"epoch 4 of 4: {figures}; 53 s",
     ]
     # Within the first epoch, the estimate uses its steps without the first.
@@ -53,6 +53,8 @@ def test_line_per_epoch_estimates_the_remaining_time(clock):
     ]
     assert shown[6] == ""
     assert "epoch 2 of 4: step 2 of 4, about 2 min left" in shown
+    # Half of an epoch of 52 s.
+    assert "epoch 4 of 4: step 2 of 4, about 26 s left" in shown
 
 
 def test_partial_epoch_gives_no_estimate(clock):

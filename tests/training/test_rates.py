@@ -70,6 +70,15 @@ def test_steepest_descent():
     assert math.log10(steepest(list(10.0**steps), list(losses))) == pytest.approx(-3, abs=0.11)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_steepest_window_before_the_minimum(seed):
+    """The loss falls, rises, and falls even faster, but not as low: the line through five of 25 losses counts."""
+    noise = np.random.default_rng(seed).normal(0, 0.3, 25)
+    losses = np.concatenate([np.linspace(10, 2, 15), [6.0, 9.0, 12.0, 15.0, 18.0], np.linspace(18, 5, 5)]) + noise
+    slopes = [np.polyfit(range(5), losses[start : start + 5], 1)[0] for start in range(11)]
+    assert steepest(range(25), losses.tolist()) == int(np.argmin(slopes)) + 2
+
+
 def test_steepest_descent_of_noisy_losses():
     """In flat parts of the curve, noise causes differences as large as those due to the learning rate."""
     steps = np.linspace(-5, 1, 100)

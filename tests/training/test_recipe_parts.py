@@ -69,10 +69,11 @@ def test_every_optimizer_with_every_part(name, parts):
     assert not np.array_equal(to_numpy(network.get_layer("last").kernel), before)
 
 
-@pytest.mark.parametrize("scales", [True, False])
-def test_decoupled_decay_shrinks_weights_by_the_rate(scales):
+# Muon trains only kernels of dense layers itself, and all other weights with Adam and another weight decay.
+@pytest.mark.parametrize(("optimizer", "scales"), [("AdamW", True), ("AdamW", False), ("Muon", True)])
+def test_decoupled_decay_shrinks_weights_by_the_rate(optimizer, scales):
     """Gradients are 0 for black images and uniform labels."""
-    recipe = dataclasses.replace(PLAIN, optimizer="AdamW", weight_decay=0.5, decay_scales=scales)
+    recipe = dataclasses.replace(PLAIN, optimizer=optimizer, weight_decay=0.5, decay_scales=scales)
     network = small_network()
     last, scale = network.get_layer("last"), network.get_layer("scale")
     last.kernel.assign(np.full((16, CLASSES), 2.0))

@@ -19,6 +19,7 @@ from keras_sharenets.models import list_trained
 from keras_sharenets.training.data.dataset import Arrays, make_dataset
 from keras_sharenets.training.recipes.few_images import adapt, batch_size_for
 from keras_sharenets.training.recipes.named import find_recipe, override
+from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.command import fit_command_line
 from keras_sharenets.training.run.fit import fit, resume
 from keras_sharenets.training.run.network import build
@@ -202,6 +203,13 @@ def test_recipe_is_adapted_to_few_images_unless_overridden(images, typed, expect
         trained="--from" in typed,
     )
     assert (recipe.batch_size, recipe.schedule, recipe.learning_rate) == expected
+
+
+@pytest.mark.parametrize(("images", "named", "epochs"), [(30, False, 334), (30, True, 100), (432, False, 100)])
+def test_few_images_get_a_thousand_steps(images, named, epochs):
+    """Three whole batches of 8 in each epoch of 30 images, 54 in one of 432."""
+    recipe = Recipe(100, 0.1, 5e-4, "cosine")
+    assert adapt(recipe, images, given=(), named=named, trained=False).epochs == epochs
 
 
 @pytest.mark.slow
