@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -97,6 +98,15 @@ def plain_convolution(data_format: str | None, dilation_rate: Any) -> None:
         raise ValueError(f"`data_format` (={data_format!r}) must be 'channels_last', whatever the Keras setting.")
     if pair("dilation_rate", dilation_rate) != (1, 1):
         raise ValueError(f"`dilation_rate` (={dilation_rate!r}) must be 1: the layer has no dilated convolution.")
+
+
+def loaded(name: str, value: Any) -> None:
+    """Raises a `ValueError` if `value` is the name or the file of a network instead of the network."""
+    if isinstance(value, (str, os.PathLike)):
+        raise ValueError(
+            f"`{name}` (={value!r}) must be a Keras model, not its name or file: create it with "
+            "`keras_sharenets.create_model`, or load it with `keras.saving.load_model`."
+        )
 
 
 def known(name: str, value: Value | None) -> Value:

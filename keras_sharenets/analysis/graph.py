@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 
+from keras_sharenets import _checks
 from keras_sharenets._types import Shape
 from keras_sharenets.dtype_policies import HALF, full_types, in_policy
 
@@ -165,6 +166,7 @@ def _in_order(model: Any, inputs: Any) -> list:
 def _check_model(model: Any) -> None:
     if is_functional(model):
         return
+    _checks.loaded("model", model)
     if isinstance(model, keras.Sequential):
         raise ValueError(f"`model` (='{model.name}') must be built: start it with a `keras.Input`, or call it on data.")
     kind = f"'{model.name}', a {type(model).__name__}" if isinstance(model, keras.Model) else repr(model)

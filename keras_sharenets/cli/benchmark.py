@@ -20,12 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repetitions", type=int, default=200, metavar="N", help="inferences per file (default: 200)")
     parser.add_argument("--operators", action="store_true", help="also measure each operator of each file in isolation")
     accuracy_help = "known accuracies to show in the table and the figure, for example 0.77"
-    parser.add_argument("--accuracy", nargs="+", action="extend", default=[], metavar="FILE=SHARE", help=accuracy_help)
+    parser.add_argument(
+        "--accuracy", nargs="+", action="extend", default=[], metavar="FILE=FRACTION", help=accuracy_help
+    )
     parser.add_argument("--figure", "--picture", metavar="FILE.png", help="plot accuracy against size")
 
 
 def parse_accuracies(entries: Iterable[str], paths: Collection[str]) -> dict[str, float]:
-    """`{file: share}` from the `FILE=SHARE` of `--accuracy`.
+    """`{file: share}` from the `FILE=FRACTION` of `--accuracy`.
 
     >>> parse_accuracies(["a.tflite=0.77"], ["a.tflite", "b.tflite"])
     {'a.tflite': 0.77}
@@ -38,7 +40,7 @@ def parse_accuracies(entries: Iterable[str], paths: Collection[str]) -> dict[str
         path, _, share = entry.rpartition("=")
         if path not in paths or not re.fullmatch(r"[01]|[01]?\.\d+", share) or float(share) > 1:
             raise ValueError(
-                f"`--accuracy` (={entry}) must be FILE=SHARE: a file of this run and a number from 0 to 1."
+                f"`--accuracy` (={entry}) must be FILE=FRACTION: a file of this run and a number from 0 to 1."
             )
         accuracies[path] = float(share)
     return accuracies
@@ -47,7 +49,7 @@ def parse_accuracies(entries: Iterable[str], paths: Collection[str]) -> dict[str
 def check(arguments: argparse.Namespace) -> None:
     accuracies = parse_accuracies(arguments.accuracy, arguments.files)
     if arguments.figure and len(accuracies) < len(set(arguments.files)):
-        raise ValueError("`--figure` needs `--accuracy FILE=SHARE` for every file.")
+        raise ValueError("`--figure` needs `--accuracy FILE=FRACTION` for every file.")
     if arguments.figure:
         importlib.import_module("matplotlib")  # Fails before the files are measured.
     check_paths(*arguments.files)

@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--validation",
-        metavar="SHARE|DIR",
+        metavar="FRACTION|DIR",
         help="data to compare epochs on: a fraction of each class of the training images, a folder of images, 'none' "
         "for the test split, or 'auto': the third split if there is one, else 0.1, but 'none' for CIFAR and ImageNet "
         "(default: auto)",

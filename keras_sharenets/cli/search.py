@@ -63,14 +63,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--validation",
         type=float,
         default=0.2,
-        metavar="SHARE",
+        metavar="FRACTION",
         help="fraction of the training split that is held out to compare networks (default: 0.2)",
     )
     parser.add_argument(
         "--halving-worth",
         type=float,
         default=0.0,
-        metavar="SHARE",
+        metavar="FRACTION",
         help="accuracy worth giving up to halve the bytes or the time; 0.01 is one percent (default: 0, accuracy only)",
     )
     parser.add_argument(

@@ -203,7 +203,7 @@ class GroupPointwise(ComposedPointwise):
     def kernel_inputs(sizes: tuple[int, ...], filters: int) -> tuple[int, ...]:
         raise NotImplementedError
 
-    def __init__(self, filters: int, kernel_size: Any = 1, *, groups: int = 0, **kwargs: Any):
+    def __init__(self, filters: int, kernel_size: Any = 1, *, groups: int | None = None, **kwargs: Any):
         super().__init__(filters, kernel_size, **kwargs)
         self.groups = _checks.positive("groups", groups)
         _checks.divides("groups", self.groups, "`filters`", self.filters)

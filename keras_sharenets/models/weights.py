@@ -96,10 +96,10 @@ def find_weights(weights: str | os.PathLike, name: str, variant: Variant, option
 
     named = {each.weights for each in _index()}
     if str(weights) not in named:
-        if pathlib.Path(weights).suffix == ".keras":
+        if isinstance(weights, (str, os.PathLike)) and pathlib.Path(weights).suffix == ".keras":
             return pathlib.Path(weights)
         raise ValueError(
-            f"`weights` (={str(weights)!r}) must be None, {' or '.join(map(repr, sorted(named)))}, or the path of a "
+            f"`weights` (={weights!r}) must be None, {' or '.join(map(repr, sorted(named)))}, or the path of a "
             f".keras file. {_available(name)}"
         )
     # Two names may denote the same network, and an option may repeat a value that the name implies.
@@ -156,9 +156,22 @@ def build_trained(variant: Variant, path: pathlib.Path, arguments: Mapping[str, 
         given["input_shape"] = source.input_shape[1:]
     if arguments.get("include_preprocessing", True) and arguments.get("pixel_statistics") is None:
         given["pixel_statistics"] = pixel_statistics(source, path)
+        _check_channels(source, path, arguments)
     model = variant.factory(**{**given, **variant.arguments, **arguments})
     transfer_weights(source, model, path)
     return model
+
+
+def _check_channels(source: keras.Model, path: pathlib.Path, arguments: Mapping[str, Any]) -> None:
+    """Raises a `ValueError` if the images of a network have other channels than those that its weights normalize."""
+    name, shape = "input_shape", arguments.get("input_shape")
+    if arguments.get("input_tensor") is not None:
+        name, shape = "input_tensor.shape[1:]", tuple(arguments["input_tensor"].shape[1:])
+    channels = source.input_shape[-1]
+    if isinstance(shape, (tuple, list)) and len(shape) == 3 and shape[-1] != channels:
+        raise ValueError(
+            f"`{name}` (={tuple(shape)}) must have {channels} channels, as in the network of `weights` (={path})."
+        )
 
 
 def pixel_statistics(source: keras.Model, path: pathlib.Path) -> tuple[list[float], list[float]] | None:

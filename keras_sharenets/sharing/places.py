@@ -119,7 +119,7 @@ def normalizes_channels(call: Call) -> bool:
 def _obstacle(layer: keras.layers.Layer, calls: Sequence[Call]) -> str | None:
     """The reason why no scheme can share a convolution, or `None`."""
     if type(layer) is not keras.layers.Conv2D:
-        return f"it is a {type(layer).__name__}, not a `keras.layers.Conv2D`"
+        return f"its type is {type(layer).__name__}, not `keras.layers.Conv2D`"
     if any(len(call.inputs) != 1 for call in calls):
         return "it is called with several inputs"
     if layer.data_format != "channels_last":

@@ -176,7 +176,7 @@ def subclassed():
     [
         (subclassed, r"`model` \(='mine', a Subclassed\) must be a functional Keras model"),
         (lambda: keras.Sequential([layers.Dense(2)], name="unbuilt"), r"`model` \(='unbuilt'\) must be built"),
-        (lambda: "hscnet", r"`model` \(='hscnet'\) must be a functional Keras model"),
+        (lambda: "hscnet", r"`model` \(='hscnet'\) must be a Keras model, not its name or file: create it with "),
         (lambda: layers.Dense(2, name="dense"), r"`model` \(=<Dense name=dense.*\) must be a functional Keras model"),
     ],
 )

@@ -323,7 +323,7 @@ def test_arguments_that_do_not_apply_to_a_pointwise_convolution(layer_class, sha
 def test_layer_says_that_it_is_pointwise_before_it_asks_for_groups(layer_class):
     with pytest.raises(ValueError, match=f"`{layer_class.__name__}` is a 1x1 convolution"):
         layer_class(64, 3)
-    with pytest.raises(ValueError, match=r"`groups` \(=0\) must be a positive integer"):
+    with pytest.raises(ValueError, match=r"`groups` \(=None\) must be a positive integer"):
         layer_class(64)
 
 

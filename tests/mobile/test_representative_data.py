@@ -71,7 +71,7 @@ def test_supported_forms(form):
         (len, r"is a function that cannot be called without arguments: len\(\) takes"),
         (iter(()), "`data` contains no images"),
         (IMAGES[:0], "`data` contains no images"),
-        ("images/", r"`data` \(='images/'\) must be an array of images or an iterable"),
+        ("images/", r"`data` \(='images/'\) must be an array of images or an iterable of such arrays: `keras.utils"),
         (IMAGES.transpose(0, 3, 1, 2), r"contains an array of shape \(12, 3, 4, 5\)"),
     ],
 )

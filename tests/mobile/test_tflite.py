@@ -267,7 +267,7 @@ class Subclassed(keras.Model):
     [
         (lambda: _network((None, None, 3), keras.layers.GlobalMaxPooling2D()), "Export needs a fixed image size"),
         (Subclassed, "must be a functional or sequential Keras model"),
-        (lambda: "model.keras", "must be a functional or sequential Keras model"),
+        (lambda: "model.keras", "must be a Keras model, not its name or file: .* load it with"),
     ],
 )
 def test_network_that_cannot_be_exported(tmp_path, build, message):

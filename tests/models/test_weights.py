@@ -133,7 +133,15 @@ def test_missing_weights(package):
     assert refusal(weights="imagenet") == f"`weights` (='imagenet') {rule} {there}"
     with pytest.raises(ValueError, match=r"'igcv2_c64_d8' is not pretrained; `sharenets list --trained` lists"):
         ksn.create_model("igcv2_c64_d8", weights="cifar10")
+    assert refusal(weights=True) == f"`weights` (=True) {rule} {there}"
     assert refusal(weights="nowhere/last.keras") == "There is no file nowhere/last.keras."
+
+
+def test_images_with_other_channels_than_the_weights(source, file):
+    text = f"must have 3 channels, as in the network of `weights` (={file})."
+    assert refusal(weights=file, input_shape=[32, 32, 1], **SMALL) == f"`input_shape` (=(32, 32, 1)) {text}"
+    gray = keras.Input((32, 32, 1))
+    assert refusal(weights=file, input_tensor=gray, **SMALL) == f"`input_tensor.shape[1:]` (=(32, 32, 1)) {text}"
 
 
 def test_damaged_files(package, file, tmp_path):

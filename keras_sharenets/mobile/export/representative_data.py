@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -105,7 +106,9 @@ def gather_images(name: str, data: Any, shape: Shape) -> np.ndarray:
     if _is_array(data) or _is_pair(data, shape):
         data = [data]
     if isinstance(data, (str, bytes)) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
-        raise ValueError(f"`{name}` (={data!r}) must be an array of images or an iterable of such arrays.")
+        folder = isinstance(data, (str, os.PathLike))
+        advice = ": `keras.utils.image_dataset_from_directory` reads a folder" if folder else ""
+        raise ValueError(f"`{name}` (={data!r}) must be an array of images or an iterable of such arrays{advice}.")
     parts: list[np.ndarray] = []
     count = 0
     for place, part in enumerate(data):

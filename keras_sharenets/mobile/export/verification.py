@@ -263,6 +263,7 @@ def check_model(model: keras.Model) -> tuple[list[Shape], list[Shape]]:
     Raises:
         ValueError: the model is not functional or sequential, or has unknown dimensions other than the batch.
     """
+    _checks.loaded("model", model)
     inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
     if not isinstance(model, keras.Model) or not inputs or not outputs:
         raise ValueError(f"`model` (={model!r}) must be a functional or sequential Keras model with a known input.")
