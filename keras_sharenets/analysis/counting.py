@@ -8,15 +8,8 @@ import keras
 
 from keras_sharenets import _checks
 from keras_sharenets.analysis.filters import is_convolution
-from keras_sharenets.layers.fake_quantize import FakeQuantize
 from keras_sharenets.layers.quantized_kernels import inner
-from keras_sharenets.layers.whitening import Whitening
 
-# Keras lists all weights of a frozen layer as non-trainable, whether or not they would be trained if it were unfrozen.
-# These are the names of weights that are never trained: moving statistics, the statistics of `Normalization`, and the
-# vector of `SpectralNormalization`; and the layers of this library that have no other weights.
-_NEVER_TRAINED = {"count", "mean", "moving_mean", "moving_variance", "variance", "vector_u"}
-_WITHOUT_PARAMETERS = (FakeQuantize, Whitening)
 # Convolutions that `is_convolution` does not cover: their filters are not those of one two-dimensional kernel.
 _OTHER_CONVOLUTIONS = (
     keras.layers.Conv1D,
@@ -30,25 +23,27 @@ _OTHER_CONVOLUTIONS = (
 )
 
 
-def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    """The layers of a model, with nested models expanded."""
+def _parameters(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, keras.Variable]]:
+    """The parameters of a model with their layers; nested models are expanded."""
+    # A subclass may have weights of its own.
+    yield from ((model, weight) for weight in model._trainable_variables if weight.trainable or not model.trainable)
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            yield from _layers(layer)
+            yield from _parameters(layer)
         else:
-            yield layer
+            yield from ((layer, weight) for weight in parameters_of(layer))
 
 
 def parameters_of(operation: Any) -> tuple[keras.Variable, ...]:
     """The trainable weights of a layer, including those that are frozen with the layer or with a layer inside it."""
-    if not isinstance(operation, keras.layers.Layer) or isinstance(operation, _WITHOUT_PARAMETERS):
+    if not isinstance(operation, keras.layers.Layer):
         return ()
+    # `weights` of a frozen layer are all non-trainable. A layer keeps those that it would train in a separate list.
     frozen = {
         id(weight)
         for layer in operation._flatten_layers()
         if not layer.trainable
-        for weight in layer.weights
-        if weight.name not in _NEVER_TRAINED
+        for weight in layer._trainable_variables
     }
     return tuple(weight for weight in operation.weights if weight.trainable or id(weight) in frozen)
 
@@ -93,8 +88,7 @@ def count_parameters(model: keras.Model, rule: str = "trainable") -> int:
     _checks.one_of("rule", rule, tuple(RULES))
     counted = {
         id(weight): math.prod(weight.shape)
-        for layer in _layers(model)
-        for weight in parameters_of(layer)
+        for layer, weight in _parameters(model)
         if RULES[rule](layer, weight)
     }
     return sum(counted.values())

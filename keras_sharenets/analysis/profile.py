@@ -135,10 +135,8 @@ def profile(model: keras.Model, input_shape: Any = None) -> Profile:
     """Counts the parameters and the multiply-adds of a functional model.
 
     Parameters are the trainable weights, as usual in papers. They exclude the moving statistics of batch normalization
-    and random seeds. The parameters of a layer frozen by `layer.trainable = False`, also in a wrapper, are included:
-    all its weights except statistics, which are recognized by name (`moving_mean`, `moving_variance` and so on). In a
-    layer that is not frozen, a non-trainable weight is not a parameter. A weight that is frozen individually, or
-    quantized to integers by Keras, is therefore counted as non-trainable.
+    and random seeds. The parameters of a layer frozen by `layer.trainable = False`, also in a wrapper, are included. A
+    weight that is frozen individually, or quantized to integers by Keras, is counted as non-trainable.
 
     A layer with a method `effective_kernel()` is counted as a convolution with that kernel, whose last axis is the
     filters. Without sharing, it would store this kernel and its `bias`. Its multiply-adds are those of the kernel at

@@ -27,9 +27,33 @@ M224 = (432, 1_794_048, 1_204_224, 2_408_448, 48_384, 86_016, 505_344, 897_000, 
 def test_kernels_in_a_wrapper_are_those_of_a_convolution():
     inputs = keras.Input((8, 8, 3))
     convolution = layers.Conv2D(4, 3, name="conv")
-    model = keras.Model(inputs, layers.BatchNormalization()(ksn.layers.QuantizedKernels(convolution)(inputs)))
-    counts = [ksn.analysis.count_parameters(model, rule) for rule in ("conv_kernels", "conv_kernels_and_biases")]
-    assert counts == [3 * 3 * 3 * 4, 3 * 3 * 3 * 4 + 4]
+    wrapper = ksn.layers.QuantizedKernels(convolution, preserve="clusters")
+    model = keras.Model(inputs, layers.BatchNormalization()(wrapper(inputs)))
+    for trainable in (True, False):  # The cluster indices are weights, too, which are never trained.
+        model.trainable = trainable
+        counts = [ksn.analysis.count_parameters(model, rule) for rule in ("conv_kernels", "conv_kernels_and_biases")]
+        assert counts == [3 * 3 * 3 * 4, 3 * 3 * 3 * 4 + 4]
+
+
+class WithOwnWeights(keras.Model):
+    """A network with weights outside its layers, such as the positions of a vision transformer."""
+
+    def build(self, input_shape):
+        self.positions = self.add_weight(shape=input_shape[1:], name="positions")
+        self.steps = self.add_weight(shape=(), name="steps", trainable=False)
+        self.dense = layers.Dense(2)
+        self.dense.build(input_shape)
+
+    def call(self, inputs):
+        return self.dense(inputs + self.positions)
+
+
+def test_weights_of_a_network_outside_its_layers():
+    model = WithOwnWeights()
+    model.build((None, 6, 3))
+    assert ksn.analysis.count_parameters(model) == 6 * 3 + 3 * 2 + 2
+    model.trainable = False
+    assert ksn.analysis.count_parameters(model) == 6 * 3 + 3 * 2 + 2
 
 
 def split(p):
@@ -210,7 +234,7 @@ class Custom(keras.layers.Layer):
 
     def build(self, input_shape):
         self.kernel = self.source.kernel if self.source else self.add_weight(shape=self.shape, name="kernel")
-        self.moving_scale = self.add_weight(shape=(), name="moving_mean", trainable=False)
+        self.average = self.add_weight(shape=(), name="average", trainable=False)
 
     def call(self, inputs):
         return inputs
@@ -261,7 +285,7 @@ def test_a_frozen_network_counts_as_before():
     parameters = 3 * 3 * 3 * 4 + 4 + 2 * 4 + 2 * (4 * 3 + 3 * 3 + 3) + 6 * 6 + 6 * 2 + 2
     assert before.stored_parameters == frozen.stored_parameters == parameters
     # Mean and matrix of the whitening; a range; mean, variance and count of the pixels; moving mean and variance;
-    # Custom's scale; the spectral vector.
+    # Custom's average; the spectral vector.
     never = 192 + 192**2 + 2 + 3 + 3 + 1 + 4 + 4 + 1 + 2
     assert before.non_trainable_parameters == frozen.non_trainable_parameters == never
     assert model.trainable_weights == []
