@@ -125,7 +125,7 @@ class _Replay:
             given_args, given_kwargs = keras.tree.map_structure(described, (args, kwargs))
             inner = given_args[0] if given_args else given_kwargs.get("inputs")
             if is_functional(operation):
-                outputs = self.model(operation, _in_order(operation, inner), f"{prefix}{operation.name}/")
+                outputs = self.model(operation, in_order(operation, inner), f"{prefix}{operation.name}/")
             elif hasattr(operation, "reference_model"):
                 outputs = self.model(operation.reference_model(*args, **kwargs), [inner], prefix)
             else:
@@ -148,16 +148,19 @@ class _Replay:
 
 
 def is_functional(operation: Any) -> bool:
-    """Whether `operation` is a model with known calls: functional, or a built `Sequential`."""
+    """Whether `operation` is a model with known calls: functional, or a built `Sequential`, with Keras' `call`."""
     if not isinstance(operation, keras.Model):
+        return False
+    owner = next(kind for kind in type(operation).__mro__ if "call" in vars(kind))
+    if not owner.__module__.startswith("keras."):  # A subclass may compute anything besides its graph.
         return False
     return isinstance(operation, keras.Function) or (
         isinstance(operation, keras.Sequential) and hasattr(operation, "inputs")
     )
 
 
-def _in_order(model: Any, inputs: Any) -> list:
-    """The tensors of a call of a nested model in the order of its inputs."""
+def in_order(model: Any, inputs: Any) -> list:
+    """The tensors of a call of a functional or sequential model in the order of its inputs."""
     if isinstance(inputs, dict) and not isinstance(model.input, dict):
         return [inputs[tensor.name] for tensor in model.inputs]  # As in Keras.
     return keras.tree.flatten(inputs)
@@ -171,7 +174,8 @@ def _check_model(model: Any) -> None:
         raise ValueError(f"`model` (='{model.name}') must be built: start it with a `keras.Input`, or call it on data.")
     kind = f"'{model.name}', a {type(model).__name__}" if isinstance(model, keras.Model) else repr(model)
     raise ValueError(
-        f"`model` (={kind}) must be a functional Keras model or a Sequential; the calls of others are unknown."
+        f"`model` (={kind}) must be a functional Keras model or a Sequential, without a `call` of its own; the calls "
+        "of others are unknown."
     )
 
 
@@ -288,7 +292,7 @@ def copy_network(
         return copies[id(operation)][1]
 
     def copy_of_model(model: keras.Model) -> keras.Model:
-        given, results = _ends(model)
+        given, results = ends(model)
         # A plain model over the same graph: `clone_model` compiles the clone of a compiled model.
         plain = keras.Model(given, results, name=model.name)
         inputs = keras.tree.map_structure(lambda tensor: copy_of(tensor._keras_history.operation).output, given)
@@ -342,6 +346,9 @@ def rebuild(
 
     Returns:
         A functional `keras.Model`, not compiled.
+
+    Raises:
+        ValueError: several layers have the same name, which is possible in different nested models.
     """
     inputs = [
         keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=own.name)
@@ -357,12 +364,30 @@ def rebuild(
         results = keras.tree.flatten(call(each, each.operation, *args, **kwargs))
         values.update({tensor.number: result for tensor, result in zip(each.outputs, results, strict=True)})
     outputs = [values[tensor.number] for tensor in graph.outputs]
-    given, results = _ends(model)
+    given, results = ends(model)
     packed = keras.tree.pack_sequence_as(given, inputs), keras.tree.pack_sequence_as(results, outputs)
-    return keras.Model(*packed, name=model.name)
+    try:
+        return keras.Model(*packed, name=model.name)
+    except ValueError as error:
+        repeated = _repeated_names(model, graph)
+        if not repeated:
+            raise
+        raise ValueError(
+            f"The layers of `model` (='{model.name}') must have different names, also those of nested models: "
+            f"{', '.join(repeated)}. `keras_sharenets.share(model, ShareDepth('none')).model` is a copy with other "
+            "names."
+        ) from error
 
 
-def _ends(model: keras.Model) -> tuple[Any, Any]:
+def _repeated_names(model: keras.Model, graph: Graph) -> list[str]:
+    """The paths of all layers and inputs whose name is not unique."""
+    paths = {tensor.name: tensor.name for tensor in model.inputs}
+    paths |= {id(call.operation): call.path for call in graph.calls}
+    names = collections.Counter(path.rpartition("/")[2] for path in paths.values())
+    return [path for path in paths.values() if names[path.rpartition("/")[2]] > 1]
+
+
+def ends(model: keras.Model) -> tuple[Any, Any]:
     """The inputs and outputs of a model in their original structure: tensors, lists or dicts."""
     # `input` of a `Sequential` is that of its last call, possibly in another model.
     sequential = isinstance(model, keras.Sequential)

@@ -171,10 +171,29 @@ def subclassed():
     return Subclassed(name="mine")
 
 
+class Doubled(keras.Model):
+    """A functional model that does not only compute its graph."""
+
+    def call(self, inputs, training=None):
+        return 2 * super().call(inputs, training=training)
+
+
+def doubled():
+    inputs = keras.Input((4,))
+    return Doubled(inputs, layers.Dense(2)(inputs), name="double")
+
+
+def test_a_functional_model_with_a_call_of_its_own_is_one_call():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, doubled()(inputs))
+    assert [call.path for call in calls(model)] == ["double"]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (subclassed, r"`model` \(='mine', a Subclassed\) must be a functional Keras model"),
+        (doubled, r"`model` \(='double', a Doubled\) must be .* without a `call` of its own"),
         (lambda: keras.Sequential([layers.Dense(2)], name="unbuilt"), r"`model` \(='unbuilt'\) must be built"),
         (lambda: "hscnet", r"`model` \(='hscnet'\) must be a Keras model, not its name or file: create it with "),
         (lambda: layers.Dense(2, name="dense"), r"`model` \(=<Dense name=dense.*\) must be a functional Keras model"),

@@ -1,5 +1,6 @@
 import keras
 import numpy as np
+import pytest
 from harness import assert_close, outputs_of, pseudo_random
 
 from keras_sharenets.analysis.graph import copy_network, rebuild, trace
@@ -45,6 +46,14 @@ def test_calls_and_inputs_can_be_changed():
     assert_close(outputs_of(again, data), 2 * data @ kernel + bias, 1e-5)
     assert [path for path, _ in seen][1] == "dense"
     assert np.all([index == 0 for _, index in seen])
+
+
+def test_layers_of_nested_models_with_the_same_name_are_reported():
+    inputs = keras.Input((4,))
+    inner = [keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="dense")], name=name) for name in "ab"]
+    model = keras.Model(inputs, inner[1](inner[0](inputs)), name="double")
+    with pytest.raises(ValueError, match=r"`model` \(='double'\) must have different names.*: a/dense, b/dense\."):
+        rebuild(model, trace(model), same)
 
 
 def test_sequential():

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from keras_sharenets import _checks
+from keras_sharenets.analysis.graph import ends
 
 
 class TrainedKernel(Protocol):
@@ -61,7 +62,7 @@ class TrainedWithTFMOT(keras.Model):
         *,
         forward: Callable[..., Any] | None = None,
     ) -> None:
-        super().__init__(*_ends(model), name=model.name)
+        super().__init__(*ends(model), name=model.name)
         # In an object that Keras does not track: tracked variables would be saved and counted.
         self._tfmot = types.SimpleNamespace(
             kernels={id(kernel.variable): kernel for kernel in kernels}, forward=forward
@@ -146,10 +147,4 @@ def check_backend() -> None:
 
 def plain(model: keras.Model) -> keras.Model:
     """A plain functional model with the layers of another functional or `Sequential` one, not compiled."""
-    return keras.Model(*_ends(model), name=model.name)
-
-
-def _ends(model):
-    if isinstance(model, keras.Sequential):
-        return model.inputs[0], model.outputs[0]
-    return model.input, model.output
+    return keras.Model(*ends(model), name=model.name)
