@@ -17,7 +17,7 @@ from keras import ops
 
 from keras_sharenets import _checks
 from keras_sharenets._types import Tensor
-from keras_sharenets.analysis.graph import Graph, rebuild, trace
+from keras_sharenets.analysis.graph import Graph, ends, in_order, rebuild, trace
 from keras_sharenets.heads import SIGMOID, SOFTMAX, ends_of
 from keras_sharenets.sharing.places import is_merge
 
@@ -97,15 +97,17 @@ def distill(
         model, seen = student, types.SimpleNamespace(features=[])
     else:
         model, seen = _recording_features(student, graphs[0], list(places))
-    asked = _with_features(teacher, graphs[1], list(places.values()))
+    asked = _with_features(teacher, graphs[1], list(places.values())) if places else teacher
     compared = keras.distillation.FeatureDistillation(loss=_relative_error)
 
     def distance(x: Any, y_pred: Tensor) -> Tensor:
-        said, *theirs = keras.tree.map_structure(ops.stop_gradient, keras.tree.flatten(asked(x, training=False)))
-        loss = divergence.compute_loss(teacher_logits(said), student_logits(y_pred))
+        answer = asked(_as_given(asked, in_order(student, x)), training=False)
+        said, *theirs = map(ops.stop_gradient, keras.tree.flatten(answer))
+        (own,) = keras.tree.flatten(y_pred)
+        loss = divergence.compute_loss(teacher_logits(said), student_logits(own))
         if not theirs:
             return loss
-        errors = [compared.compute_loss(their, own) for their, own in zip(theirs, seen.features, strict=True)]
+        errors = [compared.compute_loss(*pair) for pair in zip(theirs, seen.features, strict=True)]
         return loss + feature_weight * sum(errors) / len(errors)
 
     add_distillation_loss(model, distance, weight)
@@ -138,11 +140,11 @@ def add_distillation_loss(model: keras.Model, distance: Callable[[Any, Tensor], 
 
 
 def _check_compatible(student: keras.Model, teacher: keras.Model, graphs: tuple[Graph, Graph]) -> None:
-    for ends in ("inputs", "outputs"):
-        shapes = [[tensor.shape for tensor in getattr(graph, ends)] for graph in graphs]
+    for side in ("inputs", "outputs"):
+        shapes = [[tensor.shape for tensor in getattr(graph, side)] for graph in graphs]
         same = len(shapes[0]) == len(shapes[1]) and all(_fit(own, other) for own, other in zip(*shapes, strict=True))
-        if not same or (ends == "outputs" and len(shapes[0]) != 1):
-            rule = "the same inputs" if ends == "inputs" else "one output each, of the same shape"
+        if not same or (side == "outputs" and len(shapes[0]) != 1):
+            rule = "the same inputs" if side == "inputs" else "one output each, of the same shape"
             raise ValueError(
                 f"`student` (='{student.name}') and `teacher` (='{teacher.name}') must have {rule}: they have "
                 f"{shapes[0]} and {shapes[1]}."
@@ -165,19 +167,19 @@ def _fit(shape: Sequence[int | None], other: Sequence[int | None]) -> bool:
 
 def _logits(student: Graph, teacher: Graph) -> list[Callable[[Tensor], Tensor]]:
     """For each network a function from its output to logits; a sigmoid unit has the logits of two classes."""
-    ends = [*ends_of(student), *ends_of(teacher)]
-    if {SOFTMAX, SIGMOID} <= set(ends):
+    last = [*ends_of(student), *ends_of(teacher)]
+    if {SOFTMAX, SIGMOID} <= set(last):
         raise ValueError(
             "`student` and `teacher` must both end in a softmax, or both in sigmoids: they end in "
-            f"{ends[0]} and {ends[1]}."
+            f"{last[0]} and {last[1]}."
         )
-    if SIGMOID not in ends and student.outputs[0].shape[-1] == 1:
+    if SIGMOID not in last and student.outputs[0].shape[-1] == 1:
         raise ValueError(
             "`student` and `teacher` must output probabilities or logits of classes, but have a single output unit."
         )
     to_logits = {SOFTMAX: as_logits, SIGMOID: _logit, None: lambda outputs: outputs}
-    functions = [to_logits[end] for end in ends]
-    return [lambda outputs, of=of: _as_two_classes(of(outputs)) for of in functions] if SIGMOID in ends else functions
+    functions = [to_logits[end] for end in last]
+    return [lambda outputs, of=of: _as_two_classes(of(outputs)) for of in functions] if SIGMOID in last else functions
 
 
 def _logit(probabilities: Tensor) -> Tensor:
@@ -200,9 +202,9 @@ def _places(features: Features, student: Graph, teacher: Graph) -> dict[str, str
     if features is None:
         return {}
     if features == BLOCKS:
-        ends = [call.path for call in student.calls if call.index == 0 and is_merge(call)]
+        merges = [call.path for call in student.calls if call.index == 0 and is_merge(call)]
         paths = _paths_by_name(shapes[1])
-        named = {name: paths[name] for name in ends if name in paths}
+        named = {name: paths[name] for name in merges if name in paths}
         named = {name: path for name, path in named.items() if _fit(shapes[0][name], shapes[1][path])}
     elif isinstance(features, Mapping):
         named = dict(features)
@@ -233,6 +235,11 @@ def _paths_by_name(paths: Iterable[str]) -> dict[str, str]:
     return {**unique, **{path.replace("/", "_"): path for path in paths}, **{path: path for path in paths}}
 
 
+def _as_given(model: keras.Model, tensors: Sequence[Tensor]) -> Any:
+    """Tensors in the order of a model's inputs, in the structure that it takes."""
+    return keras.tree.pack_sequence_as(ends(model)[0], tensors)
+
+
 def _with_features(model: keras.Model, graph: Graph, paths: Sequence[str]) -> keras.Model:
     """A network over the same layers that returns its output, followed by those of the given layers."""
     found = {}
@@ -244,21 +251,22 @@ def _with_features(model: keras.Model, graph: Graph, paths: Sequence[str]) -> ke
         return outputs
 
     new = rebuild(model, graph, call)
-    return keras.Model(new.inputs, [*new.outputs, *(found[path] for path in paths)], name=model.name)
+    return keras.Model(ends(new)[0], [*new.outputs, *(found[path] for path in paths)], name=model.name)
 
 
 def _recording_features(
     student: keras.Model, graph: Graph, paths: Sequence[str]
 ) -> tuple[keras.Model, types.SimpleNamespace]:
     """The student as a plain model, and an object that holds its features after each call, so that it runs once."""
-    model = keras.Model(student.inputs, student.outputs[0], name=student.name)
+    given, results = ends(student)
+    model = keras.Model(given, results, name=student.name)
     seen = types.SimpleNamespace(features=[])
     if paths:
         whole = _with_features(student, graph, paths)
 
-        def call(inputs: Any, training: bool | None = None, mask: Any = None) -> Tensor:
-            output, *seen.features = whole(inputs, training=training)
-            return output
+        def call(inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+            output, *seen.features = whole(_as_given(whole, in_order(student, inputs)), training=training)
+            return keras.tree.pack_sequence_as(results, [output])
 
         model.call = call
     return model, seen

@@ -99,6 +99,41 @@ def test_blocks_of_a_nested_teacher():
     assert losses[0] > losses[2] + 0.01
 
 
+def divergence_of(student, teacher):
+    """The Kullback-Leibler divergence between scores, at the temperature."""
+    asked, answered = softmax(teacher / TEMPERATURE), softmax(student / TEMPERATURE)
+    return (asked * np.log(asked / answered)).sum(-1).mean() * TEMPERATURE**2
+
+
+@pytest.mark.parametrize("features", [None, pytest.param(["sum"], id="features")])
+def test_inputs_and_outputs_in_dicts(features):
+    """The inputs have other names than their keys."""
+    networks = []
+    for _ in range(2):
+        given = {key: keras.Input((3,)) for key in "ba"}
+        x = keras.layers.Add(name="sum")([given["a"], keras.layers.Dense(3)(given["b"])])
+        networks.append(keras.Model(given, {"scores": keras.layers.Rescaling(2.0)(x)}))
+    data = {key: pseudo_random((5, 3), seed) for seed, key in enumerate("ab")}
+    sums = [data["a"] + data["b"] @ network.get_weights()[0] for network in networks]
+    distance = divergence_of(2 * sums[0], 2 * sums[1])
+    distance += np.square(sums[1] - sums[0]).mean() / np.square(sums[1]).mean() if features else 0
+    model = ksn.distill(*networks, weight=1.0, temperature=TEMPERATURE, features=features)
+    model.compile(keras.optimizers.SGD(0.0), {"scores": LOSS}, run_eagerly=True)
+    assert model.train_on_batch(data, {"scores": np.zeros(5)}) == pytest.approx(distance, rel=1e-4)
+    assert model.predict(data, verbose=0).keys() == {"scores"}
+
+
+def test_teacher_with_layers_of_the_same_name():
+    inner = [keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="dense")]) for _ in range(2)]
+    inputs = keras.Input((4,))
+    teacher, student = keras.Model(inputs, inner[1](inner[0](inputs))), dense(4, None)
+    given = pseudo_random((6, 4))
+    model = ksn.distill(student, teacher, weight=1.0, temperature=TEMPERATURE)
+    model.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True)
+    distance = divergence_of(outputs_of(student, given), outputs_of(teacher, given))
+    assert model.train_on_batch(given, np.zeros((6, 4))) == pytest.approx(distance, rel=1e-4)
+
+
 def test_bad_arguments():
     student, teacher = student_and_teacher()
     for arguments, message in (
