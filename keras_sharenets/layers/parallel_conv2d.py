@@ -21,11 +21,11 @@ class ParallelConv2D(keras.layers.Layer):
     Profiles, exports and quantization treat the layer as two convolutions and their sum.
 
     Args:
-        spatial: `HighlySharedConv2D` with an odd kernel size, no bias and no activation. With `padding="valid"`, its
-            input is padded with zeros so that the kernel is centered on every pixel, whatever the strides. With
-            `padding="same"`, it must not be called with strides.
-        pointwise: `HighlySharedConv2D` with `kernel_size=1`, the same `filters` and `groups`, no bias and no
-            activation.
+        spatial: `HighlySharedConv2D` with an odd kernel size, no bias, no activation and no activity regularizer. With
+            `padding="valid"`, its input is padded with zeros so that the kernel is centered on every pixel, whatever
+            the strides. With `padding="same"`, it must not be called with strides.
+        pointwise: `HighlySharedConv2D` with `kernel_size=1`, the same `filters` and `groups`, no bias, no activation
+            and no activity regularizer.
 
     Call arguments:
         inputs: tensor.
@@ -66,8 +66,11 @@ class ParallelConv2D(keras.layers.Layer):
             raise ValueError(f"`kernel_size` of `spatial` (={spatial.kernel_size}) must be odd.")
         for name, layer in (("spatial", spatial), ("pointwise", pointwise)):
             plain = not layer.use_bias and layer.activation is keras.activations.linear and layer.strides == (1, 1)
-            if not plain:
-                raise ValueError(f"`{name}` (='{layer.name}') must have no bias, no activation and strides of 1.")
+            if not plain or layer.activity_regularizer is not None:
+                raise ValueError(
+                    f"`{name}` (='{layer.name}') must have no bias, no activation, no activity regularizer and strides "
+                    "of 1."
+                )
         self.spatial = spatial
         self.pointwise = pointwise
         # Used only by `reference_model`, which must reuse the same layers in every call.
@@ -121,12 +124,15 @@ class ParallelConv2D(keras.layers.Layer):
         rows, columns = self.border
         return ops.pad(inputs, ((0, 0), (rows, rows), (columns, columns), (0, 0))) if any(self.border) else inputs
 
-    def reference_model(self, inputs: keras.KerasTensor, strides: Size | None = None) -> keras.Model:
+    def reference_model(
+        self, inputs: keras.KerasTensor, strides: Size | None = None, training: bool | None = None
+    ) -> keras.Model:
         """The reference implementation: the two layers and their sum, as a functional model.
 
         Args:
             inputs: `keras.KerasTensor`, the input of the layer.
             strides: as in a call.
+            training: as in a call; it only affects speed.
 
         Returns:
             A `keras.Model` that uses the layers of this one, not copies.

@@ -55,7 +55,7 @@ def test_runs_as_one_native_convolution():
 def test_profile_sees_both_layers(padding):
     inputs = keras.Input((6, 6, 8))
     layer = make(padding)
-    outputs = layer(layer(inputs))
+    outputs = layer(layer(inputs), training=False)
     model = keras.Model(inputs, outputs)
     names = [layer.spatial.name, layer.pointwise.name, f"{layer.name}_sum"]
     names = [f"{layer.name}_pad", *names] if padding == "valid" else names
@@ -85,6 +85,7 @@ BAD = {
     "odd": (HighlySharedConv2D(8, 2), HighlySharedConv2D(8, 1)),
     "bias": (HighlySharedConv2D(8, 3, use_bias=True), HighlySharedConv2D(8, 1)),
     "activation": (HighlySharedConv2D(8, 3), HighlySharedConv2D(8, 1, activation="relu")),
+    "activity regularizer": (HighlySharedConv2D(8, 3), HighlySharedConv2D(8, 1, activity_regularizer="l2")),
     "strides": (HighlySharedConv2D(8, 3, strides=2), HighlySharedConv2D(8, 1)),
 }
 
