@@ -76,8 +76,9 @@ class QuantizedKernels(keras.layers.Wrapper):
             raise ValueError(f"`layer` (={layer!r}) must be a Keras layer.")
         kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(layer, **kwargs)
-        # `call` bypasses the input check of the wrapped layer.
+        # `call` bypasses the input check and the activity regularizer of the wrapped layer.
         self.input_spec = layer.input_spec
+        self.activity_regularizer = layer.activity_regularizer
         _checks.one_of("preserve", preserve, PRESERVE)
         self.preserve = preserve
 
@@ -129,11 +130,20 @@ class QuantizedKernels(keras.layers.Wrapper):
         for (variable, axis), kernel in zip(self.kernels, self.preserved_kernels(), strict=True):
             axis = None if self.preserve == "clusters" else axis
             values[id(variable)] = variable, rounding.round_filters(kernel, axis)
-        return keras.StatelessScope(state_mapping=list(values.values()))
+        return keras.StatelessScope(state_mapping=list(values.values()), collect_losses=True)
 
     def call(self, inputs: Tensor, *others: Tensor, training: bool | None = None, **kwargs: Any) -> Tensor:
-        with self.rounded():
-            return self.layer.call(inputs, *others, **self._passed_on(training, kwargs))
+        with self.rounded() as scope:
+            before = {id(variable): scope.get_current_value(variable) for variable in self.layer.variables}
+            outputs = self.layer.call(inputs, *others, **self._passed_on(training, kwargs))
+        # What the layer has updated in the scope: seeds of its dropout, statistics of its normalizations, losses.
+        for variable in self.layer.variables:
+            value = scope.get_current_value(variable)
+            if value is not before[id(variable)]:
+                variable.assign(value)
+        for loss in scope.losses:
+            self.add_loss(loss)
+        return outputs
 
     def _passed_on(self, training: bool | None, arguments: dict[str, Any]) -> dict[str, Any]:
         """The call arguments for the wrapped layer, with `training` only if its `call` has that parameter."""

@@ -49,6 +49,44 @@ def test_is_the_layer_with_rounded_kernels(name):
     assert model.count_params() == unquantized.count_params()
 
 
+class Block(keras.layers.Layer):
+    """A layer of several layers, with statistics, random numbers, and a loss of its activations."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = keras.layers.Conv2D(4, 1, activity_regularizer="l2")
+        self.norm = keras.layers.BatchNormalization()
+        self.dropout = keras.layers.Dropout(0.5, seed=1)
+
+    def build(self, input_shape):
+        self.conv.build(input_shape)
+        self.norm.build((*input_shape[:-1], 4))
+
+    def call(self, inputs, training=None):
+        return self.dropout(self.norm(self.conv(inputs), training=training), training=training)
+
+
+def test_state_and_losses_of_the_layer_are_as_without_the_wrapper():
+    blocks = [Block(), Block()]
+    wrapper = QuantizedKernels(blocks[1])
+    layers, images = (blocks[0], wrapper), pseudo_random((2, 4, 4, 3))
+    for layer, block in zip(layers, blocks, strict=True):
+        layer.build((None, 4, 4, 3))
+        block.conv.kernel.assign(np.tile([[1.0], [-1.0], [0.0]], 4)[None, None])  # Rounding does not change it.
+    for _ in range(2):  # The second mask of the dropout differs from the first.
+        expected, found = (keras.ops.convert_to_numpy(layer(images, training=True)) for layer in layers)
+        assert_close(found, expected, 1e-6)
+    for mine, own in zip(blocks[1].norm.weights, blocks[0].norm.weights, strict=True):
+        assert_close(keras.ops.convert_to_numpy(mine), keras.ops.convert_to_numpy(own), 1e-6)
+    assert float(wrapper.losses[0]) == pytest.approx(float(blocks[0].losses[0])) != 0
+    conv = keras.layers.Conv2D(4, 1, activity_regularizer="l2")
+    model = keras.Sequential([keras.Input((4, 4, 3)), QuantizedKernels(conv)])
+    outputs = outputs_of(model, images)
+    # Keras divides the penalty of activations by the number of images.
+    model(images)
+    assert float(sum(model.losses)) == pytest.approx(0.01 * np.square(outputs).sum() / 2, rel=1e-4)
+
+
 def test_call_arguments_reach_the_layer():
     shared = ksn.layers.HighlySharedConv2D(8, 3, groups=4, channel_repeats=2)
     inputs = keras.Input((8, 8, 8))
