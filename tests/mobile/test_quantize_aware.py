@@ -46,6 +46,18 @@ def test_values_are_quantized_as_in_the_file(digits):
     ]
 
 
+def test_outputs_keep_their_names():
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(4, activation="relu", name="hidden")(inputs)
+    ends = {"kind": "softmax", "present": "sigmoid", "size": None}
+    model = keras.Model(inputs, [keras.layers.Dense(3, end, name=name)(x) for name, end in ends.items()])
+    quantized = ksn.mobile.quantize_aware(model)
+    assert quantized.output_names == model.output_names == list(ends)
+    quantized.compile("sgd", {name: "mse" for name in ends})
+    labels = {name: np.zeros((2, 3)) for name in ends}
+    assert np.isfinite(quantized.train_on_batch(pseudo_random((2, 4)), labels)).all()
+
+
 def test_concatenated_values_share_one_range():
     inputs = keras.Input((8, 8, 2), name="images")
     first = keras.layers.Conv2D(4, 1, name="first")(inputs)

@@ -67,7 +67,7 @@ def quantize_aware(model: keras.Model, *, engine: str = "keras", preserve: str |
         if isinstance(call.operation, (ours.FakeQuantize, ours.QuantizedKernels)):
             raise ValueError(f"`model` (='{model.name}') is quantization-aware already: see '{call.path}'.")
     ranges, in_float = _ranges(traced)
-    layers = _FakeQuantization(ranges, in_float, preserve)
+    layers = _FakeQuantization(traced, ranges, in_float, preserve)
     quantized = rebuild(model, traced, layers.call, layers.of_input)
     if engine == "keras":
         return quantized
@@ -132,7 +132,8 @@ def _is_frozen_unclustered(layer):
 class _FakeQuantization:
     """Wraps the layers of a network and inserts fake quantization after its calls while the network is rebuilt."""
 
-    def __init__(self, groups, in_float, preserve):
+    def __init__(self, traced, groups, in_float, preserve):
+        self._ends = {tensor.number for tensor in traced.outputs}
         self._groups = groups
         self._in_float = in_float
         self._preserve = preserve
@@ -143,24 +144,33 @@ class _FakeQuantization:
 
     def call(self, call, operation, *args, **kwargs):
         """One call of the network with quantized kernels and outputs."""
-        wrapped, first = self._wrapped(operation), next(iter(inspect.signature(operation.call).parameters), None)
+        wrapped, first = self._wrapped(call), next(iter(inspect.signature(operation.call).parameters), None)
         if wrapped is not operation and first in kwargs:  # The wrapper calls it `inputs`.
             args = (kwargs.pop(first), *args)
         outputs = keras.tree.flatten(wrapped(*args, **kwargs))
         name = call.path.replace("/", "_") + (f"_{call.index + 1}" if call.index else "")
         names = [name, *(f"{name}_output_{place}" for place in range(2, len(outputs) + 1))]
-        return [self._with_range(*each) for each in zip(call.outputs, outputs, names, strict=True)]
+        is_end = wrapped is not operation and self._is_end(call)
+        ranges = [operation.name] if is_end else [f"{name}_range" for name in names]
+        return [self._with_range(*each) for each in zip(call.outputs, outputs, ranges, strict=True)]
 
     def of_input(self, tensor, symbol):
         """A quantized input of the network."""
-        return self._with_range(tensor, symbol, symbol.name)
+        return self._with_range(tensor, symbol, f"{symbol.name}_range")
 
-    def _wrapped(self, layer):
+    def _is_end(self, call):
+        """Whether a call returns an output of the network, which keeps its name: losses and labels refer to it."""
+        return len(call.outputs) == 1 and call.index == 0 and call.outputs[0].number in self._ends
+
+    def _wrapped(self, call):
+        layer = call.operation
         if id(layer) in self._in_float or not stored_kernels(layer):
             return layer
         if id(layer) not in self._wrappers:
             preserve = "zeros" if self._preserve == "clusters" and _is_frozen_unclustered(layer) else self._preserve
-            wrapper = ours.QuantizedKernels(layer, preserve=preserve, name=f"{layer.name}_rounded")
+            is_last = self._is_end(call) and call.outputs[0].number not in self._groups
+            name = layer.name if is_last else f"{layer.name}_rounded"
+            wrapper = ours.QuantizedKernels(layer, preserve=preserve, name=name)
             wrapper.build()
             if preserve == "clusters":
                 wrapper.find_clusters()
@@ -172,7 +182,7 @@ class _FakeQuantization:
             return symbol
         group = self._groups[tensor.number]
         if group not in self._ranges:
-            self._ranges[group] = ours.FakeQuantize(self._places[group], name=f"{name}_range")
+            self._ranges[group] = ours.FakeQuantize(self._places[group], name=name)
         place = self._taken[group]
         self._taken[group] += 1
         return self._ranges[group](symbol, place=place)
