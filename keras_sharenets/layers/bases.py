@@ -13,6 +13,11 @@ from keras_sharenets._types import Configured, Shape, Tensor
 from keras_sharenets.ops import choices, convolution, hierarchical, precision
 
 
+def new_initializer(initializer: Configured) -> Any:
+    """An initializer like the given one. A single object returns the same numbers for all kernels of a shape."""
+    return initializer.clone() if isinstance(initializer, keras.initializers.Initializer) else initializer
+
+
 class SharedConvolution(keras.layers.Layer):
     """Base of all convolutions: `filters`, a bias, the choice of an implementation, and the configuration of weights.
 
@@ -135,7 +140,7 @@ class ComposedPointwise(SharedConvolution):
             self.add_weight(
                 name=f"kernel_{place}",
                 shape=shape,
-                initializer=self._new_kernel_initializer(),
+                initializer=new_initializer(self.kernel_initializer),
                 regularizer=self.kernel_regularizer,
                 constraint=self.kernel_constraint,
                 # Composed in full precision even if the convolution runs in half precision.
@@ -144,11 +149,6 @@ class ComposedPointwise(SharedConvolution):
             for place, shape in enumerate(shapes, start=1)
         ]
         self.add_bias()
-
-    def _new_kernel_initializer(self) -> Any:
-        # An initializer returns the same numbers in every call.
-        initializer = self.kernel_initializer
-        return initializer.clone() if isinstance(initializer, keras.initializers.Initializer) else initializer
 
     def effective_kernel(self) -> Tensor:
         """The kernel of the equivalent 1x1 convolution.

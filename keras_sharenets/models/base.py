@@ -9,6 +9,7 @@ import keras
 from keras_sharenets import _checks
 from keras_sharenets._types import Configured, Shape, Tensor
 from keras_sharenets.layers import BatchNormalization, ChannelPadding, DepthwiseConv2D, HighlySharedConv2D
+from keras_sharenets.layers.bases import new_initializer
 
 Statistics = tuple[Sequence[float], Sequence[float]] | None
 
@@ -161,7 +162,8 @@ def conv2d(
 ) -> Tensor:
     """A convolution with symmetric padding; grouped ones train fast on a CPU, also with XLA (`ops.convolution`)."""
     x, padding = pad_for(x, kernel_size, strides, name)
-    common = {"strides": strides, "padding": padding, "use_bias": use_bias, "kernel_initializer": kernel_initializer}
+    initializer = new_initializer(kernel_initializer)
+    common = {"strides": strides, "padding": padding, "use_bias": use_bias, "kernel_initializer": initializer}
     if groups == 1:
         return keras.layers.Conv2D(filters, kernel_size, data_format="channels_last", name=name, **common)(x)
     return HighlySharedConv2D(filters, kernel_size, groups=groups, name=name, **common)(x)

@@ -255,6 +255,13 @@ def test_four_arrangements_of_four_planes(plane_orders, copies):
     assert np.array_equal(met, np.repeat(planes[:, :, None], 4, axis=2)) == (copies == 4)
 
 
+def test_kernels_differ_with_an_initializer_object():
+    """One object gives all kernels of a shape the same numbers."""
+    model = HSCNet(**TINY, kernel_initializer=keras.initializers.HeNormal())
+    kernels = [keras.ops.convert_to_numpy(weight).tobytes() for weight in model.weights if len(weight.shape) == 4]
+    assert len(set(kernels)) == len(kernels)
+
+
 def test_input_tensor_is_built_upon():
     inputs = keras.Input((8, 8, 3))
     model = HSCNet(**TINY, input_tensor=keras.layers.Rescaling(1 / 255)(inputs))

@@ -9,6 +9,7 @@ import keras
 from keras_sharenets import _checks
 from keras_sharenets._types import Configured, Tensor
 from keras_sharenets.layers import ChannelPadding, ChannelShuffle, HighlySharedConv2D, ParallelConv2D
+from keras_sharenets.layers.bases import new_initializer
 from keras_sharenets.models import base
 from keras_sharenets.ops import permutations
 
@@ -98,7 +99,7 @@ class Options:
             arrangements=self.arrangements if "A" in letters else 1,
             shuffle_groups=self.shuffle_groups,
             plane_orders=self.plane_orders,
-            kernel_initializer=self.kernel_initializer,
+            kernel_initializer=new_initializer(self.kernel_initializer),
             name=name,
             **more,
         )
