@@ -87,8 +87,6 @@ def count_parameters(model: keras.Model, rule: str = "trainable") -> int:
     """
     _checks.one_of("rule", rule, tuple(RULES))
     counted = {
-        id(weight): math.prod(weight.shape)
-        for layer, weight in _parameters(model)
-        if RULES[rule](layer, weight)
+        id(weight): math.prod(weight.shape) for layer, weight in _parameters(model) if RULES[rule](layer, weight)
     }
     return sum(counted.values())

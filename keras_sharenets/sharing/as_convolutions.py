@@ -34,6 +34,11 @@ def _is_convolution(layer: Any) -> bool:
     return type(layer) in _MAKES and len(layer.weights) == _MAKES[type(layer)].kernels + layer.use_bias
 
 
+def is_plain_dense(layer: Any) -> bool:
+    """Whether a layer is a `Dense` with only a kernel and a bias, not adapted (LoRA) or quantized."""
+    return type(layer) is keras.layers.Dense and _is_convolution(layer)
+
+
 def _built(layer: keras.layers.Layer, shape: Shape) -> list[keras.layers.Layer]:
     """A sequence of layers that is equivalent to the layer and has its weights."""
     parts, weights = _MAKES[type(layer)].parts(layer), layer.get_weights()

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_sharenets._types import Tensor
 from keras_sharenets.analysis.graph import Call, Graph, copy_layer, rebuild, set_weights
-from keras_sharenets.sharing.changes import Change
+from keras_sharenets.sharing.changes import Change, bias_arguments
 from keras_sharenets.sharing.places import Order, Place, numpy_of
 
 # Channels with scales this small relative to the largest are switched off.
@@ -34,32 +34,41 @@ class Built:
     inputs: dict[int, tuple[np.ndarray, np.ndarray]]
 
 
-def _unique_names(graph: Graph) -> dict[int, str]:
-    """A unique name for every operation: its own, or its path through nested models if several have that name."""
-    paths = {}
-    for call in graph.calls:
-        paths.setdefault(id(call.operation), (call.operation.name, call.path.replace("/", "_")))
-    counts = collections.Counter(name for name, _ in paths.values())
-    names, taken = {}, {name for name, count in counts.items() if count == 1}
-    for number, (name, path) in paths.items():
-        if counts[name] > 1:
-            name = path
-            while name in taken:
-                name += "_"
-            taken.add(name)
-        names[number] = name
-    return names
+class _Names:
+    """Unique names: of every operation, its own, or its path through nested models if it is not the only one."""
+
+    def __init__(self, model: keras.Model, graph: Graph):
+        paths = {}
+        for call in graph.calls:
+            paths.setdefault(id(call.operation), (call.operation.name, call.path.replace("/", "_")))
+        inputs = [tensor.name for tensor in model.inputs]
+        counts = collections.Counter([*inputs, *(name for name, _ in paths.values())])
+        self._taken = {*inputs, *(name for name, count in counts.items() if count == 1)}
+        self._of = {number: name if counts[name] == 1 else self.new(path) for number, (name, path) in paths.items()}
+
+    def of(self, operation: keras.Operation) -> str:
+        """The name of an operation of the old network in the new one."""
+        return self._of[id(operation)]
+
+    def new(self, name: str) -> str:
+        """The name, with underscores at the end if it is taken."""
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
 
 
 class _Builder:
     """Creates the calls of the new network during a traversal of the old one."""
 
-    def __init__(self, graph: Graph, changes: Sequence[Change]):
+    def __init__(self, model: keras.Model, graph: Graph, changes: Sequence[Change]):
         self.copies: dict[int, keras.Operation] = {}
         self.new_layers: dict[int, keras.layers.Layer] = {}
         self.own_layers: dict[int, keras.layers.Layer] = {}
         self._activations: dict[int, keras.layers.Layer] = {}
-        self._names = _unique_names(graph)
+        self._names = _Names(model, graph)
+        outputs = {tensor.number for tensor in graph.outputs}
+        self._ends = {id(call.operation) for call in graph.calls for tensor in call.outputs if tensor.number in outputs}
         self._places = {
             id(place.layer): (change, number) for change in changes for number, place in enumerate(change.places)
         }
@@ -73,31 +82,50 @@ class _Builder:
         return self.copies[id(operation)](*args, **kwargs)
 
     def _copy(self, operation: keras.Operation) -> keras.Operation:
-        return copy_layer(operation, lambda config: {**config, "name": self._names[id(operation)]})
+        return copy_layer(operation, lambda config: {**config, "name": self._names.of(operation)})
 
     def _changed(self, change: Change, number: int, x: Tensor) -> Tensor:
-        place, mix = change.places[number], change.mixes[number]
+        layer = change.places[number].layer
+        linear, key = layer.activation is keras.activations.linear, id(layer)
         if id(change) not in self.new_layers:
-            self.new_layers[id(change)] = change.make(self._names[id(change.places[0].layer)])
+            self.new_layers[id(change)] = change.make(self._name_of_new(change, linear))
         x = self.new_layers[id(change)](x)
-        key, name = id(place.layer), self._names[id(place.layer)]
-        common = {"data_format": "channels_last", "dtype": place.layer.dtype_policy, "trainable": place.layer.trainable}
         if change.own(number) and key not in self.own_layers:
-            if mix is not None and mix.ndim == 1:
-                own = keras.layers.DepthwiseConv2D(1, name=f"{name}_scale", **common)
-            else:
-                use_bias = place.layer.use_bias
-                own = keras.layers.Conv2D(place.layer.filters, 1, use_bias=use_bias, name=f"{name}_blend", **common)
-            self.own_layers[key] = own
+            self.own_layers[key] = self._own(change, number, linear)
         if key in self.own_layers:
             x = self.own_layers[key](x)
-        if place.layer.activation is keras.activations.linear:
+        if linear:
             return x
         if key not in self._activations:
-            self._activations[key] = keras.layers.Activation(
-                place.layer.activation, dtype=place.layer.dtype_policy, name=f"{name}_activation"
-            )
+            name = self._name_after(layer, "activation", last=True)
+            self._activations[key] = keras.layers.Activation(layer.activation, dtype=layer.dtype_policy, name=name)
         return self._activations[key](x)
+
+    def _own(self, change: Change, number: int, linear: bool) -> keras.layers.Layer:
+        """The layer with the parameters that a place keeps: scales and biases, or a blending layer."""
+        place, mix = change.places[number], change.mixes[number]
+        layer, scales = place.layer, mix is not None and mix.ndim == 1
+        arguments = {
+            **bias_arguments(place),
+            "name": self._name_after(layer, "scale" if scales else "blend", last=linear),
+            "data_format": "channels_last",
+            "dtype": layer.dtype_policy,
+            "trainable": layer.trainable,
+        }
+        if scales:
+            return keras.layers.DepthwiseConv2D(1, **{**arguments, "use_bias": True})
+        return keras.layers.Conv2D(layer.filters, 1, **arguments)
+
+    def _name_of_new(self, change: Change, linear: bool) -> str:
+        layer = change.places[0].layer
+        if len(change.places) == 1 and (linear or id(layer) not in self._ends):
+            return self._names.of(layer)
+        return self._names.new(f"{self._names.of(layer)}_shared")
+
+    def _name_after(self, layer: keras.layers.Layer, suffix: str, last: bool) -> str:
+        """The name of a layer that follows a new one. An output keeps its name, which losses and labels refer to."""
+        name = self._names.of(layer)
+        return name if last and id(layer) in self._ends else self._names.new(f"{name}_{suffix}")
 
 
 def _absorb(norm: keras.layers.BatchNormalization, scale: np.ndarray, bias: np.ndarray) -> None:
@@ -136,7 +164,7 @@ def build(model: keras.Model, graph: Graph, changes: Sequence[Change], orders: M
     Returns:
         A `Built`; its model is functional and not compiled.
     """
-    builder = _Builder(graph, changes)
+    builder = _Builder(model, graph, changes)
     new = rebuild(model, graph, builder.call)
     layers = {}
     for call in graph.calls:

@@ -104,3 +104,13 @@ def inherited(place: Place) -> dict[str, Any]:
         "dtype": layer.dtype_policy,
         "trainable": layer.trainable,
     }
+
+
+def bias_arguments(place: Place) -> dict[str, Any]:
+    """Arguments of the layer that stores the bias of the old one."""
+    layer = place.layer
+    return {
+        "use_bias": layer.use_bias,
+        "bias_regularizer": layer.bias_regularizer,
+        "bias_constraint": layer.bias_constraint,
+    }

@@ -16,7 +16,9 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from keras_sharenets import layers as ours
 from keras_sharenets.analysis.graph import Call, Graph
+from keras_sharenets.sharing.as_convolutions import is_plain_dense
 from keras_sharenets.sharing.changes import matrix
 from keras_sharenets.sharing.conversion import Network
 from keras_sharenets.sharing.measuring import Samples
@@ -56,7 +58,7 @@ def _keeps_channels(call: Call) -> bool:
     layer = call.operation
     if getattr(layer, "data_format", "channels_last") != "channels_last" or not _is_elementwise(layer):
         return False
-    if isinstance(layer, keras.layers.DepthwiseConv2D):
+    if type(layer) in (keras.layers.DepthwiseConv2D, ours.DepthwiseConv2D):
         return layer.depth_multiplier == 1
     return type(layer) in _ALIKE or normalizes_channels(call)
 
@@ -89,7 +91,7 @@ def _groups(graph: Graph, places: Sequence[Place]) -> _Groups:
         elif id(layer) in plain and _is_elementwise(layer):
             groups.join(tensors[0], reads)
             groups.join(tensors[1], gives)
-        elif type(layer) is keras.layers.Dense and len(tensors) == 2:
+        elif is_plain_dense(layer) and len(tensors) == 2:
             groups.join(tensors[0], reads)
             groups.join(_FIXED, tensors[1], gives)
         else:

@@ -12,12 +12,15 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_sharenets import layers as ours
 from keras_sharenets.analysis.graph import Call, Graph
 
 # The argument `where` of [`keras_sharenets.share`]: names or patterns, or a function of a layer.
 Where = str | Sequence[str] | Callable[[keras.layers.Layer], bool] | None
 
 
+# A subclass with its own `call` may compute something else.
+_NORMALIZING = (keras.layers.BatchNormalization.call, ours.BatchNormalization.call)
 # For each weight of a layer, the axes of its input channels and of its output channels.
 _AXES: dict[type, tuple[tuple[int | None, int | None], ...]] = {
     keras.layers.BatchNormalization: ((None, 0),) * 4,
@@ -111,9 +114,11 @@ def scale_and_offset(norm: keras.layers.BatchNormalization) -> tuple[np.ndarray,
 
 
 def normalizes_channels(call: Call) -> bool:
-    """Whether a call belongs to a batch normalization over the last axis."""
+    """Whether a call belongs to a batch normalization over the last axis, without renormalization."""
     norm = call.operation
-    return isinstance(norm, keras.layers.BatchNormalization) and norm.axis in (-1, len(call.input_shapes[0]) - 1)
+    if getattr(type(norm), "call", None) not in _NORMALIZING or norm.renorm:
+        return False
+    return norm.axis in (-1, len(call.input_shapes[0]) - 1)
 
 
 def _obstacle(layer: keras.layers.Layer, calls: Sequence[Call]) -> str | None:
@@ -130,6 +135,8 @@ def _obstacle(layer: keras.layers.Layer, calls: Sequence[Call]) -> str | None:
         return "it has other weights than a kernel and a bias, as with LoRA"
     if layer.kernel_constraint is not None:
         return "its kernel has a constraint, which a shared kernel cannot satisfy"
+    if layer.activity_regularizer is not None:
+        return "it has an activity regularizer"
     return None
 
 

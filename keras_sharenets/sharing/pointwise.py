@@ -11,7 +11,7 @@ import numpy as np
 from keras_sharenets import layers as ours
 from keras_sharenets.ops import balance, hierarchical, permutations
 from keras_sharenets.sharing import chains, products
-from keras_sharenets.sharing.changes import Change, Moments, errors_of, inherited, matrix, regularized
+from keras_sharenets.sharing.changes import Change, Moments, bias_arguments, errors_of, inherited, matrix, regularized
 from keras_sharenets.sharing.places import Place
 from keras_sharenets.sharing.schemes import HierarchicalGroups, InterleavedGroups
 
@@ -30,10 +30,9 @@ def _pointwise_obstacle(place: Place) -> str | None:
 def _pointwise(place: Place, kernels_: list, new: np.ndarray, make: Any, what: str, moments: Moments) -> Change:
     """A change to a layer of several kernels whose product is `new`, without the weighting of the outputs."""
     weights = [kernel[None, None] for kernel in kernels_]
-    arguments = {"use_bias": place.layer.use_bias, **inherited(place)}
+    arguments = {**bias_arguments(place), **inherited(place)}
     if place.layer.use_bias:
         weights.append(place.bias)
-        arguments["bias_regularizer"] = place.layer.bias_regularizer
 
     def made(name: str) -> keras.layers.Layer:
         return make(place.layer.filters, name=name, **arguments)

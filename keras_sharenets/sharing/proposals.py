@@ -14,7 +14,7 @@ import numpy as np
 from keras_sharenets import layers as ours
 from keras_sharenets.ops import kernels, permutations
 from keras_sharenets.sharing import pointwise, shared_kernels
-from keras_sharenets.sharing.changes import Change, Moments, errors_of, inherited, matrix, regularized
+from keras_sharenets.sharing.changes import Change, Moments, bias_arguments, errors_of, inherited, matrix, regularized
 from keras_sharenets.sharing.places import Place
 from keras_sharenets.sharing.schemes import (
     HierarchicalGroups,
@@ -45,6 +45,7 @@ def _shape(place: Place) -> tuple[Any, ...]:
         layer.groups,
         layer.dtype_policy.name,
         layer.trainable,
+        str(keras.regularizers.serialize(layer.kernel_regularizer)),
     )
 
 
@@ -89,7 +90,7 @@ def _shared(places: tuple[Place, ...], blending: bool, moments: Moments) -> Chan
 
     def make(name: str) -> keras.layers.Layer:
         return keras.layers.Conv2D(
-            first.filters, first.kernel_size, data_format="channels_last", name=f"{name}_shared", **arguments
+            first.filters, first.kernel_size, data_format="channels_last", name=name, **arguments
         )
 
     new = [kernel @ mix if mix.ndim == 2 else kernel * mix for mix in mixes]
@@ -174,8 +175,7 @@ def _repeated(place: Place, scheme: ShareChannels, moments: Moments) -> Change:
     weights = [stored.reshape(stored_shape)]
     if layer.use_bias and not place.norms:
         weights.append(place.bias)
-        arguments["use_bias"] = True
-        arguments["bias_regularizer"] = layer.bias_regularizer
+        arguments |= bias_arguments(place)
 
     def make(name: str) -> keras.layers.Layer:
         return ours.HighlySharedConv2D(

@@ -130,6 +130,65 @@ def test_outputs_keep_their_names():
     shared.model.fit({"image": images(shared.model, 4)}, labels, verbose=0)
 
 
+def test_outputs_of_changed_convolutions_keep_their_names():
+    """The names of new layers differ from all others, also from those of inputs and of nested models."""
+    inputs = x = keras.Input((8, 8, 4), name="mask_shared")
+    inner = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.ReLU(name="mask_shared")], name="inner")
+    for name in ("mask_scale", "depth_shared"):
+        x = keras.layers.DepthwiseConv2D(3, padding="same", name=name)(x)
+    mask = keras.layers.Conv2D(4, 1, activation="sigmoid", name="mask")(inner(x))
+    model = keras.Model(inputs, [mask, keras.layers.Conv2D(4, 1, name="depth")(x)])
+    given = images(model, 4)
+    for scheme in (ShareDepth("all"), ShareDepth("none"), ShareChannels()):
+        shared = ksn.share(model, scheme, where="*").model
+        assert shared.output_names == model.output_names == ["mask", "depth"]
+        if scheme != ShareDepth("all"):
+            found, expected = (keras.ops.convert_to_numpy(network(given)[0]) for network in (shared, model))
+            assert_close(found, expected, 1e-5)
+
+
+def test_regularizers_and_constraints_are_kept():
+    """Layers with different regularizers do not share; biases have theirs."""
+    x = inputs = keras.Input((6, 6, 4))
+    kernel_regularizers = [keras.regularizers.L2(0.1), keras.regularizers.L2(0.1), "l1", keras.regularizers.L2(0.2)]
+    for number, regularizer in enumerate(kernel_regularizers):
+        bias = {"bias_regularizer": keras.regularizers.L1(0.3), "bias_constraint": "non_neg"}
+        conv = keras.layers.Conv2D(4, 3, padding="same", kernel_regularizer=regularizer, **bias, name=f"conv{number}")
+        x = conv(x)
+    model = set_trained_statistics(keras.Model(inputs, x))
+    for scheme in (ShareDepth("all"), ShareChannels(arrangements=2)):
+        shared = ksn.share(model, scheme, where="*")
+        taken = [layer.path for layer in shared.layers]
+        assert taken == [f"conv{number}" for number in range(2 if isinstance(scheme, ShareDepth) else 4)]
+        layers = [layer for layer in shared.model.layers if getattr(layer, "bias", None) is not None]
+        assert [type(layer.bias_constraint).__name__ for layer in layers] == ["NonNeg"] * 4
+        biases = [keras.ops.convert_to_numpy(layer.bias) for layer in layers]
+        kernels = [layer for layer in shared.model.layers if getattr(layer, "kernel_regularizer", None) is not None]
+        penalties = [float(layer.kernel_regularizer(layer.kernel)) for layer in kernels]
+        assert len(kernels) == (3 if isinstance(scheme, ShareDepth) else 4)
+        expected = sum(penalties) + 0.3 * np.abs(biases).sum()
+        assert float(sum(shared.model.losses)) == pytest.approx(expected, rel=1e-5)
+
+
+class Skipping(keras.layers.BatchNormalization):
+    """A normalization that also adds its input: it cannot absorb a scale of the convolution before."""
+
+    def call(self, inputs, **arguments):
+        return inputs + super().call(inputs, **arguments)
+
+
+def test_normalization_with_another_call_absorbs_nothing():
+    x = inputs = keras.Input((6, 6, 4))
+    kernel = pseudo_random((3, 3, 4, 4))
+    for number, factor in enumerate((1.0, 2.0)):
+        conv = keras.layers.Conv2D(4, 3, padding="same", name=f"conv{number}")
+        x = Skipping()(conv(x))
+        conv.kernel.assign(factor * kernel)
+    model = set_trained_statistics(keras.Model(inputs, x))
+    shared = ksn.share(model, ShareDepth("all"), where="*").model
+    assert_close(outputs_of(shared, images(model)), outputs_of(model, images(model)), 1e-4)
+
+
 def test_where():
     model = residual_network()
     by_pattern = ksn.share(model, ShareChannels(arrangements=2), where="stage0_*_expand")
@@ -296,11 +355,13 @@ def test_constrained_layer_is_skipped_with_a_reason():
     x = keras.layers.Conv2D(4, 3, name="conv1", padding="same")(x)
     x = keras.layers.Conv2D(4, 3, name="conv2", padding="same")(x)
     x = keras.layers.Conv2D(4, 3, name="adapted", padding="same")(x)
+    x = keras.layers.Conv2D(4, 3, name="sparse", padding="same", activity_regularizer="l1")(x)
     model = set_trained_statistics(keras.Model(inputs, x))
     model.get_layer("adapted").enable_lora(2)
     shared = ksn.share(model, ShareDepth("all"))
     assert "constraint" in shared.left["bounded"]
     assert "LoRA" in shared.left["adapted"]
+    assert "activity regularizer" in shared.left["sparse"]
     assert [layer.path for layer in shared.layers] == ["conv1", "conv2"]
 
 
