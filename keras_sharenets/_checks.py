@@ -47,6 +47,13 @@ def share(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` (={value!r}) must be at least 0 and at most 1.")
 
 
+def seed(name: str, value: Any, *, higher: int = 0) -> None:
+    """Raises a `ValueError` unless `value` and the `higher` seeds after it are seeds for NumPy, Python, and Keras."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32 - higher:
+        limit = f"2**32 - {higher}" if higher else "2**32"
+        raise ValueError(f"`{name}` (={value!r}) must be a non-negative integer below {limit}.")
+
+
 def divides(name: str, value: int, whole_name: str, whole: int) -> None:
     """Raises a `ValueError` unless `value` divides `whole`."""
     if whole % value:

@@ -84,9 +84,7 @@ class Search:
 
 def check_numbers(*, trials: int, seed: int, validation: float, halving_worth: float, finalists: int) -> None:
     """Raises a `ValueError` if a number of a `Search` breaks a rule."""
-    # The tuner adds 1 to the seed, and the final round 2; NumPy's limit is 2**32 - 1.
-    if isinstance(seed, bool) or not 0 <= seed < 2**32 - 2:
-        raise ValueError(f"`seed` (={seed!r}) must be a non-negative integer below 2**32 - 2.")
+    _checks.seed("seed", seed, higher=2)  # The tuner uses the next seed, and the final round the next two.
     _checks.positive("trials", trials)
     _checks.positive("finalists", finalists)
     _checks.above_zero("validation", validation)

@@ -37,7 +37,7 @@ def test_bad_networks(digits, tmp_path, model, options, message):
 
 
 def test_bad_seed(digits, tmp_path):
-    for seed in (-1, 2**32):
+    for seed in (-1, 2**32, 1.5):
         with pytest.raises(ValueError, match=rf"`seed` \(={seed}\) must be a non-negative integer below 2\*\*32"):
             fit(MODEL, digits, tmp_path / "run", run_options=RunOptions(seed=seed))
     assert not list(tmp_path.iterdir())

@@ -80,8 +80,7 @@ class RunOptions:
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
-            raise ValueError(f"`seed` (={self.seed!r}) must be a non-negative integer below 2**32.")
+        _checks.seed("seed", self.seed)
         _checks.one_of("jit_compile", self.jit_compile, ("auto", True, False))
         _checks.above_zero("checkpoint_minutes", self.checkpoint_minutes)
         if self.checkpoint_steps is not None:
