@@ -148,6 +148,7 @@ def rewrite_as_version_1(folder):
     path = folder / "metrics.json"
     metrics = json.loads(path.read_text())
     metrics["data"]["note"] = "in other words"
+    del metrics["data"]["checksums"]
     path.write_text(json.dumps({name: value for name, value in metrics.items() if name not in later}))
     for checkpoint in list_checkpoints(folder / "checkpoints"):
         arrays, state = load_checkpoint(checkpoint)
@@ -198,6 +199,17 @@ def test_resume_with_different_arguments(interrupted, arguments, message, capsys
     assert json.loads((interrupted / "metrics.json").read_text())["state"] == "stopped"
 
 
+def pixel_changed(part):
+    images = part.images.copy()
+    images[3, 4, 4] ^= 1
+    return Arrays(images, part.labels)
+
+
+def swapped(part):
+    """The same images, the first two in the other order."""
+    return part.part(np.array([1, 0, *range(2, len(part))]))
+
+
 def test_runs_that_cannot_be_resumed(interrupted, digits, tmp_path):
     with pytest.raises(ValueError, match=rf"There is no {tmp_path}/none/metrics\.json: .*/none contains no run"):
         resume(tmp_path / "none", digits)
@@ -205,6 +217,18 @@ def test_runs_that_cannot_be_resumed(interrupted, digits, tmp_path):
         resume(interrupted, dataclasses.replace(digits, mean=(1.0,)))
     path = interrupted / "metrics.json"
     metrics = json.loads(path.read_text())
+    for split, changed in {"test": pixel_changed(digits.test), "train": swapped(digits.train)}.items():
+        splits = {"train": digits.train, "test": digits.test} | {split: changed}
+        other = make_dataset(digits.name, digits.note, digits.class_names, **splits)
+        assert (other.mean, other.variance) == (digits.mean, digits.variance)
+        with pytest.raises(ValueError, match=rf"The images of the {split} split of digits are not those that the run"):
+            resume(interrupted, other)
+    brighter = dataclasses.replace(digits.train, images=digits.train.images // 2 + 9)
+    other = make_dataset(digits.name, digits.note, digits.class_names, brighter, digits.test)
+    # A run that starts from a trained network keeps the mean of that.
+    path.write_text(json.dumps({**metrics, "start": {}}))
+    with pytest.raises(ValueError, match=r"The images of the train split of digits are not those that the run"):
+        resume(interrupted, other)
     path.write_text(json.dumps({**metrics, "backend": "torch"}))
     with pytest.raises(ValueError, match=r"was started with KERAS_BACKEND=torch: resume it with the same"):
         resume(interrupted, digits)

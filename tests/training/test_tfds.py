@@ -1,8 +1,10 @@
 """Small data sets in the format of TensorFlow Datasets."""
 
+import json
 import os
 import subprocess
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -10,11 +12,13 @@ import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
 from image_files import random_image
+from made_up_runs import fake_run
 
 from keras_sharenets.training.data.dataset import Arrays, Files
 from keras_sharenets.training.data.sources import load
-from keras_sharenets.training.data.tfds import find_records, read_feature
+from keras_sharenets.training.data.tfds import find_records, in_several_files, read_feature
 from keras_sharenets.training.recipes.named import recipe_for
+from keras_sharenets.training.run.fit import check_same_data, summarize
 
 NAMES = ("ant", "bee", "cow")
 IMAGES_PER_FILE = 2
@@ -149,6 +153,17 @@ def test_order_of_images_does_not_depend_on_the_backend(tmp_path, monkeypatch):
     for split, other in zip(*found, strict=True):
         for arrays in zip(split, other, strict=True):
             np.testing.assert_array_equal(*arrays)
+    # The record of an earlier version, which used the default of TFDS.
+    run = fake_run("resnet_8", 0, 0.5, data=json.loads(json.dumps(summarize(dataset))), backend="tensorflow")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_same_data(run, dataset, tmp_path)
+    del run.data["checksums"]
+    with pytest.warns(UserWarning, match="was started by an earlier version, which read files in another order"):
+        check_same_data(run, dataset, tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "IMAGES_PER_FILE", 40)
+    write_tfds(tmp_path, "file", (4, 4, 3), {"train": [(random_image(4, 4), label) for label in labels]})
+    assert [in_several_files(load(name, data_dir=tmp_path).source) for name in ("file", "files")] == [False, True]
 
 
 @pytest.mark.parametrize(("supervised", "classes"), [(("image", "kind"), NAMES), (None, ("x", "y"))])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -136,6 +137,8 @@ class Dataset:
         unreadable: the error of each skipped file.
         left_out: other files and folders that were skipped, with the reason.
         source: source to load the data set from again, or `None`.
+        checksums: of the pixels and labels of each split, in order; empty if unknown. They cover the training split
+            before a part of it becomes the validation split, whose checksum is then that of its indices.
     """
 
     name: str
@@ -150,6 +153,7 @@ class Dataset:
     left_out: tuple[str, ...] = ()
     source: DataSource | None = None
     validation: Arrays | Files | None = None
+    checksums: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def make_dataset(
@@ -163,7 +167,7 @@ def make_dataset(
     left_out: Sequence[str] = (),
     validation: Arrays | Files | None = None,
 ) -> Dataset:
-    """Creates a `Dataset` and measures its mean and variance.
+    """Creates a `Dataset` and measures its mean, variance, and checksums.
 
     Every image is read once to detect unreadable ones; at most 100,000 image files per split.
 
@@ -176,7 +180,7 @@ def make_dataset(
             image; the message names them.
     """
     examined = [_examine(part) for part in (train, test, validation) if part is not None]
-    (train, test, *third), statistics, broken = zip(*examined, strict=True)
+    (train, test, *third), statistics, broken, checksums = zip(*examined, strict=True)
     mean, variance = statistics[0]
     unreadable = tuple(str(error) for errors in broken for error in errors)
     _check_readable(unreadable, skip_unreadable)
@@ -201,6 +205,7 @@ def make_dataset(
         unreadable,
         others,
         validation=next(iter(third), None),
+        checksums=dict(zip(("train", "test", "validation"), checksums, strict=False)),
     )
 
 
@@ -208,7 +213,7 @@ def add_validation(
     dataset: Dataset, validation: Arrays | Files, note: str, *, skip_unreadable: bool, left_out: Sequence[str] = ()
 ) -> Dataset:
     """The data set with a separate validation split, described by `note`; raises the errors of `make_dataset`."""
-    validation, _, broken = _examine(validation)
+    validation, _, broken, checksum = _examine(validation)
     unreadable = tuple(map(str, broken))
     _check_readable(unreadable, skip_unreadable)
     if not len(validation):
@@ -219,6 +224,7 @@ def add_validation(
         validation=validation,
         unreadable=(*dataset.unreadable, *unreadable),
         left_out=(*dataset.left_out, *left_out),
+        checksums={**dataset.checksums, "validation": checksum},
     )
 
 
@@ -302,20 +308,22 @@ def _examine(source: Arrays | Files) -> tuple:
     """Reads the images of a source.
 
     Returns:
-        `(source without unreadable images, (mean, variance) per channel, errors)`. Mean and variance are rounded to
-        float32, so that padding with the mean is exactly 0 after normalization.
+        `(source without unreadable images, (mean, variance) per channel, errors, checksum)`. Mean and variance are
+        rounded to float32, so that padding with the mean is exactly 0 after normalization.
     """
     looked_at = np.arange(len(source))
     if isinstance(source, Files) and len(source) > EXAMINED:
         looked_at = np.linspace(0, len(source) - 1, EXAMINED).astype(int)
     # How often each level occurs in each channel: exact, and a large image takes no more memory than its pixels.
-    occurrences, broken = np.zeros((source.shape[-1], 256), np.int64), {}
+    occurrences, broken, checksum = np.zeros((source.shape[-1], 256), np.int64), {}, 0
     for indices in _parts(looked_at, source.shape):
         attempts = dict(zip(indices.tolist(), source.attempt(indices), strict=True))
         errors = {index: entry for index, entry in attempts.items() if isinstance(entry, UnreadableError)}
         broken |= errors
-        for image in attempts.values():
+        for index, image in attempts.items():
             if not isinstance(image, UnreadableError):
+                checksum = zlib.crc32(f"{source.labels[index]} {image.shape}".encode(), checksum)
+                checksum = zlib.crc32(np.ascontiguousarray(image), checksum)
                 for channel, counts in enumerate(occurrences):
                     counts += np.bincount(image[..., channel].ravel(), minlength=256)
     levels, count = np.arange(256), max(occurrences[0].sum(), 1)
@@ -323,4 +331,4 @@ def _examine(source: Arrays | Files) -> tuple:
     variance = occurrences @ levels**2 / count - np.square(mean)
     statistics = tuple(tuple(np.asarray(values, "float32").tolist()) for values in (mean, variance))
     good = source.part(np.setdiff1d(np.arange(len(source)), list(broken))) if broken else source
-    return good, statistics, list(broken.values())
+    return good, statistics, list(broken.values()), f"{checksum:08x}"

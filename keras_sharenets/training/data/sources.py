@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -193,7 +194,8 @@ def _with_validation(dataset: Dataset, source: DataSource) -> Dataset:
     note = f"{dataset.note}; {100 * share:.4g} % of each class of the training images are the validation split "
     note += f"(seed {source.split_seed})"
     train, validation = dataset.train.part(kept), dataset.train.part(held)
-    return dataclasses.replace(dataset, note=note, train=train, validation=validation)
+    checksums = {**dataset.checksums, "validation": f"{zlib.crc32(held.tobytes()):08x}"}
+    return dataclasses.replace(dataset, note=note, train=train, validation=validation, checksums=checksums)
 
 
 def _load(source: DataSource) -> Dataset:

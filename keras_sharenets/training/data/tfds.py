@@ -14,6 +14,7 @@ import functools
 import io
 import os
 import pathlib
+import re
 import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ import PIL.JpegImagePlugin
 
 from keras_sharenets.images import decode_image
 from keras_sharenets.training.data.dataset import Arrays, Dataset, Files, Shape, make_dataset, stratified_split
-from keras_sharenets.training.data.sources import DataSource
+from keras_sharenets.training.data.sources import KNOWN, DataSource
 
 # Our name: the name in TensorFlow Datasets, and the title.
 NAMES = {
@@ -47,6 +48,17 @@ def prepared(name: str, data_dir: str | os.PathLike | None = None) -> pathlib.Pa
     """The folder of the newest prepared version of a data set, or `None`."""
     versions = [path.parent for path in (tfds_folder(data_dir) / name).glob("**/dataset_info.json")]
     return max(versions, key=lambda path: [int(part) for part in path.name.split(".") if part.isdigit()], default=None)
+
+
+def in_several_files(source: DataSource | None) -> bool:
+    """Whether a source is a data set of TensorFlow Datasets with a split in more than one file."""
+    if source is None or source.is_folder or (source.data in KNOWN and source.data not in NAMES):
+        return False
+    name = source.data.removeprefix("tfds:")
+    found = prepared(NAMES.get(name, (name,))[0], source.data_dir)
+    # For example `squares-train.tfrecord-00000-of-00005`.
+    files = [] if found is None else [path.name for path in found.iterdir() if ".tfrecord" in path.name]
+    return len({re.sub(r"(-\d+)?-(of-)?\d+$", "", name) for name in files}) < len(files)
 
 
 def load_tfds(name: str, source: DataSource) -> Dataset:

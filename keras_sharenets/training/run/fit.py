@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
 import keras
@@ -21,7 +22,8 @@ from keras_sharenets.models import hscnet
 from keras_sharenets.training.data.batches import (
     training_batches,
 )
-from keras_sharenets.training.data.dataset import Dataset, count_images
+from keras_sharenets.training.data.dataset import Arrays, Dataset, count_images
+from keras_sharenets.training.data.tfds import in_several_files
 from keras_sharenets.training.devices.devices import Devices, check_parts, connect
 from keras_sharenets.training.devices.resident import keeps_images
 from keras_sharenets.training.recipes.named import recipe_for
@@ -259,7 +261,10 @@ def check_tensorboard(extras: tuple[str, ...] | None) -> None:
 
 
 def check_same_data(run: Run, dataset: Dataset, folder: pathlib.Path) -> None:
-    """Raises a `ValueError` if the run in a folder was started with another data set."""
+    """Raises a `ValueError` if the run in a folder was started with another data set.
+
+    Issues a warning about a run of an earlier version that may have read the images in another order.
+    """
     summary = json.loads(json.dumps(summarize(dataset)))
     for name in COMPARED:
         # Older records have no entry for a validation split: there was none.
@@ -267,10 +272,24 @@ def check_same_data(run: Run, dataset: Dataset, folder: pathlib.Path) -> None:
             raise ValueError(
                 f"The data set has the {name} {summary[name]}, but the run in {folder} has {run.data.get(name, 0)}."
             )
+    for split, checksum in run.data.get("checksums", {}).items():
+        if summary["checksums"].get(split, checksum) != checksum:
+            raise ValueError(
+                f"The images of the {split} split of {dataset.name} are not those that the run in {folder} was started "
+                "with: some have changed, have other labels, or are in another order. Start a new run."
+            )
+    in_memory = isinstance(dataset.train, Arrays) and run.backend == "tensorflow"
+    if "checksums" not in run.data and in_memory and in_several_files(dataset.source):
+        warnings.warn(
+            f"The run in {folder} was started by an earlier version, which read {dataset.name} in another order, since "
+            "it consists of several files. Its batches change now. If the data set has no test or validation split of "
+            "its own, these splits change, too, and contain images that the network was trained on: start a new run.",
+            stacklevel=3,
+        )
 
 
 def summarize(dataset: Dataset) -> dict[str, object]:
-    names = ("name", "note", "class_names", "shape", "mean", "variance", "unreadable", "left_out")
+    names = ("name", "note", "class_names", "shape", "mean", "variance", "unreadable", "left_out", "checksums")
     kept = {name: getattr(dataset, name) for name in names}
     return {
         **kept,
