@@ -291,10 +291,22 @@ def _steps(recipe: Recipe, images: int) -> str:
     size = min(recipe.batch_size, images)
     steps = images // size
     rest = f" (a random {images - steps * size} are skipped)" if images % size else ""
+    called = ("step" if recipe.accumulate == 1 else "batch", "steps" if recipe.accumulate == 1 else "batches")
     return (
-        f"{images:,} training images: {steps:,} step{'s' * (steps > 1)} of {size} per epoch{rest}, {recipe.epochs} "
+        f"{images:,} training images: {steps:,} {called[steps > 1]} of {size} per epoch{rest}, {recipe.epochs} "
         f"epoch{'s' * (recipe.epochs > 1)}, learning rate {recipe.learning_rate:g} ({recipe.schedule})"
+        f"{_accumulation(recipe, recipe.epochs * steps)}"
     )
+
+
+def _accumulation(recipe: Recipe, batches: int) -> str:
+    """The end of the line on steps, with the batches at the end of a run that do not complete an optimizer step."""
+    if recipe.accumulate == 1:
+        return ""
+    left = batches % recipe.accumulate
+    # Keras applies no mean of fewer gradients.
+    unused = f" (the last {left} of the run make none)" if left else ""
+    return f"; every {recipe.accumulate} batches make one optimizer step{unused}"
 
 
 def _resume(arguments: argparse.Namespace) -> Run:

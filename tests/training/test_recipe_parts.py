@@ -10,6 +10,7 @@ import pytest
 from tiny_network import create_plain
 
 from keras_sharenets import files
+from keras_sharenets.cli.fit import _steps
 from keras_sharenets.training.data.dataset import Arrays, make_dataset
 from keras_sharenets.training.devices.devices import Devices
 from keras_sharenets.training.recipes.batch_changes import batch_changer
@@ -96,6 +97,19 @@ def test_clipping_and_accumulation():
     model.train_on_batch(*batch(1))
     moved = [to_numpy(each) - before for each, before in zip(network.trainable_variables, weights, strict=True)]
     assert np.sqrt(sum(np.square(each).sum() for each in moved)) == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+def test_batches_that_complete_no_step_are_told():
+    network, recipe = small_network(), dataclasses.replace(PLAIN, epochs=1, accumulate=3, batch_size=8)
+    model, kernels = compiled(network, recipe), [to_numpy(network.get_layer("last").kernel)]
+    for _ in range(5):
+        model.train_on_batch(*batch())
+        kernels.append(to_numpy(network.get_layer("last").kernel))
+    changed = [not np.array_equal(*pair) for pair in itertools.pairwise(kernels)]
+    assert changed == [False, False, True, False, False]
+    told = "40 training images: 5 batches of 8 per epoch, 1 epoch, learning rate 0.1 (step); every 3 batches make one"
+    assert _steps(recipe, 40) == f"{told} optimizer step (the last 2 of the run make none)"
+    assert _steps(recipe, 24) == f"{told.replace('40', '24').replace('5', '3')} optimizer step"
 
 
 def test_accumulation_over_more_batches_than_the_run_has():
