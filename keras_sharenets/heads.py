@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping, Sequence, Set
 
 import keras
 import numpy as np
 
+from keras_sharenets import files
 from keras_sharenets.analysis.graph import Call, Graph, Tensor, is_functional, trace
 from keras_sharenets.layers.fake_quantize import FakeQuantize
 from keras_sharenets.layers.quantized_kernels import inner
@@ -119,6 +121,23 @@ class Head:
                     f"{name} entry {entry!r} must be a non-empty single-line string without leading or trailing spaces."
                 )
         return names
+
+
+def load_classifier(path: pathlib.Path) -> keras.Model:
+    """Loads a `.keras` file; a `ValueError` unless it maps one image to one vector (`check_ends`)."""
+    model = files.load_model(path)
+    inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
+    if not inputs or not outputs:
+        raise ValueError(f"{path} is neither a functional nor a sequential network.")
+    check_ends(path, *([tuple(tensor.shape) for tensor in tensors] for tensors in (inputs, outputs)))
+    return model
+
+
+def check_ends(path: pathlib.Path, inputs: Sequence[tuple], outputs: Sequence[tuple]) -> None:
+    """Raises a `ValueError` unless a network with these shapes, including the batch, maps one image to one vector."""
+    if [len(shape) for shape in inputs] != [4] or [len(shape) for shape in outputs] != [2]:
+        taken, given = (" and ".join(map(str, shapes)) for shapes in (inputs, outputs))
+        raise ValueError(f"{path} takes {taken} and returns {given}; it must map one image to one vector of classes.")
 
 
 def head_of_end(end: str | None, units: int) -> Head:

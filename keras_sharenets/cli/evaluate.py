@@ -12,17 +12,23 @@ from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_
 from keras_sharenets.cli.command import Answer
 from keras_sharenets.files import check_paths
 
-ENLARGED = "of images resized so that the short side is 8/7 of the crop"
+_ENLARGED = "of images resized so that the short side is 8/7 of the crop"
+CROPS_NOTES = {"none": "", "center": f"on the center crop {_ENLARGED}", "ten": f"on ten crops {_ENLARGED}"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help=".keras or .tflite file")
     add_data_arguments(parser)
+    add_crops(parser, "test on")
+
+
+def add_crops(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Adds `--crops`; `verb` is what the command does with them."""
     parser.add_argument(
         "--crops",
         choices=("none", "center", "ten"),
-        help="test on the center crop of enlarged images, or on ten crops: corners and center, plain and mirrored "
-        "(default: as in the run that the file belongs to, else none)",
+        help=f"{verb} the center crop of enlarged images, or ten crops: corners and center, plain and mirrored "
+        "(default: as in the run or search that the file belongs to, else none)",
     )
 
 
@@ -43,5 +49,5 @@ def run(arguments: argparse.Namespace) -> Answer:
     text += f"\nerror rate {1 - result.accuracy:.4f}"
     if result.top5_accuracy is not None:
         text += f"; top-5 accuracy {result.top5_accuracy:.4f}, error rate {1 - result.top5_accuracy:.4f}"
-    text += {"none": "", "center": f"\non the center crop {ENLARGED}", "ten": f"\non ten crops {ENLARGED}"}[crops]
+    text += f"\n{CROPS_NOTES[crops]}" if crops != "none" else ""
     return Answer(text, dataclasses.asdict(result) | {"accuracy": result.accuracy, "note": dataset.note} | more)

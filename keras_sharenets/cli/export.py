@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from keras_sharenets import _checks, precisions, targets
 from keras_sharenets.cli.arguments import add_data_arguments, data_source, load_data
-from keras_sharenets.cli.command import Answer
+from keras_sharenets.cli.command import Answer, say
 from keras_sharenets.extras import ONNX_PACKAGES, require
 from keras_sharenets.files import check_paths
 from keras_sharenets.rendering.tables import text_table
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from keras_sharenets.mobile.export.tflite import TFLiteReport
 
 _IMAGES = 200  # The default of `--images`.
+CROPPED = (
+    "The network is tested on the center crop of images whose short side is 8/7 of it. The files contain no such crop: "
+    "crop images in your program. (`serve_encoded` of a SavedModel resizes whole images: some predictions differ.)"
+)
 _CHOSEN = ("quantization", "prefer", "input_type", "output_type")
 _OF_FILE = ("to", "device", *_CHOSEN, "max_bytes", "representative_data")
 _OF_RUN = ("formats", "test", "data", "data_dir", "download", "skip_unreadable", "input_shape")
@@ -130,14 +134,18 @@ def run(arguments: argparse.Namespace) -> Answer:
         data = export_run(
             arguments.target, dataset, output, formats=formats, images=arguments.images, test=bool(arguments.test)
         )
+        if trained.recipe.crop_size:
+            say(CROPPED)
         return Answer(text_table(_rows(data["files"], pathlib.Path(data["folder"]))), data)
     from keras_sharenets import files, mobile
+    from keras_sharenets.training.run.finished import crops_of_file
 
     model = files.load_model(arguments.target)
     class_names = files.read_labels(arguments.target)
     file, images = pathlib.Path(arguments.target), None
     if arguments.representative_data is not None:
-        images = representative_images(arguments.representative_data, model.input_shape[1:], arguments.images)
+        crops = crops_of_file(file)
+        images = representative_images(arguments.representative_data, model.input_shape[1:], arguments.images, crops)
     if arguments.to == "saved_model":
         target = arguments.output or file.with_name(f"{file.stem}_saved_model")
         report = mobile.export_saved_model(model, target, class_names=class_names, representative_data=images)
@@ -169,15 +177,20 @@ def run(arguments: argparse.Namespace) -> Answer:
     return Answer(text, dataclasses.asdict(report) | {"repetition": report.repetition})
 
 
-def representative_images(folder: str, shape: Sequence[int], count: int) -> np.ndarray:
-    """Up to `count` evenly spaced images from below `folder`, in the format of `read_images`."""
+def representative_images(folder: str, shape: Sequence[int], count: int, crops: str = "none") -> np.ndarray:
+    """Up to `count` evenly spaced images from below `folder`, in the format of `read_images`.
+
+    `crops` is "none", or "center" for a network that was trained on crops.
+    """
     from keras_sharenets.cli.predict import read_images
     from keras_sharenets.images import evenly_spaced, find_images
+    from keras_sharenets.training.data.augmentation import CENTER
 
     found = find_images(folder)
     if not found:
         raise ValueError(f"`--representative-data` (={folder}) must be a folder that contains images.")
-    return read_images([found[index] for index in evenly_spaced(len(found), count)], shape)
+    view = None if crops == "none" else CENTER
+    return read_images([found[index] for index in evenly_spaced(len(found), count)], shape, view)
 
 
 def _fields(report: TFLiteReport | SavedModelReport | ONNXReport) -> str:

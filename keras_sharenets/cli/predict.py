@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_sharenets import _checks
-from keras_sharenets.cli.command import Answer
+from keras_sharenets.cli.command import Answer, say
+from keras_sharenets.cli.evaluate import CROPS_NOTES, add_crops
 from keras_sharenets.files import check_paths
 
 if TYPE_CHECKING:
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
 
     from keras_sharenets.heads import Head
 
+_BATCH = 64  # Maximum number of images in memory.
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     target_help = ".keras or .tflite file, or the folder of a run or of a SavedModel"
     parser.add_argument("target", metavar="FILE|DIR", help=target_help)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file of any size")
     parser.add_argument("--top", type=int, default=3, metavar="N", help="number of classes to show (default: 3)")
+    add_crops(parser, "predict from")
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -35,8 +39,14 @@ def check(arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace) -> Answer:
     """A table with a line per image: the most probable classes, the classes present, or a number."""
     from keras_sharenets.rendering.tables import text_table
+    from keras_sharenets.training.run.finished import crops_of_file, network_file
 
-    names, head, outputs = predict(arguments.target, arguments.images)
+    folder = pathlib.Path(arguments.target)
+    file = network_file(folder) if (folder / "metrics.json").is_file() else folder
+    crops = arguments.crops or crops_of_file(file)
+    if crops != "none":
+        say(f"predictions {CROPS_NOTES[crops]}")
+    names, head, outputs = predict(arguments.target, arguments.images, crops)
     if head.kind == "value":
         answers = [{"image": path, "value": float(row[0])} for path, row in zip(arguments.images, outputs, strict=True)]
         return Answer(text_table([["image", "value"], *([e["image"], f"{e['value']:.4g}"] for e in answers)]), answers)
@@ -82,85 +92,75 @@ def _shown(entry: dict[str, Any]) -> str:
 
 
 def predict(
-    target: str | pathlib.Path, paths: Sequence[str | pathlib.Path]
+    target: str | pathlib.Path, paths: Sequence[str | pathlib.Path], crops: str = "none"
 ) -> tuple[Sequence[str] | None, Head, np.ndarray]:
     """Runs a network on image files.
 
     Args:
         target: `.keras` or `.tflite` file, or the folder of a run or of a SavedModel.
-        paths: image files of any size. They are resized; for a run that was trained on crops, center-cropped.
+        paths: image files of any size.
+        crops: as in `evaluate`: `"none"` to resize each image to the input of the network, `"center"`, or `"ten"`.
 
     Returns:
         `(class names or None, Head, outputs)`; the array has the shape `(images, units)`.
 
     Raises:
-        ValueError: a file is missing or invalid, the folder contains no run, or the network does not map one image to
-            one vector.
+        ValueError: a file is missing or invalid, the folder contains no run, the network does not map one image to
+            one vector, or it takes images of any size and `crops` is not `"none"`.
     """
-    from keras_sharenets import files
-    from keras_sharenets.heads import head_of
+    import numpy as np
 
-    target = pathlib.Path(target)
+    from keras_sharenets.training.reports.evaluate import find_views
+
+    shape, classify = _open(pathlib.Path(target))
+    # Images of a network without a fixed size may differ in size.
+    size = 1 if None in shape else _BATCH
+    batches = [paths[start : start + size] for start in range(0, len(paths), size)]
+    views = [
+        [classify(read_images(batch, shape, view)) for batch in batches]
+        for view in find_views(pathlib.Path(target), shape, crops)
+    ]
+    names, head, _ = views[0][0]
+    return names, head, np.mean([np.concatenate([outputs for *_, outputs in answers]) for answers in views], axis=0)
+
+
+def _open(target: pathlib.Path) -> tuple[Sequence[int], Callable[[np.ndarray], tuple]]:
+    """The shape of an image, and the function from images to `(class names or None, Head, outputs)`."""
+    from keras_sharenets import files
+    from keras_sharenets.heads import check_ends, head_of, load_classifier
+
     if (target / "saved_model.pb").is_file():
         from keras_sharenets.mobile.export.saved_model import open_saved_model
 
         served = open_saved_model(target)
-        return served.classify(read_images(paths, served.shape))
-    if target.is_dir():
-        from keras_sharenets.training.run.finished import network_file, open_run
-
-        run = open_run(target)
-        model = _load_classifier(network_file(target))
-        outputs = _outputs(model, paths, cropped=bool(run.recipe.crop_size))
-        return run.data["class_names"], head_of(model), outputs
-    if target.suffix == ".tflite":
+        return served.shape, served.classify
+    if target.suffix == ".tflite" and not target.is_dir():
         from keras_sharenets import mobile
         from keras_sharenets.mobile.inspect import file
 
         described = mobile.describe_tflite(target)
-        _check_ends(target, *([tuple(end["shape"]) for end in described[name]] for name in ("inputs", "outputs")))
-        shape = described["inputs"][0]["shape"][1:]
-        outputs = mobile.predict_tflite(target, read_images(paths, shape))
-        return file.read_labels(target), file.read_head(target), outputs
-    model = _load_classifier(target)
-    return files.read_labels(target), head_of(model), _outputs(model, paths)
+        inputs, outputs = ([tuple(end["shape"]) for end in described[ends]] for ends in ("inputs", "outputs"))
+        check_ends(target, inputs, outputs)
+        labels, of_file = file.read_labels(target), file.read_head(target)
+        return inputs[0][1:], lambda images: (labels, of_file, mobile.predict_tflite(target, images))
+    if target.is_dir():
+        from keras_sharenets.training.run.finished import network_file, open_run
+
+        path, names = network_file(target), open_run(target).data["class_names"]
+    else:
+        path, names = target, files.read_labels(target)
+    model = load_classifier(path)
+    head = head_of(model)
+    return model.input_shape[1:], lambda images: (names, head, model.predict(images, verbose=0))
 
 
-def _load_classifier(path: pathlib.Path) -> Any:
-    from keras_sharenets import files
-
-    model = files.load_model(path)
-    inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
-    if not inputs or not outputs:
-        raise ValueError(f"{path} is neither a functional nor a sequential network.")
-    _check_ends(path, *([tuple(tensor.shape) for tensor in tensors] for tensors in (inputs, outputs)))
-    return model
-
-
-def _outputs(model: Any, paths: Sequence[str | pathlib.Path], *, cropped: bool = False) -> np.ndarray:
-    import numpy as np
-
-    shape = model.input_shape[1:]
-    # Images of a network without a fixed size may differ in size.
-    batches = [[path] for path in paths] if None in shape else [paths]
-    images = (read_images(batch, shape, cropped=cropped) for batch in batches)
-    return np.concatenate([model.predict(each, verbose=0) for each in images])
-
-
-def _check_ends(path: pathlib.Path, inputs: list[tuple], outputs: list[tuple]) -> None:
-    """Raises a `ValueError` unless a network maps one image to one vector."""
-    if [len(shape) for shape in inputs] != [4] or [len(shape) for shape in outputs] != [2]:
-        taken, given = (" and ".join(map(str, shapes)) for shapes in (inputs, outputs))
-        raise ValueError(f"{path} takes {taken} and returns {given}; it must map one image to one vector of classes.")
-
-
-def read_images(paths: Sequence[str | pathlib.Path], shape: Sequence[int], *, cropped: bool = False) -> np.ndarray:
+def read_images(paths: Sequence[str | pathlib.Path], shape: Sequence[int], view: int | None = None) -> np.ndarray:
     """Image files as a float32 array `(images, height, width, channels)` with values from 0 to 255.
 
     Args:
         paths: the files.
         shape: `(height, width, channels)`.
-        cropped: resize the short side to 8/7 of the size and center-crop, instead of resizing the full image.
+        view: crop of each enlarged image, as in `crop_views`; `None` to resize the whole image.
     """
     import numpy as np
 
@@ -168,9 +168,10 @@ def read_images(paths: Sequence[str | pathlib.Path], shape: Sequence[int], *, cr
 
     if len(shape) != 3:
         raise ValueError(f"The network takes inputs of shape {tuple(shape)}, which are not images.")
-    if cropped:
-        from keras_sharenets.training.data.augmentation import CENTER, crop_views
+    if view is None:
+        return np.stack([read_image(path, tuple(shape)) for path in paths]).astype("float32")
+    from keras_sharenets.training.data.augmentation import crop_views
 
-        height, width, channels = shape
-        return crop_views([read_image(path, (None, None, channels)) for path in paths], (height, width), CENTER)
-    return np.stack([read_image(path, tuple(shape)) for path in paths]).astype("float32")
+    height, width, channels = shape
+    crops = [crop_views([read_image(path, (None, None, channels))], (height, width), view) for path in paths]
+    return np.concatenate(crops)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from keras_sharenets.training.data.dataset import Dataset
     from keras_sharenets.training.run.record import Run
 
-SEARCH_RECORD = "search.json"  # Marks the folder of a search.
 WORST = 10  # Number of confused class pairs to list.
 WRONG_IMAGES = 30  # Number of misclassified images to show, most confident first.
 
@@ -37,14 +36,14 @@ def check(arguments: argparse.Namespace) -> None:
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Reports metrics, curves, classes, and misclassified images; evaluates the network of the last epoch again."""
-    folder = pathlib.Path(arguments.folder)
-    if (folder / SEARCH_RECORD).is_file():
-        from keras_sharenets.cli import search_report
-
-        return search_report.run(arguments)
     from keras_sharenets import files
+    from keras_sharenets.cli import search_report
+    from keras_sharenets.search import settings
     from keras_sharenets.training.run.finished import check_classes, open_run
 
+    folder = pathlib.Path(arguments.folder)
+    if (folder / settings.FILE).is_file():
+        return search_report.run(arguments)
     trained = open_run(folder)
     dataset = load_data(data_source(arguments, trained.source))
     check_classes(dataset, folder, trained)

@@ -18,9 +18,10 @@ from keras_sharenets.training.data.augmentation import (
     window,
 )
 from keras_sharenets.training.data.batches import Batches, held_out_batches, training_batches
-from keras_sharenets.training.data.dataset import Arrays, Files
+from keras_sharenets.training.data.dataset import Arrays, Files, make_dataset
 from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.recipes.named import find_recipe, override
+from keras_sharenets.training.run.finished import training_images
 
 RANDOM = np.random.default_rng(0)
 
@@ -196,6 +197,24 @@ def test_batches_of_crops(tmp_path):
     assert held_out_batches(dataset, 64, (8, 8))[0][0].shape == (2, 8, 8, 3)
     with pytest.raises(ValueError, match=r"data vary in size: set `input_shape` .* or use a recipe with"):
         training_batches(dataset, find_recipe("default"), seed=1)
+
+
+def test_only_few_images_of_varying_size_are_in_memory(monkeypatch):
+    """A batch of photos would take gigabytes before they are cropped."""
+    random, attempt, read = np.random.default_rng(0), Files.attempt, []
+    images = [random.integers(0, 256, (20 + number, 30, 3), np.uint8) for number in range(40)]
+    part = Files(tuple(range(40)), np.arange(40) % 2, (None, None, 3), False, lambda number, shape: images[number])
+    monkeypatch.setattr(Files, "attempt", lambda self, chosen: read.append(len(chosen)) or attempt(self, chosen))
+    dataset = make_dataset("photos", "made up", ("a", "b"), part, part)
+    recipe = override(find_recipe("default"), crop="area", crop_size=8, batch_size=40, jitter=0.4)
+    batches = training_batches(dataset, recipe, seed=1)
+    chosen, changes = batches.draw(2, 0)
+    expected = augment([images[index] for index in chosen], batches.augmentation, changes)
+    np.testing.assert_array_equal(batches.batch(2, 0)[0], expected)
+    cropped = crop_views(images, (8, 8), CENTER)
+    np.testing.assert_array_equal(held_out_batches(dataset, 40, (8, 8))[0][0], cropped)
+    np.testing.assert_array_equal(training_images(dataset, recipe, 40), cropped)
+    assert max(read) <= 16
 
 
 @pytest.mark.parametrize("workers", [2, 3])

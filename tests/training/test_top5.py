@@ -1,5 +1,6 @@
 """Top-5 accuracy for more than 10 classes, and the default crops of `evaluate`."""
 
+import dataclasses
 import json
 
 import keras
@@ -8,7 +9,7 @@ import pytest
 from made_up_runs import fake_run
 
 from keras_sharenets import files
-from keras_sharenets.training.data.dataset import Arrays, make_dataset
+from keras_sharenets.training.data.dataset import Arrays, Files, make_dataset
 from keras_sharenets.training.recipes.named import find_recipe, override
 from keras_sharenets.training.reports.evaluate import Evaluation, evaluate
 from keras_sharenets.training.run.finished import crops_of_file
@@ -96,11 +97,35 @@ def test_default_crops_are_those_of_the_run(tmp_path, capsys, monkeypatch):
         files.save_model(model, tmp_path / name)
         assert crops_of_file(tmp_path / name) == "center"
     assert [crops_of_file(place) for place in ("whole/last.keras", "elsewhere.keras")] == ["none", "none"]
+    (tmp_path / "link.keras").symlink_to("run/last.keras")
+    assert crops_of_file("link.keras") == "center"
+    recipe = dataclasses.asdict(override(RECIPE, crop="area", crop_size=6))
+    files.write_json(tmp_path / "search" / "search.json", {"recipe": recipe})
+    assert crops_of_file("search/winner/int8.tflite") == "center"
+    files.write_json(tmp_path / "other" / "metrics.json", {"accuracy": 1})  # Of another program.
+    with pytest.warns(UserWarning, match=r"metrics\.json is not the record of a run.*belongs to no run"):
+        assert crops_of_file("other/net.keras") == "none"
     assert main(["evaluate", "run/last.keras", "--data", "digits", "--json", "found.json"]) == 0
     text, found = capsys.readouterr().out, json.loads((tmp_path / "found.json").read_text())
     assert "on the center crop of images resized so that the short side is 8/7 of the crop" in text
     assert (found["crops"], found["error_rate"]) == ("center", pytest.approx(1 - found["accuracy"]))
     assert main(["evaluate", "run/last.keras", "--data", "digits", "--crops", "none"]) == 2
+
+
+def test_images_of_any_size(tmp_path):
+    """A network without a fixed input size sees each image as it is; it finds the brightest channel."""
+    inputs = keras.Input((None, None, 3))
+    scores = keras.layers.GlobalAveragePooling2D()(inputs)
+    files.save_model(keras.Model(inputs, keras.layers.Softmax()(scores)), tmp_path / "net.keras")
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (5 + number, 9 - number, 3), np.uint8) for number in range(6)]
+    brightest = np.array([image.mean(axis=(0, 1)).argmax() for image in images])
+    labels = np.array([brightest[0], *(brightest[1:] + 1) % 3])
+    part = Files(tuple(range(6)), labels, (None, None, 3), False, lambda number, shape: images[number])
+    dataset = make_dataset("sizes", "noise", ("red", "green", "blue"), part, part)
+    assert evaluate(tmp_path / "net.keras", dataset).correct == 1
+    with pytest.raises(ValueError, match=r"`crops` \(='center'\) must be 'none': .* takes images of any size"):
+        evaluate(tmp_path / "net.keras", dataset, "center")
 
 
 def test_top5_accuracy_of_an_evaluation():

@@ -57,13 +57,23 @@ def test_run_on_crops(quick_network, tmp_path, capsys, monkeypatch):
     assert main(["export", "crops", "--forms", "float", "--test"]) == 0
     assert files.read_labels("crops/export/float.tflite") == CLASSES
     # The float file is correct for the same crops as Keras.
-    assert capsys.readouterr().out.splitlines()[-1].split()[-1] == f"{round(4 * accuracy) / 4:.2%}"
-    assert main(["predict", "crops", "sizes/ant/3.png", "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out)[0]["classes"]
+    output = capsys.readouterr()
+    assert output.out.splitlines()[-1].split()[-1] == f"{round(4 * accuracy) / 4:.2%}"
+    assert "The files contain no such crop: crop images in your program" in output.err
     # 23 x 24 pixels are resized to 9 x 10; the center crop starts at row round(0.5) and column 1.
     small = PIL.Image.open("sizes/ant/3.png").resize((10, 9), PIL.Image.Resampling.BILINEAR)
     pixels = np.asarray(small, "float32")[0:8, 1:9]
     expected = mobile.predict_tflite("crops/export/float.tflite", pixels[None])[0]
-    assert {entry["class"]: entry["probability"] for entry in answer} == pytest.approx(
-        dict(zip(CLASSES, expected.tolist(), strict=True)), abs=1e-4
-    )
+    for file in ("crops", "crops/last.keras", "crops/export/float.tflite"):
+        assert main(["predict", file, "sizes/ant/3.png", "--json"]) == 0
+        output = capsys.readouterr()
+        assert "predictions on the center crop of images resized so that the short side is 8/7" in output.err
+        answer = {entry["class"]: entry["probability"] for entry in json.loads(output.out)[0]["classes"]}
+        assert answer == pytest.approx(dict(zip(CLASSES, expected.tolist(), strict=True)), abs=1e-4)
+    # Of the ten views, half are mirrored, so their mean is the same for a mirrored image.
+    PIL.Image.open("sizes/ant/3.png").transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT).save("mirrored.png")
+    images = ["sizes/ant/3.png", "mirrored.png"]
+    for crops, equal in (("ten", True), ("none", False)):
+        assert main(["predict", "crops/last.keras", *images, "--crops", crops, "--json"]) == 0
+        first, second = (each["classes"] for each in json.loads(capsys.readouterr().out))
+        assert (first[0]["probability"] == pytest.approx(second[0]["probability"], abs=1e-6)) == equal

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_sharenets import _checks
 from keras_sharenets.training.data.augmentation import CENTER, Augmentation, Size, augment, crop_views, draw_changes
-from keras_sharenets.training.data.dataset import Arrays, Dataset, Files, Images
+from keras_sharenets.training.data.dataset import FEW, Arrays, Dataset, Files, Images
 from keras_sharenets.training.recipes.recipe import Recipe
 
 # Two random streams from one seed: the order of an epoch, and the augmentation of a batch.
@@ -102,9 +102,7 @@ class Batches(keras.utils.PyDataset):
             `(images, one-hot labels)`, float32. They depend only on the arguments.
         """
         chosen, changes = self.draw(epoch, index)
-        if self.augmentation is None:
-            return self._unchanged(chosen)
-        return augment(self.source.pixels(chosen), self.augmentation, changes), self._labels(chosen)
+        return self._images(chosen, changes), self._labels(chosen)
 
     def draw(self, epoch: int, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """The indices of the images in a batch and, for training, their changes as returned by `draw_changes`."""
@@ -119,9 +117,16 @@ class Batches(keras.utils.PyDataset):
         changes = draw_changes(self.augmentation, len(chosen), generator)
         return chosen[part], tuple(change[part] for change in changes)
 
-    def _unchanged(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _images(self, chosen: np.ndarray, changes: Sequence[np.ndarray] = ()) -> np.ndarray:
+        """The images with these indices: augmented, cropped, or unchanged."""
+        # Images of varying size may be photos of many megapixels: only a few are in memory before they are cropped.
+        if None in self.source.shape and len(chosen) > FEW:
+            parts = [slice(start, start + FEW) for start in range(0, len(chosen), FEW)]
+            return np.concatenate([self._images(chosen[part], [change[part] for change in changes]) for part in parts])
         images = self.source.pixels(chosen)
-        return np.asarray(images, "float32") if self.view is None else self.view(images), self._labels(chosen)
+        if self.augmentation is not None:
+            return augment(images, self.augmentation, changes)
+        return np.asarray(images, "float32") if self.view is None else self.view(images)
 
     def _labels(self, chosen: np.ndarray) -> np.ndarray:
         return np.eye(self.class_count, dtype="float32")[self.source.labels[chosen]]
@@ -176,7 +181,7 @@ class EvenBatches(Batches):
     def batch(self, epoch: int, index: int) -> tuple[np.ndarray, ...]:
         """This worker's part of a batch: `(images, one-hot labels, weights)`, float32."""
         chosen, (weights,) = self.draw(epoch, index)
-        return *self._unchanged(chosen), weights
+        return self._images(chosen), self._labels(chosen), weights
 
     def draw(self, epoch: int, index: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """The indices of the images in a batch, and their weights."""
@@ -212,7 +217,11 @@ def training_batches(dataset: Dataset, recipe: Recipe, seed: int, **part: Any) -
 
 
 def held_out_batches(dataset: Dataset, batch_size: int, size: Size | None = None, view: int = CENTER) -> Batches:
-    """Batches of the test split; with a `size`, `(height, width)`, one of the ten views of each image."""
+    """Batches of the test split; with a `size`, `(height, width)`, one of the ten views of each image.
+
+    Without a `size`, each image of varying size is a batch.
+    """
+    batch_size = 1 if size is None and None in dataset.shape else batch_size
     views = None if size is None else functools.partial(crop_views, size=size, view=view)
     return Batches(dataset.test, len(dataset.class_names), batch_size, view=views)
 

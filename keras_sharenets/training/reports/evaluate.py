@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from keras_sharenets import _checks, files
-from keras_sharenets.heads import Head, head_of
+from keras_sharenets.heads import Head, check_ends, head_of, load_classifier
 from keras_sharenets.training.data.augmentation import CENTER, TEN
 from keras_sharenets.training.data.batches import Batches, held_out_batches
 from keras_sharenets.training.data.dataset import Dataset, Shape
@@ -99,16 +100,22 @@ def _run(path: str | pathlib.Path, dataset: Dataset, crops: str) -> tuple[Head, 
             f"{path} has {head.units} outputs for {head.classes} classes, but {dataset.name} has "
             f"{len(dataset.class_names)} classes."
         )
-    height, width, _ = shape
-    size = None if crops == "none" or height is None or width is None else (height, width)
-    views = [predict(held_out_batches(dataset, BATCH_SIZE, size, view)) for view in CROPS[crops]]
+    size: Any = None if crops == "none" else shape[:2]
+    views = [predict(held_out_batches(dataset, BATCH_SIZE, size, view)) for view in find_views(path, shape, crops)]
     return head, np.mean(views, axis=0)
 
 
+def find_views(path: pathlib.Path, shape: Sequence[int | None], crops: str) -> tuple[int | None, ...]:
+    """The views of each image for these `crops`; a `ValueError` if they need a size that the network does not have."""
+    if crops != "none" and None in shape[:2]:
+        raise ValueError(f"`crops` (={crops!r}) must be 'none': {path} takes images of any size, {tuple(shape)}.")
+    return CROPS[crops]
+
+
 def _check_shape(path: pathlib.Path, shape: Shape, dataset: Dataset, crops: str) -> None:
-    if crops != "none" and len(shape) == 3 and None not in shape and shape[-1] == dataset.shape[-1]:
+    if crops != "none" and shape[-1] == dataset.shape[-1]:
         return
-    if len(shape) != 3 or any(side not in (None, given) for side, given in zip(shape, dataset.shape, strict=True)):
+    if any(side not in (None, given) for side, given in zip(shape, dataset.shape, strict=True)):
         raise ValueError(
             f"{path} takes images of shape {shape}, but those of {dataset.name} have {dataset.shape}."
             f"{' Use `crops` to crop them.' if crops == 'none' else ''}"
@@ -128,8 +135,16 @@ def _check_labels(path: pathlib.Path, dataset: Dataset) -> None:
 
 
 def _keras_file(path: pathlib.Path) -> Reader:
-    model = files.load_model(path)
-    return model.input_shape[1:], head_of(model), lambda batches: model.predict(batches, verbose=0)
+    model = load_classifier(path)
+    shape = model.input_shape[1:]
+
+    def predict(batches: Batches) -> np.ndarray:
+        if None not in shape:
+            return model.predict(batches, verbose=0)
+        # Keras derives the shape of all batches from the first two.
+        return np.concatenate([model.predict_on_batch(batches[index][0]) for index in range(len(batches))])
+
+    return shape, head_of(model), predict
 
 
 def _tflite_file(path: pathlib.Path) -> Reader:
@@ -137,14 +152,13 @@ def _tflite_file(path: pathlib.Path) -> Reader:
     from keras_sharenets.mobile.inspect import file
 
     described = describe_tflite(path)
-    shapes = [end["shape"] for end in described["outputs"]]
-    if [len(shape) for shape in shapes] != [2]:
-        raise ValueError(f"{path} returns {' and '.join(map(str, shapes))}; it must return one vector of classes.")
+    inputs, outputs = ([tuple(end["shape"]) for end in described[ends]] for ends in ("inputs", "outputs"))
+    check_ends(path, inputs, outputs)
 
     def predict(batches: Batches) -> np.ndarray:
         return np.concatenate([predict_tflite(path, batches[index][0]) for index in range(len(batches))])
 
-    return tuple(described["inputs"][0]["shape"][1:]), file.read_head(path), predict
+    return inputs[0][1:], file.read_head(path), predict
 
 
 _READERS = {".keras": _keras_file, ".tflite": _tflite_file}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 
 from keras_sharenets.images import evenly_spaced
-from keras_sharenets.training.data.augmentation import CENTER, crop_views
-from keras_sharenets.training.data.batches import input_shape
+from keras_sharenets.training.data.batches import held_out_batches, held_out_size
 from keras_sharenets.training.data.dataset import Dataset, count_images
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.run.record import Run, read_metrics
@@ -54,17 +55,36 @@ def tested_crops(recipe: Recipe) -> str:
 def crops_of_file(path: str | pathlib.Path) -> str:
     """The crops that the network in a file was tested on during training, as named in `evaluate`.
 
-    `"none"` for a file that belongs to no run.
+    `"none"` for a file that belongs to no run and to no search.
     """
+    from keras_sharenets.search import settings  # Not at the top: a search consists of training runs.
+
     run = run_of_file(path)
-    return "none" if run is None else tested_crops(run.recipe)
+    if run is not None:
+        return tested_crops(run.recipe)
+    searches = (settings.read(folder) for folder in _folders_of(path) if (folder / settings.FILE).is_file())
+    return next((tested_crops(Recipe(**search["recipe"])) for search in searches), "none")
 
 
 def run_of_file(path: str | pathlib.Path) -> Run | None:
-    """The run with a file in its folder or in its `export` folder; `None` if there is none."""
-    folder = pathlib.Path(path).resolve().parent
-    records = (place / "metrics.json" for place in (folder, folder.parent))
-    return next((read_metrics(record) for record in records if record.is_file()), None)
+    """The run with a file in its folder or in its `export` folder; `None` if there is none.
+
+    Issues a warning about a file of the same name that is not the record of a run.
+    """
+    for record in (folder / "metrics.json" for folder in _folders_of(path)):
+        try:
+            if record.is_file():
+                return read_metrics(record)
+        except ValueError as error:
+            told = str(error).rstrip(".")
+            warnings.warn(f"{told}. {path} is used as a file that belongs to no run.", stacklevel=2)
+    return None
+
+
+def _folders_of(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
+    """The folder of a file, its parent, and those of the file that it links to."""
+    for file in dict.fromkeys((pathlib.Path(path).absolute(), pathlib.Path(path).resolve())):
+        yield from file.parents[:2]
 
 
 def warn_of_other_split(path: str | pathlib.Path, dataset: Dataset) -> None:
@@ -86,7 +106,5 @@ def warn_of_other_split(path: str | pathlib.Path, dataset: Dataset) -> None:
 
 def training_images(dataset: Dataset, recipe: Recipe, count: int) -> np.ndarray:
     """Up to `count` evenly spaced images of the training split as network inputs: a float32 array."""
-    images = dataset.train.pixels(evenly_spaced(len(dataset.train), count))
-    if recipe.crop_size:
-        return crop_views(images, input_shape(dataset, recipe)[:2], CENTER)
-    return np.asarray(images, "float32")
+    few = dataset.train.part(evenly_spaced(len(dataset.train), count))
+    return held_out_batches(dataclasses.replace(dataset, test=few), len(few), held_out_size(dataset, recipe))[0][0]
