@@ -323,7 +323,7 @@ def _examine(source: Arrays | Files) -> tuple:
         for index, image in attempts.items():
             if not isinstance(image, UnreadableError):
                 checksum = zlib.crc32(f"{source.labels[index]} {image.shape}".encode(), checksum)
-                checksum = zlib.crc32(np.ascontiguousarray(image), checksum)
+                checksum = zlib.crc32(np.ascontiguousarray(image).data, checksum)
                 for channel, counts in enumerate(occurrences):
                     counts += np.bincount(image[..., channel].ravel(), minlength=256)
     levels, count = np.arange(256), max(occurrences[0].sum(), 1)

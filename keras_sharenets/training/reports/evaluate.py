@@ -105,7 +105,7 @@ def _run(path: str | pathlib.Path, dataset: Dataset, crops: str) -> tuple[Head, 
     return head, np.mean(views, axis=0)
 
 
-def find_views(path: pathlib.Path, shape: Sequence[int | None], crops: str) -> tuple[int | None, ...]:
+def find_views(path: pathlib.Path, shape: Sequence[int | None], crops: str) -> tuple[Any, ...]:
     """The views of each image for these `crops`; a `ValueError` if they need a size that the network does not have."""
     if crops != "none" and None in shape[:2]:
         raise ValueError(f"`crops` (={crops!r}) must be 'none': {path} takes images of any size, {tuple(shape)}.")
