@@ -4,11 +4,13 @@ import re
 import shutil
 import subprocess
 
+import keras
 import numpy as np
 import pytest
 
 from keras_sharenets import cli
 from keras_sharenets.mobile import describe_tflite, export_tflite, write_c_array
+from keras_sharenets.mobile.export.c_array import _AVAILABLE, _method
 
 # As declared in micro_mutable_op_resolver.h.
 METHODS = [
@@ -104,6 +106,23 @@ def test_invalid_files(plain, tmp_path):
     with pytest.raises(ValueError, match=r"none.tflite is not a TFLite file: it has no TFLite identifier"):
         write_c_array(tmp_path / "none.tflite", tmp_path / "net")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half.tflite", "none.tflite"]
+
+
+def test_missing_operators_are_named(tmp_path):
+    """LiteRT for Microcontrollers has no GELU and no integer logarithm."""
+    inputs = keras.Input((4,))
+    export_tflite(keras.Model(inputs, keras.layers.Dense(3, activation="gelu")(inputs)), tmp_path / "net.tflite")
+    with pytest.raises(ValueError, match=r"needs operators that LiteRT for Microcontrollers does not have: GELU\."):
+        write_c_array(tmp_path / "net.tflite", tmp_path / "net")
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="mish")(inputs))
+    images, ends = np.random.default_rng(0).normal(size=(8, 4)).astype("float32"), {"output_type": "int8"}
+    export_tflite(model, tmp_path / "net.tflite", "int8", representative_data=images, input_type="int8", **ends)
+    with pytest.raises(ValueError, match=r"does not have: LOG of integers\."):
+        write_c_array(tmp_path / "net.tflite", tmp_path / "net")
+    assert [path.name for path in tmp_path.iterdir()] == ["net.tflite"]
+    export_tflite(model, tmp_path / "net.tflite")
+    assert len(write_c_array(tmp_path / "net.tflite", tmp_path / "net")) == 3
+    assert set(METHODS) <= {_method(name) for name in _AVAILABLE.split()}
 
 
 def test_command(plain, tmp_path, capsys):

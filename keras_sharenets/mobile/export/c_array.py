@@ -15,7 +15,21 @@ _METHODS = {
     "CUMSUM": "CumSum",
     "PADV2": "PadV2",
     "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTM",
+    "ethos-u": "EthosU",
 }
+# The operators of tflite-micro 0.dev20261023, and the one that Vela writes.
+_AVAILABLE = """
+    ABS ADD ADD_N ARG_MAX ARG_MIN ASSIGN_VARIABLE AVERAGE_POOL_2D BATCH_MATMUL BATCH_TO_SPACE_ND BROADCAST_ARGS
+    BROADCAST_TO CALL_ONCE CAST CEIL CONCATENATION CONV_2D COS CUMSUM DEPTHWISE_CONV_2D DEPTH_TO_SPACE DEQUANTIZE DIV
+    DYNAMIC_UPDATE_SLICE ELU EMBEDDING_LOOKUP EQUAL EXP EXPAND_DIMS FILL FLOOR FLOOR_DIV FLOOR_MOD FULLY_CONNECTED
+    GATHER GATHER_ND GREATER GREATER_EQUAL HARD_SWISH IF L2_NORMALIZATION L2_POOL_2D LEAKY_RELU LESS LESS_EQUAL LOG
+    LOGICAL_AND LOGICAL_NOT LOGICAL_OR LOGISTIC LOG_SOFTMAX MAXIMUM MAX_POOL_2D MEAN MINIMUM MIRROR_PAD MUL NEG
+    NOT_EQUAL PACK PAD PADV2 PRELU QUANTIZE READ_VARIABLE REDUCE_ALL REDUCE_MAX REDUCE_MIN RELU RELU6 RESHAPE
+    RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR REVERSE_V2 ROUND RSQRT SELECT_V2 SHAPE SIN SLICE SOFTMAX SPACE_TO_BATCH_ND
+    SPACE_TO_DEPTH SPLIT SPLIT_V SQRT SQUARE SQUARED_DIFFERENCE SQUEEZE STRIDED_SLICE SUB SUM SVDF TANH TRANSPOSE
+    TRANSPOSE_CONV UNIDIRECTIONAL_SEQUENCE_LSTM UNPACK VAR_HANDLE WHILE ZEROS_LIKE ethos-u
+"""
+_FLOAT_ONLY = ("EXP", "LOG", "SQRT")
 # Numbers per line.
 _LINE = 20
 _SOURCE = """\
@@ -83,8 +97,8 @@ def write_c_array(path: str | os.PathLike, output: str | os.PathLike) -> list[st
         `MicroMutableOpResolver<NAME_operator_count>`.
 
     Raises:
-        ValueError: the file does not exist, is not a TFLite file, or has float16 weights, which that interpreter cannot
-            convert.
+        ValueError: the file does not exist, is not a TFLite file, has float16 weights, which that interpreter cannot
+            convert, or needs an operator that it does not have.
     """
     data, output = file.read_bytes(path), pathlib.Path(output)
     try:
@@ -97,6 +111,12 @@ def write_c_array(path: str | os.PathLike, output: str | os.PathLike) -> list[st
         output = output.with_suffix("")
     name = re.sub(r"\W|^(?=\d)", "_", output.name, flags=re.ASCII)
     operators = sorted(file.operator_counts(model))
+    missing = _missing(model)
+    if missing:
+        raise ValueError(
+            f"{path} needs operators that LiteRT for Microcontrollers does not have: {', '.join(missing)}. Replace the"
+            " layers that use them, such as a GELU or mish activation."
+        )
     numbers = [", ".join(map(str, data[start : start + _LINE])) for start in range(0, len(data), _LINE)]
     fields = {
         "name": name,
@@ -115,6 +135,17 @@ def write_c_array(path: str | os.PathLike, output: str | os.PathLike) -> list[st
         files.write_bytes(target, content.encode())
         written.append(str(target))
     return written
+
+
+def _missing(model: file.Model) -> list[str]:
+    """The operators of a file that are not available in LiteRT for Microcontrollers."""
+    found, tensors = set(), model.Subgraphs(0).Tensors
+    for name, inputs, _ in file.operators(model):
+        if name not in _AVAILABLE.split():
+            found.add(name)
+        elif name in _FLOAT_ONLY and file.TYPES[tensors(inputs[0]).Type()] != "float32":
+            found.add(f"{name} of integers")
+    return sorted(found)
 
 
 def _method(operator: str) -> str:
