@@ -2,6 +2,7 @@ import io
 import struct
 import zipfile
 
+import keras
 import numpy as np
 import pytest
 from mobile_networks import NAMES
@@ -145,6 +146,23 @@ def test_metadata_without_class_names(converted):
     names = [model.Metadata(index).Name() for index in range(model.MetadataLength())]
     assert sorted(names) == [b"TFLITE_METADATA", b"labels"]
     assert Table(read_buffer(model, "TFLITE_METADATA")).entry(3).entry(3).has(6)
+
+
+def test_pixel_values_are_declared_only_if_known(tmp_path):
+    """By the first layers or the images; a network for other images has neither a normalization nor a range."""
+    inputs, random = keras.Input((4, 4, 3)), np.random.default_rng(0)
+    path, scores = tmp_path / "net.tflite", keras.layers.Dense(2)(keras.layers.Flatten()(inputs))
+    bare = keras.Model(inputs, scores)
+    for images, declared in ((None, False), ((0, 1), False), ((0, 255), True)):
+        images = None if images is None else random.uniform(*images, (8, 4, 4, 3)).astype("float32")
+        export_tflite(bare, path, representative_data=images, class_names=["a", "b"])
+        described = Table(read_buffer(parse(path.read_bytes()), "TFLITE_METADATA")).entry(3).entry(2)
+        assert (described.has(4), described.has(5)) == (declared, declared)
+    # Known for pixels from 0 to 16, not to 255.
+    for scale, declared in ((1 / 16, False), (1 / 255, True)):
+        export_tflite(keras.Sequential([inputs, keras.layers.Rescaling(scale), keras.layers.Flatten()]), path)
+        described = Table(read_buffer(parse(path.read_bytes()), "TFLITE_METADATA")).entry(3).entry(2)
+        assert (described.has(4), described.has(5)) == (declared, declared)
 
 
 def test_buffers_round_trip(converted):

@@ -20,6 +20,7 @@ from keras_sharenets.analysis.graph import Call, Graph, trace
 from keras_sharenets.heads import end_of
 from keras_sharenets.mobile.export.reference import keras_calls, run_keras
 from keras_sharenets.mobile.export.representative_data import spread, synthetic_images
+from keras_sharenets.mobile.graph.quantization import PIXELS, are_pixels
 
 _IMAGES, _BATCH = 32, 8
 _NORMALIZATIONS = 3
@@ -33,8 +34,6 @@ _VARIANCE_RATIO, _MEAN_DISTANCE = 1.5, 1.5
 _AGREEMENT, _SPREAD_OF_UNTRAINED = 0.5, 0.1
 # Results of a normalization or rescaling layer for suitable images: standard deviation, mean and range.
 _SPREAD, _MEAN, _RANGE = (0.1, 5.0), 4.0, (0.05, 8.0)
-# Bicubic resizing gives values slightly outside 0 to 255.
-_PIXELS = (-32.0, 288.0)
 # Standard deviations over images: of probabilities that do not depend on the image, of probabilities that do, and of
 # scores. Trained networks had at least 0.09 on images of the right range and less than 0.004 on images scaled to 0..1.
 # Scores of networks trained on 0..1 had more than 100 on pixel values.
@@ -136,6 +135,20 @@ def _prepared(beginning: list[Call], images: np.ndarray) -> np.ndarray:
     return images
 
 
+def _prepared_ends(beginning: list[Call], shape: tuple[int, ...]) -> np.ndarray:
+    """The preprocessed images of only zeros and of only 255."""
+    return _prepared(beginning, np.stack([np.zeros(shape, "float32"), np.full(shape, 255, "float32")]))
+
+
+def takes_pixels(graph: Graph, images: np.ndarray | None = None) -> bool:
+    """Whether a network is known to take pixel values from 0 to 255, by its first layers or by images for it."""
+    _, *shape = graph.inputs[0].shape
+    ends = _prepared_ends(_beginning(graph), tuple(shape))
+    if np.abs(ends).max() <= _MEAN and np.ptp(ends) > 0:
+        return True
+    return images is not None and are_pixels(images.min(), images.max())
+
+
 def _preparation(beginning: list[Call], images: np.ndarray) -> _Evidence:
     """Checks the preprocessed images, which have a magnitude of about 1 in all networks."""
     layers = [call.operation for call in beginning if not isinstance(call.operation, ours.FakeQuantize)]
@@ -143,8 +156,8 @@ def _preparation(beginning: list[Call], images: np.ndarray) -> _Evidence:
     if np.allclose(prepared, images):
         return _Evidence()
     name = layers[-1].name
-    ends = _prepared(beginning, np.stack([np.zeros_like(images[0]), np.full_like(images[0], 255)]))
-    outside = images.min() < _PIXELS[0] or images.max() > _PIXELS[1]
+    ends = _prepared_ends(beginning, images.shape[1:])
+    outside = images.min() < PIXELS[0] or images.max() > PIXELS[1]
     if isinstance(layers[-1], keras.layers.Normalization) and not layers[-1].invert:
         numbers = prepared.reshape(-1, prepared.shape[-1]).astype("float64")
         spread, mean = float(np.sqrt(numbers.var(axis=0).mean())), float(np.abs(numbers.mean(axis=0)).mean())

@@ -34,12 +34,13 @@ _COLOR_SPACES = {1: 2, 3: 1}
 _LOCALE = "en"
 
 
-def write_labels(model_bytes: bytes, class_names: Sequence[str]) -> bytes:
+def write_labels(model_bytes: bytes, class_names: Sequence[str], *, pixels: bool = True) -> bytes:
     """Adds class names to a TFLite file.
 
     Args:
         model_bytes: bytes of a TFLite file with one input and one output.
         class_names: strings, one for each entry of the output; two for a single sigmoid.
+        pixels: whether the network takes pixel values from 0 to 255.
 
     Returns:
         The bytes of the new file, which contains the original file unchanged.
@@ -52,7 +53,7 @@ def write_labels(model_bytes: bytes, class_names: Sequence[str]) -> bytes:
     text = "".join(f"{name}\n" for name in names).encode()
     if file.read_labels(model_bytes) is not None:
         raise ValueError("`model_bytes` already contains class names.")
-    contents = {file.LABELS_BUFFER: text, _STANDARD_BUFFER: _standard_description(model_bytes, names)}
+    contents = {file.LABELS_BUFFER: text, _STANDARD_BUFFER: _standard_description(model_bytes, pixels, names)}
     written = io.BytesIO(add_buffers(model_bytes, contents))
     with zipfile.ZipFile(written, "a") as archive:
         # A fixed date, so that the same network gives the same file.
@@ -60,14 +61,14 @@ def write_labels(model_bytes: bytes, class_names: Sequence[str]) -> bytes:
     return written.getvalue()
 
 
-def write_description(model_bytes: bytes) -> bytes:
+def write_description(model_bytes: bytes, *, pixels: bool = True) -> bytes:
     """Adds the standard metadata to a TFLite file without class names, if it maps one image to one vector."""
     model = file.parse(model_bytes)
     main = model.Subgraphs(0)
     ends = [main.InputsAsNumpy().tolist(), main.OutputsAsNumpy().tolist()]
     if [[len(file.tensor_shape(model, each)) for each in end] for end in ends] != [[4], [2]]:
         return model_bytes
-    return add_buffers(model_bytes, {_STANDARD_BUFFER: _standard_description(model_bytes)})
+    return add_buffers(model_bytes, {_STANDARD_BUFFER: _standard_description(model_bytes, pixels)})
 
 
 def add_buffers(data: bytes, contents: dict[str, bytes]) -> bytes:
@@ -131,12 +132,12 @@ def _buffer(builder, content):
     return schema.BufferEnd(builder)
 
 
-def _standard_description(model_bytes, names=None):
-    """Describes the input as an image of pixel values from 0 to 255, and the meaning of the output."""
+def _standard_description(model_bytes, pixels, names=None):
+    """Describes the input as an image, if known of pixel values from 0 to 255, and the meaning of the output."""
     model = file.parse(model_bytes)
     channels = file.tensor_shape(model, model.Subgraphs(0).Inputs(0))[-1]
     builder = flatbuffers.Builder(1024)
-    tensors = {2: _images(builder, channels), 3: _classes(builder, model, names)}
+    tensors = {2: _images(builder, channels, pixels), 3: _classes(builder, model, names)}
     graph = _table(builder, {field: _vector(builder, [tensor]) for field, tensor in tensors.items()})
     described = {
         0: builder.CreateString("classifier"),
@@ -147,17 +148,14 @@ def _standard_description(model_bytes, names=None):
     return bytes(builder.Output())
 
 
-def _images(builder, channels):
+def _images(builder, channels, pixels):
     properties = _table(builder, {}, {0: _COLOR_SPACES.get(channels, 0)})
-    # Pixel values are not changed: (value - 0) / 1.
-    normalization = _table(builder, {0: _floats(builder, [0.0]), 1: _floats(builder, [1.0])})
-    unit = _table(builder, {1: normalization}, {0: _NORMALIZATION})
-    fields = {
-        0: builder.CreateString("images"),
-        3: _table(builder, {1: properties}, {0: _IMAGE}),
-        4: _vector(builder, [unit]),
-        5: _range(builder, 0.0, 255.0),
-    }
+    fields = {0: builder.CreateString("images"), 3: _table(builder, {1: properties}, {0: _IMAGE})}
+    if pixels:
+        # Pixel values are not changed: (value - 0) / 1.
+        normalization = _table(builder, {0: _floats(builder, [0.0]), 1: _floats(builder, [1.0])})
+        unit = _table(builder, {1: normalization}, {0: _NORMALIZATION})
+        fields |= {4: _vector(builder, [unit]), 5: _range(builder, 0.0, 255.0)}
     return _table(builder, fields)
 
 

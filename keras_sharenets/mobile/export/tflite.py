@@ -182,15 +182,19 @@ def export_tflite(
     if precisions.needs_ranges(quantization) and representative_data is None:
         told = precisions.tell(quantization)
         raise ValueError(f"`quantization` (={told!r}) needs `representative_data`: images to measure the ranges on.")
+    image_input, images = [len(shape) for shape in shapes] == [3], None
     if representative_data is not None:
         named = dict(zip(conversion.signature_of(model, lowered.traced).inputs, shapes, strict=True))
         representative_data = gather_inputs("representative_data", representative_data, named)
-        if [len(shape) for shape in shapes] == [3]:
-            (images,) = representative_data
+        images = representative_data[0]
+        if image_input:
             calibration_check.check_images(model, images, quantization=quantization, graph=lowered.traced)
+    pixels = image_input and calibration_check.takes_pixels(lowered.traced, images)
 
     def described(data):
-        return metadata.write_description(data) if class_names is None else metadata.write_labels(data, class_names)
+        if class_names is None:
+            return metadata.write_description(data, pixels=pixels)
+        return metadata.write_labels(data, class_names, pixels=pixels)
 
     graphs = []
     data = conversion.convert(

@@ -16,10 +16,10 @@ from keras_sharenets.mobile.graph.inference_graph import BATCH, Constant, Infere
 Range = tuple[float, float]
 
 # Operations that only move numbers: the integers do not change, so all their values have one scale.
-DATA_MOVEMENT = ("average_pool", "concat", "crop", "max", "max_pool", "maximum", "minimum", "pad", "permute", "reshape")
-DATA_MOVEMENT += ("resize", "slice", "stack", "transpose")
+DATA_MOVEMENT = ("average_pool", "concat", "crop", "join", "max", "max_pool", "maximum", "minimum", "pad", "permute")
+DATA_MOVEMENT += ("reshape", "resize", "slice", "stack", "transpose")
 # Bicubic resizing gives pixel values slightly outside 0 to 255.
-_PIXELS = (-32.0, 288.0)
+PIXELS = (-32.0, 288.0)
 # XNNPACK's multiplier of a sum of products must be below 256.
 _LARGEST_FACTOR = 128
 # A kernel with at least this many weights per distinct magnitude above 0 counts as clustered.
@@ -80,7 +80,7 @@ def quantize(
     ranges = {**_tied(graph, measured_ranges(graph, representative_data)), **learned}
     for value in graph.inputs:
         low, high = ranges[value.number]
-        if whole_pixels and _PIXELS[0] < low and 127 < high < _PIXELS[1]:
+        if whole_pixels and are_pixels(low, high):
             ranges[value.number] = 0.0, 255.0
     for operation in graph.operations:
         if operation.attributes.get("whole"):
@@ -93,6 +93,11 @@ def quantize(
         if operation.kind in FIXED:
             values[operation.output.number] = FIXED[operation.kind]
     return QuantizedGraph(graph, values, kernels)
+
+
+def are_pixels(low: float, high: float) -> bool:
+    """Whether numbers with this minimum and maximum are pixel values from 0 to 255."""
+    return PIXELS[0] < low and 127 < high < PIXELS[1]
 
 
 def _bias_fits(graph, ranges, kernels):
