@@ -13,7 +13,7 @@ PRESERVE = (None, "zeros", "clusters")
 
 
 # The filter axes of a depthwise kernel: input channels and `depth_multiplier`.
-_DEPTHWISE = (2, 3)
+_DEPTHWISE = (-2, -1)
 
 
 def stored_kernels(layer: keras.Operation) -> tuple[tuple[keras.Variable, int | tuple[int, ...]], ...]:
@@ -23,12 +23,13 @@ def stored_kernels(layer: keras.Operation) -> tuple[tuple[keras.Variable, int | 
         A tuple of `(variable, axes)`; `axes` are the trailing axes that index the filters. Empty for a layer without
         kernels. A separable convolution has two.
     """
-    own = _DEPTHWISE if isinstance(layer, keras.layers.DepthwiseConv2D) else -1
+    depthwise = isinstance(layer, (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D))
+    own = _DEPTHWISE if depthwise else -1
     found = []
     for weight in getattr(layer, "weights", ()):  # Functions of `keras.ops` have none.
         if weight.name.split("_")[0] == "kernel":
             found.append((weight, own))
-        elif weight.name in ("depthwise_kernel", "pointwise_kernel") and len(weight.shape) == 4:
+        elif weight.name in ("depthwise_kernel", "pointwise_kernel"):
             found.append((weight, _DEPTHWISE if weight.name == "depthwise_kernel" else -1))
     return tuple(found)
 

@@ -299,6 +299,26 @@ def test_kernels_of_separable_convolution_are_quantized(engine, depth_multiplier
     assert np.abs(plain - right).max() > 1e-4  # Distinguishes rounded kernels from exact ones.
 
 
+@pytest.mark.parametrize(
+    ("layer", "filters"),
+    [
+        (keras.layers.SeparableConv1D(4, 3, depth_multiplier=2), [(0,), (0, 1)]),
+        (keras.layers.DepthwiseConv1D(3, depth_multiplier=2), [(0,)]),
+        (keras.layers.Conv1D(4, 3, activation=keras.layers.PReLU()), [(0, 1)]),
+    ],
+)
+def test_kernels_of_sequence_layers_are_quantized(layer, filters):
+    """One scale per filter; the slopes of an activation are not a kernel."""
+    inputs = keras.Input((6, 3))
+    q = mobile.quantize_aware(keras.Model(inputs, layer(inputs)))
+    (wrapper,) = [each for each in q.layers if isinstance(each, QuantizedKernels)]
+    with wrapper.rounded():
+        rounded = [np.asarray(keras.ops.convert_to_tensor(kernel)) for kernel, _ in wrapper.kernels]
+    for (kernel, _), axes, found in zip(wrapper.kernels, filters, rounded, strict=True):
+        step = np.abs(np.asarray(kernel)).max(axes, keepdims=True) / 127
+        assert_close(found, np.round(np.asarray(kernel) / step) * step, 1e-5)
+
+
 def test_unknown_kernel_is_rejected():
     class Odd(keras.layers.Layer):
         strides, padding, dilation_rate, bias, activation = 1, "same", 1, None, None

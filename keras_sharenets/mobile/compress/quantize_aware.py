@@ -112,7 +112,8 @@ def _ranges(traced):
 def _check_kernels(call):
     """Raises an error for a layer with weights in its kernel that would not be rounded."""
     layer = inner(call.operation)
-    known = {id(kernel) for kernel, _ in stored_kernels(layer)}
+    activation = getattr(getattr(layer, "activation", None), "weights", ())  # Of a layer, such as PReLU.
+    known = {id(weight) for weight in (*activation, *(kernel for kernel, _ in stored_kernels(layer)))}
     for weight in getattr(layer, "trainable_weights", ()):
         if len(weight.shape) > 1 and id(weight) not in known:
             raise ValueError(
