@@ -6,11 +6,20 @@ import inspect
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from keras_sharenets.analysis.graph import Tensor
 from keras_sharenets.mobile.graph.rules import lowers, refuse
-from keras_sharenets.mobile.graph.steps import array, constant, operation_class, pairwise, scaled, unnamed_class
+from keras_sharenets.mobile.graph.steps import (
+    array,
+    constant,
+    operation_class,
+    pairwise,
+    scaled,
+    unary,
+    unnamed_class,
+)
 
 
 def _merging(kind):
@@ -72,6 +81,23 @@ for _kind, _functions in {
     "minimum": [ops.minimum],
 }.items():
     lowers(*(operation_class(function, 2) for function in _functions))(_arithmetic(_kind))
+
+
+_ROOTS = {0.5: "sqrt", -0.5: "rsqrt"}
+_MOST_FACTORS = 4
+
+
+@lowers(operation_class(lambda x: ops.power(x, 2)))
+def _power(graph, layer, call, x, shape):
+    """A square root, or a product of equal factors, which has an integer operator."""
+    base, exponent = inspect.signature(layer.call).bind(*call.args, **call.kwargs).arguments.values()
+    number: Any = None if isinstance(exponent, Tensor) or np.size(exponent) != 1 else array(exponent).item()
+    if isinstance(base, Tensor) and x[0].shape[1:] == shape[1:]:
+        if number in _ROOTS:
+            return unary(graph, _ROOTS[number], layer, x[0])
+        if number in range(1, _MOST_FACTORS + 1):
+            return pairwise(graph, "multiply", layer, x * int(number))
+    raise refuse(layer, call.path, f"has an exponent other than 1/2, -1/2 and 1 to {_MOST_FACTORS}.")
 
 
 @lowers(unnamed_class(keras.applications.ConvNeXtTiny, "LayerScale"), reads="init_values projection_dim")

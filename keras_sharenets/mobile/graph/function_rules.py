@@ -16,7 +16,7 @@ from keras import ops
 from keras_sharenets._types import Shape
 from keras_sharenets.analysis.graph import Call, Tensor
 from keras_sharenets.mobile.graph.inference_graph import Value
-from keras_sharenets.mobile.graph.keras_rules import dilation, linear, matrix_product
+from keras_sharenets.mobile.graph.keras_rules import linear, matrix_product, window
 from keras_sharenets.mobile.graph.rules import GraphBuilder, lowers, refuse
 from keras_sharenets.mobile.graph.steps import array, unnamed_class
 
@@ -36,13 +36,9 @@ def _windowed(kind: str):
     """A convolution; its number of groups follows from the channels of the image and the kernel."""
 
     def rule(graph: GraphBuilder, operation: Any, call: Call, x: Sequence[Value], shape: Shape) -> Value:
-        strides = operation.strides
-        window = {"strides": (strides, strides) if isinstance(strides, int) else tuple(strides)}
-        window |= {"padding": operation.padding, **dilation(operation)}
         kernel = graph.equal_constant(operation, _kernel(operation, call, rank=4))
-        if kind == "conv":
-            window["groups"] = x[0].shape[-1] // kernel.array.shape[2]
-        return linear(graph, kind, operation, call, x, shape, kernel, **window)
+        groups = {"groups": x[0].shape[-1] // kernel.array.shape[2]} if kind == "conv" else {}
+        return linear(graph, kind, operation, call, x, shape, kernel, **window(operation), **groups)
 
     return rule
 

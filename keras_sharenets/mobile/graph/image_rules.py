@@ -7,7 +7,7 @@ import math
 from keras import layers, ops
 
 from keras_sharenets.mobile.graph.rules import lowers, refuse
-from keras_sharenets.mobile.graph.steps import operation_class, pad, scaled
+from keras_sharenets.mobile.graph.steps import operation_class, pad, pair, scaled, unnamed_class
 
 
 @lowers(layers.ZeroPadding2D, reads="padding")
@@ -18,14 +18,20 @@ def _zero_padding(graph, layer, call, x, shape):
 
 def _pooling(kind):
     def rule(graph, layer, call, x, shape):
-        window = {"pool_size": tuple(layer.pool_size), "strides": tuple(layer.strides), "padding": layer.padding}
+        if len(shape) != 4:
+            raise refuse(layer, call.path, "does not pool images.")
+        size = pair(layer.pool_size)
+        window = {"pool_size": size, "strides": pair(layer.strides or size), "padding": layer.padding}
         return graph.add(kind, layer.name, x, shape, attributes=window)
 
     return rule
 
 
-lowers(layers.MaxPooling2D, reads="pool_size strides padding")(_pooling("max_pool"))
-lowers(layers.AveragePooling2D, reads="pool_size strides padding")(_pooling("average_pool"))
+for _kind, _classes in {
+    "max_pool": (layers.MaxPooling2D, unnamed_class(ops.max_pool, "MaxPool")),
+    "average_pool": (layers.AveragePooling2D, unnamed_class(ops.average_pool, "AveragePool")),
+}.items():
+    lowers(*_classes, reads="pool_size strides padding")(_pooling(_kind))
 
 
 def _reduced(kind):

@@ -69,7 +69,8 @@ class Operation:
             padding, groups, channel_repeats; the kernel is one period of the repeated filters), `"conv_transpose"`
             (strides, padding), `"depthwise"` (strides, padding, dilation), `"dense"`, `"affine"` (only scale and bias),
             `"add"`, `"subtract"`, `"multiply"`, `"divide"`, `"maximum"` and `"minimum"` of two values that broadcast,
-            `"prelu"` of a value and its slopes, `"constant"` (constant) of none, `"concat"`, `"pad"` (paddings),
+            `"prelu"` of a value and its slopes, `"constant"` (constant) of none, `"concat"` of channels, `"join"`
+            along another axis (axis), `"pad"` (paddings),
             `"max_pool"` and `"average_pool"` (pool_size, strides, padding), `"mean"` and `"max"` (keepdims and, if it
             is not over the image, axes), `"resize"` (mode), `"crop"` (start), `"transpose"` (order), `"reshape"`,
             `"l2_normalize"` of vectors along the last axis, `"slice"` and `"permute"` of channels (start and, out of a
@@ -321,6 +322,7 @@ _LINEAR = {
     "maximum": lambda operation, x, y: ops.maximum(x, y),
     "minimum": lambda operation, x, y: ops.minimum(x, y),
     "concat": lambda operation, *xs: ops.concatenate(xs, axis=-1),
+    "join": lambda operation, *xs: ops.concatenate(xs, axis=operation.attributes["axis"]),
     "pad": _pad,
     "max_pool": _pool(ops.max_pool),
     "average_pool": _pool(ops.average_pool),

@@ -16,7 +16,7 @@ from keras_sharenets.analysis.graph import Call
 from keras_sharenets.mobile.graph.activation_rules import activate
 from keras_sharenets.mobile.graph.inference_graph import Constant, Value
 from keras_sharenets.mobile.graph.rules import RULES, GraphBuilder, lowers, refuse
-from keras_sharenets.mobile.graph.steps import array, check_last, operation_class, unnamed_class
+from keras_sharenets.mobile.graph.steps import array, concatenated, operation_class, pair, unnamed_class
 
 POINTWISE = {"strides": (1, 1), "padding": "valid", "groups": 1}
 _WINDOW = "kernel_size strides padding dilation_rate activation use_bias"
@@ -48,32 +48,32 @@ def stored_kernel(graph: GraphBuilder, layer: Any) -> Constant:
     return graph.constant(layer, "kernel", lambda: array(layer.kernel))
 
 
-def dilation(layer: Any) -> dict[str, tuple[int, ...]]:
+def dilation(layer: Any) -> dict[str, tuple[int, int]]:
     """The attribute of a dilated convolution; nothing for others."""
-    rate = getattr(layer, "dilation_rate", 1)
-    rate = (rate, rate) if isinstance(rate, int) else tuple(rate)
+    rate = pair(getattr(layer, "dilation_rate", 1))
     return {} if rate == (1, 1) else {"dilation": rate}
 
 
-def _window(layer):
-    return {"strides": tuple(layer.strides), "padding": layer.padding, **dilation(layer)}
+def window(layer: Any) -> dict[str, Any]:
+    """The strides, padding and dilation of a convolution."""
+    return {"strides": pair(layer.strides), "padding": layer.padding, **dilation(layer)}
 
 
 @lowers(layers.Conv2D, reads=f"filters groups {_WINDOW}")
 def _conv2d(graph, layer, call, x, shape):
-    window, channels = _window(layer), x[0].shape[-1]
-    if layer.groups != channels or channels == 1 or len(set(window["strides"])) > 1:
+    sides, channels = window(layer), x[0].shape[-1]
+    if layer.groups != channels or channels == 1 or len(set(sides["strides"])) > 1:
         kernel = stored_kernel(graph, layer)
-        return linear(graph, "conv", layer, call, x, shape, kernel, groups=layer.groups, **window)
+        return linear(graph, "conv", layer, call, x, shape, kernel, groups=layer.groups, **sides)
     # Runtimes have a separate operator for one group per channel.
-    sides = (*layer.kernel_size, channels, -1)
-    kernel = graph.constant(layer, "depthwise kernel", lambda: array(layer.kernel).reshape(sides))
-    return linear(graph, "depthwise", layer, call, x, shape, kernel, **window)
+    filters = (*layer.kernel_size, channels, -1)
+    kernel = graph.constant(layer, "depthwise kernel", lambda: array(layer.kernel).reshape(filters))
+    return linear(graph, "depthwise", layer, call, x, shape, kernel, **sides)
 
 
 @lowers(layers.DepthwiseConv2D, ours.DepthwiseConv2D, reads=f"depth_multiplier {_WINDOW}")
 def _depthwise(graph, layer, call, x, shape):
-    return linear(graph, "depthwise", layer, call, x, shape, stored_kernel(graph, layer), **_window(layer))
+    return linear(graph, "depthwise", layer, call, x, shape, stored_kernel(graph, layer), **window(layer))
 
 
 @lowers(layers.SeparableConv2D, reads=f"filters depth_multiplier {_WINDOW}")
@@ -81,7 +81,7 @@ def _separable(graph, layer, call, x, shape):
     """A depthwise convolution, then a 1x1 convolution."""
     kernel = graph.constant(layer, "depthwise_kernel", lambda: array(layer.depthwise_kernel))
     between = (*shape[:-1], x[0].shape[-1] * layer.depth_multiplier)
-    y = graph.add("depthwise", layer.name, x, between, kernel=kernel, attributes=_window(layer))
+    y = graph.add("depthwise", layer.name, x, between, kernel=kernel, attributes=window(layer))
     kernel = graph.constant(layer, "pointwise_kernel", lambda: array(layer.pointwise_kernel))
     return linear(graph, "conv", layer, call, [y], shape, kernel, **POINTWISE)
 
@@ -90,7 +90,7 @@ def _separable(graph, layer, call, x, shape):
 def _conv_transpose(graph, layer, call, x, shape):
     """The output shape, which is passed to the operator, accounts for `output_padding`."""
     kernel = graph.constant(layer, "kernel, filters last", lambda: array(layer.kernel).transpose(0, 1, 3, 2))
-    return linear(graph, "conv_transpose", layer, call, x, shape, kernel, **_window(layer))
+    return linear(graph, "conv_transpose", layer, call, x, shape, kernel, **window(layer))
 
 
 @lowers(layers.Dense, reads="units activation use_bias")
@@ -157,7 +157,13 @@ def _pipeline(graph, layer, call, x, shape):
     return x[0]
 
 
+@lowers(operation_class(lambda x: ops.cast(x, "float32")), reads="dtype")
+def _cast(graph, layer, call, x, shape):
+    if {call.inputs[0].dtype, layer.dtype} != {"float32"}:
+        raise refuse(layer, call.path, f"converts {call.inputs[0].dtype} to {layer.dtype}.")
+    return x[0]
+
+
 @lowers(layers.Concatenate, operation_class(lambda *x: ops.concatenate(x, axis=-1), 2), reads="axis")
 def _concatenate(graph, layer, call, x, shape):
-    check_last(layer, call.path, layer.axis, x[0], "concatenation")
-    return graph.add("concat", layer.name, x, shape) if len(x) > 1 else x[0]
+    return concatenated(graph, layer, call, x, shape, layer.axis)

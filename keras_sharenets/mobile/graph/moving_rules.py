@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_sharenets.mobile.graph.rules import call_arguments, lowers, refuse
-from keras_sharenets.mobile.graph.steps import constant, operation_class, pairwise
+from keras_sharenets.mobile.graph.steps import concatenated, constant, operation_class, pairwise
 
 
 @lowers(operation_class(lambda x: ops.pad(x, 1)), reads="pad_width mode")
@@ -41,8 +41,15 @@ def _swapped(layer, rank):
     return order
 
 
+def _moved(layer, rank):
+    sources, targets = ([axis % rank for axis in axes] for axes in (layer.source, layer.destination))
+    moved, others = dict(zip(targets, sources, strict=True)), (axis for axis in range(rank) if axis not in sources)
+    return [moved[place] if place in moved else next(others) for place in range(rank)]
+
+
 lowers(operation_class(ops.transpose), reads="axes")(_transposing(lambda layer, rank: layer.axes or range(rank)[::-1]))
 lowers(operation_class(lambda x: ops.swapaxes(x, 1, 2)), reads="axis1 axis2")(_transposing(_swapped))
+lowers(operation_class(lambda x: ops.moveaxis(x, 1, 2)), reads="source destination")(_transposing(_moved))
 
 
 @lowers(operation_class(lambda x: ops.squeeze(ops.reshape(x, (-1, 1, 8)), 1)), reads="axis")
@@ -66,26 +73,42 @@ def _clipped(graph, layer, call, x, shape):
     return pairwise(graph, "minimum", layer, [pairwise(graph, "maximum", layer, [x[0], bounds[0]]), bounds[1]])
 
 
-def _piece(graph, layer, x, starts, shape):
-    """The part of an image that begins at `starts`, a row, column and channel."""
-    top, left, channel = starts
-    size = (*shape[1:3], x.shape[-1])
-    if size != x.shape[1:]:
-        x = graph.add("crop", layer.name, [x], (1, *size), attributes={"start": (top, left)})
-    if shape[-1] != size[-1]:
-        x = graph.add("slice", layer.name, [x], (1, *shape[1:]), attributes={"start": channel})
+def _piece(graph, layer, call, x, ranges):
+    """The entries of a value that lie in one range for each axis after the batch, by rows, columns and channels."""
+    rank = len(x.shape)
+    if rank > 4:
+        raise refuse(layer, call.path, "takes a part of a tensor of more than 4 axes.")
+    *sides, channels = [range(1)] * (4 - rank) + list(ranges)
+    starts, spans = [each.start for each in sides], [each[-1] - each.start + 1 for each in sides]
+    image = (1, *(1,) * (4 - rank), *x.shape[1:])
+    x = x if image == x.shape else graph.add("reshape", layer.name, [x], image)
+    if (1, *spans) != x.shape[:3]:
+        x = graph.add("crop", layer.name, [x], (1, *spans, x.shape[-1]), attributes={"start": tuple(starts)})
+    if len(channels) != x.shape[-1]:
+        shape = (*x.shape[:-1], len(channels))
+        x = graph.add("slice", layer.name, [x], shape, attributes={"start": channels.start})
+    steps = tuple(each.step for each in sides)
+    if steps != (1, 1):
+        # The maximum of single numbers.
+        window = {"pool_size": (1, 1), "strides": steps, "padding": "valid"}
+        x = graph.add("max_pool", layer.name, [x], (1, *map(len, sides), x.shape[-1]), attributes=window)
     return x
+
+
+def _in_shape(graph, layer, x, shape):
+    return x if x.shape[1:] == tuple(shape[1:]) else graph.add("reshape", layer.name, [x], shape)
 
 
 @lowers(operation_class(lambda x: ops.split(x, 2, axis=1)[0]), reads="indices_or_sections axis")
 def _split(graph, layer, call, x, shape):
     axis = layer.axis % len(shape)
-    if len(shape) != 4 or axis == 0:
-        raise refuse(layer, call.path, "does not split an image along its rows, columns or channels.")
+    if axis == 0:
+        raise refuse(layer, call.path, "splits the batch.")
     pieces, start = [], 0
     for output in call.outputs:
-        starts = [start if place == axis else 0 for place in (1, 2, 3)]
-        pieces.append(_piece(graph, layer, x[0], starts, output.shape))
+        ranges = [range(side) for side in x[0].shape[1:]]
+        ranges[axis - 1] = range(start, start + output.shape[axis])
+        pieces.append(_in_shape(graph, layer, _piece(graph, layer, call, x[0], ranges), output.shape))
         start += output.shape[axis]
     return pieces
 
@@ -99,20 +122,34 @@ def _without_ellipsis(keys: tuple[Any, ...], rank: int) -> tuple[Any, ...]:
     return (*keys[:place], *[slice(None)] * (rank - axes), *keys[place + 1 :])
 
 
+def _taken(entry: Any, side: int) -> range:
+    """The indices that a key takes of an axis; none if they are not in ascending order."""
+    if isinstance(entry, slice):
+        taken = range(side)[entry]
+        return taken if taken.step > 0 else range(0)
+    return range(side)[entry : entry % side + 1] if isinstance(entry, int) else range(0)
+
+
 @lowers(operation_class(lambda x: x[:, 1:]))
 def _item(graph, layer, call, x, shape):
-    """A contiguous part of an image, or new axes: `x[:, None, None]`."""
-    key = call.args[1] if len(call.args) > 1 else call.kwargs.get("key")
-    sides = x[0].shape
-    keys: Any = _without_ellipsis(key if isinstance(key, tuple) else (key,), len(sides))
-    whole = all(entry is None or (isinstance(entry, slice) and entry == slice(None)) for entry in keys)
-    if whole and keys[:1] != (None,):
-        return graph.add("reshape", layer.name, x, shape)
-    known = len(sides) == len(shape) == 4 and len(keys) <= 4 and all(isinstance(entry, slice) for entry in keys)
-    if not known or keys[0] != slice(None):
-        raise refuse(layer, call.path, "does not take a contiguous part of each image.")
-    ranges = [entry.indices(side) for entry, side in zip(keys[1:], sides[1:], strict=False)]
-    if any(step != 1 for *_, step in ranges):
-        raise refuse(layer, call.path, "skips rows, columns or channels.")
-    starts = [start for start, *_ in ranges] + [0] * (3 - len(ranges))
-    return _piece(graph, layer, x[0], starts, shape)
+    """A part of each image, sequence or vector, such as `x[:, 0]` and `x[:, ::2]`, or new axes: `x[:, None, None]`."""
+    key, sides = call.args[1] if len(call.args) > 1 else call.kwargs.get("key"), x[0].shape
+    first, *keys = _without_ellipsis(key if isinstance(key, tuple) else (key,), len(sides))
+    if not (isinstance(first, slice) and first == slice(None)):
+        raise refuse(layer, call.path, "does not take a part of each example.")
+    keys = [entry for entry in keys if entry is not None]
+    keys += [slice(None)] * (len(sides) - 1 - len(keys))
+    ranges = [_taken(entry, side) for entry, side in zip(keys, sides[1:], strict=True)]
+    if not all(ranges) or ranges[-1].step > 1:
+        raise refuse(layer, call.path, "takes other entries than ranges of rows, columns or channels.")
+    whole = all(len(taken) == side for taken, side in zip(ranges, sides[1:], strict=True))
+    return _in_shape(graph, layer, x[0] if whole else _piece(graph, layer, call, x[0], ranges), shape)
+
+
+@lowers(operation_class(lambda *x: ops.stack(x, axis=1), 2), reads="axis")
+def _stacked(graph, layer, call, x, shape):
+    """A concatenation along a new axis."""
+    axis = layer.axis % len(shape)
+    sides = tuple(1 if place == axis else side for place, side in enumerate(shape))
+    parts = [graph.add("reshape", layer.name, [value], sides) for value in x]
+    return concatenated(graph, layer, call, parts, shape, axis)

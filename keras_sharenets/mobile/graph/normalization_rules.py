@@ -15,6 +15,7 @@ from keras_sharenets.mobile.graph.steps import (
     array,
     channel_vector,
     check_last,
+    constant,
     operation_class,
     pairwise,
     scaled,
@@ -52,15 +53,19 @@ def _rescaling(graph, layer, call, x, shape):
 
 def _standardized(graph, layer, x, axes):
     """`x` minus its mean over some axes, divided by its standard deviation."""
+    return _divided_by_norm(graph, layer, pairwise(graph, "subtract", layer, [x, _mean(graph, layer, x, axes)]), axes)
+
+
+def _divided_by_norm(graph, layer, x, axes):
+    """`x` divided by its root mean square over some axes."""
+    square = _mean(graph, layer, pairwise(graph, "multiply", layer, [x, x]), axes)
+    root = unary(graph, "rsqrt", layer, scaled(graph, layer, square, 1, layer.epsilon))
+    return pairwise(graph, "multiply", layer, [x, root])
+
+
+def _mean(graph, layer, x, axes):
     sides = tuple(1 if axis in axes else side for axis, side in enumerate(x.shape))
-
-    def mean(value):
-        return graph.add("mean", layer.name, [value], sides, attributes={"axes": axes, "keepdims": True})
-
-    centered = pairwise(graph, "subtract", layer, [x, mean(x)])
-    variance = mean(pairwise(graph, "multiply", layer, [centered, centered]))
-    root = unary(graph, "rsqrt", layer, scaled(graph, layer, variance, 1, layer.epsilon))
-    return pairwise(graph, "multiply", layer, [centered, root])
+    return graph.add("mean", layer.name, [x], sides, attributes={"axes": axes, "keepdims": True})
 
 
 def _with_gain_and_shift(graph, layer, x):
@@ -76,8 +81,25 @@ def _with_gain_and_shift(graph, layer, x):
 def _layer_normalization(graph, layer, call, x, shape):
     if layer.rms_scaling:
         raise refuse(layer, call.path, "has `rms_scaling` (=True), which cannot be exported to TFLite.")
+    axes = tuple(sorted(axis % len(shape) for axis in layer.axis))
+    if 0 in axes:
+        raise refuse(layer, call.path, "normalizes along the batch axis.")
+    y = _standardized(graph, layer, x[0], axes)
+    if axes == (len(shape) - 1,):
+        return _with_gain_and_shift(graph, layer, y)
+    sides = tuple(side if axis in axes else 1 for axis, side in enumerate(shape))[1:]
+    for kind, name in (("multiply", "gamma"), ("add", "beta")):
+        weight = getattr(layer, name)
+        if weight is not None:
+            numbers = constant(graph, layer, name, lambda weight=weight: array(weight).reshape(sides))
+            y = pairwise(graph, kind, layer, [y, numbers])
+    return y
+
+
+@lowers(layers.RMSNormalization, reads="axis epsilon")
+def _rms_normalization(graph, layer, call, x, shape):
     check_last(layer, call.path, layer.axis, x[0], "normalization")
-    return _with_gain_and_shift(graph, layer, _standardized(graph, layer, x[0], (len(shape) - 1,)))
+    return scaled(graph, layer, _divided_by_norm(graph, layer, x[0], (len(shape) - 1,)), array(layer.scale))
 
 
 @lowers(layers.GroupNormalization, reads="groups axis epsilon center scale")

@@ -12,7 +12,7 @@ from keras_sharenets import layers as ours
 from keras_sharenets.mobile.graph.activation_rules import activate
 from keras_sharenets.mobile.graph.keras_rules import POINTWISE, bias_of, dilation, linear, stored_kernel
 from keras_sharenets.mobile.graph.rules import Rule, call_arguments, lowers, refuse
-from keras_sharenets.mobile.graph.steps import array, pad, scaled
+from keras_sharenets.mobile.graph.steps import array, pad, pair, scaled
 from keras_sharenets.ops import kernels, permutations
 
 
@@ -65,7 +65,7 @@ def _squeeze_excite(graph, layer, call, x, shape):
 
 def _strides(layer, call):
     strides = call_arguments(layer, call).get("strides") or getattr(layer, "strides", (1, 1))
-    return (strides, strides) if isinstance(strides, int) else tuple(strides)
+    return pair(strides)
 
 
 def _window(layer, call):

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_sharenets._types import Shape
+from keras_sharenets.analysis.graph import Call
 from keras_sharenets.mobile.graph.inference_graph import Value
 from keras_sharenets.mobile.graph.rules import GraphBuilder, refuse
 
@@ -18,6 +19,11 @@ from keras_sharenets.mobile.graph.rules import GraphBuilder, refuse
 def array(variable: Any, dtype: str = "float32") -> np.ndarray:
     """A variable or tensor as an array."""
     return np.asarray(ops.convert_to_numpy(variable), dtype)
+
+
+def pair(number: Any) -> tuple[int, int]:
+    """One number for rows and columns, or two, as a pair."""
+    return (number, number) if isinstance(number, int) else tuple(number)
 
 
 def affine(graph: GraphBuilder, layer: Any, x: Sequence[Value], shape: Shape, scale: Any, bias: Any) -> Value:
@@ -80,6 +86,18 @@ def constant(graph: GraphBuilder, layer: Any, name: str, make: Callable[[], Any]
     """
     stored = graph.constant(layer, name, lambda: np.asarray(make(), "float32")[None])
     return graph.add("constant", layer.name, [], stored.array.shape, attributes={"constant": stored})
+
+
+def concatenated(graph: GraphBuilder, layer: Any, call: Call, x: Sequence[Value], shape: Shape, axis: int) -> Value:
+    """Values one after the other along an axis."""
+    axis %= len(shape)
+    if axis == 0:
+        raise refuse(layer, call.path, "concatenates along the batch axis.")
+    if len(x) == 1:
+        return x[0]
+    if axis == len(shape) - 1:
+        return graph.add("concat", layer.name, x, shape)
+    return graph.add("join", layer.name, x, shape, attributes={"axis": axis})
 
 
 def unary(graph: GraphBuilder, kind: str, layer: Any, x: Value, **attributes: Any) -> Value:

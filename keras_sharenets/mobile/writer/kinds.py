@@ -138,15 +138,16 @@ def _pool(name):
 
 def _concat(tensors, operation):
     """A concatenation, in several steps if delegates do not support so many tensors."""
-    *places, _ = operation.output.shape
-    parts = [(tensors.value(value), value.shape[-1]) for value in operation.inputs]
+    shape = operation.output.shape
+    axis = operation.attributes.get("axis", len(shape) - 1)
+    parts = [(tensors.value(value), value.shape[axis]) for value in operation.inputs]
     while len(parts) > _MOST_CONCATENATED:
         count = min(_MOST_CONCATENATED, len(parts) - _MOST_CONCATENATED + 1)
-        width = sum(channels for _, channels in parts[:count])
-        between = tensors.like(operation.output, (*places, width), name="t")
-        _join(tensors, [tensor for tensor, _ in parts[:count]], between, len(places))
+        width = sum(side for _, side in parts[:count])
+        between = tensors.like(operation.output, (*shape[:axis], width, *shape[axis + 1 :]), name="t")
+        _join(tensors, [tensor for tensor, _ in parts[:count]], between, axis)
         parts = [(between, width), *parts[count:]]
-    _join(tensors, [tensor for tensor, _ in parts], tensors.value(operation.output), len(places))
+    _join(tensors, [tensor for tensor, _ in parts], tensors.value(operation.output), axis)
 
 
 def _join(tensors, parts, target, axis):
@@ -331,6 +332,7 @@ _KINDS = {
     "maximum": _plain("MAXIMUM"),
     "minimum": _plain("MINIMUM"),
     "concat": _concat,
+    "join": _concat,
     "pad": _pad,
     "max_pool": _pool("MAX_POOL_2D"),
     "average_pool": _pool("AVERAGE_POOL_2D"),
