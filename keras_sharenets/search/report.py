@@ -33,8 +33,8 @@ Table = list[list[str]]
 _UNSTEADY = f" Unsteady: the spread of a file exceeds {UNSTEADY:.0%} of its median. Measure again on an idle machine."
 
 FIGURES = {
-    "Accuracy against file size": ("int8_bytes", "size of the int8 file in kB (1000 bytes)", 1000),
-    "Accuracy against latency": ("latency_ms", "latency in ms for one image, int8, one thread", 1),
+    "Accuracy against file size": ("int8_bytes", "size of the int8 file in kB (1000 bytes)", 1000, "kB"),
+    "Accuracy against latency": ("latency_ms", "latency in ms for one image, int8, one thread", 1, "ms"),
 }
 
 
@@ -299,8 +299,8 @@ def write(report: Report) -> str:
     """Writes `report.md`, figures, `report.json` and `report.html` to the folder; returns the text of `report.md`."""
     folder, outcome, command, tables = report.folder, _outcome(report), report.command, _tables(report)
     images = {
-        heading: draw_front(report.results, report.peers, cost=cost, label=label, unit=unit)
-        for heading, (cost, label, unit) in FIGURES.items()
+        heading: draw_front(report.results, report.peers, cost=cost, label=label, divisor=divisor, unit=unit)
+        for heading, (cost, label, divisor, unit) in FIGURES.items()
         if trials.pareto_front(report.results, cost)
     }
     parts = [f"# {report.title}", report.note, outcome]
@@ -320,7 +320,7 @@ def write(report: Report) -> str:
 
 
 def draw_front(
-    results: Sequence[trials.Result], peers: Sequence[Peer], *, cost: str, label: str, unit: float = 1
+    results: Sequence[trials.Result], peers: Sequence[Peer], *, cost: str, label: str, divisor: float, unit: str
 ) -> bytes:
     """Plots the candidates of a search with their Pareto front, joined and labeled, and the networks to compare with.
 
@@ -332,7 +332,7 @@ def draw_front(
         peers: networks to compare with.
         cost: `"int8_bytes"` or `"latency_ms"`.
         label: label of the axis.
-        unit: divisor of the costs.
+        divisor, unit: number to divide the costs by, and the unit of the quotients.
 
     Returns:
         A PNG file.
@@ -345,7 +345,7 @@ def draw_front(
     shown = [result for result in known if result in full or result in front]
 
     def place(each: trials.Result | Peer) -> tuple[float, float]:
-        return getattr(each, cost) / unit, _checks.known("accuracy", each.accuracy)
+        return getattr(each, cost) / divisor, _checks.known("accuracy", each.accuracy)
 
     for result in shown:
         color = figures.BLUE if result in front else figures.GRAY
@@ -372,7 +372,8 @@ def draw_front(
     for peer in peers:
         if peer not in within:
             at = "accuracy unknown" if peer.accuracy is None else f"{peer.accuracy:.1%}"
-            lines.append(f"not shown: {peer.name} at {getattr(peer, cost) / unit:,.4g}, {at}")
+            value = getattr(peer, cost) / divisor
+            lines.append(f"not shown: {peer.name} at {value:{',.0f' if value >= 1000 else '.4g'}} {unit}, {at}")
     figures.caption(figure, "\n".join(lines))
     figures.frame(axes)
     names = [result.id for result in front] + [f"{peer.name}, test" for peer in within]

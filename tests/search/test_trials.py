@@ -6,7 +6,9 @@ import math
 import pytest
 
 from keras_sharenets.cli import search
-from keras_sharenets.search import trials
+from keras_sharenets.rendering import figures
+from keras_sharenets.search import report, trials
+from keras_sharenets.search.measuring import Peer
 
 
 def _result(number, accuracy, size, milliseconds, **more):
@@ -33,6 +35,19 @@ def test_pareto_front():
     assert {(result.int8_bytes, result.accuracy) for result in front} == expected
     assert len(front) == len(expected) > 2
     assert [result.int8_bytes for result in front] == sorted(result.int8_bytes for result in front)
+
+
+def test_captions_of_figures_have_units(monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr(figures, "caption", lambda figure, text: told.append(text.splitlines()[-2:]))
+    monkeypatch.setattr(figures, "name_points", lambda *given, **more: None)
+    peers = [Peer("near", tmp_path, 2_458_000, None, 0.5), Peer("far", tmp_path, 12_345_678, 0.75, 1234.5)]
+    for cost, label, divisor, unit in report.FIGURES.values():
+        report.draw_front([_result(0, 0.5, 10_000, 1.5)], peers, cost=cost, label=label, divisor=divisor, unit=unit)
+    sizes, times = told
+    assert sizes == ["not shown: near at 2,458 kB, accuracy unknown", "not shown: far at 12,346 kB, 75.0%"]
+    # 1,234.5 is rounded to the even number.
+    assert times == ["not shown: near at 0.5 ms, accuracy unknown", "not shown: far at 1,234 ms, 75.0%"]
 
 
 def test_ranking_excludes_trials_over_budget_and_prefers_smaller_files():
