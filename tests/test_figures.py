@@ -1,5 +1,7 @@
 """Common code of figures: labels next to their points that cover nothing."""
 
+import warnings
+
 import numpy as np
 import pytest
 from matplotlib.text import Text
@@ -7,7 +9,13 @@ from matplotlib.transforms import Bbox
 
 from keras_sharenets.rendering import figures
 from keras_sharenets.training.recipes.named import find_recipe
-from keras_sharenets.training.reports.plots import draw_comparison, draw_confusion, draw_loss_and_accuracy
+from keras_sharenets.training.reports import plots
+from keras_sharenets.training.reports.plots import (
+    draw_comparison,
+    draw_confusion,
+    draw_loss_and_accuracy,
+    draw_predictions,
+)
 from keras_sharenets.training.run.record import Epoch, Run
 
 
@@ -39,6 +47,31 @@ def test_dollar_signs_in_names_are_not_formulas():
     shown = {text.get_text(): text.get_parse_math() for text in figure.findobj(Text) if "$" in text.get_text()}
     assert shown == dict.fromkeys(("b$_$", "a$b$", "US$_to_CA$"), False)
     assert draw_confusion(np.eye(2, dtype=int), ["$_$", "_"], "$^$")
+
+
+def test_long_and_foreign_class_names(monkeypatch):
+    """No warning about missing characters or a layout without room, as they raise errors here."""
+    drawn = []
+    monkeypatch.setattr(plots, "png", lambda figure: drawn.append(figure) or figures.png(figure))
+    monkeypatch.setattr(figures, "FALLBACKS", ())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for names, expected in (
+            (["a" * 300, "b" * 24], [f"0 {'a' * 23}…", f"1 {'b' * 24}"]),
+            (["\u732b", "bee"], ["0", "1 bee"]),
+        ):
+            draw_confusion(np.array([[9, 1], [2, 8]]), names, "title")
+            axes = drawn[-1].axes[0]
+            for axis in (axes.xaxis, axes.yaxis):
+                assert [tick.get_text() for tick in axis.get_ticklabels()] == expected
+            assert axes.get_position().width > 0.35
+            assert axes.get_xlabel() == "predicted class, by number"
+        draw_predictions(np.zeros((2, 8, 8, 3), np.uint8), np.array([1, 0]), np.eye(2), names, columns=2)
+        assert [axes.get_title() for axes in drawn[-1].axes] == ["0 100%\n(is 1 bee)", "1 bee 100%\n(is 0)"]
+        # A character that the font of matplotlib lacks, and another one has.
+        monkeypatch.setattr(figures, "FALLBACKS", ("STIXGeneral",))
+        assert figures.name_classes(["\u1d81", "bee"], 6) == ["\u1d81", "bee"]
+        figures.png(figures.new_figure(1, 1, "\u1d81"))
 
 
 @pytest.mark.parametrize("loss", [float("nan"), 0.0])

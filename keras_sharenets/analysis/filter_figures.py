@@ -59,7 +59,7 @@ def draw_strongest(places: Sequence[Maps], class_names: Sequence[str], title: st
     for axes, maps in zip(panels, places, strict=True):
         shares = maps.strongest[:rows] / np.maximum(maps.images[:rows, None], 1)
         shown = axes.imshow(shares, aspect="auto", interpolation="nearest", cmap="Blues", vmin=0, vmax=1)
-        axes.set_yticks(range(len(shares)), class_names[: len(shares)], fontsize=8)
+        axes.set_yticks(range(len(shares)), figures.name_classes(class_names[:rows], 24), fontsize=8)
         axes.set_title(_title(maps), loc="left", fontsize=9)
         for index in np.flatnonzero(maps.arrangement):
             axes.axvspan(index - 0.5, index + 0.5, -0.05, -0.01, color=figures.ORANGE, clip_on=False, linewidth=0)

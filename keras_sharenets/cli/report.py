@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WORST = 10  # Number of confused class pairs to list.
 WRONG_IMAGES = 30  # Number of misclassified images to show, most confident first.
+_SIDE = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +61,7 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
     import keras_sharenets as ksn
     from keras_sharenets import analysis, files
     from keras_sharenets.rendering.page import COUNTS, Photos, page
+    from keras_sharenets.training.data.dataset import chunks
     from keras_sharenets.training.recipes.named import changed_fields
     from keras_sharenets.training.reports.evaluate import count_top5, predict_test_split
     from keras_sharenets.training.reports.plots import draw_confusion, draw_loss_and_accuracy, draw_predictions
@@ -103,7 +105,8 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
     }
     if len(wrong):
         heading = f"Misclassified images: {len(wrong)} of {count - correct}, most confident first"
-        shown = draw_predictions(dataset.test.pixels(wrong), labels[wrong], probabilities[wrong], dataset.class_names)
+        images = [_thumbnail(image) for few in chunks(dataset.test.part(wrong)) for image in few]
+        shown = draw_predictions(images, labels[wrong], probabilities[wrong], dataset.class_names)
         sections[heading] = Photos(shown)
     sections[COUNTS] = analysis.to_text(profile)
     figures = {
@@ -122,17 +125,25 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
     return page(title, f"{dataset.note}.", sections), figures
 
 
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    """An image of at most `_SIDE` pixels per side: thirty photos of many megapixels would take gigabytes."""
+    from keras_sharenets.training.data.augmentation import resized
+
+    scale = min(_SIDE / max(image.shape[:2]), 1)
+    return resized(image, (max(round(scale * image.shape[0]), 1), max(round(scale * image.shape[1]), 1)))
+
+
 def class_table(labels: np.ndarray, guesses: np.ndarray, class_names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Precision, recall, and F1 of each class and their means over the classes, below a header row."""
+    """Number, name, precision, recall, and F1 of each class and their means over the classes, below a header row."""
     import numpy as np
     from sklearn.metrics import precision_recall_fscore_support
 
     classes = range(len(class_names))
     *shares, images = precision_recall_fscore_support(labels, guesses, labels=classes, zero_division=0)
     table = [*zip(*shares, strict=True), np.mean(shares, axis=1)]
-    rows = zip([*class_names, "mean"], table, [*images, images.sum()], strict=True)
-    cells = [(name, *(f"{share:.4f}" for share in row), f"{count:,}") for name, row, count in rows]
-    return [("class", "precision", "recall", "F1", "images"), *cells]
+    rows = zip([*map(str, classes), ""], [*class_names, "mean"], table, [*images, images.sum()], strict=True)
+    cells = [(number, name, *(f"{share:.4f}" for share in row), f"{count:,}") for number, name, row, count in rows]
+    return [("number", "class", "precision", "recall", "F1", "images"), *cells]
 
 
 def most_confident_mistakes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -21,6 +21,10 @@ ORANGE, GREEN = "#d9822b", "#2a9d6f"
 # Text, text beside it, lines of a grid.
 DARK, QUIET, GRID = "#1f2933", "#52606d", "#e4e7eb"
 DPI = 120
+# Fonts with characters that the font of matplotlib lacks, such as those of Chinese, Japanese, and Korean.
+FALLBACKS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK KR", "Source Han Sans", "WenQuanYi Zen Hei")
+FALLBACKS += ("WenQuanYi Micro Hei", "Droid Sans Fallback", "Hiragino Sans", "PingFang SC", "Arial Unicode MS")
+FALLBACKS += ("Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Nirmala UI", "Noto Sans Devanagari", "Noto Sans Thai")
 # Where a name may stand beside its point, in points of print: the first place that is free is taken. A line joins
 # what is far away.
 _PLACES = tuple((x, y) for y in (6, -14, 20, -28, 34, -42, 48, -56, 62, -70) for x in (6, -6))
@@ -157,11 +161,50 @@ def usual_range(values: Sequence[float]) -> tuple[float, float]:
 
 
 def show_as_written(figure: Figure) -> None:
-    """Shows the characters `$` in names of classes and runs, which matplotlib would take for formulas."""
+    """Shows names of classes and runs as they are: with `$`, not as formulas, and in a font with their characters."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
         text.set_parse_math(False)
+        if not text.get_text().isascii():
+            text.set_fontfamily(_families())
+
+
+def name_classes(class_names: Sequence[str], longest: int) -> list[str]:
+    """The names of classes for a figure: as they are, or after the number of each class if they do not all fit.
+
+    Names of more than `longest` characters are cut. Names with characters that no font has are left out.
+
+    >>> name_classes(["ant", "bee"], 6)
+    ['ant', 'bee']
+    >>> name_classes(["ant", "bumblebee"], 6)
+    ['0 ant', '1 bumbl…']
+    """
+    shown = [_can_draw(name) for name in class_names]
+    if all(shown) and all(len(name) <= longest for name in class_names):
+        return list(class_names)
+    cut = [name if len(name) <= longest else f"{name[: longest - 1]}…" for name in class_names]
+    named = enumerate(zip(cut, shown, strict=True))
+    return [f"{number} {name}" if known else str(number) for number, (name, known) in named]
+
+
+def _families() -> list[str]:
+    """The families of fonts for text: that of matplotlib, and those of `FALLBACKS` that are installed."""
+    from matplotlib import font_manager, rcParams
+
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return [*rcParams["font.family"], *(name for name in FALLBACKS if name in installed)]
+
+
+def _can_draw(text: str) -> bool:
+    """Whether each character of a text is in an installed font."""
+    from matplotlib import font_manager
+
+    if text.isascii():
+        return True
+    paths = [font_manager.findfont(font_manager.FontProperties(family=[name])) for name in _families()]
+    fonts = [font_manager.get_font(path) for path in paths]
+    return all(any(font.get_char_index(ord(letter)) for font in fonts) for letter in text)
 
 
 def png(figure: Figure, *, dpi: float = DPI) -> bytes:

@@ -35,16 +35,21 @@ def text_table(rows: Rows, *, align: str | None = None) -> str:
 
 
 def markdown_table(rows: Rows, *, align: str | None = None) -> str:
-    """The same in Markdown.
+    """The same in Markdown, whose cells may contain Markdown.
 
-    >>> print(markdown_table([("name", "epochs"), ("fast", "15")]))
+    >>> print(markdown_table([("name", "epochs"), ("fast|slow\\nrun", "15")]))
     | name | epochs |
     | --- | ---: |
-    | fast | 15 |
+    | fast\\|slow<br>run | 15 |
     """
-    header, *body = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
+    header, *body = [f"| {' | '.join(map(_markdown_cell, row))} |" for row in rows]
     rules = ["---:" if side == "r" else "---" for side in align or column_sides(rows)]
     return "\n".join([header, f"| {' | '.join(rules)} |", *body])
+
+
+def _markdown_cell(text: str) -> str:
+    """A text without the characters that would end a cell or a row."""
+    return "<br>".join(text.replace("|", r"\|").splitlines())
 
 
 def column_sides(rows: Rows) -> str:

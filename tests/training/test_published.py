@@ -9,17 +9,20 @@ import numpy as np
 import PIL.Image
 import pytest
 from harness import without_weights
+from made_up_runs import DATA, fake_run
 
 from keras_sharenets import files
 from keras_sharenets.analysis.counting import count_parameters
 from keras_sharenets.cli.results import BEGIN, END, draw, draw_times, to_markdown
+from keras_sharenets.models.counts import find_counts
 from keras_sharenets.models.registry import create_model
 from keras_sharenets.models.weights import FOLDER as WEIGHTS
 from keras_sharenets.models.weights import list_trained
+from keras_sharenets.training.recipes.named import find_recipe, override
 from keras_sharenets.training.reports import results
 from keras_sharenets.training.reports.card import CARD, model_card
 from keras_sharenets.training.reports.evaluate import evaluate
-from keras_sharenets.training.reports.results import make_rows, read_published, read_times
+from keras_sharenets.training.reports.results import Published, make_rows, read_published, read_times
 from keras_sharenets.training.run.record import read_metrics
 from tools.pack_keras import pack
 from trainers.cli import main
@@ -99,6 +102,15 @@ def test_published_files_match_the_record(place):
 def test_cards_match_records(place):
     card = model_card(read_published(place), results.counts_of_run(read_metrics(place / "metrics.json")))
     assert (place / CARD).read_text() == card, "run `sharenets results saved_models/*_seed* --cards`"
+
+
+def test_card_of_crops_from_a_folder(tmp_path):
+    data = {**DATA, "name": "dogs: all", "train": 9, "shape": [None, None, 3], "mean": [1.0], "variance": [1.0]}
+    run = fake_run("resnet_8", 0, 0.5, override(find_recipe("fast"), crop="area", crop_size=64), data=data)
+    card = model_card(Published(tmp_path, run, 0.5, None), find_counts("resnet_8", {}, (32, 32, 3), 10))
+    assert '\ndatasets:\n- "dogs: all"\nmetrics:\n' in card
+    assert ", of varying size, 10 classes" in card
+    assert "Its input is the center crop, 64x64, of images whose short side is 8/7 of that." in card
 
 
 def test_pretrained_networks_match_published_runs():

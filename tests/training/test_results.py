@@ -364,7 +364,7 @@ def test_outlier_is_not_plotted(monkeypatch):
     monkeypatch.setattr(plots, "png", lambda figure: b"")
     points = {name: (1000, [accuracy]) for name, accuracy in (("a", 0.70), ("b", 0.71), ("c", 0.72), ("d", 0.73))}
     plots.draw_accuracies(points | {"bad": (2000, [0.1])}, "bytes")
-    assert said == ["not shown: bad at 2,000, 10.0%"]
+    assert said == ["not shown: bad at 2,000 (bytes), 10.0%"]
     ((low, high, names),) = named
     assert names == list(points)
     assert 0.69 < low < 0.70 < 0.73 < high < 0.74

@@ -119,8 +119,9 @@ def test_report(folder, digits):
         row, column, count = map(int, mistakes[0])
         assert matrix[row, column] == count == wrong.max()
     # Precision is by column, recall by row.
-    classes = re.findall(r'<td class="number">(\d)</td>' + r'<td class="number">([\d.]+)</td>' * 3, page)
-    for index, precision, recall, _ in classes:
+    classes = re.findall(r'<td class="number">(\d)</td>' * 2 + r'<td class="number">([\d.]+)</td>' * 3, page)
+    for index, name, precision, recall, _ in classes:
+        assert name == digits.class_names[int(index)]
         right = matrix[int(index), int(index)]
         assert float(precision) == pytest.approx(right / max(matrix[:, int(index)].sum(), 1), abs=5e-5)
         assert float(recall) == pytest.approx(right / matrix[int(index)].sum(), abs=5e-5)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from keras_sharenets.models.weights import list_trained
 from keras_sharenets.rendering.tables import markdown_table
 from keras_sharenets.training.recipes.recipe import OPTIONS, PARTS, Recipe
+from keras_sharenets.training.run.config import to_yaml
 
 if TYPE_CHECKING:
     from keras_sharenets.analysis.profile import Profile
@@ -47,14 +48,16 @@ def model_card(published: Published, counts: Profile | NetworkCounts, *, address
     title = " ".join([run.model, *(f"{key}={value}" for key, value in run.options.items())])
     head = [
         *("---", "license: apache-2.0", "library_name: keras", "pipeline_tag: image-classification"),
-        *("datasets:", f"- {data['name']}", "metrics:", "- accuracy", "---"),
+        *("datasets:", f"- {to_yaml(data['name'])}", "metrics:", "- accuracy", "---"),
     ]
-    shape = "x".join(map(str, data["shape"]))
+    shape = "of varying size" if None in data["shape"] else "x".join(map(str, data["shape"]))
+    side = run.recipe.crop_size
+    crops = f" Its input is the center crop, {side}x{side}, of images whose short side is 8/7 of that." if side else ""
     normalized = f"normalizes them with mean {_numbers(data['mean'])} and variance {_numbers(data['variance'])}"
     images = (
         f"{data['name']}: {data['note']}. {data['train']:,} training images, {data['test']:,} test images, {shape}, "
         f"{len(data['class_names'])} classes: {', '.join(data['class_names'])}. The input is raw pixels from 0 to 255; "
-        f"the network {normalized if run.recipe.normalization == 'channels' else 'whitens them'}."
+        f"the network {normalized if run.recipe.normalization == 'channels' else 'whitens them'}.{crops}"
     )
     figures = [
         ("metric", "value"),

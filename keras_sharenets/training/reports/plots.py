@@ -20,6 +20,7 @@ from keras_sharenets.rendering.figures import (
     caption,
     frame,
     log_ticks,
+    name_classes,
     name_lines,
     name_points,
     new_figure,
@@ -31,6 +32,7 @@ from keras_sharenets.training.run.record import Epoch, Run
 
 FEW_POINTS = 8  # Maximum number of points for a small figure of accuracies.
 NUMBERED = 20  # Maximum number of classes for a confusion matrix with counts and names.
+LONG, LONG_ABOVE_IMAGE = 24, 12  # Maximum number of characters of a class name in a figure.
 
 
 def draw_curves(run: Run) -> bytes:
@@ -103,7 +105,11 @@ def draw_accuracies(
     axes = figure.subplots()
     means = {name: sum(accuracies) / len(accuracies) for name, (_, accuracies) in points.items()}
     low, _ = usual_range(list(means.values()))
-    below = [f"not shown: {name} at {points[name][0]:,.10g}, {mean:.1%}" for name, mean in means.items() if mean < low]
+    below = [
+        f"not shown: {name} at {points[name][0]:,.10g} ({across}), {mean:.1%}"
+        for name, mean in means.items()
+        if mean < low
+    ]
     means = {name: mean for name, mean in means.items() if mean >= low}
     sizes = [points[name][0] for name in means]
     for name, mean in means.items():
@@ -132,7 +138,7 @@ def draw_predictions(
     class_names: Sequence[str],
     columns: int = 10,
 ) -> bytes:
-    """A grid of images with the predicted class and its probability; wrong predictions in red.
+    """A grid of images with the predicted class (see `name_classes`) and its probability; wrong predictions in red.
 
     Args:
         images: uint8 arrays `(height, width, channels)`, or one array `(n, height, width, channels)`.
@@ -141,6 +147,7 @@ def draw_predictions(
         class_names: names of the classes.
         columns: images per row.
     """
+    names = name_classes(class_names, LONG_ABOVE_IMAGE)
     rows = math.ceil(len(images) / columns)
     figure = new_figure(columns, 1.25 * rows)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -149,28 +156,34 @@ def draw_predictions(
     for axes, image, label, row in zip(grid, images, labels, probabilities, strict=False):
         axes.imshow(image.squeeze(), cmap="gray_r" if image.shape[-1] == 1 else None)
         best = int(row.argmax())
-        text = f"{class_names[best]} {row[best]:.0%}"
+        text = f"{names[best]} {row[best]:.0%}"
         if best == label:
             axes.set_title(text, fontsize=8)
         else:
-            axes.set_title(f"{text}\n(is {class_names[label]})", fontsize=8, color=RED)
+            axes.set_title(f"{text}\n(is {names[label]})", fontsize=8, color=RED)
     return png(figure)
 
 
 def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], title: str) -> bytes:
-    """A confusion matrix with a row per true class and a column per predicted class; colors show fractions of a row."""
+    """A confusion matrix with a row per true class and a column per predicted class; colors show fractions of a row.
+
+    Classes are named as by `name_classes`; more than `NUMBERED` have numbers only.
+    """
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     numbered = len(matrix) <= NUMBERED
-    side = max(4.5, 0.55 * len(matrix) + 2) if numbered else 8
+    names = name_classes(class_names, LONG) if numbered else []
+    room = 0.06 * max(max(map(len, names), default=0) - 10, 0)
+    side = max(4.5, 0.55 * len(matrix) + 2) + room if numbered else 8
+    by = "" if names == list(class_names) else ", by number"
     figure = new_figure(side + 0.6, side)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
+    axes.set_xlabel(f"predicted class{by}")
+    axes.set_ylabel(f"true class{by}")
     axes.set_title(title, loc="left", fontsize=11)
     if numbered:
-        axes.set_xticks(range(len(matrix)), class_names, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(matrix)), class_names)
+        axes.set_xticks(range(len(matrix)), names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(matrix)), names)
         for row, column in zip(*np.nonzero(matrix), strict=True):
             color = "white" if shares[row, column] > 0.5 else DARK
             axes.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=8, color=color)

@@ -72,7 +72,7 @@ def run_config(run: Run) -> dict[str, Any]:
 
 def write_config(run: Run, path: pathlib.Path) -> None:
     """Writes the options that reproduce a run, one per line, atomically."""
-    lines = [f"{name}: {_written(value)}" for name, value in run_config(run).items()]
+    lines = [f"{name}: {to_yaml(value)}" for name, value in run_config(run).items()]
     files.write_text(path, "\n".join([_HEAD, *lines, ""]))
 
 
@@ -103,8 +103,14 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     return found
 
 
-def _written(value: Any) -> str:
-    plain = isinstance(value, str) and _read(value) == value and re.fullmatch(r"[\w./~+-]+", value)
+def to_yaml(value: Any) -> str:
+    """A value as YAML on one line: as a plain word if no reader takes it for something else, otherwise as JSON.
+
+    >>> print(to_yaml("cifar10"), to_yaml("./photos"), to_yaml("a: b"), to_yaml("2024-05-01"), to_yaml((1, 2)))
+    cifar10 ./photos "a: b" "2024-05-01" [1, 2]
+    """
+    # Words that begin with a digit, a sign, or a dot may be numbers or dates.
+    plain = isinstance(value, str) and _read(value) == value and re.fullmatch(r"([^\W\d]|~/|\.{0,2}/)[\w./~+-]*", value)
     return value if plain else json.dumps(value, ensure_ascii=False)
 
 
