@@ -221,3 +221,26 @@ def test_exact_shared_kernel_is_recovered(seed, blending):
         mixing = "blend" if blending else "scale"
         fit = shared_kernels.fit_shared_kernel(targets, index, index.size, mixing=mixing, grams=grams)
         assert fit.error < 1e-8
+
+
+def test_scales_without_a_sign_are_positive():
+    """A normalization without a scale cannot change the sign: opposite kernels are then approximated worse."""
+    kernel = np.random.default_rng(0).standard_normal((6, 3))
+    targets, index = [2 * kernel, -kernel], np.arange(18).reshape(6, 3)
+    signed, unsigned = (
+        shared_kernels.fit_shared_kernel(targets, index, 18, mixing="scale", signed=each) for each in (True, False)
+    )
+    assert signed.error < 1e-8
+    assert unsigned.error > 0.1
+    assert min(mix.min() for mix in unsigned.mixes) > 0
+
+
+def test_scales_are_balanced_and_mostly_positive():
+    """The common kernel takes the size and the sign of the scales of each output."""
+    mixes, index = [np.array([-2.0, 4.0]), np.array([-4.0, 3.0]), np.array([4.0, 0.0])], np.arange(6).reshape(3, 2)
+    stored = np.arange(1.0, 7.0)
+    balanced, scales = shared_kernels.balance_scales(stored, mixes, index, 6)
+    np.testing.assert_allclose(np.mean(np.square(scales), axis=0), 1)
+    np.testing.assert_array_equal(np.sign(scales), [[1, 1], [1, 1], [-1, 0]])
+    for before, after in zip(mixes, scales, strict=True):
+        np.testing.assert_allclose(balanced[index] * after, stored[index] * before)

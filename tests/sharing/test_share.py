@@ -381,6 +381,21 @@ def maximum_saving(changes):
     return max(sum(change.saved for change in subset) for subset, taken in places if len(taken) == len(set(taken)))
 
 
+def test_choice_keeps_the_loss_small():
+    """The loss per saved weight counts, for a group in addition to what it replaces; the largest is removed first."""
+    first, second, third = places = [object() for _ in range(3)]
+    alone, group = FakeChange((first,), 4, 0.4), FakeChange((first, second), 6, 1.0)
+    choice = Choice([alone, FakeChange((third,), 2, 0.8), group])
+    assert choice.save(6)
+    assert choice.taken == [group]
+    low, middle, high = (
+        FakeChange((place,), *each) for place, each in zip(places, ((5, 0.5), (5, 1), (10, 5)), strict=True)
+    )
+    choice = Choice([low, middle, high])
+    assert choice.save(12)
+    assert choice.taken == [low, high]
+
+
 @given(st.data())
 def test_choice_reaches_the_maximum_saving(data):
     """Changes of single places, and of a group that may save more or less than its places separately."""
