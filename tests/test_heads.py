@@ -14,10 +14,10 @@ def ending_in(*end):
     return keras.Sequential([keras.Input((4, 4, 3)), layers.GlobalAveragePooling2D(), *end])
 
 
-def one_layer_a_label():
+def one_layer_a_label(activations=("sigmoid",) * 3):
     inputs = keras.Input((4, 4, 3))
     x = layers.GlobalAveragePooling2D()(inputs)
-    return keras.Model(inputs, layers.Concatenate()([layers.Dense(1, activation="sigmoid")(x) for _ in range(3)]))
+    return keras.Model(inputs, layers.Concatenate()([layers.Dense(1, activation=each)(x) for each in activations]))
 
 
 def as_an_operation():
@@ -53,6 +53,7 @@ class Subclassed(keras.Model):
         (as_an_operation, "binary", 2),
         (lambda: ending_in(layers.Dense(3, activation="sigmoid"), layers.Activation("linear")), "multilabel", 3),
         (one_layer_a_label, "multilabel", 3),
+        (lambda: one_layer_a_label(("sigmoid", None)), "multiclass", 2),
         (lambda: ending_in(layers.Dense(1)), "value", 0),
         (lambda: ending_in(layers.Dense(1, activation="softmax")), "value", 0),
         (lambda: ending_in(layers.Dense(1, activation="sigmoid"), layers.Rescaling(100)), "value", 0),

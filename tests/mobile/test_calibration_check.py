@@ -14,6 +14,7 @@ from keras_sharenets.mobile import export_saved_model, export_tflite, predict_tf
 from keras_sharenets.mobile.export import calibration_check, saved_model
 from keras_sharenets.mobile.export.calibration_check import doubts
 
+SAVED = pathlib.Path(__file__).parents[2] / "saved_models"
 # Transformations of the digits, for a network that expects pixels from 0 to 255.
 WRONG = {
     "0..1": lambda images: images / 255,
@@ -24,6 +25,7 @@ WRONG = {
 RIGHT = {
     "pixels": lambda images: images,
     "two": lambda images: images[:2],
+    "one of two images twice": lambda images: images[[0, 0, 1]],
     "sorted by brightness": lambda images: images[np.argsort(images.mean((1, 2, 3)))][:32],
 }
 
@@ -216,7 +218,7 @@ def test_learned_ranges_of_quantization_aware_training(trained, pixels):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(path.parent.name for path in pathlib.Path("saved_models").glob("*/last.keras")))
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in SAVED.glob("*/last.keras")))
 def test_no_false_warnings_on_cifar10(name):
     """Few images, a single class, gray images, and swapped colors are accepted by trained networks of every family."""
     tfds = pytest.importorskip("tensorflow_datasets")
@@ -226,7 +228,7 @@ def test_no_false_warnings_on_cifar10(name):
         pytest.skip("no CIFAR-10")
     (batch,) = tfds.as_numpy(data)
     images, labels = batch["image"].astype("float32"), batch["label"]
-    model = files.load_model(f"saved_models/{name}/last.keras")
+    model = files.load_model(SAVED / name / "last.keras")
     gray = np.repeat((images @ np.array([0.299, 0.587, 0.114], "float32"))[..., None], 3, axis=-1)
     right = [images, images[..., ::-1], gray, images[labels == 0], *(images[start : start + 4] for start in range(20))]
     for each in right:

@@ -8,7 +8,12 @@ import pytest
 import tensorflow as tf
 
 from keras_sharenets.mobile.export import representative_data
-from keras_sharenets.mobile.export.representative_data import gather_images
+from keras_sharenets.mobile.export.representative_data import (
+    fresh_inputs,
+    gather_images,
+    gather_inputs,
+    verification_inputs,
+)
 
 SHAPE = (4, 5, 3)
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, *SHAPE)).astype("float32")
@@ -45,6 +50,40 @@ FORMS = {
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_supported_forms(form):
     np.testing.assert_array_equal(gather_images("data", FORMS[form](), SHAPE), IMAGES)
+
+
+NUMBERS = np.random.default_rng(1).standard_normal((12, 2)).astype("float32")
+BOTH = {"images": IMAGES, "numbers": NUMBERS}
+HALVES = [{name: array[part] for name, array in BOTH.items()} for part in (slice(6), slice(6, 12))]
+FORMS_OF_SEVERAL = {
+    "dict": lambda: BOTH,
+    "tuple": lambda: (IMAGES, NUMBERS),
+    "list of two batches": lambda: HALVES,
+    "generator of examples": lambda: zip(IMAGES, NUMBERS, strict=True),
+    "generator of dicts and labels": lambda: ((half, LABELS[:6]) for half in HALVES),
+    "generator of tuples, labels, and weights": lambda: ((tuple(half.values()), LABELS, LABELS) for half in HALVES),
+    "function": lambda: lambda: iter(HALVES),
+}
+
+
+@pytest.mark.parametrize("form", FORMS_OF_SEVERAL)
+def test_supported_forms_for_several_inputs(form):
+    found = gather_inputs("data", FORMS_OF_SEVERAL[form](), {"images": SHAPE, "numbers": (2,)})
+    for array, expected in zip(found, BOTH.values(), strict=True):
+        np.testing.assert_array_equal(array, expected)
+
+
+def test_verified_examples_include_the_first_and_the_last():
+    (found,), text = verification_inputs([np.arange(10.0)[:, None]], [(1,)], count=4)
+    assert (found.ravel().tolist(), text) == ([0, 3, 6, 9], "4 given examples")
+
+
+def test_fresh_inputs_have_the_range_of_the_given_ones():
+    """Integers stay integers: a network that looks them up would truncate fractions."""
+    whole, real = fresh_inputs((np.array([[3], [9]]), np.array([[-0.5], [1.0]])), [(5,), (5,)], count=40)
+    assert set(whole.ravel().tolist()) == set(range(3, 10))
+    assert -0.5 <= real.min() < -0.4 < 0.9 < real.max() <= 1
+    assert len(set(real.ravel().tolist())) > 50
 
 
 @pytest.mark.parametrize(
