@@ -140,8 +140,8 @@ def build_trained(variant: Variant, path: pathlib.Path, arguments: Mapping[str, 
     Args:
         variant: the network.
         path: a `.keras` file of the same network, such as `fit` writes.
-        arguments: the given arguments of the factory. The number of classes and the image shape default to those of
-            the file.
+        arguments: the given arguments of the factory. The number of classes with the activation of the classifier, and
+            the image shape, default to those of the file.
 
     Returns:
         A `keras.Model`. With `include_preprocessing`, it preprocesses pixels like the network in the file.
@@ -152,6 +152,8 @@ def build_trained(variant: Variant, path: pathlib.Path, arguments: Mapping[str, 
     """
     source = files.load_model(path)
     given: dict[str, Any] = {"num_classes": int(source.output_shape[-1])}
+    if "num_classes" not in arguments and source.layers[-1].name == "predictions":
+        given["classifier_activation"] = source.layers[-1].activation
     if arguments.get("input_tensor") is None:
         given["input_shape"] = source.input_shape[1:]
     if arguments.get("include_preprocessing", True) and arguments.get("pixel_statistics") is None:

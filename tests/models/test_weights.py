@@ -111,12 +111,14 @@ def test_upon_a_tensor(source, file):
     assert_close(outputs_of(model, PIXELS), outputs_of(source, PIXELS), 1e-6)
 
 
-def test_a_file_with_the_preprocessing_of_the_factory(tmp_path):
-    model = ksn.create_model("resnet_8", num_classes=4, **SMALL)
+def test_a_file_with_the_preprocessing_of_the_factory_and_another_activation(tmp_path):
+    model = ksn.create_model("resnet_8", num_classes=4, classifier_activation="sigmoid", **SMALL)
     files.save_model(model, tmp_path / "net.keras")
     again = ksn.create_model("resnet_8", weights=tmp_path / "net.keras", **SMALL)
     assert type(again.get_layer("preprocessing")) is keras.layers.Rescaling
     assert_close(outputs_of(again, PIXELS), outputs_of(model, PIXELS), 1e-6)
+    new = ksn.create_model("resnet_8", weights=tmp_path / "net.keras", num_classes=3, **SMALL)
+    assert new.get_layer("predictions").activation is keras.activations.softmax
 
 
 def refusal(**arguments):
