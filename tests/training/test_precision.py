@@ -43,9 +43,11 @@ def test_choice_of_precision(monkeypatch):
         RunOptions(precision="int8")
 
 
-def test_layers_in_full_precision(digits):
+@pytest.mark.parametrize("normalization", [None, "zca"])
+def test_layers_in_full_precision(normalization, digits, recipe):
     """Normalization of the pixels and the probabilities are computed in float32."""
-    network = in_policy("mixed_bfloat16", lambda: build(MODEL, digits, TINY))
+    chosen = normalization and override(recipe, normalization=normalization)
+    network = in_policy("mixed_bfloat16", lambda: build(MODEL, digits, TINY, chosen))
     dtypes = {layer.name: layer.compute_dtype for layer in network.layers[1:]}
     assert (dtypes.pop("normalize"), dtypes.pop("predictions")) == ("float32", "float32")
     assert set(dtypes.values()) == {"bfloat16"}

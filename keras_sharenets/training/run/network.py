@@ -69,14 +69,14 @@ def build(
         chosen = {"dropout_rate": recipe.dropout} | chosen
     check_options(model_name, chosen)
     inputs = keras.Input(input_shape(dataset, recipe), name="images")
+    # Pixels are normalized in full precision even if the network uses mixed precision.
+    dtype = keras.config.dtype_policy().variable_dtype
     if recipe is not None and recipe.normalization == "zca":
         statistics = whitening_statistics(map(np.asarray, chunks(dataset.train)), inputs.shape[1:])
-        whitening = Whitening(name="normalize")
+        whitening = Whitening(dtype=dtype, name="normalize")
         normalized = whitening(inputs)
         whitening.set_weights(statistics)
     else:
-        # Pixels are normalized in full precision even if the network uses mixed precision.
-        dtype = keras.config.dtype_policy().variable_dtype
         normalization = keras.layers.Normalization(
             mean=dataset.mean, variance=dataset.variance, dtype=dtype, name="normalize"
         )
