@@ -218,6 +218,9 @@ def activation_maps(
 class _Measure(keras.layers.Layer):
     """The mean and the maximum of each map after ReLU."""
 
+    def __init__(self, name: str):
+        super().__init__(name=name, dtype="float32")
+
     def call(self, inputs: Any) -> tuple[Any, Any]:
         positive = keras.ops.relu(inputs)
         return keras.ops.mean(positive, axis=(1, 2)), keras.ops.max(positive, axis=(1, 2))
@@ -252,7 +255,7 @@ class _Canvas(keras.layers.Layer):
     """Images that are trained as weights, independent of the input of the layer."""
 
     def __init__(self, start: np.ndarray):
-        super().__init__()
+        super().__init__(dtype="float32")
         self.start = start
 
     def build(self, input_shape: Shape) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from keras_sharenets import analysis
 from keras_sharenets.analysis import filter_figures
+from keras_sharenets.dtype_policies import in_policy
 from keras_sharenets.layers import HighlySharedConv2D
 
 CLASSES = 3
@@ -133,7 +134,11 @@ def test_figures_are_png_files(network, images):
 
 def test_exciting_images_excite_their_map(network):
     before = network.get_weights()
-    found = analysis.exciting_images(network, "plain", [0, 5], steps=8, learning_rate=0.5)
+    found = in_policy(
+        "mixed_bfloat16",
+        lambda: analysis.exciting_images(network, "plain", [0, 5], steps=8, learning_rate=0.5),
+    )
+    assert found.dtype == np.float32
     gray = np.full((2, 6, 6, 8), 127.5, "float32")
     layer = network.get_layer("plain")
     for index, channel in enumerate((0, 5)):
