@@ -114,7 +114,8 @@ def _share(network: Network, scheme: Scheme, where: Where) -> Shared:
                 network, changes = matched, again
     left = {**network.refused, **refused}
     if not changes and getattr(scheme, "policy", None) != "none":
-        reasons = "; ".join(f"'{path}': {reason}" for path, reason in left.items()) or "it has no convolution"
+        nothing = "`where` selects none of its convolutions" if network.places else "it has no convolution"
+        reasons = "; ".join(f"'{path}': {reason}" for path, reason in left.items()) or nothing
         raise ValueError(f"`scheme` (={scheme}) fits no convolution of '{network.model.name}'. {reasons}.")
     if where is None:
         changes = _most_efficient(changes, left)

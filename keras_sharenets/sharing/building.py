@@ -166,13 +166,15 @@ def build(model: keras.Model, graph: Graph, changes: Sequence[Change], orders: M
     """
     builder = _Builder(model, graph, changes)
     new = rebuild(model, graph, builder.call)
-    layers = {}
+    layers: dict[int, Any] = {}
     for call in graph.calls:
         layers[id(call.operation)] = call.operation
     for number, copy in builder.copies.items():
-        layer = layers.get(number)
+        layer = layers[number]
         if getattr(layer, "weights", ()):
             set_weights(copy, orders.get(number, Order()).weights(layer))
+            for weight, original in zip(copy.weights, layer.weights, strict=True):
+                weight.trainable = original.trainable  # Weights may be frozen individually.
     names, inputs = {number: copy.name for number, copy in builder.copies.items()}, {}
     for change in changes:
         builder.new_layers[id(change)].set_weights(list(change.weights))

@@ -51,6 +51,8 @@ def as_inputs(model: keras.Model, sample_images: Any) -> list[np.ndarray]:
     if not fits or not len(arrays[0]):
         shapes = ", ".join(str(array.shape) for array in arrays)
         raise ValueError(f"`sample_images` (of shape {shapes}) must be at least one image for inputs of {wanted}.")
+    if not all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"):
+        raise ValueError("`sample_images` must contain only finite numbers.")
     return arrays
 
 
@@ -68,6 +70,8 @@ def run(graph: Graph, inputs: Sequence[np.ndarray], look: Callable[[Call, list[T
             return values[argument.number] if isinstance(argument, Traced) else argument
 
         args, kwargs = keras.tree.map_structure(value, (call.args, call.kwargs))
+        if "training" in kwargs:  # As in Keras, the mode of the network takes precedence over that of the call.
+            kwargs["training"] = False
         results = keras.tree.flatten(call.operation(*args, **kwargs))
         values.update((tensor.number, result) for tensor, result in zip(call.outputs, results, strict=True))
         for tensor in call.inputs:

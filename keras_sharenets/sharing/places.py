@@ -135,6 +135,8 @@ def _obstacle(layer: keras.layers.Layer, calls: Sequence[Call]) -> str | None:
         return "it has other weights than a kernel and a bias, as with LoRA"
     if layer.kernel_constraint is not None:
         return "its kernel has a constraint, which a shared kernel cannot satisfy"
+    if layer.trainable and not all(weight.trainable for weight in layer.weights):
+        return "one of its weights is frozen, but not the layer"
     if layer.activity_regularizer is not None:
         return "it has an activity regularizer"
     return None

@@ -189,6 +189,28 @@ def test_normalization_with_another_call_absorbs_nothing():
     assert_close(outputs_of(shared, images(model)), outputs_of(model, images(model)), 1e-4)
 
 
+def test_measuring_does_not_change_the_network():
+    """A normalization may be called in training mode; a call of the network in inference overrides that."""
+    x = inputs = keras.Input((6, 6, 4))
+    for number in range(2):
+        x = keras.layers.Conv2D(4, 3, padding="same", name=f"conv{number}")(x)
+        x = keras.layers.BatchNormalization()(x, training=True)
+    model = set_trained_statistics(keras.Model(inputs, x))
+    before = model.get_weights()
+    ksn.share(model, ShareDepth("all"), where="*", sample_images=images(model))
+    assert all(np.array_equal(old, new) for old, new in zip(before, model.get_weights(), strict=True))
+
+
+def test_weights_stay_frozen():
+    model = residual_network(blocks=1, stages=1)
+    for name in ("stem", "scores"):
+        model.get_layer(name).kernel.trainable = False
+    shared = ksn.share(model, ShareChannels(arrangements=2), where="*")
+    assert shared.left["stem"] == "one of its weights is frozen, but not the layer"
+    frozen = [layer.name for layer in shared.model.layers if hasattr(layer, "kernel") and not layer.kernel.trainable]
+    assert frozen == ["stem", "scores"]
+
+
 def test_where():
     model = residual_network()
     by_pattern = ksn.share(model, ShareChannels(arrangements=2), where="stage0_*_expand")
@@ -339,7 +361,9 @@ class Subclassed(keras.Model):
         (cached_network, ShareChannels(arrangements=7), {}, "does not divide its filters (=16)"),
         (cached_network, InterleavedGroups((5, 5)), {}, "does not divide its input channels (=8)"),
         (cached_network, ShareDepth(), {"where": "nothing*"}, "`where` (='nothing*')"),
+        (cached_network, ShareDepth(), {"where": lambda layer: False}, "`where` selects none of its convolutions"),
         (cached_network, ShareDepth(), {"sample_images": np.zeros((4, 5, 5, 3))}, "`sample_images`"),
+        (cached_network, ShareDepth(), {"sample_images": np.full((4, 12, 12, 3), np.nan)}, "only finite numbers"),
         (nested_network, HierarchicalGroups(2), {}, "its kernel is 3x3"),
         (nested_network, ShareDepth(), {"where": "conv0"}, "no other convolution of its shape in its stage"),
     ],
