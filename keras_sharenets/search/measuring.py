@@ -11,7 +11,8 @@ import json
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -29,7 +30,7 @@ from keras_sharenets.training.reports.evaluate import evaluate
 from keras_sharenets.training.run.network import build
 from keras_sharenets.training.run.start import locate_network
 
-_REPRESENTATIVE_IMAGES = 200
+_REPRESENTATIVE_IMAGES, _IMAGES_FOR_SIZE = 200, 8
 _REPETITIONS, _WARMUP = 50, 5
 PEERS = ("mobilenet_v2_1_0", "shufflenet_v2_2_0", "igcv3_d_1_0")
 PEERS_FOLDER = "references"
@@ -143,13 +144,16 @@ def estimate_file(model: keras.Model, dataset: Dataset) -> bytes:
     Training makes some batch normalization scales negative, which makes the file larger. The estimate makes half of
     them negative, so a trained network's file is rarely larger.
     """
+    randomize_batchnorm(model, negative_share=0.5)
+    return _int8_file(model, _representative_data(dataset, model.input_shape[1:]), dataset.class_names)
+
+
+def _int8_file(model: keras.Model, images: np.ndarray, class_names: Sequence[str]) -> bytes:
     from keras_sharenets.mobile.export import conversion, metadata
     from keras_sharenets.mobile.export.reference import lower_model
 
-    randomize_batchnorm(model, negative_share=0.5)
-    images = _representative_data(dataset, model.input_shape[1:])
     data = conversion.convert(lower_model(model), quantization="int8", representative_data=(images,))
-    return metadata.write_labels(data, dataset.class_names)
+    return metadata.write_labels(data, class_names)
 
 
 def estimate_costs(model: keras.Model, dataset: Dataset) -> FileCosts:
@@ -157,6 +161,40 @@ def estimate_costs(model: keras.Model, dataset: Dataset) -> FileCosts:
     data = estimate_file(model, dataset)
     (latency,) = latencies([data])
     return FileCosts(len(data), latency.median_ms, unsteady=latency.unsteady)
+
+
+def shared_file_bytes(
+    point: Mapping[str, str], network: Callable[[], keras.Model], *, dataset: Dataset, folder: pathlib.Path
+) -> int:
+    """Size of the int8 file of a network with transferred weights, before it is fine-tuned; cached like `FileLimits`.
+
+    Args:
+        point: how its convolutions share, which identifies it.
+        network: function that returns the network, called if its file is not known.
+        dataset: data set of the search.
+        folder: folder for the cached results.
+
+    Returns:
+        The size, or 0 if the network cannot be exported: its trial will give the reason.
+    """
+    from keras_sharenets.mobile.export.reference import ExportMismatchError
+
+    path = _record(folder, point)
+    if not path.is_file():
+        model = in_full_precision(network())
+        # The size hardly depends on the images.
+        images = _representative_data(dataset, model.input_shape[1:])[:_IMAGES_FOR_SIZE]
+        try:
+            size = len(_int8_file(model, images, dataset.class_names))
+        except (ExportMismatchError, ValueError):
+            size = 0
+        files.write_json(path, {"choices": point, "int8_bytes": size})
+    return json.loads(path.read_text(encoding="utf-8"))["int8_bytes"]
+
+
+def _record(folder: pathlib.Path, point: Mapping[str, Any]) -> pathlib.Path:
+    """The file with the measurements of the network of a point."""
+    return folder / f"{hashlib.sha256(json.dumps(point, sort_keys=True).encode()).hexdigest()[:20]}.json"
 
 
 class FileLimits:
@@ -207,8 +245,7 @@ class FileLimits:
 
     def costs(self, point: Point) -> FileCosts:
         """Estimated costs of the network of a point, cached after the first measurement."""
-        key = hashlib.sha256(json.dumps(point, sort_keys=True).encode()).hexdigest()[:20]
-        path = self.folder / f"{key}.json"
+        path = _record(self.folder, point)
         if not path.is_file():
             name, arguments = named(self.space, point)
             costs = estimate_costs(build(name, self.dataset, arguments, self.recipe), self.dataset)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import keras_tuner
@@ -17,13 +18,17 @@ from keras_sharenets import _checks
 from keras_sharenets.search import trials
 from keras_sharenets.search.budgets import FileBudget
 from keras_sharenets.search.hypermodel import SpaceHyperModel
-from keras_sharenets.search.measuring import FileLimits, writes_files
+from keras_sharenets.search.measuring import FileLimits, shared_file_bytes, writes_files
 from keras_sharenets.search.oracles import RepeatedFailuresError, make_oracle, parts_of_training
 from keras_sharenets.search.settings import Search
 from keras_sharenets.search.spaces import find_space
 from keras_sharenets.search.training import hold_out, starting_network, train_and_measure
 from keras_sharenets.training.data.batches import input_shape
 from keras_sharenets.training.recipes.recipe import BATCH_CHANGES, Recipe
+
+if TYPE_CHECKING:
+    from keras_sharenets.search.sharing import SharingHyperModel
+    from keras_sharenets.training.data.dataset import Dataset
 
 # Seconds between two requests for a trial, so that a waiting worker does not poll without pause.
 _PAUSE = 0.2
@@ -66,7 +71,7 @@ class _Tuner(keras_tuner.Tuner):
         hypermodel = (
             SpaceHyperModel(search.space, budget=search.budget, violated_limits=limits, **_sizes(search))
             if search.sharing is None
-            else search.sharing.hypermodel
+            else _sharing(search, self.held)
         )
         oracle = make_oracle(
             search.tuner,
@@ -168,6 +173,16 @@ class _Tuner(keras_tuner.Tuner):
             settings=settings,
             worker=self.tuner_id,
         )
+
+
+def _sharing(search: Search, held: Dataset) -> SharingHyperModel:
+    """The networks of a search of sharing, within the limit on their files."""
+    assert search.sharing is not None
+    limit = search.file_budget.max_tflite_bytes
+    if limit is None:
+        return search.sharing.hypermodel
+    file_bytes = functools.partial(shared_file_bytes, dataset=held, folder=search.folder / "estimates")
+    return search.sharing.hypermodel.limited(limit, file_bytes)
 
 
 def _sizes(search: Search) -> dict[str, Any]:

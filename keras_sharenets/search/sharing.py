@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections
+import copy
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -31,6 +33,13 @@ from keras_sharenets.training.run.start import NetworkLocation
 from keras_sharenets.training.run.teacher import open_teacher
 
 SHARES = (1, 2, 4, 8, 16, 32)
+# Function of a point and a function that returns its network.
+FileBytes = Callable[[Mapping[str, str], Callable[[], keras.Model]], int]
+
+
+def _unmeasured(point: Mapping[str, str], network: Callable[[], keras.Model]) -> int:
+    """The size of a file where it does not matter."""
+    return 0
 
 
 class SharingHyperModel(keras_tuner.HyperModel):
@@ -77,13 +86,28 @@ class SharingHyperModel(keras_tuner.HyperModel):
                 f"`budget` (={budget}) must allow {self._network.parameters - least.saved:,} parameters: sharing "
                 f"reduces the {self._network.parameters:,} of '{model.name}' no further."
             )
-        self._enough = least.taken
+        self._max_bytes, self._file_bytes = 0, _unmeasured
         self._options: dict[str, dict[str, Change]] = collections.defaultdict(dict)
         for change in self._changes:
             self._options[change.places[0].path][change.description] = change
 
+    def limited(self, max_tflite_bytes: int, file_bytes: FileBytes) -> SharingHyperModel:
+        """The same networks, but with more sharing where the int8 file of a choice would be larger than a limit.
+
+        Args:
+            max_tflite_bytes: the limit.
+            file_bytes: function of a `point` and a function that returns its network; it returns the size of the file.
+        """
+        new = copy.copy(self)
+        new._max_bytes, new._file_bytes = max_tflite_bytes, file_bytes
+        return new
+
     def point(self, hp: keras_tuner.HyperParameters) -> dict[str, str]:
-        """For each hyperparameter, `"none"` or the replacement of its convolution."""
+        """For each hyperparameter, `"none"` or the replacement of its convolution.
+
+        Raises:
+            ValueError: no choice has a file within the limit of [`limited`].
+        """
         choice, taken = Choice(self._changes), set()
         # Request all hyperparameters, whether applied or not: a tuner must know them from the first network on.
         picked = {path: hp.Choice(path, [UNSHARED, *options]) for path, options in self._options.items()}
@@ -92,9 +116,19 @@ class SharingHyperModel(keras_tuner.HyperModel):
             if change is not None and taken.isdisjoint(map(id, change.places)):
                 choice.take(change)
                 taken.update(map(id, change.places))
-        changes = choice.taken if choice.saved >= self._wanted or choice.save(self._wanted) else self._enough
-        made = {change.places[0].path: change.description for change in changes}
-        return dict.fromkeys(self._options, UNSHARED) | made
+        wanted, sizes = self._wanted, []
+        while choice.saved >= wanted or choice.save(wanted) or (choice := Choice(self._changes)).save(wanted):
+            made = {change.places[0].path: change.description for change in choice.taken}
+            point = dict.fromkeys(self._options, UNSHARED) | made
+            size = self._file_bytes(point, functools.partial(self.network, point))
+            if size <= self._max_bytes:
+                return point
+            # A weight takes one byte.
+            wanted, sizes = choice.saved + size - self._max_bytes, [*sizes, size]
+        raise ValueError(
+            f"`max_tflite_bytes` (={self._max_bytes}) must be at least {min(sizes)}: sharing reduces the int8 file of "
+            f"'{self.name}' no further."
+        )
 
     def point_of_values(self, values: Mapping[str, Any]) -> dict[str, str]:
         """As `point`, from the values of the hyperparameters by name."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from harness import slow_after
 
+from keras_sharenets.mobile import export_tflite
 from keras_sharenets.mobile.export import conversion
 from keras_sharenets.mobile.export.reference import lower_model
 from keras_sharenets.search import measuring
@@ -130,6 +131,20 @@ def test_costs_are_measured_once(tmp_path, monkeypatch):
     )
     (path,) = tmp_path.iterdir()
     assert json.loads(path.read_text())["arguments"] == POINT
+
+
+def test_size_of_a_shared_network_is_known_before_it_is_trained(tmp_path):
+    x = inputs = keras.Input(DIGITS.shape)
+    x = keras.layers.Conv2D(4, 3)(keras.layers.Rescaling(1 / 255)(x))
+    outputs = keras.layers.Dense(10, "softmax")(keras.layers.GlobalAveragePooling2D()(x))
+    model, options = keras.Model(inputs, outputs), {"dataset": DIGITS, "folder": tmp_path}
+    size = measuring.shared_file_bytes({"conv": "none"}, lambda: model, **options)
+    images = DIGITS.test.pixels(np.arange(32))
+    report = export_tflite(model, tmp_path / "net", "int8", representative_data=images, class_names=DIGITS.class_names)
+    assert size == report.file_bytes
+    assert measuring.shared_file_bytes({"conv": "none"}, None, **options) == size  # Not built again.
+    cosine = keras.Model(inputs, keras.ops.arccosh(outputs))
+    assert measuring.shared_file_bytes({"conv": "HSC"}, lambda: cosine, **options) == 0  # Cannot be exported.
 
 
 @pytest.mark.parametrize(("name", "value"), [("max_tflite_bytes", 0), ("max_latency_ms", -1.0)])

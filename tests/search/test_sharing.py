@@ -62,6 +62,29 @@ def test_choices_give_networks_within_the_budget():
     assert all(np.array_equal(old, new) for old, new in zip(before, model.get_weights(), strict=True))
 
 
+def test_choices_give_files_within_the_limit():
+    """With a file of 300 bytes plus one for each parameter: no network is larger than the limit."""
+    model, built = network(), []
+
+    def file_bytes(point, build):
+        built.append(point)
+        return 300 + ksn.profile(build()).stored_parameters
+
+    free = SharingHyperModel(model)
+    limit = 300 + ksn.profile(model).stored_parameters // 2
+    hypermodel, hp, random = free.limited(limit, file_bytes), keras_tuner.HyperParameters(), np.random.default_rng(0)
+    # The default does not share, and is too large.
+    points = [hypermodel.point(hp)]
+    assert len(built) == 2
+    for _ in range(4):
+        hp.values = {each.name: str(random.choice(each.values)) for each in hp.space}
+        points.append(hypermodel.point(hp))
+    assert all(ksn.profile(free.network(point)).stored_parameters <= limit - 300 for point in points)
+    assert len({str(point) for point in points}) > 1
+    with pytest.raises(ValueError, match=r"`max_tflite_bytes` \(=310\) must be at least \d+: sharing reduces the int8"):
+        free.limited(310, file_bytes).point(hp)
+
+
 def test_bad_budgets():
     with pytest.raises(ValueError, match=r"must allow [\d,]+ parameters"):
         SharingHyperModel(network(), budget=Budget(max_parameters=10))
