@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # uv takes a fifth of the CPU time of pip. If it fails, for example because only pip knows the package index, pip installs.
 EVERYTHING := ".[all,precisions,test]"
-install = $(BIN)/uv pip install --quiet --python $(BIN)/python -e $(1) || $(PIP) -e $(1)
+install = $(BIN)/uv pip install --quiet --python $(BIN)/python $(2) -e $(1) || $(PIP) -e $(1)
 # Two processes; whoever has nothing left to do takes over tests of the other.
 PYTEST := -m pytest -n 2 --dist worksteal
 # What runs on any Keras backend: `make test` compares with JAX, `make test-jax` runs these tests on it.
@@ -86,8 +86,9 @@ $(PACKAGE): setup.cfg pyproject.toml
 	$(call install,.)
 	touch $(PACKAGE)
 
+# Compiled once here, as by pip, rather than by both test processes while they import it.
 $(INSTALLED): $(PACKAGE)
-	$(call install,$(EVERYTHING))
+	$(call install,$(EVERYTHING),--compile-bytecode)
 	touch $(INSTALLED)
 
 clean:

@@ -8,6 +8,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from harness import slow_after
 
 import keras_sharenets as ksn
 from keras_sharenets import layers
@@ -172,7 +173,7 @@ def channels_first():
     keras.config.set_image_data_format("channels_last")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_after(2, FAMILIES))
 def test_setting_of_the_channels_changes_no_network(family, channels_first):
     name, small = FAMILIES[family].representative
     under_setting = ksn.create_model(name, **small).to_json()

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import PIL.Image
 import pytest
+from harness import slow_after
 
 import keras_sharenets as ksn
 from keras_sharenets import cli
@@ -105,7 +106,7 @@ def test_examples_run_with_the_documented_output(quickly, folder, monkeypatch):
     assert half < whole
 
 
-@pytest.mark.parametrize(("page", "number"), [("networks", 2), ("own_network", 7), ("choose", 2)])
+@pytest.mark.parametrize(("page", "number"), slow_after(1, [("networks", 2), ("own_network", 7), ("choose", 2)]))
 def test_examples_of_a_page_by_itself(page, number, folder):
     names, checked = {}, 0
     for _, block in blocks("python", page=(DOCS / f"{page}.md").read_text()):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import PIL.Image
 import pytest
-from harness import counts_only
+from harness import counts_only, slow_after
 
 import keras_sharenets as ksn
 from benchmarks import scaling
@@ -77,7 +77,7 @@ def test_axis(axis):
 
 
 @counts_only
-@pytest.mark.parametrize("name", ["hscnet, G", "hscnet, R", "hscnet, T"])
+@pytest.mark.parametrize("name", slow_after(1, ["hscnet, G", "hscnet, R", "hscnet, T"]))
 def test_stored_parameters_match_formula(name):
     axis = BY_NAME[name]
     for value in axis.values:

@@ -26,7 +26,7 @@ SHARED = {
 
 
 # By default: every kind of module, and shared layers.
-FEW = ("hscnet of three modules", "shardnet")
+FEW = ("hscnet of three modules",)
 
 
 def unshared_module(channels, width, pixels_in, pixels_out, groups):
@@ -229,12 +229,9 @@ def test_contenders_of_a_network():
     assert peers.PAPER["igcv3_d_1_0"] == (3.24, 3.60)
 
 
-# By default, one network whose family has a peer without the chain.
-ONE_EACH = slow_after(1, sorted(peers.NAMED, key=lambda name: name not in ("hgcnet_42_g4", "igcv2_c64_d8")))
-
-
+@pytest.mark.slow
 @counts_only
-@pytest.mark.parametrize("name", ONE_EACH)
+@pytest.mark.parametrize("name", sorted(peers.NAMED))
 def test_named_peers(name):
     """A peer without the chain has fewer weights; the peers of IGC-V2 have about as many."""
     network, *others = beside(name, shared=False, references=True)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from harness import slow_after
 from keras import layers, ops
 from random_networks import images
 
@@ -89,34 +90,40 @@ def operators(path):
     return [name for name, *_ in file.operators(file.parse(path.read_bytes()))]
 
 
-@pytest.mark.parametrize("quantization", [None, "float16", "int8"])
-def test_file_matches_keras(tmp_path, quantization):
-    model, path = network(), tmp_path / "net.tflite"
-    report = export_tflite(model, path, quantization, representative_data=PIXELS)
+@pytest.fixture(scope="module", params=slow_after(1, ["int8", "float16", None]))
+def exported(request, tmp_path_factory):
+    """The precision, the network, its file with input and output in that precision, and the report."""
+    model, path = network(), tmp_path_factory.mktemp("composed") / "net.tflite"
+    ends = {"input_type": "int8", "output_type": "int8"} if request.param == "int8" else {}
+    return request.param, model, path, export_tflite(model, path, request.param, representative_data=PIXELS, **ends)
+
+
+def test_file_matches_keras(exported):
+    quantization, model, path, report = exported
     assert report.fallback_layers == ()
     right = np.asarray(model(PIXELS))
     bound = {None: 1e-5, "float16": 2e-3, "int8": 0.05}[quantization]
     assert np.linalg.norm(predict_tflite(path, PIXELS) - right) < bound * np.linalg.norm(right)
 
 
-def test_int8_file_has_no_float_operators(tmp_path):
-    path = tmp_path / "net.tflite"
-    export_tflite(network(), path, "int8", representative_data=PIXELS, input_type="int8", output_type="int8")
-    assert not {"QUANTIZE", "DEQUANTIZE"} & set(operators(path))
+def test_int8_file_has_no_float_operators(exported):
+    quantization, _, path, _ = exported
+    if quantization == "int8":
+        assert not {"QUANTIZE", "DEQUANTIZE"} & set(operators(path))
 
 
-def test_two_calls_share_their_constants(tmp_path):
-    path = tmp_path / "net.tflite"
-    report = export_tflite(network(), path, "int8", representative_data=PIXELS)
+def test_two_calls_share_their_constants(exported):
+    _, _, path, report = exported
     assert file.repeated_bytes(file.parse(path.read_bytes())) == 0
     assert report.repetition < 1.3
 
 
 def test_operations_are_named_by_their_path():
-    names = [step.name for step in lower(network()).operations]
+    operations = lower(network()).operations
+    names = [step.name for step in operations]
     assert {"whole/convolution", "whole/block/attention/squeeze"} & set(names) == set()
     assert {"whole/block/convolution", "whole/classifier"} <= set(names)
-    sites = [step.site for step in lower(network()).operations if step.name == "whole/block/convolution"]
+    sites = [step.site for step in operations if step.name == "whole/block/convolution"]
     assert len(set(sites)) == len(sites) == 2
 
 

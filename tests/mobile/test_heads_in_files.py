@@ -42,7 +42,7 @@ def network(kind):
     return model
 
 
-@pytest.fixture(scope="module", params=slow_after(2, ["binary", "multilabel", "value"]))
+@pytest.fixture(scope="module", params=slow_after(1, ["multilabel", "binary", "value"]))
 def exported(request, tmp_path_factory):
     """Kind, folder, and the report of each exported file."""
     kind, folder = request.param, tmp_path_factory.mktemp(request.param)

@@ -2,6 +2,7 @@
 
 import keras
 import pytest
+from harness import slow_after
 from mobile_networks import convert
 from test_random_networks import converted_by_tensorflow, relative_error, scores_of
 
@@ -61,7 +62,7 @@ def to_float64(model):
     return copy
 
 
-@pytest.mark.parametrize("name", ["MobileNetV3Small", "MobileNet"])
+@pytest.mark.parametrize("name", slow_after(1, ["MobileNetV3Small", "MobileNet"]))
 def test_lowered_layers_match_keras(name):
     lowered = lower_model(network(name))
     check_layers(lowered, (pixels(name, 2, 4),))

@@ -173,17 +173,14 @@ def hierarchical_network():
     return network_of_modules((16, 16, 3), *modules)
 
 
-# By default, two modules of hierarchical group convolutions; the other families behave in the same way.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "build",
-    slow_after(
-        1,
-        [
-            hierarchical_network,
-            functools.partial(representative, "hgcnet", blocks_per_stage=1, growth=4),
-            *(functools.partial(representative, family) for family in REPRESENTATIVES),
-        ],
-    ),
+    [
+        hierarchical_network,
+        functools.partial(representative, "hgcnet", blocks_per_stage=1, growth=4),
+        *(functools.partial(representative, family) for family in REPRESENTATIVES),
+    ],
     ids=["chains", "short hgcnet", *REPRESENTATIVES],
 )
 def test_every_family(build, tmp_path):

@@ -82,7 +82,8 @@ def test_fit_starts_from_assigned_weights():
         assert "kernel" not in weight.path or np.array_equal(weight.numpy(), expected)
 
 
-@pytest.mark.parametrize("form", [pytest.param("dataset", marks=pytest.mark.slow), "generator"])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["dataset", "generator"])
 def test_forms_of_data(form):
     batches = [(IMAGES[start : start + 8], CLASSES[start : start + 8]) for start in range(0, 48, 8)]
     data = (

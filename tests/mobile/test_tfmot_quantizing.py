@@ -36,6 +36,7 @@ def fit(model, images=IMAGES, epochs=1, momentum=0.0, run_eagerly=False):
     return model.fit(images, CLASSES[: len(images)], **arguments).history["loss"]
 
 
+@pytest.mark.slow
 def test_training_matches_keras_engine():
     """Losses, weights, and ranges after two steps; the second step uses the ranges of the first."""
     own, given = mobile.quantize_aware(network()), mobile.quantize_aware(network())

@@ -8,9 +8,10 @@ from sharesnet_networks import BOTTLENECKS
 
 import keras_sharenets as ksn
 from keras_sharenets.models import base
-from keras_sharenets.models.registry import RENAMED, VARIANTS, own_arguments
+from keras_sharenets.models.registry import FAMILIES, RENAMED, VARIANTS, own_arguments
 
 FACTORIES = {variant.factory: name for name, variant in VARIANTS.items()}
+QUICK = [family.representative[0] for family in FAMILIES.values()]
 PreActResNet = ksn.models.PreActResNet
 
 
@@ -24,7 +25,11 @@ def test_network_takes_raw_pixels():
     assert_close(network.predict(pixels, verbose=0), plain.predict(pixels / 127.5 - 1, verbose=0), 1e-5)
 
 
-@pytest.mark.parametrize("factory", FACTORIES, ids=lambda factory: factory.__name__)
+@pytest.mark.parametrize(
+    "factory",
+    [pytest.param(factory, marks=[] if name in QUICK else pytest.mark.slow) for factory, name in FACTORIES.items()],
+    ids=lambda factory: factory.__name__,
+)
 def test_every_factory_scales_pixels_unless_told_otherwise(factory):
     with keras.StatelessScope():
         network = ksn.create_model(FACTORIES[factory])

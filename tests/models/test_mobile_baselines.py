@@ -86,7 +86,7 @@ def test_strides_change_the_work_and_nothing_else(factory, small, late, large):
 
 
 @pytest.mark.parametrize("factory", TINY)
-@pytest.mark.parametrize("side", [32, 111, 112])
+@pytest.mark.parametrize("side", slow_after(1, [111, 112, 32]))
 def test_small_images_keep_their_size_for_longer(factory, side):
     model = factory(**TINY[factory], input_shape=(side, side, 3), include_top=False)
     last = -(-side // (TOTAL[factory] if side < 112 else 32))
@@ -325,7 +325,7 @@ def test_unknown_height_and_width(factory):
     assert open_sides(pseudo_random((1, 12, 20, 3))).shape == (1, 5)
 
 
-@pytest.mark.parametrize("factory", TINY)
+@pytest.mark.parametrize("factory", slow_after(2, TINY))
 def test_without_the_top_and_upon_a_tensor(factory):
     inputs = keras.Input((32, 32, 3))
     scaled = keras.layers.Rescaling(1 / 255)(inputs)

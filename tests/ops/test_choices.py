@@ -131,6 +131,7 @@ def test_runtime(dtype):
     assert seen == ["tensorflow" if trains_in_groups(dtype) else "xla", "xla"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="it is TensorFlow that has two sets of kernels")
 def test_training_with_the_other_kernels():
     """On many CPUs, TensorFlow does not use oneDNN and has no gradients of grouped convolutions."""

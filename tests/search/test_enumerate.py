@@ -120,7 +120,7 @@ def test_sorting_by_several_columns():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name == "igcv2" else []) for name in NAMES]
+    "name", [pytest.param(name, marks=[] if name == "shardnet" else pytest.mark.slow) for name in NAMES]
 )
 def test_every_argument_is_a_column(name, capsys):
     columns = list(dict.fromkeys(choice.argument for choice in find_space(name).choices))

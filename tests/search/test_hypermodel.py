@@ -32,8 +32,8 @@ def _random_hyperparameters(hypermodel, seed):
         pytest.param("hscnet", Budget(), marks=pytest.mark.slow),
         ("hgcnet", Budget(max_parameters=10_000, max_multiply_adds=200_000)),
         pytest.param("igcv2", Budget(max_parameters=8_000), marks=pytest.mark.slow),
-        ("sharesnet", Budget(max_multiply_adds=10**6)),
-        ("shardnet", Budget(max_parameters=20_000)),
+        pytest.param("sharesnet", Budget(max_multiply_adds=10**6), marks=pytest.mark.slow),
+        pytest.param("shardnet", Budget(max_parameters=20_000), marks=pytest.mark.slow),
     ],
 )
 def test_hyperparameters_give_networks_within_the_budget(name, budget):

@@ -59,9 +59,9 @@ def test_student_approaches_its_teacher_and_is_saved_without_it(tmp_path):
     student, teacher = student_and_teacher()
     given = images(teacher)
     model = ksn.distill(student, teacher, weight=1.0, features="blocks")
-    model.compile(keras.optimizers.Adam(0.01), LOSS, run_eagerly=True)
+    model.compile(keras.optimizers.Adam(0.02), LOSS, run_eagerly=True)
     # With a weight of 1, the loss is the distance to the teacher.
-    history = model.fit(given, np.zeros(16), epochs=15, verbose=0).history["loss"]
+    history = model.fit(given, np.zeros(16), epochs=8, verbose=0).history["loss"]
     assert history[-1] < 0.7 * history[0]
     model.save(tmp_path / "student.keras")
     loaded = keras.saving.load_model(tmp_path / "student.keras", compile=False)

@@ -34,7 +34,7 @@ def networks():
 
 
 @pytest.mark.parametrize("with_images", [pytest.param(False, marks=pytest.mark.slow), True])
-@pytest.mark.parametrize("scheme", NOTHING_SHARED, ids=str)
+@pytest.mark.parametrize("scheme", slow_after(2, NOTHING_SHARED), ids=str)
 def test_schemes_without_sharing_do_not_change_outputs(scheme, with_images):
     for model in networks()[with_images:]:
         given = images(model)
