@@ -1,20 +1,21 @@
 """Common code of figures: labels next to their points that cover nothing."""
 
+import io
 import warnings
 
 import numpy as np
+import PIL.Image
 import pytest
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from keras_sharenets.rendering import figures
 from keras_sharenets.training.recipes.named import find_recipe
-from keras_sharenets.training.reports import plots
 from keras_sharenets.training.reports.plots import (
     draw_comparison,
     draw_confusion,
     draw_loss_and_accuracy,
-    draw_predictions,
+    show_predictions,
 )
 from keras_sharenets.training.run.record import Epoch, Run
 
@@ -46,13 +47,11 @@ def test_dollar_signs_in_names_are_not_formulas():
     figures.png(figure)
     shown = {text.get_text(): text.get_parse_math() for text in figure.findobj(Text) if "$" in text.get_text()}
     assert shown == dict.fromkeys(("b$_$", "a$b$", "US$_to_CA$"), False)
-    assert draw_confusion(np.eye(2, dtype=int), ["$_$", "_"], "$^$")
+    assert draw_confusion(np.eye(2, dtype=int), "$^$")
 
 
 def test_long_and_foreign_class_names(monkeypatch):
-    """No warning about missing characters or a layout without room, as they raise errors here."""
-    drawn = []
-    monkeypatch.setattr(plots, "png", lambda figure: drawn.append(figure) or figures.png(figure))
+    """No warning about missing characters, as it raises an error here."""
     monkeypatch.setattr(figures, "FALLBACKS", ())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -60,18 +59,28 @@ def test_long_and_foreign_class_names(monkeypatch):
             (["a" * 300, "b" * 24], [f"0 {'a' * 23}…", f"1 {'b' * 24}"]),
             (["\u732b", "bee"], ["0", "1 bee"]),
         ):
-            draw_confusion(np.array([[9, 1], [2, 8]]), names, "title")
-            axes = drawn[-1].axes[0]
-            for axis in (axes.xaxis, axes.yaxis):
-                assert [tick.get_text() for tick in axis.get_ticklabels()] == expected
-            assert axes.get_position().width > 0.35
-            assert axes.get_xlabel() == "predicted class, by number"
-        draw_predictions(np.zeros((2, 8, 8, 3), np.uint8), np.array([1, 0]), np.eye(2), names, columns=2)
-        assert [axes.get_title() for axes in drawn[-1].axes] == ["0 100%\n(is 1 bee)", "1 bee 100%\n(is 0)"]
+            shown = figures.name_classes(names, 24)
+            assert shown == expected
+            figure = figures.new_figure(3, 2)
+            figure.subplots().set_xticks([0, 1], shown)
+            figures.png(figure)
         # A character that the font of matplotlib lacks, and another one has.
         monkeypatch.setattr(figures, "FALLBACKS", ("STIXGeneral",))
         assert figures.name_classes(["\u1d81", "bee"], 6) == ["\u1d81", "bee"]
         figures.png(figures.new_figure(1, 1, "\u1d81"))
+
+
+def test_images_keep_their_pixels():
+    """Gray ones, too; small ones are enlarged without blur."""
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, shape) for shape in ((8, 8, 1), (40, 80, 3), (300, 600, 3))]
+    probabilities = np.array([[0.25, 0.75], [0.9, 0.1], [0.2, 0.8]])
+    shown = show_predictions(images, np.array([1, 1, 1]), probabilities, ["a", "b"])
+    assert [(each.text, each.wrong) for each in shown] == [("b 75%", False), ("a 90% (is b)", True), ("b 80%", False)]
+    small, wide, large = (np.asarray(PIL.Image.open(io.BytesIO(each.data))) for each in shown)
+    np.testing.assert_array_equal(small, np.kron(images[0][..., 0], np.ones((14, 14), int)))
+    np.testing.assert_array_equal(wide, images[1])
+    np.testing.assert_array_equal(large, images[2])
 
 
 @pytest.mark.parametrize("loss", [float("nan"), 0.0])

@@ -29,12 +29,12 @@ def run(arguments: argparse.Namespace) -> Answer:
 
     import keras_sharenets as ksn
     from keras_sharenets import analysis, files
-    from keras_sharenets.rendering.page import COUNTS, Photos, page
+    from keras_sharenets.rendering.page import COUNTS, page
     from keras_sharenets.rendering.tables import text_table
     from keras_sharenets.training.data.sources import load_digits
     from keras_sharenets.training.recipes.named import override, recipe_for
     from keras_sharenets.training.reports.evaluate import evaluate
-    from keras_sharenets.training.reports.plots import draw_predictions
+    from keras_sharenets.training.reports.plots import show_predictions
     from keras_sharenets.training.run.fit import fit
     from keras_sharenets.training.run.record import RunOptions
 
@@ -76,11 +76,10 @@ def run(arguments: argparse.Namespace) -> Answer:
     images = tests[:: len(dataset.test) // 40][:40]
     labels = dataset.test.labels[:: len(dataset.test) // 40][:40]
     probabilities = ksn.mobile.predict_tflite(tflite.path, images)
-    predictions = draw_predictions(images, labels, probabilities, dataset.class_names)
     sections = {
         "": dict(rows),
         "Training": (output / "curves.png").read_bytes(),
-        "Predictions of the int8 file": Photos(predictions),
+        "Predictions of the int8 file": show_predictions(images, labels, probabilities, dataset.class_names),
         COUNTS: analysis.to_text(profile),
     }
     heading = f"{MODEL} on {dataset.name}"

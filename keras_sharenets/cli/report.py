@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WORST = 10  # Number of confused class pairs to list.
 WRONG_IMAGES = 30  # Number of misclassified images to show, most confident first.
+NAMED_CLASSES = 20  # Maximum number of classes for a confusion matrix with counts and names.
 _SIDE = 256
 
 
@@ -60,11 +61,11 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
 
     import keras_sharenets as ksn
     from keras_sharenets import analysis, files
-    from keras_sharenets.rendering.page import COUNTS, Photos, page
+    from keras_sharenets.rendering.page import COUNTS, Confusion, page
     from keras_sharenets.training.data.dataset import chunks
     from keras_sharenets.training.recipes.named import changed_fields
     from keras_sharenets.training.reports.evaluate import count_top5, predict_test_split
-    from keras_sharenets.training.reports.plots import draw_confusion, draw_loss_and_accuracy, draw_predictions
+    from keras_sharenets.training.reports.plots import draw_confusion, draw_loss_and_accuracy, show_predictions
     from keras_sharenets.training.run.finished import network_file, tested_crops
     from keras_sharenets.training.run.record import FEW_CLASSES
 
@@ -100,14 +101,15 @@ def report_page(run: Run, folder: pathlib.Path, dataset: Dataset) -> tuple[str, 
         "": facts,
         "Training": draw_loss_and_accuracy(run),
         "Precision and recall by class": class_table(labels, guesses, dataset.class_names),
-        "Confusion matrix": draw_confusion(matrix, dataset.class_names, f"{title}, test split"),
-        "Most frequent mistakes": [("right class", "predicted", "images"), *pairs] if pairs else [],
+        "Confusion matrix, test split": Confusion(dataset.class_names, matrix.tolist())
+        if len(classes) <= NAMED_CLASSES
+        else draw_confusion(matrix, title),
+        "Most frequent mistakes": [("true class", "predicted class", "images"), *pairs] if pairs else [],
     }
     if len(wrong):
         heading = f"Misclassified images: {len(wrong)} of {count - correct}, most confident first"
         images = [_thumbnail(image) for few in chunks(dataset.test.part(wrong)) for image in few]
-        shown = draw_predictions(images, labels[wrong], probabilities[wrong], dataset.class_names)
-        sections[heading] = Photos(shown)
+        sections[heading] = show_predictions(images, labels[wrong], probabilities[wrong], dataset.class_names)
     sections[COUNTS] = analysis.to_text(profile)
     figures = {
         "test_accuracy": correct / count,

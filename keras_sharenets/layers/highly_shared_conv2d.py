@@ -22,10 +22,10 @@ class HighlySharedConv2D(SharedConvolution):
       `channel_repeats` times along the channels.
 
     For layer repeated filters (LRF), call the same layer in several places: its weights are stored, trained and saved
-    once. With `groups=channel_repeats=arrangements=1` the layer equals `keras.layers.Conv2D`. With
-    `channel_repeats=arrangements=1` it equals `keras.layers.Conv2D(groups=groups)` and trains faster on a CPU: Keras
-    runs grouped convolutions in XLA there, which is slow; this layer selects a fast implementation inside and outside
-    of XLA.
+    once. With `groups=channel_repeats=arrangements=1` the layer equals `keras.layers.Conv2D`, except that `padding` is
+    `"same"` and `use_bias` is `False` by default. With `channel_repeats=arrangements=1` it equals
+    `keras.layers.Conv2D(groups=groups)` and trains faster on a CPU: Keras runs grouped convolutions in XLA there, which
+    is slow; this layer selects a fast implementation inside and outside of XLA.
 
     Args:
         filters: int, number of output channels.

@@ -142,7 +142,8 @@ def create_model(name: str, /, *, weights: str | os.PathLike | None = None, **ov
             `include_preprocessing`.
 
     Returns:
-        A functional `keras.Model`. It takes pixels from 0 to 255 unless `include_preprocessing=False`.
+        A functional `keras.Model`. It takes pixels from 0 to 255 unless `include_preprocessing=False`. It computes in
+        the global dtype policy: call `keras.config.set_dtype_policy("mixed_bfloat16")` first for half precision.
 
     Raises:
         ValueError: the name is unknown (the message suggests similar names); an argument violates a rule of the

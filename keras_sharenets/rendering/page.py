@@ -11,11 +11,13 @@ from keras_sharenets.rendering.tables import Rows, column_sides
 
 COUNTS = "Weights and multiply-adds, call by call"
 MANY_LINES, MANY_ROWS = 20, 50  # Longer text and longer tables are folded up.
-LONG = 30  # Letters of a cell that is not squeezed into a narrow column.
+LONG = 30  # Letters of a cell that is not squeezed into a narrow column, and of a class name beside a matrix.
 _STYLE = """
 :root { color-scheme: light dark; --text: #1f2933; --quiet: #52606d; --line: #e4e7eb; --back: #ffffff; --box: #f5f7fa; }
+:root { --wrong: #c62828; }
 @media (prefers-color-scheme: dark) {
   :root { --text: #e4e7eb; --quiet: #a3afbb; --line: #3b4754; --back: #161b21; --box: #20272f; }
+  :root { --wrong: #ff8a80; }
   img.figure { filter: invert(0.91) hue-rotate(180deg); mix-blend-mode: lighten; }
   img.photos { background: #ffffff; }
 }
@@ -28,6 +30,16 @@ td, th { padding: 0.3rem 1rem 0.3rem 0; border-bottom: 1px solid var(--line); ve
 th { font-weight: 600; } td { font-variant-numeric: tabular-nums; } .number { text-align: right; white-space: nowrap; }
 .long { min-width: 16rem; } pre { font-size: 0.8rem; background: var(--box); padding: 1rem; overflow-x: auto; }
 pre { white-space: pre-wrap; } details pre { white-space: pre; }
+.confusion th { border: 0; font-weight: 400; } .confusion td { border: 1px solid var(--line); }
+.confusion td, .confusion th { padding: 0.15rem 0.25rem; } .confusion thead td { border: 0; }
+.confusion td { min-width: 1.2rem; height: 1.5rem; text-align: center; vertical-align: middle; }
+.confusion thead th { writing-mode: vertical-rl; transform: rotate(180deg); max-height: 12rem; }
+.confusion tbody th { position: sticky; left: 0; max-width: 9rem; background: var(--back); vertical-align: middle; }
+.confusion td.most { color: #ffffff; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: 0.8rem; }
+.gallery figure { margin: 0; font-size: 0.8rem; line-height: 1.3; overflow-wrap: anywhere; }
+.gallery img { width: 100%; } .wrong { color: var(--wrong); }
+@media (max-width: 40rem) { td, th { padding-right: 0.6rem; } }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); gap: 1rem; }
 """
 
@@ -39,9 +51,26 @@ class Photos:
     data: bytes
 
 
+@dataclasses.dataclass(frozen=True)
+class Captioned:
+    """A small image as a PNG file, with the text below it, in red if it is `wrong`."""
+
+    data: bytes
+    text: str
+    wrong: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Confusion:
+    """The counts of a confusion matrix, a row per true class and a column per predicted class."""
+
+    class_names: Sequence[str]
+    counts: Sequence[Sequence[int]]
+
+
 # Pairs of a name and a value; a table whose first row is its header; a figure as a PNG file; several, each so narrow
-# that a phone can show it, beside each other where there is room; images; or text that is shown as it is.
-Section = Mapping[str, str] | Rows | bytes | Sequence[bytes] | Photos | str
+# a phone can show it, beside each other where there is room; images; a matrix; or text that is shown as it is.
+Section = Mapping[str, str] | Rows | bytes | Sequence[bytes] | Photos | Sequence[Captioned] | Confusion | str
 
 
 def page(title: str, note: str, sections: Mapping[str, Section]) -> str:
@@ -55,6 +84,9 @@ def page(title: str, note: str, sections: Mapping[str, Section]) -> str:
     >>> html = page("A title", "A note", {"": [("name", "epochs"), ("a < b", "15")]})
     >>> '<td>a &lt; b</td><td class="number">15</td>' in html
     True
+    >>> html = page("Matrix", "", {"": Confusion(("a", 40 * "b"), [(3, 1), (0, 2)])})
+    >>> '<th scope="row">a</th><td style="background: rgb(31 95 191 / 0.75)">3</td>' in html, "b" * 30 + "<" in html
+    (True, False)
     >>> ["<details>" in page("Folded?", "", {"Calls": "call\\n" * calls}) for calls in (5, 50)]
     [False, True]
     """
@@ -87,10 +119,15 @@ def _part(heading: str, part: Section) -> str:
     if isinstance(part, Mapping):
         pairs = [tuple(map(html.escape, pair)) for pair in part.items()]
         return _table([f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in pairs])
+    if isinstance(part, Confusion):
+        return _confusion(part)
     figures = [each for each in part if isinstance(each, bytes)]
     if figures:
         return f'<div class="figures">{"".join(_image(heading, each, "figure") for each in figures)}</div>'
-    rows = [row for row in part if not isinstance(row, bytes)]
+    images = [each for each in part if isinstance(each, Captioned)]
+    if images:
+        return f'<div class="gallery">{"".join(map(_captioned, images))}</div>'
+    rows = [row for row in part if not isinstance(row, (bytes, Captioned))]
     sides = column_sides(rows)
     table = _table([_row(rows[0], sides, "th"), *(_row(row, sides) for row in rows[1:])])
     return _folded(table, f"{len(rows) - 1} rows", len(rows) - 1 > MANY_ROWS)
@@ -99,6 +136,41 @@ def _part(heading: str, part: Section) -> str:
 def _image(heading: str, data: bytes, kind: str) -> str:
     source = base64.b64encode(data).decode()
     return f'<img alt="{html.escape(heading)}" src="data:image/png;base64,{source}" class="{kind}">'
+
+
+def _captioned(image: Captioned) -> str:
+    mark = ' class="wrong"' if image.wrong else ""
+    text = f"<figcaption{mark}>{html.escape(image.text)}</figcaption>"
+    return f"<figure>{_image(image.text, image.data, 'photos')}{text}</figure>"
+
+
+def _confusion(matrix: Confusion) -> str:
+    """The matrix as a table: the color of a cell is its fraction of the row."""
+    header = "".join(_class_name(name, "col") for name in matrix.class_names)
+    rows = []
+    for name, counts in zip(matrix.class_names, matrix.counts, strict=True):
+        cells = "".join(_share(count, sum(counts)) for count in counts)
+        rows.append(f"<tr>{_class_name(name, 'row')}{cells}</tr>")
+    return (
+        "<p>A row for each true class, a column for each predicted class. Color: fraction of the row.</p>\n"
+        f'<div class="scroll"><table class="confusion">\n<thead><tr><td></td>{header}</tr></thead>\n<tbody>'
+        + "\n".join(rows)
+        + "</tbody>\n</table></div>"
+    )
+
+
+def _class_name(name: str, scope: str) -> str:
+    if len(name) <= LONG:
+        return f'<th scope="{scope}">{html.escape(name)}</th>'
+    return f'<th scope="{scope}" title="{html.escape(name)}">{html.escape(name[: LONG - 1])}…</th>'
+
+
+def _share(count: int, total: int) -> str:
+    if not count:
+        return "<td></td>"
+    share = count / total
+    mark = ' class="most"' if share > 0.8 else ""
+    return f'<td{mark} style="background: rgb(31 95 191 / {share:.2f})">{count:,}</td>'
 
 
 def _folded(content: str, summary: str, long: bool) -> str:

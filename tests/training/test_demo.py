@@ -45,7 +45,7 @@ def test_demo_writes_files_and_report(quick_network, tmp_path, capsys, digits):
     assert json.loads((output / "metrics.json").read_text())["state"] == "finished"
 
     page = (output / "report.html").read_text()
-    assert len(re.findall(r'<img alt="[^"]+" src="data:image/png;base64,iVBOR', page)) == 2
+    assert len(re.findall(r'<img alt="[^"]+" src="data:image/png;base64,iVBOR', page)) == 41
     rows = re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td></tr>", page)
     assert len(rows) == 10
     assert set(rows) <= set(table.items())

@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras_sharenets import files, mobile, profile
 from keras_sharenets.cli.command import make_parser
 from keras_sharenets.cli.compare import short_names
-from keras_sharenets.cli.report import most_confused
+from keras_sharenets.cli.report import WRONG_IMAGES, most_confused
 from keras_sharenets.training.recipes.named import RECIPES
 from trainers.cli import COMMANDS, LINE, main
 
@@ -111,7 +111,10 @@ def test_report(folder, digits):
     guesses = model.predict(digits.test.images, verbose=0).argmax(1)
     matrix = sklearn.metrics.confusion_matrix(digits.test.labels, guesses, labels=range(10))
     wrong = matrix * (1 - np.eye(10, dtype=int))
-    assert kinds == ["figure"] * 3 + ["photos"] * (correct < 359)
+    assert kinds == ["figure"] * 2 + ["photos"] * min(WRONG_IMAGES, 359 - correct)
+    table_of_counts = page.partition('<table class="confusion">')[2].partition("</table>")[0]
+    counts = [re.findall(r"<td[^>]*>([\d,]*)</td>", row) for row in table_of_counts.split("<tr>")[2:]]
+    np.testing.assert_array_equal([[int(count or 0) for count in row] for row in counts], matrix)
     mistakes = page.partition("Most frequent mistakes")[2].partition("</table>")[0]
     mistakes = re.findall(r'<td class="number">(\d+)</td>' * 3, mistakes)
     assert len(mistakes) == min(10, np.count_nonzero(wrong))

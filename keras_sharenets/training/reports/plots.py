@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
+import io
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 
 import numpy as np
+import PIL.Image
 from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,13 +15,10 @@ from matplotlib.ticker import MaxNLocator
 
 from keras_sharenets.rendering.figures import (
     BLUE,
-    DARK,
     GRAY,
-    RED,
     caption,
     frame,
     log_ticks,
-    name_classes,
     name_lines,
     name_points,
     new_figure,
@@ -28,11 +26,11 @@ from keras_sharenets.rendering.figures import (
     png,
     usual_range,
 )
+from keras_sharenets.rendering.page import Captioned
 from keras_sharenets.training.run.record import Epoch, Run
 
 FEW_POINTS = 8  # Maximum number of points for a small figure of accuracies.
-NUMBERED = 20  # Maximum number of classes for a confusion matrix with counts and names.
-LONG, LONG_ABOVE_IMAGE = 24, 12  # Maximum number of characters of a class name in a figure.
+SIDE = 112  # Images whose longer side is shorter are enlarged on a page; in pixels.
 
 
 def draw_curves(run: Run) -> bytes:
@@ -131,62 +129,42 @@ def draw_accuracies(
     return png(figure)
 
 
-def draw_predictions(
-    images: np.ndarray | Sequence[np.ndarray],
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    class_names: Sequence[str],
-    columns: int = 10,
-) -> bytes:
-    """A grid of images with the predicted class (see `name_classes`) and its probability; wrong predictions in red.
+def show_predictions(
+    images: Sequence[np.ndarray] | np.ndarray, labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]
+) -> list[Captioned]:
+    """Images with the predicted class and its probability; a wrong prediction also has the true class.
 
     Args:
-        images: uint8 arrays `(height, width, channels)`, or one array `(n, height, width, channels)`.
+        images: arrays `(height, width, channels)` of pixel values from 0 to 255, with 1 or 3 channels.
         labels: int array `(n,)`, the true classes.
         probabilities: array `(n, classes)`.
         class_names: names of the classes.
-        columns: images per row.
     """
-    names = name_classes(class_names, LONG_ABOVE_IMAGE)
-    rows = math.ceil(len(images) / columns)
-    figure = new_figure(columns, 1.25 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
-        axes.axis("off")
-    for axes, image, label, row in zip(grid, images, labels, probabilities, strict=False):
-        axes.imshow(image.squeeze(), cmap="gray_r" if image.shape[-1] == 1 else None)
+    shown = []
+    for image, label, row in zip(images, labels, probabilities, strict=True):
         best = int(row.argmax())
-        text = f"{names[best]} {row[best]:.0%}"
-        if best == label:
-            axes.set_title(text, fontsize=8)
-        else:
-            axes.set_title(f"{text}\n(is {names[label]})", fontsize=8, color=RED)
-    return png(figure)
+        text, wrong = f"{class_names[best]} {row[best]:.0%}", bool(best != label)
+        text = f"{text} (is {class_names[label]})" if wrong else text
+        pixels = image[..., 0] if image.shape[-1] == 1 else image
+        small, file = PIL.Image.fromarray(np.asarray(pixels, np.uint8)), io.BytesIO()
+        # Enlarged here, because a browser blurs the pixels of images that it enlarges.
+        factor = max(1, SIDE // max(small.size))
+        small.resize((factor * small.width, factor * small.height), PIL.Image.Resampling.NEAREST).save(file, "PNG")
+        shown.append(Captioned(file.getvalue(), text, wrong))
+    return shown
 
 
-def draw_confusion(matrix: np.ndarray, class_names: Sequence[str], title: str) -> bytes:
-    """A confusion matrix with a row per true class and a column per predicted class; colors show fractions of a row.
+def draw_confusion(matrix: np.ndarray, title: str) -> bytes:
+    """A confusion matrix of many classes: a row per true class and a column per predicted class, with their numbers.
 
-    Classes are named as by `name_classes`; more than `NUMBERED` have numbers only.
+    Colors show fractions of a row.
     """
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    numbered = len(matrix) <= NUMBERED
-    names = name_classes(class_names, LONG) if numbered else []
-    room = 0.06 * max(max(map(len, names), default=0) - 10, 0)
-    side = max(4.5, 0.55 * len(matrix) + 2) + room if numbered else 8
-    by = "" if names == list(class_names) else ", by number"
-    figure = new_figure(side + 0.6, side)
+    figure = new_figure(8.6, 8, title)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xlabel(f"predicted class{by}")
-    axes.set_ylabel(f"true class{by}")
-    axes.set_title(title, loc="left", fontsize=11)
-    if numbered:
-        axes.set_xticks(range(len(matrix)), names, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(matrix)), names)
-        for row, column in zip(*np.nonzero(matrix), strict=True):
-            color = "white" if shares[row, column] > 0.5 else DARK
-            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=8, color=color)
+    axes.set_xlabel("predicted class, by number")
+    axes.set_ylabel("true class, by number")
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, shrink=0.8, label="fraction of the true class")
     return png(figure)
