@@ -29,7 +29,7 @@ _SIDE = 256
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN_DIR|SEARCH_DIR", help="folder of the run or of the search")
-    add_data_arguments(parser, required=False, note="Default: the data of the run.")
+    add_data_arguments(parser, required=False, note="Default: the data of the run or search.")
 
 
 def check(arguments: argparse.Namespace) -> None:

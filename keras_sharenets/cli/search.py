@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import pathlib
+import shlex
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -220,7 +221,7 @@ def run(arguments: argparse.Namespace) -> Answer | None:
     command = full_training(trials.read(folder / found["winner"] / trials.FILE), folder, record)
     lines = [_outcome(found, folder / conclusion.FOLDER)]
     lines += [f"train it with checkpoints or for longer: {command}"] if command else []
-    lines.append(f"report on all trials: sharenets report {folder}")
+    lines.append(f"report on all trials: sharenets report {shlex.quote(str(folder))}")
     if found["unsteady"] or any(result.unsteady for result in trials.read_all(folder)):
         lines.append(UNSTEADY_NOTE)
     return Answer("\n".join(lines), {**found, "folder": str(folder), "command": command})

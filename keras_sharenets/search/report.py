@@ -79,13 +79,16 @@ class Report:
         budget = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in limits.items()) or "none"
         recipe, held = Recipe(**settings["recipe"]), settings["validation"]
         changes = [f"{name} {getattr(recipe, name)}" for name in changed_fields(recipe)] or [f"{recipe.epochs} epochs"]
+        of_files = (
+            " Bytes and latency refer to the int8 file. Latency: LiteRT, one thread, one image, the median of each "
+            f"file, with all files interleaved when this report was made, on {self.machine['processor']}, "
+            f"{self.machine['cores']} cores.{_UNSTEADY if self.machine['unsteady'] else ''}"
+        )
         return (
             f"{settings['data']['note']}. Limits: {budget}. Recipe {recipe.name}, {', '.join(changes)}. Seed "
             f"{settings['seed']}. Trials are trained on {1 - held:.0%} of the {settings['data']['train']:,} images "
-            f"of the training split; their accuracies are measured on the other {held:.0%}. Bytes and latency refer to "
-            "the int8 file. Latency: LiteRT, one thread, one image, the median of each file, with all files "
-            f"interleaved when this report was made, on {self.machine['processor']}, {self.machine['cores']} cores."
-            f"{_UNSTEADY if self.machine['unsteady'] else ''}"
+            f"of the training split; their accuracies are measured on the other {held:.0%}."
+            f"{of_files if any(result.int8_bytes for result in self.results) else ''}"
         )
 
     @property
@@ -122,7 +125,9 @@ def _peers(
     return [] if original is None else [original]
 
 
-def make_report(folder: pathlib.Path, show: Callable[[str], object] = lambda text: None) -> Report:
+def make_report(
+    folder: pathlib.Path, show: Callable[[str], object] = lambda text: None, source: DataSource | None = None
+) -> Report:
     """Creates the report on the search in a folder.
 
     Latencies are measured again: those of the search were taken at different times and cannot be compared. Missing
@@ -131,12 +136,15 @@ def make_report(folder: pathlib.Path, show: Callable[[str], object] = lambda tex
     Args:
         folder: folder of the search.
         show: function that is called with a progress message before each step that takes seconds.
+        source: where the data of the search are now; `None` if they are where they were.
 
     Raises:
-        ValueError: the folder contains no search, or its data cannot be loaded.
+        ValueError: the folder contains no search, its data cannot be loaded, or they have other classes.
     """
     settings = search_settings.read(folder)
-    dataset = DataSource.from_record(settings["source"]).load()
+    dataset = (source or DataSource.from_record(settings["source"])).load()
+    if list(dataset.class_names) != settings["data"]["class_names"]:
+        raise ValueError(f"The classes of {dataset.name} must match those of the search in {folder}.")
     results, conclusion = trials.read_all(folder), read_conclusion(folder)
     peers = _peers(folder, settings, dataset, show) if writes_files() else []
     paths = {result.id: folder / result.id / "int8.tflite" for result in results if result.int8_bytes is not None}

@@ -143,9 +143,13 @@ def forget_unbegun(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
 
 def _differences(settings: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """Name, value and recorded value of each setting that differs from the record."""
-    given, recorded = (values | values["recipe"] for values in (settings, before))
-    for name in given.keys() - {"recipe", "source"}:
-        if given[name] != recorded.get(name):
+    from keras_sharenets.training.recipes.recipe import OPTIONS
+
+    # Older records lack the fields that recipes have got since. JSON has no tuples.
+    defaults: dict[str, Any] = {field.name: [] if field.default == () else field.default for field in OPTIONS}
+    given, recorded = ({**defaults, **values, **values["recipe"]} for values in (settings, before))
+    for name in given:
+        if name not in ("recipe", "source") and given[name] != recorded.get(name):
             yield name, given[name], recorded.get(name)
 
 

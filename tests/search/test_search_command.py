@@ -6,6 +6,7 @@ import shutil
 
 import keras
 import keras_tuner
+import PIL.Image
 import pytest
 
 import keras_sharenets as ksn
@@ -144,6 +145,14 @@ def test_different_arguments_for_an_existing_search(folder, capsys, arguments, m
     assert message in capsys.readouterr().err
 
 
+def test_report_with_other_data(folder, tmp_path, capsys):
+    for name in ("a/0.png", "a/1.png", "b/0.png", "b/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        PIL.Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert main(["report", str(folder), "--data", str(tmp_path)]) == 2
+    assert "must match those of the search in" in capsys.readouterr().err
+
+
 def test_report(folder, capsys, monkeypatch):
     for name in PEERS:
         # Replaces the reference files, which take long to create.
@@ -267,6 +276,10 @@ def test_search_without_trials_can_be_replaced(tmp_path):
     settings.forget_unbegun(folder, before | {"seed": 1})
     assert list(folder.iterdir()) == []
     settings.claim_folder(folder, before)
+    # A record from before recipes had this field: its default is no difference.
+    settings.claim_folder(folder, before | {"recipe": {"temperature": 4.0}})
+    with pytest.raises(ValueError, match=r"`temperature` \(=5\.0\) must match the search in .* \(=4\.0\)"):
+        settings.claim_folder(folder, before | {"recipe": {"temperature": 5.0}})
     files.write_json(folder / "oracle.json", {})
     settings.forget_unbegun(folder, before | {"seed": 1})
     assert settings.read(folder) == before
