@@ -13,8 +13,9 @@ from keras_sharenets.training.data.dataset import Arrays
 from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.recipes.named import override, recipe_for
 from keras_sharenets.training.reports.evaluate import evaluate
+from keras_sharenets.training.run.finished import warn_of_other_split
 from keras_sharenets.training.run.fit import fit
-from keras_sharenets.training.run.record import RunOptions
+from keras_sharenets.training.run.record import RunOptions, read_metrics, write_metrics
 
 PLAIN = RunOptions(jit_compile=False)
 
@@ -37,6 +38,13 @@ def test_images_from_a_folder(quick_network, tmp_path):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".* has changed since")
         assert evaluate(tmp_path / "run" / "last.keras", load(tmp_path / "colors")).accuracy == 1.0
+        # Another choice of validation images does not change the test split.
+        warn_of_other_split(tmp_path / "run" / "last.keras", load(tmp_path / "colors", validation=0.25))
+        record = read_metrics(tmp_path / "run" / "metrics.json")
+        beside = [[train, test, 9] for train, test in record.data["images_per_class"]]
+        more = dataclasses.replace(record, data={**record.data, "images_per_class": beside})
+        write_metrics(more, tmp_path / "other" / "metrics.json")
+        warn_of_other_split(tmp_path / "other" / "last.keras", load(tmp_path / "colors"))
     # With another image, other images are the test split.
     PIL.Image.fromarray(pixels).save(tmp_path / "colors" / "blue" / "20.png")
     with pytest.warns(UserWarning, match="it had 60 images and now has 61"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -92,16 +92,21 @@ def warn_of_other_split(path: str | pathlib.Path, dataset: Dataset) -> None:
     run, source = run_of_file(path), dataset.source
     if run is None or run.source is None or source is None or not source.is_folder:
         return
-    counts = run.data.get("images_per_class")  # Missing in older records.
-    now = [sum(each) for each in count_images(dataset).values()]
+    before, now = run.data.get("images_per_class"), list(count_images(dataset).values())  # Missing in older records.
     same = pathlib.Path(run.source["data"]).resolve() == pathlib.Path(source.data).resolve()
-    if same and counts is not None and [sum(each) for each in counts] != now:
-        before = sum(map(sum, counts))
+    if same and before is not None and not _splits(before) & _splits(now):
+        old, new = (sum(map(sum, counts)) for counts in (before, now))
         warnings.warn(
-            f"{source.data} has changed since the network in {path} was trained: it had {before:,} images and now has "
-            f"{sum(now):,}. Unless the test split has its own folder, the network was trained on some of its images.",
+            f"{source.data} has changed since the network in {path} was trained: it had {old:,} images and now has "
+            f"{new:,}. Unless the test split has its own folder, the network was trained on some of its images.",
             stacklevel=2,
         )
+
+
+def _splits(counts: Sequence[Sequence[int]]) -> set[tuple[tuple[int, int], ...]]:
+    """The training and test images of each class: without those for validation, and with them as training images."""
+    alone = tuple((train, test) for train, test, *_ in counts)
+    return {alone, tuple((train + sum(validation), test) for train, test, *validation in counts)}
 
 
 def training_images(dataset: Dataset, recipe: Recipe, count: int) -> np.ndarray:
