@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,8 @@ def run(arguments: argparse.Namespace) -> Answer:
     text = [*map(text_table, tables.values()), *([" ".join(measured)] if times else [])]
     without = [str(folder) for name, folder in zip(names, arguments.runs, strict=True) if name not in times]
     if arguments.times and without:
-        text.append(f"not measured, no int8 file: {', '.join(without)} (`sharenets export {without[0]}` writes one)")
+        command = shlex.join(["sharenets", "export", without[0]])
+        text.append(f"not measured, no int8 file: {', '.join(without)} (`{command}` writes one)")
     text.append(f"files in {output}")
     return Answer("\n\n".join(text), data)
 

@@ -227,7 +227,7 @@ def one_of_each(rows: Sequence[Row]) -> list[Row]:
         run = row.run
         epochs = run.recipe.epochs
         rank = (epochs == usual, epochs, -len(changed_fields(run.recipe)) - len(run.changes))
-        network = (run.model, str(run.options), run.data["name"])
+        network = (*run.network, run.data["name"])
         if 4 * epochs >= usual and (network not in chosen or rank > chosen[network][0]):
             chosen[network] = (rank, row)
     return [row for _, row in chosen.values()]

@@ -40,6 +40,14 @@ def print_results(folder, capsys, *more):
     return capsys.readouterr().out
 
 
+def test_order_of_options_does_not_matter(tmp_path):
+    options = ({"width": 8, "blocks_per_stage": 1}, {"blocks_per_stage": 1, "width": 8}, {"width": 8})
+    runs = [fake_run("sl3_resnet_64", seed, 0.5, options=given) for seed, given in enumerate(options)]
+    rows = make_rows(Published(tmp_path / str(run.seed), run, 0.5, None) for run in runs)
+    assert [list(row.accuracies) for row in rows] == [[0, 1], [2]]
+    assert len(one_of_each(rows)) == 2
+
+
 def test_table_of_networks(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     networks, _ = tables(print_results(folder, capsys))

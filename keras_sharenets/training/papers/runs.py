@@ -7,9 +7,8 @@ import pathlib
 import statistics
 from collections.abc import Iterable, Sequence
 
-from keras_sharenets import files
 from keras_sharenets.training.papers.entries import Row
-from keras_sharenets.training.run.record import Run, read_metrics
+from keras_sharenets.training.run.record import Run, network_key, read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +76,11 @@ def group_runs(runs: Iterable[Run], rows: Sequence[Row]) -> list[Group]:
 
     Of several runs with the same seed, only the first finished one counts.
     """
-    networks = list(dict.fromkeys((row.network, str(dict(row.options))) for row in rows if row.network))
+    networks = list(dict.fromkeys(network_key(row.network, row.options) for row in rows if row.network))
     groups: dict[tuple, dict[int, Run]] = {}
     for run in runs:
-        if _network(run) in networks:
-            seeds = groups.setdefault((networks.index(_network(run)), *run.conditions), {})
+        if run.network in networks:
+            seeds = groups.setdefault((networks.index(run.network), *run.conditions), {})
             if run.seed not in seeds or seeds[run.seed].test_accuracy is None:
                 seeds[run.seed] = run
     ordered = sorted(groups.items(), key=lambda item: (item[0][0], item[1][min(item[1])].data["name"]))
@@ -90,9 +89,5 @@ def group_runs(runs: Iterable[Run], rows: Sequence[Row]) -> list[Group]:
 
 def groups_of(groups: Iterable[Group], row: Row, data: str) -> list[Group]:
     """The groups of one row on one data set."""
-    wanted = (row.network, str(dict(row.options)))
-    return [group for group in groups if _network(group.run) == wanted and group.run.data["name"] == data]
-
-
-def _network(run: Run) -> tuple[str, str]:
-    return run.model, str(dict(files.as_tuples(item) for item in run.options.items()))
+    wanted = network_key(row.network, row.options) if row.network else None
+    return [group for group in groups if group.run.network == wanted and group.run.data["name"] == data]

@@ -54,8 +54,10 @@ def model_card(published: Published, counts: Profile | NetworkCounts, *, address
     side = run.recipe.crop_size
     crops = f" Its input is the center crop, {side}x{side}, of images whose short side is 8/7 of that." if side else ""
     normalized = f"normalizes them with mean {_numbers(data['mean'])} and variance {_numbers(data['variance'])}"
+    splits = {"training": "train", "validation": "validation", "test": "test"}
+    counts_told = [f"{data[name]:,} {split} images" for split, name in splits.items() if data.get(name)]
     images = (
-        f"{data['name']}: {data['note']}. {data['train']:,} training images, {data['test']:,} test images, {shape}, "
+        f"{data['name']}: {data['note']}. {', '.join(counts_told)}, {shape}, "
         f"{len(data['class_names'])} classes: {', '.join(data['class_names'])}. The input is raw pixels from 0 to 255; "
         f"the network {normalized if run.recipe.normalization == 'channels' else 'whitens them'}.{crops}"
     )

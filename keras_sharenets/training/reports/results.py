@@ -243,7 +243,7 @@ def make_rows(published: Iterable[Published]) -> list[Row]:
     groups = {}
     for one in sorted(published, key=lambda one: (one.run.seed, one.folder)):
         run = one.run
-        group = groups.setdefault((run.model, str(run.options), *run.conditions), [])
+        group = groups.setdefault((*run.network, *run.conditions), [])
         if group and group[-1].run.seed == run.seed:
             raise ValueError(f"{group[-1].folder} and {one.folder} are the same run: {run.model} with seed {run.seed}.")
         group.append(one)

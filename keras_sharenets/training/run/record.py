@@ -188,6 +188,11 @@ class Run(RunOptions):
         return "validation" if self.data.get("validation") else "test"
 
     @property
+    def network(self) -> tuple[str, str]:
+        """The key for the network in tables: its name, and its options in whatever order they were given."""
+        return network_key(self.model, self.options)
+
+    @property
     def conditions(self) -> tuple[Any, ...]:
         """The key for grouping runs in a table: data, recipe, and other changes."""
         data = self.data
@@ -208,6 +213,15 @@ class Run(RunOptions):
     def test_accuracy(self) -> float | None:
         """The value to report: test accuracy after the last epoch; `None` unless the run is finished."""
         return self.last.test_accuracy if self.state == "finished" and self.epochs else None
+
+
+def network_key(model: str, options: Mapping[str, Any]) -> tuple[str, str]:
+    """A key that is equal for equal options of a network, also after a JSON round trip.
+
+    >>> network_key("net", {"width": 8, "stem": [1, 2]}) == network_key("net", {"stem": (1, 2), "width": 8})
+    True
+    """
+    return model, str(sorted((name, files.as_tuples(value)) for name, value in options.items()))
 
 
 def finite(value: float) -> float | None:
