@@ -88,8 +88,13 @@ class SharingHyperModel(keras_tuner.HyperModel):
             )
         self._max_bytes, self._file_bytes = 0, _unmeasured
         self._options: dict[str, dict[str, Change]] = collections.defaultdict(dict)
+        self._names: dict[int, str] = {}
         for change in self._changes:
-            self._options[change.places[0].path][change.description] = change
+            options, name = self._options[change.places[0].path], change.description
+            if name in options and len(options[name].places) != len(change.places):  # The stage, and the whole network.
+                name = f"{name}, {len(change.places)} layers"
+            options.setdefault(name, change)
+            self._names[id(change)] = name
 
     def limited(self, max_tflite_bytes: int, file_bytes: FileBytes) -> SharingHyperModel:
         """The same networks, but with more sharing where the int8 file of a choice would be larger than a limit.
@@ -118,7 +123,7 @@ class SharingHyperModel(keras_tuner.HyperModel):
                 taken.update(map(id, change.places))
         wanted, sizes = self._wanted, []
         while choice.saved >= wanted or choice.save(wanted) or (choice := Choice(self._changes)).save(wanted):
-            made = {change.places[0].path: change.description for change in choice.taken}
+            made = {change.places[0].path: self._names[id(change)] for change in choice.taken}
             point = dict.fromkeys(self._options, UNSHARED) | made
             size = self._file_bytes(point, functools.partial(self.network, point))
             if size <= self._max_bytes:

@@ -22,10 +22,11 @@ from keras_sharenets.training.data.sources import load
 from keras_sharenets.training.reports.evaluate import evaluate
 
 
-def network():
+def network(count=3, pooled=None):
     keras.utils.set_random_seed(0)
     x = inputs = keras.Input((6, 6, 8))
-    for number in range(3):
+    for number in range(count):
+        x = x if number != pooled else keras.layers.MaxPooling2D()(x)
         x = keras.layers.Conv2D(8, 3, padding="same", use_bias=False, name=f"conv{number}")(x)
         x = keras.layers.BatchNormalization()(x)
     return keras.Model(inputs, x)
@@ -83,6 +84,19 @@ def test_choices_give_files_within_the_limit():
     assert len({str(point) for point in points}) > 1
     with pytest.raises(ValueError, match=r"`max_tflite_bytes` \(=310\) must be at least \d+: sharing reduces the int8"):
         free.limited(310, file_bytes).point(hp)
+
+
+def test_sharing_in_a_stage_and_in_the_network_are_different_choices():
+    hypermodel = SharingHyperModel(network(count=4, pooled=2))
+    hp = keras_tuner.HyperParameters()
+    hypermodel.point(hp)
+    (choices,) = (each.values for each in hp.space if each.name == "conv0")
+    counts = set()
+    for value in choices:
+        hp.values["conv0"] = value
+        counts.add(ksn.profile(hypermodel.network(hypermodel.point(hp))).stored_parameters)
+    # Kernels of 576 weights, blending layers of 64, and four normalizations.
+    assert {576 + 2 * 64 + 2 * 576 + 4 * 16, 576 + 4 * 64 + 4 * 16} <= counts
 
 
 def test_bad_budgets():
