@@ -1,4 +1,5 @@
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -124,27 +125,41 @@ class QuantizedKernels(keras.layers.Wrapper):
             kernels = [rounding.share_gradients(*pair) for pair in zip(kernels, self.clusters, strict=True)]
         return kernels
 
+    def rounded_kernels(self) -> list[Tensor]:
+        """The kernels as in an int8 file, in float."""
+        axes = [None if self.preserve == "clusters" else axis for _, axis in self.kernels]
+        return [rounding.round_filters(*pair) for pair in zip(self.preserved_kernels(), axes, strict=True)]
+
     def rounded(self) -> keras.StatelessScope:
         """A scope in which the layer uses its rounded kernels."""
+        return self._with(self.rounded_kernels())
+
+    def _with(self, kernels: Sequence[Tensor]) -> keras.StatelessScope:
         # All variables, not only the kernels: this scope hides the one that Keras may train in.
         values = {id(variable): (variable, ops.convert_to_tensor(variable)) for variable in self.layer.variables}
-        for (variable, axis), kernel in zip(self.kernels, self.preserved_kernels(), strict=True):
-            axis = None if self.preserve == "clusters" else axis
-            values[id(variable)] = variable, rounding.round_filters(kernel, axis)
+        for (variable, _), kernel in zip(self.kernels, kernels, strict=True):
+            values[id(variable)] = variable, kernel
         return keras.StatelessScope(state_mapping=list(values.values()), collect_losses=True)
 
     def call(self, inputs: Tensor, *others: Tensor, training: bool | None = None, **kwargs: Any) -> Tensor:
-        with self.rounded() as scope:
+        outputs, losses = self.run(self.rounded_kernels(), inputs, *others, training=training, **kwargs)
+        for loss in losses:
+            self.add_loss(loss)
+        return outputs
+
+    def run(
+        self, kernels: Sequence[Tensor], inputs: Tensor, *others: Tensor, training: bool | None = None, **kwargs: Any
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Runs the layer with other kernels, in the order of `kernels`; returns its outputs and its losses."""
+        with self._with(kernels) as scope:
             before = {id(variable): scope.get_current_value(variable) for variable in self.layer.variables}
             outputs = self.layer.call(inputs, *others, **self._passed_on(training, kwargs))
-        # What the layer has updated in the scope: seeds of its dropout, statistics of its normalizations, losses.
+        # What the layer has updated in the scope: seeds of its dropout, statistics of its normalizations.
         for variable in self.layer.variables:
             value = scope.get_current_value(variable)
             if value is not before[id(variable)]:
                 variable.assign(value)
-        for loss in scope.losses:
-            self.add_loss(loss)
-        return outputs
+        return outputs, scope.losses
 
     def _passed_on(self, training: bool | None, arguments: dict[str, Any]) -> dict[str, Any]:
         """The call arguments for the wrapped layer, with `training` only if its `call` has that parameter."""

@@ -236,6 +236,34 @@ def test_bad_arguments():
     with pytest.raises(mobile.UnsupportedLayerError, match="'odd', a UpSampling2D"):
         mobile.quantize_aware(odd)
 
+    regular = keras.Model(inputs, keras.layers.Conv2D(2, 1, activity_regularizer="l2", name="sparse")(inputs))
+    with pytest.raises(ValueError, match=r"`engine` \(='tfmot'\) does not apply .* 'sparse': use 'keras'"):
+        mobile.quantize_aware(regular, engine="tfmot")
+
+
+class Block(keras.layers.Layer):
+    """A convolution and a normalization, whose statistics are part of the layer."""
+
+    def build(self, input_shape):
+        self.conv = keras.layers.Conv2D(2, 1, kernel_initializer="ones")
+        self.norm = keras.layers.BatchNormalization(momentum=0.0)
+        self.conv.build(input_shape)
+        self.norm.build((*input_shape[:-1], 2))
+
+    def call(self, inputs, training=None):
+        return self.norm(self.conv(inputs), training=training)
+
+
+@pytest.mark.parametrize("engine", ["keras", "tfmot"])
+def test_statistics_inside_a_layer_are_updated(engine):
+    inputs, block = keras.Input((4, 4, 3)), Block()
+    q = mobile.quantize_aware(keras.Model(inputs, block(inputs)), engine=engine)
+    q.compile(keras.optimizers.SGD(0.0), "mse")
+    images = pseudo_random((2, 4, 4, 3))
+    q.train_on_batch(images, np.zeros((2, 4, 4, 2)))
+    expected = images.sum(-1).mean()
+    assert_close(block.norm.moving_mean.numpy(), np.full(2, expected), 0.05)
+
 
 def test_clusters_beside_frozen_kernels():
     """`cluster` skips frozen kernels, so they need no clusters; each of their filters is rounded by its own scale."""
@@ -273,6 +301,7 @@ def test_engines_quantize_alike(trained, digits):
 @pytest.mark.parametrize("depth_multiplier", [1, 2])
 def test_kernels_of_separable_convolution_are_quantized(engine, depth_multiplier):
     """Each filter has a separate scale, as in the file; a depthwise kernel has one per channel and multiplier."""
+    keras.utils.set_random_seed(0)
     inputs = keras.Input((6, 6, 3), name="images")
     layer = keras.layers.SeparableConv2D(
         4, 3, depth_multiplier=depth_multiplier, depthwise_initializer="normal", pointwise_initializer="normal"

@@ -24,6 +24,7 @@ from keras import ops
 
 from keras_sharenets.analysis.graph import rebuild, trace
 from keras_sharenets.layers import FakeQuantize, QuantizedKernels
+from keras_sharenets.layers.quantized_kernels import inner
 from keras_sharenets.mobile.compress.training import TrainedWithTFMOT, check_backend
 
 _LEGACY_SWITCH = "TF_USE_LEGACY_KERAS"
@@ -224,7 +225,7 @@ def quantize_with_tfmot(model: keras.Model) -> TrainedWithTFMOT:
         A `TrainedWithTFMOT`, not compiled, with the same layers as `model`.
 
     Raises:
-        ValueError: nothing in `model` is quantized.
+        ValueError: nothing in `model` is quantized, or a quantized layer has an activity regularizer.
         RuntimeError: the Keras backend is not TensorFlow.
     """
     check_backend()
@@ -237,6 +238,12 @@ def quantize_with_tfmot(model: keras.Model) -> TrainedWithTFMOT:
     }
     if not stand_ins:
         raise ValueError(f"`model` (='{model.name}') must be made by `quantize_aware`: nothing in it is quantized.")
+    for layer in (each.layer for each in stand_ins.values()):
+        if any(part.activity_regularizer is not None for part in layer._flatten_layers()):
+            raise ValueError(
+                f"`engine` (='tfmot') does not apply the activity regularizer of layer '{inner(layer).name}': use "
+                "'keras'."
+            )
 
     def call(call, operation, *args, **kwargs):
         return stand_ins.get(id(operation), operation)(*args, **kwargs)
@@ -266,12 +273,11 @@ class _Kernels(_StandIn):
             for kernel, axis in layer.kernels
         ]
 
-    def call(self, inputs, *others, **kwargs):
-        kernels = [kernel for kernel, _ in self.layer.kernels]
+    def call(self, inputs, *others, training=None, **kwargs):
         preserved = self.layer.preserved_kernels()
         quantized = [quantizer(kernel) for quantizer, kernel in zip(self.quantizers, preserved, strict=True)]
-        with keras.StatelessScope(state_mapping=list(zip(kernels, quantized, strict=True))):
-            return self.layer.layer.call(inputs, *others, **kwargs)
+        outputs, _ = self.layer.run(quantized, inputs, *others, training=training, **kwargs)
+        return outputs
 
 
 class _KernelQuantizer:
