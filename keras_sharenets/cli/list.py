@@ -47,7 +47,9 @@ def matching_names(pattern: str) -> list[str]:
 
     names = list_models(pattern)
     if not names:
-        raise ValueError(f"`pattern` (={pattern!r}) matches no model; `sharenets list` shows all.")
+        wider = f"*{pattern}*"
+        hint = f"{wider!r} matches {len(list_models(wider))}" if list_models(wider) else "`sharenets list` shows all"
+        raise ValueError(f"`pattern` (={pattern!r}) matches no model; {hint}.")
     return names
 
 

@@ -83,13 +83,16 @@ def list_models(pattern: str = "*") -> list[str]:
 def find_variant(name: str) -> Variant:
     """The `Variant` of that name; raises a `ValueError` that suggests similar names if there is none."""
     if not isinstance(name, str) or name not in VARIANTS:
-        # Compares with the beginnings of the names, so that an incomplete name finds its completions.
-        beginnings = {known: known[: len(str(name))] for known in list_models()}
-        likeness = {known: difflib.SequenceMatcher(None, str(name), text).ratio() for known, text in beginnings.items()}
+        # Compares with the beginnings of the names, too, so that an incomplete name finds its completions.
+        likeness = {known: max(_ratio(name, known), _ratio(name, known[: len(str(name))])) for known in list_models()}
         near = [known for known in heapq.nlargest(3, likeness, likeness.__getitem__) if likeness[known] >= 0.4]
         hint = f"Did you mean {', '.join(map(repr, near))}?" if near else "`list_models()` lists all."
         raise ValueError(f"`name` (={name!r}) is not a known model. {hint}")
     return VARIANTS[name]
+
+
+def _ratio(name: object, known: str) -> float:
+    return difflib.SequenceMatcher(None, str(name), known).ratio()
 
 
 def find_family(name: str) -> str:

@@ -313,7 +313,8 @@ def bad_arguments(folder):
         trial.mkdir(exist_ok=True)
         (trial / "trial.json").write_text(text)
     return [
-        (("list", "zzz*"), "`pattern` (='zzz*') matches no model"),
+        (("list", "zzz*"), "`pattern` (='zzz*') matches no model; `sharenets list` shows all."),
+        (("list", "resnet_11"), "`pattern` (='resnet_11') matches no model; '*resnet_11*' matches 1."),
         (("describe", "hscnet_m128_g16"), "Did you mean 'hscnet_m128_g16_r4_a2'"),
         (("describe", folder / "none.keras"), "There is no file"),
         (("create", "--output", folder / "new.keras"), "Exactly one of NAME and `--from-trial DIR/ID` is required"),

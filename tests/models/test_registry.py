@@ -23,6 +23,8 @@ def test_overrides_reach_the_factory():
 def test_unknown_name_suggests_similar_names():
     with pytest.raises(ValueError, match=r"`name` \(='hscnet_m128_g16_r8'\) .* 'hscnet_m128_g16_r8_a2'"):
         ksn.create_model("hscnet_m128_g16_r8")
+    with pytest.raises(ValueError, match=r"Did you mean 'resnet_8'"):
+        ksn.create_model("resnet8")
 
 
 def test_name_without_similar_names_points_to_the_list():
