@@ -86,6 +86,15 @@ def test_values_with_overlapping_lifetimes_do_not_overlap_in_memory(seed):
         assert apart or replaced or not together
 
 
+def test_outputs_are_not_overwritten():
+    """Not even by the last step, as by the ReLU of a network that also returns its input."""
+    steps = Step((0,), (1,), in_place=True), Step((1,), (2,), in_place=True)
+    program = Program(steps, dict.fromkeys(range(3), 64), (0,), (1, 2))
+    assert arena.overwritten(program) == {1: 0}
+    offsets = arena.best_offsets(program)
+    assert offsets[0] == offsets[1] != offsets[2]
+
+
 def residual_network():
     """The first layers of `sl3_resnet_64` on 32x32 images, whose plan in the microcontroller interpreter is known."""
     steps, skip = [Step((0,), (1,)), Step((1,), (2,)), Step((2,), (3,))], 3

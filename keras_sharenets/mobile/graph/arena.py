@@ -72,13 +72,14 @@ def lifetimes(program: Program) -> Lifetimes:
 
 def overwritten(program: Program) -> dict[int, int]:
     """`{value: the input that it overwrites}`, for in-place steps whose input is not read again."""
-    lives, over = lifetimes(program), {}
+    lives, over, kept = lifetimes(program), {}, set(program.outputs)
     for number, step in enumerate(program.steps):
         if not step.in_place:
             continue
         (made,) = step.outputs
         for value in step.inputs:
-            if lives[value][1] == number and program.sizes[value] == program.sizes[made] and made not in over:
+            unused = value not in kept and lives[value][1] == number
+            if unused and program.sizes[value] == program.sizes[made] and made not in over:
                 over[made] = value
     return over
 
