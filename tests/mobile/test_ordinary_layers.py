@@ -147,6 +147,7 @@ def standard_layers():
         "vector": lambda x: layers.Rescaling(0.5, 1)(normalized(layers.Flatten()(x))),
         "normalized_vector": lambda x: layers.LayerNormalization()(layers.Flatten()(x)),
         "padded": lambda x: ops.pad(x, ((0, 0), (1, 0), (0, 2), (1, 0))),
+        "reflected": lambda x: ops.pad(x, ((0, 0), (1, 2), (2, 1), (0, 0)), mode="reflect"),
         "transposed": lambda x: ops.transpose(x, (0, 2, 3, 1)),
         "swapped": lambda x: ops.swapaxes(x, 1, -1),
         "moved": lambda x: ops.moveaxis(x, -1, 1),

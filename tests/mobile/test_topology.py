@@ -133,6 +133,7 @@ def test_integer_input(tmp_path, dtype, begin, quantization):
     # Less than 0 to 255: verification images are in the same range.
     images = RANDOM.integers(3, 201, (16, 8, 8, 3)).astype(dtype)
     report = export_tflite(model, path, quantization, representative_data=images)
+    assert report.fallback_layers == ()
     (name,) = describe_tflite(path)["signatures"]["classify"]["outputs"]
     assert report.input_type == ("float32" if quantization is None else "uint8")
     results = run_signature(path, {"images": images.astype(report.input_type)})[name]
@@ -140,6 +141,19 @@ def test_integer_input(tmp_path, dtype, begin, quantization):
     if quantization:
         results = (results.astype("float32") - end["zero_point"]) * end["scale"]
     np.testing.assert_allclose(results, model(images), atol=1e-5 if quantization is None else 0.05)
+
+
+def test_unsuitable_indices(tmp_path):
+    """Of an embedding: synthetic ones are too large, and others are not whole numbers."""
+    inputs, path = keras.Input((5,), dtype="int32", name="words"), tmp_path / "net.tflite"
+    model = keras.Model(inputs, layers.Flatten()(layers.Embedding(10, 4)(inputs)))
+    with pytest.raises(ValueError, match=r"cannot compute synthetic examples .*: pass `representative_data`"):
+        export_tflite(model, path)
+    data = RANDOM.uniform(0, 9, (8, 5)).astype("float32")
+    with pytest.raises(ValueError, match="must contain integers: the input 'words' is int32"):
+        export_tflite(model, path, representative_data=data)
+    report = export_tflite(model, path, representative_data=np.round(data))
+    assert report.score_error < 1e-6
 
 
 def test_constant_output(tmp_path):

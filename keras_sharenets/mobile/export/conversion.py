@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 
 import keras
+import tensorflow as tf
 
 from keras_sharenets import _checks, precisions
 from keras_sharenets.analysis.graph import Graph
@@ -129,7 +130,14 @@ def convert(
     traced = lowered.traced
     names = signature_of(lowered.model, traced)
     checked = checked_inputs(representative_data, reference.input_shapes(traced))
-    reference.check_layers(lowered, checked)
+    try:
+        reference.check_layers(lowered, checked)
+    except tf.errors.InvalidArgumentError as error:
+        if representative_data is not None:
+            raise
+        raise ValueError(
+            "`model` cannot compute synthetic examples with values from 0 to 255: pass `representative_data`."
+        ) from error
     # Fake quantization rounds in Keras, but is not part of the graph.
     rounds = any(isinstance(call.operation, FakeQuantize) for call in traced.calls)
     expected = reference.results_of(lowered.graph if rounds else lowered, checked)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_sharenets import _checks, files, precisions, targets
 from keras_sharenets.analysis.graph import in_full_precision
@@ -186,6 +187,9 @@ def export_tflite(
     if representative_data is not None:
         named = dict(zip(conversion.signature_of(model, lowered.traced).inputs, shapes, strict=True))
         representative_data = gather_inputs("representative_data", representative_data, named)
+        for name, tensor, array in zip(named, lowered.traced.inputs, representative_data, strict=True):
+            if "int" in tensor.dtype and np.any(array % 1):
+                raise ValueError(f"`representative_data` must contain integers: the input '{name}' is {tensor.dtype}.")
         images = representative_data[0]
         if image_input:
             calibration_check.check_images(model, images, quantization=quantization, graph=lowered.traced)

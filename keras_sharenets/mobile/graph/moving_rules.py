@@ -14,11 +14,12 @@ from keras_sharenets.mobile.graph.steps import concatenated, constant, operation
 
 @lowers(operation_class(lambda x: ops.pad(x, 1)), reads="pad_width mode")
 def _pad(graph, layer, call, x, shape):
-    """Padding of an image with zeros or symmetrically."""
+    """Padding of an image with zeros, symmetrically, or by reflection."""
     filled = call_arguments(layer, call).get("constant_values")
     sides = tuple(tuple(pair) for pair in layer.pad_width)
-    if len(sides) != 4 or sides[0] != (0, 0) or filled not in (None, 0) or layer.mode not in ("constant", "symmetric"):
-        raise refuse(layer, call.path, "is not a zero padding or symmetric padding of images.")
+    modes = "constant", "symmetric", "reflect"
+    if len(sides) != 4 or sides[0] != (0, 0) or filled not in (None, 0) or layer.mode not in modes:
+        raise refuse(layer, call.path, "does not pad images with zeros, symmetrically, or by reflection.")
     attributes = {"paddings": sides} if layer.mode == "constant" else {"paddings": sides, "mode": layer.mode}
     return graph.add("pad", layer.name, x, shape, attributes=attributes)
 

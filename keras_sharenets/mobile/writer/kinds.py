@@ -159,9 +159,9 @@ def _join(tensors, parts, target, axis):
 def _pad(tensors, operation):
     inputs = [*inputs_of(tensors, operation), integers(tensors, operation.attributes["paddings"])]
     name, options = "PAD", schema.PadOptionsT()
-    if operation.attributes.get("mode") == "symmetric":
+    if "mode" in operation.attributes:
         name, options = "MIRROR_PAD", schema.MirrorPadOptionsT()
-        options.mode = schema.MirrorPadMode.SYMMETRIC
+        options.mode = getattr(schema.MirrorPadMode, operation.attributes["mode"].upper())
     add_operator(tensors, name, inputs, tensors.value(operation.output), options)
 
 
