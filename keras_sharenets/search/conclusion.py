@@ -30,7 +30,7 @@ class Finalist:
 
     Attributes:
         id: id of the trial.
-        accuracies: one for each held-out part, starting with the accuracy of the trial.
+        accuracies: one for each held-out part after all epochs, starting with the part of the trial.
         score: mean accuracy minus the penalty of the search for bytes and time.
     """
 
@@ -62,7 +62,8 @@ def compare_finalists(search: Search, tell: Callable[[str], object]) -> tuple[tr
 
     One held-out part is a coarse measure when images are few: one of 287 digits is 0.35 %. The best of many networks
     on a single part is partly lucky. Each finalist is therefore trained from scratch for all epochs on each further
-    part, with another seed. Results are kept in `finals/`, so an interrupted round can resume.
+    part, with another seed, and on the part of its trial if that had fewer epochs, as in Hyperband. Results are kept in
+    `finals/`, so an interrupted round can resume.
 
     Args:
         search: search whose trials have ended.
@@ -77,9 +78,11 @@ def compare_finalists(search: Search, tell: Callable[[str], object]) -> tuple[tr
         return next(iter(ranked), None), []
     finalists = []
     for result in ranked:
-        first, score = _checks.known("accuracy", result.accuracy), _checks.known("score", result.score)
+        first = _checks.known("accuracy", result.accuracy)
+        costs = first - _checks.known("score", result.score)
+        if result.epochs < search.recipe.epochs:
+            first = _accuracy(search, result, 0, tell)
         accuracies = (first, *(_accuracy(search, result, part, tell) for part in range(1, PARTS)))
-        costs = first - score
         finalists.append(Finalist(result.id, accuracies, statistics.mean(accuracies) - costs))
     # The sort is stable: ties keep the order of the trials.
     finalists.sort(key=lambda finalist: -finalist.score)
@@ -87,7 +90,7 @@ def compare_finalists(search: Search, tell: Callable[[str], object]) -> tuple[tr
 
 
 def _accuracy(search: Search, result: trials.Result, part: int, tell: Callable[[str], object]) -> float:
-    """Accuracy of a network on another held-out part, whose number also determines the training seed."""
+    """Accuracy of a network on a held-out part, whose number also determines the training seed; 0 as in the trials."""
     path = search.folder / FINALS / f"{result.id}-{part}.json"
     if not path.is_file():
         started, other = time.perf_counter(), dataclasses.replace(search, seed=search.seed + part)

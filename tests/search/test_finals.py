@@ -101,6 +101,16 @@ def test_finalist_with_the_best_mean_wins(trained, tmp_path):
     ]
 
 
+def test_finalist_of_fewer_epochs_is_trained_on_its_part_again(trained, tmp_path):
+    """An accuracy after fewer epochs is not comparable."""
+    _write_trials(tmp_path)
+    short = dataclasses.replace(trials.read_all(tmp_path)[0], epochs=13, accuracy=0.961, score=0.961)
+    trials.write(short, tmp_path)
+    _, finalists = conclusion.compare_finalists(_search(tmp_path, 2), _silent)
+    assert {finalist.id: finalist.accuracies for finalist in finalists} == {key: ACCURACIES[key] for key in "01"}
+    assert [training[:3] for training in trained][:3] == [("0", SEED + part, 40) for part in range(3)]
+
+
 def test_finalists_are_validated_on_other_parts(trained, tmp_path):
     _write_trials(tmp_path)
     conclusion.compare_finalists(_search(tmp_path, 2), _silent)
