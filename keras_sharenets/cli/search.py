@@ -111,7 +111,8 @@ def _trial_line(result: Result, seconds_left: float | None, describe: Callable[[
     if result.state == "running":
         choices = describe(result.choices)
         going_on = "" if result.continues is None else f", continuing trial {result.continues}"
-        return f"{head} {choices}; {result.parameters:,} parameters; {result.epochs} epochs{going_on}"
+        epochs = "1 epoch" if result.epochs == 1 else f"{result.epochs} epochs"
+        return f"{head} {choices}; {result.parameters:,} parameters; {epochs}{going_on}"
     left = f", about {in_words(seconds_left)} left" if seconds_left else ""
     if result.state == "failed":
         return f"{head} failed: {result.reason}{left}"
