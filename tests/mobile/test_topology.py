@@ -144,7 +144,7 @@ def test_integer_input(tmp_path, dtype, begin, quantization):
 
 
 def test_unsuitable_indices(tmp_path):
-    """Of an embedding: synthetic ones are too large, and others are not whole numbers."""
+    """Of an embedding: synthetic ones are too large, and fractions are not indices."""
     inputs, path = keras.Input((5,), dtype="int32", name="words"), tmp_path / "net.tflite"
     model = keras.Model(inputs, layers.Flatten()(layers.Embedding(10, 4)(inputs)))
     with pytest.raises(ValueError, match=r"cannot compute synthetic examples .*: pass `representative_data`"):
