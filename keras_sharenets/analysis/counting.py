@@ -78,7 +78,7 @@ def count_parameters(model: keras.Model, rule: str = "trainable") -> int:
         An int.
 
     Raises:
-        ValueError: the rule is unknown.
+        ValueError: the rule is unknown, or the model is not built.
 
     >>> inputs = keras.Input((8, 8, 3))
     >>> model = keras.Model(inputs, keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(inputs)))
@@ -86,6 +86,9 @@ def count_parameters(model: keras.Model, rule: str = "trainable") -> int:
     [120, 112, 108, 112]
     """
     _checks.one_of("rule", rule, tuple(RULES))
+    _checks.loaded("model", model)
+    if not model.built:
+        raise ValueError(f"`model` (='{model.name}') must be built: it has no weights yet.")
     counted = {
         id(weight): math.prod(weight.shape) for layer, weight in _parameters(model) if RULES[rule](layer, weight)
     }

@@ -170,7 +170,7 @@ def _check_model(model: Any) -> None:
     if is_functional(model):
         return
     _checks.loaded("model", model)
-    if isinstance(model, keras.Sequential):
+    if isinstance(model, keras.Sequential) and not model.built:
         raise ValueError(f"`model` (='{model.name}') must be built: start it with a `keras.Input`, or call it on data.")
     kind = f"'{model.name}', a {type(model).__name__}" if isinstance(model, keras.Model) else repr(model)
     raise ValueError(

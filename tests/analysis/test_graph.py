@@ -178,6 +178,11 @@ class Doubled(keras.Model):
         return 2 * super().call(inputs, training=training)
 
 
+class DoubledSequence(keras.Sequential):
+    def call(self, inputs, training=None, mask=None):
+        return 2 * super().call(inputs, training=training, mask=mask)
+
+
 def doubled():
     inputs = keras.Input((4,))
     return Doubled(inputs, layers.Dense(2)(inputs), name="double")
@@ -194,6 +199,10 @@ def test_a_functional_model_with_a_call_of_its_own_is_one_call():
     [
         (subclassed, r"`model` \(='mine', a Subclassed\) must be a functional Keras model"),
         (doubled, r"`model` \(='double', a Doubled\) must be .* without a `call` of its own"),
+        (
+            lambda: DoubledSequence([keras.Input((4,)), layers.Dense(2)], name="twice"),
+            r"`model` \(='twice', a DoubledSequence\) must be",
+        ),
         (lambda: keras.Sequential([layers.Dense(2)], name="unbuilt"), r"`model` \(='unbuilt'\) must be built"),
         (lambda: "hscnet", r"`model` \(='hscnet'\) must be a Keras model, not its name or file: create it with "),
         (lambda: layers.Dense(2, name="dense"), r"`model` \(=<Dense name=dense.*\) must be a functional Keras model"),

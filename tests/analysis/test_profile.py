@@ -49,7 +49,9 @@ class WithOwnWeights(keras.Model):
 
 
 def test_weights_of_a_network_outside_its_layers():
-    model = WithOwnWeights()
+    model = WithOwnWeights(name="own")
+    with pytest.raises(ValueError, match=r"`model` \(='own'\) must be built"):
+        ksn.analysis.count_parameters(model)
     model.build((None, 6, 3))
     assert ksn.analysis.count_parameters(model) == 6 * 3 + 3 * 2 + 2
     model.trainable = False
