@@ -62,6 +62,9 @@ def _depth(scheme: ShareDepth, places: Sequence[Place], moments: Moments, refuse
             of_what = {"stage": "in its stage", "block": "in its block", "all": "in the network"}[scheme.policy]
             refused[group[0].path] = f"no other convolution of its shape {of_what}"
             continue
+        if scheme.blending and group[0].layer.groups > 1:
+            refused.update((place.path, "blending would mix the outputs of its groups") for place in group)
+            continue
         kernel, filters = math.prod(group[0].layer.kernel.shape), group[0].layer.filters
         if scheme.blending and kernel + len(group) * filters**2 >= len(group) * kernel:
             refused.update((place.path, "blending would store as many weights as it saves") for place in group)

@@ -21,7 +21,8 @@ class ShareDepth:
         policy: which convolutions with equal kernel shape, strides, padding, dilation and groups share: `"stage"`,
             those whose outputs have equal height and width; `"block"`, those of a stage between two merges such as the
             `Add` of a residual block; `"all"`, those of the whole network; `"none"`.
-        blending: bool, whether each call is followed by its own 1x1 convolution, as in ShardNet's SL.
+        blending: bool, whether each call is followed by its own 1x1 convolution, as in ShardNet's SL. Convolutions with
+            groups are then left unchanged.
         match_channels: bool, whether channels between two convolutions may be permuted to bring the kernels to share
             closer together, if that reduces the loss. Only channels that activations, batch normalizations, pooling and
             depthwise convolutions read are permuted, not those that an `Add` reads. The permutation itself does not

@@ -211,6 +211,24 @@ def test_weights_stay_frozen():
     assert frozen == ["stem", "scores"]
 
 
+@pytest.mark.parametrize("blending", [False, True])
+def test_grouped_convolutions(blending):
+    """Their outputs read different inputs: scales share them without loss, blending does not apply."""
+    x = inputs = keras.Input((6, 6, 8))
+    kernel = pseudo_random((3, 3, 4, 8))
+    for number in range(4):
+        conv = keras.layers.Conv2D(8, 3, padding="same", groups=2, name=f"conv{number}")
+        x = conv(x)
+        conv.kernel.assign(kernel * (number + 1 + np.arange(8)) / 8)
+    model = keras.Model(inputs, x)
+    if blending:
+        with pytest.raises(ValueError, match="'conv0': blending would mix the outputs of its groups"):
+            ksn.share(model, ShareDepth("all", blending=True), where="*")
+        return
+    shared = ksn.share(model, ShareDepth("all"), where="*").model
+    assert_close(outputs_of(shared, images(model)), outputs_of(model, images(model)), 1e-4)
+
+
 def test_where():
     model = residual_network()
     by_pattern = ksn.share(model, ShareChannels(arrangements=2), where="stage0_*_expand")
