@@ -42,7 +42,7 @@ def test_values_are_quantized_as_in_the_file(digits):
         "stem_rounded",
         "shared_rounded",
         "branch_rounded",
-        "scores_rounded",
+        "scores",  # An output keeps its name.
     ]
 
 
