@@ -75,7 +75,7 @@ class _Broken:
     """A split with unreadable images."""
 
     def __init__(self, source):
-        self.labels = source.labels
+        self.labels, self.shape = source.labels, source.shape
 
     def __len__(self):
         return len(self.labels)
