@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets import analysis, files
     from keras_sharenets.rendering.page import COUNTS, page
     from keras_sharenets.rendering.tables import text_table
-    from keras_sharenets.training.data.sources import load_digits
+    from keras_sharenets.training.data.sources import load
     from keras_sharenets.training.recipes.named import override, recipe_for
     from keras_sharenets.training.reports.evaluate import evaluate
     from keras_sharenets.training.reports.plots import show_predictions
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets.training.run.record import RunOptions
 
     output = pathlib.Path(arguments.output)
-    dataset = load_digits()
+    dataset = load("digits")  # Recorded, so that other commands find the data of the run.
     recipe = override(recipe_for(MODEL, dataset.name), epochs=arguments.epochs)
     told = tell_epochs(recipe, dataset)
     result = fit(MODEL, dataset, output, recipe=recipe, run_options=RunOptions(seed=arguments.seed), **told)

@@ -42,7 +42,8 @@ def test_demo_writes_files_and_report(quick_network, tmp_path, capsys, digits):
     assert set(loaded.signatures) == {"serving_default", "serve_encoded"}
     with open(output / "history.csv") as file:
         assert len(list(csv.DictReader(file))) == 6
-    assert json.loads((output / "metrics.json").read_text())["state"] == "finished"
+    record = json.loads((output / "metrics.json").read_text())
+    assert (record["state"], record["source"]["data"]) == ("finished", "digits")
 
     page = (output / "report.html").read_text()
     assert len(re.findall(r'<img alt="[^"]+" src="data:image/png;base64,iVBOR', page)) == 41
