@@ -139,9 +139,9 @@ def write_c_array(path: str | os.PathLike, output: str | os.PathLike) -> list[st
 
 def _missing(model: file.Model) -> list[str]:
     """The operators of a file that are not available in LiteRT for Microcontrollers."""
-    found, tensors = set(), model.Subgraphs(0).Tensors
+    found, available, tensors = set(), set(_AVAILABLE.split()), model.Subgraphs(0).Tensors
     for name, inputs, _ in file.operators(model):
-        if name not in _AVAILABLE.split():
+        if name not in available:
             found.add(name)
         elif name in _FLOAT_ONLY and file.TYPES[tensors(inputs[0]).Type()] != "float32":
             found.add(f"{name} of integers")
