@@ -14,16 +14,21 @@ CHOICES = {
     "preactivated": {"order": "norm_conv", "shortcut": "projection", "stem_strides": 2},
     "projection": {"shortcut": "projection"},
     "preactivated-padded": {"order": "norm_conv", "blocks_per_stage": (1, 2)},
+    "shared": {"share": "both", "blocks_per_stage": (2, 2)},
+    "shared-second": {"share": "all", "order": "norm_conv", "blocks_per_stage": (2, 2)},
 }
 
 
-def counted(blocks_per_stage, width, classes, order="conv_norm", shortcut="padded", **_):
+def counted(blocks_per_stage, width, classes, order="conv_norm", shortcut="padded", share="none", **_):
     """The trainable parameters, summed layer by layer."""
+    shared = {"none": (), "all": ("second",), "both": ("first", "second")}[share]
     inputs, total = width, 27 * width + (2 * width if order == "conv_norm" else 0)
     for stage, blocks in enumerate(blocks_per_stage):
         filters = width * 2**stage
+        total += 9 * filters**2 if shared else 0
         for _ in range(blocks):
-            total += 9 * inputs * filters + 9 * filters**2
+            total += 0 if "first" in shared and inputs == filters else 9 * inputs * filters
+            total += 0 if "second" in shared else 9 * filters**2
             total += 4 * filters if order == "conv_norm" else 2 * inputs + 2 * filters
             if inputs != filters and shortcut == "projection":
                 total += inputs * filters + (2 * filters if order == "conv_norm" else 0)
@@ -59,6 +64,19 @@ def test_counts_of_the_named_networks_are_those_printed(name, statistics, printe
 
 
 @pytest.mark.parametrize("order", ["conv_norm", "norm_conv"])
+def test_shared_convolutions_compute_what_equal_kernels_compute(order):
+    keras.utils.set_random_seed(0)
+    arguments = {**TINY, "blocks_per_stage": (2, 2), "order": order}
+    shared, separate = BasicResNet(**arguments, share="both"), BasicResNet(**arguments)
+    for layer in separate.layers:
+        is_shared = layer.name.endswith(("_first", "_spatial")) and layer.name != "stage2_block1_first"
+        source = f"{layer.name.split('_')[0]}_shared" if is_shared else layer.name
+        layer.set_weights(shared.get_layer(source).get_weights())
+    images = pseudo_random((2, 8, 8, 3))
+    assert_close(outputs_of(shared, images), outputs_of(separate, images), 1e-6)
+
+
+@pytest.mark.parametrize("order", ["conv_norm", "norm_conv"])
 def test_padded_shortcuts_keep_pixels_and_add_channels_of_zeros(order):
     keras.utils.set_random_seed(0)
     arguments = {**TINY, "blocks_per_stage": (1, 1, 1), "order": order, "include_top": False}
@@ -88,6 +106,7 @@ def test_choices(choice, tmp_path):
     ("changes", "message"),
     [
         ({"blocks_per_stage": ()}, r"`blocks_per_stage` \(=\(\)\) must be a .* of at least one positive integer"),
+        ({"share": "first"}, r"`share` \(='first'\) must be one of 'none', 'rest', 'stride1', 'all', 'both'"),
         ({"order": "pre"}, r"`order` \(='pre'\) must be one of 'conv_norm', 'norm_conv'"),
         ({"shortcut": "none"}, r"`shortcut` \(='none'\) must be one of 'padded', 'projection'"),
         ({"stem_strides": 8}, r"`input_shape` \(=\(8, 8, 3\)\) must be .* total stride \(=16\)"),

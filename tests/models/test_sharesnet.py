@@ -39,6 +39,7 @@ TABLE = [
     ("resnet_164", 24_224, 166, 166, []),
     ("resnet_92", 13_472, 94, 94, []),
     ("wrn_40_4", 10_784, 40, 40, []),
+    ("sharesnet_20", 1_376, 19, 6, [6, 5, 5]),
     ("sharesnet_101", 105_344, 104, 78, [3, 3, 22, 2]),
     ("sharesnet_152", 151_424, 155, 112, [3, 7, 35, 2]),
 ]
@@ -98,8 +99,9 @@ def test_nominal_convolutions_are_those_of_the_papers_table():
         "sharesnet_152": 106,
     }
     assert {name: nominal_convolutions(name) for name in printed} == printed
+    no_table = {"resnet_20", "sharesnet_20"}
     of_other_tables = {"wrn_28_3", "wrn_28_5", "wrn_28_8", "resnet_164_post", "sharesnet_164_post"}
-    assert set(VARIANTS) - set(printed) == {"resnet_92", "wrn_28_4", "wrn_22_10", *of_other_tables}
+    assert set(VARIANTS) - set(printed) == {"resnet_92", "wrn_28_4", "wrn_22_10", *of_other_tables, *no_table}
     with pytest.raises(ValueError, match=r"`name` \(='resnet_18'\) must be one of"):
         nominal_convolutions("resnet_18")
 

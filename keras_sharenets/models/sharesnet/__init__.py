@@ -33,6 +33,10 @@ def _imagenet(depth: int, share: str, published: str, unshared: str | None = Non
     return Variant("ResNet", {"depth": depth, "share": share}, configurations, unshared=unshared)
 
 
+def _basic(share: str, unshared: str | None = None, note: str = "") -> Variant:
+    return Variant("BasicResNet", {"blocks_per_stage": (3, 3, 3), "share": share}, note=note, unshared=unshared)
+
+
 VARIANTS = {
     "resnet_164": _preact(164, "none", "1.70M"),
     "sharesnet_164": _preact(164, "rest", "0.93M", "resnet_164"),
@@ -56,6 +60,8 @@ VARIANTS = {
     "sharesnet_101": _imagenet(101, "stride1", "29.4M", "resnet_101"),
     "resnet_152": _imagenet(152, "none", "60.2M"),
     "sharesnet_152": _imagenet(152, "stride1", "36.8M", "resnet_152"),
+    "resnet_20": _basic("none", note="not in the paper, nor is `sharesnet_20`: small enough for microcontrollers"),
+    "sharesnet_20": _basic("both", "resnet_20", note="one 3x3 convolution per stage, twice in each block"),
 }
 _NETWORKS = {"PreActResNet": "preact_resnet", "WideResNet": "wide_resnet", "ResNet": "resnet"}
 # Layers per block, times three equal stages, and the number of other layers.
@@ -89,13 +95,14 @@ def nominal_convolutions(name: str) -> int:
     and the classifier there.
 
     Raises:
-        ValueError: the family has no network of that name.
+        ValueError: the paper has no network of that name.
 
     >>> nominal_convolutions("resnet_164"), nominal_convolutions("sharesnet_164")
     (164, 113)
     """
-    _checks.one_of("name", name, tuple(VARIANTS))
-    variant = VARIANTS[name]
+    of_paper = {key: variant for key, variant in VARIANTS.items() if variant.factory_name in _NETWORKS}
+    _checks.one_of("name", name, tuple(of_paper))
+    variant = of_paper[name]
     depth = variant.arguments["depth"]
     if variant.arguments["share"] == "none":
         return depth

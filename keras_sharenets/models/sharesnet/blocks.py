@@ -1,7 +1,8 @@
 """Residual blocks that share one 3x3 convolution within a stage (the paper's figures 2 and 3).
 
 A block is a function of `(x, width, strides, shared, name)`. `shared` is the convolution layer of its stage, or `None`
-if the block does not share. All other convolutions and all batch normalizations are unshared.
+if the block does not share. With `share_first`, it is both convolutions of a basic block. All other convolutions and
+all batch normalizations are unshared.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,8 +38,14 @@ def _shared_conv(filters: int, name: str) -> keras.layers.Layer:
 
 
 def _spatial(x: Tensor, width: int, strides: int, shared: keras.layers.Layer | None, name: str) -> Tensor:
-    """The 3x3 convolution that can be shared within a stage (the paper's W_s)."""
-    return conv(x, width, 3, strides=strides, name=f"{name}_spatial") if shared is None else shared(x)
+    """A 3x3 convolution that can be shared within a stage (the paper's W_s)."""
+    return conv(x, width, 3, strides=strides, name=name) if shared is None else shared(x)
+
+
+def _first(x: Tensor, width: int, strides: int, shared: keras.layers.Layer | None, name: str) -> Tensor:
+    """The first convolution of a basic block; it can be the shared one unless it changes the shape."""
+    same_shape = strides == 1 and x.shape[-1] == width
+    return _spatial(x, width, strides, shared if same_shape else None, f"{name}_first")
 
 
 def _projected(
@@ -61,7 +68,7 @@ def preactivated_bottleneck(
     shortcut = _projected(x, active, filters, strides, name)
     x = conv(active, width, strides=strides, name=f"{name}_reduce")
     x = base.norm_relu(x, f"{name}_reduced")
-    x = _spatial(x, width, 1, shared, name)
+    x = _spatial(x, width, 1, shared, f"{name}_spatial")
     x = base.norm_relu(x, f"{name}_convolved")
     x = conv(x, filters, name=f"{name}_expand")
     return keras.layers.Add(name=f"{name}_add")([shortcut, x])
@@ -75,15 +82,16 @@ def preactivated_basic(
     name: str,
     dropout_rate: float = 0.0,
     shortcut: str = "projection",
+    share_first: bool = False,
 ) -> Tensor:
     """Two 3x3 convolutions to `width`, each after normalization and ReLU. The first one is strided."""
     active = base.norm_relu(x, f"{name}_input")
     source = _projected(x, active, width, strides, name, shortcut)
-    x = conv(active, width, 3, strides=strides, name=f"{name}_first")
+    x = _first(active, width, strides, shared if share_first else None, name)
     x = base.norm_relu(x, f"{name}_middle")
     if dropout_rate:
         x = keras.layers.Dropout(dropout_rate, name=f"{name}_dropout")(x)
-    x = _spatial(x, width, 1, shared, name)
+    x = _spatial(x, width, 1, shared, f"{name}_spatial")
     return keras.layers.Add(name=f"{name}_add")([source, x])
 
 
@@ -110,7 +118,7 @@ def bottleneck(
     reduce_strides, spatial_strides = (strides, 1) if stride_on == "reduce" else (1, strides)
     x = conv(x, width, strides=reduce_strides, name=f"{name}_reduce")
     x = base.norm_relu(x, f"{name}_reduced")
-    x = _spatial(x, width, spatial_strides, shared, name)
+    x = _spatial(x, width, spatial_strides, shared, f"{name}_spatial")
     x = base.norm_relu(x, f"{name}_convolved")
     x = base.norm(conv(x, 4 * width, name=f"{name}_expand"), f"{name}_expanded")
     return _add_relu(x, source, strides, name)
@@ -123,12 +131,13 @@ def basic(
     shared: keras.layers.Layer | None,
     name: str,
     shortcut: str = "projection",
+    share_first: bool = False,
 ) -> Tensor:
     """Two 3x3 convolutions to `width`, each before normalization and ReLU. The first one is strided."""
     source = x
-    x = conv(x, width, 3, strides=strides, name=f"{name}_first")
+    x = _first(x, width, strides, shared if share_first else None, name)
     x = base.norm_relu(x, f"{name}_middle")
-    x = base.norm(_spatial(x, width, 1, shared, name), f"{name}_convolved")
+    x = base.norm(_spatial(x, width, 1, shared, f"{name}_spatial"), f"{name}_convolved")
     return _add_relu(x, source, strides, name, shortcut)
 
 
