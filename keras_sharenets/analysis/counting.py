@@ -45,7 +45,12 @@ def parameters_of(operation: Any) -> tuple[keras.Variable, ...]:
         if not layer.trainable
         for weight in layer._trainable_variables
     }
-    return tuple(weight for weight in operation.weights if weight.trainable or id(weight) in frozen)
+    return tuple(
+        weight
+        for weight in operation.weights
+        # The scales of float8 are trainable for Keras, but replaced in each step.
+        if (weight.trainable or id(weight) in frozen) and not getattr(weight, "overwrite_with_gradient", False)
+    )
 
 
 def _is_convolution(layer: keras.layers.Layer) -> bool:

@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import inspect
 import itertools
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -184,9 +185,9 @@ def _filled(own: Shape, given: Any) -> Shape | None:
     if not isinstance(given, (tuple, list)) or len(given) != len(own):
         return None
     for side, wanted in zip(given, own, strict=True):
-        if side is not None and (not isinstance(side, int) or side < 1 or wanted not in (None, side)):
+        if side is not None and (not isinstance(side, numbers.Integral) or side < 1 or wanted not in (None, side)):
             return None
-    return tuple(wanted or side for side, wanted in zip(given, own, strict=True))
+    return tuple(wanted or (side and int(side)) for side, wanted in zip(given, own, strict=True))
 
 
 def _input_shapes(model: keras.Model, input_shape: Any) -> list[Shape]:
@@ -204,13 +205,14 @@ def _input_shapes(model: keras.Model, input_shape: Any) -> list[Shape]:
     return [(shape[0], *sides) for shape, sides in zip(own, filled, strict=True)]
 
 
-def trace(model: keras.Model, input_shape: Any = None) -> Graph:
+def trace(model: keras.Model, input_shape: Any = None, *, batch_size: int | None = None) -> Graph:
     """Converts a functional model to a flat `Graph`.
 
     Args:
         model: functional `keras.Model` or built `keras.Sequential`. Nested models are expanded at each of their calls.
         input_shape: shape of one image without the batch axis, for a model with unknown input dimensions; a sequence of
             shapes in the order of `model.inputs` for a model with several inputs.
+        batch_size: size of the batch, for a model with an unknown one.
 
     Returns:
         A `Graph`. Inputs have no call. Layers that contain layers (wrappers, subclassed models) are one call, except
@@ -221,7 +223,7 @@ def trace(model: keras.Model, input_shape: Any = None) -> Graph:
     """
     _check_model(model)
     replay = _Replay()
-    shapes = _input_shapes(model, input_shape)
+    shapes = [(shape[0] or batch_size, *shape[1:]) for shape in _input_shapes(model, input_shape)]
     inputs = [replay.tensor(shape, own.dtype) for shape, own in zip(shapes, model.inputs, strict=True)]
     outputs = replay.model(model, inputs)
     return Graph(tuple(inputs), tuple(replay.calls), outputs)

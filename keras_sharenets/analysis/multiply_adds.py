@@ -133,12 +133,14 @@ def _rule(call: Call) -> Callable[[Any, Shape, Shape], int] | None:
     return next((rule for classes, rule in _RULES if isinstance(call.operation, classes)), None)
 
 
-def multiply_adds(call: Call, kernel_shape: Shape | None = None) -> int | None:
+def multiply_adds(call: Call, kernel_shape: Shape | None = None, *, batch: int | None = None) -> int | None:
     """The multiply-adds of one call for one image.
 
     Args:
         call: a `Call` of `keras_sharenets.analysis.graph`.
         kernel_shape: shape of the layer's effective kernel, if it has one; the last axis is the filters.
+        batch: batch size of the network, for a call with another one, for example after the frames of a video have
+            become images; `None`: that of the call.
 
     Returns:
         An int; `None` if the arithmetic is unknown: for a layer without a rule that has a weight of two or more axes,
@@ -152,7 +154,8 @@ def multiply_adds(call: Call, kernel_shape: Shape | None = None) -> int | None:
     if rule is not None:
         inputs, outputs = call.input_shapes[0], call.output_shapes[0]
         try:
-            return rule(operation, inputs, outputs)
+            products = rule(operation, inputs, outputs)
+            return products if batch is None else _product((products, outputs[0])) // batch
         except _OpenSideError as error:
             raise ValueError(
                 f"`input_shape` must specify the unknown dimensions of the model: the multiply-adds of '{call.path}' "

@@ -1,11 +1,12 @@
 """Profiles of networks: stored and effective parameters and multiply-adds, as data and as tables."""
 
+import contextlib
 import csv
 import dataclasses
 import html
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -118,13 +119,28 @@ def _weights(operation: Any) -> _Weights:
     parameters = parameters_of(operation)
     trained = {id(weight) for weight in parameters}
     others = tuple(weight for weight in getattr(operation, "weights", ()) if id(weight) not in trained)
-    if not hasattr(operation, "effective_kernel"):
-        effective = sum(math.prod(weight.shape) for weight in parameters)
-        return _Weights(parameters, others, None, effective)
-    kernel_shape = tuple(operation.effective_kernel().shape)
-    bias = getattr(operation, "bias", None)
-    effective = math.prod(kernel_shape) + (0 if bias is None else math.prod(bias.shape))
+    kernel_shape = tuple(operation.effective_kernel().shape) if hasattr(operation, "effective_kernel") else None
+    expanded = [operation] if kernel_shape else {id(part): part for part in _expanding_parts(operation)}.values()
+    in_kernels = {id(weight) for part in expanded for weight in parameters_of(part)}
+    effective = sum(math.prod(weight.shape) for weight in parameters if id(weight) not in in_kernels)
+    effective += sum(map(_expanded_size, expanded))
     return _Weights(parameters, others, kernel_shape, effective)
+
+
+def _expanding_parts(operation: Any) -> Iterator[keras.layers.Layer]:
+    """The layers inside a wrapper or another layer that expand their weights into an effective kernel."""
+    inside = isinstance(operation, keras.layers.Layer)
+    for part in operation._flatten_layers(include_self=False, recursive=False) if inside else ():
+        if part.built and hasattr(part, "effective_kernel") and not hasattr(part, "reference_model"):
+            yield part
+        else:
+            yield from _expanding_parts(part)
+
+
+def _expanded_size(layer: Any) -> int:
+    """Number of weights of the effective kernel and the bias of a layer."""
+    bias = getattr(layer, "bias", None)
+    return math.prod(layer.effective_kernel().shape) + (0 if bias is None else math.prod(bias.shape))
 
 
 def _single(shapes: tuple[Shape, ...]) -> Shape:
@@ -149,7 +165,7 @@ def profile(model: keras.Model, input_shape: Any = None) -> Profile:
 
     Args:
         model: functional `keras.Model` or built `keras.Sequential`. Nested models are expanded; a wrapper or a nested
-            subclassed model is a single row.
+            subclassed model is a single row, whose effective parameters count each layer inside once.
         input_shape: shape of one image without the batch axis, for a model with unknown input dimensions; a sequence of
             shapes in the order of `model.inputs` for a model with several inputs.
 
@@ -167,11 +183,24 @@ def profile(model: keras.Model, input_shape: Any = None) -> Profile:
     >>> p.stored_parameters, p.effective_parameters, p.ratio, p.multiply_adds
     (576, 1152, 2.0, 294912)
     """
-    return profile_graph(trace(model, input_shape), name=model.name)
+    graph = trace(model, input_shape)
+    costs = graph
+    if any(_may_change_batch(call.operation) for call in graph.calls):
+        # An operation may need a larger batch, and raise any exception for a single image.
+        with contextlib.suppress(Exception):
+            costs = trace(model, input_shape, batch_size=1)
+    return profile_graph(graph, name=model.name, costs=costs)
 
 
-def profile_graph(graph: Graph, *, name: str) -> Profile:
-    """The `Profile` of a traced model."""
+def _may_change_batch(operation: keras.Operation) -> bool:
+    """Whether an operation may change the size of the batch: most layers do not."""
+    known = type(operation).__module__.partition(".")[0] in ("keras", "keras_sharenets")
+    layer = known and isinstance(operation, keras.layers.Layer) and not isinstance(operation, keras.layers.Lambda)
+    return not layer or getattr(operation, "axis", None) == 0
+
+
+def profile_graph(graph: Graph, *, name: str, costs: Graph | None = None) -> Profile:
+    """The `Profile` of a traced model; `costs`: its trace for a single image, if multiply-adds depend on the batch."""
     known, seen, rows = {}, set(), []
 
     def unseen(weights: Sequence[keras.Variable]) -> int:
@@ -179,8 +208,13 @@ def profile_graph(graph: Graph, *, name: str) -> Profile:
         seen.update(new)
         return sum(new.values())
 
-    for call in graph.calls:
-        call = dataclasses.replace(call, operation=inner(call.operation))
+    costs = costs or graph
+    open_sides = any(None in tensor.shape[1:] for tensor in costs.inputs)
+    for call, cost in zip(graph.calls, costs.calls, strict=True):
+        # A custom layer may declare an unknown batch: that of the network, unless it may contain an unknown dimension.
+        declared = cost.output_shapes[0][:1] == (None,) and not open_sides
+        batch = None if declared else costs.inputs[0].shape[0]
+        call, cost = (dataclasses.replace(each, operation=inner(each.operation)) for each in (call, cost))
         if id(call.operation) not in known:
             known[id(call.operation)] = _weights(call.operation)
         weights = known[id(call.operation)]
@@ -193,7 +227,7 @@ def profile_graph(graph: Graph, *, name: str) -> Profile:
             stored_parameters=unseen(weights.parameters),
             effective_parameters=weights.effective_parameters,
             non_trainable_parameters=unseen(weights.others),
-            multiply_adds=multiply_adds(call, weights.kernel_shape),
+            multiply_adds=multiply_adds(cost, weights.kernel_shape, batch=batch),
         )
         rows.append(row)
     return Profile(name, tuple(tensor.shape[1:] for tensor in graph.inputs), tuple(rows))

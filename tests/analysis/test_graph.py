@@ -225,6 +225,8 @@ def test_an_input_shape_that_does_not_match_raises_an_error(input_shape):
 
 def test_one_input_shape_for_each_input():
     left, right = keras.Input((None, 2)), keras.Input((None, 3))
+    single = keras.Model(left, layers.ReLU(name="relu")(left))
+    assert rows(single, input_shape=tuple(np.array([7, 2]))) == [("relu", 0, ((None, 7, 2),), ((None, 7, 2),))]
     model = keras.Model([left, right], layers.Concatenate(name="joined")([left, right]), name="two")
     shapes = ((None, 7, 2), (None, 7, 3))
     assert rows(model, input_shape=[(7, 2), (7, 3)]) == [("joined", 0, shapes, ((None, 7, 5),))]
