@@ -135,6 +135,13 @@ def test_more_layers(seed):
     assert 300 < draw_layers(seed, 600) < 600
 
 
+@pytest.mark.parametrize("name", ["HighlySharedConv2D", "HierarchicalGroupConv2D", "InterleavedGroupConv2D"])
+def test_kernel_of_an_unbuilt_layer(name):
+    layer = getattr(layers, name)(8, 1, **({"groups": 2} if name == "HierarchicalGroupConv2D" else {}))
+    with pytest.raises(ValueError, match=f"'{layer.name}' must be built"):
+        layer.effective_kernel()
+
+
 def test_models():
     assert 5 < draw_models(0, 15) < 15
 

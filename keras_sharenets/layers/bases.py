@@ -61,6 +61,11 @@ class SharedConvolution(keras.layers.Layer):
             raise ValueError(f"The last axis of the input must be known, got shape {tuple(input_shape)}.")
         return _checks.positive("input_shape[-1]", input_shape[-1])
 
+    def check_built(self) -> None:
+        """Raises a `ValueError` if the layer is not built: it has no kernel yet."""
+        if not self.built:
+            raise ValueError(f"Layer '{self.name}' must be built: it has no kernel before its first call or `build`.")
+
     def add_bias(self) -> None:
         """Builds the bias, or sets it to `None`."""
         self.bias = None
@@ -155,11 +160,16 @@ class ComposedPointwise(SharedConvolution):
 
         Returns:
             A tensor `(1, 1, channels, filters)` with the dtype of the stored weights.
+
+        Raises:
+            ValueError: the layer is not built.
         """
+        self.check_built()
         return self.compose([ops.convert_to_tensor(kernel) for kernel in self.kernels])
 
     def products_per_pixel(self) -> int:
         """Products of weights with activations per pixel as the paper counts them: every stored weight once."""
+        self.check_built()
         return sum(math.prod(kernel.shape) for kernel in self.kernels)
 
     def choose_implementation(self, input_shape: Shape, training: bool | None = None) -> str:

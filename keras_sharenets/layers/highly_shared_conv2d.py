@@ -165,7 +165,11 @@ class HighlySharedConv2D(SharedConvolution):
 
         Returns:
             A tensor `(kernel height, kernel width, channels / groups, filters)`, group-major.
+
+        Raises:
+            ValueError: the layer is not built.
         """
+        self.check_built()
         bank_groups = self.groups // self.channel_repeats
         bank = kernels.arrange(self.kernel, self.arrangements, bank_groups, self.shuffle_groups, self.plane_orders)
         return kernels.repeat(bank, self.channel_repeats)
@@ -225,5 +229,6 @@ class HighlySharedConv2D(SharedConvolution):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "HighlySharedConv2D":
-        # Layers saved before this argument existed are shuffled.
-        return super().from_config({"plane_orders": "shuffled", **config})
+        # Layers saved before this argument existed are shuffled. The config of a subclass may have other arguments.
+        former = {"plane_orders": "shuffled"} if "arrangements" in config else {}
+        return super().from_config({**former, **config})

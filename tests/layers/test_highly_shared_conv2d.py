@@ -330,6 +330,22 @@ def test_a_layer_saved_before_there_were_distinct_orders_is_shuffled(tmp_path):
             assert np.array_equal(kernel[:, :, plane, group * 8 + copy * 2 + base], expected)
 
 
+@keras.saving.register_keras_serializable("test_highly_shared_conv2d")
+class FourOrders(HighlySharedConv2D):
+    """A subclass with arguments of its own."""
+
+    def __init__(self, filters, **kwargs):
+        super().__init__(filters, 3, groups=2, arrangements=4, **kwargs)
+
+    def get_config(self):
+        return {"filters": self.filters, "name": self.name}
+
+
+def test_a_subclass_with_a_config_of_its_own_keeps_its_orders():
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(FourOrders(16)))
+    assert (type(again), again.plane_orders) == (FourOrders, "distinct")
+
+
 def test_warns_when_arrangements_coincide():
     with pytest.warns(UserWarning, match=r"`arrangements` \(=2\) of 2 input channels per group .* 1 different orders"):
         HighlySharedConv2D(8, 1, groups=2, arrangements=2).build((None, 4, 4, 4))
