@@ -137,8 +137,9 @@ def create_model(name: str, /, *, weights: str | os.PathLike | None = None, **ov
         name: one of `list_models()`.
         weights: `None` for an untrained network; `"cifar10"` for weights included in the package, which
             `keras_sharenets.models.list_trained()` lists; or the path of a `.keras` file of the same network, such as a
-            training run writes. The number of classes and the image shape default to those of the weights. With a
-            different `num_classes`, the classifier is newly initialized. The network preprocesses pixels as the weights
+            training run writes. The number of classes, the activation of the classifier, and the image shape default to
+            those of the weights. With a different `num_classes`, the classifier is newly initialized, and ends in a
+            softmax by default. The network preprocesses pixels as the weights
             require; with `include_preprocessing=False`, the caller does.
         **overrides: arguments of the network's factory, or those common to all factories
             (`keras_sharenets.models.CommonArguments`), such as `num_classes`, `input_shape` or

@@ -140,8 +140,8 @@ def build_trained(variant: Variant, path: pathlib.Path, arguments: Mapping[str, 
     Args:
         variant: the network.
         path: a `.keras` file of the same network, such as `fit` writes.
-        arguments: the given arguments of the factory. The number of classes with the activation of the classifier, and
-            the image shape, default to those of the file.
+        arguments: the given arguments of the factory. The number of classes and the image shape default to those of the
+            file, and so does the activation of the classifier if the number of classes is that of the file.
 
     Returns:
         A `keras.Model`. With `include_preprocessing`, it preprocesses pixels like the network in the file.
@@ -151,8 +151,9 @@ def build_trained(variant: Variant, path: pathlib.Path, arguments: Mapping[str, 
             a normalization or a rescaling to -1 to 1.
     """
     source = files.load_model(path)
-    given: dict[str, Any] = {"num_classes": int(source.output_shape[-1])}
-    if "num_classes" not in arguments and source.layers[-1].name == "predictions":
+    classes = int(source.output_shape[-1])
+    given: dict[str, Any] = {"num_classes": classes}
+    if arguments.get("num_classes", classes) == classes and source.layers[-1].name == "predictions":
         given["classifier_activation"] = source.layers[-1].activation
     if arguments.get("input_tensor") is None:
         given["input_shape"] = source.input_shape[1:]

@@ -117,6 +117,8 @@ def test_a_file_with_the_preprocessing_of_the_factory_and_another_activation(tmp
     again = ksn.create_model("resnet_8", weights=tmp_path / "net.keras", **SMALL)
     assert type(again.get_layer("preprocessing")) is keras.layers.Rescaling
     assert_close(outputs_of(again, PIXELS), outputs_of(model, PIXELS), 1e-6)
+    same = ksn.create_model("resnet_8", weights=tmp_path / "net.keras", num_classes=4, **SMALL)
+    assert_close(outputs_of(same, PIXELS), outputs_of(model, PIXELS), 1e-6)
     new = ksn.create_model("resnet_8", weights=tmp_path / "net.keras", num_classes=3, **SMALL)
     assert new.get_layer("predictions").activation is keras.activations.softmax
 
