@@ -31,8 +31,8 @@ def _without_bias(place: Place) -> dict[str, Any]:
 
 
 def _is_signed(places: Sequence[Place]) -> bool:
-    """Whether scales may be negative: a normalization without a scale cannot store the sign."""
-    return all(norm.scale for place in places for norm in place.norms)
+    """Whether scales may be negative: a normalization may have no scale to store the sign, or must keep it positive."""
+    return all(norm.scale and norm.gamma_constraint is None for place in places for norm in place.norms)
 
 
 def _shape(place: Place) -> tuple[Any, ...]:

@@ -170,6 +170,19 @@ def test_regularizers_and_constraints_are_kept():
         assert float(sum(shared.model.losses)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_constraint_of_a_normalization_is_satisfied():
+    """A scale of -1 for one of two opposite kernels would make its gamma negative."""
+    x = inputs = keras.Input((6, 6, 4))
+    kernel = pseudo_random((3, 3, 4, 4))
+    for number, factor in enumerate((1.0, -1.0)):
+        conv = keras.layers.Conv2D(4, 3, padding="same", name=f"conv{number}")
+        x = keras.layers.BatchNormalization(gamma_constraint="non_neg", name=f"norm{number}")(conv(x))
+        conv.kernel.assign(factor * kernel)
+    shared = ksn.share(keras.Model(inputs, x), ShareDepth("all", match_channels=False), where="*").model
+    for name in ("norm0", "norm1"):
+        assert keras.ops.convert_to_numpy(shared.get_layer(name).gamma).min() > 0
+
+
 class Skipping(keras.layers.BatchNormalization):
     """A normalization that also adds its input: it cannot absorb a scale of the convolution before."""
 
