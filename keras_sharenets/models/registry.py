@@ -139,7 +139,8 @@ def create_model(name: str, /, *, weights: str | os.PathLike | None = None, **ov
             `keras_sharenets.models.list_trained()` lists; or the path of a `.keras` file of the same network, such as a
             training run writes. The number of classes, the activation of the classifier, and the image shape default to
             those of the weights. With a different `num_classes`, the classifier is newly initialized, and ends in a
-            softmax by default. The network preprocesses pixels as the weights
+            softmax by default. Some networks have larger strides for larger images, with a warning if the weights have
+            others. The network preprocesses pixels as the weights
             require; with `include_preprocessing=False`, the caller does.
         **overrides: arguments of the network's factory, or those common to all factories
             (`keras_sharenets.models.CommonArguments`), such as `num_classes`, `input_shape` or
@@ -169,7 +170,7 @@ def create_model(name: str, /, *, weights: str | os.PathLike | None = None, **ov
     known = (*own, *CommonArguments.__annotations__)
     for argument in overrides:
         if argument not in known:
-            near = difflib.get_close_matches(argument, known, n=3, cutoff=0.4) or known
+            near = difflib.get_close_matches(argument, (*known, "weights"), n=3, cutoff=0.4) or known
             raise TypeError(f"'{name}' has no argument `{argument}`. Did you mean {', '.join(map(repr, near))}?")
     if weights is not None:
         options = {argument: value for argument, value in overrides.items() if argument in own}

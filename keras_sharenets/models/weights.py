@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -219,6 +220,8 @@ def transfer_weights(
     Raises:
         ValueError: a layer is missing on one side, its weights have other shapes, or it has other plane orders. The
             network is then unchanged.
+
+    Warns if a layer has other strides, such as those that some factories choose by the size of the images.
     """
     import keras
 
@@ -248,6 +251,16 @@ def transfer_weights(
             )
     for name, layer in new.items():
         layer.set_weights(old[name].get_weights())
+    strides = {name: [getattr(each, "strides", None) for each in (old[name], layer)] for name, layer in new.items()}
+    other = next((name for name, (there, here) in strides.items() if there != here), None)
+    if other is not None:
+        there, here = strides[other]
+        warnings.warn(
+            f"`weights` (={path}) belong to a network with strides of {there} in the layer '{other}', but "
+            f"'{model.name}' has {here}, for example because its images are larger: fine-tune it, or pass the strides "
+            "of the weights.",
+            stacklevel=2,
+        )
     return tuple(name for name in _weighted(model) if name not in new)
 
 

@@ -75,6 +75,8 @@ def test_records_with_former_names_are_read(name, former, present):
 def test_unknown_arguments():
     with pytest.raises(TypeError, match=r"'sl3_resnet_64' has no argument `widths`\. Did you mean 'width'"):
         ksn.create_model("sl3_resnet_64", widths=3)
+    with pytest.raises(TypeError, match=r"'resnet_8' has no argument `weight`\. Did you mean 'weights'"):
+        ksn.create_model("resnet_8", weight="cifar10")
     with pytest.raises(TypeError, match=r"The factory of 'preact_resnet' has no argument `widening` \(=3\)\."):
         PreActResNet(widening=3)
     with pytest.raises(ValueError, match="`filters`, `width` include one under two names"):

@@ -5,6 +5,7 @@ import hashlib
 import json
 import pathlib
 import re
+import warnings
 
 import keras
 import numpy as np
@@ -121,6 +122,19 @@ def test_a_file_with_the_preprocessing_of_the_factory_and_another_activation(tmp
     assert_close(outputs_of(same, PIXELS), outputs_of(model, PIXELS), 1e-6)
     new = ksn.create_model("resnet_8", weights=tmp_path / "net.keras", num_classes=3, **SMALL)
     assert new.get_layer("predictions").activation is keras.activations.softmax
+
+
+def test_strides_that_depend_on_the_size_of_the_images(tmp_path):
+    small = {"width": 4, "blocks_per_stage": 2, "stem_filters": 4}
+    files.save_model(ksn.create_model("xception_c35_d8", input_shape=(32, 32, 3), **small), tmp_path / "net.keras")
+    larger = {"weights": tmp_path / "net.keras", "input_shape": (64, 64, 3), **small}
+    with pytest.warns(
+        UserWarning, match=r"strides of \(1, 1\) in the layer 'stem', but 'xception_c35_d8' has \(2, 2\)"
+    ):
+        ksn.create_model("xception_c35_d8", **larger)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        ksn.create_model("xception_c35_d8", stem_strides=1, **larger)
 
 
 def refusal(**arguments):
