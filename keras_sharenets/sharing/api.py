@@ -17,7 +17,7 @@ from keras_sharenets.sharing.matching import match_channels
 from keras_sharenets.sharing.places import Where
 from keras_sharenets.sharing.proposals import propose
 from keras_sharenets.sharing.report import Shared
-from keras_sharenets.sharing.schemes import Scheme, ShareDepth
+from keras_sharenets.sharing.schemes import Scheme, ShareChannels, ShareDepth
 
 # Without `where`, changes are made in order of loss per saved weight until they reach this fraction of all savings.
 _ENOUGH = 0.95
@@ -44,8 +44,9 @@ def share(
         scheme: one of the schemes of `keras_sharenets.sharing`, or a sequence of them, applied one after the other.
             `None` if a budget is given: several schemes are then tried for each convolution.
         where: convolutions to convert: names, shell-style patterns, or a function of a layer that returns a bool.
-            `None`: the convolutions with the least loss per saved weight, up to 95 % of the possible savings. With
-            several schemes, those that have taken the place of these convolutions are converted further.
+            `"*"`: all that the scheme fits. `None`: of these, the ones with the least loss per saved weight, up to 95 %
+            of the possible savings. With several schemes, those that have taken the place of these convolutions are
+            converted further.
         sample_images: array of a few hundred images as the network takes them, or a list of arrays for several inputs;
             labels are not needed.
         max_parameters: int, a budget instead of a scheme: the changes with the least loss per saved weight are made
@@ -57,7 +58,7 @@ def share(
 
     Raises:
         ValueError: the model is neither functional nor sequential; `where` matches no convolution; the scheme fits none
-            of the convolutions (the message gives the reasons); the budget is too small (the message gives the
+            of the convolutions (the message gives the reasons), or keeps every kernel; the budget is too small (the message gives the
             minimum); not exactly one of scheme and budgets is given; `sample_images` do not fit the inputs; or the
             convolutions have different dtype policies.
         RuntimeError: `max_tflite_bytes` is given, and the Keras backend is not TensorFlow.
@@ -88,6 +89,12 @@ def share(
         raise ValueError(
             f"`scheme` (={scheme!r}) must be a scheme of `keras_sharenets.sharing`, or a sequence of them."
         )
+    for each in schemes:
+        if isinstance(each, ShareChannels) and each.groups == each.channel_repeats == each.arrangements == 1:
+            raise ValueError(
+                f"`scheme` (={each}) keeps every kernel: at least one of `groups`, `channel_repeats` and `arrangements` "
+                "must be above 1."
+            )
     done, chosen = None, where
     for each in schemes:
         network = inspect_network(model if done is None else done.model, sample_images)
@@ -133,7 +140,8 @@ def _most_efficient(changes: Sequence[Change], left: dict[str, str]) -> list[Cha
             saved += change.saved
     for change in changes:
         if change not in taken:
-            reason = "sharing saves no weights" if change.saved <= 0 else "the loss per saved weight is too high"
+            high = "the loss per saved weight is higher than that of the others; `where='*'` includes it"
+            reason = "sharing saves no weights" if change.saved <= 0 else high
             left.update((place.path, reason) for place in change.places)
     return [change for change in changes if change in taken]
 

@@ -48,7 +48,8 @@ class ShareChannels:
 
     Attributes:
         groups, channel_repeats, arrangements, shuffle_groups, plane_orders: arguments of the layer. `groups` must be a
-            multiple of the groups of the convolution; if it is larger, the weights between groups are dropped.
+            multiple of the groups of the convolution; if it is larger, the weights between groups are dropped. With all
+            defaults, the layer is an ordinary convolution, which `share` rejects.
 
     Reference: Lu et al., "Highly shared Convolutional Neural Networks", Expert Systems with Applications 2021.
     """

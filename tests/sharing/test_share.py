@@ -16,6 +16,8 @@ from sharing_networks import images, nested_network, residual_network, set_train
 import keras_sharenets as ksn
 from keras_sharenets.sharing import HierarchicalGroups, InterleavedGroups, ShareChannels, ShareDepth
 from keras_sharenets.sharing.budget import Choice
+from keras_sharenets.sharing.conversion import convert, inspect_network
+from keras_sharenets.sharing.proposals import propose
 
 NOTHING_SHARED = [ShareDepth("none"), ShareChannels(), HierarchicalGroups(1), InterleavedGroups(group_convolutions=1)]
 SCHEMES = [
@@ -40,7 +42,8 @@ def test_schemes_without_sharing_do_not_change_outputs(scheme, with_images):
         given = images(model)
         if not isinstance(scheme, (ShareDepth, ShareChannels)) and isinstance(model, keras.Sequential):
             continue  # This network has no 1x1 convolution.
-        shared = ksn.share(model, scheme, sample_images=given if with_images else None)
+        network = inspect_network(model, given if with_images else None)
+        shared = convert(network, *propose(scheme, network.places, network.samples.moments))
         assert_close(outputs_of(shared.model, given), outputs_of(model, given), 1e-5)
         # Biases are merged into the next normalization.
         assert shared.parameters <= shared.parameters_before == ksn.profile(model).stored_parameters
@@ -139,7 +142,7 @@ def test_outputs_of_changed_convolutions_keep_their_names():
     mask = keras.layers.Conv2D(4, 1, activation="sigmoid", name="mask")(inner(x))
     model = keras.Model(inputs, [mask, keras.layers.Conv2D(4, 1, name="depth")(x)])
     given = images(model, 4)
-    for scheme in (ShareDepth("all"), ShareDepth("none"), ShareChannels()):
+    for scheme in (ShareDepth("all"), ShareDepth("none"), HierarchicalGroups(1)):
         shared = ksn.share(model, scheme, where="*").model
         assert shared.output_names == model.output_names == ["mask", "depth"]
         if scheme != ShareDepth("all"):
@@ -389,6 +392,7 @@ class Subclassed(keras.Model):
         (cached_network, "stage", {}, "`scheme` (='stage')"),
         (cached_network, None, {}, "one of `scheme`, `max_parameters` and `max_tflite_bytes` must be given, got {}."),
         (cached_network, None, {"max_parameters": 1.5}, "`max_parameters` (=1.5) must be a positive integer."),
+        (cached_network, [ShareDepth(), ShareChannels()], {}, "at least one of `groups`, `channel_repeats` and"),
         (cached_network, ShareChannels(arrangements=7), {}, "does not divide its filters (=16)"),
         (cached_network, InterleavedGroups((5, 5)), {}, "does not divide its input channels (=8)"),
         (cached_network, ShareDepth(), {"where": "nothing*"}, "`where` (='nothing*')"),
