@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{' or '.join(f'{name}=N' for name in BUDGETS)}; repeatable, with fine-tuning after each"
     )
     parser.add_argument("--share", action="append", default=[], metavar="HOW", help=share_help)
-    where_help = "names or patterns of the convolutions to share, quoted ('*': all; default: least loss per weight saved)"
+    where_help = (
+        "names or patterns of the convolutions to share, quoted ('*': all; default: least loss per weight saved)"
+    )
     parser.add_argument("--where", nargs="+", metavar="NAME", help=where_help)
     parser.add_argument("--prune", type=float, metavar="S", help="set this fraction of the kernel weights to 0")
     parser.add_argument(

@@ -58,9 +58,9 @@ def share(
 
     Raises:
         ValueError: the model is neither functional nor sequential; `where` matches no convolution; the scheme fits none
-            of the convolutions (the message gives the reasons), or keeps every kernel; the budget is too small (the message gives the
-            minimum); not exactly one of scheme and budgets is given; `sample_images` do not fit the inputs; or the
-            convolutions have different dtype policies.
+            of the convolutions (the message gives the reasons), or keeps every kernel; the budget is too small (the
+            message gives the minimum); not exactly one of scheme and budgets is given; `sample_images` do not fit the
+            inputs; or the convolutions have different dtype policies.
         RuntimeError: `max_tflite_bytes` is given, and the Keras backend is not TensorFlow.
 
     >>> import keras
@@ -92,8 +92,8 @@ def share(
     for each in schemes:
         if isinstance(each, ShareChannels) and each.groups == each.channel_repeats == each.arrangements == 1:
             raise ValueError(
-                f"`scheme` (={each}) keeps every kernel: at least one of `groups`, `channel_repeats` and `arrangements` "
-                "must be above 1."
+                f"`scheme` (={each}) keeps every kernel: at least one of `groups`, `channel_repeats` and "
+                "`arrangements` must be above 1."
             )
     done, chosen = None, where
     for each in schemes:
