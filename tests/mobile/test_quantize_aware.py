@@ -58,6 +58,28 @@ def test_outputs_keep_their_names():
     assert np.isfinite(quantized.train_on_batch(pseudo_random((2, 4)), labels)).all()
 
 
+def test_outputs_of_layers_without_kernels_keep_their_names():
+    """Also of a layer that is called again, and of one with weights; `strip` restores the layers."""
+    inputs = keras.Input((6, 6, 3))
+    x = keras.layers.Conv2D(4, 3, name="conv")(inputs)
+    relu, norm = keras.layers.ReLU(name="relu"), keras.layers.BatchNormalization(momentum=0.0, name="norm")
+    features = relu(x)
+    y = relu(keras.layers.Conv2D(4, 1, name="inner")(features))
+    total = keras.layers.Add(name="total")([features, y])
+    mean = keras.layers.GlobalAveragePooling2D(name="mean")(norm(total))
+    model = keras.Model(inputs, [features, mean, norm.output, total])
+    q = mobile.quantize_aware(model)
+    assert q.output_names == model.output_names == ["relu", "mean", "norm", "total"]
+    images = pseudo_random((8, 6, 6, 3))
+    q(images, training=True)  # Sets the ranges, and the statistics of both to those of the images.
+    for found, expected in zip(q(images), model(images), strict=True):
+        assert_close(np.asarray(found), np.asarray(expected), 0.05)
+    stripped = mobile.strip(q)
+    assert stripped.output_names == model.output_names
+    assert {id(layer) for layer in stripped.layers[1:]} == {id(layer) for layer in model.layers[1:]}
+    assert ksn.profile(q).stored_parameters == ksn.profile(model).stored_parameters
+
+
 def test_concatenated_values_share_one_range():
     inputs = keras.Input((8, 8, 2), name="images")
     first = keras.layers.Conv2D(4, 1, name="first")(inputs)

@@ -165,12 +165,16 @@ class _FakeQuantization:
 
     def _wrapped(self, call):
         layer = call.operation
-        if id(layer) in self._in_float or not stored_kernels(layer):
-            return layer
         if id(layer) not in self._wrappers:
+            ranged = any(tensor.number in self._groups for tensor in call.outputs)
+            if stored_kernels(layer):
+                wraps = id(layer) not in self._in_float
+            else:  # The wrapper gives its name to the range of the output: two layers cannot have one name.
+                wraps = ranged and self._is_end(call) and isinstance(layer, keras.layers.Layer)
+            if not wraps:
+                return layer
             preserve = "zeros" if self._preserve == "clusters" and _is_frozen_unclustered(layer) else self._preserve
-            is_last = self._is_end(call) and call.outputs[0].number not in self._groups
-            name = layer.name if is_last else f"{layer.name}_rounded"
+            name = layer.name if self._is_end(call) and not ranged else f"{layer.name}_rounded"
             wrapper = ours.QuantizedKernels(layer, preserve=preserve, name=name)
             wrapper.build()
             if preserve == "clusters":
