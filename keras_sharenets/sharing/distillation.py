@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import types
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -50,7 +51,8 @@ def distill(
     Args:
         student: functional or sequential `keras.Model` with one output: softmax or sigmoid probabilities, or their
             logits. Results of `keras_sharenets.mobile.prune` and `cluster` are also supported, without `features`; such
-            a model itself is returned, because only it has the necessary training step.
+            a model itself is returned, because only it has the necessary training step. In mixed precision, its last
+            layer should have `dtype="float32"`, as Keras advises: probabilities in float16 cause a warning.
         teacher: trained `keras.Model` with the same inputs and number of classes. Logits are interpreted according to
             the activation of the other network.
         weight: w, from 0 to 1.
@@ -91,6 +93,12 @@ def distill(
     places = _places(features, *graphs)
     divergence = logits_divergence(temperature)
     student_logits, teacher_logits = _logits(*graphs)
+    if student.outputs[0].dtype == "float16" and ends_of(graphs[0])[0] is not None:
+        warnings.warn(
+            f"`student` (='{student.name}') returns probabilities in float16. The gradient of their logarithm "
+            "overflows, which makes Keras skip steps and lower the loss scale: give its last layer `dtype='float32'`.",
+            stacklevel=2,
+        )
     if type(student).train_step is not keras.Model.train_step:
         if places:
             raise ValueError(f"`features` (={features!r}) require a student without a custom training step.")
@@ -123,7 +131,11 @@ def logits_divergence(temperature: float) -> keras.distillation.LogitsDistillati
 
 def as_logits(probabilities: Tensor) -> Tensor:
     """Logits whose softmax is these probabilities."""
-    return ops.log(ops.maximum(probabilities, _SMALLEST))
+    return ops.log(ops.maximum(_in_full(probabilities), _SMALLEST))
+
+
+def _in_full(outputs: Tensor) -> Tensor:
+    return ops.cast(outputs, keras.config.floatx())  # As Keras' losses do; temperature and softmax come first here.
 
 
 def add_distillation_loss(model: keras.Model, distance: Callable[[Any, Tensor], Tensor], weight: float) -> None:
@@ -177,13 +189,13 @@ def _logits(student: Graph, teacher: Graph) -> list[Callable[[Tensor], Tensor]]:
         raise ValueError(
             "`student` and `teacher` must output probabilities or logits of classes, but have a single output unit."
         )
-    to_logits = {SOFTMAX: as_logits, SIGMOID: _logit, None: lambda outputs: outputs}
+    to_logits = {SOFTMAX: as_logits, SIGMOID: _logit, None: _in_full}
     functions = [to_logits[end] for end in last]
     return [lambda outputs, of=of: _as_two_classes(of(outputs)) for of in functions] if SIGMOID in last else functions
 
 
 def _logit(probabilities: Tensor) -> Tensor:
-    return as_logits(probabilities) - as_logits(1 - probabilities)
+    return as_logits(probabilities) - as_logits(1 - _in_full(probabilities))
 
 
 def _as_two_classes(logits: Tensor) -> Tensor:

@@ -157,9 +157,27 @@ def test_bad_arguments():
         ksn.distill(dense(1, None), dense(1, None))
 
 
-def dense(units, activation):
+@pytest.mark.parametrize(("activation", "warned"), [("softmax", True), (None, False)])
+def test_outputs_in_half_precision(activation, warned, recwarn):
+    """The divergence is computed in float32: in float16, its terms would differ by a few percent."""
+    student, teacher = dense(3, activation, "mixed_float16"), dense(3, None)
+    kernel = pseudo_random((4, 3), 5) / 64
+    student.layers[-1].set_weights([1.5 * kernel, np.zeros(3)])
+    teacher.layers[-1].set_weights([kernel, np.zeros(3)])
+    model = ksn.distill(student, teacher, weight=1.0, temperature=TEMPERATURE)
+    assert any("give its last layer `dtype='float32'`" in str(each.message) for each in recwarn) == warned
+    model.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True)
+    given = 8 * np.eye(4)
+    said = keras.ops.convert_to_numpy(student(given)).astype("float64")
+    said = np.log(said) if activation else said
+    answered, asked = softmax(said / TEMPERATURE), softmax(given @ kernel / TEMPERATURE)
+    distance = (asked * np.log(asked / answered)).sum(-1).mean() * TEMPERATURE**2
+    assert model.train_on_batch(given, np.zeros((4, 3))) == pytest.approx(distance, rel=1e-2)
+
+
+def dense(units, activation, dtype="float32"):
     inputs = keras.Input((4,))
-    return keras.Model(inputs, keras.layers.Dense(units, activation, bias_initializer="normal")(inputs))
+    return keras.Model(inputs, keras.layers.Dense(units, activation, bias_initializer="normal", dtype=dtype)(inputs))
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", None])
