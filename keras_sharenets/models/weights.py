@@ -148,8 +148,9 @@ def build_trained(variant: Variant, path: pathlib.Path, arguments: Mapping[str, 
         A `keras.Model`. With `include_preprocessing`, it preprocesses pixels like the network in the file.
 
     Raises:
-        ValueError: the file cannot be read, belongs to another network, or preprocesses pixels by something other than
-            a normalization or a rescaling to -1 to 1.
+        ValueError: the file cannot be read, belongs to another network or to one with other options, also if these do
+            not change the shapes of the weights, or preprocesses pixels by something other than a normalization or a
+            rescaling to -1 to 1.
     """
     source = files.load_model(path)
     classes = int(source.output_shape[-1])
@@ -163,6 +164,10 @@ def build_trained(variant: Variant, path: pathlib.Path, arguments: Mapping[str, 
         _check_channels(source, path, arguments)
     model = variant.factory(**{**given, **variant.arguments, **arguments})
     transfer_weights(source, model, path)
+    if path.parent != FOLDER:  # `find_weights` compares the options of the networks in the package.
+        from keras_sharenets.models.same_network import check_same_network
+
+        check_same_network(source, variant, arguments, path)
     return model
 
 

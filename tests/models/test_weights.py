@@ -188,6 +188,16 @@ def test_weights_of_another_shape(width, message, file):
     assert message in text
 
 
+def test_options_that_change_no_shape(tmp_path):
+    """Strides, and which blocks share: with equal shapes, the weights would fit the wrong network."""
+    file = tmp_path / "net.keras"
+    files.save_model(ksn.create_model("igcv2_c64_d8", width=8, branch_channels=((2, 4),) * 3, stem_strides=2), file)
+    with pytest.raises(ValueError, match="other options: ") as caught:
+        ksn.create_model("igcv2_c64_d8", width=8, branch_channels=((2, 4),) * 3, weights=file)
+    print(caught.value)
+    ksn.create_model("igcv2_c64_d8", width=8, branch_channels=((2, 4),) * 3, weights=file, stem_strides=2)
+
+
 def test_weights_in_another_order():
     """With more than two arrangements: the shapes match, but the network would differ."""
 
