@@ -7,7 +7,7 @@ import json
 import pathlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras_tuner
@@ -51,10 +51,23 @@ def seconds_left(search: Search) -> float | None:
     seconds = sum(_checks.known("seconds", result.seconds) for result in finished)
     before = [results[result.continues].epochs for result in finished if result.continues in results]
     epochs = sum(result.epochs for result in finished) - sum(before)
-    trainings = 1 + (PARTS - 1) * search.finalists * (search.finalists > 1)
+    trainings = 1 + _finals(search, list(results.values()))
     workers = len({result.worker for result in results.values()})
     in_trials = seconds / len(finished) * max(search.trials - len(results), 0) / workers
     return in_trials + trainings * search.recipe.epochs * seconds / epochs
+
+
+def _finals(search: Search, results: Sequence[trials.Result]) -> int:
+    """The number of trainings of the final round: `PARTS - 1` for each finalist, one more for a shorter trial."""
+    if search.finalists < 2:
+        return 0
+    shorter = [result for result in trials.ranked(results)[: search.finalists] if _is_shorter(search, result)]
+    return min(search.finalists, search.trials) * (PARTS - 1) + len(shorter)
+
+
+def _is_shorter(search: Search, result: trials.Result) -> bool:
+    """Whether a trial had fewer epochs than the recipe, as in Hyperband."""
+    return result.epochs < search.recipe.epochs
 
 
 def compare_finalists(search: Search, tell: Callable[[str], object]) -> tuple[trials.Result | None, list[Finalist]]:
@@ -80,7 +93,7 @@ def compare_finalists(search: Search, tell: Callable[[str], object]) -> tuple[tr
     for result in ranked:
         first = _checks.known("accuracy", result.accuracy)
         costs = first - _checks.known("score", result.score)
-        if result.epochs < search.recipe.epochs:
+        if _is_shorter(search, result):
             first = _accuracy(search, result, 0, tell)
         accuracies = (first, *(_accuracy(search, result, part, tell) for part in range(1, PARTS)))
         finalists.append(Finalist(result.id, accuracies, statistics.mean(accuracies) - costs))

@@ -25,9 +25,11 @@ from keras_sharenets.search.spaces.space import Point, Space, kernel_parameters,
 from keras_sharenets.timing import Timing, take_turns, timing_of
 from keras_sharenets.training.data.batches import held_out_batches, input_shape
 from keras_sharenets.training.data.dataset import Dataset
+from keras_sharenets.training.papers.runs import find_runs
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.reports.evaluate import evaluate
 from keras_sharenets.training.run.network import build
+from keras_sharenets.training.run.record import Run
 from keras_sharenets.training.run.start import locate_network
 
 _REPRESENTATIVE_IMAGES, _IMAGES_FOR_SIZE = 200, 8
@@ -264,7 +266,7 @@ class Peer:
         file: its int8 file for images of the same shape; networks of other papers have random weights.
         int8_bytes: size of the file.
         accuracy: test accuracy; for a network of another paper `None`, unless the folder of the search contains a
-            training run of it.
+            finished run of it on the same images.
         latency_ms: as in `FileCosts`; `None` before the measurement.
     """
 
@@ -282,11 +284,8 @@ def make_peers(
 
     `show` is called with a message before each file is created, which takes seconds.
     """
-    # The finished runs of `fit` in the folder.
-    runs = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/metrics.json")))
-    accuracies = {
-        run["model"]: run["test_accuracy"] for run in runs if not run["options"] and run["state"] == "finished"
-    }
+    comparable = [run for run in find_runs([folder]) if not run.options and _is_tested_on(run, dataset)]
+    accuracies = {run.model: run.test_accuracy for run in comparable if run.test_accuracy is not None}
     plain, peers = dataclasses.replace(recipe, initialization="network", dropout=0.0), []
     for name in PEERS:
         path = folder / PEERS_FOLDER / f"{name}.tflite"
@@ -295,6 +294,15 @@ def make_peers(
             files.write_bytes(path, estimate_file(build(name, dataset, {}, plain), dataset))
         peers.append(Peer(name, path, path.stat().st_size, accuracies.get(name)))
     return peers
+
+
+def _is_tested_on(run: Run, dataset: Dataset) -> bool:
+    """Whether a run was tested on the test split of a data set, as far as its record tells."""
+    names = ("name", "class_names", "shape")
+    same = all(list(run.data[name]) == list(getattr(dataset, name)) for name in names)
+    now = dataset.checksums.get("test")
+    before = run.data.get("checksums", {}).get("test", now)  # Missing in older records.
+    return same and run.data["test"] == len(dataset.test) and before == now
 
 
 def make_original(

@@ -102,6 +102,7 @@ def record(search: Search, source: DataSource) -> dict[str, Any]:
         **dataclasses.asdict(search.file_budget),
         "recipe": dataclasses.asdict(search.recipe),
         "data": summary | splits,
+        "checksums": dict(search.dataset.checksums),
         "source": source.to_record(),
         "sharing": search.sharing and {name: getattr(search.sharing, name) for name in ("network", "where", "images")},
     }
@@ -121,7 +122,15 @@ def claim_folder(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
             raise ValueError(f"`output` (={folder}) must be an empty folder or the folder of a search.")
         files.write_json(path, settings)
         return
-    for name, given, recorded in _differences(settings, read(folder)):
+    before = read(folder)
+    changed = _changed_split(settings, before)
+    if changed is not None:
+        raise ValueError(
+            f"The images of the {changed} split of {settings['data']['name']} are not those that the search in "
+            f"{folder} was started with: some have changed, have other labels, or are in another order. Use another "
+            "`--output` to start another search."
+        )
+    for name, given, recorded in _differences(settings, before):
         raise ValueError(
             f"`{name}` (={given}) must match the search in {folder} (={recorded}). Use another `--output` to start "
             "another search."
@@ -136,9 +145,18 @@ def forget_unbegun(folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
     """
     path = folder / FILE
     begun = (folder / "oracle.json").exists() or any(folder.glob("*/trial.json"))
-    if path.is_file() and not begun and any(_differences(settings, read(folder))):
+    if not path.is_file() or begun:
+        return
+    before = read(folder)
+    if _changed_split(settings, before) is not None or any(_differences(settings, before)):
         shutil.rmtree(folder / "estimates", ignore_errors=True)
         path.unlink()
+
+
+def _changed_split(settings: Mapping[str, Any], before: Mapping[str, Any]) -> str | None:
+    from keras_sharenets.training.data.dataset import changed_split
+
+    return changed_split(before.get("checksums", {}), settings.get("checksums", {}))
 
 
 def _differences(settings: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -149,7 +167,7 @@ def _differences(settings: Mapping[str, Any], before: Mapping[str, Any]) -> Iter
     defaults: dict[str, Any] = {field.name: [] if field.default == () else field.default for field in OPTIONS}
     given, recorded = ({**defaults, **values, **values["recipe"]} for values in (settings, before))
     for name in given:
-        if name not in ("recipe", "source") and given[name] != recorded.get(name):
+        if name not in ("recipe", "source", "checksums") and given[name] != recorded.get(name):
             yield name, given[name], recorded.get(name)
 
 

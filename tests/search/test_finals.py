@@ -80,6 +80,9 @@ def test_remaining_time_includes_trials_finalists_and_winner(tmp_path):
     epoch = (30 + 40 + 20) / (40 + 40 + 20)
     # Six trials of 30 s on two workers; then two finalists twice and the winner, for all 40 epochs of the recipe.
     assert conclusion.seconds_left(search) == pytest.approx(6 * 30 / 2 + 5 * search.recipe.epochs * epoch)
+    # In a longer recipe, both finalists are also trained on the part of their trial.
+    longer = dataclasses.replace(search, recipe=dataclasses.replace(search.recipe, epochs=50))
+    assert conclusion.seconds_left(longer) == pytest.approx(6 * 30 / 2 + 7 * 50 * epoch)
     search = dataclasses.replace(search, trials=4, finalists=1)
     assert conclusion.seconds_left(search) == pytest.approx(search.recipe.epochs * epoch)
 

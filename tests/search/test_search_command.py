@@ -18,9 +18,12 @@ from keras_sharenets.search import conclusion, search, settings, training, trial
 from keras_sharenets.search.measuring import PEERS
 from keras_sharenets.search.training import train
 from keras_sharenets.training.data.sources import load
+from keras_sharenets.training.recipes.named import find_recipe
 from keras_sharenets.training.recipes.recipe import Recipe
 from keras_sharenets.training.reports.evaluate import evaluate
+from keras_sharenets.training.run.fit import summarize
 from keras_sharenets.training.run.network import build
+from keras_sharenets.training.run.record import Epoch, Run, write_metrics
 from trainers.cli import LINE as TRAINERS
 from tuning.cli import main
 
@@ -157,8 +160,13 @@ def test_report(folder, capsys, monkeypatch):
     for name in PEERS:
         # Replaces the reference files, which take long to create.
         files.write_bytes(folder / "references" / f"{name}.tflite", (folder / "0" / "int8.tflite").read_bytes())
-    run = {"model": "igcv3_d_1_0", "options": {}, "state": "finished", "test_accuracy": 0.75}
-    files.write_json(folder / "igcv3" / "metrics.json", run)
+    # Only the run on the same test images is compared; a file of another program is not a run.
+    values = {"options": {}, "recipe": find_recipe("digits"), "backend": "tensorflow", "versions": {}}
+    values |= {"state": "finished", "epochs": (Epoch(1, 1.0, 0.5, 1.0, 0.75, 0.1, 1.0),)}
+    for name, changed in (("igcv3_d_1_0", {}), ("mobilenet_v2_1_0", {"checksums": {"test": "0"}})):
+        run = Run(model=name, data=summarize(load("digits")) | changed, **values)
+        write_metrics(run, folder / name / "metrics.json")
+    files.write_json(folder / "notes" / "metrics.json", {"accuracy": 1})
     shown = []
     monkeypatch.setattr("keras_sharenets.cli.search_report.say_over", shown.append)
     assert main(["report", str(folder)]) == 0
@@ -268,7 +276,7 @@ def test_bad_arguments_create_no_output(arguments, message, tmp_path, capsys):
 
 def test_search_without_trials_can_be_replaced(tmp_path):
     """Measurements may show that limits on files allow no network."""
-    folder, before = tmp_path / "run", {"seed": 0, "recipe": {}}
+    folder, before = tmp_path / "run", {"seed": 0, "recipe": {}, "data": {"name": "pets"}}
     files.write_json(folder / "estimates" / "1.json", {})
     files.write_json(folder / "search.json", before)
     settings.forget_unbegun(folder, before)
@@ -280,6 +288,17 @@ def test_search_without_trials_can_be_replaced(tmp_path):
     settings.claim_folder(folder, before | {"recipe": {"temperature": 4.0}})
     with pytest.raises(ValueError, match=r"`temperature` \(=5\.0\) must match the search in .* \(=4\.0\)"):
         settings.claim_folder(folder, before | {"recipe": {"temperature": 5.0}})
+    # With checksums: an older record lacks them, and a search without trials may start again on other images.
+    first, second = ({"checksums": {"train": "0a", "test": test}} for test in ("0b", "0c"))
+    settings.claim_folder(folder, before | first)
+    settings.forget_unbegun(folder, before | {"seed": 1})
+    settings.claim_folder(folder, before | first)
+    text = r"The images of the test split of pets are not those that the search in .*run was started with: "
+    with pytest.raises(ValueError, match=text):
+        settings.claim_folder(folder, before | second)
+    settings.forget_unbegun(folder, before | second)
+    assert not (folder / "search.json").exists()
+    settings.claim_folder(folder, before)
     files.write_json(folder / "oracle.json", {})
     settings.forget_unbegun(folder, before | {"seed": 1})
     assert settings.read(folder) == before

@@ -209,6 +209,18 @@ def make_dataset(
     )
 
 
+def changed_split(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+    """The first split whose images have changed; `None` if there is none.
+
+    Args:
+        before, now: `Dataset.checksums`. A split that is missing on one side, as in older records, counts as unchanged.
+
+    >>> changed_split({"train": "0a", "test": "0b"}, {"train": "0a", "test": "0c"})
+    'test'
+    """
+    return next((split for split, checksum in before.items() if now.get(split, checksum) != checksum), None)
+
+
 def add_validation(
     dataset: Dataset, validation: Arrays | Files, note: str, *, skip_unreadable: bool, left_out: Sequence[str] = ()
 ) -> Dataset:

@@ -22,7 +22,7 @@ from keras_sharenets.models import hscnet
 from keras_sharenets.training.data.batches import (
     training_batches,
 )
-from keras_sharenets.training.data.dataset import Arrays, Dataset, count_images
+from keras_sharenets.training.data.dataset import Arrays, Dataset, changed_split, count_images
 from keras_sharenets.training.data.tfds import in_several_files
 from keras_sharenets.training.devices.devices import Devices, check_parts, connect
 from keras_sharenets.training.devices.resident import keeps_images
@@ -272,12 +272,12 @@ def check_same_data(run: Run, dataset: Dataset, folder: pathlib.Path) -> None:
             raise ValueError(
                 f"The data set has the {name} {summary[name]}, but the run in {folder} has {run.data.get(name, 0)}."
             )
-    for split, checksum in run.data.get("checksums", {}).items():
-        if summary["checksums"].get(split, checksum) != checksum:
-            raise ValueError(
-                f"The images of the {split} split of {dataset.name} are not those that the run in {folder} was started "
-                "with: some have changed, have other labels, or are in another order. Start a new run."
-            )
+    changed = changed_split(run.data.get("checksums", {}), dataset.checksums)
+    if changed is not None:
+        raise ValueError(
+            f"The images of the {changed} split of {dataset.name} are not those that the run in {folder} was started "
+            "with: some have changed, have other labels, or are in another order. Start a new run."
+        )
     in_memory = isinstance(dataset.train, Arrays) and run.backend == "tensorflow"
     if "checksums" not in run.data and in_memory and in_several_files(dataset.source):
         warnings.warn(
