@@ -39,14 +39,8 @@ def check(arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace) -> Answer:
     """A table with a line per image: the most probable classes, the classes present, or a number."""
     from keras_sharenets.rendering.tables import text_table
-    from keras_sharenets.training.run.finished import crops_of_file, network_file
 
-    folder = pathlib.Path(arguments.target)
-    file = network_file(folder) if (folder / "metrics.json").is_file() else folder
-    crops = arguments.crops or crops_of_file(file)
-    if crops != "none":
-        say(f"predictions {CROPS_NOTES[crops]}")
-    names, head, outputs = predict(arguments.target, arguments.images, crops)
+    names, head, outputs = predict(arguments.target, arguments.images, arguments.crops)
     if head.kind == "value":
         answers = [{"image": path, "value": float(row[0])} for path, row in zip(arguments.images, outputs, strict=True)]
         return Answer(text_table([["image", "value"], *([e["image"], f"{e['value']:.4g}"] for e in answers)]), answers)
@@ -92,14 +86,15 @@ def _shown(entry: dict[str, Any]) -> str:
 
 
 def predict(
-    target: str | pathlib.Path, paths: Sequence[str | pathlib.Path], crops: str = "none"
+    target: str | pathlib.Path, paths: Sequence[str | pathlib.Path], crops: str | None = None
 ) -> tuple[Sequence[str] | None, Head, np.ndarray]:
     """Runs a network on image files.
 
     Args:
         target: `.keras` or `.tflite` file, or the folder of a run or of a SavedModel.
         paths: image files of any size.
-        crops: as in `evaluate`: `"none"` to resize each image to the input of the network, `"center"`, or `"ten"`.
+        crops: as in `evaluate`: `"none"` to resize each image to the input of the network, `"center"`, or `"ten"`;
+            `None` for those of the run or search that the target belongs to. Others than `"none"` are announced.
 
     Returns:
         `(class names or None, Head, outputs)`; the array has the shape `(images, units)`.
@@ -112,7 +107,10 @@ def predict(
 
     from keras_sharenets.training.reports.evaluate import find_views
 
-    shape, classify = _open(pathlib.Path(target))
+    shape, classify, of_run = _open(pathlib.Path(target))
+    crops = crops or of_run
+    if crops != "none":
+        say(f"predictions {CROPS_NOTES[crops]}")
     # Images of a network without a fixed size may differ in size.
     size = 1 if None in shape else _BATCH
     batches = [paths[start : start + size] for start in range(0, len(paths), size)]
@@ -124,16 +122,17 @@ def predict(
     return names, head, np.mean([np.concatenate([outputs for *_, outputs in answers]) for answers in views], axis=0)
 
 
-def _open(target: pathlib.Path) -> tuple[Sequence[int], Callable[[np.ndarray], tuple]]:
-    """The shape of an image, and the function from images to `(class names or None, Head, outputs)`."""
+def _open(target: pathlib.Path) -> tuple[Sequence[int], Callable[[np.ndarray], tuple], str]:
+    """The shape of an image, the function from images to `(class names or None, Head, outputs)`, and the crops."""
     from keras_sharenets import files
     from keras_sharenets.heads import check_ends, head_of, load_classifier
+    from keras_sharenets.training.run.finished import crops_of_file, network_file, open_run, tested_crops
 
     if (target / "saved_model.pb").is_file():
         from keras_sharenets.mobile.export.saved_model import open_saved_model
 
         served = open_saved_model(target)
-        return served.shape, served.classify
+        return served.shape, served.classify, crops_of_file(target)
     if target.suffix == ".tflite" and not target.is_dir():
         from keras_sharenets import mobile
         from keras_sharenets.mobile.inspect import file
@@ -142,16 +141,16 @@ def _open(target: pathlib.Path) -> tuple[Sequence[int], Callable[[np.ndarray], t
         inputs, outputs = ([tuple(end["shape"]) for end in described[ends]] for ends in ("inputs", "outputs"))
         check_ends(target, inputs, outputs)
         labels, of_file = file.read_labels(target), file.read_head(target)
-        return inputs[0][1:], lambda images: (labels, of_file, mobile.predict_tflite(target, images))
+        crops = crops_of_file(target)
+        return inputs[0][1:], lambda images: (labels, of_file, mobile.predict_tflite(target, images)), crops
     if target.is_dir():
-        from keras_sharenets.training.run.finished import network_file, open_run
-
-        path, names = network_file(target), open_run(target).data["class_names"]
+        trained = open_run(target)
+        path, names, crops = network_file(target), trained.data["class_names"], tested_crops(trained.recipe)
     else:
-        path, names = target, files.read_labels(target)
+        path, names, crops = target, files.read_labels(target), crops_of_file(target)
     model = load_classifier(path)
     head = head_of(model)
-    return model.input_shape[1:], lambda images: (names, head, model.predict(images, verbose=0))
+    return model.input_shape[1:], lambda images: (names, head, model.predict(images, verbose=0)), crops
 
 
 def read_images(paths: Sequence[str | pathlib.Path], shape: Sequence[int], view: int | None = None) -> np.ndarray:

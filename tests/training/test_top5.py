@@ -93,7 +93,7 @@ def test_default_crops_are_those_of_the_run(tmp_path, capsys, monkeypatch):
     write_metrics(fake_run("resnet_8", 0, 0.5, RECIPE), tmp_path / "whole/metrics.json")
     inputs = keras.Input((6, 6, 1))
     model = keras.Model(inputs, keras.layers.Dense(10, "softmax")(keras.layers.Flatten()(inputs)))
-    for name in ("run/last.keras", "run/export/model.keras"):
+    for name in ("run/last.keras", "run/export/model.keras", "run/export/hub/model.keras"):
         files.save_model(model, tmp_path / name)
         assert crops_of_file(tmp_path / name) == "center"
     assert [crops_of_file(place) for place in ("whole/last.keras", "elsewhere.keras")] == ["none", "none"]

@@ -67,7 +67,7 @@ def crops_of_file(path: str | pathlib.Path) -> str:
 
 
 def run_of_file(path: str | pathlib.Path) -> Run | None:
-    """The run with a file in its folder or in its `export` folder; `None` if there is none.
+    """The run with a file in its folder, in its `export` folder, or in `hub` in there; `None` if there is none.
 
     Issues a warning about a file of the same name that is not the record of a run.
     """
@@ -82,9 +82,9 @@ def run_of_file(path: str | pathlib.Path) -> Run | None:
 
 
 def _folders_of(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
-    """The folder of a file, its parent, and those of the file that it links to."""
+    """The folder of a file, its parent, and those of the file that it links to; one more for `export/hub`."""
     for file in dict.fromkeys((pathlib.Path(path).absolute(), pathlib.Path(path).resolve())):
-        yield from file.parents[:2]
+        yield from file.parents[: 3 if file.parent.name == "hub" else 2]
 
 
 def warn_of_other_split(path: str | pathlib.Path, dataset: Dataset) -> None:
