@@ -64,6 +64,10 @@ def test_long_and_foreign_class_names(monkeypatch):
             figure = figures.new_figure(3, 2)
             figure.subplots().set_xticks([0, 1], shown)
             figures.png(figure)
+        # A name in a sentence, such as that of a data set in a title.
+        figure = figures.new_figure(3, 2, "net on \u732b, \u00e9t\u00e9")
+        figures.png(figure)
+        assert "net on ?, \u00e9t\u00e9" in {text.get_text() for text in figure.findobj(Text)}
         # A character that the font of matplotlib lacks, and another one has.
         monkeypatch.setattr(figures, "FALLBACKS", ("STIXGeneral",))
         assert figures.name_classes(["\u1d81", "bee"], 6) == ["\u1d81", "bee"]

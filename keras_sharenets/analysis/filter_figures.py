@@ -27,7 +27,7 @@ def draw_distributions(values: Mapping[str, np.ndarray], across: str, title: str
         across: label of the horizontal axis.
         title: title of the figure.
     """
-    figure = figures.new_figure(7.5, 4.2, title)
+    figure = figures.new_figure(5.6, 4, title)
     axes = figure.subplots()
     end = max(float(np.percentile(np.abs(numbers), SHOWN)) for numbers in values.values()) or 1.0
     start = 0 if all(numbers.min() >= 0 for numbers in values.values()) else -end
@@ -44,7 +44,7 @@ def draw_distributions(values: Mapping[str, np.ndarray], across: str, title: str
     figures.percent(axes.yaxis)
     figures.frame(axes)
     axes.legend(frameon=False, fontsize=9, loc="upper left")
-    return figures.png(figure)
+    return figures.png(figure, dpi=figures.NARROW_DPI)
 
 
 def draw_strongest(places: Sequence[Maps], class_names: Sequence[str], title: str) -> bytes:
@@ -86,8 +86,8 @@ def draw_high(places: Mapping[str, Sequence[Maps]], title: str) -> bytes:
         places: dict from names of networks to their `Maps`; the n-th `Maps` of all networks are plotted together.
         title: title of the figure.
     """
-    figure = figures.new_figure(8, 3.8, title)
-    panels = figure.subplots(1, len(HIGH), sharey=True)
+    figure = figures.new_figure(5.6, 2.8 * len(HIGH), title)
+    panels = figure.subplots(len(HIGH), sharex=True, sharey=True)
     count = max(map(len, places.values()))
     width = 0.8 / len(places)
     for axes, share in zip(panels, HIGH, strict=True):
@@ -100,10 +100,10 @@ def draw_high(places: Mapping[str, Sequence[Maps]], title: str) -> bytes:
         axes.set_xticks(range(count), [f"stage {index + 1}" for index in range(count)])
         axes.yaxis.get_major_locator().set_params(integer=True)
         figures.frame(axes, "y")
-    panels[0].set_ylabel("maps among the strongest")
+        axes.set_ylabel("maps among the strongest")
     panels[0].set_ylim(0, 1.1 * max(1, *(maps.high(min(HIGH)) for found in places.values() for maps in found)))
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False, fontsize=9)
-    return figures.png(figure)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False, fontsize=9)
+    return figures.png(figure, dpi=figures.NARROW_DPI)
 
 
 def draw_kernels(filters: Sequence[Filters], title: str) -> bytes:

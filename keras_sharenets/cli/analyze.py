@@ -230,7 +230,7 @@ def _weights(networks: Sequence[_Network], images: dict[str, bytes], sections: d
         cells = (f"{about['weight_deviation']:.4f}", f"{about['share_below_0.01']:.1%}", f"{about['filters']:,}")
         rows.append((label, f"{about['weights']:,}", *cells, f"{about['l1_norm_quartiles'][1]:.3f}"))
     sections["Weights"] = rows
-    sections |= {headings[0]: images["weights.png"], headings[1]: images["norms.png"]}
+    sections |= {headings[0]: [images["weights.png"]], headings[1]: [images["norms.png"]]}
     return data
 
 
@@ -259,7 +259,7 @@ def _show_activations(
     places: dict[str, tuple[Maps, ...]], dataset: Dataset, images: dict[str, bytes], sections: dict[str, Any]
 ) -> dict[str, Any]:
     from keras_sharenets.analysis.filter_figures import HIGH, draw_high, draw_strongest
-    from keras_sharenets.rendering.page import Photos
+    from keras_sharenets.rendering.page import Photo
 
     rows: list[Sequence[str]] = [
         ("network", "maps of", "of them", *(f"strongest, > {share:.0%}" for share in HIGH), "active, > 90%")
@@ -273,12 +273,12 @@ def _show_activations(
         data[label] = [_entry(maps) for maps in found]
     heading = "Feature maps among the strongest for nearly all images"
     images["high.png"] = draw_high(places, heading)
-    sections |= {heading: images["high.png"], "Number of these feature maps": rows}
+    sections |= {heading: [images["high.png"]], "Number of these feature maps": rows}
     for label, found in places.items():
         heading = f"{label}: strongest feature maps by class"
         name = "strongest.png" if len(places) == 1 else f"{_slug(label)}_strongest.png"
         images[name] = draw_strongest(found, dataset.class_names, heading)
-        sections[heading] = Photos(images[name])
+        sections[heading] = Photo(images[name])
     return data
 
 
@@ -306,7 +306,7 @@ def _filters(
     from keras_sharenets.analysis.activations import exciting_images
     from keras_sharenets.analysis.filter_figures import draw_exciting, draw_kernels
     from keras_sharenets.analysis.filters import filters
-    from keras_sharenets.rendering.page import Photos
+    from keras_sharenets.rendering.page import Photo
 
     data: dict[str, Any] = {}
     for network in networks:
@@ -333,6 +333,6 @@ def _filters(
             start += len(each)
         heading = f"{network.label}: images that maximize the strongest feature maps of stage 1"
         images[f"{prefix}exciting.png"] = draw_exciting(rows, heading)
-        sections[heading] = Photos(images[f"{prefix}exciting.png"])
+        sections[heading] = Photo(images[f"{prefix}exciting.png"])
         data[network.label] = {"layer": first.name, "kernels": [each.name for each in chosen], "strongest": best}
     return data

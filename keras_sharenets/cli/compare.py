@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     from keras_sharenets import files
     from keras_sharenets.rendering.page import page
     from keras_sharenets.rendering.tables import markdown_table, text_table
-    from keras_sharenets.training.reports.plots import draw_comparison
+    from keras_sharenets.training.reports.plots import draw_comparison, draw_comparison_parts
     from keras_sharenets.training.reports.results import counts_of_run, int8_file
     from keras_sharenets.training.run.finished import read_run
     from keras_sharenets.training.run.fit import check_output
@@ -83,6 +83,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     by_size = _draw_sizes(entries)
     if by_size:
         figures = {"compare_sizes.png": (BY_SIZE, by_size), **figures}
+    shown = {BY_SIZE: [by_size] if by_size else [], BY_EPOCH: draw_comparison_parts(runs)}
     parts = [
         f"## {heading}\n\n{markdown_table(table)}" if heading else markdown_table(table)
         for heading, table in tables.items()
@@ -94,7 +95,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     files.write_json(output / "compare.json", data)
     files.write_text(output / "compare.csv", _csv(entries))
     files.write_text(output / "compare.md", "\n\n".join(parts) + "\n")
-    files.write_text(output / "index.html", page("Comparison of runs", note, {**tables, **dict(figures.values())}))
+    files.write_text(output / "index.html", page("Comparison of runs", note, {**tables, **shown}))
     text = [*map(text_table, tables.values()), *([" ".join(measured)] if times else [])]
     without = [str(folder) for name, folder in zip(names, arguments.runs, strict=True) if name not in times]
     if arguments.times and without:

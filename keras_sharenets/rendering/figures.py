@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from keras_sharenets.rendering.tables import shorten
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -21,6 +23,7 @@ ORANGE, GREEN = "#d9822b", "#2a9d6f"
 # Text, text beside it, lines of a grid.
 DARK, QUIET, GRID = "#1f2933", "#52606d", "#e4e7eb"
 DPI = 120
+NARROW_DPI = 180  # Of figures up to 6 inches wide, which fill a phone, whose pixels are small.
 # Fonts with characters that the font of matplotlib lacks, such as those of Chinese, Japanese, and Korean.
 FALLBACKS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK KR", "Source Han Sans", "WenQuanYi Zen Hei")
 FALLBACKS += ("WenQuanYi Micro Hei", "Droid Sans Fallback", "Hiragino Sans", "PingFang SC", "Arial Unicode MS")
@@ -161,12 +164,16 @@ def usual_range(values: Sequence[float]) -> tuple[float, float]:
 
 
 def show_as_written(figure: Figure) -> None:
-    """Shows names of classes and runs as they are: with `$`, not as formulas, and in a font with their characters."""
+    """Shows names of classes and runs as they are: with `$`, not as formulas, and in a font with their characters.
+
+    A character that no installed font has becomes a question mark.
+    """
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
         text.set_parse_math(False)
         if not text.get_text().isascii():
+            text.set_text(_drawable(text.get_text()))
             text.set_fontfamily(_families())
 
 
@@ -180,12 +187,11 @@ def name_classes(class_names: Sequence[str], longest: int) -> list[str]:
     >>> name_classes(["ant", "bumblebee"], 6)
     ['0 ant', '1 bumbl…']
     """
-    shown = [_can_draw(name) for name in class_names]
+    shown = [_drawable(name) == name for name in class_names]
     if all(shown) and all(len(name) <= longest for name in class_names):
         return list(class_names)
-    cut = [name if len(name) <= longest else f"{name[: longest - 1]}…" for name in class_names]
-    named = enumerate(zip(cut, shown, strict=True))
-    return [f"{number} {name}" if known else str(number) for number, (name, known) in named]
+    named = enumerate(zip(class_names, shown, strict=True))
+    return [f"{number} {shorten(name, longest)}" if known else str(number) for number, (name, known) in named]
 
 
 def _families() -> list[str]:
@@ -196,15 +202,19 @@ def _families() -> list[str]:
     return [*rcParams["font.family"], *(name for name in FALLBACKS if name in installed)]
 
 
-def _can_draw(text: str) -> bool:
-    """Whether each character of a text is in an installed font."""
+def _drawable(text: str) -> str:
+    """A text with question marks in place of the characters that no installed font has."""
     from matplotlib import font_manager
 
     if text.isascii():
-        return True
+        return text
     paths = [font_manager.findfont(font_manager.FontProperties(family=[name])) for name in _families()]
     fonts = [font_manager.get_font(path) for path in paths]
-    return all(any(font.get_char_index(ord(letter)) for font in fonts) for letter in text)
+
+    def is_known(letter: str) -> bool:
+        return letter.isascii() or any(font.get_char_index(ord(letter)) for font in fonts)
+
+    return "".join(letter if is_known(letter) else "?" for letter in text)
 
 
 def png(figure: Figure, *, dpi: float = DPI) -> bytes:

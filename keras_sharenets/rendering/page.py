@@ -7,7 +7,7 @@ import dataclasses
 import html
 from collections.abc import Mapping, Sequence
 
-from keras_sharenets.rendering.tables import Rows, column_sides
+from keras_sharenets.rendering.tables import Rows, column_sides, shorten
 
 COUNTS = "Weights and multiply-adds, call by call"
 MANY_LINES, MANY_ROWS = 20, 50  # Longer text and longer tables are folded up.
@@ -45,18 +45,14 @@ pre { white-space: pre-wrap; } details pre { white-space: pre; }
 
 
 @dataclasses.dataclass(frozen=True)
-class Photos:
-    """A PNG file whose colors are those of images: a dark page leaves them alone."""
+class Photo:
+    """A PNG file whose colors are those of images: a dark page leaves them alone.
+
+    One of several is small, and has its text below it, in red if it is `wrong`.
+    """
 
     data: bytes
-
-
-@dataclasses.dataclass(frozen=True)
-class Captioned:
-    """A small image as a PNG file, with the text below it, in red if it is `wrong`."""
-
-    data: bytes
-    text: str
+    text: str = ""
     wrong: bool = False
 
 
@@ -69,8 +65,9 @@ class Confusion:
 
 
 # Pairs of a name and a value; a table whose first row is its header; a figure as a PNG file; several, each so narrow
-# a phone can show it, beside each other where there is room; images; a matrix; or text that is shown as it is.
-Section = Mapping[str, str] | Rows | bytes | Sequence[bytes] | Photos | Sequence[Captioned] | Confusion | str
+# a phone can show it, beside each other where there is room; one large image or several small ones; a matrix; or text
+# that is shown as it is.
+Section = Mapping[str, str] | Rows | bytes | Sequence[bytes] | Photo | Sequence[Photo] | Confusion | str
 
 
 def page(title: str, note: str, sections: Mapping[str, Section]) -> str:
@@ -109,7 +106,7 @@ def _heading(heading: str) -> str:
 
 
 def _part(heading: str, part: Section) -> str:
-    if isinstance(part, (bytes, Photos)):
+    if isinstance(part, (bytes, Photo)):
         data, kind = (part, "figure") if isinstance(part, bytes) else (part.data, "photos")
         # As tables are, moved sideways on a phone, where its letters would be too small to read.
         return f'<div class="scroll">{_image(heading, data, kind)}</div>'
@@ -124,10 +121,10 @@ def _part(heading: str, part: Section) -> str:
     figures = [each for each in part if isinstance(each, bytes)]
     if figures:
         return f'<div class="figures">{"".join(_image(heading, each, "figure") for each in figures)}</div>'
-    images = [each for each in part if isinstance(each, Captioned)]
+    images = [each for each in part if isinstance(each, Photo)]
     if images:
         return f'<div class="gallery">{"".join(map(_captioned, images))}</div>'
-    rows = [row for row in part if not isinstance(row, (bytes, Captioned))]
+    rows = [row for row in part if not isinstance(row, (bytes, Photo))]
     sides = column_sides(rows)
     table = _table([_row(rows[0], sides, "th"), *(_row(row, sides) for row in rows[1:])])
     return _folded(table, f"{len(rows) - 1} rows", len(rows) - 1 > MANY_ROWS)
@@ -138,7 +135,7 @@ def _image(heading: str, data: bytes, kind: str) -> str:
     return f'<img alt="{html.escape(heading)}" src="data:image/png;base64,{source}" class="{kind}">'
 
 
-def _captioned(image: Captioned) -> str:
+def _captioned(image: Photo) -> str:
     mark = ' class="wrong"' if image.wrong else ""
     text = f"<figcaption{mark}>{html.escape(image.text)}</figcaption>"
     return f"<figure>{_image(image.text, image.data, 'photos')}{text}</figure>"
@@ -160,9 +157,9 @@ def _confusion(matrix: Confusion) -> str:
 
 
 def _class_name(name: str, scope: str) -> str:
-    if len(name) <= LONG:
-        return f'<th scope="{scope}">{html.escape(name)}</th>'
-    return f'<th scope="{scope}" title="{html.escape(name)}">{html.escape(name[: LONG - 1])}…</th>'
+    shown = shorten(name, LONG)
+    title = "" if shown == name else f' title="{html.escape(name)}"'
+    return f'<th scope="{scope}"{title}>{html.escape(shown)}</th>'
 
 
 def _share(count: int, total: int) -> str:

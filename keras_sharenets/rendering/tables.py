@@ -12,6 +12,15 @@ Rows = Sequence[Sequence[str]]
 _NUMBER = re.compile(r"[+-]?[\d,]*\.?\d+(e[+-]?\d+)?( ?[%KM])?|\?")
 
 
+def shorten(text: str, longest: int) -> str:
+    """A text of at most so many characters; a longer one is cut and ends in an ellipsis.
+
+    >>> shorten("bumblebee", 6), shorten("ant", 6)
+    ('bumbl…', 'ant')
+    """
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
 def text_table(rows: Rows, *, align: str | None = None) -> str:
     """Rows of equally many words as aligned columns, two spaces between them; the first row is the header.
 

@@ -31,6 +31,7 @@ def test_weights_without_data(folder, tmp_path):
     output = tmp_path / "out"
     assert main(["analyze", str(folder / "plain.keras"), "--weights", "--output", str(output)]) == 0
     assert {path.name for path in output.iterdir()} == {"weights.png", "norms.png", "analysis.json", "index.html"}
+    assert '<div class="scroll"><img' not in (output / "index.html").read_text()  # A phone shows the figures whole.
     about = json.loads((output / "analysis.json").read_text())["weights"]["plain"]
     model = files.load_model(folder / "plain.keras")
     kernels = [np.asarray(model.get_layer(name).kernel) for name in ("first", "blend1")]

@@ -31,6 +31,7 @@ def test_comparison(folder, tmp_path, capsys, monkeypatch):
     drawn = []
     monkeypatch.setattr(plots, "draw_accuracies", lambda *given: drawn.append(given) or b"sizes")
     monkeypatch.setattr(plots, "draw_comparison", lambda runs: b"epochs")  # Other tests draw the plots.
+    monkeypatch.setattr(plots, "draw_comparison_parts", lambda runs: [b"loss", b"accuracy"])
     output = tmp_path / "compared"
     assert main(["compare", *(str(folder / name) for name in names), "--output", str(output)]) == 0
     assert capsys.readouterr().out.count(names[0]) == 3
@@ -55,6 +56,10 @@ def test_comparison(folder, tmp_path, capsys, monkeypatch):
     # One run has no int8 file, so the plot uses parameters.
     points = {names[0]: (298858, [0.66]), names[1]: (stored, [0.7125])}
     assert drawn == [(points, "stored parameters")]
+    # A phone stacks the figures of the page; it would have to move a wide one sideways.
+    page = (output / "index.html").read_text()
+    assert page.count('<img alt="Epoch by epoch"') == 2
+    assert '<div class="scroll"><img' not in page
 
 
 def test_comparison_with_times(folder, tmp_path, capsys, monkeypatch):
@@ -62,6 +67,7 @@ def test_comparison_with_times(folder, tmp_path, capsys, monkeypatch):
     names = ["sl_vggnet_32_cifar10_seed0", "xception_c35_d8_cifar10_seed0"]
     for name in ("draw_accuracies", "draw_comparison"):
         monkeypatch.setattr(plots, name, lambda *given: b"drawn")
+    monkeypatch.setattr(plots, "draw_comparison_parts", lambda runs: [])
     times = {str(folder / names[0] / "export" / "int8.tflite"): Timing(1.5, 0.2)}
     monkeypatch.setattr(benchmark, "compare_tflite", lambda paths: [times[str(path)] for path in paths])
     output = tmp_path / "compared"

@@ -15,7 +15,9 @@ from matplotlib.ticker import MaxNLocator
 
 from keras_sharenets.rendering.figures import (
     BLUE,
+    DPI,
     GRAY,
+    NARROW_DPI,
     caption,
     frame,
     log_ticks,
@@ -26,7 +28,7 @@ from keras_sharenets.rendering.figures import (
     png,
     usual_range,
 )
-from keras_sharenets.rendering.page import Captioned
+from keras_sharenets.rendering.page import Photo
 from keras_sharenets.training.run.record import Epoch, Run
 
 FEW_POINTS = 8  # Maximum number of points for a small figure of accuracies.
@@ -45,7 +47,7 @@ def draw_loss_and_accuracy(run: Run) -> list[bytes]:
     """`draw_curves` as two figures, for a page that stacks them on a phone."""
     loss, accuracy = new_figure(5, 3.6), new_figure(5, 3.6)
     _curves(run, loss, accuracy, loss.subplots(), accuracy.subplots())
-    return [png(loss, dpi=180), png(accuracy, dpi=180)]
+    return [png(loss, dpi=NARROW_DPI), png(accuracy, dpi=NARROW_DPI)]
 
 
 def _curves(run: Run, of_loss: Figure, of_accuracy: Figure, loss: Axes, accuracy: Axes) -> None:
@@ -64,9 +66,21 @@ def _curves(run: Run, of_loss: Figure, of_accuracy: Figure, loss: Axes, accuracy
 
 def draw_comparison(runs: Mapping[str, Run]) -> bytes:
     """Loss and accuracy of several named runs on their held-out splits, one color per run."""
-    # Stacked, since side by side, long names would leave no room for the curves on a phone.
+    # Stacked, since side by side, long names would leave no room for the curves.
     figure = new_figure(7, 7 + 0.1 * len(runs))
     panels = figure.subplots(2, 1)
+    _compare(runs, (figure, figure), panels)
+    return png(figure)
+
+
+def draw_comparison_parts(runs: Mapping[str, Run]) -> list[bytes]:
+    """`draw_comparison` as two figures, for a page that stacks them on a phone."""
+    parts = [new_figure(5, 3.6 + 0.1 * len(runs)) for _ in range(2)]
+    _compare(runs, parts, [figure.subplots() for figure in parts])
+    return [png(figure, dpi=NARROW_DPI) for figure in parts]
+
+
+def _compare(runs: Mapping[str, Run], parts: Sequence[Figure], panels: Sequence[Axes]) -> None:
     mixed = len({run.split for run in runs.values()}) > 1
     for (name, run), color in zip(runs.items(), _colors(), strict=False):
         label = f"{name}, {run.split} split" if mixed else name
@@ -79,9 +93,8 @@ def draw_comparison(runs: Mapping[str, Run]) -> bytes:
         axes.set_title(title, loc="left", fontsize=11)
     _shape_panels(*panels)
     # A run may lack losses: its name is shown only where it has a curve.
-    for axes in panels:
+    for figure, axes in zip(parts, panels, strict=True):
         name_lines(figure, axes)
-    return png(figure)
 
 
 def draw_accuracies(
@@ -99,7 +112,7 @@ def draw_accuracies(
         title: title of the figure.
     """
     # A few names fit into a small figure, which is readable on a phone.
-    figure = new_figure(7, 4.5) if len(points) <= FEW_POINTS else new_figure(9, 6)
+    figure, dpi = (new_figure(5.6, 4), NARROW_DPI) if len(points) <= FEW_POINTS else (new_figure(9, 6), DPI)
     axes = figure.subplots()
     means = {name: sum(accuracies) / len(accuracies) for name, (_, accuracies) in points.items()}
     low, _ = usual_range(list(means.values()))
@@ -126,12 +139,12 @@ def draw_accuracies(
     if below:
         caption(figure, "\n".join(below))
     name_points(figure, axes, sizes, list(means.values()), list(means))
-    return png(figure)
+    return png(figure, dpi=dpi)
 
 
 def show_predictions(
     images: Sequence[np.ndarray] | np.ndarray, labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str]
-) -> list[Captioned]:
+) -> list[Photo]:
     """Images with the predicted class and its probability; a wrong prediction also has the true class.
 
     Args:
@@ -150,7 +163,7 @@ def show_predictions(
         # Enlarged here, because a browser blurs the pixels of images that it enlarges.
         factor = max(1, SIDE // max(small.size))
         small.resize((factor * small.width, factor * small.height), PIL.Image.Resampling.NEAREST).save(file, "PNG")
-        shown.append(Captioned(file.getvalue(), text, wrong))
+        shown.append(Photo(file.getvalue(), text, wrong))
     return shown
 
 
