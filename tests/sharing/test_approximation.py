@@ -99,6 +99,20 @@ def test_exact_product_is_recovered(shape, seed):
     assert max(error, relative_error(layer_kernel(again, channels, factors), target)) < 1e-8
 
 
+def test_two_factors_follow_the_images():
+    """The start is the best product for the weights, not for inputs of which some are far stronger than others."""
+    random, sizes = np.random.default_rng(0), (2, 3)
+    target, inputs = random.standard_normal((6, 6)), random.standard_normal((50, 6)) * [9, 1, 1, 9, 1, 1]
+    orders = permutations.interleaved(6, sizes, 6)
+
+    def error(gram):
+        factors, _ = products.fit_product(target, sizes, gram=gram)
+        fitted = products.compose([products.branches(factor, 6) for factor in factors], orders)
+        return np.square(inputs @ (fitted - target)).sum() / np.square(inputs @ target).sum()
+
+    assert error(inputs.T @ inputs) < 0.8 * error(None)
+
+
 @pytest.mark.parametrize(("seed", "starts"), slow_after(1, [(0, 2), (0, 20), (1, 20), (2, 20)]))
 def test_fit_is_at_least_as_good_as_random_starts(seed, starts):
     target = np.random.default_rng(seed).standard_normal((6, 6))
