@@ -133,9 +133,10 @@ def test_color_jitter():
     image = random_images(1)[0].astype("float64")
     augmentation = Augmentation(0, False, (0, 0, 0), jitter=0.4)
     _, steps, _, shifts = draw_changes(augmentation, 1, np.random.default_rng(0))
-    numbers = np.array([[0.9, 0.2, 0.6, 0.3, 0.1, 0.2]])  # contrast, then saturation, then brightness
+    numbers = np.array([[0.9, 0.2, 0.6, 0.3, 0.1, 0.2]])
     result = augment(image[None].astype("uint8"), augmentation, (np.zeros((1, 2), int), steps * 0 + 1, numbers, shifts))
     luma = [0.299, 0.587, 0.114]
+    # The order does not matter: this is another one than in the code.
     contrast, saturation, brightness = 1 - 0.4 * 0.6, 1 + 0.4 * 0.2, 1 + 0.4 * 0.8
     expected = contrast * image + (1 - contrast) * (image * luma).sum(axis=-1).mean()
     expected = saturation * expected + (1 - saturation) * (expected * luma).sum(axis=-1, keepdims=True)

@@ -69,6 +69,7 @@ def draw_changes(augmentation: Augmentation, count: int, generator: np.random.Ge
     else:
         places = generator.random((count, ATTEMPTS, 4))
     steps = np.where(augmentation.flip & (generator.random(count) < 0.5), -1, 1)
+    # The last three numbers for colors are not used: without them, every seed would give other batches.
     return places, steps, generator.random((count, 6)), generator.normal(size=(count, 3))
 
 
@@ -135,13 +136,10 @@ def augment_on_device(images: Any, augmentation: Augmentation, changes: Sequence
 
 def _jittered(image: Any, strength: float, numbers: Any) -> Any:
     """JAX version of `_jitter`."""
-    import jax.numpy as jnp
-
-    for change in jnp.argsort(numbers[3:]):
+    for change, number in enumerate(numbers[:3]):
         gray = (image * LUMA).sum(-1, keepdims=True)
-        other = jnp.where(change == 0, 0.0, jnp.where(change == 1, gray.mean(), gray))
-        factor = 1 + strength * (2 * numbers[change] - 1)
-        image = factor * image + (1 - factor) * other
+        factor = 1 + strength * (2 * number - 1)
+        image = factor * image + (1 - factor) * (0.0, gray.mean(), gray)[change]
     return image
 
 
@@ -195,9 +193,12 @@ def _scaled(images: Images, augmentation: Augmentation, places: np.ndarray) -> I
 
 
 def _jitter(image: np.ndarray, strength: float, numbers: np.ndarray) -> None:
-    """Blends an image with black, its mean gray and its grayscale version, in the order of the last 3 numbers."""
-    for change in np.argsort(numbers[3:]):
-        factor = np.float32(1 + strength * (2 * numbers[change] - 1))
+    """Blends an image with black, its mean gray and its grayscale version.
+
+    Papers do this in random order. As values are not clipped, every order gives the same image.
+    """
+    for change, number in enumerate(numbers[:3]):
+        factor = np.float32(1 + strength * (2 * number - 1))
         other = (0.0, (image @ LUMA).mean(), (image @ LUMA)[..., None])[change]
         image[:] = factor * image + (1 - factor) * other
 

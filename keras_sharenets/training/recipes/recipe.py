@@ -66,9 +66,7 @@ class Recipe:
         "padding: 'mean' (0 after normalization), 'edge' (repeated), or 'reflect' (mirrored)", default="mean"
     )
     flip: bool = _field("flip images horizontally at random", default=True)
-    jitter: float = _field(
-        "maximum relative change of brightness, contrast, and saturation, in random order", default=0.0
-    )
+    jitter: float = _field("maximum relative change of brightness, contrast, and saturation", default=0.0)
     lighting: float = _field(
         "standard deviation of PCA color noise, with the principal components of ImageNet", default=0.0
     )
