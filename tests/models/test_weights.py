@@ -188,14 +188,30 @@ def test_weights_of_another_shape(width, message, file):
     assert message in text
 
 
-def test_options_that_change_no_shape(tmp_path):
-    """Strides, and which blocks share: with equal shapes, the weights would fit the wrong network."""
-    file = tmp_path / "net.keras"
-    files.save_model(ksn.create_model("igcv2_c64_d8", width=8, branch_channels=((2, 4),) * 3, stem_strides=2), file)
-    with pytest.raises(ValueError, match="other options: ") as caught:
-        ksn.create_model("igcv2_c64_d8", width=8, branch_channels=((2, 4),) * 3, weights=file)
-    print(caught.value)
-    ksn.create_model("igcv2_c64_d8", width=8, branch_channels=((2, 4),) * 3, weights=file, stem_strides=2)
+def test_options_that_change_no_shape(source, tmp_path):
+    """With equal shapes, the weights would fit another network: in layers, settings, or connections."""
+    file, own = tmp_path / "net.keras", {"width": 8, "branch_channels": ((2, 4),) * 3}
+    files.save_model(ksn.create_model("igcv2_c64_d8", **own, stem_strides=2), file)
+    with pytest.raises(
+        ValueError, match=r"belong to a network with other options: layer 'stem_pad' is only in the file"
+    ):
+        ksn.create_model("igcv2_c64_d8", **own, weights=file)
+    ksn.create_model("igcv2_c64_d8", **own, weights=file, stem_strides=2)
+
+    def changed(layer):
+        leaky = {"negative_slope": 0.1} if layer.name == "stage1_relu" else {}
+        return type(layer).from_config(layer.get_config() | leaky)
+
+    def doubled(layer, *inputs, **given):
+        return layer([inputs[0][1]] * 2) if layer.name == "stage1_add" else layer(*inputs, **given)
+
+    files.save_model(keras.models.clone_model(source, clone_function=changed), file)
+    assert "`negative_slope` of layer 'stage1_relu' is 0.1 in the file, and 0.0" in refusal(weights=file, **SMALL)
+    files.save_model(keras.models.clone_model(source, call_function=doubled, clone_function=lambda each: each), file)
+    text = (
+        "`inputs` of layer 'stage1_add' is ['stage1_conv2_norm', 'stage1_conv2_norm'] in the file, and ['stem_relu', "
+    )
+    assert text in refusal(weights=file, **SMALL)
 
 
 def test_weights_in_another_order():

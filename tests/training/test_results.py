@@ -369,7 +369,7 @@ def test_outlier_is_not_plotted(monkeypatch):
     said, named = [], []
     monkeypatch.setattr(plots, "caption", lambda figure, text: said.append(text))
     monkeypatch.setattr(plots, "name_points", lambda *given: named.append((*given[1].get_ylim(), given[-1])))
-    monkeypatch.setattr(plots, "png", lambda figure: b"")
+    monkeypatch.setattr(plots, "png", lambda figure, dpi: b"")
     points = {name: (1000, [accuracy]) for name, accuracy in (("a", 0.70), ("b", 0.71), ("c", 0.72), ("d", 0.73))}
     plots.draw_accuracies(points | {"bad": (2000, [0.1])}, "bytes")
     assert said == ["not shown: bad at 2,000 (bytes), 10.0%"]
