@@ -13,6 +13,7 @@ from keras_sharenets.rendering import figures
 from keras_sharenets.training.recipes.named import find_recipe
 from keras_sharenets.training.reports.plots import (
     draw_comparison,
+    draw_comparison_parts,
     draw_confusion,
     draw_loss_and_accuracy,
     show_predictions,
@@ -95,3 +96,4 @@ def test_runs_without_finite_losses_are_drawn(loss):
     run = Run(model="resnet_8", recipe=find_recipe("fast"), **given)
     assert all(draw_loss_and_accuracy(run))
     assert draw_comparison({"run": run})
+    assert len(draw_comparison_parts({"run": run})) == 2

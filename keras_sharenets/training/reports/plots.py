@@ -69,18 +69,23 @@ def draw_comparison(runs: Mapping[str, Run]) -> bytes:
     # Stacked, since side by side, long names would leave no room for the curves.
     figure = new_figure(7, 7 + 0.1 * len(runs))
     panels = figure.subplots(2, 1)
-    _compare(runs, (figure, figure), panels)
+    _compare(runs, panels)
+    # A run may lack losses: its name is shown only where it has a curve.
+    for axes in panels:
+        name_lines(figure, axes)
     return png(figure)
 
 
 def draw_comparison_parts(runs: Mapping[str, Run]) -> list[bytes]:
-    """`draw_comparison` as two figures, for a page that stacks them on a phone."""
-    parts = [new_figure(5, 3.6 + 0.1 * len(runs)) for _ in range(2)]
-    _compare(runs, parts, [figure.subplots() for figure in parts])
+    """`draw_comparison` as two figures, for a page that stacks them on a phone, with the names below."""
+    parts = [new_figure(5, 3.6 + 0.2 * len(runs)) for _ in range(2)]
+    _compare(runs, [figure.subplots() for figure in parts])
+    for figure in parts:
+        figure.legend(loc="outside lower left", frameon=False, fontsize=9)
     return [png(figure, dpi=NARROW_DPI) for figure in parts]
 
 
-def _compare(runs: Mapping[str, Run], parts: Sequence[Figure], panels: Sequence[Axes]) -> None:
+def _compare(runs: Mapping[str, Run], panels: Sequence[Axes]) -> None:
     mixed = len({run.split for run in runs.values()}) > 1
     for (name, run), color in zip(runs.items(), _colors(), strict=False):
         label = f"{name}, {run.split} split" if mixed else name
@@ -92,9 +97,6 @@ def _compare(runs: Mapping[str, Run], parts: Sequence[Figure], panels: Sequence[
         _epochs(axes, max(len(run.epochs) for run in runs.values()))
         axes.set_title(title, loc="left", fontsize=11)
     _shape_panels(*panels)
-    # A run may lack losses: its name is shown only where it has a curve.
-    for figure, axes in zip(parts, panels, strict=True):
-        name_lines(figure, axes)
 
 
 def draw_accuracies(
